@@ -1,0 +1,42 @@
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.PHONY: help setup demo test check format bench clean
+
+help:  ## list the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
+
+$(READY): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+setup: $(READY)  ## make .venv with the exact versions of constraints.txt
+
+demo: $(READY)  ## from nothing to a registered model: render, extract, train, evaluate, register
+	$(BIN)/python jobs/make_demo_corpus.py jobs/configs/demo_corpus.yaml
+	$(BIN)/python jobs/prepare_corpus.py jobs/configs/prepare/demo.yaml
+	$(BIN)/python jobs/train_model.py jobs/configs/demo.yaml
+
+test: $(READY)  ## run the tests
+	$(BIN)/python -m pytest
+
+check: $(READY)  ## lint, format, types and layers
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	PYTHONPATH=platform $(BIN)/lint-imports
+
+format: $(READY)  ## put the code into its standard form
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(READY)  ## run the benchmarks; tables on the screen, JSON under runs/bench
+	$(BIN)/python tests/benchmarks/run_all.py
+
+clean:  ## remove the environment and the results
+	rm -rf $(VENV) runs

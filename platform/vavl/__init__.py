@@ -1,0 +1,1 @@
+"""VAVL: audio-visual emotion recognition from paired, unpaired and unlabelled clips."""

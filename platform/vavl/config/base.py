@@ -1,0 +1,15 @@
+"""The base of every settings class."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict
+
+
+class FrozenConfig(BaseModel):
+    """Settings that cannot change after they were read, and that refuse unknown keys.
+
+    Bounds belong in the field (``Field(gt=0)``), units in the name (``hop_ms``), the meaning in
+    ``Field(description=...)``: ``--help`` and the error messages print them.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)

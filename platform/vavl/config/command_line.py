@@ -1,0 +1,103 @@
+"""The command line that every job shares: CONFIG.yaml, dotted overrides, --help, --dry-run."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel
+from rich.console import Console
+
+from vavl.config.base import FrozenConfig
+from vavl.config.load import _models_in, read_config
+from vavl.config.snapshot import config_hash
+from vavl.errors import VavlError
+
+Settings = TypeVar("Settings", bound=FrozenConfig)
+
+
+def run_job(
+    description: str,
+    settings: type[Settings],
+    story: Callable[[Settings], None],
+    check: Callable[[Settings], None],
+    arguments: Sequence[str] | None = None,
+) -> int:
+    """Read the configuration, check everything that is cheap to check, then tell the story.
+
+    Args:
+        description: what the job does; the first paragraph of ``--help``.
+        settings: the configuration class of the job.
+        story: does the work; prints its own result.
+        check: looks at everything that the work needs (folders, cards, stores) without starting
+            anything heavy; raises ``VavlError`` on a fault. It also runs before the story.
+        arguments: words of the command line; ``sys.argv`` by default.
+
+    Returns:
+        The exit code: 0 success, 1 failed work, 2 bad configuration or input.
+    """
+    words = parse_arguments(description, settings, arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    try:
+        config = read_config(settings, words.config, words.overrides)
+        check(config)
+        if words.dry_run:
+            print(f"dry run: {words.config} is valid (config hash {config_hash(config)}); nothing was started")
+            return 0
+        story(config)
+    except VavlError as fault:
+        print(f"error: {fault}", file=sys.stderr)
+        return fault.exit_code
+    except KeyboardInterrupt:
+        print("interrupted: start the same command again to continue", file=sys.stderr)
+        return 1
+    except Exception:  # noqa: BLE001  the last line of defence: anything unknown is failed work, exit code 1
+        traceback.print_exc()
+        return 1
+    return 0
+
+
+def parse_arguments(
+    description: str, settings: type[FrozenConfig], arguments: Sequence[str] | None = None
+) -> argparse.Namespace:
+    """Parse the words of a job's command line; ``--help`` lists every setting with its default."""
+    parser = argparse.ArgumentParser(
+        description=description,
+        epilog="settings (dotted key, type, default):\n" + "\n".join(_setting_lines(settings)),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("config", type=Path, metavar="CONFIG.yaml", help="configuration file")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="dotted.key=value", help="settings that replace those of the file"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="validate everything, start nothing heavy")
+    return parser.parse_args(arguments)
+
+
+def print_table(title: str, rows: Sequence[tuple[str, Any]]) -> None:
+    """Print a short two-column result table."""
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(f"\n[bold]{title}[/bold]")
+    width = max((len(name) for name, _ in rows), default=0)
+    for name, value in rows:
+        console.print(f"  {name:<{width}}  {value}", markup=False)
+
+
+def _setting_lines(settings: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    for name, field in settings.model_fields.items():
+        key = f"{prefix}{name}"
+        inner = list(_models_in(field.annotation))
+        note = f"  # {field.description}" if field.description else ""
+        if inner and not field.is_required() and field.get_default(call_default_factory=True) is None:
+            yield f"  {key} = null{note}"
+        elif not inner:
+            kind = getattr(field.annotation, "__name__", str(field.annotation).replace("typing.", ""))
+            default = "required" if field.is_required() else repr(field.get_default(call_default_factory=True))
+            yield f"  {key}: {kind} = {default}{note}"
+        for model in inner:
+            yield from _setting_lines(model, f"{key}.")

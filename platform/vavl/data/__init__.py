@@ -1,0 +1,1 @@
+"""Corpus cards, manifests, feature stores, partitions, batches and the demo corpus."""

@@ -1,0 +1,57 @@
+"""Errors that a reader of the message can repair: file, field, problem and fix."""
+
+from __future__ import annotations
+
+
+class VavlError(Exception):
+    """A fault with a known place and a known repair.
+
+    Every subclass keeps this constructor: an exception that does not hand all its arguments to
+    ``super().__init__`` loses its message when it leaves a Ray worker.
+
+    Args:
+        file: path, address or part of the system where the fault lies.
+        field: dotted key, column or line within the file; empty when the whole file is meant.
+        problem: what is wrong, with the value found.
+        fix: what the reader can do about it.
+    """
+
+    exit_code = 1
+
+    def __init__(self, file: str, field: str, problem: str, fix: str) -> None:
+        super().__init__(file, field, problem, fix)
+        self.file, self.field, self.problem, self.fix = file, field, problem, fix
+
+    def __str__(self) -> str:
+        place = f"{self.file}: {self.field}" if self.field else self.file
+        return f"{place}: {self.problem}\n  fix: {self.fix}"
+
+
+class InputError(VavlError):
+    """The configuration or the data given by the user cannot be used; exit code 2."""
+
+    exit_code = 2
+
+
+class ConfigError(InputError):
+    """One or more settings are wrong; ``problem`` lists all of them, one per line."""
+
+
+class CorpusError(InputError):
+    """A corpus folder, its card or its label table does not hold what it should."""
+
+
+class StoreError(InputError):
+    """A feature store is missing, incomplete or was made for something else."""
+
+
+class ClipError(InputError):
+    """One clip cannot be read; a job puts it into quarantine and goes on."""
+
+
+class TrainingError(VavlError):
+    """Training started and could not finish; exit code 1."""
+
+
+class TrackingError(VavlError):
+    """The tracking store refused something that the user asked for; never raised into training."""

@@ -1,0 +1,1 @@
+"""Scores of classes and attributes, under their documented names."""

@@ -1,0 +1,1 @@
+"""The VAVL network and its parts."""

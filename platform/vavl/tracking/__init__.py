@@ -1,0 +1,1 @@
+"""The journal, its replay into MLflow, and the model registry."""

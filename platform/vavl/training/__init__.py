@@ -1,0 +1,1 @@
+"""The loop, the engines, checkpoints, and the launch on Ray Train."""
