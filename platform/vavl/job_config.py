@@ -1,0 +1,3 @@
+"""The rooms' settings put together: one class per job."""
+
+from __future__ import annotations
