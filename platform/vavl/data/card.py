@@ -1,0 +1,183 @@
+"""The corpus card: everything that the platform knows about a corpus before it reads a clip.
+
+A card is one YAML file in ``datasets/``. It names files by patterns relative to the corpus folder;
+no name in it can lead out of that folder.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from vavl.config.base import FrozenConfig
+from vavl.config.files import sha256_of_json
+from vavl.config.load import read_yaml_mapping, validate
+from vavl.data.card_sources import FileSource, GroupValue, LabelTable, TableSource
+from vavl.data.card_splits import SplitRules
+from vavl.errors import ConfigError, CorpusError
+
+# What a reader should know and what no clip, label or split depends on.
+_PROSE = {"title", "licence", "citation", "obtain", "yardsticks"}
+
+
+class Counts(FrozenConfig):
+    """How many clips and speakers a complete copy of the corpus, or of a declared part, has."""
+
+    clips: int = Field(gt=0)
+    speakers: int = Field(gt=0)
+
+
+class Subset(Counts):
+    """A known part of the corpus; finding exactly this part is no reason for a warning."""
+
+    reason: str = Field(description="which part it is and why the rest is missing")
+
+
+class Unpaired(FrozenConfig):
+    """What to do with clips that have only one of the two modalities."""
+
+    audio_only: Literal["keep", "drop", "refuse"] = "keep"
+    video_only: Literal["keep", "drop", "refuse"] = "keep"
+
+
+class Yardstick(FrozenConfig):
+    """A published or known result to hold own results against."""
+
+    name: str
+    accuracy_percent: float = Field(ge=0, le=100)
+    protocol: str = Field(description="which clips, folds and inputs the number belongs to")
+    citation: str
+
+
+class CorpusCard(FrozenConfig):
+    """A corpus: its origin, its files, its labels, its speakers and its splits."""
+
+    name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
+    title: str
+    licence: str
+    citation: str
+    obtain: str = Field(description="address and steps to get the corpus")
+    root_environment_variable: str = Field(pattern=r"^[A-Z][A-Z0-9_]*$")
+    default_root: str | None = Field(default=None, description="folder to use when the variable is not set")
+
+    target: str = Field(description="what the label means, e.g. intended emotion; every report names it")
+    classes: tuple[str, ...] = Field(
+        default=(), description="class names in the order of the network's outputs"
+    )
+
+    audio: FileSource | None = None
+    video: Annotated[FileSource | TableSource, Field(discriminator="source")] | None = None
+    unpaired: Unpaired = Unpaired()
+
+    speaker: GroupValue
+    sex: GroupValue | None = None
+    label: Annotated[GroupValue | LabelTable, Field(discriminator="source")] | None = None
+    groups: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")], GroupValue] = Field(
+        default={}, description="further facts of a clip, kept in the manifest as group_<name>"
+    )
+
+    splits: SplitRules
+    expected: Counts = Field(description="the corpus as published")
+    subset: Subset | None = None
+    yardsticks: tuple[Yardstick, ...] = ()
+
+    @model_validator(mode="after")
+    def _parts_fit_together(self) -> Self:
+        if self.audio is None and self.video is None:
+            raise ValueError("neither audio nor video is given")
+        if len(set(self.classes)) != len(self.classes):
+            raise ValueError(f"a class is listed twice: {', '.join(self.classes)}")
+        for key, value in self._values():
+            self._check_groups(key, value)
+        self._check_label()
+        return self
+
+    def _values(self) -> Iterator[tuple[str, GroupValue]]:
+        yield "speaker", self.speaker
+        if self.sex is not None:
+            yield "sex", self.sex
+        if isinstance(self.label, GroupValue):
+            yield "label", self.label
+        for name, value in self.groups.items():
+            yield f"groups.{name}", value
+
+    def _check_groups(self, key: str, value: GroupValue) -> None:
+        for side, source in (("audio", self.audio), ("video", self.video)):
+            if source is not None and value.group not in re.compile(source.pattern).groupindex:
+                raise ValueError(f"{key}: the pattern of {side} has no group named `{value.group}`")
+
+    def _check_label(self) -> None:
+        named: set[str | None] = set()
+        match self.label:
+            case GroupValue(map=dict() as names):
+                named = set(names.values())
+            case LabelTable(map=names, soft_columns=soft):
+                named = set((names or {}).values()) | set(soft)
+            case _:
+                pass
+        outside = sorted(name for name in named - {None, *self.classes} if name is not None)
+        if outside:
+            raise ValueError(f"label: {', '.join(outside)} not among the classes {', '.join(self.classes)}")
+
+
+def read_card(path: Path) -> CorpusCard:
+    """Read and validate a corpus card.
+
+    Raises:
+        ConfigError: the file is missing, empty, not YAML, or has wrong keys; all faults are listed.
+    """
+    content = read_yaml_mapping(path)
+    for key, text in _texts(content):
+        # A card says the same on every machine: its hash may not depend on the environment.
+        if "${" in text:
+            raise ConfigError(
+                str(path), key, "a card takes nothing from the environment", "write the value itself; "
+                "the corpus folder is given by root_environment_variable",
+            )  # fmt: skip
+    return validate(CorpusCard, content, source=str(path))
+
+
+def card_hash(card: CorpusCard) -> str:
+    """Return 16 hexadecimal digits over everything that decides clips, labels and splits.
+
+    Title, licence, citation and yard-sticks do not count: correcting their prose makes no store stale.
+    """
+    return sha256_of_json(card.model_dump(mode="json", exclude=_PROSE))[:16]
+
+
+def corpus_root(card: CorpusCard, root: Path | None = None) -> Path:
+    """Return the absolute corpus folder: ``root``, else the card's environment variable, else its default.
+
+    Raises:
+        CorpusError: no folder is named, or it does not exist.
+    """
+    variable = card.root_environment_variable
+    named = root or os.environ.get(variable) or card.default_root
+    if not named:
+        raise CorpusError(
+            card.name, variable, "the corpus folder is not known: the environment variable is not set",
+            f"export {variable}=/folder/of/the/corpus; how to get it: {card.obtain.strip()}",
+        )  # fmt: skip
+    folder = Path(named).absolute()
+    if not folder.is_dir():
+        raise CorpusError(
+            str(folder), variable, f"the folder of corpus {card.name} does not exist",
+            f"set {variable} to the folder of the corpus; how to get it: {card.obtain.strip()}",
+        )  # fmt: skip
+    return folder
+
+
+def _texts(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
+    if isinstance(value, dict):
+        for name, item in value.items():
+            yield from _texts(item, f"{key}.{name}" if key else str(name))
+    elif isinstance(value, list):
+        for position, item in enumerate(value):
+            yield from _texts(item, f"{key}.{position}")
+    elif isinstance(value, str):
+        yield key, value

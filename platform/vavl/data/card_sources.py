@@ -1,0 +1,109 @@
+"""Parts of a card that say where clips, features and labels are found in the corpus folder."""
+
+from __future__ import annotations
+
+import re
+from pathlib import PurePosixPath, PureWindowsPath
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator, Field, model_validator
+
+from vavl.config.base import FrozenConfig
+
+
+def _inside_corpus(name: str) -> str:
+    if PurePosixPath(name).is_absolute() or PureWindowsPath(name).drive or "\\" in name:
+        raise ValueError("must be relative to the corpus folder, with / between folders")
+    if ".." in PurePosixPath(name).parts or not PurePosixPath(name).parts:
+        raise ValueError("must name a file inside the corpus folder")
+    return name
+
+
+def _expression(text: str) -> str:
+    try:
+        re.compile(text)
+    except re.error as fault:
+        raise ValueError(f"not a regular expression: {fault}") from None
+    return text
+
+
+def _clip_expression(text: str) -> str:
+    if "clip" not in re.compile(_expression(text)).groupindex:
+        raise ValueError("needs a group (?P<clip>...): the clip id, the same for audio and video")
+    return text
+
+
+RelativeName = Annotated[str, AfterValidator(_inside_corpus)]
+Expression = Annotated[str, AfterValidator(_expression)]
+ClipExpression = Annotated[str, AfterValidator(_clip_expression)]
+Suffix = Annotated[str, Field(pattern=r"^\.[a-z0-9]+$")]
+
+
+class FileSource(FrozenConfig):
+    """One modality as media files, one per clip.
+
+    ``pattern`` is a regular expression for the whole path below the corpus folder, with ``/``
+    between folders and without the suffix. Its named groups feed the other keys of the card; the
+    group ``clip`` is the clip id. Suffixes are compared without regard to case.
+    """
+
+    source: Literal["files"] = "files"
+    pattern: ClipExpression
+    suffixes: tuple[Suffix, ...] = Field(min_length=1)
+
+
+class TableSource(FrozenConfig):
+    """One modality as a CSV table of ready features, one row per clip.
+
+    ``pattern`` reads the value of ``key_column`` as it would read a path; ``feature_columns`` is a
+    regular expression for the whole name of the columns that are features.
+    """
+
+    source: Literal["table"]
+    file: RelativeName
+    key_column: str
+    pattern: ClipExpression
+    feature_columns: Expression
+    width: int = Field(gt=0, description="number of feature columns")
+
+
+class GroupValue(FrozenConfig):
+    """A fact of a clip, read from a named group of the patterns and translated by ``map`` if given.
+
+    A group that took no part in the match and a value mapped to null leave the fact unknown; a value
+    that ``map`` does not hold is an error.
+    """
+
+    source: Literal["pattern"] = "pattern"
+    group: str
+    map: dict[str, str | None] | None = None
+
+
+class LabelTable(FrozenConfig):
+    """Labels from a CSV table with one row per clip, joined by clip id.
+
+    Any of three kinds, also together: one class per clip (``label_column``, translated by ``map``),
+    a share per class (``soft_columns``: class -> column; the rows are normalised to sum 1) and
+    attributes (``attribute_columns``: arousal, valence, dominance -> column). Clips without a row are
+    unlabelled.
+    """
+
+    source: Literal["table"]
+    file: RelativeName
+    key_column: str
+    key_pattern: ClipExpression = Field(
+        default=r"(?P<clip>.+)", description="reads the clip id out of the key"
+    )
+    label_column: str | None = None
+    map: dict[str, str | None] | None = None
+    soft_columns: dict[str, str] = Field(default={})
+    attribute_columns: dict[Literal["arousal", "valence", "dominance"], str] = Field(default={})
+    attribute_range: tuple[float, float] | None = Field(default=None, description="lowest and highest value")
+
+    @model_validator(mode="after")
+    def _holds_a_label(self) -> Self:
+        if not (self.label_column or self.soft_columns or self.attribute_columns):
+            raise ValueError("names no label_column, soft_columns or attribute_columns")
+        if self.attribute_columns and self.attribute_range is None:
+            raise ValueError("attribute_columns need an attribute_range")
+        return self

@@ -1,0 +1,180 @@
+"""Find the clips of a corpus: files that match a pattern and rows of a feature table."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from vavl.data.card import CorpusCard
+from vavl.data.card_sources import FileSource, TableSource
+from vavl.data.csv_table import place_inside, read_text_columns
+from vavl.errors import CorpusError
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Found:
+    """One side of a clip.
+
+    Attributes:
+        place: path relative to the corpus folder (POSIX), or the key of a row of the feature table.
+        groups: what the named groups of the pattern matched; None for a group without a part in it.
+    """
+
+    place: str
+    groups: dict[str, str | None]
+
+
+Side = dict[str, Found]  # clip id -> what was found for it
+
+
+def find_clips(card: CorpusCard, root: Path) -> tuple[Side, Side]:
+    """Find the audio side and the video side of a corpus; a side that the card leaves out is empty.
+
+    Args:
+        card: the corpus.
+        root: absolute corpus folder.
+
+    Raises:
+        CorpusError: a pattern matches nothing, a clip id occurs twice on one side, a table is
+            missing or broken, a file lies outside the folder, or one-sided clips are refused.
+    """
+    wants_files = isinstance(card.audio, FileSource) or isinstance(card.video, FileSource)
+    names = list_files(root) if wants_files else []
+    audio = find_files("audio", card.audio, root, names) if card.audio else {}
+    match card.video:
+        case FileSource():
+            video = find_files("video", card.video, root, names)
+        case TableSource():
+            video = find_rows(card.video, root)
+        case None:
+            video = {}
+    if card.audio and card.video:
+        _treat_unpaired(card, audio, video)
+    return audio, video
+
+
+def list_files(root: Path) -> list[str]:
+    """Return the paths of all files below ``root``, relative, POSIX, sorted; hidden ones are left out.
+
+    Links to folders are not followed.
+
+    Raises:
+        CorpusError: a folder cannot be listed.
+    """
+
+    def refuse(fault: OSError) -> None:
+        raise CorpusError(
+            str(fault.filename),
+            "",
+            f"the folder cannot be listed: {fault.strerror}",
+            "change its permissions",
+        )
+
+    names: list[str] = []
+    for folder, folders, files in os.walk(root, onerror=refuse):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        relative = Path(folder).relative_to(root)
+        names += [(relative / name).as_posix() for name in files if not name.startswith(".")]
+    return sorted(names)
+
+
+def find_files(modality: str, source: FileSource, root: Path, names: Iterable[str]) -> Side:
+    """Match the files of one modality.
+
+    Args:
+        modality: "audio" or "video"; named in messages.
+        source: pattern and suffixes.
+        root: absolute corpus folder.
+        names: paths relative to it.
+
+    Raises:
+        CorpusError: nothing matches, a clip occurs twice, or a matching file is a link that leads out
+            of the corpus folder.
+    """
+    pattern = re.compile(source.pattern)
+    side: Side = {}
+    strangers: list[str] = []
+    for name in names:
+        path = PurePosixPath(name)
+        if path.suffix.lower() not in source.suffixes:
+            continue
+        match = pattern.fullmatch(name.removesuffix(path.suffix))
+        if match is None:
+            strangers.append(name)
+            continue
+        if (root / name).is_symlink():
+            place_inside(root, name)
+        _add(side, match, name, str(root))
+    what = f"{modality}.pattern"
+    if not side:
+        raise CorpusError(
+            str(root), what, f"no file matches {source.pattern} with {' '.join(source.suffixes)}"
+            + (f"; found instead e.g. {strangers[0]}" if strangers else ""),
+            "point the environment variable of the card to the corpus folder, or correct the pattern "
+            "(links to folders are not followed)",
+        )  # fmt: skip
+    if strangers:
+        message = "%s: %d files do not match %s and are left out, e.g. %s"
+        logger.warning(message, root, len(strangers), what, strangers[0])
+    return side
+
+
+def find_rows(source: TableSource, root: Path) -> Side:
+    """Match the rows of a feature table by their keys.
+
+    Raises:
+        CorpusError: the table is missing, empty or has no such column; a key does not match the
+            pattern or occurs twice.
+    """
+    (keys,) = read_text_columns(root, source.file, (source.key_column,))
+    pattern = re.compile(source.pattern)
+    side: Side = {}
+    for row, key in enumerate(keys, start=1):
+        match = pattern.fullmatch(key)
+        if match is None:
+            raise CorpusError(
+                str(root / source.file), f"{source.key_column}, row {row}",
+                f"key {key!r} does not match {source.pattern}", "correct the table or video.pattern",
+            )  # fmt: skip
+        _add(side, match, key, str(root / source.file))
+    return side
+
+
+def _add(side: Side, match: re.Match[str], place: str, file: str) -> None:
+    clip_id = match["clip"]
+    if not clip_id:
+        raise CorpusError(file, place, "the clip id is empty", "let the group `clip` always match")
+    if clip_id in side:
+        raise CorpusError(
+            file, clip_id, f"two entries for one clip: {side[clip_id].place} and {place}",
+            "remove one of them, or let the group `clip` tell them apart",
+        )  # fmt: skip
+    side[clip_id] = Found(place, match.groupdict())
+
+
+def _treat_unpaired(card: CorpusCard, audio: Side, video: Side) -> None:
+    """Keep, drop or refuse clips found on one side only, as the card says."""
+    cases = (
+        ("audio_only", card.unpaired.audio_only, audio, video),
+        ("video_only", card.unpaired.video_only, video, audio),
+    )
+    alone = {name: sorted(side.keys() - other.keys()) for name, _, side, other in cases}
+    for name, rule, side, _ in cases:
+        if not alone[name]:
+            continue
+        summary = f"{len(alone[name])} clips are {name.replace('_', ' ')}, e.g. {side[alone[name][0]].place}"
+        if rule == "refuse":
+            raise CorpusError(
+                card.name, f"unpaired.{name}", summary,
+                f"complete the corpus, or write `unpaired: {{{name}: keep}}` (or drop) into the card",
+            )  # fmt: skip
+        logger.warning("%s: %s (%s)", card.name, summary, "left out" if rule == "drop" else "kept")
+        if rule == "drop":
+            for clip_id in alone[name]:
+                del side[clip_id]

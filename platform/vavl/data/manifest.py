@@ -1,0 +1,178 @@
+"""The manifest: one row per clip with speaker, splits, places of its two sides and its label, if any."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from vavl.config.files import written_beside
+from vavl.data.card import CorpusCard, corpus_root
+from vavl.data.manifest_rows import manifest_table
+from vavl.data.splits import SPLITS
+from vavl.errors import CorpusError, StoreError
+
+logger = logging.getLogger(__name__)
+
+TRAIN, VALIDATION, TEST, NONE = 0, 1, 2, -1
+
+_METADATA_KEY = b"vavl"
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """All clips of a corpus, sorted by clip id, in one Arrow table.
+
+    Columns: clip_id, corpus, speaker, sex, label, soft_label (share per class), arousal, valence,
+    dominance, audio_path and video_path (relative to the corpus folder, POSIX), video_table_key,
+    test_fold, split_<fold> (train, validation, test or none), group_<name>. Anything unknown is null.
+
+    Nothing here holds an object per clip: a mapped manifest costs no private memory.
+    """
+
+    table: pa.Table
+
+    @cached_property
+    def metadata(self) -> dict[str, Any]:
+        """Facts about the whole manifest, from the schema: corpus, classes, folds, card_hash ..."""
+        stored = (self.table.schema.metadata or {}).get(_METADATA_KEY)
+        if stored is None:
+            raise StoreError(
+                "manifest", "schema", "holds no vavl metadata", "make the manifest with this project"
+            )
+        found: dict[str, Any] = json.loads(stored)
+        return found
+
+    @property
+    def corpus(self) -> str:
+        """Name of the corpus."""
+        return str(self.metadata["corpus"])
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names in the order of the network's outputs."""
+        return tuple(self.metadata["classes"])
+
+    @property
+    def target(self) -> str:
+        """What the label means, e.g. "intended emotion"."""
+        return str(self.metadata["target"])
+
+    @property
+    def protocol(self) -> str:
+        """Name of the split protocol."""
+        return str(self.metadata["protocol"])
+
+    @property
+    def folds(self) -> tuple[int, ...]:
+        """Folds that have test speakers at hand."""
+        return tuple(self.metadata["folds"])
+
+    @property
+    def card_hash(self) -> str:
+        """Hash of the card that the manifest was built from."""
+        return str(self.metadata["card_hash"])
+
+    def __len__(self) -> int:
+        return int(self.table.num_rows)
+
+    def split(self, fold: int) -> npt.NDArray[np.int8]:
+        """Return the split of every clip in ``fold``: TRAIN, VALIDATION, TEST or NONE.
+
+        Raises:
+            CorpusError: the protocol has no such fold; the known ones are listed.
+        """
+        if fold not in self.folds:
+            known = ", ".join(str(known) for known in self.folds)
+            raise CorpusError(
+                f"{self.corpus} manifest", "fold", f"protocol {self.protocol} has no fold {fold} here",
+                f"choose one of {known}",
+            )  # fmt: skip
+        return self._positions(f"split_{fold}", SPLITS, np.int8)
+
+    def class_index(self) -> npt.NDArray[np.int16]:
+        """Return the position of every clip's label among the classes; -1 for an unlabelled clip."""
+        return self._positions("label", self.classes, np.int16)
+
+    def speaker_codes(self) -> tuple[npt.NDArray[np.int32], tuple[str, ...]]:
+        """Return the position of every clip's speaker in the sorted names, and these names."""
+        names = tuple(sorted(pc.unique(self.table["speaker"]).to_pylist()))
+        return self._positions("speaker", names, np.int32), names
+
+    def write(self, folder: Path) -> None:
+        """Write manifest.parquet (to exchange) and manifest.arrow (to map) into ``folder``.
+
+        Raises:
+            InputError: the folder cannot be written.
+        """
+        with written_beside(folder / "manifest.parquet") as partial:
+            pq.write_table(self.table, partial)
+        with (
+            written_beside(folder / "manifest.arrow") as partial,
+            pa.ipc.new_stream(str(partial), self.table.schema) as writer,
+        ):
+            writer.write_table(self.table)
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """Map manifest.arrow of ``folder`` in place.
+
+        Raises:
+            StoreError: the file is missing or is not a manifest.
+        """
+        path = folder / "manifest.arrow"
+        fix = "make the store again: python jobs/prepare_corpus.py CONFIG"
+        try:
+            with pa.ipc.open_stream(pa.memory_map(str(path))) as reader:
+                manifest = cls(reader.read_all())
+        except FileNotFoundError:
+            raise StoreError(str(path), "", "there is no manifest", fix) from None
+        except (pa.ArrowInvalid, OSError) as fault:
+            raise StoreError(str(path), "", f"not a readable manifest: {fault}", fix) from None
+        if _METADATA_KEY not in (manifest.table.schema.metadata or {}):
+            raise StoreError(str(path), "schema", "holds no vavl metadata", fix)
+        return manifest
+
+    def _positions(self, column: str, names: tuple[str, ...], dtype: Any) -> npt.NDArray[Any]:
+        """Return where each value of ``column`` stands in ``names``; -1 for null and others."""
+        found = pc.index_in(self.table[column], value_set=pa.array(names, pa.string()))
+        positions: npt.NDArray[Any] = pc.fill_null(found, -1).to_numpy()
+        return positions.astype(dtype)
+
+
+def build_manifest(card: CorpusCard, root: Path | None = None) -> Manifest:
+    """Find the clips of a corpus and put everything known about them into a manifest.
+
+    Reads names and tables only, no media. The same files and card always give the same manifest.
+
+    Args:
+        card: the corpus.
+        root: corpus folder; by default the card's environment variable, then its default folder.
+
+    Raises:
+        CorpusError: the folder is missing, a pattern matches nothing, a clip is there twice, a label is
+            outside the classes or missing in a labelled split, a table is broken or outside the folder.
+    """
+    folder = corpus_root(card, root)
+    table, metadata = manifest_table(card, folder)
+    manifest = Manifest(table.replace_schema_metadata({_METADATA_KEY: json.dumps(metadata).encode()}))
+    _compare_counts(card, manifest)
+    return manifest
+
+
+def _compare_counts(card: CorpusCard, manifest: Manifest) -> None:
+    """Warn when clips or speakers are neither those of the corpus nor those of the declared subset."""
+    found = (len(manifest), len(manifest.speaker_codes()[1]))
+    known = [(counts.clips, counts.speakers) for counts in (card.expected, card.subset) if counts is not None]
+    if found not in known:
+        wanted = " or ".join(f"{clips} clips of {speakers} speakers" for clips, speakers in known)
+        logger.warning("%s: found %d clips of %d speakers, the card says %s", card.name, *found, wanted)

@@ -1,0 +1,163 @@
+"""Put what was found of a corpus into the rows of a manifest."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from vavl.data.card import CorpusCard, card_hash
+from vavl.data.card_sources import TableSource
+from vavl.data.discovery import Found, Side, find_clips
+from vavl.data.label_tables import ClipLabel, group_value, read_labels
+from vavl.data.splits import assign_splits, published_folds
+from vavl.errors import CorpusError
+
+
+def manifest_table(card: CorpusCard, root: Path) -> tuple[pa.Table, dict[str, Any]]:
+    """Return the rows of the manifest, sorted by clip id, and the facts for its schema's metadata.
+
+    Args:
+        card: the corpus.
+        root: absolute corpus folder.
+
+    Raises:
+        CorpusError: see ``vavl.data.manifest.build_manifest``.
+    """
+    audio, video = find_clips(card, root)
+    clips = _both_sides(card, audio, video)
+    labels = read_labels(card, root, clips)
+    speakers = {clip_id: _speaker(card, found) for clip_id, found in clips.items()}
+    sexes = _sexes(card, clips, speakers)
+    test_folds = published_folds(card, root)
+    splits = assign_splits(card.splits, sexes, test_folds)
+    _check_labelled(card, clips, speakers, labels, splits)
+
+    columns = _clip_columns(card, clips, speakers, sexes)
+    columns += _label_columns([labels.get(clip_id, ClipLabel()) for clip_id in clips])
+    columns += _place_columns(card, clips, audio, video)
+    columns.append(("test_fold", pa.int16(), [test_folds[speaker] for speaker in speakers.values()]))
+    for fold, of_speaker in splits.items():
+        columns.append((f"split_{fold}", pa.string(), [of_speaker[speaker] for speaker in speakers.values()]))
+    for name, value in card.groups.items():
+        facts = [group_value(f"groups.{name}", value, found) for found in clips.values()]
+        columns.append((f"group_{name}", pa.string(), facts))
+    schema = pa.schema([(name, kind) for name, kind, _ in columns])
+    table = pa.table([pa.array(values, kind) for _, kind, values in columns], schema=schema)
+    return table, _metadata(card, tuple(splits))
+
+
+Column = tuple[str, pa.DataType, list[Any]]
+
+
+def _both_sides(card: CorpusCard, audio: Side, video: Side) -> dict[str, Found]:
+    """Return one side of every clip, sorted by clip id, after a check that the two sides agree."""
+    values = [("speaker", card.speaker), ("label", card.label)]
+    for clip_id in audio.keys() & video.keys():
+        one, other = audio[clip_id], video[clip_id]
+        for fact, value in values:
+            group = getattr(value, "group", None)
+            if group is not None and one.groups[group] != other.groups[group]:
+                raise CorpusError(
+                    one.place, fact,
+                    f"group {group} is {one.groups[group]}, but {other.groups[group]} in {other.place}",
+                    "rename one of them: they are the two sides of one clip",
+                )  # fmt: skip
+    clips = video | audio
+    return {clip_id: clips[clip_id] for clip_id in sorted(clips)}
+
+
+def _speaker(card: CorpusCard, found: Found) -> str:
+    speaker = group_value("speaker", card.speaker, found)
+    if speaker is None:
+        raise CorpusError(
+            found.place, "speaker", "the clip has no speaker, so it can be in no split",
+            "let the speaker's group of the pattern always match",
+        )  # fmt: skip
+    return speaker
+
+
+def _sexes(
+    card: CorpusCard, clips: Mapping[str, Found], speakers: Mapping[str, str]
+) -> dict[str, str | None]:
+    """Return speaker -> sex; None where the card names no sex."""
+    sexes: dict[str, str | None] = {}
+    for clip_id, found in clips.items():
+        sex = None if card.sex is None else group_value("sex", card.sex, found)
+        speaker = speakers[clip_id]
+        if sexes.setdefault(speaker, sex) != sex:
+            raise CorpusError(
+                found.place, "sex", f"speaker {speaker} is {sex} here and {sexes[speaker]} elsewhere",
+                "correct the name or the card's sex",
+            )  # fmt: skip
+    return sexes
+
+
+def _check_labelled(
+    card: CorpusCard,
+    clips: Mapping[str, Found],
+    speakers: Mapping[str, str],
+    labels: Mapping[str, ClipLabel],
+    splits: Mapping[int, Mapping[str, str]],
+) -> None:
+    """Refuse a clip without label in a labelled split; a corpus whose card names no labels has none."""
+    if card.label is None:
+        return
+    for clip_id, found in clips.items():
+        if clip_id in labels:
+            continue
+        for fold, of_speaker in splits.items():
+            split = of_speaker[speakers[clip_id]]
+            if split in card.splits.labelled:
+                raise CorpusError(
+                    found.place, "label", f"the clip has no label and is in the {split} split of fold {fold}",
+                    "give it a label, remove it, or take the split out of splits.labelled of the card",
+                )  # fmt: skip
+
+
+def _clip_columns(
+    card: CorpusCard, clips: Mapping[str, Found], speakers: Mapping[str, str], sexes: Mapping[str, str | None]
+) -> list[Column]:
+    return [
+        ("clip_id", pa.string(), list(clips)),
+        ("corpus", pa.string(), [card.name] * len(clips)),
+        ("speaker", pa.string(), list(speakers.values())),
+        ("sex", pa.string(), [sexes[speaker] for speaker in speakers.values()]),
+    ]
+
+
+def _label_columns(labels: list[ClipLabel]) -> list[Column]:
+    return [
+        ("label", pa.string(), [label.name for label in labels]),
+        ("soft_label", pa.list_(pa.float32()), [label.shares for label in labels]),
+        ("arousal", pa.float32(), [label.attributes[0] for label in labels]),
+        ("valence", pa.float32(), [label.attributes[1] for label in labels]),
+        ("dominance", pa.float32(), [label.attributes[2] for label in labels]),
+    ]
+
+
+def _place_columns(card: CorpusCard, clips: Mapping[str, Found], audio: Side, video: Side) -> list[Column]:
+    audio_places = [audio[clip_id].place if clip_id in audio else None for clip_id in clips]
+    video_places = [video[clip_id].place if clip_id in video else None for clip_id in clips]
+    nowhere = [None] * len(clips)
+    from_table = isinstance(card.video, TableSource)
+    return [
+        ("audio_path", pa.string(), audio_places),
+        ("video_path", pa.string(), nowhere if from_table else video_places),
+        ("video_table_key", pa.string(), video_places if from_table else nowhere),
+    ]
+
+
+def _metadata(card: CorpusCard, folds: tuple[int, ...]) -> dict[str, Any]:
+    rules = card.splits
+    return {
+        "corpus": card.name,
+        "classes": list(card.classes),
+        "target": card.target,
+        "protocol": rules.protocol,
+        "folds": list(folds),
+        "card_hash": card_hash(card),
+        "validation": f"{rules.validation_speakers} speakers per fold, seeded by protocol and fold, equal by sex",
+    }
