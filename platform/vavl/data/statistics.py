@@ -1,0 +1,193 @@
+"""Sums of feature channels and the normalisation made from them.
+
+A store keeps count, sum and sum of squares per speaker in float64, so that a run can add up its
+training speakers alone: statistics of the whole corpus would leak the test speakers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vavl.config.files import sha256_of_json
+from vavl.errors import StoreError
+
+# A channel whose deviation is smaller than this share of its size is constant up to rounding.
+_CONSTANT = 1e-5
+
+
+@dataclass(frozen=True)
+class ModalityInfo:
+    """What a store holds of one modality and where it comes from.
+
+    Attributes:
+        extractor: name of the function that made the features, e.g. "log_mel" or "table:<file hash>".
+        version: of the extractor.
+        settings: of the extractor, in physical units.
+        frame_rate_hz: frames per second; None where a clip is one frame.
+        width: channels of a frame.
+        channels: their names; empty if they have none.
+        clips: clips that have the modality.
+        frames: frames of all of them.
+    """
+
+    extractor: str
+    version: str
+    settings: Mapping[str, Any]
+    frame_rate_hz: float | None
+    width: int
+    channels: tuple[str, ...] = ()
+    clips: int = 0
+    frames: int = 0
+
+    @property
+    def provenance(self) -> str:
+        """Hash over everything that decides what a channel means; clips and corpus do not count."""
+        meaning = [self.extractor, self.version, dict(self.settings), self.width, list(self.channels)]
+        return sha256_of_json(meaning)[:16]
+
+
+@dataclass(frozen=True)
+class ChannelSums:
+    """Count, sum and sum of squares of each channel over frames; sums of disjoint frames add up.
+
+    Attributes:
+        count: frames.
+        sum: (channel,), float64.
+        sum_of_squares: (channel,), float64.
+    """
+
+    count: int
+    sum: NDArray[np.float64]
+    sum_of_squares: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, values: NDArray[np.float32]) -> Self:
+        """Sum up frames (time, channel)."""
+        exact = values.astype(np.float64)
+        return cls(len(exact), exact.sum(axis=0), np.square(exact).sum(axis=0))
+
+    def __add__(self, other: ChannelSums) -> ChannelSums:
+        if len(self.sum) != len(other.sum):
+            raise StoreError(
+                "feature sums", "width", f"{len(self.sum)} and {len(other.sum)} channels cannot be added",
+                "take both from stores of the same extractor and settings",
+            )  # fmt: skip
+        return ChannelSums(
+            self.count + other.count, self.sum + other.sum, self.sum_of_squares + other.sum_of_squares
+        )
+
+
+@dataclass(frozen=True)
+class Normalisation:
+    """Shift and scale of each channel.
+
+    Attributes:
+        mean: (channel,), float32.
+        std: (channel,), float32, above 0: a constant channel has 1, so it comes out as zeros.
+    """
+
+    mean: NDArray[np.float32]
+    std: NDArray[np.float32]
+
+    @classmethod
+    def from_sums(cls, sums: ChannelSums) -> Self:
+        """Return the normalisation that gives the summed frames mean 0 and (population) deviation 1.
+
+        Raises:
+            StoreError: the sums are over no frame at all.
+        """
+        if sums.count < 1:
+            raise StoreError("feature sums", "count", "no frames were summed", "check the fold and the store")
+        mean = sums.sum / sums.count
+        deviation = np.sqrt(np.maximum(sums.sum_of_squares / sums.count - np.square(mean), 0))
+        is_constant = deviation <= _CONSTANT * np.maximum(np.abs(mean), 1e-3)
+        return cls(mean.astype(np.float32), np.where(is_constant, 1, deviation).astype(np.float32))
+
+    def apply(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Normalise frames (time, channel); the input stays as it is."""
+        normalised: NDArray[np.float32] = (values - self.mean) / self.std
+        return normalised
+
+
+@dataclass(frozen=True)
+class FeatureStatistics:
+    """The normalisation of a modality, as it is saved with a model, and what it belongs to.
+
+    Attributes:
+        corpus: whose training speakers were summed up.
+        modality: "audio" or "video".
+        provenance: ``ModalityInfo.provenance`` of the features.
+        normalisation: shift and scale.
+    """
+
+    corpus: str
+    modality: str
+    provenance: str
+    normalisation: Normalisation
+
+    @classmethod
+    def of(cls, corpus: str, modality: str, info: ModalityInfo, sums: ChannelSums) -> Self:
+        """Make the statistics of ``modality`` from the summed frames of the training speakers."""
+        return cls(corpus, modality, info.provenance, Normalisation.from_sums(sums))
+
+    def check(self, corpus: str, info: ModalityInfo) -> None:
+        """Refuse features that these statistics do not belong to.
+
+        Raises:
+            StoreError: another corpus, another extractor or other settings of it, another width.
+        """
+        fix = "use the store that the model was trained on, or one made with the same corpus and settings"
+        if self.corpus != corpus:
+            raise StoreError(
+                f"{self.modality} statistics", "corpus",
+                f"statistics of another corpus: {self.corpus}, the store holds {corpus}", fix,
+            )  # fmt: skip
+        width = len(self.normalisation.mean)
+        if width != info.width:
+            raise StoreError(
+                f"{self.modality} statistics", "width",
+                f"statistics of {width} channels, the store has {info.width}", fix,
+            )  # fmt: skip
+        if self.provenance != info.provenance:
+            raise StoreError(
+                f"{self.modality} statistics", "provenance",
+                f"statistics of other features ({self.provenance}), the store has {info.extractor} "
+                f"{info.version} ({info.provenance})", fix,
+            )  # fmt: skip
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values; ``from_dict`` gives back equal statistics."""
+        return {
+            "corpus": self.corpus,
+            "modality": self.modality,
+            "provenance": self.provenance,
+            "mean": self.normalisation.mean.tolist(),
+            "std": self.normalisation.std.tolist(),
+        }
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> Self:
+        """Read what ``to_dict`` returned.
+
+        Raises:
+            StoreError: a key is missing, the two lists differ in length, or a deviation is not positive.
+        """
+        fix = "restore the file, or train the model again"
+        try:
+            mean = np.asarray(content["mean"], dtype=np.float32)
+            std = np.asarray(content["std"], dtype=np.float32)
+            names = [str(content[key]) for key in ("corpus", "modality", "provenance")]
+        except (KeyError, TypeError, ValueError) as fault:
+            raise StoreError("feature statistics", "", f"not readable: {fault!r}", fix) from None
+        usable = np.isfinite(mean).all() and np.isfinite(std).all() and (std > 0).all()
+        if mean.ndim != 1 or mean.shape != std.shape or not usable:
+            raise StoreError(
+                "feature statistics", "mean, std",
+                f"need {mean.shape} finite means and as many positive deviations, found {std.shape}", fix,
+            )  # fmt: skip
+        return cls(names[0], names[1], names[2], Normalisation(mean, std))

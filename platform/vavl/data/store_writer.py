@@ -1,0 +1,215 @@
+"""Write a feature store from record batches that are already in order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from vavl.config.files import make_folder, sha256_of_file, write_json, written_beside
+from vavl.data.statistics import ChannelSums, ModalityInfo
+from vavl.data.store import FORMAT_VERSION, MODALITIES, ROW_SCHEMA, SUMS_SCHEMA, content_hash
+from vavl.errors import StoreError
+
+# Large enough that 200,000 clips need few batches, small enough that one is summed in float64 at ease.
+_ROWS_PER_BATCH = 1024
+_VALUES_PER_BATCH = 4_000_000
+
+
+@dataclass(frozen=True)
+class ClipFeatures:
+    """Features of one modality of one clip.
+
+    Attributes:
+        clip_id: of the manifest.
+        speaker: of the manifest.
+        values: (time, channel), float32.
+        frame_times: (time,), float32, seconds, centre of each frame.
+    """
+
+    clip_id: str
+    speaker: str
+    values: NDArray[np.float32]
+    frame_times: NDArray[np.float32]
+
+
+def row_batch(corpus: str, width: int, clips: Sequence[ClipFeatures]) -> pa.RecordBatch:
+    """Put clips into rows of ``ROW_SCHEMA``."""
+    frames = np.array([len(clip.values) for clip in clips], dtype=np.int32)
+    values = [clip.values.astype(np.float32, copy=False).reshape(-1) for clip in clips]
+    times = [clip.frame_times.astype(np.float32, copy=False) for clip in clips]
+    columns = [
+        pa.array([clip.clip_id for clip in clips], pa.string()),
+        pa.array([corpus] * len(clips), pa.string()),
+        pa.array([clip.speaker for clip in clips], pa.string()),
+        pa.array(frames, pa.int32()),
+        pa.array(np.full(len(clips), width), pa.int32()),
+        pa.array(["float32"] * len(clips), pa.string()),
+        _lists(values),
+        _lists(times),
+    ]
+    return pa.RecordBatch.from_arrays(columns, schema=ROW_SCHEMA)
+
+
+class StoreWriter:
+    """Writes the files of a store; the folder is a store only after ``finish``.
+
+    Args:
+        folder: of the store; an older store.json in it is removed, for its files are about to change.
+        corpus: name.
+        card_hash: of the card that the clips were found with.
+
+    Raises:
+        InputError: the folder cannot be written.
+    """
+
+    def __init__(self, folder: Path, corpus: str, card_hash: str) -> None:
+        self.folder, self.corpus, self.card_hash = make_folder(folder), corpus, card_hash
+        (folder / "store.json").unlink(missing_ok=True)
+        self._modalities: dict[str, dict[str, Any]] = {}
+
+    def write_modality(self, modality: str, info: ModalityInfo, batches: Iterable[pa.RecordBatch]) -> None:
+        """Write the rows of one modality and the sums of its speakers; without any row, nothing.
+
+        Args:
+            modality: "audio" or "video".
+            info: provenance; its counts are filled in here.
+            batches: of ``ROW_SCHEMA``, sorted by clip id over all of them.
+
+        Raises:
+            StoreError: a value is not finite, a width differs, or the clips are out of order.
+        """
+        assert modality in MODALITIES
+        path, sums_path = self.folder / f"{modality}.arrow", self.folder / f"{modality}_sums.arrow"
+        batches = _rebatched(batches)
+        first = next(batches, None)
+        if first is None:
+            path.unlink(missing_ok=True)
+            sums_path.unlink(missing_ok=True)
+            return
+        sums = _SpeakerSums(info.width)
+        clips, last_id = 0, ""
+        with written_beside(path) as partial, pa.ipc.new_stream(str(partial), ROW_SCHEMA) as writer:
+            for batch in chain([first], batches):
+                last_id = _check_order(path, batch, last_id)
+                sums.add(path, batch)
+                writer.write_batch(batch)
+                clips += batch.num_rows
+        with written_beside(sums_path) as partial, pa.ipc.new_stream(str(partial), SUMS_SCHEMA) as writer:
+            writer.write_batch(sums.batch())
+        self._modalities[modality] = self._entry(
+            modality, replace(info, clips=clips, frames=sums.total_frames())
+        )
+
+    def finish(self, counts: Mapping[str, int]) -> str:
+        """Write store.json and return the store's hash.
+
+        Args:
+            counts: of clips and quarantine, for the reader; they do not enter the hash.
+        """
+        content: dict[str, Any] = {
+            "format_version": FORMAT_VERSION,
+            "corpus": self.corpus,
+            "card_hash": self.card_hash,
+            "modalities": self._modalities,
+            "counts": dict(counts),
+        }
+        content["store_hash"] = content_hash(content)
+        write_json(self.folder / "store.json", content)
+        return str(content["store_hash"])
+
+    def _entry(self, modality: str, info: ModalityInfo) -> dict[str, Any]:
+        path = self.folder / f"{modality}.arrow"
+        return {
+            "extractor": info.extractor,
+            "version": info.version,
+            "settings": dict(info.settings),
+            "frame_rate_hz": info.frame_rate_hz,
+            "width": info.width,
+            "channels": list(info.channels),
+            "clips": info.clips,
+            "frames": info.frames,
+            "bytes": path.stat().st_size,
+            "sha256": sha256_of_file(path),
+            "sums_sha256": sha256_of_file(self.folder / f"{modality}_sums.arrow"),
+        }
+
+
+class _SpeakerSums:
+    """Adds up frames per speaker, one record batch after the other."""
+
+    def __init__(self, width: int) -> None:
+        self.width = width
+        self._sums: dict[str, ChannelSums] = {}
+
+    def add(self, path: Path, batch: pa.RecordBatch) -> None:
+        frames = batch.column("frames").to_numpy()
+        values = batch.column("values").flatten().to_numpy()
+        fix = "repair the extractor: each clip needs at least one frame of finite values"
+        if len(values) != int(frames.sum()) * self.width or (frames < 1).any():
+            raise StoreError(str(path), "values", f"sizes do not fit {self.width} channels a frame", fix)
+        if not np.isfinite(values).all():
+            raise StoreError(str(path), "values", "features hold NaN or infinite values", fix)
+        exact = values.reshape(-1, self.width).astype(np.float64)
+        starts = np.concatenate([[0], np.cumsum(frames)[:-1]])
+        by_clip = np.add.reduceat(exact, starts, axis=0)
+        squares_by_clip = np.add.reduceat(np.square(exact), starts, axis=0)
+        coded = batch.column("speaker").dictionary_encode()
+        codes = coded.indices.to_numpy()
+        for code, speaker in enumerate(coded.dictionary.to_pylist()):
+            own = codes == code
+            more = ChannelSums(
+                int(frames[own].sum()), by_clip[own].sum(axis=0), squares_by_clip[own].sum(axis=0)
+            )
+            self._sums[speaker] = self._sums[speaker] + more if speaker in self._sums else more
+
+    def total_frames(self) -> int:
+        return sum(sums.count for sums in self._sums.values())
+
+    def batch(self) -> pa.RecordBatch:
+        speakers = sorted(self._sums)
+        columns = [
+            pa.array(speakers, pa.string()),
+            pa.array([self._sums[name].count for name in speakers], pa.int64()),
+            _lists([self._sums[name].sum for name in speakers]),
+            _lists([self._sums[name].sum_of_squares for name in speakers]),
+        ]
+        return pa.RecordBatch.from_arrays(columns, schema=SUMS_SCHEMA)
+
+
+def _lists(arrays: Sequence[NDArray[Any]]) -> pa.ListArray:
+    """Return a list column from one-dimensional arrays without a Python object per value."""
+    offsets = np.concatenate([[0], np.cumsum([len(array) for array in arrays])]).astype(np.int32)
+    flat = np.concatenate(arrays) if arrays else np.zeros(0, np.float32)
+    return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(flat))
+
+
+def _rebatched(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """Join small batches, so that their number, and the memory of a reader, hardly grows."""
+    waiting: list[pa.RecordBatch] = []
+    rows = values = 0
+    for batch in batches:
+        waiting.append(batch)
+        rows += batch.num_rows
+        values += len(batch.column("values").flatten())
+        if rows >= _ROWS_PER_BATCH or values >= _VALUES_PER_BATCH:
+            yield pa.concat_batches(waiting)
+            waiting, rows, values = [], 0, 0
+    if rows:
+        yield pa.concat_batches(waiting)
+
+
+def _check_order(path: Path, batch: pa.RecordBatch, last_id: str) -> str:
+    """Refuse clips that are repeated or out of order; return the last clip id."""
+    ids = batch.column("clip_id").to_pylist()
+    if any(later <= earlier for earlier, later in zip([last_id, *ids], ids, strict=False)):
+        raise StoreError(
+            str(path), "clip_id", "clips are repeated or not sorted", "sort the clips by clip id"
+        )
+    return str(ids[-1])
