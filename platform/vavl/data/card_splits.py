@@ -43,6 +43,10 @@ class SplitRules(FrozenConfig):
     )
     folds: Annotated[ListedFolds | FoldTable, Field(discriminator="source")]
     validation_speakers: int = Field(gt=0)
+    untested_speakers: Literal["refuse", "train"] = Field(
+        default="refuse",
+        description="speakers that no fold tests: an error, or training speakers of every fold",
+    )
     labelled: tuple[Literal["train", "validation", "test"], ...] = Field(
         default=("train", "validation", "test"),
         description="splits in which a clip without label is an error",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from csv import reader as quoted_values
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -122,7 +123,7 @@ def read_header(path: Path) -> list[str]:
         ) from None  # fmt: skip
     if not line.strip():
         raise CorpusError(str(path), "", "the table is empty", "restore the file")
-    header = [name.strip().strip('"') for name in line.rstrip("\r\n").split(",")]
+    header = [name.strip() for name in next(quoted_values([line]))]
     if len(set(header)) != len(header):
         raise CorpusError(str(path), "header", "a column name occurs twice", "rename one of the columns")
     return header

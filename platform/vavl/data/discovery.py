@@ -108,8 +108,7 @@ def find_files(modality: str, source: FileSource, root: Path, names: Iterable[st
         if match is None:
             strangers.append(name)
             continue
-        if (root / name).is_symlink():
-            place_inside(root, name)
+        _check_file(root, name)
         _add(side, match, name, str(root))
     what = f"{modality}.pattern"
     if not side:
@@ -144,6 +143,15 @@ def find_rows(source: TableSource, root: Path) -> Side:
             )  # fmt: skip
         _add(side, match, key, str(root / source.file))
     return side
+
+
+def _check_file(root: Path, name: str) -> None:
+    if (root / name).is_symlink():
+        place_inside(root, name)
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise CorpusError(str(root), ascii(name), "the file's name is not UTF-8", "rename the file") from None
 
 
 def _add(side: Side, match: re.Match[str], place: str, file: str) -> None:

@@ -38,7 +38,7 @@ def manifest_table(card: CorpusCard, root: Path) -> tuple[pa.Table, dict[str, An
     columns = _clip_columns(card, clips, speakers, sexes)
     columns += _label_columns([labels.get(clip_id, ClipLabel()) for clip_id in clips])
     columns += _place_columns(card, clips, audio, video)
-    columns.append(("test_fold", pa.int16(), [test_folds[speaker] for speaker in speakers.values()]))
+    columns.append(("test_fold", pa.int16(), [test_folds.get(speaker) for speaker in speakers.values()]))
     for fold, of_speaker in splits.items():
         columns.append((f"split_{fold}", pa.string(), [of_speaker[speaker] for speaker in speakers.values()]))
     for name, value in card.groups.items():
@@ -152,6 +152,7 @@ def _place_columns(card: CorpusCard, clips: Mapping[str, Found], audio: Side, vi
 
 def _metadata(card: CorpusCard, folds: tuple[int, ...]) -> dict[str, Any]:
     rules = card.splits
+    rule = "speakers per fold, drawn by protocol and fold, balanced by sex"
     return {
         "corpus": card.name,
         "classes": list(card.classes),
@@ -159,5 +160,5 @@ def _metadata(card: CorpusCard, folds: tuple[int, ...]) -> dict[str, Any]:
         "protocol": rules.protocol,
         "folds": list(folds),
         "card_hash": card_hash(card),
-        "validation": f"{rules.validation_speakers} speakers per fold, seeded by protocol and fold, equal by sex",
+        "validation": f"{rules.validation_speakers} {rule}",
     }

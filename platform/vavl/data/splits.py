@@ -57,24 +57,31 @@ def assign_splits(
         left out.
 
     Raises:
-        CorpusError: a speaker has no fold, or a fold has too few speakers to train on.
+        CorpusError: a speaker has no fold and the card does not allow that, no fold is left, or a fold has
+            too few speakers to train on.
     """
     unlisted = sorted(set(sexes) - set(test_folds))
-    if unlisted:
+    if unlisted and rules.untested_speakers == "refuse":
         raise CorpusError(
             rules.protocol, "splits.folds", f"speakers without a fold: {', '.join(unlisted[:8])}",
-            "list them in the card's folds (or in its fold table), or remove their clips",
+            "list them in the card's folds, remove their clips, or write `untested_speakers: train`",
         )  # fmt: skip
     _report_absent(rules.protocol, set(sexes), test_folds)
     splits = {}
-    for fold in sorted({test_folds[speaker] for speaker in sexes}):
-        test = {speaker for speaker in sexes if test_folds[speaker] == fold}
+    for fold in sorted({test_folds[speaker] for speaker in sexes if speaker in test_folds}):
+        test = {speaker for speaker in sexes if test_folds.get(speaker) == fold}
         others = {speaker: sex for speaker, sex in sexes.items() if speaker not in test}
         validation = draw_validation_speakers(rules, fold, others)
         train = others.keys() - validation
         assert len(test) + len(validation) + len(train) == len(sexes), "splits share a speaker"
         named = zip(SPLITS, (train, validation, test), strict=True)
         splits[fold] = {speaker: split for split, speakers in named for speaker in speakers}
+    if not splits:
+        raise CorpusError(
+            rules.protocol, "splits.folds",
+            f"no test speaker is at hand; the folds list {', '.join(test_folds)}",
+            "complete the corpus, or correct the speakers' names in the card",
+        )  # fmt: skip
     return splits
 
 
