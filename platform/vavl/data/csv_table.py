@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from csv import reader as quoted_values
 from dataclasses import dataclass
@@ -102,7 +103,10 @@ def read_feature_table(source: TableSource, root: Path) -> FeatureTable:
         )  # fmt: skip
     (keys,) = read_text_columns(root, source.file, (source.key_column,))
     if len(set(keys)) != len(keys):
-        raise CorpusError(str(path), source.key_column, "a key occurs twice", "keep one row per clip")
+        repeated = next(key for key, count in Counter(keys).items() if count > 1)
+        raise CorpusError(
+            str(path), source.key_column, f"key {repeated!r} occurs twice", "keep one row per clip"
+        )
     values = read_number_columns(root, source.file, columns)
     return FeatureTable(tuple(keys), tuple(columns), values.astype(np.float32), sha256_of_file(path))
 
@@ -123,7 +127,7 @@ def read_header(path: Path) -> list[str]:
         ) from None  # fmt: skip
     if not line.strip():
         raise CorpusError(str(path), "", "the table is empty", "restore the file")
-    header = [name.strip() for name in next(quoted_values([line]))]
+    header = [name.strip() for name in next(quoted_values([line], skipinitialspace=True))]
     if len(set(header)) != len(header):
         raise CorpusError(str(path), "header", "a column name occurs twice", "rename one of the columns")
     return header

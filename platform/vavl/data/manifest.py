@@ -127,7 +127,7 @@ class Manifest:
         """Map manifest.arrow of ``folder`` in place.
 
         Raises:
-            StoreError: the file is missing or is not a manifest.
+            StoreError: the file is missing, cut off or not a manifest.
         """
         path = folder / "manifest.arrow"
         fix = "make the store again: python jobs/prepare_corpus.py CONFIG"
@@ -140,6 +140,10 @@ class Manifest:
             raise StoreError(str(path), "", f"not a readable manifest: {fault}", fix) from None
         if _METADATA_KEY not in (manifest.table.schema.metadata or {}):
             raise StoreError(str(path), "schema", "holds no vavl metadata", fix)
+        # A stream that was cut off between two messages reads as a shorter one, without an error.
+        if len(manifest) != manifest.metadata["clips"]:
+            problem = f"holds {len(manifest)} of {manifest.metadata['clips']} clips"
+            raise StoreError(str(path), "", problem, fix)
         return manifest
 
     def _positions(self, column: str, names: tuple[str, ...], dtype: Any) -> npt.NDArray[Any]:

@@ -46,7 +46,7 @@ def manifest_table(card: CorpusCard, root: Path) -> tuple[pa.Table, dict[str, An
         columns.append((f"group_{name}", pa.string(), facts))
     schema = pa.schema([(name, kind) for name, kind, _ in columns])
     table = pa.table([pa.array(values, kind) for _, kind, values in columns], schema=schema)
-    return table, _metadata(card, tuple(splits))
+    return table, {"clips": len(clips)} | _metadata(card, tuple(splits))
 
 
 Column = tuple[str, pa.DataType, list[Any]]
