@@ -42,12 +42,16 @@ def run_job(
         The exit code: 0 success, 1 failed work, 2 bad configuration or input.
     """
     words = parse_arguments(description, settings, arguments)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
+    )
     try:
         config = read_config(settings, words.config, words.overrides)
         check(config)
         if words.dry_run:
-            print(f"dry run: {words.config} is valid (config hash {config_hash(config)}); nothing was started")
+            print(
+                f"dry run: {words.config} is valid (config hash {config_hash(config)}); nothing was started"
+            )
             return 0
         story(config)
     except VavlError as fault:
@@ -97,7 +101,9 @@ def _setting_lines(settings: type[BaseModel], prefix: str = "") -> Iterator[str]
             yield f"  {key} = null{note}"
         elif not inner:
             kind = getattr(field.annotation, "__name__", str(field.annotation).replace("typing.", ""))
-            default = "required" if field.is_required() else repr(field.get_default(call_default_factory=True))
+            default = (
+                "required" if field.is_required() else repr(field.get_default(call_default_factory=True))
+            )
             yield f"  {key}: {kind} = {default}{note}"
         for model in inner:
             yield from _setting_lines(model, f"{key}.")

@@ -67,7 +67,9 @@ def read_yaml_mapping(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as fault:
-        raise ConfigError(str(path), "", f"cannot be read: {fault.strerror or fault}", "check the path") from None
+        raise ConfigError(
+            str(path), "", f"cannot be read: {fault.strerror or fault}", "check the path"
+        ) from None
     try:
         content = yaml.safe_load(text)
     except yaml.YAMLError as fault:
@@ -82,11 +84,15 @@ def read_yaml_mapping(path: Path) -> dict[str, Any]:
 def _apply_override(content: dict[str, Any], override: str) -> None:
     key, separator, text = override.partition("=")
     if not separator or not key:
-        raise ConfigError("command line", override, "not of the form dotted.key=value", "write e.g. data.fold=0")
+        raise ConfigError(
+            "command line", override, "not of the form dotted.key=value", "write e.g. data.fold=0"
+        )
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError as fault:
-        raise ConfigError("command line", key, f"value is not valid YAML: {fault}", "quote the value") from None
+        raise ConfigError(
+            "command line", key, f"value is not valid YAML: {fault}", "quote the value"
+        ) from None
     *parents, leaf = key.split(".")
     place = content
     for parent in parents:
@@ -107,7 +113,8 @@ def _expand_variables(value: Any, missing: list[str]) -> Any:
         return value
 
     def replace(match: re.Match[str]) -> str:
-        found = os.environ.get(match[1], match[2])
+        default: str | None = match[2]
+        found = os.environ.get(match[1], default)
         if found is None:
             missing.append(match[1])
             return ""
@@ -145,6 +152,13 @@ def _models_of_field(section: type[BaseModel], name: Any) -> list[type[BaseModel
 def _models_in(annotation: Any) -> Iterable[type[BaseModel]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         yield annotation
-    elif typing.get_origin(annotation) in (typing.Union, types.UnionType, list, tuple, dict, typing.Annotated):
+    elif typing.get_origin(annotation) in (
+        typing.Union,
+        types.UnionType,
+        list,
+        tuple,
+        dict,
+        typing.Annotated,
+    ):
         for part in typing.get_args(annotation):
             yield from _models_in(part)

@@ -1,0 +1,244 @@
+"""The clips of a run: flags and labels as arrays, features mapped from the store.
+
+Nothing here grows with the corpus but a few numbers per clip; features are read in place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from vavl.data.batch import ClipBatch, ModalityBatch
+from vavl.data.manifest import Manifest
+from vavl.data.sampler import FILLER
+from vavl.data.settings import DataSettings
+from vavl.data.statistics import ChannelSums, Normalisation
+from vavl.data.store import FeatureStore
+from vavl.errors import StoreError
+
+MODALITIES = ("audio", "video")
+ATTRIBUTES = ("arousal", "valence", "dominance")
+
+
+@dataclass(frozen=True)
+class Normaliser:
+    """Normalisation of one modality: one for all speakers, or one per speaker.
+
+    Attributes:
+        common: from the training speakers.
+        by_speaker: by speaker code; empty unless per-speaker normalisation is on.
+    """
+
+    common: Normalisation
+    by_speaker: Mapping[int, Normalisation]
+
+    def apply(self, values: NDArray[np.float32], speaker: int) -> NDArray[np.float32]:
+        """Normalise the frames (time, channel) of one clip."""
+        return self.by_speaker.get(speaker, self.common).apply(values)
+
+
+@dataclass(frozen=True)
+class ClipCollection:
+    """All clips of a manifest with their features.
+
+    Attributes:
+        store: features.
+        manifest: labels, speakers and splits.
+        store_row: per modality (clips,), row in the store or -1.
+        target: (clips, outputs), float32; zeros without label.
+        is_labelled: (clips,).
+        speaker: (clips,), codes into ``speakers``.
+        speakers: names.
+        max_frames: longer clips are cut around their middle.
+    """
+
+    store: FeatureStore
+    manifest: Manifest
+    store_row: Mapping[str, NDArray[np.int32]]
+    target: NDArray[np.float32]
+    is_labelled: NDArray[np.bool_]
+    speaker: NDArray[np.int32]
+    speakers: tuple[str, ...]
+    max_frames: int
+
+    def has(self, modality: str) -> NDArray[np.bool_]:
+        """Tell for every clip whether the store holds the modality."""
+        return self.store_row[modality] >= 0
+
+    def lengths(self) -> NDArray[np.int32]:
+        """Return frames per clip: the longer of its modalities, as it will be padded."""
+        longest = np.zeros(len(self.speaker), dtype=np.int32)
+        for modality in MODALITIES:
+            rows = self.store_row[modality]
+            if self.has(modality).any():
+                frames = self.store.lengths(modality)[np.maximum(rows, 0)]
+                longest = np.maximum(longest, np.where(rows >= 0, frames, 0))
+        return np.minimum(longest, self.max_frames).astype(np.int32)
+
+    def width(self, modality: str) -> int:
+        """Return the channels of a frame; 1 for a modality that the store does not hold."""
+        info = self.store.info.get(modality)
+        return info.width if info is not None else 1
+
+
+def open_collection(settings: DataSettings) -> ClipCollection:
+    """Map the store and the manifest of a run.
+
+    Raises:
+        StoreError: no store, an incomplete one, or one without a usable clip.
+    """
+    store, manifest = FeatureStore.open(settings.store), Manifest.read(settings.store)
+    clip_ids = manifest.table.column("clip_id")
+    rows = {
+        modality: store.rows(modality, clip_ids)
+        if modality in store.info
+        else np.full(len(clip_ids), -1, dtype=np.int32)
+        for modality in MODALITIES
+    }
+    if not any((found >= 0).any() for found in rows.values()):
+        raise StoreError(
+            str(settings.store), "clip_id", "no clip of the manifest has features in the store",
+            "prepare the corpus again: python jobs/prepare_corpus.py CONFIG",
+        )  # fmt: skip
+    target, is_labelled = _targets(manifest, settings.target)
+    speaker, speakers = manifest.speaker_codes()
+    return ClipCollection(
+        store, manifest, rows, target, is_labelled, speaker, tuple(speakers), settings.max_frames
+    )
+
+
+def normalisers(
+    collection: ClipCollection, training_rows: NDArray[np.int64], *, per_speaker: bool
+) -> dict[str, Normaliser]:
+    """Build the normalisation of each modality from per-speaker sums.
+
+    Args:
+        collection: clips and store.
+        training_rows: clips whose speakers give the common statistics; no other speaker's features enter.
+        per_speaker: normalise each speaker by their own sums (their labels are not used).
+    """
+    training_speakers = {collection.speakers[code] for code in np.unique(collection.speaker[training_rows])}
+    built: dict[str, Normaliser] = {}
+    for modality in MODALITIES:
+        if modality not in collection.store.info:
+            built[modality] = Normaliser(Normalisation(np.zeros(1, np.float32), np.ones(1, np.float32)), {})
+            continue
+        sums = collection.store.speaker_sums(modality)
+        common = _add_up([sums[name] for name in sorted(training_speakers) if name in sums])
+        own = (
+            {
+                code: Normalisation.from_sums(sums[name])
+                for code, name in enumerate(collection.speakers)
+                if name in sums
+            }
+            if per_speaker
+            else {}
+        )
+        built[modality] = Normaliser(Normalisation.from_sums(common), own)
+    return built
+
+
+def collate(
+    collection: ClipCollection, rows: NDArray[np.int64], normaliser: Mapping[str, Normaliser]
+) -> ClipBatch:
+    """Read, normalise and pad the clips of one micro-batch.
+
+    Args:
+        collection: where the clips are.
+        rows: manifest rows; ``FILLER`` rows become clips without modality and label.
+        normaliser: by modality.
+    """
+    real = rows != FILLER
+    safe = np.maximum(rows, 0)
+    has = {modality: collection.has(modality)[safe] & real for modality in MODALITIES}
+    return ClipBatch(
+        audio=_modality_batch(collection, "audio", rows, has["audio"], normaliser["audio"]),
+        video=_modality_batch(collection, "video", rows, has["video"], normaliser["video"]),
+        index=torch.from_numpy(rows.copy()),
+        target=torch.from_numpy(np.where(real[:, None], collection.target[safe], 0).astype(np.float32)),
+        is_labelled=torch.from_numpy((collection.is_labelled[safe] & real).astype(np.float32)),
+        has_audio=torch.from_numpy(has["audio"].astype(np.float32)),
+        has_video=torch.from_numpy(has["video"].astype(np.float32)),
+    )
+
+
+def pad_clips(clips: list[NDArray[np.float32]], places: list[int], width: int) -> ModalityBatch:
+    """Pad clips (time, channel) of one modality to the longest; ``places`` are their rows in the batch.
+
+    Without any clip one row of one zero frame stands in with weight 0 (see ``ModalityBatch``).
+    """
+    if not clips:
+        one_frame = torch.ones(1, 1, dtype=torch.bool)
+        return ModalityBatch(
+            torch.zeros(1, 1, width), one_frame, torch.zeros(1, dtype=torch.int64), torch.zeros(1)
+        )
+    longest = max(len(clip) for clip in clips)
+    values = torch.zeros(len(clips), longest, width)
+    is_real = torch.zeros(len(clips), longest, dtype=torch.bool)
+    for place, clip in enumerate(clips):
+        values[place, : len(clip)] = torch.from_numpy(np.ascontiguousarray(clip))
+        is_real[place, : len(clip)] = True
+    return ModalityBatch(values, is_real, torch.tensor(places, dtype=torch.int64), torch.ones(len(clips)))
+
+
+def middle_frames(values: NDArray[np.float32], most: int) -> NDArray[np.float32]:
+    """Cut (time, channel) to at most ``most`` frames around the middle."""
+    start = max(0, (len(values) - most) // 2)
+    return values[start : start + most]
+
+
+def _modality_batch(
+    collection: ClipCollection,
+    modality: str,
+    rows: NDArray[np.int64],
+    has: NDArray[np.bool_],
+    normaliser: Normaliser,
+) -> ModalityBatch:
+    places = np.flatnonzero(has)
+    clips = []
+    for row in rows[places]:
+        values = collection.store.features(modality, int(collection.store_row[modality][row]))
+        cut = middle_frames(values, collection.max_frames)
+        clips.append(normaliser.apply(cut, int(collection.speaker[row])))
+    return pad_clips(clips, places.tolist(), collection.width(modality))
+
+
+def _targets(manifest: Manifest, kind: str) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Return (clips, outputs) targets and which clips have one."""
+    match kind:
+        case "label":
+            index = manifest.class_index()
+            target = np.zeros((len(index), len(manifest.classes)), dtype=np.float32)
+            labelled = index >= 0
+            target[labelled, index[labelled]] = 1
+        case "soft_label":
+            column = manifest.table.column("soft_label").combine_chunks()
+            labelled = np.asarray(column.is_valid())
+            target = np.zeros((len(column), len(manifest.classes)), dtype=np.float32)
+            target[labelled] = np.asarray(column.drop_null().flatten()).reshape(-1, len(manifest.classes))
+        case _:
+            columns = [np.asarray(manifest.table.column(name), dtype=np.float32) for name in ATTRIBUTES]
+            target = np.stack(columns, axis=1)
+            labelled = np.asarray(np.isfinite(target).all(axis=1))
+            target = np.where(labelled[:, None], target, 0).astype(np.float32)
+    if not labelled.any():
+        raise StoreError(
+            f"manifest of {manifest.corpus}", f"data.target={kind}", "no clip has this target",
+            "choose another data.target: label, soft_label or attributes",
+        )  # fmt: skip
+    return target, labelled
+
+
+def _add_up(sums: list[ChannelSums]) -> ChannelSums:
+    if not sums:
+        raise StoreError(
+            "store", "speaker sums", "no training speaker has this modality", "check fold and store"
+        )
+    total = sums[0]
+    for more in sums[1:]:
+        total = total + more
+    return total

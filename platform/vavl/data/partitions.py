@@ -1,0 +1,155 @@
+"""Partitions of the training clips, and how many rows each gives to a global batch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from vavl.config.base import FrozenConfig
+from vavl.errors import ConfigError
+
+
+class Partition(StrEnum):
+    """Which modalities a clip has, and whether it has a label."""
+
+    PAIRED_LABELLED = "paired_labelled"
+    PAIRED_UNLABELLED = "paired_unlabelled"
+    AUDIO_ONLY_LABELLED = "audio_only_labelled"
+    AUDIO_ONLY_UNLABELLED = "audio_only_unlabelled"
+    VIDEO_ONLY_LABELLED = "video_only_labelled"
+    VIDEO_ONLY_UNLABELLED = "video_only_unlabelled"
+
+    @classmethod
+    def of(cls, *, has_audio: bool, has_video: bool, is_labelled: bool) -> Self:
+        """Name the partition of a clip that has at least one modality."""
+        modality = "paired" if has_audio and has_video else "audio_only" if has_audio else "video_only"
+        return cls(f"{modality}_{'labelled' if is_labelled else 'unlabelled'}")
+
+    @property
+    def is_labelled(self) -> bool:
+        """True where the clips carry a label."""
+        return not self.endswith("_unlabelled")
+
+
+class CompositionSettings(FrozenConfig):
+    """How a global batch is put together; constant over the run."""
+
+    batch_size: int = Field(32, ge=1, description="clips per optimizer step over all workers")
+    rows_per_step: dict[Partition, int] | None = Field(
+        None, description="rows per partition; null = in proportion to the clips, see labelled_floor"
+    )
+    labelled_floor: float = Field(
+        0.5, ge=0, le=1, description="least share of labelled rows when rows_per_step is null"
+    )
+
+
+@dataclass(frozen=True)
+class PartitionedClips:
+    """The training clips by partition.
+
+    Attributes:
+        clips: manifest rows of each partition that has any, ascending.
+    """
+
+    clips: dict[Partition, NDArray[np.int64]]
+
+    @property
+    def count(self) -> int:
+        """Number of training clips."""
+        return sum(len(rows) for rows in self.clips.values())
+
+
+def partition_clips(
+    rows: NDArray[np.int64],
+    has_audio: NDArray[np.bool_],
+    has_video: NDArray[np.bool_],
+    is_labelled: NDArray[np.bool_],
+) -> PartitionedClips:
+    """Sort training clips into partitions.
+
+    Args:
+        rows: manifest rows of the training clips.
+        has_audio: (clips of the manifest,); likewise the other two.
+        has_video: see ``has_audio``.
+        is_labelled: see ``has_audio``.
+
+    Returns:
+        Partitions that have clips; a clip without any modality belongs to none.
+    """
+    code = has_audio[rows] * 4 + has_video[rows] * 2 + is_labelled[rows]
+    found: dict[Partition, NDArray[np.int64]] = {}
+    for value in np.unique(code[code >= 2]):
+        name = Partition.of(has_audio=bool(value & 4), has_video=bool(value & 2), is_labelled=bool(value & 1))
+        found[name] = np.sort(rows[code == value])
+    return PartitionedClips({name: found[name] for name in Partition if name in found})
+
+
+def compose_batch(partitioned: PartitionedClips, settings: CompositionSettings) -> dict[Partition, int]:
+    """Decide how many rows of a global batch each partition gives.
+
+    Rows asked for in the settings are taken as they are, except that an empty partition is a fault.
+    By default rows follow the number of clips, labelled partitions together get at least
+    ``labelled_floor`` of the batch, and every partition with clips gets at least one row.
+
+    Raises:
+        ConfigError: rows asked of a partition without clips, no rows at all, or a batch smaller than
+            the number of partitions.
+    """
+    if settings.rows_per_step is not None:
+        return _given_rows(partitioned, settings)
+    counts = {name: len(rows) for name, rows in partitioned.clips.items()}
+    if not counts:
+        raise ConfigError(
+            "data", "composition", "no training clips at all", "check the fold and the store's quarantine"
+        )
+    if settings.batch_size < len(counts):
+        raise ConfigError(
+            "data", "composition.batch_size",
+            f"{settings.batch_size} rows cannot hold one of each of {len(counts)} partitions",
+            f"set it to at least {len(counts)}",
+        )  # fmt: skip
+    labelled = {name: count for name, count in counts.items() if name.is_labelled}
+    unlabelled = {name: count for name, count in counts.items() if not name.is_labelled}
+    share = sum(labelled.values()) / sum(counts.values())
+    if labelled and unlabelled:
+        wanted = round(max(share, settings.labelled_floor) * settings.batch_size)
+        labelled_rows = min(max(wanted, len(labelled)), settings.batch_size - len(unlabelled))
+    else:
+        labelled_rows = settings.batch_size if labelled else 0
+    return {
+        **_in_proportion(labelled, labelled_rows),
+        **_in_proportion(unlabelled, settings.batch_size - labelled_rows),
+    }
+
+
+def _given_rows(partitioned: PartitionedClips, settings: CompositionSettings) -> dict[Partition, int]:
+    given = {name: rows for name, rows in (settings.rows_per_step or {}).items() if rows > 0}
+    if not given:
+        raise ConfigError("data", "composition.rows_per_step", "asks for no rows at all", "name a partition")
+    for name in given:
+        if name not in partitioned.clips:
+            known = ", ".join(partitioned.clips) or "none"
+            raise ConfigError(
+                "data", f"composition.rows_per_step.{name}", "this partition has no clips",
+                f"remove it; partitions with clips: {known}",
+            )  # fmt: skip
+    return given
+
+
+def _in_proportion(counts: dict[Partition, int], rows: int) -> dict[Partition, int]:
+    """Share out rows by the largest remainder, at least one each."""
+    if not counts:
+        return {}
+    spare = rows - len(counts)
+    total = sum(counts.values())
+    exact = {name: spare * count / total for name, count in counts.items()}
+    shares = {name: int(value) for name, value in exact.items()}
+    left = spare - sum(shares.values())
+    for name in sorted(exact, key=lambda name: shares[name] - exact[name])[:left]:
+        shares[name] += 1
+    return {name: 1 + share for name, share in shares.items()}

@@ -1,0 +1,34 @@
+"""Which clips a run trains on, and how."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from vavl.config.base import FrozenConfig
+from vavl.data.partitions import CompositionSettings
+
+
+class DataSettings(FrozenConfig):
+    """The feature store, the fold and the label target of a run."""
+
+    store: Path = Field(description="folder that jobs/prepare_corpus.py wrote")
+    fold: int = Field(0, ge=0, description="fold of the corpus' split protocol")
+    target: Literal["label", "soft_label", "attributes"] = Field(
+        "label", description="hard class, distribution of votes, or arousal/valence/dominance"
+    )
+    max_frames: int = Field(
+        1500, ge=1, description="a longer clip is cut to this many frames around its middle"
+    )
+    composition: CompositionSettings = CompositionSettings()
+
+
+class FeatureUse(FrozenConfig):
+    """How a run uses the raw features of the store."""
+
+    speaker_normalisation: bool = Field(
+        False,
+        description="normalise each speaker by their own unlabelled clips, test speakers included; reports say so",
+    )

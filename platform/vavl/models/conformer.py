@@ -1,0 +1,132 @@
+"""The Conformer block without BatchNorm, with rotary positions, safe against padding.
+
+Axes: B clips, T frames, D channels, H heads.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from vavl.models.settings import NetworkSettings
+
+_ROTARY_BASE = 10_000.0
+
+
+def rotary_angles(frames: int, head_width: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return cosine and sine of the rotation of each frame and channel pair (Su et al. 2021, eq. 34).
+
+    A product of two rotated vectors depends on their distance in frames only, hence neither on the
+    amount of padding nor on where the clip starts.
+
+    Returns:
+        Two tensors (frames, head_width / 2), float32.
+    """
+    pair = torch.arange(0, head_width, 2, device=device, dtype=torch.float32)
+    speed = _ROTARY_BASE ** (-pair / head_width)
+    angle = torch.arange(frames, device=device, dtype=torch.float32).unsqueeze(1) * speed
+    return angle.cos(), angle.sin()
+
+
+def rotate(x_BHTD: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+    """Turn each channel pair of (clip, head, time, channel) by its frame's angle."""
+    first, second = x_BHTD.chunk(2, dim=-1)
+    cosine, sine = cosine.to(x_BHTD.dtype), sine.to(x_BHTD.dtype)
+    return torch.cat((first * cosine - second * sine, second * cosine + first * sine), dim=-1)
+
+
+class FeedForward(nn.Sequential):
+    """LayerNorm, expansion, Swish and projection back; (batch, time, channel) in and out."""
+
+    def __init__(self, settings: NetworkSettings) -> None:
+        hidden = settings.width * settings.feed_forward_expansion
+        super().__init__(
+            nn.LayerNorm(settings.width),
+            nn.Linear(settings.width, hidden),
+            nn.SiLU(),
+            nn.Dropout(settings.dropout),
+            nn.Linear(hidden, settings.width),
+            nn.Dropout(settings.dropout),
+        )
+
+
+class RelativeAttention(nn.Module):
+    """Multi-head self-attention over the real frames of one clip, with rotary positions."""
+
+    def __init__(self, settings: NetworkSettings) -> None:
+        super().__init__()
+        self.heads = settings.attention_heads
+        self.norm = nn.LayerNorm(settings.width)
+        self.query_key_value = nn.Linear(settings.width, 3 * settings.width)
+        self.output = nn.Linear(settings.width, settings.width)
+        self.dropout = settings.dropout
+
+    def forward(self, frames: Tensor, is_real: Tensor) -> Tensor:
+        """Attend within each clip.
+
+        Args:
+            frames: (batch, time, channel).
+            is_real: (batch, time), bool; padding is never attended to. Every clip needs a real frame.
+        """
+        B, T, D = frames.shape
+        split = self.query_key_value(self.norm(frames)).view(B, T, 3, self.heads, D // self.heads)
+        query, key, value = split.permute(2, 0, 3, 1, 4)
+        cosine, sine = rotary_angles(T, D // self.heads, frames.device)
+        mixed = functional.scaled_dot_product_attention(
+            rotate(query, cosine, sine),
+            rotate(key, cosine, sine),
+            value,
+            attn_mask=is_real[:, None, None, :],
+            dropout_p=self.dropout if self.training else 0.0,
+        )
+        joined: Tensor = self.output(mixed.transpose(1, 2).reshape(B, T, D))
+        return functional.dropout(joined, self.dropout, self.training)
+
+
+class TimeConvolution(nn.Module):
+    """Pointwise, GLU, depthwise over time, LayerNorm, Swish, pointwise.
+
+    LayerNorm stands where the published block has BatchNorm, which mixes clips and modalities.
+    """
+
+    def __init__(self, settings: NetworkSettings) -> None:
+        super().__init__()
+        width, kernel = settings.width, settings.convolution_kernel
+        self.norm = nn.LayerNorm(width)
+        self.expand = nn.Linear(width, 2 * width)
+        self.depthwise = nn.Conv2d(width, width, (1, kernel), padding=(0, kernel // 2), groups=width)
+        self.depthwise_norm = nn.LayerNorm(width)
+        self.project = nn.Linear(width, width)
+        self.dropout = nn.Dropout(settings.dropout)
+
+    def forward(self, frames: Tensor, is_real: Tensor) -> Tensor:
+        """Convolve within each clip; (batch, time, channel) in and out, padding counts as silence."""
+        gated = functional.glu(self.expand(self.norm(frames)), dim=-1)
+        gated = gated.masked_fill(~is_real.unsqueeze(-1), 0)
+        # (B, T, D) read as (B, D, 1, T) is conv2d's channels-last layout: no copy, and the fastest form.
+        image = self.depthwise(gated.unsqueeze(1).permute(0, 3, 1, 2))
+        convolved = image.permute(0, 2, 3, 1).squeeze(1)
+        mixed: Tensor = self.dropout(self.project(functional.silu(self.depthwise_norm(convolved))))
+        return mixed
+
+
+class ConformerBlock(nn.Module):
+    """Half feed-forward, self-attention, convolution, half feed-forward, LayerNorm (Gulati et al. 2020)."""
+
+    def __init__(self, settings: NetworkSettings) -> None:
+        super().__init__()
+        self.first_feed_forward = FeedForward(settings)
+        self.attention = RelativeAttention(settings)
+        self.convolution = TimeConvolution(settings)
+        self.second_feed_forward = FeedForward(settings)
+        self.norm = nn.LayerNorm(settings.width)
+
+    def forward(self, frames: Tensor, is_real: Tensor) -> Tensor:
+        """Map (batch, time, channel) to the same shape; padded frames come out undefined but finite."""
+        frames = frames + 0.5 * self.first_feed_forward(frames)
+        frames = frames + self.attention(frames, is_real)
+        frames = frames + self.convolution(frames, is_real)
+        frames = frames + 0.5 * self.second_feed_forward(frames)
+        normalised: Tensor = self.norm(frames)
+        return normalised

@@ -1,0 +1,259 @@
+"""A model as files: weights (safetensors), configuration, feature statistics and label names (JSON)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from vavl.config.base import FrozenConfig
+from vavl.config.files import make_folder, read_json, write_json, written_beside
+from vavl.data.batch import ClipBatch
+from vavl.data.collection import middle_frames, pad_clips
+from vavl.data.statistics import FeatureStatistics
+from vavl.data.store import FeatureStore
+from vavl.errors import InputError
+from vavl.metrics.names import AUDIO, AUDIO_VIDEO, VIDEO
+from vavl.models.settings import AttributeTask, ClassTask, NetworkSettings, Task
+from vavl.models.vavl import Vavl, VavlOutput
+
+_WEIGHTS_FILE = "model.safetensors"
+_DESCRIPTION_FILE = "model.json"
+_FORMAT_VERSION = 1
+
+
+class ModalityDescription(FrozenConfig):
+    """What a model expects of one modality."""
+
+    width: int = Field(ge=1, description="channels of a raw frame")
+    statistics: dict[str, Any] = Field(
+        description="FeatureStatistics of the training speakers; {} if not trained"
+    )
+    trained: bool = Field(
+        description="False when no training clip had the modality; it cannot be predicted from"
+    )
+    extractor: dict[str, Any] = Field(description="name, version and settings of the feature extractor")
+
+
+class ModelDescription(FrozenConfig):
+    """Everything about a model but its weights."""
+
+    format_version: int = _FORMAT_VERSION
+    network: NetworkSettings
+    task: Task = Field(discriminator="kind")
+    audio: ModalityDescription
+    video: ModalityDescription
+    fusion_trained: bool
+    speaker_normalisation: bool
+    max_frames: int
+    provenance: dict[str, Any] = Field(description="corpus, card, store and configuration of the training")
+
+
+@dataclass(frozen=True)
+class ClipFeatures:
+    """Raw features of one clip, as an extractor gives them.
+
+    Attributes:
+        audio: (time, channel) or None.
+        video: (time, channel) or None.
+    """
+
+    audio: NDArray[np.float32] | None = None
+    video: NDArray[np.float32] | None = None
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a model says of one clip.
+
+    Attributes:
+        label: most probable class; empty for attributes.
+        probabilities: of the classes; empty for attributes.
+        attributes: by name; empty for classes.
+        condition: modalities used: ``audio_video``, ``audio`` or ``video``.
+    """
+
+    label: str
+    probabilities: tuple[float, ...]
+    attributes: Mapping[str, float]
+    condition: str
+
+
+class SavedModel:
+    """A trained network that predicts from raw features, in float32 on the CPU unless moved.
+
+    Args:
+        network: with its weights.
+        description: of the network and its inputs.
+    """
+
+    def __init__(self, network: Vavl, description: ModelDescription) -> None:
+        self.network = network.eval()
+        self.description = description
+        self._statistics = {
+            modality: FeatureStatistics.from_dict(part.statistics)
+            for modality, part in (("audio", description.audio), ("video", description.video))
+            if part.trained
+        }
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names in the order of the probabilities; empty for a model of attributes."""
+        task = self.description.task
+        return task.classes if isinstance(task, ClassTask) else ()
+
+    def check_store(self, store: FeatureStore) -> None:
+        """Refuse a store whose features are not those the model was trained on.
+
+        Raises:
+            StoreError: another corpus, extractor, settings or width.
+        """
+        for modality, statistics in self._statistics.items():
+            if modality in store.info:
+                statistics.check(store.corpus, store.info[modality])
+
+    @torch.no_grad()
+    def predict(self, clips: Sequence[ClipFeatures]) -> list[Prediction]:
+        """Predict clips from whatever modality each has; no prediction depends on the other clips.
+
+        Raises:
+            InputError: a clip has no modality that the model was trained on, the wrong number of
+                channels, non-finite values, or the model needs per-speaker statistics.
+        """
+        if not clips:
+            return []
+        if self.description.speaker_normalisation:
+            raise InputError(
+                "model", "speaker_normalisation", "was trained on features normalised per speaker",
+                "use a model trained with features.speaker_normalisation=false for single clips",
+            )  # fmt: skip
+        prepared = [self._prepared(number, clip) for number, clip in enumerate(clips)]
+        batch = _batch(prepared, self.description)
+        output: VavlOutput = self.network(batch)
+        unimodal: dict[str, dict[int, Tensor]] = {
+            AUDIO: _by_clip(batch.audio.clip, output.audio.logits),
+            VIDEO: _by_clip(batch.video.clip, output.video.logits),
+        }
+        found: list[Prediction] = []
+        for number, clip in enumerate(prepared):
+            condition = _condition(clip)
+            logits = output.fusion_logits[number] if condition == AUDIO_VIDEO else unimodal[condition][number]
+            found.append(self._prediction(condition, logits))
+        return found
+
+    def _prepared(self, number: int, clip: ClipFeatures) -> ClipFeatures:
+        """Check, cut and normalise one clip; drop modalities that the model cannot use."""
+        frames = {
+            modality: self._normalised(number, modality, getattr(clip, modality), part)
+            for modality, part in (("audio", self.description.audio), ("video", self.description.video))
+        }
+        if not self.description.fusion_trained and all(value is not None for value in frames.values()):
+            frames["video"] = None
+        if all(value is None for value in frames.values()):
+            raise InputError(
+                f"clip {number}", "audio, video", "has no modality that the model was trained on",
+                "give at least one of them",
+            )  # fmt: skip
+        return ClipFeatures(**frames)
+
+    def _normalised(
+        self, number: int, modality: str, values: NDArray[np.float32] | None, part: ModalityDescription
+    ) -> NDArray[np.float32] | None:
+        if values is None or not part.trained:
+            return None
+        values = np.asarray(values, dtype=np.float32)
+        if values.ndim != 2 or values.shape[1] != part.width or len(values) == 0:
+            raise InputError(
+                f"clip {number}", modality, f"has shape {values.shape}, expected (frames, {part.width})",
+                f"extract it with {part.extractor.get('extractor', 'the extractor of the model')}",
+            )  # fmt: skip
+        if not np.isfinite(values).all():
+            raise InputError(
+                f"clip {number}", modality, "holds NaN or infinite values", "check the extraction"
+            )
+        return self._statistics[modality].normalisation.apply(
+            middle_frames(values, self.description.max_frames)
+        )
+
+    def _prediction(self, condition: str, logits: Tensor) -> Prediction:
+        match self.description.task:
+            case ClassTask(classes=classes):
+                probabilities = torch.softmax(logits.float(), dim=-1)
+                label = classes[int(probabilities.argmax())]
+                return Prediction(label, tuple(probabilities.tolist()), {}, condition)
+            case AttributeTask(attributes=names):
+                values = dict(zip(names, logits.float().tolist(), strict=True))
+                return Prediction("", (), values, condition)
+
+
+def save_model(folder: Path, weights: Mapping[str, Tensor], description: ModelDescription) -> None:
+    """Write a model; the description comes last, so a folder with it is complete."""
+    make_folder(folder)
+    with written_beside(folder / _WEIGHTS_FILE) as partial:
+        save_file({name: value.contiguous() for name, value in weights.items()}, partial)
+    write_json(folder / _DESCRIPTION_FILE, description.model_dump(mode="json"))
+
+
+def load_model(folder: Path) -> SavedModel:
+    """Read what ``save_model`` wrote.
+
+    Raises:
+        InputError: files missing, broken, of another format, or weights that do not fit.
+    """
+    description = ModelDescription.model_validate(read_json(folder / _DESCRIPTION_FILE))
+    if description.format_version != _FORMAT_VERSION:
+        raise InputError(
+            str(folder / _DESCRIPTION_FILE), "format_version",
+            f"is {description.format_version}, this version reads {_FORMAT_VERSION}", "use the version that wrote it",
+        )  # fmt: skip
+    network = build_network(description)
+    try:
+        network.load_state_dict(load_file(folder / _WEIGHTS_FILE))
+    except (OSError, SafetensorError, RuntimeError) as fault:
+        raise InputError(
+            str(folder / _WEIGHTS_FILE), "", f"cannot be used: {fault}", "export the model again"
+        ) from None
+    return SavedModel(network, description)
+
+
+def build_network(description: ModelDescription) -> Vavl:
+    """Build the network that a description names, with fresh weights."""
+    return Vavl(
+        description.network, description.audio.width, description.video.width, description.task.outputs
+    )
+
+
+def _by_clip(clip: Tensor, logits: Tensor) -> dict[int, Tensor]:
+    return dict(zip(clip.tolist(), logits, strict=True))
+
+
+def _condition(clip: ClipFeatures) -> str:
+    if clip.audio is not None and clip.video is not None:
+        return AUDIO_VIDEO
+    return AUDIO if clip.audio is not None else VIDEO
+
+
+def _batch(clips: Sequence[ClipFeatures], description: ModelDescription) -> ClipBatch:
+    sides = {}
+    for modality, width in (("audio", description.audio.width), ("video", description.video.width)):
+        places = [number for number, clip in enumerate(clips) if getattr(clip, modality) is not None]
+        sides[modality] = pad_clips([getattr(clips[place], modality) for place in places], places, width)
+    nothing = torch.zeros(len(clips))
+    return ClipBatch(
+        audio=sides["audio"],
+        video=sides["video"],
+        index=torch.arange(len(clips)),
+        target=torch.zeros(len(clips), description.task.outputs),
+        is_labelled=nothing,
+        has_audio=nothing,
+        has_video=nothing,
+    )

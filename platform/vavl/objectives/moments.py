@@ -1,0 +1,26 @@
+"""Sums over the global batch with gradients for the local part: exact over ranks and micro-batches.
+
+A loss such as 1 - CCC is a function of moments of the whole global batch. Each rank and each
+micro-batch holds a part of every moment. With G the sum of a moment over all parts and L the part at
+hand, ``linked(G, L)`` has the value of G and the gradient of L; since dLoss/dG is the same
+everywhere, the gradients of all parts add up to the gradient of the loss of the pooled batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+Moments = Mapping[str, Tensor]
+"""Named sums over clips; what several ranks and micro-batches add up."""
+
+
+def linked(global_sum: Tensor, local_sum: Tensor) -> Tensor:
+    """Return ``global_sum`` in value, with the gradient of ``local_sum``."""
+    return global_sum.detach() + (local_sum - local_sum.detach())
+
+
+def add_moments(first: Moments, second: Moments) -> dict[str, Tensor]:
+    """Add two sets of moments name by name; both must hold the same names."""
+    return {name: first[name] + second[name] for name in first}

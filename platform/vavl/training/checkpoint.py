@@ -1,0 +1,131 @@
+"""Checkpoints that are complete or do not count: written beside, summed up, renamed."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from pathlib import Path
+
+from pydantic import Field
+
+from vavl.config.base import FrozenConfig
+from vavl.config.files import make_folder, read_json, sha256_of_file, write_json
+from vavl.errors import TrainingError, VavlError
+from vavl.training.collectives import from_rank_zero, rank_and_world_size, wait_for_all
+from vavl.training.engine import Engine
+
+_log = logging.getLogger(__name__)
+
+_LOOP_FILE = "loop.json"
+_MANIFEST_FILE = "manifest.json"
+
+
+class LoopState(FrozenConfig):
+    """Where a run stands after an epoch; everything else follows from seed and step."""
+
+    config_hash: str
+    workers: int
+    zero_stage: int
+    step: int = 0
+    epoch: int = 0
+    best_epoch: int = -1
+    best_score: float | None = None
+    epochs_without_gain: int = 0
+    trained_clips: int = 0
+    trained_seconds: float = 0.0
+    largest_loss: float = Field(0.0, description="of any step so far; for the record")
+
+
+class CheckpointFolder:
+    """The checkpoints of one run: ``<root>/step-00000120`` holds all ranks' shards.
+
+    Args:
+        root: folder that every rank can write.
+        keep: how many of the newest stay.
+    """
+
+    def __init__(self, root: Path, keep: int) -> None:
+        self._root = root
+        self._keep = keep
+
+    def save(self, engine: Engine, state: LoopState) -> None:
+        """Write a checkpoint. Every rank must call."""
+        final = self._root / f"step-{state.step:08d}"
+        partial = self._root / f".{final.name}.partial"
+        rank, _ = rank_and_world_size()
+        if rank == 0:
+            shutil.rmtree(partial, ignore_errors=True)
+            make_folder(partial)
+        wait_for_all()
+        engine.save(partial / "engine")
+        wait_for_all()
+        if rank == 0:
+            write_json(partial / _LOOP_FILE, state.model_dump(mode="json"))
+            write_json(partial / _MANIFEST_FILE, _sums(partial))
+            shutil.rmtree(final, ignore_errors=True)
+            partial.rename(final)
+            self._drop_old()
+        wait_for_all()
+
+    def resume(self, engine: Engine, config_hash: str) -> LoopState | None:
+        """Load the newest complete checkpoint of this configuration. Every rank must call.
+
+        Returns:
+            Its state, or None when there is none.
+
+        Raises:
+            TrainingError: the checkpoint was written by another number of workers or ZeRO stage.
+        """
+        rank, world_size = rank_and_world_size()
+        found = from_rank_zero(str(self._newest_complete() or "") if rank == 0 else "")
+        if not found:
+            return None
+        folder = Path(found)
+        state = LoopState.model_validate(read_json(folder / _LOOP_FILE))
+        if state.config_hash != config_hash:
+            raise TrainingError(
+                found, "config_hash", f"belongs to configuration {state.config_hash}, not {config_hash}",
+                "choose another output_dir, or set training.resume=never",
+            )  # fmt: skip
+        if state.workers != world_size:
+            raise TrainingError(
+                found, "workers", f"was written by {state.workers} workers, this run has {world_size}",
+                f"resume with training.workers={state.workers}, or set training.resume=never",
+            )  # fmt: skip
+        engine.load(folder / "engine")
+        _log.info("resumed from %s at step %d", folder.name, state.step)
+        return state
+
+    def _newest_complete(self) -> Path | None:
+        for folder in sorted(self._root.glob("step-*"), reverse=True):
+            fault = _fault(folder)
+            if fault is None:
+                return folder
+            _log.warning("checkpoint %s is skipped: %s", folder, fault)
+        return None
+
+    def _drop_old(self) -> None:
+        for folder in sorted(self._root.glob("step-*"))[: -self._keep]:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _sums(folder: Path) -> dict[str, dict[str, int | str]]:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {
+        str(path.relative_to(folder)): {"bytes": path.stat().st_size, "sha256": sha256_of_file(path)}
+        for path in files
+    }
+
+
+def _fault(folder: Path) -> str | None:
+    """Say what is wrong with a checkpoint; engines' own files hold pickles, so nothing is loaded before."""
+    try:
+        expected = read_json(folder / _MANIFEST_FILE)
+    except VavlError as fault:
+        return fault.problem
+    found = _sums(folder)
+    found.pop(_MANIFEST_FILE, None)
+    if found.keys() != expected.keys():
+        return f"files differ from the manifest: {sorted(found.keys() ^ expected.keys())}"
+    torn = sorted(name for name in expected if found[name] != expected[name])
+    return f"checksums differ: {torn}" if torn else None

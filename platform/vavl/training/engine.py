@@ -1,0 +1,242 @@
+"""The engines that turn losses into optimizer steps; the only file with deepspeed.
+
+Both obey one contract: gradients are *added up* over ranks and micro-batches, so that a loss whose
+parts sum to the global loss gives the gradient of the global loss.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from vavl.data.batch import ClipBatch
+from vavl.models.vavl import VavlOutput
+from vavl.training.collectives import rank_and_world_size, start_single_process_group
+from vavl.training.settings import TrainingSettings
+
+_log = logging.getLogger(__name__)
+
+
+class Engine(Protocol):
+    """What the loop asks of an engine. ``load``, ``save``, ``full_weights`` and ``forward`` are collective."""
+
+    network: nn.Module
+    device: torch.device
+
+    def forward(self, batch: ClipBatch) -> VavlOutput:
+        """Run the network on a micro-batch."""
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradient of one micro-batch; once per micro-batch."""
+
+    def step(self, learning_rate: float) -> float | None:
+        """Clip, update the weights, clear the gradients; return the gradient's norm where it is known."""
+
+    def full_weights(self) -> dict[str, Tensor]:
+        """Return all weights in float32 on the CPU."""
+
+    def save(self, folder: Path) -> None:
+        """Write this rank's part of the weights and the optimizer's state into ``folder``."""
+
+    def load(self, folder: Path) -> None:
+        """Read what ``save`` wrote with the same number of workers and the same stage."""
+
+
+def make_engine(network: nn.Module, settings: TrainingSettings, rows_per_slot: int) -> Engine:
+    """Build the engine that the settings name.
+
+    Args:
+        network: on the CPU, float32; parts that must not train have ``requires_grad`` False.
+        settings: engine, stage and precision.
+        rows_per_slot: clips of a micro-batch of one rank.
+    """
+    match settings.engine:
+        case "deepspeed":
+            return DeepSpeedEngine(network, settings, rows_per_slot)
+        case "torch":
+            return TorchEngine(network, settings)
+
+
+class TorchEngine:
+    """One process with torch alone: the plain reference, and enough for one GPU."""
+
+    def __init__(self, network: nn.Module, settings: TrainingSettings) -> None:
+        self.device = _device(settings)
+        self.network = network.to(self.device)
+        self._clipping = settings.optimizer.gradient_clipping
+        self._bf16 = settings.precision == "bf16"
+        self._optimizer = make_optimizer(self.network, settings)
+
+    def forward(self, batch: ClipBatch) -> VavlOutput:
+        """Run the network; under bf16 with float32 weights and autocast."""
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self._bf16):
+            output: VavlOutput = self.network(batch)
+        return output
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradient of one micro-batch."""
+        torch.autograd.backward(loss)
+
+    def step(self, learning_rate: float) -> float | None:
+        """Clip, update, clear."""
+        limit = self._clipping or float("inf")
+        norm = nn.utils.clip_grad_norm_(_trainable(self.network), limit)
+        _set_learning_rate(self._optimizer, learning_rate)
+        self._optimizer.step()
+        self._optimizer.zero_grad()
+        return float(norm)
+
+    def full_weights(self) -> dict[str, Tensor]:
+        """Return all weights in float32 on the CPU."""
+        return {name: value.detach().float().cpu().clone() for name, value in self.network.named_parameters()}
+
+    def save(self, folder: Path) -> None:
+        """Write weights and optimizer state."""
+        folder.mkdir(parents=True, exist_ok=True)
+        state = {"network": self.network.state_dict(), "optimizer": self._optimizer.state_dict()}
+        torch.save(state, folder / "torch.pt")
+
+    def load(self, folder: Path) -> None:
+        """Read weights and optimizer state; tensors and plain values only."""
+        state = torch.load(folder / "torch.pt", map_location=self.device, weights_only=True)
+        self.network.load_state_dict(state["network"])
+        self._optimizer.load_state_dict(state["optimizer"])
+
+
+class DeepSpeedEngine:
+    """DeepSpeed ZeRO 0-3 in fp32 or bf16."""
+
+    def __init__(self, network: nn.Module, settings: TrainingSettings, rows_per_slot: int) -> None:
+        deepspeed = _import_deepspeed(settings)
+        self.device = _device(settings)
+        start_single_process_group()
+        _, self._world_size = rank_and_world_size()
+        self._micro_batches = settings.micro_batches
+        self._backwards = 0
+        # Ray Train sets it; a single process without a launcher is rank 0 of its machine.
+        os.environ.setdefault("LOCAL_RANK", "0")
+        deepspeed.init_distributed(dist_backend="nccl" if self.device.type == "cuda" else "gloo")
+        self._engine, self._optimizer, _, _ = deepspeed.initialize(
+            model=network,
+            optimizer=make_optimizer(network, settings),
+            config=deepspeed_config(settings, rows_per_slot, self._world_size),
+            dist_init_required=False,
+        )
+        self.network = self._engine.module
+
+    def forward(self, batch: ClipBatch) -> VavlOutput:
+        """Run the network through DeepSpeed's hooks. Every rank must call."""
+        output: VavlOutput = self._engine(batch)
+        return output
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradient of one micro-batch. Every rank must call.
+
+        DeepSpeed divides by the number of micro-batches and averages over ranks; multiplying by both
+        here is the one place that undoes it.
+        """
+        self._engine.backward(loss * (self._world_size * self._micro_batches))
+        self._backwards += 1
+        if self._backwards % self._micro_batches:
+            # DeepSpeed counts micro-batches by calls of step; before the last one it updates nothing.
+            self._engine.step()
+
+    def step(self, learning_rate: float) -> float | None:
+        """Clip, update, clear. Every rank must call."""
+        _set_learning_rate(self._engine.optimizer, learning_rate)
+        self._engine.step()
+        norm = self._engine.get_global_grad_norm()
+        return None if norm is None else float(norm)
+
+    def full_weights(self) -> dict[str, Tensor]:
+        """Gather all weights in float32 on the CPU. Every rank must call."""
+        from deepspeed.utils import safe_get_full_fp32_param
+        from deepspeed.zero import GatheredParameters
+
+        weights: dict[str, Tensor] = {}
+        for name, parameter in self.network.named_parameters():
+            # Frozen parameters and stage 0 in fp32 have no separate float32 copy.
+            full = safe_get_full_fp32_param(parameter) if parameter.requires_grad else None
+            if full is None:
+                with GatheredParameters([parameter], enabled=hasattr(parameter, "ds_id")):
+                    full = parameter.detach()
+            weights[name] = full.detach().float().cpu().clone().reshape(_full_shape(parameter))
+        return weights
+
+    def save(self, folder: Path) -> None:
+        """Write this rank's shard. Every rank must call."""
+        self._engine.save_checkpoint(str(folder), tag="engine", save_latest=False)
+
+    def load(self, folder: Path) -> None:
+        """Read this rank's shard. Every rank must call."""
+        self._engine.load_checkpoint(str(folder), tag="engine", load_lr_scheduler_states=False)
+
+
+def deepspeed_config(settings: TrainingSettings, rows_per_slot: int, world_size: int) -> dict[str, Any]:
+    """Translate the settings into DeepSpeed's dictionary; every key that matters is written out."""
+    return {
+        "train_batch_size": rows_per_slot * settings.micro_batches * world_size,
+        "train_micro_batch_size_per_gpu": rows_per_slot,
+        "gradient_accumulation_steps": settings.micro_batches,
+        # Absent, this key means 1.0.
+        "gradient_clipping": settings.optimizer.gradient_clipping,
+        "zero_optimization": {
+            "stage": settings.zero_stage,
+            "stage3_gather_16bit_weights_on_model_save": True,
+        },
+        "bf16": {"enabled": settings.precision == "bf16"},
+        "fp16": {"enabled": False},
+        "zero_allow_untested_optimizer": True,
+        "steps_per_print": 2**31 - 1,
+        "wall_clock_breakdown": False,
+    }
+
+
+def make_optimizer(network: nn.Module, settings: TrainingSettings) -> torch.optim.Optimizer:
+    """Build torch's own AdamW: DeepSpeed's CPU version compiles for a minute and needs a compiler."""
+    chosen = settings.optimizer
+    return torch.optim.AdamW(
+        _trainable(network), lr=chosen.learning_rate, betas=chosen.betas, weight_decay=chosen.weight_decay
+    )
+
+
+def _trainable(network: nn.Module) -> list[nn.Parameter]:
+    return [parameter for parameter in network.parameters() if parameter.requires_grad]
+
+
+def _set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate
+
+
+def _device(settings: TrainingSettings) -> torch.device:
+    if settings.gpus_per_worker > 0:
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    return torch.device("cpu")
+
+
+def _full_shape(parameter: nn.Parameter) -> torch.Size:
+    # ZeRO-3 leaves an empty tensor in place of a sharded parameter and keeps the shape beside it.
+    shape: torch.Size = getattr(parameter, "ds_shape", parameter.shape)
+    return shape
+
+
+def _import_deepspeed(settings: TrainingSettings) -> Any:
+    if settings.gpus_per_worker == 0:
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    import deepspeed
+
+    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    if settings.gpus_per_worker == 0:
+        # On a CPU init_distributed would compile this operation, and fail without compiler and ninja.
+        _log.info(
+            "DeepSpeed's shared-memory operation is switched off on the CPU; gloo is used, no compiler needed"
+        )
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    return deepspeed

@@ -1,0 +1,137 @@
+"""Predictions and scores of a split under the three conditions, exact over ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from numpy.typing import NDArray
+from scipy.special import softmax
+
+from vavl.config.files import written_beside
+from vavl.data.batch import ClipBatch
+from vavl.data.collection import ClipCollection, Normaliser
+from vavl.data.loader import RankPlace, evaluation_batches
+from vavl.metrics.attributes import attribute_scores
+from vavl.metrics.classes import class_scores
+from vavl.metrics.names import AUDIO, AUDIO_VIDEO, CONDITIONS, VIDEO, metric_name
+from vavl.models.settings import AttributeTask, ClassTask, Task
+from vavl.models.vavl import VavlOutput
+from vavl.training.collectives import add_array_over_ranks
+
+Forward = Callable[[ClipBatch], VavlOutput]
+
+
+@dataclass(frozen=True)
+class SplitPredictions:
+    """What the network says of every labelled clip of a split.
+
+    Attributes:
+        rows: (clips,), manifest rows, ascending.
+        predicted: by condition (clips, outputs): class probabilities or attribute values.
+        counts: by condition (clips,): the clip has the condition's modalities and a label.
+        target: (clips, outputs).
+    """
+
+    rows: NDArray[np.int64]
+    predicted: Mapping[str, NDArray[np.float64]]
+    counts: Mapping[str, NDArray[np.bool_]]
+    target: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class EvaluationData:
+    """What an evaluation reads.
+
+    Attributes:
+        collection: the clips.
+        normaliser: by modality.
+        task: what is predicted.
+        batch_size: clips per rank and forward.
+        place: of this rank.
+        device: where the network is.
+    """
+
+    collection: ClipCollection
+    normaliser: Mapping[str, Normaliser]
+    task: Task
+    batch_size: int
+    place: RankPlace
+    device: torch.device
+
+
+@torch.no_grad()
+def predict_split(forward: Forward, data: EvaluationData, rows: NDArray[np.int64]) -> SplitPredictions:
+    """Predict the labelled clips among ``rows``. Every rank must call, with the network in evaluation mode.
+
+    One forward gives all three conditions; each clip is seen by exactly one rank.
+    """
+    rows = np.sort(rows[data.collection.is_labelled[rows]])
+    found = np.zeros((len(CONDITIONS), len(rows), data.task.outputs))
+    for batch in evaluation_batches(data.collection, rows, data.normaliser, data.batch_size, data.place):
+        output = forward(batch.to(data.device))
+        for condition, logits, clip in (
+            (AUDIO_VIDEO, output.fusion_logits, torch.arange(batch.clips)),
+            (AUDIO, output.audio.logits, batch.audio.clip),
+            (VIDEO, output.video.logits, batch.video.clip),
+        ):
+            index = batch.index[clip].numpy()
+            real = index >= 0
+            place = np.searchsorted(rows, index[real])
+            found[CONDITIONS.index(condition), place] = logits.double().cpu().numpy()[real]
+    found = add_array_over_ranks(found, data.device)
+    if isinstance(data.task, ClassTask):
+        found = softmax(found, axis=-1)
+    has_audio, has_video = data.collection.has("audio")[rows], data.collection.has("video")[rows]
+    counts = {AUDIO_VIDEO: has_audio & has_video, AUDIO: has_audio, VIDEO: has_video}
+    return SplitPredictions(
+        rows,
+        dict(zip(CONDITIONS, found, strict=True)),
+        counts,
+        data.collection.target[rows].astype(np.float64),
+    )
+
+
+def score_split(split: str, predictions: SplitPredictions, task: Task) -> dict[str, float]:
+    """Return the metrics of a split, named ``<split>/<condition>/<metric>``, with the clips counted."""
+    scores: dict[str, float] = {}
+    for condition in CONDITIONS:
+        counts = predictions.counts[condition]
+        predicted, target = predictions.predicted[condition][counts], predictions.target[counts]
+        match task:
+            case ClassTask():
+                found = class_scores(predicted, target)
+            case AttributeTask():
+                found = attribute_scores(predicted, target, task.attributes)
+        if found:
+            scores |= {metric_name(split, condition, name): value for name, value in found.items()}
+            scores[metric_name(split, condition, "clips")] = float(counts.sum())
+    return scores
+
+
+def save_predictions(
+    path: Path, split: str, predictions: SplitPredictions, collection: ClipCollection, task: Task
+) -> None:
+    """Write one row per clip and condition: clip_id, speaker, condition, target and predictions."""
+    names = task.classes if isinstance(task, ClassTask) else task.attributes
+    clip_ids = collection.manifest.table.column("clip_id").take(pa.array(predictions.rows))
+    speakers = [collection.speakers[code] for code in collection.speaker[predictions.rows]]
+    tables = []
+    for condition in CONDITIONS:
+        columns = {
+            "clip_id": clip_ids,
+            "speaker": pa.array(speakers, pa.string()),
+            "split": pa.array([split] * len(speakers), pa.string()),
+            "condition": pa.array([condition] * len(speakers), pa.string()),
+        }
+        for column, name in enumerate(names):
+            columns[f"target_{name}"] = pa.array(predictions.target[:, column])
+            columns[f"predicted_{name}"] = pa.array(predictions.predicted[condition][:, column])
+        tables.append(pa.table(columns).filter(pa.array(predictions.counts[condition])))
+    with written_beside(path) as partial:
+        pq.write_table(pa.concat_tables(tables), partial)

@@ -1,0 +1,235 @@
+"""Everything a worker sets up before the first step: data, network, engine, checkpoints."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from vavl.config.snapshot import config_hash
+from vavl.data.collection import ClipCollection, Normaliser, normalisers, open_collection
+from vavl.data.loader import RankPlace, StepLoader
+from vavl.data.manifest import TEST, TRAIN, VALIDATION
+from vavl.data.partitions import Partition, PartitionedClips, compose_batch, partition_clips
+from vavl.data.sampler import Sampler
+from vavl.data.statistics import FeatureStatistics
+from vavl.errors import InputError
+from vavl.models.saved_model import ModalityDescription, ModelDescription, build_network
+from vavl.models.settings import AttributeTask, ClassTask, Task
+from vavl.models.vavl import Vavl
+from vavl.training.checkpoint import CheckpointFolder
+from vavl.training.collectives import rank_and_world_size
+from vavl.training.engine import Engine, make_engine
+from vavl.training.evaluation import EvaluationData
+from vavl.training.settings import TrainingPlan
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class RunData:
+    """The clips of a run by split and partition.
+
+    Attributes:
+        collection: all clips of the store.
+        rows: manifest rows by split; validation and test rows as they are in the manifest.
+        partitioned: training clips by partition.
+        composition: rows of a global batch by partition.
+        normaliser: by modality, from the training speakers.
+        task: what is predicted.
+    """
+
+    collection: ClipCollection
+    rows: Mapping[str, NDArray[np.int64]]
+    partitioned: PartitionedClips
+    composition: Mapping[Partition, int]
+    normaliser: Mapping[str, Normaliser]
+    task: Task
+
+
+@dataclass(frozen=True)
+class TrainingRun:
+    """A run that is ready for its first step, on one rank."""
+
+    plan: TrainingPlan
+    data: RunData
+    description: ModelDescription
+    frozen: tuple[str, ...]
+    """Parts that no training clip feeds; they keep their first weights."""
+    parameters: int
+    engine: Engine
+    loader: StepLoader
+    checkpoints: CheckpointFolder
+    place: RankPlace
+    steps_per_epoch: int
+    total_steps: int
+
+    def evaluation_data(self) -> EvaluationData:
+        """Return what an evaluation during training reads."""
+        size = self.plan.evaluation.batch_size
+        data = self.data
+        return EvaluationData(
+            data.collection, data.normaliser, data.task, size, self.place, self.engine.device
+        )
+
+
+def open_run_data(plan: TrainingPlan) -> RunData:
+    """Read store and manifest, check the splits, and decide the composition of the global batch.
+
+    Raises:
+        StoreError, InputError, ConfigError: the store, the fold or the composition cannot be used.
+    """
+    collection = open_collection(plan.data)
+    split = collection.manifest.split(plan.data.fold)
+    rows = {
+        name: np.flatnonzero(split == code).astype(np.int64)
+        for name, code in (("train", TRAIN), ("validation", VALIDATION), ("test", TEST))
+    }
+    wanted = ("train", "validation", "test") if plan.evaluation.test else ("train", "validation")
+    for name in wanted:
+        if not collection.is_labelled[rows[name]].any():
+            raise InputError(
+                str(plan.data.store), f"split {name} of fold {plan.data.fold}", "holds no labelled clip",
+                "check the card's splits, data.fold and the quarantine of the store",
+            )  # fmt: skip
+    has_audio, has_video = collection.has("audio"), collection.has("video")
+    partitioned = partition_clips(rows["train"], has_audio, has_video, collection.is_labelled)
+    normaliser = normalisers(collection, rows["train"], per_speaker=plan.features.speaker_normalisation)
+    composition = compose_batch(partitioned, plan.data.composition)
+    return RunData(collection, rows, partitioned, composition, normaliser, _task(collection, plan))
+
+
+def prepare_run(plan: TrainingPlan) -> TrainingRun:
+    """Set up one rank. Every rank must call, after the process group was started."""
+    settings = plan.training
+    rank, world_size = rank_and_world_size()
+    torch.set_num_threads(settings.threads_per_worker or max(1, int(settings.cpus_per_worker)))
+    data = open_run_data(plan)
+    sampler = Sampler(
+        data.partitioned.clips, dict(data.composition), data.collection.lengths(), settings.seed
+    )
+    place = RankPlace(rank, world_size, settings.micro_batches)
+    description = describe_model(plan, data)
+    torch.manual_seed(settings.seed)
+    network = build_network(description)
+    frozen = freeze_unfed_parts(network, data.partitioned)
+    steps_per_epoch = -(-data.partitioned.count // sampler.batch_size)
+    total_steps = min(settings.max_epochs * steps_per_epoch, settings.max_steps or 2**62)
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    slots = world_size * settings.micro_batches
+    run = TrainingRun(
+        plan=plan,
+        data=data,
+        description=description,
+        frozen=frozen,
+        parameters=parameters,
+        engine=make_engine(network, settings, rows_per_slot=-(-sampler.batch_size // slots)),
+        loader=StepLoader(data.collection, sampler, data.normaliser, place),
+        checkpoints=CheckpointFolder(plan.output_dir / "checkpoints", settings.keep_checkpoints),
+        place=place,
+        steps_per_epoch=steps_per_epoch,
+        total_steps=total_steps,
+    )
+    if rank == 0:
+        for line in summary_lines(run):
+            _log.info(line)
+    return run
+
+
+def describe_model(plan: TrainingPlan, data: RunData) -> ModelDescription:
+    """Put together everything about the model but its weights."""
+    has_pairs = any(name.startswith("paired") for name in data.partitioned.clips)
+    manifest, store = data.collection.manifest, data.collection.store
+    return ModelDescription(
+        network=plan.model,
+        task=data.task,
+        audio=_describe_modality("audio", data),
+        video=_describe_modality("video", data),
+        fusion_trained=has_pairs,
+        speaker_normalisation=plan.features.speaker_normalisation,
+        max_frames=plan.data.max_frames,
+        provenance={
+            "corpus": manifest.corpus,
+            "target": plan.data.target,
+            "label_target": manifest.target,
+            "protocol": manifest.protocol,
+            "fold": plan.data.fold,
+            "store_hash": store.hash,
+            "config_hash": config_hash(plan),
+        },
+    )
+
+
+def freeze_unfed_parts(network: Vavl, partitioned: PartitionedClips) -> tuple[str, ...]:
+    """Freeze what no training clip can feed: weight decay would move it without any evidence.
+
+    Returns:
+        Names of the frozen parts.
+    """
+    names = list(partitioned.clips)
+    has_pairs = any(name.startswith("paired") for name in names)
+    fed = {
+        "audio_path": has_pairs or any(name.startswith("audio_only") for name in names),
+        "video_path": has_pairs or any(name.startswith("video_only") for name in names),
+        "fusion_head": any(name.startswith("paired") and name.is_labelled for name in names),
+    }
+    frozen = tuple(name for name, is_fed in fed.items() if not is_fed)
+    for name in frozen:
+        part: nn.Module = getattr(network, name)
+        part.requires_grad_(requires_grad=False)
+    return frozen
+
+
+def summary_lines(run: TrainingRun) -> list[str]:
+    """Say in a few lines what is going to be trained on what."""
+    data, settings = run.data, run.plan.training
+    table = ", ".join(
+        f"{name}: {len(data.partitioned.clips[name])} clips, {rows} rows/step"
+        for name, rows in data.composition.items()
+    )
+    splits = ", ".join(f"{name} {len(rows)}" for name, rows in data.rows.items())
+    frozen = ", ".join(run.frozen) or "none"
+    how = f"ZeRO {settings.zero_stage}, {settings.precision}, engine {settings.engine}"
+    return [
+        f"clips by split: {splits}",
+        f"partitions of the training clips: {table}",
+        f"network: {run.parameters / 1e6:.2f} M parameters; frozen for want of clips: {frozen}",
+        f"{run.total_steps} steps ({run.steps_per_epoch} per epoch), {run.place.world_size} worker(s), {how}",
+    ]
+
+
+def _describe_modality(modality: str, data: RunData) -> ModalityDescription:
+    collection = data.collection
+    info = collection.store.info.get(modality)
+    prefix = f"{modality}_only"
+    trained = any(name.startswith(("paired", prefix)) for name in data.partitioned.clips)
+    return ModalityDescription(
+        width=collection.width(modality),
+        statistics=_statistics(modality, data) if trained else {},
+        trained=trained,
+        extractor=_provenance(info),
+    )
+
+
+def _statistics(modality: str, data: RunData) -> dict[str, Any]:
+    store = data.collection.store
+    common = data.normaliser[modality].common
+    return FeatureStatistics(store.corpus, modality, store.info[modality].provenance, common).to_dict()
+
+
+def _provenance(info: Any) -> dict[str, Any]:
+    if info is None:
+        return {}
+    return {"extractor": info.extractor, "version": info.version, "settings": dict(info.settings)}
+
+
+def _task(collection: ClipCollection, plan: TrainingPlan) -> Task:
+    if plan.data.target == "attributes":
+        return AttributeTask()
+    return ClassTask(classes=collection.manifest.classes)

@@ -1,0 +1,106 @@
+"""What one training process does from start to end."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from vavl.config.files import read_json, write_json
+from vavl.config.snapshot import config_hash
+from vavl.data.manifest import Manifest
+from vavl.errors import TrainingError
+from vavl.models.saved_model import load_model
+from vavl.training.checkpoint import LoopState
+from vavl.training.collectives import wait_for_all
+from vavl.training.evaluation import (
+    EvaluationData,
+    SplitPredictions,
+    predict_split,
+    save_predictions,
+    score_split,
+)
+from vavl.training.loop import BEST_FOLDER, Report, train
+from vavl.training.run import TrainingRun, prepare_run
+from vavl.training.settings import TrainingPlan
+
+OUTCOME_FILE = "outcome.json"
+PREDICTIONS_FOLDER = "predictions"
+
+
+def train_on_worker(plan: TrainingPlan, report: Report) -> None:
+    """Set up, train, and measure the best epoch. Every rank must call.
+
+    Leaves in ``plan.output_dir``: ``best/`` (the model), ``checkpoints/``, ``predictions/`` and
+    ``outcome.json``, which comes last.
+    """
+    run = prepare_run(plan)
+    fresh = LoopState(
+        config_hash=config_hash(plan), workers=run.place.world_size, zero_stage=plan.training.zero_stage
+    )
+    state = run.checkpoints.resume(run.engine, fresh.config_hash) or fresh
+    if state.step < run.total_steps:
+        state = train(run, state, report)
+    conclude(run, state)
+
+
+def conclude(run: TrainingRun, state: LoopState) -> None:
+    """Measure the model that is kept: the saved weights of the best epoch, in float32.
+
+    Validation always, test only when the plan asks. Every rank must call.
+    """
+    if state.best_epoch < 0:
+        raise TrainingError("training", "best epoch", "no epoch was finished", "train at least one epoch")
+    wait_for_all()
+    model = load_model(run.plan.output_dir / BEST_FOLDER)
+    model.check_store(run.data.collection.store)
+    network = model.network.to(run.engine.device)
+    metrics: dict[str, float] = {}
+    for split in ("validation", "test") if run.plan.evaluation.test else ("validation",):
+        data: EvaluationData = run.evaluation_data()
+        predictions = predict_split(network, data, run.data.rows[split])
+        metrics |= score_split(split, predictions, run.data.task)
+        if run.place.rank == 0:
+            _save(run, split, predictions)
+    if run.place.rank == 0:
+        write_json(run.plan.output_dir / OUTCOME_FILE, _outcome(run, state, metrics))
+    wait_for_all()
+
+
+def read_outcome(output_dir: Path) -> dict[str, Any]:
+    """Read what the finished workers left."""
+    outcome: dict[str, Any] = read_json(output_dir / OUTCOME_FILE)
+    return outcome
+
+
+def _save(run: TrainingRun, split: str, predictions: SplitPredictions) -> None:
+    path = run.plan.output_dir / PREDICTIONS_FOLDER / f"{split}.parquet"
+    save_predictions(path, split, predictions, run.data.collection, run.data.task)
+
+
+def _outcome(run: TrainingRun, state: LoopState, metrics: dict[str, float]) -> dict[str, Any]:
+    data = run.data
+    manifest: Manifest = data.collection.manifest
+    return {
+        "metrics": metrics,
+        "best_epoch": state.best_epoch,
+        "epochs": state.epoch,
+        "steps": state.step,
+        "clips_per_second": state.trained_clips / max(state.trained_seconds, 1e-9),
+        "workers": run.place.world_size,
+        "zero_stage": run.plan.training.zero_stage,
+        "parameters": run.parameters,
+        "frozen_parts": list(run.frozen),
+        "rows_per_step": {str(name): rows for name, rows in data.composition.items()},
+        "clips": {name: len(rows) for name, rows in data.rows.items()},
+        "speakers": {
+            name: sorted({data.collection.speakers[code] for code in data.collection.speaker[rows]})
+            for name, rows in data.rows.items()
+        },
+        "corpus": manifest.corpus,
+        "protocol": manifest.protocol,
+        "fold": run.plan.data.fold,
+        "label_target": manifest.target,
+        "classes": list(manifest.classes),
+        "speaker_normalisation": run.plan.features.speaker_normalisation,
+        "store_hash": data.collection.store.hash,
+    }

@@ -1,0 +1,122 @@
+"""A small synthetic corpus, prepared as a store, for tests of everything above the store."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from vavl.data.manifest import Manifest
+from vavl.data.statistics import ModalityInfo
+from vavl.data.store_writer import ClipFeatures, StoreWriter, row_batch
+
+CLASSES = ("calm", "glad", "mad")
+AUDIO_WIDTH, VIDEO_WIDTH = 6, 5
+
+
+@dataclass(frozen=True)
+class SmallCorpus:
+    """How the synthetic corpus is made.
+
+    Attributes:
+        clips_per_speaker: of each of 8 speakers: 4 train, 2 validation, 2 test.
+        without_audio: of every 10 clips, those whose number is here lack audio.
+        without_video: likewise.
+        without_label: likewise; training clips only.
+        signal: distance of the class means in standard deviations of a clip.
+        seed: of everything.
+        max_frames: of audio; video has half as many.
+    """
+
+    clips_per_speaker: int = 10
+    without_audio: Sequence[int] = ()
+    without_video: Sequence[int] = ()
+    without_label: Sequence[int] = ()
+    signal: float = 1.5
+    seed: int = 0
+    max_frames: int = 12
+    name: str = "small"
+
+
+StoreMaker = Callable[[Path, SmallCorpus], Path]
+
+
+def write_small_store(folder: Path, corpus: SmallCorpus) -> Path:
+    """Write the store and its manifest; the same description gives the same bytes."""
+    generator = np.random.default_rng(corpus.seed)
+    directions = {
+        "audio": generator.normal(size=(3, AUDIO_WIDTH)),
+        "video": generator.normal(size=(3, VIDEO_WIDTH)),
+    }
+    rows: dict[str, list[ClipFeatures]] = {"audio": [], "video": []}
+    table: list[dict[str, object]] = []
+    for speaker_number in range(8):
+        speaker = f"s{speaker_number}"
+        split = "train" if speaker_number < 4 else "validation" if speaker_number < 6 else "test"
+        for number in range(corpus.clips_per_speaker):
+            label = int(generator.integers(3))
+            lacks = {
+                "audio": number % 10 in corpus.without_audio,
+                "video": number % 10 in corpus.without_video,
+            }
+            clip_id = f"{speaker}_{number:04d}"
+            longest = int(generator.integers(3, corpus.max_frames + 1))
+            for modality, frames in (("audio", longest), ("video", max(1, longest // 2))):
+                width = AUDIO_WIDTH if modality == "audio" else VIDEO_WIDTH
+                mean = corpus.signal * directions[modality][label] + generator.normal(size=width)
+                values = (mean + generator.normal(size=(frames, width))).astype(np.float32)
+                if not lacks[modality]:
+                    times = (np.arange(frames, dtype=np.float32) + 0.5) * 0.1
+                    rows[modality].append(ClipFeatures(clip_id, speaker, values, times))
+            unlabelled = split == "train" and number % 10 in corpus.without_label
+            attributes = {
+                name: float(directions["audio"][label][place])
+                for place, name in enumerate(("arousal", "valence", "dominance"))
+            }
+            table.append(
+                {
+                    "clip_id": clip_id,
+                    "corpus": corpus.name,
+                    "speaker": speaker,
+                    "label": None if unlabelled else CLASSES[label],
+                    "soft_label": None if unlabelled else np.eye(3, dtype=np.float32)[label].tolist(),
+                    **{name: None if unlabelled else value for name, value in attributes.items()},
+                    "split_0": split,
+                }
+            )
+    writer = StoreWriter(folder, corpus.name, "0" * 16)
+    for modality, width in (("audio", AUDIO_WIDTH), ("video", VIDEO_WIDTH)):
+        batches = [row_batch(corpus.name, width, rows[modality])] if rows[modality] else []
+        writer.write_modality(modality, ModalityInfo("synthetic", "1", {}, 10.0, width), batches)
+    writer.finish({"clips": len(table)})
+    metadata = {
+        "corpus": corpus.name, "classes": CLASSES, "target": "drawn class", "protocol": "first speakers", "folds": [0], "clips": len(table),
+        "card_hash": "0" * 16,
+    }  # fmt: skip
+    schema = pa.schema(
+        [(name, pa.string()) for name in ("clip_id", "corpus", "speaker", "label", "split_0")]
+        + [("soft_label", pa.list_(pa.float32()))]
+        + [(name, pa.float32()) for name in ("arousal", "valence", "dominance")],
+        metadata={b"vavl": json.dumps(metadata).encode()},
+    )
+    Manifest(pa.Table.from_pylist(table, schema=schema)).write(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def small_store(tmp_path_factory: pytest.TempPathFactory) -> Callable[[SmallCorpus], Path]:
+    """Return a function that gives the store of a description; each is made once per session."""
+    made: dict[str, Path] = {}
+
+    def store(corpus: SmallCorpus) -> Path:
+        key = repr(corpus)
+        if key not in made:
+            made[key] = write_small_store(tmp_path_factory.mktemp("store"), corpus)
+        return made[key]
+
+    return store
