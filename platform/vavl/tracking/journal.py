@@ -1,0 +1,187 @@
+"""The journal of a run: an append-only file of JSON lines that is the truth about the run."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import logging
+import math
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, cast, get_args
+
+from vavl.config.files import make_folder
+from vavl.errors import TrackingError
+
+Kind = Literal["run_start", "step", "epoch", "system", "artifact", "model", "run_end"]
+
+_KINDS: frozenset[str] = frozenset(get_args(Kind))
+_TAIL_BYTES = 64 * 1024
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Record:
+    """One line of a journal.
+
+    Attributes:
+        seq: 1, 2, 3, ... in the order of writing.
+        kind: what happened.
+        time: seconds since the epoch.
+        payload: the values, as JSON types.
+        end: byte position behind the line; reading can go on from there.
+    """
+
+    seq: int
+    kind: Kind
+    time: float
+    payload: dict[str, Any]
+    end: int
+
+
+@dataclass(frozen=True)
+class Journal:
+    """Appends records to one file; several processes of one machine may take turns.
+
+    Holds no open file, so it can be pickled into another process. A line that was torn by a
+    killed process is skipped when reading and closed off by the next append.
+
+    Args:
+        path: the file; its folder is created by the first append.
+        clock: seconds since the epoch.
+    """
+
+    path: Path
+    clock: Callable[[], float] = field(default=time.time, repr=False)
+
+    def append(self, kind: Kind, *, at: float | None = None, **payload: Any) -> int:
+        """Write one record and hand it to the operating system.
+
+        Args:
+            kind: what happened.
+            at: seconds since the epoch; now by default.
+            payload: JSON-like values; numpy scalars, paths and tuples are converted, a number that
+                is not finite becomes null.
+
+        Returns:
+            The record's ``seq``.
+
+        Raises:
+            TrackingError: the file cannot be written (disk full, no permission).
+        """
+        return self.append_all([(kind, payload)], at=at)
+
+    def append_all(
+        self, records: Sequence[tuple[Kind, Mapping[str, Any]]], *, at: float | None = None
+    ) -> int:
+        """Write several records under one lock; returns the last ``seq``, see ``append``."""
+        unknown = {kind for kind, _ in records} - _KINDS
+        if unknown:
+            raise ValueError(f"unknown kinds of record {sorted(unknown)}; known: {sorted(_KINDS)}")
+        moment = self.clock() if at is None else at
+        make_folder(self.path.parent)
+        try:
+            with self._locked_file() as file:
+                last, ends_whole = _last_seq(file)
+                lines = [
+                    json.dumps({"seq": last + place, "time": moment, "kind": kind, **clean(payload)})
+                    for place, (kind, payload) in enumerate(records, start=1)
+                ]
+                # A line torn by a killed process is ended here, so that it spoils only itself.
+                text = ("" if ends_whole else "\n") + "".join(line + "\n" for line in lines)
+                _write_all(file, text.encode())
+        except OSError as fault:
+            raise TrackingError(
+                str(self.path),
+                "",
+                f"the journal cannot be written: {fault.strerror or fault}",
+                "free disk space",
+            ) from None
+        return last + len(records)
+
+    def read(self, after_seq: int = 0, offset: int = 0) -> Iterator[Record]:
+        """Yield the whole records behind ``after_seq``, in order.
+
+        Args:
+            after_seq: records up to this one are skipped.
+            offset: byte position to start from, an ``end`` of an earlier record; a position behind
+                the end of the file counts as 0.
+        """
+        if not self.path.exists():
+            return
+        with self.path.open("rb") as file:
+            file.seek(offset if offset <= self.path.stat().st_size else 0)
+            for line in file:
+                if not line.endswith(b"\n"):
+                    return  # still being written, or torn: the next append will end it
+                content = _parsed(line)
+                if content is None and line.strip():
+                    _log.warning("%s: skipped a torn line before byte %d", self.path, file.tell())
+                if content is not None and content["seq"] > after_seq:
+                    after_seq = content["seq"]
+                    yield _record(content, file.tell())
+
+    @contextlib.contextmanager
+    def _locked_file(self) -> Iterator[int]:
+        file = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield file
+        finally:
+            os.close(file)
+
+
+def clean(value: Any) -> Any:
+    """Turn ``value`` into JSON types: numpy and torch scalars, paths, tuples; not finite becomes None."""
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): clean(item) for key, item in value.items()}
+    if hasattr(value, "tolist"):
+        return clean(value.tolist())
+    if isinstance(value, Iterable):
+        return [clean(item) for item in value]
+    return str(value)
+
+
+def _record(content: dict[str, Any], end: int) -> Record:
+    payload = {key: value for key, value in content.items() if key not in ("seq", "kind", "time")}
+    return Record(content["seq"], cast("Kind", content["kind"]), float(content["time"]), payload, end)
+
+
+def _parsed(line: bytes) -> dict[str, Any] | None:
+    try:
+        content = json.loads(line)
+    except ValueError:
+        return None
+    whole = isinstance(content, dict) and isinstance(content.get("seq"), int)
+    return content if whole and content.get("kind") in _KINDS and "time" in content else None
+
+
+def _last_seq(file: int) -> tuple[int, bool]:
+    """Return the last written ``seq`` (0 for none) and whether the file ends with a whole line."""
+    size = os.fstat(file).st_size
+    if size == 0:
+        return 0, True
+    ends_whole = os.pread(file, 1, size - 1) == b"\n"
+    length = 0
+    while length < size:
+        length = min(size, max(_TAIL_BYTES, 4 * length))
+        lines = os.pread(file, length, size - length).split(b"\n")
+        # The first piece may be the end of a longer line, unless the whole file was read.
+        for line in reversed(lines if length == size else lines[1:]):
+            content = _parsed(line)
+            if content is not None:
+                return content["seq"], ends_whole
+    return 0, ends_whole
+
+
+def _write_all(file: int, content: bytes) -> None:
+    while content:
+        content = content[os.write(file, content) :]

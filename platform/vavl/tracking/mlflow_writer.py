@@ -1,0 +1,212 @@
+"""Writes the records of a journal into one MLflow store; every call may be repeated safely.
+
+MLflow is imported by the constructor, never by importing this module. Nothing here uses MLflow's
+global state (tracking address, active run): everything goes through one client.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import re
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from vavl.tracking.journal import Record
+from vavl.tracking.registry import ModelNote, register_model
+from vavl.tracking.settings import TrackingPlace, TrackingSettings
+
+POINTS_PER_REQUEST = 1000
+_PARAMS_PER_REQUEST = 100
+_VALUE_LIMIT = 6000
+_TAG_LIMIT = 5000
+_DIGEST_LIMIT = 36
+_RUN_TAG = "vavl.run_id"
+_NOT_IN_NAMES = re.compile(r"[^\w\-. /:]")
+# Name, value, seconds since the epoch, step.
+Point = tuple[str, float, float, int]
+Item = TypeVar("Item")
+RunStage = Literal["active", "deleted", "unknown"]
+
+
+class MlflowWriter:
+    """One connection to a tracking store.
+
+    Raises:
+        Exception: every method raises whatever MLflow raises; the caller decides what it means.
+    """
+
+    def __init__(self, settings: TrackingSettings, place: TrackingPlace) -> None:
+        _keep_retries_short(settings)
+        import_mlflow()
+        from mlflow.tracking import MlflowClient
+
+        if place.database is not None:
+            place.database.parent.mkdir(parents=True, exist_ok=True)
+        self._settings, self._place = settings, place
+        self._client: Any = MlflowClient(tracking_uri=place.uri, registry_uri=place.uri)
+
+    def answers(self) -> bool:
+        """Tell whether the store answers a small question, so that a failure is the record's own."""
+        try:
+            self._client.search_experiments(max_results=1)
+        except Exception:  # noqa: BLE001  any failure means that the store is not usable now
+            return False
+        return True
+
+    def run_stage(self, mlflow_run_id: str) -> RunStage:
+        """Tell whether the run is active, was deleted by a person, or is unknown (data base made anew)."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            run = self._client.get_run(mlflow_run_id)
+        except MlflowException as fault:
+            if fault.error_code == "RESOURCE_DOES_NOT_EXIST":
+                return "unknown"
+            raise
+        return "active" if run.info.lifecycle_stage == "active" else "deleted"
+
+    def open_run(self, start: Record, mlflow_run_id: str | None) -> str:
+        """Create the run of a ``run_start`` record, or take up the one that exists; returns its id."""
+        payload = start.payload
+        run_id = mlflow_run_id or self._find_or_create_run(start)
+        known = self._client.get_run(run_id).data.params
+        params = {_name(key): _text(value, _VALUE_LIMIT) for key, value in payload.get("params", {}).items()}
+        # Parameters cannot change after they were logged; what a resumed run changed is kept as a tag.
+        changed = {f"resumed.{key}": value for key, value in params.items() if known.get(key, value) != value}
+        self._log_tags(run_id, {**payload.get("tags", {}), **changed, _RUN_TAG: payload["run_id"]})
+        self._log_params(run_id, {key: value for key, value in params.items() if key not in known})
+        if payload.get("dataset"):
+            self._log_dataset(run_id, payload["dataset"])
+        if payload.get("config_yaml"):
+            self._client.log_text(run_id, payload["config_yaml"], "config.yaml")
+        self._client.update_run(run_id, status="RUNNING")
+        return run_id
+
+    def log_points(self, mlflow_run_id: str, points: Sequence[Point]) -> None:
+        """Log metric points (name, value, seconds since the epoch, step); equal points are kept once."""
+        from mlflow.entities import Metric
+
+        metrics = [
+            Metric(_name(name), value, int(moment * 1000), step) for name, value, moment, step in points
+        ]
+        for group in _groups(metrics, POINTS_PER_REQUEST):
+            self._client.log_batch(mlflow_run_id, metrics=group, synchronous=True)
+
+    def log_artifact(self, mlflow_run_id: str, path: Path, artifact_path: str | None) -> None:
+        """Copy a file or a folder to the run's artifacts.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+        """
+        if not path.exists():
+            raise FileNotFoundError(f"{path} does not exist any more")
+        log = self._client.log_artifacts if path.is_dir() else self._client.log_artifact
+        log(mlflow_run_id, str(path), artifact_path)
+
+    def register(self, mlflow_run_id: str, note: ModelNote) -> str:
+        """Register a model folder and return the version; the version made for this record before, if any."""
+        return register_model(self._client, mlflow_run_id, note)
+
+    def end_run(self, mlflow_run_id: str, status: str, moment: float) -> None:
+        """Set the final status (FINISHED, FAILED, KILLED) and the time of the end."""
+        self._client.set_terminated(mlflow_run_id, status=status, end_time=int(moment * 1000))
+
+    def _find_or_create_run(self, start: Record) -> str:
+        experiment_id = self._experiment_id(start.payload["experiment"])
+        run_id = start.payload["run_id"]
+        quoted = str(run_id).replace("'", "")
+        found = self._client.search_runs([experiment_id], f"tags.`{_RUN_TAG}` = '{quoted}'", max_results=1)
+        if found:
+            return str(found[0].info.run_id)
+        made = self._client.create_run(
+            experiment_id,
+            start_time=int(start.time * 1000),
+            tags={_RUN_TAG: run_id},
+            run_name=start.payload.get("run_name"),
+        )
+        return str(made.info.run_id)
+
+    def _experiment_id(self, name: str) -> str:
+        from mlflow.exceptions import MlflowException
+
+        found = self._client.get_experiment_by_name(name)
+        if found is None:
+            try:
+                return str(self._client.create_experiment(name, self._place.artifact_location))
+            except MlflowException as fault:
+                if fault.error_code != "RESOURCE_ALREADY_EXISTS":
+                    raise
+                # Another process was quicker.
+                found = self._client.get_experiment_by_name(name)
+        return str(found.experiment_id)
+
+    def _log_params(self, run_id: str, params: Mapping[str, str]) -> None:
+        from mlflow.entities import Param
+
+        for group in _groups((Param(key, value) for key, value in params.items()), _PARAMS_PER_REQUEST):
+            self._client.log_batch(run_id, params=group, synchronous=True)
+
+    def _log_tags(self, run_id: str, tags: Mapping[str, Any]) -> None:
+        from mlflow.entities import RunTag
+
+        entries = (RunTag(_name(key), _text(value, _TAG_LIMIT)) for key, value in tags.items())
+        for group in _groups(entries, _PARAMS_PER_REQUEST):
+            self._client.log_batch(run_id, tags=group, synchronous=True)
+
+    def _log_dataset(self, run_id: str, note: Mapping[str, Any]) -> None:
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        dataset = Dataset(
+            name=str(note["name"]),
+            digest=str(note["store_hash"])[:_DIGEST_LIMIT],
+            source_type="local",
+            source=json.dumps({"uri": str(note["path"])}),
+            profile=json.dumps(
+                {"store_hash": note["store_hash"], "card": note.get("card"), **note["counts"]}
+            ),
+        )
+        tag = InputTag("mlflow.data.context", "training")
+        self._client.log_inputs(run_id, [DatasetInput(dataset, [tag])])
+
+
+def import_mlflow() -> None:
+    """Import the parts of MLflow that are used here; takes seconds the first time.
+
+    Call it before a thread needs them: two threads that import large packages at the same time can
+    meet half-made modules.
+    """
+    with warnings.catch_warnings():
+        # MLflow warns about the type hints of its own classes.
+        warnings.simplefilter("ignore")
+        for module in ("mlflow.tracking", "mlflow.pyfunc"):
+            importlib.import_module(module)
+
+
+def _keep_retries_short(settings: TrackingSettings) -> None:
+    """Tell MLflow to give up soon: the journal is replayed later, and 7 retries take about 4 minutes.
+
+    The environment is MLflow's only place for this; what the user has set there is kept.
+    """
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", str(settings.request_retries))
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", str(settings.request_timeout_seconds))
+
+
+def _name(text: str) -> str:
+    """Replace the characters that MLflow refuses in names."""
+    return _NOT_IN_NAMES.sub("_", text)
+
+
+def _text(value: Any, limit: int) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def _groups(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    iterator = iter(items)
+    while group := list(islice(iterator, size)):
+        yield group

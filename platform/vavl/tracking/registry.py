@@ -1,0 +1,193 @@
+"""Registers a model folder as an MLflow model that is code and files, without any pickle."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from packaging.version import Version
+
+import vavl
+from vavl.config.files import read_json
+from vavl.errors import TrackingError
+
+CODE_HASH_KEY = "vavl_code_hash"
+_RECORD_TAG = "vavl.journal_record"
+_NAME_IN_RUN = "model"
+_TAG_LIMIT = 5000
+# What a prediction imports. Ray and DeepSpeed are absent on purpose: serving needs neither.
+_SERVING_PACKAGES = (
+    "av", "mlflow", "numpy", "opencv-python-headless", "pandas", "pyarrow",
+    "pydantic", "pyyaml", "rich", "safetensors", "scipy", "soundfile", "torch",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ModelNote:
+    """A model folder to register.
+
+    Attributes:
+        folder: holds model.json and model.safetensors.
+        name: registered model.
+        record: names the journal record; registering the same record again gives the same version.
+        tags: facts shown with the version (hashes, metrics, split protocol, label target).
+    """
+
+    folder: Path
+    name: str
+    record: str
+    tags: Mapping[str, Any] = field(default_factory=dict)
+
+
+def register_model(client: Any, mlflow_run_id: str, note: ModelNote) -> str:
+    """Log ``note.folder`` as a pyfunc model of the run and register a version of it.
+
+    Args:
+        client: an ``MlflowClient``.
+        mlflow_run_id: the run that trained the model.
+        note: what to register.
+
+    Returns:
+        The version, as MLflow writes it ("1", "2", ...).
+
+    Raises:
+        TrackingError: the folder is no model folder.
+        MlflowException: the store refused.
+    """
+    from mlflow.entities import LoggedModelOutput
+    from mlflow.models import Model
+
+    existing = _version_of_record(client, mlflow_run_id, note)
+    if existing is not None:
+        return existing
+    experiment_id = client.get_run(mlflow_run_id).info.experiment_id
+    logged = client.create_logged_model(
+        experiment_id, name=_NAME_IN_RUN, source_run_id=mlflow_run_id, model_type="vavl"
+    )
+    description = Model(
+        artifact_path=logged.artifact_location, run_id=mlflow_run_id, model_id=logged.model_id,
+        model_uuid=logged.model_id,
+    )  # fmt: skip
+    with tempfile.TemporaryDirectory(prefix="vavl-model-") as temporary:
+        folder = Path(temporary) / "model"
+        save_served_model(note.folder, folder, description)
+        client.log_model_artifacts(logged.model_id, str(folder))
+    client.finalize_logged_model(logged.model_id, "READY")
+    client.log_outputs(mlflow_run_id, [LoggedModelOutput(logged.model_id, step=0)])
+    _make_registered_model(client, note.name)
+    made = client.create_model_version(
+        note.name,
+        source=f"models:/{logged.model_id}",
+        run_id=mlflow_run_id,
+        model_id=logged.model_id,
+        tags={_RECORD_TAG: note.record, **{key: str(value)[:_TAG_LIMIT] for key, value in note.tags.items()}},
+    )
+    return str(made.version)
+
+
+def save_served_model(model_folder: Path, target: Path, description: Any = None) -> None:
+    """Write the MLflow form of a model folder: its files, the code that reads them, no pickle.
+
+    Args:
+        model_folder: holds model.json and model.safetensors.
+        target: folder to make.
+        description: ``mlflow.models.Model`` to complete; a new one by default.
+
+    Raises:
+        TrackingError: the folder is no model folder.
+    """
+    import mlflow.pyfunc
+
+    columns = value_columns(_model_task(model_folder))
+    package = Path(vavl.__file__).parent
+    with tempfile.TemporaryDirectory(prefix="vavl-code-") as temporary:
+        code, files = Path(temporary) / package.name, Path(temporary) / _NAME_IN_RUN
+        shutil.copytree(package, code, ignore=shutil.ignore_patterns("__pycache__", "*.pyc", ".*"))
+        shutil.copytree(model_folder, files)
+        mlflow.pyfunc.save_model(
+            path=str(target),
+            mlflow_model=description,
+            python_model=str(package / "tracking" / "served_model.py"),
+            artifacts={_NAME_IN_RUN: str(files)},
+            code_paths=[str(code)],
+            pip_requirements=serving_requirements(),
+            signature=_signature(columns),
+            model_config={CODE_HASH_KEY: code_hash(package)},
+        )
+    for cache in list(target.rglob("__pycache__")):
+        shutil.rmtree(cache)
+
+
+def value_columns(task: Mapping[str, Any]) -> list[str]:
+    """Return the columns of a prediction's values: probabilities of classes, or attributes by name.
+
+    Args:
+        task: the ``task`` of a model description, as in ``model.json``.
+    """
+    names = [f"probability_{name}" for name in task.get("classes") or ()]
+    return names or list(task.get("attributes") or ())
+
+
+def _model_task(model_folder: Path) -> dict[str, Any]:
+    file = model_folder / "model.json"
+    if not file.exists():
+        raise TrackingError(str(file), "", "the file does not exist", "give the folder that training wrote")
+    task: dict[str, Any] = read_json(file)["task"]
+    return task
+
+
+def code_hash(package: Path) -> str:
+    """Return a hash over the Python files of ``package``: which code a model was made with."""
+    total = hashlib.sha256()
+    for file in sorted(package.rglob("*.py")):
+        total.update(f"{file.relative_to(package).as_posix()}\0".encode())
+        total.update(file.read_bytes())
+    return total.hexdigest()
+
+
+def serving_requirements() -> list[str]:
+    """Return ``package==version`` for what a prediction needs, at the versions in use."""
+    lines = []
+    for name in _SERVING_PACKAGES:
+        try:
+            # "2.13.0+cpu" names a build that package indexes do not serve under that name.
+            lines.append(f"{name}=={Version(version(name)).public}")
+        except PackageNotFoundError:
+            continue
+    return lines
+
+
+def _signature(values: Sequence[str]) -> Any:
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, DataType, Schema
+    from mlflow.types.schema import AnyType
+
+    # Nested Array columns refuse Python lists and double columns refuse missing values, hence AnyType.
+    columns = {"audio_path": DataType.string, "video_path": DataType.string}
+    columns |= {"audio_features": AnyType(), "video_features": AnyType()}
+    inputs = Schema([ColSpec(kind, name, required=False) for name, kind in columns.items()])
+    outputs = [ColSpec(DataType.string, "label", required=False)]
+    outputs += [ColSpec(DataType.double, name, required=False) for name in values]
+    outputs += [ColSpec(DataType.string, name, required=False) for name in ("condition", "error")]
+    return ModelSignature(inputs=inputs, outputs=Schema(outputs))
+
+
+def _version_of_record(client: Any, mlflow_run_id: str, note: ModelNote) -> str | None:
+    found = client.search_model_versions(f"name = '{note.name}' and run_id = '{mlflow_run_id}'")
+    return next((str(entry.version) for entry in found if entry.tags.get(_RECORD_TAG) == note.record), None)
+
+
+def _make_registered_model(client: Any, name: str) -> None:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.create_registered_model(name)
+    except MlflowException as fault:
+        if fault.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise

@@ -1,0 +1,67 @@
+"""How far a journal was replayed, kept beside it, one entry per tracking store."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field
+
+from vavl.config.base import FrozenConfig
+from vavl.config.files import read_json, write_json
+from vavl.errors import VavlError
+
+
+class ReplayState(FrozenConfig):
+    """What one tracking store already holds of a journal.
+
+    Attributes:
+        seq: last record that arrived; ``offset`` is the byte position behind it.
+        mlflow_runs: MLflow run ids by the run ids of the journal; ``run_id`` is the current one.
+        started: seconds since the epoch at which the current run first started.
+        last_steps: last step by metric name; a resumed run repeats steps, the store keeps the first.
+        refused: records that the store will never take, with the reason.
+    """
+
+    seq: int = 0
+    offset: int = 0
+    run_id: str | None = None
+    mlflow_runs: dict[str, str] = Field(default_factory=dict)
+    started: float = 0.0
+    last_steps: dict[str, int] = Field(default_factory=dict)
+    model_name: str | None = None
+    model_version: str | None = None
+    refused: dict[int, str] = Field(default_factory=dict)
+
+    @property
+    def mlflow_run_id(self) -> str | None:
+        """MLflow's id of the current run, None before it was created."""
+        return self.mlflow_runs.get(self.run_id) if self.run_id is not None else None
+
+
+def state_path(journal: Path) -> Path:
+    """Return the file beside ``journal`` that remembers the positions."""
+    return journal.with_name(journal.name + ".replayed.json")
+
+
+def read_state(journal: Path, public_uri: str) -> ReplayState:
+    """Return the state for one tracking store; a new one when nothing was replayed to it yet.
+
+    A state that cannot be read counts as new: replaying once more changes nothing in the store.
+    """
+    return _states(journal).get(public_uri, ReplayState())
+
+
+def write_state(journal: Path, public_uri: str, state: ReplayState) -> None:
+    """Keep ``state``; the entries of other stores stay."""
+    states = {**_states(journal), public_uri: state}
+    write_json(state_path(journal), {uri: entry.model_dump(mode="json") for uri, entry in states.items()})
+
+
+def _states(journal: Path) -> dict[str, ReplayState]:
+    path = state_path(journal)
+    if not path.exists():
+        return {}
+    try:
+        return {uri: ReplayState.model_validate(entry) for uri, entry in read_json(path).items()}
+    except (VavlError, ValueError, AttributeError):
+        return {}

@@ -1,0 +1,99 @@
+"""The first record of a run: settings, code and data it was started with."""
+
+from __future__ import annotations
+
+import getpass
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+import vavl
+from vavl.config.base import FrozenConfig
+from vavl.config.snapshot import config_hash, flat_settings
+from vavl.tracking.journal import Journal
+from vavl.tracking.settings import TrackingSettings
+
+
+@dataclass(frozen=True)
+class DatasetNote:
+    """The data of a run, as its lineage shows them.
+
+    Attributes:
+        name: corpus.
+        store_hash: hash of the feature store.
+        path: folder of the feature store.
+        card: path or name of the corpus card.
+        counts: clips by split, partition or modality.
+    """
+
+    name: str
+    store_hash: str
+    path: str
+    card: str
+    counts: Mapping[str, int]
+
+
+def record_run_start(
+    journal: Journal, config: FrozenConfig, tracking: TrackingSettings, run_id: str, dataset: DatasetNote
+) -> None:
+    """Append ``run_start``; a resumed run calls it again with the same ``run_id``.
+
+    Args:
+        journal: the run's journal.
+        config: all settings of the job; they become parameters and the artifact ``config.yaml``.
+        tracking: experiment and name of the run.
+        run_id: the same for all attempts of one run.
+        dataset: what is trained on.
+    """
+    settings = config.model_dump(mode="json")
+    journal.append(
+        "run_start",
+        run_id=run_id,
+        run_name=tracking.run_name or run_id,
+        experiment=tracking.experiment,
+        params=flat_settings(config),
+        tags={
+            **source_tags(),
+            "vavl.config_hash": config_hash(config),
+            "vavl.store_hash": dataset.store_hash,
+        },
+        dataset=asdict(dataset),
+        config_yaml=yaml.safe_dump(settings, sort_keys=False, allow_unicode=True),
+    )
+
+
+def source_tags() -> dict[str, str]:
+    """Return MLflow's tags for who started which code: user, job file, git commit, uncommitted changes."""
+    code = Path(vavl.__file__).parent
+    tags = {
+        "mlflow.source.name": Path(sys.argv[0]).name,
+        "mlflow.source.type": "LOCAL",
+        "mlflow.user": _user(),
+    }
+    commit = _git(code, "rev-parse", "HEAD")
+    if commit:
+        changed = _git(code, "status", "--porcelain", "--untracked-files=no")
+        tags |= {"mlflow.source.git.commit": commit, "vavl.uncommitted_changes": str(bool(changed)).lower()}
+    return tags
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container may run under a number that no user has
+        return "unknown"
+
+
+def _git(folder: Path, *words: str) -> str:
+    """Return what git prints, "" without git or outside a repository."""
+    command: list[Any] = ["git", "-C", folder, *words]
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)  # noqa: S603
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return answer.stdout.strip() if answer.returncode == 0 else ""

@@ -1,0 +1,91 @@
+"""Where a run is tracked: settings, and the absolute addresses they stand for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
+
+from pydantic import Field
+
+from vavl.config.base import FrozenConfig
+
+_SQLITE = "sqlite:///"
+
+
+class TrackingSettings(FrozenConfig):
+    """How a run reaches MLflow; without an address, a SQLite file and a folder under ``runs``."""
+
+    uri: str | None = Field(
+        None, description="tracking server; null: MLFLOW_TRACKING_URI, else sqlite:///<here>/runs/mlflow.db"
+    )
+    artifact_location: str | None = Field(
+        None,
+        description="folder or address for artifacts; null: runs/mlartifacts, or the server's own choice",
+    )
+    experiment: str = Field("vavl", min_length=1, description="MLflow experiment")
+    run_name: str | None = Field(None, description="name of the run; null: the job's choice")
+    model_name: str | None = Field(None, min_length=1, description="registered model; null: do not register")
+    flush_seconds: float = Field(5.0, gt=0, description="pause between two looks at the journal")
+    system_metrics: bool = Field(True, description="record processor, memory, disk, network and GPU")
+    system_metrics_seconds: float = Field(10.0, gt=0, description="pause between two such measurements")
+    request_timeout_seconds: int = Field(10, gt=0, description="longest wait for one answer of a server")
+    request_retries: int = Field(
+        1, ge=0, le=5, description="repeats of a request that a server did not answer"
+    )
+
+
+@dataclass(frozen=True)
+class TrackingPlace:
+    """Absolute addresses of one tracking store.
+
+    Attributes:
+        uri: address for MLflow; may hold a password.
+        artifact_location: address given to a new experiment; None leaves it to the server.
+    """
+
+    uri: str
+    artifact_location: str | None
+
+    @property
+    def public_uri(self) -> str:
+        """The address without user and password, fit for files and logs."""
+        parts = urlsplit(self.uri)
+        if "@" not in parts.netloc:
+            return self.uri
+        return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+
+    @property
+    def database(self) -> Path | None:
+        """The file of a SQLite store, None for a server."""
+        return Path(self.uri.removeprefix(_SQLITE)) if self.uri.startswith(_SQLITE) else None
+
+    @property
+    def show_command(self) -> str:
+        """The shell command that opens the runs in a browser, or the server's own address."""
+        if self.database is None:
+            return self.public_uri
+        return f"mlflow server --backend-store-uri {self.uri} --port 5000   # then open http://127.0.0.1:5000"
+
+
+def tracking_place(
+    settings: TrackingSettings, environment: Mapping[str, str], folder: Path | None = None
+) -> TrackingPlace:
+    """Resolve the settings to absolute addresses; call it before any worker changes its folder.
+
+    Args:
+        settings: what the user asked for.
+        environment: usually ``os.environ``; ``MLFLOW_TRACKING_URI`` is read from it.
+        folder: base of relative paths; the current folder by default.
+    """
+    base = (folder or Path.cwd()).resolve()
+    uri = settings.uri or environment.get("MLFLOW_TRACKING_URI") or f"{_SQLITE}{base / 'runs' / 'mlflow.db'}"
+    if uri.startswith(_SQLITE):
+        uri = f"{_SQLITE}{base / uri.removeprefix(_SQLITE)}"
+    location = settings.artifact_location
+    if location is None:
+        location = str(base / "runs" / "mlartifacts") if uri.startswith(_SQLITE) else None
+    if location is not None and "://" not in location:
+        location = (base / location).as_uri()
+    return TrackingPlace(uri, location)

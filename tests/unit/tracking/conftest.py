@@ -1,0 +1,56 @@
+"""One SQLite tracking store per test session: making its tables takes seconds."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vavl.tracking.settings import TrackingSettings
+
+
+@pytest.fixture(scope="session")
+def tracking_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A SQLite file with MLflow's tables; tests that spoil it copy it first."""
+    from mlflow.tracking import MlflowClient
+
+    database = tmp_path_factory.mktemp("tracking") / "mlflow.db"
+    MlflowClient(f"sqlite:///{database}").search_experiments(max_results=1)
+    return database
+
+
+@pytest.fixture
+def tracking(
+    tracking_database: Path, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> TrackingSettings:
+    """Settings of the shared store, with an experiment of the test's own and no system metrics."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    # Set through monkeypatch, so that what the writer sets for its process ends with the test.
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
+    return TrackingSettings(
+        uri=f"sqlite:///{tracking_database}",
+        artifact_location=str(tmp_path / "artifacts"),
+        experiment=f"{request.node.name}-{tmp_path.name}",
+        flush_seconds=0.05,
+        system_metrics=False,
+    )
+
+
+@pytest.fixture
+def private_tracking(tracking_database: Path, tmp_path: Path, tracking: TrackingSettings) -> TrackingSettings:
+    """Settings of a store of the test's own, which it may lock or remove."""
+    copy = tmp_path / "own.db"
+    shutil.copy(tracking_database, copy)
+    return tracking.model_copy(update={"uri": f"sqlite:///{copy}"})
+
+
+@pytest.fixture
+def client_of() -> Callable[[TrackingSettings], Any]:
+    """A function that gives an MLflow client for some settings."""
+    from mlflow.tracking import MlflowClient
+
+    return lambda settings: MlflowClient(settings.uri, registry_uri=settings.uri)

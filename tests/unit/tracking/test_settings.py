@@ -1,0 +1,49 @@
+"""Addresses of tracking stores."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from vavl.tracking.settings import TrackingPlace, TrackingSettings, tracking_place
+
+
+def test_default_is_an_absolute_sqlite_file_and_artifact_folder(tmp_path: Path) -> None:
+    place = tracking_place(TrackingSettings(), {}, tmp_path)
+    assert place.uri == f"sqlite:///{tmp_path}/runs/mlflow.db"
+    assert place.database == tmp_path / "runs" / "mlflow.db"
+    assert place.artifact_location == (tmp_path / "runs" / "mlartifacts").as_uri()
+    assert "mlflow server" in place.show_command
+
+
+def test_server_comes_from_the_environment_and_keeps_its_own_artifacts(tmp_path: Path) -> None:
+    place = tracking_place(TrackingSettings(), {"MLFLOW_TRACKING_URI": "https://host:5000"}, tmp_path)
+    assert place == TrackingPlace("https://host:5000", None)
+    assert place.database is None
+    assert place.show_command == "https://host:5000"
+
+
+def test_settings_win_over_the_environment_and_relative_places_become_absolute(tmp_path: Path) -> None:
+    settings = TrackingSettings(uri="sqlite:///my/runs.db", artifact_location="my/files")
+    place = tracking_place(settings, {"MLFLOW_TRACKING_URI": "https://host"}, tmp_path)
+    assert place.uri == f"sqlite:///{tmp_path}/my/runs.db"
+    assert place.artifact_location == (tmp_path / "my" / "files").as_uri()
+    assert (
+        tracking_place(TrackingSettings(artifact_location="s3://bucket"), {}).artifact_location
+        == "s3://bucket"
+    )
+
+
+def test_passwords_do_not_leave_the_address() -> None:
+    place = TrackingPlace("https://me:secret@host:5000/path", None)
+    assert place.public_uri == "https://host:5000/path"
+    assert "secret" not in place.show_command
+
+
+def test_reading_settings_imports_neither_mlflow_nor_torch() -> None:
+    code = (
+        "import sys, vavl.tracking.settings, vavl.tracking.journal, vavl.tracking.replay; "
+        "sys.exit(bool({'mlflow', 'torch', 'pandas'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
