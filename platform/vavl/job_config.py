@@ -1,3 +1,36 @@
 """The rooms' settings put together: one class per job."""
 
 from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field
+
+from vavl.config.base import FrozenConfig
+from vavl.data.demo_corpus.settings import DemoCorpusSettings
+from vavl.features.settings import FeatureSettings
+
+
+class MakeDemoCorpusJob(FrozenConfig):
+    """Settings of ``jobs/make_demo_corpus.py``."""
+
+    output_dir: Path = Field(description="folder of the rendered corpus")
+    workers: int | None = Field(None, ge=1, description="processes; one per core by default")
+    overwrite: bool = Field(False, description="replace a demo corpus that is there")
+    corpus: DemoCorpusSettings = DemoCorpusSettings()
+
+
+class PrepareCorpusJob(FrozenConfig):
+    """Settings of ``jobs/prepare_corpus.py``."""
+
+    output_dir: Path = Field(description="folder of the feature store")
+    card: Path = Field(description="corpus card, e.g. datasets/ravdess.yaml")
+    root: Path | None = Field(
+        None, description="corpus folder; by default the environment variable named in the card"
+    )
+    workers: int | None = Field(None, ge=0, description="processes; one per core by default, 0 for none")
+    max_quarantined_share: float = Field(
+        0.02, ge=0, le=1, description="share of unreadable files above which the job fails"
+    )
+    resume: bool = Field(True, description="continue an interrupted extraction; false starts anew")
+    features: FeatureSettings = FeatureSettings()

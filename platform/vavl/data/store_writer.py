@@ -90,8 +90,7 @@ class StoreWriter:
         batches = _rebatched(batches)
         first = next(batches, None)
         if first is None:
-            path.unlink(missing_ok=True)
-            sums_path.unlink(missing_ok=True)
+            self.leave_out(modality)
             return
         sums = _SpeakerSums(info.width)
         clips, last_id = 0, ""
@@ -106,6 +105,11 @@ class StoreWriter:
         self._modalities[modality] = self._entry(
             modality, replace(info, clips=clips, frames=sums.total_frames())
         )
+
+    def leave_out(self, modality: str) -> None:
+        """Remove files of ``modality`` that an older store in the folder may have had."""
+        for name in (f"{modality}.arrow", f"{modality}_sums.arrow"):
+            (self.folder / name).unlink(missing_ok=True)
 
     def finish(self, counts: Mapping[str, int]) -> str:
         """Write store.json and return the store's hash.

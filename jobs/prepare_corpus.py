@@ -1,0 +1,46 @@
+"""Make a feature store from a corpus: python jobs/prepare_corpus.py CONFIG.yaml [dotted.key=value ...]."""
+
+from __future__ import annotations
+
+from vavl.config.command_line import print_table, run_job
+from vavl.config.files import write_json
+from vavl.config.snapshot import save_config
+from vavl.data.card import read_card
+from vavl.data.manifest import build_manifest
+from vavl.features.extract import ExtractionRun, extract_features
+from vavl.features.plan import check_same_extraction, plan_extraction
+from vavl.features.summary import extraction_summary, summary_rows
+from vavl.job_config import PrepareCorpusJob
+
+
+def check(job: PrepareCorpusJob) -> None:
+    """Look at the card, the corpus folder, its clips and what is in the output folder; decode nothing."""
+    card = read_card(job.card)
+    plan = plan_extraction(card, build_manifest(card, job.root), job.root, job.features, job.output_dir)
+    if job.resume:
+        check_same_extraction(plan)
+
+
+def story(job: PrepareCorpusJob) -> None:
+    """Find the clips, extract their features, write the store and its summary."""
+    card = read_card(job.card)
+    manifest = build_manifest(card, job.root)
+    plan = plan_extraction(card, manifest, job.root, job.features, job.output_dir)
+    result = extract_features(plan, ExtractionRun(job.workers, job.max_quarantined_share, job.resume))
+
+    save_config(job, job.output_dir / "config.yaml")
+    summary = extraction_summary(plan, result)
+    write_json(job.output_dir / "summary.json", summary)
+    print_table(f"features of {card.name}", summary_rows(summary, job.output_dir))
+    print(f"\nnext: python jobs/train_model.py CONFIG.yaml data.store={job.output_dir}")
+
+
+def main() -> int:
+    """Run the job."""
+    return run_job(
+        "Make a feature store from a corpus of audio and video clips.", PrepareCorpusJob, story, check
+    )
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

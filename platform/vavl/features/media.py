@@ -1,0 +1,172 @@
+"""Read sound and pictures from media files."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import soundfile
+from numpy.typing import NDArray
+from scipy.signal import resample_poly
+
+from vavl.errors import ClipError
+
+_LISTEN = "listen to the file; make it again from its source, or leave the clip out"
+_WATCH = "look at the file; make it again from its source, or leave the clip out"
+# Sizes that a writer leaves in a RIFF header when it could not go back to correct them.
+_UNKNOWN_SIZES = {0, 0xFFFFFFFF, 0x7FFFFFFF}
+
+
+def read_audio(path: Path, sample_rate_hz: int, longest_s: float = math.inf) -> NDArray[np.float32]:
+    """Read the sound of a file, mixed to one channel and resampled.
+
+    Files that libsndfile knows (wav, flac, ogg, mp3) are read by it, containers such as mp4 by FFmpeg.
+
+    Returns:
+        (sample,), float32 in about -1..1.
+
+    Raises:
+        ClipError: no such file, not a sound file, cut off, empty, too long, or values that are not finite.
+    """
+    if not path.is_file():
+        raise ClipError(str(path), "audio", "the file does not exist", "restore the file")
+    channels, rate = _decode_sound(path, longest_s)
+    if channels.shape[0] == 0:
+        raise ClipError(str(path), "audio", "the file holds no sound: zero samples", _LISTEN)
+    mono: NDArray[np.float32] = channels.mean(axis=1, dtype=np.float32)
+    if not np.isfinite(mono).all():
+        raise ClipError(str(path), "audio", "the sound holds NaN or infinite values", _LISTEN)
+    if rate == sample_rate_hz:
+        return mono
+    divisor = math.gcd(rate, sample_rate_hz)
+    resampled: NDArray[np.float32] = resample_poly(mono, sample_rate_hz // divisor, rate // divisor)
+    return resampled.astype(np.float32)
+
+
+def sound_seconds(path: Path) -> float | None:
+    """Return the length that a sound file's header states; None if it cannot be read."""
+    try:
+        return float(soundfile.info(str(path)).duration)
+    except (soundfile.SoundFileError, OSError):
+        return None
+
+
+def read_frames(
+    path: Path, frame_rate_hz: float, longest_s: float = math.inf
+) -> Iterator[tuple[float, NDArray[np.uint8]]]:
+    """Yield the pictures of a video at an even rate.
+
+    The k-th picture is the decoded one whose middle is nearest to (k + 1/2) / rate, counted from
+    the first picture; a picture is repeated where the video's own rate is lower.
+
+    Yields:
+        Time of the middle in seconds, and the picture as (row, column, RGB) uint8.
+
+    Raises:
+        ClipError: no such file, not a video, no video stream or no picture in it, damaged, or too long.
+    """
+    if not path.is_file():
+        raise ClipError(str(path), "video", "the file does not exist", "restore the file")
+    with _ffmpeg_faults(path, "video"), av.open(str(path)) as container:
+        if not container.streams.video:
+            raise ClipError(str(path), "video", "the file has no video stream", _WATCH)
+        stream = container.streams.video[0]
+        stream.codec_context.thread_count = 1
+        own_rate = float(stream.average_rate or frame_rate_hz)
+        number = 0
+        for middle, picture in _evenly(container.decode(stream), own_rate, frame_rate_hz):
+            if middle > longest_s:
+                raise _too_long(path, "video", longest_s)
+            number += 1
+            yield middle, picture.to_ndarray(format="rgb24")
+        if number == 0:
+            raise ClipError(str(path), "video", "the video stream holds no picture", _WATCH)
+
+
+def _decode_sound(path: Path, longest_s: float) -> tuple[NDArray[np.float32], int]:
+    """Return (sample, channel) and the sample rate."""
+    if path.suffix.lower() in {".wav", ".wave"}:
+        _check_riff_size(path)
+    try:
+        with soundfile.SoundFile(str(path)) as sound:
+            if sound.frames > longest_s * sound.samplerate:
+                raise _too_long(path, "audio", longest_s)
+            samples: NDArray[np.float32] = sound.read(dtype="float32", always_2d=True)
+            if len(samples) < sound.frames:
+                raise ClipError(
+                    str(path), "audio", f"cut off: {len(samples)} of {sound.frames} samples", _LISTEN
+                )
+            return samples, int(sound.samplerate)
+    except soundfile.SoundFileError as fault:
+        if path.suffix.lower().lstrip(".").upper() in {*soundfile.available_formats(), "WAVE"}:
+            raise ClipError(str(path), "audio", f"not a readable sound file: {fault}", _LISTEN) from fault
+    return _decode_container_sound(path, longest_s)
+
+
+def _decode_container_sound(path: Path, longest_s: float) -> tuple[NDArray[np.float32], int]:
+    with _ffmpeg_faults(path, "audio"), av.open(str(path)) as container:
+        if not container.streams.audio:
+            raise ClipError(str(path), "audio", "the file has no audio stream", _LISTEN)
+        stream = container.streams.audio[0]
+        rate = int(stream.codec_context.sample_rate)
+        to_float = av.AudioResampler(format="fltp", layout=stream.codec_context.layout, rate=rate)
+        blocks: list[NDArray[np.float32]] = []
+        length = 0
+        for frame in container.decode(stream):
+            for block in to_float.resample(frame):
+                blocks.append(block.to_ndarray().T)
+                length += len(blocks[-1])
+                if length > longest_s * rate:
+                    raise _too_long(path, "audio", longest_s)
+    return (np.concatenate(blocks) if blocks else np.zeros((0, 1), np.float32)), rate
+
+
+def _check_riff_size(path: Path) -> None:
+    """Refuse a wav file shorter than its header says: libsndfile reads what is left without a word."""
+    with path.open("rb") as stream:
+        header = stream.read(12)
+    if len(header) < 12 or header[:4] != b"RIFF":
+        return
+    stated, size = int.from_bytes(header[4:8], "little"), path.stat().st_size - 8
+    if stated not in _UNKNOWN_SIZES and size < stated:
+        raise ClipError(str(path), "audio", f"cut off: {size + 8} of {stated + 8} bytes", _LISTEN)
+
+
+def _evenly(decoded: Iterator[Any], own_rate: float, rate: float) -> Iterator[tuple[float, Any]]:
+    """Yield (middle in seconds, decoded frame) at ``rate`` from frames in order of time."""
+    half = 0.5 / own_rate
+    start: float | None = None
+    earlier, earlier_middle, number = None, -math.inf, 0
+    for index, frame in enumerate(decoded):
+        time = frame.time if frame.time is not None else index / own_rate
+        start = time if start is None else start
+        middle = time - start + half
+        while (wanted := (number + 0.5) / rate) <= middle:
+            is_nearer = earlier is not None and wanted - earlier_middle < middle - wanted
+            yield wanted, earlier if is_nearer else frame
+            number += 1
+        earlier, earlier_middle = frame, middle
+    while earlier is not None and (wanted := (number + 0.5) / rate) < earlier_middle + half:
+        yield wanted, earlier
+        number += 1
+    if earlier is not None and number == 0:
+        yield 0.5 / rate, earlier
+
+
+@contextlib.contextmanager
+def _ffmpeg_faults(path: Path, field: str) -> Iterator[None]:
+    try:
+        yield
+    except (av.error.FFmpegError, ValueError) as fault:
+        raise ClipError(str(path), field, f"cannot be decoded: {fault}", _WATCH) from fault
+
+
+def _too_long(path: Path, field: str, longest_s: float) -> ClipError:
+    return ClipError(
+        str(path), field, f"longer than {longest_s:g} s", f"cut the clip, or raise features.{field}.longest_clip_s"
+    )  # fmt: skip

@@ -1,0 +1,68 @@
+"""Settings of the feature extractors, in physical units."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from vavl.config.base import FrozenConfig
+
+
+class AudioFeatureSettings(FrozenConfig):
+    """Log-mel spectra: power in bands that are equally wide on the mel scale, in decibels."""
+
+    extractor: Literal["log_mel"] = "log_mel"
+    sample_rate_hz: int = Field(16_000, ge=4_000, le=192_000, description="sound is resampled to this rate")
+    window_ms: float = Field(25, gt=0, le=500, description="length of the Hann window")
+    hop_ms: float = Field(20, gt=0, le=500, description="from one frame to the next")
+    mel_bands: int = Field(64, ge=1, le=512)
+    f_min_hz: float = Field(50, ge=0, description="lower edge of the lowest band")
+    f_max_hz: float = Field(8_000, gt=0, description="upper edge of the highest band")
+    floor_db: float = Field(
+        -100, le=0, description="less power counts as this much; 0 dB is a full-scale sine"
+    )
+    longest_clip_s: float = Field(300, gt=0, description="a longer clip is quarantined: it would not fit")
+
+    @model_validator(mode="after")
+    def _bands_fit(self) -> Self:
+        if self.f_max_hz > self.sample_rate_hz / 2:
+            raise ValueError(f"f_max_hz {self.f_max_hz} is above half the sample rate")
+        if self.f_min_hz >= self.f_max_hz:
+            raise ValueError(f"f_min_hz {self.f_min_hz} is not below f_max_hz {self.f_max_hz}")
+        if self.hop_ms * self.sample_rate_hz < 1000 or self.window_ms * self.sample_rate_hz < 16_000:
+            raise ValueError("the hop needs at least 1 sample and the window 16")
+        return self
+
+    @property
+    def frame_rate_hz(self) -> float:
+        """Frames per second."""
+        return 1000 / self.hop_ms
+
+
+class VideoFeatureSettings(FrozenConfig):
+    """Face crop, then appearance and motion of the face per frame; no weights."""
+
+    extractor: Literal["face_descriptor"] = "face_descriptor"
+    frame_rate_hz: float = Field(25, gt=0, le=120, description="frames are taken at this rate")
+    longest_side_px: int = Field(
+        320, ge=64, le=4096, description="larger pictures are reduced before anything else"
+    )
+    smallest_face: float = Field(
+        0.2, gt=0, le=1, description="smallest face looked for, as a share of the shorter side"
+    )
+    crop_scale: float = Field(1.0, ge=0.5, le=3, description="side of the crop in sides of the face box")
+    smoothing_ms: float = Field(
+        120, ge=0, le=2000, description="deviation of the smoothing of the face's track"
+    )
+    longest_clip_s: float = Field(300, gt=0, description="a longer clip is quarantined: it would not fit")
+
+
+class FeatureSettings(FrozenConfig):
+    """What is extracted from the two sides of a clip.
+
+    ``video`` is not used where the corpus card names a table of ready features.
+    """
+
+    audio: AudioFeatureSettings = AudioFeatureSettings()
+    video: VideoFeatureSettings = VideoFeatureSettings()
