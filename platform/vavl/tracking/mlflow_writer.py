@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import logging
 import os
 import re
 import warnings
@@ -41,7 +42,7 @@ class MlflowWriter:
     """
 
     def __init__(self, settings: TrackingSettings, place: TrackingPlace) -> None:
-        _keep_retries_short(settings)
+        _quiet_and_quick(settings)
         import_mlflow()
         from mlflow.tracking import MlflowClient
 
@@ -185,15 +186,18 @@ def import_mlflow() -> None:
         warnings.simplefilter("ignore")
         for module in ("mlflow.tracking", "mlflow.pyfunc"):
             importlib.import_module(module)
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.WARNING)  # table migrations are no news to a user
 
 
-def _keep_retries_short(settings: TrackingSettings) -> None:
+def _quiet_and_quick(settings: TrackingSettings) -> None:
     """Tell MLflow to give up soon: the journal is replayed later, and 7 retries take about 4 minutes.
 
     The environment is MLflow's only place for this; what the user has set there is kept.
     """
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", str(settings.request_retries))
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", str(settings.request_timeout_seconds))
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
 
 def _name(text: str) -> str:

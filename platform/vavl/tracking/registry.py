@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -60,12 +61,32 @@ def register_model(client: Any, mlflow_run_id: str, note: ModelNote) -> str:
         TrackingError: the folder is no model folder.
         MlflowException: the store refused.
     """
-    from mlflow.entities import LoggedModelOutput
-    from mlflow.models import Model
-
     existing = _version_of_record(client, mlflow_run_id, note)
     if existing is not None:
         return existing
+    logged = _log_model(client, mlflow_run_id, note)
+    _make_registered_model(client, note.name)
+    # A server finds the model by its id; without one MLflow would look it up in another store, its global one.
+    over_http = client.tracking_uri.startswith("http")
+    source = f"models:/{logged.model_id}" if over_http else logged.artifact_location
+    made = client.create_model_version(
+        note.name,
+        source=source,
+        run_id=mlflow_run_id,
+        model_id=logged.model_id,
+        tags={_RECORD_TAG: note.record, **{key: str(value)[:_TAG_LIMIT] for key, value in note.tags.items()}},
+    )
+    # MLflow's pages follow this tag from the run's model to its version.
+    link = json.dumps([{"name": note.name, "version": made.version}])
+    client.set_logged_model_tags(logged.model_id, {"mlflow.modelVersions": link})
+    return str(made.version)
+
+
+def _log_model(client: Any, mlflow_run_id: str, note: ModelNote) -> Any:
+    """Write the files of the model into the store, as an output of the run."""
+    from mlflow.entities import LoggedModelOutput
+    from mlflow.models import Model
+
     experiment_id = client.get_run(mlflow_run_id).info.experiment_id
     logged = client.create_logged_model(
         experiment_id, name=_NAME_IN_RUN, source_run_id=mlflow_run_id, model_type="vavl"
@@ -74,21 +95,17 @@ def register_model(client: Any, mlflow_run_id: str, note: ModelNote) -> str:
         artifact_path=logged.artifact_location, run_id=mlflow_run_id, model_id=logged.model_id,
         model_uuid=logged.model_id,
     )  # fmt: skip
-    with tempfile.TemporaryDirectory(prefix="vavl-model-") as temporary:
-        folder = Path(temporary) / "model"
-        save_served_model(note.folder, folder, description)
-        client.log_model_artifacts(logged.model_id, str(folder))
+    try:
+        with tempfile.TemporaryDirectory(prefix="vavl-model-") as temporary:
+            folder = Path(temporary) / "model"
+            save_served_model(note.folder, folder, description)
+            client.log_model_artifacts(logged.model_id, str(folder))
+    except Exception:
+        client.finalize_logged_model(logged.model_id, "FAILED")
+        raise
     client.finalize_logged_model(logged.model_id, "READY")
     client.log_outputs(mlflow_run_id, [LoggedModelOutput(logged.model_id, step=0)])
-    _make_registered_model(client, note.name)
-    made = client.create_model_version(
-        note.name,
-        source=f"models:/{logged.model_id}",
-        run_id=mlflow_run_id,
-        model_id=logged.model_id,
-        tags={_RECORD_TAG: note.record, **{key: str(value)[:_TAG_LIMIT] for key, value in note.tags.items()}},
-    )
-    return str(made.version)
+    return logged
 
 
 def save_served_model(model_folder: Path, target: Path, description: Any = None) -> None:
@@ -104,7 +121,7 @@ def save_served_model(model_folder: Path, target: Path, description: Any = None)
     """
     import mlflow.pyfunc
 
-    columns = value_columns(_model_task(model_folder))
+    model = _model_description(model_folder)
     package = Path(vavl.__file__).parent
     with tempfile.TemporaryDirectory(prefix="vavl-code-") as temporary:
         code, files = Path(temporary) / package.name, Path(temporary) / _NAME_IN_RUN
@@ -117,7 +134,8 @@ def save_served_model(model_folder: Path, target: Path, description: Any = None)
             artifacts={_NAME_IN_RUN: str(files)},
             code_paths=[str(code)],
             pip_requirements=serving_requirements(),
-            signature=_signature(columns),
+            signature=_signature(value_columns(model["task"])),
+            input_example=_example(model),
             model_config={CODE_HASH_KEY: code_hash(package)},
         )
     for cache in list(target.rglob("__pycache__")):
@@ -134,12 +152,21 @@ def value_columns(task: Mapping[str, Any]) -> list[str]:
     return names or list(task.get("attributes") or ())
 
 
-def _model_task(model_folder: Path) -> dict[str, Any]:
+def _model_description(model_folder: Path) -> dict[str, Any]:
     file = model_folder / "model.json"
     if not file.exists():
         raise TrackingError(str(file), "", "the file does not exist", "give the folder that training wrote")
-    task: dict[str, Any] = read_json(file)["task"]
-    return task
+    description: dict[str, Any] = read_json(file)
+    return description
+
+
+def _example(model: Mapping[str, Any]) -> Any:
+    """Return a table of one clip of one silent frame; it shows callers the form of the input."""
+    import pandas as pd  # type: ignore[import-untyped]  # comes with MLflow
+
+    return pd.DataFrame(
+        {f"{modality}_features": [[[0.0] * model[modality]["width"]]] for modality in ("audio", "video")}
+    )
 
 
 def code_hash(package: Path) -> str:

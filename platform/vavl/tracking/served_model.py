@@ -131,7 +131,9 @@ class ServedModel(PythonModel):  # type: ignore[misc]  # MLflow carries no types
 
 
 def _is_missing(value: Any) -> bool:
-    return value is None or value is pd.NA or (isinstance(value, float) and np.isnan(value)) or value == ""
+    if isinstance(value, float):
+        return bool(np.isnan(value))
+    return value is None or value is pd.NA or (isinstance(value, str) and not value)
 
 
 def _as_lists(value: Any) -> Any:

@@ -31,6 +31,7 @@ def tracking(
     # Set through monkeypatch, so that what the writer sets for its process ends with the test.
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
+    monkeypatch.setenv("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     return TrackingSettings(
         uri=f"sqlite:///{tracking_database}",
         artifact_location=str(tmp_path / "artifacts"),
@@ -54,3 +55,9 @@ def client_of() -> Callable[[TrackingSettings], Any]:
     from mlflow.tracking import MlflowClient
 
     return lambda settings: MlflowClient(settings.uri, registry_uri=settings.uri)
+
+
+@pytest.fixture
+def tracking_client(tracking: TrackingSettings, client_of: Callable[[TrackingSettings], Any]) -> Any:
+    """An MLflow client of the shared store."""
+    return client_of(tracking)
