@@ -42,6 +42,7 @@ class ServedModel(PythonModel):  # type: ignore[misc]  # MLflow carries no types
         from vavl.tracking.registry import CODE_HASH_KEY, code_hash
 
         self._model = load_model(Path(context.artifacts["model"]))
+        self._extractors: dict[str, Any] = {}
         expected = (context.model_config or {}).get(CODE_HASH_KEY)
         # Python keeps one `vavl` per process: the model's own copy counts only where none was imported.
         if expected is not None and expected != code_hash(Path(vavl.__file__).parent):
@@ -113,7 +114,13 @@ class ServedModel(PythonModel):  # type: ignore[misc]  # MLflow carries no types
         return None if _is_missing(path) else self._extracted(modality, Path(str(path)))
 
     def _extracted(self, modality: str, path: Path) -> NDArray[np.float32]:
-        raise ValueError(f"{modality}_path: this model reads ready features only; fill {modality}_features")
+        from vavl.features.from_provenance import extractor_of
+
+        if modality not in self._extractors:
+            provenance = getattr(self._model.description, modality).extractor
+            self._extractors[modality] = extractor_of(provenance, modality)
+        values: NDArray[np.float32] = self._extractors[modality](path).values
+        return values
 
     def _answer(self, prediction: Any) -> dict[str, Any]:
         named = zip(self._model.classes, prediction.probabilities, strict=True)

@@ -13,11 +13,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import soundfile
 import torch
 import yaml
 
 from vavl.data.statistics import FeatureStatistics, Normalisation
 from vavl.errors import TrackingError
+from vavl.features.audio import audio_info, extract_audio
+from vavl.features.settings import AudioFeatureSettings
 from vavl.models.saved_model import (
     ClipFeatures,
     ModalityDescription,
@@ -37,18 +40,18 @@ CLASSES = ("anger", "joy", "sadness")
 AUDIO_WIDTH, VIDEO_WIDTH = 5, 4
 
 
-def _modality(name: str, width: int) -> ModalityDescription:
+def _modality(name: str, width: int, extractor: dict[str, Any]) -> ModalityDescription:
     normalisation = Normalisation(np.zeros(width, np.float32), np.ones(width, np.float32))
     return ModalityDescription(
         width=width,
         statistics=FeatureStatistics("demo", name, "made up", normalisation).to_dict(),
         trained=True,
-        extractor={"extractor": "made up", "version": "1", "settings": {}},
+        extractor=extractor,
     )
 
 
-def _description(task: Task) -> ModelDescription:
-    audio, video = (_modality("audio", AUDIO_WIDTH), _modality("video", VIDEO_WIDTH))
+def _description(task: Task, audio_extractor: dict[str, Any]) -> ModelDescription:
+    audio, video = (_modality("audio", AUDIO_WIDTH, audio_extractor), _modality("video", VIDEO_WIDTH, {}))
     network = NetworkSettings(
         width=16,
         modality_blocks=1,
@@ -63,8 +66,8 @@ def _description(task: Task) -> ModelDescription:
     )  # fmt: skip
 
 
-def _model_folder(folder: Path, task: Task) -> Path:
-    description = _description(task)
+def _model_folder(folder: Path, task: Task, audio_extractor: dict[str, Any] | None = None) -> Path:
+    description = _description(task, audio_extractor or {})
     torch.manual_seed(0)
     save_model(folder, build_network(description).state_dict(), description)
     return folder
@@ -184,6 +187,32 @@ def test_a_bad_row_tells_its_error_and_spares_the_others(served: Any, audio: Any
     assert "(frames, 5)" in answer["error"][2]
     assert "not a table (frame, channel) of numbers" in answer["error"][3]
     assert answer["label"][[0, 2, 3]].isna().all()
+
+
+def test_media_files_are_read_with_the_extractor_of_the_model(tmp_path: Path) -> None:
+    import_mlflow()
+    import mlflow.pyfunc
+
+    settings = AudioFeatureSettings(mel_bands=AUDIO_WIDTH)
+    info = audio_info(settings)
+    provenance = {"extractor": info.extractor, "version": info.version, "settings": dict(info.settings)}
+    folder = _model_folder(tmp_path / "media", ClassTask(classes=CLASSES), provenance)
+    save_served_model(folder, tmp_path / "served")
+    sound = tmp_path / "sound.wav"
+    soundfile.write(sound, np.random.default_rng(3).normal(scale=0.1, size=8000), 16000)
+    features = extract_audio(sound, settings).values
+    table = pd.DataFrame(
+        {
+            "audio_path": [str(sound), None, str(tmp_path / "none.wav"), None],
+            "audio_features": [None, features.tolist(), None, None],
+            "video_path": [None, None, None, "clip.mp4"],
+        }
+    )
+    answer = mlflow.pyfunc.load_model(str(tmp_path / "served")).predict(table)
+    columns = [f"probability_{name}" for name in CLASSES]
+    np.testing.assert_allclose(answer[columns].iloc[0].astype(float), answer[columns].iloc[1].astype(float))
+    assert "the file does not exist" in answer["error"][2]
+    assert "cannot be computed from a media file" in answer["error"][3]
 
 
 def test_array_cells_and_the_index_are_kept(served: Any, audio: Any) -> None:

@@ -1,0 +1,60 @@
+"""The extractor that made some features, from their provenance: a model reads media with it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from vavl.data.statistics import ModalityInfo
+from vavl.errors import StoreError
+from vavl.features.audio import audio_info, extract_audio
+from vavl.features.extracted import Extracted
+from vavl.features.settings import AudioFeatureSettings, VideoFeatureSettings
+from vavl.features.video import VideoExtractor, video_info
+
+
+def extractor_of(provenance: Mapping[str, Any], modality: str) -> Callable[[Path], Extracted]:
+    """Return the function from a media file to features such as those of ``provenance``.
+
+    Args:
+        provenance: ``extractor``, ``version`` and ``settings`` as a store or a model keeps them.
+        modality: "audio" or "video", for messages.
+
+    Raises:
+        StoreError: the features came from a table, from an unknown extractor or from another version.
+    """
+    name = str(provenance.get("extractor", ""))
+    try:
+        if name == audio_info(AudioFeatureSettings()).extractor:
+            audio = AudioFeatureSettings.model_validate(provenance.get("settings", {}))
+            _check_version(provenance, audio_info(audio), modality)
+            return lambda path: extract_audio(path, audio)
+        if name == video_info(VideoFeatureSettings()).extractor:
+            video = VideoFeatureSettings.model_validate(provenance.get("settings", {}))
+            _check_version(provenance, video_info(video), modality)
+            return partial(VideoExtractor.extract, VideoExtractor(video))
+    except ValidationError as fault:
+        raise StoreError(
+            f"{modality} features",
+            "settings",
+            f"not known to {name}: {fault}",
+            "use the version that made them",
+        ) from None
+    what = "come from a table of ready features" if name.startswith("table:") else f"come from `{name}`"
+    raise StoreError(
+        f"{modality} features", "extractor", f"{what}, which cannot be computed from a media file",
+        f"give ready features ({modality}_features)",
+    )  # fmt: skip
+
+
+def _check_version(provenance: Mapping[str, Any], here: ModalityInfo, modality: str) -> None:
+    if str(provenance.get("version")) != here.version:
+        raise StoreError(
+            f"{modality} features", "version",
+            f"made by {here.extractor} {provenance.get('version')}, here is {here.version}",
+            "use the code that the model was made with",
+        )  # fmt: skip
