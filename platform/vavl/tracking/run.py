@@ -14,7 +14,7 @@ import yaml
 
 import vavl
 from vavl.config.base import FrozenConfig
-from vavl.config.snapshot import config_hash, flat_settings
+from vavl.config.snapshot import flat_settings
 from vavl.tracking.journal import Journal
 from vavl.tracking.settings import TrackingSettings
 
@@ -39,13 +39,19 @@ class DatasetNote:
 
 
 def record_run_start(
-    journal: Journal, config: FrozenConfig, tracking: TrackingSettings, run_id: str, dataset: DatasetNote
+    journal: Journal,
+    config: FrozenConfig,
+    config_hash: str,
+    tracking: TrackingSettings,
+    run_id: str,
+    dataset: DatasetNote,
 ) -> None:
     """Append ``run_start``; a resumed run calls it again with the same ``run_id``.
 
     Args:
         journal: the run's journal.
         config: all settings of the job; they become parameters and the artifact ``config.yaml``.
+        config_hash: of the settings that decide the result.
         tracking: experiment and name of the run.
         run_id: the same for all attempts of one run.
         dataset: what is trained on.
@@ -59,7 +65,7 @@ def record_run_start(
         params=flat_settings(config),
         tags={
             **source_tags(),
-            "vavl.config_hash": config_hash(config),
+            "vavl.config_hash": config_hash,
             "vavl.store_hash": dataset.store_hash,
         },
         dataset=asdict(dataset),

@@ -7,6 +7,7 @@ import logging
 import pickletools
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,22 +15,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import soundfile
-import torch
 import yaml
 
-from vavl.data.statistics import FeatureStatistics, Normalisation
 from vavl.errors import TrackingError
 from vavl.features.audio import audio_info, extract_audio
 from vavl.features.settings import AudioFeatureSettings
-from vavl.models.saved_model import (
-    ClipFeatures,
-    ModalityDescription,
-    ModelDescription,
-    build_network,
-    load_model,
-    save_model,
-)
-from vavl.models.settings import AttributeTask, ClassTask, NetworkSettings, Task
+from vavl.models.saved_model import ClipFeatures, load_model
+from vavl.models.settings import AttributeTask, ClassTask
 from vavl.tracking.journal import Journal
 from vavl.tracking.mlflow_writer import import_mlflow
 from vavl.tracking.registry import save_served_model, serving_requirements
@@ -38,44 +30,7 @@ from vavl.tracking.settings import TrackingSettings
 
 CLASSES = ("anger", "joy", "sadness")
 AUDIO_WIDTH, VIDEO_WIDTH = 5, 4
-
-
-def _modality(name: str, width: int, extractor: dict[str, Any]) -> ModalityDescription:
-    normalisation = Normalisation(np.zeros(width, np.float32), np.ones(width, np.float32))
-    return ModalityDescription(
-        width=width,
-        statistics=FeatureStatistics("demo", name, "made up", normalisation).to_dict(),
-        trained=True,
-        extractor=extractor,
-    )
-
-
-def _description(task: Task, audio_extractor: dict[str, Any]) -> ModelDescription:
-    audio, video = (_modality("audio", AUDIO_WIDTH, audio_extractor), _modality("video", VIDEO_WIDTH, {}))
-    network = NetworkSettings(
-        width=16,
-        modality_blocks=1,
-        shared_blocks=1,
-        attention_heads=2,
-        convolution_kernel=3,
-        head_widths=(8, 8),
-    )
-    return ModelDescription(
-        network=network, task=task, audio=audio, video=video,
-        fusion_trained=True, speaker_normalisation=False, max_frames=100, provenance={},
-    )  # fmt: skip
-
-
-def _model_folder(folder: Path, task: Task, audio_extractor: dict[str, Any] | None = None) -> Path:
-    description = _description(task, audio_extractor or {})
-    torch.manual_seed(0)
-    save_model(folder, build_network(description).state_dict(), description)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return _model_folder(tmp_path_factory.mktemp("model") / "demo", ClassTask(classes=CLASSES))
+MakeModelFolder = Callable[..., Path]
 
 
 @pytest.fixture(scope="module")
@@ -189,14 +144,16 @@ def test_a_bad_row_tells_its_error_and_spares_the_others(served: Any, audio: Any
     assert answer["label"][[0, 2, 3]].isna().all()
 
 
-def test_media_files_are_read_with_the_extractor_of_the_model(tmp_path: Path) -> None:
+def test_media_files_are_read_with_the_extractor_of_the_model(
+    tmp_path: Path, make_model_folder: MakeModelFolder
+) -> None:
     import_mlflow()
     import mlflow.pyfunc
 
     settings = AudioFeatureSettings(mel_bands=AUDIO_WIDTH)
     info = audio_info(settings)
     provenance = {"extractor": info.extractor, "version": info.version, "settings": dict(info.settings)}
-    folder = _model_folder(tmp_path / "media", ClassTask(classes=CLASSES), provenance)
+    folder = make_model_folder(tmp_path / "media", ClassTask(classes=CLASSES), provenance)
     save_served_model(folder, tmp_path / "served")
     sound = tmp_path / "sound.wav"
     soundfile.write(sound, np.random.default_rng(3).normal(scale=0.1, size=8000), 16000)
@@ -226,11 +183,11 @@ def test_array_cells_and_the_index_are_kept(served: Any, audio: Any) -> None:
     assert answer["label"]["a"] == answer["label"]["b"]
 
 
-def test_attributes_become_columns(tmp_path: Path, audio: Any) -> None:
+def test_attributes_become_columns(tmp_path: Path, audio: Any, make_model_folder: MakeModelFolder) -> None:
     import_mlflow()
     import mlflow.pyfunc
 
-    folder = _model_folder(tmp_path / "attributes", AttributeTask())
+    folder = make_model_folder(tmp_path / "attributes", AttributeTask())
     save_served_model(folder, tmp_path / "served")
     answer = mlflow.pyfunc.load_model(str(tmp_path / "served")).predict(
         pd.DataFrame({"audio_features": [audio.tolist()]})

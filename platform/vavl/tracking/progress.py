@@ -1,0 +1,98 @@
+"""What a person sees of a training while it goes on: a bar on a terminal, plain lines in a log."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from vavl.metrics.names import CONDITIONS
+from vavl.tracking.journal import Journal
+
+_LOOK_SECONDS = 0.5
+_log = logging.getLogger(__name__)
+
+
+class TrainingProgress:
+    """Follows a journal and shows steps and epochs; use as a context.
+
+    Args:
+        journal: of the run.
+        total_steps: of the whole run; None shows no share.
+        metric: shown per condition, e.g. ``accuracy``.
+    """
+
+    def __init__(self, journal: Journal, total_steps: int | None, metric: str) -> None:
+        self._journal, self._metric = journal, metric
+        # What an earlier attempt of a resumed run wrote is not news.
+        self._seen = max((record.seq for record in journal.read()), default=0)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._follow, name="training-progress", daemon=True)
+        console = Console(stderr=True)
+        self._bar = _bar(console) if console.is_terminal else None
+        self._task = self._bar.add_task("training", total=total_steps, note="starting") if self._bar else None
+        self._start = time.monotonic()
+
+    def __enter__(self) -> Self:
+        if self._bar:
+            self._bar.start()
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        self._thread.join()
+        if self._bar:
+            self._bar.stop()
+
+    def _follow(self) -> None:
+        ends = False
+        while not ends:
+            ends = self._stop.wait(_LOOK_SECONDS)
+            for record in self._journal.read(after_seq=self._seen):
+                self._seen = record.seq
+                if record.kind == "step":
+                    self._show_step(record.payload)
+                elif record.kind == "epoch":
+                    self._show_epoch(record.payload)
+
+    def _show_step(self, payload: dict[str, Any]) -> None:
+        if self._bar and self._task is not None:
+            loss = payload["metrics"].get("train/loss/total")
+            note = "" if loss is None else f"loss {loss:.3f}"
+            self._bar.update(TaskID(self._task), completed=payload["step"] + 1, note=note)
+
+    def _show_epoch(self, payload: dict[str, Any]) -> None:
+        metrics = payload["metrics"]
+        scores = "  ".join(
+            f"{condition} {metrics[name]:.3f}"
+            for condition in CONDITIONS
+            if (name := f"validation/{condition}/{self._metric}") in metrics
+        )
+        line = (
+            f"epoch {payload['epoch']}/{payload['total_epochs']}  validation {self._metric}: {scores}  "
+            f"(best epoch {payload['best_epoch']}, {metrics['train/clips_per_second']:.0f} clips/s, "
+            f"{time.monotonic() - self._start:.0f} s)"
+        )
+        if self._bar:
+            self._bar.console.print(line, highlight=False)
+        else:
+            _log.info(line)
+
+
+def _bar(console: Console) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[note]}"),
+        TimeRemainingColumn(),
+        console=console,
+    )

@@ -1,0 +1,102 @@
+"""A training as the journal, the tracking server, the report and the registry see it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, cast
+
+from vavl.config.base import FrozenConfig
+from vavl.tracking.journal import Journal, Kind
+from vavl.tracking.replay import Replay
+from vavl.tracking.run import DatasetNote, record_run_start
+from vavl.tracking.settings import TrackingSettings
+
+_LAST_FLUSH_SECONDS = 180.0
+
+
+@dataclass(frozen=True)
+class JournalSink:
+    """Writes what the training loop reports into the journal; picklable, for Ray's controller process."""
+
+    journal: Journal
+
+    def __call__(self, records: Sequence[Mapping[str, Any]]) -> None:
+        """Append the records in order."""
+        self.journal.append_all(
+            [
+                (cast("Kind", record["kind"]), {name: value for name, value in record.items() if name != "kind"})
+                for record in records
+            ]
+        )
+
+
+class TrackedTraining:
+    """Records a run from its start to its end; use as a context around the training.
+
+    A failure of the tracking server never reaches the training. A failure of the training is
+    recorded as the end of the run.
+
+    Args:
+        folder: of the run; the journal lies there.
+        settings: where to track.
+    """
+
+    def __init__(self, folder: Path, settings: TrackingSettings) -> None:
+        self.folder, self._settings = folder, settings
+        self.journal = Journal(folder / "journal.jsonl")
+        self._replay = Replay(self.journal, settings)
+
+    @property
+    def sink(self) -> JournalSink:
+        """What the training reports to."""
+        return JournalSink(self.journal)
+
+    def start(self, config: FrozenConfig, config_hash: str, run_id: str, dataset: DatasetNote) -> None:
+        """Record settings, code and data; from here on the tracking server follows."""
+        record_run_start(self.journal, config, config_hash, self._settings, run_id, dataset)
+        self._replay.start()
+
+    def finish(self, pages: Sequence[Path], model: Path, tags: Mapping[str, Any], metrics: Mapping[str, float]) -> dict[str, Any]:
+        """Record results and model, wait for the tracking server, and say what it holds.
+
+        Args:
+            pages: files and folders to keep with the run.
+            model: folder of the trained model.
+            tags: facts to show with the registered version.
+            metrics: final ones.
+
+        Returns:
+            ``mlflow_run_id``, ``model_name``, ``model_version`` (None where the server does not hold
+            them yet) and ``tracking_complete``.
+        """
+        for page in pages:
+            self.journal.append("artifact", path=page.absolute(), artifact_path=None)
+        if self._settings.model_name is not None:
+            self.journal.append("model", folder=model.absolute(), name=self._settings.model_name, tags=tags)
+        self.journal.append("run_end", status="FINISHED", metrics=metrics)
+        is_complete = self._replay.finish(_LAST_FLUSH_SECONDS)
+        state = self._replay.state
+        return {
+            "mlflow_run_id": state.mlflow_run_id,
+            "model_name": self._settings.model_name,
+            "model_version": state.model_version,
+            "tracking_complete": is_complete,
+        }
+
+    @property
+    def show_command(self) -> str:
+        """What a person types to look at the run."""
+        return self._replay.place.show_command
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if fault is not None:
+            self.journal.append("run_end", status="KILLED" if isinstance(fault, KeyboardInterrupt) else "FAILED", metrics={})
+            self._replay.finish(_LAST_FLUSH_SECONDS)

@@ -1,0 +1,59 @@
+"""The first record of a run."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+from vavl.config.base import FrozenConfig
+from vavl.tracking.journal import Journal
+from vavl.tracking.run import DatasetNote, record_run_start, source_tags
+from vavl.tracking.settings import TrackingSettings
+
+
+class _Inner(FrozenConfig):
+    seed: int = 3
+
+
+class _Job(FrozenConfig):
+    output_dir: Path
+    training: _Inner = _Inner()
+
+
+def test_run_start_holds_settings_code_and_data(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal.jsonl")
+    dataset = DatasetNote("demo", "f" * 64, "/stores/demo", "datasets/demo.yaml", {"train": 9})
+    tracking = TrackingSettings(experiment="trial")
+    record_run_start(journal, _Job(output_dir=tmp_path), tracking, "run-1", dataset)
+    (record,) = journal.read()
+    assert record.kind == "run_start"
+    assert record.payload["run_id"] == record.payload["run_name"] == "run-1"
+    assert record.payload["experiment"] == "trial"
+    assert record.payload["params"] == {"output_dir": str(tmp_path), "training.seed": 3}
+    assert yaml.safe_load(record.payload["config_yaml"])["training"] == {"seed": 3}
+    assert record.payload["dataset"]["counts"] == {"train": 9}
+    assert record.payload["tags"]["vavl.store_hash"] == "f" * 64
+    assert len(record.payload["tags"]["vavl.config_hash"]) == 16
+
+
+def test_source_tags_name_the_commit_or_leave_it_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "vavl"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    monkeypatch.setattr("vavl.tracking.run.vavl.__file__", str(package / "__init__.py"))
+    assert "mlflow.source.git.commit" not in source_tags()
+    for words in (
+        ["init", "-q"], ["add", "."],
+        ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "first"],
+    ):  # fmt: skip
+        subprocess.run(["git", "-C", tmp_path, *words], check=True)
+    tags = source_tags()
+    assert len(tags["mlflow.source.git.commit"]) == 40
+    assert tags["vavl.uncommitted_changes"] == "false"
+    (package / "__init__.py").write_text("changed = 1\n")
+    assert source_tags()["vavl.uncommitted_changes"] == "true"
+    monkeypatch.setenv("PATH", "")
+    assert "mlflow.source.git.commit" not in source_tags()
