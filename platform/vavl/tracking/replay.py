@@ -128,7 +128,9 @@ class Replay:
                     "MLflow (%s) does not know this run any more: replaying all", self.place.public_uri
                 )
                 state = ReplayState()
-            self._records = RecordReplay(writer, state, self._save, self._tries)
+            self._records = RecordReplay(
+                writer, self._journal.path.absolute().parent, state, self._save, self._tries
+            )
         elif self._records.state.seq != state.seq:
             self._records.state = state
         return self._records

@@ -29,6 +29,7 @@ class RecordReplay:
 
     Args:
         writer: the connection.
+        folder: of the journal; relative paths in records count from it, so that a run can be moved.
         state: where to go on.
         save: called with the new state after every request.
         tries: attempts by record, kept by the caller over several connections.
@@ -37,12 +38,13 @@ class RecordReplay:
     def __init__(
         self,
         writer: MlflowWriter,
+        folder: Path,
         state: ReplayState,
         save: Callable[[ReplayState], None],
         tries: Counter[int],
     ) -> None:
         self.state = state
-        self._writer, self._save = writer, save
+        self._writer, self._folder, self._save = writer, folder, save
         self._tries = tries
 
     def apply(self, records: Iterable[Record]) -> None:
@@ -81,7 +83,7 @@ class RecordReplay:
         if run_id is None:
             return {}
         if record.kind == "artifact":
-            self._writer.log_artifact(run_id, Path(payload["path"]), payload.get("artifact_path"))
+            self._writer.log_artifact(run_id, self._folder / payload["path"], payload.get("artifact_path"))
         elif record.kind == "model" and payload.get("name"):
             tags = payload.get("tags", {})
             note = ModelNote(

@@ -50,10 +50,9 @@ def _history(client: Any, run_id: str, name: str = "train/loss") -> list[tuple[i
     return [(point.step, point.value) for point in client.get_metric_history(run_id, name)]
 
 
-def test_a_whole_run_arrives(
-    journal: Journal, tracking: TrackingSettings, client_of: ClientOf, tmp_path: Path
-) -> None:
-    picture = tmp_path / "picture.svg"
+def test_a_whole_run_arrives(journal: Journal, tracking: TrackingSettings, client_of: ClientOf) -> None:
+    picture = journal.path.parent / "picture.svg"
+    picture.parent.mkdir()
     picture.write_text("<svg/>")
     _start(journal, tracking)
     _steps(journal, 1, 3)
@@ -62,6 +61,7 @@ def test_a_whole_run_arrives(
     )
     journal.append("system", metrics={"system/cpu_utilization_percentage": 7.0})
     journal.append("artifact", path=picture, artifact_path="pictures")
+    journal.append("artifact", path="picture.svg")
     journal.append("run_end", status="FINISHED", metrics={"test/audio/accuracy": 0.25})
     replay = Replay(journal, tracking)
     assert replay.finish(60)
@@ -84,7 +84,9 @@ def test_a_whole_run_arrives(
     assert dataset.dataset.name == "demo"
     assert json.loads(dataset.dataset.profile)["store_hash"] == "f" * 64
     assert json.loads(dataset.dataset.source) == {"uri": "/stores/demo"}
-    assert {file.path for file in client.list_artifacts(run.info.run_id)} == {"config.yaml", "pictures"}
+    assert {file.path for file in client.list_artifacts(run.info.run_id)} == {
+        "config.yaml", "pictures", "picture.svg"
+    }  # fmt: skip
     assert client.list_artifacts(run.info.run_id, "pictures")[0].path == "pictures/picture.svg"
 
 
