@@ -11,6 +11,7 @@ from typing import Any
 import av
 import numpy as np
 import soundfile
+from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 from scipy.signal import resample_poly
 
@@ -78,12 +79,15 @@ def read_frames(
         stream = container.streams.video[0]
         stream.codec_context.thread_count = 1
         own_rate = float(stream.average_rate or frame_rate_hz)
+        # One for the whole file: a frame's own to_ndarray sets up a conversion per frame, ten times the time.
+        to_colours = VideoReformatter()
         number = 0
         for middle, picture in _evenly(container.decode(stream), own_rate, frame_rate_hz):
             if middle > longest_s:
                 raise _too_long(path, "video", longest_s)
             number += 1
-            yield middle, picture.to_ndarray(format="rgb24")
+            colours = to_colours.reformat(picture, format="rgb24", threads=1)
+            yield middle, colours.to_ndarray().astype(np.uint8, copy=False)
         if number == 0:
             raise ClipError(str(path), "video", "the video stream holds no picture", _WATCH)
 
