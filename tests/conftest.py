@@ -120,3 +120,9 @@ def small_store(tmp_path_factory: pytest.TempPathFactory) -> Callable[[SmallCorp
         return made[key]
 
     return store
+
+
+@pytest.fixture(scope="session")
+def small_corpus() -> type[SmallCorpus]:
+    """Return the description class: test modules cannot import this file."""
+    return SmallCorpus

@@ -9,6 +9,8 @@ from pydantic import Field
 from vavl.config.base import FrozenConfig
 from vavl.data.demo_corpus.settings import DemoCorpusSettings
 from vavl.features.settings import FeatureSettings
+from vavl.tracking.settings import TrackingSettings
+from vavl.training.settings import TrainingPlan
 
 
 class MakeDemoCorpusJob(FrozenConfig):
@@ -34,3 +36,9 @@ class PrepareCorpusJob(FrozenConfig):
     )
     resume: bool = Field(True, description="continue an interrupted extraction; false starts anew")
     features: FeatureSettings = FeatureSettings()
+
+
+class TrainModelJob(TrainingPlan):
+    """Settings of ``jobs/train_model.py``: the plan of a training, and where it is tracked."""
+
+    tracking: TrackingSettings = TrackingSettings()

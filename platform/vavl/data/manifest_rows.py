@@ -160,5 +160,6 @@ def _metadata(card: CorpusCard, folds: tuple[int, ...]) -> dict[str, Any]:
         "protocol": rules.protocol,
         "folds": list(folds),
         "card_hash": card_hash(card),
+        "yardsticks": [note.model_dump(mode="json") for note in card.yardsticks],
         "validation": f"{rules.validation_speakers} {rule}",
     }

@@ -77,8 +77,8 @@ class RelativeAttention(nn.Module):
             rotate(query, cosine, sine),
             rotate(key, cosine, sine),
             value,
+            # No dropout of the attention weights: it would rule out the fused kernels. The output has it.
             attn_mask=is_real[:, None, None, :],
-            dropout_p=self.dropout if self.training else 0.0,
         )
         joined: Tensor = self.output(mixed.transpose(1, 2).reshape(B, T, D))
         return functional.dropout(joined, self.dropout, self.training)

@@ -23,19 +23,18 @@ class TrainingProgress:
 
     Args:
         journal: of the run.
-        total_steps: of the whole run; None shows no share.
-        metric: shown per condition, e.g. ``accuracy``.
+        select_by: name of the metric that chooses the epoch; its last part is shown per condition.
     """
 
-    def __init__(self, journal: Journal, total_steps: int | None, metric: str) -> None:
-        self._journal, self._metric = journal, metric
+    def __init__(self, journal: Journal, select_by: str) -> None:
+        self._journal, self._metric = journal, select_by.split("/")[-1]
         # What an earlier attempt of a resumed run wrote is not news.
         self._seen = max((record.seq for record in journal.read()), default=0)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="training-progress", daemon=True)
         console = Console(stderr=True)
         self._bar = _bar(console) if console.is_terminal else None
-        self._task = self._bar.add_task("training", total=total_steps, note="starting") if self._bar else None
+        self._task = self._bar.add_task("training", total=None, note="starting") if self._bar else None
         self._start = time.monotonic()
 
     def __enter__(self) -> Self:
@@ -67,7 +66,8 @@ class TrainingProgress:
         if self._bar and self._task is not None:
             loss = payload["metrics"].get("train/loss/total")
             note = "" if loss is None else f"loss {loss:.3f}"
-            self._bar.update(TaskID(self._task), completed=payload["step"] + 1, note=note)
+            total = payload["total_steps"]
+            self._bar.update(TaskID(self._task), completed=payload["step"] + 1, total=total, note=note)
 
     def _show_epoch(self, payload: dict[str, Any]) -> None:
         metrics = payload["metrics"]

@@ -13,6 +13,8 @@ from vavl.tracking.journal import Journal, Kind
 from vavl.tracking.replay import Replay
 from vavl.tracking.run import DatasetNote, record_run_start
 from vavl.tracking.settings import TrackingSettings
+from vavl.tracking.training_result import artifacts_of, version_tags
+from vavl.training.loop import BEST_FOLDER
 
 _LAST_FLUSH_SECONDS = 180.0
 
@@ -27,7 +29,10 @@ class JournalSink:
         """Append the records in order."""
         self.journal.append_all(
             [
-                (cast("Kind", record["kind"]), {name: value for name, value in record.items() if name != "kind"})
+                (
+                    cast("Kind", record["kind"]),
+                    {name: value for name, value in record.items() if name != "kind"},
+                )
                 for record in records
             ]
         )
@@ -59,29 +64,29 @@ class TrackedTraining:
         record_run_start(self.journal, config, config_hash, self._settings, run_id, dataset)
         self._replay.start()
 
-    def finish(self, pages: Sequence[Path], model: Path, tags: Mapping[str, Any], metrics: Mapping[str, float]) -> dict[str, Any]:
-        """Record results and model, wait for the tracking server, and say what it holds.
+    def finish(self, folder: Path, outcome: Mapping[str, Any]) -> dict[str, Any]:
+        """Record results, pictures and the model, and wait for the tracking server.
 
         Args:
-            pages: files and folders to keep with the run.
-            model: folder of the trained model.
-            tags: facts to show with the registered version.
-            metrics: final ones.
+            folder: of the run, with the report and the model in it.
+            outcome: of the training; its metrics become those of the run.
 
         Returns:
             ``mlflow_run_id``, ``model_name``, ``model_version`` (None where the server does not hold
             them yet) and ``tracking_complete``.
         """
-        for page in pages:
-            self.journal.append("artifact", path=page.absolute(), artifact_path=None)
-        if self._settings.model_name is not None:
-            self.journal.append("model", folder=model.absolute(), name=self._settings.model_name, tags=tags)
-        self.journal.append("run_end", status="FINISHED", metrics=metrics)
+        for path in artifacts_of(folder):
+            self.journal.append("artifact", path=path.absolute(), artifact_path=None)
+        name = self._settings.model_name
+        if name is not None:
+            model = (folder / BEST_FOLDER).absolute()
+            self.journal.append("model", folder=model, name=name, tags=version_tags(outcome))
+        self.journal.append("run_end", status="FINISHED", metrics=outcome["metrics"])
         is_complete = self._replay.finish(_LAST_FLUSH_SECONDS)
         state = self._replay.state
         return {
             "mlflow_run_id": state.mlflow_run_id,
-            "model_name": self._settings.model_name,
+            "model_name": name,
             "model_version": state.model_version,
             "tracking_complete": is_complete,
         }
@@ -98,5 +103,6 @@ class TrackedTraining:
         self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
     ) -> None:
         if fault is not None:
-            self.journal.append("run_end", status="KILLED" if isinstance(fault, KeyboardInterrupt) else "FAILED", metrics={})
+            status = "KILLED" if isinstance(fault, KeyboardInterrupt) else "FAILED"
+            self.journal.append("run_end", status=status, metrics={})
             self._replay.finish(_LAST_FLUSH_SECONDS)

@@ -24,6 +24,7 @@ class LoopState(FrozenConfig):
     """Where a run stands after an epoch; everything else follows from seed and step."""
 
     config_hash: str
+    store_hash: str
     workers: int
     zero_stage: int
     step: int = 0
@@ -67,31 +68,32 @@ class CheckpointFolder:
             self._drop_old()
         wait_for_all()
 
-    def resume(self, engine: Engine, config_hash: str) -> LoopState | None:
-        """Load the newest complete checkpoint of this configuration. Every rank must call.
+    def resume(self, engine: Engine, fresh: LoopState) -> LoopState | None:
+        """Load the newest complete checkpoint. Every rank must call.
+
+        Args:
+            engine: gets the weights and the optimizer's state.
+            fresh: state of a new run; configuration, features, workers and stage must be the same.
 
         Returns:
             Its state, or None when there is none.
 
         Raises:
-            TrainingError: the checkpoint was written by another number of workers or ZeRO stage.
+            TrainingError: the checkpoint belongs to another configuration, store or set of workers.
         """
-        rank, world_size = rank_and_world_size()
+        rank, _ = rank_and_world_size()
         found = from_rank_zero(str(self._newest_complete() or "") if rank == 0 else "")
         if not found:
             return None
         folder = Path(found)
         state = LoopState.model_validate(read_json(folder / _LOOP_FILE))
-        if state.config_hash != config_hash:
-            raise TrainingError(
-                found, "config_hash", f"belongs to configuration {state.config_hash}, not {config_hash}",
-                "choose another output_dir, or set training.resume=never",
-            )  # fmt: skip
-        if state.workers != world_size:
-            raise TrainingError(
-                found, "workers", f"was written by {state.workers} workers, this run has {world_size}",
-                f"resume with training.workers={state.workers}, or set training.resume=never",
-            )  # fmt: skip
+        for name in ("config_hash", "store_hash", "workers", "zero_stage"):
+            before, now = getattr(state, name), getattr(fresh, name)
+            if before != now:
+                raise TrainingError(
+                    found, name, f"the checkpoint has {before}, this run {now}",
+                    "go back to the earlier setting, or set training.resume=never to start anew",
+                )  # fmt: skip
         engine.load(folder / "engine")
         _log.info("resumed from %s at step %d", folder.name, state.step)
         return state

@@ -155,8 +155,8 @@ class DeepSpeedEngine:
 
     def full_weights(self) -> dict[str, Tensor]:
         """Gather all weights in float32 on the CPU. Every rank must call."""
+        from deepspeed.runtime.zero import GatheredParameters
         from deepspeed.utils import safe_get_full_fp32_param
-        from deepspeed.zero import GatheredParameters
 
         weights: dict[str, Tensor] = {}
         for name, parameter in self.network.named_parameters():

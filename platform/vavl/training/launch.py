@@ -6,6 +6,7 @@ import json
 import logging
 import os
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import ray
@@ -44,18 +45,21 @@ def launch_training(plan: TrainingPlan, folder: RunFolder, sink: Report) -> None
         case "in_process":
             train_on_worker(plan, sink)
         case "ray":
-            _launch_on_ray(plan, folder, sink)
+            trainer = _ray_trainer(plan, folder, sink)
+            try:
+                trainer.fit()
+            except WorkerGroupError as failure:
+                raise _first_cause(failure) from failure
 
 
-def _launch_on_ray(plan: TrainingPlan, folder: RunFolder, sink: Report) -> None:
+def _ray_trainer(plan: TrainingPlan, folder: RunFolder, sink: Report) -> TorchTrainer:
     _start_ray(plan)
     settings = plan.training
     resources = {"CPU": settings.cpus_per_worker}
     if settings.gpus_per_worker:
         resources["GPU"] = settings.gpus_per_worker
-    trainer = TorchTrainer(
-        _work,
-        train_loop_config={"plan": plan.model_dump_json()},
+    return TorchTrainer(
+        partial(train_on_worker, plan, _report_to_ray),
         torch_config=TorchConfig(backend="nccl" if settings.gpus_per_worker else "gloo"),
         scaling_config=ScalingConfig(
             num_workers=settings.workers,
@@ -69,10 +73,6 @@ def _launch_on_ray(plan: TrainingPlan, folder: RunFolder, sink: Report) -> None:
             logging_config=LoggingConfig(log_level="WARNING"),
         ),
     )
-    try:
-        trainer.fit()
-    except WorkerGroupError as failure:
-        raise _first_cause(failure) from failure
 
 
 def _start_ray(plan: TrainingPlan) -> None:
@@ -98,13 +98,6 @@ def _start_ray(plan: TrainingPlan) -> None:
             "training", "workers", f"{wanted:g} CPUs are asked for, Ray has {there:g}",
             "lower training.workers or training.cpus_per_worker",
         )  # fmt: skip
-
-
-def _work(config: dict[str, Any]) -> None:
-    """Run in every Ray Train worker."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    plan = TrainingPlan.model_validate_json(config["plan"])
-    train_on_worker(plan, _report_to_ray)
 
 
 def _report_to_ray(records: Sequence[Record]) -> None:

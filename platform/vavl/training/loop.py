@@ -119,7 +119,9 @@ def _step_record(
     metrics = {"train/loss/total": objective, **losses, "train/learning_rate": rate}
     if norm is not None:
         metrics["train/gradient_norm"] = norm
-    return {"kind": "step", "step": step, "time": time.time(), "metrics": metrics}
+    return {
+        "kind": "step", "step": step, "total_steps": run.total_steps, "time": time.time(), "metrics": metrics,
+    }  # fmt: skip
 
 
 def _finish_epoch(

@@ -12,14 +12,13 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from vavl.config.snapshot import config_hash
 from vavl.data.collection import ClipCollection, Normaliser, normalisers, open_collection
 from vavl.data.loader import RankPlace, StepLoader
 from vavl.data.manifest import TEST, TRAIN, VALIDATION
 from vavl.data.partitions import Partition, PartitionedClips, compose_batch, partition_clips
 from vavl.data.sampler import Sampler
 from vavl.data.statistics import FeatureStatistics
-from vavl.errors import InputError
+from vavl.errors import ConfigError, InputError
 from vavl.models.saved_model import ModalityDescription, ModelDescription, build_network
 from vavl.models.settings import AttributeTask, ClassTask, Task
 from vavl.models.vavl import Vavl
@@ -105,11 +104,38 @@ def open_run_data(plan: TrainingPlan) -> RunData:
     return RunData(collection, rows, partitioned, composition, normaliser, _task(collection, plan))
 
 
+def check_plan(plan: TrainingPlan) -> None:
+    """Look at everything that a run reads, as far as that is cheap; used by ``--dry-run``.
+
+    Raises:
+        VavlError: what a run would stumble over.
+    """
+    data = open_run_data(plan)
+    condition = plan.evaluation.select_by.split("/")[1]
+    known = {"audio_video": ("audio", "video"), "audio": ("audio",), "video": ("video",)}
+    if condition not in known:
+        raise ConfigError(
+            "evaluation", "select_by", f"unknown condition {condition}", f"choose of {list(known)}"
+        )
+    rows = data.rows["validation"]
+    present = np.logical_and.reduce([data.collection.has(modality)[rows] for modality in known[condition]])
+    if not (present & data.collection.is_labelled[rows]).any():
+        raise InputError(
+            str(plan.data.store), plan.evaluation.select_by, "no validation clip can be measured under this condition",
+            "choose another evaluation.select_by",
+        )  # fmt: skip
+
+
+def steps_of_plan(plan: TrainingPlan, training_clips: int, batch_size: int) -> tuple[int, int]:
+    """Return the steps of an epoch, (training clips) / (global batch), and of the whole run."""
+    per_epoch = -(-training_clips // batch_size)
+    return per_epoch, min(plan.training.max_epochs * per_epoch, plan.training.max_steps or 2**62)
+
+
 def prepare_run(plan: TrainingPlan) -> TrainingRun:
     """Set up one rank. Every rank must call, after the process group was started."""
     settings = plan.training
     rank, world_size = rank_and_world_size()
-    torch.set_num_threads(settings.threads_per_worker or max(1, int(settings.cpus_per_worker)))
     data = open_run_data(plan)
     sampler = Sampler(
         data.partitioned.clips, dict(data.composition), data.collection.lengths(), settings.seed
@@ -119,8 +145,7 @@ def prepare_run(plan: TrainingPlan) -> TrainingRun:
     torch.manual_seed(settings.seed)
     network = build_network(description)
     frozen = freeze_unfed_parts(network, data.partitioned)
-    steps_per_epoch = -(-data.partitioned.count // sampler.batch_size)
-    total_steps = min(settings.max_epochs * steps_per_epoch, settings.max_steps or 2**62)
+    steps_per_epoch, total_steps = steps_of_plan(plan, data.partitioned.count, sampler.batch_size)
     parameters = sum(parameter.numel() for parameter in network.parameters())
     slots = world_size * settings.micro_batches
     run = TrainingRun(
@@ -161,7 +186,7 @@ def describe_model(plan: TrainingPlan, data: RunData) -> ModelDescription:
             "protocol": manifest.protocol,
             "fold": plan.data.fold,
             "store_hash": store.hash,
-            "config_hash": config_hash(plan),
+            "config_hash": plan.config_hash,
         },
     )
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vavl.config.files import make_folder, read_json, write_json
-from vavl.config.snapshot import config_hash, save_config
+from vavl.config.snapshot import save_config
 from vavl.training.settings import TrainingPlan
 
 _log = logging.getLogger(__name__)
@@ -49,7 +49,7 @@ def claim_run_folder(plan: TrainingPlan) -> RunFolder:
     """
     folder = make_folder(plan.output_dir)
     file = folder / _RUN_FILE
-    hash_now = config_hash(plan)
+    hash_now = plan.config_hash
     if file.exists():
         earlier = read_json(file)
         same = earlier["config_hash"] == hash_now

@@ -8,6 +8,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from vavl.config.base import FrozenConfig
+from vavl.config.files import sha256_of_json
 from vavl.data.settings import DataSettings, FeatureUse
 from vavl.models.settings import NetworkSettings
 from vavl.objectives.settings import ObjectiveSettings
@@ -90,6 +91,17 @@ class TrainingPlan(FrozenConfig):
     objectives: ObjectiveSettings = ObjectiveSettings()
     training: TrainingSettings = TrainingSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
+
+    @property
+    def config_hash(self) -> str:
+        """Sixteen hexadecimal digits over everything that decides the result, but for the features.
+
+        Where the run and the store lie does not count, nor what a job adds to the plan; the features
+        have a hash of their own.
+        """
+        content = self.model_dump(mode="json", include=set(TrainingPlan.model_fields), exclude={"output_dir"})
+        content["data"].pop("store")
+        return sha256_of_json(content)[:16]
 
     def with_absolute_paths(self) -> Self:
         """Resolve every path: Ray's workers run in another folder."""

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
+import warnings
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from vavl.config.files import read_json, write_json
-from vavl.config.snapshot import config_hash
 from vavl.data.manifest import Manifest
 from vavl.errors import TrainingError
 from vavl.models.saved_model import load_model
@@ -33,14 +36,27 @@ def train_on_worker(plan: TrainingPlan, report: Report) -> None:
     Leaves in ``plan.output_dir``: ``best/`` (the model), ``checkpoints/``, ``predictions/`` and
     ``outcome.json``, which comes last.
     """
+    _set_up_process(plan)
     run = prepare_run(plan)
     fresh = LoopState(
-        config_hash=config_hash(plan), workers=run.place.world_size, zero_stage=plan.training.zero_stage
+        config_hash=plan.config_hash,
+        store_hash=run.data.collection.store.hash,
+        workers=run.place.world_size,
+        zero_stage=plan.training.zero_stage,
     )
-    state = run.checkpoints.resume(run.engine, fresh.config_hash) or fresh
+    state = run.checkpoints.resume(run.engine, fresh) or fresh
     if state.step < run.total_steps:
         state = train(run, state, report)
     conclude(run, state)
+
+
+def _set_up_process(plan: TrainingPlan) -> None:
+    """Set what belongs to the process: threads, and what the log of a worker says."""
+    torch.set_num_threads(plan.training.threads_per_worker or max(1, int(plan.training.cpus_per_worker)))
+    # A Ray worker has no log of ours yet; in the driver's process this changes nothing.
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    # DeepSpeed calls collectives by their older names at every step.
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")
 
 
 def conclude(run: TrainingRun, state: LoopState) -> None:
@@ -102,5 +118,6 @@ def _outcome(run: TrainingRun, state: LoopState, metrics: dict[str, float]) -> d
         "label_target": manifest.target,
         "classes": list(manifest.classes),
         "speaker_normalisation": run.plan.features.speaker_normalisation,
-        "store_hash": data.collection.store.hash,
+        "store_hash": state.store_hash,
+        "config_hash": state.config_hash,
     }

@@ -1,0 +1,43 @@
+"""Train a VAVL model and register it: python jobs/train_model.py CONFIG.yaml [dotted.key=value ...]."""
+
+from __future__ import annotations
+
+from vavl.config.command_line import print_table, run_job
+from vavl.config.files import write_json
+from vavl.job_config import TrainModelJob
+from vavl.tracking.progress import TrainingProgress
+from vavl.tracking.tracked_training import TrackedTraining
+from vavl.tracking.training_pages import write_report
+from vavl.tracking.training_result import dataset_note, result_rows, training_summary
+from vavl.training.launch import launch_training
+from vavl.training.run import check_plan
+from vavl.training.run_folder import claim_run_folder
+from vavl.training.worker import read_outcome
+
+
+def train_model(job: TrainModelJob) -> None:
+    """Train on Ray, measure the best epoch, write the report, register the model."""
+    folder = claim_run_folder(job)
+    with TrackedTraining(folder.path, job.tracking) as tracked:
+        tracked.start(job, job.config_hash, folder.run_id, dataset_note(job))
+        with TrainingProgress(tracked.journal, job.evaluation.select_by):
+            launch_training(job, folder, tracked.sink)
+        outcome = read_outcome(folder.path)
+        report = write_report(job, outcome, tracked.journal)
+        kept = tracked.finish(folder.path, outcome)
+    summary = training_summary(outcome, tracked.journal) | kept
+    write_json(folder.path / "summary.json", summary)
+    folder.finish()
+    print_table(f"{folder.path}: trained on {outcome['corpus']}", result_rows(outcome, summary))
+    print(f"\nnext: open {report}\n      {tracked.show_command}")
+
+
+def main() -> int:
+    """Run the job."""
+    return run_job(
+        "Train a VAVL model on a feature store and register it.", TrainModelJob, train_model, check_plan
+    )
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,132 @@
+"""The report of a finished training, put together from its folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from vavl.data.manifest import Manifest
+from vavl.metrics.classes import confusion_counts
+from vavl.metrics.intervals import speaker_interval
+from vavl.metrics.names import CONDITIONS, metric_name
+from vavl.reports.pictures import ReliabilityBins, reliability_bins
+from vavl.reports.training_content import TrainingReport, YardstickNote
+from vavl.reports.training_report import write_training_report
+from vavl.tracking.journal import Journal
+from vavl.training.settings import TrainingPlan
+from vavl.training.worker import PREDICTIONS_FOLDER
+
+_INTERVAL_SEED = 0
+
+
+def write_report(plan: TrainingPlan, outcome: Mapping[str, Any], journal: Journal) -> Path:
+    """Write ``report.html`` and its pictures into the run's folder; return the page's path."""
+    split = "test" if plan.evaluation.test else "validation"
+    predictions = pq.read_table(plan.output_dir / PREDICTIONS_FOLDER / f"{split}.parquet")
+    classes = tuple(outcome["classes"]) if plan.data.target != "attributes" else ()
+    confusion: dict[str, NDArray[np.int64]] = {}
+    reliability: dict[str, ReliabilityBins] = {}
+    for condition in CONDITIONS:
+        rows = predictions.filter(pc.equal(predictions["condition"], condition))
+        if classes and rows.num_rows:
+            target, predicted = _columns(rows, "target", classes), _columns(rows, "predicted", classes)
+            confusion[condition] = confusion_counts(predicted, target)
+            reliability[condition] = reliability_bins(predicted, target.argmax(axis=1))
+    report = TrainingReport(
+        title=f"VAVL on {outcome['corpus']}",
+        corpus=outcome["corpus"],
+        protocol=f"{outcome['protocol']}, fold {outcome['fold']}",
+        label_target=outcome["label_target"],
+        speaker_normalisation=outcome["speaker_normalisation"],
+        clips=outcome["clips"],
+        speakers=outcome["speakers"],
+        metrics=outcome["metrics"],
+        history=epoch_history(journal),
+        classes=classes,
+        confusion=confusion,
+        confusion_split=split,
+        reliability=reliability,
+        intervals=accuracy_intervals(predictions, split, classes),
+        best_epoch=outcome["best_epoch"],
+        yardsticks=_yardsticks(plan),
+        facts=_facts(plan, outcome),
+        notes=_notes(plan, outcome),
+    )
+    return write_training_report(report, plan.output_dir)
+
+
+def accuracy_intervals(
+    predictions: pa.Table, split: str, classes: tuple[str, ...]
+) -> dict[str, tuple[float, float]]:
+    """Return 95 % intervals of accuracy over the split's speakers, by metric name."""
+    found: dict[str, tuple[float, float]] = {}
+    for condition in CONDITIONS if classes else ():
+        rows = predictions.filter(pc.equal(predictions["condition"], condition))
+        if rows.num_rows:
+            target, predicted = _columns(rows, "target", classes), _columns(rows, "predicted", classes)
+            right = target.argmax(axis=1) == predicted.argmax(axis=1)
+            found[metric_name(split, condition, "accuracy")] = speaker_interval(
+                right.astype(np.float64), rows["speaker"].to_pylist(), np.random.default_rng(_INTERVAL_SEED)
+            )
+    return found
+
+
+def epoch_history(journal: Journal) -> list[dict[str, Any]]:
+    """Return the metrics of each epoch, the last account of one that was repeated after a resume."""
+    history: dict[int, dict[str, Any]] = {}
+    losses: list[float] = []
+    for record in journal.read():
+        if record.kind == "step":
+            losses.append(record.payload["metrics"]["train/loss/total"])
+        elif record.kind == "epoch":
+            mean = {"train/loss/total": sum(losses) / len(losses)} if losses else {}
+            epoch = record.payload["epoch"]
+            history[epoch] = {
+                "epoch": epoch, "step": record.payload["step"], **mean, **record.payload["metrics"],
+            }  # fmt: skip
+            losses = []
+    return [history[epoch] for epoch in sorted(history)]
+
+
+def _columns(rows: pa.Table, prefix: str, names: tuple[str, ...]) -> NDArray[np.float64]:
+    return np.stack([rows[f"{prefix}_{name}"].to_numpy() for name in names], axis=1)
+
+
+def _yardsticks(plan: TrainingPlan) -> list[YardstickNote]:
+    known = Manifest.read(plan.data.store).metadata.get("yardsticks", [])
+    return [YardstickNote(note["name"], note["accuracy_percent"], note["protocol"]) for note in known]
+
+
+def _facts(plan: TrainingPlan, outcome: Mapping[str, Any]) -> dict[str, Any]:
+    training = plan.training
+    return {
+        "network": f"{outcome['parameters'] / 1e6:.2f} M parameters, width {plan.model.width}",
+        "frozen for want of clips": ", ".join(outcome["frozen_parts"]) or "none",
+        "rows per step": ", ".join(f"{rows} {name}" for name, rows in outcome["rows_per_step"].items()),
+        "objectives": (
+            f"supervised x {plan.objectives.supervised.weight:g}, "
+            f"reconstruction x {plan.objectives.reconstruction.weight:g}"
+        ),
+        "optimizer steps": f"{outcome['steps']} in {outcome['epochs']} epochs",
+        "workers": f"{outcome['workers']}, ZeRO stage {outcome['zero_stage']}, {training.precision}",
+        "seed": training.seed,
+        "speed": f"{outcome['clips_per_second']:.0f} clips per second of training",
+        "configuration hash": outcome["config_hash"],
+        "feature store hash": outcome["store_hash"],
+    }
+
+
+def _notes(plan: TrainingPlan, outcome: Mapping[str, Any]) -> list[str]:
+    chosen = f"Epoch {outcome['best_epoch']} was chosen by {plan.evaluation.select_by}"
+    if plan.evaluation.test:
+        return [f"{chosen}; the test split was measured once, with the weights of that epoch."]
+    return [
+        f"{chosen}, so validation scores are optimistic; the test split was not measured (evaluation.test)."
+    ]

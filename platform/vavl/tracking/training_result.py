@@ -1,0 +1,93 @@
+"""What a finished training leaves for people: facts, summary, table, report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from vavl.data.manifest import Manifest
+from vavl.data.store import FeatureStore
+from vavl.metrics.names import CONDITIONS
+from vavl.tracking.journal import Journal
+from vavl.tracking.run import DatasetNote
+from vavl.training.settings import TrainingPlan
+
+_SHOWN = ("accuracy", "f1_macro", "uar", "ccc_mean")
+
+
+def dataset_note(plan: TrainingPlan) -> DatasetNote:
+    """Describe the data of a run for its lineage."""
+    store, manifest = FeatureStore.open(plan.data.store), Manifest.read(plan.data.store)
+    counts = {"clips": len(manifest), **{f"{name}_clips": info.clips for name, info in store.info.items()}}
+    return DatasetNote(
+        name=store.corpus,
+        store_hash=store.hash,
+        path=str(plan.data.store.absolute()),
+        card=f"{manifest.corpus} (card hash {manifest.card_hash})",
+        counts=counts,
+    )
+
+
+def training_summary(outcome: Mapping[str, Any], journal: Journal) -> dict[str, Any]:
+    """Return the content of ``summary.json`` but for what the tracking server adds.
+
+    Keys: ``metrics`` (flat, ``<split>/<condition>/<metric>``), ``best_epoch`` (from 1), ``epochs``,
+    ``steps``, ``clips_per_second`` (training steps alone), ``seconds_to_first_step`` (from the start
+    of the command), ``seconds``, ``workers``, ``zero_stage``, ``config_hash``, ``store_hash``, and what
+    the scores belong to: ``corpus``, ``protocol``, ``fold``, ``label_target``, ``clips``, ``speakers``,
+    ``speaker_normalisation``, ``rows_per_step``, ``frozen_parts``, ``parameters``.
+    """
+    start = psutil.Process().create_time()
+    first = next((record.time for record in journal.read() if record.kind == "step"), None)
+    last = max((record.time for record in journal.read()), default=start)
+    return {
+        **outcome,
+        # A resumed run took its first step in an earlier process.
+        "seconds_to_first_step": None if first is None or first < start else first - start,
+        "seconds": last - start,
+    }
+
+
+def version_tags(outcome: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the facts shown with a registered version: origin, protocol and main scores."""
+    facts = {name: outcome[name] for name in ("corpus", "protocol", "fold", "label_target")}
+    facts |= {name: outcome[name] for name in ("config_hash", "store_hash", "speaker_normalisation")}
+    scores = {
+        name: f"{value:.4f}" for name, value in outcome["metrics"].items() if name.split("/")[-1] in _SHOWN
+    }
+    return facts | scores
+
+
+def result_rows(outcome: Mapping[str, Any], summary: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return the rows of the table that a training prints."""
+    rows = [
+        ("protocol", f"{outcome['protocol']}, fold {outcome['fold']}, target: {outcome['label_target']}"),
+        ("best epoch", f"{outcome['best_epoch']} of {outcome['epochs']}, chosen on validation"),
+    ]
+    metrics: Mapping[str, float] = outcome["metrics"]
+    for split in ("validation", "test"):
+        for condition in CONDITIONS:
+            keys = {name: f"{split}/{condition}/{name}" for name in _SHOWN}
+            found = [f"{name} {metrics[key]:.3f}" for name, key in keys.items() if key in metrics]
+            if found:
+                clips = int(metrics[f"{split}/{condition}/clips"])
+                rows.append((f"{split} {condition}", f"{'  '.join(found)}  ({clips} clips)"))
+    if outcome["speaker_normalisation"]:
+        rows.append(
+            ("NOTE", "features are normalised per speaker, by unlabelled clips of the test speakers too")
+        )
+    version = f"version {summary['model_version']}" if summary["model_version"] else "not registered"
+    return [
+        *rows,
+        ("model", f"{summary['model_name'] or 'best/'}, {version}"),
+        ("MLflow run", str(summary["mlflow_run_id"] or "not written yet; the journal has it")),
+    ]
+
+
+def artifacts_of(folder: Path) -> list[Path]:
+    """Return what a run folder holds for the tracking server."""
+    names = ("config.yaml", "report.html", "pictures", "outcome.json", "predictions")
+    return [folder / name for name in names if (folder / name).exists()]
