@@ -1,0 +1,62 @@
+"""Colours of pictures and pages, for light and dark screens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from vavl.metrics.names import AUDIO, AUDIO_VIDEO, VIDEO
+
+
+@dataclass(frozen=True)
+class Theme:
+    """One set of colours; the page's style sheet uses the same values.
+
+    Attributes:
+        name: "light" or "dark".
+        surface: behind a picture.
+        text: words and numbers; ``quiet`` for axes and notes; ``line`` for the grid.
+        ramp: from no clip to all clips of a class, for tables of counts.
+        audio_video, audio, video: the three ways to predict a clip.
+    """
+
+    name: str
+    surface: str
+    text: str
+    quiet: str
+    line: str
+    ramp: tuple[str, ...]
+    audio_video: str
+    audio: str
+    video: str
+
+    def of_condition(self, condition: str) -> str:
+        """Return the colour of a condition; that of quiet text for anything else."""
+        known = {AUDIO_VIDEO: self.audio_video, AUDIO: self.audio, VIDEO: self.video}
+        return known.get(condition, self.quiet)
+
+
+LIGHT = Theme(
+    name="light",
+    surface="#ffffff",
+    text="#1d2733",
+    quiet="#5d6b7a",
+    line="#dfe4ea",
+    ramp=("#f4f7fb", "#c5d7ee", "#7ea6d8", "#3a6fb5", "#173f7a"),
+    audio_video="#2459a9",
+    audio="#b3560a",
+    video="#13805f",
+)
+DARK = Theme(
+    name="dark",
+    surface="#1a212b",
+    text="#e6ebf1",
+    quiet="#9dabba",
+    line="#36424f",
+    ramp=("#202a36", "#29436a", "#3566a8", "#6096dd", "#b9d6ff"),
+    audio_video="#7db1f5",
+    audio="#f2a65a",
+    video="#57c7a1",
+)
+THEMES = (LIGHT, DARK)
+
+CONDITION_TITLES = {AUDIO_VIDEO: "audio + video", AUDIO: "audio alone", VIDEO: "video alone"}
