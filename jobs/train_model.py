@@ -20,7 +20,7 @@ def train_model(job: TrainModelJob) -> None:
     folder = claim_run_folder(job)
     with TrackedTraining(folder.path, job.tracking) as tracked:
         tracked.start(job, job.config_hash, folder.run_id, dataset_note(job))
-        with TrainingProgress(tracked.journal, job.evaluation.select_by):
+        with TrainingProgress(tracked.journal, job.evaluation.select_by[0]):
             launch_training(job, folder, tracked.sink)
         outcome = read_outcome(folder.path)
         report = write_report(job, outcome, tracked.journal)

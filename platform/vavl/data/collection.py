@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from vavl.data.augmentation import ViewMaker
 from vavl.data.batch import ClipBatch, ModalityBatch
 from vavl.data.manifest import Manifest
 from vavl.data.sampler import FILLER
@@ -143,7 +144,10 @@ def normalisers(
 
 
 def collate(
-    collection: ClipCollection, rows: NDArray[np.int64], normaliser: Mapping[str, Normaliser]
+    collection: ClipCollection,
+    rows: NDArray[np.int64],
+    normaliser: Mapping[str, Normaliser],
+    views: ViewMaker | None = None,
 ) -> ClipBatch:
     """Read, normalise and pad the clips of one micro-batch.
 
@@ -151,13 +155,15 @@ def collate(
         collection: where the clips are.
         rows: manifest rows; ``FILLER`` rows become clips without modality and label.
         normaliser: by modality.
+        views: changes the frames for training; None takes them as they are.
     """
     real = rows != FILLER
     safe = np.maximum(rows, 0)
     has = {modality: collection.has(modality)[safe] & real for modality in MODALITIES}
+    read = _ClipReader(collection, rows, normaliser, views)
     return ClipBatch(
-        audio=_modality_batch(collection, "audio", rows, has["audio"], normaliser["audio"]),
-        video=_modality_batch(collection, "video", rows, has["video"], normaliser["video"]),
+        audio=read.modality("audio", has["audio"]),
+        video=read.modality("video", has["video"]),
         index=torch.from_numpy(rows.copy()),
         target=torch.from_numpy(np.where(real[:, None], collection.target[safe], 0).astype(np.float32)),
         is_labelled=torch.from_numpy((collection.is_labelled[safe] & real).astype(np.float32)),
@@ -191,20 +197,27 @@ def middle_frames(values: NDArray[np.float32], most: int) -> NDArray[np.float32]
     return values[start : start + most]
 
 
-def _modality_batch(
-    collection: ClipCollection,
-    modality: str,
-    rows: NDArray[np.int64],
-    has: NDArray[np.bool_],
-    normaliser: Normaliser,
-) -> ModalityBatch:
-    places = np.flatnonzero(has)
-    clips = []
-    for row in rows[places]:
-        values = collection.store.features(modality, int(collection.store_row[modality][row]))
-        cut = middle_frames(values, collection.max_frames)
-        clips.append(normaliser.apply(cut, int(collection.speaker[row])))
-    return pad_clips(clips, places.tolist(), collection.width(modality))
+@dataclass(frozen=True)
+class _ClipReader:
+    """Reads the frames of one micro-batch."""
+
+    collection: ClipCollection
+    rows: NDArray[np.int64]
+    normaliser: Mapping[str, Normaliser]
+    views: ViewMaker | None
+
+    def modality(self, modality: str, has: NDArray[np.bool_]) -> ModalityBatch:
+        """Read the rows that have the modality."""
+        places = np.flatnonzero(has).tolist()
+        clips = [self._frames(modality, place) for place in places]
+        return pad_clips(clips, places, self.collection.width(modality))
+
+    def _frames(self, modality: str, place: int) -> NDArray[np.float32]:
+        collection, row = self.collection, int(self.rows[place])
+        raw = collection.store.features(modality, int(collection.store_row[modality][row]))
+        cut = middle_frames(raw, collection.max_frames)
+        normalised = self.normaliser[modality].apply(cut, int(collection.speaker[row]))
+        return self.views.view(modality, place, normalised) if self.views else normalised
 
 
 def _targets(manifest: Manifest, kind: str) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from vavl.data.augmentation import AugmentationSettings, ViewMaker
 from vavl.data.batch import ClipBatch
 from vavl.data.collection import ClipCollection, Normaliser, collate
 from vavl.data.sampler import FILLER, Sampler
@@ -45,12 +46,14 @@ class StepLoader:
         sampler: decides the global batches.
         normaliser: by modality.
         place: of this rank.
+        augmentation: views of the training clips.
     """
 
     collection: ClipCollection
     sampler: Sampler
     normaliser: Mapping[str, Normaliser]
     place: RankPlace
+    augmentation: AugmentationSettings = field(default_factory=AugmentationSettings)
 
     def steps(self, first: int, end: int) -> Iterator[list[ClipBatch]]:
         """Yield the micro-batches of this rank for steps ``first`` to ``end - 1``."""
@@ -58,11 +61,18 @@ class StepLoader:
 
     def load(self, step: int) -> list[ClipBatch]:
         """Load the micro-batches of one step."""
-        slots = self.sampler.slots(step, self.place.world_size * self.place.micro_batches)
-        return [
-            collate(self.collection, slots[micro * self.place.world_size + self.place.rank], self.normaliser)
-            for micro in range(self.place.micro_batches)
-        ]
+        total = self.place.world_size * self.place.micro_batches
+        slots = self.sampler.slots(step, total)
+        return [self._collate(slots[slot], step, slot, total) for slot in self._own_slots()]
+
+    def _own_slots(self) -> range:
+        return range(self.place.rank, self.place.world_size * self.place.micro_batches, self.place.world_size)
+
+    def _collate(self, rows: NDArray[np.int64], step: int, slot: int, slots: int) -> ClipBatch:
+        # The sampler deals in turn: row i of a slot stands at slot + i * slots of the global batch.
+        places = slot + slots * np.arange(len(rows))
+        views = ViewMaker(self.augmentation, self.sampler.seed, step, places)
+        return collate(self.collection, rows, self.normaliser, views)
 
 
 def evaluation_batches(

@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import Field
 
 from vavl.config.base import FrozenConfig
+from vavl.data.augmentation import AugmentationSettings
 from vavl.data.partitions import CompositionSettings
 
 
@@ -23,6 +24,7 @@ class DataSettings(FrozenConfig):
         1500, ge=1, description="a longer clip is cut to this many frames around its middle"
     )
     composition: CompositionSettings = CompositionSettings()
+    augmentation: AugmentationSettings = AugmentationSettings()
 
 
 class FeatureUse(FrozenConfig):

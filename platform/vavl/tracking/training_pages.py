@@ -124,7 +124,7 @@ def _facts(plan: TrainingPlan, outcome: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _notes(plan: TrainingPlan, outcome: Mapping[str, Any]) -> list[str]:
-    chosen = f"Epoch {outcome['best_epoch']} was chosen by {plan.evaluation.select_by}"
+    chosen = f"Epoch {outcome['best_epoch']} was chosen by {', '.join(plan.evaluation.select_by)}"
     if plan.evaluation.test:
         return [f"{chosen}; the test split was measured once, with the weights of that epoch."]
     return [

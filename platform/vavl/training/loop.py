@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -133,12 +133,7 @@ def _finish_epoch(
     predictions = predict_split(run.engine.forward, run.evaluation_data(), run.data.rows["validation"])
     run.engine.network.train()
     scores = score_split("validation", predictions, run.data.task)
-    score = scores.get(run.plan.evaluation.select_by)
-    if score is None:
-        raise TrainingError(
-            "evaluation", "select_by", f"{run.plan.evaluation.select_by} is not measured",
-            f"choose one of: {', '.join(sorted(scores))}",
-        )  # fmt: skip
+    score = _selection_score(run.plan.evaluation.select_by, scores)
     is_better = state.best_score is None or score > state.best_score
     if is_better:
         weights = run.engine.full_weights()
@@ -160,6 +155,16 @@ def _finish_epoch(
     return state, {
         "kind": "epoch", "epoch": state.epoch, "step": step, "time": time.time(), "metrics": metrics, **facts,
     }  # fmt: skip
+
+
+def _selection_score(names: Sequence[str], scores: Mapping[str, float]) -> float:
+    missing = [name for name in names if name not in scores]
+    if missing:
+        raise TrainingError(
+            "evaluation", "select_by", f"{', '.join(missing)} is not measured",
+            f"choose of: {', '.join(sorted(scores))}",
+        )  # fmt: skip
+    return sum(scores[name] for name in names) / len(names)
 
 
 def _stops_early(run: TrainingRun, state: LoopState) -> bool:

@@ -18,7 +18,8 @@ from vavl.data.manifest import TEST, TRAIN, VALIDATION
 from vavl.data.partitions import Partition, PartitionedClips, compose_batch, partition_clips
 from vavl.data.sampler import Sampler
 from vavl.data.statistics import FeatureStatistics
-from vavl.errors import ConfigError, InputError
+from vavl.errors import InputError
+from vavl.metrics.names import AUDIO, AUDIO_VIDEO, VIDEO
 from vavl.models.saved_model import ModalityDescription, ModelDescription, build_network
 from vavl.models.settings import AttributeTask, ClassTask, Task
 from vavl.models.vavl import Vavl
@@ -111,19 +112,15 @@ def check_plan(plan: TrainingPlan) -> None:
         VavlError: what a run would stumble over.
     """
     data = open_run_data(plan)
-    condition = plan.evaluation.select_by.split("/")[1]
-    known = {"audio_video": ("audio", "video"), "audio": ("audio",), "video": ("video",)}
-    if condition not in known:
-        raise ConfigError(
-            "evaluation", "select_by", f"unknown condition {condition}", f"choose of {list(known)}"
-        )
     rows = data.rows["validation"]
-    present = np.logical_and.reduce([data.collection.has(modality)[rows] for modality in known[condition]])
-    if not (present & data.collection.is_labelled[rows]).any():
-        raise InputError(
-            str(plan.data.store), plan.evaluation.select_by, "no validation clip can be measured under this condition",
-            "choose another evaluation.select_by",
-        )  # fmt: skip
+    needed = {AUDIO_VIDEO: ("audio", "video"), AUDIO: ("audio",), VIDEO: ("video",)}
+    for name in plan.evaluation.select_by:
+        present = [data.collection.has(modality)[rows] for modality in needed[name.split("/")[1]]]
+        if not (np.logical_and.reduce(present) & data.collection.is_labelled[rows]).any():
+            raise InputError(
+                str(plan.data.store), f"evaluation.select_by {name}", "no validation clip has these modalities",
+                "choose metrics of a condition that the corpus has",
+            )  # fmt: skip
 
 
 def steps_of_plan(plan: TrainingPlan, training_clips: int, batch_size: int) -> tuple[int, int]:
@@ -155,7 +152,7 @@ def prepare_run(plan: TrainingPlan) -> TrainingRun:
         frozen=frozen,
         parameters=parameters,
         engine=make_engine(network, settings, rows_per_slot=-(-sampler.batch_size // slots)),
-        loader=StepLoader(data.collection, sampler, data.normaliser, place),
+        loader=StepLoader(data.collection, sampler, data.normaliser, place, plan.data.augmentation),
         checkpoints=CheckpointFolder(plan.output_dir / "checkpoints", settings.keep_checkpoints),
         place=place,
         steps_per_epoch=steps_per_epoch,

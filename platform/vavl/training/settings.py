@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from vavl.config.base import FrozenConfig
 from vavl.config.files import sha256_of_json
 from vavl.data.settings import DataSettings, FeatureUse
+from vavl.metrics.names import CONDITIONS, VALIDATION
 from vavl.models.settings import NetworkSettings
 from vavl.objectives.settings import ObjectiveSettings
 
@@ -66,16 +67,21 @@ class EvaluationSettings(FrozenConfig):
     """What is measured, and when."""
 
     test: bool = Field(False, description="measure the test split once, after the best epoch was chosen")
-    select_by: str = Field(
-        "validation/audio_video/accuracy",
-        description="validation metric that chooses the best epoch; higher is better",
+    select_by: tuple[str, ...] = Field(
+        ("validation/audio_video/accuracy",),
+        min_length=1,
+        description="validation metrics whose mean chooses the best epoch; higher is better",
     )
     batch_size: int = Field(64, ge=1, description="clips per worker and forward")
 
     @model_validator(mode="after")
     def _selects_on_validation(self) -> Self:
-        if not self.select_by.startswith("validation/") or self.select_by.count("/") != 2:
-            raise ValueError(f"select_by must be validation/<condition>/<metric>, found {self.select_by}")
+        for name in self.select_by:
+            split, _, rest = name.partition("/")
+            condition, _, metric = rest.partition("/")
+            if split != VALIDATION or condition not in CONDITIONS or not metric:
+                known = ", ".join(CONDITIONS)
+                raise ValueError(f"{name} is not validation/<condition>/<metric>; conditions: {known}")
         return self
 
 

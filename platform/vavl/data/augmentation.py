@@ -1,0 +1,101 @@
+"""Noisy views of training clips: masked frames and channels, noise, another tempo.
+
+The draws of a clip depend on (seed, step, place in the global batch, modality) alone, so the number
+of workers changes nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from vavl.config.base import FrozenConfig
+
+
+class ViewSettings(FrozenConfig):
+    """How the normalised frames of one modality are changed in training; all 0 leaves them as they are."""
+
+    frame_masks: int = Field(
+        0, ge=0, description="spans of frames set to the mean (SpecAugment, Park et al. 2019)"
+    )
+    frame_mask_share: float = Field(0.1, ge=0, le=1, description="longest span as a share of the clip")
+    channel_masks: int = Field(0, ge=0, description="spans of neighbouring channels set to the mean")
+    channel_mask_share: float = Field(0.1, ge=0, le=1, description="widest span as a share of the channels")
+    noise: float = Field(0.0, ge=0, description="Gaussian noise, in standard deviations of a channel")
+    tempo: float = Field(0.0, ge=0, lt=1, description="frames are stretched by up to this share, either way")
+
+    @property
+    def changes_something(self) -> bool:
+        """False where a view equals its clip."""
+        return bool(self.frame_masks or self.channel_masks or self.noise or self.tempo)
+
+
+class AugmentationSettings(FrozenConfig):
+    """Views of each modality."""
+
+    audio: ViewSettings = ViewSettings()
+    video: ViewSettings = ViewSettings()
+
+
+@dataclass(frozen=True)
+class ViewMaker:
+    """Makes the views of one step.
+
+    Args:
+        settings: by modality.
+        seed: of the run.
+        step: of the run.
+        places: place in the global batch of each row of the micro-batch.
+    """
+
+    settings: AugmentationSettings
+    seed: int
+    step: int
+    places: NDArray[np.int64]
+
+    def view(self, modality: str, row: int, values: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return a view of the normalised frames (time, channel) of row ``row`` of the micro-batch."""
+        settings: ViewSettings = getattr(self.settings, modality)
+        if not settings.changes_something:
+            return values
+        stream = 0 if modality == "audio" else 1
+        generator = np.random.default_rng([self.seed, self.step, int(self.places[row]), stream])
+        return changed(values, settings, generator)
+
+
+def changed(
+    values: NDArray[np.float32], settings: ViewSettings, generator: np.random.Generator
+) -> NDArray[np.float32]:
+    """Return a changed copy of normalised frames (time, channel); only the tempo changes their number."""
+    view = _stretched(values, settings.tempo, generator)
+    if settings.noise:
+        view = view + settings.noise * generator.standard_normal(view.shape, dtype=np.float32)
+    # Zero is the mean of the training speakers: the frames are normalised.
+    for _ in range(settings.frame_masks):
+        view[_span(len(view), settings.frame_mask_share, generator)] = 0
+    for _ in range(settings.channel_masks):
+        view[:, _span(view.shape[1], settings.channel_mask_share, generator)] = 0
+    return view
+
+
+def _stretched(
+    values: NDArray[np.float32], most: float, generator: np.random.Generator
+) -> NDArray[np.float32]:
+    """Stretch by a factor between 1 - most and 1 + most, linearly between neighbouring frames."""
+    if not most or len(values) < 2:
+        return values.copy()
+    frames = max(2, round(len(values) * (1 + generator.uniform(-most, most))))
+    place = np.linspace(0, len(values) - 1, frames)
+    before = np.minimum(place.astype(int), len(values) - 2)
+    share = (place - before).astype(np.float32)[:, None]
+    stretched: NDArray[np.float32] = values[before] * (1 - share) + values[before + 1] * share
+    return stretched
+
+
+def _span(size: int, share: float, generator: np.random.Generator) -> slice:
+    width = int(generator.integers(0, int(size * share) + 1))
+    start = int(generator.integers(0, size - width + 1))
+    return slice(start, start + width)
