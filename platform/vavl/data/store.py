@@ -14,7 +14,7 @@ Features are raw; a run normalises them with the sums of its training speakers.
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -144,8 +144,14 @@ class FeatureStore:
 
     def rows(self, modality: str, clip_ids: pa.ChunkedArray) -> NDArray[np.int32]:
         """Return the store row of each clip id, -1 where the modality is absent."""
-        known = pa.chunked_array([chunk.clip_ids for chunk in self._chunks[modality]], pa.string())
-        found: NDArray[np.int32] = pc.fill_null(pc.index_in(clip_ids, value_set=known), -1).to_numpy()
+        found = np.full(len(clip_ids), -1, dtype=np.int32)
+        # One index over all ids would take private memory for every clip; sorted ids need one at a time.
+        is_sorted = _is_sorted(clip_ids)
+        for chunk, first_row in zip(self._chunks[modality], self._first_row[modality], strict=False):
+            start, end = _range_of(clip_ids, chunk.clip_ids) if is_sorted else (0, len(clip_ids))
+            places = pc.index_in(clip_ids.slice(start, end - start), value_set=chunk.clip_ids)
+            local = pc.fill_null(places, -1).to_numpy()
+            found[start:end] = np.where(local >= 0, local + first_row, found[start:end])
         return found
 
     def clip_ids(self, modality: str) -> pa.ChunkedArray:
@@ -240,6 +246,23 @@ def content_hash(content: Mapping[str, Any]) -> str:
     """Return the hash of a store from its store.json; file names and counts of quarantine do not count."""
     parts = {key: content[key] for key in ("format_version", "corpus", "card_hash", "modalities")}
     return sha256_of_json(parts)[:16]
+
+
+def _is_sorted(clip_ids: pa.ChunkedArray) -> bool:
+    if len(clip_ids) < 2:
+        return True
+    return bool(pc.all(pc.less_equal(clip_ids.slice(0, len(clip_ids) - 1), clip_ids.slice(1))).as_py())
+
+
+def _range_of(clip_ids: pa.ChunkedArray, chunk_ids: pa.Array) -> tuple[int, int]:
+    """Return start and end of the part of sorted ``clip_ids`` that can be in sorted ``chunk_ids``."""
+
+    def clip_id(place: int) -> str:
+        return str(clip_ids[place].as_py())
+
+    places = range(len(clip_ids))
+    start = bisect_left(places, chunk_ids[0].as_py(), key=clip_id)
+    return start, bisect_right(places, chunk_ids[-1].as_py(), lo=start, key=clip_id)
 
 
 def _info_of(entry: Mapping[str, Any]) -> ModalityInfo:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,8 @@ _LISTEN = "listen to the file; make it again from its source, or leave the clip 
 _WATCH = "look at the file; make it again from its source, or leave the clip out"
 # Sizes that a writer leaves in a RIFF header when it could not go back to correct them.
 _UNKNOWN_SIZES = {0, 0xFFFFFFFF, 0x7FFFFFFF}
+# An edit list may hide a few pictures that the header counts; a file that was cut off lacks more.
+_LEAST_SHARE_OF_FRAMES = 0.9
 
 
 def read_audio(path: Path, sample_rate_hz: int, longest_s: float = math.inf) -> NDArray[np.float32]:
@@ -81,15 +83,30 @@ def read_frames(
         own_rate = float(stream.average_rate or frame_rate_hz)
         # One for the whole file: a frame's own to_ndarray sets up a conversion per frame, ten times the time.
         to_colours = VideoReformatter()
-        number = 0
-        for middle, picture in _evenly(container.decode(stream), own_rate, frame_rate_hz):
+        decoded = _Counted(container.decode(stream))
+        for middle, picture in _evenly(decoded, own_rate, frame_rate_hz):
             if middle > longest_s:
                 raise _too_long(path, "video", longest_s)
-            number += 1
-            colours = to_colours.reformat(picture, format="rgb24", threads=1)
-            yield middle, colours.to_ndarray().astype(np.uint8, copy=False)
-        if number == 0:
+            colours = to_colours.reformat(picture, format="rgb24", threads=1).to_ndarray()
+            upright = np.rot90(colours, k=round(picture.rotation / 90))
+            yield middle, upright.astype(np.uint8, copy=False)
+        if decoded.count == 0:
             raise ClipError(str(path), "video", "the video stream holds no picture", _WATCH)
+        if decoded.count < _LEAST_SHARE_OF_FRAMES * stream.frames:
+            found = f"{decoded.count} of {stream.frames} pictures"
+            raise ClipError(str(path), "video", f"cut off: {found} can be decoded", _WATCH)
+
+
+class _Counted:
+    """An iterator that counts what it has given."""
+
+    def __init__(self, items: Iterator[Any]) -> None:
+        self._items, self.count = items, 0
+
+    def __iter__(self) -> Iterator[Any]:
+        for item in self._items:
+            self.count += 1
+            yield item
 
 
 def _decode_sound(path: Path, longest_s: float) -> tuple[NDArray[np.float32], int]:
@@ -141,7 +158,7 @@ def _check_riff_size(path: Path) -> None:
         raise ClipError(str(path), "audio", f"cut off: {size + 8} of {stated + 8} bytes", _LISTEN)
 
 
-def _evenly(decoded: Iterator[Any], own_rate: float, rate: float) -> Iterator[tuple[float, Any]]:
+def _evenly(decoded: Iterable[Any], own_rate: float, rate: float) -> Iterator[tuple[float, Any]]:
     """Yield (middle in seconds, decoded frame) at ``rate`` from frames in order of time."""
     half = 0.5 / own_rate
     start: float | None = None
