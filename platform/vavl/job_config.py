@@ -42,3 +42,19 @@ class TrainModelJob(TrainingPlan):
     """Settings of ``jobs/train_model.py``: the plan of a training, and where it is tracked."""
 
     tracking: TrackingSettings = TrackingSettings()
+
+
+class CheckSetupJob(FrozenConfig):
+    """Settings of ``jobs/check_setup.py``."""
+
+    output_dir: Path = Field(description="folder of the summary; its disk is the one that is measured")
+    cards: Path = Field(Path("datasets"), description="folder of the corpus cards")
+    needed: tuple[str, ...] = Field(
+        (), description="names of corpora that must be there; the others only warn"
+    )
+    least_free_disk_gb: float = Field(5, ge=0)
+    least_memory_gb: float = Field(4, ge=0)
+    least_shared_memory_gb: float = Field(1, ge=0, description="free in /dev/shm, for Ray's objects")
+    try_imports: bool = Field(True, description="import the packages with compiled parts; about 20 s")
+    start_ray: bool = Field(False, description="start Ray on this machine and run a task")
+    tracking: TrackingSettings = TrackingSettings()
