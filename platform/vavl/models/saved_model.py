@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from vavl.config.base import FrozenConfig
-from vavl.config.files import make_folder, read_json, write_json, written_beside
+from vavl.config.files import make_folder, read_json, sha256_of_file, write_json, written_beside
 from vavl.data.batch import ClipBatch
 from vavl.data.collection import middle_frames, pad_clips
 from vavl.data.statistics import FeatureStatistics
@@ -28,6 +28,7 @@ from vavl.models.vavl import Vavl, VavlOutput
 
 _WEIGHTS_FILE = "model.safetensors"
 _DESCRIPTION_FILE = "model.json"
+_CHECKSUM_KEY = "weights_sha256"
 _FORMAT_VERSION = 1
 
 
@@ -196,11 +197,13 @@ class SavedModel:
 
 
 def save_model(folder: Path, weights: Mapping[str, Tensor], description: ModelDescription) -> None:
-    """Write a model; the description comes last, so a folder with it is complete."""
+    """Write a model; the description comes last and holds the checksum of the weights."""
     make_folder(folder)
     with written_beside(folder / _WEIGHTS_FILE) as partial:
         save_file({name: value.contiguous() for name, value in weights.items()}, partial)
-    write_json(folder / _DESCRIPTION_FILE, description.model_dump(mode="json"))
+        checksum = sha256_of_file(partial)
+    content = {**description.model_dump(mode="json"), _CHECKSUM_KEY: checksum}
+    write_json(folder / _DESCRIPTION_FILE, content)
 
 
 def load_model(folder: Path) -> SavedModel:
@@ -209,20 +212,38 @@ def load_model(folder: Path) -> SavedModel:
     Raises:
         InputError: files missing, broken, of another format, or weights that do not fit.
     """
-    description = ModelDescription.model_validate(read_json(folder / _DESCRIPTION_FILE))
-    if description.format_version != _FORMAT_VERSION:
-        raise InputError(
-            str(folder / _DESCRIPTION_FILE), "format_version",
-            f"is {description.format_version}, this version reads {_FORMAT_VERSION}", "use the version that wrote it",
-        )  # fmt: skip
+    description, checksum = _read_description(folder / _DESCRIPTION_FILE)
+    weights = folder / _WEIGHTS_FILE
     network = build_network(description)
     try:
-        network.load_state_dict(load_file(folder / _WEIGHTS_FILE))
+        if sha256_of_file(weights) != checksum:
+            raise InputError(
+                str(weights), "", f"cannot be used: not the file that {_DESCRIPTION_FILE} describes",
+                "restore both files together, or export the model again",
+            )  # fmt: skip
+        network.load_state_dict(load_file(weights))
     except (OSError, SafetensorError, RuntimeError) as fault:
-        raise InputError(
-            str(folder / _WEIGHTS_FILE), "", f"cannot be used: {fault}", "export the model again"
-        ) from None
+        raise InputError(str(weights), "", f"cannot be used: {fault}", "export the model again") from None
     return SavedModel(network, description)
+
+
+def _read_description(file: Path) -> tuple[ModelDescription, str]:
+    """Return the description and the checksum of the weights."""
+    content = read_json(file)
+    version = content.get("format_version") if isinstance(content, dict) else None
+    if version != _FORMAT_VERSION:
+        raise InputError(
+            str(file), "format_version", f"is {version}, this version reads {_FORMAT_VERSION}",
+            "use the version that wrote it",
+        )  # fmt: skip
+    checksum = str(content.pop(_CHECKSUM_KEY, ""))
+    try:
+        return ModelDescription.model_validate(content), checksum
+    except ValidationError as fault:
+        faults = "; ".join(
+            f"{'.'.join(str(part) for part in error['loc'])}: {error['msg']}" for error in fault.errors()
+        )
+        raise InputError(str(file), "", f"not a model description: {faults}", "restore the file") from None
 
 
 def build_network(description: ModelDescription) -> Vavl:

@@ -34,9 +34,14 @@ def test_a_file_appears_only_when_it_is_whole(tmp_path):
 def test_a_failure_leaves_the_earlier_file_and_no_rest(tmp_path):
     path = tmp_path / "a.txt"
     write_text(path, "earlier")
-    with pytest.raises(RuntimeError, match="pulled the plug"), written_beside(path) as partial:
-        partial.write_text("hal")
-        raise RuntimeError("pulled the plug")
+
+    def fail_half_way() -> None:
+        with written_beside(path) as partial:
+            partial.write_text("hal")
+            raise RuntimeError("pulled the plug")
+
+    with pytest.raises(RuntimeError, match="pulled the plug"):
+        fail_half_way()
     assert path.read_text() == "earlier"
     assert list(tmp_path.iterdir()) == [path]
 

@@ -18,7 +18,7 @@ from vavl.training.settings import TrainingPlan
 
 class Inner(FrozenConfig):
     betas: tuple[float, float] = (0.9, 0.999)
-    names: dict[str, int] = {}
+    names: dict[str, int] = Field(default_factory=dict)
 
 
 class Outer(FrozenConfig):

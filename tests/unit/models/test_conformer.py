@@ -1,0 +1,137 @@
+"""The Conformer block: the time axis, padding, and relative positions."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from vavl.models.conformer import (
+    ConformerBlock,
+    FeedForward,
+    RelativeAttention,
+    TimeConvolution,
+    rotary_angles,
+    rotate,
+)
+
+FRAMES, WIDTH = 9, 16
+
+
+@pytest.fixture
+def block(tiny_settings):
+    torch.manual_seed(0)
+    return ConformerBlock(tiny_settings()).eval()
+
+
+@pytest.fixture
+def frames():
+    return torch.randn(3, FRAMES, WIDTH, generator=torch.Generator().manual_seed(1))
+
+
+def real(*lengths: int, frames: int = FRAMES) -> torch.Tensor:
+    return torch.arange(frames) < torch.tensor(lengths).unsqueeze(1)
+
+
+def test_a_block_keeps_the_shape(block, frames):
+    assert block(frames, real(9, 4, 1)).shape == frames.shape
+
+
+def test_a_clip_is_independent_of_its_batch_mates(block, frames):
+    is_real = real(9, 4, 6)
+    together = block(frames, is_real)
+    alone = torch.cat([block(frames[row : row + 1], is_real[row : row + 1]) for row in range(3)])
+    torch.testing.assert_close(together[is_real], alone[is_real], atol=1e-5, rtol=1e-5)
+
+
+def test_padding_does_not_reach_real_frames(block, frames):
+    is_real = real(9, 4, 1)
+    other = frames.masked_fill(~is_real.unsqueeze(-1), 1e4)
+    torch.testing.assert_close(
+        block(frames, is_real)[is_real], block(other, is_real)[is_real], atol=1e-5, rtol=1e-5
+    )
+
+
+@pytest.mark.parametrize("part", [RelativeAttention, TimeConvolution])
+def test_attention_and_convolution_mix_frames_of_one_clip_only(tiny_settings, frames, part):
+    """The gradient says who sees whom: every real frame of the own clip, nothing else."""
+    torch.manual_seed(0)
+    layer = part(tiny_settings(convolution_kernel=31)).eval()
+    is_real = real(9, 4, 6)
+    frames.requires_grad_()
+    layer(frames, is_real)[1, 2].sum().backward()
+    sees = frames.grad.abs().sum(dim=-1) > 0
+    assert sees[1].tolist() == is_real[1].tolist()
+    assert not sees[0].any()
+    assert not sees[2].any()
+
+
+def test_the_feed_forward_mixes_no_frames(tiny_settings, frames):
+    layer = FeedForward(tiny_settings()).eval()
+    frames.requires_grad_()
+    layer(frames)[1, 2].sum().backward()
+    assert (frames.grad.abs().sum(dim=-1) > 0).nonzero().tolist() == [[1, 2]]
+
+
+def test_the_convolution_reaches_half_its_kernel_to_both_sides(tiny_settings, frames):
+    layer = TimeConvolution(tiny_settings(convolution_kernel=5)).eval()
+    frames.requires_grad_()
+    layer(frames, real(9, 9, 9))[0, 4].sum().backward()
+    assert (frames.grad[0].abs().sum(dim=-1) > 0).nonzero().flatten().tolist() == [2, 3, 4, 5, 6]
+
+
+def test_no_layer_keeps_statistics_of_batches(block):
+    assert not any(isinstance(part, torch.nn.modules.batchnorm._BatchNorm) for part in block.modules())
+    assert not list(block.buffers())
+
+
+def test_training_and_evaluation_agree_without_dropout(block, frames):
+    is_real = real(9, 4, 1)
+    evaluated = block.eval()(frames, is_real)
+    assert torch.equal(evaluated, block.train()(frames, is_real))
+
+
+def test_every_source_of_dropout_is_off_in_evaluation_and_on_in_training(tiny_settings, frames):
+    for part in (FeedForward, RelativeAttention, TimeConvolution):
+        torch.manual_seed(0)
+        layer = part(tiny_settings(dropout=0.5))
+        arguments = (frames,) if part is FeedForward else (frames, real(9, 4, 1))
+        assert torch.equal(layer.eval()(*arguments), layer.eval()(*arguments))
+        assert not torch.equal(layer.train()(*arguments), layer.train()(*arguments)), part
+
+
+def test_products_of_rotated_vectors_depend_on_their_distance_only():
+    generator = torch.Generator().manual_seed(0)
+    query, key = torch.randn(2, 1, 1, 1, 8, generator=generator, dtype=torch.float64)
+    cosine, sine = (angle.double() for angle in rotary_angles(40, 8, torch.device("cpu")))
+
+    def product(at_query: int, at_key: int) -> float:
+        turned = rotate(query, cosine[at_query], sine[at_query])
+        return float((turned * rotate(key, cosine[at_key], sine[at_key])).sum())
+
+    assert product(3, 7) == pytest.approx(product(30, 34), abs=1e-5)
+    assert product(3, 7) != pytest.approx(product(3, 8), abs=1e-3)
+
+
+def test_a_rotation_keeps_lengths():
+    x = torch.randn(2, 3, 12, 8, generator=torch.Generator().manual_seed(0))
+    cosine, sine = rotary_angles(12, 8, x.device)
+    torch.testing.assert_close(rotate(x, cosine, sine).norm(dim=-1), x.norm(dim=-1))
+    assert torch.equal(rotate(x, cosine, sine)[:, :, 0], x[:, :, 0])
+
+
+def test_attention_does_not_change_when_the_clip_starts_later(tiny_settings, frames):
+    torch.manual_seed(0)
+    attention = RelativeAttention(tiny_settings()).eval()
+    plain = attention(frames, real(9, 9, 9))
+    shift = 7
+    later = torch.cat((torch.randn(3, shift, WIDTH), frames), dim=1)
+    is_real = torch.arange(FRAMES + shift).expand(3, -1) >= shift
+    torch.testing.assert_close(attention(later, is_real)[:, shift:], plain, atol=1e-5, rtol=1e-5)
+
+
+def test_attention_knows_the_order_of_frames(tiny_settings, frames):
+    torch.manual_seed(0)
+    attention = RelativeAttention(tiny_settings()).eval()
+    is_real = real(9, 9, 9)
+    back = attention(frames.flip(1), is_real).flip(1)
+    assert (attention(frames, is_real) - back).abs().max() > 1e-3

@@ -1,0 +1,215 @@
+"""The VAVL network: what a prediction depends on, and what it must not depend on."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from vavl.models.settings import NetworkSettings
+from vavl.models.vavl import Vavl, VavlOutput, parameter_count
+
+CLIPS = "av av? a v av a? v? av"
+
+
+@pytest.fixture
+def network(tiny_network):
+    return tiny_network().eval()
+
+
+def rows_of(output: VavlOutput, batch) -> dict[tuple[str, int], torch.Tensor]:
+    """Everything that the network says of each clip, by name and place in the batch."""
+    found = {}
+    for name, path, side in (("audio", output.audio, batch.audio), ("video", output.video, batch.video)):
+        for row, place in enumerate(side.clip.tolist()):
+            if side.weight[row] > 0:
+                found |= {(f"{name} {what}", place): value[row] for what, value in path._asdict().items()}
+    for place in range(batch.clips):
+        if batch.has_audio[place] and batch.has_video[place]:
+            found["fusion", place] = output.fusion_logits[place]
+    return found
+
+
+def assert_same(found, expected):
+    assert found.keys() == expected.keys()
+    assert found
+    for key, value in expected.items():
+        torch.testing.assert_close(found[key], value, atol=1e-5, rtol=1e-5, msg=str(key))
+
+
+@torch.no_grad()
+def test_a_clip_alone_is_predicted_as_within_a_batch(network, batches):
+    clips = batches.clips(CLIPS)
+    batch = batches.of(clips)
+    together = rows_of(network(batch), batch)
+    alone = {}
+    for place, clip in enumerate(clips):
+        single = batches.of([clip])
+        alone |= {(name, place): value for (name, _), value in rows_of(network(single), single).items()}
+    assert_same(together, alone)
+
+
+@torch.no_grad()
+def test_the_order_of_the_clips_does_not_matter(network, batches):
+    clips = batches.clips(CLIPS)
+    batch = batches.of(clips)
+    order = [5, 0, 7, 3, 2, 6, 4, 1]
+    turned = batches.of([clips[place] for place in order])
+    found = {(name, order[place]): value for (name, place), value in rows_of(network(turned), turned).items()}
+    assert_same(found, rows_of(network(batch), batch))
+
+
+@torch.no_grad()
+def test_other_batch_mates_and_fillers_do_not_matter(network, batches):
+    clips = batches.clips(CLIPS)
+    batch = batches.of(clips[:3])
+    crowd = batches.of([*clips[:3], *batches.clips("av a v av av", seed=9)], fillers=4)
+    found = {key: value for key, value in rows_of(network(crowd), crowd).items() if key[1] < 3}
+    assert_same(found, rows_of(network(batch), batch))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("garbage", [0.0, 1e30, -1e30, math.inf, math.nan])
+@pytest.mark.parametrize("frames", [0, 1, 40])
+def test_length_and_content_of_padding_do_not_matter(network, batches, frames, garbage):
+    batch = batches.of(batches.clips(CLIPS))
+    padded = batches.padded(batch, frames, garbage)
+    assert_same(rows_of(network(padded), padded), rows_of(network(batch), batch))
+
+
+@pytest.mark.parametrize("garbage", [1e30, math.nan])
+def test_padding_does_not_reach_the_gradients(network, batches, gradients, garbage):
+    batch = batches.of(batches.clips(CLIPS))
+
+    def of(some) -> dict[str, torch.Tensor]:
+        network.zero_grad()
+        sum(value.square().sum() for value in rows_of(network(some), some).values()).backward()
+        return gradients(network)
+
+    expected = of(batch)
+    for name, value in of(batches.padded(batch, 17, garbage)).items():
+        torch.testing.assert_close(value, expected[name], rtol=1e-3, atol=1e-4, msg=name)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("change", ["reversed", "shuffled"])
+def test_the_order_of_the_frames_matters(network, batches, change):
+    clips = batches.clips("av av av")
+
+    def moved(values):
+        if change == "reversed":
+            return values[::-1]
+        return values[torch.randperm(len(values), generator=torch.Generator().manual_seed(3)).numpy()]
+
+    changed = [replace(clip, audio=moved(clip.audio), video=moved(clip.video)) for clip in clips]
+    before, after = batches.of(clips), batches.of(changed)
+    expected, found = rows_of(network(before), before), rows_of(network(after), after)
+    for key, value in expected.items():
+        if len(clips[key[1]].audio) > 2 and len(clips[key[1]].video) > 2:
+            assert (found[key] - value).abs().max() > 1e-3, key
+
+
+@torch.no_grad()
+def test_one_frame_is_enough(network, batches):
+    clips = [replace(clip, video=clip.video[:1]) for clip in batches.clips("av v")]
+    output = network(batches.of(clips))
+    assert torch.isfinite(output.fusion_logits).all()
+    assert torch.isfinite(output.video.logits).all()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("description", ["a a", "v", "a v"])
+def test_a_batch_without_a_modality_runs_the_same_graph(network, batches, description):
+    batch = batches.of(batches.clips(description), fillers=1)
+    output = network(batch)
+    assert output.fusion_logits.shape == (batch.clips, batches.outputs)
+    for value in (*output.audio, *output.video, output.fusion_logits):
+        assert torch.isfinite(value).all()
+
+
+def test_each_modality_has_the_shapes_that_the_contract_says(network, batches):
+    output = network(batches.of(batches.clips("av a v av")))
+    assert output.audio.representation.shape == (3, 16)
+    assert output.audio.logits.shape == (3, 3)
+    assert output.audio.reconstruction.shape == (3, batches.audio_width)
+    assert output.video.reconstruction.shape == (3, batches.video_width)
+    assert output.fusion_logits.shape == (4, 3)
+
+
+def trained_parts(network, gradients) -> set[str]:
+    return {name.split(".")[0] for name, value in gradients(network).items() if value.abs().max() > 0}
+
+
+def test_gradient_of_each_output_stays_on_its_path(network, batches, gradients):
+    batch = batches.of(batches.clips("av av"))
+    expected = {
+        "fusion": {"fusion_head"},
+        "audio logits": {"audio_path", "shared"},
+        "audio reconstruction": {"audio_path", "shared"},
+        "video logits": {"video_path", "shared"},
+        "video reconstruction": {"video_path", "shared"},
+    }
+    for name, parts in expected.items():
+        network.zero_grad()
+        rows_of(network(batch), batch)[name, 0].square().sum().backward()
+        assert trained_parts(network, gradients) == parts, name
+
+
+def test_both_modalities_share_the_upper_blocks(network):
+    shared = {id(parameter) for parameter in network.shared.parameters()}
+    own = [{id(p) for p in path.parameters()} for path in (network.audio_path, network.video_path)]
+    assert shared
+    assert not own[0] & own[1]
+    assert not shared & (own[0] | own[1])
+
+
+def test_the_paper_preset_has_about_55_million_parameters():
+    with torch.device("meta"):
+        network = Vavl(NetworkSettings(), audio_width=1024, video_width=1408, outputs=6)
+    assert 52e6 < parameter_count(network) < 57e6
+    per_block = parameter_count(network.audio_path.blocks) / 3
+    assert parameter_count(network.shared) == pytest.approx(2 * per_block, rel=1e-3)
+
+
+def test_the_small_preset_is_small():
+    with torch.device("meta"):
+        network = Vavl(NetworkSettings(preset="small"), 80, 64, 6)
+    assert parameter_count(network) < 2e6
+
+
+def test_dropout_is_a_function_of_the_seed(tiny_network, batches):
+    network, batch = (
+        tiny_network(dropout=0.3, head_dropout=0.3, input_dropout=0.3).train(),
+        batches.of(batches.clips("av av")),
+    )
+
+    def run(seed: int) -> torch.Tensor:
+        torch.manual_seed(seed)
+        return network(batch).fusion_logits
+
+    assert torch.equal(run(1), run(1))
+    assert not torch.equal(run(1), run(2))
+
+
+@pytest.mark.parametrize("setting", ["dropout", "head_dropout", "input_dropout"])
+def test_every_dropout_setting_changes_training_and_not_evaluation(tiny_network, batches, setting):
+    batch = batches.of(batches.clips("av av"))
+    plain, dropped = tiny_network(), tiny_network(**{setting: 0.5})
+    assert torch.equal(plain.eval()(batch).audio.logits, dropped.eval()(batch).audio.logits)
+    assert not torch.equal(plain.train()(batch).audio.logits, dropped.train()(batch).audio.logits)
+
+
+@torch.no_grad()
+def test_permuting_the_classes_permutes_the_outputs_only(tiny_network, batches):
+    network, batch = tiny_network().eval(), batches.of(batches.clips("av a v"))
+    before = network(batch)
+    order = torch.tensor([2, 0, 1])
+    for head in (network.audio_path.head, network.video_path.head, network.fusion_head):
+        head[-1].weight.copy_(head[-1].weight[order])
+        head[-1].bias.copy_(head[-1].bias[order])
+    after = network(batch)
+    torch.testing.assert_close(after.fusion_logits, before.fusion_logits[:, order])
+    torch.testing.assert_close(after.audio.logits, before.audio.logits[:, order])
+    torch.testing.assert_close(after.audio.reconstruction, before.audio.reconstruction)
