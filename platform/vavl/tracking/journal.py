@@ -51,12 +51,16 @@ class Journal:
     killed process is skipped when reading and closed off by the next append.
 
     Args:
-        path: the file; its folder is created by the first append.
+        path: the file; its folder is created by the first append. It is made absolute, since other
+            processes work in other folders.
         clock: seconds since the epoch.
     """
 
     path: Path
     clock: Callable[[], float] = field(default=time.time, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "path", self.path.absolute())
 
     def append(self, kind: Kind, *, at: float | None = None, **payload: Any) -> int:
         """Write one record and hand it to the operating system.

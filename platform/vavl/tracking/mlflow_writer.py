@@ -99,15 +99,14 @@ class MlflowWriter:
             self._client.log_batch(mlflow_run_id, metrics=group, synchronous=True)
 
     def log_artifact(self, mlflow_run_id: str, path: Path, artifact_path: str | None) -> None:
-        """Copy a file or a folder to the run's artifacts.
+        """Copy a file or a folder, under its name, to the run's artifacts.
 
         Raises:
             FileNotFoundError: there is no such file.
         """
         if not path.exists():
             raise FileNotFoundError(f"{path} does not exist any more")
-        log = self._client.log_artifacts if path.is_dir() else self._client.log_artifact
-        log(mlflow_run_id, str(path), artifact_path)
+        self._client.log_artifact(mlflow_run_id, str(path), artifact_path)
 
     def register(self, mlflow_run_id: str, note: ModelNote) -> str:
         """Register a model folder and return the version; the version made for this record before, if any."""

@@ -22,6 +22,7 @@ from vavl.tracking.system_metrics import SystemSampler
 
 _LONGEST_PAUSE_SECONDS = 120.0
 _LAST_PAUSE_SECONDS = 0.5
+_PATIENCE_SECONDS = 15.0
 _PROBE_SECONDS = 2.0
 _log = logging.getLogger(__name__)
 
@@ -69,6 +70,8 @@ class Replay:
     def finish(self, timeout: float = 60.0) -> bool:
         """Replay what is left and stop; works without ``start`` too.
 
+        A store that takes nothing for 15 seconds is not waited for any longer.
+
         Args:
             timeout: longest time to spend, in seconds.
 
@@ -86,7 +89,7 @@ class Replay:
         if not self._complete:
             _log.warning(
                 "MLflow (%s) does not hold the whole run yet; nothing is lost: the journal %s has it, "
-                "and the next start of this run replays the rest",
+                "and the next start in this folder replays the rest",
                 self.place.public_uri, self._journal.path,
             )  # fmt: skip
         return self._complete and not self.state.refused
@@ -128,9 +131,7 @@ class Replay:
                     "MLflow (%s) does not know this run any more: replaying all", self.place.public_uri
                 )
                 state = ReplayState()
-            self._records = RecordReplay(
-                writer, self._journal.path.absolute().parent, state, self._save, self._tries
-            )
+            self._records = RecordReplay(writer, self._journal.path.parent, state, self._save, self._tries)
         elif self._records.state.seq != state.seq:
             self._records.state = state
         return self._records
@@ -148,9 +149,12 @@ class Replay:
                 self._settings.flush_seconds if self.run_once() else min(2 * pause, _LONGEST_PAUSE_SECONDS)
             )
         self._complete = self.run_once()
-        while not self._complete and time.monotonic() + _LAST_PAUSE_SECONDS < self._deadline:
+        seq, progress = self.state.seq, time.monotonic()
+        while not self._complete and time.monotonic() < min(self._deadline, progress + _PATIENCE_SECONDS):
             time.sleep(_LAST_PAUSE_SECONDS)
             self._complete = self.run_once()
+            if self.state.seq > seq:
+                seq, progress = self.state.seq, time.monotonic()
 
     def _warn(self, fault: Exception) -> None:
         if not self._warned:

@@ -48,16 +48,17 @@ def read_state(journal: Path, public_uri: str) -> ReplayState:
 
     A state that cannot be read counts as new: replaying once more changes nothing in the store.
     """
-    return _states(journal).get(public_uri, ReplayState())
+    return read_states(journal).get(public_uri, ReplayState())
 
 
 def write_state(journal: Path, public_uri: str, state: ReplayState) -> None:
     """Keep ``state``; the entries of other stores stay."""
-    states = {**_states(journal), public_uri: state}
+    states = {**read_states(journal), public_uri: state}
     write_json(state_path(journal), {uri: entry.model_dump(mode="json") for uri, entry in states.items()})
 
 
-def _states(journal: Path) -> dict[str, ReplayState]:
+def read_states(journal: Path) -> dict[str, ReplayState]:
+    """Return the states of all stores, by address."""
     path = state_path(journal)
     if not path.exists():
         return {}

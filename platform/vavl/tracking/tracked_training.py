@@ -10,11 +10,13 @@ from typing import Any, Self, cast
 
 from vavl.config.base import FrozenConfig
 from vavl.tracking.journal import Journal, Kind
+from vavl.tracking.leftovers import JOURNAL_NAME, replay_leftovers
 from vavl.tracking.replay import Replay
 from vavl.tracking.run import DatasetNote, record_run_start
 from vavl.tracking.settings import TrackingSettings
 from vavl.tracking.training_result import artifacts_of, version_tags
 from vavl.training.loop import BEST_FOLDER
+from vavl.training.run_folder import EARLIER_FOLDER
 
 _LAST_FLUSH_SECONDS = 180.0
 
@@ -51,7 +53,7 @@ class TrackedTraining:
 
     def __init__(self, folder: Path, settings: TrackingSettings) -> None:
         self.folder, self._settings = folder, settings
-        self.journal = Journal(folder / "journal.jsonl")
+        self.journal = Journal(folder / JOURNAL_NAME)
         self._replay = Replay(self.journal, settings)
 
     @property
@@ -63,6 +65,7 @@ class TrackedTraining:
         """Record settings, code and data; from here on the tracking server follows."""
         record_run_start(self.journal, config, config_hash, self._settings, run_id, dataset)
         self._replay.start()
+        replay_leftovers(self.folder / EARLIER_FOLDER, self._settings)
 
     def finish(self, folder: Path, outcome: Mapping[str, Any]) -> dict[str, Any]:
         """Record results, pictures and the model, and wait for the tracking server.
@@ -76,11 +79,11 @@ class TrackedTraining:
             them yet) and ``tracking_complete``.
         """
         for path in artifacts_of(folder):
-            self.journal.append("artifact", path=path.absolute(), artifact_path=None)
+            # Relative, so that the journal stays true when the folder is moved or put aside.
+            self.journal.append("artifact", path=path.relative_to(folder), artifact_path=None)
         name = self._settings.model_name
         if name is not None:
-            model = (folder / BEST_FOLDER).absolute()
-            self.journal.append("model", folder=model, name=name, tags=version_tags(outcome))
+            self.journal.append("model", folder=BEST_FOLDER, name=name, tags=version_tags(outcome))
         self.journal.append("run_end", status="FINISHED", metrics=outcome["metrics"])
         is_complete = self._replay.finish(_LAST_FLUSH_SECONDS)
         state = self._replay.state

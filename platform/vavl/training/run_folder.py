@@ -16,7 +16,7 @@ from vavl.training.settings import TrainingPlan
 _log = logging.getLogger(__name__)
 
 _RUN_FILE = "run.json"
-_EARLIER_FOLDER = "earlier"
+EARLIER_FOLDER = "earlier"
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def claim_run_folder(plan: TrainingPlan) -> RunFolder:
             "run %s %s; it is kept in %s/%s",
             earlier["run_id"],
             reason,
-            folder / _EARLIER_FOLDER,
+            folder / EARLIER_FOLDER,
             earlier["run_id"],
         )
     now = dt.datetime.now(dt.UTC).strftime("%Y%m%d-%H%M%S")
@@ -77,7 +77,7 @@ def claim_run_folder(plan: TrainingPlan) -> RunFolder:
 
 
 def _put_aside(folder: Path, run_id: str) -> None:
-    place = make_folder(folder / _EARLIER_FOLDER / run_id)
+    place = make_folder(folder / EARLIER_FOLDER / run_id)
     for item in sorted(folder.iterdir()):
-        if item.name != _EARLIER_FOLDER:
+        if item.name != EARLIER_FOLDER:
             shutil.move(item, place / item.name)

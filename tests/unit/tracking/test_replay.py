@@ -62,6 +62,9 @@ def test_a_whole_run_arrives(journal: Journal, tracking: TrackingSettings, clien
     journal.append("system", metrics={"system/cpu_utilization_percentage": 7.0})
     journal.append("artifact", path=picture, artifact_path="pictures")
     journal.append("artifact", path="picture.svg")
+    (journal.path.parent / "more").mkdir()
+    (journal.path.parent / "more" / "page.html").write_text("")
+    journal.append("artifact", path="more")
     journal.append("run_end", status="FINISHED", metrics={"test/audio/accuracy": 0.25})
     replay = Replay(journal, tracking)
     assert replay.finish(60)
@@ -85,7 +88,7 @@ def test_a_whole_run_arrives(journal: Journal, tracking: TrackingSettings, clien
     assert json.loads(dataset.dataset.profile)["store_hash"] == "f" * 64
     assert json.loads(dataset.dataset.source) == {"uri": "/stores/demo"}
     assert {file.path for file in client.list_artifacts(run.info.run_id)} == {
-        "config.yaml", "pictures", "picture.svg"
+        "config.yaml", "pictures", "picture.svg", "more"
     }  # fmt: skip
     assert client.list_artifacts(run.info.run_id, "pictures")[0].path == "pictures/picture.svg"
 
@@ -163,7 +166,7 @@ def test_a_server_that_is_down_loses_nothing(
     assert replay.finish(1) is False
     assert time.monotonic() - started < 5
     assert str(journal.path) in caplog.text
-    assert "next start of this run replays the rest" in caplog.text
+    assert "next start in this folder replays the rest" in caplog.text
     assert caplog.text.count("cannot be written now") == 1
 
     later = Replay(journal, tracking)
@@ -215,6 +218,16 @@ def test_whatever_mlflow_raises_stays_inside(
         assert replay.run_once() is False
     assert replay.run_once() is True
     assert replay.state.seq == 3
+
+
+def test_a_store_that_stays_silent_is_not_waited_for(
+    journal: Journal, tracking: TrackingSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vavl.tracking.replay._PATIENCE_SECONDS", 0.2)
+    _start(journal, tracking)
+    started = time.monotonic()
+    assert Replay(journal, tracking.model_copy(update={"uri": "http://127.0.0.1:9"})).finish(300) is False
+    assert time.monotonic() - started < 30
 
 
 def test_a_failure_in_the_middle_repeats_no_point(
