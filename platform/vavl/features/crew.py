@@ -10,9 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
-
-import cv2
-import torch
+from dataclasses import dataclass
 
 from vavl.errors import TrainingError
 from vavl.features.part import Part, PartRecord
@@ -23,13 +21,29 @@ Work = Callable[[Part], PartRecord]
 _WAITING_PER_PROCESS = 2
 
 
-def run_parts(parts: Iterable[Part], work: Work, processes: int) -> Iterator[tuple[Part, PartRecord]]:
+@dataclass(frozen=True)
+class _Pools:
+    """Makes pools of processes that are alike."""
+
+    processes: int
+    begin: Callable[[], None] | None
+
+    def new(self) -> ProcessPoolExecutor:
+        # Not fork: the libraries here run threads, and a fork of a process with threads can lock up.
+        context = multiprocessing.get_context("spawn")
+        return ProcessPoolExecutor(self.processes, context, initializer=_begin, initargs=(self.begin,))
+
+
+def run_parts(
+    parts: Iterable[Part], work: Work, processes: int, begin: Callable[[], None] | None = None
+) -> Iterator[tuple[Part, PartRecord]]:
     """Run ``work`` on every part and yield each result when it is there, in any order.
 
     Args:
         parts: taken as processes become free, never all at once.
         work: a function that can be pickled.
         processes: how many; 0 works in this process.
+        begin: called once in each process.
 
     Raises:
         VavlError: what ``work`` raised.
@@ -42,23 +56,23 @@ def run_parts(parts: Iterable[Part], work: Work, processes: int) -> Iterator[tup
     waiting = iter(parts)
     while True:
         broken: list[Part] = []
-        yield from _run_until_broken(waiting, work, processes, broken)
+        yield from _run_until_broken(waiting, work, _Pools(processes, begin), broken)
         if not broken:
             return
         logger.warning("a process ended without a word; %d parts are done again one by one", len(broken))
         for part in broken:
-            yield part, _run_alone(part, work)
+            yield part, _run_alone(part, work, _Pools(1, begin))
 
 
 def _run_until_broken(
-    waiting: Iterator[Part], work: Work, processes: int, broken: list[Part]
+    waiting: Iterator[Part], work: Work, pools: _Pools, broken: list[Part]
 ) -> Iterator[tuple[Part, PartRecord]]:
     """Yield results until all parts are done or a process has died; ``broken`` gets the lost parts."""
-    pool = _pool(processes)
+    pool = pools.new()
     running: dict[Future[PartRecord], Part] = {}
     try:
         while True:
-            while not broken and len(running) < processes * _WAITING_PER_PROCESS:
+            while not broken and len(running) < pools.processes * _WAITING_PER_PROCESS:
                 part = next(waiting, None)
                 if part is None:
                     break
@@ -85,12 +99,12 @@ def _submit(
     return False
 
 
-def _run_alone(part: Part, work: Work) -> PartRecord:
+def _run_alone(part: Part, work: Work, pools: _Pools) -> PartRecord:
     """Run one part in a process of its own until it survives; each clip that ends it is set aside."""
     while True:
         part.marker.unlink(missing_ok=True)
         try:
-            with _pool(1) as pool:
+            with pools.new() as pool:
                 return pool.submit(work, part).result()
         except BrokenProcessPool:
             clip_id = part.marker.read_text("utf-8") if part.marker.exists() else ""
@@ -103,16 +117,11 @@ def _run_alone(part: Part, work: Work) -> PartRecord:
             part = part.with_crashing(clip_id)
 
 
-def _pool(processes: int) -> ProcessPoolExecutor:
-    # Not fork: the libraries here run threads, and a fork of a process with threads can lock up.
-    return ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), initializer=_begin)
-
-
-def _begin() -> None:
-    """Prepare a process: one thread per library, and an end when the parent has ended."""
-    torch.set_num_threads(1)
-    cv2.setNumThreads(1)
+def _begin(begin: Callable[[], None] | None) -> None:
+    """Prepare a process: it ends when its parent has ended."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    if begin is not None:
+        begin()
 
 
 def _end_with_parent() -> None:

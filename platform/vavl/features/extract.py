@@ -15,6 +15,9 @@ from functools import partial
 from itertools import chain
 from pathlib import Path
 
+import cv2
+import torch
+
 from vavl.config.files import make_folder, write_json, write_text
 from vavl.data.store import MODALITIES, FeatureStore
 from vavl.data.store_writer import StoreWriter
@@ -109,6 +112,12 @@ def extract_media_part(part: Part, root: Path, settings: FeatureSettings) -> Par
     return extract_part(part, lambda clip: video.extract(root / clip.file))
 
 
+def use_one_thread() -> None:
+    """Let the libraries of this process use one thread each: there is a process per core."""
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+
+
 def _work(
     plan: ExtractionPlan, finished: frozenset[str], processes: int | None
 ) -> Iterator[tuple[Part, PartRecord]]:
@@ -125,7 +134,7 @@ def _work(
     if first is not None:
         work = partial(extract_media_part, root=plan.root, settings=plan.settings)
         cores = len(os.sched_getaffinity(0)) if processes is None else processes
-        yield from run_parts(chain([first], pending), work, cores)
+        yield from run_parts(chain([first], pending), work, cores, use_one_thread)
     if plan.table is not None and "video" in plan.infos:
         # Looking up rows takes no time worth a process, and the table stays in one place.
         rows = TableExtractor(plan.table_file, plan.table)

@@ -27,7 +27,7 @@ def log_mel(waveform: Tensor, settings: AudioFeatureSettings) -> Tensor:
         settings: window, hop, bands and floor.
 
     Returns:
-        (..., time, band), float32: decibels, 0 dB for a full-scale sine in the middle of a band.
+        (..., time, band), float32: power in decibels, 0 dB is that of a full-scale sine.
 
     Raises:
         ConfigError: a band is so narrow that no frequency of the transform falls into it.
@@ -36,9 +36,9 @@ def log_mel(waveform: Tensor, settings: AudioFeatureSettings) -> Tensor:
     missing = max(0, len(window) - waveform.shape[-1])
     filled = torch.nn.functional.pad(waveform, (0, missing))
     windowed = filled.unfold(-1, len(window), _samples(settings.hop_ms, settings)) * window
-    spectrum = torch.fft.rfft(windowed, n=_transform_size(len(window)))
-    # A full-scale sine has the amplitude sum(window) / 2 at its frequency.
-    power = spectrum.abs().square() / (window.sum() / 2).square()
+    size = _transform_size(len(window))
+    # Parseval: over its whole peak a full-scale sine has the power size * sum(window^2) / 4.
+    power = torch.fft.rfft(windowed, n=size).abs().square() / (size * window.square().sum() / 4)
     in_bands = power @ mel_filters(settings)
     return 10 * torch.log10(in_bands.clamp_min(10 ** (settings.floor_db / 10)))
 

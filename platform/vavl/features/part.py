@@ -15,7 +15,7 @@ from typing import Any, Self
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from vavl.config.files import written_beside
+from vavl.config.files import make_folder, written_beside
 from vavl.data.store import ROW_SCHEMA
 from vavl.data.store_writer import ClipFeatures, row_batch
 from vavl.errors import ClipError, ConfigError
@@ -113,6 +113,7 @@ def extract_part(part: Part, extract: Extract) -> PartRecord:
         ConfigError: the settings of the extractor do not fit; no clip could be extracted with them.
         InputError: the folder cannot be written.
     """
+    make_folder(part.path.parent)
     old_rows, old = read_part(part.path) if part.path.exists() else (None, PartRecord())
     bad = {record.clip_id for record in old.quarantined}
     features: list[ClipFeatures] = []
@@ -121,6 +122,7 @@ def extract_part(part: Part, extract: Extract) -> PartRecord:
     for clip in part.clips:
         if old_rows is not None and clip.clip_id not in bad:
             continue
+        part.marker.write_text(clip.clip_id, encoding="utf-8")
         try:
             extracted = _try(part, clip, extract)
         except ConfigError:
@@ -163,7 +165,6 @@ def _try(part: Part, clip: ClipPlace, extract: Extract) -> Extracted:
             clip.file, part.modality, "the process that decoded it ended without a word (crash or out of memory)",
             "look at the file; make it again from its source, or leave the clip out",
         )  # fmt: skip
-    part.marker.write_text(clip.clip_id, encoding="utf-8")
     extracted = require_finite(clip.file, part.modality, extract(clip))
     if extracted.values.shape[1] != part.width:
         raise ClipError(

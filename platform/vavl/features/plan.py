@@ -20,6 +20,8 @@ from vavl.data.statistics import ModalityInfo
 from vavl.data.store import FORMAT_VERSION, MODALITIES
 from vavl.errors import InputError, StoreError
 from vavl.features.audio import audio_info
+from vavl.features.face import FaceFinder
+from vavl.features.log_mel import mel_filters
 from vavl.features.part import ClipPlace, Part
 from vavl.features.settings import FeatureSettings
 from vavl.features.table import table_info
@@ -122,13 +124,17 @@ def plan_extraction(
 
     Raises:
         CorpusError: the corpus folder or the table is missing or broken.
-        ConfigError: the settings of an extractor do not fit together.
+        ConfigError: the settings of an extractor do not fit together, or OpenCV's face cascade is missing.
     """
     place = corpus_root(card, root)
     assert manifest.card_hash == card_hash(card)
+    if card.audio is not None:
+        mel_filters(settings.audio)
     if isinstance(card.video, TableSource):
         table = read_feature_table(card.video, place)
         return ExtractionPlan(manifest, place, folder, settings, table, card.video.file)
+    if card.video is not None:
+        FaceFinder(settings.video)
     return ExtractionPlan(manifest, place, folder, settings, None)
 
 

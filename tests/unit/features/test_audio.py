@@ -1,0 +1,34 @@
+"""From a sound file to features, and what may not be written."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from rendered_media import tone, write_wav
+
+from vavl.errors import ClipError
+from vavl.features.audio import audio_info, extract_audio
+from vavl.features.extracted import Extracted, require_finite
+from vavl.features.settings import AudioFeatureSettings
+
+
+def test_a_sound_file_becomes_frames_with_times(tmp_path):
+    settings = AudioFeatureSettings()
+    extracted = extract_audio(write_wav(tmp_path / "a.wav", tone(440, 0.5, 48_000), 48_000), settings)
+    assert extracted.values.shape == (24, audio_info(settings).width)
+    assert extracted.values.dtype == extracted.frame_times.dtype == np.float32
+    np.testing.assert_allclose(np.diff(extracted.frame_times), 1 / settings.frame_rate_hz, rtol=1e-4)
+
+
+def test_values_that_are_not_finite_are_refused():
+    values = np.zeros((3, 2), dtype=np.float32)
+    good = Extracted(values, np.zeros(3, dtype=np.float32))
+    assert require_finite("a.wav", "audio", good) is good
+    values[1, 1] = np.nan
+    with pytest.raises(ClipError, match=r"NaN or infinite values \(1 of 6\)"):
+        require_finite("a.wav", "audio", good)
+
+
+def test_features_without_a_frame_are_refused():
+    with pytest.raises(ClipError, match="no frame"):
+        require_finite("a.wav", "audio", Extracted(np.zeros((0, 2), np.float32), np.zeros(0, np.float32)))
