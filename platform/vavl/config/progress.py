@@ -8,7 +8,14 @@ from collections.abc import Iterable, Iterator
 from typing import TextIO, TypeVar
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 Item = TypeVar("Item")
 
@@ -27,12 +34,22 @@ def show_progress(
     """
     stream = stream or sys.stderr
     console = Console(file=stream)
-    shown = _as_bar(items, total, label, console) if console.is_terminal else _as_lines(items, total, label, every_s, stream)
+    shown = (
+        _as_bar(items, total, label, console)
+        if console.is_terminal
+        else _as_lines(items, total, label, every_s, stream)
+    )
     yield from shown
 
 
 def _as_bar(items: Iterable[Item], total: int, label: str, console: Console) -> Iterator[Item]:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=console) as progress:
         task = progress.add_task(label, total=total)
         for item in items:
@@ -40,7 +57,9 @@ def _as_bar(items: Iterable[Item], total: int, label: str, console: Console) -> 
             progress.advance(task)
 
 
-def _as_lines(items: Iterable[Item], total: int, label: str, every_s: float, stream: TextIO) -> Iterator[Item]:
+def _as_lines(
+    items: Iterable[Item], total: int, label: str, every_s: float, stream: TextIO
+) -> Iterator[Item]:
     start = last = time.monotonic()
     done = 0
     for item in items:
