@@ -86,9 +86,8 @@ class RecordReplay:
             self._writer.log_artifact(run_id, self._folder / payload["path"], payload.get("artifact_path"))
         elif record.kind == "model" and payload.get("name"):
             tags = payload.get("tags", {})
-            note = ModelNote(
-                Path(payload["folder"]), payload["name"], f"{self.state.run_id}:{record.seq}", tags
-            )
+            folder = self._folder / payload["folder"]
+            note = ModelNote(folder, payload["name"], f"{self.state.run_id}:{record.seq}", tags)
             return {"model_name": note.name, "model_version": self._writer.register(run_id, note)}
         elif record.kind == "run_end":
             self._writer.log_points(run_id, metric_points(record, self.state))

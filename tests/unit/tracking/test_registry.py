@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import pickletools
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -246,7 +247,8 @@ def test_a_journal_record_registers_one_version(
     name = f"vavl-{tmp_path.name}"
     journal.append("run_start", run_id="run", experiment=tracking.experiment)
     tags = {"config_hash": "abc", "test/audio_video/accuracy": 0.5, "label_target": "intended emotion"}
-    journal.append("model", folder=model_folder, name=name, tags=tags)
+    shutil.copytree(model_folder, tmp_path / "best")
+    journal.append("model", folder="best", name=name, tags=tags)
     journal.append("run_end", status="FINISHED", metrics={})
     replay = Replay(journal, tracking)
     assert replay.finish(60), replay.state
