@@ -37,7 +37,11 @@ class FileSink:
 
     def losses(self) -> np.ndarray:
         records = [json.loads(line) for line in self.path.read_text().splitlines()]
-        steps = {record["step"]: record["metrics"]["train/loss/total"] for record in records if record["kind"] == "step"}
+        steps = {
+            record["step"]: record["metrics"]["train/loss/total"]
+            for record in records
+            if record["kind"] == "step"
+        }
         assert sorted(steps) == list(range(len(steps)))
         return np.array([steps[step] for step in sorted(steps)])
 
@@ -49,8 +53,12 @@ def _ray_ends() -> Iterator[None]:
 
 
 @pytest.fixture
-def plan(small_store: Callable[..., Path], small_corpus: Callable[..., Any], tmp_path: Path) -> Callable[..., TrainingPlan]:
-    store = small_store(small_corpus(clips_per_speaker=20, without_audio=(0,), without_video=(1,), without_label=(1, 2)))
+def plan(
+    small_store: Callable[..., Path], small_corpus: Callable[..., Any], tmp_path: Path
+) -> Callable[..., TrainingPlan]:
+    store = small_store(
+        small_corpus(clips_per_speaker=20, without_audio=(0,), without_video=(1,), without_label=(1, 2))
+    )
 
     def make(name: str, **training: Any) -> TrainingPlan:
         return TrainingPlan.model_validate(

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from vavl.models.dropout import Dropout
 from vavl.models.settings import NetworkSettings
 
 _ROTARY_BASE = 10_000.0
@@ -45,9 +46,9 @@ class FeedForward(nn.Sequential):
             nn.LayerNorm(settings.width),
             nn.Linear(settings.width, hidden),
             nn.SiLU(),
-            nn.Dropout(settings.dropout),
+            Dropout(settings.dropout),
             nn.Linear(hidden, settings.width),
-            nn.Dropout(settings.dropout),
+            Dropout(settings.dropout),
         )
 
 
@@ -60,7 +61,7 @@ class RelativeAttention(nn.Module):
         self.norm = nn.LayerNorm(settings.width)
         self.query_key_value = nn.Linear(settings.width, 3 * settings.width)
         self.output = nn.Linear(settings.width, settings.width)
-        self.dropout = settings.dropout
+        self.dropout = Dropout(settings.dropout)
 
     def forward(self, frames: Tensor, is_real: Tensor) -> Tensor:
         """Attend within each clip.
@@ -80,8 +81,9 @@ class RelativeAttention(nn.Module):
             # No dropout of the attention weights: it would rule out the fused kernels. The output has it.
             attn_mask=is_real[:, None, None, :],
         )
-        joined: Tensor = self.output(mixed.transpose(1, 2).reshape(B, T, D))
-        return functional.dropout(joined, self.dropout, self.training)
+        joined = self.output(mixed.transpose(1, 2).reshape(B, T, D))
+        dropped: Tensor = self.dropout(joined)
+        return dropped
 
 
 class TimeConvolution(nn.Module):
@@ -98,7 +100,7 @@ class TimeConvolution(nn.Module):
         self.depthwise = nn.Conv2d(width, width, (1, kernel), padding=(0, kernel // 2), groups=width)
         self.depthwise_norm = nn.LayerNorm(width)
         self.project = nn.Linear(width, width)
-        self.dropout = nn.Dropout(settings.dropout)
+        self.dropout = Dropout(settings.dropout)
 
     def forward(self, frames: Tensor, is_real: Tensor) -> Tensor:
         """Convolve within each clip; (batch, time, channel) in and out, padding counts as silence."""

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from vavl.data.batch import ClipBatch, ModalityBatch
 from vavl.models.conformer import ConformerBlock
+from vavl.models.dropout import Dropout
 from vavl.models.pooling import masked_mean
 from vavl.models.settings import NetworkSettings
 
@@ -76,7 +77,7 @@ class ModalityPath(nn.Module):
     def __init__(self, settings: NetworkSettings, input_width: int, outputs: int) -> None:
         super().__init__()
         self.projection = nn.Linear(input_width, settings.width)
-        self.input_dropout = nn.Dropout(settings.input_dropout)
+        self.input_dropout = Dropout(settings.input_dropout)
         self.blocks = nn.ModuleList(ConformerBlock(settings) for _ in range(settings.modality_blocks))
         self.head = feed_forward_head(settings.width, outputs, settings)
         self.reconstruct = feed_forward_head(settings.width, input_width, settings)
@@ -115,7 +116,7 @@ def feed_forward_head(input_width: int, outputs: int, settings: NetworkSettings)
     return nn.Sequential(
         nn.Linear(input_width, first),
         nn.ReLU(),
-        nn.Dropout(settings.head_dropout),
+        Dropout(settings.head_dropout),
         nn.Linear(first, second),
         nn.ReLU(),
         nn.Linear(second, outputs),

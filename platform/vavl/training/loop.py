@@ -46,6 +46,8 @@ def train(run: TrainingRun, start: LoopState, report: Report) -> LoopState:
         TrainingError: a loss is not finite, or the metric that chooses the epoch does not exist.
     """
     settings, state = run.plan.training, start
+    if _stops_early(run, state):
+        return state
     records: list[Record] = []
     epoch_clock = _EpochClock()
     for step, micro_batches in enumerate(run.loader.steps(start.step, run.total_steps), start=start.step):
@@ -63,16 +65,18 @@ def train(run: TrainingRun, start: LoopState, report: Report) -> LoopState:
         records.append(_step_record(run, step, parts, rate, norm))
         epoch_clock.tick(int(moments["clips"].item()))
         is_last = step + 1 == run.total_steps
-        if (step + 1) % run.steps_per_epoch == 0 or is_last:
+        ends_epoch = is_last or (step + 1) % run.steps_per_epoch == 0
+        if ends_epoch:
             state, record = _finish_epoch(run, state, step + 1, epoch_clock)
             records.append(record)
             is_last = is_last or _stops_early(run, state)
-            if is_last or state.epoch % settings.checkpoint_every_epochs == 0:
-                run.checkpoints.save(run.engine, state)
             epoch_clock = _EpochClock()
-        if records[-1]["kind"] == "epoch" or (step + 1) % settings.report_every_steps == 0:
+        if ends_epoch or (step + 1) % settings.report_every_steps == 0:
+            # Before the checkpoint: steps that are reported twice do no harm, steps that are lost do.
             report(records)
             records = []
+        if ends_epoch and (is_last or state.epoch % settings.checkpoint_every_epochs == 0):
+            run.checkpoints.save(run.engine, state)
         if is_last:
             break
     return state

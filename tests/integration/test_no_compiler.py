@@ -1,0 +1,46 @@
+"""DeepSpeed trains on a machine without compiler and ninja."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+PROGRAM = """
+import logging, sys
+from vavl.training.settings import TrainingPlan
+from vavl.training.worker import train_on_worker
+
+logging.basicConfig(level=logging.INFO)
+train_on_worker(TrainingPlan.model_validate({
+    "output_dir": sys.argv[2], "data": {"store": sys.argv[1], "composition": {"batch_size": 16}},
+    "model": {"preset": "small", "width": 16, "attention_heads": 2},
+    "training": {"launcher": "in_process", "engine": "deepspeed", "zero_stage": 2, "max_steps": 3},
+}), print)
+"""
+
+
+@pytest.mark.slow
+def test_training_with_deepspeed_needs_no_compiler(
+    small_store: Callable[..., Path], small_corpus: Callable[..., Any], tmp_path: Path
+) -> None:
+    empty = tmp_path / "bin"
+    empty.mkdir()
+    environment = {name: value for name, value in os.environ.items() if name not in {"CC", "CXX"}}
+    environment |= {"PATH": str(empty), "TORCH_EXTENSIONS_DIR": str(tmp_path / "extensions")}
+    assert shutil.which("gcc", path=environment["PATH"]) is None
+    store = small_store(small_corpus())
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, str(store), str(tmp_path / "run")],
+        capture_output=True, text=True, check=False, env=environment,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "shared-memory operation is switched off" in done.stderr
+    assert (tmp_path / "run" / "outcome.json").exists()
+    assert not list(tmp_path.glob("extensions/**/*.so"))

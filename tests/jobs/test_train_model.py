@@ -1,0 +1,146 @@
+"""jobs/train_model.py: what it leaves, how it goes on after a kill, what it says to bad settings."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+JOB = ROOT / "jobs" / "train_model.py"
+
+SUMMARY_KEYS = {
+    "metrics", "best_epoch", "steps", "clips_per_second", "seconds_to_first_step", "workers", "zero_stage",
+    "mlflow_run_id", "model_name", "model_version", "config_hash", "store_hash",
+}  # fmt: skip
+
+
+@pytest.fixture
+def config(small_store: Callable[..., Path], small_corpus: Callable[..., Any], tmp_path: Path) -> Path:
+    store = small_store(small_corpus(clips_per_speaker=20, without_audio=(0,), without_label=(1, 2)))
+    path = tmp_path / "train.yaml"
+    path.write_text(
+        yaml.safe_dump(
+            {
+                "output_dir": str(tmp_path / "run"),
+                "data": {"store": str(store), "composition": {"batch_size": 16}},
+                "model": {"preset": "small", "width": 16, "attention_heads": 2},
+                "training": {
+                    "launcher": "in_process", "engine": "torch", "max_epochs": 4,
+                    "optimizer": {"learning_rate": 1e-3},
+                },
+                "evaluation": {"test": True},
+                "tracking": {
+                    "uri": f"sqlite:///{tmp_path}/mlflow.db", "artifact_location": str(tmp_path / "artifacts"),
+                    "model_name": "vavl-small", "system_metrics": False,
+                },
+            }
+        )
+    )  # fmt: skip
+    return path
+
+
+def test_a_training_ends_with_summary_report_and_registered_version(
+    config: Path, run_job: Callable[..., Any]
+) -> None:
+    done = run_job("train_model", config)
+    assert done.code == 0, done.stderr
+    folder = config.parent / "run"
+    summary = json.loads((folder / "summary.json").read_text())
+    assert SUMMARY_KEYS <= summary.keys()
+    assert summary["model_version"] == "1"
+    assert summary["metrics"].keys() >= {f"test/{c}/accuracy" for c in ("audio_video", "audio", "video")}
+    assert summary["config_hash"] in (folder / "run.json").read_text()
+    assert "data:image" in (folder / "report.html").read_text()
+    assert "version 1" in done.stdout
+    assert "next:" in done.stdout
+    # The saved configuration is complete: it says the same when it is read again.
+    again = run_job("train_model", folder / "config.yaml", "--dry-run")
+    assert again.code == 0, again.stderr
+
+
+def test_a_killed_training_goes_on_and_ends_as_if_nothing_had_happened(
+    config: Path, run_job: Callable[..., Any]
+) -> None:
+    long = ("training.max_epochs=30", "tracking.model_name=null")
+    whole = run_job("train_model", config, *long, f"output_dir={config.parent / 'whole'}")
+    assert whole.code == 0, whole.stderr
+
+    process = subprocess.Popen(
+        [sys.executable, JOB, config, *long], cwd=config.parent, stderr=subprocess.DEVNULL
+    )
+    checkpoints = config.parent / "run" / "checkpoints"
+    deadline = time.monotonic() + 120
+    while not sorted(checkpoints.glob("step-*"))[3:] and not list(checkpoints.glob("step-0000003*")):
+        assert time.monotonic() < deadline
+        assert process.poll() is None, "the training ended before it could be killed"
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (config.parent / "run" / "summary.json").exists()
+
+    resumed = run_job("train_model", config, *long)
+    assert resumed.code == 0, resumed.stderr
+    assert "continuing run" in resumed.stderr
+    assert "resumed from step-" in resumed.stderr
+    ends = [json.loads((config.parent / name / "summary.json").read_text()) for name in ("whole", "run")]
+    for key in ("metrics", "best_epoch", "steps", "config_hash"):
+        assert ends[0][key] == ends[1][key], key
+    assert losses(config.parent / "whole") == losses(config.parent / "run")
+
+
+def losses(folder: Path) -> dict[int, float]:
+    records = [json.loads(line) for line in (folder / "journal.jsonl").read_text().splitlines()]
+    return {
+        record["step"]: record["metrics"]["train/loss/total"]
+        for record in records
+        if record["kind"] == "step"
+    }
+
+
+def test_a_second_start_keeps_the_first_run(config: Path, run_job: Callable[..., Any]) -> None:
+    quick = ("training.max_epochs=1", "tracking.model_name=null")
+    assert run_job("train_model", config, *quick).code == 0
+    first = json.loads((config.parent / "run" / "run.json").read_text())["run_id"]
+    assert run_job("train_model", config, *quick).code == 0
+    kept = config.parent / "run" / "earlier" / first
+    assert (kept / "summary.json").exists()
+    assert json.loads((config.parent / "run" / "run.json").read_text())["run_id"] != first
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("training.workrs=2",), "did you mean `workers`"),
+        (("training.workers=many",), "training.workers"),
+        (("data.store=/nowhere",), "no feature store"),
+        (("data.fold=7",), "has no fold 7"),
+        (("data.composition.rows_per_step.video_only_unlabelled=4",), "this partition has no clips"),
+        (("data.composition.batch_size=1",), "cannot hold one of each"),
+        (("evaluation.select_by=[test/audio/accuracy]",), "is not validation/"),
+        (("training.engine=torch", "training.launcher=ray", "training.workers=2"), "needs launcher: ray"),
+        (("output_dir=/proc/nothing",), "cannot be written"),
+    ],
+)
+def test_bad_settings_end_with_code_2_and_say_what_to_repair(
+    config: Path, words: tuple[str, ...], message: str, run_job: Callable[..., Any]
+) -> None:
+    done = run_job("train_model", config, *words)
+    assert done.code == 2
+    assert message in done.stderr
+    assert "fix:" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_dry_run_starts_nothing(config: Path, run_job: Callable[..., Any]) -> None:
+    done = run_job("train_model", config, "--dry-run")
+    assert done.code == 0, done.stderr
+    assert not (config.parent / "run").exists()
