@@ -1,0 +1,93 @@
+"""Noisy views of training clips."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from vavl.data.augmentation import AugmentationSettings, ViewMaker, ViewSettings, changed
+
+VALUES = np.random.default_rng(0).normal(size=(40, 10)).astype(np.float32)
+KNOBS = {"frame_masks": 2, "channel_masks": 2, "noise": 0.5, "tempo": 0.3}
+
+
+def view(seed: int = 0, values: np.ndarray = VALUES, **settings) -> np.ndarray:
+    return changed(values, ViewSettings(**settings), np.random.default_rng(seed))
+
+
+def maker(seed: int = 1, step: int = 2, places: tuple[int, ...] = (5, 6), **settings) -> ViewMaker:
+    both = AugmentationSettings(audio=ViewSettings(**settings), video=ViewSettings(**settings))
+    return ViewMaker(both, seed, step, np.array(places))
+
+
+@pytest.mark.parametrize("knob", KNOBS)
+def test_every_knob_changes_something_and_keeps_the_clip(knob):
+    before = VALUES.copy()
+    after = view(**{knob: KNOBS[knob]})
+    assert after.dtype == np.float32
+    assert after.shape[1] == 10
+    assert after.shape != VALUES.shape or not np.array_equal(after, VALUES)
+    assert np.array_equal(VALUES, before)
+    assert ViewSettings(**{knob: KNOBS[knob]}).changes_something
+
+
+def test_without_a_setting_the_clip_comes_as_it_is():
+    assert not ViewSettings().changes_something
+    assert maker().view("audio", 0, VALUES) is VALUES
+
+
+def test_read_only_features_can_be_viewed():
+    # Features are mapped from the store and cannot be written.
+    locked = VALUES.copy()
+    locked.flags.writeable = False
+    for knob, value in KNOBS.items():
+        view(values=locked, **{knob: value})
+
+
+def test_masked_frames_and_channels_are_the_mean_of_the_training_speakers():
+    frames = view(frame_masks=1, frame_mask_share=0.5, seed=3)
+    masked = (frames == 0).all(axis=1)
+    assert 0 < masked.sum() <= 20
+    assert np.diff(np.flatnonzero(masked)).max(initial=1) == 1
+    assert np.array_equal(frames[~masked], VALUES[~masked])
+    channels = view(channel_masks=1, channel_mask_share=0.5, seed=3)
+    masked = (channels == 0).all(axis=0)
+    assert 0 < masked.sum() <= 5
+    assert np.array_equal(channels[:, ~masked], VALUES[:, ~masked])
+
+
+def test_noise_has_the_deviation_asked_for():
+    long = np.zeros((2000, 10), np.float32)
+    assert view(values=long, noise=0.3).std() == pytest.approx(0.3, rel=0.05)
+
+
+def test_tempo_changes_the_number_of_frames_within_its_share():
+    lengths = [len(view(seed=seed, tempo=0.25)) for seed in range(100)]
+    assert min(lengths) >= 30
+    assert max(lengths) <= 50
+    assert len(set(lengths)) > 10
+
+
+def test_a_stretched_straight_line_stays_one_with_the_same_ends():
+    line = np.linspace(0, 1, 40, dtype=np.float32)[:, None]
+    stretched = view(values=line, tempo=0.4)
+    np.testing.assert_allclose(stretched[:, 0], np.linspace(0, 1, len(stretched)), atol=1e-6)
+
+
+@pytest.mark.parametrize("frames", [1, 2, 3])
+def test_very_short_clips_stay_usable(frames):
+    for seed in range(20):
+        assert np.isfinite(view(seed=seed, values=VALUES[:frames], **KNOBS)).all()
+        assert len(view(seed=seed, values=VALUES[:frames], **KNOBS)) >= 1
+
+
+def test_draws_depend_on_seed_step_place_and_modality_and_nothing_else():
+    plain = maker(noise=1.0).view("audio", 0, VALUES)
+    assert np.array_equal(plain, maker(places=(9, 5), noise=1.0).view("audio", 1, VALUES))
+    others = [
+        maker(seed=2, noise=1.0).view("audio", 0, VALUES),
+        maker(step=3, noise=1.0).view("audio", 0, VALUES),
+        maker(noise=1.0).view("audio", 1, VALUES),
+        maker(noise=1.0).view("video", 0, VALUES),
+    ]
+    assert not any(np.array_equal(plain, other) for other in others)

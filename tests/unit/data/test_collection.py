@@ -1,0 +1,276 @@
+"""The clips of a run: flags, targets, normalisation and padding."""
+
+from __future__ import annotations
+
+import shutil
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+
+from vavl.data.augmentation import AugmentationSettings, ViewMaker, ViewSettings
+from vavl.data.collection import Normaliser, collate, middle_frames, normalisers, open_collection, pad_clips
+from vavl.data.manifest import TRAIN, Manifest
+from vavl.data.sampler import FILLER
+from vavl.data.settings import DataSettings
+from vavl.data.statistics import ChannelSums, Normalisation
+from vavl.errors import StoreError
+
+
+@pytest.fixture
+def open_(small_store, small_corpus):
+    def make(target="label", max_frames=1500, **corpus):
+        return open_collection(
+            DataSettings(store=small_store(small_corpus(**corpus)), target=target, max_frames=max_frames)
+        )
+
+    return make
+
+
+MIXED = {"without_audio": (0,), "without_video": (1,), "without_label": (2, 3)}
+
+
+def training_rows(collection) -> np.ndarray:
+    return np.flatnonzero(collection.manifest.split(0) == TRAIN)
+
+
+def numbers(collection) -> np.ndarray:
+    """Running number of each clip within its speaker, from its name."""
+    return np.array([int(str(name)[-4:]) % 10 for name in collection.manifest.table.column("clip_id")])
+
+
+def test_flags_say_what_the_store_and_the_manifest_hold(open_):
+    collection = open_(**MIXED)
+    number = numbers(collection)
+    assert np.array_equal(collection.has("audio"), number != 0)
+    assert np.array_equal(collection.has("video"), number != 1)
+    is_training = collection.manifest.split(0) == TRAIN
+    assert np.array_equal(collection.is_labelled, ~(is_training & np.isin(number, (2, 3))))
+
+
+def test_reading_a_clip_twice_gives_the_same_features_and_label(open_):
+    """The published reader flips arousal in place at every read."""
+    for target in ("label", "soft_label", "attributes"):
+        collection = open_(target, **MIXED)
+        normaliser = normalisers(collection, training_rows(collection), per_speaker=False)
+        rows = np.array([3, 11, 40, 3])
+        first, second = (collate(collection, rows, normaliser) for _ in range(2))
+        for batch in (second, collate(open_(target, **MIXED), rows, normaliser)):
+            assert torch.equal(batch.target, first.target)
+            assert torch.equal(batch.audio.values, first.audio.values)
+        assert torch.equal(first.target[0], first.target[3])
+
+
+def test_features_cannot_be_changed_in_place(open_):
+    collection = open_()
+    with pytest.raises(ValueError, match="read-only"):
+        collection.store.features("audio", 0)[0, 0] = 1
+
+
+def test_speakers_of_the_splits_are_disjoint(open_):
+    collection = open_()
+    split = collection.manifest.split(0)
+    speakers = [
+        {collection.speakers[code] for code in collection.speaker[split == kind]} for kind in range(3)
+    ]
+    assert [len(names) for names in speakers] == [4, 2, 2]
+    assert len(set.union(*speakers)) == 8
+
+
+def test_hard_labels_are_one_hot_and_unlabelled_clips_are_zeros(open_):
+    collection = open_(**MIXED)
+    assert np.array_equal(collection.target.sum(axis=1), collection.is_labelled.astype(np.float32))
+    table = collection.manifest.table.column("label").to_pylist()
+    for row, name in enumerate(table):
+        if name is not None:
+            assert collection.manifest.classes[collection.target[row].argmax()] == name
+
+
+def test_soft_labels_and_attributes_come_as_they_are(open_):
+    for target, read in (
+        ("soft_label", lambda row: row["soft_label"]),
+        ("attributes", lambda row: [row["arousal"], row["valence"], row["dominance"]]),
+    ):
+        collection = open_(target, **MIXED)
+        for place, row in enumerate(collection.manifest.table.to_pylist()):
+            expected = read(row) if row["label"] is not None else [0, 0, 0]
+            np.testing.assert_allclose(collection.target[place], expected)
+        assert np.array_equal(collection.is_labelled, open_(**MIXED).is_labelled)
+
+
+def test_a_target_that_no_clip_has_is_refused(small_store, small_corpus, tmp_path):
+    store = shutil.copytree(small_store(small_corpus()), tmp_path / "store")
+    table = Manifest.read(store).table
+    for name in ("valence", "soft_label"):
+        place = table.column_names.index(name)
+        table = table.set_column(
+            place, table.schema.field(name), pa.nulls(len(table), table.schema.field(name).type)
+        )
+    Manifest(table).write(store)
+    open_collection(DataSettings(store=store))
+    for target in ("soft_label", "attributes"):
+        with pytest.raises(StoreError, match=f"data.target={target}: no clip has this target"):
+            open_collection(DataSettings(store=store, target=target))
+
+
+def test_a_store_without_any_clip_of_the_manifest_is_refused(small_store, small_corpus, tmp_path):
+    store = shutil.copytree(small_store(small_corpus()), tmp_path / "store")
+    table = Manifest.read(store).table
+    renamed = pa.array([f"other_{number:05d}" for number in range(len(table))])
+    Manifest(table.set_column(table.column_names.index("clip_id"), "clip_id", renamed)).write(store)
+    with pytest.raises(StoreError, match="no clip of the manifest has features"):
+        open_collection(DataSettings(store=store))
+
+
+def test_a_missing_store_is_refused(tmp_path):
+    with pytest.raises(StoreError, match=r"prepare_corpus\.py"):
+        open_collection(DataSettings(store=tmp_path))
+
+
+def test_training_speakers_alone_give_the_normalisation(open_):
+    collection = open_()
+    rows = training_rows(collection)
+    normaliser = normalisers(collection, rows, per_speaker=False)
+    frames = np.concatenate(
+        [collection.store.features("audio", row) for row in collection.store_row["audio"][rows]]
+    )
+    np.testing.assert_allclose(normaliser["audio"].common.mean, frames.mean(axis=0), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(normaliser["audio"].common.std, frames.std(axis=0), rtol=1e-4)
+    everyone = normalisers(collection, np.arange(len(collection.speaker)), per_speaker=False)
+    assert np.abs(everyone["audio"].common.mean - frames.mean(axis=0)).max() > 0.01
+    assert not normaliser["audio"].by_speaker
+
+
+def test_normalised_training_frames_have_mean_0_and_deviation_1(open_):
+    collection = open_(**MIXED)
+    rows = training_rows(collection)
+    batch = collate(collection, rows, normalisers(collection, rows, per_speaker=False))
+    for side in (batch.audio, batch.video):
+        frames = side.values[side.is_real]
+        torch.testing.assert_close(frames.mean(0), torch.zeros(frames.shape[1]), atol=1e-4, rtol=0)
+        torch.testing.assert_close(
+            frames.std(0, correction=0), torch.ones(frames.shape[1]), atol=1e-4, rtol=0
+        )
+
+
+def test_normalised_per_speaker_each_speaker_has_mean_0(open_):
+    collection = open_()
+    normaliser = normalisers(collection, training_rows(collection), per_speaker=True)
+    for code in range(8):
+        batch = collate(collection, np.flatnonzero(collection.speaker == code), normaliser)
+        frames = batch.video.values[batch.video.is_real]
+        torch.testing.assert_close(frames.mean(0), torch.zeros(frames.shape[1]), atol=1e-4, rtol=0)
+
+
+def test_a_speaker_without_own_sums_gets_the_common_ones():
+    one, two = (
+        ChannelSums.of(np.random.default_rng(seed).normal(size=(9, 2)).astype(np.float32)) for seed in (0, 1)
+    )
+    normaliser = Normaliser(Normalisation.from_sums(one), {3: Normalisation.from_sums(two)})
+    values = np.ones((4, 2), np.float32)
+    assert np.array_equal(normaliser.apply(values, 3), normaliser.by_speaker[3].apply(values))
+    assert np.array_equal(normaliser.apply(values, 2), normaliser.common.apply(values))
+
+
+def test_a_batch_holds_each_clip_at_its_place(open_):
+    collection = open_(**MIXED)
+    normaliser = normalisers(collection, training_rows(collection), per_speaker=False)
+    number = numbers(collection)
+    rows = np.array([np.flatnonzero(number == n)[0] for n in (5, 0, 1, 2)] + [FILLER, FILLER])
+    batch = collate(collection, rows, normaliser)
+    assert batch.index.tolist() == rows.tolist()
+    assert batch.clips == 6
+    assert batch.has_audio.tolist() == [1, 0, 1, 1, 0, 0]
+    assert batch.has_video.tolist() == [1, 1, 0, 1, 0, 0]
+    assert batch.is_labelled.tolist() == [1, 1, 1, 0, 0, 0]
+    assert batch.audio.clip.tolist() == [0, 2, 3]
+    assert batch.video.clip.tolist() == [0, 1, 3]
+    assert batch.audio.weight.tolist() == [1, 1, 1]
+    for place, clip in enumerate(batch.audio.clip.tolist()):
+        raw = collection.store.features("audio", collection.store_row["audio"][rows[clip]])
+        real = batch.audio.is_real[place]
+        assert int(real.sum()) == len(raw)
+        assert real[: len(raw)].all()
+        expected = normaliser["audio"].common.apply(raw)
+        np.testing.assert_array_equal(batch.audio.values[place, : len(raw)].numpy(), expected)
+        assert not batch.audio.values[place, len(raw) :].any()
+    assert not batch.target[3:].any()
+
+
+def test_a_batch_of_fillers_alone_has_one_row_without_weight_per_modality(open_):
+    collection = open_()
+    normaliser = normalisers(collection, training_rows(collection), per_speaker=False)
+    batch = collate(collection, np.array([FILLER, FILLER]), normaliser)
+    for side, width in ((batch.audio, 6), (batch.video, 5)):
+        assert side.values.shape == (1, 1, width)
+        assert side.is_real.all()
+        assert side.weight.tolist() == [0]
+    assert not torch.cat((batch.is_labelled, batch.has_audio, batch.has_video)).any()
+
+
+def test_a_store_without_one_modality_has_a_stand_in(open_):
+    collection = open_(without_video=range(10))
+    assert collection.width("video") == 1
+    assert not collection.has("video").any()
+    normaliser = normalisers(collection, training_rows(collection), per_speaker=False)
+    batch = collate(collection, np.array([0, 1]), normaliser)
+    assert batch.video.values.shape == (1, 1, 1)
+    assert batch.video.weight.tolist() == [0]
+    assert batch.audio.weight.tolist() == [1, 1]
+
+
+def test_long_clips_are_cut_around_their_middle(open_):
+    values = np.arange(10)[:, None].astype(np.float32)
+    assert middle_frames(values, 4).ravel().tolist() == [3, 4, 5, 6]
+    assert middle_frames(values, 10) is not None
+    assert len(middle_frames(values, 99)) == 10
+    collection = open_(max_frames=4)
+    normaliser = normalisers(collection, training_rows(collection), per_speaker=False)
+    batch = collate(collection, np.arange(8), normaliser)
+    assert batch.audio.values.shape[1] == 4
+    assert collection.lengths().max() == 4
+
+
+def test_the_length_of_a_clip_is_that_of_its_longer_modality(open_):
+    collection = open_(**MIXED)
+    for row in (0, 1, 5, 33):
+        frames = [
+            len(collection.store.features(modality, place))
+            for modality in ("audio", "video")
+            if (place := collection.store_row[modality][row]) >= 0
+        ]
+        assert collection.lengths()[row] == max(frames)
+
+
+def test_clips_are_padded_to_the_longest():
+    clips = [np.full((frames, 2), frames, np.float32) for frames in (3, 1, 2)]
+    side = pad_clips(clips, [4, 0, 7], 2)
+    assert side.values.shape == (3, 3, 2)
+    assert side.is_real.sum(1).tolist() == [3, 1, 2]
+    assert side.clip.tolist() == [4, 0, 7]
+    assert side.values[1].tolist() == [[1, 1], [0, 0], [0, 0]]
+
+
+def test_a_batch_moves_to_a_device_whole(open_):
+    collection = open_()
+    batch = collate(
+        collection, np.arange(3), normalisers(collection, training_rows(collection), per_speaker=False)
+    )
+    moved = batch.to(torch.device("meta"))
+    for place in (moved, moved.audio, moved.video):
+        tensors = [value for value in vars(place).values() if isinstance(value, torch.Tensor)]
+        assert tensors
+        assert {tensor.device.type for tensor in tensors} == {"meta"}
+
+
+def test_views_change_the_frames_and_nothing_else(open_):
+    collection = open_(**MIXED)
+    normaliser = normalisers(collection, training_rows(collection), per_speaker=False)
+    rows = np.arange(6)
+    views = ViewMaker(AugmentationSettings(audio=ViewSettings(noise=0.5)), 0, 0, rows)
+    plain, noisy = collate(collection, rows, normaliser), collate(collection, rows, normaliser, views)
+    assert not torch.equal(plain.audio.values, noisy.audio.values)
+    assert not noisy.audio.values[~noisy.audio.is_real].any()
+    assert torch.equal(plain.video.values, noisy.video.values)
+    assert torch.equal(plain.target, noisy.target)
