@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
 from pathlib import Path
 
 import av
 import numpy as np
 import soundfile
 from numpy.typing import NDArray
-
-from vavl.data.demo_corpus.latent import Clip, clip_latent
-from vavl.data.demo_corpus.picture import render_frames
-from vavl.data.demo_corpus.settings import DemoCorpusSettings
 
 RATE_HZ = 16_000
 
@@ -69,11 +64,3 @@ def _encode_sound(container: av.container.OutputContainer, stream: av.AudioStrea
     frame.sample_rate = RATE_HZ
     container.mux(stream.encode(frame))
     container.mux(stream.encode())
-
-
-def talking_face(frames: int, emotion: str = "happy", speaker: str = "f01") -> NDArray:
-    """Return pictures (time, 160, 160, RGB) of one of the demo corpus' faces."""
-    settings = DemoCorpusSettings()
-    latent = clip_latent(settings, Clip(speaker, "s1", emotion, 1))
-    pictures = itertools.islice(render_frames(settings, latent), frames)
-    return np.stack([picture[..., ::-1] for picture in pictures])

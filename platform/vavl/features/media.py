@@ -13,7 +13,6 @@ import numpy as np
 import soundfile
 from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
-from scipy.signal import resample_poly
 
 from vavl.errors import ClipError
 
@@ -46,6 +45,9 @@ def read_audio(path: Path, sample_rate_hz: int, longest_s: float = math.inf) -> 
         raise ClipError(str(path), "audio", "the sound holds NaN or infinite values", _LISTEN)
     if rate == sample_rate_hz:
         return mono
+    # Imported here: it takes as long as all other imports together, and many corpora never need it.
+    from scipy.signal import resample_poly
+
     divisor = math.gcd(rate, sample_rate_hz)
     resampled: NDArray[np.float32] = resample_poly(mono, sample_rate_hz // divisor, rate // divisor)
     return resampled.astype(np.float32)

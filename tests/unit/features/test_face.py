@@ -5,7 +5,8 @@ from __future__ import annotations
 import cv2
 import numpy as np
 import pytest
-from rendered_media import moving_square, talking_face
+from rendered_media import moving_square
+from talking_face import talking_face
 
 from vavl.errors import ConfigError
 from vavl.features import face

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from rendered_media import moving_square, talking_face, tone, write_mp4, write_sound_only_mp4, write_wav
+from rendered_media import moving_square, tone, write_mp4, write_sound_only_mp4, write_wav
+from talking_face import talking_face
 
 from vavl.errors import ClipError
 from vavl.features.media import read_audio, read_frames, sound_seconds

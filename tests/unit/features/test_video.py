@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from rendered_media import moving_square, talking_face, write_mp4
+from rendered_media import moving_square, write_mp4
+from talking_face import talking_face
 
 from vavl.features.settings import VideoFeatureSettings
 from vavl.features.video import VideoExtractor, video_info

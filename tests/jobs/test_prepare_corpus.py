@@ -1,0 +1,177 @@
+"""The job prepare_corpus: exit codes, summary, dry run, and a kill in the middle."""
+
+from __future__ import annotations
+
+import os
+import runpy
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+import yaml
+from small_media_corpus import write_small_corpus
+
+from vavl.config.files import read_json
+from vavl.config.load import read_config
+from vavl.data.manifest import Manifest
+from vavl.data.store import FeatureStore
+from vavl.job_config import PrepareCorpusJob
+
+ROOT = Path(__file__).parents[2]
+JOB = ROOT / "jobs/prepare_corpus.py"
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("corpus")
+    write_small_corpus(folder, takes=1)
+    return folder
+
+
+def write_config(corpus: Path, output_dir: Path, **changes: object) -> Path:
+    path = output_dir.parent / f"{output_dir.name}.yaml"
+    content = {
+        "output_dir": str(output_dir), "card": str(corpus / "tiny.yaml"), "root": str(corpus / "media"), "workers": 0,
+    }  # fmt: skip
+    path.write_text(yaml.safe_dump({**content, **changes}))
+    return path
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *words: object) -> int:
+    monkeypatch.setattr(sys, "argv", [str(JOB), *(str(word) for word in words)])
+    main = runpy.run_path(str(JOB))["main"]
+    return int(main())
+
+
+def test_a_corpus_becomes_a_store_with_a_summary(monkeypatch, capsys, corpus, tmp_path):
+    store = tmp_path / "store"
+    assert run(monkeypatch, write_config(corpus, store)) == 0
+    summary = read_json(store / "summary.json")
+    assert summary["clips"] == summary["paired_clips"] == len(Manifest.read(store)) == 12
+    assert summary["store_hash"] == FeatureStore.open(store).hash
+    assert summary["clips_per_second"] > 0
+    assert read_config(PrepareCorpusJob, store / "config.yaml").output_dir == store
+    printed = capsys.readouterr().out
+    assert "features of tiny" in printed
+    assert f"next: python jobs/train_model.py CONFIG.yaml data.store={store}" in printed
+
+
+def test_a_dry_run_validates_and_writes_nothing(monkeypatch, capsys, corpus, tmp_path):
+    store = tmp_path / "store"
+    assert run(monkeypatch, write_config(corpus, store), "--dry-run") == 0
+    assert "nothing was started" in capsys.readouterr().out
+    assert not store.exists()
+
+
+@pytest.mark.parametrize(
+    ("override", "problem"),
+    [
+        ("card=missing.yaml", "missing.yaml: cannot be read"),
+        ("root=/no/such/folder", "does not exist"),
+        ("features.audio.hop_sm=10", "did you mean `hop_ms`"),
+        ("workers=many", "workers"),
+        ("features.audio.mel_bands=512", "narrower than the frequency resolution"),
+    ],
+)
+def test_wrong_input_is_named_with_exit_code_2(monkeypatch, capsys, corpus, tmp_path, override, problem):
+    assert run(monkeypatch, write_config(corpus, tmp_path / "store"), override, "--dry-run") == 2
+    assert problem in capsys.readouterr().err
+
+
+def test_a_folder_that_cannot_be_written_is_exit_code_2(monkeypatch, capsys, corpus, tmp_path):
+    (tmp_path / "file").write_text("not a folder")
+    config = write_config(corpus, tmp_path / "store")
+    assert run(monkeypatch, config, f"output_dir={tmp_path / 'file/store'}") == 2
+    assert "cannot be written" in capsys.readouterr().err
+
+
+def test_too_many_bad_files_are_exit_code_2(monkeypatch, capsys, corpus, tmp_path):
+    copy = Path(shutil.copytree(corpus, tmp_path / "corpus"))
+    for name in ("f01_calm_00", "f01_glad_00"):
+        (copy / "media/audio" / f"{name}.wav").write_bytes(b"")
+    store = tmp_path / "store"
+    assert run(monkeypatch, write_config(copy, store)) == 2
+    assert "max_quarantined_share" in capsys.readouterr().err
+    assert run(monkeypatch, write_config(copy, store), "max_quarantined_share=0.2") == 0
+    assert read_json(store / "summary.json")["quarantined"] == 2
+
+
+def test_other_settings_in_a_store_are_refused_before_anything_starts(monkeypatch, capsys, corpus, tmp_path):
+    config = write_config(corpus, tmp_path / "store")
+    assert run(monkeypatch, config) == 0
+    assert run(monkeypatch, config, "features.audio.hop_ms=10", "--dry-run") == 2
+    assert "resume=false" in capsys.readouterr().err
+    assert run(monkeypatch, config, "features.audio.hop_ms=10", "resume=false") == 0
+
+
+@pytest.mark.slow
+def test_a_killed_job_continues_and_gives_the_same_bytes(tmp_path):
+    write_small_corpus(tmp_path / "corpus", takes=6, frames=6)
+    killed = write_config(tmp_path / "corpus", tmp_path / "killed", workers=1)
+    whole = write_config(tmp_path / "corpus", tmp_path / "whole", workers=1)
+    parts = tmp_path / "killed/parts"
+
+    job = subprocess.Popen([sys.executable, str(JOB), str(killed)], cwd=ROOT, stderr=subprocess.PIPE)
+    wait_until(lambda: bool(list(parts.glob("*.parquet"))), job)
+    processes = psutil.Process(job.pid).children(recursive=True)
+    os.kill(job.pid, signal.SIGKILL)
+    job.communicate()
+    # The processes that extract end by themselves when the job is gone.
+    assert processes
+    assert not psutil.wait_procs(processes, timeout=20)[1]
+    assert not (tmp_path / "killed/store.json").exists()
+    finished = {path: path.stat().st_mtime_ns for path in parts.glob("*.parquet")}
+    assert 0 < len(finished) < 10
+
+    for config in (killed, whole):
+        subprocess.run([sys.executable, str(JOB), str(config)], cwd=ROOT, check=True, capture_output=True)
+    assert {path: path.stat().st_mtime_ns for path in finished} == finished
+    assert read_json(tmp_path / "killed/summary.json")["continued"] == 16 * len(finished)
+    assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
+    FeatureStore.open(tmp_path / "killed").verify()
+
+
+def wait_until(is_so, job: subprocess.Popen, seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not is_so():
+        assert job.poll() is None, job.communicate()[1].decode()
+        assert time.monotonic() < end
+        time.sleep(0.002)
+
+
+def contents(store: Path) -> dict[str, bytes]:
+    """Return the files of a store by name, but for those that name the folder or the time."""
+    files = [
+        path
+        for path in store.rglob("*")
+        if path.is_file() and path.name not in ("summary.json", "config.yaml")
+    ]
+    assert len(files) > 10
+    return {path.relative_to(store).as_posix(): path.read_bytes() for path in files}
+
+
+@pytest.mark.realdata
+@pytest.mark.slow
+def test_ravdess_becomes_a_store_of_1140_clips(monkeypatch, tmp_path):
+    if not os.environ.get("RAVDESS_ROOT"):
+        pytest.skip("RAVDESS_ROOT is not set")
+    monkeypatch.chdir(ROOT)
+    assert run(monkeypatch, ROOT / "jobs/configs/prepare/ravdess.yaml", f"output_dir={tmp_path}") == 0
+    summary = read_json(tmp_path / "summary.json")
+    assert {key: summary[key] for key in ("audio_clips", "video_clips", "paired_clips", "quarantined")} == {
+        "audio_clips": 1140, "video_clips": 1140, "paired_clips": 1140, "quarantined": 0,
+    }  # fmt: skip
+    store, manifest = FeatureStore.open(tmp_path), Manifest.read(tmp_path)
+    store.verify()
+    lengths = store.lengths("audio") / 50
+    assert 2.5 < lengths.min() < lengths.max() < 6
+    row = int(store.rows("audio", manifest.table["clip_id"])[0])
+    # The one frame of the action units stands in the middle of the sound.
+    middle = store.frame_times("audio", row).mean()
+    np.testing.assert_allclose(store.frame_times("video", row), middle, atol=0.03)
