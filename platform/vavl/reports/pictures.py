@@ -152,14 +152,7 @@ def curves_figure(
     axes.set_ylabel(f"{label} (%)" if percent else label)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(color=theme.line, linewidth=0.8)
-    axes.legend(
-        loc="upper center",
-        bbox_to_anchor=(0.5, -0.17),
-        ncols=4 if len(curves) < 4 else 2,
-        frameon=False,
-        labelcolor=theme.text,
-        fontsize=9,
-    )
+    _legend_below(axes, theme, columns=4 if len(curves) < 4 else 2)
     return figure
 
 
@@ -177,12 +170,12 @@ def reliability_figure(
         x, y = 100 * found.confidence[filled], 100 * found.accuracy[filled]
         colour = theme.of_condition(condition)
         axes.plot(x, y, color=colour, linewidth=1.5, label=titles.get(condition, condition))
-        axes.scatter(
-            x, y, s=150 * found.clips[filled] / found.clips.max(), color=colour, alpha=0.65, linewidths=0
-        )
+        area = 150 * found.clips[filled] / max(1, found.clips.max())
+        # A point at 100 % keeps its whole disc.
+        axes.scatter(x, y, s=area, color=colour, alpha=0.65, linewidths=0, clip_on=False)
     axes.set(xlim=(0, 100), ylim=(0, 100), xlabel="stated confidence (%)", ylabel="right (%)", aspect="equal")
     axes.grid(color=theme.line, linewidth=0.8)
-    axes.legend(loc="upper left", frameon=False, labelcolor=theme.text, fontsize=9)
+    _legend_below(axes, theme, columns=2)
     return figure
 
 
@@ -219,6 +212,13 @@ def _figure(theme: Theme, size: tuple[float, float]) -> tuple[Figure, Any]:
         axis.label.set(color=theme.text, fontsize=10)
     axes.set_axisbelow(True)
     return figure, axes
+
+
+def _legend_below(axes: Any, theme: Theme, columns: int) -> None:
+    axes.legend(
+        loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=columns, frameon=False,
+        labelcolor=theme.text, fontsize=9,
+    )  # fmt: skip
 
 
 def _ink_on(background: Sequence[float]) -> str:

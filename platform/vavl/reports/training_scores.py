@@ -74,7 +74,7 @@ def score_note(report: TrainingReport) -> str:
     if report.headline_split != TEST:
         sentences.append("Test was not measured (evaluation.test: false).")
     if report.intervals:
-        sentences.append("Small: 95 % intervals.")
+        sentences.append("In small print: 95 % intervals.")
     names = {name.rsplit("/", 1)[-1] for name in report.metrics}
     sentences += [meaning for metric, meaning in _MEANINGS.items() if metric in names]
     return " ".join(sentences)

@@ -27,6 +27,8 @@ _VALUE_LIMIT = 6000
 _TAG_LIMIT = 5000
 _DIGEST_LIMIT = 36
 _RUN_TAG = "vavl.run_id"
+# Without it MLflow's pages take an experiment for one of language models.
+_EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 _NOT_IN_NAMES = re.compile(r"[^\w\-. /:]")
 # Name, value, seconds since the epoch, step.
 Point = tuple[str, float, float, int]
@@ -137,7 +139,9 @@ class MlflowWriter:
         found = self._client.get_experiment_by_name(name)
         if found is None:
             try:
-                return str(self._client.create_experiment(name, self._place.artifact_location))
+                return str(
+                    self._client.create_experiment(name, self._place.artifact_location, _EXPERIMENT_TAGS)
+                )
             except MlflowException as fault:
                 if fault.error_code != "RESOURCE_ALREADY_EXISTS":
                     raise

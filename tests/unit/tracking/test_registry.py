@@ -76,7 +76,9 @@ def test_logged_model_holds_no_pickle(served_folder: Path) -> None:
     assert {"MLmodel", "served_model.py", "code/vavl/models/vavl.py"} <= names
     assert any(name.endswith("model.safetensors") for name in names)
     suffixes = {file.suffix for file in files}
-    assert suffixes <= {"", ".py", ".typed", ".json", ".safetensors", ".txt", ".yaml", ".css"}, suffixes
+    assert suffixes <= {"", ".py", ".typed", ".json", ".safetensors", ".txt", ".yaml", ".css", ".md"}, (
+        suffixes
+    )
     assert not [file for file in files if _is_pickle(file)]
     flavor = yaml.safe_load((served_folder / "MLmodel").read_text())["flavors"]["python_function"]
     assert flavor["model_code_path"].endswith("served_model.py")
