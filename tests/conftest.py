@@ -1,8 +1,11 @@
-"""A small synthetic corpus, prepared as a store, for tests of everything above the store."""
+"""What tests of several rooms share: a small synthetic corpus as a store, and jobs run in this process."""
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import logging
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,8 +98,8 @@ def write_small_store(folder: Path, corpus: SmallCorpus) -> Path:
         writer.write_modality(modality, ModalityInfo("synthetic", "1", {}, 10.0, width), batches)
     writer.finish({"clips": len(table)})
     metadata = {
-        "corpus": corpus.name, "classes": CLASSES, "target": "drawn class", "protocol": "first speakers", "folds": [0], "clips": len(table),
-        "card_hash": "0" * 16,
+        "corpus": corpus.name, "classes": CLASSES, "target": "drawn class", "protocol": "first speakers",
+        "folds": [0], "clips": len(table), "card_hash": "0" * 16,
     }  # fmt: skip
     schema = pa.schema(
         [(name, pa.string()) for name in ("clip_id", "corpus", "speaker", "label", "split_0")]
@@ -126,3 +129,41 @@ def small_store(tmp_path_factory: pytest.TempPathFactory) -> Callable[[SmallCorp
 def small_corpus() -> type[SmallCorpus]:
     """Return the description class: test modules cannot import this file."""
     return SmallCorpus
+
+
+JOBS = Path(__file__).parents[1] / "jobs"
+
+
+@dataclass(frozen=True)
+class Done:
+    """How a job ended."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+
+RunJob = Callable[..., Done]
+
+
+@pytest.fixture
+def run_job(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> RunJob:
+    """Return a function that runs ``jobs/<name>.py`` with the words of a command line."""
+
+    def run(name: str, *words: str | Path) -> Done:
+        monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, words)])
+        spec = importlib.util.spec_from_file_location(f"job_{name}", JOBS / f"{name}.py")
+        assert spec is not None
+        assert spec.loader is not None
+        job = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(job)
+        caplog.clear()
+        with caplog.at_level(logging.INFO):
+            code = job.main()
+        printed = capsys.readouterr()
+        # pytest holds the log; a person sees it on stderr.
+        return Done(code, printed.out, printed.err + caplog.text)
+
+    return run

@@ -29,7 +29,8 @@ def batches():
     for start in range(0, clips, BATCH):
         rows = min(BATCH, clips - start)
         values = generator.normal(size=rows * FRAMES * WIDTH).astype(np.float32)
-        lists = lambda content, each: pa.ListArray.from_arrays(pa.array(np.arange(rows + 1) * each, pa.int32()), pa.array(content))
+        ends = lambda each: pa.array(np.arange(rows + 1) * each, pa.int32())
+        lists = lambda content, each: pa.ListArray.from_arrays(ends(each), pa.array(content))
         times = np.tile(np.arange(FRAMES, dtype=np.float32), rows)
         same = lambda value, kind: pa.array([value] * rows, kind)
         yield pa.RecordBatch.from_arrays([
@@ -45,8 +46,10 @@ split = np.array(["train"] * 14 + ["validation"] * 3 + ["test"] * 3)[numbers % S
 # Few validation clips in both stores: predictions of a split are private memory by their nature.
 split[(split != "train") & (numbers >= 5000)] = "none"
 label = np.array(["a", "b", "c"])[generator.integers(3, size=clips)]
-metadata = {"corpus": "big", "classes": ["a", "b", "c"], "target": "t", "protocol": "p", "folds": [0], "card_hash": "0", "clips": clips}
-table = pa.table({"clip_id": ids, "corpus": pa.array(["big"] * clips), "speaker": speaker, "label": label, "split_0": split})
+metadata = {"corpus": "big", "classes": ["a", "b", "c"], "target": "t", "protocol": "p", "folds": [0]}
+metadata |= {"card_hash": "0", "clips": clips}
+columns = {"clip_id": ids, "corpus": pa.array(["big"] * clips), "speaker": speaker, "label": label}
+table = pa.table(columns | {"split_0": split})
 Manifest(table.replace_schema_metadata({b"vavl": json.dumps(metadata).encode()})).write(folder)
 """
 
