@@ -21,8 +21,12 @@ def extract_audio(path: Path, settings: AudioFeatureSettings) -> Extracted:
         ConfigError: the bands do not fit the window.
     """
     waveform = read_audio(path, settings.sample_rate_hz, settings.longest_clip_s)
-    values = log_mel.log_mel(torch.from_numpy(waveform), settings).numpy()
-    return Extracted(values, log_mel.frame_times(len(values), settings))
+    spectra = log_mel.log_mel(torch.from_numpy(waveform), settings)
+    times = log_mel.frame_times(len(spectra), settings)
+    if settings.trim_silence_db is not None:
+        sounding = log_mel.sounding_frames(spectra, settings.trim_silence_db)
+        spectra, times = spectra[sounding].contiguous(), times[sounding]
+    return Extracted(spectra.numpy(), times)
 
 
 def audio_info(settings: AudioFeatureSettings) -> ModalityInfo:

@@ -43,6 +43,21 @@ def log_mel(waveform: Tensor, settings: AudioFeatureSettings) -> Tensor:
     return 10 * torch.log10(in_bands.clamp_min(10 ** (settings.floor_db / 10)))
 
 
+def sounding_frames(spectra: Tensor, below_db: float) -> slice:
+    """Find the frames from the first to the last that is loud; pauses between them stay.
+
+    Args:
+        spectra: (time, band), decibels.
+        below_db: a frame is loud when its power over all bands is at most so far below the loudest frame's.
+
+    Returns:
+        At least one frame.
+    """
+    power_db = 10 * torch.log10((10 ** (spectra / 10)).sum(dim=-1))
+    loud = (power_db >= power_db.max() - below_db).nonzero().flatten()
+    return slice(int(loud[0]), int(loud[-1]) + 1)
+
+
 def frame_times(frames: int, settings: AudioFeatureSettings) -> NDArray[np.float32]:
     """Return the centre of each frame in seconds, (time,), float32."""
     hop, window = _samples(settings.hop_ms, settings), _samples(settings.window_ms, settings)

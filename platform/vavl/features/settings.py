@@ -22,6 +22,9 @@ class AudioFeatureSettings(FrozenConfig):
     floor_db: float = Field(
         -100, le=0, description="less power counts as this much; 0 dB is a full-scale sine"
     )
+    trim_silence_db: float | None = Field(
+        None, gt=0, description="frames before and after the sound are left out: so far below the loudest one"
+    )
     longest_clip_s: float = Field(300, gt=0, description="a longer clip is quarantined: it would not fit")
 
     @model_validator(mode="after")

@@ -162,7 +162,7 @@ def _model_description(model_folder: Path) -> dict[str, Any]:
 
 def _example(model: Mapping[str, Any]) -> Any:
     """Return a table of one clip of one silent frame; it shows callers the form of the input."""
-    import pandas as pd  # type: ignore[import-untyped]  # comes with MLflow
+    import pandas as pd  # comes with MLflow
 
     return pd.DataFrame(
         {f"{modality}_features": [[[0.0] * model[modality]["width"]]] for modality in ("audio", "video")}

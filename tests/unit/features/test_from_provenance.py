@@ -1,41 +1,43 @@
-"""Features for a prediction come from the extractor that the model was trained with, or not at all."""
+"""A stored provenance gives back the extractor that made the features, or says why not."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
+from dataclasses import asdict
 
 import numpy as np
 import pytest
-import soundfile
+from rendered_media import moving_square, tone, write_mp4, write_wav
 
 from vavl.errors import StoreError
 from vavl.features.audio import audio_info, extract_audio
 from vavl.features.from_provenance import extractor_of
-from vavl.features.settings import AudioFeatureSettings
+from vavl.features.settings import AudioFeatureSettings, VideoFeatureSettings
+from vavl.features.video import VideoExtractor, video_info
 
 
-def _audio_provenance(**changes: Any) -> dict[str, Any]:
-    info = audio_info(AudioFeatureSettings(mel_bands=20))
-    return {"extractor": info.extractor, "version": info.version, "settings": dict(info.settings), **changes}
+def test_sound_is_read_with_the_settings_of_the_store(tmp_path):
+    settings = AudioFeatureSettings(hop_ms=10, mel_bands=40)
+    path = write_wav(tmp_path / "a.wav", tone(440, 0.3))
+    found = extractor_of(asdict(audio_info(settings)), "audio")(path)
+    np.testing.assert_array_equal(found.values, extract_audio(path, settings).values)
 
 
-def test_the_same_settings_give_the_same_features(tmp_path: Path) -> None:
-    sound = tmp_path / "sound.wav"
-    soundfile.write(sound, np.random.default_rng(0).normal(scale=0.1, size=4000), 16000)
-    found = extractor_of(_audio_provenance(), "audio")(sound).values
-    np.testing.assert_array_equal(found, extract_audio(sound, AudioFeatureSettings(mel_bands=20)).values)
+def test_pictures_are_read_with_the_settings_of_the_store(tmp_path):
+    settings = VideoFeatureSettings(frame_rate_hz=10)
+    path = write_mp4(tmp_path / "a.mp4", moving_square(10))
+    found = extractor_of(asdict(video_info(settings)), "video")(path)
+    np.testing.assert_array_equal(found.values, VideoExtractor(settings).extract(path).values)
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("change", "problem"),
     [
-        ({"version": "0"}, "log_mel 0, here is"),
-        ({"extractor": "table:abc"}, "table of ready features"),
-        ({"extractor": "other"}, "come from `other`"),
-        ({"settings": {"mel_band": 3}}, "mel_band"),
+        ({"extractor": "table:abc"}, "a table of ready features"),
+        ({"extractor": "wav2vec"}, "come from `wav2vec`"),
+        ({"version": "99"}, "log_mel 99, here is"),
+        ({"settings": {"hop": 10}}, "not known to log_mel"),
     ],
 )
-def test_other_features_are_refused(changes: dict[str, Any], message: str) -> None:
-    with pytest.raises(StoreError, match=message):
-        extractor_of(_audio_provenance(**changes), "audio")
+def test_features_that_cannot_be_made_here_are_refused(change, problem):
+    with pytest.raises(StoreError, match=problem):
+        extractor_of({**asdict(audio_info(AudioFeatureSettings())), **change}, "audio")

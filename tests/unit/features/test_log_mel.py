@@ -8,7 +8,7 @@ import torch
 from rendered_media import tone
 
 from vavl.errors import ConfigError
-from vavl.features.log_mel import band_edges_hz, frame_times, log_mel, mel_filters
+from vavl.features.log_mel import band_edges_hz, frame_times, log_mel, mel_filters, sounding_frames
 from vavl.features.settings import AudioFeatureSettings
 
 SETTINGS = AudioFeatureSettings()
@@ -93,3 +93,14 @@ def test_every_setting_changes_the_features(change, width):
     usual, other = spectrum(samples), spectrum(samples, AudioFeatureSettings(**change))
     assert other.shape[1] == width
     assert usual.shape != other.shape or not torch.allclose(usual, other)
+
+
+def test_silence_around_the_sound_is_left_out_and_times_stay_true():
+    silence = np.zeros(16_000)
+    samples = np.concatenate([silence, tone(440, 0.3), 0 * silence[:4800], tone(440, 0.2), silence])
+    spectra = spectrum(samples)
+    found = sounding_frames(spectra, below_db=40)
+    times = frame_times(len(spectra), SETTINGS)[found]
+    assert times[0] == pytest.approx(1.0, abs=0.03)
+    assert times[-1] == pytest.approx(1.8, abs=0.03)  # the pause between the two tones stays
+    assert sounding_frames(spectrum(silence), below_db=40) == slice(0, len(spectrum(silence)))
