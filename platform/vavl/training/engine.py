@@ -159,14 +159,23 @@ class DeepSpeedEngine:
         from deepspeed.utils import safe_get_full_fp32_param
 
         weights: dict[str, Tensor] = {}
+        masters = self._unsharded_masters()
         for name, parameter in self.network.named_parameters():
             # Frozen parameters and stage 0 in fp32 have no separate float32 copy.
-            full = safe_get_full_fp32_param(parameter) if parameter.requires_grad else None
+            known = masters.get(id(parameter))
+            full = safe_get_full_fp32_param(parameter) if parameter.requires_grad and known is None else known
             if full is None:
                 with GatheredParameters([parameter], enabled=hasattr(parameter, "ds_id")):
                     full = parameter.detach()
             weights[name] = full.detach().float().cpu().clone().reshape(_full_shape(parameter))
         return weights
+
+    def _unsharded_masters(self) -> dict[int, Tensor]:
+        """Return stage 0's float32 weights under bf16 by parameter; DeepSpeed has no function for them."""
+        optimizer = self._engine.optimizer
+        low, full = (getattr(optimizer, name, []) for name in ("fp16_groups", "fp32_groups"))
+        pairs = [pair for groups in zip(low, full, strict=False) for pair in zip(*groups, strict=True)]
+        return {id(parameter): master for parameter, master in pairs}
 
     def save(self, folder: Path) -> None:
         """Write this rank's shard. Every rank must call."""

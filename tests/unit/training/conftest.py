@@ -1,0 +1,66 @@
+"""Plans of runs that take a second, without Ray."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vavl.training.settings import TrainingPlan
+
+# Paired, audio-only, video-only and unlabelled clips; 40 training clips, 10 rows per step.
+MIXED = {"without_audio": (0,), "without_video": (1,), "without_label": (1, 2)}
+
+
+class Records:
+    """Collects what a run reports."""
+
+    def __init__(self) -> None:
+        self.all: list[dict[str, Any]] = []
+
+    def __call__(self, records: Sequence[dict[str, Any]]) -> None:
+        self.all.extend(records)
+
+    def of(self, kind: str) -> list[dict[str, Any]]:
+        """Return the records of one kind in order."""
+        return [record for record in self.all if record["kind"] == kind]
+
+    def losses(self) -> list[float]:
+        """Return the total loss of each step."""
+        return [record["metrics"]["train/loss/total"] for record in self.of("step")]
+
+
+@pytest.fixture
+def records() -> type[Records]:
+    """Return the class of the collector."""
+    return Records
+
+
+@pytest.fixture
+def plan(
+    small_store: Callable[..., Path], small_corpus: Callable[..., Any], tmp_path: Path
+) -> Callable[..., TrainingPlan]:
+    """Return a function that makes a plan; sections are merged over those of a tiny run."""
+
+    def make(name: str = "run", corpus: dict[str, Any] | None = None, **sections: Any) -> TrainingPlan:
+        sizes = {
+            "width": 8, "modality_blocks": 1, "shared_blocks": 1, "attention_heads": 2, "convolution_kernel": 3,
+            "head_widths": (8, 8), "dropout": 0, "head_dropout": 0,
+        }  # fmt: skip
+        content: dict[str, Any] = {
+            "output_dir": tmp_path / name,
+            "data": {"store": small_store(small_corpus(**(MIXED if corpus is None else corpus)))},
+            "model": sizes,
+            "training": {
+                "launcher": "in_process", "engine": "torch", "max_epochs": 3,
+                "optimizer": {"learning_rate": 3e-3},
+            },
+        }  # fmt: skip
+        content["data"]["composition"] = {"batch_size": 10}
+        for section, changes in sections.items():
+            content[section] = {**content.get(section, {}), **changes}
+        return TrainingPlan.model_validate(content)
+
+    return make

@@ -1,0 +1,171 @@
+"""Engines: one contract, the same steps, whatever the stage and the number of micro-batches."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+from vavl.training.checkpoint import LoopState
+from vavl.training.engine import DeepSpeedEngine, TorchEngine, deepspeed_config, make_engine, make_optimizer
+from vavl.training.loop import train
+from vavl.training.run import prepare_run
+from vavl.training.settings import OptimizerSettings, TrainingSettings
+
+STAGES = (0, 1, 2, 3)
+STEPS = 10
+
+
+def settings(**changes) -> TrainingSettings:
+    return TrainingSettings.model_validate({"engine": "deepspeed", "launcher": "in_process", **changes})
+
+
+class TestDeepSpeedConfig:
+    def test_batch_sizes_agree(self):
+        config = deepspeed_config(settings(micro_batches=3), rows_per_slot=5, world_size=2)
+        assert config["train_micro_batch_size_per_gpu"] == 5
+        assert config["gradient_accumulation_steps"] == 3
+        assert config["train_batch_size"] == 30
+
+    @pytest.mark.parametrize("limit", [0.0, 1.0, 0.25])
+    def test_clipping_is_always_written(self, limit):
+        # Absent, the key means 1.0.
+        config = deepspeed_config(settings(optimizer={"gradient_clipping": limit}), 5, 1)
+        assert config["gradient_clipping"] == limit
+
+    @pytest.mark.parametrize("stage", STAGES)
+    def test_stage_and_precision_are_those_of_the_settings(self, stage):
+        config = deepspeed_config(settings(zero_stage=stage, precision="bf16"), 5, 1)
+        assert config["zero_optimization"]["stage"] == stage
+        assert config["bf16"] == {"enabled": True}
+        assert config["fp16"] == {"enabled": False}
+        assert not deepspeed_config(settings(), 5, 1)["bf16"]["enabled"]
+
+    def test_nothing_is_left_to_be_guessed(self):
+        assert "auto" not in str(deepspeed_config(settings(), 5, 1))
+
+
+def test_the_optimizer_has_the_settings_and_leaves_frozen_parts_out():
+    network = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2))
+    network[0].requires_grad_(requires_grad=False)
+    chosen = OptimizerSettings(learning_rate=0.1, betas=(0.5, 0.6), weight_decay=0.3)
+    optimizer = make_optimizer(network, settings(optimizer=chosen.model_dump()))
+    assert isinstance(optimizer, torch.optim.AdamW)
+    (group,) = optimizer.param_groups
+    assert (group["lr"], group["betas"], group["weight_decay"]) == (0.1, (0.5, 0.6), 0.3)
+    assert [id(parameter) for parameter in group["params"]] == [
+        id(parameter) for parameter in network[1].parameters()
+    ]
+
+
+def test_the_settings_choose_the_engine(tiny_network):
+    assert isinstance(make_engine(tiny_network(), settings(engine="torch"), 4), TorchEngine)
+    assert isinstance(make_engine(tiny_network(), settings(), 4), DeepSpeedEngine)
+
+
+def quadratic_engine(limit: float) -> tuple[TorchEngine, torch.nn.Linear]:
+    network = torch.nn.Linear(3, 1, bias=False)
+    torch.nn.init.ones_(network.weight)
+    chosen = settings(engine="torch", optimizer={"gradient_clipping": limit, "weight_decay": 0})
+    return TorchEngine(network, chosen), network
+
+
+def test_gradients_of_micro_batches_add_up_and_are_cleared_by_the_step():
+    engine, network = quadratic_engine(limit=0)
+    for _ in range(3):
+        engine.backward((network.weight * torch.tensor([1.0, 2.0, 2.0])).sum())
+    assert network.weight.grad.tolist() == [[3, 6, 6]]
+    assert engine.step(learning_rate=1e-3) == pytest.approx(9.0)
+    assert network.weight.grad is None
+    assert (network.weight < 1).all()
+
+
+def test_the_learning_rate_of_the_step_counts():
+    engine, network = quadratic_engine(limit=0)
+    engine.backward(network.weight.sum())
+    engine.step(learning_rate=0.25)
+    torch.testing.assert_close(network.weight.detach(), torch.full((1, 3), 0.75), atol=1e-5, rtol=0)
+    engine.backward(network.weight.sum())
+    engine.step(learning_rate=0.0)
+    torch.testing.assert_close(network.weight.detach(), torch.full((1, 3), 0.75), atol=1e-5, rtol=0)
+
+
+@pytest.fixture
+def run_of(plan, records):
+    """Return a function that trains a plan and gives losses, gradient norms and final weights."""
+
+    def train_it(name, target="label", **training):
+        metric = "ccc_mean" if target == "attributes" else "uar"
+        chosen = plan(
+            name,
+            data={"store": plan().data.store, "target": target, "composition": {"batch_size": 10}},
+            training={"max_steps": STEPS, "max_epochs": 20, **training},
+            evaluation={"select_by": [f"validation/audio/{metric}"]},
+        )
+        run, seen = prepare_run(chosen), records()
+        fresh = LoopState(config_hash="", store_hash="", workers=1, zero_stage=chosen.training.zero_stage)
+        state = train(run, fresh, seen)
+        norms = [record["metrics"].get("train/gradient_norm") for record in seen.of("step")]
+        return np.array(seen.losses()), norms, run.engine.full_weights(), state
+
+    return train_it
+
+
+@pytest.mark.parametrize("limit", [1.0, 0.0])
+def test_all_engines_stages_and_micro_batches_give_the_same_curve(run_of, limit):
+    """The loss curve, the gradient norm and the weights after ten steps; dropout is 0."""
+    optimizer = {"learning_rate": 3e-3, "gradient_clipping": limit, "warmup_steps": 3, "weight_decay": 0.1}
+    expected, norms, weights, best = run_of("torch", optimizer=optimizer)
+    assert np.ptp(expected) > 0.1  # the curve moves: equality of constants would show nothing
+    assert min(norms) > 1  # so does clipping: every step of the clipped run is clipped
+    for stage, count in itertools.product(STAGES if limit else (1,), (1, 2)):
+        name = f"stage {stage}, {count} micro-batches"
+        found = run_of(
+            f"{stage}-{count}", engine="deepspeed", zero_stage=stage, micro_batches=count, optimizer=optimizer
+        )
+        np.testing.assert_allclose(found[0], expected, rtol=1e-5, err_msg=name)
+        if None not in found[1]:
+            np.testing.assert_allclose(found[1], norms, rtol=1e-4, err_msg=name)
+        assert found[2].keys() == weights.keys()
+        for key, value in weights.items():
+            torch.testing.assert_close(found[2][key], value, rtol=1e-3, atol=2e-5, msg=f"{name}: {key}")
+        assert found[3].best_score == pytest.approx(best.best_score)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_concordance_is_exact_over_micro_batches_at_every_stage(run_of, stage):
+    """The first pass without gradient must not disturb the engine's own hooks."""
+    expected = run_of("torch", target="attributes")[0]
+    found = run_of("ds", target="attributes", engine="deepspeed", zero_stage=stage, micro_batches=2)[0]
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    assert np.ptp(expected) > 0.05
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_bf16_stays_near_fp32_at_every_stage_and_exports_float32(run_of, stage):
+    expected = run_of("torch")[0]
+    losses, _, weights, _ = run_of("ds", engine="deepspeed", zero_stage=stage, precision="bf16")
+    np.testing.assert_allclose(losses, expected, rtol=0.05)
+    assert {value.dtype for value in weights.values()} == {torch.float32}
+    # Masters in float32: small updates are not rounded away.
+    rounded = [torch.equal(value, value.bfloat16().float()) for value in weights.values()]
+    assert not all(rounded)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_parts_that_no_clip_feeds_stay_as_they_were_at_every_stage(plan, records, stage):
+    chosen = plan(
+        corpus={"without_video": range(10)},
+        training={"engine": "deepspeed", "zero_stage": stage, "max_steps": 3,
+                  "optimizer": {"learning_rate": 1e-2, "weight_decay": 0.5}},
+        evaluation={"select_by": ["validation/audio/uar"]},
+    )  # fmt: skip
+    run = prepare_run(chosen)
+    before = run.engine.full_weights()
+    train(run, LoopState(config_hash="", store_hash="", workers=1, zero_stage=stage), records())
+    after = run.engine.full_weights()
+    for name, value in after.items():
+        assert value.shape == before[name].shape
+        assert torch.equal(value, before[name]) == name.startswith(("video_path", "fusion_head")), name

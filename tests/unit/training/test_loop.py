@@ -1,0 +1,223 @@
+"""The loop in one process with the plain engine: budget, best epoch, early stopping, reports, faults."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from vavl.errors import TrainingError
+from vavl.models.saved_model import load_model
+from vavl.training.checkpoint import LoopState
+from vavl.training.loop import BEST_FOLDER, train
+from vavl.training.run import prepare_run
+
+
+@pytest.fixture
+def start(records):
+    """Return a function that trains a plan from its first step; gives run, final state and records."""
+
+    def run_it(plan, change=lambda run: run):
+        run, seen = change(prepare_run(plan)), records()
+        fresh = LoopState(config_hash=plan.config_hash, store_hash="", workers=1, zero_stage=0)
+        return run, train(run, fresh, seen), seen
+
+    return run_it
+
+
+def test_the_loss_falls_and_every_step_and_epoch_is_reported_once(plan, start):
+    run, state, seen = start(plan(training={"max_epochs": 12, "optimizer": {"learning_rate": 1e-2}}))
+    assert (run.steps_per_epoch, run.total_steps) == (4, 48)
+    assert [record["step"] for record in seen.of("step")] == list(range(48))
+    assert [(record["epoch"], record["step"]) for record in seen.of("epoch")] == [
+        (n, 4 * n) for n in range(1, 13)
+    ]
+    assert (state.step, state.epoch, state.trained_clips) == (48, 12, 480)
+    losses = seen.losses()
+    assert np.mean(losses[-4:]) < 0.7 * np.mean(losses[:4])
+    assert seen.of("epoch")[-1]["metrics"]["validation/audio_video/accuracy"] > 0.6
+
+
+def test_records_hold_what_a_page_needs_and_are_json(plan, start):
+    _, _, seen = start(plan(training={"max_epochs": 1}))
+    step, epoch = seen.of("step")[0], seen.of("epoch")[0]
+    parts = {
+        f"train/loss/{name}"
+        for name in (
+            "total", "supervised/audio_video", "supervised/audio", "supervised/video", "reconstruction/audio",
+            "reconstruction/video",
+        )
+    }  # fmt: skip
+    assert parts | {"train/learning_rate", "train/gradient_norm"} == step["metrics"].keys()
+    for condition in ("audio_video", "audio", "video"):
+        for metric in ("accuracy", "f1_macro", "f1_micro", "uar", "loss", "clips"):
+            assert f"validation/{condition}/{metric}" in epoch["metrics"]
+    assert epoch["metrics"]["train/clips_per_second"] > 0
+    assert json.loads(json.dumps(seen.all, allow_nan=False)) == seen.all
+
+
+def test_the_total_is_the_weighted_sum_of_its_parts(plan, start):
+    _, _, seen = start(plan(training={"max_epochs": 1}, objectives={"reconstruction": {"weight": 3}}))
+    for record in seen.of("step"):
+        losses = {
+            name.split("/", 2)[2]: value for name, value in record["metrics"].items() if "/loss/" in name
+        }
+        parts = sum(
+            value * (3 if name.startswith("rec") else 1) for name, value in losses.items() if "/" in name
+        )
+        assert losses["total"] == pytest.approx(parts)
+
+
+def test_the_same_seed_gives_the_same_run_and_another_seed_another(plan, start):
+    dropped = {"dropout": 0.2, "head_dropout": 0.2}
+    first, second, other = (
+        start(
+            plan(
+                name, model={**plan().model.model_dump(), **dropped}, training={"max_epochs": 2, "seed": seed}
+            )
+        )
+        for name, seed in (("a", 0), ("b", 0), ("c", 1))
+    )
+    assert first[2].losses() == second[2].losses()
+    assert first[2].losses() != other[2].losses()
+    for name, value in first[0].engine.full_weights().items():
+        assert torch.equal(value, second[0].engine.full_weights()[name]), name
+
+
+@pytest.mark.parametrize("target", ["label", "soft_label", "attributes"])
+def test_micro_batches_do_not_change_the_curve(plan, start, target):
+    """Gradient accumulation is exact, for CCC too; 10 rows do not divide by 3."""
+    chosen = {"store": plan().data.store, "target": target, "composition": {"batch_size": 10}}
+    select = {
+        "select_by": ["validation/audio/ccc_mean" if target == "attributes" else "validation/audio/uar"]
+    }
+    curves = [
+        start(
+            plan(
+                f"{count}", data=chosen, evaluation=select, training={"max_epochs": 3, "micro_batches": count}
+            )
+        )[2]
+        for count in (1, 2, 3)
+    ]
+    assert np.ptp(curves[0].losses()) > 0.1
+    for other in curves[1:]:
+        np.testing.assert_allclose(other.losses(), curves[0].losses(), rtol=1e-5)
+        norms = [
+            [record["metrics"]["train/gradient_norm"] for record in one.of("step")]
+            for one in (other, curves[0])
+        ]
+        np.testing.assert_allclose(norms[0], norms[1], rtol=1e-4)
+
+
+@pytest.mark.parametrize(("max_steps", "epochs"), [(1, 1), (4, 1), (6, 2), (100, 3)])
+def test_the_budget_is_counted_in_steps(plan, start, max_steps, epochs):
+    _, state, seen = start(plan(training={"max_epochs": 3, "max_steps": max_steps}))
+    assert state.step == len(seen.losses()) == min(max_steps, 12)
+    assert state.epoch == len(seen.of("epoch")) == epochs
+
+
+def test_the_best_epoch_is_kept_with_the_weights_that_it_had(plan, start):
+    """A rate far too high spoils what the first epochs learn: the kept model is not the last."""
+    chosen = plan(training={"max_epochs": 8, "optimizer": {"learning_rate": 0.05}})
+    run, state, seen = start(chosen)
+    scores = [record["metrics"]["validation/audio_video/accuracy"] for record in seen.of("epoch")]
+    assert state.best_score == max(scores)
+    assert state.best_epoch == 1 + scores.index(max(scores))
+    assert [record["best_epoch"] for record in seen.of("epoch")][-1] == state.best_epoch
+    kept = load_model(chosen.output_dir / BEST_FOLDER)
+    until_best = chosen.model_copy(
+        update={
+            "output_dir": chosen.output_dir.with_name("again"),
+            "training": chosen.training.model_copy(
+                update={"max_steps": state.best_epoch * run.steps_per_epoch}
+            ),
+        }
+    )
+    again, _, _ = start(until_best)
+    for name, value in kept.network.state_dict().items():
+        assert torch.equal(value, again.engine.full_weights()[name]), name
+
+
+def test_the_mean_of_several_metrics_chooses(plan, start):
+    names = ["validation/audio/accuracy", "validation/video/uar"]
+    _, state, seen = start(plan(evaluation={"select_by": names}, training={"max_epochs": 5}))
+    means = [np.mean([record["metrics"][name] for name in names]) for record in seen.of("epoch")]
+    assert state.best_score == pytest.approx(max(means))
+    assert state.best_epoch == 1 + int(np.argmax(means))
+
+
+def test_early_stopping_ends_the_run_and_a_resumed_run_stays_ended(plan, start, records):
+    chosen = plan(
+        training={"max_epochs": 50, "early_stopping_epochs": 2, "optimizer": {"learning_rate": 1e-9}}
+    )
+    run, state, seen = start(chosen)
+    assert state.best_epoch == 1
+    assert state.epoch == 3
+    assert len(seen.losses()) == 12
+    more = records()
+    assert train(run, state, more) == state
+    assert not more.all
+
+
+def test_a_metric_that_is_not_measured_is_a_fault_that_names_those_that_are(plan, start):
+    with pytest.raises(
+        TrainingError, match=r"validation/audio/ccc_mean is not measured\n.*validation/audio/uar"
+    ):
+        start(plan(evaluation={"select_by": ["validation/audio/ccc_mean"]}, training={"max_epochs": 1}))
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_part(plan, start):
+    def spoil(run):
+        with torch.no_grad():
+            run.engine.network.video_path.head[-1].bias[0] = float("nan")
+        return run
+
+    with pytest.raises(
+        TrainingError, match=r"step 0: loss: is not finite: .*'train/loss/supervised/video': nan"
+    ):
+        start(plan(), spoil)
+    assert not (plan().output_dir / "checkpoints").exists()
+
+
+def test_features_that_are_not_finite_stop_the_run(plan, start):
+    def spoil(run):
+        class Spoilt:
+            def steps(self, first, end):
+                for step, batches in enumerate(run.loader.steps(first, end)):
+                    if step == 2:
+                        batches[0].audio.values[0, 0, 0] = float("inf")
+                    yield batches
+
+        return replace(run, loader=Spoilt())
+
+    with pytest.raises(TrainingError, match="step 2: loss: is not finite"):
+        start(plan(), spoil)
+
+
+def test_what_the_clips_cannot_feed_stays_as_it_was(plan, start):
+    """Weight decay alone would move an audio-only run's video path."""
+    chosen = plan(corpus={"without_video": range(10)}, evaluation={"select_by": ["validation/audio/accuracy"]},
+                  training={"optimizer": {"learning_rate": 1e-2, "weight_decay": 0.5}})  # fmt: skip
+    before = {}
+
+    def remember(run):
+        before.update(run.engine.full_weights())
+        return run
+
+    run, _, seen = start(chosen, remember)
+    assert set(run.frozen) == {"video_path", "fusion_head"}
+    for name, value in run.engine.full_weights().items():
+        assert torch.equal(value, before[name]) == name.startswith(run.frozen), name
+    assert "validation/video/accuracy" not in seen.of("epoch")[-1]["metrics"]
+
+
+def test_bf16_trains_to_nearly_the_same_losses(plan, start):
+    exact, rough = (
+        start(plan(kind, training={"max_epochs": 2, "precision": kind}))[2].losses()
+        for kind in ("fp32", "bf16")
+    )
+    np.testing.assert_allclose(rough, exact, rtol=0.05)
+    assert rough != exact
