@@ -24,7 +24,7 @@ def train_model(job: TrainModelJob) -> None:
             launch_training(job, folder, tracked.sink)
         outcome = read_outcome(folder.path)
         report = write_report(job, outcome, tracked.journal)
-        kept = tracked.finish(folder.path, outcome)
+        kept = tracked.finish(outcome)
     summary = training_summary(outcome, tracked.journal) | kept
     write_json(folder.path / "summary.json", summary)
     folder.finish()

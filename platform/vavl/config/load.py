@@ -19,6 +19,7 @@ from vavl.errors import ConfigError
 
 Settings = TypeVar("Settings", bound=FrozenConfig)
 
+_CREDENTIALS = re.compile(r"://[^/@\s]*@")
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
 
 
@@ -130,7 +131,8 @@ def _describe(settings: type[BaseModel], error: Any) -> str:
         near = difflib.get_close_matches(str(error["loc"][-1]), known, n=1, cutoff=0.5)
         hint = f"did you mean `{near[0]}`?" if near else f"known here: {', '.join(sorted(known))}"
         return f"{key}: unknown key; {hint}"
-    found = "" if error["type"] == "missing" else f" (found {error['input']!r})"
+    # An address may hold a password: what is printed ends up in logs.
+    found = "" if error["type"] == "missing" else _CREDENTIALS.sub("://***@", f" (found {error['input']!r})")
     return f"{key}: {error['msg']}{found}"
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from vavl.config.base import FrozenConfig
 
@@ -34,6 +34,17 @@ class TrackingSettings(FrozenConfig):
     request_retries: int = Field(
         1, ge=0, le=5, description="repeats of a request that a server did not answer"
     )
+
+    @field_validator("uri", "artifact_location")
+    @classmethod
+    def _holds_no_password(cls, address: str | None) -> str | None:
+        # Settings are saved with the run; what the environment holds is not.
+        if address is not None and urlsplit(address).password is not None:
+            raise ValueError(
+                "holds a password; give the whole address by MLFLOW_TRACKING_URI, or user and password "
+                "by MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+            )
+        return address
 
 
 @dataclass(frozen=True)

@@ -67,20 +67,19 @@ class TrackedTraining:
         self._replay.start()
         replay_leftovers(self.folder / EARLIER_FOLDER, self._settings)
 
-    def finish(self, folder: Path, outcome: Mapping[str, Any]) -> dict[str, Any]:
+    def finish(self, outcome: Mapping[str, Any]) -> dict[str, Any]:
         """Record results, pictures and the model, and wait for the tracking server.
 
         Args:
-            folder: of the run, with the report and the model in it.
-            outcome: of the training; its metrics become those of the run.
+            outcome: of the training; its metrics become those of the run. Report and model lie in the folder.
 
         Returns:
             ``mlflow_run_id``, ``model_name``, ``model_version`` (None where the server does not hold
             them yet) and ``tracking_complete``.
         """
-        for path in artifacts_of(folder):
+        for path in artifacts_of(self.folder):
             # Relative, so that the journal stays true when the folder is moved or put aside.
-            self.journal.append("artifact", path=path.relative_to(folder), artifact_path=None)
+            self.journal.append("artifact", path=path.relative_to(self.folder), artifact_path=None)
         name = self._settings.model_name
         if name is not None:
             self.journal.append("model", folder=BEST_FOLDER, name=name, tags=version_tags(outcome))

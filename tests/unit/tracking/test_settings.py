@@ -6,6 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from vavl.config.load import validate
+from vavl.errors import ConfigError
 from vavl.tracking.settings import TrackingPlace, TrackingSettings, tracking_place
 
 
@@ -47,3 +51,9 @@ def test_reading_settings_imports_neither_mlflow_nor_torch() -> None:
         "sys.exit(bool({'mlflow', 'torch', 'pandas'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_password_in_the_settings_is_refused_and_not_repeated():
+    with pytest.raises(ConfigError, match="MLFLOW_TRACKING_PASSWORD") as caught:
+        validate(TrackingSettings, {"uri": "http://me:hunter2@server:5000"}, "train.yaml")
+    assert "hunter2" not in str(caught.value)
