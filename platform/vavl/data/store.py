@@ -132,6 +132,10 @@ class FeatureStore:
             _check_size(folder / f"{name}.arrow", entry["bytes"])
         return cls(folder, content)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Another process maps the files itself; copying the store would copy every feature.
+        return FeatureStore.open, (self.folder.absolute(),)
+
     @property
     def corpus(self) -> str:
         """Name of the corpus."""

@@ -172,9 +172,11 @@ def _difference(key: str, old: Any, new: Any) -> str:
         names = [
             name
             for name in sorted(flat_old.keys() | flat_new.keys())
-            if name != "settings" and flat_old.get(name) != flat_new.get(name)
+            if name != "settings" and flat_old.get(name, "absent") != flat_new.get(name, "absent")
         ]
-        changes = ", ".join(f"{name} {flat_old.get(name)} -> {flat_new.get(name)}" for name in names)
+        changes = ", ".join(
+            f"{name} {flat_old.get(name, 'absent')} -> {flat_new.get(name, 'absent')}" for name in names
+        )
         return f"the store was begun with other {key} features ({changes})"
     return f"the store was begun with {key} {old}, now {new}"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import shutil
 import subprocess
 import sys
@@ -198,6 +199,12 @@ def test_a_folder_that_cannot_be_written_is_an_input_error(tmp_path):
     (tmp_path / "file").write_text("not a folder")
     with pytest.raises(InputError, match="cannot be written"):
         StoreWriter(tmp_path / "file" / "store", "small", "0" * 16)
+
+
+def test_a_copy_for_another_process_is_the_folder_alone(store, clips):
+    copied = pickle.dumps(store)
+    assert len(copied) < 500
+    np.testing.assert_array_equal(pickle.loads(copied).features("audio", 7), clips[7].values)
 
 
 def test_a_row_that_is_not_there_is_refused(store):
