@@ -11,6 +11,7 @@ import numpy as np
 
 from vavl.config.files import written_beside
 from vavl.data.demo_corpus.latent import ClipLatent, clip_latent, clips_of, speakers_of
+from vavl.data.demo_corpus.motion import face_motion
 from vavl.data.demo_corpus.settings import EMOTIONS, DemoCorpusSettings, video_path
 from vavl.data.demo_corpus.strokes import Image
 
@@ -46,12 +47,15 @@ def _clearest_takes(settings: DemoCorpusSettings) -> dict[tuple[str, str], ClipL
 
 
 def _clarity(latent: ClipLatent) -> float:
-    own = EMOTIONS.index(latent.clip.emotion)
-    return float(latent.face[own] - np.delete(latent.face, own).max())
+    pure = [float(name == latent.clip.emotion) for name in EMOTIONS]
+    return -float(np.linalg.norm(latent.face - pure))
 
 
 def _face_at_peak(root: Path, settings: DemoCorpusSettings, latent: ClipLatent) -> Image:
-    place = round((latent.peak + 0.05) * latent.seconds * settings.frame_rate_hz)
+    """Read the frame at the peak of the expression, or the next one without a blink."""
+    blinks = np.array([pose.blink for pose, _ in face_motion(settings, latent)])
+    away = np.abs(np.arange(len(blinks)) / len(blinks) - latent.peak - 0.05)
+    place = int(np.argmin(away + blinks))
     path = video_path(root, latent.clip.speaker, latent.clip.clip_id)
     with av.open(str(path)) as container:
         frames = islice(container.decode(video=0), place, None)

@@ -1,7 +1,8 @@
 """What a clip expresses, before any sound or picture: the latents that voice and face share or hide.
 
 A clip is a blend of the six emotions: one weight per emotion, near 1 for its own and near 0 for the
-others. Voice and face see the same blend through their own noise, and each hides two contrasts:
+others. Voice and face see the same blend through their own noise, now and then one of them shows another
+emotion altogether, and each hides two contrasts:
 
     the voice hides   happy - angry        and   neutral - sad
     the face hides    fearful - surprised  and   sad - angry
@@ -111,13 +112,14 @@ def clip_latent(settings: DemoCorpusSettings, clip: Clip) -> ClipLatent:
     """Draw a clip's latents; they depend on the seed, the difficulty and the clip's names alone."""
     difficulty = settings.difficulty
     rng = generator(settings.seed, clip.clip_id, "latent")
-    shared = np.zeros(len(EMOTIONS))
-    shared[EMOTIONS.index(clip.emotion)] = 1.0
-    shared += difficulty.shared_noise * rng.standard_normal(len(EMOTIONS))
+    deviation = difficulty.shared_noise * rng.standard_normal(len(EMOTIONS))
+    shared = _pure(clip.emotion) + deviation
     voice_scale, face_scale = _expressiveness(settings, clip.speaker)
-    voice = voice_scale * hide(shared, HIDDEN_FROM_VOICE, difficulty.hidden_contrast)
+    voice = _pure(_shown(rng, clip.emotion, difficulty.strays)) + deviation
+    voice = voice_scale * hide(voice, HIDDEN_FROM_VOICE, difficulty.hidden_contrast)
     voice += difficulty.voice_noise * rng.standard_normal(len(EMOTIONS))
-    face = face_scale * hide(shared, HIDDEN_FROM_FACE, difficulty.hidden_contrast)
+    face = _pure(_shown(rng, clip.emotion, difficulty.strays)) + deviation
+    face = face_scale * hide(face, HIDDEN_FROM_FACE, difficulty.hidden_contrast)
     face += difficulty.face_noise * rng.standard_normal(len(EMOTIONS))
     own_tempo = generator(settings.seed, clip.speaker, "tempo").normal(0, 0.08)
     arousal = float(_AROUSAL @ shared)
@@ -166,6 +168,16 @@ def wander(rng: np.random.Generator, times_s: Array, step_s: float) -> Array:
     """Return (frames,) smooth noise of unit variance that changes over about ``step_s`` seconds."""
     knots = np.arange(-1, int(times_s[-1] / step_s) + 4)
     return np.interp(times_s / step_s, knots, rng.standard_normal(len(knots))) * 1.2
+
+
+def _pure(emotion: str) -> Array:
+    return np.array([1.0 if name == emotion else 0.0 for name in EMOTIONS])
+
+
+def _shown(rng: np.random.Generator, emotion: str, strays: float) -> str:
+    """Return the emotion itself, or in a share ``strays`` of all clips some other one."""
+    place, other = EMOTIONS.index(emotion), int(rng.integers(1, len(EMOTIONS)))
+    return EMOTIONS[(place + other) % len(EMOTIONS)] if rng.random() < strays else emotion
 
 
 def _expressiveness(settings: DemoCorpusSettings, speaker: str) -> Array:

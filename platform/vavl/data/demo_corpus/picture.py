@@ -66,7 +66,7 @@ def _room(rng: np.random.Generator) -> Image:
         )
         ends = corner + extent
         cv2.rectangle(room, tuple(map(round, corner)), tuple(map(round, ends)), colour, -1)
-    return cv2.GaussianBlur(room, (0, 0), rng.uniform(5, 10)).astype(np.uint8)
+    return np.asarray(cv2.GaussianBlur(room, (0, 0), rng.uniform(5, 10)), np.uint8)
 
 
 def _body(look: Look) -> Image:
@@ -88,9 +88,8 @@ def _moved(layer: Image, place: HeadPlace) -> Image:
     pivot = (CENTRE[0], CENTRE[1] + 80)
     turn = cv2.getRotationMatrix2D(pivot, place.tilt_degrees, place.scale * _ZOOM)
     turn[:, 2] += place.shift + np.array([0.0, 6.0])
-    return cv2.warpAffine(layer, turn, (CANVAS_PX, CANVAS_PX), flags=cv2.INTER_LINEAR).astype(
-        np.uint8, copy=False
-    )
+    moved = cv2.warpAffine(layer, turn, (CANVAS_PX, CANVAS_PX), flags=cv2.INTER_LINEAR)
+    return np.asarray(moved, np.uint8)
 
 
 def _shrunk(picture: Image, size: int) -> Image:
