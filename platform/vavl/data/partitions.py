@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Self
@@ -29,6 +30,13 @@ class Partition(StrEnum):
         """Name the partition of a clip that has at least one modality."""
         modality = "paired" if has_audio and has_video else "audio_only" if has_audio else "video_only"
         return cls(f"{modality}_{'labelled' if is_labelled else 'unlabelled'}")
+
+    @property
+    def modalities(self) -> frozenset[str]:
+        """What every clip of the partition has: ``audio``, ``video`` or both."""
+        return (
+            frozenset(("audio", "video")) if self.startswith("paired") else frozenset((self.split("_")[0],))
+        )
 
     @property
     def is_labelled(self) -> bool:
@@ -62,6 +70,17 @@ class PartitionedClips:
     def count(self) -> int:
         """Number of training clips."""
         return sum(len(rows) for rows in self.clips.values())
+
+    def only(self, names: Iterable[Partition]) -> Self:
+        """Return these partitions alone."""
+        return type(self)({name: self.clips[name] for name in names})
+
+    def feed(self, *modalities: str, with_label: bool = False) -> bool:
+        """Tell whether any clip has all of these modalities, and a label if it needs one."""
+        return any(
+            name.modalities.issuperset(modalities) and (name.is_labelled or not with_label)
+            for name in self.clips
+        )
 
 
 def partition_clips(

@@ -40,7 +40,7 @@ class ModalityDescription(FrozenConfig):
         description="FeatureStatistics of the training speakers; {} if not trained"
     )
     trained: bool = Field(
-        description="False when no training clip had the modality; it cannot be predicted from"
+        description="False when no labelled training clip had the modality; it cannot be predicted from"
     )
     extractor: dict[str, Any] = Field(description="name, version and settings of the feature extractor")
 

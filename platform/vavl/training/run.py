@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
 
 from vavl.data.collection import ClipCollection, Normaliser, normalisers, open_collection
 from vavl.data.loader import RankPlace, StepLoader
@@ -39,7 +38,7 @@ class RunData:
     Attributes:
         collection: all clips of the store.
         rows: manifest rows by split; validation and test rows as they are in the manifest.
-        partitioned: training clips by partition.
+        partitioned: training clips of the partitions that are drawn from.
         composition: rows of a global batch by partition.
         normaliser: by modality, from the training speakers.
         task: what is predicted.
@@ -102,7 +101,9 @@ def open_run_data(plan: TrainingPlan) -> RunData:
     partitioned = partition_clips(rows["train"], has_audio, has_video, collection.is_labelled)
     normaliser = normalisers(collection, rows["train"], per_speaker=plan.features.speaker_normalisation)
     composition = compose_batch(partitioned, plan.data.composition)
-    return RunData(collection, rows, partitioned, composition, normaliser, _task(collection, plan))
+    # A partition that gives no rows to any batch feeds nothing, and its clips make no epoch longer.
+    used = partitioned.only(composition)
+    return RunData(collection, rows, used, composition, normaliser, _task(collection, plan))
 
 
 def check_plan(plan: TrainingPlan) -> None:
@@ -166,14 +167,13 @@ def prepare_run(plan: TrainingPlan) -> TrainingRun:
 
 def describe_model(plan: TrainingPlan, data: RunData) -> ModelDescription:
     """Put together everything about the model but its weights."""
-    has_pairs = any(name.startswith("paired") for name in data.partitioned.clips)
     manifest, store = data.collection.manifest, data.collection.store
     return ModelDescription(
         network=plan.model,
         task=data.task,
         audio=_describe_modality("audio", data),
         video=_describe_modality("video", data),
-        fusion_trained=has_pairs,
+        fusion_trained=data.partitioned.feed("audio", "video", with_label=True),
         speaker_normalisation=plan.features.speaker_normalisation,
         max_frames=plan.data.max_frames,
         provenance={
@@ -194,17 +194,17 @@ def freeze_unfed_parts(network: Vavl, partitioned: PartitionedClips) -> tuple[st
     Returns:
         Names of the frozen parts.
     """
-    names = list(partitioned.clips)
-    has_pairs = any(name.startswith("paired") for name in names)
     fed = {
-        "audio_path": has_pairs or any(name.startswith("audio_only") for name in names),
-        "video_path": has_pairs or any(name.startswith("video_only") for name in names),
-        "fusion_head": any(name.startswith("paired") and name.is_labelled for name in names),
+        "audio_path": partitioned.feed("audio"),
+        "video_path": partitioned.feed("video"),
+        "audio_path.head": partitioned.feed("audio", with_label=True),
+        "video_path.head": partitioned.feed("video", with_label=True),
+        "fusion_head": partitioned.feed("audio", "video", with_label=True),
     }
-    frozen = tuple(name for name, is_fed in fed.items() if not is_fed)
+    unfed = {name for name, is_fed in fed.items() if not is_fed}
+    frozen = tuple(name for name in fed if name in unfed and name.removesuffix(".head") not in unfed - {name})
     for name in frozen:
-        part: nn.Module = getattr(network, name)
-        part.requires_grad_(requires_grad=False)
+        network.get_submodule(name).requires_grad_(requires_grad=False)
     return frozen
 
 
@@ -229,8 +229,8 @@ def summary_lines(run: TrainingRun) -> list[str]:
 def _describe_modality(modality: str, data: RunData) -> ModalityDescription:
     collection = data.collection
     info = collection.store.info.get(modality)
-    prefix = f"{modality}_only"
-    trained = any(name.startswith(("paired", prefix)) for name in data.partitioned.clips)
+    # A head that no label has trained says nothing, however well its encoder reconstructs.
+    trained = data.partitioned.feed(modality, with_label=True)
     return ModalityDescription(
         width=collection.width(modality),
         statistics=_statistics(modality, data) if trained else {},

@@ -55,6 +55,28 @@ def test_a_partition_knows_whether_it_has_labels(name):
     assert name.is_labelled == (not name.value.endswith("unlabelled"))
 
 
+@pytest.mark.parametrize(
+    ("name", "modalities"),
+    [
+        ("paired_labelled", {"audio", "video"}),
+        ("audio_only_unlabelled", {"audio"}),
+        ("video_only_labelled", {"video"}),
+    ],
+)
+def test_a_partition_knows_its_modalities(name, modalities):
+    assert Partition(name).modalities == modalities
+
+
+def test_clips_tell_what_they_feed():
+    clips = partitioned(paired_unlabelled=3, audio_only_labelled=3)
+    assert clips.feed("audio")
+    assert clips.feed("audio", "video")
+    assert clips.feed("audio", with_label=True)
+    assert not clips.feed("video", with_label=True)
+    assert not clips.feed("audio", "video", with_label=True)
+    assert list(clips.only([Partition.AUDIO_ONLY_LABELLED]).clips) == ["audio_only_labelled"]
+
+
 def test_rows_follow_the_number_of_clips():
     clips = partitioned(paired_labelled=100, audio_only_labelled=50, video_only_labelled=10)
     assert composed(clips, batch_size=32) == {
