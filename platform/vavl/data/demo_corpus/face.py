@@ -82,7 +82,7 @@ def _still_head(look: Look) -> Image:
     share = mask[..., 3:].astype(np.float32) / 255
     skin = np.clip(np.array(look.skin, np.float32) * _shading(look)[..., None], 0, 255)
     head[..., :3] = (head[..., :3] * (1 - share) + skin * share).astype(np.uint8)
-    head[..., 3] = np.maximum(head[..., 3], mask[..., 3])
+    head[..., 3:] = (head[..., 3:] * (1 - share) + 255 * share).astype(np.uint8)
     if look.freckles:
         for side in (-1, 1):
             for step in range(5):

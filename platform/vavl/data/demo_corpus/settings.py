@@ -10,7 +10,7 @@ from vavl.config.base import FrozenConfig
 from vavl.config.files import sha256_of_json
 
 # Raised by whoever changes what the renderer draws or says for the same settings.
-GENERATOR_VERSION = 1
+GENERATOR_VERSION = 2
 
 EMOTIONS = ("neutral", "happy", "sad", "angry", "fearful", "surprised")
 
