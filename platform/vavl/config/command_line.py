@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import logging
+import re
 import sys
 import traceback
+import typing
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,7 +17,6 @@ from rich.console import Console
 
 from vavl.config.base import FrozenConfig
 from vavl.config.load import _models_in, read_config
-from vavl.config.snapshot import config_hash
 from vavl.errors import VavlError
 
 Settings = TypeVar("Settings", bound=FrozenConfig)
@@ -49,9 +50,7 @@ def run_job(
         config = read_config(settings, words.config, words.overrides)
         check(config)
         if words.dry_run:
-            print(
-                f"dry run: {words.config} is valid (config hash {config_hash(config)}); nothing was started"
-            )
+            print(f"dry run: {words.config} is valid; nothing was started")
             return 0
         story(config)
     except VavlError as fault:
@@ -80,7 +79,7 @@ def parse_arguments(
         "overrides", nargs="*", metavar="dotted.key=value", help="settings that replace those of the file"
     )
     parser.add_argument("--dry-run", action="store_true", help="validate everything, start nothing heavy")
-    return parser.parse_args(arguments)
+    return parser.parse_intermixed_args(arguments)  # so that --dry-run may stand anywhere
 
 
 def print_table(title: str, rows: Sequence[tuple[str, Any]]) -> None:
@@ -92,6 +91,12 @@ def print_table(title: str, rows: Sequence[tuple[str, Any]]) -> None:
         console.print(f"  {name:<{width}}  {value}", markup=False)
 
 
+def _type_name(annotation: Any) -> str:
+    if isinstance(annotation, type) and not typing.get_args(annotation):
+        return annotation.__name__
+    return re.sub(r"\b[a-z_]+(\.[a-z_]+)*\.", "", str(annotation))
+
+
 def _setting_lines(settings: type[BaseModel], prefix: str = "") -> Iterator[str]:
     for name, field in settings.model_fields.items():
         key = f"{prefix}{name}"
@@ -100,7 +105,7 @@ def _setting_lines(settings: type[BaseModel], prefix: str = "") -> Iterator[str]
         if inner and not field.is_required() and field.get_default(call_default_factory=True) is None:
             yield f"  {key} = null{note}"
         elif not inner:
-            kind = getattr(field.annotation, "__name__", str(field.annotation).replace("typing.", ""))
+            kind = _type_name(field.annotation)
             default = (
                 "required" if field.is_required() else repr(field.get_default(call_default_factory=True))
             )

@@ -1,4 +1,4 @@
-"""The resolved configuration of a run and its hash."""
+"""The resolved configuration of a run, as a file and as flat parameters."""
 
 from __future__ import annotations
 
@@ -8,12 +8,7 @@ from typing import Any
 import yaml
 
 from vavl.config.base import FrozenConfig
-from vavl.config.files import sha256_of_json, write_text
-
-
-def config_hash(config: FrozenConfig) -> str:
-    """Return the first 16 hexadecimal digits of the SHA-256 over all resolved settings."""
-    return sha256_of_json(config.model_dump(mode="json"))[:16]
+from vavl.config.files import write_text
 
 
 def save_config(config: FrozenConfig, path: Path) -> None:
