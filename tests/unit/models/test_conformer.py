@@ -36,6 +36,16 @@ def test_a_block_keeps_the_shape(block, frames):
     assert block(frames, real(9, 4, 1)).shape == frames.shape
 
 
+@torch.no_grad()
+def test_a_block_is_half_feed_forward_attention_convolution_half_feed_forward_norm(block, frames):
+    is_real = real(9, 4, 6)
+    x = frames + block.first_feed_forward(frames) / 2
+    x = x + block.attention(x, is_real)
+    x = x + block.convolution(x, is_real)
+    x = x + block.second_feed_forward(x) / 2
+    torch.testing.assert_close(block(frames, is_real)[is_real], block.norm(x)[is_real])
+
+
 def test_a_clip_is_independent_of_its_batch_mates(block, frames):
     is_real = real(9, 4, 6)
     together = block(frames, is_real)

@@ -165,6 +165,21 @@ def test_both_modalities_share_the_upper_blocks(network):
     assert not shared & (own[0] | own[1])
 
 
+@torch.no_grad()
+def test_the_shared_blocks_add_their_input_before_the_norm(network):
+    """h = LayerNorm(S(x) + x)."""
+    shared = network.shared
+    x, is_real = (
+        torch.randn(2, 5, 16, generator=torch.Generator().manual_seed(0)),
+        torch.ones(2, 5, dtype=torch.bool),
+    )
+    inner = x
+    for block in shared.blocks:
+        inner = block(inner, is_real)
+    torch.testing.assert_close(shared(x, is_real), shared.norm(inner + x))
+    assert (shared(x, is_real) - shared.norm(inner)).abs().max() > 1e-2
+
+
 def test_the_paper_preset_has_about_55_million_parameters():
     with torch.device("meta"):
         network = Vavl(NetworkSettings(), audio_width=1024, video_width=1408, outputs=6)

@@ -39,7 +39,9 @@ def test_a_training_leaves_the_model_its_scores_and_its_predictions(plan, record
 
 def test_the_reported_scores_are_those_of_the_kept_model(plan, records):
     """The scores of the best epoch in training and those of the files that are registered."""
-    outcome, seen = trained(plan(training={"max_epochs": 6, "optimizer": {"learning_rate": 0.05}}), records)
+    dropped = {**plan().model.model_dump(), "dropout": 0.4, "head_dropout": 0.4}
+    chosen = plan(model=dropped, training={"max_epochs": 6, "optimizer": {"learning_rate": 0.05}})
+    outcome, seen = trained(chosen, records)
     best = seen.of("epoch")[outcome["best_epoch"] - 1]["metrics"]
     for name, value in outcome["metrics"].items():
         assert value == pytest.approx(best[name], abs=1e-6), name

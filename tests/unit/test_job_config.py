@@ -1,0 +1,67 @@
+"""Every configuration that is shipped can be read by the job that its head names."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from vavl.config.load import read_config
+from vavl.config.snapshot import save_config
+from vavl.job_config import CheckSetupJob, MakeDemoCorpusJob, PrepareCorpusJob, TrainModelJob
+
+ROOT = Path(__file__).parents[2]
+CONFIGS = sorted((ROOT / "jobs/configs").rglob("*.yaml"))
+TRAININGS = [path for path in CONFIGS if "\ntraining:" in path.read_text(encoding="utf-8")]
+JOBS = {
+    "check_setup": CheckSetupJob,
+    "make_demo_corpus": MakeDemoCorpusJob,
+    "prepare_corpus": PrepareCorpusJob,
+    "train_model": TrainModelJob,
+}
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def job_of(path: Path) -> str:
+    """Return the job of the command in the file's first lines."""
+    head = "\n".join(path.read_text(encoding="utf-8").splitlines()[:3])
+    command = re.search(r"# .*python jobs/(\w+)\.py (\S+)", head)
+    assert command, f"{name_of(path)} does not say how it is run"
+    assert command[2] == name_of(path)
+    return command[1]
+
+
+def test_the_loop_over_the_configurations_sees_them():
+    assert {"jobs/configs/demo.yaml", "jobs/configs/prepare/demo.yaml"} <= {name_of(path) for path in CONFIGS}
+    assert {job_of(path) for path in CONFIGS} == JOBS.keys()
+    assert [path for path in CONFIGS if job_of(path) == "train_model"] == TRAININGS
+
+
+def test_every_job_has_its_settings():
+    assert JOBS.keys() == {path.stem for path in (ROOT / "jobs").glob("*.py")}
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=name_of)
+def test_a_shipped_configuration_is_valid_and_reads_back_equal(path, tmp_path):
+    settings = JOBS[job_of(path)]
+    config = read_config(settings, path)
+    save_config(config, tmp_path / "resolved.yaml")
+    assert read_config(settings, tmp_path / "resolved.yaml") == config
+
+
+@pytest.mark.parametrize("path", TRAININGS, ids=name_of)
+def test_the_overrides_that_others_rely_on_reach_every_training(path):
+    overrides = [
+        "output_dir=runs/other", "data.fold=3", "training.seed=7", "training.workers=3", "training.zero_stage=2",
+        "training.max_steps=11", "evaluation.test=false", "features.speaker_normalisation=true",
+    ]  # fmt: skip
+    config = read_config(TrainModelJob, path, overrides)
+    assert config.output_dir == Path("runs/other")
+    assert (config.data.fold, config.training.seed, config.training.workers) == (3, 7, 3)
+    assert (config.training.zero_stage, config.training.max_steps) == (2, 11)
+    assert config.evaluation.test is False
+    assert config.features.speaker_normalisation is True
