@@ -13,7 +13,7 @@ from vavl.job_config import CheckSetupJob, MakeDemoCorpusJob, PrepareCorpusJob, 
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted((ROOT / "jobs/configs").rglob("*.yaml"))
-TRAININGS = [path for path in CONFIGS if "\ntraining:" in path.read_text(encoding="utf-8")]
+TRAININGS = [path for path in CONFIGS if "\ndata:" in path.read_text(encoding="utf-8")]
 JOBS = {
     "check_setup": CheckSetupJob,
     "make_demo_corpus": MakeDemoCorpusJob,

@@ -97,7 +97,7 @@ def test_micro_batches_do_not_change_the_curve(plan, start, target):
     curves = [
         start(
             plan(
-                f"{count}", data=chosen, evaluation=select, training={"max_epochs": 3, "micro_batches": count}
+                f"{count}", data=chosen, evaluation=select, training={"max_epochs": 2, "micro_batches": count}
             )
         )[2]
         for count in (1, 2, 3)
