@@ -107,12 +107,14 @@ def open_run_data(plan: TrainingPlan) -> RunData:
 
 
 def check_plan(plan: TrainingPlan) -> None:
-    """Look at everything that a run reads, as far as that is cheap; used by ``--dry-run``.
+    """Look at everything that a run reads, as far as that is cheap, and log what it would train on.
 
     Raises:
         VavlError: what a run would stumble over.
     """
     data = open_run_data(plan)
+    for line in _data_lines(data):
+        _log.info(line)
     rows = data.rows["validation"]
     needed = {AUDIO_VIDEO: ("audio", "video"), AUDIO: ("audio",), VIDEO: ("video",)}
     for name in plan.evaluation.select_by:
@@ -160,7 +162,7 @@ def prepare_run(plan: TrainingPlan) -> TrainingRun:
         total_steps=total_steps,
     )
     if rank == 0:
-        for line in summary_lines(run):
+        for line in _network_lines(run):
             _log.info(line)
     return run
 
@@ -208,19 +210,20 @@ def freeze_unfed_parts(network: Vavl, partitioned: PartitionedClips) -> tuple[st
     return frozen
 
 
-def summary_lines(run: TrainingRun) -> list[str]:
-    """Say in a few lines what is going to be trained on what."""
-    data, settings = run.data, run.plan.training
+def _data_lines(data: RunData) -> list[str]:
     table = ", ".join(
         f"{name}: {len(data.partitioned.clips[name])} clips, {rows} rows/step"
         for name, rows in data.composition.items()
     )
     splits = ", ".join(f"{name} {len(rows)}" for name, rows in data.rows.items())
+    return [f"clips by split: {splits}", f"partitions of the training clips: {table}"]
+
+
+def _network_lines(run: TrainingRun) -> list[str]:
+    settings = run.plan.training
     frozen = ", ".join(run.frozen) or "none"
     how = f"ZeRO {settings.zero_stage}, {settings.precision}, engine {settings.engine}"
     return [
-        f"clips by split: {splits}",
-        f"partitions of the training clips: {table}",
         f"network: {run.parameters / 1e6:.2f} M parameters; frozen for want of clips: {frozen}",
         f"{run.total_steps} steps ({run.steps_per_epoch} per epoch), {run.place.world_size} worker(s), {how}",
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 
 import numpy as np
 import pytest
@@ -16,7 +17,6 @@ from vavl.training.run import (
     open_run_data,
     prepare_run,
     steps_of_plan,
-    summary_lines,
 )
 
 
@@ -125,8 +125,11 @@ def test_the_description_holds_what_a_prediction_needs(plan):
     )
 
 
-def test_the_log_says_what_is_trained_on_what(plan):
-    text = "\n".join(summary_lines(prepare_run(plan())))
+def test_the_log_says_what_is_trained_on_what(plan, caplog):
+    with caplog.at_level(logging.INFO, logger="vavl.training.run"):
+        check_plan(plan())
+        prepare_run(plan())
+    text = caplog.text
     assert "train 40, validation 20, test 20" in text
     assert "paired_labelled: 28 clips" in text
     assert "audio_only_unlabelled: 4 clips" in text
