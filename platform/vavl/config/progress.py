@@ -42,15 +42,26 @@ def show_progress(
     yield from shown
 
 
-def _as_bar(items: Iterable[Item], total: int, label: str, console: Console) -> Iterator[Item]:
-    columns = (
+def progress_bar(console: Console, *notes: str) -> Progress:
+    """Return the bar that all long work of the platform shows.
+
+    Args:
+        console: a terminal.
+        notes: names of task fields to show as text between the count and the times.
+    """
+    return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
+        *(TextColumn(f"{{task.fields[{note}]}}") for note in notes),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
+        console=console,
     )
-    with Progress(*columns, console=console) as progress:
+
+
+def _as_bar(items: Iterable[Item], total: int, label: str, console: Console) -> Iterator[Item]:
+    with progress_bar(console) as progress:
         task = progress.add_task(label, total=total)
         for item in items:
             yield item

@@ -1,4 +1,4 @@
-"""Noisy views of training clips: masked frames and channels, noise, another tempo.
+"""Noisy views of training clips: masked frames and channels, noise, another tempo, voice or loudness.
 
 The draws of a clip depend on (seed, step, place in the global batch, modality) alone, so the number
 of workers changes nothing.
@@ -26,11 +26,17 @@ class ViewSettings(FrozenConfig):
     channel_mask_share: float = Field(0.1, ge=0, le=1, description="widest span as a share of the channels")
     noise: float = Field(0.0, ge=0, description="Gaussian noise, in standard deviations of a channel")
     tempo: float = Field(0.0, ge=0, lt=1, description="frames are stretched by up to this share, either way")
+    channel_shift: int = Field(
+        0, ge=0, description="channels move up or down by up to this many: another vocal tract, for mel bands"
+    )
+    level: float = Field(0.0, ge=0, description="deviation of one number added to a whole clip: another loudness")
 
     @property
     def changes_something(self) -> bool:
         """False where a view equals its clip."""
-        return bool(self.frame_masks or self.channel_masks or self.noise or self.tempo)
+        return self != ViewSettings(
+            frame_mask_share=self.frame_mask_share, channel_mask_share=self.channel_mask_share
+        )
 
 
 class AugmentationSettings(FrozenConfig):
@@ -71,6 +77,11 @@ def changed(
 ) -> NDArray[np.float32]:
     """Return a changed copy of normalised frames (time, channel); only the tempo changes their number."""
     view = _stretched(values, settings.tempo, generator)
+    if settings.channel_shift:
+        shift = int(generator.integers(-settings.channel_shift, settings.channel_shift + 1))
+        view = view[:, np.clip(np.arange(view.shape[1]) + shift, 0, view.shape[1] - 1)]
+    if settings.level:
+        view = view + np.float32(settings.level * generator.standard_normal())
     if settings.noise:
         view = view + settings.noise * generator.standard_normal(view.shape, dtype=np.float32)
     # Zero is the mean of the training speakers: the frames are normalised.

@@ -8,7 +8,8 @@ from types import TracebackType
 from typing import Self
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from vavl.config.progress import progress_bar
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +30,7 @@ class ClipProgress:
         self._pause = seconds_between_lines
         self._last_line = self._start
         console = Console(stderr=True)
-        self._bar = _bar(console) if console.is_terminal else None
+        self._bar = progress_bar(console, "rate") if console.is_terminal else None
         self._task = self._bar.add_task(what, total=total, completed=done, rate="") if self._bar else None
 
     def __enter__(self) -> Self:
@@ -56,14 +57,3 @@ class ClipProgress:
             logger.info(
                 "%s: %d of %d, %.1f clips/s, %.0f s left", self.what, self.done, self.total, rate, left
             )
-
-
-def _bar(console: Console) -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TimeRemainingColumn(),
-        console=console,
-    )

@@ -9,8 +9,9 @@ from types import TracebackType
 from typing import Any, Self
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import TaskID
 
+from vavl.config.progress import progress_bar
 from vavl.metrics.names import CONDITIONS
 from vavl.tracking.journal import Journal
 
@@ -33,7 +34,7 @@ class TrainingProgress:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="training-progress", daemon=True)
         console = Console(stderr=True)
-        self._bar = _bar(console) if console.is_terminal else None
+        self._bar = progress_bar(console, "note") if console.is_terminal else None
         self._task = self._bar.add_task("training", total=None, note="starting") if self._bar else None
         self._start = time.monotonic()
 
@@ -85,14 +86,3 @@ class TrainingProgress:
             self._bar.console.print(line, highlight=False)
         else:
             _log.info(line)
-
-
-def _bar(console: Console) -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[note]}"),
-        TimeRemainingColumn(),
-        console=console,
-    )
