@@ -90,10 +90,14 @@ def test_a_file_in_place_of_the_folder_is_refused(tmp_path):
         make_folder(tmp_path / "a")
 
 
-def test_a_folder_of_the_kernel_is_refused():
-    # Even root cannot write here: the fault that a read-only output folder gives.
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="needs the proc file system of Linux")
+@pytest.mark.parametrize("folder", ["/proc/vavl", "/proc/self"])
+def test_a_folder_that_nobody_can_write_is_refused(folder):
+    """Even root cannot write here, whether the folder is missing or there."""
     with pytest.raises(InputError, match="cannot be written"):
-        make_folder(Path("/proc/vavl"))
+        make_folder(Path(folder))
+    with pytest.raises(InputError, match="cannot be written"):
+        write_text(Path(folder) / "a.txt", "x")
 
 
 def test_the_sum_of_a_file_is_that_of_its_bytes(tmp_path):
