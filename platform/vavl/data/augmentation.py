@@ -29,7 +29,9 @@ class ViewSettings(FrozenConfig):
     channel_shift: int = Field(
         0, ge=0, description="channels move up or down by up to this many: another vocal tract, for mel bands"
     )
-    level: float = Field(0.0, ge=0, description="deviation of one number added to a whole clip: another loudness")
+    level: float = Field(
+        0.0, ge=0, description="deviation of one number added to a whole clip: another loudness"
+    )
 
     @property
     def changes_something(self) -> bool:

@@ -10,6 +10,7 @@ from vavl.data.statistics import ModalityInfo
 from vavl.features import log_mel
 from vavl.features.extracted import Extracted
 from vavl.features.media import read_audio
+from vavl.features.segments import STATISTICS, segment_statistics
 from vavl.features.settings import AudioFeatureSettings
 
 
@@ -26,7 +27,10 @@ def extract_audio(path: Path, settings: AudioFeatureSettings) -> Extracted:
     if settings.trim_silence_db is not None:
         sounding = log_mel.sounding_frames(spectra, settings.trim_silence_db)
         spectra, times = spectra[sounding].contiguous(), times[sounding]
-    return Extracted(spectra.numpy(), times)
+    values = spectra.numpy()
+    if settings.segments is not None:
+        values, times = segment_statistics(values, times, settings.segments, settings.hop_ms)
+    return Extracted(values, times)
 
 
 def audio_info(settings: AudioFeatureSettings) -> ModalityInfo:
@@ -36,5 +40,5 @@ def audio_info(settings: AudioFeatureSettings) -> ModalityInfo:
         version=log_mel.VERSION,
         settings=settings.model_dump(mode="json"),
         frame_rate_hz=settings.frame_rate_hz,
-        width=settings.mel_bands,
+        width=settings.mel_bands * (len(STATISTICS) if settings.segments else 1),
     )

@@ -9,6 +9,13 @@ from pydantic import Field, model_validator
 from vavl.config.base import FrozenConfig
 
 
+class SegmentSettings(FrozenConfig):
+    """Segments whose frames are summarised by their statistics."""
+
+    length_ms: float = Field(600, gt=0, le=10_000)
+    hop_ms: float = Field(200, gt=0, le=10_000, description="from one segment to the next")
+
+
 class AudioFeatureSettings(FrozenConfig):
     """Log-mel spectra: power in bands that are equally wide on the mel scale, in decibels."""
 
@@ -25,6 +32,10 @@ class AudioFeatureSettings(FrozenConfig):
     trim_silence_db: float | None = Field(
         None, gt=0, description="frames before and after the sound are left out: so far below the loudest one"
     )
+    segments: SegmentSettings | None = Field(
+        None,
+        description="summarise the frames by segment: mean, deviation, change and 90 % quantile per band",
+    )
     longest_clip_s: float = Field(300, gt=0, description="a longer clip is quarantined: it would not fit")
 
     @model_validator(mode="after")
@@ -39,8 +50,8 @@ class AudioFeatureSettings(FrozenConfig):
 
     @property
     def frame_rate_hz(self) -> float:
-        """Frames per second."""
-        return 1000 / self.hop_ms
+        """Frames per second, of segments where they are used."""
+        return 1000 / (self.segments.hop_ms if self.segments else self.hop_ms)
 
 
 class VideoFeatureSettings(FrozenConfig):
