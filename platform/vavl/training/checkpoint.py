@@ -6,8 +6,6 @@ import logging
 import shutil
 from pathlib import Path
 
-from pydantic import Field
-
 from vavl.config.base import FrozenConfig
 from vavl.config.files import make_folder, read_json, sha256_of_file, write_json
 from vavl.errors import TrainingError, VavlError
@@ -34,7 +32,6 @@ class LoopState(FrozenConfig):
     epochs_without_gain: int = 0
     trained_clips: int = 0
     trained_seconds: float = 0.0
-    largest_loss: float = Field(0.0, description="of any step so far; for the record")
 
 
 class CheckpointFolder:

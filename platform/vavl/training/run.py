@@ -17,7 +17,7 @@ from vavl.data.manifest import TEST, TRAIN, VALIDATION
 from vavl.data.partitions import Partition, PartitionedClips, compose_batch, partition_clips
 from vavl.data.sampler import Sampler
 from vavl.data.statistics import FeatureStatistics
-from vavl.errors import InputError
+from vavl.errors import ConfigError, InputError
 from vavl.metrics.names import AUDIO, AUDIO_VIDEO, VIDEO
 from vavl.models.saved_model import ModalityDescription, ModelDescription, build_network
 from vavl.models.settings import AttributeTask, ClassTask, Task
@@ -118,12 +118,26 @@ def check_plan(plan: TrainingPlan) -> None:
     rows = data.rows["validation"]
     needed = {AUDIO_VIDEO: ("audio", "video"), AUDIO: ("audio",), VIDEO: ("video",)}
     for name in plan.evaluation.select_by:
+        known = _selecting_metrics(data.task)
+        if name.split("/")[2] not in known:
+            raise ConfigError(
+                "evaluation", "select_by", f"{name} is no metric of which more is better",
+                f"its last part is one of: {', '.join(known)}",
+            )  # fmt: skip
         present = [data.collection.has(modality)[rows] for modality in needed[name.split("/")[1]]]
         if not (np.logical_and.reduce(present) & data.collection.is_labelled[rows]).any():
             raise InputError(
                 str(plan.data.store), f"evaluation.select_by {name}", "no validation clip has these modalities",
                 "choose metrics of a condition that the corpus has",
             )  # fmt: skip
+
+
+def _selecting_metrics(task: Task) -> tuple[str, ...]:
+    match task:
+        case ClassTask():
+            return ("accuracy", "f1_macro", "f1_micro", "uar")
+        case AttributeTask(attributes=names):
+            return ("ccc_mean", *(f"ccc_{name}" for name in names))
 
 
 def steps_of_plan(plan: TrainingPlan, training_clips: int, batch_size: int) -> tuple[int, int]:
