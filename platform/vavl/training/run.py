@@ -21,7 +21,7 @@ from vavl.errors import ConfigError, InputError
 from vavl.metrics.names import AUDIO, AUDIO_VIDEO, VIDEO
 from vavl.models.saved_model import ModalityDescription, ModelDescription, build_network
 from vavl.models.settings import AttributeTask, ClassTask, Task
-from vavl.models.vavl import Vavl
+from vavl.models.vavl import Vavl, parameter_count
 from vavl.training.checkpoint import CheckpointFolder
 from vavl.training.collectives import rank_and_world_size
 from vavl.training.engine import Engine, make_engine
@@ -160,14 +160,13 @@ def prepare_run(plan: TrainingPlan) -> TrainingRun:
     network = build_network(description)
     frozen = freeze_unfed_parts(network, data.partitioned)
     steps_per_epoch, total_steps = steps_of_plan(plan, data.partitioned.count, sampler.batch_size)
-    parameters = sum(parameter.numel() for parameter in network.parameters())
     slots = world_size * settings.micro_batches
     run = TrainingRun(
         plan=plan,
         data=data,
         description=description,
         frozen=frozen,
-        parameters=parameters,
+        parameters=parameter_count(network),  # before the engine, which may shard them
         engine=make_engine(network, settings, rows_per_slot=-(-sampler.batch_size // slots)),
         loader=StepLoader(data.collection, sampler, data.normaliser, place, plan.data.augmentation),
         checkpoints=CheckpointFolder(plan.output_dir / "checkpoints", settings.keep_checkpoints),

@@ -166,7 +166,8 @@ def test_a_checkpoint_of_something_else_is_refused(folder, engine, change):
 
 def test_a_checkpoint_of_the_plain_engine_holds_tensors_only(folder, engine, tmp_path):
     folder.save(engine(2), at(2))
-    torch.load(tmp_path / "checkpoints/step-00000002/engine/torch.pt", weights_only=True)
+    state = torch.load(tmp_path / "checkpoints/step-00000002/engine/torch.pt", weights_only=True)
+    assert state.keys() == {"network", "optimizer"}
 
 
 @pytest.fixture
