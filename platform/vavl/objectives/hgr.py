@@ -1,0 +1,65 @@
+"""Soft-HGR maximal correlation between audio, video and label (Wang et al., AAAI 2019; Ma et al. 2020).
+
+soft_hgr(F, G) = tr(F'G) / n - 1/2 <F'F / n, G'G / n>, F and G centred by their mean over the global
+batch, n = rows - 1. No whitening and no normalised features; the second term stands in for both. All of it
+follows from moments that add up over ranks and micro-batches, so the value is that of the pooled batch.
+
+Gradient goes to both sides.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from vavl.objectives.moments import Moments, linked
+
+
+def correlation_moments(first: Tensor, second: Tensor, weight: Tensor) -> dict[str, Tensor]:
+    """Sum what soft-HGR needs over rows that have both sides.
+
+    Args:
+        first: (rows, K), f of each row.
+        second: (rows, K), g of the same rows.
+        weight: (rows,), 0 where a side is missing.
+
+    Returns:
+        Float64: ``count`` (), ``f`` (K,), ``g`` (K,), ``ff`` (K, K), ``gg`` (K, K) and ``fg`` (), the sum of f'g.
+    """
+    column = weight.double().unsqueeze(-1)
+    # Outside autocast and in float64: centring by moments cancels digits.
+    with torch.autocast(first.device.type, enabled=False):
+        f = torch.where(column > 0, first.double(), 0.0) * column
+        g = torch.where(column > 0, second.double(), 0.0) * column
+        return {
+            "count": column.sum(),
+            "f": f.sum(0),
+            "g": g.sum(0),
+            "ff": f.T @ f,
+            "gg": g.T @ g,
+            "fg": (f * g).sum(),
+        }
+
+
+def soft_hgr(moments: Moments) -> Tensor:
+    """Return soft-HGR from moments; 0 with fewer than two rows.
+
+    At most min(K, rows - 1) / 2, which independent data reach too when rows are few: keep K well below
+    their number.
+
+    Args:
+        moments: of ``correlation_moments``, summed over everything that belongs together.
+    """
+    rows = moments["count"].clamp_min(2)
+    f, g = moments["f"], moments["g"]
+    shared = moments["fg"] - f @ g / rows
+    first = moments["ff"] - torch.outer(f, f) / rows
+    second = moments["gg"] - torch.outer(g, g) / rows
+    value = shared / (rows - 1) - 0.5 * (first * second).sum() / (rows - 1) ** 2
+    return torch.where(moments["count"] >= 2, value, 0.0 * value)
+
+
+def soft_hgr_loss(global_moments: Moments, local_moments: Moments) -> Tensor:
+    """Return -soft_hgr of the global batch, with the local part's gradient."""
+    joined = {name: linked(global_moments[name], local_moments[name]) for name in local_moments}
+    return -soft_hgr(joined).float()
