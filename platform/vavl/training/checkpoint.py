@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import logging
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Protocol
 
 from vavl.config.base import FrozenConfig
 from vavl.config.files import make_folder, read_json, sha256_of_file, write_json
 from vavl.errors import TrainingError, VavlError
+from vavl.objectives.pseudo_label import ConfidenceState
 from vavl.training.collectives import from_rank_zero, rank_and_world_size, wait_for_all
-from vavl.training.engine import Engine
 
 _log = logging.getLogger(__name__)
 
+CHECKPOINTS_FOLDER = "checkpoints"
 _LOOP_FILE = "loop.json"
 _MANIFEST_FILE = "manifest.json"
 
@@ -32,6 +35,17 @@ class LoopState(FrozenConfig):
     epochs_without_gain: int = 0
     trained_clips: int = 0
     trained_seconds: float = 0.0
+    confidence: ConfidenceState | None = None
+
+
+class Kept(Protocol):
+    """What a checkpoint keeps beside the loop's state. Both are collective."""
+
+    def save(self, folder: Path) -> None:
+        """Write into ``folder``."""
+
+    def load(self, folder: Path) -> None:
+        """Read what ``save`` wrote."""
 
 
 class CheckpointFolder:
@@ -46,8 +60,8 @@ class CheckpointFolder:
         self._root = root
         self._keep = keep
 
-    def save(self, engine: Engine, state: LoopState) -> None:
-        """Write a checkpoint. Every rank must call."""
+    def save(self, kept: Mapping[str, Kept], state: LoopState) -> None:
+        """Write a checkpoint with one folder for each of ``kept``. Every rank must call."""
         final = self._root / f"step-{state.step:08d}"
         partial = self._root / f".{final.name}.partial"
         rank, _ = rank_and_world_size()
@@ -55,7 +69,8 @@ class CheckpointFolder:
             shutil.rmtree(partial, ignore_errors=True)
             make_folder(partial)
         wait_for_all()
-        engine.save(partial / "engine")
+        for name, part in kept.items():
+            part.save(partial / name)
         wait_for_all()
         if rank == 0:
             write_json(partial / _LOOP_FILE, state.model_dump(mode="json"))
@@ -65,11 +80,11 @@ class CheckpointFolder:
             self._drop_old()
         wait_for_all()
 
-    def resume(self, engine: Engine, fresh: LoopState) -> LoopState | None:
+    def resume(self, kept: Mapping[str, Kept], fresh: LoopState) -> LoopState | None:
         """Load the newest complete checkpoint. Every rank must call.
 
         Args:
-            engine: gets the weights and the optimizer's state.
+            kept: what ``save`` was given; each part reads its folder.
             fresh: state of a new run; configuration, features, workers and stage must be the same.
 
         Returns:
@@ -91,7 +106,8 @@ class CheckpointFolder:
                     found, name, f"the checkpoint has {before}, this run {now}",
                     "go back to the earlier setting, or set training.resume=never to start anew",
                 )  # fmt: skip
-        engine.load(folder / "engine")
+        for name, part in kept.items():
+            part.load(folder / name)
         _log.info("resumed from %s at step %d", folder.name, state.step)
         return state
 

@@ -83,14 +83,7 @@ def _start_ray(plan: TrainingPlan) -> None:
     """
     os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
     os.environ.setdefault("RAY_TRAIN_COLLECTIVE_TIMEOUT_S", _COLLECTIVE_TIMEOUT_S)
-    # Workers inherit this; two workers of a laptop would otherwise fight for all its cores.
-    os.environ.setdefault(
-        "OMP_NUM_THREADS", str(plan.training.threads_per_worker or int(plan.training.cpus_per_worker) or 1)
-    )
-    if not ray.is_initialized():
-        local = "RAY_ADDRESS" not in os.environ
-        options: dict[str, Any] = {"include_dashboard": False} if local else {}
-        ray.init(log_to_driver=False, logging_level=logging.WARNING, **options)
+    join_ray(plan.training.threads_per_worker or int(plan.training.cpus_per_worker) or 1)
     wanted = plan.training.workers * plan.training.cpus_per_worker
     there = ray.cluster_resources().get("CPU", 0)
     if wanted > there:
@@ -98,6 +91,16 @@ def _start_ray(plan: TrainingPlan) -> None:
             "training", "workers", f"{wanted:g} CPUs are asked for, Ray has {there:g}",
             "lower training.workers or training.cpus_per_worker",
         )  # fmt: skip
+
+
+def join_ray(threads: int) -> None:
+    """Join the cluster of ``RAY_ADDRESS``, or start Ray on this machine, with ``threads`` per worker."""
+    # Workers inherit this; two workers of a laptop would otherwise fight for all its cores.
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+    if not ray.is_initialized():
+        local = "RAY_ADDRESS" not in os.environ
+        options: dict[str, Any] = {"include_dashboard": False} if local else {}
+        ray.init(log_to_driver=False, logging_level=logging.WARNING, **options)
 
 
 def _report_to_ray(records: Sequence[Record]) -> None:

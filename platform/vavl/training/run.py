@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from vavl.data.collection import ClipCollection, Normaliser, normalisers, open_collection
 from vavl.data.loader import RankPlace, StepLoader
@@ -63,19 +65,29 @@ class TrainingRun:
     """Parts that no training clip feeds; they keep their first weights."""
     parameters: int
     engine: Engine
+    average: WeightAverage | None
+    copy: nn.Module | None
+    """Whole copy of the network on which the gradients of parts are measured."""
+    objective: Objective
     loader: StepLoader
     checkpoints: CheckpointFolder
     place: RankPlace
     steps_per_epoch: int
     total_steps: int
 
+    @property
+    def kept(self) -> dict[str, Kept]:
+        """What a checkpoint holds."""
+        return {"engine": self.engine} | ({"average": self.average} if self.average else {})
+
     def evaluation_data(self) -> EvaluationData:
         """Return what an evaluation during training reads."""
         size = self.plan.evaluation.batch_size
         data = self.data
         return EvaluationData(
-            data.collection, data.normaliser, data.task, size, self.place, self.engine.device
-        )
+            data.collection, data.normaliser, data.task, size, self.place, self.engine.device,
+            correlates=self.plan.objectives.hgr is not None,
+        )  # fmt: skip
 
 
 def open_run_data(plan: TrainingPlan) -> RunData:
@@ -157,18 +169,30 @@ def prepare_run(plan: TrainingPlan) -> TrainingRun:
     place = RankPlace(rank, world_size, settings.micro_batches)
     description = describe_model(plan, data)
     torch.manual_seed(settings.seed)
-    network = build_network(description)
-    frozen = freeze_unfed_parts(network, data.partitioned)
+    network = build_network(description, plan.objectives.ladder)
+    parameters = parameter_count(network)  # before the engine, which may shard them
+    frozen = freeze_parts(network, data.partitioned, plan.objectives)
+    average, whole_copy = _copies(network, plan)
     steps_per_epoch, total_steps = steps_of_plan(plan, data.partitioned.count, sampler.batch_size)
     slots = world_size * settings.micro_batches
+    engine = make_engine(network, settings, rows_per_slot=-(-sampler.batch_size // slots))
+    for moving in (average.network if average else None, whole_copy):
+        if moving is not None:
+            moving.to(engine.device)
+    weak_view = plan.data.weak_view if plan.objectives.pseudo_label else None
     run = TrainingRun(
         plan=plan,
         data=data,
         description=description,
         frozen=frozen,
-        parameters=parameter_count(network),  # before the engine, which may shard them
-        engine=make_engine(network, settings, rows_per_slot=-(-sampler.batch_size // slots)),
-        loader=StepLoader(data.collection, sampler, data.normaliser, place, plan.data.augmentation),
+        parameters=parameters,
+        engine=engine,
+        average=average,
+        copy=whole_copy,
+        objective=Objective.of(data.task, plan.objectives, plan.model, slots),
+        loader=StepLoader(
+            data.collection, sampler, data.normaliser, place, plan.data.augmentation, weak_view
+        ),
         checkpoints=CheckpointFolder(plan.output_dir / "checkpoints", settings.keep_checkpoints),
         place=place,
         steps_per_epoch=steps_per_epoch,
@@ -178,6 +202,11 @@ def prepare_run(plan: TrainingPlan) -> TrainingRun:
         for line in _network_lines(run):
             _log.info(line)
     return run
+
+
+def first_confidence(run: TrainingRun) -> ConfidenceState | None:
+    """Return the state behind pseudo-labels before the first step; None without pseudo-labels."""
+    return ConfidenceState.at_start(run.data.task.outputs) if run.plan.objectives.pseudo_label else None
 
 
 def describe_model(plan: TrainingPlan, data: RunData) -> ModelDescription:
@@ -203,12 +232,22 @@ def describe_model(plan: TrainingPlan, data: RunData) -> ModelDescription:
     )
 
 
-def freeze_unfed_parts(network: Vavl, partitioned: PartitionedClips) -> tuple[str, ...]:
+def freeze_parts(
+    network: Vavl, partitioned: PartitionedClips, objectives: ObjectiveSettings
+) -> tuple[str, ...]:
     """Freeze what no training clip can feed: weight decay would move it without any evidence.
 
+    The functions of soft-HGR are frozen without a word where soft-HGR is not trained.
+
     Returns:
-        Names of the frozen parts.
+        Names of the parts that are frozen for want of clips.
     """
+    pairs = hgr_feeds(partitioned, objectives.hgr) if objectives.hgr else frozenset()
+    correlated = {
+        "audio_path.correlate": bool(pairs & {"audio_video", "audio_label"}),
+        "video_path.correlate": bool(pairs & {"audio_video", "video_label"}),
+        "correlate_label": bool(pairs & {"audio_label", "video_label"}),
+    }
     fed = {
         "audio_path": partitioned.feed("audio"),
         "video_path": partitioned.feed("video"),
@@ -216,11 +255,32 @@ def freeze_unfed_parts(network: Vavl, partitioned: PartitionedClips) -> tuple[st
         "video_path.head": partitioned.feed("video", with_label=True),
         "fusion_head": partitioned.feed("audio", "video", with_label=True),
     }
+    if objectives.ladder is not None:
+        fed |= {"ladder.audio": fed["audio_path"], "ladder.video": fed["video_path"]}
     unfed = {name for name, is_fed in fed.items() if not is_fed}
     frozen = tuple(name for name in fed if name in unfed and name.removesuffix(".head") not in unfed - {name})
-    for name in frozen:
+    for name in (*frozen, *(name for name, is_fed in correlated.items() if not is_fed)):
         network.get_submodule(name).requires_grad_(requires_grad=False)
     return frozen
+
+
+def hgr_feeds(partitioned: PartitionedClips, settings: HgrSettings) -> frozenset[str]:
+    """Name the pairs of soft-HGR that have weight and clips."""
+    fed = {
+        "audio_video": partitioned.feed("audio", "video"),
+        "audio_label": partitioned.feed("audio", with_label=True),
+        "video_label": partitioned.feed("video", with_label=True),
+    }
+    return frozenset(name for name in fed if fed[name] and settings.weight * getattr(settings, name) > 0)
+
+
+def _copies(network: Vavl, plan: TrainingPlan) -> tuple[WeightAverage | None, nn.Module | None]:
+    """Copy the network before an engine shards it."""
+    decay, every = plan.training.average_decay, plan.training.gradient_norms_every_steps
+    return (
+        WeightAverage(copy.deepcopy(network), decay) if decay is not None else None,
+        copy.deepcopy(network) if every is not None else None,
+    )
 
 
 def _data_lines(data: RunData) -> list[str]:

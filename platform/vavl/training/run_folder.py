@@ -76,6 +76,15 @@ def claim_run_folder(plan: TrainingPlan) -> RunFolder:
     return RunFolder(folder, run_id, is_resumed=False)
 
 
+def finished_hash(folder: Path) -> str | None:
+    """Return the configuration hash of the finished run in ``folder``, None where there is none."""
+    file = folder / _RUN_FILE
+    if not file.exists():
+        return None
+    content = read_json(file)
+    return str(content["config_hash"]) if content["state"] == "finished" else None
+
+
 def _put_aside(folder: Path, run_id: str) -> None:
     place = make_folder(folder / EARLIER_FOLDER / run_id)
     for item in sorted(folder.iterdir()):

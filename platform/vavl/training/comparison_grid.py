@@ -1,0 +1,184 @@
+"""The runs of a comparison, checked before the first one starts."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from vavl.config.changes import with_changes
+from vavl.config.load import read_yaml_mapping, validate
+from vavl.errors import ConfigError
+from vavl.training.comparison_settings import SINGLE_PROCESS, ComparisonPlan
+from vavl.training.run import check_plan
+from vavl.training.settings import TrainingPlan
+
+RUNS_FOLDER = "runs"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One place of the grid.
+
+    Attributes:
+        objective_set: name.
+        labelled_fraction: of the training clips.
+        unpaired_share: of the training pairs, half audio-only and half video-only.
+        fold: of the split protocol.
+        seed: of the training.
+    """
+
+    objective_set: str
+    labelled_fraction: float
+    unpaired_share: float
+    fold: int
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """``<set>/labels-10_unpaired-00/fold-0_seed-1``: folder and name of the run."""
+        labels, unpaired = (
+            f"{100 * share:g}".zfill(2) for share in (self.labelled_fraction, self.unpaired_share)
+        )
+        return f"{self.objective_set}/labels-{labels}_unpaired-{unpaired}/fold-{self.fold}_seed-{self.seed}"
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """One training, and the cells of the grid that it answers: equal settings are trained once."""
+
+    plan: TrainingPlan
+    cells: tuple[Cell, ...]
+
+    @property
+    def name(self) -> str:
+        """Name of its first cell."""
+        return self.cells[0].name
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A cell that cannot be trained, and why."""
+
+    cell: Cell
+    reason: str
+
+
+@dataclass(frozen=True)
+class Grid:
+    """All cells of a comparison: runs in the order of starting, and what is left out."""
+
+    runs: tuple[PlannedRun, ...]
+    left_out: tuple[LeftOut, ...]
+
+    @property
+    def cells(self) -> tuple[Cell, ...]:
+        """Cells that a run answers."""
+        return tuple(cell for run in self.runs for cell in run.cells)
+
+
+def plan_grid(comparison: ComparisonPlan) -> Grid:
+    """Validate the settings of every cell, and look whether its data allow a run.
+
+    Seeds and folds change slowest, so that an unfinished comparison has all sets of the first ones.
+
+    Raises:
+        ConfigError: wrong settings of any set, or no cell can be run.
+        InputError: store or fold cannot be used.
+    """
+    plans = _plans(comparison)
+    by_hash: dict[str, list[Cell]] = {}
+    left_out: list[LeftOut] = []
+    first: dict[str, TrainingPlan] = {}
+    reasons: dict[str, str | None] = {}
+    for cell, plan in plans:
+        key = f"{plan.config_hash} {plan.data.store}"
+        if key not in reasons:
+            reasons[key] = _reason_against(plan)
+        reason = reasons[key]
+        if reason is not None:
+            left_out.append(LeftOut(cell, reason))
+            continue
+        first.setdefault(key, plan)
+        by_hash.setdefault(key, []).append(cell)
+    if not by_hash:
+        raise ConfigError(
+            str(comparison.training), "", f"no run of the comparison is possible; the first: {left_out[0].reason}",
+            "correct the settings above",
+        )  # fmt: skip
+    runs = tuple(PlannedRun(first[key], tuple(cells)) for key, cells in by_hash.items())
+    return Grid(runs, tuple(left_out))
+
+
+def grid_cells(comparison: ComparisonPlan) -> Iterator[Cell]:
+    """Yield the cells in the order of starting."""
+    for seed, fold, share, fraction, name in product(
+        comparison.seeds, comparison.folds, comparison.unpaired_shares,
+        comparison.labelled_fractions, comparison.objective_sets,
+    ):  # fmt: skip
+        yield Cell(name, fraction, share, fold, seed)
+
+
+def _plans(comparison: ComparisonPlan) -> list[tuple[Cell, TrainingPlan]]:
+    path = comparison.training
+    base = read_yaml_mapping(path)
+    base.pop("tracking", None)  # the comparison has its own
+    base = with_changes(base, comparison.overrides, "overrides")
+    plans: list[tuple[Cell, TrainingPlan]] = []
+    faults: dict[str, str] = {}
+    for cell in grid_cells(comparison):
+        source = f"{path} with objective_sets.{cell.objective_set}"
+        try:
+            plans.append((cell, validate(TrainingPlan, _content(comparison, base, cell), source)))
+        except ConfigError as fault:
+            faults.setdefault(cell.objective_set, f"objective_sets.{cell.objective_set}: {fault.problem}")
+    if faults:
+        raise ConfigError(str(path), "", "\n".join(faults.values()), "correct the keys above")
+    return plans
+
+
+def _content(comparison: ComparisonPlan, base: Mapping[str, Any], cell: Cell) -> dict[str, Any]:
+    partition_seed = cell.seed if comparison.partition_seed is None else comparison.partition_seed
+    grid = {
+        "data.partitions.labelled_fraction": cell.labelled_fraction,
+        "data.partitions.audio_only_share": cell.unpaired_share / 2,
+        "data.partitions.video_only_share": cell.unpaired_share / 2,
+        "data.partitions.seed": partition_seed,
+    }
+    own = {
+        "output_dir": str(comparison.output_dir / RUNS_FOLDER / cell.name),
+        "data.fold": cell.fold,
+        "training.seed": cell.seed,
+        "evaluation.test": comparison.test,
+        **SINGLE_PROCESS,
+    }
+    content = with_changes(base, grid, "comparison")
+    changes = comparison.objective_sets[cell.objective_set]
+    content = with_changes(content, changes, f"objective_sets.{cell.objective_set}")
+    return with_changes(content, own, "comparison")
+
+
+def _reason_against(plan: TrainingPlan) -> str | None:
+    """Say why a run is impossible with these data; a store or fold that is missing is an error of all."""
+    chatty = logging.getLogger(check_plan.__module__)
+    level = chatty.level
+    chatty.setLevel(logging.WARNING)  # hundreds of runs would each list their clips
+    try:
+        check_plan(plan)
+    except ConfigError as fault:
+        return (
+            f"{fault.file}: {fault.field}: {fault.problem}"
+            if fault.field
+            else f"{fault.file}: {fault.problem}"
+        )
+    finally:
+        chatty.setLevel(level)
+    return None
+
+
+def store_of(grid: Grid) -> Path:
+    """Return the feature store of the first run."""
+    return grid.runs[0].plan.data.store

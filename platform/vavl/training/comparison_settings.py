@@ -1,0 +1,99 @@
+"""What a comparison of objectives runs: objective sets x label fractions x unpaired shares x folds x seeds."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from vavl.config.base import FrozenConfig
+from vavl.config.changes import leaves
+
+SINGLE_PROCESS = {
+    "training.launcher": "in_process",
+    "training.engine": "torch",
+    "training.workers": 1,
+    "training.zero_stage": 0,
+}
+"""What every run of a comparison is forced to: one process each, several of them side by side."""
+
+_OWN_KEYS = ("output_dir", "tracking", "data.fold", "training.seed", "evaluation.test", *SINGLE_PROCESS)
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
+
+
+def _empty_for_null(value: Any) -> Any:
+    # `name:` with nothing behind it is a set that changes nothing.
+    return {} if value is None else value
+
+
+Changes = Annotated[dict[str, Any], BeforeValidator(_empty_for_null)]
+
+
+class ComparisonPlan(FrozenConfig):
+    """One base configuration, changed by every objective set, over the whole grid."""
+
+    output_dir: Path = Field(description="folder of the table and of all runs; starting again continues")
+    training: Path = Field(description="training configuration that all runs start from; counts from here")
+    overrides: Changes = Field({}, description="changes of the training configuration for all sets")
+    objective_sets: dict[str, Changes] = Field(
+        min_length=1,
+        description="name -> changes as dotted keys or sections; null switches off; they win over the grid",
+    )
+    labelled_fractions: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field((1.0,), min_length=1)
+    unpaired_shares: tuple[Annotated[float, Field(ge=0, le=1)], ...] = Field(
+        (0.0,), min_length=1, description="share of pairs taken apart: half audio-only, half video-only"
+    )
+    folds: tuple[Annotated[int, Field(ge=0)], ...] = Field((0,), min_length=1)
+    seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field((0,), min_length=1)
+    partition_seed: int | None = Field(
+        None, ge=0, description="of the draw of labels and pairs; null = the training seed of the run"
+    )
+    reference: str | None = Field(None, description="set that the others are compared with; null = the first")
+    at_once: int | None = Field(None, ge=1, description="runs side by side; null = the CPUs of Ray")
+    test: bool = Field(False, description="measure the test split once per run; false compares on validation")
+
+    @property
+    def split(self) -> str:
+        """The split that the sets are compared on."""
+        return "test" if self.test else "validation"
+
+    @property
+    def reference_set(self) -> str:
+        """Name of the set that the others are compared with."""
+        return self.reference or next(iter(self.objective_sets))
+
+    @model_validator(mode="after")
+    def _names_are_usable(self) -> Self:
+        for name in self.objective_sets:
+            if not _NAME.fullmatch(name):
+                raise ValueError(
+                    f"objective set {name!r}: letters, digits and _ . + - only, it names a folder"
+                )
+        if self.reference_set not in self.objective_sets:
+            raise ValueError(f"reference {self.reference} is none of: {', '.join(self.objective_sets)}")
+        return self
+
+    @model_validator(mode="after")
+    def _values_are_distinct(self) -> Self:
+        lists: dict[str, Sequence[float]] = {
+            name: getattr(self, name) for name in ("labelled_fractions", "unpaired_shares", "folds", "seeds")
+        }
+        for name, values in lists.items():
+            if len(set(values)) < len(values):
+                raise ValueError(f"{name}: a value stands there twice")
+        return self
+
+    @model_validator(mode="after")
+    def _changes_leave_the_grid_alone(self) -> Self:
+        for place, changes in {"overrides": self.overrides, **self.objective_sets}.items():
+            for keys, _ in leaves(changes):
+                key = ".".join(keys)
+                for own in _OWN_KEYS:
+                    if f"{key}.".startswith(f"{own}."):
+                        raise ValueError(
+                            f"{place}: {key} belongs to the comparison and cannot be changed here"
+                        )
+        return self

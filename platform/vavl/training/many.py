@@ -1,0 +1,167 @@
+"""Many small trainings side by side, each one task of Ray in one process of its own."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import ray
+from ray.exceptions import RayError
+
+from vavl.config.files import read_json, write_json
+from vavl.data.store import FeatureStore
+from vavl.errors import VavlError
+from vavl.training.checkpoint import CHECKPOINTS_FOLDER
+from vavl.training.launch import join_ray
+from vavl.training.loop import Record
+from vavl.training.run_folder import RunFolder, claim_run_folder, finished_hash
+from vavl.training.settings import TrainingPlan
+from vavl.training.worker import read_outcome, train_on_worker
+
+SUMMARY_FILE = "summary.json"
+_log = logging.getLogger(__name__)
+
+
+class RunLog(Protocol):
+    """Keeps the record of one run, in the process that trains it; must be picklable."""
+
+    def start(self, plan: TrainingPlan, folder: RunFolder) -> None:
+        """Record that the run starts, or goes on."""
+
+    def __call__(self, records: Sequence[Record]) -> None:
+        """Record steps and epochs."""
+
+    def end(self, status: Literal["FINISHED", "FAILED"], metrics: Mapping[str, float]) -> None:
+        """Record the end."""
+
+
+@dataclass(frozen=True)
+class RunEnd:
+    """How a run ended.
+
+    Attributes:
+        name: of the run.
+        state: ``kept`` for a run that was finished before.
+        seconds: of this attempt; 0 for a kept run.
+        reason: why it failed, else "".
+    """
+
+    name: str
+    state: Literal["finished", "kept", "failed"]
+    seconds: float = 0.0
+    reason: str = ""
+
+
+def is_finished(plan: TrainingPlan) -> bool:
+    """Tell whether this very run, on the same features, lies finished in its folder."""
+    if finished_hash(plan.output_dir) != plan.config_hash:
+        return False
+    try:
+        summary = read_json(plan.output_dir / SUMMARY_FILE)
+    except VavlError:
+        return False
+    return bool(summary["store_hash"] == FeatureStore.open(plan.data.store).hash)
+
+
+def train_many(
+    plans: Mapping[str, TrainingPlan], log_of: Callable[[str], RunLog], at_once: int | None = None
+) -> Iterator[RunEnd]:
+    """Train every plan in its folder and yield how each ended, as they end.
+
+    A run that fails stops no other. Runs that are finished already are yielded first. A process
+    that dies takes up its run once more, from the last checkpoint.
+
+    Args:
+        plans: by name; one worker each, engine ``torch``.
+        log_of: gives the log of a run.
+        at_once: runs side by side; the CPUs (or GPUs) of Ray by default.
+    """
+    waiting: deque[str] = deque()
+    for name, plan in plans.items():
+        if is_finished(plan):
+            yield RunEnd(name, "kept")
+        else:
+            waiting.append(name)
+    if not waiting:
+        return
+    join_ray(threads=1)
+    running: dict[Any, str] = {}
+    try:
+        while waiting or running:
+            while waiting and len(running) < (at_once or _places()):
+                name = waiting.popleft()
+                running[_submit(name, plans[name], log_of(name))] = name
+            done, _ = ray.wait(list(running), num_returns=1)
+            for task in done:
+                yield _end_of(task, running.pop(task))
+    finally:
+        for task in running:
+            ray.cancel(task, force=True)
+
+
+def train_one(name: str, plan: TrainingPlan, log: RunLog) -> RunEnd:
+    """Train one plan in this process; whatever goes wrong is the end of this run only.
+
+    Leaves what ``train_on_worker`` leaves, and ``summary.json`` with ``seconds``; the checkpoints of a
+    finished run are removed.
+    """
+    start = time.monotonic()
+    try:
+        folder = claim_run_folder(plan)
+        log.start(plan, folder)
+        train_on_worker(plan, log)
+        outcome = read_outcome(plan.output_dir)
+        seconds = time.monotonic() - start
+        log.end("FINISHED", outcome["metrics"])
+    except Exception as fault:  # noqa: BLE001  the other runs go on
+        _log.exception("run %s failed", name)
+        _record_failure(log)
+        reason = str(fault) if isinstance(fault, VavlError) else f"{type(fault).__name__}: {fault}"
+        return RunEnd(name, "failed", time.monotonic() - start, reason)
+    write_json(plan.output_dir / SUMMARY_FILE, {**outcome, "run_id": folder.run_id, "seconds": seconds})
+    folder.finish()
+    shutil.rmtree(plan.output_dir / CHECKPOINTS_FOLDER, ignore_errors=True)
+    return RunEnd(name, "finished", seconds)
+
+
+def read_summary(folder: Path) -> dict[str, Any]:
+    """Read what a finished run left."""
+    summary: dict[str, Any] = read_json(folder / SUMMARY_FILE)
+    return summary
+
+
+def _record_failure(log: RunLog) -> None:
+    try:
+        log.end("FAILED", {})
+    except Exception:  # noqa: BLE001  the run has failed already
+        _log.exception("the failure could not be recorded")
+
+
+def _submit(name: str, plan: TrainingPlan, log: RunLog) -> Any:
+    settings = plan.training
+    task = ray.remote(train_one).options(
+        num_cpus=settings.cpus_per_worker,
+        num_gpus=settings.gpus_per_worker,
+        max_retries=1,
+        name=name,
+    )
+    return task.remote(name, plan.with_absolute_paths(), log)
+
+
+def _places() -> int:
+    # Tasks beyond the CPUs would wait inside Ray; asked anew each time, a cluster may grow.
+    return max(1, int(ray.cluster_resources().get("CPU", 1)))
+
+
+def _end_of(task: Any, name: str) -> RunEnd:
+    try:
+        end: RunEnd = ray.get(task)
+    except RayError as fault:
+        return RunEnd(name, "failed", reason=f"its process ended: {type(fault).__name__}: {fault}")
+    return end
