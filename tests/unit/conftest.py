@@ -82,6 +82,7 @@ class Batches:
             is_labelled=flags("target"),
             has_audio=flags("audio"),
             has_video=flags("video"),
+            place=torch.arange(len(clips) + fillers),
         )
 
     @staticmethod

@@ -47,6 +47,10 @@ class ClipBatch:
     """(clips,), float32."""
     has_video: Tensor
     """(clips,), float32."""
+    place: Tensor
+    """(clips,), int64: place of each row in the global batch of its step; noise of a row is keyed by it."""
+    weak: WeakView | None = None
+    """The unlabelled clips once more, where pseudo-labels are trained."""
 
     @property
     def clips(self) -> int:
@@ -60,7 +64,25 @@ class ClipBatch:
             for field in fields(self)
             if isinstance(getattr(self, field.name), Tensor)
         }
-        return replace(self, audio=_moved(self.audio, device), video=_moved(self.video, device), **moved)
+        audio, video = _moved(self.audio, device), _moved(self.video, device)
+        weak = self.weak.to(device) if self.weak else None
+        return replace(self, audio=audio, video=video, weak=weak, **moved)
+
+
+@dataclass(frozen=True)
+class WeakView:
+    """The unlabelled clips of a micro-batch under weak augmentation, with every modality they have.
+
+    Without an unlabelled clip one filler row stands in, so that every rank runs the same graph.
+    """
+
+    batch: ClipBatch
+    clip: Tensor
+    """(rows,), int64: place of each row among the clips of the micro-batch; 0 for the filler."""
+
+    def to(self, device: torch.device) -> Self:
+        """Copy every tensor to ``device``."""
+        return replace(self, batch=self.batch.to(device), clip=self.clip.to(device, non_blocking=True))
 
 
 def _moved(modality: ModalityBatch, device: torch.device) -> ModalityBatch:

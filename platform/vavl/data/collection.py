@@ -148,6 +148,7 @@ def collate(
     rows: NDArray[np.int64],
     normaliser: Mapping[str, Normaliser],
     views: ViewMaker | None = None,
+    places: NDArray[np.int64] | None = None,
 ) -> ClipBatch:
     """Read, normalise and pad the clips of one micro-batch.
 
@@ -156,6 +157,7 @@ def collate(
         rows: manifest rows; ``FILLER`` rows become clips without modality and label.
         normaliser: by modality.
         views: changes the frames for training; None takes them as they are.
+        places: of the rows in the global batch; by default their number in ``rows``.
     """
     real = rows != FILLER
     safe = np.maximum(rows, 0)
@@ -169,6 +171,7 @@ def collate(
         is_labelled=torch.from_numpy((collection.is_labelled[safe] & real).astype(np.float32)),
         has_audio=torch.from_numpy(has["audio"].astype(np.float32)),
         has_video=torch.from_numpy(has["video"].astype(np.float32)),
+        place=torch.from_numpy(np.arange(len(rows)) if places is None else places),
     )
 
 

@@ -47,6 +47,7 @@ class StepLoader:
         normaliser: by modality.
         place: of this rank.
         augmentation: views of the training clips.
+        weak_view: of the unlabelled clips, when pseudo-labels are trained.
     """
 
     collection: ClipCollection
@@ -54,6 +55,7 @@ class StepLoader:
     normaliser: Mapping[str, Normaliser]
     place: RankPlace
     augmentation: AugmentationSettings = field(default_factory=AugmentationSettings)
+    weak_view: AugmentationSettings | None = None
 
     def steps(self, first: int, end: int) -> Iterator[list[ClipBatch]]:
         """Yield the micro-batches of this rank for steps ``first`` to ``end - 1``."""
@@ -72,7 +74,7 @@ class StepLoader:
         # The sampler deals in turn: row i of a slot stands at slot + i * slots of the global batch.
         places = slot + slots * np.arange(len(rows))
         views = ViewMaker(self.augmentation, self.sampler.seed, step, places)
-        return collate(self.collection, rows, self.normaliser, views)
+        return collate(self.collection, rows, self.normaliser, views, places)
 
 
 def evaluation_batches(

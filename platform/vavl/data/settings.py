@@ -25,6 +25,7 @@ class DataSettings(FrozenConfig):
     )
     composition: CompositionSettings = CompositionSettings()
     augmentation: AugmentationSettings = AugmentationSettings()
+    weak_view: AugmentationSettings = AugmentationSettings()
 
 
 class FeatureUse(FrozenConfig):

@@ -23,13 +23,13 @@ from vavl.data.statistics import FeatureStatistics
 from vavl.data.store import FeatureStore
 from vavl.errors import InputError
 from vavl.metrics.names import AUDIO, AUDIO_VIDEO, VIDEO
-from vavl.models.settings import AttributeTask, ClassTask, NetworkSettings, Task
-from vavl.models.vavl import Vavl, VavlOutput
+from vavl.models.settings import AttributeTask, ClassTask, LadderShape, NetworkSettings, Task
+from vavl.models.vavl import LADDER_PREFIX, Vavl, VavlOutput
 
 _WEIGHTS_FILE = "model.safetensors"
 _DESCRIPTION_FILE = "model.json"
 _CHECKSUM_KEY = "weights_sha256"
-_FORMAT_VERSION = 1
+_FORMAT_VERSION = 2
 
 
 class ModalityDescription(FrozenConfig):
@@ -197,10 +197,11 @@ class SavedModel:
 
 
 def save_model(folder: Path, weights: Mapping[str, Tensor], description: ModelDescription) -> None:
-    """Write a model; the description comes last and holds the checksum of the weights."""
+    """Write a model without what only training needs; the description comes last and holds the checksum."""
     make_folder(folder)
+    served = {name: value for name, value in weights.items() if not name.startswith(LADDER_PREFIX)}
     with written_beside(folder / _WEIGHTS_FILE) as partial:
-        save_file({name: value.contiguous() for name, value in weights.items()}, partial)
+        save_file({name: value.contiguous() for name, value in served.items()}, partial)
         checksum = sha256_of_file(partial)
     content = {**description.model_dump(mode="json"), _CHECKSUM_KEY: checksum}
     write_json(folder / _DESCRIPTION_FILE, content)
@@ -246,10 +247,14 @@ def _read_description(file: Path) -> tuple[ModelDescription, str]:
         raise InputError(str(file), "", f"not a model description: {faults}", "restore the file") from None
 
 
-def build_network(description: ModelDescription) -> Vavl:
-    """Build the network that a description names, with fresh weights."""
+def build_network(description: ModelDescription, ladder: LadderShape | None = None) -> Vavl:
+    """Build the network that a description names, with fresh weights; ``ladder`` adds what trains one."""
     return Vavl(
-        description.network, description.audio.width, description.video.width, description.task.outputs
+        description.network,
+        description.audio.width,
+        description.video.width,
+        description.task.outputs,
+        ladder,
     )
 
 
@@ -277,4 +282,5 @@ def _batch(clips: Sequence[ClipFeatures], description: ModelDescription) -> Clip
         is_labelled=nothing,
         has_audio=nothing,
         has_video=nothing,
+        place=torch.arange(len(clips)),
     )

@@ -38,6 +38,14 @@ class NetworkSettings(FrozenConfig):
     dropout: float = Field(0.1, ge=0, lt=1, description="within the Conformer blocks")
     head_dropout: float = Field(0.2, ge=0, lt=1)
     input_dropout: float = Field(0.0, ge=0, lt=1, description="on the projected input frames")
+    correlation_size: int = Field(
+        16, ge=1, description="K of soft-HGR; keep it well below the pairs of a global batch"
+    )
+
+    @property
+    def ladder_layers(self) -> int:
+        """Layers that a ladder rebuilds: the input frames and the output of every Conformer block."""
+        return 1 + self.modality_blocks + self.shared_blocks
 
     @model_validator(mode="before")
     @classmethod
@@ -58,6 +66,21 @@ class NetworkSettings(FrozenConfig):
                 f"convolution_kernel {self.convolution_kernel} must be odd to keep the frame count"
             )
         return self
+
+
+class LadderShape(FrozenConfig):
+    """What a cross-modal ladder adds to the network."""
+
+    noise: float = Field(
+        0.3, ge=0, description="deviation of the noise on the normalised input and after every block"
+    )
+    lateral: Literal["own", "other", "both", "none"] = Field(
+        "own", description="modality whose noisy layers feed the decoder's skip connections"
+    )
+    top: Literal["own", "other"] = Field(
+        "other", description="modality whose noisy top feeds the decoder; an unpaired clip uses its own"
+    )
+    detach_target: bool = Field(True, description="let no gradient through the clean layers")
 
 
 class ClassTask(FrozenConfig):

@@ -1,10 +1,13 @@
 """The VAVL network (Goncalves et al., arXiv 2305.07216, IEEE TAFFC).
 
-Axes: A clips with audio, V clips with video, N clips of the batch, T frames, C classes or attributes.
+Axes: A clips with audio, V clips with video, N clips of the batch, T frames, C classes or attributes,
+K correlation size.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -13,8 +16,13 @@ from torch import Tensor, nn
 from vavl.data.batch import ClipBatch, ModalityBatch
 from vavl.models.conformer import ConformerBlock
 from vavl.models.dropout import Dropout
+from vavl.models.ladder import CrossModalLadder, Encoding, LadderTrace, OtherSide, pooled_layers
+from vavl.models.noise import NoiseKey, layer_noise
 from vavl.models.pooling import masked_mean
-from vavl.models.settings import NetworkSettings
+from vavl.models.settings import LadderShape, NetworkSettings
+
+LADDER_PREFIX = "ladder."
+"""Start of the names of weights that only training needs."""
 
 
 class ModalityOutput(NamedTuple):
@@ -26,6 +34,15 @@ class ModalityOutput(NamedTuple):
     """(clips of the modality, C) of the unimodal head."""
     reconstruction: Tensor
     """(clips of the modality, input channels): estimate of the mean input frame."""
+    correlation: Tensor
+    """(clips of the modality, K): the functions f and g of soft-HGR."""
+
+
+class LadderOutput(NamedTuple):
+    """What the ladder rebuilt, by modality."""
+
+    audio: LadderTrace
+    video: LadderTrace
 
 
 class VavlOutput(NamedTuple):
@@ -35,6 +52,9 @@ class VavlOutput(NamedTuple):
     video: ModalityOutput
     fusion_logits: Tensor
     """(N, C); meaningful where a clip has both modalities, finite elsewhere."""
+    label_correlation: Tensor
+    """(N, K): the function h of soft-HGR; meaningful where a clip has a label."""
+    ladder: LadderOutput | None = None
 
 
 class Vavl(nn.Module):
@@ -48,19 +68,42 @@ class Vavl(nn.Module):
         audio_width: channels of an audio frame.
         video_width: channels of a video frame.
         outputs: numbers predicted per clip (classes or attributes).
+        ladder: adds the decoders of the cross-modal ladder; training only.
     """
 
-    def __init__(self, settings: NetworkSettings, audio_width: int, video_width: int, outputs: int) -> None:
+    def __init__(
+        self,
+        settings: NetworkSettings,
+        audio_width: int,
+        video_width: int,
+        outputs: int,
+        ladder: LadderShape | None = None,
+    ) -> None:
         super().__init__()
         self.audio_path = ModalityPath(settings, audio_width, outputs)
         self.video_path = ModalityPath(settings, video_width, outputs)
         self.shared = SharedBlocks(settings)
         self.fusion_head = feed_forward_head(2 * settings.width, outputs, settings)
+        self.correlate_label = nn.Linear(outputs, settings.correlation_size, bias=False)
+        self.ladder = CrossModalLadder(settings, (audio_width, video_width), ladder) if ladder else None
 
-    def forward(self, batch: ClipBatch) -> VavlOutput:
-        """Run both modality paths and the fusion head; every module runs for every batch."""
-        audio = self.audio_path(batch.audio, self.shared)
-        video = self.video_path(batch.video, self.shared)
+    def forward(self, batch: ClipBatch, noise: NoiseKey | None = None) -> VavlOutput:
+        """Run both modality paths and the fusion head; every module runs for every batch.
+
+        Args:
+            batch: the clips.
+            noise: of this step, when a network with a ladder is trained: predictions and
+                reconstructions then come from the noisy pass, and a clean pass gives the ladder's targets.
+        """
+        if noise is None or self.ladder is None:
+            audio = self.audio_path.encode(batch.audio, self.shared)
+            video = self.video_path.encode(batch.video, self.shared)
+            return self._predict(batch, audio, video)
+        return self._climb(self.ladder, batch, noise)
+
+    def _predict(self, batch: ClipBatch, audio_encoding: Encoding, video_encoding: Encoding) -> VavlOutput:
+        audio = self.audio_path.predict(audio_encoding.representation)
+        video = self.video_path.predict(video_encoding.representation)
         both = torch.cat(
             (
                 _spread(audio.representation.detach(), batch.audio.clip, batch.clips),
@@ -68,29 +111,77 @@ class Vavl(nn.Module):
             ),
             dim=-1,
         )
-        return VavlOutput(audio, video, self.fusion_head(both))
+        return VavlOutput(
+            audio, video, self.fusion_head(both), correlated(self.correlate_label, batch.target)
+        )
+
+    def _climb(self, ladder: CrossModalLadder, batch: ClipBatch, key: NoiseKey) -> VavlOutput:
+        """Run the noisy and the clean pass, and the decoders from the one to the other."""
+        sides = ((self.audio_path, batch.audio), (self.video_path, batch.video))
+        noisy = [
+            path.encode(clips, self.shared, path.noise(clips, batch.place, key, ladder.shape.noise, stream))
+            for stream, (path, clips) in enumerate(sides)
+        ]
+        follows_target = torch.is_grad_enabled() and not ladder.shape.detach_target
+        with _without_dropout(self), torch.set_grad_enabled(follows_target):
+            clean = [path.encode(clips, self.shared) for path, clips in sides]
+        audio_side = _other_side(ladder, batch.audio, batch.video, noisy[1], batch.clips)
+        video_side = _other_side(ladder, batch.video, batch.audio, noisy[0], batch.clips)
+        traces = LadderOutput(
+            LadderTrace(clean[0].layers, ladder.rebuild(ladder.audio, noisy[0], audio_side)),
+            LadderTrace(clean[1].layers, ladder.rebuild(ladder.video, noisy[1], video_side)),
+        )
+        return self._predict(batch, *noisy)._replace(ladder=traces)
 
 
 class ModalityPath(nn.Module):
-    """Projection, Conformer blocks, head and reconstruction of one modality."""
+    """Projection, Conformer blocks, head, reconstruction and correlation function of one modality."""
 
     def __init__(self, settings: NetworkSettings, input_width: int, outputs: int) -> None:
         super().__init__()
+        self.widths = (input_width, *[settings.width] * (settings.ladder_layers - 1))
         self.projection = nn.Linear(input_width, settings.width)
         self.input_dropout = Dropout(settings.input_dropout)
         self.blocks = nn.ModuleList(ConformerBlock(settings) for _ in range(settings.modality_blocks))
         self.head = feed_forward_head(settings.width, outputs, settings)
         self.reconstruct = feed_forward_head(settings.width, input_width, settings)
+        self.correlate = nn.Linear(settings.width, settings.correlation_size)
 
-    def forward(self, clips: ModalityBatch, shared: SharedBlocks) -> ModalityOutput:
-        """Encode the clips of this modality; ``shared`` holds the blocks common to both modalities."""
+    def encode(
+        self, clips: ModalityBatch, shared: SharedBlocks, noise: Sequence[Tensor] | None = None
+    ) -> Encoding:
+        """Encode the clips of this modality.
+
+        Args:
+            clips: of this modality.
+            shared: the blocks common to both modalities.
+            noise: (clips, time, channel) per layer, added to the input and after every block.
+        """
         dtype = self.projection.weight.dtype
         values = clips.values.masked_fill(~clips.is_real.unsqueeze(-1), 0).to(dtype)
-        frames = self.input_dropout(self.projection(values))
-        for block in self.blocks:
-            frames = block(frames, clips.is_real)
-        representation = masked_mean(shared(frames, clips.is_real), clips.is_real)
-        return ModalityOutput(representation, self.head(representation), self.reconstruct(representation))
+        added: Sequence[Tensor | None] = noise or [None] * len(self.widths)
+        layers = [_noisy(values, added[0])]
+        frames = self.input_dropout(self.projection(layers[0]))
+        for block, extra in zip(self.blocks, added[1:], strict=False):
+            frames = _noisy(block(frames, clips.is_real), extra)
+            layers.append(frames)
+        top, more = shared(frames, clips.is_real, added[1 + len(self.blocks) :])
+        return Encoding(masked_mean(top, clips.is_real), (*layers, *more))
+
+    def predict(self, representation: Tensor) -> ModalityOutput:
+        """Apply the head, the reconstruction and the correlation function to (clips, width)."""
+        return ModalityOutput(
+            representation,
+            self.head(representation),
+            self.reconstruct(representation),
+            correlated(self.correlate, representation),
+        )
+
+    def noise(
+        self, clips: ModalityBatch, place: Tensor, key: NoiseKey, deviation: float, stream: int
+    ) -> list[Tensor]:
+        """Draw the noise of every layer; see ``layer_noise``."""
+        return [deviation * layer for layer in layer_noise(key, stream, clips, place, self.widths)]
 
 
 class SharedBlocks(nn.Module):
@@ -101,13 +192,14 @@ class SharedBlocks(nn.Module):
         self.blocks = nn.ModuleList(ConformerBlock(settings) for _ in range(settings.shared_blocks))
         self.norm = nn.LayerNorm(settings.width)
 
-    def forward(self, frames: Tensor, is_real: Tensor) -> Tensor:
-        """Map (batch, time, channel) to the same shape."""
-        mixed = frames
-        for block in self.blocks:
-            mixed = block(mixed, is_real)
-        normalised: Tensor = self.norm(mixed + frames)
-        return normalised
+    def forward(
+        self, frames: Tensor, is_real: Tensor, noise: Sequence[Tensor | None]
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Map (batch, time, channel) to the same shape; also return the output of every block."""
+        layers = [frames]
+        for block, extra in zip(self.blocks, noise, strict=True):
+            layers.append(_noisy(block(layers[-1], is_real), extra))
+        return self.norm(layers[-1] + frames), layers[1:]
 
 
 def feed_forward_head(input_width: int, outputs: int, settings: NetworkSettings) -> nn.Sequential:
@@ -123,9 +215,46 @@ def feed_forward_head(input_width: int, outputs: int, settings: NetworkSettings)
     )
 
 
+def correlated(linear: nn.Linear, values: Tensor) -> Tensor:
+    """Apply a function of soft-HGR outside autocast: its moments need every digit."""
+    with torch.autocast(values.device.type, enabled=False):
+        result: Tensor = linear(values.to(linear.weight.dtype))
+    return result
+
+
 def parameter_count(network: nn.Module) -> int:
     """Count all parameters of a network."""
     return sum(parameter.numel() for parameter in network.parameters())
+
+
+def _other_side(
+    ladder: CrossModalLadder, own: ModalityBatch, other: ModalityBatch, encoding: Encoding, clips: int
+) -> OtherSide:
+    """Look up the other modality's noisy pass for each row of ``own``."""
+    is_there = _spread(other.weight.unsqueeze(-1), other.clip, clips)[own.clip, 0] > 0
+    pooled = pooled_layers(encoding, other.is_real) if ladder.reads_other_layers else ()
+    representation, *layers = (
+        _spread(torch.where(other.weight.unsqueeze(-1) > 0, rows, 0), other.clip, clips)[own.clip]
+        for rows in (encoding.representation, *pooled)
+    )
+    return OtherSide(is_there, representation, tuple(layer.unsqueeze(1) for layer in layers))
+
+
+@contextmanager
+def _without_dropout(network: nn.Module) -> Iterator[None]:
+    """Switch dropout off: it is noise as well, and a clean layer has none."""
+    active = [module for module in network.modules() if isinstance(module, Dropout) and module.training]
+    for module in active:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in active:
+            module.training = True
+
+
+def _noisy(frames: Tensor, noise: Tensor | None) -> Tensor:
+    return frames if noise is None else frames + noise.to(frames.dtype)
 
 
 def _spread(rows: Tensor, clip: Tensor, clips: int) -> Tensor:

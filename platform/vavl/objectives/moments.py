@@ -24,3 +24,14 @@ def linked(global_sum: Tensor, local_sum: Tensor) -> Tensor:
 def add_moments(first: Moments, second: Moments) -> dict[str, Tensor]:
     """Add two sets of moments name by name; both must hold the same names."""
     return {name: first[name] + second[name] for name in first}
+
+
+def named_moments(prefix: str, moments: Moments) -> dict[str, Tensor]:
+    """Put ``<prefix>/`` before every name."""
+    return {f"{prefix}/{name}": value for name, value in moments.items()}
+
+
+def moments_under(prefix: str, moments: Moments) -> dict[str, Tensor]:
+    """Return what ``named_moments`` put under a prefix."""
+    start = f"{prefix}/"
+    return {name.removeprefix(start): value for name, value in moments.items() if name.startswith(start)}

@@ -1,29 +1,94 @@
-"""Which objectives a run trains with, and their weights."""
+"""Which objectives a run trains with, their weights, and when they begin."""
 
 from __future__ import annotations
+
+from typing import Literal
 
 from pydantic import Field
 
 from vavl.config.base import FrozenConfig
+from vavl.models.settings import LadderShape
 
 
-class SupervisedSettings(FrozenConfig):
-    """The task loss on labelled clips: audio head + video head + fusion head."""
+class ScheduledSettings(FrozenConfig):
+    """Weight of an objective: 0 before ``start_step``, then a straight line up to ``weight``.
+
+    A weight of 0 computes the objective, logs it and does not train on it.
+    """
 
     weight: float = Field(1.0, ge=0)
+    start_step: int = Field(0, ge=0, description="first optimizer step with a weight above 0")
+    ramp_steps: int = Field(0, ge=0, description="steps from there to the full weight")
+
+    def weight_at(self, step: int) -> float:
+        """Return the weight at an optimizer step, from 0."""
+        if step < self.start_step:
+            return 0.0
+        return self.weight * min(1.0, (step - self.start_step + 1) / (self.ramp_steps + 1))
+
+
+class SupervisedSettings(ScheduledSettings):
+    """The task loss on labelled clips: audio head + video head + fusion head."""
+
     label_smoothing: float = Field(
         0.0, ge=0, lt=1, description="classes only; 0 trains on the labels as given"
     )
 
 
-class ReconstructionSettings(FrozenConfig):
+class ReconstructionSettings(ScheduledSettings):
     """Reconstruction of each clip's mean input frame, on every clip that has the modality."""
 
     weight: float = Field(2.0, ge=0, description="the paper uses 2 for classes and 1 for attributes")
 
 
+class HgrSettings(ScheduledSettings):
+    """Soft-HGR maximal correlation; the size K is ``model.correlation_size``.
+
+    A label term is worth at most min(K, classes - 1) / 2, the audio-video term min(K, pairs - 1) / 2:
+    equal weights let the audio-video term dominate.
+    """
+
+    audio_video: float = Field(1.0, ge=0, description="weight of the term over all pairs, labelled or not")
+    audio_label: float = Field(1.0, ge=0, description="weight of the term over labelled clips with audio")
+    video_label: float = Field(1.0, ge=0, description="weight of the term over labelled clips with video")
+
+
+class LadderSettings(ScheduledSettings, LadderShape):
+    """Cross-modal ladder on every clip. While configured, supervised losses are those of the noisy pass."""
+
+    layer_weights: tuple[float, ...] | None = Field(
+        None, description="input first, then every block; null = 1 each"
+    )
+
+
+class PseudoLabelSettings(ScheduledSettings):
+    """Hard labels that the network gives to unlabelled clips (FixMatch, Sohn et al. 2020); classes only.
+
+    The label comes from the weak view (``data.weak_view``) under the surest of audio + video, audio and
+    video; it trains all conditions of the clip under the training view (``data.augmentation``).
+    """
+
+    threshold: float = Field(0.95, gt=0, le=1, description="least confidence of a label that counts")
+    adaptive: bool = Field(
+        False,
+        description="thresholds per class follow the network's confidence (FreeMatch); threshold is unused",
+    )
+    adaptive_momentum: float = Field(0.99, ge=0, lt=1, description="of the running means behind them")
+    teacher: Literal["self", "average"] = Field(
+        "self", description="average: the averaged weights, see training.average_decay"
+    )
+
+
 class ObjectiveSettings(FrozenConfig):
-    """The objectives of a run; a weight of 0 computes the part, logs it and does not train on it."""
+    """The objectives of a run; null leaves one out altogether."""
 
     supervised: SupervisedSettings = SupervisedSettings()
     reconstruction: ReconstructionSettings = ReconstructionSettings()
+    hgr: HgrSettings | None = None
+    ladder: LadderSettings | None = None
+    pseudo_label: PseudoLabelSettings | None = None
+
+    def weights_at(self, step: int) -> dict[str, float]:
+        """Return the weight of every configured objective at an optimizer step."""
+        configured = {name: getattr(self, name) for name in type(self).model_fields}
+        return {name: part.weight_at(step) for name, part in configured.items() if part is not None}

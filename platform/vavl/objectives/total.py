@@ -1,4 +1,4 @@
-"""The weighted sum of all objectives of a micro-batch, normalised over the global batch.
+"""All objectives of a micro-batch, each normalised over the global batch, and their weighted sum.
 
 Every part is scaled such that its sum over all ranks and micro-batches is the loss of the global
 batch. The engine must therefore add gradients up, not average them (``training/engine.py``).
@@ -15,131 +15,199 @@ from torch import Tensor
 from vavl.data.batch import ClipBatch, ModalityBatch
 from vavl.metrics.names import AUDIO, AUDIO_VIDEO, VIDEO
 from vavl.models.pooling import masked_mean
-from vavl.models.settings import AttributeTask, ClassTask, Task
-from vavl.models.vavl import VavlOutput
-from vavl.objectives.moments import Moments
+from vavl.models.settings import AttributeTask, ClassTask, NetworkSettings, Task
+from vavl.models.vavl import ModalityOutput, VavlOutput
+from vavl.objectives.hgr import correlation_moments, soft_hgr_loss
+from vavl.objectives.ladder import ladder_loss, ladder_moments
+from vavl.objectives.moments import Moments, moments_under, named_moments
+from vavl.objectives.predictions import predictions
+from vavl.objectives.pseudo_label import Guess, PseudoTarget, guess_moments
 from vavl.objectives.reconstruction import reconstruction_error_sum
 from vavl.objectives.settings import ObjectiveSettings
 from vavl.objectives.supervised import concordance_loss, concordance_moments, cross_entropy_sum
 
+HGR_PAIRS = (AUDIO_VIDEO, "audio_label", "video_label")
+
 
 @dataclass(frozen=True)
-class Prediction:
-    """What one condition predicts, and which clips count for it.
+class Objective:
+    """The objectives of a run as functions of a micro-batch.
 
     Attributes:
-        logits: (rows, outputs).
-        target: (rows, outputs).
-        weight: (rows,), 1 where the clip has the condition's modalities and a label.
-    """
-
-    logits: Tensor
-    target: Tensor
-    weight: Tensor
-
-
-def predictions(output: VavlOutput, batch: ClipBatch) -> dict[str, Prediction]:
-    """Gather the predictions of a batch by condition."""
-    both = batch.has_audio * batch.has_video * batch.is_labelled
-    return {
-        AUDIO_VIDEO: Prediction(output.fusion_logits, batch.target, both),
-        AUDIO: _of_modality(output.audio.logits, batch.audio, batch),
-        VIDEO: _of_modality(output.video.logits, batch.video, batch),
-    }
-
-
-def needs_first_pass(task: Task) -> bool:
-    """Tell whether a loss depends on moments of the network's output over the global batch.
-
-    Counts are known from the batch alone; CCC's moments are not, and with several micro-batches they
-    need a first pass without gradient.
-    """
-    return isinstance(task, AttributeTask)
-
-
-def batch_moments(output: VavlOutput | None, batch: ClipBatch, task: Task) -> dict[str, Tensor]:
-    """Sum over one micro-batch what the objectives need of the global batch.
-
-    Args:
-        output: the network's output; None when ``needs_first_pass`` is False.
-        batch: the micro-batch.
-        task: what is predicted.
-
-    Returns:
-        Float64 sums by name, to be added over micro-batches and ranks.
-    """
-    moments = {
-        f"{AUDIO}/clips": batch.audio.weight.double().sum(),
-        f"{VIDEO}/clips": batch.video.weight.double().sum(),
-        f"{AUDIO}/labelled": (batch.has_audio * batch.is_labelled).double().sum(),
-        f"{VIDEO}/labelled": (batch.has_video * batch.is_labelled).double().sum(),
-        f"{AUDIO_VIDEO}/labelled": (batch.has_audio * batch.has_video * batch.is_labelled).double().sum(),
-    }
-    if output is not None and isinstance(task, AttributeTask):
-        for condition, predicted in predictions(output, batch).items():
-            sums = concordance_moments(predicted.logits, predicted.target, predicted.weight)
-            moments |= {f"{condition}/ccc/{name}": value for name, value in sums.items()}
-    return moments
-
-
-def objective_parts(
-    output: VavlOutput,
-    batch: ClipBatch,
-    task: Task,
-    settings: ObjectiveSettings,
-    global_moments: Moments,
-    parts: int,
-) -> dict[str, Tensor]:
-    """Return the unweighted parts of the objective.
-
-    Args:
-        output: of this micro-batch.
-        batch: this micro-batch.
         task: classes or attributes.
-        settings: label smoothing.
-        global_moments: ``batch_moments`` added over all micro-batches and ranks.
-        parts: number of micro-batches of the global batch over all ranks.
-
-    Returns:
-        Scalars by name; each, summed over all micro-batches and ranks, is the part's global value.
+        settings: which objectives, with their weights.
+        ladder_weights: of each layer of the ladder.
+        pieces: micro-batches of a global batch over all ranks.
     """
-    losses: dict[str, Tensor] = {}
-    for condition, predicted in predictions(output, batch).items():
-        match task:
-            case ClassTask():
-                smooth = _smoothed(predicted.target, settings.supervised.label_smoothing)
-                total = cross_entropy_sum(predicted.logits, smooth, predicted.weight)
-                losses[f"supervised/{condition}"] = _mean(total, global_moments[f"{condition}/labelled"])
-            case AttributeTask():
-                local = concordance_moments(predicted.logits, predicted.target, predicted.weight)
-                together = {name: global_moments[f"{condition}/ccc/{name}"] for name in local}
-                losses[f"supervised/{condition}"] = _shared_value(concordance_loss(together, local), parts)
-    for name, modality, path in ((AUDIO, batch.audio, output.audio), (VIDEO, batch.video, output.video)):
-        target = masked_mean(modality.values, modality.is_real)
-        total = reconstruction_error_sum(path.reconstruction, target, modality.weight)
-        losses[f"reconstruction/{name}"] = _mean(total, global_moments[f"{name}/clips"])
-    return losses
+
+    task: Task
+    settings: ObjectiveSettings
+    ladder_weights: tuple[float, ...]
+    pieces: int
+
+    @classmethod
+    def of(cls, task: Task, settings: ObjectiveSettings, network: NetworkSettings, pieces: int) -> Objective:
+        """Resolve the settings for a network."""
+        given = settings.ladder.layer_weights if settings.ladder else None
+        return cls(task, settings, given or (1.0,) * network.ladder_layers, pieces)
+
+    @property
+    def needs_output_moments(self) -> bool:
+        """Tell whether a loss depends on moments of the network's output over the global batch.
+
+        Counts are known from the batch alone; the moments of CCC, soft-HGR and the ladder are not, and
+        with several micro-batches they need a first pass without gradient.
+        """
+        return bool(isinstance(self.task, AttributeTask) or self.settings.hgr or self.settings.ladder)
+
+    def moments(
+        self, output: VavlOutput | None, batch: ClipBatch, guessed: Guess | None
+    ) -> dict[str, Tensor]:
+        """Sum over one micro-batch what the objectives need of the global batch.
+
+        Args:
+            output: the network's output; may be None unless ``needs_output_moments``.
+            batch: the micro-batch.
+            guessed: pseudo-labels, when they are configured.
+
+        Returns:
+            Float64 sums by name, to be added over micro-batches and ranks. They carry the gradient of
+            ``output``.
+        """
+        both = batch.has_audio * batch.has_video
+        found = {
+            "clips": (batch.index >= 0).double().sum(),
+            "label": (batch.target * batch.is_labelled.unsqueeze(-1)).double().sum(0),
+            f"{AUDIO}/clips": batch.audio.weight.double().sum(),
+            f"{VIDEO}/clips": batch.video.weight.double().sum(),
+            f"{AUDIO}/labelled": (batch.has_audio * batch.is_labelled).double().sum(),
+            f"{VIDEO}/labelled": (batch.has_video * batch.is_labelled).double().sum(),
+            f"{AUDIO_VIDEO}/labelled": (both * batch.is_labelled).double().sum(),
+        }
+        if guessed is not None:
+            found |= named_moments("guess", guess_moments(guessed))
+            for condition, has in ((AUDIO, batch.has_audio), (VIDEO, batch.has_video), (AUDIO_VIDEO, both)):
+                found[f"{condition}/guessed"] = (has * guessed.is_unlabelled).double().sum()
+        if output is not None:
+            found |= self._output_moments(output, batch)
+        return found
+
+    def parts(
+        self,
+        output: VavlOutput,
+        batch: ClipBatch,
+        local: Moments,
+        together: Moments,
+        pseudo: PseudoTarget | None,
+    ) -> dict[str, Tensor]:
+        """Return the unweighted parts of the objective.
+
+        Args:
+            output: of this micro-batch.
+            batch: this micro-batch.
+            local: ``moments`` of this output, with their gradient.
+            together: ``moments`` added over all micro-batches and ranks, without gradient.
+            pseudo: pseudo-labels, when they are configured.
+
+        Returns:
+            Scalars by name; each, summed over all micro-batches and ranks, is the part's global value.
+        """
+        found = self._supervised(output, batch, local, together)
+        for name, clips, path in ((AUDIO, batch.audio, output.audio), (VIDEO, batch.video, output.video)):
+            found[f"reconstruction/{name}"] = _reconstruction(clips, path, together[f"{name}/clips"])
+        for pair in HGR_PAIRS if self.settings.hgr else ():
+            prefix = f"hgr/{pair}"
+            found[prefix] = self._shared_value(
+                soft_hgr_loss(moments_under(prefix, together), moments_under(prefix, local))
+            )
+        for name in (AUDIO, VIDEO) if output.ladder is not None else ():
+            prefix = f"ladder/{name}"
+            loss = ladder_loss(
+                moments_under(prefix, together), moments_under(prefix, local), self.ladder_weights
+            )
+            found[prefix] = self._shared_value(loss)
+        if pseudo is not None:
+            found |= _pseudo_label(output, batch, pseudo, together)
+        return found
+
+    def weighted(self, parts: Mapping[str, Tensor], step: int) -> dict[str, Tensor]:
+        """Return every part times its weight at an optimizer step."""
+        weights, hgr = self.settings.weights_at(step), self.settings.hgr
+        pairs = {f"hgr/{pair}": getattr(hgr, pair) for pair in HGR_PAIRS} if hgr else {}
+        return {
+            name: weights[name.partition("/")[0]] * pairs.get(name, 1.0) * part
+            for name, part in parts.items()
+        }
+
+    def _output_moments(self, output: VavlOutput, batch: ClipBatch) -> dict[str, Tensor]:
+        found: dict[str, Tensor] = {}
+        if isinstance(self.task, AttributeTask):
+            for condition, predicted in predictions(output, batch).items():
+                target = batch.target[predicted.clip]
+                found |= named_moments(
+                    f"{condition}/ccc", concordance_moments(predicted.logits, target, predicted.weight)
+                )
+        if self.settings.hgr:
+            found |= hgr_moments(output, batch)
+        if output.ladder is not None:
+            found |= named_moments(f"ladder/{AUDIO}", ladder_moments(output.ladder.audio, batch.audio))
+            found |= named_moments(f"ladder/{VIDEO}", ladder_moments(output.ladder.video, batch.video))
+        return found
+
+    def _supervised(
+        self, output: VavlOutput, batch: ClipBatch, local: Moments, together: Moments
+    ) -> dict[str, Tensor]:
+        found: dict[str, Tensor] = {}
+        for condition, predicted in predictions(output, batch).items():
+            match self.task:
+                case ClassTask():
+                    target = _smoothed(batch.target[predicted.clip], self.settings.supervised.label_smoothing)
+                    total = cross_entropy_sum(predicted.logits, target, predicted.weight)
+                    found[f"supervised/{condition}"] = _mean(total, together[f"{condition}/labelled"])
+                case AttributeTask():
+                    prefix = f"{condition}/ccc"
+                    loss = concordance_loss(moments_under(prefix, together), moments_under(prefix, local))
+                    found[f"supervised/{condition}"] = self._shared_value(loss)
+        return found
+
+    def _shared_value(self, loss: Tensor) -> Tensor:
+        """Let a value that every piece computes whole count once in the sum, with its gradient intact."""
+        return loss.detach() / self.pieces + (loss - loss.detach())
 
 
-def weighted_sum(parts: Mapping[str, Tensor], settings: ObjectiveSettings) -> Tensor:
-    """Return the objective to call backward on: every part by its weight."""
-    weights = {"supervised": settings.supervised.weight, "reconstruction": settings.reconstruction.weight}
-    return torch.stack([weights[name.split("/")[0]] * part for name, part in parts.items()]).sum()
+def hgr_moments(output: VavlOutput, batch: ClipBatch) -> dict[str, Tensor]:
+    """Sum what soft-HGR of the three pairs needs: ``hgr/<pair>/<moment>``."""
+    found: dict[str, Tensor] = {}
+    rows = {}
+    for name, clips, path in ((AUDIO, batch.audio, output.audio), (VIDEO, batch.video, output.video)):
+        label = output.label_correlation[clips.clip]
+        labelled = clips.weight * batch.is_labelled[clips.clip]
+        found |= named_moments(f"hgr/{name}_label", correlation_moments(path.correlation, label, labelled))
+        rows[name] = torch.zeros_like(output.label_correlation).index_copy(0, clips.clip, path.correlation)
+    pairs = batch.has_audio * batch.has_video
+    return found | named_moments(f"hgr/{AUDIO_VIDEO}", correlation_moments(rows[AUDIO], rows[VIDEO], pairs))
 
 
-def _of_modality(logits: Tensor, modality: ModalityBatch, batch: ClipBatch) -> Prediction:
-    weight = modality.weight * batch.is_labelled[modality.clip]
-    return Prediction(logits, batch.target[modality.clip], weight)
+def _pseudo_label(
+    output: VavlOutput, batch: ClipBatch, pseudo: PseudoTarget, together: Moments
+) -> dict[str, Tensor]:
+    """Cross-entropy against sure pseudo-labels, over the number of *all* unlabelled clips (FixMatch, eq. 4)."""
+    found = {}
+    for condition, predicted in predictions(output, batch, labelled_only=False).items():
+        weight = predicted.weight * pseudo.is_sure[predicted.clip]
+        total = cross_entropy_sum(predicted.logits, pseudo.target[predicted.clip], weight)
+        found[f"pseudo_label/{condition}"] = _mean(total, together[f"{condition}/guessed"])
+    return found
+
+
+def _reconstruction(clips: ModalityBatch, path: ModalityOutput, count: Tensor) -> Tensor:
+    target = masked_mean(clips.values, clips.is_real)
+    return _mean(reconstruction_error_sum(path.reconstruction, target, clips.weight), count)
 
 
 def _mean(total: Tensor, count: Tensor) -> Tensor:
     # No clip of the global batch carries the loss: the part is 0 and so is its gradient.
     return total / count.clamp_min(1).to(total.dtype)
-
-
-def _shared_value(loss: Tensor, parts: int) -> Tensor:
-    """Let a value that every part computes whole count once in the sum, with its gradient intact."""
-    return loss.detach() / parts + (loss - loss.detach())
 
 
 def _smoothed(target: Tensor, smoothing: float) -> Tensor:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from vavl.data.batch import ClipBatch
+from vavl.models.noise import NoiseKey
 from vavl.models.vavl import VavlOutput
 from vavl.training.collectives import rank_and_world_size, start_single_process_group
 from vavl.training.settings import TrainingSettings
@@ -23,13 +25,13 @@ _log = logging.getLogger(__name__)
 
 
 class Engine(Protocol):
-    """What the loop asks of an engine. ``load``, ``save``, ``full_weights`` and ``forward`` are collective."""
+    """What the loop asks of an engine. All but ``backward`` are collective under ZeRO-3."""
 
     network: nn.Module
     device: torch.device
 
-    def forward(self, batch: ClipBatch) -> VavlOutput:
-        """Run the network on a micro-batch."""
+    def forward(self, batch: ClipBatch, noise: NoiseKey | None = None) -> VavlOutput:
+        """Run the network on a micro-batch; ``noise`` turns on the ladder's passes."""
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradient of one micro-batch; once per micro-batch."""
@@ -39,6 +41,9 @@ class Engine(Protocol):
 
     def full_weights(self) -> dict[str, Tensor]:
         """Return all weights in float32 on the CPU."""
+
+    def gathered(self) -> AbstractContextManager[None]:
+        """Make every parameter of ``network`` whole for reading, while the context lasts."""
 
     def save(self, folder: Path) -> None:
         """Write this rank's part of the weights and the optimizer's state into ``folder``."""
@@ -72,10 +77,10 @@ class TorchEngine:
         self._bf16 = settings.precision == "bf16"
         self._optimizer = make_optimizer(self.network, settings)
 
-    def forward(self, batch: ClipBatch) -> VavlOutput:
+    def forward(self, batch: ClipBatch, noise: NoiseKey | None = None) -> VavlOutput:
         """Run the network; under bf16 with float32 weights and autocast."""
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self._bf16):
-            output: VavlOutput = self.network(batch)
+            output: VavlOutput = self.network(batch, noise)
         return output
 
     def backward(self, loss: Tensor) -> None:
@@ -94,6 +99,10 @@ class TorchEngine:
     def full_weights(self) -> dict[str, Tensor]:
         """Return all weights in float32 on the CPU."""
         return {name: value.detach().float().cpu().clone() for name, value in self.network.named_parameters()}
+
+    def gathered(self) -> AbstractContextManager[None]:
+        """Nothing is sharded here."""
+        return nullcontext()
 
     def save(self, folder: Path) -> None:
         """Write weights and optimizer state."""
@@ -129,9 +138,9 @@ class DeepSpeedEngine:
         )
         self.network = self._engine.module
 
-    def forward(self, batch: ClipBatch) -> VavlOutput:
+    def forward(self, batch: ClipBatch, noise: NoiseKey | None = None) -> VavlOutput:
         """Run the network through DeepSpeed's hooks. Every rank must call."""
-        output: VavlOutput = self._engine(batch)
+        output: VavlOutput = self._engine(batch, noise)
         return output
 
     def backward(self, loss: Tensor) -> None:
@@ -169,6 +178,16 @@ class DeepSpeedEngine:
                     full = parameter.detach()
             weights[name] = full.detach().float().cpu().clone().reshape(_full_shape(parameter))
         return weights
+
+    def gathered(self) -> AbstractContextManager[None]:
+        """Gather the shards of ZeRO-3. Every rank must call."""
+        from deepspeed.runtime.zero import GatheredParameters
+
+        parameters = list(self.network.parameters())
+        whole: AbstractContextManager[None] = GatheredParameters(
+            parameters, enabled=hasattr(parameters[0], "ds_id")
+        )
+        return whole
 
     def _unsharded_masters(self) -> dict[int, Tensor]:
         """Return stage 0's float32 weights under bf16 by parameter; DeepSpeed has no function for them."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +22,10 @@ from vavl.metrics.classes import class_scores
 from vavl.metrics.names import AUDIO, AUDIO_VIDEO, CONDITIONS, VIDEO, metric_name
 from vavl.models.settings import AttributeTask, ClassTask, Task
 from vavl.models.vavl import VavlOutput
-from vavl.training.collectives import add_array_over_ranks
+from vavl.objectives.hgr import soft_hgr
+from vavl.objectives.moments import add_moments, moments_under
+from vavl.objectives.total import HGR_PAIRS, hgr_moments
+from vavl.training.collectives import add_array_over_ranks, add_over_ranks
 
 Forward = Callable[[ClipBatch], VavlOutput]
 
@@ -42,6 +45,8 @@ class SplitPredictions:
     predicted: Mapping[str, NDArray[np.float64]]
     counts: Mapping[str, NDArray[np.bool_]]
     target: NDArray[np.float64]
+    correlation: Mapping[str, float] = field(default_factory=dict)
+    """Soft-HGR over the split by pair of ``HGR_PAIRS``; empty where it is not trained."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +60,7 @@ class EvaluationData:
         batch_size: clips per rank and forward.
         place: of this rank.
         device: where the network is.
+        correlates: soft-HGR is trained, so it is measured as well.
     """
 
     collection: ClipCollection
@@ -63,6 +69,7 @@ class EvaluationData:
     batch_size: int
     place: RankPlace
     device: torch.device
+    correlates: bool = False
 
 
 @torch.no_grad()
@@ -73,8 +80,13 @@ def predict_split(forward: Forward, data: EvaluationData, rows: NDArray[np.int64
     """
     rows = np.sort(rows[data.collection.is_labelled[rows]])
     found = np.zeros((len(CONDITIONS), len(rows), data.task.outputs))
+    moments: dict[str, torch.Tensor] = {}
     for batch in evaluation_batches(data.collection, rows, data.normaliser, data.batch_size, data.place):
-        output = forward(batch.to(data.device))
+        moved = batch.to(data.device)
+        output = forward(moved)
+        if data.correlates:
+            more = hgr_moments(output, moved)
+            moments = add_moments(moments, more) if moments else more
         for condition, logits, clip in (
             (AUDIO_VIDEO, output.fusion_logits, torch.arange(batch.clips)),
             (AUDIO, output.audio.logits, batch.audio.clip),
@@ -94,7 +106,12 @@ def predict_split(forward: Forward, data: EvaluationData, rows: NDArray[np.int64
         dict(zip(CONDITIONS, found, strict=True)),
         counts,
         data.collection.target[rows].astype(np.float64),
+        _correlation(add_over_ranks(moments)) if moments else {},
     )
+
+
+def _correlation(moments: Mapping[str, torch.Tensor]) -> dict[str, float]:
+    return {pair: float(soft_hgr(moments_under(f"hgr/{pair}", moments))) for pair in HGR_PAIRS}
 
 
 def score_split(split: str, predictions: SplitPredictions, task: Task) -> dict[str, float]:
@@ -111,6 +128,10 @@ def score_split(split: str, predictions: SplitPredictions, task: Task) -> dict[s
         if found:
             scores |= {metric_name(split, condition, name): value for name, value in found.items()}
             scores[metric_name(split, condition, "clips")] = float(counts.sum())
+    for pair, value in predictions.correlation.items():
+        condition = pair.removesuffix("_label")
+        name = "soft_hgr" if condition == pair else "soft_hgr_label"
+        scores[metric_name(split, condition, name)] = value
     return scores
 
 

@@ -5,24 +5,23 @@ It knows neither Ray nor MLflow: it takes a run and a report function.
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from vavl.data.batch import ClipBatch
 from vavl.errors import TrainingError
 from vavl.models.saved_model import save_model
-from vavl.objectives.moments import add_moments
-from vavl.objectives.total import batch_moments, needs_first_pass, objective_parts, weighted_sum
+from vavl.models.settings import ClassTask
 from vavl.training.checkpoint import LoopState
-from vavl.training.collectives import add_over_ranks
 from vavl.training.evaluation import predict_split, score_split
 from vavl.training.run import TrainingRun
-from vavl.training.schedule import learning_rate
+from vavl.training.step import StepResult, train_step
+
+_log = logging.getLogger(__name__)
 
 Record = dict[str, Any]
 Report = Callable[[Sequence[Record]], None]
@@ -50,20 +49,14 @@ def train(run: TrainingRun, start: LoopState, report: Report) -> LoopState:
         return state
     records: list[Record] = []
     epoch_clock = _EpochClock()
+    is_warned = False
     for step, micro_batches in enumerate(run.loader.steps(start.step, run.total_steps), start=start.step):
         moving = [batch.to(run.engine.device) for batch in micro_batches]
-        moments = _global_moments(run, step, moving)
-        parts: list[dict[str, Tensor]] = []
-        for micro, batch in enumerate(moving):
-            _seed_step(run, step, micro)
-            output = run.engine.forward(batch)
-            pieces = run.place.world_size * run.place.micro_batches
-            parts.append(objective_parts(output, batch, run.data.task, run.plan.objectives, moments, pieces))
-            run.engine.backward(weighted_sum(parts[-1], run.plan.objectives))
-        rate = learning_rate(step, run.total_steps, settings.optimizer)
-        norm = run.engine.step(rate)
-        records.append(_step_record(run, step, parts, rate, norm))
-        epoch_clock.tick(int(moments["clips"].item()))
+        done = train_step(run, step, moving, state.confidence)
+        state = state.model_copy(update={"confidence": done.confidence})
+        records.append(_step_record(run, step, done))
+        is_warned = is_warned or _warned_of_one_class(run, step, done)
+        epoch_clock.tick(int(done.moments["clips"].item()))
         is_last = step + 1 == run.total_steps
         ends_epoch = is_last or (step + 1) % run.steps_per_epoch == 0
         if ends_epoch:
@@ -76,56 +69,47 @@ def train(run: TrainingRun, start: LoopState, report: Report) -> LoopState:
             report(records)
             records = []
         if ends_epoch and (is_last or state.epoch % settings.checkpoint_every_epochs == 0):
-            run.checkpoints.save(run.engine, state)
+            run.checkpoints.save(run.kept, state)
         if is_last:
             break
     return state
 
 
-def _global_moments(run: TrainingRun, step: int, micro_batches: Sequence[ClipBatch]) -> dict[str, Tensor]:
-    """Add what the objectives need of the global batch over its micro-batches and ranks.
-
-    Moments of the network's output need a first pass without gradient; it uses the same random
-    draws as the second, so the moments are those of the pass that gets the gradient.
-    """
-    total: dict[str, Tensor] = {}
-    for micro, batch in enumerate(micro_batches):
-        output = None
-        if needs_first_pass(run.data.task):
-            _seed_step(run, step, micro)
-            with torch.no_grad():
-                output = run.engine.forward(batch)
-        found = batch_moments(output, batch, run.data.task)
-        found["clips"] = (batch.index >= 0).double().sum()
-        total = add_moments(total, found) if total else found
-    return add_over_ranks(total)
-
-
-def _seed_step(run: TrainingRun, step: int, micro: int) -> None:
-    """Make dropout a function of (seed, step, micro-batch, rank), so that a resumed run repeats it."""
-    place = run.place
-    slot = (step * place.micro_batches + micro) * place.world_size + place.rank
-    torch.manual_seed(run.plan.training.seed * 1_000_003 + slot)
-
-
-def _step_record(
-    run: TrainingRun, step: int, parts: Sequence[dict[str, Tensor]], rate: float, norm: float | None
-) -> Record:
-    total = {name: torch.stack([part[name].detach().double() for part in parts]).sum() for name in parts[0]}
-    agreed = add_over_ranks(total)
-    losses = {f"train/loss/{name}": float(value) for name, value in agreed.items()}
-    objective = float(weighted_sum(agreed, run.plan.objectives))
+def _step_record(run: TrainingRun, step: int, done: StepResult) -> Record:
+    losses = {f"train/loss/{name}": value for name, value in done.parts.items()}
+    tensors = {name: torch.tensor(value) for name, value in done.parts.items()}
+    objective = sum(float(value) for value in run.objective.weighted(tensors, step).values())
     if not math.isfinite(objective):
         raise TrainingError(
             f"step {step}", "loss", f"is not finite: {losses}",
             "lower training.optimizer.learning_rate, or check the features with FeatureStore.verify",
         )  # fmt: skip
-    metrics = {"train/loss/total": objective, **losses, "train/learning_rate": rate}
-    if norm is not None:
-        metrics["train/gradient_norm"] = norm
+    metrics = {"train/loss/total": objective, **losses, "train/learning_rate": done.learning_rate}
+    weights = run.plan.objectives.weights_at(step)
+    metrics |= {f"train/weight/{name}": weight for name, weight in weights.items()}
+    if done.gradient_norm is not None:
+        metrics["train/gradient_norm"] = done.gradient_norm
+    metrics |= {f"train/gradient_norm/{name}": norm for name, norm in done.part_norms.items()}
+    if done.confidence is not None:
+        metrics["train/pseudo_label/sure"] = done.sure
+        metrics["train/pseudo_label/unlabelled"] = float(done.moments["guess/count"])
     return {
         "kind": "step", "step": step, "total_steps": run.total_steps, "time": time.time(), "metrics": metrics,
     }  # fmt: skip
+
+
+def _warned_of_one_class(run: TrainingRun, step: int, done: StepResult) -> bool:
+    """Say once when all labels of a batch are equal: HGR's label terms are 0 there, by definition."""
+    labels, is_class_task = done.moments["label"], isinstance(run.data.task, ClassTask)
+    if run.plan.objectives.hgr is None or not is_class_task or int((labels > 0).sum()) != 1:
+        return False
+    _log.warning(
+        "step %d: every labelled clip of the batch is %r, so HGR's label terms teach nothing; "
+        "raise data.composition.batch_size or labelled_floor",
+        step,
+        run.data.collection.manifest.classes[int(labels.argmax())],
+    )
+    return True
 
 
 def _finish_epoch(
@@ -134,13 +118,14 @@ def _finish_epoch(
     """Validate, keep the weights if they are the best so far, and describe the epoch."""
     clock.stop()
     run.engine.network.eval()
-    predictions = predict_split(run.engine.forward, run.evaluation_data(), run.data.rows["validation"])
+    forward = run.average.network if run.average else run.engine.forward
+    predictions = predict_split(forward, run.evaluation_data(), run.data.rows["validation"])
     run.engine.network.train()
     scores = score_split("validation", predictions, run.data.task)
     score = _selection_score(run.plan.evaluation.select_by, scores)
     is_better = state.best_score is None or score > state.best_score
     if is_better:
-        weights = run.engine.full_weights()
+        weights = run.average.weights() if run.average else run.engine.full_weights()
         if run.place.rank == 0:
             save_model(run.plan.output_dir / BEST_FOLDER, weights, run.description)
     state = state.model_copy(

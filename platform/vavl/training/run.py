@@ -24,7 +24,11 @@ from vavl.metrics.names import AUDIO, AUDIO_VIDEO, VIDEO
 from vavl.models.saved_model import ModalityDescription, ModelDescription, build_network
 from vavl.models.settings import AttributeTask, ClassTask, Task
 from vavl.models.vavl import Vavl, parameter_count
-from vavl.training.checkpoint import CheckpointFolder
+from vavl.objectives.pseudo_label import ConfidenceState
+from vavl.objectives.settings import HgrSettings, ObjectiveSettings
+from vavl.objectives.total import Objective
+from vavl.training.average import WeightAverage
+from vavl.training.checkpoint import CheckpointFolder, Kept
 from vavl.training.collectives import rank_and_world_size
 from vavl.training.engine import Engine, make_engine
 from vavl.training.evaluation import EvaluationData

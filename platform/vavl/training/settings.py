@@ -52,6 +52,12 @@ class TrainingSettings(FrozenConfig):
     checkpoint_every_epochs: int = Field(1, ge=1)
     keep_checkpoints: int = Field(2, ge=1)
     report_every_steps: int = Field(10, ge=1, description="a report is a barrier between workers")
+    average_decay: float | None = Field(
+        None, ge=0, lt=1, description="evaluate and save a running average of the weights; null = off"
+    )
+    gradient_norms_every_steps: int | None = Field(
+        200, ge=1, description="measure the gradient of every part of the objective; null = never"
+    )
     optimizer: OptimizerSettings = OptimizerSettings()
 
     @model_validator(mode="after")

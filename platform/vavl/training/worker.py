@@ -23,7 +23,7 @@ from vavl.training.evaluation import (
     score_split,
 )
 from vavl.training.loop import BEST_FOLDER, Report, train
-from vavl.training.run import TrainingRun, prepare_run
+from vavl.training.run import TrainingRun, first_confidence, prepare_run
 from vavl.training.settings import TrainingPlan
 
 OUTCOME_FILE = "outcome.json"
@@ -43,8 +43,9 @@ def train_on_worker(plan: TrainingPlan, report: Report) -> None:
         store_hash=run.data.collection.store.hash,
         workers=run.place.world_size,
         zero_stage=plan.training.zero_stage,
+        confidence=first_confidence(run),
     )
-    state = run.checkpoints.resume(run.engine, fresh) or fresh
+    state = run.checkpoints.resume(run.kept, fresh) or fresh
     if state.step < run.total_steps:
         state = train(run, state, report)
     conclude(run, state)

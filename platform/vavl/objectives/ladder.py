@@ -1,0 +1,67 @@
+"""Cost of the cross-modal ladder: how well the clean layers were rebuilt (Rasmus et al. 2015, eq. 8).
+
+Both the clean layer and its estimate are normalised by the mean and deviation, per channel, of the clean
+layer over the real frames of the global batch; the means cancel in the difference. Per clip the squared
+difference is averaged over real frames, then over the clips of the global batch that have the modality.
+
+Gradient goes to the estimate, and to the clean layers as well where they are not detached.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from vavl.data.batch import ModalityBatch
+from vavl.models.ladder import LadderTrace
+from vavl.objectives.moments import Moments, linked
+
+_TINY = 1e-6
+
+
+def ladder_moments(trace: LadderTrace, clips: ModalityBatch) -> dict[str, Tensor]:
+    """Sum what the cost needs of one modality.
+
+    Args:
+        trace: clean layers and their estimates.
+        clips: masks and weights of the rows.
+
+    Returns:
+        Float64 ``clips`` () and ``frames`` (), and per layer l ``l/error``, ``l/sum``, ``l/square`` (D,).
+    """
+    real = (clips.is_real * (clips.weight > 0).unsqueeze(-1)).unsqueeze(-1)
+    frames = real.sum(dim=1, keepdim=True).clamp_min(1)
+    moments = {"clips": clips.weight.double().sum(), "frames": real.double().sum()}
+    for number, (clean, estimate) in enumerate(zip(trace.clean, trace.estimate, strict=True)):
+        target = torch.where(real, clean.float(), 0.0)
+        error = torch.where(real, estimate.float() - target, 0.0).square() / frames
+        moments |= {
+            f"{number}/error": error.sum(dim=(0, 1), dtype=torch.float64),
+            f"{number}/sum": target.sum(dim=(0, 1), dtype=torch.float64),
+            f"{number}/square": target.square().sum(dim=(0, 1), dtype=torch.float64),
+        }
+    return moments
+
+
+def ladder_cost(moments: Moments, layer_weights: Sequence[float]) -> Tensor:
+    """Return the weighted sum over layers of the mean normalised squared error; 0 without any clip.
+
+    Args:
+        moments: of ``ladder_moments``, summed over everything that belongs together.
+        layer_weights: input first.
+    """
+    clips, frames = moments["clips"].clamp_min(1), moments["frames"].clamp_min(1)
+    cost = moments["clips"] * 0.0
+    for number, weight in enumerate(layer_weights):
+        mean = moments[f"{number}/sum"] / frames
+        variance = (moments[f"{number}/square"] / frames - mean.square()).clamp_min(0)
+        cost = cost + weight * (moments[f"{number}/error"] / (variance + _TINY)).mean() / clips
+    return cost
+
+
+def ladder_loss(global_moments: Moments, local_moments: Moments, layer_weights: Sequence[float]) -> Tensor:
+    """Return the cost of the global batch, with the local part's gradient."""
+    joined = {name: linked(global_moments[name], local_moments[name]) for name in local_moments}
+    return ladder_cost(joined, layer_weights).float()

@@ -1,0 +1,198 @@
+"""One optimizer step: guess, first pass for global moments, objectives, backward, step.
+
+Every rank runs the same graph and calls backward once per micro-batch, whatever clips it was dealt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from vavl.data.batch import ClipBatch
+from vavl.models.noise import NoiseKey
+from vavl.models.vavl import VavlOutput
+from vavl.objectives.moments import Moments, add_moments
+from vavl.objectives.pseudo_label import ConfidenceState, Guess, PseudoTarget, guess, pseudo_target
+from vavl.training.collectives import add_over_ranks
+from vavl.training.run import TrainingRun
+from vavl.training.schedule import learning_rate
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What a step did, the same on every rank.
+
+    Attributes:
+        parts: unweighted objectives of the global batch.
+        moments: of the global batch.
+        learning_rate: used.
+        gradient_norm: of the whole gradient before clipping, where the engine knows it.
+        part_norms: norm of the gradient of every weighted part, where it was measured.
+        confidence: after the step.
+        sure: unlabelled clips whose pseudo-label counted.
+    """
+
+    parts: dict[str, float]
+    moments: Moments
+    learning_rate: float
+    gradient_norm: float | None
+    part_norms: dict[str, float]
+    confidence: ConfidenceState | None
+    sure: float
+
+
+@dataclass
+class _Pass:
+    """A micro-batch on its way through the step."""
+
+    batch: ClipBatch
+    guessed: Guess | None
+    output: VavlOutput | None = None
+    local: dict[str, Tensor] = field(default_factory=dict)
+
+
+def train_step(
+    run: TrainingRun, step: int, micro_batches: Sequence[ClipBatch], confidence: ConfidenceState | None
+) -> StepResult:
+    """Take one optimizer step. Every rank must call.
+
+    Args:
+        run: network, engine and objectives.
+        step: from 0.
+        micro_batches: of this rank.
+        confidence: running means behind adaptive pseudo-labels, None without pseudo-labels.
+    """
+    passes = [_Pass(batch, _guess(run, batch)) for batch in micro_batches]
+    together = _first_pass(run, step, passes)
+    thresholds: tuple[float, ...] = ()
+    if confidence is not None and run.plan.objectives.pseudo_label is not None:
+        settings = run.plan.objectives.pseudo_label
+        guesses = {name: together[f"guess/{name}"] for name in ("count", "confidence", "by_class")}
+        confidence = confidence.after(guesses, settings.adaptive_momentum)
+        thresholds = confidence.thresholds(settings)
+    pseudo = [pseudo_target(one.guessed, thresholds) if one.guessed else None for one in passes]
+    part_norms = _part_norms(run, step, micro_batches, pseudo, together)
+    sums: dict[str, Tensor] = {}
+    for micro, (one, labels) in enumerate(zip(passes, pseudo, strict=True)):
+        parts = _second_pass(run, step, micro, one, labels, together)
+        sums = add_moments(sums, parts) if sums else parts
+    rate = learning_rate(step, run.total_steps, run.plan.training.optimizer)
+    norm = run.engine.step(rate)
+    if run.average is not None:
+        run.average.update(run.engine, step)
+    sums["sure"] = _sure(pseudo, micro_batches[0].index.device)
+    agreed = {name: float(value) for name, value in add_over_ranks(sums).items()}
+    sure = agreed.pop("sure")
+    return StepResult(agreed, together, rate, norm, part_norms, confidence, sure)
+
+
+def forward_pass(
+    run: TrainingRun, network: nn.Module | None, step: int, micro: int, batch: ClipBatch
+) -> VavlOutput:
+    """Run the training pass of a micro-batch: the same draws whenever it is repeated.
+
+    Args:
+        run: the engine and the seed.
+        network: runs in place of the engine's, e.g. a copy.
+        step: from 0.
+        micro: number of the micro-batch.
+        batch: the clips.
+    """
+    seed, place = run.plan.training.seed, run.place
+    slot = (step * place.micro_batches + micro) * place.world_size + place.rank
+    # Dropout becomes a function of (seed, step, micro-batch, rank), so that a resumed run repeats it.
+    torch.manual_seed(seed * 1_000_003 + slot)
+    noise = NoiseKey(seed, step) if run.plan.objectives.ladder else None
+    if network is None:
+        return run.engine.forward(batch, noise)
+    output: VavlOutput = network(batch, noise)
+    return output
+
+
+def _guess(run: TrainingRun, batch: ClipBatch) -> Guess | None:
+    """Let the teacher label the weak view, without dropout and gradient."""
+    settings = run.plan.objectives.pseudo_label
+    if settings is None or batch.weak is None:
+        return None
+    weak = batch.weak
+    with torch.no_grad():
+        if settings.teacher == "average" and run.average is not None:
+            output = run.average.network(weak.batch)
+        else:
+            run.engine.network.eval()
+            output = run.engine.forward(weak.batch)
+            run.engine.network.train()
+    return guess(output, weak.batch, weak.clip, batch.clips)
+
+
+def _first_pass(run: TrainingRun, step: int, passes: Sequence[_Pass]) -> dict[str, Tensor]:
+    """Add what the objectives need of the global batch over its micro-batches and ranks.
+
+    A single micro-batch keeps its graph for the backward; several run without gradient here and again
+    in the second pass, with the same random draws.
+    """
+    single = len(passes) == 1
+    total: dict[str, Tensor] = {}
+    for micro, one in enumerate(passes):
+        if single or run.objective.needs_output_moments:
+            with nullcontext() if single else torch.no_grad():
+                one.output = forward_pass(run, None, step, micro, one.batch)
+        one.local = run.objective.moments(one.output, one.batch, one.guessed)
+        total = add_moments(total, one.local) if total else one.local
+    return add_over_ranks(total)
+
+
+def _second_pass(
+    run: TrainingRun, step: int, micro: int, one: _Pass, pseudo: PseudoTarget | None, together: Moments
+) -> dict[str, Tensor]:
+    """Compute the parts of a micro-batch and their gradient; return the parts without graph."""
+    if run.place.micro_batches > 1 or one.output is None:
+        one.output = forward_pass(run, None, step, micro, one.batch)
+        one.local = run.objective.moments(one.output, one.batch, one.guessed)
+    parts = run.objective.parts(one.output, one.batch, one.local, together, pseudo)
+    run.engine.backward(torch.stack(list(run.objective.weighted(parts, step).values())).sum())
+    one.output, one.local = None, {}
+    return {name: part.detach().double() for name, part in parts.items()}
+
+
+def _part_norms(
+    run: TrainingRun,
+    step: int,
+    micro_batches: Sequence[ClipBatch],
+    pseudo: Sequence[PseudoTarget | None],
+    together: Moments,
+) -> dict[str, float]:
+    """Measure the norm of the gradient of every weighted part, every so many steps. Collective.
+
+    On a whole copy of the network, so that no ZeRO stage sees more than one backward a step.
+    """
+    every = run.plan.training.gradient_norms_every_steps
+    if run.copy is None or every is None or step % every:
+        return {}
+    with torch.no_grad(), run.engine.gathered():
+        for mine, theirs in zip(run.copy.parameters(), run.engine.network.parameters(), strict=True):
+            mine.copy_(theirs)
+    trained = [parameter for parameter in run.copy.parameters() if parameter.requires_grad]
+    total: dict[str, Tensor] = {}
+    for micro, (batch, labels) in enumerate(zip(micro_batches, pseudo, strict=True)):
+        output = forward_pass(run, run.copy, step, micro, batch)
+        local = run.objective.moments(output, batch, None)
+        parts = run.objective.weighted(run.objective.parts(output, batch, local, together, labels), step)
+        found = {name: _flat_gradient(part, trained) for name, part in parts.items()}
+        total = add_moments(total, found) if total else found
+    # One after the other: a copy of the gradient per part is enough memory.
+    return {name: float(add_over_ranks({name: total[name]})[name].norm()) for name in sorted(total)}
+
+
+def _flat_gradient(loss: Tensor, parameters: Sequence[nn.Parameter]) -> Tensor:
+    found = torch.autograd.grad(loss, parameters, retain_graph=True, materialize_grads=True)
+    return torch.cat([gradient.reshape(-1) for gradient in found])
+
+
+def _sure(pseudo: Sequence[PseudoTarget | None], device: torch.device) -> Tensor:
+    counts = [labels.is_sure.sum() for labels in pseudo if labels is not None]
+    return torch.stack(counts).sum() if counts else torch.zeros((), device=device)
