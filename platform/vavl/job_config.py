@@ -10,6 +10,7 @@ from vavl.config.base import FrozenConfig
 from vavl.data.demo_corpus.settings import DemoCorpusSettings
 from vavl.features.settings import FeatureSettings
 from vavl.tracking.settings import TrackingSettings
+from vavl.training.comparison_settings import ComparisonPlan
 from vavl.training.settings import TrainingPlan
 
 
@@ -40,6 +41,12 @@ class PrepareCorpusJob(FrozenConfig):
 
 class TrainModelJob(TrainingPlan):
     """Settings of ``jobs/train_model.py``: the plan of a training, and where it is tracked."""
+
+    tracking: TrackingSettings = TrackingSettings()
+
+
+class CompareObjectivesJob(ComparisonPlan):
+    """Settings of ``jobs/compare_objectives.py``: the grid of a comparison, and where it is tracked."""
 
     tracking: TrackingSettings = TrackingSettings()
 

@@ -27,6 +27,7 @@ _VALUE_LIMIT = 6000
 _TAG_LIMIT = 5000
 _DIGEST_LIMIT = 36
 _RUN_TAG = "vavl.run_id"
+_PARENT_TAG = "mlflow.parentRunId"
 # Without it MLflow's pages take an experiment for one of language models.
 _EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 _NOT_IN_NAMES = re.compile(r"[^\w\-. /:]")
@@ -76,12 +77,13 @@ class MlflowWriter:
     def open_run(self, start: Record, mlflow_run_id: str | None) -> str:
         """Create the run of a ``run_start`` record, or take up the one that exists; returns its id."""
         payload = start.payload
-        run_id = mlflow_run_id or self._find_or_create_run(start)
+        run_id = mlflow_run_id or self._find_or_create_run(payload, start.time)
         known = self._client.get_run(run_id).data.params
         params = {_name(key): _text(value, _VALUE_LIMIT) for key, value in payload.get("params", {}).items()}
         # Parameters cannot change after they were logged; what a resumed run changed is kept as a tag.
         changed = {f"resumed.{key}": value for key, value in params.items() if known.get(key, value) != value}
-        self._log_tags(run_id, {**payload.get("tags", {}), **changed, _RUN_TAG: payload["run_id"]})
+        tags = {**payload.get("tags", {}), **changed, **self._parent_tag(start)}
+        self._log_tags(run_id, {**tags, _RUN_TAG: payload["run_id"]})
         self._log_params(run_id, {key: value for key, value in params.items() if key not in known})
         if payload.get("dataset"):
             self._log_dataset(run_id, payload["dataset"])
@@ -118,18 +120,26 @@ class MlflowWriter:
         """Set the final status (FINISHED, FAILED, KILLED) and the time of the end."""
         self._client.set_terminated(mlflow_run_id, status=status, end_time=int(moment * 1000))
 
-    def _find_or_create_run(self, start: Record) -> str:
-        experiment_id = self._experiment_id(start.payload["experiment"])
-        run_id = start.payload["run_id"]
+    def _parent_tag(self, start: Record) -> dict[str, str]:
+        """Return the tag that makes a run a child; a parent that did not arrive yet is created empty."""
+        parent = start.payload.get("parent")
+        if not parent:
+            return {}
+        payload = {"experiment": start.payload["experiment"], **parent}
+        return {_PARENT_TAG: self._find_or_create_run(payload, start.time)}
+
+    def _find_or_create_run(self, payload: Mapping[str, Any], moment: float) -> str:
+        experiment_id = self._experiment_id(payload["experiment"])
+        run_id = payload["run_id"]
         quoted = str(run_id).replace("'", "")
         found = self._client.search_runs([experiment_id], f"tags.`{_RUN_TAG}` = '{quoted}'", max_results=1)
         if found:
             return str(found[0].info.run_id)
         made = self._client.create_run(
             experiment_id,
-            start_time=int(start.time * 1000),
+            start_time=int(moment * 1000),
             tags={_RUN_TAG: run_id},
-            run_name=start.payload.get("run_name"),
+            run_name=payload.get("run_name"),
         )
         return str(made.info.run_id)
 

@@ -56,21 +56,43 @@ def record_run_start(
         run_id: the same for all attempts of one run.
         dataset: what is trained on.
     """
+    tags = {
+        **source_tags(),
+        "vavl.config_hash": config_hash,
+        "vavl.store_hash": dataset.store_hash,
+    }
+    journal.append("run_start", **run_start(config, tracking, run_id, dataset, tags))
+
+
+def run_start(
+    config: FrozenConfig,
+    tracking: TrackingSettings,
+    run_id: str,
+    dataset: DatasetNote,
+    tags: Mapping[str, Any],
+    parent: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """Return the payload of ``run_start``.
+
+    Args:
+        config: all settings; they become parameters and the artifact ``config.yaml``.
+        tracking: experiment and name of the run.
+        run_id: the same for all attempts of one run.
+        dataset: what is trained on.
+        tags: of the run.
+        parent: ``run_id`` and ``run_name`` of the run that this one belongs to.
+    """
     settings = config.model_dump(mode="json")
-    journal.append(
-        "run_start",
-        run_id=run_id,
-        run_name=tracking.run_name or run_id,
-        experiment=tracking.experiment,
-        params=flat_settings(config),
-        tags={
-            **source_tags(),
-            "vavl.config_hash": config_hash,
-            "vavl.store_hash": dataset.store_hash,
-        },
-        dataset=asdict(dataset),
-        config_yaml=yaml.safe_dump(settings, sort_keys=False, allow_unicode=True),
-    )
+    return {
+        "run_id": run_id,
+        "run_name": tracking.run_name or run_id,
+        "experiment": tracking.experiment,
+        "params": flat_settings(config),
+        "tags": dict(tags),
+        "dataset": asdict(dataset),
+        "config_yaml": yaml.safe_dump(settings, sort_keys=False, allow_unicode=True),
+        "parent": parent,
+    }
 
 
 def source_tags() -> dict[str, str]:

@@ -6,11 +6,11 @@ import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 from vavl.config.changes import with_changes
 from vavl.config.load import read_yaml_mapping, validate
+from vavl.data.settings import DataSettings
 from vavl.errors import ConfigError
 from vavl.training.comparison_settings import SINGLE_PROCESS, ComparisonPlan
 from vavl.training.run import check_plan
@@ -75,9 +75,14 @@ class Grid:
     left_out: tuple[LeftOut, ...]
 
     @property
-    def cells(self) -> tuple[Cell, ...]:
-        """Cells that a run answers."""
-        return tuple(cell for run in self.runs for cell in run.cells)
+    def plans(self) -> dict[str, TrainingPlan]:
+        """Plans by name of the run."""
+        return {run.name: run.plan for run in self.runs}
+
+    @property
+    def target(self) -> str:
+        """Label target of the runs."""
+        return self.runs[0].plan.data.target
 
 
 def plan_grid(comparison: ComparisonPlan) -> Grid:
@@ -155,6 +160,8 @@ def _content(comparison: ComparisonPlan, base: Mapping[str, Any], cell: Cell) ->
         "evaluation.test": comparison.test,
         **SINGLE_PROCESS,
     }
+    if "partitions" not in DataSettings.model_fields:
+        grid = {}
     content = with_changes(base, grid, "comparison")
     changes = comparison.objective_sets[cell.objective_set]
     content = with_changes(content, changes, f"objective_sets.{cell.objective_set}")
@@ -177,8 +184,3 @@ def _reason_against(plan: TrainingPlan) -> str | None:
     finally:
         chatty.setLevel(level)
     return None
-
-
-def store_of(grid: Grid) -> Path:
-    """Return the feature store of the first run."""
-    return grid.runs[0].plan.data.store

@@ -11,6 +11,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from vavl.config.base import FrozenConfig
 from vavl.config.changes import leaves
+from vavl.config.files import sha256_of_json
 
 SINGLE_PROCESS = {
     "training.launcher": "in_process",
@@ -52,8 +53,19 @@ class ComparisonPlan(FrozenConfig):
         None, ge=0, description="of the draw of labels and pairs; null = the training seed of the run"
     )
     reference: str | None = Field(None, description="set that the others are compared with; null = the first")
+    further_pairs: tuple[tuple[str, str], ...] = Field(
+        (), description="further differences to state: [first, second], first minus second"
+    )
     at_once: int | None = Field(None, ge=1, description="runs side by side; null = the CPUs of Ray")
     test: bool = Field(False, description="measure the test split once per run; false compares on validation")
+
+    @property
+    def config_hash(self) -> str:
+        """Sixteen hexadecimal digits over what is compared."""
+        content = self.model_dump(
+            mode="json", include=set(ComparisonPlan.model_fields), exclude={"output_dir"}
+        )
+        return sha256_of_json(content)[:16]
 
     @property
     def split(self) -> str:
@@ -65,6 +77,12 @@ class ComparisonPlan(FrozenConfig):
         """Name of the set that the others are compared with."""
         return self.reference or next(iter(self.objective_sets))
 
+    @property
+    def pairs(self) -> tuple[tuple[str, str], ...]:
+        """Every difference that is stated: each set and the reference, then the further pairs."""
+        own = [(name, self.reference_set) for name in self.objective_sets if name != self.reference_set]
+        return tuple(dict.fromkeys([*own, *self.further_pairs]))
+
     @model_validator(mode="after")
     def _names_are_usable(self) -> Self:
         for name in self.objective_sets:
@@ -72,8 +90,9 @@ class ComparisonPlan(FrozenConfig):
                 raise ValueError(
                     f"objective set {name!r}: letters, digits and _ . + - only, it names a folder"
                 )
-        if self.reference_set not in self.objective_sets:
-            raise ValueError(f"reference {self.reference} is none of: {', '.join(self.objective_sets)}")
+        for name in (self.reference_set, *(name for pair in self.further_pairs for name in pair)):
+            if name not in self.objective_sets:
+                raise ValueError(f"{name} is no objective set; known: {', '.join(self.objective_sets)}")
         return self
 
     @model_validator(mode="after")

@@ -7,7 +7,7 @@ import shutil
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -50,12 +50,14 @@ class RunEnd:
         state: ``kept`` for a run that was finished before.
         seconds: of this attempt; 0 for a kept run.
         reason: why it failed, else "".
+        metrics: final ones of a run that was trained now.
     """
 
     name: str
     state: Literal["finished", "kept", "failed"]
     seconds: float = 0.0
     reason: str = ""
+    metrics: Mapping[str, float] = field(default_factory=dict)
 
 
 def is_finished(plan: TrainingPlan) -> bool:
@@ -127,7 +129,7 @@ def train_one(name: str, plan: TrainingPlan, log: RunLog) -> RunEnd:
     write_json(plan.output_dir / SUMMARY_FILE, {**outcome, "run_id": folder.run_id, "seconds": seconds})
     folder.finish()
     shutil.rmtree(plan.output_dir / CHECKPOINTS_FOLDER, ignore_errors=True)
-    return RunEnd(name, "finished", seconds)
+    return RunEnd(name, "finished", seconds, metrics=outcome["metrics"])
 
 
 def read_summary(folder: Path) -> dict[str, Any]:

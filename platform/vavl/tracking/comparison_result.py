@@ -1,0 +1,247 @@
+"""What a comparison leaves: ``table.csv`` and ``summary.json``."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vavl.config.files import write_json, write_text
+from vavl.errors import TrainingError
+from vavl.metrics.names import CONDITIONS
+from vavl.tracking.comparison_scores import (
+    FinishedRun,
+    GroupScore,
+    differences_of,
+    group_tables,
+    measures_of,
+    read_run,
+    scores_of,
+    table_rows,
+)
+from vavl.training.comparison_grid import Grid, LeftOut
+from vavl.training.comparison_settings import SINGLE_PROCESS, ComparisonPlan
+from vavl.training.many import RunEnd
+
+TABLE_FILE, SUMMARY_FILE = "table.csv", "summary.json"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All results of a comparison.
+
+    Attributes:
+        plan: what was asked for.
+        measures: names, the main one first.
+        finished: runs that are there.
+        left_out: cells that cannot be trained.
+        failed: runs that failed, with the reason.
+        scores: of every group, condition and measure.
+        differences: to the reference.
+    """
+
+    plan: ComparisonPlan
+    measures: tuple[str, ...]
+    finished: Sequence[FinishedRun]
+    left_out: Sequence[LeftOut]
+    failed: Sequence[RunEnd]
+    scores: Sequence[GroupScore]
+    differences: Sequence[GroupScore]
+
+    @property
+    def main_measure(self) -> str:
+        """The measure that decides, and that is shown."""
+        return self.measures[0]
+
+    @property
+    def significant(self) -> list[GroupScore]:
+        """Differences of the main measure whose interval excludes zero."""
+        main = self.main_measure
+        return [entry for entry in self.differences if entry.measure == main and entry.interval.excludes_zero]
+
+
+def collect(plan: ComparisonPlan, grid: Grid, ends: Sequence[RunEnd]) -> Comparison:
+    """Read the predictions of all finished runs and compare them.
+
+    Args:
+        plan: of the comparison.
+        grid: its runs.
+        ends: how runs ended; runs that have not ended are passed over.
+    """
+    good = {end.name for end in ends if end.state != "failed"}
+    there = [run for run in grid.runs if run.name in good]
+    measures = measures_of(grid.target)
+    finished = [read_run(run, plan.split, measures) for run in there]
+    tables = group_tables(finished)
+    return Comparison(
+        plan=plan,
+        measures=tuple(measures),
+        finished=finished,
+        left_out=grid.left_out,
+        failed=[end for end in ends if end.state == "failed"],
+        scores=scores_of(tables, measures),
+        differences=differences_of(tables, measures, plan.pairs),
+    )
+
+
+def write_table(comparison: Comparison, path: Path) -> None:
+    """Write one row per cell and condition."""
+    rows = list(table_rows(comparison.finished, comparison.plan.split))
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, text.getvalue())
+
+
+def summary_of(comparison: Comparison) -> dict[str, Any]:
+    """Return the content of ``summary.json`` but for times and what the tracking server adds.
+
+    Keys: ``split``; ``reference``; ``main_measure``; ``scores``: one entry per objective set, fraction,
+    share, condition and measure with ``value``, ``low``, ``high`` (95 %), ``folds``, ``runs``;
+    ``differences``: likewise, minus the set ``against``, paired, with ``excludes_zero``; ``significant``: those of
+    the main measure that exclude zero, with ``direction`` better or worse; ``left_out`` and ``failed``
+    with ``reason``; what the scores belong to: ``corpus``, ``protocol``, ``label_target``, ``clips`` by
+    fold and split, ``speakers``, ``speaker_normalisation``, ``store_hash``; ``forced``: settings that
+    the comparison gave to all runs.
+    """
+    return {
+        "split": comparison.plan.split,
+        "reference": comparison.plan.reference_set,
+        "main_measure": comparison.main_measure,
+        **_origin(comparison),
+        "scores": [_entry(score) | {"folds": score.folds} for score in comparison.scores],
+        "differences": [
+            _entry(score) | {"against": score.against, "excludes_zero": score.interval.excludes_zero}
+            for score in comparison.differences
+        ],
+        "significant": [
+            _entry(score)
+            | {"against": score.against, "direction": "better" if score.interval.low > 0 else "worse"}
+            for score in comparison.significant
+        ],
+        "left_out": _left_out(comparison.left_out),
+        "failed": [{"run": end.name, "reason": end.reason} for end in comparison.failed],
+        "forced": dict(SINGLE_PROCESS),
+    }
+
+
+def write_results(comparison: Comparison, further: Mapping[str, Any]) -> list[Path]:
+    """Write ``table.csv`` and ``summary.json`` with ``further`` keys; returns the files."""
+    folder = comparison.plan.output_dir
+    files = [folder / TABLE_FILE, folder / SUMMARY_FILE]
+    write_table(comparison, files[0])
+    write_json(files[1], {**summary_of(comparison), **further})
+    return files
+
+
+def main_metrics(comparison: Comparison) -> dict[str, float]:
+    """Return the main measure and its differences by flat name, for the tracking server."""
+    found = {}
+    for score in (*comparison.scores, *comparison.differences):
+        if score.measure == comparison.main_measure and math.isfinite(score.interval.value):
+            name, fraction, share = score.group
+            against = f"_minus_{score.against}" if score.against else ""
+            place = f"labels-{100 * fraction:g}_unpaired-{100 * share:g}"
+            found[f"{name}{against}/{place}/{score.condition}/{score.measure}"] = score.interval.value
+    return found
+
+
+def refuse_failures(comparison: Comparison) -> None:
+    """Raise when runs failed; the results of the others are written by then.
+
+    Raises:
+        TrainingError: names the first failed run and its reason.
+    """
+    if comparison.failed:
+        first = comparison.failed[0]
+        raise TrainingError(
+            str(comparison.plan.output_dir / SUMMARY_FILE), "failed",
+            f"{len(comparison.failed)} run(s) failed; {first.name}: {first.reason}",
+            "repair the cause and start the same command again: finished runs are kept",
+        )  # fmt: skip
+
+
+def result_rows(comparison: Comparison) -> list[tuple[str, str]]:
+    """Return the rows of the table that the job prints: the main measure by group, best condition first."""
+    main = comparison.main_measure
+    differences = {
+        (entry.group, entry.condition): entry
+        for entry in comparison.differences
+        if entry.measure == main and entry.against == comparison.plan.reference_set
+    }
+    rows = []
+    for condition in CONDITIONS:
+        for score in comparison.scores:
+            if (score.condition, score.measure) == (condition, main):
+                name, fraction, share = score.group
+                place = f"{condition}  labels {100 * fraction:g} %  unpaired {100 * share:g} %  {name}"
+                text = f"{shown(score)}  ({score.runs} runs)"
+                other = differences.get((score.group, condition))
+                rows.append((place, text if other is None else f"{text}   {_against(other)}"))
+    return rows
+
+
+def _against(other: GroupScore) -> str:
+    mark = "  excludes zero" if other.interval.excludes_zero else ""
+    return f"{shown(other, sign='+')} against {other.against}{mark}"
+
+
+def shown(score: GroupScore, sign: str = "") -> str:
+    """Return value and interval as text, shares in percent; ``sign`` "+" for differences."""
+    scale, digits = (1, 3) if score.measure.startswith("ccc") else (100, 1)
+    value, low, high = (
+        scale * part for part in (score.interval.value, score.interval.low, score.interval.high)
+    )
+    return f"{value:{sign}.{digits}f} [{low:{sign}.{digits}f}, {high:{sign}.{digits}f}]"
+
+
+def _entry(score: GroupScore) -> dict[str, Any]:
+    name, fraction, share = score.group
+    return {
+        "set": name, "labelled_fraction": fraction, "unpaired_share": share, "condition": score.condition,
+        "measure": score.measure, "value": _number(score.interval.value), "low": _number(score.interval.low),
+        "high": _number(score.interval.high), "runs": score.runs,
+    }  # fmt: skip
+
+
+def _number(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _left_out(entries: Sequence[LeftOut]) -> list[dict[str, Any]]:
+    """One entry per set, fraction, share and reason, with its folds and seeds."""
+    grouped: dict[tuple[str, float, float, str], list[LeftOut]] = {}
+    for entry in entries:
+        cell = entry.cell
+        key = (cell.objective_set, cell.labelled_fraction, cell.unpaired_share, entry.reason)
+        grouped.setdefault(key, []).append(entry)
+    return [
+        {
+            "set": name, "labelled_fraction": fraction, "unpaired_share": share, "reason": reason,
+            "folds": sorted({entry.cell.fold for entry in group}),
+            "seeds": sorted({entry.cell.seed for entry in group}),
+        }
+        for (name, fraction, share, reason), group in grouped.items()
+    ]  # fmt: skip
+
+
+def _origin(comparison: Comparison) -> dict[str, Any]:
+    if not comparison.finished:
+        return {}
+    first = comparison.finished[0].summary
+    facts = {
+        name: first[name]
+        for name in ("corpus", "protocol", "label_target", "speaker_normalisation", "store_hash")
+    }
+    by_fold = {entry.summary["fold"]: entry.summary for entry in comparison.finished}
+    return {
+        **facts,
+        "clips": {fold: by_fold[fold]["clips"] for fold in sorted(by_fold)},
+        "speakers": {fold: by_fold[fold]["speakers"][comparison.plan.split] for fold in sorted(by_fold)},
+    }
