@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from vavl.data.batch import ClipBatch, ModalityBatch
 from vavl.data.collection import pad_clips
-from vavl.models.settings import NetworkSettings
+from vavl.models.settings import LadderShape, NetworkSettings
 from vavl.models.vavl import Vavl
 
 AUDIO_WIDTH, VIDEO_WIDTH, OUTPUTS = 6, 5, 3
@@ -113,7 +113,7 @@ def tiny_settings() -> Callable[..., NetworkSettings]:
     def make(**changes: Any) -> NetworkSettings:
         sizes = {
             "width": 16, "modality_blocks": 1, "shared_blocks": 1, "attention_heads": 2, "convolution_kernel": 5,
-            "head_widths": (16, 12), "dropout": 0, "head_dropout": 0,
+            "head_widths": (16, 12), "dropout": 0, "head_dropout": 0, "correlation_size": 4,
         }  # fmt: skip
         return NetworkSettings.model_validate({**sizes, **changes})
 
@@ -124,9 +124,11 @@ def tiny_settings() -> Callable[..., NetworkSettings]:
 def tiny_network(tiny_settings: Callable[..., NetworkSettings]) -> Callable[..., Vavl]:
     """Return a function that gives a small network with weights that are all away from zero."""
 
-    def make(seed: int = 0, outputs: int = OUTPUTS, **changes: Any) -> Vavl:
+    def make(
+        seed: int = 0, outputs: int = OUTPUTS, ladder: LadderShape | None = None, **changes: Any
+    ) -> Vavl:
         torch.manual_seed(seed)
-        network = Vavl(tiny_settings(**changes), AUDIO_WIDTH, VIDEO_WIDTH, outputs)
+        network = Vavl(tiny_settings(**changes), AUDIO_WIDTH, VIDEO_WIDTH, outputs, ladder)
         _shake(network)
         return network
 

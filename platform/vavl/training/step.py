@@ -189,6 +189,8 @@ def _part_norms(
 
 
 def _flat_gradient(loss: Tensor, parameters: Sequence[nn.Parameter]) -> Tensor:
+    if not loss.requires_grad:  # all that the part could train is frozen
+        return torch.zeros(sum(parameter.numel() for parameter in parameters), device=loss.device)
     found = torch.autograd.grad(loss, parameters, retain_graph=True, materialize_grads=True)
     return torch.cat([gradient.reshape(-1) for gradient in found])
 

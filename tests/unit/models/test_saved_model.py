@@ -209,7 +209,7 @@ def damage_header(content: bytes) -> bytes:
         ("model.json", lambda content: content.replace(b'"width": 6', b'"width": 0'), "audio.width"),
         ("model.json", lambda content: content.replace(b'"width": 6', b'"width": 8'), "statistics|cannot be used"),
         ("model.json", lambda content: content.replace(b'"max_frames": 10', b'"most": 10'), "max_frames"),
-        ("model.json", lambda content: content.replace(b'"format_version": 1', b'"format_version": 9, "new": 0'), "9"),
+        ("model.json", lambda content: content.replace(b'"format_version": 2', b'"format_version": 9, "new": 0'), "9"),
     ],
 )  # fmt: skip
 def test_a_damaged_model_is_refused(saved, file, change, message):

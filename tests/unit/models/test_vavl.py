@@ -108,7 +108,7 @@ def test_the_order_of_the_frames_matters(network, batches, change):
     expected, found = rows_of(network(before), before), rows_of(network(after), after)
     for key, value in expected.items():
         if len(clips[key[1]].audio) > 2 and len(clips[key[1]].video) > 2:
-            assert (found[key] - value).abs().max() > 1e-3, key
+            assert (found[key] - value).abs().max() > 1e-4, key
 
 
 @torch.no_grad()
@@ -176,8 +176,8 @@ def test_the_shared_blocks_add_their_input_before_the_norm(network):
     inner = x
     for block in shared.blocks:
         inner = block(inner, is_real)
-    torch.testing.assert_close(shared(x, is_real), shared.norm(inner + x))
-    assert (shared(x, is_real) - shared.norm(inner)).abs().max() > 1e-2
+    torch.testing.assert_close(shared(x, is_real, [None])[0], shared.norm(inner + x))
+    assert (shared(x, is_real, [None])[0] - shared.norm(inner)).abs().max() > 1e-2
 
 
 def test_the_paper_preset_has_about_55_million_parameters():

@@ -8,34 +8,45 @@ from functools import reduce
 import pytest
 import torch
 
+from vavl.models.noise import NoiseKey
 from vavl.models.settings import AttributeTask, ClassTask
 from vavl.objectives.moments import add_moments
-from vavl.objectives.settings import ObjectiveSettings, ReconstructionSettings, SupervisedSettings
-from vavl.objectives.total import batch_moments, needs_first_pass, objective_parts, predictions, weighted_sum
+from vavl.objectives.predictions import predictions
+from vavl.objectives.settings import (
+    HgrSettings,
+    ObjectiveSettings,
+    ReconstructionSettings,
+    SupervisedSettings,
+)
+from vavl.objectives.total import Objective
 
 CLASSES, ATTRIBUTES = ClassTask(classes=("calm", "glad", "mad")), AttributeTask()
+KEY = NoiseKey(seed=3, step=5)
 MIXED = "av av? a v av a? v? v av a av av?"
 TASKS = pytest.mark.parametrize("task", [CLASSES, ATTRIBUTES], ids=["classes", "attributes"])
 
 
+def make_objective(network, task, settings, pieces) -> Objective:
+    layers = len(network.audio_path.widths)
+    return Objective(task, settings, (1.0,) * layers, pieces)
+
+
 def parts_of(network, micro_batches, task, settings=None):
-    """Return the parts of each micro-batch, as the loop computes them."""
-    settings = settings or ObjectiveSettings()
-    outputs = [network(batch) for batch in micro_batches]
-    sums = [
-        batch_moments(output if needs_first_pass(task) else None, batch, task)
-        for output, batch in zip(outputs, micro_batches, strict=True)
-    ]
+    """Return the parts of each micro-batch, as a training step computes them."""
+    made = make_objective(network, task, settings or ObjectiveSettings(), len(micro_batches))
+    outputs = [network(batch, KEY) for batch in micro_batches]
+    sums = [made.moments(output, batch, None) for output, batch in zip(outputs, micro_batches, strict=True)]
     together = {name: value.detach() for name, value in reduce(add_moments, sums).items()}
     return [
-        objective_parts(output, batch, task, settings, together, len(micro_batches))
-        for output, batch in zip(outputs, micro_batches, strict=True)
+        made.parts(output, batch, local, together, None)
+        for output, batch, local in zip(outputs, micro_batches, sums, strict=True)
     ]
 
 
 def objective(network, micro_batches, task, settings=None):
-    settings = settings or ObjectiveSettings()
-    return sum(weighted_sum(parts, settings) for parts in parts_of(network, micro_batches, task, settings))
+    made = make_objective(network, task, settings or ObjectiveSettings(), len(micro_batches))
+    parts = parts_of(network, micro_batches, task, settings)
+    return sum(value for found in parts for value in made.weighted(found, 0).values())
 
 
 def clips_for(task, batches, description):
@@ -114,7 +125,11 @@ def test_a_batch_moves_exactly_the_parts_that_it_feeds(
 def test_no_trainable_tensor_is_unused_after_a_full_step(tiny_network, batches, gradients, task):
     network = tiny_network()
     objective(network, [batches.of(clips_for(task, batches, MIXED))], task).backward()
-    unused = [name for name, value in gradients(network).items() if not value.abs().max() > 0]
+    unused = [
+        name
+        for name, value in gradients(network).items()
+        if not value.abs().max() > 0 and "correlate" not in name
+    ]
     assert not unused
 
 
@@ -140,8 +155,10 @@ def test_the_target_of_the_reconstruction_carries_no_gradient(tiny_network, batc
     values = batch.audio.values.requires_grad_()
     output = tiny_network()(batch)
     cut = output.audio._replace(reconstruction=output.audio.reconstruction.detach().requires_grad_())
-    moments = batch_moments(None, batch, CLASSES)
-    parts = objective_parts(output._replace(audio=cut), batch, CLASSES, ObjectiveSettings(), moments, 1)
+    made = make_objective(tiny_network(), CLASSES, ObjectiveSettings(), 1)
+    output = output._replace(audio=cut)
+    local = made.moments(output, batch, None)
+    parts = made.parts(output, batch, local, local, None)
     parts["reconstruction/audio"].backward()
     assert values.grad is None
     assert cut.reconstruction.grad.abs().max() > 0
@@ -184,9 +201,9 @@ def test_a_batch_of_fillers_alone_gives_0_and_runs_the_whole_graph(tiny_network,
     loss = objective(network, [batches.of([], fillers=2)], task)
     loss.backward()
     assert loss == 0
-    unused = [name for name, parameter in network.named_parameters() if parameter.grad is None]
-    assert not unused
-    assert all(not parameter.grad.any() for parameter in network.parameters())
+    used = {name: value for name, value in network.named_parameters() if "correlate" not in name}
+    assert not [name for name, parameter in used.items() if parameter.grad is None]
+    assert all(not parameter.grad.any() for parameter in used.values())
 
 
 def test_soft_labels_reach_the_loss_as_they_are(tiny_network, batches):
@@ -229,8 +246,17 @@ def test_weights_scale_their_parts():
     settings = ObjectiveSettings(
         supervised=SupervisedSettings(weight=0.5), reconstruction=ReconstructionSettings(weight=3)
     )
-    assert weighted_sum(parts, settings) == 0.5 * 3 + 3 * 4
-    assert weighted_sum(parts, ObjectiveSettings()) == 3 + 2 * 4
+    made = Objective(CLASSES, settings, (1.0,), 1)
+    assert made.weighted(parts, 0) == {
+        "supervised/audio": 0.5, "supervised/video": 1.0, "reconstruction/audio": 12.0,
+    }  # fmt: skip
+
+
+def test_the_pairs_of_hgr_have_weights_of_their_own():
+    settings = ObjectiveSettings(hgr=HgrSettings(weight=2, audio_video=0.5, audio_label=3, video_label=0))
+    parts = {f"hgr/{pair}": torch.tensor(1.0) for pair in ("audio_video", "audio_label", "video_label")}
+    weighted = Objective(CLASSES, settings, (1.0,), 1).weighted(parts, 0)
+    assert [float(value) for value in weighted.values()] == [1.0, 6.0, 0.0]
 
 
 def test_a_part_of_weight_0_trains_nothing(tiny_network, batches, gradients):
@@ -246,4 +272,7 @@ def test_each_condition_counts_the_clips_that_have_it_and_a_label(tiny_network, 
     assert found["audio_video"].weight.tolist() == [1, 0, 0, 0, 0, 0, 0]
     assert found["audio"].weight.tolist() == [1, 0, 1, 0]
     assert found["video"].weight.tolist() == [1, 0, 0, 1]
-    torch.testing.assert_close(found["video"].target, batch.target[[0, 1, 3, 4]])
+    assert found["video"].clip.tolist() == [0, 1, 3, 4]
+    everyone = predictions(tiny_network()(batch), batch, labelled_only=False)
+    assert everyone["audio_video"].weight.tolist() == [1, 1, 0, 0, 0, 0, 0]
+    assert everyone["audio"].weight.tolist() == [1, 1, 1, 1]

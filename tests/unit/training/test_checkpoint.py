@@ -49,15 +49,15 @@ def at(step: int, **changes) -> LoopState:
 
 
 def test_without_a_checkpoint_there_is_nothing_to_resume(folder, engine):
-    assert folder.resume(engine(), FRESH) is None
+    assert folder.resume({"engine": engine()}, FRESH) is None
 
 
 def test_what_was_saved_comes_back(folder, engine):
     before = engine(steps=3)
     state = at(3, epoch=2, best_epoch=1, best_score=0.25, epochs_without_gain=1, trained_seconds=1.5)
-    folder.save(before, state)
+    folder.save({"engine": before}, state)
     after = engine()
-    assert folder.resume(after, FRESH) == state
+    assert folder.resume({"engine": after}, FRESH) == state
     for name, value in before.full_weights().items():
         assert torch.equal(value, after.full_weights()[name])
     # The optimizer's moments too: the next step is the same.
@@ -69,16 +69,16 @@ def test_what_was_saved_comes_back(folder, engine):
 
 def test_the_newest_is_resumed_and_old_ones_go(folder, engine, tmp_path):
     for step in (1, 2, 3, 4, 5):
-        folder.save(engine(step), at(step))
-    assert folder.resume(engine(), FRESH).step == 5
+        folder.save({"engine": engine(step)}, at(step))
+    assert folder.resume({"engine": engine()}, FRESH).step == 5
     names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
     assert names == ["step-00000003", "step-00000004", "step-00000005"]
 
 
 def test_saving_the_same_step_again_replaces_it(folder, engine):
-    folder.save(engine(1), at(4, epoch=1))
-    folder.save(engine(2), at(4, epoch=2))
-    assert folder.resume(engine(), FRESH).epoch == 2
+    folder.save({"engine": engine(1)}, at(4, epoch=1))
+    folder.save({"engine": engine(2)}, at(4, epoch=2))
+    assert folder.resume({"engine": engine()}, FRESH).epoch == 2
 
 
 def truncate(path):
@@ -117,12 +117,12 @@ DAMAGES = [
 def test_a_torn_checkpoint_is_skipped_with_a_message_and_the_one_before_is_used(
     folder, engine, tmp_path, caplog, file, damage, message
 ):
-    folder.save(engine(1), at(1))
-    folder.save(engine(2), at(2))
+    folder.save({"engine": engine(1)}, at(1))
+    folder.save({"engine": engine(2)}, at(2))
     damage(tmp_path / "checkpoints" / "step-00000002" / file)
     after = engine()
     with caplog.at_level(logging.WARNING):
-        assert folder.resume(after, FRESH).step == 1
+        assert folder.resume({"engine": after}, FRESH).step == 1
     assert torch.equal(after.network.weight, engine(1).network.weight)
     (line,) = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert "step-00000002 is skipped" in line
@@ -130,13 +130,13 @@ def test_a_torn_checkpoint_is_skipped_with_a_message_and_the_one_before_is_used(
 
 
 def test_when_all_are_torn_the_run_starts_anew(folder, engine, tmp_path):
-    folder.save(engine(1), at(1))
+    folder.save({"engine": engine(1)}, at(1))
     truncate(tmp_path / "checkpoints/step-00000001/engine/torch.pt")
-    assert folder.resume(engine(), FRESH) is None
+    assert folder.resume({"engine": engine()}, FRESH) is None
 
 
 def test_a_save_that_was_killed_leaves_the_one_before(folder, engine, tmp_path):
-    folder.save(engine(1), at(1))
+    folder.save({"engine": engine(1)}, at(1))
 
     class Dying:
         def save(self, place):
@@ -145,10 +145,10 @@ def test_a_save_that_was_killed_leaves_the_one_before(folder, engine, tmp_path):
             raise Killed
 
     with pytest.raises(Killed):
-        folder.save(Dying(), at(2))
-    assert folder.resume(engine(), FRESH).step == 1
-    folder.save(engine(2), at(2))  # what the dead left behind is in nobody's way
-    assert folder.resume(engine(), FRESH).step == 2
+        folder.save({"engine": Dying()}, at(2))
+    assert folder.resume({"engine": engine()}, FRESH).step == 1
+    folder.save({"engine": engine(2)}, at(2))  # what the dead left behind is in nobody's way
+    assert folder.resume({"engine": engine()}, FRESH).step == 2
     assert not list((tmp_path / "checkpoints").glob(".*"))
 
 
@@ -156,16 +156,16 @@ def test_a_save_that_was_killed_leaves_the_one_before(folder, engine, tmp_path):
     "change", [{"config_hash": "other"}, {"store_hash": "other"}, {"workers": 2}, {"zero_stage": 1}]
 )
 def test_a_checkpoint_of_something_else_is_refused(folder, engine, change):
-    folder.save(engine(1), at(1))
+    folder.save({"engine": engine(1)}, at(1))
     (name,) = change
     with pytest.raises(
         TrainingError, match=rf"{name}: the checkpoint has .*, this run .*\n.*training.resume=never"
     ):
-        folder.resume(engine(), FRESH.model_copy(update=change))
+        folder.resume({"engine": engine()}, FRESH.model_copy(update=change))
 
 
 def test_a_checkpoint_of_the_plain_engine_holds_tensors_only(folder, engine, tmp_path):
-    folder.save(engine(2), at(2))
+    folder.save({"engine": engine(2)}, at(2))
     state = torch.load(tmp_path / "checkpoints/step-00000002/engine/torch.pt", weights_only=True)
     assert state.keys() == {"network", "optimizer"}
 
@@ -182,7 +182,7 @@ def train_from(records):
             config_hash=plan.config_hash, store_hash=run.data.collection.store.hash, workers=1,
             zero_stage=plan.training.zero_stage,
         )  # fmt: skip
-        start = run.checkpoints.resume(run.engine, fresh) or fresh
+        start = run.checkpoints.resume(run.kept, fresh) or fresh
         try:
             state = train(run, start, seen)
         except Killed:

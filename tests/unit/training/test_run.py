@@ -11,9 +11,10 @@ import torch
 
 from vavl.data.partitions import Partition, PartitionedClips
 from vavl.errors import ConfigError, InputError, StoreError
+from vavl.objectives.settings import ObjectiveSettings
 from vavl.training.run import (
     check_plan,
-    freeze_unfed_parts,
+    freeze_parts,
     open_run_data,
     prepare_run,
     steps_of_plan,
@@ -71,11 +72,16 @@ def test_an_epoch_is_the_training_clips_over_the_global_batch(plan, clips, batch
 def test_what_no_clip_feeds_is_frozen(tiny_network, names, frozen):
     network = tiny_network()
     assert (
-        freeze_unfed_parts(network, PartitionedClips({Partition(name): np.arange(3) for name in names}))
+        freeze_parts(
+            network,
+            PartitionedClips({Partition(name): np.arange(3) for name in names}),
+            ObjectiveSettings(),
+        )
         == frozen
     )
     for name, parameter in network.named_parameters():
-        assert parameter.requires_grad != name.startswith(frozen or ("none",)), name
+        is_frozen = name.startswith(frozen or ("none",)) or "correlate" in name
+        assert parameter.requires_grad != is_frozen, name
 
 
 def test_partitions_that_give_no_rows_feed_nothing(plan):
