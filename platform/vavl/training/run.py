@@ -32,6 +32,7 @@ from vavl.training.checkpoint import CheckpointFolder, Kept
 from vavl.training.collectives import rank_and_world_size
 from vavl.training.engine import Engine, make_engine
 from vavl.training.evaluation import EvaluationData
+from vavl.training.objective_checks import check_objectives
 from vavl.training.settings import TrainingPlan
 
 _log = logging.getLogger(__name__)
@@ -48,6 +49,7 @@ class RunData:
         composition: rows of a global batch by partition.
         normaliser: by modality, from the training speakers.
         task: what is predicted.
+        warnings: what can be trained and will hardly help.
     """
 
     collection: ClipCollection
@@ -56,6 +58,7 @@ class RunData:
     composition: Mapping[Partition, int]
     normaliser: Mapping[str, Normaliser]
     task: Task
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -119,7 +122,21 @@ def open_run_data(plan: TrainingPlan) -> RunData:
     composition = compose_batch(partitioned, plan.data.composition)
     # A partition that gives no rows to any batch feeds nothing, and its clips make no epoch longer.
     used = partitioned.only(composition)
-    return RunData(collection, rows, used, composition, normaliser, _task(collection, plan))
+    task = _task(collection, plan)
+    _check_classes(collection, rows["train"], plan)
+    warnings = check_objectives(plan, used, composition, task)
+    return RunData(collection, rows, used, composition, normaliser, task, tuple(warnings))
+
+
+def _check_classes(collection: ClipCollection, rows: NDArray[np.int64], plan: TrainingPlan) -> None:
+    """Refuse training labels that are all alike: there is nothing to tell apart."""
+    target = collection.target[rows[collection.is_labelled[rows]]]
+    if len(target) and not (target != target[0]).any():
+        raise InputError(
+            str(plan.data.store), f"data.target={plan.data.target}, fold {plan.data.fold}",
+            f"all {len(target)} labelled training clips have the same target {target[0].tolist()}",
+            "label clips of other classes too, or choose another fold or target",
+        )  # fmt: skip
 
 
 def check_plan(plan: TrainingPlan) -> None:
@@ -131,6 +148,8 @@ def check_plan(plan: TrainingPlan) -> None:
     data = open_run_data(plan)
     for line in _data_lines(data):
         _log.info(line)
+    for warning in data.warnings:
+        _log.warning(warning)
     rows = data.rows["validation"]
     needed = {AUDIO_VIDEO: ("audio", "video"), AUDIO: ("audio",), VIDEO: ("video",)}
     for name in plan.evaluation.select_by:

@@ -1,0 +1,100 @@
+"""What the objectives of a run ask of its clips, checked before anything starts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from vavl.data.partitions import Partition, PartitionedClips
+from vavl.errors import ConfigError
+from vavl.models.settings import ClassTask, Task
+from vavl.objectives.settings import HgrSettings, LadderSettings, PseudoLabelSettings
+from vavl.objectives.total import HGR_PAIRS
+from vavl.training.settings import TrainingPlan
+
+_NEEDS = {
+    "audio_video": (("audio", "video"), False, "both audio and video"),
+    "audio_label": (("audio",), True, "audio and a label"),
+    "video_label": (("video",), True, "video and a label"),
+}
+
+
+def check_objectives(
+    plan: TrainingPlan, partitioned: PartitionedClips, composition: Mapping[Partition, int], task: Task
+) -> list[str]:
+    """Refuse objectives that no training clip could feed.
+
+    Args:
+        plan: the run.
+        partitioned: training clips that are drawn from.
+        composition: rows of a global batch by partition.
+        task: what is predicted.
+
+    Returns:
+        Warnings: what can be trained and will hardly help.
+
+    Raises:
+        ConfigError: an objective has weight and no clips, or does not fit the network or the task.
+    """
+    objectives = plan.objectives
+    warnings: list[str] = []
+    if objectives.hgr is not None and objectives.hgr.weight > 0:
+        _check_hgr(objectives.hgr, partitioned)
+        warnings += _correlation_size_warnings(plan, objectives.hgr, composition)
+    if objectives.ladder is not None:
+        _check_ladder(objectives.ladder, plan.model.ladder_layers)
+    if objectives.pseudo_label is not None:
+        _check_pseudo_label(plan, objectives.pseudo_label, partitioned, task)
+    return warnings
+
+
+def _check_hgr(settings: HgrSettings, partitioned: PartitionedClips) -> None:
+    for pair in HGR_PAIRS:
+        modalities, needs_label, what = _NEEDS[pair]
+        if getattr(settings, pair) > 0 and not partitioned.feed(*modalities, with_label=needs_label):
+            raise ConfigError(
+                "objectives", f"hgr.{pair}", f"has weight, but no training clip has {what}",
+                f"set objectives.hgr.{pair}=0, or change data.partitions",
+            )  # fmt: skip
+
+
+def _correlation_size_warnings(
+    plan: TrainingPlan, settings: HgrSettings, composition: Mapping[Partition, int]
+) -> list[str]:
+    pairs = sum(rows for name, rows in composition.items() if len(name.modalities) == 2)
+    size = plan.model.correlation_size
+    if settings.audio_video == 0 or size < pairs:
+        return []
+    bound = min(size, pairs - 1) / 2
+    return [
+        f"model.correlation_size {size} is not below the {pairs} pairs of a global batch: soft-HGR can reach "
+        f"its bound {bound:g} on independent data there; lower it, or raise data.composition.batch_size"
+    ]
+
+
+def _check_ladder(settings: LadderSettings, layers: int) -> None:
+    given = settings.layer_weights
+    if given is not None and len(given) != layers:
+        raise ConfigError(
+            "objectives", "ladder.layer_weights", f"has {len(given)} numbers for {layers} layers",
+            "give one for the input frames and one for every modality block and shared block, or null",
+        )  # fmt: skip
+
+
+def _check_pseudo_label(
+    plan: TrainingPlan, settings: PseudoLabelSettings, partitioned: PartitionedClips, task: Task
+) -> None:
+    if not isinstance(task, ClassTask):
+        raise ConfigError(
+            "objectives", "pseudo_label", "labels classes, but data.target is attributes",
+            "set objectives.pseudo_label=null",
+        )  # fmt: skip
+    if settings.weight > 0 and all(name.is_labelled for name in partitioned.clips):
+        raise ConfigError(
+            "objectives", "pseudo_label.weight", "has weight, but every training clip has a label",
+            "set objectives.pseudo_label=null, or data.partitions.labelled_fraction below 1",
+        )  # fmt: skip
+    if settings.teacher == "average" and plan.training.average_decay is None:
+        raise ConfigError(
+            "objectives", "pseudo_label.teacher", "is average, but no average of the weights is kept",
+            "set training.average_decay, e.g. 0.99, or objectives.pseudo_label.teacher=self",
+        )  # fmt: skip
