@@ -145,7 +145,8 @@ class ModalityPath(nn.Module):
         self.blocks = nn.ModuleList(ConformerBlock(settings) for _ in range(settings.modality_blocks))
         self.head = feed_forward_head(settings.width, outputs, settings)
         self.reconstruct = feed_forward_head(settings.width, input_width, settings)
-        self.correlate = nn.Linear(settings.width, settings.correlation_size)
+        # No bias: soft-HGR centres, so a bias would get rounding errors for a gradient and AdamW would walk it.
+        self.correlate = nn.Linear(settings.width, settings.correlation_size, bias=False)
 
     def encode(
         self, clips: ModalityBatch, shared: SharedBlocks, noise: Sequence[Tensor] | None = None
