@@ -5,6 +5,7 @@ from __future__ import annotations
 from vavl.config.command_line import print_table, run_job
 from vavl.job_config import CompareObjectivesJob
 from vavl.tracking.comparison import TrackedComparison
+from vavl.tracking.comparison_pages import write_pages
 from vavl.tracking.comparison_preview import log_grid
 from vavl.tracking.comparison_progress import show_runs
 from vavl.tracking.comparison_result import (
@@ -28,10 +29,11 @@ def compare_objectives(job: CompareObjectivesJob) -> None:
             tracked.ended(end)
             ends.append(end)
         comparison = collect(job, grid, ends)
-        files = write_results(comparison, {})
+        files = [*write_results(comparison, {}), *write_pages(comparison)]
         kept = tracked.finish(main_metrics(comparison), files)
     write_results(comparison, kept)
     print_table(f"{job.output_dir}: {comparison.main_measure} on {job.split}", result_rows(comparison))
+    print(f"\nnext: open {job.output_dir}/report.html\n      {tracked.show_command}")
     refuse_failures(comparison)
 
 

@@ -122,9 +122,10 @@ def bars(entries: Sequence[Bar]) -> Html:
     return Html('<div class="bars">\n' + "\n".join(_bar(entry) for entry in entries) + "\n</div>")
 
 
-def pictures(entries: Sequence[Picture]) -> Html:
-    """Return pictures, each drawn for light and for dark screens."""
-    return Html('<div class="pictures">\n' + "\n".join(_figure(entry) for entry in entries) + "\n</div>")
+def pictures(entries: Sequence[Picture], *, large: bool = False) -> Html:
+    """Return pictures, each drawn for light and for dark screens; ``large`` ones take the whole width."""
+    kind = "pictures large" if large else "pictures"
+    return Html(f'<div class="{kind}">\n' + "\n".join(_figure(entry) for entry in entries) + "\n</div>")
 
 
 def paragraphs(texts: Iterable[str]) -> Html:

@@ -204,14 +204,20 @@ def write_pictures(pictures: Sequence[Picture], folder: Path, theme: Theme = LIG
 
 def _figure(theme: Theme, size: tuple[float, float]) -> tuple[Figure, Any]:
     figure = Figure(figsize=size, facecolor=theme.surface)
-    axes = figure.add_subplot(facecolor=theme.surface)
+    axes = figure.add_subplot()
+    style_axes(axes, theme)
+    return figure, axes
+
+
+def style_axes(axes: Any, theme: Theme) -> None:
+    """Give axes the colours of a theme and no frame."""
+    axes.set_facecolor(theme.surface)
     axes.tick_params(colors=theme.quiet, labelsize=9)
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(theme.line)
     for axis in (axes.xaxis, axes.yaxis):
         axis.label.set(color=theme.text, fontsize=10)
     axes.set_axisbelow(True)
-    return figure, axes
 
 
 def _legend_below(axes: Any, theme: Theme, columns: int) -> None:

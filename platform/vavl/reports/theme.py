@@ -17,6 +17,7 @@ class Theme:
         text: words and numbers; ``quiet`` for axes and notes; ``line`` for the grid.
         ramp: from no clip to all clips of a class, for tables of counts.
         audio_video, audio, video: the three ways to predict a clip.
+        series: for lines that are compared, told apart by colour-blind readers too.
     """
 
     name: str
@@ -28,6 +29,7 @@ class Theme:
     audio_video: str
     audio: str
     video: str
+    series: tuple[str, ...]
 
     def of_condition(self, condition: str) -> str:
         """Return the colour of a condition; that of quiet text for anything else."""
@@ -45,6 +47,7 @@ LIGHT = Theme(
     audio_video="#2459a9",
     audio="#b3560a",
     video="#13805f",
+    series=("#0b62a4", "#c2540a", "#11845b", "#a6397a", "#8a6d00", "#5b4bb7", "#00798c", "#b3262e"),
 )
 DARK = Theme(
     name="dark",
@@ -56,6 +59,7 @@ DARK = Theme(
     audio_video="#7db1f5",
     audio="#f2a65a",
     video="#57c7a1",
+    series=("#6cb2f2", "#f39b5f", "#4fc79a", "#ea8bc0", "#dcc04e", "#a99cf2", "#4cc3d6", "#f28086"),
 )
 THEMES = (LIGHT, DARK)
 
