@@ -69,6 +69,8 @@ class TrainingProgress:
             note = "" if loss is None else f"loss {loss:.3f}"
             total = payload["total_steps"]
             self._bar.update(TaskID(self._task), completed=payload["step"] + 1, total=total, note=note)
+        if payload.get("parts"):
+            self._print(objective_line(payload))
 
     def _show_epoch(self, payload: dict[str, Any]) -> None:
         metrics = payload["metrics"]
@@ -82,7 +84,19 @@ class TrainingProgress:
             f"(best epoch {payload['best_epoch']}, {metrics['train/clips_per_second']:.0f} clips/s, "
             f"{time.monotonic() - self._start:.0f} s)"
         )
+        self._print(line)
+
+    def _print(self, line: str) -> None:
         if self._bar:
             self._bar.console.print(line, highlight=False)
         else:
             _log.info(line)
+
+
+def objective_line(payload: dict[str, Any]) -> str:
+    """Write the objective of a step as its weighted parts, each with the norm of its gradient."""
+    parts = "  ".join(
+        f"{name} {part['weighted']:.3f} (gradient {part['gradient_norm']:.2g})"
+        for name, part in payload["parts"].items()
+    )
+    return f"step {payload['step']}  objective {payload['metrics']['train/loss/total']:.3f} = {parts}"

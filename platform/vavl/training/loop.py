@@ -78,7 +78,8 @@ def train(run: TrainingRun, start: LoopState, report: Report) -> LoopState:
 def _step_record(run: TrainingRun, step: int, done: StepResult) -> Record:
     losses = {f"train/loss/{name}": value for name, value in done.parts.items()}
     tensors = {name: torch.tensor(value) for name, value in done.parts.items()}
-    objective = sum(float(value) for value in run.objective.weighted(tensors, step).values())
+    weighted = {name: float(value) for name, value in run.objective.weighted(tensors, step).items()}
+    objective = sum(weighted.values())
     if not math.isfinite(objective):
         raise TrainingError(
             f"step {step}", "loss", f"is not finite: {losses}",
@@ -93,8 +94,13 @@ def _step_record(run: TrainingRun, step: int, done: StepResult) -> Record:
     if done.confidence is not None:
         metrics["train/pseudo_label/sure"] = done.sure
         metrics["train/pseudo_label/unlabelled"] = float(done.moments["guess/count"])
+    # The whole objective at a glance, at the steps where gradients of parts were measured.
+    parts = {
+        name: {"weighted": weighted[name], "gradient_norm": norm} for name, norm in done.part_norms.items()
+    }
     return {
         "kind": "step", "step": step, "total_steps": run.total_steps, "time": time.time(), "metrics": metrics,
+        **({"parts": parts} if parts else {}),
     }  # fmt: skip
 
 

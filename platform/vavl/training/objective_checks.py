@@ -65,10 +65,11 @@ def _correlation_size_warnings(
     if settings.audio_video == 0 or size < pairs:
         return []
     bound = min(size, pairs - 1) / 2
-    return [
+    warning = (
         f"model.correlation_size {size} is not below the {pairs} pairs of a global batch: soft-HGR can reach "
         f"its bound {bound:g} on independent data there; lower it, or raise data.composition.batch_size"
-    ]
+    )
+    return [warning]
 
 
 def _check_ladder(settings: LadderSettings, layers: int) -> None:
