@@ -1,0 +1,116 @@
+"""Real processes: 1, 2 and 4 ranks compute one and the same global batch."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from vavl.objectives.moments import moments_under
+from vavl.training.settings import TrainingPlan
+
+PROGRAM = Path(__file__).parents[1] / "support/real_ranks.py"
+RANKS = (1, 2, 4)
+TIME_LIMIT_S = 120
+ALL_OBJECTIVES = {
+    "hgr": {"weight": 0.5, "audio_video": 0.5},
+    "ladder": {"weight": 0.5, "lateral": "both", "detach_target": False},
+}
+
+Found = dict[int, dict[str, Tensor]]
+
+
+@pytest.fixture(scope="module")
+def found(
+    small_store: Callable[..., Path],
+    small_corpus: Callable[..., Any],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Found:
+    """Return what groups of 1, 2 and 4 processes computed."""
+    folder = tmp_path_factory.mktemp("ranks")
+    corpus = small_corpus(
+        clips_per_speaker=20, without_audio=(0,), without_video=(1, 3), without_label=(1, 2, 4)
+    )
+    (folder / "plan.json").write_text(plan(small_store(corpus), folder).model_dump_json())
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", str(PROGRAM), str(folder)],
+        capture_output=True, text=True, timeout=TIME_LIMIT_S, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return {ranks: load_file(folder / f"{ranks}.safetensors") for ranks in RANKS}
+
+
+def plan(store: Path, folder: Path) -> TrainingPlan:
+    """Return a run with all objectives; 14 rows do not divide by 4, and so few leave ranks without a partition."""
+    return TrainingPlan.model_validate(
+        {
+            "output_dir": folder / "run",
+            "data": {
+                "store": store, "composition": {"batch_size": 14},
+                "augmentation": {"audio": {"noise": 0.3}, "video": {"noise": 0.3}},
+            },
+            "model": {
+                "width": 16, "modality_blocks": 1, "shared_blocks": 1, "attention_heads": 2, "convolution_kernel": 5,
+                "head_widths": (16, 12), "dropout": 0, "head_dropout": 0, "correlation_size": 4,
+            },
+            "objectives": ALL_OBJECTIVES,
+            "training": {
+                "launcher": "in_process", "engine": "torch", "average_decay": 0.5, "gradient_norms_every_steps": 5,
+                "optimizer": {"learning_rate": 3e-3},
+            },
+        }
+    )  # fmt: skip
+
+
+def assert_equal_to_one_rank(found: Found, case: str, way: str, ranks: int, tolerance: float) -> None:
+    """Hold a way of computing a case on several ranks to what one rank computes."""
+    expected = moments_under(f"{case}/together", found[1])
+    several = moments_under(f"{case}/{way}", found[ranks])
+    assert several.keys() == expected.keys()
+    assert expected
+    for name, value in expected.items():
+        torch.testing.assert_close(
+            several[name],
+            value,
+            rtol=tolerance,
+            atol=tolerance,
+            msg=lambda text, name=name: f"{name}: {text}",
+        )
+
+
+@pytest.mark.parametrize("ranks", RANKS)
+@pytest.mark.parametrize("case", ["in turn", "uneven", "sorted"])
+def test_soft_hgr_and_its_gradients_are_those_of_one_rank(found: Found, case: str, ranks: int) -> None:
+    """Also where a rank has one clip, none, or no pair at all."""
+    assert found[1][f"{case}/together/loss"].abs() > 0.1
+    assert found[1][f"{case}/together/label"].abs().max() > 0.01
+    assert_equal_to_one_rank(found, case, "together", ranks, 1e-6)
+
+
+@pytest.mark.parametrize("ranks", [2, 4])
+@pytest.mark.parametrize("case", ["in turn", "uneven", "sorted"])
+def test_the_mean_of_the_ranks_own_losses_fails_the_same_test(found: Found, case: str, ranks: int) -> None:
+    with pytest.raises(AssertionError, match="not close"):
+        assert_equal_to_one_rank(found, case, "apart", ranks, 1e-2)
+
+
+@pytest.mark.parametrize("ranks", RANKS)
+def test_training_with_all_objectives_is_that_of_one_rank(found: Found, ranks: int) -> None:
+    """Parts, gradient norms and weights over several steps, dropout 0."""
+    curve = {name: value for name, value in found[1].items() if name.startswith("network/together/curve")}
+    for part in ("hgr/audio_label", "ladder/video", "norm"):
+        assert curve[f"network/together/curve {part}"].abs().max() > 0, part
+    assert_equal_to_one_rank(found, "network", "together", ranks, 1e-5)
+
+
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_training_on_moments_of_the_own_clips_fails_the_same_test(found: Found, ranks: int) -> None:
+    with pytest.raises(AssertionError, match="not close"):
+        assert_equal_to_one_rank(found, "network", "apart", ranks, 1e-4)

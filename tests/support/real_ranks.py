@@ -1,0 +1,163 @@
+"""What real processes compute for tests/integration/test_ranks.py; a program of its own.
+
+    python real_ranks.py FOLDER
+
+``<folder>/plan.json`` is the plan of a run. Four processes, forked after the imports that cost more than all
+they do, form groups of 4, 2 and 1, one after the other. Rank 0 of each group leaves
+``<folder>/<ranks>.safetensors`` with ``<case>/<way>/<name>``, where the way is ``together`` (moments of the
+global batch) or ``apart`` (the mean of the ranks' own losses).
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from unittest.mock import patch
+
+import torch
+import torch.distributed as dist
+from safetensors.torch import save_file
+from torch import Tensor
+
+from vavl.config.files import read_json
+from vavl.objectives.hgr import correlation_moments, soft_hgr_loss
+from vavl.objectives.moments import Moments, moments_under, named_moments
+from vavl.training import step as step_module
+from vavl.training.collectives import add_over_ranks
+from vavl.training.engine import TorchEngine
+from vavl.training.run import first_confidence, prepare_run
+from vavl.training.settings import TrainingPlan
+
+GROUPS = (4, 2, 1)
+ROWS, SIZE = 23, 4
+WIDTHS = {"audio": 7, "video": 5, "label": 3}
+PAIRS = (("audio", "video"), ("audio", "label"), ("video", "label"))
+CUTS = {1: (0, 23), 2: (0, 1, 23), 4: (0, 1, 1, 9, 23)}
+STEPS = 6
+
+
+def main(folder: Path) -> int:
+    """Run four ranks; return 0 if all of them came through."""
+    torch.set_num_threads(1)
+    torch.optim.AdamW([torch.zeros(1)])  # imports a second's worth of torch when first made
+    fork = multiprocessing.get_context("fork")
+    ranks = [fork.Process(target=run_rank, args=(rank, folder)) for rank in range(max(GROUPS))]
+    for process in ranks:
+        process.start()
+    for process in ranks:
+        process.join()
+    return max(abs(process.exitcode or 0) for process in ranks)
+
+
+def run_rank(rank: int, folder: Path) -> None:
+    """Compute every case in groups of every size."""
+    plan = TrainingPlan.model_validate(read_json(folder / "plan.json"))
+    for ranks in GROUPS:
+        if rank >= ranks:
+            return
+        dist.init_process_group("gloo", f"file://{folder}/meet{ranks}", rank=rank, world_size=ranks)
+        found: dict[str, Tensor] = {}
+        for case in ("in turn", "uneven", "sorted"):
+            for way in ("together", "apart"):
+                found |= named_moments(f"{case}/{way}", soft_hgr_of(case, way))
+        for way in ("together", "apart"):
+            found |= named_moments(f"network/{way}", training_of(plan, way))
+        if rank == 0:
+            save_file(
+                {name: value.contiguous() for name, value in found.items()}, folder / f"{ranks}.safetensors"
+            )
+        dist.destroy_process_group()
+
+
+def soft_hgr_of(case: str, way: str) -> dict[str, Tensor]:
+    """Return loss and gradients of three linear maps on this rank's rows, added over the ranks."""
+    generator = torch.Generator().manual_seed(0)
+    values = {name: torch.randn(ROWS, width, generator=generator) for name, width in WIDTHS.items()}
+    values["video"][:, :3] += values["audio"][:, :3]
+    values["label"] = torch.nn.functional.one_hot(values["audio"][:, :3].argmax(-1)).float()
+    there = {name: (torch.rand(ROWS, generator=generator) > 0.25).float() for name in WIDTHS}
+    maps = {
+        name: (0.5 * torch.randn(width, SIZE, generator=generator)).requires_grad_()
+        for name, width in WIDTHS.items()
+    }
+    rows = own_rows(case, there)
+    local: dict[str, Tensor] = {}
+    for first, second in PAIRS:
+        sides = (values[name][rows] @ maps[name] for name in (first, second))
+        local |= named_moments(
+            f"{first}_{second}", correlation_moments(*sides, there[first][rows] * there[second][rows])
+        )
+    ranks = dist.get_world_size()
+    # The gradients of parts of one loss add up; those of losses of their own are averaged.
+    whole, share = (add_over_ranks(local), 1.0) if way == "together" else (local, 1 / ranks)
+    loss = sum_of_losses(whole, local) * share
+    loss.backward()
+    mine = {"loss": loss.detach() / (ranks * share), **{name: one.grad for name, one in maps.items()}}
+    return {name: value.float() for name, value in add_over_ranks(mine).items()}
+
+
+def sum_of_losses(whole: Moments, local: Moments) -> Tensor:
+    """Add the losses of the three pairs."""
+    names = [f"{first}_{second}" for first, second in PAIRS]
+    losses = [soft_hgr_loss(moments_under(name, whole), moments_under(name, local)) for name in names]
+    return torch.stack(losses).sum()
+
+
+def own_rows(case: str, there: Mapping[str, Tensor]) -> Tensor:
+    """Return the rows of this rank: dealt in turn, unevenly, or sorted by what they lack."""
+    rank, ranks = dist.get_rank(), dist.get_world_size()
+    everything = torch.arange(ROWS)
+    match case:
+        case "in turn":
+            return everything[rank::ranks]
+        case "uneven":  # one rank gets a single row, another none
+            return everything[CUTS[ranks][rank] : CUTS[ranks][rank + 1]]
+        case _:
+            order = torch.argsort(there["audio"] + 2 * there["video"], stable=True)
+            return torch.tensor_split(order, ranks)[rank]
+
+
+class AddingEngine(TorchEngine):
+    """Adds gradients up over the ranks, as the contract of engines says; no DeepSpeed."""
+
+    share = 1.0
+
+    def step(self, learning_rate: float) -> float | None:
+        """Add up, then step."""
+        named = [(name, one) for name, one in self.network.named_parameters() if one.requires_grad]
+        total = add_over_ranks({name: one.grad for name, one in named})
+        for name, one in named:
+            one.grad = (total[name] * self.share).float()
+        return super().step(learning_rate)
+
+
+def training_of(plan: TrainingPlan, way: str) -> dict[str, Tensor]:
+    """Train a few steps with all objectives; return the parts of every step and the weights after them."""
+    run = prepare_run(plan)
+    engine = AddingEngine(run.engine.network, plan.training)
+    run = replace(run, engine=engine)
+    confidence = first_confidence(run)
+    curve = []
+    agree = add_over_ranks
+    if way == "apart":
+        engine.share = 1 / dist.get_world_size()
+        run = replace(run, objective=replace(run.objective, pieces=1))
+
+        def agree(sums: Moments) -> dict[str, Tensor]:
+            return {name: value.detach() for name, value in sums.items()}
+
+    with patch.object(step_module, "add_over_ranks", agree):
+        for step in range(STEPS):
+            done = step_module.train_step(run, step, run.loader.load(step), confidence)
+            confidence = done.confidence
+            facts = {**done.parts, **done.part_norms, "sure": done.sure, "norm": done.gradient_norm}
+            curve.append(facts)
+    found = {f"curve {name}": torch.tensor([facts[name] for facts in curve]) for name in curve[-1]}
+    return found | named_moments("weights", engine.full_weights())
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))
