@@ -1,8 +1,9 @@
 """Cost of the cross-modal ladder: how well the clean layers were rebuilt (Rasmus et al. 2015, eq. 8).
 
 Both the clean layer and its estimate are normalised by the mean and deviation, per channel, of the clean
-layer over the real frames of the global batch; the means cancel in the difference. Per clip the squared
-difference is averaged over real frames, then over the clips of the global batch that have the modality.
+layer over the real frames of the global batch, the variance being at least 0.01 (inputs and blocks come
+normalised); the means cancel in the difference. Per clip the squared difference is averaged over real
+frames, then over the clips of the global batch that have the modality.
 
 Gradient goes to the estimate, and to the clean layers as well where they are not detached.
 """
@@ -18,7 +19,8 @@ from vavl.data.batch import ModalityBatch
 from vavl.models.ladder import LadderTrace
 from vavl.objectives.moments import Moments, linked
 
-_TINY = 1e-6
+_LEAST_VARIANCE = 0.01
+"""A channel that hardly varies over a batch, such as an action unit that nobody shows, would drown all others."""
 
 
 def ladder_moments(trace: LadderTrace, clips: ModalityBatch) -> dict[str, Tensor]:
@@ -56,8 +58,8 @@ def ladder_cost(moments: Moments, layer_weights: Sequence[float]) -> Tensor:
     cost = moments["clips"] * 0.0
     for number, weight in enumerate(layer_weights):
         mean = moments[f"{number}/sum"] / frames
-        variance = (moments[f"{number}/square"] / frames - mean.square()).clamp_min(0)
-        cost = cost + weight * (moments[f"{number}/error"] / (variance + _TINY)).mean() / clips
+        variance = (moments[f"{number}/square"] / frames - mean.square()).clamp_min(_LEAST_VARIANCE)
+        cost = cost + weight * (moments[f"{number}/error"] / variance).mean() / clips
     return cost
 
 
