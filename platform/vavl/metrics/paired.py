@@ -124,8 +124,8 @@ def difference_interval(
     Both are drawn with the same speakers and the same seeds in every fold.
     """
     first, second = _aligned(first, second)
-    values = [fold_scores(table, statistic) for table in (first, second)]
-    value = np.nanmean([values[0][fold] - values[1][fold] for fold in values[0]]) if values[0] else np.nan
+    scores = [np.array([list(fold_scores(table, statistic).values())]) for table in (first, second)]
+    value = _mean(scores[0] - scores[1])[0]
     drawn = _replicates(first, statistic, seed, draws) - _replicates(second, statistic, seed, draws)
     return _interval(float(value), drawn, level)
 

@@ -95,6 +95,7 @@ def differences_figure(report: ComparisonReport, theme: Theme) -> Figure:
                 axes.plot(scale * point.value, row, marker, color=colour, markerfacecolor=face, markersize=5)
         axes.set_title(CONDITION_TITLES[condition], color=theme.text, fontsize=10)
         axes.set_xlabel(f"{'points' if report.is_share else report.measure} against {report.reference}")
+        axes.tick_params(axis="y", length=0)
         axes.grid(axis="x", color=theme.line, linewidth=0.8)
     panels[0].set_yticks(range(len(rows)), rows)
     panels[0].set_ylim(len(rows) - 0.5, -0.5)

@@ -43,7 +43,7 @@ def _parts(report: ComparisonReport, drawn: Sequence[Picture]) -> Iterator[Html]
             "The epoch of every run was chosen on the same clips, so the scores are optimistic; the test split "
             "was not measured.",
         )
-    yield page.section("What helped", page.paragraphs(verdicts(report)), note=_METHOD)
+    yield page.section("Differences that exclude zero", _verdicts(report), note=_METHOD)
     for picture in drawn:
         yield page.section(_TITLES[picture.name.split("_")[0]], page.pictures([picture], large=True))
     for fraction, share in product(report.fractions, report.shares):
@@ -55,18 +55,22 @@ def _parts(report: ComparisonReport, drawn: Sequence[Picture]) -> Iterator[Html]
             yield page.section(title, page.facts(entries))
 
 
-def verdicts(report: ComparisonReport) -> list[str]:
-    """Return one sentence per difference whose interval excludes zero, or one that there is none."""
-    found = []
-    for point in report.differences:
+def _verdicts(report: ComparisonReport) -> Html:
+    """List the differences whose interval excludes zero, by place of the grid."""
+    found: dict[str, list[list[str | Html]]] = {}
+    for point in sorted(report.differences, key=lambda point: (point.fraction, point.share)):
         if point.excludes_zero:
             value, interval = report.text(point)
-            place = _place(point.fraction, point.share)
-            found.append(
-                f"{point.name} is {'better' if point.low > 0 else 'worse'} than {point.against}: "
-                f"{CONDITION_TITLES[point.condition]}, {place}: {value} ({interval})."
-            )
-    return found or ["No difference excludes zero."]
+            found.setdefault(_place(point.fraction, point.share), []).append(
+                [
+                    point.name, "better" if point.low > 0 else "worse", f"than {point.against}",
+                    CONDITION_TITLES[point.condition], page.with_small(value, interval),
+                ]
+            )  # fmt: skip
+    if not found:
+        return page.paragraphs(["None."])
+    rows = [row for place, entries in found.items() for row in ([place], *entries)]
+    return page.table(["", "", "", "", f"{report.measure} {'points' if report.is_share else ''}"], rows)
 
 
 def _place(fraction: float, share: float) -> str:
