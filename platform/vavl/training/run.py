@@ -123,12 +123,12 @@ def open_run_data(plan: TrainingPlan) -> RunData:
     # A partition that gives no rows to any batch feeds nothing, and its clips make no epoch longer.
     used = partitioned.only(composition)
     task = _task(collection, plan)
-    _check_classes(collection, rows["train"], plan)
+    check_classes(collection, rows["train"], plan)
     warnings = check_objectives(plan, used, composition, task)
     return RunData(collection, rows, used, composition, normaliser, task, tuple(warnings))
 
 
-def _check_classes(collection: ClipCollection, rows: NDArray[np.int64], plan: TrainingPlan) -> None:
+def check_classes(collection: ClipCollection, rows: NDArray[np.int64], plan: TrainingPlan) -> None:
     """Refuse training labels that are all alike: there is nothing to tell apart."""
     target = collection.target[rows[collection.is_labelled[rows]]]
     if len(target) and not (target != target[0]).any():

@@ -1,0 +1,73 @@
+"""Objectives that no clip can feed are refused with what to change."""
+
+from __future__ import annotations
+
+import pytest
+
+from vavl.errors import ConfigError, InputError
+from vavl.training.run import check_classes, check_plan, open_run_data
+
+AUDIO_ONLY = {"without_video": range(10)}
+AUDIO_SELECTS = {"select_by": ["validation/audio/accuracy"]}
+ALL_LABELLED = {"without_audio": (0,), "without_video": (1,)}
+
+
+@pytest.mark.parametrize(
+    ("corpus", "objectives", "message"),
+    [
+        (AUDIO_ONLY, {"hgr": {}}, r"hgr\.audio_video.*no training clip has both audio and video"),
+        (AUDIO_ONLY, {"hgr": {"audio_video": 0}}, r"hgr\.video_label.*no training clip has video and a label"),
+        (ALL_LABELLED, {"pseudo_label": {}}, r"pseudo_label\.weight.*every training clip has a label"),
+        (None, {"pseudo_label": {"teacher": "average"}}, r"teacher.*no average of the weights"),
+        (None, {"ladder": {"layer_weights": [1, 1]}}, r"layer_weights.*has 2 numbers for 3 layers"),
+    ],
+)  # fmt: skip
+def test_an_objective_without_clips_is_refused(plan, corpus, objectives, message):
+    chosen = plan(corpus=corpus, objectives=objectives, evaluation=AUDIO_SELECTS)
+    with pytest.raises(ConfigError, match=message):
+        check_plan(chosen)
+
+
+def test_pseudo_labels_are_for_classes(plan):
+    data = {"store": plan().data.store, "target": "attributes"}
+    chosen = plan(
+        data=data, objectives={"pseudo_label": {}}, evaluation={"select_by": ["validation/audio/ccc_mean"]}
+    )
+    with pytest.raises(ConfigError, match=r"pseudo_label.*labels classes, but data\.target is attributes"):
+        check_plan(chosen)
+
+
+@pytest.mark.parametrize(
+    ("corpus", "objectives"),
+    [
+        (AUDIO_ONLY, {"hgr": {"audio_video": 0, "video_label": 0}}),
+        (AUDIO_ONLY, {"hgr": {"weight": 0}}),
+        (AUDIO_ONLY, {"ladder": {}}),
+        (None, {"hgr": {}, "ladder": {"layer_weights": [1, 2, 3]}, "pseudo_label": {}}),
+    ],
+)
+def test_what_the_clips_can_feed_is_accepted(plan, corpus, objectives):
+    open_run_data(plan(corpus=corpus, objectives=objectives, evaluation=AUDIO_SELECTS))
+
+
+def test_a_correlation_size_that_memory_alone_could_reach_is_warned_of(plan, caplog):
+    check_plan(plan(objectives={"hgr": {}}))
+    pairs = sum(rows for name, rows in open_run_data(plan()).composition.items() if name.startswith("paired"))
+    assert f"correlation_size 16 is not below the {pairs} pairs" in caplog.text
+    assert f"its bound {(pairs - 1) / 2:g}" in caplog.text
+    caplog.clear()
+    small = {**plan().model.model_dump(), "correlation_size": 2}
+    check_plan(plan(objectives={"hgr": {}}, model=small))
+    assert "correlation_size" not in caplog.text
+
+
+def test_training_labels_of_one_class_alone_are_refused(plan):
+    """Fold 0 of a corpus whose training speakers only ever say one thing."""
+    chosen = plan()
+    collection_labels = open_run_data(chosen)
+    rows = collection_labels.rows["train"]
+    target = collection_labels.collection.target
+    target[rows] = target[rows[0]]
+
+    with pytest.raises(InputError, match=r"labelled training clips have the same target"):
+        check_classes(collection_labels.collection, rows, chosen)
