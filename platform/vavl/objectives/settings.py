@@ -90,5 +90,18 @@ class ObjectiveSettings(FrozenConfig):
 
     def weights_at(self, step: int) -> dict[str, float]:
         """Return the weight of every configured objective at an optimizer step."""
-        configured = {name: getattr(self, name) for name in type(self).model_fields}
-        return {name: part.weight_at(step) for name, part in configured.items() if part is not None}
+        return {name: part.weight_at(step) for name, part in self._configured().items()}
+
+    def in_words(self) -> list[str]:
+        """Describe every configured objective, e.g. ``hgr x 0.1 (from step 100 over 50 steps)``."""
+        return [f"{name} x {part.weight:g}{_begin(part)}" for name, part in self._configured().items()]
+
+    def _configured(self) -> dict[str, ScheduledSettings]:
+        parts = {name: getattr(self, name) for name in type(self).model_fields}
+        return {name: part for name, part in parts.items() if part is not None}
+
+
+def _begin(part: ScheduledSettings) -> str:
+    if not part.start_step and not part.ramp_steps:
+        return ""
+    return f" (from step {part.start_step} over {part.ramp_steps} steps)"

@@ -110,9 +110,11 @@ def _facts(plan: TrainingPlan, outcome: Mapping[str, Any]) -> dict[str, Any]:
         "network": f"{outcome['parameters'] / 1e6:.2f} M parameters, width {plan.model.width}",
         "frozen for want of clips": ", ".join(outcome["frozen_parts"]) or "none",
         "rows per step": ", ".join(f"{rows} {name}" for name, rows in outcome["rows_per_step"].items()),
-        "objectives": (
-            f"supervised x {plan.objectives.supervised.weight:g}, "
-            f"reconstruction x {plan.objectives.reconstruction.weight:g}"
+        "objectives": ", ".join(plan.objectives.in_words()),
+        "weights kept": (
+            "those of the best epoch"
+            if training.average_decay is None
+            else f"running average of the weights, decay {training.average_decay:g}"
         ),
         "optimizer steps": f"{outcome['steps']} in {outcome['epochs']} epochs",
         "workers": f"{outcome['workers']}, ZeRO stage {outcome['zero_stage']}, {training.precision}",

@@ -25,3 +25,10 @@ def test_a_weight_starts_and_ramps(settings, weights):
 def test_only_configured_objectives_have_a_weight():
     assert ObjectiveSettings().weights_at(0) == {"supervised": 1.0, "reconstruction": 2.0}
     assert ObjectiveSettings(hgr=HgrSettings(weight=0.5)).weights_at(7)["hgr"] == 0.5
+
+
+def test_objectives_describe_themselves():
+    settings = ObjectiveSettings(hgr=HgrSettings(weight=0.5, start_step=100, ramp_steps=50))
+    assert settings.in_words() == [
+        "supervised x 1", "reconstruction x 2", "hgr x 0.5 (from step 100 over 50 steps)",
+    ]  # fmt: skip
