@@ -5,10 +5,13 @@ from __future__ import annotations
 import csv
 import io
 import math
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
+
+import psutil
 
 from vavl.config.files import write_json, write_text
 from vavl.errors import TrainingError
@@ -25,7 +28,7 @@ from vavl.tracking.comparison_scores import (
 )
 from vavl.training.comparison_grid import Grid, LeftOut
 from vavl.training.comparison_settings import SINGLE_PROCESS, ComparisonPlan
-from vavl.training.many import RunEnd
+from vavl.training.many import RunEnd, RunState
 
 TABLE_FILE, SUMMARY_FILE = "table.csv", "summary.json"
 
@@ -41,7 +44,8 @@ class Comparison:
         left_out: cells that cannot be trained.
         failed: runs that failed, with the reason.
         scores: of every group, condition and measure.
-        differences: to the reference.
+        differences: to the reference and between further pairs.
+        ends: how the runs of this start ended.
     """
 
     plan: ComparisonPlan
@@ -51,6 +55,7 @@ class Comparison:
     failed: Sequence[RunEnd]
     scores: Sequence[GroupScore]
     differences: Sequence[GroupScore]
+    ends: Sequence[RunEnd]
 
     @property
     def main_measure(self) -> str:
@@ -85,6 +90,7 @@ def collect(plan: ComparisonPlan, grid: Grid, ends: Sequence[RunEnd]) -> Compari
         failed=[end for end in ends if end.state == "failed"],
         scores=scores_of(tables, measures),
         differences=differences_of(tables, measures, plan.pairs),
+        ends=ends,
     )
 
 
@@ -108,7 +114,8 @@ def summary_of(comparison: Comparison) -> dict[str, Any]:
     the main measure that exclude zero, with ``direction`` better or worse; ``left_out`` and ``failed``
     with ``reason``; what the scores belong to: ``corpus``, ``protocol``, ``label_target``, ``clips`` by
     fold and split, ``speakers``, ``speaker_normalisation``, ``store_hash``; ``forced``: settings that
-    the comparison gave to all runs.
+    the comparison gave to all runs; ``runs`` of this start by their end (``kept``: finished before);
+    ``seconds`` of this command so far, and ``training_seconds`` of all finished runs together.
     """
     return {
         "split": comparison.plan.split,
@@ -128,6 +135,9 @@ def summary_of(comparison: Comparison) -> dict[str, Any]:
         "left_out": _left_out(comparison.left_out),
         "failed": [{"run": end.name, "reason": end.reason} for end in comparison.failed],
         "forced": dict(SINGLE_PROCESS),
+        "runs": {state: sum(end.state == state for end in comparison.ends) for state in get_args(RunState)},
+        "seconds": time.time() - psutil.Process().create_time(),
+        "training_seconds": sum(entry.summary["seconds"] for entry in comparison.finished),
     }
 
 

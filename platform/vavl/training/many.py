@@ -25,6 +25,7 @@ from vavl.training.settings import TrainingPlan
 from vavl.training.worker import read_outcome, train_on_worker
 
 SUMMARY_FILE = "summary.json"
+RunState = Literal["finished", "kept", "failed"]
 _log = logging.getLogger(__name__)
 
 
@@ -54,7 +55,7 @@ class RunEnd:
     """
 
     name: str
-    state: Literal["finished", "kept", "failed"]
+    state: RunState
     seconds: float = 0.0
     reason: str = ""
     metrics: Mapping[str, float] = field(default_factory=dict)

@@ -1,0 +1,176 @@
+"""jobs/compare_objectives.py: what it leaves, what it keeps, what it says when something fails."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+import yaml
+
+SUMMARY_KEYS = {
+    "split", "reference", "main_measure", "scores", "differences", "significant", "left_out", "failed", "forced",
+    "corpus", "protocol", "label_target", "clips", "speakers", "store_hash", "runs", "seconds", "mlflow_run_id",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _ray_ends() -> Iterator[None]:
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture
+def config(
+    small_store: Callable[..., Path],
+    small_corpus: Callable[..., Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Path:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    store = small_store(small_corpus(clips_per_speaker=20, without_audio=(0,)))
+    training = tmp_path / "train.yaml"
+    training.write_text(
+        yaml.safe_dump(
+            {
+                "output_dir": "unused",
+                "data": {"store": str(store), "composition": {"batch_size": 16}},
+                "model": {"preset": "small", "width": 16, "attention_heads": 2},
+                "training": {"max_epochs": 2, "optimizer": {"learning_rate": 1e-3}},
+                "tracking": {"model_name": "never-registered"},
+            }
+        )
+    )
+    path = tmp_path / "compare.yaml"
+    path.write_text(
+        yaml.safe_dump(
+            {
+                "output_dir": str(tmp_path / "compared"),
+                "training": str(training),
+                "objective_sets": {
+                    "supervised": {"objectives.reconstruction.weight": 0},
+                    "smooth": {"objectives": {"supervised.label_smoothing": 0.2}},
+                },
+                "labelled_fractions": [0.5, 1.0],
+                "seeds": [0],
+                "tracking": {
+                    "uri": f"sqlite:///{tmp_path}/mlflow.db",
+                    "artifact_location": str(tmp_path / "artifacts"),
+                    "flush_seconds": 0.5,
+                },
+            }
+        )
+    )
+    return path
+
+
+@pytest.mark.ray
+def test_a_comparison_leaves_its_table_and_a_longer_one_keeps_the_runs(
+    config: Path, run_job: Callable[..., Any]
+) -> None:
+    done = run_job("compare_objectives", config)
+    assert done.code == 0, done.stderr
+    folder = config.parent / "compared"
+    first = {path: path.stat().st_mtime_ns for path in folder.glob("runs/*/*/*/outcome.json")}
+    assert first
+
+    done = run_job("compare_objectives", config, "seeds=[0, 1]", "test=false")
+    assert done.code == 0, done.stderr
+    assert f"{len(first)} are finished already" in done.stderr
+    assert {path: path.stat().st_mtime_ns for path in first} == first
+    rows = list(csv.DictReader((folder / "table.csv").open()))
+    places = [
+        (row["set"], row["labelled_fraction"], row["fold"], row["seed"], row["condition"]) for row in rows
+    ]
+    assert len(set(places)) == len(rows) == 2 * 2 * 1 * 2 * 3
+    assert all(0 <= float(row["accuracy"]) <= 1 and float(row["seconds"]) > 0 for row in rows)
+
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary.keys() >= SUMMARY_KEYS
+    assert {score["runs"] for score in summary["scores"]} == {2}
+    assert len(summary["differences"]) == 2 * 3 * 3
+    assert summary["runs"]["kept"] == len(first)
+    assert "data:image" in (folder / "report.html").read_text()
+    assert {path.stem for path in (folder / "pictures").glob("*.png")} == {"label_efficiency", "differences"}
+    assert "smooth" in done.stdout
+    assert "next:" in done.stdout
+    # A finished run keeps its model and its predictions; its checkpoints would fill the disk.
+    run = next(iter(first)).parent
+    assert (run / "best").exists()
+    assert not (run / "checkpoints").exists()
+    _look_at_mlflow(config.parent, summary["mlflow_run_id"], runs=sum(summary["runs"].values()))
+
+
+def _look_at_mlflow(folder: Path, parent: str, runs: int) -> None:
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
+    experiment = client.get_experiment_by_name("vavl").experiment_id
+    children = client.search_runs([experiment], f"tags.`mlflow.parentRunId` = '{parent}'")
+    assert len(children) == runs == len(client.search_runs([experiment])) - 1
+    assert {child.info.status for child in children} == {"FINISHED"}
+    history = client.get_metric_history(children[0].info.run_id, "validation/audio_video/accuracy")
+    assert len({point.step for point in history}) == 2
+    names = {item.path for item in client.list_artifacts(parent)}
+    assert names >= {"table.csv", "summary.json", "report.html", "pictures", "config.yaml"}
+    assert not client.search_registered_models()
+
+
+@pytest.mark.ray
+def test_a_failing_run_is_recorded_and_the_others_go_on(config: Path, run_job: Callable[..., Any]) -> None:
+    words = (
+        "labelled_fractions=[1.0]", "overrides.training.max_epochs=1",
+        "objective_sets.broken={training.optimizer: {learning_rate: 1.0e+30, gradient_clipping: 0}}",
+        "objective_sets.impossible={data.composition.rows_per_step: {video_only_unlabelled: 4}}",
+    )  # fmt: skip
+    done = run_job("compare_objectives", config, *words)
+    assert done.code == 1
+    assert "1 run(s) failed; broken/" in done.stderr
+    assert "is not finite" in done.stderr
+    assert "Traceback" not in done.stderr
+    summary = json.loads((config.parent / "compared" / "summary.json").read_text())
+    assert [entry["run"].split("/")[0] for entry in summary["failed"]] == ["broken"]
+    assert [entry["set"] for entry in summary["left_out"]] == ["impossible"]
+    assert {score["set"] for score in summary["scores"]} == {"supervised", "smooth"}
+    assert summary["runs"] == {"finished": 2, "kept": 0, "failed": 1}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("objective_sets.x={objectives.supervised.label_smothing: 1}",), "did you mean `label_smoothing`"),
+        (("objective_sets.x={training.seed: 3}",), "training.seed belongs to the comparison"),
+        (("overrides.training.launcher=ray",), "training.launcher belongs to the comparison"),
+        (("reference=nothing",), "nothing is no objective set"),
+        (("seeds=[1, 1]",), "a value stands there twice"),
+        (("labelled_fractions=[0]",), "greater than 0"),
+        (("folds=[7]",), "has no fold 7"),
+        (("training=nowhere.yaml",), "cannot be read"),
+        (("overrides.data.store=/nowhere",), "no feature store"),
+        (("overrides.data.composition.batch_size=1",), "no run of the comparison is possible"),
+    ],
+)
+def test_bad_settings_end_with_code_2_before_anything_starts(
+    config: Path, words: tuple[str, ...], message: str, run_job: Callable[..., Any]
+) -> None:
+    done = run_job("compare_objectives", config, *words)
+    assert done.code == 2, done.stderr
+    assert message in done.stderr
+    assert "fix:" in done.stderr
+    assert not (config.parent / "compared").exists()
+
+
+def test_dry_run_shows_the_grid_and_starts_nothing(config: Path, run_job: Callable[..., Any]) -> None:
+    words = ("seeds=[0, 1, 2]", "objective_sets.copy={objectives.reconstruction.weight: 0}")
+    impossible = "objective_sets.impossible={data.composition.rows_per_step: {video_only_unlabelled: 4}}"
+    done = run_job("compare_objectives", config, "--dry-run", *words, impossible)
+    assert done.code == 0, done.stderr
+    assert "seeds 0/1/2" in done.stderr
+    assert "equal ones are trained once" in done.stderr
+    assert "left out: impossible, labels 100 %" in done.stderr
+    assert "training.launcher=in_process" in done.stderr
+    assert not (config.parent / "compared").exists()
