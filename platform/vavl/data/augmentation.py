@@ -1,11 +1,12 @@
 """Noisy views of training clips: masked frames and channels, noise, another tempo, voice or loudness.
 
-The draws of a clip depend on (seed, step, place in the global batch, modality) alone, so the number
-of workers changes nothing.
+The draws of a clip depend on (seed, step, place in the global batch, stream) alone, so the number of
+workers changes nothing; each modality, each kind of view and the choice of sides has its own stream.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +14,9 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from vavl.config.base import FrozenConfig
+
+_STREAMS = {"audio": 0, "video": 1}
+_WEAK, _SIDES = 2, 4
 
 
 class ViewSettings(FrozenConfig):
@@ -46,6 +50,9 @@ class AugmentationSettings(FrozenConfig):
 
     audio: ViewSettings = ViewSettings()
     video: ViewSettings = ViewSettings()
+    modality_dropout: float = Field(
+        0.0, ge=0, le=1, description="chance that a pair is shown with one side only, either one alike"
+    )
 
 
 @dataclass(frozen=True)
@@ -57,21 +64,35 @@ class ViewMaker:
         seed: of the run.
         step: of the run.
         places: place in the global batch of each row of the micro-batch.
+        is_weak: the weak view for pseudo-labels, whose draws are apart from those of the strong one.
     """
 
     settings: AugmentationSettings
     seed: int
     step: int
     places: NDArray[np.int64]
+    is_weak: bool = False
+
+    def shown(self, has: Mapping[str, NDArray[np.bool_]]) -> dict[str, NDArray[np.bool_]]:
+        """Choose the sides that are shown of each row; ``has`` tells by modality (rows,) what there is."""
+        shown = {modality: there.copy() for modality, there in has.items()}
+        if self.settings.modality_dropout:
+            for row in np.flatnonzero(np.logical_and.reduce(list(has.values()))):
+                generator = self._generator(int(row), _SIDES)
+                if generator.random() < self.settings.modality_dropout:
+                    shown["audio" if generator.random() < 0.5 else "video"][row] = False
+        return shown
 
     def view(self, modality: str, row: int, values: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return a view of the normalised frames (time, channel) of row ``row`` of the micro-batch."""
         settings: ViewSettings = getattr(self.settings, modality)
         if not settings.changes_something:
             return values
-        stream = 0 if modality == "audio" else 1
-        generator = np.random.default_rng([self.seed, self.step, int(self.places[row]), stream])
-        return changed(values, settings, generator)
+        stream = _STREAMS[modality] + (_WEAK if self.is_weak else 0)
+        return changed(values, settings, self._generator(row, stream))
+
+    def _generator(self, row: int, stream: int) -> np.random.Generator:
+        return np.random.default_rng([self.seed, self.step, int(self.places[row]), stream])
 
 
 def changed(

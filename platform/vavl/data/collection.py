@@ -6,7 +6,8 @@ Nothing here grows with the corpus but a few numbers per clip; features are read
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from typing import Self
 
 import numpy as np
 import torch
@@ -55,6 +56,7 @@ class ClipCollection:
         speaker: (clips,), codes into ``speakers``.
         speakers: names.
         max_frames: longer clips are cut around their middle.
+        hidden: per modality (clips,), True where the store has a side that the run must not read.
     """
 
     store: FeatureStore
@@ -65,6 +67,7 @@ class ClipCollection:
     speaker: NDArray[np.int32]
     speakers: tuple[str, ...]
     max_frames: int
+    hidden: Mapping[str, NDArray[np.bool_]] = field(default_factory=dict)
 
     def has(self, modality: str) -> NDArray[np.bool_]:
         """Tell for every clip whether the store holds the modality."""
@@ -84,6 +87,33 @@ class ClipCollection:
         """Return the channels of a frame; 1 for a modality that the store does not hold."""
         info = self.store.info.get(modality)
         return info.width if info is not None else 1
+
+    def without(self, rows: Mapping[str, NDArray[np.int64]]) -> Self:
+        """Return a collection that never reads these sides; ``rows`` are manifest rows by modality."""
+        store_row, hidden = dict(self.store_row), dict(self.hidden)
+        for modality, gone in rows.items():
+            visible = store_row[modality].copy()
+            visible[gone] = -1
+            hidden[modality] = hidden.get(modality, np.zeros(len(visible), np.bool_)) | (
+                visible < store_row[modality]
+            )
+            store_row[modality] = visible
+        return replace(self, store_row=store_row, hidden=hidden)
+
+    def speaker_sums(self, modality: str) -> dict[str, ChannelSums]:
+        """Return the sums of the visible features of each speaker; no entry for one without any.
+
+        Those of the store, but for speakers with hidden sides: their visible clips are added up anew.
+        """
+        sums = self.store.speaker_sums(modality)
+        hidden, rows = self.hidden.get(modality), self.store_row[modality]
+        for code in np.unique(self.speaker[hidden]) if hidden is not None else ():
+            visible = rows[(self.speaker == code) & (rows >= 0)]
+            own = [ChannelSums.of(self.store.features(modality, int(row))) for row in visible]
+            del sums[self.speakers[code]]
+            if own:
+                sums[self.speakers[code]] = ChannelSums.total(own)
+        return sums
 
 
 def open_collection(settings: DataSettings) -> ClipCollection:
@@ -121,15 +151,20 @@ def normalisers(
         collection: clips and store.
         training_rows: clips whose speakers give the common statistics; no other speaker's features enter.
         per_speaker: normalise each speaker by their own sums (their labels are not used).
+
+    Returns:
+        By modality; one that no training speaker has leaves features as they are.
     """
     training_speakers = {collection.speakers[code] for code in np.unique(collection.speaker[training_rows])}
     built: dict[str, Normaliser] = {}
     for modality in MODALITIES:
-        if modality not in collection.store.info:
-            built[modality] = Normaliser(Normalisation(np.zeros(1, np.float32), np.ones(1, np.float32)), {})
+        sums = collection.speaker_sums(modality) if modality in collection.store.info else {}
+        known = [sums[name] for name in sorted(training_speakers) if name in sums]
+        if not known:
+            width = collection.width(modality)
+            unchanged = Normalisation(np.zeros(width, np.float32), np.ones(width, np.float32))
+            built[modality] = Normaliser(unchanged, {})
             continue
-        sums = collection.store.speaker_sums(modality)
-        common = _add_up([sums[name] for name in sorted(training_speakers) if name in sums])
         own = (
             {
                 code: Normalisation.from_sums(sums[name])
@@ -139,7 +174,7 @@ def normalisers(
             if per_speaker
             else {}
         )
-        built[modality] = Normaliser(Normalisation.from_sums(common), own)
+        built[modality] = Normaliser(Normalisation.from_sums(ChannelSums.total(known)), own)
     return built
 
 
@@ -156,12 +191,14 @@ def collate(
         collection: where the clips are.
         rows: manifest rows; ``FILLER`` rows become clips without modality and label.
         normaliser: by modality.
-        views: changes the frames for training; None takes them as they are.
+        views: changes the frames for training, or shows one side of a pair; None takes clips as they are.
         places: of the rows in the global batch; by default their number in ``rows``.
     """
     real = rows != FILLER
     safe = np.maximum(rows, 0)
     has = {modality: collection.has(modality)[safe] & real for modality in MODALITIES}
+    if views is not None:
+        has = views.shown(has)
     read = _ClipReader(collection, rows, normaliser, views)
     return ClipBatch(
         audio=read.modality("audio", has["audio"]),
@@ -247,14 +284,3 @@ def _targets(manifest: Manifest, kind: str) -> tuple[NDArray[np.float32], NDArra
             "choose another data.target: label, soft_label or attributes",
         )  # fmt: skip
     return target, labelled
-
-
-def _add_up(sums: list[ChannelSums]) -> ChannelSums:
-    if not sums:
-        raise StoreError(
-            "store", "speaker sums", "no training speaker has this modality", "check fold and store"
-        )
-    total = sums[0]
-    for more in sums[1:]:
-        total = total + more
-    return total

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from vavl.data.augmentation import AugmentationSettings, ViewMaker
-from vavl.data.batch import ClipBatch
+from vavl.data.batch import ClipBatch, WeakView
 from vavl.data.collection import ClipCollection, Normaliser, collate
 from vavl.data.sampler import FILLER, Sampler
 
@@ -74,7 +75,21 @@ class StepLoader:
         # The sampler deals in turn: row i of a slot stands at slot + i * slots of the global batch.
         places = slot + slots * np.arange(len(rows))
         views = ViewMaker(self.augmentation, self.sampler.seed, step, places)
-        return collate(self.collection, rows, self.normaliser, views, places)
+        batch = collate(self.collection, rows, self.normaliser, views, places)
+        if self.weak_view is None:
+            return batch
+        return replace(batch, weak=self._weak(rows, step, places, self.weak_view))
+
+    def _weak(
+        self, rows: NDArray[np.int64], step: int, places: NDArray[np.int64], settings: AugmentationSettings
+    ) -> WeakView:
+        clip = np.flatnonzero((rows != FILLER) & ~self.collection.is_labelled[np.maximum(rows, 0)])
+        chosen = rows[clip]
+        if not len(clip):
+            clip, chosen = np.zeros(1, np.int64), np.full(1, FILLER)
+        views = ViewMaker(settings, self.sampler.seed, step, places[clip], is_weak=True)
+        batch = collate(self.collection, chosen, self.normaliser, views, places[clip])
+        return WeakView(batch, torch.from_numpy(clip))
 
 
 def evaluation_batches(

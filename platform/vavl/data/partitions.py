@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Self
+from typing import Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from vavl.config.base import FrozenConfig
 from vavl.errors import ConfigError
@@ -54,6 +54,30 @@ class CompositionSettings(FrozenConfig):
     labelled_floor: float = Field(
         0.5, ge=0, le=1, description="least share of labelled rows when rows_per_step is null"
     )
+
+
+class PartitionSettings(FrozenConfig):
+    """How much of the training clips' labels and pairs a run uses; the rest stays out of its sight."""
+
+    labelled_fraction: float = Field(
+        1.0, gt=0, le=1, description="of the labelled training clips, those that keep their label"
+    )
+    stratify: Literal["over_all", "per_speaker"] = Field(
+        "over_all", description="draws are even over the classes, or over the classes of each speaker"
+    )
+    audio_only_share: float = Field(
+        0.0, ge=0, le=1, description="of the training pairs, those whose video is never read"
+    )
+    video_only_share: float = Field(
+        0.0, ge=0, le=1, description="of the training pairs, those whose audio is never read"
+    )
+    seed: int = Field(0, ge=0, description="of both draws, apart from the seed of the training")
+
+    @model_validator(mode="after")
+    def _shares_fit(self) -> Self:
+        if self.audio_only_share + self.video_only_share > 1 + 1e-9:
+            raise ValueError("audio_only_share and video_only_share together are more than all pairs")
+        return self
 
 
 @dataclass(frozen=True)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from vavl.config.base import FrozenConfig
 from vavl.data.augmentation import AugmentationSettings
-from vavl.data.partitions import CompositionSettings
+from vavl.data.partitions import CompositionSettings, PartitionSettings
 
 
 class DataSettings(FrozenConfig):
@@ -23,9 +23,22 @@ class DataSettings(FrozenConfig):
     max_frames: int = Field(
         1500, ge=1, description="a longer clip is cut to this many frames around its middle"
     )
+    partitions: PartitionSettings = PartitionSettings()
     composition: CompositionSettings = CompositionSettings()
-    augmentation: AugmentationSettings = AugmentationSettings()
-    weak_view: AugmentationSettings = AugmentationSettings()
+    augmentation: AugmentationSettings = Field(
+        AugmentationSettings(), description="views of the training clips; the strong view of pseudo-labels"
+    )
+    weak_view: AugmentationSettings = Field(
+        AugmentationSettings(), description="views that pseudo-labels are made from"
+    )
+
+    @model_validator(mode="after")
+    def _weak_view_shows_all_sides(self) -> Self:
+        if self.weak_view.modality_dropout:
+            raise ValueError(
+                "weak_view.modality_dropout must be 0: pseudo-labels come from all sides of a clip"
+            )
+        return self
 
 
 class FeatureUse(FrozenConfig):

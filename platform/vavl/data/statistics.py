@@ -6,7 +6,9 @@ training speakers alone: statistics of the whole corpus would leak the test spea
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+import operator
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -70,6 +72,11 @@ class ChannelSums:
         """Sum up frames (time, channel)."""
         exact = values.astype(np.float64)
         return cls(len(exact), exact.sum(axis=0), np.square(exact).sum(axis=0))
+
+    @classmethod
+    def total(cls, sums: Sequence[ChannelSums]) -> ChannelSums:
+        """Add up one or more."""
+        return functools.reduce(operator.add, sums)
 
     def __add__(self, other: ChannelSums) -> ChannelSums:
         if len(self.sum) != len(other.sum):
