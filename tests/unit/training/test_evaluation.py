@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from vavl.data.collection import normalisers, open_collection
+from vavl.data.collection import collate, normalisers, open_collection
 from vavl.data.loader import RankPlace
 from vavl.data.manifest import TEST, TRAIN, VALIDATION
 from vavl.data.settings import DataSettings
@@ -144,3 +144,27 @@ def test_saved_predictions_have_one_row_per_clip_and_condition(data, network, tm
         [one[f"predicted_{name}"] for name in CLASSES.classes], found.predicted["video"][place]
     )
     assert [one[f"target_{name}"] for name in CLASSES.classes] == found.target[place].tolist()
+
+
+@torch.no_grad()
+def test_soft_hgr_is_that_of_the_whole_split_at_once(data, network):
+    """However the split is cut into batches; clips that lack a side or a label leave its pair alone."""
+    inputs = replace(data(batch_size=5), correlates=True)
+    rows = rows_of(inputs.collection, TRAIN)
+    found = predict_split(network, inputs, rows)
+    whole = collate(inputs.collection, found.rows, inputs.normaliser)
+    output = network(whole)
+    audio, video = (dict(zip(clips.clip.tolist(), path.correlation, strict=True))
+                    for clips, path in ((whole.audio, output.audio), (whole.video, output.video)))  # fmt: skip
+    label = dict(enumerate(output.label_correlation))
+    pairs = {"audio_video": (audio, video), "audio_label": (audio, label), "video_label": (video, label)}
+    for pair, (first, second) in pairs.items():
+        both = sorted(first.keys() & second.keys())
+        f, g = (torch.stack([side[clip] for clip in both]).double() for side in (first, second))
+        f, g, n = f - f.mean(0), g - g.mean(0), len(both) - 1
+        expected = torch.trace(f.T @ g) / n - 0.5 * ((f.T @ f / n) * (g.T @ g / n)).sum()
+        assert found.correlation[pair] == pytest.approx(float(expected), rel=1e-4)
+    scores = score_split("validation", found, CLASSES)
+    assert scores["validation/audio_video/soft_hgr"] == found.correlation["audio_video"]
+    assert scores["validation/video/soft_hgr_label"] == found.correlation["video_label"]
+    assert not predict_split(network, data(), rows).correlation
