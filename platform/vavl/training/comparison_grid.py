@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
 from vavl.config.changes import with_changes
 from vavl.config.load import read_yaml_mapping, validate
-from vavl.data.settings import DataSettings
 from vavl.errors import ConfigError
 from vavl.training.comparison_settings import SINGLE_PROCESS, ComparisonPlan
 from vavl.training.run import check_plan
@@ -95,26 +95,21 @@ def plan_grid(comparison: ComparisonPlan) -> Grid:
         InputError: store or fold cannot be used.
     """
     plans = _plans(comparison)
-    by_hash: dict[str, list[Cell]] = {}
-    left_out: list[LeftOut] = []
     first: dict[str, TrainingPlan] = {}
-    reasons: dict[str, str | None] = {}
-    for cell, plan in plans:
-        key = f"{plan.config_hash} {plan.data.store}"
-        if key not in reasons:
-            reasons[key] = _reason_against(plan)
-        reason = reasons[key]
+    cells: dict[str, list[Cell]] = {}
+    left_out: list[LeftOut] = []
+    for (cell, plan), reason in zip(plans, _reasons_against(plan for _, plan in plans), strict=True):
         if reason is not None:
             left_out.append(LeftOut(cell, reason))
             continue
-        first.setdefault(key, plan)
-        by_hash.setdefault(key, []).append(cell)
-    if not by_hash:
+        first.setdefault(_key(plan), plan)
+        cells.setdefault(_key(plan), []).append(cell)
+    if not cells:
         raise ConfigError(
             str(comparison.training), "", f"no run of the comparison is possible; the first: {left_out[0].reason}",
             "correct the settings above",
         )  # fmt: skip
-    runs = tuple(PlannedRun(first[key], tuple(cells)) for key, cells in by_hash.items())
+    runs = tuple(PlannedRun(first[key], tuple(answered)) for key, answered in cells.items())
     return Grid(runs, tuple(left_out))
 
 
@@ -160,27 +155,49 @@ def _content(comparison: ComparisonPlan, base: Mapping[str, Any], cell: Cell) ->
         "evaluation.test": comparison.test,
         **SINGLE_PROCESS,
     }
-    if "partitions" not in DataSettings.model_fields:
-        grid = {}
     content = with_changes(base, grid, "comparison")
     changes = comparison.objective_sets[cell.objective_set]
     content = with_changes(content, changes, f"objective_sets.{cell.objective_set}")
     return with_changes(content, own, "comparison")
 
 
+def _reasons_against(plans: Iterable[TrainingPlan]) -> Iterator[str | None]:
+    """Say of each run why it is impossible with these data; a missing store or fold is an error of all."""
+    known: dict[str, str | None] = {}
+    with _each_warning_once(logging.getLogger(check_plan.__module__)):
+        for plan in plans:
+            key = _key(plan)
+            if key not in known:
+                known[key] = _reason_against(plan)
+            yield known[key]
+
+
 def _reason_against(plan: TrainingPlan) -> str | None:
-    """Say why a run is impossible with these data; a store or fold that is missing is an error of all."""
-    chatty = logging.getLogger(check_plan.__module__)
-    level = chatty.level
-    chatty.setLevel(logging.WARNING)  # hundreds of runs would each list their clips
     try:
         check_plan(plan)
     except ConfigError as fault:
-        return (
-            f"{fault.file}: {fault.field}: {fault.problem}"
-            if fault.field
-            else f"{fault.file}: {fault.problem}"
-        )
-    finally:
-        chatty.setLevel(level)
+        return ": ".join(part for part in (fault.file, fault.field, fault.problem) if part)
     return None
+
+
+def _key(plan: TrainingPlan) -> str:
+    """What makes two runs the same: the hash of the settings leaves the place of the store out."""
+    return f"{plan.config_hash} {plan.data.store}"
+
+
+@contextlib.contextmanager
+def _each_warning_once(log: logging.Logger) -> Iterator[None]:
+    """Let each warning of ``log`` through once, and nothing below: hundreds of runs would repeat themselves."""
+    seen: set[str] = set()
+
+    def is_news(record: logging.LogRecord) -> bool:
+        text = record.getMessage()
+        is_new = record.levelno >= logging.WARNING and text not in seen
+        seen.add(text)
+        return is_new
+
+    log.addFilter(is_news)
+    try:
+        yield
+    finally:
+        log.removeFilter(is_news)
