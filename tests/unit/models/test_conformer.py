@@ -7,6 +7,7 @@ import torch
 
 from vavl.models.conformer import (
     ConformerBlock,
+    DepthwiseConvolution,
     FeedForward,
     RelativeAttention,
     TimeConvolution,
@@ -145,3 +146,19 @@ def test_attention_knows_the_order_of_frames(tiny_settings, frames):
     is_real = real(9, 9, 9)
     back = attention(frames.flip(1), is_real).flip(1)
     assert (attention(frames, is_real) - back).abs().max() > 1e-3
+
+
+def test_a_single_frame_is_convolved_as_by_the_general_way():
+    """In value and in the gradient of the kernel, the bias and the input."""
+    torch.manual_seed(0)
+    quick = DepthwiseConvolution(6, 5)
+    image = torch.randn(4, 6, 1, 1, requires_grad=True)
+    results = []
+    for convolve in (quick, lambda given: torch.nn.Conv2d.forward(quick, given)):
+        quick.zero_grad()
+        image.grad = None
+        out = convolve(image)
+        out.square().sum().backward()
+        results.append([out.detach(), image.grad.clone(), *(p.grad.clone() for p in quick.parameters())])
+    for found, expected in zip(*results, strict=True):
+        torch.testing.assert_close(found, expected)
