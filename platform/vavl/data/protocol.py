@@ -48,6 +48,8 @@ def apply_partitions(
 def clip_classes(manifest: Manifest) -> NDArray[np.int16]:
     """Return the class of every clip: its label, else its most voted class, else -1."""
     classes = manifest.class_index()
+    if "soft_label" not in manifest.table.column_names:
+        return classes
     votes = manifest.table.column("soft_label").combine_chunks()
     voted = np.asarray(votes.is_valid()) & (classes < 0)
     if voted.any():

@@ -16,11 +16,12 @@ from torch import nn
 from vavl.data.collection import ClipCollection, Normaliser, normalisers, open_collection
 from vavl.data.loader import RankPlace, StepLoader
 from vavl.data.manifest import TEST, TRAIN, VALIDATION
+from vavl.data.partition_table import PartitionTable, partition_table
 from vavl.data.partitions import Partition, PartitionedClips, compose_batch, partition_clips
+from vavl.data.protocol import apply_partitions
 from vavl.data.sampler import Sampler
 from vavl.data.statistics import FeatureStatistics
-from vavl.errors import ConfigError, InputError
-from vavl.metrics.names import AUDIO, AUDIO_VIDEO, VIDEO
+from vavl.errors import InputError
 from vavl.models.saved_model import ModalityDescription, ModelDescription, build_network
 from vavl.models.settings import AttributeTask, ClassTask, Task
 from vavl.models.vavl import Vavl, parameter_count
@@ -33,6 +34,7 @@ from vavl.training.collectives import rank_and_world_size
 from vavl.training.engine import Engine, make_engine
 from vavl.training.evaluation import EvaluationData
 from vavl.training.objective_checks import check_objectives
+from vavl.training.selection_checks import check_selection
 from vavl.training.settings import TrainingPlan
 
 _log = logging.getLogger(__name__)
@@ -43,8 +45,9 @@ class RunData:
     """The clips of a run by split and partition.
 
     Attributes:
-        collection: all clips of the store.
+        collection: all clips of the store, as far as the partition protocol lets the run see them.
         rows: manifest rows by split; validation and test rows as they are in the manifest.
+        table: of all training clips.
         partitioned: training clips of the partitions that are drawn from.
         composition: rows of a global batch by partition.
         normaliser: by modality, from the training speakers.
@@ -54,6 +57,7 @@ class RunData:
 
     collection: ClipCollection
     rows: Mapping[str, NDArray[np.int64]]
+    table: PartitionTable
     partitioned: PartitionedClips
     composition: Mapping[Partition, int]
     normaliser: Mapping[str, Normaliser]
@@ -98,10 +102,11 @@ class TrainingRun:
 
 
 def open_run_data(plan: TrainingPlan) -> RunData:
-    """Read store and manifest, check the splits, and decide the composition of the global batch.
+    """Read store and manifest, apply the partition protocol, and decide what a global batch is made of.
 
     Raises:
-        StoreError, InputError, ConfigError: the store, the fold or the composition cannot be used.
+        StoreError, InputError, ConfigError: the store, the fold, the partitions or the composition cannot
+            be used.
     """
     collection = open_collection(plan.data)
     split = collection.manifest.split(plan.data.fold)
@@ -116,6 +121,7 @@ def open_run_data(plan: TrainingPlan) -> RunData:
                 str(plan.data.store), f"split {name} of fold {plan.data.fold}", "holds no labelled clip",
                 "check the card's splits, data.fold and the quarantine of the store",
             )  # fmt: skip
+    collection = apply_partitions(collection, rows["train"], plan.data.partitions)
     has_audio, has_video = collection.has("audio"), collection.has("video")
     partitioned = partition_clips(rows["train"], has_audio, has_video, collection.is_labelled)
     normaliser = normalisers(collection, rows["train"], per_speaker=plan.features.speaker_normalisation)
@@ -124,8 +130,9 @@ def open_run_data(plan: TrainingPlan) -> RunData:
     used = partitioned.only(composition)
     task = _task(collection, plan)
     check_classes(collection, rows["train"], plan)
+    table = partition_table(collection, rows["train"])
     warnings = check_objectives(plan, used, composition, task)
-    return RunData(collection, rows, used, composition, normaliser, task, tuple(warnings))
+    return RunData(collection, rows, table, used, composition, normaliser, task, tuple(warnings))
 
 
 def check_classes(collection: ClipCollection, rows: NDArray[np.int64], plan: TrainingPlan) -> None:
@@ -148,31 +155,9 @@ def check_plan(plan: TrainingPlan) -> None:
     data = open_run_data(plan)
     for line in _data_lines(data):
         _log.info(line)
-    for warning in data.warnings:
+    warnings = check_selection(plan, data.collection, data.rows["validation"], data.partitioned, data.task)
+    for warning in (*data.warnings, *warnings):
         _log.warning(warning)
-    rows = data.rows["validation"]
-    needed = {AUDIO_VIDEO: ("audio", "video"), AUDIO: ("audio",), VIDEO: ("video",)}
-    for name in plan.evaluation.select_by:
-        known = _selecting_metrics(data.task)
-        if name.split("/")[2] not in known:
-            raise ConfigError(
-                "evaluation", "select_by", f"{name} is no metric of which more is better",
-                f"its last part is one of: {', '.join(known)}",
-            )  # fmt: skip
-        present = [data.collection.has(modality)[rows] for modality in needed[name.split("/")[1]]]
-        if not (np.logical_and.reduce(present) & data.collection.is_labelled[rows]).any():
-            raise InputError(
-                str(plan.data.store), f"evaluation.select_by {name}", "no validation clip has these modalities",
-                "choose metrics of a condition that the corpus has",
-            )  # fmt: skip
-
-
-def _selecting_metrics(task: Task) -> tuple[str, ...]:
-    match task:
-        case ClassTask():
-            return ("accuracy", "f1_macro", "f1_micro", "uar")
-        case AttributeTask(attributes=names):
-            return ("ccc_mean", *(f"ccc_{name}" for name in names))
 
 
 def steps_of_plan(plan: TrainingPlan, training_clips: int, batch_size: int) -> tuple[int, int]:
@@ -222,7 +207,7 @@ def prepare_run(plan: TrainingPlan) -> TrainingRun:
         total_steps=total_steps,
     )
     if rank == 0:
-        for line in _network_lines(run):
+        for line in (*data.table.lines(), *_network_lines(run)):
             _log.info(line)
     return run
 
@@ -312,7 +297,7 @@ def _data_lines(data: RunData) -> list[str]:
         for name, rows in data.composition.items()
     )
     splits = ", ".join(f"{name} {len(rows)}" for name, rows in data.rows.items())
-    return [f"clips by split: {splits}", f"partitions of the training clips: {table}"]
+    return [f"clips by split: {splits}", *data.table.lines(), f"global batch: {table}"]
 
 
 def _network_lines(run: TrainingRun) -> list[str]:
