@@ -22,6 +22,7 @@ TIME_LIMIT_S = 120
 ALL_OBJECTIVES = {
     "hgr": {"weight": 0.5, "audio_video": 0.5},
     "ladder": {"weight": 0.5, "lateral": "both", "detach_target": False},
+    "pseudo_label": {"weight": 0.5, "adaptive": True, "adaptive_momentum": 0.5, "teacher": "average"},
 }
 
 Found = dict[int, dict[str, Tensor]]
@@ -54,7 +55,7 @@ def plan(store: Path, folder: Path) -> TrainingPlan:
             "output_dir": folder / "run",
             "data": {
                 "store": store, "composition": {"batch_size": 14},
-                "augmentation": {"audio": {"noise": 0.3}, "video": {"noise": 0.3}},
+                "augmentation": {"audio": {"noise": 0.3}, "video": {"noise": 0.3}, "modality_dropout": 0.3},
             },
             "model": {
                 "width": 16, "modality_blocks": 1, "shared_blocks": 1, "attention_heads": 2, "convolution_kernel": 5,
@@ -105,7 +106,7 @@ def test_the_mean_of_the_ranks_own_losses_fails_the_same_test(found: Found, case
 def test_training_with_all_objectives_is_that_of_one_rank(found: Found, ranks: int) -> None:
     """Parts, gradient norms and weights over several steps, dropout 0."""
     curve = {name: value for name, value in found[1].items() if name.startswith("network/together/curve")}
-    for part in ("hgr/audio_label", "ladder/video", "norm"):
+    for part in ("hgr/audio_label", "ladder/video", "pseudo_label/audio", "sure", "norm"):
         assert curve[f"network/together/curve {part}"].abs().max() > 0, part
     assert_equal_to_one_rank(found, "network", "together", ranks, 1e-5)
 
