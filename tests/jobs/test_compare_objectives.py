@@ -14,7 +14,8 @@ import yaml
 
 SUMMARY_KEYS = {
     "split", "reference", "main_measure", "scores", "differences", "significant", "left_out", "failed", "forced",
-    "corpus", "protocol", "label_target", "clips", "speakers", "store_hash", "runs", "seconds", "mlflow_run_id",
+    "corpus", "protocol", "label_target", "clips", "speakers", "store_hash", "runs", "seconds", "partitions",
+    "training_seconds", "mlflow_run_id",
 }  # fmt: skip
 
 
@@ -94,6 +95,13 @@ def test_a_comparison_leaves_its_table_and_a_longer_one_keeps_the_runs(
     assert {score["runs"] for score in summary["scores"]} == {2}
     assert len(summary["differences"]) == 2 * 3 * 3
     assert summary["runs"]["kept"] == len(first)
+    labelled = {
+        entry["labelled_fraction"]: sum(
+            clips for name, clips in entry["clips"].items() if not name.endswith("unlabelled")
+        )
+        for entry in summary["partitions"]
+    }
+    assert labelled == {0.5: 40, 1.0: 80}
     assert "data:image" in (folder / "report.html").read_text()
     assert {path.stem for path in (folder / "pictures").glob("*.png")} == {"label_efficiency", "differences"}
     assert "smooth" in done.stdout

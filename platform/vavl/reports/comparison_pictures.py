@@ -54,7 +54,7 @@ def comparison_pictures(report: ComparisonReport) -> Iterator[Picture]:
 
 def curve_figure(report: ComparisonReport, points: Sequence[ScorePoint], over: str, theme: Theme) -> Figure:
     """Draw scores over ``fraction`` or ``share``: one panel per condition, one line per objective set."""
-    figure, panels = _panels(report, theme, height=3.4)
+    figure, panels = _panels(len(report.conditions), theme, height=3.4)
     values = sorted({getattr(point, over) for point in points})
     is_log = over == "fraction" and values[-1] >= _LOG_SPAN * values[0]
     for axes, condition in zip(panels, report.conditions, strict=True):
@@ -71,7 +71,7 @@ def curve_figure(report: ComparisonReport, points: Sequence[ScorePoint], over: s
         axes.set_xlabel("labelled training clips (%)" if over == "fraction" else "pairs taken apart (%)")
         axes.grid(color=theme.line, linewidth=0.8)
     panels[0].set_ylabel(f"{report.measure} (%)" if report.is_share else report.measure)
-    _legend(figure, panels[0], theme)
+    _legend(figure, panels, theme)
     return figure
 
 
@@ -80,9 +80,10 @@ def differences_figure(report: ComparisonReport, theme: Theme) -> Figure:
     ordered = sorted(report.differences, key=lambda point: (point.fraction, point.share))
     rows = list(dict.fromkeys(_row_of(report, point) for point in ordered))
     first_rows = {(p.fraction, p.share): rows.index(_row_of(report, p)) for p in reversed(ordered)}
-    figure, panels = _panels(report, theme, height=0.9 + _ROW_HEIGHT * len(rows), share_rows=True)
+    conditions = [name for name in report.conditions if any(point.condition == name for point in ordered)]
+    figure, panels = _panels(len(conditions), theme, height=0.9 + _ROW_HEIGHT * len(rows), share_rows=True)
     scale = 100 if report.is_share else 1
-    for axes, condition in zip(panels, report.conditions, strict=True):
+    for axes, condition in zip(panels, conditions, strict=True):
         axes.axvline(0, color=theme.quiet, linewidth=1)
         for row in first_rows.values():
             axes.axhline(row - 0.5, color=theme.line, linewidth=0.8)
@@ -94,7 +95,7 @@ def differences_figure(report: ComparisonReport, theme: Theme) -> Figure:
                 face = colour if point.excludes_zero else theme.surface
                 axes.plot(scale * point.value, row, marker, color=colour, markerfacecolor=face, markersize=5)
         axes.set_title(CONDITION_TITLES[condition], color=theme.text, fontsize=10)
-        axes.set_xlabel(f"{'points' if report.is_share else report.measure} against {report.reference}")
+        axes.set_xlabel(f"{'points' if report.is_share else report.measure} more than {report.reference}")
         axes.tick_params(axis="y", length=0)
         axes.grid(axis="x", color=theme.line, linewidth=0.8)
     panels[0].set_yticks(range(len(rows)), rows)
@@ -133,8 +134,8 @@ def _look(report: ComparisonReport, name: str, theme: Theme) -> tuple[str, str]:
 
 def _dodged(values: Sequence[float], place: int, sets: int, *, is_log: bool) -> list[float]:
     """Move the points of each set a little to the side, so that intervals do not cover each other."""
-    shift = (place - (sets - 1) / 2) / max(sets - 1, 1)
-    return [100 * value * 1.3**shift if is_log else 100 * value + 5 * shift for value in values]
+    steps = place - (sets - 1) / 2
+    return [100 * value * 1.045**steps if is_log else 100 * value + 0.8 * steps for value in values]
 
 
 def _share_axis(axes: Any, values: Sequence[float], *, is_log: bool) -> None:
@@ -145,10 +146,7 @@ def _share_axis(axes: Any, values: Sequence[float], *, is_log: bool) -> None:
     axes.set_xticks([100 * value for value in values], [f"{100 * value:g}" for value in values])
 
 
-def _panels(
-    report: ComparisonReport, theme: Theme, height: float, *, share_rows: bool = False
-) -> tuple[Figure, list[Any]]:
-    count = len(report.conditions)
+def _panels(count: int, theme: Theme, height: float, *, share_rows: bool = False) -> tuple[Figure, list[Any]]:
     figure = Figure(figsize=(_PANEL_WIDTH * count, height), facecolor=theme.surface)
     panels = list(figure.subplots(1, count, sharey=share_rows, squeeze=False)[0])
     for axes in panels:
@@ -157,9 +155,14 @@ def _panels(
     return figure, panels
 
 
-def _legend(figure: Figure, axes: Any, theme: Theme) -> None:
-    handles, labels = axes.get_legend_handles_labels()
+def _legend(figure: Figure, panels: Sequence[Any], theme: Theme) -> None:
+    """Name every set once, also one that the first panel lacks."""
+    lines = {
+        label: handle
+        for axes in panels
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
     figure.legend(
-        handles, labels, loc="upper center", bbox_to_anchor=(0.5, -0.02), ncols=min(4, len(labels)),
+        lines.values(), lines.keys(), loc="upper center", bbox_to_anchor=(0.5, -0.02), ncols=min(4, len(lines)),
         frameon=False, labelcolor=theme.text, fontsize=9,
     )  # fmt: skip

@@ -6,7 +6,7 @@ import csv
 import io
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -20,6 +20,7 @@ from vavl.tracking.comparison_scores import (
     FinishedRun,
     GroupScore,
     differences_of,
+    group_of,
     group_tables,
     measures_of,
     read_run,
@@ -111,7 +112,8 @@ def summary_of(comparison: Comparison) -> dict[str, Any]:
     Keys: ``split``; ``reference``; ``main_measure``; ``scores``: one entry per objective set, fraction,
     share, condition and measure with ``value``, ``low``, ``high`` (95 %), ``folds``, ``runs``;
     ``differences``: likewise, minus the set ``against``, paired, with ``excludes_zero``; ``significant``: those of
-    the main measure that exclude zero, with ``direction`` better or worse; ``left_out`` and ``failed``
+    the main measure that exclude zero, with ``direction`` better or worse; ``partitions``: training clips by
+    partition of every set, fraction, share and fold; ``left_out`` and ``failed``
     with ``reason``; what the scores belong to: ``corpus``, ``protocol``, ``label_target``, ``clips`` by
     fold and split, ``speakers``, ``speaker_normalisation``, ``store_hash``; ``forced``: settings that
     the comparison gave to all runs; ``runs`` of this start by their end (``kept``: finished before);
@@ -132,6 +134,7 @@ def summary_of(comparison: Comparison) -> dict[str, Any]:
             | {"against": score.against, "direction": "better" if score.interval.low > 0 else "worse"}
             for score in comparison.significant
         ],
+        "partitions": list(_partitions(comparison)),
         "left_out": _left_out(comparison.left_out),
         "failed": [{"run": end.name, "reason": end.reason} for end in comparison.failed],
         "forced": dict(SINGLE_PROCESS),
@@ -239,6 +242,17 @@ def _left_out(entries: Sequence[LeftOut]) -> list[dict[str, Any]]:
         }
         for (name, fraction, share, reason), group in grouped.items()
     ]  # fmt: skip
+
+
+def _partitions(comparison: Comparison) -> Iterator[dict[str, Any]]:
+    seen = set()
+    for entry in comparison.finished:
+        for cell in entry.run.cells:
+            key = (*group_of(cell), cell.fold)
+            if key not in seen:
+                seen.add(key)
+                names = ("set", "labelled_fraction", "unpaired_share", "fold")
+                yield {**dict(zip(names, key, strict=True)), "clips": entry.summary["clips_by_partition"]}
 
 
 def _origin(comparison: Comparison) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from vavl.metrics.names import CONDITIONS, metric_name
+from vavl.metrics.names import AUDIO, AUDIO_VIDEO, CONDITIONS, VIDEO, metric_name
 from vavl.metrics.paired import (
     Interval,
     SpeakerSums,
@@ -29,6 +29,11 @@ from vavl.training.comparison_grid import Cell, PlannedRun
 from vavl.training.many import read_summary
 from vavl.training.worker import PREDICTIONS_FOLDER
 
+_PARTS = {
+    AUDIO_VIDEO: {"fusion_head"},
+    AUDIO: {"audio_path", "audio_path.head"},
+    VIDEO: {"video_path", "video_path.head"},
+}
 Group = tuple[str, float, float]
 """Objective set, labelled fraction, unpaired share."""
 Sums = Mapping[tuple[str, str], Mapping[str, NDArray[np.float64]]]
@@ -70,8 +75,16 @@ class GroupScore:
 def read_run(run: PlannedRun, split: str, measures: Mapping[str, SummedScore]) -> FinishedRun:
     """Read summary and predictions of a finished run."""
     folder = run.plan.output_dir
-    sums = speaker_sums(folder / PREDICTIONS_FOLDER / f"{split}.parquet", measures)
-    return FinishedRun(run, read_summary(folder), sums)
+    summary = read_summary(folder)
+    conditions = trained_conditions(summary)
+    sums = speaker_sums(folder / PREDICTIONS_FOLDER / f"{split}.parquet", measures, conditions)
+    return FinishedRun(run, summary, sums)
+
+
+def trained_conditions(summary: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the conditions whose weights some label has trained: scores of the others mean nothing."""
+    frozen = set(summary["frozen_parts"])
+    return tuple(condition for condition in CONDITIONS if not _PARTS[condition] & frozen)
 
 
 def measures_of(target: str) -> Mapping[str, SummedScore]:
@@ -79,7 +92,7 @@ def measures_of(target: str) -> Mapping[str, SummedScore]:
     return attribute_measures(AttributeTask().attributes) if target == "attributes" else class_measures()
 
 
-def speaker_sums(path: Path, measures: Mapping[str, SummedScore]) -> Sums:
+def speaker_sums(path: Path, measures: Mapping[str, SummedScore], conditions: Sequence[str]) -> Sums:
     """Add up the predictions of a split, by condition and measure, for each speaker."""
     table = pq.read_table(path)
     columns = [
@@ -87,7 +100,7 @@ def speaker_sums(path: Path, measures: Mapping[str, SummedScore]) -> Sums:
         for prefix in ("predicted_", "target_")
     ]
     found: dict[tuple[str, str], dict[str, NDArray[np.float64]]] = {}
-    for condition in CONDITIONS:
+    for condition in conditions:
         rows = table.filter(pc.equal(table["condition"], condition))
         if not rows.num_rows:
             continue
@@ -102,14 +115,14 @@ def speaker_sums(path: Path, measures: Mapping[str, SummedScore]) -> Sums:
 
 
 def table_rows(finished: Sequence[FinishedRun], split: str) -> Iterator[dict[str, Any]]:
-    """Yield the rows of ``table.csv``: one per cell and condition.
+    """Yield the rows of ``table.csv``: one per cell and condition that was trained.
 
     Scores are those of the run over its clips; ``accuracy_by_speaker`` is the mean over speakers.
     """
     for entry in finished:
         summary = entry.summary
         for cell in entry.run.cells:
-            for condition in CONDITIONS:
+            for condition in trained_conditions(summary):
                 prefix = metric_name(split, condition, "")
                 scores = {
                     name.removeprefix(prefix): value

@@ -28,16 +28,19 @@ from vavl.training.settings import TrainingPlan
 
 OUTCOME_FILE = "outcome.json"
 PREDICTIONS_FOLDER = "predictions"
+PARTITIONS_FILE = "partitions.csv"
 
 
 def train_on_worker(plan: TrainingPlan, report: Report) -> None:
     """Set up, train, and measure the best epoch. Every rank must call.
 
-    Leaves in ``plan.output_dir``: ``best/`` (the model), ``checkpoints/``, ``predictions/`` and
-    ``outcome.json``, which comes last.
+    Leaves in ``plan.output_dir``: ``partitions.csv``, ``best/`` (the model), ``checkpoints/``,
+    ``predictions/`` and ``outcome.json``, which comes last.
     """
     _set_up_process(plan)
     run = prepare_run(plan)
+    if run.place.rank == 0:
+        run.data.table.write_csv(plan.output_dir / PARTITIONS_FILE)
     fresh = LoopState(
         config_hash=plan.config_hash,
         store_hash=run.data.collection.store.hash,
@@ -108,6 +111,8 @@ def _outcome(run: TrainingRun, state: LoopState, metrics: dict[str, float]) -> d
         "parameters": run.parameters,
         "frozen_parts": list(run.frozen),
         "rows_per_step": {str(name): rows for name, rows in data.composition.items()},
+        "clips_by_partition": {str(name): len(rows) for name, rows in data.partitioned.clips.items()},
+        "partitions": data.table.summary(),
         "clips": {name: len(rows) for name, rows in data.rows.items()},
         "speakers": {
             name: sorted({data.collection.speakers[code] for code in data.collection.speaker[rows]})
