@@ -109,6 +109,7 @@ def _facts(plan: TrainingPlan, outcome: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "network": f"{outcome['parameters'] / 1e6:.2f} M parameters, width {plan.model.width}",
         "frozen for want of clips": ", ".join(outcome["frozen_parts"]) or "none",
+        **{f"training clips, {name}": line for name, line in outcome["partitions"].items()},
         "rows per step": ", ".join(f"{rows} {name}" for name, rows in outcome["rows_per_step"].items()),
         "objectives": ", ".join(plan.objectives.in_words()),
         "weights kept": (

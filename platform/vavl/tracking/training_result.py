@@ -14,6 +14,7 @@ from vavl.metrics.names import CONDITIONS
 from vavl.tracking.journal import Journal
 from vavl.tracking.run import DatasetNote
 from vavl.training.settings import TrainingPlan
+from vavl.training.worker import PARTITIONS_FILE
 
 _SHOWN = ("accuracy", "f1_macro", "uar", "ccc_mean")
 
@@ -38,7 +39,8 @@ def training_summary(outcome: Mapping[str, Any], journal: Journal) -> dict[str, 
     ``steps``, ``clips_per_second`` (training steps alone), ``seconds_to_first_step`` (from the start
     of the command), ``seconds``, ``workers``, ``zero_stage``, ``config_hash``, ``store_hash``, and what
     the scores belong to: ``corpus``, ``protocol``, ``fold``, ``label_target``, ``clips``, ``speakers``,
-    ``speaker_normalisation``, ``rows_per_step``, ``frozen_parts``, ``parameters``.
+    ``speaker_normalisation``, ``rows_per_step``, ``partitions`` (training clips in words),
+    ``frozen_parts``, ``parameters``.
     """
     start = psutil.Process().create_time()
     first = next((record.time for record in journal.read() if record.kind == "step"), None)
@@ -65,6 +67,7 @@ def result_rows(outcome: Mapping[str, Any], summary: Mapping[str, Any]) -> list[
     """Return the rows of the table that a training prints."""
     rows = [
         ("protocol", f"{outcome['protocol']}, fold {outcome['fold']}, target: {outcome['label_target']}"),
+        *((f"train {name}", line) for name, line in outcome["partitions"].items()),
         ("best epoch", f"{outcome['best_epoch']} of {outcome['epochs']}, chosen on validation"),
     ]
     metrics: Mapping[str, float] = outcome["metrics"]
@@ -89,5 +92,5 @@ def result_rows(outcome: Mapping[str, Any], summary: Mapping[str, Any]) -> list[
 
 def artifacts_of(folder: Path) -> list[Path]:
     """Return what a run folder holds for the tracking server."""
-    names = ("config.yaml", "report.html", "pictures", "outcome.json", "predictions")
+    names = ("config.yaml", "report.html", "pictures", "outcome.json", PARTITIONS_FILE, "predictions")
     return [folder / name for name in names if (folder / name).exists()]
