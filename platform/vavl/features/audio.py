@@ -4,24 +4,69 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from vavl.data.statistics import ModalityInfo
-from vavl.features import log_mel
+from vavl.features import functionals, log_mel
 from vavl.features.extracted import Extracted
 from vavl.features.media import read_audio
 from vavl.features.segments import STATISTICS, segment_statistics
-from vavl.features.settings import AudioFeatureSettings
+from vavl.features.settings import AudioFeatureSettings, FunctionalSettings
+from vavl.features.voice_descriptors import VoiceDescriptors
 
 
-def extract_audio(path: Path, settings: AudioFeatureSettings) -> Extracted:
+def extract_audio(path: Path, settings: AudioFeatureSettings | FunctionalSettings) -> Extracted:
     """Return the audio features of a file.
 
     Raises:
         ClipError: the sound cannot be read (see ``vavl.features.media.read_audio``).
         ConfigError: the bands do not fit the window.
     """
-    waveform = read_audio(path, settings.sample_rate_hz, settings.longest_clip_s)
+    match settings:
+        case AudioFeatureSettings():
+            waveform = read_audio(path, settings.sample_rate_hz, settings.longest_clip_s)
+            return _spectra(waveform, settings)
+        case FunctionalSettings():
+            spectral = settings.spectra
+            waveform = read_audio(path, spectral.sample_rate_hz, spectral.longest_clip_s)
+            return _functionals(waveform, settings)
+
+
+def audio_info(settings: AudioFeatureSettings | FunctionalSettings) -> ModalityInfo:
+    """Return the provenance of audio features."""
+    match settings:
+        case AudioFeatureSettings():
+            return ModalityInfo(
+                extractor=log_mel.NAME,
+                version=log_mel.VERSION,
+                settings=settings.model_dump(mode="json"),
+                frame_rate_hz=settings.frame_rate_hz,
+                width=settings.mel_bands * (len(STATISTICS) if settings.segments else 1),
+            )
+        case FunctionalSettings():
+            channels = functionals.channel_names(settings)
+            return ModalityInfo(
+                extractor=functionals.NAME,
+                version=functionals.VERSION,
+                settings=settings.model_dump(mode="json"),
+                frame_rate_hz=None,
+                width=len(channels),
+                channels=channels,
+            )
+
+
+def check_bands(settings: AudioFeatureSettings | FunctionalSettings) -> None:
+    """Raise before any file is read what would fail at each.
+
+    Raises:
+        ConfigError: the bands do not fit the window.
+    """
+    log_mel.mel_filters(settings.spectra if isinstance(settings, FunctionalSettings) else settings)
+
+
+def _spectra(waveform: NDArray[np.float32], settings: AudioFeatureSettings) -> Extracted:
     spectra = log_mel.log_mel(torch.from_numpy(waveform), settings)
     times = log_mel.frame_times(len(spectra), settings)
     if settings.trim_silence_db is not None:
@@ -33,12 +78,8 @@ def extract_audio(path: Path, settings: AudioFeatureSettings) -> Extracted:
     return Extracted(values, times)
 
 
-def audio_info(settings: AudioFeatureSettings) -> ModalityInfo:
-    """Return the provenance of audio features."""
-    return ModalityInfo(
-        extractor=log_mel.NAME,
-        version=log_mel.VERSION,
-        settings=settings.model_dump(mode="json"),
-        frame_rate_hz=settings.frame_rate_hz,
-        width=settings.mel_bands * (len(STATISTICS) if settings.segments else 1),
-    )
+def _functionals(waveform: NDArray[np.float32], settings: FunctionalSettings) -> Extracted:
+    """Return one frame, at the middle of the sounding part of the clip."""
+    voice = VoiceDescriptors.of(waveform, settings)
+    values = np.array([list(functionals.functionals(voice, settings).values())], dtype=np.float32)
+    return Extracted(values, np.array([voice.times.mean()], dtype=np.float32))

@@ -7,14 +7,22 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from vavl.data.statistics import ModalityInfo
 from vavl.errors import StoreError
+from vavl.features import functionals, log_mel
 from vavl.features.audio import audio_info, extract_audio
 from vavl.features.extracted import Extracted
-from vavl.features.settings import AudioFeatureSettings, VideoFeatureSettings
+from vavl.features.settings import (
+    AudioFeatureSettings,
+    AudioSettings,
+    FunctionalSettings,
+    VideoFeatureSettings,
+)
 from vavl.features.video import VideoExtractor, video_info
+
+_AUDIO: TypeAdapter[AudioFeatureSettings | FunctionalSettings] = TypeAdapter(AudioSettings)
 
 
 def extractor_of(provenance: Mapping[str, Any], modality: str) -> Callable[[Path], Extracted]:
@@ -29,8 +37,8 @@ def extractor_of(provenance: Mapping[str, Any], modality: str) -> Callable[[Path
     """
     name = str(provenance.get("extractor", ""))
     try:
-        if name == audio_info(AudioFeatureSettings()).extractor:
-            audio = AudioFeatureSettings.model_validate(provenance.get("settings", {}))
+        if name in (log_mel.NAME, functionals.NAME):
+            audio = _AUDIO.validate_python({**provenance.get("settings", {}), "extractor": name})
             _check_version(provenance, audio_info(audio), modality)
             return lambda path: extract_audio(path, audio)
         if name == video_info(VideoFeatureSettings()).extractor:

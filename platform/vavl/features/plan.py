@@ -19,9 +19,8 @@ from vavl.data.manifest import Manifest
 from vavl.data.statistics import ModalityInfo
 from vavl.data.store import FORMAT_VERSION, MODALITIES
 from vavl.errors import InputError, StoreError
-from vavl.features.audio import audio_info
+from vavl.features.audio import audio_info, check_bands
 from vavl.features.face import FaceFinder
-from vavl.features.log_mel import mel_filters
 from vavl.features.part import ClipPlace, Part
 from vavl.features.settings import FeatureSettings
 from vavl.features.table import table_info
@@ -129,7 +128,7 @@ def plan_extraction(
     place = corpus_root(card, root)
     assert manifest.card_hash == card_hash(card)
     if card.audio is not None:
-        mel_filters(settings.audio)
+        check_bands(settings.audio)
     if isinstance(card.video, TableSource):
         table = read_feature_table(card.video, place)
         return ExtractionPlan(manifest, place, folder, settings, table, card.video.file)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from vavl.config.base import FrozenConfig
 
@@ -54,6 +55,62 @@ class AudioFeatureSettings(FrozenConfig):
         return 1000 / (self.segments.hop_ms if self.segments else self.hop_ms)
 
 
+class PitchSettings(FrozenConfig):
+    """Where and how the pitch of a voice is looked for."""
+
+    lowest_hz: float = Field(65, gt=0)
+    highest_hz: float = Field(600, gt=0)
+    window_ms: float = Field(40, gt=0, le=500, description="holds at least two periods of the lowest pitch")
+
+    @model_validator(mode="after")
+    def _periods_fit(self) -> Self:
+        if self.lowest_hz >= self.highest_hz:
+            raise ValueError(f"lowest_hz {self.lowest_hz} is not below highest_hz {self.highest_hz}")
+        if self.window_ms * self.lowest_hz < 2000:
+            raise ValueError(f"window_ms {self.window_ms} holds less than two periods of {self.lowest_hz} Hz")
+        return self
+
+
+class FunctionalSettings(FrozenConfig):
+    """Statistics of a whole clip, one vector: cepstrum, pitch, loudness, voice quality, courses, rhythm."""
+
+    extractor: Literal["functionals"] = "functionals"
+    spectra: AudioFeatureSettings = AudioFeatureSettings(hop_ms=10, trim_silence_db=35)
+    pitch: PitchSettings = PitchSettings()
+    cepstral_coefficients: int = Field(20, ge=1, le=64)
+    contoured: int = Field(13, ge=1, description="cepstral coefficients whose course over the clip counts")
+    contour_coefficients: int = Field(8, ge=1, le=32, description="cosine coefficients of each course")
+
+    @model_validator(mode="after")
+    def _sizes_fit(self) -> Self:
+        if self.spectra.segments is not None:
+            raise ValueError("spectra.segments is for log_mel: functionals summarise the whole clip")
+        if not self.contoured <= self.cepstral_coefficients <= self.spectra.mel_bands:
+            raise ValueError(
+                f"contoured {self.contoured} <= cepstral_coefficients {self.cepstral_coefficients} <= "
+                f"spectra.mel_bands {self.spectra.mel_bands} does not hold"
+            )
+        if self.pitch.highest_hz > self.spectra.sample_rate_hz / 8:
+            raise ValueError(
+                f"pitch.highest_hz {self.pitch.highest_hz} is above an eighth of the sample rate"
+            )
+        return self
+
+
+def _audio_extractor(content: Any) -> str:
+    """Name the extractor of audio settings, given as a mapping or as an object; log_mel unless stated."""
+    if isinstance(content, Mapping):
+        return str(content.get("extractor", "log_mel"))
+    return str(getattr(content, "extractor", "log_mel"))
+
+
+AudioSettings = Annotated[
+    Annotated[AudioFeatureSettings, Tag("log_mel")] | Annotated[FunctionalSettings, Tag("functionals")],
+    Discriminator(_audio_extractor),
+]
+"""Settings of any audio extractor; ``extractor`` tells which."""
+
+
 class VideoFeatureSettings(FrozenConfig):
     """Face crop, then appearance and motion of the face per frame; no weights."""
 
@@ -78,5 +135,5 @@ class FeatureSettings(FrozenConfig):
     ``video`` is not used where the corpus card names a table of ready features.
     """
 
-    audio: AudioFeatureSettings = AudioFeatureSettings()
+    audio: AudioSettings = AudioFeatureSettings()
     video: VideoFeatureSettings = VideoFeatureSettings()

@@ -16,7 +16,7 @@ from vavl.features.settings import FeatureSettings
         ({"audio": {"f_min_hz": 8000}}, "not below f_max_hz"),
         ({"audio": {"window_ms": 0.1}}, "window 16"),
         ({"audio": {"hop_mz": 10}}, "did you mean `hop_ms`"),
-        ({"audio": {"mel_bands": "many"}}, "audio.mel_bands"),
+        ({"audio": {"mel_bands": "many"}}, r"audio\.log_mel\.mel_bands"),
         ({"video": {"frame_rate_hz": 0}}, "video.frame_rate_hz"),
     ],
 )
