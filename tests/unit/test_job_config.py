@@ -9,13 +9,22 @@ import pytest
 
 from vavl.config.load import read_config
 from vavl.config.snapshot import save_config
-from vavl.job_config import CheckSetupJob, MakeDemoCorpusJob, PrepareCorpusJob, TrainModelJob
+from vavl.job_config import (
+    CheckSetupJob,
+    CompareObjectivesJob,
+    MakeDemoCorpusJob,
+    PrepareCorpusJob,
+    TrainModelJob,
+)
+from vavl.training.comparison_grid import cell_plans
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted((ROOT / "jobs/configs").rglob("*.yaml"))
+COMPARISONS = sorted((ROOT / "jobs/configs/compare").glob("*.yaml"))
 TRAININGS = [path for path in CONFIGS if "\ndata:" in path.read_text(encoding="utf-8")]
 JOBS = {
     "check_setup": CheckSetupJob,
+    "compare_objectives": CompareObjectivesJob,
     "make_demo_corpus": MakeDemoCorpusJob,
     "prepare_corpus": PrepareCorpusJob,
     "train_model": TrainModelJob,
@@ -36,7 +45,7 @@ def job_of(path: Path) -> str:
 
 
 def test_the_loop_over_the_configurations_sees_them():
-    assert {"jobs/configs/demo.yaml", "jobs/configs/prepare/demo.yaml"} <= {name_of(path) for path in CONFIGS}
+    assert {"jobs/configs/demo.yaml", "jobs/configs/compare/demo.yaml"} <= {name_of(path) for path in CONFIGS}
     assert {job_of(path) for path in CONFIGS} == JOBS.keys()
     assert [path for path in CONFIGS if job_of(path) == "train_model"] == TRAININGS
 
@@ -51,6 +60,13 @@ def test_a_shipped_configuration_is_valid_and_reads_back_equal(path, tmp_path):
     config = read_config(settings, path)
     save_config(config, tmp_path / "resolved.yaml")
     assert read_config(settings, tmp_path / "resolved.yaml") == config
+
+
+@pytest.mark.parametrize("path", COMPARISONS, ids=name_of)
+def test_every_set_of_a_shipped_comparison_can_be_trained(path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    comparison = read_config(CompareObjectivesJob, path)
+    assert {cell.objective_set for cell, _ in cell_plans(comparison)} == comparison.objective_sets.keys()
 
 
 @pytest.mark.parametrize("path", TRAININGS, ids=name_of)

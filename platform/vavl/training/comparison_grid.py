@@ -94,7 +94,7 @@ def plan_grid(comparison: ComparisonPlan) -> Grid:
         ConfigError: wrong settings of any set, or no cell can be run.
         InputError: store or fold cannot be used.
     """
-    plans = _plans(comparison)
+    plans = cell_plans(comparison)
     first: dict[str, TrainingPlan] = {}
     cells: dict[str, list[Cell]] = {}
     left_out: list[LeftOut] = []
@@ -122,7 +122,12 @@ def grid_cells(comparison: ComparisonPlan) -> Iterator[Cell]:
         yield Cell(name, fraction, share, fold, seed)
 
 
-def _plans(comparison: ComparisonPlan) -> list[tuple[Cell, TrainingPlan]]:
+def cell_plans(comparison: ComparisonPlan) -> list[tuple[Cell, TrainingPlan]]:
+    """Return the cells with their validated plans, without a look at the data.
+
+    Raises:
+        ConfigError: the settings of one or more sets are wrong; all of them are named.
+    """
     path = comparison.training
     base = read_yaml_mapping(path)
     base.pop("tracking", None)  # the comparison has its own
