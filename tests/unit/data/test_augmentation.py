@@ -91,3 +91,40 @@ def test_draws_depend_on_seed_step_place_and_modality_and_nothing_else():
         maker(noise=1.0).view("video", 0, VALUES),
     ]
     assert not any(np.array_equal(plain, other) for other in others)
+
+
+def sides_shown(chance: float, places: range = range(4000), step: int = 2) -> dict[str, np.ndarray]:
+    both = {name: np.ones(len(places), np.bool_) for name in ("audio", "video")}
+    return ViewMaker(AugmentationSettings(modality_dropout=chance), 1, step, np.array(places)).shown(both)
+
+
+def test_modality_dropout_shows_one_side_as_often_as_asked():
+    shown = sides_shown(0.3)
+    assert (shown["audio"] | shown["video"]).all()
+    for name in ("audio", "video"):
+        assert (~shown[name]).mean() == pytest.approx(0.15, abs=0.025)
+    for chance, pairs in ((0, 4000), (1, 0)):
+        shown = sides_shown(chance)
+        assert (shown["audio"] & shown["video"]).sum() == pairs
+
+
+def test_modality_dropout_follows_the_place_and_the_step_alone():
+    whole, part = sides_shown(0.5, range(40)), sides_shown(0.5, range(10, 20))
+    assert np.array_equal(whole["audio"][10:20], part["audio"])
+    assert not np.array_equal(whole["audio"], sides_shown(0.5, range(40), step=3)["audio"])
+
+
+def test_modality_dropout_leaves_unpaired_clips_and_fillers_alone():
+    has = {"audio": np.array([True, False, False]), "video": np.array([False, True, False])}
+    shown = ViewMaker(AugmentationSettings(modality_dropout=1), 0, 0, np.arange(3)).shown(has)
+    assert all(np.array_equal(shown[name], has[name]) for name in has)
+
+
+def test_weak_and_strong_views_are_drawn_apart():
+    settings = AugmentationSettings(audio=ViewSettings(noise=1), video=ViewSettings(noise=1))
+    views = [
+        ViewMaker(settings, 1, 2, np.array([5]), is_weak).view(name, 0, VALUES)
+        for is_weak in (False, True)
+        for name in ("audio", "video")
+    ]
+    assert len({view.tobytes() for view in views}) == 4

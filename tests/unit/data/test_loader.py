@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import threading
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 
 from vavl.data.augmentation import AugmentationSettings, ViewSettings
 from vavl.data.collection import normalisers, open_collection
@@ -33,8 +35,9 @@ def loader(collection):
     normaliser = normalisers(collection, rows, per_speaker=False)
     views = AugmentationSettings(audio=ViewSettings(noise=0.5, tempo=0.2), video=ViewSettings(frame_masks=1))
 
-    def make(rank: int = 0, world_size: int = 1, micro_batches: int = 1) -> StepLoader:
-        return StepLoader(collection, sampler, normaliser, RankPlace(rank, world_size, micro_batches), views)
+    def make(rank: int = 0, world_size: int = 1, micro_batches: int = 1, **changes) -> StepLoader:
+        place = RankPlace(rank, world_size, micro_batches)
+        return replace(StepLoader(collection, sampler, normaliser, place, views), **changes)
 
     return make
 
@@ -54,19 +57,111 @@ def clips_of(batches) -> dict[int, dict[str, torch.Tensor]]:
     return found
 
 
+NOISY = AugmentationSettings(audio=ViewSettings(noise=0.2), video=ViewSettings(noise=0.2, tempo=0.3))
+DROPPING = AugmentationSettings(audio=ViewSettings(noise=0.5), modality_dropout=0.5)
+
+
+def same(one: dict[int, dict[str, torch.Tensor]], other: dict[int, dict[str, torch.Tensor]]) -> None:
+    assert one.keys() == other.keys()
+    for row, expected in one.items():
+        assert other[row].keys() == expected.keys()
+        for name, value in expected.items():
+            assert torch.equal(other[row][name], value), (row, name)
+
+
+@pytest.mark.parametrize("changes", [{}, {"augmentation": DROPPING, "weak_view": NOISY}])
 @pytest.mark.parametrize(("world_size", "micro_batches"), [(1, 2), (2, 1), (2, 2), (3, 1), (1, 4)])
-def test_ranks_and_micro_batches_share_the_same_clips_with_the_same_views(loader, world_size, micro_batches):
+def test_ranks_and_micro_batches_share_the_same_clips_with_the_same_views(
+    loader, world_size, micro_batches, changes
+):
     for step in (0, 4):
-        alone = clips_of(loader().load(step))
-        ranks = [loader(rank, world_size, micro_batches).load(step) for rank in range(world_size)]
+        alone = loader(**changes).load(step)
+        ranks = [loader(rank, world_size, micro_batches, **changes).load(step) for rank in range(world_size)]
         assert {len(batches) for batches in ranks} == {micro_batches}
-        assert len({batch.clips for batches in ranks for batch in batches}) == 1
-        together = clips_of(batch for batches in ranks for batch in batches)
-        assert together.keys() == alone.keys()
-        for row, expected in alone.items():
-            assert together[row].keys() == expected.keys()
-            for name, value in expected.items():
-                assert torch.equal(together[row][name], value), (row, name)
+        together = [batch for batches in ranks for batch in batches]
+        assert len({batch.clips for batch in together}) == 1
+        same(clips_of(alone), clips_of(together))
+        place = {int(row): int(at) for row, at in zip(alone[0].index, alone[0].place, strict=True)}
+        for batch in together:
+            for row, at in zip(batch.index.tolist(), batch.place.tolist(), strict=True):
+                assert at == place.get(row, at)
+        everywhere = [at for batch in together for at in batch.place.tolist()]
+        assert sorted(everywhere) == list(range(len(everywhere)))
+        if changes:
+            same(
+                clips_of(batch.weak.batch for batch in alone),
+                clips_of(batch.weak.batch for batch in together),
+            )
+
+
+def test_the_weak_view_holds_the_unlabelled_clips_whole(loader, collection):
+    some = loader(augmentation=DROPPING, weak_view=NOISY)
+    plain = loader(augmentation=AugmentationSettings(), weak_view=AugmentationSettings())
+    seen = 0
+    for step in range(6):
+        batch, clean = some.load(step)[0], plain.load(step)[0]
+        weak = batch.weak
+        assert weak.clip.tolist() == torch.nonzero(batch.is_labelled == 0).flatten().tolist()
+        assert torch.equal(weak.batch.index, batch.index[weak.clip])
+        assert torch.equal(weak.batch.place, batch.place[weak.clip])
+        assert not weak.batch.is_labelled.any()
+        assert not weak.batch.target.any()
+        rows = weak.batch.index.numpy()
+        assert np.array_equal(weak.batch.has_audio.numpy(), collection.has("audio")[rows])
+        assert np.array_equal(weak.batch.has_video.numpy(), collection.has("video")[rows])
+        seen += len(rows)
+        strong, mild, as_is = clips_of([batch]), clips_of([weak.batch]), clips_of([clean])
+        for row, sides in mild.items():
+            assert not torch.equal(sides["audio"], as_is[row]["audio"])
+            assert "audio" not in strong[row] or not torch.equal(sides["audio"], strong[row]["audio"])
+        for row, sides in clips_of([clean.weak.batch]).items():
+            assert all(torch.equal(value, as_is[row][name]) for name, value in sides.items())
+    assert seen == 6
+
+
+def test_without_an_unlabelled_clip_one_filler_stands_in(loader):
+    # Ten rows on eight ranks: some see labelled clips alone, or a filler beside one.
+    shares = [loader(rank, 8, weak_view=NOISY).load(0)[0] for rank in range(8)]
+    empty = [share for share in shares if not ((share.is_labelled == 0) & (share.index >= 0)).any()]
+    assert empty
+    assert len(empty) < len(shares)
+    for share in empty:
+        weak = share.weak
+        assert weak.clip.tolist() == [0]
+        assert weak.batch.index.tolist() == [-1]
+        assert not torch.cat((weak.batch.has_audio, weak.batch.has_video, weak.batch.is_labelled)).any()
+        for side in (weak.batch.audio, weak.batch.video):
+            assert side.weight.tolist() == [0]
+            assert side.is_real.all()
+    moved = shares[0].to(torch.device("meta")).weak
+    assert {moved.clip.device.type, moved.batch.place.device.type, moved.batch.audio.values.device.type} == {
+        "meta"
+    }
+
+
+def test_without_a_weak_view_there_is_none(loader):
+    assert loader().load(0)[0].weak is None
+
+
+def test_a_pair_that_is_shown_with_one_side_carries_that_side_alone(loader, collection):
+    batches = [loader(augmentation=DROPPING).load(step)[0] for step in range(10)]
+    halved = 0
+    for batch in batches:
+        for side, has, name in (
+            (batch.audio, batch.has_audio, "audio"),
+            (batch.video, batch.has_video, "video"),
+        ):
+            there = torch.zeros(batch.clips)
+            there[side.clip[side.weight > 0]] = 1
+            assert torch.equal(there, has)
+            halved += int((collection.has(name)[batch.index.numpy()] & (has.numpy() == 0)).sum())
+        assert (batch.has_audio + batch.has_video).min() >= 1
+    assert 15 < halved < 65
+
+
+def test_a_weak_view_may_not_lose_a_side():
+    with pytest.raises(ValidationError, match=r"weak_view\.modality_dropout must be 0"):
+        DataSettings(store="anywhere", weak_view=DROPPING)
 
 
 def test_steps_come_in_order_from_any_start(loader):

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import csv
+from collections import Counter
+
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
 
 from vavl.config.files import read_json, write_json
+from vavl.data.collection import open_collection
+from vavl.data.statistics import ChannelSums
+from vavl.data.store import FeatureStore
 from vavl.errors import StoreError, TrainingError
 from vavl.models.saved_model import load_model
 from vavl.training.checkpoint import LoopState
 from vavl.training.launch import launch_training
-from vavl.training.run import prepare_run
+from vavl.training.run import open_run_data, prepare_run
 from vavl.training.run_folder import claim_run_folder
 from vavl.training.worker import conclude, read_outcome, train_on_worker
 
@@ -96,3 +103,63 @@ def test_statistics_of_another_corpus_are_refused(plan, records):
 def test_threads_are_those_of_the_settings(plan, records):
     train_on_worker(plan(training={"threads_per_worker": 2, "max_steps": 1}), records())
     assert torch.get_num_threads() == 2
+
+
+SCARCE = {"labelled_fraction": 0.5, "audio_only_share": 0.25, "video_only_share": 0.25}
+
+
+def scarce(plan, name):
+    data = {**plan(corpus={}).data.model_dump(), "partitions": SCARCE}
+    return plan(name, data=data, evaluation={"test": True})
+
+
+def test_a_training_with_few_labels_and_pairs_says_what_it_had(plan, records):
+    chosen = scarce(plan, "scarce")
+    outcome, seen = trained(chosen, records)
+    assert all(np.isfinite(seen.losses()))
+    found = Counter()
+    with (chosen.output_dir / "partitions.csv").open(newline="", encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            found[row["partition"]] += int(row["clips"])
+    assert found.total() == 40
+    assert sum(count for name, count in found.items() if not name.endswith("_unlabelled")) == 20
+    for side, clips in (("paired", 20), ("audio_only", 10), ("video_only", 10)):
+        assert sum(count for name, count in found.items() if name.startswith(side)) == clips
+    assert outcome["partitions"].keys() == found.keys()
+    assert outcome["metrics"]["test/audio_video/clips"] == 20
+    assert outcome["metrics"]["validation/video/clips"] == 20
+
+
+def test_what_a_training_must_not_see_changes_nothing(plan, records, monkeypatch):
+    """Hidden sides and the sums that hold them are NaN here."""
+    _, untouched = trained(scarce(plan, "untouched"), records)
+    chosen = scarce(plan, "poisoned")
+    data = open_run_data(chosen)
+    rows = {
+        modality: set(open_collection(chosen.data).store_row[modality][hidden].tolist())
+        for modality, hidden in data.collection.hidden.items()
+    }
+    assert [len(hidden) for hidden in rows.values()] == [10, 10]
+    speakers = {
+        modality: {data.collection.speakers[code] for code in data.collection.speaker[hidden]}
+        for modality, hidden in data.collection.hidden.items()
+    }
+    read, add_up = FeatureStore.features, FeatureStore.speaker_sums
+
+    def features(store, modality, row):
+        values = read(store, modality, row)
+        return np.full_like(values, np.nan) if row in rows[modality] else values
+
+    def speaker_sums(store, modality):
+        sums = add_up(store, modality)
+        return {
+            name: ChannelSums(one.count, one.sum * np.nan, one.sum_of_squares)
+            if name in speakers[modality]
+            else one
+            for name, one in sums.items()
+        }
+
+    monkeypatch.setattr(FeatureStore, "features", features)
+    monkeypatch.setattr(FeatureStore, "speaker_sums", speaker_sums)
+    _, poisoned = trained(chosen, records)
+    assert poisoned.losses() == untouched.losses()
