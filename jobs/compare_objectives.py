@@ -9,7 +9,7 @@ from vavl.tracking.comparison_pages import write_pages
 from vavl.tracking.comparison_preview import log_grid
 from vavl.tracking.comparison_progress import show_runs
 from vavl.tracking.comparison_result import (
-    collect,
+    Results,
     main_metrics,
     refuse_failures,
     result_rows,
@@ -24,11 +24,11 @@ def compare_objectives(job: CompareObjectivesJob) -> None:
     grid = plan_grid(job)
     with TrackedComparison(job.output_dir, job.tracking) as tracked:
         tracked.start(job, job.config_hash, grid)
-        ends = []
+        results = Results(job, grid)
         for end in show_runs(train_many(grid.plans, tracked.log_of, job.at_once), len(grid.runs), job.split):
             tracked.ended(end)
-            ends.append(end)
-        comparison = collect(job, grid, ends)
+            results.add(end)
+        comparison = results.compare()
         files = [*write_results(comparison, {}), *write_pages(comparison)]
         kept = tracked.finish(main_metrics(comparison), files)
     write_results(comparison, kept)

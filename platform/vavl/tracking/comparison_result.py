@@ -70,40 +70,59 @@ class Comparison:
         return [entry for entry in self.differences if entry.measure == main and entry.interval.excludes_zero]
 
 
-def collect(plan: ComparisonPlan, grid: Grid, ends: Sequence[RunEnd]) -> Comparison:
-    """Read the predictions of all finished runs and compare them.
+class Results:
+    """Takes in runs as they end; the table on disk always holds all that have finished.
 
     Args:
         plan: of the comparison.
         grid: its runs.
-        ends: how runs ended; runs that have not ended are passed over.
     """
-    good = {end.name for end in ends if end.state != "failed"}
-    there = [run for run in grid.runs if run.name in good]
-    measures = measures_of(grid.target)
-    finished = [read_run(run, plan.split, measures) for run in there]
-    tables = group_tables(finished)
-    return Comparison(
-        plan=plan,
-        measures=tuple(measures),
-        finished=finished,
-        left_out=grid.left_out,
-        failed=[end for end in ends if end.state == "failed"],
-        scores=scores_of(tables, measures),
-        differences=differences_of(tables, measures, plan.pairs),
-        ends=ends,
-    )
+
+    def __init__(self, plan: ComparisonPlan, grid: Grid) -> None:
+        self._plan, self._grid = plan, grid
+        self._runs = {run.name: run for run in grid.runs}
+        self._measures = measures_of(grid.target)
+        self._finished: dict[str, FinishedRun] = {}
+        self._ends: list[RunEnd] = []
+
+    def add(self, end: RunEnd) -> None:
+        """Take in a run that has ended, and write the table anew unless the run was there before."""
+        self._ends.append(end)
+        if end.state != "failed":
+            self._finished[end.name] = read_run(self._runs[end.name], self._plan.split, self._measures)
+        if end.state == "finished":
+            write_table(self._in_order(), self._plan)
+
+    def compare(self) -> Comparison:
+        """Compare what has finished; with hundreds of runs this takes a minute of draws."""
+        finished = self._in_order()
+        tables = group_tables(finished)
+        return Comparison(
+            plan=self._plan,
+            measures=tuple(self._measures),
+            finished=finished,
+            left_out=self._grid.left_out,
+            failed=[end for end in self._ends if end.state == "failed"],
+            scores=scores_of(tables, self._measures),
+            differences=differences_of(tables, self._measures, self._plan.pairs),
+            ends=self._ends,
+        )
+
+    def _in_order(self) -> list[FinishedRun]:
+        return [self._finished[name] for name in self._runs if name in self._finished]
 
 
-def write_table(comparison: Comparison, path: Path) -> None:
-    """Write one row per cell and condition."""
-    rows = list(table_rows(comparison.finished, comparison.plan.split))
+def write_table(finished: Sequence[FinishedRun], plan: ComparisonPlan) -> Path:
+    """Write ``table.csv``: one row per cell and condition; returns its path."""
+    path = plan.output_dir / TABLE_FILE
+    rows = list(table_rows(finished, plan.split))
     columns = list(dict.fromkeys(name for row in rows for name in row))
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     write_text(path, text.getvalue())
+    return path
 
 
 def summary_of(comparison: Comparison) -> dict[str, Any]:
@@ -146,11 +165,10 @@ def summary_of(comparison: Comparison) -> dict[str, Any]:
 
 def write_results(comparison: Comparison, further: Mapping[str, Any]) -> list[Path]:
     """Write ``table.csv`` and ``summary.json`` with ``further`` keys; returns the files."""
-    folder = comparison.plan.output_dir
-    files = [folder / TABLE_FILE, folder / SUMMARY_FILE]
-    write_table(comparison, files[0])
-    write_json(files[1], {**summary_of(comparison), **further})
-    return files
+    table = write_table(comparison.finished, comparison.plan)
+    summary = comparison.plan.output_dir / SUMMARY_FILE
+    write_json(summary, {**summary_of(comparison), **further})
+    return [table, summary]
 
 
 def main_metrics(comparison: Comparison) -> dict[str, float]:
