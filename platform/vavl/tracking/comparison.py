@@ -28,6 +28,7 @@ from vavl.training.worker import OUTCOME_FILE
 
 COMPARISON_FILE = "comparison.json"
 _LAST_FLUSH_SECONDS = 600.0
+_LAST_FLUSH_AFTER_A_FAULT_SECONDS = 30.0
 
 
 class ChildLog:
@@ -143,12 +144,12 @@ class TrackedComparison:
         """
         for path in artifacts:
             self.journal.append("artifact", path=path.relative_to(self.folder), artifact_path=None)
-        return self._finish("FINISHED", metrics)
+        return self._finish("FINISHED", metrics, _LAST_FLUSH_SECONDS)
 
-    def _finish(self, status: str, metrics: Mapping[str, float]) -> dict[str, Any]:
+    def _finish(self, status: str, metrics: Mapping[str, float], patience: float) -> dict[str, Any]:
         self.journal.append("run_end", status=status, metrics=metrics)
         parent = self._queue.add(self.journal.path)
-        is_complete = self._queue.finish(_LAST_FLUSH_SECONDS)
+        is_complete = self._queue.finish(patience)
         return {"mlflow_run_id": parent.state.mlflow_run_id, "tracking_complete": is_complete}
 
     @property
@@ -163,7 +164,8 @@ class TrackedComparison:
         self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
     ) -> None:
         if fault is not None and self._parent:
-            self._finish("KILLED" if isinstance(fault, KeyboardInterrupt) else "FAILED", {})
+            status = "KILLED" if isinstance(fault, KeyboardInterrupt) else "FAILED"
+            self._finish(status, {}, _LAST_FLUSH_AFTER_A_FAULT_SECONDS)
 
 
 def _run_id(folder: Path) -> str:
