@@ -69,7 +69,9 @@ def _verdicts(report: ComparisonReport) -> Html:
             )  # fmt: skip
     if not found:
         return page.paragraphs(["None."])
-    rows = [row for place, entries in found.items() for row in ([place], *entries)]
+    rows: list[list[str | Html]] = []
+    for place, entries in found.items():
+        rows += [[place], *entries]
     return page.table(["", "", "", "", f"{report.measure} {'points' if report.is_share else ''}"], rows)
 
 
