@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import pytest
 import ray
 
 from vavl.data.sampler import FILLER, Sampler
-from vavl.training.launch import launch_training
+from vavl.training.launch import join_ray, launch_training
 from vavl.training.loop import Report
 from vavl.training.run import open_run_data
 from vavl.training.run_folder import claim_run_folder
@@ -36,25 +36,31 @@ THREE_RANKS = {"video_only_labelled": 1, "audio_only_labelled": 2, "paired_label
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _ray_ends() -> Iterator[None]:
+def _ray() -> Iterator[None]:
+    join_ray(threads=1)  # in the main thread, where Ray may set its signal handlers
     yield
     ray.shutdown()
 
 
-@contextmanager
-def time_limit(seconds: int) -> Iterator[None]:
-    """Raise in this thread when the time is over: a collective that waits for ever must fail the test."""
+def launch_within(seconds: int, plan: TrainingPlan, sink: Report) -> None:
+    """Train, or raise when the time is over: a collective that waits for ever must fail the test.
 
-    def give_up(number: int, frame: object) -> None:
-        raise TimeoutError(f"still not done after {seconds} s")
+    Ray waits in native code, where no signal reaches it: hence a thread, which ``ray.shutdown`` ends.
+    """
+    done: Future[None] = Future()
 
-    before = signal.signal(signal.SIGALRM, give_up)
-    signal.alarm(seconds)
+    def launch() -> None:
+        try:
+            done.set_result(launch_training(plan, claim_run_folder(plan), sink))
+        except BaseException as fault:  # noqa: BLE001  raised again in the test's thread
+            done.set_exception(fault)
+
+    threading.Thread(target=launch, daemon=True).start()
     try:
-        yield
-    finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
+        done.result(timeout=seconds)
+    except TimeoutError:
+        ray.shutdown()
+        raise
 
 
 @dataclass(frozen=True)
@@ -74,8 +80,7 @@ Curves = dict[str, np.ndarray]
 def curves(plan: TrainingPlan) -> dict[int, Curves]:
     """Train within the time limit; return the losses of every step by ZeRO stage and name."""
     sink = FileSink(plan.output_dir.with_suffix(".jsonl"))
-    with time_limit(TIME_LIMIT_S):
-        launch_training(plan, claim_run_folder(plan), sink)
+    launch_within(TIME_LIMIT_S, plan, sink)
     records = [json.loads(line) for line in sink.path.read_text().splitlines()]
     found: dict[int, dict[int, dict[str, float]]] = {}
     for record in records:
