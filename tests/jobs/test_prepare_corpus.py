@@ -163,13 +163,9 @@ def test_ravdess_becomes_a_store_of_1140_clips(monkeypatch, tmp_path):
         pytest.skip("RAVDESS_ROOT is not set")
     monkeypatch.chdir(ROOT)
     # Whole recordings, frame by frame: their lengths are known.
-    whole = (
-        "features.audio.segments=null",
-        "features.audio.trim_silence_db=null",
-        "features.audio.hop_ms=20",
-    )
+    whole = "features.audio={extractor: log_mel, hop_ms: 20}"
     shipped = ROOT / "jobs/configs/prepare/ravdess.yaml"
-    assert run(monkeypatch, shipped, f"output_dir={tmp_path}", *whole) == 0
+    assert run(monkeypatch, shipped, f"output_dir={tmp_path}", whole) == 0
     summary = read_json(tmp_path / "summary.json")
     assert {key: summary[key] for key in ("audio_clips", "video_clips", "paired_clips", "quarantined")} == {
         "audio_clips": 1140, "video_clips": 1140, "paired_clips": 1140, "quarantined": 0,

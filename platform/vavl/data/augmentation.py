@@ -16,7 +16,7 @@ from pydantic import Field
 from vavl.config.base import FrozenConfig
 
 _STREAMS = {"audio": 0, "video": 1}
-_WEAK, _SIDES = 2, 4
+_WEAK, _SIDES, _SPEAKERS = 2, 4, 6
 
 
 class ViewSettings(FrozenConfig):
@@ -53,6 +53,10 @@ class AugmentationSettings(FrozenConfig):
     modality_dropout: float = Field(
         0.0, ge=0, le=1, description="chance that a pair is shown with one side only, either one alike"
     )
+    speaker_exchange: float = Field(
+        0.0, ge=0, le=1,
+        description="chance that a clip moves from its speaker's mean to between two other training speakers' means",
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -82,6 +86,33 @@ class ViewMaker:
                 if generator.random() < self.settings.modality_dropout:
                     shown["audio" if generator.random() < 0.5 else "video"][row] = False
         return shown
+
+    def exchanged(
+        self, row: int, values: NDArray[np.float32], speaker: int, means: Mapping[int, NDArray[np.float32]]
+    ) -> NDArray[np.float32]:
+        """Return the normalised frames of row ``row`` as another speaker might have given them.
+
+        A classifier of few speakers leans on what is their own. Moving a clip by the difference of
+        speakers' means, which need no labels, leaves it nothing to lean on. Both sides of a pair move
+        towards the same speakers.
+
+        Args:
+            row: of the micro-batch.
+            values: (time, channel).
+            speaker: code of the clip's speaker.
+            means: normalised mean frame (channel,) by code of the training speaker; a clip of any other
+                speaker stays as it is.
+        """
+        if not self.settings.speaker_exchange or speaker not in means:
+            return values
+        generator = self._generator(row, _SPEAKERS + (_WEAK if self.is_weak else 0))
+        if generator.random() >= self.settings.speaker_exchange:
+            return values
+        codes = sorted(means)
+        first, second = (means[codes[place]] for place in generator.integers(len(codes), size=2))
+        share = generator.random(dtype=np.float32)
+        shift = second + share * (first - second) - means[speaker]
+        return (values + shift).astype(np.float32, copy=False)
 
     def view(self, modality: str, row: int, values: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return a view of the normalised frames (time, channel) of row ``row`` of the micro-batch."""

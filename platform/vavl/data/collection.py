@@ -33,10 +33,13 @@ class Normaliser:
     Attributes:
         common: from the training speakers.
         by_speaker: by speaker code; empty unless per-speaker normalisation is on.
+        speaker_means: normalised mean frame (channel,) by code of the training speakers; empty where
+            per-speaker normalisation has made them all zero.
     """
 
     common: Normalisation
     by_speaker: Mapping[int, Normalisation]
+    speaker_means: Mapping[int, NDArray[np.float32]] = field(default_factory=dict)
 
     def apply(self, values: NDArray[np.float32], speaker: int) -> NDArray[np.float32]:
         """Normalise the frames (time, channel) of one clip."""
@@ -174,7 +177,13 @@ def normalisers(
             if per_speaker
             else {}
         )
-        built[modality] = Normaliser(Normalisation.from_sums(ChannelSums.total(known)), own)
+        common = Normalisation.from_sums(ChannelSums.total(known))
+        means = {
+            code: common.apply((sums[name].sum / sums[name].count).astype(np.float32))
+            for code, name in enumerate(collection.speakers)
+            if name in training_speakers and name in sums and not per_speaker
+        }
+        built[modality] = Normaliser(common, own, means)
     return built
 
 
@@ -256,8 +265,12 @@ class _ClipReader:
         collection, row = self.collection, int(self.rows[place])
         raw = collection.store.features(modality, int(collection.store_row[modality][row]))
         cut = middle_frames(raw, collection.max_frames)
-        normalised = self.normaliser[modality].apply(cut, int(collection.speaker[row]))
-        return self.views.view(modality, place, normalised) if self.views else normalised
+        normaliser, speaker = self.normaliser[modality], int(collection.speaker[row])
+        normalised = normaliser.apply(cut, speaker)
+        if self.views is None:
+            return normalised
+        moved = self.views.exchanged(place, normalised, speaker, normaliser.speaker_means)
+        return self.views.view(modality, place, moved)
 
 
 def _targets(manifest: Manifest, kind: str) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:

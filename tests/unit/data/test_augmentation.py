@@ -128,3 +128,51 @@ def test_weak_and_strong_views_are_drawn_apart():
         for name in ("audio", "video")
     ]
     assert len({view.tobytes() for view in views}) == 4
+
+
+MEANS = {code: np.full(10, 10.0 * code, np.float32) for code in (1, 2, 4)}
+
+
+def exchanging(chance: float = 1.0, places: range = range(400), step: int = 2, *, is_weak: bool = False):
+    return ViewMaker(AugmentationSettings(speaker_exchange=chance), 1, step, np.array(places), is_weak)
+
+
+def test_an_exchanged_clip_lies_between_the_means_of_two_training_speakers():
+    moved = [exchanging().exchanged(row, VALUES, 1, MEANS) for row in range(400)]
+    shifts = np.array([(clip - VALUES).mean() for clip in moved])
+    assert min(shifts) >= -1e-4
+    assert max(shifts) <= 30 + 1e-4
+    # Two draws out of means 10, 20 and 40, at a place between them: as often as each other.
+    assert shifts.mean() == pytest.approx(70 / 3 - 10, abs=1.5)
+    # What a clip says beside its speaker's mean stays.
+    np.testing.assert_allclose(moved[0] - shifts[0], VALUES, atol=1e-4)
+
+
+def test_both_sides_of_a_pair_move_towards_the_same_speakers():
+    other = {code: mean[:3] for code, mean in MEANS.items()}
+    for row in range(20):
+        audio = exchanging().exchanged(row, VALUES, 1, MEANS) - VALUES
+        video = exchanging().exchanged(row, VALUES[:1, :3], 1, other) - VALUES[:1, :3]
+        assert video[0, 0] == pytest.approx(audio[0, 0], abs=1e-4)
+
+
+def test_clips_are_exchanged_as_often_as_asked():
+    for chance in (0.0, 0.3, 1.0):
+        maker_ = exchanging(chance, range(3000))
+        stayed = [maker_.exchanged(row, VALUES, 2, MEANS) is VALUES for row in range(3000)]
+        assert 1 - np.mean(stayed) == pytest.approx(chance, abs=0.03)
+
+
+def test_a_clip_of_no_training_speaker_stays():
+    assert exchanging().exchanged(0, VALUES, 3, MEANS) is VALUES
+    assert exchanging().exchanged(0, VALUES, 1, {}) is VALUES
+
+
+def test_an_exchange_follows_place_step_and_view_alone():
+    def moved(views: ViewMaker, rows: range) -> np.ndarray:
+        return np.stack([views.exchanged(row, VALUES, 1, MEANS) for row in rows])
+
+    plain = moved(exchanging(), range(5, 20))
+    assert np.array_equal(plain, moved(exchanging(places=range(5, 20)), range(15)))
+    for other in (exchanging(step=3), exchanging(is_weak=True)):
+        assert not np.array_equal(plain, moved(other, range(5, 20)))

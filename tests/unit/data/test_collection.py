@@ -163,6 +163,31 @@ def test_normalised_per_speaker_each_speaker_has_mean_0(open_):
         torch.testing.assert_close(frames.mean(0), torch.zeros(frames.shape[1]), atol=1e-4, rtol=0)
 
 
+def test_speaker_means_are_those_of_the_training_speakers_normalised(open_):
+    collection = open_(**MIXED)
+    rows = training_rows(collection)
+    normaliser = normalisers(collection, rows, per_speaker=False)
+    assert set(normaliser["audio"].speaker_means) == set(collection.speaker[rows].tolist())
+    for code, mean in normaliser["video"].speaker_means.items():
+        batch = collate(collection, np.flatnonzero(collection.speaker == code), normaliser)
+        frames = batch.video.values[batch.video.is_real]
+        torch.testing.assert_close(frames.mean(0), torch.from_numpy(mean), atol=1e-4, rtol=0)
+    assert not normalisers(collection, rows, per_speaker=True)["audio"].speaker_means
+
+
+def test_exchanged_speakers_reach_the_batch(open_):
+    collection = open_()
+    rows = training_rows(collection)[:8]
+    normaliser = normalisers(collection, training_rows(collection), per_speaker=False)
+    views = ViewMaker(AugmentationSettings(speaker_exchange=1), 0, 0, np.arange(8))
+    moved, plain = collate(collection, rows, normaliser, views), collate(collection, rows, normaliser)
+    for side, before in ((moved.audio, plain.audio), (moved.video, plain.video)):
+        shift = (side.values - before.values)[0][before.is_real[0]]
+        assert shift.abs().max() > 0
+        # One shift for all frames of a clip.
+        torch.testing.assert_close(shift, shift[:1].expand_as(shift), atol=1e-5, rtol=0)
+
+
 def test_a_speaker_without_own_sums_gets_the_common_ones():
     one, two = (
         ChannelSums.of(np.random.default_rng(seed).normal(size=(9, 2)).astype(np.float32)) for seed in (0, 1)
