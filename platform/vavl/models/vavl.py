@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from vavl.data.batch import ClipBatch, ModalityBatch
 from vavl.models.conformer import ConformerBlock
@@ -84,7 +85,7 @@ class Vavl(nn.Module):
         self.video_path = ModalityPath(settings, video_width, outputs)
         self.shared = SharedBlocks(settings)
         self.fusion_head = feed_forward_head(2 * settings.width, outputs, settings)
-        self.correlate_label = nn.Linear(outputs, settings.correlation_size, bias=False)
+        self.correlate_label = CorrelationFunction(outputs, settings.correlation_size)
         self.ladder = CrossModalLadder(settings, (audio_width, video_width), ladder) if ladder else None
 
     def forward(self, batch: ClipBatch, noise: NoiseKey | None = None) -> VavlOutput:
@@ -111,9 +112,7 @@ class Vavl(nn.Module):
             ),
             dim=-1,
         )
-        return VavlOutput(
-            audio, video, self.fusion_head(both), correlated(self.correlate_label, batch.target)
-        )
+        return VavlOutput(audio, video, self.fusion_head(both), self.correlate_label(batch.target))
 
     def _climb(self, ladder: CrossModalLadder, batch: ClipBatch, key: NoiseKey) -> VavlOutput:
         """Run the noisy and the clean pass, and the decoders from the one to the other."""
@@ -145,8 +144,7 @@ class ModalityPath(nn.Module):
         self.blocks = nn.ModuleList(ConformerBlock(settings) for _ in range(settings.modality_blocks))
         self.head = feed_forward_head(settings.width, outputs, settings)
         self.reconstruct = feed_forward_head(settings.width, input_width, settings)
-        # No bias: soft-HGR centres, so a bias would get rounding errors for a gradient and AdamW would walk it.
-        self.correlate = nn.Linear(settings.width, settings.correlation_size, bias=False)
+        self.correlate = CorrelationFunction(settings.width, settings.correlation_size)
 
     def encode(
         self, clips: ModalityBatch, shared: SharedBlocks, noise: Sequence[Tensor] | None = None
@@ -175,7 +173,7 @@ class ModalityPath(nn.Module):
             representation,
             self.head(representation),
             self.reconstruct(representation),
-            correlated(self.correlate, representation),
+            self.correlate(representation),
         )
 
     def noise(
@@ -216,11 +214,19 @@ def feed_forward_head(input_width: int, outputs: int, settings: NetworkSettings)
     )
 
 
-def correlated(linear: nn.Linear, values: Tensor) -> Tensor:
-    """Apply a function of soft-HGR outside autocast: its moments need every digit."""
-    with torch.autocast(values.device.type, enabled=False):
-        result: Tensor = linear(values.to(linear.weight.dtype))
-    return result
+class CorrelationFunction(nn.Linear):
+    """One of the functions f, g, h of soft-HGR; computes in float32, as its moments need every digit.
+
+    It has no bias: soft-HGR centres, so a bias would get rounding errors for a gradient and AdamW would walk it.
+    """
+
+    def __init__(self, width: int, size: int) -> None:
+        super().__init__(width, size, bias=False)
+
+    def forward(self, values: Tensor) -> Tensor:
+        """Map (rows, width) to (rows, size), float32 under autocast and with bf16 weights too."""
+        with torch.autocast(values.device.type, enabled=False):
+            return functional.linear(values.float(), self.weight.float())
 
 
 def parameter_count(network: nn.Module) -> int:

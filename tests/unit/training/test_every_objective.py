@@ -189,3 +189,18 @@ def test_a_resumed_run_equals_the_uninterrupted_one_to_the_last_bit(full_plan, g
 
 def replace_times(steps):
     return [{**record, "time": 0} for record in steps]
+
+
+@pytest.mark.parametrize(("engine", "stage"), [("torch", 0), ("deepspeed", 2)])
+def test_bf16_leaves_soft_hgr_in_float32_and_stays_near(full_plan, go, engine, stage):
+    exact = go(full_plan("exact", max_steps=5))[2].losses()
+    run, _, seen = go(full_plan("rough", precision="bf16", engine=engine, zero_stage=stage, max_steps=5))
+    np.testing.assert_allclose(seen.losses(), exact, rtol=0.05)
+    assert seen.losses() != exact
+    (batch,) = run.loader.load(0)
+    output = run.engine.forward(batch)
+    assert output.audio.logits.dtype == torch.bfloat16
+    assert output.label_correlation.dtype == torch.float32
+    for values in (output.audio.correlation, output.video.correlation):
+        assert values.dtype == torch.float32
+        assert not torch.equal(values, values.bfloat16().float())
