@@ -136,6 +136,23 @@ def test_a_mean_over_parts_would_be_another_loss(pair):
     assert (torch.stack(halves).mean() - value(*pair)).abs() > 0.05
 
 
+@pytest.mark.parametrize(("ranks", "cosine"), [(2, 0.93), (4, 0.76), (8, 0.48)])
+def test_the_gradient_of_a_mean_over_ranks_points_elsewhere(ranks, cosine):
+    """Global batch 64, K = 8, correlation .5: the more ranks, the further from the pooled gradient."""
+    found = []
+    for seed in range(30):
+        f = drawn(64, 8, seed=seed)
+        g = 0.5 * f + 0.75**0.5 * drawn(64, 8, seed=1000 + seed)
+        sides = [side.requires_grad_() for side in (f, g)]
+        apart = sum(value(f[rank::ranks], g[rank::ranks]) for rank in range(ranks)) / ranks
+        flat = [
+            torch.cat([one.flatten() for one in torch.autograd.grad(loss, sides)])
+            for loss in (value(f, g), apart)
+        ]
+        found.append(torch.cosine_similarity(*flat, dim=0))
+    assert float(torch.stack(found).mean()) == pytest.approx(cosine, abs=0.05)
+
+
 class TestClosedForms:
     def test_gaussian_pairs_under_linear_maps_reach_half_of_rho_squared(self):
         rho = 0.7
