@@ -150,7 +150,7 @@ def test_the_gradient_of_a_mean_over_ranks_points_elsewhere(ranks, cosine):
             for loss in (value(f, g), apart)
         ]
         found.append(torch.cosine_similarity(*flat, dim=0))
-    assert float(torch.stack(found).mean()) == pytest.approx(cosine, abs=0.05)
+    assert float(torch.stack(found).mean()) == pytest.approx(cosine, abs=0.08)
 
 
 class TestClosedForms:

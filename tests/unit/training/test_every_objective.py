@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 import torch
 
+from vavl.objectives.total import Objective
 from vavl.training.checkpoint import LoopState
 from vavl.training.loop import train
 from vavl.training.run import first_confidence, prepare_run
+from vavl.training.step import train_step
 
 STEPS = 8
 SHARDED = {
@@ -204,3 +206,27 @@ def test_bf16_leaves_soft_hgr_in_float32_and_stays_near(full_plan, go, engine, s
     for values in (output.audio.correlation, output.video.correlation):
         assert values.dtype == torch.float32
         assert not torch.equal(values, values.bfloat16().float())
+
+
+@pytest.mark.parametrize("engine", ["torch", "deepspeed"])
+def test_the_second_pass_has_the_random_draws_of_the_first(full_plan, monkeypatch, engine):
+    """Dropout, noise and views: else the gradient would be that of moments that nobody computed."""
+    plan = full_plan("draws", engine=engine, micro_batches=2, gradient_norms_every_steps=None)
+    model = plan.model.model_copy(update={"dropout": 0.3, "head_dropout": 0.3})
+    run = prepare_run(plan.model_copy(update={"model": model}))
+    seen, real = [], Objective.moments
+
+    def moments(*arguments):
+        seen.append(real(*arguments))
+        return seen[-1]
+
+    monkeypatch.setattr(Objective, "moments", moments)
+    for step in range(2):
+        seen.clear()
+        train_step(run, step, run.loader.load(step), first_confidence(run))
+        assert len(seen) == 4
+        for first, second in zip(seen[:2], seen[2:], strict=True):
+            assert not any(value.requires_grad for value in first.values())
+            assert second["hgr/audio_video/ff"].requires_grad
+            assert all(torch.equal(value, second[name]) for name, value in first.items())
+        assert not torch.equal(seen[0]["hgr/audio_video/ff"], seen[1]["hgr/audio_video/ff"])
