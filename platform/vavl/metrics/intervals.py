@@ -32,24 +32,3 @@ def speaker_interval(
     means = total[drawn].sum(axis=1) / count[drawn].sum(axis=1)
     lower, upper = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return float(lower), float(upper)
-
-
-def nested_interval(
-    scores: NDArray[np.float64], generator: np.random.Generator, level: float = 0.95
-) -> tuple[float, float]:
-    """Return the bootstrap interval of a mean over speakers, with training seeds nested in them.
-
-    Speakers are drawn with replacement, and for each of them as many seeds as there are: folds x seeds
-    are not independent values, speakers are.
-
-    Args:
-        scores: (speakers, seeds), e.g. a speaker's accuracy under each seed.
-        generator: of the draws.
-        level: of the interval.
-    """
-    speakers, seeds = scores.shape
-    drawn = generator.integers(speakers, size=(_DRAWS, speakers, 1))
-    runs = generator.integers(seeds, size=(_DRAWS, speakers, seeds))
-    means = scores[drawn, runs].mean(axis=(1, 2))
-    lower, upper = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-    return float(lower), float(upper)

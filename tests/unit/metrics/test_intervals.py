@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 
-from vavl.metrics.intervals import nested_interval, speaker_interval
+from vavl.metrics.intervals import speaker_interval
 
 
 def test_interval_covers_the_truth_about_as_often_as_it_says() -> None:
@@ -29,12 +28,3 @@ def test_speakers_not_clips_decide_the_width() -> None:
     assert (low, high) == (0.0, 1.0)
     alone = speaker_interval(right[:1000], ["a"] * 1000, np.random.default_rng(0))
     assert alone == (1.0, 1.0)
-
-
-def test_repeating_a_seed_makes_no_interval_narrower() -> None:
-    scores = np.random.default_rng(2).normal(60, 10, size=(19, 1))
-    one = nested_interval(scores, np.random.default_rng(0))
-    same_again = nested_interval(np.repeat(scores, 5, axis=1), np.random.default_rng(0))
-    assert np.ptp(same_again) == pytest.approx(np.ptp(one), rel=0.05)
-    spread = scores + np.random.default_rng(3).normal(0, 10, size=(19, 5))
-    assert np.ptp(nested_interval(spread, np.random.default_rng(0))) > 0.5 * np.ptp(one)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from vavl.metrics.intervals import nested_interval
+from vavl.metrics.intervals import speaker_interval
 from vavl.metrics.paired import (
     SpeakerSums,
     difference_interval,
@@ -42,7 +42,8 @@ def test_score_is_the_mean_over_folds_of_the_mean_over_speakers() -> None:
 def test_one_fold_and_one_seed_agree_with_the_plain_bootstrap_over_speakers() -> None:
     shares = np.random.default_rng(0).uniform(0.4, 0.9, size=(24, 1))
     found = score_interval(table(shares), ACCURACY)
-    low, high = nested_interval(shares, np.random.default_rng(1))
+    names = [f"s{number}" for number in range(24)]
+    low, high = speaker_interval(shares[:, 0], names, np.random.default_rng(1))
     assert (found.low, found.high) == pytest.approx((low, high), abs=0.005)
 
 
@@ -56,6 +57,12 @@ def test_a_difference_that_is_the_same_for_every_speaker_is_known_exactly() -> N
         score_interval(table(shares + 0.1, folds=4), ACCURACY).low
         < score_interval(table(shares, folds=4), ACCURACY).high
     )
+
+
+def test_repeating_a_seed_makes_no_interval_narrower() -> None:
+    scores = np.random.default_rng(2).normal(0.6, 0.1, size=(19, 1))
+    one, five = (score_interval(table(values), ACCURACY) for values in (scores, np.repeat(scores, 5, axis=1)))
+    assert five.high - five.low == pytest.approx(one.high - one.low, rel=0.05)
 
 
 def test_equal_sets_differ_by_nothing() -> None:
