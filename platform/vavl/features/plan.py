@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sized
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -27,6 +27,7 @@ from vavl.features.table import table_info
 from vavl.features.video import video_info
 
 _FEWEST_CLIPS, _MOST_CLIPS, _PARTS_AIMED_AT = 16, 1024, 64
+_MOST_SHOWN = 10
 
 
 @dataclass(frozen=True)
@@ -155,13 +156,14 @@ def check_same_extraction(plan: ExtractionPlan) -> bool:
     if changed:
         raise StoreError(
             str(plan.folder), ", ".join(changed),
-            "; ".join(_difference(key, old.get(key), new.get(key)) for key in changed),
+            "; ".join(difference(key, old.get(key), new.get(key)) for key in changed),
             "set resume=false to start anew, or choose another output_dir",
         )  # fmt: skip
     return True
 
 
-def _difference(key: str, old: Any, new: Any) -> str:
+def difference(key: str, old: Any, new: Any) -> str:
+    """Say in words how an earlier value of the extraction's identity differs from the one now."""
     if key == "card_hash":
         return f"the store was begun with another card ({old}, now {new})"
     if key == "clips":
@@ -174,10 +176,18 @@ def _difference(key: str, old: Any, new: Any) -> str:
             if name != "settings" and flat_old.get(name, "absent") != flat_new.get(name, "absent")
         ]
         changes = ", ".join(
-            f"{name} {flat_old.get(name, 'absent')} -> {flat_new.get(name, 'absent')}" for name in names
+            f"{name} {_short(flat_old.get(name, 'absent'))} -> {_short(flat_new.get(name, 'absent'))}"
+            for name in names
         )
         return f"the store was begun with other {key} features ({changes})"
     return f"the store was begun with {key} {old}, now {new}"
+
+
+def _short(value: Any) -> str:
+    """Write a setting of a message; hundreds of channel names would hide the rest."""
+    if isinstance(value, Sized) and not isinstance(value, str) and len(value) > _MOST_SHOWN:
+        return f"({len(value)} entries)"
+    return str(value)
 
 
 def _clips_per_part(clips: int) -> int:
