@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -58,36 +56,30 @@ def launch_within(seconds: int, plan: TrainingPlan, sink: Report) -> None:
     threading.Thread(target=launch, daemon=True).start()
     try:
         done.result(timeout=seconds)
-    except TimeoutError:
-        ray.shutdown()
+    except BaseException:
+        ray.shutdown()  # also frees what a failed training still holds
         raise
 
 
-@dataclass(frozen=True)
-class FileSink:
-    """Collects the reported records in a file: the controller is another process."""
-
-    path: Path
-
-    def __call__(self, records: Sequence[dict[str, Any]]) -> None:
-        with self.path.open("a") as file:
-            file.writelines(json.dumps(record) + "\n" for record in records)
-
-
 Curves = dict[str, np.ndarray]
+Train = Callable[[TrainingPlan], dict[int, Curves]]
 
 
-def curves(plan: TrainingPlan) -> dict[int, Curves]:
-    """Train within the time limit; return the losses of every step by ZeRO stage and name."""
-    sink = FileSink(plan.output_dir.with_suffix(".jsonl"))
-    launch_within(TIME_LIMIT_S, plan, sink)
-    records = [json.loads(line) for line in sink.path.read_text().splitlines()]
-    found: dict[int, dict[int, dict[str, float]]] = {}
-    for record in records:
-        if record["kind"] == "step":
-            stage = record.get("stage", plan.training.zero_stage)
-            found.setdefault(stage, {})[record["step"]] = record["metrics"]
-    return {stage: _curves_of(steps) for stage, steps in found.items()}
+@pytest.fixture
+def curves(file_sink: type[Any]) -> Train:
+    """Return a function that trains and gives the losses of every step by ZeRO stage and name."""
+
+    def train(plan: TrainingPlan) -> dict[int, Curves]:
+        sink = file_sink(plan.output_dir.with_suffix(".jsonl"))
+        launch_within(TIME_LIMIT_S, plan, sink)
+        found: dict[int, dict[int, dict[str, float]]] = {}
+        for record in sink.records():
+            if record["kind"] == "step":
+                stage = record.get("stage", plan.training.zero_stage)
+                found.setdefault(stage, {})[record["step"]] = record["metrics"]
+        return {stage: _curves_of(steps) for stage, steps in found.items()}
+
+    return train
 
 
 def _curves_of(steps: dict[int, dict[str, float]]) -> Curves:
@@ -173,7 +165,7 @@ def assert_same_curves(found: Curves, expected: Curves) -> None:
 
 
 def test_every_stage_trains_where_one_rank_never_gets_a_video_only_clip(
-    plan: Make, monkeypatch: pytest.MonkeyPatch
+    plan: Make, curves: Train, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = curves(plan("alone", TWO_RANKS, **ALONE))[0]
     chosen = plan("stages", TWO_RANKS, workers=2)
@@ -189,7 +181,7 @@ def test_every_stage_trains_where_one_rank_never_gets_a_video_only_clip(
 
 
 def test_three_workers_train_on_a_batch_that_does_not_divide_and_two_of_them_without_video(
-    plan: Make,
+    plan: Make, curves: Train
 ) -> None:
     chosen = plan("three", THREE_RANKS, workers=3, zero_stage=3)
     has = has_by_rank(chosen)
@@ -197,7 +189,7 @@ def test_three_workers_train_on_a_batch_that_does_not_divide_and_two_of_them_wit
     assert_same_curves(curves(chosen)[3], curves(plan("alone", THREE_RANKS, **ALONE))[0])
 
 
-def test_a_modality_that_no_clip_has_trains_where_weights_are_sharded(plan: Make) -> None:
+def test_a_modality_that_no_clip_has_trains_where_weights_are_sharded(plan: Make, curves: Train) -> None:
     """Every partition with video is empty; the parts that only it feeds stay frozen."""
     only_audio = {"without_video": range(10), "without_label": (1, 2, 5)}
     rows = {"audio_only_labelled": 4, "audio_only_unlabelled": 3}

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,26 +22,8 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow]
 # divide by three micro-batches of two workers.
 STEPS = 50
 
-
-@dataclass(frozen=True)
-class FileSink:
-    """Collects the reported records in a file: the controller is another process."""
-
-    path: Path
-
-    def __call__(self, records: Sequence[dict[str, Any]]) -> None:
-        with self.path.open("a") as file:
-            file.writelines(json.dumps(record) + "\n" for record in records)
-
-    def losses(self) -> np.ndarray:
-        records = [json.loads(line) for line in self.path.read_text().splitlines()]
-        steps = {
-            record["step"]: record["metrics"]["train/loss/total"]
-            for record in records
-            if record["kind"] == "step"
-        }
-        assert sorted(steps) == list(range(len(steps)))
-        return np.array([steps[step] for step in sorted(steps)])
+Make = Callable[..., TrainingPlan]
+Train = Callable[[TrainingPlan], np.ndarray]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -53,9 +33,7 @@ def _ray_ends() -> Iterator[None]:
 
 
 @pytest.fixture
-def plan(
-    small_store: Callable[..., Path], small_corpus: Callable[..., Any], tmp_path: Path
-) -> Callable[..., TrainingPlan]:
+def plan(small_store: Callable[..., Path], small_corpus: Callable[..., Any], tmp_path: Path) -> Make:
     store = small_store(
         small_corpus(clips_per_speaker=20, without_audio=(0,), without_video=(1,), without_label=(1, 2))
     )
@@ -77,13 +55,25 @@ def plan(
     return make
 
 
-def train(plan: TrainingPlan) -> np.ndarray:
-    sink = FileSink(plan.output_dir.with_suffix(".jsonl"))
-    launch_training(plan, claim_run_folder(plan), sink)
-    return sink.losses()
+@pytest.fixture
+def train(file_sink: type[Any]) -> Train:
+    """Return a function that trains a plan and gives the loss of every step."""
+
+    def train_it(plan: TrainingPlan) -> np.ndarray:
+        sink = file_sink(plan.output_dir.with_suffix(".jsonl"))
+        launch_training(plan, claim_run_folder(plan), sink)
+        losses = {
+            record["step"]: record["metrics"]["train/loss/total"]
+            for record in sink.records()
+            if record["kind"] == "step"
+        }
+        assert sorted(losses) == list(range(len(losses)))
+        return np.array([losses[step] for step in sorted(losses)])
+
+    return train_it
 
 
-def test_two_workers_give_the_loss_curve_and_the_scores_of_one(plan: Callable[..., TrainingPlan]) -> None:
+def test_two_workers_give_the_loss_curve_and_the_scores_of_one(plan: Make, train: Train) -> None:
     one, two = plan("one", workers=1, zero_stage=0), plan("two", workers=2, zero_stage=2, micro_batches=3)
     alone, together = train(one), train(two)
     assert len(alone) == len(together) == STEPS
@@ -95,13 +85,13 @@ def test_two_workers_give_the_loss_curve_and_the_scores_of_one(plan: Callable[..
         assert scores[1][name] == pytest.approx(value, abs=1e-4), name
 
 
-def test_an_error_in_a_worker_keeps_its_class_and_message(plan: Callable[..., TrainingPlan]) -> None:
+def test_an_error_in_a_worker_keeps_its_class_and_message(plan: Make, train: Train) -> None:
     broken = plan("broken", workers=2)
     missing = broken.data.model_copy(update={"store": broken.output_dir / "nowhere"})
     with pytest.raises(InputError, match="no feature store"):
         train(broken.model_copy(update={"data": missing}))
 
 
-def test_more_workers_than_cpus_are_refused_at_once(plan: Callable[..., TrainingPlan]) -> None:
+def test_more_workers_than_cpus_are_refused_at_once(plan: Make, train: Train) -> None:
     with pytest.raises(TrainingError, match="CPUs are asked for"):
         train(plan("many", workers=500))

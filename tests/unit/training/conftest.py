@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from killed_training import Killed, dying
 
+from vavl.training.checkpoint import LoopState
+from vavl.training.loop import train
+from vavl.training.run import TrainingRun, first_confidence, prepare_run
 from vavl.training.settings import TrainingPlan
 
 # Paired, audio-only, video-only and unlabelled clips; 40 training clips, 10 rows per step.
@@ -64,3 +69,29 @@ def plan(
         return TrainingPlan.model_validate(content)
 
     return make
+
+
+TrainFrom = Callable[..., tuple[TrainingRun, LoopState, LoopState | None, Records]]
+
+
+@pytest.fixture
+def train_from(records: type[Records]) -> TrainFrom:
+    """Return a function that resumes a plan or starts it, and dies at a step if asked."""
+
+    def go(
+        plan: TrainingPlan, die_at: int | None = None
+    ) -> tuple[TrainingRun, LoopState, LoopState | None, Records]:
+        run, seen = prepare_run(plan), records()
+        if die_at is not None:
+            run = replace(run, engine=dying(run.engine, die_at))
+        fresh = LoopState(
+            config_hash=plan.config_hash, store_hash=run.data.collection.store.hash, workers=1,
+            zero_stage=plan.training.zero_stage, confidence=first_confidence(run),
+        )  # fmt: skip
+        start = run.checkpoints.resume(run.kept, fresh) or fresh
+        try:
+            return run, start, train(run, start, seen), seen
+        except Killed:
+            return run, start, None, seen
+
+    return go

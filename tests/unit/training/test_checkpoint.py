@@ -4,23 +4,17 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import replace
 
 import pytest
 import torch
+from killed_training import Killed
 
 from vavl.errors import TrainingError
 from vavl.training.checkpoint import CheckpointFolder, LoopState
 from vavl.training.engine import TorchEngine
-from vavl.training.loop import train
-from vavl.training.run import prepare_run
 from vavl.training.settings import TrainingSettings
 
 FRESH = LoopState(config_hash="c", store_hash="s", workers=1, zero_stage=0)
-
-
-class Killed(BaseException):
-    """What a kill looks like from inside: no handler of the platform sees it."""
 
 
 @pytest.fixture
@@ -168,42 +162,6 @@ def test_a_checkpoint_of_the_plain_engine_holds_tensors_only(folder, engine, tmp
     folder.save({"engine": engine(2)}, at(2))
     state = torch.load(tmp_path / "checkpoints/step-00000002/engine/torch.pt", weights_only=True)
     assert state.keys() == {"network", "optimizer"}
-
-
-@pytest.fixture
-def train_from(records):
-    """Return a function that resumes a plan or starts it, and dies at a step if asked."""
-
-    def go(plan, die_at: int | None = None):
-        run, seen = prepare_run(plan), records()
-        if die_at is not None:
-            run = replace(run, engine=dying(run.engine, die_at))
-        fresh = LoopState(
-            config_hash=plan.config_hash, store_hash=run.data.collection.store.hash, workers=1,
-            zero_stage=plan.training.zero_stage,
-        )  # fmt: skip
-        start = run.checkpoints.resume(run.kept, fresh) or fresh
-        try:
-            state = train(run, start, seen)
-        except Killed:
-            state = None
-        return run, start, state, seen
-
-    return go
-
-
-def dying(engine, steps: int):
-    """Let an engine die at its n-th step."""
-    taken, real_step = [], engine.step
-
-    def step(rate):
-        taken.append(rate)
-        if len(taken) == steps:
-            raise Killed
-        return real_step(rate)
-
-    engine.step = step
-    return engine
 
 
 @pytest.mark.parametrize(

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
-
 import numpy as np
 import pytest
 import torch
 
 from vavl.objectives.total import Objective
-from vavl.training.checkpoint import LoopState
-from vavl.training.loop import train
 from vavl.training.run import first_confidence, prepare_run
 from vavl.training.step import train_step
 
@@ -38,10 +34,6 @@ PARTS = {
 }
 
 
-class Killed(BaseException):
-    """What a kill looks like from inside."""
-
-
 @pytest.fixture
 def full_plan(plan):
     """Return a function that makes a plan with all objectives and an average of the weights."""
@@ -65,29 +57,11 @@ def full_plan(plan):
 
 
 @pytest.fixture
-def go(records):
-    """Return a function that starts or resumes a plan; it may die at a step."""
+def go(train_from):
+    """Return a function that trains a plan and gives run, last state and records."""
 
-    def train_it(plan, die_at=None):
-        run, seen = prepare_run(plan), records()
-        if die_at is not None:
-            real_step, calls = run.engine.step, itertools.count(1)
-
-            def step(rate):
-                if next(calls) == die_at:
-                    raise Killed
-                return real_step(rate)
-
-            run.engine.step = step
-        fresh = LoopState(
-            config_hash=plan.config_hash, store_hash="", workers=1, zero_stage=plan.training.zero_stage,
-            confidence=first_confidence(run),
-        )  # fmt: skip
-        start = run.checkpoints.resume(run.kept, fresh) or fresh
-        try:
-            state = train(run, start, seen)
-        except Killed:
-            state = None
+    def train_it(plan):
+        run, _, state, seen = train_from(plan)
         return run, state, seen
 
     return train_it
@@ -163,7 +137,7 @@ def test_every_trainable_tensor_moves(full_plan, go):
 
 
 @pytest.mark.parametrize(("engine", "stage"), [("torch", 0), ("deepspeed", 2)])
-def test_a_resumed_run_equals_the_uninterrupted_one_to_the_last_bit(full_plan, go, engine, stage):
+def test_a_resumed_run_equals_the_uninterrupted_one_to_the_last_bit(full_plan, train_from, engine, stage):
     """With dropout, views, noise, adaptive thresholds and averaged weights; killed within the second epoch."""
 
     def dropped(name):
@@ -171,11 +145,11 @@ def test_a_resumed_run_equals_the_uninterrupted_one_to_the_last_bit(full_plan, g
         model = plan.model.model_copy(update={"dropout": 0.2, "head_dropout": 0.2})
         return plan.model_copy(update={"model": model})
 
-    whole, whole_state, whole_seen = go(dropped("whole"))
+    whole, _, whole_state, whole_seen = train_from(dropped("whole"))
     broken = dropped("broken")
-    _, died, first = go(broken, die_at=6)
+    _, _, died, first = train_from(broken, die_at=6)
     assert died is None
-    run, state, second = go(broken)
+    run, _, state, second = train_from(broken)
     assert len(second.losses()) == 6 - 4
     timeless = {"trained_seconds": 0.0}
     assert state.confidence != first_confidence(run)
