@@ -6,6 +6,7 @@ goes to the labels.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import torch
@@ -13,7 +14,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from vavl.config.base import FrozenConfig
-from vavl.data.batch import ClipBatch
+from vavl.data.batch import WeakView
+from vavl.metrics.names import CONDITIONS
 from vavl.models.vavl import VavlOutput
 from vavl.objectives.moments import Moments
 from vavl.objectives.predictions import predictions
@@ -80,21 +82,22 @@ class ConfidenceState(FrozenConfig):
         return tuple(self.confidence * share / most for share in self.by_class)
 
 
-def guess(output: VavlOutput, weak: ClipBatch, clip: Tensor, clips: int) -> Guess:
+def guess(output: VavlOutput, view: WeakView, clips: int, conditions: Collection[str] = CONDITIONS) -> Guess:
     """Take the surest condition of every unlabelled clip.
 
     Args:
         output: of the weak view.
-        weak: the weak view.
-        clip: (rows of the weak view,), place of each row among the clips of the micro-batch.
+        view: the weak view.
         clips: clips of the micro-batch.
+        conditions: those whose heads labels train; another head's confidence means nothing.
     """
     probabilities = output.fusion_logits.new_zeros(clips, output.fusion_logits.shape[1], dtype=torch.float32)
     is_candidate = torch.zeros_like(probabilities[:, 0])
-    for _, found in sorted(predictions(output, weak, labelled_only=False).items()):
+    offers = predictions(output, view.batch, labelled_only=False)
+    for found in (offers[condition] for condition in sorted(conditions)):
         sure = torch.softmax(found.logits.detach().float(), dim=-1)
         offered = torch.where(found.weight > 0, 1.0, 0.0)
-        place = clip[found.clip]
+        place = view.clip[found.clip]
         rows = torch.zeros_like(probabilities).index_copy(0, place, sure * offered.unsqueeze(-1))
         is_surer = rows.amax(-1) > probabilities.amax(-1)
         probabilities = torch.where(is_surer.unsqueeze(-1), rows, probabilities)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from vavl.data.batch import ClipBatch, ModalityBatch
-from vavl.metrics.names import AUDIO, AUDIO_VIDEO, VIDEO
+from vavl.metrics.names import AUDIO, AUDIO_VIDEO, CONDITIONS, VIDEO
 from vavl.models.pooling import masked_mean
 from vavl.models.settings import AttributeTask, ClassTask, NetworkSettings, Task
 from vavl.models.vavl import ModalityOutput, VavlOutput
@@ -38,18 +38,27 @@ class Objective:
         settings: which objectives, with their weights.
         ladder_weights: of each layer of the ladder.
         pieces: micro-batches of a global batch over all ranks.
+        labelled: conditions whose heads labels train; pseudo-labels come from these and train these.
     """
 
     task: Task
     settings: ObjectiveSettings
     ladder_weights: tuple[float, ...]
     pieces: int
+    labelled: tuple[str, ...] = CONDITIONS
 
     @classmethod
-    def of(cls, task: Task, settings: ObjectiveSettings, network: NetworkSettings, pieces: int) -> Objective:
+    def of(
+        cls,
+        task: Task,
+        settings: ObjectiveSettings,
+        network: NetworkSettings,
+        pieces: int,
+        labelled: tuple[str, ...],
+    ) -> Objective:
         """Resolve the settings for a network."""
         given = settings.ladder.layer_weights if settings.ladder else None
-        return cls(task, settings, given or (1.0,) * network.ladder_layers, pieces)
+        return cls(task, settings, given or (1.0,) * network.ladder_layers, pieces, labelled)
 
     @property
     def needs_output_moments(self) -> bool:
@@ -127,7 +136,8 @@ class Objective:
             )
             found[prefix] = self._shared_value(loss)
         if pseudo is not None:
-            found |= _pseudo_label(output, batch, pseudo, together)
+            taught = _pseudo_label(output, batch, pseudo, together)
+            found |= {f"pseudo_label/{condition}": taught[condition] for condition in self.labelled}
         return found
 
     def weighted(self, parts: Mapping[str, Tensor], step: int) -> dict[str, Tensor]:
@@ -196,7 +206,7 @@ def _pseudo_label(
     for condition, predicted in predictions(output, batch, labelled_only=False).items():
         weight = predicted.weight * pseudo.is_sure[predicted.clip]
         total = cross_entropy_sum(predicted.logits, pseudo.target[predicted.clip], weight)
-        found[f"pseudo_label/{condition}"] = _mean(total, together[f"{condition}/guessed"])
+        found[condition] = _mean(total, together[f"{condition}/guessed"])
     return found
 
 

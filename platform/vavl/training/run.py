@@ -22,6 +22,7 @@ from vavl.data.protocol import apply_partitions
 from vavl.data.sampler import Sampler
 from vavl.data.statistics import FeatureStatistics
 from vavl.errors import InputError
+from vavl.metrics.names import AUDIO, AUDIO_VIDEO, VIDEO
 from vavl.models.saved_model import ModalityDescription, ModelDescription, build_network
 from vavl.models.settings import AttributeTask, ClassTask, Task
 from vavl.models.vavl import Vavl, parameter_count
@@ -197,7 +198,9 @@ def prepare_run(plan: TrainingPlan) -> TrainingRun:
         engine=engine,
         average=average,
         copy=whole_copy,
-        objective=Objective.of(data.task, plan.objectives, plan.model, slots),
+        objective=Objective.of(
+            data.task, plan.objectives, plan.model, slots, labelled_conditions(data.partitioned)
+        ),
         loader=StepLoader(
             data.collection, sampler, data.normaliser, place, plan.data.augmentation, weak_view
         ),
@@ -270,6 +273,12 @@ def freeze_parts(
     for name in (*frozen, *(name for name, is_fed in correlated.items() if not is_fed)):
         network.get_submodule(name).requires_grad_(requires_grad=False)
     return frozen
+
+
+def labelled_conditions(partitioned: PartitionedClips) -> tuple[str, ...]:
+    """Name the conditions whose heads some labelled training clip feeds."""
+    needs = {AUDIO_VIDEO: ("audio", "video"), AUDIO: ("audio",), VIDEO: ("video",)}
+    return tuple(name for name, sides in needs.items() if partitioned.feed(*sides, with_label=True))
 
 
 def hgr_feeds(partitioned: PartitionedClips, settings: HgrSettings) -> frozenset[str]:

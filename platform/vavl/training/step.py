@@ -126,7 +126,7 @@ def _guess(run: TrainingRun, batch: ClipBatch) -> Guess | None:
             run.engine.network.eval()
             output = run.engine.forward(weak.batch)
             run.engine.network.train()
-    return guess(output, weak.batch, weak.clip, batch.clips)
+    return guess(output, weak, batch.clips, run.objective.labelled)
 
 
 def _first_pass(run: TrainingRun, step: int, passes: Sequence[_Pass]) -> dict[str, Tensor]:

@@ -9,6 +9,7 @@ from functools import reduce
 import pytest
 import torch
 
+from vavl.data.batch import WeakView
 from vavl.models.noise import NoiseKey
 from vavl.models.settings import AttributeTask, ClassTask, LadderShape
 from vavl.objectives.moments import add_moments
@@ -54,7 +55,7 @@ def parts_of(network, micro_batches, task):
 def guess_of(network, batch):
     """Let the network label the unlabelled clips of a batch, which is its own weak view here."""
     with torch.no_grad():
-        found = guess(network(batch), batch, torch.arange(batch.clips), batch.clips)
+        found = guess(network(batch), WeakView(batch, torch.arange(batch.clips)), batch.clips)
     return replace(found, is_unlabelled=found.is_unlabelled * (1 - batch.is_labelled))
 
 

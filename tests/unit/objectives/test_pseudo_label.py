@@ -36,7 +36,7 @@ def guessed(tiny_network, batches):
         fusion_logits=torch.tensor([sure_of(2, 2), sure_of(0, 50), sure_of(0, 50), sure_of(1, 3)]),
     )  # fmt: skip
     view = WeakView(weak, torch.tensor([1, 2, 4, 5]))
-    return batch, guess(output, view.batch, view.clip, batch.clips)
+    return batch, guess(output, view, batch.clips)
 
 
 def test_the_surest_condition_that_the_clip_offers_names_the_class(guessed):
@@ -46,6 +46,21 @@ def test_the_surest_condition_that_the_clip_offers_names_the_class(guessed):
     assert found.probabilities.argmax(-1)[[1, 2, 4, 5]].tolist() == [1, 1, 2, 2]
     torch.testing.assert_close(found.probabilities[1], torch.softmax(torch.tensor(sure_of(1, 3)), -1))
     assert not found.probabilities[[0, 3]].any()
+
+
+def test_heads_without_labels_neither_guess_nor_learn(tiny_network, batches):
+    """Labelled clips have audio alone: the fusion and the video head are what they were drawn as."""
+    weak = batches.of(batches.clips("av? v?"))
+    output = tiny_network()(weak)
+    output = output._replace(fusion_logits=torch.tensor([sure_of(0, 50), sure_of(0, 50)]))
+    found = guess(output, WeakView(weak, torch.arange(2)), 2, ("audio",))
+    torch.testing.assert_close(found.probabilities[0], torch.softmax(output.audio.logits[0], -1))
+    assert found.is_unlabelled.tolist() == [1, 0]
+    settings = ObjectiveSettings(pseudo_label=PseudoLabelSettings())
+    objective = Objective(TASK, settings, (1.0,), 1, ("audio",))
+    local = objective.moments(output, weak, found)
+    parts = objective.parts(output, weak, local, local, pseudo_target(found, (0.1, 0.1, 0.1)))
+    assert [name for name in parts if name.startswith("pseudo_label")] == ["pseudo_label/audio"]
 
 
 def test_only_sure_labels_count(guessed):
@@ -58,7 +73,7 @@ def test_only_sure_labels_count(guessed):
 
 def test_without_an_unlabelled_clip_nothing_counts(tiny_network, batches):
     batch, weak = batches.of(batches.clips("av a v")), batches.of([], fillers=1)
-    found = guess(tiny_network()(weak), weak, torch.tensor([0]), batch.clips)
+    found = guess(tiny_network()(weak), WeakView(weak, torch.tensor([0])), batch.clips)
     assert not found.is_unlabelled.any()
     assert not pseudo_target(found, START.thresholds(PseudoLabelSettings(adaptive=True))).is_sure.any()
     assert guess_moments(found)["count"] == 0
@@ -82,7 +97,7 @@ def test_the_loss_is_a_mean_over_all_unlabelled_clips(guessed, tiny_network):
 
 def test_no_gradient_reaches_the_labels(tiny_network, batches):
     weak = batches.of(batches.clips("av?"))
-    found = guess(tiny_network()(weak), weak, torch.tensor([0]), 1)
+    found = guess(tiny_network()(weak), WeakView(weak, torch.tensor([0])), 1)
     assert not found.probabilities.requires_grad
 
 
