@@ -11,7 +11,7 @@ from typing import Any
 
 import ray
 import ray.train
-from ray.train import RunConfig, ScalingConfig, UserCallback
+from ray.train import FailureConfig, RunConfig, ScalingConfig, UserCallback
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2.api.config import LoggingConfig
 from ray.train.v2.api.exceptions import WorkerGroupError
@@ -25,6 +25,7 @@ from vavl.training.worker import train_on_worker
 _log = logging.getLogger(__name__)
 
 _COLLECTIVE_TIMEOUT_S = "600"
+_MOST_START_UPS = 10
 
 
 def launch_training(plan: TrainingPlan, folder: RunFolder, sink: Report) -> None:
@@ -70,6 +71,8 @@ def _ray_trainer(plan: TrainingPlan, folder: RunFolder, sink: Report) -> TorchTr
             name=folder.run_id,
             storage_path=str(plan.output_dir / "ray"),
             callbacks=[_RecordSink(sink)],
+            # Without a limit a start-up that never gets its resources is tried again for ever.
+            failure_config=FailureConfig(controller_failure_limit=_MOST_START_UPS),
             logging_config=LoggingConfig(log_level="WARNING"),
         ),
     )
