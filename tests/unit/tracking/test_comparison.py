@@ -119,4 +119,5 @@ def test_records_reach_the_store(
     assert Replay(Journal(child(tmp_path, tracking, "a")), tracking).finish()
     client = client_of(tracking)
     history = client.get_metric_history(runs(client, tracking)["a"].info.run_id, "validation/audio/accuracy")
-    assert [(point.step, point.value) for point in history] == [(3, 0.5)]
+    # The end of the run repeats its last metrics, at a time of its own.
+    assert {(point.step, point.value) for point in history} == {(3, 0.5)}
