@@ -33,6 +33,7 @@ def config(
     monkeypatch: pytest.MonkeyPatch,
 ) -> Path:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.chdir(tmp_path)
     store = small_store(small_corpus(clips_per_speaker=20, without_audio=(0,)))
     training = tmp_path / "train.yaml"
     training.write_text(
@@ -50,7 +51,7 @@ def config(
     path.write_text(
         yaml.safe_dump(
             {
-                "output_dir": str(tmp_path / "compared"),
+                "output_dir": "compared",  # relative, as in the shipped configurations
                 "training": str(training),
                 "objective_sets": {
                     "supervised": {"objectives.reconstruction.weight": 0},

@@ -143,7 +143,8 @@ class TrackedComparison:
             ``mlflow_run_id`` (None where the server does not hold it yet) and ``tracking_complete``.
         """
         for path in artifacts:
-            self.journal.append("artifact", path=path.relative_to(self.folder), artifact_path=None)
+            inside = path.absolute().relative_to(self.folder)
+            self.journal.append("artifact", path=inside, artifact_path=None)
         return self._finish("FINISHED", metrics, _LAST_FLUSH_SECONDS)
 
     def _finish(self, status: str, metrics: Mapping[str, float], patience: float) -> dict[str, Any]:
