@@ -32,11 +32,7 @@ def write_comparison_report(report: ComparisonReport, folder: Path) -> Path:
 
 def _parts(report: ComparisonReport, drawn: Sequence[Picture]) -> Iterator[Html]:
     if report.speaker_normalisation:
-        yield page.mark(
-            "Features are normalised per speaker",
-            "The statistics come from unlabelled clips of each speaker, test speakers included. These scores "
-            "do not compare with scores without per-speaker normalisation.",
-        )
+        yield page.speaker_normalisation_mark()
     if report.split != "test":
         yield page.mark(
             "Measured on validation",

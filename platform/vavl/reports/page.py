@@ -80,6 +80,15 @@ def mark(title: str, text: str) -> Html:
     )
 
 
+def speaker_normalisation_mark() -> Html:
+    """Return the box of every report whose features were normalised per speaker."""
+    return mark(
+        "Features are normalised per speaker",
+        "The statistics come from unlabelled clips of each speaker, test speakers included. These scores "
+        "do not compare with scores without per-speaker normalisation.",
+    )
+
+
 def columns(*sections: Html) -> Html:
     """Return boxes side by side where the screen is wide enough."""
     return Html('<div class="columns">\n' + "\n".join(part.text for part in sections) + "\n</div>")

@@ -62,11 +62,7 @@ def report_pictures(report: TrainingReport) -> list[Picture]:
 
 def _parts(report: TrainingReport, drawn: Sequence[Picture]) -> Iterator[Html]:
     if report.speaker_normalisation:
-        yield page.mark(
-            "Features are normalised per speaker",
-            "The statistics come from unlabelled clips of each speaker, test speakers included. These scores "
-            "do not compare with scores without per-speaker normalisation.",
-        )
+        yield page.speaker_normalisation_mark()
     if headlines := tiles(report):
         yield page.tiles(headlines)
     yield page.section("Scores", score_table(report), note=score_note(report))

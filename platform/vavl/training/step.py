@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from vavl.data.batch import ClipBatch
 from vavl.models.noise import NoiseKey
 from vavl.models.vavl import VavlOutput
-from vavl.objectives.moments import Moments, add_moments
+from vavl.objectives.moments import Moments, add_moments, moments_under
 from vavl.objectives.pseudo_label import ConfidenceState, Guess, PseudoTarget, guess, pseudo_target
 from vavl.training.collectives import add_over_ranks
 from vavl.training.run import TrainingRun
@@ -71,8 +71,7 @@ def train_step(
     thresholds: tuple[float, ...] = ()
     if confidence is not None and run.plan.objectives.pseudo_label is not None:
         settings = run.plan.objectives.pseudo_label
-        guesses = {name: together[f"guess/{name}"] for name in ("count", "confidence", "by_class")}
-        confidence = confidence.after(guesses, settings.adaptive_momentum)
+        confidence = confidence.after(moments_under("guess", together), settings.adaptive_momentum)
         thresholds = confidence.thresholds(settings)
     pseudo = [pseudo_target(one.guessed, thresholds) if one.guessed else None for one in passes]
     part_norms = _part_norms(run, step, micro_batches, pseudo, together)

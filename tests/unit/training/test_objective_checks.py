@@ -47,7 +47,8 @@ def test_pseudo_labels_are_for_classes(plan):
     ],
 )
 def test_what_the_clips_can_feed_is_accepted(plan, corpus, objectives):
-    open_run_data(plan(corpus=corpus, objectives=objectives, evaluation=AUDIO_SELECTS))
+    data = open_run_data(plan(corpus=corpus, objectives=objectives, evaluation=AUDIO_SELECTS))
+    assert sum(data.composition.values()) == 10
 
 
 def test_a_correlation_size_that_memory_alone_could_reach_is_warned_of(plan, caplog):
