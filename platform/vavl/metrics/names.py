@@ -6,6 +6,9 @@ AUDIO, VIDEO, AUDIO_VIDEO = "audio", "video", "audio_video"
 CONDITIONS = (AUDIO_VIDEO, AUDIO, VIDEO)
 """The three ways to predict a clip, in the order of every table."""
 
+MODALITIES_OF = {AUDIO_VIDEO: (AUDIO, VIDEO), AUDIO: (AUDIO,), VIDEO: (VIDEO,)}
+"""What a clip must have to be predicted under a condition."""
+
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
 SPLITS = (TRAIN, VALIDATION, TEST)
 

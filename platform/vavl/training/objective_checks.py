@@ -8,7 +8,6 @@ from vavl.data.partitions import Partition, PartitionedClips
 from vavl.errors import ConfigError
 from vavl.models.settings import ClassTask, Task
 from vavl.objectives.settings import HgrSettings, LadderSettings, PseudoLabelSettings
-from vavl.objectives.total import HGR_PAIRS
 from vavl.training.settings import TrainingPlan
 
 _NEEDS = {
@@ -47,10 +46,20 @@ def check_objectives(
     return warnings
 
 
+def hgr_feeds(partitioned: PartitionedClips, settings: HgrSettings) -> frozenset[str]:
+    """Name the pairs of soft-HGR that have weight and clips."""
+    return frozenset(
+        pair
+        for pair, (modalities, needs_label, _) in _NEEDS.items()
+        if settings.weight * getattr(settings, pair) > 0
+        and partitioned.feed(*modalities, with_label=needs_label)
+    )
+
+
 def _check_hgr(settings: HgrSettings, partitioned: PartitionedClips) -> None:
-    for pair in HGR_PAIRS:
-        modalities, needs_label, what = _NEEDS[pair]
-        if getattr(settings, pair) > 0 and not partitioned.feed(*modalities, with_label=needs_label):
+    fed = hgr_feeds(partitioned, settings)
+    for pair, (_, _, what) in _NEEDS.items():
+        if getattr(settings, pair) > 0 and pair not in fed:
             raise ConfigError(
                 "objectives", f"hgr.{pair}", f"has weight, but no training clip has {what}",
                 f"set objectives.hgr.{pair}=0, or change data.partitions",

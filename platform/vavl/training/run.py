@@ -22,20 +22,19 @@ from vavl.data.protocol import apply_partitions
 from vavl.data.sampler import Sampler
 from vavl.data.statistics import FeatureStatistics
 from vavl.errors import InputError
-from vavl.metrics.names import AUDIO, AUDIO_VIDEO, VIDEO
 from vavl.models.saved_model import ModalityDescription, ModelDescription, build_network
 from vavl.models.settings import AttributeTask, ClassTask, Task
 from vavl.models.vavl import Vavl, parameter_count
 from vavl.objectives.pseudo_label import ConfidenceState
-from vavl.objectives.settings import HgrSettings, ObjectiveSettings
+from vavl.objectives.settings import ObjectiveSettings
 from vavl.objectives.total import Objective
 from vavl.training.average import WeightAverage
 from vavl.training.checkpoint import CheckpointFolder, Kept
 from vavl.training.collectives import rank_and_world_size
 from vavl.training.engine import Engine, make_engine
 from vavl.training.evaluation import EvaluationData
-from vavl.training.objective_checks import check_objectives
-from vavl.training.selection_checks import check_selection
+from vavl.training.objective_checks import check_objectives, hgr_feeds
+from vavl.training.selection_checks import check_selection, labelled_conditions
 from vavl.training.settings import TrainingPlan
 
 _log = logging.getLogger(__name__)
@@ -273,22 +272,6 @@ def freeze_parts(
     for name in (*frozen, *(name for name, is_fed in correlated.items() if not is_fed)):
         network.get_submodule(name).requires_grad_(requires_grad=False)
     return frozen
-
-
-def labelled_conditions(partitioned: PartitionedClips) -> tuple[str, ...]:
-    """Name the conditions whose heads some labelled training clip feeds."""
-    needs = {AUDIO_VIDEO: ("audio", "video"), AUDIO: ("audio",), VIDEO: ("video",)}
-    return tuple(name for name, sides in needs.items() if partitioned.feed(*sides, with_label=True))
-
-
-def hgr_feeds(partitioned: PartitionedClips, settings: HgrSettings) -> frozenset[str]:
-    """Name the pairs of soft-HGR that have weight and clips."""
-    fed = {
-        "audio_video": partitioned.feed("audio", "video"),
-        "audio_label": partitioned.feed("audio", with_label=True),
-        "video_label": partitioned.feed("video", with_label=True),
-    }
-    return frozenset(name for name in fed if fed[name] and settings.weight * getattr(settings, name) > 0)
 
 
 def _copies(network: Vavl, plan: TrainingPlan) -> tuple[WeightAverage | None, nn.Module | None]:

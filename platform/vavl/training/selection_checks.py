@@ -8,11 +8,9 @@ from numpy.typing import NDArray
 from vavl.data.collection import ClipCollection
 from vavl.data.partitions import PartitionedClips
 from vavl.errors import ConfigError, InputError
-from vavl.metrics.names import AUDIO, AUDIO_VIDEO, VIDEO
+from vavl.metrics.names import MODALITIES_OF
 from vavl.models.settings import AttributeTask, ClassTask, Task
 from vavl.training.settings import TrainingPlan
-
-_NEEDS = {AUDIO_VIDEO: ("audio", "video"), AUDIO: ("audio",), VIDEO: ("video",)}
 
 
 def check_selection(
@@ -54,24 +52,25 @@ def check_selection(
     return _untrained(plan, collection, validation, partitioned)
 
 
+def labelled_conditions(partitioned: PartitionedClips) -> tuple[str, ...]:
+    """Name the conditions whose heads some labelled training clip feeds."""
+    return tuple(name for name, sides in MODALITIES_OF.items() if partitioned.feed(*sides, with_label=True))
+
+
 def _untrained(
     plan: TrainingPlan,
     collection: ClipCollection,
     validation: NDArray[np.int64],
     partitioned: PartitionedClips,
 ) -> list[str]:
-    missing = [
-        condition
-        for condition, modalities in _NEEDS.items()
-        if not partitioned.feed(*modalities, with_label=True)
-    ]
+    trained = labelled_conditions(partitioned)
+    missing = [condition for condition in MODALITIES_OF if condition not in trained]
     if all(name.split("/")[1] in missing for name in plan.evaluation.select_by):
-        trained = ", ".join(condition for condition in _NEEDS if condition not in missing)
         raise ConfigError(
             "evaluation", "select_by",
             f"{', '.join(plan.evaluation.select_by)}: no labelled training clip has "
             f"{_words(plan.evaluation.select_by[0].split('/')[1])}, so its scores mean nothing",
-            f"choose metrics of a trained condition ({trained or 'none'}), or change data.partitions",
+            f"choose metrics of a trained condition ({', '.join(trained) or 'none'}), or change data.partitions",
         )  # fmt: skip
     return [
         f"no labelled training clip has {_words(condition)}, but validation clips have: scores of {condition} "
@@ -83,13 +82,13 @@ def _untrained(
 
 
 def _present(condition: str, collection: ClipCollection, validation: NDArray[np.int64]) -> NDArray[np.bool_]:
-    sides = [collection.has(modality)[validation] for modality in _NEEDS[condition]]
+    sides = [collection.has(modality)[validation] for modality in MODALITIES_OF[condition]]
     present: NDArray[np.bool_] = np.logical_and.reduce([*sides, collection.is_labelled[validation]])
     return present
 
 
 def _words(condition: str) -> str:
-    return " and ".join(_NEEDS[condition])
+    return " and ".join(MODALITIES_OF[condition])
 
 
 def _selects(plan: TrainingPlan, condition: str) -> bool:
