@@ -17,7 +17,7 @@ from typing import Any, Literal, cast, get_args
 from vavl.config.files import make_folder
 from vavl.errors import TrackingError
 
-Kind = Literal["run_start", "step", "epoch", "system", "artifact", "model", "run_end"]
+Kind = Literal["run_start", "step", "epoch", "event", "system", "artifact", "model", "run_end"]
 
 _KINDS: frozenset[str] = frozenset(get_args(Kind))
 _TAIL_BYTES = 64 * 1024

@@ -62,6 +62,8 @@ class TrainingProgress:
                     self._show_step(record.payload)
                 elif record.kind == "epoch":
                     self._show_epoch(record.payload)
+                elif record.kind == "event":
+                    self._print(event_line(record.payload))
 
     def _show_step(self, payload: dict[str, Any]) -> None:
         if self._bar and self._task is not None:
@@ -91,6 +93,12 @@ class TrainingProgress:
             self._bar.console.print(line, highlight=False)
         else:
             _log.info(line)
+
+
+def event_line(payload: dict[str, Any]) -> str:
+    """Write an event (``what``, ``step``, ``message``) as one line."""
+    place = "" if payload.get("step") is None else f" at step {payload['step']}"
+    return f"{payload['what'].replace('_', ' ')}{place}: {payload.get('message', '')}"
 
 
 def objective_line(payload: dict[str, Any]) -> str:
