@@ -23,6 +23,16 @@ class YardstickNote:
 
 
 @dataclass(frozen=True)
+class EventNote:
+    """Something that happened to a run; ``step`` is None where none is concerned."""
+
+    moment: str
+    step: int | None
+    text: str
+    facts: str = ""
+
+
+@dataclass(frozen=True)
 class TrainingReport:
     """Everything that the report of a training shows.
 
@@ -46,6 +56,7 @@ class TrainingReport:
         yardsticks: published or known results; chance is added by itself.
         facts: what else to state (model, hashes, settings), in this order.
         notes: sentences for the end of the page.
+        events: what happened to the run, in order: restarts, skipped steps and the like.
     """
 
     title: str
@@ -66,6 +77,7 @@ class TrainingReport:
     yardsticks: Sequence[YardstickNote] = ()
     facts: Mapping[str, Any] = field(default_factory=dict)
     notes: Sequence[str] = ()
+    events: Sequence[EventNote] = ()
 
     @property
     def headline_split(self) -> str | None:

@@ -19,7 +19,7 @@ from vavl.reports.pictures import (
     write_pictures,
 )
 from vavl.reports.theme import CONDITION_TITLES
-from vavl.reports.training_content import TrainingReport
+from vavl.reports.training_content import EventNote, TrainingReport
 from vavl.reports.training_scores import comparison, missing_conditions, score_note, score_table, tiles
 
 # Metric over epochs, its title, and whether it is a share shown in percent.
@@ -77,6 +77,8 @@ def _parts(report: TrainingReport, drawn: Sequence[Picture]) -> Iterator[Html]:
         yield page.section(title, page.pictures(others))
     if report.facts:
         yield page.section("Model and settings", page.facts(report.facts))
+    if report.events:
+        yield page.section("What happened to the run", _event_table(report.events))
     notes = [*report.notes, *(f"Not measured: {title}." for title in missing_conditions(report))]
     if notes:
         yield page.section("Notes", page.paragraphs(notes))
@@ -99,6 +101,18 @@ def _origin(report: TrainingReport) -> Html:
         if split in report.clips:
             origin[split] = f"{report.clips[split]:,} clips of {len(who)} speakers: {', '.join(who)}"
     return page.section("What was measured on what", page.facts(origin))
+
+
+def _event_table(events: Sequence[EventNote]) -> Html:
+    rows = [
+        (
+            event.moment,
+            "" if event.step is None else event.step,
+            page.with_small(event.text, event.facts) if event.facts else event.text,
+        )
+        for event in events
+    ]
+    return page.table(("UTC", "step", "event"), rows)
 
 
 def _curve_pictures(report: TrainingReport) -> Iterator[Picture]:

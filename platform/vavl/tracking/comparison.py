@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import secrets
 from collections import defaultdict
@@ -14,6 +15,7 @@ from typing import Any, Literal, Self
 from vavl.config.base import FrozenConfig
 from vavl.config.files import make_folder, read_json, write_json
 from vavl.tracking.journal import Journal
+from vavl.tracking.journal_sink import JournalSink
 from vavl.tracking.leftovers import JOURNAL_NAME, unfinished_journals
 from vavl.tracking.replay_queue import ReplayQueue
 from vavl.tracking.run import run_start, source_tags
@@ -55,7 +57,8 @@ class ChildLog:
         self.journal = Journal(folder / JOURNAL_NAME)
         self._tracking = tracking.model_copy(update={"run_name": name})
         self._tags, self._parent = dict(tags), dict(parent)
-        self._steps: dict[str, list[float]] = defaultdict(list)
+        self._sink = JournalSink(self.journal)
+        self._steps: dict[int, Mapping[str, float | None]] = {}
 
     def start(self, plan: TrainingPlan, folder: RunFolder) -> None:
         """Record settings and data."""
@@ -66,15 +69,17 @@ class ChildLog:
 
     def __call__(self, records: Sequence[Record]) -> None:
         """Record the epochs, each with the means of its steps."""
+        kept = []
         for record in records:
             if record["kind"] == "step":
-                for name, value in record["metrics"].items():
-                    self._steps[name].append(value)
+                self._steps[record["step"]] = record["metrics"]  # a repeated step counts once
             elif record["kind"] == "epoch":
-                means = {name: sum(values) / len(values) for name, values in self._steps.items()}
-                payload = {name: value for name, value in record.items() if name != "kind"}
-                self.journal.append("epoch", **{**payload, "metrics": {**means, **record["metrics"]}})
+                kept.append({**record, "metrics": {**_means(self._steps.values()), **record["metrics"]}})
                 self._steps.clear()
+            else:
+                kept.append(record)
+        if kept:
+            self._sink(kept)
 
     def end(self, status: Literal["FINISHED", "FAILED"], metrics: Mapping[str, float]) -> None:
         """Record the end, with the outcome as an artifact."""
@@ -167,6 +172,16 @@ class TrackedComparison:
         if fault is not None and self._parent:
             status = "KILLED" if isinstance(fault, KeyboardInterrupt) else "FAILED"
             self._finish(status, {}, _LAST_FLUSH_AFTER_A_FAULT_SECONDS)
+
+
+def _means(steps: Iterable[Mapping[str, float | None]]) -> dict[str, float]:
+    """Return the mean of every metric over the steps that have it."""
+    values: dict[str, list[float]] = defaultdict(list)
+    for metrics in steps:
+        for name, value in metrics.items():
+            if value is not None and math.isfinite(value):
+                values[name].append(value)
+    return {name: sum(known) / len(known) for name, known in values.items()}
 
 
 def _run_id(folder: Path) -> str:

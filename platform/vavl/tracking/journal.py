@@ -87,7 +87,8 @@ class Journal:
         if unknown:
             raise ValueError(f"unknown kinds of record {sorted(unknown)}; known: {sorted(_KINDS)}")
         moment = self.clock() if at is None else at
-        make_folder(self.path.parent)
+        if not self.path.parent.is_dir():
+            make_folder(self.path.parent)
         try:
             with self._locked_file() as file:
                 last, ends_whole = _last_seq(file)
@@ -97,7 +98,7 @@ class Journal:
                 ]
                 # A line torn by a killed process is ended here, so that it spoils only itself.
                 text = ("" if ends_whole else "\n") + "".join(line + "\n" for line in lines)
-                _write_all(file, text.encode())
+                _write_or_undo(file, text.encode())
         except OSError as fault:
             raise TrackingError(
                 str(self.path),
@@ -186,6 +187,13 @@ def _last_seq(file: int) -> tuple[int, bool]:
     return 0, ends_whole
 
 
-def _write_all(file: int, content: bytes) -> None:
-    while content:
-        content = content[os.write(file, content) :]
+def _write_or_undo(file: int, content: bytes) -> None:
+    """Write all, or cut the file back: half of the records would be written a second time later."""
+    size = os.fstat(file).st_size
+    try:
+        while content:
+            content = content[os.write(file, content) :]
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.ftruncate(file, size)
+        raise

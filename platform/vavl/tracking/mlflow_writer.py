@@ -17,11 +17,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from vavl.tracking.events import Event, count_events, event_line, events_as_json
 from vavl.tracking.journal import Record
 from vavl.tracking.registry import ModelNote, register_model
 from vavl.tracking.settings import TrackingPlace, TrackingSettings
 
 POINTS_PER_REQUEST = 1000
+EVENTS_FILE = "events.json"
 _PARAMS_PER_REQUEST = 100
 _VALUE_LIMIT = 6000
 _TAG_LIMIT = 5000
@@ -111,6 +113,17 @@ class MlflowWriter:
         if not path.exists():
             raise FileNotFoundError(f"{path} does not exist any more")
         self._client.log_artifact(mlflow_run_id, str(path), artifact_path)
+
+    def log_events(self, mlflow_run_id: str, events: Sequence[Event]) -> None:
+        """Show the events of the run: the list as ``events.json``, how many of each kind as tags.
+
+        The tags are ``vavl.events.<what>`` and ``vavl.last_event``: a search for
+        ``tags.`vavl.events.restarted` != '0'`` finds the runs that were disturbed.
+        """
+        text = json.dumps(events_as_json(events), indent=2, ensure_ascii=False) + "\n"
+        self._client.log_text(mlflow_run_id, text, EVENTS_FILE)
+        tags = {f"vavl.events.{what}": str(count) for what, count in count_events(events).items()}
+        self._log_tags(mlflow_run_id, {**tags, "vavl.last_event": event_line(events[-1])})
 
     def register(self, mlflow_run_id: str, note: ModelNote) -> str:
         """Register a model folder and return the version; the version made for this record before, if any."""

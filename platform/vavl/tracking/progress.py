@@ -13,9 +13,11 @@ from rich.progress import TaskID
 
 from vavl.config.progress import progress_bar
 from vavl.metrics.names import CONDITIONS
-from vavl.tracking.journal import Journal
+from vavl.tracking.events import event_line, event_of
+from vavl.tracking.journal import Journal, Record
 
 _LOOK_SECONDS = 0.5
+_LINES = ("epoch", "event")
 _log = logging.getLogger(__name__)
 
 
@@ -29,8 +31,10 @@ class TrainingProgress:
 
     def __init__(self, journal: Journal, select_by: str) -> None:
         self._journal, self._metric = journal, select_by.split("/")[-1]
-        # What an earlier attempt of a resumed run wrote is not news.
-        self._seen = max((record.seq for record in journal.read()), default=0)
+        # What an earlier attempt of a resumed run wrote is not news, not even when it is reported again.
+        earlier = list(journal.read())
+        self._seen = max((record.seq for record in earlier), default=0)
+        self._shown = {_key(record) for record in earlier if record.kind in _LINES}
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="training-progress", daemon=True)
         console = Console(stderr=True)
@@ -60,10 +64,12 @@ class TrainingProgress:
                 self._seen = record.seq
                 if record.kind == "step":
                     self._show_step(record.payload)
+                elif record.kind not in _LINES or _key(record) in self._shown:
+                    continue
                 elif record.kind == "epoch":
                     self._show_epoch(record.payload)
-                elif record.kind == "event":
-                    self._print(event_line(record.payload))
+                else:
+                    self._print(event_line(event_of(record)))
 
     def _show_step(self, payload: dict[str, Any]) -> None:
         if self._bar and self._task is not None:
@@ -95,10 +101,8 @@ class TrainingProgress:
             _log.info(line)
 
 
-def event_line(payload: dict[str, Any]) -> str:
-    """Write an event (``what``, ``step``, ``message``) as one line."""
-    place = "" if payload.get("step") is None else f" at step {payload['step']}"
-    return f"{payload['what'].replace('_', ' ')}{place}: {payload.get('message', '')}"
+def _key(record: Record) -> tuple[str, float, object]:
+    return record.kind, record.time, record.payload.get("step")
 
 
 def objective_line(payload: dict[str, Any]) -> str:

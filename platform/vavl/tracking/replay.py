@@ -131,7 +131,7 @@ class Replay:
                     "MLflow (%s) does not know this run any more: replaying all", self.place.public_uri
                 )
                 state = ReplayState()
-            self._records = RecordReplay(writer, self._journal.path.parent, state, self._save, self._tries)
+            self._records = RecordReplay(writer, self._journal, state, self._save, self._tries)
         elif self._records.state.seq != state.seq:
             self._records.state = state
         return self._records

@@ -6,10 +6,10 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from pathlib import Path
 
 from vavl.errors import VavlError
-from vavl.tracking.journal import Record
+from vavl.tracking.events import run_events
+from vavl.tracking.journal import Journal, Record
 from vavl.tracking.mlflow_writer import POINTS_PER_REQUEST, MlflowWriter, Point
 from vavl.tracking.registry import ModelNote
 from vavl.tracking.replay_state import ReplayState
@@ -29,7 +29,8 @@ class RecordReplay:
 
     Args:
         writer: the connection.
-        folder: of the journal; relative paths in records count from it, so that a run can be moved.
+        journal: where the records come from; relative paths in records count from its folder, so that
+            a run can be moved.
         state: where to go on.
         save: called with the new state after every request.
         tries: attempts by record, kept by the caller over several connections.
@@ -38,14 +39,16 @@ class RecordReplay:
     def __init__(
         self,
         writer: MlflowWriter,
-        folder: Path,
+        journal: Journal,
         state: ReplayState,
         save: Callable[[ReplayState], None],
         tries: Counter[int],
     ) -> None:
         self.state = state
-        self._writer, self._folder, self._save = writer, folder, save
+        self._writer, self._journal, self._save = writer, journal, save
+        self._folder = journal.path.parent
         self._tries = tries
+        self._last_event = 0
 
     def apply(self, records: Iterable[Record]) -> None:
         """Write the records; consecutive metrics travel together.
@@ -65,10 +68,7 @@ class RecordReplay:
             self._arrived(records[-1])
             return
         points = [point for record in records for point in metric_points(record, self.state)]
-        fresh = _not_repeated(points, self.state.last_steps)
-        steps = dict(self.state.last_steps)
-        for name, _, _, step in fresh:
-            steps[name] = max(step, steps.get(name, step))
+        fresh, steps = _not_repeated(points, self.state.last_steps)
         self._guard(records, partial(self._log_points, run_id, fresh, steps))
 
     def _log_points(self, run_id: str, points: list[Point], last_steps: dict[str, int]) -> dict[str, object]:
@@ -89,10 +89,20 @@ class RecordReplay:
             folder = self._folder / payload["folder"]
             note = ModelNote(folder, payload["name"], f"{self.state.run_id}:{record.seq}", tags)
             return {"model_name": note.name, "model_version": self._writer.register(run_id, note)}
+        elif record.kind == "event":
+            self._log_events(run_id, record)
         elif record.kind == "run_end":
             self._writer.log_points(run_id, metric_points(record, self.state))
             self._writer.end_run(run_id, payload.get("status", "FINISHED"), record.time)
         return {}
+
+    def _log_events(self, run_id: str, record: Record) -> None:
+        """Write the whole list anew, once for all events that the journal holds by now."""
+        if record.seq <= self._last_event:
+            return
+        records = [record for record in self._journal.read() if record.kind in ("run_start", "event")]
+        self._writer.log_events(run_id, run_events(records, self.state.run_id))
+        self._last_event = max(record.seq for record in records)
 
     def _open_run(self, record: Record) -> dict[str, object]:
         run_id, state = record.payload["run_id"], self.state
@@ -178,9 +188,21 @@ def metric_points(record: Record, state: ReplayState) -> list[Point]:
     ]
 
 
-def _not_repeated(points: Iterable[Point], last_steps: dict[str, int]) -> list[Point]:
-    """Leave out the steps that a resumed run went through a second time."""
-    return [point for point in points if point[3] > last_steps.get(point[0], -1)]
+def _not_repeated(points: Iterable[Point], last_steps: dict[str, int]) -> tuple[list[Point], dict[str, int]]:
+    """Leave out the steps that a resumed run went through a second time.
+
+    Both times may travel in one request: a worker group that is started anew writes no ``run_start``.
+
+    Returns:
+        The points of new steps, and the last step by metric name behind them.
+    """
+    fresh, steps = [], dict(last_steps)
+    for point in points:
+        name, _, _, step = point
+        if step > steps.get(name, -1):
+            fresh.append(point)
+            steps[name] = step
+    return fresh, steps
 
 
 def _requests(records: Iterable[Record]) -> Iterator[list[Record]]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import psutil
 
-from vavl.errors import TrackingError
+from vavl.errors import VavlError
 from vavl.tracking.journal import Journal
 
 _MEGA = 1e6
@@ -41,12 +41,15 @@ class SystemSampler:
             self._thread.join()
 
     def _follow(self) -> None:
+        is_failing = False
         while not self._stop.wait(self._seconds):
             try:
                 self._journal.append("system", metrics=self._sample())
-            except (TrackingError, OSError, psutil.Error) as fault:
-                _log.warning("no more system metrics: %s", fault)
-                return
+                is_failing = False
+            except (VavlError, OSError, psutil.Error) as fault:
+                if not is_failing:
+                    _log.warning("no system metrics for now: %s", fault)
+                is_failing = True
 
 
 def machine_sampler(folder: Path) -> Callable[[], dict[str, float]]:

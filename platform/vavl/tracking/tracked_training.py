@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import logging
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, cast
+from typing import Any, Self
 
 from vavl.config.base import FrozenConfig
-from vavl.tracking.journal import Journal, Kind
+from vavl.errors import VavlError
+from vavl.tracking.journal import Journal
+from vavl.tracking.journal_sink import JournalSink
 from vavl.tracking.leftovers import JOURNAL_NAME, replay_leftovers
 from vavl.tracking.replay import Replay
 from vavl.tracking.run import DatasetNote, record_run_start
@@ -19,25 +21,7 @@ from vavl.training.loop import BEST_FOLDER
 from vavl.training.run_folder import EARLIER_FOLDER
 
 _LAST_FLUSH_SECONDS = 180.0
-
-
-@dataclass(frozen=True)
-class JournalSink:
-    """Writes what the training loop reports into the journal; picklable, for Ray's controller process."""
-
-    journal: Journal
-
-    def __call__(self, records: Sequence[Mapping[str, Any]]) -> None:
-        """Append the records in order."""
-        self.journal.append_all(
-            [
-                (
-                    cast("Kind", record["kind"]),
-                    {name: value for name, value in record.items() if name != "kind"},
-                )
-                for record in records
-            ]
-        )
+_log = logging.getLogger(__name__)
 
 
 class TrackedTraining:
@@ -106,5 +90,11 @@ class TrackedTraining:
     ) -> None:
         if fault is not None:
             status = "KILLED" if isinstance(fault, KeyboardInterrupt) else "FAILED"
-            self.journal.append("run_end", status=status, metrics={})
+            try:
+                self.journal.append("run_end", status=status, metrics={})
+            except (
+                VavlError,
+                OSError,
+            ) as second:  # a full disk may have ended the run: its reason comes first
+                _log.error("the end of the run cannot be recorded: %s", second)
             self._replay.finish(_LAST_FLUSH_SECONDS)

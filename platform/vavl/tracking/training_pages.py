@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,9 @@ from vavl.metrics.classes import confusion_counts
 from vavl.metrics.intervals import speaker_interval
 from vavl.metrics.names import CONDITIONS, metric_name
 from vavl.reports.pictures import ReliabilityBins, reliability_bins
-from vavl.reports.training_content import TrainingReport, YardstickNote
+from vavl.reports.training_content import EventNote, TrainingReport, YardstickNote
 from vavl.reports.training_report import write_training_report
+from vavl.tracking.events import event_line, run_events
 from vavl.tracking.journal import Journal
 from vavl.training.settings import TrainingPlan
 from vavl.training.worker import PREDICTIONS_FOLDER
@@ -58,6 +60,10 @@ def write_report(plan: TrainingPlan, outcome: Mapping[str, Any], journal: Journa
         yardsticks=_yardsticks(plan),
         facts=_facts(plan, outcome),
         notes=_notes(plan, outcome),
+        events=[
+            EventNote(event.moment, event.step, event_line(replace(event, step=None)), event.facts_in_words)
+            for event in run_events(journal.read())
+        ],
     )
     return write_training_report(report, plan.output_dir)
 
@@ -79,20 +85,27 @@ def accuracy_intervals(
 
 
 def epoch_history(journal: Journal) -> list[dict[str, Any]]:
-    """Return the metrics of each epoch, the last account of one that was repeated after a resume."""
-    history: dict[int, dict[str, Any]] = {}
-    losses: list[float] = []
+    """Return the metrics of each epoch with the mean loss of its steps.
+
+    A resumed run reports steps and epochs a second time: the last account of each counts, once.
+    A step whose loss is missing (not finite) does not enter the mean.
+    """
+    losses: dict[int, float | None] = {}
+    epochs: dict[int, dict[str, Any]] = {}
     for record in journal.read():
         if record.kind == "step":
-            losses.append(record.payload["metrics"]["train/loss/total"])
+            losses[record.payload["step"]] = record.payload["metrics"].get("train/loss/total")
         elif record.kind == "epoch":
-            mean = {"train/loss/total": sum(losses) / len(losses)} if losses else {}
-            epoch = record.payload["epoch"]
-            history[epoch] = {
-                "epoch": epoch, "step": record.payload["step"], **mean, **record.payload["metrics"],
-            }  # fmt: skip
-            losses = []
-    return [history[epoch] for epoch in sorted(history)]
+            epochs[record.payload["epoch"]] = record.payload
+    history = []
+    start = 0
+    for epoch, payload in sorted(epochs.items()):
+        end = payload["step"]
+        known = [loss for step in range(start, end) if (loss := losses.get(step)) is not None]
+        mean = {"train/loss/total": sum(known) / len(known)} if known else {}
+        history.append({"epoch": epoch, "step": end, **mean, **payload["metrics"]})
+        start = end
+    return history
 
 
 def _columns(rows: pa.Table, prefix: str, names: tuple[str, ...]) -> NDArray[np.float64]:

@@ -11,7 +11,7 @@ import pytest
 
 from vavl.metrics.names import CONDITIONS
 from vavl.reports.pictures import reliability_bins
-from vavl.reports.training_content import TrainingReport, YardstickNote
+from vavl.reports.training_content import EventNote, TrainingReport, YardstickNote
 from vavl.reports.training_report import report_pictures, write_training_report
 
 CLASSES = ("joy", "anger", "fear")
@@ -107,3 +107,16 @@ def test_intervals_stand_below_their_score(report: TrainingReport, tmp_path: Pat
     assert "<td>71.2<small>66.0 to 78.0</small></td>" in _page(
         dataclasses.replace(report, intervals=intervals), tmp_path
     )
+
+
+def test_what_happened_to_the_run_is_listed(report: TrainingReport, tmp_path: Path) -> None:
+    assert "What happened to the run" not in _page(report, tmp_path)
+    events = [
+        EventNote("2026-03-01 12:00:00", 120, "restarted: worker <1> was lost", "attempt: 2"),
+        EventNote("2026-03-01 12:10:00", None, "stopped"),
+    ]
+    text = _page(dataclasses.replace(report, events=events), tmp_path)
+    assert "What happened to the run" in text
+    assert "restarted: worker &lt;1&gt; was lost<small>attempt: 2</small>" in text
+    assert "<td>120</td>" in text
+    assert "None" not in text.partition("What happened to the run")[2].partition("</section>")[0]

@@ -30,3 +30,20 @@ def test_new_epochs_are_shown_once_and_those_of_an_earlier_attempt_are_not(
     assert len(caplog.messages) == 1
     assert caplog.messages[0].startswith("epoch 2/9  validation uar: audio 0.500  video 0.250")
     assert "best epoch 1, 80 clips/s" in caplog.messages[0]
+
+
+def test_what_a_resumed_run_reports_again_is_no_news(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    journal = Journal(tmp_path / "journal.jsonl")
+    event = {"what": "skipped_step", "step": 3, "message": "loss is not finite"}
+    for kind, payload in (("epoch", epoch(1)), ("event", event)):
+        journal.append(kind, time=5.0, **payload)
+    with (
+        caplog.at_level(logging.INFO, logger="vavl.tracking.progress"),
+        TrainingProgress(journal, "validation/audio/uar"),
+    ):
+        for kind, payload in (("epoch", epoch(1)), ("event", event)):
+            journal.append(kind, time=5.0, **payload)
+        journal.append("event", what="restarted", step=2, message="worker 1 was lost")
+    assert caplog.messages == ["restarted at step 2: worker 1 was lost"]

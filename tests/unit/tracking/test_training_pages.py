@@ -1,0 +1,34 @@
+"""What the report of a training takes from the journal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from vavl.tracking.journal import Journal
+from vavl.tracking.training_pages import epoch_history
+
+
+def step(journal: Journal, number: int, loss: float | None, time: float = 1.0) -> None:
+    journal.append("step", step=number, time=time, metrics={"train/loss/total": loss})
+
+
+def test_the_history_counts_a_repeated_step_once_and_takes_its_last_account(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal.jsonl")
+    step(journal, 0, 4.0)
+    step(journal, 1, 2.0)
+    journal.append("epoch", epoch=1, step=2, metrics={"validation/audio/uar": 0.1})
+    step(journal, 2, 9.0)
+    # The run goes on from step 1; step 2 comes out a little different.
+    step(journal, 1, 2.0)
+    journal.append("epoch", epoch=1, step=2, metrics={"validation/audio/uar": 0.2})
+    step(journal, 2, 8.0, time=2.0)
+    step(journal, 3, None)
+    journal.append("epoch", epoch=2, step=4, metrics={})
+    step(journal, 4, 1.0)
+    first, second = epoch_history(journal)
+    assert first == {
+        "epoch": 1, "step": 2, "train/loss/total": pytest.approx(3.0), "validation/audio/uar": 0.2
+    }  # fmt: skip
+    assert second == {"epoch": 2, "step": 4, "train/loss/total": 8.0}
