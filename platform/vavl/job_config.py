@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
 from pydantic import Field
 
 from vavl.config.base import FrozenConfig
+from vavl.config.places import FROM_PROJECT, FROM_ROOT
 from vavl.data.demo_corpus.settings import DemoCorpusSettings
 from vavl.features.settings import FeatureSettings
 from vavl.tracking.settings import TrackingSettings
@@ -17,7 +19,7 @@ from vavl.training.settings import TrainingPlan
 class MakeDemoCorpusJob(FrozenConfig):
     """Settings of ``jobs/make_demo_corpus.py``."""
 
-    output_dir: Path = Field(description="folder of the rendered corpus")
+    output_dir: Annotated[Path, FROM_ROOT] = Field(description="folder of the rendered corpus")
     workers: int | None = Field(None, ge=1, description="processes; one per core by default")
     overwrite: bool = Field(False, description="replace a demo corpus that is there")
     corpus: DemoCorpusSettings = DemoCorpusSettings()
@@ -26,9 +28,9 @@ class MakeDemoCorpusJob(FrozenConfig):
 class PrepareCorpusJob(FrozenConfig):
     """Settings of ``jobs/prepare_corpus.py``."""
 
-    output_dir: Path = Field(description="folder of the feature store")
-    card: Path = Field(description="corpus card, e.g. datasets/ravdess.yaml")
-    root: Path | None = Field(
+    output_dir: Annotated[Path, FROM_ROOT] = Field(description="folder of the feature store")
+    card: Annotated[Path, FROM_PROJECT] = Field(description="corpus card, e.g. datasets/ravdess.yaml")
+    root: Annotated[Path | None, FROM_ROOT] = Field(
         None, description="corpus folder; by default the environment variable named in the card"
     )
     workers: int | None = Field(None, ge=0, description="processes; one per core by default, 0 for none")
@@ -54,8 +56,10 @@ class CompareObjectivesJob(ComparisonPlan):
 class CheckSetupJob(FrozenConfig):
     """Settings of ``jobs/check_setup.py``."""
 
-    output_dir: Path = Field(description="folder of the summary; its disk is the one that is measured")
-    cards: Path = Field(Path("datasets"), description="folder of the corpus cards")
+    output_dir: Annotated[Path, FROM_ROOT] = Field(
+        description="folder of the summary; its disk is the one that is measured"
+    )
+    cards: Annotated[Path, FROM_PROJECT] = Field(Path("datasets"), description="folder of the corpus cards")
     needed: tuple[str, ...] = Field(
         (), description="names of corpora that must be there; the others only warn"
     )
@@ -65,3 +69,13 @@ class CheckSetupJob(FrozenConfig):
     try_imports: bool = Field(True, description="import the packages with compiled parts; about 20 s")
     start_ray: bool = Field(False, description="start Ray on this machine and run a task")
     tracking: TrackingSettings = TrackingSettings()
+
+
+JOB_SETTINGS: dict[str, type[FrozenConfig]] = {
+    "check_setup": CheckSetupJob,
+    "compare_objectives": CompareObjectivesJob,
+    "make_demo_corpus": MakeDemoCorpusJob,
+    "prepare_corpus": PrepareCorpusJob,
+    "train_model": TrainModelJob,
+}
+"""Settings of every job that can be submitted to a cluster, by the name of its file in ``jobs/``."""

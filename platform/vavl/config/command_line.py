@@ -17,9 +17,17 @@ from rich.console import Console
 
 from vavl.config.base import FrozenConfig
 from vavl.config.load import _models_in, read_config
+from vavl.config.places import (
+    ROOT_VARIABLE,
+    anchored,
+    check_project_files,
+    is_lost_with_the_job,
+    root_folder,
+)
 from vavl.errors import VavlError
 
 Settings = TypeVar("Settings", bound=FrozenConfig)
+_log = logging.getLogger(__name__)
 
 
 def run_job(
@@ -47,7 +55,7 @@ def run_job(
         level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
     )
     try:
-        config = read_config(settings, words.config, words.overrides)
+        config = _read_settings(settings, words)
         check(config)
         if words.dry_run:
             print(f"dry run: {words.config} is valid; nothing was started")
@@ -80,6 +88,19 @@ def parse_arguments(
     )
     parser.add_argument("--dry-run", action="store_true", help="validate everything, start nothing heavy")
     return parser.parse_intermixed_args(arguments)  # so that --dry-run may stand anywhere
+
+
+def _read_settings(settings: type[Settings], words: argparse.Namespace) -> Settings:
+    root = root_folder()
+    if is_lost_with_the_job():
+        _log.warning(
+            "%s is not set: relative results go into %s, which Ray deletes; pass --runtime-env-json or start "
+            "Ray with %s=/folder",
+            ROOT_VARIABLE, Path.cwd(), ROOT_VARIABLE,
+        )  # fmt: skip
+    config = read_config(settings, words.config, words.overrides)
+    check_project_files(config, words.config, words.overrides, root)
+    return anchored(config, root)
 
 
 def print_table(title: str, rows: Sequence[tuple[str, Any]]) -> None:

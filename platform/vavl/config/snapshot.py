@@ -9,11 +9,22 @@ import yaml
 
 from vavl.config.base import FrozenConfig
 from vavl.config.files import write_text
+from vavl.config.places import portable, root_folder
 
 
 def save_config(config: FrozenConfig, path: Path) -> None:
     """Write the resolved settings as YAML; reading the file again gives an equal configuration."""
-    write_text(path, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
+    write_text(path, settings_yaml(config))
+
+
+def settings_yaml(config: FrozenConfig) -> str:
+    """Return the resolved settings as YAML; places below ``VAVL_ROOT`` are relative to it."""
+    return yaml.safe_dump(resolved_settings(config), sort_keys=False, allow_unicode=True)
+
+
+def resolved_settings(config: FrozenConfig) -> dict[str, Any]:
+    """Return the settings as nested plain values; places below ``VAVL_ROOT`` are relative to it."""
+    return portable(config, root_folder()).model_dump(mode="json")
 
 
 def flat_settings(config: FrozenConfig) -> dict[str, Any]:
@@ -27,5 +38,5 @@ def flat_settings(config: FrozenConfig) -> dict[str, Any]:
         else:
             flat[prefix] = value
 
-    visit("", config.model_dump(mode="json"))
+    visit("", resolved_settings(config))
     return flat

@@ -17,7 +17,8 @@ from pydantic import Field, model_validator
 from vavl.config.base import FrozenConfig
 from vavl.config.files import sha256_of_json
 from vavl.config.load import read_yaml_mapping, validate
-from vavl.data.card_sources import FileSource, GroupValue, LabelTable, TableSource
+from vavl.config.places import root_folder
+from vavl.data.card_sources import DefaultFolder, FileSource, GroupValue, LabelTable, TableSource
 from vavl.data.card_splits import SplitRules
 from vavl.errors import ConfigError, CorpusError
 
@@ -63,7 +64,9 @@ class CorpusCard(FrozenConfig):
     citation: str
     obtain: str = Field(description="address and steps to get the corpus")
     root_environment_variable: str = Field(pattern=r"^[A-Z][A-Z0-9_]*$")
-    default_root: str | None = Field(default=None, description="folder to use when the variable is not set")
+    default_root: DefaultFolder | None = Field(
+        default=None, description="folder to use when the variable is not set; counts from VAVL_ROOT"
+    )
 
     target: str = Field(description="what the label means, e.g. intended emotion; every report names it")
     classes: tuple[str, ...] = Field(
@@ -163,7 +166,7 @@ def corpus_root(card: CorpusCard, root: Path | None = None) -> Path:
             card.name, variable, "the corpus folder is not known: the environment variable is not set",
             f"export {variable}=/folder/of/the/corpus; how to get it: {card.obtain.strip()}",
         )  # fmt: skip
-    folder = Path(named).absolute()
+    folder = (root_folder() or Path.cwd()) / named
     if not folder.is_dir():
         raise CorpusError(
             str(folder), variable, f"the folder of corpus {card.name} does not exist",

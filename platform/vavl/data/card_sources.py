@@ -19,6 +19,13 @@ def _inside_corpus(name: str) -> str:
     return name
 
 
+def _below_working_folder(name: str) -> str:
+    # A card comes from somebody else: only the person at the machine may open other folders to it.
+    if PurePosixPath(name).is_absolute() or PureWindowsPath(name).drive or ".." in PurePosixPath(name).parts:
+        raise ValueError("must be relative to the working folder; any other folder is given by the variable")
+    return name
+
+
 def _expression(text: str) -> str:
     try:
         re.compile(text)
@@ -34,6 +41,7 @@ def _clip_expression(text: str) -> str:
 
 
 RelativeName = Annotated[str, AfterValidator(_inside_corpus)]
+DefaultFolder = Annotated[str, AfterValidator(_below_working_folder)]
 Expression = Annotated[str, AfterValidator(_expression)]
 ClipExpression = Annotated[str, AfterValidator(_clip_expression)]
 Suffix = Annotated[str, Field(pattern=r"^\.[a-z0-9]+$")]

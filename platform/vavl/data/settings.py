@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
 from vavl.config.base import FrozenConfig
+from vavl.config.places import FROM_ROOT
 from vavl.data.augmentation import AugmentationSettings
 from vavl.data.partitions import CompositionSettings, PartitionSettings
 
@@ -15,7 +16,7 @@ from vavl.data.partitions import CompositionSettings, PartitionSettings
 class DataSettings(FrozenConfig):
     """The feature store, the fold and the label target of a run."""
 
-    store: Path = Field(description="folder that jobs/prepare_corpus.py wrote")
+    store: Annotated[Path, FROM_ROOT] = Field(description="folder that jobs/prepare_corpus.py wrote")
     fold: int = Field(0, ge=0, description="fold of the corpus' split protocol")
     target: Literal["label", "soft_label", "attributes"] = Field(
         "label", description="hard class, distribution of votes, or arousal/valence/dominance"

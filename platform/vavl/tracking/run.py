@@ -10,11 +10,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 import vavl
 from vavl.config.base import FrozenConfig
-from vavl.config.snapshot import flat_settings
+from vavl.config.snapshot import flat_settings, settings_yaml
 from vavl.tracking.journal import Journal
 from vavl.tracking.settings import TrackingSettings
 
@@ -82,7 +80,6 @@ def run_start(
         tags: of the run.
         parent: ``run_id`` and ``run_name`` of the run that this one belongs to.
     """
-    settings = config.model_dump(mode="json")
     return {
         "run_id": run_id,
         "run_name": tracking.run_name or run_id,
@@ -90,7 +87,7 @@ def run_start(
         "params": flat_settings(config),
         "tags": dict(tags),
         "dataset": asdict(dataset),
-        "config_yaml": yaml.safe_dump(settings, sort_keys=False, allow_unicode=True),
+        "config_yaml": settings_yaml(config),
         "parent": parent,
     }
 

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit, urlunsplit
 from pydantic import Field, field_validator
 
 from vavl.config.base import FrozenConfig
+from vavl.config.places import root_folder
 
 _SQLITE = "sqlite:///"
 
@@ -18,7 +19,7 @@ class TrackingSettings(FrozenConfig):
     """How a run reaches MLflow; without an address, a SQLite file and a folder under ``runs``."""
 
     uri: str | None = Field(
-        None, description="tracking server; null: MLFLOW_TRACKING_URI, else sqlite:///<here>/runs/mlflow.db"
+        None, description="tracking server; null: MLFLOW_TRACKING_URI, else sqlite in runs/mlflow.db"
     )
     artifact_location: str | None = Field(
         None,
@@ -88,9 +89,9 @@ def tracking_place(
     Args:
         settings: what the user asked for.
         environment: usually ``os.environ``; ``MLFLOW_TRACKING_URI`` is read from it.
-        folder: base of relative paths; the current folder by default.
+        folder: base of relative paths; ``VAVL_ROOT`` by default, else the current folder.
     """
-    base = (folder or Path.cwd()).resolve()
+    base = (folder or root_folder(environment) or Path.cwd()).resolve()
     uri = settings.uri or environment.get("MLFLOW_TRACKING_URI") or f"{_SQLITE}{base / 'runs' / 'mlflow.db'}"
     if uri.startswith(_SQLITE):
         uri = f"{_SQLITE}{base / uri.removeprefix(_SQLITE)}"

@@ -11,6 +11,7 @@ from typing import Any
 
 from vavl.config.changes import with_changes
 from vavl.config.load import read_yaml_mapping, validate
+from vavl.config.places import anchored, root_folder
 from vavl.errors import ConfigError
 from vavl.training.comparison_settings import SINGLE_PROCESS, ComparisonPlan
 from vavl.training.run import check_plan
@@ -137,7 +138,8 @@ def cell_plans(comparison: ComparisonPlan) -> list[tuple[Cell, TrainingPlan]]:
     for cell in grid_cells(comparison):
         source = f"{path} with objective_sets.{cell.objective_set}"
         try:
-            plans.append((cell, validate(TrainingPlan, _content(comparison, base, cell), source)))
+            plan = validate(TrainingPlan, _content(comparison, base, cell), source)
+            plans.append((cell, anchored(plan, root_folder())))
         except ConfigError as fault:
             faults.setdefault(cell.objective_set, f"objective_sets.{cell.objective_set}: {fault.problem}")
     if faults:

@@ -12,6 +12,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from vavl.config.base import FrozenConfig
 from vavl.config.changes import leaves
 from vavl.config.files import sha256_of_json
+from vavl.config.places import FROM_PROJECT, FROM_ROOT
 
 SINGLE_PROCESS = {
     "training.launcher": "in_process",
@@ -36,8 +37,12 @@ Changes = Annotated[dict[str, Any], BeforeValidator(_empty_for_null)]
 class ComparisonPlan(FrozenConfig):
     """One base configuration, changed by every objective set, over the whole grid."""
 
-    output_dir: Path = Field(description="folder of the table and of all runs; starting again continues")
-    training: Path = Field(description="training configuration that all runs start from; counts from here")
+    output_dir: Annotated[Path, FROM_ROOT] = Field(
+        description="folder of the table and of all runs; starting again continues"
+    )
+    training: Annotated[Path, FROM_PROJECT] = Field(
+        description="training configuration that all runs start from; counts from here"
+    )
     overrides: Changes = Field({}, description="changes of the training configuration for all sets")
     objective_sets: dict[str, Changes] = Field(
         min_length=1,

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
 from vavl.config.base import FrozenConfig
 from vavl.config.files import sha256_of_json
+from vavl.config.places import FROM_ROOT
 from vavl.data.settings import DataSettings, FeatureUse
 from vavl.metrics.names import CONDITIONS, VALIDATION
 from vavl.models.settings import NetworkSettings
@@ -94,7 +95,7 @@ class EvaluationSettings(FrozenConfig):
 class TrainingPlan(FrozenConfig):
     """Everything that a training worker needs to know."""
 
-    output_dir: Path = Field(
+    output_dir: Annotated[Path, FROM_ROOT] = Field(
         description="folder of the run; a finished earlier run there is kept under earlier/"
     )
     data: DataSettings

@@ -119,12 +119,27 @@ def test_the_hash_follows_what_decides_clips_and_not_prose(corpus):
 def test_the_folder_comes_from_the_argument_then_the_variable_then_the_default(corpus, tmp_path, monkeypatch):
     for name in ("argument", "variable", "default"):
         (tmp_path / name).mkdir()
-    corpus.content["default_root"] = str(tmp_path / "default")
+    corpus.content["default_root"] = "default"
     card = corpus.card()
+    monkeypatch.chdir(tmp_path)
     assert corpus_root(card) == tmp_path / "default"
     monkeypatch.setenv("TINY_ROOT", str(tmp_path / "variable"))
     assert corpus_root(card) == tmp_path / "variable"
     assert corpus_root(card, tmp_path / "argument") == tmp_path / "argument"
+
+
+def test_relative_folders_count_from_the_root_of_a_cluster(corpus, tmp_path, monkeypatch):
+    (tmp_path / "shared/default").mkdir(parents=True)
+    corpus.content["default_root"] = "default"
+    monkeypatch.setenv("VAVL_ROOT", str(tmp_path / "shared"))
+    assert corpus_root(corpus.card()) == tmp_path / "shared/default"
+
+
+@pytest.mark.parametrize("folder", ["/etc", "../elsewhere", "runs/../../elsewhere", "C:\\corpora"])
+def test_a_card_opens_no_folder_outside_the_working_folder(corpus, folder):
+    corpus.content["default_root"] = folder
+    with pytest.raises(ConfigError, match="default_root: .*must be relative to the working folder"):
+        read_card(written(corpus))
 
 
 def test_a_relative_folder_becomes_absolute(corpus, monkeypatch):

@@ -1,0 +1,139 @@
+"""Where the paths of a configuration count from, and which files it may name.
+
+Results, stores and corpora count from the folder named by ``VAVL_ROOT``, by default the current one: a job
+that was submitted to Ray runs in a temporary copy of the project. Cards and configurations belong to the
+project and count from the current folder.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel
+
+from vavl.config.base import FrozenConfig
+from vavl.errors import ConfigError
+
+Settings = TypeVar("Settings", bound=FrozenConfig)
+
+ROOT_VARIABLE = "VAVL_ROOT"
+# Set by Ray for the process that a job was submitted as.
+_SUBMITTED = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+
+
+@dataclass(frozen=True)
+class _Place:
+    """A mark in the annotation of a path setting: ``Annotated[Path, FROM_ROOT]``."""
+
+    meaning: str
+
+
+FROM_ROOT = _Place("result, store or corpus; counts from VAVL_ROOT")
+FROM_PROJECT = _Place("file of the project; counts from the current folder and may not lie outside")
+
+
+def root_folder(environment: Mapping[str, str] = os.environ) -> Path | None:
+    """Return the folder that results and stores count from, None for the current one.
+
+    Raises:
+        ConfigError: ``VAVL_ROOT`` is not an absolute path; workers run in another folder.
+    """
+    named = environment.get(ROOT_VARIABLE)
+    if not named:
+        return None
+    if not Path(named).is_absolute():
+        raise ConfigError(
+            "environment", ROOT_VARIABLE, f"{named} is not absolute", f"export {ROOT_VARIABLE}=/folder"
+        )
+    return Path(named)
+
+
+def is_lost_with_the_job(environment: Mapping[str, str] = os.environ) -> bool:
+    """Tell whether relative results would go into the temporary folder of a submitted job."""
+    return _SUBMITTED in environment and not environment.get(ROOT_VARIABLE)
+
+
+def anchored(config: Settings, root: Path | None) -> Settings:
+    """Return the settings with every path marked ``FROM_ROOT`` counted from ``root``; addresses stay."""
+
+    def below_root(path: Any) -> Any:
+        is_address = "://" in str(path)
+        # A text stays a text, a path a path.
+        return path if root is None or is_address else type(path)(os.fspath(root / path))
+
+    return _with_places(config, below_root)
+
+
+def portable(config: Settings, root: Path | None) -> Settings:
+    """Return the settings with the paths below ``root`` relative again, as they are saved with a run."""
+
+    def relative(path: Any) -> Any:
+        if root is None or not Path(path).is_relative_to(root):
+            return path
+        return type(path)(os.fspath(Path(path).relative_to(root)))
+
+    return _with_places(config, relative)
+
+
+def check_project_files(
+    config: FrozenConfig, source: Path, overrides: Sequence[str] = (), root: Path | None = None
+) -> None:
+    """Refuse files marked ``FROM_PROJECT`` that lie elsewhere, links followed.
+
+    Allowed are the current folder, the folder of the configuration and ``root``. What stands on the
+    command line was said by the person who starts the job, and is not checked.
+
+    Args:
+        config: the settings.
+        source: the file that they were read from.
+        overrides: ``dotted.key=value`` of the command line.
+        root: folder that results count from.
+
+    Raises:
+        ConfigError: names the key and the place that it leads to.
+    """
+    said = {override.partition("=")[0] for override in overrides}
+    folders = [folder.resolve() for folder in (Path.cwd(), source.parent, root) if folder is not None]
+    for key, path in _marked(config, FROM_PROJECT):
+        if path is not None and key not in said and not _is_below(Path(path), folders):
+            raise ConfigError(
+                str(source), key,
+                f"{path} leads to {Path(path).resolve()}, outside the folders that a configuration may read",
+                f"put the file below {folders[0]} or beside the configuration, or say it yourself: {key}={path}",
+            )  # fmt: skip
+
+
+def marked_settings(settings: type[BaseModel], mark: _Place, above: str = "") -> Iterator[str]:
+    """Yield the dotted keys of the settings that carry ``mark``."""
+    for name, field in settings.model_fields.items():
+        if mark in field.metadata:
+            yield f"{above}{name}"
+        elif isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from marked_settings(field.annotation, mark, f"{above}{name}.")
+
+
+def _is_below(path: Path, folders: Collection[Path]) -> bool:
+    return any(path.resolve().is_relative_to(folder) for folder in folders)
+
+
+def _marked(config: FrozenConfig, mark: _Place) -> Iterator[tuple[str, Any]]:
+    for key in marked_settings(type(config), mark):
+        value: Any = config
+        for name in key.split("."):
+            value = getattr(value, name)
+        yield key, value
+
+
+def _with_places(config: Settings, change: Callable[[Any], Any]) -> Settings:
+    updates: dict[str, Any] = {}
+    for name, field in type(config).model_fields.items():
+        value = getattr(config, name)
+        if FROM_ROOT in field.metadata and value is not None:
+            updates[name] = change(value)
+        elif isinstance(value, FrozenConfig):
+            updates[name] = _with_places(value, change)
+    return config.model_copy(update=updates)
