@@ -16,6 +16,7 @@ from vavl.job_config import (
     PrepareCorpusJob,
     TrainModelJob,
 )
+from vavl.submission.settings import SubmitJob
 from vavl.training.comparison_grid import cell_plans
 
 ROOT = Path(__file__).parents[2]
@@ -27,6 +28,7 @@ JOBS = {
     "compare_objectives": CompareObjectivesJob,
     "make_demo_corpus": MakeDemoCorpusJob,
     "prepare_corpus": PrepareCorpusJob,
+    "submit_job": SubmitJob,
     "train_model": TrainModelJob,
 }
 

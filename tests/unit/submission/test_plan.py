@@ -1,0 +1,141 @@
+"""What is sent to a cluster, and what is refused before anything is sent."""
+
+from __future__ import annotations
+
+import shlex
+import zipfile
+from pathlib import Path
+
+import pytest
+from ray._private.runtime_env.packaging import create_package
+
+from vavl.config.load import read_yaml_mapping
+from vavl.errors import ConfigError
+from vavl.job_config import JOB_SETTINGS
+from vavl.submission.plan import plan_submission
+from vavl.submission.settings import SubmitJob
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture(autouse=True)
+def _in_the_project(monkeypatch):
+    monkeypatch.chdir(ROOT)
+
+
+def submit(job: str = "check_setup", config: str = "check_setup.yaml", **changes: object) -> SubmitJob:
+    content = {"output_dir": "out", "job": f"jobs/{job}.py", "config": f"jobs/configs/{config}"}
+    return SubmitJob.model_validate(content | changes)
+
+
+@pytest.mark.parametrize(
+    ("job", "config"),
+    [
+        ("check_setup", "check_setup.yaml"),
+        ("make_demo_corpus", "demo_corpus.yaml"),
+        ("prepare_corpus", "prepare/demo.yaml"),
+        ("train_model", "demo.yaml"),
+        ("compare_objectives", "compare/demo.yaml"),
+    ],
+)
+def test_every_shipped_job_can_be_sent(job, config):
+    submission = plan_submission(submit(job, config), {}, ROOT)
+    assert shlex.split(submission.entrypoint) == ["python", f"jobs/{job}.py", f"jobs/configs/{config}"]
+    assert submission.runtime_env["working_dir"] == str(ROOT)
+    assert submission.runtime_env["py_modules"] == ["platform/vavl"]
+
+
+def test_overrides_reach_the_job_whatever_they_hold():
+    overrides = ["tracking.experiment=two words; rm x", "needed=[ravdess]"]
+    submission = plan_submission(submit(overrides=overrides), {}, ROOT)
+    assert shlex.split(submission.entrypoint)[3:] == overrides
+
+
+def test_variables_are_passed_by_name():
+    job = submit(environment=["MLFLOW_TRACKING_URI"])
+    sent = plan_submission(
+        job, {"MLFLOW_TRACKING_URI": "http://tracking:5000", "OTHER": "x"}, ROOT
+    ).environment
+    assert sent == {
+        "MLFLOW_TRACKING_URI": "http://tracking:5000",
+        "VAVL_ROOT": str(ROOT),
+        "RAY_JOB_STOP_WAIT_TIME_S": "60",
+    }
+
+
+def test_a_missing_variable_is_named():
+    with pytest.raises(ConfigError, match=r"not set here: ABSENT(?s:.*)export ABSENT="):
+        plan_submission(submit(environment=["LANG", "ABSENT"]), {"LANG": "C"}, ROOT)
+
+
+def test_a_password_in_an_address_is_refused_and_not_shown():
+    variables = {"MLFLOW_TRACKING_URI": "https://me:hunter2@tracking"}
+    with pytest.raises(ConfigError, match="MLFLOW_TRACKING_URI holds a password") as refused:
+        plan_submission(submit(environment=["MLFLOW_TRACKING_URI"]), variables, ROOT)
+    assert "hunter2" not in str(refused.value)
+
+
+def test_a_cluster_elsewhere_needs_a_root():
+    address = "http://10.0.0.7:8265"
+    with pytest.raises(ConfigError, match=r"root: null, and the cluster at http://10.0.0.7:8265 is not this"):
+        plan_submission(submit(address=address), {}, ROOT)
+    submission = plan_submission(submit(address=address, root="/mnt/vavl"), {}, ROOT)
+    assert submission.environment["VAVL_ROOT"] == "/mnt/vavl"
+    assert not submission.follows_folder
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"overrides": ["training.workerz=2"]}, "workerz: unknown key; did you mean `workers`"),
+        ({"overrides": ["training.workers=0"]}, "training.workers"),
+        ({"config": "jobs/configs/absent.yaml"}, "absent.yaml: cannot be read"),
+        ({"config": "/etc/hostname"}, "lies outside the project"),
+        ({"config": "../elsewhere.yaml"}, "lies outside the project"),
+        ({"config": "runs/demo/config.yaml"}, "lies in runs/, which is not sent"),
+        ({"job": "jobs/submit_job.py"}, "jobs/submit_job.py is no job"),
+        ({"job": "jobs/absent.py"}, "jobs/absent.py is no job"),
+        ({"job": "platform/train_model.py"}, "is no job"),
+    ],
+)
+def test_what_the_job_would_refuse_is_refused_here(changes, message):
+    content = {"output_dir": "out", "job": "jobs/train_model.py", "config": "jobs/configs/demo.yaml"}
+    job = SubmitJob.model_validate(content | changes)
+    with pytest.raises(ConfigError, match=message):
+        plan_submission(job, {}, ROOT)
+
+
+def test_every_cell_of_a_comparison_is_checked_here():
+    job = submit("compare_objectives", "compare/demo.yaml", overrides=["overrides={training.optimizer: 3}"])
+    with pytest.raises(ConfigError, match=r"training.optimizer"):
+        plan_submission(job, {}, ROOT)
+
+
+def test_a_missing_card_is_found_here():
+    with pytest.raises(ConfigError, match=r"absent.yaml: cannot be read"):
+        plan_submission(
+            submit("prepare_corpus", "prepare/demo.yaml", overrides=["card=absent.yaml"]), {}, ROOT
+        )
+
+
+def test_the_folder_must_be_the_project(tmp_path):
+    with pytest.raises(ConfigError, match="jobs: is not here"):
+        plan_submission(submit(), {}, tmp_path)
+
+
+def test_every_job_can_be_submitted():
+    assert {path.stem for path in (ROOT / "jobs").glob("*.py")} - {"submit_job"} == JOB_SETTINGS.keys()
+
+
+def test_the_package_is_small_and_holds_what_jobs_need(tmp_path):
+    """``runs`` and the environment hold gigabytes; Ray refuses more than 512 MiB."""
+    runtime_env = read_yaml_mapping(ROOT / "jobs/runtime_env.yaml")
+    package = tmp_path / "project.zip"
+    create_package(str(ROOT), package, include_gitignore=False, excludes=runtime_env["excludes"])
+    with zipfile.ZipFile(package) as content:
+        names = content.namelist()
+    assert package.stat().st_size < 4 * 2**20
+    assert {"jobs/train_model.py", "jobs/configs/demo.yaml", "datasets/demo.yaml"} <= set(names)
+    assert "platform/vavl/job_config.py" in names
+    at_home = (".git/", ".venv/", "runs/", "tests/", ".mypy_cache/", ".ruff_cache/", ".pytest_cache/")
+    assert not [name for name in names if name.startswith(at_home) or "__pycache__" in name]
