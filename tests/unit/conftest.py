@@ -122,7 +122,7 @@ def tiny_settings() -> Callable[..., NetworkSettings]:
 
 @pytest.fixture
 def tiny_network(tiny_settings: Callable[..., NetworkSettings]) -> Callable[..., Vavl]:
-    """Return a function that gives a small network with weights that are all away from zero."""
+    """Return a function that gives a small network, evaluating, with weights that are all away from zero."""
 
     def make(
         seed: int = 0, outputs: int = OUTPUTS, ladder: LadderShape | None = None, **changes: Any
@@ -130,7 +130,7 @@ def tiny_network(tiny_settings: Callable[..., NetworkSettings]) -> Callable[...,
         torch.manual_seed(seed)
         network = Vavl(tiny_settings(**changes), AUDIO_WIDTH, VIDEO_WIDTH, outputs, ladder)
         _shake(network)
-        return network
+        return network.eval()
 
     return make
 

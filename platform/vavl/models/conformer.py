@@ -5,11 +5,13 @@ Axes: B clips, T frames, D channels, H heads.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from vavl.models.dropout import Dropout
+from vavl.models.dropout import Dropout, SequentialWithDropout
 from vavl.models.settings import NetworkSettings
 
 _ROTARY_BASE = 10_000.0
@@ -37,7 +39,7 @@ def rotate(x_BHTD: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
     return torch.cat((first * cosine - second * sine, second * cosine + first * sine), dim=-1)
 
 
-class FeedForward(nn.Sequential):
+class FeedForward(SequentialWithDropout):
     """LayerNorm, expansion, Swish and projection back; (batch, time, channel) in and out."""
 
     def __init__(self, settings: NetworkSettings) -> None:
@@ -63,12 +65,13 @@ class RelativeAttention(nn.Module):
         self.output = nn.Linear(settings.width, settings.width)
         self.dropout = Dropout(settings.dropout)
 
-    def forward(self, frames: Tensor, is_real: Tensor) -> Tensor:
+    def forward(self, frames: Tensor, is_real: Tensor, rows: Tensor | None = None) -> Tensor:
         """Attend within each clip.
 
         Args:
             frames: (batch, time, channel).
             is_real: (batch, time), bool; padding is never attended to. Every clip needs a real frame.
+            rows: (batch,), key of each clip for dropout; None without dropout.
         """
         B, T, D = frames.shape
         split = self.query_key_value(self.norm(frames)).view(B, T, 3, self.heads, D // self.heads)
@@ -82,7 +85,7 @@ class RelativeAttention(nn.Module):
             attn_mask=is_real[:, None, None, :],
         )
         joined = self.output(mixed.transpose(1, 2).reshape(B, T, D))
-        dropped: Tensor = self.dropout(joined)
+        dropped: Tensor = self.dropout(joined, rows)
         return dropped
 
 
@@ -116,15 +119,16 @@ class TimeConvolution(nn.Module):
         self.project = nn.Linear(width, width)
         self.dropout = Dropout(settings.dropout)
 
-    def forward(self, frames: Tensor, is_real: Tensor) -> Tensor:
+    def forward(self, frames: Tensor, is_real: Tensor, rows: Tensor | None = None) -> Tensor:
         """Convolve within each clip; (batch, time, channel) in and out, padding counts as silence."""
         gated = functional.glu(self.expand(self.norm(frames)), dim=-1)
         gated = gated.masked_fill(~is_real.unsqueeze(-1), 0)
         # (B, T, D) read as (B, D, 1, T) is conv2d's channels-last layout: no copy, and the fastest form.
         image = self.depthwise(gated.unsqueeze(1).permute(0, 3, 1, 2))
         convolved = image.permute(0, 2, 3, 1).squeeze(1)
-        mixed: Tensor = self.dropout(self.project(functional.silu(self.depthwise_norm(convolved))))
-        return mixed
+        mixed = self.project(functional.silu(self.depthwise_norm(convolved)))
+        dropped: Tensor = self.dropout(mixed, rows)
+        return dropped
 
 
 class ConformerBlock(nn.Module):
@@ -138,11 +142,46 @@ class ConformerBlock(nn.Module):
         self.second_feed_forward = FeedForward(settings)
         self.norm = nn.LayerNorm(settings.width)
 
-    def forward(self, frames: Tensor, is_real: Tensor) -> Tensor:
-        """Map (batch, time, channel) to the same shape; padded frames come out undefined but finite."""
-        frames = frames + 0.5 * self.first_feed_forward(frames)
-        frames = frames + self.attention(frames, is_real)
-        frames = frames + self.convolution(frames, is_real)
-        frames = frames + 0.5 * self.second_feed_forward(frames)
+    def forward(self, frames: Tensor, is_real: Tensor, rows: Tensor | None = None) -> Tensor:
+        """Map (batch, time, channel) to the same shape; padded frames come out undefined but finite.
+
+        Args:
+            frames: (batch, time, channel).
+            is_real: (batch, time), bool; False where the frame is padding.
+            rows: (batch,), key of each clip for dropout; None without dropout.
+        """
+        frames = frames + 0.5 * self.first_feed_forward(frames, rows)
+        frames = frames + self.attention(frames, is_real, rows)
+        frames = frames + self.convolution(frames, is_real, rows)
+        frames = frames + 0.5 * self.second_feed_forward(frames, rows)
         normalised: Tensor = self.norm(frames)
         return normalised
+
+
+class ConformerBlocks(nn.ModuleList):
+    """Conformer blocks one after the other, with noise between them where it is given."""
+
+    def __init__(self, count: int, settings: NetworkSettings) -> None:
+        super().__init__(ConformerBlock(settings) for _ in range(count))
+
+    def forward(
+        self, frames: Tensor, is_real: Tensor, rows: Tensor | None, noise: Sequence[Tensor | None]
+    ) -> list[Tensor]:
+        """Return the output of every block for (batch, time, channel).
+
+        Args:
+            frames: (batch, time, channel).
+            is_real: (batch, time), bool; False where the frame is padding.
+            rows: (batch,), key of each clip for dropout; None without dropout.
+            noise: (batch, time, channel) per block, added to its output; None for none.
+        """
+        layers: list[Tensor] = []
+        for block, extra in zip(self, noise, strict=True):
+            frames = with_noise(block(frames, is_real, rows), extra)
+            layers.append(frames)
+        return layers
+
+
+def with_noise(frames: Tensor, noise: Tensor | None) -> Tensor:
+    """Add noise in the precision of the frames."""
+    return frames if noise is None else frames + noise.to(frames.dtype)

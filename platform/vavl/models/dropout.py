@@ -1,41 +1,67 @@
-"""Dropout that is cheap on a CPU, where torch draws one number per element."""
+"""Dropout whose draws belong to a row of the global batch, wherever and however often it is computed."""
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
-from torch.nn import functional
+
+from vavl.models.draws import random_bytes
 
 _LEVELS = 256
 
 
 class Dropout(nn.Module):
-    """Dropout with a byte of randomness per element on the CPU; torch's own elsewhere.
+    """Dropout by a byte per element that the key of its row decides; see ``vavl.models.draws``.
 
-    Eight elements share one draw of 64 bits: several times faster than ``torch.nn.Dropout`` on a CPU,
-    where that took a quarter of a training step. The probability is rounded to a multiple of
-    1/256 and the scale follows the rounded one, so the expectation is exact.
+    The probability is rounded to a multiple of 1/256 and the scale follows the rounded one, so the
+    expectation is exact.
 
     Args:
         probability: of an element to become 0.
     """
+
+    stream: int = 0
+    """Tells the draws of this module from those of others under the same keys; see ``number_streams``."""
 
     def __init__(self, probability: float) -> None:
         super().__init__()
         self.probability = probability
         self._dropped_levels = round(probability * _LEVELS)
 
-    def forward(self, values: Tensor) -> Tensor:
-        """Return ``values`` with some elements 0 and the others scaled up; as they are in evaluation."""
-        if not self.training or not self._dropped_levels:
+    def forward(self, values: Tensor, rows: Tensor | None) -> Tensor:
+        """Return ``values`` with some elements 0 and the others scaled up.
+
+        Args:
+            values: (rows, ...). An element is known by its place within the row, in the order of memory: with
+                time on the second axis no padding changes the draws of the frames before it.
+            rows: (rows,), int64: key of each row; None for a pass without dropout.
+
+        Returns:
+            ``values`` themselves in evaluation and without keys.
+        """
+        if rows is None or not self.training or not self._dropped_levels:
             return values
-        if values.device.type != "cpu":
-            return functional.dropout(values, self.probability)
-        draws = torch.empty((values.numel() + 7) // 8, dtype=torch.int64).random_(-(2**63), None)
-        is_kept = draws.view(torch.uint8)[: values.numel()].view(values.shape) >= self._dropped_levels
+        count = values[0].numel()
+        is_kept = (random_bytes(rows, self.stream, count) >= self._dropped_levels).view(values.shape)
         scale = _LEVELS / (_LEVELS - self._dropped_levels)
         return values * is_kept.to(values.dtype).mul_(scale)
 
     def extra_repr(self) -> str:
-        """Show the probability when the module is printed."""
-        return f"probability={self.probability}"
+        """Show the probability and the stream when the module is printed."""
+        return f"probability={self.probability}, stream={self.stream}"
+
+
+class SequentialWithDropout(nn.Sequential):
+    """A chain of layers that hands the keys of the rows to those that draw."""
+
+    def forward(self, values: Tensor, rows: Tensor | None = None) -> Tensor:
+        """Apply every layer in turn to (rows, ...); without keys nothing is dropped."""
+        for layer in self:
+            values = layer(values, rows) if isinstance(layer, Dropout) else layer(values)
+        return values
+
+
+def number_streams(network: nn.Module) -> None:
+    """Give every Dropout of a network a stream of its own, by its place in the network."""
+    drawing = [module for module in network.modules() if isinstance(module, Dropout)]
+    for stream, module in enumerate(drawing):
+        module.stream = stream

@@ -3,26 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from vavl.data.batch import ModalityBatch
+from vavl.models.draws import DrawKey, mixed
 
 _BITS = 63
 
 
-class NoiseKey(NamedTuple):
-    """What the noise of a step depends on beside the clip's place and the stream."""
-
-    seed: int
-    step: int
-
-
 def layer_noise(
-    key: NoiseKey, stream: int, clips: ModalityBatch, place: Tensor, widths: Sequence[int]
+    key: DrawKey, stream: int, clips: ModalityBatch, place: Tensor, widths: Sequence[int]
 ) -> tuple[Tensor, ...]:
     """Draw standard normal noise for some layers of one modality.
 
@@ -41,8 +33,7 @@ def layer_noise(
     generator = torch.Generator(device=values.device)
     frames = clips.is_real.sum(dim=1).tolist()
     for row, (number, length) in enumerate(zip(place[clips.clip].tolist(), frames, strict=True)):
-        state = np.random.SeedSequence((key.seed, key.step, number, stream)).generate_state(1, np.uint64)
-        generator.manual_seed(int(state[0]) >> (64 - _BITS))
+        generator.manual_seed(mixed(key.seed, key.step, number, stream) >> (64 - _BITS))
         values[row, :length] = torch.randn(
             length, values.shape[-1], generator=generator, device=values.device
         )

@@ -6,8 +6,7 @@ K correlation size.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -15,15 +14,19 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from vavl.data.batch import ClipBatch, ModalityBatch
-from vavl.models.conformer import ConformerBlock
-from vavl.models.dropout import Dropout
+from vavl.errors import InputError
+from vavl.models.conformer import ConformerBlocks, with_noise
+from vavl.models.draws import DrawKey, keys_of_rows
+from vavl.models.dropout import Dropout, SequentialWithDropout, number_streams
 from vavl.models.ladder import CrossModalLadder, Encoding, LadderTrace, OtherSide, pooled_layers
-from vavl.models.noise import NoiseKey, layer_noise
+from vavl.models.noise import layer_noise
 from vavl.models.pooling import masked_mean
 from vavl.models.settings import LadderShape, NetworkSettings
 
 LADDER_PREFIX = "ladder."
 """Start of the names of weights that only training needs."""
+
+_AUDIO, _VIDEO, _BOTH = 0, 1, 2
 
 
 class ModalityOutput(NamedTuple):
@@ -87,24 +90,37 @@ class Vavl(nn.Module):
         self.fusion_head = feed_forward_head(2 * settings.width, outputs, settings)
         self.correlate_label = CorrelationFunction(outputs, settings.correlation_size)
         self.ladder = CrossModalLadder(settings, (audio_width, video_width), ladder) if ladder else None
+        number_streams(self)
 
-    def forward(self, batch: ClipBatch, noise: NoiseKey | None = None) -> VavlOutput:
+    def forward(self, batch: ClipBatch, key: DrawKey | None = None) -> VavlOutput:
         """Run both modality paths and the fusion head; every module runs for every batch.
 
         Args:
             batch: the clips.
-            noise: of this step, when a network with a ladder is trained: predictions and
-                reconstructions then come from the noisy pass, and a clean pass gives the ladder's targets.
-        """
-        if noise is None or self.ladder is None:
-            audio = self.audio_path.encode(batch.audio, self.shared)
-            video = self.video_path.encode(batch.video, self.shared)
-            return self._predict(batch, audio, video)
-        return self._climb(self.ladder, batch, noise)
+            key: of the step, in every training pass. It decides all random draws. Given a key, a network with a
+                ladder predicts and reconstructs from a noisy pass, and a clean pass, without dropout,
+                gives the ladder's targets. Without a key there is neither dropout nor noise.
 
-    def _predict(self, batch: ClipBatch, audio_encoding: Encoding, video_encoding: Encoding) -> VavlOutput:
-        audio = self.audio_path.predict(audio_encoding.representation)
-        video = self.video_path.predict(video_encoding.representation)
+        Raises:
+            InputError: a training pass without key.
+        """
+        if key is None and self.training:
+            raise InputError(
+                "network", "key", "is missing in training mode, so that nothing could be drawn",
+                "pass DrawKey(seed, step), or call eval() for a pass without dropout and noise",
+            )  # fmt: skip
+        rows = _rows_of(batch, key)
+        if key is None or self.ladder is None:
+            audio = self.audio_path.encode(batch.audio, self.shared, rows.audio)
+            video = self.video_path.encode(batch.video, self.shared, rows.video)
+            return self._predict(batch, rows, audio, video)
+        return self._climb(self.ladder, batch, rows, key)
+
+    def _predict(
+        self, batch: ClipBatch, rows: _RowKeys, audio_encoding: Encoding, video_encoding: Encoding
+    ) -> VavlOutput:
+        audio = self.audio_path.predict(audio_encoding.representation, rows.audio)
+        video = self.video_path.predict(video_encoding.representation, rows.video)
         both = torch.cat(
             (
                 _spread(audio.representation.detach(), batch.audio.clip, batch.clips),
@@ -112,25 +128,30 @@ class Vavl(nn.Module):
             ),
             dim=-1,
         )
-        return VavlOutput(audio, video, self.fusion_head(both), self.correlate_label(batch.target))
+        return VavlOutput(audio, video, self.fusion_head(both, rows.clip), self.correlate_label(batch.target))
 
-    def _climb(self, ladder: CrossModalLadder, batch: ClipBatch, key: NoiseKey) -> VavlOutput:
+    def _climb(self, ladder: CrossModalLadder, batch: ClipBatch, rows: _RowKeys, key: DrawKey) -> VavlOutput:
         """Run the noisy and the clean pass, and the decoders from the one to the other."""
         sides = ((self.audio_path, batch.audio), (self.video_path, batch.video))
-        noisy = [
-            path.encode(clips, self.shared, path.noise(clips, batch.place, key, ladder.shape.noise, stream))
+        noise = [
+            path.noise(clips, batch.place, key, ladder.shape.noise, stream)
             for stream, (path, clips) in enumerate(sides)
         ]
+        noisy = [
+            path.encode(clips, self.shared, keys, extra)
+            for (path, clips), keys, extra in zip(sides, (rows.audio, rows.video), noise, strict=True)
+        ]
         follows_target = torch.is_grad_enabled() and not ladder.shape.detach_target
-        with _without_dropout(self), torch.set_grad_enabled(follows_target):
-            clean = [path.encode(clips, self.shared) for path, clips in sides]
+        with torch.set_grad_enabled(follows_target):
+            # Dropout is noise as well, and a clean layer has none.
+            clean = [path.encode(clips, self.shared, None) for path, clips in sides]
         audio_side = _other_side(ladder, batch.audio, batch.video, noisy[1], batch.clips)
         video_side = _other_side(ladder, batch.video, batch.audio, noisy[0], batch.clips)
         traces = LadderOutput(
             LadderTrace(clean[0].layers, ladder.rebuild(ladder.audio, noisy[0], audio_side)),
             LadderTrace(clean[1].layers, ladder.rebuild(ladder.video, noisy[1], video_side)),
         )
-        return self._predict(batch, *noisy)._replace(ladder=traces)
+        return self._predict(batch, rows, *noisy)._replace(ladder=traces)
 
 
 class ModalityPath(nn.Module):
@@ -141,43 +162,47 @@ class ModalityPath(nn.Module):
         self.widths = (input_width, *[settings.width] * (settings.ladder_layers - 1))
         self.projection = nn.Linear(input_width, settings.width)
         self.input_dropout = Dropout(settings.input_dropout)
-        self.blocks = nn.ModuleList(ConformerBlock(settings) for _ in range(settings.modality_blocks))
+        self.blocks = ConformerBlocks(settings.modality_blocks, settings)
         self.head = feed_forward_head(settings.width, outputs, settings)
         self.reconstruct = feed_forward_head(settings.width, input_width, settings)
         self.correlate = CorrelationFunction(settings.width, settings.correlation_size)
 
     def encode(
-        self, clips: ModalityBatch, shared: SharedBlocks, noise: Sequence[Tensor] | None = None
+        self,
+        clips: ModalityBatch,
+        shared: SharedBlocks,
+        rows: Tensor | None,
+        noise: Sequence[Tensor] | None = None,
     ) -> Encoding:
         """Encode the clips of this modality.
 
         Args:
             clips: of this modality.
             shared: the blocks common to both modalities.
+            rows: (clips,), key of each row for dropout; None without dropout.
             noise: (clips, time, channel) per layer, added to the input and after every block.
         """
         dtype = self.projection.weight.dtype
         values = clips.values.masked_fill(~clips.is_real.unsqueeze(-1), 0).to(dtype)
         added: Sequence[Tensor | None] = noise or [None] * len(self.widths)
-        layers = [_noisy(values, added[0])]
-        frames = self.input_dropout(self.projection(layers[0]))
-        for block, extra in zip(self.blocks, added[1:], strict=False):
-            frames = _noisy(block(frames, clips.is_real), extra)
-            layers.append(frames)
-        top, more = shared(frames, clips.is_real, added[1 + len(self.blocks) :])
-        return Encoding(masked_mean(top, clips.is_real), (*layers, *more))
+        own = 1 + len(self.blocks)
+        bottom = with_noise(values, added[0])
+        frames = self.input_dropout(self.projection(bottom), rows)
+        layers = self.blocks(frames, clips.is_real, rows, added[1:own])
+        top, more = shared(layers[-1], clips.is_real, rows, added[own:])
+        return Encoding(masked_mean(top, clips.is_real), (bottom, *layers, *more))
 
-    def predict(self, representation: Tensor) -> ModalityOutput:
+    def predict(self, representation: Tensor, rows: Tensor | None) -> ModalityOutput:
         """Apply the head, the reconstruction and the correlation function to (clips, width)."""
         return ModalityOutput(
             representation,
-            self.head(representation),
-            self.reconstruct(representation),
+            self.head(representation, rows),
+            self.reconstruct(representation, rows),
             self.correlate(representation),
         )
 
     def noise(
-        self, clips: ModalityBatch, place: Tensor, key: NoiseKey, deviation: float, stream: int
+        self, clips: ModalityBatch, place: Tensor, key: DrawKey, deviation: float, stream: int
     ) -> list[Tensor]:
         """Draw the noise of every layer; see ``layer_noise``."""
         return [deviation * layer for layer in layer_noise(key, stream, clips, place, self.widths)]
@@ -188,23 +213,21 @@ class SharedBlocks(nn.Module):
 
     def __init__(self, settings: NetworkSettings) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList(ConformerBlock(settings) for _ in range(settings.shared_blocks))
+        self.blocks = ConformerBlocks(settings.shared_blocks, settings)
         self.norm = nn.LayerNorm(settings.width)
 
     def forward(
-        self, frames: Tensor, is_real: Tensor, noise: Sequence[Tensor | None]
+        self, frames: Tensor, is_real: Tensor, rows: Tensor | None, noise: Sequence[Tensor | None]
     ) -> tuple[Tensor, list[Tensor]]:
         """Map (batch, time, channel) to the same shape; also return the output of every block."""
-        layers = [frames]
-        for block, extra in zip(self.blocks, noise, strict=True):
-            layers.append(_noisy(block(layers[-1], is_real), extra))
-        return self.norm(layers[-1] + frames), layers[1:]
+        layers: list[Tensor] = self.blocks(frames, is_real, rows, noise)
+        return self.norm(layers[-1] + frames), layers
 
 
-def feed_forward_head(input_width: int, outputs: int, settings: NetworkSettings) -> nn.Sequential:
+def feed_forward_head(input_width: int, outputs: int, settings: NetworkSettings) -> SequentialWithDropout:
     """Two hidden layers with dropout after the first, as heads and reconstructions share them."""
     first, second = settings.head_widths
-    return nn.Sequential(
+    return SequentialWithDropout(
         nn.Linear(input_width, first),
         nn.ReLU(),
         Dropout(settings.head_dropout),
@@ -247,21 +270,23 @@ def _other_side(
     return OtherSide(is_there, representation, tuple(layer.unsqueeze(1) for layer in layers))
 
 
-@contextmanager
-def _without_dropout(network: nn.Module) -> Iterator[None]:
-    """Switch dropout off: it is noise as well, and a clean layer has none."""
-    active = [module for module in network.modules() if isinstance(module, Dropout) and module.training]
-    for module in active:
-        module.training = False
-    try:
-        yield
-    finally:
-        for module in active:
-            module.training = True
+class _RowKeys(NamedTuple):
+    """Keys of the rows of a batch for dropout; all None without dropout."""
+
+    audio: Tensor | None
+    video: Tensor | None
+    clip: Tensor | None
 
 
-def _noisy(frames: Tensor, noise: Tensor | None) -> Tensor:
-    return frames if noise is None else frames + noise.to(frames.dtype)
+def _rows_of(batch: ClipBatch, key: DrawKey | None) -> _RowKeys:
+    """Key the rows; the modalities differ, as the shared blocks see one after the other."""
+    if key is None:
+        return _RowKeys(None, None, None)
+    return _RowKeys(
+        keys_of_rows(key, batch.place[batch.audio.clip], _AUDIO),
+        keys_of_rows(key, batch.place[batch.video.clip], _VIDEO),
+        keys_of_rows(key, batch.place, _BOTH),
+    )
 
 
 def _spread(rows: Tensor, clip: Tensor, clips: int) -> Tensor:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from vavl.data.batch import ClipBatch
-from vavl.models.noise import NoiseKey
+from vavl.models.draws import DrawKey
 from vavl.models.vavl import VavlOutput
 from vavl.training.collectives import rank_and_world_size, start_single_process_group
 from vavl.training.settings import TrainingSettings
@@ -30,8 +30,8 @@ class Engine(Protocol):
     network: nn.Module
     device: torch.device
 
-    def forward(self, batch: ClipBatch, noise: NoiseKey | None = None) -> VavlOutput:
-        """Run the network on a micro-batch; ``noise`` turns on the ladder's passes."""
+    def forward(self, batch: ClipBatch, key: DrawKey | None = None) -> VavlOutput:
+        """Run the network on a micro-batch; a training pass needs the key of its random draws."""
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradient of one micro-batch; once per micro-batch."""
@@ -77,10 +77,10 @@ class TorchEngine:
         self._bf16 = settings.precision == "bf16"
         self._optimizer = make_optimizer(self.network, settings)
 
-    def forward(self, batch: ClipBatch, noise: NoiseKey | None = None) -> VavlOutput:
+    def forward(self, batch: ClipBatch, key: DrawKey | None = None) -> VavlOutput:
         """Run the network; under bf16 with float32 weights and autocast."""
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self._bf16):
-            output: VavlOutput = self.network(batch, noise)
+            output: VavlOutput = self.network(batch, key)
         return output
 
     def backward(self, loss: Tensor) -> None:
@@ -138,9 +138,9 @@ class DeepSpeedEngine:
         )
         self.network = self._engine.module
 
-    def forward(self, batch: ClipBatch, noise: NoiseKey | None = None) -> VavlOutput:
+    def forward(self, batch: ClipBatch, key: DrawKey | None = None) -> VavlOutput:
         """Run the network through DeepSpeed's hooks. Every rank must call."""
-        output: VavlOutput = self._engine(batch, noise)
+        output: VavlOutput = self._engine(batch, key)
         return output
 
     def backward(self, loss: Tensor) -> None:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from vavl.data.batch import ClipBatch
-from vavl.models.noise import NoiseKey
+from vavl.models.draws import DrawKey
 from vavl.models.vavl import VavlOutput
 from vavl.objectives.moments import Moments, add_moments, moments_under
 from vavl.objectives.pseudo_label import ConfidenceState, Guess, PseudoTarget, guess, pseudo_target
@@ -76,8 +76,8 @@ def train_step(
     pseudo = [pseudo_target(one.guessed, thresholds) if one.guessed else None for one in passes]
     part_norms = _part_norms(run, step, micro_batches, pseudo, together)
     sums: dict[str, Tensor] = {}
-    for micro, (one, labels) in enumerate(zip(passes, pseudo, strict=True)):
-        parts = _second_pass(run, step, micro, one, labels, together)
+    for one, labels in zip(passes, pseudo, strict=True):
+        parts = _second_pass(run, step, one, labels, together)
         sums = add_moments(sums, parts) if sums else parts
     rate = learning_rate(step, run.total_steps, run.plan.training.optimizer)
     norm = run.engine.step(rate)
@@ -89,26 +89,19 @@ def train_step(
     return StepResult(agreed, together, rate, norm, part_norms, confidence, sure)
 
 
-def forward_pass(
-    run: TrainingRun, network: nn.Module | None, step: int, micro: int, batch: ClipBatch
-) -> VavlOutput:
-    """Run the training pass of a micro-batch: the same draws whenever it is repeated.
+def forward_pass(run: TrainingRun, network: nn.Module | None, step: int, batch: ClipBatch) -> VavlOutput:
+    """Run the training pass of a micro-batch: the same draws whenever and wherever its rows are computed.
 
     Args:
         run: the engine and the seed.
         network: runs in place of the engine's, e.g. a copy.
         step: from 0.
-        micro: number of the micro-batch.
         batch: the clips.
     """
-    seed, place = run.plan.training.seed, run.place
-    slot = (step * place.micro_batches + micro) * place.world_size + place.rank
-    # Dropout becomes a function of (seed, step, micro-batch, rank), so that a resumed run repeats it.
-    torch.manual_seed(seed * 1_000_003 + slot)
-    noise = NoiseKey(seed, step) if run.plan.objectives.ladder else None
+    key = DrawKey(run.plan.training.seed, step)
     if network is None:
-        return run.engine.forward(batch, noise)
-    output: VavlOutput = network(batch, noise)
+        return run.engine.forward(batch, key)
+    output: VavlOutput = network(batch, key)
     return output
 
 
@@ -136,21 +129,21 @@ def _first_pass(run: TrainingRun, step: int, passes: Sequence[_Pass]) -> dict[st
     """
     single = len(passes) == 1
     total: dict[str, Tensor] = {}
-    for micro, one in enumerate(passes):
+    for one in passes:
         if single or run.objective.needs_output_moments:
             with nullcontext() if single else torch.no_grad():
-                one.output = forward_pass(run, None, step, micro, one.batch)
+                one.output = forward_pass(run, None, step, one.batch)
         one.local = run.objective.moments(one.output, one.batch, one.guessed)
         total = add_moments(total, one.local) if total else one.local
     return add_over_ranks(total)
 
 
 def _second_pass(
-    run: TrainingRun, step: int, micro: int, one: _Pass, pseudo: PseudoTarget | None, together: Moments
+    run: TrainingRun, step: int, one: _Pass, pseudo: PseudoTarget | None, together: Moments
 ) -> dict[str, Tensor]:
     """Compute the parts of a micro-batch and their gradient; return the parts without graph."""
     if run.place.micro_batches > 1 or one.output is None:
-        one.output = forward_pass(run, None, step, micro, one.batch)
+        one.output = forward_pass(run, None, step, one.batch)
         one.local = run.objective.moments(one.output, one.batch, one.guessed)
     parts = run.objective.parts(one.output, one.batch, one.local, together, pseudo)
     run.engine.backward(torch.stack(list(run.objective.weighted(parts, step).values())).sum())
@@ -177,8 +170,8 @@ def _part_norms(
             mine.copy_(theirs)
     trained = [parameter for parameter in run.copy.parameters() if parameter.requires_grad]
     total: dict[str, Tensor] = {}
-    for micro, (batch, labels) in enumerate(zip(micro_batches, pseudo, strict=True)):
-        output = forward_pass(run, run.copy, step, micro, batch)
+    for batch, labels in zip(micro_batches, pseudo, strict=True):
+        output = forward_pass(run, run.copy, step, batch)
         local = run.objective.moments(output, batch, None)
         parts = run.objective.weighted(run.objective.parts(output, batch, local, together, labels), step)
         found = {name: _flat_gradient(part, trained) for name, part in parts.items()}

@@ -14,6 +14,7 @@ from vavl.models.conformer import (
     rotary_angles,
     rotate,
 )
+from vavl.models.draws import DrawKey, keys_of_rows
 
 FRAMES, WIDTH = 9, 16
 
@@ -101,13 +102,21 @@ def test_training_and_evaluation_agree_without_dropout(block, frames):
     assert torch.equal(evaluated, block.train()(frames, is_real))
 
 
-def test_every_source_of_dropout_is_off_in_evaluation_and_on_in_training(tiny_settings, frames):
+def test_every_source_of_dropout_is_off_in_evaluation_and_without_keys_and_on_in_training(
+    tiny_settings, frames
+):
+    first, other = (keys_of_rows(DrawKey(0, step), torch.arange(3), 0) for step in (1, 2))
     for part in (FeedForward, RelativeAttention, TimeConvolution):
         torch.manual_seed(0)
         layer = part(tiny_settings(dropout=0.5))
         arguments = (frames,) if part is FeedForward else (frames, real(9, 4, 1))
-        assert torch.equal(layer.eval()(*arguments), layer.eval()(*arguments))
-        assert not torch.equal(layer.train()(*arguments), layer.train()(*arguments)), part
+        plain = layer.eval()(*arguments)
+        assert torch.equal(layer(*arguments, first), plain)
+        dropped = layer.train()(*arguments, first)
+        assert torch.equal(layer(*arguments), plain)
+        assert torch.equal(layer(*arguments, first), dropped)
+        assert (layer(*arguments, other) - dropped).abs().max() > 0.01, part
+        assert (dropped - plain).abs().max() > 0.01, part
 
 
 def test_products_of_rotated_vectors_depend_on_their_distance_only():

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from vavl.models.noise import NoiseKey, layer_noise
+from vavl.models.draws import DrawKey
+from vavl.models.noise import layer_noise
 
-KEY, WIDTHS = NoiseKey(seed=3, step=5), (6, 16, 16)
+KEY, WIDTHS = DrawKey(seed=3, step=5), (6, 16, 16)
 
 
 @pytest.fixture
@@ -40,7 +41,7 @@ def test_the_draws_leave_the_global_generator_alone(batch):
 
 @pytest.mark.parametrize(
     "change",
-    [{"key": NoiseKey(4, 5)}, {"key": NoiseKey(3, 6)}, {"stream": 1}],
+    [{"key": DrawKey(4, 5)}, {"key": DrawKey(3, 6)}, {"stream": 1}],
     ids=["seed", "step", "stream"],
 )
 def test_another_seed_step_or_stream_gives_other_noise(batch, change):

@@ -8,15 +8,24 @@ from dataclasses import replace
 import pytest
 import torch
 
+from vavl.errors import InputError
+from vavl.models.draws import DrawKey, random_bytes
+from vavl.models.dropout import Dropout
 from vavl.models.settings import NetworkSettings
 from vavl.models.vavl import Vavl, VavlOutput, parameter_count
 
 CLIPS = "av av? a v av a? v? av"
+KEY = DrawKey(seed=3, step=5)
 
 
 @pytest.fixture
 def network(tiny_network):
     return tiny_network().eval()
+
+
+@pytest.fixture
+def dropping_network(tiny_network):
+    return tiny_network(dropout=0.3, head_dropout=0.3, input_dropout=0.3).train()
 
 
 def rows_of(output: VavlOutput, batch) -> dict[tuple[str, int], torch.Tensor]:
@@ -176,8 +185,8 @@ def test_the_shared_blocks_add_their_input_before_the_norm(network):
     inner = x
     for block in shared.blocks:
         inner = block(inner, is_real)
-    torch.testing.assert_close(shared(x, is_real, [None])[0], shared.norm(inner + x))
-    assert (shared(x, is_real, [None])[0] - shared.norm(inner)).abs().max() > 1e-2
+    torch.testing.assert_close(shared(x, is_real, None, [None])[0], shared.norm(inner + x))
+    assert (shared(x, is_real, None, [None])[0] - shared.norm(inner)).abs().max() > 1e-2
 
 
 def test_the_paper_preset_has_about_55_million_parameters():
@@ -194,26 +203,69 @@ def test_the_small_preset_is_small():
     assert parameter_count(network) < 2e6
 
 
-def test_dropout_is_a_function_of_the_seed(tiny_network, batches):
-    network, batch = (
-        tiny_network(dropout=0.3, head_dropout=0.3, input_dropout=0.3).train(),
-        batches.of(batches.clips("av av")),
-    )
-
-    def run(seed: int) -> torch.Tensor:
-        torch.manual_seed(seed)
-        return network(batch).fusion_logits
-
-    assert torch.equal(run(1), run(1))
-    assert not torch.equal(run(1), run(2))
+def test_a_training_pass_needs_a_key(tiny_network, batches):
+    batch = batches.of(batches.clips("av a"))
+    network = tiny_network().train()
+    with pytest.raises(InputError, match="network: key: is missing in training mode"):
+        network(batch)
+    assert_same(rows_of(network(batch, KEY), batch), rows_of(network.eval()(batch), batch))
 
 
+@torch.no_grad()
+def test_dropout_is_a_function_of_seed_and_step(dropping_network, batches):
+    batch = batches.of(batches.clips("av av"))
+    first = dropping_network(batch, KEY).fusion_logits
+    assert torch.equal(dropping_network(batch, KEY).fusion_logits, first)
+    for other in (DrawKey(4, 5), DrawKey(3, 6)):
+        assert not torch.equal(dropping_network(batch, other).fusion_logits, first)
+
+
+@torch.no_grad()
+def test_a_clip_loses_the_same_in_any_micro_batch_and_padding(dropping_network, batches):
+    """Clips dealt in turn to three slots keep the draws of their place in the global batch."""
+    clips = batches.clips(CLIPS)
+    whole = batches.of(clips)
+    expected = rows_of(dropping_network(whole, KEY), whole)
+    found = {}
+    for slot in range(3):
+        part = batches.of(clips[slot::3])
+        dealt = batches.padded(replace(part, place=slot + 3 * torch.arange(part.clips)), 5, math.nan)
+        rows = rows_of(dropping_network(dealt, KEY), dealt)
+        found |= {(name, slot + 3 * place): value for (name, place), value in rows.items()}
+    assert_same(found, expected)
+    moved = replace(whole, place=whole.place + 1)
+    other = rows_of(dropping_network(moved, KEY), moved)
+    assert all((other[name] - value).abs().max() > 1e-4 for name, value in expected.items())
+
+
+@torch.no_grad()
+def test_every_dropout_draws_numbers_of_its_own(tiny_network, batches, monkeypatch):
+    """Once per module, and once per modality in the blocks that see both."""
+    network = tiny_network(dropout=0.5, head_dropout=0.5, input_dropout=0.5).train()
+    seen = []
+
+    def record(rows, stream, count):
+        seen.append((stream, *rows.tolist()))
+        return random_bytes(rows, stream, count)
+
+    monkeypatch.setattr("vavl.models.dropout.random_bytes", record)
+    network(batches.of(batches.clips("av av")), KEY)
+    modules = [name for name, module in network.named_modules() if isinstance(module, Dropout)]
+    shared = [name for name in modules if name.startswith("shared")]
+    assert shared
+    assert len(set(seen)) == len(seen) == len(modules) + len(shared)
+
+
+@torch.no_grad()
 @pytest.mark.parametrize("setting", ["dropout", "head_dropout", "input_dropout"])
 def test_every_dropout_setting_changes_training_and_not_evaluation(tiny_network, batches, setting):
     batch = batches.of(batches.clips("av av"))
     plain, dropped = tiny_network(), tiny_network(**{setting: 0.5})
     assert torch.equal(plain.eval()(batch).audio.logits, dropped.eval()(batch).audio.logits)
-    assert not torch.equal(plain.train()(batch).audio.logits, dropped.train()(batch).audio.logits)
+    assert torch.equal(dropped(batch, KEY).audio.logits, dropped(batch).audio.logits)
+    for part in ("audio", "video"):
+        logits = [getattr(one.train()(batch, KEY), part).logits for one in (plain, dropped)]
+        assert not torch.equal(*logits)
 
 
 @torch.no_grad()

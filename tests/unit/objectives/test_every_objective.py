@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from vavl.data.batch import WeakView
-from vavl.models.noise import NoiseKey
+from vavl.models.draws import DrawKey
 from vavl.models.settings import AttributeTask, ClassTask, LadderShape
 from vavl.objectives.moments import add_moments
 from vavl.objectives.pseudo_label import guess, pseudo_target
@@ -18,7 +18,7 @@ from vavl.objectives.settings import HgrSettings, LadderSettings, ObjectiveSetti
 from vavl.objectives.total import Objective
 
 CLASSES, ATTRIBUTES = ClassTask(classes=("calm", "glad", "mad")), AttributeTask()
-KEY = NoiseKey(seed=3, step=5)
+KEY = DrawKey(seed=3, step=5)
 MIXED = "av av? a v av a? v? av a av av? av?"
 SIDES = ("audio", "video")
 TASKS = pytest.mark.parametrize("task", [CLASSES, ATTRIBUTES], ids=["classes", "attributes"])

@@ -10,15 +10,15 @@ import pytest
 import torch
 
 from vavl.data.batch import ModalityBatch
+from vavl.models.draws import DrawKey
 from vavl.models.ladder import Combinator, LadderTrace
-from vavl.models.noise import NoiseKey
 from vavl.models.settings import ClassTask, LadderShape
 from vavl.objectives.ladder import ladder_cost, ladder_loss, ladder_moments
 from vavl.objectives.moments import add_moments
 from vavl.objectives.settings import HgrSettings, LadderSettings, ObjectiveSettings
 from vavl.objectives.total import Objective
 
-KEY = NoiseKey(seed=3, step=5)
+KEY = DrawKey(seed=3, step=5)
 CLIPS = "av av? a v av a? v? av a av"
 LAYERS = 3
 WEIGHTS = (1.0,) * LAYERS

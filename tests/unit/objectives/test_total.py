@@ -8,7 +8,7 @@ from functools import reduce
 import pytest
 import torch
 
-from vavl.models.noise import NoiseKey
+from vavl.models.draws import DrawKey
 from vavl.models.settings import AttributeTask, ClassTask
 from vavl.objectives.moments import add_moments
 from vavl.objectives.predictions import predictions
@@ -21,7 +21,7 @@ from vavl.objectives.settings import (
 from vavl.objectives.total import Objective
 
 CLASSES, ATTRIBUTES = ClassTask(classes=("calm", "glad", "mad")), AttributeTask()
-KEY = NoiseKey(seed=3, step=5)
+KEY = DrawKey(seed=3, step=5)
 MIXED = "av av? a v av a? v? v av a av av?"
 TASKS = pytest.mark.parametrize("task", [CLASSES, ATTRIBUTES], ids=["classes", "attributes"])
 
