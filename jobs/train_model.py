@@ -10,7 +10,7 @@ from vavl.tracking.tracked_training import TrackedTraining
 from vavl.tracking.training_pages import write_report
 from vavl.tracking.training_result import dataset_note, result_rows, training_summary
 from vavl.training.launch import launch_training
-from vavl.training.run import check_plan
+from vavl.training.run_data import check_plan
 from vavl.training.run_folder import claim_run_folder
 from vavl.training.worker import read_outcome
 

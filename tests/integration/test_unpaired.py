@@ -13,9 +13,10 @@ import pytest
 import ray
 
 from vavl.data.sampler import FILLER, Sampler
-from vavl.training.launch import join_ray, launch_training
+from vavl.training.cluster import join_ray
+from vavl.training.launch import launch_training
 from vavl.training.loop import Report
-from vavl.training.run import open_run_data
+from vavl.training.run_data import open_run_data
 from vavl.training.run_folder import claim_run_folder
 from vavl.training.settings import TrainingPlan
 from vavl.training.worker import read_outcome, train_on_worker

@@ -5,13 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from vavl.training.collectives import rank_and_world_size
 from vavl.training.engine import Engine
-
-_FILE = "average.safetensors"
 
 
 class WeightAverage:
@@ -42,13 +39,6 @@ class WeightAverage:
         """Return the averaged weights in float32 on the CPU."""
         return {name: value.detach().float().cpu().clone() for name, value in self.network.named_parameters()}
 
-    def save(self, folder: Path) -> None:
-        """Write the average; rank 0 does."""
-        rank, _ = rank_and_world_size()
-        if rank == 0:
-            folder.mkdir(parents=True, exist_ok=True)
-            save_file(self.weights(), folder / _FILE)
-
-    def load(self, folder: Path) -> None:
-        """Read what ``save`` wrote."""
-        self.network.load_state_dict(load_file(folder / _FILE))
+    def load(self, file: Path) -> None:
+        """Read averaged weights from a checkpoint; frozen parts keep their first values."""
+        self.network.load_state_dict(load_file(file))

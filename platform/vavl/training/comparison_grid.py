@@ -14,7 +14,7 @@ from vavl.config.load import read_yaml_mapping, validate
 from vavl.config.places import anchored, root_folder
 from vavl.errors import ConfigError
 from vavl.training.comparison_settings import SINGLE_PROCESS, ComparisonPlan
-from vavl.training.run import check_plan
+from vavl.training.run_data import check_plan
 from vavl.training.settings import TrainingPlan
 
 RUNS_FOLDER = "runs"

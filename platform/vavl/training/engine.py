@@ -7,9 +7,9 @@ parts sum to the global loss gives the gradient of the global loss.
 from __future__ import annotations
 
 import logging
+import math
 import os
 from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -19,7 +19,16 @@ from vavl.data.batch import ClipBatch
 from vavl.models.draws import DrawKey
 from vavl.models.vavl import VavlOutput
 from vavl.training.collectives import rank_and_world_size, start_single_process_group
+from vavl.training.deepspeed_config import deepspeed_config, is_plain
 from vavl.training.settings import TrainingSettings
+from vavl.training.shards import (
+    Piece,
+    WholeValues,
+    load_pieces,
+    optimizer_steps,
+    pieces_of,
+    unsharded_masters,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -31,13 +40,16 @@ class Engine(Protocol):
     device: torch.device
 
     def forward(self, batch: ClipBatch, key: DrawKey | None = None) -> VavlOutput:
-        """Run the network on a micro-batch; a training pass needs the key of its random draws."""
+        """Run the network on a micro-batch; training needs the ``key`` of its draws."""
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradient of one micro-batch; once per micro-batch."""
 
-    def step(self, learning_rate: float) -> float | None:
-        """Clip, update the weights, clear the gradients; return the gradient's norm where it is known."""
+    def step(self, learning_rate: float) -> float:
+        """Clip, update the weights, clear the gradients; return the norm of the whole gradient.
+
+        A norm that is not finite means that nothing was updated.
+        """
 
     def full_weights(self) -> dict[str, Tensor]:
         """Return all weights in float32 on the CPU."""
@@ -45,11 +57,15 @@ class Engine(Protocol):
     def gathered(self) -> AbstractContextManager[None]:
         """Make every parameter of ``network`` whole for reading, while the context lasts."""
 
-    def save(self, folder: Path) -> None:
-        """Write this rank's part of the weights and the optimizer's state into ``folder``."""
+    def pieces(self) -> list[Piece]:
+        """Return this rank's part of the float32 weights and of the optimizer's state; not collective."""
 
-    def load(self, folder: Path) -> None:
-        """Read what ``save`` wrote with the same number of workers and the same stage."""
+    @property
+    def optimizer_steps(self) -> int:
+        """Updates done; steps that were skipped do not count."""
+
+    def load(self, source: WholeValues) -> None:
+        """Continue from whole values; ``network`` was built with these weights. Not collective."""
 
 
 def make_engine(network: nn.Module, settings: TrainingSettings, rows_per_slot: int) -> Engine:
@@ -87,14 +103,14 @@ class TorchEngine:
         """Add the gradient of one micro-batch."""
         torch.autograd.backward(loss)
 
-    def step(self, learning_rate: float) -> float | None:
-        """Clip, update, clear."""
-        limit = self._clipping or float("inf")
-        norm = nn.utils.clip_grad_norm_(_trainable(self.network), limit)
-        _set_learning_rate(self._optimizer, learning_rate)
-        self._optimizer.step()
+    def step(self, learning_rate: float) -> float:
+        """Clip, update, clear; a gradient that is not finite is only cleared."""
+        norm = _clip(self.network, self._clipping)
+        if math.isfinite(norm):
+            _set_learning_rate(self._optimizer, learning_rate)
+            self._optimizer.step()
         self._optimizer.zero_grad()
-        return float(norm)
+        return norm
 
     def full_weights(self) -> dict[str, Tensor]:
         """Return all weights in float32 on the CPU."""
@@ -104,17 +120,18 @@ class TorchEngine:
         """Nothing is sharded here."""
         return nullcontext()
 
-    def save(self, folder: Path) -> None:
-        """Write weights and optimizer state."""
-        folder.mkdir(parents=True, exist_ok=True)
-        state = {"network": self.network.state_dict(), "optimizer": self._optimizer.state_dict()}
-        torch.save(state, folder / "torch.pt")
+    def pieces(self) -> list[Piece]:
+        """Return all weights and the optimizer's state."""
+        return pieces_of(self.network, self._optimizer, rank=0)
 
-    def load(self, folder: Path) -> None:
-        """Read weights and optimizer state; tensors and plain values only."""
-        state = torch.load(folder / "torch.pt", map_location=self.device, weights_only=True)
-        self.network.load_state_dict(state["network"])
-        self._optimizer.load_state_dict(state["optimizer"])
+    @property
+    def optimizer_steps(self) -> int:
+        """Updates done."""
+        return optimizer_steps(self._optimizer)
+
+    def load(self, source: WholeValues) -> None:
+        """Continue from whole values."""
+        load_pieces(self.network, self._optimizer, 0, source)
 
 
 class DeepSpeedEngine:
@@ -124,9 +141,11 @@ class DeepSpeedEngine:
         deepspeed = _import_deepspeed(settings)
         self.device = _device(settings)
         start_single_process_group()
-        _, self._world_size = rank_and_world_size()
+        self._rank, self._world_size = rank_and_world_size()
         self._micro_batches = settings.micro_batches
         self._backwards = 0
+        self._is_plain = is_plain(settings)
+        self._clipping = settings.optimizer.gradient_clipping
         # Ray Train sets it; a single process without a launcher is rank 0 of its machine.
         os.environ.setdefault("LOCAL_RANK", "0")
         deepspeed.init_distributed(dist_backend="nccl" if self.device.type == "cuda" else "gloo")
@@ -155,12 +174,20 @@ class DeepSpeedEngine:
             # DeepSpeed counts micro-batches by calls of step; before the last one it updates nothing.
             self._engine.step()
 
-    def step(self, learning_rate: float) -> float | None:
-        """Clip, update, clear. Every rank must call."""
+    def step(self, learning_rate: float) -> float:
+        """Clip, update, clear. Every rank must call.
+
+        DeepSpeed itself skips an update whose gradient is not finite, at every stage but plain 0.
+        """
+        norm = None
+        if self._is_plain:
+            norm = _clip(self.network, self._clipping)
+            if not math.isfinite(norm):
+                # Without gradients AdamW updates nothing, while DeepSpeed counts its micro-batches on.
+                self._optimizer.zero_grad(set_to_none=True)
         _set_learning_rate(self._engine.optimizer, learning_rate)
         self._engine.step()
-        norm = self._engine.get_global_grad_norm()
-        return None if norm is None else float(norm)
+        return float(self._engine.get_global_grad_norm()) if norm is None else norm
 
     def full_weights(self) -> dict[str, Tensor]:
         """Gather all weights in float32 on the CPU. Every rank must call."""
@@ -168,7 +195,7 @@ class DeepSpeedEngine:
         from deepspeed.utils import safe_get_full_fp32_param
 
         weights: dict[str, Tensor] = {}
-        masters = self._unsharded_masters()
+        masters = unsharded_masters(self._engine.optimizer)
         for name, parameter in self.network.named_parameters():
             # Frozen parameters and stage 0 in fp32 have no separate float32 copy.
             known = masters.get(id(parameter))
@@ -189,40 +216,18 @@ class DeepSpeedEngine:
         )
         return whole
 
-    def _unsharded_masters(self) -> dict[int, Tensor]:
-        """Return stage 0's float32 weights under bf16 by parameter; DeepSpeed has no function for them."""
-        optimizer = self._engine.optimizer
-        low, full = (getattr(optimizer, name, []) for name in ("fp16_groups", "fp32_groups"))
-        pairs = [pair for groups in zip(low, full, strict=False) for pair in zip(*groups, strict=True)]
-        return {id(parameter): master for parameter, master in pairs}
+    def pieces(self) -> list[Piece]:
+        """Return this rank's shard."""
+        return pieces_of(self.network, self._engine.optimizer, self._rank)
 
-    def save(self, folder: Path) -> None:
-        """Write this rank's shard. Every rank must call."""
-        self._engine.save_checkpoint(str(folder), tag="engine", save_latest=False)
+    @property
+    def optimizer_steps(self) -> int:
+        """Updates done."""
+        return optimizer_steps(self._engine.optimizer)
 
-    def load(self, folder: Path) -> None:
-        """Read this rank's shard. Every rank must call."""
-        self._engine.load_checkpoint(str(folder), tag="engine", load_lr_scheduler_states=False)
-
-
-def deepspeed_config(settings: TrainingSettings, rows_per_slot: int, world_size: int) -> dict[str, Any]:
-    """Translate the settings into DeepSpeed's dictionary; every key that matters is written out."""
-    return {
-        "train_batch_size": rows_per_slot * settings.micro_batches * world_size,
-        "train_micro_batch_size_per_gpu": rows_per_slot,
-        "gradient_accumulation_steps": settings.micro_batches,
-        # Absent, this key means 1.0.
-        "gradient_clipping": settings.optimizer.gradient_clipping,
-        "zero_optimization": {
-            "stage": settings.zero_stage,
-            "stage3_gather_16bit_weights_on_model_save": True,
-        },
-        "bf16": {"enabled": settings.precision == "bf16"},
-        "fp16": {"enabled": False},
-        "zero_allow_untested_optimizer": True,
-        "steps_per_print": 2**31 - 1,
-        "wall_clock_breakdown": False,
-    }
+    def load(self, source: WholeValues) -> None:
+        """Continue from whole values."""
+        load_pieces(self.network, self._engine.optimizer, self._rank, source)
 
 
 def make_optimizer(network: nn.Module, settings: TrainingSettings) -> torch.optim.Optimizer:
@@ -239,6 +244,11 @@ def make_optimizer(network: nn.Module, settings: TrainingSettings) -> torch.opti
 
 def _trainable(network: nn.Module) -> list[nn.Parameter]:
     return [parameter for parameter in network.parameters() if parameter.requires_grad]
+
+
+def _clip(network: nn.Module, limit: float) -> float:
+    """Clip the whole gradient to ``limit`` (0 = off) and return its norm before that."""
+    return float(nn.utils.clip_grad_norm_(_trainable(network), limit or float("inf")))
 
 
 def _set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:

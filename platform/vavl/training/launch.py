@@ -2,34 +2,55 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import os
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import ray
 import ray.train
+from ray.exceptions import RayError
 from ray.train import FailureConfig, RunConfig, ScalingConfig, UserCallback
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2.api.config import LoggingConfig
-from ray.train.v2.api.exceptions import WorkerGroupError
+from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
 
-from vavl.errors import TrainingError, VavlError
+from vavl.errors import InputError, TrainingError, VavlError
+from vavl.training.cluster import (
+    ask_for_workers,
+    describe_machines,
+    is_local,
+    join_ray,
+    places_for_workers,
+    resources_of_worker,
+)
 from vavl.training.loop import Record, Report
-from vavl.training.run_folder import RunFolder
+from vavl.training.run_folder import RunFolder, run_id_of
 from vavl.training.settings import TrainingPlan
+from vavl.training.signals import in_thread, stop_on_signals
+from vavl.training.stop import Reason, StopWatch, clear_stop, read_left
+from vavl.training.supervision import LostWorkersError, Supervisor, stopped
+from vavl.training.surroundings import Listening
+from vavl.training.watchdog import Watchdog
 from vavl.training.worker import train_on_worker
 
 _log = logging.getLogger(__name__)
 
-_COLLECTIVE_TIMEOUT_S = "600"
-_MOST_START_UPS = 10
+_ENVIRONMENT = {
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+    "RAY_TRAIN_COLLECTIVE_TIMEOUT_S": "600",
+    "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "2",
+    # Ray looks for lost workers so often; until it does, the others wait.
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+}
 
 
 def launch_training(plan: TrainingPlan, folder: RunFolder, sink: Report) -> None:
-    """Train with as many workers as the plan says, and return when all have finished.
+    """Train with as many workers as the plan says, and return when the run is finished.
 
     Args:
         plan: the run.
@@ -39,71 +60,116 @@ def launch_training(plan: TrainingPlan, folder: RunFolder, sink: Report) -> None
 
     Raises:
         VavlError: what stopped a worker.
-        TrainingError: a worker or Ray itself failed in another way.
+        TrainingStopped: a signal or the stop file asked for it.
+        TrainingError: workers were lost too often, or Ray itself failed.
     """
     plan = plan.with_absolute_paths()
+    clear_stop(plan.output_dir)
     match plan.training.launcher:
         case "in_process":
-            train_on_worker(plan, sink)
+            with stop_on_signals(plan.output_dir):
+                train_on_worker(plan, sink, Listening(StopWatch(plan.output_dir)))
+            if read_left(plan.output_dir) is not None:
+                raise stopped(plan.output_dir)
         case "ray":
-            trainer = _ray_trainer(plan, folder, sink)
-            try:
-                trainer.fit()
-            except WorkerGroupError as failure:
-                raise _first_cause(failure) from failure
+            _train_on_ray(plan, folder, sink)
 
 
-def _ray_trainer(plan: TrainingPlan, folder: RunFolder, sink: Report) -> TorchTrainer:
-    _start_ray(plan)
+def _train_on_ray(plan: TrainingPlan, folder: RunFolder, sink: Report) -> None:
     settings = plan.training
-    resources = {"CPU": settings.cpus_per_worker}
-    if settings.gpus_per_worker:
-        resources["GPU"] = settings.gpus_per_worker
-    return TorchTrainer(
-        partial(train_on_worker, plan, _report_to_ray),
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    join_ray(settings.threads_per_worker or int(settings.cpus_per_worker) or 1)
+    if is_local() and places_for_workers(settings) < settings.least_workers:
+        raise TrainingError(
+            "training", "workers",
+            f"{settings.least_workers} workers with {settings.cpus_per_worker:g} CPUs each are asked for, "
+            f"this machine has place for {places_for_workers(settings)} ({describe_machines()})",
+            "lower training.workers or training.cpus_per_worker",
+        )  # fmt: skip
+    numbers = itertools.count(1)
+
+    def attempt(workers: int) -> None:
+        in_thread(partial(_fit, plan, f"{folder.run_id}-{next(numbers)}", workers, sink))
+
+    supervisor = Supervisor(settings, plan.output_dir, attempt, partial(places_for_workers, settings), sink)
+    ask_for_workers(settings, settings.most_workers)
+    try:
+        with stop_on_signals(plan.output_dir):
+            supervisor.run()
+    finally:
+        if ray.is_initialized():
+            ask_for_workers(settings, 0)
+
+
+def _fit(plan: TrainingPlan, name: str, workers: int, sink: Report) -> None:
+    """Make one attempt.
+
+    Raises:
+        VavlError: what stopped a worker.
+        LostWorkersError: a worker, its machine or Ray's controller was lost.
+    """
+    settings = plan.training
+    trainer = TorchTrainer(
+        partial(_train_on_ray_worker, plan, run_id_of(plan.output_dir)),
         torch_config=TorchConfig(backend="nccl" if settings.gpus_per_worker else "gloo"),
         scaling_config=ScalingConfig(
-            num_workers=settings.workers,
+            num_workers=workers,
             use_gpu=settings.gpus_per_worker > 0,
-            resources_per_worker=resources,
+            resources_per_worker=resources_of_worker(settings),
+            placement_strategy=settings.placement.upper(),
+            accelerator_type=settings.accelerator_type,
         ),
         run_config=RunConfig(
-            name=folder.run_id,
+            name=name,
             storage_path=str(plan.output_dir / "ray"),
             callbacks=[_RecordSink(sink)],
-            # Without a limit a start-up that never gets its resources is tried again for ever.
-            failure_config=FailureConfig(controller_failure_limit=_MOST_START_UPS),
+            # Restarts are the supervisor's: it takes as many workers as there is place for by then.
+            failure_config=FailureConfig(
+                max_failures=0, controller_failure_limit=0, max_preemption_failures=0
+            ),
             logging_config=LoggingConfig(log_level="WARNING"),
         ),
     )
+    try:
+        trainer.fit()
+    except WorkerGroupError as failure:
+        raise _first_cause(failure) from failure
+    except (TrainingFailedError, RayError) as failure:
+        raise LostWorkersError(f"{type(failure).__name__}: {failure}") from failure
 
 
-def _start_ray(plan: TrainingPlan) -> None:
-    """Join the cluster of ``RAY_ADDRESS``, or start Ray on this machine.
+def _train_on_ray_worker(plan: TrainingPlan, run_id: str) -> None:
+    """Train on a worker of Ray."""
+    _check_sees_folder(plan.output_dir, run_id)
+    rank = ray.train.get_context().get_world_rank()
+    watchdog = Watchdog(plan.output_dir, rank, plan.training.faults.step_timeout_seconds)
+    outside = _RaySurroundings(StopWatch(plan.output_dir), watchdog)
+    try:
+        train_on_worker(plan, _report_to_ray, outside)
+    finally:
+        outside.close()
 
-    Raises:
-        TrainingError: the machine or cluster is too small for the workers; they would wait for ever.
-    """
-    os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
-    os.environ.setdefault("RAY_TRAIN_COLLECTIVE_TIMEOUT_S", _COLLECTIVE_TIMEOUT_S)
-    join_ray(plan.training.threads_per_worker or int(plan.training.cpus_per_worker) or 1)
-    wanted = plan.training.workers * plan.training.cpus_per_worker
-    there = ray.cluster_resources().get("CPU", 0)
-    if wanted > there:
-        raise TrainingError(
-            "training", "workers", f"{wanted:g} CPUs are asked for, Ray has {there:g}",
-            "lower training.workers or training.cpus_per_worker",
+
+def _check_sees_folder(folder: Path, run_id: str) -> None:
+    """Refuse a machine that does not share the run's folder with the driver."""
+    try:
+        seen = run_id_of(folder)
+    except VavlError:
+        seen = "nothing"
+    if seen != run_id:
+        raise InputError(
+            str(folder), "output_dir", f"machine {os.uname().nodename} sees {seen} there, not run {run_id}",
+            "put output_dir on storage that all machines of the cluster share",
         )  # fmt: skip
 
 
-def join_ray(threads: int) -> None:
-    """Join the cluster of ``RAY_ADDRESS``, or start Ray on this machine, with ``threads`` per worker."""
-    # Workers inherit this; two workers of a laptop would otherwise fight for all its cores.
-    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
-    if not ray.is_initialized():
-        local = "RAY_ADDRESS" not in os.environ
-        options: dict[str, Any] = {"include_dashboard": False} if local else {}
-        ray.init(log_to_driver=False, logging_level=logging.WARNING, **options)
+class _RaySurroundings(Listening):
+    """Hears also that Ray is going to lose machines."""
+
+    def after_report(self) -> Reason | None:
+        """Ask Ray Train; all ranks get the same answer."""
+        return "preemption" if ray.train.get_preemption_info() is not None else None
 
 
 def _report_to_ray(records: Sequence[Record]) -> None:
@@ -125,16 +191,14 @@ class _RecordSink(UserCallback):  # type: ignore[misc]
             _log.exception("a report could not be recorded; training goes on")
 
 
-def _first_cause(failure: WorkerGroupError) -> VavlError:
-    """Find the error that says what to repair among those of all workers."""
-    for rank, fault in sorted(failure.worker_failures.items()):
+def _first_cause(failure: WorkerGroupError) -> VavlError | LostWorkersError:
+    """Find the error that says what to repair among those of all workers; without one they were lost."""
+    for _, fault in sorted(failure.worker_failures.items()):
         cause: BaseException | None = fault
         while cause is not None:
             if isinstance(cause, VavlError):
                 return cause
             cause = cause.__cause__ or getattr(cause, "cause", None)
-        _log.error("worker %d failed: %s", rank, fault)
-    text = "; ".join(f"worker {rank}: {fault}" for rank, fault in sorted(failure.worker_failures.items()))
-    return TrainingError(
-        "training", "", text, "see the worker logs in Ray's session folder, /tmp/ray/session_latest/logs"
+    return LostWorkersError(
+        "; ".join(f"worker {rank}: {fault}" for rank, fault in sorted(failure.worker_failures.items()))
     )

@@ -6,20 +6,25 @@ It knows neither Ray nor MLflow: it takes a run and a report function.
 from __future__ import annotations
 
 import logging
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from vavl.data.batch import ClipBatch
 from vavl.errors import TrainingError
 from vavl.models.saved_model import save_model
 from vavl.models.settings import ClassTask
-from vavl.training.checkpoint import LoopState
+from vavl.training.bad_numbers import event, skipped_step, with_loss
 from vavl.training.evaluation import predict_split, score_split
 from vavl.training.run import TrainingRun
+from vavl.training.settings import TrainingSettings
+from vavl.training.state import LoopState
 from vavl.training.step import StepResult, train_step
+from vavl.training.stop import Reason
+from vavl.training.surroundings import Alone, Surroundings
 
 _log = logging.getLogger(__name__)
 
@@ -30,66 +35,113 @@ Report = Callable[[Sequence[Record]], None]
 BEST_FOLDER = "best"
 
 
-def train(run: TrainingRun, start: LoopState, report: Report) -> LoopState:
-    """Train from ``start`` to the last step or to early stopping. Every rank must call.
+@dataclass(frozen=True)
+class LoopEnd:
+    """How the loop ended.
+
+    Attributes:
+        state: after the last step.
+        left: why it left with a checkpoint before the end, None at the end.
+    """
+
+    state: LoopState
+    left: Reason | None = None
+
+
+def train(run: TrainingRun, start: LoopState, report: Report, outside: Surroundings | None = None) -> LoopEnd:
+    """Train from ``start`` to the last step, to early stopping or until asked to stop. Every rank must call.
 
     Args:
         run: data, network, engine.
         start: of a new run or from a checkpoint.
-        report: receives records of kind ``step`` and ``epoch``.
-
-    Returns:
-        The state after the last epoch.
+        report: receives records of kind ``step``, ``epoch`` and ``event``.
+        outside: who may ask to stop; nobody by default.
 
     Raises:
-        TrainingError: a loss is not finite, or the metric that chooses the epoch does not exist.
+        TrainingError: too many losses were not finite, a checkpoint could not be written, or the
+            metric that chooses the epoch does not exist.
+        LossSpike: the run has to go back to its last checkpoint.
     """
-    settings, state = run.plan.training, start
-    if _stops_early(run, state):
-        return state
-    records: list[Record] = []
-    epoch_clock = _EpochClock()
-    is_warned = False
+    if _stops_early(run, start):
+        return LoopEnd(start)
+    outside = outside or Alone()
+    records, clock = _Records(report), _EpochClock()
+    state = start
+    left: Reason | None = None
     for step, micro_batches in enumerate(run.loader.steps(start.step, run.total_steps), start=start.step):
-        moving = [batch.to(run.engine.device) for batch in micro_batches]
-        done = train_step(run, step, moving, state.confidence)
-        state = state.model_copy(update={"confidence": done.confidence})
-        records.append(_step_record(run, step, done))
-        is_warned = is_warned or _warned_of_one_class(run, step, done)
-        epoch_clock.tick(int(done.moments["clips"].item()))
-        is_last = step + 1 == run.total_steps
-        ends_epoch = is_last or (step + 1) % run.steps_per_epoch == 0
+        outside.beat()
+        state, wants_stop = _take_step(run, state, step, micro_batches, (outside, records, clock))
+        is_last = state.step == run.total_steps
+        ends_epoch = is_last or state.step % run.steps_per_epoch == 0
         if ends_epoch:
-            state, record = _finish_epoch(run, state, step + 1, epoch_clock)
-            records.append(record)
+            outside.beat()
+            state = _finish_epoch(run, state, clock, records)
             is_last = is_last or _stops_early(run, state)
-            epoch_clock = _EpochClock()
-        if ends_epoch or (step + 1) % settings.report_every_steps == 0:
+        left = "stop" if wants_stop and not is_last else None
+        if ends_epoch or left or state.step % run.plan.training.report_every_steps == 0:
             # Before the checkpoint: steps that are reported twice do no harm, steps that are lost do.
-            report(records)
-            records = []
-        if ends_epoch and (is_last or state.epoch % settings.checkpoint_every_epochs == 0):
-            run.checkpoints.save(run.kept, state)
-        if is_last:
+            records.report()
+            left = left or (None if is_last else outside.after_report())
+        if is_last or left or _checkpoint_is_due(run.plan.training, state, ends_epoch=ends_epoch):
+            state = clock.taken_into(state)
+            average = run.average.weights() if run.average else None
+            run.checkpoints.save(run.engine, average, state, records.since_checkpoint())
+        if is_last or left:
             break
-    return state
+    outside.beat()
+    run.checkpoints.finish()
+    return LoopEnd(state, left)
+
+
+def _take_step(
+    run: TrainingRun,
+    state: LoopState,
+    step: int,
+    micro_batches: Sequence[ClipBatch],
+    surroundings: tuple[Surroundings, _Records, _EpochClock],
+) -> tuple[LoopState, bool]:
+    """Train one step; return the state after it and whether a rank was asked to stop."""
+    outside, records, clock = surroundings
+    state = state.model_copy(update={"step": step + 1, "score": None})
+    if step in state.avoided:
+        records.add(event("avoided_step", step, "left out: its loss was a spike"))
+        return state, False
+    heard = {"stop": outside.is_asked_to_stop(), "unsaved": run.checkpoints.failed}
+    moving = [batch.to(run.engine.device) for batch in micro_batches]
+    done = train_step(run, step, moving, state.confidence, heard)
+    if done.heard["unsaved"]:
+        run.checkpoints.raise_failure()
+    clock.tick(int(done.moments["clips"].item()))
+    if done.is_skipped:
+        state, happened = skipped_step(run, state, step, done.parts)
+        records.add(happened)
+        return state, done.heard["stop"]
+    record = _step_record(run, step, done)
+    records.add(record)
+    _warn_of_one_class(run, step, done, records)
+    state = with_loss(run, state, step, record["metrics"]["train/loss/total"])
+    return state.model_copy(update={"confidence": done.confidence}), done.heard["stop"]
+
+
+def _checkpoint_is_due(settings: TrainingSettings, state: LoopState, *, ends_epoch: bool) -> bool:
+    every = settings.checkpoint_every_steps
+    if every is not None and state.step % every == 0:
+        return True
+    return ends_epoch and state.epoch % settings.checkpoint_every_epochs == 0
 
 
 def _step_record(run: TrainingRun, step: int, done: StepResult) -> Record:
     losses = {f"train/loss/{name}": value for name, value in done.parts.items()}
     tensors = {name: torch.tensor(value) for name, value in done.parts.items()}
     weighted = {name: float(value) for name, value in run.objective.weighted(tensors, step).items()}
-    objective = sum(weighted.values())
-    if not math.isfinite(objective):
-        raise TrainingError(
-            f"step {step}", "loss", f"is not finite: {losses}",
-            "lower training.optimizer.learning_rate, or check the features with FeatureStore.verify",
-        )  # fmt: skip
-    metrics = {"train/loss/total": objective, **losses, "train/learning_rate": done.learning_rate}
+    metrics = {
+        "train/loss/total": sum(weighted.values()),
+        **losses,
+        "train/learning_rate": done.learning_rate,
+        "train/gradient_norm": done.gradient_norm,
+    }
     weights = run.plan.objectives.weights_at(step)
     metrics |= {f"train/weight/{name}": weight for name, weight in weights.items()}
-    if done.gradient_norm is not None:
-        metrics["train/gradient_norm"] = done.gradient_norm
     metrics |= {f"train/gradient_norm/{name}": norm for name, norm in done.part_norms.items()}
     if done.confidence is not None:
         metrics["train/pseudo_label/sure"] = done.sure
@@ -104,23 +156,23 @@ def _step_record(run: TrainingRun, step: int, done: StepResult) -> Record:
     }  # fmt: skip
 
 
-def _warned_of_one_class(run: TrainingRun, step: int, done: StepResult) -> bool:
+def _warn_of_one_class(run: TrainingRun, step: int, done: StepResult, records: _Records) -> None:
     """Say once when all labels of a batch are equal: HGR's label terms are 0 there, by definition."""
     labels, is_class_task = done.moments["label"], isinstance(run.data.task, ClassTask)
-    if run.plan.objectives.hgr is None or not is_class_task or int((labels > 0).sum()) != 1:
-        return False
+    if records.is_warned or run.plan.objectives.hgr is None or not is_class_task:
+        return
+    if int((labels > 0).sum()) != 1:
+        return
+    records.is_warned = True
     _log.warning(
         "step %d: every labelled clip of the batch is %r, so HGR's label terms teach nothing; "
         "raise data.composition.batch_size or labelled_floor",
         step,
         run.data.collection.manifest.classes[int(labels.argmax())],
     )
-    return True
 
 
-def _finish_epoch(
-    run: TrainingRun, state: LoopState, step: int, clock: _EpochClock
-) -> tuple[LoopState, Record]:
+def _finish_epoch(run: TrainingRun, state: LoopState, clock: _EpochClock, records: _Records) -> LoopState:
     """Validate, keep the weights if they are the best so far, and describe the epoch."""
     clock.stop()
     run.engine.network.eval()
@@ -136,20 +188,21 @@ def _finish_epoch(
             save_model(run.plan.output_dir / BEST_FOLDER, weights, run.description)
     state = state.model_copy(
         update={
-            "step": step,
             "epoch": state.epoch + 1,
             "best_epoch": state.epoch + 1 if is_better else state.best_epoch,
             "best_score": score if is_better else state.best_score,
+            "score": score,
             "epochs_without_gain": 0 if is_better else state.epochs_without_gain + 1,
-            "trained_clips": state.trained_clips + clock.clips,
-            "trained_seconds": state.trained_seconds + clock.seconds,
         }
     )
-    metrics = {**scores, "train/clips_per_second": clock.clips / max(clock.seconds, 1e-9)}
+    metrics = {**scores, "train/clips_per_second": clock.clips_per_second}
     facts = {"total_epochs": -(-run.total_steps // run.steps_per_epoch), "best_epoch": state.best_epoch}
-    return state, {
-        "kind": "epoch", "epoch": state.epoch, "step": step, "time": time.time(), "metrics": metrics, **facts,
-    }  # fmt: skip
+    records.add({
+        "kind": "epoch", "epoch": state.epoch, "step": state.step, "time": time.time(), "metrics": metrics, **facts,
+    })  # fmt: skip
+    state = clock.taken_into(state)
+    clock.start()
+    return state
 
 
 def _selection_score(names: Sequence[str], scores: Mapping[str, float]) -> float:
@@ -171,14 +224,64 @@ class _EpochClock:
     """Counts the clips and the seconds of training steps; evaluation does not count."""
 
     def __init__(self) -> None:
-        self._start = time.monotonic()
-        self.clips = 0
-        self.seconds = 0.0
+        self.start()
+
+    def start(self) -> None:
+        """Begin an epoch, or go on within one."""
+        self._start = self._taken = time.monotonic()
+        self._end: float | None = None
+        self._clips = self._untaken = 0
 
     def tick(self, clips: int) -> None:
         """Count one step."""
-        self.clips += clips
+        self._clips += clips
+        self._untaken += clips
 
     def stop(self) -> None:
         """Take the time."""
-        self.seconds = time.monotonic() - self._start
+        self._end = time.monotonic()
+
+    @property
+    def clips_per_second(self) -> float:
+        """Speed since ``start``."""
+        return self._clips / max((self._end or time.monotonic()) - self._start, 1e-9)
+
+    def taken_into(self, state: LoopState) -> LoopState:
+        """Add what was counted since the last call to the state."""
+        now = self._end or time.monotonic()
+        clips, seconds = self._untaken, now - self._taken
+        self._taken, self._untaken = now, 0
+        return state.model_copy(
+            update={
+                "trained_clips": state.trained_clips + clips,
+                "trained_seconds": state.trained_seconds + seconds,
+            }
+        )
+
+
+class _Records:
+    """Collects records until they are reported, and until a checkpoint holds them.
+
+    Ray hands reports on with a delay: what a killed driver had not received comes back from the checkpoint.
+    """
+
+    def __init__(self, report: Report) -> None:
+        self._report = report
+        self._unreported: list[Record] = []
+        self._unsaved: list[Record] = []
+        self.is_warned = False
+
+    def add(self, record: Record) -> None:
+        """Take one record."""
+        self._unreported.append(record)
+
+    def report(self) -> None:
+        """Report what was added since the last call. Every rank must call."""
+        self._report(self._unreported)
+        self._unsaved += self._unreported
+        self._unreported = []
+
+    def since_checkpoint(self) -> list[Record]:
+        """Return what was reported or added since the last call."""
+        found, self._unsaved = self._unsaved + self._unreported, []
+        return found

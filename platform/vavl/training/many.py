@@ -18,7 +18,7 @@ from vavl.config.files import read_json, write_json
 from vavl.data.store import FeatureStore
 from vavl.errors import VavlError
 from vavl.training.checkpoint import CHECKPOINTS_FOLDER
-from vavl.training.launch import join_ray
+from vavl.training.cluster import join_ray
 from vavl.training.loop import Record
 from vavl.training.run_folder import RunFolder, claim_run_folder, finished_hash
 from vavl.training.settings import TrainingPlan

@@ -76,6 +76,15 @@ def claim_run_folder(plan: TrainingPlan) -> RunFolder:
     return RunFolder(folder, run_id, is_resumed=False)
 
 
+def run_id_of(folder: Path) -> str:
+    """Return the id of the run that ``folder`` belongs to.
+
+    Raises:
+        InputError: it belongs to none.
+    """
+    return str(read_json(folder / _RUN_FILE)["run_id"])
+
+
 def finished_hash(folder: Path) -> str | None:
     """Return the configuration hash of the finished run in ``folder``, None where there is none."""
     file = folder / _RUN_FILE

@@ -14,6 +14,7 @@ from vavl.data.settings import DataSettings, FeatureUse
 from vavl.metrics.names import CONDITIONS, VALIDATION
 from vavl.models.settings import NetworkSettings
 from vavl.objectives.settings import ObjectiveSettings
+from vavl.training.fault_settings import FaultSettings
 
 
 class OptimizerSettings(FrozenConfig):
@@ -34,11 +35,25 @@ class TrainingSettings(FrozenConfig):
 
     launcher: Literal["ray", "in_process"] = Field("ray", description="in_process: one worker without Ray")
     engine: Literal["deepspeed", "torch"] = Field("deepspeed", description="torch: one worker, no sharding")
-    workers: int = Field(1, ge=1)
+    workers: Annotated[int, Field(ge=1)] | tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] = (
+        Field(1, description="a number, or [least, most]: as many as the cluster has place for")
+    )
+    placement: Literal["pack", "spread", "strict_pack", "strict_spread"] = Field(
+        "pack", description="workers on few nodes or on many; strict: wait rather than do otherwise"
+    )
     cpus_per_worker: float = Field(1, gt=0)
     gpus_per_worker: float = Field(0, ge=0)
+    memory_per_worker_gb: float | None = Field(None, gt=0, description="asked of Ray; null = any")
+    accelerator_type: str | None = Field(None, description="as Ray names it, e.g. A100; null = any")
+    resources_per_worker: dict[str, float] = Field({}, description="custom resources of the cluster")
     threads_per_worker: int | None = Field(None, ge=1, description="null = cpus_per_worker")
     zero_stage: int = Field(0, ge=0, le=3)
+    offload: Literal["none", "optimizer", "optimizer_and_weights"] = Field(
+        "none", description="keep in main memory; optimizer: ZeRO 1-3, optimizer_and_weights: ZeRO 3"
+    )
+    activation_checkpointing: bool = Field(
+        False, description="compute the blocks once more in the backward pass instead of keeping them"
+    )
     precision: Literal["fp32", "bf16"] = "fp32"
     micro_batches: int = Field(
         1, ge=1, description="gradient accumulation: micro-batches per worker and step"
@@ -51,7 +66,13 @@ class TrainingSettings(FrozenConfig):
     )
     resume: Literal["auto", "never"] = "auto"
     checkpoint_every_epochs: int = Field(1, ge=1)
-    keep_checkpoints: int = Field(2, ge=1)
+    checkpoint_every_steps: int | None = Field(
+        None, ge=1, description="also within epochs; what a lost node costs at most"
+    )
+    keep_checkpoints: int = Field(2, ge=1, description="newest checkpoints that stay")
+    keep_best_checkpoints: int = Field(
+        1, ge=0, description="checkpoints with the best validation score that stay beside them"
+    )
     report_every_steps: int = Field(10, ge=1, description="a report is a barrier between workers")
     average_decay: float | None = Field(
         None, ge=0, lt=1, description="evaluate and save a running average of the weights; null = off"
@@ -59,15 +80,52 @@ class TrainingSettings(FrozenConfig):
     gradient_norms_every_steps: int | None = Field(
         200, ge=1, description="measure the gradient of every part of the objective; null = never"
     )
+    faults: FaultSettings = FaultSettings()
     optimizer: OptimizerSettings = OptimizerSettings()
+
+    @property
+    def least_workers(self) -> int:
+        """Workers without which the run waits."""
+        return self.workers if isinstance(self.workers, int) else self.workers[0]
+
+    @property
+    def most_workers(self) -> int:
+        """Workers beyond which the run takes no more."""
+        return self.workers if isinstance(self.workers, int) else self.workers[1]
 
     @model_validator(mode="after")
     def _combinations(self) -> Self:
-        if self.workers > 1 and (self.launcher == "in_process" or self.engine == "torch"):
-            raise ValueError(f"workers={self.workers} needs launcher: ray and engine: deepspeed")
+        if self.least_workers > self.most_workers:
+            raise ValueError(f"workers=[{self.least_workers}, {self.most_workers}]: write [least, most]")
+        if self.most_workers > 1 and (self.launcher == "in_process" or self.engine == "torch"):
+            raise ValueError(f"workers={self.most_workers} needs launcher: ray and engine: deepspeed")
         if self.engine == "torch" and self.zero_stage:
             raise ValueError(f"zero_stage={self.zero_stage} needs engine: deepspeed")
+        if self.most_workers > 1 and self.gpus_per_worker % 1:
+            raise ValueError(
+                f"gpus_per_worker={self.gpus_per_worker:g}: several workers cannot share a GPU (NCCL)"
+            )
+        self._check_offload()
         return self
+
+    def _check_offload(self) -> None:
+        if self.offload == "none":
+            return
+        if self.engine == "torch":
+            raise ValueError(f"offload={self.offload} needs engine: deepspeed")
+        if self.offload == "optimizer" and self.zero_stage < 1:
+            raise ValueError("offload=optimizer needs zero_stage 1, 2 or 3")
+        if self.offload == "optimizer_and_weights" and self.zero_stage < 3:
+            raise ValueError("offload=optimizer_and_weights needs zero_stage 3")
+
+
+# A run may be continued with other values of these: they decide how it is computed, not what.
+_HOW = frozenset({
+    "launcher", "engine", "workers", "placement", "cpus_per_worker", "gpus_per_worker", "memory_per_worker_gb",
+    "accelerator_type", "resources_per_worker", "threads_per_worker", "zero_stage", "offload",
+    "activation_checkpointing", "micro_batches", "resume", "checkpoint_every_epochs", "checkpoint_every_steps",
+    "keep_checkpoints", "keep_best_checkpoints", "report_every_steps", "gradient_norms_every_steps", "faults",
+})  # fmt: skip
 
 
 class EvaluationSettings(FrozenConfig):
@@ -109,11 +167,13 @@ class TrainingPlan(FrozenConfig):
     def config_hash(self) -> str:
         """Sixteen hexadecimal digits over everything that decides the result, but for the features.
 
-        Where the run and the store lie does not count, nor what a job adds to the plan; the features
-        have a hash of their own.
+        Where the run and the store lie does not count, nor with how many workers and which ZeRO stage
+        it is computed, nor what a job adds to the plan; the features have a hash of their own.
         """
         content = self.model_dump(mode="json", include=set(TrainingPlan.model_fields), exclude={"output_dir"})
         content["data"].pop("store")
+        content["training"] = {name: value for name, value in content["training"].items() if name not in _HOW}
+        content["evaluation"].pop("batch_size")
         return sha256_of_json(content)[:16]
 
     def with_absolute_paths(self) -> Self:

@@ -5,7 +5,8 @@ Every rank runs the same graph and calls backward once per micro-batch, whatever
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 
@@ -30,19 +31,23 @@ class StepResult:
         parts: unweighted objectives of the global batch.
         moments: of the global batch.
         learning_rate: used.
-        gradient_norm: of the whole gradient before clipping, where the engine knows it.
+        gradient_norm: of the whole gradient before clipping.
         part_norms: norm of the gradient of every weighted part, where it was measured.
         confidence: after the step.
         sure: unlabelled clips whose pseudo-label counted.
+        is_skipped: True when nothing was updated, since the loss or the gradient was not finite.
+        heard: by name, whether any rank heard it.
     """
 
     parts: dict[str, float]
     moments: Moments
     learning_rate: float
-    gradient_norm: float | None
+    gradient_norm: float
     part_norms: dict[str, float]
     confidence: ConfidenceState | None
     sure: float
+    is_skipped: bool
+    heard: Mapping[str, bool]
 
 
 @dataclass
@@ -56,7 +61,11 @@ class _Pass:
 
 
 def train_step(
-    run: TrainingRun, step: int, micro_batches: Sequence[ClipBatch], confidence: ConfidenceState | None
+    run: TrainingRun,
+    step: int,
+    micro_batches: Sequence[ClipBatch],
+    confidence: ConfidenceState | None,
+    heard: Mapping[str, bool] | None = None,
 ) -> StepResult:
     """Take one optimizer step. Every rank must call.
 
@@ -65,6 +74,8 @@ def train_step(
         step: from 0.
         micro_batches: of this rank.
         confidence: running means behind adaptive pseudo-labels, None without pseudo-labels.
+        heard: what this rank heard from outside, to be agreed on along with the losses; the same names
+            on every rank.
     """
     passes = [_Pass(batch, _guess(run, batch)) for batch in micro_batches]
     together = _first_pass(run, step, passes)
@@ -81,12 +92,18 @@ def train_step(
         sums = add_moments(sums, parts) if sums else parts
     rate = learning_rate(step, run.total_steps, run.plan.training.optimizer)
     norm = run.engine.step(rate)
-    if run.average is not None:
+    is_skipped = not math.isfinite(norm)
+    if run.average is not None and not is_skipped:
         run.average.update(run.engine, step)
-    sums["sure"] = _sure(pseudo, micro_batches[0].index.device)
-    agreed = {name: float(value) for name, value in add_over_ranks(sums).items()}
+    device = micro_batches[0].index.device
+    sums["sure"] = _sure(pseudo, device)
+    told = {
+        f"heard/{name}": torch.tensor(float(value), device=device) for name, value in (heard or {}).items()
+    }
+    agreed = {name: float(value) for name, value in add_over_ranks(sums | told).items()}
     sure = agreed.pop("sure")
-    return StepResult(agreed, together, rate, norm, part_norms, confidence, sure)
+    found = {name: agreed.pop(f"heard/{name}") > 0 for name in heard or {}}
+    return StepResult(agreed, together, rate, norm, part_norms, confidence, sure, is_skipped, found)
 
 
 def forward_pass(run: TrainingRun, network: nn.Module | None, step: int, batch: ClipBatch) -> VavlOutput:
@@ -146,7 +163,9 @@ def _second_pass(
         one.output = forward_pass(run, None, step, one.batch)
         one.local = run.objective.moments(one.output, one.batch, one.guessed)
     parts = run.objective.parts(one.output, one.batch, one.local, together, pseudo)
-    run.engine.backward(torch.stack(list(run.objective.weighted(parts, step).values())).sum())
+    loss = torch.stack(list(run.objective.weighted(parts, step).values())).sum()
+    # A loss that is not finite spoils the gradient of all ranks, so that all of them skip the step.
+    run.engine.backward(loss * torch.where(loss.detach().isfinite(), 1.0, math.nan))
     one.output, one.local = None, {}
     return {name: part.detach().double() for name, part in parts.items()}
 

@@ -13,7 +13,7 @@ from vavl.config.files import read_json, write_json
 from vavl.data.manifest import Manifest
 from vavl.errors import TrainingError
 from vavl.models.saved_model import load_model
-from vavl.training.checkpoint import LoopState
+from vavl.training.bad_numbers import LossSpike, batch_clips, event
 from vavl.training.collectives import wait_for_all
 from vavl.training.evaluation import (
     EvaluationData,
@@ -22,36 +22,72 @@ from vavl.training.evaluation import (
     save_predictions,
     score_split,
 )
-from vavl.training.loop import BEST_FOLDER, Report, train
-from vavl.training.run import TrainingRun, first_confidence, prepare_run
+from vavl.training.loop import BEST_FOLDER, LoopEnd, Record, Report, train
+from vavl.training.run import TrainingRun, prepare_run
 from vavl.training.settings import TrainingPlan
+from vavl.training.state import LoopState
+from vavl.training.stop import note_left
+from vavl.training.surroundings import Alone, Surroundings
+
+_log = logging.getLogger(__name__)
 
 OUTCOME_FILE = "outcome.json"
 PREDICTIONS_FOLDER = "predictions"
 PARTITIONS_FILE = "partitions.csv"
 
 
-def train_on_worker(plan: TrainingPlan, report: Report) -> None:
+def train_on_worker(plan: TrainingPlan, report: Report, outside: Surroundings | None = None) -> None:
     """Set up, train, and measure the best epoch. Every rank must call.
 
     Leaves in ``plan.output_dir``: ``partitions.csv``, ``best/`` (the model), ``checkpoints/``,
-    ``predictions/`` and ``outcome.json``, which comes last.
+    ``predictions/`` and ``outcome.json``, which comes last; after a request to stop ``left.json``
+    in its place.
     """
+    outside = outside or Alone()
+    outside.beat()
     _set_up_process(plan)
-    run = prepare_run(plan)
-    if run.place.rank == 0:
-        run.data.table.write_csv(plan.output_dir / PARTITIONS_FILE)
-    fresh = LoopState(
-        config_hash=plan.config_hash,
-        store_hash=run.data.collection.store.hash,
-        workers=run.place.world_size,
-        zero_stage=plan.training.zero_stage,
-        confidence=first_confidence(run),
-    )
-    state = run.checkpoints.resume(run.kept, fresh) or fresh
-    if state.step < run.total_steps:
-        state = train(run, state, report)
-    conclude(run, state)
+    run, end = _train(plan, report, outside)
+    outside.beat()
+    if end.left is None:
+        conclude(run, end.state)
+    elif run.place.rank == 0:
+        note_left(plan.output_dir, end.left, end.state.step)
+    wait_for_all()
+
+
+def _train(plan: TrainingPlan, report: Report, outside: Surroundings) -> tuple[TrainingRun, LoopEnd]:
+    """Train to the end, going back to the last checkpoint at each spike of the loss."""
+    avoided: tuple[int, ...] = ()
+    happened: list[Record] = []
+    while True:
+        run = prepare_run(plan)
+        if run.place.rank == 0:
+            run.data.table.write_csv(plan.output_dir / PARTITIONS_FILE)
+        state = run.start.model_copy(update={"avoided": tuple(sorted({*run.start.avoided, *avoided}))})
+        # What a killed driver had not received comes first; the journal's readers know repeated steps.
+        earlier = [*(run.restored.records if run.restored else ()), *_resumed_events(run), *happened]
+        if earlier:
+            report(earlier)
+        if state.step >= run.total_steps:
+            return run, LoopEnd(state)
+        try:
+            return run, train(run, state, report, outside)
+        except LossSpike as spike:
+            _log.warning("going back to the last checkpoint: %s", spike)
+            happened = [event("rolled_back", spike.step, str(spike), clips=batch_clips(run, spike.step))]
+            avoided = (*state.avoided, spike.step)
+            run.checkpoints.finish()
+
+
+def _resumed_events(run: TrainingRun) -> list[Record]:
+    if run.restored is None:
+        return []
+    before, place = run.restored.state, run.place
+    torn = [event("checkpoint_skipped", before.step, message) for message in run.restored.torn]
+    stages = f"{before.workers} worker(s), ZeRO {before.zero_stage}"
+    now = f"{place.world_size} worker(s), ZeRO {run.plan.training.zero_stage}"
+    how = stages if stages == now else f"{stages} -> {now}"
+    return [*torn, event("resumed", before.step, f"from {run.restored.folder.name}; {how}")]
 
 
 def _set_up_process(plan: TrainingPlan) -> None:
@@ -105,6 +141,8 @@ def _outcome(run: TrainingRun, state: LoopState, metrics: dict[str, float]) -> d
         "best_epoch": state.best_epoch,
         "epochs": state.epoch,
         "steps": state.step,
+        "skipped_steps": list(state.skipped),
+        "avoided_steps": list(state.avoided),
         "clips_per_second": state.trained_clips / max(state.trained_seconds, 1e-9),
         "workers": run.place.world_size,
         "zero_stage": run.plan.training.zero_stage,

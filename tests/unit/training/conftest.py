@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from killed_training import Killed, dying
 
-from vavl.training.checkpoint import LoopState
 from vavl.training.loop import train
-from vavl.training.run import TrainingRun, first_confidence, prepare_run
+from vavl.training.run import TrainingRun, prepare_run
 from vavl.training.settings import TrainingPlan
+from vavl.training.state import LoopState
 
 # Paired, audio-only, video-only and unlabelled clips; 40 training clips, 10 rows per step.
 MIXED = {"without_audio": (0,), "without_video": (1,), "without_label": (1, 2)}
@@ -84,14 +84,9 @@ def train_from(records: type[Records]) -> TrainFrom:
         run, seen = prepare_run(plan), records()
         if die_at is not None:
             run = replace(run, engine=dying(run.engine, die_at))
-        fresh = LoopState(
-            config_hash=plan.config_hash, store_hash=run.data.collection.store.hash, workers=1,
-            zero_stage=plan.training.zero_stage, confidence=first_confidence(run),
-        )  # fmt: skip
-        start = run.checkpoints.resume(run.kept, fresh) or fresh
         try:
-            return run, start, train(run, start, seen), seen
+            return run, run.start, train(run, run.start, seen).state, seen
         except Killed:
-            return run, start, None, seen
+            return run, run.start, None, seen
 
     return go

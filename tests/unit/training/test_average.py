@@ -7,7 +7,6 @@ import torch
 
 from vavl.models.saved_model import load_model
 from vavl.training.average import WeightAverage
-from vavl.training.checkpoint import LoopState
 from vavl.training.engine import TorchEngine
 from vavl.training.loop import BEST_FOLDER, train
 from vavl.training.run import prepare_run
@@ -57,7 +56,7 @@ def test_what_is_saved_and_measured_is_the_average(plan, records, stage):
 
     run.average.update = remember
     first = run.average.weights()
-    train(run, LoopState(config_hash="", store_hash="", workers=1, zero_stage=stage or 0), seen)
+    train(run, run.start, seen)
     expected = first
     for step, weights in enumerate(steps):
         share = 1 - min(0.8, (1 + step) / (10 + step))

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
+import threading
 
 import pytest
 import torch
-from killed_training import Killed
+from safetensors import safe_open
 
+from vavl.config.files import sha256_of_file
 from vavl.errors import TrainingError
-from vavl.training.checkpoint import CheckpointFolder, LoopState
+from vavl.training import checkpoint
+from vavl.training.checkpoint import CheckpointFolder
 from vavl.training.engine import TorchEngine
 from vavl.training.settings import TrainingSettings
+from vavl.training.state import LoopState
 
 FRESH = LoopState(config_hash="c", store_hash="s", workers=1, zero_stage=0)
 
@@ -42,18 +47,34 @@ def at(step: int, **changes) -> LoopState:
     return FRESH.model_copy(update={"step": step, **changes})
 
 
-def test_without_a_checkpoint_there_is_nothing_to_resume(folder, engine):
-    assert folder.resume({"engine": engine()}, FRESH) is None
+def save(folder, engine, state, records=()):
+    folder.save(engine, None, state, records)
+    folder.finish()
+
+
+def loaded(folder, engine) -> tuple[LoopState, TorchEngine]:
+    found, fresh = folder.newest(), engine()
+    fresh.network.load_state_dict(found.values().weights({"weight": (2, 3), "bias": (2,)}))
+    fresh.load(found.values())
+    return found.state, fresh
+
+
+def test_without_a_checkpoint_there_is_nothing_to_resume(folder):
+    assert folder.newest() is None
 
 
 def test_what_was_saved_comes_back(folder, engine):
     before = engine(steps=3)
-    state = at(3, epoch=2, best_epoch=1, best_score=0.25, epochs_without_gain=1, trained_seconds=1.5)
-    folder.save({"engine": before}, state)
-    after = engine()
-    assert folder.resume({"engine": after}, FRESH) == state
+    state = at(
+        3, epoch=2, best_epoch=1, best_score=0.25, epochs_without_gain=1, trained_seconds=1.5, skipped=(1,)
+    )
+    save(folder, before, state, [{"kind": "step", "step": 2}])
+    found, after = loaded(folder, engine)
+    assert found == state
+    assert folder.newest().records == [{"kind": "step", "step": 2}]
     for name, value in before.full_weights().items():
         assert torch.equal(value, after.full_weights()[name])
+    assert after.optimizer_steps == 3
     # The optimizer's moments too: the next step is the same.
     for one in (before, after):
         one.backward(one.network(torch.ones(1, 3)).sum())
@@ -61,18 +82,51 @@ def test_what_was_saved_comes_back(folder, engine):
     assert torch.equal(before.network.weight, after.network.weight)
 
 
+def test_training_goes_on_while_a_checkpoint_is_written(folder, engine, monkeypatch):
+    """What is written is the state at the call, whatever happens to the weights meanwhile."""
+    may_write, real_write = threading.Event(), checkpoint.write_rank
+
+    def slow_write(*arguments):
+        assert may_write.wait(10)
+        real_write(*arguments)
+
+    monkeypatch.setattr(checkpoint, "write_rank", slow_write)
+    busy = engine(1)
+    before = busy.network.weight.detach().clone()
+    folder.save(busy, None, at(1))
+    busy.backward(busy.network(torch.ones(1, 3)).sum())
+    busy.step(0.1)
+    assert folder.newest() is None
+    may_write.set()
+    folder.finish()
+    _, after = loaded(folder, engine)
+    assert torch.equal(after.network.weight, before)
+    assert not torch.equal(after.network.weight, busy.network.weight)
+
+
+def names(tmp_path):
+    return sorted(int(path.name.removeprefix("step-")) for path in (tmp_path / "checkpoints").iterdir())
+
+
 def test_the_newest_is_resumed_and_old_ones_go(folder, engine, tmp_path):
     for step in (1, 2, 3, 4, 5):
-        folder.save({"engine": engine(step)}, at(step))
-    assert folder.resume({"engine": engine()}, FRESH).step == 5
-    names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
-    assert names == ["step-00000003", "step-00000004", "step-00000005"]
+        save(folder, engine(step), at(step))
+    assert folder.newest().state.step == 5
+    assert names(tmp_path) == [3, 4, 5]
 
 
-def test_saving_the_same_step_again_replaces_it(folder, engine):
-    folder.save({"engine": engine(1)}, at(4, epoch=1))
-    folder.save({"engine": engine(2)}, at(4, epoch=2))
-    assert folder.resume({"engine": engine()}, FRESH).epoch == 2
+def test_those_with_the_best_scores_stay_beside_the_newest(tmp_path, engine):
+    folder = CheckpointFolder(tmp_path / "checkpoints", keep=1, keep_best=2)
+    for step, score in enumerate((0.1, 0.9, None, 0.7, 0.3, 0.8, None), start=1):
+        save(folder, engine(1), at(step, score=score))
+    assert names(tmp_path) == [2, 6, 7]
+
+
+def test_saving_the_same_step_again_replaces_it(folder, engine, tmp_path):
+    save(folder, engine(1), at(4, epoch=1))
+    save(folder, engine(2), at(4, epoch=2))
+    assert folder.newest().state.epoch == 2
+    assert names(tmp_path) == [4]
 
 
 def truncate(path):
@@ -93,13 +147,15 @@ def add_beside(path):
     path.with_name("stranger.pt").write_bytes(b"pickle of someone else")
 
 
+RANK = "rank-000.safetensors"
 DAMAGES = [
     ("manifest.json", remove, "does not exist"),
     ("manifest.json", truncate, "not valid JSON"),
-    ("engine/torch.pt", truncate, "checksums differ: ['engine/torch.pt']"),
-    ("engine/torch.pt", flip_a_byte, "checksums differ: ['engine/torch.pt']"),
-    ("engine/torch.pt", remove, "files differ from the manifest: ['engine/torch.pt']"),
-    ("engine/torch.pt", add_beside, "files differ from the manifest: ['engine/stranger.pt']"),
+    (RANK, truncate, f"checksums differ: ['{RANK}']"),
+    (RANK, flip_a_byte, f"checksums differ: ['{RANK}']"),
+    (RANK, remove, f"files differ from the manifest: ['{RANK}']"),
+    (RANK, add_beside, "files differ from the manifest: ['stranger.pt']"),
+    ("records.json", truncate, "checksums differ: ['records.json']"),
     ("loop.json", flip_a_byte, "checksums differ: ['loop.json']"),
     ("loop.json", remove, "files differ from the manifest: ['loop.json']"),
 ]
@@ -111,57 +167,98 @@ DAMAGES = [
 def test_a_torn_checkpoint_is_skipped_with_a_message_and_the_one_before_is_used(
     folder, engine, tmp_path, caplog, file, damage, message
 ):
-    folder.save({"engine": engine(1)}, at(1))
-    folder.save({"engine": engine(2)}, at(2))
+    save(folder, engine(1), at(1))
+    save(folder, engine(2), at(2))
     damage(tmp_path / "checkpoints" / "step-00000002" / file)
-    after = engine()
     with caplog.at_level(logging.WARNING):
-        assert folder.resume({"engine": after}, FRESH).step == 1
+        state, after = loaded(folder, engine)
+    assert state.step == 1
     assert torch.equal(after.network.weight, engine(1).network.weight)
-    (line,) = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    line = caplog.records[0].getMessage()
     assert "step-00000002 is skipped" in line
     assert message in line
+    (told,) = folder.newest().torn
+    assert message in told
 
 
 def test_when_all_are_torn_the_run_starts_anew(folder, engine, tmp_path):
-    folder.save({"engine": engine(1)}, at(1))
-    truncate(tmp_path / "checkpoints/step-00000001/engine/torch.pt")
-    assert folder.resume({"engine": engine()}, FRESH) is None
+    save(folder, engine(1), at(1))
+    truncate(tmp_path / "checkpoints/step-00000001" / RANK)
+    assert folder.newest() is None
 
 
-def test_a_save_that_was_killed_leaves_the_one_before(folder, engine, tmp_path):
-    folder.save({"engine": engine(1)}, at(1))
-
-    class Dying:
-        def save(self, place):
-            place.mkdir()
-            (place / "half.pt").write_bytes(b"half")
-            raise Killed
-
-    with pytest.raises(Killed):
-        folder.save({"engine": Dying()}, at(2))
-    assert folder.resume({"engine": engine()}, FRESH).step == 1
-    folder.save({"engine": engine(2)}, at(2))  # what the dead left behind is in nobody's way
-    assert folder.resume({"engine": engine()}, FRESH).step == 2
-    assert not list((tmp_path / "checkpoints").glob(".*"))
+def test_what_a_killed_save_left_is_in_nobodys_way(folder, engine, tmp_path):
+    save(folder, engine(1), at(1))
+    left = tmp_path / "checkpoints" / ".step-00000002.dead.partial"
+    left.mkdir()
+    (left / RANK).write_bytes(b"half")
+    assert folder.newest().state.step == 1
+    again = CheckpointFolder(tmp_path / "checkpoints", keep=3)
+    again.open()
+    assert not left.exists()
+    save(again, engine(2), at(2))
+    assert again.newest().state.step == 2
+    assert names(tmp_path) == [1, 2]
 
 
-@pytest.mark.parametrize(
-    "change", [{"config_hash": "other"}, {"store_hash": "other"}, {"workers": 2}, {"zero_stage": 1}]
-)
-def test_a_checkpoint_of_something_else_is_refused(folder, engine, change):
-    folder.save({"engine": engine(1)}, at(1))
-    (name,) = change
+def test_a_full_disk_is_an_error_that_leaves_the_last_checkpoint_whole(folder, engine, tmp_path, monkeypatch):
+    save(folder, engine(1), at(1))
+
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "seal", full)
+    folder.save(engine(2), None, at(2))
+    with pytest.raises(TrainingError, match=r"could not be written: .*No space left.*\n.*free disk space"):
+        folder.finish()
+    assert folder.failed
+    assert folder.newest().state.step == 1
+    assert names(tmp_path) == [1]
+
+
+@pytest.mark.parametrize("change", ["config_hash", "store_hash"])
+def test_a_checkpoint_of_something_else_is_refused(plan, train_from, change):
+    chosen = plan(training={"max_epochs": 1})
+    train_from(chosen)
+    (path,) = (chosen.output_dir / "checkpoints").glob("step-*")
+    state = json.loads((path / "loop.json").read_text())
+    (path / "loop.json").write_text(json.dumps({**state, change: "other"}))
+    seal_again(path)
     with pytest.raises(
-        TrainingError, match=rf"{name}: the checkpoint has .*, this run .*\n.*training.resume=never"
+        TrainingError, match=rf"{change}: the checkpoint has other, this run .*\n.*training.resume=never"
     ):
-        folder.resume({"engine": engine()}, FRESH.model_copy(update=change))
+        train_from(chosen)
 
 
-def test_a_checkpoint_of_the_plain_engine_holds_tensors_only(folder, engine, tmp_path):
-    folder.save({"engine": engine(2)}, at(2))
-    state = torch.load(tmp_path / "checkpoints/step-00000002/engine/torch.pt", weights_only=True)
-    assert state.keys() == {"network", "optimizer"}
+def seal_again(path):
+    """Make the manifest fit the files again."""
+    manifest = path / "manifest.json"
+    content = {
+        file.name: {"bytes": file.stat().st_size, "sha256": sha256_of_file(file)}
+        for file in path.iterdir()
+        if file != manifest
+    }
+    manifest.write_text(json.dumps(content))
+
+
+def test_a_checkpoint_of_another_version_is_refused_with_a_way_out(plan, train_from):
+    chosen = plan(training={"max_epochs": 1})
+    train_from(chosen)
+    (path,) = (chosen.output_dir / "checkpoints").glob("step-*")
+    (path / "loop.json").write_text(json.dumps({"format": 99}))
+    seal_again(path)
+    with pytest.raises(TrainingError, match=r"was written by another version.*\n.*training.resume=never"):
+        train_from(chosen)
+
+
+def test_a_checkpoint_holds_tensors_and_json_only(folder, engine, tmp_path):
+    save(folder, engine(2), at(2))
+    found = {path.name for path in (tmp_path / "checkpoints/step-00000002").iterdir()}
+    assert found == {RANK, "rank-000.json", "loop.json", "records.json", "manifest.json"}
+    with safe_open(tmp_path / "checkpoints/step-00000002" / RANK, "pt") as file:
+        assert set(file.keys()) == {
+            f"{kind}/{name}" for kind in ("weight", "exp_avg", "exp_avg_sq") for name in ("weight", "bias")
+        }
 
 
 @pytest.mark.parametrize(
@@ -209,7 +306,7 @@ def test_a_resumed_run_equals_the_uninterrupted_one_to_the_last_bit(
 def test_checkpoints_come_every_few_epochs_and_at_the_end(plan, train_from):
     chosen = plan(training={"max_epochs": 5, "checkpoint_every_epochs": 2, "keep_checkpoints": 9})
     train_from(chosen)
-    names = sorted(path.name for path in (chosen.output_dir / "checkpoints").iterdir())
-    assert names == ["step-00000008", "step-00000016", "step-00000020"]
+    found = sorted(path.name for path in (chosen.output_dir / "checkpoints").iterdir())
+    assert found == ["step-00000008", "step-00000016", "step-00000020"]
     state = json.loads((chosen.output_dir / "checkpoints/step-00000016/loop.json").read_text())
     assert (state["step"], state["epoch"], state["trained_clips"]) == (16, 4, 160)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from vavl.objectives.total import Objective
-from vavl.training.run import first_confidence, prepare_run
+from vavl.training.run import prepare_run
 from vavl.training.step import train_step
 
 STEPS = 8
@@ -152,7 +152,7 @@ def test_a_resumed_run_equals_the_uninterrupted_one_to_the_last_bit(full_plan, t
     run, _, state, second = train_from(broken)
     assert len(second.losses()) == 6 - 4
     timeless = {"trained_seconds": 0.0}
-    assert state.confidence != first_confidence(run)
+    assert state.confidence != run.start.confidence
     assert state.model_copy(update=timeless) == whole_state.model_copy(update=timeless)
     together = replace_times(first.of("step")[:4] + second.of("step"))
     assert together == replace_times(whole_seen.of("step"))
@@ -197,7 +197,7 @@ def test_the_second_pass_has_the_random_draws_of_the_first(full_plan, monkeypatc
     monkeypatch.setattr(Objective, "moments", moments)
     for step in range(2):
         seen.clear()
-        train_step(run, step, run.loader.load(step), first_confidence(run))
+        train_step(run, step, run.loader.load(step), run.start.confidence)
         assert len(seen) == 4
         for first, second in zip(seen[:2], seen[2:], strict=True):
             assert not any(value.requires_grad for value in first.values())

@@ -22,7 +22,6 @@ from vavl.data.statistics import ModalityInfo
 from vavl.data.store_writer import ClipFeatures, StoreWriter, row_batch
 from vavl.metrics.names import CONDITIONS
 from vavl.models.conformer import ConformerBlock
-from vavl.training.checkpoint import LoopState
 from vavl.training.evaluation import predict_split, score_split
 from vavl.training.loop import train
 from vavl.training.run import TrainingRun, prepare_run
@@ -108,7 +107,7 @@ def trained(canary, tmp_path, records):
         run = prepare_run(plan)
         if order == "file names":
             run = replace(run, loader=replace(run.loader, sampler=FileOrder(run.data.rows["train"])))
-        train(run, LoopState(config_hash="", store_hash="", workers=1, zero_stage=0), records())
+        train(run, run.start, records())
         return accuracies(run)
 
     return train_it

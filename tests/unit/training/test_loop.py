@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
 import torch
 
+from vavl.data.loader import StepLoader
 from vavl.errors import TrainingError
 from vavl.models.saved_model import load_model
-from vavl.training.checkpoint import LoopState
 from vavl.training.loop import BEST_FOLDER, train
 from vavl.training.run import prepare_run
 
@@ -22,8 +22,7 @@ def start(records):
 
     def run_it(plan, change=lambda run: run):
         run, seen = change(prepare_run(plan)), records()
-        fresh = LoopState(config_hash=plan.config_hash, store_hash="", workers=1, zero_stage=0)
-        return run, train(run, fresh, seen), seen
+        return run, train(run, run.start, seen).state, seen
 
     return run_it
 
@@ -163,7 +162,7 @@ def test_early_stopping_ends_the_run_and_a_resumed_run_stays_ended(plan, start, 
     assert state.epoch == 3
     assert len(seen.losses()) == 12
     more = records()
-    assert train(run, state, more) == state
+    assert train(run, state, more).state == state
     assert not more.all
 
 
@@ -174,32 +173,80 @@ def test_a_metric_that_is_not_measured_is_a_fault_that_names_those_that_are(plan
         start(plan(evaluation={"select_by": ["validation/audio/ccc_mean"]}, training={"max_epochs": 1}))
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_part(plan, start):
+NO_SKIPS = {"faults": {"skipped_steps": 0}}
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_part_and_the_clips(plan, start):
     def spoil(run):
         with torch.no_grad():
             run.engine.network.video_path.head[-1].bias[0] = float("nan")
         return run
 
     with pytest.raises(
-        TrainingError, match=r"step 0: loss: is not finite: .*'train/loss/supervised/video': nan"
+        TrainingError,
+        match=r"step 0: loss: loss is not finite: .*'supervised/video': 'nan'.*1 steps were skipped, 0 are allowed: "
+        r"\[0\]; clips of this batch: \w+.*\n.*skipped_steps",
     ):
-        start(plan(), spoil)
-    assert not (plan().output_dir / "checkpoints").exists()
+        start(plan(training=NO_SKIPS), spoil)
+    assert not list((plan().output_dir / "checkpoints").iterdir())
 
 
-def test_features_that_are_not_finite_stop_the_run(plan, start):
+def spoilt_features(at):
+    """Return a change of a run that puts an infinite feature into some of its steps."""
+
     def spoil(run):
-        class Spoilt:
-            def steps(self, first, end):
-                for step, batches in enumerate(run.loader.steps(first, end)):
-                    if step == 2:
-                        batches[0].audio.values[0, 0, 0] = float("inf")
-                    yield batches
+        class Spoilt(StepLoader):
+            def load(self, step):
+                batches = super().load(step)
+                if step in at:
+                    batches[0].audio.values[0, 0, 0] = float("inf")
+                return batches
 
-        return replace(run, loader=Spoilt())
+        return replace(
+            run,
+            loader=Spoilt(**{field.name: getattr(run.loader, field.name) for field in fields(run.loader)}),
+        )
 
-    with pytest.raises(TrainingError, match="step 2: loss: is not finite"):
-        start(plan(), spoil)
+    return spoil
+
+
+@pytest.mark.parametrize(
+    "engine",
+    [{"engine": "torch"}, *({"engine": "deepspeed", "zero_stage": stage} for stage in range(4)),
+     *({"engine": "deepspeed", "zero_stage": stage, "precision": "bf16"} for stage in (0, 2))],
+    ids=lambda engine: " ".join(map(str, engine.values())),
+)  # fmt: skip
+@pytest.mark.parametrize("micro_batches", [1, 2])
+def test_a_step_that_is_not_finite_changes_nothing_and_is_counted(plan, start, engine, micro_batches):
+    """The steps around it are those of a run in which the step is left out altogether."""
+    settings = {**engine, "micro_batches": micro_batches, "max_epochs": 2, "average_decay": 0.9}
+    objectives = {"pseudo_label": {"teacher": "average", "adaptive": True}}
+    model = {**plan().model.model_dump(), "dropout": 0.2}
+    sections = {"model": model, "training": settings, "objectives": objectives}
+    run, state, seen = start(plan("bad", **sections), spoilt_features({1, 5}))
+    assert state.skipped == (1, 5)
+    events = seen.of("event")
+    assert [(one["what"], one["step"]) for one in events] == [("skipped_step", 1), ("skipped_step", 5)]
+    assert len(events[0]["clips"]) == 10
+    assert [record["step"] for record in seen.of("step")] == [0, 2, 3, 4, 6, 7]
+    assert np.isfinite(seen.losses()).all()
+    run_without = start(
+        plan("without", **sections),
+        lambda run: replace(run, start=run.start.model_copy(update={"avoided": (1, 5)})),
+    )
+    assert run_without[2].losses() == seen.losses()
+    for name, value in run.engine.full_weights().items():
+        assert torch.equal(value, run_without[0].engine.full_weights()[name]), name
+    for name, value in run.average.weights().items():
+        assert torch.equal(value, run_without[0].average.weights()[name]), name
+    assert state.confidence == run_without[1].confidence
+
+
+def test_more_steps_that_are_not_finite_than_allowed_stop_the_run(plan, start):
+    with pytest.raises(
+        TrainingError, match=r"step 7: loss: .*3 steps were skipped, 2 are allowed: \[1, 5, 7\]"
+    ):
+        start(plan(training={"faults": {"skipped_steps": 2}}), spoilt_features({1, 5, 7}))
 
 
 def test_what_the_clips_cannot_feed_stays_as_it_was(plan, start):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from vavl.errors import ConfigError, InputError
-from vavl.training.run import check_classes, check_plan, open_run_data
+from vavl.training.run_data import check_classes, check_plan, open_run_data
 
 AUDIO_ONLY = {"without_video": range(10)}
 AUDIO_SELECTS = {"select_by": ["validation/audio/accuracy"]}

@@ -12,13 +12,8 @@ import torch
 from vavl.data.partitions import Partition, PartitionedClips
 from vavl.errors import ConfigError, InputError, StoreError
 from vavl.objectives.settings import ObjectiveSettings
-from vavl.training.run import (
-    check_plan,
-    freeze_parts,
-    open_run_data,
-    prepare_run,
-    steps_of_plan,
-)
+from vavl.training.run import freeze_parts, prepare_run, steps_of_plan
+from vavl.training.run_data import check_plan, open_run_data
 
 
 def test_a_run_knows_its_clips_and_its_budget(plan):

@@ -7,7 +7,7 @@ import logging
 import pytest
 
 from vavl.errors import ConfigError
-from vavl.training.run import check_plan
+from vavl.training.run_data import check_plan
 
 
 def test_a_modality_that_only_validation_has_is_refused_for_choosing_the_epoch(plan):

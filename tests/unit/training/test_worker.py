@@ -16,10 +16,11 @@ from vavl.data.statistics import ChannelSums
 from vavl.data.store import FeatureStore
 from vavl.errors import StoreError, TrainingError
 from vavl.models.saved_model import load_model
-from vavl.training.checkpoint import LoopState
 from vavl.training.launch import launch_training
-from vavl.training.run import open_run_data, prepare_run
+from vavl.training.run import prepare_run
+from vavl.training.run_data import open_run_data
 from vavl.training.run_folder import claim_run_folder
+from vavl.training.state import LoopState
 from vavl.training.worker import conclude, read_outcome, train_on_worker
 
 

@@ -1,0 +1,97 @@
+"""Losses and gradients that are not finite, and losses that jump: what a run does about them."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping
+from typing import Any
+
+from vavl.errors import TrainingError
+from vavl.training.run import TrainingRun
+from vavl.training.state import LoopState
+
+_NAMED_CLIPS = 40
+
+
+class LossSpike(Exception):  # noqa: N818  a turn that the run takes, not a fault of the user's
+    """The loss of a step jumped: go back to the last checkpoint and leave this step out.
+
+    Args:
+        step: that is to be left out.
+        loss: of it.
+        median: of the steps before it.
+    """
+
+    def __init__(self, step: int, loss: float, median: float) -> None:
+        super().__init__(step, loss, median)
+        self.step, self.loss, self.median = step, loss, median
+
+    def __str__(self) -> str:
+        return f"step {self.step}: loss {self.loss:.4g} against a median of {self.median:.4g}"
+
+
+def skipped_step(
+    run: TrainingRun, state: LoopState, step: int, losses: Mapping[str, float]
+) -> tuple[LoopState, dict[str, Any]]:
+    """Count a step that changed nothing, since its loss or gradient was not finite.
+
+    Returns:
+        The state after it and the event to report.
+
+    Raises:
+        TrainingError: there were more of them than the settings allow; names the clips of the batch.
+    """
+    state = state.model_copy(update={"skipped": (*state.skipped, step)})
+    bad = {name: str(value) for name, value in losses.items() if not math.isfinite(value)}
+    what = f"loss is not finite: {bad}" if bad else "the gradient is not finite"
+    clips = batch_clips(run, step)
+    allowed = run.plan.training.faults.skipped_steps
+    if len(state.skipped) > allowed:
+        raise TrainingError(
+            f"step {step}", "loss",
+            f"{what}; {len(state.skipped)} steps were skipped, {allowed} are allowed: "
+            f"{list(state.skipped)}; clips of this batch: {', '.join(clips)}",
+            "look at these clips (FeatureStore.verify), lower training.optimizer.learning_rate, "
+            "or raise training.faults.skipped_steps",
+        )  # fmt: skip
+    message = f"{what}; nothing was updated ({len(state.skipped)} of {allowed} allowed)"
+    return state, event("skipped_step", step, message, clips=clips)
+
+
+def with_loss(run: TrainingRun, state: LoopState, step: int, loss: float) -> LoopState:
+    """Remember the loss where spikes are watched for.
+
+    Raises:
+        LossSpike: it jumped, and the run may go back once more.
+        TrainingError: it jumped once too often; names the clips of the batch.
+    """
+    faults = run.plan.training.faults
+    if faults.spike_factor is None:
+        return state
+    if len(state.losses) == faults.spike_window:
+        median = statistics.median(state.losses)
+        if loss > faults.spike_factor * median:
+            spike = LossSpike(step, loss, median)
+            if len(state.avoided) < faults.rollbacks:
+                raise spike
+            raise TrainingError(
+                f"step {step}", "loss",
+                f"{spike}; the run went back {len(state.avoided)} times already; clips of this batch: "
+                f"{', '.join(batch_clips(run, step))}",
+                "lower training.optimizer.learning_rate, or raise training.faults.rollbacks",
+            )  # fmt: skip
+    return state.model_copy(update={"losses": (*state.losses, loss)[-faults.spike_window :]})
+
+
+def batch_clips(run: TrainingRun, step: int) -> list[str]:
+    """Return the ids of the clips of a global batch, the first forty of a large one."""
+    rows = run.loader.sampler.global_batch(step)
+    ids = run.data.collection.manifest.table.column("clip_id")
+    named = [str(ids[int(row)]) for row in rows[:_NAMED_CLIPS]]
+    return [*named, f"and {len(rows) - _NAMED_CLIPS} more"] if len(rows) > _NAMED_CLIPS else named
+
+
+def event(what: str, step: int, message: str, **facts: Any) -> dict[str, Any]:
+    """Describe something that happened to the run, for the journal."""
+    return {"kind": "event", "what": what, "step": step, "message": message, **facts}

@@ -1,0 +1,94 @@
+"""Ray's cluster as a run sees it: joined or started, and how many workers it has place for."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import ray
+import ray.autoscaler.sdk
+
+from vavl.training.settings import TrainingSettings
+
+_log = logging.getLogger(__name__)
+
+
+def join_ray(threads: int) -> None:
+    """Join the cluster of ``RAY_ADDRESS``, or start Ray on this machine, with ``threads`` per worker."""
+    # Workers inherit this; two workers of a laptop would otherwise fight for all its cores.
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+    if not ray.is_initialized():
+        options: dict[str, Any] = {"include_dashboard": False} if is_local() else {}
+        ray.init(log_to_driver=False, logging_level=logging.WARNING, **options)
+
+
+def is_local() -> bool:
+    """Tell whether Ray is this process' own: no cluster was named."""
+    return "RAY_ADDRESS" not in os.environ
+
+
+def resources_of_worker(settings: TrainingSettings) -> dict[str, float]:
+    """Return what one worker asks of Ray, by Ray's names; memory in bytes."""
+    wanted = {"CPU": settings.cpus_per_worker, **settings.resources_per_worker}
+    if settings.gpus_per_worker:
+        wanted["GPU"] = settings.gpus_per_worker
+    if settings.memory_per_worker_gb is not None:
+        wanted["memory"] = settings.memory_per_worker_gb * 2**30
+    return wanted
+
+
+def places_for_workers(settings: TrainingSettings) -> int:
+    """Count the workers that the living machines of the cluster have place for, up to the most.
+
+    All resources count, not only free ones; machines that are about to be taken away do not.
+    """
+    # Ray has no public list of draining machines; Ray Train's own watcher asks here.
+    draining = ray._private.state.state.get_draining_nodes()
+    machines = [node["Resources"] for node in ray.nodes() if node["Alive"] and node["NodeID"] not in draining]
+    return min(settings.most_workers, places_on(machines, settings))
+
+
+def places_on(machines: Sequence[Mapping[str, float]], settings: TrainingSettings) -> int:
+    """Count the workers that fit on machines with these resources, as the placement demands."""
+    wanted = resources_of_worker(settings)
+    if settings.accelerator_type is not None:
+        # A machine with an accelerator carries this resource; 0.001 of it is what Ray asks for.
+        wanted[f"accelerator_type:{settings.accelerator_type}"] = 0.001
+    fitting = [
+        min(math.floor(machine.get(name, 0) / amount + 1e-9) for name, amount in wanted.items())
+        for machine in machines
+    ]
+    match settings.placement:
+        case "strict_pack":
+            return max(fitting, default=0)
+        case "strict_spread":
+            return sum(places > 0 for places in fitting)
+        case "pack" | "spread":
+            return sum(fitting)
+
+
+def ask_for_workers(settings: TrainingSettings, workers: int) -> None:
+    """Tell an autoscaler to make place for so many workers; 0 gives the place back.
+
+    A cluster without an autoscaler takes no notice.
+    """
+    bundle = {
+        name: amount for name, amount in resources_of_worker(settings).items() if name in ("CPU", "GPU")
+    }
+    ray.autoscaler.sdk.request_resources(
+        bundles=[{name: math.ceil(n) for name, n in bundle.items()}] * workers
+    )
+
+
+def describe_machines() -> str:
+    """Describe the living machines in a few words, for messages."""
+    counted = Counter(
+        f"{node['Resources'].get('CPU', 0):g} CPU, {node['Resources'].get('GPU', 0):g} GPU"
+        for node in ray.nodes()
+        if node["Alive"]
+    )
+    return "; ".join(f"{count} x {what}" for what, count in counted.items()) or "none"

@@ -1,0 +1,122 @@
+"""The clips of a run: what is trained on, validated and tested, and what a global batch is made of."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vavl.data.collection import ClipCollection, Normaliser, normalisers, open_collection
+from vavl.data.manifest import TEST, TRAIN, VALIDATION
+from vavl.data.partition_table import PartitionTable, partition_table
+from vavl.data.partitions import Partition, PartitionedClips, compose_batch, partition_clips
+from vavl.data.protocol import apply_partitions
+from vavl.errors import InputError
+from vavl.models.settings import AttributeTask, ClassTask, Task
+from vavl.training.objective_checks import check_objectives
+from vavl.training.selection_checks import check_selection
+from vavl.training.settings import TrainingPlan
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class RunData:
+    """The clips of a run by split and partition.
+
+    Attributes:
+        collection: all clips of the store, as far as the partition protocol lets the run see them.
+        rows: manifest rows by split; validation and test rows as they are in the manifest.
+        table: of all training clips.
+        partitioned: training clips of the partitions that are drawn from.
+        composition: rows of a global batch by partition.
+        normaliser: by modality, from the training speakers.
+        task: what is predicted.
+        warnings: what can be trained and will hardly help.
+    """
+
+    collection: ClipCollection
+    rows: Mapping[str, NDArray[np.int64]]
+    table: PartitionTable
+    partitioned: PartitionedClips
+    composition: Mapping[Partition, int]
+    normaliser: Mapping[str, Normaliser]
+    task: Task
+    warnings: tuple[str, ...] = ()
+
+
+def open_run_data(plan: TrainingPlan) -> RunData:
+    """Read store and manifest, apply the partition protocol, and decide what a global batch is made of.
+
+    Raises:
+        StoreError, InputError, ConfigError: the store, the fold, the partitions or the composition cannot
+            be used.
+    """
+    collection = open_collection(plan.data)
+    split = collection.manifest.split(plan.data.fold)
+    rows = {
+        name: np.flatnonzero(split == code).astype(np.int64)
+        for name, code in (("train", TRAIN), ("validation", VALIDATION), ("test", TEST))
+    }
+    wanted = ("train", "validation", "test") if plan.evaluation.test else ("train", "validation")
+    for name in wanted:
+        if not collection.is_labelled[rows[name]].any():
+            raise InputError(
+                str(plan.data.store), f"split {name} of fold {plan.data.fold}", "holds no labelled clip",
+                "check the card's splits, data.fold and the quarantine of the store",
+            )  # fmt: skip
+    collection = apply_partitions(collection, rows["train"], plan.data.partitions)
+    has_audio, has_video = collection.has("audio"), collection.has("video")
+    partitioned = partition_clips(rows["train"], has_audio, has_video, collection.is_labelled)
+    normaliser = normalisers(collection, rows["train"], per_speaker=plan.features.speaker_normalisation)
+    composition = compose_batch(partitioned, plan.data.composition)
+    # A partition that gives no rows to any batch feeds nothing, and its clips make no epoch longer.
+    used = partitioned.only(composition)
+    task = _task(collection, plan)
+    check_classes(collection, rows["train"], plan)
+    table = partition_table(collection, rows["train"])
+    warnings = check_objectives(plan, used, composition, task)
+    return RunData(collection, rows, table, used, composition, normaliser, task, tuple(warnings))
+
+
+def check_classes(collection: ClipCollection, rows: NDArray[np.int64], plan: TrainingPlan) -> None:
+    """Refuse training labels that are all alike: there is nothing to tell apart."""
+    target = collection.target[rows[collection.is_labelled[rows]]]
+    if len(target) and not (target != target[0]).any():
+        raise InputError(
+            str(plan.data.store), f"data.target={plan.data.target}, fold {plan.data.fold}",
+            f"all {len(target)} labelled training clips have the same target {target[0].tolist()}",
+            "label clips of other classes too, or choose another fold or target",
+        )  # fmt: skip
+
+
+def check_plan(plan: TrainingPlan) -> None:
+    """Look at everything that a run reads, as far as that is cheap, and log what it would train on.
+
+    Raises:
+        VavlError: what a run would stumble over.
+    """
+    data = open_run_data(plan)
+    for line in _data_lines(data):
+        _log.info(line)
+    warnings = check_selection(plan, data.collection, data.rows["validation"], data.partitioned, data.task)
+    for warning in (*data.warnings, *warnings):
+        _log.warning(warning)
+
+
+def _data_lines(data: RunData) -> list[str]:
+    table = ", ".join(
+        f"{name}: {len(data.partitioned.clips[name])} clips, {rows} rows/step"
+        for name, rows in data.composition.items()
+    )
+    splits = ", ".join(f"{name} {len(rows)}" for name, rows in data.rows.items())
+    return [f"clips by split: {splits}", *data.table.lines(), f"global batch: {table}"]
+
+
+def _task(collection: ClipCollection, plan: TrainingPlan) -> Task:
+    if plan.data.target == "attributes":
+        return AttributeTask()
+    return ClassTask(classes=collection.manifest.classes)

@@ -1,0 +1,68 @@
+"""Ends a process whose step does not end, and leaves the stacks of its threads.
+
+A deadlocked step still answers Ray's health checks. The time-out lives in C (``faulthandler``), so it
+also fires while a collective or a kernel holds Python's lock.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import re
+import shutil
+from pathlib import Path
+from typing import TextIO
+
+STACKS_FOLDER = "stacks"
+_HEADER = "Timeout ("
+
+
+class Watchdog:
+    """Ends this process when ``beat`` is not called for too long.
+
+    Args:
+        folder: of the run; the stacks go to ``stacks/rank-<rank>.txt`` there.
+        rank: of this process.
+        timeout_seconds: longest time between two beats; None = never.
+    """
+
+    def __init__(self, folder: Path, rank: int, timeout_seconds: float | None) -> None:
+        self._timeout = timeout_seconds
+        self._file: TextIO | None = None
+        if timeout_seconds is not None:
+            path = folder / STACKS_FOLDER / f"rank-{rank}.txt"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = path.open("w", encoding="utf-8")
+
+    def beat(self) -> None:
+        """Say that something has ended; the time starts anew."""
+        if self._timeout is not None and self._file is not None:
+            faulthandler.dump_traceback_later(self._timeout, exit=True, file=self._file)
+
+    def stop(self) -> None:
+        """Watch no more."""
+        if self._file is not None:
+            faulthandler.cancel_dump_traceback_later()
+            self._file.close()
+            self._file = None
+
+
+def clear_stacks(folder: Path) -> None:
+    """Remove the stacks of an earlier attempt."""
+    shutil.rmtree(folder / STACKS_FOLDER, ignore_errors=True)
+
+
+def read_stacks(folder: Path, ranks: int) -> str | None:
+    """Return the stacks that the watchdogs of an attempt left, rank by rank; None if no one fired."""
+    found = {
+        int(match[1]): path.read_text(encoding="utf-8")
+        for path in sorted((folder / STACKS_FOLDER).glob("rank-*.txt"))
+        if (match := re.fullmatch(r"rank-(\d+)\.txt", path.name))
+    }
+    fired = {rank: text for rank, text in found.items() if _HEADER in text}
+    if not fired:
+        return None
+    lines = [
+        f"--- rank {rank} ---\n{fired.get(rank, 'left no stack: it was stopped, dead, or came on')}".rstrip()
+        for rank in range(max(ranks, max(fired) + 1))
+    ]
+    return "\n".join(lines)
