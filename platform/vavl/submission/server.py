@@ -204,6 +204,8 @@ def refuse_failure(state: JobState, waited: bool) -> None:
         )  # fmt: skip
     has_log = state.driver_exit_code is not None
     problem = f"exit code {state.driver_exit_code}; its log is above" if has_log else state.message
-    fault = SubmissionError("job", state.submission_id, f"{state.status}: {problem}", f"ray job logs {state.submission_id}")
+    fault = SubmissionError(
+        "job", state.submission_id, f"{state.status}: {problem}", f"ray job logs {state.submission_id}"
+    )
     fault.exit_code = state.exit_code
     raise fault

@@ -162,3 +162,24 @@ def test_an_mp4_without_pictures_or_without_sound_is_refused(tmp_path):
     with pytest.raises(ClipError, match="no audio stream"):
         read_audio(pictures_only, 16_000)
     assert Path(pictures_only).exists()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "ffconcat version 1.0\nfile {}\n",
+        "ffconcat version 1.0\nfile ../outside/other.mp4\n",
+        "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nfile://{}\n#EXT-X-ENDLIST\n",
+    ],
+)
+def test_a_playlist_under_the_name_of_a_clip_opens_no_other_file(tmp_path, text):
+    """A clip comes from somebody else; FFmpeg would know how to follow it out of the corpus folder."""
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "corpus").mkdir()
+    other = write_mp4(tmp_path / "outside/other.mp4", moving_square(5), sound=tone(440, 0.2))
+    clip = tmp_path / "corpus/clip.mp4"
+    clip.write_text(text.format(other))
+    with pytest.raises(ClipError, match="cannot be decoded"):
+        list(read_frames(clip, 5))
+    with pytest.raises(ClipError, match="cannot be decoded"):
+        read_audio(clip, 16_000)

@@ -139,3 +139,16 @@ def test_the_package_is_small_and_holds_what_jobs_need(tmp_path):
     assert "platform/vavl/job_config.py" in names
     at_home = (".git/", ".venv/", "runs/", "tests/", ".mypy_cache/", ".ruff_cache/", ".pytest_cache/")
     assert not [name for name in names if name.startswith(at_home) or "__pycache__" in name]
+
+
+def test_the_readme_shows_a_valid_command_for_every_job():
+    text = (ROOT / "jobs/README.md").read_text()
+    shown = [line for line in text.splitlines() if line.startswith("ray job submit ")]
+    commands = [shlex.split(line.partition(" -- ")[2]) for line in shown]
+    assert {Path(command[1]).stem for command in commands} == JOB_SETTINGS.keys()
+    for program, job, config, *overrides in commands:
+        assert program == "python"
+        content = {"output_dir": "out", "job": job, "config": config, "overrides": overrides}
+        plan_submission(SubmitJob.model_validate(content), {}, ROOT)
+        assert f"`python {job} {config}`" in text
+    assert "`python jobs/submit_job.py jobs/configs/submit.yaml`" in text

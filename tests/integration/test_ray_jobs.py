@@ -1,0 +1,276 @@
+"""Jobs submitted to a real cluster: `ray start --head` on loopback with a token, as a person would start it."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+ROOT = Path(__file__).parents[2]
+PROGRAMS = Path(sys.executable).parent
+ENTRY = ["--runtime-env", "jobs/runtime_env.yaml", "--working-dir", ".", "--"]
+
+
+def free_port() -> int:
+    with socket.socket() as place:
+        place.bind(("127.0.0.1", 0))
+        return int(place.getsockname()[1])
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A running cluster.
+
+    Attributes:
+        folder: its own temporary folder.
+        port: of dashboard and job server.
+        root: folder that its nodes have as VAVL_ROOT.
+        environment: of a client with the token.
+    """
+
+    folder: Path
+    port: int
+    root: Path
+    environment: dict[str, str]
+
+    @property
+    def address(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def without_token(self) -> dict[str, str]:
+        kept = {key: value for key, value in self.environment.items() if not key.startswith("RAY_AUTH")}
+        return kept | {"RAY_AUTH_MODE": "disabled"}
+
+    def run(self, *words: str, **options: Any) -> subprocess.CompletedProcess[str]:
+        settings = {"cwd": ROOT, "env": self.environment, "timeout": 120} | options
+        return subprocess.run([*words], capture_output=True, text=True, check=False, **settings)
+
+    def ray_job(self, *words: str, **options: Any) -> subprocess.CompletedProcess[str]:
+        return self.run("ray", "job", words[0], "--address", self.address, *words[1:], **options)
+
+    def submit(self, *words: str, **options: Any) -> subprocess.CompletedProcess[str]:
+        return self.run(sys.executable, "jobs/submit_job.py", "jobs/configs/submit.yaml",
+                        f"address={self.address}", *words, **options)  # fmt: skip
+
+    def details(self, submission_id: str) -> dict[str, Any]:
+        """Ask the job client of Ray, in a process that has the token."""
+        program = (
+            "import json, sys; from ray.job_submission import JobSubmissionClient\n"
+            "info = JobSubmissionClient(sys.argv[1]).get_job_info(sys.argv[2])\n"
+            "print(json.dumps({'status': info.status.value, 'code': info.driver_exit_code}))"
+        )
+        done = self.run(sys.executable, "-c", program, self.address, submission_id)
+        found: dict[str, Any] = json.loads(done.stdout)
+        return found
+
+
+def processes_of(folder: Path) -> list[psutil.Process]:
+    """Return the processes that name the cluster's folder in their command or work in it."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if str(folder) in " ".join(process.cmdline()) or str(folder) in process.cwd():
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    # Ray's sockets lie below this folder, and their names may have 107 bytes.
+    folder = Path(tempfile.mkdtemp(prefix="vavl-", dir="/tmp"))
+    root = tmp_path_factory.mktemp("root")
+    (folder / "token").write_text(secrets.token_hex(32))
+    left_out = {"RAY_ADDRESS", "MLFLOW_TRACKING_URI", "VAVL_ROOT", "VAVL_DEMO_ROOT"}
+    environment = {name: value for name, value in os.environ.items() if name not in left_out} | {
+        "PATH": f"{PROGRAMS}{os.pathsep}{os.environ['PATH']}",
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": str(folder / "token"),
+        "RAY_worker_niceness": "0",
+        "RAY_JOB_STOP_WAIT_TIME_S": "3",  # the runtime environment of the jobs asks for more
+    }
+    port = free_port()
+    command = [
+        "ray", "start", "--head", "--block", "--num-cpus=2", f"--temp-dir={folder}/ray", f"--port={free_port()}",
+        "--dashboard-host=127.0.0.1", f"--dashboard-port={port}", "--disable-usage-stats",
+        f"--ray-client-server-port={free_port()}", f"--dashboard-agent-listen-port={free_port()}",
+        "--min-worker-port=0", "--max-worker-port=0",
+    ]  # fmt: skip
+    with (folder / "start.log").open("w") as log:
+        head = subprocess.Popen(
+            command,
+            env=environment | {"VAVL_ROOT": str(root)},
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    made = Cluster(folder, port, root, environment)
+    try:
+        wait_for(made, head)
+        yield made
+    finally:
+        head.send_signal(signal.SIGTERM)
+        try:
+            head.wait(20)
+        except subprocess.TimeoutExpired:
+            head.kill()
+        left = processes_of(folder)
+        for process in left:
+            process.kill()
+        psutil.wait_procs(left, timeout=10)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def wait_for(cluster: Cluster, head: subprocess.Popen[bytes]) -> None:
+    until = time.monotonic() + 60
+    while time.monotonic() < until:
+        if cluster.ray_job("list").returncode == 0:
+            return
+        assert head.poll() is None, (cluster.folder / "start.log").read_text()
+        time.sleep(1)
+    pytest.fail((cluster.folder / "start.log").read_text())
+
+
+def test_a_job_runs_there_and_its_results_lie_under_the_root(cluster: Cluster, tmp_path: Path) -> None:
+    done = cluster.submit(
+        f"output_dir={tmp_path}", f"root={tmp_path}/root", "submission_id=rendering",
+        "job=jobs/make_demo_corpus.py", "config=jobs/configs/demo_corpus.yaml",
+        "overrides=[corpus.women=1, corpus.men=0, corpus.sentences=1, corpus.takes=1, corpus.image_size_px=96]",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary.keys() == {
+        "submission_id", "status", "driver_exit_code", "address", "entrypoint", "seconds"
+    }  # fmt: skip
+    assert (summary["submission_id"], summary["status"], summary["driver_exit_code"]) == (
+        "rendering",
+        "SUCCEEDED",
+        0,
+    )
+    rendered = json.loads((tmp_path / "root/runs/demo_corpus/summary.json").read_text())
+    assert rendered["clips"] == 6
+    assert len(list((tmp_path / "root/runs/demo_corpus").rglob("*.mp4"))) == 6
+    assert "demo corpus" in done.stdout  # the job's own log
+
+
+def test_variables_arrive_by_name(cluster: Cluster, tmp_path: Path) -> None:
+    store = f"sqlite:///{tmp_path}/named.db"
+    done = cluster.submit(
+        f"output_dir={tmp_path}/sent", f"root={tmp_path}", "environment=[MLFLOW_TRACKING_URI]",
+        "job=jobs/check_setup.py", "config=jobs/configs/check_setup.yaml",
+        "overrides=[try_imports=false, least_free_disk_gb=0.1, least_memory_gb=0.1]",
+        env=cluster.environment | {"MLFLOW_TRACKING_URI": store},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    checks = json.loads((tmp_path / "runs/check_setup/summary.json").read_text())["checks"]
+    assert next(check["found"] for check in checks if check["name"] == "tracking").startswith(store)
+
+
+def test_the_jobs_own_exit_code_is_that_of_the_command(cluster: Cluster, tmp_path: Path) -> None:
+    done = cluster.submit(
+        f"output_dir={tmp_path}", f"root={tmp_path}/root", "job=jobs/prepare_corpus.py",
+        "config=jobs/configs/prepare/demo.yaml", "overrides=[root=/nowhere]",
+    )  # fmt: skip
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "the folder of corpus demo does not exist" in done.stdout
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert (summary["status"], summary["driver_exit_code"]) == ("FAILED", 2)
+
+
+def test_rays_own_command_runs_a_job_as_well(cluster: Cluster) -> None:
+    done = cluster.ray_job(
+        "submit", "--submission-id", "plain", *ENTRY, "python", "jobs/check_setup.py",
+        "jobs/configs/check_setup.yaml", "try_imports=false", "least_free_disk_gb=0.1", "least_memory_gb=0.1",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert cluster.details("plain") == {"status": "SUCCEEDED", "code": 0}
+    assert json.loads((cluster.root / "runs/check_setup/summary.json").read_text())["fail"] == 0
+
+
+def test_a_bad_configuration_fails_with_its_message_in_the_log(cluster: Cluster) -> None:
+    done = cluster.ray_job(
+        "submit", "--submission-id", "bad", *ENTRY, "python", "jobs/train_model.py",
+        "jobs/configs/demo.yaml", "training.workerz=2",
+    )  # fmt: skip
+    assert done.returncode == 1  # all that Ray's command knows
+    assert cluster.details("bad") == {"status": "FAILED", "code": 2}
+    log = cluster.ray_job("logs", "bad").stdout
+    assert "training.workerz: unknown key; did you mean `workers`" in log
+
+
+def test_a_stopped_job_has_time_to_leave(cluster: Cluster) -> None:
+    program = (
+        "import signal, sys, time\n"
+        "signal.signal(signal.SIGTERM, lambda *_: (time.sleep(5), print('left in order'), sys.exit(0)))\n"
+        "print('ready', flush=True)\n"
+        "time.sleep(60)\n"
+    )
+    cluster.ray_job("submit", "--no-wait", "--submission-id", "stopped", *ENTRY, "python", "-c", program)
+    until = time.monotonic() + 30
+    while "\nready" not in cluster.ray_job("logs", "stopped").stdout and time.monotonic() < until:
+        time.sleep(0.5)
+    stopped = cluster.ray_job("stop", "stopped")
+    assert stopped.returncode == 0, stopped.stderr
+    assert cluster.details("stopped") == {"status": "STOPPED", "code": None}
+    assert "left in order" in cluster.ray_job("logs", "stopped").stdout
+
+
+def test_interrupting_the_watcher_leaves_the_job_running(cluster: Cluster, tmp_path: Path) -> None:
+    words = [
+        sys.executable, "jobs/submit_job.py", "jobs/configs/submit.yaml", f"address={cluster.address}",
+        f"output_dir={tmp_path}", f"root={tmp_path}/root", "submission_id=left", "job=jobs/make_demo_corpus.py",
+        "config=jobs/configs/demo_corpus.yaml", "overrides=[workers=1]",
+    ]  # fmt: skip
+    watcher = subprocess.Popen(words, cwd=ROOT, env=cluster.environment, stdout=subprocess.PIPE, text=True)
+    assert watcher.stdout is not None
+    for line in watcher.stdout:
+        if line.startswith("Running entrypoint"):
+            break
+    watcher.send_signal(signal.SIGINT)
+    assert watcher.wait(20) == 1
+    assert cluster.details("left")["status"] == "RUNNING"
+    assert json.loads((tmp_path / "summary.json").read_text())["status"] == "RUNNING"
+    cluster.ray_job("stop", "left")
+    assert cluster.details("left")["status"] == "STOPPED"
+
+
+def test_a_client_without_the_token_is_refused(cluster: Cluster, tmp_path: Path) -> None:
+    plain = cluster.ray_job("list", env=cluster.without_token)
+    assert plain.returncode != 0
+    assert "Missing authentication token" in plain.stderr
+    ours = cluster.submit(f"output_dir={tmp_path}", env=cluster.without_token)
+    assert ours.returncode == 1
+    assert "the cluster wants a token" in ours.stderr
+    assert "export RAY_AUTH_MODE=token" in ours.stderr
+    wrong = tmp_path / "token"
+    wrong.write_text("0" * 64)
+    other = cluster.ray_job("list", env=cluster.environment | {"RAY_AUTH_TOKEN_PATH": str(wrong)})
+    assert other.returncode != 0
+    assert cluster.ray_job("list").returncode == 0
+
+
+def test_dashboard_and_job_server_listen_on_loopback_only(cluster: Cluster) -> None:
+    listening = [
+        entry.laddr.ip
+        for entry in psutil.net_connections("inet")
+        if entry.status == psutil.CONN_LISTEN and entry.laddr.port == cluster.port
+    ]
+    assert listening == ["127.0.0.1"]
