@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 
@@ -11,7 +11,7 @@ from vavl.config.base import FrozenConfig
 from vavl.config.places import FROM_PROJECT, FROM_ROOT
 from vavl.data.demo_corpus.settings import DemoCorpusSettings
 from vavl.features.settings import FeatureSettings
-from vavl.tracking.settings import TrackingSettings
+from vavl.tracking.settings import TrackingSettings, TrackingTarget
 from vavl.training.comparison_settings import ComparisonPlan
 from vavl.training.settings import TrainingPlan
 
@@ -53,6 +53,19 @@ class CompareObjectivesJob(ComparisonPlan):
     tracking: TrackingSettings = TrackingSettings()
 
 
+class SyncTrackingJob(FrozenConfig):
+    """Settings of ``jobs/sync_tracking.py``."""
+
+    folder_key: ClassVar[str | None] = "folder"
+
+    folder: Annotated[Path, FROM_ROOT] = Field(description="folder of a run, or of many")
+    output_dir: Annotated[Path | None, FROM_ROOT] = Field(
+        None, description="folder of summary.json; null: the folder, or sync/ in it where it is a run's own"
+    )
+    seconds_per_run: float = Field(3600, gt=0, description="longest time for one run")
+    tracking: TrackingTarget = TrackingTarget()
+
+
 class CheckSetupJob(FrozenConfig):
     """Settings of ``jobs/check_setup.py``."""
 
@@ -76,6 +89,7 @@ JOB_SETTINGS: dict[str, type[FrozenConfig]] = {
     "compare_objectives": CompareObjectivesJob,
     "make_demo_corpus": MakeDemoCorpusJob,
     "prepare_corpus": PrepareCorpusJob,
+    "sync_tracking": SyncTrackingJob,
     "train_model": TrainModelJob,
 }
 """Settings of every job that can be submitted to a cluster, by the name of its file in ``jobs/``."""

@@ -14,6 +14,7 @@ from vavl.job_config import (
     CompareObjectivesJob,
     MakeDemoCorpusJob,
     PrepareCorpusJob,
+    SyncTrackingJob,
     TrainModelJob,
 )
 from vavl.submission.settings import SubmitJob
@@ -29,6 +30,7 @@ JOBS = {
     "make_demo_corpus": MakeDemoCorpusJob,
     "prepare_corpus": PrepareCorpusJob,
     "submit_job": SubmitJob,
+    "sync_tracking": SyncTrackingJob,
     "train_model": TrainModelJob,
 }
 

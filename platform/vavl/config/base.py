@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from pydantic import BaseModel, ConfigDict
 
 
@@ -11,5 +13,8 @@ class FrozenConfig(BaseModel):
     Bounds belong in the field (``Field(gt=0)``), units in the name (``hop_ms``), the meaning in
     ``Field(description=...)``: ``--help`` and the error messages print them.
     """
+
+    folder_key: ClassVar[str | None] = None
+    """Key of a job's setting that a folder on the command line gives; None: it takes a file only."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)

@@ -82,7 +82,9 @@ def parse_arguments(
         epilog="settings (dotted key, type, default):\n" + "\n".join(_setting_lines(settings)),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("config", type=Path, metavar="CONFIG.yaml", help="configuration file")
+    is_folder_enough = settings.folder_key is not None
+    metavar, note = ("FOLDER|CONFIG.yaml", "folder, or ") if is_folder_enough else ("CONFIG.yaml", "")
+    parser.add_argument("config", type=Path, metavar=metavar, help=f"{note}configuration file")
     parser.add_argument(
         "overrides", nargs="*", metavar="dotted.key=value", help="settings that replace those of the file"
     )

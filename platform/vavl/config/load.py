@@ -15,6 +15,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from vavl.config.base import FrozenConfig
+from vavl.config.places import root_folder
 from vavl.errors import ConfigError
 
 Settings = TypeVar("Settings", bound=FrozenConfig)
@@ -26,13 +27,15 @@ _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
 def read_config(settings: type[Settings], path: Path, overrides: Sequence[str] = ()) -> Settings:
     """Read ``path``, apply ``dotted.key=value`` overrides and validate.
 
-    ``${NAME}`` and ``${NAME:-default}`` in a text value are taken from the environment.
+    ``${NAME}`` and ``${NAME:-default}`` in a text value are taken from the environment. Settings with a
+    ``folder_key`` may be given a folder instead of a file.
 
     Raises:
         ConfigError: the file is missing, is not YAML, or holds wrong settings; every fault is
             listed with its dotted key, and an unknown key with the nearest known name.
     """
-    content = read_yaml_mapping(path)
+    folder = _folder_meant(path) if settings.folder_key else None
+    content = {str(settings.folder_key): str(folder)} if folder else read_yaml_mapping(path)
     for override in overrides:
         _apply_override(content, override)
     return validate(settings, content, source=str(path))
@@ -80,6 +83,12 @@ def read_yaml_mapping(path: Path) -> dict[str, Any]:
             str(path), "", f"holds {type(content).__name__}, not a mapping", "write `key: value` lines"
         )
     return content
+
+
+def _folder_meant(path: Path) -> Path | None:
+    """Return the folder that ``path`` names, from the current folder or else from ``VAVL_ROOT``."""
+    places = [base / path for base in (Path.cwd(), root_folder()) if base is not None]
+    return next((place for place in places if place.is_dir()), None)
 
 
 def _apply_override(content: dict[str, Any], override: str) -> None:

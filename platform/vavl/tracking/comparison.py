@@ -17,6 +17,7 @@ from vavl.config.files import make_folder, read_json, write_json
 from vavl.tracking.journal import Journal
 from vavl.tracking.journal_sink import JournalSink
 from vavl.tracking.leftovers import JOURNAL_NAME, unfinished_journals
+from vavl.tracking.replay_lock import Follower
 from vavl.tracking.replay_queue import ReplayQueue
 from vavl.tracking.run import run_start, source_tags
 from vavl.tracking.settings import TrackingSettings, tracking_place
@@ -105,6 +106,7 @@ class TrackedComparison:
         self._settings = settings.model_copy(update={"system_metrics": False, "model_name": None})
         self.journal = Journal(self.folder / JOURNAL_NAME)
         self._queue = ReplayQueue(self._settings)
+        self._follower = Follower(self.journal.path)
         self._parent: dict[str, str] = {}
         self._source: dict[str, str] = {}
         self._tags: dict[str, dict[str, Any]] = {}
@@ -129,6 +131,7 @@ class TrackedComparison:
         self._queue.add(self.journal.path)
         for journal in unfinished_journals(self.folder / RUNS_FOLDER, self._settings):
             self._queue.add(journal)
+        self._follower.take()
         self._queue.start()
 
     def log_of(self, name: str) -> ChildLog:
@@ -156,6 +159,7 @@ class TrackedComparison:
         self.journal.append("run_end", status=status, metrics=metrics)
         parent = self._queue.add(self.journal.path)
         is_complete = self._queue.finish(patience)
+        self._follower.release()
         return {"mlflow_run_id": parent.state.mlflow_run_id, "tracking_complete": is_complete}
 
     @property

@@ -15,11 +15,12 @@ from typing import Any
 from packaging.version import Version
 
 import vavl
-from vavl.config.files import read_json
+from vavl.config.files import read_json, sha256_of_file, sha256_of_json
 from vavl.errors import TrackingError
 
 CODE_HASH_KEY = "vavl_code_hash"
 _RECORD_TAG = "vavl.journal_record"
+_FILES_TAG = "vavl.files_sha256"
 _NAME_IN_RUN = "model"
 _TAG_LIMIT = 5000
 # What a prediction imports. Ray and DeepSpeed are absent on purpose: serving needs neither.
@@ -36,7 +37,9 @@ class ModelNote:
     Attributes:
         folder: holds model.json and model.safetensors.
         name: registered model.
-        record: names the journal record; registering the same record again gives the same version.
+        record: names the journal record; registering the same record again gives the same version, and so
+            does another record of the same run with the same files: a run whose process died between the
+            registration and its end records its model a second time.
         tags: facts shown with the version (hashes, metrics, split protocol, label target).
     """
 
@@ -64,6 +67,7 @@ def register_model(client: Any, mlflow_run_id: str, note: ModelNote) -> str:
     existing = _version_of_record(client, mlflow_run_id, note)
     if existing is not None:
         return existing
+    marks = {_RECORD_TAG: note.record, _FILES_TAG: _files_hash(note.folder)}
     logged = _log_model(client, mlflow_run_id, note)
     _make_registered_model(client, note.name)
     # A server finds the model by its id; without one MLflow would look it up in another store, its global one.
@@ -74,7 +78,7 @@ def register_model(client: Any, mlflow_run_id: str, note: ModelNote) -> str:
         source=source,
         run_id=mlflow_run_id,
         model_id=logged.model_id,
-        tags={_RECORD_TAG: note.record, **{key: str(value)[:_TAG_LIMIT] for key, value in note.tags.items()}},
+        tags={**marks, **{key: str(value)[:_TAG_LIMIT] for key, value in note.tags.items()}},
     )
     # MLflow's pages follow this tag from the run's model to its version.
     link = json.dumps([{"name": note.name, "version": made.version}])
@@ -207,7 +211,17 @@ def _signature(values: Sequence[str]) -> Any:
 
 def _version_of_record(client: Any, mlflow_run_id: str, note: ModelNote) -> str | None:
     found = client.search_model_versions(f"name = '{note.name}' and run_id = '{mlflow_run_id}'")
-    return next((str(entry.version) for entry in found if entry.tags.get(_RECORD_TAG) == note.record), None)
+    marks = {_RECORD_TAG: note.record, _FILES_TAG: _files_hash(note.folder)}
+    return next(
+        (str(entry.version) for entry in found if any(entry.tags.get(key) == marks[key] for key in marks)),
+        None,
+    )
+
+
+def _files_hash(folder: Path) -> str:
+    """Return the hash of a model folder's files; an empty one or none gives a hash as well."""
+    files = sorted(path for path in folder.glob("*") if path.is_file())
+    return sha256_of_json({path.name: sha256_of_file(path) for path in files})
 
 
 def _make_registered_model(client: Any, name: str) -> None:

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import logging
 import os
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 from vavl.tracking.journal import Journal
 from vavl.tracking.mlflow_writer import MlflowWriter, import_mlflow
 from vavl.tracking.reachable import unreachable_reason
+from vavl.tracking.replay_lock import Follower, only_one
 from vavl.tracking.replay_records import RecordReplay
-from vavl.tracking.replay_state import ReplayState, read_state, write_state
+from vavl.tracking.replay_state import ReplayState, read_state, read_states, write_state
 from vavl.tracking.settings import TrackingPlace, TrackingSettings, tracking_place
 from vavl.tracking.system_metrics import SystemSampler
 
@@ -37,15 +35,25 @@ class Replay:
     Args:
         journal: the run's journal.
         settings: where and how to track. Relative places count from the current folder, now.
+        on_progress: called with the new state after every request, from the thread that replays.
     """
 
-    def __init__(self, journal: Journal, settings: TrackingSettings) -> None:
+    def __init__(
+        self,
+        journal: Journal,
+        settings: TrackingSettings,
+        on_progress: Callable[[ReplayState], None] | None = None,
+    ) -> None:
         self._journal, self._settings = journal, settings
         self.place: TrackingPlace = tracking_place(settings, os.environ)
         self._records: RecordReplay | None = None
         self._tries: Counter[int] = Counter()
         self._warned = False
         self._complete = False
+        self._on_progress = on_progress
+        self._follower = Follower(journal.path)
+        self.fault = ""
+        """Why the last attempt failed, "" when it did not."""
         self._deadline = 0.0
         self._stop = threading.Event()
         self._sampler: SystemSampler | None = None
@@ -57,8 +65,12 @@ class Replay:
         return read_state(self._journal.path, self.place.public_uri)
 
     def start(self) -> None:
-        """Follow the journal in the background until ``finish``."""
+        """Follow the journal in the background until ``finish``; other processes leave it alone so long."""
         try:
+            self._follower.take()
+            if self.place.public_uri not in read_states(self._journal.path):
+                # Whoever goes on with this journal has to know where it belongs, even if nothing arrives.
+                self._save(ReplayState())
             if self._settings.system_metrics:
                 self._sampler = SystemSampler(self._journal, self._settings.system_metrics_seconds)
                 self._sampler.start()
@@ -86,6 +98,7 @@ class Replay:
         if self._thread.ident is None:
             self._thread.start()
         self._thread.join(timeout)
+        self._follower.release()
         if not self._complete:
             _log.warning(
                 "MLflow (%s) does not hold the whole run yet; nothing is lost: the journal %s has it, "
@@ -97,14 +110,16 @@ class Replay:
     def run_once(self) -> bool:
         """Replay the records that are there now; returns whether all of them were dealt with."""
         try:
-            with _only_one(self._journal.path) as is_alone:
+            with only_one(self._journal.path) as is_alone:
                 if not is_alone:
                     raise BlockingIOError("another process replays this journal")
                 self._replay()
         except Exception as fault:  # noqa: BLE001  tracking never stops training
             self._warn(fault)
             self._records = None  # the next look connects anew
+            self.fault = f"{type(fault).__name__}: {fault}"
             return False
+        self.fault = ""
         if self._warned:
             _log.info("MLflow (%s) caught up with the journal", self.place.public_uri)
             self._warned = False
@@ -141,6 +156,8 @@ class Replay:
 
     def _save(self, state: ReplayState) -> None:
         write_state(self._journal.path, self.place.public_uri, state)
+        if self._on_progress is not None:
+            self._on_progress(state)
 
     def _follow(self) -> None:
         pause = self._settings.flush_seconds
@@ -163,18 +180,3 @@ class Replay:
                 "MLflow (%s) cannot be written now (%s: %s); the work goes on and %s keeps everything",
                 self.place.public_uri, type(fault).__name__, fault, self._journal.path,
             )  # fmt: skip
-
-
-@contextlib.contextmanager
-def _only_one(journal: Path) -> Iterator[bool]:
-    """Yield whether this is the only replay of ``journal`` on this machine."""
-    if not journal.parent.exists():
-        yield True
-        return
-    with journal.with_name(journal.name + ".replaying").open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-            return
-        yield True

@@ -15,6 +15,16 @@ from vavl.config.places import root_folder
 _SQLITE = "sqlite:///"
 
 
+def _without_password(address: str | None) -> str | None:
+    # Settings are saved with the run; what the environment holds is not.
+    if address is not None and urlsplit(address).password is not None:
+        raise ValueError(
+            "holds a password; give the whole address by MLFLOW_TRACKING_URI, or user and password "
+            "by MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+        )
+    return address
+
+
 class TrackingSettings(FrozenConfig):
     """How a run reaches MLflow; without an address, a SQLite file and a folder under ``runs``."""
 
@@ -36,16 +46,26 @@ class TrackingSettings(FrozenConfig):
         1, ge=0, le=5, description="repeats of a request that a server did not answer"
     )
 
-    @field_validator("uri", "artifact_location")
-    @classmethod
-    def _holds_no_password(cls, address: str | None) -> str | None:
-        # Settings are saved with the run; what the environment holds is not.
-        if address is not None and urlsplit(address).password is not None:
-            raise ValueError(
-                "holds a password; give the whole address by MLFLOW_TRACKING_URI, or user and password "
-                "by MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
-            )
-        return address
+    _holds_no_password = field_validator("uri", "artifact_location")(_without_password)
+
+
+class TrackingTarget(FrozenConfig):
+    """Another store than the one that a run was started with; null leaves what the run says."""
+
+    uri: str | None = Field(None, description="tracking server; null: the store of each run")
+    artifact_location: str | None = Field(None, description="folder or address for artifacts")
+    request_timeout_seconds: int | None = Field(None, gt=0, description="longest wait for one answer")
+    request_retries: int | None = Field(
+        None, ge=0, le=5, description="repeats of a request without an answer"
+    )
+
+    _holds_no_password = field_validator("uri", "artifact_location")(_without_password)
+
+    def applied_to(self, settings: TrackingSettings) -> TrackingSettings:
+        """Return the settings of a run with what is given here."""
+        return TrackingSettings.model_validate(
+            {**settings.model_dump(), **self.model_dump(exclude_none=True)}
+        )
 
 
 @dataclass(frozen=True)

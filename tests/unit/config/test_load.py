@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import pytest
 from pydantic import Field, ValidationError
@@ -154,3 +154,28 @@ def test_settings_cannot_change():
     with pytest.raises(ValidationError, match="frozen"):
         settings.fold = 1
     assert validate(Settings, {"folder": "runs"}, "here") == settings
+
+
+class OfFolder(FrozenConfig):
+    folder_key: ClassVar[str | None] = "folder"
+
+    folder: Path
+    many: int = 1
+
+
+def test_a_folder_may_stand_for_a_file_where_the_settings_say_so(tmp_path, monkeypatch):
+    (tmp_path / "here" / "runs").mkdir(parents=True)
+    (tmp_path / "root" / "other").mkdir(parents=True)
+    (tmp_path / "file.yaml").write_text("folder: x\nmany: 3\n")
+    monkeypatch.chdir(tmp_path / "here")
+    assert read_config(OfFolder, Path("runs"), ["many=2"]) == OfFolder(folder=tmp_path / "here/runs", many=2)
+    assert read_config(OfFolder, tmp_path / "file.yaml").many == 3
+    with pytest.raises(ConfigError, match="cannot be read"):
+        read_config(OfFolder, Path("other"))
+    monkeypatch.setenv("VAVL_ROOT", str(tmp_path / "root"))
+    assert read_config(OfFolder, Path("other")).folder == tmp_path / "root/other"
+
+
+def test_a_folder_is_no_configuration_of_other_jobs(tmp_path):
+    with pytest.raises(ConfigError, match="cannot be read"):
+        read_config(FrozenConfig, tmp_path)

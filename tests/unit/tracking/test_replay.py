@@ -15,6 +15,7 @@ import pytest
 from vavl.tracking.journal import Journal
 from vavl.tracking.mlflow_writer import MlflowWriter
 from vavl.tracking.replay import Replay
+from vavl.tracking.replay_lock import only_one
 from vavl.tracking.replay_state import state_path
 from vavl.tracking.settings import TrackingSettings
 
@@ -291,10 +292,8 @@ def test_a_store_that_was_made_anew_gets_everything_again(
 
 
 def test_only_one_replay_at_a_time(journal: Journal, tracking: TrackingSettings) -> None:
-    from vavl.tracking.replay import _only_one
-
     _start(journal, tracking)
-    with _only_one(journal.path) as alone:
+    with only_one(journal.path) as alone:
         assert alone
         assert Replay(journal, tracking).run_once() is False
     assert Replay(journal, tracking).run_once() is True

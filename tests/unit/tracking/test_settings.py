@@ -10,7 +10,7 @@ import pytest
 
 from vavl.config.load import validate
 from vavl.errors import ConfigError
-from vavl.tracking.settings import TrackingPlace, TrackingSettings, tracking_place
+from vavl.tracking.settings import TrackingPlace, TrackingSettings, TrackingTarget, tracking_place
 
 
 def test_default_is_an_absolute_sqlite_file_and_artifact_folder(tmp_path: Path) -> None:
@@ -57,3 +57,13 @@ def test_a_password_in_the_settings_is_refused_and_not_repeated():
     with pytest.raises(ConfigError, match="MLFLOW_TRACKING_PASSWORD") as caught:
         validate(TrackingSettings, {"uri": "http://me:hunter2@server:5000"}, "train.yaml")
     assert "hunter2" not in str(caught.value)
+
+
+def test_a_target_replaces_only_what_it_names():
+    settings = TrackingSettings(uri="http://a", experiment="mine", request_retries=3)
+    changed = TrackingTarget(uri="http://b", request_timeout_seconds=2).applied_to(settings)
+    assert (changed.uri, changed.experiment, changed.request_retries) == ("http://b", "mine", 3)
+    assert changed.request_timeout_seconds == 2
+    assert TrackingTarget().applied_to(settings) == settings
+    with pytest.raises(ConfigError, match="MLFLOW_TRACKING_PASSWORD"):
+        validate(TrackingTarget, {"uri": "http://me:hunter2@server"}, "sync.yaml")

@@ -1,0 +1,42 @@
+"""Bring runs into MLflow that it does not hold whole: python jobs/sync_tracking.py FOLDER [dotted.key=value ...]."""
+
+from __future__ import annotations
+
+from vavl.config.command_line import run_job
+from vavl.config.files import make_folder
+from vavl.job_config import SyncTrackingJob
+from vavl.tracking.sync import (
+    print_results,
+    print_waiting,
+    refuse_failures,
+    summary_folder,
+    sync_runs,
+    write_summary,
+)
+from vavl.tracking.sync_survey import waiting_journals
+
+
+def sync_tracking(job: SyncTrackingJob) -> None:
+    """Replay what is missing, in order and once, and say what became of each run."""
+    results = list(sync_runs(waiting_journals(job.folder, job.tracking), job.seconds_per_run))
+    print_results(results)
+    path = write_summary(results, summary_folder(job.folder, job.output_dir))
+    print(f"\nsummary: {path}")
+    refuse_failures(results)
+
+
+def check(job: SyncTrackingJob) -> None:
+    """Look for journals and print what their stores lack; send nothing."""
+    print_waiting(waiting_journals(job.folder, job.tracking))
+    make_folder(summary_folder(job.folder, job.output_dir))
+
+
+def main() -> int:
+    """Run the job."""
+    return run_job(
+        "Bring runs into MLflow that it does not hold whole.", SyncTrackingJob, sync_tracking, check
+    )
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,241 @@
+"""jobs/sync_tracking.py against a real tracking server that comes, goes and dies, as its callers do."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from mlflow_server import MlflowServer
+
+from vavl.tracking.journal import Journal
+from vavl.tracking.replay_lock import Follower
+from vavl.tracking.replay_state import read_state, state_path
+
+ROOT = Path(__file__).parents[2]
+STEPS = 4000
+METRICS = ("train/loss/total", "train/learning_rate", "train/gradient_norm")
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def module_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:
+    server = MlflowServer(tmp_path_factory.mktemp("server"))
+    server.start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def server(module_server: MlflowServer, monkeypatch: pytest.MonkeyPatch) -> MlflowServer:
+    """The server, there and with no other store named in the environment."""
+    for name in ("MLFLOW_TRACKING_URI", "VAVL_ROOT"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    monkeypatch.setenv("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    module_server.start()
+    return module_server
+
+
+def make_run(folder: Path, uri: str | None, steps: int = 3, *, is_ended: bool = True) -> Journal:
+    """Write what a training leaves that never reached its server."""
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text(yaml.safe_dump({"tracking": {"uri": uri, "system_metrics": False}}))
+    journal = Journal(folder / "journal.jsonl")
+    journal.append("run_start", run_id=str(folder), experiment="sync")
+    journal.append_all([("step", step(number)) for number in range(steps)])
+    if is_ended:
+        (folder / "report.html").write_text("<p>report</p>")
+        journal.append("artifact", path="report.html")
+        journal.append("run_end", status="FINISHED", metrics={"test/audio/accuracy": 0.5})
+    return journal
+
+
+def step(number: int, shift: float = 0.0) -> dict[str, Any]:
+    metrics = {name: number + place / 10 + shift for place, name in enumerate(METRICS)}
+    return {"step": number, "metrics": metrics}
+
+
+def make_long_run(folder: Path, server: MlflowServer) -> Journal:
+    """A run whose worker died three times: steps are there again, equal or a little different."""
+    journal = make_run(folder, server.address, 1500, is_ended=False)
+    equal = [record.payload for record in journal.read() if record.kind == "step"][1300:]
+    journal.append_all([("step", {**payload, "time": 1.0}) for payload in equal])
+    journal.append_all([("step", step(number, 0.01)) for number in range(1400, 2500)])
+    journal.append("run_start", run_id=str(folder), experiment="sync")
+    journal.append_all([("step", step(number, 0.02)) for number in range(2480, STEPS)])
+    journal.append("run_end", status="FINISHED", metrics={})
+    return journal
+
+
+def assert_whole(server: MlflowServer, journal: Journal) -> None:
+    """Every step of every metric arrived exactly once, in order, with its first value."""
+    first: dict[str, dict[int, float]] = {name: {} for name in METRICS}
+    for record in journal.read():
+        for name, value in record.payload.get("metrics", {}).items():
+            first[name].setdefault(record.payload["step"], value)
+    run_id = read_state(journal.path, server.address).mlflow_run_id
+    assert run_id is not None
+    for name in METRICS:
+        points = server.points(run_id, name)
+        assert [number for number, _ in points] == list(range(STEPS)), name
+        assert dict(points) == first[name]
+
+
+def start_job(*words: str | Path) -> subprocess.Popen[str]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "platform")}
+    return subprocess.Popen(
+        [sys.executable, ROOT / "jobs/sync_tracking.py", *words],
+        env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+
+
+def wait_for_the_middle(process: subprocess.Popen[str], journal: Journal) -> None:
+    deadline = time.monotonic() + 120
+    while not state_path(journal.path).exists() or '"seq": 1,' in state_path(journal.path).read_text():
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def test_runs_that_never_reached_their_server_arrive(
+    server: MlflowServer, tmp_path: Path, run_job: Callable[..., Any]
+) -> None:
+    runs = tmp_path / "runs"
+    first, second = (
+        make_run(runs / "one", server.address),
+        make_run(runs / "two" / "earlier", server.address, 5),
+    )
+    listed = run_job("sync_tracking", runs, "--dry-run")
+    assert listed.code == 0, listed.stderr
+    assert f"one          6                {server.address}" in listed.stdout
+    assert not state_path(first.path).exists()
+
+    done = run_job("sync_tracking", runs)
+    assert done.code == 0, done.stderr
+    summary = json.loads((runs / "summary.json").read_text())
+    assert (summary["complete"], summary["sent"], summary["missing"]) == (True, 6 + 8, 0)
+    assert [(run["run"], run["state"]) for run in summary["runs"]] == [
+        ("one", "arrived"), ("two/earlier", "arrived")
+    ]  # fmt: skip
+    for journal, run in zip((first, second), summary["runs"], strict=True):
+        assert run["mlflow_run_id"] == read_state(journal.path, server.address).mlflow_run_id
+        assert run["mlflow_run_id"] in done.stdout
+    assert server.points(summary["runs"][1]["mlflow_run_id"], METRICS[0]) == [(n, float(n)) for n in range(5)]
+    again = run_job("sync_tracking", runs)
+    assert again.code == 0
+    assert "every run has arrived already" in again.stdout
+
+
+def test_the_folder_of_one_run_keeps_its_own_summary(
+    server: MlflowServer, tmp_path: Path, run_job: Callable[..., Any]
+) -> None:
+    make_run(tmp_path / "run", server.address)
+    (tmp_path / "run" / "summary.json").write_text("{}")
+    assert run_job("sync_tracking", tmp_path / "run").code == 0
+    assert (tmp_path / "run" / "summary.json").read_text() == "{}"
+    assert json.loads((tmp_path / "run" / "sync" / "summary.json").read_text())["sent"] == 6
+
+
+def test_a_file_and_another_store_may_be_named(
+    server: MlflowServer, tmp_path: Path, run_job: Callable[..., Any]
+) -> None:
+    make_run(tmp_path / "runs" / "one", "http://127.0.0.1:9")
+    config = tmp_path / "sync.yaml"
+    config.write_text(yaml.safe_dump({"folder": str(tmp_path / "runs"), "output_dir": str(tmp_path / "out")}))
+    away = run_job("sync_tracking", config)
+    assert away.code == 1
+    assert "refused" in away.stdout
+    assert "start the same command again" in away.stderr
+    (run,) = json.loads((tmp_path / "out" / "summary.json").read_text())["runs"]
+    assert (run["state"], run["sent"], run["missing"]) == ("not arrived", 0, 6)
+    there = run_job("sync_tracking", config, f"tracking.uri={server.address}")
+    assert there.code == 0, there.stderr
+    (run,) = json.loads((tmp_path / "out" / "summary.json").read_text())["runs"]
+    assert (run["state"], run["store"]) == ("arrived", server.address)
+
+
+def test_a_run_without_an_end_is_sent_and_left_open(
+    server: MlflowServer, tmp_path: Path, run_job: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = make_run(tmp_path / "runs" / "dead", server.address, is_ended=False)
+    living = Follower(make_run(tmp_path / "runs" / "living", server.address).path)
+    assert living.take()
+    done = run_job("sync_tracking", tmp_path / "runs")
+    living.release()
+    assert done.code == 0, done.stderr
+    assert "unfinished: start the job again to continue" in done.stdout
+    assert "left to the run, which is at work" in done.stdout
+    states = {
+        run["run"]: run["state"] for run in json.loads((tmp_path / "runs/summary.json").read_text())["runs"]
+    }
+    assert states == {"dead": "unfinished", "living": "left to its run"}
+
+    from mlflow.tracking import MlflowClient
+
+    run_id = read_state(journal.path, server.address).mlflow_run_id
+    assert MlflowClient(server.address).get_run(run_id).info.status == "RUNNING"
+    # The job goes on in the same MLflow run.
+    journal.append("run_start", run_id=str(journal.path.parent), experiment="sync")
+    journal.append("step", **step(3))
+    journal.append("run_end", status="FINISHED", metrics={})
+    assert run_job("sync_tracking", tmp_path / "runs").code == 0
+    run = MlflowClient(server.address).get_run(run_id)
+    assert run.info.status == "FINISHED"
+    assert server.points(run_id, METRICS[0]) == [(number, float(number)) for number in range(4)]
+
+
+def test_a_folder_without_any_run_is_bad_input(tmp_path: Path, run_job: Callable[..., Any]) -> None:
+    done = run_job("sync_tracking", tmp_path)
+    assert done.code == 2
+    assert "holds no run" in done.stderr
+    assert run_job("sync_tracking", tmp_path / "nowhere").code == 2
+
+
+def test_a_server_killed_in_the_middle_gets_the_rest_later(server: MlflowServer, tmp_path: Path) -> None:
+    journal = make_long_run(tmp_path / "runs" / "long", server)
+    job = start_job(tmp_path / "runs")
+    wait_for_the_middle(job, journal)
+    server.kill()
+    printed, _ = job.communicate(timeout=120)
+    assert job.returncode == 1, printed
+    assert "not arrived" in printed
+    reached = read_state(journal.path, server.address).seq
+    assert 1 < reached < sum(1 for _ in journal.read())
+    server.start()
+    job = start_job(tmp_path / "runs")
+    printed, _ = job.communicate(timeout=120)
+    assert job.returncode == 0, printed
+    assert_whole(server, journal)
+
+
+def test_a_replay_killed_in_the_middle_is_gone_on_with(server: MlflowServer, tmp_path: Path) -> None:
+    journal = make_long_run(tmp_path / "runs" / "long", server)
+    for _ in range(2):
+        job = start_job(tmp_path / "runs")
+        wait_for_the_middle(job, journal)
+        job.send_signal(signal.SIGKILL)
+        job.communicate()
+    assert read_state(journal.path, server.address).seq < sum(1 for _ in journal.read())
+    job = start_job(tmp_path / "runs")
+    printed, _ = job.communicate(timeout=120)
+    assert job.returncode == 0, printed
+    assert_whole(server, journal)
+
+
+def test_two_processes_at_once_send_everything_once(server: MlflowServer, tmp_path: Path) -> None:
+    journal = make_long_run(tmp_path / "runs" / "long", server)
+    jobs = [start_job(tmp_path / "runs") for _ in range(2)]
+    printed = [job.communicate(timeout=180)[0] for job in jobs]
+    assert [job.returncode for job in jobs] == [0, 0], printed
+    assert_whole(server, journal)

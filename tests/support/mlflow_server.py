@@ -1,0 +1,72 @@
+"""A tracking server in a process of its own on loopback, that a test may kill and start again."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+
+class MlflowServer:
+    """One server over one SQLite file; its address stays the same over restarts.
+
+    Args:
+        folder: of the data base, the artifacts and the log.
+        database: SQLite file with MLflow's tables; by default the server makes one in the folder.
+    """
+
+    def __init__(self, folder: Path, database: Path | None = None) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder, self.database = folder, database or folder / "mlflow.db"
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self._port = str(probe.getsockname()[1])
+        self.address = f"http://127.0.0.1:{self._port}"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start the server and wait until it answers; without effect while it is there."""
+        if self._process is not None:
+            return
+        command = [
+            sys.executable, "-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{self.database}",
+            "--workers", "1", "--artifacts-destination", str(self.folder / "artifacts"),
+            "--host", "127.0.0.1", "--port", self._port,
+        ]  # fmt: skip
+        with (self.folder / "server.log").open("ab") as log:
+            self._process = subprocess.Popen(
+                command, stdout=log, stderr=log, start_new_session=True,
+                # Without its runner of background jobs the server is there in half the time.
+                env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
+            )  # fmt: skip
+        end = time.monotonic() + 90
+        while time.monotonic() < end and self._process.poll() is None:
+            with contextlib.suppress(OSError), urllib.request.urlopen(f"{self.address}/health", timeout=1):
+                return
+            time.sleep(0.2)
+        text = (self.folder / "server.log").read_text()[-2000:]
+        raise AssertionError(f"the server did not start:\n{text}")
+
+    def kill(self) -> None:
+        """End the server and its workers with SIGKILL."""
+        if self._process is None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+        self._process = None
+
+    def points(self, run_id: str, metric: str) -> list[tuple[int, float]]:
+        """Return step and value of every point of a metric in the order of their arrival."""
+        with contextlib.closing(sqlite3.connect(self.database)) as connection:
+            return connection.execute(
+                "SELECT step, value FROM metrics WHERE run_uuid = ? AND key = ? ORDER BY rowid",
+                (run_id, metric),
+            ).fetchall()
