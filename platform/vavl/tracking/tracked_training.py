@@ -19,6 +19,7 @@ from vavl.tracking.settings import TrackingSettings
 from vavl.tracking.training_result import artifacts_of, version_tags
 from vavl.training.loop import BEST_FOLDER
 from vavl.training.run_folder import EARLIER_FOLDER
+from vavl.training.stop import TrainingStopped
 
 _LAST_FLUSH_SECONDS = 180.0
 _log = logging.getLogger(__name__)
@@ -89,7 +90,7 @@ class TrackedTraining:
         self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
     ) -> None:
         if fault is not None:
-            status = "KILLED" if isinstance(fault, KeyboardInterrupt) else "FAILED"
+            status = "KILLED" if isinstance(fault, (KeyboardInterrupt, TrainingStopped)) else "FAILED"
             try:
                 self.journal.append("run_end", status=status, metrics={})
             except (

@@ -11,6 +11,7 @@ import psutil
 from vavl.data.manifest import Manifest
 from vavl.data.store import FeatureStore
 from vavl.metrics.names import CONDITIONS
+from vavl.tracking.events import count_events, run_events
 from vavl.tracking.journal import Journal
 from vavl.tracking.run import DatasetNote
 from vavl.training.settings import TrainingPlan
@@ -40,7 +41,8 @@ def training_summary(outcome: Mapping[str, Any], journal: Journal) -> dict[str, 
     of the command), ``seconds``, ``workers``, ``zero_stage``, ``config_hash``, ``store_hash``, and what
     the scores belong to: ``corpus``, ``protocol``, ``fold``, ``label_target``, ``clips``, ``speakers``,
     ``speaker_normalisation``, ``rows_per_step``, ``partitions`` (training clips in words),
-    ``frozen_parts``, ``parameters``.
+    ``frozen_parts``, ``parameters``; and what happened on the way: ``skipped_steps`` (loss or gradient
+    not finite), ``avoided_steps`` (loss a spike) and ``events`` (how often each, e.g. ``restarted``).
     """
     start = psutil.Process().create_time()
     first = next((record.time for record in journal.read() if record.kind == "step"), None)
@@ -50,6 +52,7 @@ def training_summary(outcome: Mapping[str, Any], journal: Journal) -> dict[str, 
         # A resumed run took its first step in an earlier process.
         "seconds_to_first_step": None if first is None or first < start else first - start,
         "seconds": last - start,
+        "events": count_events(run_events(journal.read())),
     }
 
 
@@ -78,6 +81,9 @@ def result_rows(outcome: Mapping[str, Any], summary: Mapping[str, Any]) -> list[
             if found:
                 clips = int(metrics[f"{split}/{condition}/clips"])
                 rows.append((f"{split} {condition}", f"{'  '.join(found)}  ({clips} clips)"))
+    if summary["events"]:
+        told = ", ".join(f"{what} {count} x" for what, count in summary["events"].items())
+        rows.append(("on the way", f"{told} (see the report)"))
     if outcome["speaker_normalisation"]:
         rows.append(
             ("NOTE", "features are normalised per speaker, by unlabelled clips of the test speakers too")

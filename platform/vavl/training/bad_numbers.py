@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -94,4 +95,5 @@ def batch_clips(run: TrainingRun, step: int) -> list[str]:
 
 def event(what: str, step: int, message: str, **facts: Any) -> dict[str, Any]:
     """Describe something that happened to the run, for the journal."""
-    return {"kind": "event", "what": what, "step": step, "message": message, **facts}
+    # With its own time: an event that a resumed run reports again is known as the same one.
+    return {"kind": "event", "what": what, "step": step, "message": message, "time": time.time(), **facts}

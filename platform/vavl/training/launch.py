@@ -40,6 +40,8 @@ from vavl.training.worker import train_on_worker
 
 _log = logging.getLogger(__name__)
 
+_LONGEST_WORDS = 160
+
 _ENVIRONMENT = {
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
     "RAY_TRAIN_COLLECTIVE_TIMEOUT_S": "600",
@@ -199,6 +201,16 @@ def _first_cause(failure: WorkerGroupError) -> VavlError | LostWorkersError:
             if isinstance(cause, VavlError):
                 return cause
             cause = cause.__cause__ or getattr(cause, "cause", None)
+    _log.info("lost workers, in Ray's words: %s", failure)
     return LostWorkersError(
-        "; ".join(f"worker {rank}: {fault}" for rank, fault in sorted(failure.worker_failures.items()))
+        "; ".join(
+            f"worker {rank}: {_in_short(fault)}" for rank, fault in sorted(failure.worker_failures.items())
+        )
     )
+
+
+def _in_short(fault: BaseException) -> str:
+    """Return what an error of Ray's says, without its page of details."""
+    cause = getattr(fault, "cause", None) or fault.__cause__ or fault
+    first = next((line.strip() for line in str(cause).splitlines() if line.strip()), type(cause).__name__)
+    return first if len(first) <= _LONGEST_WORDS else f"{first[:_LONGEST_WORDS]} ..."

@@ -10,12 +10,17 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vavl.config.files import read_json, write_json
+from vavl.errors import TrainingError
 
 STOP_FILE = "stop.json"
 _LEFT_FILE = "left.json"
 _LOOK_SECONDS = 0.2
 
 Reason = Literal["stop", "resize", "preemption"]
+
+
+class TrainingStopped(TrainingError):  # noqa: N818  a wish that was granted, though the work is not done
+    """Somebody asked the run to stop; starting it again goes on from its checkpoint."""
 
 
 def ask_to_stop(folder: Path, reason: Reason, message: str) -> None:

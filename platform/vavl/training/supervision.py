@@ -18,7 +18,7 @@ from vavl.training.bad_numbers import event
 from vavl.training.checkpoint import CHECKPOINTS_FOLDER
 from vavl.training.loop import Report
 from vavl.training.settings import TrainingSettings
-from vavl.training.stop import ask_to_stop, clear_stop, read_left, stop_reason
+from vavl.training.stop import TrainingStopped, ask_to_stop, clear_stop, read_left, stop_reason
 from vavl.training.watchdog import clear_stacks, read_stacks
 
 _log = logging.getLogger(__name__)
@@ -153,10 +153,6 @@ class Supervisor:
     def _tell(self, what: str, step: int, message: str) -> None:
         _log.warning("%s after step %d: %s", what, step, message)
         self.report([event(what, step, message)])
-
-
-class TrainingStopped(TrainingError):  # noqa: N818  a wish that was granted, though the work is not done
-    """Somebody asked the run to stop; starting it again goes on from its checkpoint."""
 
 
 def newest_step(folder: Path) -> int:
