@@ -24,6 +24,7 @@ from vavl.training.checkpoint_files import (
     Snapshot,
     fault_of,
     read_state,
+    score_of,
     seal,
     write_rank,
     written_ranks,
@@ -157,6 +158,7 @@ class CheckpointFolder:
         return Restored(folder, read_state(folder), read_json(folder / RECORDS_FILE), torn)
 
     def _newest_whole(self) -> tuple[Path | None, list[str]]:
+        """Find the newest without fault; put newer ones aside, where they crowd out no whole one."""
         torn: list[str] = []
         for folder in sorted(self._root.glob("step-*"), reverse=True):
             fault = fault_of(folder)
@@ -164,6 +166,8 @@ class CheckpointFolder:
                 return folder, torn
             _log.warning("checkpoint %s is skipped: %s", folder, fault)
             torn.append(f"{folder.name}: {fault}")
+            aside = folder.with_name(f"torn-{folder.name}-{self._token or secrets.token_hex(4)}")
+            folder.rename(aside)
         return None, torn
 
     def _wait(self) -> None:
@@ -205,9 +209,7 @@ class CheckpointFolder:
 
     def _drop_old(self) -> None:
         folders = sorted(self._root.glob("step-*"))
-        scored = [
-            (score, folder.name) for folder in folders if (score := read_state(folder).score) is not None
-        ]
+        scored = [(score, folder.name) for folder in folders if (score := score_of(folder)) is not None]
         best = sorted(scored, reverse=True)[: self._keep_best]
         stay = {folder.name for folder in folders[-self._keep :]} | {name for _, name in best}
         for folder in folders:

@@ -130,6 +130,14 @@ def read_state(folder: Path) -> LoopState:
         ) from None  # fmt: skip
 
 
+def score_of(folder: Path) -> float | None:
+    """Return the validation score of a checkpoint; None within an epoch, or where it cannot be read."""
+    try:
+        return read_state(folder).score
+    except VavlError:
+        return None
+
+
 class CheckpointValues:
     """The whole weights and optimizer state of a checkpoint, put together from its ranks' pieces.
 

@@ -58,14 +58,15 @@ def train_on_worker(plan: TrainingPlan, report: Report, outside: Surroundings | 
 def _train(plan: TrainingPlan, report: Report, outside: Surroundings) -> tuple[TrainingRun, LoopEnd]:
     """Train to the end, going back to the last checkpoint at each spike of the loss."""
     avoided: tuple[int, ...] = ()
-    happened: list[Record] = []
+    # What a killed driver had not received comes first; the journal's readers know repeated steps.
+    earlier: list[Record] | None = None
     while True:
         run = prepare_run(plan)
         if run.place.rank == 0:
             run.data.table.write_csv(plan.output_dir / PARTITIONS_FILE)
         state = run.start.model_copy(update={"avoided": tuple(sorted({*run.start.avoided, *avoided}))})
-        # What a killed driver had not received comes first; the journal's readers know repeated steps.
-        earlier = [*(run.restored.records if run.restored else ()), *_resumed_events(run), *happened]
+        if earlier is None:
+            earlier = [*(run.restored.records if run.restored else ()), *_resumed_events(run)]
         if earlier:
             report(earlier)
         if state.step >= run.total_steps:
@@ -74,7 +75,7 @@ def _train(plan: TrainingPlan, report: Report, outside: Surroundings) -> tuple[T
             return run, train(run, state, report, outside)
         except LossSpike as spike:
             _log.warning("going back to the last checkpoint: %s", spike)
-            happened = [event("rolled_back", spike.step, str(spike), clips=batch_clips(run, spike.step))]
+            earlier = [event("rolled_back", spike.step, str(spike), clips=batch_clips(run, spike.step))]
             avoided = (*state.avoided, spike.step)
             run.checkpoints.finish()
 

@@ -105,7 +105,7 @@ def test_training_goes_on_while_a_checkpoint_is_written(folder, engine, monkeypa
 
 
 def names(tmp_path):
-    return sorted(int(path.name.removeprefix("step-")) for path in (tmp_path / "checkpoints").iterdir())
+    return sorted(int(path.name.removeprefix("step-")) for path in (tmp_path / "checkpoints").glob("step-*"))
 
 
 def test_the_newest_is_resumed_and_old_ones_go(folder, engine, tmp_path):
@@ -171,14 +171,16 @@ def test_a_torn_checkpoint_is_skipped_with_a_message_and_the_one_before_is_used(
     save(folder, engine(2), at(2))
     damage(tmp_path / "checkpoints" / "step-00000002" / file)
     with caplog.at_level(logging.WARNING):
-        state, after = loaded(folder, engine)
+        (told,) = folder.newest().torn
+    state, after = loaded(folder, engine)
     assert state.step == 1
     assert torch.equal(after.network.weight, engine(1).network.weight)
     line = caplog.records[0].getMessage()
     assert "step-00000002 is skipped" in line
     assert message in line
-    (told,) = folder.newest().torn
     assert message in told
+    assert names(tmp_path) == [1]  # it crowds out no whole one, and stays to be looked at
+    assert len(list((tmp_path / "checkpoints").glob("torn-step-00000002-*"))) == 1
 
 
 def test_when_all_are_torn_the_run_starts_anew(folder, engine, tmp_path):

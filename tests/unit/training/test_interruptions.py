@@ -1,0 +1,176 @@
+"""Runs that are asked to stop, that go back after a spike, that find torn checkpoints: the end is the same."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import fields, replace
+
+import numpy as np
+import pytest
+
+from vavl.config.files import read_json
+from vavl.data.loader import StepLoader
+from vavl.errors import TrainingError
+from vavl.training import worker
+from vavl.training.run import prepare_run
+from vavl.training.stop import read_left
+from vavl.training.surroundings import Alone
+from vavl.training.worker import read_outcome, train_on_worker
+
+STEPS = 12
+
+
+class AskedAt(Alone):
+    """Hears of the wish to stop at the n-th step, or that the machine will go at the n-th report."""
+
+    def __init__(self, step=None, report=None):
+        self.steps, self.reports = itertools.count(1), itertools.count(1)
+        self.step, self.report = step, report
+
+    def is_asked_to_stop(self):
+        return next(self.steps) == self.step
+
+    def after_report(self):
+        return "preemption" if next(self.reports) == self.report else None
+
+
+@pytest.fixture
+def whole(plan, records):
+    """Return an undisturbed run's losses by step, scores by epoch, and model."""
+
+    def run_it(**sections):
+        chosen, seen = plan("whole", **sections), records()
+        train_on_worker(chosen, seen)
+        return told(seen), (chosen.output_dir / "best/model.safetensors").read_bytes()
+
+    return run_it
+
+
+def told(seen):
+    """Return losses by step and scores by epoch, the latest attempt's."""
+    losses = {one["step"]: one["metrics"]["train/loss/total"] for one in seen.of("step")}
+    scores = {
+        one["epoch"]: {
+            name: value for name, value in one["metrics"].items() if "clips_per_second" not in name
+        }
+        for one in seen.of("epoch")
+    }
+    return losses, scores
+
+
+DRAWS = {"model": {"dropout": 0.2, "head_dropout": 0.2}}
+
+
+def sections(plan, **training):
+    return {
+        "model": {**plan().model.model_dump(), **DRAWS["model"]},
+        "training": {"report_every_steps": 1, **training},
+    }
+
+
+@pytest.mark.parametrize("step", [1, 3, 4, 5, 11])
+def test_a_run_that_was_stopped_goes_on_as_if_nothing_had_happened(plan, records, whole, step):
+    chosen, seen = plan("stopped", **sections(plan)), records()
+    train_on_worker(chosen, seen, AskedAt(step=step))
+    assert read_left(chosen.output_dir) == {"reason": "stop", "step": step}
+    assert not (chosen.output_dir / "outcome.json").exists()
+    train_on_worker(chosen, seen)
+    assert [(one["what"], one["step"]) for one in seen.of("event")] == [("resumed", step)]
+    expected, model = whole(**sections(plan))
+    assert sorted(expected[0]) == list(range(STEPS))
+    assert told(seen) == expected
+    assert (chosen.output_dir / "best/model.safetensors").read_bytes() == model
+
+
+def test_a_run_whose_machine_will_go_away_leaves_with_a_checkpoint(plan, records):
+    chosen = plan("preempted", **sections(plan))
+    train_on_worker(chosen, records(), AskedAt(report=2))
+    assert read_left(chosen.output_dir) == {"reason": "preemption", "step": 2}
+
+
+def test_the_last_step_is_the_end_whoever_asks(plan, records):
+    chosen = plan("end", **sections(plan))
+    train_on_worker(chosen, records(), AskedAt(step=STEPS))
+    assert read_left(chosen.output_dir) is None
+    assert read_outcome(chosen.output_dir)["steps"] == STEPS
+
+
+def test_checkpoints_within_epochs_bound_what_is_lost(plan, records):
+    chosen = plan("often", **sections(plan, checkpoint_every_steps=3, keep_checkpoints=99))
+    train_on_worker(chosen, records())
+    names = sorted(int(path.name[5:]) for path in (chosen.output_dir / "checkpoints").iterdir())
+    assert names == [3, 4, 6, 8, 9, 12]
+
+
+def test_what_a_killed_driver_had_not_received_comes_back_from_the_checkpoint(plan, records):
+    """Ray hands reports on with a delay: here none but those of the second attempt arrive."""
+    chosen, seen = plan("unheard", **sections(plan)), records()
+    train_on_worker(chosen, records(), AskedAt(step=4))
+    train_on_worker(chosen, seen)
+    assert [one["step"] for one in seen.of("step")] == list(range(STEPS))
+    assert [one["epoch"] for one in seen.of("epoch")] == [1, 2, 3]
+
+
+def test_a_torn_checkpoint_is_told_and_costs_only_its_steps(plan, records, whole):
+    chosen, seen = plan("torn", **sections(plan)), records()
+    train_on_worker(chosen, seen, AskedAt(step=7))
+    (chosen.output_dir / "checkpoints/step-00000007/loop.json").write_text("{}")
+    train_on_worker(chosen, seen)
+    events = [(one["what"], one["step"]) for one in seen.of("event")]
+    assert events == [("checkpoint_skipped", 4), ("resumed", 4)]
+    expected, model = whole(**sections(plan))
+    assert told(seen) == expected
+    assert (chosen.output_dir / "best/model.safetensors").read_bytes() == model
+
+
+def spike_at(steps, monkeypatch):
+    """Make the features of some steps a thousand times too large, in every attempt."""
+
+    class Spoilt(StepLoader):
+        def load(self, step):
+            batches = super().load(step)
+            if step in steps:
+                for batch in batches:
+                    batch.audio.values.mul_(1e4)
+            return batches
+
+    def prepare(plan):
+        run = prepare_run(plan)
+        parts = {field.name: getattr(run.loader, field.name) for field in fields(run.loader)}
+        return replace(run, loader=Spoilt(**parts))
+
+    monkeypatch.setattr(worker, "prepare_run", prepare)
+
+
+SPIKES = {"faults": {"spike_factor": 3, "spike_window": 3}}
+
+
+def test_a_spike_goes_back_to_the_last_checkpoint_and_is_left_out(plan, records, monkeypatch, whole):
+    spike_at({6}, monkeypatch)
+    chosen, seen = plan("spike", **sections(plan, **SPIKES)), records()
+    train_on_worker(chosen, seen)
+    outcome = read_outcome(chosen.output_dir)
+    assert outcome["avoided_steps"] == [6]
+    events = [(one["what"], one["step"]) for one in seen.of("event")]
+    assert events == [("rolled_back", 6), ("avoided_step", 6)]
+    assert [one["step"] for one in seen.of("step")] == [*range(6), 4, 5, *range(7, STEPS)]
+    losses = [one["metrics"]["train/loss/total"] for one in seen.of("step")]
+    assert max(losses) < 3 * np.median(losses)
+    state = read_json(chosen.output_dir / "checkpoints/step-00000012/loop.json")
+    assert state["avoided"] == [6]
+
+
+def test_a_spike_before_the_first_checkpoint_starts_over(plan, records, monkeypatch):
+    spike_at({3}, monkeypatch)
+    chosen, seen = plan("early", **sections(plan, **SPIKES)), records()
+    train_on_worker(chosen, seen)
+    assert [one["step"] for one in seen.of("step")] == [0, 1, 2, 0, 1, 2, *range(4, STEPS)]
+
+
+def test_too_many_spikes_end_the_run_and_name_the_clips(plan, records, monkeypatch):
+    spike_at({5, 6, 9}, monkeypatch)
+    chosen = plan("many", **sections(plan, faults={**SPIKES["faults"], "rollbacks": 2}))
+    with pytest.raises(
+        TrainingError, match=r"step 9: loss: .*went back 2 times already; clips of this batch: \w+"
+    ):
+        train_on_worker(chosen, records())

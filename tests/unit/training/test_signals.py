@@ -1,0 +1,79 @@
+"""Signals become requests to stop; a second one interrupts."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+
+import pytest
+
+from vavl.training.signals import in_thread, stop_on_signals
+from vavl.training.stop import StopWatch, ask_to_stop, clear_stop, note_left, read_left, stop_reason
+
+
+@pytest.mark.parametrize("kind", [signal.SIGTERM, signal.SIGINT])
+def test_the_first_signal_asks_to_stop_and_the_second_has_its_old_meaning(tmp_path, kind):
+    before = signal.getsignal(kind)
+    heard = []
+    signal.signal(kind, lambda number, frame: heard.append(number))
+    try:
+        with stop_on_signals(tmp_path):
+            os.kill(os.getpid(), kind)
+            assert stop_reason(tmp_path) == "stop"
+            assert not heard
+            os.kill(os.getpid(), kind)
+            assert heard == [kind]
+        assert signal.getsignal(kind) is not before
+        os.kill(os.getpid(), kind)
+        assert heard == [kind, kind]
+    finally:
+        signal.signal(kind, before)
+
+
+def test_signals_are_heard_while_work_runs_in_a_thread(tmp_path):
+    def work():
+        for _ in range(500):
+            if stop_reason(tmp_path) is not None:
+                return
+            time.sleep(0.01)
+        raise AssertionError("never asked to stop")
+
+    with stop_on_signals(tmp_path):
+        threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGTERM)).start()
+        in_thread(work)
+    assert stop_reason(tmp_path) == "stop"
+
+
+def test_an_error_of_the_work_comes_through():
+    def work():
+        raise ValueError("of the work")
+
+    with pytest.raises(ValueError, match="of the work"):
+        in_thread(work)
+
+
+def test_outside_the_main_thread_signals_are_left_alone(tmp_path):
+    before = signal.getsignal(signal.SIGTERM)
+
+    def work():
+        with stop_on_signals(tmp_path):
+            assert signal.getsignal(signal.SIGTERM) is before
+
+    in_thread(work)
+
+
+def test_requests_are_seen_by_a_watch_and_can_be_forgotten(tmp_path):
+    watch = StopWatch(tmp_path)
+    assert not watch.is_asked()
+    ask_to_stop(tmp_path, "resize", "place for 4")
+    time.sleep(0.25)  # it looks a few times a second only
+    assert watch.is_asked()
+    note_left(tmp_path, "resize", 12)
+    assert read_left(tmp_path) == {"reason": "resize", "step": 12}
+    clear_stop(tmp_path)
+    assert stop_reason(tmp_path) is None
+    assert read_left(tmp_path) is None
+    assert watch.is_asked()  # what was heard was heard
+    assert not StopWatch(tmp_path).is_asked()
