@@ -59,7 +59,7 @@ class Cluster:
         return kept | {"RAY_AUTH_MODE": "disabled"}
 
     def run(self, *words: str, **options: Any) -> subprocess.CompletedProcess[str]:
-        settings = {"cwd": ROOT, "env": self.environment, "timeout": 120} | options
+        settings = {"cwd": ROOT, "env": self.environment, "timeout": 400} | options
         return subprocess.run([*words], capture_output=True, text=True, check=False, **settings)
 
     def ray_job(self, *words: str, **options: Any) -> subprocess.CompletedProcess[str]:
@@ -140,7 +140,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 
 def wait_for(cluster: Cluster, head: subprocess.Popen[bytes]) -> None:
-    until = time.monotonic() + 60
+    until = time.monotonic() + 120
     while time.monotonic() < until:
         if cluster.ray_job("list").returncode == 0:
             return
@@ -222,11 +222,11 @@ def test_the_demo_training_is_stopped_with_a_checkpoint_and_goes_on_to_a_registe
     shutil.copytree(small_store(small_corpus(clips_per_speaker=20)), cluster.root / "runs/stores/demo")
     words = [
         *ENTRY, "python", "jobs/train_model.py", "jobs/configs/demo.yaml", "model.width=16", "model.attention_heads=2",
-        "training.max_epochs=30", "training.checkpoint_every_epochs=30",
+        "data.composition.batch_size=8", "training.max_epochs=8", "training.checkpoint_every_epochs=8",
     ]  # fmt: skip
     run = cluster.root / "runs/demo"
     cluster.ray_job("submit", "--no-wait", "--submission-id", "first", *words)
-    until = time.monotonic() + 60
+    until = time.monotonic() + 120
     while '"kind": "step"' not in read_if_there(run / "journal.jsonl") and time.monotonic() < until:
         time.sleep(0.2)
     # Ray leaves 3 s by itself; the runtime environment of the jobs asks for 60.
