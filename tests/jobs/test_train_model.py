@@ -91,7 +91,7 @@ def test_a_killed_training_goes_on_and_ends_as_if_nothing_had_happened(
     resumed = run_job("train_model", config, *long)
     assert resumed.code == 0, resumed.stderr
     assert "continuing run" in resumed.stderr
-    assert "resumed from step-" in resumed.stderr
+    assert "from step-" in resumed.stderr
     ends = [json.loads((config.parent / name / "summary.json").read_text()) for name in ("whole", "run")]
     for key in ("metrics", "best_epoch", "steps", "config_hash"):
         assert ends[0][key] == ends[1][key], key
@@ -146,3 +146,27 @@ def test_dry_run_starts_nothing(config: Path, run_job: Callable[..., Any]) -> No
     done = run_job("train_model", config, "--dry-run")
     assert done.code == 0, done.stderr
     assert not (config.parent / "run").exists()
+
+
+def test_a_store_at_an_address_is_copied_when_the_training_starts(
+    config: Path, run_job: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VAVL_CACHE", str(tmp_path / "cache"))
+    store = Path(yaml.safe_load(config.read_text())["data"]["store"])
+    words = (f"data.store={store.as_uri()}", "training.max_epochs=1", "tracking.model_name=null")
+    dry = run_job("train_model", config, *words, "--dry-run")
+    assert dry.code == 0, dry.stderr
+    assert "features are copied at the start" in dry.stderr
+    assert not list((tmp_path / "cache").glob("*/audio.arrow"))
+    bad = run_job("train_model", config, *words, "data.fold=7", "--dry-run")
+    assert bad.code == 2
+    assert "has no fold 7" in bad.stderr
+    done = run_job("train_model", config, *words)
+    assert done.code == 0, done.stderr
+    assert len(list((tmp_path / "cache").glob("*/audio.arrow"))) == 1
+    assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["data"]["store"] == store.as_uri()
+    in_place = run_job("train_model", config, *words[1:], f"output_dir={tmp_path / 'in_place'}")
+    assert in_place.code == 0
+    summaries = [json.loads((tmp_path / name / "summary.json").read_text()) for name in ("run", "in_place")]
+    for key in ("metrics", "config_hash", "store_hash"):
+        assert summaries[0][key] == summaries[1][key], key

@@ -61,8 +61,12 @@ def read_json(path: Path) -> Any:
         ) from None
 
 
-def make_folder(folder: Path) -> Path:
+def make_folder(folder: Path, setting: str = "output_dir") -> Path:
     """Create ``folder`` and its parents, and prove that it can be written.
+
+    Args:
+        folder: to make.
+        setting: what names another folder, for the message.
 
     Raises:
         InputError: the folder cannot be created or is read-only.
@@ -74,7 +78,7 @@ def make_folder(folder: Path) -> Path:
     except OSError as fault:
         raise InputError(
             str(folder), "", f"the folder cannot be written: {fault.strerror or fault}",
-            "choose another output_dir or change the folder's permissions",
+            f"choose another {setting} or change the folder's permissions",
         ) from None  # fmt: skip
     return folder
 

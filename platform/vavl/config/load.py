@@ -21,6 +21,7 @@ from vavl.errors import ConfigError
 Settings = TypeVar("Settings", bound=FrozenConfig)
 
 _CREDENTIALS = re.compile(r"://[^/@\s]*@")
+_SIGNATURE = re.compile(r"(://[^\s'\"?]*)\?[^\s'\"]*")
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
 
 
@@ -141,8 +142,13 @@ def _describe(settings: type[BaseModel], error: Any) -> str:
         hint = f"did you mean `{near[0]}`?" if near else f"known here: {', '.join(sorted(known))}"
         return f"{key}: unknown key; {hint}"
     # An address may hold a password: what is printed ends up in logs.
-    found = "" if error["type"] == "missing" else _CREDENTIALS.sub("://***@", f" (found {error['input']!r})")
+    found = "" if error["type"] == "missing" else without_secrets(f" (found {error['input']!r})")
     return f"{key}: {error['msg']}{found}"
+
+
+def without_secrets(text: str) -> str:
+    """Return ``text`` without the credentials and the signatures of the addresses in it."""
+    return _SIGNATURE.sub(r"\1?***", _CREDENTIALS.sub("://***@", text))
 
 
 def _known_keys(settings: type[BaseModel], parents: Iterable[Any]) -> list[str]:

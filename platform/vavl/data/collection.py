@@ -20,6 +20,7 @@ from vavl.data.sampler import FILLER
 from vavl.data.settings import DataSettings
 from vavl.data.statistics import ChannelSums, Normalisation
 from vavl.data.store import FeatureStore
+from vavl.data.store_cache import local_store
 from vavl.errors import StoreError
 
 MODALITIES = ("audio", "video")
@@ -120,12 +121,13 @@ class ClipCollection:
 
 
 def open_collection(settings: DataSettings) -> ClipCollection:
-    """Map the store and the manifest of a run.
+    """Map the store and the manifest of a run; a store at an address is copied to this machine first.
 
     Raises:
         StoreError: no store, an incomplete one, or one without a usable clip.
     """
-    store, manifest = FeatureStore.open(settings.store), Manifest.read(settings.store)
+    folder = local_store(settings.store)
+    store, manifest = FeatureStore.open(folder), Manifest.read(folder)
     clip_ids = manifest.table.column("clip_id")
     rows = {
         modality: store.rows(modality, clip_ids)
@@ -138,7 +140,7 @@ def open_collection(settings: DataSettings) -> ClipCollection:
             str(settings.store), "clip_id", "no clip of the manifest has features in the store",
             "prepare the corpus again: python jobs/prepare_corpus.py CONFIG",
         )  # fmt: skip
-    target, is_labelled = _targets(manifest, settings.target)
+    target, is_labelled = targets_of(manifest, settings.target)
     speaker, speakers = manifest.speaker_codes()
     return ClipCollection(
         store, manifest, rows, target, is_labelled, speaker, tuple(speakers), settings.max_frames
@@ -273,7 +275,7 @@ class _ClipReader:
         return self.views.view(modality, place, moved)
 
 
-def _targets(manifest: Manifest, kind: str) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+def targets_of(manifest: Manifest, kind: str) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """Return (clips, outputs) targets and which clips have one."""
     match kind:
         case "label":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
@@ -11,12 +10,15 @@ from vavl.config.base import FrozenConfig
 from vavl.config.places import FROM_ROOT
 from vavl.data.augmentation import AugmentationSettings
 from vavl.data.partitions import CompositionSettings, PartitionSettings
+from vavl.data.store_address import StoreAddress
 
 
 class DataSettings(FrozenConfig):
     """The feature store, the fold and the label target of a run."""
 
-    store: Annotated[Path, FROM_ROOT] = Field(description="folder that jobs/prepare_corpus.py wrote")
+    store: Annotated[StoreAddress, FROM_ROOT] = Field(
+        description="folder that jobs/prepare_corpus.py wrote, or address of one, e.g. s3://bucket/stores/demo"
+    )
     fold: int = Field(0, ge=0, description="fold of the corpus' split protocol")
     target: Literal["label", "soft_label", "attributes"] = Field(
         "label", description="hard class, distribution of votes, or arousal/valence/dominance"

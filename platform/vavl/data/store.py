@@ -112,22 +112,7 @@ class FeatureStore:
         Raises:
             StoreError: there is no complete store, its format is unknown, or a file of it is missing or cut.
         """
-        path = folder / "store.json"
-        if not path.exists():
-            state = "the store is incomplete: its preparation was interrupted" if (
-                folder / "parts"
-            ).exists() else "there is no feature store"  # fmt: skip
-            raise StoreError(str(folder), "store.json", state, f"run: {MAKE_AGAIN.partition(': ')[2]}")
-        try:
-            content = read_json(path)
-        except InputError as fault:
-            raise StoreError(str(path), "", fault.problem, MAKE_AGAIN) from None
-        version = content.get("format_version") if isinstance(content, dict) else None
-        if version != FORMAT_VERSION:
-            raise StoreError(
-                str(path), "format_version", f"format {version} is unknown, {FORMAT_VERSION} is read",
-                MAKE_AGAIN,
-            )  # fmt: skip
+        content = read_content(folder)
         for name, entry in content["modalities"].items():
             _check_size(folder / f"{name}.arrow", entry["bytes"])
         return cls(folder, content)
@@ -205,6 +190,9 @@ class FeatureStore:
             for file, key in ((f"{name}.arrow", "sha256"), (f"{name}_sums.arrow", "sums_sha256")):
                 if sha256_of_file(self.folder / file) != entry[key]:
                     raise StoreError(str(self.folder / file), key, "the file was changed", MAKE_AGAIN)
+        for file, mark in self.content.get("files", {}).items():
+            if sha256_of_file(self.folder / file) != mark["sha256"]:
+                raise StoreError(str(self.folder / file), "sha256", "the file was changed", MAKE_AGAIN)
         if content_hash(self.content) != self.hash:
             raise StoreError(
                 str(self.folder / "store.json"), "store_hash", "the file was changed", MAKE_AGAIN
@@ -227,6 +215,40 @@ class FeatureStore:
             )
         number = bisect_right(first_rows, row) - 1
         return self._chunks[modality][number], row - first_rows[number]
+
+
+def read_content(folder: Path) -> dict[str, Any]:
+    """Read what the store in ``folder`` says about itself; no features.
+
+    Raises:
+        StoreError: there is no complete store, or its format is unknown.
+    """
+    path = folder / "store.json"
+    if not path.exists():
+        state = "the store is incomplete: its preparation was interrupted" if (
+            folder / "parts"
+        ).exists() else "there is no feature store"  # fmt: skip
+        raise StoreError(str(folder), "store.json", state, f"run: {MAKE_AGAIN.partition(': ')[2]}")
+    try:
+        content = read_json(path)
+    except InputError as fault:
+        raise StoreError(str(path), "", fault.problem, MAKE_AGAIN) from None
+    return checked_content(content, str(path))
+
+
+def checked_content(content: Any, source: str) -> dict[str, Any]:
+    """Return the content of a store.json, if this code can read such a store.
+
+    Raises:
+        StoreError: its format is unknown.
+    """
+    version = content.get("format_version") if isinstance(content, dict) else None
+    if version != FORMAT_VERSION:
+        raise StoreError(
+            source, "format_version", f"format {version} is unknown, {FORMAT_VERSION} is read", MAKE_AGAIN
+        )
+    known: dict[str, Any] = content
+    return known
 
 
 def map_batches(path: Path, schema: pa.Schema) -> list[pa.RecordBatch]:

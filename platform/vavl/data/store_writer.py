@@ -123,10 +123,18 @@ class StoreWriter:
             "card_hash": self.card_hash,
             "modalities": self._modalities,
             "counts": dict(counts),
+            "files": self._other_files(),
         }
         content["store_hash"] = content_hash(content)
         write_json(self.folder / "store.json", content)
         return str(content["store_hash"])
+
+    def _other_files(self) -> dict[str, Any]:
+        """Size and hash of the manifest, so that a copy of the store can be checked; the store's hash has its card."""
+        path = self.folder / "manifest.arrow"
+        if not path.exists():
+            return {}
+        return {path.name: {"bytes": path.stat().st_size, "sha256": sha256_of_file(path)}}
 
     def _entry(self, modality: str, info: ModalityInfo) -> dict[str, Any]:
         path = self.folder / f"{modality}.arrow"

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from vavl.data.manifest import Manifest
+from vavl.data.store_cache import local_notes
 from vavl.metrics.classes import confusion_counts
 from vavl.metrics.intervals import speaker_interval
 from vavl.metrics.names import CONDITIONS, metric_name
@@ -113,7 +114,7 @@ def _columns(rows: pa.Table, prefix: str, names: tuple[str, ...]) -> NDArray[np.
 
 
 def _yardsticks(plan: TrainingPlan) -> list[YardstickNote]:
-    known = Manifest.read(plan.data.store).metadata.get("yardsticks", [])
+    known = Manifest.read(local_notes(plan.data.store)).metadata.get("yardsticks", [])
     return [YardstickNote(note["name"], note["accuracy_percent"], note["protocol"]) for note in known]
 
 

@@ -9,7 +9,9 @@ from typing import Any
 import psutil
 
 from vavl.data.manifest import Manifest
-from vavl.data.store import FeatureStore
+from vavl.data.store import read_content
+from vavl.data.store_address import absolute_store
+from vavl.data.store_cache import local_notes
 from vavl.metrics.names import CONDITIONS
 from vavl.tracking.events import count_events, run_events
 from vavl.tracking.journal import Journal
@@ -22,14 +24,15 @@ _SHOWN = ("accuracy", "f1_macro", "uar", "ccc_mean")
 
 def dataset_note(plan: TrainingPlan) -> DatasetNote:
     """Describe the data of a run for its lineage."""
-    store, manifest = FeatureStore.open(plan.data.store), Manifest.read(plan.data.store)
-    counts = {"clips": len(manifest), **{f"{name}_clips": info.clips for name, info in store.info.items()}}
+    folder = local_notes(plan.data.store)
+    content, manifest = read_content(folder), Manifest.read(folder)
+    sides = {f"{name}_clips": int(entry["clips"]) for name, entry in content["modalities"].items()}
     return DatasetNote(
-        name=store.corpus,
-        store_hash=store.hash,
-        path=str(plan.data.store.absolute()),
+        name=str(content["corpus"]),
+        store_hash=str(content["store_hash"]),
+        path=str(absolute_store(plan.data.store)),
         card=f"{manifest.corpus} (card hash {manifest.card_hash})",
-        counts=counts,
+        counts={"clips": len(manifest), **sides},
     )
 
 

@@ -15,7 +15,8 @@ import ray
 from ray.exceptions import RayError
 
 from vavl.config.files import read_json, write_json
-from vavl.data.store import FeatureStore
+from vavl.data.store import read_content
+from vavl.data.store_cache import local_notes
 from vavl.errors import VavlError
 from vavl.training.checkpoint import CHECKPOINTS_FOLDER
 from vavl.training.cluster import join_ray
@@ -69,7 +70,7 @@ def is_finished(plan: TrainingPlan) -> bool:
         summary = read_json(plan.output_dir / SUMMARY_FILE)
     except VavlError:
         return False
-    return bool(summary["store_hash"] == FeatureStore.open(plan.data.store).hash)
+    return bool(summary["store_hash"] == read_content(local_notes(plan.data.store))["store_hash"])
 
 
 def train_many(

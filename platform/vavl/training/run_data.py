@@ -9,11 +9,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from vavl.data.collection import ClipCollection, Normaliser, normalisers, open_collection
-from vavl.data.manifest import TEST, TRAIN, VALIDATION
+from vavl.data.collection import ClipCollection, Normaliser, normalisers, open_collection, targets_of
+from vavl.data.manifest import TEST, TRAIN, VALIDATION, Manifest
 from vavl.data.partition_table import PartitionTable, partition_table
 from vavl.data.partitions import Partition, PartitionedClips, compose_batch, partition_clips
 from vavl.data.protocol import apply_partitions
+from vavl.data.store_cache import is_at_hand, local_notes
 from vavl.errors import InputError
 from vavl.models.settings import AttributeTask, ClassTask, Task
 from vavl.training.objective_checks import check_objectives
@@ -56,18 +57,7 @@ def open_run_data(plan: TrainingPlan) -> RunData:
             be used.
     """
     collection = open_collection(plan.data)
-    split = collection.manifest.split(plan.data.fold)
-    rows = {
-        name: np.flatnonzero(split == code).astype(np.int64)
-        for name, code in (("train", TRAIN), ("validation", VALIDATION), ("test", TEST))
-    }
-    wanted = ("train", "validation", "test") if plan.evaluation.test else ("train", "validation")
-    for name in wanted:
-        if not collection.is_labelled[rows[name]].any():
-            raise InputError(
-                str(plan.data.store), f"split {name} of fold {plan.data.fold}", "holds no labelled clip",
-                "check the card's splits, data.fold and the quarantine of the store",
-            )  # fmt: skip
+    rows = _rows_by_split(plan, collection.manifest, collection.is_labelled)
     collection = apply_partitions(collection, rows["train"], plan.data.partitions)
     has_audio, has_video = collection.has("audio"), collection.has("video")
     partitioned = partition_clips(rows["train"], has_audio, has_video, collection.is_labelled)
@@ -80,6 +70,25 @@ def open_run_data(plan: TrainingPlan) -> RunData:
     table = partition_table(collection, rows["train"])
     warnings = check_objectives(plan, used, composition, task)
     return RunData(collection, rows, table, used, composition, normaliser, task, tuple(warnings))
+
+
+def _rows_by_split(
+    plan: TrainingPlan, manifest: Manifest, is_labelled: NDArray[np.bool_]
+) -> dict[str, NDArray[np.int64]]:
+    """Return the manifest rows of each split, and refuse a split without a label where one is needed."""
+    split = manifest.split(plan.data.fold)
+    rows = {
+        name: np.flatnonzero(split == code).astype(np.int64)
+        for name, code in (("train", TRAIN), ("validation", VALIDATION), ("test", TEST))
+    }
+    wanted = ("train", "validation", "test") if plan.evaluation.test else ("train", "validation")
+    for name in wanted:
+        if not is_labelled[rows[name]].any():
+            raise InputError(
+                str(plan.data.store), f"split {name} of fold {plan.data.fold}", "holds no labelled clip",
+                "check the card's splits, data.fold and the quarantine of the store",
+            )  # fmt: skip
+    return rows
 
 
 def check_classes(collection: ClipCollection, rows: NDArray[np.int64], plan: TrainingPlan) -> None:
@@ -99,6 +108,12 @@ def check_plan(plan: TrainingPlan) -> None:
     Raises:
         VavlError: what a run would stumble over.
     """
+    if not is_at_hand(plan.data.store):
+        # Which clips have which side stands with the features; workers look at that once they have copied them.
+        manifest = Manifest.read(local_notes(plan.data.store))
+        _rows_by_split(plan, manifest, targets_of(manifest, plan.data.target)[1])
+        _log.info("%s: manifest and splits are in order; features are copied at the start", plan.data.store)
+        return
     data = open_run_data(plan)
     for line in _data_lines(data):
         _log.info(line)

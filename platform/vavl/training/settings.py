@@ -11,6 +11,7 @@ from vavl.config.base import FrozenConfig
 from vavl.config.files import sha256_of_json
 from vavl.config.places import FROM_ROOT
 from vavl.data.settings import DataSettings, FeatureUse
+from vavl.data.store_address import absolute_store
 from vavl.metrics.names import CONDITIONS, VALIDATION
 from vavl.models.settings import NetworkSettings
 from vavl.objectives.settings import ObjectiveSettings
@@ -178,5 +179,5 @@ class TrainingPlan(FrozenConfig):
 
     def with_absolute_paths(self) -> Self:
         """Resolve every path: Ray's workers run in another folder."""
-        data = self.data.model_copy(update={"store": self.data.store.absolute()})
+        data = self.data.model_copy(update={"store": absolute_store(self.data.store)})
         return self.model_copy(update={"output_dir": self.output_dir.absolute(), "data": data})
