@@ -247,14 +247,26 @@ def _read_description(file: Path) -> tuple[ModelDescription, str]:
         raise InputError(str(file), "", f"not a model description: {faults}", "restore the file") from None
 
 
-def build_network(description: ModelDescription, ladder: LadderShape | None = None) -> Vavl:
-    """Build the network that a description names, with fresh weights; ``ladder`` adds what trains one."""
+def build_network(
+    description: ModelDescription,
+    ladder: LadderShape | None = None,
+    *,
+    activation_checkpointing: bool = False,
+) -> Vavl:
+    """Build the network that a description names, with fresh weights.
+
+    Args:
+        description: of the model.
+        ladder: adds the decoders that train one.
+        activation_checkpointing: how it trains, not what it computes; see ``Vavl``.
+    """
     return Vavl(
         description.network,
         description.audio.width,
         description.video.width,
         description.task.outputs,
         ladder,
+        activation_checkpointing,
     )
 
 

@@ -73,6 +73,8 @@ class Vavl(nn.Module):
         video_width: channels of a video frame.
         outputs: numbers predicted per clip (classes or attributes).
         ladder: adds the decoders of the cross-modal ladder; training only.
+        activation_checkpointing: compute the Conformer blocks once more in the backward pass instead of
+            keeping what is within them: less memory, more time, the same numbers.
     """
 
     def __init__(
@@ -82,11 +84,12 @@ class Vavl(nn.Module):
         video_width: int,
         outputs: int,
         ladder: LadderShape | None = None,
+        activation_checkpointing: bool = False,
     ) -> None:
         super().__init__()
-        self.audio_path = ModalityPath(settings, audio_width, outputs)
-        self.video_path = ModalityPath(settings, video_width, outputs)
-        self.shared = SharedBlocks(settings)
+        self.audio_path = ModalityPath(settings, audio_width, outputs, activation_checkpointing)
+        self.video_path = ModalityPath(settings, video_width, outputs, activation_checkpointing)
+        self.shared = SharedBlocks(settings, activation_checkpointing)
         self.fusion_head = feed_forward_head(2 * settings.width, outputs, settings)
         self.correlate_label = CorrelationFunction(outputs, settings.correlation_size)
         self.ladder = CrossModalLadder(settings, (audio_width, video_width), ladder) if ladder else None
@@ -157,12 +160,18 @@ class Vavl(nn.Module):
 class ModalityPath(nn.Module):
     """Projection, Conformer blocks, head, reconstruction and correlation function of one modality."""
 
-    def __init__(self, settings: NetworkSettings, input_width: int, outputs: int) -> None:
+    def __init__(
+        self,
+        settings: NetworkSettings,
+        input_width: int,
+        outputs: int,
+        activation_checkpointing: bool = False,
+    ) -> None:
         super().__init__()
         self.widths = (input_width, *[settings.width] * (settings.ladder_layers - 1))
         self.projection = nn.Linear(input_width, settings.width)
         self.input_dropout = Dropout(settings.input_dropout)
-        self.blocks = ConformerBlocks(settings.modality_blocks, settings)
+        self.blocks = ConformerBlocks(settings.modality_blocks, settings, activation_checkpointing)
         self.head = feed_forward_head(settings.width, outputs, settings)
         self.reconstruct = feed_forward_head(settings.width, input_width, settings)
         self.correlate = CorrelationFunction(settings.width, settings.correlation_size)
@@ -211,9 +220,9 @@ class ModalityPath(nn.Module):
 class SharedBlocks(nn.Module):
     """The Conformer blocks that see each modality in turn: h = LayerNorm(S(x) + x)."""
 
-    def __init__(self, settings: NetworkSettings) -> None:
+    def __init__(self, settings: NetworkSettings, activation_checkpointing: bool = False) -> None:
         super().__init__()
-        self.blocks = ConformerBlocks(settings.shared_blocks, settings)
+        self.blocks = ConformerBlocks(settings.shared_blocks, settings, activation_checkpointing)
         self.norm = nn.LayerNorm(settings.width)
 
     def forward(

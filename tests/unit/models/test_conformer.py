@@ -7,6 +7,7 @@ import torch
 
 from vavl.models.conformer import (
     ConformerBlock,
+    ConformerBlocks,
     DepthwiseConvolution,
     FeedForward,
     RelativeAttention,
@@ -171,3 +172,52 @@ def test_a_single_frame_is_convolved_as_by_the_general_way():
         results.append([out.detach(), image.grad.clone(), *(p.grad.clone() for p in quick.parameters())])
     for found, expected in zip(*results, strict=True):
         torch.testing.assert_close(found, expected)
+
+
+class TestActivationCheckpointing:
+    BLOCKS = 3
+
+    def run(self, tiny_settings, frames, checkpointing: bool) -> tuple[list[torch.Tensor], ConformerBlocks]:
+        torch.manual_seed(0)
+        blocks = ConformerBlocks(self.BLOCKS, tiny_settings(dropout=0.3), checkpointing)
+        rows = keys_of_rows(DrawKey(0, 1), torch.arange(3), 0)
+        noise = [None, 0.1 * frames.detach(), None]
+        return blocks(frames, real(9, 4, 1), rows, noise), blocks
+
+    def test_outputs_and_gradients_are_the_same_to_the_last_bit(self, tiny_settings, frames):
+        found = []
+        for checkpointing in (False, True):
+            given = frames.clone().requires_grad_()
+            layers, blocks = self.run(tiny_settings, given, checkpointing)
+            torch.rand(7)  # nothing depends on a random state between forward and backward
+            sum(layer.square().sum() for layer in layers).backward()
+            found.append([*layers, given.grad, *(parameter.grad for parameter in blocks.parameters())])
+        assert len(found[0]) > 10
+        for plain, checkpointed in zip(*found, strict=True):
+            assert torch.equal(plain, checkpointed)
+
+    def test_a_block_keeps_no_more_than_its_input(self, tiny_settings, frames):
+        """Counted where autograd saves; torch keeps the inputs of a checkpointed block beside that."""
+        saved = []
+        for checkpointing in (False, True):
+            kept: dict[int, int] = {}
+
+            def pack(tensor, kept=kept):
+                kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+                return tensor
+
+            given = frames.clone().requires_grad_()
+            with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+                self.run(tiny_settings, given, checkpointing)
+            saved.append(sum(kept.values()) + self.BLOCKS * frames.nbytes * checkpointing)
+        assert saved[1] < saved[0] / 5
+
+    def test_without_gradient_every_block_runs_once(self, tiny_settings, frames):
+        calls = []
+        layers, blocks = self.run(tiny_settings, frames, checkpointing=True)
+        blocks[0].register_forward_hook(lambda *_: calls.append(1))
+        with torch.no_grad():
+            again = blocks(frames, real(9, 4, 1), None, [None] * self.BLOCKS)
+        assert calls == [1]
+        assert not again[-1].requires_grad
+        assert layers[-1].requires_grad

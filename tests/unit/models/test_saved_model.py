@@ -15,6 +15,7 @@ from vavl.models.saved_model import (
     ClipFeatures,
     ModalityDescription,
     ModelDescription,
+    build_network,
     load_model,
     save_model,
 )
@@ -64,6 +65,14 @@ def saved(tmp_path, describe, tiny_network):
 @pytest.fixture
 def features(batches):
     return [ClipFeatures(clip.audio, clip.video) for clip in batches.clips("av a v av a av v")]
+
+
+@pytest.mark.parametrize("switch", [True, False])
+def test_a_network_is_built_with_or_without_activation_checkpointing(describe, switch):
+    network = build_network(describe(), activation_checkpointing=switch)
+    for part in (network.audio_path, network.video_path, network.shared):
+        assert part.blocks.activation_checkpointing is switch
+    assert not build_network(describe()).shared.blocks.activation_checkpointing
 
 
 def numbers(predictions) -> np.ndarray:

@@ -11,7 +11,7 @@ import torch
 from vavl.errors import InputError
 from vavl.models.draws import DrawKey, random_bytes
 from vavl.models.dropout import Dropout
-from vavl.models.settings import NetworkSettings
+from vavl.models.settings import LadderShape, NetworkSettings
 from vavl.models.vavl import Vavl, VavlOutput, parameter_count
 
 CLIPS = "av av? a v av a? v? av"
@@ -266,6 +266,32 @@ def test_every_dropout_setting_changes_training_and_not_evaluation(tiny_network,
     for part in ("audio", "video"):
         logits = [getattr(one.train()(batch, KEY), part).logits for one in (plain, dropped)]
         assert not torch.equal(*logits)
+
+
+@pytest.mark.parametrize("detached", [True, False])
+def test_activation_checkpointing_changes_no_number(tiny_settings, batches, gradients, detached):
+    """With dropout, noise and the clean pass; also gradients of one part by ``torch.autograd.grad``."""
+    batch = batches.of(batches.clips(CLIPS))
+    settings = tiny_settings(dropout=0.2, head_dropout=0.2, input_dropout=0.2, modality_blocks=2)
+    found = []
+    for checkpointing in (False, True):
+        torch.manual_seed(0)
+        network = Vavl(settings, 6, 5, 3, LadderShape(detach_target=detached), checkpointing).train()
+        output = network(batch, KEY)
+        layers = [*output.ladder.audio.estimate, *output.ladder.video.clean]
+        values = [*output.audio, *output.video, output.fusion_logits, output.label_correlation, *layers]
+        part = torch.autograd.grad(
+            output.audio.logits.sum(), list(network.shared.parameters()), retain_graph=True
+        )
+        sum(value.square().sum() for value in values).backward()
+        found.append([*values, *part, *gradients(network).values()])
+    for plain, checkpointed in zip(*found, strict=True):
+        assert torch.equal(plain, checkpointed)
+
+
+def test_activation_checkpointing_changes_no_name_of_a_weight(tiny_settings):
+    plain, checkpointed = (Vavl(tiny_settings(), 6, 5, 3, None, switch) for switch in (False, True))
+    assert plain.state_dict().keys() == checkpointed.state_dict().keys()
 
 
 @torch.no_grad()
