@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from vavl.models.draws import DrawKey
 from vavl.objectives.total import Objective
 from vavl.training.run import prepare_run
 from vavl.training.step import train_step
@@ -174,7 +175,7 @@ def test_bf16_leaves_soft_hgr_in_float32_and_stays_near(full_plan, go, engine, s
     np.testing.assert_allclose(seen.losses(), exact, rtol=0.05)
     assert seen.losses() != exact
     (batch,) = run.loader.load(0)
-    output = run.engine.forward(batch)
+    output = run.engine.forward(batch, DrawKey(0, 0))
     assert output.audio.logits.dtype == torch.bfloat16
     assert output.label_correlation.dtype == torch.float32
     for values in (output.audio.correlation, output.video.correlation):
