@@ -247,3 +247,16 @@ def test_private_memory_does_not_grow_with_the_corpus(tmp_path):
     small, large = private_kib(tmp_path / "small"), private_kib(tmp_path / "large")
     shutil.rmtree(tmp_path / "large")
     assert large <= 1.10 * small, f"{small} KiB for 5,000 clips, {large} KiB for 200,000"
+
+
+def test_the_manifest_is_checked_like_the_features(tmp_path, clips):
+    folder = tmp_path / "store"
+    folder.mkdir()
+    (folder / "manifest.arrow").write_bytes(b"a manifest")
+    store = write(folder, clips)
+    assert store.content["files"]["manifest.arrow"]["bytes"] == 10
+    assert store.hash == write(tmp_path / "without", clips).hash  # the card's hash stands for it
+    store.verify()
+    (folder / "manifest.arrow").write_bytes(b"a_manifest")
+    with pytest.raises(StoreError, match=r"manifest\.arrow: sha256: the file was changed"):
+        store.verify()
