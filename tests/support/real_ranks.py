@@ -5,7 +5,8 @@
 ``<folder>/plan.json`` is the plan of a run. Four processes, forked after the imports that cost more than all
 they do, form groups of 4, 2 and 1, one after the other. Rank 0 of each group leaves
 ``<folder>/<ranks>.safetensors`` with ``<case>/<way>/<name>``, where the way is ``together`` (moments of the
-global batch) or ``apart`` (the mean of the ranks' own losses).
+global batch), ``in pieces`` (the same with three micro-batches per rank) or ``apart`` (the mean of the ranks'
+own losses).
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from vavl.objectives.moments import Moments, moments_under, named_moments
 from vavl.training import step as step_module
 from vavl.training.collectives import add_over_ranks
 from vavl.training.engine import TorchEngine
-from vavl.training.run import first_confidence, prepare_run
+from vavl.training.run import prepare_run
 from vavl.training.settings import TrainingPlan
 
 GROUPS = (4, 2, 1)
@@ -36,7 +37,7 @@ ROWS, SIZE = 23, 4
 WIDTHS = {"audio": 7, "video": 5, "label": 3}
 PAIRS = (("audio", "video"), ("audio", "label"), ("video", "label"))
 CUTS = {1: (0, 23), 2: (0, 1, 23), 4: (0, 1, 1, 9, 23)}
-STEPS = 6
+STEPS, PIECES = 6, 3
 
 
 def main(folder: Path) -> int:
@@ -63,7 +64,7 @@ def run_rank(rank: int, folder: Path) -> None:
         for case in ("in turn", "uneven", "sorted"):
             for way in ("together", "apart"):
                 found |= named_moments(f"{case}/{way}", soft_hgr_of(case, way))
-        for way in ("together", "apart"):
+        for way in ("together", "in pieces", "apart"):
             found |= named_moments(f"network/{way}", training_of(plan, way))
         if rank == 0:
             save_file(
@@ -136,10 +137,13 @@ class AddingEngine(TorchEngine):
 
 def training_of(plan: TrainingPlan, way: str) -> dict[str, Tensor]:
     """Train a few steps with all objectives; return the parts of every step and the weights after them."""
+    if way == "in pieces":
+        training = plan.training.model_copy(update={"micro_batches": PIECES})
+        plan = plan.model_copy(update={"training": training})
     run = prepare_run(plan)
     engine = AddingEngine(run.engine.network, plan.training)
     run = replace(run, engine=engine)
-    confidence = first_confidence(run)
+    confidence = run.start.confidence
     curve = []
     agree = add_over_ranks
     if way == "apart":

@@ -22,7 +22,8 @@ class FaultSettings(FrozenConfig):
     step_timeout_seconds: float | None = Field(
         900,
         gt=0,
-        description="a step or evaluation that takes longer is ended with the stacks of all ranks; null = never",
+        description="a step or evaluation that takes longer is ended with the stacks of all ranks; set-up "
+        "and the first step may take ten minutes; null = never",
     )
     skipped_steps: int = Field(
         10, ge=0, description="steps with a loss or gradient that is not finite; one more ends the run"

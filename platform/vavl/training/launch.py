@@ -41,12 +41,14 @@ from vavl.training.worker import train_on_worker
 _log = logging.getLogger(__name__)
 
 _LONGEST_WORDS = 160
+_REPORT_PAUSE_SECONDS = 1.0
 
 _ENVIRONMENT = {
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
     "RAY_TRAIN_COLLECTIVE_TIMEOUT_S": "600",
     "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "2",
-    # Ray looks for lost workers so often; until it does, the others wait.
+    # So often Ray looks for lost workers and fetches reports; a worker whose report was not fetched yet
+    # waits with the next one.
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
 }
 
@@ -168,6 +170,11 @@ def _check_sees_folder(folder: Path, run_id: str) -> None:
 
 class _RaySurroundings(Listening):
     """Hears also that Ray is going to lose machines."""
+
+    @property
+    def report_pause_seconds(self) -> float:
+        """Longer than Ray takes to fetch a report, however quick the steps are."""
+        return _REPORT_PAUSE_SECONDS
 
     def after_report(self) -> Reason | None:
         """Ask Ray Train; all ranks get the same answer."""

@@ -33,6 +33,8 @@ Report = Callable[[Sequence[Record]], None]
 """Takes what happened since the last report; every rank calls it at the same steps."""
 
 BEST_FOLDER = "best"
+SET_UP_SECONDS = 600.0
+"""Longest time for what comes before the first step, and for that step, whatever its time-out."""
 
 
 @dataclass(frozen=True)
@@ -65,21 +67,22 @@ def train(run: TrainingRun, start: LoopState, report: Report, outside: Surroundi
     if _stops_early(run, start):
         return LoopEnd(start)
     outside = outside or Alone()
-    records, clock = _Records(report), _EpochClock()
+    every, pause = run.plan.training.report_every_steps, outside.report_pause_seconds
+    records, clock = _Records(report, every, pause), _EpochClock()
     state = start
     left: Reason | None = None
     for step, micro_batches in enumerate(run.loader.steps(start.step, run.total_steps), start=start.step):
-        outside.beat()
-        state, wants_stop = _take_step(run, state, step, micro_batches, (outside, records, clock))
+        # The first step of an attempt meets libraries and kernels that were never used before.
+        outside.beat(SET_UP_SECONDS if step == start.step else 0.0)
+        state, heard = _take_step(run, state, step, micro_batches, (outside, records, clock))
         is_last = state.step == run.total_steps
         ends_epoch = is_last or state.step % run.steps_per_epoch == 0
         if ends_epoch:
             outside.beat()
             state = _finish_epoch(run, state, clock, records)
             is_last = is_last or _stops_early(run, state)
-        left = "stop" if wants_stop and not is_last else None
-        if ends_epoch or left or state.step % run.plan.training.report_every_steps == 0:
-            # Before the checkpoint: steps that are reported twice do no harm, steps that are lost do.
+        left = "stop" if heard["stop"] and not is_last else None
+        if is_last or left or heard["report"]:
             records.report()
             left = left or (None if is_last else outside.after_report())
         if is_last or left or _checkpoint_is_due(run.plan.training, state, ends_epoch=ends_epoch):
@@ -99,14 +102,18 @@ def _take_step(
     step: int,
     micro_batches: Sequence[ClipBatch],
     surroundings: tuple[Surroundings, _Records, _EpochClock],
-) -> tuple[LoopState, bool]:
-    """Train one step; return the state after it and whether a rank was asked to stop."""
+) -> tuple[LoopState, Mapping[str, bool]]:
+    """Train one step; return the state after it and what the ranks agree that they heard."""
     outside, records, clock = surroundings
     state = state.model_copy(update={"step": step + 1, "score": None})
     if step in state.avoided:
         records.add(event("avoided_step", step, "left out: its loss was a spike"))
-        return state, False
-    heard = {"stop": outside.is_asked_to_stop(), "unsaved": run.checkpoints.failed}
+        return state, {"stop": False, "report": False}
+    heard = {
+        "stop": outside.is_asked_to_stop(),
+        "unsaved": run.checkpoints.failed,
+        "report": run.place.rank == 0 and records.are_due(),
+    }
     moving = [batch.to(run.engine.device) for batch in micro_batches]
     done = train_step(run, step, moving, state.confidence, heard)
     if done.heard["unsaved"]:
@@ -115,12 +122,12 @@ def _take_step(
     if done.is_skipped:
         state, happened = skipped_step(run, state, step, done.parts)
         records.add(happened)
-        return state, done.heard["stop"]
+        return state, done.heard
     record = _step_record(run, step, done)
     records.add(record)
     _warn_of_one_class(run, step, done, records)
     state = with_loss(run, state, step, record["metrics"]["train/loss/total"])
-    return state.model_copy(update={"confidence": done.confidence}), done.heard["stop"]
+    return state.model_copy(update={"confidence": done.confidence}), done.heard
 
 
 def _checkpoint_is_due(settings: TrainingSettings, state: LoopState, *, ends_epoch: bool) -> bool:
@@ -265,23 +272,29 @@ class _Records:
     Ray hands reports on with a delay: what a killed driver had not received comes back from the checkpoint.
     """
 
-    def __init__(self, report: Report) -> None:
-        self._report = report
+    def __init__(self, report: Report, every_steps: int, pause_seconds: float) -> None:
+        self._report, self._every, self._pause = report, every_steps, pause_seconds
         self._unreported: list[Record] = []
         self._unsaved: list[Record] = []
+        self._last = time.monotonic()
         self.is_warned = False
 
     def add(self, record: Record) -> None:
         """Take one record."""
         self._unreported.append(record)
+        self._unsaved.append(record)
+
+    def are_due(self) -> bool:
+        """Tell whether the step that begins is the last one before a report."""
+        waited = time.monotonic() - self._last >= self._pause
+        return waited and len(self._unreported) + 1 >= self._every
 
     def report(self) -> None:
         """Report what was added since the last call. Every rank must call."""
         self._report(self._unreported)
-        self._unsaved += self._unreported
-        self._unreported = []
+        self._unreported, self._last = [], time.monotonic()
 
     def since_checkpoint(self) -> list[Record]:
-        """Return what was reported or added since the last call."""
-        found, self._unsaved = self._unsaved + self._unreported, []
+        """Return what was added since the last call."""
+        found, self._unsaved = self._unsaved, []
         return found

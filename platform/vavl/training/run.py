@@ -150,7 +150,9 @@ def _build(
 ) -> _Built:
     """Build the network, its copies and the engine around it; with the weights of the checkpoint."""
     torch.manual_seed(plan.training.seed)
-    network = build_network(description, plan.objectives.ladder)
+    network = build_network(
+        description, plan.objectives.ladder, activation_checkpointing=plan.training.activation_checkpointing
+    )
     parameters = parameter_count(network)  # before the engine, which may shard them
     frozen = freeze_parts(network, data.partitioned, plan.objectives)
     average, whole_copy = _copies(network, plan)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from vavl.config.base import FrozenConfig
 from vavl.config.files import sha256_of_json
@@ -36,8 +36,8 @@ class TrainingSettings(FrozenConfig):
 
     launcher: Literal["ray", "in_process"] = Field("ray", description="in_process: one worker without Ray")
     engine: Literal["deepspeed", "torch"] = Field("deepspeed", description="torch: one worker, no sharding")
-    workers: Annotated[int, Field(ge=1)] | tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] = (
-        Field(1, description="a number, or [least, most]: as many as the cluster has place for")
+    workers: int | tuple[int, int] = Field(
+        1, description="a number, or [least, most]: as many as the cluster has place for"
     )
     placement: Literal["pack", "spread", "strict_pack", "strict_spread"] = Field(
         "pack", description="workers on few nodes or on many; strict: wait rather than do otherwise"
@@ -74,7 +74,9 @@ class TrainingSettings(FrozenConfig):
     keep_best_checkpoints: int = Field(
         1, ge=0, description="checkpoints with the best validation score that stay beside them"
     )
-    report_every_steps: int = Field(10, ge=1, description="a report is a barrier between workers")
+    report_every_steps: int = Field(
+        10, ge=1, description="steps between two reports, which are barriers; on Ray also a second at least"
+    )
     average_decay: float | None = Field(
         None, ge=0, lt=1, description="evaluate and save a running average of the weights; null = off"
     )
@@ -83,6 +85,15 @@ class TrainingSettings(FrozenConfig):
     )
     faults: FaultSettings = FaultSettings()
     optimizer: OptimizerSettings = OptimizerSettings()
+
+    @field_validator("workers", mode="before")
+    @classmethod
+    def _is_number_or_range(cls, value: Any) -> Any:
+        # Checked before the union, whose own message would speak of both its members.
+        numbers = value if isinstance(value, (list, tuple)) and len(value) == 2 else [value]
+        if all(str(number).isdecimal() and int(number) >= 1 for number in numbers):
+            return value
+        raise ValueError("write a number from 1 up, or [least, most]")
 
     @property
     def least_workers(self) -> int:

@@ -11,8 +11,12 @@ from vavl.training.watchdog import Watchdog
 class Surroundings(Protocol):
     """The loop's ears; it knows neither Ray nor files."""
 
-    def beat(self) -> None:
-        """Hear that a step or an evaluation begins."""
+    @property
+    def report_pause_seconds(self) -> float:
+        """Least time between two reports; one that comes sooner would make the loop wait."""
+
+    def beat(self, least_seconds: float = 0.0) -> None:
+        """Hear that a step or an evaluation begins; it may take ``least_seconds`` at least."""
 
     def is_asked_to_stop(self) -> bool:
         """Tell whether this rank has heard that the run is to stop; the ranks agree on it afterwards."""
@@ -24,7 +28,12 @@ class Surroundings(Protocol):
 class Alone:
     """A process that nobody speaks to."""
 
-    def beat(self) -> None:
+    @property
+    def report_pause_seconds(self) -> float:
+        """A function call takes no time."""
+        return 0.0
+
+    def beat(self, least_seconds: float = 0.0) -> None:
         """Nothing watches."""
 
     def is_asked_to_stop(self) -> bool:
@@ -47,10 +56,10 @@ class Listening(Alone):
     def __init__(self, stop: StopWatch, watchdog: Watchdog | None = None) -> None:
         self._stop, self._watchdog = stop, watchdog
 
-    def beat(self) -> None:
+    def beat(self, least_seconds: float = 0.0) -> None:
         """Start the watchdog's time anew."""
         if self._watchdog is not None:
-            self._watchdog.beat()
+            self._watchdog.beat(least_seconds)
 
     def is_asked_to_stop(self) -> bool:
         """Look for the stop file."""

@@ -14,6 +14,9 @@ from typing import TextIO
 
 STACKS_FOLDER = "stacks"
 _HEADER = "Timeout ("
+_TRAINING = "in train_on_worker"
+_FRAMES = 30
+_SILENT = "left no stack: it was stopped, dead, or came on"
 
 
 class Watchdog:
@@ -33,10 +36,15 @@ class Watchdog:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = path.open("w", encoding="utf-8")
 
-    def beat(self) -> None:
-        """Say that something has ended; the time starts anew."""
+    def beat(self, least_seconds: float = 0.0) -> None:
+        """Say that something has ended; the time starts anew.
+
+        Args:
+            least_seconds: what the next thing may take at least, whatever the time-out of a step is.
+        """
         if self._timeout is not None and self._file is not None:
-            faulthandler.dump_traceback_later(self._timeout, exit=True, file=self._file)
+            seconds = max(self._timeout, least_seconds)
+            faulthandler.dump_traceback_later(seconds, exit=True, file=self._file)
 
     def stop(self) -> None:
         """Watch no more."""
@@ -51,6 +59,16 @@ def clear_stacks(folder: Path) -> None:
     shutil.rmtree(folder / STACKS_FOLDER, ignore_errors=True)
 
 
+def _in_short(text: str) -> str:
+    """Keep the threads that train, where there are any: a process has many that only wait."""
+    header, *threads = text.strip().split("\n\n")
+    first, _, rest = header.partition("\n")
+    threads = [rest, *threads]
+    training = [thread for thread in threads if _TRAINING in thread] or threads
+    cut = ["\n".join(thread.splitlines()[:_FRAMES]) for thread in training]
+    return "\n".join([first, *cut])
+
+
 def read_stacks(folder: Path, ranks: int) -> str | None:
     """Return the stacks that the watchdogs of an attempt left, rank by rank; None if no one fired."""
     found = {
@@ -62,7 +80,7 @@ def read_stacks(folder: Path, ranks: int) -> str | None:
     if not fired:
         return None
     lines = [
-        f"--- rank {rank} ---\n{fired.get(rank, 'left no stack: it was stopped, dead, or came on')}".rstrip()
+        f"--- rank {rank} ---\n{_in_short(fired[rank]) if rank in fired else _SILENT}"
         for rank in range(max(ranks, max(fired) + 1))
     ]
     return "\n".join(lines)

@@ -22,11 +22,12 @@ from vavl.training.evaluation import (
     save_predictions,
     score_split,
 )
-from vavl.training.loop import BEST_FOLDER, LoopEnd, Record, Report, train
+from vavl.training.full_disk import told_of_full_disk
+from vavl.training.loop import BEST_FOLDER, SET_UP_SECONDS, LoopEnd, Record, Report, train
 from vavl.training.run import TrainingRun, prepare_run
 from vavl.training.settings import TrainingPlan
 from vavl.training.state import LoopState
-from vavl.training.stop import note_left
+from vavl.training.stop import note_left, stop_reason
 from vavl.training.surroundings import Alone, Surroundings
 
 _log = logging.getLogger(__name__)
@@ -42,17 +43,23 @@ def train_on_worker(plan: TrainingPlan, report: Report, outside: Surroundings | 
     Leaves in ``plan.output_dir``: ``partitions.csv``, ``best/`` (the model), ``checkpoints/``,
     ``predictions/`` and ``outcome.json``, which comes last; after a request to stop ``left.json``
     in its place.
+
+    Raises:
+        VavlError: what stops the run; a full disk is one.
     """
     outside = outside or Alone()
-    outside.beat()
+    outside.beat(SET_UP_SECONDS)
     _set_up_process(plan)
-    run, end = _train(plan, report, outside)
-    outside.beat()
-    if end.left is None:
-        conclude(run, end.state)
-    elif run.place.rank == 0:
-        note_left(plan.output_dir, end.left, end.state.step)
-    wait_for_all()
+    with told_of_full_disk(plan.output_dir):
+        run, end = _train(plan, report, outside)
+        outside.beat()
+        if end.left is None:
+            conclude(run, end.state)
+        elif run.place.rank == 0:
+            # The loop heard a wish; the file says whose.
+            reason = (stop_reason(plan.output_dir) or end.left) if end.left == "stop" else end.left
+            note_left(plan.output_dir, reason, end.state.step)
+        wait_for_all()
 
 
 def _train(plan: TrainingPlan, report: Report, outside: Surroundings) -> tuple[TrainingRun, LoopEnd]:

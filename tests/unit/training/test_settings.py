@@ -24,7 +24,19 @@ def test_the_optimizer_defaults_are_those_of_the_paper():
         ({"workers": 2, "engine": "torch"}, "workers=2 needs launcher: ray and engine: deepspeed"),
         ({"engine": "torch", "zero_stage": 1}, "zero_stage=1 needs engine: deepspeed"),
         ({"zero_stage": 4}, "zero_stage: .*less than or equal to 3"),
-        ({"workers": 0}, "workers: .*greater than or equal to 1"),
+        ({"workers": 0}, r"workers: .*write a number from 1 up, or \[least, most\]"),
+        ({"workers": [2]}, "workers: .*write a number from 1 up"),
+        ({"workers": [0, 2]}, "workers: .*write a number from 1 up"),
+        ({"workers": [3, 2]}, r"workers=\[3, 2\]: write \[least, most\]"),
+        ({"workers": [1, 2], "engine": "torch"}, "workers=2 needs launcher: ray and engine: deepspeed"),
+        ({"workers": 2, "gpus_per_worker": 0.5}, "several workers cannot share a GPU"),
+        ({"offload": "optimizer"}, "offload=optimizer needs zero_stage 1, 2 or 3"),
+        (
+            {"offload": "optimizer_and_weights", "zero_stage": 2},
+            "offload=optimizer_and_weights needs zero_stage 3",
+        ),
+        ({"offload": "optimizer", "engine": "torch"}, "offload=optimizer needs engine: deepspeed"),
+        ({"faults": {"spike_factor": 1}}, "faults.spike_factor: .*greater than 1"),
         ({"precision": "fp16"}, "precision: .*'fp32' or 'bf16'"),
         (
             {"optimizer": {"lr": 1}},
@@ -63,3 +75,25 @@ def test_paths_become_absolute_for_workers_in_other_folders(tmp_path, monkeypatc
     assert moved.output_dir == tmp_path / "runs/a"
     assert moved.data.store == tmp_path / "stores/a"
     assert plan.output_dir == Path("runs/a")
+
+
+HOW = [
+    {"workers": 4}, {"workers": [1, 4]}, {"zero_stage": 3}, {"micro_batches": 3}, {"checkpoint_every_steps": 5},
+    {"keep_checkpoints": 9}, {"report_every_steps": 1}, {"offload": "optimizer", "zero_stage": 1},
+    {"activation_checkpointing": True}, {"faults": {"skipped_steps": 3}}, {"placement": "spread"},
+]  # fmt: skip
+WHAT = [
+    {"seed": 1}, {"precision": "bf16"}, {"max_epochs": 7}, {"average_decay": 0.9}, {"early_stopping_epochs": 2},
+    {"optimizer": {"learning_rate": 1}},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("training", HOW, ids=str)
+def test_a_run_may_go_on_when_only_the_way_it_is_computed_changes(plan, training):
+    deepspeed = {"launcher": "ray", "engine": "deepspeed", "zero_stage": 0}
+    assert plan(training={**deepspeed, **training}).config_hash == plan().config_hash
+
+
+@pytest.mark.parametrize("training", WHAT, ids=str)
+def test_what_decides_the_result_makes_another_run(plan, training):
+    assert plan(training=training).config_hash != plan().config_hash

@@ -153,7 +153,7 @@ def test_the_stacks_of_a_step_that_hung_are_in_the_message(tmp_path, records):
         for rank in range(2):
             path = tmp_path / "stacks" / f"rank-{rank}.txt"
             path.parent.mkdir(exist_ok=True)
-            path.write_text(f'Timeout (0:00:05)!\n  File "step.py", line {rank}')
+            path.write_text(f'Timeout (0:00:05)!\nThread 1:\n  File "step.py", line {rank}')
         raise LOST
 
     settings = TrainingSettings.model_validate({"workers": 3, "faults": {"restarts_without_progress": 0}})
