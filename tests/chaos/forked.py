@@ -1,0 +1,221 @@
+"""Training processes that are forked from a warm parent, so that a kill costs a second instead of fifteen.
+
+A driver process supervises ranks as Ray's driver does; all of them are real processes that meet over gloo.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import multiprocessing
+import os
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from functools import partial
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import psutil
+import torch
+import torch.distributed as dist
+
+from vavl.errors import VavlError
+from vavl.tracking.journal import Journal
+from vavl.tracking.journal_sink import JournalSink
+from vavl.training.launch import launch_training
+from vavl.training.loop import Record, Report
+from vavl.training.run_folder import claim_run_folder
+from vavl.training.settings import TrainingPlan
+from vavl.training.signals import stop_on_signals
+from vavl.training.stop import StopWatch, TrainingStopped, clear_stop
+from vavl.training.supervision import LostWorkersError, Supervisor
+from vavl.training.surroundings import Listening
+from vavl.training.watchdog import Watchdog
+from vavl.training.worker import train_on_worker
+
+FINISHED, FAILED, STOPPED = 0, 2, 3
+ERROR_FILE = "error.txt"
+LOG_FILE = "processes.log"
+_MESSAGE_BYTES = 400
+_DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG
+
+_fork = multiprocessing.get_context("fork")
+
+
+def warm_up() -> None:
+    """Import what every training process needs, before the first fork."""
+    import deepspeed  # noqa: F401
+
+    torch.set_num_threads(1)
+    torch.optim.AdamW([torch.zeros(1)])  # imports a second's worth of torch when first made
+
+
+class ForkedRun:
+    """Starts the driver of a run, again after every fault.
+
+    Args:
+        plan: of the first start.
+        errors: folder for what the driver says when it fails; not on the run's own disk, which may be full.
+    """
+
+    recovery_limit_seconds = 120.0
+
+    def __init__(self, plan: TrainingPlan, errors: Path) -> None:
+        self.plan = plan
+        self._error_file = errors / f"{plan.output_dir.name}.{ERROR_FILE}"
+        self._driver: BaseProcess | None = None
+
+    def start(self) -> None:
+        """Start the command, anew or again."""
+        self._driver = _fork.Process(target=_drive, args=(self.plan, self._error_file))
+        self._driver.start()
+
+    def exit_code(self) -> int | None:
+        """Return how the driver ended, None while it lives."""
+        assert self._driver is not None
+        return self._driver.exitcode
+
+    @property
+    def driver(self) -> int:
+        """Return the process id of the driver."""
+        assert self._driver is not None
+        assert self._driver.pid is not None
+        return self._driver.pid
+
+    def workers(self) -> list[int]:
+        """Return the process ids of the training processes."""
+        if self.plan.training.launcher == "in_process":
+            return [self.driver]
+        try:
+            return [one.pid for one in psutil.Process(self.driver).children()]
+        except psutil.NoSuchProcess:
+            return []
+
+    def kill(self) -> None:
+        """Kill the driver; its ranks end with it. Returns when all are gone."""
+        assert self._driver is not None
+        ranks = [psutil.Process(pid) for pid in self.workers() if pid != self.driver and psutil.pid_exists(pid)]
+        os.kill(self.driver, signal.SIGKILL)
+        self._driver.join()
+        psutil.wait_procs(ranks, timeout=10)
+
+    def error_message(self) -> str:
+        """Return what the driver said when it failed."""
+        return self._error_file.read_text() if self._error_file.exists() else ""
+
+    def close(self) -> None:
+        """End what is left."""
+        if self._driver is not None and self._driver.is_alive():
+            self.kill()
+
+
+def _drive(plan: TrainingPlan, error_file: Path) -> None:
+    """Be the driver: what ``jobs/train_model.py`` does, without tracking server and report."""
+    os.setsid()
+    plan.output_dir.mkdir(parents=True, exist_ok=True)
+    log = os.open(plan.output_dir / LOG_FILE, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    for stream in (1, 2):
+        os.dup2(log, stream)
+    logging.basicConfig(level=logging.INFO, force=True, stream=sys.stderr)
+    try:
+        folder = claim_run_folder(plan)
+        sink = JournalSink(Journal(plan.output_dir / "journal.jsonl"))
+        if plan.training.launcher == "in_process":
+            launch_training(plan, folder, sink)
+        else:
+            _supervise(plan, sink)
+        folder.finish()
+    except TrainingStopped:
+        os._exit(STOPPED)
+    except VavlError as fault:
+        # Short: also a process that may write few bytes only has to say it.
+        error_file.write_bytes(str(fault).encode()[:_MESSAGE_BYTES])
+        os._exit(FAILED)
+    os._exit(FINISHED)
+
+
+def _supervise(plan: TrainingPlan, sink: Report) -> None:
+    clear_stop(plan.output_dir)
+    workers = plan.training.most_workers
+    supervisor = Supervisor(
+        plan.training, plan.output_dir, partial(_attempt, plan, sink), lambda: workers, sink, 0.2
+    )
+    with stop_on_signals(plan.output_dir):
+        supervisor.run()
+
+
+def _attempt(plan: TrainingPlan, sink: Report, workers: int) -> None:
+    """Fork the ranks and wait for them; one that is lost ends all."""
+    meet = plan.output_dir / f"meet-{os.getpid()}-{time.monotonic_ns()}"
+    pipes = [_fork.Pipe(duplex=False) for _ in range(workers)]
+    ranks = [
+        _fork.Process(target=_be_rank, args=(plan, sink, (rank, workers), meet, pipes[rank][1]))
+        for rank in range(workers)
+    ]
+    for process in ranks:
+        process.start()
+    waiting = list(ranks)
+    while waiting and not any(process.exitcode for process in ranks):
+        wait([process.sentinel for process in waiting])
+        waiting = [process for process in ranks if process.exitcode is None]
+    for process in waiting:
+        process.kill()
+    for process in ranks:
+        process.join()
+    meet.unlink(missing_ok=True)
+    _raise_first_fault(ranks, [receiver for receiver, _ in pipes])
+
+
+def _raise_first_fault(ranks: Sequence[BaseProcess], pipes: Sequence[Connection]) -> None:
+    faults = [pipe.recv() for pipe in pipes if pipe.poll()]
+    for fault in faults:
+        raise fault
+    codes = [process.exitcode for process in ranks]
+    if any(codes):
+        raise LostWorkersError(f"exit codes of the ranks: {codes}")
+
+
+def _be_rank(
+    plan: TrainingPlan, sink: Report, place: tuple[int, int], meet: Path, errors: Connection
+) -> None:
+    """Be one rank, as a worker of Ray is."""
+    rank, workers = place
+    ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_DFL)
+    os.environ.update(RANK=str(rank), WORLD_SIZE=str(workers), LOCAL_RANK=str(rank))
+    dist.init_process_group("gloo", f"file://{meet}", rank=rank, world_size=workers)
+    watchdog = Watchdog(plan.output_dir, rank, plan.training.faults.step_timeout_seconds)
+    outside = Listening(StopWatch(plan.output_dir), watchdog)
+    try:
+        train_on_worker(plan, sink if rank == 0 else _say_nothing, outside)
+    except VavlError as fault:
+        errors.send(fault)
+        os._exit(FAILED)
+    finally:
+        outside.close()
+    os._exit(0)
+
+
+def _say_nothing(records: Sequence[Record]) -> None:
+    """Ranks but the first report nothing."""
+
+
+def finished(plan: TrainingPlan, limit_seconds: float = 600.0) -> None:
+    """Train a plan to its end without any fault.
+
+    Raises:
+        RuntimeError: it did not finish.
+    """
+    run = ForkedRun(plan, plan.output_dir.parent)
+    run.start()
+    end = time.monotonic() + limit_seconds
+    while run.exit_code() is None and time.monotonic() < end:
+        time.sleep(0.05)
+    code = run.exit_code()
+    run.close()
+    if code != FINISHED:
+        raise RuntimeError(f"the undisturbed run {plan.output_dir} ended with {code}; see {LOG_FILE} there")

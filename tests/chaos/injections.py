@@ -1,0 +1,191 @@
+"""The faults: each does one thing to a running training, from outside.
+
+An injection takes the disturbed run, returns what it did in a few words, and leaves it to the run's own means, or
+to ``Disturbed.ensure_started`` (the same command again), to go on.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+from disturbed import Disturbed, InjectionError
+
+from vavl.training.checkpoint import CHECKPOINTS_FOLDER
+from vavl.training.checkpoint_files import fault_of
+from vavl.training.stop import ask_to_stop
+
+Injection = Callable[[Disturbed], str]
+FILLER = "filler"
+_WRITE_LIMIT_BYTES = 512
+
+
+def kill_worker(run: Disturbed) -> str:
+    """SIGKILL one training process."""
+    pid = run.draw(run.workers())
+    os.kill(pid, signal.SIGKILL)
+    return "SIGKILL"
+
+
+def kill_driver(run: Disturbed) -> str:
+    """SIGKILL the driver, then the same command again."""
+    run.command.kill()
+    return "SIGKILL, same command again"
+
+
+def kill_while_writing(run: Disturbed) -> str:
+    """SIGKILL everything while a checkpoint is half written."""
+    root, least = run.folder / CHECKPOINTS_FOLDER, run.random.randrange(4)
+
+    def is_writing() -> bool:
+        return any(sum(1 for _ in partial.iterdir()) >= least for partial in root.glob(".step-*.partial"))
+
+    run.wait_until(is_writing, "no checkpoint is written", pause=0.0002)
+    run.command.kill()
+    left = sorted(root.glob(".step-*.partial"))
+    if not left:
+        raise InjectionError("the checkpoint was whole before the kill")
+    return f"{len(list(left[0].iterdir()))} files of {left[0].name[:14]} were there"
+
+
+def send_sigterm(run: Disturbed) -> str:
+    """SIGTERM to the driver, then the same command again."""
+    os.kill(run.command.driver, signal.SIGTERM)
+    return _stopped(run, "SIGTERM")
+
+
+def write_stop_file(run: Disturbed) -> str:
+    """Ask by the stop file, then the same command again."""
+    ask_to_stop(run.folder, "stop", "chaos")
+    return _stopped(run, "stop.json")
+
+
+def _stopped(run: Disturbed, how: str) -> str:
+    """Wait for a clean end with a checkpoint of the last step."""
+    run.wait_for_exit(run.STOPPED)
+    run.reading.refresh()
+    if run.newest_checkpoint() != run.reading.done():
+        raise AssertionError(f"stopped at {run.reading.done()}, checkpoint of {run.newest_checkpoint()}")
+    return f"{how}, checkpoint of the last step"
+
+
+def freeze_worker(run: Disturbed) -> str:
+    """SIGSTOP one of several training processes: the step never ends until the watchdog fires."""
+    moment = time.time()
+    pid = run.draw(run.workers())
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        run.wait_until(
+            lambda: any("stacks of all ranks" in text for text in run.events("restarted", moment)),
+            "no watchdog fired",
+        )
+    finally:
+        if psutil.pid_exists(pid) and psutil.Process(pid).status() == psutil.STATUS_STOPPED:
+            os.kill(pid, signal.SIGKILL)
+    stacks = next(text for text in run.events("restarted", moment) if "stacks of all ranks" in text)
+    if "Current thread" not in stacks and "Thread 0x" not in stacks:
+        raise AssertionError(f"no stack in the message: {stacks}")
+    return "SIGSTOP, watchdog, stacks in the message"
+
+
+def truncate_newest(run: Disturbed) -> str:
+    """Kill, and cut the newest checkpoint short."""
+    path = _torn_file(run)
+    with path.open("r+b") as file:
+        file.truncate(path.stat().st_size // 2)
+    return _torn(run, f"{path.name} cut to a half")
+
+
+def flip_byte_of_newest(run: Disturbed) -> str:
+    """Kill, and change one bit of the newest checkpoint."""
+    path = _torn_file(run)
+    place = run.random.randrange(path.stat().st_size)
+    with path.open("r+b") as file:
+        file.seek(place)
+        byte = file.read(1)[0]
+        file.seek(place)
+        file.write(bytes([byte ^ (1 << run.random.randrange(8))]))
+    return _torn(run, f"one bit of {path.name}")
+
+
+def remove_manifest_of_newest(run: Disturbed) -> str:
+    """Kill, and remove the manifest of the newest checkpoint."""
+    path = _torn_file(run)
+    (path.parent / "manifest.json").unlink()
+    return _torn(run, "no manifest")
+
+
+def _torn_file(run: Disturbed) -> Path:
+    root = run.folder / CHECKPOINTS_FOLDER
+    run.wait_until(lambda: len(list(root.glob("step-*"))) > 1, "there is one checkpoint only")
+    run.command.kill()
+    files = sorted(max(root.glob("step-*")).glob("rank-*.safetensors"))
+    path: Path = run.draw(files)
+    return path
+
+
+def _torn(run: Disturbed, what: str) -> str:
+    moment, newest = time.time(), max((run.folder / CHECKPOINTS_FOLDER).glob("step-*"))
+    if fault_of(newest) is None:
+        raise AssertionError(f"{newest} still counts as whole")
+    run.ensure_started()
+    run.wait_until(
+        lambda: any(newest.name in text for text in run.events("checkpoint_skipped", moment)),
+        f"nobody said that {newest.name} was skipped",
+    )
+    return f"{what}; skipped with a message"
+
+
+def fill_disk(run: Disturbed) -> str:
+    """Fill the small file system of the run, wait for its clean end, make place, same command again."""
+    filler = run.folder.parent / FILLER
+    with filler.open("wb", buffering=0) as file:
+        try:
+            while True:
+                file.write(b"\0" * 4096)
+        except OSError:
+            pass
+    run.wait_for_exit(run.FAILED)
+    note = _last_good(run)
+    filler.unlink()
+    return f"tmpfs full; {note}"
+
+
+def limit_writes(run: Disturbed) -> str:
+    """Let the processes write no file beyond a few bytes (RLIMIT_FSIZE), as a disk that is full."""
+    for pid in {run.command.driver, *run.workers()}:
+        # Only the soft limit: the same command again has none.
+        _, hard = resource.prlimit(pid, resource.RLIMIT_FSIZE)
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, (_WRITE_LIMIT_BYTES, hard))
+    run.wait_for_exit(run.FAILED)
+    return f"RLIMIT_FSIZE; {_last_good(run)}"
+
+
+def _last_good(run: Disturbed) -> str:
+    newest = max((run.folder / CHECKPOINTS_FOLDER).glob("step-*"))
+    if (torn := fault_of(newest)) is not None:
+        raise AssertionError(f"the last checkpoint is torn: {torn}")
+    message = run.command.error_message()
+    if "cannot be written" not in message and "could not be written" not in message:
+        raise AssertionError(f"no clean end: {message}")
+    return f"clean end, {newest.name} is whole"
+
+
+def go_on_with(**training: Any) -> Injection:
+    """Return an injection: SIGTERM, then the same run with other workers or another ZeRO stage."""
+
+    def change(run: Disturbed) -> str:
+        before = run.command.plan.training
+        os.kill(run.command.driver, signal.SIGTERM)
+        _stopped(run, "SIGTERM")
+        run.change_training(**training)
+        now = run.command.plan.training
+        return f"workers {before.workers} -> {now.workers}, ZeRO {before.zero_stage} -> {now.zero_stage}"
+
+    return change

@@ -1,0 +1,153 @@
+"""One run with several faults: inject, wait until it has gone on, compare with the undisturbed run."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from difference import difference_of
+from disturbed import Command, Disturbed, InjectionError
+from faults import BITWISE, Fault, FaultLog
+from injections import Injection
+from plans import BAD_CLIP
+from table import Teller
+
+from vavl.config.files import read_json
+from vavl.training.settings import TrainingPlan
+
+_ATTEMPTS = 3
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A fault that is to be injected.
+
+    Attributes:
+        kind: its name in the table.
+        inject: does it.
+    """
+
+    kind: str
+    inject: Injection
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """A run and the faults that hit it, in this order at random moments.
+
+    Attributes:
+        name: of the run.
+        command: makes the run of a plan.
+        plan: of the run.
+        undisturbed: trains a plan without faults.
+        faults: that hit it.
+        allowed: largest difference that is promised.
+        skips: whether a batch holds a clip with NaN: a fault that needs no injection but that of the store.
+    """
+
+    name: str
+    command: Callable[[TrainingPlan], Command]
+    plan: TrainingPlan
+    undisturbed: Callable[[TrainingPlan], Path]
+    faults: Sequence[Planned]
+    allowed: float = BITWISE
+    skips: bool = False
+
+    def play(self, log: FaultLog, seed: int, teller: Teller) -> None:
+        """Run it to its end; a fault that the run does not survive ends the scenario."""
+        mine: list[Fault] = []
+        run = Disturbed(self.name, self.command(self.plan), seed)
+        try:
+            run.command.start()
+            targets = moments(run, len(self.faults))
+            for planned, target in zip(self.faults, targets, strict=True):
+                fault = self._inject(run, planned, target)
+                if fault is None:
+                    continue
+                mine.append(log.add(fault))
+                teller.tell(fault)
+                if fault.fault:
+                    break
+            if not any(fault.fault for fault in mine):
+                self._finish(run, mine, log)
+        finally:
+            run.command.close()
+            for fault in mine:
+                teller.tell(fault)
+
+    def _inject(self, run: Disturbed, planned: Planned, target: int) -> Fault | None:
+        """Inject one fault and wait until the run is beyond it; None if it could not be injected."""
+        fault = Fault(planned.kind, self.name, target, allowed=self.allowed)
+        moment = time.time()
+        try:
+            for attempt in range(_ATTEMPTS):
+                run.wait_for_step(target + attempt)
+                time.sleep(run.random.uniform(0, 0.03))
+                run.reading.refresh()
+                fault.at_step, moment = run.reading.done(), time.time()
+                try:
+                    fault.note = planned.inject(run)
+                    break
+                except InjectionError as problem:
+                    fault.note = str(problem)
+                    run.ensure_started()
+            else:
+                return None
+            self._recover(run, fault, moment)
+        except AssertionError as problem:
+            fault.fault = str(problem)
+        return fault
+
+    def _recover(self, run: Disturbed, fault: Fault, moment: float) -> None:
+        run.ensure_started()
+
+        def is_beyond() -> bool:
+            run.reading.refresh()
+            resumed = run.reading.resumed_after(moment)
+            if resumed is None:
+                return False
+            done = run.reading.done(resumed.time)
+            reached = run.reading.reached(done, resumed.time)
+            if reached is None:
+                return done >= run.steps
+            fault.recovery_seconds, fault.steps_repeated = reached - moment, done - resumed.step
+            return True
+
+        run.wait_until(is_beyond, "the run did not go on")
+
+    def _finish(self, run: Disturbed, mine: list[Fault], log: FaultLog) -> None:
+        try:
+            run.wait_for_exit(run.FINISHED)
+            if self.skips:
+                mine.append(log.add(skipped_batch(run)))
+            difference = difference_of(run.folder, self.undisturbed(self.plan), run.steps)
+            for fault in mine:
+                fault.final_difference = difference
+        except AssertionError as problem:
+            for fault in mine:
+                fault.fault = str(problem)
+
+
+def skipped_batch(run: Disturbed) -> Fault:
+    """Describe what the clip with NaN did: its first batch was skipped and counted."""
+    run.reading.refresh()
+    skipped = run.reading.skipped()
+    if not skipped:
+        raise AssertionError("no batch was skipped")
+    counted = read_json(run.folder / "outcome.json")["skipped_steps"]
+    if counted != skipped:
+        raise AssertionError(f"skipped {skipped}, counted {counted}")
+    first = min(time for (step, time), loss in run.reading.losses.items() if loss is None)
+    after = run.reading.reached(skipped[0] + 1, first)
+    seconds = None if after is None else after - first
+    note = f"{len(skipped)} batches with {BAD_CLIP} skipped and counted"
+    return Fault("batch with NaN", run.name, skipped[0], note, seconds, steps_repeated=0)
+
+
+def moments(run: Disturbed, count: int) -> list[int]:
+    """Draw the steps of the faults: one in each of ``count`` equal parts of the run, none in the last tenth."""
+    first = (run.command.plan.training.checkpoint_every_steps or 1) + 1
+    width = (0.9 * run.steps - first) / max(count, 1)
+    return [int(first + width * (place + run.random.random() * 0.7)) for place in range(count)]

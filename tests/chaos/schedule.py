@@ -1,0 +1,110 @@
+"""Which faults hit which runs; the forked ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import injections
+from faults import BITWISE, OTHER_WORKERS
+from forked import ForkedRun, finished
+from plans import make_bad_store, make_store, plan_of
+from scenario import Planned, Scenario
+
+from vavl.training.settings import TrainingPlan
+
+STEPS_PER_FAULT = 24
+
+WORKER = Planned("worker killed", injections.kill_worker)
+DRIVER = Planned("driver killed", injections.kill_driver)
+WRITING = Planned("killed while writing a checkpoint", injections.kill_while_writing)
+SIGTERM = Planned("SIGTERM to the driver", injections.send_sigterm)
+STOP_FILE = Planned("stop file", injections.write_stop_file)
+FROZEN = Planned("worker frozen", injections.freeze_worker)
+TRUNCATED = Planned("newest checkpoint truncated", injections.truncate_newest)
+FLIPPED = Planned("newest checkpoint with a flipped bit", injections.flip_byte_of_newest)
+NO_MANIFEST = Planned("newest checkpoint without manifest", injections.remove_manifest_of_newest)
+FULL = Planned("disk full", injections.fill_disk)
+LIMITED = Planned("disk full (RLIMIT_FSIZE)", injections.limit_writes)
+
+
+def other_workers(workers: int) -> Planned:
+    """Return a resumption with another number of workers."""
+    return Planned("other number of workers", injections.go_on_with(workers=workers))
+
+
+def other_stage(stage: int) -> Planned:
+    """Return a resumption with another ZeRO stage."""
+    return Planned("other ZeRO stage", injections.go_on_with(zero_stage=stage))
+
+
+class Runs:
+    """Makes scenarios in a folder, and each undisturbed run once.
+
+    Args:
+        folder: of all runs.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.store, self.bad_store = make_store(folder / "store"), make_bad_store(folder / "store_with_nan")
+        self._undisturbed: dict[str, Path] = {}
+
+    def undisturbed(self, plan: TrainingPlan) -> Path:
+        """Train the plan without faults, once for all runs that compute the same in the same way."""
+        settings = plan.training
+        how = (plan.config_hash, plan.data.store, settings.most_workers, settings.zero_stage, settings.engine)
+        key = "-".join(map(str, how))
+        if key not in self._undisturbed:
+            self._undisturbed[key] = self.folder / f"undisturbed_{len(self._undisturbed)}"
+            finished(plan.model_copy(update={"output_dir": self._undisturbed[key]}))
+        return self._undisturbed[key]
+
+    def forked(self, name: str, hits: Sequence[Planned], **options: Any) -> Scenario:
+        """Return a scenario of forked processes.
+
+        Args:
+            name: of the run.
+            hits: the faults.
+            options: ``allowed``, ``bad_clip`` and ``place``, else settings of the training.
+        """
+        allowed, place = options.pop("allowed", BITWISE), options.pop("place", self.folder)
+        bad_clip = options.pop("bad_clip", False)
+        steps = STEPS_PER_FAULT * (len(hits) + 1)
+        plan = plan_of(
+            place / name, self.bad_store if bad_clip else self.store, steps, hidden_share=0 if bad_clip else 0.15, **options
+        )
+        return Scenario(name, self._command, plan, self.undisturbed, hits, allowed, skips=bad_clip)
+
+    def _command(self, plan: TrainingPlan) -> ForkedRun:
+        return ForkedRun(plan, self.folder)
+
+
+def forked_scenarios(runs: Runs, small_disk: Path | None) -> list[tuple[str, list[Planned], Callable[..., Any]]]:
+    """Return name, faults and maker of every run of forked processes."""
+    alone = {"launcher": "in_process", "engine": "torch"}
+    quick = {"faults": {"step_timeout_seconds": 15}}
+
+    def two(stage: int, **more: Any) -> Callable[..., Scenario]:
+        return lambda name, faults: runs.forked(name, faults, workers=2, zero_stage=stage, **more)
+
+    def one(**more: Any) -> Callable[..., Scenario]:
+        return lambda name, faults: runs.forked(name, faults, **alone, **more)
+
+    table = [
+        ("one-process", [
+            DRIVER, WRITING, TRUNCATED, SIGTERM, DRIVER, FLIPPED, LIMITED, WRITING, NO_MANIFEST, STOP_FILE, DRIVER,
+        ], one()),
+        ("two-ranks-zero-1", [WORKER, FROZEN, WRITING, WORKER, DRIVER, FLIPPED, SIGTERM, WORKER], two(1, **quick)),
+        ("two-ranks-zero-3", [WORKER, WRITING, TRUNCATED, DRIVER, STOP_FILE, WORKER], two(3)),
+        ("two-ranks-zero-2", [FROZEN, WORKER, LIMITED, NO_MANIFEST, WORKER], two(2, **quick)),
+        ("nan", [WORKER, DRIVER], two(0, bad_clip=True)),
+        ("four-two-four", [other_workers(2), WORKER, other_workers(4)],
+         lambda name, faults: runs.forked(name, faults, workers=4, zero_stage=1, allowed=OTHER_WORKERS)),
+        ("two-four-two", [other_workers(4), DRIVER, other_workers(2)], two(2, allowed=OTHER_WORKERS)),
+        ("other-stages", [other_stage(3), WORKER, other_stage(2), other_stage(0)], two(1, allowed=OTHER_WORKERS)),
+    ]  # fmt: skip
+    if small_disk is not None:
+        table.append(("small-disk", [FULL, DRIVER, FULL], one(place=small_disk)))
+    return table
