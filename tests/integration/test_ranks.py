@@ -1,4 +1,4 @@
-"""Real processes: 1, 2 and 4 ranks compute one and the same global batch."""
+"""Real processes: 1, 2 and 4 ranks, in one micro-batch or three, compute one and the same global batch."""
 
 from __future__ import annotations
 
@@ -59,7 +59,8 @@ def plan(store: Path, folder: Path) -> TrainingPlan:
             },
             "model": {
                 "width": 16, "modality_blocks": 1, "shared_blocks": 1, "attention_heads": 2, "convolution_kernel": 5,
-                "head_widths": (16, 12), "dropout": 0, "head_dropout": 0, "correlation_size": 4,
+                "head_widths": (16, 12), "correlation_size": 4,
+                "dropout": 0.2, "head_dropout": 0.2, "input_dropout": 0.2,
             },
             "objectives": ALL_OBJECTIVES,
             "training": {
@@ -70,10 +71,14 @@ def plan(store: Path, folder: Path) -> TrainingPlan:
     )  # fmt: skip
 
 
-def assert_equal_to_one_rank(found: Found, case: str, way: str, ranks: int, tolerance: float) -> None:
-    """Hold a way of computing a case on several ranks to what one rank computes."""
-    expected = moments_under(f"{case}/together", found[1])
-    several = moments_under(f"{case}/{way}", found[ranks])
+def assert_equal_to_one_rank(
+    found: Found, case: str, way: str, ranks: int, tolerance: float, start: str = ""
+) -> None:
+    """Hold a way of computing a case on several ranks to what one rank computes, where names start so."""
+    expected, several = (
+        {name: value for name, value in moments_under(path, found[group]).items() if name.startswith(start)}
+        for path, group in ((f"{case}/together", 1), (f"{case}/{way}", ranks))
+    )
     assert several.keys() == expected.keys()
     assert expected
     for name, value in expected.items():
@@ -102,13 +107,16 @@ def test_the_mean_of_the_ranks_own_losses_fails_the_same_test(found: Found, case
         assert_equal_to_one_rank(found, case, "apart", ranks, 1e-2)
 
 
+@pytest.mark.parametrize("way", ["together", "in pieces"])
 @pytest.mark.parametrize("ranks", RANKS)
-def test_training_with_all_objectives_is_that_of_one_rank(found: Found, ranks: int) -> None:
-    """Parts, gradient norms and weights over several steps, dropout 0."""
+def test_training_with_all_objectives_is_that_of_one_rank(found: Found, ranks: int, way: str) -> None:
+    """Parts, gradient norms and weights over several steps with dropout, in one micro-batch or three per rank."""
     curve = {name: value for name, value in found[1].items() if name.startswith("network/together/curve")}
     for part in ("hgr/audio_label", "ladder/video", "pseudo_label/audio", "sure", "norm"):
         assert curve[f"network/together/curve {part}"].abs().max() > 0, part
-    assert_equal_to_one_rank(found, "network", "together", ranks, 1e-5)
+    assert_equal_to_one_rank(found, "network", way, ranks, 1e-6, "curve")
+    # Adam divides by the size of a gradient, also where that is little more than rounding.
+    assert_equal_to_one_rank(found, "network", way, ranks, 1e-5, "weights")
 
 
 @pytest.mark.parametrize("ranks", [2, 4])

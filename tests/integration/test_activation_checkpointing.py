@@ -1,0 +1,48 @@
+"""Two real ranks: activation checkpointing changes no number, whatever DeepSpeed shards."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from vavl.objectives.moments import moments_under
+
+PROGRAM = Path(__file__).parents[1] / "support/checkpointed_ranks.py"
+TIME_LIMIT_S = 300
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tensor]:
+    """Return what the ranks trained."""
+    folder = tmp_path_factory.mktemp("checkpointed")
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", str(PROGRAM), str(folder)],
+        capture_output=True, text=True, timeout=TIME_LIMIT_S, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return load_file(folder / "found.safetensors")
+
+
+@pytest.mark.parametrize("stage", range(4))
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_training_is_the_same_to_the_last_bit(found: dict[str, Tensor], precision: str, stage: int) -> None:
+    """Losses, gradient norms and weights; while every block that has a gradient runs twice."""
+    plain, checkpointed = (
+        moments_under(f"{precision}/{stage}/{way}", found) for way in ("plain", "checkpointed")
+    )
+    assert checkpointed["runs"] == 2 * plain["runs"] > 0
+    assert plain["losses"].std() > 0.01
+    assert plain["norms"].min() > 0.01
+    names = plain.keys() - {"runs"}
+    assert any(name.startswith("weights/shared") for name in names)
+    assert checkpointed.keys() - {"runs"} == names
+    for name in names:
+        assert torch.equal(checkpointed[name], plain[name]), name
