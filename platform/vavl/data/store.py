@@ -240,13 +240,16 @@ def checked_content(content: Any, source: str) -> dict[str, Any]:
     """Return the content of a store.json, if this code can read such a store.
 
     Raises:
-        StoreError: its format is unknown.
+        StoreError: its format is unknown, or it names a modality that there is not.
     """
     version = content.get("format_version") if isinstance(content, dict) else None
     if version != FORMAT_VERSION:
         raise StoreError(
             source, "format_version", f"format {version} is unknown, {FORMAT_VERSION} is read", MAKE_AGAIN
         )
+    strange = sorted(set(content["modalities"]) - set(MODALITIES))
+    if strange:  # the names become file names
+        raise StoreError(source, "modalities", f"{strange} are not of {list(MODALITIES)}", MAKE_AGAIN)
     known: dict[str, Any] = content
     return known
 

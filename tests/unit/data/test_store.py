@@ -140,6 +140,15 @@ def test_a_format_from_the_future_is_refused(store):
         FeatureStore.open(store.folder)
 
 
+def test_a_modality_that_would_name_a_file_elsewhere_is_refused(store):
+    path = store.folder / "store.json"
+    content = json.loads(path.read_text())
+    content["modalities"]["../../secret"] = content["modalities"]["audio"]
+    path.write_text(json.dumps(content))
+    with pytest.raises(StoreError, match=r"modalities: \['../../secret'\] are not of \['audio', 'video'\]"):
+        FeatureStore.open(store.folder)
+
+
 def test_a_file_that_was_cut_off_or_is_missing_is_noticed_at_opening(store):
     path = store.folder / "audio.arrow"
     path.write_bytes(path.read_bytes()[:-100])
