@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help setup demo test check format bench clean
+.PHONY: help setup demo test check format bench chaos clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -37,6 +37,9 @@ format: $(READY)  ## put the code into its standard form
 
 bench: $(READY)  ## run the benchmarks; tables on the screen, JSON under runs/bench
 	$(BIN)/python tests/benchmarks/run_all.py
+
+chaos: $(READY)  ## kill, fill, tear and starve trainings for real; a table, and JSON in runs/chaos
+	$(BIN)/python -W ignore tests/chaos/run_chaos.py
 
 clean:  ## remove the environment and the results
 	rm -rf $(VENV) runs

@@ -97,7 +97,9 @@ class ForkedRun:
     def kill(self) -> None:
         """Kill the driver; its ranks end with it. Returns when all are gone."""
         assert self._driver is not None
-        ranks = [psutil.Process(pid) for pid in self.workers() if pid != self.driver and psutil.pid_exists(pid)]
+        ranks = [
+            psutil.Process(pid) for pid in self.workers() if pid != self.driver and psutil.pid_exists(pid)
+        ]
         os.kill(self.driver, signal.SIGKILL)
         self._driver.join()
         psutil.wait_procs(ranks, timeout=10)

@@ -1,4 +1,4 @@
-"""Injects real faults into real trainings and compares each with the undisturbed run: make chaos."""
+"""Injects real faults into real trainings and compares each run with the undisturbed one: make chaos."""
 
 from __future__ import annotations
 
@@ -6,70 +6,93 @@ import argparse
 import contextlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import FrameType
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 
-from faults import FaultLog
-from forked import warm_up
-from schedule import Runs, forked_scenarios
-from table import Teller
+from faults import FaultLog  # noqa: E402
+from forked import warm_up  # noqa: E402
+from ray_nodes import RayNodes, ray_nodes  # noqa: E402
+from ray_schedule import ray_scenarios  # noqa: E402
+from schedule import Runs, forked_scenarios  # noqa: E402
+from selection import PlannedRun, choose  # noqa: E402
+from table import Teller  # noqa: E402
+from tracking_runs import tracking_scenario  # noqa: E402
 
-SMALL_DISK_MIB = 16
+_SMALL_DISK_MIB = 16
+_NODES = 2
 
 
 def main() -> int:
-    """Inject the faults; returns 1 if a run was lost or too few faults were injected."""
+    """Inject the faults; returns 1 if a run was lost or a fault could not be injected."""
     given = _command_line().parse_args()
-    shutil.rmtree(given.output_dir, ignore_errors=True)
-    folder = given.output_dir.absolute()
+    signal.signal(signal.SIGTERM, _leave)
+    folder: Path = given.output_dir.absolute()
+    shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     warm_up()
-    with small_disk(folder / "small_disk") as disk:
-        runs = Runs(folder)
-        wanted = forked_scenarios(runs, disk)
-        log = FaultLog(sum(len(faults) for _, faults, _ in wanted))
+    with small_disk(folder / "small_disk") as disk, ray_nodes() as cluster:
+        schedule = whole_schedule(Runs(folder), cluster, disk)
+        chosen = choose(schedule, given.faults, given.only, given.runs)
+        log = FaultLog(sum(len(run.faults) for run in chosen))
         teller = Teller(log)
-        for name, faults, make in wanted:
-            if given.runs and given.runs not in name:
-                continue
-            if given.only:
-                faults = [one for one in faults if one.kind == given.only]
-            if not faults:
-                continue
-            make(name, faults).play(log, given.seed, teller)
+        for run in chosen:
+            if run.name.startswith("ray") and cluster.head is None:
+                start_cluster(cluster, teller.say)
+            run.make(run.name, run.faults).play(log, given.seed, teller)
             log.write(folder / "summary.json", teller.seconds, given.seed)
     teller.table()
     lost = sum(fault.is_lost for fault in log.faults)
-    print(f"{len(log.faults)} faults injected, {lost} runs lost, {teller.seconds:.0f} s; {folder}/summary.json")
-    return int(lost > 0)
+    print(f"{len(log.faults)} faults injected, {lost} lost, {teller.seconds:.0f} s; {folder}/summary.json")
+    return int(lost > 0 or len(log.faults) < log.wanted)
+
+
+def whole_schedule(runs: Runs, cluster: RayNodes, disk: Path | None) -> list[PlannedRun]:
+    """Return all runs; a few faults hit the first ones."""
+    first, *forked = forked_scenarios(runs, disk)
+    return [first, *ray_scenarios(runs, cluster), *forked, tracking_scenario(runs)]
+
+
+def start_cluster(cluster: RayNodes, say: Callable[[str], None]) -> None:
+    """Start the head and the nodes."""
+    cluster.start_head()
+    for _ in range(_NODES):
+        cluster.add()
+    how = "network namespaces with addresses of their own" if cluster.separate else "plain raylets"
+    say(f"Ray at {cluster.address}, {_NODES} nodes: {how}")
 
 
 @contextlib.contextmanager
 def small_disk(folder: Path) -> Iterator[Path | None]:
     """Mount a file system of a few MiB; None where the machine does not allow it."""
     folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={SMALL_DISK_MIB}m", "tmpfs", str(folder)]
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={_SMALL_DISK_MIB}m", "tmpfs", str(folder)]
     if os.geteuid() != 0 or subprocess.run(mount, capture_output=True, check=False).returncode:
         yield None
         return
     try:
         yield folder
     finally:
-        kept = folder.with_name("small_disk_kept")
-        shutil.copytree(folder, kept, dirs_exist_ok=True)
+        shutil.copytree(folder, folder.with_name("small_disk_kept"), dirs_exist_ok=True)
         subprocess.run(["umount", "--lazy", str(folder)], check=False)
+
+
+def _leave(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
+    raise SystemExit(f"stopped by signal {number}")
 
 
 def _command_line() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--output-dir", type=Path, default=Path("runs/chaos"))
+    parser.add_argument("--faults", type=int, metavar="N", help="how many; default: the whole schedule")
     parser.add_argument("--seed", type=int, default=0, help="of the moments of the faults")
     parser.add_argument("--only", metavar="KIND", help="inject this kind alone")
-    parser.add_argument("--runs", help="part of the names of the runs")
+    parser.add_argument("--runs", metavar="PART", help="only runs with this in their name")
+    parser.add_argument("--output-dir", type=Path, default=Path("runs/chaos"))
     return parser
 
 

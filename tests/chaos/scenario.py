@@ -27,10 +27,12 @@ class Planned:
     Attributes:
         kind: its name in the table.
         inject: does it.
+        recover: waits until the run has gone on, and notes when; by default until a new attempt is beyond what was done.
     """
 
     kind: str
     inject: Injection
+    recover: Callable[[Disturbed, Fault, float], None] | None = None
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,7 @@ class Scenario:
         undisturbed: trains a plan without faults.
         faults: that hit it.
         allowed: largest difference that is promised.
+        check: holds the finished run to more than the undisturbed one.
         skips: whether a batch holds a clip with NaN: a fault that needs no injection but that of the store.
     """
 
@@ -53,6 +56,7 @@ class Scenario:
     undisturbed: Callable[[TrainingPlan], Path]
     faults: Sequence[Planned]
     allowed: float = BITWISE
+    check: Callable[[Disturbed], None] | None = None
     skips: bool = False
 
     def play(self, log: FaultLog, seed: int, teller: Teller) -> None:
@@ -74,8 +78,7 @@ class Scenario:
                 self._finish(run, mine, log)
         finally:
             run.command.close()
-            for fault in mine:
-                teller.tell(fault)
+            teller.tell_end(self.name, mine)
 
     def _inject(self, run: Disturbed, planned: Planned, target: int) -> Fault | None:
         """Inject one fault and wait until the run is beyond it; None if it could not be injected."""
@@ -95,31 +98,19 @@ class Scenario:
                     run.ensure_started()
             else:
                 return None
-            self._recover(run, fault, moment)
+            (planned.recover or gone_on)(run, fault, moment)
+            fault.at_step = run.reading.done(before=moment)
+        except InjectionError:
+            return None
         except AssertionError as problem:
             fault.fault = str(problem)
         return fault
 
-    def _recover(self, run: Disturbed, fault: Fault, moment: float) -> None:
-        run.ensure_started()
-
-        def is_beyond() -> bool:
-            run.reading.refresh()
-            resumed = run.reading.resumed_after(moment)
-            if resumed is None:
-                return False
-            done = run.reading.done(resumed.time)
-            reached = run.reading.reached(done, resumed.time)
-            if reached is None:
-                return done >= run.steps
-            fault.recovery_seconds, fault.steps_repeated = reached - moment, done - resumed.step
-            return True
-
-        run.wait_until(is_beyond, "the run did not go on")
-
     def _finish(self, run: Disturbed, mine: list[Fault], log: FaultLog) -> None:
         try:
             run.wait_for_exit(run.FINISHED)
+            if self.check is not None:
+                self.check(run)
             if self.skips:
                 mine.append(log.add(skipped_batch(run)))
             difference = difference_of(run.folder, self.undisturbed(self.plan), run.steps)
@@ -128,6 +119,27 @@ class Scenario:
         except AssertionError as problem:
             for fault in mine:
                 fault.fault = str(problem)
+
+
+def gone_on(run: Disturbed, fault: Fault, moment: float) -> None:
+    """Wait until a new attempt has done a step that had not been done before; note when and what was repeated."""
+    run.ensure_started()
+
+    def is_beyond() -> bool:
+        run.reading.refresh()
+        resumed = run.reading.resumed_after(moment)
+        if resumed is None and run.command.exit_code() == run.FINISHED:
+            raise InjectionError("the last step was done before the fault")
+        if resumed is None:
+            return False
+        done = run.reading.done(resumed.time)
+        reached = run.reading.reached(min(done, run.steps - 1), resumed.time)
+        if reached is None:
+            return False
+        fault.recovery_seconds, fault.steps_repeated = reached - moment, done - resumed.step
+        return True
+
+    run.wait_until(is_beyond, "the run did not go on")
 
 
 def skipped_batch(run: Disturbed) -> Fault:

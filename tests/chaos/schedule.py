@@ -11,10 +11,13 @@ from faults import BITWISE, OTHER_WORKERS
 from forked import ForkedRun, finished
 from plans import make_bad_store, make_store, plan_of
 from scenario import Planned, Scenario
+from selection import PlannedRun
 
 from vavl.training.settings import TrainingPlan
 
 STEPS_PER_FAULT = 24
+
+Maker = Callable[[str, Sequence[Planned]], Scenario]
 
 WORKER = Planned("worker killed", injections.kill_worker)
 DRIVER = Planned("driver killed", injections.kill_driver)
@@ -73,7 +76,11 @@ class Runs:
         bad_clip = options.pop("bad_clip", False)
         steps = STEPS_PER_FAULT * (len(hits) + 1)
         plan = plan_of(
-            place / name, self.bad_store if bad_clip else self.store, steps, hidden_share=0 if bad_clip else 0.15, **options
+            place / name,
+            self.bad_store if bad_clip else self.store,
+            steps,
+            hidden_share=0 if bad_clip else 0.15,
+            **options,
         )
         return Scenario(name, self._command, plan, self.undisturbed, hits, allowed, skips=bad_clip)
 
@@ -81,18 +88,18 @@ class Runs:
         return ForkedRun(plan, self.folder)
 
 
-def forked_scenarios(runs: Runs, small_disk: Path | None) -> list[tuple[str, list[Planned], Callable[..., Any]]]:
-    """Return name, faults and maker of every run of forked processes."""
+def forked_scenarios(runs: Runs, small_disk: Path | None) -> list[PlannedRun]:
+    """Return the runs of forked processes; ``small_disk`` is a file system that one of them may fill."""
     alone = {"launcher": "in_process", "engine": "torch"}
-    quick = {"faults": {"step_timeout_seconds": 15}}
+    quick = {"faults": {"step_timeout_seconds": 6}}
 
-    def two(stage: int, **more: Any) -> Callable[..., Scenario]:
+    def two(stage: int, **more: Any) -> Maker:
         return lambda name, faults: runs.forked(name, faults, workers=2, zero_stage=stage, **more)
 
-    def one(**more: Any) -> Callable[..., Scenario]:
+    def one(**more: Any) -> Maker:
         return lambda name, faults: runs.forked(name, faults, **alone, **more)
 
-    table = [
+    table: list[tuple[str, list[Planned], Maker]] = [
         ("one-process", [
             DRIVER, WRITING, TRUNCATED, SIGTERM, DRIVER, FLIPPED, LIMITED, WRITING, NO_MANIFEST, STOP_FILE, DRIVER,
         ], one()),
@@ -107,4 +114,4 @@ def forked_scenarios(runs: Runs, small_disk: Path | None) -> list[tuple[str, lis
     ]  # fmt: skip
     if small_disk is not None:
         table.append(("small-disk", [FULL, DRIVER, FULL], one(place=small_disk)))
-    return table
+    return [PlannedRun(*row) for row in table]

@@ -1,0 +1,95 @@
+"""The faults that need a cluster: Ray's controller, whole nodes, notices that a machine goes away."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+from disturbed import Disturbed, InjectionError
+from ray_nodes import Node, RayNodes
+from ray_run import RayRun
+
+_RAY = Path(sys.executable).with_name("ray")
+_DEADLINE_SECONDS = 60
+
+
+def kill_controller(run: Disturbed) -> str:
+    """SIGKILL the actor of Ray Train that runs the workers."""
+    pid = run.draw(_cluster(run).find("TrainController"))
+    os.kill(pid, signal.SIGKILL)
+    return "SIGKILL"
+
+
+def kill_node(run: Disturbed) -> str:
+    """Kill everything on a node at once, and let another one join."""
+    count = _kill_node(run)
+    _cluster(run).add()
+    return f"{count} processes; a new node joins"
+
+
+def lose_node(run: Disturbed) -> str:
+    """Kill a node for good: the run goes on with the workers that have place."""
+    count = _kill_node(run)
+    return f"{count} processes; {len(_cluster(run).nodes)} node is left"
+
+
+def add_node(run: Disturbed) -> str:
+    """Let a node join: the run leaves with a checkpoint and starts again with more workers."""
+    moment = time.time()
+    _cluster(run).add()
+    run.wait_until(lambda: bool(run.events("resize", moment)), "the run did not grow")
+    return run.events("resize", moment)[0]
+
+
+def preempt_node(run: Disturbed) -> str:
+    """Tell Ray that a node goes away; kill it when the workers have left with a checkpoint."""
+    cluster, moment = _cluster(run), time.time()
+    node = _node_of_a_worker(run)
+    command = [
+        str(_RAY), "drain-node", "--address", cluster.address, "--node-id", node_id(node),
+        "--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "spot",
+        "--deadline-remaining-seconds", str(_DEADLINE_SECONDS),
+    ]  # fmt: skip
+    cluster.add()
+    subprocess.run(command, env=cluster.environment, check=True, capture_output=True, timeout=60)
+    run.wait_until(lambda: bool(run.events("preemption", moment)), "nobody heard the notice")
+    run.reading.refresh()
+    saved = run.newest_checkpoint()
+    done = run.reading.done()
+    cluster.kill(node)
+    if saved < done:
+        raise AssertionError(f"left after step {done} with a checkpoint of {saved}")
+    return "checkpoint before the node went; a new node joins"
+
+
+def _kill_node(run: Disturbed) -> int:
+    return _cluster(run).kill(_node_of_a_worker(run))
+
+
+def _node_of_a_worker(run: Disturbed) -> Node:
+    run.workers()
+    with_workers = [node for node in _cluster(run).nodes.values() if node.find("TrainWorker")]
+    return run.draw(with_workers)
+
+
+def node_id(node: Node) -> str:
+    """Return Ray's id of a node, which its raylet was started with."""
+    for process in node.processes():
+        try:
+            words = process.cmdline()
+        except psutil.Error:
+            continue
+        found = [word.split("=", 1)[1] for word in words if word.startswith("--node_id=")]
+        if found and words[0].endswith("raylet"):
+            return found[0]
+    raise InjectionError(f"{node.name} has no raylet")
+
+
+def _cluster(run: Disturbed) -> RayNodes:
+    assert isinstance(run.command, RayRun)
+    return run.command.cluster

@@ -1,0 +1,55 @@
+"""Which faults hit the runs on Ray."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import ray_injections
+from faults import BITWISE, OTHER_WORKERS
+from plans import plan_of
+from ray_nodes import RayNodes
+from ray_run import RayRun
+from scenario import Planned, Scenario
+from schedule import DRIVER, FROZEN, SIGTERM, STOP_FILE, WORKER, Maker, Runs
+from selection import PlannedRun
+
+from vavl.training.settings import TrainingPlan
+
+# What is reported comes a second later here, and a step is over in 20 ms.
+STEPS_PER_FAULT = 90
+
+CONTROLLER = Planned("controller killed", ray_injections.kill_controller)
+NODE = Planned("node killed", ray_injections.kill_node)
+NODE_LOST = Planned("node lost for good", ray_injections.lose_node)
+NODE_JOINS = Planned("node joins", ray_injections.add_node)
+PREEMPTED = Planned("preemption notice", ray_injections.preempt_node)
+
+
+def ray_scenarios(runs: Runs, cluster: RayNodes) -> list[PlannedRun]:
+    """Return the runs on the cluster, which has two nodes with two places each."""
+
+    def make(name: str, faults: Sequence[Planned], allowed: float = BITWISE, **training: Any) -> Scenario:
+        steps = STEPS_PER_FAULT * (len(faults) + 1)
+        limits = {"faults": {"step_timeout_seconds": 6}}
+        plan = plan_of(
+            runs.folder / name, runs.store, steps, launcher="ray", cpus_per_worker=1, **limits, **training
+        )
+        return Scenario(name, command, plan, runs.undisturbed, faults, allowed)
+
+    def command(plan: TrainingPlan) -> RayRun:
+        return RayRun(plan, cluster, runs.folder)
+
+    def two(stage: int, placement: str) -> Maker:
+        return lambda name, faults: make(name, faults, workers=2, zero_stage=stage, placement=placement)
+
+    def elastic(name: str, faults: Sequence[Planned]) -> Scenario:
+        return make(name, faults, OTHER_WORKERS, workers=(2, 4), zero_stage=1)
+
+    table: list[tuple[str, list[Planned], Maker]] = [
+        ("ray-spread", [WORKER, CONTROLLER, NODE, DRIVER, PREEMPTED, WORKER, FROZEN, NODE, STOP_FILE],
+         two(1, "strict_spread")),
+        ("ray-pack", [DRIVER, NODE, WORKER, SIGTERM, CONTROLLER, PREEMPTED, WORKER, FROZEN], two(3, "pack")),
+        ("ray-elastic", [NODE_LOST, WORKER, NODE_JOINS, CONTROLLER], elastic),
+    ]  # fmt: skip
+    return [PlannedRun(*row) for row in table]
