@@ -42,6 +42,7 @@ _log = logging.getLogger(__name__)
 
 _LONGEST_WORDS = 160
 _REPORT_PAUSE_SECONDS = 1.0
+_LEAST_SILENCE_SECONDS = 120.0
 
 _ENVIRONMENT = {
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
@@ -83,6 +84,9 @@ def _train_on_ray(plan: TrainingPlan, folder: RunFolder, sink: Report) -> None:
     settings = plan.training
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    # A process that is stopped altogether leaves no stack; Ray notices that it does not answer.
+    silence = max(_LEAST_SILENCE_SECONDS, settings.faults.step_timeout_seconds or 0)
+    os.environ.setdefault("RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S", str(silence))
     join_ray(settings.threads_per_worker or int(settings.cpus_per_worker) or 1)
     if is_local() and places_for_workers(settings) < settings.least_workers:
         raise TrainingError(
@@ -140,7 +144,7 @@ def _fit(plan: TrainingPlan, name: str, workers: int, sink: Report) -> None:
     except WorkerGroupError as failure:
         raise _first_cause(failure) from failure
     except (TrainingFailedError, RayError) as failure:
-        raise LostWorkersError(f"{type(failure).__name__}: {failure}") from failure
+        raise LostWorkersError(f"{type(failure).__name__}: {_in_short(failure)}") from failure
 
 
 def _train_on_ray_worker(plan: TrainingPlan, run_id: str) -> None:

@@ -71,7 +71,9 @@ def _train(plan: TrainingPlan, report: Report, outside: Surroundings) -> tuple[T
         run = prepare_run(plan)
         if run.place.rank == 0:
             run.data.table.write_csv(plan.output_dir / PARTITIONS_FILE)
-        state = run.start.model_copy(update={"avoided": tuple(sorted({*run.start.avoided, *avoided}))})
+        now = {"workers": run.place.world_size, "zero_stage": plan.training.zero_stage}
+        left_out = tuple(sorted({*run.start.avoided, *avoided}))
+        state = run.start.model_copy(update={**now, "avoided": left_out})
         if earlier is None:
             earlier = [*(run.restored.records if run.restored else ()), *_resumed_events(run)]
         if earlier:
