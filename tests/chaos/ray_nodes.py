@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import signal
 import socket
@@ -21,8 +22,10 @@ from pathlib import Path
 
 import psutil
 
-_BRIDGE = "vavlchaos"
-_NET = "10.231.77"
+_PREFIX, _FOLDERS = "vavlc", "vavlchaos-"
+_BRIDGE = f"{_PREFIX}{os.getpid()}"
+_NET = f"10.231.{os.getpid() % 250}"
+_START_SECONDS = 120.0
 _PROGRAMS = Path(sys.executable).parent
 _QUICK = {
     "RAY_worker_niceness": "0",
@@ -102,6 +105,7 @@ class RayNodes:
     head: Node | None = None
     nodes: dict[str, Node] = field(default_factory=dict)
     _count: int = 0
+    _newest: Node | None = None
 
     @property
     def head_address(self) -> str:
@@ -124,7 +128,7 @@ class RayNodes:
         words = ["--head", f"--port={self.port}", "--num-cpus=0", "--include-dashboard=false",
                  f"--temp-dir={self.folder}", f"--ray-client-server-port={_free_port()}"]  # fmt: skip
         self.head = self._start("head", self.head_address, words, None)
-        end = time.monotonic() + 90
+        end = time.monotonic() + _START_SECONDS
         host, port = self.address.rsplit(":", 1)
         while time.monotonic() < end:
             with contextlib.suppress(OSError), socket.create_connection((host, int(port)), timeout=1):
@@ -134,17 +138,34 @@ class RayNodes:
 
     def add(self, cpus: int = 2) -> Node:
         """Start one more node; it joins in a few seconds."""
+        # Two that start at once on one machine take the same names for their sockets.
+        self.wait_for_newest()
         self._count += 1
         name = f"node{self._count}"
         namespace = None
         address = f"{_NET}.{10 + self._count}"
         if self.separate:
-            namespace = f"{_BRIDGE}{self._count}"
+            namespace = f"{_BRIDGE}-{self._count}"
             _make_namespace(namespace, address, self._count)
         words = [f"--address={self.address}", f"--num-cpus={cpus}"]
         node = self._start(name, address if self.separate else "", words, namespace)
-        self.nodes[name] = node
+        self.nodes[name] = self._newest = node
         return node
+
+    def wait_for_newest(self) -> None:
+        """Wait until the node that was added last has joined, or was killed.
+
+        Raises:
+            RuntimeError: it did not start.
+        """
+        end = time.monotonic() + _START_SECONDS
+        while self._newest is not None and self._newest.name in self.nodes:
+            said = self._log(self._newest.name).read_text()
+            if "Ray runtime started" in said:
+                return
+            if self._newest.process.poll() is not None or time.monotonic() > end:
+                raise RuntimeError(f"{self._newest.name} did not start:\n{said[-1000:]}")
+            time.sleep(0.1)
 
     def kill(self, node: Node) -> int:
         """Let a node die with its network; return how many processes it had."""
@@ -188,7 +209,8 @@ class RayNodes:
 def ray_nodes() -> Iterator[RayNodes]:
     """Yield an empty cluster, and leave nothing behind."""
     # Names of sockets below it may have 107 bytes.
-    folder = Path(tempfile.mkdtemp(prefix="vavlchaos-", dir="/tmp"))
+    clean_leftovers()
+    folder = Path(tempfile.mkdtemp(prefix=f"{_FOLDERS}{os.getpid()}-", dir="/tmp"))
     separate = _make_bridge()
     cluster = RayNodes(folder, separate)
     try:
@@ -196,7 +218,7 @@ def ray_nodes() -> Iterator[RayNodes]:
     finally:
         cluster.close()
         if separate:
-            _clean_network()
+            _clean_network(_BRIDGE)
 
 
 def _environment(separate: bool) -> dict[str, str]:
@@ -212,21 +234,20 @@ def _make_bridge() -> bool:
     """Make the bridge; False where the machine does not allow it."""
     if os.geteuid() != 0 or shutil.which("ip") is None:
         return False
-    _clean_network()
     try:
         _ip("link", "add", _BRIDGE, "type", "bridge")
         _ip("addr", "add", f"{_NET}.1/24", "dev", _BRIDGE)
         _ip("link", "set", _BRIDGE, "up")
-        _make_namespace(f"{_BRIDGE}0", f"{_NET}.10", 0)
-        _ip("netns", "del", f"{_BRIDGE}0")
+        _make_namespace(f"{_BRIDGE}-0", f"{_NET}.10", 0)
+        _ip("netns", "del", f"{_BRIDGE}-0")
     except subprocess.CalledProcessError:
-        _clean_network()
+        _clean_network(_BRIDGE)
         return False
     return True
 
 
 def _make_namespace(name: str, address: str, number: int) -> None:
-    outer = f"vavlch{number}"
+    outer = f"{_BRIDGE}v{number}"
     _ip("netns", "add", name)
     _ip("link", "add", outer, "type", "veth", "peer", "name", "eth0", "netns", name)
     _ip("link", "set", outer, "master", _BRIDGE, "up")
@@ -235,17 +256,35 @@ def _make_namespace(name: str, address: str, number: int) -> None:
         _ip("-n", name, "link", "set", device, "up")
 
 
-def _clean_network() -> None:
-    """Remove what this program, or an earlier one that was killed, has made."""
+def clean_leftovers() -> None:
+    """End what programs of this kind left that were killed themselves: processes, namespaces and bridges."""
+    for folder in Path("/tmp").glob(f"{_FOLDERS}*"):
+        owner = folder.name.split("-")[1]
+        if not owner.isdecimal() or psutil.pid_exists(int(owner)):
+            continue
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                if str(folder) in " ".join(process.cmdline()):
+                    process.kill()
+        shutil.rmtree(folder, ignore_errors=True)
+    if os.geteuid() == 0 and shutil.which("ip") is not None:
+        for line in _ip("-o", "link", "show", "type", "bridge", check=False).splitlines():
+            found = re.search(rf"\b{_PREFIX}(\d+):", line)
+            if found and not psutil.pid_exists(int(found[1])):
+                _clean_network(f"{_PREFIX}{found[1]}")
+
+
+def _clean_network(bridge: str) -> None:
+    """Remove a bridge and the namespaces on it, with what runs in them."""
     for line in _ip("netns", "list", check=False).splitlines():
         name = line.split()[0]
-        if not name.startswith(_BRIDGE):
+        if not name.startswith(f"{bridge}-"):
             continue
         for pid in map(int, _ip("netns", "pids", name, check=False).split()):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         _ip("netns", "del", name, check=False)
-    _ip("link", "del", _BRIDGE, check=False)
+    _ip("link", "del", bridge, check=False)
 
 
 def _ip(*words: str, check: bool = True) -> str:

@@ -16,8 +16,8 @@ from selection import PlannedRun
 
 from vavl.training.settings import TrainingPlan
 
-# What is reported comes a second later here, and a step is over in 20 ms.
-STEPS_PER_FAULT = 90
+# Workers report once a second: quick steps would be done and lost without anybody having heard of them.
+STEPS_PER_FAULT, SLOW_STEPS, CHECKPOINT_EVERY = 26, {"micro_batches": 6}, 12
 
 CONTROLLER = Planned("controller killed", ray_injections.kill_controller)
 NODE = Planned("node killed", ray_injections.kill_node)
@@ -33,7 +33,14 @@ def ray_scenarios(runs: Runs, cluster: RayNodes) -> list[PlannedRun]:
         steps = STEPS_PER_FAULT * (len(faults) + 1)
         limits = {"faults": {"step_timeout_seconds": 6}}
         plan = plan_of(
-            runs.folder / name, runs.store, steps, launcher="ray", cpus_per_worker=1, **limits, **training
+            runs.folder / name,
+            runs.store,
+            steps,
+            launcher="ray",
+            checkpoint_every_steps=CHECKPOINT_EVERY,
+            **SLOW_STEPS,
+            **limits,
+            **training,
         )
         return Scenario(name, command, plan, runs.undisturbed, faults, allowed)
 

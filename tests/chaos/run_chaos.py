@@ -15,14 +15,14 @@ from types import FrameType
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 
-from faults import FaultLog  # noqa: E402
-from forked import warm_up  # noqa: E402
-from ray_nodes import RayNodes, ray_nodes  # noqa: E402
-from ray_schedule import ray_scenarios  # noqa: E402
-from schedule import Runs, forked_scenarios  # noqa: E402
-from selection import PlannedRun, choose  # noqa: E402
-from table import Teller  # noqa: E402
-from tracking_runs import tracking_scenario  # noqa: E402
+from faults import FaultLog
+from forked import warm_up
+from ray_nodes import RayNodes, ray_nodes
+from ray_schedule import ray_scenarios
+from schedule import Runs, forked_scenarios
+from selection import PlannedRun, choose
+from table import Teller
+from tracking_runs import tracking_scenario
 
 _SMALL_DISK_MIB = 16
 _NODES = 2
@@ -63,6 +63,7 @@ def start_cluster(cluster: RayNodes, say: Callable[[str], None]) -> None:
     cluster.start_head()
     for _ in range(_NODES):
         cluster.add()
+    cluster.wait_for_newest()
     how = "network namespaces with addresses of their own" if cluster.separate else "plain raylets"
     say(f"Ray at {cluster.address}, {_NODES} nodes: {how}")
 
@@ -82,7 +83,7 @@ def small_disk(folder: Path) -> Iterator[Path | None]:
         subprocess.run(["umount", "--lazy", str(folder)], check=False)
 
 
-def _leave(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
+def _leave(number: int, frame: FrameType | None) -> None:
     raise SystemExit(f"stopped by signal {number}")
 
 

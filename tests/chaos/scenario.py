@@ -27,7 +27,7 @@ class Planned:
     Attributes:
         kind: its name in the table.
         inject: does it.
-        recover: waits until the run has gone on, and notes when; by default until a new attempt is beyond what was done.
+        recover: waits until the run has gone on, and notes when; by default ``gone_on``.
     """
 
     kind: str

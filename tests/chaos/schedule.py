@@ -57,7 +57,10 @@ class Runs:
     def undisturbed(self, plan: TrainingPlan) -> Path:
         """Train the plan without faults, once for all runs that compute the same in the same way."""
         settings = plan.training
-        how = (plan.config_hash, plan.data.store, settings.most_workers, settings.zero_stage, settings.engine)
+        how = (
+            plan.config_hash, plan.data.store, settings.most_workers, settings.zero_stage, settings.engine,
+            settings.micro_batches,
+        )  # fmt: skip
         key = "-".join(map(str, how))
         if key not in self._undisturbed:
             self._undisturbed[key] = self.folder / f"undisturbed_{len(self._undisturbed)}"
@@ -75,13 +78,8 @@ class Runs:
         allowed, place = options.pop("allowed", BITWISE), options.pop("place", self.folder)
         bad_clip = options.pop("bad_clip", False)
         steps = STEPS_PER_FAULT * (len(hits) + 1)
-        plan = plan_of(
-            place / name,
-            self.bad_store if bad_clip else self.store,
-            steps,
-            hidden_share=0 if bad_clip else 0.15,
-            **options,
-        )
+        store, hidden_share = (self.bad_store, 0.0) if bad_clip else (self.store, 0.15)
+        plan = plan_of(place / name, store, steps, hidden_share=hidden_share, **options)
         return Scenario(name, self._command, plan, self.undisturbed, hits, allowed, skips=bad_clip)
 
     def _command(self, plan: TrainingPlan) -> ForkedRun:

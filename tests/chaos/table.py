@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 _COLUMNS = ("fault", "run", "at step", "recovered in s", "steps repeated", "difference", "what was seen")
+_WIDTH = 170
 
 
 class Teller:
@@ -21,7 +22,9 @@ class Teller:
 
     def __init__(self, log: FaultLog) -> None:
         self._log, self._start = log, time.monotonic()
-        self._console = Console(soft_wrap=True, highlight=False)
+        console = Console(highlight=False)
+        # A log file has no width; the table needs some.
+        self._console = console if console.is_terminal else Console(highlight=False, width=_WIDTH)
 
     @property
     def seconds(self) -> float:
@@ -32,7 +35,7 @@ class Teller:
         """Print a line of progress."""
         lost = sum(bool(fault.fault) for fault in self._log.faults)
         place = f"{len(self._log.faults)}/{self._log.wanted} faults, {lost} lost"
-        self._console.print(f"[dim]{self.seconds:6.0f} s  {place}[/dim]  {text}")
+        self._console.print(f"[dim]{self.seconds:6.0f} s  {place}[/dim]  {text}", soft_wrap=True)
 
     def tell(self, fault: Fault) -> None:
         """Print what a fault did, when the run has gone on or is lost."""
@@ -67,7 +70,9 @@ class Teller:
         self._console.print(table)
         self._console.print(
             "recovered: from the fault to the first step that had not been done before; "
-            "difference: largest relative difference of any loss and of the weights to the undisturbed run, 0 = bitwise"
+            "steps repeated: as the journal knows them, to which workers of Ray report once a second; "
+            "difference: largest relative difference of any loss and of the weights to the undisturbed run, 0 = bitwise",
+            soft_wrap=True,
         )
 
 
