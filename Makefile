@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help setup demo test check format bench chaos clean
+.PHONY: help setup demo test check format bench chaos equality clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -40,6 +40,9 @@ bench: $(READY)  ## run the benchmarks; tables on the screen, JSON under runs/be
 
 chaos: $(READY)  ## kill, fill, tear and starve trainings for real; a table, and JSON in runs/chaos
 	$(BIN)/python -W ignore tests/chaos/run_chaos.py
+
+equality: $(READY)  ## compare the loss curves of workers, ZeRO stages, precisions and resumed runs; a table and runs/equality
+	$(BIN)/python tests/equality/run_equality.py
 
 clean:  ## remove the environment and the results
 	rm -rf $(VENV) runs

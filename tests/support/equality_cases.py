@@ -1,0 +1,145 @@
+"""The ways of computing one training that have to give one loss curve, and what is promised of each.
+
+A case says how it is computed; data, network, objectives and the global batch are the same in all.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+FP32, RESUMED = 1e-5, 1e-4
+"""Largest relative differences of fp32: of a whole run, and after resuming elsewhere."""
+
+BF16, BF16_SAME_LABELS = 1e-1, 1e-2
+"""Those of bf16 to one worker in bf16: of all steps, and of those with equally many pseudo-labels.
+
+Rounding moves a clip over the threshold now and then, and one of eight labels more is a jump of the loss.
+"""
+
+WORKERS, STAGES = (1, 2, 4), (0, 1, 2, 3)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One way of computing the training."""
+
+    workers: int = 1
+    zero_stage: int = 0
+    precision: str = "fp32"
+    engine: str = "deepspeed"
+    micro_batches: int = 1
+    offload: str = "none"
+    activation_checkpointing: bool = False
+    resumed_from: Case | None = None
+
+    @property
+    def name(self) -> str:
+        """Return a name for folders; no two cases share one."""
+        words = [
+            self.engine[0],
+            self.workers,
+            self.zero_stage,
+            self.precision,
+            self.micro_batches,
+            self.offload,
+        ]
+        words += ["again"] if self.activation_checkpointing else []
+        words += ["from", self.resumed_from.name] if self.resumed_from else []
+        return "-".join(map(str, words))
+
+    @property
+    def is_same_again(self) -> bool:
+        """Whether it goes on in the way in which it began."""
+        return self.resumed_from is not None and replace(self, resumed_from=None) == self.resumed_from
+
+    @property
+    def reference(self) -> Case:
+        """Return the case whose curve this one has to repeat."""
+        if self.is_same_again and self.resumed_from is not None:
+            return self.resumed_from
+        return PLAIN if self.precision == "fp32" else PLAIN_BF16
+
+    @property
+    def promise(self) -> float:
+        """Return the largest relative difference to the reference that holds the promise."""
+        if self.is_same_again or self == self.reference:
+            return 0.0
+        if self.precision == "bf16":
+            return BF16
+        return FP32 if self.resumed_from is None else RESUMED
+
+    def training(self) -> dict[str, Any]:
+        """Return the settings of ``training`` that say how it is computed."""
+        content = asdict(self)
+        del content["resumed_from"]
+        return {**content, "launcher": "ray" if self.workers > 1 else "in_process"}
+
+    def described(self) -> dict[str, Any]:
+        """Return what the summary says of the case."""
+        before = self.resumed_from
+        keys = ("engine", "workers", "zero_stage", "micro_batches")
+        return {
+            **asdict(self),
+            "resumed_from": {key: getattr(before, key) for key in keys} if before else None,
+        }
+
+
+PLAIN = Case(engine="torch")
+PLAIN_BF16 = Case(precision="bf16")
+
+
+def whole_runs() -> Iterator[Case]:
+    """Return the runs that nothing interrupts, references first."""
+    yield PLAIN
+    yield PLAIN_BF16
+    for precision, workers, stage in itertools.product(("fp32", "bf16"), WORKERS, STAGES):
+        case = Case(workers, stage, precision)
+        if case != PLAIN_BF16:
+            yield case
+    yield Case(engine="torch", micro_batches=3)
+    yield from (Case(workers, stage, micro_batches=3) for workers, stage in ((1, 1), (2, 2), (4, 0), (4, 3)))
+    yield Case(2, 2, "bf16", micro_batches=3)
+    yield Case(engine="torch", activation_checkpointing=True)
+    yield from (Case(2, stage, activation_checkpointing=True) for stage in STAGES)
+    yield Case(4, 3, micro_batches=3, activation_checkpointing=True)
+    yield from (Case(2, stage, offload="optimizer") for stage in (1, 2, 3))
+    yield Case(2, 3, offload="optimizer_and_weights")
+    yield Case(2, 2, "bf16", offload="optimizer")
+
+
+def resumed_runs() -> Iterator[Case]:
+    """Return runs that go on from the middle of a run above."""
+    pairs = (
+        (Case(4, 1), Case(2, 2)),
+        (Case(2, 3), Case(4, 0)),
+        (PLAIN, Case(2, 3)),
+        (Case(2, 2), PLAIN),
+        (Case(4, 3), Case(1, 1)),
+        (Case(1, 0), Case(4, 2)),
+        (Case(2, 1), Case(2, 1, micro_batches=3)),
+        (Case(2, 2, offload="optimizer"), Case(4, 3)),
+        (Case(2, 3, "bf16"), Case(4, 1, "bf16")),
+        (Case(4, 2, "bf16"), PLAIN_BF16),
+    )
+    for before, after in pairs:
+        yield replace(after, resumed_from=before)
+    same = (PLAIN, Case(4, 0), Case(2, 1), Case(4, 2), Case(2, 3), Case(2, 0, "bf16"), Case(2, 2, "bf16"))
+    for case in same:
+        yield replace(case, resumed_from=case)
+
+
+def few_runs() -> Iterator[Case]:
+    """Return a handful of them, for every change of the code."""
+    bf16 = Case(2, 2, "bf16")
+    yield from (PLAIN, PLAIN_BF16, Case(4, 3), bf16)
+    yield Case(2, 1, micro_batches=3, activation_checkpointing=True, resumed_from=Case(4, 3))
+    yield replace(bf16, resumed_from=bf16)
+
+
+def is_kept(row: dict[str, Any]) -> bool:
+    """Tell whether the promise of a row holds; a difference that is not a number holds none."""
+    steady = row.get("difference_with_same_labels", 0.0)
+    return bool(row["largest_relative_difference"] <= row["promise"] and steady <= BF16_SAME_LABELS)
