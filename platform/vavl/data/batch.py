@@ -48,7 +48,7 @@ class ClipBatch:
     has_video: Tensor
     """(clips,), float32."""
     place: Tensor
-    """(clips,), int64: place of each row in the global batch of its step; noise of a row is keyed by it."""
+    """(clips,), int64: place of each row in the global batch of its step; all draws of a row are keyed by it."""
     weak: WeakView | None = None
     """The unlabelled clips once more, where pseudo-labels are trained."""
 
