@@ -30,8 +30,8 @@ _PROGRAMS = Path(sys.executable).parent
 _QUICK = {
     "RAY_worker_niceness": "0",
     "RAY_health_check_period_ms": "1000",
-    "RAY_health_check_failure_threshold": "3",
-    "RAY_health_check_timeout_ms": "3000",
+    "RAY_health_check_failure_threshold": "5",
+    "RAY_health_check_timeout_ms": "5000",
     "RAY_AUTH_MODE": "disabled",  # a token file of this machine's user would ask every client for it
     "RAY_DISABLE_MEMORY_MONITOR": "1",
 }
@@ -235,7 +235,8 @@ def _make_bridge() -> bool:
     if os.geteuid() != 0 or shutil.which("ip") is None:
         return False
     try:
-        _ip("link", "add", _BRIDGE, "type", "bridge")
+        # An address of its own: otherwise it would change with the nodes that come and go.
+        _ip("link", "add", _BRIDGE, "address", "02:76:61:76:6c:01", "type", "bridge")
         _ip("addr", "add", f"{_NET}.1/24", "dev", _BRIDGE)
         _ip("link", "set", _BRIDGE, "up")
         _make_namespace(f"{_BRIDGE}-0", f"{_NET}.10", 0)

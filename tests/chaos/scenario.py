@@ -112,6 +112,7 @@ class Scenario:
             if self.check is not None:
                 self.check(run)
             if self.skips:
+                log.wanted += 1  # the store brings it, beside what is planned
                 mine.append(log.add(skipped_batch(run)))
             difference = difference_of(run.folder, self.undisturbed(self.plan), run.steps)
             for fault in mine:

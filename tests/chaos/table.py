@@ -71,7 +71,7 @@ class Teller:
         self._console.print(
             "recovered: from the fault to the first step that had not been done before; "
             "steps repeated: as the journal knows them, to which workers of Ray report once a second; "
-            "difference: largest relative difference of any loss and of the weights to the undisturbed run, 0 = bitwise",
+            "difference: largest relative one of any loss and of the weights to the undisturbed run, 0 = bitwise",
             soft_wrap=True,
         )
 
