@@ -24,7 +24,7 @@ from vavl.training.worker import train_on_worker
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
-STEPS = 1500
+STEPS = 2000
 
 Make = Callable[..., TrainingPlan]
 DRIVER = Path(__file__).parents[1] / "support" / "ray_driver.py"
@@ -48,7 +48,7 @@ def plan(
         return TrainingPlan.model_validate(
             {
                 "output_dir": tmp_path / name,
-                "data": {"store": small_store(small_corpus()), "composition": {"batch_size": 16}},
+                "data": {"store": small_store(small_corpus(clips_per_speaker=60)), "composition": {"batch_size": 16}},
                 "model": {"preset": "small", "width": 16, "attention_heads": 2, "dropout": 0.2, "head_dropout": 0.2},
                 "training": {
                     "max_epochs": 100_000, "max_steps": STEPS, "checkpoint_every_epochs": 50,
@@ -145,7 +145,7 @@ def test_a_run_grows_is_preempted_hangs_and_loses_a_node_and_ends_the_same(clust
     assert count_repeated(driver) == repeated
 
     cluster.remove_node(second, allow_graceful=False)  # what the notice announced
-    assert driver.process.wait(180) == 0, driver.said
+    assert driver.process.wait(300) == 0, driver.said
     alone = plan("alone", launcher="in_process", engine="torch")
     seen: list[dict[str, Any]] = []
     claim_run_folder(alone)

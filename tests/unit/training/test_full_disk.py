@@ -18,7 +18,7 @@ from vavl.training.full_disk import told_of_full_disk
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
 def test_no_space_says_what_to_do(tmp_path: Path, code: int) -> None:
     with (
-        pytest.raises(TrainingError, match="free disk space.*same command again"),
+        pytest.raises(TrainingError, match=r"free disk space.*same command again"),
         told_of_full_disk(tmp_path),
     ):
         raise OSError(code, os.strerror(code))
