@@ -127,7 +127,7 @@ def test_the_description_holds_what_a_prediction_needs(plan):
 
 
 def test_the_log_says_what_is_trained_on_what(plan, caplog):
-    with caplog.at_level(logging.INFO, logger="vavl.training.run"):
+    with caplog.at_level(logging.INFO, logger="vavl.training"):
         check_plan(plan())
         prepare_run(plan())
     text = caplog.text
