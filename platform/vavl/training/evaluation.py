@@ -17,6 +17,7 @@ from vavl.config.files import written_beside
 from vavl.data.batch import ClipBatch
 from vavl.data.collection import ClipCollection, Normaliser
 from vavl.data.loader import RankPlace, evaluation_batches
+from vavl.errors import TrainingError
 from vavl.metrics.attributes import attribute_scores
 from vavl.metrics.classes import class_scores
 from vavl.metrics.names import AUDIO, AUDIO_VIDEO, CONDITIONS, VIDEO, metric_name
@@ -114,12 +115,26 @@ def _correlation(moments: Mapping[str, torch.Tensor]) -> dict[str, float]:
     return {pair: float(soft_hgr(moments_under(f"hgr/{pair}", moments))) for pair in HGR_PAIRS}
 
 
+def _check_finite(split: str, condition: str, predicted: NDArray[np.float64]) -> None:
+    bad = int((~np.isfinite(predicted).all(axis=-1)).sum())
+    if bad:
+        raise TrainingError(
+            split, condition, f"the prediction of {bad} of {len(predicted)} clips is not finite",
+            "the weights have grown out of bounds: lower training.optimizer.learning_rate, or look at the features",
+        )  # fmt: skip
+
+
 def score_split(split: str, predictions: SplitPredictions, task: Task) -> dict[str, float]:
-    """Return the metrics of a split, named ``<split>/<condition>/<metric>``, with the clips counted."""
+    """Return the metrics of a split, named ``<split>/<condition>/<metric>``, with the clips counted.
+
+    Raises:
+        TrainingError: a prediction is not finite.
+    """
     scores: dict[str, float] = {}
     for condition in CONDITIONS:
         counts = predictions.counts[condition]
         predicted, target = predictions.predicted[condition][counts], predictions.target[counts]
+        _check_finite(split, condition, predicted)
         match task:
             case ClassTask():
                 found = class_scores(predicted, target)

@@ -285,3 +285,11 @@ def test_a_batch_of_one_class_is_named_once_and_makes_no_nan(plan, start, caplog
         _, _, seen = start(chosen.model_validate({**chosen.model_dump(), "data": data}))
     assert caplog.text.count("HGR's label terms teach nothing") == 1
     assert np.isfinite(seen.losses()).all()
+
+
+def test_weights_that_grew_out_of_bounds_end_the_run_at_validation(plan, start):
+    """Every later step is skipped; without validation nobody would notice for ten steps."""
+    with pytest.raises(
+        TrainingError, match=r"validation: audio_video: the prediction of \d+ of \d+ clips is not finite"
+    ):
+        start(plan(training={"max_epochs": 1, "optimizer": {"learning_rate": 1e30, "gradient_clipping": 0}}))
