@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 
-from vavl.training.deepspeed_config import deepspeed_config
 from vavl.training.engine import DeepSpeedEngine, TorchEngine, make_engine, make_optimizer
 from vavl.training.loop import train
 from vavl.training.run import prepare_run
@@ -20,31 +19,6 @@ STEPS = 10
 
 def settings(**changes) -> TrainingSettings:
     return TrainingSettings.model_validate({"engine": "deepspeed", "launcher": "in_process", **changes})
-
-
-class TestDeepSpeedConfig:
-    def test_batch_sizes_agree(self):
-        config = deepspeed_config(settings(micro_batches=3), rows_per_slot=5, world_size=2)
-        assert config["train_micro_batch_size_per_gpu"] == 5
-        assert config["gradient_accumulation_steps"] == 3
-        assert config["train_batch_size"] == 30
-
-    @pytest.mark.parametrize("limit", [0.0, 1.0, 0.25])
-    def test_clipping_is_always_written(self, limit):
-        # Absent, the key means 1.0.
-        config = deepspeed_config(settings(optimizer={"gradient_clipping": limit}, zero_stage=1), 5, 1)
-        assert config["gradient_clipping"] == limit
-
-    @pytest.mark.parametrize("stage", STAGES)
-    def test_stage_and_precision_are_those_of_the_settings(self, stage):
-        config = deepspeed_config(settings(zero_stage=stage, precision="bf16"), 5, 1)
-        assert config["zero_optimization"]["stage"] == stage
-        assert config["bf16"]["enabled"]
-        assert config["fp16"] == {"enabled": False}
-        assert not deepspeed_config(settings(), 5, 1)["bf16"]["enabled"]
-
-    def test_nothing_is_left_to_be_guessed(self):
-        assert "auto" not in str(deepspeed_config(settings(), 5, 1))
 
 
 def test_the_optimizer_has_the_settings_and_leaves_frozen_parts_out():
@@ -171,3 +145,37 @@ def test_parts_that_no_clip_feeds_stay_as_they_were_at_every_stage(plan, records
         assert value.shape == before[name].shape
         is_frozen = name.startswith(("video_path", "fusion_head")) or "correlate" in name
         assert torch.equal(value, before[name]) == is_frozen, name
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_first_update_of_every_stage_is_that_of_adamw(stage, precision):
+    """As large as the learning rate, without decay: DeepSpeed has not taken a step before."""
+    network = torch.nn.Linear(4, 3)
+    chosen = settings(zero_stage=stage, precision=precision, optimizer={"weight_decay": 0.5})
+    engine = DeepSpeedEngine(network, chosen, rows_per_slot=1)
+    assert engine.optimizer_steps == 0
+    before = engine.full_weights()
+    rounded = precision == "bf16"
+    assert all(torch.equal(value, value.bfloat16().float()) == rounded for value in before.values())
+    engine.backward(engine._engine(torch.ones(1, 4, dtype=engine.network.weight.dtype)).float().sum())
+    engine.step(learning_rate=1e-3)
+    assert engine.optimizer_steps == 1
+    for name, value in engine.full_weights().items():
+        expected = before[name] * (1 - 1e-3 * 0.5) - 1e-3
+        torch.testing.assert_close(value, expected, rtol=0, atol=1e-6, msg=name)
+
+
+@pytest.mark.parametrize(
+    ("stage", "offload"),
+    [(1, "optimizer"), (2, "optimizer"), (3, "optimizer"), (3, "optimizer_and_weights")],
+)
+def test_what_is_offloaded_lies_in_main_memory_and_trains(stage, offload):
+    engine = DeepSpeedEngine(torch.nn.Linear(4, 3), settings(zero_stage=stage, offload=offload), 1)
+    assert engine._engine.zero_offload_optimizer().device == "cpu"
+    assert (engine._engine.zero_offload_param() is not None) == (offload == "optimizer_and_weights")
+    before = engine.full_weights()
+    engine.backward(engine._engine(torch.ones(1, 4)).sum())
+    assert engine.step(learning_rate=1e-2) > 0
+    assert all(not torch.equal(value, before[name]) for name, value in engine.full_weights().items())
+    assert {value.device.type for piece in engine.pieces() for value in piece.values.values()} == {"cpu"}
