@@ -117,7 +117,10 @@ def loop_costs(plan: TrainingPlan, repeats: int, epochs: int) -> dict[str, Any]:
 def _train_in_turn(plan: TrainingPlan, repeats: int, epochs: int) -> None:
     """Train stretch after stretch on this rank; rank 0 leaves what each took per step."""
     run = prepare_run(plan)
-    on = Listening(StopWatch(plan.output_dir), Watchdog(plan.output_dir, run.place.rank, 900))
+    on = Listening(
+        StopWatch(plan.output_dir),
+        Watchdog(plan.output_dir, run.place.rank, plan.training.faults.step_timeout_seconds),
+    )
     never = plan.model_copy(
         update={"training": plan.training.model_copy(update={"checkpoint_every_epochs": 10**9})}
     )
@@ -160,7 +163,7 @@ def _timed_validation(spent: dict[str, float]) -> AbstractContextManager[Any]:
 
     def timed(*arguments: Any) -> LoopState:
         wall, cpu = time.monotonic(), time.process_time()
-        state = real(*arguments)
+        state: LoopState = real(*arguments)
         spent["wall"] += time.monotonic() - wall
         spent["cpu"] += time.process_time() - cpu
         return state

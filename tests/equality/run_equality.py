@@ -39,7 +39,7 @@ from forked_ranks import warm_up
 
 from vavl.config.files import write_json
 
-STEPS, FEW_STEPS = 40, 16
+STEPS, FEW_STEPS = 32, 16
 _COLUMNS = ("workers", "zero_stage", "precision", "micro_batches", "offload", "activation_checkpointing")
 _TABLE = "{:>7} {:>4}  {:<9} {:>5}  {:<21} {:<9} {:<16} {:>10}  {:>7}  {:>11}  {:>7}  {}"
 
