@@ -93,5 +93,7 @@ def test_an_error_in_a_worker_keeps_its_class_and_message(plan: Make, train: Tra
 
 
 def test_more_workers_than_cpus_are_refused_at_once(plan: Make, train: Train) -> None:
-    with pytest.raises(TrainingError, match="500 workers with 1 CPUs each are asked for, this machine has place for"):
+    with pytest.raises(
+        TrainingError, match="500 workers with 1 CPUs each are asked for, this machine has place for"
+    ):
         train(plan("many", workers=500))

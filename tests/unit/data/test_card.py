@@ -138,7 +138,7 @@ def test_relative_folders_count_from_the_root_of_a_cluster(corpus, tmp_path, mon
 @pytest.mark.parametrize("folder", ["/etc", "../elsewhere", "runs/../../elsewhere", "C:\\corpora"])
 def test_a_card_opens_no_folder_outside_the_working_folder(corpus, folder):
     corpus.content["default_root"] = folder
-    with pytest.raises(ConfigError, match="default_root: .*must be relative to the working folder"):
+    with pytest.raises(ConfigError, match=r"default_root: .*must be relative to the working folder"):
         read_card(written(corpus))
 
 
