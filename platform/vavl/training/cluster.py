@@ -11,6 +11,8 @@ from typing import Any
 
 import ray
 import ray.autoscaler.sdk
+from ray.core.generated import gcs_pb2
+from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 from vavl.training.settings import TrainingSettings
 
@@ -69,6 +71,25 @@ def places_on(machines: Sequence[Mapping[str, float]], settings: TrainingSetting
             return sum(places > 0 for places in fitting)
         case "pack" | "spread":
             return sum(fitting)
+
+
+def free_places_of_the_dead() -> int:
+    """Give back the places on the cluster that this driver's dead actors still hold; return how many groups.
+
+    The places of workers outlive a killed controller of Ray Train. Its own cleaner asks the dashboard
+    whether the controller lives, so without one the places were taken until the driver ends.
+    """
+    freed = 0
+    own_job = ray.get_runtime_context().get_job_id()
+    # The public table does not say who made a group.
+    accessor = ray._private.state.state._connect_and_get_accessor()
+    for entry in accessor.get_placement_group_table():
+        group = gcs_pb2.PlacementGroupTableData.FromString(entry)
+        is_removed = group.state == gcs_pb2.PlacementGroupTableData.REMOVED
+        if group.creator_actor_dead and group.creator_job_id.hex() == own_job and not is_removed:
+            remove_placement_group(PlacementGroup(ray.PlacementGroupID(group.placement_group_id)))
+            freed += 1
+    return freed
 
 
 def ask_for_workers(settings: TrainingSettings, workers: int) -> None:

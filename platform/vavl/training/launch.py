@@ -23,6 +23,7 @@ from vavl.errors import InputError, TrainingError, VavlError
 from vavl.training.cluster import (
     ask_for_workers,
     describe_machines,
+    free_places_of_the_dead,
     is_local,
     join_ray,
     places_for_workers,
@@ -98,6 +99,8 @@ def _train_on_ray(plan: TrainingPlan, folder: RunFolder, sink: Report) -> None:
     numbers = itertools.count(1)
 
     def attempt(workers: int) -> None:
+        if groups := free_places_of_the_dead():
+            _log.info("freed the places of %d group(s) of workers whose controller was lost", groups)
         in_thread(partial(_fit, plan, f"{folder.run_id}-{next(numbers)}", workers, sink))
 
     supervisor = Supervisor(settings, plan.output_dir, attempt, partial(places_for_workers, settings), sink)
