@@ -97,11 +97,18 @@ class DepthwiseConvolution(nn.Conv2d):
         super().__init__(width, width, (1, kernel), padding=(0, kernel // 2), groups=width)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Convolve; a single frame meets the middle tap alone, and the general way is many times slower."""
-        if image.shape[-1] > 1 or self.bias is None:
-            return super().forward(image)
-        middle = self.weight[:, 0, 0, self.kernel_size[1] // 2]
-        return image * middle.view(1, -1, 1, 1) + self.bias.view(1, -1, 1, 1)
+        """Convolve; a single frame meets the middle tap alone, and the general way is many times slower.
+
+        The bias is added apart in both ways, so that weight and bias get their gradients in one order: ZeRO 2 adds
+        gradients over the ranks in the order in which they come, and one rank alone may have single frames.
+        """
+        if image.shape[-1] > 1:
+            mapped = functional.conv2d(
+                image, self.weight, None, self.stride, self.padding, groups=self.groups
+            )
+        else:
+            mapped = image * self.weight[:, 0, 0, self.kernel_size[1] // 2].view(1, -1, 1, 1)
+        return mapped if self.bias is None else mapped + self.bias.view(1, -1, 1, 1)
 
 
 class TimeConvolution(nn.Module):
