@@ -12,8 +12,6 @@ from synthetic_store import write_synthetic_store
 from vavl.training.settings import TrainingPlan
 
 CLIPS, SPEAKERS, MOST_FRAMES = 400, 20, 12
-# Another number of workers rounds otherwise, and Adam makes more of it with every step; the default is 5e-5.
-CALM = {"optimizer": {"learning_rate": 2e-4, "warmup_steps": 10, "final_share": 0.1}}
 BAD_CLIP = "clip0000003"
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import ray_injections
 from faults import BITWISE, OTHER_WORKERS
-from plans import CALM, plan_of
+from plans import plan_of
 from ray_nodes import RayNodes
 from ray_run import RayRun
 from scenario import Planned, Scenario
@@ -51,7 +51,7 @@ def ray_scenarios(runs: Runs, cluster: RayNodes) -> list[PlannedRun]:
         return lambda name, faults: make(name, faults, workers=2, zero_stage=stage, placement=placement)
 
     def elastic(name: str, faults: Sequence[Planned]) -> Scenario:
-        return make(name, faults, OTHER_WORKERS, workers=(2, 4), zero_stage=1, **CALM)
+        return make(name, faults, OTHER_WORKERS, workers=(2, 4), zero_stage=1)
 
     table: list[tuple[str, list[Planned], Maker]] = [
         ("ray-spread", [WORKER, CONTROLLER, NODE, DRIVER, PREEMPTED, WORKER, FROZEN, NODE, STOP_FILE],

@@ -9,7 +9,7 @@ from typing import Any
 import injections
 from faults import BITWISE, OTHER_WORKERS
 from forked import ForkedRun, finished
-from plans import CALM, make_bad_store, make_store, plan_of
+from plans import make_bad_store, make_store, plan_of
 from scenario import Planned, Scenario
 from selection import PlannedRun
 
@@ -97,7 +97,6 @@ def forked_scenarios(runs: Runs, small_disk: Path | None) -> list[PlannedRun]:
     def one(**more: Any) -> Maker:
         return lambda name, faults: runs.forked(name, faults, **alone, **more)
 
-    elastic = {"allowed": OTHER_WORKERS, **CALM}
     table: list[tuple[str, list[Planned], Maker]] = [
         ("one-process", [
             DRIVER, WRITING, TRUNCATED, SIGTERM, DRIVER, FLIPPED, LIMITED, WRITING, NO_MANIFEST, STOP_FILE, DRIVER,
@@ -107,9 +106,9 @@ def forked_scenarios(runs: Runs, small_disk: Path | None) -> list[PlannedRun]:
         ("two-ranks-zero-2", [FROZEN, WORKER, LIMITED, NO_MANIFEST, WORKER], two(2, **quick)),
         ("nan", [WORKER, DRIVER], two(0, bad_clip=True)),
         ("four-two-four", [other_workers(2), WORKER, other_workers(4)],
-         lambda name, faults: runs.forked(name, faults, workers=4, zero_stage=1, **elastic)),
-        ("two-four-two", [other_workers(4), DRIVER, other_workers(2)], two(2, **elastic)),
-        ("other-stages", [other_stage(3), WORKER, other_stage(2), other_stage(0)], two(1, **elastic)),
+         lambda name, faults: runs.forked(name, faults, workers=4, zero_stage=1, allowed=OTHER_WORKERS)),
+        ("two-four-two", [other_workers(4), DRIVER, other_workers(2)], two(2, allowed=OTHER_WORKERS)),
+        ("other-stages", [other_stage(3), WORKER, other_stage(2), other_stage(0)], two(1, allowed=OTHER_WORKERS)),
     ]  # fmt: skip
     if small_disk is not None:
         table.append(("small-disk", [FULL, DRIVER, FULL], one(place=small_disk)))
