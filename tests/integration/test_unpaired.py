@@ -89,12 +89,14 @@ def _curves_of(steps: dict[int, dict[str, float]]) -> Curves:
     return {name: np.array([steps[step][name] for step in range(STEPS)]) for name in names}
 
 
-def train_at_every_stage(plan: TrainingPlan, report: Report) -> None:
+def train_at_every_stage(plan: TrainingPlan, run_id: str) -> None:
     """Train one run after the other in the same workers: their start costs more than all runs."""
+    from vavl.training.launch import _report_to_ray as report_to_ray
+
     for stage in STAGES:
 
         def report_stage(records: Sequence[dict[str, Any]], stage: int = stage) -> None:
-            report([{**record, "stage": stage} for record in records])
+            report_to_ray([{**record, "stage": stage} for record in records])
 
         training = plan.training.model_copy(update={"zero_stage": stage})
         folder = plan.output_dir / f"stage{stage}"
@@ -173,7 +175,7 @@ def test_every_stage_trains_where_one_rank_never_gets_a_video_only_clip(
     has = has_by_rank(chosen)
     assert (has[:, 0, 1] == 1).all()
     assert not has[:, 1, 1].any()
-    monkeypatch.setattr("vavl.training.launch.train_on_worker", train_at_every_stage)
+    monkeypatch.setattr("vavl.training.launch._train_on_ray_worker", train_at_every_stage)
     found = curves(chosen)
     assert sorted(found) == list(STAGES)
     for stage in STAGES:
