@@ -35,7 +35,8 @@ def corpus(tmp_path_factory) -> Path:
 
 
 def write_config(corpus: Path, output_dir: Path, **changes: object) -> Path:
-    path = output_dir.parent / f"{output_dir.name}.yaml"
+    # Beside the card: a configuration reads no files elsewhere.
+    path = corpus / f"{output_dir.parent.name}_{output_dir.name}.yaml"
     content = {
         "output_dir": str(output_dir), "card": str(corpus / "tiny.yaml"), "root": str(corpus / "media"), "workers": 0,
     }  # fmt: skip
