@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +11,21 @@ from numpy.typing import NDArray
 
 from vavl.data.statistics import ModalityInfo
 from vavl.features import functionals, log_mel
-from vavl.features.extracted import Extracted
+from vavl.features.audio_settings import AudioFeatureSettings, FunctionalSettings
+from vavl.features.extracted import Extracted, Extractor
 from vavl.features.media import read_audio
 from vavl.features.segments import STATISTICS, segment_statistics
-from vavl.features.settings import AudioFeatureSettings, FunctionalSettings
 from vavl.features.voice_descriptors import VoiceDescriptors
+
+
+def audio_extractor(settings: AudioFeatureSettings | FunctionalSettings) -> Extractor:
+    """Return the extractor of these settings.
+
+    Raises:
+        ConfigError: the bands do not fit the window.
+    """
+    check_bands(settings)
+    return partial(extract_audio, settings=settings)
 
 
 def extract_audio(path: Path, settings: AudioFeatureSettings | FunctionalSettings) -> Extracted:

@@ -22,7 +22,7 @@ from vavl.config.files import make_folder, write_json, write_text
 from vavl.data.store import MODALITIES, FeatureStore
 from vavl.data.store_writer import StoreWriter
 from vavl.errors import InputError, StoreError
-from vavl.features.audio import extract_audio
+from vavl.features.audio import audio_extractor
 from vavl.features.crew import run_parts
 from vavl.features.part import Part, PartRecord, extract_part, read_part, read_part_record
 from vavl.features.plan import ExtractionPlan, check_same_extraction
@@ -30,7 +30,7 @@ from vavl.features.progress import ClipProgress
 from vavl.features.quarantine import Quarantined, write_quarantine
 from vavl.features.settings import FeatureSettings
 from vavl.features.table import TableExtractor
-from vavl.features.video import VideoExtractor
+from vavl.features.video import video_extractor
 
 logger = logging.getLogger(__name__)
 
@@ -106,10 +106,9 @@ def extract_features(plan: ExtractionPlan, run: ExtractionRun) -> ExtractionResu
 
 def extract_media_part(part: Part, root: Path, settings: FeatureSettings) -> PartRecord:
     """Extract one part from media files; runs in a process of its own."""
-    if part.modality == "audio":
-        return extract_part(part, lambda clip: extract_audio(root / clip.file, settings.audio))
-    video = VideoExtractor(settings.video)
-    return extract_part(part, lambda clip: video.extract(root / clip.file))
+    is_audio = part.modality == "audio"
+    extract = audio_extractor(settings.audio) if is_audio else video_extractor(settings.video)
+    return extract_part(part, lambda clip: extract(root / clip.file))
 
 
 def use_one_thread() -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,12 +21,18 @@ class Extracted:
         frame_times: (time,), float32, seconds, centre of each frame.
         tally: numbers that are added up over clips, e.g. frames in which a face was found.
         note: what a person should know about the clip, e.g. why its crop is fixed; None if nothing.
+        facts: what the file is like; keys are number columns of ``vavl.data.clip_facts.SCHEMA``.
     """
 
     values: NDArray[np.float32]
     frame_times: NDArray[np.float32]
     tally: Mapping[str, int] = field(default_factory=dict)
     note: str | None = None
+    facts: Mapping[str, float] = field(default_factory=dict)
+
+
+Extractor = Callable[[Path], Extracted]
+"""From a media file to its features; made once per process, nothing of a clip stays in it."""
 
 
 def require_finite(path: str, modality: str, extracted: Extracted) -> Extracted:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter1d
 
 from vavl.errors import ConfigError
-from vavl.features.settings import VideoFeatureSettings
+from vavl.features.video_settings import VideoFeatureSettings
 
 CROP_PX = 64
 _CASCADE = "haarcascade_frontalface_default.xml"

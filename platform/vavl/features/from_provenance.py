@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from functools import partial
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
@@ -12,20 +10,16 @@ from pydantic import TypeAdapter, ValidationError
 from vavl.data.statistics import ModalityInfo
 from vavl.errors import StoreError
 from vavl.features import functionals, log_mel
-from vavl.features.audio import audio_info, extract_audio
-from vavl.features.extracted import Extracted
-from vavl.features.settings import (
-    AudioFeatureSettings,
-    AudioSettings,
-    FunctionalSettings,
-    VideoFeatureSettings,
-)
-from vavl.features.video import VideoExtractor, video_info
+from vavl.features.audio import audio_extractor, audio_info
+from vavl.features.audio_settings import AudioFeatureSettings, AudioSettings, FunctionalSettings
+from vavl.features.extracted import Extractor
+from vavl.features.video import video_extractor, video_info
+from vavl.features.video_settings import VideoFeatureSettings
 
 _AUDIO: TypeAdapter[AudioFeatureSettings | FunctionalSettings] = TypeAdapter(AudioSettings)
 
 
-def extractor_of(provenance: Mapping[str, Any], modality: str) -> Callable[[Path], Extracted]:
+def extractor_of(provenance: Mapping[str, Any], modality: str) -> Extractor:
     """Return the function from a media file to features such as those of ``provenance``.
 
     Args:
@@ -40,11 +34,11 @@ def extractor_of(provenance: Mapping[str, Any], modality: str) -> Callable[[Path
         if name in (log_mel.NAME, functionals.NAME):
             audio = _AUDIO.validate_python({**provenance.get("settings", {}), "extractor": name})
             _check_version(provenance, audio_info(audio), modality)
-            return lambda path: extract_audio(path, audio)
+            return audio_extractor(audio)
         if name == video_info(VideoFeatureSettings()).extractor:
             video = VideoFeatureSettings.model_validate(provenance.get("settings", {}))
             _check_version(provenance, video_info(video), modality)
-            return partial(VideoExtractor.extract, VideoExtractor(video))
+            return video_extractor(video)
     except ValidationError as fault:
         raise StoreError(
             f"{modality} features",

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.fft import dct
 
-from vavl.features.settings import FunctionalSettings
+from vavl.features.audio_settings import FunctionalSettings
 from vavl.features.voice_descriptors import SHAPE, VoiceDescriptors
 
 NAME = "functionals"

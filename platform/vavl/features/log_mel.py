@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vavl.errors import ConfigError
-from vavl.features.settings import AudioFeatureSettings
+from vavl.features.audio_settings import AudioFeatureSettings
 
 NAME = "log_mel"
 VERSION = "1"

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from vavl.features.settings import PitchSettings
+from vavl.features.audio_settings import PitchSettings
 
 Numbers = NDArray[np.float64]
 

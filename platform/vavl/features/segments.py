@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from vavl.features.settings import SegmentSettings
+from vavl.features.audio_settings import SegmentSettings
 
 _HIGH = 0.9
 

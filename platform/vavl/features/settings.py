@@ -1,132 +1,10 @@
-"""Settings of the feature extractors, in physical units."""
+"""What is extracted from the two sides of a clip."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
-
-from pydantic import Discriminator, Field, Tag, model_validator
-
 from vavl.config.base import FrozenConfig
-
-
-class SegmentSettings(FrozenConfig):
-    """Segments whose frames are summarised by their statistics."""
-
-    length_ms: float = Field(600, gt=0, le=10_000)
-    hop_ms: float = Field(200, gt=0, le=10_000, description="from one segment to the next")
-
-
-class AudioFeatureSettings(FrozenConfig):
-    """Log-mel spectra: power in bands that are equally wide on the mel scale, in decibels."""
-
-    extractor: Literal["log_mel"] = "log_mel"
-    sample_rate_hz: int = Field(16_000, ge=4_000, le=192_000, description="sound is resampled to this rate")
-    window_ms: float = Field(25, gt=0, le=500, description="length of the Hann window")
-    hop_ms: float = Field(20, gt=0, le=500, description="from one frame to the next")
-    mel_bands: int = Field(64, ge=1, le=512)
-    f_min_hz: float = Field(50, ge=0, description="lower edge of the lowest band")
-    f_max_hz: float = Field(8_000, gt=0, description="upper edge of the highest band")
-    floor_db: float = Field(
-        -100, le=0, description="less power counts as this much; 0 dB is a full-scale sine"
-    )
-    trim_silence_db: float | None = Field(
-        None, gt=0, description="frames before and after the sound are left out: so far below the loudest one"
-    )
-    segments: SegmentSettings | None = Field(
-        None,
-        description="summarise the frames by segment: mean, deviation, change and 90 % quantile per band",
-    )
-    longest_clip_s: float = Field(300, gt=0, description="a longer clip is quarantined: it would not fit")
-
-    @model_validator(mode="after")
-    def _bands_fit(self) -> Self:
-        if self.f_max_hz > self.sample_rate_hz / 2:
-            raise ValueError(f"f_max_hz {self.f_max_hz} is above half the sample rate")
-        if self.f_min_hz >= self.f_max_hz:
-            raise ValueError(f"f_min_hz {self.f_min_hz} is not below f_max_hz {self.f_max_hz}")
-        if self.hop_ms * self.sample_rate_hz < 1000 or self.window_ms * self.sample_rate_hz < 16_000:
-            raise ValueError("the hop needs at least 1 sample and the window 16")
-        return self
-
-    @property
-    def frame_rate_hz(self) -> float:
-        """Frames per second, of segments where they are used."""
-        return 1000 / (self.segments.hop_ms if self.segments else self.hop_ms)
-
-
-class PitchSettings(FrozenConfig):
-    """Where and how the pitch of a voice is looked for."""
-
-    lowest_hz: float = Field(65, gt=0)
-    highest_hz: float = Field(600, gt=0)
-    window_ms: float = Field(40, gt=0, le=500, description="holds at least two periods of the lowest pitch")
-
-    @model_validator(mode="after")
-    def _periods_fit(self) -> Self:
-        if self.lowest_hz >= self.highest_hz:
-            raise ValueError(f"lowest_hz {self.lowest_hz} is not below highest_hz {self.highest_hz}")
-        if self.window_ms * self.lowest_hz < 2000:
-            raise ValueError(f"window_ms {self.window_ms} holds less than two periods of {self.lowest_hz} Hz")
-        return self
-
-
-class FunctionalSettings(FrozenConfig):
-    """Statistics of a whole clip, one vector: cepstrum, pitch, loudness, voice quality, courses, rhythm."""
-
-    extractor: Literal["functionals"] = "functionals"
-    spectra: AudioFeatureSettings = AudioFeatureSettings(hop_ms=10, trim_silence_db=35)
-    pitch: PitchSettings = PitchSettings()
-    cepstral_coefficients: int = Field(20, ge=1, le=64)
-    contoured: int = Field(13, ge=1, description="cepstral coefficients whose course over the clip counts")
-    contour_coefficients: int = Field(8, ge=1, le=32, description="cosine coefficients of each course")
-
-    @model_validator(mode="after")
-    def _sizes_fit(self) -> Self:
-        if self.spectra.segments is not None:
-            raise ValueError("spectra.segments is for log_mel: functionals summarise the whole clip")
-        if not self.contoured <= self.cepstral_coefficients <= self.spectra.mel_bands:
-            raise ValueError(
-                f"contoured {self.contoured} <= cepstral_coefficients {self.cepstral_coefficients} <= "
-                f"spectra.mel_bands {self.spectra.mel_bands} does not hold"
-            )
-        if self.pitch.highest_hz > self.spectra.sample_rate_hz / 8:
-            raise ValueError(
-                f"pitch.highest_hz {self.pitch.highest_hz} is above an eighth of the sample rate"
-            )
-        return self
-
-
-def _audio_extractor(content: Any) -> str:
-    """Name the extractor of audio settings, given as a mapping or as an object; log_mel unless stated."""
-    if isinstance(content, Mapping):
-        return str(content.get("extractor", "log_mel"))
-    return str(getattr(content, "extractor", "log_mel"))
-
-
-AudioSettings = Annotated[
-    Annotated[AudioFeatureSettings, Tag("log_mel")] | Annotated[FunctionalSettings, Tag("functionals")],
-    Discriminator(_audio_extractor),
-]
-"""Settings of any audio extractor; ``extractor`` tells which."""
-
-
-class VideoFeatureSettings(FrozenConfig):
-    """Face crop, then appearance and motion of the face per frame; no weights."""
-
-    extractor: Literal["face_descriptor"] = "face_descriptor"
-    frame_rate_hz: float = Field(25, gt=0, le=120, description="frames are taken at this rate")
-    longest_side_px: int = Field(
-        320, ge=64, le=4096, description="larger pictures are reduced before anything else"
-    )
-    smallest_face: float = Field(
-        0.2, gt=0, le=1, description="smallest face looked for, as a share of the shorter side"
-    )
-    crop_scale: float = Field(1.0, ge=0.5, le=3, description="side of the crop in sides of the face box")
-    smoothing_ms: float = Field(
-        120, ge=0, le=2000, description="deviation of the smoothing of the face's track"
-    )
-    longest_clip_s: float = Field(300, gt=0, description="a longer clip is quarantined: it would not fit")
+from vavl.features.audio_settings import AudioFeatureSettings, AudioSettings
+from vavl.features.video_settings import VideoFeatureSettings, VideoSettings
 
 
 class FeatureSettings(FrozenConfig):
@@ -136,4 +14,4 @@ class FeatureSettings(FrozenConfig):
     """
 
     audio: AudioSettings = AudioFeatureSettings()
-    video: VideoFeatureSettings = VideoFeatureSettings()
+    video: VideoSettings = VideoFeatureSettings()

@@ -10,10 +10,19 @@ from numpy.typing import NDArray
 
 from vavl.data.statistics import ModalityInfo
 from vavl.features import descriptor
-from vavl.features.extracted import Extracted
+from vavl.features.extracted import Extracted, Extractor
 from vavl.features.face import FaceFinder, cut_faces
 from vavl.features.media import read_frames
-from vavl.features.settings import VideoFeatureSettings
+from vavl.features.video_settings import VideoFeatureSettings, VideoSettings
+
+
+def video_extractor(settings: VideoSettings) -> Extractor:
+    """Return the extractor of these settings.
+
+    Raises:
+        ConfigError: OpenCV's face cascade is not there.
+    """
+    return VideoExtractor(settings).extract
 
 
 class VideoExtractor:
@@ -55,7 +64,7 @@ class VideoExtractor:
         return Extracted(values, np.array(times, dtype=np.float32), tally, track.reason)
 
 
-def video_info(settings: VideoFeatureSettings) -> ModalityInfo:
+def video_info(settings: VideoSettings) -> ModalityInfo:
     """Return the provenance of video features."""
     names = descriptor.channel_names()
     return ModalityInfo(

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from scipy.fft import dct
 
 from vavl.features import log_mel
+from vavl.features.audio_settings import FunctionalSettings
 from vavl.features.pitch import track_pitch
-from vavl.features.settings import FunctionalSettings
 
 Numbers = NDArray[np.float64]
 

@@ -8,8 +8,8 @@ from rendered_media import tone, write_wav
 
 from vavl.errors import ClipError
 from vavl.features.audio import audio_info, extract_audio
+from vavl.features.audio_settings import AudioFeatureSettings
 from vavl.features.extracted import Extracted, require_finite
-from vavl.features.settings import AudioFeatureSettings
 
 
 def test_a_sound_file_becomes_frames_with_times(tmp_path):

@@ -21,12 +21,14 @@ from vavl.data.store import FeatureStore
 from vavl.errors import ConfigError, InputError, StoreError
 from vavl.features import part as part_room
 from vavl.features.audio import extract_audio
+from vavl.features.audio_settings import AudioFeatureSettings
 from vavl.features.extract import ExtractionResult, ExtractionRun, extract_features
 from vavl.features.plan import ExtractionPlan, plan_extraction
 from vavl.features.quarantine import read_quarantine
-from vavl.features.settings import AudioFeatureSettings, FeatureSettings, VideoFeatureSettings
+from vavl.features.settings import FeatureSettings
 from vavl.features.summary import extraction_summary, summary_rows
 from vavl.features.video import VideoExtractor
+from vavl.features.video_settings import VideoFeatureSettings
 
 HERE = ExtractionRun(processes=0, max_quarantined_share=0.2)
 TAKES = 3

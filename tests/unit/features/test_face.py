@@ -11,7 +11,7 @@ from talking_face import talking_face
 from vavl.errors import ConfigError
 from vavl.features import face
 from vavl.features.face import CROP_PX, FaceFinder, FaceTrack, cut_faces
-from vavl.features.settings import VideoFeatureSettings
+from vavl.features.video_settings import VideoFeatureSettings
 
 SETTINGS = VideoFeatureSettings()
 

@@ -10,9 +10,10 @@ from rendered_media import moving_square, tone, write_mp4, write_wav
 
 from vavl.errors import StoreError
 from vavl.features.audio import audio_info, extract_audio
+from vavl.features.audio_settings import AudioFeatureSettings
 from vavl.features.from_provenance import extractor_of
-from vavl.features.settings import AudioFeatureSettings, VideoFeatureSettings
 from vavl.features.video import VideoExtractor, video_info
+from vavl.features.video_settings import VideoFeatureSettings
 
 
 def test_sound_is_read_with_the_settings_of_the_store(tmp_path):

@@ -11,9 +11,10 @@ from rendered_media import RATE_HZ, tone, write_wav
 from vavl.config.load import validate
 from vavl.errors import ConfigError
 from vavl.features.audio import audio_info, extract_audio
+from vavl.features.audio_settings import FunctionalSettings
 from vavl.features.from_provenance import extractor_of
 from vavl.features.functionals import channel_names, functionals, stretched
-from vavl.features.settings import FeatureSettings, FunctionalSettings
+from vavl.features.settings import FeatureSettings
 from vavl.features.voice_descriptors import VoiceDescriptors
 
 SETTINGS = FunctionalSettings()

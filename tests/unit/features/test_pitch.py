@@ -8,8 +8,8 @@ from rendered_media import tone
 
 from vavl.config.load import validate
 from vavl.errors import ConfigError
+from vavl.features.audio_settings import PitchSettings
 from vavl.features.pitch import track_pitch
-from vavl.features.settings import PitchSettings
 
 RATE_HZ = 16_000
 SETTINGS = PitchSettings()

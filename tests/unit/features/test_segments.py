@@ -6,8 +6,8 @@ import numpy as np
 from rendered_media import tone, write_wav
 
 from vavl.features.audio import audio_info, extract_audio
+from vavl.features.audio_settings import AudioFeatureSettings, SegmentSettings
 from vavl.features.segments import STATISTICS, segment_statistics
-from vavl.features.settings import AudioFeatureSettings, SegmentSettings
 
 FRAMES = np.random.default_rng(0).normal(size=(47, 3)).astype(np.float32)
 TIMES = (np.arange(47, dtype=np.float32) + 0.5) * 0.01

@@ -7,8 +7,8 @@ import pytest
 from rendered_media import moving_square, write_mp4
 from talking_face import talking_face
 
-from vavl.features.settings import VideoFeatureSettings
 from vavl.features.video import VideoExtractor, video_info
+from vavl.features.video_settings import VideoFeatureSettings
 
 
 @pytest.fixture(scope="module")

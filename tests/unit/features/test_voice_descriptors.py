@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from rendered_media import RATE_HZ, tone
 
-from vavl.features.settings import FunctionalSettings
+from vavl.features.audio_settings import FunctionalSettings
 from vavl.features.voice_descriptors import SHAPE, VoiceDescriptors
 
 SETTINGS = FunctionalSettings()

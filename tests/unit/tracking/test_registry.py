@@ -20,7 +20,7 @@ import yaml
 
 from vavl.errors import TrackingError
 from vavl.features.audio import audio_info, extract_audio
-from vavl.features.settings import AudioFeatureSettings
+from vavl.features.audio_settings import AudioFeatureSettings
 from vavl.models.saved_model import ClipFeatures, load_model
 from vavl.models.settings import AttributeTask, ClassTask
 from vavl.tracking.journal import Journal

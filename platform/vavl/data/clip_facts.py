@@ -1,0 +1,40 @@
+"""What is known of the files behind a store: one row per clip and modality in ``facts.arrow``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+
+from vavl.data.store import map_batches
+
+FILE_NAME = "facts.arrow"
+SCHEMA = pa.schema(
+    [
+        ("clip_id", pa.string()),
+        ("modality", pa.string()),
+        ("file", pa.string()),  # relative to the corpus folder
+        ("sha256", pa.string()),  # of the file's bytes
+        ("seconds", pa.float64()),
+        # Sound.
+        ("sample_rate_hz", pa.float64()),
+        ("channels", pa.float64()),
+        ("peak", pa.float64()),  # largest absolute sample, full scale 1
+        ("silence_share", pa.float64()),  # of the time, 60 dB below full scale or less
+        ("clipped_share", pa.float64()),  # of the samples, at full scale
+        # Pictures.
+        ("frame_rate_hz", pa.float64()),  # of the file
+        ("width_px", pa.float64()),
+        ("height_px", pa.float64()),
+        ("face_share", pa.float64()),  # of the frames taken, with a found face
+    ]
+)
+
+
+def read_facts(folder: Path) -> pa.Table:
+    """Return the facts of a store: rows sorted by clip id, then modality; null where a fact is unknown.
+
+    Raises:
+        StoreError: the file is missing, broken or has other columns.
+    """
+    return pa.Table.from_batches(map_batches(folder / FILE_NAME, SCHEMA), SCHEMA)
