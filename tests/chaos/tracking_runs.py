@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import signal
 import sqlite3
-import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +12,7 @@ from disturbed import Disturbed
 from faults import Fault
 from mlflow_server import MlflowServer
 from plans import plan_of
+from process_run import ProcessRun
 from reading import RunReading
 from scenario import Planned, Scenario
 from schedule import Runs
@@ -24,13 +21,12 @@ from selection import PlannedRun
 from vavl.config.files import write_json
 from vavl.training.settings import TrainingPlan
 
-_ROOT = Path(__file__).parents[2]
 _METRIC = "train/loss/total"
 _STEPS = 1200
 _AWAY_STEPS = 60
 
 
-class JobRun:
+class JobRun(ProcessRun):
     """Starts ``jobs/train_model.py`` with a tracking server, again after every fault that ends it.
 
     Args:
@@ -42,9 +38,9 @@ class JobRun:
     recovery_limit_seconds = 180.0
 
     def __init__(self, plan: TrainingPlan, server: MlflowServer, folder: Path) -> None:
+        super().__init__(folder / f"{plan.output_dir.name}.log")
         self.plan, self.server = plan, server
         self._config = folder / f"{plan.output_dir.name}.yaml"
-        self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         """Start the command, anew or again."""
@@ -53,42 +49,20 @@ class JobRun:
             "request_timeout_seconds": 3, "request_retries": 0,
         }  # fmt: skip
         write_json(self._config, {**self.plan.model_dump(mode="json"), "tracking": tracking})
-        self._process = self._run("jobs/train_model.py", str(self._config))
-
-    def exit_code(self) -> int | None:
-        """Return how the job ended, None while it lives."""
-        assert self._process is not None
-        return self._process.poll()
-
-    @property
-    def driver(self) -> int:
-        """Return the process id of the job."""
-        assert self._process is not None
-        return self._process.pid
+        self._begin(["jobs/train_model.py", str(self._config)])
 
     def workers(self) -> list[int]:
         """Return the job: it trains itself."""
         return [self.driver]
 
-    def kill(self) -> None:
-        """Kill the job."""
-        assert self._process is not None
-        os.kill(self.driver, signal.SIGKILL)
-        self._process.wait()
-
-    def error_message(self) -> str:
-        """Return the end of the log."""
-        return self._config.with_suffix(".log").read_text()[-2000:]
-
     def close(self) -> None:
-        """End what is left."""
-        if self._process is not None and self._process.poll() is None:
-            self.kill()
+        """End what is left, the server too."""
+        super().close()
         self.server.kill()
 
     def synchronise(self) -> None:
         """Run ``jobs/sync_tracking.py`` on the folder of the run."""
-        code = self._run("jobs/sync_tracking.py", str(self.plan.output_dir)).wait(120)
+        code = self._run(["jobs/sync_tracking.py", str(self.plan.output_dir)]).wait(120)
         if code != 0:
             raise AssertionError(f"sync_tracking ended with {code}: {self.error_message()}")
 
@@ -99,16 +73,6 @@ class JobRun:
         if len(ids) != 1:
             raise AssertionError(f"MLflow holds {len(ids)} runs instead of one")
         return self.server.points(ids[0], _METRIC)
-
-    def _run(self, *words: str) -> subprocess.Popen[bytes]:
-        with self._config.with_suffix(".log").open("ab") as log:
-            return subprocess.Popen(
-                [sys.executable, "-W", "ignore", *words],
-                cwd=_ROOT,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
 
 
 def _job(run: Disturbed) -> JobRun:
