@@ -48,8 +48,12 @@ class ModalityInfo:
 
     @property
     def provenance(self) -> str:
-        """Hash over everything that decides what a channel means; clips and corpus do not count."""
-        meaning = [self.extractor, self.version, dict(self.settings), self.width, list(self.channels)]
+        """Hash over everything that decides what a channel means; clips and corpus do not count.
+
+        Of files named in the settings the content counts, not the place.
+        """
+        settings = _without_places(self.settings)
+        meaning = [self.extractor, self.version, settings, self.width, list(self.channels)]
         return sha256_of_json(meaning)[:16]
 
 
@@ -198,3 +202,20 @@ class FeatureStatistics:
                 f"need {mean.shape} finite means and as many positive deviations, found {std.shape}", fix,
             )  # fmt: skip
         return cls(names[0], names[1], names[2], Normalisation(mean, std))
+
+
+def _without_places(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Drop the place of every file whose SHA-256 stands beside it: ``x`` beside ``x_sha256``.
+
+    Where ``x`` holds further settings only its ``folder``, ``hub`` and ``revision`` are places.
+    """
+    kept: dict[str, Any] = {}
+    for key, value in settings.items():
+        is_hashed = f"{key}_sha256" in settings
+        if isinstance(value, Mapping):
+            inner = _without_places(value)
+            places = {"folder", "hub", "revision"} if is_hashed else set()
+            kept[key] = {name: entry for name, entry in inner.items() if name not in places}
+        elif not is_hashed:
+            kept[key] = value
+    return kept
