@@ -22,6 +22,11 @@ _WATCH = "look at the file; make it again from its source, or leave the clip out
 _UNKNOWN_SIZES = {0, 0xFFFFFFFF, 0x7FFFFFFF}
 # An edit list may hide a few pictures that the header counts; a file that was cut off lacks more.
 _LEAST_SHARE_OF_FRAMES = 0.9
+# A header may state anything; beyond these a resampler or a picture takes all memory before it is read.
+_SAMPLE_RATES_HZ = (1000, 768_000)
+_MOST_PIXELS = 1 << 26
+_MOST_CHUNKS = 64
+_OPTIONS = {"max_pixels": str(_MOST_PIXELS)}
 
 
 def read_audio(path: Path, sample_rate_hz: int, longest_s: float = math.inf) -> NDArray[np.float32]:
@@ -35,8 +40,7 @@ def read_audio(path: Path, sample_rate_hz: int, longest_s: float = math.inf) -> 
     Raises:
         ClipError: no such file, not a sound file, cut off, empty, too long, or values that are not finite.
     """
-    if not path.is_file():
-        raise ClipError(str(path), "audio", "the file does not exist", "restore the file")
+    require_media_file(path, "audio")
     channels, rate = _decode_sound(path, longest_s)
     if channels.shape[0] == 0:
         raise ClipError(str(path), "audio", "the file holds no sound: zero samples", _LISTEN)
@@ -51,6 +55,22 @@ def read_audio(path: Path, sample_rate_hz: int, longest_s: float = math.inf) -> 
     divisor = math.gcd(rate, sample_rate_hz)
     resampled: NDArray[np.float32] = resample_poly(mono, sample_rate_hz // divisor, rate // divisor)
     return resampled.astype(np.float32)
+
+
+def require_media_file(path: Path, field: str) -> None:
+    """Refuse what is no file with content, before a library opens it: a pipe would never answer.
+
+    Raises:
+        ClipError: nothing is there, it is a folder, pipe, socket or device, or it holds no byte.
+    """
+    if not path.exists():
+        raise ClipError(str(path), field, "the file does not exist", "restore the file")
+    if not path.is_file():
+        raise ClipError(
+            str(path), field, "not a regular file", "remove this folder, pipe, socket or device, or rename it"
+        )
+    if path.stat().st_size == 0:
+        raise ClipError(str(path), field, "the file is empty", "restore the file, or leave the clip out")
 
 
 def sound_seconds(path: Path) -> float | None:
@@ -75,12 +95,13 @@ def read_frames(
     Raises:
         ClipError: no such file, not a video, no video stream or no picture in it, damaged, or too long.
     """
-    if not path.is_file():
-        raise ClipError(str(path), "video", "the file does not exist", "restore the file")
-    with _ffmpeg_faults(path, "video"), av.open(str(path)) as container:
+    require_media_file(path, "video")
+    with _ffmpeg_faults(path, "video"), av.open(str(path), options=_OPTIONS) as container:
         if not container.streams.video:
             raise ClipError(str(path), "video", "the file has no video stream", _WATCH)
         stream = container.streams.video[0]
+        _check_picture_size(path, stream.codec_context.width, stream.codec_context.height)
+        stream.codec_context.options = _OPTIONS
         stream.codec_context.thread_count = 1
         own_rate = float(stream.average_rate or frame_rate_hz)
         # One for the whole file: a frame's own to_ndarray sets up a conversion per frame, ten times the time.
@@ -94,21 +115,25 @@ def read_frames(
             yield middle, upright.astype(np.uint8, copy=False)
         if decoded.count == 0:
             raise ClipError(str(path), "video", "the video stream holds no picture", _WATCH)
+        if decoded.damaged:
+            found = f"{decoded.damaged} of {decoded.count} pictures do not decode whole"
+            raise ClipError(str(path), "video", f"damaged: {found}", _WATCH)
         if decoded.count < _LEAST_SHARE_OF_FRAMES * stream.frames:
             found = f"{decoded.count} of {stream.frames} pictures"
             raise ClipError(str(path), "video", f"cut off: {found} can be decoded", _WATCH)
 
 
 class _Counted:
-    """An iterator that counts what it has given."""
+    """Decoded pictures, counted; ``damaged`` counts those that the decoder had to guess in part."""
 
-    def __init__(self, items: Iterator[Any]) -> None:
-        self._items, self.count = items, 0
+    def __init__(self, pictures: Iterator[Any]) -> None:
+        self._pictures, self.count, self.damaged = pictures, 0, 0
 
     def __iter__(self) -> Iterator[Any]:
-        for item in self._items:
+        for picture in self._pictures:
             self.count += 1
-            yield item
+            self.damaged += bool(picture.is_corrupt)
+            yield picture
 
 
 def _decode_sound(path: Path, longest_s: float) -> tuple[NDArray[np.float32], int]:
@@ -117,6 +142,7 @@ def _decode_sound(path: Path, longest_s: float) -> tuple[NDArray[np.float32], in
         _check_riff_size(path)
     try:
         with soundfile.SoundFile(str(path)) as sound:
+            _check_rate(path, sound.samplerate)
             if sound.frames > longest_s * sound.samplerate:
                 raise _too_long(path, "audio", longest_s)
             samples: NDArray[np.float32] = sound.read(dtype="float32", always_2d=True)
@@ -132,11 +158,12 @@ def _decode_sound(path: Path, longest_s: float) -> tuple[NDArray[np.float32], in
 
 
 def _decode_container_sound(path: Path, longest_s: float) -> tuple[NDArray[np.float32], int]:
-    with _ffmpeg_faults(path, "audio"), av.open(str(path)) as container:
+    with _ffmpeg_faults(path, "audio"), av.open(str(path), options=_OPTIONS) as container:
         if not container.streams.audio:
             raise ClipError(str(path), "audio", "the file has no audio stream", _LISTEN)
         stream = container.streams.audio[0]
         rate = int(stream.codec_context.sample_rate)
+        _check_rate(path, rate)
         to_float = av.AudioResampler(format="fltp", layout=stream.codec_context.layout, rate=rate)
         blocks: list[NDArray[np.float32]] = []
         length = 0
@@ -150,14 +177,38 @@ def _decode_container_sound(path: Path, longest_s: float) -> tuple[NDArray[np.fl
 
 
 def _check_riff_size(path: Path) -> None:
-    """Refuse a wav file shorter than its header says: libsndfile reads what is left without a word."""
+    """Refuse a wav file shorter than its headers say: libsndfile reads what is left without a word."""
+    end = path.stat().st_size
     with path.open("rb") as stream:
         header = stream.read(12)
-    if len(header) < 12 or header[:4] != b"RIFF":
-        return
-    stated, size = int.from_bytes(header[4:8], "little"), path.stat().st_size - 8
-    if stated not in _UNKNOWN_SIZES and size < stated:
-        raise ClipError(str(path), "audio", f"cut off: {size + 8} of {stated + 8} bytes", _LISTEN)
+        if len(header) < 12 or header[:4] != b"RIFF":
+            return
+        place, size = 8, int.from_bytes(header[4:8], "little")
+        # Small chunks may come before the samples; where none are within reach libsndfile decides.
+        for _ in range(_MOST_CHUNKS):
+            if size not in _UNKNOWN_SIZES and end < place + size:
+                raise ClipError(str(path), "audio", f"cut off: {end} of {place + size} bytes", _LISTEN)
+            start = 12 if place == 8 else place + size + size % 2
+            stream.seek(start)
+            header = stream.read(8)
+            if len(header) < 8:
+                return
+            place, size = start + 8, int.from_bytes(header[4:8], "little")
+
+
+def _check_rate(path: Path, rate_hz: int) -> None:
+    lowest, highest = _SAMPLE_RATES_HZ
+    if not lowest <= rate_hz <= highest:
+        raise ClipError(
+            str(path), "audio", f"a sample rate of {rate_hz} Hz, outside {lowest} .. {highest}", _LISTEN
+        )
+
+
+def _check_picture_size(path: Path, width: int, height: int) -> None:
+    if width * height > _MOST_PIXELS:
+        raise ClipError(
+            str(path), "video", f"pictures of {width} x {height}, more than {_MOST_PIXELS} pixels", _WATCH
+        )
 
 
 def _evenly(decoded: Iterable[Any], own_rate: float, rate: float) -> Iterator[tuple[float, Any]]:

@@ -83,7 +83,7 @@ def _reduced(picture: NDArray[np.uint8], longest_side_px: int) -> NDArray[np.uin
     reduction = longest_side_px / max(grey.shape)
     if reduction >= 1:
         return grey
-    small: NDArray[np.uint8] = cv2.resize(
-        grey, None, fx=reduction, fy=reduction, interpolation=cv2.INTER_AREA
-    )
+    # A ribbon of a few rows keeps one of them.
+    down, across = (max(reduction, 1 / side) for side in grey.shape)
+    small: NDArray[np.uint8] = cv2.resize(grey, None, fx=across, fy=down, interpolation=cv2.INTER_AREA)
     return small

@@ -70,7 +70,8 @@ def test_a_flac_that_was_cut_off_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "problem"), [(None, "zero samples"), (b"", "not a readable"), (b"RIFFxxxx", "not a readable")]
+    ("content", "problem"),
+    [(None, "zero samples"), (b"", "the file is empty"), (b"RIFFxxxx", "not a readable")],
 )
 def test_a_wav_without_sound_is_refused(tmp_path, content, problem):
     path = tmp_path / "a.wav"
@@ -92,6 +93,8 @@ def test_sound_that_is_not_finite_is_refused(tmp_path):
 def test_missing_files_and_long_clips_are_refused(tmp_path):
     with pytest.raises(ClipError, match="does not exist"):
         read_audio(tmp_path / "a.wav", 16_000)
+    with pytest.raises(ClipError, match="not a regular file"):
+        read_audio(tmp_path, 16_000)
     with pytest.raises(ClipError, match="does not exist"):
         next(read_frames(tmp_path / "a.mp4", 25))
     with pytest.raises(ClipError, match=r"longer than 0\.1 s"):
@@ -129,11 +132,13 @@ def test_a_video_that_was_turned_is_read_upright(tmp_path):
     assert np.abs(found.astype(int) - face[0]).mean() < 8
 
 
-@pytest.mark.parametrize("content", [b"", b"not a video at all" * 100])
-def test_an_unreadable_mp4_is_refused(tmp_path, content):
+@pytest.mark.parametrize(
+    ("content", "problem"), [(b"", "the file is empty"), (b"not a video at all" * 100, "cannot be decoded")]
+)
+def test_an_unreadable_mp4_is_refused(tmp_path, content, problem):
     path = tmp_path / "a.mp4"
     path.write_bytes(content)
-    with pytest.raises(ClipError, match="cannot be decoded"):
+    with pytest.raises(ClipError, match=problem):
         list(read_frames(path, 25))
 
 
