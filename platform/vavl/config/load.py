@@ -11,15 +11,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
 from vavl.config.base import FrozenConfig
 from vavl.config.places import root_folder
+from vavl.config.yaml_text import parse_yaml
 from vavl.errors import ConfigError
 
 Settings = TypeVar("Settings", bound=FrozenConfig)
 
+_MOST_BYTES = 4 << 20
 _CREDENTIALS = re.compile(r"://[^/@\s]*@")
 _SIGNATURE = re.compile(r"(://[^\s'\"?]*)\?[^\s'\"]*")
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
@@ -69,15 +70,22 @@ def read_yaml_mapping(path: Path) -> dict[str, Any]:
     Raises:
         ConfigError: missing file, broken YAML or another top-level type.
     """
+    if path.is_fifo() or path.is_socket() or path.is_char_device():
+        raise ConfigError(str(path), "", "not a regular file", "write the settings into a file")
     try:
-        text = path.read_text(encoding="utf-8")
+        with path.open("rb") as stream:
+            read = stream.read(_MOST_BYTES + 1)
     except OSError as fault:
         raise ConfigError(
             str(path), "", f"cannot be read: {fault.strerror or fault}", "check the path"
         ) from None
+    if len(read) > _MOST_BYTES:
+        raise ConfigError(str(path), "", f"larger than {_MOST_BYTES} bytes", "is it the right file?")
     try:
-        content = yaml.safe_load(text)
-    except yaml.YAMLError as fault:
+        content = parse_yaml(read.decode("utf-8-sig"))
+    except UnicodeDecodeError as fault:
+        raise ConfigError(str(path), "", f"not UTF-8 text: {fault}", "save the file as UTF-8") from None
+    except ValueError as fault:
         raise ConfigError(str(path), "", f"not valid YAML: {fault}", "correct the line named above") from None
     if not isinstance(content, dict):
         raise ConfigError(
@@ -99,8 +107,8 @@ def _apply_override(content: dict[str, Any], override: str) -> None:
             "command line", override, "not of the form dotted.key=value", "write e.g. data.fold=0"
         )
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as fault:
+        value = parse_yaml(text)
+    except ValueError as fault:
         raise ConfigError(
             "command line", key, f"value is not valid YAML: {fault}", "quote the value"
         ) from None
