@@ -18,7 +18,8 @@ from vavl.config.base import FrozenConfig
 from vavl.config.files import sha256_of_json
 from vavl.config.load import read_yaml_mapping, validate
 from vavl.config.places import root_folder
-from vavl.data.card_sources import DefaultFolder, FileSource, GroupValue, LabelTable, TableSource
+from vavl.data.card_labels import LabelSet, LabelSetName, NameLabels, classes_named
+from vavl.data.card_sources import DefaultFolder, FileSource, GroupValue, TableSource
 from vavl.data.card_splits import SplitRules
 from vavl.errors import ConfigError, CorpusError
 
@@ -68,7 +69,6 @@ class CorpusCard(FrozenConfig):
         default=None, description="folder to use when the variable is not set; counts from VAVL_ROOT"
     )
 
-    target: str = Field(description="what the label means, e.g. intended emotion; every report names it")
     classes: tuple[str, ...] = Field(
         default=(), description="class names in the order of the network's outputs"
     )
@@ -79,7 +79,9 @@ class CorpusCard(FrozenConfig):
 
     speaker: GroupValue
     sex: GroupValue | None = None
-    label: Annotated[GroupValue | LabelTable, Field(discriminator="source")] | None = None
+    labels: dict[LabelSetName, LabelSet] = Field(
+        default={}, description="named sets of labels; the first is the default of a training"
+    )
     groups: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")], GroupValue] = Field(
         default={}, description="further facts of a clip, kept in the manifest as group_<name>"
     )
@@ -97,15 +99,16 @@ class CorpusCard(FrozenConfig):
             raise ValueError(f"a class is listed twice: {', '.join(self.classes)}")
         for key, value in self._values():
             self._check_groups(key, value)
-        self._check_label()
+        self._check_labels()
         return self
 
     def _values(self) -> Iterator[tuple[str, GroupValue]]:
         yield "speaker", self.speaker
         if self.sex is not None:
             yield "sex", self.sex
-        if isinstance(self.label, GroupValue):
-            yield "label", self.label
+        for name, labels in self.labels.items():
+            if isinstance(labels, NameLabels):
+                yield f"labels.{name}", labels.value
         for name, value in self.groups.items():
             yield f"groups.{name}", value
 
@@ -114,18 +117,12 @@ class CorpusCard(FrozenConfig):
             if source is not None and value.group not in re.compile(source.pattern).groupindex:
                 raise ValueError(f"{key}: the pattern of {side} has no group named `{value.group}`")
 
-    def _check_label(self) -> None:
-        named: set[str | None] = set()
-        match self.label:
-            case GroupValue(map=dict() as names):
-                named = set(names.values())
-            case LabelTable(map=names, soft_columns=soft):
-                named = set((names or {}).values()) | set(soft)
-            case _:
-                pass
-        outside = sorted(name for name in named - {None, *self.classes} if name is not None)
-        if outside:
-            raise ValueError(f"label: {', '.join(outside)} not among the classes {', '.join(self.classes)}")
+    def _check_labels(self) -> None:
+        for name, labels in self.labels.items():
+            outside = sorted(classes_named(labels) - set(self.classes))
+            if outside:
+                problem = f"{', '.join(outside)} not among the classes {', '.join(self.classes)}"
+                raise ValueError(f"labels.{name}: {problem}")
 
 
 def read_card(path: Path) -> CorpusCard:
@@ -150,7 +147,9 @@ def card_hash(card: CorpusCard) -> str:
 
     Title, licence, citation and yard-sticks do not count: correcting their prose makes no store stale.
     """
-    return sha256_of_json(card.model_dump(mode="json", exclude=_PROSE))[:16]
+    content = card.model_dump(mode="json", exclude=_PROSE)
+    # The first set is the default; keys of a mapping are sorted before they are hashed.
+    return sha256_of_json({**content, "label_sets": list(card.labels)})[:16]
 
 
 def corpus_root(card: CorpusCard, root: Path | None = None) -> Path:

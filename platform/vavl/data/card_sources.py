@@ -1,12 +1,12 @@
-"""Parts of a card that say where clips, features and labels are found in the corpus folder."""
+"""Parts of a card that say where clips, features and facts are found in the corpus folder."""
 
 from __future__ import annotations
 
 import re
 from pathlib import PurePosixPath, PureWindowsPath
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field
 
 from vavl.config.base import FrozenConfig
 
@@ -85,33 +85,3 @@ class GroupValue(FrozenConfig):
     source: Literal["pattern"] = "pattern"
     group: str
     map: dict[str, str | None] | None = None
-
-
-class LabelTable(FrozenConfig):
-    """Labels from a CSV table with one row per clip, joined by clip id.
-
-    Any of three kinds, also together: one class per clip (``label_column``, translated by ``map``),
-    a share per class (``soft_columns``: class -> column; the rows are normalised to sum 1) and
-    attributes (``attribute_columns``: arousal, valence, dominance -> column). Clips without a row are
-    unlabelled.
-    """
-
-    source: Literal["table"]
-    file: RelativeName
-    key_column: str
-    key_pattern: ClipExpression = Field(
-        default=r"(?P<clip>.+)", description="reads the clip id out of the key"
-    )
-    label_column: str | None = None
-    map: dict[str, str | None] | None = None
-    soft_columns: dict[str, str] = Field(default={})
-    attribute_columns: dict[Literal["arousal", "valence", "dominance"], str] = Field(default={})
-    attribute_range: tuple[float, float] | None = Field(default=None, description="lowest and highest value")
-
-    @model_validator(mode="after")
-    def _holds_a_label(self) -> Self:
-        if not (self.label_column or self.soft_columns or self.attribute_columns):
-            raise ValueError("names no label_column, soft_columns or attribute_columns")
-        if self.attribute_columns and self.attribute_range is None:
-            raise ValueError("attribute_columns need an attribute_range")
-        return self

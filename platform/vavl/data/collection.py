@@ -125,9 +125,10 @@ def open_collection(settings: DataSettings) -> ClipCollection:
 
     Raises:
         StoreError: no store, an incomplete one, or one without a usable clip.
+        ConfigError: the manifest has no set of labels of that name.
     """
     folder = local_store(settings.store)
-    store, manifest = FeatureStore.open(folder), Manifest.read(folder)
+    store, manifest = FeatureStore.open(folder), Manifest.read(folder).with_labels(settings.labels)
     clip_ids = manifest.table.column("clip_id")
     rows = {
         modality: store.rows(modality, clip_ids)

@@ -1,8 +1,10 @@
-"""CSV tables of a corpus, read column by column; nothing outside the corpus folder is opened."""
+"""CSV tables of a corpus, plain or .csv.gz, column by column; nothing outside the corpus folder is opened."""
 
 from __future__ import annotations
 
+import gzip
 import re
+import zlib
 from collections import Counter
 from collections.abc import Sequence
 from csv import reader as quoted_values
@@ -118,9 +120,9 @@ def read_header(path: Path) -> list[str]:
         CorpusError: the file is missing, has no header, or names a column twice.
     """
     try:
-        with path.open(encoding="utf-8-sig") as stream:
-            line = stream.readline()
-    except (OSError, UnicodeDecodeError) as fault:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as stream:
+            line = stream.readline().decode("utf-8-sig")
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as fault:
         raise CorpusError(
             str(path), "", f"the table cannot be read: {getattr(fault, 'strerror', None) or fault}",
             "put the table there, or correct its name in the card",
@@ -146,11 +148,11 @@ def _read(path: Path, columns: Sequence[str], types: dict[str, pa.DataType]) -> 
     header = read_header(path)
     try:
         table = csv.read_csv(
-            path,
+            path,  # unpacked by its suffix
             read_options=csv.ReadOptions(column_names=header, skip_rows=1, use_threads=False),
             convert_options=csv.ConvertOptions(include_columns=list(columns), column_types=types),
         )
-    except pa.ArrowInvalid as fault:
+    except (pa.ArrowInvalid, OSError) as fault:
         raise CorpusError(
             str(path), ", ".join(columns), f"not a valid table: {fault}", "correct that line"
         ) from None

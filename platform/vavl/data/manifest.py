@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from vavl.config.files import written_beside
 from vavl.data.card import CorpusCard, corpus_root
+from vavl.data.label_columns import with_label_set
 from vavl.data.manifest_rows import manifest_table
 from vavl.data.splits import SPLITS
 from vavl.errors import CorpusError, StoreError
@@ -35,6 +36,8 @@ class Manifest:
     Columns: clip_id, corpus, speaker, sex, label, soft_label (share per class), arousal, valence,
     dominance, audio_path and video_path (relative to the corpus folder, POSIX), video_table_key,
     test_fold, split_<fold> (train, validation, test or none), group_<name>. Anything unknown is null.
+    Attributes lie in 0 .. 1. The label columns are those of the chosen set of labels; the other sets
+    stand beside it as <column>__<set>.
 
     Nothing here holds an object per clip: a mapped manifest costs no private memory.
     """
@@ -64,8 +67,29 @@ class Manifest:
 
     @property
     def target(self) -> str:
-        """What the label means, e.g. "intended emotion"."""
+        """What the labels of the chosen set mean, e.g. "intended emotion"."""
         return str(self.metadata["target"])
+
+    @property
+    def label_sets(self) -> dict[str, str]:
+        """What the labels mean, by name of the set; the first is the corpus' default."""
+        return {name: str(facts["target"]) for name, facts in self.metadata.get("labels", {}).items()}
+
+    @property
+    def label_set(self) -> str:
+        """Name of the chosen set of labels; empty where the manifest names none."""
+        return str(self.metadata.get("label_set", ""))
+
+    def with_labels(self, name: str | None) -> Self:
+        """Return the manifest with another set of labels chosen; None leaves it as it is.
+
+        Raises:
+            ConfigError: there is no such set; the known ones are listed.
+        """
+        if name is None:
+            return self
+        table, metadata = with_label_set(self.table, self.metadata, name)
+        return type(self)(table.replace_schema_metadata({_METADATA_KEY: json.dumps(metadata).encode()}))
 
     @property
     def protocol(self) -> str:

@@ -9,9 +9,11 @@ from typing import Any
 import pyarrow as pa
 
 from vavl.data.card import CorpusCard, card_hash
+from vavl.data.card_labels import NameLabels, original_ranges
 from vavl.data.card_sources import TableSource
 from vavl.data.discovery import Found, Side, find_clips
-from vavl.data.label_tables import ClipLabel, group_value, read_labels
+from vavl.data.label_columns import Column, columns_of_labels
+from vavl.data.label_tables import Labels, group_value, read_labels
 from vavl.data.splits import assign_splits, published_folds
 from vavl.errors import CorpusError
 
@@ -36,7 +38,7 @@ def manifest_table(card: CorpusCard, root: Path) -> tuple[pa.Table, dict[str, An
     _check_labelled(card, clips, speakers, labels, splits)
 
     columns = _clip_columns(card, clips, speakers, sexes)
-    columns += _label_columns([labels.get(clip_id, ClipLabel()) for clip_id in clips])
+    columns += columns_of_labels(list(clips), labels)
     columns += _place_columns(card, clips, audio, video)
     columns.append(("test_fold", pa.int16(), [test_folds.get(speaker) for speaker in speakers.values()]))
     for fold, of_speaker in splits.items():
@@ -49,17 +51,19 @@ def manifest_table(card: CorpusCard, root: Path) -> tuple[pa.Table, dict[str, An
     return table, {"clips": len(clips)} | _metadata(card, tuple(splits))
 
 
-Column = tuple[str, pa.DataType, list[Any]]
-
-
 def _both_sides(card: CorpusCard, audio: Side, video: Side) -> dict[str, Found]:
     """Return one side of every clip, sorted by clip id, after a check that the two sides agree."""
-    values = [("speaker", card.speaker), ("label", card.label)]
+    values = [("speaker", card.speaker)]
+    values += [
+        (f"labels.{name}", labels.value)
+        for name, labels in card.labels.items()
+        if isinstance(labels, NameLabels)
+    ]
     for clip_id in audio.keys() & video.keys():
         one, other = audio[clip_id], video[clip_id]
         for fact, value in values:
-            group = getattr(value, "group", None)
-            if group is not None and one.groups[group] != other.groups[group]:
+            group = value.group
+            if one.groups[group] != other.groups[group]:
                 raise CorpusError(
                     one.place, fact,
                     f"group {group} is {one.groups[group]}, but {other.groups[group]} in {other.place}",
@@ -99,20 +103,22 @@ def _check_labelled(
     card: CorpusCard,
     clips: Mapping[str, Found],
     speakers: Mapping[str, str],
-    labels: Mapping[str, ClipLabel],
+    labels: Mapping[str, Labels],
     splits: Mapping[int, Mapping[str, str]],
 ) -> None:
-    """Refuse a clip without label in a labelled split; a corpus whose card names no labels has none."""
-    if card.label is None:
+    """Refuse a clip without default label in a labelled split; a card may also name no labels at all."""
+    if not labels:
         return
+    default, known = next(iter(labels.items()))
     for clip_id, found in clips.items():
-        if clip_id in labels:
+        if clip_id in known:
             continue
         for fold, of_speaker in splits.items():
             split = of_speaker[speakers[clip_id]]
             if split in card.splits.labelled:
                 raise CorpusError(
-                    found.place, "label", f"the clip has no label and is in the {split} split of fold {fold}",
+                    found.place, f"labels.{default}",
+                    f"the clip has no label and is in the {split} split of fold {fold}",
                     "give it a label, remove it, or take the split out of splits.labelled of the card",
                 )  # fmt: skip
 
@@ -125,16 +131,6 @@ def _clip_columns(
         ("corpus", pa.string(), [card.name] * len(clips)),
         ("speaker", pa.string(), list(speakers.values())),
         ("sex", pa.string(), [sexes[speaker] for speaker in speakers.values()]),
-    ]
-
-
-def _label_columns(labels: list[ClipLabel]) -> list[Column]:
-    return [
-        ("label", pa.string(), [label.name for label in labels]),
-        ("soft_label", pa.list_(pa.float32()), [label.shares for label in labels]),
-        ("arousal", pa.float32(), [label.attributes[0] for label in labels]),
-        ("valence", pa.float32(), [label.attributes[1] for label in labels]),
-        ("dominance", pa.float32(), [label.attributes[2] for label in labels]),
     ]
 
 
@@ -151,12 +147,21 @@ def _place_columns(card: CorpusCard, clips: Mapping[str, Found], audio: Side, vi
 
 
 def _metadata(card: CorpusCard, folds: tuple[int, ...]) -> dict[str, Any]:
-    rules = card.splits
+    rules, default = card.splits, next(iter(card.labels), "")
     rule = "speakers per fold, drawn by protocol and fold, balanced by sex"
     return {
         "corpus": card.name,
         "classes": list(card.classes),
-        "target": card.target,
+        "labels": {
+            name: {
+                "target": labels.target,
+                # Attributes stand in the manifest as 0 .. 1; these are the ranges that they come from.
+                "rescaled_from": {key: list(ends) for key, ends in original_ranges(labels).items()},
+            }
+            for name, labels in card.labels.items()
+        },
+        "label_set": default,
+        "target": card.labels[default].target if default else "",
         "protocol": rules.protocol,
         "folds": list(folds),
         "card_hash": card_hash(card),

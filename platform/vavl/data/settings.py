@@ -20,6 +20,9 @@ class DataSettings(FrozenConfig):
         description="folder that jobs/prepare_corpus.py wrote, or address of one, e.g. s3://bucket/stores/demo"
     )
     fold: int = Field(0, ge=0, description="fold of the corpus' split protocol")
+    labels: str | None = Field(
+        None, description="set of labels by its name in the card, e.g. intended; null: the card's first"
+    )
     target: Literal["label", "soft_label", "attributes"] = Field(
         "label", description="hard class, distribution of votes, or arousal/valence/dominance"
     )

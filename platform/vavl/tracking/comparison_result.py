@@ -133,7 +133,7 @@ def summary_of(comparison: Comparison) -> dict[str, Any]:
     ``differences``: likewise, minus the set ``against``, paired, with ``excludes_zero``; ``significant``: those of
     the main measure that exclude zero, with ``direction`` better or worse; ``partitions``: training clips by
     partition of every set, fraction, share and fold; ``left_out`` and ``failed``
-    with ``reason``; what the scores belong to: ``corpus``, ``protocol``, ``label_target``, ``clips`` by
+    with ``reason``; what the scores belong to: ``corpus``, ``protocol``, ``label_set``, ``label_target``, ``clips`` by
     fold and split, ``speakers``, ``speaker_normalisation``, ``store_hash``; ``forced``: settings that
     the comparison gave to all runs; ``runs`` of this start by their end (``kept``: finished before);
     ``seconds`` of this command so far, and ``training_seconds`` of all finished runs together.
@@ -279,7 +279,7 @@ def _origin(comparison: Comparison) -> dict[str, Any]:
     first = comparison.finished[0].summary
     facts = {
         name: first[name]
-        for name in ("corpus", "protocol", "label_target", "speaker_normalisation", "store_hash")
+        for name in ("corpus", "protocol", "label_set", "label_target", "speaker_normalisation", "store_hash")
     }
     by_fold = {entry.summary["fold"]: entry.summary for entry in comparison.finished}
     return {

@@ -23,6 +23,7 @@ from vavl.reports.training_content import EventNote, TrainingReport, YardstickNo
 from vavl.reports.training_report import write_training_report
 from vavl.tracking.events import event_line, run_events
 from vavl.tracking.journal import Journal
+from vavl.tracking.training_result import label_words
 from vavl.training.settings import TrainingPlan
 from vavl.training.worker import PREDICTIONS_FOLDER
 
@@ -46,7 +47,7 @@ def write_report(plan: TrainingPlan, outcome: Mapping[str, Any], journal: Journa
         title=f"VAVL on {outcome['corpus']}",
         corpus=outcome["corpus"],
         protocol=f"{outcome['protocol']}, fold {outcome['fold']}",
-        label_target=outcome["label_target"],
+        label_target=label_words(outcome),
         speaker_normalisation=outcome["speaker_normalisation"],
         clips=outcome["clips"],
         speakers=outcome["speakers"],

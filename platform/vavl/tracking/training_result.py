@@ -42,7 +42,7 @@ def training_summary(outcome: Mapping[str, Any], journal: Journal) -> dict[str, 
     Keys: ``metrics`` (flat, ``<split>/<condition>/<metric>``), ``best_epoch`` (from 1), ``epochs``,
     ``steps``, ``clips_per_second`` (training steps alone), ``seconds_to_first_step`` (from the start
     of the command), ``seconds``, ``workers``, ``zero_stage``, ``config_hash``, ``store_hash``, and what
-    the scores belong to: ``corpus``, ``protocol``, ``fold``, ``label_target``, ``clips``, ``speakers``,
+    the scores belong to: ``corpus``, ``protocol``, ``fold``, ``label_set``, ``label_target``, ``clips``, ``speakers``,
     ``speaker_normalisation``, ``rows_per_step``, ``partitions`` (training clips in words),
     ``frozen_parts``, ``parameters``; and what happened on the way: ``skipped_steps`` (loss or gradient
     not finite), ``avoided_steps`` (loss a spike) and ``events`` (how often each, e.g. ``restarted``).
@@ -59,9 +59,18 @@ def training_summary(outcome: Mapping[str, Any], journal: Journal) -> dict[str, 
     }
 
 
+def label_words(outcome: Mapping[str, Any]) -> str:
+    """Say what the labels of a run mean and which of the corpus' sets they are."""
+    return (
+        f"{outcome['label_target']} (set {outcome['label_set']})"
+        if outcome["label_set"]
+        else outcome["label_target"]
+    )
+
+
 def version_tags(outcome: Mapping[str, Any]) -> dict[str, Any]:
     """Return the facts shown with a registered version: origin, protocol and main scores."""
-    facts = {name: outcome[name] for name in ("corpus", "protocol", "fold", "label_target")}
+    facts = {name: outcome[name] for name in ("corpus", "protocol", "fold", "label_set", "label_target")}
     facts |= {name: outcome[name] for name in ("config_hash", "store_hash", "speaker_normalisation")}
     scores = {
         name: f"{value:.4f}" for name, value in outcome["metrics"].items() if name.split("/")[-1] in _SHOWN
@@ -72,7 +81,7 @@ def version_tags(outcome: Mapping[str, Any]) -> dict[str, Any]:
 def result_rows(outcome: Mapping[str, Any], summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return the rows of the table that a training prints."""
     rows = [
-        ("protocol", f"{outcome['protocol']}, fold {outcome['fold']}, target: {outcome['label_target']}"),
+        ("protocol", f"{outcome['protocol']}, fold {outcome['fold']}, target: {label_words(outcome)}"),
         *((f"train {name}", line) for name, line in outcome["partitions"].items()),
         ("best epoch", f"{outcome['best_epoch']} of {outcome['epochs']}, chosen on validation"),
     ]

@@ -24,6 +24,7 @@ def describe_model(plan: TrainingPlan, data: RunData) -> ModelDescription:
         provenance={
             "corpus": manifest.corpus,
             "target": plan.data.target,
+            "label_set": manifest.label_set,
             "label_target": manifest.target,
             "protocol": manifest.protocol,
             "fold": plan.data.fold,

@@ -110,7 +110,7 @@ def check_plan(plan: TrainingPlan) -> None:
     """
     if not is_at_hand(plan.data.store):
         # Which clips have which side stands with the features; workers look at that once they have copied them.
-        manifest = Manifest.read(local_notes(plan.data.store))
+        manifest = Manifest.read(local_notes(plan.data.store)).with_labels(plan.data.labels)
         _rows_by_split(plan, manifest, targets_of(manifest, plan.data.target)[1])
         _log.info("%s: manifest and splits are in order; features are copied at the start", plan.data.store)
         return

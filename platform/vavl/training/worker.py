@@ -169,6 +169,7 @@ def _outcome(run: TrainingRun, state: LoopState, metrics: dict[str, float]) -> d
         "corpus": manifest.corpus,
         "protocol": manifest.protocol,
         "fold": run.plan.data.fold,
+        "label_set": manifest.label_set,
         "label_target": manifest.target,
         "classes": list(manifest.classes),
         "speaker_normalisation": run.plan.features.speaker_normalisation,

@@ -24,7 +24,6 @@ def card_content() -> dict[str, Any]:
         "citation": "none",
         "obtain": "made by the test",
         "root_environment_variable": "TINY_ROOT",
-        "target": "intended emotion",
         "classes": ["calm", "angry"],
         "audio": {"pattern": rf"audio/[^/]+/{GROUPS}", "suffixes": [".wav", ".flac"]},
         "video": {
@@ -37,7 +36,14 @@ def card_content() -> dict[str, Any]:
         },
         "speaker": {"group": "speaker"},
         "sex": {"group": "sex", "map": {"f": "female", "m": "male"}},
-        "label": {"source": "pattern", "group": "emotion", "map": {"ca": "calm", "an": "angry", "": None}},
+        "labels": {
+            "intended": {
+                "source": "pattern",
+                "target": "intended emotion",
+                "group": "emotion",
+                "map": {"ca": "calm", "an": "angry", "": None},
+            }
+        },
         "groups": {"sentence": {"group": "sentence"}},
         "splits": {
             "protocol": "tiny-folds",

@@ -16,6 +16,15 @@ def _no_root_from_outside(monkeypatch):
     monkeypatch.delenv("TINY_ROOT", raising=False)
 
 
+def named(**keys) -> dict:
+    return {"source": "pattern", "target": "intended", "group": "emotion"} | keys
+
+
+def seen(**keys) -> dict:
+    table = {"file": "l.csv", "key_column": "k"} | keys
+    return {"source": "tables", "target": "perceived", "tables": [table]}
+
+
 def written(corpus) -> Path:
     return corpus.write("../tiny.yaml", yaml.safe_dump(corpus.content))
 
@@ -52,9 +61,9 @@ def test_a_card_takes_nothing_from_the_environment(corpus, monkeypatch):
     "name",
     ["/etc/passwd", "../outside.csv", "tables/../../outside.csv", "C:/outside.csv", "..\\outside.csv", "."],
 )
-@pytest.mark.parametrize("place", [("video",), ("splits", "folds"), ("label",)])
+@pytest.mark.parametrize("place", [("video",), ("splits", "folds"), ("labels", "seen", "tables", 0)])
 def test_no_name_in_a_card_leads_out_of_the_corpus_folder(corpus, place, name):
-    corpus.content["label"] = {"source": "table", "file": "l.csv", "key_column": "k", "label_column": "e"}
+    corpus.content["labels"] = {"seen": seen(label_column="e")}
     section = corpus.content
     for key in place:
         section = section[key]
@@ -70,36 +79,24 @@ def test_no_name_in_a_card_leads_out_of_the_corpus_folder(corpus, place, name):
         ({"classes": ["calm", "calm", "angry"]}, "listed twice: calm"),
         ({"speaker": {"group": "actor"}}, "speaker: the pattern of audio has no group named `actor`"),
         ({"groups": {"take": {"group": "take"}}}, r"groups\.take: the pattern of audio has no group"),
+        ({"labels": {"i": named(map={"ha": "happy"})}}, r"labels\.i: happy not among the classes"),
         (
-            {"label": {"source": "pattern", "group": "emotion", "map": {"ha": "happy"}}},
-            "happy not among the classes",
+            {"labels": {"i": named(group="mood")}},
+            r"labels\.i: the pattern of audio has no group named `mood`",
         ),
-        ({"label": {"source": "table", "file": "l.csv", "key_column": "k"}}, "names no label_column"),
+        ({"labels": {"i": seen()}}, "names no label_column"),
+        ({"labels": {"i": seen(soft_columns={"happy": "h"})}}, "happy not among the classes"),
+        ({"labels": {"i": seen(attribute_columns={"arousal": "a"})}}, "need an attribute_range"),
         (
-            {
-                "label": {
-                    "source": "table",
-                    "file": "l.csv",
-                    "key_column": "k",
-                    "soft_columns": {"happy": "h"},
-                }
-            },
-            "happy not among the classes",
+            {"labels": {"i": seen(attribute_columns={"arousal": "a"}, attribute_range=[5, 1])}},
+            "lowest and the highest value",
         ),
-        (
-            {
-                "label": {
-                    "source": "table",
-                    "file": "l.csv",
-                    "key_column": "k",
-                    "attribute_columns": {"arousal": "a"},
-                }
-            },
-            "need an attribute_range",
-        ),
+        ({"labels": {"i": {"source": "tables", "target": "t", "tables": []}}}, "at least 1 item"),
+        ({"labels": {"a__b": named()}}, "may not hold two underscores"),
+        ({"label": named()}, "label: unknown key"),
         ({"audio": {"pattern": "(?P<name>.+)", "suffixes": [".wav"]}}, "needs a group .*clip"),
         ({"audio": {"pattern": "(?P<clip>.+", "suffixes": [".wav"]}}, "not a regular expression"),
-        ({"label": {"source": "pattern", "group": "emotion", "map": {1: "calm"}}}, "valid string"),
+        ({"labels": {"i": named(map={1: "calm"})}}, "valid string"),
     ],
 )
 def test_parts_of_a_card_must_fit_together(corpus, change, message):
@@ -113,6 +110,14 @@ def test_the_hash_follows_what_decides_clips_and_not_prose(corpus):
     corpus.content |= {"title": "Another title", "citation": "corrected"}
     assert card_hash(corpus.card()) == before
     corpus.content["splits"]["validation_speakers"] = 1
+    assert card_hash(corpus.card()) != before
+
+
+def test_the_hash_follows_which_labels_come_first(corpus):
+    sets = corpus.content["labels"] | {"again": named(map={"ca": "calm", "an": "angry"})}
+    corpus.content["labels"] = sets
+    before = card_hash(corpus.card())
+    corpus.content["labels"] = dict(reversed(sets.items()))
     assert card_hash(corpus.card()) != before
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 
 import numpy as np
@@ -11,11 +12,12 @@ import torch
 
 from vavl.data.augmentation import AugmentationSettings, ViewMaker, ViewSettings
 from vavl.data.collection import Normaliser, collate, middle_frames, normalisers, open_collection, pad_clips
+from vavl.data.label_columns import LABEL_COLUMNS
 from vavl.data.manifest import TRAIN, Manifest
 from vavl.data.sampler import FILLER
 from vavl.data.settings import DataSettings
 from vavl.data.statistics import ChannelSums, Normalisation
-from vavl.errors import StoreError
+from vavl.errors import ConfigError, StoreError
 
 
 @pytest.fixture
@@ -112,6 +114,29 @@ def test_a_target_that_no_clip_has_is_refused(small_store, small_corpus, tmp_pat
     for target in ("soft_label", "attributes"):
         with pytest.raises(StoreError, match=f"data.target={target}: no clip has this target"):
             open_collection(DataSettings(store=store, target=target))
+
+
+def test_another_set_of_labels_is_chosen_by_its_name(small_store, small_corpus, tmp_path):
+    store = shutil.copytree(small_store(small_corpus()), tmp_path / "store")
+    manifest = Manifest.read(store)
+    table, first = manifest.table, manifest.table["label"][0].as_py()
+    for name in LABEL_COLUMNS:
+        values = pa.array([first] * len(table)) if name == "label" else table[name]
+        table = table.append_column(f"{name}__alike", values)
+    sets = {"drawn": {"target": "drawn class"}, "alike": {"target": "one for all"}}
+    facts = {**manifest.metadata, "labels": sets, "label_set": "drawn"}
+    Manifest(table.replace_schema_metadata({b"vavl": json.dumps(facts).encode()})).write(store)
+    chosen = open_collection(DataSettings(store=store, labels="alike"))
+    assert (chosen.manifest.label_set, chosen.manifest.target) == ("alike", "one for all")
+    assert set(chosen.manifest.table["label"].to_pylist()) == {first}
+    assert (chosen.target == chosen.target[0]).all()
+    by_default, by_name = (
+        open_collection(DataSettings(store=store, labels=name)) for name in (None, "drawn")
+    )
+    assert np.array_equal(by_default.target, by_name.target)
+    assert (by_default.target != by_default.target[0]).any()
+    with pytest.raises(ConfigError, match=r"(?s)no set of labels `votes`.*drawn, alike"):
+        open_collection(DataSettings(store=store, labels="votes"))
 
 
 def test_a_store_without_any_clip_of_the_manifest_is_refused(small_store, small_corpus, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 
 import numpy as np
@@ -84,3 +85,24 @@ def test_a_repeated_key_is_refused(corpus):
     corpus.write("units.csv", "clip,AU01,AU02\nf01_s1_ca,1,2\nf01_s1_ca,1,2\n")
     with pytest.raises(CorpusError, match="clip: key 'f01_s1_ca' occurs twice"):
         read_feature_table(corpus.card().video, corpus.root)
+
+
+def test_a_packed_table_reads_as_a_plain_one(corpus):
+    corpus.touch("t.csv.gz").write_bytes(gzip.compress(b"\xef\xbb\xbfname,votes\nx,1\ny,\n"))
+    assert read_text_columns(corpus.root, "t.csv.gz", ("name",)) == [["x", "y"]]
+    np.testing.assert_array_equal(read_number_columns(corpus.root, "t.csv.gz", ("votes",)), [[1], [np.nan]])
+
+
+@pytest.mark.parametrize("kept", [3, 25, 4000])
+def test_a_packed_table_that_is_cut_off_is_refused(corpus, kept):
+    noise = np.random.default_rng(0).integers(10**9, size=5000)
+    packed = gzip.compress(("a\n" + "\n".join(map(str, noise))).encode())
+    corpus.touch("t.csv.gz").write_bytes(packed[:kept])
+    with pytest.raises(CorpusError, match=r"cannot be read|not a valid table"):
+        read_number_columns(corpus.root, "t.csv.gz", ("a",))
+
+
+def test_a_plain_table_under_a_packed_name_is_refused(corpus):
+    corpus.write("t.csv.gz", "a\n1\n")
+    with pytest.raises(CorpusError, match=r"t\.csv\.gz: the table cannot be read: Not a gzipped file"):
+        read_number_columns(corpus.root, "t.csv.gz", ("a",))

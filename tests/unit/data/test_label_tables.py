@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from vavl.data.label_tables import ClipLabel
+from vavl.data.label_rows import ClipLabel
 from vavl.errors import CorpusError
 
 
@@ -14,7 +14,8 @@ def by_table(corpus):
 
     def build(text: str, **keys):
         corpus.write("labels.csv", text)
-        corpus.content["label"] = {"source": "table", "file": "labels.csv", "key_column": "file"} | keys
+        table = {"file": "labels.csv", "key_column": "file"} | keys
+        corpus.content["labels"] = {"seen": {"source": "tables", "target": "perceived", "tables": [table]}}
         corpus.content["splits"]["labelled"] = []
         return corpus.manifest().table.select(
             ["clip_id", "label", "soft_label", "arousal", "valence", "dominance"]
@@ -30,12 +31,15 @@ def row(table, clip: str) -> dict:
 @pytest.mark.parametrize(
     ("codes", "message"),
     [
-        (None, r"f01_s1_an\.wav: label: label 'an' is outside the classes calm, angry"),
-        ({"ca": "calm"}, r"f01_s1_an\.wav: label: `an` \(group emotion\) is not in the card's map.* calm"),
+        (None, r"f01_s1_an\.wav: labels\.intended: label 'an' is outside the classes calm, angry"),
+        (
+            {"ca": "calm"},
+            r"f01_s1_an\.wav: labels\.intended: `an` \(group emotion\) is not in the card's map.* calm",
+        ),
     ],
 )
 def test_a_label_outside_the_classes_names_file_and_classes(corpus, codes, message):
-    corpus.content["label"]["map"] = codes
+    corpus.content["labels"]["intended"]["map"] = codes
     with pytest.raises(CorpusError, match=message):
         corpus.manifest()
 
@@ -80,10 +84,10 @@ def test_shares_that_are_no_distribution_are_refused(by_table, shares):
 ATTRIBUTES = {"attribute_columns": {"valence": "EmoVal", "arousal": "EmoAct"}, "attribute_range": [1, 5]}
 
 
-def test_attributes_by_table_keep_their_range(by_table):
+def test_attributes_by_table_are_rescaled_to_zero_and_one(by_table):
     table = by_table("file,EmoAct,EmoVal\nf01_s1_ca,1.5,5\nf01_s1_an,,2\n", **ATTRIBUTES)
     found = row(table, "f01_s1_ca")
-    assert (found["arousal"], found["valence"], found["dominance"]) == (1.5, 5, None)
+    assert (found["arousal"], found["valence"], found["dominance"]) == (0.125, 1, None)
     assert row(table, "f01_s1_an")["arousal"] is None
 
 
@@ -124,3 +128,68 @@ def test_a_code_of_a_table_that_the_map_does_not_hold_is_refused(by_table):
 def test_any_part_makes_a_label_known():
     assert not ClipLabel().is_known
     assert ClipLabel(attributes=(None, None, 2.0)).is_known
+
+
+VOTES = {"soft_columns": {"angry": "an", "calm": "ca"}, "on_tie": "no_class", "on_zero": "unlabelled"}
+
+
+def test_votes_give_shares_and_a_class_only_where_one_has_most(by_table):
+    table = by_table("file,an,ca\nf01_s1_ca,3,1\nf01_s1_an,2,2\nf01_s2_ca,0,0\n", **VOTES)
+    labels = [
+        (row(table, clip)["label"], row(table, clip)["soft_label"]) for clip in ("f01_s1_ca", "f01_s1_an")
+    ]
+    assert labels == [("angry", [0.25, 0.75]), (None, [0.5, 0.5])]
+    assert row(table, "f01_s2_ca")["soft_label"] is None, "a clip without a vote is unlabelled"
+
+
+def test_only_the_rows_of_one_rating_mode_count(by_table):
+    text = "number,file,an,ca\n100001,f01_s1_ca,3,1\n200001,f01_s1_ca,0,4\n200002,f01_s1_an,5,0\n"
+    voice = by_table(text, **VOTES, rows={"column": "number", "pattern": r"1\d{5}"})
+    assert (row(voice, "f01_s1_ca")["label"], row(voice, "f01_s1_an")["label"]) == ("angry", None)
+    face = by_table(text, **VOTES, rows={"column": "number", "pattern": r"2\d{5}"})
+    assert (row(face, "f01_s1_ca")["label"], row(face, "f01_s1_an")["label"]) == ("calm", "angry")
+    with pytest.raises(CorpusError, match=r"number: no row matches 3.*100001"):
+        by_table(text, **VOTES, rows={"column": "number", "pattern": r"3\d{5}"})
+
+
+def test_a_fault_names_the_row_of_the_file_also_where_rows_are_left_out(by_table):
+    text = "number,file,an,ca\n1,f01_s1_ca,3,1\n2,f01_s1_ca,0,4\n2,f01_s1_ca,5,0\n"
+    with pytest.raises(CorpusError, match="row 3: key 'f01_s1_ca' is there twice"):
+        by_table(text, **VOTES, rows={"column": "number", "pattern": "2"})
+
+
+@pytest.fixture
+def joined(corpus):
+    """The tiny corpus with a set of labels from two tables."""
+
+    def build(first: str, second: str):
+        corpus.write("classes.csv", first)
+        corpus.write("attributes.csv", second)
+        tables = [
+            {"file": "classes.csv", "key_column": "file", "label_column": "emotion"},
+            {"file": "attributes.csv", "key_column": "name", "key_pattern": r"(?P<clip>.+)\.mp4"}
+            | ATTRIBUTES,
+        ]
+        corpus.content["labels"] = {"seen": {"source": "tables", "target": "perceived", "tables": tables}}
+        corpus.content["splits"]["labelled"] = []
+        return corpus.manifest().table
+
+    return build
+
+
+def test_tables_are_joined_by_clip(joined, corpus):
+    first = "file,emotion\nf01_s1_ca,calm\nf01_s1_an,angry\n"
+    table = joined(first, "name,EmoAct,EmoVal\nf01_s1_ca.mp4,2,4\nf02_s1_ca.mp4,3,3\n")
+    parts = ("label", "arousal", "valence")
+    assert [row(table, "f01_s1_ca")[part] for part in parts] == ["calm", 0.25, 0.75]
+    assert [row(table, "f01_s1_an")[part] for part in parts] == ["angry", None, None]
+    assert [row(table, "f02_s1_ca")[part] for part in parts] == [None, 0.5, 0.5]
+
+
+def test_two_tables_may_not_give_the_same_part(joined, corpus):
+    second = "name,EmoAct,EmoVal\nf01_s1_ca.mp4,2,4\n"
+    joined("file,emotion\nf01_s1_ca,calm\n", second)
+    twice = corpus.content["labels"]["seen"]["tables"]
+    corpus.content["labels"]["seen"]["tables"] = [*twice, twice[0]]
+    with pytest.raises(CorpusError, match=r"classes\.csv: f01_s1_ca: an earlier table .* class too"):
+        corpus.manifest()

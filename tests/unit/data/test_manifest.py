@@ -83,7 +83,7 @@ def test_class_index_follows_the_cards_order(corpus):
 def test_a_clip_without_label_in_a_labelled_split_is_refused(corpus):
     corpus.touch("audio/f01/f01_s1_.wav")
     with pytest.raises(
-        CorpusError, match=r"f01_s1_\.wav: label: the clip has no label and is in the \w+ split"
+        CorpusError, match=r"f01_s1_\.wav: labels\.intended: the clip has no label and is in the \w+ split"
     ):
         corpus.manifest()
 
@@ -98,7 +98,7 @@ def test_an_unlabelled_clip_may_be_where_the_card_allows_it(corpus):
 
 
 def test_a_corpus_without_labels_is_all_unlabelled(corpus):
-    corpus.content |= {"label": None, "classes": []}
+    corpus.content |= {"labels": {}, "classes": []}
     assert (corpus.manifest().class_index() == -1).all()
 
 
@@ -126,7 +126,7 @@ def test_sides_that_disagree_are_refused(corpus):
         r"(?P<clip>(?P<speaker>(?P<sex>[fm])\d\d)_(?P<sentence>\w+)_[a-z]*)-(?P<emotion>[a-z]+)"
     )
     corpus.write("units.csv", "clip,AU01,AU02\nf01_s1_ca-an,1,2\n")
-    with pytest.raises(CorpusError, match=r"label: group emotion is ca, but an in f01_s1_ca-an"):
+    with pytest.raises(CorpusError, match=r"labels\.intended: group emotion is ca, but an in f01_s1_ca-an"):
         corpus.manifest()
 
 

@@ -221,7 +221,7 @@ def test_another_card_or_other_clips_are_refused(corpus, tmp_path):
         (corpus / "media" / modality / f"f01_calm_00{suffix}").unlink()
     with pytest.raises(StoreError, match="clips in the corpus folder are not those"):
         extract(corpus, tmp_path / "store")
-    write_card(corpus / "tiny.yaml", target="another target", expected={"clips": 36, "speakers": 6})
+    write_card(corpus / "tiny.yaml", classes=["glad", "calm"], expected={"clips": 36, "speakers": 6})
     with pytest.raises(StoreError, match="another card"):
         extract(corpus, tmp_path / "store")
 
