@@ -7,90 +7,102 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from vavl.data.statistics import ModalityInfo
-from vavl.features import functionals, log_mel
-from vavl.features.audio_settings import AudioFeatureSettings, FunctionalSettings
+from vavl.features import functionals, log_mel, opensmile_features
+from vavl.features.audio_settings import (
+    AudioFeatureSettings,
+    AudioSettings,
+    FunctionalSettings,
+    OpensmileSettings,
+)
 from vavl.features.extracted import Extracted, Extractor
-from vavl.features.media import read_audio
 from vavl.features.segments import STATISTICS, segment_statistics
+from vavl.features.sound import Samples, read_sound
 from vavl.features.voice_descriptors import VoiceDescriptors
 
 
-def audio_extractor(settings: AudioFeatureSettings | FunctionalSettings) -> Extractor:
+def audio_extractor(settings: AudioSettings) -> Extractor:
     """Return the extractor of these settings.
 
     Raises:
-        ConfigError: the bands do not fit the window.
+        ConfigError: the bands do not fit the window, or what the extractor needs is not installed.
     """
-    check_bands(settings)
-    return partial(extract_audio, settings=settings)
+    match settings:
+        case OpensmileSettings():
+            return opensmile_features.OpensmileExtractor(settings).extract
+        case AudioFeatureSettings() | FunctionalSettings():
+            check_audio(settings)
+            return partial(extract_audio, settings=settings)
 
 
 def extract_audio(path: Path, settings: AudioFeatureSettings | FunctionalSettings) -> Extracted:
-    """Return the audio features of a file.
+    """Return the audio features of a file that need no model.
 
     Raises:
-        ClipError: the sound cannot be read (see ``vavl.features.media.read_audio``).
+        ClipError: the sound cannot be read (see ``vavl.features.sound.read_sound``).
         ConfigError: the bands do not fit the window.
     """
+    spectral = settings.spectra if isinstance(settings, FunctionalSettings) else settings
+    sound = read_sound(path, spectral.sample_rate_hz, spectral.longest_clip_s)
     match settings:
         case AudioFeatureSettings():
-            waveform = read_audio(path, settings.sample_rate_hz, settings.longest_clip_s)
-            return _spectra(waveform, settings)
+            values, times = _spectra(sound.waveform, settings)
         case FunctionalSettings():
-            spectral = settings.spectra
-            waveform = read_audio(path, spectral.sample_rate_hz, spectral.longest_clip_s)
-            return _functionals(waveform, settings)
+            values, times = _functionals(sound.waveform, settings)
+    return Extracted(values, times, note=sound.note, facts=sound.facts)
 
 
-def audio_info(settings: AudioFeatureSettings | FunctionalSettings) -> ModalityInfo:
-    """Return the provenance of audio features."""
+def audio_info(settings: AudioSettings) -> ModalityInfo:
+    """Return the provenance of audio features.
+
+    Raises:
+        ConfigError: as ``audio_extractor``.
+    """
+    recorded = settings.model_dump(mode="json")
     match settings:
         case AudioFeatureSettings():
-            return ModalityInfo(
-                extractor=log_mel.NAME,
-                version=log_mel.VERSION,
-                settings=settings.model_dump(mode="json"),
-                frame_rate_hz=settings.frame_rate_hz,
-                width=settings.mel_bands * (len(STATISTICS) if settings.segments else 1),
-            )
+            width = settings.mel_bands * (len(STATISTICS) if settings.segments else 1)
+            return ModalityInfo(log_mel.NAME, log_mel.VERSION, recorded, settings.frame_rate_hz, width)
         case FunctionalSettings():
-            channels = functionals.channel_names(settings)
-            return ModalityInfo(
-                extractor=functionals.NAME,
-                version=functionals.VERSION,
-                settings=settings.model_dump(mode="json"),
-                frame_rate_hz=None,
-                width=len(channels),
-                channels=channels,
-            )
+            names = functionals.channel_names(settings)
+            return ModalityInfo(functionals.NAME, functionals.VERSION, recorded, None, len(names), names)
+        case OpensmileSettings():
+            names = opensmile_features.channel_names(settings)
+            rate = None if settings.level == "functionals" else 1 / opensmile_features.HOP_S
+            name, version = opensmile_features.NAME, opensmile_features.VERSION
+            return ModalityInfo(name, version, recorded, rate, len(names), names)
 
 
-def check_bands(settings: AudioFeatureSettings | FunctionalSettings) -> None:
+def check_audio(settings: AudioSettings) -> None:
     """Raise before any file is read what would fail at each.
 
     Raises:
-        ConfigError: the bands do not fit the window.
+        ConfigError: as ``audio_extractor``.
     """
-    log_mel.mel_filters(settings.spectra if isinstance(settings, FunctionalSettings) else settings)
+    match settings:
+        case AudioFeatureSettings():
+            log_mel.mel_filters(settings)
+        case FunctionalSettings():
+            log_mel.mel_filters(settings.spectra)
+        case OpensmileSettings():
+            opensmile_features.channel_names(settings)
 
 
-def _spectra(waveform: NDArray[np.float32], settings: AudioFeatureSettings) -> Extracted:
+def _spectra(waveform: Samples, settings: AudioFeatureSettings) -> tuple[Samples, Samples]:
+    """Return frames (time, channel) and their times."""
     spectra = log_mel.log_mel(torch.from_numpy(waveform), settings)
     times = log_mel.frame_times(len(spectra), settings)
     if settings.trim_silence_db is not None:
         sounding = log_mel.sounding_frames(spectra, settings.trim_silence_db)
         spectra, times = spectra[sounding].contiguous(), times[sounding]
-    values = spectra.numpy()
     if settings.segments is not None:
-        values, times = segment_statistics(values, times, settings.segments, settings.hop_ms)
-    return Extracted(values, times)
+        return segment_statistics(spectra.numpy(), times, settings.segments, settings.hop_ms)
+    return spectra.numpy(), times
 
 
-def _functionals(waveform: NDArray[np.float32], settings: FunctionalSettings) -> Extracted:
+def _functionals(waveform: Samples, settings: FunctionalSettings) -> tuple[Samples, Samples]:
     """Return one frame, at the middle of the sounding part of the clip."""
     voice = VoiceDescriptors.of(waveform, settings)
     values = np.array([list(functionals.functionals(voice, settings).values())], dtype=np.float32)
-    return Extracted(values, np.array([voice.times.mean()], dtype=np.float32))
+    return values, np.array([voice.times.mean()], dtype=np.float32)

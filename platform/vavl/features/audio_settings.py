@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Discriminator, Field, Tag, model_validator
+from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from vavl.config.base import FrozenConfig
 
@@ -97,6 +98,29 @@ class FunctionalSettings(FrozenConfig):
         return self
 
 
+class OpensmileSettings(FrozenConfig):
+    """Feature sets of openSMILE: descriptors every 10 ms, or their functionals, one vector per clip."""
+
+    extractor: Literal["opensmile"] = "opensmile"
+    feature_set: Literal["eGeMAPSv02", "ComParE_2016"] = "eGeMAPSv02"
+    level: Literal["descriptors", "functionals"] = "functionals"
+    channels: str = Field(
+        ".*",
+        description="expression for the whole names of the channels to keep, e.g. mfcc.* for the cepstrum",
+    )
+    sample_rate_hz: int = Field(16_000, ge=8_000, le=96_000, description="sound is resampled to this rate")
+    longest_clip_s: float = Field(300, gt=0, description="a longer clip is quarantined: it would not fit")
+
+    @field_validator("channels")
+    @classmethod
+    def _is_an_expression(cls, value: str) -> str:
+        try:
+            re.compile(value)
+        except re.error as fault:
+            raise ValueError(f"not a regular expression: {fault}") from None
+        return value
+
+
 def _audio_extractor(content: Any) -> str:
     """Name the extractor of audio settings, given as a mapping or as an object; log_mel unless stated."""
     if isinstance(content, Mapping):
@@ -105,7 +129,9 @@ def _audio_extractor(content: Any) -> str:
 
 
 AudioSettings = Annotated[
-    Annotated[AudioFeatureSettings, Tag("log_mel")] | Annotated[FunctionalSettings, Tag("functionals")],
+    Annotated[AudioFeatureSettings, Tag("log_mel")]
+    | Annotated[FunctionalSettings, Tag("functionals")]
+    | Annotated[OpensmileSettings, Tag("opensmile")],
     Discriminator(_audio_extractor),
 ]
 """Settings of any audio extractor; ``extractor`` tells which."""

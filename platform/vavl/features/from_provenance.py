@@ -9,14 +9,15 @@ from pydantic import TypeAdapter, ValidationError
 
 from vavl.data.statistics import ModalityInfo
 from vavl.errors import StoreError
-from vavl.features import functionals, log_mel
+from vavl.features import functionals, log_mel, opensmile_features
 from vavl.features.audio import audio_extractor, audio_info
-from vavl.features.audio_settings import AudioFeatureSettings, AudioSettings, FunctionalSettings
+from vavl.features.audio_settings import AudioSettings
 from vavl.features.extracted import Extractor
 from vavl.features.video import video_extractor, video_info
 from vavl.features.video_settings import VideoFeatureSettings
 
-_AUDIO: TypeAdapter[AudioFeatureSettings | FunctionalSettings] = TypeAdapter(AudioSettings)
+_AUDIO: TypeAdapter[AudioSettings] = TypeAdapter(AudioSettings)
+_AUDIO_NAMES = (log_mel.NAME, functionals.NAME, opensmile_features.NAME)
 
 
 def extractor_of(provenance: Mapping[str, Any], modality: str) -> Extractor:
@@ -31,7 +32,7 @@ def extractor_of(provenance: Mapping[str, Any], modality: str) -> Extractor:
     """
     name = str(provenance.get("extractor", ""))
     try:
-        if name in (log_mel.NAME, functionals.NAME):
+        if name in _AUDIO_NAMES:
             audio = _AUDIO.validate_python({**provenance.get("settings", {}), "extractor": name})
             _check_version(provenance, audio_info(audio), modality)
             return audio_extractor(audio)

@@ -19,7 +19,7 @@ from vavl.data.manifest import Manifest
 from vavl.data.statistics import ModalityInfo
 from vavl.data.store import FORMAT_VERSION, MODALITIES
 from vavl.errors import InputError, StoreError
-from vavl.features.audio import audio_info, check_bands
+from vavl.features.audio import audio_info, check_audio
 from vavl.features.face import FaceFinder
 from vavl.features.part import ClipPlace, Part
 from vavl.features.settings import FeatureSettings
@@ -129,7 +129,7 @@ def plan_extraction(
     place = corpus_root(card, root)
     assert manifest.card_hash == card_hash(card)
     if card.audio is not None:
-        check_bands(settings.audio)
+        check_audio(settings.audio)
     if isinstance(card.video, TableSource):
         table = read_feature_table(card.video, place)
         return ExtractionPlan(manifest, place, folder, settings, table, card.video.file)

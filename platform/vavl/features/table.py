@@ -14,7 +14,7 @@ from vavl.data.csv_table import FeatureTable
 from vavl.data.statistics import ModalityInfo
 from vavl.errors import ClipError
 from vavl.features.extracted import Extracted
-from vavl.features.media import sound_seconds
+from vavl.features.sound import sound_seconds
 
 VERSION = "1"
 

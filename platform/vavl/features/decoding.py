@@ -1,0 +1,71 @@
+"""What the readers of sound and of pictures share."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import av
+
+from vavl.errors import ClipError
+
+MOST_PIXELS = 1 << 26
+"""A header may state anything; a picture beyond this takes all memory before it is read."""
+
+OPTIONS = {"max_pixels": str(MOST_PIXELS)}
+"""For FFmpeg, of containers and of decoders."""
+
+_PERCEIVE = {
+    "audio": "listen to the file; make it again from its source, or leave the clip out",
+    "video": "look at the file; make it again from its source, or leave the clip out",
+}
+
+
+def require_media_file(path: Path, field: str) -> None:
+    """Refuse what is no file with content, before a library opens it: a pipe would never answer.
+
+    Raises:
+        ClipError: nothing is there, it is a folder, pipe, socket or device, or it holds no byte.
+    """
+    if not path.exists():
+        raise ClipError(str(path), field, "the file does not exist", "restore the file")
+    if not path.is_file():
+        raise ClipError(
+            str(path), field, "not a regular file", "remove this folder, pipe, socket or device, or rename it"
+        )
+    if path.stat().st_size == 0:
+        raise ClipError(str(path), field, "the file is empty", "restore the file, or leave the clip out")
+
+
+def presentation_start(container: Any) -> float:
+    """Return the time at which a container's presentation starts, in seconds: time 0 of both sides of a clip.
+
+    It is that of the stream that starts first; a stream that starts later is late by the difference.
+    """
+    return 0.0 if container.start_time is None else float(container.start_time) / av.time_base
+
+
+@contextlib.contextmanager
+def ffmpeg_faults(path: Path, field: str) -> Iterator[None]:
+    """Say of a fault inside FFmpeg which file provoked it.
+
+    Args:
+        path: of the file.
+        field: "audio" or "video".
+
+    Raises:
+        ClipError: instead of FFmpeg's error.
+    """
+    try:
+        yield
+    except (av.error.FFmpegError, ValueError) as fault:
+        raise ClipError(str(path), field, f"cannot be decoded: {fault}", _PERCEIVE[field]) from fault
+
+
+def too_long(path: Path, field: str, longest_s: float) -> ClipError:
+    """Return the error for a file that is longer than the settings allow."""
+    return ClipError(
+        str(path), field, f"longer than {longest_s:g} s", f"cut the clip, or raise features.{field}.longest_clip_s"
+    )  # fmt: skip
