@@ -12,19 +12,32 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from vavl.config.base import FrozenConfig
 from vavl.config.files import sha256_of_json
 from vavl.config.load import read_yaml_mapping, validate
 from vavl.config.places import root_folder
 from vavl.data.card_labels import LabelSet, LabelSetName, NameLabels, classes_named
-from vavl.data.card_sources import DefaultFolder, FileSource, GroupValue, TableSource
+from vavl.data.card_sources import (
+    ClipList,
+    DefaultFolder,
+    FileSource,
+    GroupValue,
+    SexTable,
+    TableSource,
+)
 from vavl.data.card_splits import SplitRules
 from vavl.errors import ConfigError, CorpusError
 
 # What a reader should know and what no clip, label or split depends on.
 _PROSE = {"title", "licence", "citation", "obtain", "yardsticks"}
+
+
+def _kind_of_value(value: Any) -> str:
+    """Tell values from the name, which need not say so, from those of a table."""
+    kind = value.get("source", "pattern") if isinstance(value, dict) else getattr(value, "source", "pattern")
+    return str(kind)
 
 
 class Counts(FrozenConfig):
@@ -78,7 +91,14 @@ class CorpusCard(FrozenConfig):
     unpaired: Unpaired = Unpaired()
 
     speaker: GroupValue
-    sex: GroupValue | None = None
+    clip_list: ClipList | None = None
+    sex: (
+        Annotated[
+            Annotated[GroupValue, Tag("pattern")] | Annotated[SexTable, Tag("table")],
+            Discriminator(_kind_of_value),
+        ]
+        | None
+    ) = None
     labels: dict[LabelSetName, LabelSet] = Field(
         default={}, description="named sets of labels; the first is the default of a training"
     )
@@ -100,11 +120,14 @@ class CorpusCard(FrozenConfig):
         for key, value in self._values():
             self._check_groups(key, value)
         self._check_labels()
+        strange = [name for name in self.splits.disjoint_groups if name not in self.groups]
+        if strange:
+            raise ValueError(f"splits.disjoint_groups: no groups.{strange[0]}")
         return self
 
     def _values(self) -> Iterator[tuple[str, GroupValue]]:
         yield "speaker", self.speaker
-        if self.sex is not None:
+        if isinstance(self.sex, GroupValue):
             yield "sex", self.sex
         for name, labels in self.labels.items():
             if isinstance(labels, NameLabels):
@@ -113,7 +136,8 @@ class CorpusCard(FrozenConfig):
             yield f"groups.{name}", value
 
     def _check_groups(self, key: str, value: GroupValue) -> None:
-        for side, source in (("audio", self.audio), ("video", self.video)):
+        sides = (("audio", self.audio), ("video", self.video), ("clip_list", self.clip_list))
+        for side, source in sides:
             if source is not None and value.group not in re.compile(source.pattern).groupindex:
                 raise ValueError(f"{key}: the pattern of {side} has no group named `{value.group}`")
 

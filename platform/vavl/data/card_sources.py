@@ -85,3 +85,24 @@ class GroupValue(FrozenConfig):
     source: Literal["pattern"] = "pattern"
     group: str
     map: dict[str, str | None] | None = None
+
+
+class SexTable(FrozenConfig):
+    """The speakers' sex from a CSV table with one row per speaker; a speaker without a row has none."""
+
+    source: Literal["table"]
+    file: RelativeName
+    speaker_column: str
+    sex_column: str
+    map: dict[str, str | None] | None = None
+
+
+class ClipList(FrozenConfig):
+    """A published list of the corpus' clips, one row per clip.
+
+    With it a manifest can be built from the tables alone, without any media: to look at labels and splits.
+    """
+
+    file: RelativeName
+    key_column: str
+    pattern: ClipExpression = Field(description="reads the key as the patterns of the sides read a path")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from vavl.data.card import CorpusCard
-from vavl.data.card_sources import FileSource, TableSource
+from vavl.data.card_sources import ClipList, FileSource, TableSource
 from vavl.data.csv_table import place_inside, read_text_columns
 from vavl.errors import CorpusError
 
@@ -51,7 +51,7 @@ def find_clips(card: CorpusCard, root: Path) -> tuple[Side, Side]:
         case FileSource():
             video = find_files("video", card.video, root, names)
         case TableSource():
-            video = find_rows(card.video, root)
+            video = find_rows("video", card.video, root)
         case None:
             video = {}
     if card.audio and card.video:
@@ -124,8 +124,13 @@ def find_files(modality: str, source: FileSource, root: Path, names: Iterable[st
     return side
 
 
-def find_rows(source: TableSource, root: Path) -> Side:
-    """Match the rows of a feature table by their keys.
+def find_rows(name: str, source: TableSource | ClipList, root: Path) -> Side:
+    """Match the rows of a table by their keys.
+
+    Args:
+        name: key of the card that names the table, for messages.
+        source: table and pattern.
+        root: absolute corpus folder.
 
     Raises:
         CorpusError: the table is missing, empty or has no such column; a key does not match the
@@ -139,7 +144,7 @@ def find_rows(source: TableSource, root: Path) -> Side:
         if match is None:
             raise CorpusError(
                 str(root / source.file), f"{source.key_column}, row {row}",
-                f"key {key!r} does not match {source.pattern}", "correct the table or video.pattern",
+                f"key {key!r} does not match {source.pattern}", f"correct the table or {name}.pattern",
             )  # fmt: skip
         _add(side, match, key, str(root / source.file))
     return side

@@ -197,6 +197,18 @@ def build_manifest(card: CorpusCard, root: Path | None = None) -> Manifest:
     return manifest
 
 
+def listed_manifest(card: CorpusCard, root: Path | None = None) -> Manifest:
+    """Build the manifest of a corpus from its tables alone: the clips of its list, without media.
+
+    For looking at labels and splits where the media are not at hand; nothing can be extracted from it.
+
+    Raises:
+        CorpusError: the card names no list, or see ``build_manifest``.
+    """
+    table, metadata = manifest_table(card, corpus_root(card, root), listed=True)
+    return Manifest(table.replace_schema_metadata({_METADATA_KEY: json.dumps(metadata).encode()}))
+
+
 def _compare_counts(card: CorpusCard, manifest: Manifest) -> None:
     """Warn when clips or speakers are neither those of the corpus nor those of the declared subset."""
     found = (len(manifest), len(manifest.speaker_codes()[1]))

@@ -11,44 +11,63 @@ import pyarrow as pa
 from vavl.data.card import CorpusCard, card_hash
 from vavl.data.card_labels import NameLabels, original_ranges
 from vavl.data.card_sources import TableSource
-from vavl.data.discovery import Found, Side, find_clips
+from vavl.data.discovery import Found, Side, find_clips, find_rows
 from vavl.data.label_columns import Column, columns_of_labels
 from vavl.data.label_tables import Labels, group_value, read_labels
-from vavl.data.splits import assign_splits, published_folds
+from vavl.data.speaker_sexes import speaker_sexes
+from vavl.data.split_tables import check_disjoint
+from vavl.data.splits import clip_splits, published_folds
 from vavl.errors import CorpusError
 
 
-def manifest_table(card: CorpusCard, root: Path) -> tuple[pa.Table, dict[str, Any]]:
+def manifest_table(card: CorpusCard, root: Path, *, listed: bool = False) -> tuple[pa.Table, dict[str, Any]]:
     """Return the rows of the manifest, sorted by clip id, and the facts for its schema's metadata.
 
     Args:
         card: the corpus.
         root: absolute corpus folder.
+        listed: take the clips from the card's list, without looking for media.
 
     Raises:
         CorpusError: see ``vavl.data.manifest.build_manifest``.
     """
-    audio, video = find_clips(card, root)
-    clips = _both_sides(card, audio, video)
+    audio, video = ({}, {}) if listed else find_clips(card, root)
+    clips = _listed_clips(card, root) if listed else _both_sides(card, audio, video)
     labels = read_labels(card, root, clips)
     speakers = {clip_id: _speaker(card, found) for clip_id, found in clips.items()}
-    sexes = _sexes(card, clips, speakers)
+    sexes = speaker_sexes(card, root, clips, speakers)
+    splits = clip_splits(card, root, speakers, sexes)
     test_folds = published_folds(card, root)
-    splits = assign_splits(card.splits, sexes, test_folds)
-    _check_labelled(card, clips, speakers, labels, splits)
+    groups = {
+        name: [group_value(f"groups.{name}", value, found) for found in clips.values()]
+        for name, value in card.groups.items()
+    }
+    for name in card.splits.disjoint_groups:
+        check_disjoint(f"{card.name} card", splits, dict(zip(clips, groups[name], strict=True)), name)
+    _check_labelled(card, clips, labels, splits)
 
     columns = _clip_columns(card, clips, speakers, sexes)
     columns += columns_of_labels(list(clips), labels)
     columns += _place_columns(card, clips, audio, video)
     columns.append(("test_fold", pa.int16(), [test_folds.get(speaker) for speaker in speakers.values()]))
-    for fold, of_speaker in splits.items():
-        columns.append((f"split_{fold}", pa.string(), [of_speaker[speaker] for speaker in speakers.values()]))
-    for name, value in card.groups.items():
-        facts = [group_value(f"groups.{name}", value, found) for found in clips.values()]
-        columns.append((f"group_{name}", pa.string(), facts))
+    columns += [
+        (f"split_{fold}", pa.string(), [of_clip[clip_id] for clip_id in clips])
+        for fold, of_clip in splits.items()
+    ]
+    columns += [(f"group_{name}", pa.string(), values) for name, values in groups.items()]
     schema = pa.schema([(name, kind) for name, kind, _ in columns])
     table = pa.table([pa.array(values, kind) for _, kind, values in columns], schema=schema)
     return table, {"clips": len(clips)} | _metadata(card, tuple(splits))
+
+
+def _listed_clips(card: CorpusCard, root: Path) -> dict[str, Found]:
+    if card.clip_list is None:
+        raise CorpusError(
+            f"{card.name} card", "clip_list", "the card names no list of clips",
+            "name one (file, key_column, pattern), or look at the corpus with its media",
+        )  # fmt: skip
+    clips = find_rows("clip_list", card.clip_list, root)
+    return {clip_id: clips[clip_id] for clip_id in sorted(clips)}
 
 
 def _both_sides(card: CorpusCard, audio: Side, video: Side) -> dict[str, Found]:
@@ -83,26 +102,9 @@ def _speaker(card: CorpusCard, found: Found) -> str:
     return speaker
 
 
-def _sexes(
-    card: CorpusCard, clips: Mapping[str, Found], speakers: Mapping[str, str]
-) -> dict[str, str | None]:
-    """Return speaker -> sex; None where the card names no sex."""
-    sexes: dict[str, str | None] = {}
-    for clip_id, found in clips.items():
-        sex = None if card.sex is None else group_value("sex", card.sex, found)
-        speaker = speakers[clip_id]
-        if sexes.setdefault(speaker, sex) != sex:
-            raise CorpusError(
-                found.place, "sex", f"speaker {speaker} is {sex} here and {sexes[speaker]} elsewhere",
-                "correct the name or the card's sex",
-            )  # fmt: skip
-    return sexes
-
-
 def _check_labelled(
     card: CorpusCard,
     clips: Mapping[str, Found],
-    speakers: Mapping[str, str],
     labels: Mapping[str, Labels],
     splits: Mapping[int, Mapping[str, str]],
 ) -> None:
@@ -110,14 +112,11 @@ def _check_labelled(
     if not labels:
         return
     default, known = next(iter(labels.items()))
-    for clip_id, found in clips.items():
-        if clip_id in known:
-            continue
-        for fold, of_speaker in splits.items():
-            split = of_speaker[speakers[clip_id]]
-            if split in card.splits.labelled:
+    for fold, of_clip in splits.items():
+        for clip_id, split in of_clip.items():
+            if clip_id not in known and split in card.splits.labelled:
                 raise CorpusError(
-                    found.place, f"labels.{default}",
+                    clips[clip_id].place, f"labels.{default}",
                     f"the clip has no label and is in the {split} split of fold {fold}",
                     "give it a label, remove it, or take the split out of splits.labelled of the card",
                 )  # fmt: skip
@@ -148,7 +147,7 @@ def _place_columns(card: CorpusCard, clips: Mapping[str, Found], audio: Side, vi
 
 def _metadata(card: CorpusCard, folds: tuple[int, ...]) -> dict[str, Any]:
     rules, default = card.splits, next(iter(card.labels), "")
-    rule = "speakers per fold, drawn by protocol and fold, balanced by sex"
+    drawn = f"{rules.validation_speakers} speakers per fold, drawn by protocol and fold, balanced by sex"
     return {
         "corpus": card.name,
         "classes": list(card.classes),
@@ -166,5 +165,5 @@ def _metadata(card: CorpusCard, folds: tuple[int, ...]) -> dict[str, Any]:
         "folds": list(folds),
         "card_hash": card_hash(card),
         "yardsticks": [note.model_dump(mode="json") for note in card.yardsticks],
-        "validation": f"{rules.validation_speakers} {rule}",
+        "validation": "as published" if rules.validation_speakers is None else drawn,
     }

@@ -1,4 +1,4 @@
-"""Speaker-disjoint splits: published test folds and seeded validation speakers."""
+"""Speaker-disjoint splits: published tables, or published test folds with seeded validation speakers."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from vavl.data.card import CorpusCard
-from vavl.data.card_splits import FoldTable, ListedFolds, SplitRules
+from vavl.data.card_splits import FoldTable, ListedFolds, SplitRules, SplitTables
 from vavl.data.csv_table import read_text_columns
+from vavl.data.split_tables import read_split_tables
 from vavl.errors import CorpusError
 
 logger = logging.getLogger(__name__)
@@ -19,8 +20,35 @@ logger = logging.getLogger(__name__)
 SPLITS = ("train", "validation", "test")
 
 
+def clip_splits(
+    card: CorpusCard, root: Path, speakers: Mapping[str, str], sexes: Mapping[str, str | None]
+) -> dict[int, dict[str, str]]:
+    """Return fold -> clip -> "train", "validation", "test" or "none".
+
+    Args:
+        card: the corpus.
+        root: absolute corpus folder.
+        speakers: clip -> speaker.
+        sexes: speaker -> sex, None where unknown.
+
+    Raises:
+        CorpusError: see ``read_split_tables``, ``published_folds`` and ``assign_splits``.
+    """
+    match card.splits.folds:
+        case SplitTables() as tables:
+            return read_split_tables(tables, root, speakers)
+        case ListedFolds() | FoldTable():
+            by_speaker = assign_splits(card.splits, sexes, published_folds(card, root))
+            return {
+                fold: {clip_id: split[speaker] for clip_id, speaker in speakers.items()}
+                for fold, split in by_speaker.items()
+            }
+
+
 def published_folds(card: CorpusCard, root: Path) -> dict[str, int]:
     """Return the test fold of every speaker that the protocol lists, also of absent ones.
+
+    Empty with split tables: their folds may test a speaker again.
 
     Raises:
         CorpusError: a table is missing or broken, a fold is no number, or a speaker is in two folds.
@@ -32,6 +60,8 @@ def published_folds(card: CorpusCard, root: Path) -> dict[str, int]:
         case FoldTable() as table:
             pairs = _folds_of_table(table, root)
             place = str(root / table.file)
+        case SplitTables():
+            return {}
     folds: dict[str, int] = {}
     for speaker, fold in pairs:
         if folds.setdefault(speaker, fold) != fold:
@@ -93,10 +123,12 @@ def draw_validation_speakers(rules: SplitRules, fold: int, candidates: Mapping[s
     Raises:
         CorpusError: no speaker would be left to train on.
     """
-    if len(candidates) <= rules.validation_speakers:
+    wanted = rules.validation_speakers
+    assert wanted is not None
+    if len(candidates) <= wanted:
         raise CorpusError(
             rules.protocol, f"fold {fold}", f"{len(candidates)} speakers outside the test set, of which "
-            f"{rules.validation_speakers} are to validate: none is left to train on",
+            f"{wanted} are to validate: none is left to train on",
             "lower splits.validation_speakers or complete the corpus",
         )  # fmt: skip
     digest = hashlib.sha256(f"{rules.protocol}\n{fold}".encode()).digest()
@@ -108,9 +140,9 @@ def draw_validation_speakers(rules: SplitRules, fold: int, candidates: Mapping[s
     # The sex that begins gets the odd speaker; drawn too, so that no sex is favoured over the folds.
     turns = [queues[i] for i in generator.permutation(len(queues))]
     drawn: set[str] = set()
-    while len(drawn) < rules.validation_speakers:
+    while len(drawn) < wanted:
         for queue in turns:
-            if queue and len(drawn) < rules.validation_speakers:
+            if queue and len(drawn) < wanted:
                 drawn.add(queue.pop())
     return drawn
 
