@@ -24,6 +24,7 @@ from vavl.data.card_sources import (
     DefaultFolder,
     FileSource,
     GroupValue,
+    OpenFaceSource,
     SexTable,
     TableSource,
 )
@@ -87,7 +88,7 @@ class CorpusCard(FrozenConfig):
     )
 
     audio: FileSource | None = None
-    video: Annotated[FileSource | TableSource, Field(discriminator="source")] | None = None
+    video: Annotated[FileSource | TableSource | OpenFaceSource, Field(discriminator="source")] | None = None
     unpaired: Unpaired = Unpaired()
 
     speaker: GroupValue

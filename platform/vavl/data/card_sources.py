@@ -75,6 +75,28 @@ class TableSource(FrozenConfig):
     width: int = Field(gt=0, description="number of feature columns")
 
 
+class OpenFaceSource(FrozenConfig):
+    """The video side as tables of OpenFace 2, one CSV file per clip with one row per frame.
+
+    ``pattern`` and ``suffixes`` as for files; ``feature_columns`` is a regular expression for the whole
+    name of the columns that are features, without the spaces that OpenFace writes around names.
+    """
+
+    source: Literal["openface"]
+    pattern: ClipExpression
+    suffixes: tuple[Suffix, ...] = Field((".csv",), min_length=1)
+    feature_columns: Expression
+    width: int = Field(gt=0, description="number of feature columns")
+    frame_rate_hz: float = Field(gt=0, le=1000, description="rows per second; other tables are quarantined")
+    least_confidence: float = Field(0.8, ge=0, le=1, description="below it a frame's face counts as missed")
+    missed: Literal["interpolate", "mask"] = Field(
+        "interpolate", description="frames without a face: between their neighbours, or left out"
+    )
+    longest_gap_s: float = Field(
+        1.0, ge=0, description="frames of a longer gap are left out: nobody knows what the face did"
+    )
+
+
 class GroupValue(FrozenConfig):
     """A fact of a clip, read from a named group of the patterns and translated by ``map`` if given.
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from vavl.data.card import CorpusCard
-from vavl.data.card_sources import ClipList, FileSource, TableSource
+from vavl.data.card_sources import ClipList, FileSource, OpenFaceSource, TableSource
 from vavl.data.csv_table import place_inside, read_text_columns
 from vavl.errors import CorpusError
 
@@ -44,11 +44,11 @@ def find_clips(card: CorpusCard, root: Path) -> tuple[Side, Side]:
         CorpusError: a pattern matches nothing, a clip id occurs twice on one side, a table is
             missing or broken, a file lies outside the folder, or one-sided clips are refused.
     """
-    wants_files = isinstance(card.audio, FileSource) or isinstance(card.video, FileSource)
+    wants_files = card.audio is not None or isinstance(card.video, FileSource | OpenFaceSource)
     names = list_files(root) if wants_files else []
     audio = find_files("audio", card.audio, root, names) if card.audio else {}
     match card.video:
-        case FileSource():
+        case FileSource() | OpenFaceSource():
             video = find_files("video", card.video, root, names)
         case TableSource():
             video = find_rows("video", card.video, root)
@@ -84,7 +84,7 @@ def list_files(root: Path) -> list[str]:
     return sorted(names)
 
 
-def find_files(modality: str, source: FileSource, root: Path, names: Iterable[str]) -> Side:
+def find_files(modality: str, source: FileSource | OpenFaceSource, root: Path, names: Iterable[str]) -> Side:
     """Match the files of one modality.
 
     Args:

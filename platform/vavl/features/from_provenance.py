@@ -9,15 +9,17 @@ from pydantic import TypeAdapter, ValidationError
 
 from vavl.data.statistics import ModalityInfo
 from vavl.errors import StoreError
-from vavl.features import functionals, log_mel, opensmile_features
+from vavl.features import descriptor, functionals, log_mel, openface, opensmile_features
 from vavl.features.audio import audio_extractor, audio_info
 from vavl.features.audio_settings import AudioSettings
 from vavl.features.extracted import Extractor
 from vavl.features.video import video_extractor, video_info
-from vavl.features.video_settings import VideoFeatureSettings
+from vavl.features.video_settings import VideoSettings
 
 _AUDIO: TypeAdapter[AudioSettings] = TypeAdapter(AudioSettings)
+_VIDEO: TypeAdapter[VideoSettings] = TypeAdapter(VideoSettings)
 _AUDIO_NAMES = (log_mel.NAME, functionals.NAME, opensmile_features.NAME)
+_VIDEO_NAMES = (descriptor.NAME, openface.NAME)
 
 
 def extractor_of(provenance: Mapping[str, Any], modality: str) -> Extractor:
@@ -36,8 +38,8 @@ def extractor_of(provenance: Mapping[str, Any], modality: str) -> Extractor:
             audio = _AUDIO.validate_python({**provenance.get("settings", {}), "extractor": name})
             _check_version(provenance, audio_info(audio), modality)
             return audio_extractor(audio)
-        if name == video_info(VideoFeatureSettings()).extractor:
-            video = VideoFeatureSettings.model_validate(provenance.get("settings", {}))
+        if name in _VIDEO_NAMES:
+            video = _VIDEO.validate_python({**provenance.get("settings", {}), "extractor": name})
             _check_version(provenance, video_info(video), modality)
             return video_extractor(video)
     except ValidationError as fault:

@@ -13,18 +13,18 @@ import pyarrow.compute as pc
 
 from vavl.config.files import read_json, sha256_of_json
 from vavl.data.card import CorpusCard, card_hash, corpus_root
-from vavl.data.card_sources import TableSource
+from vavl.data.card_sources import OpenFaceSource, TableSource
 from vavl.data.csv_table import FeatureTable, read_feature_table
 from vavl.data.manifest import Manifest
 from vavl.data.statistics import ModalityInfo
 from vavl.data.store import FORMAT_VERSION, MODALITIES
 from vavl.errors import InputError, StoreError
 from vavl.features.audio import audio_info, check_audio
-from vavl.features.face import FaceFinder
+from vavl.features.openface import openface_settings
 from vavl.features.part import ClipPlace, Part
 from vavl.features.settings import FeatureSettings
 from vavl.features.table import table_info
-from vavl.features.video import video_info
+from vavl.features.video import check_video, video_info
 
 _FEWEST_CLIPS, _MOST_CLIPS, _PARTS_AIMED_AT = 16, 1024, 64
 _MOST_SHOWN = 10
@@ -133,8 +133,10 @@ def plan_extraction(
     if isinstance(card.video, TableSource):
         table = read_feature_table(card.video, place)
         return ExtractionPlan(manifest, place, folder, settings, table, card.video.file)
-    if card.video is not None:
-        FaceFinder(settings.video)
+    if isinstance(card.video, OpenFaceSource):
+        settings = settings.model_copy(update={"video": openface_settings(card.video, place)})
+    elif card.video is not None:
+        check_video(settings.video)
     return ExtractionPlan(manifest, place, folder, settings, None)
 
 

@@ -13,7 +13,8 @@ from vavl.features import descriptor
 from vavl.features.extracted import Extracted, Extractor
 from vavl.features.face import FaceFinder, cut_faces
 from vavl.features.media import read_frames
-from vavl.features.video_settings import VideoFeatureSettings, VideoSettings
+from vavl.features.openface import openface_extractor, openface_info
+from vavl.features.video_settings import OpenFaceSettings, VideoFeatureSettings, VideoSettings
 
 
 def video_extractor(settings: VideoSettings) -> Extractor:
@@ -22,7 +23,11 @@ def video_extractor(settings: VideoSettings) -> Extractor:
     Raises:
         ConfigError: OpenCV's face cascade is not there.
     """
-    return VideoExtractor(settings).extract
+    match settings:
+        case VideoFeatureSettings():
+            return VideoExtractor(settings).extract
+        case OpenFaceSettings():
+            return openface_extractor(settings)
 
 
 class VideoExtractor:
@@ -66,6 +71,24 @@ class VideoExtractor:
 
 def video_info(settings: VideoSettings) -> ModalityInfo:
     """Return the provenance of video features."""
+    match settings:
+        case VideoFeatureSettings():
+            return _descriptor_info(settings)
+        case OpenFaceSettings():
+            return openface_info(settings)
+
+
+def check_video(settings: VideoSettings) -> None:
+    """Raise before any file is read what would fail at each.
+
+    Raises:
+        ConfigError: OpenCV's face cascade is not there.
+    """
+    if isinstance(settings, VideoFeatureSettings):
+        FaceFinder(settings)
+
+
+def _descriptor_info(settings: VideoFeatureSettings) -> ModalityInfo:
     names = descriptor.channel_names()
     return ModalityInfo(
         extractor=descriptor.NAME,

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Discriminator, Field, Tag
 
 from vavl.config.base import FrozenConfig
+
+MissedRule = Literal["interpolate", "mask"]
 
 
 class VideoFeatureSettings(FrozenConfig):
@@ -27,5 +30,26 @@ class VideoFeatureSettings(FrozenConfig):
     longest_clip_s: float = Field(300, gt=0, description="a longer clip is quarantined: it would not fit")
 
 
-VideoSettings = VideoFeatureSettings
+class OpenFaceSettings(FrozenConfig):
+    """What is read from OpenFace's tables."""
+
+    extractor: Literal["openface"] = "openface"
+    columns: tuple[str, ...] = Field(min_length=1, description="columns that are features, in this order")
+    frame_rate_hz: float = Field(gt=0, le=1000, description="rows per second")
+    least_confidence: float = Field(0.8, ge=0, le=1, description="below it a frame's face counts as missed")
+    missed: MissedRule = Field("interpolate", description="frames without a face: interpolated, or left out")
+    longest_gap_s: float = Field(1.0, ge=0, description="frames of a longer gap are left out")
+
+
+def _video_extractor(content: Any) -> str:
+    """Name the extractor of video settings, given as a mapping or as an object; face_descriptor unless stated."""
+    if isinstance(content, Mapping):
+        return str(content.get("extractor", "face_descriptor"))
+    return str(getattr(content, "extractor", "face_descriptor"))
+
+
+VideoSettings = Annotated[
+    Annotated[VideoFeatureSettings, Tag("face_descriptor")] | Annotated[OpenFaceSettings, Tag("openface")],
+    Discriminator(_video_extractor),
+]
 """Settings of any video extractor; ``extractor`` tells which."""
