@@ -11,12 +11,13 @@ from vavl.tracking.training_pages import write_report
 from vavl.tracking.training_result import dataset_note, result_rows, training_summary
 from vavl.training.launch import launch_training
 from vavl.training.run_data import check_plan
-from vavl.training.run_folder import claim_run_folder
+from vavl.training.run_folder import claim_run_folder, with_pinned_store
 from vavl.training.worker import read_outcome
 
 
 def train_model(job: TrainModelJob) -> None:
     """Train on Ray, measure the best epoch, write the report, register the model."""
+    job = with_pinned_store(job)
     folder = claim_run_folder(job)
     with TrackedTraining(folder.path, job.tracking) as tracked:
         tracked.start(job, job.config_hash, folder.run_id, dataset_note(job))

@@ -10,6 +10,7 @@ from pydantic import Field
 from vavl.config.base import FrozenConfig
 from vavl.config.places import FROM_PROJECT, FROM_ROOT
 from vavl.data.demo_corpus.settings import DemoCorpusSettings
+from vavl.data.store_address import StoreAddress
 from vavl.features.settings import FeatureSettings
 from vavl.tracking.settings import TrackingSettings, TrackingTarget
 from vavl.training.comparison_settings import ComparisonPlan
@@ -39,6 +40,32 @@ class PrepareCorpusJob(FrozenConfig):
     )
     resume: bool = Field(True, description="continue an interrupted extraction; false starts anew")
     features: FeatureSettings = FeatureSettings()
+
+
+class PushStoreJob(FrozenConfig):
+    """Settings of ``jobs/push_store.py``."""
+
+    output_dir: Annotated[Path, FROM_ROOT] = Field(description="folder of summary.json")
+    store: Annotated[Path, FROM_ROOT] = Field(description="folder of the feature store")
+    to: Annotated[StoreAddress, FROM_ROOT] = Field(
+        description="folder or address below which all versions lie, e.g. s3://bucket/stores"
+    )
+    read_back: bool = Field(
+        True, description="read every file back and compare its SHA-256; false: compare its size alone"
+    )
+
+
+class ListStoresJob(FrozenConfig):
+    """Settings of ``jobs/list_stores.py``."""
+
+    folder_key: ClassVar[str | None] = "address"
+
+    address: Annotated[StoreAddress, FROM_ROOT] = Field(
+        description="folder or address that stores were pushed to, or one of the corpora in it"
+    )
+    output_dir: Annotated[Path, FROM_ROOT] = Field(
+        Path("runs/list_stores"), description="folder of summary.json"
+    )
 
 
 class TrainModelJob(TrainingPlan):
@@ -87,8 +114,10 @@ class CheckSetupJob(FrozenConfig):
 JOB_SETTINGS: dict[str, type[FrozenConfig]] = {
     "check_setup": CheckSetupJob,
     "compare_objectives": CompareObjectivesJob,
+    "list_stores": ListStoresJob,
     "make_demo_corpus": MakeDemoCorpusJob,
     "prepare_corpus": PrepareCorpusJob,
+    "push_store": PushStoreJob,
     "sync_tracking": SyncTrackingJob,
     "train_model": TrainModelJob,
 }

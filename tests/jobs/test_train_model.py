@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import signal
 import subprocess
@@ -13,6 +14,9 @@ from typing import Any
 
 import pytest
 import yaml
+from copied_store import copy_store
+
+from vavl.data.store_push import push_store
 
 ROOT = Path(__file__).parents[2]
 JOB = ROOT / "jobs" / "train_model.py"
@@ -170,3 +174,21 @@ def test_a_store_at_an_address_is_copied_when_the_training_starts(
     summaries = [json.loads((tmp_path / name / "summary.json").read_text()) for name in ("run", "in_place")]
     for key in ("metrics", "config_hash", "store_hash"):
         assert summaries[0][key] == summaries[1][key], key
+
+
+def test_a_run_on_the_latest_store_records_which_version_that_was(
+    config: Path, run_job: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VAVL_CACHE", str(tmp_path / "cache"))
+    store = copy_store(Path(yaml.safe_load(config.read_text())["data"]["store"]), tmp_path / "whole")
+    pushed = push_store(store, (tmp_path / "pushed").as_uri(), dt.datetime(2026, 3, 1, tzinfo=dt.UTC))
+    latest = f"data.store={pushed.place.partition('@')[0]}@latest"
+    words = (latest, "training.max_epochs=1", "tracking.model_name=null")
+    assert run_job("train_model", config, *words, "--dry-run").code == 0
+    done = run_job("train_model", config, *words)
+    assert done.code == 0, done.stderr
+    assert json.loads((tmp_path / "run/run.json").read_text())["store"] == pushed.place
+    assert yaml.safe_load((tmp_path / "run/config.yaml").read_text())["data"]["store"] == pushed.place
+    started = json.loads((tmp_path / "run/journal.jsonl").read_text().splitlines()[0])
+    assert pushed.place in json.dumps(started)
+    assert json.loads((tmp_path / "run/summary.json").read_text())["store_hash"] == pushed.version[:16]

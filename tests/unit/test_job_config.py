@@ -12,8 +12,10 @@ from vavl.config.snapshot import save_config
 from vavl.job_config import (
     CheckSetupJob,
     CompareObjectivesJob,
+    ListStoresJob,
     MakeDemoCorpusJob,
     PrepareCorpusJob,
+    PushStoreJob,
     SyncTrackingJob,
     TrainModelJob,
 )
@@ -27,8 +29,10 @@ TRAININGS = [path for path in CONFIGS if "\ndata:" in path.read_text(encoding="u
 JOBS = {
     "check_setup": CheckSetupJob,
     "compare_objectives": CompareObjectivesJob,
+    "list_stores": ListStoresJob,
     "make_demo_corpus": MakeDemoCorpusJob,
     "prepare_corpus": PrepareCorpusJob,
+    "push_store": PushStoreJob,
     "submit_job": SubmitJob,
     "sync_tracking": SyncTrackingJob,
     "train_model": TrainModelJob,

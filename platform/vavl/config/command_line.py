@@ -84,7 +84,7 @@ def parse_arguments(
     )
     is_folder_enough = settings.folder_key is not None
     metavar, note = ("FOLDER|CONFIG.yaml", "folder, or ") if is_folder_enough else ("CONFIG.yaml", "")
-    parser.add_argument("config", type=Path, metavar=metavar, help=f"{note}configuration file")
+    parser.add_argument("config", type=_place, metavar=metavar, help=f"{note}configuration file")
     parser.add_argument(
         "overrides", nargs="*", metavar="dotted.key=value", help="settings that replace those of the file"
     )
@@ -101,8 +101,13 @@ def _read_settings(settings: type[Settings], words: argparse.Namespace) -> Setti
             ROOT_VARIABLE, Path.cwd(), ROOT_VARIABLE,
         )  # fmt: skip
     config = read_config(settings, words.config, words.overrides)
-    check_project_files(config, words.config, words.overrides, root)
+    check_project_files(config, Path(words.config), words.overrides, root)
     return anchored(config, root)
+
+
+def _place(word: str) -> Path | str:
+    # A path would swallow a slash of an address.
+    return word if "://" in word else Path(word)
 
 
 def print_table(title: str, rows: Sequence[tuple[str, Any]]) -> None:

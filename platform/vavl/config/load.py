@@ -26,18 +26,18 @@ _SIGNATURE = re.compile(r"(://[^\s'\"?]*)\?[^\s'\"]*")
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
 
 
-def read_config(settings: type[Settings], path: Path, overrides: Sequence[str] = ()) -> Settings:
+def read_config(settings: type[Settings], path: Path | str, overrides: Sequence[str] = ()) -> Settings:
     """Read ``path``, apply ``dotted.key=value`` overrides and validate.
 
     ``${NAME}`` and ``${NAME:-default}`` in a text value are taken from the environment. Settings with a
-    ``folder_key`` may be given a folder instead of a file.
+    ``folder_key`` may be given a folder, or an address as a text, instead of a file.
 
     Raises:
         ConfigError: the file is missing, is not YAML, or holds wrong settings; every fault is
             listed with its dotted key, and an unknown key with the nearest known name.
     """
     folder = _folder_meant(path) if settings.folder_key else None
-    content = {str(settings.folder_key): str(folder)} if folder else read_yaml_mapping(path)
+    content = {str(settings.folder_key): str(folder)} if folder else read_yaml_mapping(Path(path))
     for override in overrides:
         _apply_override(content, override)
     return validate(settings, content, source=str(path))
@@ -94,8 +94,10 @@ def read_yaml_mapping(path: Path) -> dict[str, Any]:
     return content
 
 
-def _folder_meant(path: Path) -> Path | None:
-    """Return the folder that ``path`` names, from the current folder or else from ``VAVL_ROOT``."""
+def _folder_meant(path: Path | str) -> Path | str | None:
+    """Return the folder that ``path`` names, from the current folder or else from ``VAVL_ROOT``; or an address."""
+    if isinstance(path, str):
+        return path
     places = [base / path for base in (Path.cwd(), root_folder()) if base is not None]
     return next((place for place in places if place.is_dir()), None)
 

@@ -50,11 +50,11 @@ class RemoteFolder:
 
     def __init__(self, address: str) -> None:
         self.address = address
-        protocol = address.partition("://")[0].lower()
+        self.protocol = protocol = address.partition("://")[0].lower()
         # A server that knows no ranges can still be read from start to end.
         self._block = 0 if protocol in ("http", "https") else _CHUNK_BYTES
         try:
-            self._files, self._root = fsspec.core.url_to_fs(address)
+            self.files, self._root = fsspec.core.url_to_fs(address)
         except ImportError as fault:
             driver = _DRIVERS.get(protocol)
             raise InputError(
@@ -67,8 +67,12 @@ class RemoteFolder:
                 "give a folder, or an address of s3://, gs://, abfs://, https:// or file://",
             ) from None  # fmt: skip
         except Exception as fault:  # noqa: BLE001  every driver raises errors of its own
-            raise self._unreachable(fault) from None
-        self._files.invalidate_cache()
+            raise self.unreachable(fault) from None
+        self.files.invalidate_cache()
+
+    def path(self, name: str) -> str:
+        """Return the place of a file in the words of its driver."""
+        return f"{self._root.rstrip('/')}/{name}" if name else str(self._root)
 
     def read(self, name: str) -> bytes:
         """Return the content of a small file.
@@ -82,26 +86,30 @@ class RemoteFolder:
     def chunks(self, name: str) -> Iterator[bytes]:
         """Yield the content of a file, piece by piece; raises like ``read``."""
         try:
-            with self._files.open(f"{self._root.rstrip('/')}/{name}", "rb", block_size=self._block) as stream:
+            with self.files.open(self.path(name), "rb", block_size=self._block) as stream:
                 while chunk := stream.read(_CHUNK_BYTES):
                     yield chunk
         except FileNotFoundError as fault:
             # The HTTP driver calls a server that is away by this name, too.
             if isinstance(fault.__cause__, Exception) and not _is_absence(fault.__cause__):
-                raise self._unreachable(fault.__cause__) from None
+                raise self.unreachable(fault.__cause__) from None
             raise StoreError(
                 f"{self.address}/{name}", "", "there is no such file: no feature store, or an incomplete one",
                 "check the address; copy the whole store there",
             ) from None  # fmt: skip
         except Exception as fault:  # noqa: BLE001  see above
-            raise self._unreachable(fault) from None
+            raise self.unreachable(fault) from None
 
-    def _unreachable(self, fault: Exception) -> InputError:
-        # The text of a driver's error may hold a signed address; its name says enough.
-        detail = getattr(fault, "status", None) or getattr(fault, "strerror", None)
-        reason = type(fault).__name__ + (f" ({detail})" if isinstance(detail, int) else "")
+    def unreachable(self, fault: Exception, what: str = "read") -> InputError:
+        """Return the error for a fault of a driver; ``what`` cannot be done.
+
+        The text of a driver's error may hold a signed address; its name says enough.
+        """
+        status, number = getattr(fault, "status", None), getattr(fault, "errno", None)
+        detail = status if isinstance(status, int) else os.strerror(number) if isinstance(number, int) else ""
+        reason = type(fault).__name__ + (f" ({detail})" if detail else "")
         return InputError(
-            self.address, "", f"cannot be read: {reason}",
+            self.address, "", f"cannot be {what}: {reason}",
             "check the address, the network and the credentials in the environment of every node",
         )  # fmt: skip
 
@@ -118,7 +126,7 @@ def copy_files(remote: RemoteFolder, files: Sequence[StoreFile], folder: Path) -
     """
     total = sum(file.bytes or 0 for file in files)
     _check_space(folder, total)
-    clock = _CopyClock(remote.address, total)
+    clock = TransferClock("copying", remote.address, total)
     hashes = {}
     for file in files:
         size, hashes[file.name] = _copy(remote, file.name, folder / file.name, clock)
@@ -129,7 +137,10 @@ def copy_files(remote: RemoteFolder, files: Sequence[StoreFile], folder: Path) -
             _log.info("%s: store.json holds no hash of it, its form alone is checked", place)
         elif hashes[file.name] != file.sha256:
             raise _other(place, "is not the file that store.json was written for (SHA-256)")
-    clock.finish(folder)
+    _log.info(
+        "copied %s (%s) in %.1f s, %s, to %s",
+        remote.address, size_text(clock.done), clock.seconds, clock.rate(), folder.parent,
+    )  # fmt: skip
     return hashes
 
 
@@ -145,32 +156,42 @@ def held_lock(path: Path) -> Iterator[None]:
         yield
 
 
-class _CopyClock:
-    """Says from time to time how far a copy has come."""
+class TransferClock:
+    """Says from time to time how far a transfer has come, and how fast it is.
 
-    def __init__(self, address: str, total: int) -> None:
-        self._address, self._total, self._done = address, total, 0
+    Args:
+        what: is done, e.g. "copying".
+        address: from where or where to.
+        total: bytes, as far as they are known.
+    """
+
+    def __init__(self, what: str, address: str, total: int) -> None:
+        self._what, self._address, self._total, self.done = what, address, total, 0
         self._start = self._last = time.monotonic()
 
+    @property
+    def seconds(self) -> float:
+        """Since the start."""
+        return time.monotonic() - self._start
+
     def tick(self, count: int) -> None:
-        self._done += count
+        """Count bytes that were moved."""
+        self.done += count
         now = time.monotonic()
         if now - self._last >= _SECONDS_BETWEEN_LINES:
             self._last = now
-            left = (self._total - self._done) * (now - self._start) / max(1, self._done)
+            left = (self._total - self.done) * self.seconds / max(1, self.done)
             _log.info(
-                "copying %s: %s of %s, about %.0f s left",
-                self._address, _gigabytes(self._done), _gigabytes(self._total), max(0.0, left),
+                "%s %s: %s of %s, %s, about %.0f s left", self._what, self._address, size_text(self.done),
+                size_text(self._total), self.rate(), max(0.0, left),
             )  # fmt: skip
 
-    def finish(self, folder: Path) -> None:
-        seconds = time.monotonic() - self._start
-        _log.info(
-            "copied %s (%s) in %.1f s to %s", self._address, _gigabytes(self._done), seconds, folder.parent
-        )
+    def rate(self) -> str:
+        """Return the mean rate in words."""
+        return f"{self.done / max(self.seconds, 1e-6) / 1e6:.1f} MB/s"
 
 
-def _copy(remote: RemoteFolder, name: str, target: Path, clock: _CopyClock) -> tuple[int, str]:
+def _copy(remote: RemoteFolder, name: str, target: Path, clock: TransferClock) -> tuple[int, str]:
     """Copy one file; returns its size and hash."""
     digest, size = hashlib.sha256(), 0
     try:
@@ -198,7 +219,7 @@ def _check_space(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(folder).free
     if needed + _SPARE_BYTES > free:
         raise InputError(
-            str(folder.parent), "", f"the store takes {_gigabytes(needed)}, {_gigabytes(free)} are free",
+            str(folder.parent), "", f"the store takes {size_text(needed)}, {size_text(free)} are free",
             "free disk space, or export VAVL_CACHE=/another/disk",
         )  # fmt: skip
 
@@ -209,5 +230,6 @@ def _other(place: str, problem: str) -> VavlError:
     )
 
 
-def _gigabytes(count: Any) -> str:
-    return f"{count / 1e9:.2f} GB"
+def size_text(count: Any) -> str:
+    """Return a number of bytes in words."""
+    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.2f} MB"

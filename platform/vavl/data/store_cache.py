@@ -24,12 +24,14 @@ from typing import Any
 
 from vavl.config.files import make_folder, read_json, sha256_of_file, write_json
 from vavl.data.remote_files import RemoteFolder, StoreFile, copy_files, held_lock
-from vavl.data.store import checked_content
-from vavl.errors import VavlError
+from vavl.data.store import checked_content, read_content
+from vavl.data.store_versions import check_version, store_folder
+from vavl.errors import StoreError, VavlError
 
 CACHE_VARIABLE = "VAVL_CACHE"
 _MARKER = "verified.json"
 _STORE_FILE, _MANIFEST_FILE = "store.json", "manifest.arrow"
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
 _NOT_IN_NAMES = re.compile(r"[^\w.-]")
 _log = logging.getLogger(__name__)
 
@@ -38,13 +40,14 @@ def local_store(place: Path | str) -> Path:
     """Return a folder of this machine that holds the whole store.
 
     Args:
-        place: a folder, which is returned as it is, or an address.
+        place: a folder, which is returned as it is, or an address; either may name a version (``...@latest``).
 
     Raises:
         InputError: the driver of the address is missing, the place cannot be reached or the disk is too small.
-        StoreError: there is no store, or what arrived is not what its store.json says.
+        StoreError: there is no store, no such version, or what arrived is not what its store.json says.
     """
-    return place if isinstance(place, Path) else _CachedStore(place).folder(with_features=True)
+    folder = _folder_here(place)
+    return folder if folder is not None else _CachedStore(place).folder(with_features=True)
 
 
 def local_notes(place: Path | str) -> Path:
@@ -53,8 +56,9 @@ def local_notes(place: Path | str) -> Path:
     Raises:
         InputError, StoreError: see ``local_store``.
     """
-    if isinstance(place, Path):
-        return place
+    folder = _folder_here(place)
+    if folder is not None:
+        return folder
     cached = _CachedStore(place)
     return cached.folder(with_features=cached.is_whole)
 
@@ -64,14 +68,27 @@ def is_at_hand(place: Path | str) -> bool:
     return isinstance(place, Path) or _CachedStore(place).is_whole
 
 
+def _folder_here(place: Path | str) -> Path | None:
+    """Return the folder of this machine that ``place`` names, None for an address."""
+    folder = store_folder(place) if isinstance(place, Path) else None
+    if not isinstance(folder, Path):
+        return None
+    if folder != place:
+        check_version(folder, read_content(folder))
+    return folder
+
+
 class _CachedStore:
     """What lies at an address now, and its place in the cache."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, named: Path | str) -> None:
+        address = str(store_folder(named))
         self._remote = RemoteFolder(address)
         self._text = self._remote.read(_STORE_FILE)
         place = f"{address}/{_STORE_FILE}"
         self._content = checked_content(_parsed(self._text), place)
+        if address != str(named):
+            check_version(address, self._content)
         self._cache = make_folder(_cache_folder(), setting=CACHE_VARIABLE)
         digest = hashlib.sha256(address.encode() + b"\0" + self._text).hexdigest()[:12]
         name = _NOT_IN_NAMES.sub("_", f"{self._content['corpus']}-{self._content['store_hash']}")
@@ -114,6 +131,12 @@ class _CachedStore:
 def store_files(content: Mapping[str, Any]) -> list[StoreFile]:
     """Return the files that a reader of a store needs beside store.json, with what is known of each."""
     files = [_manifest_file(content)]
+    for name, known in content.get("files", {}).items():
+        # The names come from elsewhere and become file names here.
+        if not _PLAIN_NAME.fullmatch(name):
+            raise StoreError(_STORE_FILE, f"files.{name}", "is not the name of a file", "get the store anew")
+        if name != _MANIFEST_FILE:
+            files.append(StoreFile(name, known["bytes"], known["sha256"]))
     for name, entry in content["modalities"].items():
         files.append(StoreFile(f"{name}.arrow", entry["bytes"], entry["sha256"]))
         files.append(StoreFile(f"{name}_sums.arrow", None, entry["sums_sha256"]))

@@ -7,14 +7,17 @@ import logging
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 from vavl.config.changes import with_changes
 from vavl.config.load import read_yaml_mapping, validate
 from vavl.config.places import anchored, root_folder
+from vavl.data.store_versions import pinned_store
 from vavl.errors import ConfigError
 from vavl.training.comparison_settings import SINGLE_PROCESS, ComparisonPlan
 from vavl.training.run_data import check_plan
+from vavl.training.run_folder import begun_store, with_store
 from vavl.training.settings import TrainingPlan
 
 RUNS_FOLDER = "runs"
@@ -95,7 +98,7 @@ def plan_grid(comparison: ComparisonPlan) -> Grid:
         ConfigError: wrong settings of any set, or no cell can be run.
         InputError: store or fold cannot be used.
     """
-    plans = cell_plans(comparison)
+    plans = _with_pinned_stores(cell_plans(comparison))
     first: dict[str, TrainingPlan] = {}
     cells: dict[str, list[Cell]] = {}
     left_out: list[LeftOut] = []
@@ -112,6 +115,19 @@ def plan_grid(comparison: ComparisonPlan) -> Grid:
         )  # fmt: skip
     runs = tuple(PlannedRun(first[key], tuple(answered)) for key, answered in cells.items())
     return Grid(runs, tuple(left_out))
+
+
+def _with_pinned_stores(plans: list[tuple[Cell, TrainingPlan]]) -> list[tuple[Cell, TrainingPlan]]:
+    """Name the version of every store in full, the same for all cells, as long as the folder is the same."""
+    pinned: dict[Path | str, Path | str] = {}
+    for _, plan in plans:
+        begun = begun_store(plan)
+        if begun is not None:
+            pinned.setdefault(plan.data.store, begun)
+    for _, plan in plans:
+        if plan.data.store not in pinned:
+            pinned[plan.data.store] = pinned_store(plan.data.store)
+    return [(cell, with_store(plan, pinned[plan.data.store])) for cell, plan in plans]
 
 
 def grid_cells(comparison: ComparisonPlan) -> Iterator[Cell]:

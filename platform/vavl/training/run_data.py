@@ -18,6 +18,7 @@ from vavl.data.store_cache import is_at_hand, local_notes
 from vavl.errors import InputError
 from vavl.models.settings import AttributeTask, ClassTask, Task
 from vavl.training.objective_checks import check_objectives
+from vavl.training.run_folder import with_pinned_store
 from vavl.training.selection_checks import check_selection
 from vavl.training.settings import TrainingPlan
 
@@ -108,6 +109,7 @@ def check_plan(plan: TrainingPlan) -> None:
     Raises:
         VavlError: what a run would stumble over.
     """
+    plan = with_pinned_store(plan)
     if not is_at_hand(plan.data.store):
         # Which clips have which side stands with the features; workers look at that once they have copied them.
         manifest = Manifest.read(local_notes(plan.data.store)).with_labels(plan.data.labels)

@@ -6,12 +6,17 @@ import datetime as dt
 import logging
 import secrets
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 from vavl.config.files import make_folder, read_json, write_json
 from vavl.config.snapshot import save_config
+from vavl.data.store_versions import LATEST, pinned_store, split_version
 from vavl.training.settings import TrainingPlan
+
+Plan = TypeVar("Plan", bound=TrainingPlan)
 
 _log = logging.getLogger(__name__)
 
@@ -38,6 +43,35 @@ class RunFolder:
         write_json(self.path / _RUN_FILE, {**read_json(self.path / _RUN_FILE), "state": "finished"})
 
 
+def with_pinned_store(plan: Plan) -> Plan:
+    """Return the plan with the version of its store in full, looked up once for the whole run.
+
+    A run that goes on keeps the version that it began with, whatever is ``latest`` by now.
+
+    Raises:
+        StoreError, InputError: see ``vavl.data.store_versions.pinned_store``.
+    """
+    store = begun_store(plan) if _goes_on(_earlier(plan), plan) else None
+    return with_store(plan, pinned_store(plan.data.store) if store is None else store)
+
+
+def with_store(plan: Plan, store: Path | str) -> Plan:
+    """Return the plan with another store."""
+    return plan.model_copy(update={"data": plan.data.model_copy(update={"store": store})})
+
+
+def begun_store(plan: TrainingPlan) -> Path | str | None:
+    """Return the version of the ``latest`` store that the run in the plan's folder began with, if any.
+
+    None where the plan asks for another store, or names a version itself.
+    """
+    asked, begun = plan.data.store, (_earlier(plan) or {}).get("store")
+    base, version = split_version(asked)
+    if version != LATEST or begun is None or split_version(str(begun))[0] != str(base):
+        return None
+    return type(asked)(begun)
+
+
 def claim_run_folder(plan: TrainingPlan) -> RunFolder:
     """Continue the unfinished run of the folder, or make place for a new one.
 
@@ -50,10 +84,9 @@ def claim_run_folder(plan: TrainingPlan) -> RunFolder:
     folder = make_folder(plan.output_dir)
     file = folder / _RUN_FILE
     hash_now = plan.config_hash
-    if file.exists():
-        earlier = read_json(file)
-        same = earlier["config_hash"] == hash_now
-        if earlier["state"] == "running" and same and plan.training.resume == "auto":
+    earlier = _earlier(plan)
+    if earlier is not None:
+        if _goes_on(earlier, plan):
             _log.info("continuing run %s in %s", earlier["run_id"], folder)
             return RunFolder(folder, earlier["run_id"], is_resumed=True)
         _put_aside(folder, earlier["run_id"])
@@ -72,7 +105,8 @@ def claim_run_folder(plan: TrainingPlan) -> RunFolder:
     now = dt.datetime.now(dt.UTC).strftime("%Y%m%d-%H%M%S")
     run_id = f"{now}-{secrets.token_hex(2)}"
     save_config(plan, folder / "config.yaml")
-    write_json(file, {"run_id": run_id, "config_hash": hash_now, "state": "running"})
+    content = {"run_id": run_id, "config_hash": hash_now, "state": "running", "store": str(plan.data.store)}
+    write_json(file, content)
     return RunFolder(folder, run_id, is_resumed=False)
 
 
@@ -92,6 +126,19 @@ def finished_hash(folder: Path) -> str | None:
         return None
     content = read_json(file)
     return str(content["config_hash"]) if content["state"] == "finished" else None
+
+
+def _earlier(plan: TrainingPlan) -> dict[str, Any] | None:
+    """Return what the run says that the folder belongs to; None where there is none."""
+    file = plan.output_dir / _RUN_FILE
+    return dict(read_json(file)) if file.exists() else None
+
+
+def _goes_on(earlier: Mapping[str, Any] | None, plan: TrainingPlan) -> bool:
+    """Tell whether the run that the folder holds is this one, unfinished and to be continued."""
+    if earlier is None or earlier["config_hash"] != plan.config_hash:
+        return False
+    return bool(earlier["state"] == "running" and plan.training.resume == "auto")
 
 
 def _put_aside(folder: Path, run_id: str) -> None:

@@ -176,6 +176,18 @@ def test_a_folder_may_stand_for_a_file_where_the_settings_say_so(tmp_path, monke
     assert read_config(OfFolder, Path("other")).folder == tmp_path / "root/other"
 
 
+class OfPlace(FrozenConfig):
+    folder_key: ClassVar[str | None] = "place"
+
+    place: str
+
+
+def test_an_address_may_stand_for_a_file_too():
+    assert read_config(OfPlace, "s3://bucket/stores").place == "s3://bucket/stores"
+    with pytest.raises(ConfigError, match="cannot be read"):
+        read_config(FrozenConfig, "s3://bucket/stores")
+
+
 def test_a_folder_is_no_configuration_of_other_jobs(tmp_path):
     with pytest.raises(ConfigError, match="cannot be read"):
         read_config(FrozenConfig, tmp_path)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pytest
+from copied_store import copy_store, relabelled_copy
 
 from vavl.config.load import validate
 from vavl.data.card import CorpusCard
@@ -87,3 +89,15 @@ class CorpusFolder:
 @pytest.fixture
 def corpus(tmp_path: Path) -> CorpusFolder:
     return CorpusFolder(tmp_path / "corpus")
+
+
+@pytest.fixture
+def whole_store(small_store: Callable[..., Path], small_corpus: Callable[..., Any], tmp_path: Path) -> Path:
+    """A store of the test's own; its store.json knows the manifest."""
+    return copy_store(small_store(small_corpus()), tmp_path / "whole")
+
+
+@pytest.fixture
+def other_labels(tmp_path: Path) -> Callable[..., Path]:
+    """Return a function that copies a store and takes the label off one clip."""
+    return lambda store, clip=0: relabelled_copy(store, tmp_path / f"relabelled{clip}", clip)

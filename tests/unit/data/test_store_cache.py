@@ -16,6 +16,7 @@ from typing import Any
 import fsspec
 import numpy as np
 import pytest
+from copied_store import copy_store, mark_manifest
 
 from vavl.data.collection import open_collection
 from vavl.data.manifest import Manifest
@@ -38,19 +39,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def origin(small_store: Callable[..., Path], small_corpus: Callable[..., Any], tmp_path: Path) -> Path:
     """A store of the test's own; its store.json knows the manifest, as after an extraction."""
-    folder = tmp_path / "origin"
-    shutil.copytree(small_store(small_corpus()), folder)
-    mark_manifest(folder)
-    return folder
-
-
-def mark_manifest(folder: Path) -> None:
-    from vavl.config.files import sha256_of_file
-
-    content = json.loads((folder / "store.json").read_text())
-    path = folder / "manifest.arrow"
-    content["files"] = {path.name: {"bytes": path.stat().st_size, "sha256": sha256_of_file(path)}}
-    (folder / "store.json").write_text(json.dumps(content))
+    return copy_store(small_store(small_corpus()), tmp_path / "origin")
 
 
 def entries(cache: Path) -> list[Path]:
@@ -174,6 +163,15 @@ def test_what_is_not_the_store_is_refused_and_leaves_nothing(
     with pytest.raises(StoreError, match=message):
         local_store(origin.as_uri())
     assert not [path for path in entries(cache) if not path.name.startswith(".")] if cache.exists() else True
+
+
+@pytest.mark.parametrize("name", ["../outside", "/etc/outside", ".hidden", ""])
+def test_a_store_that_names_files_elsewhere_is_refused(origin: Path, cache: Path, name: str) -> None:
+    content = json.loads((origin / "store.json").read_text())
+    content["files"][name] = content["files"]["manifest.arrow"]
+    (origin / "store.json").write_text(json.dumps(content))
+    with pytest.raises(StoreError, match="is not the name of a file"):
+        local_store(origin.as_uri())
 
 
 def test_an_older_store_without_a_hash_of_its_manifest_is_taken_and_that_is_said(

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import logging
 
 import pytest
 import yaml
+from copied_store import copy_store, relabelled_copy
 
+from vavl.data.store_push import push_store
 from vavl.errors import ConfigError, VavlError
 from vavl.training.comparison_grid import Cell, plan_grid
 from vavl.training.comparison_settings import ComparisonPlan
+from vavl.training.run_folder import claim_run_folder
 
 
 @pytest.fixture
@@ -100,3 +104,18 @@ def test_pairs_are_the_reference_and_what_is_asked_for(comparison):
     chosen = comparison(reference="smooth", further_pairs=(("smooth", "plain"), ("plain", "smooth")))
     assert chosen.pairs == (("plain", "smooth"), ("smooth", "plain"))
     assert comparison().pairs == (("smooth", "plain"),)
+
+
+def test_all_runs_of_a_comparison_have_one_version_of_the_latest_store(comparison, plan, tmp_path):
+    place, noon = (tmp_path / "pushed").as_uri(), dt.datetime(2026, 3, 1, 12, tzinfo=dt.UTC)
+    store = plan(corpus={"clips_per_speaker": 20}).data.store
+    first = push_store(copy_store(store, tmp_path / "whole"), place, noon)
+    latest = comparison(overrides={"data.store": f"{place}/small@latest"}, seeds=(3, 4))
+    grid = plan_grid(latest)
+    assert {run.plan.data.store for run in grid.runs} == {first.place}
+    claim_run_folder(grid.runs[0].plan)
+    newer = relabelled_copy(store, tmp_path / "newer")
+    second = push_store(newer, place, noon + dt.timedelta(hours=1))
+    assert {run.plan.data.store for run in plan_grid(latest).runs} == {first.place}
+    elsewhere = latest.model_copy(update={"output_dir": tmp_path / "other"})
+    assert {run.plan.data.store for run in plan_grid(elsewhere).runs} == {second.place}

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
+from pathlib import Path
 
 import pytest
+from copied_store import copy_store, relabelled_copy
 
 from vavl.config.load import read_config
+from vavl.data.store_push import push_store
 from vavl.errors import InputError
-from vavl.training.run_folder import claim_run_folder
+from vavl.training.run_folder import claim_run_folder, with_pinned_store
 from vavl.training.settings import TrainingPlan
 
 
@@ -20,7 +24,9 @@ def test_a_new_folder_belongs_to_a_new_run(plan):
     chosen = plan()
     folder = claim_run_folder(chosen)
     assert not folder.is_resumed
-    assert state(chosen) == {"run_id": folder.run_id, "config_hash": chosen.config_hash, "state": "running"}
+    assert state(chosen) == {
+        "run_id": folder.run_id, "config_hash": chosen.config_hash, "state": "running", "store": str(chosen.data.store),
+    }  # fmt: skip
     assert read_config(TrainingPlan, chosen.output_dir / "config.yaml") == chosen
 
 
@@ -63,3 +69,45 @@ def test_a_place_that_cannot_be_written_is_refused(plan, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot be written"):
         claim_run_folder(plan().model_copy(update={"output_dir": tmp_path / "file" / "run"}))
+
+
+NOON = dt.datetime(2026, 3, 1, 12, tzinfo=dt.UTC)
+
+
+@pytest.fixture
+def pushed(plan, tmp_path) -> tuple[str, list[str]]:
+    """The address of a store with one version, and a store that the test pushes as a second one."""
+    whole = copy_store(plan().data.store, tmp_path / "whole")
+    relabelled_copy(whole, tmp_path / "newer")
+    first = push_store(whole, (tmp_path / "pushed").as_uri(), NOON)
+    return first.place.partition("@")[0], [first.version]
+
+
+def push_newer(tmp_path: Path, versions: list[str]) -> None:
+    now = NOON + dt.timedelta(hours=1)
+    versions.append(push_store(tmp_path / "newer", (tmp_path / "pushed").as_uri(), now).version)
+
+
+def test_the_latest_store_is_looked_up_once_for_a_run(plan, pushed, tmp_path):
+    base, versions = pushed
+    chosen = plan(data={"store": f"{base}@latest", "composition": {"batch_size": 10}})
+    pinned = with_pinned_store(chosen)
+    assert pinned.data.store == f"{base}@{versions[0]}"
+    assert pinned.config_hash == chosen.config_hash
+    first = claim_run_folder(pinned)
+    assert state(pinned)["store"] == pinned.data.store
+    assert read_config(TrainingPlan, pinned.output_dir / "config.yaml").data.store == pinned.data.store
+    push_newer(tmp_path, versions)
+    # The run goes on with what it began with; a new one takes what is the latest by then.
+    assert with_pinned_store(chosen).data.store == f"{base}@{versions[0]}"
+    assert (
+        with_pinned_store(plan(data={"store": f"{base}@{versions[1]}"})).data.store == f"{base}@{versions[1]}"
+    )
+    first.finish()
+    assert with_pinned_store(chosen).data.store == f"{base}@{versions[1]}"
+
+
+def test_a_store_without_version_stays_as_it_is(plan):
+    chosen = plan()
+    claim_run_folder(chosen)
+    assert with_pinned_store(chosen) == chosen

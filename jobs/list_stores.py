@@ -1,0 +1,31 @@
+"""Show the stores at an address: python jobs/list_stores.py ADDRESS|CONFIG.yaml [key=value ...]."""
+
+from __future__ import annotations
+
+from vavl.config.command_line import print_table, run_job
+from vavl.config.files import make_folder, write_json
+from vavl.data.store_listing import list_stores, listed_rows, listing_summary
+from vavl.job_config import ListStoresJob
+
+
+def check(job: ListStoresJob) -> None:
+    """Look whether the address can be listed."""
+    list_stores(job.address)
+
+
+def story(job: ListStoresJob) -> None:
+    """List the versions of every corpus and the stores without version."""
+    make_folder(job.output_dir)
+    found = list_stores(job.address)
+    write_json(job.output_dir / "summary.json", listing_summary(found))
+    print_table(f"stores at {job.address}", listed_rows(found))
+    print("\nnext: python jobs/train_model.py CONFIG.yaml data.store=PLACE")
+
+
+def main() -> int:
+    """Run the job."""
+    return run_job("Show the feature stores at an address or in a folder.", ListStoresJob, story, check)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,37 @@
+"""Push a feature store to object storage or a shared folder: python jobs/push_store.py CONFIG.yaml [key=value ...]."""
+
+from __future__ import annotations
+
+import datetime as dt
+
+from vavl.config.command_line import print_table, run_job
+from vavl.config.files import make_folder, write_json
+from vavl.data.store_listing import push_summary, pushed_rows
+from vavl.data.store_push import check_push, push_store
+from vavl.job_config import PushStoreJob
+
+
+def check(job: PushStoreJob) -> None:
+    """Look at the store and at the address; send nothing."""
+    check_push(job.store, job.to)
+
+
+def story(job: PushStoreJob) -> None:
+    """Send what is not there, commit the version, enter it into the index."""
+    make_folder(job.output_dir)
+    pushed = push_store(job.store, job.to, dt.datetime.now(dt.UTC), read_back=job.read_back)
+    write_json(job.output_dir / "summary.json", push_summary(pushed))
+    print_table(f"pushed {job.store}", pushed_rows(pushed))
+    print(f"\nnext: python jobs/train_model.py CONFIG.yaml data.store={pushed.place}")
+
+
+def main() -> int:
+    """Run the job."""
+    return run_job(
+        "Push a feature store to object storage or a shared folder, as a version of its corpus.",
+        PushStoreJob, story, check,
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
