@@ -85,6 +85,18 @@ def test_wrong_input_is_named_with_exit_code_2(monkeypatch, capsys, corpus, tmp_
     assert problem in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("words", [["--dry-run"], []])
+def test_a_missing_model_is_named_before_anything_is_decoded(monkeypatch, capsys, corpus, tmp_path, words):
+    model = {"folder": str(tmp_path / "absent")}
+    audio = {"extractor": "speech_transformer", "backbone": model, "layers": [12, 12]}
+    config = write_config(corpus, tmp_path / "store", features={"audio": audio})
+    assert run(monkeypatch, config, *words) == 2
+    printed = capsys.readouterr().err
+    assert f"{tmp_path / 'absent'} does not exist" in printed
+    assert "fill it with config.json, model.safetensors, preprocessor_config.json" in printed
+    assert not (tmp_path / "store").exists()
+
+
 def test_a_folder_that_cannot_be_written_is_exit_code_2(monkeypatch, capsys, corpus, tmp_path):
     (tmp_path / "file").write_text("not a folder")
     config = write_config(corpus, tmp_path / "store")

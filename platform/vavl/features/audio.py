@@ -9,16 +9,18 @@ import numpy as np
 import torch
 
 from vavl.data.statistics import ModalityInfo
-from vavl.features import functionals, log_mel, opensmile_features
+from vavl.features import functionals, log_mel, opensmile_features, speech_transformer
 from vavl.features.audio_settings import (
     AudioFeatureSettings,
     AudioSettings,
     FunctionalSettings,
     OpensmileSettings,
+    SpeechTransformerSettings,
 )
 from vavl.features.extracted import Extracted, Extractor
 from vavl.features.segments import STATISTICS, segment_statistics
 from vavl.features.sound import Samples, read_sound
+from vavl.features.speech_model import find_speech_model
 from vavl.features.voice_descriptors import VoiceDescriptors
 
 
@@ -31,6 +33,8 @@ def audio_extractor(settings: AudioSettings) -> Extractor:
     match settings:
         case OpensmileSettings():
             return opensmile_features.OpensmileExtractor(settings).extract
+        case SpeechTransformerSettings():
+            return speech_transformer.SpeechTransformerExtractor(settings).extract
         case AudioFeatureSettings() | FunctionalSettings():
             check_audio(settings)
             return partial(extract_audio, settings=settings)
@@ -72,6 +76,8 @@ def audio_info(settings: AudioSettings) -> ModalityInfo:
             rate = None if settings.level == "functionals" else 1 / opensmile_features.HOP_S
             name, version = opensmile_features.NAME, opensmile_features.VERSION
             return ModalityInfo(name, version, recorded, rate, len(names), names)
+        case SpeechTransformerSettings():
+            return speech_transformer.speech_transformer_info(settings)
 
 
 def check_audio(settings: AudioSettings) -> None:
@@ -87,6 +93,8 @@ def check_audio(settings: AudioSettings) -> None:
             log_mel.mel_filters(settings.spectra)
         case OpensmileSettings():
             opensmile_features.channel_names(settings)
+        case SpeechTransformerSettings():
+            find_speech_model(settings)
 
 
 def _spectra(waveform: Samples, settings: AudioFeatureSettings) -> tuple[Samples, Samples]:

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from vavl.config.base import FrozenConfig
+from vavl.features.pretrained_files import PretrainedModel
 
 
 class SegmentSettings(FrozenConfig):
@@ -121,6 +122,32 @@ class OpensmileSettings(FrozenConfig):
         return value
 
 
+class SpeechTransformerSettings(FrozenConfig):
+    """Hidden states of wav2vec 2.0, WavLM or HuBERT; about 50 frames a second."""
+
+    extractor: Literal["speech_transformer"] = "speech_transformer"
+    backbone: PretrainedModel
+    kind: Literal["wav2vec2", "wavlm", "hubert"] | None = Field(
+        None, description="refuse a folder that holds another type of model"
+    )
+    layers: tuple[int, int] = Field(
+        description="first and last of the layers whose mean is taken; twice the same takes one. 0 is what enters "
+        "the first block"
+    )
+    chunk_s: float = Field(20, ge=1, le=300, description="a longer clip is cut into chunks of equal length")
+    overlap_s: float = Field(4, ge=0, description="of neighbouring chunks; there they fade into each other")
+    batch_size: int = Field(4, ge=1, le=256, description="chunks of a clip that run at once")
+    longest_clip_s: float = Field(300, gt=0, description="a longer clip is quarantined: it would not fit")
+
+    @model_validator(mode="after")
+    def _ranges_fit(self) -> Self:
+        if not 0 <= self.layers[0] <= self.layers[1]:
+            raise ValueError(f"layers {list(self.layers)} are no range: first <= last, 0 or more")
+        if self.overlap_s > self.chunk_s / 2:
+            raise ValueError(f"overlap_s {self.overlap_s} is more than half of chunk_s {self.chunk_s}")
+        return self
+
+
 def _audio_extractor(content: Any) -> str:
     """Name the extractor of audio settings, given as a mapping or as an object; log_mel unless stated."""
     if isinstance(content, Mapping):
@@ -131,7 +158,8 @@ def _audio_extractor(content: Any) -> str:
 AudioSettings = Annotated[
     Annotated[AudioFeatureSettings, Tag("log_mel")]
     | Annotated[FunctionalSettings, Tag("functionals")]
-    | Annotated[OpensmileSettings, Tag("opensmile")],
+    | Annotated[OpensmileSettings, Tag("opensmile")]
+    | Annotated[SpeechTransformerSettings, Tag("speech_transformer")],
     Discriminator(_audio_extractor),
 ]
 """Settings of any audio extractor; ``extractor`` tells which."""

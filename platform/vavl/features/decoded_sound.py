@@ -130,7 +130,7 @@ def _decode_container(container: Any, path: Path, longest_s: float) -> DecodedSo
         _full_scale(blocks.sample_format),
         # Sound alone starts its own presentation; what headers say of it may be some milliseconds off.
         blocks.late_s if pictures else 0.0,
-        max((end for picture in pictures if (end := _end_s(picture, start_s))), default=0.0),
+        max((_end_s(picture, start_s) for picture in pictures), default=0.0),
     )
 
 
@@ -176,9 +176,10 @@ def _stated_length(container: Any, stream: Any, rate_hz: int) -> int:
     return round(float(stream.duration * stream.time_base) * rate_hz)
 
 
-def _end_s(stream: Any, start_s: float) -> float | None:
+def _end_s(stream: Any, start_s: float) -> float:
+    """Return the end of a stream after the start of the presentation; 0 where its header does not say."""
     if stream.duration is None:
-        return None
+        return 0.0
     return float(((stream.start_time or 0) + stream.duration) * stream.time_base) - start_s
 
 

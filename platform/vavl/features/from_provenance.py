@@ -9,16 +9,24 @@ from pydantic import TypeAdapter, ValidationError
 
 from vavl.data.statistics import ModalityInfo
 from vavl.errors import StoreError
-from vavl.features import descriptor, functionals, log_mel, openface, opensmile_features
+from vavl.features import (
+    descriptor,
+    functionals,
+    log_mel,
+    openface,
+    opensmile_features,
+    speech_transformer,
+)
 from vavl.features.audio import audio_extractor, audio_info
 from vavl.features.audio_settings import AudioSettings
 from vavl.features.extracted import Extractor
+from vavl.features.pretrained import check_same_files, without_sha256
 from vavl.features.video import video_extractor, video_info
 from vavl.features.video_settings import VideoSettings
 
 _AUDIO: TypeAdapter[AudioSettings] = TypeAdapter(AudioSettings)
 _VIDEO: TypeAdapter[VideoSettings] = TypeAdapter(VideoSettings)
-_AUDIO_NAMES = (log_mel.NAME, functionals.NAME, opensmile_features.NAME)
+_AUDIO_NAMES = (log_mel.NAME, functionals.NAME, opensmile_features.NAME, speech_transformer.NAME)
 _VIDEO_NAMES = (descriptor.NAME, openface.NAME)
 
 
@@ -30,17 +38,20 @@ def extractor_of(provenance: Mapping[str, Any], modality: str) -> Extractor:
         modality: "audio" or "video", for messages.
 
     Raises:
-        StoreError: the features came from a table, from an unknown extractor or from another version.
+        StoreError: the features came from a table, from an unknown extractor, from another version or from
+            other weights.
+        ConfigError: what the extractor needs is not here: a package, or the files of its model.
     """
     name = str(provenance.get("extractor", ""))
+    settings = {**without_sha256(provenance.get("settings", {})), "extractor": name}
     try:
         if name in _AUDIO_NAMES:
-            audio = _AUDIO.validate_python({**provenance.get("settings", {}), "extractor": name})
-            _check_version(provenance, audio_info(audio), modality)
+            audio = _AUDIO.validate_python(settings)
+            _check_same(provenance, audio_info(audio), modality)
             return audio_extractor(audio)
         if name in _VIDEO_NAMES:
-            video = _VIDEO.validate_python({**provenance.get("settings", {}), "extractor": name})
-            _check_version(provenance, video_info(video), modality)
+            video = _VIDEO.validate_python(settings)
+            _check_same(provenance, video_info(video), modality)
             return video_extractor(video)
     except ValidationError as fault:
         raise StoreError(
@@ -56,10 +67,11 @@ def extractor_of(provenance: Mapping[str, Any], modality: str) -> Extractor:
     )  # fmt: skip
 
 
-def _check_version(provenance: Mapping[str, Any], here: ModalityInfo, modality: str) -> None:
+def _check_same(provenance: Mapping[str, Any], here: ModalityInfo, modality: str) -> None:
     if str(provenance.get("version")) != here.version:
         raise StoreError(
             f"{modality} features", "version",
             f"made by {here.extractor} {provenance.get('version')}, here is {here.version}",
             "use the code that the model was made with",
         )  # fmt: skip
+    check_same_files(provenance.get("settings", {}), here, modality)
