@@ -17,7 +17,9 @@ from selection import PlannedRun
 from vavl.training.settings import TrainingPlan
 
 # Workers report once a second: quick steps would be done and lost without anybody having heard of them.
-STEPS_PER_FAULT, SLOW_STEPS, CHECKPOINT_EVERY = 26, {"micro_batches": 6}, 12
+STEPS_PER_FAULT, MICRO_BATCHES, CHECKPOINT_EVERY = 26, 6, 12
+# Weights that are sharded travel for every micro-batch: steps are slow enough without many.
+MICRO_BATCHES_OF_SHARDED = 1
 
 CONTROLLER = Planned("controller killed", ray_injections.kill_controller)
 NODE = Planned("node killed", ray_injections.kill_node)
@@ -38,7 +40,7 @@ def ray_scenarios(runs: Runs, cluster: RayNodes) -> list[PlannedRun]:
             steps,
             launcher="ray",
             checkpoint_every_steps=CHECKPOINT_EVERY,
-            **SLOW_STEPS,
+            micro_batches=MICRO_BATCHES_OF_SHARDED if training["zero_stage"] == 3 else MICRO_BATCHES,
             **limits,
             **training,
         )

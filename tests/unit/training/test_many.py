@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
-import pytest
 import ray
 
 from vavl.config.files import read_json, write_json
@@ -15,13 +12,11 @@ from vavl.training.many import is_finished, read_summary, train_many, train_one
 class Log:
     """Notes what a run says; fails at an epoch if it is told to."""
 
-    def __init__(self, fail_at=None, kill=False):
-        self.notes, self.fail_at, self.kill = [], fail_at, kill
+    def __init__(self, fail_at=None):
+        self.notes, self.fail_at = [], fail_at
 
     def start(self, plan, folder):
         self.notes.append(f"start {'again' if folder.is_resumed else 'new'}")
-        if self.kill:
-            os._exit(1)
 
     def __call__(self, records):
         for record in records:
@@ -83,18 +78,3 @@ def test_without_anything_to_train_ray_is_not_started(plan):
     was_there = ray.is_initialized()
     assert [end.state for end in train_many({"run": chosen}, lambda name: Log())] == ["kept"]
     assert ray.is_initialized() == was_there
-
-
-@pytest.mark.ray
-@pytest.mark.slow
-def test_a_process_that_dies_takes_no_other_run_with_it(plan, monkeypatch):
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    quick = {"max_epochs": 1}
-    plans = {name: plan(name, training=quick) for name in ("dies", "lives")}
-    try:
-        ends = {end.name: end for end in train_many(plans, lambda name: Log(kill=name == "dies"), at_once=1)}
-    finally:
-        ray.shutdown()
-    assert ends["lives"].state == "finished"
-    assert ends["dies"].state == "failed"
-    assert "its process ended" in ends["dies"].reason
