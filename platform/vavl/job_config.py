@@ -26,6 +26,28 @@ class MakeDemoCorpusJob(FrozenConfig):
     corpus: DemoCorpusSettings = DemoCorpusSettings()
 
 
+class DescribeCorpusJob(FrozenConfig):
+    """Settings of ``jobs/describe_corpus.py``."""
+
+    folder_key: ClassVar[str | None] = "folder"
+
+    folder: Annotated[Path, FROM_ROOT] = Field(description="folder of the recordings")
+    output_dir: Annotated[Path, FROM_ROOT] = Field(
+        Path("runs/descriptions"),
+        description="the proposal goes into a folder in it, by the name of the corpus",
+    )
+    name: str | None = Field(
+        None, pattern=r"^[a-z][a-z0-9_]*$", description="name of the corpus; by default that of the folder"
+    )
+    cards: Annotated[Path, FROM_PROJECT] = Field(Path("datasets"), description="cards that may fit already")
+    most_files: int = Field(200_000, gt=0, description="files whose names are looked at")
+    probed_files: int = Field(
+        200, ge=0, description="files of each modality that are opened for lengths and rates"
+    )
+    pictured_clips: int = Field(12, ge=0, le=60, description="clips on the contact sheet")
+    overwrite: bool = Field(False, description="replace an earlier proposal")
+
+
 class PrepareCorpusJob(FrozenConfig):
     """Settings of ``jobs/prepare_corpus.py``."""
 
@@ -114,6 +136,7 @@ class CheckSetupJob(FrozenConfig):
 JOB_SETTINGS: dict[str, type[FrozenConfig]] = {
     "check_setup": CheckSetupJob,
     "compare_objectives": CompareObjectivesJob,
+    "describe_corpus": DescribeCorpusJob,
     "list_stores": ListStoresJob,
     "make_demo_corpus": MakeDemoCorpusJob,
     "prepare_corpus": PrepareCorpusJob,

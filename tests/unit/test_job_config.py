@@ -12,6 +12,7 @@ from vavl.config.snapshot import save_config
 from vavl.job_config import (
     CheckSetupJob,
     CompareObjectivesJob,
+    DescribeCorpusJob,
     ListStoresJob,
     MakeDemoCorpusJob,
     PrepareCorpusJob,
@@ -29,6 +30,7 @@ TRAININGS = [path for path in CONFIGS if "\ndata:" in path.read_text(encoding="u
 JOBS = {
     "check_setup": CheckSetupJob,
     "compare_objectives": CompareObjectivesJob,
+    "describe_corpus": DescribeCorpusJob,
     "list_stores": ListStoresJob,
     "make_demo_corpus": MakeDemoCorpusJob,
     "prepare_corpus": PrepareCorpusJob,

@@ -70,9 +70,9 @@ def read_yaml_mapping(path: Path) -> dict[str, Any]:
     Raises:
         ConfigError: missing file, broken YAML or another top-level type.
     """
-    if path.is_fifo() or path.is_socket() or path.is_char_device():
-        raise ConfigError(str(path), "", "not a regular file", "write the settings into a file")
     try:
+        if path.is_fifo() or path.is_socket() or path.is_char_device():
+            raise ConfigError(str(path), "", "not a regular file", "write the settings into a file")
         with path.open("rb") as stream:
             read = stream.read(_MOST_BYTES + 1)
     except OSError as fault:

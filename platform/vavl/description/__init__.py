@@ -1,0 +1,1 @@
+"""What a folder of recordings holds, and the card that it proposes."""

@@ -1,0 +1,161 @@
+"""Look at a folder of recordings, draft a card from it and build the manifest that the card gives."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from vavl.config.load import validate
+from vavl.config.progress import show_progress
+from vavl.data.card import CorpusCard, read_card
+from vavl.data.manifest import Manifest, build_manifest
+from vavl.description.draft import DECIDE, Folder, Section, card_content, draft_card
+from vavl.description.layout import Layout, find_layout
+from vavl.description.listing import Listing, list_folder
+from vavl.description.media_probe import Probed, evenly, probe_files
+from vavl.description.tables import TableFound, look_at_table
+from vavl.errors import CorpusError, InputError
+
+logger = logging.getLogger(__name__)
+
+_MOST_TABLES = 50
+# A shipped card fits a folder where it explains at least this share of its media.
+_LEAST_SHARE_KNOWN = 0.5
+
+
+@dataclass(frozen=True)
+class KnownCard:
+    """A shipped card whose patterns fit the folder."""
+
+    path: Path
+    clips: int
+
+
+@dataclass(frozen=True)
+class Description:
+    """Everything found in a folder.
+
+    Attributes:
+        root: the folder.
+        listing: its files by kind.
+        layout: how its media are named.
+        tables: its CSV tables.
+        probed: heads of some of the media files.
+        sections: of the proposed card.
+        manifest: built from the card; None if that failed.
+        problem: why it failed.
+        known: shipped cards that fit.
+    """
+
+    root: Path
+    listing: Listing
+    layout: Layout
+    tables: tuple[TableFound, ...]
+    probed: tuple[Probed, ...]
+    sections: tuple[Section, ...]
+    manifest: Manifest | None
+    problem: str
+    known: tuple[KnownCard, ...]
+
+    @property
+    def name(self) -> str:
+        """Name of the proposed corpus."""
+        return str(card_content(self.sections)["name"])
+
+    @property
+    def decisions(self) -> list[str]:
+        """What a person must decide, one line each."""
+        lines = [line for section in self.sections for line in section.comment.splitlines()]
+        return [line.removeprefix(DECIDE) for line in lines if line.startswith(DECIDE)]
+
+
+def corpus_name(folder: Path) -> str:
+    """Return a name for the corpus of a folder: lower case letters, digits and underscores."""
+    name = re.sub(r"[^a-z0-9]+", "_", folder.resolve().name.lower()).strip("_")
+    return name if name[:1].isalpha() else f"corpus_{name}".rstrip("_")
+
+
+def describe_folder(root: Path, name: str, *, cards: Path, most_files: int, probed_files: int) -> Description:
+    """Look at a folder and propose a card for it.
+
+    Args:
+        root: the folder.
+        name: of the proposed corpus.
+        cards: folder of the shipped cards.
+        most_files: files whose names are looked at.
+        probed_files: media files whose heads are read, spread over all.
+
+    Raises:
+        CorpusError: the folder cannot be listed or holds no media.
+    """
+    listing = list_folder(root, most_files)
+    media = (*listing.audio, *listing.video)
+    if not media:
+        found = ", ".join(f"{count} {suffix}" for suffix, count in list(listing.others.items())[:5])
+        raise CorpusError(
+            str(root), "", f"no sound or video file is in the folder{f'; found {found}' if found else ''}",
+            "name the folder that holds the recordings (links to folders are not followed)",
+        )  # fmt: skip
+    chosen = [name for names in (listing.audio, listing.video) for name in evenly(names, probed_files)]
+    heads = show_progress(probe_files(root, chosen), len(chosen), "reading heads of media files")
+    probed = tuple(heads)
+    folder = _drafted(root, name, listing, probed)
+    sections = tuple(draft_card(folder))
+    manifest, problem = _checked(sections, root)
+    known = tuple(_known_cards(cards, root, len(media)))
+    return Description(
+        root, listing, folder.layout, tuple(folder.tables), probed, sections, manifest, problem, known
+    )
+
+
+def _drafted(root: Path, name: str, listing: Listing, probed: Sequence[Probed]) -> Folder:
+    videos = set(listing.video)
+    with_sound = [head.has_sound for head in probed if head.name in videos and not head.problem]
+    layout = find_layout(listing.audio, listing.video)
+    tables = _tables(root, listing, layout)
+    skips = max((table.skips for table in tables), default=0)
+    if skips:
+        layout = layout.without_first(skips)
+        tables = _tables(root, listing, layout)  # tables that add a suffix join only now
+    clips = layout.speakers_of_clips()
+    return Folder(name, layout, sum(with_sound) > len(with_sound) / 2, tables, clips)
+
+
+def _tables(root: Path, listing: Listing, layout: Layout) -> list[TableFound]:
+    clips = layout.speakers_of_clips()
+    speakers = set(clips.values()) if layout.roles.speaker is not None else set()
+    chosen = listing.tables[:_MOST_TABLES]
+    if len(listing.tables) > len(chosen):
+        logger.warning("%s: %d of %d tables are looked at", root, len(chosen), len(listing.tables))
+    return [look_at_table(root, name, clips, speakers) for name in chosen]
+
+
+def _checked(sections: Sequence[Section], root: Path) -> tuple[Manifest | None, str]:
+    """Build the manifest from the drafted card; the same code that a corpus goes through later."""
+    try:
+        card = validate(CorpusCard, card_content(sections), "proposed card")
+        return build_manifest(card, root), ""
+    except InputError as fault:
+        return None, str(fault)
+
+
+def _known_cards(cards: Path, root: Path, media: int) -> list[KnownCard]:
+    known = []
+    data_log = logging.getLogger("vavl.data")
+    before = data_log.level
+    data_log.setLevel(logging.ERROR)  # a card that does not fit would warn of every file it does not know
+    try:
+        for path in sorted(cards.glob("*.yaml")):
+            try:
+                manifest = build_manifest(read_card(path), root)
+            except InputError:
+                continue
+            places = [manifest.table[side] for side in ("audio_path", "video_path")]
+            if sum(len(side) - side.null_count for side in places) >= _LEAST_SHARE_KNOWN * media:
+                known.append(KnownCard(path, len(manifest)))
+    finally:
+        data_log.setLevel(before)
+    return known
