@@ -10,7 +10,7 @@ import av
 import soundfile
 
 from vavl.errors import ClipError
-from vavl.features.media import require_media_file
+from vavl.features.decoding import OPTIONS, require_media_file
 
 _MICROSECONDS = 1_000_000
 _GOLDEN = 0.618034
@@ -81,7 +81,7 @@ def _probe_sound(path: Path, name: str) -> Probed | None:
 
 
 def _probe_container(path: Path, name: str) -> Probed:
-    with av.open(str(path), options={"max_pixels": str(1 << 26)}) as container:
+    with av.open(str(path), options=OPTIONS) as container:
         sound = container.streams.audio[0] if container.streams.audio else None
         pictures = container.streams.video[0] if container.streams.video else None
         if sound is None and pictures is None:
