@@ -21,19 +21,23 @@ def write_sound(path: Path, samples: NDArray, rate_hz: int, codec: str = "aac") 
 
 def write_clip(
     path: Path, samples: NDArray, rate_hz: int = 16_000, sound_at_s: float = 0, pictures_at_s: float = 0,
-    seconds: float = 2,
+    seconds: float = 2, pictures: NDArray | None = None,
 ) -> Path:  # fmt: skip
-    """Write sound (sample,) and ``seconds`` of pictures, each side from its own time on."""
+    """Write sound (sample,) and pictures (time, 64, 64, RGB), each side from its own time on.
+
+    Without ``pictures`` a square moves for ``seconds``.
+    """
+    shown = moving_square(round(25 * seconds), side=64) if pictures is None else pictures
     codec = "pcm_s16le" if path.suffix == ".mov" else "aac"
     with av.open(str(path), "w") as container:
-        pictures = container.add_stream("libx264", rate=25, options={"preset": "ultrafast"})
-        pictures.height, pictures.width, pictures.pix_fmt = 64, 64, "yuv420p"
+        stream = container.add_stream("libx264", rate=25, options={"preset": "ultrafast"})
+        stream.height, stream.width, stream.pix_fmt = 64, 64, "yuv420p"
         sound = container.add_stream(codec, rate=rate_hz, layout="mono")
-        for number, picture in enumerate(moving_square(round(25 * seconds), side=64)):
+        for number, picture in enumerate(shown):
             frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
             frame.pts, frame.time_base = number + round(25 * pictures_at_s), Fraction(1, 25)
-            container.mux(pictures.encode(frame))
-        container.mux(pictures.encode())
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
         encode_sound(container, sound, samples, sound_at_s)
     return path
 
