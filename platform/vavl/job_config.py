@@ -10,6 +10,7 @@ from pydantic import Field
 from vavl.config.base import FrozenConfig
 from vavl.config.places import FROM_PROJECT, FROM_ROOT
 from vavl.data.demo_corpus.settings import DemoCorpusSettings
+from vavl.data.merge_settings import MergeSettings
 from vavl.data.store_address import StoreAddress
 from vavl.features.settings import FeatureSettings
 from vavl.tracking.settings import TrackingSettings, TrackingTarget
@@ -62,6 +63,14 @@ class PrepareCorpusJob(FrozenConfig):
     )
     resume: bool = Field(True, description="continue an interrupted extraction; false starts anew")
     features: FeatureSettings = FeatureSettings()
+
+
+class MergeStoresJob(MergeSettings):
+    """Settings of ``jobs/merge_stores.py``."""
+
+    output_dir: Annotated[Path, FROM_ROOT] = Field(
+        description="folder of the merged store; one that was merged earlier there is replaced"
+    )
 
 
 class PushStoreJob(FrozenConfig):
@@ -139,6 +148,7 @@ JOB_SETTINGS: dict[str, type[FrozenConfig]] = {
     "describe_corpus": DescribeCorpusJob,
     "list_stores": ListStoresJob,
     "make_demo_corpus": MakeDemoCorpusJob,
+    "merge_stores": MergeStoresJob,
     "prepare_corpus": PrepareCorpusJob,
     "push_store": PushStoreJob,
     "sync_tracking": SyncTrackingJob,

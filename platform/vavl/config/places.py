@@ -133,7 +133,8 @@ def _with_places(config: Settings, change: Callable[[Any], Any]) -> Settings:
     for name, field in type(config).model_fields.items():
         value = getattr(config, name)
         if FROM_ROOT in field.metadata and value is not None:
-            updates[name] = change(value)
+            is_many = isinstance(value, tuple)
+            updates[name] = tuple(change(one) for one in value) if is_many else change(value)
         elif isinstance(value, FrozenConfig):
             updates[name] = _with_places(value, change)
     return config.model_copy(update=updates)

@@ -61,6 +61,11 @@ class Manifest:
         return str(self.metadata["corpus"])
 
     @property
+    def corpora(self) -> tuple[str, ...]:
+        """Names of the corpora in the column ``corpus``: several in a merged store, else the one."""
+        return tuple(self.metadata.get("corpora", [self.corpus]))
+
+    @property
     def classes(self) -> tuple[str, ...]:
         """Class names in the order of the network's outputs."""
         return tuple(self.metadata["classes"])
@@ -100,6 +105,11 @@ class Manifest:
     def folds(self) -> tuple[int, ...]:
         """Folds that have test speakers at hand."""
         return tuple(self.metadata["folds"])
+
+    def fold_title(self, fold: int) -> str:
+        """Return number and, where folds have one, name of a fold: "0" or "0 (ravdess)"."""
+        name = self.metadata.get("fold_names", {}).get(str(fold))
+        return str(fold) if name is None else f"{fold} ({name})"
 
     @property
     def card_hash(self) -> str:

@@ -164,6 +164,8 @@ def _metadata(card: CorpusCard, folds: tuple[int, ...]) -> dict[str, Any]:
         "protocol": rules.protocol,
         "folds": list(folds),
         "card_hash": card_hash(card),
+        "licence": card.licence,
+        "citation": card.citation,
         "yardsticks": [note.model_dump(mode="json") for note in card.yardsticks],
         "validation": "as published" if rules.validation_speakers is None else drawn,
     }

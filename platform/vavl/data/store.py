@@ -91,7 +91,7 @@ class FeatureStore:
         self.folder = folder
         self.content = content
         self.info: dict[str, ModalityInfo] = {
-            name: _info_of(entry) for name, entry in content["modalities"].items()
+            name: info_of(entry) for name, entry in content["modalities"].items()
         }
         self._chunks: dict[str, list[_Chunk]] = {}
         self._first_row: dict[str, list[int]] = {}
@@ -294,7 +294,8 @@ def _range_of(clip_ids: pa.ChunkedArray, chunk_ids: pa.Array) -> tuple[int, int]
     return start, bisect_right(places, chunk_ids[-1].as_py(), lo=start, key=clip_id)
 
 
-def _info_of(entry: Mapping[str, Any]) -> ModalityInfo:
+def info_of(entry: Mapping[str, Any]) -> ModalityInfo:
+    """Return what a store.json says of one of its ``modalities``."""
     rate = entry["frame_rate_hz"]
     return ModalityInfo(
         extractor=entry["extractor"],

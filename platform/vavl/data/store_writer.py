@@ -74,16 +74,24 @@ class StoreWriter:
         (folder / "store.json").unlink(missing_ok=True)
         self._modalities: dict[str, dict[str, Any]] = {}
 
-    def write_modality(self, modality: str, info: ModalityInfo, batches: Iterable[pa.RecordBatch]) -> None:
+    def write_modality(
+        self,
+        modality: str,
+        info: ModalityInfo,
+        batches: Iterable[pa.RecordBatch],
+        known_sums: Mapping[str, ChannelSums] | None = None,
+    ) -> None:
         """Write the rows of one modality and the sums of its speakers; without any row, nothing.
 
         Args:
             modality: "audio" or "video".
             info: provenance; its counts are filled in here.
             batches: of ``ROW_SCHEMA``, sorted by clip id over all of them.
+            known_sums: by speaker, of all these rows; None adds them up from the rows.
 
         Raises:
-            StoreError: a value is not finite, a width differs, or the clips are out of order.
+            StoreError: a value is not finite, a width differs, the clips are out of order, or the known sums
+                are over other frames.
         """
         assert modality in MODALITIES
         path, sums_path = self.folder / f"{modality}.arrow", self.folder / f"{modality}_sums.arrow"
@@ -92,7 +100,7 @@ class StoreWriter:
         if first is None:
             self.leave_out(modality)
             return
-        sums = _SpeakerSums(info.width)
+        sums = _SpeakerSums(info.width, known_sums)
         clips, last_id = 0, ""
         with written_beside(path) as partial, pa.ipc.new_stream(str(partial), ROW_SCHEMA) as writer:
             for batch in chain([first], batches):
@@ -100,6 +108,7 @@ class StoreWriter:
                 sums.add(path, batch)
                 writer.write_batch(batch)
                 clips += batch.num_rows
+        sums.check(sums_path)
         with written_beside(sums_path) as partial, pa.ipc.new_stream(str(partial), SUMS_SCHEMA) as writer:
             writer.write_batch(sums.batch())
         self._modalities[modality] = self._entry(
@@ -111,11 +120,12 @@ class StoreWriter:
         for name in (f"{modality}.arrow", f"{modality}_sums.arrow"):
             (self.folder / name).unlink(missing_ok=True)
 
-    def finish(self, counts: Mapping[str, int]) -> str:
+    def finish(self, counts: Mapping[str, int], sources: Sequence[Mapping[str, Any]] | None = None) -> str:
         """Write store.json and return the store's hash.
 
         Args:
             counts: of clips and quarantine, for the reader; they do not enter the hash.
+            sources: of a merged store, what is known of each store in it; likewise.
         """
         content: dict[str, Any] = {
             "format_version": FORMAT_VERSION,
@@ -125,16 +135,20 @@ class StoreWriter:
             "counts": dict(counts),
             "files": self._other_files(),
         }
+        if sources is not None:
+            content["sources"] = [dict(source) for source in sources]
         content["store_hash"] = content_hash(content)
         write_json(self.folder / "store.json", content)
         return str(content["store_hash"])
 
     def _other_files(self) -> dict[str, Any]:
-        """Size and hash of the manifest, so that a copy of the store can be checked; the store's hash has its card."""
-        path = self.folder / "manifest.arrow"
-        if not path.exists():
-            return {}
-        return {path.name: {"bytes": path.stat().st_size, "sha256": sha256_of_file(path)}}
+        """Size and hash of manifest and facts, so that a copy can be checked; the store's hash has the card."""
+        paths = [self.folder / name for name in ("manifest.arrow", "facts.arrow")]
+        return {
+            path.name: {"bytes": path.stat().st_size, "sha256": sha256_of_file(path)}
+            for path in paths
+            if path.exists()
+        }
 
     def _entry(self, modality: str, info: ModalityInfo) -> dict[str, Any]:
         path = self.folder / f"{modality}.arrow"
@@ -154,11 +168,12 @@ class StoreWriter:
 
 
 class _SpeakerSums:
-    """Adds up frames per speaker, one record batch after the other."""
+    """Adds up frames per speaker, one record batch after the other; known sums are taken as they are."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, known: Mapping[str, ChannelSums] | None = None) -> None:
         self.width = width
-        self._sums: dict[str, ChannelSums] = {}
+        self._sums: dict[str, ChannelSums] = dict(known or {})
+        self._is_known, self._frames = known is not None, 0
 
     def add(self, path: Path, batch: pa.RecordBatch) -> None:
         frames = batch.column("frames").to_numpy()
@@ -168,6 +183,9 @@ class _SpeakerSums:
             raise StoreError(str(path), "values", f"sizes do not fit {self.width} channels a frame", fix)
         if not np.isfinite(values).all():
             raise StoreError(str(path), "values", "features hold NaN or infinite values", fix)
+        self._frames += int(frames.sum())
+        if self._is_known:
+            return
         exact = values.reshape(-1, self.width).astype(np.float64)
         starts = np.concatenate([[0], np.cumsum(frames)[:-1]])
         by_clip = np.add.reduceat(exact, starts, axis=0)
@@ -183,6 +201,13 @@ class _SpeakerSums:
 
     def total_frames(self) -> int:
         return sum(sums.count for sums in self._sums.values())
+
+    def check(self, path: Path) -> None:
+        if self.total_frames() != self._frames:
+            raise StoreError(
+                str(path), "count", f"sums over {self.total_frames()} frames, the rows have {self._frames}",
+                "give the sums of all rows",
+            )  # fmt: skip
 
     def batch(self) -> pa.RecordBatch:
         speakers = sorted(self._sums)

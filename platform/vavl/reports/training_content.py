@@ -52,6 +52,7 @@ class TrainingReport:
         confusion_split: split of ``confusion`` and ``reliability``.
         reliability: by condition.
         intervals: 95 % intervals by metric name, with the unit of ``metrics``.
+        by_corpus: metrics of ``confusion_split`` for each corpus of a merged store; empty for one corpus.
         best_epoch: that the metrics belong to.
         yardsticks: published or known results; chance is added by itself.
         facts: what else to state (model, hashes, settings), in this order.
@@ -73,6 +74,7 @@ class TrainingReport:
     confusion_split: str = TEST
     reliability: Mapping[str, ReliabilityBins] = field(default_factory=dict)
     intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    by_corpus: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     best_epoch: int | None = None
     yardsticks: Sequence[YardstickNote] = ()
     facts: Mapping[str, Any] = field(default_factory=dict)

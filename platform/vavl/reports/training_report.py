@@ -20,7 +20,14 @@ from vavl.reports.pictures import (
 )
 from vavl.reports.theme import CONDITION_TITLES
 from vavl.reports.training_content import EventNote, TrainingReport
-from vavl.reports.training_scores import comparison, missing_conditions, score_note, score_table, tiles
+from vavl.reports.training_scores import (
+    comparison,
+    corpus_table,
+    missing_conditions,
+    score_note,
+    score_table,
+    tiles,
+)
 
 # Metric over epochs, its title, and whether it is a share shown in percent.
 _CURVES = (("accuracy", "accuracy", True), ("ccc_mean", "mean CCC", False), ("loss", "loss", False))
@@ -63,9 +70,7 @@ def report_pictures(report: TrainingReport) -> list[Picture]:
 def _parts(report: TrainingReport, drawn: Sequence[Picture]) -> Iterator[Html]:
     if report.speaker_normalisation:
         yield page.speaker_normalisation_mark()
-    if headlines := tiles(report):
-        yield page.tiles(headlines)
-    yield page.section("Scores", score_table(report), note=score_note(report))
+    yield from _scores(report)
     beside = comparison(report)
     yield page.columns(_origin(report), *([beside] if beside else []))
     confusions = [picture for picture in drawn if picture.name.startswith("confusion_")]
@@ -82,6 +87,14 @@ def _parts(report: TrainingReport, drawn: Sequence[Picture]) -> Iterator[Html]:
     notes = [*report.notes, *(f"Not measured: {title}." for title in missing_conditions(report))]
     if notes:
         yield page.section("Notes", page.paragraphs(notes))
+
+
+def _scores(report: TrainingReport) -> Iterator[Html]:
+    if headlines := tiles(report):
+        yield page.tiles(headlines)
+    yield page.section("Scores", score_table(report), note=score_note(report))
+    if report.by_corpus:
+        yield page.section(f"Scores on {report.confusion_split} by corpus", corpus_table(report))
 
 
 def _origin(report: TrainingReport) -> Html:

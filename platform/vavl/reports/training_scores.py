@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from vavl.metrics.names import CONDITIONS, SPLITS, TEST, metric_name
 from vavl.reports import page
@@ -46,23 +47,22 @@ def tiles(report: TrainingReport) -> list[Tile]:
 
 def score_table(report: TrainingReport) -> Html:
     """Return the table of all scores per split and condition."""
-    measured = {name.rsplit("/", 1)[-1] for name in report.metrics}
-    shown = [column for column in _COLUMNS if column[0] in measured]
+    shown = _shown_columns(report)
     rows: list[list[str | Html]] = []
     for split in SPLITS:
-        cells: list[list[str | Html]] = [
-            [
-                CONDITION_TITLES[condition],
-                *(
-                    _cell(report, metric_name(split, condition, metric), is_share)
-                    for metric, _, is_share in shown
-                ),
-            ]
-            for condition in CONDITIONS
-            if any(name.startswith(f"{split}/{condition}/") for name in report.metrics)
-        ]
+        cells = _condition_rows(report, split, shown)
         if cells:
             rows += [[split], *cells]
+    return page.table(["", *(title for _, title, _ in shown)], rows)
+
+
+def corpus_table(report: TrainingReport) -> Html:
+    """Return the table of the scores of each corpus on the split of the confusion matrices."""
+    shown = _shown_columns(report)
+    rows: list[list[str | Html]] = []
+    for corpus, metrics in report.by_corpus.items():
+        own = replace(report, metrics=metrics, intervals={})
+        rows += [[corpus], *_condition_rows(own, report.confusion_split, shown)]
     return page.table(["", *(title for _, title, _ in shown)], rows)
 
 
@@ -103,6 +103,28 @@ def missing_conditions(report: TrainingReport) -> Iterator[str]:
     for condition, title in CONDITION_TITLES.items():
         if not any(name.startswith(f"{report.headline_split}/{condition}/") for name in report.metrics):
             yield title
+
+
+def _shown_columns(report: TrainingReport) -> list[tuple[str, str, bool]]:
+    measured = {name.rsplit("/", 1)[-1] for name in report.metrics}
+    return [column for column in _COLUMNS if column[0] in measured]
+
+
+def _condition_rows(
+    report: TrainingReport, split: str, shown: Sequence[tuple[str, str, bool]]
+) -> list[list[str | Html]]:
+    """Return the rows of the conditions that were measured on a split."""
+    return [
+        [
+            CONDITION_TITLES[condition],
+            *(
+                _cell(report, metric_name(split, condition, metric), is_share)
+                for metric, _, is_share in shown
+            ),
+        ]
+        for condition in CONDITIONS
+        if any(name.startswith(f"{split}/{condition}/") for name in report.metrics)
+    ]
 
 
 def _cell(report: TrainingReport, name: str, is_share: bool) -> str | Html:

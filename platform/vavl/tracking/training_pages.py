@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,11 @@ from numpy.typing import NDArray
 
 from vavl.data.manifest import Manifest
 from vavl.data.store_cache import local_notes
-from vavl.metrics.classes import confusion_counts
+from vavl.metrics.attributes import attribute_scores
+from vavl.metrics.classes import class_scores, confusion_counts
 from vavl.metrics.intervals import speaker_interval
 from vavl.metrics.names import CONDITIONS, metric_name
+from vavl.models.settings import AttributeTask
 from vavl.reports.pictures import ReliabilityBins, reliability_bins
 from vavl.reports.training_content import EventNote, TrainingReport, YardstickNote
 from vavl.reports.training_report import write_training_report
@@ -45,8 +47,8 @@ def write_report(plan: TrainingPlan, outcome: Mapping[str, Any], journal: Journa
             reliability[condition] = reliability_bins(predicted, target.argmax(axis=1))
     report = TrainingReport(
         title=f"VAVL on {outcome['corpus']}",
-        corpus=outcome["corpus"],
-        protocol=f"{outcome['protocol']}, fold {outcome['fold']}",
+        corpus=_corpus_in_words(outcome),
+        protocol=f"{outcome['protocol']}, fold {outcome['fold_title']}",
         label_target=label_words(outcome),
         speaker_normalisation=outcome["speaker_normalisation"],
         clips=outcome["clips"],
@@ -58,6 +60,7 @@ def write_report(plan: TrainingPlan, outcome: Mapping[str, Any], journal: Journa
         confusion_split=split,
         reliability=reliability,
         intervals=accuracy_intervals(predictions, split, classes),
+        by_corpus=scores_by_corpus(predictions, split, outcome["corpora"], _scorer(classes)),
         best_epoch=outcome["best_epoch"],
         yardsticks=_yardsticks(plan),
         facts=_facts(plan, outcome),
@@ -84,6 +87,49 @@ def accuracy_intervals(
                 right.astype(np.float64), rows["speaker"].to_pylist(), np.random.default_rng(_INTERVAL_SEED)
             )
     return found
+
+
+Scorer = Callable[[pa.Table], dict[str, float]]
+
+
+def scores_by_corpus(
+    predictions: pa.Table, split: str, corpora: Sequence[str], scorer: Scorer
+) -> dict[str, dict[str, float]]:
+    """Return the metrics of each corpus, named like those of the whole split; nothing for a single corpus.
+
+    Args:
+        predictions: of the split.
+        split: its name.
+        corpora: of the store; one without clips in the split is left out.
+        scorer: metrics of the rows of one condition.
+    """
+    found: dict[str, dict[str, float]] = {}
+    for corpus in corpora if len(corpora) > 1 else ():
+        for condition in CONDITIONS:
+            is_own = pc.and_(
+                pc.equal(predictions["corpus"], corpus), pc.equal(predictions["condition"], condition)
+            )
+            rows = predictions.filter(is_own)
+            if rows.num_rows:
+                scores = {**scorer(rows), "clips": float(rows.num_rows)}
+                named = {metric_name(split, condition, name): value for name, value in scores.items()}
+                found.setdefault(corpus, {}).update(named)
+    return found
+
+
+def _scorer(classes: tuple[str, ...]) -> Scorer:
+    names = classes or AttributeTask().attributes
+
+    def score(rows: pa.Table) -> dict[str, float]:
+        predicted, target = _columns(rows, "predicted", names), _columns(rows, "target", names)
+        return class_scores(predicted, target) if classes else attribute_scores(predicted, target, names)
+
+    return score
+
+
+def _corpus_in_words(outcome: Mapping[str, Any]) -> str:
+    corpora = outcome["corpora"]
+    return str(outcome["corpus"]) if len(corpora) == 1 else f"{outcome['corpus']} ({', '.join(corpora)})"
 
 
 def epoch_history(journal: Journal) -> list[dict[str, Any]]:

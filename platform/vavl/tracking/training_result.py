@@ -31,9 +31,19 @@ def dataset_note(plan: TrainingPlan) -> DatasetNote:
         name=str(content["corpus"]),
         store_hash=str(content["store_hash"]),
         path=str(absolute_store(plan.data.store)),
-        card=f"{manifest.corpus} (card hash {manifest.card_hash})",
+        card=_cards_in_words(content, manifest),
         counts={"clips": len(manifest), **sides},
     )
+
+
+def _cards_in_words(content: Mapping[str, Any], manifest: Manifest) -> str:
+    one = f"{manifest.corpus} (card hash {manifest.card_hash})"
+    sources = content.get("sources", [])
+    names = [
+        f"{source['corpus']} (card hash {source['card_hash']}, store {source['version']})"
+        for source in sources
+    ]
+    return f"{one}, merged of {', '.join(names)}" if names else one
 
 
 def training_summary(outcome: Mapping[str, Any], journal: Journal) -> dict[str, Any]:
@@ -81,7 +91,7 @@ def version_tags(outcome: Mapping[str, Any]) -> dict[str, Any]:
 def result_rows(outcome: Mapping[str, Any], summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return the rows of the table that a training prints."""
     rows = [
-        ("protocol", f"{outcome['protocol']}, fold {outcome['fold']}, target: {label_words(outcome)}"),
+        ("protocol", f"{outcome['protocol']}, fold {outcome['fold_title']}, target: {label_words(outcome)}"),
         *((f"train {name}", line) for name, line in outcome["partitions"].items()),
         ("best epoch", f"{outcome['best_epoch']} of {outcome['epochs']}, chosen on validation"),
     ]

@@ -153,14 +153,15 @@ def score_split(split: str, predictions: SplitPredictions, task: Task) -> dict[s
 def save_predictions(
     path: Path, split: str, predictions: SplitPredictions, collection: ClipCollection, task: Task
 ) -> None:
-    """Write one row per clip and condition: clip_id, speaker, condition, target and predictions."""
+    """Write one row per clip and condition: clip_id, corpus, speaker, condition, target and predictions."""
     names = task.classes if isinstance(task, ClassTask) else task.attributes
-    clip_ids = collection.manifest.table.column("clip_id").take(pa.array(predictions.rows))
+    about = collection.manifest.table.select(["clip_id", "corpus"]).take(pa.array(predictions.rows))
     speakers = [collection.speakers[code] for code in collection.speaker[predictions.rows]]
     tables = []
     for condition in CONDITIONS:
         columns = {
-            "clip_id": clip_ids,
+            "clip_id": about["clip_id"],
+            "corpus": about["corpus"],
             "speaker": pa.array(speakers, pa.string()),
             "split": pa.array([split] * len(speakers), pa.string()),
             "condition": pa.array([condition] * len(speakers), pa.string()),

@@ -167,8 +167,10 @@ def _outcome(run: TrainingRun, state: LoopState, metrics: dict[str, float]) -> d
             for name, rows in data.rows.items()
         },
         "corpus": manifest.corpus,
+        "corpora": list(manifest.corpora),
         "protocol": manifest.protocol,
         "fold": run.plan.data.fold,
+        "fold_title": manifest.fold_title(run.plan.data.fold),
         "label_set": manifest.label_set,
         "label_target": manifest.target,
         "classes": list(manifest.classes),

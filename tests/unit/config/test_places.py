@@ -21,6 +21,7 @@ from vavl.config.places import (
     root_folder,
 )
 from vavl.config.snapshot import flat_settings, save_config
+from vavl.data.store_address import StoreAddress
 from vavl.errors import ConfigError
 from vavl.job_config import JOB_SETTINGS, TrainModelJob
 
@@ -50,6 +51,17 @@ def test_results_and_stores_count_from_the_root_and_project_files_do_not():
 @pytest.mark.parametrize("place", ["/elsewhere/store", "s3://bucket/store", "memory://store"])
 def test_absolute_places_and_addresses_stay(place):
     assert anchored(Job(data=Data(store=place)), ROOT).data.store == place
+
+
+class ManyStores(FrozenConfig):
+    stores: Annotated[tuple[StoreAddress, ...], FROM_ROOT]
+
+
+def test_each_of_several_places_counts_from_the_root():
+    stores = ManyStores(stores=["runs/a", "s3://bucket/b", "/elsewhere/c"])
+    here = anchored(stores, ROOT)
+    assert here.stores == (ROOT / "runs/a", "s3://bucket/b", Path("/elsewhere/c"))
+    assert portable(here, ROOT) == stores
 
 
 def test_what_is_saved_does_not_name_the_root():

@@ -269,3 +269,18 @@ def test_the_manifest_is_checked_like_the_features(tmp_path, clips):
     (folder / "manifest.arrow").write_bytes(b"a_manifest")
     with pytest.raises(StoreError, match=r"manifest\.arrow: sha256: the file was changed"):
         store.verify()
+
+
+def test_known_sums_are_taken_as_they_are_and_must_be_of_all_frames(tmp_path, clips, store):
+    known = store.speaker_sums("audio")
+    batches = [row_batch("small", WIDTH, clips)]
+    writer = StoreWriter(tmp_path / "copy", "small", "0" * 16)
+    writer.write_modality("audio", info(), batches, known)
+    writer.finish({"clips": len(clips)}, [{"corpus": "small"}])
+    copy = FeatureStore.open(tmp_path / "copy")
+    copy.verify()
+    assert copy.content["sources"] == [{"corpus": "small"}]
+    for speaker, sums in copy.speaker_sums("audio").items():
+        np.testing.assert_array_equal(sums.sum, known[speaker].sum)
+    with pytest.raises(StoreError, match=r"sums over \d+ frames, the rows have \d+"):
+        writer.write_modality("audio", info(), batches, {"s0": known["s0"]})

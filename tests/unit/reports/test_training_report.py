@@ -120,3 +120,12 @@ def test_what_happened_to_the_run_is_listed(report: TrainingReport, tmp_path: Pa
     assert "restarted: worker &lt;1&gt; was lost<small>attempt: 2</small>" in text
     assert "<td>120</td>" in text
     assert "None" not in text.partition("What happened to the run")[2].partition("</section>")[0]
+
+
+def test_a_merged_store_has_a_table_by_corpus(report: TrainingReport, tmp_path: Path) -> None:
+    own = {"test/audio/accuracy": 0.4321, "test/audio/clips": 12.0}
+    merged = dataclasses.replace(report, by_corpus={"alpha": own, "beta": {"test/audio/accuracy": 0.9}})
+    text = _page(merged, tmp_path)
+    table = text.partition("Scores on test by corpus")[2].partition("</section>")[0]
+    assert table.index("alpha") < table.index("43.2") < table.index("beta") < table.index("90.0")
+    assert "by corpus" not in _page(report, tmp_path)

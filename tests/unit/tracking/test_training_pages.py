@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from vavl.tracking.journal import Journal
-from vavl.tracking.training_pages import epoch_history
+from vavl.tracking.training_pages import epoch_history, scores_by_corpus
 
 
 def step(journal: Journal, number: int, loss: float | None, time: float = 1.0) -> None:
@@ -32,3 +33,22 @@ def test_the_history_counts_a_repeated_step_once_and_takes_its_last_account(tmp_
         "epoch": 1, "step": 2, "train/loss/total": pytest.approx(3.0), "validation/audio/uar": 0.2
     }  # fmt: skip
     assert second == {"epoch": 2, "step": 4, "train/loss/total": 8.0}
+
+
+def test_each_corpus_is_scored_on_its_own_clips_where_there_are_several() -> None:
+    rows = pa.table({
+        "corpus": ["a", "a", "b", "a"],
+        "condition": ["audio", "audio", "audio", "video"],
+        "right": [1.0, 0.0, 1.0, 1.0],
+    })  # fmt: skip
+
+    def share(found: pa.Table) -> dict[str, float]:
+        return {"accuracy": sum(found["right"].to_pylist()) / found.num_rows}
+
+    assert scores_by_corpus(rows, "test", ["a", "b", "c"], share) == {
+        "a": {
+            "test/audio/accuracy": 0.5, "test/audio/clips": 2.0, "test/video/accuracy": 1.0, "test/video/clips": 1.0
+        },
+        "b": {"test/audio/accuracy": 1.0, "test/audio/clips": 1.0},
+    }  # fmt: skip
+    assert scores_by_corpus(rows, "test", ["a"], share) == {}

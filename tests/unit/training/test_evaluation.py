@@ -139,7 +139,7 @@ def test_saved_predictions_have_one_row_per_clip_and_condition(data, network, tm
     assert set(table["split"]) == {"train"}
     one = table[(table["clip_id"] == "s1_0004") & (table["condition"] == "video")].iloc[0]
     place = int(np.flatnonzero(found.rows == 14)[0])
-    assert one["speaker"] == "s1"
+    assert (one["corpus"], one["speaker"]) == ("small", "s1")
     np.testing.assert_allclose(
         [one[f"predicted_{name}"] for name in CLASSES.classes], found.predicted["video"][place]
     )

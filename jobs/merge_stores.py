@@ -1,0 +1,42 @@
+"""Merge feature stores of several corpora: python jobs/merge_stores.py CONFIG.yaml [dotted.key=value ...]."""
+
+from __future__ import annotations
+
+import time
+
+from vavl.config.command_line import print_table, run_job
+from vavl.config.files import write_json
+from vavl.config.snapshot import save_config
+from vavl.data.merge_summary import merge_rows, merge_summary
+from vavl.data.store_merge import check_target, merge_stores, plan_merge
+from vavl.job_config import MergeStoresJob
+
+
+def check(job: MergeStoresJob) -> None:
+    """Look at the stores, their labels, folds and features' provenance; read no features."""
+    check_target(job.output_dir)
+    plan_merge(job).manifest()
+
+
+def story(job: MergeStoresJob) -> None:
+    """Write the merged store and its summary."""
+    start = time.monotonic()
+    plan = plan_merge(job)
+    store = merge_stores(plan, job.output_dir)
+    save_config(job, job.output_dir / "config.yaml")
+    summary = merge_summary(plan, store, time.monotonic() - start)
+    write_json(job.output_dir / "summary.json", summary)
+    print_table(f"{job.name}: {', '.join(plan.sources)}", merge_rows(summary, job.output_dir))
+    print(f"\nnext: python jobs/train_model.py CONFIG.yaml data.store={job.output_dir}")
+
+
+def main() -> int:
+    """Run the job."""
+    return run_job(
+        "Merge the feature stores of several corpora into one, with common classes and folds.",
+        MergeStoresJob, story, check,
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,115 @@
+"""jobs/merge_stores.py: stores of two corpora become one that a model is trained on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from corpus_stores import write_corpus_store
+
+from vavl.config.load import read_config
+from vavl.job_config import MergeStoresJob
+
+Job = Callable[..., Any]
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    alpha = write_corpus_store(tmp_path / "alpha", "alpha", ("glad", "mad", "calm"))
+    beta = write_corpus_store(tmp_path / "beta", "beta", ("happy", "mad"))
+    content = {
+        "output_dir": str(tmp_path / "merged"),
+        "name": "both",
+        "stores": [str(alpha), str(beta)],
+        "classes": ["glad", "mad"],
+        "labels": {"alpha": {"calm": None}, "beta": {"happy": "glad"}},
+        "folds": {"rule": "leave_one_corpus_out"},
+    }
+    path = tmp_path / "merge.yaml"
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+def test_a_merged_store_has_a_summary_and_can_be_merged_again(
+    config: Path, run_job: Job, tmp_path: Path
+) -> None:
+    done = run_job("merge_stores", config)
+    assert done.code == 0, done.stderr
+    folder = tmp_path / "merged"
+    summary = json.loads((folder / "summary.json").read_text())
+    assert (summary["clips"], summary["speakers"]) == (144, 12)
+    assert summary["labelled"] == {"glad": 48, "mad": 60}
+    assert summary["folds"]["1"] == {"name": "beta", "train": 40, "validation": 8, "test": 72}
+    assert summary["sources"]["beta"]["licence"] == "beta licence"
+    assert "licence alpha licence" in done.stdout
+    assert f"next: python jobs/train_model.py CONFIG.yaml data.store={folder}" in done.stdout
+    assert read_config(MergeStoresJob, folder / "config.yaml") == read_config(MergeStoresJob, config)
+    again = run_job("merge_stores", config)
+    assert again.code == 0, again.stderr
+    assert json.loads((folder / "summary.json").read_text())["store_hash"] == summary["store_hash"]
+
+
+def test_a_model_is_trained_on_it_and_its_report_names_the_corpora(
+    config: Path, run_job: Job, tmp_path: Path
+) -> None:
+    assert run_job("merge_stores", config, "folds={rule: aligned}").code == 0
+    training = tmp_path / "train.yaml"
+    content = {
+        "output_dir": str(tmp_path / "run"),
+        "data": {"store": str(tmp_path / "merged"), "composition": {"batch_size": 16}},
+        "model": {"preset": "small", "width": 16, "attention_heads": 2},
+        "training": {
+            "launcher": "in_process", "engine": "torch", "max_epochs": 6, "optimizer": {"learning_rate": 3e-3},
+        },
+        "evaluation": {"test": True},
+        "tracking": {"uri": f"sqlite:///{tmp_path}/mlflow.db", "model_name": None, "system_metrics": False},
+    }  # fmt: skip
+    training.write_text(yaml.safe_dump(content))
+    done = run_job("train_model", training)
+    assert done.code == 0, done.stderr
+    summary = json.loads((tmp_path / "run/summary.json").read_text())
+    assert summary["corpora"] == ["alpha", "beta"]
+    assert summary["clips"] == {"train": 80, "validation": 20, "test": 20}
+    assert summary["speakers"]["test"] == ["alpha/s0", "beta/s0"]
+    # Two classes whose means lie far apart in both corpora.
+    assert summary["metrics"]["test/audio_video/accuracy"] > 0.8
+    predictions = pq.read_table(tmp_path / "run/predictions/test.parquet").to_pandas()
+    paired = predictions[predictions["condition"] == "audio_video"]
+    assert paired.groupby("corpus").size().to_dict() == {"alpha": 7, "beta": 11}
+    page = (tmp_path / "run/report.html").read_text()
+    assert "both (alpha, beta)" in page
+    assert "Scores on test by corpus" in page
+    assert "fold 0 (alpha 0, beta 0)" in page
+    started = (tmp_path / "run/journal.jsonl").read_text().splitlines()[0]
+    assert "merged of alpha (card hash" in started
+
+
+def test_a_dry_run_merges_nothing(config: Path, run_job: Job, tmp_path: Path) -> None:
+    assert run_job("merge_stores", config, "--dry-run").code == 0
+    assert not (tmp_path / "merged").exists()
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("labels={alpha: {calm: null}}", "labels.beta: happy: neither kept nor mapped nor dropped"),
+        ("stores=[/nowhere, /else]", "there is no feature store"),
+        ("folds={rule: by_chance}", "aligned"),
+        ("folds={rule: aligned, by_corpus: {alpha: [3]}}", "alpha has no fold 3"),
+    ],
+)
+def test_bad_settings_end_with_code_2(config: Path, run_job: Job, word: str, message: str) -> None:
+    done = run_job("merge_stores", config, word, "--dry-run")
+    assert done.code == 2
+    assert message in done.stderr
+
+
+def test_a_store_of_one_corpus_is_not_overwritten(config: Path, run_job: Job, tmp_path: Path) -> None:
+    done = run_job("merge_stores", config, f"output_dir={tmp_path / 'alpha'}", "--dry-run")
+    assert done.code == 2
+    assert "something else than a merged store" in done.stderr
