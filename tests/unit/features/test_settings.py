@@ -17,7 +17,11 @@ from vavl.features.settings import FeatureSettings
         ({"audio": {"window_ms": 0.1}}, "window 16"),
         ({"audio": {"hop_mz": 10}}, "did you mean `hop_ms`"),
         ({"audio": {"mel_bands": "many"}}, r"audio\.log_mel\.mel_bands"),
-        ({"video": {"frame_rate_hz": 0}}, "video.frame_rate_hz"),
+        ({"audio": {"extractor": "opensmile", "channels": "mfcc("}}, "not a regular expression"),
+        ({"audio": {"extractor": "opensmile", "feature_set": "eGeMAPS"}}, "eGeMAPSv02"),
+        ({"audio": {"extractor": "opensmile", "sample_rate_hz": 4000}}, "greater than or equal to 8000"),
+        ({"audio": {"extractor": "mel_log"}}, "log_mel"),
+        ({"video": {"frame_rate_hz": 0}}, r"video\.face_descriptor\.frame_rate_hz"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(content, problem):
