@@ -18,7 +18,12 @@ from pyarrow import csv
 
 from vavl.config.files import sha256_of_file
 from vavl.data.card_sources import TableSource
+from vavl.data.patterns import whole_match
 from vavl.errors import CorpusError
+
+_MARKS = ",;\t"
+_QUOTED = re.compile('"[^"]*"')
+_LONGEST_HEADER = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -45,9 +50,13 @@ def place_inside(root: Path, name: str) -> Path:
         CorpusError: the path, links followed, leads out of ``root``.
     """
     path = root / name
-    if not path.resolve().is_relative_to(root.resolve()):
+    try:
+        place = path.resolve()
+    except (OSError, RuntimeError):
+        raise CorpusError(str(root), name, "is a link that leads to itself", "put the file there") from None
+    if not place.is_relative_to(root.resolve()):
         raise CorpusError(
-            str(root), name, f"lies outside the corpus folder: {path.resolve()}",
+            str(root), name, f"lies outside the corpus folder: {place}",
             "name files inside the corpus folder; put the file there in place of the link",
         )  # fmt: skip
     return path
@@ -71,7 +80,12 @@ def read_text_columns(root: Path, name: str, columns: Sequence[str]) -> list[lis
     header = read_header(path)
     _check_columns(path, header, columns)
     table = _read(path, columns, {column: pa.string() for column in columns})
-    return [[value.strip() for value in table[column].to_pylist()] for column in columns]
+    values = [[value.strip() for value in table[column].to_pylist()] for column in columns]
+    for column, texts in zip(columns, values, strict=True):
+        row = next((row for row, text in enumerate(texts, start=1) if "\0" in text), None)
+        if row is not None:
+            raise CorpusError(str(path), f"{column}, row {row}", "holds a NUL character", "correct that line")
+    return values
 
 
 def read_number_columns(root: Path, name: str, columns: Sequence[str]) -> npt.NDArray[np.float64]:
@@ -96,7 +110,11 @@ def read_feature_table(source: TableSource, root: Path) -> FeatureTable:
             columns differs from ``width``.
     """
     path = place_inside(root, source.file)
-    columns = [name for name in read_header(path) if re.fullmatch(source.feature_columns, name)]
+    columns = [
+        name
+        for name in read_header(path)
+        if whole_match(source.feature_columns, name, "video.feature_columns")
+    ]
     if len(columns) != source.width:
         raise CorpusError(
             str(path), "video.feature_columns",
@@ -117,22 +135,46 @@ def read_header(path: Path) -> list[str]:
     """Return the column names of a CSV table.
 
     Raises:
-        CorpusError: the file is missing, has no header, or names a column twice.
+        CorpusError: the file is missing, is not text in UTF-8, has no header, or names a column twice.
     """
+    return _head(path)[0]
+
+
+def _head(path: Path) -> tuple[list[str], str]:
+    """Return the column names of a table, and the mark between its columns: comma, semicolon or tab."""
+    line = _first_line(path)
+    if not line.strip():
+        raise CorpusError(str(path), "", "the table is empty", "restore the file")
+    if line.count('"') % 2 or "\0" in line:
+        problem = "a name in the header goes over two lines, or the file is no text"
+        raise CorpusError(str(path), "header", problem, "write the header into one line")
+    marks = _QUOTED.sub("", line)
+    mark = max(_MARKS, key=marks.count)
+    header = [name.strip() for name in next(quoted_values([line], delimiter=mark, skipinitialspace=True))]
+    if len(set(header)) != len(header):
+        raise CorpusError(str(path), "header", "a column name occurs twice", "rename one of the columns")
+    return header, mark
+
+
+def _first_line(path: Path) -> str:
+    if path.exists() and not path.is_file():
+        raise CorpusError(str(path), "", "the table is not a regular file", "put the table itself there")
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as stream:
-            line = stream.readline().decode("utf-8-sig")
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as fault:
+            line = stream.readline(_LONGEST_HEADER)
+    except (OSError, EOFError, zlib.error) as fault:
         raise CorpusError(
             str(path), "", f"the table cannot be read: {getattr(fault, 'strerror', None) or fault}",
             "put the table there, or correct its name in the card",
         ) from None  # fmt: skip
-    if not line.strip():
-        raise CorpusError(str(path), "", "the table is empty", "restore the file")
-    header = [name.strip() for name in next(quoted_values([line], skipinitialspace=True))]
-    if len(set(header)) != len(header):
-        raise CorpusError(str(path), "header", "a column name occurs twice", "rename one of the columns")
-    return header
+    try:
+        # Files of old Macs end their lines with a carriage return alone.
+        return re.split("[\r\n]", line.decode("utf-8-sig"), maxsplit=1)[0]
+    except UnicodeDecodeError as fault:
+        raise CorpusError(
+            str(path), "", f"the table cannot be read: it is not text in UTF-8 ({fault})",
+            "save it as CSV in UTF-8",
+        ) from None  # fmt: skip
 
 
 def _check_columns(path: Path, header: Sequence[str], columns: Sequence[str]) -> None:
@@ -145,17 +187,25 @@ def _check_columns(path: Path, header: Sequence[str], columns: Sequence[str]) ->
 
 
 def _read(path: Path, columns: Sequence[str], types: dict[str, pa.DataType]) -> pa.Table:
-    header = read_header(path)
-    try:
-        table = csv.read_csv(
-            path,  # unpacked by its suffix
-            read_options=csv.ReadOptions(column_names=header, skip_rows=1, use_threads=False),
-            convert_options=csv.ConvertOptions(include_columns=list(columns), column_types=types),
-        )
-    except (pa.ArrowInvalid, OSError) as fault:
-        raise CorpusError(
-            str(path), ", ".join(columns), f"not a valid table: {fault}", "correct that line"
-        ) from None
+    header, mark = _head(path)
+    # Where semicolons part the columns, a comma may be the decimal point; a dot is tried first.
+    points = (".", ",") if mark == ";" and pa.float64() in types.values() else (".",)
+    for point in points:
+        try:
+            table = csv.read_csv(
+                path,  # unpacked by its suffix
+                read_options=csv.ReadOptions(column_names=header, skip_rows=1, use_threads=False),
+                parse_options=csv.ParseOptions(delimiter=mark, newlines_in_values=True),
+                convert_options=csv.ConvertOptions(
+                    include_columns=list(columns), column_types=types, decimal_point=point
+                ),
+            )
+            break
+        except (pa.ArrowInvalid, OSError) as fault:
+            if point == points[-1]:
+                raise CorpusError(
+                    str(path), ", ".join(columns), f"not a valid table: {fault}", "correct that line"
+                ) from None
     if table.num_rows == 0:
         raise CorpusError(str(path), "", "the table has a header and no rows", "restore the file")
     return table

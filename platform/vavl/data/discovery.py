@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import logging
 import os
-import re
-from collections.abc import Iterable
+import unicodedata
+from collections.abc import Iterable, Set
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from vavl.data.card import CorpusCard
 from vavl.data.card_sources import ClipList, FileSource, OpenFaceSource, TableSource
 from vavl.data.csv_table import place_inside, read_text_columns
+from vavl.data.patterns import one_writing, whole_match
 from vavl.errors import CorpusError
 
 logger = logging.getLogger(__name__)
@@ -56,6 +58,7 @@ def find_clips(card: CorpusCard, root: Path) -> tuple[Side, Side]:
             video = {}
     if card.audio and card.video:
         _treat_unpaired(card, audio, video)
+    _warn_of_case(card, audio.keys() | video.keys())
     return audio, video
 
 
@@ -97,14 +100,13 @@ def find_files(modality: str, source: FileSource | OpenFaceSource, root: Path, n
         CorpusError: nothing matches, a clip occurs twice, or a matching file is a link that leads out
             of the corpus folder.
     """
-    pattern = re.compile(source.pattern)
     side: Side = {}
     strangers: list[str] = []
     for name in names:
         path = PurePosixPath(name)
         if path.suffix.lower() not in source.suffixes:
             continue
-        match = pattern.fullmatch(name.removesuffix(path.suffix))
+        match = whole_match(source.pattern, name.removesuffix(path.suffix), f"{modality}.pattern")
         if match is None:
             strangers.append(name)
             continue
@@ -137,10 +139,9 @@ def find_rows(name: str, source: TableSource | ClipList, root: Path) -> Side:
             pattern or occurs twice.
     """
     (keys,) = read_text_columns(root, source.file, (source.key_column,))
-    pattern = re.compile(source.pattern)
     side: Side = {}
     for row, key in enumerate(keys, start=1):
-        match = pattern.fullmatch(key)
+        match = whole_match(source.pattern, key, f"{name}.pattern")
         if match is None:
             raise CorpusError(
                 str(root / source.file), f"{source.key_column}, row {row}",
@@ -159,16 +160,31 @@ def _check_file(root: Path, name: str) -> None:
         raise CorpusError(str(root), ascii(name), "the file's name is not UTF-8", "rename the file") from None
 
 
-def _add(side: Side, match: re.Match[str], place: str, file: str) -> None:
-    clip_id = match["clip"]
+def _add(side: Side, match: Any, place: str, file: str) -> None:
+    clip_id = one_writing(match["clip"])
     if not clip_id:
         raise CorpusError(file, place, "the clip id is empty", "let the group `clip` always match")
+    if any(unicodedata.category(sign) == "Cc" for sign in clip_id):
+        raise CorpusError(
+            file, ascii(place), "the name of the clip holds a control character, such as a line break",
+            "rename the file or correct the key",
+        )  # fmt: skip
     if clip_id in side:
         raise CorpusError(
             file, clip_id, f"two entries for one clip: {side[clip_id].place} and {place}",
             "remove one of them, or let the group `clip` tell them apart",
         )  # fmt: skip
     side[clip_id] = Found(place, match.groupdict())
+
+
+def _warn_of_case(card: CorpusCard, clip_ids: Set[str]) -> None:
+    folded: dict[str, str] = {}
+    for clip_id in sorted(clip_ids):
+        other = folded.setdefault(clip_id.casefold(), clip_id)
+        if other != clip_id:
+            message = "%s: clips whose names differ in case alone count as two, e.g. %s and %s"
+            logger.warning(message, card.name, other, clip_id)
+            return
 
 
 def _treat_unpaired(card: CorpusCard, audio: Side, video: Side) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,6 +12,7 @@ import numpy.typing as npt
 
 from vavl.data.card_labels import LabelTable
 from vavl.data.csv_table import read_number_columns, read_text_columns
+from vavl.data.patterns import one_writing, whole_match
 from vavl.errors import CorpusError
 
 ATTRIBUTES = ("arousal", "valence", "dominance")
@@ -86,7 +86,9 @@ class LabelRows:
         if rule is None:
             return np.arange(len(keys))
         (values,) = read_text_columns(self.root, self.table.file, (rule.column,))
-        kept = np.flatnonzero([re.fullmatch(rule.pattern, value) is not None for value in values])
+        kept = np.flatnonzero(
+            [whole_match(rule.pattern, value, "rows.pattern") is not None for value in values]
+        )
         if not len(kept):
             raise CorpusError(
                 self._file, rule.column, f"no row matches {rule.pattern}; values e.g. {values[:2]}",
@@ -107,8 +109,8 @@ class LabelRows:
     def _clip_ids(self) -> list[str]:
         clip_ids: dict[str, None] = {}
         for row, key in enumerate(self._texts(self.table.key_column)):
-            match = re.fullmatch(self.table.key_pattern, key)
-            clip_id = match["clip"] if match else None
+            match = whole_match(self.table.key_pattern, key, "key_pattern")
+            clip_id = one_writing(match["clip"]) if match and match["clip"] else None
             if not clip_id or clip_id in clip_ids:
                 problem = "is there twice" if clip_id else f"does not match {self.table.key_pattern}"
                 raise CorpusError(

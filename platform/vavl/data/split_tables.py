@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Mapping
 from pathlib import Path
 
 from vavl.data.card_splits import SplitTables
 from vavl.data.csv_table import read_text_columns
+from vavl.data.patterns import one_writing, whole_match
 from vavl.errors import CorpusError
 
 logger = logging.getLogger(__name__)
@@ -112,9 +112,9 @@ def _rows(tables: SplitTables, root: Path, fold: int) -> dict[str, str]:
 
 def _key(tables: SplitTables, text: str) -> str | None:
     if tables.key_pattern is None:
-        return text or None
-    match = re.fullmatch(tables.key_pattern, text)
-    return match[tables.key] if match else None
+        return one_writing(text) or None
+    match = whole_match(tables.key_pattern, text, "splits.folds.key_pattern")
+    return one_writing(match[tables.key]) if match and match[tables.key] else None
 
 
 def _check_speakers(tables: SplitTables, root: Path, fold: int, speakers: Mapping[str, str]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from functools import partial
 from pathlib import Path, PurePosixPath
 
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 from vavl.data.card_sources import OpenFaceSource
 from vavl.data.csv_table import read_header, read_number_columns
 from vavl.data.discovery import list_files
+from vavl.data.patterns import whole_match
 from vavl.data.statistics import ModalityInfo
 from vavl.errors import ClipError, CorpusError
 from vavl.features.extracted import Extracted, Extractor
@@ -37,7 +37,9 @@ def openface_settings(source: OpenFaceSource, root: Path) -> OpenFaceSettings:
     """
     path = _first_table(source, root)
     header = read_header(path)
-    columns = tuple(name for name in header if re.fullmatch(source.feature_columns, name))
+    columns = tuple(
+        name for name in header if whole_match(source.feature_columns, name, "video.feature_columns")
+    )
     if len(columns) != source.width:
         raise CorpusError(
             str(path), "video.feature_columns",
@@ -115,7 +117,9 @@ def read_openface(path: Path, settings: OpenFaceSettings) -> Extracted:
 def _first_table(source: OpenFaceSource, root: Path) -> Path:
     for name in list_files(root):
         suffix = PurePosixPath(name).suffix
-        if suffix.lower() in source.suffixes and re.fullmatch(source.pattern, name.removesuffix(suffix)):
+        if suffix.lower() in source.suffixes and whole_match(
+            source.pattern, name.removesuffix(suffix), "video.pattern"
+        ):
             return root / name
     raise CorpusError(
         str(root), "video.pattern", f"no table matches {source.pattern} with {' '.join(source.suffixes)}",

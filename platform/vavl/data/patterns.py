@@ -1,0 +1,44 @@
+"""The regular expressions of a card, matched within a time: an expression can take longer than the universe."""
+
+from __future__ import annotations
+
+import unicodedata
+from functools import lru_cache
+from typing import Any
+
+import regex
+
+from vavl.errors import CorpusError
+
+# A name takes microseconds; a process that has to wait for its turn may take a little longer.
+LONGEST_MATCH_S = 2.0
+
+
+def whole_match(expression: str, text: str, field: str) -> Any:
+    """Return the match of a card's expression with the whole of ``text``; None where it does not match.
+
+    Args:
+        expression: regular expression, of Python's kind.
+        text: a name, a key or a value.
+        field: key of the card that holds the expression, for the message.
+
+    Raises:
+        CorpusError: the expression is still at work after ``LONGEST_MATCH_S``.
+    """
+    try:
+        return _compiled(expression).fullmatch(text, timeout=LONGEST_MATCH_S)
+    except TimeoutError:
+        raise CorpusError(
+            "card", field, f"{expression} is still at work on {text[:80]!r} after {LONGEST_MATCH_S:g} s",
+            "write it so that a text can be matched in one way only: no repeat in a repeat, e.g. a+ for (a|aa)+",
+        ) from None  # fmt: skip
+
+
+def one_writing(name: str) -> str:
+    """Return a name with letters such as u with dots as one sign: a Mac stores them as two (Unicode NFC)."""
+    return unicodedata.normalize("NFC", name)
+
+
+@lru_cache(maxsize=256)
+def _compiled(expression: str) -> Any:
+    return regex.compile(expression)
