@@ -7,8 +7,8 @@ from vavl.config.files import write_json
 from vavl.config.snapshot import save_config
 from vavl.data.card import read_card
 from vavl.data.manifest import build_manifest
-from vavl.features.extract import ExtractionRun, extract_features
-from vavl.features.plan import check_same_extraction, plan_extraction
+from vavl.features.extract import extract_features
+from vavl.features.plan import plan_extraction, read_statement
 from vavl.features.summary import extraction_summary, summary_rows
 from vavl.job_config import PrepareCorpusJob
 
@@ -18,7 +18,7 @@ def check(job: PrepareCorpusJob) -> None:
     card = read_card(job.card)
     plan = plan_extraction(card, build_manifest(card, job.root), job.root, job.features, job.output_dir)
     if job.resume:
-        check_same_extraction(plan)
+        read_statement(plan)
 
 
 def story(job: PrepareCorpusJob) -> None:
@@ -26,7 +26,7 @@ def story(job: PrepareCorpusJob) -> None:
     card = read_card(job.card)
     manifest = build_manifest(card, job.root)
     plan = plan_extraction(card, manifest, job.root, job.features, job.output_dir)
-    result = extract_features(plan, ExtractionRun(job.workers, job.max_quarantined_share, job.resume))
+    result = extract_features(plan, job)
 
     save_config(job, job.output_dir / "config.yaml")
     summary = extraction_summary(plan, result)

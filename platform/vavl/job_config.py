@@ -12,6 +12,7 @@ from vavl.config.places import FROM_PROJECT, FROM_ROOT
 from vavl.data.demo_corpus.settings import DemoCorpusSettings
 from vavl.data.merge_settings import MergeSettings
 from vavl.data.store_address import StoreAddress
+from vavl.features.extraction_settings import ExtractionRun
 from vavl.features.settings import FeatureSettings
 from vavl.tracking.settings import TrackingSettings, TrackingTarget
 from vavl.training.comparison_settings import ComparisonPlan
@@ -49,7 +50,7 @@ class DescribeCorpusJob(FrozenConfig):
     overwrite: bool = Field(False, description="replace an earlier proposal")
 
 
-class PrepareCorpusJob(FrozenConfig):
+class PrepareCorpusJob(ExtractionRun):
     """Settings of ``jobs/prepare_corpus.py``."""
 
     output_dir: Annotated[Path, FROM_ROOT] = Field(description="folder of the feature store")
@@ -57,11 +58,6 @@ class PrepareCorpusJob(FrozenConfig):
     root: Annotated[Path | None, FROM_ROOT] = Field(
         None, description="corpus folder; by default the environment variable named in the card"
     )
-    workers: int | None = Field(None, ge=0, description="processes; one per core by default, 0 for none")
-    max_quarantined_share: float = Field(
-        0.02, ge=0, le=1, description="share of unreadable files above which the job fails"
-    )
-    resume: bool = Field(True, description="continue an interrupted extraction; false starts anew")
     features: FeatureSettings = FeatureSettings()
 
 

@@ -13,7 +13,8 @@ from vavl.config.load import validate
 from vavl.data.card import CorpusCard
 from vavl.data.manifest import build_manifest
 from vavl.data.store import FeatureStore
-from vavl.features.extract import ExtractionRun, extract_features
+from vavl.features.extract import extract_features
+from vavl.features.extraction_settings import ExtractionRun
 from vavl.features.plan import plan_extraction
 from vavl.features.quarantine import Quarantined, read_quarantine
 from vavl.features.settings import FeatureSettings
@@ -63,8 +64,7 @@ def extracted(tmp_path_factory: pytest.TempPathFactory) -> Extracted:
     longest = {"longest_clip_s": 30}
     settings = validate(FeatureSettings, {"audio": longest, "video": longest}, "odd.yaml")
     plan = plan_extraction(card, manifest, root, settings, tmp_path_factory.mktemp("store"))
-    # A process of its own: what ends it would be in quarantine for another reason.
-    result = extract_features(plan, ExtractionRun(processes=1, max_quarantined_share=1.0))
+    result = extract_features(plan, ExtractionRun(workers=0, max_quarantined_share=1.0))
     records = {(entry.modality, entry.clip_id): entry for entry in read_quarantine(plan.folder)}
     return Extracted(result.store, records)
 

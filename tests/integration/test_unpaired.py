@@ -13,7 +13,7 @@ import pytest
 import ray
 
 from vavl.data.sampler import FILLER, Sampler
-from vavl.training.cluster import join_ray
+from vavl.ray_session import join_ray
 from vavl.training.launch import launch_training
 from vavl.training.loop import Report
 from vavl.training.run_data import open_run_data

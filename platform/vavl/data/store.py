@@ -6,6 +6,7 @@ A store is a folder:
     audio.arrow, video.arrow   Arrow IPC streams with ``ROW_SCHEMA``, sorted by clip id, mapped to train
     *_sums.arrow               per speaker: count, sum and sum of squares of each channel, float64
     manifest.arrow, .parquet   labels, speakers and splits (vavl.data.manifest)
+    facts.arrow                the files behind the rows: hash, length, ... (vavl.data.clip_facts)
     parts/*.parquet            the same rows to exchange, and what an interrupted extraction continues from
     quarantine.jsonl           clips that could not be read
 
@@ -187,12 +188,10 @@ class FeatureStore:
         for name, entry in self.content["modalities"].items():
             for chunk in self._chunks[name]:
                 _check_chunk(self.folder / f"{name}.arrow", chunk, self.info[name].width)
-            for file, key in ((f"{name}.arrow", "sha256"), (f"{name}_sums.arrow", "sums_sha256")):
-                if sha256_of_file(self.folder / file) != entry[key]:
-                    raise StoreError(str(self.folder / file), key, "the file was changed", MAKE_AGAIN)
+            _check_hash(self.folder / f"{name}.arrow", entry, "sha256")
+            _check_hash(self.folder / f"{name}_sums.arrow", entry, "sums_sha256")
         for file, mark in self.content.get("files", {}).items():
-            if sha256_of_file(self.folder / file) != mark["sha256"]:
-                raise StoreError(str(self.folder / file), "sha256", "the file was changed", MAKE_AGAIN)
+            _check_hash(self.folder / file, mark, "sha256")
         if content_hash(self.content) != self.hash:
             raise StoreError(
                 str(self.folder / "store.json"), "store_hash", "the file was changed", MAKE_AGAIN
@@ -315,6 +314,13 @@ def _check_size(path: Path, expected: int) -> None:
     size = path.stat().st_size
     if size != expected:
         raise StoreError(str(path), "", f"has {size} bytes, store.json says {expected}", MAKE_AGAIN)
+
+
+def _check_hash(path: Path, entry: Mapping[str, Any], key: str) -> None:
+    if not path.exists():
+        raise StoreError(str(path), "", "the file of the store is missing", MAKE_AGAIN)
+    if sha256_of_file(path) != entry[key]:
+        raise StoreError(str(path), key, "the file was changed", MAKE_AGAIN)
 
 
 def _check_chunk(path: Path, chunk: _Chunk, width: int) -> None:

@@ -1,132 +1,112 @@
-"""Processes that extract parts; a clip that ends its process does not end the job."""
+"""Who extracts the parts: this process, or workers of Ray."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
-import multiprocessing
-import os
-import threading
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import suppress
-from dataclasses import dataclass
+import math
+from collections.abc import Iterator, Mapping
+from functools import partial
 
-from vavl.errors import TrainingError
-from vavl.features.part import Part, PartRecord
+import cv2
+import torch
+
+from vavl.features.attempts import TimeLimit
+from vavl.features.extraction_settings import ExtractionRun
+from vavl.features.part import Part, PartResult, extract_part
+from vavl.features.parts_folder import PartsFolder
+from vavl.features.sources import Extract, Source
 
 logger = logging.getLogger(__name__)
 
-Work = Callable[[Part], PartRecord]
-_WAITING_PER_PROCESS = 2
+_PAIRS_WORTH_RAY = 64
+"""Ray and its workers take some ten seconds to start; so many files are extracted meanwhile."""
 
 
-@dataclass(frozen=True)
-class _Pools:
-    """Makes pools of processes that are alike."""
-
-    processes: int
-    begin: Callable[[], None] | None
-
-    def new(self) -> ProcessPoolExecutor:
-        # Not fork: the libraries here run threads, and a fork of a process with threads can lock up.
-        context = multiprocessing.get_context("spawn")
-        return ProcessPoolExecutor(self.processes, context, initializer=_begin, initargs=(self.begin,))
-
-
-def run_parts(
-    parts: Iterable[Part], work: Work, processes: int, begin: Callable[[], None] | None = None
-) -> Iterator[tuple[Part, PartRecord]]:
-    """Run ``work`` on every part and yield each result when it is there, in any order.
+class PartWorker:
+    """Extracts parts; makes each extractor once, when the first part needs it.
 
     Args:
-        parts: taken as processes become free, never all at once.
-        work: a function that can be pickled.
-        processes: how many; 0 works in this process.
-        begin: called once in each process.
+        sources: of each modality.
+        limit: longest time for one clip.
+    """
+
+    def __init__(self, sources: Mapping[str, Source], limit: TimeLimit) -> None:
+        self._sources, self._limit = sources, limit
+        self._extractors: dict[str, Extract] = {}
+
+    def work(self, part: Part) -> PartResult:
+        """Extract a part; see ``extract_part``."""
+        return extract_part(part, partial(self._extractor, part.modality), self._limit)
+
+    def _extractor(self, modality: str) -> Extract:
+        if modality not in self._extractors:
+            self._extractors[modality] = self._sources[modality].extractor()
+        return self._extractors[modality]
+
+
+def extract_parts(folder: PartsFolder, run: ExtractionRun) -> Iterator[tuple[str, PartResult]]:
+    """Extract the pending parts and yield file name and result of each when it is there, in any order.
 
     Raises:
-        VavlError: what ``work`` raised.
-        TrainingError: processes end before they touch a clip.
+        VavlError: what an extractor raised for other reasons than a clip.
+        TrainingError: workers end before they touch a clip.
     """
-    if processes == 0:
-        for part in parts:
-            yield part, work(part)
-        return
-    waiting = iter(parts)
-    while True:
-        broken: list[Part] = []
-        yield from _run_until_broken(waiting, work, _Pools(processes, begin), broken)
-        if not broken:
-            return
-        logger.warning("a process ended without a word; %d parts are done again one by one", len(broken))
-        for part in broken:
-            yield part, _run_alone(part, work, _Pools(1, begin))
+    sources = folder.plan.sources
+    # Video first: it takes longest.
+    modalities = sorted(sources, reverse=True)
+    away = [name for name in modalities if sources[name].in_workers and _pairs(folder, name)]
+    here = [name for name in modalities if not sources[name].in_workers]
+    if away and uses_ray(run, sum(_pairs(folder, name) for name in away), folder.was_killed):
+        # Reading Ray's package alone takes seconds.
+        from vavl.features.ray_crew import extract_on_ray
+
+        parts = [part.to_json() for name in away for part in folder.parts_left(name)]
+        yield from extract_on_ray(parts, {name: sources[name] for name in away}, run)
+    else:
+        here = modalities
+    worker = PartWorker(sources, TimeLimit(run.seconds_per_clip, ends_process=False))
+    with threads_of_libraries(math.ceil(run.cpus_per_worker)):
+        for name in here:
+            for part in folder.parts_left(name):
+                yield part.path.name, worker.work(part)
 
 
-def _run_until_broken(
-    waiting: Iterator[Part], work: Work, pools: _Pools, broken: list[Part]
-) -> Iterator[tuple[Part, PartRecord]]:
-    """Yield results until all parts are done or a process has died; ``broken`` gets the lost parts."""
-    pool = pools.new()
-    running: dict[Future[PartRecord], Part] = {}
-    try:
-        while True:
-            while not broken and len(running) < pools.processes * _WAITING_PER_PROCESS:
-                part = next(waiting, None)
-                if part is None:
-                    break
-                if not _submit(pool, work, part, running):
-                    broken.append(part)
-            if not running:
-                return
-            for future in wait(running, return_when=FIRST_COMPLETED).done:
-                part = running.pop(future)
-                if isinstance(future.exception(), BrokenProcessPool):
-                    broken.append(part)
-                else:
-                    yield part, future.result()
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+def uses_ray(run: ExtractionRun, pairs: int, was_killed: bool) -> bool:
+    """Decide whether Ray extracts, and say why.
 
-
-def _submit(
-    pool: ProcessPoolExecutor, work: Work, part: Part, running: dict[Future[PartRecord], Part]
-) -> bool:
-    with suppress(BrokenProcessPool):
-        running[pool.submit(work, part)] = part
+    Args:
+        run: the settings; ``workers`` null leaves the choice to this function.
+        pairs: (clip, modality) pairs to do.
+        was_killed: an earlier process ended in the middle of a clip: it may do so again.
+    """
+    if run.workers is not None:
+        return run.workers > 0
+    if was_killed:
+        logger.info("an earlier job ended in the middle of a clip: workers extract, which may end")
         return True
-    return False
+    if pairs <= _PAIRS_WORTH_RAY:
+        logger.info("%d files: this process extracts them, workers would take longer to start", pairs)
+    return pairs > _PAIRS_WORTH_RAY
 
 
-def _run_alone(part: Part, work: Work, pools: _Pools) -> PartRecord:
-    """Run one part in a process of its own until it survives; each clip that ends it is set aside."""
-    while True:
-        part.marker.unlink(missing_ok=True)
-        try:
-            with pools.new() as pool:
-                return pool.submit(work, part).result()
-        except BrokenProcessPool:
-            clip_id = part.marker.read_text("utf-8") if part.marker.exists() else ""
-            if not clip_id or clip_id in part.crashing:
-                raise TrainingError(
-                    "extraction", part.path.stem, "its process ends before it has read a clip",
-                    "look for the reason in the system's log (out of memory?), then start the same command again",
-                ) from None  # fmt: skip
-            logger.warning("clip %s: %s ended its process; it is quarantined", clip_id, part.modality)
-            part = part.with_crashing(clip_id)
+@contextlib.contextmanager
+def threads_of_libraries(count: int) -> Iterator[None]:
+    """Let the libraries of this process use ``count`` threads each; afterwards as many as before."""
+    before = torch.get_num_threads(), cv2.getNumThreads()
+    set_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before[0])
+        cv2.setNumThreads(before[1])
 
 
-def _begin(begin: Callable[[], None] | None) -> None:
-    """Prepare a process: it ends when its parent has ended."""
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    if begin is not None:
-        begin()
+def set_threads(count: int) -> None:
+    """Let the libraries of this process use ``count`` threads each."""
+    torch.set_num_threads(count)
+    cv2.setNumThreads(count)
 
 
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        # A killed job leaves nobody to report to: end at once, a half-written part is discarded.
-        os._exit(1)
+def _pairs(folder: PartsFolder, modality: str) -> int:
+    return sum(folder.plan.layout[name][number].length for name, number in folder.pending if name == modality)

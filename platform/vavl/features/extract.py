@@ -2,63 +2,49 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
+import heapq
 import json
 import logging
-import os
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
-from itertools import chain
 from pathlib import Path
+from typing import Any
 
-import cv2
-import torch
+import pyarrow as pa
+import pyarrow.compute as pc
 
-from vavl.config.files import make_folder, write_json, write_text
+from vavl.config.files import make_folder, written_beside
+from vavl.data.clip_facts import write_facts
 from vavl.data.store import MODALITIES, FeatureStore
 from vavl.data.store_writer import StoreWriter
 from vavl.errors import InputError, StoreError
-from vavl.features.audio import audio_extractor
-from vavl.features.crew import run_parts
-from vavl.features.part import Part, PartRecord, extract_part, read_part, read_part_record
-from vavl.features.plan import ExtractionPlan, check_same_extraction
+from vavl.features.crew import extract_parts
+from vavl.features.extraction_settings import ExtractionRun
+from vavl.features.part import PartResult
+from vavl.features.part_file import ClipRecord, part_batches, read_part_record
+from vavl.features.parts_folder import only_job, open_parts_folder
+from vavl.features.plan import ExtractionPlan
 from vavl.features.progress import ClipProgress
 from vavl.features.quarantine import Quarantined, write_quarantine
-from vavl.features.settings import FeatureSettings
-from vavl.features.table import TableExtractor
-from vavl.features.video import video_extractor
+from vavl.features.sources import ClipPlace
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class ExtractionRun:
-    """How an extraction runs; nothing here changes what a store holds.
-
-    Attributes:
-        processes: that extract; None is one per core, 0 works in this process.
-        max_quarantined_share: of all (clip, modality) pairs; more failures end the job.
-        resume: continue an interrupted extraction, or throw its parts away.
-    """
-
-    processes: int | None = None
-    max_quarantined_share: float = 0.02
-    resume: bool = True
-
-
-@dataclass(frozen=True)
 class ExtractionResult:
-    """What an extraction did.
+    """What an extraction did; all counts but ``tally`` are of (clip, modality) pairs.
 
     Attributes:
         store: the finished store.
         seconds: of work, this time.
-        extracted: (clip, modality) pairs worked on, this time.
-        continued: pairs finished by an earlier, interrupted run.
+        extracted: worked on, this time.
+        kept: taken over from earlier: neither file nor settings changed.
+        added: extracted, and not in the store before.
+        extracted_again: extracted, and in the store before: the file or the settings changed.
+        removed: in the store before, and no longer in the corpus folder.
         quarantined: all that are left out.
         tally: sums over all clips, e.g. ``face_frames``.
     """
@@ -66,154 +52,136 @@ class ExtractionResult:
     store: FeatureStore
     seconds: float
     extracted: int
-    continued: int
+    kept: int
+    added: int
+    extracted_again: int
+    removed: int
     quarantined: tuple[Quarantined, ...]
     tally: Mapping[str, int]
 
 
 def extract_features(plan: ExtractionPlan, run: ExtractionRun) -> ExtractionResult:
-    """Extract all clips of a plan and write the store.
+    """Extract the clips of a plan that are not in the folder yet and write the store.
 
-    An interrupted call leaves finished parts behind, the next call continues with the others; the
-    result is the same to the byte. Clips in quarantine are tried again.
+    What an earlier call finished is kept, also an interrupted one, as long as a clip's file and the
+    settings of its extractor are the same; the result is that of a call from nothing, to the byte. Clips in
+    quarantine are tried again. A store that is there stays readable until the new one is written.
 
     Raises:
         InputError: the folder cannot be written, or too many clips cannot be read.
-        StoreError: parts of another extraction are in the folder, or another job is at work there.
+        StoreError: the folder holds another corpus, or another job is at work there.
         ConfigError: settings of an extractor do not fit together.
     """
     start = time.monotonic()
     make_folder(plan.parts_folder)
-    with _only_job(plan.parts_folder):
-        _prepare_folder(plan, resume=run.resume)
-        records, pending = _finished_parts(plan)
-        total = sum(plan.clips(modality) for modality in plan.infos)
-        if total > pending:
-            logger.info("continuing: %d of %d are done", total - pending, total)
+    with only_job(plan.parts_folder):
+        before = _StoreBefore(plan.folder if run.resume else None)
+        folder = open_parts_folder(plan, resume=run.resume)
+        total, left = plan.total, folder.pairs_left
+        if total > left:
+            logger.info("%d of %d files are in the folder already, unchanged", total - left, total)
+        results = dict(folder.finished)
         allowed = int(run.max_quarantined_share * total)
-        with ClipProgress("extracting", total, total - pending) as progress:
-            for part, record in _work(plan, frozenset(records), run.processes):
-                records[part.path.name] = record
-                progress.advance(len(part.clips))
-                _refuse_too_many(plan, records, allowed, total)
-        store = _write_store(plan, records)
+        with ClipProgress("extracting", total, total - left) as progress:
+            clips_of = _clips_by_name(plan)
+            for name, result in extract_parts(folder, run):
+                results[name] = result
+                before.count(name.partition("-")[0], result)
+                progress.advance(clips_of[name])
+                _refuse_too_many(plan, results, allowed)
+        store = _write_store(plan, results)
+        folder.remove_rest()
     tally: Counter[str] = Counter()
-    for record in records.values():
-        tally.update(record.tally)
-    seconds = time.monotonic() - start
-    return ExtractionResult(store, seconds, pending, total - pending, _quarantined(records), dict(tally))
+    for result in results.values():
+        tally.update(result.tally)
+    extracted = sum(len(result.extracted) for result in results.values())
+    done = ExtractionResult(
+        store, time.monotonic() - start, extracted, total - extracted, before.added, before.again,
+        before.removed(plan), _quarantined(results), dict(tally),
+    )  # fmt: skip
+    _log_changes(done)
+    return done
 
 
-def extract_media_part(part: Part, root: Path, settings: FeatureSettings) -> PartRecord:
-    """Extract one part from media files; runs in a process of its own."""
-    is_audio = part.modality == "audio"
-    extract = audio_extractor(settings.audio) if is_audio else video_extractor(settings.video)
-    return extract_part(part, lambda clip: extract(root / clip.file))
+class _StoreBefore:
+    """The store that was in the folder, to tell new clips from those that are extracted again.
+
+    Args:
+        folder: of the store; None if it is to be replaced.
+    """
+
+    def __init__(self, folder: Path | None) -> None:
+        self.added = self.again = 0
+        self._ids: dict[str, pa.ChunkedArray] = {}
+        try:
+            store = FeatureStore.open(folder) if folder is not None else None
+        except (StoreError, KeyError):
+            return
+        self._ids = {name: store.clip_ids(name) for name in store.info} if store is not None else {}
+
+    def count(self, modality: str, result: PartResult) -> None:
+        bad = {entry.clip_id for entry in result.quarantined}
+        good = pa.array([clip_id for clip_id in result.extracted if clip_id not in bad], pa.string())
+        again = pc.sum(pc.is_in(good, value_set=self._ids_of(modality))).as_py() or 0
+        self.again += again
+        self.added += len(good) - again
+
+    def removed(self, plan: ExtractionPlan) -> int:
+        count = 0
+        for modality, ids in self._ids.items():
+            now = plan.clip_ids(modality).combine_chunks()
+            count += len(ids) - (pc.sum(pc.is_in(ids, value_set=now)).as_py() or 0)
+        return count
+
+    def _ids_of(self, modality: str) -> pa.Array:
+        ids = self._ids.get(modality)
+        return pa.array([], pa.string()) if ids is None else ids.combine_chunks()
 
 
-def use_one_thread() -> None:
-    """Let the libraries of this process use one thread each: there is a process per core."""
-    torch.set_num_threads(1)
-    cv2.setNumThreads(1)
+def _log_changes(done: ExtractionResult) -> None:
+    logger.info(
+        "files: %d added, %d kept, %d extracted again, %d removed, %d in quarantine",
+        done.added, done.kept, done.extracted_again, done.removed, len(done.quarantined),
+    )  # fmt: skip
 
 
-def _work(
-    plan: ExtractionPlan, finished: frozenset[str], processes: int | None
-) -> Iterator[tuple[Part, PartRecord]]:
-    """Extract the parts that are not finished; video first, it takes longest."""
-    media = ["audio"] if plan.table is not None else ["video", "audio"]
-    pending = (
-        part
-        for modality in media
-        if modality in plan.infos
-        for part in plan.parts(modality)
-        if part.path.name not in finished
-    )
-    first = next(pending, None)
-    if first is not None:
-        work = partial(extract_media_part, root=plan.root, settings=plan.settings)
-        cores = len(os.sched_getaffinity(0)) if processes is None else processes
-        yield from run_parts(chain([first], pending), work, cores, use_one_thread)
-    if plan.table is not None and "video" in plan.infos:
-        # Looking up rows takes no time worth a process, and the table stays in one place.
-        rows = TableExtractor(plan.table_file, plan.table)
-        for part in plan.parts("video"):
-            if part.path.name not in finished:
-                yield part, extract_part(part, lambda clip: rows.extract(clip.file, _below(plan, clip.sound)))
+def _clips_by_name(plan: ExtractionPlan) -> dict[str, int]:
+    return {
+        plan.file_name(modality, number): place.length
+        for modality, places in plan.layout.items()
+        for number, place in enumerate(places)
+    }
 
 
-def _below(plan: ExtractionPlan, sound: str | None) -> Path | None:
-    return None if sound is None else plan.root / sound
+def _quarantined(results: Mapping[str, PartResult]) -> tuple[Quarantined, ...]:
+    return tuple(entry for name in sorted(results) for entry in results[name].quarantined)
 
 
-def _prepare_folder(plan: ExtractionPlan, *, resume: bool) -> None:
-    """Remove what an interrupted job left half done, or everything; state what is extracted here."""
-    if not resume:
-        for path in plan.parts_folder.glob("*.*"):
-            path.unlink()
-    elif check_same_extraction(plan):
-        for path in (*plan.folder.glob(".*.partial"), *plan.parts_folder.glob(".*.*")):
-            path.unlink()
-        return
-    else:
-        for path in plan.parts_folder.glob("*.parquet"):
-            path.unlink()
-    (plan.folder / "store.json").unlink(missing_ok=True)
-    write_json(plan.parts_folder / "extraction.json", plan.identity())
-
-
-def _finished_parts(plan: ExtractionPlan) -> tuple[dict[str, PartRecord], int]:
-    """Return the records of parts that need no more work, by file name, and the clips still to do."""
-    records: dict[str, PartRecord] = {}
-    pending = 0
-    for modality in plan.infos:
-        for part in plan.parts(modality):
-            record = read_part_record(part.path) if part.path.exists() else None
-            if record is not None and not record.quarantined:
-                records[part.path.name] = record
-                continue
-            pending += len(part.clips)
-            if record is None:
-                part.path.unlink(missing_ok=True)
-    return records, pending
-
-
-def _quarantined(records: Mapping[str, PartRecord]) -> tuple[Quarantined, ...]:
-    return tuple(entry for name in sorted(records) for entry in records[name].quarantined)
-
-
-def _refuse_too_many(
-    plan: ExtractionPlan, records: Mapping[str, PartRecord], allowed: int, total: int
-) -> None:
-    quarantined = _quarantined(records)
+def _refuse_too_many(plan: ExtractionPlan, results: Mapping[str, PartResult], allowed: int) -> None:
+    quarantined = _quarantined(results)
     if len(quarantined) <= allowed:
         return
     path = write_quarantine(plan.folder, quarantined)
     first = quarantined[0]
     raise InputError(
         str(path), "max_quarantined_share",
-        f"more than {allowed} of {total} files cannot be read, e.g. {first.file}: {first.reason}",
+        f"more than {allowed} of {plan.total} files cannot be read, e.g. {first.file}: {first.reason}",
         "repair the files listed there, or raise max_quarantined_share; the same command then continues",
     )  # fmt: skip
 
 
-def _write_store(plan: ExtractionPlan, records: Mapping[str, PartRecord]) -> FeatureStore:
+def _write_store(plan: ExtractionPlan, results: Mapping[str, PartResult]) -> FeatureStore:
     """Put the parts together; store.json comes last and makes the folder a store."""
-    quarantined = _quarantined(records)
+    quarantined = _quarantined(results)
     writer = StoreWriter(plan.folder, plan.manifest.corpus, plan.manifest.card_hash)
     plan.manifest.write(plan.folder)
     write_quarantine(plan.folder, quarantined)
-    notes = [
-        json.dumps({"clip_id": clip_id, "modality": name.partition("-")[0], "note": note}, ensure_ascii=False)
-        for name in sorted(records)
-        for clip_id, note in sorted(records[name].notes.items())
-    ]
-    write_text(plan.folder / "notes.jsonl", "".join(f"{line}\n" for line in notes))
+    _write_notes(plan)
+    rows = [_facts(plan, modality) for modality in plan.sources]
+    write_facts(plan.folder, heapq.merge(*rows, key=lambda row: (row["clip_id"], row["modality"])))
     for modality in MODALITIES:
-        if modality in plan.infos:
-            batches = (
-                batch for part in plan.parts(modality) for batch in read_part(part.path)[0].to_batches()
-            )
+        if modality in plan.sources:
+            batches = (batch for part in plan.parts(modality) for batch in part_batches(part.path))
             writer.write_modality(modality, plan.infos[modality], batches)
         else:
             writer.leave_out(modality)
@@ -221,14 +189,32 @@ def _write_store(plan: ExtractionPlan, records: Mapping[str, PartRecord]) -> Fea
     return FeatureStore.open(plan.folder)
 
 
-@contextlib.contextmanager
-def _only_job(folder: Path) -> Iterator[None]:
-    """Hold the lock of the folder; the system frees it when the process ends, however it ends."""
-    with (folder / "lock").open("w") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise StoreError(
-                str(folder.parent), "", "another job is writing this store", "wait for it, or end it"
-            ) from None
-        yield
+def _write_notes(plan: ExtractionPlan) -> None:
+    with written_beside(plan.folder / "notes.jsonl") as partial, partial.open("w", encoding="utf-8") as file:
+        for modality in plan.sources:
+            for clip, record in _records(plan, modality):
+                if record.note is not None:
+                    line = {"clip_id": clip.clip_id, "modality": modality, "note": record.note}
+                    file.write(json.dumps(line, ensure_ascii=False) + "\n")
+
+
+def _facts(plan: ExtractionPlan, modality: str) -> Iterator[dict[str, Any]]:
+    shared = plan.sources[modality].shared_file
+    for clip, record in _records(plan, modality):
+        yield {
+            "clip_id": clip.clip_id,
+            "modality": modality,
+            "file": shared or clip.file,
+            # Of a shared file it would make all clips look like copies of each other.
+            "sha256": record.sha256 if shared is None else None,
+            **record.facts,
+        }
+
+
+def _records(plan: ExtractionPlan, modality: str) -> Iterator[tuple[ClipPlace, ClipRecord]]:
+    """Yield the clips of the store in their order; one part's records are in memory."""
+    for part in plan.parts(modality):
+        record = read_part_record(part.path)
+        if record is None:
+            raise StoreError(str(part.path), "", "was changed while the store was written", "try again")
+        yield from ((clip, record.clips[clip.clip_id]) for clip in part.clips if clip.clip_id in record.clips)

@@ -8,38 +8,18 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from vavl.config.files import make_folder, written_beside
-from vavl.data.store import ROW_SCHEMA
-from vavl.data.store_writer import ClipFeatures, row_batch
+from vavl.config.files import make_folder, sha256_of_file, written_beside
+from vavl.data.store_writer import ClipFeatures
 from vavl.errors import ClipError, ConfigError
-from vavl.features.extracted import Extracted, require_finite
+from vavl.features.attempts import Attempts, TimeLimit
+from vavl.features.extracted import require_finite
+from vavl.features.part_file import ClipRecord, EarlierRows, PartRecord, PartWriter
 from vavl.features.quarantine import Quarantined
-
-_METADATA_KEY = b"vavl"
-
-
-@dataclass(frozen=True)
-class ClipPlace:
-    """Where one modality of a clip is found.
-
-    Attributes:
-        clip_id: of the manifest.
-        speaker: of the manifest.
-        file: path relative to the corpus folder, or the key of a row of the table of features.
-        sound: path of the clip's sound, for a table; None otherwise.
-    """
-
-    clip_id: str
-    speaker: str
-    file: str
-    sound: str | None = None
+from vavl.features.sources import ClipPlace, Extract
 
 
 @dataclass(frozen=True)
@@ -48,127 +28,162 @@ class Part:
 
     Attributes:
         modality: "audio" or "video".
-        number: of the part, from 0.
         path: of its file.
         corpus: name.
+        root: absolute corpus folder.
         width: channels of a frame.
+        provenance: ``ModalityInfo.provenance`` of the features.
         clips: in the order of the manifest.
-        crashing: clip ids that ended their process before; they are quarantined untried.
+        earlier: files of older parts whose rows are used again where a clip's file has not changed.
     """
 
     modality: str
-    number: int
     path: Path
     corpus: str
+    root: Path
     width: int
+    provenance: str
     clips: tuple[ClipPlace, ...]
-    crashing: frozenset[str] = frozenset()
+    earlier: tuple[Path, ...] = ()
 
     @property
     def marker(self) -> Path:
         """File that names the clip in work, for the case that the process ends in the middle of it."""
         return self.path.with_name(f".{self.path.stem}.current")
 
-    def with_crashing(self, clip_id: str) -> Part:
-        """Return the part with one more clip that is not to be tried again."""
-        return replace(self, crashing=self.crashing | {clip_id})
+    def to_json(self) -> str:
+        """Return the part as text for another process."""
+        return json.dumps(asdict(self), default=str)
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Read what ``to_json`` wrote."""
+        content: dict[str, Any] = json.loads(text)
+        clips = tuple(ClipPlace(**clip) for clip in content.pop("clips"))
+        path, root = Path(content.pop("path")), Path(content.pop("root"))
+        earlier = tuple(Path(path) for path in content.pop("earlier"))
+        return cls(**content, path=path, root=root, clips=clips, earlier=earlier)
 
 
 @dataclass(frozen=True)
-class PartRecord:
-    """What is known of a finished part beside its rows.
+class PartResult:
+    """What the job has to know of a finished part: small, whatever the features are.
 
     Attributes:
+        extracted: clip ids that were worked on, those in quarantine included.
         quarantined: clips left out.
-        notes: clip id -> note.
         tally: sums over the clips of the part.
     """
 
+    extracted: tuple[str, ...] = ()
     quarantined: tuple[Quarantined, ...] = ()
-    notes: Mapping[str, str] = field(default_factory=dict)
     tally: Mapping[str, int] = field(default_factory=dict)
 
-    def to_json(self) -> bytes:
-        """Return the record as JSON for the metadata of the part's file."""
-        return json.dumps(asdict(self), sort_keys=True, ensure_ascii=False).encode()
+    @classmethod
+    def of(cls, record: PartRecord, extracted: tuple[str, ...] = ()) -> Self:
+        """Sum up a part."""
+        tally: Counter[str] = Counter()
+        for clip in record.clips.values():
+            tally.update(clip.tally)
+        return cls(extracted, record.quarantined, dict(tally))
+
+    def to_json(self) -> str:
+        """Return the result as text for another process."""
+        return json.dumps(asdict(self))
 
     @classmethod
-    def from_json(cls, text: bytes) -> Self:
+    def from_json(cls, text: str) -> Self:
         """Read what ``to_json`` wrote."""
         content: dict[str, Any] = json.loads(text)
         quarantined = tuple(Quarantined(**entry) for entry in content["quarantined"])
-        return cls(quarantined, content["notes"], content["tally"])
+        return cls(tuple(content["extracted"]), quarantined, content["tally"])
 
 
-Extract = Callable[[ClipPlace], Extracted]
-
-
-def extract_part(part: Part, extract: Extract) -> PartRecord:
+def extract_part(part: Part, make_extractor: Callable[[], Extract], limit: TimeLimit) -> PartResult:
     """Extract the clips of a part and write its file.
 
-    Clips that fail are quarantined. Rows of an older file of the part stay as they are, its
-    quarantined clips are tried again.
+    Clips that fail are quarantined. A clip whose row is in an earlier part, made from the same content of
+    its file with the same extractor, keeps that row.
+
+    Args:
+        part: what to do.
+        make_extractor: called once, before the first clip.
+        limit: longest time for one clip.
 
     Raises:
         ConfigError: the settings of the extractor do not fit; no clip could be extracted with them.
         InputError: the folder cannot be written.
+        TrainingError: processes end before they touch a clip of the part.
     """
     make_folder(part.path.parent)
-    old_rows, old = read_part(part.path) if part.path.exists() else (None, PartRecord())
-    bad = {record.clip_id for record in old.quarantined}
-    features: list[ClipFeatures] = []
+    attempts = Attempts(part.marker, limit)
+    try:
+        with written_beside(part.path) as partial:
+            writer = PartWriter(partial, part.corpus, part.width)
+            record, extracted = _work(part, make_extractor(), attempts, writer)
+            writer.finish(record)
+    finally:
+        # Only a process that ends without a word leaves its marker behind.
+        attempts.finish()
+    return PartResult.of(record, extracted)
+
+
+def _work(
+    part: Part, extract: Extract, attempts: Attempts, writer: PartWriter
+) -> tuple[PartRecord, tuple[str, ...]]:
+    """Write the rows of the part; return its record and the clip ids that were worked on."""
+    earlier = EarlierRows(part.earlier, part.provenance)
+    clips: dict[str, ClipRecord] = {}
+    extracted: list[str] = []
     quarantined: list[Quarantined] = []
-    notes, tally = dict(old.notes), Counter(old.tally)
     for clip in part.clips:
-        if old_rows is not None and clip.clip_id not in bad:
-            continue
-        part.marker.write_text(clip.clip_id, encoding="utf-8")
         try:
-            extracted = _try(part, clip, extract)
+            with attempts.at(clip.clip_id, clip.file, part.modality):
+                found = _kept(part, clip, earlier)
+                if found is None:
+                    extracted.append(clip.clip_id)
+                    found = _extracted(part, clip, extract)
         except ConfigError:
             raise
         except Exception as fault:  # noqa: BLE001  whatever a damaged file provokes concerns that file only
             quarantined.append(Quarantined.of(clip.clip_id, part.modality, clip.file, fault))
             continue
-        features.append(ClipFeatures(clip.clip_id, clip.speaker, extracted.values, extracted.frame_times))
-        tally.update(extracted.tally)
-        if extracted.note:
-            notes[clip.clip_id] = extracted.note
-    rows = pa.Table.from_batches([row_batch(part.corpus, part.width, features)], ROW_SCHEMA)
-    if old_rows is not None:
-        rows = pa.concat_tables([old_rows, rows]).sort_by("clip_id")
-    record = PartRecord(tuple(quarantined), notes, dict(tally))
-    with written_beside(part.path) as partial:
-        pq.write_table(rows.replace_schema_metadata({_METADATA_KEY: record.to_json()}), partial)
-    part.marker.unlink(missing_ok=True)
-    return record
+        writer.add(found[0])
+        clips[clip.clip_id] = found[1]
+    return PartRecord(part.provenance, clips, tuple(quarantined)), tuple(extracted)
 
 
-def read_part(path: Path) -> tuple[pa.Table, PartRecord]:
-    """Return the rows of a part and its record."""
-    table = pq.read_table(path, partitioning=None)
-    record = PartRecord.from_json(table.schema.metadata[_METADATA_KEY])
-    return table.replace_schema_metadata(None).cast(ROW_SCHEMA), record
-
-
-def read_part_record(path: Path) -> PartRecord | None:
-    """Return the record of a finished part; None if there is no readable file of it."""
-    try:
-        return PartRecord.from_json(pq.read_schema(path).metadata[_METADATA_KEY])
-    except (OSError, pa.ArrowInvalid, KeyError, TypeError, ValueError):
+def _kept(part: Part, clip: ClipPlace, earlier: EarlierRows) -> tuple[ClipFeatures, ClipRecord] | None:
+    """Return the earlier row of a clip, if there is one and the file has not changed since."""
+    if not earlier.knows(clip.clip_id):
         return None
+    return earlier.find(clip.clip_id, clip.speaker, _content_hash(part, clip))
 
 
-def _try(part: Part, clip: ClipPlace, extract: Extract) -> Extracted:
-    if clip.clip_id in part.crashing:
+def _extracted(part: Part, clip: ClipPlace, extract: Extract) -> tuple[ClipFeatures, ClipRecord]:
+    content_hash = _content_hash(part, clip)
+    found = require_finite(clip.file, part.modality, extract(clip))
+    if found.values.shape[1] != part.width:
         raise ClipError(
-            clip.file, part.modality, "the process that decoded it ended without a word (crash or out of memory)",
-            "look at the file; make it again from its source, or leave the clip out",
-        )  # fmt: skip
-    extracted = require_finite(clip.file, part.modality, extract(clip))
-    if extracted.values.shape[1] != part.width:
-        raise ClipError(
-            clip.file, part.modality, f"{extracted.values.shape[1]} channels instead of {part.width}",
+            clip.file, part.modality, f"{found.values.shape[1]} channels instead of {part.width}",
             "repair the extractor",
         )  # fmt: skip
-    return extracted
+    record = ClipRecord(
+        content_hash,
+        {name: float(value) for name, value in found.facts.items()},
+        {name: int(count) for name, count in found.tally.items()},
+        found.note,
+    )
+    return ClipFeatures(clip.clip_id, clip.speaker, found.values, found.frame_times), record
+
+
+def _content_hash(part: Part, clip: ClipPlace) -> str | None:
+    """Return the SHA-256 of the file that the features of a clip depend on; None if it cannot be read.
+
+    What is wrong with such a file is for the extractor to say; a pipe would block whoever opens it.
+    """
+    path = None if clip.media is None else part.root / clip.media
+    try:
+        return sha256_of_file(path) if path is not None and path.is_file() else None
+    except OSError:
+        return None

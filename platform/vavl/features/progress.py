@@ -26,7 +26,9 @@ class ClipProgress:
 
     def __init__(self, what: str, total: int, done: int, seconds_between_lines: float = 10.0) -> None:
         self.what, self.total, self.done = what, total, done
+        # Until the first clips are done, the time is that of starting workers and reading models.
         self._began_with, self._start = done, time.monotonic()
+        self._is_first = True
         self._pause = seconds_between_lines
         self._last_line = self._start
         console = Console(stderr=True)
@@ -49,6 +51,8 @@ class ClipProgress:
         self.done += clips
         now = time.monotonic()
         rate = (self.done - self._began_with) / max(now - self._start, 1e-6)
+        if self._is_first:
+            self._began_with, self._start, self._is_first = self.done, now, False
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=self.done, rate=f"{rate:.1f} clips/s")
         elif now - self._last_line >= self._pause or self.done >= self.total:

@@ -17,7 +17,8 @@ def extraction_summary(plan: ExtractionPlan, result: ExtractionResult) -> dict[s
     Keys: ``corpus``; ``clips`` of the manifest; ``paired_clips``, ``audio_clips``, ``video_clips`` of
     the store, ``audio_frames``, ``video_frames``; ``quarantined`` (clip, modality) pairs;
     ``fixed_crops``, clips in which no face was found, and ``face_share`` of video frames with a found
-    face (null without pictures); ``extracted`` pairs of this run, ``continued`` ones of earlier runs,
+    face (null without pictures); ``extracted`` pairs of this run and ``kept`` ones of earlier runs;
+    ``added``, ``extracted_again`` and ``removed`` pairs, compared with the store that was there;
     ``seconds`` of this run, ``clips_per_second`` (pairs); ``store_hash``, ``card_hash``.
     """
     store, tally = result.store, result.tally
@@ -38,7 +39,10 @@ def extraction_summary(plan: ExtractionPlan, result: ExtractionResult) -> dict[s
         "fixed_crops": tally.get("fixed_crops", 0),
         "face_share": tally.get("face_frames", 0) / seen if seen else None,
         "extracted": result.extracted,
-        "continued": result.continued,
+        "kept": result.kept,
+        "added": result.added,
+        "extracted_again": result.extracted_again,
+        "removed": result.removed,
         "seconds": round(result.seconds, 3),
         "clips_per_second": round(result.extracted / max(result.seconds, 1e-6), 3),
         "store_hash": store.hash,
@@ -57,7 +61,9 @@ def summary_rows(summary: dict[str, Any], folder: Path) -> Sequence[tuple[str, A
         found = f"found in {summary['face_share']:.1%} of the frames"
         rows.append(("faces", f"{found}, in none of {summary['fixed_crops']} clips"))
     speed = f"{summary['seconds']:.1f} s, {summary['clips_per_second']:.1f} per second"
+    changes = "{added} added, {kept} kept, {extracted_again} extracted again, {removed} removed"
     rows += [
+        ("files", changes.format(**summary)),
         ("quarantined", f"{summary['quarantined']}, see {folder / 'quarantine.jsonl'}"),
         ("speed", f"{summary['extracted']} files in {speed}"),
         ("store", f"{folder} (hash {summary['store_hash']})"),

@@ -1,13 +1,10 @@
-"""Ray's cluster as a run sees it: joined or started, and how many workers it has place for."""
+"""Ray's cluster as a run sees it: how many workers it has place for."""
 
 from __future__ import annotations
 
-import logging
 import math
-import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import ray
 import ray.autoscaler.sdk
@@ -15,22 +12,6 @@ from ray.core.generated import gcs_pb2
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 from vavl.training.settings import TrainingSettings
-
-_log = logging.getLogger(__name__)
-
-
-def join_ray(threads: int) -> None:
-    """Join the cluster of ``RAY_ADDRESS``, or start Ray on this machine, with ``threads`` per worker."""
-    # Workers inherit this; two workers of a laptop would otherwise fight for all its cores.
-    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
-    if not ray.is_initialized():
-        options: dict[str, Any] = {"include_dashboard": False} if is_local() else {}
-        ray.init(log_to_driver=False, logging_level=logging.WARNING, **options)
-
-
-def is_local() -> bool:
-    """Tell whether Ray is this process' own: no cluster was named."""
-    return "RAY_ADDRESS" not in os.environ
 
 
 def resources_of_worker(settings: TrainingSettings) -> dict[str, float]:

@@ -20,12 +20,11 @@ from ray.train.v2.api.config import LoggingConfig
 from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
 
 from vavl.errors import InputError, TrainingError, VavlError
+from vavl.ray_session import is_local, join_ray
 from vavl.training.cluster import (
     ask_for_workers,
     describe_machines,
     free_places_of_the_dead,
-    is_local,
-    join_ray,
     places_for_workers,
     resources_of_worker,
 )

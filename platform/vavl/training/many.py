@@ -18,8 +18,8 @@ from vavl.config.files import read_json, write_json
 from vavl.data.store import read_content
 from vavl.data.store_cache import local_notes
 from vavl.errors import VavlError
+from vavl.ray_session import join_ray
 from vavl.training.checkpoint import CHECKPOINTS_FOLDER
-from vavl.training.cluster import join_ray
 from vavl.training.loop import Record
 from vavl.training.run_folder import RunFolder, claim_run_folder, finished_hash
 from vavl.training.settings import TrainingPlan

@@ -4,25 +4,30 @@ from __future__ import annotations
 
 import fcntl
 import json
+import re
 import shutil
-from collections.abc import Iterator
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from rendered_media import write_sound_only_mp4
+from rendered_media import tone, write_sound_only_mp4, write_wav
 from small_media_corpus import clip_ids, write_card, write_small_corpus
 
-from vavl.config.files import read_json
+from vavl.config.files import sha256_of_file
 from vavl.data.card import read_card
+from vavl.data.clip_facts import read_facts
 from vavl.data.manifest import Manifest, build_manifest
 from vavl.data.store import FeatureStore
 from vavl.errors import ConfigError, InputError, StoreError
+from vavl.features import crew
 from vavl.features import part as part_room
 from vavl.features.audio import extract_audio
 from vavl.features.audio_settings import AudioFeatureSettings
-from vavl.features.extract import ExtractionResult, ExtractionRun, extract_features
+from vavl.features.crew import uses_ray
+from vavl.features.extract import ExtractionResult, extract_features
+from vavl.features.extraction_settings import ExtractionRun
+from vavl.features.part_file import read_part_record
 from vavl.features.plan import ExtractionPlan, plan_extraction
 from vavl.features.quarantine import read_quarantine
 from vavl.features.settings import FeatureSettings
@@ -30,7 +35,7 @@ from vavl.features.summary import extraction_summary, summary_rows
 from vavl.features.video import VideoExtractor
 from vavl.features.video_settings import VideoFeatureSettings
 
-HERE = ExtractionRun(processes=0, max_quarantined_share=0.2)
+HERE = ExtractionRun(workers=0, max_quarantined_share=0.2)
 TAKES = 3
 
 
@@ -45,6 +50,19 @@ def made_corpus(tmp_path_factory) -> Path:
 def corpus(made_corpus, tmp_path) -> Path:
     """Return a copy of the corpus that a test may damage."""
     return Path(shutil.copytree(made_corpus, tmp_path / "corpus"))
+
+
+@pytest.fixture(scope="module")
+def made_store(made_corpus, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("made") / "store"
+    extract(made_corpus, folder)
+    return folder
+
+
+@pytest.fixture
+def store(made_store, tmp_path) -> Path:
+    """Return a copy of the finished store."""
+    return Path(shutil.copytree(made_store, tmp_path / "store"))
 
 
 def plan_of(corpus: Path, store: Path, settings: FeatureSettings | None = None) -> ExtractionPlan:
@@ -68,7 +86,7 @@ def test_every_clip_is_in_the_store_with_the_features_of_its_file(made_corpus, t
     result = extract(made_corpus, tmp_path)
     store, ids = FeatureStore.open(tmp_path), Manifest.read(tmp_path).table["clip_id"]
     assert ids.to_pylist() == sorted(clip_ids(TAKES))
-    assert (result.extracted, result.continued, result.quarantined) == (72, 0, ())
+    assert (result.extracted, result.kept, result.added, result.quarantined) == (72, 0, 72, ())
     audio = extract_audio(made_corpus / "media/audio/m01_glad_02.wav", AudioFeatureSettings())
     video = VideoExtractor(VideoFeatureSettings()).extract(made_corpus / "media/video/m01_glad_02.mp4")
     row = ids.to_pylist().index("m01_glad_02")
@@ -96,25 +114,27 @@ def test_the_summary_counts(made_corpus, tmp_path):
     assert notes[0]["note"].startswith("no face found")
 
 
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    """Let torch use one thread here, as the processes of an extraction do."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+def test_a_finished_store_is_left_as_it_is(made_corpus, made_store, store):
+    again = extract(made_corpus, store)
+    assert (again.extracted, again.kept, again.added, again.removed) == (0, 72, 0, 0)
+    assert contents(store) == contents(made_store)
 
 
-@pytest.mark.slow
-@pytest.mark.usefixtures("one_thread")
-def test_processes_give_the_same_bytes_as_none_and_a_finished_store_is_left_as_it_is(made_corpus, tmp_path):
-    run = ExtractionRun(processes=2)
-    extract(made_corpus, tmp_path / "two", run)
-    extract(made_corpus, tmp_path / "one")
-    assert contents(tmp_path / "two") == contents(tmp_path / "one")
-    again = extract(made_corpus, tmp_path / "two", run)
-    assert (again.extracted, again.continued) == (0, 72)
-    assert contents(tmp_path / "two") == contents(tmp_path / "one")
+def test_facts_name_the_file_behind_every_row(corpus, store):
+    (corpus / "media/video/f01_calm_00.mp4").write_bytes(b"no video")
+    result = extract(corpus, store)
+    facts = read_facts(store).to_pylist()
+    keys = [(row["clip_id"], row["modality"]) for row in facts]
+    assert keys == sorted(keys)
+    assert len(keys) == 71
+    assert ("f01_calm_00", "video") not in keys
+    row = facts[keys.index(("f01_calm_01", "audio"))]
+    assert row["file"] == "audio/f01_calm_01.wav"
+    assert row["sha256"] == sha256_of_file(corpus / "media" / row["file"])
+    assert row["seconds"] == pytest.approx(0.2)
+    (store / "facts.arrow").write_bytes(b"another")
+    with pytest.raises(StoreError, match=r"facts\.arrow: sha256: the file was changed"):
+        result.store.verify()
 
 
 def test_bad_files_go_to_quarantine_and_the_other_side_of_their_clips_stays(corpus, tmp_path):
@@ -139,58 +159,77 @@ def test_bad_files_go_to_quarantine_and_the_other_side_of_their_clips_stays(corp
     assert store.rows("video", ids)[place] >= 0
 
 
-def test_repaired_files_leave_quarantine_at_the_next_call(corpus, made_corpus, tmp_path):
+def test_repaired_files_leave_quarantine_at_the_next_call(corpus, made_corpus, made_store, store):
     path = corpus / "media/audio/f01_calm_00.wav"
     path.write_bytes(b"")
-    assert len(extract(corpus, tmp_path / "store").quarantined) == 1
-    shutil.copy(made_corpus / "media/audio/f01_calm_00.wav", path)
-    assert extract(corpus, tmp_path / "store").quarantined == ()
-    extract(made_corpus, tmp_path / "other")
-    assert contents(tmp_path / "store") == contents(tmp_path / "other")
+    result = extract(corpus, store)
+    assert (result.removed, result.added, len(result.quarantined)) == (0, 0, 1)
+    assert len(extract(corpus, store).quarantined) == 1
+    shutil.copy2(made_corpus / "media/audio/f01_calm_00.wav", path)
+    assert extract(corpus, store).quarantined == ()
+    assert contents(store) == contents(made_store)
 
 
 def test_too_many_bad_files_end_the_job_and_leave_their_list(corpus, tmp_path):
     for clip_id in clip_ids(TAKES)[:3]:
         (corpus / "media/audio" / f"{clip_id}.wav").write_bytes(b"")
     with pytest.raises(InputError, match=r"(?s)more than 2 of 72 files.*max_quarantined_share"):
-        extract(corpus, tmp_path / "store", ExtractionRun(0, max_quarantined_share=0.03))
+        extract(corpus, tmp_path / "store", ExtractionRun(workers=0, max_quarantined_share=0.03))
     assert len(read_quarantine(tmp_path / "store")) == 3
     with pytest.raises(StoreError, match="incomplete"):
         FeatureStore.open(tmp_path / "store")
 
 
 def test_a_failure_in_the_middle_is_continued_and_finished_parts_are_not_done_again(
-    made_corpus, tmp_path, monkeypatch
+    made_corpus, made_store, tmp_path, monkeypatch
 ):
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
-    extract(made_corpus, whole)
+    whole, broken = made_store, tmp_path / "broken"
     calls = []
     real = part_room.require_finite
 
-    def stop_at_40(path, modality, extracted):
+    def stop_at_60(path, modality, extracted):
         calls.append(path)
-        if len(calls) == 40:
+        if len(calls) == 60:
             raise KeyboardInterrupt
         return real(path, modality, extracted)
 
-    monkeypatch.setattr(part_room, "require_finite", stop_at_40)
+    monkeypatch.setattr(part_room, "require_finite", stop_at_60)
     with pytest.raises(KeyboardInterrupt):
         extract(made_corpus, broken)
     kept = {path.name: path.stat().st_mtime_ns for path in (broken / "parts").glob("*.parquet")}
-    assert len(kept) == 3
+    assert 1 < len(kept) < len(list((whole / "parts").glob("*.parquet")))
     monkeypatch.setattr(part_room, "require_finite", real)
     result = extract(made_corpus, broken)
-    assert (result.extracted, result.continued) == (36, 36)
+    assert 13 <= result.extracted < 72
+    assert (result.extracted + result.kept, result.added) == (72, result.extracted)
     assert {name: (broken / "parts" / name).stat().st_mtime_ns for name in kept} == kept
     assert contents(broken) == contents(whole)
 
 
-def test_a_damaged_part_is_done_again(made_corpus, tmp_path):
-    extract(made_corpus, tmp_path)
-    before = contents(tmp_path)
-    (tmp_path / "parts/audio-00001.parquet").write_bytes(b"cut off")
-    assert extract(made_corpus, tmp_path).extracted == 16
-    assert contents(tmp_path) == before
+def test_a_damaged_part_is_done_again(made_corpus, made_store, store):
+    part = min((store / "parts").glob("audio-*.parquet"))
+    clips = len(read_part_record(part).clips)
+    part.write_bytes(b"cut off")
+    assert extract(made_corpus, store).extracted == clips
+    assert contents(store) == contents(made_store)
+
+
+def test_new_replaced_touched_and_removed_files_change_the_store_as_if_it_were_made_from_nothing(
+    corpus, store, tmp_path
+):
+    for kind, suffix in (("audio", ".wav"), ("video", ".mp4")):
+        folder = corpus / "media" / kind
+        for name in ("f02_calm_07", "m02_glad_07"):
+            shutil.copy(folder / f"f01_glad_00{suffix}", folder / f"{name}{suffix}")
+        (folder / f"m03_calm_02{suffix}").unlink()
+        (folder / f"m01_calm_00{suffix}").touch()
+    write_wav(corpus / "media/audio/f03_calm_00.wav", 0.3 * tone(700, 0.2))
+    result = extract(corpus, store)
+    assert (result.added, result.extracted_again, result.removed, result.extracted) == (4, 1, 2, 5)
+    assert result.kept == 69
+    extract(corpus, tmp_path / "anew")
+    assert contents(store) == contents(tmp_path / "anew")
+    result.store.verify()
 
 
 @pytest.mark.parametrize(
@@ -198,32 +237,66 @@ def test_a_damaged_part_is_done_again(made_corpus, tmp_path):
     [
         (
             FeatureSettings(audio=AudioFeatureSettings(hop_ms=10)),
-            r"other audio features \(hop_ms 20.0 -> 10.0\)",
+            r"other audio features are wanted \(hop_ms 20.0 -> 10.0\)",
         ),
         (FeatureSettings(video=VideoFeatureSettings(crop_scale=1.2)), r"crop_scale 1\.0 -> 1\.2"),
     ],
 )
-def test_other_settings_are_refused_or_start_anew_when_told(made_corpus, tmp_path, settings, problem):
-    extract(made_corpus, tmp_path)
-    plan = plan_of(made_corpus, tmp_path, settings)
-    with pytest.raises(StoreError, match=rf"(?s){problem}.*resume=false"):
-        extract_features(plan, HERE)
-    FeatureStore.open(tmp_path)
-    anew = extract_features(plan, ExtractionRun(0, resume=False))
-    assert anew.continued == 0
-    assert set(contents(tmp_path)) == set(contents(tmp_path))
-    assert read_json(tmp_path / "parts/extraction.json") == plan.identity()
+def test_one_feature_is_extracted_again_and_the_other_kept(
+    made_corpus, made_store, store, tmp_path, caplog, settings, problem
+):
+    old = FeatureStore.open(made_store).content["modalities"]
+    with caplog.at_level("INFO"):
+        result = extract_features(plan_of(made_corpus, store, settings), HERE)
+    assert re.search(problem, caplog.text)
+    assert (result.extracted_again, result.kept, result.added, result.removed) == (36, 36, 0, 0)
+    new = result.store.content["modalities"]
+    assert [new[name]["sha256"] == old[name]["sha256"] for name in ("audio", "video")].count(True) == 1
+    extract_features(plan_of(made_corpus, tmp_path / "anew", settings), HERE)
+    assert contents(store) == contents(tmp_path / "anew")
 
 
-def test_another_card_or_other_clips_are_refused(corpus, tmp_path):
-    extract(corpus, tmp_path / "store")
-    for modality, suffix in (("audio", ".wav"), ("video", ".mp4")):
-        (corpus / "media" / modality / f"f01_calm_00{suffix}").unlink()
-    with pytest.raises(StoreError, match="clips in the corpus folder are not those"):
-        extract(corpus, tmp_path / "store")
-    write_card(corpus / "tiny.yaml", classes=["glad", "calm"], expected={"clips": 36, "speakers": 6})
-    with pytest.raises(StoreError, match="another card"):
-        extract(corpus, tmp_path / "store")
+def test_settings_that_are_taken_back_after_an_interruption_cost_nothing(
+    made_corpus, made_store, store, monkeypatch
+):
+    def stop(part, *rest):
+        raise KeyboardInterrupt
+
+    other = plan_of(made_corpus, store, FeatureSettings(audio=AudioFeatureSettings(hop_ms=10)))
+    with monkeypatch.context() as patch:
+        patch.setattr(crew, "extract_part", stop)
+        with pytest.raises(KeyboardInterrupt):
+            extract_features(other, HERE)
+    # The store is readable until another one is written.
+    assert FeatureStore.open(store).info["audio"].settings["hop_ms"] == 20
+    assert extract(made_corpus, store).extracted == 0
+    assert contents(store) == contents(made_store)
+
+
+def test_another_card_of_the_corpus_takes_the_features_over_and_another_corpus_is_refused(corpus, store):
+    first, counts = FeatureStore.open(store).hash, {"clips": 36, "speakers": 6}
+    write_card(corpus / "tiny.yaml", sex=None, expected=counts)
+    result = extract(corpus, store)
+    assert (result.extracted, result.store.hash == first) == (0, False)
+    write_card(corpus / "tiny.yaml", name="other", expected=counts)
+    with pytest.raises(StoreError, match=r"(?s)holds the corpus tiny, not other.*resume=false"):
+        extract(corpus, store)
+    anew = extract(corpus, store, ExtractionRun(workers=0, resume=False))
+    assert (anew.kept, anew.added, anew.removed) == (0, 72, 0)
+
+
+def test_a_few_files_are_extracted_here_unless_an_earlier_job_was_killed():
+    assert not uses_ray(ExtractionRun(), 10, was_killed=False)
+    assert uses_ray(ExtractionRun(), 10, was_killed=True)
+    assert uses_ray(ExtractionRun(), 1000, was_killed=False)
+    assert not uses_ray(ExtractionRun(workers=0), 1000, was_killed=True)
+
+
+def test_a_clip_that_hangs_in_this_process_is_set_aside(corpus, store, monkeypatch):
+    write_wav(corpus / "media/audio/f01_calm_00.wav", tone(700, 0.2))
+    monkeypatch.setattr(part_room, "require_finite", lambda *_: time.sleep(60))
+    (quarantined,) = extract(corpus, store, HERE.model_copy(update={"seconds_per_clip": 0.5})).quarantined
+    assert quarantined.reason == "takes longer than seconds_per_clip allows: 0.5 s"
 
 
 def test_two_jobs_do_not_write_one_store(made_corpus, tmp_path):

@@ -1,0 +1,178 @@
+"""Extraction by workers of Ray Data: its rows are parts, its actors hold the extractors."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import ray
+import ray.data
+from ray.data import ActorPoolStrategy, DataContext
+from ray.exceptions import RayError
+
+from vavl.errors import ConfigError, InputError, TrainingError, VavlError
+from vavl.features.attempts import TimeLimit
+from vavl.features.crew import PartWorker, set_threads
+from vavl.features.extraction_settings import ExtractionRun
+from vavl.features.part import Part, PartResult
+from vavl.features.sources import Source
+from vavl.ray_session import is_local, join_ray
+
+logger = logging.getLogger(__name__)
+
+_OBJECT_STORE_BYTES = 256 * 2**20
+"""Parts go out as names and come back as counts; features never pass through Ray."""
+
+
+class RayPartWorker:
+    """An actor of Ray Data.
+
+    Args:
+        sources: of each modality.
+        limit: longest time for one clip.
+        threads: of the libraries.
+    """
+
+    def __init__(self, sources: Mapping[str, Source], limit: TimeLimit, threads: int) -> None:
+        set_threads(threads)
+        self._worker = PartWorker(sources, limit)
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, list[str]]:
+        """Extract the parts of a batch.
+
+        Args:
+            batch: column ``part``, text of ``Part.to_json``.
+
+        Returns:
+            Columns ``name``, of the part's file, and ``result``, text of ``PartResult.to_json``.
+        """
+        parts = [Part.from_json(str(text)) for text in batch["part"]]
+        for part in parts:
+            _check_shared(part)
+        results = [self._worker.work(part).to_json() for part in parts]
+        return {"name": [part.path.name for part in parts], "result": results}
+
+
+def extract_on_ray(
+    parts: Sequence[str], sources: Mapping[str, Source], run: ExtractionRun
+) -> Iterator[tuple[str, PartResult]]:
+    """Extract parts on Ray's workers and yield file name and result of each when it is there.
+
+    Args:
+        parts: text of ``Part.to_json``.
+        sources: of their modalities; the workers get a copy.
+        run: resources of a worker; ``workers`` null takes all that there is place for.
+
+    Raises:
+        ConfigError: this machine has no place for a worker.
+        VavlError: what a worker raised.
+        TrainingError: workers end before they touch a clip.
+    """
+    threads = math.ceil(run.cpus_per_worker)
+    was_running = ray.is_initialized()
+    join_ray(threads, _OBJECT_STORE_BYTES)
+    try:
+        workers = number_of_workers(run, len(parts))
+        logger.info("%d Ray workers extract, %s each", workers, _resources_in_words(run))
+        limit = TimeLimit(run.seconds_per_clip, ends_process=True)
+        with _quiet():
+            done = ray.data.from_items([{"part": part} for part in parts], override_num_blocks=len(parts))
+            done = done.map_batches(
+                RayPartWorker,
+                fn_constructor_args=(sources, limit, threads),
+                batch_size=1,
+                compute=ActorPoolStrategy(min_size=1, max_size=workers, initial_size=workers),
+                num_cpus=run.cpus_per_worker,
+                num_gpus=run.gpus_per_worker or None,
+                memory=_memory_bytes(run),
+            )
+            # Ray starts a dead worker again and gives it its part again, as often as it takes: a part that
+            # ends one process after the other is ended by vavl.features.attempts.
+            results = iter(done.iter_batches(batch_size=None, prefetch_batches=0))
+            with contextlib.closing(results):
+                for batch in results:
+                    for name, text in zip(batch["name"], batch["result"], strict=True):
+                        yield str(name), PartResult.from_json(str(text))
+    except RayError as fault:
+        raise _cause_of(fault) from fault
+    finally:
+        if not was_running:
+            ray.shutdown()
+
+
+def number_of_workers(run: ExtractionRun, parts: int) -> int:
+    """Return how many workers to start: as many as wanted, no more than parts and places.
+
+    Raises:
+        ConfigError: no machine has place for one.
+    """
+    wanted = {"CPU": run.cpus_per_worker, "GPU": run.gpus_per_worker, "memory": _memory_bytes(run) or 0}
+    machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    places = sum(
+        min(math.floor(machine.get(name, 0) / amount + 1e-9) for name, amount in wanted.items() if amount)
+        for machine in machines
+    )
+    if is_local() and places == 0:
+        raise ConfigError(
+            "extraction", "cpus_per_worker, gpus_per_worker, memory_per_worker_gb",
+            f"this machine has no place for a worker with {_resources_in_words(run)}",
+            "lower them, or set workers=0 to work without Ray",
+        )  # fmt: skip
+    # A cluster may grow when workers wait for a place.
+    most = run.workers if run.workers is not None and not is_local() else min(run.workers or places, places)
+    if run.workers is not None and most < run.workers:
+        logger.info("%d workers are asked for, this machine has place for %d", run.workers, most)
+    return max(min(most, parts), 1)
+
+
+def _memory_bytes(run: ExtractionRun) -> int | None:
+    return None if run.memory_per_worker_gb is None else round(run.memory_per_worker_gb * 2**30)
+
+
+def _resources_in_words(run: ExtractionRun) -> str:
+    words = [f"{run.cpus_per_worker:g} CPU"]
+    if run.gpus_per_worker:
+        words.append(f"{run.gpus_per_worker:g} GPU")
+    if run.memory_per_worker_gb is not None:
+        words.append(f"{run.memory_per_worker_gb:g} GB")
+    return ", ".join(words)
+
+
+def _check_shared(part: Part) -> None:
+    """Refuse a machine that does not see the folders of the job."""
+    for folder in (part.root, part.path.parent):
+        if not folder.is_dir():
+            raise InputError(
+                str(folder), "", f"the machine {ray.util.get_node_ip_address()} does not see this folder",
+                "put corpus and output_dir into a folder that every machine of the cluster shares",
+            )  # fmt: skip
+
+
+def _cause_of(fault: BaseException) -> VavlError:
+    """Return what a worker raised, from what Ray made of it."""
+    cause: BaseException | None = fault
+    while cause is not None:
+        if isinstance(cause, VavlError):
+            return cause
+        cause = cause.__cause__ or getattr(cause, "cause", None)
+    return TrainingError(
+        "extraction", "workers", f"Ray gave up: {fault}",
+        "look into the log of Ray's session, then start the same command again",
+    )  # fmt: skip
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep Ray Data's own progress and plans out of the log."""
+    context, log = DataContext.get_current(), logging.getLogger("ray.data")
+    before = context.enable_progress_bars, log.level
+    context.enable_progress_bars = False
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        context.enable_progress_bars = before[0]
+        log.setLevel(before[1])
