@@ -15,6 +15,7 @@ PREPROCESSING: dict[str, Any] = {
     "image_std": [0.5, 0.25, 0.2],
     "rescale_factor": 1 / 255,
 }
+_GAINS = {"efficientnet": 1.4, "mobilenet_v1": 1.6}
 BACKBONES = ("efficientnet", "vit", "mobilenet_v1", "mobilenet_v2")
 
 
@@ -58,6 +59,12 @@ def save_tiny(folder: Path, kind: str = "vit", seed: int = 0) -> Path:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         network = AutoModel.from_config(tiny_config(kind))
+        for name, weight in network.named_parameters():
+            # As they are drawn by default, many layers in evaluation let nothing of the input through.
+            if weight.dim() > 1:
+                torch.nn.init.kaiming_normal_(weight)
+            elif kind in _GAINS and name.endswith("weight"):
+                weight.data.fill_(_GAINS[kind])
         for name, buffer in network.named_buffers():
             # Fresh running statistics would hide a BatchNorm that uses those of the batch.
             if name.endswith("running_mean"):

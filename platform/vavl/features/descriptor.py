@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from vavl.features.face import CROP_PX, FaceTrack
 
 NAME = "face_descriptor"
-VERSION = "1"
+VERSION = "2"
 _GRID = 4
 _CELL = CROP_PX // _GRID
 _ORIENTATIONS = 6

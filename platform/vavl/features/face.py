@@ -1,149 +1,113 @@
-"""Find the face in the pictures of a clip, follow it, and cut it out."""
+"""Where the face of a clip is, and how it is cut out."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
 
 import cv2
 import numpy as np
-from cv2.data import haarcascades
 from numpy.typing import NDArray
-from scipy.ndimage import gaussian_filter1d
-
-from vavl.errors import ConfigError
-from vavl.features.video_settings import VideoFeatureSettings
 
 CROP_PX = 64
-_CASCADE = "haarcascade_frontalface_default.xml"
-_FIXED_SHARE = 0.8
-# A followed face is looked for near its last box: this margin, and these sizes, in sides of that box.
-_MARGIN, _SMALLER, _LARGER = 0.2, 0.85, 1.2
-# Neighbouring hits asked of a new face and of one that is followed.
-_NEIGHBOURS_NEW, _NEIGHBOURS_FOLLOWED = 5, 3
+# Usual places of eyes, nose and corners of the mouth in an aligned face of side 1 (Deng et al. 2019, ArcFace).
+STANDARD_LANDMARKS = (
+    np.array([[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]])
+    / 112
+)  # fmt: skip
 
 Picture = NDArray[np.uint8]
-Box = tuple[int, int, int]
-"""Left, top and side of a square in pixels."""
 
 
 @dataclass(frozen=True)
 class FaceTrack:
-    """Where the face is in each picture of a clip.
+    """Where the face is in each picture of a clip, in pixels of the reduced picture.
 
     Attributes:
         boxes: (time, 3), float32: centre x, centre y, side in pixels, smoothed.
         is_found: (time,), bool; False where the box is carried over from other pictures.
         reason: why the crop is fixed to the middle; None if a face was found anywhere.
+        landmarks: (time, 5, 2), float32, smoothed, if crops are to be aligned by them.
+        is_kept: (time,), bool; False where nobody knows where the face was, so that the frame is left out.
+        reduction: side of the reduced picture over that of the picture.
     """
 
     boxes: NDArray[np.float32]
     is_found: NDArray[np.bool_]
     reason: str | None
+    landmarks: NDArray[np.float32] | None = None
+    is_kept: NDArray[np.bool_] = field(default_factory=lambda: np.ones(0, dtype=bool))
+    reduction: float = 1.0
 
 
-class FaceFinder:
-    """Follows the largest face of a clip with OpenCV's frontal-face cascade.
+class FaceCutter:
+    """Cuts the tracked face out of the pictures of a clip; outside of a picture its edge is repeated.
 
     Args:
-        settings: smallest face and smoothing.
-
-    Raises:
-        ConfigError: this OpenCV comes without the cascade.
+        track: of the clip.
+        crop_scale: side of the square in sides of the box; larger shows more around an aligned face too.
+        crop_px: side of the crop.
+        from_reduced: whether reduced pictures are given, as the track was made of, or those of the file.
     """
 
-    def __init__(self, settings: VideoFeatureSettings) -> None:
-        self.settings = settings
-        path = Path(haarcascades) / _CASCADE
-        self._cascade = cv2.CascadeClassifier(str(path))
-        if self._cascade.empty():
-            raise ConfigError(
-                str(path), "", "OpenCV's frontal-face cascade is not there",
-                "install opencv-python-headless below version 5, as pyproject.toml says",
-            )  # fmt: skip
+    def __init__(self, track: FaceTrack, crop_scale: float, crop_px: int, *, from_reduced: bool) -> None:
+        self._track, self._scale, self._px = track, crop_scale, crop_px
+        self._zoom = 1.0 if from_reduced else track.reduction
+        # Larger faces are reduced by area first, all of a clip alike: sampling one in five pixels would flicker.
+        side = float(np.median(track.boxes[:, 2]) * crop_scale) / self._zoom
+        self._reduction = min(1.0, 1.25 * crop_px / side)
 
-    def track(self, pictures: Sequence[Picture]) -> FaceTrack:
-        """Find the face in every picture (row, column), grey, all of one size.
-
-        Where it is missed the box is carried over from the pictures before and after; a clip without
-        any face gets a fixed square in the middle.
-        """
-        found: list[Box | None] = []
-        last: Box | None = None
-        for picture in pictures:
-            last = (self._follow(picture, last) if last else None) or self._largest(picture)
-            found.append(last)
-        is_found = np.array([box is not None for box in found])
-        if not is_found.any():
-            boxes = np.tile(_middle_box(pictures[0]), (len(pictures), 1))
-            reason = f"no face found in any of {len(pictures)} frames: fixed crop of the middle"
-            return FaceTrack(boxes, is_found, reason)
-        known = np.array([_centred(box) for box in found if box is not None])
-        at, places = np.flatnonzero(is_found), np.arange(len(found))
-        carried = np.stack([np.interp(places, at, known[:, column]) for column in range(3)], axis=1)
-        sigma = self.settings.smoothing_ms / 1000 * self.settings.frame_rate_hz
-        smooth = gaussian_filter1d(carried, sigma, axis=0, mode="nearest") if sigma > 0 else carried
-        return FaceTrack(smooth.astype(np.float32), is_found, None)
-
-    def _largest(self, picture: Picture) -> Box | None:
-        smallest = max(20, round(self.settings.smallest_face * min(picture.shape)))
-        boxes = self._cascade.detectMultiScale(picture, 1.1, _NEIGHBOURS_NEW, minSize=(smallest, smallest))
-        return _largest_box(boxes, 0, 0)
-
-    def _follow(self, picture: Picture, last: Box) -> Box | None:
-        left, top, side = last
-        margin = int(side * _MARGIN)
-        x, y = max(0, left - margin), max(0, top - margin)
-        region = np.ascontiguousarray(picture[y : top + side + margin, x : left + side + margin])
-        smallest, largest = int(side * _SMALLER), int(side * _LARGER)
-        boxes = self._cascade.detectMultiScale(
-            region, 1.1, _NEIGHBOURS_FOLLOWED, minSize=(smallest, smallest), maxSize=(largest, largest)
+    def cut(self, number: int, picture: Picture) -> Picture:
+        """Return the crop (crop_px, crop_px, ...) of a picture, grey or in colours, by its number in the clip."""
+        small = picture
+        if self._reduction != 1:
+            small = cv2.resize(
+                picture, None, fx=self._reduction, fy=self._reduction, interpolation=cv2.INTER_AREA
+            )
+        move = crop_move(self._track, number, self._scale, self._px)
+        move[:, :2] = move[:, :2] * self._zoom / self._reduction
+        crop: Picture = cv2.warpAffine(
+            small, move, (self._px, self._px), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
         )
-        return _largest_box(boxes, x, y)
+        return crop
 
 
 def cut_faces(pictures: Sequence[Picture], track: FaceTrack, crop_scale: float) -> NDArray[np.uint8]:
-    """Cut the tracked square out of each picture.
-
-    Args:
-        pictures: grey, (row, column), all of one size.
-        track: of these pictures.
-        crop_scale: side of the square in sides of the box.
+    """Cut the tracked face out of reduced grey pictures (row, column), all of one size.
 
     Returns:
-        (time, CROP_PX, CROP_PX); outside of a picture its edge is repeated.
+        (time, CROP_PX, CROP_PX).
     """
-    # Larger faces are reduced by area first: sampling one in five pixels would flicker.
-    reduction = min(1.0, 1.25 * CROP_PX / float(np.median(track.boxes[:, 2]) * crop_scale))
-    crops = np.empty((len(pictures), CROP_PX, CROP_PX), dtype=np.uint8)
-    for number, (picture, (x, y, side)) in enumerate(zip(pictures, track.boxes, strict=True)):
-        small = (
-            picture
-            if reduction == 1
-            else cv2.resize(picture, None, fx=reduction, fy=reduction, interpolation=cv2.INTER_AREA)
-        )
-        scale = CROP_PX / float(side * crop_scale)
-        shift = CROP_PX / 2 - scale * np.array([x, y], dtype=np.float64)
-        move = np.array([[scale / reduction, 0, shift[0]], [0, scale / reduction, shift[1]]])
-        crops[number] = cv2.warpAffine(
-            small, move, (CROP_PX, CROP_PX), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
-        )
-    return crops
+    cutter = FaceCutter(track, crop_scale, CROP_PX, from_reduced=True)
+    return np.stack([cutter.cut(number, picture) for number, picture in enumerate(pictures)])
 
 
-def _largest_box(boxes: Sequence[Sequence[int]], left: int, top: int) -> Box | None:
-    if len(boxes) == 0:
-        return None
-    x, y, side, _ = max(boxes, key=lambda box: int(box[2]))
-    return int(x) + left, int(y) + top, int(side)
+def crop_move(track: FaceTrack, number: int, crop_scale: float, crop_px: int) -> NDArray[np.float64]:
+    """Return the matrix (2, 3) from places in a reduced picture to places in the crop.
+
+    By the landmarks, where there are any, it turns, sizes and moves the face to the standard position;
+    otherwise the crop is the level square.
+    """
+    if track.landmarks is not None:
+        standard = ((STANDARD_LANDMARKS - 0.5) / crop_scale + 0.5) * crop_px
+        return similarity(track.landmarks[number].astype(np.float64), standard)
+    x, y, side = track.boxes[number]
+    scale = crop_px / float(side * crop_scale)
+    shift = crop_px / 2 - scale * np.array([x, y], dtype=np.float64)
+    return np.array([[scale, 0, shift[0]], [0, scale, shift[1]]])
 
 
-def _centred(box: Box) -> tuple[float, float, float]:
-    left, top, side = box
-    return left + side / 2, top + side / 2, float(side)
+def similarity(points: NDArray[np.float64], wanted: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the matrix (2, 3) that turns, sizes and moves ``points`` nearest to ``wanted``, by least squares.
 
-
-def _middle_box(picture: Picture) -> NDArray[np.float32]:
-    rows, columns = picture.shape
-    return np.array([columns / 2, rows / 2, _FIXED_SHARE * min(rows, columns)], dtype=np.float32)
+    Args:
+        points: (point, 2), not all in one place.
+        wanted: (point, 2).
+    """
+    centre, wanted_centre = points.mean(axis=0), wanted.mean(axis=0)
+    # As complex numbers turning and sizing are one product, whose least-squares solution is a quotient.
+    one = (points - centre) @ np.array([1, 1j])
+    other = (wanted - wanted_centre) @ np.array([1, 1j])
+    factor = np.vdot(one, other) / np.vdot(one, one)
+    turn = np.array([[factor.real, -factor.imag], [factor.imag, factor.real]])
+    return np.concatenate([turn, (wanted_centre - turn @ centre)[:, None]], axis=1)

@@ -12,6 +12,7 @@ from vavl.errors import StoreError
 from vavl.features import (
     descriptor,
     functionals,
+    image_network,
     log_mel,
     openface,
     opensmile_features,
@@ -27,7 +28,7 @@ from vavl.features.video_settings import VideoSettings
 _AUDIO: TypeAdapter[AudioSettings] = TypeAdapter(AudioSettings)
 _VIDEO: TypeAdapter[VideoSettings] = TypeAdapter(VideoSettings)
 _AUDIO_NAMES = (log_mel.NAME, functionals.NAME, opensmile_features.NAME, speech_transformer.NAME)
-_VIDEO_NAMES = (descriptor.NAME, openface.NAME)
+_VIDEO_NAMES = (descriptor.NAME, image_network.NAME, openface.NAME)
 
 
 def extractor_of(provenance: Mapping[str, Any], modality: str) -> Extractor:

@@ -141,7 +141,7 @@ class _Canvas:
         colours: NDArray[np.uint8] = self._reformatter.reformat(
             picture, width=self._width, height=self._height, threads=1,
             format="rgba" if self._is_transparent else "rgb24",
-        ).to_ndarray()  # fmt: skip
+        ).to_ndarray().astype(np.uint8, copy=False)  # fmt: skip
         if self._is_transparent:
             colours = _on_grey(colours)
         upright: Picture = np.rot90(colours, k=round(picture.rotation / 90)).astype(np.uint8, copy=False)

@@ -110,7 +110,11 @@ def recorded_settings(settings: FrozenConfig, files: Mapping[str, ModelFiles]) -
 
 def without_sha256(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return recorded settings as a settings class takes them."""
-    return {key: value for key, value in settings.items() if not key.endswith("_sha256")}
+    return {
+        key: without_sha256(value) if isinstance(value, Mapping) else value
+        for key, value in settings.items()
+        if not key.endswith("_sha256")
+    }
 
 
 def check_same_files(recorded: Mapping[str, Any], here: ModalityInfo, modality: str) -> None:
@@ -124,10 +128,18 @@ def check_same_files(recorded: Mapping[str, Any], here: ModalityInfo, modality: 
     Raises:
         StoreError: a file of the model differs.
     """
-    for key, value in here.settings.items():
-        if not key.endswith("_sha256") or recorded.get(key) == value:
+    _check_hashes(recorded, here.settings, modality)
+
+
+def _check_hashes(recorded: Mapping[str, Any], here: Mapping[str, Any], modality: str) -> None:
+    for key, value in here.items():
+        if not key.endswith("_sha256"):
+            if isinstance(value, Mapping):
+                _check_hashes(recorded.get(key) or {}, value, modality)
             continue
-        old, new = dict(recorded.get(key) or {}), dict(value)
+        old, new = _by_file(key, recorded.get(key)), _by_file(key, value)
+        if old == new:
+            continue
         differing = ", ".join(
             name for name in sorted(old.keys() | new.keys()) if old.get(name) != new.get(name)
         )
@@ -135,6 +147,11 @@ def check_same_files(recorded: Mapping[str, Any], here: ModalityInfo, modality: 
             f"{modality} features", key, f"made with other files of the model, different here: {differing}",
             "put the files there that the features were made with (their SHA-256 is in the store)",
         )  # fmt: skip
+
+
+def _by_file(key: str, hashes: Any) -> dict[str, Any]:
+    """Return file -> SHA-256, also where a setting names a single file."""
+    return dict(hashes) if isinstance(hashes, Mapping) else {key.removesuffix("_sha256"): hashes}
 
 
 @contextmanager

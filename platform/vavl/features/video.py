@@ -1,112 +1,135 @@
-"""From a video file to features of the face; the same class serves extraction and prediction."""
+"""From a video file to features of the face; the same way serves extraction and prediction."""
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from vavl.config.places import portable, root_folder
 from vavl.data.statistics import ModalityInfo
+from vavl.errors import ConfigError
 from vavl.features import descriptor
 from vavl.features.extracted import Extracted, Extractor
-from vavl.features.face import FaceFinder, cut_faces
-from vavl.features.media import read_frames
+from vavl.features.face import cut_faces
+from vavl.features.face_detectors import make_detector, reduced, with_detector_hash
+from vavl.features.face_frames import face_frames
+from vavl.features.face_tracking import FaceFinder
+from vavl.features.image_network import ImageNetworkExtractor, check_image_network, image_network_info
+from vavl.features.media import Pictures
 from vavl.features.openface import openface_extractor, openface_info
-from vavl.features.video_settings import OpenFaceSettings, VideoFeatureSettings, VideoSettings
+from vavl.features.video_settings import (
+    ImageNetworkSettings,
+    OpenFaceSettings,
+    VideoFeatureSettings,
+    VideoSettings,
+)
+
+logger = logging.getLogger(__name__)
 
 
 def video_extractor(settings: VideoSettings) -> Extractor:
     """Return the extractor of these settings.
 
     Raises:
-        ConfigError: OpenCV's face cascade is not there.
+        ConfigError: a file that the extractor needs is missing or broken.
     """
     match settings:
         case VideoFeatureSettings():
             return VideoExtractor(settings).extract
+        case ImageNetworkSettings():
+            return ImageNetworkExtractor(settings).extract
         case OpenFaceSettings():
             return openface_extractor(settings)
 
 
-class VideoExtractor:
-    """Decodes a video, follows the face and describes it frame by frame.
-
-    Holds OpenCV's face finder, so make one and use it for many clips; nothing of a clip stays in it.
-
-    Args:
-        settings: frame rate, sizes and smoothing.
+def video_info(settings: VideoSettings) -> ModalityInfo:
+    """Return the provenance of video features.
 
     Raises:
-        ConfigError: OpenCV's face cascade is not there.
+        ConfigError: a file that the extractor needs is missing.
     """
-
-    def __init__(self, settings: VideoFeatureSettings) -> None:
-        self.settings = settings
-        self._finder = FaceFinder(settings)
-
-    def extract(self, path: Path) -> Extracted:
-        """Return the video features of a file.
-
-        Raises:
-            ClipError: the video cannot be read (see ``vavl.features.media.read_frames``).
-        """
-        rate = self.settings.frame_rate_hz
-        times: list[float] = []
-        pictures: list[NDArray[np.uint8]] = []
-        for time, picture in read_frames(path, rate, self.settings.longest_clip_s):
-            times.append(time)
-            pictures.append(_reduced(picture, self.settings.longest_side_px))
-        track = self._finder.track(pictures)
-        crops = cut_faces(pictures, track, self.settings.crop_scale)
-        values = descriptor.describe_face(crops, track, rate)
-        tally = {
-            "video_frames": len(pictures),
-            "face_frames": int(track.is_found.sum()),
-            "fixed_crops": int(track.reason is not None),
-        }
-        return Extracted(values, np.array(times, dtype=np.float32), tally, track.reason)
-
-
-def video_info(settings: VideoSettings) -> ModalityInfo:
-    """Return the provenance of video features."""
     match settings:
         case VideoFeatureSettings():
             return _descriptor_info(settings)
+        case ImageNetworkSettings():
+            return image_network_info(settings)
         case OpenFaceSettings():
             return openface_info(settings)
 
 
 def check_video(settings: VideoSettings) -> None:
-    """Raise before any file is read what would fail at each.
+    """Raise before any file is read what would fail at each; loads no network.
 
     Raises:
-        ConfigError: OpenCV's face cascade is not there.
+        ConfigError: a file that the extractor needs is missing, or the settings are those of a card's tables.
     """
-    if isinstance(settings, VideoFeatureSettings):
-        FaceFinder(settings)
+    if isinstance(settings, OpenFaceSettings):
+        raise ConfigError(
+            "features.video", "extractor", "openface reads tables, and the card names video files",
+            "write `source: openface` into the card, or choose another extractor",
+        )  # fmt: skip
+    make_detector(settings.faces)
+    if settings.faces.align and settings.faces.detector == "cascade":
+        logger.warning("features.video.faces.align: the cascade finds no landmarks, its crops stay level")
+    if isinstance(settings, ImageNetworkSettings):
+        check_image_network(settings)
+
+
+class VideoExtractor:
+    """Decodes a video, follows the face and describes it frame by frame.
+
+    Holds a face finder, so make one and use it for many clips; nothing of a clip stays in it.
+
+    Args:
+        settings: frame rate, faces and crop.
+
+    Raises:
+        ConfigError: a file of the face detector is missing.
+    """
+
+    def __init__(self, settings: VideoFeatureSettings) -> None:
+        self.settings = settings
+        self._finder = FaceFinder(settings.faces, settings.frame_rate_hz)
+
+    def extract(self, path: Path) -> Extracted:
+        """Return the video features of a file.
+
+        Raises:
+            ClipError: the video cannot be read (see ``vavl.features.media``), or no frame of it is kept.
+        """
+        settings = self.settings
+        pictures = Pictures(path, settings.frame_rate_hz, settings.longest_clip_s)
+        times: list[float] = []
+        small: list[NDArray[np.uint8]] = []
+        track = self._finder.track(self._looked_at(pictures, times, small))
+        crops = cut_faces(small, track, settings.crop_scale)
+        values = descriptor.describe_face(crops, track, settings.frame_rate_hz)
+        return face_frames(path, values[track.is_kept], np.array(times), track, pictures.facts)
+
+    def _looked_at(
+        self, pictures: Pictures, times: list[float], small: list[NDArray[np.uint8]]
+    ) -> Iterator[NDArray[np.uint8]]:
+        """Yield what the detector looks at, and keep what is described: grey, reduced pictures."""
+        faces = self.settings.faces
+        for time, picture in pictures:
+            times.append(time)
+            small.append(reduced(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), faces.longest_side_px))
+            yield small[-1] if faces.detector == "cascade" else picture
 
 
 def _descriptor_info(settings: VideoFeatureSettings) -> ModalityInfo:
     names = descriptor.channel_names()
+    kept = portable(settings, root_folder()).model_dump(mode="json")
     return ModalityInfo(
         extractor=descriptor.NAME,
         version=descriptor.VERSION,
-        settings=settings.model_dump(mode="json"),
+        settings=with_detector_hash(kept, settings.faces),
         frame_rate_hz=settings.frame_rate_hz,
         width=len(names),
         channels=names,
     )
-
-
-def _reduced(picture: NDArray[np.uint8], longest_side_px: int) -> NDArray[np.uint8]:
-    """Return the picture (row, column, RGB) in grey, reduced to the longest side allowed."""
-    grey: NDArray[np.uint8] = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
-    reduction = longest_side_px / max(grey.shape)
-    if reduction >= 1:
-        return grey
-    # A ribbon of a few rows keeps one of them.
-    down, across = (max(reduction, 1 / side) for side in grey.shape)
-    small: NDArray[np.uint8] = cv2.resize(grey, None, fx=across, fy=down, interpolation=cv2.INTER_AREA)
-    return small

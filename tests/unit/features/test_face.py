@@ -1,84 +1,37 @@
-"""Following the face: found where it is, carried over where it is missed, fixed crop where there is none."""
+"""Cutting faces out: the square of the track, or the standard position by landmarks."""
 
 from __future__ import annotations
 
-import cv2
 import numpy as np
 import pytest
-from rendered_media import moving_square
-from talking_face import talking_face
 
-from vavl.errors import ConfigError
-from vavl.features import face
-from vavl.features.face import CROP_PX, FaceFinder, FaceTrack, cut_faces
-from vavl.features.video_settings import VideoFeatureSettings
-
-SETTINGS = VideoFeatureSettings()
-
-
-def grey(pictures: np.ndarray) -> list[np.ndarray]:
-    return [cv2.cvtColor(np.ascontiguousarray(picture), cv2.COLOR_RGB2GRAY) for picture in pictures]
+from vavl.features.face import (
+    CROP_PX,
+    STANDARD_LANDMARKS,
+    FaceCutter,
+    FaceTrack,
+    crop_move,
+    cut_faces,
+    similarity,
+)
 
 
-def scene(left: int, top: int, size: tuple[int, int] = (240, 320), faces: int = 3) -> list[np.ndarray]:
-    """Return pictures of a face of 160 pixels on a plain wall."""
-    pictures = []
-    for head in grey(talking_face(faces)):
-        wall = np.full(size, 128, dtype=np.uint8)
-        wall[top : top + 160, left : left + 160] = head
-        pictures.append(wall)
-    return pictures
+def track_of(*box: float, landmarks: np.ndarray | None = None, reduction: float = 1.0) -> FaceTrack:
+    marks = None if landmarks is None else landmarks[None].astype(np.float32)
+    return FaceTrack(np.array([box], np.float32), np.array([True]), None, marks, np.array([True]), reduction)
 
 
-def test_the_face_is_found_where_it_is():
-    track = FaceFinder(SETTINGS).track(scene(left=150, top=60))
-    assert track.is_found.all()
-    assert track.reason is None
-    x, y, side = np.median(track.boxes, axis=0)
-    assert (x, y) == (pytest.approx(230, abs=15), pytest.approx(140, abs=15))
-    assert 70 < side < 150
-
-
-def test_the_largest_face_is_taken():
-    pictures = scene(left=10, top=10, size=(260, 400))
-    for picture in pictures:
-        picture[150:230, 250:330] = cv2.resize(picture[10:170, 10:170], (80, 80))
-    x = FaceFinder(SETTINGS).track(pictures).boxes[:, 0]
-    assert (np.abs(x - 90) < 20).all()
-
-
-def test_a_missed_face_is_carried_over_from_before_and_after():
-    pictures = scene(left=40, top=40, faces=1) * 4 + scene(left=60, top=40, faces=1) * 3
-    for missing in (0, 2, 3, 6):
-        pictures[missing] = np.full_like(pictures[0], 128)
-    track = FaceFinder(VideoFeatureSettings(smoothing_ms=0)).track(pictures)
-    assert track.is_found.tolist() == [False, True, False, False, True, True, False]
-    x = track.boxes[:, 0]
-    np.testing.assert_array_equal(x[0], x[1])
-    np.testing.assert_array_equal(x[6], x[5])
-    assert x[1] < x[2] < x[3] < x[4]
-
-
-def test_no_face_gives_a_fixed_crop_of_the_middle_with_the_reason():
-    pictures = grey(moving_square(5, side=100))
-    track = FaceFinder(SETTINGS).track(pictures)
-    assert track.reason == "no face found in any of 5 frames: fixed crop of the middle"
-    assert not track.is_found.any()
-    np.testing.assert_allclose(track.boxes, [[50, 50, 80]] * 5)
-
-
-def test_smoothing_makes_the_track_steadier():
-    pictures = scene(left=40, top=40, faces=12)
-    rough = FaceFinder(VideoFeatureSettings(smoothing_ms=0)).track(pictures).boxes
-    smooth = FaceFinder(VideoFeatureSettings(smoothing_ms=200)).track(pictures).boxes
-    assert np.abs(np.diff(smooth, axis=0)).sum() < 0.5 * np.abs(np.diff(rough, axis=0)).sum()
+def turned(points: np.ndarray, degrees: float, size: float, shift: tuple[float, float]) -> np.ndarray:
+    angle = np.deg2rad(degrees)
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    return size * (points - 0.5) @ turn.T + np.array(shift)
 
 
 @pytest.mark.parametrize("side", [30, 64, 200])
 def test_crops_show_the_square_of_the_track(side):
     picture = np.full((300, 300), 20, dtype=np.uint8)
     picture[150 - side // 2 : 150 + side // 2, 140 - side // 2 : 140 + side // 2] = 220
-    track = FaceTrack(np.array([[140, 150, side]], np.float32), np.array([True]), None)
+    track = track_of(140, 150, side)
     (crop,) = cut_faces([picture], track, 1.0)
     assert crop.shape == (CROP_PX, CROP_PX)
     assert crop[4:-4, 4:-4].min() > 210
@@ -88,12 +41,56 @@ def test_crops_show_the_square_of_the_track(side):
 
 
 def test_a_crop_beyond_the_edge_repeats_the_edge():
-    track = FaceTrack(np.array([[0, 0, 64]], np.float32), np.array([True]), None)
-    (crop,) = cut_faces([np.full((64, 64), 77, dtype=np.uint8)], track, 1.0)
+    (crop,) = cut_faces([np.full((64, 64), 77, dtype=np.uint8)], track_of(0, 0, 64), 1.0)
     assert (crop == 77).all()
 
 
-def test_an_opencv_without_the_cascade_is_named(monkeypatch, tmp_path):
-    monkeypatch.setattr(face, "haarcascades", str(tmp_path))
-    with pytest.raises(ConfigError, match="cascade is not there"):
-        FaceFinder(SETTINGS)
+@pytest.mark.parametrize("crop_px", [64, 224])
+def test_the_face_is_cut_from_the_picture_of_the_file_at_its_place(crop_px):
+    """The track is that of a picture a quarter as large."""
+    picture = np.full((480, 640, 3), 20, dtype=np.uint8)
+    picture[160:320, 280:440] = (220, 120, 60)
+    cutter = FaceCutter(track_of(90, 60, 40, reduction=0.25), 1.0, crop_px, from_reduced=False)
+    crop = cutter.cut(0, picture)
+    assert crop.shape == (crop_px, crop_px, 3)
+    inner = crop[crop_px // 16 : -crop_px // 16, crop_px // 16 : -crop_px // 16]
+    assert np.abs(inner.astype(int) - (220, 120, 60)).max() < 4
+    around = FaceCutter(track_of(90, 60, 40, reduction=0.25), 2.0, crop_px, from_reduced=False)
+    assert around.cut(0, picture)[: crop_px // 8].max() < 30
+
+
+@pytest.mark.parametrize(
+    ("degrees", "size", "shift"), [(0, 80, (100, 90)), (25, 60, (160, 120)), (-40, 120, (90, 200))]
+)
+def test_landmarks_bring_a_turned_face_to_the_standard_position(degrees, size, shift):
+    marks = turned(STANDARD_LANDMARKS, degrees, size, shift)
+    track = track_of(*shift, size, landmarks=marks)
+    for scale in (1.0, 1.5):
+        move = crop_move(track, 0, scale, 112)
+        placed = marks @ move[:, :2].T + move[:, 2]
+        np.testing.assert_allclose(placed, ((STANDARD_LANDMARKS - 0.5) / scale + 0.5) * 112, atol=0.01)
+
+
+def test_an_aligned_crop_shows_both_eyes_on_one_height():
+    marks = turned(STANDARD_LANDMARKS, 30, 100, (150, 150))
+    picture = np.full((300, 300), 20, dtype=np.uint8)
+    for x, y in marks[:2].round().astype(int):
+        picture[y - 4 : y + 5, x - 4 : x + 5] = 250
+    (crop,) = cut_faces([picture], track_of(150, 150, 100, landmarks=marks), 1.0)
+    heights = [np.argmax(crop[:, side].max(axis=1)) for side in (slice(0, 32), slice(32, 64))]
+    assert abs(int(heights[0]) - int(heights[1])) <= 3
+    (level,) = cut_faces([picture], track_of(150, 150, 100), 1.0)
+    heights = [np.argmax(level[:, side].max(axis=1)) for side in (slice(0, 32), slice(32, 64))]
+    assert abs(int(heights[0]) - int(heights[1])) > 8
+
+
+def test_a_similarity_is_the_nearest_one_where_none_fits():
+    wanted = STANDARD_LANDMARKS + np.random.default_rng(0).normal(0, 0.02, (5, 2))
+    move = similarity(STANDARD_LANDMARKS, wanted)
+    left = ((STANDARD_LANDMARKS @ move[:, :2].T + move[:, 2] - wanted) ** 2).sum()
+    for place in np.ndindex(2, 3):
+        other = move.copy()
+        other[place] += 0.01
+        if place[1] < 2:  # stay a similarity
+            other[1 - place[0], 1 - place[1]] += 0.01 if place[0] == place[1] else -0.01
+        assert ((STANDARD_LANDMARKS @ other[:, :2].T + other[:, 2] - wanted) ** 2).sum() > left
