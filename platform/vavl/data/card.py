@@ -21,6 +21,7 @@ from vavl.config.places import root_folder
 from vavl.data.card_labels import LabelSet, LabelSetName, NameLabels, classes_named
 from vavl.data.card_sources import (
     ClipList,
+    CsdSource,
     DefaultFolder,
     FileSource,
     GroupValue,
@@ -37,8 +38,17 @@ _PROSE = {"title", "licence", "citation", "obtain", "yardsticks"}
 
 def _kind_of_value(value: Any) -> str:
     """Tell values from the name, which need not say so, from those of a table."""
-    kind = value.get("source", "pattern") if isinstance(value, dict) else getattr(value, "source", "pattern")
-    return str(kind)
+    return _source_of(value, "pattern")
+
+
+def _kind_of_audio(value: Any) -> str:
+    """Tell media files, which need not say so, from containers of features."""
+    return _source_of(value, "files")
+
+
+def _source_of(value: Any, otherwise: str) -> str:
+    source = value.get("source") if isinstance(value, dict) else getattr(value, "source", None)
+    return otherwise if source is None else str(source)
 
 
 class Counts(FrozenConfig):
@@ -68,6 +78,9 @@ class Yardstick(FrozenConfig):
     accuracy_percent: float = Field(ge=0, le=100)
     protocol: str = Field(description="which clips, folds and inputs the number belongs to")
     citation: str
+    labels: str | None = Field(
+        default=None, description="set of labels that it belongs to; null: the card has one, or it fits all"
+    )
 
 
 class CorpusCard(FrozenConfig):
@@ -87,8 +100,16 @@ class CorpusCard(FrozenConfig):
         default=(), description="class names in the order of the network's outputs"
     )
 
-    audio: FileSource | None = None
-    video: Annotated[FileSource | TableSource | OpenFaceSource, Field(discriminator="source")] | None = None
+    audio: (
+        Annotated[
+            Annotated[FileSource, Tag("files")] | Annotated[CsdSource, Tag("csd")],
+            Discriminator(_kind_of_audio),
+        ]
+        | None
+    ) = None
+    video: (
+        Annotated[FileSource | TableSource | OpenFaceSource | CsdSource, Field(discriminator="source")] | None
+    ) = None
     unpaired: Unpaired = Unpaired()
 
     speaker: GroupValue
@@ -148,6 +169,9 @@ class CorpusCard(FrozenConfig):
             if outside:
                 problem = f"{', '.join(outside)} not among the classes {', '.join(self.classes)}"
                 raise ValueError(f"labels.{name}: {problem}")
+        for note in self.yardsticks:
+            if note.labels is not None and note.labels not in self.labels:
+                raise ValueError(f"yardsticks: `{note.name}` belongs to no set of labels `{note.labels}`")
 
 
 def read_card(path: Path) -> CorpusCard:

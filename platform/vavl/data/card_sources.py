@@ -97,6 +97,34 @@ class OpenFaceSource(FrozenConfig):
     )
 
 
+class CsdSegments(FrozenConfig):
+    """The container whose intervals cut videos into clips, e.g. that of the labels.
+
+    The clip that is the n-th interval of a video, from 0, has the key ``video[n]``.
+    """
+
+    file: RelativeName
+    sequence: str | None = Field(default=None, description="group of the file; null: its only one")
+
+
+class CsdSource(FrozenConfig):
+    """One modality as a computational sequence (.csd, HDF5) of the CMU Multimodal SDK: ready features with times.
+
+    ``pattern`` reads the keys of the segments as it would read a path.
+    """
+
+    source: Literal["csd"]
+    file: RelativeName
+    sequence: str | None = Field(default=None, description="group of the file; null: its only one")
+    segments: CsdSegments
+    pattern: ClipExpression
+    width: int = Field(gt=0, description="features per frame")
+    non_finite: Literal["refuse", "zero"] = Field(
+        default="refuse",
+        description="values NaN or infinite: quarantine the clip, or 0 in their place, counted",
+    )
+
+
 class GroupValue(FrozenConfig):
     """A fact of a clip, read from a named group of the patterns and translated by ``map`` if given.
 

@@ -11,7 +11,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from vavl.data.card import CorpusCard
-from vavl.data.card_sources import ClipList, FileSource, OpenFaceSource, TableSource
+from vavl.data.card_sources import ClipList, CsdSource, FileSource, OpenFaceSource, TableSource
+from vavl.data.csd import open_container, read_segments
 from vavl.data.csv_table import place_inside, read_text_columns
 from vavl.data.patterns import one_writing, whole_match
 from vavl.errors import CorpusError
@@ -46,20 +47,31 @@ def find_clips(card: CorpusCard, root: Path) -> tuple[Side, Side]:
         CorpusError: a pattern matches nothing, a clip id occurs twice on one side, a table is
             missing or broken, a file lies outside the folder, or one-sided clips are refused.
     """
-    wants_files = card.audio is not None or isinstance(card.video, FileSource | OpenFaceSource)
+    wants_files = any(isinstance(side, FileSource | OpenFaceSource) for side in (card.audio, card.video))
     names = list_files(root) if wants_files else []
-    audio = find_files("audio", card.audio, root, names) if card.audio else {}
-    match card.video:
-        case FileSource() | OpenFaceSource():
-            video = find_files("video", card.video, root, names)
-        case TableSource():
-            video = find_rows("video", card.video, root)
-        case None:
-            video = {}
+    audio = _find_side("audio", card.audio, root, names)
+    video = _find_side("video", card.video, root, names)
     if card.audio and card.video:
         _treat_unpaired(card, audio, video)
     _warn_of_case(card, audio.keys() | video.keys())
     return audio, video
+
+
+def _find_side(
+    modality: str,
+    source: FileSource | OpenFaceSource | TableSource | CsdSource | None,
+    root: Path,
+    names: Iterable[str],
+) -> Side:
+    match source:
+        case FileSource() | OpenFaceSource():
+            return find_files(modality, source, root, names)
+        case TableSource():
+            return find_rows(modality, source, root)
+        case CsdSource():
+            return find_segments(modality, source, root)
+        case None:
+            return {}
 
 
 def list_files(root: Path) -> list[str]:
@@ -148,6 +160,36 @@ def find_rows(name: str, source: TableSource | ClipList, root: Path) -> Side:
                 f"key {key!r} does not match {source.pattern}", f"correct the table or {name}.pattern",
             )  # fmt: skip
         _add(side, match, key, str(root / source.file))
+    return side
+
+
+def find_segments(name: str, source: CsdSource, root: Path) -> Side:
+    """Match the segments of a container by their keys; those of videos without features are left out.
+
+    Raises:
+        CorpusError: a container is missing or broken, a key does not match the pattern, or no video of
+            the segments has features.
+    """
+    segments = read_segments(root, source.segments.file, source.segments.sequence)
+    with open_container(root, source.file, source.sequence) as container:
+        videos = set(container.videos)
+    present = [segment for segment in segments.values() if segment.video in videos]
+    file = str(root / source.segments.file)
+    if not present:
+        raise CorpusError(
+            file, f"{name}.segments", f"no video of it is in {source.file}", "get both files of one corpus"
+        )
+    if len(present) < len(segments):
+        message = "%s: %d of %d segments have no %s features and are left out of that side"
+        logger.warning(message, file, len(segments) - len(present), len(segments), name)
+    side: Side = {}
+    for segment in present:
+        match = whole_match(source.pattern, segment.key, f"{name}.pattern")
+        if match is None:
+            raise CorpusError(
+                file, segment.key, f"the key does not match {source.pattern}", f"correct {name}.pattern"
+            )
+        _add(side, match, segment.key, file)
     return side
 
 

@@ -120,6 +120,28 @@ class LabelFacts:
     yardsticks: tuple[LabelYardstick, ...]
     folds: tuple[FoldFacts, ...]
 
+    def lines(self) -> list[str]:
+        """Return everything in words, one fact per line."""
+        lines = [f"{self.corpus}: {self.clips:,} clips of {self.speakers} speakers"]
+        lines += [
+            f"labels {found.name}: {found.known:,} clips, {found.with_class:,} with a class, {found.tied:,} tied "
+            f"({found.target})"
+            for found in self.sets
+        ]
+        lines += [
+            f"{found.one} and {found.other}: the same class in {found.percent:.1f} % of {found.clips:,} clips"
+            for found in self.agreements
+        ]
+        lines += [
+            f"{found.prediction} taken for {found.truth} on {len(found.f1_micro)} test set(s): "
+            f"F1-micro {found.mean_f1_micro:.3f}, F1-macro {found.mean_f1_macro:.3f}"
+            for found in self.yardsticks
+        ]
+        for fold in self.folds:
+            parts = (f"{name} {fold.clips[name]:,} / {fold.speakers[name]}" for name in fold.clips)
+            lines.append(f"fold {fold.fold}, clips / speakers: {', '.join(parts)}")
+        return lines
+
 
 def label_facts(card: CorpusCard, root: Path | None = None) -> LabelFacts:
     """Return the label facts of a corpus from its tables alone; media need not be there.

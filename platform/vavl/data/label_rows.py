@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vavl.data.card_labels import LabelTable
-from vavl.data.csv_table import read_number_columns, read_text_columns
+from vavl.data.label_values import number_columns, text_column
 from vavl.data.patterns import one_writing, whole_match
 from vavl.errors import CorpusError
 
@@ -81,11 +81,11 @@ class LabelRows:
     @cached_property
     def _kept(self) -> npt.NDArray[np.int64]:
         """Rows that count, from 0."""
-        keys = read_text_columns(self.root, self.table.file, (self.table.key_column,))[0]
+        keys = text_column(self.root, self.table.file, self.table.key_column)
         rule = self.table.rows
         if rule is None:
             return np.arange(len(keys))
-        (values,) = read_text_columns(self.root, self.table.file, (rule.column,))
+        values = text_column(self.root, self.table.file, rule.column)
         kept = np.flatnonzero(
             [whole_match(rule.pattern, value, "rows.pattern") is not None for value in values]
         )
@@ -97,11 +97,11 @@ class LabelRows:
         return kept
 
     def _texts(self, column: str) -> list[str]:
-        (texts,) = read_text_columns(self.root, self.table.file, (column,))
+        texts = text_column(self.root, self.table.file, column)
         return [texts[row] for row in self._kept]
 
     def _numbers(self, columns: Sequence[str]) -> npt.NDArray[np.float64]:
-        return read_number_columns(self.root, self.table.file, columns)[self._kept]
+        return number_columns(self.root, self.table.file, columns)[self._kept]
 
     def _row_number(self, row: int) -> str:
         return f"row {int(self._kept[row]) + 1}"

@@ -34,8 +34,9 @@ class Manifest:
     """All clips of a corpus, sorted by clip id, in one Arrow table.
 
     Columns: clip_id, corpus, speaker, sex, label, soft_label (share per class), arousal, valence,
-    dominance, audio_path and video_path (relative to the corpus folder, POSIX), video_table_key,
-    test_fold, split_<fold> (train, validation, test or none), group_<name>. Anything unknown is null.
+    dominance, audio_path and video_path (relative to the corpus folder, POSIX), audio_table_key and
+    video_table_key (ready features), test_fold, split_<fold> (train, validation, test or none),
+    group_<name>. Anything unknown is null.
     Attributes lie in 0 .. 1. The label columns are those of the chosen set of labels; the other sets
     stand beside it as <column>__<set>.
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from vavl.data.card import CorpusCard, card_hash
 from vavl.data.card_labels import NameLabels, original_ranges
-from vavl.data.card_sources import TableSource
+from vavl.data.card_sources import CsdSource, TableSource
 from vavl.data.discovery import Found, Side, find_clips, find_rows
 from vavl.data.label_columns import Column, columns_of_labels
 from vavl.data.label_tables import Labels, group_value, read_labels
@@ -137,12 +137,15 @@ def _place_columns(card: CorpusCard, clips: Mapping[str, Found], audio: Side, vi
     audio_places = [audio[clip_id].place if clip_id in audio else None for clip_id in clips]
     video_places = [video[clip_id].place if clip_id in video else None for clip_id in clips]
     nowhere = [None] * len(clips)
-    from_table = isinstance(card.video, TableSource)
-    return [
-        ("audio_path", pa.string(), audio_places),
-        ("video_path", pa.string(), nowhere if from_table else video_places),
-        ("video_table_key", pa.string(), video_places if from_table else nowhere),
-    ]
+    columns: list[Column] = []
+    for modality, source, places in (
+        ("audio", card.audio, audio_places),
+        ("video", card.video, video_places),
+    ):
+        ready = isinstance(source, TableSource | CsdSource)
+        columns.append((f"{modality}_path", pa.string(), nowhere if ready else places))
+        columns.append((f"{modality}_table_key", pa.string(), places if ready else nowhere))
+    return columns
 
 
 def _metadata(card: CorpusCard, folds: tuple[int, ...]) -> dict[str, Any]:

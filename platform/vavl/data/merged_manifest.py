@@ -19,7 +19,7 @@ from vavl.data.splits import SPLITS
 
 LABEL_SET = "merged"
 # Columns beside labels, splits and groups; a manifest that lacks one has nulls there.
-_PLAIN = ("corpus", "sex", "audio_path", "video_path", "video_table_key")
+_PLAIN = ("corpus", "sex", "audio_path", "audio_table_key", "video_path", "video_table_key")
 
 
 def unique_names(corpus: str, names: Any) -> Any:

@@ -9,17 +9,18 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from vavl.data.card import CorpusCard
-from vavl.data.card_sources import FileSource, OpenFaceSource, TableSource
+from vavl.data.card_sources import CsdSource, FileSource, OpenFaceSource, TableSource
 from vavl.data.csv_table import FeatureTable, read_feature_table
 from vavl.data.statistics import ModalityInfo
 from vavl.features.audio import audio_extractor, audio_info, check_audio
+from vavl.features.csd import csd_extractor, csd_info
 from vavl.features.extracted import Extracted, Extractor
 from vavl.features.openface import openface_settings
 from vavl.features.settings import FeatureSettings
 from vavl.features.table import TableExtractor, table_info
 from vavl.features.video import check_video, video_extractor, video_info
 
-Side = FileSource | TableSource | OpenFaceSource
+Side = FileSource | TableSource | OpenFaceSource | CsdSource
 """How a card names one modality."""
 
 
@@ -157,6 +158,46 @@ class TableRows:
         return lambda clip: rows.extract(clip.file, self.root / clip.media if clip.media else None)
 
 
+@dataclass(frozen=True)
+class ContainerSegments:
+    """Segments of a container of ready features (.csd).
+
+    Attributes:
+        modality: "audio" or "video".
+        root: absolute corpus folder.
+        source: of the card.
+    """
+
+    modality: str
+    root: Path
+    source: CsdSource
+
+    @cached_property
+    def info(self) -> ModalityInfo:
+        """Provenance: the hashes of features and segments."""
+        return csd_info(self.root, self.source)
+
+    @property
+    def columns(self) -> tuple[str, str | None]:
+        """The key of the segment; there is no other file."""
+        return f"{self.modality}_table_key", None
+
+    @property
+    def shared_file(self) -> str:
+        """The container of the features."""
+        return self.source.file
+
+    @property
+    def in_workers(self) -> bool:
+        """The containers are packed: reading them takes most of the time."""
+        return True
+
+    def extractor(self) -> Extract:
+        """See ``Source.extractor``."""
+        segments = csd_extractor(self.root, self.source)
+        return lambda clip: segments.extract(clip.file)
+
+
 def sources_of(card: CorpusCard, root: Path, settings: FeatureSettings) -> dict[str, Source]:
     """Return the source of each modality that the card names; reads tables of ready features.
 
@@ -176,6 +217,8 @@ def _source(modality: str, side: Side, root: Path, settings: FeatureSettings) ->
     match side:
         case TableSource():
             return TableRows(root, side.file, read_feature_table(side, root))
+        case CsdSource():
+            return ContainerSegments(modality, root, side)
         case OpenFaceSource():
             video = openface_settings(side, root)
             return MediaFiles(modality, root, settings.model_copy(update={"video": video}))

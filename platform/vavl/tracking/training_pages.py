@@ -34,6 +34,7 @@ _INTERVAL_SEED = 0
 
 def write_report(plan: TrainingPlan, outcome: Mapping[str, Any], journal: Journal) -> Path:
     """Write ``report.html`` and its pictures into the run's folder; return the page's path."""
+    manifest = Manifest.read(local_notes(plan.data.store)).with_labels(plan.data.labels)
     split = "test" if plan.evaluation.test else "validation"
     predictions = pq.read_table(plan.output_dir / PREDICTIONS_FOLDER / f"{split}.parquet")
     classes = tuple(outcome["classes"]) if plan.data.target != "attributes" else ()
@@ -62,7 +63,7 @@ def write_report(plan: TrainingPlan, outcome: Mapping[str, Any], journal: Journa
         intervals=accuracy_intervals(predictions, split, classes),
         by_corpus=scores_by_corpus(predictions, split, outcome["corpora"], _scorer(classes)),
         best_epoch=outcome["best_epoch"],
-        yardsticks=_yardsticks(plan),
+        yardsticks=yardsticks_of(manifest),
         facts=_facts(plan, outcome),
         notes=_notes(plan, outcome),
         events=[
@@ -160,9 +161,14 @@ def _columns(rows: pa.Table, prefix: str, names: tuple[str, ...]) -> NDArray[np.
     return np.stack([rows[f"{prefix}_{name}"].to_numpy() for name in names], axis=1)
 
 
-def _yardsticks(plan: TrainingPlan) -> list[YardstickNote]:
-    known = Manifest.read(local_notes(plan.data.store)).metadata.get("yardsticks", [])
-    return [YardstickNote(note["name"], note["accuracy_percent"], note["protocol"]) for note in known]
+def yardsticks_of(manifest: Manifest) -> list[YardstickNote]:
+    """Return the yard-sticks of the corpus that belong to the chosen set of labels."""
+    known = manifest.metadata.get("yardsticks", [])
+    return [
+        YardstickNote(note["name"], note["accuracy_percent"], note["protocol"])
+        for note in known
+        if note.get("labels") in (None, manifest.label_set)
+    ]
 
 
 def _facts(plan: TrainingPlan, outcome: Mapping[str, Any]) -> dict[str, Any]:

@@ -41,7 +41,7 @@ def test_all_faults_of_a_card_are_reported_at_once(corpus):
         read_card(written(corpus))
     assert "did you mean `classes`" in str(caught.value)
     assert "licence: Field required" in str(caught.value)
-    assert "audio.suffixes.0" in str(caught.value)
+    assert "audio.files.suffixes.0" in str(caught.value)
 
 
 def test_an_empty_card_is_refused(tmp_path):
@@ -92,6 +92,14 @@ def test_no_name_in_a_card_leads_out_of_the_corpus_folder(corpus, place, name):
             "lowest and the highest value",
         ),
         ({"labels": {"i": {"source": "tables", "target": "t", "tables": []}}}, "at least 1 item"),
+        (
+            {
+                "yardsticks": [
+                    {"name": "n", "accuracy_percent": 1, "protocol": "p", "citation": "c", "labels": "x"}
+                ]
+            },
+            "`n` belongs to no set of labels `x`",
+        ),
         ({"labels": {"a__b": named()}}, "may not hold two underscores"),
         ({"label": named()}, "label: unknown key"),
         ({"audio": {"pattern": "(?P<name>.+)", "suffixes": [".wav"]}}, "needs a group .*clip"),

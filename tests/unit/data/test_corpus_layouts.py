@@ -7,6 +7,7 @@ from itertools import product
 from pathlib import Path
 
 import pytest
+from csd_files import write_mosei
 
 from vavl.data.card import read_card
 from vavl.data.manifest import Manifest, build_manifest
@@ -109,3 +110,77 @@ def test_msp_improv(layout):
         "target sentence",
         "none",
     )
+
+
+EMOTIONS = {
+    "an": "anger",
+    "di": "disgust",
+    "fe": "fear",
+    "ha": "happiness",
+    "sa": "sadness",
+    "su": "surprise",
+}
+
+
+def test_enterface05(layout, caplog):
+    for subject, (code, emotion), sentence in product(
+        (*range(1, 6), *range(7, 15)), EMOTIONS.items(), (1, 5)
+    ):
+        # Names that are wrong in the corpus: subject 3, subject 11, and one with the suffix in its name.
+        stem = {3: "s_3", 11: "s12"}.get(subject, f"s{subject}")
+        file = f"{stem}_{code}_{sentence}" + ("avi" if (subject, code) == (4, "su") else "")
+        layout.files(f"enterface database/subject {subject}/{emotion}/sentence {sentence}/{file}.avi")
+    layout.files(
+        *(f"enterface database/subject 6/{emotion}/s6_{code}.avi" for code, emotion in EMOTIONS.items())
+    )
+    manifest = layout.manifest("enterface05")
+    assert (len(manifest), len(manifest.speaker_codes()[1])) == (156, 13)
+    assert "6 files do not match audio.pattern and are left out" in caplog.text
+    found = row(manifest, "subject 11/anger/sentence 5")
+    assert (found["speaker"], found["label"], found["group_sentence"]) == ("11", "anger", "5")
+    assert found["audio_path"] == found["video_path"]
+    assert found["audio_path"].endswith("subject 11/anger/sentence 5/s12_an_5.avi")
+    assert manifest.folds == (0, 1, 2, 3, 4)
+    assert manifest.label_set == "intended"
+
+
+def test_baum1s(layout):
+    clips = [f"S{subject:03d}_{clip:03d}" for subject, clip in product(range(1, 32), (1, 2, 3))]
+    layout.files(*(f"BAUM1s_MP4 - All/s{clip[1:4]}/{clip}.mp4" for clip in clips))
+    named = ("Happiness", "Thinking", "Anger")
+    layout.table("annotations_baum1s.csv", "clip,emotion", *(f"{c},{named[int(c[-1]) - 1]}" for c in clips))
+    manifest = layout.manifest("baum1s")
+    assert (len(manifest), len(manifest.speaker_codes()[1])) == (93, 31)
+    assert [row(manifest, f"S007_00{take}")["label"] for take in (1, 2, 3)] == ["happiness", None, "anger"]
+    assert row(manifest, "S007_001")["split_1"] == "test"
+    assert row(manifest, "S007_001")["video_path"] == "BAUM1s_MP4 - All/s007/S007_001.mp4"
+
+
+def test_cmu_mosei_from_its_features(tmp_path, caplog):
+    manifest = build_manifest(read_card(FOLDER / "cmu_mosei.yaml"), write_mosei(tmp_path))
+    assert (len(manifest), len(manifest.speaker_codes()[1])) == (8, 4)
+    first, second = (row(manifest, f"-a_b[{number}]") for number in (0, 1))
+    assert first["soft_label"] == [0.5, 0, 0, 0, 0, 0.5]
+    assert (first["label"], second["label"], second["soft_label"][2]) == (None, "anger", 0.75)
+    assert (first["valence__sentiment"], second["valence__sentiment"]) == (0, 0.75)
+    assert (first["audio_table_key"], first["video_table_key"]) == ("-a_b[0]", "-a_b[0]")
+    assert first["audio_path"] is first["video_path"] is None
+    assert [row(manifest, f"{video}[1]")["split_0"] for video in ("-a_b", "v2", "v3")] == [
+        "train", "validation", "test",
+    ]  # fmt: skip
+    assert row(manifest, "v4[0]")["video_table_key"] is None
+    assert "2 of 8 segments have no video features" in caplog.text
+
+
+def test_cmu_mosei_from_its_media(layout):
+    clips = [f"{video}_{number}" for video, number in product(("-a_b", "v2", "v3"), (0, 12))]
+    layout.files(*(f"Raw/Videos/Segmented/Combined/{clip}.mp4" for clip in clips))
+    layout.files("Raw/Videos/Full/Combined/v2.mp4")
+    header = "clip,sentiment,happy,sad,anger,surprise,disgust,fear"
+    layout.table("segments.csv", header, *(f"{clip},3,0,0,0,0,0,{clip[-1]}" for clip in clips))
+    layout.table("standard_folds.csv", "video,split", "-a_b,train", "v2,valid", "v3,test", "v9,test")
+    manifest = layout.manifest("cmu_mosei_media")
+    assert len(manifest) == 6
+    found = row(manifest, "-a_b_12")
+    assert (found["speaker"], found["label"], found["valence__sentiment"]) == ("-a_b", "fear", 1)
+    assert row(manifest, "-a_b_0")["label"] is None

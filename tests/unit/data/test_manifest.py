@@ -22,7 +22,8 @@ def test_one_row_per_clip_sorted_by_its_id(corpus):
     assert first == {
         "clip_id": "f01_s1_an", "corpus": "tiny", "speaker": "f01", "sex": "female", "label": "angry",
         "soft_label": None, "arousal": None, "valence": None, "dominance": None,
-        "audio_path": "audio/f01/f01_s1_an.wav", "video_path": None, "video_table_key": "f01_s1_an",
+        "audio_path": "audio/f01/f01_s1_an.wav", "audio_table_key": None,
+        "video_path": None, "video_table_key": "f01_s1_an",
         "test_fold": 0, "split_0": "test", "group_sentence": "s1",
     }  # fmt: skip
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
 
+from vavl.data.label_columns import LABEL_COLUMNS
+from vavl.data.manifest import Manifest
 from vavl.tracking.journal import Journal
-from vavl.tracking.training_pages import epoch_history, scores_by_corpus
+from vavl.tracking.training_pages import epoch_history, scores_by_corpus, yardsticks_of
+from vavl.tracking.training_result import label_words
 
 
 def step(journal: Journal, number: int, loss: float | None, time: float = 1.0) -> None:
@@ -52,3 +56,26 @@ def test_each_corpus_is_scored_on_its_own_clips_where_there_are_several() -> Non
         "b": {"test/audio/accuracy": 1.0, "test/audio/clips": 1.0},
     }  # fmt: skip
     assert scores_by_corpus(rows, "test", ["a"], share) == {}
+
+
+def test_a_report_shows_the_yardsticks_of_the_chosen_labels_alone() -> None:
+    notes = [
+        {"name": name, "accuracy_percent": 50.0, "protocol": "all", "citation": "c", "labels": labels}
+        for name, labels in (("raters", "intended"), ("model", "consensus"), ("both", None))
+    ]
+    sets = {name: {"target": name} for name in ("consensus", "intended")}
+    facts = {"corpus": "c", "labels": sets, "label_set": "consensus", "target": "x", "yardsticks": notes}
+    names = [f"{column}{ending}" for ending in ("", "__intended") for column in LABEL_COLUMNS]
+    table = pa.table({name: pa.nulls(1) for name in names}).replace_schema_metadata(
+        {b"vavl": json.dumps(facts)}
+    )
+    manifest = Manifest(table)
+    assert [note.name for note in yardsticks_of(manifest)] == ["model", "both"]
+    assert [note.name for note in yardsticks_of(manifest.with_labels("intended"))] == ["raters", "both"]
+
+
+@pytest.mark.parametrize(
+    ("name", "words"), [("votes", "perceived emotion (set votes)"), ("", "perceived emotion")]
+)
+def test_the_labels_of_a_run_are_told_with_their_set(name: str, words: str) -> None:
+    assert label_words({"label_target": "perceived emotion", "label_set": name}) == words
