@@ -29,6 +29,7 @@ def write_corpus_store(
     settings: Mapping[str, Any] = SETTINGS,
     modalities: Sequence[str] = ("audio", "video"),
     with_facts: bool = True,
+    extractors: Mapping[str, str] | None = None,
 ) -> Path:
     """Write a store of six speakers; fold k tests speaker k modulo 6, the next one validates.
 
@@ -55,7 +56,7 @@ def write_corpus_store(
             values = (mean + generator.normal(size=(frames, width))).astype(np.float32)
             times = (np.arange(frames, dtype=np.float32) + 0.5) * 0.02
             made.append(ClipFeatures(clip["clip_id"], clip["speaker"], values, times))
-        info = ModalityInfo("log_mel", "1", settings, 50.0, width)
+        info = ModalityInfo((extractors or {}).get(modality, "log_mel"), "1", settings, 50.0, width)
         writer.write_modality(modality, info, [row_batch(corpus, width, made)])
     writer.finish({"clips": len(clips), "quarantined": 1})
     return folder

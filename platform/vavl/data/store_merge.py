@@ -112,7 +112,8 @@ def plan_merge(settings: MergeSettings) -> MergePlan:
             f"known: {', '.join(sources)}",
         )
     manifests = {corpus: source.manifest for corpus, source in sources.items()}
-    return MergePlan(settings, sources, _common_infos(sources), merged_folds(settings.folds, manifests))
+    infos = _common_infos(sources, settings)
+    return MergePlan(settings, sources, infos, merged_folds(settings.folds, manifests))
 
 
 def merge_stores(plan: MergePlan, folder: Path) -> FeatureStore:
@@ -181,10 +182,10 @@ def _sources(settings: MergeSettings) -> dict[str, Source]:
     return {corpus: replace(found[corpus], classes=classes) for corpus, classes in maps.items()}
 
 
-def _common_infos(sources: Mapping[str, Source]) -> dict[str, ModalityInfo]:
-    """Return the provenance of each modality; all stores that have it must agree."""
+def _common_infos(sources: Mapping[str, Source], settings: MergeSettings) -> dict[str, ModalityInfo]:
+    """Return the provenance of each modality that is taken; all stores that have it must agree."""
     infos: dict[str, ModalityInfo] = {}
-    for modality in MODALITIES:
+    for modality in (name for name in MODALITIES if name in settings.modalities):
         first = ""
         for corpus, source in sources.items():
             entry = source.content["modalities"].get(modality)
@@ -197,16 +198,19 @@ def _common_infos(sources: Mapping[str, Source]) -> dict[str, ModalityInfo]:
                 raise StoreError(
                     str(source.place), modality,
                     f"has other {modality} features than {first}: {_difference(known, info)}",
-                    f"extract {corpus} with the settings of {first}: python jobs/prepare_corpus.py CONFIG",
+                    f"extract {corpus} with the settings of {first} (python jobs/prepare_corpus.py CONFIG), or take "
+                    f"the other side alone (modalities)",
                 )  # fmt: skip
     return infos
 
 
 def _difference(one: ModalityInfo, other: ModalityInfo) -> str:
+    if one.extractor != other.extractor:
+        return f"{one.extractor} {one.version} -> {other.extractor} {other.version}"
     flat = [
         {
-            "extractor": info.extractor, "version": info.version, "width": info.width,
-            "frame_rate_hz": info.frame_rate_hz, "channels": info.channels, **info.settings,
+            "version": info.version, "width": info.width, "frame_rate_hz": info.frame_rate_hz,
+            "channels": info.channels, **info.settings,
         }
         for info in (one, other)
     ]  # fmt: skip

@@ -10,7 +10,7 @@ from vavl.reports.comparison_content import ComparisonReport, ScorePoint
 from vavl.reports.comparison_report import PICTURES_FOLDER, write_comparison_report
 from vavl.tracking.comparison_result import Comparison
 from vavl.tracking.comparison_scores import GroupScore
-from vavl.tracking.training_result import label_words
+from vavl.tracking.training_result import corpus_words, label_words
 from vavl.training.comparison_settings import SINGLE_PROCESS
 
 
@@ -29,7 +29,7 @@ def comparison_report(comparison: Comparison) -> ComparisonReport:
     seconds = [entry.summary["seconds"] for entry in comparison.finished]
     return ComparisonReport(
         title=f"Objectives compared on {first['corpus']}",
-        corpus=first["corpus"],
+        corpus=corpus_words(first),
         protocol=f"{first['protocol']}, folds {', '.join(str(fold) for fold in plan.folds)}",
         label_target=label_words(first),
         speaker_normalisation=first["speaker_normalisation"],

@@ -25,7 +25,7 @@ from vavl.reports.training_content import EventNote, TrainingReport, YardstickNo
 from vavl.reports.training_report import write_training_report
 from vavl.tracking.events import event_line, run_events
 from vavl.tracking.journal import Journal
-from vavl.tracking.training_result import label_words
+from vavl.tracking.training_result import corpus_words, label_words
 from vavl.training.settings import TrainingPlan
 from vavl.training.worker import PREDICTIONS_FOLDER
 
@@ -48,7 +48,7 @@ def write_report(plan: TrainingPlan, outcome: Mapping[str, Any], journal: Journa
             reliability[condition] = reliability_bins(predicted, target.argmax(axis=1))
     report = TrainingReport(
         title=f"VAVL on {outcome['corpus']}",
-        corpus=_corpus_in_words(outcome),
+        corpus=corpus_words(outcome),
         protocol=f"{outcome['protocol']}, fold {outcome['fold_title']}",
         label_target=label_words(outcome),
         speaker_normalisation=outcome["speaker_normalisation"],
@@ -126,11 +126,6 @@ def _scorer(classes: tuple[str, ...]) -> Scorer:
         return class_scores(predicted, target) if classes else attribute_scores(predicted, target, names)
 
     return score
-
-
-def _corpus_in_words(outcome: Mapping[str, Any]) -> str:
-    corpora = outcome["corpora"]
-    return str(outcome["corpus"]) if len(corpora) == 1 else f"{outcome['corpus']} ({', '.join(corpora)})"
 
 
 def epoch_history(journal: Journal) -> list[dict[str, Any]]:

@@ -78,6 +78,12 @@ def label_words(outcome: Mapping[str, Any]) -> str:
     )
 
 
+def corpus_words(outcome: Mapping[str, Any]) -> str:
+    """Name the corpus of a run; of a merged store all corpora in it."""
+    corpora = outcome.get("corpora", [outcome["corpus"]])  # a comparison keeps runs of earlier versions
+    return str(outcome["corpus"]) if len(corpora) == 1 else f"{outcome['corpus']} ({', '.join(corpora)})"
+
+
 def version_tags(outcome: Mapping[str, Any]) -> dict[str, Any]:
     """Return the facts shown with a registered version: origin, protocol and main scores."""
     facts = {name: outcome[name] for name in ("corpus", "protocol", "fold", "label_set", "label_target")}

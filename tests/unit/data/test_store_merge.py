@@ -313,6 +313,23 @@ def test_other_features_are_refused_with_the_difference(stores: dict[str, Path],
         plan_merge(settings(stores, stores=[stores["alpha"], other], labels=labels))
 
 
+def test_one_side_alone_may_be_taken(stores: dict[str, Path], tmp_path: Path) -> None:
+    other = write_corpus_store(tmp_path / "gamma", "gamma", ALPHA, extractors={"video": "table:0123"})
+    changes = {
+        "stores": [stores["alpha"], other],
+        "labels": {"alpha": {"calm": None}, "gamma": {"calm": None}},
+    }
+    with pytest.raises(
+        StoreError, match=r"other video features than alpha: log_mel 1 -> table:0123 1\n.*modalities"
+    ):
+        plan_merge(settings(stores, **changes))
+    store = merge_stores(plan_merge(settings(stores, **changes, modalities=["audio"])), tmp_path / "merged")
+    assert store.info.keys() == {"audio"}
+    assert {path.name for path in store.folder.iterdir()} == {
+        "store.json", "manifest.arrow", "manifest.parquet", "facts.arrow", "audio.arrow", "audio_sums.arrow",
+    }  # fmt: skip
+
+
 def test_a_corpus_may_lack_a_side_and_facts(
     stores: dict[str, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
