@@ -120,7 +120,7 @@ def _write_facts(folder: Path, corpus: str, clips: list[dict[str, Any]]) -> None
             "clip_id": clip["clip_id"],
             "modality": modality,
             "file": clip["audio_path"],
-            "sha256": f"{corpus} {modality}",
+            "sha256": f"{corpus} {clip['clip_id']} {modality}",
         }
         for clip in clips
         for modality in WIDTHS

@@ -17,7 +17,8 @@ class DataSettings(FrozenConfig):
     """The feature store, the fold and the label target of a run."""
 
     store: Annotated[StoreAddress, FROM_ROOT] = Field(
-        description="folder that jobs/prepare_corpus.py wrote, or address of one, e.g. s3://bucket/stores/demo"
+        description="folder that jobs/prepare_corpus.py wrote, or address of one, e.g. s3://bucket/stores/demo; "
+        "of a pushed one also the version: s3://bucket/stores/demo@latest, or @ and its first digits"
     )
     fold: int = Field(0, ge=0, description="fold of the corpus' split protocol")
     labels: str | None = Field(
