@@ -8,6 +8,7 @@ from vavl.config.snapshot import save_config
 from vavl.data.card import read_card
 from vavl.data.manifest import build_manifest
 from vavl.features.extract import extract_features
+from vavl.features.face_preview import write_face_preview
 from vavl.features.plan import plan_extraction, read_statement
 from vavl.features.summary import extraction_summary, summary_rows
 from vavl.job_config import PrepareCorpusJob
@@ -27,6 +28,9 @@ def story(job: PrepareCorpusJob) -> None:
     manifest = build_manifest(card, job.root)
     plan = plan_extraction(card, manifest, job.root, job.features, job.output_dir)
     result = extract_features(plan, job)
+
+    if job.faces_preview:
+        write_face_preview(plan, job.faces_preview)
 
     save_config(job, job.output_dir / "config.yaml")
     summary = extraction_summary(plan, result)

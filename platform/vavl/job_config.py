@@ -58,6 +58,9 @@ class PrepareCorpusJob(ExtractionRun):
     root: Annotated[Path | None, FROM_ROOT] = Field(
         None, description="corpus folder; by default the environment variable named in the card"
     )
+    faces_preview: int = Field(
+        0, ge=0, le=500, description="clips whose found faces are drawn into faces.png beside the store"
+    )
     features: FeatureSettings = FeatureSettings()
 
 
