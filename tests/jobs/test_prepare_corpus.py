@@ -140,12 +140,13 @@ def test_a_killed_job_continues_and_gives_the_same_bytes_as_no_workers(tmp_path)
     whole = write_config(tmp_path / "corpus", tmp_path / "whole", workers=0)
     parts = tmp_path / "killed/parts"
 
-    # The workers say how far they are by finished parts; the log would fill a pipe.
-    job = subprocess.Popen([sys.executable, str(JOB), str(killed)], cwd=ROOT, stderr=subprocess.DEVNULL)
-    wait_until(lambda: bool(list(parts.glob("*.parquet"))), job)
+    log = tmp_path / "killed.log"
+    with log.open("w") as stream:
+        job = subprocess.Popen([sys.executable, str(JOB), str(killed)], cwd=ROOT, stderr=stream)
+    wait_until(lambda: bool(list(parts.glob("*.parquet"))), job, log)
     processes = psutil.Process(job.pid).children(recursive=True)
     os.kill(job.pid, signal.SIGKILL)
-    job.communicate()
+    job.wait()
     # Ray and its workers end by themselves when the job is gone.
     assert processes
     assert not psutil.wait_procs(processes, timeout=60)[1]
@@ -164,10 +165,10 @@ def test_a_killed_job_continues_and_gives_the_same_bytes_as_no_workers(tmp_path)
     FeatureStore.open(tmp_path / "killed").verify()
 
 
-def wait_until(is_so, job: subprocess.Popen, seconds: float = 180) -> None:
+def wait_until(is_so, job: subprocess.Popen, log: Path, seconds: float = 180) -> None:
     end = time.monotonic() + seconds
     while not is_so():
-        assert job.poll() is None
+        assert job.poll() is None, log.read_text()
         assert time.monotonic() < end
         time.sleep(0.002)
 
