@@ -20,6 +20,8 @@ from vavl.errors import StoreError
 # Large enough that 200,000 clips need few batches, small enough that one is summed in float64 at ease.
 _ROWS_PER_BATCH = 1024
 _VALUES_PER_BATCH = 4_000_000
+# A whole batch in float64, and squared, would take ten times the memory of anything else in an extraction.
+_CLIPS_IN_FLOAT64 = 16
 
 
 @dataclass(frozen=True)
@@ -186,10 +188,7 @@ class _SpeakerSums:
         self._frames += int(frames.sum())
         if self._is_known:
             return
-        exact = values.reshape(-1, self.width).astype(np.float64)
-        starts = np.concatenate([[0], np.cumsum(frames)[:-1]])
-        by_clip = np.add.reduceat(exact, starts, axis=0)
-        squares_by_clip = np.add.reduceat(np.square(exact), starts, axis=0)
+        by_clip, squares_by_clip = _sums_by_clip(values.reshape(-1, self.width), frames)
         coded = batch.column("speaker").dictionary_encode()
         codes = coded.indices.to_numpy()
         for code, speaker in enumerate(coded.dictionary.to_pylist()):
@@ -218,6 +217,22 @@ class _SpeakerSums:
             _lists([self._sums[name].sum_of_squares for name in speakers]),
         ]
         return pa.RecordBatch.from_arrays(columns, schema=SUMS_SCHEMA)
+
+
+def _sums_by_clip(
+    values: NDArray[np.float32], frames: NDArray[np.int32]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return sum and sum of squares (clip, channel) of each clip's frames, which follow each other in ``values``."""
+    ends = np.cumsum(frames)
+    starts = ends - frames
+    sums, squares = [], []
+    for first in range(0, len(frames), _CLIPS_IN_FLOAT64):
+        last = min(first + _CLIPS_IN_FLOAT64, len(frames))
+        exact = values[starts[first] : ends[last - 1]].astype(np.float64)
+        own = starts[first:last] - starts[first]
+        sums.append(np.add.reduceat(exact, own, axis=0))
+        squares.append(np.add.reduceat(np.square(exact), own, axis=0))
+    return np.concatenate(sums), np.concatenate(squares)
 
 
 def _lists(arrays: Sequence[NDArray[Any]]) -> pa.ListArray:
