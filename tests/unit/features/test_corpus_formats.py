@@ -1,0 +1,46 @@
+"""The media formats of the shipped cards, rendered small, from the corpus folder to a store."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from film import write_film
+
+from vavl.data.card import read_card
+from vavl.data.manifest import build_manifest
+from vavl.features.audio import audio_extractor
+from vavl.features.audio_settings import AudioFeatureSettings
+from vavl.features.extract import extract_features
+from vavl.features.extraction_settings import ExtractionRun
+from vavl.features.plan import plan_extraction
+from vavl.features.settings import FeatureSettings
+from vavl.features.video import video_extractor
+from vavl.features.video_settings import VideoFeatureSettings
+
+FOLDER = Path(__file__).parents[3] / "datasets"
+
+
+def test_a_corpus_of_films_gives_both_sides_of_every_clip(tmp_path):
+    root = tmp_path / "enterface database"
+    for number, subject in enumerate((1, 2, 3, 4, 5, 7, 8, 9, 10, 11)):
+        write_film(root / f"subject {subject}/anger/sentence 1/s{subject}_an_1.avi", seed=number)
+    card = read_card(FOLDER / "enterface05.yaml")
+    plan = plan_extraction(card, build_manifest(card, root), root, FeatureSettings(), tmp_path / "store")
+    done = extract_features(plan, ExtractionRun(workers=0))
+    assert (done.extracted, done.quarantined) == (20, ())
+    for modality in ("audio", "video"):
+        assert done.store.clip_ids(modality).to_pylist()[0] == "subject 1/anger/sentence 1"
+
+
+@pytest.mark.parametrize("suffix", [".flv", ".avi", ".mp4"])
+def test_sound_and_pictures_of_a_film_cover_the_same_time(tmp_path, suffix):
+    path = write_film(tmp_path / f"film{suffix}")
+    pictures, sound = (
+        video_extractor(VideoFeatureSettings())(path),
+        audio_extractor(AudioFeatureSettings())(path),
+    )
+    assert len(pictures.values) == 15
+    # A codec fills its last block: sound may be some hundredths longer.
+    assert sound.frame_times[-1] == pytest.approx(pictures.frame_times[-1], abs=0.08)
+    assert abs(sound.frame_times[0] - pictures.frame_times[0]) < 0.05
