@@ -13,6 +13,10 @@ from vavl.features.audio import audio_extractor, audio_info
 from vavl.features.audio_settings import OpensmileSettings
 from vavl.features.extracted import require_finite
 
+pytest.importorskip(
+    "opensmile", reason="openSMILE is not installed: pip install .[opensmile], research licence"
+)
+
 
 def extracted(path, **settings):
     return audio_extractor(OpensmileSettings(**settings))(path)
@@ -111,5 +115,5 @@ def test_a_missing_package_is_named(monkeypatch):
 
     opensmile_features._smile.cache_clear()
     monkeypatch.setitem(sys.modules, "opensmile", None)
-    with pytest.raises(ConfigError, match=r"(?s)opensmile is not installed.*\[backbones\]"):
+    with pytest.raises(ConfigError, match=r"(?s)opensmile is not installed.*\[opensmile\]"):
         audio_info(OpensmileSettings())
