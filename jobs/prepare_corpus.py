@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from vavl.audit.report import audit_and_report
+from vavl.audit.words import failed_lines, verdict
 from vavl.config.command_line import print_table, run_job
 from vavl.config.files import write_json
 from vavl.config.snapshot import save_config
@@ -23,7 +25,7 @@ def check(job: PrepareCorpusJob) -> None:
 
 
 def story(job: PrepareCorpusJob) -> None:
-    """Find the clips, extract their features, write the store and its summary."""
+    """Find the clips, extract their features, write the store, its audit and its summary."""
     card = read_card(job.card)
     manifest = build_manifest(card, job.root)
     plan = plan_extraction(card, manifest, job.root, job.features, job.output_dir)
@@ -33,9 +35,16 @@ def story(job: PrepareCorpusJob) -> None:
         write_face_preview(plan, job.faces_preview)
 
     save_config(job, job.output_dir / "config.yaml")
-    summary = extraction_summary(plan, result)
+    audit = audit_and_report(job.output_dir)
+    summary = extraction_summary(plan, result) | {"audit": audit.summary()}
     write_json(job.output_dir / "summary.json", summary)
-    print_table(f"features of {card.name}", summary_rows(summary, job.output_dir))
+    rows = [
+        *summary_rows(summary, job.output_dir),
+        ("audit", f"{verdict(audit)}; see {job.output_dir}/audit.html"),
+    ]
+    print_table(f"features of {card.name}", rows)
+    for line in failed_lines(audit):
+        print(f"audit failed: {line}")
     print(f"\nnext: python jobs/train_model.py CONFIG.yaml data.store={job.output_dir}")
 
 

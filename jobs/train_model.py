@@ -10,7 +10,7 @@ from vavl.tracking.tracked_training import TrackedTraining
 from vavl.tracking.training_pages import write_report
 from vavl.tracking.training_result import dataset_note, result_rows, training_summary
 from vavl.training.launch import launch_training
-from vavl.training.run_data import check_plan
+from vavl.training.run_data import check_run
 from vavl.training.run_folder import claim_run_folder, with_pinned_store
 from vavl.training.worker import read_outcome
 
@@ -36,7 +36,7 @@ def train_model(job: TrainModelJob) -> None:
 def main() -> int:
     """Run the job."""
     return run_job(
-        "Train a VAVL model on a feature store and register it.", TrainModelJob, train_model, check_plan
+        "Train a VAVL model on a feature store and register it.", TrainModelJob, train_model, check_run
     )
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from vavl.audit.settings import AuditSettings
 from vavl.config.base import FrozenConfig
 from vavl.config.places import FROM_PROJECT, FROM_ROOT
 from vavl.data.demo_corpus.settings import DemoCorpusSettings
@@ -98,6 +99,37 @@ class ListStoresJob(FrozenConfig):
     )
 
 
+class AuditCorpusJob(FrozenConfig):
+    """Settings of ``jobs/audit_corpus.py``."""
+
+    folder_key: ClassVar[str | None] = "store"
+
+    store: Annotated[StoreAddress | None, FROM_ROOT] = Field(
+        None, description="folder or address of a feature store"
+    )
+    card: Annotated[Path | None, FROM_PROJECT] = Field(
+        None, description="corpus card in place of a store: its labels and splits alone, from its tables"
+    )
+    root: Annotated[Path | None, FROM_ROOT] = Field(
+        None, description="corpus folder of the card; by default the environment variable named in it"
+    )
+    output_dir: Annotated[Path | None, FROM_ROOT] = Field(
+        None,
+        description="folder of summary and report; null: the report beside the store, the summary in audit/",
+    )
+    audit: AuditSettings = Field(
+        AuditSettings(), description="thresholds of this look; training judges by the defaults"
+    )
+
+    @model_validator(mode="after")
+    def _names_one_thing(self) -> Self:
+        if (self.store is None) == (self.card is None):
+            raise ValueError("name either a store, or a card whose labels are to be looked at")
+        if self.card is not None and self.output_dir is None:
+            raise ValueError("output_dir: name a folder for the results of a card")
+        return self
+
+
 class TrainModelJob(TrainingPlan):
     """Settings of ``jobs/train_model.py``: the plan of a training, and where it is tracked."""
 
@@ -142,6 +174,7 @@ class CheckSetupJob(FrozenConfig):
 
 
 JOB_SETTINGS: dict[str, type[FrozenConfig]] = {
+    "audit_corpus": AuditCorpusJob,
     "check_setup": CheckSetupJob,
     "compare_objectives": CompareObjectivesJob,
     "describe_corpus": DescribeCorpusJob,

@@ -10,6 +10,7 @@ import pytest
 from vavl.config.load import read_config
 from vavl.config.snapshot import save_config
 from vavl.job_config import (
+    AuditCorpusJob,
     CheckSetupJob,
     CompareObjectivesJob,
     DescribeCorpusJob,
@@ -29,6 +30,7 @@ CONFIGS = sorted((ROOT / "jobs/configs").rglob("*.yaml"))
 COMPARISONS = sorted((ROOT / "jobs/configs/compare").glob("*.yaml"))
 TRAININGS = [path for path in CONFIGS if "\ndata:" in path.read_text(encoding="utf-8")]
 JOBS = {
+    "audit_corpus": AuditCorpusJob,
     "check_setup": CheckSetupJob,
     "compare_objectives": CompareObjectivesJob,
     "describe_corpus": DescribeCorpusJob,

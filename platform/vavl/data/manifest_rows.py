@@ -169,6 +169,8 @@ def _metadata(card: CorpusCard, folds: tuple[int, ...]) -> dict[str, Any]:
         "card_hash": card_hash(card),
         "licence": card.licence,
         "citation": card.citation,
+        "expected": card.expected.model_dump(mode="json"),
+        "subset": None if card.subset is None else card.subset.model_dump(mode="json"),
         "yardsticks": [note.model_dump(mode="json") for note in card.yardsticks],
         "validation": "as published" if rules.validation_speakers is None else drawn,
     }

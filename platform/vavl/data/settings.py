@@ -27,6 +27,9 @@ class DataSettings(FrozenConfig):
     target: Literal["label", "soft_label", "attributes"] = Field(
         "label", description="hard class, distribution of votes, or arousal/valence/dominance"
     )
+    waive_audit: tuple[str, ...] = Field(
+        (), description="checks of the audit that may fail, e.g. [near_duplicates]; recorded with the run"
+    )
     max_frames: int = Field(
         1500, ge=1, description="a longer clip is cut to this many frames around its middle"
     )

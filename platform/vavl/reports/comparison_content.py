@@ -57,6 +57,7 @@ class ComparisonReport:
         left_out: places of the grid that cannot be trained -> reason.
         failed: runs that failed -> reason.
         facts: what else to state, in this order.
+        waived_audit: checks of the store's audit that were waived; marked at the top of the page.
     """
 
     title: str
@@ -74,6 +75,7 @@ class ComparisonReport:
     left_out: Mapping[str, str] = field(default_factory=dict)
     failed: Mapping[str, str] = field(default_factory=dict)
     facts: Mapping[str, Any] = field(default_factory=dict)
+    waived_audit: Sequence[str] = ()
 
     @property
     def fractions(self) -> list[float]:

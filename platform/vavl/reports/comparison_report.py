@@ -33,6 +33,8 @@ def write_comparison_report(report: ComparisonReport, folder: Path) -> Path:
 def _parts(report: ComparisonReport, drawn: Sequence[Picture]) -> Iterator[Html]:
     if report.speaker_normalisation:
         yield page.speaker_normalisation_mark()
+    if report.waived_audit:
+        yield page.waived_audit_mark(report.waived_audit)
     if report.split != "test":
         yield page.mark(
             "Measured on validation",

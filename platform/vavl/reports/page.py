@@ -89,6 +89,15 @@ def speaker_normalisation_mark() -> Html:
     )
 
 
+def waived_audit_mark(checks: Sequence[str]) -> Html:
+    """Return the box of every report of a training that was allowed although its data failed an audit."""
+    return mark(
+        f"Checks of the audit were waived: {', '.join(checks)}",
+        "The data may hold what these checks look for, leaks between the splits among them: see audit.html "
+        "beside the feature store. Such scores may be too high.",
+    )
+
+
 def columns(*sections: Html) -> Html:
     """Return boxes side by side where the screen is wide enough."""
     return Html('<div class="columns">\n' + "\n".join(part.text for part in sections) + "\n</div>")
@@ -104,7 +113,7 @@ def tiles(entries: Sequence[Tile]) -> Html:
     return Html(f'<section class="tiles">\n{boxes}\n</section>')
 
 
-def table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> Html:
+def table(header: Sequence[str | Html], rows: Iterable[Sequence[Any]]) -> Html:
     """Return a table; a row of one cell heads the rows below it."""
     head = "".join(f"<th>{_escaped(cell)}</th>" for cell in header)
     body = "\n".join(_row(row, len(header)) for row in rows)
@@ -116,6 +125,12 @@ def table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> Html:
 def with_small(text: str, below: str) -> Html:
     """Return a table cell with a second line in small letters."""
     return Html(f"{_escaped(text)}<small>{_escaped(below)}</small>")
+
+
+def prose(text: str, below: str = "") -> Html:
+    """Return a table cell of words, which may break its lines, with a second text in small letters."""
+    small = f"<small>{_escaped(below)}</small>" if below else ""
+    return Html(f'<div class="prose">{_escaped(text)}{small}</div>')
 
 
 def facts(entries: Mapping[str, Any]) -> Html:

@@ -152,7 +152,7 @@ def curves_figure(
     axes.set_ylabel(f"{label} (%)" if percent else label)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(color=theme.line, linewidth=0.8)
-    _legend_below(axes, theme, columns=4 if len(curves) < 4 else 2)
+    legend_below(axes, theme, columns=4 if len(curves) < 4 else 2)
     return figure
 
 
@@ -175,7 +175,7 @@ def reliability_figure(
         axes.scatter(x, y, s=area, color=colour, alpha=0.65, linewidths=0, clip_on=False)
     axes.set(xlim=(0, 100), ylim=(0, 100), xlabel="stated confidence (%)", ylabel="right (%)", aspect="equal")
     axes.grid(color=theme.line, linewidth=0.8)
-    _legend_below(axes, theme, columns=2)
+    legend_below(axes, theme, columns=2)
     return figure
 
 
@@ -220,7 +220,8 @@ def style_axes(axes: Any, theme: Theme) -> None:
     axes.set_axisbelow(True)
 
 
-def _legend_below(axes: Any, theme: Theme, columns: int) -> None:
+def legend_below(axes: Any, theme: Theme, columns: int) -> None:
+    """Put the names of the lines below the picture, where they cover nothing."""
     axes.legend(
         loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=columns, frameon=False,
         labelcolor=theme.text, fontsize=9,

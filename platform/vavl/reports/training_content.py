@@ -58,6 +58,7 @@ class TrainingReport:
         facts: what else to state (model, hashes, settings), in this order.
         notes: sentences for the end of the page.
         events: what happened to the run, in order: restarts, skipped steps and the like.
+        waived_audit: checks of the store's audit that were waived; marked at the top of the page.
     """
 
     title: str
@@ -80,6 +81,7 @@ class TrainingReport:
     facts: Mapping[str, Any] = field(default_factory=dict)
     notes: Sequence[str] = ()
     events: Sequence[EventNote] = ()
+    waived_audit: Sequence[str] = ()
 
     @property
     def headline_split(self) -> str | None:

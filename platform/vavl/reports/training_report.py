@@ -68,8 +68,7 @@ def report_pictures(report: TrainingReport) -> list[Picture]:
 
 
 def _parts(report: TrainingReport, drawn: Sequence[Picture]) -> Iterator[Html]:
-    if report.speaker_normalisation:
-        yield page.speaker_normalisation_mark()
+    yield from _marks(report)
     yield from _scores(report)
     beside = comparison(report)
     yield page.columns(_origin(report), *([beside] if beside else []))
@@ -95,6 +94,13 @@ def _scores(report: TrainingReport) -> Iterator[Html]:
     yield page.section("Scores", score_table(report), note=score_note(report))
     if report.by_corpus:
         yield page.section(f"Scores on {report.confusion_split} by corpus", corpus_table(report))
+
+
+def _marks(report: TrainingReport) -> Iterator[Html]:
+    if report.speaker_normalisation:
+        yield page.speaker_normalisation_mark()
+    if report.waived_audit:
+        yield page.waived_audit_mark(report.waived_audit)
 
 
 def _origin(report: TrainingReport) -> Html:

@@ -14,7 +14,7 @@ from vavl.config.load import read_config, read_yaml_mapping
 from vavl.config.places import ROOT_VARIABLE, check_project_files
 from vavl.data.card import read_card
 from vavl.errors import ConfigError
-from vavl.job_config import JOB_SETTINGS, CompareObjectivesJob, PrepareCorpusJob
+from vavl.job_config import JOB_SETTINGS, AuditCorpusJob, CompareObjectivesJob, PrepareCorpusJob
 from vavl.submission.settings import SubmitJob
 
 RUNTIME_ENVIRONMENT = Path("jobs/runtime_env.yaml")
@@ -86,7 +86,7 @@ def check_configuration(settings: type[FrozenConfig], file: Path, overrides: tup
     config = read_config(settings, file, overrides)
     check_project_files(config, file, overrides)
     match config:
-        case PrepareCorpusJob(card=card):
+        case PrepareCorpusJob(card=card) | AuditCorpusJob(card=Path() as card):
             read_card(card)
         case CompareObjectivesJob() as comparison:
             # Imported here: it brings torch, which the other jobs do not need to be submitted.

@@ -64,7 +64,7 @@ class ChildLog:
     def start(self, plan: TrainingPlan, folder: RunFolder) -> None:
         """Record settings and data."""
         dataset = dataset_note(plan)
-        tags = {**self._tags, "vavl.config_hash": plan.config_hash, "vavl.store_hash": dataset.store_hash}
+        tags = {**self._tags, "vavl.config_hash": plan.config_hash, **dataset.tags}
         payload = run_start(plan, self._tracking, folder.run_id, dataset, tags, self._parent)
         self.journal.append("run_start", **payload)
 
@@ -125,7 +125,7 @@ class TrackedComparison:
         self._source = source_tags()
         self._tags = {run.name: _child_tags(run.cells[0]) for run in grid.runs}
         dataset = dataset_note(grid.runs[0].plan)
-        tags = {**self._source, "vavl.config_hash": config_hash, "vavl.store_hash": dataset.store_hash}
+        tags = {**self._source, "vavl.config_hash": config_hash, **dataset.tags}
         settings = self._settings.model_copy(update={"run_name": name})
         self.journal.append("run_start", **run_start(config, settings, run_id, dataset, tags))
         self._queue.add(self.journal.path)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from vavl.reports.comparison_content import ComparisonReport, ScorePoint
 from vavl.reports.comparison_report import PICTURES_FOLDER, write_comparison_report
-from vavl.tracking.comparison_result import Comparison
+from vavl.tracking.comparison_result import Comparison, waived_checks
 from vavl.tracking.comparison_scores import GroupScore
 from vavl.tracking.training_result import corpus_words, label_words
 from vavl.training.comparison_settings import SINGLE_PROCESS
@@ -33,6 +33,7 @@ def comparison_report(comparison: Comparison) -> ComparisonReport:
         protocol=f"{first['protocol']}, folds {', '.join(str(fold) for fold in plan.folds)}",
         label_target=label_words(first),
         speaker_normalisation=first["speaker_normalisation"],
+        waived_audit=waived_checks(comparison),
         split=plan.split,
         measure=comparison.main_measure.replace("_", " "),
         is_share=not comparison.main_measure.startswith("ccc"),

@@ -134,7 +134,7 @@ def summary_of(comparison: Comparison) -> dict[str, Any]:
     the main measure that exclude zero, with ``direction`` better or worse; ``partitions``: training clips by
     partition of every set, fraction, share and fold; ``left_out`` and ``failed``
     with ``reason``; what the scores belong to: ``corpus``, ``protocol``, ``label_set``, ``label_target``, ``clips`` by
-    fold and split, ``speakers``, ``speaker_normalisation``, ``store_hash``; ``forced``: settings that
+    fold and split, ``speakers``, ``speaker_normalisation``, ``store_hash``, ``waived_audit``; ``forced``: settings that
     the comparison gave to all runs; ``runs`` of this start by their end (``kept``: finished before);
     ``seconds`` of this command so far, and ``training_seconds`` of all finished runs together.
     """
@@ -161,6 +161,11 @@ def summary_of(comparison: Comparison) -> dict[str, Any]:
         "seconds": time.time() - psutil.Process().create_time(),
         "training_seconds": sum(entry.summary["seconds"] for entry in comparison.finished),
     }
+
+
+def waived_checks(comparison: Comparison) -> list[str]:
+    """Return the checks of the store's audit that any finished run waived."""
+    return sorted({name for entry in comparison.finished for name in entry.summary.get("waived_audit", ())})
 
 
 def write_results(comparison: Comparison, further: Mapping[str, Any]) -> list[Path]:
@@ -284,6 +289,7 @@ def _origin(comparison: Comparison) -> dict[str, Any]:
     by_fold = {entry.summary["fold"]: entry.summary for entry in comparison.finished}
     return {
         **facts,
+        "waived_audit": waived_checks(comparison),
         "clips": {fold: by_fold[fold]["clips"] for fold in sorted(by_fold)},
         "speakers": {fold: by_fold[fold]["speakers"][comparison.plan.split] for fold in sorted(by_fold)},
     }

@@ -27,6 +27,7 @@ class DatasetNote:
         path: folder of the feature store.
         card: path or name of the corpus card.
         counts: clips by split, partition or modality.
+        waived: checks of the store's audit that may fail.
     """
 
     name: str
@@ -34,6 +35,13 @@ class DatasetNote:
     path: str
     card: str
     counts: Mapping[str, int]
+    waived: tuple[str, ...] = ()
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """Tags of every run on these data."""
+        waived = {"vavl.waived_audit": ", ".join(self.waived)} if self.waived else {}
+        return {"vavl.store_hash": self.store_hash, **waived}
 
 
 def record_run_start(
@@ -57,7 +65,7 @@ def record_run_start(
     tags = {
         **source_tags(),
         "vavl.config_hash": config_hash,
-        "vavl.store_hash": dataset.store_hash,
+        **dataset.tags,
     }
     journal.append("run_start", **run_start(config, tracking, run_id, dataset, tags))
 

@@ -52,6 +52,7 @@ def write_report(plan: TrainingPlan, outcome: Mapping[str, Any], journal: Journa
         protocol=f"{outcome['protocol']}, fold {outcome['fold_title']}",
         label_target=label_words(outcome),
         speaker_normalisation=outcome["speaker_normalisation"],
+        waived_audit=outcome["waived_audit"],
         clips=outcome["clips"],
         speakers=outcome["speakers"],
         metrics=outcome["metrics"],

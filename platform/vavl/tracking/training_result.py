@@ -33,6 +33,7 @@ def dataset_note(plan: TrainingPlan) -> DatasetNote:
         path=str(absolute_store(plan.data.store)),
         card=_cards_in_words(content, manifest),
         counts={"clips": len(manifest), **sides},
+        waived=plan.data.waive_audit,
     )
 
 
@@ -53,8 +54,8 @@ def training_summary(outcome: Mapping[str, Any], journal: Journal) -> dict[str, 
     ``steps``, ``clips_per_second`` (training steps alone), ``seconds_to_first_step`` (from the start
     of the command), ``seconds``, ``workers``, ``zero_stage``, ``config_hash``, ``store_hash``, and what
     the scores belong to: ``corpus``, ``protocol``, ``fold``, ``label_set``, ``label_target``, ``clips``, ``speakers``,
-    ``speaker_normalisation``, ``rows_per_step``, ``partitions`` (training clips in words),
-    ``frozen_parts``, ``parameters``; and what happened on the way: ``skipped_steps`` (loss or gradient
+    ``speaker_normalisation``, ``waived_audit`` (checks that may fail), ``rows_per_step``, ``partitions`` (training
+    clips in words), ``frozen_parts``, ``parameters``; and what happened on the way: ``skipped_steps`` (loss or gradient
     not finite), ``avoided_steps`` (loss a spike) and ``events`` (how often each, e.g. ``restarted``).
     """
     start = psutil.Process().create_time()
@@ -91,7 +92,8 @@ def version_tags(outcome: Mapping[str, Any]) -> dict[str, Any]:
     scores = {
         name: f"{value:.4f}" for name, value in outcome["metrics"].items() if name.split("/")[-1] in _SHOWN
     }
-    return facts | scores
+    waived = {"waived_audit": ", ".join(outcome["waived_audit"])} if outcome["waived_audit"] else {}
+    return facts | waived | scores
 
 
 def result_rows(outcome: Mapping[str, Any], summary: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -115,6 +117,13 @@ def result_rows(outcome: Mapping[str, Any], summary: Mapping[str, Any]) -> list[
     if outcome["speaker_normalisation"]:
         rows.append(
             ("NOTE", "features are normalised per speaker, by unlabelled clips of the test speakers too")
+        )
+    if outcome["waived_audit"]:
+        rows.append(
+            (
+                "NOTE",
+                f"trained although the audit of the store was waived: {', '.join(outcome['waived_audit'])}",
+            )
         )
     version = f"version {summary['model_version']}" if summary["model_version"] else "not registered"
     return [

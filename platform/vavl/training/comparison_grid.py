@@ -10,6 +10,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from vavl.audit.gate import pass_audit
 from vavl.config.changes import with_changes
 from vavl.config.load import read_yaml_mapping, validate
 from vavl.config.places import anchored, root_folder
@@ -95,7 +96,7 @@ def plan_grid(comparison: ComparisonPlan) -> Grid:
     Seeds and folds change slowest, so that an unfinished comparison has all sets of the first ones.
 
     Raises:
-        ConfigError: wrong settings of any set, or no cell can be run.
+        ConfigError: wrong settings of any set, no cell can be run, or a failed audit that is not waived.
         InputError: store or fold cannot be used.
     """
     plans = _with_pinned_stores(cell_plans(comparison))
@@ -114,6 +115,7 @@ def plan_grid(comparison: ComparisonPlan) -> Grid:
             "correct the settings above",
         )  # fmt: skip
     runs = tuple(PlannedRun(first[key], tuple(answered)) for key, answered in cells.items())
+    _pass_audits(runs)
     return Grid(runs, tuple(left_out))
 
 
@@ -182,6 +184,14 @@ def _content(comparison: ComparisonPlan, base: Mapping[str, Any], cell: Cell) ->
     changes = comparison.objective_sets[cell.objective_set]
     content = with_changes(content, changes, f"objective_sets.{cell.objective_set}")
     return with_changes(content, own, "comparison")
+
+
+def _pass_audits(runs: Iterable[PlannedRun]) -> None:
+    """Let the audit of every store have its say; a failed one stops the comparison, not only its own runs."""
+    for data in {
+        (run.plan.data.store, run.plan.data.labels, run.plan.data.waive_audit): run.plan.data for run in runs
+    }.values():
+        pass_audit(data.store, data.labels, data.waive_audit)
 
 
 def _reasons_against(plans: Iterable[TrainingPlan]) -> Iterator[str | None]:

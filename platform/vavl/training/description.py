@@ -28,6 +28,7 @@ def describe_model(plan: TrainingPlan, data: RunData) -> ModelDescription:
             "label_target": manifest.target,
             "protocol": manifest.protocol,
             "fold": plan.data.fold,
+            "waived_audit": list(plan.data.waive_audit),
             "store_hash": store.hash,
             "config_hash": plan.config_hash,
         },

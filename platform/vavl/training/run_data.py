@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from vavl.audit.gate import pass_audit
 from vavl.data.collection import ClipCollection, Normaliser, normalisers, open_collection, targets_of
 from vavl.data.manifest import TEST, TRAIN, VALIDATION, Manifest
 from vavl.data.partition_table import PartitionTable, partition_table
@@ -122,6 +123,17 @@ def check_plan(plan: TrainingPlan) -> None:
     warnings = check_selection(plan, data.collection, data.rows["validation"], data.partitioned, data.task)
     for warning in (*data.warnings, *warnings):
         _log.warning(warning)
+
+
+def check_run(plan: TrainingPlan) -> None:
+    """Do what ``check_plan`` does, and let the store's audit have its say.
+
+    Raises:
+        VavlError: see ``check_plan``.
+        ConfigError: a check of the audit failed that is not waived, or a waiver names no check.
+    """
+    check_plan(plan)
+    pass_audit(plan.data.store, plan.data.labels, plan.data.waive_audit)
 
 
 def _data_lines(data: RunData) -> list[str]:

@@ -179,11 +179,13 @@ class TrainingPlan(FrozenConfig):
     def config_hash(self) -> str:
         """Sixteen hexadecimal digits over everything that decides the result, but for the features.
 
-        Where the run and the store lie does not count, nor with how many workers and which ZeRO stage
+        Where the run and the store lie does not count, nor what of the store's audit is waived, nor with how many
+        workers and which ZeRO stage
         it is computed, nor what a job adds to the plan; the features have a hash of their own.
         """
         content = self.model_dump(mode="json", include=set(TrainingPlan.model_fields), exclude={"output_dir"})
         content["data"].pop("store")
+        content["data"].pop("waive_audit")
         content["training"] = {name: value for name, value in content["training"].items() if name not in _HOW}
         content["evaluation"].pop("batch_size")
         return sha256_of_json(content)[:16]

@@ -174,6 +174,7 @@ def _outcome(run: TrainingRun, state: LoopState, metrics: dict[str, float]) -> d
         "label_set": manifest.label_set,
         "label_target": manifest.target,
         "classes": list(manifest.classes),
+        "waived_audit": list(run.plan.data.waive_audit),
         "speaker_normalisation": run.plan.features.speaker_normalisation,
         "store_hash": state.store_hash,
         "config_hash": state.config_hash,

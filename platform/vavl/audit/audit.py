@@ -1,0 +1,244 @@
+"""All checks of a store, and their record beside it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from vavl.audit.canary import check_batches, check_identity
+from vavl.audit.corpus_checks import check_counts, check_partners, check_quarantine
+from vavl.audit.finding import Check, Finding, State
+from vavl.audit.label_checks import check_label_balance, check_label_sets
+from vavl.audit.material import Material
+from vavl.audit.media_checks import (
+    check_clipping,
+    check_durations,
+    check_faces,
+    check_side_lengths,
+    check_silence,
+)
+from vavl.audit.neighbours import check_near_duplicates
+from vavl.audit.settings import AuditSettings
+from vavl.audit.split_checks import check_duplicate_files, check_equal_features, check_speakers
+from vavl.config.files import read_json, sha256_of_file, write_json
+from vavl.data.clip_facts import FILE_NAME as FACTS_FILE
+from vavl.data.manifest import Manifest
+from vavl.data.store import read_content
+from vavl.errors import InputError
+
+RECORD_FILE = "audit.json"
+AUDIT_VERSION = 1
+"""Raised with every change of a check; an older record is made anew."""
+
+_log = logging.getLogger(__name__)
+
+CheckFunction = Callable[[Material, AuditSettings], Finding]
+_OF_THE_CORPUS: tuple[CheckFunction, ...] = (
+    check_speakers, check_duplicate_files, check_equal_features, check_near_duplicates, check_quarantine,
+    check_partners, check_durations, check_side_lengths, check_silence, check_clipping, check_faces,
+)  # fmt: skip
+_OF_THE_LABELS: tuple[CheckFunction, ...] = (check_label_balance, check_identity, check_batches)
+
+
+@dataclass(frozen=True)
+class AuditKey:
+    """What an audit belongs to; it is current as long as nothing of it has changed.
+
+    An audit of labels alone has no store hash, and the hash of the card in place of the manifest's.
+    """
+
+    version: int
+    settings_hash: str
+    store_hash: str
+    manifest_sha256: str
+    facts_sha256: str | None
+
+    @classmethod
+    def of(cls, folder: Path, settings: AuditSettings) -> Self:
+        """Return the key of the store in ``folder``; a copy may lack the facts.
+
+        Raises:
+            StoreError: there is no complete store.
+        """
+        facts = folder / FACTS_FILE
+        return cls(
+            AUDIT_VERSION,
+            settings.hash,
+            str(read_content(folder)["store_hash"]),
+            sha256_of_file(folder / "manifest.arrow"),
+            sha256_of_file(facts) if facts.exists() else None,
+        )
+
+    def is_of(self, other: AuditKey) -> bool:
+        """Tell whether two keys agree; facts that ``other`` does not have at hand do not count."""
+        facts = other.facts_sha256 in (None, self.facts_sha256)
+        return facts and {**asdict(self), "facts_sha256": None} == {**asdict(other), "facts_sha256": None}
+
+
+@dataclass(frozen=True)
+class Audit:
+    """The findings of all checks of one store.
+
+    Attributes:
+        key: what they belong to.
+        corpus: its name.
+        protocol: of the splits.
+        label_sets: what the labels mean, by name of the set; the first is the default.
+        clips: of the manifest.
+        speakers: of the manifest.
+        findings: of every check, those of labels once per set.
+    """
+
+    key: AuditKey
+    corpus: str
+    protocol: str
+    label_sets: Mapping[str, str]
+    clips: int
+    speakers: int
+    findings: tuple[Finding, ...]
+
+    @property
+    def state(self) -> State:
+        """The worst state of any check."""
+        states = {finding.state for finding in self.findings}
+        return next((state for state in (State.FAILED, State.WARNING) if state in states), State.PASSED)
+
+    def of(self, state: State) -> list[Finding]:
+        """Return the findings in this state."""
+        return [finding for finding in self.findings if finding.state == state]
+
+    def failures(self, labels: str | None, waived: Collection[str] = ()) -> list[Finding]:
+        """Return what stands against a training.
+
+        Args:
+            labels: the label set of the training; None is the default. What fails of another does not count.
+            waived: names of checks that may fail.
+        """
+        chosen = labels or next(iter(self.label_sets), None)
+        return [
+            finding
+            for finding in self.of(State.FAILED)
+            if finding.check not in waived and finding.labels in (None, chosen)
+        ]
+
+    def counts(self) -> dict[str, int]:
+        """Return how many checks ended in which state."""
+        return {state.value: len(self.of(state)) for state in State}
+
+    def summary(self) -> dict[str, Any]:
+        """Return state, counts of states and the names of the checks that did not pass."""
+        names = {
+            state.value: list(dict.fromkeys(finding.check.value for finding in self.of(state)))
+            for state in (State.WARNING, State.FAILED)
+        }
+        return {"state": self.state.value, **self.counts(), "checks": names}
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the content of ``audit.json``."""
+        return {
+            "key": asdict(self.key),
+            "state": self.state.value,
+            **{name: getattr(self, name) for name in ("corpus", "protocol", "clips", "speakers")},
+            "label_sets": dict(self.label_sets),
+            "findings": [finding.to_json() for finding in self.findings],
+        }
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Self:
+        """Read what ``to_json`` returned."""
+        rest = {name: content[name] for name in ("corpus", "protocol", "label_sets", "clips", "speakers")}
+        findings = tuple(Finding.from_json(entry) for entry in content["findings"])
+        return cls(AuditKey(**content["key"]), findings=findings, **rest)
+
+
+def audit_store(folder: Path, settings: AuditSettings) -> Audit:
+    """Make every check of the store in ``folder``; nothing is written.
+
+    Raises:
+        StoreError: the store is missing, incomplete or broken.
+    """
+    material = Material.of(folder)
+    findings = [check_counts(material), check_label_sets(material)]
+    findings += [check(material, settings) for check in _OF_THE_CORPUS]
+    findings += _label_findings(material, settings, _OF_THE_LABELS)
+    return _audit(AuditKey.of(folder, settings), material, findings)
+
+
+def audit_labels(manifest: Manifest, settings: AuditSettings) -> Audit:
+    """Make the checks that need neither features nor files: of a corpus whose media are not at hand."""
+    material = Material(manifest, None, None)
+    findings = [check_speakers(material, settings), check_counts(material), check_label_sets(material)]
+    findings += _label_findings(material, settings, (check_label_balance, check_identity))
+    key = AuditKey(AUDIT_VERSION, settings.hash, "", manifest.card_hash, None)
+    return _audit(key, material, findings)
+
+
+def current_audit(folder: Path, settings: AuditSettings, *, keep: bool = True) -> Audit:
+    """Return the audit of the store in ``folder``: the recorded one if it is current, else a new one.
+
+    Args:
+        folder: of the store.
+        settings: thresholds.
+        keep: record a new one in the folder; one that cannot be written is used all the same.
+
+    Raises:
+        StoreError: the store is missing, incomplete or broken.
+    """
+    recorded = recorded_audit(folder)
+    if recorded is not None and recorded.key.is_of(AuditKey.of(folder, settings)):
+        return recorded
+    audit = audit_store(folder, settings)
+    if not keep:
+        return audit
+    try:
+        write_audit(audit, folder)
+    except InputError as fault:
+        _log.warning("the audit is not kept, it is made again next time: %s", fault.problem)
+    return audit
+
+
+def recorded_audit(folder: Path) -> Audit | None:
+    """Return the audit recorded in ``folder``; None where there is none that this version reads."""
+    try:
+        return Audit.from_json(read_json(folder / RECORD_FILE))
+    except (InputError, KeyError, TypeError, ValueError):
+        return None
+
+
+def write_audit(audit: Audit, folder: Path) -> Path:
+    """Write ``audit.json`` into ``folder`` and return its path.
+
+    Raises:
+        InputError: the folder cannot be written.
+    """
+    path = folder / RECORD_FILE
+    write_json(path, audit.to_json())
+    return path
+
+
+def _label_findings(
+    material: Material, settings: AuditSettings, checks: tuple[CheckFunction, ...]
+) -> Iterator[Finding]:
+    names = list(material.manifest.label_sets) or [""]
+    for name in names:
+        chosen = material.with_labels(name) if name else material
+        for check in checks:
+            yield check(chosen, settings).with_labels(name)
+
+
+def _audit(key: AuditKey, material: Material, findings: list[Finding]) -> Audit:
+    manifest = material.manifest
+    order = list(Check)
+    findings.sort(key=lambda finding: order.index(finding.check))
+    return Audit(
+        key,
+        manifest.corpus,
+        manifest.protocol,
+        manifest.label_sets or {"": manifest.target},
+        len(manifest),
+        len(material.speakers[1]),
+        tuple(findings),
+    )

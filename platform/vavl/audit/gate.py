@@ -1,0 +1,113 @@
+"""Between a store and a training: what the audit has to say, before anything heavy starts."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import logging
+from collections.abc import Collection
+from pathlib import Path
+
+from vavl.audit.audit import RECORD_FILE, Audit, AuditKey, current_audit
+from vavl.audit.finding import Check, Finding, State
+from vavl.audit.settings import AuditSettings
+from vavl.data.remote_files import RemoteFolder
+from vavl.data.store_cache import is_at_hand, local_notes, local_store
+from vavl.data.store_versions import split_version, store_folder
+from vavl.errors import ConfigError, VavlError
+
+_KEY = "data.waive_audit"
+_log = logging.getLogger(__name__)
+
+
+def pass_audit(place: Path | str, labels: str | None, waived: Collection[str]) -> Audit:
+    """Audit a store by the default thresholds, and refuse it when a check failed that is not waived.
+
+    A current record is reused: that of the store's folder, or that which lies at its address. Without
+    one the store is audited here, which needs its features.
+
+    Args:
+        place: folder or address of the store.
+        labels: label set of the training; None is the default of the corpus.
+        waived: names of checks that may fail.
+
+    Raises:
+        ConfigError: a check failed, or a waiver names no check.
+        StoreError, InputError: the store cannot be read.
+    """
+    check_waivers(waived)
+    audit = audit_of(place)
+    refuse_failures(audit, place, labels, waived)
+    return audit
+
+
+def check_waivers(waived: Collection[str]) -> None:
+    """Refuse a waiver that names no check.
+
+    Raises:
+        ConfigError: names the waiver and the known checks.
+    """
+    known = [check.value for check in Check]
+    for name in waived:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            meant = f"did you mean `{close[0]}`? " if close else ""
+            raise ConfigError(
+                "configuration", _KEY, f"there is no check `{name}`", f"{meant}choose from {', '.join(known)}"
+            )
+
+
+def refuse_failures(audit: Audit, place: Path | str, labels: str | None, waived: Collection[str]) -> None:
+    """Refuse a store whose audit has a failed check that is not waived; log what is waived.
+
+    Raises:
+        ConfigError: names every such check, its finding and what to do.
+    """
+    standing = audit.failures(labels, waived)
+    if standing:
+        names = ", ".join(dict.fromkeys(finding.check.value for finding in standing))
+        raise ConfigError(
+            str(place), "audit", "\n".join(_line(finding) for finding in standing),
+            f"{'; '.join(dict.fromkeys(finding.fix for finding in standing))}; pictures: python jobs/audit_corpus.py "
+            f"{place}; or accept it, recorded with the run: {_KEY}=[{names}]",
+        )  # fmt: skip
+    for finding in audit.failures(labels):
+        _log.warning("waived: %s", _line(finding))
+    failed = {finding.check.value for finding in audit.failures(labels)}
+    if idle := [name for name in waived if name not in failed]:
+        _log.info("%s names %s, which did not fail", _KEY, ", ".join(idle))
+    warnings = audit.of(State.WARNING)
+    if warnings:
+        told = ", ".join(dict.fromkeys(finding.check.value for finding in warnings))
+        _log.info("audit of %s: %d warning(s): %s; see %s", audit.corpus, len(warnings), told, RECORD_FILE)
+
+
+def audit_of(place: Path | str) -> Audit:
+    """Return the current audit of a store by the default thresholds, made now if there is none.
+
+    Raises:
+        StoreError, InputError: the store cannot be read.
+    """
+    settings = AuditSettings()
+    if isinstance(place, str) and not is_at_hand(place):
+        audit = _audit_at(place, settings)
+        if audit is not None:
+            return audit
+        _log.info("%s has no current audit: its features are copied here to make one", place)
+    # What a pushed version holds never changes.
+    is_version = isinstance(place, Path) and split_version(place)[1] is not None
+    return current_audit(local_store(place), settings, keep=not is_version)
+
+
+def _audit_at(address: str, settings: AuditSettings) -> Audit | None:
+    """Return the audit that lies at the address, if it belongs to the store there."""
+    try:
+        audit = Audit.from_json(json.loads(RemoteFolder(str(store_folder(address))).read(RECORD_FILE)))
+    except (VavlError, KeyError, TypeError, ValueError):
+        return None
+    return audit if audit.key.is_of(AuditKey.of(local_notes(address), settings)) else None
+
+
+def _line(finding: Finding) -> str:
+    labels = f" of the labels {finding.labels}" if finding.labels else ""
+    return f"check {finding.check}{labels} failed: {finding.text}"

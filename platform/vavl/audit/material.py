@@ -1,0 +1,134 @@
+"""What an audit looks at: the manifest, the store, the facts of its files, and what is in quarantine."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from vavl.data.clip_facts import FILE_NAME, read_facts
+from vavl.data.manifest import TEST, TRAIN, VALIDATION, Manifest
+from vavl.data.store import MODALITIES, FeatureStore
+
+SPLIT_CODES = {"train": TRAIN, "validation": VALIDATION, "test": TEST}
+
+
+@dataclass(frozen=True)
+class Material:
+    """A corpus under audit; arrays of clips are in the manifest's order.
+
+    Attributes:
+        manifest: labels, speakers and splits; ``with_labels`` chooses the label set.
+        store: features; None where the labels alone are looked at.
+        facts: of the files (``vavl.data.clip_facts``); None for a store without them.
+    """
+
+    manifest: Manifest
+    store: FeatureStore | None
+    facts: pa.Table | None
+
+    @classmethod
+    def of(cls, folder: Path) -> Self:
+        """Open the store in ``folder``.
+
+        Raises:
+            StoreError: it is missing, incomplete or broken.
+        """
+        store, manifest = FeatureStore.open(folder), Manifest.read(folder)
+        facts = read_facts(folder) if (folder / FILE_NAME).exists() else None
+        return cls(manifest, store, facts)
+
+    def with_labels(self, name: str) -> Self:
+        """Return the material with another label set chosen."""
+        return replace(self, manifest=self.manifest.with_labels(name))
+
+    @property
+    def features(self) -> FeatureStore:
+        """The store of a corpus whose features are looked at."""
+        assert self.store is not None, "there are no features without a store"
+        return self.store
+
+    @property
+    def clip_ids(self) -> pa.ChunkedArray:
+        """Clip ids, sorted."""
+        return self.manifest.table.column("clip_id")
+
+    def clip(self, row: int) -> str:
+        """Return the id of one clip."""
+        return str(self.clip_ids[int(row)].as_py())
+
+    @cached_property
+    def rows(self) -> Mapping[str, NDArray[np.int32]]:
+        """Store row of each clip by modality of the store, -1 where the clip lacks it."""
+        return {name: self.features.rows(name, self.clip_ids) for name in self.features.info}
+
+    @cached_property
+    def speakers(self) -> tuple[NDArray[np.int32], tuple[str, ...]]:
+        """Code of each clip's speaker, and the names."""
+        codes, names = self.manifest.speaker_codes()
+        return codes, tuple(names)
+
+    @cached_property
+    def splits(self) -> Mapping[int, NDArray[np.int8]]:
+        """Split of each clip by fold."""
+        return {fold: self.manifest.split(fold) for fold in self.manifest.folds}
+
+    def text_column(self, name: str) -> pa.ChunkedArray | None:
+        """Return a column of the manifest, None if it has no such one or no value in it."""
+        if name not in self.manifest.table.column_names:
+            return None
+        column = self.manifest.table.column(name)
+        return None if column.null_count == len(column) else column
+
+    @property
+    def decoded(self) -> tuple[str, ...]:
+        """Modalities whose features come from media files; ready features of a table do not."""
+        from_table = self.text_column("video_table_key") is not None
+        return tuple(
+            name for name in MODALITIES if name in self.features.info and (name == "audio" or not from_table)
+        )
+
+    def fact(self, modality: str, column: str) -> NDArray[np.float64]:
+        """Return a number of every clip's file; NaN where it is unknown."""
+        known = self._facts_of(modality)
+        if known is None:
+            return np.full(len(self.manifest), np.nan)
+        values = np.asarray(known.column(column).to_numpy(zero_copy_only=False), np.float64)
+        return self._aligned(known, values, np.nan)
+
+    def file_codes(self, modality: str) -> NDArray[np.int64]:
+        """Return a number per content of the file, the same for equal bytes; -1 where it is unknown."""
+        known = self._facts_of(modality)
+        if known is None or modality not in self.decoded:
+            return np.full(len(self.manifest), -1, np.int64)
+        coded = known.column("sha256").combine_chunks().dictionary_encode().indices
+        codes = pc.fill_null(coded, -1).to_numpy(zero_copy_only=False).astype(np.int64)
+        aligned: NDArray[np.int64] = self._aligned(known, codes, -1)
+        return aligned
+
+    def _facts_of(self, modality: str) -> pa.Table | None:
+        if self.facts is None:
+            return None
+        known = self.facts.filter(pc.equal(self.facts["modality"], modality))
+        return known if known.num_rows else None
+
+    def _aligned(self, known: pa.Table, values: NDArray[Any], missing: Any) -> NDArray[Any]:
+        places = pc.index_in(self.clip_ids, value_set=known.column("clip_id").combine_chunks())
+        place = pc.fill_null(places, -1).to_numpy()
+        return np.where(place >= 0, values[np.maximum(place, 0)], missing)
+
+
+def histogram(
+    values: NDArray[np.float64], bins: int = 30, span: tuple[float, float] | None = None
+) -> dict[str, Any]:
+    """Count finite values into equal bins, as JSON values: ``edges`` and ``counts``."""
+    known = values[np.isfinite(values)]
+    counts, edges = np.histogram(known, bins=bins, range=span)
+    return {"edges": [round(float(edge), 6) for edge in edges], "counts": counts.tolist()}
