@@ -69,11 +69,17 @@ def extract_on_ray(
     Raises:
         ConfigError: this machine has no place for a worker.
         VavlError: what a worker raised.
-        TrainingError: workers end before they touch a clip.
+        TrainingError: Ray does not start, or workers end before they touch a clip.
     """
     threads = math.ceil(run.cpus_per_worker)
     was_running = ray.is_initialized()
-    join_ray(threads, _OBJECT_STORE_BYTES)
+    try:
+        join_ray(threads, _OBJECT_STORE_BYTES)
+    except Exception as fault:  # Ray raises no narrower one when its processes do not answer in time
+        raise TrainingError(
+            "extraction", "workers", f"Ray did not start: {fault}",
+            "start the same command again when the machine is less busy, or with workers=0",
+        ) from fault  # fmt: skip
     try:
         workers = number_of_workers(run, len(parts))
         logger.info("%d Ray workers extract, %s each", workers, _resources_in_words(run))

@@ -19,8 +19,8 @@ from vavl.data.card import read_card
 from vavl.data.clip_facts import read_facts
 from vavl.data.manifest import Manifest, build_manifest
 from vavl.data.store import FeatureStore
-from vavl.errors import ConfigError, InputError, StoreError
-from vavl.features import crew
+from vavl.errors import ConfigError, InputError, StoreError, TrainingError
+from vavl.features import crew, ray_crew
 from vavl.features import part as part_room
 from vavl.features.audio import extract_audio
 from vavl.features.audio_settings import AudioFeatureSettings
@@ -290,6 +290,17 @@ def test_a_few_files_are_extracted_here_unless_an_earlier_job_was_killed():
     assert uses_ray(ExtractionRun(), 10, was_killed=True)
     assert uses_ray(ExtractionRun(), 1000, was_killed=False)
     assert not uses_ray(ExtractionRun(workers=0), 1000, was_killed=True)
+
+
+def test_a_ray_that_does_not_start_is_an_error_with_its_way_out(corpus, store, monkeypatch):
+    def time_out(*_):
+        raise Exception("The current node timed out during startup.")
+
+    monkeypatch.setattr(ray_crew, "join_ray", time_out)
+    write_wav(corpus / "media/audio/f01_calm_00.wav", tone(700, 0.2))
+    with pytest.raises(TrainingError, match=r"(?s)Ray did not start.*timed out.*workers=0"):
+        extract(corpus, store, ExtractionRun(workers=1))
+    assert FeatureStore.open(store).info["audio"].clips == 36
 
 
 def test_a_clip_that_hangs_in_this_process_is_set_aside(corpus, store, monkeypatch):
