@@ -53,7 +53,13 @@ class Manifest:
             raise StoreError(
                 "manifest", "schema", "holds no vavl metadata", "make the manifest with this project"
             )
-        found: dict[str, Any] = json.loads(stored)
+        try:
+            found: dict[str, Any] = json.loads(stored)
+        except ValueError as fault:
+            raise StoreError(
+                "manifest", "schema", f"its metadata was damaged: {fault!r}", "make the store again: "
+                "python jobs/prepare_corpus.py CONFIG",
+            ) from None  # fmt: skip
         return found
 
     @property
@@ -171,13 +177,13 @@ class Manifest:
                 manifest = cls(reader.read_all())
         except FileNotFoundError:
             raise StoreError(str(path), "", "there is no manifest", fix) from None
-        except (pa.ArrowInvalid, OSError) as fault:
+        except (pa.ArrowException, ValueError, OSError) as fault:
             raise StoreError(str(path), "", f"not a readable manifest: {fault}", fix) from None
         if _METADATA_KEY not in (manifest.table.schema.metadata or {}):
             raise StoreError(str(path), "schema", "holds no vavl metadata", fix)
         # A stream that was cut off between two messages reads as a shorter one, without an error.
-        if len(manifest) != manifest.metadata["clips"]:
-            problem = f"holds {len(manifest)} of {manifest.metadata['clips']} clips"
+        if len(manifest) != manifest.metadata.get("clips"):
+            problem = f"holds {len(manifest)} of {manifest.metadata.get('clips')} clips"
             raise StoreError(str(path), "", problem, fix)
         return manifest
 

@@ -186,10 +186,12 @@ class FeatureStore:
             StoreError: a file was changed, a value is not finite, or frames and values do not fit.
         """
         for name, entry in self.content["modalities"].items():
+            for file, key in ((f"{name}.arrow", "sha256"), (f"{name}_sums.arrow", "sums_sha256")):
+                if sha256_of_file(self.folder / file) != entry[key]:
+                    raise StoreError(str(self.folder / file), key, "the file was changed", MAKE_AGAIN)
+            # Only now: offsets in a changed file may lead outside of it.
             for chunk in self._chunks[name]:
                 _check_chunk(self.folder / f"{name}.arrow", chunk, self.info[name].width)
-            _check_hash(self.folder / f"{name}.arrow", entry, "sha256")
-            _check_hash(self.folder / f"{name}_sums.arrow", entry, "sums_sha256")
         for file, mark in self.content.get("files", {}).items():
             _check_hash(self.folder / file, mark, "sha256")
         if content_hash(self.content) != self.hash:
@@ -246,9 +248,16 @@ def checked_content(content: Any, source: str) -> dict[str, Any]:
         raise StoreError(
             source, "format_version", f"format {version} is unknown, {FORMAT_VERSION} is read", MAKE_AGAIN
         )
-    strange = sorted(set(content["modalities"]) - set(MODALITIES))
+    strange = sorted(set(content.get("modalities") or ()) - set(MODALITIES), key=str)
     if strange:  # the names become file names
         raise StoreError(source, "modalities", f"{strange} are not of {list(MODALITIES)}", MAKE_AGAIN)
+    try:
+        _ = [content[key] for key in ("corpus", "card_hash", "store_hash")]
+        for entry in content["modalities"].values():
+            info_of(entry)
+            _ = [entry[key] for key in ("bytes", "sha256", "sums_sha256")]
+    except (KeyError, TypeError, ValueError, AttributeError) as fault:
+        raise StoreError(source, "", f"the file was damaged: {fault!r}", MAKE_AGAIN) from None
     known: dict[str, Any] = content
     return known
 
@@ -266,7 +275,7 @@ def map_batches(path: Path, schema: pa.Schema) -> list[pa.RecordBatch]:
             return list(reader)
     except FileNotFoundError:
         raise StoreError(str(path), "", "the file of the store is missing", MAKE_AGAIN) from None
-    except (pa.ArrowInvalid, OSError) as fault:
+    except (pa.ArrowException, ValueError, OSError) as fault:
         raise StoreError(str(path), "", f"not a readable Arrow file: {fault}", MAKE_AGAIN) from None
 
 

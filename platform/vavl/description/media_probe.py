@@ -82,8 +82,10 @@ def _probe_sound(path: Path, name: str) -> Probed | None:
 
 def _probe_container(path: Path, name: str) -> Probed:
     with av.open(str(path), options=OPTIONS) as container:
-        sound = container.streams.audio[0] if container.streams.audio else None
-        pictures = container.streams.video[0] if container.streams.video else None
+        sound, pictures = (
+            next((stream for stream in streams if stream.codec_context is not None), None)
+            for streams in (container.streams.audio, container.streams.video)
+        )
         if sound is None and pictures is None:
             return Probed(name, problem="holds neither sound nor pictures")
         return Probed(

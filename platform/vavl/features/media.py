@@ -87,6 +87,8 @@ class Pictures:
         if not streams:
             raise ClipError(str(self.path), "video", "the file has no video stream", _WATCH)
         stream = streams[0]
+        if stream.codec_context is None:
+            raise ClipError(str(self.path), "video", "there is no decoder for its pictures", _WATCH)
         _check_picture_size(self.path, stream.codec_context.width, stream.codec_context.height)
         stream.codec_context.options = OPTIONS
         stream.codec_context.thread_count = 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -14,11 +15,16 @@ import pyarrow.parquet as pq
 
 from vavl.data.store import ROW_SCHEMA
 from vavl.data.store_writer import ClipFeatures, row_batch
+from vavl.errors import StoreError
 from vavl.features.quarantine import Quarantined
+
+logger = logging.getLogger(__name__)
 
 FORMAT = 2
 """Of the record; a part of another format is made again."""
 _METADATA_KEY = b"vavl"
+# What a reader of Parquet raises on bytes that were changed.
+_DAMAGE = (OSError, pa.ArrowException, ValueError, IndexError)
 # A part of long clips with wide features would not fit into memory as a whole.
 _VALUES_PER_GROUP = 8_000_000
 
@@ -85,7 +91,7 @@ class PartWriter:
     """
 
     def __init__(self, path: Path, corpus: str, width: int) -> None:
-        self._writer = pq.ParquetWriter(path, ROW_SCHEMA)
+        self._writer = pq.ParquetWriter(path, ROW_SCHEMA, write_page_checksum=True)
         self._corpus, self._width = corpus, width
         self._waiting: list[ClipFeatures] = []
         self._values = 0
@@ -113,16 +119,26 @@ def read_part_record(path: Path) -> PartRecord | None:
     """Return the record of a finished part; None if there is no readable file of this format."""
     try:
         return PartRecord.from_json(pq.read_metadata(path).metadata[_METADATA_KEY])
-    except (OSError, pa.ArrowInvalid, KeyError, TypeError, ValueError):
+    except (*_DAMAGE, KeyError, TypeError):
         return None
 
 
 def part_batches(path: Path) -> Iterator[pa.RecordBatch]:
-    """Yield the rows of a part, one group after the other."""
-    with pq.ParquetFile(path) as file:
-        for group in range(file.num_row_groups):
-            table = file.read_row_group(group).replace_schema_metadata(None).cast(ROW_SCHEMA)
-            yield from table.combine_chunks().to_batches()
+    """Yield the rows of a part, one group after the other.
+
+    Raises:
+        StoreError: the file was damaged after it had been written.
+    """
+    try:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            for group in range(file.num_row_groups):
+                table = file.read_row_group(group).replace_schema_metadata(None).cast(ROW_SCHEMA)
+                yield from table.combine_chunks().to_batches()
+    except _DAMAGE as fault:
+        raise StoreError(
+            str(path), "", f"the finished part was damaged: {fault}",
+            "remove this file and start the same command again: it extracts the clips of this part alone",
+        ) from fault  # fmt: skip
 
 
 class EarlierRows:
@@ -151,14 +167,18 @@ class EarlierRows:
         path, row, record = self._places.get(clip_id, (None, 0, None))
         if path is None or record is None or record.sha256 != sha256:
             return None
-        entry = self._row(path, row)
+        try:
+            entry = self._row(path, row)
+        except _DAMAGE as fault:
+            logger.warning("%s was damaged (%s); clip %s is extracted again", path, fault, clip_id)
+            return None
         values = entry["values"].values.to_numpy(zero_copy_only=False)
         frames = entry["frame_times"].values.to_numpy(zero_copy_only=False)
         width = entry["width"].as_py()
         return ClipFeatures(clip_id, speaker, values.reshape(-1, width).astype(np.float32), frames), record
 
     def _row(self, path: Path, row: int) -> dict[str, Any]:
-        with pq.ParquetFile(path) as file:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
             group, start = 0, 0
             while row >= start + (rows := file.metadata.row_group(group).num_rows):
                 group, start = group + 1, start + rows
