@@ -186,12 +186,11 @@ class FeatureStore:
             StoreError: a file was changed, a value is not finite, or frames and values do not fit.
         """
         for name, entry in self.content["modalities"].items():
+            for chunk in self._chunks[name]:
+                _check_chunk(self.folder / f"{name}.arrow", chunk, self.info[name].width)
             for file, key in ((f"{name}.arrow", "sha256"), (f"{name}_sums.arrow", "sums_sha256")):
                 if sha256_of_file(self.folder / file) != entry[key]:
                     raise StoreError(str(self.folder / file), key, "the file was changed", MAKE_AGAIN)
-            # Only now: offsets in a changed file may lead outside of it.
-            for chunk in self._chunks[name]:
-                _check_chunk(self.folder / f"{name}.arrow", chunk, self.info[name].width)
         for file, mark in self.content.get("files", {}).items():
             _check_hash(self.folder / file, mark, "sha256")
         if content_hash(self.content) != self.hash:
