@@ -56,9 +56,9 @@ def ray_scenarios(runs: Runs, cluster: RayNodes) -> list[PlannedRun]:
         return make(name, faults, OTHER_WORKERS, workers=(2, 4), zero_stage=1)
 
     table: list[tuple[str, list[Planned], Maker]] = [
-        ("ray-spread", [WORKER, CONTROLLER, NODE, DRIVER, PREEMPTED, WORKER, FROZEN, NODE, STOP_FILE],
+        ("ray-spread", [WORKER, CONTROLLER, NODE, DRIVER, PREEMPTED, FROZEN, STOP_FILE],
          two(1, "strict_spread")),
-        ("ray-pack", [DRIVER, NODE, WORKER, SIGTERM, CONTROLLER, PREEMPTED, WORKER, FROZEN], two(3, "pack")),
+        ("ray-pack", [NODE, WORKER, SIGTERM, CONTROLLER, PREEMPTED, FROZEN], two(3, "pack")),
         ("ray-elastic", [NODE_LOST, WORKER, NODE_JOINS, CONTROLLER], elastic),
     ]  # fmt: skip
     return [PlannedRun(*row) for row in table]
