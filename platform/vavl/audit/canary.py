@@ -173,7 +173,8 @@ def _one_hot(material: Material, columns: list[str]) -> scipy.sparse.csr_matrix:
 
 
 def _has_any(material: Material) -> NDArray[np.bool_]:
-    return np.logical_or.reduce([rows >= 0 for rows in material.rows.values()])
+    has_any: NDArray[np.bool_] = np.logical_or.reduce([rows >= 0 for rows in material.rows.values()])
+    return has_any
 
 
 def _sampled(

@@ -122,7 +122,8 @@ class Material:
     def _aligned(self, known: pa.Table, values: NDArray[Any], missing: Any) -> NDArray[Any]:
         places = pc.index_in(self.clip_ids, value_set=known.column("clip_id").combine_chunks())
         place = pc.fill_null(places, -1).to_numpy()
-        return np.where(place >= 0, values[np.maximum(place, 0)], missing)
+        aligned: NDArray[Any] = np.where(place >= 0, values[np.maximum(place, 0)], missing)
+        return aligned
 
 
 def histogram(

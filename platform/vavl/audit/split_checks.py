@@ -90,7 +90,8 @@ def _duplicates(
 ) -> Finding:
     """Judge groups of equal clips: across the splits of a fold they fail, inside one they warn."""
     what = "files" if check == Check.DUPLICATE_FILES else "features"
-    across, within = [], []
+    across: list[dict[str, Any]] = []
+    within: list[dict[str, Any]] = []
     for name, rows in groups:
         place = _apart(material, rows)
         example = {"modality": name, "clips": [material.clip(row) for row in rows[:4]], **(place or {})}
