@@ -194,7 +194,9 @@ def reduced(picture: Picture, longest_side_px: int) -> Picture:
     reduction = longest_side_px / max(picture.shape[:2])
     if reduction >= 1:
         return picture
-    small: Picture = cv2.resize(picture, None, fx=reduction, fy=reduction, interpolation=cv2.INTER_AREA)
+    # A ribbon of a few rows keeps one of them.
+    down, across = (max(reduction, 1 / side) for side in picture.shape[:2])
+    small: Picture = cv2.resize(picture, None, fx=across, fy=down, interpolation=cv2.INTER_AREA)
     return small
 
 
