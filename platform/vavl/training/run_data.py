@@ -132,6 +132,7 @@ def check_run(plan: TrainingPlan) -> None:
         VavlError: see ``check_plan``.
         ConfigError: a check of the audit failed that is not waived, or a waiver names no check.
     """
+    plan = with_pinned_store(plan)  # the audit is of the version that the run reads
     check_plan(plan)
     pass_audit(plan.data.store, plan.data.labels, plan.data.waive_audit)
 
