@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,7 +14,7 @@ import ray.data
 from ray.data import ActorPoolStrategy, DataContext
 from ray.exceptions import RayError
 
-from vavl.errors import ConfigError, InputError, TrainingError, VavlError
+from vavl.errors import ClipError, ConfigError, CorpusError, InputError, StoreError, TrainingError, VavlError
 from vavl.features.attempts import TimeLimit
 from vavl.features.crew import PartWorker, set_threads
 from vavl.features.extraction_settings import ExtractionRun
@@ -25,6 +26,11 @@ logger = logging.getLogger(__name__)
 
 _OBJECT_STORE_BYTES = 256 * 2**20
 """Parts go out as names and come back as counts; features never pass through Ray."""
+
+_FAULTS: dict[str, type[VavlError]] = {
+    kind.__name__: kind
+    for kind in (ClipError, ConfigError, CorpusError, InputError, StoreError, TrainingError, VavlError)
+}
 
 
 class RayPartWorker:
@@ -47,13 +53,17 @@ class RayPartWorker:
             batch: column ``part``, text of ``Part.to_json``.
 
         Returns:
-            Columns ``name``, of the part's file, and ``result``, text of ``PartResult.to_json``.
+            Columns ``name``, of the part's file, ``result``, text of ``PartResult.to_json``, and ``fault``,
+            which is empty or says what ends the job: Ray would lose its class and its fields.
         """
         parts = [Part.from_json(str(text)) for text in batch["part"]]
-        for part in parts:
-            _check_shared(part)
-        results = [self._worker.work(part).to_json() for part in parts]
-        return {"name": [part.path.name for part in parts], "result": results}
+        try:
+            for part in parts:
+                _check_shared(part)
+            results = [self._worker.work(part).to_json() for part in parts]
+        except VavlError as fault:
+            return {"name": [parts[0].path.name], "result": [""], "fault": [_fault_text(fault)]}
+        return {"name": [part.path.name for part in parts], "result": results, "fault": [""] * len(parts)}
 
 
 def extract_on_ray(
@@ -100,10 +110,15 @@ def extract_on_ray(
             results = iter(done.iter_batches(batch_size=None, prefetch_batches=0))
             with contextlib.closing(results):
                 for batch in results:
-                    for name, text in zip(batch["name"], batch["result"], strict=True):
+                    for name, text, fault in zip(batch["name"], batch["result"], batch["fault"], strict=True):
+                        if fault:
+                            raise _fault_of(str(fault))
                         yield str(name), PartResult.from_json(str(text))
     except RayError as fault:
-        raise _cause_of(fault) from fault
+        raise TrainingError(
+            "extraction", "workers", f"Ray gave up: {fault}",
+            "look into the log of Ray's session, then start the same command again",
+        ) from fault  # fmt: skip
     finally:
         if not was_running:
             ray.shutdown()
@@ -157,17 +172,13 @@ def _check_shared(part: Part) -> None:
             )  # fmt: skip
 
 
-def _cause_of(fault: BaseException) -> VavlError:
-    """Return what a worker raised, from what Ray made of it."""
-    cause: BaseException | None = fault
-    while cause is not None:
-        if isinstance(cause, VavlError):
-            return cause
-        cause = cause.__cause__ or getattr(cause, "cause", None)
-    return TrainingError(
-        "extraction", "workers", f"Ray gave up: {fault}",
-        "look into the log of Ray's session, then start the same command again",
-    )  # fmt: skip
+def _fault_text(fault: VavlError) -> str:
+    return json.dumps([type(fault).__name__, *fault.args])
+
+
+def _fault_of(text: str) -> VavlError:
+    kind, *args = json.loads(text)
+    return _FAULTS[kind](*args)
 
 
 @contextlib.contextmanager
