@@ -110,9 +110,9 @@ def extract_on_ray(
             results = iter(done.iter_batches(batch_size=None, prefetch_batches=0))
             with contextlib.closing(results):
                 for batch in results:
-                    for name, text, fault in zip(batch["name"], batch["result"], batch["fault"], strict=True):
-                        if fault:
-                            raise _fault_of(str(fault))
+                    for name, text, ended in zip(batch["name"], batch["result"], batch["fault"], strict=True):
+                        if ended:
+                            raise _fault_of(str(ended))
                         yield str(name), PartResult.from_json(str(text))
     except RayError as fault:
         raise TrainingError(
