@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import Discriminator, Field, Tag, field_validator, model_validator
+from pydantic import Field, Tag, field_validator, model_validator
 
 from vavl.config.base import FrozenConfig
+from vavl.features.extractor_name import by_extractor
 from vavl.features.pretrained_files import PretrainedModel
 
 
@@ -148,18 +148,11 @@ class SpeechTransformerSettings(FrozenConfig):
         return self
 
 
-def _audio_extractor(content: Any) -> str:
-    """Name the extractor of audio settings, given as a mapping or as an object; log_mel unless stated."""
-    if isinstance(content, Mapping):
-        return str(content.get("extractor", "log_mel"))
-    return str(getattr(content, "extractor", "log_mel"))
-
-
 AudioSettings = Annotated[
     Annotated[AudioFeatureSettings, Tag("log_mel")]
     | Annotated[FunctionalSettings, Tag("functionals")]
     | Annotated[OpensmileSettings, Tag("opensmile")]
     | Annotated[SpeechTransformerSettings, Tag("speech_transformer")],
-    Discriminator(_audio_extractor),
+    by_extractor("log_mel"),
 ]
 """Settings of any audio extractor; ``extractor`` tells which."""

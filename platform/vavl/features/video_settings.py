@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import Discriminator, Field, Tag
+from pydantic import Field, Tag
 
 from vavl.config.base import FrozenConfig
 from vavl.config.places import FROM_ROOT
+from vavl.features.extractor_name import by_extractor
 from vavl.features.pretrained_files import PretrainedModel
 
 MissedRule = Literal["interpolate", "mask"]
@@ -78,17 +78,10 @@ class OpenFaceSettings(FrozenConfig):
     longest_gap_s: float = Field(1.0, ge=0, description="frames of a longer gap are left out")
 
 
-def _video_extractor(content: Any) -> str:
-    """Name the extractor of video settings, given as a mapping or as an object; face_descriptor unless stated."""
-    if isinstance(content, Mapping):
-        return str(content.get("extractor", "face_descriptor"))
-    return str(getattr(content, "extractor", "face_descriptor"))
-
-
 VideoSettings = Annotated[
     Annotated[VideoFeatureSettings, Tag("face_descriptor")]
     | Annotated[ImageNetworkSettings, Tag("image_network")]
     | Annotated[OpenFaceSettings, Tag("openface")],
-    Discriminator(_video_extractor),
+    by_extractor("face_descriptor"),
 ]
 """Settings of any video extractor; ``extractor`` tells which."""

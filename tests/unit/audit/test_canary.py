@@ -4,24 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from audited_corpus import CLASSES, write_audited_corpus
+from audited_corpus import CLASSES
 
 from vavl.audit.canary import batch_agreement, check_batches, check_identity
 from vavl.audit.finding import State
-from vavl.audit.material import Material
 from vavl.audit.settings import AuditSettings
 from vavl.data.manifest import TRAIN
 from vavl.data.sampler import Sampler
 
 SETTINGS = AuditSettings()
-
-
-@pytest.fixture
-def material(tmp_path):
-    def make(*changes):
-        return Material.of(write_audited_corpus(tmp_path, *changes))
-
-    return make
 
 
 def test_a_sentence_of_its_own_for_every_class_is_a_leak(material):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 import pytest
-from audited_corpus import made_clips, write_audited_corpus
+from audited_corpus import made_clips
 
 from vavl.audit.audit import audit_labels
 from vavl.audit.finding import Check, State
@@ -16,14 +16,6 @@ from vavl.audit.words import label_rows
 from vavl.data.manifest import Manifest
 
 SETTINGS = AuditSettings()
-
-
-@pytest.fixture
-def material(tmp_path):
-    def make(*changes):
-        return Material.of(write_audited_corpus(tmp_path, *changes))
-
-    return make
 
 
 def test_a_split_without_a_class_fails(material):

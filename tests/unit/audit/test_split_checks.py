@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from audited_corpus import made_clips, write_audited_corpus
+from audited_corpus import made_clips
 
 from vavl.audit.finding import State
-from vavl.audit.material import Material
 from vavl.audit.settings import AuditSettings
 from vavl.audit.split_checks import check_duplicate_files, check_equal_features, check_speakers
 
@@ -16,14 +15,6 @@ SETTINGS = AuditSettings()
 
 def of(clips, split, number=0):
     return [clip for clip in clips if clip.split == split][number]
-
-
-@pytest.fixture
-def material(tmp_path):
-    def make(*changes, **more):
-        return Material.of(write_audited_corpus(tmp_path, *changes, **more))
-
-    return make
 
 
 def test_a_speaker_in_two_splits_fails(material):
