@@ -12,6 +12,8 @@ import ray
 def join_ray(threads: int, object_store_bytes: int | None = None) -> None:
     """Join the cluster of ``RAY_ADDRESS``, or start Ray on this machine, with ``threads`` per worker.
 
+    Another Ray that happens to run on this machine is left alone: its places belong to others.
+
     Args:
         threads: of the numeric libraries in each worker.
         object_store_bytes: shared memory of a Ray that is started here; Ray's own choice by default.
@@ -21,7 +23,9 @@ def join_ray(threads: int, object_store_bytes: int | None = None) -> None:
     if not ray.is_initialized():
         options: dict[str, Any] = {}
         if is_local():
-            options = {"include_dashboard": False, "object_store_memory": object_store_bytes}
+            options = {
+                "address": "local", "include_dashboard": False, "object_store_memory": object_store_bytes,
+            }  # fmt: skip
         ray.init(log_to_driver=False, logging_level=logging.WARNING, **options)
 
 

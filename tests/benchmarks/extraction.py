@@ -2,8 +2,8 @@
 
 Log-mel spectra of RAVDESS (RAVDESS_ROOT) with its table of action units, into a new store each time, by this process
 alone and by workers of Ray. Seconds are those of the whole job, the start of Ray included; the rate is that between
-the first finished part and the last. Memory is the peak of the resident pages of the job and of its largest worker,
-looked at every 50 ms.
+the first finished part and the last. Memory is the peak of the private pages (RssAnon) of the job and of its
+largest worker, looked at every 50 ms: the pages of a store that is mapped belong to nobody.
 """
 
 from __future__ import annotations
@@ -66,6 +66,14 @@ def extract(clips: int, workers: int, folder: Path) -> dict[str, Any]:
     }
 
 
+def private_mb(pid: int) -> float:
+    """Return the private memory of a process; 0 while it ends."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("RssAnon:"):
+            return int(line.split()[1]) * 1024 / _MB
+    return 0.0
+
+
 class Watch(threading.Thread):
     """Notes the peak memory of a process and of its workers until it ends."""
 
@@ -74,14 +82,14 @@ class Watch(threading.Thread):
         self.pid, self.job_mb, self.worker_mb = pid, 0.0, 0.0
 
     def run(self) -> None:
-        with suppress(psutil.Error):
+        with suppress(psutil.Error, OSError):
             job = psutil.Process(self.pid)
             while job.is_running():
-                self.job_mb = max(self.job_mb, job.memory_info().rss / _MB)
+                self.job_mb = max(self.job_mb, private_mb(job.pid))
                 for child in job.children(recursive=True):
-                    with suppress(psutil.Error, IndexError):
+                    with suppress(psutil.Error, IndexError, OSError):
                         if child.cmdline()[0].startswith("ray::MapWorker"):
-                            self.worker_mb = max(self.worker_mb, child.memory_info().rss / _MB)
+                            self.worker_mb = max(self.worker_mb, private_mb(child.pid))
                 time.sleep(0.05)
 
 

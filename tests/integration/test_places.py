@@ -23,7 +23,7 @@ WAIT_S = 10
 def local_ray() -> Iterator[None]:
     """Start Ray with two places and without its dashboard, as a run on one machine does."""
     ray.shutdown()
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     yield
     ray.shutdown()
 

@@ -27,7 +27,9 @@ def local_ray() -> Iterator[None]:
         # Workers import what the tests import.
         tests = Path(__file__).parents[2]
         patch.setenv("PYTHONPATH", os.pathsep.join([str(tests.parent / "platform"), str(tests / "support")]))
-        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=100 * 2**20)
+        ray.init(
+            "local", num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=100 * 2**20
+        )
     yield
     ray.shutdown()
 
