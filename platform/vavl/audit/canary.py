@@ -40,7 +40,7 @@ def check_identity(material: Material, settings: AuditSettings) -> Finding:
         train, test = ((split == code) & (classes >= 0) for code in (TRAIN, TEST))
         if train.any() and test.any():
             recall, chance, deviation = identity_recall(codes, classes, train, test)
-            excess = recall - chance if recall - chance > limits.identity_deviations * deviation else 0.0
+            excess = recall - chance if recall - chance > limits.chance_deviations * deviation else 0.0
             scores.append(
                 {
                     "fold": fold,
@@ -112,7 +112,8 @@ def check_batches(material: Material, settings: AuditSettings) -> Finding:
         return Finding(Check.BATCH_CANARY, State.PASSED, "no labelled training clips")
     worst = max(scores, key=lambda score: max(score["mate"], score["neighbour"]))
     agreement = max(worst["mate"], worst["neighbour"])
-    state = state_of(agreement, limits.batch_warning, limits.batch_failed)
+    is_chance = agreement < limits.chance_deviations * worst["deviation"]
+    state = State.PASSED if is_chance else state_of(agreement, limits.batch_warning, limits.batch_failed)
     text = (
         f"a clip's label agrees with those of its batch-mates by kappa {worst['mate']:.3f}, with the one beside it by "
         f"{worst['neighbour']:.3f} (0 is chance; in file-name order it would be {_file_order(classes):.2f})"
@@ -136,26 +137,31 @@ def batch_agreement(classes: NDArray[np.integer], batches: Iterable[NDArray[np.i
 
     Returns:
         ``mate`` (any other clip of the batch) and ``neighbour`` (the clip beside it) as kappa:
-        (share of equal labels - share by chance) / (1 - share by chance); 0 is chance, 1 certainty.
+        (share of equal labels - share by chance) / (1 - share by chance); 0 is chance, 1 certainty. A clip
+        that a batch holds twice is no mate of itself. ``deviation`` is that of kappa where labels are drawn
+        by chance for so many clips.
     """
+    seen = np.zeros(len(classes), np.bool_)
     totals = np.zeros(int(classes.max()) + 1)
     equal = {"mate": 0.0, "neighbour": 0.0}
     pairs = {"mate": 0.0, "neighbour": 0.0}
     for rows in batches:
-        labels = classes[rows]
-        labels = labels[labels >= 0]
-        if len(labels) < 2:
-            continue
+        clips = rows[classes[rows] >= 0]
+        labels = classes[clips]
+        seen[clips] = True
         counts = np.bincount(labels, minlength=len(totals))
         totals += counts
-        equal["mate"] += float((counts * (counts - 1)).sum())
-        pairs["mate"] += len(labels) * (len(labels) - 1)
-        equal["neighbour"] += float((labels[1:] == labels[:-1]).sum())
-        pairs["neighbour"] += len(labels) - 1
+        itself = np.unique(clips, return_counts=True)[1]
+        same_clip = int((itself * (itself - 1)).sum())
+        equal["mate"] += float((counts * (counts - 1)).sum()) - same_clip
+        pairs["mate"] += len(clips) * (len(clips) - 1) - same_clip
+        are_two = clips[1:] != clips[:-1]
+        equal["neighbour"] += float(((labels[1:] == labels[:-1]) & are_two).sum())
+        pairs["neighbour"] += float(are_two.sum())
     chance = float(np.square(totals / max(totals.sum(), 1)).sum())
-    return {
-        name: round((equal[name] / max(pairs[name], 1) - chance) / max(1 - chance, 1e-9), 4) for name in equal
-    }
+    other = max(1 - chance, 1e-9)
+    found = {name: round((equal[name] / max(pairs[name], 1) - chance) / other, 4) for name in equal}
+    return {**found, "deviation": round(float(np.sqrt(chance / other / max(seen.sum(), 1))), 4)}
 
 
 def _one_hot(material: Material, columns: list[str]) -> scipy.sparse.csr_matrix:

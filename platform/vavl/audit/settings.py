@@ -66,7 +66,7 @@ class LeakThresholds(FrozenConfig):
         0.05, ge=0, le=1, description="recall above chance from speaker and sentence alone that warns"
     )
     identity_failed: float = Field(0.15, ge=0, le=1, description="... and that fails")
-    identity_deviations: float = Field(
+    chance_deviations: float = Field(
         4, ge=0, description="what is above chance by fewer standard deviations is chance"
     )
     batch_size: int = Field(32, ge=2, description="clips of the batches that are looked at")
