@@ -106,6 +106,10 @@ class Driver:
             assert self.process.poll() is None, self.said
             time.sleep(0.2)
 
+    def wait_for_new_step(self) -> None:
+        """Wait for a step that was not done before."""
+        self.wait_for_step(max(record["step"] for record in self.records("step")) + 1)
+
 
 def train_workers(cluster_node: Any) -> list[psutil.Process]:
     """Return the training workers of a node."""
@@ -123,6 +127,8 @@ def test_a_run_grows_is_preempted_hangs_and_loses_a_node_and_ends_the_same(clust
     resumed = driver.records("event")[-1]
     assert resumed["what"] == "resumed"
     assert "1 worker(s), ZeRO 1 -> 2 worker(s), ZeRO 1" in resumed["message"]
+    # What a checkpoint holds is told again; a worker that is stopped before its first step has more time.
+    driver.wait_for_new_step()
     # Growing costs no step: the workers left with a checkpoint.
     assert count_repeated(driver) == 0
 
@@ -135,6 +141,7 @@ def test_a_run_grows_is_preempted_hangs_and_loses_a_node_and_ends_the_same(clust
     assert "in train_step" in hung["message"]
     assert not worker.is_running()
 
+    driver.wait_for_new_step()
     repeated = count_repeated(driver)
     subprocess.run(
         [RAY, "drain-node", "--address", cluster.address, "--node-id", second.node_id, "--reason",
