@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from vavl.audit.audit import Audit
 from vavl.audit.finding import Check, Finding
-from vavl.reports.pictures import Picture, legend_below, style_axes
+from vavl.reports.pictures import Picture, legend_below, themed_figure
 from vavl.reports.theme import CONDITION_TITLES, Theme
 
 _SIZE = (5.6, 3.4)
@@ -40,7 +40,7 @@ def audit_pictures(audit: Audit) -> Iterator[Picture]:
 
 def classes_figure(counts: Mapping[str, Sequence[int]], classes: Sequence[str], theme: Theme) -> Figure:
     """Draw the share of each class in every split: bars of one colour belong to one split."""
-    figure, axes = _axes(theme, (max(_SIZE[0], 0.8 * len(classes)), _SIZE[1]))
+    figure, axes = themed_figure(theme, (max(_SIZE[0], 0.8 * len(classes)), _SIZE[1]))
     width = 0.8 / len(counts)
     for place, (split, found) in enumerate(counts.items()):
         share = 100 * np.asarray(found) / max(sum(found), 1)
@@ -55,7 +55,7 @@ def classes_figure(counts: Mapping[str, Sequence[int]], classes: Sequence[str], 
 
 def histogram_figure(parts: Mapping[str, Mapping[str, Any]], label: str, theme: Theme) -> Figure:
     """Draw histograms over each other; several ones as shares of their own clips."""
-    figure, axes = _axes(theme, _SIZE)
+    figure, axes = themed_figure(theme, _SIZE)
     for place, (name, part) in enumerate(parts.items()):
         counts = np.asarray(part["counts"], float)
         heights = 100 * counts / max(counts.sum(), 1) if len(parts) > 1 else counts
@@ -92,13 +92,6 @@ def _histogram_picture(
     name: str, parts: Mapping[str, Mapping[str, Any]], label: str, caption: str
 ) -> Picture:
     return Picture(name, caption, f"Histogram: {label}", partial(histogram_figure, parts, label))
-
-
-def _axes(theme: Theme, size: tuple[float, float]) -> tuple[Figure, Any]:
-    figure = Figure(figsize=size, facecolor=theme.surface)
-    axes = figure.add_subplot()
-    style_axes(axes, theme)
-    return figure, axes
 
 
 def _finish(axes: Any, theme: Theme) -> None:

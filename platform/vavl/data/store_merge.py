@@ -103,14 +103,6 @@ def plan_merge(settings: MergeSettings) -> MergePlan:
         ConfigError: two stores are of one corpus, or labels or folds do not fit them.
     """
     sources = _sources(settings)
-    strange = sorted({*settings.labels, *settings.label_sets} - set(sources))
-    if strange:
-        raise ConfigError(
-            "merge",
-            "labels",
-            f"{', '.join(strange)}: none of the stores is of it",
-            f"known: {', '.join(sources)}",
-        )
     manifests = {corpus: source.manifest for corpus, source in sources.items()}
     infos = _common_infos(sources, settings)
     return MergePlan(settings, sources, infos, merged_folds(settings.folds, manifests))

@@ -94,7 +94,7 @@ def confusion_figure(counts: NDArray[np.int64], classes: Sequence[str], theme: T
     The colour follows the percentage; up to six classes the count of clips stands below it.
     """
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    figure, axes = _figure(theme, (4.6, 4.6))
+    figure, axes = themed_figure(theme, (4.6, 4.6))
     colours = LinearSegmentedColormap.from_list("share", theme.ramp)
     axes.imshow(share, cmap=colours, vmin=0, vmax=1)
     for (row, column), value in np.ndenumerate(share):
@@ -126,7 +126,7 @@ def curves_figure(
     curves: Sequence[Curve], label: str, theme: Theme, *, best_epoch: int | None = None, percent: bool = False
 ) -> Figure:
     """Draw curves over epochs, named at their right end; ``best_epoch`` gets a line."""
-    figure, axes = _figure(theme, (5.6, 3.5))
+    figure, axes = themed_figure(theme, (5.6, 3.5))
     scale = 100 if percent else 1
     if best_epoch is not None:
         axes.axvline(best_epoch, color=theme.quiet, linewidth=1, linestyle=(0, (3, 3)))
@@ -163,7 +163,7 @@ def reliability_figure(
 
     A point's area grows with its number of clips; points below the diagonal are overconfident.
     """
-    figure, axes = _figure(theme, (4.6, 4.6))
+    figure, axes = themed_figure(theme, (4.6, 4.6))
     axes.plot([0, 100], [0, 100], color=theme.quiet, linewidth=1, linestyle=(0, (3, 3)), label="exact")
     for condition, found in bins.items():
         filled = found.clips > 0
@@ -202,7 +202,8 @@ def write_pictures(pictures: Sequence[Picture], folder: Path, theme: Theme = LIG
     return files
 
 
-def _figure(theme: Theme, size: tuple[float, float]) -> tuple[Figure, Any]:
+def themed_figure(theme: Theme, size: tuple[float, float]) -> tuple[Figure, Any]:
+    """Return a figure of ``size`` (inches) with one pair of axes, both in the colours of a theme."""
     figure = Figure(figsize=size, facecolor=theme.surface)
     axes = figure.add_subplot()
     style_axes(axes, theme)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import time
@@ -56,8 +57,10 @@ def test_processes_that_end_before_any_clip_are_an_error(tmp_path):
 
 
 def test_a_broken_marker_counts_as_none(tmp_path):
-    (tmp_path / ".audio-00000.current").write_text('{"clip_id": "a"')
+    marker = tmp_path / ".audio-00000.current"
+    marker.write_text('{"clip_id": "a"')
     begin(tmp_path)
+    assert json.loads(marker.read_text()) == {"clip_id": "", "tries": 1, "lost": {}}
 
 
 def test_a_slow_clip_is_interrupted_in_this_process(tmp_path):

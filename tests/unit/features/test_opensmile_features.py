@@ -81,7 +81,8 @@ def test_silence_gives_finite_values(tmp_path):
     path = write_wav(tmp_path / "a.wav", np.zeros(16_000))
     for feature_set in ("eGeMAPSv02", "ComParE_2016"):
         for level in ("descriptors", "functionals"):
-            require_finite("a.wav", "audio", extracted(path, feature_set=feature_set, level=level))
+            found = extracted(path, feature_set=feature_set, level=level)
+            assert len(require_finite("a.wav", "audio", found).values) > 0
 
 
 def test_cepstrum_alone_can_be_kept(tmp_path):
