@@ -87,6 +87,8 @@ def train_from(records: type[Records]) -> TrainFrom:
         try:
             return run, run.start, train(run, run.start, seen).state, seen
         except Killed:
+            # A killed process takes its writer along; here it would write into the next attempt.
+            run.checkpoints.finish()
             return run, run.start, None, seen
 
     return go
