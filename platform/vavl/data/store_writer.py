@@ -17,9 +17,9 @@ from vavl.data.statistics import ChannelSums, ModalityInfo
 from vavl.data.store import FORMAT_VERSION, MODALITIES, ROW_SCHEMA, SUMS_SCHEMA, content_hash
 from vavl.errors import StoreError
 
-# Large enough that 200,000 clips need few batches, small enough that one is summed in float64 at ease.
+# Large enough that 200,000 clips need few batches, small enough that some copies of one are no memory to speak of.
 _ROWS_PER_BATCH = 1024
-_VALUES_PER_BATCH = 4_000_000
+_VALUES_PER_BATCH = 1_000_000
 # A whole batch in float64, and squared, would take ten times the memory of anything else in an extraction.
 _CLIPS_IN_FLOAT64 = 16
 
@@ -243,17 +243,19 @@ def _lists(arrays: Sequence[NDArray[Any]]) -> pa.ListArray:
 
 
 def _rebatched(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """Join small batches, so that their number, and the memory of a reader, hardly grows."""
+    """Cut rows into batches by their sizes alone, so that the file does not depend on how the rows come."""
     waiting: list[pa.RecordBatch] = []
     rows = values = 0
     for batch in batches:
-        waiting.append(batch)
-        rows += batch.num_rows
-        values += len(batch.column("values").flatten())
-        if rows >= _ROWS_PER_BATCH or values >= _VALUES_PER_BATCH:
-            yield pa.concat_batches(waiting)
-            waiting, rows, values = [], 0, 0
-    if rows:
+        start = 0
+        for row, size in enumerate(batch.column("values").value_lengths().to_pylist(), start=1):
+            rows, values = rows + 1, values + size
+            if rows >= _ROWS_PER_BATCH or values >= _VALUES_PER_BATCH:
+                yield pa.concat_batches([*waiting, batch.slice(start, row - start)])
+                waiting, rows, values, start = [], 0, 0, row
+        if start < batch.num_rows:
+            waiting.append(batch.slice(start))
+    if waiting:
         yield pa.concat_batches(waiting)
 
 

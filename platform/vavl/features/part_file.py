@@ -25,8 +25,8 @@ FORMAT = 2
 _METADATA_KEY = b"vavl"
 # What a reader of Parquet raises on bytes that were changed.
 _DAMAGE = (OSError, pa.ArrowException, ValueError, IndexError)
-# A part of long clips with wide features would not fit into memory as a whole.
-_VALUES_PER_GROUP = 8_000_000
+# A part of long clips with wide features would not fit into memory as a whole; some copies of a group have to.
+_VALUES_PER_GROUP = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,10 @@ class PartWriter:
     """
 
     def __init__(self, path: Path, corpus: str, width: int) -> None:
-        self._writer = pq.ParquetWriter(path, ROW_SCHEMA, write_page_checksum=True)
+        # Values hardly repeat: a dictionary of them would cost several times their memory for nothing.
+        self._writer = pq.ParquetWriter(
+            path, ROW_SCHEMA, write_page_checksum=True, use_dictionary=["corpus", "speaker", "dtype"]
+        )
         self._corpus, self._width = corpus, width
         self._waiting: list[ClipFeatures] = []
         self._values = 0
@@ -132,8 +135,10 @@ def part_batches(path: Path) -> Iterator[pa.RecordBatch]:
     try:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
             for group in range(file.num_row_groups):
-                table = file.read_row_group(group).replace_schema_metadata(None).cast(ROW_SCHEMA)
+                table = file.read_row_group(group, use_threads=False).replace_schema_metadata(None).cast(ROW_SCHEMA)
                 yield from table.combine_chunks().to_batches()
+        # Arrow's allocator would keep what it has freed, some 100 MB over a thousand clips.
+        pa.default_memory_pool().release_unused()
     except _DAMAGE as fault:
         raise StoreError(
             str(path), "", f"the finished part was damaged: {fault}",

@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from vavl.data import store_writer
 from vavl.data.manifest import Manifest
 from vavl.data.statistics import ChannelSums, ModalityInfo
 from vavl.data.store import ROW_SCHEMA, FeatureStore
@@ -101,7 +102,9 @@ def test_speaker_sums_are_those_of_the_speakers_frames(store, clips):
         np.testing.assert_allclose(found.sum_of_squares, expected.sum_of_squares, rtol=1e-12)
 
 
-def test_the_hash_follows_the_content_alone(tmp_path, clips):
+@pytest.mark.parametrize("values_per_batch", [1, 60, 1_000_000])
+def test_the_hash_follows_the_content_alone(tmp_path, clips, monkeypatch, values_per_batch):
+    monkeypatch.setattr(store_writer, "_VALUES_PER_BATCH", values_per_batch)
     first = write(tmp_path / "first", clips)
     again = write(tmp_path / "again", clips, per_batch=11)
     other = write(tmp_path / "other", some_clips(seed=1))
@@ -225,6 +228,7 @@ MEASURE = """
 import sys
 from pathlib import Path
 import numpy as np
+from vavl.data import store_writer
 from vavl.data.manifest import Manifest
 from vavl.data.store import FeatureStore
 
