@@ -135,7 +135,11 @@ def part_batches(path: Path) -> Iterator[pa.RecordBatch]:
     try:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
             for group in range(file.num_row_groups):
-                table = file.read_row_group(group, use_threads=False).replace_schema_metadata(None).cast(ROW_SCHEMA)
+                table = (
+                    file.read_row_group(group, use_threads=False)
+                    .replace_schema_metadata(None)
+                    .cast(ROW_SCHEMA)
+                )
                 yield from table.combine_chunks().to_batches()
         # Arrow's allocator would keep what it has freed, some 100 MB over a thousand clips.
         pa.default_memory_pool().release_unused()
