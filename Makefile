@@ -5,7 +5,7 @@ READY := $(VENV)/.ready
 EXTRAS ?= dev
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help setup demo test check format bench chaos equality clean
+.PHONY: help setup demo test slow check format bench chaos equality clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -23,8 +23,11 @@ demo: $(READY)  ## from nothing to a registered model: render, extract, train, e
 	$(BIN)/python jobs/prepare_corpus.py jobs/configs/prepare/demo.yaml
 	$(BIN)/python jobs/train_model.py jobs/configs/demo.yaml
 
-test: $(READY)  ## run the tests
-	$(BIN)/python -m pytest
+test: $(READY)  ## run the tests, but for some long ones of kinds that it has already
+	$(BIN)/python -m pytest -m "not slow"
+
+slow: $(READY)  ## run the tests that make test leaves out
+	$(BIN)/python -m pytest -m slow
 
 check: $(READY)  ## lint, format, types and layers
 	$(BIN)/ruff check .

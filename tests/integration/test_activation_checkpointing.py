@@ -16,8 +16,6 @@ from vavl.objectives.moments import moments_under
 PROGRAM = Path(__file__).parents[1] / "support/checkpointed_ranks.py"
 TIME_LIMIT_S = 300
 
-pytestmark = pytest.mark.slow
-
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tensor]:

@@ -8,8 +8,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).parents[2]
 EXAMPLES = 30
 KINDS = (
@@ -17,7 +15,6 @@ KINDS = (
 )  # fmt: skip
 
 
-@pytest.mark.slow
 def test_mutated_files_are_read_or_refused(tmp_path):
     paths = os.pathsep.join((str(ROOT / "platform"), str(ROOT / "tests/support")))
     done = subprocess.run(

@@ -13,7 +13,7 @@ import ray
 from vavl.training.many import train_many
 from vavl.training.settings import TrainingPlan
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.ray]
 
 
 @dataclass(frozen=True)

@@ -70,7 +70,6 @@ print("RssAnon", next(line.split()[1] for line in status.splitlines() if line.st
 """
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="private memory is read from Linux' /proc")
 def test_private_memory_of_training_does_not_grow_with_the_store(tmp_path: Path) -> None:
     found = {}

@@ -10,8 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 PROGRAM = """
 import logging, sys
 from vavl.training.settings import TrainingPlan
@@ -26,7 +24,6 @@ train_on_worker(TrainingPlan.model_validate({
 """
 
 
-@pytest.mark.slow
 def test_training_with_deepspeed_needs_no_compiler(
     small_store: Callable[..., Path], small_corpus: Callable[..., Any], tmp_path: Path
 ) -> None:

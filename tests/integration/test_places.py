@@ -14,7 +14,7 @@ from ray.util.placement_group import placement_group
 
 from vavl.training.cluster import free_places_of_the_dead
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.ray]
 
 WAIT_S = 10
 

@@ -20,7 +20,7 @@ from typing import Any
 import psutil
 import pytest
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.ray]
 
 ROOT = Path(__file__).parents[2]
 PROGRAMS = Path(sys.executable).parent

@@ -22,7 +22,6 @@ def _ray_ends() -> Iterator[None]:
 
 
 @pytest.mark.ray
-@pytest.mark.slow
 def test_from_nothing_to_predictions_of_a_registered_model(
     run_job: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -16,7 +16,7 @@ from vavl.training.run_folder import claim_run_folder
 from vavl.training.settings import TrainingPlan
 from vavl.training.worker import read_outcome
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.ray]
 
 # 160 clips of 8 speakers; every partition but audio-only labelled has clips, and 16 rows do not
 # divide by three micro-batches of two workers.

@@ -8,8 +8,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).parents[2]
 
 
@@ -52,7 +50,6 @@ def test_a_dry_run_checks_nothing_but_the_settings(tmp_path: Path) -> None:
     assert not (tmp_path / "summary.json").exists()
 
 
-@pytest.mark.slow
 def test_the_packages_of_this_environment_can_be_imported(tmp_path: Path) -> None:
     done = _check_setup(tmp_path, "least_free_disk_gb=0.1")
     assert "ok   imports" in done.stdout

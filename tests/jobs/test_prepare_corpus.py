@@ -132,7 +132,6 @@ def test_other_settings_extract_one_side_again_and_another_corpus_is_refused(
 
 
 @pytest.mark.ray
-@pytest.mark.slow
 def test_a_killed_job_continues_and_gives_the_same_bytes_as_no_workers(tmp_path):
     """One worker of Ray, the job killed in the middle, then continued by two; beside it a job without Ray."""
     write_small_corpus(tmp_path / "corpus", takes=6, frames=6)
@@ -189,7 +188,6 @@ def contents(store: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.realdata
-@pytest.mark.slow
 def test_ravdess_becomes_a_store_of_1140_clips(monkeypatch, tmp_path):
     if not os.environ.get("RAVDESS_ROOT"):
         pytest.skip("RAVDESS_ROOT is not set")

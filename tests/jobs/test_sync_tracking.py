@@ -24,8 +24,6 @@ ROOT = Path(__file__).parents[2]
 STEPS = 4000
 METRICS = ("train/loss/total", "train/learning_rate", "train/gradient_norm")
 
-pytestmark = pytest.mark.slow
-
 
 @pytest.fixture(scope="module")
 def module_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:

@@ -15,7 +15,7 @@ from vavl.features.extraction_settings import ExtractionRun
 from vavl.features.part import PartResult
 from vavl.features.ray_crew import extract_on_ray, number_of_workers
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.ray]
 
 TWO = ExtractionRun(workers=2, seconds_per_clip=3)
 

@@ -27,7 +27,6 @@ def server(tracking_database: Path, tmp_path: Path) -> Iterator[MlflowServer]:
     server.kill()
 
 
-@pytest.mark.slow
 def test_a_server_may_go_away_and_come_back(
     tracking: TrackingSettings, server: MlflowServer, model_folder: Path, tmp_path: Path, client_of: Any
 ) -> None:

@@ -90,7 +90,6 @@ def assert_same_training(found, expected, name):
     assert state.best_score == pytest.approx(other_state.best_score)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("target", ["label", "attributes"])
 def test_stages_and_micro_batches_give_the_same_curves(full_plan, go, target):
     expected = go(full_plan("torch", target))
