@@ -47,14 +47,10 @@ class MlflowWriter:
     """
 
     def __init__(self, settings: TrackingSettings, place: TrackingPlace) -> None:
-        _quiet_and_quick(settings)
-        import_mlflow()
-        from mlflow.tracking import MlflowClient
-
         if place.database is not None:
             place.database.parent.mkdir(parents=True, exist_ok=True)
         self._settings, self._place = settings, place
-        self._client: Any = MlflowClient(tracking_uri=place.uri, registry_uri=place.uri)
+        self._client: Any = open_client(settings, place)
 
     def answers(self) -> bool:
         """Tell whether the store answers a small question, so that a failure is the record's own."""
@@ -199,6 +195,15 @@ class MlflowWriter:
         )
         tag = InputTag("mlflow.data.context", "training")
         self._client.log_inputs(run_id, [DatasetInput(dataset, [tag])])
+
+
+def open_client(settings: TrackingSettings, place: TrackingPlace) -> Any:
+    """Return an ``MlflowClient`` of one store for runs and registry, which gives up soon."""
+    _quiet_and_quick(settings)
+    import_mlflow()
+    from mlflow.tracking import MlflowClient
+
+    return MlflowClient(tracking_uri=place.uri, registry_uri=place.uri)
 
 
 def import_mlflow() -> None:

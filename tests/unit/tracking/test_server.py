@@ -12,6 +12,7 @@ import pytest
 from mlflow_server import MlflowServer
 
 from vavl.tracking.journal import Journal
+from vavl.tracking.model_address import resolve_model
 from vavl.tracking.reachable import unreachable_reason
 from vavl.tracking.replay import Replay
 from vavl.tracking.replay_state import state_path
@@ -28,8 +29,9 @@ def server(tracking_database: Path, tmp_path: Path) -> Iterator[MlflowServer]:
 
 
 def test_a_server_may_go_away_and_come_back(
-    tracking: TrackingSettings, server: MlflowServer, model_folder: Path, tmp_path: Path, client_of: Any
-) -> None:
+    tracking: TrackingSettings, server: MlflowServer, model_folder: Path, tmp_path: Path, client_of: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
     settings = tracking.model_copy(update={"uri": server.address, "artifact_location": None})
     journal = Journal(tmp_path / "journal.jsonl")
     replay = Replay(journal, settings)
@@ -65,6 +67,13 @@ def test_a_server_may_go_away_and_come_back(
     assert again.state.mlflow_run_id == run_id
     assert server.points(run_id, "loss") == [(1, 1.0), (2, 0.5), (3, 0.25)]
     assert {file.path for file in client.list_artifacts(run_id)} == {"config.yaml", "journal.jsonl"}
+    monkeypatch.setenv("VAVL_CACHE", str(tmp_path / "cache"))
+    for _ in range(2):
+        copied = resolve_model("models:/served/1", settings)
+        assert copied.folder.parent == tmp_path / "cache" / "models"
+        assert {file.name: file.read_bytes() for file in copied.folder.iterdir()} == {
+            file.name: file.read_bytes() for file in model_folder.iterdir()
+        }
 
 
 def test_only_silence_and_server_errors_count_as_unreachable(tmp_path: Path, server: MlflowServer) -> None:
