@@ -58,7 +58,7 @@ def ray_scenarios(runs: Runs, cluster: RayNodes) -> list[PlannedRun]:
     table: list[tuple[str, list[Planned], Maker]] = [
         ("ray-spread", [WORKER, CONTROLLER, NODE, DRIVER, PREEMPTED, FROZEN, STOP_FILE],
          two(1, "strict_spread")),
-        ("ray-pack", [NODE, WORKER, SIGTERM, CONTROLLER, PREEMPTED, FROZEN], two(3, "pack")),
+        ("ray-pack", [NODE, SIGTERM, CONTROLLER, FROZEN], two(3, "pack")),
         ("ray-elastic", [NODE_LOST, WORKER, NODE_JOINS, CONTROLLER], elastic),
     ]  # fmt: skip
     return [PlannedRun(*row) for row in table]

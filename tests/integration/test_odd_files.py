@@ -1,4 +1,7 @@
-"""Broken and odd media through the whole extraction: each kind is read, or in quarantine with its reason."""
+"""Broken and odd media through the whole extraction: each kind is read, or in quarantine with its reason.
+
+A worker of Ray extracts: a file that ends its process ends neither the extraction nor pytest.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +21,8 @@ from vavl.features.extraction_settings import ExtractionRun
 from vavl.features.plan import plan_extraction
 from vavl.features.quarantine import Quarantined, read_quarantine
 from vavl.features.settings import FeatureSettings
+
+pytestmark = pytest.mark.ray
 
 KINDS = [("audio", kind) for kind in AUDIO] + [("video", kind) for kind in VIDEO]
 SPEAKERS = ("s1", "s2", "s3")
@@ -64,7 +69,7 @@ def extracted(tmp_path_factory: pytest.TempPathFactory) -> Extracted:
     longest = {"longest_clip_s": 30}
     settings = validate(FeatureSettings, {"audio": longest, "video": longest}, "odd.yaml")
     plan = plan_extraction(card, manifest, root, settings, tmp_path_factory.mktemp("store"))
-    result = extract_features(plan, ExtractionRun(workers=0, max_quarantined_share=1.0))
+    result = extract_features(plan, ExtractionRun(workers=1, max_quarantined_share=1.0))
     records = {(entry.modality, entry.clip_id): entry for entry in read_quarantine(plan.folder)}
     return Extracted(result.store, records)
 
