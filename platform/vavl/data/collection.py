@@ -5,7 +5,7 @@ Nothing here grows with the corpus but a few numbers per clip; features are read
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Self
 
@@ -25,6 +25,9 @@ from vavl.errors import StoreError
 
 MODALITIES = ("audio", "video")
 ATTRIBUTES = ("arousal", "valence", "dominance")
+
+FrameChange = Callable[[str, int, NDArray[np.float32]], NDArray[np.float32]]
+"""(modality, manifest row, raw frames (time, channel)) -> other raw frames, at least one."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,8 @@ class ClipCollection:
         speakers: names.
         max_frames: longer clips are cut around their middle.
         hidden: per modality (clips,), True where the store has a side that the run must not read.
+        widths: channels per modality that a network expects of a side which the store lacks or must not give.
+        change: of the raw frames before they are cut and normalised; None reads them as they are.
     """
 
     store: FeatureStore
@@ -72,6 +77,8 @@ class ClipCollection:
     speakers: tuple[str, ...]
     max_frames: int
     hidden: Mapping[str, NDArray[np.bool_]] = field(default_factory=dict)
+    widths: Mapping[str, int] = field(default_factory=dict)
+    change: FrameChange | None = None
 
     def has(self, modality: str) -> NDArray[np.bool_]:
         """Tell for every clip whether the store holds the modality."""
@@ -90,7 +97,12 @@ class ClipCollection:
     def width(self, modality: str) -> int:
         """Return the channels of a frame; 1 for a modality that the store does not hold."""
         info = self.store.info.get(modality)
-        return info.width if info is not None else 1
+        return self.widths.get(modality, info.width if info is not None else 1)
+
+    def frames(self, modality: str, row: int) -> NDArray[np.float32]:
+        """Return the raw frames (time, channel) that manifest row ``row`` has, changed and cut to ``max_frames``."""
+        raw = self.store.features(modality, int(self.store_row[modality][row]))
+        return middle_frames(raw if self.change is None else self.change(modality, row, raw), self.max_frames)
 
     def without(self, rows: Mapping[str, NDArray[np.int64]]) -> Self:
         """Return a collection that never reads these sides; ``rows`` are manifest rows by modality."""
@@ -266,8 +278,7 @@ class _ClipReader:
 
     def _frames(self, modality: str, place: int) -> NDArray[np.float32]:
         collection, row = self.collection, int(self.rows[place])
-        raw = collection.store.features(modality, int(collection.store_row[modality][row]))
-        cut = middle_frames(raw, collection.max_frames)
+        cut = collection.frames(modality, row)
         normaliser, speaker = self.normaliser[modality], int(collection.speaker[row])
         normalised = normaliser.apply(cut, speaker)
         if self.views is None:

@@ -20,6 +20,7 @@ from vavl.errors import StoreError
 
 # A channel whose deviation is smaller than this share of its size is constant up to rounding.
 _CONSTANT = 1e-5
+_SAME_STORE = "use the store that the model was trained on, or one made with the same corpus and settings"
 
 
 @dataclass(frozen=True)
@@ -152,12 +153,20 @@ class FeatureStatistics:
         Raises:
             StoreError: another corpus, another extractor or other settings of it, another width.
         """
-        fix = "use the store that the model was trained on, or one made with the same corpus and settings"
         if self.corpus != corpus:
             raise StoreError(
                 f"{self.modality} statistics", "corpus",
-                f"statistics of another corpus: {self.corpus}, the store holds {corpus}", fix,
+                f"statistics of another corpus: {self.corpus}, the store holds {corpus}", _SAME_STORE,
             )  # fmt: skip
+        self.check_features(info)
+
+    def check_features(self, info: ModalityInfo) -> None:
+        """Refuse features that are made in another way; those of another corpus pass.
+
+        Raises:
+            StoreError: another extractor or other settings of it, another width.
+        """
+        fix = _SAME_STORE
         width = len(self.normalisation.mean)
         if width != info.width:
             raise StoreError(

@@ -99,5 +99,7 @@ def test_files_that_another_training_did_not_write_are_refused(
     (tmp_path / "MLmodel").write_text("{}")
     client.create_registered_model("foreign")
     client.create_model_version("foreign", source=tmp_path.as_uri(), run_id=run)
-    with pytest.raises(InputError, match=r"foreign version 1: holds no model\.json and no model\.safetensors"):
+    with pytest.raises(
+        InputError, match=r"foreign version 1: holds no model\.json and no model\.safetensors"
+    ):
         resolve_model("models:/foreign/1", tracking)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from killed_training import Killed, dying
+from tiny_plans import tiny_plan
 
 from vavl.training.loop import train
 from vavl.training.run import TrainingRun, prepare_run
@@ -50,23 +51,8 @@ def plan(
     """Return a function that makes a plan; sections are merged over those of a tiny run."""
 
     def make(name: str = "run", corpus: dict[str, Any] | None = None, **sections: Any) -> TrainingPlan:
-        sizes = {
-            "width": 8, "modality_blocks": 1, "shared_blocks": 1, "attention_heads": 2, "convolution_kernel": 3,
-            "head_widths": (8, 8), "dropout": 0, "head_dropout": 0,
-        }  # fmt: skip
-        content: dict[str, Any] = {
-            "output_dir": tmp_path / name,
-            "data": {"store": small_store(small_corpus(**(MIXED if corpus is None else corpus)))},
-            "model": sizes,
-            "training": {
-                "launcher": "in_process", "engine": "torch", "max_epochs": 3,
-                "optimizer": {"learning_rate": 3e-3},
-            },
-        }  # fmt: skip
-        content["data"]["composition"] = {"batch_size": 10}
-        for section, changes in sections.items():
-            content[section] = {**content.get(section, {}), **changes}
-        return TrainingPlan.model_validate(content)
+        store = small_store(small_corpus(**(MIXED if corpus is None else corpus)))
+        return tiny_plan(tmp_path / name, store, **sections)
 
     return make
 

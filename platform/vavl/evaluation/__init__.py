@@ -1,0 +1,1 @@
+"""Measuring a saved model on the clips of a store, whole and degraded."""

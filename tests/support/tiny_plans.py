@@ -1,0 +1,29 @@
+"""Plans of runs that take a second, without Ray."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from vavl.training.settings import TrainingPlan
+
+_SIZES = {
+    "width": 8, "modality_blocks": 1, "shared_blocks": 1, "attention_heads": 2, "convolution_kernel": 3,
+    "head_widths": (8, 8), "dropout": 0, "head_dropout": 0,
+}  # fmt: skip
+
+
+def tiny_plan(output_dir: Path, store: Path, **sections: Any) -> TrainingPlan:
+    """Return a plan of three epochs of ten rows a step; ``sections`` are merged over it."""
+    content: dict[str, Any] = {
+        "output_dir": output_dir,
+        "data": {"store": store, "composition": {"batch_size": 10}},
+        "model": _SIZES,
+        "training": {
+            "launcher": "in_process", "engine": "torch", "max_epochs": 3,
+            "optimizer": {"learning_rate": 3e-3},
+        },
+    }  # fmt: skip
+    for section, changes in sections.items():
+        content[section] = {**content.get(section, {}), **changes}
+    return TrainingPlan.model_validate(content)
