@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,28 +19,48 @@ from vavl.data.store_writer import StoreWriter
 CLASSES = ("calm", "glad", "mad")
 WIDTHS = {"audio": 8, "video": 6}
 _BATCH = 2000
+_WIDE, _BATCH_OF_WIDE = 64, 16
+
+Frames = Callable[[str, np.ndarray], np.ndarray]
+"""Frames of each clip of a modality, by the clips' numbers."""
 
 
-def write_synthetic_store(folder: Path, clips: int, speakers: int = 40, most_frames: int = 12) -> Path:
+def write_synthetic_store(
+    folder: Path,
+    clips: int,
+    speakers: int = 40,
+    most_frames: int = 12,
+    widths: Mapping[str, int] = WIDTHS,
+    frames: Frames | None = None,
+) -> Path:
     """Write a store of both modalities and its manifest; fold 0 has 6, 2 and 2 tenths of the speakers.
 
-    Clips have 1 to ``most_frames`` frames of noise around a class mean; the values depend on the clip's
-    number alone.
+    Clips have 1 to ``most_frames`` frames of noise around a class mean, or as many as ``frames`` says; the
+    values depend on the clip's number alone.
     """
     writer = StoreWriter(folder, "synthetic", "0" * 16)
-    for modality, width in WIDTHS.items():
+    for modality, width in widths.items():
         info = ModalityInfo("synthetic", "1", {}, 10.0, width)
-        writer.write_modality(modality, info, _batches(clips, speakers, most_frames, width))
+        counted = most_frames if frames is None else partial(frames, modality)
+        writer.write_modality(modality, info, _batches(clips, speakers, counted, width))
     writer.finish({"clips": clips})
     _manifest(clips, speakers).write(folder)
     return folder
 
 
-def _batches(clips: int, speakers: int, most_frames: int, width: int) -> Iterator[pa.RecordBatch]:
-    for first in range(0, clips, _BATCH):
-        number = np.arange(first, min(first + _BATCH, clips))
+def _batches(
+    clips: int, speakers: int, frames_of: int | Callable[[np.ndarray], np.ndarray], width: int
+) -> Iterator[pa.RecordBatch]:
+    step = _BATCH if width < _WIDE else _BATCH_OF_WIDE
+    for first in range(0, clips, step):
+        number = np.arange(first, min(first + step, clips))
         generator = np.random.default_rng([first, width])
-        frames = generator.integers(1, most_frames + 1, size=len(number)).astype(np.int32)
+        drawn = (
+            generator.integers(1, frames_of + 1, size=len(number))
+            if isinstance(frames_of, int)
+            else frames_of(number)
+        )
+        frames = drawn.astype(np.int32)
         total = int(frames.sum())
         means = np.repeat(number % len(CLASSES), frames).astype(np.float32)
         values = generator.normal(size=(total, width)).astype(np.float32) + means[:, None]

@@ -1,0 +1,111 @@
+"""Runs on synthetic stores in this process: the platform's own step and batches, as the benchmarks measure them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from synthetic_store import write_synthetic_store
+
+from vavl.data.batch import ClipBatch
+from vavl.training.run import TrainingRun, prepare_run
+from vavl.training.settings import TrainingPlan
+from vavl.training.step import StepResult, train_step
+
+AUDIO_FRAMES_PER_SECOND, VIDEO_FRAMES_PER_SECOND = 50, 30
+FRAMES_PER_SECOND = {"audio": AUDIO_FRAMES_PER_SECOND, "video": VIDEO_FRAMES_PER_SECOND}
+
+
+@dataclass(frozen=True)
+class Size:
+    """What is trained on what.
+
+    Attributes:
+        model: settings of the network.
+        widths: channels of a frame by modality.
+        batch_size: clips of a step.
+        seconds: length of every clip; None for lengths as corpora have them, see ``lognormal_seconds``.
+        clips: of the store.
+    """
+
+    model: Mapping[str, Any]
+    widths: Mapping[str, int]
+    batch_size: int = 32
+    seconds: float | None = 2.5
+    clips: int = 160
+
+
+SIZES = {
+    # 125 frames of wav2vec2-large-robust and 75 of EfficientNet-B2 for every clip.
+    "paper": Size({"preset": "paper"}, {"audio": 1024, "video": 1408}),
+    # 80 log-mel bands and 35 action units.
+    "small": Size({"preset": "small"}, {"audio": 80, "video": 35}),
+}
+QUICK = Size(
+    {"preset": "small", "width": 16, "head_widths": (16, 8), "modality_blocks": 1, "convolution_kernel": 3},
+    {"audio": 12, "video": 8}, batch_size=4, seconds=0.2, clips=40,
+)  # fmt: skip
+
+
+@dataclass
+class Load:
+    """A run with some of its batches in memory.
+
+    Attributes:
+        run: ready for steps.
+        batches: micro-batches of the first steps, used in turn.
+    """
+
+    run: TrainingRun
+    batches: Sequence[Sequence[ClipBatch]]
+    _step: int = field(default=0)
+
+    def step(self) -> StepResult:
+        """Take the platform's step on the next batch."""
+        at = self._step
+        self._step += 1
+        return train_step(self.run, at, self.batches[at % len(self.batches)], self.run.start.confidence)
+
+
+def plan_of(size: Size, store: Path, folder: Path, **sections: Mapping[str, Any]) -> TrainingPlan:
+    """Return the plan of a run with torch alone: supervised and reconstruction objectives as published."""
+    content: dict[str, Any] = {
+        "output_dir": folder,
+        "data": {"store": store, "composition": {"batch_size": size.batch_size}},
+        "model": dict(size.model),
+        "training": {
+            "launcher": "in_process", "engine": "torch", "max_epochs": 10**6, "gradient_norms_every_steps": None,
+        },
+    }  # fmt: skip
+    for section, changes in sections.items():
+        content[section] = {**content.get(section, {}), **changes}
+    return TrainingPlan.model_validate(content)
+
+
+def write_store(size: Size, folder: Path) -> Path:
+    """Write the clips of a size."""
+    return write_synthetic_store(
+        folder, size.clips, widths=size.widths, frames=lambda *of: frames_of(size, *of)
+    )
+
+
+def load_of(plan: TrainingPlan, batches: int = 2) -> Load:
+    """Prepare a run and load its first batches."""
+    run = prepare_run(plan)
+    run.engine.network.train()
+    return Load(run, [run.loader.load(step) for step in range(batches)])
+
+
+def frames_of(size: Size, modality: str, number: np.ndarray) -> np.ndarray:
+    """Return the frames of clips by their numbers, at least one each."""
+    seconds = lognormal_seconds(number) if size.seconds is None else np.full(len(number), size.seconds)
+    return np.maximum(1, np.round(seconds * FRAMES_PER_SECOND[modality])).astype(np.int64)
+
+
+def lognormal_seconds(number: np.ndarray) -> np.ndarray:
+    """Return lengths as corpora of acted and natural speech have them: median 3 s, 1 to 12 s, by the clip's number."""
+    drawn = np.array([np.random.default_rng([int(clip), 7]).normal() for clip in number])
+    return np.clip(3.0 * np.exp(0.5 * drawn), 1.0, 12.0)
