@@ -171,6 +171,23 @@ def test_a_job_runs_there_and_its_results_lie_under_the_root(cluster: Cluster, t
     assert "demo corpus" in done.stdout  # the job's own log
 
 
+@pytest.mark.slow
+def test_an_extraction_runs_there_on_the_workers_of_the_cluster(cluster: Cluster, tmp_path: Path) -> None:
+    few = "overrides=[corpus.sentences=1, corpus.takes=1, corpus.image_size_px=96]"
+    for job, config, overrides in (
+        ("make_demo_corpus", "demo_corpus", few),
+        ("prepare_corpus", "prepare/demo", "overrides=[workers=2]"),
+    ):
+        done = cluster.submit(
+            f"output_dir={tmp_path}", f"root={tmp_path}/root", f"job=jobs/{job}.py",
+            f"config=jobs/configs/{config}.yaml", overrides,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
+    assert "2 Ray workers extract" in done.stdout
+    summary = json.loads((tmp_path / "root/runs/stores/demo/summary.json").read_text())
+    assert (summary["clips"], summary["extracted"], summary["quarantined"]) == (72, 144, 0)
+
+
 def test_variables_arrive_by_name(cluster: Cluster, tmp_path: Path) -> None:
     store = f"sqlite:///{tmp_path}/named.db"
     done = cluster.submit(
