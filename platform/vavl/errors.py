@@ -53,5 +53,9 @@ class TrainingError(VavlError):
     """Training started and could not finish; exit code 1."""
 
 
+class PredictionError(VavlError):
+    """Prediction ran and gave no result at all; exit code 1."""
+
+
 class TrackingError(VavlError):
     """The tracking store refused something that the user asked for; never raised into training."""

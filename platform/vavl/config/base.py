@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
 from typing import ClassVar
 
 from pydantic import BaseModel, ConfigDict
@@ -16,5 +17,8 @@ class FrozenConfig(BaseModel):
 
     folder_key: ClassVar[str | None] = None
     """Key of a job's setting that a folder on the command line gives; None: it takes a file only."""
+
+    folder_key_suffixes: ClassVar[Set[str]] = frozenset()
+    """Endings of files, in lower case, that the command line takes for ``folder_key`` as well, e.g. ``.mp4``."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)

@@ -82,8 +82,9 @@ def parse_arguments(
         epilog="settings (dotted key, type, default):\n" + "\n".join(_setting_lines(settings)),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    is_folder_enough = settings.folder_key is not None
-    metavar, note = ("FOLDER|CONFIG.yaml", "folder, or ") if is_folder_enough else ("CONFIG.yaml", "")
+    kinds = ["folder"] * (settings.folder_key is not None) + ["file"] * bool(settings.folder_key_suffixes)
+    metavar = "|".join([*(kind.upper() for kind in kinds), "CONFIG.yaml"])
+    note = "".join(f"{kind}, or " for kind in kinds)
     parser.add_argument("config", type=_place, metavar=metavar, help=f"{note}configuration file")
     parser.add_argument(
         "overrides", nargs="*", metavar="dotted.key=value", help="settings that replace those of the file"

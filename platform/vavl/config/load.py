@@ -30,13 +30,13 @@ def read_config(settings: type[Settings], path: Path | str, overrides: Sequence[
     """Read ``path``, apply ``dotted.key=value`` overrides and validate.
 
     ``${NAME}`` and ``${NAME:-default}`` in a text value are taken from the environment. Settings with a
-    ``folder_key`` may be given a folder, or an address as a text, instead of a file.
+    ``folder_key`` may be given a folder, a file of one of their own kinds, or an address as a text, instead.
 
     Raises:
         ConfigError: the file is missing, is not YAML, or holds wrong settings; every fault is
             listed with its dotted key, and an unknown key with the nearest known name.
     """
-    folder = _folder_meant(path) if settings.folder_key else None
+    folder = _folder_meant(settings, path) if settings.folder_key else None
     content = {str(settings.folder_key): str(folder)} if folder else read_yaml_mapping(Path(path))
     for override in overrides:
         _apply_override(content, override)
@@ -94,11 +94,16 @@ def read_yaml_mapping(path: Path) -> dict[str, Any]:
     return content
 
 
-def _folder_meant(path: Path | str) -> Path | str | None:
-    """Return the folder that ``path`` names, from the current folder or else from ``VAVL_ROOT``; or an address."""
+def _folder_meant(settings: type[FrozenConfig], path: Path | str) -> Path | str | None:
+    """Return the folder that ``path`` names, from the current folder or else from ``VAVL_ROOT``; or an address.
+
+    A file counts like a folder where its ending is one that the settings take; also one that is not there.
+    """
     if isinstance(path, str):
         return path
     places = [base / path for base in (Path.cwd(), root_folder()) if base is not None]
+    if path.suffix.lower() in settings.folder_key_suffixes:
+        return next((place for place in places if place.exists()), places[0])
     return next((place for place in places if place.is_dir()), None)
 
 

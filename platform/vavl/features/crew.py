@@ -12,7 +12,7 @@ import cv2
 import torch
 
 from vavl.features.attempts import TimeLimit
-from vavl.features.extraction_settings import ExtractionRun
+from vavl.features.extraction_settings import ExtractionRun, WorkerSettings
 from vavl.features.part import Part, PartResult, extract_part
 from vavl.features.parts_folder import PartsFolder
 from vavl.features.sources import Extract, Source
@@ -59,7 +59,7 @@ def extract_parts(folder: PartsFolder, run: ExtractionRun) -> Iterator[tuple[str
     here = [name for name in modalities if not sources[name].in_workers]
     if away and uses_ray(run, sum(_pairs(folder, name) for name in away), folder.was_killed):
         # Reading Ray's package alone takes seconds.
-        from vavl.features.ray_crew import extract_on_ray
+        from vavl.features.ray_extraction import extract_on_ray
 
         parts = [part.to_json() for name in away for part in folder.parts_left(name)]
         yield from extract_on_ray(parts, {name: sources[name] for name in away}, run)
@@ -72,22 +72,25 @@ def extract_parts(folder: PartsFolder, run: ExtractionRun) -> Iterator[tuple[str
                 yield part.path.name, worker.work(part)
 
 
-def uses_ray(run: ExtractionRun, pairs: int, was_killed: bool) -> bool:
-    """Decide whether Ray extracts, and say why.
+def uses_ray(
+    run: WorkerSettings, pairs: int, was_killed: bool, pairs_worth_ray: int = _PAIRS_WORTH_RAY
+) -> bool:
+    """Decide whether Ray's workers do the work, and say why.
 
     Args:
         run: the settings; ``workers`` null leaves the choice to this function.
         pairs: (clip, modality) pairs to do.
         was_killed: an earlier process ended in the middle of a clip: it may do so again.
+        pairs_worth_ray: so many are done here while workers would start.
     """
     if run.workers is not None:
         return run.workers > 0
     if was_killed:
-        logger.info("an earlier job ended in the middle of a clip: workers extract, which may end")
+        logger.info("an earlier job ended in the middle of a clip: workers go on, which may end")
         return True
-    if pairs <= _PAIRS_WORTH_RAY:
-        logger.info("%d files: this process extracts them, workers would take longer to start", pairs)
-    return pairs > _PAIRS_WORTH_RAY
+    if pairs <= pairs_worth_ray:
+        logger.info("%d files: this process reads them, workers would take longer to start", pairs)
+    return pairs > pairs_worth_ray
 
 
 @contextlib.contextmanager

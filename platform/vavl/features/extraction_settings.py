@@ -7,13 +7,13 @@ from pydantic import Field
 from vavl.config.base import FrozenConfig
 
 
-class ExtractionRun(FrozenConfig):
-    """How an extraction runs; nothing here changes what a store holds."""
+class WorkerSettings(FrozenConfig):
+    """Who reads the media of many clips: this process or Ray's workers, and what each may take."""
 
     workers: int | None = Field(
         None,
         ge=0,
-        description="Ray workers that extract; null: as many as there is place for, none for a few clips; "
+        description="Ray workers; null: as many as there is place for, none for a few clips; "
         "0: this process alone, which a clip that crashes takes with it",
     )
     cpus_per_worker: float = Field(1, gt=0, description="also the threads of a worker, rounded up")
@@ -21,7 +21,12 @@ class ExtractionRun(FrozenConfig):
     memory_per_worker_gb: float | None = Field(
         None, gt=0, description="Ray starts no more workers on a machine than its memory has place for"
     )
-    seconds_per_clip: float = Field(300, gt=0, description="a clip that takes longer is quarantined")
+    seconds_per_clip: float = Field(300, gt=0, description="a clip that takes longer is given up")
+
+
+class ExtractionRun(WorkerSettings):
+    """How an extraction runs; nothing here changes what a store holds."""
+
     max_quarantined_share: float = Field(
         0.02, ge=0, le=1, description="share of unreadable files above which the job fails"
     )

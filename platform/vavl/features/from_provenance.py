@@ -23,7 +23,12 @@ from vavl.features.audio_settings import AudioSettings
 from vavl.features.extracted import Extractor
 from vavl.features.pretrained import check_same_files, without_sha256
 from vavl.features.video import video_extractor, video_info
-from vavl.features.video_settings import VideoSettings
+from vavl.features.video_settings import (
+    ImageNetworkSettings,
+    OpenFaceSettings,
+    VideoFeatureSettings,
+    VideoSettings,
+)
 
 _AUDIO: TypeAdapter[AudioSettings] = TypeAdapter(AudioSettings)
 _VIDEO: TypeAdapter[VideoSettings] = TypeAdapter(VideoSettings)
@@ -43,17 +48,30 @@ def extractor_of(provenance: Mapping[str, Any], modality: str) -> Extractor:
             other weights.
         ConfigError: what the extractor needs is not here: a package, or the files of its model.
     """
+    match extractor_settings(provenance, modality):
+        case (VideoFeatureSettings() | ImageNetworkSettings() | OpenFaceSettings()) as video:
+            return video_extractor(video)
+        case audio:
+            return audio_extractor(audio)
+
+
+def extractor_settings(provenance: Mapping[str, Any], modality: str) -> AudioSettings | VideoSettings:
+    """Return the settings of the extractor that ``extractor_of`` gives; no network is loaded.
+
+    Raises:
+        StoreError, ConfigError: see ``extractor_of``.
+    """
     name = str(provenance.get("extractor", ""))
     settings = {**without_sha256(provenance.get("settings", {})), "extractor": name}
     try:
         if name in _AUDIO_NAMES:
             audio = _AUDIO.validate_python(settings)
             _check_same(provenance, audio_info(audio), modality)
-            return audio_extractor(audio)
+            return audio
         if name in _VIDEO_NAMES:
             video = _VIDEO.validate_python(settings)
             _check_same(provenance, video_info(video), modality)
-            return video_extractor(video)
+            return video
     except ValidationError as fault:
         raise StoreError(
             f"{modality} features",

@@ -134,8 +134,12 @@ def open_parts_folder(plan: ExtractionPlan, *, resume: bool) -> PartsFolder:
 
 
 @contextlib.contextmanager
-def only_job(folder: Path) -> Iterator[None]:
+def only_job(folder: Path, what: str = "store") -> Iterator[None]:
     """Hold the lock of the folder; the system frees it when the process ends, however it ends.
+
+    Args:
+        folder: of the parts, in that of the results.
+        what: the results are, for the message.
 
     Raises:
         StoreError: another job holds it.
@@ -145,6 +149,6 @@ def only_job(folder: Path) -> Iterator[None]:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise StoreError(
-                str(folder.parent), "", "another job is writing this store", "wait for it, or end it"
+                str(folder.parent), "", f"another job is writing this {what}", "wait for it, or end it"
             ) from None
         yield

@@ -1,4 +1,4 @@
-"""Extraction by workers of Ray Data: its rows are parts, its actors hold the extractors."""
+"""Work on parts by workers of Ray Data: its rows are parts, its actors hold extractors and models."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import contextlib
 import json
 import logging
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -15,17 +16,17 @@ from ray.data import ActorPoolStrategy, DataContext
 from ray.exceptions import RayError
 
 from vavl.errors import ClipError, ConfigError, CorpusError, InputError, StoreError, TrainingError, VavlError
-from vavl.features.attempts import TimeLimit
-from vavl.features.crew import PartWorker, set_threads
-from vavl.features.extraction_settings import ExtractionRun
-from vavl.features.part import Part, PartResult
-from vavl.features.sources import Source
+from vavl.features.crew import set_threads
+from vavl.features.extraction_settings import WorkerSettings
 from vavl.ray_session import is_local, join_ray
 
 logger = logging.getLogger(__name__)
 
 _OBJECT_STORE_BYTES = 256 * 2**20
 """Parts go out as names and come back as counts; features never pass through Ray."""
+
+DoPart = Callable[[str], tuple[str, str]]
+"""From the text of a part to its name and the text of its result."""
 
 _FAULTS: dict[str, type[VavlError]] = {
     kind.__name__: kind
@@ -37,44 +38,46 @@ class RayPartWorker:
     """An actor of Ray Data.
 
     Args:
-        sources: of each modality.
-        limit: longest time for one clip.
+        make: makes what does a part, once; it must travel to another process.
         threads: of the libraries.
     """
 
-    def __init__(self, sources: Mapping[str, Source], limit: TimeLimit, threads: int) -> None:
+    def __init__(self, make: Callable[[], DoPart], threads: int) -> None:
         set_threads(threads)
-        self._worker = PartWorker(sources, limit)
+        self._make = make
+        self._do: DoPart | None = None
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[str]]:
-        """Extract the parts of a batch.
+        """Do the parts of a batch.
 
         Args:
-            batch: column ``part``, text of ``Part.to_json``.
+            batch: column ``part``, text.
 
         Returns:
-            Columns ``name``, of the part's file, ``result``, text of ``PartResult.to_json``, and ``fault``,
-            which is empty or says what ends the job: Ray would lose its class and its fields.
+            Columns ``name``, of the part, ``result``, text, and ``fault``, which is empty or says what ends
+            the job: Ray would lose its class and its fields.
         """
-        parts = [Part.from_json(str(text)) for text in batch["part"]]
         try:
-            for part in parts:
-                _check_shared(part)
-            results = [self._worker.work(part).to_json() for part in parts]
+            # Not in the constructor: Ray would start a worker again that ends there, for ever.
+            self._do = self._do or self._make()
+            done = [self._do(str(text)) for text in batch["part"]]
         except VavlError as fault:
-            return {"name": [parts[0].path.name], "result": [""], "fault": [_fault_text(fault)]}
-        return {"name": [part.path.name for part in parts], "result": results, "fault": [""] * len(parts)}
+            return {"name": [""], "result": [""], "fault": [_fault_text(fault)]}
+        return {
+            "name": [name for name, _ in done], "result": [result for _, result in done], "fault": [""] * len(done),
+        }  # fmt: skip
 
 
-def extract_on_ray(
-    parts: Sequence[str], sources: Mapping[str, Source], run: ExtractionRun
-) -> Iterator[tuple[str, PartResult]]:
-    """Extract parts on Ray's workers and yield file name and result of each when it is there.
+def work_on_ray(
+    parts: Sequence[str], make: Callable[[], DoPart], run: WorkerSettings, what: str
+) -> Iterator[tuple[str, str]]:
+    """Let Ray's workers do parts and yield name and result of each when it is there, in any order.
 
     Args:
-        parts: text of ``Part.to_json``.
-        sources: of their modalities; the workers get a copy.
+        parts: each as a text; small, for features never pass through Ray.
+        make: makes what does a part, once per worker.
         run: resources of a worker; ``workers`` null takes all that there is place for.
+        what: of the work, for messages.
 
     Raises:
         ConfigError: this machine has no place for a worker.
@@ -87,18 +90,17 @@ def extract_on_ray(
         join_ray(threads, _OBJECT_STORE_BYTES)
     except Exception as fault:  # Ray raises no narrower one when its processes do not answer in time
         raise TrainingError(
-            "extraction", "workers", f"Ray did not start: {fault}",
+            what, "workers", f"Ray did not start: {fault}",
             "start the same command again when the machine is less busy, or with workers=0",
         ) from fault  # fmt: skip
     try:
-        workers = number_of_workers(run, len(parts))
-        logger.info("%d Ray workers extract, %s each", workers, _resources_in_words(run))
-        limit = TimeLimit(run.seconds_per_clip, ends_process=True)
+        workers = number_of_workers(run, len(parts), what)
+        logger.info("%s: %d Ray workers, %s each", what, workers, _resources_in_words(run))
         with _quiet():
             done = ray.data.from_items([{"part": part} for part in parts], override_num_blocks=len(parts))
             done = done.map_batches(
                 RayPartWorker,
-                fn_constructor_args=(sources, limit, threads),
+                fn_constructor_args=(make, threads),
                 batch_size=1,
                 compute=ActorPoolStrategy(min_size=1, max_size=workers, initial_size=workers),
                 num_cpus=run.cpus_per_worker,
@@ -113,10 +115,10 @@ def extract_on_ray(
                     for name, text, ended in zip(batch["name"], batch["result"], batch["fault"], strict=True):
                         if ended:
                             raise _fault_of(str(ended))
-                        yield str(name), PartResult.from_json(str(text))
+                        yield str(name), str(text)
     except RayError as fault:
         raise TrainingError(
-            "extraction", "workers", f"Ray gave up: {fault}",
+            what, "workers", f"Ray gave up: {fault}",
             "look into the log of Ray's session, then start the same command again",
         ) from fault  # fmt: skip
     finally:
@@ -124,7 +126,21 @@ def extract_on_ray(
             ray.shutdown()
 
 
-def number_of_workers(run: ExtractionRun, parts: int) -> int:
+def check_shared(*folders: Path) -> None:
+    """Refuse, in a worker, a machine that does not see the folders of the job.
+
+    Raises:
+        InputError: names machine and folder.
+    """
+    for folder in folders:
+        if not folder.is_dir():
+            raise InputError(
+                str(folder), "", f"the machine {ray.util.get_node_ip_address()} does not see this folder",
+                "put media and output_dir into a folder that every machine of the cluster shares",
+            )  # fmt: skip
+
+
+def number_of_workers(run: WorkerSettings, parts: int, what: str = "extraction") -> int:
     """Return how many workers to start: as many as wanted, no more than parts and places.
 
     Raises:
@@ -138,7 +154,7 @@ def number_of_workers(run: ExtractionRun, parts: int) -> int:
     )
     if is_local() and places == 0:
         raise ConfigError(
-            "extraction", "cpus_per_worker, gpus_per_worker, memory_per_worker_gb",
+            what, "cpus_per_worker, gpus_per_worker, memory_per_worker_gb",
             f"this machine has no place for a worker with {_resources_in_words(run)}",
             "lower them, or set workers=0 to work without Ray",
         )  # fmt: skip
@@ -149,27 +165,17 @@ def number_of_workers(run: ExtractionRun, parts: int) -> int:
     return max(min(most, parts), 1)
 
 
-def _memory_bytes(run: ExtractionRun) -> int | None:
+def _memory_bytes(run: WorkerSettings) -> int | None:
     return None if run.memory_per_worker_gb is None else round(run.memory_per_worker_gb * 2**30)
 
 
-def _resources_in_words(run: ExtractionRun) -> str:
+def _resources_in_words(run: WorkerSettings) -> str:
     words = [f"{run.cpus_per_worker:g} CPU"]
     if run.gpus_per_worker:
         words.append(f"{run.gpus_per_worker:g} GPU")
     if run.memory_per_worker_gb is not None:
         words.append(f"{run.memory_per_worker_gb:g} GB")
     return ", ".join(words)
-
-
-def _check_shared(part: Part) -> None:
-    """Refuse a machine that does not see the folders of the job."""
-    for folder in (part.root, part.path.parent):
-        if not folder.is_dir():
-            raise InputError(
-                str(folder), "", f"the machine {ray.util.get_node_ip_address()} does not see this folder",
-                "put corpus and output_dir into a folder that every machine of the cluster shares",
-            )  # fmt: skip
 
 
 def _fault_text(fault: VavlError) -> str:

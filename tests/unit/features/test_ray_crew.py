@@ -13,7 +13,8 @@ from deadly_work import DeadlySource, part_of
 from vavl.errors import ConfigError, TrainingError
 from vavl.features.extraction_settings import ExtractionRun
 from vavl.features.part import PartResult
-from vavl.features.ray_crew import extract_on_ray, number_of_workers
+from vavl.features.ray_crew import number_of_workers
+from vavl.features.ray_extraction import extract_on_ray
 
 pytestmark = [pytest.mark.ray]
 
