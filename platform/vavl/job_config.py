@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
 from pathlib import Path
 from typing import Annotated, ClassVar, Self
 
@@ -15,6 +16,9 @@ from vavl.data.merge_settings import MergeSettings
 from vavl.data.store_address import StoreAddress
 from vavl.features.extraction_settings import ExtractionRun
 from vavl.features.settings import FeatureSettings
+from vavl.prediction.manifest_table import MANIFEST_SUFFIXES
+from vavl.prediction.media_folder import MEDIA_SUFFIXES
+from vavl.prediction.settings import PredictionSettings
 from vavl.tracking.settings import TrackingSettings, TrackingTarget
 from vavl.training.comparison_settings import ComparisonPlan
 from vavl.training.settings import TrainingPlan
@@ -142,6 +146,15 @@ class CompareObjectivesJob(ComparisonPlan):
     tracking: TrackingSettings = TrackingSettings()
 
 
+class PredictClipsJob(PredictionSettings):
+    """Settings of ``jobs/predict_clips.py``: what is predicted, and where registered models are found."""
+
+    folder_key: ClassVar[str | None] = "input"
+    folder_key_suffixes: ClassVar[Set[str]] = MEDIA_SUFFIXES | MANIFEST_SUFFIXES
+
+    tracking: TrackingSettings = TrackingSettings()
+
+
 class SyncTrackingJob(FrozenConfig):
     """Settings of ``jobs/sync_tracking.py``."""
 
@@ -181,6 +194,7 @@ JOB_SETTINGS: dict[str, type[FrozenConfig]] = {
     "list_stores": ListStoresJob,
     "make_demo_corpus": MakeDemoCorpusJob,
     "merge_stores": MergeStoresJob,
+    "predict_clips": PredictClipsJob,
     "prepare_corpus": PrepareCorpusJob,
     "push_store": PushStoreJob,
     "sync_tracking": SyncTrackingJob,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from vavl.data.batch import ClipBatch
 from vavl.data.collection import middle_frames, pad_clips
 from vavl.data.statistics import FeatureStatistics
 from vavl.data.store import FeatureStore
-from vavl.errors import InputError
+from vavl.errors import ConfigError, InputError
 from vavl.metrics.names import AUDIO, AUDIO_VIDEO, VIDEO
 from vavl.models.settings import AttributeTask, ClassTask, LadderShape, NetworkSettings, Task
 from vavl.models.vavl import LADDER_PREFIX, Vavl, VavlOutput
@@ -106,6 +106,19 @@ class SavedModel:
             if part.trained
         }
 
+    def to(self, device: str) -> Self:
+        """Move the network to "cpu" or "cuda"; clips follow it.
+
+        Raises:
+            ConfigError: there is no GPU here.
+        """
+        if device.startswith("cuda") and not torch.cuda.is_available():
+            raise ConfigError(
+                "model", "device", "a GPU is asked for, and there is none here", "ask for none, or go to one"
+            )
+        self.network.to(device)
+        return self
+
     @property
     def classes(self) -> tuple[str, ...]:
         """Class names in the order of the probabilities; empty for a model of attributes."""
@@ -139,7 +152,7 @@ class SavedModel:
             )  # fmt: skip
         prepared = [self._prepared(number, clip) for number, clip in enumerate(clips)]
         batch = _batch(prepared, self.description)
-        output: VavlOutput = self.network(batch)
+        output: VavlOutput = self.network(batch.to(next(self.network.parameters()).device))
         unimodal: dict[str, dict[int, Tensor]] = {
             AUDIO: _by_clip(batch.audio.clip, output.audio.logits),
             VIDEO: _by_clip(batch.video.clip, output.video.logits),

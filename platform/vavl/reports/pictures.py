@@ -98,7 +98,7 @@ def confusion_figure(counts: NDArray[np.int64], classes: Sequence[str], theme: T
     colours = LinearSegmentedColormap.from_list("share", theme.ramp)
     axes.imshow(share, cmap=colours, vmin=0, vmax=1)
     for (row, column), value in np.ndenumerate(share):
-        ink = _ink_on(to_rgb(colours(value)))
+        ink = ink_on(to_rgb(colours(value)))
         with_count = len(classes) <= _COUNTS_FIT
         axes.text(
             column, row - (0.1 if with_count else 0), f"{100 * value:.0f}", ha="center", va="center",
@@ -229,7 +229,7 @@ def legend_below(axes: Any, theme: Theme, columns: int) -> None:
     )  # fmt: skip
 
 
-def _ink_on(background: Sequence[float]) -> str:
+def ink_on(background: Sequence[float]) -> str:
     """Return black or white, whichever stands out more on the colour (WCAG relative luminance)."""
     linear = np.where(
         np.asarray(background) <= 0.04045,

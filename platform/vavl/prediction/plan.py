@@ -1,0 +1,156 @@
+"""What is to be predicted: the clips, where their features come from, and what each prediction depends on."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from vavl.config.files import sha256_of_file, sha256_of_json
+from vavl.data.store import MODALITIES
+from vavl.errors import CorpusError, InputError, StoreError
+from vavl.features.from_provenance import extractor_settings
+from vavl.metrics.names import CONDITIONS
+from vavl.models.saved_model import ModelDescription, load_model
+from vavl.prediction.clips import ClipInput, ClipsFound
+from vavl.prediction.manifest_table import MANIFEST_SUFFIXES, manifest_clips
+from vavl.prediction.media_folder import MEDIA_SUFFIXES, folder_clips, single_clip
+from vavl.prediction.settings import PredictionSettings
+from vavl.prediction.sources import MediaSource, Source
+from vavl.prediction.store_input import store_clips
+
+logger = logging.getLogger(__name__)
+
+_FORMAT = 1
+_THREADS_THAT_LOOK = 16
+_DESCRIPTION, _STORE_FILE = "model.json", "store.json"
+
+
+@dataclass(frozen=True)
+class PredictionPlan:
+    """Everything that decides what the results hold.
+
+    Attributes:
+        found: the clips.
+        source: of their features.
+        model_folder: absolute.
+        model: that predicts.
+        conditions: a row for each that a clip allows; None: one row, from all that a clip has.
+        unavailable: side that the model knows -> why its features cannot be made here.
+    """
+
+    found: ClipsFound
+    source: Source
+    model_folder: Path
+    model: ModelDescription
+    conditions: tuple[str, ...] | None
+    unavailable: Mapping[str, str]
+
+    @cached_property
+    def model_hash(self) -> str:
+        """Sixteen hexadecimal digits over weights and description."""
+        return sha256_of_file(self.model_folder / _DESCRIPTION)[:16]
+
+    @cached_property
+    def keys(self) -> tuple[str, ...]:
+        """Hash of all that the prediction of each clip depends on; looks at size and time of every file once."""
+        with ThreadPoolExecutor(_THREADS_THAT_LOOK) as threads:
+            marks = threads.map(self.source.mark, self.found.clips)
+            return tuple(self._key(clip, mark) for clip, mark in zip(self.found.clips, marks, strict=True))
+
+    def _key(self, clip: ClipInput, mark: str) -> str:
+        # What decides which sides are looked for: the same file may give its sound track or not.
+        how = (
+            [self.source.sound_of_video, *self.source.modalities]
+            if isinstance(self.source, MediaSource)
+            else []
+        )
+        content = [_FORMAT, self.model_hash, self.conditions, how, clip.clip_id, clip.audio, clip.video, mark]
+        return sha256_of_json([*content, clip.problem])[:24]
+
+
+def plan_prediction(settings: PredictionSettings, model_folder: Path) -> PredictionPlan:
+    """Find the clips of an input and check that the model can predict them; opens no media.
+
+    Args:
+        settings: of the job.
+        model_folder: what the address of the model stands for.
+
+    Raises:
+        InputError: the model cannot be loaded, or needs features normalised per speaker.
+        CorpusError: there is no input, or it holds no clips.
+        StoreError: a store's features, or those that can be made here, are not the model's.
+    """
+    model = load_model(model_folder).description
+    if model.speaker_normalisation:
+        raise InputError(
+            str(model_folder), "speaker_normalisation", "was trained on features normalised per speaker",
+            "predict with a model that was trained with features.speaker_normalisation=false",
+        )  # fmt: skip
+    found, source, unavailable = _input(settings, model)
+    conditions: tuple[str, ...] | None = settings.conditions
+    if conditions is None and found.kind == "file":
+        conditions = CONDITIONS
+    return PredictionPlan(found, source, model_folder.absolute(), model, conditions, unavailable)
+
+
+def _input(
+    settings: PredictionSettings, model: ModelDescription
+) -> tuple[ClipsFound, Source, Mapping[str, str]]:
+    """Return the clips, their source, and the sides whose features cannot be made, with the reason."""
+    place = settings.input
+    if _is_store(place):
+        found, store = store_clips(place.absolute() if isinstance(place, Path) else place, model)
+        return found, store, {}
+    assert isinstance(place, Path)
+    root = place.absolute()
+    if place.is_dir():
+        found = folder_clips(root)
+    elif not place.is_file():
+        raise CorpusError(str(place), "input", "there is no such folder or file", "check the path")
+    elif place.suffix.lower() in MANIFEST_SUFFIXES:
+        root = (settings.root or place.parent).absolute()
+        found = manifest_clips(place, root)
+    elif place.suffix.lower() in MEDIA_SUFFIXES:
+        root, found = place.parent.absolute(), single_clip(place)
+    else:
+        raise CorpusError(
+            str(place), "input", f"`{place.suffix}` is neither a media file nor a manifest",
+            "name a folder, a media file such as clip.mp4, a .parquet or .csv table, or a feature store",
+        )  # fmt: skip
+    can, cannot = _sides(model)
+    return found, MediaSource(root, settings.sound_of_video, can), cannot
+
+
+def _is_store(place: Path | str) -> bool:
+    if isinstance(place, str):
+        return True
+    is_version = not place.exists() and "@" in place.name
+    return is_version or (place / _STORE_FILE).exists()
+
+
+def _sides(model: ModelDescription) -> tuple[tuple[str, ...], dict[str, str]]:
+    """Return the sides whose features can be made from media here, and the others with the reason.
+
+    Raises:
+        StoreError: there is no side left.
+    """
+    trained = [name for name in MODALITIES if getattr(model, name).trained]
+    cannot: dict[str, str] = {}
+    for name in trained:
+        try:
+            extractor_settings(getattr(model, name).extractor, name)
+        except StoreError as fault:
+            cannot[name] = fault.problem.partition("\n")[0]
+    if len(cannot) == len(trained):
+        raise StoreError(
+            "model", "extractor",
+            "reads no media: " + "; ".join(f"{name} features {why}" for name, why in cannot.items()),
+            "predict from a store that holds its features: input=FOLDER",
+        )  # fmt: skip
+    for name, why in cannot.items():
+        logger.warning("%s is left out of every clip: its features %s", name, why)
+    return tuple(name for name in trained if name not in cannot), cannot

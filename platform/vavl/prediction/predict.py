@@ -1,0 +1,154 @@
+"""From a plan to rows: what is there is kept, the rest is predicted by this process or by Ray's workers."""
+
+from __future__ import annotations
+
+import logging
+import math
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import pyarrow as pa
+
+from vavl.config.files import make_folder, written_beside
+from vavl.features.attempts import TimeLimit
+from vavl.features.crew import threads_of_libraries, uses_ray
+from vavl.features.parts_folder import only_job
+from vavl.features.progress import ClipProgress
+from vavl.prediction.clips import ClipInput
+from vavl.prediction.done import keep_all, parts_to_do, read_done, read_part
+from vavl.prediction.plan import PredictionPlan
+from vavl.prediction.rows import ClipAnswer, Fault, part_schema, rows_of
+from vavl.prediction.settings import PredictionSettings
+from vavl.prediction.sources import MediaSource, Source
+from vavl.prediction.worker import ClipPart, PartPredictor, PartText, PredictionWork
+
+logger = logging.getLogger(__name__)
+
+_CLIPS_OF_MEDIA, _CLIPS_OF_STORE = 32, 512
+"""In a part: little is lost with a killed process, and a part is worth its file."""
+
+_CLIPS_WORTH_RAY = 4096
+"""Of a store, which this process reads as fast as it can compute."""
+
+_COPY = "model"
+_MODEL_FILES = ("model.json", "model.safetensors")
+
+
+@dataclass(frozen=True)
+class PredictionResult:
+    """What a prediction did.
+
+    Attributes:
+        plan: what was asked for.
+        folder: of the results.
+        rows: of all clips, columns of ``vavl.prediction.rows.part_schema``.
+        kept: clips that were predicted before, from the same files.
+        worked_on: clips of this time.
+        seconds: of work, this time.
+    """
+
+    plan: PredictionPlan
+    folder: Path
+    rows: pa.Table
+    kept: int
+    worked_on: int
+    seconds: float
+
+
+def predict_clips(plan: PredictionPlan, settings: PredictionSettings) -> PredictionResult:
+    """Predict the clips of a plan that are not predicted yet; an interrupted call is continued by the next.
+
+    Clips that cannot be predicted get a row that says why, and leave the others alone.
+
+    Raises:
+        InputError: the folder cannot be written.
+        StoreError: another job is at work there.
+        ConfigError: settings of an extractor do not fit together, or there is no GPU.
+        TrainingError: Ray does not start, or processes end before they touch a clip.
+    """
+    start = time.monotonic()
+    parts_folder = make_folder(settings.folder.absolute() / "parts")
+    task = plan.model.task
+    with only_job(parts_folder, "prediction"):
+        wanted = [key for key, clip in zip(plan.keys, plan.found.clips, strict=True) if clip.problem is None]
+        done = read_done(
+            parts_folder, wanted, task, resume=settings.resume, retry_failed=settings.retry_failed
+        )
+        keys = done.keys
+        of_media = isinstance(plan.source, MediaSource)
+        most = _CLIPS_OF_MEDIA if of_media else _CLIPS_OF_STORE
+        parts = list(parts_to_do(parts_folder, plan.found.clips, plan.keys, keys, most))
+        total, left = len(plan.found.clips), sum(len(part.clips) for part in parts)
+        if keys:
+            logger.info("%d of %d clips are predicted already, from the same files", len(keys), total)
+        tables = [done.rows, _known_problems(plan)]
+        with ClipProgress("predicting", total, total - left) as progress:
+            for path, clips in _work(plan, settings, parts, was_killed=done.was_killed):
+                tables.append(read_part(path, task))
+                progress.advance(clips)
+        rows = pa.concat_tables(tables)
+        keep_all(parts_folder, rows)
+    return PredictionResult(plan, settings.folder, rows, len(keys), left, time.monotonic() - start)
+
+
+def _work(
+    plan: PredictionPlan, settings: PredictionSettings, parts: Sequence[ClipPart], *, was_killed: bool
+) -> Iterator[tuple[Path, int]]:
+    """Predict parts; yield file and number of clips of each when it is there, in any order."""
+    if not parts:
+        return
+    if _uses_ray(plan.source, settings, sum(len(part.clips) for part in parts), was_killed):
+        # Reading Ray's package alone takes seconds.
+        from vavl.features.ray_crew import work_on_ray
+
+        work = _how(plan, settings, _shared_model(plan, settings.folder), ends_process=True)
+        texts = [part.to_json() for part in parts]
+        for name, count in work_on_ray(texts, partial(PartText, work), settings, "prediction"):
+            yield parts[0].path.with_name(name), int(count)
+        return
+    with threads_of_libraries(max(1, math.ceil(settings.cpus_per_worker))):
+        predictor = PartPredictor(_how(plan, settings, plan.model_folder, ends_process=False))
+        for part in parts:
+            yield part.path, predictor.predict(part)
+
+
+def _uses_ray(source: Source, settings: PredictionSettings, clips: int, was_killed: bool) -> bool:
+    if isinstance(source, MediaSource):
+        return uses_ray(settings, clips * len(source.modalities), was_killed)
+    return uses_ray(settings, clips, was_killed, _CLIPS_WORTH_RAY)
+
+
+def _how(
+    plan: PredictionPlan, settings: PredictionSettings, model: Path, *, ends_process: bool
+) -> PredictionWork:
+    limit = TimeLimit(settings.seconds_per_clip, ends_process=ends_process)
+    device = "cuda" if settings.gpus_per_worker else "cpu"
+    return PredictionWork(model, plan.source, plan.conditions, settings.clips_per_batch, limit, device)
+
+
+def _shared_model(plan: PredictionPlan, folder: Path) -> Path:
+    """Copy the model beside the results: other machines may not see where it was downloaded to."""
+    target = make_folder(folder.absolute() / _COPY)
+    for name in _MODEL_FILES:
+        with written_beside(target / name) as partial_copy:
+            shutil.copyfile(plan.model_folder / name, partial_copy)
+    return target
+
+
+def _known_problems(plan: PredictionPlan) -> pa.Table:
+    """Return the rows of clips of which names alone say that they cannot be predicted."""
+    rows = [
+        row
+        for key, clip in zip(plan.keys, plan.found.clips, strict=True)
+        if clip.problem is not None
+        for row in rows_of(ClipAnswer(key, (), (Fault("", _name(clip), clip.problem),), {}), plan.model.task)
+    ]
+    return pa.Table.from_pylist(rows, schema=part_schema(plan.model.task))
+
+
+def _name(clip: ClipInput) -> str:
+    return clip.audio or clip.video or clip.clip_id

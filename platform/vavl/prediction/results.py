@@ -1,0 +1,162 @@
+"""The results of a prediction as files: a row per clip, what failed, and what a program wants to know."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from pyarrow import csv
+
+from vavl.config.files import written_beside
+from vavl.errors import PredictionError
+from vavl.metrics.names import CONDITIONS
+from vavl.models.settings import AttributeTask
+from vavl.prediction.predict import PredictionResult
+from vavl.prediction.rows import value_columns
+
+PARQUET, CSV, FAILURES = "predictions.parquet", "predictions.csv", "failures.csv"
+_FAILURE_SCHEMA = pa.schema([(name, pa.string()) for name in ("clip_id", "side", "file", "problem")])
+_NUMBERS = re.compile(r"\d[\d.,]*")
+_MOST_REASONS = 20
+
+
+def result_table(result: PredictionResult) -> pa.Table:
+    """Return the rows of all clips in the order of the input, conditions in the order of every table.
+
+    Columns: clip_id, corpus, speaker, split, condition, label, one per class (``probability_<class>``) or
+    attribute, error, audio_seconds, video_seconds, audio_path, video_path.
+    """
+    plan = result.plan
+    joined = plan.found.table(plan.keys).join(result.rows, "key", join_type="inner")
+    ordered = joined.sort_by([("place", "ascending"), ("rank", "ascending")])
+    return ordered.select(
+        ["clip_id", "corpus", "speaker", "split", "condition", "label", *value_columns(plan.model.task), "error",
+         "audio_seconds", "video_seconds", "audio_path", "video_path"]
+    )  # fmt: skip
+
+
+def write_results(result: PredictionResult, table: pa.Table) -> dict[str, str]:
+    """Write the rows as Parquet and CSV, and the list of failures; return the files by kind."""
+    files = {
+        kind: result.folder / name
+        for kind, name in (("parquet", PARQUET), ("csv", CSV), ("failures", FAILURES))
+    }
+    with written_beside(files["parquet"]) as partial:
+        pq.write_table(table, partial)
+    failures = pa.Table.from_pylist(list(_failures(result)), schema=_FAILURE_SCHEMA)
+    for kind, content in (("csv", table), ("failures", failures)):
+        with written_beside(files[kind]) as partial:
+            csv.write_csv(content, partial)
+    return {kind: str(file) for kind, file in files.items()}
+
+
+def prediction_summary(
+    result: PredictionResult, table: pa.Table, model: Mapping[str, Any], files: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the content of summary.json.
+
+    Keys: ``input``, its kind; ``clips``; ``predicted``, clips with a prediction; ``failed``, clips without;
+    ``one_side``, predicted clips of which a side could not be read; ``failed_by_reason``, files by what is wrong
+    with them, numbers as N; ``conditions`` -> rows; ``labels``: condition -> class -> rows (``attributes``:
+    condition -> name -> mean); ``kept`` from earlier, ``worked_on`` this time, ``seconds`` and
+    ``clips_per_second`` of this time; ``unavailable``: side whose features cannot be made here -> why;
+    ``left_out`` of the folder -> files; ``model``: ``address``, ``name``, ``version``, ``mlflow_run_id``,
+    ``hash``; ``files``.
+    """
+    answered = table.filter(pc.is_valid(table["condition"]))
+    clips = len(result.plan.found.clips)
+    predicted = len(pc.unique(answered["clip_id"]))
+    one_side = len(pc.unique(answered.filter(pc.is_valid(answered["error"]))["clip_id"]))
+    is_attributes = isinstance(result.plan.model.task, AttributeTask)
+    return {
+        "input": result.plan.found.kind,
+        "clips": clips,
+        "predicted": predicted,
+        "failed": clips - predicted,
+        "one_side": one_side,
+        "failed_by_reason": failures_by_reason(result),
+        "conditions": _counts(answered["condition"], CONDITIONS),
+        ("attributes" if is_attributes else "labels"): {
+            condition: _means(rows, result) if is_attributes else _counts(rows["label"])
+            for condition, rows in _by_condition(answered)
+        },
+        "kept": result.kept,
+        "worked_on": result.worked_on,
+        "seconds": round(result.seconds, 3),
+        "clips_per_second": round(result.worked_on / max(result.seconds, 1e-6), 3),
+        "unavailable": dict(result.plan.unavailable),
+        "left_out": dict(result.plan.found.left_out),
+        "model": {**model, "hash": result.plan.model_hash},
+        "files": dict(files),
+    }
+
+
+def failures_by_reason(result: PredictionResult) -> dict[str, int]:
+    """Return how many files have the same thing wrong with them; the most common first."""
+    # What follows a colon is of one file: places, names, the words of a library.
+    reasons = Counter(
+        f"{failure['side']}: {_NUMBERS.sub('N', failure['problem'].partition(': ')[0])}".removeprefix(": ")
+        for failure in _failures(result)
+    )
+    return dict(reasons.most_common(_MOST_REASONS))
+
+
+def summary_rows(summary: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """Return the rows of the table that the job prints."""
+    rows: list[tuple[str, Any]] = [
+        ("clips", "{clips}: {predicted} predicted, {failed} not, {one_side} by one side alone".format(**summary)),
+        ("this time", "{worked_on} in {seconds} s, {clips_per_second} per second; {kept} kept".format(**summary)),
+    ]  # fmt: skip
+    for condition, counts in summary.get("labels", {}).items():
+        rows.append((condition, ", ".join(f"{label} {count}" for label, count in counts.items())))
+    for condition, means in summary.get("attributes", {}).items():
+        rows.append((condition, ", ".join(f"mean {name} {value:.2f}" for name, value in means.items())))
+    rows += [(f"{count} failed", reason) for reason, count in list(summary["failed_by_reason"].items())[:5]]
+    rows += [(kind, file) for kind, file in summary["files"].items() if not isinstance(file, list)]
+    return rows
+
+
+def refuse_nothing(result: PredictionResult, summary: Mapping[str, Any]) -> None:
+    """End the job with exit code 1 where no clip at all could be predicted.
+
+    Raises:
+        PredictionError: with the most common reason.
+    """
+    if summary["predicted"]:
+        return
+    reason = next(iter(summary["failed_by_reason"]), "unknown")
+    raise PredictionError(
+        str(result.folder / FAILURES), "", f"none of {summary['clips']} clips could be predicted, e.g. {reason}",
+        "look at the files listed there; the same command then tries them again",
+    )  # fmt: skip
+
+
+def _failures(result: PredictionResult) -> Iterator[dict[str, str]]:
+    """Yield what is wrong with clips and their sides, each once, in the order of the clips."""
+    bad = result.rows.filter(pc.is_valid(result.rows["error"]))
+    faults = dict(zip(bad["key"].to_pylist(), bad["faults"].to_pylist(), strict=True))
+    for key, clip in zip(result.plan.keys, result.plan.found.clips, strict=True):
+        for fault in json.loads(faults[key]) if key in faults else ():
+            yield {"clip_id": clip.clip_id, **fault}
+
+
+def _counts(values: pa.ChunkedArray, order: Sequence[str] = ()) -> dict[str, int]:
+    counts = Counter(values.to_pylist())
+    return {name: counts[name] for name in order if name in counts} or dict(counts.most_common())
+
+
+def _by_condition(table: pa.Table) -> Iterator[tuple[str, pa.Table]]:
+    for condition in CONDITIONS:
+        rows = table.filter(pc.equal(table["condition"], condition))
+        if len(rows):
+            yield condition, rows
+
+
+def _means(rows: pa.Table, result: PredictionResult) -> dict[str, float]:
+    return {name: float(pc.mean(rows[name]).as_py()) for name in value_columns(result.plan.model.task)}

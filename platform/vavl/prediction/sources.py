@@ -1,0 +1,180 @@
+"""Where the raw features of a clip come from: media files and the model's own extractors, or a store."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from vavl.data.store import MODALITIES, FeatureStore
+from vavl.data.store_cache import local_store
+from vavl.description.media_probe import probe
+from vavl.features.extracted import Extractor, require_finite
+from vavl.features.from_provenance import extractor_of
+from vavl.models.saved_model import ModelDescription
+from vavl.prediction.clips import ClipInput
+
+
+@dataclass(frozen=True)
+class Side:
+    """Raw features of one side of a clip.
+
+    Attributes:
+        values: (time, channel), float32.
+        frame_times: (time,), float32, seconds, centre of each frame.
+        seconds: length of the file's sound or pictures; None where nobody measured it.
+    """
+
+    values: NDArray[np.float32]
+    frame_times: NDArray[np.float32]
+    seconds: float | None
+
+
+class Reader(Protocol):
+    """Reads clips in one process; what is expensive to make is made once."""
+
+    def prepare(self, clips: Sequence[ClipInput]) -> None:
+        """Look up clips that are read next."""
+
+    def sides(self, clip: ClipInput) -> Mapping[str, str]:
+        """Return the file of each modality that the clip has."""
+
+    def read(self, clip: ClipInput, modality: str, file: str) -> Side:
+        """Return the features of a side; raises whatever a damaged file provokes."""
+
+
+class Source(Protocol):
+    """Knows the clips' features; small, and it travels to other processes."""
+
+    def mark(self, clip: ClipInput) -> str:
+        """Return a text that changes when the features of the clip may change; reads no content."""
+
+    def reader(self, model: ModelDescription) -> Reader:
+        """Return a reader of the sides that the model can use."""
+
+    def folders(self) -> Sequence[Path]:
+        """Return folders that every machine must see."""
+
+
+@dataclass(frozen=True)
+class MediaSource:
+    """Media files below a folder.
+
+    Attributes:
+        root: absolute.
+        sound_of_video: the sound track of a video file is the clip's sound where no sound file is.
+        modalities: that the model's extractors can read from media.
+    """
+
+    root: Path
+    sound_of_video: bool
+    modalities: tuple[str, ...]
+
+    def mark(self, clip: ClipInput) -> str:
+        """Return size and time of change of both files."""
+        return " ".join(_file_mark(self.root, name) for name in (clip.audio, clip.video))
+
+    def reader(self, model: ModelDescription) -> Reader:
+        """See ``Source.reader``."""
+        provenance = {modality: getattr(model, modality).extractor for modality in self.modalities}
+        return _MediaReader(self, provenance)
+
+    def folders(self) -> Sequence[Path]:
+        """Return the root."""
+        return (self.root,)
+
+
+@dataclass
+class _MediaReader:
+    source: MediaSource
+    provenance: Mapping[str, Mapping[str, object]]
+    _extractors: dict[str, Extractor] = field(default_factory=dict)
+
+    def prepare(self, clips: Sequence[ClipInput]) -> None:
+        pass
+
+    def sides(self, clip: ClipInput) -> Mapping[str, str]:
+        named = {modality: clip.side(modality) for modality in MODALITIES}
+        if clip.video is not None and clip.audio is None and self.source.sound_of_video:
+            head = probe(self.source.root / clip.video, clip.video)
+            if not head.problem:  # else the extractor says of the pictures what is wrong
+                named["audio"] = clip.video if head.has_sound else None
+                named["video"] = None if head.has_sound and head.width is None else clip.video
+        return {
+            modality: file
+            for modality, file in named.items()
+            if file is not None and modality in self.source.modalities
+        }
+
+    def read(self, clip: ClipInput, modality: str, file: str) -> Side:  # noqa: ARG002
+        if modality not in self._extractors:
+            self._extractors[modality] = extractor_of(self.provenance[modality], modality)
+        found = require_finite(file, modality, self._extractors[modality](self.source.root / file))
+        return Side(found.values, found.frame_times, found.facts.get("seconds"))
+
+
+@dataclass(frozen=True)
+class StoreSource:
+    """A feature store whose features are those of the model.
+
+    Attributes:
+        place: absolute folder or address.
+        store_hash: of its content.
+        modalities: that are in the store and that the model can use.
+    """
+
+    place: Path | str
+    store_hash: str
+    modalities: tuple[str, ...]
+
+    def mark(self, clip: ClipInput) -> str:  # noqa: ARG002
+        """Return the hash of the store: another store, other features."""
+        return self.store_hash
+
+    def reader(self, model: ModelDescription) -> Reader:  # noqa: ARG002
+        """See ``Source.reader``; an address is copied to the machine's cache once."""
+        return _StoreReader(FeatureStore.open(local_store(self.place)), self.modalities)
+
+    def folders(self) -> Sequence[Path]:
+        """Return the store's folder; an address is reached from everywhere."""
+        return (self.place,) if isinstance(self.place, Path) else ()
+
+
+@dataclass
+class _StoreReader:
+    store: FeatureStore
+    modalities: tuple[str, ...]
+    _rows: dict[str, dict[str, int]] = field(default_factory=dict)
+
+    def prepare(self, clips: Sequence[ClipInput]) -> None:
+        ids = [clip.clip_id for clip in clips]
+        asked = pa.chunked_array([ids], pa.string())
+        for modality in self.modalities:
+            self._rows[modality] = dict(zip(ids, self.store.rows(modality, asked).tolist(), strict=True))
+
+    def sides(self, clip: ClipInput) -> Mapping[str, str]:
+        return {
+            modality: str(clip.side(modality) or "")
+            for modality, rows in self._rows.items()
+            if rows[clip.clip_id] >= 0
+        }
+
+    def read(self, clip: ClipInput, modality: str, file: str) -> Side:  # noqa: ARG002
+        row = self._rows[modality][clip.clip_id]
+        return Side(self.store.features(modality, row), self.store.frame_times(modality, row), None)
+
+
+def _file_mark(root: Path, name: str | None) -> str:
+    if name is None:
+        return "-"
+    try:
+        status = os.stat(root / name)  # noqa: PTH116  half the time of Path.stat, for every file
+    except OSError:
+        return "missing"
+    return f"{status.st_size} {status.st_mtime_ns}"

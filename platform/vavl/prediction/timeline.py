@@ -1,0 +1,143 @@
+"""The course of a prediction within one clip: the model on a window that slides over its features."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vavl.errors import InputError
+from vavl.metrics.names import AUDIO_VIDEO, CONDITIONS, MODALITIES_OF
+from vavl.models.saved_model import ClipFeatures, Prediction, SavedModel
+from vavl.prediction.settings import TimelineSettings
+from vavl.prediction.sources import Side
+
+_FEWEST_FRAMES = 2
+"""A side with fewer describes the clip as a whole."""
+
+
+@dataclass(frozen=True)
+class Course:
+    """How a prediction runs through a clip.
+
+    Attributes:
+        times_s: (window,), from the start of the clip to its end, evenly.
+        values: by condition (window, output): probabilities of the classes, or attributes; NaN where the window
+            holds no frame of the condition's sides.
+        whole: prediction of the whole clip by condition.
+        names: of the outputs.
+        are_classes: whether they are probabilities that sum to 1.
+        seconds: length of the clip.
+        note: what is missing and why; empty if nothing.
+    """
+
+    times_s: NDArray[np.float64]
+    values: Mapping[str, NDArray[np.float64]]
+    whole: Mapping[str, Prediction]
+    names: tuple[str, ...]
+    are_classes: bool
+    seconds: float
+    note: str = ""
+
+    @property
+    def main(self) -> str:
+        """The condition that sees most of the clip."""
+        return next(condition for condition in CONDITIONS if condition in self.values)
+
+
+def clip_course(
+    model: SavedModel, sides: Mapping[str, Side], settings: TimelineSettings, batch_size: int
+) -> Course:
+    """Predict windows of a clip under every condition that it and the model allow.
+
+    The features are those of the whole clip, cut: what an extractor lets a frame know of its neighbours, it knows
+    here too. At both ends of the clip the window stays inside and whole.
+
+    Args:
+        model: of the features.
+        sides: of the clip, as a reader gives them.
+        settings: of the windows.
+        batch_size: windows that go through the network at once.
+
+    Raises:
+        InputError: every side is one frame for the whole clip.
+    """
+    moving = {name: side for name, side in sides.items() if len(side.values) >= _FEWEST_FRAMES}
+    if not moving:
+        raise InputError(
+            "timeline", "", "the features of this model are one frame for a whole clip, so nothing moves",
+            "use timeline=false, or a model of features with frames",
+        )  # fmt: skip
+    seconds = max(_end_s(side) for side in moving.values())
+    times = np.linspace(0, seconds, max(2, round(seconds / settings.hop_s) + 1))
+    conditions = [name for name in CONDITIONS if _allows(model, moving, name)]
+    values = {
+        name: _values(
+            model, [_cut(moving, name, time, seconds, settings.window_s) for time in times], batch_size
+        )
+        for name in conditions
+    }
+    whole = {name: model.predict([_features(moving, name)])[0] for name in conditions}
+    names = model.classes or tuple(next(iter(whole.values())).attributes)
+    still = sorted(set(sides) - set(moving))
+    note = f"{' and '.join(still)}: one frame for the whole clip, left out" if still else ""
+    return Course(times, values, whole, names, bool(model.classes), seconds, note)
+
+
+def _end_s(side: Side) -> float:
+    """Return the end of a side: that of the file, or of its last frame."""
+    step = float(np.median(np.diff(side.frame_times)))
+    return max(side.seconds or 0.0, float(side.frame_times[-1]) + step / 2)
+
+
+def _allows(model: SavedModel, sides: Mapping[str, Side], condition: str) -> bool:
+    is_trained = condition != AUDIO_VIDEO or model.description.fusion_trained
+    return is_trained and all(name in sides for name in MODALITIES_OF[condition])
+
+
+def _features(sides: Mapping[str, Side], condition: str) -> ClipFeatures:
+    return ClipFeatures(**{name: sides[name].values for name in MODALITIES_OF[condition]})
+
+
+def _cut(
+    sides: Mapping[str, Side], condition: str, time: float, seconds: float, window_s: float
+) -> ClipFeatures | None:
+    """Return the frames of a condition's sides in the window around ``time``; None where a side has none there."""
+    start = float(np.clip(time - window_s / 2, 0, max(0, seconds - window_s)))
+    cut = {}
+    for name in MODALITIES_OF[condition]:
+        times = sides[name].frame_times
+        is_inside = (times >= start) & (times <= start + window_s)
+        if not is_inside.any():
+            return None
+        cut[name] = sides[name].values[is_inside]
+    return ClipFeatures(**cut)
+
+
+def _values(
+    model: SavedModel, windows: Sequence[ClipFeatures | None], batch_size: int
+) -> NDArray[np.float64]:
+    filled = [(place, window) for place, window in enumerate(windows) if window is not None]
+    values = np.full((len(windows), model.description.task.outputs), np.nan)
+    for first in range(0, len(filled), batch_size):
+        batch = filled[first : first + batch_size]
+        for (place, _), found in zip(batch, model.predict([window for _, window in batch]), strict=True):
+            values[place] = found.probabilities or tuple(found.attributes.values())
+    return values
+
+
+@dataclass(frozen=True)
+class ClipMedia:
+    """What a picture shows of the clip itself.
+
+    Attributes:
+        waveform: (sample,), about -1..1; None without sound.
+        rate_hz: of the waveform.
+        thumbnails: times in seconds and pictures (row, column, RGB), square.
+    """
+
+    waveform: NDArray[np.float32] | None = None
+    rate_hz: int = 0
+    thumbnails: tuple[tuple[float, NDArray[np.uint8]], ...] = ()

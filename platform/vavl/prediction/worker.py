@@ -1,0 +1,232 @@
+"""Predict the clips of one part: features first, clip by clip, then the network on a batch of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Self
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from vavl.config.files import written_beside
+from vavl.errors import ConfigError, VavlError
+from vavl.features.attempts import Attempts, TimeLimit
+from vavl.metrics.names import AUDIO_VIDEO, MODALITIES_OF
+from vavl.models.saved_model import ClipFeatures, Prediction, SavedModel, load_model
+from vavl.prediction.clips import ClipInput
+from vavl.prediction.rows import ClipAnswer, Fault, is_finite, part_schema, rows_of
+from vavl.prediction.sources import Side, Source
+
+
+@dataclass(frozen=True)
+class ClipPart:
+    """What a process works on.
+
+    Attributes:
+        path: of its file.
+        clips: key and clip.
+    """
+
+    path: Path
+    clips: tuple[tuple[str, ClipInput], ...]
+
+    @property
+    def marker(self) -> Path:
+        """File that names the clip in work, for the case that the process ends in the middle of it."""
+        return self.path.with_name(f".{self.path.stem}.current")
+
+    def to_json(self) -> str:
+        """Return the part as text for another process."""
+        return json.dumps([str(self.path), [[key, asdict(clip)] for key, clip in self.clips]])
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Read what ``to_json`` wrote."""
+        path, clips = json.loads(text)
+        return cls(Path(path), tuple((key, ClipInput(**clip)) for key, clip in clips))
+
+
+@dataclass(frozen=True)
+class PredictionWork:
+    """How parts are done; travels to the workers.
+
+    Attributes:
+        model_folder: of the model.
+        source: of the features.
+        conditions: a prediction for each that a clip allows; None: one, from all that a clip has.
+        clips_per_batch: clips that go through the network at once.
+        limit: longest time for one clip.
+        device: of the network, "cpu" or "cuda".
+    """
+
+    model_folder: Path
+    source: Source
+    conditions: tuple[str, ...] | None
+    clips_per_batch: int
+    limit: TimeLimit
+    device: str = "cpu"
+
+
+@dataclass
+class _Clip:
+    """A clip whose features are there."""
+
+    key: str
+    clip: ClipInput
+    files: Mapping[str, str] = field(default_factory=dict)
+    sides: dict[str, Side] = field(default_factory=dict)
+    faults: list[Fault] = field(default_factory=list)
+    predictions: list[Prediction] = field(default_factory=list)
+
+
+class PartPredictor:
+    """Predicts parts; the model and its extractors are made once.
+
+    Raises:
+        InputError: the model cannot be loaded.
+        ConfigError: there is no such device.
+    """
+
+    def __init__(self, work: PredictionWork) -> None:
+        self._work = work
+        self.model = load_model(work.model_folder).to(work.device)
+        self._reader = work.source.reader(self.model.description)
+
+    def predict(self, part: ClipPart) -> int:
+        """Predict the clips of a part and write its file; return their number.
+
+        Raises:
+            VavlError: what concerns more than one clip: settings of an extractor, a store that is gone.
+        """
+        task = self.model.description.task
+        rows = [row for answer in self.answers(part) for row in rows_of(answer, task)]
+        with written_beside(part.path) as partial:
+            pq.write_table(pa.Table.from_pylist(rows, schema=part_schema(task)), partial)
+        return len(part.clips)
+
+    def answers(self, part: ClipPart) -> Iterator[ClipAnswer]:
+        """Yield what is to be said of each clip, in order; the features of one batch are in memory."""
+        attempts = Attempts(part.marker, self._work.limit)
+        try:
+            self._reader.prepare([clip for _, clip in part.clips])
+            size = self._work.clips_per_batch
+            for start in range(0, len(part.clips), size):
+                clips = [self._read(key, clip, attempts) for key, clip in part.clips[start : start + size]]
+                self._predict(clips)
+                for clip in clips:
+                    seconds = {modality: side.seconds for modality, side in clip.sides.items()}
+                    yield ClipAnswer(clip.key, clip.predictions, clip.faults, seconds)
+        finally:
+            # Only a process that ends without a word leaves its marker behind.
+            attempts.finish()
+
+    def _read(self, key: str, clip: ClipInput, attempts: Attempts) -> _Clip:
+        """Read the sides of a clip; whatever a damaged file provokes concerns that side only."""
+        found = _Clip(key, clip)
+        name = clip.audio or clip.video or clip.clip_id
+        try:
+            with attempts.at(clip.clip_id, name, "clip"):
+                found.files = self._reader.sides(clip)
+                for modality, file in found.files.items():
+                    self._read_side(found, modality, file)
+        except (ConfigError, KeyboardInterrupt):
+            raise
+        except Exception as fault:  # noqa: BLE001  it took too long, or ended a process before
+            found.sides.clear()
+            found.faults.append(Fault.of("", name, fault))
+        return found
+
+    def _read_side(self, found: _Clip, modality: str, file: str) -> None:
+        if not getattr(self.model.description, modality).trained:
+            return
+        try:
+            found.sides[modality] = self._reader.read(found.clip, modality, file)
+        except ConfigError:
+            raise
+        except Exception as fault:
+            if _is_of_the_clip(fault):
+                raise
+            found.faults.append(Fault.of(modality, file, fault))
+
+    def _predict(self, clips: Sequence[_Clip]) -> None:
+        asked: list[tuple[_Clip, ClipFeatures]] = []
+        for clip in clips:
+            wanted = [(clip, features) for features in self._views(clip.sides)]
+            if not wanted and not clip.faults:
+                clip.faults.append(Fault("", _name(clip.clip), self._nothing_to_see(clip)))
+            asked += wanted
+        found = _predicted(self.model, [features for _, features in asked])
+        for (clip, _), prediction in zip(asked, found, strict=True):
+            if isinstance(prediction, Exception):
+                clip.faults.append(Fault.of("", _name(clip.clip), prediction))
+            elif not is_finite(prediction):
+                clip.faults.append(Fault("", _name(clip.clip), "the prediction is not finite"))
+            else:
+                clip.predictions.append(prediction)
+
+    def _views(self, sides: Mapping[str, Side]) -> Iterator[ClipFeatures]:
+        """Yield the clip as each condition sees it."""
+        values = {modality: side.values for modality, side in sides.items()}
+        if self._work.conditions is None:
+            if values:
+                yield ClipFeatures(**values)
+            return
+        for condition in self._work.conditions:
+            needed = MODALITIES_OF[condition]
+            can = condition != AUDIO_VIDEO or self.model.description.fusion_trained
+            if can and all(modality in values for modality in needed):
+                yield ClipFeatures(**{modality: values[modality] for modality in needed})
+
+    def _nothing_to_see(self, clip: _Clip) -> str:
+        if clip.sides:
+            return f"has {' and '.join(clip.sides)} alone, which none of the conditions asked for takes"
+        if clip.files:
+            return f"has {' and '.join(clip.files)} alone, which the model was not trained on"
+        return "has neither sound nor pictures that the model can use"
+
+
+def _predicted(model: SavedModel, clips: Sequence[ClipFeatures]) -> list[Prediction | Exception]:
+    """Predict clips together; where one spoils the batch, one by one."""
+    try:
+        return [*model.predict(clips)]
+    except Exception as fault:  # noqa: BLE001  whatever the features of a clip provoke is that clip's fault
+        if len(clips) == 1:
+            return [fault]
+    return [_predicted(model, [clip])[0] for clip in clips]
+
+
+def _is_of_the_clip(fault: Exception) -> bool:
+    """Tell whether the alarm of the time limit rang: what it interrupts is not one side's fault."""
+    return isinstance(fault, VavlError) and fault.field == "clip"
+
+
+def _name(clip: ClipInput) -> str:
+    return clip.audio or clip.video or clip.clip_id
+
+
+class PartText:
+    """Does parts that come as texts, for Ray's workers.
+
+    Args:
+        work: how parts are done.
+    """
+
+    def __init__(self, work: PredictionWork) -> None:
+        self._work = work
+        self._predictor: PartPredictor | None = None
+
+    def __call__(self, text: str) -> tuple[str, str]:
+        """Return the name of a part's file and the number of its clips.
+
+        Raises:
+            VavlError: see ``PartPredictor.predict``; also where this machine does not see the folders of the job.
+        """
+        from vavl.features.ray_crew import check_shared
+
+        part = ClipPart.from_json(text)
+        check_shared(part.path.parent, self._work.model_folder, *self._work.source.folders())
+        self._predictor = self._predictor or PartPredictor(self._work)
+        return part.path.name, str(self._predictor.predict(part))
