@@ -20,6 +20,7 @@ OPTIONS = {"max_pixels": str(MOST_PIXELS)}
 _PERCEIVE = {
     "audio": "listen to the file; make it again from its source, or leave the clip out",
     "video": "look at the file; make it again from its source, or leave the clip out",
+    "media": "play the file; make it again from its source, or leave the clip out",
 }
 
 
@@ -53,7 +54,7 @@ def ffmpeg_faults(path: Path, field: str) -> Iterator[None]:
 
     Args:
         path: of the file.
-        field: "audio" or "video".
+        field: "audio", "video" or, where both are looked for, "media".
 
     Raises:
         ClipError: instead of FFmpeg's error.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,14 +18,24 @@ from torch import Tensor
 
 from vavl.config.base import FrozenConfig
 from vavl.config.files import make_folder, read_json, sha256_of_file, write_json, written_beside
-from vavl.data.batch import ClipBatch
-from vavl.data.collection import middle_frames, pad_clips
+from vavl.data.collection import middle_frames
 from vavl.data.statistics import FeatureStatistics
 from vavl.data.store import FeatureStore
 from vavl.errors import ConfigError, InputError
-from vavl.metrics.names import AUDIO, AUDIO_VIDEO, VIDEO
+from vavl.models.clips import ClipFeatures, batch_of, groups_of_like_length, logits_by_condition
 from vavl.models.settings import AttributeTask, ClassTask, LadderShape, NetworkSettings, Task
 from vavl.models.vavl import LADDER_PREFIX, Vavl, VavlOutput
+
+__all__ = [
+    "ClipFeatures",
+    "ModalityDescription",
+    "ModelDescription",
+    "Prediction",
+    "SavedModel",
+    "build_network",
+    "load_model",
+    "save_model",
+]
 
 _WEIGHTS_FILE = "model.safetensors"
 _DESCRIPTION_FILE = "model.json"
@@ -60,19 +71,6 @@ class ModelDescription(FrozenConfig):
 
 
 @dataclass(frozen=True)
-class ClipFeatures:
-    """Raw features of one clip, as an extractor gives them.
-
-    Attributes:
-        audio: (time, channel) or None.
-        video: (time, channel) or None.
-    """
-
-    audio: NDArray[np.float32] | None = None
-    video: NDArray[np.float32] | None = None
-
-
-@dataclass(frozen=True)
 class Prediction:
     """What a model says of one clip.
 
@@ -87,6 +85,11 @@ class Prediction:
     probabilities: tuple[float, ...]
     attributes: Mapping[str, float]
     condition: str
+
+    @property
+    def values(self) -> tuple[float, ...]:
+        """Probabilities, or the values of the attributes, in the order of the task."""
+        return self.probabilities or tuple(self.attributes.values())
 
 
 class SavedModel:
@@ -135,7 +138,23 @@ class SavedModel:
             if modality in store.info:
                 statistics.check(store.corpus, store.info[modality])
 
-    @torch.no_grad()
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """Modalities that it can predict from, each by itself."""
+        return tuple(self._statistics)
+
+    def check_single_clips(self) -> None:
+        """Refuse a model that cannot predict clips by themselves.
+
+        Raises:
+            InputError: it needs statistics of each clip's speaker.
+        """
+        if self.description.speaker_normalisation:
+            raise InputError(
+                "model", "speaker_normalisation", "was trained on features normalised per speaker",
+                "use a model trained with features.speaker_normalisation=false for single clips",
+            )  # fmt: skip
+
     def predict(self, clips: Sequence[ClipFeatures]) -> list[Prediction]:
         """Predict clips from whatever modality each has; no prediction depends on the other clips.
 
@@ -143,70 +162,90 @@ class SavedModel:
             InputError: a clip has no modality that the model was trained on, the wrong number of
                 channels, non-finite values, or the model needs per-speaker statistics.
         """
-        if not clips:
-            return []
-        if self.description.speaker_normalisation:
-            raise InputError(
-                "model", "speaker_normalisation", "was trained on features normalised per speaker",
-                "use a model trained with features.speaker_normalisation=false for single clips",
-            )  # fmt: skip
-        prepared = [self._prepared(number, clip) for number, clip in enumerate(clips)]
-        batch = _batch(prepared, self.description)
-        output: VavlOutput = self.network(batch.to(next(self.network.parameters()).device))
-        unimodal: dict[str, dict[int, Tensor]] = {
-            AUDIO: _by_clip(batch.audio.clip, output.audio.logits),
-            VIDEO: _by_clip(batch.video.clip, output.video.logits),
-        }
         found: list[Prediction] = []
-        for number, clip in enumerate(prepared):
-            condition = _condition(clip)
-            logits = output.fusion_logits[number] if condition == AUDIO_VIDEO else unimodal[condition][number]
-            found.append(self._prediction(condition, logits))
+        for number, one in enumerate(self.predict_each(clips)):
+            if isinstance(one, InputError):
+                raise InputError(f"clip {number}", one.field, one.problem, one.fix)
+            found.append(one)
         return found
 
-    def _prepared(self, number: int, clip: ClipFeatures) -> ClipFeatures:
+    def predict_each(self, clips: Sequence[ClipFeatures]) -> list[Prediction | InputError]:
+        """Predict clips as ``predict`` does; the error of a clip stands in its place.
+
+        The clips go through the network in groups of like length, so that memory does not grow with their
+        number. Another group changes a prediction by rounding alone (float32: 1e-6 of a probability).
+
+        Raises:
+            InputError: the model needs per-speaker statistics.
+        """
+        self.check_single_clips()
+        found: dict[int, Prediction | InputError] = {}
+        usable: dict[int, ClipFeatures] = {}
+        for place, clip in enumerate(clips):
+            try:
+                usable[place] = self._prepared(clip)
+            except InputError as fault:
+                found[place] = fault
+        places, prepared = list(usable), list(usable.values())
+        for group in groups_of_like_length(prepared):
+            predictions = self._predict_group([prepared[member] for member in group])
+            found |= {places[member]: one for member, one in zip(group, predictions, strict=True)}
+        return [found[place] for place in range(len(clips))]
+
+    @torch.inference_mode()
+    def _predict_group(self, clips: Sequence[ClipFeatures]) -> list[Prediction | InputError]:
+        """Predict prepared clips in one forward."""
+        parts = self.description
+        batch = batch_of(clips, parts.audio.width, parts.video.width, parts.task.outputs)
+        device = next(self.network.parameters()).device
+        output: VavlOutput = self.network(batch if device.type == "cpu" else batch.to(device))
+        outputs = (output.fusion_logits, output.audio.logits, output.video.logits)
+        logits = logits_by_condition(clips, batch, *(found.cpu() for found in outputs)).double()
+        values = torch.softmax(logits, dim=-1) if isinstance(parts.task, ClassTask) else logits
+        return [
+            self._prediction(clip.condition, row) for clip, row in zip(clips, values.tolist(), strict=True)
+        ]
+
+    def _prepared(self, clip: ClipFeatures) -> ClipFeatures:
         """Check, cut and normalise one clip; drop modalities that the model cannot use."""
-        frames = {
-            modality: self._normalised(number, modality, getattr(clip, modality), part)
-            for modality, part in (("audio", self.description.audio), ("video", self.description.video))
-        }
-        if not self.description.fusion_trained and all(value is not None for value in frames.values()):
-            frames["video"] = None
-        if all(value is None for value in frames.values()):
+        audio = self._normalised("audio", clip.audio, self.description.audio)
+        video = self._normalised("video", clip.video, self.description.video)
+        if audio is None and video is None:
             raise InputError(
-                f"clip {number}", "audio, video", "has no modality that the model was trained on",
+                "clip", "audio, video", "has no modality that the model was trained on",
                 "give at least one of them",
             )  # fmt: skip
-        return ClipFeatures(**frames)
+        both_count = self.description.fusion_trained or audio is None
+        return ClipFeatures(audio, video if both_count else None)
 
     def _normalised(
-        self, number: int, modality: str, values: NDArray[np.float32] | None, part: ModalityDescription
+        self, modality: str, values: NDArray[np.float32] | None, part: ModalityDescription
     ) -> NDArray[np.float32] | None:
         if values is None or not part.trained:
             return None
         values = np.asarray(values, dtype=np.float32)
         if values.ndim != 2 or values.shape[1] != part.width or len(values) == 0:
             raise InputError(
-                f"clip {number}", modality, f"has shape {values.shape}, expected (frames, {part.width})",
+                "clip", modality, f"has shape {values.shape}, expected (frames, {part.width})",
                 f"extract it with {part.extractor.get('extractor', 'the extractor of the model')}",
             )  # fmt: skip
         if not np.isfinite(values).all():
-            raise InputError(
-                f"clip {number}", modality, "holds NaN or infinite values", "check the extraction"
-            )
+            raise InputError("clip", modality, "holds NaN or infinite values", "check the extraction")
         return self._statistics[modality].normalisation.apply(
             middle_frames(values, self.description.max_frames)
         )
 
-    def _prediction(self, condition: str, logits: Tensor) -> Prediction:
+    def _prediction(self, condition: str, values: list[float]) -> Prediction | InputError:
+        if not all(map(math.isfinite, values)):
+            return InputError(
+                "clip", "", "its prediction is not finite: its features are far from those of the training",
+                "check the extraction",
+            )  # fmt: skip
         match self.description.task:
             case ClassTask(classes=classes):
-                probabilities = torch.softmax(logits.float(), dim=-1)
-                label = classes[int(probabilities.argmax())]
-                return Prediction(label, tuple(probabilities.tolist()), {}, condition)
+                return Prediction(classes[values.index(max(values))], tuple(values), {}, condition)
             case AttributeTask(attributes=names):
-                values = dict(zip(names, logits.float().tolist(), strict=True))
-                return Prediction("", (), values, condition)
+                return Prediction("", (), dict(zip(names, values, strict=True)), condition)
 
 
 def save_model(folder: Path, weights: Mapping[str, Tensor], description: ModelDescription) -> None:
@@ -280,32 +319,4 @@ def build_network(
         description.task.outputs,
         ladder,
         activation_checkpointing,
-    )
-
-
-def _by_clip(clip: Tensor, logits: Tensor) -> dict[int, Tensor]:
-    return dict(zip(clip.tolist(), logits, strict=True))
-
-
-def _condition(clip: ClipFeatures) -> str:
-    if clip.audio is not None and clip.video is not None:
-        return AUDIO_VIDEO
-    return AUDIO if clip.audio is not None else VIDEO
-
-
-def _batch(clips: Sequence[ClipFeatures], description: ModelDescription) -> ClipBatch:
-    sides = {}
-    for modality, width in (("audio", description.audio.width), ("video", description.video.width)):
-        places = [number for number, clip in enumerate(clips) if getattr(clip, modality) is not None]
-        sides[modality] = pad_clips([getattr(clips[place], modality) for place in places], places, width)
-    nothing = torch.zeros(len(clips))
-    return ClipBatch(
-        audio=sides["audio"],
-        video=sides["video"],
-        index=torch.arange(len(clips)),
-        target=torch.zeros(len(clips), description.task.outputs),
-        is_labelled=nothing,
-        has_audio=nothing,
-        has_video=nothing,
-        place=torch.arange(len(clips)),
     )

@@ -26,8 +26,12 @@ _TAG_LIMIT = 5000
 # What a prediction imports. Ray and DeepSpeed are absent on purpose: serving needs neither.
 _SERVING_PACKAGES = (
     "av", "mlflow", "numpy", "opencv-python-headless", "pandas", "pyarrow",
-    "pydantic", "pyyaml", "rich", "safetensors", "scipy", "soundfile", "torch",
+    "pydantic", "pyyaml", "regex", "rich", "safetensors", "scipy", "soundfile", "torch",
 )  # fmt: skip
+# What some extractors import beside it.
+_EXTRACTOR_PACKAGES = {
+    "image_network": ("transformers",), "speech_transformer": ("transformers",), "opensmile": ("opensmile",),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -137,7 +141,7 @@ def save_served_model(model_folder: Path, target: Path, description: Any = None)
             python_model=str(package / "tracking" / "served_model.py"),
             artifacts={_NAME_IN_RUN: str(files)},
             code_paths=[str(code)],
-            pip_requirements=serving_requirements(),
+            pip_requirements=serving_requirements(model),
             signature=_signature(value_columns(model["task"])),
             input_example=_example(model),
             model_config={CODE_HASH_KEY: code_hash(package)},
@@ -182,15 +186,21 @@ def code_hash(package: Path) -> str:
     return total.hexdigest()
 
 
-def serving_requirements() -> list[str]:
-    """Return ``package==version`` for what a prediction needs, at the versions in use."""
+def serving_requirements(model: Mapping[str, Any]) -> list[str]:
+    """Return ``package==version`` for what a prediction needs, at the versions in use where it is installed.
+
+    Args:
+        model: its description, as in ``model.json``; some extractors need packages of their own.
+    """
+    extractors = (str(model[modality]["extractor"].get("extractor")) for modality in ("audio", "video"))
+    more = {package for name in extractors for package in _EXTRACTOR_PACKAGES.get(name, ())}
     lines = []
-    for name in _SERVING_PACKAGES:
+    for name in sorted({*_SERVING_PACKAGES, *more}):
         try:
             # "2.13.0+cpu" names a build that package indexes do not serve under that name.
             lines.append(f"{name}=={Version(version(name)).public}")
-        except PackageNotFoundError:
-            continue
+        except PackageNotFoundError:  # an extra that the training had and this machine has not
+            lines.append(name)
     return lines
 
 
@@ -199,10 +209,11 @@ def _signature(values: Sequence[str]) -> Any:
     from mlflow.types import ColSpec, DataType, Schema
     from mlflow.types.schema import AnyType
 
-    # Nested Array columns refuse Python lists and double columns refuse missing values, hence AnyType.
-    columns = {"audio_path": DataType.string, "video_path": DataType.string}
-    columns |= {"audio_features": AnyType(), "video_features": AnyType()}
-    inputs = Schema([ColSpec(kind, name, required=False) for name, kind in columns.items()])
+    from vavl.tracking.served_rows import INPUT_COLUMNS
+
+    # One refused cell would refuse the whole table. Columns of strings refuse an empty column of a CSV file, which is
+    # one of NaN; columns of bytes the None of a row without them; nested arrays lists. A row says itself what is wrong.
+    inputs = Schema([ColSpec(AnyType(), name, required=False) for name in INPUT_COLUMNS])
     outputs = [ColSpec(DataType.string, "label", required=False)]
     outputs += [ColSpec(DataType.double, name, required=False) for name in values]
     outputs += [ColSpec(DataType.string, name, required=False) for name in ("condition", "error")]

@@ -1,14 +1,12 @@
 """The registered model: a table of clips in, a table of predictions out.
 
 This file is copied into the logged model and executed when the model is loaded; the ``vavl``
-package travels beside it. Rows are independent: a row that cannot be predicted gets its reason in
-``error`` and leaves the other rows alone.
+package travels beside it.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,33 +14,39 @@ import numpy as np
 import pandas as pd  # comes with MLflow
 from mlflow.models import set_model
 from mlflow.pyfunc import PythonModel
-from numpy.typing import NDArray
 
-_ROWS_AT_ONCE = 32
+_TEXTS = ("label", "condition", "error")
 _log = logging.getLogger(__name__)
 
 
 class ServedModel(PythonModel):  # type: ignore[misc]  # MLflow carries no types
-    """Predicts clips from audio and video, audio alone or video alone.
+    """Predicts clips from audio and video, audio alone or video alone, row by row.
 
-    Input columns, all optional; a missing column, None or NaN means that the clip lacks it:
-    ``audio_features``, ``video_features``: nested lists (frame, channel) of raw features;
-    ``audio_path``, ``video_path``: media files, turned into features by the extractor the model
-    was trained with. Features win over a path of the same modality.
+    Input columns, all optional; a missing column, None, NaN or an empty text means that the clip lacks it:
 
-    Output columns: ``label`` and ``probability_<class>`` (or one column per attribute),
-    ``condition`` (``audio_video``, ``audio`` or ``video``: what the prediction rests on) and
-    ``error``.
+    - ``audio_features``, ``video_features``: raw features (frame, channel), as an array or nested lists;
+    - ``audio_path``, ``video_path``: media files, read by the extractor that the model was trained with;
+    - ``audio_bytes``, ``video_bytes``: their content, as bytes or as a text in base64;
+    - ``media_path``, ``media_bytes``: a file with sound, pictures or both, for whichever sides it has.
+
+    What stands first in this list wins where a row gives one side twice.
+
+    Output columns, a row for each row of the input and under its index: ``label`` (None for a model of
+    attributes), ``probability_<class>`` or one column per attribute, ``condition`` (``audio_video``, ``audio`` or
+    ``video``: what the prediction rests on) and ``error``. A row that cannot be predicted has its reason in
+    ``error``, and changes nothing of the other rows.
     """
 
     def load_context(self, context: Any) -> None:
         """Load the model files that were logged beside this file."""
         import vavl
         from vavl.models.saved_model import load_model
-        from vavl.tracking.registry import CODE_HASH_KEY, code_hash
+        from vavl.tracking.registry import CODE_HASH_KEY, code_hash, value_columns
+        from vavl.tracking.served_rows import INPUT_COLUMNS, RowPredictor
 
-        self._model = load_model(Path(context.artifacts["model"]))
-        self._extractors: dict[str, Any] = {}
+        self._predictor = RowPredictor(load_model(Path(context.artifacts["model"])))
+        self._input_columns = INPUT_COLUMNS
+        self._value_columns = value_columns(self._predictor.model.description.task.model_dump())
         expected = (context.model_config or {}).get(CODE_HASH_KEY)
         # Python keeps one `vavl` per process: the model's own copy counts only where none was imported.
         if expected is not None and expected != code_hash(Path(vavl.__file__).parent):
@@ -59,93 +63,30 @@ class ServedModel(PythonModel):  # type: ignore[misc]  # MLflow carries no types
         params: dict[str, Any] | None = None,  # noqa: ARG002
     ) -> pd.DataFrame:
         """Predict every row; see the class for the columns."""
-        rows = pd.DataFrame(model_input).to_dict(orient="records")
-        answers: list[dict[str, Any]] = []
-        for start in range(0, len(rows), _ROWS_AT_ONCE):
-            answers += self._answers(rows[start : start + _ROWS_AT_ONCE])
-        return pd.DataFrame(answers, columns=self._columns(), index=getattr(model_input, "index", None))
+        table = model_input if isinstance(model_input, pd.DataFrame) else pd.DataFrame(model_input)
+        names = [name for name in self._input_columns if name in table]
+        if not names:
+            # MLflow drops columns that it does not know, and with the last one the rows.
+            _log.warning("nothing to predict: the table has none of %s", ", ".join(self._input_columns))
+        columns = {name: table[name].tolist() for name in names} or {"audio_path": [None] * len(table)}
+        return self._table(self._predictor.predict(columns), table.index)
 
-    def _answers(self, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-        clips: dict[int, Any] = {}
-        faults: dict[int, str] = {}
-        for place, row in enumerate(rows):
-            try:
-                clips[place] = self._clip(row)
-            except Exception as fault:  # noqa: BLE001  whatever spoils a row is that row's error
-                faults[place] = str(fault)
-        predictions = dict(zip(clips, self._predictions(list(clips.values())), strict=True))
-        answers = []
-        for place in range(len(rows)):
-            prediction = predictions.get(place)
-            if isinstance(prediction, str) or prediction is None:
-                answers.append({"error": prediction or faults[place]})
-            else:
-                answers.append(self._answer(prediction))
-        return answers
-
-    def _predictions(self, clips: list[Any]) -> list[Any]:
-        """Predict clips together; if one spoils the batch, one by one. A text stands for an error."""
-        try:
-            return list(self._model.predict(clips))
-        except Exception as fault:  # noqa: BLE001  see above
-            if len(clips) == 1:
-                return [str(fault)]
-        return [self._predictions([clip])[0] for clip in clips]
-
-    def _clip(self, row: Mapping[str, Any]) -> Any:
-        from vavl.models.saved_model import ClipFeatures
-
-        sides = {modality: self._features(row, modality) for modality in ("audio", "video")}
-        if all(side is None for side in sides.values()):
-            raise ValueError(
-                "the row has neither audio nor video: fill <modality>_features or <modality>_path"
-            )
-        return ClipFeatures(**sides)
-
-    def _features(self, row: Mapping[str, Any], modality: str) -> NDArray[np.float32] | None:
-        ready, path = row.get(f"{modality}_features"), row.get(f"{modality}_path")
-        if not _is_missing(ready):
-            try:
-                return np.asarray(_as_lists(ready), dtype=np.float32)
-            except (TypeError, ValueError) as fault:
-                raise ValueError(
-                    f"{modality}_features is not a table (frame, channel) of numbers: {fault}"
-                ) from None
-        return None if _is_missing(path) else self._extracted(modality, Path(str(path)))
-
-    def _extracted(self, modality: str, path: Path) -> NDArray[np.float32]:
-        from vavl.features.from_provenance import extractor_of
-
-        if modality not in self._extractors:
-            provenance = getattr(self._model.description, modality).extractor
-            self._extractors[modality] = extractor_of(provenance, modality)
-        values: NDArray[np.float32] = self._extractors[modality](path).values
-        return values
-
-    def _answer(self, prediction: Any) -> dict[str, Any]:
-        named = zip(self._model.classes, prediction.probabilities, strict=True)
-        return {
-            "label": prediction.label or None,
-            **{f"probability_{name}": value for name, value in named},
-            **prediction.attributes,
-            "condition": prediction.condition,
-        }
-
-    def _columns(self) -> list[str]:
-        from vavl.tracking.registry import value_columns
-
-        return ["label", *value_columns(self._model.description.task.model_dump()), "condition", "error"]
-
-
-def _is_missing(value: Any) -> bool:
-    if isinstance(value, float):
-        return bool(np.isnan(value))
-    return value is None or value is pd.NA or (isinstance(value, str) and not value)
-
-
-def _as_lists(value: Any) -> Any:
-    """Turn an array of arrays, as Parquet readers give them, into nested lists."""
-    return [_as_lists(item) for item in value] if isinstance(value, (np.ndarray, list, tuple)) else value
+    def _table(self, answers: list[Any], index: Any) -> pd.DataFrame:
+        """Return one row per answer; a text stands for an error."""
+        nothing = (np.nan,) * len(self._value_columns)
+        rows = [
+            (None, nothing, None, answer)
+            if isinstance(answer, str)
+            else (answer.label or None, answer.values, answer.condition, None)
+            for answer in answers
+        ]
+        values = np.array([row[1] for row in rows], dtype=float).reshape(len(rows), len(nothing))
+        columns: dict[str, Any] = {"label": [row[0] for row in rows]}
+        columns |= dict(zip(self._value_columns, values.T, strict=True))
+        columns |= {"condition": [row[2] for row in rows], "error": [row[3] for row in rows]}
+        # Texts of one type whatever the cells hold: left to itself, pandas takes another where all of them are None.
+        texts = {name: pd.Series(columns[name], dtype=object, index=index) for name in _TEXTS}
+        return pd.DataFrame({**columns, **texts}, index=index)
 
 
 set_model(ServedModel())

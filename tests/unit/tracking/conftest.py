@@ -7,13 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-import torch
+from served_models import write_model
 
-from vavl.data.statistics import FeatureStatistics, Normalisation
-from vavl.models.saved_model import ModalityDescription, ModelDescription, build_network, save_model
-from vavl.models.settings import ClassTask, NetworkSettings, Task
 from vavl.tracking.settings import TrackingSettings
 
 
@@ -69,46 +65,6 @@ def tracking_client(tracking: TrackingSettings, client_of: Callable[[TrackingSet
 
 
 @pytest.fixture(scope="session")
-def make_model_folder() -> Callable[..., Path]:
-    """A function (folder, task, audio extractor) that writes a tiny untrained model."""
-    return _model_folder
-
-
-@pytest.fixture(scope="session")
 def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny untrained model of three classes, 5 audio and 4 video channels."""
-    task = ClassTask(classes=("anger", "joy", "sadness"))
-    return _model_folder(tmp_path_factory.mktemp("model") / "demo", task)
-
-
-def _modality(name: str, width: int, extractor: dict[str, Any]) -> ModalityDescription:
-    normalisation = Normalisation(np.zeros(width, np.float32), np.ones(width, np.float32))
-    return ModalityDescription(
-        width=width,
-        statistics=FeatureStatistics("demo", name, "made up", normalisation).to_dict(),
-        trained=True,
-        extractor=extractor,
-    )
-
-
-def _description(task: Task, audio_extractor: dict[str, Any]) -> ModelDescription:
-    audio, video = (_modality("audio", 5, audio_extractor), _modality("video", 4, {}))
-    network = NetworkSettings(
-        width=16,
-        modality_blocks=1,
-        shared_blocks=1,
-        attention_heads=2,
-        convolution_kernel=3,
-        head_widths=(8, 8),
-    )
-    return ModelDescription(
-        network=network, task=task, audio=audio, video=video,
-        fusion_trained=True, speaker_normalisation=False, max_frames=100, provenance={},
-    )  # fmt: skip
-
-
-def _model_folder(folder: Path, task: Task, audio_extractor: dict[str, Any] | None = None) -> Path:
-    description = _description(task, audio_extractor or {})
-    torch.manual_seed(0)
-    save_model(folder, build_network(description).state_dict(), description)
-    return folder
+    """A tiny untrained model of three classes, 4 channels on either side."""
+    return write_model(tmp_path_factory.mktemp("model") / "demo")
