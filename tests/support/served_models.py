@@ -30,6 +30,7 @@ def write_model(
     task: Task | None = None,
     audio: ModalityInfo = MADE_UP,
     video: ModalityInfo = MADE_UP,
+    spread: float = 0.3,
     **changes: Any,
 ) -> Path:
     """Write a model of some thousand weights, all away from zero, so that clips differ in their predictions.
@@ -39,6 +40,7 @@ def write_model(
         task: three classes by default.
         audio: what it is trained on; by default features that no media file gives.
         video: likewise.
+        spread: deviation of what is added to the weights that training would start from.
         changes: of the description.
     """
     network = NetworkSettings(
@@ -58,7 +60,7 @@ def write_model(
     torch.manual_seed(0)
     weights = build_network(description).state_dict()
     for value in weights.values():
-        value.add_(0.3 * torch.randn_like(value))
+        value.add_(spread * torch.randn_like(value))
     save_model(folder, weights, description)
     return folder
 

@@ -173,7 +173,8 @@ class SavedModel:
         """Predict clips as ``predict`` does; the error of a clip stands in its place.
 
         The clips go through the network in groups of like length, so that memory does not grow with their
-        number. Another group changes a prediction by rounding alone (float32: 1e-6 of a probability).
+        number. Another group changes a prediction by rounding alone (float32; up to 3e-7 of a probability with
+        trained models).
 
         Raises:
             InputError: the model needs per-speaker statistics.

@@ -64,7 +64,7 @@ class ServedModel(PythonModel):  # type: ignore[misc]  # MLflow carries no types
     ) -> pd.DataFrame:
         """Predict every row; see the class for the columns."""
         table = model_input if isinstance(model_input, pd.DataFrame) else pd.DataFrame(model_input)
-        names = [name for name in self._input_columns if name in table]
+        names = [name for name in table.columns if name in self._input_columns]
         if not names:
             # MLflow drops columns that it does not know, and with the last one the rows.
             _log.warning("nothing to predict: the table has none of %s", ", ".join(self._input_columns))
