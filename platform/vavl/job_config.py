@@ -22,6 +22,7 @@ from vavl.prediction.settings import PredictionSettings
 from vavl.tracking.settings import TrackingSettings, TrackingTarget
 from vavl.training.comparison_settings import ComparisonPlan
 from vavl.training.settings import TrainingPlan
+from vavl.tuning.settings import SweepPlan
 
 
 class MakeDemoCorpusJob(FrozenConfig):
@@ -155,6 +156,12 @@ class PredictClipsJob(PredictionSettings):
     tracking: TrackingSettings = TrackingSettings()
 
 
+class TuneModelJob(SweepPlan):
+    """Settings of ``jobs/tune_model.py``: what is searched and how, and where it is tracked."""
+
+    tracking: TrackingSettings = TrackingSettings()
+
+
 class SyncTrackingJob(FrozenConfig):
     """Settings of ``jobs/sync_tracking.py``."""
 
@@ -199,5 +206,6 @@ JOB_SETTINGS: dict[str, type[FrozenConfig]] = {
     "push_store": PushStoreJob,
     "sync_tracking": SyncTrackingJob,
     "train_model": TrainModelJob,
+    "tune_model": TuneModelJob,
 }
 """Settings of every job that can be submitted to a cluster, by the name of its file in ``jobs/``."""

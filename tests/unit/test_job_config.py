@@ -22,6 +22,7 @@ from vavl.job_config import (
     PushStoreJob,
     SyncTrackingJob,
     TrainModelJob,
+    TuneModelJob,
 )
 from vavl.submission.settings import SubmitJob
 from vavl.training.comparison_grid import cell_plans
@@ -44,6 +45,7 @@ JOBS = {
     "submit_job": SubmitJob,
     "sync_tracking": SyncTrackingJob,
     "train_model": TrainModelJob,
+    "tune_model": TuneModelJob,
 }
 
 

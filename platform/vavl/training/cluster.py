@@ -67,7 +67,10 @@ def free_places_of_the_dead() -> int:
     for entry in accessor.get_placement_group_table():
         group = gcs_pb2.PlacementGroupTableData.FromString(entry)
         is_removed = group.state == gcs_pb2.PlacementGroupTableData.REMOVED
-        if group.creator_actor_dead and group.creator_job_id.hex() == own_job and not is_removed:
+        # A group that no actor made counts as one of a dead actor: those of Ray Tune are of that kind.
+        is_of_actor = group.creator_actor_id != ray.ActorID.nil().binary()
+        is_lost = is_of_actor and group.creator_actor_dead and not is_removed
+        if is_lost and group.creator_job_id.hex() == own_job:
             remove_placement_group(PlacementGroup(ray.PlacementGroupID(group.placement_group_id)))
             freed += 1
     return freed

@@ -6,7 +6,8 @@ import itertools
 import json
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,8 +30,9 @@ from vavl.training.cluster import (
     resources_of_worker,
 )
 from vavl.training.loop import Record, Report
+from vavl.training.process_memory import RUN_MEMORY, peak_memory_bytes
 from vavl.training.run_folder import RunFolder, run_id_of
-from vavl.training.settings import TrainingPlan
+from vavl.training.settings import TrainingPlan, TrainingSettings
 from vavl.training.signals import in_thread, stop_on_signals
 from vavl.training.stop import Reason, StopWatch, clear_stop, read_left
 from vavl.training.supervision import LostWorkersError, Supervisor, stopped
@@ -54,7 +56,9 @@ _ENVIRONMENT = {
 }
 
 
-def launch_training(plan: TrainingPlan, folder: RunFolder, sink: Report) -> None:
+def launch_training(
+    plan: TrainingPlan, folder: RunFolder, sink: Report, *, shares_cluster: bool = False
+) -> None:
     """Train with as many workers as the plan says, and return when the run is finished.
 
     Args:
@@ -62,6 +66,8 @@ def launch_training(plan: TrainingPlan, folder: RunFolder, sink: Report) -> None
         folder: of the run; its id names the Ray run.
         sink: receives the records of rank 0, in this process or in Ray's controller process; it must
             be picklable and must not raise.
+        shares_cluster: other runs of the same driver stand beside this one: what an autoscaler is asked
+            for is the driver's business, since each request replaces the one before.
 
     Raises:
         VavlError: what stopped a worker.
@@ -77,11 +83,17 @@ def launch_training(plan: TrainingPlan, folder: RunFolder, sink: Report) -> None
             if read_left(plan.output_dir) is not None:
                 raise stopped(plan.output_dir)
         case "ray":
-            _train_on_ray(plan, folder, sink)
+            prepare_ray(plan.training)
+            with nullcontext() if shares_cluster else _asked_for_workers(plan.training):
+                _train_on_ray(plan, folder, sink)
 
 
-def _train_on_ray(plan: TrainingPlan, folder: RunFolder, sink: Report) -> None:
-    settings = plan.training
+def prepare_ray(settings: TrainingSettings) -> None:
+    """Join Ray, or start it, with what its workers have to know.
+
+    Raises:
+        TrainingError: this machine has no place for the least number of workers.
+    """
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     # A process that is stopped altogether leaves no stack; Ray notices that it does not answer.
@@ -95,6 +107,21 @@ def _train_on_ray(plan: TrainingPlan, folder: RunFolder, sink: Report) -> None:
             f"this machine has place for {places_for_workers(settings)} ({describe_machines()})",
             "lower training.workers or training.cpus_per_worker",
         )  # fmt: skip
+
+
+@contextmanager
+def _asked_for_workers(settings: TrainingSettings) -> Iterator[None]:
+    """Ask an autoscaler for the machines of a run, and give them back at its end."""
+    ask_for_workers(settings, settings.most_workers)
+    try:
+        yield
+    finally:
+        if ray.is_initialized():
+            ask_for_workers(settings, 0)
+
+
+def _train_on_ray(plan: TrainingPlan, folder: RunFolder, sink: Report) -> None:
+    settings = plan.training
     numbers = itertools.count(1)
 
     def attempt(workers: int) -> None:
@@ -103,13 +130,8 @@ def _train_on_ray(plan: TrainingPlan, folder: RunFolder, sink: Report) -> None:
         in_thread(partial(_fit, plan, f"{folder.run_id}-{next(numbers)}", workers, sink))
 
     supervisor = Supervisor(settings, plan.output_dir, attempt, partial(places_for_workers, settings), sink)
-    ask_for_workers(settings, settings.most_workers)
-    try:
-        with stop_on_signals(plan.output_dir):
-            supervisor.run()
-    finally:
-        if ray.is_initialized():
-            ask_for_workers(settings, 0)
+    with stop_on_signals(plan.output_dir):
+        supervisor.run()
 
 
 def _fit(plan: TrainingPlan, name: str, workers: int, sink: Report) -> None:
@@ -189,7 +211,7 @@ class _RaySurroundings(Listening):
 
 def _report_to_ray(records: Sequence[Record]) -> None:
     # One JSON text: Ray must neither see a NaN nor a tensor in its metrics.
-    ray.train.report({"records": json.dumps(list(records))})
+    ray.train.report({"records": json.dumps(list(records)), "memory_bytes": peak_memory_bytes()})
 
 
 class _RecordSink(UserCallback):  # type: ignore[misc]
@@ -201,9 +223,20 @@ class _RecordSink(UserCallback):  # type: ignore[misc]
     def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:  # noqa: ARG002
         """Pass the records on; an exception here would end the run and not be retried."""
         try:
-            self._sink(json.loads(metrics[0]["records"]))
+            self._sink(_with_memory(json.loads(metrics[0]["records"]), metrics))
         except Exception:  # noqa: BLE001  logged with its traceback; the journal is not worth the run
             _log.exception("a report could not be recorded; training goes on")
+
+
+def _with_memory(records: list[Record], metrics: Sequence[Mapping[str, Any]]) -> list[Record]:
+    """Return the records, the epochs among them with the memory of all workers and of this process."""
+    taken = peak_memory_bytes() + sum(rank["memory_bytes"] for rank in metrics)
+    return [
+        {**record, "metrics": {**record["metrics"], RUN_MEMORY: taken / 2**30}}
+        if record["kind"] == "epoch"
+        else record
+        for record in records
+    ]
 
 
 def _first_cause(failure: WorkerGroupError) -> VavlError | LostWorkersError:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from vavl.tracking.comparison import ChildLog
+from vavl.tracking.child_log import ChildLog
 from vavl.tracking.journal import Journal
 from vavl.tracking.replay import Replay
 from vavl.tracking.replay_queue import ReplayQueue

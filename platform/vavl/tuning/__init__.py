@@ -1,0 +1,1 @@
+"""Sweeps: searched settings, the Optuna study, and Ray Tune as the runner of the trials."""
