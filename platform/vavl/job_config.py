@@ -14,6 +14,7 @@ from vavl.config.places import FROM_PROJECT, FROM_ROOT
 from vavl.data.demo_corpus.settings import DemoCorpusSettings
 from vavl.data.merge_settings import MergeSettings
 from vavl.data.store_address import StoreAddress
+from vavl.evaluation.settings import EvaluationPlan
 from vavl.features.extraction_settings import ExtractionRun
 from vavl.features.settings import FeatureSettings
 from vavl.prediction.manifest_table import MANIFEST_SUFFIXES
@@ -147,6 +148,12 @@ class CompareObjectivesJob(ComparisonPlan):
     tracking: TrackingSettings = TrackingSettings()
 
 
+class EvaluateModelJob(EvaluationPlan):
+    """Settings of ``jobs/evaluate_model.py``: what is measured, and where model and results are tracked."""
+
+    tracking: TrackingSettings = TrackingSettings()
+
+
 class PredictClipsJob(PredictionSettings):
     """Settings of ``jobs/predict_clips.py``: what is predicted, and where registered models are found."""
 
@@ -198,6 +205,7 @@ JOB_SETTINGS: dict[str, type[FrozenConfig]] = {
     "check_setup": CheckSetupJob,
     "compare_objectives": CompareObjectivesJob,
     "describe_corpus": DescribeCorpusJob,
+    "evaluate_model": EvaluateModelJob,
     "list_stores": ListStoresJob,
     "make_demo_corpus": MakeDemoCorpusJob,
     "merge_stores": MergeStoresJob,

@@ -14,6 +14,7 @@ from vavl.job_config import (
     CheckSetupJob,
     CompareObjectivesJob,
     DescribeCorpusJob,
+    EvaluateModelJob,
     ListStoresJob,
     MakeDemoCorpusJob,
     MergeStoresJob,
@@ -30,12 +31,13 @@ from vavl.training.comparison_grid import cell_plans
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted((ROOT / "jobs/configs").rglob("*.yaml"))
 COMPARISONS = sorted((ROOT / "jobs/configs/compare").glob("*.yaml"))
-TRAININGS = [path for path in CONFIGS if "\ndata:" in path.read_text(encoding="utf-8")]
+TRAININGS = [path for path in CONFIGS if "\nobjectives:" in path.read_text(encoding="utf-8")]
 JOBS = {
     "audit_corpus": AuditCorpusJob,
     "check_setup": CheckSetupJob,
     "compare_objectives": CompareObjectivesJob,
     "describe_corpus": DescribeCorpusJob,
+    "evaluate_model": EvaluateModelJob,
     "list_stores": ListStoresJob,
     "make_demo_corpus": MakeDemoCorpusJob,
     "merge_stores": MergeStoresJob,

@@ -210,7 +210,7 @@ def _in_terms_of(
         case ClassTask(classes=classes):
             table = class_table(collection.manifest.classes, classes, selection.labels)
             _check_classes(collection, rows, table, classes)
-            shares = collection.target @ np.maximum(table, 0)
+            shares: NDArray[np.floating] = collection.target @ np.maximum(table, 0)
             kept = shares.sum(axis=1)
             if (table < 0).any():
                 # Votes for a class that is left out are taken off; the others count in proportion.
@@ -266,7 +266,7 @@ def class_table(
 def _check_classes(
     collection: ClipCollection, rows: NDArray[np.int64], table: NDArray[np.float32], classes: tuple[str, ...]
 ) -> None:
-    occurring = (collection.target[rows] > 0).any(axis=0)
+    occurring = np.asarray((collection.target[rows] > 0).any(axis=0))
     strange = [
         name
         for name, row, occurs in zip(collection.manifest.classes, table, occurring, strict=True)

@@ -34,6 +34,22 @@ def attribute_scores(
     }
 
 
+def absolute_errors(
+    predicted: NDArray[np.float64], target: NDArray[np.float64], names: Sequence[str]
+) -> dict[str, float]:
+    """Return ``mae_<name>``, the mean absolute error, per attribute; empty for no clips.
+
+    Args:
+        predicted: (clips, attributes).
+        target: (clips, attributes).
+        names: of the attributes.
+    """
+    if len(target) == 0:
+        return {}
+    error = np.abs(predicted - target).mean(axis=0)
+    return {f"mae_{name}": float(value) for name, value in zip(names, error, strict=True)}
+
+
 def concordance_of(predicted: NDArray[np.float64], target: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return Lin's concordance correlation per column; 0 where both are constant and equal.
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import confusion_matrix, f1_score, log_loss
 
-_CALIBRATION_BINS = 15
+CALIBRATION_BINS = 15
 
 
 def class_scores(probabilities: NDArray[np.float64], target: NDArray[np.float64]) -> dict[str, float]:
@@ -46,13 +48,62 @@ def confusion_counts(probabilities: NDArray[np.float64], target: NDArray[np.floa
     return counts
 
 
+@dataclass(frozen=True)
+class ClassScore:
+    """How one class is found.
+
+    Attributes:
+        precision: share of right clips among those predicted as the class; NaN if none was.
+        recall: share of the class' clips that were found; NaN if it has none.
+        f1: harmonic mean of both; 0 if it neither occurs nor is predicted.
+        clips: that have the class.
+        predicted: clips predicted as the class.
+    """
+
+    precision: float
+    recall: float
+    f1: float
+    clips: int
+    predicted: int
+
+
+def scores_of_classes(counts: NDArray[np.int64]) -> list[ClassScore]:
+    """Return the scores of each class from counts (true class, predicted class)."""
+    found = []
+    for right, clips, predicted in zip(np.diag(counts), counts.sum(axis=1), counts.sum(axis=0), strict=True):
+        found.append(
+            ClassScore(
+                precision=float(right / predicted) if predicted else float("nan"),
+                recall=float(right / clips) if clips else float("nan"),
+                f1=float(2 * right / (clips + predicted)) if clips + predicted else 0.0,
+                clips=int(clips),
+                predicted=int(predicted),
+            )
+        )
+    return found
+
+
+def brier_score(probabilities: NDArray[np.float64], target: NDArray[np.float64]) -> float:
+    """Return the mean over clips of the squared distance to the truth, summed over classes (Brier 1950).
+
+    Args:
+        probabilities: (clips, classes).
+        target: (clips, classes); the class with most votes is the truth, as in ``class_scores``.
+
+    Returns:
+        0 (certain and right) to 2 (certain and wrong).
+    """
+    truth = np.eye(target.shape[1])[target.argmax(axis=1)]
+    return float(np.square(probabilities - truth).sum(axis=1).mean())
+
+
 def calibration_error(probabilities: NDArray[np.float64], truth: NDArray[np.int64]) -> float:
     """Return the expected calibration error over 15 equal bins of confidence (Guo et al., ICML 2017)."""
     confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == truth
-    bins = np.minimum((confidence * _CALIBRATION_BINS).astype(int), _CALIBRATION_BINS - 1)
-    count = np.bincount(bins, minlength=_CALIBRATION_BINS)
+    bins = np.minimum((confidence * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
+    count = np.bincount(bins, minlength=CALIBRATION_BINS)
     gap = np.abs(
-        np.bincount(bins, weights=confidence, minlength=_CALIBRATION_BINS)
-        - np.bincount(bins, weights=right, minlength=_CALIBRATION_BINS)
+        np.bincount(bins, weights=confidence, minlength=CALIBRATION_BINS)
+        - np.bincount(bins, weights=right, minlength=CALIBRATION_BINS)
     )
     return float(gap.sum() / count.sum())

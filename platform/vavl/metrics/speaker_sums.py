@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from vavl.metrics.classes import CALIBRATION_BINS
 from vavl.metrics.paired import Statistic
 
 Sums = Callable[[NDArray[np.float64], NDArray[np.float64]], NDArray[np.float64]]
@@ -34,7 +35,7 @@ def class_measures() -> Mapping[str, SummedScore]:
     speaker alone has too few clips of a class.
     """
     return {
-        "accuracy": SummedScore(_right_share, _mean_of_shares),
+        "accuracy": SummedScore(_right_share, _mean_of_sums),
         "f1_macro": SummedScore(_confusion, _f1_macro),
         "uar": SummedScore(_confusion, _uar),
     }
@@ -49,11 +50,71 @@ def attribute_measures(names: Sequence[str]) -> Mapping[str, SummedScore]:
     return {"ccc_mean": SummedScore(_moments, lambda sums: _ccc(sums).mean(axis=-1)), **each}
 
 
+def class_measures_over_clips() -> Mapping[str, SummedScore]:
+    """Return the scores of ``class_scores`` and ``brier_score``, with all clips of all speakers together.
+
+    Here ``accuracy`` is the share of right clips, so a speaker with more clips counts more.
+    """
+    return {
+        "accuracy": SummedScore(_mean_of(lambda p, y: p.argmax(axis=1) == y.argmax(axis=1)), _mean_of_sums),
+        "uar": SummedScore(_confusion, _uar),
+        "f1_macro": SummedScore(_confusion, _f1_macro),
+        "calibration_error": SummedScore(_bin_gaps, _calibration_error),
+        "brier": SummedScore(_mean_of(_squared_distance), _mean_of_sums),
+        "loss": SummedScore(_mean_of(_cross_entropy), _mean_of_sums),
+    }
+
+
+def attribute_measures_over_clips(names: Sequence[str]) -> Mapping[str, SummedScore]:
+    """Return ``ccc_mean``, and ``ccc_``, ``rmse_`` and ``mae_<name>`` of each attribute, over all clips together."""
+    found = dict(attribute_measures(names))
+    for place, name in enumerate(names):
+        squares = _mean_of(lambda p, y, place=place: np.square(p[:, place] - y[:, place]))  # type: ignore[misc]
+        sizes = _mean_of(lambda p, y, place=place: np.abs(p[:, place] - y[:, place]))  # type: ignore[misc]
+        found[f"rmse_{name}"] = SummedScore(squares, lambda sums: np.sqrt(_mean_of_sums(sums)))
+        found[f"mae_{name}"] = SummedScore(sizes, _mean_of_sums)
+    return found
+
+
+def _mean_of(values: Sums) -> Sums:
+    """Return sums that ``_mean_of_sums`` turns into the mean over clips of ``values``, (clips,)."""
+
+    def sums(predicted: NDArray[np.float64], target: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.array([values(predicted, target).sum(), len(target)], dtype=np.float64)
+
+    return sums
+
+
+def _squared_distance(predicted: NDArray[np.float64], target: NDArray[np.float64]) -> NDArray[np.float64]:
+    truth = np.eye(target.shape[1])[target.argmax(axis=1)]
+    distance: NDArray[np.float64] = np.square(predicted - truth).sum(axis=1)
+    return distance
+
+
+def _cross_entropy(predicted: NDArray[np.float64], target: NDArray[np.float64]) -> NDArray[np.float64]:
+    stated = np.take_along_axis(predicted, target.argmax(axis=1)[:, None], axis=1)[:, 0]
+    entropy: NDArray[np.float64] = -np.log(np.clip(stated, np.finfo(np.float64).eps, 1))
+    return entropy
+
+
+def _bin_gaps(predicted: NDArray[np.float64], target: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Per bin of confidence: stated minus right; behind them the clips."""
+    confidence = predicted.max(axis=1)
+    right = predicted.argmax(axis=1) == target.argmax(axis=1)
+    place = np.minimum((confidence * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
+    gaps = np.bincount(place, weights=confidence - right, minlength=CALIBRATION_BINS)
+    return np.append(gaps, float(len(target)))
+
+
+def _calibration_error(sums: NDArray[np.float64]) -> NDArray[np.float64]:
+    return _ratio(np.abs(sums[..., :-1]).sum(axis=-1), sums[..., -1])
+
+
 def _right_share(predicted: NDArray[np.float64], target: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.array([(predicted.argmax(axis=1) == target.argmax(axis=1)).mean(), 1.0])
 
 
-def _mean_of_shares(sums: NDArray[np.float64]) -> NDArray[np.float64]:
+def _mean_of_sums(sums: NDArray[np.float64]) -> NDArray[np.float64]:
     return _ratio(sums[..., 0], sums[..., 1])
 
 

@@ -85,6 +85,8 @@ class MlflowWriter:
         self._log_params(run_id, {key: value for key, value in params.items() if key not in known})
         if payload.get("dataset"):
             self._log_dataset(run_id, payload["dataset"])
+        if payload.get("evaluates"):
+            self._link_version(run_id, payload["evaluates"])
         if payload.get("config_yaml"):
             self._client.log_text(run_id, payload["config_yaml"], "config.yaml")
         self._client.update_run(run_id, status="RUNNING")
@@ -181,6 +183,24 @@ class MlflowWriter:
         for group in _groups(entries, _PARAMS_PER_REQUEST):
             self._client.log_batch(run_id, tags=group, synchronous=True)
 
+    def _link_version(self, run_id: str, note: Mapping[str, Any]) -> None:
+        """Let the pages of run and version lead to each other: a run that measured a registered model.
+
+        Where this store does not hold the model (it was taken from another), the run's own tags name it alone.
+        """
+        from mlflow.entities import LoggedModelInput
+        from mlflow.exceptions import MlflowException
+
+        try:
+            self._client.set_model_version_tag(
+                note["name"], note["version"], f"vavl.evaluation.{note['what']}", run_id
+            )
+            if note.get("model_id"):
+                self._client.log_inputs(run_id, models=[LoggedModelInput(note["model_id"])])
+        except MlflowException as fault:
+            if fault.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+
     def _log_dataset(self, run_id: str, note: Mapping[str, Any]) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
@@ -193,7 +213,7 @@ class MlflowWriter:
                 {"store_hash": note["store_hash"], "card": note.get("card"), **note["counts"]}
             ),
         )
-        tag = InputTag("mlflow.data.context", "training")
+        tag = InputTag("mlflow.data.context", note.get("context", "training"))
         self._client.log_inputs(run_id, [DatasetInput(dataset, [tag])])
 
 

@@ -25,6 +25,7 @@ from vavl.tracking.settings import TrackingPlace, TrackingSettings, tracking_pla
 
 FORMS = "models:/NAME@ALIAS, models:/NAME/VERSION, or a folder"
 _REGISTERED = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>\d+))")
+_LOGGED_MODEL = re.compile(r"(?<=/)m-[0-9a-f]{32}\b")
 _MODEL_FILES = ("model.json", "model.safetensors")
 # Where a logged model keeps the folder that training wrote.
 _WITHIN_LOGGED_MODEL = "artifacts/model"
@@ -44,6 +45,7 @@ class ResolvedModel:
         version: of the registered model, as MLflow writes it ("1", "2", ...); None for a folder.
         mlflow_run_id: the run that the version belongs to; None for a folder, and where MLflow knows none.
         tags: of the version; empty for a folder.
+        model_id: MLflow's id of the logged model behind the version, if it has one.
     """
 
     address: str
@@ -52,6 +54,7 @@ class ResolvedModel:
     version: str | None = None
     mlflow_run_id: str | None = None
     tags: Mapping[str, str] = field(default_factory=dict)
+    model_id: str | None = None
 
     @property
     def title(self) -> str:
@@ -83,7 +86,12 @@ def resolve_model(address: str, tracking: TrackingSettings) -> ResolvedModel:
         found = _version(client, address, parts)
         folder = _files_of(client, place, found)
     tags = {str(key): str(value) for key, value in found.tags.items()}
-    return ResolvedModel(address, folder, found.name, str(found.version), found.run_id or None, tags)
+    # A data base forgets the id of the logged model; its place still names it.
+    logged = _LOGGED_MODEL.search(str(found.source))
+    model_id = logged[0] if logged else None
+    return ResolvedModel(
+        address, folder, found.name, str(found.version), found.run_id or None, tags, model_id
+    )
 
 
 def _model_folder(address: str) -> Path:

@@ -28,6 +28,7 @@ class DatasetNote:
         card: path or name of the corpus card.
         counts: clips by split, partition or modality.
         waived: checks of the store's audit that may fail.
+        context: what the run does with the data, "training" or "evaluation".
     """
 
     name: str
@@ -36,6 +37,7 @@ class DatasetNote:
     card: str
     counts: Mapping[str, int]
     waived: tuple[str, ...] = ()
+    context: str = "training"
 
     @property
     def tags(self) -> dict[str, str]:

@@ -89,7 +89,7 @@ def claim_run_folder(plan: TrainingPlan) -> RunFolder:
         if _goes_on(earlier, plan):
             _log.info("continuing run %s in %s", earlier["run_id"], folder)
             return RunFolder(folder, earlier["run_id"], is_resumed=True)
-        _put_aside(folder, earlier["run_id"])
+        put_aside(folder, earlier["run_id"])
         reason = (
             "is finished"
             if earlier["state"] == "finished"
@@ -141,7 +141,8 @@ def _goes_on(earlier: Mapping[str, Any] | None, plan: TrainingPlan) -> bool:
     return bool(earlier["state"] == "running" and plan.training.resume == "auto")
 
 
-def _put_aside(folder: Path, run_id: str) -> None:
+def put_aside(folder: Path, run_id: str) -> None:
+    """Move what ``folder`` holds of a run to ``earlier/<run id>`` in it."""
     place = make_folder(folder / EARLIER_FOLDER / run_id)
     for item in sorted(folder.iterdir()):
         if item.name != EARLIER_FOLDER:

@@ -4,9 +4,22 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score, recall_score
+from sklearn.metrics import (
+    accuracy_score,
+    balanced_accuracy_score,
+    brier_score_loss,
+    f1_score,
+    precision_recall_fscore_support,
+    recall_score,
+)
 
-from vavl.metrics.classes import calibration_error, class_scores, confusion_counts
+from vavl.metrics.classes import (
+    brier_score,
+    calibration_error,
+    class_scores,
+    confusion_counts,
+    scores_of_classes,
+)
 
 
 @pytest.fixture(params=range(4))
@@ -100,3 +113,28 @@ def test_perfectly_calibrated_predictions_have_no_calibration_error():
 
 def test_full_confidence_falls_into_the_last_bin():
     assert calibration_error(np.array([[1.0, 0.0]] * 4), np.array([0, 0, 0, 1])) == pytest.approx(0.25)
+
+
+def test_brier_score_by_hand_and_as_scikit_learn_says():
+    probabilities = np.array([[0.7, 0.2, 0.1], [0.1, 0.1, 0.8], [0.0, 1.0, 0.0]])
+    target = np.eye(3)[[0, 1, 1]]
+    by_hand = ((0.09 + 0.04 + 0.01) + (0.01 + 0.81 + 0.64) + 0) / 3
+    assert brier_score(probabilities, target) == pytest.approx(by_hand)
+    two = np.random.default_rng(0).dirichlet(np.ones(2), size=50)
+    truth = np.random.default_rng(1).integers(0, 2, size=50)
+    # scikit-learn states one class of two; both miss by the same.
+    assert brier_score(two, np.eye(2)[truth]) == pytest.approx(2 * brier_score_loss(truth, two[:, 1]))
+
+
+def test_scores_of_classes_are_those_of_scikit_learn(drawn):
+    probabilities, target = drawn
+    truth, predicted = target.argmax(1), probabilities.argmax(1)
+    precision, recall, f1, clips = precision_recall_fscore_support(
+        truth, predicted, labels=range(5), zero_division=np.nan
+    )
+    found = scores_of_classes(confusion_counts(probabilities, target))
+    np.testing.assert_allclose([one.precision for one in found], precision)
+    np.testing.assert_allclose([one.recall for one in found], recall)
+    np.testing.assert_allclose([one.f1 for one in found], np.nan_to_num(f1))
+    assert [one.clips for one in found] == clips.tolist()
+    assert sum(one.predicted for one in found) == len(truth)

@@ -5,9 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from vavl.metrics.attributes import concordance_of
-from vavl.metrics.classes import class_scores
-from vavl.metrics.speaker_sums import attribute_measures, class_measures
+from vavl.metrics.attributes import absolute_errors, attribute_scores, concordance_of
+from vavl.metrics.classes import brier_score, class_scores
+from vavl.metrics.speaker_sums import (
+    attribute_measures,
+    attribute_measures_over_clips,
+    class_measures,
+    class_measures_over_clips,
+)
 
 
 @pytest.fixture
@@ -51,3 +56,20 @@ def test_no_clip_gives_no_score() -> None:
         width = 2 if name == "accuracy" else 9
         assert np.isnan(measure.statistic(np.zeros(width)))
     assert np.isnan(attribute_measures(("a",))["ccc_mean"].statistic(np.zeros(6)))
+
+
+def test_measures_over_clips_are_the_scores_of_all_clips_though_speakers_have_unequal_many(
+    predictions: tuple[np.ndarray, np.ndarray, np.ndarray],
+) -> None:
+    predicted, target, _ = predictions
+    expected = {**class_scores(predicted, target), "brier": brier_score(predicted, target)}
+    for name, measure in class_measures_over_clips().items():
+        sums = measure.sums(predicted[:7], target[:7]) + measure.sums(predicted[7:], target[7:])
+        assert measure.statistic(sums) == pytest.approx(expected[name]), name
+    values, names = target + 0.1 * predicted, ("arousal", "valence", "dominance", "power")
+    expected = {**attribute_scores(predicted, values, names), **absolute_errors(predicted, values, names)}
+    found = attribute_measures_over_clips(names)
+    assert {"ccc_mean", "rmse_valence", "mae_power"} < set(found)
+    for name, measure in found.items():
+        sums = measure.sums(predicted[:7], values[:7]) + measure.sums(predicted[7:], values[7:])
+        assert measure.statistic(sums) == pytest.approx(expected[name]), name

@@ -44,6 +44,7 @@ def test_a_registered_model_is_found_by_version_and_alias(registry: Any, address
     found = resolve_model(address, tracking)
     assert (found.name, found.version, found.mlflow_run_id) == ("vavl-test", version, run)
     assert found.tags["fold"] == version
+    assert str(found.model_id) in {part for part in found.folder.parts if part.startswith("m-")}
     assert found.title == f"vavl-test version {version}"
     assert load_model(found.folder).classes == ("anger", "joy", "sadness")
 

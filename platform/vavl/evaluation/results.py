@@ -1,0 +1,162 @@
+"""What an evaluation leaves as files: predictions and the numbers of the summary."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from vavl.config.files import written_beside
+from vavl.evaluation.evaluation import Evaluation, Measured
+from vavl.metrics.classes import CALIBRATION_BINS
+from vavl.metrics.names import CONDITIONS, metric_name
+from vavl.metrics.paired import Interval
+from vavl.models.settings import AttributeTask, ClassTask
+
+PREDICTIONS_FILE = "predictions.parquet"
+
+
+def write_predictions(evaluation: Evaluation, folder: Path) -> Path:
+    """Write ``predictions.parquet``: one row per clip, condition and degradation ("none" for whole inputs).
+
+    Columns: clip_id, corpus, speaker, split, degradation, condition, label, probability_<class> or one column
+    per attribute, true_label and target_<class or attribute>, and error: why a clip could not be degraded, in
+    which case its prediction is null.
+    """
+    tables = [
+        table
+        for measured in (evaluation.whole, *evaluation.degraded)
+        for table in _tables(evaluation, measured)
+    ]
+    path = folder / PREDICTIONS_FILE
+    with written_beside(path) as partial:
+        pq.write_table(pa.concat_tables(tables), partial)
+    return path
+
+
+def _tables(evaluation: Evaluation, measured: Measured) -> Iterator[pa.Table]:
+    degradation = measured.degradation
+    conditions = CONDITIONS if degradation is None else degradation.conditions
+    whole = evaluation.whole.predictions
+    for condition in conditions:
+        # Clips that could not be degraded keep their row, with the reason.
+        rows = np.flatnonzero(whole.counts[condition])
+        if len(rows):
+            yield _table(evaluation, measured, condition, rows)
+
+
+def _table(evaluation: Evaluation, measured: Measured, condition: str, rows: Any) -> pa.Table:
+    clips, task = evaluation.clips, evaluation.model.description.task
+    predictions = measured.predictions
+    predicted, target = predictions.predicted[condition][rows], predictions.target[rows]
+    about = clips.collection.manifest.table.select(["clip_id", "corpus"]).take(
+        pa.array(predictions.rows[rows])
+    )
+    missing = ~predictions.counts[condition][rows]
+    errors = [measured.failed.get(int(row)) for row in predictions.rows[rows]]
+
+    def text(value: str) -> pa.Array:
+        return pa.array([value] * len(rows), pa.string())
+
+    columns = {
+        "clip_id": about["clip_id"],
+        "corpus": about["corpus"],
+        "speaker": pa.array(clips.speaker_names[rows].tolist(), pa.string()),
+        "split": text(clips.selection.split),
+        "degradation": text(measured.name),
+        "condition": text(condition),
+    }
+    match task:
+        case ClassTask(classes=names):
+            labels = np.asarray(names)
+            columns["label"] = pa.array(labels[predicted.argmax(axis=1)].tolist(), pa.string(), mask=missing)
+            values = {f"probability_{name}": place for place, name in enumerate(names)}
+            columns["true_label"] = pa.array(labels[target.argmax(axis=1)].tolist(), pa.string())
+        case AttributeTask(attributes=names):
+            columns["label"] = columns["true_label"] = pa.nulls(len(rows), pa.string())
+            values = {name: place for place, name in enumerate(names)}
+    columns |= {name: pa.array(predicted[:, place], mask=missing) for name, place in values.items()}
+    columns |= {f"target_{name}": pa.array(target[:, place]) for place, name in enumerate(names)}
+    return pa.table({**columns, "error": pa.array(errors, pa.string())})
+
+
+def numbers_of(evaluation: Evaluation) -> dict[str, Any]:
+    """Return the part of ``summary.json`` that the measurement decides; numbers may be NaN.
+
+    Keys: ``metrics`` (flat: ``<split>/<condition>/<metric>``, degraded inputs ``...:<degradation>``),
+    ``intervals`` (95 %, [low, high], same names), ``differences`` (degraded minus whole of the main measure,
+    paired over speakers: value, low, high), ``classes`` and ``speakers`` (scores by condition, of whole
+    inputs), ``confusion`` (counts by condition, true class by row), ``calibration_bins``, and what they belong
+    to: ``corpus``, ``store_hash``, ``protocol``, ``fold``, ``split``, ``label_set``, ``label_target``,
+    ``clips``, ``conditions``, ``outputs``, ``is_cross_corpus``, ``speaker_normalisation``; ``warnings``,
+    ``notes``, ``not_measured`` (why, by degradation) and ``failed`` (why, by degradation and clip).
+    """
+    clips, description = evaluation.clips, evaluation.model.description
+    manifest, split = clips.collection.manifest, clips.selection.split
+    whole, task = evaluation.whole.scores, description.task
+    names = task.classes if isinstance(task, ClassTask) else task.attributes
+    return {
+        "corpus": manifest.corpus,
+        "store_hash": clips.collection.store.hash,
+        "protocol": manifest.protocol,
+        "fold": clips.fold,
+        "split": split,
+        "label_set": manifest.label_set,
+        "label_target": manifest.target,
+        "clips": len(clips.rows),
+        "conditions": list(clips.conditions),
+        "outputs": list(names),
+        "is_cross_corpus": evaluation.standing.is_cross_corpus,
+        "speaker_normalisation": description.speaker_normalisation,
+        "metrics": evaluation.metrics(),
+        "intervals": dict(_intervals(evaluation)),
+        "differences": dict(_differences(evaluation)),
+        "calibration_bins": CALIBRATION_BINS,
+        "confusion": {
+            name: one.confusion.tolist() for name, one in whole.items() if one.confusion is not None
+        },
+        "classes": {
+            condition: {name: asdict(one) for name, one in zip(names, scores.classes, strict=True)}
+            for condition, scores in whole.items()
+            if scores.classes
+        },
+        "speakers": {condition: scores.by_speaker for condition, scores in whole.items()},
+        "warnings": list(evaluation.standing.warnings),
+        "notes": list(evaluation.standing.notes),
+        "not_measured": dict(evaluation.not_measured),
+        "failed": {
+            measured.name: {_clip_id(evaluation, row): reason for row, reason in measured.failed.items()}
+            for measured in evaluation.degraded
+            if measured.failed
+        },
+    }
+
+
+def _intervals(evaluation: Evaluation) -> Iterator[tuple[str, list[float]]]:
+    for measured in (evaluation.whole, *evaluation.degraded):
+        for condition, scores in measured.scores.items():
+            for name, interval in scores.intervals.items():
+                yield _name(evaluation, measured, condition, name), [interval.low, interval.high]
+
+
+def _differences(evaluation: Evaluation) -> Iterator[tuple[str, Mapping[str, float]]]:
+    for measured in evaluation.degraded:
+        for condition, interval in measured.differences.items():
+            yield _name(evaluation, measured, condition, evaluation.main_measure), _as_numbers(interval)
+
+
+def _as_numbers(interval: Interval) -> dict[str, float]:
+    return {"value": interval.value, "low": interval.low, "high": interval.high}
+
+
+def _name(evaluation: Evaluation, measured: Measured, condition: str, metric: str) -> str:
+    return metric_name(evaluation.clips.selection.split, condition, metric) + measured.suffix
+
+
+def _clip_id(evaluation: Evaluation, row: int) -> str:
+    return str(evaluation.clips.collection.manifest.table["clip_id"][row].as_py())

@@ -1,0 +1,74 @@
+"""Settings of an evaluation: model, clips, degraded inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from vavl.config.base import FrozenConfig
+from vavl.config.places import FROM_PROJECT, FROM_ROOT
+from vavl.evaluation.degradation import (
+    Degradation,
+    DroppedFrames,
+    NoiseInSound,
+    NoiseOnFeatures,
+    ShiftedSync,
+)
+from vavl.evaluation.selection import ClipSelection
+
+Share = Annotated[float, Field(gt=0, lt=1)]
+Decibel = Annotated[float, Field(ge=-60, le=100)]
+Seconds = Annotated[float, Field(ge=-60, le=60)]
+Deviation = Annotated[float, Field(gt=0, le=100)]
+
+
+class DegradationSettings(FrozenConfig):
+    """Degraded inputs, each measured by itself; empty lists measure none."""
+
+    noise_db: tuple[Decibel, ...] = Field(
+        (20, 10, 0), description="signal-to-noise ratios of noise in the waveform; needs the media"
+    )
+    noise_kind: Literal["white", "pink"] = Field("white", description="pink: equal power per octave")
+    dropped_frames: tuple[Share, ...] = Field((0.25, 0.5), description="shares of video frames that are lost")
+    shifted_s: tuple[Seconds, ...] = Field((0.2,), description="seconds that the video comes late")
+    feature_noise: tuple[Deviation, ...] = Field(
+        (), description="noise on normalised features of both modalities, in deviations"
+    )
+    seed: int = Field(0, ge=0, description="of all draws, together with the clip's id")
+
+    def each(self) -> Iterator[Degradation]:
+        """Yield the degradations in the order of the report; a shift of 0 s is none."""
+        yield from map(NoiseInSound, self.noise_db)
+        yield from map(DroppedFrames, self.dropped_frames)
+        yield from (ShiftedSync(seconds) for seconds in self.shifted_s if seconds)
+        yield from map(NoiseOnFeatures, self.feature_noise)
+
+
+class MediaSettings(FrozenConfig):
+    """Where the media behind a store are; noise is added to their sound."""
+
+    card: Annotated[Path | None, FROM_PROJECT] = Field(
+        None,
+        description="card of the store's corpus: its environment variable or default folder names the media",
+    )
+    root: Annotated[Path | None, FROM_ROOT] = Field(
+        None, description="folder of the media; null: as the card says"
+    )
+
+
+class EvaluationPlan(FrozenConfig):
+    """What is measured, and where the results go."""
+
+    output_dir: Annotated[Path, FROM_ROOT] = Field(description="folder of report, summary and predictions")
+    model: str = Field(
+        min_length=1,
+        description="models:/NAME@ALIAS, models:/NAME/VERSION, or the folder of a model or a run",
+    )
+    data: ClipSelection
+    degradations: DegradationSettings = DegradationSettings()
+    media: MediaSettings = MediaSettings()
+    bootstrap_seed: int = Field(0, ge=0, description="of the draws of speakers behind the 95 % intervals")
+    device: Literal["cpu", "cuda"] = Field("cpu", description="where the network computes")
