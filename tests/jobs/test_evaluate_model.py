@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -84,13 +85,20 @@ def test_an_alias_is_measured_and_the_run_names_its_version(
     assert (out / "report.html").read_text().count("data:image/svg+xml") == 2 * 8
     _check_mlflow(corpus, summary)
 
-    again = run_job("evaluate_model", config, "model=models:/tiny/1", "degradations.noise_db=[]")
+    media = Path(shutil.copytree(corpus / "media", tmp_path / "media"))
+    (media / "audio" / "m03_glad_01.wav").write_bytes(b"no sound")
+    words = ("model=models:/tiny/1", "degradations.noise_db=[10]", f"media.root={media}")
+    again = run_job("evaluate_model", config, *words)
     assert again.code == 0, again.stderr
-    assert (
-        "0 finished trainings and 1 finished evaluations"
-        in json.loads((out / "summary.json").read_text())["test_looks"]
-    )
+    summary = json.loads((out / "summary.json").read_text())
+    assert "0 finished trainings and 1 finished evaluations" in summary["test_looks"]
     assert len(list((out / "earlier").glob("evaluation-*/report.html"))) == 1
+    assert "not a readable sound file" in summary["failed"]["noise_10db"]["m03_glad_01"]
+    assert summary["metrics"]["test/audio/clips:noise_10db"] == 7
+    table = pq.read_table(out / "predictions.parquet").to_pandas()
+    bad = table[table["error"].notna()]
+    assert set(bad["clip_id"]) == {"m03_glad_01"}
+    assert bad["probability_glad"].isna().all()
 
 
 def _check_noise(out: Path) -> None:

@@ -31,7 +31,7 @@ from vavl.training.comparison_grid import cell_plans
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted((ROOT / "jobs/configs").rglob("*.yaml"))
 COMPARISONS = sorted((ROOT / "jobs/configs/compare").glob("*.yaml"))
-TRAININGS = [path for path in CONFIGS if "\nobjectives:" in path.read_text(encoding="utf-8")]
+TRAININGS = [path for path in CONFIGS if "# python jobs/train_model.py" in path.read_text(encoding="utf-8")]
 JOBS = {
     "audit_corpus": AuditCorpusJob,
     "check_setup": CheckSetupJob,

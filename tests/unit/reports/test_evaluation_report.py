@@ -7,54 +7,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from evaluation_content import evaluation_content
 
-from vavl.metrics.classes import scores_of_classes
 from vavl.metrics.paired import Interval
-from vavl.reports.evaluation_content import DegradedScore, EvaluationReport
+from vavl.reports.evaluation_content import EvaluationReport
 from vavl.reports.evaluation_pictures import degraded_figure, evaluation_pictures, speakers_figure
 from vavl.reports.evaluation_report import write_evaluation_report
-from vavl.reports.pictures import reliability_bins
 from vavl.reports.theme import DARK, LIGHT
-from vavl.reports.training_content import YardstickNote
 
-CLASSES = ("joy", "<anger>")
-COUNTS = np.array([[8, 2], [3, 7]])
 NOTHING = float("nan")
 
 
 @pytest.fixture(scope="module")
 def report() -> EvaluationReport:
-    names = ("accuracy", "uar", "f1_macro", "calibration_error", "brier", "loss")
-    scores = {name: Interval(0.75, 0.6, 0.9) for name in names}
-    scores |= {name: Interval(20.0, NOTHING, NOTHING) for name in ("clips", "speakers")}
-    degraded = [
-        DegradedScore(kind, level, condition, Interval(value, value - 0.1, value + 0.1), change, 20)
-        for kind, condition in (("noise", "audio"), ("noise", "audio_video"), ("shift", "audio_video"))
-        for level, value, change in (
-            ("20 dB", 0.7, Interval(-0.05, -0.1, 0.02)),
-            ("0 dB", 0.5, Interval(-0.25, -0.3, -0.2)),
-        )
-    ]
-    probabilities = np.random.default_rng(0).dirichlet(np.ones(2), size=30)
-    return EvaluationReport(
-        model="Evaluation of demo version 3",
-        corpus="demo", split="test", protocol="one fold", label_target="acted emotion",
-        measure="accuracy", is_share=True,
-        scores={"audio_video": scores, "audio": scores},
-        outputs=CLASSES,
-        confusion={"audio_video": COUNTS, "audio": COUNTS},
-        reliability={"audio": reliability_bins(probabilities, np.zeros(30, dtype=np.int64), 15)},
-        classes={"audio_video": scores_of_classes(COUNTS)},
-        speakers={"audio_video": {"s1": 0.8, "s2": 0.7}, "audio": {"s1": 0.75}},
-        speaker_clips={"s1": 12, "s2": 8},
-        degraded=degraded,
-        not_measured={"noise_5db": "only features are at hand"},
-        yardsticks=[YardstickNote("human raters", 67.0, "all clips, voice alone")],
-        warnings=["the epoch that is kept was chosen on all 2 measured speakers"],
-        notes=["the labels mean something else"],
-        origin={"corpus": "demo"},
-        facts={"store hash": "abc"},
-    )  # fmt: skip
+    return evaluation_content()
 
 
 @pytest.fixture(scope="module")
