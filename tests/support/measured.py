@@ -99,6 +99,7 @@ def in_own_process(work: Callable[[], Any]) -> Any:
     Raises:
         RuntimeError: the process failed; its traceback is on stderr.
     """
+    torch.optim.AdamW([torch.zeros(1)])  # imports a second's worth of torch when first made
     fork = multiprocessing.get_context("fork")
     mine, theirs = fork.Pipe(duplex=False)
     process = fork.Process(target=lambda: theirs.send(work()))

@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from numpy.typing import NDArray
 from synthetic_store import write_synthetic_store
 
-from vavl.data.batch import ClipBatch
+from vavl.data.batch import ClipBatch, ModalityBatch
+from vavl.data.collection import pad_clips
 from vavl.training.run import TrainingRun, prepare_run
 from vavl.training.settings import TrainingPlan
 from vavl.training.step import StepResult, train_step
@@ -97,6 +100,28 @@ def load_of(plan: TrainingPlan, batches: int = 2) -> Load:
     run = prepare_run(plan)
     run.engine.network.train()
     return Load(run, [run.loader.load(step) for step in range(batches)])
+
+
+def batch_of(size: Size, clips: NDArray[np.int64], classes: int = 3) -> ClipBatch:
+    """Return a batch of noise in which every clip has both modalities and a label; no store is read."""
+    ones, everywhere = torch.ones(len(clips)), torch.arange(len(clips))
+    return ClipBatch(
+        audio=_noise(size, "audio", clips),
+        video=_noise(size, "video", clips),
+        index=everywhere,
+        target=torch.eye(classes)[everywhere % classes],
+        is_labelled=ones,
+        has_audio=ones,
+        has_video=ones,
+        place=everywhere,
+    )
+
+
+def _noise(size: Size, modality: str, clips: NDArray[np.int64]) -> ModalityBatch:
+    generator, width = np.random.default_rng(int(clips[0])), size.widths[modality]
+    frames = frames_of(size, modality, clips)
+    values = [generator.standard_normal((count, width), dtype=np.float32) for count in frames.tolist()]
+    return pad_clips(values, list(range(len(clips))), width)
 
 
 def frames_of(size: Size, modality: str, number: np.ndarray) -> np.ndarray:
