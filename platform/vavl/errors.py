@@ -59,3 +59,7 @@ class PredictionError(VavlError):
 
 class TrackingError(VavlError):
     """The tracking store refused something that the user asked for; never raised into training."""
+
+
+class PromotionError(VavlError):
+    """A challenger did not become champion: a decision, and exit code 1 so that a pipeline stops at it."""

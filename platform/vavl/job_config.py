@@ -20,6 +20,7 @@ from vavl.features.settings import FeatureSettings
 from vavl.prediction.manifest_table import MANIFEST_SUFFIXES
 from vavl.prediction.media_folder import MEDIA_SUFFIXES
 from vavl.prediction.settings import PredictionSettings
+from vavl.tracking.promotion_settings import PromotionPlan
 from vavl.tracking.settings import TrackingSettings, TrackingTarget
 from vavl.training.comparison_settings import ComparisonPlan
 from vavl.training.settings import TrainingPlan
@@ -169,6 +170,10 @@ class TuneModelJob(SweepPlan):
     tracking: TrackingSettings = TrackingSettings()
 
 
+class PromoteModelJob(PromotionPlan):
+    """Settings of ``jobs/promote_model.py``: challenger, clips and rule, and where the registry is."""
+
+
 class SyncTrackingJob(FrozenConfig):
     """Settings of ``jobs/sync_tracking.py``."""
 
@@ -211,6 +216,7 @@ JOB_SETTINGS: dict[str, type[FrozenConfig]] = {
     "merge_stores": MergeStoresJob,
     "predict_clips": PredictClipsJob,
     "prepare_corpus": PrepareCorpusJob,
+    "promote_model": PromoteModelJob,
     "push_store": PushStoreJob,
     "sync_tracking": SyncTrackingJob,
     "train_model": TrainModelJob,

@@ -107,8 +107,8 @@ def _read_settings(settings: type[Settings], words: argparse.Namespace) -> Setti
 
 
 def _place(word: str) -> Path | str:
-    # A path would swallow a slash of an address.
-    return word if "://" in word else Path(word)
+    # A path would swallow a slash of an address, and models:/NAME/1 is no file.
+    return word if ":/" in word else Path(word)
 
 
 def print_table(title: str, rows: Sequence[tuple[str, Any]]) -> None:

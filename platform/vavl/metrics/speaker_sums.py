@@ -110,6 +110,26 @@ def _calibration_error(sums: NDArray[np.float64]) -> NDArray[np.float64]:
     return _ratio(np.abs(sums[..., :-1]).sum(axis=-1), sums[..., -1])
 
 
+def sums_of_speakers(
+    score: SummedScore,
+    predicted: NDArray[np.float64],
+    target: NDArray[np.float64],
+    speakers: NDArray[np.str_],
+) -> dict[str, NDArray[np.float64]]:
+    """Return what each speaker adds to a score, as ``gather`` of ``metrics/paired.py`` takes it.
+
+    Args:
+        score: the measure.
+        predicted: (clips, outputs).
+        target: (clips, outputs).
+        speakers: (clips,), name of the speaker of each clip.
+    """
+    return {
+        str(name): score.sums(predicted[speakers == name], target[speakers == name])
+        for name in np.unique(speakers)
+    }
+
+
 def _right_share(predicted: NDArray[np.float64], target: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.array([(predicted.argmax(axis=1) == target.argmax(axis=1)).mean(), 1.0])
 

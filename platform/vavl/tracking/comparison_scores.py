@@ -23,7 +23,7 @@ from vavl.metrics.paired import (
     gather,
     score_interval,
 )
-from vavl.metrics.speaker_sums import SummedScore, attribute_measures, class_measures
+from vavl.metrics.speaker_sums import SummedScore, attribute_measures, class_measures, sums_of_speakers
 from vavl.models.settings import AttributeTask
 from vavl.training.comparison_grid import Cell, PlannedRun
 from vavl.training.many import read_summary
@@ -107,10 +107,7 @@ def speaker_sums(path: Path, measures: Mapping[str, SummedScore], conditions: Se
         predicted, target = (np.stack([rows[name].to_numpy() for name in names], axis=1) for names in columns)
         speaker = np.asarray(rows["speaker"].to_pylist())
         for measure, score in measures.items():
-            found[condition, measure] = {
-                str(name): score.sums(predicted[speaker == name], target[speaker == name])
-                for name in np.unique(speaker)
-            }
+            found[condition, measure] = sums_of_speakers(score, predicted, target, speaker)
     return found
 
 

@@ -80,9 +80,9 @@ def resolve_model(address: str, tracking: TrackingSettings) -> ResolvedModel:
     if parts is None:
         raise InputError("model", address, "is no address of a registered model", f"write {FORMS}")
     place = tracking_place(tracking, os.environ)
-    _check_store(place, tracking.request_timeout_seconds)
+    check_store(place, tracking.request_timeout_seconds)
     client = open_client(tracking, place)
-    with _told_as_ours(place):
+    with told_as_ours(place):
         found = _version(client, address, parts)
         folder = _files_of(client, place, found)
     tags = {str(key): str(value) for key, value in found.tags.items()}
@@ -105,7 +105,13 @@ def _model_folder(address: str) -> Path:
     )
 
 
-def _check_store(place: TrackingPlace, timeout_seconds: float) -> None:
+def check_store(place: TrackingPlace, timeout_seconds: float) -> None:
+    """Refuse a tracking store that is not there.
+
+    Raises:
+        InputError: a data base file that does not exist.
+        TrackingError: a server that does not answer.
+    """
     if place.database is not None and not place.database.exists():
         # A client would make an empty data base and say that there is no such model.
         raise InputError(
@@ -121,7 +127,7 @@ def _check_store(place: TrackingPlace, timeout_seconds: float) -> None:
 
 
 @contextmanager
-def _told_as_ours(place: TrackingPlace) -> Iterator[None]:
+def told_as_ours(place: TrackingPlace) -> Iterator[None]:
     """Turn what MLflow raises into an error with a place and a fix."""
     from mlflow.exceptions import MlflowException
 

@@ -1,0 +1,254 @@
+"""jobs/promote_model.py: who becomes champion, who does not and why, and the way back."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from safetensors.torch import load_file
+from tiny_plans import tiny_plan
+
+from vavl.models.saved_model import load_model, save_model
+from vavl.tracking.mlflow_writer import open_client
+from vavl.tracking.promotion_lock import LockHolder, lock_name
+from vavl.tracking.settings import TrackingSettings, tracking_place
+from vavl.training.worker import train_on_worker
+
+NAME = "vavl-test"
+# What is silent in each version: it then says the same of every clip.
+SILENT = {"1": "fusion_head.", "2": "", "3": "audio_path.head.", "4": "fusion_head."}
+
+
+@pytest.fixture(scope="module")
+def made(
+    small_store: Callable[..., Path],
+    small_corpus: Callable[..., Any],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> tuple[Path, Path]:
+    """A store, and a data base with four versions of a model that knows all three conditions."""
+    store = small_store(small_corpus(clips_per_speaker=20, signal=4.0))
+    folder = tmp_path_factory.mktemp("registry")
+    training = {
+        "launcher": "in_process",
+        "engine": "torch",
+        "max_epochs": 12,
+        "optimizer": {"learning_rate": 1e-2},
+    }
+    train_on_worker(tiny_plan(folder / "run", store, training=training), lambda records: None)
+    best = folder / "run" / "best"
+    client = open_client(
+        TrackingSettings(), tracking_place(TrackingSettings(uri=f"sqlite:///{folder}/mlflow.db"), {})
+    )
+    client.create_registered_model(NAME)
+    for version, silent in SILENT.items():
+        weights = load_file(best / "model.safetensors")
+        for name in weights:
+            if silent and name.startswith(silent):
+                weights[name].zero_()
+        save_model(folder / version / "artifacts" / "model", weights, load_model(best).description)
+        client.create_model_version(NAME, source=(folder / version).as_uri())
+    return store, folder
+
+
+class Case:
+    """One registry of a test's own, and the configuration of a promotion in it."""
+
+    def __init__(self, store: Path, database: Path, folder: Path, run_job: Callable[..., Any]) -> None:
+        self._run, self._config = run_job, folder / "promote.yaml"
+        self.tracking = {"uri": f"sqlite:///{database}", "artifact_location": str(folder / "artifacts")}
+        content = {
+            "challenger": f"models:/{NAME}/1",
+            "output_dir": str(folder / "promotion"),
+            "data": {"store": str(store), "split": "test"},
+            "rule": {"least_speakers": 2},
+            "tracking": self.tracking,
+        }
+        self._config.write_text(yaml.safe_dump(content))
+        self.folder = folder / "promotion"
+        settings = TrackingSettings.model_validate(self.tracking)
+        self.client = open_client(settings, tracking_place(settings, {}))
+
+    def promote(self, version: str, *words: str) -> Any:
+        return self._run("promote_model", self._config, f"challenger=models:/{NAME}/{version}", *words)
+
+    def roll_back(self) -> Any:
+        words = [f"tracking.{key}={value}" for key, value in self.tracking.items()]
+        return self._run(
+            "promote_model", f"models:/{NAME}", "rollback=true", f"output_dir={self.folder}", *words
+        )
+
+    def crown(self, version: str) -> None:
+        self.client.set_registered_model_alias(NAME, "champion", version)
+
+    @property
+    def aliases(self) -> dict[str, str]:
+        found = self.client.get_registered_model(NAME).aliases
+        return {name: str(version) for name, version in found.items()}
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        return json.loads((self.folder / "summary.json").read_text())
+
+    def tag(self, version: str) -> dict[str, Any]:
+        return json.loads(self.client.get_model_version(NAME, version).tags["vavl.promotion"])
+
+
+@pytest.fixture
+def case(
+    made: tuple[Path, Path], tmp_path: Path, run_job: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> Case:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setenv("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    store, folder = made
+    return Case(store, Path(shutil.copy(folder / "mlflow.db", tmp_path / "own.db")), tmp_path, run_job)
+
+
+def test_better_with_both_and_worse_with_audio_alone_is_refused_with_the_table(case: Case) -> None:
+    case.crown("1")
+    done = case.promote("3")
+    assert done.code == 1
+    lines = {line.split("  ")[1].strip(): line for line in done.stdout.splitlines() if line.startswith("  ")}
+    assert lines["audio + video"].endswith("asked above 0: holds")
+    assert lines["audio alone"].endswith("asked above -5.0 points: FAILS")
+    assert lines["video alone"].endswith("asked above -5.0 points: holds")
+    assert "audio: lower end -" in lines["why"]
+    assert "did not become champion: audio: lower end -" in done.stderr
+    assert case.aliases == {"champion": "1"}
+    summary = case.summary
+    assert (summary["decision"], summary["holds"], summary["champion"]) == ("refused", False, "1")
+    assert [entry["holds"] for entry in summary["conditions"]] == [True, False, True]
+    assert (summary["clips"]["split"], summary["clips"]["clips"], summary["clips"]["speakers"]) == (
+        "test",
+        40,
+        2,
+    )
+    # The version says the same, and its run holds all of it.
+    assert case.tag("3")["conditions"] == summary["conditions"]
+    run = case.client.get_run(summary["mlflow_run_id"])
+    assert run.info.status == "FINISHED"
+    assert run.data.tags["vavl.decision"] == "refused"
+    assert run.data.tags["vavl.clips_hash"] == summary["clips"]["clips_hash"]
+    assert run.data.metrics["audio/accuracy/difference_low"] < -0.05
+    files = {file.path for file in case.client.list_artifacts(run.info.run_id)}
+    assert files == {"config.yaml", "evidence.json", "report.html", "pictures"}
+    page = (case.folder / "report.html").read_text()
+    assert "The test clips chose between two models" in page
+    assert "http" not in page.replace("http://www.w3.org", "")
+    # A second look at the same clips says that it is one.
+    case.promote("3")
+    assert case.summary["clips"]["earlier_decisions"] == 1
+    assert case.summary["clips"]["clips_hash"] == summary["clips"]["clips_hash"]
+
+
+def test_a_better_model_is_promoted_and_the_way_back_is_one_command(case: Case) -> None:
+    case.crown("1")
+    done = case.promote("2")
+    assert done.code == 0, done.stderr
+    assert case.aliases == {"champion": "2", "previous": "1"}
+    assert case.summary["decision"] == "promoted"
+    tag = case.tag("2")
+    assert (tag["decision"], tag["compared_with"], tag["previous"]) == ("promoted", "1", "1")
+    assert f"python jobs/promote_model.py models:/{NAME} rollback=true" in done.stdout
+    again = case.promote("2")
+    assert again.code == 0
+    assert case.summary["decision"] == "already_champion"
+    assert case.promote("3").code == 1
+    back = case.roll_back()
+    assert back.code == 0, back.stderr
+    assert case.aliases == {"champion": "1"}
+    assert (case.summary["decision"], case.summary["version"], case.summary["champion"]) == (
+        "rolled_back",
+        "2",
+        "1",
+    )
+    assert (case.tag("2")["decision"], case.tag("1")["decision"]) == ("rolled_back", "restored")
+    nothing = case.roll_back()
+    assert nothing.code == 2
+    assert "version 1 is the first champion" in nothing.stderr
+    # Nobody holds the lock any more.
+    assert [model.name for model in case.client.search_registered_models()] == [NAME]
+
+
+def test_the_first_champion_must_know_more_than_one_constant_answer(case: Case) -> None:
+    assert case.promote("1", "--dry-run").code == 0
+    done = case.promote("1")
+    assert done.code == 1
+    assert "constant answer" in done.stdout
+    assert (case.summary["is_first"], case.summary["compared_with"]) == (True, None)
+    assert case.aliases == {}
+    assert case.promote("2").code == 0
+    assert case.aliases == {"champion": "2"}
+
+
+def test_a_first_champion_may_be_declared(case: Case) -> None:
+    done = case.promote("1", "rule.first=promote")
+    assert done.code == 0, done.stderr
+    assert "scores do not count" in done.stdout
+    assert case.aliases == {"champion": "1"}
+
+
+def test_a_champion_that_changes_meanwhile_is_to_be_compared_again(
+    case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import vavl.tracking.promotion as promotion
+
+    case.crown("1")
+    judge = promotion.judge
+
+    def slow_judge(*words: Any) -> Any:
+        verdict = judge(*words)
+        case.crown("4")
+        return verdict
+
+    monkeypatch.setattr(promotion, "judge", slow_judge)
+    done = case.promote("2")
+    assert done.code == 1
+    assert "is version 4 now, the challenger was compared with 1" in done.stdout
+    assert case.aliases == {"champion": "4"}
+    assert case.summary["decision"] == case.tag("2")["decision"] == "compare_again"
+    monkeypatch.setattr(promotion, "judge", judge)
+    assert case.promote("2").code == 0
+    assert case.aliases == {"champion": "2", "previous": "4"}
+
+
+def test_a_lock_left_behind_is_named_and_broken_by_its_token(case: Case) -> None:
+    case.crown("1")
+    left = LockHolder("0123", "me", "elsewhere", 1, 0.0)
+    case.client.create_registered_model(lock_name(NAME), tags=left.tags)
+    done = case.promote("2", "lock.wait_seconds=0")
+    assert done.code == 1
+    assert "add break_lock=0123" in done.stderr
+    assert case.aliases == {"champion": "1"}
+    runs = case.client.search_runs([case.client.get_experiment_by_name("vavl").experiment_id])
+    assert [run.info.status for run in runs] == ["FAILED"]
+    assert case.promote("2", "lock.wait_seconds=0", "break_lock='0123'").code == 0
+    assert case.aliases == {"champion": "2", "previous": "1"}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["data.split=train"], "was trained on 80 of these 80 clips"),
+        (["rule.metric=ccc_mean"], "ccc_mean is no metric of these models"),
+        (["data=null"], "data: name the store"),
+        (["challenger=runs/demo"], "is no address of a registered model"),
+        (
+            ["challenger=models:/nobody/1"],
+            f"there is no registered model nobody\n  fix: choose one of {NAME}",
+        ),
+        (["champion_alias=latest"], "latest cannot be an alias"),
+        (["champion_alias=previous"], "are the same"),
+        (["tracking.uri=file:///tmp/runs"], "cannot keep two promotions apart"),
+    ],
+)
+def test_what_cannot_be_compared_is_said_before_anything_starts(
+    case: Case, words: list[str], message: str
+) -> None:
+    done = case.promote("2", *words, "--dry-run")
+    assert done.code == 2
+    assert message in done.stderr

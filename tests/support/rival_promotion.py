@@ -1,0 +1,91 @@
+"""Two processes that want the same champion's place: started by tests, each with its own MLflow client.
+
+    python rival_promotion.py ADDRESS VERSION GO_FILE MODEL [MODEL ...]
+
+prints, per model, whether VERSION became champion in place of version 1.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+CHAMPION, RIVALS = "1", ("2", "3")
+_GO_SECONDS = 120
+
+
+def make_models(client: Any, names: Sequence[str]) -> None:
+    """Register models of three versions without files, the first one champion."""
+    for name in names:
+        client.create_registered_model(name)
+        for _ in (CHAMPION, *RIVALS):
+            client.create_model_version(name, source="made up")
+        client.set_registered_model_alias(name, "champion", CHAMPION)
+
+
+def race(address: str, models: Sequence[str], folder: Path) -> list[dict[str, str]]:
+    """Let two processes start at the same moment and return what each says, model by model."""
+    go = folder / "go"
+    rivals = [
+        subprocess.Popen(
+            [sys.executable, "-W", "ignore", __file__, address, version, str(go), *models],
+            stdout=subprocess.PIPE, text=True, env=_environment(os.environ),
+        )
+        for version in RIVALS
+    ]  # fmt: skip
+    try:
+        end = time.monotonic() + _GO_SECONDS
+        while not all((folder / f"ready-{version}").exists() for version in RIVALS):
+            is_alive = all(rival.poll() is None for rival in rivals)
+            assert is_alive, "a rival died"
+            assert time.monotonic() < end, "the rivals did not start"
+            time.sleep(0.02)
+        go.touch()
+        said = [rival.communicate(timeout=_GO_SECONDS)[0] for rival in rivals]
+    finally:
+        for rival in rivals:
+            rival.kill()
+    assert [rival.returncode for rival in rivals] == [0, 0]
+    return [json.loads(text.splitlines()[-1]) for text in said]
+
+
+def _environment(environment: Mapping[str, str]) -> dict[str, str]:
+    here = Path(__file__).parents[2] / "platform"
+    return {**environment, "PYTHONPATH": str(here)}
+
+
+def _crown(client: Any, model: str, version: str) -> str:
+    from vavl.errors import PromotionError
+    from vavl.tracking.champion import Throne
+    from vavl.tracking.promotion_lock import LockSettings, promotion_lock
+
+    throne = Throne(client, model, "champion", "previous")
+    try:
+        with promotion_lock(client, model, LockSettings(wait_seconds=60)) as lock:
+            throne.crown(version, CHAMPION, lock)
+    except PromotionError as fault:
+        return fault.problem
+    return "won"
+
+
+def main(address: str, version: str, go: str, *models: str) -> None:
+    """Compete for every model in turn."""
+    from vavl.tracking.mlflow_writer import open_client
+    from vavl.tracking.settings import TrackingPlace, TrackingSettings
+
+    client = open_client(TrackingSettings(uri=None), TrackingPlace(address, None))
+    client.search_registered_models(max_results=1)
+    Path(go).with_name(f"ready-{version}").touch()
+    while not Path(go).exists():
+        time.sleep(0.001)
+    print(json.dumps({model: _crown(client, model, version) for model in models}))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
