@@ -15,16 +15,18 @@ from pathlib import Path
 
 
 class MlflowServer:
-    """One server over one SQLite file; its address stays the same over restarts.
+    """One server over one data base; its address stays the same over restarts.
 
     Args:
         folder: of the data base, the artifacts and the log.
         database: SQLite file with MLflow's tables; by default the server makes one in the folder.
+        store: address of another data base in its place, with its password.
     """
 
-    def __init__(self, folder: Path, database: Path | None = None) -> None:
+    def __init__(self, folder: Path, database: Path | None = None, store: str | None = None) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.database = folder, database or folder / "mlflow.db"
+        self._store = store or f"sqlite:///{self.database}"
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self._port = str(probe.getsockname()[1])
@@ -36,15 +38,18 @@ class MlflowServer:
         if self._process is not None:
             return
         command = [
-            sys.executable, "-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{self.database}",
-            "--workers", "1", "--artifacts-destination", str(self.folder / "artifacts"),
-            "--host", "127.0.0.1", "--port", self._port,
+            sys.executable, "-m", "mlflow", "server", "--workers", "1", "--serve-artifacts",
+            "--artifacts-destination", str(self.folder / "artifacts"), "--host", "127.0.0.1", "--port", self._port,
         ]  # fmt: skip
         with (self.folder / "server.log").open("ab") as log:
             self._process = subprocess.Popen(
                 command, stdout=log, stderr=log, start_new_session=True,
-                # Without its runner of background jobs the server is there in half the time.
-                env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
+                env={
+                    **os.environ,
+                    "MLFLOW_BACKEND_STORE_URI": self._store,  # everybody reads the words of a command
+                    # Without its runner of background jobs the server is there in half the time.
+                    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+                },
             )  # fmt: skip
         end = time.monotonic() + 90
         while time.monotonic() < end and self._process.poll() is None:

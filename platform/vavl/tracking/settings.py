@@ -13,11 +13,13 @@ from vavl.config.base import FrozenConfig
 from vavl.config.places import root_folder
 
 _SQLITE = "sqlite:///"
+_DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 
 
 def _without_password(address: str | None) -> str | None:
     # Settings are saved with the run; what the environment holds is not.
-    if address is not None and urlsplit(address).password is not None:
+    parts = urlsplit(address or "")
+    if parts.password is not None or "password=" in parts.query.lower():
         raise ValueError(
             "holds a password; give the whole address by MLFLOW_TRACKING_URI, or user and password "
             "by MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
@@ -29,7 +31,8 @@ class TrackingSettings(FrozenConfig):
     """How a run reaches MLflow; without an address, a SQLite file and a folder under ``runs``."""
 
     uri: str | None = Field(
-        None, description="tracking server; null: MLFLOW_TRACKING_URI, else sqlite in runs/mlflow.db"
+        None,
+        description="tracking server or data base; null: MLFLOW_TRACKING_URI, else sqlite in runs/mlflow.db",
     )
     artifact_location: str | None = Field(
         None,
@@ -84,9 +87,10 @@ class TrackingPlace:
     def public_uri(self) -> str:
         """The address without user and password, fit for files and logs."""
         parts = urlsplit(self.uri)
-        if "@" not in parts.netloc:
+        if "@" not in parts.netloc and not parts.query:
             return self.uri
-        return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+        # Data bases take user and password behind a question mark too.
+        return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], query=""))
 
     @property
     def database(self) -> Path | None:
@@ -96,9 +100,13 @@ class TrackingPlace:
     @property
     def show_command(self) -> str:
         """The shell command that opens the runs in a browser, or the server's own address."""
-        if self.database is None:
+        then = "--port 5000   # then open http://127.0.0.1:5000"
+        if self.database is not None:
+            return f"mlflow server --backend-store-uri {self.uri} {then}"
+        if self.uri.startswith("http"):
             return self.public_uri
-        return f"mlflow server --backend-store-uri {self.uri} --port 5000   # then open http://127.0.0.1:5000"
+        # The address of a data base holds its password: it stays in the environment that it came from.
+        return f'MLFLOW_BACKEND_STORE_URI="$MLFLOW_TRACKING_URI" mlflow server {then}'
 
 
 def tracking_place(
@@ -117,7 +125,8 @@ def tracking_place(
         uri = f"{_SQLITE}{base / uri.removeprefix(_SQLITE)}"
     location = settings.artifact_location
     if location is None:
-        location = str(base / "runs" / "mlartifacts") if uri.startswith(_SQLITE) else None
+        # A server keeps artifacts where it wants; a data base alone would take ./mlruns of whoever comes first.
+        location = str(base / "runs" / "mlartifacts") if uri.startswith(_DATABASES) else None
     if location is not None and "://" not in location:
         location = (base / location).as_uri()
     return TrackingPlace(uri, location)

@@ -79,4 +79,9 @@ def test_a_server_may_go_away_and_come_back(
 def test_only_silence_and_server_errors_count_as_unreachable(tmp_path: Path, server: MlflowServer) -> None:
     assert "refused" in str(unreachable_reason(TrackingPlace(server.address, None), 1))
     assert unreachable_reason(TrackingPlace(f"sqlite:///{tmp_path}/not-there-yet.db", None), 1) is None
-    assert unreachable_reason(TrackingPlace("postgresql://host/data", None), 1) is None
+    assert unreachable_reason(TrackingPlace("postgresql://%2Frun%2Fpostgresql/data", None), 1) is None
+    closed = TrackingPlace(
+        server.address.replace("http://", "postgresql+psycopg://me:secret@") + "/data", None
+    )
+    assert "Connection refused" in str(unreachable_reason(closed, 1))
+    assert "secret" not in str(unreachable_reason(closed, 1))

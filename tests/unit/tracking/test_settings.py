@@ -39,6 +39,20 @@ def test_settings_win_over_the_environment_and_relative_places_become_absolute(t
     )
 
 
+def test_a_data_base_gets_a_folder_for_artifacts_and_its_address_stays_in_the_environment(
+    tmp_path: Path,
+) -> None:
+    address = "postgresql://me@host/data?password=secret"
+    place = tracking_place(TrackingSettings(), {"MLFLOW_TRACKING_URI": address}, tmp_path)
+    assert place.uri == address
+    assert place.artifact_location == (tmp_path / "runs" / "mlartifacts").as_uri()
+    assert place.public_uri == "postgresql://host/data"
+    assert "$MLFLOW_TRACKING_URI" in place.show_command
+    with pytest.raises(ConfigError, match="MLFLOW_TRACKING_URI") as caught:
+        validate(TrackingSettings, {"uri": address}, "train.yaml")
+    assert "secret" not in str(caught.value)
+
+
 def test_passwords_do_not_leave_the_address() -> None:
     place = TrackingPlace("https://me:secret@host:5000/path", None)
     assert place.public_uri == "https://host:5000/path"
