@@ -18,6 +18,15 @@ from vavl.data.manifest import Manifest
 from vavl.data.statistics import ModalityInfo
 from vavl.data.store_writer import ClipFeatures, StoreWriter, row_batch
 
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Deal the files to the processes of pytest-xdist whole, and all tests that start Ray to one of them."""
+    if config.pluginmanager.hasplugin("xdist"):
+        for item in items:
+            group = "ray" if item.get_closest_marker("ray") else str(item.path)
+            item.add_marker(pytest.mark.xdist_group(group))
+
+
 CLASSES = ("calm", "glad", "mad")
 AUDIO_WIDTH, VIDEO_WIDTH = 6, 5
 

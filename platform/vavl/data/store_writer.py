@@ -17,9 +17,9 @@ from vavl.data.statistics import ChannelSums, ModalityInfo
 from vavl.data.store import FORMAT_VERSION, MODALITIES, ROW_SCHEMA, SUMS_SCHEMA, content_hash
 from vavl.errors import StoreError
 
-# Large enough that 200,000 clips need few batches, small enough that some copies of one are no memory to speak of.
-_ROWS_PER_BATCH = 1024
-_VALUES_PER_BATCH = 1_000_000
+# Large enough that 200,000 clips need few batches, which a reader pays for; small enough that a writer holds some.
+_ROWS_PER_BATCH = 2000
+_VALUES_PER_BATCH = 2_000_000
 # A whole batch in float64, and squared, would take ten times the memory of anything else in an extraction.
 _CLIPS_IN_FLOAT64 = 16
 
@@ -104,12 +104,15 @@ class StoreWriter:
             return
         sums = _SpeakerSums(info.width, known_sums)
         clips, last_id = 0, ""
+        batches = chain([first], batches)
+        del first  # one batch is in memory, not the first as well, nor the last while the next is made
         with written_beside(path) as partial, pa.ipc.new_stream(str(partial), ROW_SCHEMA) as writer:
-            for batch in chain([first], batches):
+            for batch in batches:
                 last_id = _check_order(path, batch, last_id)
                 sums.add(path, batch)
                 writer.write_batch(batch)
                 clips += batch.num_rows
+                del batch
         sums.check(sums_path)
         with written_beside(sums_path) as partial, pa.ipc.new_stream(str(partial), SUMS_SCHEMA) as writer:
             writer.write_batch(sums.batch())
@@ -251,8 +254,11 @@ def _rebatched(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for row, size in enumerate(batch.column("values").value_lengths().to_pylist(), start=1):
             rows, values = rows + 1, values + size
             if rows >= _ROWS_PER_BATCH or values >= _VALUES_PER_BATCH:
-                yield pa.concat_batches([*waiting, batch.slice(start, row - start)])
-                waiting, rows, values, start = [], 0, 0, row
+                waiting.append(batch.slice(start, row - start))
+                waiting, joined = [], pa.concat_batches(waiting)
+                yield joined
+                del joined
+                rows, values, start = 0, 0, row
         if start < batch.num_rows:
             waiting.append(batch.slice(start))
     if waiting:

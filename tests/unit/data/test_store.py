@@ -228,7 +228,6 @@ MEASURE = """
 import sys
 from pathlib import Path
 import numpy as np
-from vavl.data import store_writer
 from vavl.data.manifest import Manifest
 from vavl.data.store import FeatureStore
 
