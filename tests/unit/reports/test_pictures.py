@@ -11,9 +11,9 @@ from vavl.reports.pictures import (
     Curve,
     Picture,
     ReliabilityBins,
-    _ink_on,
     confusion_figure,
     curves_figure,
+    ink_on,
     reliability_bins,
     reliability_figure,
     svg_of,
@@ -45,7 +45,7 @@ def test_words_stand_out_from_what_is_behind_them(theme: Theme) -> None:
     for colour in (theme.text, theme.quiet, theme.audio, theme.video, theme.audio_video):
         assert _contrast(colour, theme.surface) >= 4.5, colour
     for colour in theme.ramp:
-        assert _contrast(_ink_on(_rgb(colour)), colour) >= 4.5, colour
+        assert _contrast(ink_on(_rgb(colour)), colour) >= 4.5, colour
 
 
 def _rgb(colour: str) -> list[float]:
