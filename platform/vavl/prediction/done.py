@@ -11,7 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from vavl.config.files import sha256_of_json, written_beside
+from vavl.config.files import read_json, sha256_of_json, write_json, written_beside
+from vavl.errors import StoreError
 from vavl.models.settings import Task
 from vavl.prediction.clips import ClipInput
 from vavl.prediction.rows import part_schema
@@ -19,7 +20,7 @@ from vavl.prediction.worker import ClipPart
 
 logger = logging.getLogger(__name__)
 
-_ALL = "all.parquet"
+_ALL, _INPUT = "all.parquet", "input.json"
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,24 @@ def read_done(folder: Path, keys: Sequence[str], task: Task, *, resume: bool, re
         for path in folder.glob("*.parquet"):
             path.unlink()
     return DoneRows(pa.concat_tables(tables), was_killed)
+
+
+def check_input(folder: Path, name: str, done: DoneRows, *, resume: bool) -> None:
+    """Refuse to replace the predictions of another input by an oversight, and note the one that is predicted.
+
+    A folder that was moved is the same input: rows of it are kept.
+
+    Raises:
+        StoreError: another input was predicted into the folder, and nothing of it can be kept.
+    """
+    path = folder / _INPUT
+    before = read_json(path).get("input") if path.exists() else None
+    if resume and before not in (None, name) and not len(done.rows):
+        raise StoreError(
+            str(folder.parent), "output_dir", f"holds the predictions of {before}, not of {name}",
+            "choose another output_dir, or set resume=false to replace them",
+        )  # fmt: skip
+    write_json(path, {"input": name})
 
 
 def parts_to_do(

@@ -14,12 +14,13 @@ from pathlib import Path
 import pyarrow as pa
 
 from vavl.config.files import make_folder, written_beside
+from vavl.config.load import without_secrets
 from vavl.features.attempts import TimeLimit
 from vavl.features.crew import threads_of_libraries, uses_ray
 from vavl.features.parts_folder import only_job
 from vavl.features.progress import ClipProgress
 from vavl.prediction.clips import ClipInput
-from vavl.prediction.done import keep_all, parts_to_do, read_done, read_part
+from vavl.prediction.done import check_input, keep_all, parts_to_do, read_done, read_part
 from vavl.prediction.plan import PredictionPlan
 from vavl.prediction.rows import ClipAnswer, Fault, part_schema, rows_of
 from vavl.prediction.settings import PredictionSettings
@@ -66,7 +67,7 @@ def predict_clips(plan: PredictionPlan, settings: PredictionSettings) -> Predict
 
     Raises:
         InputError: the folder cannot be written.
-        StoreError: another job is at work there.
+        StoreError: another job is at work there, or another input was predicted into it.
         ConfigError: settings of an extractor do not fit together, or there is no GPU.
         TrainingError: Ray does not start, or processes end before they touch a clip.
     """
@@ -78,6 +79,7 @@ def predict_clips(plan: PredictionPlan, settings: PredictionSettings) -> Predict
         done = read_done(
             parts_folder, wanted, task, resume=settings.resume, retry_failed=settings.retry_failed
         )
+        check_input(parts_folder, without_secrets(str(settings.input)), done, resume=settings.resume)
         keys = done.keys
         of_media = isinstance(plan.source, MediaSource)
         most = _CLIPS_OF_MEDIA if of_media else _CLIPS_OF_STORE

@@ -23,6 +23,7 @@ class TimelineSettings(FrozenConfig):
     window_s: float = Field(1.0, gt=0, le=60, description="length of the piece that one prediction sees")
     hop_s: float = Field(0.1, gt=0, le=60, description="from one piece to the next")
     thumbnails: int = Field(8, ge=0, le=16, description="faces above the course, as many as fit; 0: none")
+    theme: Literal["light", "dark"] = Field("light", description="for light or dark slides")
     most_clips: int = Field(20, ge=1, description="of many clips so many get a picture")
 
 
@@ -65,5 +66,6 @@ class PredictionSettings(WorkerSettings):
         """Folder of the results."""
         if self.output_dir is not None:
             return self.output_dir
-        name = str(self.input).rstrip("/").rpartition("/")[2]
-        return (root_folder() or Path()) / _RESULTS / (name.partition("@")[0] or "input")
+        place = self.input.absolute() if isinstance(self.input, Path) else self.input
+        name = str(place).rstrip("/").rpartition("/")[2].partition("@")[0]
+        return (root_folder() or Path()) / _RESULTS / (name or "input")

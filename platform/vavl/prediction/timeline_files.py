@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import warnings
 from pathlib import Path
 
 from vavl.errors import ConfigError, VavlError
@@ -16,7 +17,7 @@ from vavl.prediction.timeline import clip_course
 from vavl.prediction.timeline_media import clip_media
 from vavl.prediction.timeline_picture import TimelineText, timeline_figure
 from vavl.reports.pictures import write_png
-from vavl.reports.theme import LIGHT, Theme
+from vavl.reports.theme import THEMES
 
 logger = logging.getLogger(__name__)
 
@@ -81,7 +82,7 @@ class TimelineDrawer:
         self._model = load_model(plan.model_folder)
         self._reader = source.reader(plan.model)
 
-    def draw(self, clip: ClipInput, path: Path, theme: Theme = LIGHT) -> None:
+    def draw(self, clip: ClipInput, path: Path) -> None:
         """Draw the timeline of a clip into a PNG.
 
         Raises:
@@ -94,7 +95,11 @@ class TimelineDrawer:
         media = clip_media(files, self._plan.model.video.extractor, windows.thumbnails)
         seen = f"{windows.window_s:g} s at a time, every {windows.hop_s:g} s"
         text = TimelineText(clip.clip_id, self._title, seen)
-        write_png(timeline_figure(course, media, text, theme), path)
+        theme = next(theme for theme in THEMES if theme.name == windows.theme)
+        with warnings.catch_warnings():
+            # A name in letters that the font lacks is drawn as boxes.
+            warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+            write_png(timeline_figure(course, media, text, theme), path)
 
     def _sides(self, clip: ClipInput) -> tuple[dict[str, Path], dict[str, Side]]:
         """Read the sides of a clip; a bad one is left out as long as there is another."""

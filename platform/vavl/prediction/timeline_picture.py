@@ -22,8 +22,10 @@ _WIDTH_IN = 11.0
 _LEFT_IN, _RIGHT_IN = 1.25, 2.55
 _THUMBNAIL_IN, _WAVE_IN, _COURSE_IN, _RIBBON_IN, _HEAD_IN, _FOOT_IN = 0.78, 0.62, 2.5, 0.27, 0.86, 0.62
 _GAP_IN = 0.14
+_BESIDE_IN = 0.3
 _WAVE_COLUMNS = 900
-_LEAST_WORD_SHARE = 0.011
+_LONGEST_TITLE = 70
+_LEAST_WORD_SHARE = 0.0085
 """Width of a letter in a ribbon, as a share of its length."""
 
 
@@ -66,9 +68,11 @@ def timeline_figure(course: Course, media: ClipMedia, text: TimelineText, theme:
     if "sound" in drawn:
         _draw_sound(drawn["sound"], course, media, colours, theme)
     _draw_course(drawn["course"], course, colours, theme)
-    for condition in course.values:
-        if condition in drawn:
-            _draw_ribbon(drawn[condition], course, condition, colours, theme)
+    ribbons = [drawn[condition] for condition in course.values if condition in drawn]
+    for condition, ribbon in zip(course.values, ribbons, strict=False):
+        _draw_ribbon(ribbon, course, condition, colours, theme)
+    if ribbons:
+        _explain_ribbons(figure, ribbons[0], theme)
     _draw_time(drawn[rows[-1][0]], theme)
     _draw_whole(figure, drawn["course"], course, colours, theme)
     _write_head(figure, course, text, theme, height)
@@ -215,9 +219,16 @@ def _draw_ribbon(axes: Any, course: Course, condition: str, colours: Sequence[st
             middle = places[len(places) // 2]
             axes.text(
                 float(course.times_s[[places[0], places[-1]]].mean()), 0.47, name, ha="center", va="center",
-                fontsize=8.5, color=ink_on(strip[middle]), clip_on=True,
+                fontsize=8.5, color=ink_on(strip[middle]), clip_on=True, parse_math=False,
             )  # fmt: skip
     _name_row(axes, CONDITION_TITLES[condition], theme.text)
+
+
+def _explain_ribbons(figure: Figure, first: Any, theme: Theme) -> None:
+    box = first.get_position()
+    words = "the winner at each moment,\npaler where it is less sure"
+    left = box.x1 + _BESIDE_IN / _WIDTH_IN
+    figure.text(left, box.y1, words, fontsize=8.5, color=theme.quiet, va="top", linespacing=1.35)
 
 
 def _draw_time(axes: Any, theme: Theme) -> None:
@@ -229,7 +240,7 @@ def _draw_time(axes: Any, theme: Theme) -> None:
 def _draw_whole(figure: Figure, beside: Any, course: Course, colours: Sequence[str], theme: Theme) -> None:
     """Draw the prediction of the whole clip as bars, beside the course and in its order."""
     box = beside.get_position()
-    left = box.x1 + 0.3 / _WIDTH_IN
+    left = box.x1 + _BESIDE_IN / _WIDTH_IN
     axes = figure.add_axes((left, box.y0, 1 - left - 0.2 / _WIDTH_IN, box.height))
     axes.set_axis_off()
     found = course.whole[course.main]
@@ -244,7 +255,9 @@ def _draw_whole(figure: Figure, beside: Any, course: Course, colours: Sequence[s
         weight = "bold" if is_best else "normal"
         axes.barh(place - 0.17, 1, height=0.2, color=theme.line, alpha=0.55, linewidth=0)
         axes.barh(place - 0.17, share, height=0.2, color=colour, linewidth=0)
-        axes.text(0, place + 0.06, name, fontsize=9, color=theme.text, fontweight=weight, va="bottom")
+        axes.text(
+            0, place + 0.06, name, fontsize=9, color=theme.text, fontweight=weight, va="bottom", parse_math=False
+        )  # fmt: skip
         words = f"{100 * value:.0f} %" if course.are_classes else f"{value:.2f}"
         axes.text(
             1, place + 0.06, words, fontsize=9, color=theme.text, fontweight=weight, ha="right", va="bottom"
@@ -258,12 +271,24 @@ def _write_head(figure: Figure, course: Course, text: TimelineText, theme: Theme
     left = _LEFT_IN / _WIDTH_IN
     verdict = _verdict(course)
     figure.text(
-        left, 1 - 0.3 / height, text.title, fontsize=15, fontweight="bold", color=theme.text, va="center"
+        left,
+        1 - 0.3 / height,
+        _short(text.title),
+        fontsize=15,
+        fontweight="bold",
+        color=theme.text,
+        va="center",
+        parse_math=False,
     )
     notes = "   ·   ".join(note for note in (verdict, text.model, text.windows, course.note) if note)
     figure.text(
-        left, 1 - 0.58 / height, notes, fontsize=9, color=theme.quiet, va="center"
+        left, 1 - 0.58 / height, notes, fontsize=9, color=theme.quiet, va="center", parse_math=False
     )  # fmt: skip
+
+
+def _short(title: str) -> str:
+    """Return a title that fits; of a long path the end says most."""
+    return title if len(title) <= _LONGEST_TITLE else f"… {title[-_LONGEST_TITLE:]}"
 
 
 def _verdict(course: Course) -> str:

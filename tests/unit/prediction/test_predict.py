@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import time
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from media_model import CLASSES, MEDIA, write_media_model
+from odd_media import AUDIO, VIDEO
 from rendered_media import moving_square, write_mp4, write_sound_only_mp4, write_wav
 
 from vavl.data.statistics import ModalityInfo
@@ -144,7 +147,7 @@ def test_what_a_killed_job_had_finished_is_kept(media, predict, rows_of_result, 
     result = predict(media, retry_failed=False)
     assert (result.kept, result.worked_on) == (4, 4)
     assert rows_of_result(result) == whole
-    assert sorted(path.name for path in parts.glob("*")) == ["all.parquet", "lock"]
+    assert sorted(path.name for path in parts.glob("*")) == ["all.parquet", "input.json", "lock"]
 
 
 def test_a_clip_that_takes_too_long_is_told_and_the_next_one_is_predicted(
@@ -161,6 +164,49 @@ def test_a_clip_that_takes_too_long_is_told_and_the_next_one_is_predicted(
     rows = rows_of_result(predict(media, seconds_per_clip=0.5))
     assert rows["pair", None]["error"] == "takes longer than seconds_per_clip allows: 0.5 s"
     assert rows["only_seen", "video"]["error"] is None
+
+
+def test_predictions_of_another_input_are_not_replaced_by_an_oversight(media, predict, tmp_path):
+    predict(media)
+    moved = media.rename(tmp_path / "moved")
+    assert predict(moved).kept == 5  # the same clips, wherever they are
+    (tmp_path / "other").mkdir()
+    write_wav(tmp_path / "other/a.wav", np.sin(np.arange(4800) / 9) * 0.3)
+    with pytest.raises(StoreError, match=r"holds the predictions of .*moved, not of .*other"):
+        predict(tmp_path / "other")
+    assert predict(tmp_path / "other", resume=False).worked_on == 1
+
+
+@pytest.mark.parametrize("side", ["audio", "video"])
+def test_odd_files_are_predicted_or_told_and_touch_no_other_clip(
+    side, made_media, predict, rows_of_result, tmp_path
+):
+    """The kinds that are quick to make and that end no process; the others go through workers, see test_odd_files."""
+    slow = {"ten_thousand_frames", "a_week_of_nothing", "too_long", "fifo", "socket", "huge_declared_size"}
+    kinds = [kind for kind in {"audio": AUDIO, "video": VIDEO}[side] if kind.name not in slow]
+    media = tmp_path / "odd"
+    for kind in kinds:
+        path = media / kind.name / f"clip{kind.suffix}"
+        path.parent.mkdir(parents=True)
+        kind.make(path)
+    manifest = {
+        "clip_id": [kind.name for kind in kinds],
+        f"{side}_path": [f"{kind.name}/clip{kind.suffix}" for kind in kinds],
+    }
+    pq.write_table(pa.table(manifest), media / "clips.parquet")
+    rows = rows_of_result(predict(media / "clips.parquet", sound_of_video=False))
+    assert len(rows) == len(kinds) > 14
+    for kind in kinds:
+        if kind.reason is None:
+            assert rows[kind.name, side]["error"] is None
+        else:
+            assert re.search(kind.reason, rows[kind.name, None]["error"])
+    good = media / "good"
+    (alone,) = rows_of_result(predict(good, output_dir=tmp_path / "alone", sound_of_video=False)).values()
+    found = rows["good", side]
+    np.testing.assert_allclose(
+        [found[name] for name in COLUMNS], [alone[name] for name in COLUMNS], atol=1e-6
+    )
 
 
 def test_odd_video_files_give_the_sides_that_they_hold(tmp_path, predict, rows_of_result):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import asdict, replace
 
 import matplotlib as mpl
@@ -118,7 +119,7 @@ def test_pictures_of_some_clips_and_a_reason_for_the_others(made_media, media_mo
     settings = PredictionSettings.model_validate(
         {
             "input": made_media, "model": "m", "output_dir": tmp_path / "out", "timeline": True,
-            "windows": {"window_s": 0.2, "most_clips": 4, "thumbnails": 2},
+            "windows": {"window_s": 0.2, "most_clips": 4, "thumbnails": 2, "theme": "dark"},
         }
     )  # fmt: skip
     plan = plan_prediction(settings, media_model)
@@ -129,6 +130,17 @@ def test_pictures_of_some_clips_and_a_reason_for_the_others(made_media, media_mo
     assert "broken has no timeline" in caplog.text
     assert "half leaves out its video: cannot be decoded" in caplog.text
     assert write_timelines(plan, settings.model_copy(update={"timeline": False}), "model") == []
+
+
+def test_names_are_drawn_as_they_are(made_media, media_model, tmp_path):
+    odd = tmp_path / "média"
+    odd.mkdir()
+    shutil.copy(made_media / "only_heard.flac", odd / "$x^{ 雨 🙂 $ %.flac")
+    settings = PredictionSettings.model_validate(
+        {"input": odd, "model": "m", "output_dir": tmp_path / "out", "timeline": True}
+    )
+    (drawn,) = write_timelines(plan_prediction(settings, media_model), settings, "a_$b")
+    assert drawn.stat().st_size > 5000
 
 
 def test_a_store_has_nothing_to_draw(made_media, media_model):
