@@ -23,7 +23,11 @@ def plan_rows(plan: PredictionPlan, model_title: str) -> list[tuple[str, str]]:
     """Return what is about to be predicted, for a table of two columns."""
     found = plan.found
     rows = [("model", f"{model_title} ({plan.model_hash})"), (found.kind, f"{len(found.clips)} clips")]
-    rows += [(sides, f"{count} clips, as far as names say") for sides, count in found.counts.items()]
+    # A store knows its sides when its features are opened.
+    known = {
+        sides: count for sides, count in found.counts.items() if (found.kind, sides) != ("store", "neither")
+    }
+    rows += [(sides, f"{count} clips, as far as names say") for sides, count in known.items()]
     wanted = plan.conditions or ("what each clip has",)
     rows.append(("conditions", ", ".join(CONDITION_TITLES.get(name, name) for name in wanted)))
     rows += [("not looked at", f"{count} {what}") for what, count in found.left_out.items()]
