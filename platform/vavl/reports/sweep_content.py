@@ -17,9 +17,8 @@ class SweepAxis:
 
     @property
     def title(self) -> str:
-        """The path, with a line break before its last part."""
-        above, _, last = self.path.rpartition(".")
-        return f"{above}.\n{last}" if above else last
+        """The last two parts of the path, on two lines."""
+        return ".\n".join(self.path.split(".")[-2:])
 
 
 @dataclass(frozen=True)

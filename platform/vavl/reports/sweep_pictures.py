@@ -38,7 +38,8 @@ def sweep_pictures(report: SweepReport) -> Iterator[Picture]:
     if report.importances:
         yield Picture(
             "importance",
-            f"share of each setting in what {report.objectives[0]} varies by (PED-ANOVA), over the finished trials",
+            f"share of each setting in what {report.objectives[0]} varies by (PED-ANOVA); stopped trials count "
+            "with the best epoch they reached",
             "Bars of the importance of each searched setting",
             partial(importance_figure, report),
         )
@@ -126,7 +127,9 @@ def parallel_figure(report: SweepReport, theme: Theme) -> Figure:
             va="center",
         )
     axes.set_xticks(
-        range(count + 1), [*(axis.title for axis in report.axes), _score_label(report)], fontsize=7.5
+        range(count + 1),
+        [*(axis.title for axis in report.axes), _score_label(report).replace(" ", "\n")],
+        fontsize=7.5,
     )
     axes.set_yticks([])
     axes.spines[:].set_visible(False)

@@ -15,7 +15,8 @@ from vavl.config.base import FrozenConfig
 Value = float | int | str | bool | None | list[Any] | dict[str, Any]
 """A value of a setting, as YAML holds it."""
 
-_AXIS_KEYS = {"low", "high", "choices"}
+_MARKS = {"low", "high", "choices"}
+_AXIS_KEYS = {*_MARKS, "log", "step", "int", "is_whole"}
 
 
 class RangeAxis(FrozenConfig):
@@ -111,7 +112,7 @@ def name_of(value: Value) -> Any:
 
 
 def flat_axes(search: Any) -> Any:
-    """Turn nested sections into dotted paths; null takes an axis away."""
+    """Turn nested sections into dotted paths; null takes an axis away, a part of an axis changes that part."""
     if not isinstance(search, Mapping):
         return search
     found: dict[str, Any] = {}
@@ -119,10 +120,15 @@ def flat_axes(search: Any) -> Any:
     def visit(above: tuple[str, ...], section: Mapping[str, Any]) -> None:
         for key, value in section.items():
             path = (*above, str(key))
-            if isinstance(value, Mapping) and value and not _AXIS_KEYS & value.keys():
+            dotted, is_mapping = ".".join(path), isinstance(value, Mapping)
+            if is_mapping and not (_MARKS & value.keys() or value.keys() <= _AXIS_KEYS):
                 visit(path, value)
-            elif value is not None:
-                found[".".join(path)] = value
+            elif value is None:
+                found.pop(dotted, None)
+            else:
+                # The command line changes single keys of an axis that the file gives.
+                earlier = found.get(dotted)
+                found[dotted] = {**earlier, **value} if is_mapping and isinstance(earlier, Mapping) else value
 
     visit((), search)
     return found

@@ -28,7 +28,7 @@ class SweepResult:
         best: the finished trial with the best objective, of several the best mean among the front.
         base: the trial with the training configuration's own values, if it finished.
         front: finished trials that no other beats in every objective.
-        importances: share of each setting in what the first objective varies by.
+        importances: share of each setting in what the first objective varies by, stopped trials included.
         gave_up: too many trials failed in a row.
     """
 
@@ -81,9 +81,19 @@ def result_of(sweep: Sweep) -> SweepResult:
         best=best_of(sweep.plan, [sweep.ends[number] for number in front]),
         base=base if base and base.state == "finished" else None,
         front=front,
-        importances=sweep.study.importances(),
+        importances=sweep.study.importances(_first_scores(sweep.plan, ends)),
         gave_up=sweep.gave_up,
     )
+
+
+def _first_scores(plan: SweepPlan, ends: Sequence[TrialEnd]) -> dict[int, float]:
+    """Return the first objective of all trials that have one, with the sign that makes more better."""
+    goal = plan.objectives[0]
+    return {
+        end.number: goal.sign * end.metrics[goal.metric]
+        for end in ends
+        if end.state != "failed" and goal.metric in end.metrics
+    }
 
 
 def best_of(plan: SweepPlan, ends: Sequence[TrialEnd]) -> TrialEnd | None:

@@ -93,7 +93,7 @@ class SweepPlan(FrozenConfig):
     )
     storage: str | None = Field(
         None,
-        description="address of the study without password, e.g. postgresql+psycopg2://user@host/name with "
+        description="address of the study without password, e.g. postgresql://user@host/name with "
         "PGPASSWORD in the environment; null: study.db in output_dir",
     )
     give_up_after: int = Field(5, ge=1, description="failed trials in a row that end the sweep")
@@ -109,7 +109,7 @@ class SweepPlan(FrozenConfig):
         if address is None:
             return None
         if "://" not in address:
-            raise ValueError(f"{address} is no address; write e.g. postgresql+psycopg2://user@host/name")
+            raise ValueError(f"{address} is no address; write e.g. postgresql://user@host/name")
         if urlsplit(address).password is not None:
             raise ValueError("holds a password; give it by PGPASSWORD or ~/.pgpass")
         return address

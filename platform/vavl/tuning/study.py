@@ -23,6 +23,7 @@ from vavl.tuning.axes import Axis, ChoiceAxis, RangeAxis, Value, name_of
 from vavl.tuning.settings import SweepPlan
 
 STUDY_FILE = "study.db"
+_LEAST_SCORES = 4
 _LEAST_STARTUP_TRIALS, _MOST_STARTUP_TRIALS = 3, 10
 
 State = Literal["finished", "pruned", "failed"]
@@ -147,19 +148,31 @@ class SweepStudy:
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             self._study.tell(number, told, _STATES[state])
 
-    def importances(self) -> dict[str, float]:
-        """Return how much each setting decides about the first objective, adding up to 1 (PED-ANOVA).
+    def importances(self, scores: Mapping[int, float]) -> dict[str, float]:
+        """Return how much each setting decides about the scores, adding up to 1 (PED-ANOVA).
 
-        Empty with fewer finished trials than tell anything, or when all values are alike.
+        Watanabe et al., PED-ANOVA: Efficiently Quantifying Hyperparameter Importance in Arbitrary Subspaces,
+        IJCAI 2023, as Optuna has it. Optuna itself looks at finished trials, which early stopping leaves few of.
+
+        Args:
+            scores: by trial, more is better; of stopped trials that of the best epoch they reached.
+
+        Returns:
+            Empty with fewer different scores than tell anything.
         """
-        done = self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-        if len({trial.values[0] for trial in done}) < 3:
+        if len(set(scores.values())) < _LEAST_SCORES:
             return {}
+        points = {trial.number: trial.params for trial in self._study.get_trials(deepcopy=False)}
+        scored = optuna.create_study(direction="maximize")
+        for number, score in scores.items():
+            scored.add_trial(
+                optuna.trial.create_trial(
+                    params=points[number], distributions=self._distributions, value=score
+                )
+            )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            found = optuna.importance.get_param_importances(
-                self._study, target=lambda trial: float(trial.values[0])
-            )
+            found = optuna.importance.get_param_importances(scored)
         return {name: float(value) for name, value in found.items()}
 
     def front(self) -> list[int]:
@@ -242,7 +255,7 @@ def _open_storage(sweep: SweepPlan) -> RDBStorage:
             address,
             "storage",
             f"its driver is not installed: {fault}",
-            "pip install psycopg2-binary for postgresql+psycopg2://",
+            "pip install 'psycopg[binary]' for postgresql://",
         ) from None
     except Exception as fault:  # noqa: BLE001  see below
         # SQLAlchemy's errors and Optuna's have no common base; what they print may hold an address.

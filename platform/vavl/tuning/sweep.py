@@ -258,7 +258,9 @@ class Sweep:
         """
         end = read_end(self.folder_of(number))
         if end is None:
-            end = TrialEnd(number, "failed", lost or "its process ended without a word")
+            end = TrialEnd(
+                number, "failed", lost or "its process left no end; does its machine share output_dir?"
+            )
             write_end(make_folder(self.folder_of(number)), end)
         return self._tell(end)
 

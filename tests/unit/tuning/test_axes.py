@@ -15,6 +15,12 @@ def test_sections_and_dotted_keys_mean_the_same_and_null_takes_an_axis_away():
     assert flat_axes(nested) == {"training.optimizer.learning_rate": axis, "model.width": choices}
 
 
+def test_the_command_line_changes_a_part_of_an_axis_or_takes_it_away():
+    given = {"model.dropout": {"low": 0, "high": 0.4}, "model.width": {"choices": [1, 2]}}
+    words = {"model": {"dropout": {"step": 0.2, "high": 0.2}, "width": None}}
+    assert flat_axes({**given, **words}) == {"model.dropout": {"low": 0, "high": 0.2, "step": 0.2}}
+
+
 @pytest.mark.parametrize(
     ("axis", "ends", "values"),
     [

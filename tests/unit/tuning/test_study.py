@@ -116,12 +116,13 @@ def test_several_objectives_have_a_front(study_of):
 
 def test_importances_want_different_results(study_of):
     study = study_of()
-    assert study.importances() == {}
+    assert study.importances({}) == {}
+    assert study.importances({0: 0.5, 1: 0.5, 2: 0.5, 3: 0.6}) == {}
     assert study.front() == []
     for place in range(5):
         drawn = study.draw()
         study.tell(drawn.number, "finished", [0.1 * place], {})
-    found = study.importances()
+    found = study.importances({number: 0.1 * number for number in range(5)})
     assert found.keys() == {RATE, "model.dropout"}
     assert sum(found.values()) == pytest.approx(1)
 
