@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pytest
 from browser import NAMES, browser, look_at
 from evaluation_content import evaluation_content
+from promotion_content import promotion_content
 
 from vavl.reports.evaluation_report import write_evaluation_report
+from vavl.reports.promotion_report import write_promotion_report
 
-PICTURES = 6
+# Writes a report of its kind into a folder, and how many pictures that has.
+REPORTS = {
+    "evaluation": (partial(write_evaluation_report, evaluation_content()), 6),
+    "promotion": (partial(write_promotion_report, promotion_content()), 1),
+}
 
 
 @pytest.fixture(scope="module")
@@ -21,19 +28,17 @@ def program() -> str:
     return found
 
 
-@pytest.fixture(scope="module")
-def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_evaluation_report(evaluation_content(), tmp_path_factory.mktemp("report"))
-
-
 @pytest.mark.parametrize("width", [400, 1400])
-def test_an_evaluation_is_whole_and_readable(program: str, page: Path, width: int) -> None:
+@pytest.mark.parametrize("kind", REPORTS)
+def test_a_report_is_whole_and_readable(program: str, kind: str, width: int, tmp_path: Path) -> None:
+    write, pictures = REPORTS[kind]
+    page = write(tmp_path)
     assert "<script" not in page.read_text(encoding="utf-8")
     look = look_at(page, width, program)
     assert look.window == width
     assert look.wide <= width
     assert (look.broken, look.faults, look.asked) == ((), (), ())
-    assert len(look.widths) == PICTURES
+    assert len(look.widths) == pictures
     assert all(250 <= shown <= width for shown in look.widths)
     assert look.letters >= 10
 

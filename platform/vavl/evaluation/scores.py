@@ -17,6 +17,7 @@ from vavl.metrics.speaker_sums import (
     SummedScore,
     attribute_measures_over_clips,
     class_measures_over_clips,
+    sums_of_speakers,
 )
 from vavl.models.settings import AttributeTask, ClassTask, Task
 from vavl.training.evaluation import SplitPredictions
@@ -142,11 +143,7 @@ def _sums(
     speakers: NDArray[np.str_],
     measure: SummedScore,
 ) -> SpeakerSums:
-    each = {
-        str(name): measure.sums(predicted[speakers == name], target[speakers == name])
-        for name in np.unique(speakers)
-    }
-    return gather({(0, 0): each})
+    return gather({(0, 0): sums_of_speakers(measure, predicted, target, speakers)})
 
 
 def _check_finite(condition: str, predicted: NDArray[np.float64]) -> None:
