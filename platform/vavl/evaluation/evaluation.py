@@ -138,7 +138,7 @@ def evaluate(
             Measured(
                 degradation,
                 found,
-                scores_by_condition(found, speakers, task, plan.bootstrap_seed),
+                scores_by_condition(found, speakers, task, plan.bootstrap_seed, in_detail=False),
                 differences(found, predictions, speakers, task, plan.bootstrap_seed),
                 dict(failed),
             )

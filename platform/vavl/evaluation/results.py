@@ -89,12 +89,13 @@ def numbers_of(evaluation: Evaluation) -> dict[str, Any]:
     """Return the part of ``summary.json`` that the measurement decides; numbers may be NaN.
 
     Keys: ``metrics`` (flat: ``<split>/<condition>/<metric>``, degraded inputs ``...:<degradation>``),
-    ``intervals`` (95 %, [low, high], same names), ``differences`` (degraded minus whole of the main measure,
-    paired over speakers: value, low, high), ``classes`` and ``speakers`` (scores by condition, of whole
-    inputs), ``confusion`` (counts by condition, true class by row), ``calibration_bins``, and what they belong
-    to: ``corpus``, ``store_hash``, ``protocol``, ``fold``, ``split``, ``label_set``, ``label_target``,
-    ``clips``, ``conditions``, ``outputs``, ``is_cross_corpus``, ``speaker_normalisation``; ``warnings``,
-    ``notes``, ``not_measured`` (why, by degradation) and ``failed`` (why, by degradation and clip).
+    ``intervals`` (95 %, [low, high], same names; of degraded inputs the main measure's), ``differences``
+    (degraded minus whole of the main measure, paired over speakers: value, low, high), ``classes`` and
+    ``speakers`` (scores by condition, of whole inputs), ``confusion`` (counts by condition, true class by
+    row), ``calibration_bins``, and what they belong to: ``corpus``, ``store_hash``, ``protocol``, ``fold``,
+    ``split``, ``label_set``, ``label_target``, ``clips``, ``conditions``, ``outputs``, ``is_cross_corpus``,
+    ``speaker_normalisation``; ``warnings``, ``notes``, ``not_measured`` (why, by degradation) and ``failed``
+    (why, by degradation and clip).
     """
     clips, description = evaluation.clips, evaluation.model.description
     manifest, split = clips.collection.manifest, clips.selection.split

@@ -29,10 +29,10 @@ class ConditionScores:
 
     Attributes:
         metrics: by name; shares from 0 to 1; ``clips`` and ``speakers`` count.
-        intervals: 95 %, of those metrics that speakers can be drawn for.
+        intervals: 95 %, of those metrics that speakers can be drawn for; of degraded inputs the main measure's.
         confusion: counts (true class, predicted class); None for attributes.
         classes: scores of each class, in the order of the classes; empty for attributes.
-        by_speaker: the metrics of each speaker's clips.
+        by_speaker: the metrics of each speaker's clips; empty for degraded inputs.
     """
 
     metrics: Mapping[str, float]
@@ -48,7 +48,12 @@ def main_measure(task: Task) -> str:
 
 
 def scores_by_condition(
-    predictions: SplitPredictions, speakers: NDArray[np.str_], task: Task, seed: int
+    predictions: SplitPredictions,
+    speakers: NDArray[np.str_],
+    task: Task,
+    seed: int,
+    *,
+    in_detail: bool = True,
 ) -> dict[str, ConditionScores]:
     """Score every condition that has clips.
 
@@ -57,6 +62,7 @@ def scores_by_condition(
         speakers: (clips,), of each clip.
         task: what is predicted.
         seed: of the bootstrap.
+        in_detail: with the intervals of all metrics and the scores of each speaker.
 
     Raises:
         InputError: a prediction is not finite.
@@ -67,7 +73,10 @@ def scores_by_condition(
         if counts.any():
             predicted, target = predictions.predicted[condition][counts], predictions.target[counts]
             _check_finite(condition, predicted)
-            found[condition] = _score(predicted, target, speakers[counts], task, seed)
+            own = speakers[counts]
+            intervals = _intervals(predicted, target, own, task, seed, in_detail=in_detail)
+            by_speaker = _by_speaker(predicted, target, own, task) if in_detail else {}
+            found[condition] = _score(predicted, target, task, intervals, by_speaker, len(np.unique(own)))
     return found
 
 
@@ -91,30 +100,42 @@ def differences(
 def _score(
     predicted: NDArray[np.float64],
     target: NDArray[np.float64],
+    task: Task,
+    intervals: Mapping[str, Interval],
+    by_speaker: Mapping[str, Mapping[str, float]],
+    speakers: int,
+) -> ConditionScores:
+    counts = {"clips": float(len(target)), "speakers": float(speakers)}
+    confusion = confusion_counts(predicted, target) if isinstance(task, ClassTask) else None
+    classes = scores_of_classes(confusion) if confusion is not None else []
+    metrics = {**metrics_of(predicted, target, task), **counts}
+    return ConditionScores(metrics, intervals, confusion, classes, by_speaker)
+
+
+def _intervals(
+    predicted: NDArray[np.float64],
+    target: NDArray[np.float64],
     speakers: NDArray[np.str_],
     task: Task,
     seed: int,
-) -> ConditionScores:
-    names = np.unique(speakers)
-    metrics = {
-        **metrics_of(predicted, target, task),
-        "clips": float(len(target)),
-        "speakers": float(len(names)),
-    }
-    intervals = {
+    *,
+    in_detail: bool,
+) -> dict[str, Interval]:
+    return {
         name: score_interval(_sums(predicted, target, speakers, measure), measure.statistic, seed)
         for name, measure in _measures(task).items()
+        if in_detail or name == main_measure(task)
     }
-    by_speaker = {
-        str(name): {
-            **metrics_of(predicted[speakers == name], target[speakers == name], task),
-            "clips": float((speakers == name).sum()),
-        }
-        for name in names
-    }
-    confusion = confusion_counts(predicted, target) if isinstance(task, ClassTask) else None
-    classes = scores_of_classes(confusion) if confusion is not None else []
-    return ConditionScores(metrics, intervals, confusion, classes, by_speaker)
+
+
+def _by_speaker(
+    predicted: NDArray[np.float64], target: NDArray[np.float64], speakers: NDArray[np.str_], task: Task
+) -> dict[str, dict[str, float]]:
+    found = {}
+    for name in np.unique(speakers):
+        own = speakers == name
+        found[str(name)] = {**metrics_of(predicted[own], target[own], task), "clips": float(own.sum())}
+    return found
 
 
 def metrics_of(predicted: NDArray[np.float64], target: NDArray[np.float64], task: Task) -> dict[str, float]:
