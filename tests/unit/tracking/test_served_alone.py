@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import venv
@@ -76,3 +77,4 @@ def test_a_fresh_environment_of_the_requirements_predicts(case: Case, tmp_path: 
     )
     assert done.returncode == 0, done.stderr
     predict_alone(case, python)
+    shutil.rmtree(tmp_path / "fresh")  # 2 GB
