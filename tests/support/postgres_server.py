@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 import pwd
 import secrets
@@ -33,6 +34,8 @@ def reason_to_skip() -> str | None:
     """Return why no server can be started here, None where one can."""
     if postgres_programs() is None:
         return "PostgreSQL is not installed: apt-get install postgresql"
+    if importlib.util.find_spec("psycopg") is None:
+        return "psycopg is not installed: pip install '.[postgresql]'"
     if os.geteuid() == 0 and _other_user() is None:
         return f"PostgreSQL does not run as root, and there is no user {' or '.join(_USERS)}"
     return None
