@@ -20,6 +20,7 @@ class DeadlyClips:
     """Gives three frames of sound for every clip that lets it; also its own reader."""
 
     width: int
+    may_hang: bool = True
 
     def mark(self, clip: ClipInput) -> str:
         return "always"

@@ -52,6 +52,10 @@ class Reader(Protocol):
 class Source(Protocol):
     """Knows the clips' features; small, and it travels to other processes."""
 
+    @property
+    def may_hang(self) -> bool:
+        """Whether a clip may block its process or end it, so that each is watched."""
+
     def mark(self, clip: ClipInput) -> str:
         """Return a text that changes when the features of the clip may change; reads no content."""
 
@@ -75,6 +79,11 @@ class MediaSource:
     root: Path
     sound_of_video: bool
     modalities: tuple[str, ...]
+
+    @property
+    def may_hang(self) -> bool:
+        """Media may do anything to a decoder."""
+        return True
 
     def mark(self, clip: ClipInput) -> str:
         """Return size and time of change of both files."""
@@ -132,6 +141,11 @@ class StoreSource:
     place: Path | str
     store_hash: str
     modalities: tuple[str, ...]
+
+    @property
+    def may_hang(self) -> bool:
+        """Mapped rows do not; watching a million of them would take longer than reading them."""
+        return False
 
     def mark(self, clip: ClipInput) -> str:  # noqa: ARG002
         """Return the hash of the store: another store, other features."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import re
 import warnings
@@ -22,6 +23,7 @@ from vavl.reports.theme import THEMES
 logger = logging.getLogger(__name__)
 
 _ODD = re.compile(r"[^\w.-]+")
+_LONGEST_NAME = 80
 
 
 def check_timeline(plan: PredictionPlan, settings: PredictionSettings) -> None:
@@ -52,8 +54,8 @@ def write_timelines(plan: PredictionPlan, settings: PredictionSettings, model_ti
     drawer = TimelineDrawer(plan, plan.source, settings, model_title)
     drawn = []
     for clip in clips[:most]:
-        alone = plan.found.kind == "file"
-        path = settings.folder / ("timeline.png" if alone else f"timelines/{_ODD.sub('_', clip.clip_id)}.png")
+        name = "timeline" if plan.found.kind == "file" else f"timelines/{_file_name(clip.clip_id)}"
+        path = settings.folder / f"{name}.png"
         try:
             drawer.draw(clip, path)
         except ConfigError:
@@ -63,6 +65,12 @@ def write_timelines(plan: PredictionPlan, settings: PredictionSettings, model_ti
         else:
             drawn.append(path)
     return drawn
+
+
+def _file_name(clip_id: str) -> str:
+    """Return a name of one file; two clips never share it."""
+    plain = _ODD.sub("_", clip_id)[:_LONGEST_NAME]
+    return plain if plain == clip_id else f"{plain}-{hashlib.sha256(clip_id.encode()).hexdigest()[:8]}"
 
 
 class TimelineDrawer:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Self
@@ -128,7 +129,8 @@ class PartPredictor:
         found = _Clip(key, clip)
         name = clip.audio or clip.video or clip.clip_id
         try:
-            with attempts.at(clip.clip_id, name, "clip"):
+            watched = attempts.at(clip.clip_id, name, "clip") if self._work.source.may_hang else nullcontext()
+            with watched:
                 found.files = self._reader.sides(clip)
                 for modality, file in found.files.items():
                     self._read_side(found, modality, file)

@@ -135,12 +135,14 @@ def test_pictures_of_some_clips_and_a_reason_for_the_others(made_media, media_mo
 def test_names_are_drawn_as_they_are(made_media, media_model, tmp_path):
     odd = tmp_path / "média"
     odd.mkdir()
-    shutil.copy(made_media / "only_heard.flac", odd / "$x^{ 雨 🙂 $ %.flac")
+    for name in ("$x^{ 雨 🙂 $ %", "a b", "a_b"):
+        shutil.copy(made_media / "only_heard.flac", odd / f"{name}.flac")
     settings = PredictionSettings.model_validate(
         {"input": odd, "model": "m", "output_dir": tmp_path / "out", "timeline": True}
     )
-    (drawn,) = write_timelines(plan_prediction(settings, media_model), settings, "a_$b")
-    assert drawn.stat().st_size > 5000
+    drawn = write_timelines(plan_prediction(settings, media_model), settings, "a_$b")
+    assert len(set(drawn)) == 3
+    assert all(path.stat().st_size > 5000 for path in drawn)
 
 
 def test_a_store_has_nothing_to_draw(made_media, media_model):
