@@ -31,8 +31,9 @@ _INTERVALS = (
 _DEGRADATIONS = (
     "Each degradation by itself. Noise: added to the waveform at the stated ratio of powers over the clip, read again "
     "by the model's own extractor. Dropped frames: the last frame that arrived is shown again. Shift: the video comes "
-    "late (early), its first (last) frame stands still where nothing was recorded. Changes are paired over speakers; "
-    "bold where their interval excludes zero."
+    "late (early), its first (last) frame stands still where nothing was recorded. Noise on features is normal noise "
+    "on normalised features and stands for no accident in the world. Changes are paired over speakers; bold where "
+    "their interval excludes zero."
 )
 
 
