@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
+from vavl.models.attention import attend
 from vavl.models.dropout import Dropout, SequentialWithDropout
 from vavl.models.settings import NetworkSettings
 
@@ -78,12 +79,12 @@ class RelativeAttention(nn.Module):
         split = self.query_key_value(self.norm(frames)).view(B, T, 3, self.heads, D // self.heads)
         query, key, value = split.permute(2, 0, 3, 1, 4)
         cosine, sine = rotary_angles(T, D // self.heads, frames.device)
-        mixed = functional.scaled_dot_product_attention(
+        mixed = attend(
             rotate(query, cosine, sine),
             rotate(key, cosine, sine),
             value,
             # No dropout of the attention weights: it would rule out the fused kernels. The output has it.
-            attn_mask=is_real[:, None, None, :],
+            is_real,
         )
         joined = self.output(mixed.transpose(1, 2).reshape(B, T, D))
         dropped: Tensor = self.dropout(joined, rows)
@@ -158,10 +159,10 @@ class ConformerBlock(nn.Module):
             is_real: (batch, time), bool; False where the frame is padding.
             rows: (batch,), key of each clip for dropout; None without dropout.
         """
-        frames = frames + 0.5 * self.first_feed_forward(frames, rows)
+        frames = torch.add(frames, self.first_feed_forward(frames, rows), alpha=0.5)
         frames = frames + self.attention(frames, is_real, rows)
         frames = frames + self.convolution(frames, is_real, rows)
-        frames = frames + 0.5 * self.second_feed_forward(frames, rows)
+        frames = torch.add(frames, self.second_feed_forward(frames, rows), alpha=0.5)
         normalised: Tensor = self.norm(frames)
         return normalised
 

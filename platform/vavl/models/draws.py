@@ -54,10 +54,32 @@ def random_bytes(rows: Tensor, stream: int, count: int) -> Tensor:
     Returns:
         (rows, count), uint8.
     """
+    return _draws(rows, stream, count).view(torch.uint8)[:, :count]
+
+
+def random_choices(rows: Tensor, stream: int, count: int, level: int) -> Tensor:
+    """Tell of the bytes of ``random_bytes`` which are at least ``level``.
+
+    Args:
+        rows: (rows,), int64, from ``keys_of_rows``.
+        stream: one number per use of the same keys.
+        count: per row.
+        level: 1 to 255.
+
+    Returns:
+        (rows, count), uint8: 1 or 0. A third of the time of comparing byte by byte on a CPU.
+    """
+    draws = _draws(rows, stream, count)
+    # All eight bytes at once: the highest bit of each byte of the sum tells of the other seven.
+    low = (draws & _SEVEN_BITS).add_((128 - level if level <= 128 else 256 - level) * _ONES)
+    chosen = low.bitwise_or_(draws) if level <= 128 else low.bitwise_and_(draws)
+    return (chosen >> 7).bitwise_and_(_ONES).view(torch.uint8)[:, :count]
+
+
+def _draws(rows: Tensor, stream: int, count: int) -> Tensor:
     counter = torch.arange(-(-count // BYTES_PER_DRAW), device=rows.device)
     first = (rows + _signed(stream * _STREAM_WEYL)).unsqueeze(1)
-    draws = _finalise(torch.add(first, counter, alpha=_WEYL))
-    return draws.view(torch.uint8)[:, :count]
+    return _finalise(torch.add(first, counter, alpha=_WEYL))
 
 
 def _finalise(state: Tensor) -> Tensor:
@@ -82,5 +104,7 @@ def _signed(number: int) -> int:
 _WEYL = _signed(0x9E3779B97F4A7C15)
 _FIRST_FACTOR = _signed(0xBF58476D1CE4E5B9)
 _SECOND_FACTOR = _signed(0x94D049BB133111EB)
+# 1 and 127 in each of eight bytes.
+_ONES, _SEVEN_BITS = 0x0101010101010101, 0x7F7F7F7F7F7F7F7F
 # Another odd number without pattern: streams start far apart in the sequence of counters.
 _STREAM_WEYL = 0xD1342543DE82EF95

@@ -7,7 +7,7 @@ import itertools
 import pytest
 import torch
 
-from vavl.models.draws import DrawKey, keys_of_rows, mixed, random_bytes
+from vavl.models.draws import DrawKey, keys_of_rows, mixed, random_bytes, random_choices
 
 KEY = DrawKey(seed=3, step=5)
 PLACES = torch.arange(40)
@@ -37,6 +37,14 @@ def test_the_first_bytes_of_a_row_do_not_depend_on_how_many_are_drawn(count):
     found = bytes_of(count=count)
     assert found.shape == (len(PLACES), count)
     assert torch.equal(found, bytes_of()[:, :count])
+
+
+@pytest.mark.parametrize("level", [1, 2, 26, 127, 128, 129, 200, 255])
+def test_choices_are_the_comparison_of_the_bytes(level):
+    """Byte by byte in the reference, eight at a time in the quick form."""
+    rows = keys_of_rows(DrawKey(3, 1), torch.arange(40), 0)
+    expected = random_bytes(rows, 5, 1001) >= level
+    assert torch.equal(random_choices(rows, 5, 1001, level), expected.to(torch.uint8))
 
 
 def test_a_row_has_its_bytes_in_any_company():

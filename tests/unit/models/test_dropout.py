@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from vavl.models.draws import DrawKey, keys_of_rows
+from vavl.models.draws import DrawKey, keys_of_rows, random_bytes
 from vavl.models.dropout import Dropout, SequentialWithDropout, number_streams
 
 KEY = DrawKey(seed=3, step=5)
@@ -92,6 +92,35 @@ def test_gradient_is_zero_where_a_value_was_dropped_and_the_keys_decide() -> Non
     assert torch.equal(values.grad == 0, first == 0)
     torch.rand(5)
     assert torch.equal(Dropout(0.5)(values, rows_for(64)), first)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("probability", [0.1, 0.5, 0.75])
+def test_it_is_the_product_with_the_plain_comparison_of_bytes_to_the_last_bit(probability, dtype) -> None:
+    """In value and gradient, also where rows have no multiple of eight elements."""
+    dropout, rows = Dropout(probability), rows_for(9)
+    found, plain = (
+        torch.randn(9, 7, 5, generator=torch.Generator().manual_seed(0)).to(dtype) for _ in range(2)
+    )
+    is_kept = (random_bytes(rows, dropout.stream, 35) >= round(256 * probability)).view(9, 7, 5)
+    above = torch.randn(9, 7, 5).to(dtype)
+    scale = 256 / (256 - round(256 * probability))
+    outputs = (
+        dropout(found.requires_grad_(), rows),
+        plain.requires_grad_() * is_kept.to(dtype).mul_(scale),
+    )
+    for output in outputs:
+        output.backward(above)
+    assert torch.equal(*outputs)
+    assert torch.equal(found.grad, plain.grad)
+
+
+def test_a_byte_per_element_is_kept_for_the_backward() -> None:
+    kept: list[torch.Tensor] = []
+    values = torch.randn(4, 30, 8, requires_grad=True)
+    with torch.autograd.graph.saved_tensors_hooks(lambda one: kept.append(one) or one, lambda one: one):
+        Dropout(0.25)(values, rows_for(4))
+    assert sum(one.nbytes for one in kept) == values.numel()
 
 
 def test_every_dropout_of_a_network_gets_a_stream_of_its_own() -> None:

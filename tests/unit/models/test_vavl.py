@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from vavl.errors import InputError
-from vavl.models.draws import DrawKey, random_bytes
+from vavl.models.draws import DrawKey, random_choices
 from vavl.models.dropout import Dropout
 from vavl.models.settings import LadderShape, NetworkSettings
 from vavl.models.vavl import Vavl, VavlOutput, parameter_count
@@ -244,11 +244,11 @@ def test_every_dropout_draws_numbers_of_its_own(tiny_network, batches, monkeypat
     network = tiny_network(dropout=0.5, head_dropout=0.5, input_dropout=0.5).train()
     seen = []
 
-    def record(rows, stream, count):
+    def record(rows, stream, count, level):
         seen.append((stream, *rows.tolist()))
-        return random_bytes(rows, stream, count)
+        return random_choices(rows, stream, count, level)
 
-    monkeypatch.setattr("vavl.models.dropout.random_bytes", record)
+    monkeypatch.setattr("vavl.models.dropout.random_choices", record)
     network(batches.of(batches.clips("av av")), KEY)
     modules = [name for name, module in network.named_modules() if isinstance(module, Dropout)]
     shared = [name for name in modules if name.startswith("shared")]
