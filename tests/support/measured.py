@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import statistics
 import threading
@@ -88,7 +89,8 @@ class MatrixPeak:
 def count_operations(work: Callable[[], object]) -> int:
     """Count the operations of the matrix products, convolutions and attention of a call, backward included."""
     # The counter does not know the fused attention of the CPU; the plain one is made of products that it knows.
-    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+    mapping = {torch.ops.aten.convolution_backward: _operations_of_convolution_backward}
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False, custom_mapping=mapping) as counter:
         work()
     return int(counter.get_total_flops())
 
@@ -112,6 +114,14 @@ def in_own_process(work: Callable[[], Any]) -> Any:
     finally:
         process.join()
     return result
+
+
+def _operations_of_convolution_backward(
+    grad: Sequence[int], image: Sequence[int], weight: Sequence[int], *rest: Any, out_shape: Any = None
+) -> int:
+    """Count what torch's own formula multiplies by the groups: as much per gradient as in the forward pass."""
+    gradients = sum(bool(wanted) for wanted in rest[-1][:2])
+    return gradients * 2 * math.prod(grad) * math.prod(weight[1:])
 
 
 @contextmanager

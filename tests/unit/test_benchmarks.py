@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from measured import Timings, count_operations, in_turn, ratio
 from step_profile import group_of
 
@@ -74,6 +75,13 @@ def test_operations_of_a_forward_and_backward_are_three_times_those_of_the_forwa
     both = count_operations(lambda: network(batch).audio.logits.sum().backward())
     assert forward > 100_000
     assert 1.2 * forward < both < 3.1 * forward  # one head's backward leaves the other modality out
+
+
+def test_the_backward_of_a_depthwise_convolution_counts_twice_its_forward():
+    convolve = torch.nn.Conv1d(16, 16, 5, padding=2, groups=16)
+    clips = torch.randn(2, 16, 9, requires_grad=True)
+    assert count_operations(lambda: convolve(clips)) == 2 * 2 * 16 * 9 * 5
+    assert count_operations(lambda: convolve(clips).sum().backward()) == 3 * 2 * 2 * 16 * 9 * 5
 
 
 @pytest.mark.parametrize(
