@@ -33,6 +33,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 
+import ray
 import torch
 import yaml
 from benchmark_program import conditions, finish, in_words, read_arguments, table
@@ -80,7 +81,7 @@ class Bench:
             training={
                 "launcher": "ray" if on_ray else "in_process", "engine": "deepspeed" if on_ray else "torch",
                 "workers": workers, "threads_per_worker": 1, "precision": self.precision,
-                "max_epochs": 10**6, "max_steps": self.steps, "report_every_steps": 1,
+                "max_epochs": 10**6, "max_steps": self.steps,
                 "checkpoint_every_epochs": 10**6, "gradient_norms_every_steps": None,
             },
         )  # fmt: skip
@@ -139,6 +140,7 @@ def measure(bench: Bench, words: argparse.Namespace) -> dict[str, Any]:
     }
     if words.without_ray:
         return result
+    ray.shutdown()  # the job starts its own
     of_ray = overhead(medians[RAY_1], medians[BARE])
     scaling = spread([one / two for one, two in zip(medians[RAY_1], medians[RAY_2], strict=True)])
     return result | {
