@@ -176,3 +176,21 @@ def run_job(
         return Done(code, printed.out, printed.err + caplog.text)
 
     return run
+
+
+Refused = Callable[..., None]
+
+
+@pytest.fixture
+def refused(run_job: RunJob) -> Refused:
+    """Return a function that holds a job to refusing its words: exit code 2, a message with a fix, nothing made."""
+
+    def check(name: str, config: Path, words: Sequence[str], message: str, made: Path) -> None:
+        done = run_job(name, config, *words)
+        assert done.code == 2, done.stderr
+        assert message in done.stderr
+        assert "fix:" in done.stderr
+        assert "secret" not in done.stderr
+        assert not made.exists()
+
+    return check

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -162,3 +164,19 @@ def _shake(network: nn.Module) -> None:
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
+
+
+@pytest.fixture(scope="module")
+def two_ray_workers() -> Iterator[None]:
+    """Start Ray with place for two workers that import what the tests import."""
+    import ray
+
+    ray.shutdown()
+    with pytest.MonkeyPatch.context() as patch:
+        tests = Path(__file__).parents[1]
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(tests.parent / "platform"), str(tests / "support")]))
+        ray.init(
+            "local", num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=100 * 2**20
+        )
+    yield
+    ray.shutdown()

@@ -6,13 +6,12 @@ import secrets
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from vavl.config.base import FrozenConfig
 from vavl.config.files import read_json, write_json
 from vavl.tracking.child_log import ChildLog
-from vavl.tracking.parent_run import ParentRun
+from vavl.tracking.parent_run import ParentRun, WithParentRun
 from vavl.tracking.settings import TrackingSettings
 from vavl.tracking.training_result import dataset_note
 from vavl.training.comparison_grid import RUNS_FOLDER, Cell, Grid
@@ -21,7 +20,7 @@ from vavl.training.many import RunEnd
 COMPARISON_FILE = "comparison.json"
 
 
-class TrackedComparison:
+class TrackedComparison(WithParentRun):
     """Records a comparison and its trainings; use as a context around the work.
 
     Args:
@@ -30,7 +29,7 @@ class TrackedComparison:
     """
 
     def __init__(self, folder: Path, settings: TrackingSettings) -> None:
-        self._parent = ParentRun(folder, RUNS_FOLDER, settings)
+        super().__init__(ParentRun(folder, RUNS_FOLDER, settings))
         self._tags: dict[str, dict[str, Any]] = {}
 
     def start(self, config: FrozenConfig, config_hash: str, grid: Grid) -> None:
@@ -57,20 +56,6 @@ class TrackedComparison:
     def finish(self, metrics: Mapping[str, float], artifacts: Iterable[Path]) -> dict[str, Any]:
         """Record the results and wait for the tracking server; see ``ParentRun.finish``."""
         return self._parent.finish(metrics, artifacts)
-
-    @property
-    def show_command(self) -> str:
-        """What a person types to look at the runs."""
-        return self._parent.show_command
-
-    def __enter__(self) -> Self:
-        self._parent.__enter__()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._parent.__exit__(kind, fault, trace)
 
 
 def _run_id(folder: Path) -> str:

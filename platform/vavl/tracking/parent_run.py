@@ -108,3 +108,28 @@ class ParentRun:
         if fault is not None and self._parent:
             status = "KILLED" if isinstance(fault, KeyboardInterrupt) else "FAILED"
             self._finish(status, {}, _LAST_FLUSH_AFTER_A_FAULT_SECONDS)
+
+
+class WithParentRun:
+    """What a comparison and a sweep share: the parent run that both are a context of.
+
+    Args:
+        parent: records the work as a whole.
+    """
+
+    def __init__(self, parent: ParentRun) -> None:
+        self._parent = parent
+
+    @property
+    def show_command(self) -> str:
+        """What a person types to look at the runs."""
+        return self._parent.show_command
+
+    def __enter__(self) -> Self:
+        self._parent.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._parent.__exit__(kind, fault, trace)

@@ -6,14 +6,13 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from vavl.config.base import FrozenConfig
 from vavl.tracking.child_log import ChildLog, ChildLogs
 from vavl.tracking.journal import Journal
 from vavl.tracking.leftovers import JOURNAL_NAME
-from vavl.tracking.parent_run import ParentRun
+from vavl.tracking.parent_run import ParentRun, WithParentRun
 from vavl.tracking.replay import Replay
 from vavl.tracking.settings import TrackingSettings
 from vavl.tracking.training_result import dataset_note, version_tags
@@ -43,7 +42,7 @@ class SweepLogs:
         return self.logs.of(folder_of(self.output_dir, number).name, tags)
 
 
-class TrackedSweep:
+class TrackedSweep(WithParentRun):
     """Records a sweep and its trials; use as a context around the work.
 
     Args:
@@ -52,7 +51,7 @@ class TrackedSweep:
     """
 
     def __init__(self, folder: Path, settings: TrackingSettings) -> None:
-        self._parent = ParentRun(folder, TRIALS_FOLDER, settings)
+        super().__init__(ParentRun(folder, TRIALS_FOLDER, settings))
         self._model_name = settings.model_name
         self._output_dir = folder
 
@@ -100,20 +99,6 @@ class TrackedSweep:
             tags = {**version_tags(read_outcome(folder)), "sweep": result.run_id}
             journal.append("model", folder=BEST_FOLDER, name=self._model_name, tags=tags)
         return self._parent.child_ended(folder.name)
-
-    @property
-    def show_command(self) -> str:
-        """What a person types to look at the runs."""
-        return self._parent.show_command
-
-    def __enter__(self) -> Self:
-        self._parent.__enter__()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._parent.__exit__(kind, fault, trace)
 
 
 def main_metrics(result: SweepResult) -> dict[str, float]:

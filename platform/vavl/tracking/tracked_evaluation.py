@@ -7,8 +7,7 @@ import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import torch
 
@@ -24,18 +23,16 @@ from vavl.evaluation.settings import EvaluationPlan
 from vavl.evaluation.standing import standing_of
 from vavl.metrics.names import CONDITIONS
 from vavl.models.saved_model import SavedModel, load_model
-from vavl.tracking.journal import Journal
-from vavl.tracking.leftovers import JOURNAL_NAME, replay_leftovers
+from vavl.tracking.leftovers import replay_leftovers
 from vavl.tracking.model_address import ResolvedModel, resolve_model
-from vavl.tracking.replay import Replay
 from vavl.tracking.run import DatasetNote, run_start, source_tags
 from vavl.tracking.settings import TrackingSettings
 from vavl.tracking.split_looks import SPLIT_TAG
+from vavl.tracking.tracked_run import LAST_FLUSH_SECONDS, TrackedRun
 from vavl.training.run_folder import EARLIER_FOLDER, put_aside
 
 SUMMARY_FILE = "summary.json"
 _RUN_FILE = "run.json"
-_LAST_FLUSH_SECONDS = 180.0
 _SHOWN = ("accuracy", "f1_macro", "uar", "calibration_error", "ccc_mean")
 
 
@@ -96,7 +93,7 @@ def preview_rows(opened: Opened) -> list[tuple[str, str]]:
     return [*rows, *(("NOTE", text) for text in (*standing.warnings, *standing.notes))]
 
 
-class TrackedEvaluation:
+class TrackedEvaluation(TrackedRun):
     """Records an evaluation; use as a context around it.
 
     What an earlier evaluation left in the folder is moved to ``earlier/<run id>``. A failure of the tracking
@@ -108,12 +105,10 @@ class TrackedEvaluation:
     """
 
     def __init__(self, folder: Path, settings: TrackingSettings) -> None:
-        self.folder = make_folder(folder)
-        self._settings = settings.model_copy(update={"system_metrics": False, "model_name": None})
+        make_folder(folder)
         if (folder / _RUN_FILE).exists():
             put_aside(folder, str(read_json(folder / _RUN_FILE)["run_id"]))
-        self.journal = Journal(folder / JOURNAL_NAME)
-        self._replay = Replay(self.journal, self._settings)
+        super().__init__(folder, settings.model_copy(update={"system_metrics": False, "model_name": None}))
 
     def start(self, config: FrozenConfig, opened: Opened) -> None:
         """Record settings, model and data; from here on the tracking server follows."""
@@ -151,24 +146,8 @@ class TrackedEvaluation:
         for name in ("config.yaml", "report.html", "pictures", PREDICTIONS_FILE, SUMMARY_FILE):
             self.journal.append("artifact", path=name, artifact_path=None)
         self.journal.append("run_end", status="FINISHED", metrics=metrics)
-        is_complete = self._replay.finish(_LAST_FLUSH_SECONDS)
+        is_complete = self._replay.finish(LAST_FLUSH_SECONDS)
         return {"mlflow_run_id": self._replay.state.mlflow_run_id, "tracking_complete": is_complete}
-
-    @property
-    def show_command(self) -> str:
-        """What a person types to look at the run."""
-        return self._replay.place.show_command
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if fault is not None:
-            status = "KILLED" if isinstance(fault, KeyboardInterrupt) else "FAILED"
-            self.journal.append("run_end", status=status, metrics={})
-            self._replay.finish(_LAST_FLUSH_SECONDS)
 
 
 def _dataset(clips: MeasuredClips) -> DatasetNote:

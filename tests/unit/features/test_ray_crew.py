@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import ray
 from deadly_work import DeadlySource, part_of
 
 from vavl.errors import ConfigError, TrainingError
@@ -16,23 +13,9 @@ from vavl.features.part import PartResult
 from vavl.features.ray_crew import number_of_workers
 from vavl.features.ray_extraction import extract_on_ray
 
-pytestmark = [pytest.mark.ray]
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("two_ray_workers")]
 
 TWO = ExtractionRun(workers=2, seconds_per_clip=3)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def local_ray() -> Iterator[None]:
-    ray.shutdown()
-    with pytest.MonkeyPatch.context() as patch:
-        # Workers import what the tests import.
-        tests = Path(__file__).parents[2]
-        patch.setenv("PYTHONPATH", os.pathsep.join([str(tests.parent / "platform"), str(tests / "support")]))
-        ray.init(
-            "local", num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=100 * 2**20
-        )
-    yield
-    ray.shutdown()
 
 
 def results(

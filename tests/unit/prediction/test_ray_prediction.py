@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
-from pathlib import Path
-
 import numpy as np
 import pytest
-import ray
 from deadly_clips import DeadlyClips
 from media_model import MEDIA
 
@@ -18,22 +13,9 @@ from vavl.prediction.plan import PredictionPlan
 from vavl.prediction.predict import predict_clips
 from vavl.prediction.settings import PredictionSettings
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.usefixtures("two_ray_workers")]
 
 WIDTH = MEDIA["audio"].width
-
-
-@pytest.fixture(scope="module", autouse=True)
-def local_ray() -> Iterator[None]:
-    ray.shutdown()
-    with pytest.MonkeyPatch.context() as patch:
-        tests = Path(__file__).parents[2]
-        patch.setenv("PYTHONPATH", os.pathsep.join([str(tests.parent / "platform"), str(tests / "support")]))
-        ray.init(
-            "local", num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=100 * 2**20
-        )
-    yield
-    ray.shutdown()
 
 
 def test_clips_that_end_or_block_their_process_are_told_and_all_others_are_predicted(

@@ -1,0 +1,54 @@
+"""A run that is followed from its start to its end: what trainings and evaluations share."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from vavl.errors import VavlError
+from vavl.tracking.journal import Journal
+from vavl.tracking.leftovers import JOURNAL_NAME
+from vavl.tracking.replay import Replay
+from vavl.tracking.settings import TrackingSettings
+from vavl.training.stop import TrainingStopped
+
+LAST_FLUSH_SECONDS = 180.0
+_log = logging.getLogger(__name__)
+
+
+class TrackedRun:
+    """Records a run; use as a context around the work, whose failure becomes the end of the run.
+
+    A failure of the tracking server never reaches the work.
+
+    Args:
+        folder: of the run; the journal lies there.
+        settings: where to track.
+    """
+
+    def __init__(self, folder: Path, settings: TrackingSettings) -> None:
+        self.folder, self._settings = folder, settings
+        self.journal = Journal(folder / JOURNAL_NAME)
+        self._replay = Replay(self.journal, settings)
+
+    @property
+    def show_command(self) -> str:
+        """What a person types to look at the run."""
+        return self._replay.place.show_command
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if fault is None:
+            return
+        status = "KILLED" if isinstance(fault, (KeyboardInterrupt, TrainingStopped)) else "FAILED"
+        try:
+            self.journal.append("run_end", status=status, metrics={})
+        except (VavlError, OSError) as second:  # a full disk may have ended the run: its reason comes first
+            _log.error("the end of the run cannot be recorded: %s", second)
+        self._replay.finish(LAST_FLUSH_SECONDS)
