@@ -1,8 +1,8 @@
 """One optimizer step: guess, first pass for global moments, objectives, backward, step.
 
 Every rank runs the same graph and calls backward once per micro-batch, whatever clips it was dealt. With
-the torch engine the host waits for the device once, at the end, where all numbers are copied at once; pseudo-labels
-and the ladder's noise still read some before.
+the torch engine the host waits for the device once, at the end, where all numbers are copied at once; the ladder's
+noise still reads some before.
 """
 
 from __future__ import annotations
@@ -86,12 +86,7 @@ def train_step(
     """
     passes = [_Pass(batch, _guess(run, batch)) for batch in micro_batches]
     together = _first_pass(run, step, passes)
-    thresholds: tuple[float, ...] = ()
-    if confidence is not None and run.plan.objectives.pseudo_label is not None:
-        settings = run.plan.objectives.pseudo_label
-        confidence = confidence.after(moments_under("guess", together), settings.adaptive_momentum)
-        thresholds = confidence.thresholds(settings)
-    pseudo = [pseudo_target(one.guessed, thresholds) if one.guessed else None for one in passes]
+    running, pseudo = _pseudo_targets(run, passes, confidence, together)
     part_norms = _part_norms(run, step, micro_batches, pseudo, together)
     sums: dict[str, Tensor] = {}
     for one, labels in zip(passes, pseudo, strict=True):
@@ -107,11 +102,13 @@ def train_step(
     }
     agreed = add_over_ranks(sums | told | {"sure": _sure(pseudo, device)})
     counts = {name: value for name, value in together.items() if name in ("clips", "label", "guess/count")}
-    found = _on_host({"agreed": agreed, "norms": part_norms, "counts": counts, "whole": {"norm": norm}})
+    found = _on_host(
+        {"agreed": agreed, "norms": part_norms, "counts": counts, "whole": {"norm": norm}} | running
+    )
     is_skipped = not math.isfinite(found["whole"]["norm"][0])
     if run.average is not None and not is_skipped:
         run.average.update(run.engine, step)
-    return _result(found, rate, confidence, is_skipped=is_skipped)
+    return _result(found, rate, is_skipped=is_skipped)
 
 
 def _on_host(groups: Mapping[str, Mapping[str, Tensor]]) -> dict[str, dict[str, list[float]]]:
@@ -124,13 +121,7 @@ def _on_host(groups: Mapping[str, Mapping[str, Tensor]]) -> dict[str, dict[str, 
     }
 
 
-def _result(
-    found: Mapping[str, Mapping[str, list[float]]],
-    rate: float,
-    confidence: ConfidenceState | None,
-    *,
-    is_skipped: bool,
-) -> StepResult:
+def _result(found: Mapping[str, Mapping[str, list[float]]], rate: float, *, is_skipped: bool) -> StepResult:
     agreed, counts = {name: value for name, (value,) in found["agreed"].items()}, found["counts"]
     heard = {name: agreed.pop(name) > 0 for name in list(agreed) if name.startswith("heard/")}
     sure = agreed.pop("sure")
@@ -141,7 +132,7 @@ def _result(
         learning_rate=rate,
         gradient_norm=found["whole"]["norm"][0],
         part_norms={name: value for name, (value,) in found["norms"].items()},
-        confidence=confidence,
+        confidence=ConfidenceState.of(found["confidence"]["values"]) if "confidence" in found else None,
         sure=sure,
         unlabelled=sum(counts.get("guess/count", [])),
         is_skipped=is_skipped,
@@ -179,6 +170,20 @@ def _guess(run: TrainingRun, batch: ClipBatch) -> Guess | None:
             output = run.engine.forward(weak.batch)
             run.engine.network.train()
     return guess(output, weak, batch.clips, run.objective.labelled)
+
+
+def _pseudo_targets(
+    run: TrainingRun, passes: Sequence[_Pass], confidence: ConfidenceState | None, together: Moments
+) -> tuple[dict[str, dict[str, Tensor]], list[PseudoTarget | None]]:
+    """Return the confidence after this step, for ``_on_host``, and the pseudo-labels of the micro-batches."""
+    settings = run.plan.objectives.pseudo_label
+    if confidence is None or settings is None:
+        return {}, [None] * len(passes)
+    before = confidence.on(passes[0].batch.index.device)
+    running = before.after(moments_under("guess", together), settings.adaptive_momentum)
+    thresholds = running.thresholds(settings)
+    targets = [pseudo_target(one.guessed, thresholds) if one.guessed else None for one in passes]
+    return {"confidence": {"values": running.values}}, targets
 
 
 def _first_pass(run: TrainingRun, step: int, passes: Sequence[_Pass]) -> dict[str, Tensor]:

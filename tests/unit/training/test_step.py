@@ -22,6 +22,11 @@ STEPS = {
     "hgr in two micro-batches": {**HGR, "training": {"micro_batches": 2}},
     "average": {"training": {"average_decay": 0.9}},
     "no gradients of parts": {**HGR, "training": {"gradient_norms_every_steps": None}},
+    "pseudo-labels": {"objectives": {"pseudo_label": {"adaptive": True}}},
+    "pseudo-labels of the average": {
+        "objectives": {"pseudo_label": {"teacher": "average"}},
+        "training": {"average_decay": 0.9},
+    },
     "bf16": {"training": {"precision": "bf16"}},
 }
 
@@ -51,7 +56,7 @@ def test_the_host_reads_the_device_once_and_after_the_update(make_run, name):
     run.engine.step = remember
     micro_batches = run.loader.load(0)
     with HostReads() as reads:
-        done = train_step(run, 0, micro_batches, None, HEARD)
+        done = train_step(run, 0, micro_batches, run.start.confidence, HEARD)
     assert until_update == []
     (read,) = reads.found
     assert read.startswith("tolist at step.py:")
@@ -76,7 +81,8 @@ def test_the_step_runs_on_a_device_that_nobody_can_read(make_run, name, monkeypa
         }
 
     monkeypatch.setattr(step_module, "_on_host", stand_in)
-    done = train_step(run, 0, [batch.to(meta) for batch in run.loader.load(0)], None, HEARD)
+    moved = [batch.to(meta) for batch in run.loader.load(0)]
+    done = train_step(run, 0, moved, run.start.confidence, HEARD)
     assert {one.device for one in seen.values()} == {meta}
     assert {"whole/norm", "counts/clips", "agreed/heard/stop", "agreed/supervised/audio"} <= seen.keys()
     assert done.gradient_norm == 1.0
