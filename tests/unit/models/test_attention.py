@@ -51,14 +51,15 @@ def test_in_bf16_plain_products_are_as_near_to_float64_as_the_fused_kernel(frame
         assert error < 0.01, part
 
 
-def test_plain_products_are_used_in_bf16_for_short_clips_alone():
+def test_plain_products_are_used_in_bf16_for_clips_that_are_not_too_long(monkeypatch):
     def is_quick(frames: int, dtype: torch.dtype) -> bool:
         joined, is_real, _ = inputs(frames, dtype)
         return "ShortAttention" in attend(joined, HEADS, is_real).grad_fn.name()
 
-    assert is_quick(256, torch.bfloat16)
-    assert not is_quick(257, torch.bfloat16)
-    assert not is_quick(9, torch.float32)
+    monkeypatch.setattr(attention_module, "_MOST_FRAMES", 8)
+    assert is_quick(8, torch.bfloat16)
+    assert not is_quick(9, torch.bfloat16)
+    assert not is_quick(8, torch.float32)
 
 
 def test_in_bf16_padding_gets_no_gradient_and_gives_none():
