@@ -78,7 +78,7 @@ class _ShortAttention(torch.autograd.Function):
         hidden = _hidden_scores(is_real)
         mixed = torch.empty_like(value)
         for some in _portions(value):
-            weight = _weights(query[some], key[some], hidden, some)
+            weight = _weights(query[some], key[some], hidden[some])
             mixed[some] = weight.to(value.dtype) @ value[some]
         return _side_by_side(mixed)
 
@@ -94,7 +94,7 @@ class _ShortAttention(torch.autograd.Function):
         hidden = _hidden_scores(is_real)
         for some in _portions(value):
             asks, keys, upper = query[some], key[some], above[some]
-            weight = _weights(asks, keys, hidden, some)
+            weight = _weights(asks, keys, hidden[some])
             by_weight = (upper @ value[some].transpose(-1, -2)).float()
             by_score = torch._softmax_backward_data(by_weight, weight, -1, torch.float32).to(grad.dtype)
             of_query[some] = by_score @ keys
@@ -105,18 +105,13 @@ class _ShortAttention(torch.autograd.Function):
         return gradient, None, None
 
 
-def _weights(query: Tensor, key: Tensor, hidden: Tensor | None, some: slice) -> Tensor:
+def _weights(query: Tensor, key: Tensor, hidden: Tensor) -> Tensor:
     """Return the softmax of the scores (B, H, T, T), float32; the query is scaled."""
-    score = (query @ key.transpose(-1, -2)).float()
-    if hidden is not None:
-        score = score.add_(hidden[some])
-    return score.softmax(dim=-1)
+    return (query @ key.transpose(-1, -2)).float().add_(hidden).softmax(dim=-1)
 
 
-def _hidden_scores(is_real: Tensor) -> Tensor | None:
-    """Return (B, 1, 1, T), to be added to scores: -inf for padding; None where nothing is padding."""
-    if bool(is_real.all()):
-        return None
+def _hidden_scores(is_real: Tensor) -> Tensor:
+    """Return (B, 1, 1, T), to be added to scores: -inf for padding."""
     hidden = torch.zeros(is_real.shape, dtype=torch.float32).masked_fill_(~is_real, -torch.inf)
     return hidden[:, None, None, :]
 
@@ -139,15 +134,14 @@ def _turn(pair: Tensor, heads: int, *, forward: bool) -> Tensor:
     width = pair.shape[2] // (2 * heads)
     cosine, sine = rotary_angles(pair.shape[1], width, pair.device)
     cosine, sine = torch.cat((cosine, cosine), -1), torch.cat((-sine, sine), -1)
-    scale = torch.tensor([width**-0.5, 1.0]).view(2, 1, 1)
     # (T, 2 * H * D): whole rows at a time are quicker than the channels of a head.
     cosine, sine = (
-        (angle[:, None, None, :] * scale).expand(-1, 2, heads, -1).flatten(1).to(pair.dtype)
+        torch.stack((angle * width**-0.5, angle), dim=1).unsqueeze(2).expand(-1, -1, heads, -1).flatten(1)
         for angle in (cosine, sine if forward else -sine)
     )
     first, second = pair.view(*pair.shape[:2], 2 * heads, 2, -1).unbind(3)
     swapped = torch.stack((second, first), dim=3).flatten(2)
-    return (pair * cosine).addcmul_(swapped, sine)
+    return (pair * cosine.to(pair.dtype)).addcmul_(swapped, sine.to(pair.dtype))
 
 
 def _rotated(joined: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor]:

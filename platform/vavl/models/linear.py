@@ -8,7 +8,9 @@ Axes: B clips, ... anything, F features of the layer's input.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,6 +26,9 @@ It is called for some clips at a time, and once more in the backward pass."""
 
 _BYTES_AT_ONCE = 2**21
 """Of the layer's input, on a CPU: what the cheap work needs beside it stays small and in the cache."""
+
+_LEAST_PRODUCTS = 2**20
+"""Smaller matrices cost oneDNN more to prepare than to multiply."""
 
 
 class Linear(nn.Linear):
@@ -58,11 +63,12 @@ def linear_of(
     Returns:
         (B, ..., features of the layer's output).
     """
-    kind = values.device.type
-    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else layer.weight.dtype
-    product: Tensor = _LinearOf.apply(  # type: ignore[no-untyped-call]
-        _Work(cheap, tuple(constants), dtype, scale), values, layer.weight, layer.bias, *parameters
-    )
+    kind, weight, bias = values.device.type, layer.weight, layer.bias
+    dtype = torch.get_autocast_dtype(kind) if _has_autocast(kind) else weight.dtype
+    work = _Work(cheap, tuple(constants), dtype, scale)
+    if not torch.is_grad_enabled():
+        return _computed(work, values, weight, bias, parameters)
+    product: Tensor = _LinearOf.apply(work, values, weight, bias, *parameters)  # type: ignore[no-untyped-call]
     return product
 
 
@@ -98,10 +104,11 @@ class _Work(NamedTuple):
 
     def portions(self, values: Tensor, features: int) -> list[slice]:
         """Return which clips to work on at a time."""
-        clips = at_once = max(1, values.shape[0])
-        if values.device.type == "cpu" and self.cheap is not None:
-            of_a_clip = values[:1, ..., 0].numel() * features * self.dtype.itemsize
-            at_once = max(1, _BYTES_AT_ONCE // max(1, of_a_clip))
+        clips = max(1, values.shape[0])
+        if values.device.type != "cpu" or self.cheap is None:
+            return [slice(clips)]
+        of_a_clip = max(1, math.prod(values.shape[1:-1]) * features * self.dtype.itemsize)
+        at_once = max(1, _BYTES_AT_ONCE // of_a_clip)
         return [slice(first, first + at_once) for first in range(0, clips, at_once)]
 
 
@@ -118,17 +125,7 @@ class _LinearOf(torch.autograd.Function):
         """Compute the layer."""
         ctx.work = work
         ctx.save_for_backward(values, weight, *parameters)
-        with torch.autocast(values.device.type, enabled=False):
-            factor, added = work.weight(weight), None if bias is None else bias.to(work.dtype)
-            result = values.new_empty((*values.shape[:-1], weight.shape[0]), dtype=work.dtype)
-            portions = work.portions(values, weight.shape[1])
-            for some in portions:
-                made = work.make((values[some], *parameters), some)
-                part = _product(work.rows(made), factor, added).view(result[some].shape)
-                if len(portions) == 1:
-                    return part
-                result[some] = part
-        return result
+        return _computed(work, values, weight, bias, parameters)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
@@ -138,7 +135,7 @@ class _LinearOf(torch.autograd.Function):
         needs = (needs_values, *needs_more)
         of_values = torch.empty_like(values) if needs_values else None
         of_weight, of_parameters = _Sum(), [_Sum() for _ in parameters]
-        with torch.autocast(values.device.type, enabled=False):
+        with _without_autocast(values):
             factor = work.weight(weight)
             for some in work.portions(values, weight.shape[1]):
                 rows = grad[some].flatten(0, -2)
@@ -165,6 +162,32 @@ class _LinearOf(torch.autograd.Function):
         return (None, of_values, of_weight.result(weight, work.scale), of_bias, *more)
 
 
+def _computed(
+    work: _Work, values: Tensor, weight: Tensor, bias: Tensor | None, parameters: Sequence[Tensor]
+) -> Tensor:
+    """Compute the layer."""
+    with _without_autocast(values):
+        factor, added = work.weight(weight), None if bias is None else bias.to(work.dtype)
+        portions = work.portions(values, weight.shape[1])
+        if len(portions) == 1:
+            made = work.make((values, *parameters), portions[0])
+            return _product(made.to(work.dtype), factor, added)
+        result = values.new_empty((*values.shape[:-1], weight.shape[0]), dtype=work.dtype)
+        for some in portions:
+            made = work.make((values[some], *parameters), some)
+            result[some] = _product(made.to(work.dtype), factor, added)
+    return result
+
+
+def _without_autocast(values: Tensor) -> AbstractContextManager[object]:
+    kind = values.device.type
+    return torch.autocast(kind, enabled=False) if _has_autocast(kind) else nullcontext()
+
+
+def _has_autocast(kind: str) -> bool:
+    return torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+
+
 class _Sum:
     """A gradient that comes in parts, added up in float32."""
 
@@ -185,8 +208,8 @@ class _Sum:
 
 def _product(left: Tensor, right: Tensor, bias: Tensor | None = None) -> Tensor:
     """Return ``left @ right.T + bias``; (..., K) and (N, K) to (..., N). Nothing here is differentiated."""
-    is_for_onednn = left.dtype == torch.float32 and left.device.type == "cpu" and left.numel() > 0
-    if is_for_onednn and _onednn_is_quicker():
+    is_large = left.numel() * right.shape[0] >= _LEAST_PRODUCTS
+    if is_large and left.dtype == torch.float32 and left.device.type == "cpu" and _onednn_is_quicker():
         found: Tensor = torch.ops.mkldnn._linear_pointwise(left, right, bias, "none", [], "")
         return found
     return functional.linear(left, right, bias)

@@ -30,6 +30,7 @@ def _products(request, monkeypatch):
     if request.param and not torch.backends.mkldnn.is_available():
         pytest.skip("this torch has no oneDNN")
     monkeypatch.setattr(linear_module, "_onednn_is_quicker", lambda: request.param)
+    monkeypatch.setattr(linear_module, "_LEAST_PRODUCTS", 1)
 
 
 def gradients_of(way, block, dtype: torch.dtype, *, dropped: bool) -> list[torch.Tensor]:
