@@ -133,11 +133,12 @@ class _LinearOf(torch.autograd.Function):
         values, weight, *parameters = ctx.saved_tensors
         work, (_, needs_values, needs_weight, needs_bias, *needs_more) = ctx.work, ctx.needs_input_grad
         needs = (needs_values, *needs_more)
-        of_values = torch.empty_like(values) if needs_values else None
+        portions = work.portions(values, weight.shape[1])
+        of_values = torch.empty_like(values) if needs_values and len(portions) > 1 else None
         of_weight, of_parameters = _Sum(), [_Sum() for _ in parameters]
         with _without_autocast(values):
             factor = work.weight(weight)
-            for some in work.portions(values, weight.shape[1]):
+            for some in portions:
                 rows = grad[some].flatten(0, -2)
                 given = [
                     one.detach().requires_grad_(needed)
@@ -154,6 +155,8 @@ class _LinearOf(torch.autograd.Function):
                 gradients = iter(torch.autograd.grad(made, wanted, above))
                 if of_values is not None:
                     of_values[some] = next(gradients)
+                elif needs_values:
+                    of_values = next(gradients)
                 for total, needed in zip(of_parameters, needs_more, strict=True):
                     if needed:
                         total.add(next(gradients))
@@ -189,14 +192,17 @@ def _has_autocast(kind: str) -> bool:
 
 
 class _Sum:
-    """A gradient that comes in parts, added up in float32."""
+    """A gradient that comes in parts, added up in float32 at least."""
 
     def __init__(self) -> None:
         self._total: Tensor | None = None
 
     def add(self, part: Tensor) -> None:
         """Take one part; it may be overwritten."""
-        self._total = part if self._total is None else self._total.float().add_(part)
+        if self._total is None:
+            self._total = part
+        else:
+            self._total = self._total.to(torch.promote_types(part.dtype, torch.float32)).add_(part)
 
     def result(self, parameter: Tensor, scale: float = 1.0) -> Tensor | None:
         """Return ``scale`` * the sum in the type of its parameter, None without any part."""

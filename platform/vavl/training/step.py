@@ -1,8 +1,7 @@
 """One optimizer step: guess, first pass for global moments, objectives, backward, step.
 
 Every rank runs the same graph and calls backward once per micro-batch, whatever clips it was dealt. With
-the torch engine the host waits for the device once, at the end, where all numbers are copied at once; the ladder's
-noise still reads some before.
+the torch engine the host waits for a GPU once, at the end, where all numbers are copied at once.
 """
 
 from __future__ import annotations
