@@ -101,7 +101,10 @@ class MatrixPeak:
 def count_operations(work: Callable[[], object]) -> int:
     """Count the operations of the matrix products, convolutions and attention of a call, backward included."""
     # The counter does not know the fused attention of the CPU; the plain one is made of products that it knows.
-    mapping = {torch.ops.aten.convolution_backward: _operations_of_convolution_backward}
+    mapping = {
+        torch.ops.aten.convolution_backward: _operations_of_convolution_backward,
+        torch.ops.mkldnn._linear_pointwise: _operations_of_linear,
+    }
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False, custom_mapping=mapping) as counter:
         work()
     return int(counter.get_total_flops())
@@ -134,6 +137,13 @@ def _operations_of_convolution_backward(
     """Count what torch's own formula multiplies by the groups: as much per gradient as in the forward pass."""
     gradients = sum(bool(wanted) for wanted in rest[-1][:2])
     return gradients * 2 * math.prod(grad) * math.prod(weight[1:])
+
+
+def _operations_of_linear(
+    values: Sequence[int], weight: Sequence[int], *_: Any, out_shape: Any = None
+) -> int:
+    """Count a product by oneDNN, (..., K) and (N, K)."""
+    return 2 * math.prod(values) * weight[0]
 
 
 @contextmanager

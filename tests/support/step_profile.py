@@ -12,7 +12,18 @@ from torch.profiler import ProfilerActivity, profile
 _GROUPS = (
     (
         "matrix products",
-        ("mm", "addmm", "bmm", "linear", "mkldnn_linear", "baddbmm", "dot", "mv", "_addmm_activation"),
+        (
+            "mm",
+            "addmm",
+            "bmm",
+            "linear",
+            "mkldnn_linear",
+            "baddbmm",
+            "dot",
+            "mv",
+            "_addmm_activation",
+            "_linear_pointwise",
+        ),
     ),
     ("attention", ("scaled_dot_product", "softmax")),
     ("convolution", ("conv",)),
@@ -66,7 +77,7 @@ def _operators(work: Callable[[], object], *, on_gpu: bool) -> list[FunctionEven
 def group_of(operator: str) -> str:
     """Return the group of an operator by its name in the profiler, e.g. ``aten::mm``."""
     name = operator.rpartition("::")[2]
-    if not operator.startswith("aten::"):
+    if not operator.startswith(("aten::", "mkldnn::")):
         return "autograd and Python"
     for group, parts in _GROUPS:
         if name in parts if group == _EXACT else any(part in name for part in parts):

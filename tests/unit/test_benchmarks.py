@@ -15,6 +15,7 @@ from step_profile import attention_kernels, group_of
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from vavl.config.files import read_json
+from vavl.models import linear as linear_module
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 PROGRAMS = sorted(path.stem for path in FOLDER.glob("*.py"))
@@ -150,11 +151,20 @@ def test_the_backward_of_a_depthwise_convolution_counts_twice_its_forward():
     assert count_operations(lambda: convolve(clips).sum().backward()) == 3 * 2 * 2 * 16 * 9 * 5
 
 
+@pytest.mark.parametrize("by_onednn", [False, True])
+def test_the_operations_of_a_linear_layer_do_not_depend_on_the_library(by_onednn, monkeypatch):
+    monkeypatch.setattr(linear_module, "_onednn_is_quicker", lambda: by_onednn)
+    monkeypatch.setattr(linear_module, "_LEAST_PRODUCTS", 1)
+    layer, values = linear_module.Linear(6, 4), torch.randn(2, 5, 6, requires_grad=True)
+    assert count_operations(lambda: layer(values).sum().backward()) == 3 * 2 * 10 * 6 * 4
+
+
 @pytest.mark.parametrize(
     ("operator", "group"),
     [
         ("aten::mm", "matrix products"),
         ("aten::addmm", "matrix products"),
+        ("mkldnn::_linear_pointwise", "matrix products"),
         ("aten::convolution_backward", "convolution"),
         ("aten::_fused_adamw_", "optimizer and clipping"),
         ("aten::comm", "other elementwise and reductions"),

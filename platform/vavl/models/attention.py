@@ -16,7 +16,7 @@ from torch.nn import functional
 _ROTARY_BASE = 10_000.0
 _MOST_FRAMES = 1024
 """Up to here one clip's (H, T, T) matrices may lie in memory; measured up to 600 frames."""
-_BYTES_AT_ONCE = 2**21
+_BYTES_AT_ONCE = 2**22
 """Of a (B, H, T, T) matrix: few enough clips at a time that it stays in the cache."""
 
 

@@ -24,7 +24,7 @@ Cheap = Callable[..., Tensor]
 
 It is called for some clips at a time, and once more in the backward pass."""
 
-_BYTES_AT_ONCE = 2**21
+_BYTES_AT_ONCE = 2**22
 """Of the layer's input, on a CPU: what the cheap work needs beside it stays small and in the cache."""
 
 _LEAST_PRODUCTS = 2**20
