@@ -160,6 +160,12 @@ class DeepSpeedEngine:
                 dist_init_required=False,
             )
         self.network = self._engine.module
+        if self._world_size == 1 and settings.zero_stage == 0:
+            # One rank has nothing to add up; DeepSpeed would copy all gradients into a buffer and back.
+            self._engine.enable_backward_allreduce = False
+        if hasattr(self._engine.optimizer, "overflow_checker"):
+            # Stage 0 in bf16 looks at every gradient for infinity and NaN, and then at their norm, which tells it too.
+            self._engine.optimizer.overflow_checker.check = lambda: False
 
     def forward(self, batch: ClipBatch, key: DrawKey | None = None) -> VavlOutput:
         """Run the network through DeepSpeed's hooks. Every rank must call."""
