@@ -12,6 +12,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from typing import Any, Protocol, cast
 
 import torch
@@ -33,6 +34,9 @@ from vavl.training.shards import (
 )
 
 _log = logging.getLogger(__name__)
+
+_GRADIENTS_AT_A_TIME = 2**22
+"""Elements of the sum over ranks at stage 0; DeepSpeed takes 500 M, which is all of them."""
 
 
 class Engine(Protocol):
@@ -160,9 +164,13 @@ class DeepSpeedEngine:
                 dist_init_required=False,
             )
         self.network = self._engine.module
-        if self._world_size == 1 and settings.zero_stage == 0:
+        if settings.zero_stage == 0:
             # One rank has nothing to add up; DeepSpeed would copy all gradients into a buffer and back.
-            self._engine.enable_backward_allreduce = False
+            self._engine.enable_backward_allreduce = self._world_size > 1
+            # Several ranks add up some gradients at a time, in a buffer that stays in the cache.
+            self._engine.allreduce_gradients = partial(
+                self._engine.allreduce_gradients, bucket_size=_GRADIENTS_AT_A_TIME
+            )
         if hasattr(self._engine.optimizer, "overflow_checker"):
             # Stage 0 in bf16 looks at every gradient for infinity and NaN, and then at their norm, which tells it too.
             self._engine.optimizer.overflow_checker.check = lambda: False
