@@ -12,7 +12,6 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import partial
 from typing import Any, Protocol, cast
 
 import torch
@@ -21,7 +20,7 @@ from torch import Tensor, nn
 from vavl.data.batch import ClipBatch
 from vavl.models.draws import DrawKey
 from vavl.models.vavl import VavlOutput
-from vavl.training.collectives import rank_and_world_size, start_single_process_group
+from vavl.training.collectives import average_over_ranks, rank_and_world_size, start_single_process_group
 from vavl.training.deepspeed_config import deepspeed_config, is_plain
 from vavl.training.settings import TrainingSettings
 from vavl.training.shards import (
@@ -34,9 +33,6 @@ from vavl.training.shards import (
 )
 
 _log = logging.getLogger(__name__)
-
-_GRADIENTS_AT_A_TIME = 2**22
-"""Elements of the sum over ranks at stage 0; DeepSpeed takes 500 M, which is all of them."""
 
 
 class Engine(Protocol):
@@ -167,10 +163,8 @@ class DeepSpeedEngine:
         if settings.zero_stage == 0:
             # One rank has nothing to add up; DeepSpeed would copy all gradients into a buffer and back.
             self._engine.enable_backward_allreduce = self._world_size > 1
-            # Several ranks add up some gradients at a time, in a buffer that stays in the cache.
-            self._engine.allreduce_gradients = partial(
-                self._engine.allreduce_gradients, bucket_size=_GRADIENTS_AT_A_TIME
-            )
+            # Several ranks average them our way: DeepSpeed's buffer is as large as the network, and nothing overlaps.
+            self._engine.buffered_allreduce_fallback = self._average_gradients
         if hasattr(self._engine.optimizer, "overflow_checker"):
             # Stage 0 in bf16 looks at every gradient for infinity and NaN, and then at their norm, which tells it too.
             self._engine.optimizer.overflow_checker.check = lambda: False
@@ -206,6 +200,11 @@ class DeepSpeedEngine:
         _set_learning_rate(self._engine.optimizer, learning_rate)
         self._engine.step()
         return float(self._engine.get_global_grad_norm()) if norm is None else norm
+
+    def _average_gradients(self, grads: None = None, elements_per_buffer: int = 0) -> None:  # noqa: ARG002
+        """Average the gradients over the ranks; takes the arguments of the method that it stands for."""
+        gradients, _ = self._engine._get_gradients_for_reduction()
+        average_over_ranks(gradients)
 
     def full_weights(self) -> dict[str, Tensor]:
         """Gather all weights in float32 on the CPU. Every rank must call."""
