@@ -5,24 +5,26 @@ from __future__ import annotations
 from vavl.config.command_line import print_table, run_job
 from vavl.config.files import write_json
 from vavl.job_config import TrainModelJob
-from vavl.tracking.progress import TrainingProgress
-from vavl.tracking.tracked_training import TrackedTraining
-from vavl.tracking.training_pages import write_report
-from vavl.tracking.training_result import dataset_note, result_rows, training_summary
-from vavl.training.launch import launch_training
-from vavl.training.run_data import check_run
-from vavl.training.run_folder import claim_run_folder, with_pinned_store
-from vavl.training.worker import read_outcome
+from vavl.training.ray_start import start_ray
 
 
 def train_model(job: TrainModelJob) -> None:
     """Train on Ray, measure the best epoch, write the report, register the model."""
+    from vavl.tracking.progress import TrainingProgress
+    from vavl.tracking.tracked_training import TrackedTraining
+    from vavl.tracking.training_result import dataset_note, result_rows, training_summary
+    from vavl.training.launch import launch_training
+    from vavl.training.run_folder import claim_run_folder, with_pinned_store
+    from vavl.training.worker import read_outcome
+
     job = with_pinned_store(job)
     folder = claim_run_folder(job)
     with TrackedTraining(folder.path, job.tracking) as tracked:
         tracked.start(job, job.config_hash, folder.run_id, dataset_note(job))
         with TrainingProgress(tracked.journal, job.evaluation.select_by[0]):
             launch_training(job, folder, tracked.sink)
+        from vavl.tracking.training_pages import write_report  # with it comes matplotlib: not before the work
+
         outcome = read_outcome(folder.path)
         report = write_report(job, outcome, tracked.journal)
         kept = tracked.finish(outcome)
@@ -33,11 +35,23 @@ def train_model(job: TrainModelJob) -> None:
     print(f"\nnext: open {report}\n      {tracked.show_command}")
 
 
+def check_and_import(job: TrainModelJob) -> None:
+    """Check the run, and import what training it takes, while Ray starts."""
+    import vavl.tracking.tracked_training
+    import vavl.training.launch  # noqa: F401
+    from vavl.tracking.mlflow_writer import import_mlflow
+    from vavl.training.run_data import check_run
+
+    check_run(job)
+    import_mlflow()
+
+
 def main() -> int:
     """Run the job."""
     return run_job(
-        "Train a VAVL model on a feature store and register it.", TrainModelJob, train_model, check_run
-    )
+        "Train a VAVL model on a feature store and register it.",
+        TrainModelJob, train_model, check_and_import, begin=start_ray,
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ from vavl.audit.finding import Check, Example, Finding, State
 from vavl.audit.material import SPLIT_CODES, Material
 from vavl.audit.settings import AuditSettings
 from vavl.data.collection import ATTRIBUTES
-from vavl.data.label_agreement import label_facts_of
 from vavl.data.protocol import clip_classes
 
 
@@ -35,6 +34,9 @@ def check_label_sets(material: Material) -> Finding:
 
     ``numbers`` holds ``vavl.data.label_agreement.LabelFacts``: sets, agreements, yard-sticks, folds.
     """
+    # scikit-learn comes with it, and every training reads this file without ever checking labels.
+    from vavl.data.label_agreement import label_facts_of
+
     facts = label_facts_of(material.manifest)
     pairs = [
         f"{pair.one} and {pair.other} agree in {pair.percent:.1f} % of {pair.clips:,} clips"

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.metrics import confusion_matrix, f1_score, log_loss
 
 CALIBRATION_BINS = 15
 
@@ -25,6 +24,9 @@ def class_scores(probabilities: NDArray[np.float64], target: NDArray[np.float64]
     """
     if len(target) == 0:
         return {}
+    # Every training reads this file at its start, and scikit-learn takes longer to import than torch.
+    from sklearn.metrics import f1_score, log_loss
+
     truth, predicted = target.argmax(axis=1), probabilities.argmax(axis=1)
     classes = np.arange(target.shape[1])
     confusion = confusion_counts(probabilities, target)
@@ -42,6 +44,8 @@ def class_scores(probabilities: NDArray[np.float64], target: NDArray[np.float64]
 
 def confusion_counts(probabilities: NDArray[np.float64], target: NDArray[np.float64]) -> NDArray[np.int64]:
     """Count clips by true class (row) and predicted class (column)."""
+    from sklearn.metrics import confusion_matrix
+
     counts: NDArray[np.int64] = confusion_matrix(
         target.argmax(axis=1), probabilities.argmax(axis=1), labels=np.arange(target.shape[1])
     )

@@ -6,7 +6,8 @@ process, no Ray) they return their input.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -14,6 +15,9 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor
 from torch._C._distributed_c10d import HashStore
+
+_BUCKET_ELEMENTS = 2**22
+_BUCKETS_ON_THE_WAY = 4
 
 
 def rank_and_world_size() -> tuple[int, int]:
@@ -46,6 +50,40 @@ def add_over_ranks(sums: Mapping[str, Tensor]) -> dict[str, Tensor]:
         dist.all_reduce(flat)
     pieces = torch.split(flat, [sums[name].numel() for name in names])
     return {name: piece.reshape(sums[name].shape) for name, piece in zip(names, pieces, strict=True)}
+
+
+def average_over_ranks(tensors: Sequence[Tensor]) -> None:
+    """Average tensors over all ranks, in place. Every rank must call, with the same shapes and types.
+
+    Some travel while the next ones are copied into a buffer and those that have arrived out of it.
+    """
+    on_the_way: deque[tuple[dist.Work, Tensor, list[Tensor]]] = deque()
+    for some in _in_buckets(tensors):
+        flat = torch.cat([one.reshape(-1) for one in some]).mul_(1.0 / dist.get_world_size())
+        on_the_way.append((dist.all_reduce(flat, async_op=True), flat, some))
+        if len(on_the_way) > _BUCKETS_ON_THE_WAY:
+            _arrive(*on_the_way.popleft())
+    while on_the_way:
+        _arrive(*on_the_way.popleft())
+
+
+def _in_buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+    bucket: list[Tensor] = []
+    for one in tensors:
+        is_full = sum(held.numel() for held in bucket) >= _BUCKET_ELEMENTS
+        if bucket and (is_full or one.dtype != bucket[0].dtype):
+            yield bucket
+            bucket = []
+        bucket.append(one)
+    if bucket:
+        yield bucket
+
+
+def _arrive(work: dist.Work, flat: Tensor, tensors: Sequence[Tensor]) -> None:
+    work.wait()
+    pieces = torch.split(flat, [one.numel() for one in tensors])
+    for one, piece in zip(tensors, pieces, strict=True):
+        one.copy_(piece.view_as(one))
 
 
 def add_array_over_ranks(values: NDArray[np.float64], device: torch.device) -> NDArray[np.float64]:

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import logging
 import os
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Protocol
+import sys
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +19,12 @@ from torch import Tensor, nn
 from vavl.data.batch import ClipBatch
 from vavl.models.draws import DrawKey
 from vavl.models.vavl import VavlOutput
-from vavl.training.collectives import backend_of, rank_and_world_size, start_single_process_group
+from vavl.training.collectives import (
+    average_over_ranks,
+    backend_of,
+    rank_and_world_size,
+    start_single_process_group,
+)
 from vavl.training.deepspeed_config import deepspeed_config, is_plain
 from vavl.training.settings import TrainingSettings
 from vavl.training.shards import (
@@ -149,14 +156,23 @@ class DeepSpeedEngine:
         # Ray Train sets it; a single process without a launcher is rank 0 of its machine.
         os.environ.setdefault("LOCAL_RANK", "0")
         deepspeed.init_distributed(dist_backend=backend_of(self.device))
-        self._engine, self._optimizer, _, _ = deepspeed.initialize(
-            model=network,
-            optimizer=make_optimizer(network, settings),
-            config=deepspeed_config(settings, rows_per_slot, self._world_size),
-            dist_init_required=False,
-        )
+        optimizer = make_optimizer(network, settings)
+        with _no_dry_step(optimizer):
+            self._engine, self._optimizer, _, _ = deepspeed.initialize(
+                model=network,
+                optimizer=optimizer,
+                config=deepspeed_config(settings, rows_per_slot, self._world_size),
+                dist_init_required=False,
+            )
         self.network = self._engine.module
-        _undo_dry_step(self.network, self._engine.optimizer)
+        if settings.zero_stage == 0:
+            # One rank has nothing to add up; DeepSpeed would copy all gradients into a buffer and back.
+            self._engine.enable_backward_allreduce = self._world_size > 1
+            # Several ranks average them our way: DeepSpeed's buffer is as large as the network, and nothing overlaps.
+            self._engine.buffered_allreduce_fallback = self._average_gradients
+        if hasattr(self._engine.optimizer, "overflow_checker"):
+            # Stage 0 in bf16 looks at every gradient for infinity and NaN, and then at their norm, which tells it too.
+            self._engine.optimizer.overflow_checker.check = lambda: False
 
     def forward(self, batch: ClipBatch, key: DrawKey | None = None) -> VavlOutput:
         """Run the network through DeepSpeed's hooks. Every rank must call."""
@@ -191,6 +207,11 @@ class DeepSpeedEngine:
             found = self._engine.get_global_grad_norm()
             norm = torch.as_tensor(found, dtype=torch.float64, device=self.device)
         return norm
+
+    def _average_gradients(self, grads: None = None, elements_per_buffer: int = 0) -> None:  # noqa: ARG002
+        """Average the gradients over the ranks; takes the arguments of the method that it stands for."""
+        gradients, _ = self._engine._get_gradients_for_reduction()
+        average_over_ranks(gradients)
 
     def full_weights(self) -> dict[str, Tensor]:
         """Gather all weights in float32 on the CPU. Every rank must call."""
@@ -245,18 +266,19 @@ def make_optimizer(network: nn.Module, settings: TrainingSettings) -> torch.opti
     )
 
 
-def _undo_dry_step(network: nn.Module, optimizer: Any) -> None:
-    """Undo the step without gradients by which DeepSpeed makes AdamW's state at stage 0 in bf16.
+@contextmanager
+def _no_dry_step(optimizer: torch.optim.Optimizer) -> Iterator[None]:
+    """Leave out the step without gradients by which DeepSpeed makes AdamW's state at stage 0 in bf16.
 
-    It would count as an update, so that the first real ones come out a quarter too small, and it decays
-    the masters.
+    It would count as an update, so that the first real ones come out a quarter too small, and it would
+    decay the masters; it takes as long as building the network.
     """
-    masters = unsharded_masters(optimizer)
-    for parameter in network.parameters():
-        if id(parameter) in masters:
-            masters[id(parameter)].detach().copy_(parameter.detach())
-    if masters:
-        optimizer.optimizer.state.clear()
+    # Hides the method of the class.
+    optimizer.step = lambda: None  # type: ignore[method-assign,assignment]
+    try:
+        yield
+    finally:
+        del optimizer.step
 
 
 def _trainable(network: nn.Module) -> list[nn.Parameter]:
@@ -297,7 +319,8 @@ def _import_deepspeed(settings: TrainingSettings) -> Any:
     if settings.gpus_per_worker == 0:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
-    import deepspeed
+    with _unimportable("mlflow"):
+        import deepspeed
 
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     if settings.gpus_per_worker == 0:
@@ -307,3 +330,21 @@ def _import_deepspeed(settings: TrainingSettings) -> Any:
         )
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     return deepspeed
+
+
+@contextmanager
+def _unimportable(module: str) -> Iterator[None]:
+    """Let an import of a module fail that was not imported yet.
+
+    DeepSpeed's tuner of its own settings looks for MLflow, which is most of the time that importing
+    DeepSpeed takes, and it does without.
+    """
+    if module in sys.modules:
+        yield
+        return
+    # None is what the import system takes for "not to be had".
+    cast("dict[str, None]", sys.modules)[module] = None
+    try:
+        yield
+    finally:
+        del sys.modules[module]

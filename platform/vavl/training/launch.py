@@ -1,4 +1,4 @@
-"""Start the training workers: on Ray Train, or one in this process; the only file with ray.train."""
+"""Start the training workers: on Ray Train, or one in this process; with ray_controller the only files with ray.train."""
 
 from __future__ import annotations
 
@@ -6,31 +6,33 @@ import itertools
 import json
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import ray
 import ray.train
+from ray.data._internal.cluster_autoscaler.default_autoscaling_coordinator import (
+    get_or_create_autoscaling_coordinator,
+)
 from ray.exceptions import RayError
-from ray.train import FailureConfig, RunConfig, ScalingConfig, UserCallback
-from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchTrainer
 from ray.train.v2.api.config import LoggingConfig
 from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
 
-from vavl.errors import InputError, TrainingError, VavlError
-from vavl.ray_session import is_local, join_ray
+from vavl.errors import InputError, VavlError
 from vavl.training.cluster import (
     ask_for_workers,
-    describe_machines,
     free_places_of_the_dead,
     places_for_workers,
     resources_of_worker,
 )
 from vavl.training.loop import Record, Report
-from vavl.training.process_memory import RUN_MEMORY, peak_memory_bytes
+from vavl.training.process_memory import peak_memory_bytes
+from vavl.training.ray_controller import GroupOfWorkers, RecordSink
+from vavl.training.ray_start import prepare_ray
 from vavl.training.run_folder import RunFolder, run_id_of
 from vavl.training.settings import TrainingPlan, TrainingSettings
 from vavl.training.signals import in_thread, stop_on_signals
@@ -44,16 +46,6 @@ _log = logging.getLogger(__name__)
 
 _LONGEST_WORDS = 160
 _REPORT_PAUSE_SECONDS = 1.0
-_LEAST_SILENCE_SECONDS = 120.0
-
-_ENVIRONMENT = {
-    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
-    "RAY_TRAIN_COLLECTIVE_TIMEOUT_S": "600",
-    "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "2",
-    # So often Ray looks for lost workers and fetches reports; a worker whose report was not fetched yet
-    # waits with the next one.
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
-}
 
 
 def launch_training(
@@ -86,27 +78,6 @@ def launch_training(
             prepare_ray(plan.training)
             with nullcontext() if shares_cluster else _asked_for_workers(plan.training):
                 _train_on_ray(plan, folder, sink)
-
-
-def prepare_ray(settings: TrainingSettings) -> None:
-    """Join Ray, or start it, with what its workers have to know.
-
-    Raises:
-        TrainingError: this machine has no place for the least number of workers.
-    """
-    for name, value in _ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
-    # A process that is stopped altogether leaves no stack; Ray notices that it does not answer.
-    silence = max(_LEAST_SILENCE_SECONDS, settings.faults.step_timeout_seconds or 0)
-    os.environ.setdefault("RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S", str(silence))
-    join_ray(settings.threads_per_worker or int(settings.cpus_per_worker) or 1)
-    if is_local() and places_for_workers(settings) < settings.least_workers:
-        raise TrainingError(
-            "training", "workers",
-            f"{settings.least_workers} workers with {settings.cpus_per_worker:g} CPUs each are asked for, "
-            f"this machine has place for {places_for_workers(settings)} ({describe_machines()})",
-            "lower training.workers or training.cpus_per_worker",
-        )  # fmt: skip
 
 
 @contextmanager
@@ -142,9 +113,11 @@ def _fit(plan: TrainingPlan, name: str, workers: int, sink: Report) -> None:
         LostWorkersError: a worker, its machine or Ray's controller was lost.
     """
     settings = plan.training
+    # Ray Train's controller asks for this actor first of all and waits for it; both come up together.
+    get_or_create_autoscaling_coordinator()
     trainer = TorchTrainer(
         partial(_train_on_ray_worker, plan, run_id_of(plan.output_dir)),
-        torch_config=TorchConfig(backend="nccl" if settings.gpus_per_worker else "gloo"),
+        torch_config=GroupOfWorkers("nccl" if settings.gpus_per_worker else "gloo"),
         scaling_config=ScalingConfig(
             num_workers=workers,
             use_gpu=settings.gpus_per_worker > 0,
@@ -155,7 +128,7 @@ def _fit(plan: TrainingPlan, name: str, workers: int, sink: Report) -> None:
         run_config=RunConfig(
             name=name,
             storage_path=str(plan.output_dir / "ray"),
-            callbacks=[_RecordSink(sink)],
+            callbacks=[RecordSink(sink)],
             # Restarts are the supervisor's: it takes as many workers as there is place for by then.
             failure_config=FailureConfig(
                 max_failures=0, controller_failure_limit=0, max_preemption_failures=0
@@ -212,31 +185,6 @@ class _RaySurroundings(Listening):
 def _report_to_ray(records: Sequence[Record]) -> None:
     # One JSON text: Ray must neither see a NaN nor a tensor in its metrics.
     ray.train.report({"records": json.dumps(list(records)), "memory_bytes": peak_memory_bytes()})
-
-
-class _RecordSink(UserCallback):  # type: ignore[misc]
-    """Hands the records of rank 0 on, in Ray's controller process."""
-
-    def __init__(self, sink: Report) -> None:
-        self._sink = sink
-
-    def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:  # noqa: ARG002
-        """Pass the records on; an exception here would end the run and not be retried."""
-        try:
-            self._sink(_with_memory(json.loads(metrics[0]["records"]), metrics))
-        except Exception:  # noqa: BLE001  logged with its traceback; the journal is not worth the run
-            _log.exception("a report could not be recorded; training goes on")
-
-
-def _with_memory(records: list[Record], metrics: Sequence[Mapping[str, Any]]) -> list[Record]:
-    """Return the records, the epochs among them with the memory of all workers and of this process."""
-    taken = peak_memory_bytes() + sum(rank["memory_bytes"] for rank in metrics)
-    return [
-        {**record, "metrics": {**record["metrics"], RUN_MEMORY: taken / 2**30}}
-        if record["kind"] == "epoch"
-        else record
-        for record in records
-    ]
 
 
 def _first_cause(failure: WorkerGroupError) -> VavlError | LostWorkersError:

@@ -23,7 +23,8 @@ from ray import tune
 from ray.tune.search import Searcher
 
 from vavl.training.cluster import ask_for_workers
-from vavl.training.launch import launch_training, prepare_ray
+from vavl.training.launch import launch_training
+from vavl.training.ray_start import prepare_ray
 from vavl.training.settings import TrainingPlan
 from vavl.tuning.places import Room, room_for
 from vavl.tuning.sweep import NextTrial, Sweep

@@ -36,6 +36,18 @@ values = add_array_over_ranks(np.full((2, 3), rank + 1.0), torch.device("cpu"))
 assert (values == 3).all() and values.shape == (2, 3)
 assert from_rank_zero("größe" if rank == 0 else "") == "größe"
 assert from_rank_zero("" if rank == 0 else "not this") == ""
+# More than a few buckets, some larger than a bucket, of two types, one not contiguous.
+import vavl.training.collectives as collectives
+collectives._BUCKET_ELEMENTS = 10
+def of(number):
+    draw = torch.Generator().manual_seed(number)
+    found = [torch.randn(size, generator=draw) for size in (3, 25, 1, 7, 2, 30, 4, 9, 9, 9, 9, 9)]
+    found[4:4] = [torch.randn(4, 6, generator=draw).t(), torch.randn(5, generator=draw).bfloat16()]
+    return found
+mine = of(rank)
+average_over_ranks(mine)
+for one, first, second in zip(mine, of(0), of(1), strict=True):
+    assert torch.equal(one, first * 0.5 + second * 0.5)
 wait_for_all()
 print("agreed")
 """

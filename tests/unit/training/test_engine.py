@@ -228,3 +228,21 @@ def test_what_is_offloaded_lies_in_main_memory_and_trains(stage, offload):
     assert engine.step(learning_rate=1e-2) > 0
     assert all(not torch.equal(value, before[name]) for name, value in engine.full_weights().items())
     assert {value.device.type for piece in engine.pieces() for value in piece.values.values()} == {"cpu"}
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_gradient_that_is_not_finite_updates_nothing_and_the_next_one_does(precision, value):
+    torch.manual_seed(0)
+    network = torch.nn.Linear(3, 2)
+    engine = DeepSpeedEngine(network, settings(precision=precision), rows_per_slot=1)
+    clips = torch.ones(1, 3, dtype=network.weight.dtype)
+    before = engine.full_weights()
+    engine.backward(engine.network(clips * value).sum())
+    assert not np.isfinite(engine.step(learning_rate=0.1))
+    for name, weight in engine.full_weights().items():
+        torch.testing.assert_close(weight, before[name], rtol=0, atol=0)
+    engine.backward(engine.network(clips).sum())
+    assert engine.step(learning_rate=0.1) == pytest.approx(8**0.5, rel=0.01)
+    assert engine.optimizer_steps == 1
+    assert not torch.equal(engine.full_weights()["weight"], before["weight"])
