@@ -23,7 +23,7 @@ _GROUPS = (
             "mv",
             "_addmm_activation",
             "_linear_pointwise",
-        ),  # fmt: skip
+        ),
     ),
     ("attention", ("scaled_dot_product", "softmax")),
     ("convolution", ("conv",)),

@@ -1,4 +1,4 @@
-"""Start the training workers: on Ray Train, or one in this process; with ray_controller the only files with ray.train."""
+"""Start the training workers: on Ray Train, or one in this process; only this and ray_controller know ray.train."""
 
 from __future__ import annotations
 
