@@ -1,4 +1,4 @@
-"""Run every benchmark of this folder, one after the other; the last line says which failed."""
+"""Run every benchmark of this folder, one after the other; the last line says which failed and which were left out."""
 
 from __future__ import annotations
 
@@ -6,17 +6,24 @@ import subprocess
 import sys
 from pathlib import Path
 
+_NO_GPU = 2
+"""Exit code of a program that needs a GPU where there is none."""
+
 
 def main() -> int:
     """Run the programs; returns 1 if one failed."""
     here = Path(__file__)
     programs = sorted(path for path in here.parent.glob("*.py") if path != here)
-    failed = []
+    codes = {}
     for program in programs:
         print(f"== {program.name}", flush=True)
-        if subprocess.run([sys.executable, program], check=False).returncode:
-            failed.append(program.name)
-    print(f"{len(programs)} benchmarks, failed: {', '.join(failed) or 'none'}")
+        codes[program.name] = subprocess.run([sys.executable, program], check=False).returncode
+    failed = [name for name, code in codes.items() if code not in (0, _NO_GPU)]
+    left_out = [f"{name} (no GPU)" for name, code in codes.items() if code == _NO_GPU]
+    print(
+        f"{len(programs)} benchmarks, failed: {', '.join(failed) or 'none'}, "
+        f"left out: {', '.join(left_out) or 'none'}"
+    )
     return 1 if failed else 0
 
 

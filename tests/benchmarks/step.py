@@ -41,11 +41,9 @@ from measured import (
     ratio,
 )
 from step_profile import seconds_by_group
-from textbook_training import TextbookTraining
-from training_load import QUICK, SIZES, Load, Size, load_of, plan_of, write_store
+from step_sides import DETACHED, PLATFORM, PRECISIONS, SIDES, TEXTBOOK, step_of
+from training_load import QUICK, SIZES, Size, load_of, plan_of, write_store
 
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
-PLATFORM, TEXTBOOK, DETACHED = SIDES = ("platform", "textbook", "textbook, detached")
 _STEPS_FOR_MEMORY = 2
 
 
@@ -117,18 +115,6 @@ def measure(name: str, folder: Path, words: argparse.Namespace) -> dict[str, Any
             precision: seconds_by_group(ways[f"{PLATFORM} {precision}"]) for precision in PRECISIONS
         },
     }
-
-
-def step_of(side: str, precision: str, load: Load) -> Callable[[], object]:
-    """Return the step of one side on the batches of a load."""
-    if side == PLATFORM:
-        return load.step
-    network = load.run.plan.model
-    widths = (load.batches[0][0].audio.values.shape[-1], load.batches[0][0].video.values.shape[-1])
-    outputs = load.batches[0][0].target.shape[1]
-    book = TextbookTraining(network, widths, outputs, bf16=precision == "bf16", detached=side == DETACHED)
-    turn = iter(range(2**62))
-    return lambda: book.step(load.batches[next(turn) % len(load.batches)][0])
 
 
 def memory_of(side: str, precision: str, size: Size, store: Path, folder: Path) -> dict[str, float]:

@@ -70,7 +70,7 @@ def trained(precision: str, stage: int, *, is_checkpointed: bool) -> dict[str, T
             loss = loss_of(engine.forward(batch, DrawKey(0, step)))
             engine.backward(loss / (RANKS * MICRO_BATCHES))
             losses.append(loss.detach())
-        norms.append(engine.step(1e-2))
+        norms.append(float(engine.step(1e-2)))
     told = {"losses": torch.stack(losses), "runs": torch.tensor(float(len(runs)))}
     agreed = {name: value.float() for name, value in add_over_ranks(told).items()}
     return {**agreed, "norms": torch.tensor(norms), **named_moments("weights", engine.full_weights())}

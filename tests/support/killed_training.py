@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 
+from torch import Tensor
+
 from vavl.training.engine import Engine
 
 
@@ -15,7 +17,7 @@ def dying(engine: Engine, steps: int) -> Engine:
     """Let an engine die at its n-th step."""
     calls, real_step = itertools.count(1), engine.step
 
-    def step(learning_rate: float) -> float | None:
+    def step(learning_rate: float) -> Tensor:
         if next(calls) == steps:
             raise Killed
         return real_step(learning_rate)

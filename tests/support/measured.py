@@ -18,6 +18,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 CLOCKS = {"wall": time.perf_counter, "processor": time.process_time}
+CPU = torch.device("cpu")
 _SAMPLING_SECONDS = 0.002
 
 
@@ -56,6 +57,17 @@ def timed(work: Callable[[], object]) -> dict[str, float]:
     return {clock: read() - before[clock] for clock, read in CLOCKS.items()}
 
 
+def finished(work: Callable[[], object], device: torch.device) -> Callable[[], None]:
+    """Return ``work`` that comes back only when the device has done it."""
+
+    def work_and_wait() -> None:
+        work()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
+    return work_and_wait
+
+
 def ratio(slow: Timings, quick: Timings, clock: str) -> dict[str, float]:
     """Return how many times as long ``slow`` took as ``quick``: median and range of the ratios turn by turn."""
     pairs = zip(slow.seconds[clock], quick.seconds[clock], strict=True)
@@ -70,15 +82,15 @@ def spread(values: Sequence[float]) -> dict[str, float]:
 class MatrixPeak:
     """What products of square matrices reach on this machine; measured again and again, the best counts."""
 
-    def __init__(self, dtype: torch.dtype, size: int) -> None:
-        self._first, self._second = (torch.randn(size, size).to(dtype) for _ in range(2))
+    def __init__(self, dtype: torch.dtype, size: int, device: torch.device = CPU) -> None:
+        self._first, self._second = (torch.randn(size, size).to(device, dtype) for _ in range(2))
         self._operations = 2 * size**3
         self._least = dict.fromkeys(CLOCKS, float("inf"))
 
     def measure(self, products: int = 3) -> None:
         """Multiply some times."""
         for _ in range(products):
-            took = timed(lambda: self._first @ self._second)
+            took = timed(finished(lambda: self._first @ self._second, self._first.device))
             self._least = {clock: min(self._least[clock], took[clock]) for clock in CLOCKS}
 
     def rate(self, clock: str) -> float:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable
 
+from torch.autograd import DeviceType
+from torch.autograd.profiler_util import FunctionEventAvg
 from torch.profiler import ProfilerActivity, profile
 
 _GROUPS = (
@@ -32,15 +34,33 @@ _GROUPS = (
 _EXACT = "matrix products"
 
 
-def seconds_by_group(work: Callable[[], object]) -> dict[str, float]:
-    """Run ``work`` once under the profiler; return the processor time of each group of operators, in seconds."""
-    with profile(activities=[ProfilerActivity.CPU], acc_events=True) as profiler:
-        work()
+def seconds_by_group(work: Callable[[], object], *, on_gpu: bool = False) -> dict[str, float]:
+    """Run ``work`` once under the profiler; return the time of each group of operators, in seconds.
+
+    Args:
+        work: one step.
+        on_gpu: count the time of the kernels that an operator starts, not the processor's.
+    """
     found: dict[str, float] = defaultdict(float)
-    for event in profiler.key_averages():
-        if event.self_cpu_time_total > 0:
-            found[group_of(event.key)] += event.self_cpu_time_total / 1e6
+    for event in _operators(work, on_gpu=on_gpu):
+        microseconds = event.self_device_time_total if on_gpu else event.self_cpu_time_total
+        if microseconds > 0:
+            found[group_of(event.key)] += microseconds / 1e6
     return dict(found)
+
+
+def attention_kernels(work: Callable[[], object]) -> list[str]:
+    """Run ``work`` once; return the operators that its attention came down to, sorted, e.g. the ``_math`` one."""
+    names = {event.key.removeprefix("aten::") for event in _operators(work, on_gpu=False)}
+    return sorted(name for name in names if name.startswith("_scaled_dot_product"))
+
+
+def _operators(work: Callable[[], object], *, on_gpu: bool) -> list[FunctionEventAvg]:
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
+    with profile(activities=activities, acc_events=True) as profiler:
+        work()
+    # A kernel is an event of its own beside the operator that started it.
+    return [event for event in profiler.key_averages() if event.device_type == DeviceType.CPU]
 
 
 def group_of(operator: str) -> str:

@@ -67,10 +67,11 @@ class Load:
     _step: int = field(default=0)
 
     def step(self) -> StepResult:
-        """Take the platform's step on the next batch."""
+        """Take the platform's step on the next batch, copied to the device first, as the loop does."""
         at = self._step
         self._step += 1
-        return train_step(self.run, at, self.batches[at % len(self.batches)], self.run.start.confidence)
+        moving = [batch.to(self.run.engine.device) for batch in self.batches[at % len(self.batches)]]
+        return train_step(self.run, at, moving, self.run.start.confidence)
 
 
 def plan_of(size: Size, store: Path, folder: Path, **sections: Mapping[str, Any]) -> TrainingPlan:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
 from measured import Timings, count_operations, in_turn, ratio
-from step_profile import group_of
+from step_profile import attention_kernels, group_of
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from vavl.config.files import read_json
 
@@ -40,7 +42,7 @@ def program(name: str):
 
 
 def test_every_program_can_be_imported_and_shadows_no_library():
-    assert {"step", "lengths", "objectives", "loader", "platform_overhead"} <= set(PROGRAMS)
+    assert {"step", "lengths", "objectives", "loader", "platform_overhead", "gpu"} <= set(PROGRAMS)
     assert not set(PROGRAMS) & set(sys.stdlib_module_names)
     for name in PROGRAMS:
         assert callable(program(name).main)
@@ -54,6 +56,70 @@ def test_a_cheap_one_runs_and_writes_what_others_read(name, tmp_path, capsys):
     assert found["conditions"]["quick"]
     assert set(CHEAP[name]) <= set(found)
     assert "(" in capsys.readouterr().out
+
+
+GPU_ON_CPU = ["--device", "cpu", "--quick", "--repeats", "1"]
+
+
+def test_the_one_for_a_gpu_runs_on_a_cpu_too_without_ray_and_deepspeed(tmp_path):
+    file = tmp_path / "gpu.json"
+    story = (
+        f"import runpy, sys; sys.argv = ['gpu.py', *{GPU_ON_CPU}, '--out', {str(file)!r}]\n"
+        f"try: runpy.run_path({str(FOLDER / 'gpu.py')!r}, run_name='__main__')\n"
+        "except SystemExit as end: assert end.code == 0, end\n"
+        "assert not {'ray', 'deepspeed'} & set(sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", story], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found = read_json(file)
+    assert found["conditions"]["device"] == "cpu"
+    assert found["attention_is_fused"]
+    assert found["host_waits_of_a_step"] == 1
+    assert found["memory_ratio"] is None
+    assert {"clips_per_second_ratio", "matrix_peak_share", "clips_per_second", "compared"} <= found.keys()
+    assert "host waits of platform" in done.stdout
+
+
+def test_the_one_for_a_gpu_goes_through_deepspeed_when_asked_to(tmp_path, capsys):
+    file = tmp_path / "gpu.json"
+    assert program("gpu").main([*GPU_ON_CPU, "--engine", "deepspeed", "--out", str(file)]) == 0
+    assert read_json(file)["conditions"]["engine"] == "deepspeed"
+    assert capsys.readouterr().out.startswith("engine deepspeed on cpu")
+
+
+def test_without_a_gpu_the_one_for_it_says_so(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert program("gpu").main(["--out", str(tmp_path / "gpu.json")]) == program("gpu").NO_GPU
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith("left out: no GPU")
+    assert not (tmp_path / "gpu.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("codes", "code", "line"),
+    [
+        ({"gpu.py": 2}, 0, "failed: none, left out: gpu.py (no GPU)"),
+        ({"gpu.py": 2, "step.py": 1}, 1, "failed: step.py, left out: gpu.py (no GPU)"),
+        ({}, 0, "failed: none, left out: none"),
+    ],
+)
+def test_a_program_without_its_gpu_is_left_out_and_has_not_failed(codes, code, line, monkeypatch, capsys):
+    def run(command, check):
+        return subprocess.CompletedProcess(command, codes.get(command[1].name, 0))
+
+    monkeypatch.setattr(subprocess, "run", run)
+    assert program("run_all").main() == code
+    assert capsys.readouterr().out.splitlines()[-1].endswith(line)
+
+
+def test_the_kernel_of_the_attention_is_named():
+    query = torch.randn(2, 2, 5, 8)
+    attend = torch.nn.functional.scaled_dot_product_attention
+    assert attention_kernels(lambda: attend(query, query, query)) == [
+        "_scaled_dot_product_flash_attention_for_cpu"
+    ]
+    with sdpa_kernel(SDPBackend.MATH):
+        assert "_scaled_dot_product_attention_math" in attention_kernels(lambda: attend(query, query, query))
 
 
 def test_ways_are_timed_in_turn_and_the_first_round_does_not_count():

@@ -49,6 +49,7 @@ class StepLoader:
         place: of this rank.
         augmentation: views of the training clips.
         weak_view: of the unlabelled clips, when pseudo-labels are trained.
+        pinned: load into page-locked memory, for a run on a GPU.
     """
 
     collection: ClipCollection
@@ -57,6 +58,7 @@ class StepLoader:
     place: RankPlace
     augmentation: AugmentationSettings = field(default_factory=AugmentationSettings)
     weak_view: AugmentationSettings | None = None
+    pinned: bool = False
 
     def steps(self, first: int, end: int) -> Iterator[list[ClipBatch]]:
         """Yield the micro-batches of this rank for steps ``first`` to ``end - 1``."""
@@ -66,7 +68,8 @@ class StepLoader:
         """Load the micro-batches of one step."""
         total = self.place.world_size * self.place.micro_batches
         slots = self.sampler.slots(step, total)
-        return [self._collate(slots[slot], step, slot, total) for slot in self._own_slots()]
+        batches = [self._collate(slots[slot], step, slot, total) for slot in self._own_slots()]
+        return [batch.pinned() for batch in batches] if self.pinned else batches
 
     def _own_slots(self) -> range:
         return range(self.place.rank, self.place.world_size * self.place.micro_batches, self.place.world_size)
@@ -98,18 +101,24 @@ def evaluation_batches(
     normaliser: Mapping[str, Normaliser],
     batch_size: int,
     place: RankPlace,
+    pinned: bool = False,
 ) -> Iterator[ClipBatch]:
     """Yield this rank's share of ``rows``, each clip once over all ranks, in batches of like length.
 
     Every rank gets the same number of batches of the same number of rows (fillers where clips run
-    out): under ZeRO-3 each forward is collective.
+    out): under ZeRO-3 each forward is collective. ``pinned`` batches lie in page-locked memory.
     """
     ordered = rows[np.argsort(collection.lengths()[rows], kind="stable")]
     group = batch_size * place.world_size
     padded = np.full(-(-len(ordered) // group) * group, FILLER, dtype=np.int64)
     padded[: len(ordered)] = ordered
     shares = [chunk[place.rank :: place.world_size] for chunk in padded.reshape(-1, group)]
-    return read_ahead(lambda share: collate(collection, share, normaliser), shares)
+
+    def load(share: NDArray[np.int64]) -> ClipBatch:
+        batch = collate(collection, share, normaliser)
+        return batch.pinned() if pinned else batch
+
+    return read_ahead(load, shares)
 
 
 def read_ahead(make: Callable[[Item], Made], items: Iterable[Item]) -> Iterator[Made]:

@@ -6,6 +6,8 @@ Axes: B clips, T frames, D channels, H heads.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -13,36 +15,17 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from vavl.models.attention import attend
-from vavl.models.dropout import Dropout, SequentialWithDropout
+from vavl.models.depthwise import DepthwiseConvolution, depthwise
+from vavl.models.dropout import Dropout
+from vavl.models.linear import Linear, linear_of, normalised
+from vavl.models.masking import keep
 from vavl.models.settings import NetworkSettings
 
-_ROTARY_BASE = 10_000.0
+_FeedForwardLayers = tuple[nn.LayerNorm, nn.Linear, nn.SiLU, Dropout, nn.Linear, Dropout]
 
 
-def rotary_angles(frames: int, head_width: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return cosine and sine of the rotation of each frame and channel pair (Su et al. 2021, eq. 34).
-
-    A product of two rotated vectors depends on their distance in frames only, hence neither on the
-    amount of padding nor on where the clip starts.
-
-    Returns:
-        Two tensors (frames, head_width / 2), float32.
-    """
-    pair = torch.arange(0, head_width, 2, device=device, dtype=torch.float32)
-    speed = _ROTARY_BASE ** (-pair / head_width)
-    angle = torch.arange(frames, device=device, dtype=torch.float32).unsqueeze(1) * speed
-    return angle.cos(), angle.sin()
-
-
-def rotate(x_BHTD: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
-    """Turn each channel pair of (clip, head, time, channel) by its frame's angle."""
-    first, second = x_BHTD.chunk(2, dim=-1)
-    cosine, sine = cosine.to(x_BHTD.dtype), sine.to(x_BHTD.dtype)
-    return torch.cat((first * cosine - second * sine, second * cosine + first * sine), dim=-1)
-
-
-class FeedForward(SequentialWithDropout):
-    """LayerNorm, expansion, Swish and projection back; (batch, time, channel) in and out."""
+class FeedForward(nn.Sequential):
+    """LayerNorm, expansion, Swish and projection back."""
 
     def __init__(self, settings: NetworkSettings) -> None:
         hidden = settings.width * settings.feed_forward_expansion
@@ -55,6 +38,20 @@ class FeedForward(SequentialWithDropout):
             Dropout(settings.dropout),
         )
 
+    def forward(self, frames: Tensor, rows: Tensor | None = None, weight: float = 1.0) -> Tensor:
+        """Return ``frames`` + ``weight`` * what the layers make of them.
+
+        Args:
+            frames: (batch, time, channel).
+            rows: (batch,), key of each clip for dropout; None without dropout.
+            weight: of what is added.
+        """
+        norm, expand, _, inner, project, outer = cast("_FeedForwardLayers", tuple(self))
+        hidden = linear_of(normalised, frames, expand, parameters=(norm.weight, norm.bias))
+        keys = () if rows is None else (rows,)
+        mixed = linear_of(partial(_swish, inner), hidden, project, constants=keys, scale=inner.scale(rows))
+        return outer.added(frames, mixed, rows, weight)
+
 
 class RelativeAttention(nn.Module):
     """Multi-head self-attention over the real frames of one clip, with rotary positions."""
@@ -64,52 +61,22 @@ class RelativeAttention(nn.Module):
         self.heads = settings.attention_heads
         self.norm = nn.LayerNorm(settings.width)
         self.query_key_value = nn.Linear(settings.width, 3 * settings.width)
-        self.output = nn.Linear(settings.width, settings.width)
+        self.output = Linear(settings.width, settings.width)
         self.dropout = Dropout(settings.dropout)
 
     def forward(self, frames: Tensor, is_real: Tensor, rows: Tensor | None = None) -> Tensor:
-        """Attend within each clip.
+        """Return ``frames`` + what each of them gathers within its clip.
 
         Args:
             frames: (batch, time, channel).
             is_real: (batch, time), bool; padding is never attended to. Every clip needs a real frame.
             rows: (batch,), key of each clip for dropout; None without dropout.
         """
-        B, T, D = frames.shape
-        split = self.query_key_value(self.norm(frames)).view(B, T, 3, self.heads, D // self.heads)
-        query, key, value = split.permute(2, 0, 3, 1, 4)
-        cosine, sine = rotary_angles(T, D // self.heads, frames.device)
-        mixed = attend(
-            rotate(query, cosine, sine),
-            rotate(key, cosine, sine),
-            value,
-            # No dropout of the attention weights: it would rule out the fused kernels. The output has it.
-            is_real,
-        )
-        joined = self.output(mixed.transpose(1, 2).reshape(B, T, D))
-        dropped: Tensor = self.dropout(joined, rows)
-        return dropped
-
-
-class DepthwiseConvolution(nn.Conv2d):
-    """One kernel over time per channel; (batch, channel, 1, time) in and out."""
-
-    def __init__(self, width: int, kernel: int) -> None:
-        super().__init__(width, width, (1, kernel), padding=(0, kernel // 2), groups=width)
-
-    def forward(self, image: Tensor) -> Tensor:
-        """Convolve; a single frame meets the middle tap alone, and the general way is many times slower.
-
-        The bias is added apart in both ways, so that weight and bias get their gradients in one order: ZeRO 2 adds
-        gradients over the ranks in the order in which they come, and one rank alone may have single frames.
-        """
-        if image.shape[-1] > 1:
-            mapped = functional.conv2d(
-                image, self.weight, None, self.stride, self.padding, groups=self.groups
-            )
-        else:
-            mapped = image * self.weight[:, 0, 0, self.kernel_size[1] // 2].view(1, -1, 1, 1)
-        return mapped if self.bias is None else mapped + self.bias.view(1, -1, 1, 1)
+        trained = (self.norm.weight, self.norm.bias)
+        joined = linear_of(normalised, frames, self.query_key_value, parameters=trained)
+        # No dropout of the attention weights: it would rule out the fused kernels. The output has it.
+        mixed = self.output(attend(joined, self.heads, is_real))
+        return self.dropout.added(frames, mixed, rows)
 
 
 class TimeConvolution(nn.Module):
@@ -129,15 +96,34 @@ class TimeConvolution(nn.Module):
         self.dropout = Dropout(settings.dropout)
 
     def forward(self, frames: Tensor, is_real: Tensor, rows: Tensor | None = None) -> Tensor:
-        """Convolve within each clip; (batch, time, channel) in and out, padding counts as silence."""
-        gated = functional.glu(self.expand(self.norm(frames)), dim=-1)
-        gated = gated.masked_fill(~is_real.unsqueeze(-1), 0)
-        # (B, T, D) read as (B, D, 1, T) is conv2d's channels-last layout: no copy, and the fastest form.
-        image = self.depthwise(gated.unsqueeze(1).permute(0, 3, 1, 2))
-        convolved = image.permute(0, 2, 3, 1).squeeze(1)
-        mixed = self.project(functional.silu(self.depthwise_norm(convolved)))
-        dropped: Tensor = self.dropout(mixed, rows)
-        return dropped
+        """Return ``frames`` + their convolution within each clip, where padding counts as silence.
+
+        Args:
+            frames: (batch, time, channel).
+            is_real: (batch, time), bool; False where the frame is padding.
+            rows: (batch,), key of each clip for dropout; None without dropout.
+        """
+        norm, last = self.norm, self.depthwise_norm
+        expanded = linear_of(normalised, frames, self.expand, parameters=(norm.weight, norm.bias))
+        trained = (self.depthwise.weight, self.depthwise.bias, last.weight, last.bias)
+        mixed = linear_of(
+            _gated_convolution, expanded, self.project, parameters=trained, constants=(is_real,)
+        )
+        return self.dropout.added(frames, mixed, rows)
+
+
+def _swish(dropout: Dropout, hidden: Tensor, rows: Tensor | None = None) -> Tensor:
+    return dropout.kept(functional.silu(hidden), rows)
+
+
+def _gated_convolution(
+    expanded: Tensor, is_real: Tensor, weight: Tensor, bias: Tensor, norm_weight: Tensor, norm_bias: Tensor
+) -> Tensor:
+    gated = keep(functional.glu(expanded, dim=-1), is_real.unsqueeze(-1))
+    # (B, T, D) read as (B, D, 1, T) is conv2d's channels-last layout: no copy, and the fastest form.
+    image = depthwise(gated.unsqueeze(1).permute(0, 3, 1, 2), weight, bias)
+    convolved = image.permute(0, 2, 3, 1).squeeze(1)
+    return functional.silu(normalised(convolved, norm_weight, norm_bias))
 
 
 class ConformerBlock(nn.Module):
@@ -159,10 +145,10 @@ class ConformerBlock(nn.Module):
             is_real: (batch, time), bool; False where the frame is padding.
             rows: (batch,), key of each clip for dropout; None without dropout.
         """
-        frames = torch.add(frames, self.first_feed_forward(frames, rows), alpha=0.5)
-        frames = frames + self.attention(frames, is_real, rows)
-        frames = frames + self.convolution(frames, is_real, rows)
-        frames = torch.add(frames, self.second_feed_forward(frames, rows), alpha=0.5)
+        frames = self.first_feed_forward(frames, rows, 0.5)
+        frames = self.attention(frames, is_real, rows)
+        frames = self.convolution(frames, is_real, rows)
+        frames = self.second_feed_forward(frames, rows, 0.5)
         normalised: Tensor = self.norm(frames)
         return normalised
 

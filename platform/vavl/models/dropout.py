@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from vavl.models.draws import random_choices
+from vavl.models.masking import keep, where_kept
 
 _LEVELS = 256
 
@@ -41,39 +42,66 @@ class Dropout(nn.Module):
         Returns:
             ``values`` themselves in evaluation and without keys.
         """
-        if rows is None or not self.training or not self._dropped_levels:
+        kept = self.kept(values, rows)
+        return kept if kept is values else kept * self.scale(rows)
+
+    def kept(self, values: Tensor, rows: Tensor | None) -> Tensor:
+        """Return what ``forward`` does before it is scaled up, for callers who scale something smaller."""
+        if rows is None or not self._draws(rows):
             return values
-        count = values[0].numel()
-        is_kept = random_choices(rows, self.stream, count, self._dropped_levels).view(values.shape)
-        scale = _LEVELS / (_LEVELS - self._dropped_levels)
-        kept: Tensor = _Keep.apply(values, is_kept, scale)  # type: ignore[no-untyped-call]
-        return kept
+        return keep(values, _Choice(self.stream, self._dropped_levels).draw(rows, values))
+
+    def added(self, frames: Tensor, extra: Tensor, rows: Tensor | None, weight: float = 1.0) -> Tensor:
+        """Return ``frames`` + ``weight`` * ``forward(extra, rows)``, keeping nothing for the backward pass."""
+        if not self._draws(rows):
+            return torch.add(frames, extra, alpha=weight)
+        total: Tensor = _Add.apply(  # type: ignore[no-untyped-call]
+            frames, extra, rows, _Choice(self.stream, self._dropped_levels), weight * self.scale(rows)
+        )
+        return total
+
+    def scale(self, rows: Tensor | None) -> float:
+        """Return the factor by which ``forward`` scales up what it keeps."""
+        return _LEVELS / (_LEVELS - self._dropped_levels) if self._draws(rows) else 1.0
+
+    def _draws(self, rows: Tensor | None) -> bool:
+        return rows is not None and self.training and self._dropped_levels > 0
 
     def extra_repr(self) -> str:
         """Show the probability and the stream when the module is printed."""
         return f"probability={self.probability}, stream={self.stream}"
 
 
-class _Keep(torch.autograd.Function):
-    """Product with 0 or a scale. For the backward pass it keeps a byte per element, not a number of its precision."""
+class _Choice(NamedTuple):
+    """Which elements are kept."""
+
+    stream: int
+    dropped_levels: int
+
+    def draw(self, rows: Tensor, values: Tensor) -> Tensor:
+        """Return int8 of the shape of ``values``: all bits set where an element is kept, else none."""
+        chosen = random_choices(rows, self.stream, values[0].numel(), self.dropped_levels)
+        return chosen.view(values.shape)
+
+
+class _Add(torch.autograd.Function):
+    """A sum whose second part is dropped; it draws once more in the backward pass."""
 
     @staticmethod
-    def forward(ctx: Any, values: Tensor, is_kept: Tensor, scale: float) -> Tensor:
-        """Multiply ``values`` with ``scale`` where the byte of ``is_kept`` is 1, with 0 where it is 0."""
-        ctx.save_for_backward(is_kept)
-        ctx.scale = scale
-        return _scaled(values, is_kept, scale)
+    def forward(
+        ctx: Any, frames: Tensor, extra: Tensor, rows: Tensor, choice: _Choice, weight: float
+    ) -> Tensor:
+        """Add ``weight`` * some of ``extra`` to ``frames``, (rows, ...) both."""
+        ctx.save_for_backward(rows)
+        ctx.choice, ctx.weight, ctx.dtypes = choice, weight, (frames.dtype, extra.dtype)
+        return torch.add(frames, where_kept(extra, choice.draw(rows, extra)), alpha=weight)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        """Treat the gradient in the same way."""
-        (is_kept,) = ctx.saved_tensors
-        return _scaled(grad, is_kept, ctx.scale), None, None
-
-
-def _scaled(values: Tensor, is_kept: Tensor, scale: float) -> Tensor:
-    # From bytes, not bools: a CPU turns them into floating point six times as fast.
-    return values * is_kept.to(values.dtype).mul_(scale)
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
+        """Hand the gradient on to both."""
+        (rows,) = ctx.saved_tensors
+        of_frames, of_extra = (grad.to(dtype) for dtype in ctx.dtypes)
+        return of_frames, where_kept(of_extra, ctx.choice.draw(rows, grad)) * ctx.weight, None, None, None
 
 
 class SequentialWithDropout(nn.Sequential):

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from vavl.models.linear import Linear
 from vavl.models.pooling import masked_mean
 from vavl.models.settings import LadderShape, NetworkSettings
 
@@ -32,7 +33,7 @@ class Encoding(NamedTuple):
     representation: Tensor
     """(rows, width): masked mean over time of the last layer."""
     layers: tuple[Tensor, ...]
-    """(rows, T, D) each: the input frames, then the output of every Conformer block."""
+    """(rows, T, D) each, padding undefined: the input frames, then the output of every Conformer block."""
 
 
 class OtherSide(NamedTuple):
@@ -69,13 +70,19 @@ class Combinator(nn.Module):
             self.linear[1] = 1
 
     def forward(self, lateral: Tensor, vertical: Tensor) -> Tensor:
-        """Combine (rows, T or 1, D) inputs; the result has T frames."""
-        product = lateral * vertical
+        """Combine (rows, T or 1, D) inputs in the type of ``lateral``; the result has T frames."""
         straight, gate = (
-            bias + by_lateral * lateral + by_vertical * vertical + by_product * product
-            for bias, by_lateral, by_vertical, by_product in (self.linear, self.gate)
-        )
-        estimate: Tensor = straight + self.gate_scale * torch.sigmoid(gate)
+            # bias + a l + b v + c l v, in three passes over the frames.
+            torch.addcmul(
+                torch.addcmul(bias, vertical, by_vertical),
+                lateral,
+                torch.addcmul(by_lateral, vertical, by_product),
+            )
+            for bias, by_lateral, by_vertical, by_product in (
+                self.linear.to(lateral.dtype), self.gate.to(lateral.dtype)
+            )
+        )  # fmt: skip
+        estimate: Tensor = torch.addcmul(straight, self.gate_scale.to(lateral.dtype), torch.sigmoid(gate))
         return estimate
 
 
@@ -91,14 +98,13 @@ class LadderDecoder(nn.Module):
             other: channels of the other modality's layers if skip connections read them.
         """
         super().__init__()
-        self.top = nn.Linear(settings.width, settings.width)
+        self.top = Linear(settings.width, settings.width)
         self.combinators = nn.ModuleList(Combinator(width) for width in widths)
         self.down = nn.ModuleList(
-            nn.Linear(widths[layer + 1], widths[layer]) for layer in range(len(widths) - 1)
+            Linear(widths[layer + 1], widths[layer]) for layer in range(len(widths) - 1)
         )
         self.lateral = nn.ModuleList(
-            nn.Linear(theirs, ours, bias=False)
-            for theirs, ours in zip(other or (), widths, strict=bool(other))
+            Linear(theirs, ours, bias=False) for theirs, ours in zip(other or (), widths, strict=bool(other))
         )
 
     def forward(self, top: Tensor, lateral: Sequence[Tensor], other: Sequence[Tensor]) -> tuple[Tensor, ...]:

@@ -19,6 +19,8 @@ from vavl.models.conformer import ConformerBlocks, with_noise
 from vavl.models.draws import DrawKey, keys_of_rows
 from vavl.models.dropout import Dropout, SequentialWithDropout, number_streams
 from vavl.models.ladder import CrossModalLadder, Encoding, LadderTrace, OtherSide, pooled_layers
+from vavl.models.linear import Linear, linear_of
+from vavl.models.masking import keep
 from vavl.models.noise import layer_noise
 from vavl.models.pooling import masked_mean
 from vavl.models.settings import LadderShape, NetworkSettings
@@ -191,12 +193,14 @@ class ModalityPath(nn.Module):
             rows: (clips,), key of each row for dropout; None without dropout.
             noise: (clips, time, channel) per layer, added to the input and after every block.
         """
-        dtype = self.projection.weight.dtype
-        values = clips.values.masked_fill(~clips.is_real.unsqueeze(-1), 0).to(dtype)
         added: Sequence[Tensor | None] = noise or [None] * len(self.widths)
         own = 1 + len(self.blocks)
-        bottom = with_noise(values, added[0])
-        frames = self.input_dropout(self.projection(bottom), rows)
+        bottom = clips.values
+        if noise:
+            # A decoder reads this layer, and would multiply what lies in the padding by gradients of zero.
+            bottom = with_noise(_silent_padding(clips.values, clips.is_real), noise[0])
+        frames = linear_of(_silent_padding, bottom, self.projection, constants=(clips.is_real,))
+        frames = self.input_dropout(frames, rows)
         layers = self.blocks(frames, clips.is_real, rows, added[1:own])
         top, more = shared(layers[-1], clips.is_real, rows, added[own:])
         return Encoding(masked_mean(top, clips.is_real), (bottom, *layers, *more))
@@ -237,12 +241,12 @@ def feed_forward_head(input_width: int, outputs: int, settings: NetworkSettings)
     """Two hidden layers with dropout after the first, as heads and reconstructions share them."""
     first, second = settings.head_widths
     return SequentialWithDropout(
-        nn.Linear(input_width, first),
+        Linear(input_width, first),
         nn.ReLU(),
         Dropout(settings.head_dropout),
-        nn.Linear(first, second),
+        Linear(first, second),
         nn.ReLU(),
-        nn.Linear(second, outputs),
+        Linear(second, outputs),
     )
 
 
@@ -301,3 +305,7 @@ def _rows_of(batch: ClipBatch, key: DrawKey | None) -> _RowKeys:
 def _spread(rows: Tensor, clip: Tensor, clips: int) -> Tensor:
     """Put the row of each clip at its place among all clips; clips without the modality get zeros."""
     return rows.new_zeros(clips, rows.shape[1]).index_copy(0, clip, rows)
+
+
+def _silent_padding(frames: Tensor, is_real: Tensor) -> Tensor:
+    return keep(frames, is_real.unsqueeze(-1))

@@ -12,11 +12,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from vavl.data.batch import ModalityBatch
 from vavl.models.ladder import LadderTrace
+from vavl.models.masking import keep
 from vavl.objectives.moments import Moments, linked
 
 _LEAST_VARIANCE = 0.01
@@ -33,17 +33,16 @@ def ladder_moments(trace: LadderTrace, clips: ModalityBatch) -> dict[str, Tensor
     Returns:
         Float64 ``clips`` () and ``frames`` (), and per layer l ``l/error``, ``l/sum``, ``l/square`` (D,).
     """
-    real = (clips.is_real * (clips.weight > 0).unsqueeze(-1)).unsqueeze(-1)
-    frames = real.sum(dim=1, keepdim=True).clamp_min(1)
+    real = (clips.is_real & (clips.weight > 0).unsqueeze(-1)).unsqueeze(-1)
+    frames = real.sum(dim=1).clamp_min(1)
     moments = {"clips": clips.weight.double().sum(), "frames": real.double().sum()}
     for number, (clean, estimate) in enumerate(zip(trace.clean, trace.estimate, strict=True)):
-        target = torch.where(real, clean.float(), 0.0)
-        error = torch.where(real, estimate.float() - target, 0.0).square() / frames
-        moments |= {
-            f"{number}/error": error.sum(dim=(0, 1), dtype=torch.float64),
-            f"{number}/sum": target.sum(dim=(0, 1), dtype=torch.float64),
-            f"{number}/square": target.square().sum(dim=(0, 1), dtype=torch.float64),
-        }
+        target = keep(clean.float(), real)
+        error = keep(estimate.float() - target, real)
+        # Within a clip in float32, which is several times as quick; a clip's sums are the same on any rank.
+        sums = {"error": error.square().sum(dim=1) / frames, "sum": target.sum(dim=1)}
+        sums["square"] = target.square().sum(dim=1)
+        moments |= {f"{number}/{name}": of_clips.double().sum(dim=0) for name, of_clips in sums.items()}
     return moments
 
 

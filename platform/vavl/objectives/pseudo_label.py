@@ -6,12 +6,11 @@ goes to the labels.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from vavl.config.base import FrozenConfig
 from vavl.data.batch import WeakView
@@ -59,27 +58,40 @@ class ConfidenceState(FrozenConfig):
         """Return the state of a network that knows nothing."""
         return cls(confidence=1 / classes, by_class=(1 / classes,) * classes)
 
-    def after(self, moments: Moments, momentum: float) -> ConfidenceState:
-        """Return the state after a step whose global moments are ``guess_moments``."""
-        count = float(moments["count"])
-        if count == 0:
-            return self
-        confidence = float(moments["confidence"]) / count
-        by_class = (moments["by_class"] / count).tolist()
-        return ConfidenceState(
-            confidence=momentum * self.confidence + (1 - momentum) * confidence,
-            by_class=tuple(
-                momentum * old + (1 - momentum) * new
-                for old, new in zip(self.by_class, by_class, strict=True)
-            ),
-        )
+    @classmethod
+    def of(cls, values: Sequence[float]) -> ConfidenceState:
+        """Return the state from the numbers of a ``RunningConfidence``."""
+        return cls(confidence=values[0], by_class=tuple(values[1:]))
 
-    def thresholds(self, settings: PseudoLabelSettings) -> tuple[float, ...]:
-        """Return the least confidence per class (FreeMatch, eq. 6; FixMatch's constant when not adaptive)."""
+    def on(self, device: torch.device) -> RunningConfidence:
+        """Bring it to a device, without waiting for it as a copy from the host would."""
+        numbers = [self.confidence, *self.by_class]
+        filled = [torch.full((), number, dtype=torch.float64, device=device) for number in numbers]
+        return RunningConfidence(torch.stack(filled))
+
+
+@dataclass(frozen=True)
+class RunningConfidence:
+    """A ``ConfidenceState`` on the device of a step, which goes on without reading it.
+
+    Attributes:
+        values: (1 + classes,), float64: the confidence, then that by class.
+    """
+
+    values: Tensor
+
+    def after(self, moments: Moments, momentum: float) -> RunningConfidence:
+        """Return the state after a step whose global moments are ``guess_moments``; the same without any clip."""
+        new = torch.cat((moments["confidence"].reshape(1), moments["by_class"])) / moments["count"]
+        moved = momentum * self.values + (1 - momentum) * new
+        return RunningConfidence(torch.where(moments["count"] > 0, moved, self.values))
+
+    def thresholds(self, settings: PseudoLabelSettings) -> Tensor:
+        """Return (classes,), float32: the least confidence (FreeMatch, eq. 6; FixMatch's constant if not adaptive)."""
+        by_class = self.values[1:]
         if not settings.adaptive:
-            return (settings.threshold,) * len(self.by_class)
-        most = max(self.by_class)
-        return tuple(self.confidence * share / most for share in self.by_class)
+            return torch.full_like(by_class, settings.threshold).float()
+        return (self.values[0] * by_class / by_class.max()).float()
 
 
 def guess(output: VavlOutput, view: WeakView, clips: int, conditions: Collection[str] = CONDITIONS) -> Guess:
@@ -116,9 +128,10 @@ def guess_moments(guessed: Guess) -> dict[str, Tensor]:
     }
 
 
-def pseudo_target(guessed: Guess, thresholds: tuple[float, ...]) -> PseudoTarget:
-    """Keep the guesses that reach the threshold of their class."""
+def pseudo_target(guessed: Guess, thresholds: Tensor) -> PseudoTarget:
+    """Keep the guesses that reach the threshold of their class; ``thresholds`` is (classes,), float32."""
     label = guessed.probabilities.argmax(-1)
-    least = torch.tensor(thresholds, device=label.device)[label]
-    is_sure = (guessed.probabilities.amax(-1) >= least).float() * guessed.is_unlabelled
-    return PseudoTarget(functional.one_hot(label, guessed.probabilities.shape[1]).float(), is_sure)
+    is_sure = (guessed.probabilities.amax(-1) >= thresholds[label]).float() * guessed.is_unlabelled
+    # functional.one_hot reads the smallest label on a CPU.
+    classes = torch.arange(guessed.probabilities.shape[1], device=label.device)
+    return PseudoTarget((label.unsqueeze(-1) == classes).float(), is_sure)

@@ -27,10 +27,19 @@ def rank_and_world_size() -> tuple[int, int]:
     return dist.get_rank(), dist.get_world_size()
 
 
-def start_single_process_group() -> None:
-    """Start a process group of this process alone, as DeepSpeed wants one; not collective."""
+def start_single_process_group(device: torch.device) -> None:
+    """Start a process group of this process alone, as DeepSpeed wants one; not collective.
+
+    Args:
+        device: whose tensors it serves: gloo cannot gather those of a GPU, and waits for those it adds up.
+    """
     if not dist.is_initialized():
-        dist.init_process_group("gloo", store=HashStore(), rank=0, world_size=1)
+        dist.init_process_group(backend_of(device), store=HashStore(), rank=0, world_size=1)
+
+
+def backend_of(device: torch.device) -> str:
+    """Return the name of the library that connects the ranks' devices."""
+    return "nccl" if device.type == "cuda" else "gloo"
 
 
 def add_over_ranks(sums: Mapping[str, Tensor]) -> dict[str, Tensor]:

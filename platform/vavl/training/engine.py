@@ -7,7 +7,6 @@ parts sum to the global loss gives the gradient of the global loss.
 from __future__ import annotations
 
 import logging
-import math
 import os
 import sys
 from collections.abc import Iterator
@@ -20,7 +19,12 @@ from torch import Tensor, nn
 from vavl.data.batch import ClipBatch
 from vavl.models.draws import DrawKey
 from vavl.models.vavl import VavlOutput
-from vavl.training.collectives import average_over_ranks, rank_and_world_size, start_single_process_group
+from vavl.training.collectives import (
+    average_over_ranks,
+    backend_of,
+    rank_and_world_size,
+    start_single_process_group,
+)
 from vavl.training.deepspeed_config import deepspeed_config, is_plain
 from vavl.training.settings import TrainingSettings
 from vavl.training.shards import (
@@ -47,10 +51,11 @@ class Engine(Protocol):
     def backward(self, loss: Tensor) -> None:
         """Add the gradient of one micro-batch; once per micro-batch."""
 
-    def step(self, learning_rate: float) -> float:
+    def step(self, learning_rate: float) -> Tensor:
         """Clip, update the weights, clear the gradients; return the norm of the whole gradient.
 
-        A norm that is not finite means that nothing was updated.
+        A norm that is not finite means that nothing was updated. It is a scalar on the device, so that the
+        caller decides when to wait for it.
         """
 
     def full_weights(self) -> dict[str, Tensor]:
@@ -105,12 +110,12 @@ class TorchEngine:
         """Add the gradient of one micro-batch."""
         torch.autograd.backward(loss)
 
-    def step(self, learning_rate: float) -> float:
-        """Clip, update, clear; a gradient that is not finite is only cleared."""
+    def step(self, learning_rate: float) -> Tensor:
+        """Clip, update, clear, without waiting for the device; a gradient that is not finite is only cleared."""
         norm = _clip(self.network, self._clipping)
-        if math.isfinite(norm):
-            _set_learning_rate(self._optimizer, learning_rate)
-            self._optimizer.step()
+        _skip_unless_finite(self._optimizer, norm)
+        _set_learning_rate(self._optimizer, learning_rate)
+        self._optimizer.step()
         self._optimizer.zero_grad()
         return norm
 
@@ -142,7 +147,7 @@ class DeepSpeedEngine:
     def __init__(self, network: nn.Module, settings: TrainingSettings, rows_per_slot: int) -> None:
         deepspeed = _import_deepspeed(settings)
         self.device = _device(settings)
-        start_single_process_group()
+        start_single_process_group(self.device)
         self._rank, self._world_size = rank_and_world_size()
         self._micro_batches = settings.micro_batches
         self._backwards = 0
@@ -150,7 +155,7 @@ class DeepSpeedEngine:
         self._clipping = settings.optimizer.gradient_clipping
         # Ray Train sets it; a single process without a launcher is rank 0 of its machine.
         os.environ.setdefault("LOCAL_RANK", "0")
-        deepspeed.init_distributed(dist_backend="nccl" if self.device.type == "cuda" else "gloo")
+        deepspeed.init_distributed(dist_backend=backend_of(self.device))
         optimizer = make_optimizer(network, settings)
         with _no_dry_step(optimizer):
             self._engine, self._optimizer, _, _ = deepspeed.initialize(
@@ -186,20 +191,22 @@ class DeepSpeedEngine:
             # DeepSpeed counts micro-batches by calls of step; before the last one it updates nothing.
             self._engine.step()
 
-    def step(self, learning_rate: float) -> float:
+    def step(self, learning_rate: float) -> Tensor:
         """Clip, update, clear. Every rank must call.
 
-        DeepSpeed itself skips an update whose gradient is not finite, at every stage but plain 0.
+        DeepSpeed itself skips an update whose gradient is not finite, at every stage but plain 0; for that
+        it waits for the device.
         """
         norm = None
         if self._is_plain:
             norm = _clip(self.network, self._clipping)
-            if not math.isfinite(norm):
-                # Without gradients AdamW updates nothing, while DeepSpeed counts its micro-batches on.
-                self._optimizer.zero_grad(set_to_none=True)
+            _skip_unless_finite(self._optimizer, norm)
         _set_learning_rate(self._engine.optimizer, learning_rate)
         self._engine.step()
-        return float(self._engine.get_global_grad_norm()) if norm is None else norm
+        if norm is None:
+            found = self._engine.get_global_grad_norm()
+            norm = torch.as_tensor(found, dtype=torch.float64, device=self.device)
+        return norm
 
     def _average_gradients(self, grads: None = None, elements_per_buffer: int = 0) -> None:  # noqa: ARG002
         """Average the gradients over the ranks; takes the arguments of the method that it stands for."""
@@ -278,9 +285,17 @@ def _trainable(network: nn.Module) -> list[nn.Parameter]:
     return [parameter for parameter in network.parameters() if parameter.requires_grad]
 
 
-def _clip(network: nn.Module, limit: float) -> float:
-    """Clip the whole gradient to ``limit`` (0 = off) and return its norm before that."""
-    return float(nn.utils.clip_grad_norm_(_trainable(network), limit or float("inf")))
+def _clip(network: nn.Module, limit: float) -> Tensor:
+    """Clip the whole gradient to ``limit`` (0 = off) and return its norm before that, a scalar on the device."""
+    return nn.utils.clip_grad_norm_(_trainable(network), limit or float("inf"))
+
+
+def _skip_unless_finite(optimizer: torch.optim.Optimizer, norm: Tensor) -> None:
+    """Make the next step change neither weights nor state nor count of updates where ``norm`` is not finite.
+
+    The fused AdamW decides it on the device, by the attribute in which torch.amp.GradScaler leaves its verdict.
+    """
+    optimizer.found_inf = norm.isfinite().logical_not().float()  # type: ignore[attr-defined]
 
 
 def _set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:

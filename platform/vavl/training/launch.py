@@ -1,4 +1,4 @@
-"""Start the training workers: on Ray Train, or one in this process; with ray_controller the only files with ray.train."""
+"""Start the training workers: on Ray Train, or one in this process; ray.train is used here and in ray_controller."""
 
 from __future__ import annotations
 

@@ -118,7 +118,7 @@ def _take_step(
     done = train_step(run, step, moving, state.confidence, heard)
     if done.heard["unsaved"]:
         run.checkpoints.raise_failure()
-    clock.tick(int(done.moments["clips"].item()))
+    clock.tick(done.clips)
     if done.is_skipped:
         state, happened = skipped_step(run, state, step, done.parts)
         records.add(happened)
@@ -152,7 +152,7 @@ def _step_record(run: TrainingRun, step: int, done: StepResult) -> Record:
     metrics |= {f"train/gradient_norm/{name}": norm for name, norm in done.part_norms.items()}
     if done.confidence is not None:
         metrics["train/pseudo_label/sure"] = done.sure
-        metrics["train/pseudo_label/unlabelled"] = float(done.moments["guess/count"])
+        metrics["train/pseudo_label/unlabelled"] = done.unlabelled
     # The whole objective at a glance, at the steps where gradients of parts were measured.
     parts = {
         name: {"weighted": weighted[name], "gradient_norm": norm} for name, norm in done.part_norms.items()
@@ -165,17 +165,17 @@ def _step_record(run: TrainingRun, step: int, done: StepResult) -> Record:
 
 def _warn_of_one_class(run: TrainingRun, step: int, done: StepResult, records: _Records) -> None:
     """Say once when all labels of a batch are equal: HGR's label terms are 0 there, by definition."""
-    labels, is_class_task = done.moments["label"], isinstance(run.data.task, ClassTask)
+    is_class_task = isinstance(run.data.task, ClassTask)
     if records.is_warned or run.plan.objectives.hgr is None or not is_class_task:
         return
-    if int((labels > 0).sum()) != 1:
+    if sum(total > 0 for total in done.label) != 1:
         return
     records.is_warned = True
     _log.warning(
         "step %d: every labelled clip of the batch is %r, so HGR's label terms teach nothing; "
         "raise data.composition.batch_size or labelled_floor",
         step,
-        run.data.collection.manifest.classes[int(labels.argmax())],
+        run.data.collection.manifest.classes[done.label.index(max(done.label))],
     )
 
 

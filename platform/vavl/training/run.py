@@ -104,6 +104,7 @@ def prepare_run(plan: TrainingPlan) -> TrainingRun:
     slots = world_size * settings.micro_batches
     built = _build(plan, data, description, restored, rows_per_slot=-(-sampler.batch_size // slots))
     weak_view = plan.data.weak_view if plan.objectives.pseudo_label else None
+    pinned = built.engine.device.type == "cuda"
     run = TrainingRun(
         plan=plan,
         data=data,
@@ -117,7 +118,7 @@ def prepare_run(plan: TrainingPlan) -> TrainingRun:
             data.task, plan.objectives, plan.model, slots, labelled_conditions(data.partitioned)
         ),
         loader=StepLoader(
-            data.collection, sampler, data.normaliser, place, plan.data.augmentation, weak_view
+            data.collection, sampler, data.normaliser, place, plan.data.augmentation, weak_view, pinned
         ),
         checkpoints=checkpoints,
         restored=restored,

@@ -1,6 +1,7 @@
 """One optimizer step: guess, first pass for global moments, objectives, backward, step.
 
-Every rank runs the same graph and calls backward once per micro-batch, whatever clips it was dealt.
+Every rank runs the same graph and calls backward once per micro-batch, whatever clips it was dealt. With
+the torch engine the host waits for a GPU once, at the end, where all numbers are copied at once.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from itertools import islice
 
 import torch
 from torch import Tensor, nn
@@ -29,23 +31,27 @@ class StepResult:
 
     Attributes:
         parts: unweighted objectives of the global batch.
-        moments: of the global batch.
+        clips: of the global batch, fillers left out.
+        label: sum of the labels of the global batch, per output.
         learning_rate: used.
         gradient_norm: of the whole gradient before clipping.
         part_norms: norm of the gradient of every weighted part, where it was measured.
         confidence: after the step.
         sure: unlabelled clips whose pseudo-label counted.
+        unlabelled: those that could have one.
         is_skipped: True when nothing was updated, since the loss or the gradient was not finite.
         heard: by name, whether any rank heard it.
     """
 
     parts: dict[str, float]
-    moments: Moments
+    clips: int
+    label: tuple[float, ...]
     learning_rate: float
     gradient_norm: float
     part_norms: dict[str, float]
     confidence: ConfidenceState | None
     sure: float
+    unlabelled: float
     is_skipped: bool
     heard: Mapping[str, bool]
 
@@ -79,12 +85,7 @@ def train_step(
     """
     passes = [_Pass(batch, _guess(run, batch)) for batch in micro_batches]
     together = _first_pass(run, step, passes)
-    thresholds: tuple[float, ...] = ()
-    if confidence is not None and run.plan.objectives.pseudo_label is not None:
-        settings = run.plan.objectives.pseudo_label
-        confidence = confidence.after(moments_under("guess", together), settings.adaptive_momentum)
-        thresholds = confidence.thresholds(settings)
-    pseudo = [pseudo_target(one.guessed, thresholds) if one.guessed else None for one in passes]
+    running, pseudo = _pseudo_targets(run, passes, confidence, together)
     part_norms = _part_norms(run, step, micro_batches, pseudo, together)
     sums: dict[str, Tensor] = {}
     for one, labels in zip(passes, pseudo, strict=True):
@@ -92,18 +93,50 @@ def train_step(
         sums = add_moments(sums, parts) if sums else parts
     rate = learning_rate(step, run.total_steps, run.plan.training.optimizer)
     norm = run.engine.step(rate)
-    is_skipped = not math.isfinite(norm)
+    device = micro_batches[0].index.device
+    told = {
+        # torch.tensor would wait for its copy to the device.
+        f"heard/{name}": torch.full((), float(value), device=device)
+        for name, value in (heard or {}).items()
+    }
+    agreed = add_over_ranks(sums | told | {"sure": _sure(pseudo, device)})
+    counts = {name: value for name, value in together.items() if name in ("clips", "label", "guess/count")}
+    found = _on_host(
+        {"agreed": agreed, "norms": part_norms, "counts": counts, "whole": {"norm": norm}} | running
+    )
+    is_skipped = not math.isfinite(found["whole"]["norm"][0])
     if run.average is not None and not is_skipped:
         run.average.update(run.engine, step)
-    device = micro_batches[0].index.device
-    sums["sure"] = _sure(pseudo, device)
-    told = {
-        f"heard/{name}": torch.tensor(float(value), device=device) for name, value in (heard or {}).items()
+    return _result(found, rate, is_skipped=is_skipped)
+
+
+def _on_host(groups: Mapping[str, Mapping[str, Tensor]]) -> dict[str, dict[str, list[float]]]:
+    """Copy named tensors of any shape from the device in one go: here a step waits for its device, once."""
+    tensors = [tensor.detach().double().reshape(-1) for group in groups.values() for tensor in group.values()]
+    numbers = iter(torch.cat(tensors).tolist())
+    return {
+        name: {one: list(islice(numbers, tensor.numel())) for one, tensor in group.items()}
+        for name, group in groups.items()
     }
-    agreed = {name: float(value) for name, value in add_over_ranks(sums | told).items()}
+
+
+def _result(found: Mapping[str, Mapping[str, list[float]]], rate: float, *, is_skipped: bool) -> StepResult:
+    agreed, counts = {name: value for name, (value,) in found["agreed"].items()}, found["counts"]
+    heard = {name: agreed.pop(name) > 0 for name in list(agreed) if name.startswith("heard/")}
     sure = agreed.pop("sure")
-    found = {name: agreed.pop(f"heard/{name}") > 0 for name in heard or {}}
-    return StepResult(agreed, together, rate, norm, part_norms, confidence, sure, is_skipped, found)
+    return StepResult(
+        parts=agreed,
+        clips=int(counts["clips"][0]),
+        label=tuple(counts["label"]),
+        learning_rate=rate,
+        gradient_norm=found["whole"]["norm"][0],
+        part_norms={name: value for name, (value,) in found["norms"].items()},
+        confidence=ConfidenceState.of(found["confidence"]["values"]) if "confidence" in found else None,
+        sure=sure,
+        unlabelled=sum(counts.get("guess/count", [])),
+        is_skipped=is_skipped,
+        heard={name.removeprefix("heard/"): value for name, value in heard.items()},
+    )
 
 
 def forward_pass(run: TrainingRun, network: nn.Module | None, step: int, batch: ClipBatch) -> VavlOutput:
@@ -136,6 +169,20 @@ def _guess(run: TrainingRun, batch: ClipBatch) -> Guess | None:
             output = run.engine.forward(weak.batch)
             run.engine.network.train()
     return guess(output, weak, batch.clips, run.objective.labelled)
+
+
+def _pseudo_targets(
+    run: TrainingRun, passes: Sequence[_Pass], confidence: ConfidenceState | None, together: Moments
+) -> tuple[dict[str, dict[str, Tensor]], list[PseudoTarget | None]]:
+    """Return the confidence after this step, for ``_on_host``, and the pseudo-labels of the micro-batches."""
+    settings = run.plan.objectives.pseudo_label
+    if confidence is None or settings is None:
+        return {}, [None] * len(passes)
+    before = confidence.on(passes[0].batch.index.device)
+    running = before.after(moments_under("guess", together), settings.adaptive_momentum)
+    thresholds = running.thresholds(settings)
+    targets = [pseudo_target(one.guessed, thresholds) if one.guessed else None for one in passes]
+    return {"confidence": {"values": running.values}}, targets
 
 
 def _first_pass(run: TrainingRun, step: int, passes: Sequence[_Pass]) -> dict[str, Tensor]:
@@ -176,7 +223,7 @@ def _part_norms(
     micro_batches: Sequence[ClipBatch],
     pseudo: Sequence[PseudoTarget | None],
     together: Moments,
-) -> dict[str, float]:
+) -> dict[str, Tensor]:
     """Measure the norm of the gradient of every weighted part, every so many steps. Collective.
 
     On a whole copy of the network, so that no ZeRO stage sees more than one backward a step.
@@ -196,7 +243,7 @@ def _part_norms(
         found = {name: _flat_gradient(part, trained) for name, part in parts.items()}
         total = add_moments(total, found) if total else found
     # One after the other: a copy of the gradient per part is enough memory.
-    return {name: float(add_over_ranks({name: total[name]})[name].norm()) for name in sorted(total)}
+    return {name: add_over_ranks({name: total[name]})[name].norm() for name in sorted(total)}
 
 
 def _flat_gradient(loss: Tensor, parameters: Sequence[nn.Parameter]) -> Tensor:

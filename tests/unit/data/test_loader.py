@@ -12,6 +12,7 @@ import torch
 from pydantic import ValidationError
 
 from vavl.data.augmentation import AugmentationSettings, ViewSettings
+from vavl.data.batch import ClipBatch
 from vavl.data.collection import normalisers, open_collection
 from vavl.data.loader import RankPlace, StepLoader, evaluation_batches, read_ahead
 from vavl.data.manifest import TRAIN
@@ -212,6 +213,25 @@ def test_an_evaluation_of_no_clips_has_no_batches(collection, loader):
     assert (
         list(evaluation_batches(collection, np.zeros(0, np.int64), loader().normaliser, 8, RankPlace())) == []
     )
+
+
+@pytest.mark.parametrize("pinned", [False, True])
+def test_batches_are_pinned_where_a_gpu_reads_them_by_the_thread_that_loads(
+    loader, collection, monkeypatch, pinned
+):
+    threads = []
+
+    def pin(batch):
+        threads.append(threading.current_thread().name)
+        return replace(batch)
+
+    monkeypatch.setattr(ClipBatch, "pinned", pin)
+    changed = loader(micro_batches=2, pinned=pinned)
+    loaded = [batch for batches in changed.steps(0, 3) for batch in batches]
+    same(clips_of(loaded[:2]), clips_of(loader(micro_batches=2).load(0)))
+    evaluated = list(evaluation_batches(collection, np.arange(9), changed.normaliser, 4, RankPlace(), pinned))
+    assert len(threads) == (len(loaded) + len(evaluated) if pinned else 0)
+    assert all(name.startswith("read-ahead") for name in threads)
 
 
 def test_reading_ahead_keeps_the_order_and_stays_a_few_items_ahead():

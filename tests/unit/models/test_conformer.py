@@ -8,12 +8,9 @@ import torch
 from vavl.models.conformer import (
     ConformerBlock,
     ConformerBlocks,
-    DepthwiseConvolution,
     FeedForward,
     RelativeAttention,
     TimeConvolution,
-    rotary_angles,
-    rotate,
 )
 from vavl.models.draws import DrawKey, keys_of_rows
 
@@ -42,10 +39,9 @@ def test_a_block_keeps_the_shape(block, frames):
 @torch.no_grad()
 def test_a_block_is_half_feed_forward_attention_convolution_half_feed_forward_norm(block, frames):
     is_real = real(9, 4, 6)
-    x = frames + block.first_feed_forward(frames) / 2
-    x = x + block.attention(x, is_real)
-    x = x + block.convolution(x, is_real)
-    x = x + block.second_feed_forward(x) / 2
+    x = block.first_feed_forward(frames, weight=0.5)
+    x = block.convolution(block.attention(x, is_real), is_real)
+    x = block.second_feed_forward(x, weight=0.5)
     torch.testing.assert_close(block(frames, is_real)[is_real], block.norm(x)[is_real])
 
 
@@ -120,26 +116,6 @@ def test_every_source_of_dropout_is_off_in_evaluation_and_without_keys_and_on_in
         assert (dropped - plain).abs().max() > 0.01, part
 
 
-def test_products_of_rotated_vectors_depend_on_their_distance_only():
-    generator = torch.Generator().manual_seed(0)
-    query, key = torch.randn(2, 1, 1, 1, 8, generator=generator, dtype=torch.float64)
-    cosine, sine = (angle.double() for angle in rotary_angles(40, 8, torch.device("cpu")))
-
-    def product(at_query: int, at_key: int) -> float:
-        turned = rotate(query, cosine[at_query], sine[at_query])
-        return float((turned * rotate(key, cosine[at_key], sine[at_key])).sum())
-
-    assert product(3, 7) == pytest.approx(product(30, 34), abs=1e-5)
-    assert product(3, 7) != pytest.approx(product(3, 8), abs=1e-3)
-
-
-def test_a_rotation_keeps_lengths():
-    x = torch.randn(2, 3, 12, 8, generator=torch.Generator().manual_seed(0))
-    cosine, sine = rotary_angles(12, 8, x.device)
-    torch.testing.assert_close(rotate(x, cosine, sine).norm(dim=-1), x.norm(dim=-1))
-    assert torch.equal(rotate(x, cosine, sine)[:, :, 0], x[:, :, 0])
-
-
 def test_attention_does_not_change_when_the_clip_starts_later(tiny_settings, frames):
     torch.manual_seed(0)
     attention = RelativeAttention(tiny_settings()).eval()
@@ -156,22 +132,6 @@ def test_attention_knows_the_order_of_frames(tiny_settings, frames):
     is_real = real(9, 9, 9)
     back = attention(frames.flip(1), is_real).flip(1)
     assert (attention(frames, is_real) - back).abs().max() > 1e-3
-
-
-def test_a_single_frame_is_convolved_as_by_the_general_way():
-    """In value and in the gradient of the kernel, the bias and the input."""
-    torch.manual_seed(0)
-    quick = DepthwiseConvolution(6, 5)
-    image = torch.randn(4, 6, 1, 1, requires_grad=True)
-    results = []
-    for convolve in (quick, lambda given: torch.nn.Conv2d.forward(quick, given)):
-        quick.zero_grad()
-        image.grad = None
-        out = convolve(image)
-        out.square().sum().backward()
-        results.append([out.detach(), image.grad.clone(), *(p.grad.clone() for p in quick.parameters())])
-    for found, expected in zip(*results, strict=True):
-        torch.testing.assert_close(found, expected)
 
 
 class TestActivationCheckpointing:
@@ -210,7 +170,7 @@ class TestActivationCheckpointing:
             with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
                 self.run(tiny_settings, given, checkpointing)
             saved.append(sum(kept.values()) + self.BLOCKS * frames.nbytes * checkpointing)
-        assert saved[1] < saved[0] / 5
+        assert saved[1] < saved[0] / 2
 
     def test_without_gradient_every_block_runs_once(self, tiny_settings, frames):
         calls = []

@@ -107,7 +107,7 @@ def test_it_is_the_product_with_the_plain_comparison_of_bytes_to_the_last_bit(pr
     scale = 256 / (256 - round(256 * probability))
     outputs = (
         dropout(found.requires_grad_(), rows),
-        plain.requires_grad_() * is_kept.to(dtype).mul_(scale),
+        plain.requires_grad_() * is_kept.to(dtype) * scale,
     )
     for output in outputs:
         output.backward(above)

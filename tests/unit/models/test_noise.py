@@ -5,10 +5,18 @@ from __future__ import annotations
 import pytest
 import torch
 
+from vavl.models import noise as noise_module
 from vavl.models.draws import DrawKey
 from vavl.models.noise import layer_noise
 
 KEY, WIDTHS = DrawKey(seed=3, step=5), (6, 16, 16)
+
+
+@pytest.fixture(params=["generators", "counter"], autouse=True)
+def _way(request, monkeypatch):
+    """Draw as on a CPU, then as on a GPU."""
+    if request.param == "counter":
+        monkeypatch.setattr(noise_module, "_by_generators", noise_module._by_counter)
 
 
 @pytest.fixture

@@ -45,7 +45,7 @@ def parts_of(network, micro_batches, task):
     outputs = [network(batch, KEY) for batch in micro_batches]
     sums = [made.moments(*one) for one in zip(outputs, micro_batches, guesses, strict=True)]
     together = {name: value.detach() for name, value in reduce(add_moments, sums).items()}
-    pseudo = [one and pseudo_target(one, (1e-6,) * 3) for one in guesses]
+    pseudo = [one and pseudo_target(one, torch.full((3,), 1e-6)) for one in guesses]
     return made, [
         made.parts(output, batch, local, together, labels)
         for output, batch, local, labels in zip(outputs, micro_batches, sums, pseudo, strict=True)

@@ -15,6 +15,7 @@ from vavl.objectives.total import Objective
 
 TASK = ClassTask(classes=("calm", "glad", "mad"))
 START = ConfidenceState.at_start(3)
+CPU = torch.device("cpu")
 
 
 def sure_of(label: int, by: float):
@@ -59,23 +60,25 @@ def test_heads_without_labels_neither_guess_nor_learn(tiny_network, batches):
     settings = ObjectiveSettings(pseudo_label=PseudoLabelSettings())
     objective = Objective(TASK, settings, (1.0,), 1, ("audio",))
     local = objective.moments(output, weak, found)
-    parts = objective.parts(output, weak, local, local, pseudo_target(found, (0.1, 0.1, 0.1)))
+    parts = objective.parts(output, weak, local, local, pseudo_target(found, torch.tensor([0.1, 0.1, 0.1])))
     assert [name for name in parts if name.startswith("pseudo_label")] == ["pseudo_label/audio"]
 
 
 def test_only_sure_labels_count(guessed):
     _, found = guessed
-    targets = pseudo_target(found, (0.9, 0.9, 0.9))
+    targets = pseudo_target(found, torch.tensor([0.9, 0.9, 0.9]))
     assert targets.is_sure.tolist() == [0, 1, 1, 0, 0, 1]
     assert targets.target[5].tolist() == [0, 0, 1]
-    assert pseudo_target(found, (0.9, 0.999, 0.9)).is_sure.tolist() == [0, 0, 0, 0, 0, 1]
+    assert pseudo_target(found, torch.tensor([0.9, 0.999, 0.9])).is_sure.tolist() == [0, 0, 0, 0, 0, 1]
 
 
 def test_without_an_unlabelled_clip_nothing_counts(tiny_network, batches):
     batch, weak = batches.of(batches.clips("av a v")), batches.of([], fillers=1)
     found = guess(tiny_network()(weak), WeakView(weak, torch.tensor([0])), batch.clips)
     assert not found.is_unlabelled.any()
-    assert not pseudo_target(found, START.thresholds(PseudoLabelSettings(adaptive=True))).is_sure.any()
+    assert not pseudo_target(
+        found, START.on(CPU).thresholds(PseudoLabelSettings(adaptive=True))
+    ).is_sure.any()
     assert guess_moments(found)["count"] == 0
 
 
@@ -85,7 +88,7 @@ def test_the_loss_is_a_mean_over_all_unlabelled_clips(guessed, tiny_network):
     objective, network = Objective(TASK, settings, (1.0,), 1), tiny_network()
     output = network(batch)
     local = objective.moments(output, batch, found)
-    targets = pseudo_target(found, (0.9, 0.9, 0.9))
+    targets = pseudo_target(found, torch.tensor([0.9, 0.9, 0.9]))
     parts = objective.parts(output, batch, local, local, targets)
     # Audio: clips 0, 1, 2, 4, 5; of the four unlabelled ones 1, 2 and 5 are sure.
     losses = -torch.log_softmax(output.audio.logits, -1)
@@ -107,24 +110,26 @@ def test_labelled_clips_are_no_candidates_even_if_the_weak_view_shows_them_to_a_
 
 
 def test_adaptive_thresholds_follow_confidence_and_spare_rare_classes():
-    settings = PseudoLabelSettings(adaptive=True)
-    assert START.thresholds(settings) == pytest.approx((1 / 3, 1 / 3, 1 / 3))
+    settings, start = PseudoLabelSettings(adaptive=True), START.on(CPU)
+    assert start.thresholds(settings).tolist() == pytest.approx([1 / 3, 1 / 3, 1 / 3])
     moments = {
-        "count": torch.tensor(10.0),
-        "confidence": torch.tensor(9.0),
-        "by_class": torch.tensor([6.0, 3.0, 1.0]),
+        name: torch.tensor(value, dtype=torch.float64)
+        for name, value in {"count": 10.0, "confidence": 9.0, "by_class": [6.0, 3.0, 1.0]}.items()
     }
-    after = START.after(moments, 0.5)
+    running = start.after(moments, 0.5)
+    after = ConfidenceState.of(running.values.tolist())
     assert after.confidence == pytest.approx(0.5 / 3 + 0.45)
-    high, middle, low = after.thresholds(settings)
+    high, middle, low = running.thresholds(settings).tolist()
     assert high == pytest.approx(after.confidence)
     assert high > middle > low
-    assert START.after({**moments, "count": torch.tensor(0.0)}, 0.5) == START
+    nothing = start.after({name: torch.zeros_like(value) for name, value in moments.items()}, 0.5)
+    assert ConfidenceState.of(nothing.values.tolist()) == START
 
 
 def test_fixed_thresholds_ignore_the_state():
-    state = ConfidenceState(confidence=0.4, by_class=(0.7, 0.2, 0.1))
-    assert state.thresholds(PseudoLabelSettings(threshold=0.8)) == (0.8, 0.8, 0.8)
+    state = ConfidenceState(confidence=0.4, by_class=(0.7, 0.2, 0.1)).on(CPU)
+    expected = torch.tensor([0.8, 0.8, 0.8])
+    assert torch.equal(state.thresholds(PseudoLabelSettings(threshold=0.8)), expected)
 
 
 def test_the_training_view_may_lack_a_side_that_the_weak_view_has(guessed, tiny_network):
@@ -141,5 +146,7 @@ def test_the_training_view_may_lack_a_side_that_the_weak_view_has(guessed, tiny_
     local = objective.moments(output, dropped, found)
     assert local["audio_video/guessed"] == 1
     assert local["audio/guessed"] == 4
-    parts = objective.parts(output, dropped, local, local, pseudo_target(found, (0.9, 0.9, 0.9)))
+    parts = objective.parts(
+        output, dropped, local, local, pseudo_target(found, torch.tensor([0.9, 0.9, 0.9]))
+    )
     assert parts["pseudo_label/audio"] > 0

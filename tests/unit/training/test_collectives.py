@@ -11,6 +11,7 @@ import torch
 from vavl.training.collectives import (
     add_array_over_ranks,
     add_over_ranks,
+    backend_of,
     from_rank_zero,
     rank_and_world_size,
 )
@@ -79,3 +80,7 @@ def test_two_processes_agree(tmp_path):
     for process in started:
         out, err = process.communicate(timeout=120)
         assert out == "agreed\n", err
+
+
+def test_the_ranks_of_gpus_are_connected_by_nccl():
+    assert [backend_of(torch.device(name)) for name in ("cpu", "cuda", "cuda:1")] == ["gloo", "nccl", "nccl"]

@@ -51,7 +51,7 @@ def test_gradients_of_micro_batches_add_up_and_are_cleared_by_the_step():
     for _ in range(3):
         engine.backward((network.weight * torch.tensor([1.0, 2.0, 2.0])).sum())
     assert network.weight.grad.tolist() == [[3, 6, 6]]
-    assert engine.step(learning_rate=1e-3) == pytest.approx(9.0)
+    assert float(engine.step(learning_rate=1e-3)) == pytest.approx(9.0)
     assert network.weight.grad is None
     assert (network.weight < 1).all()
 
@@ -64,6 +64,55 @@ def test_the_learning_rate_of_the_step_counts():
     engine.backward(network.weight.sum())
     engine.step(learning_rate=0.0)
     torch.testing.assert_close(network.weight.detach(), torch.full((1, 3), 0.75), atol=1e-5, rtol=0)
+
+
+GRADIENTS = [
+    [3.0, -1.0, 2.0],
+    [0.1, 0.2, 0.3],
+    [float("nan"), 1.0, 1.0],
+    [-2.0, 0.5, 9.0],
+    [float("inf")] * 3,
+]
+
+
+def states(optimizer):
+    return [
+        value for state in optimizer.state.values() for name, value in sorted(state.items()) if name != "step"
+    ]
+
+
+def test_updates_are_those_of_a_loop_that_looks_at_the_norm_first_to_the_last_bit():
+    """The decision to skip is left to the fused kernel; its count of updates must not notice it either."""
+    engine, network = quadratic_engine(limit=1.0)
+    _, plain = quadratic_engine(limit=1.0)
+    optimizer, updates = make_optimizer(plain, settings(optimizer={"weight_decay": 0})), 0
+    for gradient in GRADIENTS * 3:
+        engine.backward((network.weight * torch.tensor(gradient)).sum())
+        norm = engine.step(learning_rate=0.01)
+        plain.weight.grad = torch.tensor([gradient])
+        expected = torch.nn.utils.clip_grad_norm_(plain.parameters(), 1.0)
+        assert torch.equal(norm, expected) or not expected.isfinite()
+        assert norm.isfinite() == expected.isfinite()
+        if expected.isfinite():
+            optimizer.param_groups[0]["lr"] = 0.01
+            optimizer.step()
+            updates += 1
+        assert torch.equal(network.weight, plain.weight)
+        assert network.weight.grad is None
+        assert engine.optimizer_steps == updates
+    assert updates == 9
+    assert all(map(torch.equal, states(engine._optimizer), states(optimizer)))
+
+
+def test_a_first_gradient_that_is_not_finite_leaves_a_new_optimizer_as_it_was():
+    engine, network = quadratic_engine(limit=0)
+    engine.backward((network.weight * float("nan")).sum())
+    assert engine.step(learning_rate=0.1).isnan()
+    assert network.weight.tolist() == [[1, 1, 1]]
+    assert engine.optimizer_steps == 0
+    assert not any(
+        value.any() for piece in engine.pieces() for kind, value in piece.values.items() if kind != "weight"
+    )
 
 
 @pytest.fixture
@@ -190,10 +239,10 @@ def test_a_gradient_that_is_not_finite_updates_nothing_and_the_next_one_does(pre
     clips = torch.ones(1, 3, dtype=network.weight.dtype)
     before = engine.full_weights()
     engine.backward(engine.network(clips * value).sum())
-    assert not np.isfinite(engine.step(learning_rate=0.1))
+    assert not np.isfinite(float(engine.step(learning_rate=0.1)))
     for name, weight in engine.full_weights().items():
         torch.testing.assert_close(weight, before[name], rtol=0, atol=0)
     engine.backward(engine.network(clips).sum())
-    assert engine.step(learning_rate=0.1) == pytest.approx(8**0.5, rel=0.01)
+    assert float(engine.step(learning_rate=0.1)) == pytest.approx(8**0.5, rel=0.01)
     assert engine.optimizer_steps == 1
     assert not torch.equal(engine.full_weights()["weight"], before["weight"])

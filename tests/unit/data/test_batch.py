@@ -1,0 +1,86 @@
+"""Batches on their way to a device."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+
+import pytest
+import torch
+
+from vavl.data.batch import ModalityBatch, WeakView
+
+
+@pytest.fixture
+def batch(batches):
+    """Return a batch with a weak view of one of its clips."""
+    whole = batches.of(batches.clips("av av? a v"), fillers=1)
+    return replace(whole, weak=WeakView(batches.of(batches.clips("av?")), torch.tensor([1])))
+
+
+def tensors_of(part, path: str = "") -> dict[str, torch.Tensor]:
+    """Every tensor of a batch and of the batches within it, by its place."""
+    found = {}
+    for field in fields(part):
+        value = getattr(part, field.name)
+        if isinstance(value, torch.Tensor):
+            found[path + field.name] = value
+        elif value is not None:
+            found |= tensors_of(value, f"{path}{field.name}.")
+    return found
+
+
+@pytest.fixture
+def pinning(monkeypatch):
+    """Stand in for the driver, which a machine without a GPU has not; lists what it was asked to pin."""
+    asked = []
+
+    def pin(tensor):
+        asked.append(tensor)
+        return tensor.clone()
+
+    monkeypatch.setattr(torch.Tensor, "pin_memory", pin)
+    return asked
+
+
+def test_every_tensor_is_moved(batch):
+    before, after = tensors_of(batch), tensors_of(batch.to(torch.device("meta")))
+    assert {"audio.values", "video.is_real", "place", "weak.batch.audio.values", "weak.clip"} <= before.keys()
+    assert {name: tensor.shape for name, tensor in after.items()} == {
+        name: tensor.shape for name, tensor in before.items()
+    }
+    assert {tensor.device.type for tensor in after.values()} == {"meta"}
+
+
+def test_on_a_cpu_nothing_is_copied(batch):
+    before, after = tensors_of(batch), tensors_of(batch.to(torch.device("cpu")))
+    assert all(after[name] is tensor for name, tensor in before.items())
+
+
+def test_every_tensor_is_pinned_and_keeps_its_values(batch, pinning):
+    before, after = tensors_of(batch), tensors_of(batch.pinned())
+    assert len(pinning) == len(before) > 20
+    for name, tensor in before.items():
+        assert torch.equal(after[name], tensor), name
+        assert after[name] is not tensor
+
+
+def test_a_batch_without_a_weak_view_stays_without(batches, pinning):
+    pinned = batches.of(batches.clips("av a")).pinned()
+    assert pinned.weak is None
+    assert isinstance(pinned.audio, ModalityBatch)
+
+
+@pytest.mark.gpu
+def test_pinned_memory_is_copied_without_waiting(batch):
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    pinned = batch.pinned()
+    assert all(tensor.is_pinned() for tensor in tensors_of(pinned).values())
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        moved = pinned.to(torch.device("cuda"))
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert all(
+        torch.equal(tensor.cpu(), tensors_of(batch)[name]) for name, tensor in tensors_of(moved).items()
+    )

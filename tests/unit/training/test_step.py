@@ -1,0 +1,143 @@
+"""One optimizer step: what the host reads of the device, and when."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import nullcontext
+from itertools import count
+
+import pytest
+import torch
+from host_reads import HostReads, synchronisations
+
+from vavl.training import step as step_module
+from vavl.training.run import prepare_run
+from vavl.training.step import train_step
+
+HEARD = {"stop": False, "report": True}
+HGR = {"objectives": {"hgr": {"weight": 1.0}}}
+STEPS = {
+    "plain": {},
+    "clipping off": {"training": {"optimizer": {"gradient_clipping": 0}}},
+    "hgr in two micro-batches": {**HGR, "training": {"micro_batches": 2}},
+    "average": {"training": {"average_decay": 0.9}},
+    "no gradients of parts": {**HGR, "training": {"gradient_norms_every_steps": None}},
+    "pseudo-labels": {"objectives": {"pseudo_label": {"adaptive": True}}},
+    "pseudo-labels of the average": {
+        "objectives": {"pseudo_label": {"teacher": "average"}},
+        "training": {"average_decay": 0.9},
+    },
+    "bf16": {"training": {"precision": "bf16"}},
+}
+
+
+@pytest.fixture
+def make_run(plan):
+    """Return a function that prepares a run with dropout; sections as for ``plan``."""
+
+    def make(**sections):
+        run = prepare_run(plan(**{**sections, "model": {**plan().model.model_dump(), "dropout": 0.2}}))
+        run.engine.network.train()
+        return run
+
+    return make
+
+
+@pytest.mark.parametrize("name", sorted(STEPS))
+def test_the_host_reads_the_device_once_and_after_the_update(make_run, name):
+    run, until_update = make_run(**STEPS[name]), []
+    update = run.engine.step
+
+    def remember(rate):
+        norm = update(rate)
+        until_update.extend(reads.found)
+        return norm
+
+    run.engine.step = remember
+    micro_batches = run.loader.load(0)
+    with HostReads() as reads:
+        done = train_step(run, 0, micro_batches, run.start.confidence, HEARD)
+    assert until_update == []
+    (read,) = reads.found
+    assert read.startswith("tolist at step.py:")
+    assert done.heard == HEARD
+    assert bool(done.part_norms) == (name != "no gradients of parts")
+
+
+@pytest.mark.parametrize("name", sorted(STEPS))
+def test_the_step_runs_on_a_device_that_nobody_can_read(make_run, name, monkeypatch):
+    """On torch's meta device every read raises, as does whatever mixes its tensors with the host's."""
+    run, meta = make_run(**STEPS[name]), torch.device("meta")
+    _move_to_meta(run, monkeypatch)
+    seen = {}
+
+    def stand_in(groups):
+        seen.update(
+            {f"{group}/{name}": one for group, named in groups.items() for name, one in named.items()}
+        )
+        return {
+            group: {name: [1.0] * one.numel() for name, one in named.items()}
+            for group, named in groups.items()
+        }
+
+    monkeypatch.setattr(step_module, "_on_host", stand_in)
+    moved = [batch.to(meta) for batch in run.loader.load(0)]
+    done = train_step(run, 0, moved, run.start.confidence, HEARD)
+    assert {one.device for one in seen.values()} == {meta}
+    assert {"whole/norm", "counts/clips", "agreed/heard/stop", "agreed/supervised/audio"} <= seen.keys()
+    assert done.gradient_norm == 1.0
+
+
+def _move_to_meta(run, monkeypatch):
+    for network in (run.engine.network, run.copy, run.average and run.average.network):
+        if network is not None:
+            network.to("meta")
+    optimizer = run.engine._optimizer
+    optimizer.param_groups[0]["params"] = [
+        one for one in run.engine.network.parameters() if one.requires_grad
+    ]
+    # torch knows no autocast for it, and refuses its fused kernels although it has them.
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())
+    monkeypatch.setattr(
+        sys.modules["torch.optim.adam"], "_device_dtype_check_for_fused", lambda *_, **__: None
+    )
+
+
+def test_numbers_come_back_under_their_names_to_the_last_bit():
+    third = torch.tensor(1 / 3)
+    found = step_module._on_host({
+        "scalars": {"a": third, "b": torch.tensor(0.1, dtype=torch.float64)},
+        "none": {},
+        "vectors": {"c": torch.tensor([1, 2, 3])},
+    })  # fmt: skip
+    assert found == {
+        "scalars": {"a": [float(third)], "b": [0.1]}, "none": {}, "vectors": {"c": [1.0, 2.0, 3.0]},
+    }  # fmt: skip
+
+
+def test_reads_are_seen_wherever_they_hide():
+    values = torch.arange(4.0)
+    with HostReads() as reads:
+        values.sum().item(), float(values[0]), bool(values[1] > 0), values.tolist(), values.numpy()
+        torch.tensor([1.0])
+        values[values > 1]
+        torch.full((), 1.0) + torch.where(values > 0, values, 0.0).sum()
+    what = [one.partition(" ")[0] for one in reads.found]
+    assert what == ["item", "item", "item", "tolist", "numpy", "tensor", "mask"]
+    assert all(" at test_step.py:" in one for one in reads.found)
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_the_host_waits_once_in_a_step(make_run):
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    run, steps = make_run(training={"gpus_per_worker": 1}), count()
+
+    def take():
+        step = next(steps)
+        moving = [batch.to(run.engine.device) for batch in run.loader.load(step)]
+        train_step(run, step, moving, None, HEARD)
+
+    take()  # the first one makes the optimizer's state
+    (wait,) = synchronisations(take, run.engine.device)
+    assert wait.startswith("wait at step.py:")
