@@ -239,10 +239,10 @@ def test_a_gradient_that_is_not_finite_updates_nothing_and_the_next_one_does(pre
     clips = torch.ones(1, 3, dtype=network.weight.dtype)
     before = engine.full_weights()
     engine.backward(engine.network(clips * value).sum())
-    assert not np.isfinite(engine.step(learning_rate=0.1))
+    assert not np.isfinite(float(engine.step(learning_rate=0.1)))
     for name, weight in engine.full_weights().items():
         torch.testing.assert_close(weight, before[name], rtol=0, atol=0)
     engine.backward(engine.network(clips).sum())
-    assert engine.step(learning_rate=0.1) == pytest.approx(8**0.5, rel=0.01)
+    assert float(engine.step(learning_rate=0.1)) == pytest.approx(8**0.5, rel=0.01)
     assert engine.optimizer_steps == 1
     assert not torch.equal(engine.full_weights()["weight"], before["weight"])
