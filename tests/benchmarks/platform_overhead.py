@@ -1,6 +1,6 @@
 """What the platform costs: the same steps bare, in its loop, and with Ray + DeepSpeed; and how soon they begin.
 
-    python tests/benchmarks/platform_overhead.py [--size paper] [--steps 8] [--precision fp32] [--out FILE.json]
+    python tests/benchmarks/platform_overhead.py [--size paper] [--steps 8] [--precision bf16] [--out FILE.json]
 
 The same clips are trained with one thread per worker, in turn:
 
@@ -92,8 +92,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--size", choices=list(SIZES), default="paper")
     parser.add_argument("--steps", type=int, default=8, help="of every turn, with two to warm up")
-    parser.add_argument("--clips", type=int, default=16, help="of a worker's step")
-    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
+    parser.add_argument("--clips", type=int, default=32, help="of a worker's step; the paper's batch")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="bf16")
     parser.add_argument("--without-ray", action="store_true", help="bare and loop alone")
     words = read_arguments(__doc__, "platform", argv, parser)
     torch.set_num_threads(1)
