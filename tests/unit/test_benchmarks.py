@@ -101,6 +101,7 @@ def test_without_a_gpu_the_one_for_it_says_so(tmp_path, capsys, monkeypatch):
     [
         ({"gpu.py": 2}, 0, "failed: none, left out: gpu.py (no GPU)"),
         ({"gpu.py": 2, "step.py": 1}, 1, "failed: step.py, left out: gpu.py (no GPU)"),
+        ({"step.py": 2}, 1, "failed: step.py, left out: none"),
         ({}, 0, "failed: none, left out: none"),
     ],
 )

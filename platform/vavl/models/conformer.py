@@ -25,7 +25,10 @@ _FeedForwardLayers = tuple[nn.LayerNorm, nn.Linear, nn.SiLU, Dropout, nn.Linear,
 
 
 class FeedForward(nn.Sequential):
-    """LayerNorm, expansion, Swish and projection back."""
+    """LayerNorm, expansion, Swish and projection back.
+
+    The layers give names to the weights; ``forward`` reads them and calls none, so a change of Swish belongs there.
+    """
 
     def __init__(self, settings: NetworkSettings) -> None:
         hidden = settings.width * settings.feed_forward_expansion
