@@ -13,6 +13,7 @@ import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.distributed import HashStore  # type: ignore[attr-defined]  # documented, not in __all__
 
 GPU_BACKEND = "cpu:gloo,cuda:nccl"
 """Backend of a run on GPUs. A group of "nccl" alone refuses tensors of the CPU."""
@@ -33,7 +34,7 @@ def start_single_process_group(device: torch.device) -> None:
         device: whose tensors it serves.
     """
     if not dist.is_initialized():
-        dist.init_process_group(backend_of(device), store=dist.HashStore(), rank=0, world_size=1)
+        dist.init_process_group(backend_of(device), store=HashStore(), rank=0, world_size=1)
 
 
 def backend_of(device: torch.device) -> str:
@@ -69,9 +70,9 @@ def add_array_over_ranks(values: NDArray[np.float64], device: torch.device) -> N
 def gather_shards(shard: Tensor) -> Tensor:
     """Return the flat shards of all ranks, one after the other. Every rank must call, with equal sizes."""
     world_size = rank_and_world_size()[1]
-    whole = shard.new_empty(world_size * shard.numel())
-    dist.all_gather_into_tensor(whole, shard.contiguous())
-    return whole
+    parts = [torch.empty_like(shard) for _ in range(world_size)]
+    dist.all_gather(parts, shard.contiguous())
+    return torch.cat(parts)
 
 
 def from_rank_zero(text: str) -> str:

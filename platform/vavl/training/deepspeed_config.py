@@ -74,7 +74,7 @@ def _zero(settings: TrainingSettings, parameters: int) -> dict[str, Any]:
         "reduce_bucket_size": bucket,
         "allgather_bucket_size": bucket,
     }
-    if settings.zero_stage == 3:  # noqa: PLR2004
+    if settings.zero_stage == 3:
         content["stage3_prefetch_bucket_size"] = bucket
     # Pinned memory serves copies to a GPU; a CPU run has none to make.
     offload = {"device": "cpu", "pin_memory": settings.gpus_per_worker > 0}
@@ -89,6 +89,8 @@ def _merged(generated: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, 
     merged = dict(generated)
     for key, value in over.items():
         below = merged.get(key)
-        both = isinstance(value, Mapping) and isinstance(below, Mapping)
-        merged[key] = _merged(below, value) if both else copy.deepcopy(value)
+        if isinstance(value, Mapping) and isinstance(below, Mapping):
+            merged[key] = _merged(below, value)
+        else:
+            merged[key] = copy.deepcopy(value)
     return merged

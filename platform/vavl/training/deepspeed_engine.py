@@ -151,13 +151,13 @@ class DeepSpeedEngine:
         self.step(0.0)
         set_steps(self._torch_optimizer, 0)
 
-    def snapshot(self, kept: Callable[[str], bool]) -> dict[str, Tensor]:
+    def snapshot(self, kept: Callable[[str], bool], *, moments: bool = True) -> dict[str, Tensor]:
         """Copy this rank's share; ZeRO 1 to 3 gather one parameter after the other."""
         if self._is_plain:
-            return unsharded_snapshot(self.network, self._torch_optimizer, kept)
+            return unsharded_snapshot(self.network, self._torch_optimizer, kept, moments=moments)
         copied = {}
         for name, one in trained(self.network).items():
-            for kind in KINDS:
+            for kind in KINDS if moments else (WEIGHT,):
                 value = self._whole(one, kind)  # collective, so for every parameter
                 if kept(name):
                     copied[f"{kind}/{name}"] = on_cpu(value).view(self._shapes[name])
@@ -179,6 +179,15 @@ class DeepSpeedEngine:
         # Every rank holds an equal run, the last one is padded.
         return gather_shards(held)[: shape.numel()].view(shape)
 
+    def shard_of(self, whole: Tensor) -> Tensor:
+        """Return all of it, or the run of elements that ZeRO-3 gives this rank."""
+        if not self.is_sharded:
+            return whole
+        rank, ranks = rank_and_world_size()
+        length = -(-whole.numel() // ranks)
+        mine = whole.flatten()[rank * length : (rank + 1) * length]
+        return nn.functional.pad(mine, (0, length - mine.numel()))
+
     @property
     def optimizer_steps(self) -> int:
         """Updates done."""
@@ -189,23 +198,29 @@ class DeepSpeedEngine:
         if self._is_plain:
             load_unsharded(self.network, self._torch_optimizer, source)
             return
-        from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
-
+        set_weight, set_state = self._setters()
         for name, one in trained(self.network).items():
             for kind in KINDS:
-                value = source.whole(name, kind)
-                if kind == WEIGHT:
-                    safe_set_full_fp32_param(one, value)
-                else:
-                    safe_set_full_optimizer_state(one, value, kind)
+                value = self.shard_of(source.whole(name, kind))
+                set_weight(one, value) if kind == WEIGHT else set_state(one, value, kind)
         set_steps(self._torch_optimizer, source.optimizer_steps)
+
+    def _setters(self) -> tuple[Callable[..., None], Callable[..., None]]:
+        from deepspeed import utils
+
+        if self.is_sharded:
+            # The setters of whole values fail where a parameter is not a multiple of the ranks (0.19.8).
+            return utils.safe_set_local_fp32_param, utils.safe_set_local_optimizer_state
+        return utils.safe_set_full_fp32_param, utils.safe_set_full_optimizer_state
 
     def _whole(self, parameter: nn.Parameter, kind: str) -> Tensor:
         from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
 
         if kind == WEIGHT:
-            return safe_get_full_fp32_param(parameter)
-        return safe_get_full_optimizer_state(parameter, kind)
+            whole: Tensor = safe_get_full_fp32_param(parameter)
+        else:
+            whole = safe_get_full_optimizer_state(parameter, kind)
+        return whole
 
 
 def _import_deepspeed(device: torch.device) -> Any:

@@ -88,7 +88,9 @@ def check_passthrough(content: Mapping[str, Any], stage: int, precision: str) ->
         if not is_enabled(content, name):
             continue
         if stage == 0:
-            raise ValueError(f"deepspeed.{name} needs zero_stage 1, 2 or 3: stage 0 hides its float32 weights")
+            raise ValueError(
+                f"deepspeed.{name} needs zero_stage 1, 2 or 3: stage 0 hides its float32 weights"
+            )
         if precision != "fp32" or is_enabled(content, "torch_autocast"):
             raise ValueError(f"deepspeed.{name} is a precision of its own: set precision: fp32 with it")
 

@@ -67,11 +67,12 @@ class Engine(Protocol):
             passes: runs a forward pass in this engine and returns a loss of 0 that depends on every parameter.
         """
 
-    def snapshot(self, kept: Callable[[str], bool]) -> dict[str, Tensor]:
+    def snapshot(self, kept: Callable[[str], bool], *, moments: bool = True) -> dict[str, Tensor]:
         """Copy trained weights and optimizer state to the CPU, float32. Every rank must call.
 
         Args:
             kept: tells whether this rank keeps a parameter.
+            moments: with the optimizer state.
 
         Returns:
             Tensors in their whole shape by ``<kind>/<parameter>``.
@@ -82,6 +83,9 @@ class Engine(Protocol):
 
     def whole_weight(self, name: str, held: Tensor) -> Tensor:
         """Return a whole parameter from what the ranks hold of it. Every rank must call."""
+
+    def shard_of(self, whole: Tensor) -> Tensor:
+        """Return what this rank holds of a whole parameter: all of it, or a flat shard, padded at the end."""
 
     @property
     def is_sharded(self) -> bool:
@@ -187,12 +191,12 @@ class TorchEngine:
         self._optimizer.zero_grad()
         return norm
 
-    def prepare(self, passes: Callable[[], Tensor]) -> None:  # noqa: ARG002  nothing is needed
+    def prepare(self, passes: Callable[[], Tensor]) -> None:
         """Need no discarded step."""
 
-    def snapshot(self, kept: Callable[[str], bool]) -> dict[str, Tensor]:
+    def snapshot(self, kept: Callable[[str], bool], *, moments: bool = True) -> dict[str, Tensor]:
         """Copy this rank's share; every rank holds everything."""
-        return unsharded_snapshot(self.network, self._optimizer, kept)
+        return unsharded_snapshot(self.network, self._optimizer, kept, moments=moments)
 
     def held_weights(self) -> dict[str, Tensor]:
         """Return the weights themselves."""
@@ -201,6 +205,10 @@ class TorchEngine:
     def whole_weight(self, name: str, held: Tensor) -> Tensor:  # noqa: ARG002  whole already
         """Return ``held``."""
         return held
+
+    def shard_of(self, whole: Tensor) -> Tensor:
+        """Return ``whole``."""
+        return whole
 
     @property
     def optimizer_steps(self) -> int:
@@ -260,7 +268,11 @@ def set_steps(optimizer: torch.optim.Optimizer, steps: int) -> None:
 
 
 def unsharded_snapshot(
-    network: nn.Module, optimizer: torch.optim.Optimizer, kept: Callable[[str], bool]
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    kept: Callable[[str], bool],
+    *,
+    moments: bool,
 ) -> dict[str, Tensor]:
     """Copy what ``kept`` names of whole weights and torch's optimizer state; see ``Engine.snapshot``."""
     return {
@@ -268,6 +280,7 @@ def unsharded_snapshot(
         for name, one in trained(network).items()
         if kept(name)
         for kind, value in _values(one, optimizer.state.get(one, {})).items()
+        if moments or kind == WEIGHT
     }
 
 
@@ -279,9 +292,7 @@ def load_unsharded(network: nn.Module, optimizer: torch.optim.Optimizer, source:
             optimizer.state[one] = {
                 # The fused optimizer keeps its count on the parameter's device.
                 "step": torch.full((), float(source.optimizer_steps), device=one.device),
-                **{
-                    kind: source.whole(name, kind).view_as(one).to(one.device, copy=True) for kind in MOMENTS
-                },
+                **{kind: source.whole(name, kind).view_as(one).to(one.device, copy=True) for kind in MOMENTS},
             }
 
 

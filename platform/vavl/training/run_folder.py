@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import json
 import logging
 import secrets
 import shutil
@@ -15,6 +16,7 @@ from vavl.config.files import make_folder, read_json, write_json
 from vavl.config.snapshot import save_config
 from vavl.data.store_versions import LATEST, pinned_store, split_version
 from vavl.training.settings import TrainingPlan
+from vavl.training.storage import RunStorage
 
 Plan = TypeVar("Plan", bound=TrainingPlan)
 
@@ -117,6 +119,12 @@ def run_id_of(folder: Path) -> str:
         InputError: it belongs to none.
     """
     return str(read_json(folder / _RUN_FILE)["run_id"])
+
+
+def run_id_at(output_dir: Path | str) -> str | None:
+    """Return the id of the run that a directory or an address belongs to, None where there is none."""
+    content = RunStorage(output_dir).read(_RUN_FILE)
+    return None if content is None else str(json.loads(content)["run_id"])
 
 
 def finished_hash(folder: Path) -> str | None:

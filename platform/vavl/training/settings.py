@@ -43,7 +43,8 @@ class TrainingSettings(FrozenConfig):
 
     launcher: Literal["ray", "in_process"] = Field("ray", description="in_process: one worker without Ray")
     engine: Literal["deepspeed", "torch"] = Field(
-        "deepspeed", description="torch: DistributedDataParallel, no sharding; often faster for small networks"
+        "deepspeed",
+        description="torch: DistributedDataParallel, no sharding; often faster for small networks",
     )
     workers: int | tuple[int, int] = Field(
         1, description="a number, or [least, most]: as many as the cluster has place for"
@@ -66,7 +67,9 @@ class TrainingSettings(FrozenConfig):
     )
     precision: Literal["fp32", "bf16"] = Field("fp32", description="bf16: autocast over float32 weights")
     clips_per_forward: int | None = Field(
-        None, ge=1, description="most clips of one forward pass of a worker: bounds its memory; null = its whole share"
+        None,
+        ge=1,
+        description="most clips of one forward pass of a worker: bounds its memory; null = its whole share",
     )
     deepspeed: dict[str, Any] = Field(
         {}, description="keys of DeepSpeed's own configuration, merged over the generated one"
@@ -82,7 +85,9 @@ class TrainingSettings(FrozenConfig):
     checkpoint_every_steps: int | None = Field(
         None, ge=1, description="also within epochs; what a lost node costs at most"
     )
-    keep_checkpoints: int = Field(2, ge=1, description="newest checkpoints that stay; the best model is in best/")
+    keep_checkpoints: int = Field(
+        2, ge=1, description="newest checkpoints that stay; the best model is in best/"
+    )
     report_every_steps: int = Field(
         10, ge=1, description="steps between two reports, which are barriers; on Ray also a second at least"
     )

@@ -12,7 +12,7 @@ from typing import Any
 
 from vavl.config.files import make_folder
 from vavl.data.remote_files import RemoteFolder
-from vavl.data.remote_writing import folders_there, read_if_there, send_file, write_small
+from vavl.data.remote_writing import folders_there, hash_there, read_if_there, send_file, write_small
 
 
 class RunStorage:
@@ -66,16 +66,18 @@ class RunStorage:
         shutil.move(source, target)
         _sync(target.parent)
 
-    def put_tree(self, source: Path, name: str) -> None:
-        """Copy a directory of this machine to ``name``; one that is there is replaced."""
-        if self._local is not None and (self._local / name) == source.absolute():
+    def put_copy(self, source: Path, name: str) -> None:
+        """Copy a file or a directory of this machine to ``name``; a directory that is there is replaced.
+
+        Raises:
+            InputError: the storage cannot be written.
+        """
+        if source.is_file():
+            send_file(self._remote, source, name, lambda _: None)
             return
         self.remove(name)
-        with self.scratch() as folder:
-            for path in sorted(path for path in source.rglob("*") if path.is_file()):
-                copy = folder / path.name
-                shutil.copyfile(path, copy)
-                self.put(copy, f"{name}/{path.relative_to(source).as_posix()}")
+        for path in sorted(path for path in source.rglob("*") if path.is_file()):
+            send_file(self._remote, path, f"{name}/{path.relative_to(source).as_posix()}", lambda _: None)
 
     def write(self, name: str, content: bytes) -> None:
         """Write a small file.
@@ -92,6 +94,14 @@ class RunStorage:
             InputError: the storage cannot be read.
         """
         return read_if_there(self._remote, name)
+
+    def sha256(self, name: str) -> str:
+        """Read a file and return its SHA-256.
+
+        Raises:
+            InputError, StoreError: it cannot be read, or is missing.
+        """
+        return hash_there(self._remote, name)
 
     def directories(self) -> list[str]:
         """Return the names of the directories right below this one."""
