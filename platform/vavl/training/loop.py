@@ -18,7 +18,6 @@ from vavl.errors import TrainingError
 from vavl.models.saved_model import save_model
 from vavl.models.settings import ClassTask
 from vavl.training.bad_numbers import event, skipped_step, with_loss
-from vavl.training.checkpoint import weights_of
 from vavl.training.context import LocalContext, WorkerContext
 from vavl.training.evaluation import predict_split, score_split
 from vavl.training.run import TrainingRun
@@ -213,10 +212,9 @@ def _finish_epoch(run: TrainingRun, state: LoopState, clock: _EpochClock, record
 def _save_best(run: TrainingRun) -> None:
     """Save the weights of this epoch, or their average, as the model. Every rank must call."""
     is_first = run.place.rank == 0
-    average = run.average
-    trained = average.weights(kept=is_first) if average else weights_of(run.engine, kept=is_first)
+    weights = run.weights(kept=is_first)
     if is_first:
-        save_model(run.output.folder / BEST_FOLDER, {**run.untrained, **trained}, run.description)
+        save_model(run.output.folder / BEST_FOLDER, weights, run.description)
         run.output.publish(BEST_FOLDER)
 
 

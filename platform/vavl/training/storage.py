@@ -150,6 +150,19 @@ class RunStorage:
         finally:
             self._remote.files.invalidate_cache()
 
+    def move(self, name: str, target: str) -> None:
+        """Rename a directory below this one; in object storage that is a copy.
+
+        Raises:
+            InputError: the storage cannot be written.
+        """
+        try:
+            self._remote.files.mv(self._remote.path(name), self._remote.path(target), recursive=True)
+        except Exception as error:  # noqa: BLE001  every driver raises errors of its own
+            raise self._remote.unreachable(error, "written") from None
+        finally:
+            self._remote.files.invalidate_cache()
+
     def local_path(self, name: str) -> Path | None:
         """Return where ``name`` is on this machine, None in object storage."""
         return None if self._local is None else self._local / name
