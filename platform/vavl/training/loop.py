@@ -25,6 +25,7 @@ from vavl.training.state import LoopState
 from vavl.training.step import StepResult, train_step
 from vavl.training.stop import Reason
 from vavl.training.surroundings import Alone, Surroundings
+from vavl.training.throughput import Forecast, forecast_of
 
 _log = logging.getLogger(__name__)
 
@@ -68,7 +69,7 @@ def train(run: TrainingRun, start: LoopState, report: Report, outside: Surroundi
         return LoopEnd(start)
     outside = outside or Alone()
     every, pause = run.plan.training.report_every_steps, outside.report_pause_seconds
-    records, clock = _Records(report, every, pause), _EpochClock()
+    records, clock = _Records(report, every, pause), _EpochClock(forecast_of(run, start))
     state = start
     left: Reason | None = None
     for step, micro_batches in enumerate(run.loader.steps(start.step, run.total_steps), start=start.step):
@@ -119,11 +120,14 @@ def _take_step(
     if done.heard["unsaved"]:
         run.checkpoints.raise_failure()
     clock.tick(done.clips)
+    clock.forecast.tick(micro_batches)
     if done.is_skipped:
         state, happened = skipped_step(run, state, step, done.parts)
         records.add(happened)
         return state, done.heard
     record = _step_record(run, step, done)
+    if run.place.rank == 0:
+        record["metrics"] |= clock.forecast.metrics(step, micro_batches[0])
     records.add(record)
     _warn_of_one_class(run, step, done, records)
     state = with_loss(run, state, step, record["metrics"]["train/loss/total"])
@@ -230,7 +234,8 @@ def _stops_early(run: TrainingRun, state: LoopState) -> bool:
 class _EpochClock:
     """Counts the clips and the seconds of training steps; evaluation does not count."""
 
-    def __init__(self) -> None:
+    def __init__(self, forecast: Forecast) -> None:
+        self.forecast = forecast
         self.start()
 
     def start(self) -> None:
@@ -238,6 +243,7 @@ class _EpochClock:
         self._start = self._taken = time.monotonic()
         self._end: float | None = None
         self._clips = self._untaken = 0
+        self.forecast.resume()
 
     def tick(self, clips: int) -> None:
         """Count one step."""
@@ -247,6 +253,7 @@ class _EpochClock:
     def stop(self) -> None:
         """Take the time."""
         self._end = time.monotonic()
+        self.forecast.pause()
 
     @property
     def clips_per_second(self) -> float:
