@@ -30,12 +30,13 @@ def test_records_are_handed_on_with_the_memory_of_all_processes(callback, seen):
     records = [{"kind": "step", "metrics": {"a": 1.0}}, {"kind": "epoch", "metrics": {"b": 2.0}}]
     of_ranks = [
         {"records": json.dumps(records), "memory_bytes": 2**30},
-        {"records": "[]", "memory_bytes": 2**30},
+        {"records": "[]", "memory_bytes": 2**30, "gpu": {"system/node_1/gpu_0_power_usage_watts": 70.0}},
     ]
     callback.after_report(None, of_ranks, None)
     assert seen[0] == records[0]
     assert seen[1]["metrics"]["b"] == 2.0
     assert 2.0 < seen[1]["metrics"][RUN_MEMORY] < 12.0
+    assert seen[2] == {"kind": "system", "metrics": {"system/node_1/gpu_0_power_usage_watts": 70.0}}
 
 
 def test_a_sink_that_fails_does_not_end_the_run(caplog):
