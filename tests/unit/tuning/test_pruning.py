@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from vavl.tuning.pruning import Judge, score_of
 from vavl.tuning.settings import Objective, PrunerSettings
+from vavl.tuning.study import Judge, score_of
 
 METRIC = "validation/audio/accuracy"
 GOAL = Objective(metric=METRIC)
@@ -67,7 +67,7 @@ def test_epochs_that_were_seen_change_nothing_and_a_stop_stays():
     run(chosen, 0, [0.5] * 3)
     assert [chosen.stops(1, epoch, {METRIC: 0.1}) for epoch in (1, 2)] == [False, True]
     assert chosen.stops(1, 1, {METRIC: 0.9})
-    assert chosen.best(1) == 0.1
+    assert chosen.best[1] == 0.1
 
 
 def test_a_value_that_is_missing_is_no_score():
