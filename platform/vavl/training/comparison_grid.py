@@ -7,7 +7,6 @@ import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from vavl.audit.gate import pass_audit
@@ -115,13 +114,13 @@ def plan_grid(comparison: ComparisonPlan) -> Grid:
 
 def _with_pinned_stores(plans: list[tuple[Cell, TrainingPlan]]) -> list[tuple[Cell, TrainingPlan]]:
     """Name the version of every store in full, the same for all cells, as long as the directory is the same."""
-    pinned: dict[Path | str, Path | str] = {}
-    for _, plan in plans:
-        begun = begun_store(plan)
-        if begun is not None:
-            pinned.setdefault(plan.data.store, begun)
-    for store in {plan.data.store for _, plan in plans} - pinned.keys():
-        pinned[store] = pinned_store(store)
+    # Of several versions that were begun with the first run's counts.
+    begun = {
+        plan.data.store: begun_store(plan) for _, plan in reversed(plans) if begun_store(plan) is not None
+    }
+    pinned = {
+        store: begun.get(store) or pinned_store(store) for store in {plan.data.store for _, plan in plans}
+    }
     return [(cell, with_store(plan, pinned[plan.data.store])) for cell, plan in plans]
 
 

@@ -69,10 +69,8 @@ class ComparisonPlan(FrozenConfig):
     @property
     def config_hash(self) -> str:
         """Sixteen hexadecimal digits over what is compared."""
-        content = self.model_dump(
-            mode="json", include=set(ComparisonPlan.model_fields), exclude={"output_dir"}
-        )
-        return sha256_of_json(content)[:16]
+        compared = set(ComparisonPlan.model_fields) - {"output_dir"}
+        return sha256_of_json(self.model_dump(mode="json", include=compared))[:16]
 
     @property
     def split(self) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import random
+import secrets
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -109,7 +110,7 @@ def plans_of(sweep: SweepPlan) -> TrialPlans:
     evaluation = checked.evaluation.model_copy(update={"select_by": names})
     check_plan(checked.model_copy(update={"evaluation": evaluation}))
     pass_audit(checked.data.store, checked.data.labels, checked.data.waive_audit)
-    if note is not None and note.identity != identity_of(plans):
+    if note is not None and note.identity != note_of(plans).identity:
         raise ConfigError(
             str(sweep.output_dir), "output_dir",
             "holds a sweep of other axes, objectives or training settings; their trials cannot be told apart",
@@ -123,12 +124,14 @@ def plans_of(sweep: SweepPlan) -> TrialPlans:
     return plans
 
 
-def identity_of(plans: TrialPlans) -> str:
-    """Return a hash of what makes the trials of a sweep comparable."""
-    sweep = plans.sweep
-    content = sweep.model_dump(mode="json", include={"search", "objectives", "base_first"})
-    training = plans.plan_of(0, {}).config_hash
-    return sha256_of_json({**content, "training": training, "store": str(plans.store)})[:16]
+def note_of(plans: TrialPlans) -> SweepNote:
+    """Return the note of a new sweep."""
+    content = plans.sweep.model_dump(mode="json", include={"search", "objectives", "base_first"})
+    hashed = {**content, "training": plans.plan_of(0, {}).config_hash, "store": str(plans.store)}
+    identity = sha256_of_json(hashed)[:16]
+    return SweepNote(
+        f"sweep-{secrets.token_hex(4)}", identity, str(plans.store), storage_address(plans.sweep)
+    )
 
 
 def check_space(plans: TrialPlans) -> None:
@@ -186,17 +189,13 @@ def corners(sweep: SweepPlan) -> Iterator[dict[str, Value]]:
 def _check_base(plans: TrialPlans, plan: TrainingPlan) -> None:
     training = str(plans.sweep.training)
     if plan.training.least_workers != plan.training.most_workers:
-        raise ConfigError(
-            training, "training.workers", "a range; trials of a sweep share the cluster",
-            f"write e.g. overrides: {{training.workers: {plan.training.least_workers}}}",
-        )  # fmt: skip
+        fix = f"write e.g. overrides: {{training.workers: {plan.training.least_workers}}}"
+        raise ConfigError(training, "training.workers", "a range; trials of a sweep share the cluster", fix)
     for point in plans.first_points:
         for path, value in point.items():
             if not plans.sweep.search[path].contains(value):
-                raise ConfigError(
-                    training, path, f"{value} of the training configuration does not lie on its axis",
-                    f"widen search.{path}, or write base_first: false",
-                )  # fmt: skip
+                problem = f"{value} of the training configuration does not lie on its axis"
+                raise ConfigError(training, path, problem, f"widen search.{path}, or write base_first: false")
 
 
 def _at(content: Mapping[str, Any], path: str) -> Any:

@@ -42,7 +42,6 @@ _ENVIRONMENT = {
 _log = logging.getLogger(__name__)
 
 LogOf = Callable[[int, Point], TrialLog]
-"""Gives the log of a trial with these values, in any process; must be picklable."""
 
 
 def run_trials(
@@ -55,7 +54,7 @@ def run_trials(
 
     Args:
         sweep: resumed from earlier starts.
-        log_of: gives the log of a trial.
+        log_of: gives the log of a trial with these values, in any process; must be picklable.
         started: called with every trial that starts, in this process.
         ended: called with every trial that has ended, in this process.
 
@@ -119,10 +118,10 @@ def trials_at_once(
     trial runs alone until its memory is known.
 
     Args:
-        machines: resources of each living machine by Ray's names, all of them and not only what is free.
+        machines: all resources of each living machine by Ray's names, free or not.
         settings: of the training runs.
         sweep: knows the limits, and the memory that its trials were seen to take.
-        is_shared: the cluster was named by the user, so that it may have an autoscaler.
+        is_shared: the user named the cluster, so that it may have an autoscaler.
     """
     trials = places_on(machines, settings) // settings.least_workers
     plan, memory_gb = sweep.plan, sweep.memory_gb

@@ -25,8 +25,8 @@ Point = Mapping[str, Value]
 """Values by the dotted path of their setting."""
 
 _OWN_KEYS = ("output_dir", "tracking", "evaluation.test", "training.launcher", "training.resume")
-# Scores of trials could not be compared with each other.
-_DECIDES_WHAT_IS_MEASURED = ("data.store", "data.fold", "data.labels", "data.target", "evaluation")
+# With other clips, labels or measures the scores of trials could not be compared.
+_NEVER_SEARCHED = (*_OWN_KEYS, "data.store", "data.fold", "data.labels", "data.target", "evaluation")
 _MOST_GRID_POINTS = 10_000
 _MARKS = {"low", "high", "choices"}
 _AXIS_KEYS = {*_MARKS, "log", "step", "int", "is_whole"}
@@ -232,9 +232,7 @@ class SweepPlan(FrozenConfig):
     )
     seconds_per_trial: float | None = Field(None, gt=0, description="a trial that takes longer is stopped")
     at_once: int | None = Field(
-        None,
-        ge=1,
-        description="trials at the same time; null: by Ray's resources and the first trial's memory",
+        None, ge=1, description="trials at the same time; null: by Ray's resources and the memory of a trial"
     )
     memory_share: float = Field(
         0.85, gt=0, le=1, description="share of Ray's memory that all trials may take together"
@@ -284,10 +282,7 @@ class SweepPlan(FrozenConfig):
 
     def _wrong_paths(self) -> Iterator[str]:
         for path in self.search:
-            if any(
-                is_prefix(own, path) or is_prefix(path, own)
-                for own in (*_OWN_KEYS, *_DECIDES_WHAT_IS_MEASURED)
-            ):
+            if any(is_prefix(own, path) or is_prefix(path, own) for own in _NEVER_SEARCHED):
                 yield f"search: {path} cannot be searched, trials would not be comparable"
         for first, second in pairwise(sorted(self.search, key=lambda path: f"{path}.")):
             if is_prefix(first, second):

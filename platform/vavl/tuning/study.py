@@ -16,23 +16,15 @@ from optuna import pruners, samplers
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.exceptions import ExperimentalWarning
 from optuna.storages import RDBStorage
-from optuna.trial import FrozenTrial, Trial, TrialState
+from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from vavl.config.load import without_secrets
 from vavl.errors import InputError
-from vavl.tuning.settings import (
-    Axis,
-    ChoiceAxis,
-    Objective,
-    Point,
-    PrunerSettings,
-    RangeAxis,
-    SweepPlan,
-    Value,
-    name_of,
-)
+from vavl.tuning.settings import Axis, ChoiceAxis, Objective, Point, RangeAxis, SweepPlan, Value, name_of
 
 STUDY_FILE = "study.db"
+BASE_TRIAL = 0
+"""Number of the trial with the training configuration's own values, where there is one."""
 _LEAST_SCORES = 4
 _LEAST_STARTUP_TRIALS, _MOST_STARTUP_TRIALS = 3, 10
 
@@ -40,9 +32,6 @@ State = Literal["finished", "pruned", "failed"]
 _STATES: dict[State, TrialState] = {
     "finished": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL,
 }  # fmt: skip
-
-Scores = Mapping[str, float | None]
-"""Metrics of one epoch by name; None where a value was not finite."""
 
 
 class Drawn(NamedTuple):
@@ -156,11 +145,9 @@ class SweepStudy:
             return {}
         scored = optuna.create_study(direction="maximize")
         for trial in self._trials():
-            if trial.number in scores:
+            if (score := scores.get(trial.number)) is not None:
                 scored.add_trial(
-                    optuna.trial.create_trial(
-                        params=trial.params, distributions=self._distributions, value=scores[trial.number]
-                    )
+                    create_trial(params=trial.params, distributions=self._distributions, value=score)
                 )
         with warnings.catch_warnings(action="ignore"):
             return dict(optuna.importance.get_param_importances(scored))
@@ -202,16 +189,16 @@ def value_of(axis: Axis, stored: Any) -> Value:
 def sampler_of(sweep: SweepPlan, drawn: int) -> samplers.BaseSampler:
     """Return the sampler of a sweep that has drawn so many trials already."""
     seed = sweep.seed + 1000 * drawn
-    startup = max(_LEAST_STARTUP_TRIALS, min(_MOST_STARTUP_TRIALS, sweep.trials // 3))
+    start = max(_LEAST_STARTUP_TRIALS, min(_MOST_STARTUP_TRIALS, sweep.trials // 3))
     # Both options of TPE are marked as experimental.
     with warnings.catch_warnings(action="ignore", category=ExperimentalWarning):
         match sweep.sampler:
             case "tpe":
                 return samplers.TPESampler(
-                    seed=seed, n_startup_trials=startup, multivariate=True, constant_liar=True
+                    seed=seed, n_startup_trials=start, multivariate=True, constant_liar=True
                 )
             case "cmaes":
-                return samplers.CmaEsSampler(seed=seed, n_startup_trials=startup)
+                return samplers.CmaEsSampler(seed=seed, n_startup_trials=start)
             case "random":
                 return samplers.RandomSampler(seed=seed)
             case "grid":
@@ -222,9 +209,7 @@ def sampler_of(sweep: SweepPlan, drawn: int) -> samplers.BaseSampler:
 class _Grid(samplers.GridSampler):  # type: ignore[misc]
     """Optuna's grid, whose last trial may end outside ``optimize``; the sweep counts the points itself."""
 
-    def after_trial(
-        self, study: Any, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None
-    ) -> None:
+    def after_trial(self, *_: Any) -> None:
         """Stop nothing."""
 
 
@@ -244,8 +229,8 @@ def _open_storage(sweep: SweepPlan) -> RDBStorage:
         raise InputError(address, "storage", f"cannot be opened: {first}", fix) from None
 
 
-def score_of(objectives: Sequence[Objective], metrics: Scores) -> float | None:
-    """Return the mean of the objectives with the sign that makes more better; None where one is missing."""
+def score_of(objectives: Sequence[Objective], metrics: Mapping[str, float | None]) -> float | None:
+    """Return the mean of the objectives with the sign that makes more better; None where one is missing or None."""
     values = [metrics.get(objective.metric) for objective in objectives]
     signed = [
         objective.sign * value
@@ -261,26 +246,21 @@ class Judge:
     What counts is the best epoch so far, since a trial is worth what its best epoch is worth. Optuna prunes
     studies of one objective only, so the judge has a study of its own in memory, whose value is the mean of the
     objectives; after a restart the journals of the trials fill it again.
-
-    Args:
-        settings: which rule.
-        objectives: of the sweep.
-        exempt: trials that run to their end whatever they score.
     """
 
-    def __init__(
-        self, settings: PrunerSettings, objectives: Sequence[Objective], exempt: frozenset[int] = frozenset()
-    ) -> None:
-        self._objectives, self._exempt = objectives, exempt
+    def __init__(self, sweep: SweepPlan) -> None:
+        self._objectives = sweep.objectives
+        # It runs to its end whatever it scores.
+        self._exempt = BASE_TRIAL if sweep.has_base else None
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self._study = optuna.create_study(direction="maximize", pruner=pruner_of(settings))
+        self._study = optuna.create_study(direction="maximize", pruner=pruner_of(sweep))
         self._trials: dict[int, Trial] = {}
         self._epoch: dict[int, int] = {}
         self._stopped: set[int] = set()
         self.best: dict[int, float] = {}
 
-    def stops(self, number: int, epoch: int, metrics: Scores) -> bool:
-        """Take in an epoch; tell whether the trial is to be stopped. Epochs that were seen change nothing."""
+    def stops(self, number: int, epoch: int, metrics: Mapping[str, float | None]) -> bool:
+        """Take in an epoch (None: not finite) and tell whether to stop the trial; epochs seen before change nothing."""
         score = score_of(self._objectives, metrics)
         if number not in self._trials:
             self._trials[number] = self._study.ask()
@@ -288,8 +268,8 @@ class Judge:
             trial, self._epoch[number] = self._trials[number], epoch
             self.best[number] = max(score, self.best.get(number, score))
             trial.report(self.best[number], epoch)
-            # Asked for exempt trials too: others are compared with where they stood.
-            if trial.should_prune() and number not in self._exempt:
+            # Asked for the exempt trial too: others are compared with where it stood.
+            if trial.should_prune() and number != self._exempt:
                 self._stopped.add(number)
         return number in self._stopped
 
@@ -301,9 +281,9 @@ class Judge:
             self._study.tell(self._trials[number], best, state, skip_if_finished=True)
 
 
-def pruner_of(settings: PrunerSettings) -> pruners.BasePruner:
+def pruner_of(sweep: SweepPlan) -> pruners.BasePruner:
     """Return Optuna's rule; a step is an epoch."""
-    first = settings.first_epochs
+    settings, first = sweep.pruner, sweep.pruner.first_epochs
     match settings.kind:
         case "asha":
             return pruners.SuccessiveHalvingPruner(

@@ -10,7 +10,6 @@ import contextlib
 import fcntl
 import json
 import logging
-import secrets
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -23,23 +22,12 @@ from vavl.config.snapshot import resolved_settings
 from vavl.errors import ConfigError, InputError
 from vavl.training.settings import TrainingPlan
 from vavl.training.stop import ask_to_stop
-from vavl.tuning.plans import (
-    SWEEP_FILE,
-    TRIALS_FOLDER,
-    SweepNote,
-    TrialPlans,
-    folder_of,
-    identity_of,
-    plans_of,
-    read_note,
-)  # fmt: skip
+from vavl.tuning.plans import SWEEP_FILE, TRIALS_FOLDER, TrialPlans, folder_of, note_of, plans_of, read_note
 from vavl.tuning.settings import Point, SweepPlan, Value
-from vavl.tuning.study import Drawn, Judge, SweepStudy, score_of, storage_address
+from vavl.tuning.study import BASE_TRIAL, Drawn, Judge, SweepStudy, score_of
 from vavl.tuning.trial import TrialEnd, TrialLog, read_end, trial_memory_gb, write_end
 
 _LOCK_FILE = "sweep.lock"
-BASE_TRIAL = 0
-"""Number of the trial with the training configuration's own values, where there is one."""
 _log = logging.getLogger(__name__)
 
 
@@ -69,17 +57,14 @@ def open_sweep(plan: SweepPlan) -> Iterator[Sweep]:
             raise InputError(
                 str(folder), "output_dir", "another process works on this sweep", "wait for it, or stop it"
             ) from None
-        note = read_note(folder) or SweepNote(
-            f"sweep-{secrets.token_hex(4)}", identity_of(plans), str(plans.store), storage_address(plan)
-        )
+        note = read_note(folder) or note_of(plans)
         write_json(folder / SWEEP_FILE, note._asdict())
         study = SweepStudy(plan, f"{folder.name} {note.run_id}")
         if study.is_new:
             if any((folder / TRIALS_FOLDER).glob("*")):
-                raise InputError(
-                    str(folder / TRIALS_FOLDER), "", "holds trials, but their study is gone or empty",
-                    "choose another output_dir, or bring the study back",
-                )  # fmt: skip
+                problem = "holds trials, but their study is gone or empty"
+                fix = "choose another output_dir, or bring the study back"
+                raise InputError(str(folder / TRIALS_FOLDER), "", problem, fix)
             study.try_first(plans.first_points)
         yield Sweep(plans, study, note.run_id)
 
@@ -89,8 +74,7 @@ class Sweep:
 
     def __init__(self, plans: TrialPlans, study: SweepStudy, run_id: str) -> None:
         self.plan, self.plans, self.study, self.run_id = plans.sweep, plans, study, run_id
-        exempt = frozenset({BASE_TRIAL} if self.plan.has_base else ())
-        self._judge = Judge(self.plan.pruner, self.plan.objectives, exempt)
+        self._judge = Judge(self.plan)
         self._waiting: deque[Drawn] = deque()
         self._failed_in_a_row = 0
         self.ends: dict[int, TrialEnd] = {}  # of the trials that have ended, by number
@@ -119,9 +103,8 @@ class Sweep:
             else:
                 self._record(end)  # the driver was killed between the two
         for number, state in sorted(self.study.ended().items()):
-            self.ends[number] = read_end(self.folder_of(number)) or TrialEnd(
-                number, state, "its directory is gone"
-            )
+            end = read_end(self.folder_of(number))
+            self.ends[number] = end or TrialEnd(number, state, "its directory is gone")
         for number in sorted({*self.ends, *(drawn.number for drawn in self._waiting)}):
             epochs, end = log_of(number).epochs(), self.ends.get(number)
             for record in epochs:

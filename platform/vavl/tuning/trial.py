@@ -37,10 +37,7 @@ class TrialLog(RunLog, Protocol):
 
 
 Launch = Callable[[TrainingPlan, RunFolder, Report], None]
-"""Trains to the end; raises ``TrainingStopped`` when the stop file asked for it."""
-
 Tell = Callable[[Mapping[str, Any]], None]
-"""Receives every epoch: ``epoch``, ``total_epochs``, ``metrics``."""
 
 
 @dataclass(frozen=True)
@@ -78,8 +75,8 @@ def run_trial(
         number: of the trial.
         plan: of the training run, in the trial's directory.
         log: of the trial.
-        launch: trains.
-        tell: receives every epoch.
+        launch: trains to the end; raises ``TrainingStopped`` when the stop file asked for it.
+        tell: receives ``epoch``, ``total_epochs`` and ``metrics`` of every epoch.
         seconds: longest time of this attempt, None without limit.
     """
     start, folder = time.monotonic(), None
@@ -102,7 +99,7 @@ def run_trial(
         seconds=time.monotonic() - start,
         run_id=folder.run_id if folder else "",
     )
-    # Close the journal, then write the end, then tidy up: a kill in between repeats nothing that was trained.
+    # The journal first, then the end, then tidy up: a kill in between repeats nothing that was trained.
     try:
         log.end(_STATUSES[end.state], end.metrics)
     except Exception:  # noqa: BLE001  the trial has ended already

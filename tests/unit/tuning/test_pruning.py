@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 
 from vavl.tuning.settings import Objective, PrunerSettings
@@ -11,9 +13,9 @@ METRIC = "validation/audio/accuracy"
 GOAL = Objective(metric=METRIC)
 
 
-def judge(kind, *goals, exempt=(), **settings):
-    chosen = PrunerSettings(kind=kind, first_epochs=2, reduction=2, startup_trials=2, **settings)
-    return Judge(chosen, goals or [GOAL], frozenset(exempt))
+def judge(kind, *, has_base=False):
+    pruner = PrunerSettings(kind=kind, first_epochs=2, reduction=2, startup_trials=2)
+    return Judge(SimpleNamespace(pruner=pruner, objectives=[GOAL], has_base=has_base))
 
 
 def run(chosen, number, values, *, is_finished=True):
@@ -43,11 +45,11 @@ def test_median_waits_for_finished_trials():
     assert run(chosen, 3, [0.05, 0.05, 0.05]) == 2
 
 
-def test_none_stops_nobody_and_an_exempt_trial_runs_to_its_end():
+def test_none_stops_nobody_and_the_base_runs_to_its_end():
     assert run(judge("none"), 0, [0.0] * 9) is None
-    chosen = judge("asha", exempt=[1])
-    run(chosen, 0, [0.5] * 4)
-    assert run(chosen, 1, [0.1] * 4) is None
+    chosen = judge("asha", has_base=True)
+    run(chosen, 1, [0.5] * 4)
+    assert run(chosen, 0, [0.1] * 4) is None
     assert run(chosen, 2, [0.05] * 4) == 2
 
 
