@@ -22,9 +22,8 @@ from ray import tune
 from ray.tune.search import Searcher
 
 from vavl.ray_session import is_local
-from vavl.training.cluster import places_on
-from vavl.training.launch import launch_training
-from vavl.training.ray_start import prepare_ray
+from vavl.training.cluster import workers_that_fit
+from vavl.training.launch import launch_training, prepare_ray
 from vavl.training.settings import TrainingPlan, TrainingSettings
 from vavl.tuning.settings import Point
 from vavl.tuning.sweep import NextTrial, Sweep
@@ -123,7 +122,7 @@ def trials_at_once(
         sweep: knows the limits, and the memory that its trials were seen to take.
         is_shared: the user named the cluster, so that it may have an autoscaler.
     """
-    trials = places_on(machines, settings) // settings.least_workers
+    trials = workers_that_fit(machines, settings) // settings.least_workers
     plan, memory_gb = sweep.plan, sweep.memory_gb
     if plan.at_once is not None:
         return max(1, min(plan.at_once, trials + is_shared))

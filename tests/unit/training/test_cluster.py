@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from vavl.training.cluster import workers_that_fit, resources_of_worker
+from vavl.training.cluster import resources_of_worker, workers_that_fit
 from vavl.training.settings import TrainingSettings
 
 SMALL = {"CPU": 4.0, "memory": 8 * 2**30}

@@ -62,7 +62,7 @@ def test_stage_and_precision_are_those_of_the_settings(stage):
     assert "torch_autocast" not in config_of(zero_stage=stage)
 
 
-@pytest.mark.parametrize("stage", (1, 2, 3))
+@pytest.mark.parametrize("stage", [1, 2, 3])
 def test_buckets_follow_the_network_and_communication_overlaps(stage):
     """DeepSpeed's default allocates 2 GB for any network."""
     zero = config_of(zero_stage=stage)["zero_optimization"]

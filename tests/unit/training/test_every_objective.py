@@ -131,7 +131,7 @@ def test_every_trainable_tensor_moves(full_plan, go):
         for name in EVERY_OBJECTIVE
     }
     plan = plan.model_copy(update={"objectives": plan.objectives.model_copy(update=no_ramp)})
-    before = prepare_run(plan).weights_of(engine)
+    before = weights_of(prepare_run(plan).engine)
     run, _, _ = go(plan)
     assert not run.frozen
     assert all(parameter.requires_grad for parameter in run.engine.network.parameters())

@@ -61,20 +61,20 @@ def test_lost_workers_end_the_run_after_so_many_without_a_checkpoint(callback, s
 
 
 def test_an_error_of_a_living_worker_ends_the_run_at_once(callback, seen):
-    class OfUser(Exception):
+    class OfUserError(Exception):
         cause = TrainingError("step 3", "loss", "is NaN", "look at it")
 
     with pytest.raises(TrainingError, match="is NaN"):
-        callback.after_exception(None, {0: RayActorError(), 1: OfUser()})
+        callback.after_exception(None, {0: RayActorError(), 1: OfUserError()})
     assert seen == []
 
 
 def test_a_preempted_machine_is_no_lost_worker(callback, seen):
-    class Gone(Exception):
+    class GoneError(Exception):
         preempted = True
 
     for _ in range(9):
-        callback.after_exception(None, {0: Gone()})
+        callback.after_exception(None, {0: GoneError()})
     assert seen == []
 
 
@@ -112,11 +112,11 @@ def test_a_bug_names_its_place_and_out_of_memory_the_setting_that_helps():
 
 
 def test_the_first_failure_is_found_behind_rays_wrappers():
-    class Wrapper(Exception):
+    class WrapperError(Exception):
         def __init__(self, cause):
             super().__init__("wrapped")
             self.cause = cause
 
     cause = TrainingError("a", "b", "c", "d")
-    assert first_failure({3: Wrapper(Wrapper(cause)), 1: RayActorError()}) is cause
-    assert first_failure({3: Wrapper(ValueError("x"))}) is None
+    assert first_failure({3: WrapperError(WrapperError(cause)), 1: RayActorError()}) is cause
+    assert first_failure({3: WrapperError(ValueError("x"))}) is None

@@ -106,7 +106,7 @@ def test_a_head_without_labels_is_not_offered_for_prediction(plan):
 
 def test_the_first_weights_follow_the_seed(plan):
     weights = [
-        prepare_run(plan(training={"seed": seed})).weights_of(engine)["fusion_head.0.weight"]
+        weights_of(prepare_run(plan(training={"seed": seed})).engine)["fusion_head.0.weight"]
         for seed in (0, 0, 1)
     ]
     assert torch.equal(weights[0], weights[1])

@@ -84,7 +84,8 @@ def test_paths_become_absolute_for_workers_in_other_folders(tmp_path, monkeypatc
 
 
 HOW = [
-    {"workers": 4}, {"workers": [1, 4]}, {"zero_stage": 3}, {"clips_per_forward": 4}, {"deepspeed": {"zero_optimization": {"overlap_comm": False}}}, {"checkpoint_every_steps": 5},
+    {"workers": 4}, {"workers": [1, 4]}, {"zero_stage": 3}, {"clips_per_forward": 4}, {"checkpoint_every_steps": 5},
+    {"deepspeed": {"zero_optimization": {"overlap_comm": False}}},
     {"keep_checkpoints": 9}, {"report_every_steps": 1}, {"offload": "optimizer", "zero_stage": 1},
     {"activation_checkpointing": True}, {"faults": {"skipped_steps": 3}}, {"placement": "spread"},
 ]  # fmt: skip
