@@ -137,7 +137,7 @@ def run_trial(
         end = TrialEnd(number, "failed", reason, **_epochs(log))
     run_id = folder.run_id if folder else ""
     end = TrialEnd(**{**asdict(end), "seconds": time.monotonic() - start, "run_id": run_id})
-    _conclude(plan.output_dir, folder, log, end)
+    _conclude(plan.directory, folder, log, end)
     return end
 
 
@@ -174,13 +174,13 @@ def _follow(
 
 
 def _finished(number: int, plan: TrainingPlan, log: TrialLog) -> TrialEnd:
-    return TrialEnd(number, "finished", metrics=read_outcome(plan.output_dir)["metrics"], **_epochs(log))
+    return TrialEnd(number, "finished", metrics=read_outcome(plan.directory)["metrics"], **_epochs(log))
 
 
 def _stopped(number: int, plan: TrainingPlan, log: TrialLog, limits: Limits) -> TrialEnd:
-    if (plan.output_dir / OUTCOME_FILE).exists() and read_left(plan.output_dir) is None:
+    if (plan.directory / OUTCOME_FILE).exists() and read_left(plan.output_dir) is None:
         return _finished(number, plan, log)  # the request came after the last step
-    reason = str(read_json(plan.output_dir / STOP_FILE)["message"])
+    reason = str(read_json(plan.directory / STOP_FILE)["message"])
     return TrialEnd(
         number, "pruned", reason, best_epoch_metrics(log.epochs(), limits.select_by), **_epochs(log)
     )
