@@ -84,10 +84,10 @@ def run_trial(
         folder = claim_run_folder(plan)
         log.start(plan, folder)
         _follow(plan, folder, log, launch, tell, seconds)
-        end = TrialEnd(number, "finished", metrics=read_outcome(plan.output_dir)["metrics"])
+        end = TrialEnd(number, "finished", metrics=read_outcome(plan.directory)["metrics"])
     except TrainingStopped:
         metrics = best_epoch_metrics(log.epochs(), plan.evaluation.select_by)
-        request = stop_request(plan.output_dir) or {"message": "stopped"}
+        request = stop_request(plan.directory) or {"message": "stopped"}
         end = TrialEnd(number, "pruned", request["message"], metrics)
     except Exception as error:  # noqa: BLE001  the other trials continue
         _log.exception("trial %d failed", number)
@@ -106,12 +106,12 @@ def run_trial(
         log.end(_STATUSES[end.state], end.metrics)
     except Exception:  # noqa: BLE001  the trial has ended already
         _log.exception("the end of trial %d could not be recorded", number)
-    write_end(plan.output_dir, end)
+    write_end(plan.directory, end)
     if folder is not None:
         folder.finish()
     # Hundreds of trials would fill the disk; the best weights stay.
     if end.state != "failed":
-        shutil.rmtree(plan.output_dir / CHECKPOINTS_FOLDER, ignore_errors=True)
+        shutil.rmtree(plan.directory / CHECKPOINTS_FOLDER, ignore_errors=True)
     return end
 
 
@@ -130,7 +130,7 @@ def _follow(
                 told += 1
             if time.monotonic() > deadline:
                 deadline = math.inf
-                ask_to_stop(plan.output_dir, "stop", f"longer than {seconds:g} s")
+                ask_to_stop(plan.directory, "stop", f"longer than {seconds:g} s")
     training.result()
 
 
