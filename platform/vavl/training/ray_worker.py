@@ -164,7 +164,7 @@ def failure_of(error: Exception, settings: TrainingSettings) -> Exception:
     )
     if is_ray or is_lost:
         return error
-    where = traceback.extract_tb(error.__traceback__)[-1]
+    where = traceback.TracebackException.from_exception(error).stack[-1]
     return TrainingError(
         f"{Path(where.filename).name}:{where.lineno}", type(error).__name__, _in_short(error),
         "this is a bug or a bad input, so the run is not restarted; the log of the worker has the traceback",

@@ -118,28 +118,22 @@ def prepare_run(
     fresh = first_state(plan, data, world_size)
     if restored is not None:
         _check_is_ours(restored, fresh)
-    description = describe_model(plan, data)
-    steps_per_epoch, total_steps = steps_of_plan(plan, data.partitioned.count, sampler.batch_size)
     shape = EngineShape(
         device or default_device(settings), -(-sampler.batch_size // slots), place.micro_batches
     )
-    built = _build(plan, data, description, restored, shape)
+    built = _build(plan, data, restored, shape)
+    steps_per_epoch, total_steps = steps_of_plan(plan, data.partitioned.count, sampler.batch_size)
     weak_view = plan.data.weak_view if plan.objectives.pseudo_label else None
+    is_on_gpu = shape.device.type == "cuda"
     run = TrainingRun(
         plan=plan,
         data=data,
-        description=description,
-        frozen=built.frozen,
-        parameters=built.parameters,
-        engine=built.engine,
-        average=built.average,
-        untrained=built.untrained,
+        **vars(built),
         objective=Objective.of(
             data.task, plan.objectives, plan.model, slots, labelled_conditions(data.partitioned)
         ),
         loader=StepLoader(
-            data.collection, sampler, data.normaliser, place, plan.data.augmentation, weak_view,
-            shape.device.type == "cuda",
+            data.collection, sampler, data.normaliser, place, plan.data.augmentation, weak_view, is_on_gpu
         ),
         checkpoints=checkpoints,
         output=output,
@@ -148,7 +142,7 @@ def prepare_run(
         place=place,
         steps_per_epoch=steps_per_epoch,
         total_steps=total_steps,
-    )  # fmt: skip
+    )
     _warm_up(run)
     _resume_engine(run)
     if rank == 0:
@@ -202,6 +196,9 @@ def _resume_engine(run: TrainingRun) -> None:
 
 @dataclass(frozen=True)
 class _Built:
+    """What ``TrainingRun`` takes over, under the same names."""
+
+    description: ModelDescription
     frozen: tuple[str, ...]
     parameters: int
     engine: Engine
@@ -212,11 +209,11 @@ class _Built:
 def _build(
     plan: TrainingPlan,
     data: RunData,
-    description: ModelDescription,
     restored: Restored | None,
     shape: EngineShape,
 ) -> _Built:
     """Build the network with the weights of the checkpoint, and the engine around it."""
+    description = describe_model(plan, data)
 
     def build() -> Vavl:
         torch.manual_seed(plan.training.seed)
@@ -241,7 +238,7 @@ def _build(
     if decay is not None:
         is_teacher = pseudo is not None and pseudo.teacher == "average"
         average = WeightAverage(engine, decay, build, is_teacher=is_teacher)
-    return _Built(frozen, parameters, engine, average, untrained)
+    return _Built(description, frozen, parameters, engine, average, untrained)
 
 
 def first_state(plan: TrainingPlan, data: RunData, world_size: int) -> LoopState:
