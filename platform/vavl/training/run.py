@@ -22,8 +22,9 @@ from vavl.objectives.total import Objective
 from vavl.training.average import WeightAverage
 from vavl.training.checkpoint import Checkpoints, Restored, differing, weights_of
 from vavl.training.collectives import any_rank, rank_and_world_size
+from vavl.training.context import LocalContext, WorkerContext
 from vavl.training.description import describe_model
-from vavl.training.engine import Engine, default_device, on_cpu
+from vavl.training.engine import Engine, on_cpu
 from vavl.training.engines import EngineShape, make_engine
 from vavl.training.evaluation import EvaluationData
 from vavl.training.objective_checks import hgr_feeds
@@ -85,10 +86,7 @@ def steps_of_plan(plan: TrainingPlan, training_clips: int, batch_size: int) -> t
 
 
 def prepare_run(
-    plan: TrainingPlan,
-    device: torch.device | None = None,
-    attempt: str = "",
-    output: WorkerOutput | None = None,
+    plan: TrainingPlan, context: WorkerContext | None = None, output: WorkerOutput | None = None
 ) -> TrainingRun:
     """Set up one rank, from the newest whole checkpoint if there is one.
 
@@ -96,42 +94,37 @@ def prepare_run(
 
     Args:
         plan: of the run.
-        device: of this rank; by default the one that ``LOCAL_RANK`` names.
-        attempt: directory of its checkpoints below ``checkpoints/``.
+        context: of whatever launched this process.
         output: where results go; one of its own by default.
 
     Raises:
         TrainingError: the checkpoint belongs to another configuration, store or network.
     """
-    settings = plan.training
+    settings, context = plan.training, context or LocalContext()
     rank, world_size = rank_and_world_size()
     data = open_run_data(plan)
-    sampler = Sampler(
-        data.partitioned.clips, dict(data.composition), data.collection.lengths(), settings.seed
-    )
+    clips, composition = data.partitioned.clips, dict(data.composition)
+    sampler = Sampler(clips, composition, data.collection.lengths(), settings.seed)
     place = RankPlace(rank, world_size, settings.micro_batches(sampler.batch_size, world_size))
     slots = world_size * place.micro_batches
     output = output or WorkerOutput(plan.output_dir)
-    checkpoints = Checkpoints(plan.output_dir, settings.keep_checkpoints, attempt)
+    checkpoints = Checkpoints(plan.output_dir, settings.keep_checkpoints, context.attempt)
     checkpoints.open()
     restored = checkpoints.newest(output.folder)
     fresh = first_state(plan, data, world_size)
     if restored is not None:
         _check_is_ours(restored, fresh)
-    shape = EngineShape(
-        device or default_device(settings), -(-sampler.batch_size // slots), place.micro_batches
-    )
+    rows = -(-sampler.batch_size // slots)
+    shape = EngineShape(context.device(settings), rows, place.micro_batches)
     built = _build(plan, data, restored, shape)
     steps_per_epoch, total_steps = steps_of_plan(plan, data.partitioned.count, sampler.batch_size)
     weak_view = plan.data.weak_view if plan.objectives.pseudo_label else None
-    is_on_gpu = shape.device.type == "cuda"
+    labelled, is_on_gpu = labelled_conditions(data.partitioned), shape.device.type == "cuda"
     run = TrainingRun(
         plan=plan,
         data=data,
         **vars(built),
-        objective=Objective.of(
-            data.task, plan.objectives, plan.model, slots, labelled_conditions(data.partitioned)
-        ),
+        objective=Objective.of(data.task, plan.objectives, plan.model, slots, labelled),
         loader=StepLoader(
             data.collection, sampler, data.normaliser, place, plan.data.augmentation, weak_view, is_on_gpu
         ),

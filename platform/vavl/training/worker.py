@@ -71,7 +71,7 @@ def _train(plan: TrainingPlan, report: Report, context: WorkerContext) -> tuple[
     earlier: list[Record] | None = None
     while True:
         context.beat(None)
-        run = prepare_run(plan, context.device(plan.training), context.attempt, output)
+        run = prepare_run(plan, context, output)
         if run.place.rank == 0:
             run.data.table.write_csv(output.folder / PARTITIONS_FILE)
             output.publish(PARTITIONS_FILE)
