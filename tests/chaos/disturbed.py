@@ -10,8 +10,10 @@ from typing import Any, Protocol, TypeVar
 
 from reading import RunReading
 
+from vavl.training.checkpoint import CHECKPOINTS_FOLDER, checkpoint_names, step_of
+from vavl.training.checkpoint_files import problem_of
 from vavl.training.settings import TrainingPlan
-from vavl.training.supervision import newest_step
+from vavl.training.storage import RunStorage
 
 Chosen = TypeVar("Chosen")
 
@@ -94,9 +96,18 @@ class Disturbed:
         self.reading.refresh()
         return self.reading.messages(what, after)
 
+    def checkpoints(self) -> list[Path]:
+        """Return the whole checkpoints, oldest first."""
+        root = RunStorage(self.folder / CHECKPOINTS_FOLDER)
+        names = [
+            name for name in checkpoint_names(root) if problem_of(root.directory(name), by_size=True) is None
+        ]
+        return [self.folder / CHECKPOINTS_FOLDER / name for name in names]
+
     def newest_checkpoint(self) -> int:
-        """Return the step of the newest checkpoint, 0 without any."""
-        return newest_step(self.folder)
+        """Return the step of the newest whole checkpoint, 0 without any."""
+        whole = self.checkpoints()
+        return step_of(whole[-1].name) if whole else 0
 
     def wait_for_step(self, step: int) -> None:
         """Wait until so many steps are done and a checkpoint is there."""
