@@ -58,12 +58,14 @@ class Disturbed:
         name: of the run in the table.
         command: that trains it.
         seed: of the moments of the faults.
+        patience: factor for how long a recovery may take, for a machine that has other work.
     """
 
     FINISHED, FAILED, STOPPED = 0, 2, 3
 
-    def __init__(self, name: str, command: Command, seed: int) -> None:
+    def __init__(self, name: str, command: Command, seed: int, patience: float = 1.0) -> None:
         self.name, self.command = name, command
+        self._limit_seconds = patience * command.recovery_limit_seconds
         self.folder: Path = command.plan.output_dir
         self.steps = command.plan.training.max_steps or 0
         self.reading = RunReading(self.folder)
@@ -136,12 +138,12 @@ class Disturbed:
         Raises:
             AssertionError: it did not come, or the driver ended although ``is_alive`` is asked for.
         """
-        end = time.monotonic() + self.command.recovery_limit_seconds
+        end = time.monotonic() + self._limit_seconds
         while not is_so():
             if is_alive and self.command.exit_code() is not None:
                 raise AssertionError(f"{problem}: the driver ended with {self.command.exit_code()}")
             if time.monotonic() > end:
-                raise AssertionError(f"{problem} after {self.command.recovery_limit_seconds:g} s")
+                raise AssertionError(f"{problem} after {self._limit_seconds:g} s")
             time.sleep(pause)
 
     def change_training(self, **training: Any) -> None:

@@ -23,20 +23,20 @@ from typing import Any
 import psutil
 import torch
 import torch.distributed as dist
+from watched_context import WatchedContext
 
 from vavl.errors import VavlError
 from vavl.tracking.journal import Journal
 from vavl.tracking.journal_sink import JournalSink
 from vavl.training.checkpoint import newest_step
-from vavl.training.context import LocalContext
 from vavl.training.launch import launch_training, stopped
 from vavl.training.loop import Record, Report
 from vavl.training.ray_worker import RunCallback, failure_of
 from vavl.training.run_folder import claim_run_folder
 from vavl.training.settings import TrainingPlan
 from vavl.training.signals import stop_on_signals
-from vavl.training.stop import StopWatch, TrainingStopped, clear_stop
-from vavl.training.watchdog import Watchdog, clear_stacks, stacks_folder
+from vavl.training.stop import TrainingStopped, clear_stop
+from vavl.training.watchdog import clear_stacks, stacks_folder
 from vavl.training.worker import train_on_worker
 
 FINISHED, FAILED, STOPPED = 0, 2, 3
@@ -193,26 +193,6 @@ def _attempt(
     return lost | errors, left.get(0, {})
 
 
-class WatchedContext(LocalContext):
-    """What a forked rank is given: requests to stop and a watchdog.
-
-    Args:
-        plan: of the run.
-        attempt: directory of its checkpoints.
-        rank: of this process.
-    """
-
-    def __init__(self, plan: TrainingPlan, attempt: str, rank: int) -> None:
-        super().__init__(StopWatch(plan.output_dir))
-        self.attempt = attempt
-        timeout = plan.training.faults.step_timeout_seconds
-        self._watchdog = Watchdog(stacks_folder(plan.output_dir), rank, timeout)
-
-    def beat(self, least_seconds: float | None = 0.0) -> None:
-        """Restart the watchdog's time."""
-        self._watchdog.beat(least_seconds)
-
-
 def _be_rank(
     work: tuple[TrainingPlan, str], sink: Report, place: tuple[int, int], meet: Path, left: Connection
 ) -> None:
@@ -225,7 +205,7 @@ def _be_rank(
     dist.init_process_group("gloo", f"file://{meet}", rank=rank, world_size=workers)
     try:
         left.send(
-            train_on_worker(plan, sink if rank == 0 else _say_nothing, WatchedContext(plan, attempt, rank))
+            train_on_worker(plan, sink if rank == 0 else _say_nothing, WatchedContext(plan, rank, attempt))
         )
     except Exception as error:
         logging.exception("rank %d", rank)

@@ -7,6 +7,7 @@ from dataclasses import fields, replace
 
 import numpy as np
 import pytest
+from vavl.training.surroundings import Alone
 
 from vavl.config.files import read_json
 from vavl.data.loader import StepLoader
@@ -14,7 +15,6 @@ from vavl.errors import TrainingError
 from vavl.training import worker
 from vavl.training.run import prepare_run
 from vavl.training.stop import read_left
-from vavl.training.surroundings import Alone
 from vavl.training.worker import read_outcome, train_on_worker
 
 STEPS = 12

@@ -14,11 +14,11 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 from shard_ranks import FROZEN, STEPS, Way, name_of, network, others, ways
+from vavl.training.shards import KINDS, MOMENTS, WEIGHT, load_pieces, pieces_of
 
 from vavl.training.checkpoint_files import CheckpointValues
 from vavl.training.engine import TorchEngine
 from vavl.training.settings import TrainingSettings
-from vavl.training.shards import KINDS, MOMENTS, WEIGHT, load_pieces, pieces_of
 
 TIME_LIMIT_S = 600
 WAYS = list(ways())

@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from vavl.training.ray_controller import RecordSink
+from vavl.training.shards import unsharded_masters
 
 from vavl.training.engine import DeepSpeedEngine
 from vavl.training.process_memory import RUN_MEMORY
-from vavl.training.ray_controller import RecordSink
 from vavl.training.settings import TrainingSettings
-from vavl.training.shards import unsharded_masters
 
 ROOT = Path(__file__).parents[3]
 IMPORT_DEEPSPEED = """

@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 
 import pytest
+from vavl.training.supervision import LostWorkersError, Supervisor
 
 from vavl.errors import InputError, TrainingError
 from vavl.training.settings import TrainingSettings
 from vavl.training.stop import TrainingStopped, ask_to_stop, note_left, stop_reason
-from vavl.training.supervision import LostWorkersError, Supervisor
 
 
 @pytest.fixture

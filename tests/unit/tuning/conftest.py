@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 import yaml
+from vavl.training.supervision import stopped
 
 from vavl.config.files import write_json
 from vavl.training.run_folder import RunFolder
 from vavl.training.settings import TrainingPlan
 from vavl.training.stop import clear_stop, note_left, stop_reason
-from vavl.training.supervision import stopped
 from vavl.tuning.settings import SweepPlan
 
 METRIC = "validation/audio_video/accuracy"
