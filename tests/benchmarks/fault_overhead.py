@@ -33,20 +33,19 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 
 import torch
 from forked_ranks import run_ranks, warm_up
+from watched_context import WatchedContext
 
 from vavl.config.files import read_json, write_json
 from vavl.config.load import read_config
 from vavl.job_config import TrainModelJob
 from vavl.training import loop as loop_module
-from vavl.training.checkpoint import CheckpointFolder
+from vavl.training.checkpoint import Checkpoints
 from vavl.training.collectives import add_over_ranks, wait_for_all
+from vavl.training.context import LocalContext, WorkerContext
 from vavl.training.loop import train
 from vavl.training.run import TrainingRun, prepare_run
 from vavl.training.settings import TrainingPlan
 from vavl.training.state import LoopState
-from vavl.training.stop import StopWatch
-from vavl.training.surroundings import Alone, Listening, Surroundings
-from vavl.training.watchdog import Watchdog
 
 PROMISE = 0.03
 CONFIG = Path("jobs/configs/demo.yaml")
@@ -87,13 +86,7 @@ PAPER = [
 
 def plan_of(store: Path, folder: Path, preset: Sequence[str]) -> TrainingPlan:
     """Return the demo's plan, for the measurement in a folder of its own."""
-    words = [
-        f"output_dir={folder}",
-        f"data.store={store}",
-        "training.gradient_norms_every_steps=null",
-        *preset,
-    ]
-    return read_config(TrainModelJob, CONFIG, words)
+    return read_config(TrainModelJob, CONFIG, [f"output_dir={folder}", f"data.store={store}", *preset])
 
 
 def loop_costs(plan: TrainingPlan, repeats: int, epochs: int) -> dict[str, Any]:
@@ -117,22 +110,19 @@ def loop_costs(plan: TrainingPlan, repeats: int, epochs: int) -> dict[str, Any]:
 def _train_in_turn(plan: TrainingPlan, repeats: int, epochs: int) -> None:
     """Train stretch after stretch on this rank; rank 0 leaves what each took per step."""
     run = prepare_run(plan)
-    on = Listening(
-        StopWatch(plan.output_dir),
-        Watchdog(plan.output_dir, run.place.rank, plan.training.faults.step_timeout_seconds),
-    )
+    on = WatchedContext(plan, run.place.rank)
     never = plan.model_copy(
         update={"training": plan.training.model_copy(update={"checkpoint_every_epochs": 10**9})}
     )
     quiet = replace(run, plan=never, checkpoints=_NoCheckpoints())
     steps = epochs * run.steps_per_epoch
-    state = _stretch(quiet, run.start, Alone(), run.steps_per_epoch)[0]  # the first steps are slower
+    state = _stretch(quiet, run.start, LocalContext(), run.steps_per_epoch)[0]  # the first steps are slower
     found: dict[str, Any] = {"on": [], "off": [], "steps": steps, "checks": _seconds_of_checks()}
     for repeat in range(repeats):
         # Whichever comes first changes, so that a machine that slows down favours neither.
-        pair: list[tuple[str, TrainingRun, Surroundings]] = [("on", run, on), ("off", quiet, Alone())]
-        for name, one, outside in pair if repeat % 2 else reversed(pair):
-            state, spent = _stretch(one, state, outside, steps)
+        pair: list[tuple[str, TrainingRun, WorkerContext]] = [("on", run, on), ("off", quiet, LocalContext())]
+        for name, one, context in pair if repeat % 2 else reversed(pair):
+            state, spent = _stretch(one, state, context, steps)
             found[name].append({clock: seconds / steps for clock, seconds in spent.items()})
     on.close()
     if run.place.rank == 0:
@@ -140,7 +130,7 @@ def _train_in_turn(plan: TrainingPlan, repeats: int, epochs: int) -> None:
 
 
 def _stretch(
-    run: TrainingRun, state: LoopState, outside: Surroundings, steps: int
+    run: TrainingRun, state: LoopState, context: WorkerContext, steps: int
 ) -> tuple[LoopState, dict[str, float]]:
     """Train some steps; return the seconds by the clock and of all ranks' processors, without validation."""
     run = replace(run, total_steps=state.step + steps)
@@ -148,7 +138,7 @@ def _stretch(
     wait_for_all()
     wall, cpu = time.monotonic(), time.process_time()
     with _timed_validation(validation):
-        state = train(run, state, lambda records: None, outside).state
+        state = train(run, state, lambda records: None, context).state
     spent = {
         "wall": time.monotonic() - wall - validation["wall"],
         "cpu": time.process_time() - cpu - validation["cpu"],
@@ -195,7 +185,7 @@ def _seconds_each(work: Callable[[], None], times: int) -> float:
 
 
 class _NoCheckpoints:
-    """A folder of checkpoints that keeps none."""
+    """Checkpoints that nobody keeps."""
 
     failed = False
 
@@ -207,7 +197,7 @@ class _NoCheckpoints:
 
 
 def checkpoint_costs(plan: TrainingPlan, times: int = 5) -> dict[str, Any]:
-    """Save some checkpoints of a plan with nothing beside them."""
+    """Save some checkpoints of a plan with no training meanwhile."""
     run_ranks(plan.training.most_workers, lambda: _save_some(plan, times))
     found: dict[str, Any] = read_json(plan.output_dir / "saves.json")
     held_up, until = (
@@ -225,16 +215,15 @@ def checkpoint_costs(plan: TrainingPlan, times: int = 5) -> dict[str, Any]:
 def _save_some(plan: TrainingPlan, times: int) -> None:
     """Save on this rank; rank 0 leaves how long it took."""
     run = prepare_run(plan)
-    folder = CheckpointFolder(plan.output_dir / "saved", keep=1)
-    folder.open()
+    checkpoints = Checkpoints(plan.output_dir / "saved", keep=1)
+    checkpoints.open()
     saves = []
     for step in range(times + 1):
         wait_for_all()
         start = time.monotonic()
-        average = run.average.weights() if run.average else None
-        folder.save(run.engine, average, run.start.model_copy(update={"step": step}))
+        checkpoints.save(run.engine, run.average, run.start.model_copy(update={"step": step}))
         held_up = time.monotonic() - start
-        folder.finish()
+        checkpoints.finish()
         saves.append({"held_up": held_up, "until_it_lies_there": time.monotonic() - start})
     if run.place.rank == 0:
         size = sum(path.stat().st_size for path in (plan.output_dir / "saved").rglob("*.*") if path.is_file())

@@ -49,7 +49,7 @@ from vavl.models.draws import DrawKey
 from vavl.models.pooling import masked_mean
 from vavl.ray_session import join_ray
 from vavl.tracking.leftovers import JOURNAL_NAME
-from vavl.training.checkpoint import CheckpointFolder
+from vavl.training.checkpoint import Checkpoints
 from vavl.training.launch import launch_training
 from vavl.training.loop import train
 from vavl.training.run import prepare_run
@@ -82,7 +82,7 @@ class Bench:
                 "launcher": "ray" if on_ray else "in_process", "engine": "deepspeed" if on_ray else "torch",
                 "workers": workers, "threads_per_worker": 1, "precision": self.precision,
                 "max_epochs": 10**6, "max_steps": self.steps,
-                "checkpoint_every_epochs": 10**6, "gradient_norms_every_steps": None,
+                "checkpoint_every_epochs": 10**6,
             },
         )  # fmt: skip
 
@@ -252,14 +252,14 @@ def checkpoint_seconds(plan: TrainingPlan) -> dict[str, Any]:
     """Save checkpoints of a run after one step, with nothing beside them."""
     run = prepare_run(plan)
     train_step(run, 0, run.loader.load(0), None)
-    folder = CheckpointFolder(plan.output_dir / "saved", keep=1)
-    folder.open()
+    checkpoints = Checkpoints(plan.output_dir / "saved", keep=1)
+    checkpoints.open()
     held_up, there = [], []
     for step in range(_CHECKPOINTS):
         start = time.monotonic()
-        folder.save(run.engine, None, run.start.model_copy(update={"step": step}))
+        checkpoints.save(run.engine, None, run.start.model_copy(update={"step": step}))
         held_up.append(time.monotonic() - start)
-        folder.finish()
+        checkpoints.finish()
         there.append(time.monotonic() - start)
     return {
         "parameters": run.parameters,

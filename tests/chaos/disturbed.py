@@ -10,8 +10,10 @@ from typing import Any, Protocol, TypeVar
 
 from reading import RunReading
 
+from vavl.training.checkpoint import CHECKPOINTS_FOLDER, checkpoint_names, step_of
+from vavl.training.checkpoint_files import problem_of
 from vavl.training.settings import TrainingPlan
-from vavl.training.supervision import newest_step
+from vavl.training.storage import RunStorage
 
 Chosen = TypeVar("Chosen")
 
@@ -56,12 +58,14 @@ class Disturbed:
         name: of the run in the table.
         command: that trains it.
         seed: of the moments of the faults.
+        patience: factor for how long a recovery may take, for a machine that has other work.
     """
 
     FINISHED, FAILED, STOPPED = 0, 2, 3
 
-    def __init__(self, name: str, command: Command, seed: int) -> None:
+    def __init__(self, name: str, command: Command, seed: int, patience: float = 1.0) -> None:
         self.name, self.command = name, command
+        self._limit_seconds = patience * command.recovery_limit_seconds
         self.folder: Path = command.plan.output_dir
         self.steps = command.plan.training.max_steps or 0
         self.reading = RunReading(self.folder)
@@ -94,9 +98,18 @@ class Disturbed:
         self.reading.refresh()
         return self.reading.messages(what, after)
 
+    def checkpoints(self) -> list[Path]:
+        """Return the whole checkpoints, oldest first."""
+        root = RunStorage(self.folder / CHECKPOINTS_FOLDER)
+        names = [
+            name for name in checkpoint_names(root) if problem_of(root.directory(name), by_size=True) is None
+        ]
+        return [self.folder / CHECKPOINTS_FOLDER / name for name in names]
+
     def newest_checkpoint(self) -> int:
-        """Return the step of the newest checkpoint, 0 without any."""
-        return newest_step(self.folder)
+        """Return the step of the newest whole checkpoint, 0 without any."""
+        whole = self.checkpoints()
+        return step_of(whole[-1].name) if whole else 0
 
     def wait_for_step(self, step: int) -> None:
         """Wait until so many steps are done and a checkpoint is there."""
@@ -125,12 +138,12 @@ class Disturbed:
         Raises:
             AssertionError: it did not come, or the driver ended although ``is_alive`` is asked for.
         """
-        end = time.monotonic() + self.command.recovery_limit_seconds
+        end = time.monotonic() + self._limit_seconds
         while not is_so():
             if is_alive and self.command.exit_code() is not None:
                 raise AssertionError(f"{problem}: the driver ended with {self.command.exit_code()}")
             if time.monotonic() > end:
-                raise AssertionError(f"{problem} after {self.command.recovery_limit_seconds:g} s")
+                raise AssertionError(f"{problem} after {self._limit_seconds:g} s")
             time.sleep(pause)
 
     def change_training(self, **training: Any) -> None:

@@ -1,6 +1,7 @@
 """Training processes that are forked from a warm parent, so that a kill costs a second instead of fifteen.
 
-A driver process supervises ranks as Ray's driver does; all of them are real processes that meet over gloo.
+A driver process starts the ranks again as Ray Train's controller does, with the platform's own callback deciding
+whether a loss ends the run; all of them are real processes that meet over gloo.
 """
 
 from __future__ import annotations
@@ -9,31 +10,33 @@ import ctypes
 import logging
 import multiprocessing
 import os
+import secrets
 import signal
 import sys
 import time
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
 
 import psutil
 import torch
 import torch.distributed as dist
+from watched_context import WatchedContext
 
 from vavl.errors import VavlError
 from vavl.tracking.journal import Journal
 from vavl.tracking.journal_sink import JournalSink
-from vavl.training.launch import launch_training
+from vavl.training.checkpoint import newest_step
+from vavl.training.launch import launch_training, stopped
 from vavl.training.loop import Record, Report
+from vavl.training.ray_worker import RunCallback, failure_of
 from vavl.training.run_folder import claim_run_folder
 from vavl.training.settings import TrainingPlan
 from vavl.training.signals import stop_on_signals
-from vavl.training.stop import StopWatch, TrainingStopped, clear_stop
-from vavl.training.supervision import LostWorkersError, Supervisor
-from vavl.training.surroundings import Listening
-from vavl.training.watchdog import Watchdog
+from vavl.training.stop import TrainingStopped, clear_stop
+from vavl.training.watchdog import clear_stacks, stacks_folder
 from vavl.training.worker import train_on_worker
 
 FINISHED, FAILED, STOPPED = 0, 2, 3
@@ -47,6 +50,7 @@ _fork = multiprocessing.get_context("fork")
 
 def warm_up() -> None:
     """Import what every training process needs, before the first fork."""
+    os.environ["DS_ACCELERATOR"] = "cpu"
     import deepspeed  # noqa: F401
 
     torch.set_num_threads(1)
@@ -128,33 +132,46 @@ def _drive(plan: TrainingPlan, error_file: Path) -> None:
         if plan.training.launcher == "in_process":
             launch_training(plan, folder, sink)
         else:
-            _supervise(plan, sink)
+            _train_on_ranks(plan, sink)
         folder.finish()
     except TrainingStopped:
         os._exit(STOPPED)
-    except VavlError as fault:
+    except VavlError as error:
         # Short: also a process that may write few bytes only has to say it.
-        error_file.write_bytes(str(fault).encode()[:_MESSAGE_BYTES])
+        error_file.write_bytes(str(error).encode()[:_MESSAGE_BYTES])
         os._exit(FAILED)
     os._exit(FINISHED)
 
 
-def _supervise(plan: TrainingPlan, sink: Report) -> None:
+def _train_on_ranks(plan: TrainingPlan, sink: Report) -> None:
+    """Start the ranks, again after every loss that the callback lets pass."""
     clear_stop(plan.output_dir)
-    workers = plan.training.most_workers
-    supervisor = Supervisor(
-        plan.training, plan.output_dir, partial(_attempt, plan, sink), lambda: workers, sink, 0.2
-    )
+    callback = RunCallback(sink, plan.training.faults, stacks_folder(plan.output_dir))
+    attempt, reached = f"forked-{secrets.token_hex(2)}", newest_step(plan.output_dir)
     with stop_on_signals(plan.output_dir):
-        supervisor.run()
+        while True:
+            clear_stacks(plan.output_dir)
+            errors, end = _attempt(plan, sink, attempt)
+            if not errors:
+                if end["is_stopped"]:
+                    raise stopped(plan)
+                return
+            step = newest_step(plan.output_dir)
+            if step > reached:
+                callback.after_report(None, [{"records": "[]", "step": step}], attempt)
+            reached = step
+            callback.after_exception(None, errors)
 
 
-def _attempt(plan: TrainingPlan, sink: Report, workers: int) -> None:
-    """Fork the ranks and wait for them; one that is lost ends all."""
+def _attempt(
+    plan: TrainingPlan, sink: Report, attempt: str
+) -> tuple[Mapping[int, Exception], dict[str, Any]]:
+    """Fork the ranks and wait for them; one that is lost ends all. Returns the errors by rank, and how rank 0 ended."""
+    workers = plan.training.most_workers
     meet = plan.output_dir / f"meet-{os.getpid()}-{time.monotonic_ns()}"
     pipes = [_fork.Pipe(duplex=False) for _ in range(workers)]
     ranks = [
-        _fork.Process(target=_be_rank, args=(plan, sink, (rank, workers), meet, pipes[rank][1]))
+        _fork.Process(target=_be_rank, args=((plan, attempt), sink, (rank, workers), meet, pipes[rank][1]))
         for rank in range(workers)
     ]
     for process in ranks:
@@ -163,42 +180,37 @@ def _attempt(plan: TrainingPlan, sink: Report, workers: int) -> None:
     while waiting and not any(process.exitcode for process in ranks):
         wait([process.sentinel for process in waiting])
         waiting = [process for process in ranks if process.exitcode is None]
+    lost = {
+        rank: ChildProcessError(f"exit code {one.exitcode}") for rank, one in enumerate(ranks) if one.exitcode
+    }
     for process in waiting:
         process.kill()
     for process in ranks:
         process.join()
     meet.unlink(missing_ok=True)
-    _raise_first_fault(ranks, [receiver for receiver, _ in pipes])
-
-
-def _raise_first_fault(ranks: Sequence[BaseProcess], pipes: Sequence[Connection]) -> None:
-    faults = [pipe.recv() for pipe in pipes if pipe.poll()]
-    for fault in faults:
-        raise fault
-    codes = [process.exitcode for process in ranks]
-    if any(codes):
-        raise LostWorkersError(f"exit codes of the ranks: {codes}")
+    left = {rank: receiver.recv() for rank, (receiver, _) in enumerate(pipes) if receiver.poll()}
+    errors = {rank: one for rank, one in left.items() if isinstance(one, Exception)}
+    return lost | errors, left.get(0, {})
 
 
 def _be_rank(
-    plan: TrainingPlan, sink: Report, place: tuple[int, int], meet: Path, errors: Connection
+    work: tuple[TrainingPlan, str], sink: Report, place: tuple[int, int], meet: Path, left: Connection
 ) -> None:
     """Be one rank, as a worker of Ray is."""
-    rank, workers = place
+    (plan, attempt), (rank, workers) = work, place
     ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_DFL)
     os.environ.update(RANK=str(rank), WORLD_SIZE=str(workers), LOCAL_RANK=str(rank))
     dist.init_process_group("gloo", f"file://{meet}", rank=rank, world_size=workers)
-    watchdog = Watchdog(plan.output_dir, rank, plan.training.faults.step_timeout_seconds)
-    outside = Listening(StopWatch(plan.output_dir), watchdog)
     try:
-        train_on_worker(plan, sink if rank == 0 else _say_nothing, outside)
-    except VavlError as fault:
-        errors.send(fault)
+        left.send(
+            train_on_worker(plan, sink if rank == 0 else _say_nothing, WatchedContext(plan, rank, attempt))
+        )
+    except Exception as error:
+        logging.exception("rank %d", rank)
+        left.send(error if isinstance(error, VavlError) else failure_of(error, plan.training))
         os._exit(FAILED)
-    finally:
-        outside.close()
     os._exit(0)
 
 

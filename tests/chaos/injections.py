@@ -17,9 +17,10 @@ from typing import Any
 import psutil
 from disturbed import Disturbed, InjectionError
 
-from vavl.training.checkpoint import CHECKPOINTS_FOLDER
-from vavl.training.checkpoint_files import fault_of
+from vavl.training.checkpoint import CHECKPOINTS_FOLDER, step_of
+from vavl.training.checkpoint_files import problem_of
 from vavl.training.stop import ask_to_stop
+from vavl.training.storage import RunStorage
 
 Injection = Callable[[Disturbed], str]
 FILLER = "filler"
@@ -41,17 +42,23 @@ def kill_driver(run: Disturbed) -> str:
 
 def kill_while_writing(run: Disturbed) -> str:
     """SIGKILL everything while a checkpoint is half written."""
-    root, least = run.folder / CHECKPOINTS_FOLDER, run.random.randrange(4)
+    root, least = run.folder / CHECKPOINTS_FOLDER, run.random.randrange(6)
 
     def is_writing() -> bool:
-        return any(sum(1 for _ in partial.iterdir()) >= least for partial in root.glob(".step-*.partial"))
+        return any(
+            sum(path.is_file() for path in folder.parent.rglob("*")) >= least
+            for folder in root.rglob(".writing-*")
+        )
 
     run.wait_until(is_writing, "no checkpoint is written", pause=0.0002)
     run.command.kill()
-    left = sorted(root.glob(".step-*.partial"))
+    found = [(folder, problem_of(RunStorage(folder))) for folder in root.rglob("step-*")]
+    left = [(folder, problem) for folder, problem in found if problem is not None]
     if not left:
         raise InjectionError("the checkpoint was whole before the kill")
-    return f"{len(list(left[0].iterdir()))} files of {left[0].name[:14]} were there"
+    folder, problem = left[0]
+    count = sum(path.is_file() for path in folder.rglob("*"))
+    return f"{count} files of {folder.name} were there: {problem}"
 
 
 def send_sigterm(run: Disturbed) -> str:
@@ -96,43 +103,54 @@ def freeze_worker(run: Disturbed) -> str:
 
 def truncate_newest(run: Disturbed) -> str:
     """Kill, and cut the newest checkpoint short."""
-    path = _torn_file(run)
+    path = _file_of_newest(run)
     with path.open("r+b") as file:
         file.truncate(path.stat().st_size // 2)
-    return _torn(run, f"{path.name} cut to a half")
+    return _skipped(run, path.parent, f"{path.name} cut to a half")
 
 
 def flip_byte_of_newest(run: Disturbed) -> str:
     """Kill, and change one bit of the newest checkpoint."""
-    path = _torn_file(run)
+    path = _file_of_newest(run)
     place = run.random.randrange(path.stat().st_size)
     with path.open("r+b") as file:
         file.seek(place)
         byte = file.read(1)[0]
         file.seek(place)
         file.write(bytes([byte ^ (1 << run.random.randrange(8))]))
-    return _torn(run, f"one bit of {path.name}")
+    return _skipped(run, path.parent, f"one bit of {path.name}")
 
 
-def remove_manifest_of_newest(run: Disturbed) -> str:
-    """Kill, and remove the manifest of the newest checkpoint."""
-    path = _torn_file(run)
-    (path.parent / "manifest.json").unlink()
-    return _torn(run, "no manifest")
+def remove_entry_of_newest(run: Disturbed) -> str:
+    """Kill, and remove what one rank writes last: the checkpoint looks as if that rank had not finished."""
+    folder = _file_of_newest(run).parent
+    path = run.draw(sorted(folder.glob("rank-*.json")))
+    path.unlink()
+    moment = time.time()
+    run.ensure_started()
+
+    def is_resumed() -> bool:
+        run.reading.refresh()
+        return run.reading.resumed_after(moment) is not None
+
+    run.wait_until(is_resumed, "the run was not resumed")
+    resumed = run.reading.resumed_after(moment)
+    if resumed is None or resumed.step >= step_of(folder.name):
+        raise AssertionError(f"{folder.name} without {path.name} was taken as whole")
+    return f"no {path.name}; resumed from the checkpoint before"
 
 
-def _torn_file(run: Disturbed) -> Path:
-    root = run.folder / CHECKPOINTS_FOLDER
-    run.wait_until(lambda: len(list(root.glob("step-*"))) > 1, "there is one checkpoint only")
+def _file_of_newest(run: Disturbed) -> Path:
+    """Kill, and choose a file of the newest whole checkpoint that its ranks' entries name."""
+    run.wait_until(lambda: len(run.checkpoints()) > 1, "there is one checkpoint only", pause=0.05)
     run.command.kill()
-    files = sorted(max(root.glob("step-*")).glob("rank-*.safetensors"))
-    path: Path = run.draw(files)
-    return path
+    files = sorted(path for path in run.checkpoints()[-1].glob("*") if path.is_file())
+    return run.draw([path for path in files if path.suffix != ".json" or not path.name.startswith("rank-")])
 
 
-def _torn(run: Disturbed, what: str) -> str:
-    moment, newest = time.time(), max((run.folder / CHECKPOINTS_FOLDER).glob("step-*"))
-    if fault_of(newest) is None:
+def _skipped(run: Disturbed, newest: Path, what: str) -> str:
+    moment = time.time()
+    if problem_of(RunStorage(newest)) is None:
         raise AssertionError(f"{newest} still counts as whole")
     run.ensure_started()
     run.wait_until(
@@ -168,13 +186,16 @@ def limit_writes(run: Disturbed) -> str:
 
 
 def _last_good(run: Disturbed) -> str:
-    newest = max((run.folder / CHECKPOINTS_FOLDER).glob("step-*"))
-    if (torn := fault_of(newest)) is not None:
+    whole = run.checkpoints()
+    if not whole:
+        raise AssertionError("no whole checkpoint is left")
+    torn = problem_of(RunStorage(whole[-1]))
+    if torn is not None:
         raise AssertionError(f"the last checkpoint is torn: {torn}")
     message = run.command.error_message()
     if "cannot be written" not in message and "could not be written" not in message:
         raise AssertionError(f"no clean end: {message}")
-    return f"clean end, {newest.name} is whole"
+    return f"clean end, {whole[-1].name} is whole"
 
 
 def go_on_with(**training: Any) -> Injection:

@@ -28,8 +28,8 @@ def main(plan_file: Path) -> int:
     except TrainingStopped as stop:
         logging.info("%s", stop)
         return STOPPED
-    except VavlError as fault:
-        logging.error("%s", fault)
+    except VavlError as error:
+        logging.error("%s", error)
         return FAILED
     folder.finish()
     return FINISHED

@@ -19,10 +19,14 @@ _DEADLINE_SECONDS = 60
 
 
 def kill_controller(run: Disturbed) -> str:
-    """SIGKILL the actor of Ray Train that runs the workers."""
+    """SIGKILL the actor of Ray Train that runs the workers: the driver ends and says so; the same command again."""
     pid = run.draw(_cluster(run).find("TrainController"))
     os.kill(pid, signal.SIGKILL)
-    return "SIGKILL"
+    run.wait_for_exit(run.FAILED)
+    message = run.command.error_message()
+    if "start the same command again" not in message:
+        raise AssertionError(f"the driver ended without saying what to do: {message}")
+    return "SIGKILL, the driver ended, same command again"
 
 
 def kill_node(run: Disturbed) -> str:
@@ -33,21 +37,27 @@ def kill_node(run: Disturbed) -> str:
 
 
 def lose_node(run: Disturbed) -> str:
-    """Kill a node for good: the run goes on with the workers that have place."""
+    """Kill a node for good: the run continues with the workers that fit on what is left."""
     count = _kill_node(run)
     return f"{count} processes; {len(_cluster(run).nodes)} node is left"
 
 
 def add_node(run: Disturbed) -> str:
-    """Let a node join: the run leaves with a checkpoint and starts again with more workers."""
+    """Let a node join: Ray Train resizes the run, which costs at most the steps since the last checkpoint."""
     moment = time.time()
     _cluster(run).add()
-    run.wait_until(lambda: bool(run.events("resize", moment)), "the run did not grow")
-    return run.events("resize", moment)[0]
+
+    def is_larger() -> bool:
+        return any(
+            "2 worker(s), ZeRO 1 -> 4 worker(s)" in message for message in run.events("resumed", moment)
+        )
+
+    run.wait_until(is_larger, "the run did not grow")
+    return "resumed with 4 workers"
 
 
 def preempt_node(run: Disturbed) -> str:
-    """Tell Ray that a node goes away; kill it when the workers have left with a checkpoint."""
+    """Notify Ray that a node goes away; kill it once a checkpoint of that moment is there."""
     cluster, moment = _cluster(run), time.time()
     node = _node_of_a_worker(run)
     command = [
@@ -57,14 +67,13 @@ def preempt_node(run: Disturbed) -> str:
     ]  # fmt: skip
     cluster.add()
     subprocess.run(command, env=cluster.environment, check=True, capture_output=True, timeout=60)
-    run.wait_until(lambda: bool(run.events("preemption", moment)), "nobody heard the notice")
-    run.reading.refresh()
-    saved = run.newest_checkpoint()
-    done = run.reading.done()
+    before = run.newest_checkpoint()
+    run.wait_until(lambda: bool(run.events("preemption", moment)), "nobody was notified")
+    run.wait_until(
+        lambda: run.newest_checkpoint() > before, "no checkpoint was written at the notice", pause=0.05
+    )
     cluster.kill(node)
-    if saved < done:
-        raise AssertionError(f"left after step {done} with a checkpoint of {saved}")
-    return "checkpoint before the node went; a new node joins"
+    return f"checkpoint {run.newest_checkpoint()} before the node went; a new node joins"
 
 
 def _kill_node(run: Disturbed) -> int:

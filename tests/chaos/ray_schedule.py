@@ -17,9 +17,7 @@ from selection import PlannedRun
 from vavl.training.settings import TrainingPlan
 
 # Workers report once a second: quick steps would be done and lost without anybody having heard of them.
-STEPS_PER_FAULT, MICRO_BATCHES, CHECKPOINT_EVERY = 26, 6, 12
-# Weights that are sharded travel for every micro-batch: steps are slow enough without many.
-MICRO_BATCHES_OF_SHARDED = 1
+STEPS_PER_FAULT, CHECKPOINT_EVERY = 26, 12
 
 CONTROLLER = Planned("controller killed", ray_injections.kill_controller)
 NODE = Planned("node killed", ray_injections.kill_node)
@@ -40,7 +38,8 @@ def ray_scenarios(runs: Runs, cluster: RayNodes) -> list[PlannedRun]:
             steps,
             launcher="ray",
             checkpoint_every_steps=CHECKPOINT_EVERY,
-            micro_batches=MICRO_BATCHES_OF_SHARDED if training["zero_stage"] == 3 else MICRO_BATCHES,
+            # Weights that are sharded travel for every micro-batch: steps are slow enough without many.
+            clips_per_forward=None if training["zero_stage"] == 3 else 1,
             **limits,
             **training,
         )

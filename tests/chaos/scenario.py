@@ -59,10 +59,10 @@ class Scenario:
     check: Callable[[Disturbed], None] | None = None
     skips: bool = False
 
-    def play(self, log: FaultLog, seed: int, teller: Teller) -> None:
+    def play(self, log: FaultLog, seed: int, teller: Teller, patience: float = 1.0) -> None:
         """Run it to its end; a fault that the run does not survive ends the scenario."""
         mine: list[Fault] = []
-        run = Disturbed(self.name, self.command(self.plan), seed)
+        run = Disturbed(self.name, self.command(self.plan), seed, patience)
         try:
             run.command.start()
             targets = moments(run, len(self.faults))

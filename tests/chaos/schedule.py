@@ -27,7 +27,7 @@ STOP_FILE = Planned("stop file", injections.write_stop_file)
 FROZEN = Planned("worker frozen", injections.freeze_worker)
 TRUNCATED = Planned("newest checkpoint truncated", injections.truncate_newest)
 FLIPPED = Planned("newest checkpoint with a flipped bit", injections.flip_byte_of_newest)
-NO_MANIFEST = Planned("newest checkpoint without manifest", injections.remove_manifest_of_newest)
+NO_ENTRY = Planned("newest checkpoint without a rank", injections.remove_entry_of_newest)
 FULL = Planned("disk full", injections.fill_disk)
 LIMITED = Planned("disk full (RLIMIT_FSIZE)", injections.limit_writes)
 
@@ -59,7 +59,7 @@ class Runs:
         settings = plan.training
         how = (
             plan.config_hash, plan.data.store, settings.most_workers, settings.zero_stage, settings.engine,
-            settings.micro_batches,
+            settings.clips_per_forward,
         )  # fmt: skip
         key = "-".join(map(str, how))
         if key not in self._undisturbed:
@@ -88,8 +88,9 @@ class Runs:
 
 def forked_scenarios(runs: Runs, small_disk: Path | None) -> list[PlannedRun]:
     """Return the runs of forked processes; ``small_disk`` is a file system that one of them may fill."""
-    alone = {"launcher": "in_process", "engine": "torch"}
-    quick = {"faults": {"step_timeout_seconds": 6}}
+    norms = {"gradient_norms_every_steps": 20}
+    alone = {"launcher": "in_process", "engine": "torch", **norms}
+    quick = {"faults": {"step_timeout_seconds": 6}, **norms}
 
     def two(stage: int, **more: Any) -> Maker:
         return lambda name, faults: runs.forked(name, faults, workers=2, zero_stage=stage, **more)
@@ -99,11 +100,11 @@ def forked_scenarios(runs: Runs, small_disk: Path | None) -> list[PlannedRun]:
 
     table: list[tuple[str, list[Planned], Maker]] = [
         ("one-process", [
-            DRIVER, WRITING, TRUNCATED, SIGTERM, DRIVER, FLIPPED, LIMITED, WRITING, NO_MANIFEST, STOP_FILE, DRIVER,
+            DRIVER, WRITING, TRUNCATED, SIGTERM, DRIVER, FLIPPED, LIMITED, WRITING, NO_ENTRY, STOP_FILE, DRIVER,
         ], one()),
         ("two-ranks-zero-1", [WORKER, FROZEN, WRITING, WORKER, DRIVER, FLIPPED, SIGTERM, WORKER], two(1, **quick)),
         ("two-ranks-zero-3", [WORKER, WRITING, TRUNCATED, DRIVER, STOP_FILE, WORKER], two(3)),
-        ("two-ranks-zero-2", [FROZEN, WORKER, LIMITED, NO_MANIFEST, WORKER], two(2, **quick)),
+        ("two-ranks-zero-2", [FROZEN, WORKER, LIMITED, NO_ENTRY, WORKER], two(2, **quick)),
         ("nan", [WORKER, DRIVER], two(0, bad_clip=True)),
         ("four-two-four", [other_workers(2), WORKER, other_workers(4)],
          lambda name, faults: runs.forked(name, faults, workers=4, zero_stage=1, allowed=OTHER_WORKERS)),

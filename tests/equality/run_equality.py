@@ -3,17 +3,17 @@
     python tests/equality/run_equality.py [--few] [--out runs/equality/summary.json]
 
 Trains a small network with all objectives, averaged weights and dropout on real processes (gloo, no Ray) and
-compares the loss of every step with that of a reference: for fp32 one worker with torch alone, for bf16 one
-worker of DeepSpeed without ZeRO. A resumed run went on from the middle of another one; one that goes on in the
-way in which it began is compared with its own undisturbed run, and must not differ at all.
+compares the loss of every step with that of a reference: one worker with torch alone, in the same precision.
+A resumed run began in another way up to its middle; one that goes on in the way in which it began is compared
+with its own undisturbed run, and must not differ at all.
 
 Prints a table, writes the summary, and exits with 1 when a promise is broken. Keys of the summary:
 
     steps, batch_size, seconds
     broken      number of rows whose promise does not hold
     rows        list of
-        engine, workers, zero_stage, precision, micro_batches, offload, activation_checkpointing
-        resumed_from                 null, or engine, workers, zero_stage and micro_batches of the run before
+        engine, workers, zero_stage, precision, clips_per_forward, offload, activation_checkpointing
+        resumed_from                 null, or engine, workers, zero_stage and clips_per_forward of the run before
         largest_relative_difference  of a step's loss to that of the reference
         promise                      largest difference that holds it
         difference_with_same_labels  bf16 only: the same over the steps with equally many pseudo-labels
@@ -40,7 +40,7 @@ from forked_ranks import warm_up
 from vavl.config.files import write_json
 
 STEPS, FEW_STEPS = 32, 16
-_COLUMNS = ("workers", "zero_stage", "precision", "micro_batches", "offload", "activation_checkpointing")
+_COLUMNS = ("workers", "zero_stage", "precision", "clips_per_forward", "offload", "activation_checkpointing")
 _TABLE = "{:>7} {:>4}  {:<9} {:>5}  {:<21} {:<9} {:<16} {:>10}  {:>7}  {:>11}  {:>7}  {}"
 
 
@@ -75,7 +75,7 @@ def compare(cases: list[Case], steps: int) -> list[dict[str, Any]]:
     rows = []
     print(
         _TABLE.format(
-            "workers", "ZeRO", "precision", "micro", "offload", "recompute", "resumed from", "difference",
+            "workers", "ZeRO", "precision", "clips", "offload", "recompute", "resumed from", "difference",
             "promise", "same labels", "to fp32", "",
         )
     )  # fmt: skip
@@ -107,6 +107,7 @@ def line_of(row: dict[str, Any]) -> str:
     """Return a row as a line of the table."""
     values = [row[name] for name in _COLUMNS]
     values[1] = "-" if row["engine"] == "torch" else values[1]
+    values[3] = values[3] or "all"
     values[-1] = "yes" if values[-1] else "no"
     differences = [
         f"{row[name]:.1e}" if name in row else ""
@@ -124,7 +125,8 @@ def line_of(row: dict[str, Any]) -> str:
 
 def how(before: Mapping[str, Any]) -> str:
     """Return the workers and the stage of an earlier run in short."""
-    return "1, torch" if before["engine"] == "torch" else f"{before['workers']}, ZeRO {before['zero_stage']}"
+    stage = "torch" if before["engine"] == "torch" else f"ZeRO {before['zero_stage']}"
+    return f"{before['workers']}, {stage}"
 
 
 if __name__ == "__main__":

@@ -49,7 +49,7 @@ def test_workers_stages_precision_and_resumes_give_one_loss_curve(tmp_path: Path
     ("case", "promise"),
     [
         (PLAIN, 0), (Case(4, 3), 1e-5), (Case(4, 3, resumed_from=Case(4, 3)), 0), (Case(2, 2, "bf16"), 1e-1),
-        (Case(2, 1, resumed_from=Case(4, 1)), 1e-4), (Case(2, 1, resumed_from=Case(2, 1, micro_batches=3)), 1e-4),
+        (Case(2, 1, resumed_from=Case(4, 1)), 1e-4), (Case(2, 1, resumed_from=Case(2, 1, clips_per_forward=4)), 1e-4),
     ],
 )  # fmt: skip
 def test_a_promise_is_broken_by_a_larger_difference_and_by_none_at_all(case: Case, promise: float) -> None:

@@ -51,8 +51,8 @@ def launch_within(seconds: int, plan: TrainingPlan, sink: Report) -> None:
     def launch() -> None:
         try:
             done.set_result(launch_training(plan, claim_run_folder(plan), sink))
-        except BaseException as fault:  # noqa: BLE001  raised again in the test's thread
-            done.set_exception(fault)
+        except BaseException as error:  # noqa: BLE001  raised again in the test's thread
+            done.set_exception(error)
 
     threading.Thread(target=launch, daemon=True).start()
     try:
@@ -89,9 +89,9 @@ def _curves_of(steps: dict[int, dict[str, float]]) -> Curves:
     return {name: np.array([steps[step][name] for step in range(STEPS)]) for name in names}
 
 
-def train_at_every_stage(plan: TrainingPlan, run_id: str) -> None:
+def train_at_every_stage(plan: TrainingPlan, run_id: str) -> dict[str, Any]:
     """Train one run after the other in the same workers: their start costs more than all runs."""
-    from vavl.training.launch import _report_to_ray as report_to_ray
+    from vavl.training.ray_worker import report_to_ray
 
     for stage in STAGES:
 
@@ -100,7 +100,8 @@ def train_at_every_stage(plan: TrainingPlan, run_id: str) -> None:
 
         training = plan.training.model_copy(update={"zero_stage": stage})
         folder = plan.output_dir / f"stage{stage}"
-        train_on_worker(plan.model_copy(update={"training": training, "output_dir": folder}), report_stage)
+        end = train_on_worker(plan.model_copy(update={"training": training, "output_dir": folder}), report_stage)
+    return end
 
 
 def has_by_rank(plan: TrainingPlan) -> np.ndarray:
@@ -146,7 +147,7 @@ def plan(small_store: Callable[..., Path], small_corpus: Callable[..., Any], tmp
                     "pseudo_label": {"weight": 0.5, "adaptive": True, "adaptive_momentum": 0.5},
                 },
                 "training": {
-                    "max_epochs": 99, "max_steps": STEPS, "average_decay": 0.8, "gradient_norms_every_steps": 4,
+                    "max_epochs": 99, "max_steps": STEPS, "average_decay": 0.8,
                     "cpus_per_worker": 0.5, "threads_per_worker": 1, "optimizer": {"learning_rate": 3e-3}, **training,
                 },
                 "evaluation": {"select_by": ["validation/audio/uar"]},
@@ -175,7 +176,7 @@ def test_every_stage_trains_where_one_rank_never_gets_a_video_only_clip(
     has = has_by_rank(chosen)
     assert (has[:, 0, 1] == 1).all()
     assert not has[:, 1, 1].any()
-    monkeypatch.setattr("vavl.training.launch._train_on_ray_worker", train_at_every_stage)
+    monkeypatch.setattr("vavl.training.launch.train_on_ray_worker", train_at_every_stage)
     found = curves(chosen)
     assert sorted(found) == list(STAGES)
     for stage in STAGES:

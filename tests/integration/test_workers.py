@@ -1,14 +1,19 @@
-"""Training on real Ray workers: the number of workers does not change the result."""
+"""Training on real Ray workers: their number does not change the result, a bug ends the run, a lost worker does not."""
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
 import ray
+import torch
 
 from vavl.errors import InputError, TrainingError
 from vavl.training.launch import launch_training
@@ -73,8 +78,12 @@ def train(file_sink: type[Any]) -> Train:
     return train_it
 
 
-def test_two_workers_give_the_loss_curve_and_the_scores_of_one(plan: Make, train: Train) -> None:
-    one, two = plan("one", workers=1, zero_stage=0), plan("two", workers=2, zero_stage=2, micro_batches=3)
+@pytest.mark.parametrize("how", [{"zero_stage": 2}, {"engine": "torch"}], ids=["deepspeed", "torch"])
+def test_two_workers_give_the_loss_curve_and_the_scores_of_one(
+    plan: Make, train: Train, how: dict[str, Any]
+) -> None:
+    one = plan("one", launcher="in_process", engine="torch")
+    two = plan("two", workers=2, clips_per_forward=3, **how)  # three micro-batches each
     alone, together = train(one), train(two)
     assert len(alone) == len(together) == STEPS
     assert np.ptp(alone) > 0.1  # the curve moves: equality of constants would show nothing
@@ -94,6 +103,85 @@ def test_an_error_in_a_worker_keeps_its_class_and_message(plan: Make, train: Tra
 
 def test_more_workers_than_cpus_are_refused_at_once(plan: Make, train: Train) -> None:
     with pytest.raises(
-        TrainingError, match="500 workers with 1 CPUs each are asked for, this machine has place for"
+        TrainingError, match="500 workers with 1 CPUs each are asked for, this machine can hold"
     ):
         train(plan("many", workers=500))
+
+
+FAILING_STEP = 7
+
+
+def train_and_fail(fail: Callable[[], None], plan: TrainingPlan, run_id: str) -> dict[str, Any]:
+    """Be a worker of Ray whose rank 1 does something in the middle of training."""
+    from vavl.training import loop, ray_worker
+    from vavl.training.collectives import rank_and_world_size
+
+    take_step = loop.train_step
+    rank = rank_and_world_size()[0]
+    with (plan.output_dir / f"attempts-{rank}").open("a") as file:
+        file.write("x")
+
+    def step_or_fail(run: Any, step: int, *rest: Any) -> Any:
+        if rank == 1 and step == FAILING_STEP:
+            fail()
+        return take_step(run, step, *rest)
+
+    with patch.object(loop, "train_step", step_or_fail):
+        return ray_worker.train_on_ray_worker(plan, run_id)
+
+
+def attempts(plan: TrainingPlan) -> list[int]:
+    return [len((plan.output_dir / f"attempts-{rank}").read_text()) for rank in (0, 1)]
+
+
+def raise_it(error: Exception) -> None:
+    raise error
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (RuntimeError("boom"), "RuntimeError: boom"),
+        (ZeroDivisionError("division by zero"), "ZeroDivisionError: division by zero"),
+        (
+            torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB."),
+            r"clips_per_forward: out of memory with 3 per forward pass: CUDA out of memory",
+        ),
+    ],
+    ids=["bug", "another bug", "memory"],
+)
+def test_an_exception_of_a_living_worker_ends_the_run_at_once(
+    plan: Make, train: Train, monkeypatch: pytest.MonkeyPatch, error: Exception, message: str
+) -> None:
+    failing = partial(train_and_fail, partial(raise_it, error))
+    monkeypatch.setattr("vavl.training.launch.train_on_ray_worker", failing)
+    broken = plan("broken", workers=2, clips_per_forward=3, engine="torch")
+    with pytest.raises(TrainingError, match=message) as raised:
+        train(broken)
+    assert raised.value.exit_code == 1
+    assert attempts(broken) == [1, 1]
+
+
+def die_once(marker: Path) -> None:
+    """Die as a lost machine does, in the first attempt."""
+    if not marker.exists():
+        marker.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_lost_worker_is_replaced_and_the_run_ends_as_if_nothing_had_happened(
+    plan: Make, train: Train, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, file_sink: type[Any]
+) -> None:
+    """Its peer raises what gloo says when a connection is gone, which is no reason to end the run."""
+    ways = {"workers": 2, "engine": "torch", "checkpoint_every_steps": 5}
+    expected = train(plan("undisturbed", **ways))
+    failing = partial(train_and_fail, partial(die_once, tmp_path / "died"))
+    monkeypatch.setattr("vavl.training.launch.train_on_ray_worker", failing)
+    disturbed = plan("disturbed", **ways)
+    np.testing.assert_array_equal(train(disturbed), expected)
+    assert attempts(disturbed) == [2, 2]
+    records = file_sink(disturbed.output_dir.with_suffix(".jsonl")).records()
+    events = [record for record in records if record["kind"] == "event"]
+    assert [event["what"] for event in events] == ["restarted", "resumed"]
+    assert "workers were lost" in events[0]["message"]
+    assert events[1]["step"] == 5

@@ -13,8 +13,6 @@ import sys
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
-from unittest.mock import patch
 
 import torch
 from forked_ranks import run_ranks, warm_up
@@ -27,12 +25,16 @@ from vavl.models.draws import DrawKey
 from vavl.models.settings import LadderShape, NetworkSettings
 from vavl.models.vavl import Vavl, VavlOutput
 from vavl.objectives.moments import named_moments
-from vavl.training import engine as engine_module
+from vavl.training.checkpoint import weights_of
 from vavl.training.collectives import add_over_ranks, rank_and_world_size
-from vavl.training.engine import DeepSpeedEngine, deepspeed_config
+from vavl.training.engines import EngineShape, make_engine
 from vavl.training.settings import TrainingSettings
 
 RANKS, ROWS, MICRO_BATCHES, STEPS = 2, 3, 2, 2
+# Lets stage 3 shard and release these small weights as it does large ones.
+RELEASING = {
+    "stage3_param_persistence_threshold": 0, "stage3_max_live_parameters": 0, "stage3_max_reuse_distance": 0,
+}  # fmt: skip
 FRAMES, AUDIO, VIDEO, CLASSES = 7, 6, 5, 3
 
 
@@ -55,11 +57,13 @@ def run_cases(folder: Path) -> None:
 
 def trained(precision: str, stage: int, *, is_checkpointed: bool) -> dict[str, Tensor]:
     """Take a few steps; return what they gave."""
-    settings = TrainingSettings.model_validate(
-        {"workers": RANKS, "zero_stage": stage, "precision": precision, "micro_batches": MICRO_BATCHES}
+    settings = TrainingSettings.model_validate({
+        "workers": RANKS, "zero_stage": stage, "precision": precision,
+        "deepspeed": {"zero_optimization": RELEASING if stage == 3 else {}},
+    })  # fmt: skip
+    engine = make_engine(
+        network(is_checkpointed), settings, EngineShape(torch.device("cpu"), ROWS, MICRO_BATCHES)
     )
-    with patch.object(engine_module, "deepspeed_config", releasing_config):
-        engine = DeepSpeedEngine(network(is_checkpointed), settings, ROWS)
     runs = []
     for module in engine.network.modules():
         if isinstance(module, ConformerBlock):
@@ -73,19 +77,7 @@ def trained(precision: str, stage: int, *, is_checkpointed: bool) -> dict[str, T
         norms.append(float(engine.step(1e-2)))
     told = {"losses": torch.stack(losses), "runs": torch.tensor(float(len(runs)))}
     agreed = {name: value.float() for name, value in add_over_ranks(told).items()}
-    return {**agreed, "norms": torch.tensor(norms), **named_moments("weights", engine.full_weights())}
-
-
-def releasing_config(*arguments: Any) -> dict[str, Any]:
-    """Let stage 3 shard and release these small weights as it does large ones."""
-    config = deepspeed_config(*arguments)
-    if config["zero_optimization"]["stage"] == 3:
-        config["zero_optimization"] |= {
-            "stage3_param_persistence_threshold": 0,
-            "stage3_max_live_parameters": 0,
-            "stage3_max_reuse_distance": 0,
-        }
-    return config
+    return {**agreed, "norms": torch.tensor(norms), **named_moments("weights", weights_of(engine))}
 
 
 def network(is_checkpointed: bool) -> Vavl:

@@ -13,7 +13,7 @@ from typing import Any
 FP32, RESUMED = 1e-5, 1e-4
 """Largest relative differences of fp32: of a whole run, and after resuming elsewhere."""
 
-BF16, BF16_SAME_LABELS = 1e-1, 1e-2
+BF16, BF16_SAME_LABELS = 1e-1, 2e-3
 """Those of bf16 to one worker in bf16: of all steps, and of those with equally many pseudo-labels.
 
 Rounding moves a clip over the threshold now and then, and one of eight labels more is a jump of the loss.
@@ -30,7 +30,7 @@ class Case:
     zero_stage: int = 0
     precision: str = "fp32"
     engine: str = "deepspeed"
-    micro_batches: int = 1
+    clips_per_forward: int | None = None
     offload: str = "none"
     activation_checkpointing: bool = False
     resumed_from: Case | None = None
@@ -43,7 +43,7 @@ class Case:
             self.workers,
             self.zero_stage,
             self.precision,
-            self.micro_batches,
+            self.clips_per_forward or "all",
             self.offload,
         ]
         words += ["again"] if self.activation_checkpointing else []
@@ -80,7 +80,7 @@ class Case:
     def described(self) -> dict[str, Any]:
         """Return what the summary says of the case."""
         before = self.resumed_from
-        keys = ("engine", "workers", "zero_stage", "micro_batches")
+        keys = ("engine", "workers", "zero_stage", "clips_per_forward")
         return {
             **asdict(self),
             "resumed_from": {key: getattr(before, key) for key in keys} if before else None,
@@ -88,7 +88,7 @@ class Case:
 
 
 PLAIN = Case(engine="torch")
-PLAIN_BF16 = Case(precision="bf16")
+PLAIN_BF16 = Case(precision="bf16", engine="torch")
 
 
 def whole_runs() -> Iterator[Case]:
@@ -96,15 +96,17 @@ def whole_runs() -> Iterator[Case]:
     yield PLAIN
     yield PLAIN_BF16
     for precision, workers, stage in itertools.product(("fp32", "bf16"), WORKERS, STAGES):
-        case = Case(workers, stage, precision)
-        if case != PLAIN_BF16:
-            yield case
-    yield Case(engine="torch", micro_batches=3)
-    yield from (Case(workers, stage, micro_batches=3) for workers, stage in ((1, 1), (2, 2), (2, 3), (4, 0)))
-    yield Case(2, 2, "bf16", micro_batches=3)
+        yield Case(workers, stage, precision)
+    yield from (Case(2, precision=precision, engine="torch") for precision in ("fp32", "bf16"))
+    # Three micro-batches each.
+    yield Case(engine="torch", clips_per_forward=8)
+    yield Case(2, engine="torch", clips_per_forward=4)
+    pieces = ((1, 1, 8), (2, 2, 4), (2, 3, 4), (4, 0, 2))
+    yield from (Case(workers, stage, clips_per_forward=clips) for workers, stage, clips in pieces)
+    yield Case(2, 2, "bf16", clips_per_forward=4)
     yield Case(engine="torch", activation_checkpointing=True)
     yield from (Case(2, stage, activation_checkpointing=True) for stage in STAGES)
-    yield Case(4, 1, micro_batches=3, activation_checkpointing=True)
+    yield Case(4, 1, clips_per_forward=2, activation_checkpointing=True)
     yield from (Case(2, stage, offload="optimizer") for stage in (1, 2, 3))
     yield Case(2, 3, offload="optimizer_and_weights")
     yield Case(2, 2, "bf16", offload="optimizer")
@@ -117,9 +119,11 @@ def resumed_runs() -> Iterator[Case]:
         (Case(2, 3), Case(4, 0)),
         (PLAIN, Case(2, 3)),
         (Case(2, 2), PLAIN),
+        (Case(2, engine="torch"), Case(4, 1)),
+        (Case(2, 3), Case(2, engine="torch")),
         (Case(4, 3), Case(1, 1)),
         (Case(1, 0), Case(4, 2)),
-        (Case(2, 1), Case(2, 1, micro_batches=3)),
+        (Case(2, 1), Case(2, 1, clips_per_forward=4)),
         (Case(2, 2, offload="optimizer"), Case(4, 3)),
         (Case(2, 3, "bf16"), Case(4, 1, "bf16")),
         (Case(4, 2, "bf16"), PLAIN_BF16),
@@ -135,7 +139,7 @@ def few_runs() -> Iterator[Case]:
     """Return a handful of them, for every change of the code."""
     bf16 = Case(2, 2, "bf16")
     yield from (PLAIN, PLAIN_BF16, Case(4, 3), bf16)
-    yield Case(2, 1, micro_batches=3, activation_checkpointing=True, resumed_from=Case(4, 3))
+    yield Case(2, 1, clips_per_forward=4, activation_checkpointing=True, resumed_from=Case(4, 3))
     yield replace(bf16, resumed_from=bf16)
 
 

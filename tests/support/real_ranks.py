@@ -5,7 +5,7 @@
 ``<folder>/plan.json`` is the plan of a run. Four processes, forked after the imports that cost more than all
 they do, form groups of 4, 2 and 1, one after the other. Rank 0 of each group leaves
 ``<folder>/<ranks>.safetensors`` with ``<case>/<way>/<name>``, where the way is ``together`` (moments of the
-global batch), ``in pieces`` (the same with three micro-batches per rank) or ``apart`` (the mean of the ranks'
+global batch), ``in pieces`` (the same in several micro-batches per rank) or ``apart`` (the mean of the ranks'
 own losses).
 """
 
@@ -27,8 +27,8 @@ from vavl.config.files import read_json
 from vavl.objectives.hgr import correlation_moments, soft_hgr_loss
 from vavl.objectives.moments import Moments, moments_under, named_moments
 from vavl.training import step as step_module
+from vavl.training.checkpoint import weights_of
 from vavl.training.collectives import add_over_ranks
-from vavl.training.engine import TorchEngine
 from vavl.training.run import prepare_run
 from vavl.training.settings import TrainingPlan
 
@@ -121,33 +121,20 @@ def own_rows(case: str, there: Mapping[str, Tensor]) -> Tensor:
             return torch.tensor_split(order, ranks)[rank]
 
 
-class AddingEngine(TorchEngine):
-    """Adds gradients up over the ranks, as the contract of engines says; no DeepSpeed."""
-
-    share = 1.0
-
-    def step(self, learning_rate: float) -> float | None:
-        """Add up, then step."""
-        named = [(name, one) for name, one in self.network.named_parameters() if one.requires_grad]
-        total = add_over_ranks({name: one.grad for name, one in named})
-        for name, one in named:
-            one.grad = (total[name] * self.share).float()
-        return super().step(learning_rate)
-
-
 def training_of(plan: TrainingPlan, way: str) -> dict[str, Tensor]:
     """Train a few steps with all objectives; return the parts of every step and the weights after them."""
+    ranks = dist.get_world_size()
     if way == "in pieces":
-        training = plan.training.model_copy(update={"micro_batches": PIECES})
+        clips = -(-plan.data.composition.batch_size // (ranks * PIECES))
+        training = plan.training.model_copy(update={"clips_per_forward": clips})
         plan = plan.model_copy(update={"training": training})
     run = prepare_run(plan)
-    engine = AddingEngine(run.engine.network, plan.training)
-    run = replace(run, engine=engine)
     confidence = run.start.confidence
     curve = []
     agree = add_over_ranks
     if way == "apart":
-        engine.share = 1 / dist.get_world_size()
+        # The mean of the ranks' own losses: DistributedDataParallel without the factor that makes it a sum.
+        run.engine._world_size = 1
         run = replace(run, objective=replace(run.objective, pieces=1))
 
         def agree(sums: Moments) -> dict[str, Tensor]:
@@ -160,7 +147,7 @@ def training_of(plan: TrainingPlan, way: str) -> dict[str, Tensor]:
             facts = {**done.parts, **done.part_norms, "sure": done.sure, "norm": done.gradient_norm}
             curve.append(facts)
     found = {f"curve {name}": torch.tensor([facts[name] for facts in curve]) for name in curve[-1]}
-    return found | named_moments("weights", engine.full_weights())
+    return found | named_moments("weights", weights_of(run.engine))
 
 
 if __name__ == "__main__":

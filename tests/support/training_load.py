@@ -81,7 +81,7 @@ def plan_of(size: Size, store: Path, folder: Path, **sections: Mapping[str, Any]
         "data": {"store": store, "composition": {"batch_size": size.batch_size}},
         "model": dict(size.model),
         "training": {
-            "launcher": "in_process", "engine": "torch", "max_epochs": 10**6, "gradient_norms_every_steps": None,
+            "launcher": "in_process", "engine": "torch", "max_epochs": 10**6,
         },
     }  # fmt: skip
     for section, changes in sections.items():
