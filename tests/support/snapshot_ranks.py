@@ -56,10 +56,18 @@ def others(way: Way) -> Iterator[Way]:
     yield (1, -1, precision)
 
 
+class Keyed(torch.nn.Sequential):
+    """Takes the key of the draws, as engines pass it, and has none."""
+
+    def forward(self, inputs: torch.Tensor, key: object = None) -> torch.Tensor:  # noqa: ARG002
+        """Run the layers."""
+        return super().forward(inputs)
+
+
 def network() -> torch.nn.Sequential:
     """Return a network whose sizes two ranks cannot share evenly, one part of it frozen."""
     torch.manual_seed(0)
-    made = torch.nn.Sequential(torch.nn.Linear(5, 7), torch.nn.Tanh(), torch.nn.Linear(7, 3))
+    made = Keyed(torch.nn.Linear(5, 7), torch.nn.Tanh(), torch.nn.Linear(7, 3))
     made.get_parameter(FROZEN).requires_grad_(requires_grad=False)
     return made
 
