@@ -71,6 +71,10 @@ class StepLoader:
         batches = [self._collate(slots[slot], step, slot, total) for slot in self._own_slots()]
         return [batch.pinned() for batch in batches] if self.pinned else batches
 
+    def filler(self) -> ClipBatch:
+        """Return a batch of one row without modality and label: the whole graph runs on it, and nothing counts."""
+        return collate(self.collection, np.full(1, FILLER), self.normaliser)
+
     def _own_slots(self) -> range:
         return range(self.place.rank, self.place.world_size * self.place.micro_batches, self.place.world_size)
 

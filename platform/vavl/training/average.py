@@ -2,43 +2,80 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from vavl.training.engine import Engine
+from vavl.training.engine import Engine, on_cpu
 
 
 class WeightAverage:
     """Exponential moving average of the weights (Polyak & Juditsky 1992; Tarvainen & Valpola 2017).
 
-    Every rank keeps a whole copy in float32, under every ZeRO stage.
+    A rank averages in float32 what it holds of the weights: all of them, or its shards under ZeRO-3.
 
     Args:
-        network: a copy of the network before its first step; nothing else may train it.
+        engine: before its first step.
         decay: share of the old average at a step; less in the first steps, where it is
             (1 + step) / (10 + step).
+        build: builds the network on the CPU, float32; its frozen parts keep their values.
+        is_teacher: the averaged network runs at every step.
     """
 
-    def __init__(self, network: nn.Module, decay: float) -> None:
-        self.network = network.eval().requires_grad_(requires_grad=False)
-        self._decay = decay
+    def __init__(
+        self, engine: Engine, decay: float, build: Callable[[], nn.Module], *, is_teacher: bool = False
+    ) -> None:
+        self._engine, self._decay, self._build, self._is_teacher = engine, decay, build, is_teacher
+        self._held = {name: value.float().clone() for name, value in engine.held_weights().items()}
+        self._network: nn.Module | None = None
 
     @torch.no_grad()
-    def update(self, engine: Engine, step: int) -> None:
+    def update(self, step: int) -> None:
         """Move towards the weights after optimizer step ``step``, from 0. Every rank must call."""
         share = 1 - min(self._decay, (1 + step) / (10 + step))
-        mine = dict(self.network.named_parameters())
-        with engine.gathered():
-            for name, parameter in engine.network.named_parameters():
-                mine[name].lerp_(parameter.to(mine[name].dtype), share)
+        for name, value in self._engine.held_weights().items():
+            self._held[name].lerp_(value.float(), share)
+        if self._engine.is_sharded and self._network is not None and self._is_teacher:
+            self._fill(self._network)
 
-    def weights(self) -> dict[str, Tensor]:
-        """Return the averaged weights in float32 on the CPU."""
-        return {name: value.detach().float().cpu().clone() for name, value in self.network.named_parameters()}
+    @torch.no_grad()
+    def network(self) -> nn.Module:
+        """Return the averaged network on the engine's device, in evaluation mode. Every rank must call."""
+        if self._network is not None:
+            return self._network
+        network = self._build().to(self._engine.device).eval().requires_grad_(requires_grad=False)
+        if not self._engine.is_sharded:
+            # The network and the average share their memory, so it is always up to date.
+            named = dict(network.named_parameters())
+            for name, value in self._held.items():
+                named[name].data = value
+        else:
+            self._fill(network)
+        if self._is_teacher or not self._engine.is_sharded:
+            self._network = network
+        return network
 
+    @torch.no_grad()
+    def weights(self, *, kept: bool = True) -> dict[str, Tensor]:
+        """Return the averaged weights that are trained, in float32 on the CPU, where ``kept``. Every rank must call."""
+        found = {}
+        for name, held in self._held.items():
+            value = self._engine.whole_weight(name, held)  # collective under ZeRO-3
+            if kept:
+                found[name] = on_cpu(value)
+        return found
+
+    @torch.no_grad()
     def load(self, file: Path) -> None:
-        """Read averaged weights from a checkpoint; frozen parts keep their first values."""
-        self.network.load_state_dict(load_file(file))
+        """Read averaged weights from a checkpoint; a rank under ZeRO-3 keeps its shards."""
+        stored = load_file(file)
+        for name, held in self._held.items():
+            held.copy_(self._engine.shard_of(stored[name]))
+
+    def _fill(self, network: nn.Module) -> None:
+        named: Mapping[str, nn.Parameter] = dict(network.named_parameters())
+        for name, held in self._held.items():
+            named[name].copy_(self._engine.whole_weight(name, held))

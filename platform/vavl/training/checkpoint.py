@@ -1,13 +1,13 @@
-"""Checkpoints that are whole or do not count: written beside, summed up, renamed, while training goes on."""
+"""The checkpoints of a run: written by all ranks in shares while training continues, whole or not counted."""
 
 from __future__ import annotations
 
+import json
 import logging
+import re
 import secrets
-import shutil
-import time
-from collections.abc import Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,43 +15,44 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vavl.config.files import make_folder, read_json
+from vavl.config.files import read_json
 from vavl.errors import TrainingError
+from vavl.training.average import WeightAverage
 from vavl.training.checkpoint_files import (
     AVERAGE_FILE,
     RECORDS_FILE,
     CheckpointValues,
     Snapshot,
-    fault_of,
+    fetched,
+    problem_of,
     read_state,
-    score_of,
-    seal,
-    write_rank,
-    written_ranks,
+    shares,
 )
-from vavl.training.collectives import add_over_ranks, from_rank_zero, rank_and_world_size, wait_for_all
+from vavl.training.collectives import any_rank, from_rank_zero, rank_and_world_size, wait_for_all
 from vavl.training.engine import Engine
 from vavl.training.state import LoopState
+from vavl.training.storage import RunStorage
 
 _log = logging.getLogger(__name__)
 
 CHECKPOINTS_FOLDER = "checkpoints"
-_OTHER_RANKS_SECONDS = 900.0
-_POLL_SECONDS = 0.02
+_STEP = re.compile(r"step-(\d{8})")
 
 
 @dataclass(frozen=True)
 class Restored:
-    """A checkpoint that a run goes on from.
+    """A checkpoint that a run resumes from.
 
     Attributes:
-        folder: of the checkpoint.
+        folder: of the checkpoint, on this machine.
+        name: of the checkpoint below ``checkpoints/``.
         state: of the loop.
         records: what was reported between the checkpoint before and this one.
         torn: newer checkpoints that were skipped, with what is wrong with them.
     """
 
     folder: Path
+    name: str
     state: LoopState
     records: Sequence[dict[str, Any]]
     torn: Sequence[str]
@@ -62,156 +63,227 @@ class Restored:
 
     @property
     def average_file(self) -> Path:
-        """Where averaged weights lie, if the run kept them."""
+        """Where averaged weights are, if the run kept them."""
         return self.folder / AVERAGE_FILE
 
 
-class CheckpointFolder:
-    """The checkpoints of one run: ``<root>/step-00000120`` holds the pieces of all ranks.
-
-    Every rank writes its own file in a background thread. Rank 0 watches the folder for the others
-    and renames it when all are there: no collective runs beside the training.
+class PendingWrite:
+    """The write of one rank's share of a checkpoint; called once, in any thread.
 
     Args:
-        root: folder that every rank can write.
-        keep: how many of the newest stay.
-        keep_best: how many of those with the best score stay beside them.
+        name: of the checkpoint's directory, e.g. ``step-00000120``.
+        storage: the directory of the checkpoint.
+        snapshot: what is written.
     """
 
-    def __init__(self, root: Path, keep: int, keep_best: int = 0) -> None:
-        self._root, self._keep, self._keep_best = root, keep, keep_best
+    def __init__(self, name: str, storage: RunStorage, snapshot: Snapshot) -> None:
+        self.name, self.storage, self.step = name, storage, snapshot.state.step
+        self._snapshot: Snapshot | None = snapshot
+        self._done = threading.Event()
+        self.error: BaseException | None = None
+
+    def __call__(self) -> None:
+        """Write; an error is kept for the loop, which tells all ranks."""
+        try:
+            assert self._snapshot is not None
+            self._snapshot.write(self.storage)
+        except BaseException as error:  # noqa: BLE001  raised by the loop, on every rank
+            _log.exception("checkpoint %s could not be written", self.name)
+            self.error = error
+        finally:
+            self._snapshot = None  # a copy of the network
+            self._done.set()
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether it has ended with an error."""
+        return self._done.is_set() and self.error is not None
+
+    def wait(self) -> None:
+        """Return when it has ended."""
+        self._done.wait()
+
+
+Submit = Callable[[PendingWrite], None]
+"""Has a write done in the background; every rank calls it."""
+
+
+class Checkpoints:
+    """The checkpoints of a run, as one rank writes and finds them.
+
+    Args:
+        output_dir: of the run, a directory or an address.
+        keep: how many of the newest stay when ``write_in_thread`` writes; Ray Train removes its own.
+        attempt: directory of this attempt's checkpoints below ``checkpoints/``; "" for none.
+    """
+
+    def __init__(self, output_dir: Path | str, keep: int, attempt: str = "") -> None:
+        self._root = RunStorage(output_dir).directory(CHECKPOINTS_FOLDER)
+        self._storage = self._root.directory(attempt) if attempt else self._root
+        self._keep = keep
         self._rank, self._ranks = rank_and_world_size()
         self._token = ""
-        self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
-        self._pending: Future[None] | None = None
+        self._pending: PendingWrite | None = None
 
     @property
     def failed(self) -> bool:
         """Whether a write of this rank has failed."""
-        return self._pending is not None and self._pending.done() and self._pending.exception() is not None
+        return self._pending is not None and self._pending.has_failed
 
     def open(self) -> None:
-        """Agree on a name for this attempt, and clear what a killed one left. Every rank must call."""
+        """Agree on a token for this attempt, and remove what a killed one left unfinished. Every rank must call."""
         self._token = from_rank_zero(secrets.token_hex(4))
         if self._rank == 0:
-            make_folder(self._root)
-            for left in self._root.glob(".step-*"):
-                shutil.rmtree(left, ignore_errors=True)
+            remove_unfinished(self._root)
         wait_for_all()
 
     def save(
         self,
         engine: Engine,
-        average: Mapping[str, Tensor] | None,
+        average: WeightAverage | None,
         state: LoopState,
         records: Sequence[Mapping[str, Any]] = (),
+        submit: Submit | None = None,
     ) -> None:
-        """Copy the state and write it in the background. Every rank must call; not collective.
+        """Copy the state, and have it written in the background. Every rank must call.
 
         Args:
-            engine: its weights and optimizer state.
-            average: averaged weights, where they are kept.
+            engine: its weights and optimizer state; ZeRO 1 to 3 gather them parameter by parameter.
+            average: of the weights, where it is kept.
             state: of the loop.
             records: reported since the last checkpoint.
+            submit: has the write done; by default a thread of this process, which also removes old checkpoints.
         """
-        self._wait()
+        if self._pending is not None:
+            self._pending.wait()  # its failure stays with it; the loop looks at ``failed``
         if not self._token:
             self.open()
-        mine = average if average is not None and self._rank == 0 else {}
-        snapshot = Snapshot.of(engine.pieces(), engine.optimizer_steps, mine)
-        self._pending = self._writer.submit(self._write, snapshot, state, list(records))
+        owner = shares({name: held.numel() for name, held in engine.held_weights().items()}, self._ranks)
+        tensors = engine.snapshot(lambda name: owner[name] == self._rank)
+        averaged = average.weights(kept=self._rank == 0) if average is not None else {}
+        name = f"step-{state.step:08d}"
+        snapshot = Snapshot(
+            self._rank, self._ranks, self._token, state, engine.optimizer_steps, tensors, averaged, records
+        )
+        self._pending = PendingWrite(name, self._storage.directory(name), snapshot)
+        (submit or self.write_in_thread)(self._pending)
+
+    def write_in_thread(self, pending: PendingWrite) -> None:
+        """Write in a thread of this process, then remove old checkpoints."""
+
+        def write() -> None:
+            pending()
+            if self._rank == 0 and pending.error is None:
+                remove_old(self._root, self._keep)
+
+        threading.Thread(target=write, name="checkpoint", daemon=True).start()
 
     def finish(self) -> None:
-        """Wait until the last checkpoint lies there. Every rank must call.
+        """Wait until the last checkpoint is there. Every rank must call.
 
         Raises:
             TrainingError: a rank could not write.
         """
-        self._wait()
-        failures = add_over_ranks({"failed": torch.tensor(float(self.failed))})
-        if failures["failed"] > 0:
+        if self._pending is not None:
+            self._pending.wait()
+        if any_rank(is_true=self.failed):
             self.raise_failure()
 
     def raise_failure(self) -> None:
         """Say why this rank, or another one, could not write a checkpoint."""
-        cause = self._pending.exception() if self._pending is not None and self.failed else None
+        cause = self._pending.error if self._pending is not None else None
         problem = f"a checkpoint could not be written: {cause or 'see the log of the other workers'}"
         raise TrainingError(
-            str(self._root), "", problem,
-            "free disk space or repair the folder, then start again: the last whole checkpoint is intact",
+            self._root.address, "", problem,
+            "free space or repair the storage, then start again: the last whole checkpoint is intact",
         ) from cause  # fmt: skip
 
-    def newest(self) -> Restored | None:
+    def newest(self, scratch: Path) -> Restored | None:
         """Find the newest whole checkpoint. Every rank must call, and all get the same.
 
+        Args:
+            scratch: directory of this machine for a copy from object storage.
+
         Raises:
-            TrainingError: another version wrote it.
+            TrainingError: another version wrote it, or its copy is damaged.
         """
-        found, torn = "", [""]
+        told = ""
         if self._rank == 0:
-            folder, torn = self._newest_whole()
-            found = str(folder or "")
-        found, *torn = from_rank_zero("\n".join([found, *torn])).split("\n")
-        if not found:
+            told = json.dumps(_newest_whole(self._root))
+        name, torn = json.loads(from_rank_zero(told))
+        if name is None:
             return None
-        folder = Path(found)
-        return Restored(folder, read_state(folder), read_json(folder / RECORDS_FILE), torn)
+        folder = fetched(self._root.directory(name), scratch / "checkpoint")
+        return Restored(folder, name, read_state(folder), read_json(folder / RECORDS_FILE), torn)
 
-    def _newest_whole(self) -> tuple[Path | None, list[str]]:
-        """Find the newest without fault; put newer ones aside, where they crowd out no whole one."""
-        torn: list[str] = []
-        for folder in sorted(self._root.glob("step-*"), reverse=True):
-            fault = fault_of(folder)
-            if fault is None:
-                return folder, torn
-            _log.warning("checkpoint %s is skipped: %s", folder, fault)
-            torn.append(f"{folder.name}: {fault}")
-            aside = folder.with_name(f"torn-{folder.name}-{self._token or secrets.token_hex(4)}")
-            folder.rename(aside)
-        return None, torn
 
-    def _wait(self) -> None:
-        if self._pending is not None and not self._pending.done():
-            # The failure stays with the future; the loop looks at ``failed``.
-            self._pending.exception()
+def step_of(name: str) -> int:
+    """Return the step of a checkpoint by its name."""
+    found = _STEP.fullmatch(name.rpartition("/")[2])
+    return int(found[1]) if found else -1
 
-    def _write(self, snapshot: Snapshot, state: LoopState, records: Sequence[Mapping[str, Any]]) -> None:
-        name = f"step-{state.step:08d}"
-        partial = self._root / f".{name}.{self._token}.partial"
-        try:
-            partial.mkdir(parents=True, exist_ok=True)
-            write_rank(partial, self._rank, snapshot)
-            if self._rank == 0:
-                self._wait_for_ranks(partial)
-                seal(partial, state, records)
-                self._put_in_place(partial, self._root / name)
-        except BaseException:
-            _log.exception("checkpoint %s could not be written", name)
-            if self._rank == 0:
-                shutil.rmtree(partial, ignore_errors=True)
-            raise
 
-    def _wait_for_ranks(self, partial: Path) -> None:
-        deadline = time.monotonic() + _OTHER_RANKS_SECONDS
-        while written_ranks(partial) < self._ranks:
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"only {written_ranks(partial)} of {self._ranks} workers wrote their part")
-            time.sleep(_POLL_SECONDS)
+def checkpoint_names(root: RunStorage) -> list[str]:
+    """Return the checkpoints below ``checkpoints/``, oldest first: ``<attempt>/step-...``, or without attempt."""
+    names = []
+    for name in root.directories():
+        if _STEP.fullmatch(name):
+            names.append(name)
+        elif not name.startswith("."):
+            below = root.directory(name).directories()
+            names += [f"{name}/{step}" for step in below if _STEP.fullmatch(step)]
+    return sorted(names, key=lambda one: (step_of(one), one))
 
-    def _put_in_place(self, partial: Path, final: Path) -> None:
-        # A step that is done again after a fault replaces its checkpoint, never leaving none.
-        before = final.with_name(f".{final.name}.{self._token}.before")
-        if final.exists():
-            final.rename(before)
-        partial.rename(final)
-        shutil.rmtree(before, ignore_errors=True)
-        self._drop_old()
 
-    def _drop_old(self) -> None:
-        folders = sorted(self._root.glob("step-*"))
-        scored = [(score, folder.name) for folder in folders if (score := score_of(folder)) is not None]
-        best = sorted(scored, reverse=True)[: self._keep_best]
-        stay = {folder.name for folder in folders[-self._keep :]} | {name for _, name in best}
-        for folder in folders:
-            if folder.name not in stay:
-                shutil.rmtree(folder, ignore_errors=True)
+def newest_step(output_dir: Path | str) -> int:
+    """Return the step of the newest checkpoint by name, 0 without any."""
+    names = checkpoint_names(RunStorage(output_dir).directory(CHECKPOINTS_FOLDER))
+    return step_of(names[-1]) if names else 0
+
+
+def remove_old(root: RunStorage, keep: int) -> None:
+    """Remove all checkpoints but the newest."""
+    for name in checkpoint_names(root)[:-keep]:
+        root.remove(name)
+
+
+def remove_unfinished(root: RunStorage) -> None:
+    """Remove checkpoints that some rank did not finish writing; damaged ones stay to be told of."""
+    for name in checkpoint_names(root):
+        problem = problem_of(root.directory(name), by_size=True)
+        if problem is not None and "did not finish" in problem:
+            root.remove(name)
+
+
+def _newest_whole(root: RunStorage) -> tuple[str | None, list[str]]:
+    """Find the newest whole one; move damaged ones aside, where they crowd out no whole one."""
+    torn: list[str] = []
+    for name in reversed(checkpoint_names(root)):
+        problem = problem_of(root.directory(name))
+        if problem is None:
+            return name, torn
+        _log.warning("checkpoint %s is skipped: %s", name, problem)
+        short = name.rpartition("/")[2]
+        torn.append(f"{short}: {problem}")
+        root.move(name, f"torn-{short}-{secrets.token_hex(4)}")
+    return None, torn
+
+
+def weights_of(engine: Engine, *, kept: bool = True) -> dict[str, Tensor]:
+    """Return the trained weights in float32 on the CPU, where ``kept``; empty elsewhere. Every rank must call."""
+    found = engine.snapshot(lambda _: kept, moments=False)
+    return {name.partition("/")[2]: value for name, value in found.items()}
+
+
+def differing(engine: Engine, values: CheckpointValues, rank: int, ranks: int) -> list[str]:
+    """Return the parameters that an engine holds otherwise than a checkpoint.
+
+    Every rank must call, and compares its share.
+    """
+    owner = shares({name: held.numel() for name, held in engine.held_weights().items()}, ranks)
+    held = engine.snapshot(lambda name: owner[name] == rank, moments=False)
+    return [
+        name
+        for key, value in held.items()
+        if not torch.equal(value.view(-1), values.whole(name := key.partition("/")[2], "weight"))
+    ]

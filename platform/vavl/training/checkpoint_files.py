@@ -1,20 +1,20 @@
-"""The files of one checkpoint: rank files of tensors, the loop's state, and a manifest over all of them.
+"""The files of one checkpoint, in a directory or in object storage.
 
-    step-00000120/
+    checkpoints/<attempt>/step-00000120/
+        rank-000.safetensors ...  weights and optimizer state of some parameters each, float32
+        rank-000.json ...         size and checksum of the rank's files; written after them
+        average.safetensors       averaged weights, where they are kept
         loop.json                 LoopState
         records.json              what was reported since the checkpoint before
-        rank-000.safetensors ...  pieces of weights and optimizer state, float32
-        rank-000.json ...         size and checksum of the rank's file
-        average.safetensors       averaged weights, where they are kept
-        manifest.json             size and checksum of every file; written last
 
-Nothing in it is a pickle.
+It counts once the files of all ranks are there with the right checksums, whoever of them comes last. Nothing in it is
+a pickle. Version 0.1 wrote flat shards, ``manifest.json`` and no attempt; such checkpoints are read as well.
 """
 
 from __future__ import annotations
 
 import json
-import os
+import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -29,89 +29,129 @@ from torch import Tensor
 
 from vavl.config.files import read_json, sha256_of_file, write_json
 from vavl.errors import TrainingError, VavlError
-from vavl.training.shards import WEIGHT, Piece
+from vavl.training.engine import WEIGHT
 from vavl.training.state import LoopState
+from vavl.training.storage import RunStorage
 
 LOOP_FILE = "loop.json"
 RECORDS_FILE = "records.json"
 AVERAGE_FILE = "average.safetensors"
-MANIFEST_FILE = "manifest.json"
+_FORMER_MANIFEST = "manifest.json"
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What a rank writes, copied off the engine so that training can go on.
+    """What one rank writes, copied off the engine so that training can continue.
 
     Attributes:
-        tensors: by ``<kind>/<parameter>``.
-        starts: first element of each parameter's piece.
+        rank: of the process.
+        ranks: that write.
+        token: of the attempt; files of different attempts make no checkpoint together.
+        state: of the loop.
         optimizer_steps: updates done.
+        tensors: by ``<kind>/<parameter>``.
         average: averaged weights; rank 0 only.
+        records: reported since the last checkpoint.
     """
 
-    tensors: Mapping[str, Tensor]
-    starts: Mapping[str, int]
+    rank: int
+    ranks: int
+    token: str
+    state: LoopState
     optimizer_steps: int
+    tensors: Mapping[str, Tensor]
     average: Mapping[str, Tensor] = field(default_factory=dict)
+    records: Sequence[Mapping[str, Any]] = ()
 
-    @classmethod
-    def of(cls, pieces: Sequence[Piece], optimizer_steps: int, average: Mapping[str, Tensor]) -> Snapshot:
-        """Copy the pieces to main memory."""
-        tensors = {
-            f"{kind}/{piece.name}": view.detach().to("cpu", torch.float32, copy=True)
-            for piece in pieces
-            for kind, view in piece.values.items()
-        }
-        starts = {piece.name: piece.start for piece in pieces}
-        return cls(tensors, starts, optimizer_steps, average)
+    def write(self, storage: RunStorage) -> None:
+        """Write this rank's files; the small one that names them comes last.
 
+        Args:
+            storage: the directory of the checkpoint.
 
-def write_rank(folder: Path, rank: int, snapshot: Snapshot) -> None:
-    """Write a rank's tensors, then the small file that says that they are whole."""
-    path = folder / f"rank-{rank:03d}.safetensors"
-    metadata = {
-        "starts": json.dumps(dict(snapshot.starts)),
-        "optimizer_steps": str(snapshot.optimizer_steps),
-    }
-    save_file(dict(snapshot.tensors), path, metadata)
-    if snapshot.average:
-        save_file(dict(snapshot.average), folder / AVERAGE_FILE)
-    write_json(folder / f"rank-{rank:03d}.json", {path.name: _sum_of(path)})
-
-
-def written_ranks(folder: Path) -> int:
-    """Count the ranks whose file is whole."""
-    return len(list(folder.glob("rank-*.json")))
-
-
-def seal(folder: Path, state: LoopState, records: Sequence[Mapping[str, Any]]) -> None:
-    """Write the state and the manifest, and hand every file to the disk."""
-    write_json(folder / LOOP_FILE, state.model_dump(mode="json"))
-    write_json(folder / RECORDS_FILE, list(records))
-    known: dict[str, Any] = {}
-    for path in sorted(folder.glob("rank-*.json")):
-        known |= read_json(path)
-    sums = {
-        path.name: known.get(path.name) or _sum_of(path)
-        for path in sorted(folder.iterdir())
-        if path.is_file()
-    }
-    write_json(folder / MANIFEST_FILE, sums)
-    for path in (*folder.iterdir(), folder):
-        _sync(path)
+        Raises:
+            InputError, OSError, SafetensorError: the storage cannot be written.
+        """
+        stem = f"rank-{self.rank:03d}"
+        with storage.scratch() as folder:
+            metadata = {
+                "starts": json.dumps({name.partition("/")[2]: 0 for name in self.tensors}),
+                "optimizer_steps": str(self.optimizer_steps),
+            }
+            save_file(dict(self.tensors), folder / f"{stem}.safetensors", metadata)
+            if self.average:
+                save_file(dict(self.average), folder / AVERAGE_FILE)
+            if self.rank == 0:
+                write_json(folder / LOOP_FILE, self.state.model_dump(mode="json"))
+                write_json(folder / RECORDS_FILE, list(self.records))
+            files = {path.name: _sum_of(path) for path in sorted(folder.iterdir())}
+            for name in files:
+                storage.put(folder / name, name)
+            entry = {"token": self.token, "ranks": self.ranks, "files": files}
+            write_json(folder / f"{stem}.json", entry)
+            storage.put(folder / f"{stem}.json", f"{stem}.json")
 
 
-def fault_of(folder: Path) -> str | None:
-    """Say what is wrong with a checkpoint, None if it is whole."""
+def shares(sizes: Mapping[str, int], ranks: int) -> dict[str, int]:
+    """Deal parameters to ranks so that all write about as much.
+
+    Args:
+        sizes: elements of every parameter.
+        ranks: that write.
+
+    Returns:
+        The rank of every parameter, the same on all ranks.
+    """
+    load = [0] * ranks
+    dealt = {}
+    for name in sorted(sizes, key=lambda one: (-sizes[one], one)):
+        rank = load.index(min(load))
+        dealt[name] = rank
+        load[rank] += sizes[name]
+    return dealt
+
+
+def problem_of(storage: RunStorage, *, by_size: bool = False) -> str | None:
+    """Say what is wrong with a checkpoint, None if it is whole.
+
+    Args:
+        storage: the directory of the checkpoint.
+        by_size: compare sizes alone, for a checkpoint that is fetched and compared afterwards.
+    """
     try:
-        expected = read_json(folder / MANIFEST_FILE)
-    except VavlError as fault:
-        return fault.problem
-    found = {path.name: path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST_FILE}
-    if found.keys() != expected.keys():
-        return f"files differ from the manifest: {sorted(found.keys() ^ expected.keys())}"
-    torn = sorted(name for name, entry in expected.items() if _sum_of(found[name]) != entry)
-    return f"checksums differ: {torn}" if torn else None
+        expected = _expected_files(storage)
+    except (VavlError, ValueError, KeyError, TypeError) as error:
+        return getattr(error, "problem", None) or f"an entry of its files cannot be read: {error}"
+    if isinstance(expected, str):
+        return expected
+    found = storage.files()
+    wrong = sorted(name for name, entry in expected.items() if found.get(name) != entry["bytes"])
+    if wrong:
+        return f"files are missing or have another size: {wrong}"
+    if not by_size:
+        wrong = sorted(
+            name for name, entry in expected.items() if _sum_there(storage, name) != entry["sha256"]
+        )
+    return f"checksums differ: {wrong}" if wrong else None
+
+
+def fetched(storage: RunStorage, target: Path) -> Path:
+    """Return a directory of this machine that holds the checkpoint: itself, or a copy in ``target``.
+
+    Raises:
+        TrainingError: what arrived is not what was written.
+    """
+    here = storage.local_path("")
+    if here is not None:
+        return here
+    shutil.rmtree(target, ignore_errors=True)
+    storage.fetch_tree("", target)
+    problem = problem_of(RunStorage(target))
+    if problem is not None:
+        raise TrainingError(
+            storage.address, "", f"changed on its way to {target}: {problem}", "start the same command again"
+        )
+    return target
 
 
 def read_state(folder: Path) -> LoopState:
@@ -122,27 +162,19 @@ def read_state(folder: Path) -> LoopState:
     """
     try:
         return LoopState.model_validate(read_json(folder / LOOP_FILE))
-    except ValidationError as fault:
-        wrong = ", ".join(".".join(map(str, entry["loc"])) for entry in fault.errors())
+    except ValidationError as error:
+        wrong = ", ".join(".".join(map(str, entry["loc"])) for entry in error.errors())
         raise TrainingError(
             str(folder), LOOP_FILE, f"was written by another version; fields that differ: {wrong}",
-            "set training.resume=never to start anew, or go on with the version that wrote it",
+            "set training.resume=never to start anew, or continue with the version that wrote it",
         ) from None  # fmt: skip
 
 
-def score_of(folder: Path) -> float | None:
-    """Return the validation score of a checkpoint; None within an epoch, or where it cannot be read."""
-    try:
-        return read_state(folder).score
-    except VavlError:
-        return None
-
-
 class CheckpointValues:
-    """The whole weights and optimizer state of a checkpoint, put together from its ranks' pieces.
+    """The whole weights and optimizer state of a checkpoint. Tensors are mapped: what is not copied is not read.
 
     Args:
-        folder: of a checkpoint without fault.
+        folder: of a whole checkpoint.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -167,7 +199,7 @@ class CheckpointValues:
             TrainingError: the checkpoint has no such parameter, or not all of it.
         """
         found = [
-            (starts[name], file.get_tensor(f"{kind}/{name}"))
+            (starts[name], file.get_tensor(f"{kind}/{name}").view(-1))
             for file, starts in self._files
             if name in starts
         ]
@@ -179,7 +211,7 @@ class CheckpointValues:
             end += piece.numel()
         else:
             if found:
-                return torch.cat([piece for _, piece in found])
+                return found[0][1] if len(found) == 1 else torch.cat([piece for _, piece in found])
         raise TrainingError(
             str(self._folder), f"{kind}/{name}", f"is whole only up to element {end}",
             "the checkpoint belongs to another network: set training.resume=never to start anew",
@@ -189,9 +221,9 @@ class CheckpointValues:
         """Return all trained weights in the shapes of the network."""
         try:
             return {name: self.whole(name, WEIGHT).view(shapes[name]) for name in self.names()}
-        except (KeyError, RuntimeError, SafetensorError) as fault:
+        except (KeyError, RuntimeError, SafetensorError) as error:
             raise TrainingError(
-                str(self._folder), "weights", f"do not fit this network: {fault}",
+                str(self._folder), "weights", f"do not fit this network: {error}",
                 "set training.resume=never to start anew",
             ) from None  # fmt: skip
 
@@ -200,13 +232,29 @@ class CheckpointValues:
         self._open.close()
 
 
+def _expected_files(storage: RunStorage) -> dict[str, dict[str, Any]] | str:
+    """Return what the small files of the ranks name, or what is wrong with them."""
+    former = storage.read(_FORMER_MANIFEST)
+    if former is not None:
+        return dict(json.loads(former))
+    first = storage.read("rank-000.json")
+    if first is None:
+        return "rank 0 did not finish writing"
+    entries = [json.loads(first)]
+    for rank in range(1, int(entries[0]["ranks"])):
+        text = storage.read(f"rank-{rank:03d}.json")
+        if text is None:
+            return f"rank {rank} did not finish writing"
+        entries.append(json.loads(text))
+    if len({(entry["token"], entry["ranks"]) for entry in entries}) > 1:
+        return "holds files of different attempts"
+    return {name: entry for one in entries for name, entry in one["files"].items()}
+
+
 def _sum_of(path: Path) -> dict[str, int | str]:
     return {"bytes": path.stat().st_size, "sha256": sha256_of_file(path)}
 
 
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+def _sum_there(storage: RunStorage, name: str) -> str:
+    here = storage.local_path(name)
+    return sha256_of_file(here) if here is not None else storage.sha256(name)

@@ -1,17 +1,18 @@
-"""Ray's cluster as a run sees it: how many workers it has place for."""
+"""How many workers a Ray cluster has resources for."""
 
 from __future__ import annotations
 
 import math
+import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import ray
-import ray.autoscaler.sdk
-from ray.core.generated import gcs_pb2
-from ray.util.placement_group import PlacementGroup, remove_placement_group
 
+from vavl.errors import TrainingError
 from vavl.training.settings import TrainingSettings
+
+_POLL_SECONDS = 2.0
 
 
 def resources_of_worker(settings: TrainingSettings) -> dict[str, float]:
@@ -24,18 +25,7 @@ def resources_of_worker(settings: TrainingSettings) -> dict[str, float]:
     return wanted
 
 
-def places_for_workers(settings: TrainingSettings) -> int:
-    """Count the workers that the living machines of the cluster have place for, up to the most.
-
-    All resources count, not only free ones; machines that are about to be taken away do not.
-    """
-    # Ray has no public list of draining machines; Ray Train's own watcher asks here.
-    draining = ray._private.state.state.get_draining_nodes()
-    machines = [node["Resources"] for node in ray.nodes() if node["Alive"] and node["NodeID"] not in draining]
-    return min(settings.most_workers, places_on(machines, settings))
-
-
-def places_on(machines: Sequence[Mapping[str, float]], settings: TrainingSettings) -> int:
+def workers_that_fit(machines: Sequence[Mapping[str, float]], settings: TrainingSettings) -> int:
     """Count the workers that fit on machines with these resources, as the placement demands."""
     wanted = resources_of_worker(settings)
     if settings.accelerator_type is not None:
@@ -49,44 +39,55 @@ def places_on(machines: Sequence[Mapping[str, float]], settings: TrainingSetting
         case "strict_pack":
             return max(fitting, default=0)
         case "strict_spread":
-            return sum(places > 0 for places in fitting)
+            return sum(count > 0 for count in fitting)
         case "pack" | "spread":
             return sum(fitting)
 
 
-def free_places_of_the_dead() -> int:
-    """Give back the places on the cluster that this driver's dead actors still hold; return how many groups.
+def total_workers(settings: TrainingSettings) -> int:
+    """Count the workers that the living machines of the cluster could hold if nothing else ran on them."""
+    machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return min(settings.most_workers, workers_that_fit(machines, settings))
 
-    The places of workers outlive a killed controller of Ray Train. Its own cleaner asks the dashboard
-    whether the controller lives, so without one the places were taken until the driver ends.
+
+def free_workers(settings: TrainingSettings) -> int:
+    """Count the workers that fit on what no other job holds, at most those that the machines could hold.
+
+    Ray's own elastic policy counts the whole cluster: next to another job it asks for more than there is, times out
+    and asks again. Ray publishes what is free for the cluster as a whole, so scattered remainders count as well.
     """
-    freed = 0
-    own_job = ray.get_runtime_context().get_job_id()
-    # The public table does not say who made a group.
-    accessor = ray._private.state.state._connect_and_get_accessor()
-    for entry in accessor.get_placement_group_table():
-        group = gcs_pb2.PlacementGroupTableData.FromString(entry)
-        is_removed = group.state == gcs_pb2.PlacementGroupTableData.REMOVED
-        # A group that no actor made counts as one of a dead actor: those of Ray Tune are of that kind.
-        is_of_actor = group.creator_actor_id != ray.ActorID.nil().binary()
-        is_lost = is_of_actor and group.creator_actor_dead and not is_removed
-        if is_lost and group.creator_job_id.hex() == own_job:
-            remove_placement_group(PlacementGroup(ray.PlacementGroupID(group.placement_group_id)))
-            freed += 1
-    return freed
+    free = settings.model_copy(update={"placement": "pack"})
+    return min(total_workers(settings), workers_that_fit([ray.available_resources()], free))
 
 
-def ask_for_workers(settings: TrainingSettings, workers: int) -> None:
-    """Tell an autoscaler to make place for so many workers; 0 gives the place back.
+def wait_for_workers(settings: TrainingSettings, check: Callable[[], None]) -> int:
+    """Wait until the least number of workers fits on what is free; return how many fit.
 
-    A cluster without an autoscaler takes no notice.
+    Args:
+        settings: of the run.
+        check: called while waiting; raises where the run was asked to stop.
+
+    Raises:
+        TrainingError: it took longer than ``training.faults.wait_for_workers_seconds``.
     """
-    bundle = {
-        name: amount for name, amount in resources_of_worker(settings).items() if name in ("CPU", "GPU")
-    }
-    ray.autoscaler.sdk.request_resources(
-        bundles=[{name: math.ceil(n) for name, n in bundle.items()}] * workers
-    )
+    start = time.monotonic()
+    while (free := free_workers(settings)) < settings.least_workers:
+        waited = time.monotonic() - start
+        if waited > settings.faults.wait_for_workers_seconds:
+            raise TrainingError(
+                "training", "workers",
+                f"the cluster has free resources for {free} of {settings.least_workers} workers after {waited:.0f} s; "
+                f"machines: {describe_machines()}",
+                "lower training.workers or what a worker asks for, wait for other jobs, or add machines",
+            )  # fmt: skip
+        check()
+        if total_workers(settings) < settings.least_workers:
+            # Notifies an autoscaler; Ray Train asks itself once it runs.
+            ray.autoscaler.sdk.request_resources(
+                bundles=[_whole(resources_of_worker(settings))] * settings.least_workers
+            )
+        time.sleep(_POLL_SECONDS)
+    return free
 
 
 def describe_machines() -> str:
@@ -97,3 +98,7 @@ def describe_machines() -> str:
         if node["Alive"]
     )
     return "; ".join(f"{count} x {what}" for what, count in counted.items()) or "none"
+
+
+def _whole(resources: Mapping[str, float]) -> dict[str, int]:
+    return {name: math.ceil(amount) for name, amount in resources.items() if name in ("CPU", "GPU")}

@@ -1,264 +1,230 @@
-"""The engines that turn losses into optimizer steps; the only file with deepspeed.
+"""The engines that turn losses into optimizer steps, and torch's own one.
 
-Both obey one contract: gradients are *added up* over ranks and micro-batches, so that a loss whose
-parts sum to the global loss gives the gradient of the global loss.
+All obey one contract: gradients are *summed* over ranks and micro-batches, so that a loss whose parts sum to the
+global loss gives the gradient of the global loss.
 """
 
 from __future__ import annotations
 
-import logging
 import os
-import sys
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any, Protocol, cast
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from vavl.data.batch import ClipBatch
+from vavl.errors import TrainingError
 from vavl.models.draws import DrawKey
 from vavl.models.vavl import VavlOutput
-from vavl.training.collectives import (
-    average_over_ranks,
-    backend_of,
-    rank_and_world_size,
-    start_single_process_group,
-)
-from vavl.training.deepspeed_config import deepspeed_config, is_plain
+from vavl.training.collectives import rank_and_world_size
 from vavl.training.settings import TrainingSettings
-from vavl.training.shards import (
-    Piece,
-    WholeValues,
-    load_pieces,
-    optimizer_steps,
-    pieces_of,
-    unsharded_masters,
-)
 
-_log = logging.getLogger(__name__)
+WEIGHT = "weight"
+MOMENTS = ("exp_avg", "exp_avg_sq")
+KINDS = (WEIGHT, *MOMENTS)
+
+
+class WholeValues(Protocol):
+    """Where whole parameters come from, e.g. a checkpoint."""
+
+    @property
+    def optimizer_steps(self) -> int:
+        """Updates that the optimizer has done."""
+
+    def whole(self, name: str, kind: str) -> Tensor:
+        """Return one value of a parameter, flat, float32, on the CPU."""
 
 
 class Engine(Protocol):
-    """What the loop asks of an engine. All but ``backward`` are collective under ZeRO-3."""
+    """What the training loop asks of an engine."""
 
     network: nn.Module
     device: torch.device
 
     def forward(self, batch: ClipBatch, key: DrawKey | None = None) -> VavlOutput:
-        """Run the network on a micro-batch; training needs the ``key`` of its draws."""
+        """Run the network on a micro-batch; training needs the ``key`` of its draws. Every rank must call."""
+
+    def forward_alone(self, batch: ClipBatch, key: DrawKey) -> VavlOutput:
+        """Run the network without the engine's bookkeeping, for gradients that are measured and not applied."""
 
     def backward(self, loss: Tensor) -> None:
-        """Add the gradient of one micro-batch; once per micro-batch."""
+        """Add the gradient of one micro-batch; once per micro-batch. Every rank must call."""
 
     def step(self, learning_rate: float) -> Tensor:
-        """Clip, update the weights, clear the gradients; return the norm of the whole gradient.
+        """Clip, update the weights, clear the gradients; return the norm of the whole gradient. Every rank must call.
 
         A norm that is not finite means that nothing was updated. It is a scalar on the device, so that the
         caller decides when to wait for it.
         """
 
-    def full_weights(self) -> dict[str, Tensor]:
-        """Return all weights in float32 on the CPU."""
+    def prepare(self, passes: Callable[[], Tensor]) -> None:
+        """Take one discarded training step, where the engine needs one before the first. Every rank must call.
 
-    def gathered(self) -> AbstractContextManager[None]:
-        """Make every parameter of ``network`` whole for reading, while the context lasts."""
+        Args:
+            passes: runs a forward pass in this engine and returns a loss of 0 that depends on every parameter.
+        """
 
-    def pieces(self) -> list[Piece]:
-        """Return this rank's part of the float32 weights and of the optimizer's state; not collective."""
+    def snapshot(self, kept: Callable[[str], bool], *, moments: bool = True) -> dict[str, Tensor]:
+        """Copy trained weights and optimizer state to the CPU, float32. Every rank must call.
+
+        Args:
+            kept: tells whether this rank keeps a parameter.
+            moments: with the optimizer state.
+
+        Returns:
+            Tensors in their whole shape by ``<kind>/<parameter>``.
+        """
+
+    def held_weights(self) -> dict[str, Tensor]:
+        """Return what this rank holds of the trained weights, float32 on the device: whole, or a flat shard."""
+
+    def whole_weight(self, name: str, held: Tensor) -> Tensor:
+        """Return a whole parameter from what the ranks hold of it. Every rank must call."""
+
+    def shard_of(self, whole: Tensor) -> Tensor:
+        """Return what this rank holds of a whole parameter: all of it, or a flat shard, padded at the end."""
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether ``held_weights`` are shards."""
 
     @property
     def optimizer_steps(self) -> int:
         """Updates done; steps that were skipped do not count."""
 
     def load(self, source: WholeValues) -> None:
-        """Continue from whole values; ``network`` was built with these weights. Not collective."""
+        """Continue from whole values, after ``prepare``; ``network`` was built with these weights. Not collective."""
 
 
-def make_engine(network: nn.Module, settings: TrainingSettings, rows_per_slot: int) -> Engine:
-    """Build the engine that the settings name.
+def default_device(settings: TrainingSettings) -> torch.device:
+    """Return the device of a process that no launcher gave one.
 
-    Args:
-        network: on the CPU, float32; parts that must not train have ``requires_grad`` False.
-        settings: engine, stage and precision.
-        rows_per_slot: clips of a micro-batch of one rank.
+    Raises:
+        TrainingError: a GPU is asked for, and torch finds none.
     """
-    match settings.engine:
-        case "deepspeed":
-            return DeepSpeedEngine(network, settings, rows_per_slot)
-        case "torch":
-            return TorchEngine(network, settings)
+    if settings.gpus_per_worker == 0:
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise TrainingError(
+            "training", "gpus_per_worker", f"is {settings.gpus_per_worker:g}, and torch finds no GPU in this process",
+            "set gpus_per_worker: 0, or install a CUDA build of torch on a machine with a GPU",
+        )  # fmt: skip
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+
+
+def check_precision(settings: TrainingSettings, device: torch.device) -> None:
+    """Refuse bf16 on a GPU that only emulates it.
+
+    Raises:
+        TrainingError: names the card and the way to fp16.
+    """
+    if device.type != "cuda" or settings.precision != "bf16":
+        return
+    if not torch.cuda.is_bf16_supported(including_emulation=False):
+        raise TrainingError(
+            "training", "precision", f"{torch.cuda.get_device_name(device)} does not compute in bf16",
+            "set precision: fp32, zero_stage: 1 and deepspeed: {fp16: {enabled: true}}",
+        )  # fmt: skip
 
 
 class TorchEngine:
-    """One process with torch alone: the plain reference, and enough for one GPU."""
+    """torch alone, with DistributedDataParallel over several ranks: the reference.
 
-    def __init__(self, network: nn.Module, settings: TrainingSettings) -> None:
-        self.device = _device(settings)
-        self.network = network.to(self.device)
+    Args:
+        network: on the CPU, float32; parts that must not train have ``requires_grad`` False.
+        settings: optimizer and precision.
+        device: that the network trains on.
+        micro_batches: of this rank per optimizer step.
+    """
+
+    is_sharded = False
+
+    def __init__(
+        self, network: nn.Module, settings: TrainingSettings, device: torch.device, micro_batches: int = 1
+    ) -> None:
+        self.device = device
+        self.network = network.to(device)
         self._clipping = settings.optimizer.gradient_clipping
         self._bf16 = settings.precision == "bf16"
         self._optimizer = make_optimizer(self.network, settings)
+        self._micro_batches, self._backwards = micro_batches, 0
+        self._world_size = rank_and_world_size()[1]
+        self._parallel: DistributedDataParallel | None = None
+        if self._world_size > 1:
+            self._parallel = DistributedDataParallel(
+                self.network, broadcast_buffers=False, gradient_as_bucket_view=True
+            )
 
     def forward(self, batch: ClipBatch, key: DrawKey | None = None) -> VavlOutput:
-        """Run the network; under bf16 with float32 weights and autocast."""
+        """Run the network; bf16 is autocast over float32 weights. See ``Engine``."""
+        if self._parallel is None or not torch.is_grad_enabled():
+            return self._run(self.network, batch, key)
+        # Gradients travel once per optimizer step, with the last micro-batch.
+        is_last = (self._backwards + 1) % self._micro_batches == 0
+        waits: AbstractContextManager[None] = nullcontext() if is_last else self._parallel.no_sync()
+        with waits:
+            return self._run(self._parallel, batch, key)
+
+    def forward_alone(self, batch: ClipBatch, key: DrawKey) -> VavlOutput:
+        """Run the network itself."""
+        return self._run(self.network, batch, key)
+
+    def _run(self, network: nn.Module, batch: ClipBatch, key: DrawKey | None) -> VavlOutput:
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self._bf16):
-            output: VavlOutput = self.network(batch, key)
+            output: VavlOutput = network(batch, key)
         return output
 
     def backward(self, loss: Tensor) -> None:
-        """Add the gradient of one micro-batch."""
-        torch.autograd.backward(loss)
+        """Add the gradient of one micro-batch; DistributedDataParallel averages, the contract is a sum."""
+        torch.autograd.backward(loss * self._world_size)
+        self._backwards += 1
 
     def step(self, learning_rate: float) -> Tensor:
         """Clip, update, clear, without waiting for the device; a gradient that is not finite is only cleared."""
-        norm = _clip(self.network, self._clipping)
-        _skip_unless_finite(self._optimizer, norm)
-        _set_learning_rate(self._optimizer, learning_rate)
+        norm = clip_gradient(self.network, self._clipping)
+        skip_unless_finite(self._optimizer, norm)
+        set_learning_rate(self._optimizer, learning_rate)
         self._optimizer.step()
         self._optimizer.zero_grad()
         return norm
 
-    def full_weights(self) -> dict[str, Tensor]:
-        """Return all weights in float32 on the CPU."""
-        return {name: value.detach().float().cpu().clone() for name, value in self.network.named_parameters()}
+    def prepare(self, passes: Callable[[], Tensor]) -> None:
+        """Need no discarded step."""
 
-    def gathered(self) -> AbstractContextManager[None]:
-        """Nothing is sharded here."""
-        return nullcontext()
+    def snapshot(self, kept: Callable[[str], bool], *, moments: bool = True) -> dict[str, Tensor]:
+        """Copy this rank's share; every rank holds everything."""
+        return unsharded_snapshot(self.network, self._optimizer, kept, moments=moments)
 
-    def pieces(self) -> list[Piece]:
-        """Return all weights and the optimizer's state."""
-        return pieces_of(self.network, self._optimizer, rank=0)
+    def held_weights(self) -> dict[str, Tensor]:
+        """Return the weights themselves."""
+        return {name: one.detach() for name, one in trained(self.network).items()}
 
-    @property
-    def optimizer_steps(self) -> int:
-        """Updates done."""
-        return optimizer_steps(self._optimizer)
+    def whole_weight(self, name: str, held: Tensor) -> Tensor:  # noqa: ARG002  whole already
+        """Return ``held``."""
+        return held
 
-    def load(self, source: WholeValues) -> None:
-        """Continue from whole values."""
-        load_pieces(self.network, self._optimizer, 0, source)
-
-
-class DeepSpeedEngine:
-    """DeepSpeed ZeRO 0-3 in fp32 or bf16."""
-
-    def __init__(self, network: nn.Module, settings: TrainingSettings, rows_per_slot: int) -> None:
-        deepspeed = _import_deepspeed(settings)
-        self.device = _device(settings)
-        start_single_process_group(self.device)
-        self._rank, self._world_size = rank_and_world_size()
-        self._micro_batches = settings.micro_batches
-        self._backwards = 0
-        self._is_plain = is_plain(settings)
-        self._clipping = settings.optimizer.gradient_clipping
-        # Ray Train sets it; a single process without a launcher is rank 0 of its machine.
-        os.environ.setdefault("LOCAL_RANK", "0")
-        deepspeed.init_distributed(dist_backend=backend_of(self.device))
-        optimizer = make_optimizer(network, settings)
-        with _no_dry_step(optimizer):
-            self._engine, self._optimizer, _, _ = deepspeed.initialize(
-                model=network,
-                optimizer=optimizer,
-                config=deepspeed_config(settings, rows_per_slot, self._world_size),
-                dist_init_required=False,
-            )
-        self.network = self._engine.module
-        if settings.zero_stage == 0:
-            # One rank has nothing to add up; DeepSpeed would copy all gradients into a buffer and back.
-            self._engine.enable_backward_allreduce = self._world_size > 1
-            # Several ranks average them our way: DeepSpeed's buffer is as large as the network, and nothing overlaps.
-            self._engine.buffered_allreduce_fallback = self._average_gradients
-        if hasattr(self._engine.optimizer, "overflow_checker"):
-            # Stage 0 in bf16 looks at every gradient for infinity and NaN, and then at their norm, which tells it too.
-            self._engine.optimizer.overflow_checker.check = lambda: False
-
-    def forward(self, batch: ClipBatch, key: DrawKey | None = None) -> VavlOutput:
-        """Run the network through DeepSpeed's hooks. Every rank must call."""
-        output: VavlOutput = self._engine(batch, key)
-        return output
-
-    def backward(self, loss: Tensor) -> None:
-        """Add the gradient of one micro-batch. Every rank must call.
-
-        DeepSpeed divides by the number of micro-batches and averages over ranks; multiplying by both
-        here is the one place that undoes it.
-        """
-        self._engine.backward(loss * (self._world_size * self._micro_batches))
-        self._backwards += 1
-        if self._backwards % self._micro_batches:
-            # DeepSpeed counts micro-batches by calls of step; before the last one it updates nothing.
-            self._engine.step()
-
-    def step(self, learning_rate: float) -> Tensor:
-        """Clip, update, clear. Every rank must call.
-
-        DeepSpeed itself skips an update whose gradient is not finite, at every stage but plain 0; for that
-        it waits for the device.
-        """
-        norm = None
-        if self._is_plain:
-            norm = _clip(self.network, self._clipping)
-            _skip_unless_finite(self._optimizer, norm)
-        _set_learning_rate(self._engine.optimizer, learning_rate)
-        self._engine.step()
-        if norm is None:
-            found = self._engine.get_global_grad_norm()
-            norm = torch.as_tensor(found, dtype=torch.float64, device=self.device)
-        return norm
-
-    def _average_gradients(self, grads: None = None, elements_per_buffer: int = 0) -> None:  # noqa: ARG002
-        """Average the gradients over the ranks; takes the arguments of the method that it stands for."""
-        gradients, _ = self._engine._get_gradients_for_reduction()
-        average_over_ranks(gradients)
-
-    def full_weights(self) -> dict[str, Tensor]:
-        """Gather all weights in float32 on the CPU. Every rank must call."""
-        from deepspeed.runtime.zero import GatheredParameters
-        from deepspeed.utils import safe_get_full_fp32_param
-
-        weights: dict[str, Tensor] = {}
-        masters = unsharded_masters(self._engine.optimizer)
-        for name, parameter in self.network.named_parameters():
-            # Frozen parameters and stage 0 in fp32 have no separate float32 copy.
-            known = masters.get(id(parameter))
-            full = safe_get_full_fp32_param(parameter) if parameter.requires_grad and known is None else known
-            if full is None:
-                with GatheredParameters([parameter], enabled=hasattr(parameter, "ds_id")):
-                    full = parameter.detach()
-            weights[name] = full.detach().float().cpu().clone().reshape(_full_shape(parameter))
-        return weights
-
-    def gathered(self) -> AbstractContextManager[None]:
-        """Gather the shards of ZeRO-3. Every rank must call."""
-        from deepspeed.runtime.zero import GatheredParameters
-
-        parameters = list(self.network.parameters())
-        whole: AbstractContextManager[None] = GatheredParameters(
-            parameters, enabled=hasattr(parameters[0], "ds_id")
-        )
+    def shard_of(self, whole: Tensor) -> Tensor:
+        """Return ``whole``."""
         return whole
 
-    def pieces(self) -> list[Piece]:
-        """Return this rank's shard."""
-        return pieces_of(self.network, self._engine.optimizer, self._rank)
-
     @property
     def optimizer_steps(self) -> int:
         """Updates done."""
-        return optimizer_steps(self._engine.optimizer)
+        return count_steps(self._optimizer)
 
     def load(self, source: WholeValues) -> None:
         """Continue from whole values."""
-        load_pieces(self.network, self._engine.optimizer, self._rank, source)
+        load_unsharded(self.network, self._optimizer, source)
 
 
 def make_optimizer(network: nn.Module, settings: TrainingSettings) -> torch.optim.Optimizer:
     """Build torch's own AdamW: DeepSpeed's CPU version compiles for a minute and needs a compiler."""
     chosen = settings.optimizer
     return torch.optim.AdamW(
-        _trainable(network),
+        trained(network).values(),
         lr=chosen.learning_rate,
         betas=chosen.betas,
         weight_decay=chosen.weight_decay,
@@ -266,31 +232,17 @@ def make_optimizer(network: nn.Module, settings: TrainingSettings) -> torch.opti
     )
 
 
-@contextmanager
-def _no_dry_step(optimizer: torch.optim.Optimizer) -> Iterator[None]:
-    """Leave out the step without gradients by which DeepSpeed makes AdamW's state at stage 0 in bf16.
-
-    It would count as an update, so that the first real ones come out a quarter too small, and it would
-    decay the masters; it takes as long as building the network.
-    """
-    # Hides the method of the class.
-    optimizer.step = lambda: None  # type: ignore[method-assign,assignment]
-    try:
-        yield
-    finally:
-        del optimizer.step
+def trained(network: nn.Module) -> dict[str, nn.Parameter]:
+    """Return the parameters that are trained, by name."""
+    return {name: one for name, one in network.named_parameters() if one.requires_grad}
 
 
-def _trainable(network: nn.Module) -> list[nn.Parameter]:
-    return [parameter for parameter in network.parameters() if parameter.requires_grad]
-
-
-def _clip(network: nn.Module, limit: float) -> Tensor:
+def clip_gradient(network: nn.Module, limit: float) -> Tensor:
     """Clip the whole gradient to ``limit`` (0 = off) and return its norm before that, a scalar on the device."""
-    return nn.utils.clip_grad_norm_(_trainable(network), limit or float("inf"))
+    return nn.utils.clip_grad_norm_(trained(network).values(), limit or float("inf"))
 
 
-def _skip_unless_finite(optimizer: torch.optim.Optimizer, norm: Tensor) -> None:
+def skip_unless_finite(optimizer: torch.optim.Optimizer, norm: Tensor) -> None:
     """Make the next step change neither weights nor state nor count of updates where ``norm`` is not finite.
 
     The fused AdamW decides it on the device, by the attribute in which torch.amp.GradScaler leaves its verdict.
@@ -298,53 +250,57 @@ def _skip_unless_finite(optimizer: torch.optim.Optimizer, norm: Tensor) -> None:
     optimizer.found_inf = norm.isfinite().logical_not().float()  # type: ignore[attr-defined]
 
 
-def _set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
+def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
+    """Set the learning rate of every parameter group."""
     for group in optimizer.param_groups:
         group["lr"] = learning_rate
 
 
-def _device(settings: TrainingSettings) -> torch.device:
-    if settings.gpus_per_worker > 0:
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-    return torch.device("cpu")
+def count_steps(optimizer: torch.optim.Optimizer) -> int:
+    """Return how many updates torch's optimizer has done; steps that were skipped do not count."""
+    return next((int(state["step"]) for state in optimizer.state.values()), 0)
 
 
-def _full_shape(parameter: nn.Parameter) -> torch.Size:
-    # ZeRO-3 leaves an empty tensor in place of a sharded parameter and keeps the shape beside it.
-    shape: torch.Size = getattr(parameter, "ds_shape", parameter.shape)
-    return shape
+def set_steps(optimizer: torch.optim.Optimizer, steps: int) -> None:
+    """Set how many updates torch's optimizer has done."""
+    for state in optimizer.state.values():
+        state["step"].fill_(float(steps))
 
 
-def _import_deepspeed(settings: TrainingSettings) -> Any:
-    if settings.gpus_per_worker == 0:
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
-    with _unimportable("mlflow"):
-        import deepspeed
+def unsharded_snapshot(
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    kept: Callable[[str], bool],
+    *,
+    moments: bool,
+) -> dict[str, Tensor]:
+    """Copy what ``kept`` names of whole weights and torch's optimizer state; see ``Engine.snapshot``."""
+    return {
+        f"{kind}/{name}": on_cpu(value)
+        for name, one in trained(network).items()
+        if kept(name)
+        for kind, value in _values(one, optimizer.state.get(one, {})).items()
+        if moments or kind == WEIGHT
+    }
 
-    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
-    if settings.gpus_per_worker == 0:
-        # On a CPU init_distributed would compile this operation, and fail without compiler and ninja.
-        _log.info(
-            "DeepSpeed's shared-memory operation is switched off on the CPU; gloo is used, no compiler needed"
-        )
-        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    return deepspeed
+
+def load_unsharded(network: nn.Module, optimizer: torch.optim.Optimizer, source: WholeValues) -> None:
+    """Fill whole weights and torch's optimizer state."""
+    with torch.no_grad():
+        for name, one in trained(network).items():
+            one.copy_(source.whole(name, WEIGHT).view_as(one))
+            optimizer.state[one] = {
+                # The fused optimizer keeps its count on the parameter's device.
+                "step": torch.full((), float(source.optimizer_steps), device=one.device),
+                **{kind: source.whole(name, kind).view_as(one).to(one.device, copy=True) for kind in MOMENTS},
+            }
 
 
-@contextmanager
-def _unimportable(module: str) -> Iterator[None]:
-    """Let an import of a module fail that was not imported yet.
+def on_cpu(value: Tensor) -> Tensor:
+    """Copy a tensor to main memory as float32."""
+    return value.detach().to("cpu", torch.float32, copy=True)
 
-    DeepSpeed's tuner of its own settings looks for MLflow, which is most of the time that importing
-    DeepSpeed takes, and it does without.
-    """
-    if module in sys.modules:
-        yield
-        return
-    # None is what the import system takes for "not to be had".
-    cast("dict[str, None]", sys.modules)[module] = None
-    try:
-        yield
-    finally:
-        del sys.modules[module]
+
+def _values(weight: Tensor, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    # Before the first step torch's optimizer has no moments; they start at zero.
+    return {WEIGHT: weight, **{kind: state.get(kind, torch.zeros_like(weight)) for kind in MOMENTS}}

@@ -6,7 +6,6 @@ import contextlib
 import errno
 import re
 from collections.abc import Iterator
-from pathlib import Path
 
 from safetensors import SafetensorError
 
@@ -16,7 +15,7 @@ _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 @contextlib.contextmanager
-def told_of_full_disk(folder: Path) -> Iterator[None]:
+def told_of_full_disk(output_dir: str) -> Iterator[None]:
     """Turn what a full disk raises into an error of the platform; other errors pass.
 
     Raises:
@@ -28,7 +27,7 @@ def told_of_full_disk(folder: Path) -> Iterator[None]:
         if _code_of(fault) not in _FULL:
             raise
         raise TrainingError(
-            str(folder), "", f"the run's results cannot be written: {fault}",
+            output_dir, "", f"the run's results cannot be written: {fault}",
             "free disk space, then start the same command again: the last whole checkpoint is intact",
         ) from fault  # fmt: skip
 

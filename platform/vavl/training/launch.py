@@ -1,69 +1,82 @@
-"""Start the training workers: on Ray Train, or one in this process; only this and ray_controller know ray.train."""
+"""Start the workers of a run: Ray Train's, or one in this process."""
 
 from __future__ import annotations
 
-import itertools
-import json
 import logging
+import math
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+import secrets
+import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
-import ray
-import ray.train
-from ray.data._internal.cluster_autoscaler.default_autoscaling_coordinator import (
-    get_or_create_autoscaling_coordinator,
-)
 from ray.exceptions import RayError
-from ray.train import FailureConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchTrainer
-from ray.train.v2.api.config import LoggingConfig
-from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
-
-from vavl.errors import InputError, VavlError
-from vavl.training.cluster import (
-    ask_for_workers,
-    free_places_of_the_dead,
-    places_for_workers,
-    resources_of_worker,
+from ray.train import (
+    CheckpointConfig,
+    ControllerError,
+    FailureConfig,
+    RunConfig,
+    ScalingConfig,
+    TrainingFailedError,
+    WorkerGroupError,
 )
-from vavl.training.loop import Record, Report
-from vavl.training.process_memory import peak_memory_bytes
-from vavl.training.ray_controller import GroupOfWorkers, RecordSink
-from vavl.training.ray_start import prepare_ray
-from vavl.training.run_folder import RunFolder, run_id_of
+from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.v2.api.config import LoggingConfig
+
+from vavl.errors import TrainingError, VavlError
+from vavl.ray_session import is_local, join_ray
+from vavl.training.bad_numbers import event
+from vavl.training.checkpoint import CHECKPOINTS_FOLDER, newest_step, remove_old
+from vavl.training.cluster import (
+    describe_machines,
+    free_workers,
+    resources_of_worker,
+    total_workers,
+    wait_for_workers,
+)
+from vavl.training.collectives import CPU_BACKEND, GPU_BACKEND
+from vavl.training.context import LocalContext
+from vavl.training.loop import Report
+from vavl.training.ray_worker import RunCallback, first_failure, train_on_ray_worker
+from vavl.training.run_folder import RunFolder
 from vavl.training.settings import TrainingPlan, TrainingSettings
 from vavl.training.signals import in_thread, stop_on_signals
-from vavl.training.stop import Reason, StopWatch, clear_stop, read_left
-from vavl.training.supervision import LostWorkersError, Supervisor, stopped
-from vavl.training.surroundings import Listening
-from vavl.training.watchdog import Watchdog
+from vavl.training.stop import StopWatch, TrainingStopped, ask_to_stop, clear_stop, stop_reason
+from vavl.training.storage import RunStorage
+from vavl.training.watchdog import clear_stacks, stacks_folder
 from vavl.training.worker import train_on_worker
 
 _log = logging.getLogger(__name__)
 
-_LONGEST_WORDS = 160
-_REPORT_PAUSE_SECONDS = 1.0
+_LEAST_SILENCE_SECONDS = 120.0
+_START_SECONDS = 30
+_POLL_SECONDS = 5.0
+_ENVIRONMENT = {
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+    "RAY_TRAIN_COLLECTIVE_TIMEOUT_S": "600",
+    "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "2",
+    # So often Ray looks for lost workers and fetches reports; a worker whose report was not fetched yet
+    # waits with the next one.
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+    # After a lost node Ray asks for it until this time is over, then for what is left.
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": str(_START_SECONDS),
+}
 
 
-def launch_training(
-    plan: TrainingPlan, folder: RunFolder, sink: Report, *, shares_cluster: bool = False
-) -> None:
+def launch_training(plan: TrainingPlan, folder: RunFolder, sink: Report) -> None:
     """Train with as many workers as the plan says, and return when the run is finished.
 
     Args:
-        plan: the run.
+        plan: of the run.
         folder: of the run; its id names the Ray run.
         sink: receives the records of rank 0, in this process or in Ray's controller process; it must
             be picklable and must not raise.
-        shares_cluster: other runs of the same driver stand beside this one: what an autoscaler is asked
-            for is the driver's business, since each request replaces the one before.
 
     Raises:
         VavlError: what stopped a worker.
-        TrainingStopped: a signal or the stop file asked for it.
+        TrainingStopped: a signal or a stop request asked for it.
         TrainingError: workers were lost too often, or Ray itself failed.
     """
     plan = plan.with_absolute_paths()
@@ -71,140 +84,143 @@ def launch_training(
     match plan.training.launcher:
         case "in_process":
             with stop_on_signals(plan.output_dir):
-                train_on_worker(plan, sink, Listening(StopWatch(plan.output_dir)))
-            if read_left(plan.output_dir) is not None:
+                end = train_on_worker(plan, sink, LocalContext(StopWatch(plan.output_dir)))
+            if end["is_stopped"]:
                 raise stopped(plan.output_dir)
         case "ray":
             prepare_ray(plan.training)
-            with nullcontext() if shares_cluster else _asked_for_workers(plan.training):
+            with stop_on_signals(plan.output_dir):
                 _train_on_ray(plan, folder, sink)
+    remove_old(RunStorage(plan.output_dir).directory(CHECKPOINTS_FOLDER), plan.training.keep_checkpoints)
 
 
-@contextmanager
-def _asked_for_workers(settings: TrainingSettings) -> Iterator[None]:
-    """Ask an autoscaler for the machines of a run, and give them back at its end."""
-    ask_for_workers(settings, settings.most_workers)
-    try:
-        yield
-    finally:
-        if ray.is_initialized():
-            ask_for_workers(settings, 0)
+def prepare_ray(settings: TrainingSettings) -> None:
+    """Join Ray, or start it, with what its workers have to know.
+
+    Raises:
+        TrainingError: this machine cannot hold the least number of workers.
+    """
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    # A process that is stopped altogether leaves no stack; Ray notices that it does not answer.
+    silence = max(_LEAST_SILENCE_SECONDS, settings.faults.step_timeout_seconds or 0)
+    os.environ.setdefault("RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S", str(silence))
+    join_ray(settings.threads_per_worker or int(settings.cpus_per_worker) or 1)
+    if is_local() and total_workers(settings) < settings.least_workers:
+        gpus = f" and {settings.gpus_per_worker:g} GPUs" if settings.gpus_per_worker else ""
+        raise TrainingError(
+            "training", "workers",
+            f"{settings.least_workers} workers with {settings.cpus_per_worker:g} CPUs{gpus} each are asked for, "
+            f"this machine can hold {total_workers(settings)} ({describe_machines()})",
+            "lower training.workers, training.cpus_per_worker or training.gpus_per_worker",
+        )  # fmt: skip
 
 
 def _train_on_ray(plan: TrainingPlan, folder: RunFolder, sink: Report) -> None:
     settings = plan.training
-    numbers = itertools.count(1)
 
-    def attempt(workers: int) -> None:
-        if groups := free_places_of_the_dead():
-            _log.info("freed the places of %d group(s) of workers whose controller was lost", groups)
-        in_thread(partial(_fit, plan, f"{folder.run_id}-{next(numbers)}", workers, sink))
+    def check() -> None:
+        if stop_reason(plan.output_dir) == "stop":
+            raise stopped(plan.output_dir)
 
-    supervisor = Supervisor(settings, plan.output_dir, attempt, partial(places_for_workers, settings), sink)
-    with stop_on_signals(plan.output_dir):
-        supervisor.run()
+    while True:
+        most = wait_for_workers(settings, check)
+        growth = _Growth(plan, most)
+        end = in_thread(partial(_fit, plan, folder.run_id, most, sink), growth.look)
+        if not end["is_stopped"]:
+            return
+        check()
+        clear_stop(plan.output_dir)
+        sink([event("resize", newest_step(plan.output_dir), growth.message)])
 
 
-def _fit(plan: TrainingPlan, name: str, workers: int, sink: Report) -> None:
-    """Make one attempt.
+class _Growth:
+    """Asks an elastic run that began next to other jobs to resume with more workers, once those have left.
+
+    Ray Train grows up to the number that it began with. Beyond that the run leaves with a checkpoint, and starts again.
+    """
+
+    def __init__(self, plan: TrainingPlan, most: int) -> None:
+        self._plan, self._most = plan, most
+        self._since: float | None = None
+        self._next = time.monotonic() + _POLL_SECONDS
+        self.message = ""
+
+    def look(self) -> None:
+        """Look at the cluster from time to time."""
+        settings, now = self._plan.training, time.monotonic()
+        if self._most >= settings.most_workers or now < self._next or self.message:
+            return
+        self._next = now + _POLL_SECONDS
+        more = min(settings.most_workers - self._most, free_workers(settings))
+        self._since = (self._since or now) if more > 0 else None
+        if self._since is not None and now - self._since >= settings.faults.grow_after_seconds:
+            self.message = f"resources for {self._most + more} workers instead of {self._most}"
+            ask_to_stop(self._plan.output_dir, "resize", self.message)
+
+
+def _fit(plan: TrainingPlan, run_id: str, most: int, sink: Report) -> dict[str, Any]:
+    """Train with Ray Train, which restarts lost workers and resizes the group; return what the workers return.
 
     Raises:
         VavlError: what stopped a worker.
-        LostWorkersError: a worker, its machine or Ray's controller was lost.
+        TrainingError: Ray itself failed.
     """
-    settings = plan.training
-    # Ray Train's controller asks for this actor first of all and waits for it; both come up together.
-    get_or_create_autoscaling_coordinator()
+    settings, faults = plan.training, plan.training.faults
+    clear_stacks(plan.output_dir)
+    path, filesystem = RunStorage(plan.output_dir).directory(CHECKPOINTS_FOLDER).ray_arguments()
     trainer = TorchTrainer(
-        partial(_train_on_ray_worker, plan, run_id_of(plan.output_dir)),
-        torch_config=GroupOfWorkers("nccl" if settings.gpus_per_worker else "gloo"),
+        partial(train_on_ray_worker, plan, run_id),
+        torch_config=TorchConfig(backend=GPU_BACKEND if settings.gpus_per_worker else CPU_BACKEND),
         scaling_config=ScalingConfig(
-            num_workers=workers,
+            num_workers=most if most == settings.least_workers else (settings.least_workers, most),
             use_gpu=settings.gpus_per_worker > 0,
             resources_per_worker=resources_of_worker(settings),
             placement_strategy=settings.placement.upper(),
             accelerator_type=settings.accelerator_type,
+            elastic_resize_monitor_interval_s=faults.grow_after_seconds,
         ),
         run_config=RunConfig(
-            name=name,
-            storage_path=str(plan.output_dir / "ray"),
-            callbacks=[RecordSink(sink)],
-            # Restarts are the supervisor's: it takes as many workers as there is place for by then.
+            # A name of its own: the truth about checkpoints is what lies there, and a name that is used again
+            # would make Ray restore its own list.
+            name=f"{run_id}-{secrets.token_hex(2)}",
+            storage_path=path,
+            storage_filesystem=filesystem,
+            callbacks=[RunCallback(sink, faults, stacks_folder(plan.output_dir))],
+            checkpoint_config=CheckpointConfig(num_to_keep=settings.keep_checkpoints),
             failure_config=FailureConfig(
-                max_failures=0, controller_failure_limit=0, max_preemption_failures=0
+                max_failures=-1,  # the callback counts those without progress
+                controller_failure_limit=math.ceil(faults.wait_for_workers_seconds / _START_SECONDS),
             ),
             logging_config=LoggingConfig(log_level="WARNING"),
         ),
     )
+    return _result_of(trainer.fit)
+
+
+def _result_of(fit: Callable[[], Any]) -> dict[str, Any]:
     try:
-        trainer.fit()
-    except WorkerGroupError as failure:
-        raise _first_cause(failure) from failure
-    except (TrainingFailedError, RayError) as failure:
-        raise LostWorkersError(f"{type(failure).__name__}: {_in_short(failure)}") from failure
+        end: dict[str, Any] = fit().return_value
+    except ControllerError as error:
+        cause = error.controller_failure
+        raise cause if isinstance(cause, VavlError) else _failed(error) from error
+    except WorkerGroupError as error:
+        raise first_failure(error.worker_failures) or _failed(error) from error
+    except (TrainingFailedError, RayError) as error:
+        raise _failed(error) from error
+    return end
 
 
-def _train_on_ray_worker(plan: TrainingPlan, run_id: str) -> None:
-    """Train on a worker of Ray."""
-    _check_sees_folder(plan.output_dir, run_id)
-    rank = ray.train.get_context().get_world_rank()
-    watchdog = Watchdog(plan.output_dir, rank, plan.training.faults.step_timeout_seconds)
-    outside = _RaySurroundings(StopWatch(plan.output_dir), watchdog)
-    try:
-        train_on_worker(plan, _report_to_ray, outside)
-    finally:
-        outside.close()
+def _failed(error: BaseException) -> TrainingError:
+    return TrainingError(
+        "training", "", f"Ray Train failed: {type(error).__name__}: {error}",
+        "start the same command again to resume from the last checkpoint",
+    )  # fmt: skip
 
 
-def _check_sees_folder(folder: Path, run_id: str) -> None:
-    """Refuse a machine that does not share the run's folder with the driver."""
-    try:
-        seen = run_id_of(folder)
-    except VavlError:
-        seen = "nothing"
-    if seen != run_id:
-        raise InputError(
-            str(folder), "output_dir", f"machine {os.uname().nodename} sees {seen} there, not run {run_id}",
-            "put output_dir on storage that all machines of the cluster share",
-        )  # fmt: skip
-
-
-class _RaySurroundings(Listening):
-    """Hears also that Ray is going to lose machines."""
-
-    @property
-    def report_pause_seconds(self) -> float:
-        """Longer than Ray takes to fetch a report, however quick the steps are."""
-        return _REPORT_PAUSE_SECONDS
-
-    def after_report(self) -> Reason | None:
-        """Ask Ray Train; all ranks get the same answer."""
-        return "preemption" if ray.train.get_preemption_info() is not None else None
-
-
-def _report_to_ray(records: Sequence[Record]) -> None:
-    # One JSON text: Ray must neither see a NaN nor a tensor in its metrics.
-    ray.train.report({"records": json.dumps(list(records)), "memory_bytes": peak_memory_bytes()})
-
-
-def _first_cause(failure: WorkerGroupError) -> VavlError | LostWorkersError:
-    """Find the error that says what to repair among those of all workers; without one they were lost."""
-    for _, fault in sorted(failure.worker_failures.items()):
-        cause: BaseException | None = fault
-        while cause is not None:
-            if isinstance(cause, VavlError):
-                return cause
-            cause = cause.__cause__ or getattr(cause, "cause", None)
-    _log.info("lost workers, in Ray's words: %s", failure)
-    return LostWorkersError(
-        "; ".join(
-            f"worker {rank}: {_in_short(fault)}" for rank, fault in sorted(failure.worker_failures.items())
-        )
-    )
-
-
-def _in_short(fault: BaseException) -> str:
-    """Return what an error of Ray's says, without its page of details."""
-    cause = getattr(fault, "cause", None) or fault.__cause__ or fault
-    first = next((line.strip() for line in str(cause).splitlines() if line.strip()), type(cause).__name__)
-    return first if len(first) <= _LONGEST_WORDS else f"{first[:_LONGEST_WORDS]} ..."
+def stopped(output_dir: Path | str) -> TrainingStopped:
+    """Describe a run that stopped as it was asked to."""
+    return TrainingStopped(
+        str(output_dir), "", f"stopped as asked; a checkpoint holds step {newest_step(output_dir)}",
+        "start the same command again to continue",
+    )  # fmt: skip

@@ -18,13 +18,13 @@ from vavl.errors import TrainingError
 from vavl.models.saved_model import save_model
 from vavl.models.settings import ClassTask
 from vavl.training.bad_numbers import event, skipped_step, with_loss
+from vavl.training.context import LocalContext, WorkerContext
 from vavl.training.evaluation import predict_split, score_split
 from vavl.training.run import TrainingRun
 from vavl.training.settings import TrainingSettings
 from vavl.training.state import LoopState
 from vavl.training.step import StepResult, train_step
-from vavl.training.stop import Reason
-from vavl.training.surroundings import Alone, Surroundings
+from vavl.training.throughput import Forecast, forecast_of
 
 _log = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ Report = Callable[[Sequence[Record]], None]
 """Takes what happened since the last report; every rank calls it at the same steps."""
 
 BEST_FOLDER = "best"
-SET_UP_SECONDS = 600.0
+SETUP_SECONDS = 600.0
 """Longest time for what comes before the first step, and for that step, whatever its time-out."""
 
 
@@ -43,21 +43,23 @@ class LoopEnd:
 
     Attributes:
         state: after the last step.
-        left: why it left with a checkpoint before the end, None at the end.
+        is_stopped: it stopped with a checkpoint before the end, as it was asked to.
     """
 
     state: LoopState
-    left: Reason | None = None
+    is_stopped: bool = False
 
 
-def train(run: TrainingRun, start: LoopState, report: Report, outside: Surroundings | None = None) -> LoopEnd:
+def train(
+    run: TrainingRun, start: LoopState, report: Report, context: WorkerContext | None = None
+) -> LoopEnd:
     """Train from ``start`` to the last step, to early stopping or until asked to stop. Every rank must call.
 
     Args:
         run: data, network, engine.
         start: of a new run or from a checkpoint.
         report: receives records of kind ``step``, ``epoch`` and ``event``.
-        outside: who may ask to stop; nobody by default.
+        context: of whatever launched this process.
 
     Raises:
         TrainingError: too many losses were not finite, a checkpoint could not be written, or the
@@ -66,34 +68,32 @@ def train(run: TrainingRun, start: LoopState, report: Report, outside: Surroundi
     """
     if _stops_early(run, start):
         return LoopEnd(start)
-    outside = outside or Alone()
-    every, pause = run.plan.training.report_every_steps, outside.report_pause_seconds
-    records, clock = _Records(report, every, pause), _EpochClock()
-    state = start
-    left: Reason | None = None
+    context = context or LocalContext()
+    records = _Records(report, run.plan.training.report_every_steps, context.report_pause_seconds)
+    clock, state, is_stopped = _EpochClock(forecast_of(run, start)), start, False
     for step, micro_batches in enumerate(run.loader.steps(start.step, run.total_steps), start=start.step):
         # The first step of an attempt meets libraries and kernels that were never used before.
-        outside.beat(SET_UP_SECONDS if step == start.step else 0.0)
-        state, heard = _take_step(run, state, step, micro_batches, (outside, records, clock))
+        context.beat(SETUP_SECONDS if step == start.step else 0.0)
+        state, heard = _take_step(run, state, step, micro_batches, (context, records, clock))
         is_last = state.step == run.total_steps
         ends_epoch = is_last or state.step % run.steps_per_epoch == 0
         if ends_epoch:
-            outside.beat()
+            context.beat()
             state = _finish_epoch(run, state, clock, records)
             is_last = is_last or _stops_early(run, state)
-        left = "stop" if heard["stop"] and not is_last else None
-        if is_last or left or heard["report"]:
+        is_stopped = heard["stop"] and not is_last
+        is_due = is_last or is_stopped or _checkpoint_is_due(run.plan.training, state, ends_epoch=ends_epoch)
+        if is_last or is_stopped or heard["report"]:
             records.report()
-            left = left or (None if is_last else outside.after_report())
-        if is_last or left or _checkpoint_is_due(run.plan.training, state, ends_epoch=ends_epoch):
+            is_due = (not is_last and records.is_preempted(context, state.step)) or is_due
+        if is_due:
             state = clock.taken_into(state)
-            average = run.average.weights() if run.average else None
-            run.checkpoints.save(run.engine, average, state, records.since_checkpoint())
-        if is_last or left:
+            run.checkpoints.save(run.engine, run.average, state, records.since_checkpoint(), context.submit)
+        if is_last or is_stopped:
             break
-    outside.beat()
+    context.beat()
     run.checkpoints.finish()
-    return LoopEnd(state, left)
+    return LoopEnd(state, is_stopped)
 
 
 def _take_step(
@@ -101,16 +101,16 @@ def _take_step(
     state: LoopState,
     step: int,
     micro_batches: Sequence[ClipBatch],
-    surroundings: tuple[Surroundings, _Records, _EpochClock],
+    parts: tuple[WorkerContext, _Records, _EpochClock],
 ) -> tuple[LoopState, Mapping[str, bool]]:
     """Train one step; return the state after it and what the ranks agree that they heard."""
-    outside, records, clock = surroundings
+    context, records, clock = parts
     state = state.model_copy(update={"step": step + 1, "score": None})
     if step in state.avoided:
         records.add(event("avoided_step", step, "left out: its loss was a spike"))
         return state, {"stop": False, "report": False}
     heard = {
-        "stop": outside.is_asked_to_stop(),
+        "stop": context.is_asked_to_stop(),
         "unsaved": run.checkpoints.failed,
         "report": run.place.rank == 0 and records.are_due(),
     }
@@ -119,11 +119,14 @@ def _take_step(
     if done.heard["unsaved"]:
         run.checkpoints.raise_failure()
     clock.tick(done.clips)
+    clock.forecast.tick(micro_batches)
     if done.is_skipped:
         state, happened = skipped_step(run, state, step, done.parts)
         records.add(happened)
         return state, done.heard
     record = _step_record(run, step, done)
+    if run.place.rank == 0:
+        record["metrics"] |= clock.forecast.metrics(step, micro_batches[0])
     records.add(record)
     _warn_of_one_class(run, step, done, records)
     state = with_loss(run, state, step, record["metrics"]["train/loss/total"])
@@ -183,16 +186,14 @@ def _finish_epoch(run: TrainingRun, state: LoopState, clock: _EpochClock, record
     """Validate, keep the weights if they are the best so far, and describe the epoch."""
     clock.stop()
     run.engine.network.eval()
-    forward = run.average.network if run.average else run.engine.forward
+    forward = run.average.network() if run.average else run.engine.forward
     predictions = predict_split(forward, run.evaluation_data(), run.data.rows["validation"])
     run.engine.network.train()
     scores = score_split("validation", predictions, run.data.task)
     score = _selection_score(run.plan.evaluation.select_by, scores)
     is_better = state.best_score is None or score > state.best_score
     if is_better:
-        weights = run.average.weights() if run.average else run.engine.full_weights()
-        if run.place.rank == 0:
-            save_model(run.plan.output_dir / BEST_FOLDER, weights, run.description)
+        _save_best(run)
     state = state.model_copy(
         update={
             "epoch": state.epoch + 1,
@@ -210,6 +211,15 @@ def _finish_epoch(run: TrainingRun, state: LoopState, clock: _EpochClock, record
     state = clock.taken_into(state)
     clock.start()
     return state
+
+
+def _save_best(run: TrainingRun) -> None:
+    """Save the weights of this epoch, or their average, as the model. Every rank must call."""
+    is_first = run.place.rank == 0
+    weights = run.weights(kept=is_first)
+    if is_first:
+        save_model(run.output.folder / BEST_FOLDER, weights, run.description)
+        run.output.publish(BEST_FOLDER)
 
 
 def _selection_score(names: Sequence[str], scores: Mapping[str, float]) -> float:
@@ -230,7 +240,8 @@ def _stops_early(run: TrainingRun, state: LoopState) -> bool:
 class _EpochClock:
     """Counts the clips and the seconds of training steps; evaluation does not count."""
 
-    def __init__(self) -> None:
+    def __init__(self, forecast: Forecast) -> None:
+        self.forecast = forecast
         self.start()
 
     def start(self) -> None:
@@ -238,6 +249,7 @@ class _EpochClock:
         self._start = self._taken = time.monotonic()
         self._end: float | None = None
         self._clips = self._untaken = 0
+        self.forecast.resume()
 
     def tick(self, clips: int) -> None:
         """Count one step."""
@@ -247,6 +259,7 @@ class _EpochClock:
     def stop(self) -> None:
         """Take the time."""
         self._end = time.monotonic()
+        self.forecast.pause()
 
     @property
     def clips_per_second(self) -> float:
@@ -277,7 +290,7 @@ class _Records:
         self._unreported: list[Record] = []
         self._unsaved: list[Record] = []
         self._last = time.monotonic()
-        self.is_warned = False
+        self._is_preempted = self.is_warned = False
 
     def add(self, record: Record) -> None:
         """Take one record."""
@@ -293,6 +306,17 @@ class _Records:
         """Report what was added since the last call. Every rank must call."""
         self._report(self._unreported)
         self._unreported, self._last = [], time.monotonic()
+
+    def is_preempted(self, context: WorkerContext, step: int) -> bool:
+        """Return whether the run was just notified that machines go away. Every rank must call.
+
+        One checkpoint is written at once; training continues until Ray restarts it elsewhere.
+        """
+        if self._is_preempted or not context.is_preempted():
+            return False
+        self._is_preempted = True
+        self.add(event("preemption", step, "a machine of the run goes away: a checkpoint is written at once"))
+        return True
 
     def since_checkpoint(self) -> list[Record]:
         """Return what was added since the last call."""

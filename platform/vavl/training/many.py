@@ -57,10 +57,10 @@ class RunEnd:
 
 def is_finished(plan: TrainingPlan) -> bool:
     """Tell whether this very run, on the same features, lies finished in its directory."""
-    if finished_hash(plan.output_dir) != plan.config_hash:
+    if finished_hash(plan.directory) != plan.config_hash:
         return False
     try:
-        summary = read_summary(plan.output_dir)
+        summary = read_summary(plan.directory)
     except VavlError:
         return False
     return bool(summary["store_hash"] == read_content(local_notes(plan.data.store))["store_hash"])
@@ -118,7 +118,7 @@ def train_one(name: str, plan: TrainingPlan, log: RunLog) -> RunEnd:
         folder = claim_run_folder(plan)
         log.start(plan, folder)
         train_on_worker(plan, log)
-        outcome = read_outcome(plan.output_dir)
+        outcome = read_outcome(plan.directory)
         seconds = time.monotonic() - start
         log.end("FINISHED", outcome["metrics"])
     except Exception as error:  # noqa: BLE001  the other runs continue
@@ -128,9 +128,9 @@ def train_one(name: str, plan: TrainingPlan, log: RunLog) -> RunEnd:
         except Exception:  # noqa: BLE001  the run has failed already
             _log.exception("the failure could not be recorded")
         return RunEnd(name, "failed", time.monotonic() - start, reason_of(error))
-    write_json(plan.output_dir / SUMMARY_FILE, {**outcome, "run_id": folder.run_id, "seconds": seconds})
+    write_json(plan.directory / SUMMARY_FILE, {**outcome, "run_id": folder.run_id, "seconds": seconds})
     folder.finish()
-    shutil.rmtree(plan.output_dir / CHECKPOINTS_FOLDER, ignore_errors=True)
+    shutil.rmtree(plan.directory / CHECKPOINTS_FOLDER, ignore_errors=True)
     return RunEnd(name, "finished", seconds, metrics=outcome["metrics"])
 
 

@@ -2,35 +2,36 @@
 
 from __future__ import annotations
 
-import copy
 import logging
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor
 
 from vavl.data.loader import RankPlace, StepLoader
 from vavl.data.partitions import PartitionedClips
 from vavl.data.sampler import Sampler
 from vavl.errors import TrainingError
+from vavl.models.draws import DrawKey
 from vavl.models.saved_model import ModelDescription, build_network
 from vavl.models.vavl import Vavl, parameter_count
 from vavl.objectives.pseudo_label import ConfidenceState
 from vavl.objectives.settings import ObjectiveSettings
 from vavl.objectives.total import Objective
 from vavl.training.average import WeightAverage
-from vavl.training.checkpoint import CHECKPOINTS_FOLDER, CheckpointFolder, Restored
-from vavl.training.checkpoint_files import CheckpointValues
-from vavl.training.collectives import rank_and_world_size
+from vavl.training.checkpoint import Checkpoints, Restored, differing, weights_of
+from vavl.training.collectives import any_rank, rank_and_world_size
 from vavl.training.description import describe_model
-from vavl.training.engine import Engine, make_engine
+from vavl.training.engine import Engine, default_device, on_cpu
+from vavl.training.engines import EngineShape, make_engine
 from vavl.training.evaluation import EvaluationData
 from vavl.training.objective_checks import hgr_feeds
 from vavl.training.run_data import RunData, open_run_data
 from vavl.training.selection_checks import labelled_conditions
 from vavl.training.settings import TrainingPlan
-from vavl.training.shards import WEIGHT
 from vavl.training.state import LoopState
+from vavl.training.worker_output import WorkerOutput
 
 _log = logging.getLogger(__name__)
 
@@ -47,11 +48,12 @@ class TrainingRun:
     parameters: int
     engine: Engine
     average: WeightAverage | None
-    copy: nn.Module | None
-    """Whole copy of the network on which the gradients of parts are measured."""
+    untrained: Mapping[str, Tensor]
+    """Weights that are not trained, on the CPU."""
     objective: Objective
     loader: StepLoader
-    checkpoints: CheckpointFolder
+    checkpoints: Checkpoints
+    output: WorkerOutput
     restored: Restored | None
     """The checkpoint that this attempt goes on from."""
     start: LoopState
@@ -59,6 +61,12 @@ class TrainingRun:
     place: RankPlace
     steps_per_epoch: int
     total_steps: int
+
+    def weights(self, *, kept: bool = True) -> dict[str, Tensor]:
+        """Return all weights, or their average, float32 on the CPU where ``kept``. Every rank must call."""
+        average = self.average
+        trained = average.weights(kept=kept) if average else weights_of(self.engine, kept=kept)
+        return {**self.untrained, **trained} if kept else {}
 
     def evaluation_data(self) -> EvaluationData:
         """Return what an evaluation during training reads."""
@@ -76,10 +84,21 @@ def steps_of_plan(plan: TrainingPlan, training_clips: int, batch_size: int) -> t
     return per_epoch, min(plan.training.max_epochs * per_epoch, plan.training.max_steps or 2**62)
 
 
-def prepare_run(plan: TrainingPlan) -> TrainingRun:
+def prepare_run(
+    plan: TrainingPlan,
+    device: torch.device | None = None,
+    attempt: str = "",
+    output: WorkerOutput | None = None,
+) -> TrainingRun:
     """Set up one rank, from the newest whole checkpoint if there is one.
 
     Every rank must call, after the process group was started.
+
+    Args:
+        plan: of the run.
+        device: of this rank; by default the one that ``LOCAL_RANK`` names.
+        attempt: directory of its checkpoints below ``checkpoints/``.
+        output: where results go; one of its own by default.
 
     Raises:
         TrainingError: the checkpoint belongs to another configuration, store or network.
@@ -90,21 +109,22 @@ def prepare_run(plan: TrainingPlan) -> TrainingRun:
     sampler = Sampler(
         data.partitioned.clips, dict(data.composition), data.collection.lengths(), settings.seed
     )
-    place = RankPlace(rank, world_size, settings.micro_batches)
-    checkpoints = CheckpointFolder(
-        plan.output_dir / CHECKPOINTS_FOLDER, settings.keep_checkpoints, settings.keep_best_checkpoints
-    )
+    place = RankPlace(rank, world_size, settings.micro_batches(sampler.batch_size, world_size))
+    slots = world_size * place.micro_batches
+    output = output or WorkerOutput(plan.output_dir)
+    checkpoints = Checkpoints(plan.output_dir, settings.keep_checkpoints, attempt)
     checkpoints.open()
-    restored = checkpoints.newest()
+    restored = checkpoints.newest(output.folder)
     fresh = first_state(plan, data, world_size)
     if restored is not None:
         _check_is_ours(restored, fresh)
     description = describe_model(plan, data)
     steps_per_epoch, total_steps = steps_of_plan(plan, data.partitioned.count, sampler.batch_size)
-    slots = world_size * settings.micro_batches
-    built = _build(plan, data, description, restored, rows_per_slot=-(-sampler.batch_size // slots))
+    shape = EngineShape(
+        device or default_device(settings), -(-sampler.batch_size // slots), place.micro_batches
+    )
+    built = _build(plan, data, description, restored, shape)
     weak_view = plan.data.weak_view if plan.objectives.pseudo_label else None
-    pinned = built.engine.device.type == "cuda"
     run = TrainingRun(
         plan=plan,
         data=data,
@@ -113,24 +133,71 @@ def prepare_run(plan: TrainingPlan) -> TrainingRun:
         parameters=built.parameters,
         engine=built.engine,
         average=built.average,
-        copy=built.copy,
+        untrained=built.untrained,
         objective=Objective.of(
             data.task, plan.objectives, plan.model, slots, labelled_conditions(data.partitioned)
         ),
         loader=StepLoader(
-            data.collection, sampler, data.normaliser, place, plan.data.augmentation, weak_view, pinned
+            data.collection, sampler, data.normaliser, place, plan.data.augmentation, weak_view,
+            shape.device.type == "cuda",
         ),
         checkpoints=checkpoints,
+        output=output,
         restored=restored,
         start=restored.state if restored is not None else fresh,
         place=place,
         steps_per_epoch=steps_per_epoch,
         total_steps=total_steps,
-    )
+    )  # fmt: skip
+    _warm_up(run)
+    _resume_engine(run)
     if rank == 0:
         for line in (*data.table.lines(), *_network_lines(run)):
             _log.info(line)
     return run
+
+
+def _warm_up(run: TrainingRun) -> None:
+    """Take the discarded step that some engines need before the first, on a batch of nothing. Every rank must call."""
+    batch = run.loader.filler().to(run.engine.device)
+
+    def passes() -> Tensor:
+        output = run.engine.forward(batch, DrawKey(run.plan.training.seed, 0))
+        return torch.stack([tensor.float().sum() for tensor in _tensors(output)]).sum() * 0
+
+    run.engine.prepare(passes)
+
+
+def _tensors(output: object) -> Iterator[Tensor]:
+    if isinstance(output, Tensor):
+        if output.requires_grad:
+            yield output
+    elif isinstance(output, tuple):
+        for part in output:
+            yield from _tensors(part)
+    elif isinstance(output, Mapping):
+        yield from _tensors(tuple(output.values()))
+
+
+def _resume_engine(run: TrainingRun) -> None:
+    """Fill the engine from the checkpoint that the run resumes from, after its warm-up. Every rank must call.
+
+    Raises:
+        TrainingError: the engine does not hold what the checkpoint does.
+    """
+    if run.restored is None:
+        return
+    values = run.restored.values()
+    run.engine.load(values)
+    differ = differing(run.engine, values, run.place.rank, run.place.world_size)
+    values.close()
+    if any_rank(is_true=bool(differ)):
+        raise TrainingError(
+            "checkpoint", "weights", f"the engine holds other values after loading: {differ[:3] or 'on another rank'}",
+            "report this with the versions of torch and deepspeed",
+        )  # fmt: skip
+    if run.average is not None:
+        run.average.load(run.restored.average_file)
 
 
 @dataclass(frozen=True)
@@ -139,7 +206,7 @@ class _Built:
     parameters: int
     engine: Engine
     average: WeightAverage | None
-    copy: nn.Module | None
+    untrained: dict[str, Tensor]
 
 
 def _build(
@@ -147,31 +214,34 @@ def _build(
     data: RunData,
     description: ModelDescription,
     restored: Restored | None,
-    rows_per_slot: int,
+    shape: EngineShape,
 ) -> _Built:
-    """Build the network, its copies and the engine around it; with the weights of the checkpoint."""
-    torch.manual_seed(plan.training.seed)
-    network = build_network(
-        description, plan.objectives.ladder, activation_checkpointing=plan.training.activation_checkpointing
-    )
+    """Build the network with the weights of the checkpoint, and the engine around it."""
+
+    def build() -> Vavl:
+        torch.manual_seed(plan.training.seed)
+        return build_network(
+            description,
+            plan.objectives.ladder,
+            activation_checkpointing=plan.training.activation_checkpointing,
+        )
+
+    network = build()
     parameters = parameter_count(network)  # before the engine, which may shard them
     frozen = freeze_parts(network, data.partitioned, plan.objectives)
-    average, whole_copy = _copies(network, plan)
-    values = restored.values() if restored is not None else None
-    if values is not None:
+    untrained = {name: on_cpu(one) for name, one in network.named_parameters() if not one.requires_grad}
+    if restored is not None:
+        values = restored.values()
         shapes = {name: one.shape for name, one in network.named_parameters() if one.requires_grad}
         network.load_state_dict(values.weights(shapes), strict=False)
-    engine = make_engine(network, plan.training, rows_per_slot)
-    if values is not None and restored is not None:
-        engine.load(values)
-        _check_loaded(engine, values)
         values.close()
-        if average is not None:
-            average.load(restored.average_file)
-    for moving in (average.network if average else None, whole_copy):
-        if moving is not None:
-            moving.to(engine.device)
-    return _Built(frozen, parameters, engine, average, whole_copy)
+    engine = make_engine(network, plan.training, shape)
+    decay, pseudo = plan.training.average_decay, plan.objectives.pseudo_label
+    average = None
+    if decay is not None:
+        is_teacher = pseudo is not None and pseudo.teacher == "average"
+        average = WeightAverage(engine, decay, build, is_teacher=is_teacher)
+    return _Built(frozen, parameters, engine, average, untrained)
 
 
 def first_state(plan: TrainingPlan, data: RunData, world_size: int) -> LoopState:
@@ -194,19 +264,6 @@ def _check_is_ours(restored: Restored, fresh: LoopState) -> None:
                 str(restored.folder), name, f"the checkpoint has {before}, this run {now}",
                 "go back to the earlier setting, or set training.resume=never to start anew",
             )  # fmt: skip
-
-
-def _check_loaded(engine: Engine, values: CheckpointValues) -> None:
-    """Refuse an engine that does not hold what the checkpoint does. Every rank must call."""
-    held = engine.full_weights()
-    differ = [
-        name for name in values.names() if not torch.equal(held[name].view(-1), values.whole(name, WEIGHT))
-    ]
-    if differ:
-        raise TrainingError(
-            "checkpoint", "weights", f"the engine holds other values after loading: {differ[:3]}",
-            "report this with the versions of torch and deepspeed",
-        )  # fmt: skip
 
 
 def freeze_parts(
@@ -239,15 +296,6 @@ def freeze_parts(
     for name in (*frozen, *(name for name, is_fed in correlated.items() if not is_fed)):
         network.get_submodule(name).requires_grad_(requires_grad=False)
     return frozen
-
-
-def _copies(network: Vavl, plan: TrainingPlan) -> tuple[WeightAverage | None, nn.Module | None]:
-    """Copy the network before an engine shards it."""
-    decay, every = plan.training.average_decay, plan.training.gradient_norms_every_steps
-    return (
-        WeightAverage(copy.deepcopy(network), decay) if decay is not None else None,
-        copy.deepcopy(network) if every is not None else None,
-    )
 
 
 def _network_lines(run: TrainingRun) -> list[str]:

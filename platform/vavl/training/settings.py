@@ -11,10 +11,12 @@ from vavl.config.base import FrozenConfig
 from vavl.config.files import sha256_of_json
 from vavl.config.places import FROM_ROOT
 from vavl.data.settings import DataSettings, FeatureUse
-from vavl.data.store_address import absolute_store
+from vavl.data.store_address import StoreAddress, absolute_store
+from vavl.errors import ConfigError
 from vavl.metrics.names import CONDITIONS, VALIDATION
 from vavl.models.settings import NetworkSettings
 from vavl.objectives.settings import ObjectiveSettings
+from vavl.training.deepspeed_passthrough import NUMERIC_SECTIONS, check_passthrough
 from vavl.training.fault_settings import FaultSettings
 
 
@@ -31,11 +33,20 @@ class OptimizerSettings(FrozenConfig):
     gradient_clipping: float = Field(1.0, ge=0, description="largest norm of the whole gradient; 0 = off")
 
 
+_FORMER_KEYS = {
+    "micro_batches": "is now clips_per_forward: the most clips of one forward pass of a worker",
+    "keep_best_checkpoints": "is gone: the best model is always kept in best/; keep_checkpoints counts the newest",
+}
+
+
 class TrainingSettings(FrozenConfig):
     """How the optimizer steps are run."""
 
     launcher: Literal["ray", "in_process"] = Field("ray", description="in_process: one worker without Ray")
-    engine: Literal["deepspeed", "torch"] = Field("deepspeed", description="torch: one worker, no sharding")
+    engine: Literal["deepspeed", "torch"] = Field(
+        "deepspeed",
+        description="torch: DistributedDataParallel, no sharding; often faster for small networks",
+    )
     workers: int | tuple[int, int] = Field(
         1, description="a number, or [least, most]: as many as the cluster has place for"
     )
@@ -43,7 +54,7 @@ class TrainingSettings(FrozenConfig):
         "pack", description="workers on few nodes or on many; strict: wait rather than do otherwise"
     )
     cpus_per_worker: float = Field(1, gt=0)
-    gpus_per_worker: float = Field(0, ge=0)
+    gpus_per_worker: float = Field(0, ge=0, le=1, description="0 = CPU; a worker drives one GPU at most")
     memory_per_worker_gb: float | None = Field(None, gt=0, description="asked of Ray; null = any")
     accelerator_type: str | None = Field(None, description="as Ray names it, e.g. A100; null = any")
     resources_per_worker: dict[str, float] = Field({}, description="custom resources of the cluster")
@@ -55,9 +66,14 @@ class TrainingSettings(FrozenConfig):
     activation_checkpointing: bool = Field(
         False, description="compute the blocks once more in the backward pass instead of keeping them"
     )
-    precision: Literal["fp32", "bf16"] = "fp32"
-    micro_batches: int = Field(
-        1, ge=1, description="gradient accumulation: micro-batches per worker and step"
+    precision: Literal["fp32", "bf16"] = Field("fp32", description="bf16: autocast over float32 weights")
+    clips_per_forward: int | None = Field(
+        None,
+        ge=1,
+        description="most clips of one forward pass of a worker: bounds its memory; null = its whole share",
+    )
+    deepspeed: dict[str, Any] = Field(
+        {}, description="keys of DeepSpeed's own configuration, merged over the generated one"
     )
     seed: int = Field(0, ge=0)
     max_epochs: int = Field(20, ge=1, description="an epoch is (training clips) / (global batch) steps")
@@ -70,9 +86,8 @@ class TrainingSettings(FrozenConfig):
     checkpoint_every_steps: int | None = Field(
         None, ge=1, description="also within epochs; what a lost node costs at most"
     )
-    keep_checkpoints: int = Field(2, ge=1, description="newest checkpoints that stay")
-    keep_best_checkpoints: int = Field(
-        1, ge=0, description="checkpoints with the best validation score that stay beside them"
+    keep_checkpoints: int = Field(
+        2, ge=1, description="newest checkpoints that stay; the best model is in best/"
     )
     report_every_steps: int = Field(
         10, ge=1, description="steps between two reports, which are barriers; on Ray also a second at least"
@@ -81,10 +96,20 @@ class TrainingSettings(FrozenConfig):
         None, ge=0, lt=1, description="evaluate and save a running average of the weights; null = off"
     )
     gradient_norms_every_steps: int | None = Field(
-        200, ge=1, description="measure the gradient of every part of the objective; null = never"
+        None,
+        ge=1,
+        description="measure the gradient of every part of the objective, one backward pass each; null = never",
     )
     faults: FaultSettings = FaultSettings()
     optimizer: OptimizerSettings = OptimizerSettings()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _former_keys(cls, content: Any) -> Any:
+        for key, advice in _FORMER_KEYS.items():
+            if isinstance(content, dict) and key in content:
+                raise ValueError(f"{key} {advice}")
+        return content
 
     @field_validator("workers", mode="before")
     @classmethod
@@ -109,8 +134,8 @@ class TrainingSettings(FrozenConfig):
     def _combinations(self) -> Self:
         if self.least_workers > self.most_workers:
             raise ValueError(f"workers=[{self.least_workers}, {self.most_workers}]: write [least, most]")
-        if self.most_workers > 1 and (self.launcher == "in_process" or self.engine == "torch"):
-            raise ValueError(f"workers={self.most_workers} needs launcher: ray and engine: deepspeed")
+        if self.most_workers > 1 and self.launcher == "in_process":
+            raise ValueError(f"workers={self.most_workers} needs launcher: ray")
         if self.engine == "torch" and self.zero_stage:
             raise ValueError(f"zero_stage={self.zero_stage} needs engine: deepspeed")
         if self.most_workers > 1 and self.gpus_per_worker % 1:
@@ -118,7 +143,28 @@ class TrainingSettings(FrozenConfig):
                 f"gpus_per_worker={self.gpus_per_worker:g}: several workers cannot share a GPU (NCCL)"
             )
         self._check_offload()
+        self._check_deepspeed()
+        if self.gradient_norms_every_steps and self.zero_stage == 3:
+            raise ValueError(
+                "gradient_norms_every_steps needs zero_stage 0, 1 or 2: ZeRO-3 frees the weights that it measures; "
+                "the norms do not depend on the stage"
+            )
         return self
+
+    def _check_deepspeed(self) -> None:
+        if self.deepspeed and self.engine == "torch":
+            raise ValueError("deepspeed: needs engine: deepspeed")
+        check_passthrough(self.deepspeed, self.zero_stage, self.precision)
+
+    def micro_batches(self, batch_size: int, workers: int) -> int:
+        """Return the forward passes of a worker per optimizer step.
+
+        Args:
+            batch_size: clips of the global batch.
+            workers: that share it.
+        """
+        share = -(-batch_size // workers)
+        return -(-share // (self.clips_per_forward or share))
 
     def _check_offload(self) -> None:
         if self.offload == "none":
@@ -135,8 +181,8 @@ class TrainingSettings(FrozenConfig):
 _HOW = frozenset({
     "launcher", "engine", "workers", "placement", "cpus_per_worker", "gpus_per_worker", "memory_per_worker_gb",
     "accelerator_type", "resources_per_worker", "threads_per_worker", "zero_stage", "offload",
-    "activation_checkpointing", "micro_batches", "resume", "checkpoint_every_epochs", "checkpoint_every_steps",
-    "keep_checkpoints", "keep_best_checkpoints", "report_every_steps", "gradient_norms_every_steps", "faults",
+    "activation_checkpointing", "clips_per_forward", "resume", "checkpoint_every_epochs", "checkpoint_every_steps",
+    "keep_checkpoints", "report_every_steps", "gradient_norms_every_steps", "faults", "deepspeed",
 })  # fmt: skip
 
 
@@ -165,8 +211,9 @@ class EvaluationSettings(FrozenConfig):
 class TrainingPlan(FrozenConfig):
     """Everything that a training worker needs to know."""
 
-    output_dir: Annotated[Path, FROM_ROOT] = Field(
-        description="folder of the run; a finished earlier run there is kept under earlier/"
+    output_dir: Annotated[StoreAddress, FROM_ROOT] = Field(
+        description="directory of the run, or its address, e.g. s3://bucket/runs/demo; a finished earlier run there "
+        "is kept under earlier/"
     )
     data: DataSettings
     features: FeatureUse = FeatureUse()
@@ -174,6 +221,22 @@ class TrainingPlan(FrozenConfig):
     objectives: ObjectiveSettings = ObjectiveSettings()
     training: TrainingSettings = TrainingSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
+
+    @property
+    def directory(self) -> Path:
+        """``output_dir`` of a run of a comparison or a sweep, which are directories.
+
+        Raises:
+            ConfigError: it is an address.
+        """
+        if isinstance(self.output_dir, str):
+            raise ConfigError(
+                "settings",
+                "output_dir",
+                f"{self.output_dir} is an address",
+                "write a directory of this machine",
+            )
+        return self.output_dir
 
     @property
     def config_hash(self) -> str:
@@ -186,11 +249,15 @@ class TrainingPlan(FrozenConfig):
         content = self.model_dump(mode="json", include=set(TrainingPlan.model_fields), exclude={"output_dir"})
         content["data"].pop("store")
         content["data"].pop("waive_audit")
+        passed_on = content["training"]["deepspeed"]
         content["training"] = {name: value for name, value in content["training"].items() if name not in _HOW}
+        # DeepSpeed's other keys decide how a step is computed, not what.
+        if numerics := {name: passed_on[name] for name in NUMERIC_SECTIONS if name in passed_on}:
+            content["training"]["deepspeed"] = numerics
         content["evaluation"].pop("batch_size")
         return sha256_of_json(content)[:16]
 
     def with_absolute_paths(self) -> Self:
         """Resolve every path: Ray's workers run in another folder."""
         data = self.data.model_copy(update={"store": absolute_store(self.data.store)})
-        return self.model_copy(update={"output_dir": self.output_dir.absolute(), "data": data})
+        return self.model_copy(update={"output_dir": absolute_store(self.output_dir), "data": data})

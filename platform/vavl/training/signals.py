@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as StillRunning
 from pathlib import Path
 from types import FrameType
+from typing import TypeVar
 
 from vavl.training.stop import ask_to_stop
 
@@ -18,10 +19,12 @@ _log = logging.getLogger(__name__)
 
 _LOOK_SECONDS = 0.2
 
+Result = TypeVar("Result")
+
 
 @contextlib.contextmanager
-def stop_on_signals(folder: Path) -> Iterator[None]:
-    """Write the stop file of a run at the first SIGTERM or Ctrl-C; a second one interrupts at once.
+def stop_on_signals(output_dir: Path | str) -> Iterator[None]:
+    """Write the stop request of a run at the first SIGTERM or Ctrl-C; a second one interrupts at once.
 
     Does nothing outside the main thread, which alone may handle signals. Call it after ``ray.init``,
     which sets a handler of its own.
@@ -35,7 +38,7 @@ def stop_on_signals(folder: Path) -> Iterator[None]:
         for kind, handler in before.items():
             signal.signal(kind, handler)
         _log.warning("%s: stopping after this step, with a checkpoint; once more to stop at once", name)
-        ask_to_stop(folder, "stop", name)
+        ask_to_stop(output_dir, "stop", name)
 
     before = {kind: signal.getsignal(kind) for kind in (signal.SIGTERM, signal.SIGINT)}
     for kind in before:
@@ -47,15 +50,19 @@ def stop_on_signals(folder: Path) -> Iterator[None]:
             signal.signal(kind, handler)
 
 
-def in_thread(work: Callable[[], None]) -> None:
-    """Do the work in another thread and wait for it, so that this one can hear signals.
+def in_thread(work: Callable[[], Result], look: Callable[[], None] = lambda: None) -> Result:
+    """Do the work in another thread and wait for it, so that this one receives signals; return its result.
 
     Ray's waiting does not let Python's signal handlers run.
+
+    Args:
+        work: to do.
+        look: called several times a second meanwhile.
     """
     pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="attempt")
     done = pool.submit(work)
     pool.shutdown(wait=False)
     while True:
         with contextlib.suppress(StillRunning):
-            done.result(timeout=_LOOK_SECONDS)
-            return
+            return done.result(timeout=_LOOK_SECONDS)
+        look()

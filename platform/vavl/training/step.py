@@ -106,7 +106,7 @@ def train_step(
     )
     is_skipped = not math.isfinite(found["whole"]["norm"][0])
     if run.average is not None and not is_skipped:
-        run.average.update(run.engine, step)
+        run.average.update(step)
     return _result(found, rate, is_skipped=is_skipped)
 
 
@@ -139,20 +139,9 @@ def _result(found: Mapping[str, Mapping[str, list[float]]], rate: float, *, is_s
     )
 
 
-def forward_pass(run: TrainingRun, network: nn.Module | None, step: int, batch: ClipBatch) -> VavlOutput:
-    """Run the training pass of a micro-batch: the same draws whenever and wherever its rows are computed.
-
-    Args:
-        run: the engine and the seed.
-        network: runs in place of the engine's, e.g. a copy.
-        step: from 0.
-        batch: the clips.
-    """
-    key = DrawKey(run.plan.training.seed, step)
-    if network is None:
-        return run.engine.forward(batch, key)
-    output: VavlOutput = network(batch, key)
-    return output
+def _key(run: TrainingRun, step: int) -> DrawKey:
+    """Return the key of a step's draws: the same whenever and wherever its rows are computed."""
+    return DrawKey(run.plan.training.seed, step)
 
 
 def _guess(run: TrainingRun, batch: ClipBatch) -> Guess | None:
@@ -163,7 +152,7 @@ def _guess(run: TrainingRun, batch: ClipBatch) -> Guess | None:
     weak = batch.weak
     with torch.no_grad():
         if settings.teacher == "average" and run.average is not None:
-            output = run.average.network(weak.batch)
+            output = run.average.network()(weak.batch)
         else:
             run.engine.network.eval()
             output = run.engine.forward(weak.batch)
@@ -196,7 +185,7 @@ def _first_pass(run: TrainingRun, step: int, passes: Sequence[_Pass]) -> dict[st
     for one in passes:
         if single or run.objective.needs_output_moments:
             with nullcontext() if single else torch.no_grad():
-                one.output = forward_pass(run, None, step, one.batch)
+                one.output = run.engine.forward(one.batch, _key(run, step))
         one.local = run.objective.moments(one.output, one.batch, one.guessed)
         total = add_moments(total, one.local) if total else one.local
     return add_over_ranks(total)
@@ -207,7 +196,7 @@ def _second_pass(
 ) -> dict[str, Tensor]:
     """Compute the parts of a micro-batch and their gradient; return the parts without graph."""
     if run.place.micro_batches > 1 or one.output is None:
-        one.output = forward_pass(run, None, step, one.batch)
+        one.output = run.engine.forward(one.batch, _key(run, step))
         one.local = run.objective.moments(one.output, one.batch, one.guessed)
     parts = run.objective.parts(one.output, one.batch, one.local, together, pseudo)
     loss = torch.stack(list(run.objective.weighted(parts, step).values())).sum()
@@ -226,31 +215,38 @@ def _part_norms(
 ) -> dict[str, Tensor]:
     """Measure the norm of the gradient of every weighted part, every so many steps. Collective.
 
-    On a whole copy of the network, so that no ZeRO stage sees more than one backward a step.
+    One part after the other, each with passes of its own: never more than one gradient of the network is held, and
+    the engine, which sees one backward pass a step, does not notice.
     """
     every = run.plan.training.gradient_norms_every_steps
-    if run.copy is None or every is None or step % every:
+    if every is None or step % every:
         return {}
-    with torch.no_grad(), run.engine.gathered():
-        for mine, theirs in zip(run.copy.parameters(), run.engine.network.parameters(), strict=True):
-            mine.copy_(theirs)
-    trained = [parameter for parameter in run.copy.parameters() if parameter.requires_grad]
-    total: dict[str, Tensor] = {}
-    for batch, labels in zip(micro_batches, pseudo, strict=True):
-        output = forward_pass(run, run.copy, step, batch)
+    trained = [one for one in run.engine.network.parameters() if one.requires_grad]
+
+    def losses(batch: ClipBatch, labels: PseudoTarget | None) -> dict[str, Tensor]:
+        output = run.engine.forward_alone(batch, _key(run, step))
         local = run.objective.moments(output, batch, None)
-        parts = run.objective.weighted(run.objective.parts(output, batch, local, together, labels), step)
-        found = {name: _flat_gradient(part, trained) for name, part in parts.items()}
-        total = add_moments(total, found) if total else found
-    # One after the other: a copy of the gradient per part is enough memory.
-    return {name: add_over_ranks({name: total[name]})[name].norm() for name in sorted(total)}
+        return run.objective.weighted(run.objective.parts(output, batch, local, together, labels), step)
+
+    with torch.no_grad():
+        names = sorted(losses(micro_batches[0], pseudo[0]))
+    norms: dict[str, Tensor] = {}
+    for name in names:
+        total: list[Tensor] = []
+        for batch, labels in zip(micro_batches, pseudo, strict=True):
+            found = _gradient(losses(batch, labels)[name], trained)
+            total = [one.add_(more) for one, more in zip(total, found, strict=True)] if total else found
+        squares = torch.zeros((), dtype=torch.float64, device=run.engine.device)
+        while total:  # freed one by one
+            squares += add_over_ranks({"gradient": total.pop()})["gradient"].square().sum()
+        norms[name] = squares.sqrt()
+    return norms
 
 
-def _flat_gradient(loss: Tensor, parameters: Sequence[nn.Parameter]) -> Tensor:
+def _gradient(loss: Tensor, parameters: Sequence[nn.Parameter]) -> list[Tensor]:
     if not loss.requires_grad:  # all that the part could train is frozen
-        return torch.zeros(sum(parameter.numel() for parameter in parameters), device=loss.device)
-    found = torch.autograd.grad(loss, parameters, retain_graph=True, materialize_grads=True)
-    return torch.cat([gradient.reshape(-1) for gradient in found])
+        return [torch.zeros_like(parameter) for parameter in parameters]
+    return [one.detach().clone() for one in torch.autograd.grad(loss, parameters, materialize_grads=True)]
 
 
 def _sure(pseudo: Sequence[PseudoTarget | None], device: torch.device) -> Tensor:

@@ -1,78 +1,79 @@
-"""How a run is asked to stop, and how it says that it left before its end.
-
-A file in the run's folder reaches every worker on shared storage, whatever started the run.
-"""
+"""How a run is asked to stop: a file in its directory or at its address reaches every worker, whatever started it."""
 
 from __future__ import annotations
 
+import json
+import threading
 import time
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from vavl.config.files import read_json, write_json
-from vavl.errors import TrainingError
+from vavl.errors import TrainingError, VavlError
+from vavl.training.storage import RunStorage
 
 STOP_FILE = "stop.json"
-_LEFT_FILE = "left.json"
-_LOOK_SECONDS = 0.2
+_LOCAL_POLL_SECONDS = 0.2
+_REMOTE_POLL_SECONDS = 2.0
 
-Reason = Literal["stop", "resize", "preemption"]
-
-
-class TrainingStopped(TrainingError):  # noqa: N818  a wish that was granted, though the work is not done
-    """Somebody asked the run to stop; starting it again goes on from its checkpoint."""
+Reason = Literal["stop", "resize"]
 
 
-def ask_to_stop(folder: Path, reason: Reason, message: str) -> None:
-    """Ask the workers of a run to write a checkpoint after their step and to leave."""
-    write_json(folder / STOP_FILE, {"reason": reason, "message": message, "time": time.time()})
+class TrainingStopped(TrainingError):  # noqa: N818  a request that was granted, though the work is not done
+    """Somebody asked the run to stop; starting it again resumes from its checkpoint."""
 
 
-def stop_reason(folder: Path) -> Reason | None:
+def ask_to_stop(output_dir: Path | str, reason: Reason, message: str) -> None:
+    """Ask the workers of a run to write a checkpoint after their step and to stop."""
+    content = {"reason": reason, "message": message, "time": time.time()}
+    RunStorage(output_dir).write(STOP_FILE, json.dumps(content).encode())
+
+
+def stop_request(output_dir: Path | str) -> dict[str, str] | None:
+    """Return ``reason`` and ``message`` of the request, None without one."""
+    content = RunStorage(output_dir).read(STOP_FILE)
+    return None if content is None else dict(json.loads(content))
+
+
+def stop_reason(output_dir: Path | str) -> Reason | None:
     """Return why the run was asked to stop, None if it was not."""
-    path = folder / STOP_FILE
-    if not path.exists():
+    request = stop_request(output_dir)
+    if request is None:
         return None
-    reason: Reason = read_json(path)["reason"]
-    return reason
+    return "resize" if request["reason"] == "resize" else "stop"
 
 
-def note_left(folder: Path, reason: Reason, step: int) -> None:
-    """Record that the workers left with a checkpoint after ``step`` steps."""
-    write_json(folder / _LEFT_FILE, {"reason": reason, "step": step})
-
-
-def read_left(folder: Path) -> dict[str, Any] | None:
-    """Return ``reason`` and ``step`` of workers that left before the end, None if none did."""
-    path = folder / _LEFT_FILE
-    if not path.exists():
-        return None
-    content: dict[str, Any] = read_json(path)
-    return content
-
-
-def clear_stop(folder: Path) -> None:
-    """Forget earlier requests, before an attempt starts."""
-    for name in (STOP_FILE, _LEFT_FILE):
-        (folder / name).unlink(missing_ok=True)
+def clear_stop(output_dir: Path | str) -> None:
+    """Remove an earlier request, before a run starts."""
+    RunStorage(output_dir).remove(STOP_FILE)
 
 
 class StopWatch:
-    """Looks for the stop file, a few times a second at most.
+    """Looks for the request, a few times a second at most; in object storage from a thread of its own.
 
     Args:
-        folder: of the run.
+        output_dir: of the run.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._path = folder / STOP_FILE
+    def __init__(self, output_dir: Path | str) -> None:
+        self._storage = RunStorage(output_dir)
+        self._path = self._storage.local_path(STOP_FILE)
         self._next_look = 0.0
         self._is_asked = False
+        if self._path is None:
+            threading.Thread(target=self._poll, name="stop-request", daemon=True).start()
 
     def is_asked(self) -> bool:
-        """Tell whether this process has seen the request."""
+        """Return whether this process has seen the request."""
         now = time.monotonic()
-        if not self._is_asked and now >= self._next_look:
-            self._next_look = now + _LOOK_SECONDS
+        if self._path is not None and not self._is_asked and now >= self._next_look:
+            self._next_look = now + _LOCAL_POLL_SECONDS
             self._is_asked = self._path.exists()
         return self._is_asked
+
+    def _poll(self) -> None:
+        while not self._is_asked:
+            time.sleep(_REMOTE_POLL_SECONDS)
+            try:
+                self._is_asked = self._storage.read(STOP_FILE) is not None
+            except VavlError:  # the storage is away for a moment
+                continue

@@ -7,8 +7,10 @@ also fires while a collective or a kernel holds Python's lock.
 from __future__ import annotations
 
 import faulthandler
+import hashlib
 import re
 import shutil
+import tempfile
 from pathlib import Path
 from typing import TextIO
 
@@ -23,26 +25,28 @@ class Watchdog:
     """Ends this process when ``beat`` is not called for too long.
 
     Args:
-        folder: of the run; the stacks go to ``stacks/rank-<rank>.txt`` there.
+        stacks: directory of this machine; the stacks go to ``rank-<rank>.txt`` there.
         rank: of this process.
         timeout_seconds: longest time between two beats; None = never.
     """
 
-    def __init__(self, folder: Path, rank: int, timeout_seconds: float | None) -> None:
+    def __init__(self, stacks: Path, rank: int, timeout_seconds: float | None) -> None:
         self._timeout = timeout_seconds
         self._file: TextIO | None = None
         if timeout_seconds is not None:
-            path = folder / STACKS_FOLDER / f"rank-{rank}.txt"
+            path = stacks / f"rank-{rank}.txt"
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = path.open("w", encoding="utf-8")
 
-    def beat(self, least_seconds: float = 0.0) -> None:
-        """Say that something has ended; the time starts anew.
+    def beat(self, least_seconds: float | None = 0.0) -> None:
+        """Note that something has ended; the time starts anew.
 
         Args:
-            least_seconds: what the next thing may take at least, whatever the time-out of a step is.
+            least_seconds: what the next thing may take at least, whatever the timeout of a step is; None: any time.
         """
-        if self._timeout is not None and self._file is not None:
+        if least_seconds is None and self._file is not None:
+            faulthandler.cancel_dump_traceback_later()
+        elif self._timeout is not None and self._file is not None and least_seconds is not None:
             seconds = max(self._timeout, least_seconds)
             faulthandler.dump_traceback_later(seconds, exit=True, file=self._file)
 
@@ -54,9 +58,17 @@ class Watchdog:
             self._file = None
 
 
-def clear_stacks(folder: Path) -> None:
+def stacks_folder(output_dir: Path | str) -> Path:
+    """Return where the stacks of a run go: into its directory, or to this machine's temporary files."""
+    if isinstance(output_dir, Path):
+        return output_dir / STACKS_FOLDER
+    digest = hashlib.sha256(output_dir.encode()).hexdigest()[:12]
+    return Path(tempfile.gettempdir()) / f"vavl-stacks-{digest}"
+
+
+def clear_stacks(output_dir: Path | str) -> None:
     """Remove the stacks of an earlier attempt."""
-    shutil.rmtree(folder / STACKS_FOLDER, ignore_errors=True)
+    shutil.rmtree(stacks_folder(output_dir), ignore_errors=True)
 
 
 def _in_short(text: str) -> str:
@@ -69,11 +81,11 @@ def _in_short(text: str) -> str:
     return "\n".join([first, *cut])
 
 
-def read_stacks(folder: Path, ranks: int) -> str | None:
+def read_stacks(stacks: Path, ranks: int) -> str | None:
     """Return the stacks that the watchdogs of an attempt left, rank by rank; None if no one fired."""
     found = {
         int(match[1]): path.read_text(encoding="utf-8")
-        for path in sorted((folder / STACKS_FOLDER).glob("rank-*.txt"))
+        for path in sorted(stacks.glob("rank-*.txt"))
         if (match := re.fullmatch(r"rank-(\d+)\.txt", path.name))
     }
     fired = {rank: text for rank, text in found.items() if _HEADER in text}

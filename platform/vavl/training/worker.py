@@ -15,6 +15,7 @@ from vavl.errors import TrainingError
 from vavl.models.saved_model import load_model
 from vavl.training.bad_numbers import LossSpike, batch_clips, event
 from vavl.training.collectives import wait_for_all
+from vavl.training.context import LocalContext, WorkerContext
 from vavl.training.evaluation import (
     EvaluationData,
     SplitPredictions,
@@ -23,12 +24,11 @@ from vavl.training.evaluation import (
     score_split,
 )
 from vavl.training.full_disk import told_of_full_disk
-from vavl.training.loop import BEST_FOLDER, SET_UP_SECONDS, LoopEnd, Record, Report, train
+from vavl.training.loop import BEST_FOLDER, LoopEnd, Record, Report, train
 from vavl.training.run import TrainingRun, prepare_run
 from vavl.training.settings import TrainingPlan
 from vavl.training.state import LoopState
-from vavl.training.stop import note_left, stop_reason
-from vavl.training.surroundings import Alone, Surroundings
+from vavl.training.worker_output import WorkerOutput
 
 _log = logging.getLogger(__name__)
 
@@ -37,40 +37,44 @@ PREDICTIONS_FOLDER = "predictions"
 PARTITIONS_FILE = "partitions.csv"
 
 
-def train_on_worker(plan: TrainingPlan, report: Report, outside: Surroundings | None = None) -> None:
+def train_on_worker(
+    plan: TrainingPlan, report: Report, context: WorkerContext | None = None
+) -> dict[str, Any]:
     """Set up, train, and measure the best epoch. Every rank must call.
 
     Leaves in ``plan.output_dir``: ``partitions.csv``, ``best/`` (the model), ``checkpoints/``,
-    ``predictions/`` and ``outcome.json``, which comes last; after a request to stop ``left.json``
-    in its place.
+    ``predictions/`` and ``outcome.json``, which comes last and is missing after a request to stop.
+
+    Returns:
+        ``is_stopped`` and ``step``.
 
     Raises:
         VavlError: what stops the run; a full disk is one.
     """
-    outside = outside or Alone()
-    outside.beat(SET_UP_SECONDS)
+    context = context or LocalContext()
+    context.beat(None)  # a slow load is no step that hangs
     _set_up_process(plan)
-    with told_of_full_disk(plan.output_dir):
-        run, end = _train(plan, report, outside)
-        outside.beat()
-        if end.left is None:
+    with told_of_full_disk(str(plan.output_dir)):
+        run, end = _train(plan, report, context)
+        context.beat()
+        if not end.is_stopped:
             conclude(run, end.state)
-        elif run.place.rank == 0:
-            # The loop heard a wish; the file says whose.
-            reason = (stop_reason(plan.output_dir) or end.left) if end.left == "stop" else end.left
-            note_left(plan.output_dir, reason, end.state.step)
         wait_for_all()
+    return {"is_stopped": end.is_stopped, "step": end.state.step}
 
 
-def _train(plan: TrainingPlan, report: Report, outside: Surroundings) -> tuple[TrainingRun, LoopEnd]:
+def _train(plan: TrainingPlan, report: Report, context: WorkerContext) -> tuple[TrainingRun, LoopEnd]:
     """Train to the end, going back to the last checkpoint at each spike of the loss."""
     avoided: tuple[int, ...] = ()
+    output = WorkerOutput(plan.output_dir)
     # What a killed driver had not received comes first; the journal's readers know repeated steps.
     earlier: list[Record] | None = None
     while True:
-        run = prepare_run(plan)
+        context.beat(None)
+        run = prepare_run(plan, context.device(plan.training), context.attempt, output)
         if run.place.rank == 0:
-            run.data.table.write_csv(plan.output_dir / PARTITIONS_FILE)
+            run.data.table.write_csv(output.folder / PARTITIONS_FILE)
+            output.publish(PARTITIONS_FILE)
         now = {"workers": run.place.world_size, "zero_stage": plan.training.zero_stage}
         left_out = tuple(sorted({*run.start.avoided, *avoided}))
         state = run.start.model_copy(update={**now, "avoided": left_out})
@@ -81,7 +85,7 @@ def _train(plan: TrainingPlan, report: Report, outside: Surroundings) -> tuple[T
         if state.step >= run.total_steps:
             return run, LoopEnd(state)
         try:
-            return run, train(run, state, report, outside)
+            return run, train(run, state, report, context)
         except LossSpike as spike:
             _log.warning("going back to the last checkpoint: %s", spike)
             earlier = [event("rolled_back", spike.step, str(spike), clips=batch_clips(run, spike.step))]
@@ -97,7 +101,7 @@ def _resumed_events(run: TrainingRun) -> list[Record]:
     stages = f"{before.workers} worker(s), ZeRO {before.zero_stage}"
     now = f"{place.world_size} worker(s), ZeRO {run.plan.training.zero_stage}"
     how = stages if stages == now else f"{stages} -> {now}"
-    return [*torn, event("resumed", before.step, f"from {run.restored.folder.name}; {how}")]
+    return [*torn, event("resumed", before.step, f"from {run.restored.name.rpartition('/')[2]}; {how}")]
 
 
 def _set_up_process(plan: TrainingPlan) -> None:
@@ -117,7 +121,7 @@ def conclude(run: TrainingRun, state: LoopState) -> None:
     if state.best_epoch < 0:
         raise TrainingError("training", "best epoch", "no epoch was finished", "train at least one epoch")
     wait_for_all()
-    model = load_model(run.plan.output_dir / BEST_FOLDER)
+    model = load_model(run.output.fetch(BEST_FOLDER))
     model.check_store(run.data.collection.store)
     network = model.network.to(run.engine.device)
     metrics: dict[str, float] = {}
@@ -128,7 +132,8 @@ def conclude(run: TrainingRun, state: LoopState) -> None:
         if run.place.rank == 0:
             _save(run, split, predictions)
     if run.place.rank == 0:
-        write_json(run.plan.output_dir / OUTCOME_FILE, _outcome(run, state, metrics))
+        write_json(run.output.folder / OUTCOME_FILE, _outcome(run, state, metrics))
+        run.output.publish(OUTCOME_FILE)
     wait_for_all()
 
 
@@ -139,8 +144,9 @@ def read_outcome(output_dir: Path) -> dict[str, Any]:
 
 
 def _save(run: TrainingRun, split: str, predictions: SplitPredictions) -> None:
-    path = run.plan.output_dir / PREDICTIONS_FOLDER / f"{split}.parquet"
+    path = run.output.folder / PREDICTIONS_FOLDER / f"{split}.parquet"
     save_predictions(path, split, predictions, run.data.collection, run.data.task)
+    run.output.publish(f"{PREDICTIONS_FOLDER}/{path.name}")
 
 
 def _outcome(run: TrainingRun, state: LoopState, metrics: dict[str, float]) -> dict[str, Any]:

@@ -22,9 +22,8 @@ from ray import tune
 from ray.tune.search import Searcher
 
 from vavl.ray_session import is_local
-from vavl.training.cluster import places_on
-from vavl.training.launch import launch_training
-from vavl.training.ray_start import prepare_ray
+from vavl.training.cluster import workers_that_fit
+from vavl.training.launch import launch_training, prepare_ray
 from vavl.training.settings import TrainingPlan, TrainingSettings
 from vavl.tuning.settings import Point
 from vavl.tuning.sweep import NextTrial, Sweep

@@ -19,8 +19,8 @@ from vavl.training.many import SUMMARY_FILE, RunLog, Status, reason_of
 from vavl.training.process_memory import RUN_MEMORY, peak_memory_bytes
 from vavl.training.run_folder import RunFolder, claim_run_folder
 from vavl.training.settings import TrainingPlan
-from vavl.training.stop import STOP_FILE, TrainingStopped, ask_to_stop, read_left
-from vavl.training.worker import OUTCOME_FILE, read_outcome
+from vavl.training.stop import TrainingStopped, ask_to_stop, stop_request
+from vavl.training.worker import read_outcome
 from vavl.tuning.study import State
 
 RAY_FOLDER = "ray"
@@ -84,9 +84,11 @@ def run_trial(
         folder = claim_run_folder(plan)
         log.start(plan, folder)
         _follow(plan, folder, log, launch, tell, seconds)
-        end = TrialEnd(number, "finished", metrics=read_outcome(plan.output_dir)["metrics"])
+        end = TrialEnd(number, "finished", metrics=read_outcome(plan.directory)["metrics"])
     except TrainingStopped:
-        end = _stopped(number, plan, log)
+        metrics = best_epoch_metrics(log.epochs(), plan.evaluation.select_by)
+        request = stop_request(plan.directory) or {"message": "stopped"}
+        end = TrialEnd(number, "pruned", request["message"], metrics)
     except Exception as error:  # noqa: BLE001  the other trials continue
         _log.exception("trial %d failed", number)
         end = TrialEnd(number, "failed", reason_of(error))
@@ -104,12 +106,12 @@ def run_trial(
         log.end(_STATUSES[end.state], end.metrics)
     except Exception:  # noqa: BLE001  the trial has ended already
         _log.exception("the end of trial %d could not be recorded", number)
-    write_end(plan.output_dir, end)
+    write_end(plan.directory, end)
     if folder is not None:
         folder.finish()
     # Hundreds of trials would fill the disk; the best weights stay.
-    for name in (CHECKPOINTS_FOLDER, RAY_FOLDER) if end.state != "failed" else ():
-        shutil.rmtree(plan.output_dir / name, ignore_errors=True)
+    if end.state != "failed":
+        shutil.rmtree(plan.directory / CHECKPOINTS_FOLDER, ignore_errors=True)
     return end
 
 
@@ -128,16 +130,8 @@ def _follow(
                 told += 1
             if time.monotonic() > deadline:
                 deadline = math.inf
-                ask_to_stop(plan.output_dir, "stop", f"longer than {seconds:g} s")
+                ask_to_stop(plan.directory, "stop", f"longer than {seconds:g} s")
     training.result()
-
-
-def _stopped(number: int, plan: TrainingPlan, log: TrialLog) -> TrialEnd:
-    folder = plan.output_dir
-    if (folder / OUTCOME_FILE).exists() and read_left(folder) is None:  # the request came after the last step
-        return TrialEnd(number, "finished", metrics=read_outcome(folder)["metrics"])
-    metrics = best_epoch_metrics(log.epochs(), plan.evaluation.select_by)
-    return TrialEnd(number, "pruned", str(read_json(folder / STOP_FILE)["message"]), metrics)
 
 
 def best_epoch_metrics(epochs: Sequence[Mapping[str, Any]], select_by: Sequence[str]) -> dict[str, float]:

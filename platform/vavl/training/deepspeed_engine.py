@@ -1,0 +1,241 @@
+"""Training with DeepSpeed ZeRO 0 to 3; the only file with deepspeed."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from torch import Tensor, nn
+
+from vavl.data.batch import ClipBatch
+from vavl.errors import TrainingError
+from vavl.models.draws import DrawKey
+from vavl.models.vavl import VavlOutput
+from vavl.training.collectives import (
+    backend_of,
+    gather_shards,
+    rank_and_world_size,
+    start_single_process_group,
+)
+from vavl.training.deepspeed_config import deepspeed_config, is_plain
+from vavl.training.engine import (
+    KINDS,
+    WEIGHT,
+    WholeValues,
+    clip_gradient,
+    count_steps,
+    load_unsharded,
+    make_optimizer,
+    on_cpu,
+    set_learning_rate,
+    set_steps,
+    skip_unless_finite,
+    trained,
+    unsharded_snapshot,
+)
+from vavl.training.settings import TrainingSettings
+
+_log = logging.getLogger(__name__)
+_SHARDED_WEIGHTS = 3
+
+
+class DeepSpeedEngine:
+    """DeepSpeed ZeRO 0 to 3; see ``Engine`` for the contract.
+
+    Args:
+        network: on the CPU, float32; parts that must not train have ``requires_grad`` False.
+        settings: stage, precision and DeepSpeed's own keys.
+        device: that the network trains on.
+        rows_per_slot: clips of a micro-batch of one rank.
+        micro_batches: of this rank per optimizer step.
+
+    Raises:
+        TrainingError: DeepSpeed refuses the configuration.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        settings: TrainingSettings,
+        device: torch.device,
+        rows_per_slot: int,
+        micro_batches: int = 1,
+    ) -> None:
+        deepspeed = _import_deepspeed(device)
+        self.device = device
+        start_single_process_group(device)
+        self._world_size = rank_and_world_size()[1]
+        self._micro_batches, self._backwards = micro_batches, 0
+        self._stage, self._is_plain = settings.zero_stage, is_plain(settings)
+        self._clipping = settings.optimizer.gradient_clipping
+        # DeepSpeed takes the GPU of this number.
+        os.environ["LOCAL_RANK"] = str(device.index or 0)
+        deepspeed.init_distributed(dist_backend=backend_of(device))
+        self._shapes = {name: one.shape for name, one in trained(network).items()}
+        self._torch_optimizer = make_optimizer(network, settings)
+        elements = sum(shape.numel() for shape in self._shapes.values())
+        self.config = deepspeed_config(settings, rows_per_slot, self._world_size, elements, micro_batches)
+        try:
+            self._engine, _, _, _ = deepspeed.initialize(
+                model=network, optimizer=self._torch_optimizer, config=self.config, dist_init_required=False
+            )
+        except (ValidationError, ValueError, AssertionError) as error:
+            raise TrainingError(
+                "training", "deepspeed", f"DeepSpeed refuses its configuration: {_first_line(error)}",
+                f"the merged configuration was {json.dumps(self.config)}",
+            ) from error  # fmt: skip
+        self.network = self._engine.module
+
+    @property
+    def is_sharded(self) -> bool:
+        """ZeRO-3 shards the weights."""
+        return self._stage == _SHARDED_WEIGHTS
+
+    def forward(self, batch: ClipBatch, key: DrawKey | None = None) -> VavlOutput:
+        """Run the network through DeepSpeed's hooks."""
+        output: VavlOutput = self._engine(batch, key)
+        return output
+
+    def forward_alone(self, batch: ClipBatch, key: DrawKey) -> VavlOutput:
+        """Run the network itself; not at ZeRO-3, which holds no whole weights."""
+        is_bf16 = "torch_autocast" in self.config
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=is_bf16):
+            output: VavlOutput = self.network(batch, key)
+        return output
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradient of one micro-batch.
+
+        DeepSpeed divides by the number of micro-batches and averages over ranks; multiplying by both
+        here is the one place that undoes it.
+        """
+        self._engine.backward(loss * (self._world_size * self._micro_batches))
+        self._backwards += 1
+        if self._backwards % self._micro_batches:
+            # DeepSpeed counts micro-batches by calls of step; before the last one it updates nothing.
+            self._engine.step()
+
+    def step(self, learning_rate: float) -> Tensor:
+        """Clip, update, clear.
+
+        DeepSpeed itself skips an update whose gradient is not finite, at every stage but 0; for that it waits for
+        the device.
+        """
+        norm = None
+        if self._is_plain:
+            norm = clip_gradient(self.network, self._clipping)
+            skip_unless_finite(self._torch_optimizer, norm)
+        set_learning_rate(self._engine.optimizer, learning_rate)
+        self._engine.step()
+        if norm is None:
+            found = self._engine.get_global_grad_norm()
+            norm = torch.as_tensor(found, dtype=torch.float64, device=self.device)
+        return norm
+
+    def prepare(self, passes: Callable[[], Tensor]) -> None:
+        """Take a step of learning rate 0 on a loss of 0, and forget that it was taken.
+
+        ZeRO-3 records the order of modules between forward passes: where an attempt begins with one without gradient
+        (pseudo-labels, accumulation), the record is thrown away every step and nothing is prefetched. And the
+        optimizer state of ZeRO 1 to 3, which ``load`` fills, exists only after a step.
+        """
+        if self._is_plain:
+            return
+        for _ in range(self._micro_batches):
+            self.backward(passes())
+        self.step(0.0)
+        set_steps(self._torch_optimizer, 0)
+
+    def snapshot(self, kept: Callable[[str], bool], *, moments: bool = True) -> dict[str, Tensor]:
+        """Copy this rank's share; ZeRO 1 to 3 gather one parameter after the other."""
+        if self._is_plain:
+            return unsharded_snapshot(self.network, self._torch_optimizer, kept, moments=moments)
+        copied = {}
+        for name, one in trained(self.network).items():
+            for kind in KINDS if moments else (WEIGHT,):
+                value = self._whole(one, kind)  # collective, so for every parameter
+                if kept(name):
+                    copied[f"{kind}/{name}"] = on_cpu(value).view(self._shapes[name])
+        return copied
+
+    def held_weights(self) -> dict[str, Tensor]:
+        """Return whole weights at stages 0 to 2, the local shards of the float32 ones at stage 3."""
+        if not self.is_sharded:
+            return {name: one.detach() for name, one in trained(self.network).items()}
+        from deepspeed.utils import safe_get_local_fp32_param
+
+        return {name: safe_get_local_fp32_param(one) for name, one in trained(self.network).items()}
+
+    def whole_weight(self, name: str, held: Tensor) -> Tensor:
+        """Return a parameter in its shape; at stage 3 from the shards of all ranks."""
+        if not self.is_sharded:
+            return held
+        shape = self._shapes[name]
+        # Every rank holds an equal run, the last one is padded.
+        return gather_shards(held)[: shape.numel()].view(shape)
+
+    def shard_of(self, whole: Tensor) -> Tensor:
+        """Return all of it, or the run of elements that ZeRO-3 gives this rank."""
+        if not self.is_sharded:
+            return whole
+        rank, ranks = rank_and_world_size()
+        length = -(-whole.numel() // ranks)
+        mine = whole.flatten()[rank * length : (rank + 1) * length]
+        return nn.functional.pad(mine, (0, length - mine.numel()))
+
+    @property
+    def optimizer_steps(self) -> int:
+        """Updates done."""
+        return count_steps(self._torch_optimizer)
+
+    def load(self, source: WholeValues) -> None:
+        """Continue from whole values; a rank reads what it holds, as the values are mapped and not read as a whole."""
+        if self._is_plain:
+            load_unsharded(self.network, self._torch_optimizer, source)
+            return
+        set_weight, set_state = self._setters()
+        for name, one in trained(self.network).items():
+            for kind in KINDS:
+                value = self.shard_of(source.whole(name, kind))
+                set_weight(one, value) if kind == WEIGHT else set_state(one, value, kind)
+        set_steps(self._torch_optimizer, source.optimizer_steps)
+
+    def _setters(self) -> tuple[Callable[..., None], Callable[..., None]]:
+        from deepspeed import utils
+
+        if self.is_sharded:
+            # The setters of whole values fail where a parameter is not a multiple of the ranks (0.19.8).
+            return utils.safe_set_local_fp32_param, utils.safe_set_local_optimizer_state
+        return utils.safe_set_full_fp32_param, utils.safe_set_full_optimizer_state
+
+    def _whole(self, parameter: nn.Parameter, kind: str) -> Tensor:
+        from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
+
+        if kind == WEIGHT:
+            whole: Tensor = safe_get_full_fp32_param(parameter)
+        else:
+            whole = safe_get_full_optimizer_state(parameter, kind)
+        return whole
+
+
+def _import_deepspeed(device: torch.device) -> Any:
+    if device.type == "cpu":
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    import deepspeed
+
+    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    if device.type == "cpu":
+        # On a CPU init_distributed would compile this operation, and fail without compiler and ninja.
+        _log.info("DeepSpeed's shared-memory operation is off on the CPU: gloo is used, no compiler needed")
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    return deepspeed
+
+
+def _first_line(error: Exception) -> str:
+    return " ".join(line.strip() for line in str(error).splitlines()[:3]) or type(error).__name__
