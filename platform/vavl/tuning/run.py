@@ -124,7 +124,7 @@ def trials_at_once(
     """
     plan, memory_gb = sweep.plan, sweep.memory_gb
     waiting = int(is_shared and plan.seconds_per_trial is None)
-    trials = places_on(machines, settings) // settings.least_workers + waiting
+    trials = workers_that_fit(machines, settings) // settings.least_workers + waiting
     if plan.at_once is not None:
         return max(1, min(plan.at_once, trials))
     if memory_gb is None:
