@@ -97,7 +97,7 @@ def run_trials(
 def _train_in_tune(config: Mapping[str, Any], log_of: LogOf, seconds: float | None) -> None:
     """Train one trial in its actor."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    plan = TrainingPlan.model_validate_json(config["plan"])
+    plan = TrainingPlan.model_validate(json.loads(config["plan"]))
     number = int(config["number"])
 
     def tell(epoch: Mapping[str, Any]) -> None:
@@ -112,9 +112,9 @@ def trials_at_once(
 ) -> int:
     """Return how many trials may run at the same time; at least one, or the sweep would never end.
 
-    The user's number wins over memory, but not over resources: where machines may be added, one trial more than
-    there are resources for waits for its workers, which is what an autoscaler acts on. Without a number the first
-    trial runs alone until its memory is known.
+    The user's number wins over memory, but not over resources; without one the first trial runs alone until its
+    memory is known. Where machines may be added, one trial more than there are resources for waits for its workers,
+    which is what an autoscaler acts on; not under a time limit, of which the waiting would be a part.
 
     Args:
         machines: all resources of each living machine by Ray's names, free or not.
@@ -122,10 +122,11 @@ def trials_at_once(
         sweep: knows the limits, and the memory that its trials were seen to take.
         is_shared: the user named the cluster, so that it may have an autoscaler.
     """
-    trials = workers_that_fit(machines, settings) // settings.least_workers
     plan, memory_gb = sweep.plan, sweep.memory_gb
+    waiting = int(is_shared and plan.seconds_per_trial is None)
+    trials = workers_that_fit(machines, settings) // settings.least_workers + waiting
     if plan.at_once is not None:
-        return max(1, min(plan.at_once, trials + is_shared))
+        return max(1, min(plan.at_once, trials))
     if memory_gb is None:
         return 1
     memory = sum(machine.get("memory", 0.0) for machine in machines) * plan.memory_share

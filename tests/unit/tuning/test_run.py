@@ -59,9 +59,10 @@ def end(sweep, number):
     )
 
 
-def at_once(machines, at_once=None, memory_gb=None, *, is_shared=False, **settings):
+def at_once(machines, at_once=None, memory_gb=None, *, is_shared=False, seconds=None, **settings):
     """Count the trials for machines of (CPUs, GB)."""
-    sweep = SimpleNamespace(plan=SimpleNamespace(at_once=at_once, memory_share=0.8), memory_gb=memory_gb)
+    plan = SimpleNamespace(at_once=at_once, memory_share=0.8, seconds_per_trial=seconds)
+    sweep = SimpleNamespace(plan=plan, memory_gb=memory_gb)
     resources = [{"CPU": float(cpus), "memory": memory * GB} for cpus, memory in machines]
     return trials_at_once(resources, TrainingSettings(**settings), sweep, is_shared=is_shared)
 
@@ -94,7 +95,9 @@ def test_on_a_cluster_one_trial_waits_for_machines_that_an_autoscaler_may_add():
     assert at_once([(2, 10)], 5, is_shared=True) == 3
     assert at_once([(2, 10)], 2, is_shared=True) == 2
     assert at_once([], 5, is_shared=True) == 1
-    assert at_once([(2, 10)], memory_gb=0.1, is_shared=True) == 2
+    assert at_once([(2, 10)], memory_gb=0.1, is_shared=True) == 3
+    assert at_once([(2, 10)], memory_gb=4, is_shared=True) == 2
+    assert at_once([(2, 10)], 5, is_shared=True, seconds=60) == 2  # the waiting would be a part of its time
 
 
 def test_the_first_trial_runs_alone_until_its_memory_is_known(searcher_of, heard):
