@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
-from vavl.config.load import read_config
+from vavl.config.load import read_config, validate
+from vavl.config.places import FROM_PROJECT, FROM_ROOT, anchored, marked_settings
 from vavl.config.snapshot import save_config
+from vavl.errors import ConfigError
 from vavl.job_config import (
+    JOB_SETTINGS,
     AuditCorpusJob,
     CheckSetupJob,
     CompareObjectivesJob,
@@ -139,11 +143,11 @@ def nested(key, value):
 
 @pytest.mark.parametrize("place", ["s3://bucket/runs/demo", "gs://b/r", "file:///data/run"])
 def test_a_training_run_may_be_at_an_address(place, tmp_path):
-    job = read_config(TrainModelJob, CONFIGS / "demo.yaml", [f"output_dir={place}"])
+    job = read_config(TrainModelJob, ROOT / "jobs/configs/demo.yaml", [f"output_dir={place}"])
     assert job.output_dir == place
     assert job.with_absolute_paths().output_dir == place
     assert anchored(job, tmp_path).output_dir == place
-    assert job.config_hash == read_config(TrainModelJob, CONFIGS / "demo.yaml").config_hash
+    assert job.config_hash == read_config(TrainModelJob, ROOT / "jobs/configs/demo.yaml").config_hash
     save_config(job, tmp_path / "saved.yaml")
     assert read_config(TrainModelJob, tmp_path / "saved.yaml") == job
     with pytest.raises(ConfigError, match="is an address"):

@@ -18,6 +18,8 @@ from vavl.training.working_copy import EARLIER_FOLDER
 class TrackedTraining(TrackedRun):
     """Records a training, its report and its model."""
 
+    workers_report_gpus = True
+
     @property
     def sink(self) -> JournalSink:
         """What the training reports to."""

@@ -168,14 +168,6 @@ class RunStorage:
         if self._local is None or (self._local / name) != target.absolute():
             self.directory(name).fetch(sorted(self.tree(name)), target)
 
-    def move(self, name: str, target: str) -> None:
-        """Move a file within the storage.
-
-        Raises:
-            InputError: the storage cannot be written.
-        """
-        move_there(self._remote, name, target)
-
     def remove(self, name: str) -> None:
         """Remove a file or a directory with everything below it, if it is there.
 
@@ -190,6 +182,17 @@ class RunStorage:
             raise self._remote.unreachable(error, "written") from None
         finally:
             self._remote.files.invalidate_cache()
+
+    def move(self, name: str, target: str) -> None:
+        """Move a file or a directory within the storage: a rename, in object storage a copy of every file.
+
+        Raises:
+            InputError: the storage cannot be written, or there is no such file.
+        """
+        found = self.tree(name) if self._local is None else {}
+        for below in found or ("",):
+            tail = f"/{below}" if below else ""
+            move_there(self._remote, f"{name}{tail}", f"{target}{tail}")
 
     def local_path(self, name: str) -> Path | None:
         """Return where ``name`` is on this machine, None in object storage."""
