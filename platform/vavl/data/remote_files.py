@@ -37,6 +37,9 @@ _KNOWN_ERRORS = {
     "EndpointConnectionError": ("no server answers", "check the network, and AWS_ENDPOINT_URL where it is set"),
 }  # fmt: skip
 _log = logging.getLogger(__name__)
+# Every client would say where it found its credentials.
+for _name in ("aiobotocore", "botocore"):
+    logging.getLogger(_name).setLevel(logging.WARNING)
 
 
 @dataclass(frozen=True)
