@@ -17,6 +17,7 @@ import yaml
 from copied_store import copy_store
 
 from vavl.data.store_push import push_store
+from vavl.training.storage import RunStorage
 
 ROOT = Path(__file__).parents[2]
 JOB = ROOT / "jobs" / "train_model.py"
@@ -192,3 +193,82 @@ def test_a_run_on_the_latest_store_records_which_version_that_was(
     started = json.loads((tmp_path / "run/journal.jsonl").read_text().splitlines()[0])
     assert pushed.place in json.dumps(started)
     assert json.loads((tmp_path / "run/summary.json").read_text())["store_hash"] == pushed.version[:16]
+
+
+def test_a_run_at_an_address_leaves_its_results_there_and_is_kept_by_the_next_one(
+    config: Path, run_job: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, s3: str
+) -> None:
+    monkeypatch.setenv("VAVL_CACHE", str(tmp_path / "cache"))
+    address = f"{s3}/run"
+    words = (f"output_dir={address}", "training.max_epochs=1")
+    dry = run_job("train_model", config, *words, "--dry-run")
+    assert dry.code == 0, dry.stderr
+    storage = RunStorage(address)
+    assert storage.tree() == {}
+    assert not (tmp_path / "cache/runs").exists()
+    done = run_job("train_model", config, *words)
+    assert done.code == 0, done.stderr
+    assert f"{address}: trained on small" in done.stdout
+    assert "version 1" in done.stdout
+    found = storage.tree()
+    assert found.keys() >= {
+        "run.json", "config.yaml", "journal.jsonl", "report.html", "summary.json", "outcome.json", "partitions.csv",
+        "predictions/test.parquet", "predictions/validation.parquet",
+    }  # fmt: skip
+    summary = json.loads(storage.read("summary.json") or b"")
+    assert summary["model_version"] == "1"
+    first = json.loads(storage.read("run.json") or b"")
+    assert first["state"] == "finished"
+    assert address in (storage.read("config.yaml") or b"").decode()
+
+    # From another machine, and stopped by an error: what it has by then is there.
+    monkeypatch.setenv("VAVL_CACHE", str(tmp_path / "other"))
+    failed = run_job("train_model", config, *words, "training.optimizer.learning_rate=1e30")
+    assert failed.code == 1, failed.stderr
+    aside = storage.directory("earlier").directory(first["run_id"])
+    assert aside.tree().keys() >= {"run.json", "summary.json", "outcome.json", "report.html"}
+    assert json.loads(storage.read("run.json") or b"")["state"] == "running"
+    last = json.loads((storage.read("journal.jsonl") or b"").splitlines()[-1])
+    assert (last["kind"], last["status"]) == ("run_end", "FAILED")
+
+
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        ("s3://nowhere/run", "s3://nowhere/run: cannot be written: there is no such bucket"),
+        ("foo://bucket/run", "addresses of foo:// are not known"),
+        ("https://127.0.0.1/run", "https:// can only be read"),
+        ("'s3://me:hunter2@bucket/run'", "give credentials by the environment"),
+        ("none: s3://runs/run", "no credentials were found"),
+    ],
+)
+def test_an_address_that_cannot_be_written_is_refused_before_training(
+    config: Path,
+    address: str,
+    message: str,
+    run_job: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+    s3: str,
+) -> None:
+    if address.startswith("none: "):
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("VAVL_CACHE", str(config.parent / "cache"))
+    done = run_job("train_model", config, f"output_dir={address.removeprefix('none: ')}")
+    assert done.code == 2, done.stderr
+    assert message in done.stderr
+    assert "fix:" in done.stderr
+    assert "hunter2" not in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (config.parent / "cache").exists()
+    assert not (config.parent / "mlflow.db").exists()
+
+
+def test_other_jobs_refuse_an_address_before_anything_is_written(
+    run_job: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = run_job("check_setup", ROOT / "jobs/configs/check_setup.yaml", "output_dir=s3://bucket/x")
+    assert done.code == 2
+    assert "output_dir: Value error, is an address" in done.stderr
+    assert list(tmp_path.iterdir()) == []

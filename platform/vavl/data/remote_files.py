@@ -33,10 +33,13 @@ _KNOWN_ERRORS = {
         "export AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY on every node, or give the machines a role",
     ),
     "PermissionError": ("access denied", "check the rights of the credentials in the environment of every node"),
-    "FileNotFoundError": ("there is no such bucket", "create the bucket, or correct the address"),
+    "FileNotFoundError": ("there is no such bucket or file", "create the bucket, or correct the address"),
     "EndpointConnectionError": ("no server answers", "check the network, and AWS_ENDPOINT_URL where it is set"),
 }  # fmt: skip
 _log = logging.getLogger(__name__)
+# Every client would say where it found its credentials.
+for _name in ("aiobotocore", "botocore"):
+    logging.getLogger(_name).setLevel(logging.WARNING)
 
 
 @dataclass(frozen=True)

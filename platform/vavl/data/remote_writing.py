@@ -120,7 +120,7 @@ def _beside(remote: RemoteFolder, name: str) -> Iterator[str]:
     except NotImplementedError:
         raise InputError(
             remote.address, "", f"{remote.protocol}:// can only be read",
-            "push to a folder or to object storage, e.g. s3://bucket/stores",
+            "name a directory or object storage, e.g. s3://bucket/demo",
         ) from None  # fmt: skip
     except Exception as fault:  # noqa: BLE001  see above
         raise remote.unreachable(fault, "written") from None

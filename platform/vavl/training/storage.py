@@ -184,17 +184,15 @@ class RunStorage:
             self._remote.files.invalidate_cache()
 
     def move(self, name: str, target: str) -> None:
-        """Rename a file or a directory below this one; in object storage that is a copy.
+        """Move a file or a directory within the storage: a rename, in object storage a copy of every file.
 
         Raises:
-            InputError: the storage cannot be written.
+            InputError: the storage cannot be written, or there is no such file.
         """
-        try:
-            self._remote.files.mv(self._remote.path(name), self._remote.path(target), recursive=True)
-        except Exception as error:  # noqa: BLE001  every driver raises errors of its own
-            raise self._remote.unreachable(error, "written") from None
-        finally:
-            self._remote.files.invalidate_cache()
+        found = self.tree(name) if self._local is None else {}
+        for below in found or ("",):
+            tail = f"/{below}" if below else ""
+            move_there(self._remote, f"{name}{tail}", f"{target}{tail}")
 
     def local_path(self, name: str) -> Path | None:
         """Return where ``name`` is on this machine, None in object storage."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import threading
 from pathlib import Path
 
 import pytest
@@ -57,72 +56,6 @@ def file(tmp_path) -> str:
     path = tmp_path / "job.yaml"
     path.write_text("output_dir: runs/here\n")
     return str(path)
-
-
-class Beginning(Play):
-    """A job that starts something heavy; check and start wait for each other, so neither can come first."""
-
-    def __init__(self, begin_fault: Exception | None = None, check_fault: Exception | None = None) -> None:
-        super().__init__(check_fault=check_fault)
-        self.threads: list[threading.Thread] = []
-        self._begin_fault, self._both = begin_fault, threading.Barrier(2, timeout=20)
-
-    def begin(self, job: Job) -> None:
-        self._both.wait()
-        self.threads.append(threading.current_thread())
-        if self._begin_fault is not None:
-            raise self._begin_fault
-
-    def check(self, job: Job) -> None:
-        if self._begins:
-            self._both.wait()
-        super().check(job)
-
-    def run(self, *words: str) -> int:
-        self._begins = "--dry-run" not in words
-        return run_job("Do a thing.", Job, self.story, self.check, list(words), begin=self.begin)
-
-
-def test_what_is_begun_comes_up_in_this_thread_while_the_check_looks(file):
-    play = Beginning()
-    assert play.run(file) == 0
-    assert play.threads == [threading.current_thread()]
-    assert len(play.told) == len(play.checked) == 1
-
-
-def test_a_fault_of_the_check_comes_before_one_of_what_was_begun(file, capsys):
-    play = Beginning(TrainingError("a", "b", "no place", "less"), InputError("c", "d", "no store", "mend it"))
-    assert play.run(file) == 2
-    assert "no store" in capsys.readouterr().err
-    assert not play.told
-    alone = Beginning(TrainingError("a", "b", "no place", "less"))
-    assert alone.run(file) == 1
-    assert "no place" in capsys.readouterr().err
-    assert not alone.told
-
-
-def test_a_dry_run_begins_nothing(file):
-    play = Beginning()
-    assert play.run(file, "--dry-run") == 0
-    assert len(play.checked) == 1
-    assert not play.threads
-    assert not play.told
-
-
-@pytest.mark.parametrize("fault", [None, InputError("a", "b", "bad", "mend it")])
-def test_the_garbage_collector_rests_during_the_check_alone(file, fault):
-    seen = []
-
-    class Looking(Play):
-        def check(self, job: Job) -> None:
-            seen.append(gc.isenabled())
-            super().check(job)
-
-        def story(self, job: Job) -> None:
-            seen.append(gc.isenabled())
-
-    Looking(check_fault=fault).run(file)
-    assert seen == [False, True][: 1 if fault else 2]
     assert gc.isenabled()
 
 

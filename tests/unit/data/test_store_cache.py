@@ -242,17 +242,19 @@ def test_what_cannot_be_reached_is_named_without_secrets(
     with pytest.raises(InputError, match=r"addresses of foo:// are not known"):
         local_store("foo://bucket/store")
 
-    def refuse(address: str) -> None:
+    def refuse(address: str, **_: object) -> None:
         raise PermissionError(f"https://bucket/?X-Amz-Signature=hunter2 of {address}")
 
     monkeypatch.setattr("fsspec.core.url_to_fs", refuse)
-    with pytest.raises(InputError, match=r"cannot be read: PermissionError\n.*credentials") as caught:
+    with pytest.raises(
+        InputError, match=r"cannot be read: access denied \(PermissionError\)\n.*credentials"
+    ) as caught:
         local_store("s3://bucket/store")
     assert "hunter2" not in str(caught.value)
 
 
 def test_a_missing_driver_is_named_with_its_package(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def without_driver(address: str) -> None:
+    def without_driver(address: str, **_: object) -> None:
         raise ImportError("Install s3fs to access S3")
 
     monkeypatch.setattr("fsspec.core.url_to_fs", without_driver)

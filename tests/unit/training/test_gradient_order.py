@@ -32,7 +32,7 @@ def test_parameters_get_their_gradients_in_one_order(plan):
         frames |= {min(batch.video.is_real.shape[1], 2) for batch in batches}
         confidence = train_step(run, step, batches, confidence).confidence
     names = len(list(run.engine.network.named_parameters()))
-    assert len(order) == names * STEPS * 6
+    assert len(order) == names * STEPS * 5
     orders = {tuple(order[start : start + names]) for start in range(0, len(order), names)}
     assert frames == {1, 2}  # single frames and more: else this would show nothing
     assert len(orders) == 1

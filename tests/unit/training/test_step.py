@@ -89,10 +89,11 @@ def test_the_step_runs_on_a_device_that_nobody_can_read(make_run, name, monkeypa
 
 
 def _move_to_meta(run, monkeypatch):
+    if run.average is not None:
+        run.average.network().to("meta")
     run.engine.network.to("meta")
     run.engine.device = torch.device("meta")
     if run.average is not None:
-        run.average.network().to("meta")
         run.average._held = {name: one.to("meta") for name, one in run.average._held.items()}
     optimizer = run.engine._optimizer
     optimizer.param_groups[0]["params"] = [

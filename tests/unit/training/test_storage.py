@@ -6,8 +6,8 @@ import secrets
 import sys
 from pathlib import Path
 
-import fsspec.registry
 import pytest
+from fsspec.registry import _registry
 from pyarrow.fs import FileSelector, LocalFileSystem
 
 from vavl.errors import InputError, StoreError
@@ -98,6 +98,13 @@ def test_files_are_moved_and_removed_within_the_storage(storage: RunStorage) -> 
     storage.write("predictions/test", b"1")
     storage.move("predictions/test", "earlier/run/predictions/test")
     assert storage.tree() == {"earlier/run/predictions/test": 1}
+    storage.write("earlier/run/code/a", b"22")
+    storage.move("earlier/run", "torn-run")
+    assert storage.tree() == {"torn-run/predictions/test": 1, "torn-run/code/a": 2}
+    storage.move("torn-run", "earlier/again")
+    assert set(storage.tree("earlier/again")) == {"predictions/test", "code/a"}
+    with pytest.raises(InputError, match="cannot be written"):
+        storage.move("nothing", "anything")
     storage.remove("earlier")
     storage.remove("earlier")
     assert storage.tree() == {}
@@ -158,7 +165,7 @@ def test_a_missing_driver_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "s3fs", None)
     # fsspec keeps the drivers that it has imported.
     for protocol in ("s3", "s3a"):
-        monkeypatch.delitem(fsspec.registry._registry, protocol, raising=False)
+        monkeypatch.delitem(_registry, protocol, raising=False)
     with pytest.raises(InputError, match="the driver of s3:// is not installed") as caught:
         RunStorage("s3://bucket/run")
     assert caught.value.fix == "pip install s3fs"
