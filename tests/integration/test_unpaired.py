@@ -100,7 +100,9 @@ def train_at_every_stage(plan: TrainingPlan, run_id: str) -> dict[str, Any]:
 
         training = plan.training.model_copy(update={"zero_stage": stage})
         folder = plan.output_dir / f"stage{stage}"
-        end = train_on_worker(plan.model_copy(update={"training": training, "output_dir": folder}), report_stage)
+        end = train_on_worker(
+            plan.model_copy(update={"training": training, "output_dir": folder}), report_stage
+        )
     return end
 
 

@@ -59,7 +59,7 @@ def others(way: Way) -> Iterator[Way]:
 class Keyed(torch.nn.Sequential):
     """Takes the key of the draws, as engines pass it, and has none."""
 
-    def forward(self, inputs: torch.Tensor, key: object = None) -> torch.Tensor:  # noqa: ARG002
+    def forward(self, inputs: torch.Tensor, key: object = None) -> torch.Tensor:
         """Run the layers."""
         return super().forward(inputs)
 

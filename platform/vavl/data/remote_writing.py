@@ -42,6 +42,16 @@ def write_small(remote: RemoteFolder, name: str, content: bytes) -> None:
         remote.files.pipe_file(place, content)
 
 
+def move_there(remote: RemoteFolder, name: str, target: str) -> None:
+    """Move a file below the address.
+
+    Raises:
+        InputError: the address cannot be written, or there is no such file.
+    """
+    with _beside(remote, target) as place:
+        remote.files.mv(remote.path(name), place)
+
+
 def size_there(remote: RemoteFolder, name: str) -> int | None:
     """Return the bytes of a file at the address, None where there is none.
 
