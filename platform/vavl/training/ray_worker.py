@@ -103,9 +103,7 @@ class RayContext(LocalContext):
         """Report a checkpoint; Ray writes it in a thread of this process, and removes old ones."""
 
         def write(checkpoint: Checkpoint, _: str) -> Checkpoint:
-            pending()
-            if pending.error is not None:
-                raise pending.error
+            pending()  # keeps an error for the loop, which tells all ranks
             return checkpoint
 
         ray.train.report(
