@@ -16,7 +16,7 @@ from vavl.training.cluster import free_places_of_the_dead
 
 pytestmark = [pytest.mark.ray]
 
-WAIT_S = 10
+WAIT_S = 60
 
 
 @pytest.fixture

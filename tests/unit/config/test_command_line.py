@@ -65,7 +65,7 @@ class Beginning(Play):
     def __init__(self, begin_fault: Exception | None = None, check_fault: Exception | None = None) -> None:
         super().__init__(check_fault=check_fault)
         self.threads: list[threading.Thread] = []
-        self._begin_fault, self._both = begin_fault, threading.Barrier(2, timeout=20)
+        self._begin_fault, self._both = begin_fault, threading.Barrier(2, timeout=120)
 
     def begin(self, job: Job) -> None:
         self._both.wait()
