@@ -20,6 +20,8 @@ from vavl.data.statistics import ModalityInfo
 from vavl.data.store_writer import ClipFeatures, StoreWriter, row_batch
 
 
+# Before pytest-xdist, which reads the groups in a hook of the same name and is asked first otherwise.
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Deal the files to the processes of pytest-xdist whole, and all tests that start Ray to one of them."""
     if config.pluginmanager.hasplugin("xdist"):

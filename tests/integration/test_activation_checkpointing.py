@@ -14,7 +14,7 @@ from torch import Tensor
 from vavl.objectives.moments import moments_under
 
 PROGRAM = Path(__file__).parents[1] / "support/checkpointed_ranks.py"
-TIME_LIMIT_S = 300
+TIME_LIMIT_S = 600
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,7 @@ from equality_cases import (
 from equality_runs import Curve
 
 PROGRAM = Path(__file__).parents[1] / "equality/run_equality.py"
-TIME_LIMIT_S = 600
+TIME_LIMIT_S = 1200
 
 
 def test_workers_stages_precision_and_resumes_give_one_loss_curve(tmp_path: Path) -> None:

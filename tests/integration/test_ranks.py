@@ -18,7 +18,7 @@ from vavl.training.settings import TrainingPlan
 
 PROGRAM = Path(__file__).parents[1] / "support/real_ranks.py"
 RANKS = (1, 2, 4)
-TIME_LIMIT_S = 120
+TIME_LIMIT_S = 600
 ALL_OBJECTIVES = {
     "hgr": {"weight": 0.5, "audio_video": 0.5},
     "ladder": {"weight": 0.5, "lateral": "both", "detach_target": False},

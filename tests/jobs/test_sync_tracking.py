@@ -205,14 +205,14 @@ def test_a_server_killed_in_the_middle_gets_the_rest_later(server: MlflowServer,
     job = start_job(tmp_path / "runs")
     wait_for_the_middle(job, journal)
     server.kill()
-    printed, _ = job.communicate(timeout=120)
+    printed, _ = job.communicate(timeout=600)
     assert job.returncode == 1, printed
     assert "not arrived" in printed
     reached = read_state(journal.path, server.address).seq
     assert 1 < reached < sum(1 for _ in journal.read())
     server.start()
     job = start_job(tmp_path / "runs")
-    printed, _ = job.communicate(timeout=120)
+    printed, _ = job.communicate(timeout=600)
     assert job.returncode == 0, printed
     assert_whole(server, journal)
 
@@ -226,7 +226,7 @@ def test_a_replay_killed_in_the_middle_is_gone_on_with(server: MlflowServer, tmp
         job.communicate()
     assert read_state(journal.path, server.address).seq < sum(1 for _ in journal.read())
     job = start_job(tmp_path / "runs")
-    printed, _ = job.communicate(timeout=120)
+    printed, _ = job.communicate(timeout=600)
     assert job.returncode == 0, printed
     assert_whole(server, journal)
 
@@ -234,6 +234,6 @@ def test_a_replay_killed_in_the_middle_is_gone_on_with(server: MlflowServer, tmp
 def test_two_processes_at_once_send_everything_once(server: MlflowServer, tmp_path: Path) -> None:
     journal = make_long_run(tmp_path / "runs" / "long", server)
     jobs = [start_job(tmp_path / "runs") for _ in range(2)]
-    printed = [job.communicate(timeout=180)[0] for job in jobs]
+    printed = [job.communicate(timeout=600)[0] for job in jobs]
     assert [job.returncode for job in jobs] == [0, 0], printed
     assert_whole(server, journal)

@@ -121,7 +121,8 @@ def _look_at_the_study(summary: dict[str, Any]) -> None:
 @pytest.mark.ray
 @pytest.mark.slow
 def test_a_killed_driver_repeats_no_finished_trial(config: Path) -> None:
-    words = ["trials=4", "at_once=2", "pruner=none", "sampler=random"]
+    # Long enough trials that one is still running when another one's end is seen.
+    words = ["trials=4", "at_once=2", "pruner=none", "sampler=random", "overrides.training.max_epochs=24"]
     command = [sys.executable, str(ROOT / "jobs/tune_model.py"), str(config), *words]
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "platform")}
     folder = config.parent / "sweep"
@@ -130,7 +131,7 @@ def test_a_killed_driver_repeats_no_finished_trial(config: Path) -> None:
     while not _is_in_the_middle(folder):
         assert driver.poll() is None, driver.communicate()[1].decode()
         assert time.monotonic() < until
-        time.sleep(0.1)
+        time.sleep(0.01)
     driver.send_signal(signal.SIGKILL)
     driver.communicate()
     before = {path: path.stat().st_mtime_ns for path in folder.glob("trials/*/summary.json")}

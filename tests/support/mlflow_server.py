@@ -51,9 +51,9 @@ class MlflowServer:
                     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
                 },
             )  # fmt: skip
-        end = time.monotonic() + 90
+        end = time.monotonic() + 240
         while time.monotonic() < end and self._process.poll() is None:
-            with contextlib.suppress(OSError), urllib.request.urlopen(f"{self.address}/health", timeout=1):
+            with contextlib.suppress(OSError), urllib.request.urlopen(f"{self.address}/health", timeout=10):
                 return
             time.sleep(0.2)
         text = (self.folder / "server.log").read_text()[-2000:]

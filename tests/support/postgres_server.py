@@ -17,7 +17,7 @@ from pathlib import Path
 
 _PLACES = ("/usr/lib/postgresql", "/usr/local/opt", "/opt/homebrew/opt")
 _USERS = ("postgres", "nobody")
-_START_SECONDS = 60
+_START_SECONDS = 240
 
 
 def postgres_programs() -> Path | None:

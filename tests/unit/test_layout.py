@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -66,6 +67,12 @@ def test_no_function_is_longer_than_60_lines():
         if lines > 60
     }
     assert not long_functions
+
+
+@pytest.mark.skipif("PYTEST_XDIST_WORKER" not in os.environ, reason="one process runs every file whole")
+def test_the_processes_of_make_test_get_whole_files(request):
+    """Else every fixture of a module is made in both of them, and both start Ray."""
+    assert request.node.nodeid.endswith(f"@{__file__}")
 
 
 def line_count(path: Path) -> int:

@@ -70,8 +70,8 @@ def test_a_slow_clip_is_interrupted_in_this_process(tmp_path):
         pytest.raises(ClipError, match=r"takes longer than seconds_per_clip allows: 0\.05 s"),
         attempts.at("a", "a.wav", "audio"),
     ):
-        time.sleep(30)
-    assert time.monotonic() - start < 5
+        time.sleep(600)
+    assert time.monotonic() - start < 60
 
 
 def test_a_clip_that_never_gives_the_interpreter_free_ends_its_process_and_is_given_up(tmp_path):
@@ -84,7 +84,7 @@ def test_a_clip_that_never_gives_the_interpreter_free_ends_its_process_and_is_gi
     platform = Path(__file__).parents[3] / "platform"
     done = subprocess.run(
         [sys.executable, "-c", story, str(tmp_path / ".audio-00000.current")],
-        env={"PYTHONPATH": str(platform)}, timeout=60, check=False,
+        env={"PYTHONPATH": str(platform)}, timeout=300, check=False,
     )  # fmt: skip
     assert done.returncode == 1
     attempts = begin(tmp_path)

@@ -305,7 +305,7 @@ def test_a_ray_that_does_not_start_is_an_error_with_its_way_out(corpus, store, m
 
 def test_a_clip_that_hangs_in_this_process_is_set_aside(corpus, store, monkeypatch):
     write_wav(corpus / "media/audio/f01_calm_00.wav", tone(700, 0.2))
-    monkeypatch.setattr(part_room, "require_finite", lambda *_: time.sleep(60))
+    monkeypatch.setattr(part_room, "require_finite", lambda *_: time.sleep(600))
     (quarantined,) = extract(corpus, store, HERE.model_copy(update={"seconds_per_clip": 0.5})).quarantined
     assert quarantined.reason == "takes longer than seconds_per_clip allows: 0.5 s"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +12,12 @@ from rendered_media import moving_square, tone, write_mp4, write_wav
 
 from vavl.errors import StoreError
 from vavl.features.audio import audio_extractor, audio_info, extract_audio
-from vavl.features.audio_settings import AudioFeatureSettings, FunctionalSettings, OpensmileSettings
+from vavl.features.audio_settings import (
+    AudioFeatureSettings,
+    AudioSettings,
+    FunctionalSettings,
+    OpensmileSettings,
+)
 from vavl.features.from_provenance import extractor_of
 from vavl.features.video import VideoExtractor, video_info
 from vavl.features.video_settings import VideoFeatureSettings
@@ -24,20 +30,27 @@ def test_sound_is_read_with_the_settings_of_the_store(tmp_path):
     np.testing.assert_array_equal(found.values, extract_audio(path, settings).values)
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [
-        FunctionalSettings(cepstral_coefficients=13),
-        OpensmileSettings(level="descriptors"),
-        OpensmileSettings(feature_set="ComParE_2016", channels="mfcc.*"),
-    ],
-)
-def test_every_audio_extractor_comes_back_from_what_a_store_says(tmp_path, settings):
-    """As JSON, as stores and models keep it; networks have a test of their own."""
-    path = write_wav(tmp_path / "a.wav", tone(220, 0.5, amplitude=0.3))
+def assert_comes_back(folder: Path, settings: AudioSettings) -> None:
+    """Hold an extractor to its stored provenance, as JSON, as stores and models keep it.
+
+    Networks have a test of their own.
+    """
+    path = write_wav(folder / "a.wav", tone(220, 0.5, amplitude=0.3))
     stored = json.loads(json.dumps(asdict(audio_info(settings))))
     found = extractor_of(stored, "audio")(path)
     np.testing.assert_array_equal(found.values, audio_extractor(settings)(path).values)
+
+
+def test_functionals_come_back_from_what_a_store_says(tmp_path):
+    assert_comes_back(tmp_path, FunctionalSettings(cepstral_coefficients=13))
+
+
+@pytest.mark.parametrize(
+    "settings", [{"level": "descriptors"}, {"feature_set": "ComParE_2016", "channels": "mfcc.*"}]
+)
+def test_opensmile_comes_back_from_what_a_store_says(tmp_path, settings):
+    pytest.importorskip("opensmile", reason="openSMILE is not installed: pip install .[opensmile]")
+    assert_comes_back(tmp_path, OpensmileSettings(**settings))
 
 
 def test_pictures_are_read_with_the_settings_of_the_store(tmp_path):

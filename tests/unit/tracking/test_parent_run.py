@@ -86,7 +86,7 @@ def test_a_store_that_is_away_is_not_waited_for_once_per_child(
         queue.add(journal)
     start = time.monotonic()
     assert not queue.finish(60)
-    assert time.monotonic() - start < 5
+    assert time.monotonic() - start < 30
     assert "20 journal(s)" in caplog.text
     assert caplog.text.count("cannot be written now") == 1
     # Nothing is lost: another queue brings them.

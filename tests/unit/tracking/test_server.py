@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +28,16 @@ def server(tracking_database: Path, tmp_path: Path) -> Iterator[MlflowServer]:
     server.kill()
 
 
+def _wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "the condition never came true"
+        time.sleep(0.02)
+
+
 def test_a_server_may_go_away_and_come_back(
     tracking: TrackingSettings, server: MlflowServer, model_folder: Path, tmp_path: Path, client_of: Any,
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
 ) -> None:  # fmt: skip
     settings = tracking.model_copy(update={"uri": server.address, "artifact_location": None})
     journal = Journal(tmp_path / "journal.jsonl")
@@ -39,13 +46,10 @@ def test_a_server_may_go_away_and_come_back(
     replay.start()
     journal.append("run_start", run_id="run", experiment="server", config_yaml="a: 1\n", params={"a": 1})
     journal.append("step", step=1, metrics={"loss": 1.0})
-    end = time.monotonic() + 30
-    while replay.state.seq < 2 and time.monotonic() < end:
-        time.sleep(0.05)
-    assert replay.state.seq == 2
+    _wait_for(lambda: replay.state.seq == 2)
     server.kill()
     journal.append("step", step=2, metrics={"loss": 0.5})
-    time.sleep(0.5)
+    _wait_for(lambda: "cannot be written now" in caplog.text)
     server.start()
     journal.append("step", step=3, metrics={"loss": 0.25})
     journal.append("model", folder=model_folder, name="served")

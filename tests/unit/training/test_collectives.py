@@ -72,7 +72,7 @@ def test_two_processes_agree(tmp_path):
         for rank in range(2)
     ]
     for process in started:
-        out, err = process.communicate(timeout=120)
+        out, err = process.communicate(timeout=600)
         assert out == "agreed\n", err
 
 
