@@ -5,7 +5,6 @@ from __future__ import annotations
 from vavl.config.command_line import print_table, run_job
 from vavl.config.files import write_json
 from vavl.job_config import TrainModelJob
-from vavl.training.ray_start import start_ray
 
 
 def train_model(job: TrainModelJob) -> None:
@@ -19,24 +18,25 @@ def train_model(job: TrainModelJob) -> None:
 
     job = with_pinned_store(job)
     folder = claim_run_folder(job)
-    with TrackedTraining(folder.path, job.tracking) as tracked:
+    with folder.publishing(), TrackedTraining(folder.path, job.tracking) as tracked:
         tracked.start(job, job.config_hash, folder.run_id, dataset_note(job))
         with TrainingProgress(tracked.journal, job.evaluation.select_by[0]):
             launch_training(job, folder, tracked.sink)
         from vavl.tracking.training_pages import write_report  # with it comes matplotlib: not before the work
 
+        folder.collect()
         outcome = read_outcome(folder.path)
-        report = write_report(job, outcome, tracked.journal)
+        report = write_report(folder.path, job, outcome, tracked.journal)
         kept = tracked.finish(outcome)
     summary = training_summary(outcome, tracked.journal) | kept
     write_json(folder.path / "summary.json", summary)
     folder.finish()
-    print_table(f"{folder.path}: trained on {outcome['corpus']}", result_rows(outcome, summary))
+    print_table(f"{job.output_dir}: trained on {outcome['corpus']}", result_rows(outcome, summary))
     print(f"\nnext: open {report}\n      {tracked.show_command}")
 
 
 def check_and_import(job: TrainModelJob) -> None:
-    """Check the run, and import what training it takes, while Ray starts."""
+    """Check the run, and import what training it takes."""
     import vavl.tracking.tracked_training
     import vavl.training.launch  # noqa: F401
     from vavl.tracking.mlflow_writer import import_mlflow
@@ -50,8 +50,10 @@ def main() -> int:
     """Run the job."""
     return run_job(
         "Train a VAVL model on a feature store and register it.",
-        TrainModelJob, train_model, check_and_import, begin=start_ray,
-    )  # fmt: skip
+        TrainModelJob,
+        train_model,
+        check_and_import,
+    )
 
 
 if __name__ == "__main__":

@@ -9,9 +9,9 @@ from vavl.tracking.sweep import TrackedSweep
 from vavl.tracking.sweep_pages import write_pages
 from vavl.tracking.sweep_progress import SweepProgress, log_sweep
 from vavl.tracking.sweep_result import BEST_FILE, refuse_nothing_found, result_rows, write_results
-from vavl.tuning.results import result_of
+from vavl.tuning.plans import plans_of
 from vavl.tuning.run import run_trials
-from vavl.tuning.sweep import open_sweep, plans_of
+from vavl.tuning.sweep import SweepResult, open_sweep
 
 
 def tune_model(job: TuneModelJob) -> None:
@@ -19,8 +19,8 @@ def tune_model(job: TuneModelJob) -> None:
     with open_sweep(job) as sweep, TrackedSweep(job.output_dir, job.tracking) as tracked:
         tracked.start(job, sha256_of_json(job.model_dump(mode="json"))[:16], sweep)
         with SweepProgress(sweep) as progress:
-            run_trials(sweep, tracked.logs, progress.started, [tracked.ended, progress.ended])
-        result = result_of(sweep)
+            run_trials(sweep, tracked.logs.of, progress.started, [tracked.ended, progress.ended])
+        result = SweepResult(sweep)
         files = [*write_results(result, job.tracking, {}), *write_pages(result)]
         kept = tracked.finish(result, files)
     write_results(result, job.tracking, kept)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import importlib.util
 import json
 import logging
+import secrets
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -138,6 +139,24 @@ def small_store(tmp_path_factory: pytest.TempPathFactory) -> Callable[[SmallCorp
 def small_corpus() -> type[SmallCorpus]:
     """Return the description class: test modules cannot import this file."""
     return SmallCorpus
+
+
+@pytest.fixture(scope="session")
+def s3_endpoint() -> Iterator[str]:
+    """Start an S3 server on loopback with a bucket ``runs``; return its endpoint."""
+    from s3_server import s3_server
+
+    with s3_server() as endpoint:
+        yield endpoint
+
+
+@pytest.fixture
+def s3(s3_endpoint: str) -> Iterator[str]:
+    """Return an address of the test's own on that server, which the drivers find by the environment."""
+    from s3_server import BUCKET, s3_environment
+
+    with s3_environment(s3_endpoint):
+        yield f"s3://{BUCKET}/{secrets.token_hex(4)}"
 
 
 JOBS = Path(__file__).parents[1] / "jobs"

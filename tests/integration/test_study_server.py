@@ -44,8 +44,8 @@ def test_a_study_on_a_server_outlives_its_driver(plan: SweepPlan) -> None:
     drawn = [first.draw() for _ in range(3)]
     assert drawn[0].point == {RATE: 1e-3, "model.x": [64, 32]}
     first.note_epoch(0, 1, 0.25)
-    first.tell(0, "finished", [0.5], {"reason": ""})
-    first.tell(1, "pruned", None, {})
+    first.tell(0, "finished", [0.5])
+    first.tell(1, "pruned", None)
     again = SweepStudy(plan, "the sweep")
     assert again.ended() == {0: "finished", 1: "pruned"}
     assert again.interrupted() == drawn[2:]

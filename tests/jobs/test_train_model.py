@@ -94,7 +94,7 @@ def test_a_killed_training_goes_on_and_ends_as_if_nothing_had_happened(
 
     resumed = run_job("train_model", config, *long)
     assert resumed.code == 0, resumed.stderr
-    assert "continuing run" in resumed.stderr
+    assert "resuming run" in resumed.stderr
     assert "from step-" in resumed.stderr
     ends = [json.loads((config.parent / name / "summary.json").read_text()) for name in ("whole", "run")]
     for key in ("metrics", "best_epoch", "steps", "config_hash"):

@@ -103,3 +103,53 @@ def test_the_overrides_that_others_rely_on_reach_every_training(path):
     assert (config.training.zero_stage, config.training.max_steps) == (2, 11)
     assert config.evaluation.test is False
     assert config.features.speaker_normalisation is True
+
+
+def test_every_path_of_every_job_refuses_an_address_that_it_cannot_use():
+    # A path makes the local directory s3: of it.
+    seen = []
+    for name, settings in JOB_SETTINGS.items():
+        for key in (*marked_settings(settings, FROM_ROOT), *marked_settings(settings, FROM_PROJECT)):
+            if takes_addresses(settings, key):
+                continue
+            seen.append(f"{name}.{key}")
+            for address in ("s3://bucket/run", Path("s3://bucket/run")):
+                with pytest.raises(ConfigError) as caught:
+                    validate(settings, nested(key, address), "job.yaml")
+                assert f"{key}: Value error, is an address" in str(caught.value)
+    assert {name.partition(".")[0] for name in seen if name.endswith(".output_dir")} == set(JOB_SETTINGS) - {
+        "train_model"
+    }
+    assert len(seen) > 25
+
+
+def takes_addresses(settings, key):
+    field = None
+    for name in key.split("."):
+        field = settings.model_fields[name]
+        settings = field.annotation
+    return str in get_args(field.annotation) or "str" in str(field.annotation)
+
+
+def nested(key, value):
+    for name in reversed(key.split(".")):
+        value = {name: value}
+    return value
+
+
+@pytest.mark.parametrize("place", ["s3://bucket/runs/demo", "gs://b/r", "file:///data/run"])
+def test_a_training_run_may_be_at_an_address(place, tmp_path):
+    job = read_config(TrainModelJob, CONFIGS / "demo.yaml", [f"output_dir={place}"])
+    assert job.output_dir == place
+    assert job.with_absolute_paths().output_dir == place
+    assert anchored(job, tmp_path).output_dir == place
+    assert job.config_hash == read_config(TrainModelJob, CONFIGS / "demo.yaml").config_hash
+    save_config(job, tmp_path / "saved.yaml")
+    assert read_config(TrainModelJob, tmp_path / "saved.yaml") == job
+    with pytest.raises(ConfigError, match="is an address"):
+        _ = job.directory
+
+
+def test_an_address_that_lost_a_slash_is_refused():
+    with pytest.raises(ConfigError, match="lost a slash"):
+        validate(TrainModelJob, {"output_dir": Path("s3://bucket/run")}, "job.yaml")

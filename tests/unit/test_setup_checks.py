@@ -22,9 +22,9 @@ CARDS = Path(__file__).parents[2] / "datasets"
 
 def test_another_python_fails() -> None:
     assert check_python().status == "ok"
-    finding = check_python(Version("3.13.1"))
+    finding = check_python(Version("3.14.0"))
     assert finding.status == "fail"
-    assert "3.13.1, the project needs" in finding.found
+    assert "3.14.0, the project needs" in finding.found
 
 
 def test_the_installed_packages_fit_the_project() -> None:

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import gc
 import logging
 import re
 import sys
 import traceback
 import typing
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -39,8 +36,6 @@ def run_job(
     story: Callable[[Settings], None],
     check: Callable[[Settings], None],
     arguments: Sequence[str] | None = None,
-    *,
-    begin: Callable[[Settings], None] | None = None,
 ) -> int:
     """Read the configuration, check everything that is cheap to check, then tell the story.
 
@@ -51,8 +46,6 @@ def run_job(
         check: looks at everything that the work needs (folders, cards, stores) without starting
             anything heavy; raises ``VavlError`` on a fault. It also runs before the story.
         arguments: words of the command line; ``sys.argv`` by default.
-        begin: starts in this thread what the work needs and what takes its time to come up (Ray), while
-            ``check`` looks and imports in another one. A fault that ``check`` finds comes first.
 
     Returns:
         The exit code: 0 success, 1 failed work, 2 bad configuration or input.
@@ -63,11 +56,7 @@ def run_job(
     )
     try:
         config = _read_settings(settings, words)
-        with _collector_at_rest():
-            if begin is None or words.dry_run:
-                check(config)
-            else:
-                _check_beside(begin, check, config)
+        check(config)
         if words.dry_run:
             print(f"dry run: {words.config} is valid; nothing was started")
             return 0
@@ -115,29 +104,6 @@ def _read_settings(settings: type[Settings], words: argparse.Namespace) -> Setti
     config = read_config(settings, words.config, words.overrides)
     check_project_files(config, Path(words.config), words.overrides, root)
     return anchored(config, root)
-
-
-def _check_beside(
-    begin: Callable[[Settings], None], check: Callable[[Settings], None], config: Settings
-) -> None:
-    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="check") as pool:
-        checked = pool.submit(check, config)
-        try:
-            begin(config)
-        finally:
-            checked.result()
-
-
-@contextmanager
-def _collector_at_rest() -> Iterator[None]:
-    """Let Python's garbage collector rest: it takes a fifth of the time of large imports and finds nothing."""
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()
 
 
 def _place(word: str) -> Path | str:

@@ -8,12 +8,14 @@ project and count from the current folder.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
-from pydantic import BaseModel
+from pydantic import BaseModel, GetCoreSchemaHandler
+from pydantic_core import CoreSchema, core_schema
 
 from vavl.config.base import FrozenConfig
 from vavl.errors import ConfigError
@@ -23,13 +25,25 @@ Settings = TypeVar("Settings", bound=FrozenConfig)
 ROOT_VARIABLE = "VAVL_ROOT"
 # Set by Ray for the process that a job was submitted as.
 _SUBMITTED = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+# Also with one slash: what a path makes of an address.
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 
 
 @dataclass(frozen=True)
 class _Place:
-    """A mark in the annotation of a path setting: ``Annotated[Path, FROM_ROOT]``."""
+    """A mark in the annotation of a path setting: ``Annotated[Path, FROM_ROOT]``.
+
+    A setting that takes paths only refuses addresses: ``Path("s3://bucket/run")`` is a directory named ``s3:``.
+    """
 
     meaning: str
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """Put the refusal before the validation of a path."""
+        schema = handler(source)
+        if source is not Path and set(get_args(source)) != {Path, type(None)}:
+            return schema
+        return core_schema.no_info_before_validator_function(_refuse_address, schema)
 
 
 FROM_ROOT = _Place("result, store or corpus; counts from VAVL_ROOT")
@@ -114,6 +128,15 @@ def marked_settings(settings: type[BaseModel], mark: _Place, above: str = "") ->
             yield f"{above}{name}"
         elif isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
             yield from marked_settings(field.annotation, mark, f"{above}{name}.")
+
+
+def _refuse_address(value: Any) -> Any:
+    if isinstance(value, (str, Path)) and _ADDRESS.match(str(value)):
+        raise ValueError(
+            "is an address, and this setting takes a path of this machine; write a path, e.g. runs/demo "
+            "(addresses are for stores and for the output_dir of train_model)"
+        )
+    return value
 
 
 def _is_below(path: Path, folders: Collection[Path]) -> bool:

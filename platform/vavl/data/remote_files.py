@@ -26,6 +26,16 @@ _DRIVERS = {
     "s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "abfs": "adlfs", "abfss": "adlfs", "az": "adlfs",
     "http": "aiohttp", "https": "aiohttp", "sftp": "paramiko", "ssh": "paramiko",
 }  # fmt: skip
+# What a person can do about the errors of drivers, by the name of their type: (problem, fix).
+_KNOWN_ERRORS = {
+    "NoCredentialsError": (
+        "no credentials were found",
+        "export AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY on every node, or give the machines a role",
+    ),
+    "PermissionError": ("access denied", "check the rights of the credentials in the environment of every node"),
+    "FileNotFoundError": ("there is no such bucket", "create the bucket, or correct the address"),
+    "EndpointConnectionError": ("no server answers", "check the network, and AWS_ENDPOINT_URL where it is set"),
+}  # fmt: skip
 _log = logging.getLogger(__name__)
 
 
@@ -54,7 +64,8 @@ class RemoteFolder:
         # A server that knows no ranges can still be read from start to end.
         self._block = 0 if protocol in ("http", "https") else _CHUNK_BYTES
         try:
-            self.files, self._root = fsspec.core.url_to_fs(address)
+            # A cached listing hides what other machines have written since.
+            self.files, self._root = fsspec.core.url_to_fs(address, use_listings_cache=False)
         except ImportError as fault:
             driver = _DRIVERS.get(protocol)
             raise InputError(
@@ -108,10 +119,12 @@ class RemoteFolder:
         status, number = getattr(fault, "status", None), getattr(fault, "errno", None)
         detail = status if isinstance(status, int) else os.strerror(number) if isinstance(number, int) else ""
         reason = type(fault).__name__ + (f" ({detail})" if detail else "")
-        return InputError(
-            self.address, "", f"cannot be {what}: {reason}",
-            "check the address, the network and the credentials in the environment of every node",
-        )  # fmt: skip
+        problem, fix = _KNOWN_ERRORS.get(
+            type(fault).__name__,
+            ("", "check the address, the network and the credentials in the environment of every node"),
+        )
+        said = f"{problem} ({reason})" if problem else reason
+        return InputError(self.address, "", f"cannot be {what}: {said}", fix)
 
 
 def copy_files(remote: RemoteFolder, files: Sequence[StoreFile], folder: Path) -> dict[str, str]:

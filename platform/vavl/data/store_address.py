@@ -1,4 +1,4 @@
-"""Where a feature store lies: a folder, or an address of object storage or a server."""
+"""Where a feature store or a run is: a directory, or an address of object storage or a server."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def store_address(value: Any) -> Any:
     if "://" not in text:
         return Path(text)
     if not _SCHEME.match(text):
-        raise ValueError("is neither a folder nor an address such as s3://bucket/stores/demo")
+        raise ValueError("is neither a folder nor an address such as s3://bucket/demo")
     parts = urlsplit(text)
     if parts.password is not None or parts.query or parts.fragment:
         raise ValueError(
@@ -38,9 +38,9 @@ def store_address(value: Any) -> Any:
 
 
 StoreAddress = Annotated[Path | str, BeforeValidator(store_address)]
-"""Type of a setting that names a store: a ``Path`` is a folder, a ``str`` an address."""
+"""Type of a setting that names a store or a run: a ``Path`` is a directory, a ``str`` an address."""
 
 
 def absolute_store(place: Path | str) -> Path | str:
-    """Return the place of a store such that it means the same in every folder."""
+    """Return the place of a store or a run such that it means the same in every directory."""
     return place.absolute() if isinstance(place, Path) else place

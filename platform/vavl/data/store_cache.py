@@ -63,6 +63,12 @@ def local_notes(place: Path | str) -> Path:
     return cached.folder(with_features=cached.is_whole)
 
 
+def run_cache_folder() -> Path:
+    """Return the directory of this machine for the files of runs at addresses."""
+    stores = _cache_folder()
+    return stores / "runs" if os.environ.get(CACHE_VARIABLE) else stores.with_name("runs")
+
+
 def is_at_hand(place: Path | str) -> bool:
     """Tell whether this machine has the features of the store, so that opening it copies nothing."""
     return isinstance(place, Path) or _CachedStore(place).is_whole

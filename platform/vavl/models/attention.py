@@ -95,8 +95,10 @@ class _ShortAttention(torch.autograd.Function):
         for some in _portions(value):
             asks, keys, upper = query[some], key[some], above[some]
             weight = _weights(asks, keys, hidden[some])
-            by_weight = (upper @ value[some].transpose(-1, -2)).float()
-            by_score = torch._softmax_backward_data(by_weight, weight, -1, torch.float32).to(grad.dtype)
+            # Of the softmax w with the gradient g above it: w * (g - sum(w * g)) = w * g - w * sum(w * g).
+            weighted = (upper @ value[some].transpose(-1, -2)).float().mul_(weight)
+            of_row = weighted.sum(dim=-1, keepdim=True)
+            by_score = weighted.addcmul_(weight, of_row, value=-1).to(grad.dtype)
             of_query[some] = by_score @ keys
             of_key[some] = by_score.transpose(-1, -2) @ asks
             of_value[some] = weight.to(grad.dtype).transpose(-1, -2) @ upper

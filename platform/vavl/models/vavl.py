@@ -7,6 +7,7 @@ K correlation size.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import NamedTuple
 
 import torch
@@ -261,7 +262,9 @@ class CorrelationFunction(nn.Linear):
 
     def forward(self, values: Tensor) -> Tensor:
         """Map (rows, width) to (rows, size), float32 under autocast and with bf16 weights too."""
-        with torch.autocast(values.device.type, enabled=False):
+        kind = values.device.type
+        # The meta device, on which operations are counted, has no autocast.
+        with torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext():
             return functional.linear(values.float(), self.weight.float())
 
 

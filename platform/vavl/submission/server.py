@@ -23,13 +23,6 @@ _log = logging.getLogger(__name__)
 
 _PAUSE_S = 1.0
 _LONGEST_SILENCE_S = 300.0
-# They tell each package and each ignored file.
-_TALKATIVE = (
-    "ray._private.runtime_env.packaging",
-    "ray._private.runtime_env.working_dir",
-    "ray.dashboard.modules.dashboard_sdk",
-    "ray.dashboard.modules.job.sdk",
-)
 
 
 class SubmissionError(VavlError):
@@ -82,8 +75,8 @@ class JobServer:
     """
 
     def __init__(self, address: str) -> None:
-        for name in _TALKATIVE:
-            logging.getLogger(name).setLevel(logging.ERROR)
+        # Its client logs each package and each ignored file.
+        logging.getLogger("ray").setLevel(logging.ERROR)
         self.address = address
         try:
             self._client = JobSubmissionClient(address)

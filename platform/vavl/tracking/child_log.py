@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from vavl.tracking.journal import Journal
+from vavl.tracking.journal import Journal, JournalReader
 from vavl.tracking.journal_sink import JournalSink
 from vavl.tracking.leftovers import JOURNAL_NAME
 from vavl.tracking.run import run_start
@@ -45,7 +45,8 @@ class ChildLog:
         self.journal = Journal(folder / JOURNAL_NAME)
         self._tracking = tracking.model_copy(update={"run_name": name})
         self._tags, self._parent = dict(tags), dict(parent)
-        self._sink = JournalSink(self.journal)
+        self._sink, self._reader = JournalSink(self.journal), JournalReader(self.journal)
+        self._epochs: dict[int, dict[str, Any]] = {}
         self._steps: dict[int, Mapping[str, float | None]] = {}
 
     def start(self, plan: TrainingPlan, folder: RunFolder) -> None:
@@ -70,13 +71,12 @@ class ChildLog:
             self._sink(kept)
 
     def epochs(self) -> list[dict[str, Any]]:
-        """Return the epochs that the journal holds, the last record of each, in order."""
-        found = {
-            int(record.payload["epoch"]): record.payload
-            for record in self.journal.read()
-            if record.kind == "epoch"
-        }
-        return [found[epoch] for epoch in sorted(found)]
+        """Return the epochs that the journal holds, the last record of each, in order; from one thread only."""
+        fresh = [record.payload for record in self._reader.read() if record.kind == "epoch"]
+        if self._reader.began_anew:
+            self._epochs.clear()
+        self._epochs.update((int(payload["epoch"]), payload) for payload in fresh)
+        return [self._epochs[epoch] for epoch in sorted(self._epochs)]
 
     def end(self, status: Literal["FINISHED", "FAILED", "KILLED"], metrics: Mapping[str, float]) -> None:
         """Record the end, with the outcome as an artifact; KILLED is a training that was stopped on purpose."""

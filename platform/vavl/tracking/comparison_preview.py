@@ -44,7 +44,7 @@ def _amount(grid: Grid) -> str:
     same = f" for {cells} cells, equal ones are trained once" if cells > len(grid.runs) else ""
     line = f"{len(grid.runs)} runs{same}; {len(done)} are finished already"
     if done:
-        mean = sum(read_summary(run.plan.output_dir)["seconds"] for run in done) / len(done)
+        mean = sum(read_summary(run.plan.directory)["seconds"] for run in done) / len(done)
         rest = len(grid.runs) - len(done)
         line += (
             f"; a run took {mean:.0f} s, the {rest} left need about {rest * mean / 60:.0f} minutes of one CPU"

@@ -81,7 +81,7 @@ class Results:
     def __init__(self, plan: ComparisonPlan, grid: Grid) -> None:
         self._plan, self._grid = plan, grid
         self._runs = {run.name: run for run in grid.runs}
-        self._measures = measures_of(grid.target)
+        self._measures = measures_of(grid.runs[0].plan.data.target)
         self._finished: dict[str, FinishedRun] = {}
         self._ends: list[RunEnd] = []
 

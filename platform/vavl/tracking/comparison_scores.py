@@ -74,7 +74,7 @@ class GroupScore:
 
 def read_run(run: PlannedRun, split: str, measures: Mapping[str, SummedScore]) -> FinishedRun:
     """Read summary and predictions of a finished run."""
-    folder = run.plan.output_dir
+    folder = run.plan.directory
     summary = read_summary(folder)
     conditions = trained_conditions(summary)
     sums = speaker_sums(folder / PREDICTIONS_FOLDER / f"{split}.parquet", measures, conditions)

@@ -34,6 +34,7 @@ class Record:
         time: seconds since the epoch.
         payload: the values, as JSON types.
         end: byte position behind the line; reading can go on from there.
+        start: byte position of the line.
     """
 
     seq: int
@@ -41,6 +42,7 @@ class Record:
     time: float
     payload: dict[str, Any]
     end: int
+    start: int = 0
 
 
 @dataclass(frozen=True)
@@ -128,7 +130,7 @@ class Journal:
                     _log.warning("%s: skipped a torn line before byte %d", self.path, file.tell())
                 if content is not None and content["seq"] > after_seq:
                     after_seq = content["seq"]
-                    yield _record(content, file.tell())
+                    yield _record(content, file.tell(), len(line))
 
     @contextlib.contextmanager
     def _locked_file(self) -> Iterator[int]:
@@ -138,6 +140,40 @@ class Journal:
             yield file
         finally:
             os.close(file)
+
+
+class JournalReader:
+    """Reads a journal on from where it stopped: a poll costs what is new, however long the journal is.
+
+    Holds no open file, so it can be pickled into another process. A last line that is still being written is
+    read once it is whole.
+
+    Args:
+        journal: to follow; its file need not exist yet.
+    """
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+        self._last: Record | None = None
+        self.began_anew = False
+        """Whether the last ``read`` began at the start of another file than the ``read`` before it."""
+
+    def read(self) -> Iterator[Record]:
+        """Yield the whole records that no earlier ``read`` yielded, in order.
+
+        When the last of those no longer stands at its place, the journal was truncated, moved aside or replaced:
+        then all records are new. While there is no file there is none.
+        """
+        self.began_anew = False
+        if not self._journal.path.exists():
+            return
+        records = self._journal.read(offset=self._last.start if self._last else 0)
+        if self._last is not None and next(records, None) != self._last:
+            self._last, self.began_anew = None, True
+            records = self._journal.read()
+        for record in records:
+            self._last = record
+            yield record
 
 
 def clean(value: Any) -> Any:
@@ -155,9 +191,10 @@ def clean(value: Any) -> Any:
     return str(value)
 
 
-def _record(content: dict[str, Any], end: int) -> Record:
+def _record(content: dict[str, Any], end: int, length: int) -> Record:
     payload = {key: value for key, value in content.items() if key not in ("seq", "kind", "time")}
-    return Record(content["seq"], cast("Kind", content["kind"]), float(content["time"]), payload, end)
+    kind = cast("Kind", content["kind"])
+    return Record(content["seq"], kind, float(content["time"]), payload, end, end - length)
 
 
 def _parsed(line: bytes) -> dict[str, Any] | None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from vavl.tracking.journal import Journal
 from vavl.tracking.replay import Replay
-from vavl.tracking.replay_state import read_states
+from vavl.tracking.replay_state import ReplayState, read_states
 from vavl.tracking.settings import TrackingSettings, tracking_place
 
 JOURNAL_NAME = "journal.jsonl"
@@ -26,12 +26,10 @@ def unfinished_journals(folder: Path, settings: TrackingSettings) -> Iterator[Pa
     public_uri = tracking_place(settings, os.environ).public_uri
     for path in sorted(folder.rglob(JOURNAL_NAME)):
         states = read_states(path)
-        reached = (
-            states[public_uri].seq
-            if public_uri in states
-            else max((s.seq for s in states.values()), default=0)
+        reached = states.get(public_uri) or max(
+            states.values(), key=lambda state: state.seq, default=ReplayState()
         )
-        if next(Journal(path).read(after_seq=reached), None) is not None:
+        if next(Journal(path).read(reached.seq, reached.offset), None) is not None:
             yield path
 
 

@@ -14,10 +14,10 @@ from rich.progress import TaskID
 from vavl.config.progress import progress_bar
 from vavl.metrics.names import CONDITIONS
 from vavl.tracking.events import event_line, event_of
-from vavl.tracking.journal import Journal, Record
+from vavl.tracking.journal import Journal, JournalReader, Record
+from vavl.training.throughput import EXPECTED_SECONDS, MFU, SECONDS_PER_STEP
 
 _LOOK_SECONDS = 0.5
-_LINES = ("epoch", "event")
 _log = logging.getLogger(__name__)
 
 
@@ -30,11 +30,9 @@ class TrainingProgress:
     """
 
     def __init__(self, journal: Journal, select_by: str) -> None:
-        self._journal, self._metric = journal, select_by.split("/")[-1]
+        self._reader, self._metric = JournalReader(journal), select_by.split("/")[-1]
         # What an earlier attempt of a resumed run wrote is not news, not even when it is reported again.
-        earlier = list(journal.read())
-        self._seen = max((record.seq for record in earlier), default=0)
-        self._shown = {_key(record) for record in earlier if record.kind in _LINES}
+        self._shown = {_key(record) for record in self._reader.read() if _has_line(record)}
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="training-progress", daemon=True)
         console = Console(stderr=True)
@@ -60,25 +58,28 @@ class TrainingProgress:
         ends = False
         while not ends:
             ends = self._stop.wait(_LOOK_SECONDS)
-            for record in self._journal.read(after_seq=self._seen):
-                self._seen = record.seq
+            for record in self._reader.read():
                 if record.kind == "step":
-                    self._show_step(record.payload)
-                elif record.kind not in _LINES or _key(record) in self._shown:
-                    continue
-                elif record.kind == "epoch":
-                    self._show_epoch(record.payload)
-                else:
-                    self._print(event_line(event_of(record)))
+                    self._advance(record.payload)
+                if _has_line(record) and _key(record) not in self._shown:
+                    self._show_line(record)
 
-    def _show_step(self, payload: dict[str, Any]) -> None:
+    def _show_line(self, record: Record) -> None:
+        match record.kind:
+            case "step":
+                for line in step_lines(record.payload):
+                    self._print(line)
+            case "epoch":
+                self._show_epoch(record.payload)
+            case _:
+                self._print(event_line(event_of(record)))
+
+    def _advance(self, payload: dict[str, Any]) -> None:
         if self._bar and self._task is not None:
             loss = payload["metrics"].get("train/loss/total")
             note = "" if loss is None else f"loss {loss:.3f}"
             total = payload["total_steps"]
             self._bar.update(TaskID(self._task), completed=payload["step"] + 1, total=total, note=note)
-        if payload.get("parts"):
-            self._print(objective_line(payload))
 
     def _show_epoch(self, payload: dict[str, Any]) -> None:
         metrics = payload["metrics"]
@@ -101,8 +102,37 @@ class TrainingProgress:
             _log.info(line)
 
 
+def _has_line(record: Record) -> bool:
+    if record.kind == "step":
+        return bool(record.payload.get("parts")) or EXPECTED_SECONDS in record.payload["metrics"]
+    return record.kind in ("epoch", "event")
+
+
 def _key(record: Record) -> tuple[str, float, object]:
     return record.kind, record.time, record.payload.get("step")
+
+
+def step_lines(payload: dict[str, Any]) -> list[str]:
+    """Return what is printed of a step: its objective and the forecast of the run, where it has them."""
+    lines = [objective_line(payload)] if payload.get("parts") else []
+    return [*lines, forecast_line(payload)] if EXPECTED_SECONDS in payload["metrics"] else lines
+
+
+def forecast_line(payload: dict[str, Any]) -> str:
+    """Write how long a run will take and how well it uses its GPUs, as measured at a step."""
+    metrics = payload["metrics"]
+    mfu = metrics.get(MFU)
+    used = "" if mfu is None else f", MFU {mfu:.1%}"
+    return (
+        f"step {payload['step'] + 1}: {metrics[SECONDS_PER_STEP]:.2g} s/step, "
+        f"about {_duration(metrics[EXPECTED_SECONDS])} in all{used}"
+    )
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
 def objective_line(payload: dict[str, Any]) -> str:

@@ -36,6 +36,7 @@ class Replay:
         journal: the run's journal.
         settings: where and how to track. Relative places count from the current folder, now.
         on_progress: called with the new state after every request, from the thread that replays.
+        gpus: let the system metrics have this machine's GPUs; False where workers report theirs.
     """
 
     def __init__(
@@ -43,8 +44,10 @@ class Replay:
         journal: Journal,
         settings: TrackingSettings,
         on_progress: Callable[[ReplayState], None] | None = None,
+        *,
+        gpus: bool = True,
     ) -> None:
-        self._journal, self._settings = journal, settings
+        self._journal, self._settings, self._gpus = journal, settings, gpus
         self.place: TrackingPlace = tracking_place(settings, os.environ)
         self._records: RecordReplay | None = None
         self._tries: Counter[int] = Counter()
@@ -72,7 +75,8 @@ class Replay:
                 # Whoever goes on with this journal has to know where it belongs, even if nothing arrives.
                 self._save(ReplayState())
             if self._settings.system_metrics:
-                self._sampler = SystemSampler(self._journal, self._settings.system_metrics_seconds)
+                seconds = self._settings.system_metrics_seconds
+                self._sampler = SystemSampler(self._journal, seconds, gpus=self._gpus)
                 self._sampler.start()
             import_mlflow()
         except Exception as fault:  # noqa: BLE001  tracking never stops training

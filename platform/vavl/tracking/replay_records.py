@@ -9,7 +9,7 @@ from functools import partial
 
 from vavl.errors import VavlError
 from vavl.tracking.events import run_events
-from vavl.tracking.journal import Journal, Record
+from vavl.tracking.journal import Journal, JournalReader, Record
 from vavl.tracking.mlflow_writer import POINTS_PER_REQUEST, MlflowWriter, Point
 from vavl.tracking.registry import ModelNote
 from vavl.tracking.replay_state import ReplayState
@@ -45,9 +45,10 @@ class RecordReplay:
         tries: Counter[int],
     ) -> None:
         self.state = state
-        self._writer, self._journal, self._save = writer, journal, save
+        self._writer, self._reader, self._save = writer, JournalReader(journal), save
         self._folder = journal.path.parent
         self._tries = tries
+        self._events: list[Record] = []
         self._last_event = 0
 
     def apply(self, records: Iterable[Record]) -> None:
@@ -100,9 +101,10 @@ class RecordReplay:
         """Write the whole list anew, once for all events that the journal holds by now."""
         if record.seq <= self._last_event:
             return
-        records = [record for record in self._journal.read() if record.kind in ("run_start", "event")]
-        self._writer.log_events(run_id, run_events(records, self.state.run_id))
-        self._last_event = max(record.seq for record in records)
+        fresh = [one for one in self._reader.read() if one.kind in ("run_start", "event")]
+        self._events = fresh if self._reader.began_anew else [*self._events, *fresh]
+        self._writer.log_events(run_id, run_events(self._events, self.state.run_id))
+        self._last_event = self._events[-1].seq
 
     def _open_run(self, record: Record) -> dict[str, object]:
         run_id, state = record.payload["run_id"], self.state

@@ -19,8 +19,7 @@ from vavl.tracking.training_result import dataset_note, version_tags
 from vavl.training.loop import BEST_FOLDER
 from vavl.training.worker import read_outcome
 from vavl.tuning.plans import TRIALS_FOLDER, folder_of
-from vavl.tuning.results import SweepResult
-from vavl.tuning.sweep import Sweep
+from vavl.tuning.sweep import Sweep, SweepResult
 from vavl.tuning.trial import TrialEnd
 
 
@@ -59,7 +58,7 @@ class TrackedSweep(WithParentRun):
         """Record what is searched, and take up the trials of earlier starts."""
         note = dataset_note(sweep.plans.plan_of(0, {}))
         self._parent.start(config, config_hash, sweep.run_id, note)
-        sweep.take_up(lambda number: self.logs.of(number, {}))
+        sweep.resume(lambda number: self.logs.of(number, {}))
 
     @property
     def logs(self) -> SweepLogs:

@@ -10,9 +10,9 @@ from vavl.data.manifest import Manifest
 from vavl.data.store_cache import local_notes
 from vavl.reports.sweep_content import SweepAxis, SweepReport, SweepTrial
 from vavl.reports.sweep_report import PICTURES_FOLDER, write_sweep_report
-from vavl.tuning.axes import ChoiceAxis, name_of
-from vavl.tuning.results import SweepResult
+from vavl.tuning.settings import ChoiceAxis, name_of
 from vavl.tuning.study import storage_address
+from vavl.tuning.sweep import SweepResult
 
 _NO_SHARES = ("ccc", "loss")
 

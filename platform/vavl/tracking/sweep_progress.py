@@ -13,13 +13,12 @@ from rich.console import Console
 from rich.progress import TaskID
 
 from vavl.config.progress import progress_bar
-from vavl.tuning.axes import ChoiceAxis, name_of
-from vavl.tuning.plans import TrialPlans
-from vavl.tuning.results import best_of, words_of
-from vavl.tuning.settings import SweepPlan
+from vavl.training.many import SUMMARY_FILE
+from vavl.tuning.plans import TrialPlans, read_note
+from vavl.tuning.settings import ChoiceAxis, SweepPlan, name_of
 from vavl.tuning.study import storage_address
-from vavl.tuning.sweep import NextTrial, Sweep, read_note
-from vavl.tuning.trial import SUMMARY_FILE, TrialEnd
+from vavl.tuning.sweep import NextTrial, Sweep, best_of, words_of
+from vavl.tuning.trial import TrialEnd
 
 _log = logging.getLogger(__name__)
 

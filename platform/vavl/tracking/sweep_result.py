@@ -16,10 +16,9 @@ from vavl.config.base import FrozenConfig
 from vavl.config.files import write_json, write_text
 from vavl.config.snapshot import resolved_settings
 from vavl.errors import TrainingError
-from vavl.tuning.axes import name_of
-from vavl.tuning.results import SweepResult, winning_settings, words_of
-from vavl.tuning.study import State, storage_address
-from vavl.tuning.sweep import BASE_TRIAL
+from vavl.tuning.settings import name_of
+from vavl.tuning.study import BASE_TRIAL, State, storage_address
+from vavl.tuning.sweep import SweepResult, winning_settings, words_of
 from vavl.tuning.trial import TrialEnd
 
 SUMMARY_FILE, TABLE_FILE, BEST_FILE = "summary.json", "trials.csv", "best.yaml"

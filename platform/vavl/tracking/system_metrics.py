@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import importlib
 import logging
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import psutil
 
 from vavl.errors import VavlError
 from vavl.tracking.journal import Journal
+from vavl.training.gpu_metrics import GpuSampler
 
 _MEGA = 1e6
 _log = logging.getLogger(__name__)
@@ -22,13 +21,18 @@ class SystemSampler:
     """Appends a ``system`` record to a journal every few seconds, from a thread of its own.
 
     The journal carries the samples, so a tracking server that is down loses none of them.
+
+    Args:
+        journal: of the run.
+        seconds: between two samples.
+        gpus: measure this machine's GPUs too; False where workers report theirs, here and elsewhere.
     """
 
-    def __init__(self, journal: Journal, seconds: float) -> None:
+    def __init__(self, journal: Journal, seconds: float, *, gpus: bool = True) -> None:
         self._journal, self._seconds = journal, seconds
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="system-metrics", daemon=True)
-        self._sample = machine_sampler(journal.path.parent)
+        self._sample = machine_sampler(journal.path.parent, gpus=gpus)
 
     def start(self) -> None:
         """Start sampling."""
@@ -52,11 +56,12 @@ class SystemSampler:
                 is_failing = True
 
 
-def machine_sampler(folder: Path) -> Callable[[], dict[str, float]]:
+def machine_sampler(folder: Path, *, gpus: bool = True) -> Callable[[], dict[str, float]]:
     """Return a function that measures the machine.
 
     Args:
         folder: the disk that holds it is measured.
+        gpus: measure NVIDIA GPUs too, where there are any.
 
     Returns:
         A function giving ``system/<name>`` to value; network traffic counts from the making of
@@ -64,7 +69,7 @@ def machine_sampler(folder: Path) -> Callable[[], dict[str, float]]:
     """
     start = psutil.net_io_counters()
     psutil.cpu_percent()
-    gpu = _gpu_sampler()
+    gpu = GpuSampler.of_machine() if gpus else None
 
     def sample() -> dict[str, float]:
         memory, disk = psutil.virtual_memory(), psutil.disk_usage(str(folder))
@@ -76,32 +81,11 @@ def machine_sampler(folder: Path) -> Callable[[], dict[str, float]]:
             "disk_usage_percentage": disk.percent,
             "disk_usage_megabytes": disk.used / _MEGA,
             "disk_available_megabytes": disk.free / _MEGA,
-            **gpu(),
         }
         if start is not None and network is not None:
             values["network_receive_megabytes"] = (network.bytes_recv - start.bytes_recv) / _MEGA
             values["network_transmit_megabytes"] = (network.bytes_sent - start.bytes_sent) / _MEGA
-        return {f"system/{name}": round(value, 2) for name, value in values.items()}
-
-    return sample
-
-
-def _gpu_sampler() -> Callable[[], dict[str, float]]:
-    """Measure NVIDIA GPUs when their management library can be imported, else nothing."""
-    try:
-        nvml: Any = importlib.import_module("pynvml")
-        nvml.nvmlInit()
-        devices = [nvml.nvmlDeviceGetHandleByIndex(place) for place in range(nvml.nvmlDeviceGetCount())]
-    except Exception:  # noqa: BLE001  no library, no driver, no device: all mean that there is nothing to measure
-        return dict
-
-    def sample() -> dict[str, float]:
-        values: dict[str, float] = {}
-        for place, device in enumerate(devices):
-            memory = nvml.nvmlDeviceGetMemoryInfo(device)
-            values[f"gpu_{place}_utilization_percentage"] = nvml.nvmlDeviceGetUtilizationRates(device).gpu
-            values[f"gpu_{place}_memory_usage_megabytes"] = memory.used / _MEGA
-            values[f"gpu_{place}_memory_usage_percentage"] = memory.used / memory.total * 100
-        return values
+        named = {f"system/{name}": round(value, 2) for name, value in values.items()}
+        return {**named, **gpu.sample()} if gpu else named
 
     return sample

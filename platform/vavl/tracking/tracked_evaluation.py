@@ -29,7 +29,8 @@ from vavl.tracking.run import DatasetNote, run_start, source_tags
 from vavl.tracking.settings import TrackingSettings
 from vavl.tracking.split_looks import SPLIT_TAG
 from vavl.tracking.tracked_run import LAST_FLUSH_SECONDS, TrackedRun
-from vavl.training.run_folder import EARLIER_FOLDER, put_aside
+from vavl.training.run_folder import put_aside
+from vavl.training.working_copy import EARLIER_FOLDER
 
 SUMMARY_FILE = "summary.json"
 _RUN_FILE = "run.json"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import ClassVar, Self
 
 from vavl.errors import VavlError
 from vavl.tracking.journal import Journal
@@ -28,10 +28,13 @@ class TrackedRun:
         settings: where to track.
     """
 
+    workers_report_gpus: ClassVar[bool] = False
+    """True where the work itself records the load of the GPUs that it uses, on whatever machine."""
+
     def __init__(self, folder: Path, settings: TrackingSettings) -> None:
         self.folder, self._settings = folder, settings
         self.journal = Journal(folder / JOURNAL_NAME)
-        self._replay = Replay(self.journal, settings)
+        self._replay = Replay(self.journal, settings, gpus=not self.workers_report_gpus)
 
     @property
     def show_command(self) -> str:

@@ -12,11 +12,13 @@ from vavl.tracking.run import DatasetNote, record_run_start
 from vavl.tracking.tracked_run import LAST_FLUSH_SECONDS, TrackedRun
 from vavl.tracking.training_result import artifacts_of, version_tags
 from vavl.training.loop import BEST_FOLDER
-from vavl.training.run_folder import EARLIER_FOLDER
+from vavl.training.working_copy import EARLIER_FOLDER
 
 
 class TrackedTraining(TrackedRun):
     """Records a training, its report and its model."""
+
+    workers_report_gpus = True
 
     @property
     def sink(self) -> JournalSink:

@@ -32,11 +32,11 @@ from vavl.training.worker import PREDICTIONS_FOLDER
 _INTERVAL_SEED = 0
 
 
-def write_report(plan: TrainingPlan, outcome: Mapping[str, Any], journal: Journal) -> Path:
-    """Write ``report.html`` and its pictures into the run's folder; return the page's path."""
+def write_report(folder: Path, plan: TrainingPlan, outcome: Mapping[str, Any], journal: Journal) -> Path:
+    """Write ``report.html`` and its pictures into the run's directory on this machine; return the page's path."""
     manifest = Manifest.read(local_notes(plan.data.store)).with_labels(plan.data.labels)
     split = "test" if plan.evaluation.test else "validation"
-    predictions = pq.read_table(plan.output_dir / PREDICTIONS_FOLDER / f"{split}.parquet")
+    predictions = pq.read_table(folder / PREDICTIONS_FOLDER / f"{split}.parquet")
     classes = tuple(outcome["classes"]) if plan.data.target != "attributes" else ()
     confusion: dict[str, NDArray[np.int64]] = {}
     reliability: dict[str, ReliabilityBins] = {}
@@ -72,7 +72,7 @@ def write_report(plan: TrainingPlan, outcome: Mapping[str, Any], journal: Journa
             for event in run_events(journal.read())
         ],
     )
-    return write_training_report(report, plan.output_dir)
+    return write_training_report(report, folder)
 
 
 def accuracy_intervals(

@@ -17,6 +17,7 @@ from vavl.tracking.events import count_events, run_events
 from vavl.tracking.journal import Journal
 from vavl.tracking.run import DatasetNote
 from vavl.training.settings import TrainingPlan
+from vavl.training.throughput import EXPECTED_SECONDS, MFU
 from vavl.training.worker import PARTITIONS_FILE
 
 _SHOWN = ("accuracy", "f1_macro", "uar", "ccc_mean")
@@ -52,21 +53,33 @@ def training_summary(outcome: Mapping[str, Any], journal: Journal) -> dict[str, 
 
     Keys: ``metrics`` (flat, ``<split>/<condition>/<metric>``), ``best_epoch`` (from 1), ``epochs``,
     ``steps``, ``clips_per_second`` (training steps alone), ``seconds_to_first_step`` (from the start
-    of the command), ``seconds``, ``workers``, ``zero_stage``, ``config_hash``, ``store_hash``, and what
+    of the command), ``seconds``, ``expected_seconds`` (forecast early in the last attempt) and ``mfu`` (a share of 1;
+    None where not measured), ``workers``, ``zero_stage``, ``config_hash``, ``store_hash``, and what
     the scores belong to: ``corpus``, ``protocol``, ``fold``, ``label_set``, ``label_target``, ``clips``, ``speakers``,
     ``speaker_normalisation``, ``waived_audit`` (checks that may fail), ``rows_per_step``, ``partitions`` (training
     clips in words), ``frozen_parts``, ``parameters``; and what happened on the way: ``skipped_steps`` (loss or gradient
     not finite), ``avoided_steps`` (loss a spike) and ``events`` (how often each, e.g. ``restarted``).
     """
     start = psutil.Process().create_time()
-    first = next((record.time for record in journal.read() if record.kind == "step"), None)
-    last = max((record.time for record in journal.read()), default=start)
+    first: float | None = None
+    last, events = start, []
+    forecast: Mapping[str, float] = {}
+    for record in journal.read():
+        last = max(last, record.time)
+        if record.kind == "event":
+            events.append(record)
+        elif record.kind == "step":
+            first = record.time if first is None else first
+            metrics = record.payload["metrics"]
+            forecast = metrics if EXPECTED_SECONDS in metrics else forecast
     return {
         **outcome,
         # A resumed run took its first step in an earlier process.
         "seconds_to_first_step": None if first is None or first < start else first - start,
         "seconds": last - start,
-        "events": count_events(run_events(journal.read())),
+        "expected_seconds": forecast.get(EXPECTED_SECONDS),
+        "mfu": forecast.get(MFU),
+        "events": count_events(run_events(events)),
     }
 
 

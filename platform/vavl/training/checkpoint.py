@@ -256,14 +256,16 @@ def remove_unfinished(root: RunStorage) -> None:
 
 
 def _newest_whole(root: RunStorage) -> tuple[str | None, list[str]]:
-    """Find the newest whole one; move damaged ones aside, where Ray and ``keep`` do not count them."""
+    """Find the newest whole one; move damaged ones aside, where they crowd out no whole one."""
     torn: list[str] = []
     for name in reversed(checkpoint_names(root)):
         problem = problem_of(root.directory(name))
         if problem is None:
             return name, torn
         _log.warning("checkpoint %s is skipped: %s", name, problem)
-        torn.append(f"{name.rpartition('/')[2]}: {problem}")
+        short = name.rpartition("/")[2]
+        torn.append(f"{short}: {problem}")
+        root.move(name, f"torn-{short}-{secrets.token_hex(4)}")
     return None, torn
 
 

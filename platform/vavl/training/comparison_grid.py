@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from vavl.audit.gate import pass_audit
 from vavl.config.changes import with_changes
@@ -26,25 +25,17 @@ RUNS_FOLDER = "runs"
 
 @dataclass(frozen=True)
 class Cell:
-    """One place of the grid.
-
-    Attributes:
-        objective_set: name.
-        labelled_fraction: of the training clips.
-        unpaired_share: of the training pairs, half audio-only and half video-only.
-        fold: of the split protocol.
-        seed: of the training.
-    """
+    """One cell of the grid."""
 
     objective_set: str
-    labelled_fraction: float
-    unpaired_share: float
+    labelled_fraction: float  # of the training clips
+    unpaired_share: float  # of the training pairs, half audio-only and half video-only
     fold: int
     seed: int
 
     @property
     def name(self) -> str:
-        """``<set>/labels-10_unpaired-00/fold-0_seed-1``: folder and name of the run."""
+        """``<set>/labels-10_unpaired-00/fold-0_seed-1``: directory and name of the run."""
         labels, unpaired = (
             f"{100 * share:g}".zfill(2) for share in (self.labelled_fraction, self.unpaired_share)
         )
@@ -53,7 +44,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """One training, and the cells of the grid that it answers: equal settings are trained once."""
+    """One run, and the cells of the grid that it answers: equal settings are trained once."""
 
     plan: TrainingPlan
     cells: tuple[Cell, ...]
@@ -64,8 +55,7 @@ class PlannedRun:
         return self.cells[0].name
 
 
-@dataclass(frozen=True)
-class LeftOut:
+class LeftOut(NamedTuple):
     """A cell that cannot be trained, and why."""
 
     cell: Cell
@@ -84,11 +74,6 @@ class Grid:
         """Plans by name of the run."""
         return {run.name: run.plan for run in self.runs}
 
-    @property
-    def target(self) -> str:
-        """Label target of the runs."""
-        return self.runs[0].plan.data.target
-
 
 def plan_grid(comparison: ComparisonPlan) -> Grid:
     """Validate the settings of every cell, and look whether its data allow a run.
@@ -99,50 +84,48 @@ def plan_grid(comparison: ComparisonPlan) -> Grid:
         ConfigError: wrong settings of any set, no cell can be run, or a failed audit that is not waived.
         InputError: store or fold cannot be used.
     """
-    plans = _with_pinned_stores(cell_plans(comparison))
     first: dict[str, TrainingPlan] = {}
     cells: dict[str, list[Cell]] = {}
+    reasons: dict[str, str | None] = {}
     left_out: list[LeftOut] = []
-    for (cell, plan), reason in zip(plans, _reasons_against(plan for _, plan in plans), strict=True):
-        if reason is not None:
-            left_out.append(LeftOut(cell, reason))
-            continue
-        first.setdefault(_key(plan), plan)
-        cells.setdefault(_key(plan), []).append(cell)
+    with _each_warning_once(logging.getLogger(check_plan.__module__)):
+        for cell, plan in _with_pinned_stores(cell_plans(comparison)):
+            # The hash of the settings leaves the address of the store out.
+            key = f"{plan.config_hash} {plan.data.store}"
+            if key not in first:
+                first[key], reasons[key] = plan, _reason_against(plan)
+            if (reason := reasons[key]) is not None:
+                left_out.append(LeftOut(cell, reason))
+            else:
+                cells.setdefault(key, []).append(cell)
     if not cells:
         raise ConfigError(
             str(comparison.training), "", f"no run of the comparison is possible; the first: {left_out[0].reason}",
             "correct the settings above",
         )  # fmt: skip
     runs = tuple(PlannedRun(first[key], tuple(answered)) for key, answered in cells.items())
-    _pass_audits(runs)
+    # A failed audit stops the comparison, not only the runs on its store.
+    for store, labels, waive in dict.fromkeys(
+        (data.store, data.labels, data.waive_audit) for data in (run.plan.data for run in runs)
+    ):
+        pass_audit(store, labels, waive)
     return Grid(runs, tuple(left_out))
 
 
 def _with_pinned_stores(plans: list[tuple[Cell, TrainingPlan]]) -> list[tuple[Cell, TrainingPlan]]:
-    """Name the version of every store in full, the same for all cells, as long as the folder is the same."""
-    pinned: dict[Path | str, Path | str] = {}
-    for _, plan in plans:
-        begun = begun_store(plan)
-        if begun is not None:
-            pinned.setdefault(plan.data.store, begun)
-    for _, plan in plans:
-        if plan.data.store not in pinned:
-            pinned[plan.data.store] = pinned_store(plan.data.store)
+    """Name the version of every store in full, the same for all cells, as long as the directory is the same."""
+    # Of several versions that were begun with the first run's counts.
+    begun = {
+        plan.data.store: begun_store(plan) for _, plan in reversed(plans) if begun_store(plan) is not None
+    }
+    pinned = {
+        store: begun.get(store) or pinned_store(store) for store in {plan.data.store for _, plan in plans}
+    }
     return [(cell, with_store(plan, pinned[plan.data.store])) for cell, plan in plans]
 
 
-def grid_cells(comparison: ComparisonPlan) -> Iterator[Cell]:
-    """Yield the cells in the order of starting."""
-    for seed, fold, share, fraction, name in product(
-        comparison.seeds, comparison.folds, comparison.unpaired_shares,
-        comparison.labelled_fractions, comparison.objective_sets,
-    ):  # fmt: skip
-        yield Cell(name, fraction, share, fold, seed)
-
-
 def cell_plans(comparison: ComparisonPlan) -> list[tuple[Cell, TrainingPlan]]:
-    """Return the cells with their validated plans, without a look at the data.
+    """Return the cells in the order of starting with their validated plans, without a look at the data.
 
     Raises:
         ConfigError: the settings of one or more sets are wrong; all of them are named.
@@ -152,16 +135,19 @@ def cell_plans(comparison: ComparisonPlan) -> list[tuple[Cell, TrainingPlan]]:
     base.pop("tracking", None)  # the comparison has its own
     base = with_changes(base, comparison.overrides, "overrides")
     plans: list[tuple[Cell, TrainingPlan]] = []
-    faults: dict[str, str] = {}
-    for cell in grid_cells(comparison):
-        source = f"{path} with objective_sets.{cell.objective_set}"
+    problems: dict[str, str] = {}
+    for seed, fold, share, fraction, name in product(
+        comparison.seeds, comparison.folds, comparison.unpaired_shares,
+        comparison.labelled_fractions, comparison.objective_sets,
+    ):  # fmt: skip
+        cell, source = Cell(name, fraction, share, fold, seed), f"objective_sets.{name}"
         try:
-            plan = validate(TrainingPlan, _content(comparison, base, cell), source)
+            plan = validate(TrainingPlan, _content(comparison, base, cell), f"{path} with {source}")
             plans.append((cell, anchored(plan, root_folder())))
-        except ConfigError as fault:
-            faults.setdefault(cell.objective_set, f"objective_sets.{cell.objective_set}: {fault.problem}")
-    if faults:
-        raise ConfigError(str(path), "", "\n".join(faults.values()), "correct the keys above")
+        except ConfigError as error:
+            problems.setdefault(name, f"{source}: {error.problem}")
+    if problems:
+        raise ConfigError(str(path), "", "\n".join(problems.values()), "correct the keys above")
     return plans
 
 
@@ -180,54 +166,29 @@ def _content(comparison: ComparisonPlan, base: Mapping[str, Any], cell: Cell) ->
         "evaluation.test": comparison.test,
         **SINGLE_PROCESS,
     }
-    content = with_changes(base, grid, "comparison")
     changes = comparison.objective_sets[cell.objective_set]
-    content = with_changes(content, changes, f"objective_sets.{cell.objective_set}")
+    content = with_changes(
+        with_changes(base, grid, "comparison"), changes, f"objective_sets.{cell.objective_set}"
+    )
     return with_changes(content, own, "comparison")
 
 
-def _pass_audits(runs: Iterable[PlannedRun]) -> None:
-    """Let the audit of every store have its say; a failed one stops the comparison, not only its own runs."""
-    for data in {
-        (run.plan.data.store, run.plan.data.labels, run.plan.data.waive_audit): run.plan.data for run in runs
-    }.values():
-        pass_audit(data.store, data.labels, data.waive_audit)
-
-
-def _reasons_against(plans: Iterable[TrainingPlan]) -> Iterator[str | None]:
-    """Say of each run why it is impossible with these data; a missing store or fold is an error of all."""
-    known: dict[str, str | None] = {}
-    with _each_warning_once(logging.getLogger(check_plan.__module__)):
-        for plan in plans:
-            key = _key(plan)
-            if key not in known:
-                known[key] = _reason_against(plan)
-            yield known[key]
-
-
 def _reason_against(plan: TrainingPlan) -> str | None:
+    """Say why the run is impossible with these data; a missing store or fold is an error of all."""
     try:
         check_plan(plan)
-    except ConfigError as fault:
-        return ": ".join(part for part in (fault.file, fault.field, fault.problem) if part)
+    except ConfigError as error:
+        return ": ".join(part for part in (error.file, error.field, error.problem) if part)
     return None
-
-
-def _key(plan: TrainingPlan) -> str:
-    """What makes two runs the same: the hash of the settings leaves the place of the store out."""
-    return f"{plan.config_hash} {plan.data.store}"
 
 
 @contextlib.contextmanager
 def _each_warning_once(log: logging.Logger) -> Iterator[None]:
     """Let each warning of ``log`` through once, and nothing below: hundreds of runs would repeat themselves."""
-    seen: set[str] = set()
+    seen: dict[str, logging.LogRecord] = {}
 
     def is_news(record: logging.LogRecord) -> bool:
-        text = record.getMessage()
-        is_new = record.levelno >= logging.WARNING and text not in seen
-        seen.add(text)
-        return is_new
+        return record.levelno >= logging.WARNING and seen.setdefault(record.getMessage(), record) is record
 
     log.addFilter(is_news)
     try:

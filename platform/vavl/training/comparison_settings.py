@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -20,7 +20,7 @@ SINGLE_PROCESS = {
     "training.workers": 1,
     "training.zero_stage": 0,
 }
-"""What every run of a comparison is forced to: one process each, several of them side by side."""
+"""What every run of a comparison is forced to: one process each, several at the same time."""
 
 _OWN_KEYS = ("output_dir", "tracking", "data.fold", "training.seed", "evaluation.test", *SINGLE_PROCESS)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
@@ -38,7 +38,7 @@ class ComparisonPlan(FrozenConfig):
     """One base configuration, changed by every objective set, over the whole grid."""
 
     output_dir: Annotated[Path, FROM_ROOT] = Field(
-        description="folder of the table and of all runs; starting again continues"
+        description="directory of the table and of all runs; starting again continues"
     )
     training: Annotated[Path, FROM_PROJECT] = Field(
         description="training configuration that all runs start from; counts from here"
@@ -61,16 +61,16 @@ class ComparisonPlan(FrozenConfig):
     further_pairs: tuple[tuple[str, str], ...] = Field(
         (), description="further differences to state: [first, second], first minus second"
     )
-    at_once: int | None = Field(None, ge=1, description="runs side by side; null = the CPUs of Ray")
+    at_once: int | None = Field(
+        None, ge=1, description="runs at the same time; null = as many as Ray has CPUs for"
+    )
     test: bool = Field(False, description="measure the test split once per run; false compares on validation")
 
     @property
     def config_hash(self) -> str:
         """Sixteen hexadecimal digits over what is compared."""
-        content = self.model_dump(
-            mode="json", include=set(ComparisonPlan.model_fields), exclude={"output_dir"}
-        )
-        return sha256_of_json(content)[:16]
+        compared = set(ComparisonPlan.model_fields) - {"output_dir"}
+        return sha256_of_json(self.model_dump(mode="json", include=compared))[:16]
 
     @property
     def split(self) -> str:
@@ -89,35 +89,29 @@ class ComparisonPlan(FrozenConfig):
         return tuple(dict.fromkeys([*own, *self.further_pairs]))
 
     @model_validator(mode="after")
-    def _names_are_usable(self) -> Self:
+    def _fits_together(self) -> Self:
+        for find in (self._wrong_names, self._wrong_values, self._wrong_changes):
+            for problem in find():
+                raise ValueError(problem)
+        return self
+
+    def _wrong_names(self) -> Iterator[str]:
         for name in self.objective_sets:
             if not _NAME.fullmatch(name):
-                raise ValueError(
-                    f"objective set {name!r}: letters, digits and _ . + - only, it names a folder"
-                )
+                yield f"objective set {name!r}: letters, digits and _ . + - only, it names a directory"
         for name in (self.reference_set, *(name for pair in self.further_pairs for name in pair)):
             if name not in self.objective_sets:
-                raise ValueError(f"{name} is no objective set; known: {', '.join(self.objective_sets)}")
-        return self
+                yield f"{name} is no objective set; known: {', '.join(self.objective_sets)}"
 
-    @model_validator(mode="after")
-    def _values_are_distinct(self) -> Self:
-        lists: dict[str, Sequence[float]] = {
-            name: getattr(self, name) for name in ("labelled_fractions", "unpaired_shares", "folds", "seeds")
-        }
-        for name, values in lists.items():
+    def _wrong_values(self) -> Iterator[str]:
+        for name in ("labelled_fractions", "unpaired_shares", "folds", "seeds"):
+            values = getattr(self, name)
             if len(set(values)) < len(values):
-                raise ValueError(f"{name}: a value stands there twice")
-        return self
+                yield f"{name}: a value stands there twice"
 
-    @model_validator(mode="after")
-    def _changes_leave_the_grid_alone(self) -> Self:
-        for place, changes in {"overrides": self.overrides, **self.objective_sets}.items():
+    def _wrong_changes(self) -> Iterator[str]:
+        for section, changes in {"overrides": self.overrides, **self.objective_sets}.items():
             for keys, _ in leaves(changes):
                 key = ".".join(keys)
-                for own in _OWN_KEYS:
-                    if f"{key}.".startswith(f"{own}."):
-                        raise ValueError(
-                            f"{place}: {key} belongs to the comparison and cannot be changed here"
-                        )
-        return self
+                if any(f"{key}.".startswith(f"{own}.") for own in _OWN_KEYS):
+                    yield f"{section}: {key} belongs to the comparison and cannot be changed here"

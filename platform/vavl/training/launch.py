@@ -9,6 +9,7 @@ import secrets
 import time
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from ray.exceptions import RayError
@@ -85,7 +86,7 @@ def launch_training(plan: TrainingPlan, folder: RunFolder, sink: Report) -> None
             with stop_on_signals(plan.output_dir):
                 end = train_on_worker(plan, sink, LocalContext(StopWatch(plan.output_dir)))
             if end["is_stopped"]:
-                raise stopped(plan)
+                raise stopped(plan.output_dir)
         case "ray":
             prepare_ray(plan.training)
             with stop_on_signals(plan.output_dir):
@@ -120,7 +121,7 @@ def _train_on_ray(plan: TrainingPlan, folder: RunFolder, sink: Report) -> None:
 
     def check() -> None:
         if stop_reason(plan.output_dir) == "stop":
-            raise stopped(plan)
+            raise stopped(plan.output_dir)
 
     while True:
         most = wait_for_workers(settings, check)
@@ -217,9 +218,9 @@ def _failed(error: BaseException) -> TrainingError:
     )  # fmt: skip
 
 
-def stopped(plan: TrainingPlan) -> TrainingStopped:
+def stopped(output_dir: Path | str) -> TrainingStopped:
     """Describe a run that stopped as it was asked to."""
     return TrainingStopped(
-        str(plan.output_dir), "", f"stopped as asked; a checkpoint holds step {newest_step(plan.output_dir)}",
+        str(output_dir), "", f"stopped as asked; a checkpoint holds step {newest_step(output_dir)}",
         "start the same command again to continue",
     )  # fmt: skip

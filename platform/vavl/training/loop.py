@@ -18,13 +18,13 @@ from vavl.errors import TrainingError
 from vavl.models.saved_model import save_model
 from vavl.models.settings import ClassTask
 from vavl.training.bad_numbers import event, skipped_step, with_loss
-from vavl.training.checkpoint import weights_of
 from vavl.training.context import LocalContext, WorkerContext
 from vavl.training.evaluation import predict_split, score_split
 from vavl.training.run import TrainingRun
 from vavl.training.settings import TrainingSettings
 from vavl.training.state import LoopState
 from vavl.training.step import StepResult, train_step
+from vavl.training.throughput import Forecast, forecast_of
 
 _log = logging.getLogger(__name__)
 
@@ -70,7 +70,7 @@ def train(
         return LoopEnd(start)
     context = context or LocalContext()
     records = _Records(report, run.plan.training.report_every_steps, context.report_pause_seconds)
-    clock, state, is_stopped = _EpochClock(), start, False
+    clock, state, is_stopped = _EpochClock(forecast_of(run, start)), start, False
     for step, micro_batches in enumerate(run.loader.steps(start.step, run.total_steps), start=start.step):
         # The first step of an attempt meets libraries and kernels that were never used before.
         context.beat(SETUP_SECONDS if step == start.step else 0.0)
@@ -119,11 +119,14 @@ def _take_step(
     if done.heard["unsaved"]:
         run.checkpoints.raise_failure()
     clock.tick(done.clips)
+    clock.forecast.tick(micro_batches)
     if done.is_skipped:
         state, happened = skipped_step(run, state, step, done.parts)
         records.add(happened)
         return state, done.heard
     record = _step_record(run, step, done)
+    if run.place.rank == 0:
+        record["metrics"] |= clock.forecast.metrics(step, micro_batches[0])
     records.add(record)
     _warn_of_one_class(run, step, done, records)
     state = with_loss(run, state, step, record["metrics"]["train/loss/total"])
@@ -213,10 +216,9 @@ def _finish_epoch(run: TrainingRun, state: LoopState, clock: _EpochClock, record
 def _save_best(run: TrainingRun) -> None:
     """Save the weights of this epoch, or their average, as the model. Every rank must call."""
     is_first = run.place.rank == 0
-    average = run.average
-    trained = average.weights(kept=is_first) if average else weights_of(run.engine, kept=is_first)
+    weights = run.weights(kept=is_first)
     if is_first:
-        save_model(run.output.folder / BEST_FOLDER, {**run.untrained, **trained}, run.description)
+        save_model(run.output.folder / BEST_FOLDER, weights, run.description)
         run.output.publish(BEST_FOLDER)
 
 
@@ -238,7 +240,8 @@ def _stops_early(run: TrainingRun, state: LoopState) -> bool:
 class _EpochClock:
     """Counts the clips and the seconds of training steps; evaluation does not count."""
 
-    def __init__(self) -> None:
+    def __init__(self, forecast: Forecast) -> None:
+        self.forecast = forecast
         self.start()
 
     def start(self) -> None:
@@ -246,6 +249,7 @@ class _EpochClock:
         self._start = self._taken = time.monotonic()
         self._end: float | None = None
         self._clips = self._untaken = 0
+        self.forecast.resume()
 
     def tick(self, clips: int) -> None:
         """Count one step."""
@@ -255,6 +259,7 @@ class _EpochClock:
     def stop(self) -> None:
         """Take the time."""
         self._end = time.monotonic()
+        self.forecast.pause()
 
     @property
     def clips_per_second(self) -> float:

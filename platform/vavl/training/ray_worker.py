@@ -24,6 +24,7 @@ from vavl.training.checkpoint import CHECKPOINTS_FOLDER, PendingWrite
 from vavl.training.context import LocalContext
 from vavl.training.engine import default_device
 from vavl.training.fault_settings import FaultSettings
+from vavl.training.gpu_metrics import GpuSampler, system_records
 from vavl.training.process_memory import RUN_MEMORY, peak_memory_bytes
 from vavl.training.run_folder import run_id_at
 from vavl.training.settings import TrainingPlan, TrainingSettings
@@ -53,7 +54,7 @@ def train_on_ray_worker(plan: TrainingPlan, run_id: str) -> dict[str, Any]:
     _check_storage(plan.output_dir, run_id)
     context = RayContext(plan)
     try:
-        return train_on_worker(plan, report_to_ray, context)
+        return train_on_worker(plan, context.report, context)
     except VavlError:
         raise
     except Exception as error:
@@ -79,6 +80,7 @@ class RayContext(LocalContext):
         timeout = plan.training.faults.step_timeout_seconds
         self._watchdog = Watchdog(stacks_folder(plan.output_dir), context.get_world_rank(), timeout)
         root = RunStorage(plan.output_dir).directory(CHECKPOINTS_FOLDER)
+        self._gpu: GpuSampler | None = None
         self._path, self._filesystem = root.directory(self.attempt).ray_arguments()
 
     def device(self, settings: TrainingSettings) -> torch.device:
@@ -107,7 +109,7 @@ class RayContext(LocalContext):
             return checkpoint
 
         ray.train.report(
-            {"records": "[]", "memory_bytes": peak_memory_bytes(), "step": pending.step},
+            {"records": "[]", "step": pending.step, **self._load()},
             checkpoint=Checkpoint(f"{self._path}/{pending.name}", self._filesystem),
             checkpoint_dir_name=pending.name,
             checkpoint_upload_mode=CheckpointUploadMode.ASYNC,
@@ -115,25 +117,32 @@ class RayContext(LocalContext):
             checkpoint_upload_fn=write,
         )
 
+    def report(self, records: Sequence[Record]) -> None:
+        """Report records; the newest metrics of each kind as numbers, too, for Ray's dashboard and ``Result``."""
+        metrics: dict[str, float] = {}
+        for record in records:
+            metrics |= {
+                name: float(value)
+                for name, value in record.get("metrics", {}).items()
+                if value is not None and math.isfinite(value)
+            }
+        ray.train.report(
+            # The records as one JSON text: a NaN in Ray's metrics would make the run impossible to restore.
+            {**metrics, "records": json.dumps(list(records)), **self._load()},
+            checkpoint_upload_mode=CheckpointUploadMode.ASYNC,  # waits for no checkpoint that is being written
+        )
+
+    def _load(self) -> dict[str, Any]:
+        """Return what this worker takes of its machine, for the callback in the controller."""
+        if self._gpu is None:
+            is_on_gpu = ray.train.torch.get_device().type == "cuda"
+            index = torch.cuda.current_device() if is_on_gpu else None
+            self._gpu = GpuSampler.of_worker(index, ray.train.get_context().get_node_rank())
+        return {"memory_bytes": peak_memory_bytes(), "gpu": self._gpu.sample()}
+
     def close(self) -> None:
         """Watch no more."""
         self._watchdog.stop()
-
-
-def report_to_ray(records: Sequence[Record]) -> None:
-    """Report records; the newest metrics of each kind as numbers, too, for Ray's dashboard and ``Result``."""
-    metrics: dict[str, float] = {}
-    for record in records:
-        metrics |= {
-            name: float(value)
-            for name, value in record.get("metrics", {}).items()
-            if value is not None and math.isfinite(value)
-        }
-    ray.train.report(
-        # The records as one JSON text: a NaN in Ray's metrics would make the run impossible to restore.
-        {**metrics, "records": json.dumps(list(records)), "memory_bytes": peak_memory_bytes()},
-        checkpoint_upload_mode=CheckpointUploadMode.ASYNC,  # waits for no checkpoint that is being written
-    )
 
 
 def failure_of(error: Exception, settings: TrainingSettings) -> Exception:
@@ -182,8 +191,10 @@ class RunCallback(UserCallback):  # type: ignore[misc]
         if checkpoint is not None:
             self._lost, self._step = 0, metrics[0].get("step", self._step)
         try:
-            if records := json.loads(metrics[0]["records"]):
-                self._sink(_with_memory(records, metrics))
+            records = _with_memory(json.loads(metrics[0]["records"]), metrics)
+            records += system_records(rank.get("gpu", {}) for rank in metrics)
+            if records:
+                self._sink(records)
         except Exception:  # noqa: BLE001  logged with its traceback; the journal is not worth the run
             _log.exception("a report could not be recorded; training continues")
 

@@ -22,6 +22,7 @@ from vavl.training.objective_checks import check_objectives
 from vavl.training.run_folder import with_pinned_store
 from vavl.training.selection_checks import check_selection
 from vavl.training.settings import TrainingPlan
+from vavl.training.storage import RunStorage
 
 _log = logging.getLogger(__name__)
 
@@ -126,12 +127,15 @@ def check_plan(plan: TrainingPlan) -> None:
 
 
 def check_run(plan: TrainingPlan) -> None:
-    """Do what ``check_plan`` does, and let the store's audit have its say.
+    """Do what ``check_plan`` does, prove that the run's address can be written, and apply the store's audit.
 
     Raises:
         VavlError: see ``check_plan``.
+        InputError: the driver of the address, its bucket or the credentials are missing.
         ConfigError: a check of the audit failed that is not waived, or a waiver names no check.
     """
+    if isinstance(plan.output_dir, str):
+        RunStorage(plan.output_dir).check_writable()
     plan = with_pinned_store(plan)  # the audit is of the version that the run reads
     check_plan(plan)
     pass_audit(plan.data.store, plan.data.labels, plan.data.waive_audit)

@@ -1,13 +1,13 @@
-"""The folder of a run: who it belongs to, and what happens to an earlier run in it."""
+"""The directory of a run as its driver sees it: who it belongs to, and what happens to an earlier run in it."""
 
 from __future__ import annotations
 
 import datetime as dt
-import json
 import logging
 import secrets
 import shutil
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,32 +17,55 @@ from vavl.config.snapshot import save_config
 from vavl.data.store_versions import LATEST, pinned_store, split_version
 from vavl.training.settings import TrainingPlan
 from vavl.training.storage import RunStorage
+from vavl.training.working_copy import EARLIER_FOLDER, RUN_FILE, WorkingCopy, read_record
 
 Plan = TypeVar("Plan", bound=TrainingPlan)
 
 _log = logging.getLogger(__name__)
 
-_RUN_FILE = "run.json"
-EARLIER_FOLDER = "earlier"
-
 
 @dataclass(frozen=True)
 class RunFolder:
-    """An output folder that belongs to one run.
+    """An output directory that belongs to one run.
 
     Attributes:
-        path: the folder.
+        path: the directory on this machine; for an address a working copy, without checkpoints.
         run_id: of the run, e.g. ``20260301-142233-9f3a``.
-        is_resumed: True when an unfinished run of the same configuration goes on.
+        is_resumed: True when an unfinished run of the same configuration is resumed.
+        copy: of what is at an address; None for a directory.
     """
 
     path: Path
     run_id: str
     is_resumed: bool
+    copy: WorkingCopy | None = None
+
+    def publishing(self) -> AbstractContextManager[None]:
+        """Publish what changes in ``path`` while the context lasts, and at its end; nothing is to do for a directory.
+
+        Raises:
+            InputError: at its end the address cannot be written.
+        """
+        return self.copy.publishing() if self.copy is not None else nullcontext()
+
+    def collect(self) -> None:
+        """Bring the results of the workers into ``path``.
+
+        Raises:
+            InputError, StoreError: the address cannot be read.
+        """
+        if self.copy is not None:
+            self.copy.collect()
 
     def finish(self) -> None:
-        """Mark the run as finished: the next start in this folder is a new run."""
-        write_json(self.path / _RUN_FILE, {**read_json(self.path / _RUN_FILE), "state": "finished"})
+        """Mark the run as finished: the next start in this directory is a new run.
+
+        Raises:
+            InputError: the address cannot be written.
+        """
+        write_json(self.path / RUN_FILE, {**read_json(self.path / RUN_FILE), "state": "finished"})
+        if self.copy is not None:
+            self.copy.publish()
 
 
 def with_pinned_store(plan: Plan) -> Plan:
@@ -75,61 +98,57 @@ def begun_store(plan: TrainingPlan) -> Path | str | None:
 
 
 def claim_run_folder(plan: TrainingPlan) -> RunFolder:
-    """Continue the unfinished run of the folder, or make place for a new one.
+    """Resume the unfinished run of the directory or address, or make way for a new one.
 
-    With ``training.resume: auto`` an unfinished run of the same configuration is continued. Anything
-    else that the folder holds is moved to ``earlier/<run id>``; nothing is deleted.
+    With ``training.resume: auto`` an unfinished run of the same configuration is resumed. Anything
+    else that is there is moved to ``earlier/<run id>``; nothing is deleted but, at an address, checkpoints.
 
     Raises:
-        InputError: the folder cannot be written.
+        InputError: the directory or the address cannot be written.
     """
-    folder = make_folder(plan.output_dir)
-    file = folder / _RUN_FILE
-    hash_now = plan.config_hash
-    earlier = _earlier(plan)
+    copy = WorkingCopy(plan.output_dir) if isinstance(plan.output_dir, str) else None
+    if copy is not None:
+        copy.refresh()
+    folder = copy.path if copy is not None else make_folder(Path(plan.output_dir))
+    earlier = read_record(RunStorage(folder))
     if earlier is not None:
         if _goes_on(earlier, plan):
-            _log.info("continuing run %s in %s", earlier["run_id"], folder)
-            return RunFolder(folder, earlier["run_id"], is_resumed=True)
+            _log.info("resuming run %s in %s", earlier["run_id"], plan.output_dir)
+            return RunFolder(folder, earlier["run_id"], is_resumed=True, copy=copy)
+        if copy is not None:
+            copy.put_aside(earlier["run_id"])
         put_aside(folder, earlier["run_id"])
         reason = (
             "is finished"
             if earlier["state"] == "finished"
-            else "is not continued (resume=never or other settings)"
+            else "is not resumed (resume=never or other settings)"
         )
-        _log.info(
-            "run %s %s; it is kept in %s/%s",
-            earlier["run_id"],
-            reason,
-            folder / EARLIER_FOLDER,
-            earlier["run_id"],
-        )
+        kept = f"{plan.output_dir}/{EARLIER_FOLDER}/{earlier['run_id']}"
+        _log.info("run %s %s; it is kept in %s", earlier["run_id"], reason, kept)
     now = dt.datetime.now(dt.UTC).strftime("%Y%m%d-%H%M%S")
     run_id = f"{now}-{secrets.token_hex(2)}"
     save_config(plan, folder / "config.yaml")
-    content = {"run_id": run_id, "config_hash": hash_now, "state": "running", "store": str(plan.data.store)}
-    write_json(file, content)
-    return RunFolder(folder, run_id, is_resumed=False)
-
-
-def run_id_of(folder: Path) -> str:
-    """Return the id of the run that ``folder`` belongs to.
-
-    Raises:
-        InputError: it belongs to none.
-    """
-    return str(read_json(folder / _RUN_FILE)["run_id"])
+    content = {
+        "run_id": run_id,
+        "config_hash": plan.config_hash,
+        "state": "running",
+        "store": str(plan.data.store),
+    }
+    write_json(folder / RUN_FILE, content)
+    if copy is not None:
+        copy.publish()
+    return RunFolder(folder, run_id, is_resumed=False, copy=copy)
 
 
 def run_id_at(output_dir: Path | str) -> str | None:
     """Return the id of the run that a directory or an address belongs to, None where there is none."""
-    content = RunStorage(output_dir).read(_RUN_FILE)
-    return None if content is None else str(json.loads(content)["run_id"])
+    record = read_record(RunStorage(output_dir))
+    return None if record is None else str(record["run_id"])
 
 
 def finished_hash(folder: Path) -> str | None:
     """Return the configuration hash of the finished run in ``folder``, None where there is none."""
-    file = folder / _RUN_FILE
+    file = folder / RUN_FILE
     if not file.exists():
         return None
     content = read_json(file)
@@ -137,9 +156,8 @@ def finished_hash(folder: Path) -> str | None:
 
 
 def _earlier(plan: TrainingPlan) -> dict[str, Any] | None:
-    """Return what the run says that the folder belongs to; None where there is none."""
-    file = plan.output_dir / _RUN_FILE
-    return dict(read_json(file)) if file.exists() else None
+    """Return what the run says that the directory or address belongs to; None where there is none."""
+    return read_record(RunStorage(plan.output_dir))
 
 
 def _goes_on(earlier: Mapping[str, Any] | None, plan: TrainingPlan) -> bool:

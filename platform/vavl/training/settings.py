@@ -11,7 +11,8 @@ from vavl.config.base import FrozenConfig
 from vavl.config.files import sha256_of_json
 from vavl.config.places import FROM_ROOT
 from vavl.data.settings import DataSettings, FeatureUse
-from vavl.data.store_address import absolute_store
+from vavl.data.store_address import StoreAddress, absolute_store
+from vavl.errors import ConfigError
 from vavl.metrics.names import CONDITIONS, VALIDATION
 from vavl.models.settings import NetworkSettings
 from vavl.objectives.settings import ObjectiveSettings
@@ -210,8 +211,9 @@ class EvaluationSettings(FrozenConfig):
 class TrainingPlan(FrozenConfig):
     """Everything that a training worker needs to know."""
 
-    output_dir: Annotated[Path, FROM_ROOT] = Field(
-        description="folder of the run; a finished earlier run there is kept under earlier/"
+    output_dir: Annotated[StoreAddress, FROM_ROOT] = Field(
+        description="directory of the run, or its address, e.g. s3://bucket/runs/demo; a finished earlier run there "
+        "is kept under earlier/"
     )
     data: DataSettings
     features: FeatureUse = FeatureUse()
@@ -219,6 +221,22 @@ class TrainingPlan(FrozenConfig):
     objectives: ObjectiveSettings = ObjectiveSettings()
     training: TrainingSettings = TrainingSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
+
+    @property
+    def directory(self) -> Path:
+        """``output_dir`` of a run of a comparison or a sweep, which are directories.
+
+        Raises:
+            ConfigError: it is an address.
+        """
+        if isinstance(self.output_dir, str):
+            raise ConfigError(
+                "settings",
+                "output_dir",
+                f"{self.output_dir} is an address",
+                "write a directory of this machine",
+            )
+        return self.output_dir
 
     @property
     def config_hash(self) -> str:
@@ -242,4 +260,4 @@ class TrainingPlan(FrozenConfig):
     def with_absolute_paths(self) -> Self:
         """Resolve every path: Ray's workers run in another folder."""
         data = self.data.model_copy(update={"store": absolute_store(self.data.store)})
-        return self.model_copy(update={"output_dir": self.output_dir.absolute(), "data": data})
+        return self.model_copy(update={"output_dir": absolute_store(self.output_dir), "data": data})

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from vavl.config.files import make_folder
+from vavl.config.files import make_folder, written_beside
 from vavl.data.remote_files import RemoteFolder
-from vavl.data.remote_writing import folders_there, hash_there, read_if_there, send_file, write_small
+from vavl.data.remote_writing import folders_there, hash_there, send_file, write_small
 
 
 class RunStorage:
@@ -29,7 +30,8 @@ class RunStorage:
         self.address = str(output_dir)
         self.is_remote = "://" in self.address
         self._local = None if self.is_remote else Path(output_dir).absolute()
-        self._remote = RemoteFolder(self.address if self._local is None else self._local.as_uri())
+        # Not ``as_uri``: fsspec takes %20 for part of the name.
+        self._remote = RemoteFolder(self.address if self._local is None else f"file://{self._local}")
 
     def directory(self, name: str) -> RunStorage:
         """Return the storage of a directory below this one."""
@@ -69,15 +71,21 @@ class RunStorage:
     def put_copy(self, source: Path, name: str) -> None:
         """Copy a file or a directory of this machine to ``name``; a directory that is there is replaced.
 
+        Its files are replaced one by one, so that a killed process leaves no name without a file.
+
         Raises:
             InputError: the storage cannot be written.
         """
         if source.is_file():
             send_file(self._remote, source, name, lambda _: None)
             return
-        self.remove(name)
+        there = self.tree(name)
         for path in sorted(path for path in source.rglob("*") if path.is_file()):
-            send_file(self._remote, path, f"{name}/{path.relative_to(source).as_posix()}", lambda _: None)
+            below = path.relative_to(source).as_posix()
+            send_file(self._remote, path, f"{name}/{below}", lambda _: None)
+            there.pop(below, None)
+        for former in there:
+            self.remove(f"{name}/{former}")
 
     def write(self, name: str, content: bytes) -> None:
         """Write a small file.
@@ -93,7 +101,23 @@ class RunStorage:
         Raises:
             InputError: the storage cannot be read.
         """
-        return read_if_there(self._remote, name)
+        try:
+            # In one request: what is replaced between two could not be read.
+            return bytes(self._remote.files.cat_file(self._remote.path(name)))
+        except FileNotFoundError:
+            return None
+        except Exception as error:  # noqa: BLE001  every driver raises errors of its own
+            raise self._remote.unreachable(error) from None
+
+    def check_writable(self) -> None:
+        """Prove that files can be written and removed; leaves none.
+
+        Raises:
+            InputError: they cannot, with the reason and what to do.
+        """
+        name = f".probe-{secrets.token_hex(4)}"
+        self.write(name, b"vavl")
+        self.remove(name)
 
     def sha256(self, name: str) -> str:
         """Read a file and return its SHA-256.
@@ -113,27 +137,36 @@ class RunStorage:
         Raises:
             InputError: the storage cannot be listed.
         """
-        return {path: size for path, size in self._walk().items() if "/" not in path}
+        entries = self._listed("ls", "")
+        return {name: size for name, size in entries.items() if "/" not in name}
 
-    def fetch(self, names: Iterator[str] | list[str], target: Path) -> None:
-        """Copy files to a directory of this machine.
+    def tree(self, name: str = "") -> dict[str, int]:
+        """Return the sizes in bytes of all files below the directory ``name``, by path relative to it.
+
+        Raises:
+            InputError: the storage cannot be listed.
+        """
+        return self._listed("find", name)
+
+    def fetch(self, names: Iterable[str], target: Path) -> None:
+        """Copy files to a directory of this machine; each is whole or absent there.
 
         Raises:
             InputError, StoreError: a file cannot be read, or is missing.
         """
         for name in names:
-            place = target / name
-            place.parent.mkdir(parents=True, exist_ok=True)
-            with place.open("wb") as file:
+            with written_beside(target / name) as partial, partial.open("wb") as file:
                 for chunk in self._remote.chunks(name):
                     file.write(chunk)
 
     def fetch_tree(self, name: str, target: Path) -> None:
-        """Copy everything below ``name`` to a directory of this machine; nothing where it is that directory itself."""
-        if self._local is not None and (self._local / name) == target.absolute():
-            return
-        below = self.directory(name)
-        below.fetch(sorted(below._walk()), target)
+        """Copy everything below ``name`` to a directory of this machine; nothing where it is that directory itself.
+
+        Raises:
+            InputError, StoreError: see ``fetch``.
+        """
+        if self._local is None or (self._local / name) != target.absolute():
+            self.directory(name).fetch(sorted(self.tree(name)), target)
 
     def remove(self, name: str) -> None:
         """Remove a file or a directory with everything below it, if it is there.
@@ -150,20 +183,39 @@ class RunStorage:
         finally:
             self._remote.files.invalidate_cache()
 
+    def move(self, name: str, target: str) -> None:
+        """Rename a file or a directory below this one; in object storage that is a copy.
+
+        Raises:
+            InputError: the storage cannot be written.
+        """
+        try:
+            self._remote.files.mv(self._remote.path(name), self._remote.path(target), recursive=True)
+        except Exception as error:  # noqa: BLE001  every driver raises errors of its own
+            raise self._remote.unreachable(error, "written") from None
+        finally:
+            self._remote.files.invalidate_cache()
+
     def local_path(self, name: str) -> Path | None:
         """Return where ``name`` is on this machine, None in object storage."""
         return None if self._local is None else self._local / name
 
-    def _walk(self) -> dict[str, int]:
-        root = self._remote.path("").rstrip("/")
+    def _listed(self, how: str, name: str) -> dict[str, int]:
+        """Return the sizes of files by path below ``name``; ``how`` is the driver's ``ls`` or ``find``."""
+        root = self._remote.path(name).rstrip("/")
         try:
             self._remote.files.invalidate_cache()
-            found = self._remote.files.find(root, detail=True)
+            found = getattr(self._remote.files, how)(root, detail=True)
         except FileNotFoundError:
             return {}
         except Exception as error:  # noqa: BLE001  see above
             raise self._remote.unreachable(error, "listed") from None
-        return {path[len(root) :].lstrip("/"): int(entry["size"]) for path, entry in found.items()}
+        entries = found.values() if isinstance(found, dict) else found
+        return {
+            entry["name"][len(root) :].lstrip("/"): int(entry["size"])
+            for entry in entries
+            if entry["type"] == "file"
+        }
 
 
 def _sync(path: Path) -> None:

@@ -1,48 +1,43 @@
-"""The trainings of a sweep: the plan of any point, checked at the corners before the first one starts."""
+"""The training plan of any point of the search space; the space is checked before the first trial starts."""
 
 from __future__ import annotations
 
-import copy
 import itertools
+import math
 import random
+import secrets
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from vavl.audit.gate import pass_audit
 from vavl.config.changes import with_changes
+from vavl.config.files import read_json, sha256_of_json
 from vavl.config.load import read_yaml_mapping, validate
 from vavl.config.places import anchored, root_folder
 from vavl.data.store_versions import pinned_store
 from vavl.errors import ConfigError
 from vavl.training.run_data import check_plan
+from vavl.training.run_folder import with_store
 from vavl.training.settings import TrainingPlan
-from vavl.tuning.axes import Value, name_of
-from vavl.tuning.settings import SweepPlan, lies_on
+from vavl.tuning.settings import Point, SweepPlan, Value, name_of
+from vavl.tuning.study import storage_address
 
-TRIALS_FOLDER = "trials"
+SWEEP_FILE, TRIALS_FOLDER = "sweep.json", "trials"
 _MOST_CORNERS = 64
-
-Point = Mapping[str, Value]
-"""Values by dotted path."""
 
 
 @dataclass(frozen=True)
 class TrialPlans:
-    """Makes the plan of a trial from the values that were drawn.
-
-    Attributes:
-        sweep: settings of the sweep.
-        base: content of the training configuration with the overrides, without its tracking.
-        tracking: what the training configuration says of tracking.
-        store: version of the store that every trial reads.
-    """
+    """Makes the plan of a trial from the values that were drawn."""
 
     sweep: SweepPlan
-    base: Mapping[str, Any]
-    tracking: Mapping[str, Any]
-    store: Path | str
+    base: Mapping[str, Any]  # content of the training configuration with the overrides, without its tracking
+    tracking: Mapping[str, Any]  # of the training configuration
+    store: Path | str | None = (
+        None  # version that every trial reads; None: as the training configuration says
+    )
 
     def plan_of(self, number: int, point: Point) -> TrainingPlan:
         """Return the plan of trial ``number`` at a point.
@@ -50,161 +45,157 @@ class TrialPlans:
         Raises:
             ConfigError: these values do not go together.
         """
-        plan = plan_at(self.sweep, self.base, point, folder_of(self.sweep.output_dir, number))
-        return plan.model_copy(update={"data": plan.data.model_copy(update={"store": self.store})})
+        own = {
+            "output_dir": str(folder_of(self.sweep.output_dir, number)), "evaluation.test": False,
+            "training.launcher": "ray", "training.resume": "auto",
+        }  # fmt: skip
+        # A section is one value: it replaces what was there.
+        cleared = with_changes(with_changes(self.base, own, "sweep"), dict.fromkeys(point), "search")
+        content = with_changes(cleared, point, "search")
+        plan = anchored(validate(TrainingPlan, content, f"{self.sweep.training} with search"), root_folder())
+        return plan if self.store is None else with_store(plan, self.store)
 
     @property
     def first_points(self) -> list[dict[str, Value]]:
         """The points to try before any is drawn; on a grid every point has its turn."""
-        own = [self.own_point] if self.sweep.base_first and self.sweep.sampler != "grid" else []
-        return [*own, *self.sweep.first_points]
+        return [*([self.own_point] if self.sweep.has_base else []), *self.sweep.first_points]
 
     @property
     def own_point(self) -> dict[str, Value]:
         """What the training configuration itself has at the searched paths."""
-        content = plan_at(self.sweep, self.base, {}, self.sweep.output_dir).model_dump(mode="json")
+        content = self.plan_of(0, {}).model_dump(mode="json")
         return {path: _at(content, path) for path in self.sweep.search}
 
 
 def folder_of(output_dir: Path, number: int) -> Path:
-    """Return the folder of a trial."""
+    """Return the directory of a trial."""
     return output_dir / TRIALS_FOLDER / f"trial-{number:04d}"
 
 
-def trial_plans(sweep: SweepPlan, begun_store: Path | str | None = None) -> TrialPlans:
-    """Read the training configuration, and check the search space and the data.
+class SweepNote(NamedTuple):
+    """What a directory says of its sweep."""
 
-    Args:
-        sweep: its settings.
-        begun_store: version of the store that an interrupted sweep began with, whatever is ``latest`` by now.
+    run_id: str  # also part of the study's name
+    identity: str  # hash of what makes trials comparable
+    store: str  # version that all trials read
+    storage: str = ""  # address of the study
+
+
+def read_note(folder: Path) -> SweepNote | None:
+    """Return what the directory says of its sweep, None where it holds none."""
+    path = folder / SWEEP_FILE
+    return SweepNote(**read_json(path)) if path.exists() else None
+
+
+def plans_of(sweep: SweepPlan) -> TrialPlans:
+    """Check everything that can be checked before a trial starts; continue with the store that was begun with.
 
     Raises:
-        ConfigError: a searched path or a value on it is none that a training takes; all faults are named.
+        ConfigError: a searched path or a value on it is none that a training takes, all of them are named; or the
+            directory holds a sweep of something else.
         InputError: the store or the fold cannot be used.
     """
-    base, tracking = _read_base(sweep)
-    check_space(sweep, base)
-    plan = plan_at(sweep, base, {}, sweep.output_dir)
-    _check_workers(sweep, plan)
-    store = plan.data.store
-    plans = TrialPlans(
-        sweep, base, tracking, pinned_store(store) if begun_store is None else type(store)(begun_store)
-    )
-    _check_first_points(plans)
+    note = read_note(sweep.output_dir)
+    content = read_yaml_mapping(sweep.training)
+    tracking = content.pop("tracking", None) or {}
+    plans = TrialPlans(sweep, with_changes(content, sweep.overrides, "overrides"), tracking)
+    store = plans.plan_of(0, {}).data.store
+    check_space(plans)
+    plans = replace(plans, store=type(store)(note.store) if note else pinned_store(store))
     checked = plans.plan_of(0, {})
-    check_plan(_selecting_by_objectives(sweep, checked))
+    _check_base(plans, checked)
+    # The check of what is selected by speaks of the objectives too.
+    wanted = [objective.metric for objective in sweep.objectives if objective.mode == "max"]
+    names = tuple(dict.fromkeys([*checked.evaluation.select_by, *wanted]))
+    evaluation = checked.evaluation.model_copy(update={"select_by": names})
+    check_plan(checked.model_copy(update={"evaluation": evaluation}))
     pass_audit(checked.data.store, checked.data.labels, checked.data.waive_audit)
+    if note is not None and note.identity != note_of(plans).identity:
+        raise ConfigError(
+            str(sweep.output_dir), "output_dir",
+            "holds a sweep of other axes, objectives or training settings; their trials cannot be told apart",
+            "choose another output_dir, or take the changes back (trials, sampler, pruner and limits may change)",
+        )  # fmt: skip
+    if note is not None and note.storage not in ("", storage_address(sweep)):
+        raise ConfigError(
+            str(sweep.output_dir), "storage", f"the study of this directory lies in {note.storage}",
+            "choose another output_dir, or the same storage",
+        )  # fmt: skip
     return plans
 
 
-def check_space(sweep: SweepPlan, base: Mapping[str, Any]) -> None:
+def note_of(plans: TrialPlans) -> SweepNote:
+    """Return the note of a new sweep."""
+    content = plans.sweep.model_dump(mode="json", include={"search", "objectives", "base_first"})
+    hashed = {**content, "training": plans.plan_of(0, {}).config_hash, "store": str(plans.store)}
+    identity = sha256_of_json(hashed)[:16]
+    return SweepNote(
+        f"sweep-{secrets.token_hex(4)}", identity, str(plans.store), storage_address(plans.sweep)
+    )
+
+
+def check_space(plans: TrialPlans) -> None:
     """Validate every end of every axis alone, then the corners of the whole space.
 
     Raises:
         ConfigError: names every path that is wrong.
     """
-    plan_at(sweep, base, {}, sweep.output_dir)
-    faults: dict[str, str] = {}
-    for path, axis in sweep.search.items():
-        for value in axis.ends:
-            try:
-                found = plan_at(sweep, base, {path: value}, sweep.output_dir)
-            except ConfigError as fault:
-                faults.setdefault(path, f"search.{path}: {name_of(value)}: {_first_line(fault)}")
-                continue
-            _must_arrive(found, path, value, faults)
-    if not faults:
-        for corner in corners(sweep):
-            try:
-                plan_at(sweep, base, corner, sweep.output_dir)
-            except ConfigError as fault:
-                faults[str(corner)] = f"search: {_words(corner)} do not go together: {_first_line(fault)}"
-                break
-    if faults:
+    search, problems = plans.sweep.search, dict[str, str]()
+    for path, value in ((path, value) for path, axis in search.items() for value in axis.ends):
+        if problem := _problem_at(plans, {path: value}):
+            problems.setdefault(path, f"search.{path}: {problem}")
+    for corner in corners(plans.sweep) if not problems else ():
+        if problem := _problem_at(plans, corner):
+            words = ", ".join(f"{path}={name_of(value)}" for path, value in corner.items())
+            problems["corner"] = f"search: {words} do not go together: {problem}"
+            break
+    if problems:
         raise ConfigError(
-            str(sweep.training), "search", "\n".join(faults.values()), "correct the paths and values above"
+            str(plans.sweep.training),
+            "search",
+            "\n".join(problems.values()),
+            "correct the paths and values above",
         )
+
+
+def _problem_at(plans: TrialPlans, point: Point) -> str:
+    """Say why no trial can have these values, in one line; "" where one can."""
+    try:
+        found = plans.plan_of(0, point).model_dump(mode="json")
+    except ConfigError as error:
+        lines = [line.strip(" -") for line in error.problem.splitlines()]
+        first = lines[1] if len(lines) > 1 else lines[0]
+        return f"{name_of(*point.values())}: {first}" if len(point) == 1 else first
+    for path, value in point.items():
+        # The settings may take a value for another one, e.g. 0.5 for a whole number.
+        if not isinstance(value, (dict, list, tuple)) and _at(found, path) != value:
+            return f"{value!r} becomes {_at(found, path)!r}"
+    return ""
 
 
 def corners(sweep: SweepPlan) -> Iterator[dict[str, Value]]:
     """Yield the corners of the search space; of very many the first, the last and a fixed draw."""
     ends = [axis.ends for axis in sweep.search.values()]
-    paths = list(sweep.search)
-    count = 1
-    for values in ends:
-        count *= len(values)
-    if count <= _MOST_CORNERS:
-        drawn: list[tuple[Value, ...]] = list(itertools.product(*ends))
+    if math.prod(map(len, ends)) <= _MOST_CORNERS:
+        chosen = list(itertools.product(*ends))
     else:
         draw = random.Random(0)  # noqa: S311  no secret
-        drawn = [tuple(values[0] for values in ends), tuple(values[-1] for values in ends)]
-        drawn += [tuple(draw.choice(values) for values in ends) for _ in range(_MOST_CORNERS - 2)]
-    for corner in drawn:
-        yield dict(zip(paths, corner, strict=True))
+        chosen = [tuple(values[0] for values in ends), tuple(values[-1] for values in ends)]
+        chosen += [tuple(draw.choice(values) for values in ends) for _ in range(_MOST_CORNERS - 2)]
+    for corner in chosen:
+        yield dict(zip(sweep.search, corner, strict=True))
 
 
-def plan_at(sweep: SweepPlan, base: Mapping[str, Any], point: Point, folder: Path) -> TrainingPlan:
-    """Return the plan of a training at a point of the search space.
-
-    Raises:
-        ConfigError: the values are none that a training takes.
-    """
-    own = {
-        "output_dir": str(folder), "evaluation.test": False, "training.launcher": "ray", "training.resume": "auto",
-    }  # fmt: skip
-    content = with_changes(base, own, "sweep")
-    for path, value in point.items():
-        content = _with_value(content, path, value)
-    return anchored(validate(TrainingPlan, content, f"{sweep.training} with search"), root_folder())
-
-
-def _read_base(sweep: SweepPlan) -> tuple[dict[str, Any], dict[str, Any]]:
-    content = read_yaml_mapping(sweep.training)
-    tracking = content.pop("tracking", None) or {}
-    return with_changes(content, sweep.overrides, "overrides"), tracking
-
-
-def _with_value(content: dict[str, Any], path: str, value: Value) -> dict[str, Any]:
-    """Set one value; a section stays one value, it is not merged into what is there."""
-    *above, last = path.split(".")
-    changed = with_changes(content, {".".join((*above, last)): None}, "search")
-    place = changed
-    for key in above:
-        place = place[key]
-    place[last] = copy.deepcopy(list(value) if isinstance(value, tuple) else value)
-    return changed
-
-
-def _check_first_points(plans: TrialPlans) -> None:
+def _check_base(plans: TrialPlans, plan: TrainingPlan) -> None:
+    training = str(plans.sweep.training)
+    if plan.training.least_workers != plan.training.most_workers:
+        fix = f"write e.g. overrides: {{training.workers: {plan.training.least_workers}}}"
+        raise ConfigError(training, "training.workers", "a range; trials of a sweep share the cluster", fix)
     for point in plans.first_points:
         for path, value in point.items():
-            if not lies_on(plans.sweep.search[path], value):
-                raise ConfigError(
-                    str(plans.sweep.training), path, f"{value} of the training configuration does not lie on its axis",
-                    f"widen search.{path}, or write base_first: false",
-                )  # fmt: skip
-
-
-def _must_arrive(plan: TrainingPlan, path: str, value: Value, faults: dict[str, str]) -> None:
-    """Refuse a value that the settings take for another one, e.g. 0.5 for a whole number."""
-    found = _at(plan.model_dump(mode="json"), path)
-    if not isinstance(value, (dict, list, tuple)) and found != value:
-        faults.setdefault(path, f"search.{path}: {value!r} becomes {found!r}")
-
-
-def _selecting_by_objectives(sweep: SweepPlan, plan: TrainingPlan) -> TrainingPlan:
-    """Return the plan with the objectives among its metrics, so that the check of those speaks of both."""
-    wanted = [objective.metric for objective in sweep.objectives if objective.mode == "max"]
-    names = tuple(dict.fromkeys([*plan.evaluation.select_by, *wanted]))
-    return plan.model_copy(update={"evaluation": plan.evaluation.model_copy(update={"select_by": names})})
-
-
-def _check_workers(sweep: SweepPlan, plan: TrainingPlan) -> None:
-    if plan.training.least_workers != plan.training.most_workers:
-        raise ConfigError(
-            str(sweep.training), "training.workers", "a range; trials of a sweep share the cluster",
-            f"write e.g. overrides: {{training.workers: {plan.training.least_workers}}}",
-        )  # fmt: skip
+            if not plans.sweep.search[path].contains(value):
+                problem = f"{value} of the training configuration does not lie on its axis"
+                raise ConfigError(training, path, problem, f"widen search.{path}, or write base_first: false")
 
 
 def _at(content: Mapping[str, Any], path: str) -> Any:
@@ -212,12 +203,3 @@ def _at(content: Mapping[str, Any], path: str) -> Any:
     for key in path.split("."):
         value = value.get(key) if isinstance(value, Mapping) else None
     return value
-
-
-def _first_line(fault: ConfigError) -> str:
-    lines = [line.strip(" -") for line in fault.problem.splitlines()]
-    return lines[1] if len(lines) > 1 else lines[0]
-
-
-def _words(point: Point) -> str:
-    return ", ".join(f"{path}={name_of(value)}" for path, value in point.items())

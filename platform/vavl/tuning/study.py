@@ -1,28 +1,30 @@
-"""The Optuna study of a sweep: who is tried next, and what became of every trial; the only file that stores it.
+"""The Optuna study of a sweep, and who is stopped early; the only file that knows Optuna.
 
-The study outlives the driver. A trial that a killed driver left behind is RUNNING there, and is taken up again.
+The study outlives the driver. A trial that a killed driver left is RUNNING there, and is resumed.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import optuna
+from optuna import pruners, samplers
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.samplers import BaseSampler, CmaEsSampler, GridSampler, RandomSampler, TPESampler
+from optuna.exceptions import ExperimentalWarning
 from optuna.storages import RDBStorage
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from vavl.config.load import without_secrets
 from vavl.errors import InputError
-from vavl.tuning.axes import Axis, ChoiceAxis, RangeAxis, Value, name_of
-from vavl.tuning.settings import SweepPlan
+from vavl.tuning.settings import Axis, ChoiceAxis, Objective, Point, RangeAxis, SweepPlan, Value, name_of
 
 STUDY_FILE = "study.db"
+BASE_TRIAL = 0
+"""Number of the trial with the training configuration's own values, where there is one."""
 _LEAST_SCORES = 4
 _LEAST_STARTUP_TRIALS, _MOST_STARTUP_TRIALS = 3, 10
 
@@ -32,17 +34,11 @@ _STATES: dict[State, TrialState] = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Drawn:
-    """A trial that is to be run.
-
-    Attributes:
-        number: of the trial, from 0.
-        point: values by dotted path.
-    """
+class Drawn(NamedTuple):
+    """A trial to run: its number, from 0, and its values."""
 
     number: int
-    point: Mapping[str, Value]
+    point: Point
 
 
 class SweepStudy:
@@ -60,13 +56,14 @@ class SweepStudy:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._sweep = sweep
         self._distributions = {path: distribution_of(axis) for path, axis in sweep.search.items()}
-        storage = _open_storage(sweep)
-        study = optuna.create_study(
-            study_name=name, storage=storage, directions=sweep.directions, load_if_exists=True
+        self._storage = _open_storage(sweep)
+        directions = ["maximize" if objective.mode == "max" else "minimize" for objective in sweep.objectives]
+        self._study = optuna.create_study(
+            study_name=name, storage=self._storage, directions=directions, load_if_exists=True
         )
+        self._study_id = self._storage.get_study_id_from_name(name)
         # A sampler with its own seed would draw after a restart what it drew before it.
-        study.sampler = sampler_of(sweep, drawn=len(study.trials))
-        self._study = study
+        self._study.sampler = sampler_of(sweep, drawn=len(self._study.trials))
 
     @property
     def is_new(self) -> bool:
@@ -76,77 +73,61 @@ class SweepStudy:
     @property
     def trials(self) -> int:
         """How many trials the sweep has in all; a grid may be smaller than what was asked for."""
-        if self._sweep.sampler == "grid":
-            return min(self._sweep.trials, self._sweep.grid_points)
-        return self._sweep.trials
+        sweep = self._sweep
+        return min(sweep.trials, sweep.grid_points) if sweep.sampler == "grid" else sweep.trials
 
-    def try_first(self, points: Sequence[Mapping[str, Value]]) -> None:
+    def try_first(self, points: Sequence[Point]) -> None:
         """Ask for points before any is drawn; call it on a new study only."""
         for point in points:
             values = {path: name_of(value) for path, value in point.items()}
             self._study.enqueue_trial(values, skip_if_exists=True)
 
     def interrupted(self) -> list[Drawn]:
-        """Return the trials that were drawn and whose end nobody has told."""
-        running = self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-        return [self._drawn(trial) for trial in running if trial.params.keys() == self._distributions.keys()]
-
-    def drop_half_drawn(self) -> None:
-        """Give up the trials whose values were not all drawn when the driver was killed; they never ran."""
+        """Return the trials that were drawn and have no end; give up those that were not drawn to the end."""
+        whole = self._trials(TrialState.RUNNING)
         for trial in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            if trial.params.keys() != self._distributions.keys():
+            if trial not in whole:  # the driver was killed meanwhile; it never ran
                 self._study.tell(trial.number, state=TrialState.FAIL)
+        return [Drawn(trial.number, self._point(trial.params)) for trial in whole]
 
     def ended(self) -> dict[int, State]:
-        """Return what became of the trials that were told, by number; half-drawn ones left out."""
+        """Return how the trials ended that have an end, by number; half-drawn ones left out."""
         states = {state: name for name, state in _STATES.items()}
-        return {
-            trial.number: states[trial.state]
-            for trial in self._study.get_trials(deepcopy=False, states=tuple(states))
-            if trial.params.keys() == self._distributions.keys()
-        }
+        return {trial.number: states[trial.state] for trial in self._trials(*states)}
 
-    def points(self) -> dict[int, Mapping[str, Value]]:
+    def points(self) -> dict[int, Point]:
         """Return the values of all trials that were drawn."""
-        return {
-            trial.number: self._drawn(trial).point
-            for trial in self._study.get_trials(deepcopy=False)
-            if trial.params.keys() == self._distributions.keys()
-        }
+        return {trial.number: self._point(trial.params) for trial in self._trials()}
 
     def draw(self) -> Drawn:
         """Draw the next trial."""
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        with warnings.catch_warnings(action="ignore", category=ExperimentalWarning):
             trial = self._study.ask(self._distributions)
-        return Drawn(trial.number, self._point(trial.params))
+        drawn = Drawn(trial.number, self._point(trial.params))
+        trial.set_user_attr("overrides", json.dumps(drawn.point))  # for those who look at the study
+        return drawn
 
     def note_epoch(self, number: int, epoch: int, value: float) -> None:
         """Keep the value of an epoch for those who look at the study; several objectives have none there."""
         if len(self._sweep.objectives) == 1:
-            trial = optuna.trial.Trial(self._study, self._id_of(number))
-            trial.report(value, epoch)
+            self._storage.set_trial_intermediate_value(self._id_of(number), epoch, value)
 
-    def tell(
-        self, number: int, state: State, values: Sequence[float] | None, notes: Mapping[str, Any]
-    ) -> None:
-        """Record the end of a trial; one that was told before stays as it is.
+    def tell(self, number: int, state: State, values: Sequence[float] | None, reason: str = "") -> None:
+        """Record the end of a trial; one that was recorded before stays as it is.
 
         Args:
             number: of the trial.
             state: how it ended.
             values: of the objectives, for a finished trial.
-            notes: attributes of the trial for those who look at the study, e.g. ``reason``.
+            reason: why it was stopped or failed.
         """
-        storage, trial_id = self._study._storage, self._id_of(number)
-        if storage.get_trial(trial_id).state.is_finished():
+        trial_id = self._id_of(number)
+        if self._storage.get_trial(trial_id).state.is_finished():
             return
-        for name, value in notes.items():
-            storage.set_trial_user_attr(trial_id, name, value)
-        told = list(values) if state == "finished" and values is not None else None
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            self._study.tell(number, told, _STATES[state])
+        if reason:
+            self._storage.set_trial_user_attr(trial_id, "reason", reason)
+        with warnings.catch_warnings(action="ignore", category=ExperimentalWarning):
+            self._study.tell(number, values if state == "finished" else None, _STATES[state])
 
     def importances(self, scores: Mapping[int, float]) -> dict[str, float]:
         """Return how much each setting decides about the scores, adding up to 1 (PED-ANOVA).
@@ -162,39 +143,33 @@ class SweepStudy:
         """
         if len(set(scores.values())) < _LEAST_SCORES:
             return {}
-        points = {trial.number: trial.params for trial in self._study.get_trials(deepcopy=False)}
         scored = optuna.create_study(direction="maximize")
-        for number, score in scores.items():
-            scored.add_trial(
-                optuna.trial.create_trial(
-                    params=points[number], distributions=self._distributions, value=score
+        for trial in self._trials():
+            if (score := scores.get(trial.number)) is not None:
+                scored.add_trial(
+                    create_trial(params=trial.params, distributions=self._distributions, value=score)
                 )
-            )
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            found = optuna.importance.get_param_importances(scored)
-        return {name: float(value) for name, value in found.items()}
+        with warnings.catch_warnings(action="ignore"):
+            return dict(optuna.importance.get_param_importances(scored))
 
     def front(self) -> list[int]:
         """Return the finished trials that no other one beats in every objective."""
-        if not self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
-            return []
-        return sorted(trial.number for trial in self._study.best_trials)
+        return sorted(t.number for t in self._study.best_trials) if self._trials(TrialState.COMPLETE) else []
 
-    def _drawn(self, trial: FrozenTrial) -> Drawn:
-        return Drawn(trial.number, self._point(trial.params))
+    def _trials(self, *states: TrialState) -> list[FrozenTrial]:
+        """Return the trials all of whose values were drawn, in these states or in any."""
+        found = self._study.get_trials(deepcopy=False, states=states or None)
+        return [trial for trial in found if trial.params.keys() == self._distributions.keys()]
 
     def _point(self, params: Mapping[str, Any]) -> dict[str, Value]:
-        return {path: value_of(self._sweep.search[path], params[path]) for path in self._sweep.search}
+        return {path: value_of(axis, params[path]) for path, axis in self._sweep.search.items()}
 
     def _id_of(self, number: int) -> int:
-        return int(
-            self._study._storage.get_trial_id_from_study_id_trial_number(self._study._study_id, number)
-        )
+        return int(self._storage.get_trial_id_from_study_id_trial_number(self._study_id, number))
 
 
 def distribution_of(axis: Axis) -> BaseDistribution:
-    """Return an axis in Optuna's words."""
+    """Return an axis as Optuna's distribution."""
     match axis:
         case ChoiceAxis():
             return CategoricalDistribution([name_of(value) for value in axis.choices])
@@ -211,33 +186,30 @@ def value_of(axis: Axis, stored: Any) -> Value:
     return axis.typed(stored)
 
 
-def sampler_of(sweep: SweepPlan, drawn: int) -> BaseSampler:
+def sampler_of(sweep: SweepPlan, drawn: int) -> samplers.BaseSampler:
     """Return the sampler of a sweep that has drawn so many trials already."""
     seed = sweep.seed + 1000 * drawn
-    startup = max(_LEAST_STARTUP_TRIALS, min(_MOST_STARTUP_TRIALS, sweep.trials // 3))
-    with warnings.catch_warnings():
-        # Both options of TPE are marked as experimental.
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+    start = max(_LEAST_STARTUP_TRIALS, min(_MOST_STARTUP_TRIALS, sweep.trials // 3))
+    # Both options of TPE are marked as experimental.
+    with warnings.catch_warnings(action="ignore", category=ExperimentalWarning):
         match sweep.sampler:
             case "tpe":
-                return TPESampler(seed=seed, n_startup_trials=startup, multivariate=True, constant_liar=True)
+                return samplers.TPESampler(
+                    seed=seed, n_startup_trials=start, multivariate=True, constant_liar=True
+                )
             case "cmaes":
-                return CmaEsSampler(seed=seed, n_startup_trials=startup)
+                return samplers.CmaEsSampler(seed=seed, n_startup_trials=start)
             case "random":
-                return RandomSampler(seed=seed)
+                return samplers.RandomSampler(seed=seed)
             case "grid":
-                grid = {
-                    path: [name_of(value) for value in axis.values] for path, axis in sweep.search.items()
-                }
+                grid = {path: list(map(name_of, axis.values)) for path, axis in sweep.search.items()}
                 return _Grid(grid, seed=sweep.seed)
 
 
-class _Grid(GridSampler):  # type: ignore[misc]
-    """Optuna's grid, whose last trial may be told from outside ``optimize``; the sweep counts the points itself."""
+class _Grid(samplers.GridSampler):  # type: ignore[misc]
+    """Optuna's grid, whose last trial may end outside ``optimize``; the sweep counts the points itself."""
 
-    def after_trial(
-        self, study: Any, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None
-    ) -> None:
+    def after_trial(self, *_: Any) -> None:
         """Stop nothing."""
 
 
@@ -250,22 +222,74 @@ def _open_storage(sweep: SweepPlan) -> RDBStorage:
     address = storage_address(sweep)
     try:
         return RDBStorage(address)
-    except ImportError as fault:
-        raise InputError(
-            address,
-            "storage",
-            f"its driver is not installed: {fault}",
-            "pip install 'psycopg[binary]' for postgresql://",
-        ) from None
-    except Exception as fault:  # noqa: BLE001  see below
-        # SQLAlchemy's errors and Optuna's have no common base; what they print may hold an address.
-        first = without_secrets(str(fault)).splitlines()
-        raise InputError(
-            address, "storage", f"cannot be opened: {first[0] if first else type(fault).__name__}",
-            "check address, server and PGPASSWORD",
-        ) from None  # fmt: skip
+    except Exception as error:  # noqa: BLE001  SQLAlchemy's errors and Optuna's have no common base
+        # What they print may hold an address.
+        first = next(iter(without_secrets(str(error)).splitlines()), type(error).__name__)
+        fix = "check address, server and PGPASSWORD; postgresql:// needs pip install 'psycopg[binary]'"
+        raise InputError(address, "storage", f"cannot be opened: {first}", fix) from None
 
 
-def notes_of(point: Mapping[str, Value], reason: str) -> dict[str, Any]:
-    """Return what a study keeps of a trial beside its values."""
-    return {"overrides": json.dumps(dict(point)), **({"reason": reason} if reason else {})}
+def score_of(objectives: Sequence[Objective], metrics: Mapping[str, float | None]) -> float | None:
+    """Return the mean of the objectives with the sign that makes more better; None where one is missing or None."""
+    values = [metrics.get(objective.metric) for objective in objectives]
+    signed = [
+        objective.sign * value
+        for objective, value in zip(objectives, values, strict=True)
+        if value is not None and math.isfinite(value)
+    ]
+    return sum(signed) / len(signed) if len(signed) == len(objectives) else None
+
+
+class Judge:
+    """Decides after each epoch of a trial whether it continues.
+
+    What counts is the best epoch so far, since a trial is worth what its best epoch is worth. Optuna prunes
+    studies of one objective only, so the judge has a study of its own in memory, whose value is the mean of the
+    objectives; after a restart the journals of the trials fill it again.
+    """
+
+    def __init__(self, sweep: SweepPlan) -> None:
+        self._objectives = sweep.objectives
+        # It runs to its end whatever it scores.
+        self._exempt = BASE_TRIAL if sweep.has_base else None
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self._study = optuna.create_study(direction="maximize", pruner=pruner_of(sweep))
+        self._trials: dict[int, Trial] = {}
+        self._epoch: dict[int, int] = {}
+        self._stopped: set[int] = set()
+        self.best: dict[int, float] = {}
+
+    def stops(self, number: int, epoch: int, metrics: Mapping[str, float | None]) -> bool:
+        """Take in an epoch (None: not finite) and tell whether to stop the trial; epochs seen before change nothing."""
+        score = score_of(self._objectives, metrics)
+        if number not in self._trials:
+            self._trials[number] = self._study.ask()
+        if score is not None and epoch > self._epoch.get(number, 0):
+            trial, self._epoch[number] = self._trials[number], epoch
+            self.best[number] = max(score, self.best.get(number, score))
+            trial.report(self.best[number], epoch)
+            # Asked for the exempt trial too: others are compared with where it stood.
+            if trial.should_prune() and number != self._exempt:
+                self._stopped.add(number)
+        return number in self._stopped
+
+    def ended(self, number: int, *, is_finished: bool) -> None:
+        """Take in the end of a trial; the median rule compares with finished ones."""
+        if number in self._trials:
+            best = self.best.get(number) if is_finished else None
+            state = TrialState.PRUNED if best is None else TrialState.COMPLETE
+            self._study.tell(self._trials[number], best, state, skip_if_finished=True)
+
+
+def pruner_of(sweep: SweepPlan) -> pruners.BasePruner:
+    """Return Optuna's rule; a step is an epoch."""
+    settings, first = sweep.pruner, sweep.pruner.first_epochs
+    match settings.kind:
+        case "asha":
+            return pruners.SuccessiveHalvingPruner(
+                min_resource=first, reduction_factor=settings.reduction, min_early_stopping_rate=0
+            )
+        case "median":
+            return pruners.MedianPruner(n_startup_trials=settings.startup_trials, n_warmup_steps=first)
+        case "none":
+            return pruners.NopPruner()

@@ -1,187 +1,84 @@
-"""A sweep: which trial is next, when one is stopped, and what became of all; it knows neither Ray nor MLflow.
+"""A sweep: which trial is next, when one is stopped, and what was found; it knows neither Ray nor MLflow.
 
-The truth lies in the Optuna study and in the folders of the trials, so a killed driver loses nothing: a trial
-with an end is told, one without goes on from its checkpoint.
+The truth lies in the Optuna study and in the directories of the trials, so a killed driver loses nothing: a trial
+with an end is recorded, one without is resumed from its checkpoint.
 """
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import json
 import logging
-import os
-import secrets
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from vavl.config.files import make_folder, read_json, sha256_of_json, write_json
+from vavl.config.changes import with_changes
+from vavl.config.files import make_folder, write_json
+from vavl.config.snapshot import resolved_settings
 from vavl.errors import ConfigError, InputError
 from vavl.training.settings import TrainingPlan
 from vavl.training.stop import ask_to_stop
-from vavl.tuning.axes import Value
-from vavl.tuning.plans import TRIALS_FOLDER, TrialPlans, folder_of, trial_plans
-from vavl.tuning.pruning import Judge
-from vavl.tuning.settings import SweepPlan
-from vavl.tuning.study import Drawn, SweepStudy, notes_of, storage_address
+from vavl.tuning.plans import SWEEP_FILE, TRIALS_FOLDER, TrialPlans, folder_of, note_of, plans_of, read_note
+from vavl.tuning.settings import Point, SweepPlan, Value
+from vavl.tuning.study import BASE_TRIAL, Drawn, Judge, SweepStudy, score_of
 from vavl.tuning.trial import TrialEnd, TrialLog, read_end, trial_memory_gb, write_end
 
-SWEEP_FILE = "sweep.json"
 _LOCK_FILE = "sweep.lock"
-BASE_TRIAL = 0
-"""Number of the trial with the training configuration's own values, where there is one."""
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class NextTrial:
-    """A trial that may start.
-
-    Attributes:
-        number: of the trial.
-        point: values by dotted path.
-        plan: of its training.
-    """
+class NextTrial(NamedTuple):
+    """A trial that may start: its number, its values, and the plan of its training run."""
 
     number: int
-    point: Mapping[str, Value]
+    point: Point
     plan: TrainingPlan
-
-
-@dataclass(frozen=True)
-class SweepNote:
-    """What a folder says of its sweep.
-
-    Attributes:
-        run_id: of the sweep; also the name of the study.
-        identity: hash of what makes trials comparable.
-        store: version of the store that all trials read.
-        storage: address of the study.
-    """
-
-    run_id: str
-    identity: str
-    store: str
-    storage: str = ""
-
-
-def read_note(folder: Path) -> SweepNote | None:
-    """Return what the folder says of its sweep, None where it holds none."""
-    path = folder / SWEEP_FILE
-    return SweepNote(**read_json(path)) if path.exists() else None
-
-
-def plans_of(sweep: SweepPlan) -> TrialPlans:
-    """Check everything that can be checked before a trial starts; continue with the store that was begun with.
-
-    Raises:
-        ConfigError: see ``trial_plans``; or the folder holds a sweep of something else.
-        InputError: the store or the fold cannot be used.
-    """
-    note = read_note(sweep.output_dir)
-    plans = trial_plans(sweep, None if note is None else note.store)
-    if note is not None and note.identity != identity_of(plans):
-        raise ConfigError(
-            str(sweep.output_dir), "output_dir",
-            "holds a sweep of other axes, objectives or training settings; their trials cannot be told apart",
-            "choose another output_dir, or take the changes back (trials, sampler, pruner and limits may change)",
-        )  # fmt: skip
-    if note is not None and note.storage not in ("", storage_address(sweep)):
-        raise ConfigError(
-            str(sweep.output_dir), "storage", f"the study of this folder lies in {note.storage}",
-            "choose another output_dir, or the same storage",
-        )  # fmt: skip
-    return plans
-
-
-def identity_of(plans: TrialPlans) -> str:
-    """Return a hash of what makes the trials of a sweep comparable."""
-    sweep = plans.sweep
-    content = {
-        "training": plans.plan_of(0, {}).config_hash,
-        "store": str(plans.store),
-        "search": {path: axis.model_dump(mode="json") for path, axis in sweep.search.items()},
-        "objectives": [objective.model_dump() for objective in sweep.objectives],
-        "base_first": sweep.base_first,
-    }
-    return sha256_of_json(content)[:16]
 
 
 @contextlib.contextmanager
 def open_sweep(plan: SweepPlan) -> Iterator[Sweep]:
-    """Take the folder of a sweep, and make its study or take it up.
+    """Take the directory of a sweep, whose lock ends with the process, and make its study or open it again.
 
     Raises:
-        InputError: another process works in the folder, or the storage cannot be opened.
+        InputError: another process works in the directory, or the storage cannot be opened; or the directory
+            holds trials of a study that is gone: new ones would take their numbers and their scores.
         ConfigError: see ``plans_of``.
     """
     plans = plans_of(plan)
     folder = make_folder(plan.output_dir)
-    with _only_driver(folder):
-        note = read_note(folder)
-        if note is None:
-            note = SweepNote(
-                f"sweep-{secrets.token_hex(4)}", identity_of(plans), str(plans.store), storage_address(plan)
-            )
-            write_json(folder / SWEEP_FILE, note.__dict__)
-        study = SweepStudy(plan, f"{folder.name} {note.run_id}")
-        if study.is_new:
-            _refuse_strangers(folder)
-            study.try_first(plans.first_points)
-        yield Sweep(plans, study, note.run_id)
-
-
-def _refuse_strangers(folder: Path) -> None:
-    """Refuse the trials of a study that is gone: new ones would take their places and their scores."""
-    if any((folder / TRIALS_FOLDER).glob("*")):
-        raise InputError(
-            str(folder / TRIALS_FOLDER), "", "holds trials, but their study is gone or empty",
-            "choose another output_dir, or bring the study back",
-        )  # fmt: skip
-
-
-@contextlib.contextmanager
-def _only_driver(folder: Path) -> Iterator[None]:
-    """Hold the lock of the folder; it ends with the process, however that ends."""
-    file = os.open(folder / _LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
+    with (folder / _LOCK_FILE).open("a") as lock:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise InputError(
                 str(folder), "output_dir", "another process works on this sweep", "wait for it, or stop it"
             ) from None
-        yield
-    finally:
-        os.close(file)
+        note = read_note(folder) or note_of(plans)
+        write_json(folder / SWEEP_FILE, note._asdict())
+        study = SweepStudy(plan, f"{folder.name} {note.run_id}")
+        if study.is_new:
+            if any((folder / TRIALS_FOLDER).glob("*")):
+                problem = "holds trials, but their study is gone or empty"
+                fix = "choose another output_dir, or bring the study back"
+                raise InputError(str(folder / TRIALS_FOLDER), "", problem, fix)
+            study.try_first(plans.first_points)
+        yield Sweep(plans, study, note.run_id)
 
 
 class Sweep:
-    """Hands out trials, judges their epochs, and takes in their ends.
-
-    Args:
-        plans: make the plan of a trial.
-        study: draws points.
-        run_id: of the sweep.
-    """
+    """Hands out trials, judges their epochs, and takes in their ends."""
 
     def __init__(self, plans: TrialPlans, study: SweepStudy, run_id: str) -> None:
         self.plan, self.plans, self.study, self.run_id = plans.sweep, plans, study, run_id
-        self.has_base = bool(plans.sweep.base_first and plans.sweep.sampler != "grid")
-        exempt = frozenset({BASE_TRIAL}) if self.has_base else frozenset()
-        self._judge = Judge(self.plan.pruner, self.plan.objectives, exempt)
+        self._judge = Judge(self.plan)
         self._waiting: deque[Drawn] = deque()
-        self._drawn: dict[int, Drawn] = {}
-        self.ends: dict[int, TrialEnd] = {}
-        self.memory_gb: float | None = None
         self._failed_in_a_row = 0
-
-    @property
-    def kept(self) -> int:
-        """Trials that have ended so far."""
-        return len(self.ends)
+        self.ends: dict[int, TrialEnd] = {}  # of the trials that have ended, by number
+        self.memory_gb: float | None = None  # most that a trial was seen to take
 
     @property
     def left(self) -> int:
@@ -193,31 +90,28 @@ class Sweep:
         """True when too many trials failed one after the other."""
         return self._failed_in_a_row >= self.plan.give_up_after
 
-    def take_up(self, log_of: Callable[[int], TrialLog]) -> None:
+    def resume(self, log_of: Callable[[int], TrialLog]) -> None:
         """Take in what earlier starts left: their ends, their epochs, and the trials that they did not finish.
 
         Args:
             log_of: gives the log of a trial.
         """
-        self.study.drop_half_drawn()
         for drawn in self.study.interrupted():
             end = read_end(self.folder_of(drawn.number))
-            self._drawn[drawn.number] = drawn
             if end is None:
                 self._waiting.append(drawn)
             else:
-                self._tell(end)  # the driver was killed between the two
+                self._record(end)  # the driver was killed between the two
         for number, state in sorted(self.study.ended().items()):
-            self.ends[number] = read_end(self.folder_of(number)) or TrialEnd(
-                number, state, "its folder is gone"
-            )
+            end = read_end(self.folder_of(number))
+            self.ends[number] = end or TrialEnd(number, state, "its directory is gone")
         for number in sorted({*self.ends, *(drawn.number for drawn in self._waiting)}):
-            for record in log_of(number).epochs():
+            epochs, end = log_of(number).epochs(), self.ends.get(number)
+            for record in epochs:
                 self._judge.stops(number, int(record["epoch"]), record["metrics"])
-            if number in self.ends:
-                self._judge.ended(number, is_finished=self.ends[number].state == "finished")
-        self._note_memory(*(end.memory_gb for end in self.ends.values()))
-        self._note_memory(*(trial_memory_gb(log_of(drawn.number).epochs()) for drawn in self._waiting))
+            if end is not None:
+                self._judge.ended(number, is_finished=end.state == "finished")
+            self._note_memory(trial_memory_gb(epochs) if end is None else end.memory_gb)
         if self.ends or self._waiting:
             _log.info("%d trials have ended already, %d go on", len(self.ends), len(self._waiting))
 
@@ -228,14 +122,12 @@ class Sweep:
             running: trials that have started and not ended.
         """
         while self.left > running and not self.gave_up:
-            drawn = self._waiting.popleft() if self._waiting else self.study.draw()
-            self._drawn[drawn.number] = drawn
+            number, point = self._waiting.popleft() if self._waiting else self.study.draw()
             try:
-                return NextTrial(drawn.number, drawn.point, self.plans.plan_of(drawn.number, drawn.point))
-            except ConfigError as fault:
-                end = TrialEnd(drawn.number, "failed", f"these values do not go together: {fault.problem}")
-                write_end(make_folder(self.folder_of(drawn.number)), end)
-                self._tell(end)
+                return NextTrial(number, point, self.plans.plan_of(number, point))
+            except ConfigError as error:
+                reason = f"these values do not go together: {error.problem}"
+                self._record(TrialEnd(number, "failed", reason), write=True)
         return None
 
     def epoch_ended(self, number: int, record: Mapping[str, Any]) -> None:
@@ -245,9 +137,8 @@ class Sweep:
         if self._judge.stops(number, epoch, record["metrics"]):
             rule = f"{self.plan.pruner.kind}: stopped after epoch {epoch}"
             ask_to_stop(self.folder_of(number), "stop", rule)
-        best = self._judge.best(number)
-        if best is not None:
-            self.study.note_epoch(number, epoch, best * self.plan.objectives[0].sign)
+        if number in self._judge.best:
+            self.study.note_epoch(number, epoch, self._judge.best[number] * self.plan.objectives[0].sign)
 
     def trial_ended(self, number: int, lost: str = "") -> TrialEnd:
         """Take in the end of a trial.
@@ -257,43 +148,116 @@ class Sweep:
             lost: what is known when its process died without leaving an end.
         """
         end = read_end(self.folder_of(number))
-        if end is None:
-            end = TrialEnd(
-                number, "failed", lost or "its process left no end; does its machine share output_dir?"
-            )
-            write_end(make_folder(self.folder_of(number)), end)
-        return self._tell(end)
-
-    def point_of(self, number: int) -> Mapping[str, Value]:
-        """Return the values of a trial that was drawn."""
-        return self._drawn[number].point if number in self._drawn else self.study.points()[number]
+        if end is not None:
+            return self._record(end)
+        reason = lost or "its process left no end; does its machine share output_dir?"
+        return self._record(TrialEnd(number, "failed", reason), write=True)
 
     def folder_of(self, number: int) -> Path:
-        """Return the folder of a trial."""
+        """Return the directory of a trial."""
         return folder_of(self.plan.output_dir, number)
 
     def values_of(self, end: TrialEnd) -> list[float] | None:
         """Return the values of the objectives, None where one was not measured."""
-        names = [objective.metric for objective in self.plan.objectives]
-        if any(end.metrics.get(name) is None for name in names):
-            return None
-        return [float(end.metrics[name]) for name in names]
+        values = [end.metrics.get(objective.metric) for objective in self.plan.objectives]
+        known = [float(value) for value in values if value is not None]
+        return known if len(known) == len(values) else None
 
-    def _tell(self, end: TrialEnd) -> TrialEnd:
+    def _record(self, end: TrialEnd, *, write: bool = False) -> TrialEnd:
         values = self.values_of(end)
         if end.state == "finished" and values is None:
-            missing = [goal.metric for goal in self.plan.objectives if goal.metric not in end.metrics]
-            end = TrialEnd(
-                **{**end.__dict__, "state": "failed", "reason": f"{', '.join(missing)} is not measured"}
-            )
-            write_end(self.folder_of(end.number), end)
-        self.study.tell(end.number, end.state, values, notes_of(self.point_of(end.number), end.reason))
+            names = [goal.metric for goal in self.plan.objectives if goal.metric not in end.metrics]
+            end, write = replace(end, state="failed", reason=f"{', '.join(names)} is not measured"), True
+        if write:
+            write_end(make_folder(self.folder_of(end.number)), end)
+        self.study.tell(end.number, end.state, values, end.reason)
         self._judge.ended(end.number, is_finished=end.state == "finished")
         self._failed_in_a_row = self._failed_in_a_row + 1 if end.state == "failed" else 0
         self.ends[end.number] = end
         self._note_memory(end.memory_gb)
         return end
 
-    def _note_memory(self, *taken: float | None) -> None:
-        known = [value for value in (self.memory_gb, *taken) if value is not None]
-        self.memory_gb = max(known, default=None)
+    def _note_memory(self, taken_gb: float | None) -> None:
+        if taken_gb is not None:
+            self.memory_gb = max(taken_gb, self.memory_gb or 0.0)
+
+
+class SweepResult:
+    """What a sweep has found so far: its ends, and the points of all trials by number.
+
+    ``front`` are the finished trials that no other beats in every objective, ``best`` the one of them with the best
+    mean, ``base`` the trial with the training configuration's own values, if it finished, and ``importances`` the
+    share of each setting in what the first objective varies by, stopped trials included.
+    """
+
+    def __init__(self, sweep: Sweep) -> None:
+        self.plan, self.plans, self.run_id, self.gave_up = (
+            sweep.plan,
+            sweep.plans,
+            sweep.run_id,
+            sweep.gave_up,
+        )
+        self.ends = [sweep.ends[number] for number in sorted(sweep.ends)]
+        self.points = sweep.study.points()
+        self.front = [number for number in sweep.study.front() if number in sweep.ends]
+        self.best = best_of(self.plan, [sweep.ends[number] for number in self.front])
+        base = sweep.ends.get(BASE_TRIAL) if self.plan.has_base else None
+        self.base = base if base and base.state == "finished" else None
+        goal = self.plan.objectives[0]
+        scored = [end for end in self.ends if end.state != "failed" and goal.metric in end.metrics]
+        self.importances = sweep.study.importances(
+            {end.number: goal.sign * end.metrics[goal.metric] for end in scored}
+        )
+
+    def count(self, state: str) -> int:
+        """Count the trials that ended like this."""
+        return sum(end.state == state for end in self.ends)
+
+    @property
+    def epochs(self) -> tuple[int, int]:
+        """Epochs that the trials were trained, and that they would have had without a stop; failed ones left out."""
+        counted = [end for end in self.ends if end.state != "failed"]
+        return sum(end.epochs_run for end in counted), sum(end.epochs_full for end in counted)
+
+    @property
+    def saved_share(self) -> float:
+        """Share of the epochs that stopping early has saved."""
+        run, full = self.epochs
+        return 1 - run / full if full else 0.0
+
+
+def best_of(plan: SweepPlan, ends: Sequence[TrialEnd]) -> TrialEnd | None:
+    """Return the finished trial with the best mean of the objectives, the first of equals."""
+    scored = [
+        (score, -end.number, end)
+        for end in ends
+        if end.state == "finished" and (score := score_of(plan.objectives, end.metrics)) is not None
+    ]
+    return max(scored, key=lambda entry: entry[:2])[2] if scored else None
+
+
+def winning_settings(result: SweepResult, tracking: Mapping[str, object]) -> dict[str, object]:
+    """Return the configuration of the best trial as ``train_model`` reads it, to be trained in its own directory.
+
+    Args:
+        result: with a best trial.
+        tracking: where to track where the training configuration does not say.
+    """
+    assert result.best is not None
+    plans = result.plans
+    plan = plans.plan_of(result.best.number, result.points[result.best.number])
+    plan = plan.model_copy(update={"output_dir": plans.sweep.output_dir / "winner"})
+    test = bool((plans.base.get("evaluation") or {}).get("test", False))
+    content = with_changes(resolved_settings(plan), {"evaluation.test": test}, "the winner")
+    return {**content, "tracking": dict(plans.tracking or tracking)}
+
+
+def words_of(point: Point) -> str:
+    """Write the values of a trial in one line, the last part of each path alone."""
+
+    def short(value: Value) -> str:
+        if isinstance(value, float):
+            return f"{value:.4g}"
+        return value if isinstance(value, str) else json.dumps(value)
+
+    return ", ".join(f"{path.rpartition('.')[2]}={short(value)}" for path, value in point.items())

@@ -1,96 +1,58 @@
-"""One trial in its process: a full training, followed epoch by epoch, whose end is written down whatever happens."""
+"""One trial in its process: a full training run, followed epoch by epoch, whose end is recorded whatever happens."""
 
 from __future__ import annotations
 
 import logging
+import math
 import shutil
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 from vavl.config.files import read_json, write_json
-from vavl.errors import VavlError
 from vavl.training.checkpoint import CHECKPOINTS_FOLDER
-from vavl.training.loop import Record, Report
+from vavl.training.loop import Report
+from vavl.training.many import SUMMARY_FILE, RunLog, Status, reason_of
 from vavl.training.process_memory import RUN_MEMORY, peak_memory_bytes
 from vavl.training.run_folder import RunFolder, claim_run_folder
 from vavl.training.settings import TrainingPlan
-from vavl.training.stop import STOP_FILE, TrainingStopped, ask_to_stop, read_left
-from vavl.training.worker import OUTCOME_FILE, read_outcome
+from vavl.training.stop import TrainingStopped, ask_to_stop, stop_request
+from vavl.training.worker import read_outcome
 from vavl.tuning.study import State
 
-SUMMARY_FILE = "summary.json"
 RAY_FOLDER = "ray"
-Status = Literal["FINISHED", "FAILED", "KILLED"]
 _STATUSES: dict[State, Status] = {"finished": "FINISHED", "pruned": "KILLED", "failed": "FAILED"}
 _LOOK_SECONDS = 0.3
 _log = logging.getLogger(__name__)
 
 
-class TrialLog(Protocol):
+class TrialLog(RunLog, Protocol):
     """Keeps the record of one trial; must be picklable."""
-
-    def start(self, plan: TrainingPlan, folder: RunFolder) -> None:
-        """Record that the trial starts, or goes on."""
-
-    def __call__(self, records: Sequence[Record]) -> None:
-        """Record steps and epochs."""
 
     def epochs(self) -> Sequence[Mapping[str, Any]]:
         """Return the epochs that were recorded, the last record of each, in order."""
 
-    def end(self, status: Status, metrics: Mapping[str, float]) -> None:
-        """Record the end."""
-
 
 Launch = Callable[[TrainingPlan, RunFolder, Report], None]
-"""Trains to the end; raises ``TrainingStopped`` when the stop file asked for it."""
-
 Tell = Callable[[Mapping[str, Any]], None]
-"""Hears of every epoch: ``epoch``, ``total_epochs``, ``metrics``."""
 
 
 @dataclass(frozen=True)
 class TrialEnd:
-    """How a trial ended.
-
-    Attributes:
-        number: of the trial.
-        state: finished, pruned (stopped before its end) or failed.
-        reason: why it was stopped or failed, else "".
-        metrics: of the best epoch; validation only.
-        epochs_run: epochs that were trained.
-        epochs_full: epochs that it would have had.
-        seconds: of the last attempt.
-        memory_gb: most memory of all its processes together; None where it ended before an epoch.
-        run_id: of the training.
-    """
+    """How a trial ended."""
 
     number: int
     state: State
-    reason: str = ""
-    metrics: Mapping[str, float] = field(default_factory=dict)
+    reason: str = ""  # why it was stopped or failed
+    metrics: Mapping[str, float] = field(default_factory=dict)  # of the best epoch; validation only
     epochs_run: int = 0
-    epochs_full: int = 0
-    seconds: float = 0.0
-    memory_gb: float | None = None
+    epochs_full: int = 0  # that it would have had
+    seconds: float = 0.0  # of the last attempt
+    memory_gb: float | None = None  # most of all its processes together; None where it ended before an epoch
     run_id: str = ""
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What a trial may take.
-
-    Attributes:
-        seconds: longest time of an attempt, None without limit.
-        select_by: metrics whose mean chooses the best epoch.
-    """
-
-    seconds: float | None = None
-    select_by: Sequence[str] = ()
 
 
 def read_end(folder: Path) -> TrialEnd | None:
@@ -105,108 +67,86 @@ def write_end(folder: Path, end: TrialEnd) -> None:
 
 
 def run_trial(
-    number: int,
-    plan: TrainingPlan,
-    log: TrialLog,
-    launch: Launch,
-    limits: Limits,
-    tell: Tell,
+    number: int, plan: TrainingPlan, log: TrialLog, launch: Launch, tell: Tell, seconds: float | None = None
 ) -> TrialEnd:
-    """Train one trial, or go on from its checkpoint; whatever goes wrong is the end of this trial only.
+    """Train one trial, or resume it from its checkpoint; whatever goes wrong is the end of this trial only.
 
     Args:
         number: of the trial.
-        plan: of the training, in the trial's folder.
+        plan: of the training run, in the trial's directory.
         log: of the trial.
-        launch: trains.
-        limits: what the trial may take.
-        tell: hears of every epoch: ``epoch``, ``total_epochs``, ``metrics``.
+        launch: trains to the end; raises ``TrainingStopped`` when the stop file asked for it.
+        tell: receives ``epoch``, ``total_epochs`` and ``metrics`` of every epoch.
+        seconds: longest time of this attempt, None without limit.
     """
-    start = time.monotonic()
-    folder: RunFolder | None = None
+    start, folder = time.monotonic(), None
     try:
         folder = claim_run_folder(plan)
         log.start(plan, folder)
-        _follow(plan, folder, log, launch, limits, tell)
-        end = _finished(number, plan, log)
+        _follow(plan, folder, log, launch, tell, seconds)
+        end = TrialEnd(number, "finished", metrics=read_outcome(plan.directory)["metrics"])
     except TrainingStopped:
-        end = _stopped(number, plan, log, limits)
-    except Exception as fault:  # noqa: BLE001  the other trials go on
+        metrics = best_epoch_metrics(log.epochs(), plan.evaluation.select_by)
+        request = stop_request(plan.directory) or {"message": "stopped"}
+        end = TrialEnd(number, "pruned", request["message"], metrics)
+    except Exception as error:  # noqa: BLE001  the other trials continue
         _log.exception("trial %d failed", number)
-        reason = str(fault) if isinstance(fault, VavlError) else f"{type(fault).__name__}: {fault}"
-        end = TrialEnd(number, "failed", reason, **_epochs(log))
-    run_id = folder.run_id if folder else ""
-    end = TrialEnd(**{**asdict(end), "seconds": time.monotonic() - start, "run_id": run_id})
-    _conclude(plan.output_dir, folder, log, end)
+        end = TrialEnd(number, "failed", reason_of(error))
+    epochs = log.epochs()
+    end = replace(
+        end,
+        epochs_run=len(epochs),
+        epochs_full=int(epochs[-1]["total_epochs"]) if epochs else 0,
+        memory_gb=trial_memory_gb(epochs),
+        seconds=time.monotonic() - start,
+        run_id=folder.run_id if folder else "",
+    )
+    # The journal first, then the end, then tidy up: a kill in between repeats nothing that was trained.
+    try:
+        log.end(_STATUSES[end.state], end.metrics)
+    except Exception:  # noqa: BLE001  the trial has ended already
+        _log.exception("the end of trial %d could not be recorded", number)
+    write_end(plan.directory, end)
+    if folder is not None:
+        folder.finish()
+    # Hundreds of trials would fill the disk; the best weights stay.
+    if end.state != "failed":
+        shutil.rmtree(plan.directory / CHECKPOINTS_FOLDER, ignore_errors=True)
     return end
 
 
 def _follow(
-    plan: TrainingPlan, folder: RunFolder, log: TrialLog, launch: Launch, limits: Limits,
-    tell: Tell,
-) -> None:  # fmt: skip
-    """Train in another thread, and tell of the epochs as the journal gets them."""
-    fault: list[BaseException] = []
-
-    def work() -> None:
-        try:
-            launch(plan, folder, log)
-        except BaseException as problem:  # noqa: BLE001  raised again in the thread that waits
-            fault.append(problem)
-
+    plan: TrainingPlan, folder: RunFolder, log: TrialLog, launch: Launch, tell: Tell, seconds: float | None
+) -> None:
+    """Train in another thread, since Tune takes reports from this one alone, and tell of the epochs in the journal."""
     told = len(log.epochs())  # an earlier attempt told of these
-    trainer = threading.Thread(target=work, name="trial", daemon=True)
-    deadline = None if limits.seconds is None else time.monotonic() + limits.seconds
-    trainer.start()
-    is_over = False
-    while not is_over:
-        is_over = not trainer.is_alive()
-        epochs = log.epochs()
-        for record in epochs[told:]:
-            tell({name: record[name] for name in ("epoch", "total_epochs", "metrics")})
-        told = max(told, len(epochs))
-        if deadline is not None and time.monotonic() > deadline:
-            deadline = None
-            ask_to_stop(plan.output_dir, "stop", f"longer than {limits.seconds:g} s")
-        trainer.join(_LOOK_SECONDS)
-    if fault:
-        raise fault[0]
-
-
-def _finished(number: int, plan: TrainingPlan, log: TrialLog) -> TrialEnd:
-    return TrialEnd(number, "finished", metrics=read_outcome(plan.output_dir)["metrics"], **_epochs(log))
-
-
-def _stopped(number: int, plan: TrainingPlan, log: TrialLog, limits: Limits) -> TrialEnd:
-    if (plan.output_dir / OUTCOME_FILE).exists() and read_left(plan.output_dir) is None:
-        return _finished(number, plan, log)  # the request came after the last step
-    reason = str(read_json(plan.output_dir / STOP_FILE)["message"])
-    return TrialEnd(
-        number, "pruned", reason, best_epoch_metrics(log.epochs(), limits.select_by), **_epochs(log)
-    )
+    deadline = math.inf if seconds is None else time.monotonic() + seconds
+    with ThreadPoolExecutor(1) as pool:
+        training, is_over = pool.submit(launch, plan, folder, log), False
+        while not is_over:
+            is_over = bool(wait([training], timeout=_LOOK_SECONDS).done)
+            for record in log.epochs()[told:]:
+                tell({name: record[name] for name in ("epoch", "total_epochs", "metrics")})
+                told += 1
+            if time.monotonic() > deadline:
+                deadline = math.inf
+                ask_to_stop(plan.directory, "stop", f"longer than {seconds:g} s")
+    training.result()
 
 
 def best_epoch_metrics(epochs: Sequence[Mapping[str, Any]], select_by: Sequence[str]) -> dict[str, float]:
-    """Return the validation metrics of the best epoch, the first of equals; empty without epochs."""
-    best: dict[str, float] = {}
-    best_score: float | None = None
-    for record in epochs:
-        metrics = {name: value for name, value in record["metrics"].items() if value is not None}
-        if all(name in metrics for name in select_by):
-            score = sum(metrics[name] for name in select_by)
-            if best_score is None or score > best_score:
-                best_score = score
-                best = {name: value for name, value in metrics.items() if name.startswith("validation/")}
-    return best
+    """Return the validation metrics of the best epoch, the first of equals; empty without epochs.
 
-
-def _epochs(log: TrialLog) -> dict[str, Any]:
-    epochs = log.epochs()
-    return {
-        "epochs_run": len(epochs),
-        "epochs_full": int(epochs[-1]["total_epochs"]) if epochs else 0,
-        "memory_gb": trial_memory_gb(epochs),
-    }
+    Args:
+        epochs: with ``metrics`` by name, None where one is not finite.
+        select_by: metrics whose mean chooses the best epoch; an epoch that lacks one is no candidate.
+    """
+    known = [
+        {name: value for name, value in record["metrics"].items() if value is not None} for record in epochs
+    ]
+    complete = [metrics for metrics in known if all(name in metrics for name in select_by)]
+    best = max(complete, key=lambda metrics: sum(metrics[name] for name in select_by), default={})
+    return {name: value for name, value in best.items() if name.startswith("validation/")}
 
 
 def trial_memory_gb(epochs: Sequence[Mapping[str, Any]]) -> float | None:
@@ -214,18 +154,3 @@ def trial_memory_gb(epochs: Sequence[Mapping[str, Any]]) -> float | None:
     known = [record["metrics"].get(RUN_MEMORY) for record in epochs]
     measured = [value for value in known if value is not None]
     return max(measured) + peak_memory_bytes() / 2**30 if measured else None
-
-
-def _conclude(path: Path, folder: RunFolder | None, log: TrialLog, end: TrialEnd) -> None:
-    """Close the journal, then write the end, then tidy up: a kill in between repeats nothing that was trained."""
-    try:
-        log.end(_STATUSES[end.state], end.metrics)
-    except Exception:  # noqa: BLE001  the trial has ended already
-        _log.exception("the end of trial %d could not be recorded", end.number)
-    write_end(path, end)
-    if folder is not None:
-        folder.finish()
-    if end.state != "failed":
-        # Hundreds of trials would fill the disk; the best weights stay.
-        for name in (CHECKPOINTS_FOLDER, RAY_FOLDER):
-            shutil.rmtree(path / name, ignore_errors=True)

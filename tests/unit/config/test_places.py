@@ -16,6 +16,7 @@ from vavl.config.places import (
     FROM_ROOT,
     anchored,
     check_project_files,
+    is_lost_with_the_job,
     marked_settings,
     portable,
     root_folder,
@@ -109,6 +110,12 @@ def test_a_submitted_job_without_a_root_is_warned_that_its_results_go(tmp_path, 
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
     assert run_job("Do a thing.", Job, lambda job: None, lambda job: None, [str(file), "card=x.yaml"]) == 0
     assert "VAVL_ROOT is not set: relative results go into" in caplog.text
+
+
+def test_ray_names_a_submitted_job_as_we_expect():
+    from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
+
+    assert is_lost_with_the_job({RAY_JOB_CONFIG_JSON_ENV_VAR: "{}"})
 
 
 def places_of(annotation: Any) -> bool:

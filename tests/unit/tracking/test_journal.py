@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from vavl.errors import TrackingError
-from vavl.tracking.journal import Journal, clean
+from vavl.tracking import journal as journal_module
+from vavl.tracking.journal import Journal, JournalReader, clean
 
 
 def test_records_come_back_in_order_with_increasing_numbers(tmp_path: Path) -> None:
@@ -112,3 +113,89 @@ def test_a_journal_travels_into_a_process_with_another_folder(
     copy = pickle.loads(pickle.dumps(journal))
     assert copy == journal
     assert copy.path == tmp_path / "journal.jsonl"
+
+
+def steps_of(reader: JournalReader) -> list[int]:
+    return [record.payload["step"] for record in reader.read()]
+
+
+def test_a_reader_yields_every_record_once(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal.jsonl")
+    reader = JournalReader(journal)
+    assert steps_of(reader) == []
+    journal.append_all([("step", {"step": step}) for step in range(3)])
+    records = reader.read()
+    assert next(records).payload["step"] == 0  # what is left of a read comes with the next one
+    assert steps_of(reader) == [1, 2]
+    assert steps_of(reader) == []
+    journal.append("step", step=3)
+    assert steps_of(pickle.loads(pickle.dumps(reader))) == [3]
+    assert steps_of(reader) == [3]
+    assert not reader.began_anew
+
+
+def test_a_poll_of_a_reader_parses_what_is_new_however_long_the_journal_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal, parsed = Journal(tmp_path / "journal.jsonl"), []
+    reader = JournalReader(journal)
+    journal.append_all([("step", {"step": step}) for step in range(2000)])
+    assert len(steps_of(reader)) == 2000
+    true_parse = journal_module._parsed
+    monkeypatch.setattr(journal_module, "_parsed", lambda line: (parsed.append(line), true_parse(line))[1])
+    for step in range(2000, 2003):
+        journal.append("step", step=step)
+        parsed.clear()
+        assert steps_of(reader) == [step]
+        assert len(parsed) == 2  # the one before tells that the file is the same
+
+
+def test_a_reader_waits_for_the_end_of_a_torn_line(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal.jsonl")
+    reader = JournalReader(journal)
+    journal.append_all([("step", {"step": 0}), ("step", {"step": 1})])
+    whole = journal.path.read_bytes()
+    for end in (len(whole) - 1, len(whole) - 20):
+        journal.path.write_bytes(whole[:end])
+        assert steps_of(reader) == ([0] if end == len(whole) - 1 else [])
+    journal.path.write_bytes(whole)
+    assert steps_of(reader) == [1]
+
+
+def test_a_torn_line_that_is_never_completed_costs_a_reader_only_itself(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal.jsonl")
+    reader = JournalReader(journal)
+    journal.append("step", step=0)
+    with journal.path.open("a") as file:
+        file.write('{"seq": 2, "kind": "st')
+    assert steps_of(reader) == [0]
+    journal.append("step", step=2)
+    assert steps_of(reader) == [2]
+    journal.append("step", step=3)
+    assert steps_of(reader) == [3]
+
+
+@pytest.mark.parametrize("how", ["truncated", "replaced", "moved aside"])
+def test_a_reader_of_a_journal_that_was_made_anew_begins_anew(tmp_path: Path, how: str) -> None:
+    """Also when the new one has grown longer than the old one was."""
+    journal = Journal(tmp_path / "journal.jsonl")
+    reader = JournalReader(journal)
+    journal.append_all([("step", {"step": 0}), ("step", {"step": 1})])
+    assert steps_of(reader) == [0, 1]
+    match how:
+        case "truncated":
+            journal.path.write_bytes(b"")
+        case "replaced":
+            other = Journal(tmp_path / "other.jsonl")
+            other.append("step", step=10)
+            other.path.replace(journal.path)
+        case "moved aside":
+            journal.path.rename(tmp_path / "earlier.jsonl")
+            assert steps_of(reader) == []
+            assert not reader.began_anew
+    journal.append_all([("step", {"step": 10 + step, "filler": "x" * 100}) for step in range(9)])
+    found = steps_of(reader)
+    assert reader.began_anew
+    assert found == ([10] if how == "replaced" else []) + list(range(10, 19))
+    assert steps_of(reader) == []
+    assert not reader.began_anew

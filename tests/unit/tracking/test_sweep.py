@@ -20,9 +20,8 @@ from vavl.tracking.sweep import TrackedSweep, main_metrics
 from vavl.tracking.sweep_pages import write_pages
 from vavl.tracking.sweep_progress import SweepProgress
 from vavl.tracking.sweep_result import refuse_nothing_found, result_rows, sweep_summary, write_results
-from vavl.tuning.results import SweepResult, result_of
 from vavl.tuning.settings import SweepPlan
-from vavl.tuning.sweep import Sweep, open_sweep
+from vavl.tuning.sweep import Sweep, SweepResult, open_sweep
 from vavl.tuning.trial import TrialEnd, write_end
 
 METRIC = "validation/audio_video/accuracy"
@@ -84,7 +83,7 @@ def small_sweep(plan: SweepPlan, tracking: TrackingSettings) -> SweepResult:
     """Return the results of the acted sweep, without a tracking store."""
     with open_sweep(plan) as sweep:
         ends_of(sweep, TrackedSweep(plan.output_dir, tracking))
-        return result_of(sweep)
+        return SweepResult(sweep)
 
 
 def test_children_and_the_registered_best_reach_mlflow(
@@ -95,7 +94,7 @@ def test_children_and_the_registered_best_reach_mlflow(
         tracked.start(plan, "hash", sweep)
         for end in ends_of(sweep, tracked, model_folder):
             tracked.ended(end)
-        result = result_of(sweep)
+        result = SweepResult(sweep)
         kept = tracked.finish(result, [*write_results(result, settings, {}), *write_pages(result)])
         again = tracked._register(result)  # a second start registers nothing new
         assert again is not None
@@ -159,7 +158,7 @@ def test_a_sweep_that_found_nothing_says_why(plan: SweepPlan, tracking: Tracking
         trial = sweep.next_trial(0)
         assert trial is not None
         sweep.trial_ended(trial.number, "its process died twice")
-        result = result_of(sweep)
+        result = SweepResult(sweep)
     assert sweep_summary(result)["best"] is None
     assert main_metrics(result)["sweep/failed"] == 1
     assert [path.name for path in write_pages(result)] == ["report.html"]

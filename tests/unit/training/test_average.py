@@ -8,6 +8,7 @@ from safetensors.torch import save_file
 
 from vavl.models.saved_model import load_model
 from vavl.training.average import WeightAverage
+from vavl.training.checkpoint import weights_of
 from vavl.training.engine import TorchEngine
 from vavl.training.loop import BEST_FOLDER, train
 from vavl.training.run import prepare_run
@@ -16,7 +17,13 @@ from vavl.training.settings import TrainingSettings
 
 @pytest.fixture
 def engine():
-    return TorchEngine(torch.nn.Linear(2, 1, bias=False), TrainingSettings(engine="torch"))
+    return TorchEngine(
+        torch.nn.Linear(2, 1, bias=False), TrainingSettings(engine="torch"), torch.device("cpu")
+    )
+
+
+def built():
+    return torch.nn.Linear(2, 1, bias=False)
 
 
 def set_weight(engine, value):
@@ -26,20 +33,23 @@ def set_weight(engine, value):
 
 def test_the_average_follows_slowly_after_a_quick_start(engine):
     set_weight(engine, 0)
-    average = WeightAverage(torch.nn.Linear(2, 1, bias=False), 0.9)
-    average.network.weight.fill_(0)
+    average = WeightAverage(engine, 0.9, built)
     set_weight(engine, 1)
-    average.update(engine, 0)  # 1 / 10 of the old
-    torch.testing.assert_close(average.network.weight, torch.full((1, 2), 0.9))
-    average.update(engine, 1000)
-    torch.testing.assert_close(average.network.weight, torch.full((1, 2), 0.91))
+    average.update(0)  # 1 / 10 of the old
+    torch.testing.assert_close(average.network().weight.detach(), torch.full((1, 2), 0.9))
+    average.update(1000)
+    torch.testing.assert_close(average.network().weight.detach(), torch.full((1, 2), 0.91))
+    assert engine.network.weight.tolist() == [[1, 1]]
 
 
 def test_it_comes_back_as_it_was(engine, tmp_path):
-    average, other = (WeightAverage(torch.nn.Linear(2, 1, bias=False), 0.9) for _ in range(2))
+    average = WeightAverage(engine, 0.9, built)
+    set_weight(engine, 3)
+    other = WeightAverage(engine, 0.9, built)
     save_file(average.weights(), tmp_path / "average.safetensors")
     other.load(tmp_path / "average.safetensors")
-    assert torch.equal(other.network.weight, average.network.weight)
+    assert torch.equal(other.network().weight, average.network().weight)
+    assert not torch.equal(other.network().weight, engine.network.weight)
 
 
 @pytest.mark.parametrize("stage", [None, 0, 1, 2, 3])
@@ -50,10 +60,9 @@ def test_what_is_saved_and_measured_is_the_average(plan, records, stage):
     seen, steps = records(), []
     update = run.average.update
 
-    def remember(engine, step):
-        update(engine, step)
-        with engine.gathered():
-            steps.append({name: value.detach().clone() for name, value in engine.network.named_parameters()})
+    def remember(step):
+        update(step)
+        steps.append(weights_of(run.engine))
 
     run.average.update = remember
     first = run.average.weights()

@@ -5,19 +5,24 @@ from __future__ import annotations
 import errno
 import json
 import logging
+import re
 import threading
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import save_file
 
 from vavl.config.files import sha256_of_file
 from vavl.errors import TrainingError
-from vavl.training import checkpoint
-from vavl.training.checkpoint import CheckpointFolder
+from vavl.training import checkpoint_files
+from vavl.training.checkpoint import Checkpoints, checkpoint_names, remove_old, weights_of
+from vavl.training.checkpoint_files import CheckpointValues, Snapshot, shares
 from vavl.training.engine import TorchEngine
 from vavl.training.settings import TrainingSettings
 from vavl.training.state import LoopState
+from vavl.training.storage import RunStorage
 
 FRESH = LoopState(config_hash="c", store_hash="s", workers=1, zero_stage=0)
 
@@ -29,7 +34,7 @@ def engine():
     def make(steps: int = 0) -> TorchEngine:
         torch.manual_seed(0)
         network = torch.nn.Linear(3, 2)
-        made = TorchEngine(network, TrainingSettings(engine="torch"))
+        made = TorchEngine(network, TrainingSettings(engine="torch"), torch.device("cpu"))
         for _ in range(steps):
             made.backward(network(torch.ones(1, 3)).square().sum())
             made.step(0.1)
@@ -39,8 +44,8 @@ def engine():
 
 
 @pytest.fixture
-def folder(tmp_path) -> CheckpointFolder:
-    return CheckpointFolder(tmp_path / "checkpoints", keep=3)
+def folder(tmp_path) -> Checkpoints:
+    return Checkpoints(tmp_path, keep=3)
 
 
 def at(step: int, **changes) -> LoopState:
@@ -48,19 +53,25 @@ def at(step: int, **changes) -> LoopState:
 
 
 def save(folder, engine, state, records=()):
-    folder.save(engine, None, state, records)
+    """Write in this thread, as ``finish`` waits for the write and not for the removal of old ones."""
+
+    def submit(pending):
+        pending()
+        remove_old(folder._root, folder._keep)
+
+    folder.save(engine, None, state, records, submit)
     folder.finish()
 
 
 def loaded(folder, engine) -> tuple[LoopState, TorchEngine]:
-    found, fresh = folder.newest(), engine()
+    found, fresh = folder.newest(Path("unused")), engine()
     fresh.network.load_state_dict(found.values().weights({"weight": (2, 3), "bias": (2,)}))
     fresh.load(found.values())
     return found.state, fresh
 
 
 def test_without_a_checkpoint_there_is_nothing_to_resume(folder):
-    assert folder.newest() is None
+    assert folder.newest(Path("unused")) is None
 
 
 def test_what_was_saved_comes_back(folder, engine):
@@ -71,9 +82,9 @@ def test_what_was_saved_comes_back(folder, engine):
     save(folder, before, state, [{"kind": "step", "step": 2}])
     found, after = loaded(folder, engine)
     assert found == state
-    assert folder.newest().records == [{"kind": "step", "step": 2}]
-    for name, value in before.full_weights().items():
-        assert torch.equal(value, after.full_weights()[name])
+    assert folder.newest(Path("unused")).records == [{"kind": "step", "step": 2}]
+    for name, value in weights_of(before).items():
+        assert torch.equal(value, weights_of(after)[name])
     assert after.optimizer_steps == 3
     # The optimizer's moments too: the next step is the same.
     for one in (before, after):
@@ -84,19 +95,19 @@ def test_what_was_saved_comes_back(folder, engine):
 
 def test_training_goes_on_while_a_checkpoint_is_written(folder, engine, monkeypatch):
     """What is written is the state at the call, whatever happens to the weights meanwhile."""
-    may_write, real_write = threading.Event(), checkpoint.write_rank
+    may_write, real_write = threading.Event(), Snapshot.write
 
     def slow_write(*arguments):
         assert may_write.wait(10)
         real_write(*arguments)
 
-    monkeypatch.setattr(checkpoint, "write_rank", slow_write)
+    monkeypatch.setattr(Snapshot, "write", slow_write)
     busy = engine(1)
     before = busy.network.weight.detach().clone()
     folder.save(busy, None, at(1))
     busy.backward(busy.network(torch.ones(1, 3)).sum())
     busy.step(0.1)
-    assert folder.newest() is None
+    assert folder.newest(Path("unused")) is None
     may_write.set()
     folder.finish()
     _, after = loaded(folder, engine)
@@ -111,21 +122,14 @@ def names(tmp_path):
 def test_the_newest_is_resumed_and_old_ones_go(folder, engine, tmp_path):
     for step in (1, 2, 3, 4, 5):
         save(folder, engine(step), at(step))
-    assert folder.newest().state.step == 5
+    assert folder.newest(Path("unused")).state.step == 5
     assert names(tmp_path) == [3, 4, 5]
-
-
-def test_those_with_the_best_scores_stay_beside_the_newest(tmp_path, engine):
-    folder = CheckpointFolder(tmp_path / "checkpoints", keep=1, keep_best=2)
-    for step, score in enumerate((0.1, 0.9, None, 0.7, 0.3, 0.8, None), start=1):
-        save(folder, engine(1), at(step, score=score))
-    assert names(tmp_path) == [2, 6, 7]
 
 
 def test_saving_the_same_step_again_replaces_it(folder, engine, tmp_path):
     save(folder, engine(1), at(4, epoch=1))
     save(folder, engine(2), at(4, epoch=2))
-    assert folder.newest().state.epoch == 2
+    assert folder.newest(Path("unused")).state.epoch == 2
     assert names(tmp_path) == [4]
 
 
@@ -143,21 +147,20 @@ def remove(path):
     path.unlink()
 
 
-def add_beside(path):
-    path.with_name("stranger.pt").write_bytes(b"pickle of someone else")
+def of_another_attempt(path):
+    path.write_text(path.read_text().replace('"token": "', '"token": "f'))
 
 
 RANK = "rank-000.safetensors"
 DAMAGES = [
-    ("manifest.json", remove, "does not exist"),
-    ("manifest.json", truncate, "not valid JSON"),
-    (RANK, truncate, f"checksums differ: ['{RANK}']"),
+    ("rank-000.json", truncate, "an entry of its files cannot be read"),
+    (RANK, truncate, f"files are missing or have another size: ['{RANK}']"),
     (RANK, flip_a_byte, f"checksums differ: ['{RANK}']"),
-    (RANK, remove, f"files differ from the manifest: ['{RANK}']"),
-    (RANK, add_beside, "files differ from the manifest: ['stranger.pt']"),
-    ("records.json", truncate, "checksums differ: ['records.json']"),
+    (RANK, remove, f"files are missing or have another size: ['{RANK}']"),
+    ("records.json", truncate, "files are missing or have another size: ['records.json']"),
     ("loop.json", flip_a_byte, "checksums differ: ['loop.json']"),
-    ("loop.json", remove, "files differ from the manifest: ['loop.json']"),
+    ("loop.json", remove, "files are missing or have another size: ['loop.json']"),
+    ("rank-001.json", of_another_attempt, "holds files of different attempts"),
 ]
 
 
@@ -169,9 +172,14 @@ def test_a_torn_checkpoint_is_skipped_with_a_message_and_the_one_before_is_used(
 ):
     save(folder, engine(1), at(1))
     save(folder, engine(2), at(2))
-    damage(tmp_path / "checkpoints" / "step-00000002" / file)
+    directory = tmp_path / "checkpoints" / "step-00000002"
+    if file == "rank-001.json":
+        entry = json.loads((directory / "rank-000.json").read_text())
+        for rank in range(2):
+            (directory / f"rank-00{rank}.json").write_text(json.dumps({**entry, "ranks": 2}))
+    damage(directory / file)
     with caplog.at_level(logging.WARNING):
-        (told,) = folder.newest().torn
+        (told,) = folder.newest(Path("unused")).torn
     state, after = loaded(folder, engine)
     assert state.step == 1
     assert torch.equal(after.network.weight, engine(1).network.weight)
@@ -186,20 +194,19 @@ def test_a_torn_checkpoint_is_skipped_with_a_message_and_the_one_before_is_used(
 def test_when_all_are_torn_the_run_starts_anew(folder, engine, tmp_path):
     save(folder, engine(1), at(1))
     truncate(tmp_path / "checkpoints/step-00000001" / RANK)
-    assert folder.newest() is None
+    assert folder.newest(Path("unused")) is None
 
 
 def test_what_a_killed_save_left_is_in_nobodys_way(folder, engine, tmp_path):
     save(folder, engine(1), at(1))
-    left = tmp_path / "checkpoints" / ".step-00000002.dead.partial"
+    left = tmp_path / "checkpoints" / "step-00000002"
     left.mkdir()
     (left / RANK).write_bytes(b"half")
-    assert folder.newest().state.step == 1
-    again = CheckpointFolder(tmp_path / "checkpoints", keep=3)
+    again = Checkpoints(tmp_path, keep=3)
     again.open()
     assert not left.exists()
     save(again, engine(2), at(2))
-    assert again.newest().state.step == 2
+    assert again.newest(Path("unused")).state.step == 2
     assert names(tmp_path) == [1, 2]
 
 
@@ -209,13 +216,12 @@ def test_a_full_disk_is_an_error_that_leaves_the_last_checkpoint_whole(folder, e
     def full(*arguments):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(checkpoint, "seal", full)
+    monkeypatch.setattr(checkpoint_files, "save_file", full)
     folder.save(engine(2), None, at(2))
-    with pytest.raises(TrainingError, match=r"could not be written: .*No space left.*\n.*free disk space"):
+    with pytest.raises(TrainingError, match=r"could not be written: .*No space left.*\n.*free space"):
         folder.finish()
     assert folder.failed
-    assert folder.newest().state.step == 1
-    assert names(tmp_path) == [1]
+    assert folder.newest(Path("unused")).state.step == 1
 
 
 @pytest.mark.parametrize("change", ["config_hash", "store_hash"])
@@ -233,14 +239,12 @@ def test_a_checkpoint_of_something_else_is_refused(plan, train_from, change):
 
 
 def seal_again(path):
-    """Make the manifest fit the files again."""
-    manifest = path / "manifest.json"
-    content = {
-        file.name: {"bytes": file.stat().st_size, "sha256": sha256_of_file(file)}
-        for file in path.iterdir()
-        if file != manifest
-    }
-    manifest.write_text(json.dumps(content))
+    """Make the checksums fit the files again."""
+    entry = json.loads((path / "rank-000.json").read_text())
+    for name in entry["files"]:
+        file = path / name
+        entry["files"][name] = {"bytes": file.stat().st_size, "sha256": sha256_of_file(file)}
+    (path / "rank-000.json").write_text(json.dumps(entry))
 
 
 def test_a_checkpoint_of_another_version_is_refused_with_a_way_out(plan, train_from):
@@ -256,7 +260,7 @@ def test_a_checkpoint_of_another_version_is_refused_with_a_way_out(plan, train_f
 def test_a_checkpoint_holds_tensors_and_json_only(folder, engine, tmp_path):
     save(folder, engine(2), at(2))
     found = {path.name for path in (tmp_path / "checkpoints/step-00000002").iterdir()}
-    assert found == {RANK, "rank-000.json", "loop.json", "records.json", "manifest.json"}
+    assert found == {RANK, "rank-000.json", "loop.json", "records.json"}
     with safe_open(tmp_path / "checkpoints/step-00000002" / RANK, "pt") as file:
         assert set(file.keys()) == {
             f"{kind}/{name}" for kind in ("weight", "exp_avg", "exp_avg_sq") for name in ("weight", "bias")
@@ -276,7 +280,7 @@ def test_a_resumed_run_equals_the_uninterrupted_one_to_the_last_bit(
         "model": {**plan().model.model_dump(), "dropout": 0.2, "head_dropout": 0.2},
         "data": {**plan().data.model_dump(), "augmentation": {"audio": {"noise": 0.3, "tempo": 0.2}}},
         "training": {
-            "engine": engine_name, "zero_stage": stage, "precision": precision, "micro_batches": 2, "max_epochs": 2,
+            "engine": engine_name, "zero_stage": stage, "precision": precision, "clips_per_forward": 5, "max_epochs": 2,
             "optimizer": {"learning_rate": 1e-2, "warmup_steps": 5, "final_share": 0.1},
         },
     }  # fmt: skip
@@ -301,8 +305,8 @@ def test_a_resumed_run_equals_the_uninterrupted_one_to_the_last_bit(
         for seen in (whole_seen, second_seen)
     ]
     assert scores[0] == scores[1]
-    weights = run.engine.full_weights()
-    for name, value in whole.engine.full_weights().items():
+    weights = weights_of(run.engine)
+    for name, value in weights_of(whole.engine).items():
         assert torch.equal(value, weights[name]), name
     best = [(one.output_dir / "best/model.safetensors").read_bytes() for one in (whole.plan, run.plan)]
     assert best[0] == best[1]
@@ -315,3 +319,59 @@ def test_checkpoints_come_every_few_epochs_and_at_the_end(plan, train_from):
     assert found == ["step-00000008", "step-00000016", "step-00000020"]
     state = json.loads((chosen.output_dir / "checkpoints/step-00000016/loop.json").read_text())
     assert (state["step"], state["epoch"], state["trained_clips"]) == (16, 4, 160)
+
+
+def test_checkpoints_of_attempts_on_ray_are_found_by_their_step(tmp_path, engine):
+    for attempt, step in (("b", 3), ("a", 9), ("", 6)):
+        save(Checkpoints(tmp_path, 9, attempt), engine(1), at(step))
+    assert checkpoint_names(RunStorage(tmp_path / "checkpoints")) == [
+        "b/step-00000003", "step-00000006", "a/step-00000009",
+    ]  # fmt: skip
+    assert Checkpoints(tmp_path, 9, "c").newest(Path("unused")).state.step == 9
+    remove_old(RunStorage(tmp_path / "checkpoints"), 2)
+    assert not list((tmp_path / "checkpoints/b").glob("step-*"))
+
+
+def test_ranks_write_about_as_much_each_and_everything_once():
+    sizes = {f"p{number}": size for number, size in enumerate((7, 3, 9, 1, 4, 4, 2))}
+    dealt = shares(sizes, 3)
+    assert dealt.keys() == sizes.keys()
+    loads = [sum(sizes[name] for name, rank in dealt.items() if rank == one) for one in range(3)]
+    assert max(loads) - min(loads) <= 2
+    assert dealt == shares(dict(reversed(sizes.items())), 3)
+
+
+def test_a_checkpoint_of_version_0_1_is_read(tmp_path, engine):
+    """Flat shards that are cut anywhere, and a manifest over all files."""
+    before, path = engine(3), tmp_path / "checkpoints/step-00000003"
+    path.mkdir(parents=True)
+    tensors = {name: value.flatten() for name, value in before.snapshot(lambda _: True).items()}
+    for rank, cut in enumerate((slice(0, 1), slice(1, None))):
+        starts = json.dumps({"weight": rank, "bias": rank})
+        save_file(
+            {name: value[cut].clone() for name, value in tensors.items()}, path / f"rank-{rank:03d}.safetensors",
+            {"starts": starts, "optimizer_steps": "3"},
+        )  # fmt: skip
+        (path / f"rank-{rank:03d}.json").write_text("{}")
+    (path / "loop.json").write_text(at(3).model_dump_json())
+    (path / "records.json").write_text("[]")
+    sums = {one.name: {"bytes": one.stat().st_size, "sha256": sha256_of_file(one)} for one in path.iterdir()}
+    (path / "manifest.json").write_text(json.dumps(sums))
+    state, after = loaded(Checkpoints(tmp_path, 3), engine)
+    assert state.step == 3
+    for name, value in before.snapshot(lambda _: True).items():
+        assert torch.equal(value, after.snapshot(lambda _: True)[name]), name
+    assert after.optimizer_steps == 3
+
+
+def test_a_load_reads_what_it_copies(tmp_path):
+    """Tensors are mapped: looking at one of four touches a quarter of the file."""
+    sizes = {f"weight/p{number}": torch.ones(2**21) for number in range(4)}
+    metadata = {"starts": json.dumps({name.partition("/")[2]: 0 for name in sizes}), "optimizer_steps": "1"}
+    save_file(sizes, tmp_path / "rank-000.safetensors", metadata)
+    values = CheckpointValues(tmp_path)
+    assert values.whole("p1", "weight").sum() == 2**21
+    maps = Path("/proc/self/smaps").read_text().split("rank-000.safetensors")[1:]
+    resident = sum(int(re.search(r"Rss: +(\d+) kB", part)[1]) for part in maps)
+    assert 2**13 <= resident < 2 * 2**13 + 1024
+    values.close()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from vavl.training.cluster import places_on, resources_of_worker
+from vavl.training.cluster import resources_of_worker, workers_that_fit
 from vavl.training.settings import TrainingSettings
 
 SMALL = {"CPU": 4.0, "memory": 8 * 2**30}
@@ -22,7 +22,7 @@ def settings(**changes) -> TrainingSettings:
         ({"cpus_per_worker": 3}, 1 + 1 + 2),
         ({"cpus_per_worker": 0.5}, 8 + 8 + 16),
         ({"gpus_per_worker": 1}, 4),
-        ({"gpus_per_worker": 2, "cpus_per_worker": 5}, 1),
+        ({"gpus_per_worker": 1, "cpus_per_worker": 5}, 1),
         ({"memory_per_worker_gb": 5}, 1 + 1 + 8),
         ({"accelerator_type": "A100"}, 8),
         ({"accelerator_type": "H100"}, 0),
@@ -35,8 +35,8 @@ def settings(**changes) -> TrainingSettings:
     ids=str,
 )
 def test_places_follow_resources_and_placement(changes, places):
-    assert places_on([SMALL, SMALL, LARGE], settings(**changes)) == places
-    assert places_on([], settings(**changes)) == 0
+    assert workers_that_fit([SMALL, SMALL, LARGE], settings(**changes)) == places
+    assert workers_that_fit([], settings(**changes)) == 0
 
 
 def test_a_worker_asks_for_what_the_settings_say():

@@ -5,17 +5,20 @@ from __future__ import annotations
 import json
 
 import pytest
+from pydantic import ValidationError
 
-from vavl.training.deepspeed_config import deepspeed_config, is_plain
+from vavl.training.deepspeed_config import bucket_elements, deepspeed_config, is_plain
 from vavl.training.settings import TrainingSettings
 
 STAGES = (0, 1, 2, 3)
 HOST = {"device": "cpu", "pin_memory": False}
 PINNED = {"device": "cpu", "pin_memory": True}
+PARAMETERS = 52_600_000
 
 
-def config_of(world_size=1, **changes) -> dict:
-    return deepspeed_config(TrainingSettings.model_validate(changes), rows_per_slot=5, world_size=world_size)
+def config_of(world_size=1, micro_batches=1, **changes) -> dict:
+    settings = TrainingSettings.model_validate(changes)
+    return deepspeed_config(settings, 5, world_size, parameters=PARAMETERS, micro_batches=micro_batches)
 
 
 def test_batch_sizes_agree():
@@ -28,7 +31,7 @@ def test_batch_sizes_agree():
 @pytest.mark.parametrize("limit", [0.0, 1.0, 0.25])
 @pytest.mark.parametrize(
     ("stage", "precision"),
-    [(0, "bf16"), *((stage, precision) for stage in (1, 2, 3) for precision in ("fp32", "bf16"))],
+    [(stage, precision) for stage in (1, 2, 3) for precision in ("fp32", "bf16")],
 )
 def test_deepspeed_clips_wherever_it_shards_or_keeps_masters(limit, stage, precision):
     # Absent, the key means 1.0.
@@ -45,17 +48,71 @@ def test_plain_stage_0_is_clipped_by_the_engine_alone():
         for precision in ("fp32", "bf16")
         if is_plain(TrainingSettings(zero_stage=stage, precision=precision))
     ]
-    assert plain == [(0, "fp32")]
+    assert plain == [(0, "fp32"), (0, "bf16")]
 
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_stage_and_precision_are_those_of_the_settings(stage):
     config = config_of(zero_stage=stage, precision="bf16")
     assert config["zero_optimization"]["stage"] == stage
-    # With the check an update that is not finite is left out.
-    assert config["bf16"] == {"enabled": True, "check_grad_overflow": True}
-    assert config["fp16"] == {"enabled": False}
-    assert not config_of(zero_stage=stage)["bf16"]["enabled"]
+    # Weights, gradients and communication stay float32, as in the other engine.
+    expected = {"enabled": True, "dtype": "bfloat16", "lower_precision_safe_modules": []}
+    assert config["torch_autocast"] == expected
+    assert not {"bf16", "fp16"} & config.keys()
+    assert "torch_autocast" not in config_of(zero_stage=stage)
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_buckets_follow_the_network_and_communication_overlaps(stage):
+    """DeepSpeed's default allocates 2 GB for any network."""
+    zero = config_of(zero_stage=stage)["zero_optimization"]
+    assert zero["overlap_comm"]
+    assert zero["reduce_bucket_size"] == zero["allgather_bucket_size"] == PARAMETERS / 8
+    assert bucket_elements(10) == 2**16
+    assert bucket_elements(10**11) == 5 * 10**8
+
+
+def test_the_users_keys_are_merged_over_the_generated_ones():
+    mine = {
+        "zero_optimization": {"overlap_comm": False, "zero_quantized_weights": True},
+        "flops_profiler": {"enabled": True},
+    }
+    config = config_of(zero_stage=3, deepspeed=mine)
+    zero = config["zero_optimization"]
+    assert (zero["stage"], zero["overlap_comm"], zero["zero_quantized_weights"]) == (3, False, True)
+    assert zero["reduce_bucket_size"] == PARAMETERS / 8
+    assert config["flops_profiler"] == {"enabled": True}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            {"gradient_clipping": 2},
+            "gradient_clipping cannot be set: is training.optimizer.gradient_clipping",
+        ),
+        ({"train_batch_size": 8}, "train_batch_size cannot be set: follows from data.composition.batch_size"),
+        ({"zero_optimisation": {}}, "did you mean zero_optimization"),
+        ({"zero_optimization": {"overlap_com": True}}, "did you mean overlap_comm"),
+        (
+            {"zero_optimization": {"stage": 2}},
+            "zero_optimization.stage cannot be set: is training.zero_stage",
+        ),
+        ({"zero_optimization": 3}, "write a section"),
+        ({"fp16": {"enabled": True}}, "fp16 needs zero_stage 1, 2 or 3"),
+    ],
+)
+def test_keys_that_deepspeed_would_ignore_or_that_break_the_sums_are_refused(content, message):
+    with pytest.raises(ValidationError, match=message):
+        TrainingSettings(deepspeed=content)
+
+
+def test_deepspeeds_own_precision_excludes_the_other():
+    assert TrainingSettings(zero_stage=1, deepspeed={"fp16": {"enabled": True}})
+    with pytest.raises(ValidationError, match="set precision: fp32 with it"):
+        TrainingSettings(zero_stage=1, precision="bf16", deepspeed={"fp16": {"enabled": True}})
+    with pytest.raises(ValidationError, match="needs engine: deepspeed"):
+        TrainingSettings(engine="torch", deepspeed={"aio": {}})
 
 
 @pytest.mark.parametrize(

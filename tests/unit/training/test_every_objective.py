@@ -8,12 +8,13 @@ import torch
 
 from vavl.models.draws import DrawKey
 from vavl.objectives.total import Objective
+from vavl.training.checkpoint import weights_of
 from vavl.training.run import prepare_run
 from vavl.training.step import train_step
 
 STEPS = 8
 SHARDED = {
-    "label": [{"zero_stage": stage, "micro_batches": 1 + stage % 2} for stage in (0, 1, 2, 3)],
+    "label": [{"zero_stage": stage, "clips_per_forward": (None, 5)[stage % 2]} for stage in (0, 1, 2, 3)],
     "attributes": [{"zero_stage": 3}],
 }
 HGR = {"weight": 0.5, "audio_video": 0.3, "start_step": 1, "ramp_steps": 2}
@@ -82,7 +83,7 @@ def assert_same_training(found, expected, name):
     assert mine.keys() == theirs.keys()
     for key, values in theirs.items():
         np.testing.assert_allclose(mine[key], values, rtol=1e-5, atol=1e-6, err_msg=f"{name}: {key}")
-    for one, other in ((run.engine.full_weights(), other_run.engine.full_weights()),
+    for one, other in ((weights_of(run.engine), weights_of(other_run.engine)),
                        (run.average.weights(), other_run.average.weights())):  # fmt: skip
         assert one.keys() == other.keys()
         for key, value in other.items():
@@ -100,7 +101,9 @@ def test_stages_and_micro_batches_give_the_same_curves(full_plan, go, target):
         assert 0 < curve["train/pseudo_label/sure"].sum() < curve["train/pseudo_label/unlabelled"].sum()
     for part in PARTS & {name.removeprefix("train/loss/") for name in curve}:
         assert np.abs(curve[f"train/loss/{part}"]).max() > 0, part
-    pieces = ({"micro_batches": 2}, {"micro_batches": 3}) if target == "label" else ({"micro_batches": 3},)
+    pieces = (
+        ({"clips_per_forward": 5}, {"clips_per_forward": 4}) if target == "label" else ({"micro_batches": 3},)
+    )
     for changes in (*pieces, *({"engine": "deepspeed", **one} for one in SHARDED[target])):
         assert_same_training(go(full_plan(str(changes), target, **changes)), expected, str(changes))
 
@@ -116,7 +119,7 @@ def test_the_students_own_labels_are_the_same_where_weights_are_sharded(full_pla
         )
 
     expected = go(own("torch"))
-    found = go(own("sharded", engine="deepspeed", zero_stage=3, micro_batches=2))
+    found = go(own("sharded", engine="deepspeed", zero_stage=3, clips_per_forward=5))
     assert_same_training(found, expected, "stage 3")
 
 
@@ -128,11 +131,11 @@ def test_every_trainable_tensor_moves(full_plan, go):
         for name in EVERY_OBJECTIVE
     }
     plan = plan.model_copy(update={"objectives": plan.objectives.model_copy(update=no_ramp)})
-    before = prepare_run(plan).engine.full_weights()
+    before = weights_of(prepare_run(plan).engine)
     run, _, _ = go(plan)
     assert not run.frozen
     assert all(parameter.requires_grad for parameter in run.engine.network.parameters())
-    still = [name for name, value in run.engine.full_weights().items() if torch.equal(value, before[name])]
+    still = [name for name, value in weights_of(run.engine).items() if torch.equal(value, before[name])]
     assert not still
 
 
@@ -141,7 +144,7 @@ def test_a_resumed_run_equals_the_uninterrupted_one_to_the_last_bit(full_plan, t
     """With dropout, views, noise, adaptive thresholds and averaged weights; killed within the second epoch."""
 
     def dropped(name):
-        plan = full_plan(name, engine=engine, zero_stage=stage, micro_batches=2, max_steps=6)
+        plan = full_plan(name, engine=engine, zero_stage=stage, clips_per_forward=5, max_steps=6)
         model = plan.model.model_copy(update={"dropout": 0.2, "head_dropout": 0.2})
         return plan.model_copy(update={"model": model})
 
@@ -158,7 +161,7 @@ def test_a_resumed_run_equals_the_uninterrupted_one_to_the_last_bit(full_plan, t
     assert state.model_copy(update=timeless) == whole_state.model_copy(update=timeless)
     together = replace_times(restored + second.of("step"))
     assert together == replace_times(whole_seen.of("step"))
-    for kind in (lambda run: run.engine.full_weights(), lambda run: run.average.weights()):
+    for kind in (lambda run: weights_of(run.engine), lambda run: run.average.weights()):
         weights = kind(run)
         assert all(torch.equal(weights[name], value) for name, value in kind(whole).items())
     best = [(one.plan.output_dir / "best/model.safetensors").read_bytes() for one in (whole, run)]
@@ -187,7 +190,7 @@ def test_bf16_leaves_soft_hgr_in_float32_and_stays_near(full_plan, go, engine, s
 @pytest.mark.parametrize("engine", ["torch", "deepspeed"])
 def test_the_second_pass_has_the_random_draws_of_the_first(full_plan, monkeypatch, engine):
     """Dropout, noise and views: else the gradient would be that of moments that nobody computed."""
-    plan = full_plan("draws", engine=engine, micro_batches=2, gradient_norms_every_steps=None)
+    plan = full_plan("draws", engine=engine, clips_per_forward=5)
     model = plan.model.model_copy(update={"dropout": 0.3, "head_dropout": 0.3})
     run = prepare_run(plan.model_copy(update={"model": model}))
     seen, real = [], Objective.moments

@@ -20,7 +20,7 @@ def test_parameters_get_their_gradients_in_one_order(plan):
     chosen = plan(
         corpus=MIXED,
         objectives=EVERY_OBJECTIVE,
-        training={"micro_batches": 6, "average_decay": 0.8, "gradient_norms_every_steps": None},
+        training={"clips_per_forward": 2, "average_decay": 0.8},
     )
     run = prepare_run(chosen)
     order: list[str] = []

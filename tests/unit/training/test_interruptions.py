@@ -12,26 +12,26 @@ from vavl.config.files import read_json
 from vavl.data.loader import StepLoader
 from vavl.errors import TrainingError
 from vavl.training import worker
+from vavl.training.context import LocalContext
 from vavl.training.run import prepare_run
-from vavl.training.stop import read_left
-from vavl.training.surroundings import Alone
 from vavl.training.worker import read_outcome, train_on_worker
 
 STEPS = 12
 
 
-class AskedAt(Alone):
-    """Hears of the wish to stop at the n-th step, or that the machine will go at the n-th report."""
+class AskedAt(LocalContext):
+    """Is asked to stop at the n-th step, or notified that the machine will go at the n-th report."""
 
     def __init__(self, step=None, report=None):
+        super().__init__()
         self.steps, self.reports = itertools.count(1), itertools.count(1)
         self.step, self.report = step, report
 
     def is_asked_to_stop(self):
         return next(self.steps) == self.step
 
-    def after_report(self):
-        return "preemption" if next(self.reports) == self.report else None
+    def is_preempted(self):
+        return next(self.reports) >= self.report if self.report else False
 
 
 @pytest.fixture
@@ -71,8 +71,7 @@ def sections(plan, **training):
 @pytest.mark.parametrize("step", [1, 3, 4, 5, 11])
 def test_a_run_that_was_stopped_goes_on_as_if_nothing_had_happened(plan, records, whole, step):
     chosen, seen = plan("stopped", **sections(plan)), records()
-    train_on_worker(chosen, seen, AskedAt(step=step))
-    assert read_left(chosen.output_dir) == {"reason": "stop", "step": step}
+    assert train_on_worker(chosen, seen, AskedAt(step=step)) == {"is_stopped": True, "step": step}
     assert not (chosen.output_dir / "outcome.json").exists()
     train_on_worker(chosen, seen)
     assert [(one["what"], one["step"]) for one in seen.of("event")] == [("resumed", step)]
@@ -82,16 +81,21 @@ def test_a_run_that_was_stopped_goes_on_as_if_nothing_had_happened(plan, records
     assert (chosen.output_dir / "best/model.safetensors").read_bytes() == model
 
 
-def test_a_run_whose_machine_will_go_away_leaves_with_a_checkpoint(plan, records):
-    chosen = plan("preempted", **sections(plan))
-    train_on_worker(chosen, records(), AskedAt(report=2))
-    assert read_left(chosen.output_dir) == {"reason": "preemption", "step": 2}
+def test_a_run_whose_machine_will_go_away_writes_one_checkpoint_at_once_and_continues(plan, records):
+    chosen, seen = (
+        plan("preempted", **sections(plan, checkpoint_every_epochs=3, keep_checkpoints=9)),
+        records(),
+    )
+    end = train_on_worker(chosen, seen, AskedAt(report=2))
+    assert end == {"is_stopped": False, "step": STEPS}
+    assert [(one["what"], one["step"]) for one in seen.of("event")] == [("preemption", 2)]
+    found = sorted(path.name for path in (chosen.output_dir / "checkpoints").iterdir())
+    assert found == ["step-00000002", "step-00000012"]
 
 
 def test_the_last_step_is_the_end_whoever_asks(plan, records):
     chosen = plan("end", **sections(plan))
-    train_on_worker(chosen, records(), AskedAt(step=STEPS))
-    assert read_left(chosen.output_dir) is None
+    assert not train_on_worker(chosen, records(), AskedAt(step=STEPS))["is_stopped"]
     assert read_outcome(chosen.output_dir)["steps"] == STEPS
 
 
@@ -114,7 +118,7 @@ def test_what_a_killed_driver_had_not_received_comes_back_from_the_checkpoint(pl
 def test_a_torn_checkpoint_is_told_and_costs_only_its_steps(plan, records, whole):
     chosen, seen = plan("torn", **sections(plan)), records()
     train_on_worker(chosen, seen, AskedAt(step=7))
-    (chosen.output_dir / "checkpoints/step-00000007/loop.json").write_text("{}")
+    (chosen.output_dir / "checkpoints/step-00000007/loop.json").write_text("{}")  # another size
     train_on_worker(chosen, seen)
     events = [(one["what"], one["step"]) for one in seen.of("event")]
     assert events == [("checkpoint_skipped", 4), ("resumed", 4)]
@@ -134,8 +138,8 @@ def spike_at(steps, monkeypatch):
                     batch.audio.values.mul_(1e4)
             return batches
 
-    def prepare(plan):
-        run = prepare_run(plan)
+    def prepare(*arguments):
+        run = prepare_run(*arguments)
         parts = {field.name: getattr(run.loader, field.name) for field in fields(run.loader)}
         return replace(run, loader=Spoilt(**parts))
 

@@ -12,6 +12,7 @@ import torch
 from vavl.data.loader import StepLoader
 from vavl.errors import TrainingError
 from vavl.models.saved_model import load_model
+from vavl.training.checkpoint import weights_of
 from vavl.training.loop import BEST_FOLDER, train
 from vavl.training.run import prepare_run
 
@@ -87,8 +88,8 @@ def test_the_same_seed_gives_the_same_run_and_another_seed_another(plan, start):
     )
     assert first[2].losses() == second[2].losses()
     assert first[2].losses() != other[2].losses()
-    for name, value in first[0].engine.full_weights().items():
-        assert torch.equal(value, second[0].engine.full_weights()[name]), name
+    for name, value in weights_of(first[0].engine).items():
+        assert torch.equal(value, weights_of(second[0].engine)[name]), name
 
 
 @pytest.mark.parametrize("target", ["label", "soft_label", "attributes"])
@@ -101,7 +102,10 @@ def test_micro_batches_do_not_change_the_curve(plan, start, target):
     curves = [
         start(
             plan(
-                f"{count}", data=chosen, evaluation=select, training={"max_epochs": 2, "micro_batches": count}
+                f"{count}",
+                data=chosen,
+                evaluation=select,
+                training={"max_epochs": 2, "clips_per_forward": -(-10 // count)},
             )
         )[2]
         for count in (1, 2, 3)
@@ -142,7 +146,7 @@ def test_the_best_epoch_is_kept_with_the_weights_that_it_had(plan, start):
     )
     again, _, _ = start(until_best)
     for name, value in kept.network.state_dict().items():
-        assert torch.equal(value, again.engine.full_weights()[name]), name
+        assert torch.equal(value, weights_of(again.engine)[name]), name
 
 
 def test_the_mean_of_several_metrics_chooses(plan, start):
@@ -219,7 +223,7 @@ def spoilt_features(at):
 @pytest.mark.parametrize("micro_batches", [1, 2])
 def test_a_step_that_is_not_finite_changes_nothing_and_is_counted(plan, start, engine, micro_batches):
     """The steps around it are those of a run in which the step is left out altogether."""
-    settings = {**engine, "micro_batches": micro_batches, "max_epochs": 2, "average_decay": 0.9}
+    settings = {**engine, "clips_per_forward": -(-10 // micro_batches), "max_epochs": 2, "average_decay": 0.9}
     objectives = {"pseudo_label": {"teacher": "average", "adaptive": True}}
     model = {**plan().model.model_dump(), "dropout": 0.2}
     sections = {"model": model, "training": settings, "objectives": objectives}
@@ -235,8 +239,8 @@ def test_a_step_that_is_not_finite_changes_nothing_and_is_counted(plan, start, e
         lambda run: replace(run, start=run.start.model_copy(update={"avoided": (1, 5)})),
     )
     assert run_without[2].losses() == seen.losses()
-    for name, value in run.engine.full_weights().items():
-        assert torch.equal(value, run_without[0].engine.full_weights()[name]), name
+    for name, value in weights_of(run.engine).items():
+        assert torch.equal(value, weights_of(run_without[0].engine)[name]), name
     for name, value in run.average.weights().items():
         assert torch.equal(value, run_without[0].average.weights()[name]), name
     assert state.confidence == run_without[1].confidence
@@ -256,12 +260,12 @@ def test_what_the_clips_cannot_feed_stays_as_it_was(plan, start):
     before = {}
 
     def remember(run):
-        before.update(run.engine.full_weights())
+        before.update(weights_of(run.engine))
         return run
 
     run, _, seen = start(chosen, remember)
     assert set(run.frozen) == {"video_path", "fusion_head"}
-    for name, value in run.engine.full_weights().items():
+    for name, value in weights_of(run.engine).items():
         assert torch.equal(value, before[name]) == (name.startswith(run.frozen) or "correlate" in name), name
     assert "validation/video/accuracy" not in seen.of("epoch")[-1]["metrics"]
 

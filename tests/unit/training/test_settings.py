@@ -20,15 +20,21 @@ def test_the_optimizer_defaults_are_those_of_the_paper():
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"workers": 2, "launcher": "in_process"}, "workers=2 needs launcher: ray and engine: deepspeed"),
-        ({"workers": 2, "engine": "torch"}, "workers=2 needs launcher: ray and engine: deepspeed"),
+        ({"workers": 2, "launcher": "in_process"}, "workers=2 needs launcher: ray"),
+        ({"micro_batches": 2}, "micro_batches is now clips_per_forward"),
+        ({"keep_best_checkpoints": 1}, "keep_best_checkpoints is gone"),
+        ({"gpus_per_worker": 2}, "gpus_per_worker: .*less than or equal to 1"),
+        (
+            {"gradient_norms_every_steps": 5, "zero_stage": 3},
+            "gradient_norms_every_steps needs zero_stage 0, 1 or 2",
+        ),
+        ({"deepspeed": {"zero_optimization": {"overlap": True}}}, "did you mean overlap_comm"),
         ({"engine": "torch", "zero_stage": 1}, "zero_stage=1 needs engine: deepspeed"),
         ({"zero_stage": 4}, "zero_stage: .*less than or equal to 3"),
         ({"workers": 0}, r"workers: .*write a number from 1 up, or \[least, most\]"),
         ({"workers": [2]}, "workers: .*write a number from 1 up"),
         ({"workers": [0, 2]}, "workers: .*write a number from 1 up"),
         ({"workers": [3, 2]}, r"workers=\[3, 2\]: write \[least, most\]"),
-        ({"workers": [1, 2], "engine": "torch"}, "workers=2 needs launcher: ray and engine: deepspeed"),
         ({"workers": 2, "gpus_per_worker": 0.5}, "several workers cannot share a GPU"),
         ({"offload": "optimizer"}, "offload=optimizer needs zero_stage 1, 2 or 3"),
         (
@@ -78,14 +84,27 @@ def test_paths_become_absolute_for_workers_in_other_folders(tmp_path, monkeypatc
 
 
 HOW = [
-    {"workers": 4}, {"workers": [1, 4]}, {"zero_stage": 3}, {"micro_batches": 3}, {"checkpoint_every_steps": 5},
+    {"workers": 4}, {"workers": [1, 4]}, {"zero_stage": 3}, {"clips_per_forward": 4}, {"checkpoint_every_steps": 5},
+    {"deepspeed": {"zero_optimization": {"overlap_comm": False}}},
     {"keep_checkpoints": 9}, {"report_every_steps": 1}, {"offload": "optimizer", "zero_stage": 1},
     {"activation_checkpointing": True}, {"faults": {"skipped_steps": 3}}, {"placement": "spread"},
 ]  # fmt: skip
 WHAT = [
     {"seed": 1}, {"precision": "bf16"}, {"max_epochs": 7}, {"average_decay": 0.9}, {"early_stopping_epochs": 2},
     {"optimizer": {"learning_rate": 1}},
+    {"engine": "deepspeed", "zero_stage": 1, "deepspeed": {"fp16": {"enabled": True}}},
 ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("most", "workers", "micro_batches"),
+    [(None, 1, 1), (None, 3, 1), (8, 1, 2), (8, 2, 1), (4, 1, 4), (3, 2, 3)],
+)
+def test_micro_batches_follow_from_the_workers_and_bound_a_forward_pass(most, workers, micro_batches):
+    settings = TrainingSettings(clips_per_forward=most)
+    assert settings.micro_batches(16, workers) == micro_batches
+    share = -(-16 // workers)
+    assert most is None or -(-share // micro_batches) <= most
 
 
 @pytest.mark.parametrize("training", HOW, ids=str)

@@ -10,7 +10,7 @@ import time
 import pytest
 
 from vavl.training.signals import in_thread, stop_on_signals
-from vavl.training.stop import StopWatch, ask_to_stop, clear_stop, note_left, read_left, stop_reason
+from vavl.training.stop import StopWatch, ask_to_stop, clear_stop, stop_reason, stop_request
 
 
 @pytest.mark.parametrize("kind", [signal.SIGTERM, signal.SIGINT])
@@ -54,6 +54,17 @@ def test_an_error_of_the_work_comes_through():
         in_thread(work)
 
 
+def test_the_result_of_the_work_comes_back_and_the_caller_looks_meanwhile():
+    looks = []
+
+    def work():
+        while len(looks) < 2:
+            time.sleep(0.01)
+        return "done"
+
+    assert in_thread(work, lambda: looks.append(1)) == "done"
+
+
 def test_outside_the_main_thread_signals_are_left_alone(tmp_path):
     before = signal.getsignal(signal.SIGTERM)
 
@@ -70,10 +81,9 @@ def test_requests_are_seen_by_a_watch_and_can_be_forgotten(tmp_path):
     ask_to_stop(tmp_path, "resize", "place for 4")
     time.sleep(0.25)  # it looks a few times a second only
     assert watch.is_asked()
-    note_left(tmp_path, "resize", 12)
-    assert read_left(tmp_path) == {"reason": "resize", "step": 12}
+    assert stop_request(tmp_path)["message"] == "place for 4"
+    clear_stop(tmp_path)
     clear_stop(tmp_path)
     assert stop_reason(tmp_path) is None
-    assert read_left(tmp_path) is None
     assert watch.is_asked()  # what was heard was heard
     assert not StopWatch(tmp_path).is_asked()

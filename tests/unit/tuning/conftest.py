@@ -13,10 +13,10 @@ import pytest
 import yaml
 
 from vavl.config.files import write_json
+from vavl.training.launch import stopped
 from vavl.training.run_folder import RunFolder
 from vavl.training.settings import TrainingPlan
-from vavl.training.stop import clear_stop, note_left, stop_reason
-from vavl.training.supervision import stopped
+from vavl.training.stop import clear_stop, stop_reason
 from vavl.tuning.settings import SweepPlan
 
 METRIC = "validation/audio_video/accuracy"
@@ -73,7 +73,6 @@ class Actor:
             if plan.output_dir.name == f"trial-{self.killed_in or -1:04d}" and epoch == 2:
                 raise Killed
             if stop_reason(plan.output_dir) == "stop":
-                note_left(plan.output_dir, "stop", epoch)
                 raise stopped(plan.output_dir)
         write_json(plan.output_dir / "outcome.json", {"metrics": {METRIC: metrics[METRIC]}})
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from vavl.errors import ConfigError
-from vavl.tuning.plans import corners, trial_plans
+from vavl.tuning.plans import corners, plans_of
 
 
 @pytest.mark.parametrize(
@@ -27,20 +27,20 @@ def test_a_space_that_no_training_takes_is_refused_with_its_path(changes, messag
     plan = sweep_plan(**changes)
     if message is None:
         plan = sweep_plan(**changes, base_first=False)
-        assert trial_plans(plan).plan_of(1, {"model.width": 16.0}).model.width == 16
+        assert plans_of(plan).plan_of(1, {"model.width": 16.0}).model.width == 16
         return
     with pytest.raises(ConfigError, match=message):
-        trial_plans(plan)
+        plans_of(plan)
 
 
 def test_every_fault_is_named_at_once(sweep_plan):
     plan = sweep_plan(search={"model.widht": {"choices": [1, 2]}, "modle.width": {"choices": [1, 2]}})
     with pytest.raises(ConfigError, match=r"(?s)widht.*modle"):
-        trial_plans(plan)
+        plans_of(plan)
 
 
 def test_a_trial_is_a_full_training_that_never_measures_the_test_split(sweep_plan, tmp_path):
-    plans = trial_plans(sweep_plan(overrides={"training.max_epochs": 3, "model.dropout": 0.2}))
+    plans = plans_of(sweep_plan(overrides={"training.max_epochs": 3, "model.dropout": 0.2}))
     plan = plans.plan_of(7, {"training.optimizer.learning_rate": 0.01, "model.dropout": 0.0})
     assert (plan.training.launcher, plan.training.engine, plan.evaluation.test) == ("ray", "deepspeed", False)
     assert plan.output_dir == tmp_path / "sweep/trials/trial-0007"
@@ -54,7 +54,7 @@ def test_a_trial_is_a_full_training_that_never_measures_the_test_split(sweep_pla
 
 def test_a_section_is_one_value_that_replaces_what_was_there(sweep_plan):
     search = {"objectives.pseudo_label": {"choices": [None, {"weight": 0.5, "threshold": 0.9}]}}
-    plans = trial_plans(sweep_plan(search=search, overrides={"objectives.pseudo_label": None}))
+    plans = plans_of(sweep_plan(search=search, overrides={"objectives.pseudo_label": None}))
     assert plans.own_point == {"objectives.pseudo_label": None}
     with_section = plans.plan_of(0, {"objectives.pseudo_label": {"weight": 0.5, "threshold": 0.9}})
     assert with_section.objectives.pseudo_label.threshold == 0.9
@@ -62,7 +62,7 @@ def test_a_section_is_one_value_that_replaces_what_was_there(sweep_plan):
 
 
 def test_the_training_configurations_own_values_are_tried_first(sweep_plan):
-    plans = trial_plans(sweep_plan(points_first=[{"model.dropout": 0.0}]))
+    plans = plans_of(sweep_plan(points_first=[{"model.dropout": 0.0}]))
     own = {"training.optimizer.learning_rate": 0.001, "model.dropout": 0.2}
     assert plans.first_points == [own, {"model.dropout": 0.0}]
 

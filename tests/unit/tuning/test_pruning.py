@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 
-from vavl.tuning.pruning import Judge, score_of
 from vavl.tuning.settings import Objective, PrunerSettings
+from vavl.tuning.study import Judge, score_of
 
 METRIC = "validation/audio/accuracy"
 GOAL = Objective(metric=METRIC)
 
 
-def judge(kind, *goals, exempt=(), **settings):
-    chosen = PrunerSettings(kind=kind, first_epochs=2, reduction=2, startup_trials=2, **settings)
-    return Judge(chosen, goals or [GOAL], frozenset(exempt))
+def judge(kind, *, has_base=False):
+    pruner = PrunerSettings(kind=kind, first_epochs=2, reduction=2, startup_trials=2)
+    return Judge(SimpleNamespace(pruner=pruner, objectives=[GOAL], has_base=has_base))
 
 
 def run(chosen, number, values, *, is_finished=True):
@@ -43,11 +45,11 @@ def test_median_waits_for_finished_trials():
     assert run(chosen, 3, [0.05, 0.05, 0.05]) == 2
 
 
-def test_none_stops_nobody_and_an_exempt_trial_runs_to_its_end():
+def test_none_stops_nobody_and_the_base_runs_to_its_end():
     assert run(judge("none"), 0, [0.0] * 9) is None
-    chosen = judge("asha", exempt=[1])
-    run(chosen, 0, [0.5] * 4)
-    assert run(chosen, 1, [0.1] * 4) is None
+    chosen = judge("asha", has_base=True)
+    run(chosen, 1, [0.5] * 4)
+    assert run(chosen, 0, [0.1] * 4) is None
     assert run(chosen, 2, [0.05] * 4) == 2
 
 
@@ -67,7 +69,7 @@ def test_epochs_that_were_seen_change_nothing_and_a_stop_stays():
     run(chosen, 0, [0.5] * 3)
     assert [chosen.stops(1, epoch, {METRIC: 0.1}) for epoch in (1, 2)] == [False, True]
     assert chosen.stops(1, 1, {METRIC: 0.9})
-    assert chosen.best(1) == 0.1
+    assert chosen.best[1] == 0.1
 
 
 def test_a_value_that_is_missing_is_no_score():

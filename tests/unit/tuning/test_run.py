@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import pickle
 from collections import defaultdict
+from types import SimpleNamespace
 
 import pytest
 
-from vavl.tuning.places import Room
-from vavl.tuning.run import _SweepSearcher
+from vavl.training.settings import TrainingSettings
+from vavl.tuning.run import _SweepSearcher, trials_at_once
 from vavl.tuning.sweep import open_sweep
 from vavl.tuning.trial import TrialEnd, write_end
 
@@ -23,17 +24,23 @@ def heard():
 
 
 @pytest.fixture
-def searcher_of(sweep_plan, memory_log, heard):
+def searcher_of(sweep_plan, memory_log, heard, monkeypatch):
     """A function that opens a sweep and gives its searcher; the sweep stays open until the test ends."""
     opened = []
+    nodes = [
+        {"Alive": True, "Resources": {"CPU": 2.0, "memory": 10 * GB}},
+        {"Alive": False, "Resources": {"CPU": 9.0}},
+    ]
+    monkeypatch.setattr("vavl.tuning.run.ray.nodes", lambda: nodes)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
 
-    def searcher(room=None, **changes):
+    def searcher(**changes):
         context = open_sweep(sweep_plan(**changes))
         sweep = context.__enter__()
         opened.append(context)
-        sweep.take_up(lambda number: memory_log())
-        room = room or Room(2, 10 * GB)
-        return sweep, _SweepSearcher(sweep, lambda: room, heard["started"].append, [heard["ended"].append])
+        sweep.resume(lambda number: memory_log())
+        settings = sweep.plans.plan_of(0, {}).training
+        return sweep, _SweepSearcher(sweep, settings, heard["started"].append, [heard["ended"].append])
 
     yield searcher
     for context in opened:
@@ -52,6 +59,44 @@ def end(sweep, number):
     )
 
 
+def at_once(machines, at_once=None, memory_gb=None, *, is_shared=False, **settings):
+    """Count the trials for machines of (CPUs, GB)."""
+    sweep = SimpleNamespace(plan=SimpleNamespace(at_once=at_once, memory_share=0.8), memory_gb=memory_gb)
+    resources = [{"CPU": float(cpus), "memory": memory * GB} for cpus, memory in machines]
+    return trials_at_once(resources, TrainingSettings(**settings), sweep, is_shared=is_shared)
+
+
+@pytest.mark.parametrize(
+    ("settings", "trials"),
+    [
+        ({"workers": 1}, 12),
+        ({"workers": 2}, 6),
+        ({"workers": 5}, 2),
+        ({"workers": 3, "placement": "strict_pack"}, 2),
+        ({"workers": 1, "cpus_per_worker": 3}, 3),
+        ({"workers": 1, "gpus_per_worker": 1}, 1),  # none fits; the sweep has to end all the same
+    ],
+)
+def test_resources_are_counted_for_whole_trials(settings, trials):
+    assert at_once([(8, 16), (4, 8)], 99, **settings) == trials
+
+
+def test_memory_of_the_first_trial_bounds_the_others():
+    assert at_once([(8, 10)]) == 1  # nothing is known yet
+    assert at_once([(8, 10)], memory_gb=2) == 4
+    assert at_once([(8, 10)], memory_gb=0.1) == 8
+    assert at_once([(8, 10)], memory_gb=100) == 1
+    assert at_once([(8, 10)], 5) == 5
+
+
+def test_on_a_cluster_one_trial_waits_for_machines_that_an_autoscaler_may_add():
+    assert at_once([(2, 10)], 5) == 2
+    assert at_once([(2, 10)], 5, is_shared=True) == 3
+    assert at_once([(2, 10)], 2, is_shared=True) == 2
+    assert at_once([], 5, is_shared=True) == 1
+    assert at_once([(2, 10)], memory_gb=0.1, is_shared=True) == 2
+
+
 def test_the_first_trial_runs_alone_until_its_memory_is_known(searcher_of, heard):
     sweep, searcher = searcher_of()
     first = searcher.suggest("a")
@@ -60,7 +105,7 @@ def test_the_first_trial_runs_alone_until_its_memory_is_known(searcher_of, heard
     assert searcher.suggest("b") is None
     searcher.on_trial_result("a", epoch(1, 0.3))
     assert searcher.suggest("b")["number"] == 1
-    assert searcher.suggest("c") is None  # no further place
+    assert searcher.suggest("c") is None  # no further CPU
     assert [trial.number for trial in heard["started"]] == [0, 1]
 
 
@@ -102,5 +147,5 @@ def test_what_tune_saves_of_it_holds_nothing(searcher_of, tmp_path):
     assert len(pickle.dumps(searcher)) < 200
     searcher.save(str(tmp_path / "state"))
     assert (tmp_path / "state").read_text() == "{}"
-    with pytest.raises(NotImplementedError, match="start the job again"):
+    with pytest.raises(NotImplementedError):  # a sweep is continued by its study
         searcher.restore(str(tmp_path / "state"))

@@ -48,6 +48,14 @@ def test_a_sweep_that_makes_no_sense_is_refused(changes, message):
         plan(**changes)
 
 
+def test_paths_that_only_begin_alike_do_not_overlap():
+    axis = {"choices": [1, 2]}
+    assert plan(search={"model.width_x": axis, "model.width": axis}).search.keys() == {
+        "model.width",
+        "model.width_x",
+    }
+
+
 def test_a_pruner_may_be_given_by_its_name():
     assert plan(pruner="median").pruner.kind == "median"
 

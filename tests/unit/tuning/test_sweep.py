@@ -7,9 +7,9 @@ from collections import defaultdict
 import pytest
 
 from vavl.errors import ConfigError, InputError
-from vavl.tuning.results import best_of, result_of, winning_settings, words_of
-from vavl.tuning.sweep import open_sweep, plans_of
-from vavl.tuning.trial import Limits, TrialEnd, run_trial
+from vavl.tuning.plans import plans_of
+from vavl.tuning.sweep import SweepResult, best_of, open_sweep, winning_settings, words_of
+from vavl.tuning.trial import TrialEnd, run_trial
 
 METRIC = "validation/audio_video/accuracy"
 RATE = "training.optimizer.learning_rate"
@@ -26,13 +26,13 @@ def drive(sweep_plan, logs):
 
     def run(actor, **changes):
         with open_sweep(sweep_plan(**changes)) as sweep:
-            sweep.take_up(lambda number: logs[number])
+            sweep.resume(lambda number: logs[number])
             while trial := sweep.next_trial(0):
 
                 def tell(epoch, number=trial.number):
                     sweep.epoch_ended(number, epoch)
 
-                run_trial(trial.number, trial.plan, logs[trial.number], actor, Limits(None, (METRIC,)), tell)
+                run_trial(trial.number, trial.plan, logs[trial.number], actor, tell)
                 sweep.trial_ended(trial.number)
             return sweep
 
@@ -40,7 +40,7 @@ def drive(sweep_plan, logs):
 
 
 def test_a_sweep_tries_the_base_first_stops_the_worse_and_finds_the_best(drive, actor):
-    result = result_of(
+    result = SweepResult(
         drive(
             actor(epoch_seconds=0.05, epochs=8),
             trials=5,
@@ -78,9 +78,9 @@ def test_a_killed_sweep_goes_on_without_repeating_what_was_trained(drive, actor,
 
 def test_an_end_that_nobody_told_is_told_at_the_next_start(drive, actor, sweep_plan, logs):
     with open_sweep(sweep_plan(trials=2)) as sweep:
-        sweep.take_up(lambda number: logs[number])
+        sweep.resume(lambda number: logs[number])
         trial = sweep.next_trial(0)
-        run_trial(trial.number, trial.plan, logs[0], actor(), Limits(None, (METRIC,)), lambda epoch: None)
+        run_trial(trial.number, trial.plan, logs[0], actor(), lambda epoch: None)
     again = actor()
     sweep = drive(again, trials=2)
     assert sorted(sweep.ends) == [0, 1]
@@ -91,8 +91,8 @@ def test_failures_are_recorded_and_too_many_in_a_row_end_the_sweep(drive, actor)
     sweep = drive(actor(fails_after=1), give_up_after=3)
     assert [end.reason for end in sweep.ends.values()] == ["RuntimeError: the machine is gone"] * 3
     assert sweep.gave_up
-    assert result_of(sweep).best is None
-    assert drive(actor(), give_up_after=3).kept == 6  # repaired: the others follow
+    assert SweepResult(sweep).best is None
+    assert drive(actor(), give_up_after=3).left == 0  # repaired: the others follow
 
 
 def test_a_trial_without_an_objective_is_a_failed_one(drive, actor):
@@ -104,7 +104,7 @@ def test_a_trial_without_an_objective_is_a_failed_one(drive, actor):
 
 def test_a_process_that_dies_without_a_word_is_a_failed_trial(sweep_plan, logs):
     with open_sweep(sweep_plan(trials=1)) as sweep:
-        sweep.take_up(lambda number: logs[number])
+        sweep.resume(lambda number: logs[number])
         trial = sweep.next_trial(0)
         end = sweep.trial_ended(trial.number, "its process died twice")
     assert (end.state, end.reason) == ("failed", "its process died twice")
@@ -126,7 +126,7 @@ def test_a_folder_keeps_its_axes_and_belongs_to_one_driver(drive, actor, sweep_p
 
 def test_trials_without_their_study_are_not_overwritten(drive, actor, sweep_plan, tmp_path):
     drive(actor(epochs=1), trials=1)
-    with pytest.raises(ConfigError, match="the study of this folder lies in sqlite"):
+    with pytest.raises(ConfigError, match="the study of this directory lies in sqlite"):
         plans_of(sweep_plan(storage=f"sqlite:///{tmp_path}/other.db"))
     (tmp_path / "sweep/study.db").unlink()
     with pytest.raises(InputError, match="their study is gone"), open_sweep(sweep_plan()):
@@ -134,7 +134,7 @@ def test_trials_without_their_study_are_not_overwritten(drive, actor, sweep_plan
 
 
 def test_the_winner_is_a_training_of_its_own(drive, actor):
-    result = result_of(drive(actor(epochs=3), trials=3, pruner="none"))
+    result = SweepResult(drive(actor(epochs=3), trials=3, pruner="none"))
     content = winning_settings(result, {"experiment": "of the sweep"})
     assert content["training"]["optimizer"]["learning_rate"] == result.points[result.best.number][RATE]
     assert content["output_dir"].endswith("sweep/winner")

@@ -1,6 +1,6 @@
-"""What two real ranks hold of a network's weights and moments, for tests/unit/training/test_shards.py.
+"""What two real ranks hold of a network's weights and moments, for tests/unit/training/test_snapshots.py.
 
-    python shard_ranks.py FOLDER
+    python snapshot_ranks.py FOLDER
 
 Every way of training leaves ``<folder>/<way>/saved`` after a few steps: the files of a checkpoint, one of
 each rank, and ``full.safetensors``, the weights gathered by the engine itself. Then every one of them is loaded
@@ -18,10 +18,14 @@ import torch
 from forked_ranks import run_ranks, warm_up
 from safetensors.torch import save_file
 
-from vavl.training.checkpoint_files import CheckpointValues, Snapshot, write_rank
+from vavl.training.checkpoint import weights_of
+from vavl.training.checkpoint_files import CheckpointValues, Snapshot, shares
 from vavl.training.collectives import rank_and_world_size
-from vavl.training.engine import Engine, make_engine
+from vavl.training.engine import Engine
+from vavl.training.engines import EngineShape, make_engine
 from vavl.training.settings import TrainingSettings
+from vavl.training.state import LoopState
+from vavl.training.storage import RunStorage
 
 STEPS = 3
 FROZEN = "0.bias"
@@ -39,7 +43,7 @@ def name_of(way: Way) -> str:
 def ways() -> Iterator[Way]:
     """Return every way of training."""
     for precision in PRECISIONS:
-        yield (1, -1, precision)
+        yield from ((ranks, -1, precision) for ranks in (1, 2))
         yield from ((2, stage, precision) for stage in STAGES)
 
 
@@ -65,19 +69,19 @@ def engine_of(way: Way, made: torch.nn.Module) -> Engine:
     ranks, stage, precision = way
     engine = {"engine": "torch"} if stage < 0 else {"zero_stage": stage}
     settings = TrainingSettings.model_validate({"workers": ranks, "precision": precision, **engine})
-    return make_engine(made, settings, rows_per_slot=4)
+    return make_engine(made, settings, EngineShape(torch.device("cpu"), 4))
 
 
 def train_and_save(way: Way, folder: Path) -> None:
     """Take some steps on this rank, the same whatever the ranks are, and leave its files."""
-    ranks, _, precision = way
+    ranks = way[0]
     engine = engine_of(way, network())
     assert engine.optimizer_steps == 0
-    dtype = torch.bfloat16 if precision == "bf16" and way[1] >= 0 else torch.float32
-    inputs = torch.linspace(-1, 1, 20).view(4, 5).to(dtype)
-    run = getattr(engine, "_engine", engine.network)
+    inputs = torch.linspace(-1, 1, 20).view(4, 5)
+    prepare(engine)
+    assert engine.optimizer_steps == 0
     for step in range(STEPS):
-        engine.backward(run(inputs).float().sub(step).square().mean() / ranks)
+        engine.backward(engine.forward(inputs).float().sub(step).square().mean() / ranks)
         engine.step(1e-2)
     leave(engine, folder)
 
@@ -88,16 +92,25 @@ def load_and_save(way: Way, source: Path, folder: Path) -> None:
     shapes = {name: one.shape for name, one in made.named_parameters() if one.requires_grad}
     made.load_state_dict(values.weights(shapes), strict=False)
     engine = engine_of(way, made)
+    prepare(engine)
     engine.load(values)
     leave(engine, folder)
+
+
+def prepare(engine: Engine) -> None:
+    """Take the discarded step."""
+    engine.prepare(lambda: engine.forward(torch.zeros(1, 5)).float().sum() * 0)
 
 
 def leave(engine: Engine, folder: Path) -> None:
     """Write what the engine holds."""
     folder.mkdir(parents=True, exist_ok=True)
-    rank, _ = rank_and_world_size()
-    write_rank(folder, rank, Snapshot.of(engine.pieces(), engine.optimizer_steps, {}))
-    full = engine.full_weights()
+    rank, ranks = rank_and_world_size()
+    owner = shares({name: held.numel() for name, held in engine.held_weights().items()}, ranks)
+    tensors = engine.snapshot(lambda name: owner[name] == rank)
+    state = LoopState(config_hash="c", store_hash="s", workers=ranks, zero_stage=0, step=STEPS)
+    Snapshot(rank, ranks, "token", state, engine.optimizer_steps, tensors).write(RunStorage(folder))
+    full = weights_of(engine)
     if rank == 0:
         (folder / "whole").mkdir(exist_ok=True)
         save_file(

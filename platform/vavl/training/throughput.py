@@ -1,0 +1,274 @@
+"""How fast a run trains: its expected time, and its model FLOPs against the peak of its GPUs."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from vavl.data.batch import ClipBatch
+from vavl.models.draws import DrawKey
+from vavl.models.saved_model import build_network
+from vavl.models.vavl import Vavl
+from vavl.training.run import TrainingRun
+from vavl.training.state import LoopState
+
+_log = logging.getLogger(__name__)
+
+SECONDS_PER_STEP = "train/seconds_per_step"
+EXPECTED_SECONDS = "train/expected_seconds"
+MFU = "train/mfu"
+
+MEASURED_AT = 20
+"""Step of an attempt, from 1, after which its time is forecast."""
+WARM_UP_STEPS = 5
+"""First steps of an attempt that are not timed: libraries and kernels are used for the first time there."""
+
+Arithmetic = Literal["bf16", "fp16", "tf32", "fp32"]
+
+
+@dataclass(frozen=True)
+class _Peak:
+    """Dense peak of a card in TFLOP/s, by NVIDIA's data sheet, at the clock of its best form factor."""
+
+    half: float
+    fp32: float
+    is_ampere_or_later: bool = True
+
+    def of(self, arithmetic: Arithmetic) -> float | None:
+        match arithmetic:
+            case "fp16":
+                return self.half
+            case "bf16":
+                return self.half if self.is_ampere_or_later else None
+            case "tf32":
+                return self.half / 2 if self.is_ampere_or_later else self.fp32
+            case "fp32":
+                return self.fp32
+
+
+# By words of the device's name; the first entry that fits counts. A card that is not sure to belong here is left out.
+_PEAKS = (
+    ("H200 NVL", _Peak(835, 60)),
+    ("H200", _Peak(989, 67)),
+    ("H100 NVL", _Peak(835, 60)),
+    ("H100 PCIe", _Peak(756, 51)),
+    ("H100", _Peak(989, 67)),
+    ("A100", _Peak(312, 19.5)),
+    ("A10G", _Peak(70, 35)),
+    ("A10", _Peak(125, 31.2)),
+    ("A40", _Peak(149.7, 37.4)),
+    ("L40S", _Peak(362, 91.6)),
+    ("L4", _Peak(121, 30.3)),
+    ("RTX 4090", _Peak(165, 82.6)),
+    ("V100-SXM2", _Peak(125, 15.7, is_ampere_or_later=False)),
+    ("T4", _Peak(65, 8.1, is_ampere_or_later=False)),
+)
+
+
+_OTHERS = {"MIG", "Laptop", "D"}
+"""Words that make another card of the name, with a peak of its own."""
+
+
+def peak_flops(device_name: str, arithmetic: Arithmetic) -> float | None:
+    """Return the dense peak of a GPU in FLOP/s, as its data sheet has it.
+
+    Args:
+        device_name: as ``torch.cuda.get_device_name`` gives it.
+        arithmetic: of the matrix products. Without TF32, torch's default, float32 runs beside the tensor cores, so an
+            fp32 run is measured against the card's plain FP32 peak.
+
+    Returns:
+        None for an unknown card, a MIG slice or a lesser form of a known one, and arithmetic that it does not have.
+    """
+    words = device_name.replace("-", " ").split()
+    for name, peak in () if _OTHERS & set(words) else _PEAKS:
+        wanted = name.replace("-", " ").split()
+        if any(words[place : place + len(wanted)] == wanted for place in range(len(words))):
+            found = peak.of(arithmetic)
+            return None if found is None else found * 1e12
+    return None
+
+
+def training_flops(network: Vavl, batch: ClipBatch) -> int:
+    """Count the FLOPs of the forward and the backward pass of a micro-batch, and of the teacher's on its weak view.
+
+    Counted are matrix products, attention and convolutions, 2 FLOPs per multiplication and addition, padding
+    included; the objectives and everything element by element are not. These are *model* FLOPs: what is computed a
+    second time does not count again, that is activation checkpointing, the first of two passes over several
+    micro-batches, and convolutions that the backward pass repeats.
+
+    Args:
+        network: on the meta device, in training mode, built without activation checkpointing. Nothing is computed.
+        batch: on any device; only its shapes matter.
+    """
+    shapes = batch.to(torch.device("meta"))
+    key = DrawKey(0, 0)
+    teaching = 0
+    if shapes.weak is not None:
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            network.eval()(shapes.weak.batch)
+        network.train()
+        teaching = counter.get_total_flops()
+    with FlopCounterMode(display=False) as forward:
+        output = network(shapes, key)
+    trained = [tensor.sum() for tensor in _tensors(output) if tensor.requires_grad]
+    with FlopCounterMode(display=False, custom_mapping=_BACKWARD) as backward:
+        torch.autograd.backward(torch.stack(trained).sum())
+    total: int = teaching + forward.get_total_flops() + backward.get_total_flops()
+    return total
+
+
+def _repeated(*_: Any, **__: Any) -> int:
+    return 0
+
+
+def _convolution_backward(grad: Sequence[int], _: Any, weight: Sequence[int], *more: Any, **__: Any) -> int:
+    """Count the gradients of input and weight; torch's own formula ignores groups for that of the weight."""
+    wanted = more[7]
+    return 2 * math.prod(grad) * math.prod(weight[1:]) * (bool(wanted[0]) + bool(wanted[1]))
+
+
+_BACKWARD = {
+    torch.ops.aten.convolution: _repeated,
+    torch.ops.aten.convolution_backward: _convolution_backward,
+}
+
+
+def _tensors(output: Any) -> Iterator[Tensor]:
+    """Yield the tensors of nested tuples."""
+    if isinstance(output, Tensor):
+        yield output
+    elif isinstance(output, tuple):
+        for part in output:
+            yield from _tensors(part)
+
+
+def padded_frames(batch: ClipBatch) -> int:
+    """Count the frames of a micro-batch, padding included."""
+    return batch.audio.is_real.numel() + batch.video.is_real.numel()
+
+
+@dataclass(frozen=True)
+class Budget:
+    """The steps of a run and where an attempt begins.
+
+    Attributes:
+        first: step at which the attempt begins.
+        total: steps of the run.
+        per_epoch: steps of an epoch; every epoch ends with an evaluation.
+        seconds_before: of earlier attempts.
+    """
+
+    first: int
+    total: int
+    per_epoch: int
+    seconds_before: float = 0.0
+
+    def epochs_after(self, step: int) -> int:
+        """Return how many epochs end after ``step`` steps."""
+        return -(-self.total // self.per_epoch) - step // self.per_epoch
+
+
+class Forecast:
+    """Times the steps of an attempt and says once what they tell about the run.
+
+    The time of a step is that from its end to the end of the step before, loading and checkpoints included,
+    evaluations left out. Evaluations count as often as they are to come, if one was timed before.
+
+    Args:
+        budget: steps of the run.
+        utilisation: model FLOPs of a micro-batch as a share of what the rank's GPU could do in a second, in
+            seconds; None where it is not known. Called once, as it may take a second.
+        clock: seconds.
+    """
+
+    def __init__(
+        self,
+        budget: Budget,
+        utilisation: Callable[[ClipBatch], float] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._budget, self._utilisation, self._clock = budget, utilisation, clock
+        self._begin = self._timed_from = clock()
+        self._steps = self._frames = 0
+        self._paused_at: float | None = None
+        self._paused = self._last_pause = 0.0
+        self._is_made = False
+
+    def tick(self, micro_batches: Sequence[ClipBatch]) -> None:
+        """Count a step that has just ended."""
+        self._steps += 1
+        self._frames += sum(padded_frames(batch) for batch in micro_batches)
+        if self._steps == WARM_UP_STEPS:
+            self._timed_from, self._paused, self._frames = self._clock(), 0.0, 0
+
+    def pause(self) -> None:
+        """Stop the clock for an evaluation."""
+        self._paused_at = self._clock()
+
+    def resume(self) -> None:
+        """Go on after it."""
+        if self._paused_at is not None:
+            self._last_pause = self._clock() - self._paused_at
+            self._paused += self._last_pause
+            self._paused_at = None
+
+    def metrics(self, step: int, batch: ClipBatch) -> dict[str, float]:
+        """Return the forecast once, after ``MEASURED_AT`` steps of the attempt; nothing before and afterwards.
+
+        Args:
+            step: that was the last to end.
+            batch: one of its micro-batches: its FLOPs, by the frame, stand for all steps that were timed.
+
+        Returns:
+            ``train/seconds_per_step``, ``train/expected_seconds`` (of the run, earlier attempts included) and, where
+            the peak of the GPU is known, ``train/mfu``: a share of 1, of rank 0's GPU, whose work is like all others'.
+        """
+        if self._is_made or self._steps < MEASURED_AT:
+            return {}
+        self._is_made = True
+        now, timed = self._clock(), self._steps - WARM_UP_STEPS
+        per_step = (now - self._timed_from - self._paused) / timed
+        rest = (self._budget.total - step - 1) * per_step
+        evaluations = self._budget.epochs_after(step + 1) * self._last_pause
+        whole = self._budget.seconds_before + (now - self._begin) + rest + evaluations
+        found = {SECONDS_PER_STEP: per_step, EXPECTED_SECONDS: whole}
+        if self._utilisation is not None:
+            try:
+                busy = self._utilisation(batch) * self._frames / padded_frames(batch)
+                found[MFU] = busy / (timed * per_step)
+            except RuntimeError as fault:  # an operation that cannot be counted is not worth the run
+                _log.warning("no MFU: the FLOPs of a step cannot be counted: %s", fault)
+        return found
+
+
+def forecast_of(run: TrainingRun, start: LoopState) -> Forecast:
+    """Return the forecast of an attempt of a run; only on a GPU of known peak with its utilisation."""
+    budget = Budget(start.step, run.total_steps, run.steps_per_epoch, start.trained_seconds)
+    device, settings = run.engine.device, run.plan.training
+    if device.type != "cuda":
+        return Forecast(budget)
+    uses_tf32 = settings.precision == "fp32" and torch.backends.cuda.matmul.allow_tf32
+    arithmetic: Arithmetic = "tf32" if uses_tf32 else settings.precision
+    peak = peak_flops(torch.cuda.get_device_name(device), arithmetic)
+    if peak is None:
+        return Forecast(budget)
+    share = peak * settings.gpus_per_worker
+    return Forecast(budget, lambda batch: training_flops(meta_network(run), batch) / share)
+
+
+def meta_network(run: TrainingRun) -> Vavl:
+    """Build the network of a run once more on the meta device, for counting: without memory and checkpointing."""
+    with torch.device("meta"):
+        network = build_network(run.description, run.plan.objectives.ladder)
+    for mine, theirs in zip(network.parameters(), run.engine.network.parameters(), strict=True):
+        mine.requires_grad_(theirs.requires_grad)
+    return network.train()

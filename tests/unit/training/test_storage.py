@@ -1,0 +1,166 @@
+"""Files of a run are the same in a directory, at an address and in object storage: whole, listed, replaced, removed."""
+
+from __future__ import annotations
+
+import secrets
+import sys
+from pathlib import Path
+
+import fsspec.registry
+import pytest
+from pyarrow.fs import FileSelector, LocalFileSystem
+
+from vavl.errors import InputError, StoreError
+from vavl.training.storage import RunStorage
+
+
+@pytest.fixture(params=["directory", "file", "memory", "s3"])
+def storage(request: pytest.FixtureRequest, tmp_path: Path) -> RunStorage:
+    """Return an empty storage of each kind; what is below a directory with a space in its name is found, too."""
+    match request.param:
+        case "directory":
+            return RunStorage(tmp_path / "my run%20")
+        case "file":
+            return RunStorage(f"file://{tmp_path}/my run")
+        case "memory":
+            return RunStorage(f"memory://{secrets.token_hex(4)}/run")
+        case _:
+            return RunStorage(request.getfixturevalue("s3"))
+
+
+def test_small_files_are_written_read_and_replaced(storage: RunStorage) -> None:
+    assert storage.read("a.json") is None
+    assert storage.files() == {}
+    assert storage.directories() == []
+    storage.write("a.json", b"one")
+    storage.write("a.json", b"three")
+    storage.write("below/b.json", b"")
+    assert storage.read("a.json") == b"three"
+    assert storage.files() == {"a.json": 5}
+    assert storage.directories() == ["below"]
+    assert storage.tree() == {"a.json": 5, "below/b.json": 0}
+    assert storage.directory("below").read("b.json") == b""
+
+
+def test_what_another_machine_writes_is_seen(storage: RunStorage) -> None:
+    storage.write("below/a", b"1")
+    assert storage.files() == {}
+    assert storage.directory("below").files() == {"a": 1}
+    other = RunStorage(storage.address if storage.is_remote else Path(storage.address))
+    other.write("below/b", b"22")
+    other.write("stop.json", b"{}")
+    assert storage.read("stop.json") == b"{}"
+    assert storage.tree("below") == {"a": 1, "b": 2}
+    other.remove("below/a")
+    assert storage.read("below/a") is None
+
+
+def test_files_move_into_the_storage_and_back(storage: RunStorage, tmp_path: Path) -> None:
+    with storage.scratch() as folder:
+        (folder / "tensors").write_bytes(b"0123456789" * 10)
+        storage.put(folder / "tensors", "step-1/tensors")
+        assert not (folder / "tensors").exists()
+    assert not folder.exists()
+    assert storage.tree() == {"step-1/tensors": 100}
+    storage.fetch_tree("step-1", tmp_path / "here")
+    assert (tmp_path / "here/tensors").read_bytes() == b"0123456789" * 10
+    assert len(storage.sha256("step-1/tensors")) == 64
+    storage.fetch_tree("nothing", tmp_path / "nothing")
+    assert not (tmp_path / "nothing").exists()
+    with pytest.raises(StoreError, match="no such file"):
+        storage.fetch(["nothing"], tmp_path / "here")
+    assert [path.name for path in (tmp_path / "here").iterdir()] == ["tensors"]
+
+
+def test_a_directory_is_replaced_as_a_whole_and_its_files_are_never_missing(
+    storage: RunStorage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tmp_path / "model"
+    (model / "code").mkdir(parents=True)
+    (model / "weights").write_bytes(b"old")
+    (model / "code/former.py").write_bytes(b"")
+    storage.put_copy(model, "best")
+    (model / "weights").write_bytes(b"newer")
+    (model / "code/former.py").unlink()
+    (model / "code/now.py").write_bytes(b"1")
+    removed = []
+    real_remove = storage.remove
+    monkeypatch.setattr(storage, "remove", lambda name: (removed.append(name), real_remove(name)))
+    storage.put_copy(model, "best")
+    assert removed == ["best/code/former.py"]
+    assert storage.tree("best") == {"weights": 5, "code/now.py": 1}
+    storage.put_copy(model / "weights", "single")
+    assert storage.read("single") == b"newer"
+    assert (model / "weights").exists()
+
+
+def test_files_are_moved_and_removed_within_the_storage(storage: RunStorage) -> None:
+    storage.write("predictions/test", b"1")
+    storage.move("predictions/test", "earlier/run/predictions/test")
+    assert storage.tree() == {"earlier/run/predictions/test": 1}
+    storage.remove("earlier")
+    storage.remove("earlier")
+    assert storage.tree() == {}
+    storage.write("single", b"1")
+    storage.remove("single")
+    assert storage.files() == {}
+
+
+def test_ray_sees_the_same_files(storage: RunStorage) -> None:
+    storage.write("checkpoints/step-1/a", b"123")
+    path, files = storage.directory("checkpoints").ray_arguments()
+    found = (files or LocalFileSystem()).get_file_info(FileSelector(path, recursive=True))
+    assert [(entry.base_name, entry.size) for entry in found if entry.is_file] == [("a", 3)]
+
+
+def test_a_probe_leaves_nothing(storage: RunStorage) -> None:
+    storage.check_writable()
+    assert storage.tree() == {}
+
+
+def test_paths_of_this_machine_are_those_of_directories_only(storage: RunStorage) -> None:
+    assert (storage.local_path("a") is None) == storage.is_remote
+
+
+@pytest.mark.parametrize(
+    ("address", "environment", "problem", "fix"),
+    [
+        ("s3://nowhere/run", {}, "there is no such bucket", "create the bucket"),
+        (
+            "s3://runs/run",
+            {"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""},
+            "no credentials were found (NoCredentialsError)",
+            "export AWS_ACCESS_KEY_ID",
+        ),
+    ],
+)
+def test_what_object_storage_lacks_is_said(
+    s3: str,
+    monkeypatch: pytest.MonkeyPatch,
+    address: str,
+    environment: dict[str, str],
+    problem: str,
+    fix: str,
+) -> None:
+    for name in environment:
+        monkeypatch.delenv(name)
+    if environment:
+        import s3fs
+
+        s3fs.S3FileSystem.clear_instance_cache()
+    with pytest.raises(InputError) as caught:
+        RunStorage(address).check_writable()
+    assert f"{address}: cannot be written: {problem}" in str(caught.value)
+    assert fix in caught.value.fix
+
+
+def test_a_missing_driver_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "s3fs", None)
+    # fsspec keeps the drivers that it has imported.
+    for protocol in ("s3", "s3a"):
+        monkeypatch.delitem(fsspec.registry._registry, protocol, raising=False)
+    with pytest.raises(InputError, match="the driver of s3:// is not installed") as caught:
+        RunStorage("s3://bucket/run")
+    assert caught.value.fix == "pip install s3fs"
+    with pytest.raises(InputError, match=r"addresses of foo:// are not known"):
+        RunStorage("foo://bucket/run")
