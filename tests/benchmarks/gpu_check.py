@@ -30,14 +30,15 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-_ROOT = Path(__file__).parents[2]
-PATHS = [str(_ROOT / "platform"), str(_ROOT / "tests/support")]
-sys.path[:0] = PATHS
+# A source checkout is enough: nothing of it needs to be installed.
+sys.path.insert(0, str(Path(__file__).parents[2] / "platform"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 
-import torch  # noqa: E402  after the paths of a source checkout
+import torch
 from gpu_check_list import all_checks
 from gpu_checks import Bench, Check, Outcome, read_outcomes, run_group
 
+PATHS = sys.path[:2]
 NO_GPU = 2
 """Exit code."""
 OUT = Path("runs/gpu_check")

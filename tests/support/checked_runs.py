@@ -15,6 +15,7 @@ import statistics
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +114,7 @@ def curve_of(records: Sequence[Record]) -> list[float]:
 def seconds_per_step(records: Sequence[Record]) -> float:
     """Return the median time between the ends of two steps."""
     times = [one["time"] for one in records if one["kind"] == "step"]
-    return statistics.median(after - before for before, after in zip(times, times[1:], strict=False))
+    return statistics.median(after - before for before, after in pairwise(times))
 
 
 def trained_curve(plan: TrainingPlan) -> tuple[list[float], list[Record]]:
