@@ -5,10 +5,10 @@ READY := $(VENV)/.ready
 EXTRAS ?= dev
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help setup demo test slow check format bench chaos equality clean
+.PHONY: help setup demo test slow check format bench gpu-check chaos equality clean
 
 help:  ## list the targets
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
 
 $(READY): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -41,6 +41,9 @@ format: $(READY)  ## put the code into its standard form
 
 bench: $(READY)  ## run the benchmarks; tables on the screen, JSON under runs/bench
 	$(BIN)/python tests/benchmarks/run_all.py
+
+gpu-check: $(READY)  ## check training on the GPUs of this machine, one or several; a table, and JSON in runs/gpu_check
+	$(BIN)/python tests/benchmarks/gpu_check.py
 
 chaos: $(READY)  ## kill, fill, tear and starve trainings for real; a table, and JSON in runs/chaos
 	$(BIN)/python -W ignore tests/chaos/run_chaos.py

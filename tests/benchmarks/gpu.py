@@ -11,13 +11,17 @@ weights, optimizer and batches included); the share of what products of square m
 the same run; how often the host waited for the GPU in a step, and where; and for the platform whether attention ran in
 a fused kernel, how long the GPU computed within a step, and on what.
 
-Without a CUDA device it says so and ends with exit code 2; ``--device cpu`` runs the same code on the processor.
+Before all that the checks of ``gpu_check.py`` run; where one fails, the exit code is 1 (``--no-checks``: without them).
+
+Without a CUDA device it says so and ends with exit code 2; ``--device cpu`` runs the same code on the processor, but
+not the checks.
 """
 
 from __future__ import annotations
 
 import argparse
 import gc
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
@@ -80,6 +84,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--sizes", nargs="+", choices=list(SIZES), default=list(SIZES))
     parser.add_argument("--engine", choices=("torch", "deepspeed"), default="torch", help="of the platform")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
+    parser.add_argument("--no-checks", action="store_true", help="leave the checks of gpu_check.py out")
     words = read_arguments(__doc__, "gpu", argv, parser)
     if words.device == "cuda" and not torch.cuda.is_available():
         print(
@@ -87,6 +92,8 @@ def main(argv: list[str] | None = None) -> int:
         )
         return NO_GPU
     device = torch.device("cuda", 0) if words.device == "cuda" else torch.device("cpu")
+    # First, while this process has nothing on the GPU.
+    code = 0 if words.device == "cpu" or words.no_checks else run_checks(quick=words.quick)
     result: dict[str, Any] = {"conditions": conditions(words) | _about(device, words.engine), "sizes": {}}
     lines = [f"engine {words.engine} on {result['conditions']['device']}"]
     with tempfile.TemporaryDirectory(dir=words.out.parent) as folder:
@@ -97,8 +104,16 @@ def main(argv: list[str] | None = None) -> int:
             result["sizes"][name] = found
             lines += lines_of(name, found)
     result |= next(iter(result["sizes"].values()))["headline"]
+    result["checks_exit_code"] = code
     finish(words, result, lines)
-    return 0
+    return code
+
+
+def run_checks(*, quick: bool) -> int:
+    """Run ``gpu_check.py`` in a process of its own; return its exit code."""
+    program = Path(__file__).with_name("gpu_check.py")
+    command = [sys.executable, str(program), *(["--quick"] if quick else [])]
+    return subprocess.run(command, check=False).returncode
 
 
 def measure(bench: Bench, words: argparse.Namespace) -> dict[str, Any]:

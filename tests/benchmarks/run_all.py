@@ -9,11 +9,14 @@ from pathlib import Path
 _NO_GPU = ("gpu.py", 2)
 """The program that needs a GPU, and its exit code where there is none; of any other one 2 is a failure."""
 
+_PART = "gpu_check.py"
+"""Run by ``gpu.py``."""
+
 
 def main() -> int:
     """Run the programs; returns 1 if one failed."""
     here = Path(__file__)
-    programs = sorted(path for path in here.parent.glob("*.py") if path != here)
+    programs = sorted(path for path in here.parent.glob("*.py") if path not in (here, here.with_name(_PART)))
     codes = {}
     for program in programs:
         print(f"== {program.name}", flush=True)

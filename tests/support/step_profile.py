@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable
+from typing import Any
 
+import torch
 from torch.autograd import DeviceType
 from torch.autograd.profiler_util import FunctionEventAvg
 from torch.profiler import ProfilerActivity, profile
+from torch.utils._python_dispatch import TorchDispatchMode
 
 _GROUPS = (
     (
@@ -43,6 +46,8 @@ _GROUPS = (
     ("activations and gates", ("silu", "glu", "relu", "sigmoid", "threshold")),
 )
 _EXACT = "matrix products"
+_LAUNCHES = ("cudaLaunchKernel", "cuLaunchKernel")
+_NO_WORK = ("empty", "detach")
 
 
 def seconds_by_group(work: Callable[[], object], *, on_gpu: bool = False) -> dict[str, float]:
@@ -64,6 +69,33 @@ def attention_kernels(work: Callable[[], object]) -> list[str]:
     """Run ``work`` once; return the operators that its attention came down to, sorted, e.g. the ``_math`` one."""
     names = {event.key.removeprefix("aten::") for event in _operators(work, on_gpu=False)}
     return sorted(name for name in names if name.startswith("_scaled_dot_product"))
+
+
+def launches_of(work: Callable[[], object], device: torch.device) -> int:
+    """Run ``work`` once; return how many kernels it launches on a GPU, on a CPU how many operators compute something.
+
+    Views and allocations are no operators that compute. Operators of the backward pass count, as those of the CPU run
+    in the thread that calls it.
+    """
+    if device.type != "cuda":
+        with _Operators() as counted:
+            work()
+        return counted.number
+    with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA], acc_events=True) as profiler:
+        work()
+        torch.cuda.synchronize(device)
+    return sum(event.count for event in profiler.key_averages() if event.key.startswith(_LAUNCHES))
+
+
+class _Operators(TorchDispatchMode):
+    def __init__(self) -> None:
+        super().__init__()
+        self.number = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if not func.is_view and not func.overloadpacket.__name__.startswith(_NO_WORK):
+            self.number += 1
+        return func(*args, **(kwargs or {}))
 
 
 def _operators(work: Callable[[], object], *, on_gpu: bool) -> list[FunctionEventAvg]:

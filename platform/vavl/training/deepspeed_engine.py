@@ -84,7 +84,7 @@ class DeepSpeedEngine:
             self._engine, _, _, _ = deepspeed.initialize(
                 model=network, optimizer=self._torch_optimizer, config=self.config, dist_init_required=False
             )
-        except (ValidationError, ValueError, AssertionError) as error:
+        except (ValidationError, ValueError, AssertionError, deepspeed.DeepSpeedConfigError) as error:
             raise TrainingError(
                 "training", "deepspeed", f"DeepSpeed refuses its configuration: {_first_line(error)}",
                 f"the merged configuration was {json.dumps(self.config)}",

@@ -12,35 +12,53 @@ NUMERIC_SECTIONS = ("fp16", "bf16", "torch_autocast", "data_types", "communicati
 ALLOWED = frozenset({
     *NUMERIC_SECTIONS, "zero_optimization", "aio", "flops_profiler", "comms_logger", "wall_clock_breakdown",
     "memory_breakdown", "dump_state", "steps_per_print", "tensorboard", "csv_monitor", "wandb", "comet",
-    "seq_parallel_communication_data_type", "disable_allgather", "zero_force_ds_cpu_optimizer",
+    "seq_parallel_communication_data_type", "disable_allgather", "zero_force_ds_cpu_optimizer", "log_level", "timers",
+    "disable_python_gc",
 })  # fmt: skip
 
 _BATCHES = "follows from data.composition.batch_size, training.workers and training.clips_per_forward"
+_DATA = "batches are a function of seed and step"
 _SUM = "gradients are summed over ranks, so that the loss of the global batch is exact"
+_CHECKPOINTS = "checkpoints are written by the platform, for every stage and worker count"
+_GRAPH = "every rank runs the whole graph"
+_REMOVED = "was removed from DeepSpeed"
 REFUSED = {
     "train_batch_size": _BATCHES,
     "train_micro_batch_size_per_gpu": _BATCHES,
     "gradient_accumulation_steps": _BATCHES,
+    "managed_gradient_accumulation": "the loop runs the micro-batches",
     "gradient_clipping": "is training.optimizer.gradient_clipping",
     "optimizer": "is training.optimizer: checkpoints name its state",
+    "zero_allow_untested_optimizer": "is set, as the optimizer is torch's AdamW",
     "scheduler": "is training.optimizer: the learning rate is a function of the step",
     "prescale_gradients": _SUM,
     "gradient_predivide_factor": _SUM,
-    "sparse_gradients": _SUM,
+    "gradient_allreduce_op": _SUM,
     "activation_checkpointing": "is training.activation_checkpointing",
     "elasticity": "is training.workers: [least, most]",
-    "checkpoint": "checkpoints are written by the platform, for every stage and worker count",
-    "load_universal_checkpoint": "checkpoints are written by the platform, for every stage and worker count",
-    "compression_training": "would train another network than the one that is saved",
-    "pipeline": "every rank runs the whole graph",
-    "tensor_parallel": "every rank runs the whole graph",
-    "sequence_parallel_size": "every rank runs the whole graph",
-    "data_efficiency": "batches are a function of seed and step",
-    "curriculum_learning": "batches are a function of seed and step",
+    "checkpoint": _CHECKPOINTS,
+    "datastates_ckpt": _CHECKPOINTS,
+    "tensor_parallel": _GRAPH,
+    "expert_parallel": _GRAPH,
+    "use_data_before_expert_parallelism": _GRAPH,
+    "sequence_parallel_size": _GRAPH,
+    "data_efficiency": _DATA,
+    "dataloader_drop_last": _DATA,
+    "vocabulary_size": "the network has no vocabulary",
+    "hybrid_engine": "is for the generation of text",
+    "weight_quantization": "would train another network than the one that is saved",
     "autotuning": "use jobs/tune_model.py",
     "compile": "hooks of the compiled graph are not tested with this network",
-    "amp": "was removed from DeepSpeed; use training.precision: bf16, or fp16",
-}
+    "bfloat16": "is the old name of bf16",
+    "amp": f"{_REMOVED}; use training.precision: bf16, or fp16",
+    **dict.fromkeys(
+        (
+            "nebula", "compression_training", "quantize_training", "sparse_gradients", "eigenvalue",
+            "sparse_attention", "graph_harvesting", "curriculum_learning", "progressive_layer_drop",
+        ),
+        _REMOVED,
+    ),
+}  # fmt: skip
 """Keys that would break the mathematics or a promise of the platform, with the reason."""
 
 ZERO_KEYS = frozenset({
@@ -54,18 +72,26 @@ ZERO_KEYS = frozenset({
     "module_granularity_threshold", "ignore_unused_parameters", "round_robin_gradients",
     "zero_hpz_partition_size", "zero_quantized_weights", "zero_quantized_nontrainable_weights",
     "zero_quantized_gradients", "memory_efficient_linear", "log_trace_cache_warnings",
-    "stage3_allgather_sequential", "allgather_sequential",
+    "stage3_allgather_sequential", "allgather_sequential", "use_all_reduce_for_fetch_params", "parameter_alignment",
+    "override_module_apply", "enable_sanity_checks", "leaf_module",
 })  # fmt: skip
 """Keys of ``zero_optimization`` that may be set."""
 
-_REFUSED_ZERO = {
+_FLOAT32 = "the platform saves float32 weights"
+REFUSED_ZERO = {
     "stage": "is training.zero_stage",
-    "elastic_checkpoint": "checkpoints are written by the platform, for every stage and worker count",
+    "elastic_checkpoint": _CHECKPOINTS,
+    "pipeline_loading_checkpoint": _CHECKPOINTS,
+    "stage3_gather_16bit_weights_on_model_save": _FLOAT32,
+    "gather_16bit_weights_on_model_save": _FLOAT32,
+    "stage3_gather_fp16_weights_on_model_save": _FLOAT32,
+    "compute_grad_norm": "gradients are clipped by their norm, and it is recorded",
     "legacy_stage1": "is not tested with this network",
-    "mics_shard_size": "is not tested with this network",
-    "stage3_gather_16bit_weights_on_model_save": "the platform saves float32 weights",
-    "gather_16bit_weights_on_model_save": "the platform saves float32 weights",
+    "zenflow": "would apply gradients of earlier steps",
+    "save_muon_momentum_buffer_in_memory": "the optimizer is AdamW",
+    **dict.fromkeys(("mics_shard_size", "mics_hierarchical_params_gather", "zeropp_loco_param"), _REMOVED),
 }
+"""Keys of ``zero_optimization`` that may not, with the reason."""
 
 
 def check_passthrough(content: Mapping[str, Any], stage: int, precision: str) -> None:
@@ -83,7 +109,7 @@ def check_passthrough(content: Mapping[str, Any], stage: int, precision: str) ->
     zero = content.get("zero_optimization", {})
     if not isinstance(zero, Mapping):
         raise ValueError("deepspeed.zero_optimization: write a section of keys")
-    _check_keys("deepspeed.zero_optimization", zero, ZERO_KEYS, _REFUSED_ZERO)
+    _check_keys("deepspeed.zero_optimization", zero, ZERO_KEYS, REFUSED_ZERO)
     for name in ("fp16", "bf16"):
         if not is_enabled(content, name):
             continue

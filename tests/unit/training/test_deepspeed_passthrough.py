@@ -1,0 +1,241 @@
+"""The keys of DeepSpeed's configuration: all that this version knows are sorted out, and what is set arrives."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from vavl.errors import TrainingError
+from vavl.training.collectives import start_single_process_group
+from vavl.training.deepspeed_config import bucket_elements, deepspeed_config
+from vavl.training.deepspeed_engine import DeepSpeedEngine
+from vavl.training.deepspeed_passthrough import ALLOWED, REFUSED, REFUSED_ZERO, ZERO_KEYS, check_passthrough
+from vavl.training.loop import train
+from vavl.training.run import prepare_run
+from vavl.training.settings import TrainingSettings
+
+CPU = torch.device("cpu")
+NOT_IN_CONFIG = {"autotuning", "aio", "compile"}
+"""Read by other parts of DeepSpeed than its configuration class."""
+WIDTH = 700
+"""Of the layer whose buckets are measured: 490,000 weights, an eighth of which is less than the least bucket."""
+
+
+class NotingDict(dict):
+    """A configuration that notes which keys are asked for, there or not; its copies note to the same set."""
+
+    asked: set[str]
+
+    def __contains__(self, key: object) -> bool:
+        self.asked.add(str(key))
+        return super().__contains__(key)
+
+    def __getitem__(self, key: str) -> Any:
+        self.asked.add(key)
+        return super().__getitem__(key)
+
+    def get(self, key: str, default: Any = None) -> Any:
+        self.asked.add(key)
+        return super().get(key, default)
+
+    def keys(self) -> Any:
+        return self
+
+    def __copy__(self) -> NotingDict:
+        copied = NotingDict(self.items())
+        copied.asked = self.asked
+        return copied
+
+
+def settings(**changes: Any) -> TrainingSettings:
+    return TrainingSettings.model_validate({"launcher": "in_process", **changes})
+
+
+def engine_of(network: torch.nn.Module, **changes: Any) -> DeepSpeedEngine:
+    return DeepSpeedEngine(network, settings(**changes), CPU, rows_per_slot=1)
+
+
+def test_every_key_that_deepspeed_reads_is_allowed_or_refused_and_no_other():
+    """A new version that knows a new key shows up here."""
+    from deepspeed.runtime.config import DeepSpeedConfig
+
+    content = NotingDict(deepspeed_config(settings(), 4, 1, 100))
+    content.asked = set()
+    DeepSpeedConfig(content)
+    assert content.asked - NOT_IN_CONFIG == (ALLOWED | REFUSED.keys()) - NOT_IN_CONFIG
+    assert not ALLOWED & REFUSED.keys()
+
+
+def test_every_key_of_zero_that_deepspeed_knows_is_allowed_or_refused_and_no_other():
+    from deepspeed.runtime.config import _REMOVED_ZERO_CONFIG_KEYS
+    from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
+
+    fields = DeepSpeedZeroConfig.model_fields
+    known = {*fields, *(field.alias for field in fields.values() if field.alias), *_REMOVED_ZERO_CONFIG_KEYS}
+    assert known == ZERO_KEYS | REFUSED_ZERO.keys()
+    assert not ZERO_KEYS & REFUSED_ZERO.keys()
+
+
+@pytest.mark.parametrize("key", sorted(REFUSED))
+def test_a_refused_key_comes_with_its_reason(key):
+    with pytest.raises(ValueError, match=f"deepspeed.{key} cannot be set: .{{12}}"):
+        check_passthrough({key: 1}, 1, "fp32")
+
+
+@pytest.mark.parametrize("key", sorted(REFUSED_ZERO))
+def test_a_refused_key_of_zero_comes_with_its_reason(key):
+    with pytest.raises(ValueError, match=f"deepspeed.zero_optimization.{key} cannot be set: .{{12}}"):
+        check_passthrough({"zero_optimization": {key: 1}}, 1, "fp32")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "right"),
+    [("flop_profiler", "flops_profiler"), ("fp-16", "fp16"), ("zero_optimizations", "zero_optimization")],
+)
+def test_an_unknown_key_comes_with_the_nearest_name(wrong, right):
+    with pytest.raises(
+        ValueError, match=rf"{wrong} is not a key that DeepSpeed knows: did you mean {right}\?"
+    ):
+        check_passthrough({wrong: {}}, 1, "fp32")
+
+
+def test_a_key_that_is_like_none_comes_with_all():
+    with pytest.raises(ValueError, match=r"known: .*flops_profiler.*zero_optimization"):
+        check_passthrough({"qqqq": 1}, 1, "fp32")
+
+
+ARRIVES = [
+    ({"zero_optimization": {"overlap_comm": False}}, 2, lambda engine: engine.zero_overlap_comm(), False),
+    ({"zero_optimization": {"reduce_bucket_size": 777}}, 2, lambda engine: engine.zero_reduce_bucket_size(), 777),
+    (
+        {"zero_optimization": {"allgather_bucket_size": 778}}, 2,
+        lambda engine: engine.zero_allgather_bucket_size(), 778,
+    ),
+    (
+        {"zero_optimization": {"offload_optimizer": {"device": "cpu", "pin_memory": False}}}, 3,
+        lambda engine: getattr(engine.zero_offload_optimizer(), "device", None), "cpu",
+    ),
+    (
+        {"zero_optimization": {"zero_quantized_weights": True}}, 3,
+        lambda engine: engine.zero_quantized_weights(), True,
+    ),
+    ({"flops_profiler": {"enabled": True, "profile_step": 10**6}}, 1,
+     lambda engine: engine.flops_profiler_profile_step(), 10**6),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("content", "stage", "read", "expected"), ARRIVES, ids=lambda one: str(one)[:60])
+def test_what_is_passed_on_arrives_in_deepspeed(content, stage, read, expected):
+    engine = engine_of(torch.nn.Linear(4, 3), zero_stage=stage, deepspeed=content)
+    assert read(engine._engine) == expected
+    assert read(engine_of(torch.nn.Linear(4, 3), zero_stage=stage)._engine) != expected
+
+
+def test_offload_to_nvme_arrives_in_deepspeeds_configuration(tmp_path):
+    """As far as a machine without libaio can tell."""
+    from deepspeed.runtime.config import DeepSpeedConfig
+
+    disk = {"device": "nvme", "nvme_path": str(tmp_path), "pin_memory": True}
+    content = {"zero_optimization": {"offload_optimizer": disk}, "aio": {"block_size": 2**18}}
+    merged = deepspeed_config(settings(zero_stage=3, deepspeed=content), 4, 1, 100)
+    found = DeepSpeedConfig(merged)
+    assert found.zero_config.offload_optimizer.device == "nvme"
+    assert found.zero_config.offload_optimizer.nvme_path == tmp_path
+    assert found.aio_config["block_size"] == 2**18
+
+
+def test_fp16_arrives_in_deepspeeds_configuration():
+    from deepspeed.runtime.config import DeepSpeedConfig
+
+    content = {"fp16": {"enabled": True, "initial_scale_power": 9}}
+    found = DeepSpeedConfig(deepspeed_config(settings(zero_stage=1, deepspeed=content), 4, 1, 100))
+    assert (found.float16_config.enabled, found.float16_config.initial_scale_power) == (True, 9)
+    assert not found.bfloat16_config.enabled
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"zero_optimization": {"overlap_comm": "perhaps"}},
+        {"zero_optimization": {"reduce_bucket_size": -1}},
+        {"data_types": {"keep_in_fp32_modules": 3}},
+        {"data_types": {"grad_accum_dtype": "fp7"}},
+    ],
+)
+def test_a_value_that_deepspeed_refuses_is_a_message_with_the_configuration(content):
+    with pytest.raises(TrainingError, match="DeepSpeed refuses its configuration") as error:
+        engine_of(torch.nn.Linear(4, 3), zero_stage=2, deepspeed=content)
+    assert error.value.field == "deepspeed"
+    assert "reduce_bucket_size" in error.value.fix
+
+
+class Allocations(TorchDispatchMode):
+    """Notes the elements of the largest tensor that is allocated."""
+
+    largest = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        if func.overloadpacket.__name__.startswith(("empty", "zeros", "new_empty", "new_zeros")):
+            self.largest = max(self.largest, made.numel())
+        return made
+
+
+def largest_allocation(stage: int, **changes: Any) -> int:
+    network = torch.nn.Sequential(*(torch.nn.Linear(WIDTH, WIDTH, bias=False) for _ in range(3)))
+    start_single_process_group(CPU)
+    with Allocations() as seen:
+        engine = engine_of(network, zero_stage=stage, **changes)
+        for _ in range(2):
+            engine.backward(engine._engine(torch.ones(1, WIDTH)).sum())
+            engine.step(1e-3)
+    return seen.largest
+
+
+@pytest.mark.parametrize("stage", [1, 2])
+def test_the_buckets_of_a_small_network_are_small(stage):
+    """Left alone DeepSpeed allocates 5e8 elements; a bucket that is set shows that they are seen here."""
+    whole = 3 * WIDTH * WIDTH  # the flat copy of the weights
+    assert bucket_elements(whole) < whole
+    assert largest_allocation(stage) <= whole + 64  # padding
+    large = {"deepspeed": {"zero_optimization": {"reduce_bucket_size": 10**7}}}
+    assert largest_allocation(stage, **large) == 10**7
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_communication_overlaps_the_backward_pass(stage):
+    assert engine_of(torch.nn.Linear(4, 3), zero_stage=stage)._engine.zero_overlap_comm()
+
+
+TEACHING = {"objectives": {"pseudo_label": {"threshold": 0.5}}}
+IN_PIECES = {"objectives": {"hgr": {"weight": 0.1}}, "pieces": {"clips_per_forward": 4}}
+
+
+@pytest.mark.parametrize("case", [TEACHING, IN_PIECES], ids=["pseudo-labels", "accumulation"])
+def test_the_order_of_modules_that_zero_3_prefetches_by_holds(case, plan, records, monkeypatch, capsys):
+    """It is thrown away at every step where the first forward pass of an attempt has no gradient."""
+    told = {"zero_optimization": {"log_trace_cache_warnings": True}}
+    training = {
+        "engine": "deepspeed", "zero_stage": 3, "max_steps": 10, "max_epochs": 10, "deepspeed": told,
+        **case.get("pieces", {}),
+    }  # fmt: skip
+
+    def invalidations(name: str) -> int:
+        chosen = plan(
+            name,
+            objectives=case["objectives"],
+            # One epoch: an evaluation is another order of modules.
+            data={"store": plan().data.store, "composition": {"batch_size": 10}},
+            training=training,
+        )
+        run = prepare_run(chosen)
+        capsys.readouterr()
+        train(run, run.start, records())
+        return capsys.readouterr().out.count("Invalidate trace cache")
+
+    warm = invalidations("warm")
+    monkeypatch.setattr(DeepSpeedEngine, "prepare", lambda engine, passes: None)
+    assert (warm, invalidations("cold")) == (0, 10)
