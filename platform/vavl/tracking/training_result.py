@@ -18,7 +18,7 @@ from vavl.tracking.journal import Journal
 from vavl.tracking.run import DatasetNote
 from vavl.training.settings import TrainingPlan
 from vavl.training.throughput import EXPECTED_SECONDS, MFU
-from vavl.training.worker import PARTITIONS_FILE
+from vavl.training.worker import ENGINE_FILE, PARTITIONS_FILE
 
 _SHOWN = ("accuracy", "f1_macro", "uar", "ccc_mean")
 
@@ -148,5 +148,5 @@ def result_rows(outcome: Mapping[str, Any], summary: Mapping[str, Any]) -> list[
 
 def artifacts_of(folder: Path) -> list[Path]:
     """Return what a run folder holds for the tracking server."""
-    names = ("config.yaml", "report.html", "pictures", "outcome.json", PARTITIONS_FILE, "predictions")
+    names = ("config.yaml", "report.html", "pictures", "outcome.json", PARTITIONS_FILE, ENGINE_FILE, "predictions")
     return [folder / name for name in names if (folder / name).exists()]

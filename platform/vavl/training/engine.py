@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -43,6 +43,8 @@ class Engine(Protocol):
 
     network: nn.Module
     device: torch.device
+    config: dict[str, Any]
+    """The engine's own configuration as it was given, to be recorded; empty without one."""
 
     def forward(self, batch: ClipBatch, key: DrawKey | None = None) -> VavlOutput:
         """Run the network on a micro-batch; training needs the ``key`` of its draws. Every rank must call."""
@@ -146,6 +148,7 @@ class TorchEngine:
         self, network: nn.Module, settings: TrainingSettings, device: torch.device, micro_batches: int = 1
     ) -> None:
         self.device = device
+        self.config: dict[str, Any] = {}
         self.network = network.to(device)
         self._clipping = settings.optimizer.gradient_clipping
         self._bf16 = settings.precision == "bf16"

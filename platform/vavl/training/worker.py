@@ -35,6 +35,8 @@ _log = logging.getLogger(__name__)
 OUTCOME_FILE = "outcome.json"
 PREDICTIONS_FOLDER = "predictions"
 PARTITIONS_FILE = "partitions.csv"
+ENGINE_FILE = "deepspeed.json"
+"""DeepSpeed's whole configuration: what was generated, and the user's keys over it."""
 
 
 def train_on_worker(
@@ -42,7 +44,7 @@ def train_on_worker(
 ) -> dict[str, Any]:
     """Set up, train, and measure the best epoch. Every rank must call.
 
-    Leaves in ``plan.output_dir``: ``partitions.csv``, ``best/`` (the model), ``checkpoints/``,
+    Leaves in ``plan.output_dir``: ``partitions.csv``, ``deepspeed.json``, ``best/`` (the model), ``checkpoints/``,
     ``predictions/`` and ``outcome.json``, which comes last and is missing after a request to stop.
 
     Returns:
@@ -75,6 +77,9 @@ def _train(plan: TrainingPlan, report: Report, context: WorkerContext) -> tuple[
         if run.place.rank == 0:
             run.data.table.write_csv(output.folder / PARTITIONS_FILE)
             output.publish(PARTITIONS_FILE)
+            if run.engine.config:
+                write_json(output.folder / ENGINE_FILE, run.engine.config)
+                output.publish(ENGINE_FILE)
         now = {"workers": run.place.world_size, "zero_stage": plan.training.zero_stage}
         left_out = tuple(sorted({*run.start.avoided, *avoided}))
         state = run.start.model_copy(update={**now, "avoided": left_out})

@@ -127,7 +127,11 @@ ARRIVES = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("content", "stage", "read", "expected"), ARRIVES, ids=lambda one: str(one)[:60])
+@pytest.mark.parametrize(
+    ("content", "stage", "read", "expected"),
+    ARRIVES,
+    ids=lambda one: "read" if callable(one) else str(one)[:60],
+)
 def test_what_is_passed_on_arrives_in_deepspeed(content, stage, read, expected):
     engine = engine_of(torch.nn.Linear(4, 3), zero_stage=stage, deepspeed=content)
     assert read(engine._engine) == expected
