@@ -23,7 +23,8 @@ ROOT = Path(__file__).parents[2]
 JOB = ROOT / "jobs" / "train_model.py"
 
 SUMMARY_KEYS = {
-    "metrics", "best_epoch", "steps", "clips_per_second", "seconds_to_first_step", "workers", "zero_stage",
+    "metrics", "best_epoch", "steps", "clips_per_second", "seconds_to_first_step", "expected_seconds", "mfu",
+    "workers", "zero_stage",
     "mlflow_run_id", "model_name", "model_version", "config_hash", "store_hash",
 }  # fmt: skip
 
