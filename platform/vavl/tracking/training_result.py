@@ -148,5 +148,13 @@ def result_rows(outcome: Mapping[str, Any], summary: Mapping[str, Any]) -> list[
 
 def artifacts_of(folder: Path) -> list[Path]:
     """Return what a run folder holds for the tracking server."""
-    names = ("config.yaml", "report.html", "pictures", "outcome.json", PARTITIONS_FILE, ENGINE_FILE, "predictions")
+    names = (
+        "config.yaml",
+        "report.html",
+        "pictures",
+        "outcome.json",
+        PARTITIONS_FILE,
+        ENGINE_FILE,
+        "predictions",
+    )
     return [folder / name for name in names if (folder / name).exists()]

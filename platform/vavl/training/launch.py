@@ -39,7 +39,7 @@ from vavl.training.cluster import (
 from vavl.training.collectives import CPU_BACKEND, GPU_BACKEND
 from vavl.training.context import LocalContext
 from vavl.training.loop import Report
-from vavl.training.ray_worker import RunCallback, first_failure, train_on_ray_worker
+from vavl.training.ray_worker import RunCallback, first_failure, in_short, train_on_ray_worker
 from vavl.training.run_folder import RunFolder
 from vavl.training.settings import TrainingPlan, TrainingSettings
 from vavl.training.signals import in_thread, stop_on_signals
@@ -213,7 +213,7 @@ def _result_of(fit: Callable[[], Any]) -> dict[str, Any]:
 
 def _failed(error: BaseException) -> TrainingError:
     return TrainingError(
-        "training", "", f"Ray Train failed: {type(error).__name__}: {error}",
+        "training", "", f"Ray Train failed: {type(error).__name__}: {in_short(error)}",
         "start the same command again to resume from the last checkpoint",
     )  # fmt: skip
 

@@ -153,7 +153,7 @@ def failure_of(error: Exception, settings: TrainingSettings) -> Exception:
     if isinstance(error, torch.OutOfMemoryError) or "out of memory" in str(error).lower():
         now = "its whole share" if settings.clips_per_forward is None else settings.clips_per_forward
         return TrainingError(
-            "training", "clips_per_forward", f"out of memory with {now} per forward pass: {_in_short(error)}",
+            "training", "clips_per_forward", f"out of memory with {now} per forward pass: {in_short(error)}",
             "lower training.clips_per_forward; also zero_stage, activation_checkpointing or offload",
         )  # fmt: skip
     is_ray = type(error).__module__.partition(".")[0] == "ray"
@@ -164,7 +164,7 @@ def failure_of(error: Exception, settings: TrainingSettings) -> Exception:
         return error
     where = traceback.TracebackException.from_exception(error).stack[-1]
     return TrainingError(
-        f"{Path(where.filename).name}:{where.lineno}", type(error).__name__, _in_short(error),
+        f"{Path(where.filename).name}:{where.lineno}", type(error).__name__, in_short(error),
         "this is a bug or a bad input, so the run is not restarted; the log of the worker has the traceback",
     )  # fmt: skip
 
@@ -225,7 +225,7 @@ class RunCallback(UserCallback):  # type: ignore[misc]
         if stacks is not None:
             seconds = self._faults.step_timeout_seconds
             return f"a step did not end within {seconds:g} s; the stacks of all ranks:\n{stacks}"
-        listed = "; ".join(f"worker {rank}: {_in_short(error)}" for rank, error in sorted(errors.items()))
+        listed = "; ".join(f"worker {rank}: {in_short(error)}" for rank, error in sorted(errors.items()))
         return f"workers were lost: {listed}"
 
 
@@ -266,7 +266,7 @@ def _is_preempted(error: BaseException) -> bool:
     return bool(getattr(inner, "preempted", False))
 
 
-def _in_short(error: BaseException) -> str:
+def in_short(error: BaseException) -> str:
     """Return what an error says, without its page of details."""
     cause = getattr(error, "cause", None) or error.__cause__ or error
     first = next((line.strip() for line in str(cause).splitlines() if line.strip()), type(cause).__name__)
