@@ -25,7 +25,6 @@ from vavl.models.draws import DrawKey
 from vavl.models.settings import LadderShape, NetworkSettings
 from vavl.models.vavl import Vavl, VavlOutput
 from vavl.objectives.moments import named_moments
-from vavl.training.checkpoint import weights_of
 from vavl.training.collectives import add_over_ranks, rank_and_world_size
 from vavl.training.engines import EngineShape, make_engine
 from vavl.training.settings import TrainingSettings
@@ -77,7 +76,7 @@ def trained(precision: str, stage: int, *, is_checkpointed: bool) -> dict[str, T
         norms.append(float(engine.step(1e-2)))
     told = {"losses": torch.stack(losses), "runs": torch.tensor(float(len(runs)))}
     agreed = {name: value.float() for name, value in add_over_ranks(told).items()}
-    return {**agreed, "norms": torch.tensor(norms), **named_moments("weights", weights_of(engine))}
+    return {**agreed, "norms": torch.tensor(norms), **named_moments("weights", engine.full_weights())}
 
 
 def network(is_checkpointed: bool) -> Vavl:

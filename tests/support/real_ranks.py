@@ -27,7 +27,6 @@ from vavl.config.files import read_json
 from vavl.objectives.hgr import correlation_moments, soft_hgr_loss
 from vavl.objectives.moments import Moments, moments_under, named_moments
 from vavl.training import step as step_module
-from vavl.training.checkpoint import weights_of
 from vavl.training.collectives import add_over_ranks
 from vavl.training.run import prepare_run
 from vavl.training.settings import TrainingPlan
@@ -147,7 +146,7 @@ def training_of(plan: TrainingPlan, way: str) -> dict[str, Tensor]:
             facts = {**done.parts, **done.part_norms, "sure": done.sure, "norm": done.gradient_norm}
             curve.append(facts)
     found = {f"curve {name}": torch.tensor([facts[name] for facts in curve]) for name in curve[-1]}
-    return found | named_moments("weights", weights_of(run.engine))
+    return found | named_moments("weights", run.engine.full_weights())
 
 
 if __name__ == "__main__":

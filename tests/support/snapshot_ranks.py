@@ -18,7 +18,6 @@ import torch
 from forked_ranks import run_ranks, warm_up
 from safetensors.torch import save_file
 
-from vavl.training.checkpoint import weights_of
 from vavl.training.checkpoint_files import CheckpointValues, Snapshot, shares
 from vavl.training.collectives import rank_and_world_size
 from vavl.training.engine import Engine
@@ -88,6 +87,7 @@ def train_and_save(way: Way, folder: Path) -> None:
     inputs = torch.linspace(-1, 1, 20).view(4, 5)
     prepare(engine)
     assert engine.optimizer_steps == 0
+    assert way[1] < 1 or engine._layout is not None  # else every checkpoint would gather parameter by parameter
     for step in range(STEPS):
         engine.backward(engine.forward(inputs).float().sub(step).square().mean() / ranks)
         engine.step(1e-2)
@@ -115,10 +115,10 @@ def leave(engine: Engine, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     rank, ranks = rank_and_world_size()
     owner = shares({name: held.numel() for name, held in engine.held_weights().items()}, ranks)
-    tensors = engine.snapshot(lambda name: owner[name] == rank)
+    pieces = engine.snapshot(lambda name: owner[name] == rank)
     state = LoopState(config_hash="c", store_hash="s", workers=ranks, zero_stage=0, step=STEPS)
-    Snapshot(rank, ranks, "token", state, engine.optimizer_steps, tensors).write(RunStorage(folder))
-    full = weights_of(engine)
+    Snapshot(rank, ranks, "token", state, engine.optimizer_steps, pieces).write(RunStorage(folder))
+    full = engine.full_weights()
     if rank == 0:
         (folder / "whole").mkdir(exist_ok=True)
         save_file(

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from vavl.config.files import read_json
 from vavl.errors import TrainingError
@@ -29,7 +28,7 @@ from vavl.training.checkpoint_files import (
     shares,
 )
 from vavl.training.collectives import any_rank, from_rank_zero, rank_and_world_size, wait_for_all
-from vavl.training.engine import Engine
+from vavl.training.engine import WEIGHT, Engine
 from vavl.training.state import LoopState
 from vavl.training.storage import RunStorage
 
@@ -148,7 +147,7 @@ class Checkpoints:
         """Copy the state, and have it written in the background. Every rank must call.
 
         Args:
-            engine: its weights and optimizer state; ZeRO 1 to 3 gather them parameter by parameter.
+            engine: its weights and optimizer state.
             average: of the weights, where it is kept.
             state: of the loop.
             records: reported since the last checkpoint.
@@ -159,11 +158,11 @@ class Checkpoints:
         if not self._token:
             self.open()
         owner = shares({name: held.numel() for name, held in engine.held_weights().items()}, self._ranks)
-        tensors = engine.snapshot(lambda name: owner[name] == self._rank)
+        pieces = engine.snapshot(lambda name: owner[name] == self._rank)
         averaged = average.weights(kept=self._rank == 0) if average is not None else {}
         name = f"step-{state.step:08d}"
         snapshot = Snapshot(
-            self._rank, self._ranks, self._token, state, engine.optimizer_steps, tensors, averaged, records
+            self._rank, self._ranks, self._token, state, engine.optimizer_steps, pieces, averaged, records
         )
         self._pending = PendingWrite(name, self._storage.directory(name), snapshot)
         (submit or self.write_in_thread)(self._pending)
@@ -269,21 +268,16 @@ def _newest_whole(root: RunStorage) -> tuple[str | None, list[str]]:
     return None, torn
 
 
-def weights_of(engine: Engine, *, kept: bool = True) -> dict[str, Tensor]:
-    """Return the trained weights in float32 on the CPU, where ``kept``; empty elsewhere. Every rank must call."""
-    found = engine.snapshot(lambda _: kept, moments=False)
-    return {name.partition("/")[2]: value for name, value in found.items()}
-
-
 def differing(engine: Engine, values: CheckpointValues, rank: int, ranks: int) -> list[str]:
     """Return the parameters that an engine holds otherwise than a checkpoint.
 
     Every rank must call, and compares its share.
     """
     owner = shares({name: held.numel() for name, held in engine.held_weights().items()}, ranks)
-    held = engine.snapshot(lambda name: owner[name] == rank, moments=False)
-    return [
-        name
-        for key, value in held.items()
-        if not torch.equal(value.view(-1), values.whole(name := key.partition("/")[2], "weight"))
-    ]
+    mine = engine.snapshot(lambda name: owner[name] == rank)
+
+    def is_equal(name: str, start: int) -> bool:
+        held = mine.tensors[f"{WEIGHT}/{name}"].view(-1)
+        return torch.equal(held, values.whole(name, WEIGHT)[start : start + held.numel()])
+
+    return [name for name, start in mine.starts.items() if not is_equal(name, start)]

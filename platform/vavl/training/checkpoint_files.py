@@ -1,7 +1,7 @@
 """The files of one checkpoint, in a directory or in object storage.
 
     checkpoints/<attempt>/step-00000120/
-        rank-000.safetensors ...  weights and optimizer state of some parameters each, float32
+        rank-000.safetensors ...  weights and optimizer state, float32: some parameters each, or what ZeRO gave the rank
         rank-000.json ...         size and checksum of the rank's files; written after them
         average.safetensors       averaged weights, where they are kept
         loop.json                 LoopState
@@ -29,7 +29,7 @@ from torch import Tensor
 
 from vavl.config.files import read_json, sha256_of_file, write_json
 from vavl.errors import TrainingError, VavlError
-from vavl.training.engine import WEIGHT
+from vavl.training.engine import WEIGHT, Pieces
 from vavl.training.state import LoopState
 from vavl.training.storage import RunStorage
 
@@ -49,7 +49,7 @@ class Snapshot:
         token: of the attempt; files of different attempts make no checkpoint together.
         state: of the loop.
         optimizer_steps: updates done.
-        tensors: by ``<kind>/<parameter>``.
+        pieces: weights and optimizer state.
         average: averaged weights; rank 0 only.
         records: reported since the last checkpoint.
     """
@@ -59,7 +59,7 @@ class Snapshot:
     token: str
     state: LoopState
     optimizer_steps: int
-    tensors: Mapping[str, Tensor]
+    pieces: Pieces
     average: Mapping[str, Tensor] = field(default_factory=dict)
     records: Sequence[Mapping[str, Any]] = ()
 
@@ -75,10 +75,10 @@ class Snapshot:
         stem = f"rank-{self.rank:03d}"
         with storage.scratch() as folder:
             metadata = {
-                "starts": json.dumps({name.partition("/")[2]: 0 for name in self.tensors}),
+                "starts": json.dumps(dict(self.pieces.starts)),
                 "optimizer_steps": str(self.optimizer_steps),
             }
-            save_file(dict(self.tensors), folder / f"{stem}.safetensors", metadata)
+            save_file(dict(self.pieces.tensors), folder / f"{stem}.safetensors", metadata)
             if self.average:
                 save_file(dict(self.average), folder / AVERAGE_FILE)
             if self.rank == 0:

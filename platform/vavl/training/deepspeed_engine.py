@@ -6,6 +6,7 @@ import json
 import logging
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,15 +18,19 @@ from vavl.errors import TrainingError
 from vavl.models.draws import DrawKey
 from vavl.models.vavl import VavlOutput
 from vavl.training.collectives import (
+    add_over_ranks,
+    any_rank,
     backend_of,
     gather_shards,
     rank_and_world_size,
     start_single_process_group,
 )
-from vavl.training.deepspeed_config import deepspeed_config, is_plain
+from vavl.training.deepspeed_config import deepspeed_config, holds_low_precision, is_plain
 from vavl.training.engine import (
     KINDS,
+    MOMENTS,
     WEIGHT,
+    Pieces,
     WholeValues,
     clip_gradient,
     count_steps,
@@ -42,6 +47,25 @@ from vavl.training.settings import TrainingSettings
 
 _log = logging.getLogger(__name__)
 _SHARDED_WEIGHTS = 3
+
+
+@dataclass(frozen=True)
+class _Run:
+    """Elements of one parameter that this rank holds.
+
+    Attributes:
+        name: of the parameter.
+        flat: torch's name for what DeepSpeed shards: the tensor that the optimizer updates.
+        offset: of the run in ``flat``.
+        start: first element of the parameter.
+        length: in elements.
+    """
+
+    name: str
+    flat: Tensor
+    offset: int
+    start: int
+    length: int
 
 
 class DeepSpeedEngine:
@@ -72,6 +96,7 @@ class DeepSpeedEngine:
         self._world_size = rank_and_world_size()[1]
         self._micro_batches, self._backwards = micro_batches, 0
         self._stage, self._is_plain = settings.zero_stage, is_plain(settings)
+        self._is_rounded = holds_low_precision(settings)
         self._clipping = settings.optimizer.gradient_clipping
         # DeepSpeed takes the GPU of this number.
         os.environ["LOCAL_RANK"] = str(device.index or 0)
@@ -90,6 +115,7 @@ class DeepSpeedEngine:
                 f"the merged configuration was {json.dumps(self.config)}",
             ) from error  # fmt: skip
         self.network = self._engine.module
+        self._layout: list[_Run] | None = None
 
     @property
     def is_sharded(self) -> bool:
@@ -149,19 +175,32 @@ class DeepSpeedEngine:
         for _ in range(self._micro_batches):
             self.backward(passes())
         self.step(0.0)
+        self._layout = self._find_layout()
         set_steps(self._torch_optimizer, 0)
 
-    def snapshot(self, kept: Callable[[str], bool], *, moments: bool = True) -> dict[str, Tensor]:
-        """Copy this rank's share; ZeRO 1 to 3 gather one parameter after the other."""
+    def snapshot(self, kept: Callable[[str], bool]) -> Pieces:
+        """Copy what this rank holds; where that is not known ZeRO 1 to 3 gather one parameter after the other."""
         if self._is_plain:
-            return unsharded_snapshot(self.network, self._torch_optimizer, kept, moments=moments)
-        copied = {}
-        for name, one in trained(self.network).items():
-            for kind in KINDS if moments else (WEIGHT,):
-                value = self._whole(one, kind)  # collective, so for every parameter
-                if kept(name):
-                    copied[f"{kind}/{name}"] = on_cpu(value).view(self._shapes[name])
-        return copied
+            return unsharded_snapshot(self.network, self._torch_optimizer, kept)
+        if self._layout is None:
+            return self._gathered(kept)
+        tensors = {}
+        for run in self._layout:
+            for kind, value in ((WEIGHT, run.flat), *self._torch_optimizer.state[run.flat].items()):
+                if kind in KINDS:
+                    tensors[f"{kind}/{run.name}"] = on_cpu(value.view(-1).narrow(0, run.offset, run.length))
+        return Pieces(tensors, {run.name: run.start for run in self._layout})
+
+    def full_weights(self, *, kept: bool = True) -> dict[str, Tensor]:
+        """Copy the weights, from the ranks' shards under ZeRO-3."""
+        found = {}
+        for name, held in self.held_weights().items():
+            is_copy = self._is_rounded and not self.is_sharded
+            value = self._whole(self.network.get_parameter(name), WEIGHT) if is_copy else held
+            value = self.whole_weight(name, value)  # collective, so for every parameter
+            if kept:
+                found[name] = on_cpu(value)
+        return found
 
     def held_weights(self) -> dict[str, Tensor]:
         """Return whole weights at stages 0 to 2, the local shards of the float32 ones at stage 3."""
@@ -204,6 +243,47 @@ class DeepSpeedEngine:
                 value = self.shard_of(source.whole(name, kind))
                 set_weight(one, value) if kind == WEIGHT else set_state(one, value, kind)
         set_steps(self._torch_optimizer, source.optimizer_steps)
+
+    def _find_layout(self) -> list[_Run] | None:
+        """Find which elements of which parameter this rank holds, and where.
+
+        DeepSpeed publishes no map of its shards. Numbers that are written through its setters, parameter by parameter,
+        are found again in the state of torch's optimizer; afterwards the state is zero, as it was.
+
+        Returns:
+            None where the state is elsewhere (NVMe) or a parameter is too large for float32 to count its elements.
+        """
+        _, set_state = self._setters()
+        names = list(self._shapes)
+        for number, name in enumerate(names, start=1):
+            one, size = self.network.get_parameter(name), self._shapes[name].numel()
+            set_state(one, self.shard_of(torch.full((size,), float(number))), MOMENTS[0])
+            set_state(one, self.shard_of(torch.arange(size, dtype=torch.float32)), MOMENTS[1])
+        runs: list[_Run] = []
+        for flat, state in self._torch_optimizer.state.items():
+            numbers, positions = (state[kind].view(-1).cpu() for kind in MOMENTS)
+            offset = 0
+            for number, length in zip(*torch.unique_consecutive(numbers, return_counts=True), strict=True):
+                if number > 0:  # 0 is padding
+                    start, end = int(positions[offset]), int(positions[offset + length - 1])
+                    if end - start + 1 == length:
+                        runs.append(_Run(names[int(number) - 1], flat, offset, start, int(length)))
+                offset += int(length)
+            for kind in MOMENTS:
+                state[kind].zero_()
+        held = torch.tensor(float(sum(run.length for run in runs)), device=self.device)
+        total = add_over_ranks({"held": held})["held"]
+        is_known = int(total) == sum(shape.numel() for shape in self._shapes.values())
+        return None if any_rank(is_true=not is_known) else runs
+
+    def _gathered(self, kept: Callable[[str], bool]) -> Pieces:
+        tensors = {}
+        for name, one in trained(self.network).items():
+            for kind in KINDS:
+                value = self._whole(one, kind)  # collective, so for every parameter
+                if kept(name):
+                    tensors[f"{kind}/{name}"] = on_cpu(value)
+        return Pieces(tensors, dict.fromkeys((name for name in self._shapes if kept(name)), 0))
 
     def _setters(self) -> tuple[Callable[..., None], Callable[..., None]]:
         from deepspeed import utils

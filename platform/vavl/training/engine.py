@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -25,6 +26,19 @@ from vavl.training.settings import TrainingSettings
 WEIGHT = "weight"
 MOMENTS = ("exp_avg", "exp_avg_sq")
 KINDS = (WEIGHT, *MOMENTS)
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """What one rank keeps of weights and optimizer state, float32 on the CPU.
+
+    Attributes:
+        tensors: by ``<kind>/<parameter>``: whole parameters, or flat runs of their elements.
+        starts: first element of each parameter's run.
+    """
+
+    tensors: Mapping[str, Tensor]
+    starts: Mapping[str, int]
 
 
 class WholeValues(Protocol):
@@ -69,16 +83,15 @@ class Engine(Protocol):
             passes: runs a forward pass in this engine and returns a loss of 0 that depends on every parameter.
         """
 
-    def snapshot(self, kept: Callable[[str], bool], *, moments: bool = True) -> dict[str, Tensor]:
-        """Copy trained weights and optimizer state to the CPU, float32. Every rank must call.
+    def snapshot(self, kept: Callable[[str], bool]) -> Pieces:
+        """Copy this rank's share of trained weights and optimizer state to the CPU. Every rank must call.
 
         Args:
-            kept: tells whether this rank keeps a parameter.
-            moments: with the optimizer state.
-
-        Returns:
-            Tensors in their whole shape by ``<kind>/<parameter>``.
+            kept: tells whether this rank keeps a parameter that several ranks hold.
         """
+
+    def full_weights(self, *, kept: bool = True) -> dict[str, Tensor]:
+        """Return the trained weights in float32 on the CPU, where ``kept``; empty elsewhere. Every rank must call."""
 
     def held_weights(self) -> dict[str, Tensor]:
         """Return what this rank holds of the trained weights, float32 on the device: whole, or a flat shard."""
@@ -197,9 +210,13 @@ class TorchEngine:
     def prepare(self, passes: Callable[[], Tensor]) -> None:
         """Need no discarded step."""
 
-    def snapshot(self, kept: Callable[[str], bool], *, moments: bool = True) -> dict[str, Tensor]:
+    def snapshot(self, kept: Callable[[str], bool]) -> Pieces:
         """Copy this rank's share; every rank holds everything."""
-        return unsharded_snapshot(self.network, self._optimizer, kept, moments=moments)
+        return unsharded_snapshot(self.network, self._optimizer, kept)
+
+    def full_weights(self, *, kept: bool = True) -> dict[str, Tensor]:
+        """Copy the weights."""
+        return {name: on_cpu(one) for name, one in trained(self.network).items()} if kept else {}
 
     def held_weights(self) -> dict[str, Tensor]:
         """Return the weights themselves."""
@@ -271,20 +288,16 @@ def set_steps(optimizer: torch.optim.Optimizer, steps: int) -> None:
 
 
 def unsharded_snapshot(
-    network: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    kept: Callable[[str], bool],
-    *,
-    moments: bool,
-) -> dict[str, Tensor]:
+    network: nn.Module, optimizer: torch.optim.Optimizer, kept: Callable[[str], bool]
+) -> Pieces:
     """Copy what ``kept`` names of whole weights and torch's optimizer state; see ``Engine.snapshot``."""
-    return {
+    mine = {name: one for name, one in trained(network).items() if kept(name)}
+    tensors = {
         f"{kind}/{name}": on_cpu(value)
-        for name, one in trained(network).items()
-        if kept(name)
+        for name, one in mine.items()
         for kind, value in _values(one, optimizer.state.get(one, {})).items()
-        if moments or kind == WEIGHT
     }
+    return Pieces(tensors, dict.fromkeys(mine, 0))
 
 
 def load_unsharded(network: nn.Module, optimizer: torch.optim.Optimizer, source: WholeValues) -> None:

@@ -20,7 +20,7 @@ from vavl.objectives.pseudo_label import ConfidenceState
 from vavl.objectives.settings import ObjectiveSettings
 from vavl.objectives.total import Objective
 from vavl.training.average import WeightAverage
-from vavl.training.checkpoint import Checkpoints, Restored, differing, weights_of
+from vavl.training.checkpoint import Checkpoints, Restored, differing
 from vavl.training.collectives import any_rank, rank_and_world_size
 from vavl.training.context import LocalContext, WorkerContext
 from vavl.training.description import describe_model
@@ -66,7 +66,7 @@ class TrainingRun:
     def weights(self, *, kept: bool = True) -> dict[str, Tensor]:
         """Return all weights, or their average, float32 on the CPU where ``kept``. Every rank must call."""
         average = self.average
-        trained = average.weights(kept=kept) if average else weights_of(self.engine, kept=kept)
+        trained = average.weights(kept=kept) if average else self.engine.full_weights(kept=kept)
         return {**self.untrained, **trained} if kept else {}
 
     def evaluation_data(self) -> EvaluationData:

@@ -8,7 +8,6 @@ from safetensors.torch import save_file
 
 from vavl.models.saved_model import load_model
 from vavl.training.average import WeightAverage
-from vavl.training.checkpoint import weights_of
 from vavl.training.engine import TorchEngine
 from vavl.training.loop import BEST_FOLDER, train
 from vavl.training.run import prepare_run
@@ -62,7 +61,7 @@ def test_what_is_saved_and_measured_is_the_average(plan, records, stage):
 
     def remember(step):
         update(step)
-        steps.append(weights_of(run.engine))
+        steps.append(run.engine.full_weights())
 
     run.average.update = remember
     first = run.average.weights()

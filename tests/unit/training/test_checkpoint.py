@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from vavl.config.files import sha256_of_file
 from vavl.errors import TrainingError
 from vavl.training import checkpoint_files
-from vavl.training.checkpoint import Checkpoints, checkpoint_names, remove_old, weights_of
+from vavl.training.checkpoint import Checkpoints, checkpoint_names, remove_old
 from vavl.training.checkpoint_files import CheckpointValues, Snapshot, shares
 from vavl.training.engine import TorchEngine
 from vavl.training.settings import TrainingSettings
@@ -83,8 +83,8 @@ def test_what_was_saved_comes_back(folder, engine):
     found, after = loaded(folder, engine)
     assert found == state
     assert folder.newest(Path("unused")).records == [{"kind": "step", "step": 2}]
-    for name, value in weights_of(before).items():
-        assert torch.equal(value, weights_of(after)[name])
+    for name, value in before.full_weights().items():
+        assert torch.equal(value, after.full_weights()[name])
     assert after.optimizer_steps == 3
     # The optimizer's moments too: the next step is the same.
     for one in (before, after):
@@ -305,8 +305,8 @@ def test_a_resumed_run_equals_the_uninterrupted_one_to_the_last_bit(
         for seen in (whole_seen, second_seen)
     ]
     assert scores[0] == scores[1]
-    weights = weights_of(run.engine)
-    for name, value in weights_of(whole.engine).items():
+    weights = run.engine.full_weights()
+    for name, value in whole.engine.full_weights().items():
         assert torch.equal(value, weights[name]), name
     best = [(one.output_dir / "best/model.safetensors").read_bytes() for one in (whole.plan, run.plan)]
     assert best[0] == best[1]
@@ -345,7 +345,7 @@ def test_a_checkpoint_of_version_0_1_is_read(tmp_path, engine):
     """Flat shards that are cut anywhere, and a manifest over all files."""
     before, path = engine(3), tmp_path / "checkpoints/step-00000003"
     path.mkdir(parents=True)
-    tensors = {name: value.flatten() for name, value in before.snapshot(lambda _: True).items()}
+    tensors = {name: value.flatten() for name, value in before.snapshot(lambda _: True).tensors.items()}
     for rank, cut in enumerate((slice(0, 1), slice(1, None))):
         starts = json.dumps({"weight": rank, "bias": rank})
         save_file(
@@ -359,8 +359,8 @@ def test_a_checkpoint_of_version_0_1_is_read(tmp_path, engine):
     (path / "manifest.json").write_text(json.dumps(sums))
     state, after = loaded(Checkpoints(tmp_path, 3), engine)
     assert state.step == 3
-    for name, value in before.snapshot(lambda _: True).items():
-        assert torch.equal(value, after.snapshot(lambda _: True)[name]), name
+    for name, value in before.snapshot(lambda _: True).tensors.items():
+        assert torch.equal(value, after.snapshot(lambda _: True).tensors[name]), name
     assert after.optimizer_steps == 3
 
 

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 
-from vavl.training.checkpoint import weights_of
 from vavl.training.deepspeed_engine import DeepSpeedEngine
 from vavl.training.engine import TorchEngine, make_optimizer
 from vavl.training.engines import EngineShape, make_engine
@@ -114,7 +113,7 @@ def test_a_first_gradient_that_is_not_finite_leaves_a_new_optimizer_as_it_was():
     assert engine.step(learning_rate=0.1).isnan()
     assert network.weight.tolist() == [[1, 1, 1]]
     assert engine.optimizer_steps == 0
-    held = engine.snapshot(lambda _: True)
+    held = engine.snapshot(lambda _: True).tensors
     assert not any(value.any() for name, value in held.items() if not name.startswith("weight/"))
 
 
@@ -133,7 +132,7 @@ def run_of(plan, records):
         run, seen = prepare_run(chosen), records()
         state = train(run, run.start, seen).state
         norms = [record["metrics"].get("train/gradient_norm") for record in seen.of("step")]
-        return np.array(seen.losses()), norms, weights_of(run.engine), state
+        return np.array(seen.losses()), norms, run.engine.full_weights(), state
 
     return train_it
 
@@ -194,9 +193,9 @@ def test_parts_that_no_clip_feeds_stay_as_they_were_at_every_stage(plan, records
         evaluation={"select_by": ["validation/audio/uar"]},
     )  # fmt: skip
     run = prepare_run(chosen)
-    before = weights_of(run.engine)
+    before = run.engine.full_weights()
     train(run, run.start, records())
-    after = weights_of(run.engine)
+    after = run.engine.full_weights()
     for name, value in after.items():
         assert value.shape == before[name].shape
         is_frozen = name.startswith(("video_path", "fusion_head")) or "correlate" in name
@@ -211,12 +210,12 @@ def test_the_first_update_of_every_stage_is_that_of_adamw(stage, precision):
     chosen = settings(zero_stage=stage, precision=precision, optimizer={"weight_decay": 0.5})
     engine = DeepSpeedEngine(network, chosen, CPU, rows_per_slot=1)
     assert engine.optimizer_steps == 0
-    before = weights_of(engine)
+    before = engine.full_weights()
     assert engine.network.weight.dtype == torch.float32
     engine.backward(engine._engine(torch.ones(1, 4)).float().sum())
     engine.step(learning_rate=1e-3)
     assert engine.optimizer_steps == 1
-    for name, value in weights_of(engine).items():
+    for name, value in engine.full_weights().items():
         expected = before[name] * (1 - 1e-3 * 0.5) - 1e-3
         torch.testing.assert_close(value, expected, rtol=0, atol=1e-6, msg=name)
 
@@ -229,11 +228,11 @@ def test_what_is_offloaded_lies_in_main_memory_and_trains(stage, offload):
     engine = DeepSpeedEngine(torch.nn.Linear(4, 3), settings(zero_stage=stage, offload=offload), CPU, 1)
     assert engine._engine.zero_offload_optimizer().device == "cpu"
     assert (engine._engine.zero_offload_param() is not None) == (offload == "optimizer_and_weights")
-    before = weights_of(engine)
+    before = engine.full_weights()
     engine.backward(engine._engine(torch.ones(1, 4)).sum())
     assert engine.step(learning_rate=1e-2) > 0
-    assert all(not torch.equal(value, before[name]) for name, value in weights_of(engine).items())
-    assert all(value.abs().sum() > 0 for value in engine.snapshot(lambda _: True).values())
+    assert all(not torch.equal(value, before[name]) for name, value in engine.full_weights().items())
+    assert all(value.abs().sum() > 0 for value in engine.snapshot(lambda _: True).tensors.values())
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
@@ -243,12 +242,12 @@ def test_a_gradient_that_is_not_finite_updates_nothing_and_the_next_one_does(pre
     network = torch.nn.Linear(3, 2)
     engine = DeepSpeedEngine(network, settings(precision=precision), CPU, rows_per_slot=1)
     clips = torch.ones(1, 3, dtype=network.weight.dtype)
-    before = weights_of(engine)
+    before = engine.full_weights()
     engine.backward(engine.network(clips * value).sum())
     assert not np.isfinite(float(engine.step(learning_rate=0.1)))
-    for name, weight in weights_of(engine).items():
+    for name, weight in engine.full_weights().items():
         torch.testing.assert_close(weight, before[name], rtol=0, atol=0)
     engine.backward(engine.network(clips).sum())
     assert float(engine.step(learning_rate=0.1)) == pytest.approx(8**0.5, rel=0.01)
     assert engine.optimizer_steps == 1
-    assert not torch.equal(weights_of(engine)["weight"], before["weight"])
+    assert not torch.equal(engine.full_weights()["weight"], before["weight"])

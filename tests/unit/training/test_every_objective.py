@@ -8,7 +8,6 @@ import torch
 
 from vavl.models.draws import DrawKey
 from vavl.objectives.total import Objective
-from vavl.training.checkpoint import weights_of
 from vavl.training.run import prepare_run
 from vavl.training.step import train_step
 
@@ -87,7 +86,7 @@ def assert_same_training(found, expected, name):
     assert not unmeasured or run.plan.training.zero_stage == 3
     for key, values in theirs.items() if not unmeasured else [(key, theirs[key]) for key in mine]:
         np.testing.assert_allclose(mine[key], values, rtol=1e-5, atol=1e-6, err_msg=f"{name}: {key}")
-    for one, other in ((weights_of(run.engine), weights_of(other_run.engine)),
+    for one, other in ((run.engine.full_weights(), other_run.engine.full_weights()),
                        (run.average.weights(), other_run.average.weights())):  # fmt: skip
         assert one.keys() == other.keys()
         for key, value in other.items():
@@ -137,11 +136,11 @@ def test_every_trainable_tensor_moves(full_plan, go):
         for name in EVERY_OBJECTIVE
     }
     plan = plan.model_copy(update={"objectives": plan.objectives.model_copy(update=no_ramp)})
-    before = weights_of(prepare_run(plan).engine)
+    before = prepare_run(plan).engine.full_weights()
     run, _, _ = go(plan)
     assert not run.frozen
     assert all(parameter.requires_grad for parameter in run.engine.network.parameters())
-    still = [name for name, value in weights_of(run.engine).items() if torch.equal(value, before[name])]
+    still = [name for name, value in run.engine.full_weights().items() if torch.equal(value, before[name])]
     assert not still
 
 
@@ -167,7 +166,7 @@ def test_a_resumed_run_equals_the_uninterrupted_one_to_the_last_bit(full_plan, t
     assert state.model_copy(update=timeless) == whole_state.model_copy(update=timeless)
     together = replace_times(restored + second.of("step"))
     assert together == replace_times(whole_seen.of("step"))
-    for kind in (lambda run: weights_of(run.engine), lambda run: run.average.weights()):
+    for kind in (lambda run: run.engine.full_weights(), lambda run: run.average.weights()):
         weights = kind(run)
         assert all(torch.equal(weights[name], value) for name, value in kind(whole).items())
     best = [(one.plan.output_dir / "best/model.safetensors").read_bytes() for one in (whole, run)]

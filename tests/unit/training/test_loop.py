@@ -12,7 +12,6 @@ import torch
 from vavl.data.loader import StepLoader
 from vavl.errors import TrainingError
 from vavl.models.saved_model import load_model
-from vavl.training.checkpoint import weights_of
 from vavl.training.loop import BEST_FOLDER, train
 from vavl.training.run import prepare_run
 
@@ -88,8 +87,8 @@ def test_the_same_seed_gives_the_same_run_and_another_seed_another(plan, start):
     )
     assert first[2].losses() == second[2].losses()
     assert first[2].losses() != other[2].losses()
-    for name, value in weights_of(first[0].engine).items():
-        assert torch.equal(value, weights_of(second[0].engine)[name]), name
+    for name, value in first[0].engine.full_weights().items():
+        assert torch.equal(value, second[0].engine.full_weights()[name]), name
 
 
 @pytest.mark.parametrize("target", ["label", "soft_label", "attributes"])
@@ -239,8 +238,8 @@ def test_a_step_that_is_not_finite_changes_nothing_and_is_counted(plan, start, e
         lambda run: replace(run, start=run.start.model_copy(update={"avoided": (1, 5)})),
     )
     assert run_without[2].losses() == seen.losses()
-    for name, value in weights_of(run.engine).items():
-        assert torch.equal(value, weights_of(run_without[0].engine)[name]), name
+    for name, value in run.engine.full_weights().items():
+        assert torch.equal(value, run_without[0].engine.full_weights()[name]), name
     for name, value in run.average.weights().items():
         assert torch.equal(value, run_without[0].average.weights()[name]), name
     assert state.confidence == run_without[1].confidence
@@ -260,12 +259,12 @@ def test_what_the_clips_cannot_feed_stays_as_it_was(plan, start):
     before = {}
 
     def remember(run):
-        before.update(weights_of(run.engine))
+        before.update(run.engine.full_weights())
         return run
 
     run, _, seen = start(chosen, remember)
     assert set(run.frozen) == {"video_path", "fusion_head"}
-    for name, value in weights_of(run.engine).items():
+    for name, value in run.engine.full_weights().items():
         assert torch.equal(value, before[name]) == (name.startswith(run.frozen) or "correlate" in name), name
     assert "validation/video/accuracy" not in seen.of("epoch")[-1]["metrics"]
 

@@ -12,7 +12,6 @@ import torch
 from vavl.data.partitions import Partition, PartitionedClips
 from vavl.errors import ConfigError, InputError, StoreError
 from vavl.objectives.settings import ObjectiveSettings
-from vavl.training.checkpoint import weights_of
 from vavl.training.run import freeze_parts, prepare_run, steps_of_plan
 from vavl.training.run_data import check_plan, open_run_data
 
@@ -106,7 +105,7 @@ def test_a_head_without_labels_is_not_offered_for_prediction(plan):
 
 def test_the_first_weights_follow_the_seed(plan):
     weights = [
-        weights_of(prepare_run(plan(training={"seed": seed})).engine)["fusion_head.0.weight"]
+        prepare_run(plan(training={"seed": seed})).engine.full_weights()["fusion_head.0.weight"]
         for seed in (0, 0, 1)
     ]
     assert torch.equal(weights[0], weights[1])
