@@ -123,11 +123,16 @@ def default_device(settings: TrainingSettings) -> torch.device:
     if settings.gpus_per_worker == 0:
         return torch.device("cpu")
     if not torch.cuda.is_available():
-        raise TrainingError(
-            "training", "gpus_per_worker", f"is {settings.gpus_per_worker:g}, and torch finds no GPU in this process",
-            "set gpus_per_worker: 0, or install a CUDA build of torch on a machine with a GPU",
-        )  # fmt: skip
+        raise no_gpu("torch finds no GPU in this process")
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+
+
+def no_gpu(problem: str) -> TrainingError:
+    """Return the error of a worker that cannot use the GPU it was given."""
+    return TrainingError(
+        "training", "gpus_per_worker", f"is above 0, and {problem}",
+        "set gpus_per_worker: 0, or install a CUDA build of torch on machines with a GPU",
+    )  # fmt: skip
 
 
 def check_precision(settings: TrainingSettings, device: torch.device) -> None:

@@ -25,7 +25,7 @@ from ray.train import (
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2.api.config import LoggingConfig
 
-from vavl.errors import TrainingError, VavlError
+from vavl.errors import TrainingError
 from vavl.ray_session import is_local, join_ray
 from vavl.training.bad_numbers import event
 from vavl.training.checkpoint import CHECKPOINTS_FOLDER, newest_step, remove_old
@@ -38,6 +38,7 @@ from vavl.training.cluster import (
 )
 from vavl.training.collectives import CPU_BACKEND, GPU_BACKEND
 from vavl.training.context import LocalContext
+from vavl.training.engine import no_gpu
 from vavl.training.loop import Report
 from vavl.training.ray_worker import RunCallback, first_failure, in_short, train_on_ray_worker
 from vavl.training.run_folder import RunFolder
@@ -202,8 +203,7 @@ def _result_of(fit: Callable[[], Any]) -> dict[str, Any]:
     try:
         end: dict[str, Any] = fit().return_value
     except ControllerError as error:
-        cause = error.controller_failure
-        raise cause if isinstance(cause, VavlError) else _failed(error) from error
+        raise first_failure({0: error.controller_failure}) or _failed(error.controller_failure) from error
     except WorkerGroupError as error:
         raise first_failure(error.worker_failures) or _failed(error) from error
     except (TrainingFailedError, RayError) as error:
@@ -212,6 +212,10 @@ def _result_of(fit: Callable[[], Any]) -> dict[str, Any]:
 
 
 def _failed(error: BaseException) -> TrainingError:
+    if "NCCL" in str(error) and "built in" in str(
+        error
+    ):  # torch's words, met before a worker runs code of ours
+        return no_gpu("NCCL is not part of torch on the workers")
     return TrainingError(
         "training", "", f"Ray Train failed: {type(error).__name__}: {in_short(error)}",
         "start the same command again to resume from the last checkpoint",
