@@ -216,6 +216,7 @@ def cluster(s3: str, tmp_path: Path) -> Iterator[Cluster]:
     cluster.shutdown()
 
 
+@pytest.mark.slow
 def test_machines_that_share_no_directory_train_together(job: Job, cluster: Cluster, tmp_path: Path) -> None:
     job.start("head", RAY_ADDRESS=cluster.address)
     job.wait_for(lambda: len(job.checkpoints()) > 0)

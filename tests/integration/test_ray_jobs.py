@@ -267,7 +267,7 @@ def test_the_demo_training_is_stopped_with_a_checkpoint_and_goes_on_to_a_registe
     log = cluster.ray_job("logs", "first").stdout
     assert cluster.details("first") == {"status": "STOPPED", "code": None}, log
     assert "stopped as asked; a checkpoint holds step" in log
-    step = max(int(path.name.removeprefix("step-")) for path in (run / "checkpoints").glob("step-*"))
+    step = max(int(path.name.removeprefix("step-")) for path in (run / "checkpoints").glob("*/step-*"))
 
     done = cluster.ray_job("submit", "--submission-id", "second", *words)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -91,12 +91,13 @@ def _curves_of(steps: dict[int, dict[str, float]]) -> Curves:
 
 def train_at_every_stage(plan: TrainingPlan, run_id: str) -> dict[str, Any]:
     """Train one run after the other in the same workers: their start costs more than all runs."""
-    from vavl.training.ray_worker import report_to_ray
+    from vavl.training.ray_worker import RayContext
 
+    context = RayContext(plan)
     for stage in STAGES:
 
         def report_stage(records: Sequence[dict[str, Any]], stage: int = stage) -> None:
-            report_to_ray([{**record, "stage": stage} for record in records])
+            context.report([{**record, "stage": stage} for record in records])
 
         training = plan.training.model_copy(update={"zero_stage": stage})
         folder = plan.output_dir / f"stage{stage}"

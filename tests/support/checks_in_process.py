@@ -148,7 +148,9 @@ def check_meta(bench: Bench) -> None:
     """Take a step on the meta device: it knows no numbers, and refuses tensors that were made elsewhere."""
     plan = checked_plan(bench, "meta", Case(), average_decay=None, gpus_per_worker=0)
     plan = plan.model_copy(update={"objectives": _self_taught(plan)})
-    run = prepare_run(plan, torch.device("cpu"))
+    run = prepare_run(
+        plan.model_copy(update={"training": plan.training.model_copy(update={"gpus_per_worker": 0})})
+    )
     meta = torch.device("meta")
     run.engine.device = meta
     run.engine.network.to(meta)

@@ -87,7 +87,9 @@ def train_and_save(way: Way, folder: Path) -> None:
     inputs = torch.linspace(-1, 1, 20).view(4, 5)
     prepare(engine)
     assert engine.optimizer_steps == 0
-    assert way[1] < 1 or engine._layout is not None  # else every checkpoint would gather parameter by parameter
+    assert (
+        way[1] < 1 or engine._layout is not None
+    )  # else every checkpoint would gather parameter by parameter
     for step in range(STEPS):
         engine.backward(engine.forward(inputs).float().sub(step).square().mean() / ranks)
         engine.step(1e-2)

@@ -38,6 +38,7 @@ REFUSED = {
     "elasticity": "is training.workers: [least, most]",
     "checkpoint": _CHECKPOINTS,
     "datastates_ckpt": _CHECKPOINTS,
+    "pipeline": _GRAPH,
     "tensor_parallel": _GRAPH,
     "expert_parallel": _GRAPH,
     "use_data_before_expert_parallelism": _GRAPH,
