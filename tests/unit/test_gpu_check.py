@@ -30,7 +30,7 @@ def test_the_checks_of_this_process_pass_on_a_cpu(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, timeout=TIME_LIMIT_S, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     summary = read_json(out / "summary.json")
-    assert (summary["passed"], summary["failed"], summary["not_run"]) == (list(ON_CPU), [], [])
+    assert (set(summary["passed"]), summary["failed"], summary["not_run"]) == (set(ON_CPU), [], [])
     assert summary["launches_per_micro_batch"]["engine torch, fp32"] > 100
     assert summary["launches_are"] == "operators of the CPU"
     assert summary["speed"][0]["step_seconds"] > 0

@@ -167,7 +167,8 @@ class DeepSpeedEngine:
         """Take a step of learning rate 0 on a loss of 0, and forget that it was taken.
 
         ZeRO-3 records the order of modules between forward passes: where an attempt begins with one without gradient
-        (pseudo-labels, accumulation), the record is thrown away every step and nothing is prefetched. And the
+        (pseudo-labels, accumulation), the record is thrown away every step and nothing is prefetched. (It still is
+        where pseudo-labels of the network itself meet a ladder, whose training pass has another order.) And the
         optimizer state of ZeRO 1 to 3, which ``load`` fills, exists only after a step.
         """
         if self._is_plain:

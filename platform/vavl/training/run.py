@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -21,7 +21,7 @@ from vavl.objectives.settings import ObjectiveSettings
 from vavl.objectives.total import Objective
 from vavl.training.average import WeightAverage
 from vavl.training.checkpoint import Checkpoints, Restored, differing
-from vavl.training.collectives import any_rank, rank_and_world_size
+from vavl.training.collectives import add_over_ranks, any_rank, rank_and_world_size
 from vavl.training.context import LocalContext, WorkerContext
 from vavl.training.description import describe_model
 from vavl.training.engine import Engine, on_cpu
@@ -150,20 +150,11 @@ def _warm_up(run: TrainingRun) -> None:
 
     def passes() -> Tensor:
         output = run.engine.forward(batch, DrawKey(run.plan.training.seed, 0))
-        return torch.stack([tensor.float().sum() for tensor in _tensors(output)]).sum() * 0
+        local = run.objective.moments(output, batch, None)
+        parts = run.objective.parts(output, batch, local, add_over_ranks(local), None)
+        return torch.stack(list(run.objective.weighted(parts, run.start.step).values())).sum() * 0
 
     run.engine.prepare(passes)
-
-
-def _tensors(output: object) -> Iterator[Tensor]:
-    if isinstance(output, Tensor):
-        if output.requires_grad:
-            yield output
-    elif isinstance(output, tuple):
-        for part in output:
-            yield from _tensors(part)
-    elif isinstance(output, Mapping):
-        yield from _tensors(tuple(output.values()))
 
 
 def _resume_engine(run: TrainingRun) -> None:

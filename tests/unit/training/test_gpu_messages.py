@@ -34,6 +34,8 @@ META = torch.device("meta")
 def group_of_cuda_alone(monkeypatch):
     """A group as that of nccl: without a backend for tensors of the CPU."""
     monkeypatch.setattr(torch.cuda, "current_device", lambda: CUDA.index)
+    if dist.is_initialized():  # by a test before
+        dist.destroy_process_group()
     dist.init_process_group("cuda:gloo", store=HashStore(), rank=0, world_size=1)
     yield
     dist.destroy_process_group()
