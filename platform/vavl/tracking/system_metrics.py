@@ -6,12 +6,15 @@ import logging
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psutil
 
 from vavl.errors import VavlError
 from vavl.tracking.journal import Journal
-from vavl.training.gpu_metrics import GpuSampler
+
+if TYPE_CHECKING:
+    from mlflow.system_metrics.metrics.gpu_monitor import GPUMonitor
 
 _MEGA = 1e6
 _log = logging.getLogger(__name__)
@@ -69,7 +72,7 @@ def machine_sampler(folder: Path, *, gpus: bool = True) -> Callable[[], dict[str
     """
     start = psutil.net_io_counters()
     psutil.cpu_percent()
-    gpu = GpuSampler.of_machine() if gpus else None
+    gpu = _gpu_monitor() if gpus else None
 
     def sample() -> dict[str, float]:
         memory, disk = psutil.virtual_memory(), psutil.disk_usage(str(folder))
@@ -85,7 +88,21 @@ def machine_sampler(folder: Path, *, gpus: bool = True) -> Callable[[], dict[str
         if start is not None and network is not None:
             values["network_receive_megabytes"] = (network.bytes_recv - start.bytes_recv) / _MEGA
             values["network_transmit_megabytes"] = (network.bytes_sent - start.bytes_sent) / _MEGA
-        named = {f"system/{name}": round(value, 2) for name, value in values.items()}
-        return {**named, **gpu.sample()} if gpu else named
+        if gpu is not None:
+            gpu.clear_metrics()
+            gpu.collect_metrics()
+            values |= gpu.aggregate_metrics()
+        return {f"system/{name}": round(value, 2) for name, value in values.items()}
 
     return sample
+
+
+def _gpu_monitor() -> GPUMonitor | None:
+    """Return MLflow's own, None where NVIDIA's management library or a GPU is missing."""
+    from mlflow.system_metrics.metrics.gpu_monitor import GPUMonitor
+
+    try:
+        return GPUMonitor()
+    except (ImportError, RuntimeError) as fault:
+        _log.debug("no GPU metrics: %s", fault)
+        return None

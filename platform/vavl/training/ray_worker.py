@@ -133,9 +133,7 @@ class RayContext(LocalContext):
     def _load(self) -> dict[str, Any]:
         """Return what this worker takes of its machine, for the callback in the controller."""
         if self._gpu is None:
-            is_on_gpu = ray.train.torch.get_device().type == "cuda"
-            index = torch.cuda.current_device() if is_on_gpu else None
-            self._gpu = GpuSampler.of_worker(index, ray.train.get_context().get_node_rank())
+            self._gpu = GpuSampler(ray.train.torch.get_device(), ray.train.get_context().get_node_rank())
         return {"memory_bytes": peak_memory_bytes(), "gpu": self._gpu.sample()}
 
     def close(self) -> None:

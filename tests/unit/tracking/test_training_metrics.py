@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mlflow.system_metrics.metrics import gpu_monitor
 from synthetic_store import write_synthetic_store
 from tiny_plans import tiny_plan
 
@@ -15,7 +16,7 @@ from vavl.tracking.settings import TrackingSettings
 from vavl.tracking.system_metrics import machine_sampler
 from vavl.tracking.tracked_training import TrackedTraining
 from vavl.tracking.training_result import dataset_note, training_summary
-from vavl.training.gpu_metrics import GpuSampler, system_records
+from vavl.training.gpu_metrics import system_records
 from vavl.training.launch import launch_training
 from vavl.training.run_folder import claim_run_folder
 from vavl.training.worker import read_outcome
@@ -61,10 +62,17 @@ def test_the_driver_leaves_the_gpus_to_the_workers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tracking: TrackingSettings
 ) -> None:
     class OfDriver:
-        def sample(self) -> dict[str, float]:
-            return GPU_SAMPLES[0]
+        def clear_metrics(self) -> None:
+            self.measured = False
 
-    monkeypatch.setattr(GpuSampler, "of_machine", OfDriver)
+        def collect_metrics(self) -> None:
+            self.measured = True
+
+        def aggregate_metrics(self) -> dict[str, float]:
+            assert self.measured
+            return {name.removeprefix("system/"): value for name, value in GPU_SAMPLES[0].items()}
+
+    monkeypatch.setattr(gpu_monitor, "GPUMonitor", OfDriver)
     assert GPU_SAMPLES[0].items() <= machine_sampler(tmp_path)().items()
     sampling = tracking.model_copy(update={"system_metrics": True, "system_metrics_seconds": 0.05})
     run = TrackedTraining(tmp_path, sampling)
