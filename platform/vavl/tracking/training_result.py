@@ -58,7 +58,7 @@ def training_summary(outcome: Mapping[str, Any], journal: Journal) -> dict[str, 
     the scores belong to: ``corpus``, ``protocol``, ``fold``, ``label_set``, ``label_target``, ``clips``, ``speakers``,
     ``speaker_normalisation``, ``waived_audit`` (checks that may fail), ``rows_per_step``, ``partitions`` (training
     clips in words), ``frozen_parts``, ``parameters``; and what happened on the way: ``skipped_steps`` (loss or gradient
-    not finite), ``avoided_steps`` (loss a spike) and ``events`` (how often each, e.g. ``restarted``).
+    not finite) and ``events`` (how often each, e.g. ``restarted``).
     """
     start = psutil.Process().create_time()
     first: float | None = None

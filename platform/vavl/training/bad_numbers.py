@@ -1,9 +1,8 @@
-"""Losses and gradients that are not finite, and losses that jump: what a run does about them."""
+"""Losses and gradients that are not finite: what a run does about them."""
 
 from __future__ import annotations
 
 import math
-import statistics
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -13,23 +12,6 @@ from vavl.training.run import TrainingRun
 from vavl.training.state import LoopState
 
 _NAMED_CLIPS = 40
-
-
-class LossSpike(Exception):  # noqa: N818  a turn that the run takes, not a fault of the user's
-    """The loss of a step jumped: go back to the last checkpoint and leave this step out.
-
-    Args:
-        step: that is to be left out.
-        loss: of it.
-        median: of the steps before it.
-    """
-
-    def __init__(self, step: int, loss: float, median: float) -> None:
-        super().__init__(step, loss, median)
-        self.step, self.loss, self.median = step, loss, median
-
-    def __str__(self) -> str:
-        return f"step {self.step}: loss {self.loss:.4g} against a median of {self.median:.4g}"
 
 
 def skipped_step(
@@ -58,31 +40,6 @@ def skipped_step(
         )  # fmt: skip
     message = f"{what}; nothing was updated ({len(state.skipped)} of {allowed} allowed)"
     return state, event("skipped_step", step, message, clips=clips)
-
-
-def with_loss(run: TrainingRun, state: LoopState, step: int, loss: float) -> LoopState:
-    """Remember the loss where spikes are watched for.
-
-    Raises:
-        LossSpike: it jumped, and the run may go back once more.
-        TrainingError: it jumped once too often; names the clips of the batch.
-    """
-    faults = run.plan.training.faults
-    if faults.spike_factor is None:
-        return state
-    if len(state.losses) == faults.spike_window:
-        median = statistics.median(state.losses)
-        if loss > faults.spike_factor * median:
-            spike = LossSpike(step, loss, median)
-            if len(state.avoided) < faults.rollbacks:
-                raise spike
-            raise TrainingError(
-                f"step {step}", "loss",
-                f"{spike}; the run went back {len(state.avoided)} times already; clips of this batch: "
-                f"{', '.join(batch_clips(run, step))}",
-                "lower training.optimizer.learning_rate, or raise training.faults.rollbacks",
-            )  # fmt: skip
-    return state.model_copy(update={"losses": (*state.losses, loss)[-faults.spike_window :]})
 
 
 def batch_clips(run: TrainingRun, step: int) -> list[str]:

@@ -28,11 +28,3 @@ class FaultSettings(FrozenConfig):
     skipped_steps: int = Field(
         10, ge=0, description="steps with a loss or gradient that is not finite; one more ends the run"
     )
-    spike_factor: float | None = Field(
-        None,
-        gt=1,
-        description="a loss above so many times the median of spike_window steps goes back to the last "
-        "checkpoint and leaves that step out; null = never",
-    )
-    spike_window: int = Field(50, ge=2, description="steps that a loss is compared with")
-    rollbacks: int = Field(3, ge=0, description="times that a run goes back; one more spike ends it")

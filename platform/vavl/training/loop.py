@@ -17,7 +17,7 @@ from vavl.data.batch import ClipBatch
 from vavl.errors import TrainingError
 from vavl.models.saved_model import save_model
 from vavl.models.settings import ClassTask
-from vavl.training.bad_numbers import event, skipped_step, with_loss
+from vavl.training.bad_numbers import event, skipped_step
 from vavl.training.context import LocalContext, WorkerContext
 from vavl.training.evaluation import predict_split, score_split
 from vavl.training.run import TrainingRun
@@ -64,7 +64,6 @@ def train(
     Raises:
         TrainingError: too many losses were not finite, a checkpoint could not be written, or the
             metric that chooses the epoch does not exist.
-        LossSpike: the run has to go back to its last checkpoint.
     """
     if _stops_early(run, start):
         return LoopEnd(start)
@@ -106,9 +105,6 @@ def _take_step(
     """Train one step; return the state after it and what the ranks agree that they heard."""
     context, records, clock = parts
     state = state.model_copy(update={"step": step + 1, "score": None})
-    if step in state.avoided:
-        records.add(event("avoided_step", step, "left out: its loss was a spike"))
-        return state, {"stop": False, "report": False}
     heard = {
         "stop": context.is_asked_to_stop(),
         "unsaved": run.checkpoints.failed,
@@ -129,7 +125,6 @@ def _take_step(
         record["metrics"] |= clock.forecast.metrics(step, micro_batches[0])
     records.add(record)
     _warn_of_one_class(run, step, done, records)
-    state = with_loss(run, state, step, record["metrics"]["train/loss/total"])
     return state.model_copy(update={"confidence": done.confidence}), done.heard
 
 

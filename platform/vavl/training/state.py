@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from pydantic import model_validator
+
 from vavl.config.base import FrozenConfig
 from vavl.objectives.pseudo_label import ConfidenceState
 
@@ -24,8 +28,6 @@ class LoopState(FrozenConfig):
         trained_seconds: in steps so far, over all attempts.
         confidence: running means behind adaptive pseudo-labels.
         skipped: steps whose loss or gradient was not finite; they changed nothing.
-        avoided: steps that are left out, since their loss was a spike.
-        losses: of the last steps, where spikes are watched for.
     """
 
     config_hash: str
@@ -42,5 +44,9 @@ class LoopState(FrozenConfig):
     trained_seconds: float = 0.0
     confidence: ConfidenceState | None = None
     skipped: tuple[int, ...] = ()
-    avoided: tuple[int, ...] = ()
-    losses: tuple[float, ...] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_spikes(cls, content: dict[str, Any]) -> dict[str, Any]:
+        """Drop what earlier checkpoints say of steps left out because their loss jumped."""
+        return {name: value for name, value in content.items() if name not in ("avoided", "losses")}

@@ -13,7 +13,8 @@ from vavl.config.files import read_json, write_json
 from vavl.data.manifest import Manifest
 from vavl.errors import TrainingError
 from vavl.models.saved_model import load_model
-from vavl.training.bad_numbers import LossSpike, batch_clips, event
+from vavl.training.bad_numbers import event
+from vavl.training.checkpoint import Restored
 from vavl.training.collectives import wait_for_all
 from vavl.training.context import LocalContext, WorkerContext
 from vavl.training.evaluation import (
@@ -66,47 +67,30 @@ def train_on_worker(
 
 
 def _train(plan: TrainingPlan, report: Report, context: WorkerContext) -> tuple[TrainingRun, LoopEnd]:
-    """Train to the end, going back to the last checkpoint at each spike of the loss."""
-    avoided: tuple[int, ...] = ()
-    output = WorkerOutput(plan.output_dir)
+    """Set up and train to the end, from the last checkpoint if there is one."""
+    run = prepare_run(plan, context, WorkerOutput(plan.output_dir))
+    if run.place.rank == 0:
+        run.data.table.write_csv(run.output.folder / PARTITIONS_FILE)
+        run.output.publish(PARTITIONS_FILE)
+        if run.engine.config:
+            write_json(run.output.folder / ENGINE_FILE, run.engine.config)
+            run.output.publish(ENGINE_FILE)
+    now = {"workers": run.place.world_size, "zero_stage": plan.training.zero_stage}
+    state = run.start.model_copy(update=now)
     # What a killed driver had not received comes first; the journal's readers know repeated steps.
-    earlier: list[Record] | None = None
-    while True:
-        context.beat(None)
-        run = prepare_run(plan, context, output)
-        if run.place.rank == 0:
-            run.data.table.write_csv(output.folder / PARTITIONS_FILE)
-            output.publish(PARTITIONS_FILE)
-            if run.engine.config:
-                write_json(output.folder / ENGINE_FILE, run.engine.config)
-                output.publish(ENGINE_FILE)
-        now = {"workers": run.place.world_size, "zero_stage": plan.training.zero_stage}
-        left_out = tuple(sorted({*run.start.avoided, *avoided}))
-        state = run.start.model_copy(update={**now, "avoided": left_out})
-        if earlier is None:
-            earlier = [*(run.restored.records if run.restored else ()), *_resumed_events(run)]
-        if earlier:
-            report(earlier)
-        if state.step >= run.total_steps:
-            return run, LoopEnd(state)
-        try:
-            return run, train(run, state, report, context)
-        except LossSpike as spike:
-            _log.warning("going back to the last checkpoint: %s", spike)
-            earlier = [event("rolled_back", spike.step, str(spike), clips=batch_clips(run, spike.step))]
-            avoided = (*state.avoided, spike.step)
-            run.checkpoints.finish()
+    if run.restored is not None:
+        report([*run.restored.records, *_resumed_events(run.restored, state)])
+    if state.step >= run.total_steps:
+        return run, LoopEnd(state)
+    return run, train(run, state, report, context)
 
 
-def _resumed_events(run: TrainingRun) -> list[Record]:
-    if run.restored is None:
-        return []
-    before, place = run.restored.state, run.place
-    torn = [event("checkpoint_skipped", before.step, message) for message in run.restored.torn]
-    stages = f"{before.workers} worker(s), ZeRO {before.zero_stage}"
-    now = f"{place.world_size} worker(s), ZeRO {run.plan.training.zero_stage}"
-    how = stages if stages == now else f"{stages} -> {now}"
-    return [*torn, event("resumed", before.step, f"from {run.restored.name.rpartition('/')[2]}; {how}")]
+def _resumed_events(restored: Restored, now: LoopState) -> list[Record]:
+    before = restored.state
+    torn = [event("checkpoint_skipped", before.step, message) for message in restored.torn]
+    former, present = (f"{one.workers} worker(s), ZeRO {one.zero_stage}" for one in (before, now))
+    how = former if former == present else f"{former} -> {present}"
+    return [*torn, event("resumed", before.step, f"from {restored.name.rpartition('/')[2]}; {how}")]
 
 
 def _set_up_process(plan: TrainingPlan) -> None:
@@ -163,7 +147,6 @@ def _outcome(run: TrainingRun, state: LoopState, metrics: dict[str, float]) -> d
         "epochs": state.epoch,
         "steps": state.step,
         "skipped_steps": list(state.skipped),
-        "avoided_steps": list(state.avoided),
         "clips_per_second": state.trained_clips / max(state.trained_seconds, 1e-9),
         "workers": run.place.world_size,
         "zero_stage": run.plan.training.zero_stage,

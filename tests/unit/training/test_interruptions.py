@@ -1,19 +1,12 @@
-"""Runs that are asked to stop, that go back after a spike, that find torn checkpoints: the end is the same."""
+"""Runs that are asked to stop, that find torn checkpoints: the end is the same."""
 
 from __future__ import annotations
 
 import itertools
-from dataclasses import fields, replace
 
-import numpy as np
 import pytest
 
-from vavl.config.files import read_json
-from vavl.data.loader import StepLoader
-from vavl.errors import TrainingError
-from vavl.training import worker
 from vavl.training.context import LocalContext
-from vavl.training.run import prepare_run
 from vavl.training.worker import read_outcome, train_on_worker
 
 STEPS = 12
@@ -125,56 +118,3 @@ def test_a_torn_checkpoint_is_told_and_costs_only_its_steps(plan, records, whole
     expected, model = whole(**sections(plan))
     assert told(seen) == expected
     assert (chosen.output_dir / "best/model.safetensors").read_bytes() == model
-
-
-def spike_at(steps, monkeypatch):
-    """Make the features of some steps a thousand times too large, in every attempt."""
-
-    class Spoilt(StepLoader):
-        def load(self, step):
-            batches = super().load(step)
-            if step in steps:
-                for batch in batches:
-                    batch.audio.values.mul_(1e4)
-            return batches
-
-    def prepare(*arguments):
-        run = prepare_run(*arguments)
-        parts = {field.name: getattr(run.loader, field.name) for field in fields(run.loader)}
-        return replace(run, loader=Spoilt(**parts))
-
-    monkeypatch.setattr(worker, "prepare_run", prepare)
-
-
-SPIKES = {"faults": {"spike_factor": 3, "spike_window": 3}}
-
-
-def test_a_spike_goes_back_to_the_last_checkpoint_and_is_left_out(plan, records, monkeypatch, whole):
-    spike_at({6}, monkeypatch)
-    chosen, seen = plan("spike", **sections(plan, **SPIKES)), records()
-    train_on_worker(chosen, seen)
-    outcome = read_outcome(chosen.output_dir)
-    assert outcome["avoided_steps"] == [6]
-    events = [(one["what"], one["step"]) for one in seen.of("event")]
-    assert events == [("rolled_back", 6), ("avoided_step", 6)]
-    assert [one["step"] for one in seen.of("step")] == [*range(6), 4, 5, *range(7, STEPS)]
-    losses = [one["metrics"]["train/loss/total"] for one in seen.of("step")]
-    assert max(losses) < 3 * np.median(losses)
-    state = read_json(chosen.output_dir / "checkpoints/step-00000012/loop.json")
-    assert state["avoided"] == [6]
-
-
-def test_a_spike_before_the_first_checkpoint_starts_over(plan, records, monkeypatch):
-    spike_at({3}, monkeypatch)
-    chosen, seen = plan("early", **sections(plan, **SPIKES)), records()
-    train_on_worker(chosen, seen)
-    assert [one["step"] for one in seen.of("step")] == [0, 1, 2, 0, 1, 2, *range(4, STEPS)]
-
-
-def test_too_many_spikes_end_the_run_and_name_the_clips(plan, records, monkeypatch):
-    spike_at({5, 6, 9}, monkeypatch)
-    chosen = plan("many", **sections(plan, faults={**SPIKES["faults"], "rollbacks": 2}))
-    with pytest.raises(
-        TrainingError, match=r"step 9: loss: .*went back 2 times already; clips of this batch: \w+"
-    ):
-        train_on_worker(chosen, records())

@@ -42,7 +42,7 @@ def test_the_optimizer_defaults_are_those_of_the_paper():
             "offload=optimizer_and_weights needs zero_stage 3",
         ),
         ({"offload": "optimizer", "engine": "torch"}, "offload=optimizer needs engine: deepspeed"),
-        ({"faults": {"spike_factor": 1}}, "faults.spike_factor: .*greater than 1"),
+        ({"faults": {"skipped_steps": -1}}, "faults.skipped_steps: .*greater than or equal to 0"),
         ({"precision": "fp16"}, "precision: .*'fp32' or 'bf16'"),
         (
             {"optimizer": {"lr": 1}},

@@ -246,13 +246,6 @@ def test_a_run_reports_its_forecast_at_one_step(plan, records):
     assert all(math.isfinite(value) for value in metrics.values())
 
 
-def test_a_step_that_is_left_out_at_that_moment_delays_the_forecast(plan, records):
-    run, seen = prepare_run(plan(training={"max_epochs": 6})), records()
-    train(run, run.start.model_copy(update={"avoided": (3,)}), seen)
-    (told,) = [record["step"] for record in seen.of("step") if "train/expected_seconds" in record["metrics"]]
-    assert told == MEASURED_AT
-
-
 def test_a_run_of_fewer_steps_has_no_forecast(plan, records):
     run, seen = prepare_run(plan()), records()
     assert run.total_steps < throughput.MEASURED_AT
