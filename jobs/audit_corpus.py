@@ -6,10 +6,10 @@ from vavl.audit.store_audit import audit_card, audit_place, refuse_failed
 from vavl.audit.words import finding_rows, label_rows, verdict
 from vavl.config.command_line import print_table, run_job
 from vavl.config.files import make_folder
-from vavl.data.card import corpus_root, read_card
-from vavl.data.store import read_content
-from vavl.data.store_cache import local_notes
+from vavl.corpora.card import corpus_root, read_card
 from vavl.job_config import AuditCorpusJob
+from vavl.store.store import read_content
+from vavl.store.store_cache import local_notes
 
 
 def audit_corpus(job: AuditCorpusJob) -> None:

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from vavl.config.command_line import print_table, run_job
-from vavl.job_config import CompareObjectivesJob
-from vavl.tracking.comparison import TrackedComparison
-from vavl.tracking.comparison_pages import write_pages
-from vavl.tracking.comparison_preview import log_grid
-from vavl.tracking.comparison_progress import show_runs
-from vavl.tracking.comparison_result import (
+from vavl.experiments.comparison import TrackedComparison
+from vavl.experiments.comparison_grid import plan_grid
+from vavl.experiments.comparison_pages import write_pages
+from vavl.experiments.comparison_preview import log_grid
+from vavl.experiments.comparison_progress import show_runs
+from vavl.experiments.comparison_result import (
     Results,
     main_metrics,
     refuse_failures,
     result_rows,
     write_results,
 )
-from vavl.training.comparison_grid import plan_grid
-from vavl.training.many import train_many
+from vavl.experiments.many import train_many
+from vavl.job_config import CompareObjectivesJob
 
 
 def compare_objectives(job: CompareObjectivesJob) -> None:

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from vavl.config.command_line import print_table, run_job
 from vavl.evaluation.evaluation import evaluate
+from vavl.evaluation.evaluation_pages import write_report
+from vavl.evaluation.evaluation_summary import summary_of, write_summary
 from vavl.evaluation.results import write_predictions
-from vavl.job_config import EvaluateModelJob
-from vavl.tracking.evaluation_pages import write_report
-from vavl.tracking.evaluation_summary import summary_of, write_summary
-from vavl.tracking.split_looks import looks_before
-from vavl.tracking.tracked_evaluation import (
+from vavl.evaluation.split_looks import looks_before
+from vavl.evaluation.tracked_evaluation import (
     TrackedEvaluation,
     open_evaluation,
     preview_rows,
     result_rows,
 )
+from vavl.job_config import EvaluateModelJob
 
 
 def evaluate_model(job: EvaluateModelJob) -> None:

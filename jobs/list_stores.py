@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from vavl.config.command_line import print_table, run_job
 from vavl.config.files import make_folder, write_json
-from vavl.data.store_listing import list_stores, listed_rows, listing_summary
 from vavl.job_config import ListStoresJob
+from vavl.store.store_listing import list_stores, listed_rows, listing_summary
 
 
 def check(job: ListStoresJob) -> None:

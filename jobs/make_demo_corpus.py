@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from demo_corpus.corpus import check_folder, render_corpus
+from demo_corpus.settings import settings_hash
 from vavl.config.command_line import print_table, run_job
 from vavl.config.files import write_json
-from vavl.data.demo_corpus.corpus import check_folder, render_corpus
-from vavl.data.demo_corpus.settings import settings_hash
 from vavl.job_config import MakeDemoCorpusJob
 
 

@@ -17,7 +17,7 @@ from vavl.prediction.results import (
     write_results,
 )
 from vavl.prediction.timeline_files import check_timeline, write_timelines
-from vavl.tracking.model_address import resolve_model
+from vavl.serving.model_address import resolve_model
 
 
 def check(job: PredictClipsJob) -> None:

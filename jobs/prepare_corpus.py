@@ -7,12 +7,12 @@ from vavl.audit.words import failed_lines, verdict
 from vavl.config.command_line import print_table, run_job
 from vavl.config.files import write_json
 from vavl.config.snapshot import save_config
-from vavl.data.card import read_card
-from vavl.data.manifest import build_manifest
-from vavl.features.extract import extract_features
-from vavl.features.face_preview import write_face_preview
-from vavl.features.plan import plan_extraction, read_statement
-from vavl.features.summary import extraction_summary, summary_rows
+from vavl.corpora.card import read_card
+from vavl.corpora.manifest import build_manifest
+from vavl.extraction.extract import extract_features
+from vavl.extraction.face_preview import write_face_preview
+from vavl.extraction.plan import plan_extraction, read_statement
+from vavl.extraction.summary import extraction_summary, summary_rows
 from vavl.job_config import PrepareCorpusJob
 
 

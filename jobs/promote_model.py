@@ -5,8 +5,8 @@ from __future__ import annotations
 from vavl.config.command_line import print_table, run_job
 from vavl.config.files import write_json
 from vavl.job_config import PromoteModelJob
-from vavl.tracking.promotion import check_promotion, promote, roll_back
-from vavl.tracking.promotion_pages import decision_rows, next_step, refuse, summary_of
+from vavl.promotion.promotion import check_promotion, promote, roll_back
+from vavl.promotion.promotion_pages import decision_rows, next_step, refuse, summary_of
 
 
 def promote_model(job: PromoteModelJob) -> None:

@@ -6,9 +6,9 @@ import datetime as dt
 
 from vavl.config.command_line import print_table, run_job
 from vavl.config.files import make_folder, write_json
-from vavl.data.store_listing import push_summary, pushed_rows
-from vavl.data.store_push import check_push, push_store
 from vavl.job_config import PushStoreJob
+from vavl.store.store_listing import push_summary, pushed_rows
+from vavl.store.store_push import check_push, push_store
 
 
 def check(job: PushStoreJob) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from vavl.config.command_line import run_job
 from vavl.config.files import make_folder
 from vavl.job_config import SyncTrackingJob
+from vavl.serving.registry import register_model
 from vavl.tracking.sync import (
     print_results,
     print_waiting,
@@ -18,7 +19,7 @@ from vavl.tracking.sync_survey import waiting_journals
 
 def sync_tracking(job: SyncTrackingJob) -> None:
     """Replay what is missing, in order and once, and say what became of each run."""
-    results = list(sync_runs(waiting_journals(job.folder, job.tracking), job.seconds_per_run))
+    results = list(sync_runs(waiting_journals(job.folder, job.tracking), job.seconds_per_run, register_model))
     print_results(results)
     path = write_summary(results, summary_folder(job.folder, job.output_dir))
     print(f"\nsummary: {path}")

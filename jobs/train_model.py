@@ -9,11 +9,11 @@ from vavl.job_config import TrainModelJob
 
 def train_model(job: TrainModelJob) -> None:
     """Train on Ray, measure the best epoch, write the report, register the model."""
-    from vavl.tracking.progress import TrainingProgress
-    from vavl.tracking.tracked_training import TrackedTraining
-    from vavl.tracking.training_result import dataset_note, result_rows, training_summary
     from vavl.training.launch import launch_training
+    from vavl.training.progress import TrainingProgress
     from vavl.training.run_folder import claim_run_folder, with_pinned_store
+    from vavl.training.tracked_training import TrackedTraining
+    from vavl.training.training_result import dataset_note, result_rows, training_summary
     from vavl.training.worker import read_outcome
 
     job = with_pinned_store(job)
@@ -22,7 +22,7 @@ def train_model(job: TrainModelJob) -> None:
         tracked.start(job, job.config_hash, folder.run_id, dataset_note(job))
         with TrainingProgress(tracked.journal, job.evaluation.select_by[0]):
             launch_training(job, folder, tracked.sink)
-        from vavl.tracking.training_pages import write_report  # with it comes matplotlib: not before the work
+        from vavl.training.training_pages import write_report  # with it comes matplotlib: not before the work
 
         folder.collect()
         outcome = read_outcome(folder.path)
@@ -37,8 +37,6 @@ def train_model(job: TrainModelJob) -> None:
 
 def check_and_import(job: TrainModelJob) -> None:
     """Check the run, and import what training it takes."""
-    import vavl.tracking.tracked_training
-    import vavl.training.launch  # noqa: F401
     from vavl.tracking.mlflow_writer import import_mlflow
     from vavl.training.run_data import check_run
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from vavl.config.command_line import print_table, run_job
 from vavl.config.files import sha256_of_json
+from vavl.experiments.search import run_trials
+from vavl.experiments.sweep import SweepResult, open_sweep
+from vavl.experiments.sweep_pages import write_pages
+from vavl.experiments.sweep_progress import SweepProgress, log_sweep
+from vavl.experiments.sweep_result import BEST_FILE, refuse_nothing_found, result_rows, write_results
+from vavl.experiments.tracked_sweep import TrackedSweep
+from vavl.experiments.trial_plans import plans_of
 from vavl.job_config import TuneModelJob
-from vavl.tracking.sweep import TrackedSweep
-from vavl.tracking.sweep_pages import write_pages
-from vavl.tracking.sweep_progress import SweepProgress, log_sweep
-from vavl.tracking.sweep_result import BEST_FILE, refuse_nothing_found, result_rows, write_results
-from vavl.tuning.plans import plans_of
-from vavl.tuning.run import run_trials
-from vavl.tuning.sweep import SweepResult, open_sweep
 
 
 def tune_model(job: TuneModelJob) -> None:

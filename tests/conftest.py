@@ -15,9 +15,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from vavl.data.manifest import Manifest
-from vavl.data.statistics import ModalityInfo
-from vavl.data.store_writer import ClipFeatures, StoreWriter, row_batch
+from vavl.corpora.manifest import Manifest
+from vavl.store.statistics import ModalityInfo
+from vavl.store.store_writer import ClipFeatures, StoreWriter, row_batch
 
 
 # Before pytest-xdist, which reads the groups in a hook of the same name and is asked first otherwise.

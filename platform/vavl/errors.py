@@ -53,6 +53,10 @@ class TrainingError(VavlError):
     """Training started and could not finish; exit code 1."""
 
 
+class TrainingStopped(TrainingError):  # noqa: N818  a request that was granted, though the work is not done
+    """Somebody asked the run to stop; starting it again resumes from its checkpoint."""
+
+
 class PredictionError(VavlError):
     """Prediction ran and gave no result at all; exit code 1."""
 

@@ -8,23 +8,23 @@ from typing import Annotated, ClassVar, Self
 
 from pydantic import Field, model_validator
 
+from demo_corpus.settings import DemoCorpusSettings
 from vavl.audit.settings import AuditSettings
 from vavl.config.base import FrozenConfig
 from vavl.config.places import FROM_PROJECT, FROM_ROOT
-from vavl.data.demo_corpus.settings import DemoCorpusSettings
-from vavl.data.merge_settings import MergeSettings
-from vavl.data.store_address import StoreAddress
 from vavl.evaluation.settings import EvaluationPlan
-from vavl.features.extraction_settings import ExtractionRun
-from vavl.features.settings import FeatureSettings
+from vavl.experiments.comparison_settings import ComparisonPlan
+from vavl.experiments.sweep_settings import SweepPlan
+from vavl.extraction.extraction_settings import ExtractionRun
+from vavl.extraction.settings import FeatureSettings
 from vavl.prediction.manifest_table import MANIFEST_SUFFIXES
 from vavl.prediction.media_folder import MEDIA_SUFFIXES
 from vavl.prediction.settings import PredictionSettings
-from vavl.tracking.promotion_settings import PromotionPlan
+from vavl.promotion.settings import PromotionPlan
+from vavl.store.merge_settings import MergeSettings
+from vavl.store.store_address import StoreAddress
 from vavl.tracking.settings import TrackingSettings, TrackingTarget
-from vavl.training.comparison_settings import ComparisonPlan
 from vavl.training.settings import TrainingPlan
-from vavl.tuning.settings import SweepPlan
 
 
 class MakeDemoCorpusJob(FrozenConfig):

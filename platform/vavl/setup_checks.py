@@ -15,7 +15,7 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
-from vavl.data.card import corpus_root, read_card
+from vavl.corpora.card import corpus_root, read_card
 from vavl.errors import ConfigError, CorpusError
 from vavl.job_config import CheckSetupJob
 from vavl.setup_machine import (

@@ -26,15 +26,15 @@ import torch
 
 from vavl.config.files import write_json
 from vavl.errors import InputError
-from vavl.features.audio import audio_extractor
-from vavl.features.audio_settings import (
+from vavl.extractors.audio import audio_extractor
+from vavl.extractors.audio_settings import (
     AudioFeatureSettings,
     AudioSettings,
     FunctionalSettings,
     OpensmileSettings,
 )
-from vavl.features.extracted import Extractor
-from vavl.features.sound import read_audio, sound_seconds
+from vavl.extractors.extracted import Extractor
+from vavl.media.sound import read_audio, sound_seconds
 
 PROMISE = 300.0
 PUBLISHED_HZ = 48_000

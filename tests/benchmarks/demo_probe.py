@@ -23,10 +23,10 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from demo_corpus.settings import EMOTIONS
 from vavl.config.files import read_json, write_json
-from vavl.data.demo_corpus.settings import EMOTIONS
-from vavl.data.manifest import TEST, TRAIN, VALIDATION, Manifest
-from vavl.data.store import FeatureStore
+from vavl.corpora.manifest import TEST, TRAIN, VALIDATION, Manifest
+from vavl.store.store import FeatureStore
 
 Array = NDArray[np.float64]
 Masks = tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.bool_]]

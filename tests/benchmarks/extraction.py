@@ -32,12 +32,12 @@ _MB = 2**20
 
 def extract(clips: int, workers: int, folder: Path) -> dict[str, Any]:
     """Extract the first clips of RAVDESS and return what was measured inside."""
-    from vavl.data.card import read_card
-    from vavl.data.manifest import Manifest, build_manifest
-    from vavl.features import extract as pipeline
-    from vavl.features.extraction_settings import ExtractionRun
-    from vavl.features.plan import plan_extraction
-    from vavl.features.settings import FeatureSettings
+    from vavl.corpora.card import read_card
+    from vavl.corpora.manifest import Manifest, build_manifest
+    from vavl.extraction import extract as pipeline
+    from vavl.extraction.extraction_settings import ExtractionRun
+    from vavl.extraction.plan import plan_extraction
+    from vavl.extraction.settings import FeatureSettings
 
     finished: list[tuple[float, int]] = []
 

@@ -30,13 +30,13 @@ from tiny_networks import BACKBONES, save_tiny
 
 from vavl.config.files import write_json
 from vavl.errors import InputError
-from vavl.features.descriptor import describe_face
-from vavl.features.face import cut_faces
-from vavl.features.face_tracking import FaceFinder
-from vavl.features.media import Pictures
-from vavl.features.pretrained_files import PretrainedModel
-from vavl.features.video import video_extractor
-from vavl.features.video_settings import FaceSettings, ImageNetworkSettings, VideoFeatureSettings
+from vavl.extractors.descriptor import describe_face
+from vavl.extractors.face import cut_faces
+from vavl.extractors.face_tracking import FaceFinder
+from vavl.extractors.pretrained_files import PretrainedModel
+from vavl.extractors.video import video_extractor
+from vavl.extractors.video_settings import FaceSettings, ImageNetworkSettings, VideoFeatureSettings
+from vavl.media.media import Pictures
 
 RATE_HZ = 25
 LARGE_PX = 640

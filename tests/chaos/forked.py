@@ -25,7 +25,7 @@ import torch
 import torch.distributed as dist
 from watched_context import WatchedContext
 
-from vavl.errors import VavlError
+from vavl.errors import TrainingStopped, VavlError
 from vavl.tracking.journal import Journal
 from vavl.tracking.journal_sink import JournalSink
 from vavl.training.checkpoint import newest_step
@@ -35,7 +35,7 @@ from vavl.training.ray_worker import RunCallback, failure_of
 from vavl.training.run_folder import claim_run_folder
 from vavl.training.settings import TrainingPlan
 from vavl.training.signals import stop_on_signals
-from vavl.training.stop import TrainingStopped, clear_stop
+from vavl.training.stop import clear_stop
 from vavl.training.watchdog import clear_stacks, stacks_folder
 from vavl.training.worker import train_on_worker
 

@@ -7,13 +7,12 @@ import logging
 import sys
 from pathlib import Path
 
-from vavl.errors import VavlError
+from vavl.errors import TrainingStopped, VavlError
 from vavl.tracking.journal import Journal
 from vavl.tracking.journal_sink import JournalSink
 from vavl.training.launch import launch_training
 from vavl.training.run_folder import claim_run_folder
 from vavl.training.settings import TrainingPlan
-from vavl.training.stop import TrainingStopped
 
 FINISHED, FAILED, STOPPED = 0, 2, 3
 

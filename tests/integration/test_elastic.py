@@ -20,10 +20,11 @@ import ray
 from ray.cluster_utils import Cluster
 
 from vavl.config.files import read_json
+from vavl.errors import TrainingStopped
 from vavl.training.launch import launch_training
 from vavl.training.run_folder import claim_run_folder
 from vavl.training.settings import TrainingPlan
-from vavl.training.stop import TrainingStopped, ask_to_stop
+from vavl.training.stop import ask_to_stop
 from vavl.training.worker import train_on_worker
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]

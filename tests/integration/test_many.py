@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import ray
 
-from vavl.training.many import train_many
+from vavl.experiments.many import train_many
 from vavl.training.settings import TrainingPlan
 
 pytestmark = [pytest.mark.ray]

@@ -13,10 +13,10 @@ WRITE = """
 import json, sys
 from pathlib import Path
 import numpy as np, pyarrow as pa
-from vavl.data.manifest import Manifest
-from vavl.data.statistics import ModalityInfo
-from vavl.data.store import ROW_SCHEMA
-from vavl.data.store_writer import StoreWriter
+from vavl.corpora.manifest import Manifest
+from vavl.store.statistics import ModalityInfo
+from vavl.store.store import ROW_SCHEMA
+from vavl.store.store_writer import StoreWriter
 
 folder, clips = Path(sys.argv[1]), int(sys.argv[2])
 FRAMES, WIDTH, BATCH, SPEAKERS = 12, 16, 1000, 20

@@ -23,7 +23,7 @@ from copied_store import copy_store
 from ray.cluster_utils import Cluster
 from s3_server import BUCKET, content, keys
 
-from vavl.data.store_push import push_store
+from vavl.store.store_push import push_store
 from vavl.training.working_copy import RESULTS
 
 pytestmark = pytest.mark.ray

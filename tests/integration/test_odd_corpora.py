@@ -10,8 +10,8 @@ import pytest
 import yaml
 from odd_corpora import CLIPS, KINDS, good_corpus
 
-from vavl.data.card import read_card
-from vavl.data.manifest import build_manifest
+from vavl.corpora.card import read_card
+from vavl.corpora.manifest import build_manifest
 from vavl.errors import ConfigError, CorpusError
 
 LONGEST_S = 5.0

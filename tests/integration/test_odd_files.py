@@ -13,14 +13,14 @@ from odd_media import AUDIO, VIDEO, OddFile
 from small_media_corpus import CARD
 
 from vavl.config.load import validate
-from vavl.data.card import CorpusCard
-from vavl.data.manifest import build_manifest
-from vavl.data.store import FeatureStore
-from vavl.features.extract import extract_features
-from vavl.features.extraction_settings import ExtractionRun
-from vavl.features.plan import plan_extraction
-from vavl.features.quarantine import Quarantined, read_quarantine
-from vavl.features.settings import FeatureSettings
+from vavl.corpora.card import CorpusCard
+from vavl.corpora.manifest import build_manifest
+from vavl.extraction.extract import extract_features
+from vavl.extraction.extraction_settings import ExtractionRun
+from vavl.extraction.plan import plan_extraction
+from vavl.extraction.quarantine import Quarantined, read_quarantine
+from vavl.extraction.settings import FeatureSettings
+from vavl.store.store import FeatureStore
 
 pytestmark = pytest.mark.ray
 

@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from vavl.data.store import FeatureStore
 from vavl.metrics.names import CONDITIONS, MODALITIES_OF
+from vavl.store.store import FeatureStore
 
 MAX_FRAMES = 9  # shorter than some clips, so that the cut is held as well
 

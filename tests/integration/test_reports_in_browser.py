@@ -10,8 +10,8 @@ from browser import NAMES, browser, look_at
 from evaluation_content import evaluation_content
 from promotion_content import promotion_content
 
-from vavl.reports.evaluation_report import write_evaluation_report
-from vavl.reports.promotion_report import write_promotion_report
+from vavl.evaluation.evaluation_report import write_evaluation_report
+from vavl.promotion.promotion_report import write_promotion_report
 
 # Writes a report of its kind into a folder, and how many pictures that has.
 REPORTS = {

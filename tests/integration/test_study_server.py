@@ -9,8 +9,8 @@ import pytest
 from postgres_server import PostgresServer, reason_to_skip
 
 from vavl.errors import InputError
-from vavl.tuning.settings import SweepPlan
-from vavl.tuning.study import SweepStudy, storage_address
+from vavl.experiments.study import SweepStudy, storage_address
+from vavl.experiments.sweep_settings import SweepPlan
 
 pytestmark = pytest.mark.skipif(reason_to_skip() is not None, reason=str(reason_to_skip()))
 

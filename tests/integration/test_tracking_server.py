@@ -16,10 +16,10 @@ from postgres_server import PostgresServer, reason_to_skip
 from rival_promotion import RIVALS, make_models, race
 from tiny_plans import tiny_plan
 
+from vavl.promotion.promotion_lock import lock_holder
+from vavl.serving.model_address import resolve_model
 from vavl.tracking.journal import Journal
 from vavl.tracking.mlflow_writer import open_client
-from vavl.tracking.model_address import resolve_model
-from vavl.tracking.promotion_lock import lock_holder
 from vavl.tracking.replay import Replay
 from vavl.tracking.replay_state import state_path
 from vavl.tracking.settings import TrackingPlace, TrackingSettings, tracking_place

@@ -11,8 +11,8 @@ from rendered_media import moving_square, tone, write_mp4
 from small_media_corpus import write_small_corpus
 
 from vavl.config.files import read_json
-from vavl.data.card import read_card
-from vavl.data.store import FeatureStore
+from vavl.corpora.card import read_card
+from vavl.store.store import FeatureStore
 
 RunJob = Callable[..., Any]
 

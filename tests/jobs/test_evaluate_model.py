@@ -14,14 +14,14 @@ import yaml
 from small_media_corpus import write_small_corpus
 from tiny_plans import tiny_plan
 
-from vavl.data.card import read_card
-from vavl.data.manifest import build_manifest
-from vavl.features.extract import extract_features
-from vavl.features.extraction_settings import ExtractionRun
-from vavl.features.plan import plan_extraction
-from vavl.features.settings import FeatureSettings
+from vavl.corpora.card import read_card
+from vavl.corpora.manifest import build_manifest
+from vavl.extraction.extract import extract_features
+from vavl.extraction.extraction_settings import ExtractionRun
+from vavl.extraction.plan import plan_extraction
+from vavl.extraction.settings import FeatureSettings
+from vavl.serving.registry import ModelNote, register_model
 from vavl.tracking.mlflow_writer import import_mlflow
-from vavl.tracking.registry import ModelNote, register_model
 from vavl.training.worker import read_outcome, train_on_worker
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from demo_corpus.settings import DemoCorpusSettings
 from vavl.config.load import read_config
-from vavl.data.demo_corpus.settings import DemoCorpusSettings
 from vavl.job_config import MakeDemoCorpusJob
 
 CONFIG = Path(__file__).parents[2] / "jobs" / "configs" / "demo_corpus.yaml"

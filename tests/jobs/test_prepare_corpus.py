@@ -19,9 +19,9 @@ from small_media_corpus import write_card, write_small_corpus
 
 from vavl.config.files import read_json
 from vavl.config.load import read_config
-from vavl.data.manifest import Manifest
-from vavl.data.store import FeatureStore
+from vavl.corpora.manifest import Manifest
 from vavl.job_config import PrepareCorpusJob
+from vavl.store.store import FeatureStore
 
 ROOT = Path(__file__).parents[2]
 JOB = ROOT / "jobs/prepare_corpus.py"

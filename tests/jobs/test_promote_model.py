@@ -14,8 +14,8 @@ from safetensors.torch import load_file
 from tiny_plans import tiny_plan
 
 from vavl.models.saved_model import load_model, save_model
+from vavl.promotion.promotion_lock import LockHolder, lock_name
 from vavl.tracking.mlflow_writer import open_client
-from vavl.tracking.promotion_lock import LockHolder, lock_name
 from vavl.tracking.settings import TrackingSettings, tracking_place
 from vavl.training.worker import train_on_worker
 
@@ -195,7 +195,7 @@ def test_a_first_champion_may_be_declared(case: Case) -> None:
 def test_a_champion_that_changes_meanwhile_is_to_be_compared_again(
     case: Case, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import vavl.tracking.promotion as promotion
+    import vavl.promotion.promotion as promotion
 
     case.crown("1")
     judge = promotion.judge

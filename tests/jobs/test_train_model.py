@@ -16,7 +16,7 @@ import pytest
 import yaml
 from copied_store import copy_store
 
-from vavl.data.store_push import push_store
+from vavl.store.store_push import push_store
 from vavl.training.storage import RunStorage
 
 ROOT = Path(__file__).parents[2]

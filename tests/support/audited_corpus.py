@@ -12,10 +12,10 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from vavl.data.clip_facts import FILE_NAME, SCHEMA
-from vavl.data.manifest import Manifest
-from vavl.data.statistics import ModalityInfo
-from vavl.data.store_writer import ClipFeatures, StoreWriter, row_batch
+from vavl.corpora.manifest import Manifest
+from vavl.store.clip_facts import FILE_NAME, SCHEMA
+from vavl.store.statistics import ModalityInfo
+from vavl.store.store_writer import ClipFeatures, StoreWriter, row_batch
 
 CLASSES = ("calm", "glad", "mad")
 SENTENCES = ("door", "dogs")

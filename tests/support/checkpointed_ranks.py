@@ -21,7 +21,7 @@ from torch import Tensor
 
 from vavl.data.batch import ClipBatch, ModalityBatch
 from vavl.models.conformer import ConformerBlock
-from vavl.models.draws import DrawKey
+from vavl.models.kernels.draws import DrawKey
 from vavl.models.settings import LadderShape, NetworkSettings
 from vavl.models.vavl import Vavl, VavlOutput
 from vavl.objectives.moments import named_moments

@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow.compute as pc
 
 from vavl.config.files import sha256_of_file
-from vavl.data.manifest import Manifest
+from vavl.corpora.manifest import Manifest
 
 
 def copy_store(store: Path, folder: Path) -> Path:

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from vavl.data.clip_facts import FILE_NAME, SCHEMA
-from vavl.data.manifest import Manifest
-from vavl.data.statistics import ModalityInfo
-from vavl.data.store_writer import ClipFeatures, StoreWriter, row_batch
+from vavl.corpora.manifest import Manifest
+from vavl.store.clip_facts import FILE_NAME, SCHEMA
+from vavl.store.statistics import ModalityInfo
+from vavl.store.store_writer import ClipFeatures, StoreWriter, row_batch
 
 WIDTHS = {"audio": 6, "video": 5}
 SETTINGS = {"hop_ms": 20.0}

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from vavl.data.statistics import ModalityInfo
 from vavl.errors import ClipError, ConfigError
-from vavl.features.extracted import Extracted
-from vavl.features.part import Part
-from vavl.features.sources import ClipPlace, Extract
+from vavl.extraction.part import Part
+from vavl.extraction.sources import ClipPlace, Extract
+from vavl.extractors.extracted import Extracted
+from vavl.store.statistics import ModalityInfo
 
 
 @dataclass(frozen=True)

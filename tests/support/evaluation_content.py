@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from vavl.evaluation.evaluation_content import DegradedScore, EvaluationReport
 from vavl.metrics.classes import scores_of_classes
 from vavl.metrics.paired import Interval
-from vavl.reports.evaluation_content import DegradedScore, EvaluationReport
 from vavl.reports.pictures import reliability_bins
-from vavl.reports.training_content import YardstickNote
+from vavl.training.training_content import YardstickNote
 
 CLASSES = ("joy", "<anger>")
 COUNTS = np.array([[8, 2], [3, 7]])

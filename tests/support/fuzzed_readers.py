@@ -23,16 +23,16 @@ from odd_corpora import good_corpus
 from odd_media import good_flac, good_mp4, good_wav
 
 from vavl.config.files import sha256_of_file
-from vavl.data.card import read_card
-from vavl.data.csv_table import read_number_columns, read_text_columns
-from vavl.data.manifest import Manifest
-from vavl.data.statistics import ModalityInfo
-from vavl.data.store import FeatureStore, content_hash
-from vavl.data.store_writer import ClipFeatures, StoreWriter, row_batch
+from vavl.corpora.card import read_card
+from vavl.corpora.csv_table import read_number_columns, read_text_columns
+from vavl.corpora.manifest import Manifest
 from vavl.errors import InputError, VavlError
-from vavl.features.media import read_frames
-from vavl.features.part_file import ClipRecord, PartRecord, PartWriter, part_batches, read_part_record
-from vavl.features.sound import read_audio
+from vavl.extraction.part_file import ClipRecord, PartRecord, PartWriter, part_batches, read_part_record
+from vavl.media.media import read_frames
+from vavl.media.sound import read_audio
+from vavl.store.statistics import ModalityInfo
+from vavl.store.store import FeatureStore, content_hash
+from vavl.store.store_writer import ClipFeatures, StoreWriter, row_batch
 
 LONGEST_S = 5.0
 # On a busy machine a case has to wait; a hang would never end.

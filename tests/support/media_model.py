@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from vavl.data.statistics import FeatureStatistics, ModalityInfo, Normalisation
-from vavl.features.audio import audio_info
-from vavl.features.audio_settings import AudioFeatureSettings
-from vavl.features.video import video_info
-from vavl.features.video_settings import VideoFeatureSettings
+from vavl.extractors.audio import audio_info
+from vavl.extractors.audio_settings import AudioFeatureSettings
+from vavl.extractors.video import video_info
+from vavl.extractors.video_settings import VideoFeatureSettings
 from vavl.models.saved_model import ModalityDescription, ModelDescription, build_network, save_model
 from vavl.models.settings import ClassTask, NetworkSettings, Task
+from vavl.store.statistics import FeatureStatistics, ModalityInfo, Normalisation
 
 CLASSES = ("calm", "glad", "mad")
 NETWORK = NetworkSettings.model_validate(

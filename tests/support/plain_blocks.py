@@ -6,10 +6,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from vavl.models.attention import rotary_angles, rotate
 from vavl.models.conformer import ConformerBlock, FeedForward, RelativeAttention, TimeConvolution
-from vavl.models.draws import random_bytes
-from vavl.models.dropout import Dropout
+from vavl.models.kernels.attention import rotary_angles, rotate
+from vavl.models.kernels.draws import random_bytes
+from vavl.models.kernels.dropout import Dropout
 
 
 def plain_block(block: ConformerBlock, frames: Tensor, is_real: Tensor, rows: Tensor | None) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vavl.reports.promotion_content import PromotionReport, PromotionRow
+from vavl.promotion.promotion_content import PromotionReport, PromotionRow
 
 ROWS = (
     PromotionRow(

@@ -62,8 +62,8 @@ def _environment(environment: Mapping[str, str]) -> dict[str, str]:
 
 def _crown(client: Any, model: str, version: str) -> str:
     from vavl.errors import PromotionError
-    from vavl.tracking.champion import Throne
-    from vavl.tracking.promotion_lock import LockSettings, promotion_lock
+    from vavl.promotion.champion import Throne
+    from vavl.promotion.promotion_lock import LockSettings, promotion_lock
 
     throne = Throne(client, model, "champion", "previous")
     try:

@@ -8,15 +8,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from vavl.data.statistics import FeatureStatistics, ModalityInfo, Normalisation
-from vavl.features.audio import audio_info
-from vavl.features.audio_settings import AudioFeatureSettings
-from vavl.features.video import video_info
-from vavl.features.video_settings import VideoFeatureSettings
+from vavl.extractors.audio import audio_info
+from vavl.extractors.audio_settings import AudioFeatureSettings
+from vavl.extractors.video import video_info
+from vavl.extractors.video_settings import VideoFeatureSettings
 from vavl.models.saved_model import ModalityDescription, ModelDescription, build_network, save_model
 from vavl.models.settings import ClassTask, NetworkSettings, Task
+from vavl.serving.registry import save_served_model
+from vavl.store.statistics import FeatureStatistics, ModalityInfo, Normalisation
 from vavl.tracking.mlflow_writer import import_mlflow
-from vavl.tracking.registry import save_served_model
 
 CLASSES = ("anger", "joy", "sadness")
 AUDIO = AudioFeatureSettings(mel_bands=5)

@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from vavl.data.manifest import Manifest
-from vavl.data.statistics import ModalityInfo
-from vavl.data.store import ROW_SCHEMA
-from vavl.data.store_writer import StoreWriter
+from vavl.corpora.manifest import Manifest
+from vavl.store.statistics import ModalityInfo
+from vavl.store.store import ROW_SCHEMA
+from vavl.store.store_writer import StoreWriter
 
 CLASSES = ("calm", "glad", "mad")
 WIDTHS = {"audio": 8, "video": 6}

@@ -7,9 +7,9 @@ import itertools
 import numpy as np
 from numpy.typing import NDArray
 
-from vavl.data.demo_corpus.latent import Clip, clip_latent
-from vavl.data.demo_corpus.picture import render_frames
-from vavl.data.demo_corpus.settings import DemoCorpusSettings
+from demo_corpus.latent import Clip, clip_latent
+from demo_corpus.picture import render_frames
+from demo_corpus.settings import DemoCorpusSettings
 
 
 def talking_face(frames: int, emotion: str = "happy", speaker: str = "f01") -> NDArray:

@@ -15,7 +15,7 @@ from step_profile import attention_kernels, group_of
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from vavl.config.files import read_json
-from vavl.models import linear as linear_module
+from vavl.models.kernels import linear as linear_module
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 PROGRAMS = sorted(path.stem for path in FOLDER.glob("*.py"))

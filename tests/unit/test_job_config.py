@@ -12,6 +12,7 @@ from vavl.config.load import read_config, validate
 from vavl.config.places import FROM_PROJECT, FROM_ROOT, anchored, marked_settings
 from vavl.config.snapshot import save_config
 from vavl.errors import ConfigError
+from vavl.experiments.comparison_grid import cell_plans
 from vavl.job_config import (
     JOB_SETTINGS,
     AuditCorpusJob,
@@ -31,7 +32,6 @@ from vavl.job_config import (
     TuneModelJob,
 )
 from vavl.submission.settings import SubmitJob
-from vavl.training.comparison_grid import cell_plans
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted((ROOT / "jobs/configs").rglob("*.yaml"))

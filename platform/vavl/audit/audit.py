@@ -24,10 +24,10 @@ from vavl.audit.neighbours import check_near_duplicates
 from vavl.audit.settings import AuditSettings
 from vavl.audit.split_checks import check_duplicate_files, check_equal_features, check_speakers
 from vavl.config.files import read_json, sha256_of_file, write_json
-from vavl.data.clip_facts import FILE_NAME as FACTS_FILE
-from vavl.data.manifest import Manifest
-from vavl.data.store import read_content
+from vavl.corpora.manifest import Manifest
 from vavl.errors import InputError
+from vavl.store.clip_facts import FILE_NAME as FACTS_FILE
+from vavl.store.store import read_content
 
 RECORD_FILE = "audit.json"
 AUDIT_VERSION = 1

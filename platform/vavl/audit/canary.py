@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from vavl.audit.finding import Check, Example, Finding, State, state_of
 from vavl.audit.material import Material
 from vavl.audit.settings import AuditSettings
-from vavl.data.manifest import TEST, TRAIN
+from vavl.corpora.manifest import TEST, TRAIN
 from vavl.data.partitions import CompositionSettings, compose_batch, partition_clips
 from vavl.data.protocol import clip_classes
 from vavl.data.sampler import Sampler
-from vavl.data.store import MODALITIES
+from vavl.store.store import MODALITIES
 
 _RIDGE = 1.0
 _SEED = 0

@@ -11,10 +11,10 @@ from pathlib import Path
 from vavl.audit.audit import RECORD_FILE, Audit, AuditKey, current_audit
 from vavl.audit.finding import Check, Finding, State
 from vavl.audit.settings import AuditSettings
-from vavl.data.remote_files import RemoteFolder
-from vavl.data.store_cache import is_at_hand, local_notes, local_store
-from vavl.data.store_versions import split_version, store_folder
 from vavl.errors import ConfigError, VavlError
+from vavl.store.remote_files import RemoteFolder
+from vavl.store.store_cache import is_at_hand, local_notes, local_store
+from vavl.store.store_versions import split_version, store_folder
 
 _KEY = "data.waive_audit"
 _log = logging.getLogger(__name__)

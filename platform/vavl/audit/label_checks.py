@@ -32,10 +32,10 @@ def check_label_balance(material: Material, settings: AuditSettings) -> Finding:
 def check_label_sets(material: Material) -> Finding:
     """State what the label sets say of each other; they may well differ, so this never fails.
 
-    ``numbers`` holds ``vavl.data.label_agreement.LabelFacts``: sets, agreements, yard-sticks, folds.
+    ``numbers`` holds ``vavl.corpora.label_agreement.LabelFacts``: sets, agreements, yard-sticks, folds.
     """
     # scikit-learn comes with it, and every training reads this file without ever checking labels.
-    from vavl.data.label_agreement import label_facts_of
+    from vavl.corpora.label_agreement import label_facts_of
 
     facts = label_facts_of(material.manifest)
     pairs = [

@@ -13,9 +13,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from vavl.data.clip_facts import FILE_NAME, read_facts
-from vavl.data.manifest import TEST, TRAIN, VALIDATION, Manifest
-from vavl.data.store import MODALITIES, FeatureStore
+from vavl.corpora.manifest import TEST, TRAIN, VALIDATION, Manifest
+from vavl.store.clip_facts import FILE_NAME, read_facts
+from vavl.store.store import MODALITIES, FeatureStore
 
 SPLIT_CODES = {"train": TRAIN, "validation": VALIDATION, "test": TEST}
 
@@ -27,7 +27,7 @@ class Material:
     Attributes:
         manifest: labels, speakers and splits; ``with_labels`` chooses the label set.
         store: features; None where the labels alone are looked at.
-        facts: of the files (``vavl.data.clip_facts``); None for a store without them.
+        facts: of the files (``vavl.store.clip_facts``); None for a store without them.
     """
 
     manifest: Manifest

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from vavl.audit.finding import Check, Example, Finding, State, state_of
 from vavl.audit.material import Material, histogram
 from vavl.audit.settings import AuditSettings
-from vavl.data.manifest import TEST, TRAIN
+from vavl.corpora.manifest import TEST, TRAIN
 
 _SEED = 0
 _BLOCK = 512

@@ -10,10 +10,10 @@ from vavl.audit.finding import State
 from vavl.audit.report import write_audit_report
 from vavl.audit.settings import AuditSettings
 from vavl.config.files import make_folder, write_json
-from vavl.data.card import read_card
-from vavl.data.manifest import listed_manifest
-from vavl.data.store_cache import local_store
+from vavl.corpora.card import read_card
+from vavl.corpora.manifest import listed_manifest
 from vavl.errors import VavlError
+from vavl.store.store_cache import local_store
 
 SUMMARY_FILE = "summary.json"
 _SUMMARY_FOLDER = "audit"

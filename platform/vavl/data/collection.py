@@ -13,15 +13,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from vavl.corpora.manifest import Manifest
 from vavl.data.augmentation import ViewMaker
 from vavl.data.batch import ClipBatch, ModalityBatch
-from vavl.data.manifest import Manifest
 from vavl.data.sampler import FILLER
 from vavl.data.settings import DataSettings
-from vavl.data.statistics import ChannelSums, Normalisation
-from vavl.data.store import FeatureStore
-from vavl.data.store_cache import local_store
 from vavl.errors import StoreError
+from vavl.store.statistics import ChannelSums, Normalisation
+from vavl.store.store import FeatureStore
+from vavl.store.store_cache import local_store
 
 MODALITIES = ("audio", "video")
 ATTRIBUTES = ("arousal", "valence", "dominance")

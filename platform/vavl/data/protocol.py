@@ -12,8 +12,8 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from vavl.corpora.manifest import Manifest
 from vavl.data.collection import MODALITIES, ClipCollection
-from vavl.data.manifest import Manifest
 from vavl.data.partitions import PartitionSettings
 from vavl.errors import ConfigError
 

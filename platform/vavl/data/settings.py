@@ -10,7 +10,7 @@ from vavl.config.base import FrozenConfig
 from vavl.config.places import FROM_ROOT
 from vavl.data.augmentation import AugmentationSettings
 from vavl.data.partitions import CompositionSettings, PartitionSettings
-from vavl.data.store_address import StoreAddress
+from vavl.store.store_address import StoreAddress
 
 
 class DataSettings(FrozenConfig):

@@ -10,14 +10,14 @@ from pathlib import Path
 
 from vavl.config.load import validate
 from vavl.config.progress import show_progress
-from vavl.data.card import CorpusCard, read_card
-from vavl.data.manifest import Manifest, build_manifest
+from vavl.corpora.card import CorpusCard, read_card
+from vavl.corpora.manifest import Manifest, build_manifest
 from vavl.description.draft import DECIDE, Folder, Section, card_content, draft_card
 from vavl.description.layout import Layout, find_layout
-from vavl.description.listing import Listing, list_folder
-from vavl.description.media_probe import Probed, evenly, probe_files
 from vavl.description.tables import TableFound, look_at_table
 from vavl.errors import CorpusError, InputError
+from vavl.media.listing import Listing, list_folder
+from vavl.media.media_probe import Probed, evenly, probe_files
 
 logger = logging.getLogger(__name__)
 

@@ -11,10 +11,10 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from vavl.description.media_probe import Probed
 from vavl.errors import ClipError
-from vavl.features.media import read_frames
-from vavl.features.sound import read_audio
+from vavl.media.media import read_frames
+from vavl.media.media_probe import Probed
+from vavl.media.sound import read_audio
 from vavl.reports.pictures import Picture, style_axes
 from vavl.reports.theme import Theme
 

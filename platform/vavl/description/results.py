@@ -14,9 +14,9 @@ import pyarrow.compute as pc
 from vavl.config.files import write_json, write_text
 from vavl.description.describe import Description
 from vavl.description.draft import card_content, card_text
-from vavl.description.media_probe import evenly
 from vavl.description.pictures import contact_sheet, durations_picture, look
 from vavl.errors import CorpusError
+from vavl.media.media_probe import evenly
 from vavl.reports.page import Html, Tile, facts, mark, paragraphs, pictures, section, table, tiles, write_page
 
 _MOST_SHOWN = 8

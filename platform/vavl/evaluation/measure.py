@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from vavl.corpora.manifest import TEST, TRAIN, VALIDATION, Manifest
 from vavl.data.collection import (
     ATTRIBUTES,
     MODALITIES,
@@ -22,15 +23,14 @@ from vavl.data.collection import (
     open_collection,
 )
 from vavl.data.loader import RankPlace
-from vavl.data.manifest import TEST, TRAIN, VALIDATION, Manifest
 from vavl.data.settings import DataSettings
-from vavl.data.statistics import FeatureStatistics, Normalisation
-from vavl.data.store_cache import local_store
 from vavl.errors import ConfigError, InputError
 from vavl.evaluation.selection import EVERY_SPLIT, ClipSelection
 from vavl.metrics.names import AUDIO_VIDEO, CONDITIONS, MODALITIES_OF
 from vavl.models.saved_model import ModelDescription, SavedModel
 from vavl.models.settings import AttributeTask, ClassTask
+from vavl.store.statistics import FeatureStatistics, Normalisation
+from vavl.store.store_cache import local_store
 from vavl.training.evaluation import EvaluationData, SplitPredictions, predict_split
 
 _SPLITS = {"train": TRAIN, "validation": VALIDATION, "test": TEST}

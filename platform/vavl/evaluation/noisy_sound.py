@@ -12,15 +12,15 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-from vavl.data.card import corpus_root, read_card
+from vavl.corpora.card import corpus_root, read_card
 from vavl.errors import ClipError, ConfigError, InputError
 from vavl.evaluation.degradation import draws_of
 from vavl.evaluation.measure import MeasuredClips
 from vavl.evaluation.settings import MediaSettings
-from vavl.features.decoded_sound import decode_sound
-from vavl.features.extracted import Extractor
-from vavl.features.from_provenance import extractor_of
-from vavl.features.sound import read_sound
+from vavl.extractors.extracted import Extractor
+from vavl.extractors.from_provenance import extractor_of
+from vavl.media.decoded_sound import decode_sound
+from vavl.media.sound import read_sound
 
 _CHECKED_CLIPS = 3
 _SAME = 1e-3

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from vavl.config.base import FrozenConfig
 from vavl.config.places import FROM_ROOT
-from vavl.data.store_address import StoreAddress
+from vavl.store.store_address import StoreAddress
 
 EVERY_SPLIT = "all"
 

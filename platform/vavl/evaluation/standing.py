@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from vavl.data.manifest import TRAIN, VALIDATION, Manifest
+from vavl.corpora.manifest import TRAIN, VALIDATION, Manifest
 from vavl.evaluation.measure import MeasuredClips
 from vavl.models.saved_model import ModelDescription
 from vavl.models.settings import ClassTask

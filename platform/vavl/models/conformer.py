@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from vavl.models.attention import attend
-from vavl.models.depthwise import DepthwiseConvolution, depthwise
-from vavl.models.dropout import Dropout
-from vavl.models.linear import Linear, linear_of, normalised
-from vavl.models.masking import keep
+from vavl.models.kernels.attention import attend
+from vavl.models.kernels.depthwise import DepthwiseConvolution, depthwise
+from vavl.models.kernels.dropout import Dropout
+from vavl.models.kernels.linear import Linear, linear_of, normalised
+from vavl.models.kernels.masking import keep
 from vavl.models.settings import NetworkSettings
 
 _FeedForwardLayers = tuple[nn.LayerNorm, nn.Linear, nn.SiLU, Dropout, nn.Linear, Dropout]

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from vavl.models.linear import Linear
+from vavl.models.kernels.linear import Linear
 from vavl.models.pooling import masked_mean
 from vavl.models.settings import LadderShape, NetworkSettings
 

@@ -17,12 +17,12 @@ from torch.nn import functional
 from vavl.data.batch import ClipBatch, ModalityBatch
 from vavl.errors import InputError
 from vavl.models.conformer import ConformerBlocks, with_noise
-from vavl.models.draws import DrawKey, keys_of_rows
-from vavl.models.dropout import Dropout, SequentialWithDropout, number_streams
+from vavl.models.kernels.draws import DrawKey, keys_of_rows
+from vavl.models.kernels.dropout import Dropout, SequentialWithDropout, number_streams
+from vavl.models.kernels.linear import Linear, linear_of
+from vavl.models.kernels.masking import keep
+from vavl.models.kernels.noise import layer_noise
 from vavl.models.ladder import CrossModalLadder, Encoding, LadderTrace, OtherSide, pooled_layers
-from vavl.models.linear import Linear, linear_of
-from vavl.models.masking import keep
-from vavl.models.noise import layer_noise
 from vavl.models.pooling import masked_mean
 from vavl.models.settings import LadderShape, NetworkSettings
 

@@ -15,8 +15,8 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from vavl.data.batch import ModalityBatch
+from vavl.models.kernels.masking import keep
 from vavl.models.ladder import LadderTrace
-from vavl.models.masking import keep
 from vavl.objectives.moments import Moments, linked
 
 _LEAST_VARIANCE = 0.01

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import pyarrow as pa
 
-from vavl.data.store import MODALITIES
+from vavl.store.store import MODALITIES
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from vavl.data.csv_table import place_inside, read_header, read_text_columns
+from vavl.corpora.csv_table import place_inside, read_header, read_text_columns
 from vavl.errors import CorpusError
 from vavl.prediction.clips import ClipInput, ClipsFound
 

@@ -6,8 +6,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 
-from vavl.description.listing import AUDIO_SUFFIXES, VIDEO_SUFFIXES, list_folder
 from vavl.errors import CorpusError
+from vavl.media.listing import AUDIO_SUFFIXES, VIDEO_SUFFIXES, list_folder
 from vavl.prediction.clips import ClipInput, ClipsFound
 
 MEDIA_SUFFIXES = AUDIO_SUFFIXES | VIDEO_SUFFIXES

@@ -15,10 +15,8 @@ import pyarrow as pa
 
 from vavl.config.files import make_folder, written_beside
 from vavl.config.load import without_secrets
-from vavl.features.attempts import TimeLimit
-from vavl.features.crew import threads_of_libraries, uses_ray
-from vavl.features.parts_folder import only_job
-from vavl.features.progress import ClipProgress
+from vavl.extraction.parts_folder import only_job
+from vavl.extraction.progress import ClipProgress
 from vavl.prediction.clips import ClipInput
 from vavl.prediction.done import check_input, keep_all, parts_to_do, read_done, read_part
 from vavl.prediction.plan import PredictionPlan
@@ -26,6 +24,8 @@ from vavl.prediction.rows import ClipAnswer, Fault, part_schema, rows_of
 from vavl.prediction.settings import PredictionSettings
 from vavl.prediction.sources import MediaSource, Source
 from vavl.prediction.worker import ClipPart, PartPredictor, PartText, PredictionWork
+from vavl.workers.attempts import TimeLimit
+from vavl.workers.local import threads_of_libraries, uses_ray
 
 logger = logging.getLogger(__name__)
 
@@ -105,7 +105,7 @@ def _work(
         return
     if _uses_ray(plan.source, settings, sum(len(part.clips) for part in parts), was_killed):
         # Reading Ray's package alone takes seconds.
-        from vavl.features.ray_crew import work_on_ray
+        from vavl.workers.ray_pool import work_on_ray
 
         work = _how(plan, settings, _shared_model(plan, settings.folder), ends_process=True)
         texts = [part.to_json() for part in parts]

@@ -10,11 +10,11 @@ from typing import Any
 
 import pyarrow as pa
 
-from vavl.data.store import MODALITIES
 from vavl.errors import VavlError
 from vavl.metrics.names import CONDITIONS
 from vavl.models.saved_model import Prediction
 from vavl.models.settings import ClassTask, Task
+from vavl.store.store import MODALITIES
 
 
 @dataclass(frozen=True)

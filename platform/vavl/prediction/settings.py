@@ -9,8 +9,8 @@ from pydantic import Field, model_validator
 
 from vavl.config.base import FrozenConfig
 from vavl.config.places import FROM_ROOT, root_folder
-from vavl.data.store_address import StoreAddress
-from vavl.features.extraction_settings import WorkerSettings
+from vavl.store.store_address import StoreAddress
+from vavl.workers.settings import WorkerSettings
 
 Condition = Literal["audio_video", "audio", "video"]
 

@@ -12,13 +12,13 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from vavl.data.store import MODALITIES, FeatureStore
-from vavl.data.store_cache import local_store
-from vavl.description.media_probe import probe
-from vavl.features.extracted import Extractor, require_finite
-from vavl.features.from_provenance import extractor_of
+from vavl.extractors.extracted import Extractor, require_finite
+from vavl.extractors.from_provenance import extractor_of
+from vavl.media.media_probe import probe
 from vavl.models.saved_model import ModelDescription
 from vavl.prediction.clips import ClipInput
+from vavl.store.store import MODALITIES, FeatureStore
+from vavl.store.store_cache import local_store
 
 
 @dataclass(frozen=True)

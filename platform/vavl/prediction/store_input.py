@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from vavl.data.manifest import Manifest
-from vavl.data.statistics import FeatureStatistics
-from vavl.data.store import MODALITIES, info_of, read_content
-from vavl.data.store_cache import local_notes
+from vavl.corpora.manifest import Manifest
 from vavl.errors import StoreError
 from vavl.models.saved_model import ModelDescription
 from vavl.prediction.clips import ClipInput, ClipsFound
 from vavl.prediction.sources import StoreSource
+from vavl.store.statistics import FeatureStatistics
+from vavl.store.store import MODALITIES, info_of, read_content
+from vavl.store.store_cache import local_notes
 
 
 def store_clips(place: Path | str, model: ModelDescription) -> tuple[ClipsFound, StoreSource]:

@@ -10,12 +10,12 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from vavl.features.face import FaceCutter
-from vavl.features.face_tracking import FaceFinder
-from vavl.features.from_provenance import extractor_settings
-from vavl.features.media import Pictures
-from vavl.features.sound import read_audio
-from vavl.features.video_settings import FaceSettings, ImageNetworkSettings, VideoFeatureSettings
+from vavl.extractors.face import FaceCutter
+from vavl.extractors.face_tracking import FaceFinder
+from vavl.extractors.from_provenance import extractor_settings
+from vavl.extractors.video_settings import FaceSettings, ImageNetworkSettings, VideoFeatureSettings
+from vavl.media.media import Pictures
+from vavl.media.sound import read_audio
 from vavl.prediction.timeline import ClipMedia
 
 _RATE_HZ = 16_000

@@ -14,12 +14,12 @@ import pyarrow.parquet as pq
 
 from vavl.config.files import written_beside
 from vavl.errors import ConfigError, VavlError
-from vavl.features.attempts import Attempts, TimeLimit
 from vavl.metrics.names import AUDIO_VIDEO, MODALITIES_OF
 from vavl.models.saved_model import ClipFeatures, Prediction, SavedModel, load_model
 from vavl.prediction.clips import ClipInput
 from vavl.prediction.rows import ClipAnswer, Fault, is_finite, part_schema, rows_of
 from vavl.prediction.sources import Side, Source
+from vavl.workers.attempts import Attempts, TimeLimit
 
 
 @dataclass(frozen=True)
@@ -226,7 +226,7 @@ class PartText:
         Raises:
             VavlError: see ``PartPredictor.predict``; also where this machine does not see the folders of the job.
         """
-        from vavl.features.ray_crew import check_shared
+        from vavl.workers.ray_pool import check_shared
 
         part = ClipPart.from_json(text)
         check_shared(part.path.parent, self._work.model_folder, *self._work.source.folders())

@@ -12,7 +12,7 @@ from typing import Any
 from vavl.config.base import FrozenConfig
 from vavl.config.load import read_config, read_yaml_mapping
 from vavl.config.places import ROOT_VARIABLE, check_project_files
-from vavl.data.card import read_card
+from vavl.corpora.card import read_card
 from vavl.errors import ConfigError
 from vavl.job_config import JOB_SETTINGS, AuditCorpusJob, CompareObjectivesJob, PrepareCorpusJob
 from vavl.submission.settings import SubmitJob
@@ -90,7 +90,7 @@ def check_configuration(settings: type[FrozenConfig], file: Path, overrides: tup
             read_card(card)
         case CompareObjectivesJob() as comparison:
             # Imported here: it brings torch, which the other jobs do not need to be submitted.
-            from vavl.training.comparison_grid import cell_plans
+            from vavl.experiments.comparison_grid import cell_plans
 
             cell_plans(comparison)
         case _:

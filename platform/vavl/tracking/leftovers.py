@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from vavl.tracking.journal import Journal
+from vavl.tracking.mlflow_writer import Register
 from vavl.tracking.replay import Replay
 from vavl.tracking.replay_state import ReplayState, read_states
 from vavl.tracking.settings import TrackingSettings, tracking_place
@@ -33,7 +34,7 @@ def unfinished_journals(folder: Path, settings: TrackingSettings) -> Iterator[Pa
             yield path
 
 
-def replay_leftovers(folder: Path, settings: TrackingSettings) -> threading.Thread | None:
+def replay_leftovers(folder: Path, settings: TrackingSettings, register: Register) -> threading.Thread | None:
     """Replay unfinished journals below ``folder`` in the background, one after the other.
 
     Returns:
@@ -44,14 +45,14 @@ def replay_leftovers(folder: Path, settings: TrackingSettings) -> threading.Thre
     if not paths:
         return None
     thread = threading.Thread(
-        target=_replay_all, args=(paths, settings), name="mlflow-leftovers", daemon=True
+        target=_replay_all, args=(paths, settings, register), name="mlflow-leftovers", daemon=True
     )
     thread.start()
     return thread
 
 
-def _replay_all(paths: Sequence[Path], settings: TrackingSettings) -> None:
+def _replay_all(paths: Sequence[Path], settings: TrackingSettings, register: Register) -> None:
     for path in paths:
-        if not Replay(Journal(path), settings).finish(_SECONDS_PER_RUN):
+        if not Replay(Journal(path), settings, register).finish(_SECONDS_PER_RUN):
             return  # the store is still away; the others would fail as well
         _log.info("%s: replayed a run that ended while MLflow was away", path)

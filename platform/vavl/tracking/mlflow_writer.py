@@ -12,14 +12,14 @@ import logging
 import os
 import re
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from vavl.tracking.events import Event, count_events, event_line, events_as_json
 from vavl.tracking.journal import Record
-from vavl.tracking.registry import ModelNote, register_model
 from vavl.tracking.settings import TrackingPlace, TrackingSettings
 
 POINTS_PER_REQUEST = 1000
@@ -39,6 +39,29 @@ Item = TypeVar("Item")
 RunStage = Literal["active", "deleted", "unknown"]
 
 
+@dataclass(frozen=True)
+class ModelNote:
+    """A model folder to register.
+
+    Attributes:
+        folder: holds model.json and model.safetensors.
+        name: registered model.
+        record: names the journal record; registering the same record again gives the same version, and so
+            does another record of the same run with the same files: a run whose process died between the
+            registration and its end records its model a second time.
+        tags: facts shown with the version (hashes, metrics, split protocol, label target).
+    """
+
+    folder: Path
+    name: str
+    record: str
+    tags: Mapping[str, Any] = field(default_factory=dict)
+
+
+Register = Callable[[Any, str, ModelNote], str]
+"""Registers a model as an output of a run: client, MLflow's run id, model -> version. See ``vavl.serving.registry``."""
+
+
 class MlflowWriter:
     """One connection to a tracking store.
 
@@ -50,12 +73,12 @@ class MlflowWriter:
         if place.database is not None:
             place.database.parent.mkdir(parents=True, exist_ok=True)
         self._settings, self._place = settings, place
-        self._client: Any = open_client(settings, place)
+        self.client: Any = open_client(settings, place)
 
     def answers(self) -> bool:
         """Tell whether the store answers a small question, so that a failure is the record's own."""
         try:
-            self._client.search_experiments(max_results=1)
+            self.client.search_experiments(max_results=1)
         except Exception:  # noqa: BLE001  any failure means that the store is not usable now
             return False
         return True
@@ -65,7 +88,7 @@ class MlflowWriter:
         from mlflow.exceptions import MlflowException
 
         try:
-            run = self._client.get_run(mlflow_run_id)
+            run = self.client.get_run(mlflow_run_id)
         except MlflowException as fault:
             if fault.error_code == "RESOURCE_DOES_NOT_EXIST":
                 return "unknown"
@@ -76,7 +99,7 @@ class MlflowWriter:
         """Create the run of a ``run_start`` record, or take up the one that exists; returns its id."""
         payload = start.payload
         run_id = mlflow_run_id or self._find_or_create_run(payload, start.time)
-        known = self._client.get_run(run_id).data.params
+        known = self.client.get_run(run_id).data.params
         params = {_name(key): _text(value, _VALUE_LIMIT) for key, value in payload.get("params", {}).items()}
         # Parameters cannot change after they were logged; what a resumed run changed is kept as a tag.
         changed = {f"resumed.{key}": value for key, value in params.items() if known.get(key, value) != value}
@@ -88,8 +111,8 @@ class MlflowWriter:
         if payload.get("evaluates"):
             self._link_version(run_id, payload["evaluates"])
         if payload.get("config_yaml"):
-            self._client.log_text(run_id, payload["config_yaml"], "config.yaml")
-        self._client.update_run(run_id, status="RUNNING")
+            self.client.log_text(run_id, payload["config_yaml"], "config.yaml")
+        self.client.update_run(run_id, status="RUNNING")
         return run_id
 
     def log_points(self, mlflow_run_id: str, points: Sequence[Point]) -> None:
@@ -100,7 +123,7 @@ class MlflowWriter:
             Metric(_name(name), value, int(moment * 1000), step) for name, value, moment, step in points
         ]
         for group in _groups(metrics, POINTS_PER_REQUEST):
-            self._client.log_batch(mlflow_run_id, metrics=group, synchronous=True)
+            self.client.log_batch(mlflow_run_id, metrics=group, synchronous=True)
 
     def log_artifact(self, mlflow_run_id: str, path: Path, artifact_path: str | None) -> None:
         """Copy a file or a folder, under its name, to the run's artifacts.
@@ -110,7 +133,7 @@ class MlflowWriter:
         """
         if not path.exists():
             raise FileNotFoundError(f"{path} does not exist any more")
-        self._client.log_artifact(mlflow_run_id, str(path), artifact_path)
+        self.client.log_artifact(mlflow_run_id, str(path), artifact_path)
 
     def log_events(self, mlflow_run_id: str, events: Sequence[Event]) -> None:
         """Show the events of the run: the list as ``events.json``, how many of each kind as tags.
@@ -119,17 +142,13 @@ class MlflowWriter:
         ``tags.`vavl.events.restarted` != '0'`` finds the runs that were disturbed.
         """
         text = json.dumps(events_as_json(events), indent=2, ensure_ascii=False) + "\n"
-        self._client.log_text(mlflow_run_id, text, EVENTS_FILE)
+        self.client.log_text(mlflow_run_id, text, EVENTS_FILE)
         tags = {f"vavl.events.{what}": str(count) for what, count in count_events(events).items()}
         self._log_tags(mlflow_run_id, {**tags, "vavl.last_event": event_line(events[-1])})
 
-    def register(self, mlflow_run_id: str, note: ModelNote) -> str:
-        """Register a model folder and return the version; the version made for this record before, if any."""
-        return register_model(self._client, mlflow_run_id, note)
-
     def end_run(self, mlflow_run_id: str, status: str, moment: float) -> None:
         """Set the final status (FINISHED, FAILED, KILLED) and the time of the end."""
-        self._client.set_terminated(mlflow_run_id, status=status, end_time=int(moment * 1000))
+        self.client.set_terminated(mlflow_run_id, status=status, end_time=int(moment * 1000))
 
     def _parent_tag(self, start: Record) -> dict[str, str]:
         """Return the tag that makes a run a child; a parent that did not arrive yet is created empty."""
@@ -143,10 +162,10 @@ class MlflowWriter:
         experiment_id = self._experiment_id(payload["experiment"])
         run_id = payload["run_id"]
         quoted = str(run_id).replace("'", "")
-        found = self._client.search_runs([experiment_id], f"tags.`{_RUN_TAG}` = '{quoted}'", max_results=1)
+        found = self.client.search_runs([experiment_id], f"tags.`{_RUN_TAG}` = '{quoted}'", max_results=1)
         if found:
             return str(found[0].info.run_id)
-        made = self._client.create_run(
+        made = self.client.create_run(
             experiment_id,
             start_time=int(moment * 1000),
             tags={_RUN_TAG: run_id},
@@ -157,31 +176,31 @@ class MlflowWriter:
     def _experiment_id(self, name: str) -> str:
         from mlflow.exceptions import MlflowException
 
-        found = self._client.get_experiment_by_name(name)
+        found = self.client.get_experiment_by_name(name)
         if found is None:
             try:
                 return str(
-                    self._client.create_experiment(name, self._place.artifact_location, _EXPERIMENT_TAGS)
+                    self.client.create_experiment(name, self._place.artifact_location, _EXPERIMENT_TAGS)
                 )
             except MlflowException as fault:
                 if fault.error_code != "RESOURCE_ALREADY_EXISTS":
                     raise
                 # Another process was quicker.
-                found = self._client.get_experiment_by_name(name)
+                found = self.client.get_experiment_by_name(name)
         return str(found.experiment_id)
 
     def _log_params(self, run_id: str, params: Mapping[str, str]) -> None:
         from mlflow.entities import Param
 
         for group in _groups((Param(key, value) for key, value in params.items()), _PARAMS_PER_REQUEST):
-            self._client.log_batch(run_id, params=group, synchronous=True)
+            self.client.log_batch(run_id, params=group, synchronous=True)
 
     def _log_tags(self, run_id: str, tags: Mapping[str, Any]) -> None:
         from mlflow.entities import RunTag
 
         entries = (RunTag(_name(key), _text(value, _TAG_LIMIT)) for key, value in tags.items())
         for group in _groups(entries, _PARAMS_PER_REQUEST):
-            self._client.log_batch(run_id, tags=group, synchronous=True)
+            self.client.log_batch(run_id, tags=group, synchronous=True)
 
     def _link_version(self, run_id: str, note: Mapping[str, Any]) -> None:
         """Let the pages of run and version lead to each other: a run that measured a registered model.
@@ -192,11 +211,11 @@ class MlflowWriter:
         from mlflow.exceptions import MlflowException
 
         try:
-            self._client.set_model_version_tag(
+            self.client.set_model_version_tag(
                 note["name"], note["version"], f"vavl.evaluation.{note['what']}", run_id
             )
             if note.get("model_id"):
-                self._client.log_inputs(run_id, models=[LoggedModelInput(note["model_id"])])
+                self.client.log_inputs(run_id, models=[LoggedModelInput(note["model_id"])])
         except MlflowException as fault:
             if fault.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise
@@ -214,7 +233,7 @@ class MlflowWriter:
             ),
         )
         tag = InputTag("mlflow.data.context", note.get("context", "training"))
-        self._client.log_inputs(run_id, [DatasetInput(dataset, [tag])])
+        self.client.log_inputs(run_id, [DatasetInput(dataset, [tag])])
 
 
 def open_client(settings: TrackingSettings, place: TrackingPlace) -> Any:

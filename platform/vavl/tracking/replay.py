@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable
 
 from vavl.tracking.journal import Journal
-from vavl.tracking.mlflow_writer import MlflowWriter, import_mlflow
+from vavl.tracking.mlflow_writer import MlflowWriter, Register, import_mlflow
 from vavl.tracking.reachable import unreachable_reason
 from vavl.tracking.replay_lock import Follower, only_one
 from vavl.tracking.replay_records import RecordReplay
@@ -35,6 +35,7 @@ class Replay:
     Args:
         journal: the run's journal.
         settings: where and how to track. Relative places count from the current folder, now.
+        register: what registers a model that the journal records.
         on_progress: called with the new state after every request, from the thread that replays.
         gpus: let the system metrics have this machine's GPUs; False where workers report theirs.
     """
@@ -43,11 +44,12 @@ class Replay:
         self,
         journal: Journal,
         settings: TrackingSettings,
+        register: Register | None = None,
         on_progress: Callable[[ReplayState], None] | None = None,
         *,
         gpus: bool = True,
     ) -> None:
-        self._journal, self._settings, self._gpus = journal, settings, gpus
+        self._journal, self._settings, self._register, self._gpus = journal, settings, register, gpus
         self.place: TrackingPlace = tracking_place(settings, os.environ)
         self._records: RecordReplay | None = None
         self._tries: Counter[int] = Counter()
@@ -150,7 +152,9 @@ class Replay:
                     "MLflow (%s) does not know this run any more: replaying all", self.place.public_uri
                 )
                 state = ReplayState()
-            self._records = RecordReplay(writer, self._journal, state, self._save, self._tries)
+            self._records = RecordReplay(
+                writer, self._journal, state, self._save, self._tries, self._register
+            )
         elif self._records.state.seq != state.seq:
             self._records.state = state
         return self._records

@@ -9,7 +9,7 @@ from collections import deque
 from pathlib import Path
 
 from vavl.tracking.journal import Journal
-from vavl.tracking.mlflow_writer import import_mlflow
+from vavl.tracking.mlflow_writer import Register, import_mlflow
 from vavl.tracking.replay import Replay
 from vavl.tracking.settings import TrackingSettings
 
@@ -26,10 +26,11 @@ class ReplayQueue:
 
     Args:
         settings: where to track.
+        register: what registers a model that a journal records.
     """
 
-    def __init__(self, settings: TrackingSettings) -> None:
-        self._settings = settings
+    def __init__(self, settings: TrackingSettings, register: Register | None = None) -> None:
+        self._settings, self._register = settings, register
         self._waiting: deque[Replay] = deque()
         self._lock = threading.Lock()
         self._stop = threading.Event()
@@ -46,7 +47,7 @@ class ReplayQueue:
 
     def add(self, journal: Path) -> Replay:
         """Put a journal in line; it leaves when the store holds all of it."""
-        replay = Replay(Journal(journal), self._settings)
+        replay = Replay(Journal(journal), self._settings, self._register)
         with self._lock:
             self._waiting.append(replay)
         return replay

@@ -10,8 +10,7 @@ from functools import partial
 from vavl.errors import VavlError
 from vavl.tracking.events import run_events
 from vavl.tracking.journal import Journal, JournalReader, Record
-from vavl.tracking.mlflow_writer import POINTS_PER_REQUEST, MlflowWriter, Point
-from vavl.tracking.registry import ModelNote
+from vavl.tracking.mlflow_writer import POINTS_PER_REQUEST, MlflowWriter, ModelNote, Point, Register
 from vavl.tracking.replay_state import ReplayState
 
 _POINT_KINDS = ("step", "epoch", "system")
@@ -34,6 +33,7 @@ class RecordReplay:
         state: where to go on.
         save: called with the new state after every request.
         tries: attempts by record, kept by the caller over several connections.
+        register: what registers a model; None where no journal has one.
     """
 
     def __init__(
@@ -43,11 +43,12 @@ class RecordReplay:
         state: ReplayState,
         save: Callable[[ReplayState], None],
         tries: Counter[int],
+        register: Register | None = None,
     ) -> None:
         self.state = state
         self._writer, self._reader, self._save = writer, JournalReader(journal), save
         self._folder = journal.path.parent
-        self._tries = tries
+        self._tries, self._register = tries, register
         self._events: list[Record] = []
         self._last_event = 0
 
@@ -85,11 +86,14 @@ class RecordReplay:
             return {}
         if record.kind == "artifact":
             self._writer.log_artifact(run_id, self._folder / payload["path"], payload.get("artifact_path"))
-        elif record.kind == "model" and payload.get("name"):
+        elif record.kind == "model" and payload.get("name") and self._register is not None:
             tags = payload.get("tags", {})
             folder = self._folder / payload["folder"]
             note = ModelNote(folder, payload["name"], f"{self.state.run_id}:{record.seq}", tags)
-            return {"model_name": note.name, "model_version": self._writer.register(run_id, note)}
+            return {
+                "model_name": note.name,
+                "model_version": self._register(self._writer.client, run_id, note),
+            }
         elif record.kind == "event":
             self._log_events(run_id, record)
         elif record.kind == "run_end":

@@ -11,6 +11,7 @@ from vavl.config.files import make_folder, write_json
 from vavl.errors import TrackingError
 from vavl.tracking.journal import Journal
 from vavl.tracking.leftovers import JOURNAL_NAME
+from vavl.tracking.mlflow_writer import Register
 from vavl.tracking.reachable import unreachable_reason
 from vavl.tracking.replay import Replay
 from vavl.tracking.replay_state import ReplayState, read_state
@@ -62,16 +63,19 @@ class Synced:
         return self.state in ("not arrived", "refused in part")
 
 
-def sync_runs(waiting: Sequence[Waiting], seconds_per_run: float) -> Iterator[Synced]:
+def sync_runs(waiting: Sequence[Waiting], seconds_per_run: float, register: Register) -> Iterator[Synced]:
     """Replay the journals one after the other, each into its own store, and yield how each ended.
 
     Args:
         waiting: the journals.
         seconds_per_run: longest time for one of them.
+        register: what registers a model that a journal records.
     """
     with SyncProgress(sum(entry.missing for entry in waiting if not entry.is_followed)) as progress:
         for entry in waiting:
-            result = _left_alone(entry) if entry.is_followed else _sync(entry, seconds_per_run, progress)
+            result = (
+                _left_alone(entry) if entry.is_followed else _sync(entry, seconds_per_run, progress, register)
+            )
             progress.ended(entry.missing, f"{result.run}: {result.sent} records sent, {_WORDS[result.state]}")
             yield result
 
@@ -146,9 +150,9 @@ def _print(header: Sequence[str], rows: Sequence[Sequence[str]], if_none: str) -
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
-def _sync(entry: Waiting, seconds: float, progress: SyncProgress) -> Synced:
+def _sync(entry: Waiting, seconds: float, progress: SyncProgress, register: Register) -> Synced:
     journal, before = Journal(entry.journal), read_state(entry.journal, entry.store)
-    replay = Replay(journal, entry.settings, lambda state: progress.sent(state.seq - before.seq))
+    replay = Replay(journal, entry.settings, register, lambda state: progress.sent(state.seq - before.seq))
     reason = unreachable_reason(replay.place, _PROBE_SECONDS)
     if reason is None:
         replay.finish(seconds)

@@ -7,12 +7,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import ClassVar, Self
 
-from vavl.errors import VavlError
+from vavl.errors import TrainingStopped, VavlError
 from vavl.tracking.journal import Journal
 from vavl.tracking.leftovers import JOURNAL_NAME
+from vavl.tracking.mlflow_writer import Register
 from vavl.tracking.replay import Replay
 from vavl.tracking.settings import TrackingSettings
-from vavl.training.stop import TrainingStopped
 
 LAST_FLUSH_SECONDS = 180.0
 _log = logging.getLogger(__name__)
@@ -26,15 +26,16 @@ class TrackedRun:
     Args:
         folder: of the run; the journal lies there.
         settings: where to track.
+        register: what registers a model that the work records.
     """
 
     workers_report_gpus: ClassVar[bool] = False
     """True where the work itself records the load of the GPUs that it uses, on whatever machine."""
 
-    def __init__(self, folder: Path, settings: TrackingSettings) -> None:
+    def __init__(self, folder: Path, settings: TrackingSettings, register: Register | None = None) -> None:
         self.folder, self._settings = folder, settings
         self.journal = Journal(folder / JOURNAL_NAME)
-        self._replay = Replay(self.journal, settings, gpus=not self.workers_report_gpus)
+        self._replay = Replay(self.journal, settings, register, gpus=not self.workers_report_gpus)
 
     @property
     def show_command(self) -> str:

@@ -25,7 +25,7 @@ from ray.train import (
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2.api.config import LoggingConfig
 
-from vavl.errors import TrainingError
+from vavl.errors import TrainingError, TrainingStopped
 from vavl.ray_session import is_local, join_ray
 from vavl.training.bad_numbers import event
 from vavl.training.checkpoint import CHECKPOINTS_FOLDER, newest_step, remove_old
@@ -44,7 +44,7 @@ from vavl.training.ray_worker import RunCallback, first_failure, in_short, train
 from vavl.training.run_folder import RunFolder
 from vavl.training.settings import TrainingPlan, TrainingSettings
 from vavl.training.signals import in_thread, stop_on_signals
-from vavl.training.stop import StopWatch, TrainingStopped, ask_to_stop, clear_stop, stop_reason
+from vavl.training.stop import StopWatch, ask_to_stop, clear_stop, stop_reason
 from vavl.training.storage import RunStorage
 from vavl.training.watchdog import clear_stacks, stacks_folder
 from vavl.training.worker import train_on_worker

@@ -10,14 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vavl.audit.gate import pass_audit
+from vavl.corpora.manifest import TEST, TRAIN, VALIDATION, Manifest
 from vavl.data.collection import ClipCollection, Normaliser, normalisers, open_collection, targets_of
-from vavl.data.manifest import TEST, TRAIN, VALIDATION, Manifest
 from vavl.data.partition_table import PartitionTable, partition_table
 from vavl.data.partitions import Partition, PartitionedClips, compose_batch, partition_clips
 from vavl.data.protocol import apply_partitions
-from vavl.data.store_cache import is_at_hand, local_notes
 from vavl.errors import InputError
 from vavl.models.settings import AttributeTask, ClassTask, Task
+from vavl.store.store_cache import is_at_hand, local_notes
 from vavl.training.objective_checks import check_objectives
 from vavl.training.run_folder import with_pinned_store
 from vavl.training.selection_checks import check_selection

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from vavl.config.files import make_folder, read_json, write_json
 from vavl.config.snapshot import save_config
-from vavl.data.store_versions import LATEST, pinned_store, split_version
+from vavl.store.store_versions import LATEST, pinned_store, split_version
 from vavl.training.settings import TrainingPlan
 from vavl.training.storage import RunStorage
 from vavl.training.working_copy import EARLIER_FOLDER, RUN_FILE, WorkingCopy, read_record
@@ -74,7 +74,7 @@ def with_pinned_store(plan: Plan) -> Plan:
     A run that goes on keeps the version that it began with, whatever is ``latest`` by now.
 
     Raises:
-        StoreError, InputError: see ``vavl.data.store_versions.pinned_store``.
+        StoreError, InputError: see ``vavl.store.store_versions.pinned_store``.
     """
     store = begun_store(plan) if _goes_on(_earlier(plan), plan) else None
     return with_store(plan, pinned_store(plan.data.store) if store is None else store)

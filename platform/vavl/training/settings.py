@@ -11,11 +11,11 @@ from vavl.config.base import FrozenConfig
 from vavl.config.files import sha256_of_json
 from vavl.config.places import FROM_ROOT
 from vavl.data.settings import DataSettings, FeatureUse
-from vavl.data.store_address import StoreAddress, absolute_store
 from vavl.errors import ConfigError
 from vavl.metrics.names import CONDITIONS, VALIDATION
 from vavl.models.settings import NetworkSettings
 from vavl.objectives.settings import ObjectiveSettings
+from vavl.store.store_address import StoreAddress, absolute_store
 from vavl.training.deepspeed_passthrough import NUMERIC_SECTIONS, check_passthrough
 from vavl.training.fault_settings import FaultSettings
 

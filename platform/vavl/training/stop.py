@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Literal
 
-from vavl.errors import TrainingError, VavlError
+from vavl.errors import VavlError
 from vavl.training.storage import RunStorage
 
 STOP_FILE = "stop.json"
@@ -16,10 +16,6 @@ _LOCAL_POLL_SECONDS = 0.2
 _REMOTE_POLL_SECONDS = 2.0
 
 Reason = Literal["stop", "resize"]
-
-
-class TrainingStopped(TrainingError):  # noqa: N818  a request that was granted, though the work is not done
-    """Somebody asked the run to stop; starting it again resumes from its checkpoint."""
 
 
 def ask_to_stop(output_dir: Path | str, reason: Reason, message: str) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from vavl.config.files import read_json, write_json
-from vavl.data.manifest import Manifest
+from vavl.corpora.manifest import Manifest
 from vavl.errors import TrainingError
 from vavl.models.saved_model import load_model
 from vavl.training.bad_numbers import event

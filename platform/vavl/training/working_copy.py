@@ -27,8 +27,8 @@ from pathlib import Path
 from typing import Any
 
 from vavl.config.files import make_folder, read_json, write_json
-from vavl.data.store_cache import CACHE_VARIABLE, run_cache_folder
 from vavl.errors import InputError, VavlError
+from vavl.store.store_cache import CACHE_VARIABLE, run_cache_folder
 from vavl.training.storage import RunStorage
 
 RUN_FILE = "run.json"

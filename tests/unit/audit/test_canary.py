@@ -9,7 +9,7 @@ from audited_corpus import CLASSES
 from vavl.audit.canary import batch_agreement, check_batches, check_identity
 from vavl.audit.finding import State
 from vavl.audit.settings import AuditSettings
-from vavl.data.manifest import TRAIN
+from vavl.corpora.manifest import TRAIN
 from vavl.data.sampler import Sampler
 
 SETTINGS = AuditSettings()

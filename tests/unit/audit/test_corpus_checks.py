@@ -11,7 +11,7 @@ from vavl.audit.corpus_checks import check_counts, check_partners, check_quarant
 from vavl.audit.finding import State
 from vavl.audit.material import Material
 from vavl.audit.settings import AuditSettings
-from vavl.data.store import FeatureStore
+from vavl.store.store import FeatureStore
 
 SETTINGS = AuditSettings()
 

@@ -13,7 +13,7 @@ from vavl.audit.label_checks import check_label_balance, check_label_sets
 from vavl.audit.material import Material
 from vavl.audit.settings import AuditSettings
 from vavl.audit.words import label_rows
-from vavl.data.manifest import Manifest
+from vavl.corpora.manifest import Manifest
 
 SETTINGS = AuditSettings()
 

@@ -22,9 +22,9 @@ from vavl.config.places import (
     root_folder,
 )
 from vavl.config.snapshot import flat_settings, save_config
-from vavl.data.store_address import StoreAddress
 from vavl.errors import ConfigError
 from vavl.job_config import JOB_SETTINGS, TrainModelJob
+from vavl.store.store_address import StoreAddress
 
 
 class Data(FrozenConfig):

@@ -11,8 +11,8 @@ import pytest
 from copied_store import copy_store, relabelled_copy
 
 from vavl.config.load import validate
-from vavl.data.card import CorpusCard
-from vavl.data.manifest import Manifest, build_manifest
+from vavl.corpora.card import CorpusCard
+from vavl.corpora.manifest import Manifest, build_manifest
 
 SPEAKERS = ("f01", "f02", "f03", "m01", "m02", "m03")
 GROUPS = r"(?P<clip>(?P<speaker>(?P<sex>[fm])\d\d)_(?P<sentence>\w+)_(?P<emotion>[a-z]*))"

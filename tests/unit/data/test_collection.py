@@ -10,14 +10,14 @@ import pyarrow as pa
 import pytest
 import torch
 
+from vavl.corpora.label_columns import LABEL_COLUMNS
+from vavl.corpora.manifest import TRAIN, Manifest
 from vavl.data.augmentation import AugmentationSettings, ViewMaker, ViewSettings
 from vavl.data.collection import Normaliser, collate, middle_frames, normalisers, open_collection, pad_clips
-from vavl.data.label_columns import LABEL_COLUMNS
-from vavl.data.manifest import TRAIN, Manifest
 from vavl.data.sampler import FILLER
 from vavl.data.settings import DataSettings
-from vavl.data.statistics import ChannelSums, Normalisation
 from vavl.errors import ConfigError, StoreError
+from vavl.store.statistics import ChannelSums, Normalisation
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from csd_files import write_mosei
 
-from vavl.data.card import read_card
-from vavl.data.manifest import Manifest, build_manifest
+from vavl.corpora.card import read_card
+from vavl.corpora.manifest import Manifest, build_manifest
 
 FOLDER = Path(__file__).parents[3] / "datasets"
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vavl.data.card import read_card
-from vavl.data.label_agreement import label_facts_of
-from vavl.data.manifest import NONE, TEST, TRAIN, VALIDATION, listed_manifest
+from vavl.corpora.card import read_card
+from vavl.corpora.label_agreement import label_facts_of
+from vavl.corpora.manifest import NONE, TEST, TRAIN, VALIDATION, listed_manifest
 
 pytestmark = [
     pytest.mark.realdata,

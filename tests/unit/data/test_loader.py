@@ -11,11 +11,11 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from vavl.corpora.manifest import TRAIN
 from vavl.data.augmentation import AugmentationSettings, ViewSettings
 from vavl.data.batch import ClipBatch
 from vavl.data.collection import normalisers, open_collection
 from vavl.data.loader import RankPlace, StepLoader, evaluation_batches, read_ahead
-from vavl.data.manifest import TRAIN
 from vavl.data.partitions import CompositionSettings, compose_batch, partition_clips
 from vavl.data.sampler import Sampler
 from vavl.data.settings import DataSettings

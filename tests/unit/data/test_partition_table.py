@@ -8,8 +8,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from vavl.corpora.manifest import TRAIN
 from vavl.data.collection import open_collection
-from vavl.data.manifest import TRAIN
 from vavl.data.partition_table import PartitionTable, partition_table
 from vavl.data.partitions import Partition, PartitionSettings
 from vavl.data.protocol import apply_partitions

@@ -9,13 +9,13 @@ import pyarrow as pa
 import pytest
 from pydantic import ValidationError
 
+from vavl.corpora.manifest import TEST, TRAIN, VALIDATION, Manifest
 from vavl.data.collection import collate, normalisers, open_collection
-from vavl.data.manifest import TEST, TRAIN, VALIDATION, Manifest
 from vavl.data.partitions import PartitionSettings
 from vavl.data.protocol import apply_partitions, clip_classes, stratified_draw
 from vavl.data.settings import DataSettings
-from vavl.data.store import FeatureStore
 from vavl.errors import ConfigError
+from vavl.store.store import FeatureStore
 
 FRACTIONS = (0.05, 0.1, 0.2, 0.25, 0.5, 0.75, 0.9, 1.0)
 

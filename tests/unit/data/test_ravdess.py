@@ -13,9 +13,9 @@ import pytest
 from sklearn.preprocessing import MinMaxScaler
 from sklearn.svm import SVC
 
-from vavl.data.card import CorpusCard, corpus_root, read_card
-from vavl.data.csv_table import read_feature_table
-from vavl.data.manifest import TEST, TRAIN, VALIDATION, Manifest, build_manifest
+from vavl.corpora.card import CorpusCard, corpus_root, read_card
+from vavl.corpora.csv_table import read_feature_table
+from vavl.corpora.manifest import TEST, TRAIN, VALIDATION, Manifest, build_manifest
 
 pytestmark = [
     pytest.mark.realdata,

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vavl.data.card import read_card
-from vavl.data.manifest import TEST, TRAIN, VALIDATION, build_manifest
+from vavl.corpora.card import read_card
+from vavl.corpora.manifest import TEST, TRAIN, VALIDATION, build_manifest
 
 FOLDER = Path(__file__).parents[3] / "datasets"
 CARDS = sorted(FOLDER.glob("*.yaml"))

@@ -10,7 +10,7 @@ import name_layouts
 import pytest
 import yaml
 
-from vavl.data.manifest import TEST, TRAIN, VALIDATION
+from vavl.corpora.manifest import TEST, TRAIN, VALIDATION
 from vavl.description.describe import Description, corpus_name, describe_folder
 from vavl.description.draft import card_content, card_text, draw_folds
 from vavl.description.tables import look_at_table

@@ -101,7 +101,7 @@ def test_classes_of_another_store_are_mapped_by_name() -> None:
 @pytest.fixture
 def renamed(trained: Any, tmp_path: Path) -> Path:
     """The store of the training with other names of two classes, as another corpus."""
-    from vavl.data.manifest import Manifest
+    from vavl.corpora.manifest import Manifest
 
     folder = copy_store(trained().store, tmp_path / "renamed")
     table = Manifest.read(folder).table

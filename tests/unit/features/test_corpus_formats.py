@@ -7,16 +7,16 @@ from pathlib import Path
 import pytest
 from film import write_film
 
-from vavl.data.card import read_card
-from vavl.data.manifest import build_manifest
-from vavl.features.audio import audio_extractor
-from vavl.features.audio_settings import AudioFeatureSettings
-from vavl.features.extract import extract_features
-from vavl.features.extraction_settings import ExtractionRun
-from vavl.features.plan import plan_extraction
-from vavl.features.settings import FeatureSettings
-from vavl.features.video import video_extractor
-from vavl.features.video_settings import VideoFeatureSettings
+from vavl.corpora.card import read_card
+from vavl.corpora.manifest import build_manifest
+from vavl.extraction.extract import extract_features
+from vavl.extraction.extraction_settings import ExtractionRun
+from vavl.extraction.plan import plan_extraction
+from vavl.extraction.settings import FeatureSettings
+from vavl.extractors.audio import audio_extractor
+from vavl.extractors.audio_settings import AudioFeatureSettings
+from vavl.extractors.video import video_extractor
+from vavl.extractors.video_settings import VideoFeatureSettings
 
 FOLDER = Path(__file__).parents[3] / "datasets"
 

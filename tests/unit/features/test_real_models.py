@@ -11,10 +11,10 @@ import pytest
 from rendered_media import write_mp4
 from talking_face import talking_face
 
-from vavl.features.face_detectors import make_detector
-from vavl.features.pretrained_files import PretrainedModel
-from vavl.features.video import video_extractor
-from vavl.features.video_settings import FaceSettings, ImageNetworkSettings
+from vavl.extractors.face_detectors import make_detector
+from vavl.extractors.pretrained_files import PretrainedModel
+from vavl.extractors.video import video_extractor
+from vavl.extractors.video_settings import FaceSettings, ImageNetworkSettings
 
 pytestmark = pytest.mark.realmodel
 

@@ -12,7 +12,7 @@ from vavl.models.conformer import (
     RelativeAttention,
     TimeConvolution,
 )
-from vavl.models.draws import DrawKey, keys_of_rows
+from vavl.models.kernels.draws import DrawKey, keys_of_rows
 
 FRAMES, WIDTH = 9, 16
 

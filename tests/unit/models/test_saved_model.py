@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 
-from vavl.data.statistics import ChannelSums, FeatureStatistics, ModalityInfo
 from vavl.errors import InputError, StoreError
 from vavl.models.saved_model import (
     ClipFeatures,
@@ -20,6 +19,7 @@ from vavl.models.saved_model import (
     save_model,
 )
 from vavl.models.settings import AttributeTask, ClassTask
+from vavl.store.statistics import ChannelSums, FeatureStatistics, ModalityInfo
 
 CLASSES = ("calm", "glad", "mad")
 
@@ -193,7 +193,7 @@ def test_a_model_of_speaker_statistics_refuses_single_clips(saved, features):
 
 
 def test_another_store_is_refused(saved, small_store, small_corpus):
-    from vavl.data.store import FeatureStore
+    from vavl.store.store import FeatureStore
 
     model = load_model(saved())
     model.check_store(FeatureStore.open(small_store(small_corpus())))

@@ -16,9 +16,8 @@ from media_model import CLASSES, MEDIA, write_media_model
 from odd_media import AUDIO, VIDEO
 from rendered_media import moving_square, write_mp4, write_sound_only_mp4, write_wav
 
-from vavl.data.statistics import ModalityInfo
 from vavl.errors import ConfigError, CorpusError, InputError, PredictionError, StoreError
-from vavl.features.from_provenance import extractor_of
+from vavl.extractors.from_provenance import extractor_of
 from vavl.models.saved_model import ClipFeatures, load_model
 from vavl.models.settings import AttributeTask
 from vavl.prediction import worker
@@ -29,6 +28,7 @@ from vavl.prediction.results import (
     result_table,
     write_results,
 )
+from vavl.store.statistics import ModalityInfo
 
 GOOD = {"pair": "audio_video", "été 雨/Ünï_ё 🙂": "audio_video", "only_heard": "audio", "only_seen": "video"}
 COLUMNS = [f"probability_{name}" for name in CLASSES]

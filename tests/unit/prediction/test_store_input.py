@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from media_model import CLASSES, write_media_model
 
-from vavl.data.manifest import Manifest
-from vavl.data.statistics import ModalityInfo
-from vavl.data.store import FeatureStore
+from vavl.corpora.manifest import Manifest
 from vavl.errors import StoreError
 from vavl.models.saved_model import ClipFeatures, load_model
+from vavl.store.statistics import ModalityInfo
+from vavl.store.store import FeatureStore
 
 INFOS = {
     "audio": ModalityInfo("synthetic", "1", {}, 10.0, 6),

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from mlflow_server import MlflowServer
 
+from vavl.serving.model_address import resolve_model
 from vavl.tracking.journal import Journal
-from vavl.tracking.model_address import resolve_model
 from vavl.tracking.reachable import unreachable_reason
 from vavl.tracking.replay import Replay
 from vavl.tracking.replay_state import state_path

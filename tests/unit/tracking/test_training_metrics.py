@@ -11,14 +11,14 @@ from mlflow.system_metrics.metrics import gpu_monitor
 from synthetic_store import write_synthetic_store
 from tiny_plans import tiny_plan
 
-from vavl.tracking.progress import TrainingProgress
 from vavl.tracking.settings import TrackingSettings
 from vavl.tracking.system_metrics import machine_sampler
-from vavl.tracking.tracked_training import TrackedTraining
-from vavl.tracking.training_result import dataset_note, training_summary
 from vavl.training.gpu_metrics import system_records
 from vavl.training.launch import launch_training
+from vavl.training.progress import TrainingProgress
 from vavl.training.run_folder import claim_run_folder
+from vavl.training.tracked_training import TrackedTraining
+from vavl.training.training_result import dataset_note, training_summary
 from vavl.training.worker import read_outcome
 
 GPU_SAMPLES = [

@@ -9,9 +9,9 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from vavl.corpora.manifest import TEST, TRAIN, VALIDATION
 from vavl.data.collection import collate, normalisers, open_collection
 from vavl.data.loader import RankPlace
-from vavl.data.manifest import TEST, TRAIN, VALIDATION
 from vavl.data.settings import DataSettings
 from vavl.metrics.classes import class_scores
 from vavl.metrics.names import CONDITIONS

@@ -9,8 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from vavl.data.label_columns import LABEL_COLUMNS
-from vavl.data.manifest import Manifest
+from vavl.corpora.label_columns import LABEL_COLUMNS
+from vavl.corpora.manifest import Manifest
 from vavl.errors import InputError
 from vavl.training.description import describe_model
 from vavl.training.run_data import open_run_data

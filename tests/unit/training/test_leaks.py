@@ -17,11 +17,11 @@ import pyarrow as pa
 import pytest
 from numpy.typing import NDArray
 
-from vavl.data.manifest import Manifest
-from vavl.data.statistics import ModalityInfo
-from vavl.data.store_writer import ClipFeatures, StoreWriter, row_batch
+from vavl.corpora.manifest import Manifest
 from vavl.metrics.names import CONDITIONS
 from vavl.models.conformer import ConformerBlock
+from vavl.store.statistics import ModalityInfo
+from vavl.store.store_writer import ClipFeatures, StoreWriter, row_batch
 from vavl.training.evaluation import predict_split, score_split
 from vavl.training.loop import train
 from vavl.training.run import TrainingRun, prepare_run

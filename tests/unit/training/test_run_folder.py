@@ -10,8 +10,8 @@ import pytest
 from copied_store import copy_store, relabelled_copy
 
 from vavl.config.load import read_config
-from vavl.data.store_push import push_store
 from vavl.errors import InputError
+from vavl.store.store_push import push_store
 from vavl.training.run_folder import claim_run_folder, with_pinned_store
 from vavl.training.settings import TrainingPlan
 

@@ -12,10 +12,10 @@ import torch
 
 from vavl.config.files import read_json, write_json
 from vavl.data.collection import open_collection
-from vavl.data.statistics import ChannelSums
-from vavl.data.store import FeatureStore
 from vavl.errors import StoreError, TrainingError
 from vavl.models.saved_model import load_model
+from vavl.store.statistics import ChannelSums
+from vavl.store.store import FeatureStore
 from vavl.training.launch import launch_training
 from vavl.training.run import prepare_run
 from vavl.training.run_data import open_run_data

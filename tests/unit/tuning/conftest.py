@@ -13,11 +13,11 @@ import pytest
 import yaml
 
 from vavl.config.files import write_json
+from vavl.experiments.sweep_settings import SweepPlan
 from vavl.training.launch import stopped
 from vavl.training.run_folder import RunFolder
 from vavl.training.settings import TrainingPlan
 from vavl.training.stop import clear_stop, stop_reason
-from vavl.tuning.settings import SweepPlan
 
 METRIC = "validation/audio_video/accuracy"
 RATE = "training.optimizer.learning_rate"
@@ -79,7 +79,7 @@ class Actor:
 
 @pytest.fixture(autouse=True)
 def _quick_looks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vavl.tuning.trial._LOOK_SECONDS", 0.01)
+    monkeypatch.setattr("vavl.experiments.trial._LOOK_SECONDS", 0.01)
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from vavl.tuning.settings import ChoiceAxis, RangeAxis, flat_axes, name_of
+from vavl.experiments.sweep_settings import ChoiceAxis, RangeAxis, flat_axes, name_of
 
 
 def test_sections_and_dotted_keys_mean_the_same_and_null_takes_an_axis_away():

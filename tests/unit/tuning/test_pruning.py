@@ -6,8 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from vavl.tuning.settings import Objective, PrunerSettings
-from vavl.tuning.study import Judge, score_of
+from vavl.experiments.study import Judge, score_of
+from vavl.experiments.sweep_settings import Objective, PrunerSettings
 
 METRIC = "validation/audio/accuracy"
 GOAL = Objective(metric=METRIC)

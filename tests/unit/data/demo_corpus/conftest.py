@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from vavl.data.demo_corpus.corpus import render_corpus
-from vavl.data.demo_corpus.settings import DemoCorpusSettings
+from demo_corpus.corpus import render_corpus
+from demo_corpus.settings import DemoCorpusSettings
 
 SMALL = DemoCorpusSettings(women=1, men=0, sentences=1, takes=1)
 

@@ -1,0 +1,1 @@
+"""Corpora as they come: card, discovery, labels, splits, manifest."""

@@ -1,0 +1,234 @@
+"""The corpus card: everything that the platform knows about a corpus before it reads a clip.
+
+A card is one YAML file in ``datasets/``. It names files by patterns relative to the corpus folder;
+no name in it can lead out of that folder.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Discriminator, Field, Tag, model_validator
+
+from vavl.config.base import FrozenConfig
+from vavl.config.files import sha256_of_json
+from vavl.config.load import read_yaml_mapping, validate
+from vavl.config.places import root_folder
+from vavl.corpora.card_labels import LabelSet, LabelSetName, NameLabels, classes_named
+from vavl.corpora.card_sources import (
+    ClipList,
+    CsdSource,
+    DefaultFolder,
+    FileSource,
+    GroupValue,
+    OpenFaceSource,
+    SexTable,
+    TableSource,
+)
+from vavl.corpora.card_splits import SplitRules
+from vavl.errors import ConfigError, CorpusError
+
+# What a reader should know and what no clip, label or split depends on.
+_PROSE = {"title", "licence", "citation", "obtain", "yardsticks"}
+
+
+def _kind_of_value(value: Any) -> str:
+    """Tell values from the name, which need not say so, from those of a table."""
+    return _source_of(value, "pattern")
+
+
+def _kind_of_audio(value: Any) -> str:
+    """Tell media files, which need not say so, from containers of features."""
+    return _source_of(value, "files")
+
+
+def _source_of(value: Any, otherwise: str) -> str:
+    source = value.get("source") if isinstance(value, dict) else getattr(value, "source", None)
+    return otherwise if source is None else str(source)
+
+
+class Counts(FrozenConfig):
+    """How many clips and speakers a complete copy of the corpus, or of a declared part, has."""
+
+    clips: int = Field(gt=0)
+    speakers: int = Field(gt=0)
+
+
+class Subset(Counts):
+    """A known part of the corpus; finding exactly this part is no reason for a warning."""
+
+    reason: str = Field(description="which part it is and why the rest is missing")
+
+
+class Unpaired(FrozenConfig):
+    """What to do with clips that have only one of the two modalities."""
+
+    audio_only: Literal["keep", "drop", "refuse"] = "keep"
+    video_only: Literal["keep", "drop", "refuse"] = "keep"
+
+
+class Yardstick(FrozenConfig):
+    """A published or known result to hold own results against."""
+
+    name: str
+    accuracy_percent: float = Field(ge=0, le=100)
+    protocol: str = Field(description="which clips, folds and inputs the number belongs to")
+    citation: str
+    labels: str | None = Field(
+        default=None, description="set of labels that it belongs to; null: the card has one, or it fits all"
+    )
+
+
+class CorpusCard(FrozenConfig):
+    """A corpus: its origin, its files, its labels, its speakers and its splits."""
+
+    name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
+    title: str
+    licence: str
+    citation: str
+    obtain: str = Field(description="address and steps to get the corpus")
+    root_environment_variable: str = Field(pattern=r"^[A-Z][A-Z0-9_]*$")
+    default_root: DefaultFolder | None = Field(
+        default=None, description="folder to use when the variable is not set; counts from VAVL_ROOT"
+    )
+
+    classes: tuple[str, ...] = Field(
+        default=(), description="class names in the order of the network's outputs"
+    )
+
+    audio: (
+        Annotated[
+            Annotated[FileSource, Tag("files")] | Annotated[CsdSource, Tag("csd")],
+            Discriminator(_kind_of_audio),
+        ]
+        | None
+    ) = None
+    video: (
+        Annotated[FileSource | TableSource | OpenFaceSource | CsdSource, Field(discriminator="source")] | None
+    ) = None
+    unpaired: Unpaired = Unpaired()
+
+    speaker: GroupValue
+    clip_list: ClipList | None = None
+    sex: (
+        Annotated[
+            Annotated[GroupValue, Tag("pattern")] | Annotated[SexTable, Tag("table")],
+            Discriminator(_kind_of_value),
+        ]
+        | None
+    ) = None
+    labels: dict[LabelSetName, LabelSet] = Field(
+        default={}, description="named sets of labels; the first is the default of a training"
+    )
+    groups: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")], GroupValue] = Field(
+        default={}, description="further facts of a clip, kept in the manifest as group_<name>"
+    )
+
+    splits: SplitRules
+    expected: Counts = Field(description="the corpus as published")
+    subset: Subset | None = None
+    yardsticks: tuple[Yardstick, ...] = ()
+
+    @model_validator(mode="after")
+    def _parts_fit_together(self) -> Self:
+        if self.audio is None and self.video is None:
+            raise ValueError("neither audio nor video is given")
+        if len(set(self.classes)) != len(self.classes):
+            raise ValueError(f"a class is listed twice: {', '.join(self.classes)}")
+        for key, value in self._values():
+            self._check_groups(key, value)
+        self._check_labels()
+        strange = [name for name in self.splits.disjoint_groups if name not in self.groups]
+        if strange:
+            raise ValueError(f"splits.disjoint_groups: no groups.{strange[0]}")
+        return self
+
+    def _values(self) -> Iterator[tuple[str, GroupValue]]:
+        yield "speaker", self.speaker
+        if isinstance(self.sex, GroupValue):
+            yield "sex", self.sex
+        for name, labels in self.labels.items():
+            if isinstance(labels, NameLabels):
+                yield f"labels.{name}", labels.value
+        for name, value in self.groups.items():
+            yield f"groups.{name}", value
+
+    def _check_groups(self, key: str, value: GroupValue) -> None:
+        sides = (("audio", self.audio), ("video", self.video), ("clip_list", self.clip_list))
+        for side, source in sides:
+            if source is not None and value.group not in re.compile(source.pattern).groupindex:
+                raise ValueError(f"{key}: the pattern of {side} has no group named `{value.group}`")
+
+    def _check_labels(self) -> None:
+        for name, labels in self.labels.items():
+            outside = sorted(classes_named(labels) - set(self.classes))
+            if outside:
+                problem = f"{', '.join(outside)} not among the classes {', '.join(self.classes)}"
+                raise ValueError(f"labels.{name}: {problem}")
+        for note in self.yardsticks:
+            if note.labels is not None and note.labels not in self.labels:
+                raise ValueError(f"yardsticks: `{note.name}` belongs to no set of labels `{note.labels}`")
+
+
+def read_card(path: Path) -> CorpusCard:
+    """Read and validate a corpus card.
+
+    Raises:
+        ConfigError: the file is missing, empty, not YAML, or has wrong keys; all faults are listed.
+    """
+    content = read_yaml_mapping(path)
+    for key, text in _texts(content):
+        # A card says the same on every machine: its hash may not depend on the environment.
+        if "${" in text:
+            raise ConfigError(
+                str(path), key, "a card takes nothing from the environment", "write the value itself; "
+                "the corpus folder is given by root_environment_variable",
+            )  # fmt: skip
+    return validate(CorpusCard, content, source=str(path))
+
+
+def card_hash(card: CorpusCard) -> str:
+    """Return 16 hexadecimal digits over everything that decides clips, labels and splits.
+
+    Title, licence, citation and yard-sticks do not count: correcting their prose makes no store stale.
+    """
+    content = card.model_dump(mode="json", exclude=_PROSE)
+    # The first set is the default; keys of a mapping are sorted before they are hashed.
+    return sha256_of_json({**content, "label_sets": list(card.labels)})[:16]
+
+
+def corpus_root(card: CorpusCard, root: Path | None = None) -> Path:
+    """Return the absolute corpus folder: ``root``, else the card's environment variable, else its default.
+
+    Raises:
+        CorpusError: no folder is named, or it does not exist.
+    """
+    variable = card.root_environment_variable
+    named = root or os.environ.get(variable) or card.default_root
+    if not named:
+        raise CorpusError(
+            card.name, variable, "the corpus folder is not known: the environment variable is not set",
+            f"export {variable}=/folder/of/the/corpus; how to get it: {card.obtain.strip()}",
+        )  # fmt: skip
+    folder = (root_folder() or Path.cwd()) / named
+    if not folder.is_dir():
+        raise CorpusError(
+            str(folder), variable, f"the folder of corpus {card.name} does not exist",
+            f"set {variable} to the folder of the corpus; how to get it: {card.obtain.strip()}",
+        )  # fmt: skip
+    return folder
+
+
+def _texts(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
+    if isinstance(value, dict):
+        for name, item in value.items():
+            yield from _texts(item, f"{key}.{name}" if key else str(name))
+    elif isinstance(value, list):
+        for position, item in enumerate(value):
+            yield from _texts(item, f"{key}.{position}")
+    elif isinstance(value, str):
+        yield key, value

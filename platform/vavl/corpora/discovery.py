@@ -1,0 +1,251 @@
+"""Find the clips of a corpus: files that match a pattern and rows of a feature table."""
+
+from __future__ import annotations
+
+import logging
+import os
+import unicodedata
+from collections.abc import Iterable, Set
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from vavl.corpora.card import CorpusCard
+from vavl.corpora.card_sources import ClipList, CsdSource, FileSource, OpenFaceSource, TableSource
+from vavl.corpora.csd import open_container, read_segments
+from vavl.corpora.csv_table import place_inside, read_text_columns
+from vavl.corpora.patterns import one_writing, whole_match
+from vavl.errors import CorpusError
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Found:
+    """One side of a clip.
+
+    Attributes:
+        place: path relative to the corpus folder (POSIX), or the key of a row of the feature table.
+        groups: what the named groups of the pattern matched; None for a group without a part in it.
+    """
+
+    place: str
+    groups: dict[str, str | None]
+
+
+Side = dict[str, Found]  # clip id -> what was found for it
+
+
+def find_clips(card: CorpusCard, root: Path) -> tuple[Side, Side]:
+    """Find the audio side and the video side of a corpus; a side that the card leaves out is empty.
+
+    Args:
+        card: the corpus.
+        root: absolute corpus folder.
+
+    Raises:
+        CorpusError: a pattern matches nothing, a clip id occurs twice on one side, a table is
+            missing or broken, a file lies outside the folder, or one-sided clips are refused.
+    """
+    wants_files = any(isinstance(side, FileSource | OpenFaceSource) for side in (card.audio, card.video))
+    names = list_files(root) if wants_files else []
+    audio = _find_side("audio", card.audio, root, names)
+    video = _find_side("video", card.video, root, names)
+    if card.audio and card.video:
+        _treat_unpaired(card, audio, video)
+    _warn_of_case(card, audio.keys() | video.keys())
+    return audio, video
+
+
+def _find_side(
+    modality: str,
+    source: FileSource | OpenFaceSource | TableSource | CsdSource | None,
+    root: Path,
+    names: Iterable[str],
+) -> Side:
+    match source:
+        case FileSource() | OpenFaceSource():
+            return find_files(modality, source, root, names)
+        case TableSource():
+            return find_rows(modality, source, root)
+        case CsdSource():
+            return find_segments(modality, source, root)
+        case None:
+            return {}
+
+
+def list_files(root: Path) -> list[str]:
+    """Return the paths of all files below ``root``, relative, POSIX, sorted; hidden ones are left out.
+
+    Links to folders are not followed.
+
+    Raises:
+        CorpusError: a folder cannot be listed.
+    """
+
+    def refuse(fault: OSError) -> None:
+        raise CorpusError(
+            str(fault.filename),
+            "",
+            f"the folder cannot be listed: {fault.strerror}",
+            "change its permissions",
+        )
+
+    names: list[str] = []
+    for folder, folders, files in os.walk(root, onerror=refuse):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        relative = Path(folder).relative_to(root)
+        names += [(relative / name).as_posix() for name in files if not name.startswith(".")]
+    return sorted(names)
+
+
+def find_files(modality: str, source: FileSource | OpenFaceSource, root: Path, names: Iterable[str]) -> Side:
+    """Match the files of one modality.
+
+    Args:
+        modality: "audio" or "video"; named in messages.
+        source: pattern and suffixes.
+        root: absolute corpus folder.
+        names: paths relative to it.
+
+    Raises:
+        CorpusError: nothing matches, a clip occurs twice, or a matching file is a link that leads out
+            of the corpus folder.
+    """
+    side: Side = {}
+    strangers: list[str] = []
+    for name in names:
+        path = PurePosixPath(name)
+        if path.suffix.lower() not in source.suffixes:
+            continue
+        match = whole_match(source.pattern, name.removesuffix(path.suffix), f"{modality}.pattern")
+        if match is None:
+            strangers.append(name)
+            continue
+        _check_file(root, name)
+        _add(side, match, name, str(root))
+    what = f"{modality}.pattern"
+    if not side:
+        raise CorpusError(
+            str(root), what, f"no file matches {source.pattern} with {' '.join(source.suffixes)}"
+            + (f"; found instead e.g. {strangers[0]}" if strangers else ""),
+            "point the environment variable of the card to the corpus folder, or correct the pattern "
+            "(links to folders are not followed)",
+        )  # fmt: skip
+    if strangers:
+        message = "%s: %d files do not match %s and are left out, e.g. %s"
+        logger.warning(message, root, len(strangers), what, strangers[0])
+    return side
+
+
+def find_rows(name: str, source: TableSource | ClipList, root: Path) -> Side:
+    """Match the rows of a table by their keys.
+
+    Args:
+        name: key of the card that names the table, for messages.
+        source: table and pattern.
+        root: absolute corpus folder.
+
+    Raises:
+        CorpusError: the table is missing, empty or has no such column; a key does not match the
+            pattern or occurs twice.
+    """
+    (keys,) = read_text_columns(root, source.file, (source.key_column,))
+    side: Side = {}
+    for row, key in enumerate(keys, start=1):
+        match = whole_match(source.pattern, key, f"{name}.pattern")
+        if match is None:
+            raise CorpusError(
+                str(root / source.file), f"{source.key_column}, row {row}",
+                f"key {key!r} does not match {source.pattern}", f"correct the table or {name}.pattern",
+            )  # fmt: skip
+        _add(side, match, key, str(root / source.file))
+    return side
+
+
+def find_segments(name: str, source: CsdSource, root: Path) -> Side:
+    """Match the segments of a container by their keys; those of videos without features are left out.
+
+    Raises:
+        CorpusError: a container is missing or broken, a key does not match the pattern, or no video of
+            the segments has features.
+    """
+    segments = read_segments(root, source.segments.file, source.segments.sequence)
+    with open_container(root, source.file, source.sequence) as container:
+        videos = set(container.videos)
+    present = [segment for segment in segments.values() if segment.video in videos]
+    file = str(root / source.segments.file)
+    if not present:
+        raise CorpusError(
+            file, f"{name}.segments", f"no video of it is in {source.file}", "get both files of one corpus"
+        )
+    if len(present) < len(segments):
+        message = "%s: %d of %d segments have no %s features and are left out of that side"
+        logger.warning(message, file, len(segments) - len(present), len(segments), name)
+    side: Side = {}
+    for segment in present:
+        match = whole_match(source.pattern, segment.key, f"{name}.pattern")
+        if match is None:
+            raise CorpusError(
+                file, segment.key, f"the key does not match {source.pattern}", f"correct {name}.pattern"
+            )
+        _add(side, match, segment.key, file)
+    return side
+
+
+def _check_file(root: Path, name: str) -> None:
+    if (root / name).is_symlink():
+        place_inside(root, name)
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise CorpusError(str(root), ascii(name), "the file's name is not UTF-8", "rename the file") from None
+
+
+def _add(side: Side, match: Any, place: str, file: str) -> None:
+    clip_id = one_writing(match["clip"])
+    if not clip_id:
+        raise CorpusError(file, place, "the clip id is empty", "let the group `clip` always match")
+    if any(unicodedata.category(sign) == "Cc" for sign in clip_id):
+        raise CorpusError(
+            file, ascii(place), "the name of the clip holds a control character, such as a line break",
+            "rename the file or correct the key",
+        )  # fmt: skip
+    if clip_id in side:
+        raise CorpusError(
+            file, clip_id, f"two entries for one clip: {side[clip_id].place} and {place}",
+            "remove one of them, or let the group `clip` tell them apart",
+        )  # fmt: skip
+    side[clip_id] = Found(place, match.groupdict())
+
+
+def _warn_of_case(card: CorpusCard, clip_ids: Set[str]) -> None:
+    folded: dict[str, str] = {}
+    for clip_id in sorted(clip_ids):
+        other = folded.setdefault(clip_id.casefold(), clip_id)
+        if other != clip_id:
+            message = "%s: clips whose names differ in case alone count as two, e.g. %s and %s"
+            logger.warning(message, card.name, other, clip_id)
+            return
+
+
+def _treat_unpaired(card: CorpusCard, audio: Side, video: Side) -> None:
+    """Keep, drop or refuse clips found on one side only, as the card says."""
+    cases = (
+        ("audio_only", card.unpaired.audio_only, audio, video),
+        ("video_only", card.unpaired.video_only, video, audio),
+    )
+    alone = {name: sorted(side.keys() - other.keys()) for name, _, side, other in cases}
+    for name, rule, side, _ in cases:
+        if not alone[name]:
+            continue
+        summary = f"{len(alone[name])} clips are {name.replace('_', ' ')}, e.g. {side[alone[name][0]].place}"
+        if rule == "refuse":
+            raise CorpusError(
+                card.name, f"unpaired.{name}", summary,
+                f"complete the corpus, or write `unpaired: {{{name}: keep}}` (or drop) into the card",
+            )  # fmt: skip
+        logger.warning("%s: %s (%s)", card.name, summary, "left out" if rule == "drop" else "kept")
+        if rule == "drop":
+            for clip_id in alone[name]:
+                del side[clip_id]

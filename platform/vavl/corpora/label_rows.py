@@ -1,0 +1,203 @@
+"""Labels in one table of a card: classes, shares or votes, attributes, row by row."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from vavl.corpora.card_labels import LabelTable
+from vavl.corpora.label_values import number_columns, text_column
+from vavl.corpora.patterns import one_writing, whole_match
+from vavl.errors import CorpusError
+
+ATTRIBUTES = ("arousal", "valence", "dominance")
+Attributes = tuple[float | None, float | None, float | None]
+NO_ATTRIBUTES: Attributes = (None, None, None)
+
+
+@dataclass(frozen=True)
+class ClipLabel:
+    """What is known about the emotion of one clip; every part may be missing.
+
+    Attributes:
+        name: the class.
+        shares: one share per class in the card's order, sum 1.
+        attributes: arousal, valence, dominance, rescaled from the corpus' own range to 0 .. 1.
+    """
+
+    name: str | None = None
+    shares: tuple[float, ...] | None = None
+    attributes: Attributes = NO_ATTRIBUTES
+
+    @property
+    def is_known(self) -> bool:
+        """True when at least one part is known."""
+        return self.name is not None or self.shares is not None or self.attributes != NO_ATTRIBUTES
+
+
+@dataclass(frozen=True)
+class LabelRows:
+    """The rows of a label table that count.
+
+    Attributes:
+        classes: of the card.
+        table: keys of the card.
+        root: absolute corpus folder.
+    """
+
+    classes: Sequence[str]
+    table: LabelTable
+    root: Path
+
+    def labels(self) -> dict[str, ClipLabel]:
+        """Return clip id -> label; clips whose rows say nothing are absent.
+
+        Raises:
+            CorpusError: the table is missing or broken, repeats a clip, or holds what the card rules out.
+        """
+        clip_ids = self._clip_ids()
+        names = self._names() if self.table.label_column is not None else [None] * len(clip_ids)
+        shares = self._shares() if self.table.soft_columns else None
+        attributes = self._attributes() if self.table.attribute_columns else [NO_ATTRIBUTES] * len(clip_ids)
+        labels = {}
+        for row, clip_id in enumerate(clip_ids):
+            share = None if shares is None or np.isnan(shares[row]).any() else shares[row]
+            labels[clip_id] = ClipLabel(
+                name=names[row] if share is None else names[row] or self._largest(share),
+                shares=None if share is None else tuple(share.tolist()),
+                attributes=attributes[row],
+            )
+        return {clip_id: label for clip_id, label in labels.items() if label.is_known}
+
+    @property
+    def _file(self) -> str:
+        return str(self.root / self.table.file)
+
+    @cached_property
+    def _kept(self) -> npt.NDArray[np.int64]:
+        """Rows that count, from 0."""
+        keys = text_column(self.root, self.table.file, self.table.key_column)
+        rule = self.table.rows
+        if rule is None:
+            return np.arange(len(keys))
+        values = text_column(self.root, self.table.file, rule.column)
+        kept = np.flatnonzero(
+            [whole_match(rule.pattern, value, "rows.pattern") is not None for value in values]
+        )
+        if not len(kept):
+            raise CorpusError(
+                self._file, rule.column, f"no row matches {rule.pattern}; values e.g. {values[:2]}",
+                "correct rows.pattern of the card",
+            )  # fmt: skip
+        return kept
+
+    def _texts(self, column: str) -> list[str]:
+        texts = text_column(self.root, self.table.file, column)
+        return [texts[row] for row in self._kept]
+
+    def _numbers(self, columns: Sequence[str]) -> npt.NDArray[np.float64]:
+        return number_columns(self.root, self.table.file, columns)[self._kept]
+
+    def _row_number(self, row: int) -> str:
+        return f"row {int(self._kept[row]) + 1}"
+
+    def _clip_ids(self) -> list[str]:
+        clip_ids: dict[str, None] = {}
+        for row, key in enumerate(self._texts(self.table.key_column)):
+            match = whole_match(self.table.key_pattern, key, "key_pattern")
+            clip_id = one_writing(match["clip"]) if match and match["clip"] else None
+            if not clip_id or clip_id in clip_ids:
+                problem = "is there twice" if clip_id else f"does not match {self.table.key_pattern}"
+                raise CorpusError(
+                    self._file, f"{self.table.key_column}, {self._row_number(row)}", f"key {key!r} {problem}",
+                    "correct the table, or key_pattern or rows of the card's label table",
+                )  # fmt: skip
+            clip_ids[clip_id] = None
+        return list(clip_ids)
+
+    def _names(self) -> Sequence[str | None]:
+        assert self.table.label_column is not None
+        return [self._name(text) for text in self._texts(self.table.label_column)]
+
+    def _name(self, text: str) -> str | None:
+        column, names = str(self.table.label_column), self.table.map
+        if names is None or not text:
+            return known_class(self.classes, text, self._file, column) if text else None
+        if text not in names:
+            outcomes = ", ".join(str(name) for name in dict.fromkeys(names.values()))
+            raise CorpusError(
+                self._file, column, f"`{text}` is not in the card's map, which leads to {outcomes}",
+                "add it to the map of the card's label table",
+            )  # fmt: skip
+        name = names[text]
+        return None if name is None else known_class(self.classes, name, self._file, column)
+
+    def _shares(self) -> npt.NDArray[np.float64]:
+        """Return (row, class) shares of sum 1; a row that says nothing is NaN."""
+        columns = list(self.table.soft_columns.values())
+        read = self._numbers(columns)
+        shares = np.zeros((len(read), len(self.classes)))
+        shares[:, [self.classes.index(name) for name in self.table.soft_columns]] = read
+        empty = np.isnan(read).all(axis=1)
+        if self.table.on_zero == "unlabelled":
+            empty |= (read == 0).all(axis=1)
+        unfit = ~np.isfinite(shares).all(axis=1) | (shares < 0).any(axis=1) | (shares.sum(axis=1) <= 0)
+        wrong = ~empty & unfit
+        if wrong.any():
+            row = int(wrong.argmax())
+            raise CorpusError(
+                self._file, f"{', '.join(columns)}, {self._row_number(row)}",
+                f"shares {read[row].tolist()} are no distribution",
+                "give every class a share of 0 or more, at least one of them above 0",
+            )  # fmt: skip
+        shares[empty] = np.nan
+        normalised: npt.NDArray[np.float64] = shares / shares.sum(axis=1, keepdims=True)
+        return normalised
+
+    def _largest(self, share: npt.NDArray[np.float64]) -> str | None:
+        """Return the class with the largest share; on a tie as the card says."""
+        if self.table.on_tie == "no_class" and (share == share.max()).sum() > 1:
+            return None
+        return self.classes[int(share.argmax())]
+
+    def _attributes(self) -> list[Attributes]:
+        columns = self.table.attribute_columns
+        named = [name for name in ATTRIBUTES if name in columns]
+        read = self._numbers([columns[name] for name in named])
+        assert self.table.attribute_range is not None
+        low, high = self.table.attribute_range
+        wrong = (read < low) | (read > high)
+        if wrong.any():
+            row, place = (int(position) for position in np.argwhere(wrong)[0])
+            raise CorpusError(
+                self._file, f"{columns[named[place]]}, {self._row_number(row)}",
+                f"{named[place]} {read[row, place]:g} is outside {low:g} .. {high:g}",
+                "correct the value, or attribute_range in the card",
+            )  # fmt: skip
+        # A new array: what the table says stays as it is, however often it is read.
+        rescaled = (read - low) / (high - low)
+        unknown: list[float | None] = [None] * len(read)
+        values: dict[str, list[float | None]] = {
+            name: [None if np.isnan(value) else float(value) for value in rescaled[:, place]]
+            for place, name in enumerate(named)
+        }
+        return list(zip(*(values.get(name, unknown) for name in ATTRIBUTES), strict=True))
+
+
+def known_class(classes: Sequence[str], name: str, file: str, field: str) -> str:
+    """Return ``name`` if it is a class of the card.
+
+    Raises:
+        CorpusError: it is not.
+    """
+    if name not in classes:
+        raise CorpusError(
+            file, field, f"label {name!r} is outside the classes {', '.join(classes)}",
+            "correct the label, or add the class or a map to the card",
+        )  # fmt: skip
+    return name

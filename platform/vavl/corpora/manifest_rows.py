@@ -1,0 +1,176 @@
+"""Put what was found of a corpus into the rows of a manifest."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from vavl.corpora.card import CorpusCard, card_hash
+from vavl.corpora.card_labels import NameLabels, original_ranges
+from vavl.corpora.card_sources import CsdSource, TableSource
+from vavl.corpora.discovery import Found, Side, find_clips, find_rows
+from vavl.corpora.label_columns import Column, columns_of_labels
+from vavl.corpora.label_tables import Labels, group_value, read_labels
+from vavl.corpora.speaker_sexes import speaker_sexes
+from vavl.corpora.split_tables import check_disjoint
+from vavl.corpora.splits import clip_splits, published_folds
+from vavl.errors import CorpusError
+
+
+def manifest_table(card: CorpusCard, root: Path, *, listed: bool = False) -> tuple[pa.Table, dict[str, Any]]:
+    """Return the rows of the manifest, sorted by clip id, and the facts for its schema's metadata.
+
+    Args:
+        card: the corpus.
+        root: absolute corpus folder.
+        listed: take the clips from the card's list, without looking for media.
+
+    Raises:
+        CorpusError: see ``vavl.corpora.manifest.build_manifest``.
+    """
+    audio, video = ({}, {}) if listed else find_clips(card, root)
+    clips = _listed_clips(card, root) if listed else _both_sides(card, audio, video)
+    labels = read_labels(card, root, clips)
+    speakers = {clip_id: _speaker(card, found) for clip_id, found in clips.items()}
+    sexes = speaker_sexes(card, root, clips, speakers)
+    splits = clip_splits(card, root, speakers, sexes)
+    test_folds = published_folds(card, root)
+    groups = {
+        name: [group_value(f"groups.{name}", value, found) for found in clips.values()]
+        for name, value in card.groups.items()
+    }
+    for name in card.splits.disjoint_groups:
+        check_disjoint(f"{card.name} card", splits, dict(zip(clips, groups[name], strict=True)), name)
+    _check_labelled(card, clips, labels, splits)
+
+    columns = _clip_columns(card, clips, speakers, sexes)
+    columns += columns_of_labels(list(clips), labels)
+    columns += _place_columns(card, clips, audio, video)
+    columns.append(("test_fold", pa.int16(), [test_folds.get(speaker) for speaker in speakers.values()]))
+    columns += [
+        (f"split_{fold}", pa.string(), [of_clip[clip_id] for clip_id in clips])
+        for fold, of_clip in splits.items()
+    ]
+    columns += [(f"group_{name}", pa.string(), values) for name, values in groups.items()]
+    schema = pa.schema([(name, kind) for name, kind, _ in columns])
+    table = pa.table([pa.array(values, kind) for _, kind, values in columns], schema=schema)
+    return table, {"clips": len(clips)} | _metadata(card, tuple(splits))
+
+
+def _listed_clips(card: CorpusCard, root: Path) -> dict[str, Found]:
+    if card.clip_list is None:
+        raise CorpusError(
+            f"{card.name} card", "clip_list", "the card names no list of clips",
+            "name one (file, key_column, pattern), or look at the corpus with its media",
+        )  # fmt: skip
+    clips = find_rows("clip_list", card.clip_list, root)
+    return {clip_id: clips[clip_id] for clip_id in sorted(clips)}
+
+
+def _both_sides(card: CorpusCard, audio: Side, video: Side) -> dict[str, Found]:
+    """Return one side of every clip, sorted by clip id, after a check that the two sides agree."""
+    values = [("speaker", card.speaker)]
+    values += [
+        (f"labels.{name}", labels.value)
+        for name, labels in card.labels.items()
+        if isinstance(labels, NameLabels)
+    ]
+    for clip_id in audio.keys() & video.keys():
+        one, other = audio[clip_id], video[clip_id]
+        for fact, value in values:
+            group = value.group
+            if one.groups[group] != other.groups[group]:
+                raise CorpusError(
+                    one.place, fact,
+                    f"group {group} is {one.groups[group]}, but {other.groups[group]} in {other.place}",
+                    "rename one of them: they are the two sides of one clip",
+                )  # fmt: skip
+    clips = video | audio
+    return {clip_id: clips[clip_id] for clip_id in sorted(clips)}
+
+
+def _speaker(card: CorpusCard, found: Found) -> str:
+    speaker = group_value("speaker", card.speaker, found)
+    if speaker is None:
+        raise CorpusError(
+            found.place, "speaker", "the clip has no speaker, so it can be in no split",
+            "let the speaker's group of the pattern always match",
+        )  # fmt: skip
+    return speaker
+
+
+def _check_labelled(
+    card: CorpusCard,
+    clips: Mapping[str, Found],
+    labels: Mapping[str, Labels],
+    splits: Mapping[int, Mapping[str, str]],
+) -> None:
+    """Refuse a clip without default label in a labelled split; a card may also name no labels at all."""
+    if not labels:
+        return
+    default, known = next(iter(labels.items()))
+    for fold, of_clip in splits.items():
+        for clip_id, split in of_clip.items():
+            if clip_id not in known and split in card.splits.labelled:
+                raise CorpusError(
+                    clips[clip_id].place, f"labels.{default}",
+                    f"the clip has no label and is in the {split} split of fold {fold}",
+                    "give it a label, remove it, or take the split out of splits.labelled of the card",
+                )  # fmt: skip
+
+
+def _clip_columns(
+    card: CorpusCard, clips: Mapping[str, Found], speakers: Mapping[str, str], sexes: Mapping[str, str | None]
+) -> list[Column]:
+    return [
+        ("clip_id", pa.string(), list(clips)),
+        ("corpus", pa.string(), [card.name] * len(clips)),
+        ("speaker", pa.string(), list(speakers.values())),
+        ("sex", pa.string(), [sexes[speaker] for speaker in speakers.values()]),
+    ]
+
+
+def _place_columns(card: CorpusCard, clips: Mapping[str, Found], audio: Side, video: Side) -> list[Column]:
+    audio_places = [audio[clip_id].place if clip_id in audio else None for clip_id in clips]
+    video_places = [video[clip_id].place if clip_id in video else None for clip_id in clips]
+    nowhere = [None] * len(clips)
+    columns: list[Column] = []
+    for modality, source, places in (
+        ("audio", card.audio, audio_places),
+        ("video", card.video, video_places),
+    ):
+        ready = isinstance(source, TableSource | CsdSource)
+        columns.append((f"{modality}_path", pa.string(), nowhere if ready else places))
+        columns.append((f"{modality}_table_key", pa.string(), places if ready else nowhere))
+    return columns
+
+
+def _metadata(card: CorpusCard, folds: tuple[int, ...]) -> dict[str, Any]:
+    rules, default = card.splits, next(iter(card.labels), "")
+    drawn = f"{rules.validation_speakers} speakers per fold, drawn by protocol and fold, balanced by sex"
+    return {
+        "corpus": card.name,
+        "classes": list(card.classes),
+        "labels": {
+            name: {
+                "target": labels.target,
+                # Attributes stand in the manifest as 0 .. 1; these are the ranges that they come from.
+                "rescaled_from": {key: list(ends) for key, ends in original_ranges(labels).items()},
+            }
+            for name, labels in card.labels.items()
+        },
+        "label_set": default,
+        "target": card.labels[default].target if default else "",
+        "protocol": rules.protocol,
+        "folds": list(folds),
+        "card_hash": card_hash(card),
+        "licence": card.licence,
+        "citation": card.citation,
+        "expected": card.expected.model_dump(mode="json"),
+        "subset": None if card.subset is None else card.subset.model_dump(mode="json"),
+        "yardsticks": [note.model_dump(mode="json") for note in card.yardsticks],
+        "validation": "as published" if rules.validation_speakers is None else drawn,
+    }

@@ -1,0 +1,193 @@
+"""An evaluation from the address of a model to its run in MLflow."""
+
+from __future__ import annotations
+
+import datetime as dt
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vavl.config.base import FrozenConfig
+from vavl.config.files import make_folder, read_json, write_json
+from vavl.config.snapshot import save_config
+from vavl.errors import ConfigError
+from vavl.evaluation.evaluation import Degradations, Evaluation, open_degradations
+from vavl.evaluation.measure import MeasuredClips, open_clips
+from vavl.evaluation.results import PREDICTIONS_FILE
+from vavl.evaluation.settings import EvaluationPlan
+from vavl.evaluation.split_looks import SPLIT_TAG
+from vavl.evaluation.standing import standing_of
+from vavl.metrics.names import CONDITIONS
+from vavl.models.saved_model import SavedModel, load_model
+from vavl.serving.model_address import ResolvedModel, resolve_model
+from vavl.serving.registry import register_model
+from vavl.store.store_address import absolute_store
+from vavl.tracking.leftovers import replay_leftovers
+from vavl.tracking.run import DatasetNote, run_start, source_tags
+from vavl.tracking.settings import TrackingSettings
+from vavl.tracking.tracked_run import LAST_FLUSH_SECONDS, TrackedRun
+from vavl.training.run_folder import put_aside
+from vavl.training.working_copy import EARLIER_FOLDER
+
+SUMMARY_FILE = "summary.json"
+_RUN_FILE = "run.json"
+_SHOWN = ("accuracy", "f1_macro", "uar", "calibration_error", "ccc_mean")
+
+
+@dataclass(frozen=True)
+class Opened:
+    """What an evaluation starts from.
+
+    Attributes:
+        resolved: where the model came from.
+        model: on the device of the plan.
+        clips: that it is measured on.
+        degradations: that can be measured.
+    """
+
+    resolved: ResolvedModel
+    model: SavedModel
+    clips: MeasuredClips
+    degradations: Degradations
+
+
+def open_evaluation(plan: EvaluationPlan, tracking: TrackingSettings) -> Opened:
+    """Find model and clips and look whether they fit together; measures nothing.
+
+    Raises:
+        InputError, StoreError, ConfigError: model, store, split, classes or media cannot be used.
+        TrackingError: the tracking store that holds the model does not answer.
+    """
+    if plan.device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(
+            "evaluation",
+            "device",
+            "there is no CUDA device",
+            "set device=cpu, or run on a machine with a GPU",
+        )
+    make_folder(plan.output_dir)
+    resolved = resolve_model(plan.model, tracking)
+    model = load_model(resolved.folder)
+    model.network.to(plan.device)
+    clips = open_clips(model, plan.data)
+    return Opened(resolved, model, clips, open_degradations(model, plan, clips))
+
+
+def preview_rows(opened: Opened) -> list[tuple[str, str]]:
+    """Return the rows of the table that says what will be measured."""
+    clips, manifest = opened.clips, opened.clips.collection.manifest
+    fold = "" if clips.fold is None else f", fold {manifest.fold_title(clips.fold)} of {manifest.protocol}"
+    named = [degradation.title for degradation, _ in opened.degradations.changes]
+    rows = [
+        ("model", f"{opened.resolved.title} ({opened.resolved.folder})"),
+        ("clips", f"{len(clips.rows)} labelled, {clips.selection.split} of {manifest.corpus}{fold}"),
+        ("speakers", str(len(set(clips.speaker_names.tolist())))),
+        ("labels", manifest.target),
+        ("conditions", ", ".join(clips.conditions)),
+        ("degraded inputs", ", ".join(named) or "none"),
+        *(("not measured", f"{name}: {why}") for name, why in opened.degradations.not_measured.items()),
+    ]
+    standing = standing_of(opened.model.description, clips)
+    return [*rows, *(("NOTE", text) for text in (*standing.warnings, *standing.notes))]
+
+
+class TrackedEvaluation(TrackedRun):
+    """Records an evaluation; use as a context around it.
+
+    What an earlier evaluation left in the folder is moved to ``earlier/<run id>``. A failure of the tracking
+    server never reaches the evaluation.
+
+    Args:
+        folder: of the results; the journal lies there.
+        settings: where to track.
+    """
+
+    def __init__(self, folder: Path, settings: TrackingSettings) -> None:
+        make_folder(folder)
+        if (folder / _RUN_FILE).exists():
+            put_aside(folder, str(read_json(folder / _RUN_FILE)["run_id"]))
+        super().__init__(folder, settings.model_copy(update={"system_metrics": False, "model_name": None}))
+
+    def start(self, config: FrozenConfig, opened: Opened) -> None:
+        """Record settings, model and data; from here on the tracking server follows."""
+        now = dt.datetime.now(dt.UTC).strftime("%Y%m%d-%H%M%S")
+        run_id = f"evaluation-{now}-{secrets.token_hex(2)}"
+        write_json(self.folder / _RUN_FILE, {"run_id": run_id})
+        save_config(config, self.folder / "config.yaml")
+        clips, resolved = opened.clips, opened.resolved
+        dataset = _dataset(clips)
+        tags = {
+            **source_tags(),
+            **dataset.tags,
+            SPLIT_TAG: clips.selection.split,
+            "vavl.model": resolved.address,
+            **(
+                {"vavl.model_name": resolved.name, "vavl.model_version": resolved.version}
+                if resolved.name
+                else {}
+            ),
+            **({"vavl.fold": str(clips.fold)} if clips.fold is not None else {}),
+        }
+        name = self._settings.run_name or f"evaluation of {resolved.title}"
+        settings = self._settings.model_copy(update={"run_name": name})
+        payload = run_start(config, settings, run_id, dataset, tags)
+        self.journal.append("run_start", **payload, evaluates=_link(resolved, clips))
+        self._replay.start()
+        replay_leftovers(self.folder / EARLIER_FOLDER, self._settings, register_model)
+
+    def finish(self, metrics: Mapping[str, float]) -> dict[str, Any]:
+        """Record the results, which lie in the folder, and wait for the tracking server.
+
+        Returns:
+            ``mlflow_run_id`` (None where the server does not hold the run yet) and ``tracking_complete``.
+        """
+        for name in ("config.yaml", "report.html", "pictures", PREDICTIONS_FILE, SUMMARY_FILE):
+            self.journal.append("artifact", path=name, artifact_path=None)
+        self.journal.append("run_end", status="FINISHED", metrics=metrics)
+        is_complete = self._replay.finish(LAST_FLUSH_SECONDS)
+        return {"mlflow_run_id": self._replay.state.mlflow_run_id, "tracking_complete": is_complete}
+
+
+def _dataset(clips: MeasuredClips) -> DatasetNote:
+    store, manifest = clips.collection.store, clips.collection.manifest
+    sides = {f"{name}_clips": int(clips.collection.has(name)[clips.rows].sum()) for name in store.info}
+    return DatasetNote(
+        name=manifest.corpus,
+        store_hash=store.hash,
+        path=str(absolute_store(clips.selection.store)),
+        card=f"{manifest.corpus} (card hash {manifest.card_hash})",
+        counts={"clips": len(clips.rows), **sides},
+        context="evaluation",
+    )
+
+
+def _link(resolved: ResolvedModel, clips: MeasuredClips) -> dict[str, Any] | None:
+    if resolved.name is None:
+        return None
+    what = f"{clips.collection.manifest.corpus}.{clips.selection.split}"
+    return {
+        "name": resolved.name, "version": resolved.version, "model_id": resolved.model_id, "what": what
+    }  # fmt: skip
+
+
+def result_rows(evaluation: Evaluation, summary: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return the rows of the table that an evaluation prints."""
+    split, metrics = evaluation.clips.selection.split, summary["metrics"]
+    rows = []
+    for condition in CONDITIONS:
+        keys = {name: f"{split}/{condition}/{name}" for name in _SHOWN}
+        found = [f"{name} {metrics[key]:.3f}" for name, key in keys.items() if key in metrics]
+        if found:
+            low, high = summary["intervals"][f"{split}/{condition}/{evaluation.main_measure}"]
+            interval = f"{evaluation.main_measure} {low:.3f} to {high:.3f}"
+            rows.append((f"{split} {condition}", f"{'  '.join(found)}  (95 %: {interval})"))
+    for name, change in summary["differences"].items():
+        place, _, degradation = name.partition(":")
+        rows.append(
+            (f"{degradation}, {place.split('/')[1]}", f"{change['value']:+.3f} {evaluation.main_measure}")
+        )
+    return [*rows, ("MLflow run", str(summary["mlflow_run_id"] or "not written yet; the journal has it"))]

@@ -1,0 +1,1 @@
+"""Many trainings: comparisons over a grid, sweeps by search."""

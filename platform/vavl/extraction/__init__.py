@@ -1,0 +1,1 @@
+"""From a corpus card and media to a feature store."""

@@ -1,0 +1,1 @@
+"""From decoded sound and pictures to frames of features."""

@@ -1,0 +1,158 @@
+"""Settings of the audio extractors, in physical units."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, Tag, field_validator, model_validator
+
+from vavl.config.base import FrozenConfig
+from vavl.extractors.extractor_name import by_extractor
+from vavl.extractors.pretrained_files import PretrainedModel
+
+
+class SegmentSettings(FrozenConfig):
+    """Segments whose frames are summarised by their statistics."""
+
+    length_ms: float = Field(600, gt=0, le=10_000)
+    hop_ms: float = Field(200, gt=0, le=10_000, description="from one segment to the next")
+
+
+class AudioFeatureSettings(FrozenConfig):
+    """Log-mel spectra: power in bands that are equally wide on the mel scale, in decibels."""
+
+    extractor: Literal["log_mel"] = "log_mel"
+    sample_rate_hz: int = Field(16_000, ge=4_000, le=192_000, description="sound is resampled to this rate")
+    window_ms: float = Field(25, gt=0, le=500, description="length of the Hann window")
+    hop_ms: float = Field(20, gt=0, le=500, description="from one frame to the next")
+    mel_bands: int = Field(64, ge=1, le=512)
+    f_min_hz: float = Field(50, ge=0, description="lower edge of the lowest band")
+    f_max_hz: float = Field(8_000, gt=0, description="upper edge of the highest band")
+    floor_db: float = Field(
+        -100, le=0, description="less power counts as this much; 0 dB is a full-scale sine"
+    )
+    trim_silence_db: float | None = Field(
+        None, gt=0, description="frames before and after the sound are left out: so far below the loudest one"
+    )
+    segments: SegmentSettings | None = Field(
+        None,
+        description="summarise the frames by segment: mean, deviation, change and 90 % quantile per band",
+    )
+    longest_clip_s: float = Field(300, gt=0, description="a longer clip is quarantined: it would not fit")
+
+    @model_validator(mode="after")
+    def _bands_fit(self) -> Self:
+        if self.f_max_hz > self.sample_rate_hz / 2:
+            raise ValueError(f"f_max_hz {self.f_max_hz} is above half the sample rate")
+        if self.f_min_hz >= self.f_max_hz:
+            raise ValueError(f"f_min_hz {self.f_min_hz} is not below f_max_hz {self.f_max_hz}")
+        if self.hop_ms * self.sample_rate_hz < 1000 or self.window_ms * self.sample_rate_hz < 16_000:
+            raise ValueError("the hop needs at least 1 sample and the window 16")
+        return self
+
+    @property
+    def frame_rate_hz(self) -> float:
+        """Frames per second, of segments where they are used."""
+        return 1000 / (self.segments.hop_ms if self.segments else self.hop_ms)
+
+
+class PitchSettings(FrozenConfig):
+    """Where and how the pitch of a voice is looked for."""
+
+    lowest_hz: float = Field(65, gt=0)
+    highest_hz: float = Field(600, gt=0)
+    window_ms: float = Field(40, gt=0, le=500, description="holds at least two periods of the lowest pitch")
+
+    @model_validator(mode="after")
+    def _periods_fit(self) -> Self:
+        if self.lowest_hz >= self.highest_hz:
+            raise ValueError(f"lowest_hz {self.lowest_hz} is not below highest_hz {self.highest_hz}")
+        if self.window_ms * self.lowest_hz < 2000:
+            raise ValueError(f"window_ms {self.window_ms} holds less than two periods of {self.lowest_hz} Hz")
+        return self
+
+
+class FunctionalSettings(FrozenConfig):
+    """Statistics of a whole clip, one vector: cepstrum, pitch, loudness, voice quality, courses, rhythm."""
+
+    extractor: Literal["functionals"] = "functionals"
+    spectra: AudioFeatureSettings = AudioFeatureSettings(hop_ms=10, trim_silence_db=35)
+    pitch: PitchSettings = PitchSettings()
+    cepstral_coefficients: int = Field(20, ge=1, le=64)
+    contoured: int = Field(13, ge=1, description="cepstral coefficients whose course over the clip counts")
+    contour_coefficients: int = Field(8, ge=1, le=32, description="cosine coefficients of each course")
+
+    @model_validator(mode="after")
+    def _sizes_fit(self) -> Self:
+        if self.spectra.segments is not None:
+            raise ValueError("spectra.segments is for log_mel: functionals summarise the whole clip")
+        if not self.contoured <= self.cepstral_coefficients <= self.spectra.mel_bands:
+            raise ValueError(
+                f"contoured {self.contoured} <= cepstral_coefficients {self.cepstral_coefficients} <= "
+                f"spectra.mel_bands {self.spectra.mel_bands} does not hold"
+            )
+        if self.pitch.highest_hz > self.spectra.sample_rate_hz / 8:
+            raise ValueError(
+                f"pitch.highest_hz {self.pitch.highest_hz} is above an eighth of the sample rate"
+            )
+        return self
+
+
+class OpensmileSettings(FrozenConfig):
+    """Feature sets of openSMILE: descriptors every 10 ms, or their functionals, one vector per clip."""
+
+    extractor: Literal["opensmile"] = "opensmile"
+    feature_set: Literal["eGeMAPSv02", "ComParE_2016"] = "eGeMAPSv02"
+    level: Literal["descriptors", "functionals"] = "functionals"
+    channels: str = Field(
+        ".*",
+        description="expression for the whole names of the channels to keep, e.g. mfcc.* for the cepstrum",
+    )
+    sample_rate_hz: int = Field(16_000, ge=8_000, le=96_000, description="sound is resampled to this rate")
+    longest_clip_s: float = Field(300, gt=0, description="a longer clip is quarantined: it would not fit")
+
+    @field_validator("channels")
+    @classmethod
+    def _is_an_expression(cls, value: str) -> str:
+        try:
+            re.compile(value)
+        except re.error as fault:
+            raise ValueError(f"not a regular expression: {fault}") from None
+        return value
+
+
+class SpeechTransformerSettings(FrozenConfig):
+    """Hidden states of wav2vec 2.0, WavLM or HuBERT; about 50 frames a second."""
+
+    extractor: Literal["speech_transformer"] = "speech_transformer"
+    backbone: PretrainedModel
+    kind: Literal["wav2vec2", "wavlm", "hubert"] | None = Field(
+        None, description="refuse a folder that holds another type of model"
+    )
+    layers: tuple[int, int] = Field(
+        description="first and last of the layers whose mean is taken; twice the same takes one. 0 is what enters "
+        "the first block"
+    )
+    chunk_s: float = Field(20, ge=1, le=300, description="a longer clip is cut into chunks of equal length")
+    overlap_s: float = Field(4, ge=0, description="of neighbouring chunks; there they fade into each other")
+    batch_size: int = Field(4, ge=1, le=256, description="chunks of a clip that run at once")
+    longest_clip_s: float = Field(300, gt=0, description="a longer clip is quarantined: it would not fit")
+
+    @model_validator(mode="after")
+    def _ranges_fit(self) -> Self:
+        if not 0 <= self.layers[0] <= self.layers[1]:
+            raise ValueError(f"layers {list(self.layers)} are no range: first <= last, 0 or more")
+        if self.overlap_s > self.chunk_s / 2:
+            raise ValueError(f"overlap_s {self.overlap_s} is more than half of chunk_s {self.chunk_s}")
+        return self
+
+
+AudioSettings = Annotated[
+    Annotated[AudioFeatureSettings, Tag("log_mel")]
+    | Annotated[FunctionalSettings, Tag("functionals")]
+    | Annotated[OpensmileSettings, Tag("opensmile")]
+    | Annotated[SpeechTransformerSettings, Tag("speech_transformer")],
+    by_extractor("log_mel"),
+]
+"""Settings of any audio extractor; ``extractor`` tells which."""

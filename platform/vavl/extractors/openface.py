@@ -1,0 +1,151 @@
+"""Features from tables of OpenFace 2 (Baltrusaitis et al. 2018): action units, gaze and pose per frame."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vavl.corpora.card_sources import OpenFaceSource
+from vavl.corpora.csv_table import read_header, read_number_columns
+from vavl.corpora.discovery import list_files
+from vavl.corpora.patterns import whole_match
+from vavl.errors import ClipError, CorpusError
+from vavl.extractors.extracted import Extracted, Extractor
+from vavl.extractors.missed import believed_frames, interpolated, missed_note
+from vavl.extractors.video_settings import OpenFaceSettings
+from vavl.store.statistics import ModalityInfo
+
+NAME = "openface"
+VERSION = "1"
+_STATE = ("frame", "face_id", "timestamp", "confidence", "success")
+_RATE_TOLERANCE = 0.05
+_AGAIN = "run OpenFace on the clip again, or leave the clip out"
+
+
+def openface_settings(source: OpenFaceSource, root: Path) -> OpenFaceSettings:
+    """Return the settings of a card's tables: the columns are those of the first table found.
+
+    Args:
+        source: of the card.
+        root: absolute corpus folder.
+
+    Raises:
+        CorpusError: no table matches, the first one is broken, or it has another number of features.
+    """
+    path = _first_table(source, root)
+    header = read_header(path)
+    columns = tuple(
+        name for name in header if whole_match(source.feature_columns, name, "video.feature_columns")
+    )
+    if len(columns) != source.width:
+        raise CorpusError(
+            str(path), "video.feature_columns",
+            f"{len(columns)} columns match {source.feature_columns}, the card says width {source.width}; "
+            f"the table has {', '.join(header[:12])} ...",
+            "correct feature_columns or width in the card, or restore the table",
+        )  # fmt: skip
+    return OpenFaceSettings(
+        columns=columns,
+        frame_rate_hz=source.frame_rate_hz,
+        least_confidence=source.least_confidence,
+        missed=source.missed,
+        longest_gap_s=source.longest_gap_s,
+    )
+
+
+def openface_extractor(settings: OpenFaceSettings) -> Extractor:
+    """Return the function from a table of OpenFace to features."""
+    return partial(read_openface, settings=settings)
+
+
+def openface_info(settings: OpenFaceSettings) -> ModalityInfo:
+    """Return the provenance of the features."""
+    return ModalityInfo(
+        extractor=NAME,
+        version=VERSION,
+        settings=settings.model_dump(mode="json"),
+        frame_rate_hz=settings.frame_rate_hz,
+        width=len(settings.columns),
+        channels=settings.columns,
+    )
+
+
+def read_openface(path: Path, settings: OpenFaceSettings) -> Extracted:
+    """Return the features of one table; of several faces the one that is seen best is taken.
+
+    Raises:
+        CorpusError: the table is missing, broken or lacks a column.
+        ClipError: no frame with a face, or time stamps of another rate.
+    """
+    place = path.resolve()
+    header = read_header(place)
+    state = [name for name in _STATE if name in header or name in ("timestamp", "confidence")]
+    table = read_number_columns(place.parent, place.name, [*state, *settings.columns])
+    of = {name: table[:, number] for number, name in enumerate(state)}
+    is_found = (of["confidence"] >= settings.least_confidence) & (of.get("success", of["confidence"]) > 0)
+    values = table[:, len(state) :]
+    is_found &= np.isfinite(values).all(axis=1)
+    rows = _best_face(of["face_id"], is_found * of["confidence"]) if "face_id" in of else slice(None)
+    values, is_found = values[rows], is_found[rows]
+    # OpenFace states when a frame begins.
+    times = of["timestamp"][rows] + 0.5 / settings.frame_rate_hz
+    rate = _own_rate(path, times, settings.frame_rate_hz)
+    is_kept = believed_frames(is_found, times, settings.missed, settings.longest_gap_s)
+    if not is_found.any():
+        problem = f"no face in any of {len(times)} frames (confidence {settings.least_confidence:g} or more)"
+        raise ClipError(
+            str(path), "video", problem, "look at the clip; leave it out, or lower least_confidence"
+        )
+    filled = interpolated(values, is_found, times)[is_kept].astype(np.float32)
+    tally = {
+        "video_frames": len(times),
+        "face_frames": int(is_found.sum()),
+        "masked_frames": int((~is_kept).sum()),
+    }
+    facts = {
+        "seconds": float(times[-1] - times[0] + 1 / rate),
+        "frame_rate_hz": round(rate, 3),
+        "face_share": float(is_found.mean()),
+    }
+    note = missed_note(is_found, is_kept)
+    return Extracted(filled, times[is_kept].astype(np.float32), tally, note, facts)
+
+
+def _first_table(source: OpenFaceSource, root: Path) -> Path:
+    for name in list_files(root):
+        suffix = PurePosixPath(name).suffix
+        if suffix.lower() in source.suffixes and whole_match(
+            source.pattern, name.removesuffix(suffix), "video.pattern"
+        ):
+            return root / name
+    raise CorpusError(
+        str(root), "video.pattern", f"no table matches {source.pattern} with {' '.join(source.suffixes)}",
+        "correct the pattern, or put OpenFace's tables below the corpus folder",
+    )  # fmt: skip
+
+
+def _best_face(faces: NDArray[np.float64], confidence: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Return the rows of the face with the largest sum of confidence."""
+    names = np.unique(faces)
+    sums = [float(confidence[faces == name].sum()) for name in names]
+    return np.flatnonzero(faces == names[int(np.argmax(sums))])
+
+
+def _own_rate(path: Path, times: NDArray[np.float64], stated_hz: float) -> float:
+    """Return the rows per second, after a check that they are those of the card."""
+    if len(times) < 2:
+        return stated_hz
+    steps = np.diff(times)
+    if not (steps > 0).all():
+        row = int(np.argmin(steps > 0)) + 2
+        raise ClipError(str(path), "timestamp", f"does not increase at row {row} of the face", _AGAIN)
+    rate = 1 / float(np.median(steps))
+    if abs(rate / stated_hz - 1) > _RATE_TOLERANCE:
+        problem = f"{rate:.3g} frames per second, the card says {stated_hz:g}"
+        raise ClipError(
+            str(path), "timestamp", problem, "correct video.frame_rate_hz of the card, or " + _AGAIN
+        )
+    return rate

@@ -1,0 +1,1 @@
+"""Decoding of audio and video, with what is told of a file."""

@@ -1,0 +1,256 @@
+"""Read pictures from media files, each at its time.
+
+Time 0 is the start of the container's presentation, for sound and pictures alike. Pictures come out upright,
+with square pixels, deinterlaced, all of one size; what is transparent shows a grey ground.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+from av.video.reformatter import VideoReformatter
+from numpy.typing import NDArray
+
+from vavl.errors import ClipError
+from vavl.media.decoding import (
+    MOST_PIXELS,
+    OPTIONS,
+    ffmpeg_faults,
+    presentation_start,
+    require_media_file,
+    too_long,
+)
+from vavl.media.even_pictures import Shown, evenly
+
+_WATCH = "look at the file; make it again from its source, or leave the clip out"
+# An edit list may hide a few pictures that the header counts; a file that was cut off lacks more.
+_LEAST_SHARE_OF_FRAMES = 0.9
+_GREY = 128
+# FFmpeg's own decoders of these codecs leave the transparency out.
+_ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
+
+Picture = NDArray[np.uint8]
+"""(row, column, RGB)."""
+
+
+class Pictures:
+    """The pictures of a video at an even rate; iterate over it once.
+
+    Yields (time, picture): the time of the middle of each frame of the even rate, (k + 1/2) / rate seconds
+    after the start of the presentation, and the picture that is on show then. A picture is repeated for as
+    long as it is shown; before the first one there are no frames.
+
+    Args:
+        path: of the file.
+        frame_rate_hz: frames wanted per second.
+        longest_s: a longer video is refused.
+
+    Attributes:
+        facts: of the file, once all pictures are taken: ``seconds`` from the first picture to the end of the
+            last, ``frame_rate_hz`` of the file on average, ``width_px`` and ``height_px`` as shown.
+
+    Raises:
+        ClipError: no such file, not a video, no video stream or no picture in it, damaged, or too long.
+    """
+
+    def __init__(self, path: Path, frame_rate_hz: float, longest_s: float = math.inf) -> None:
+        self.path, self.rate, self.longest_s = path, frame_rate_hz, longest_s
+        self.facts: dict[str, float] = {}
+
+    def __iter__(self) -> Iterator[tuple[float, Picture]]:
+        require_media_file(self.path, "video")
+        with ffmpeg_faults(self.path, "video"), av.open(str(self.path), options=OPTIONS) as container:
+            stream = self._stream(container)
+            decoded = _Counted(_decode(container, stream, self.path))
+            timeline = _Timeline(_progressive(decoded), stream, presentation_start(container))
+            canvas: _Canvas | None = None
+            for time, shown in evenly(timeline, self.rate):
+                if time > self.longest_s:
+                    raise too_long(self.path, "video", self.longest_s)
+                canvas = canvas or _Canvas(self.path, stream, shown.picture)
+                yield time, canvas.draw(shown.picture)
+            if canvas is None:
+                raise ClipError(str(self.path), "video", "the video stream holds no picture", _WATCH)
+            self._check_whole(decoded, stream)
+            self.facts = _facts(timeline, decoded.count, canvas)
+
+    def _stream(self, container: Any) -> Any:
+        """Return the video stream, set up; the cover of a song is none."""
+        cover = av.stream.Disposition.attached_pic
+        streams = [stream for stream in container.streams.video if not stream.disposition & cover]
+        if not streams:
+            raise ClipError(str(self.path), "video", "the file has no video stream", _WATCH)
+        stream = streams[0]
+        if stream.codec_context is None:
+            raise ClipError(str(self.path), "video", "there is no decoder for its pictures", _WATCH)
+        _check_picture_size(self.path, stream.codec_context.width, stream.codec_context.height)
+        stream.codec_context.options = OPTIONS
+        stream.codec_context.thread_count = 1
+        return stream
+
+    def _check_whole(self, decoded: _Counted, stream: Any) -> None:
+        if decoded.damaged:
+            found = f"{decoded.damaged} of {decoded.count} pictures do not decode whole"
+            raise ClipError(str(self.path), "video", f"damaged: {found}", _WATCH)
+        if decoded.count < _LEAST_SHARE_OF_FRAMES * stream.frames:
+            found = f"{decoded.count} of {stream.frames} pictures"
+            raise ClipError(str(self.path), "video", f"cut off: {found} can be decoded", _WATCH)
+
+
+def read_frames(
+    path: Path, frame_rate_hz: float, longest_s: float = math.inf
+) -> Iterator[tuple[float, Picture]]:
+    """Yield the pictures of a video at an even rate; see ``Pictures``."""
+    return iter(Pictures(path, frame_rate_hz, longest_s))
+
+
+class _Counted:
+    """Decoded pictures, counted; ``damaged`` counts those that the decoder had to guess in part."""
+
+    def __init__(self, pictures: Iterator[Any]) -> None:
+        self._pictures, self.count, self.damaged = pictures, 0, 0
+
+    def __iter__(self) -> Iterator[Any]:
+        for picture in self._pictures:
+            self.count += 1
+            self.damaged += bool(picture.is_corrupt)
+            yield picture
+
+
+class _Canvas:
+    """Draws decoded pictures as a person sees them, all at the size of the first."""
+
+    def __init__(self, path: Path, stream: Any, first: Any) -> None:
+        ratio = Fraction(stream.sample_aspect_ratio or stream.codec_context.sample_aspect_ratio or 1)
+        # Pixels that are not square: the shorter side is stretched, so that no detail is lost.
+        self._width = round(first.width * max(ratio, Fraction(1)))
+        self._height = round(first.height / min(ratio, Fraction(1)))
+        _check_picture_size(path, self._width, self._height)
+        parts = first.format.components
+        self._is_transparent = any(part.is_alpha for part in parts) or first.format.name == "pal8"
+        # One for the whole file: a frame's own to_ndarray sets up a conversion per frame, ten times the time.
+        self._reformatter = VideoReformatter()
+        self.size = (self._height, self._width)
+
+    def draw(self, picture: Any) -> Picture:
+        """Return (row, column, RGB) uint8, upright."""
+        colours: NDArray[np.uint8] = self._reformatter.reformat(
+            picture, width=self._width, height=self._height, threads=1,
+            format="rgba" if self._is_transparent else "rgb24",
+        ).to_ndarray().astype(np.uint8, copy=False)  # fmt: skip
+        if self._is_transparent:
+            colours = _on_grey(colours)
+        upright: Picture = np.rot90(colours, k=round(picture.rotation / 90)).astype(np.uint8, copy=False)
+        self.size = (upright.shape[0], upright.shape[1])
+        return upright
+
+
+def _on_grey(picture: NDArray[np.uint8]) -> Picture:
+    """Lay (row, column, RGBA) on a grey ground: what is transparent has any colour."""
+    share = picture[..., 3:].astype(np.float32) / 255
+    laid: Picture = np.rint(picture[..., :3] * share + _GREY * (1 - share)).astype(np.uint8)
+    return laid
+
+
+def _decode(container: Any, stream: Any, path: Path) -> Iterator[Any]:
+    name = str(stream.codec_context.name).removeprefix("lib").removeprefix("vpx-")
+    if stream.metadata.get("alpha_mode") != "1" or name not in _ALPHA_DECODERS:
+        yield from container.decode(stream)
+        return
+    decoder = _ALPHA_DECODERS[name]
+    if decoder not in av.codecs_available:
+        raise ClipError(
+            str(path), "video", f"its transparency needs FFmpeg's {decoder}", "install the wheel of av"
+        )
+    context = av.CodecContext.create(decoder, "r")
+    context.options, context.thread_count = OPTIONS, 1
+    context.extradata = stream.codec_context.extradata
+    for packet in container.demux(stream):
+        yield from context.decode(packet if packet.size else None)
+
+
+def _progressive(pictures: Iterable[Any]) -> Iterator[Any]:
+    """Put the two half pictures of interlaced ones together (bwdif), from the first interlaced one on."""
+    graph: Any = None
+    for picture in pictures:
+        if graph is None and picture.interlaced_frame:
+            graph = _deinterlacer(picture)
+        if graph is None:
+            yield picture
+            continue
+        graph.push(picture)
+        yield from _pulled(graph)
+    if graph is not None:
+        graph.push(None)
+        yield from _pulled(graph)
+
+
+def _deinterlacer(picture: Any) -> Any:
+    graph = av.filter.Graph()
+    graph.link_nodes(
+        graph.add_buffer(
+            width=picture.width, height=picture.height, format=picture.format, time_base=picture.time_base
+        ),
+        graph.add("bwdif", "mode=send_frame:deint=interlaced"),
+        graph.add("buffersink"),
+    ).configure()
+    return graph
+
+
+def _pulled(graph: Any) -> Iterator[Any]:
+    while True:
+        try:
+            yield graph.pull()
+        except (av.BlockingIOError, av.EOFError):
+            return
+
+
+class _Timeline:
+    """Gives each picture the time from which on it is shown; stray time stamps are left out.
+
+    Attributes:
+        first: picture; None before it is taken, or if there is none.
+        last: picture so far.
+    """
+
+    def __init__(self, pictures: Iterable[Any], stream: Any, start_s: float) -> None:
+        self._pictures, self._start_s = pictures, start_s
+        self._own_step = float(1 / stream.average_rate) if stream.average_rate else 0.04
+        self.first: Shown | None = None
+        self.last: Shown | None = None
+
+    def __iter__(self) -> Iterator[Shown]:
+        for index, picture in enumerate(self._pictures):
+            time = index * self._own_step if picture.time is None else float(picture.time) - self._start_s
+            if self.last is not None and time <= self.last.time:
+                continue
+            stated = float(picture.duration * picture.time_base) if picture.time_base else 0.0
+            self.last = Shown(time, stated or self._own_step, picture)
+            self.first = self.first or self.last
+            yield self.last
+
+
+def _facts(timeline: _Timeline, count: int, canvas: _Canvas) -> dict[str, float]:
+    assert timeline.first is not None
+    assert timeline.last is not None
+    seconds = timeline.last.time + timeline.last.seconds - timeline.first.time
+    height, width = canvas.size
+    return {
+        "seconds": round(seconds, 6),
+        "frame_rate_hz": round(count / seconds, 3),
+        "width_px": float(width),
+        "height_px": float(height),
+    }
+
+
+def _check_picture_size(path: Path, width: int, height: int) -> None:
+    if width * height > MOST_PIXELS:
+        raise ClipError(
+            str(path), "video", f"pictures of {width} x {height}, more than {MOST_PIXELS} pixels", _WATCH
+        )

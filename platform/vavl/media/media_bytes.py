@@ -1,0 +1,97 @@
+"""Media that a caller has as bytes, or as one file with sound and pictures."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import contextlib
+import re
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import av
+
+from vavl.errors import InputError, VavlError
+from vavl.media.decoding import OPTIONS, ffmpeg_faults, require_media_file
+
+MOST_BYTES = 1 << 30
+"""Of one file given as bytes; a larger one is to be given by its path."""
+
+_COVER_ART = av.stream.Disposition.attached_pic
+# The readers of sound look at the suffix: it says which checks a file has to pass.
+_SUFFIXES = {
+    ".wav": re.compile(rb"(RIFF|RF64)....WAVE", re.DOTALL),
+    ".flac": re.compile(rb"fLaC"),
+    ".ogg": re.compile(rb"OggS"),
+    ".mp3": re.compile(rb"ID3|\xff[\xf2\xf3\xfb]"),
+    ".aiff": re.compile(rb"FORM....AIF", re.DOTALL),
+}
+
+
+@contextlib.contextmanager
+def media_file(content: bytes | bytearray | memoryview | str, field: str) -> Iterator[Path]:
+    """Lay the bytes of a media file down as a file that is gone when the block ends.
+
+    A file serves every extractor, in the way in which it read the training's files. It lies in the folder for
+    temporary files (``TMPDIR``), and its owner alone may read it.
+
+    Args:
+        content: the bytes; a text holds them in base64, as JSON carries them.
+        field: for messages.
+
+    Raises:
+        InputError: neither bytes nor base64, or more than MOST_BYTES. What the block raises about the file
+            names ``field`` in its stead.
+    """
+    raw = _decoded(content, field)
+    if len(raw) > MOST_BYTES:
+        raise InputError(
+            field, "", f"holds {len(raw)} bytes, at most {MOST_BYTES} are taken", "give the path of the file"
+        )
+    with tempfile.NamedTemporaryFile(prefix="vavl-", suffix=_suffix(raw)) as file:
+        file.write(raw)
+        file.flush()
+        try:
+            yield Path(file.name)
+        except VavlError as fault:
+            if fault.file != file.name:
+                raise
+            problem = fault.problem.replace(file.name, field)  # FFmpeg repeats it
+            raise type(fault)(field, fault.field, problem, fault.fix) from None
+
+
+def modalities_in(path: Path) -> tuple[str, ...]:
+    """Return which of "audio" and "video" a media file holds; a song's cover is no video.
+
+    Raises:
+        ClipError: no such file, or not a media file.
+    """
+    require_media_file(path, "media")
+    with ffmpeg_faults(path, "media"), av.open(str(path), options=OPTIONS) as container:
+        pictures = [stream for stream in container.streams.video if not stream.disposition & _COVER_ART]
+        streams = {"audio": container.streams.audio, "video": pictures}
+        return tuple(modality for modality, found in streams.items() if found)
+
+
+def _decoded(content: bytes | bytearray | memoryview | str, field: str) -> bytes | bytearray | memoryview:
+    if isinstance(content, str):
+        try:
+            return base64.b64decode(content, validate=True)
+        except (binascii.Error, ValueError):
+            raise InputError(
+                field, "", "is a text that is not base64", "give the bytes of the file, or base64 of them"
+            ) from None
+    if not isinstance(content, (bytes, bytearray, memoryview)):
+        raise InputError(
+            field,
+            "",
+            f"is {type(content).__name__}, not bytes",
+            "give the bytes of the file, or base64 of them",
+        )
+    return content
+
+
+def _suffix(content: bytes | bytearray | memoryview) -> str:
+    start = bytes(content[:12])
+    return next((suffix for suffix, magic in _SUFFIXES.items() if magic.match(start)), "")

@@ -1,0 +1,100 @@
+"""What the heads of media files say: length, rates, sizes; nothing is decoded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import av
+import soundfile
+
+from vavl.errors import ClipError
+from vavl.media.decoding import OPTIONS, require_media_file
+
+_MICROSECONDS = 1_000_000
+_GOLDEN = 0.618034
+
+
+@dataclass(frozen=True)
+class Probed:
+    """One media file.
+
+    Attributes:
+        name: below the folder.
+        seconds: length that its head states; None where it states none.
+        sample_rate_hz, channels: of its sound; None without sound.
+        frame_rate_hz, width, height: of its pictures; None without pictures.
+        coding: of sound and pictures.
+        problem: why it could not be opened.
+    """
+
+    name: str
+    seconds: float | None = None
+    sample_rate_hz: int | None = None
+    channels: int | None = None
+    frame_rate_hz: float | None = None
+    width: int | None = None
+    height: int | None = None
+    coding: str = ""
+    problem: str = ""
+
+    @property
+    def has_sound(self) -> bool:
+        """True where the file states a sound."""
+        return self.sample_rate_hz is not None
+
+
+def evenly(names: Sequence[str], most: int) -> list[str]:
+    """Return at most ``most`` names, spread over all; a plain step would meet one class again and again."""
+    if len(names) <= most:
+        return list(names)
+    steps = (place + place * _GOLDEN % 1 for place in range(most))
+    return [names[int(step * len(names) / most)] for step in steps]
+
+
+def probe_files(root: Path, names: Sequence[str]) -> Iterator[Probed]:
+    """Open each file and yield what its head says."""
+    for name in names:
+        yield probe(root / name, name)
+
+
+def probe(path: Path, name: str) -> Probed:
+    """Return what the head of one file says; a file that cannot be opened has a ``problem``."""
+    try:
+        require_media_file(path, "media")
+        return _probe_sound(path, name) or _probe_container(path, name)
+    except ClipError as fault:
+        return Probed(name, problem=fault.problem)
+    except (av.error.FFmpegError, ValueError, OSError) as fault:
+        return Probed(name, problem=f"cannot be opened: {getattr(fault, 'strerror', None) or fault}")
+
+
+def _probe_sound(path: Path, name: str) -> Probed | None:
+    try:
+        head = soundfile.info(str(path))
+    except (soundfile.SoundFileError, OSError):
+        return None
+    return Probed(
+        name, float(head.duration), int(head.samplerate), int(head.channels), coding=f"{head.format} {head.subtype}"
+    )  # fmt: skip
+
+
+def _probe_container(path: Path, name: str) -> Probed:
+    with av.open(str(path), options=OPTIONS) as container:
+        sound, pictures = (
+            next((stream for stream in streams if stream.codec_context is not None), None)
+            for streams in (container.streams.audio, container.streams.video)
+        )
+        if sound is None and pictures is None:
+            return Probed(name, problem="holds neither sound nor pictures")
+        return Probed(
+            name,
+            None if container.duration is None else container.duration / _MICROSECONDS,
+            None if sound is None else int(sound.codec_context.sample_rate),
+            None if sound is None else int(sound.codec_context.channels),
+            None if pictures is None or not pictures.average_rate else float(pictures.average_rate),
+            None if pictures is None else int(pictures.codec_context.width),
+            None if pictures is None else int(pictures.codec_context.height),
+            " + ".join(stream.codec_context.name for stream in (pictures, sound) if stream is not None),
+        )

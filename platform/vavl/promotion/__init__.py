@@ -1,0 +1,1 @@
+"""Challenger against champion: rule, contest, decision."""

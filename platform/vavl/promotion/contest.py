@@ -1,0 +1,265 @@
+"""Two models on the same clips: scores and paired differences under the three conditions, and the verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vavl.errors import ConfigError, TrainingError
+from vavl.metrics.names import CONDITIONS, MODALITIES_OF
+from vavl.metrics.paired import Interval, SpeakerSums, difference_interval, gather, score_interval
+from vavl.metrics.speaker_sums import SummedScore, attribute_measures, class_measures, sums_of_speakers
+from vavl.models.settings import ClassTask, Task
+from vavl.promotion.rule import PromotionRule
+from vavl.training.evaluation import SplitPredictions
+
+Opponent = Literal["champion", "constant"]
+CONSTANT_ANSWER = "one constant answer: the most frequent class, or the mean of each attribute"
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """What one model says of the clips.
+
+    Attributes:
+        predictions: of all conditions; its target is in the order of the model's own classes.
+        trained: conditions that it was trained for; what it says under the others means nothing.
+    """
+
+    predictions: SplitPredictions
+    trained: frozenset[str]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One score of both models under one condition, with bootstrap intervals over speakers.
+
+    Attributes:
+        condition: how the clips are predicted.
+        metric: e.g. ``uar``.
+        opponent: whom the challenger is compared with.
+        challenger, other: scores of both.
+        difference: challenger minus opponent, paired: both under the same draws of speakers.
+    """
+
+    condition: str
+    metric: str
+    opponent: Opponent
+    challenger: Interval
+    other: Interval
+    difference: Interval
+
+
+@dataclass(frozen=True)
+class ConditionVerdict:
+    """What the rule makes of one condition.
+
+    Attributes:
+        condition: how the clips are predicted.
+        metric: that the rule looks at.
+        clips, speakers: that have the condition's modalities and a label.
+        confidence: of the intervals.
+        measured: scores and difference; None where nothing can be measured.
+        threshold: what the lower end of the difference must exceed; None where nothing is asked.
+        holds: None where nothing is asked.
+        reason: one line for people.
+    """
+
+    condition: str
+    metric: str
+    clips: int
+    speakers: int
+    confidence: float
+    measured: Difference | None
+    threshold: float | None
+    holds: bool | None
+    reason: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the rule says of a challenger.
+
+    Attributes:
+        holds: the challenger may become champion.
+        is_first: there was no champion.
+        reasons: why not, or why in spite of the scores.
+        conditions: in the order of every table.
+        differences: of all measures, for the reader; only those in ``conditions`` count.
+    """
+
+    holds: bool
+    is_first: bool
+    reasons: tuple[str, ...]
+    conditions: tuple[ConditionVerdict, ...]
+    differences: tuple[Difference, ...]
+
+
+def check_metrics(rule: PromotionRule, task: Task) -> None:
+    """Refuse a rule whose metrics do not fit what is predicted.
+
+    Raises:
+        ConfigError: names the metrics that do.
+    """
+    known = _measures(task)
+    for condition in CONDITIONS:
+        metric = rule.metric_of(condition)
+        if metric is not None and metric not in known:
+            raise ConfigError(
+                "configuration", f"rule.{condition}", f"{metric} is no metric of these models",
+                f"choose one of {', '.join(known)}",
+            )  # fmt: skip
+
+
+def judge(
+    challenger: Contestant,
+    champion: Contestant | None,
+    speakers: Sequence[str],
+    task: Task,
+    rule: PromotionRule,
+) -> Verdict:
+    """Compare two models on the same clips and apply the rule.
+
+    Args:
+        challenger: who wants to become champion.
+        champion: who is; None while there is none. Its predictions are of the same clips in the same order.
+        speakers: of each clip of the predictions.
+        task: of both models.
+        rule: what is asked.
+
+    Raises:
+        ConfigError: the rule names a metric that the task does not have.
+        TrainingError: a prediction is not finite.
+    """
+    check_metrics(rule, task)
+    contest = _Contest(challenger, champion, np.asarray(speakers), _measures(task), rule)
+    conditions = tuple(contest.verdict(condition) for condition in CONDITIONS)
+    failed = [
+        f"{entry.condition.replace('_', ' + ')}: {entry.reason}"
+        for entry in conditions
+        if entry.holds is False
+    ]
+    match rule.first if champion is None else None:
+        case "promote":
+            holds, reasons = (
+                True,
+                ["there is no champion yet, and rule.first is promote: scores do not count"],
+            )
+        case "refuse":
+            holds, reasons = False, ["there is no champion yet, and rule.first is refuse"]
+        case _:
+            holds, reasons = not failed, failed
+    return Verdict(holds, champion is None, tuple(reasons), conditions, tuple(contest.all_differences()))
+
+
+def _measures(task: Task) -> Mapping[str, SummedScore]:
+    return class_measures() if isinstance(task, ClassTask) else attribute_measures(task.attributes)
+
+
+@dataclass(frozen=True)
+class _Contest:
+    """Both models, and the rule that is applied to them."""
+
+    challenger: Contestant
+    champion: Contestant | None
+    speakers: NDArray[np.str_]
+    measures: Mapping[str, SummedScore]
+    rule: PromotionRule
+
+    def verdict(self, condition: str) -> ConditionVerdict:
+        """Measure one condition and apply the rule to it."""
+        counts = self.challenger.predictions.counts[condition]
+        clips, speakers = int(counts.sum()), len(np.unique(self.speakers[counts]))
+        metric = self.rule.metric_of(condition) or next(iter(self.measures))
+        measured = self.measured(condition, metric) if clips and self._can(condition) else None
+        threshold = self._threshold(condition)
+        holds, reason = (
+            (None, "shown, not asked")
+            if threshold is None
+            else self._decided(condition, measured, threshold, speakers)
+        )
+        return ConditionVerdict(
+            condition, metric, clips, speakers, self.rule.confidence_of(condition), measured, threshold, holds, reason
+        )  # fmt: skip
+
+    def measured(self, condition: str, metric: str) -> Difference:
+        """Return the scores of both and their difference; against the constant answer where no champion can."""
+        level, statistic = self.rule.confidence_of(condition), self.measures[metric].statistic
+        own = self._sums(self.challenger.predictions, condition, metric)
+        champion = self.champion if self._champion_can(condition) else None
+        other = self._sums(champion.predictions if champion else self._constant(condition), condition, metric)
+        return Difference(
+            condition,
+            metric,
+            "champion" if champion else "constant",
+            score_interval(own, statistic, level=level),
+            score_interval(other, statistic, level=level),
+            difference_interval(own, other, statistic, level=level),
+        )
+
+    def all_differences(self) -> list[Difference]:
+        """Return the differences of all measures under all conditions that can be measured."""
+        return [
+            self.measured(condition, metric)
+            for condition in CONDITIONS
+            if self._can(condition) and self.challenger.predictions.counts[condition].any()
+            for metric in self.measures
+        ]
+
+    def _can(self, condition: str) -> bool:
+        return condition in self.challenger.trained
+
+    def _champion_can(self, condition: str) -> bool:
+        return self.champion is not None and condition in self.champion.trained
+
+    def _threshold(self, condition: str) -> float | None:
+        asked = self.rule.of_condition(condition)
+        if asked is None or (self.champion is None and self.rule.first != "beat_chance"):
+            return None
+        # A champion that cannot predict has no score to lose against: the challenger must surely know something.
+        return asked.threshold if self._champion_can(condition) or not self._can(condition) else 0.0
+
+    def _decided(
+        self, condition: str, measured: Difference | None, threshold: float, speakers: int
+    ) -> tuple[bool, str]:
+        """Return whether a condition holds, and why."""
+        asked = self.rule.of_condition(condition)
+        loss_only = asked is not None and asked.tolerated_loss is not None
+        if not self._can(condition):
+            nothing_lost = loss_only and self.champion is not None and not self._champion_can(condition)
+            who = "neither model was" if nothing_lost else "the challenger was not"
+            return nothing_lost, f"{who} trained for it"
+        if measured is None:
+            return False, f"no labelled clip has {' and '.join(MODALITIES_OF[condition])}"
+        if speakers < self.rule.least_speakers:
+            return (
+                False,
+                f"{speakers} speakers are too few, rule.least_speakers is {self.rule.least_speakers}",
+            )
+        low = measured.difference.low
+        holds = bool(low > threshold)
+        against = "" if measured.opponent == "champion" else " against one constant answer"
+        sign = ">" if holds else "not >"
+        return holds, f"lower end {low:+.3f} is {sign} {threshold:+.3f}{against}"
+
+    def _sums(self, predictions: SplitPredictions, condition: str, metric: str) -> SpeakerSums:
+        counts = self.challenger.predictions.counts[condition]
+        predicted, target = predictions.predicted[condition][counts], predictions.target[counts]
+        if not np.isfinite(predicted).all():
+            raise TrainingError(
+                condition, metric, "a prediction is not finite", "look at the weights and the features"
+            )
+        return gather(
+            {(0, 0): sums_of_speakers(self.measures[metric], predicted, target, self.speakers[counts])}
+        )
+
+    def _constant(self, condition: str) -> SplitPredictions:
+        """Return the predictions of a model that always says the same, the best that it can without looking."""
+        predictions = self.challenger.predictions
+        mean = predictions.target[predictions.counts[condition]].mean(axis=0)
+        answer = np.tile(mean, (len(predictions.target), 1))
+        return replace(predictions, predicted={condition: answer})

@@ -1,0 +1,1 @@
+"""Registered models: how they are saved, found and asked."""

@@ -1,0 +1,224 @@
+"""Where a model is: one text names a registered version, an alias or a folder, for every job alike."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from vavl.config.files import make_folder
+from vavl.config.places import root_folder
+from vavl.errors import InputError, TrackingError
+from vavl.store.store_cache import CACHE_VARIABLE
+from vavl.tracking.mlflow_writer import open_client
+from vavl.tracking.reachable import unreachable_reason
+from vavl.tracking.settings import TrackingPlace, TrackingSettings, tracking_place
+
+FORMS = "models:/NAME@ALIAS, models:/NAME/VERSION, or a folder"
+_REGISTERED = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>\d+))")
+_LOGGED_MODEL = re.compile(r"(?<=/)m-[0-9a-f]{32}\b")
+_MODEL_FILES = ("model.json", "model.safetensors")
+# Where a logged model keeps the folder that training wrote.
+_WITHIN_LOGGED_MODEL = "artifacts/model"
+_BEST_FOLDER = "best"
+_SHOWN = 20
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ResolvedModel:
+    """A model that an address led to.
+
+    Attributes:
+        address: as it was given.
+        folder: of this machine, holds model.json and model.safetensors; ``load_model`` reads it.
+        name: registered model; None for a folder.
+        version: of the registered model, as MLflow writes it ("1", "2", ...); None for a folder.
+        mlflow_run_id: the run that the version belongs to; None for a folder, and where MLflow knows none.
+        tags: of the version; empty for a folder.
+        model_id: MLflow's id of the logged model behind the version, if it has one.
+    """
+
+    address: str
+    folder: Path
+    name: str | None = None
+    version: str | None = None
+    mlflow_run_id: str | None = None
+    tags: Mapping[str, str] = field(default_factory=dict)
+    model_id: str | None = None
+
+    @property
+    def title(self) -> str:
+        """Name and version, "vavl-demo version 3", or the folder."""
+        return self.address if self.name is None else f"{self.name} version {self.version}"
+
+
+def resolve_model(address: str, tracking: TrackingSettings) -> ResolvedModel:
+    """Find the files of a model; those of a registered one are copied to this machine once.
+
+    Args:
+        address: ``models:/NAME@ALIAS``, ``models:/NAME/VERSION``, or a folder: the model's own, that of a run
+            (with ``best/``), or a downloaded MLflow model. Relative folders count from ``VAVL_ROOT``.
+        tracking: the store that registered models are in.
+
+    Raises:
+        InputError: nothing is there; the error names the models, versions and aliases that are.
+        TrackingError: the tracking store cannot be reached, or refused.
+    """
+    if not address.startswith("models:"):
+        return ResolvedModel(address, _model_folder(address))
+    parts = _REGISTERED.fullmatch(address)
+    if parts is None:
+        raise InputError("model", address, "is no address of a registered model", f"write {FORMS}")
+    place = tracking_place(tracking, os.environ)
+    check_store(place, tracking.request_timeout_seconds)
+    client = open_client(tracking, place)
+    with told_as_ours(place):
+        found = _version(client, address, parts)
+        folder = _files_of(client, place, found)
+    tags = {str(key): str(value) for key, value in found.tags.items()}
+    # A data base forgets the id of the logged model; its place still names it.
+    logged = _LOGGED_MODEL.search(str(found.source))
+    model_id = logged[0] if logged else None
+    return ResolvedModel(
+        address, folder, found.name, str(found.version), found.run_id or None, tags, model_id
+    )
+
+
+def _model_folder(address: str) -> Path:
+    given = (root_folder() or Path.cwd()) / Path(address).expanduser()
+    for folder in (given, given / _BEST_FOLDER, given / _WITHIN_LOGGED_MODEL):
+        if all((folder / name).is_file() for name in _MODEL_FILES):
+            return folder
+    problem = f"holds no {' and '.join(_MODEL_FILES)}" if given.is_dir() else "there is no such folder"
+    raise InputError(
+        str(given), "", problem, f"give the folder of a training or of a model, or write {FORMS}"
+    )
+
+
+def check_store(place: TrackingPlace, timeout_seconds: float) -> None:
+    """Refuse a tracking store that is not there.
+
+    Raises:
+        InputError: a data base file that does not exist.
+        TrackingError: a server that does not answer.
+    """
+    if place.database is not None and not place.database.exists():
+        # A client would make an empty data base and say that there is no such model.
+        raise InputError(
+            str(place.database), "", "there is no tracking store",
+            "set tracking.uri or MLFLOW_TRACKING_URI, or train a model with tracking.model_name first",
+        )  # fmt: skip
+    reason = unreachable_reason(place, timeout_seconds)
+    if reason is not None:
+        raise TrackingError(
+            place.public_uri, "", f"the tracking store does not answer: {reason}",
+            "start it, or correct tracking.uri or MLFLOW_TRACKING_URI",
+        )  # fmt: skip
+
+
+@contextmanager
+def told_as_ours(place: TrackingPlace) -> Iterator[None]:
+    """Turn what MLflow raises into an error with a place and a fix."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except (MlflowException, OSError) as fault:
+        raise TrackingError(
+            place.public_uri, "", f"the tracking store refused: {fault}",
+            "check its address, the rights and the place of its artifacts",
+        ) from None  # fmt: skip
+
+
+def _version(client: Any, address: str, parts: re.Match[str]) -> Any:
+    """Return MLflow's entity of the version that the address names."""
+    from mlflow.exceptions import MlflowException
+
+    name, alias, version = parts["name"], parts["alias"], parts["version"]
+    try:
+        model = client.get_registered_model(name)
+    except MlflowException as fault:
+        if fault.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        known = sorted(entry.name for entry in client.search_registered_models(max_results=1000))
+        raise InputError("model", address, f"there is no registered model {name}", _one_of(known)) from None
+    number = version or model.aliases.get(alias)
+    try:
+        if number is not None:
+            return client.get_model_version(name, str(number))
+    except MlflowException as fault:
+        if fault.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+    wanted = f"version {version}" if version else f"alias {alias}"
+    raise InputError(
+        "model", address, f"{name} has no {wanted}", _one_of(_known_addresses(client, model))
+    ) from None
+
+
+def _known_addresses(client: Any, model: Any) -> list[str]:
+    versions = sorted(int(entry.version) for entry in client.search_model_versions(f"name = '{model.name}'"))
+    aliases = [f"models:/{model.name}@{alias}" for alias in sorted(model.aliases)]
+    return [*aliases, *(f"models:/{model.name}/{version}" for version in reversed(versions))]
+
+
+def _one_of(known: list[str]) -> str:
+    if not known:
+        return "there is none yet: train one with tracking.model_name=NAME"
+    more = f" and {len(known) - _SHOWN} more" if len(known) > _SHOWN else ""
+    return f"choose one of {', '.join(known[:_SHOWN])}{more}"
+
+
+def _files_of(client: Any, place: TrackingPlace, version: Any) -> Path:
+    """Return the model folder of a version: in place where the store is a folder here, else a copy."""
+    from mlflow.artifacts import download_artifacts
+
+    uri = client.get_model_version_download_uri(version.name, version.version)
+    if uri.startswith("models:/"):
+        uri = client.get_logged_model(uri.removeprefix("models:/")).artifact_location
+    uri = f"{uri.rstrip('/')}/{_WITHIN_LOGGED_MODEL}"
+    if uri.startswith(("file:", "/")):
+        return _whole(Path(unquote(urlsplit(uri).path)), version)
+    digest = hashlib.sha256(f"{place.public_uri} {uri}".encode()).hexdigest()[:12]
+    name = re.sub(r"[^\w.-]", "_", version.name)
+    kept = _cache() / f"{name}-{version.version}-{digest}"
+    if not kept.exists():
+        make_folder(kept.parent, CACHE_VARIABLE)
+        with tempfile.TemporaryDirectory(dir=kept.parent) as beside:
+            _log.info("copying %s version %s from %s", version.name, version.version, place.public_uri)
+            copy = download_artifacts(artifact_uri=uri, dst_path=beside, tracking_uri=place.uri)
+            _keep(_whole(Path(copy), version), kept)
+    return kept
+
+
+def _whole(folder: Path, version: Any) -> Path:
+    missing = [name for name in _MODEL_FILES if not (folder / name).is_file()]
+    if missing:
+        raise InputError(
+            f"{version.name} version {version.version}", "", f"holds no {' and no '.join(missing)}",
+            "choose a version that jobs/train_model.py registered",
+        )  # fmt: skip
+    return folder
+
+
+def _keep(copy: Path, kept: Path) -> None:
+    try:
+        shutil.move(copy, kept)
+    except OSError:
+        if not kept.exists():
+            raise
+        # Another process was quicker; a version's files never change.
+
+
+def _cache() -> Path:
+    named = os.environ.get(CACHE_VARIABLE)
+    return Path(named).expanduser() / "models" if named else Path.home() / ".cache" / "vavl" / "models"

@@ -1,0 +1,226 @@
+"""Registers a model folder as an MLflow model that is code and files, without any pickle."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from packaging.version import Version
+
+import vavl
+from vavl.config.files import read_json, sha256_of_file, sha256_of_json
+from vavl.errors import TrackingError
+from vavl.tracking.mlflow_writer import ModelNote
+
+CODE_HASH_KEY = "vavl_code_hash"
+_RECORD_TAG = "vavl.journal_record"
+_FILES_TAG = "vavl.files_sha256"
+_NAME_IN_RUN = "model"
+_TAG_LIMIT = 5000
+# What a prediction imports. Ray and DeepSpeed are absent on purpose: serving needs neither.
+_SERVING_PACKAGES = (
+    "av", "mlflow", "numpy", "opencv-python-headless", "pandas", "pyarrow",
+    "pydantic", "pyyaml", "regex", "rich", "safetensors", "scipy", "soundfile", "torch",
+)  # fmt: skip
+# What some extractors import beside it.
+_EXTRACTOR_PACKAGES = {
+    "image_network": ("transformers",), "speech_transformer": ("transformers",), "opensmile": ("opensmile",),
+}  # fmt: skip
+
+
+def register_model(client: Any, mlflow_run_id: str, note: ModelNote) -> str:
+    """Log ``note.folder`` as a pyfunc model of the run and register a version of it.
+
+    Args:
+        client: an ``MlflowClient``.
+        mlflow_run_id: the run that trained the model.
+        note: what to register.
+
+    Returns:
+        The version, as MLflow writes it ("1", "2", ...).
+
+    Raises:
+        TrackingError: the folder is no model folder.
+        MlflowException: the store refused.
+    """
+    existing = _version_of_record(client, mlflow_run_id, note)
+    if existing is not None:
+        return existing
+    marks = {_RECORD_TAG: note.record, _FILES_TAG: _files_hash(note.folder)}
+    logged = _log_model(client, mlflow_run_id, note)
+    _make_registered_model(client, note.name)
+    # A server finds the model by its id; without one MLflow would look it up in another store, its global one.
+    over_http = client.tracking_uri.startswith("http")
+    source = f"models:/{logged.model_id}" if over_http else logged.artifact_location
+    made = client.create_model_version(
+        note.name,
+        source=source,
+        run_id=mlflow_run_id,
+        model_id=logged.model_id,
+        tags={**marks, **{key: str(value)[:_TAG_LIMIT] for key, value in note.tags.items()}},
+    )
+    # MLflow's pages follow this tag from the run's model to its version.
+    link = json.dumps([{"name": note.name, "version": made.version}])
+    client.set_logged_model_tags(logged.model_id, {"mlflow.modelVersions": link})
+    return str(made.version)
+
+
+def _log_model(client: Any, mlflow_run_id: str, note: ModelNote) -> Any:
+    """Write the files of the model into the store, as an output of the run."""
+    from mlflow.entities import LoggedModelOutput
+    from mlflow.models import Model
+
+    experiment_id = client.get_run(mlflow_run_id).info.experiment_id
+    logged = client.create_logged_model(
+        experiment_id, name=_NAME_IN_RUN, source_run_id=mlflow_run_id, model_type="vavl"
+    )
+    description = Model(
+        artifact_path=logged.artifact_location, run_id=mlflow_run_id, model_id=logged.model_id,
+        model_uuid=logged.model_id,
+    )  # fmt: skip
+    try:
+        with tempfile.TemporaryDirectory(prefix="vavl-model-") as temporary:
+            folder = Path(temporary) / "model"
+            save_served_model(note.folder, folder, description)
+            client.log_model_artifacts(logged.model_id, str(folder))
+    except Exception:
+        client.finalize_logged_model(logged.model_id, "FAILED")
+        raise
+    client.finalize_logged_model(logged.model_id, "READY")
+    client.log_outputs(mlflow_run_id, [LoggedModelOutput(logged.model_id, step=0)])
+    return logged
+
+
+def save_served_model(model_folder: Path, target: Path, description: Any = None) -> None:
+    """Write the MLflow form of a model folder: its files, the code that reads them, no pickle.
+
+    Args:
+        model_folder: holds model.json and model.safetensors.
+        target: folder to make.
+        description: ``mlflow.models.Model`` to complete; a new one by default.
+
+    Raises:
+        TrackingError: the folder is no model folder.
+    """
+    import mlflow.pyfunc
+
+    model = _model_description(model_folder)
+    package = Path(vavl.__file__).parent
+    with tempfile.TemporaryDirectory(prefix="vavl-code-") as temporary:
+        code, files = Path(temporary) / package.name, Path(temporary) / _NAME_IN_RUN
+        shutil.copytree(package, code, ignore=shutil.ignore_patterns("__pycache__", "*.pyc", ".*"))
+        shutil.copytree(model_folder, files)
+        mlflow.pyfunc.save_model(
+            path=str(target),
+            mlflow_model=description,
+            python_model=str(package / "serving" / "served_model.py"),
+            artifacts={_NAME_IN_RUN: str(files)},
+            code_paths=[str(code)],
+            pip_requirements=serving_requirements(model),
+            signature=_signature(value_columns(model["task"])),
+            input_example=_example(model),
+            model_config={CODE_HASH_KEY: code_hash(package)},
+        )
+    for cache in list(target.rglob("__pycache__")):
+        shutil.rmtree(cache)
+
+
+def value_columns(task: Mapping[str, Any]) -> list[str]:
+    """Return the columns of a prediction's values: probabilities of classes, or attributes by name.
+
+    Args:
+        task: the ``task`` of a model description, as in ``model.json``.
+    """
+    names = [f"probability_{name}" for name in task.get("classes") or ()]
+    return names or list(task.get("attributes") or ())
+
+
+def _model_description(model_folder: Path) -> dict[str, Any]:
+    file = model_folder / "model.json"
+    if not file.exists():
+        raise TrackingError(str(file), "", "the file does not exist", "give the folder that training wrote")
+    description: dict[str, Any] = read_json(file)
+    return description
+
+
+def _example(model: Mapping[str, Any]) -> Any:
+    """Return a table of one clip of one silent frame; it shows callers the form of the input."""
+    import pandas as pd  # comes with MLflow
+
+    return pd.DataFrame(
+        {f"{modality}_features": [[[0.0] * model[modality]["width"]]] for modality in ("audio", "video")}
+    )
+
+
+def code_hash(package: Path) -> str:
+    """Return a hash over the Python files of ``package``: which code a model was made with."""
+    total = hashlib.sha256()
+    for file in sorted(package.rglob("*.py")):
+        total.update(f"{file.relative_to(package).as_posix()}\0".encode())
+        total.update(file.read_bytes())
+    return total.hexdigest()
+
+
+def serving_requirements(model: Mapping[str, Any]) -> list[str]:
+    """Return ``package==version`` for what a prediction needs, at the versions in use where it is installed.
+
+    Args:
+        model: its description, as in ``model.json``; some extractors need packages of their own.
+    """
+    extractors = (str(model[modality]["extractor"].get("extractor")) for modality in ("audio", "video"))
+    more = {package for name in extractors for package in _EXTRACTOR_PACKAGES.get(name, ())}
+    lines = []
+    for name in sorted({*_SERVING_PACKAGES, *more}):
+        try:
+            # "2.13.0+cpu" names a build that package indexes do not serve under that name.
+            lines.append(f"{name}=={Version(version(name)).public}")
+        except PackageNotFoundError:  # an extra that the training had and this machine has not
+            lines.append(name)
+    return lines
+
+
+def _signature(values: Sequence[str]) -> Any:
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, DataType, Schema
+    from mlflow.types.schema import AnyType
+
+    from vavl.serving.served_rows import INPUT_COLUMNS
+
+    # One refused cell would refuse the whole table. Columns of strings refuse an empty column of a CSV file, which is
+    # one of NaN; columns of bytes the None of a row without them; nested arrays lists. A row says itself what is wrong.
+    inputs = Schema([ColSpec(AnyType(), name, required=False) for name in INPUT_COLUMNS])
+    outputs = [ColSpec(DataType.string, "label", required=False)]
+    outputs += [ColSpec(DataType.double, name, required=False) for name in values]
+    outputs += [ColSpec(DataType.string, name, required=False) for name in ("condition", "error")]
+    return ModelSignature(inputs=inputs, outputs=Schema(outputs))
+
+
+def _version_of_record(client: Any, mlflow_run_id: str, note: ModelNote) -> str | None:
+    found = client.search_model_versions(f"name = '{note.name}' and run_id = '{mlflow_run_id}'")
+    marks = {_RECORD_TAG: note.record, _FILES_TAG: _files_hash(note.folder)}
+    return next(
+        (str(entry.version) for entry in found if any(entry.tags.get(key) == marks[key] for key in marks)),
+        None,
+    )
+
+
+def _files_hash(folder: Path) -> str:
+    """Return the hash of a model folder's files; an empty one or none gives a hash as well."""
+    files = sorted(path for path in folder.glob("*") if path.is_file())
+    return sha256_of_json({path.name: sha256_of_file(path) for path in files})
+
+
+def _make_registered_model(client: Any, name: str) -> None:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.create_registered_model(name)
+    except MlflowException as fault:
+        if fault.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise

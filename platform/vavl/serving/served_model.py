@@ -1,0 +1,92 @@
+"""The registered model: a table of clips in, a table of predictions out.
+
+This file is copied into the logged model and executed when the model is loaded; the ``vavl``
+package travels beside it.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd  # comes with MLflow
+from mlflow.models import set_model
+from mlflow.pyfunc import PythonModel
+
+_TEXTS = ("label", "condition", "error")
+_log = logging.getLogger(__name__)
+
+
+class ServedModel(PythonModel):  # type: ignore[misc]  # MLflow carries no types
+    """Predicts clips from audio and video, audio alone or video alone, row by row.
+
+    Input columns, all optional; a missing column, None, NaN or an empty text means that the clip lacks it:
+
+    - ``audio_features``, ``video_features``: raw features (frame, channel), as an array or nested lists;
+    - ``audio_path``, ``video_path``: media files, read by the extractor that the model was trained with;
+    - ``audio_bytes``, ``video_bytes``: their content, as bytes or as a text in base64;
+    - ``media_path``, ``media_bytes``: a file with sound, pictures or both, for whichever sides it has.
+
+    What stands first in this list wins where a row gives one side twice.
+
+    Output columns, a row for each row of the input and under its index: ``label`` (None for a model of
+    attributes), ``probability_<class>`` or one column per attribute, ``condition`` (``audio_video``, ``audio`` or
+    ``video``: what the prediction rests on) and ``error``. A row that cannot be predicted has its reason in
+    ``error``, and changes nothing of the other rows.
+    """
+
+    def load_context(self, context: Any) -> None:
+        """Load the model files that were logged beside this file."""
+        import vavl
+        from vavl.models.saved_model import load_model
+        from vavl.serving.registry import CODE_HASH_KEY, code_hash, value_columns
+        from vavl.serving.served_rows import INPUT_COLUMNS, RowPredictor
+
+        self._predictor = RowPredictor(load_model(Path(context.artifacts["model"])))
+        self._input_columns = INPUT_COLUMNS
+        self._value_columns = value_columns(self._predictor.model.description.task.model_dump())
+        expected = (context.model_config or {}).get(CODE_HASH_KEY)
+        # Python keeps one `vavl` per process: the model's own copy counts only where none was imported.
+        if expected is not None and expected != code_hash(Path(vavl.__file__).parent):
+            _log.warning(
+                "this model was made with other code than the vavl package of this process (%s); "
+                "load it in a fresh process to run it with its own code",
+                vavl.__file__,
+            )
+
+    def predict(
+        self,
+        context: Any,  # noqa: ARG002  MLflow wants this very name
+        model_input: pd.DataFrame,
+        params: dict[str, Any] | None = None,  # noqa: ARG002
+    ) -> pd.DataFrame:
+        """Predict every row; see the class for the columns."""
+        table = model_input if isinstance(model_input, pd.DataFrame) else pd.DataFrame(model_input)
+        names = [name for name in table.columns if name in self._input_columns]
+        if not names:
+            # MLflow drops columns that it does not know, and with the last one the rows.
+            _log.warning("nothing to predict: the table has none of %s", ", ".join(self._input_columns))
+        columns = {name: table[name].tolist() for name in names} or {"audio_path": [None] * len(table)}
+        return self._table(self._predictor.predict(columns), table.index)
+
+    def _table(self, answers: list[Any], index: Any) -> pd.DataFrame:
+        """Return one row per answer; a text stands for an error."""
+        nothing = (np.nan,) * len(self._value_columns)
+        rows = [
+            (None, nothing, None, answer)
+            if isinstance(answer, str)
+            else (answer.label or None, answer.values, answer.condition, None)
+            for answer in answers
+        ]
+        values = np.array([row[1] for row in rows], dtype=float).reshape(len(rows), len(nothing))
+        columns: dict[str, Any] = {"label": [row[0] for row in rows]}
+        columns |= dict(zip(self._value_columns, values.T, strict=True))
+        columns |= {"condition": [row[2] for row in rows], "error": [row[3] for row in rows]}
+        # Texts of one type whatever the cells hold: left to itself, pandas takes another where all of them are None.
+        texts = {name: pd.Series(columns[name], dtype=object, index=index) for name in _TEXTS}
+        return pd.DataFrame({**columns, **texts}, index=index)
+
+
+set_model(ServedModel())

@@ -1,0 +1,172 @@
+"""Rows of a caller's table as clips: where each side comes from, and what is wrong with a row."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vavl.errors import InputError, VavlError
+from vavl.models.clips import ClipFeatures
+from vavl.models.saved_model import Prediction, SavedModel
+
+SOURCES = ("features", "path", "bytes")
+INPUT_COLUMNS = (
+    *(f"{modality}_{source}" for source in SOURCES for modality in ("audio", "video")),
+    "media_path",
+    "media_bytes",
+)
+"""All optional. What stands first wins where a row gives one side twice."""
+
+_ROWS_AT_ONCE = 256
+"""Rows whose features are held in memory together."""
+
+Row = Mapping[str, Any]
+
+
+class RowPredictor:
+    """Predicts rows of features, media paths and bytes of media; no row changes another's answer.
+
+    Several threads may call it: a server answers its requests beside each other.
+
+    Args:
+        model: whose extractors read media.
+    """
+
+    def __init__(self, model: SavedModel) -> None:
+        self.model = model
+        self._extractors: dict[str, Any] = {}
+        # The detectors of faces keep a clip's state while they follow it.
+        self._extracting = Lock()
+
+    def predict(self, columns: Mapping[str, Sequence[Any]]) -> list[Prediction | str]:
+        """Return the prediction of each row, or the text of its error.
+
+        Args:
+            columns: of equal length, by names of INPUT_COLUMNS. None, NaN and empty texts count as not given.
+        """
+        rows = [dict(zip(columns, cells, strict=True)) for cells in zip(*columns.values(), strict=True)]
+        answers: list[Prediction | str] = []
+        for start in range(0, len(rows), _ROWS_AT_ONCE):
+            answers += self._answers(rows[start : start + _ROWS_AT_ONCE])
+        return answers
+
+    def _answers(self, rows: Sequence[Row]) -> list[Prediction | str]:
+        clips = [self._clip_or_error(row) for row in rows]
+        usable = [clip for clip in clips if isinstance(clip, ClipFeatures)]
+        try:
+            predictions = iter(self.model.predict_each(usable))
+        except InputError as fault:  # the model predicts no single clips at all
+            return [_in_one_line(fault)] * len(rows)
+        answers: list[Prediction | str] = []
+        for clip in clips:
+            found = next(predictions) if isinstance(clip, ClipFeatures) else clip
+            answers.append(found if isinstance(found, Prediction) else _in_one_line(found))
+        return answers
+
+    def _clip_or_error(self, row: Row) -> ClipFeatures | Exception:
+        try:
+            with contextlib.ExitStack() as files:
+                return self._clip({name: cell for name, cell in row.items() if not _is_missing(cell)}, files)
+        except Exception as fault:  # noqa: BLE001  whatever spoils a row is that row's error
+            return fault
+
+    def _clip(self, row: Row, files: contextlib.ExitStack) -> ClipFeatures:
+        """Read what the model can use of a row.
+
+        Args:
+            row: the cells that are given.
+            files: closes temporary files after the row.
+        """
+        if not row:
+            raise InputError(
+                "row", "", "has neither audio nor video", f"fill one of {', '.join(INPUT_COLUMNS)}"
+            )
+        media = self._sides_of_media(row, files)
+        found: dict[str, NDArray[np.float32]] = {}
+        for modality in self.model.modalities:
+            if found and not self.model.description.fusion_trained:
+                break  # the model would not use the other side
+            values = self._side(modality, row, media, files)
+            if values is not None:
+                found[modality] = values
+        return ClipFeatures(**found)
+
+    def _side(
+        self, modality: str, row: Row, media: Mapping[str, Path], files: contextlib.ExitStack
+    ) -> NDArray[np.float32] | None:
+        ready = row.get(f"{modality}_features")
+        if ready is not None:
+            return _frames(ready, f"{modality}_features")
+        path = _file_of(modality, row, files) or media.get(modality)
+        return None if path is None else self._extracted(modality, path)
+
+    def _sides_of_media(self, row: Row, files: contextlib.ExitStack) -> dict[str, Path]:
+        """Return the file that the ``media`` columns give, for each side that is in it."""
+        from vavl.media.media_bytes import modalities_in
+
+        path = _file_of("media", row, files)
+        return {} if path is None else dict.fromkeys(modalities_in(path), path)
+
+    def _extracted(self, modality: str, path: Path) -> NDArray[np.float32]:
+        from vavl.extractors.from_provenance import extractor_of
+
+        with self._extracting:
+            if modality not in self._extractors:
+                provenance = getattr(self.model.description, modality).extractor
+                self._extractors[modality] = extractor_of(provenance, modality)
+            values: NDArray[np.float32] = self._extractors[modality](path).values
+        return values
+
+
+def _file_of(name: str, row: Row, files: contextlib.ExitStack) -> Path | None:
+    """Return the file of ``<name>_path``, or of ``<name>_bytes`` as long as ``files`` is open."""
+    path, content = row.get(f"{name}_path"), row.get(f"{name}_bytes")
+    if path is not None:
+        return Path(os.fsdecode(path))
+    if content is None:
+        return None
+    from vavl.media.media_bytes import media_file
+
+    return files.enter_context(media_file(content, f"{name}_bytes"))
+
+
+def _frames(value: Any, field: str) -> NDArray[np.float32]:
+    """Return (frame, channel) from an array, nested lists, or an array of arrays as Parquet readers give them."""
+    if isinstance(value, np.ndarray) and value.dtype == object:
+        value = list(value)
+    try:
+        # Numbers beyond float32 become infinite, which is said of them where all values are checked.
+        with np.errstate(over="ignore"):
+            return np.asarray(value, dtype=np.float32)
+    except (TypeError, ValueError) as fault:
+        raise InputError(
+            field,
+            "",
+            f"is not a table (frame, channel) of numbers: {fault}",
+            "give one row of channels a frame",
+        ) from None
+
+
+def _is_missing(value: Any) -> bool:
+    if isinstance(value, (float, np.floating)):
+        return bool(np.isnan(value))
+    # pandas' mark of a missing cell has no truth, and pandas is not imported here for its sake.
+    return (
+        value is None
+        or type(value).__name__ in {"NAType", "NaTType"}
+        or (isinstance(value, str) and not value)
+    )
+
+
+def _in_one_line(fault: Exception) -> str:
+    """Return the text of an error; a path may hold bytes that are no text, and a table would refuse them."""
+    text = str(fault) if isinstance(fault, VavlError) else f"{type(fault).__name__}: {fault}"
+    readable = text.encode("utf-8", "backslashreplace").decode()
+    return "; ".join(line.strip() for line in readable.splitlines())

@@ -1,0 +1,1 @@
+"""The feature store: write, open, merge, publish."""

@@ -1,0 +1,188 @@
+"""A feature store from object storage or a server: copied once per machine, checked, then mapped.
+
+A store in a folder, shared or not, is mapped where it is. An address is copied into
+``VAVL_CACHE`` (default ``~/.cache/vavl/stores``), one folder per address and content:
+
+    <corpus>-<store hash>-<digest>/   store.json, *.arrow; verified.json holds sizes, times and hashes
+    <corpus>-...-<digest>.notes/      store.json and manifest.arrow alone, for who needs no features
+
+Credentials come from the environment, as the drivers read them (AWS_ACCESS_KEY_ID,
+GOOGLE_APPLICATION_CREDENTIALS, ...); their settings as ``FSSPEC_S3_ENDPOINT_URL`` and the like.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from vavl.config.files import make_folder, read_json, sha256_of_file, write_json
+from vavl.errors import StoreError, VavlError
+from vavl.store.remote_files import RemoteFolder, StoreFile, copy_files, held_lock
+from vavl.store.store import checked_content, read_content
+from vavl.store.store_versions import check_version, store_folder
+
+CACHE_VARIABLE = "VAVL_CACHE"
+_MARKER = "verified.json"
+_STORE_FILE, _MANIFEST_FILE = "store.json", "manifest.arrow"
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
+_NOT_IN_NAMES = re.compile(r"[^\w.-]")
+_log = logging.getLogger(__name__)
+
+
+def local_store(place: Path | str) -> Path:
+    """Return a folder of this machine that holds the whole store.
+
+    Args:
+        place: a folder, which is returned as it is, or an address; either may name a version (``...@latest``).
+
+    Raises:
+        InputError: the driver of the address is missing, the place cannot be reached or the disk is too small.
+        StoreError: there is no store, no such version, or what arrived is not what its store.json says.
+    """
+    folder = _folder_here(place)
+    return folder if folder is not None else _CachedStore(place).folder(with_features=True)
+
+
+def local_notes(place: Path | str) -> Path:
+    """Return a folder with at least ``store.json`` and the manifest; features are not copied for it.
+
+    Raises:
+        InputError, StoreError: see ``local_store``.
+    """
+    folder = _folder_here(place)
+    if folder is not None:
+        return folder
+    cached = _CachedStore(place)
+    return cached.folder(with_features=cached.is_whole)
+
+
+def run_cache_folder() -> Path:
+    """Return the directory of this machine for the files of runs at addresses."""
+    stores = _cache_folder()
+    return stores / "runs" if os.environ.get(CACHE_VARIABLE) else stores.with_name("runs")
+
+
+def is_at_hand(place: Path | str) -> bool:
+    """Tell whether this machine has the features of the store, so that opening it copies nothing."""
+    return isinstance(place, Path) or _CachedStore(place).is_whole
+
+
+def _folder_here(place: Path | str) -> Path | None:
+    """Return the folder of this machine that ``place`` names, None for an address."""
+    folder = store_folder(place) if isinstance(place, Path) else None
+    if not isinstance(folder, Path):
+        return None
+    if folder != place:
+        check_version(folder, read_content(folder))
+    return folder
+
+
+class _CachedStore:
+    """What lies at an address now, and its place in the cache."""
+
+    def __init__(self, named: Path | str) -> None:
+        address = str(store_folder(named))
+        self._remote = RemoteFolder(address)
+        self._text = self._remote.read(_STORE_FILE)
+        place = f"{address}/{_STORE_FILE}"
+        self._content = checked_content(_parsed(self._text), place)
+        if address != str(named):
+            check_version(address, self._content)
+        self._cache = make_folder(_cache_folder(), setting=CACHE_VARIABLE)
+        digest = hashlib.sha256(address.encode() + b"\0" + self._text).hexdigest()[:12]
+        name = _NOT_IN_NAMES.sub("_", f"{self._content['corpus']}-{self._content['store_hash']}")
+        self._entry = self._cache / f"{name}-{digest}"
+
+    @property
+    def is_whole(self) -> bool:
+        return (self._entry / _MARKER).exists()
+
+    def folder(self, *, with_features: bool) -> Path:
+        """Return the folder in the cache, filled and checked."""
+        entry = self._entry if with_features else self._entry.with_name(self._entry.name + ".notes")
+        files = store_files(self._content) if with_features else [_manifest_file(self._content)]
+        with held_lock(entry.with_name(entry.name + ".lock")):
+            fault = _fault_of(entry) if entry.exists() else None
+            if entry.exists() and fault is None:
+                return entry
+            if fault:
+                _log.warning("%s: %s; copying it anew", entry, fault)
+            self._copy(entry, files)
+        return entry
+
+    def _copy(self, entry: Path, files: list[StoreFile]) -> None:
+        partial = entry.with_name(f".{entry.name}.partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
+        hashes = copy_files(self._remote, files, partial)
+        (partial / _STORE_FILE).write_bytes(self._text)
+        hashes[_STORE_FILE] = hashlib.sha256(self._text).hexdigest()
+        write_json(partial / _MARKER, {name: _mark(partial / name, sha) for name, sha in hashes.items()})
+        if entry.exists():
+            # Aside first: a reader keeps what it has mapped.
+            old = entry.with_name(f".{entry.name}.damaged")
+            shutil.rmtree(old, ignore_errors=True)
+            entry.rename(old)
+            shutil.rmtree(old, ignore_errors=True)
+        partial.rename(entry)
+
+
+def store_files(content: Mapping[str, Any]) -> list[StoreFile]:
+    """Return the files that a reader of a store needs beside store.json, with what is known of each."""
+    files = [_manifest_file(content)]
+    for name, known in content.get("files", {}).items():
+        # The names come from elsewhere and become file names here.
+        if not _PLAIN_NAME.fullmatch(name):
+            raise StoreError(_STORE_FILE, f"files.{name}", "is not the name of a file", "get the store anew")
+        if name != _MANIFEST_FILE:
+            files.append(StoreFile(name, known["bytes"], known["sha256"]))
+    for name, entry in content["modalities"].items():
+        files.append(StoreFile(f"{name}.arrow", entry["bytes"], entry["sha256"]))
+        files.append(StoreFile(f"{name}_sums.arrow", None, entry["sums_sha256"]))
+    return files
+
+
+def _manifest_file(content: Mapping[str, Any]) -> StoreFile:
+    known = content.get("files", {}).get(_MANIFEST_FILE, {})
+    return StoreFile(_MANIFEST_FILE, known.get("bytes"), known.get("sha256"))
+
+
+def _cache_folder() -> Path:
+    named = os.environ.get(CACHE_VARIABLE)
+    return Path(named).expanduser().absolute() if named else Path.home() / ".cache" / "vavl" / "stores"
+
+
+def _parsed(text: bytes) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return None
+
+
+def _fault_of(entry: Path) -> str | None:
+    """Return what is wrong with an entry of the cache; a file is read only when its size or time changed."""
+    try:
+        marks = read_json(entry / _MARKER)
+        for name, mark in marks.items():
+            path = entry / name
+            if not path.exists():
+                return f"{name} is missing"
+            if _mark(path, mark["sha256"]) != mark and sha256_of_file(path) != mark["sha256"]:
+                return f"{name} was changed"
+    except (VavlError, AttributeError, KeyError, TypeError):
+        return f"{_MARKER} cannot be read"
+    except OSError as fault:
+        return f"cannot be read: {fault.strerror}"
+    return None
+
+
+def _mark(path: Path, sha256: str) -> dict[str, Any]:
+    status = path.stat()
+    return {"bytes": status.st_size, "mtime_ns": status.st_mtime_ns, "sha256": sha256}

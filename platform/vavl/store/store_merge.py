@@ -1,0 +1,267 @@
+"""Merge the stores of several corpora into one: features as they are, names, labels and folds made common."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from vavl.config.files import make_folder, sha256_of_json, written_beside
+from vavl.corpora.manifest import Manifest
+from vavl.errors import ConfigError, StoreError
+from vavl.store.clip_facts import FILE_NAME as FACTS_FILE
+from vavl.store.clip_facts import SCHEMA as FACTS_SCHEMA
+from vavl.store.merge_labels import class_maps
+from vavl.store.merge_settings import MergeSettings
+from vavl.store.merge_splits import MergedFold, merged_folds
+from vavl.store.merged_manifest import merged_manifest, unique_names
+from vavl.store.remote_files import held_lock
+from vavl.store.statistics import ModalityInfo
+from vavl.store.store import MODALITIES, ROW_SCHEMA, FeatureStore, info_of, map_batches, read_content
+from vavl.store.store_cache import local_notes, local_store
+from vavl.store.store_versions import pinned_store, version_of
+from vavl.store.store_writer import StoreWriter
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Source:
+    """One of the stores that are merged.
+
+    Attributes:
+        place: folder or address, its version in full.
+        content: of its store.json.
+        manifest: with the set of labels that is taken.
+        classes: what becomes of its classes.
+    """
+
+    place: Path | str
+    content: Mapping[str, Any]
+    manifest: Manifest
+    classes: Mapping[str, str | None]
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """What the merged store.json says of the store; nothing that depends on where it lies."""
+        content, facts = self.content, self.manifest.metadata
+        return {
+            "corpus": content["corpus"],
+            "store_hash": content["store_hash"],
+            "version": version_of(content),
+            "card_hash": content["card_hash"],
+            "licence": facts.get("licence"),
+            "citation": facts.get("citation"),
+            "target": self.manifest.target,
+            "label_set": self.manifest.label_set,
+            "classes": dict(self.classes),
+            "protocol": self.manifest.protocol,
+            "clips": len(self.manifest),
+            "sources": content.get("sources", []),
+        }
+
+
+@dataclass(frozen=True)
+class MergePlan:
+    """Everything that decides the content of a merged store.
+
+    Attributes:
+        settings: of the merge.
+        sources: by corpus, in alphabetical order.
+        infos: by modality that any of the stores has, the provenance that all share.
+        folds: of the merged store.
+    """
+
+    settings: MergeSettings
+    sources: Mapping[str, Source]
+    infos: Mapping[str, ModalityInfo]
+    folds: list[MergedFold]
+
+    @property
+    def card_hash(self) -> str:
+        """Sixteen hexadecimal digits over the settings and the stores; where these lie does not count."""
+        recipe = self.settings.model_dump(mode="json", include=set(MergeSettings.model_fields) - {"stores"})
+        return sha256_of_json([recipe, [source.provenance for source in self.sources.values()]])[:16]
+
+    def manifest(self) -> Manifest:
+        """Return the merged manifest."""
+        manifests = {corpus: source.manifest for corpus, source in self.sources.items()}
+        maps = {corpus: source.classes for corpus, source in self.sources.items()}
+        return merged_manifest(manifests, maps, self.folds, self.settings, self.card_hash)
+
+
+def plan_merge(settings: MergeSettings) -> MergePlan:
+    """Look at the stores and decide what becomes of their labels and folds; reads no features.
+
+    Raises:
+        StoreError: a store is not there, or its features are not those of the others.
+        ConfigError: two stores are of one corpus, or labels or folds do not fit them.
+    """
+    sources = _sources(settings)
+    manifests = {corpus: source.manifest for corpus, source in sources.items()}
+    infos = _common_infos(sources, settings)
+    return MergePlan(settings, sources, infos, merged_folds(settings.folds, manifests))
+
+
+def merge_stores(plan: MergePlan, folder: Path) -> FeatureStore:
+    """Write the merged store beside ``folder`` and put it there; the same stores give the same bytes.
+
+    Each store is compared with its store.json first. No more than a record batch is in memory.
+
+    Raises:
+        StoreError: a store was changed, or the folder holds a store that was not merged.
+        InputError: the folder cannot be written.
+    """
+    check_target(folder)
+    make_folder(folder.parent)
+    partial = folder.with_name(f".{folder.name}.partial")
+    with held_lock(folder.with_name(f".{folder.name}.lock")):
+        shutil.rmtree(partial, ignore_errors=True)
+        _write(plan, partial)
+        if folder.exists():
+            # Aside first: a reader keeps what it has mapped.
+            old = folder.with_name(f".{folder.name}.old")
+            shutil.rmtree(old, ignore_errors=True)
+            folder.rename(old)
+            shutil.rmtree(old)
+        partial.rename(folder)
+    return FeatureStore.open(folder)
+
+
+def check_target(folder: Path) -> None:
+    """Refuse to replace anything but a store that was merged.
+
+    Raises:
+        StoreError: the folder holds something else.
+    """
+    if not folder.exists() or not any(folder.iterdir()):
+        return
+    if not (folder / "store.json").exists() or "sources" not in read_content(folder):
+        raise StoreError(
+            str(folder), "", "holds something else than a merged store, which a merge would replace",
+            "choose another output_dir",
+        )  # fmt: skip
+
+
+def _sources(settings: MergeSettings) -> dict[str, Source]:
+    found: dict[str, Source] = {}
+    for asked in settings.stores:
+        place = pinned_store(asked)
+        folder = local_notes(place)
+        content = read_content(folder)
+        corpus = str(content["corpus"])
+        if corpus in found:
+            raise ConfigError(
+                "merge", "stores", f"{found[corpus].place} and {place} are both of {corpus}",
+                "take one of them; clips are added to a store by jobs/prepare_corpus.py",
+            )  # fmt: skip
+        manifest = Manifest.read(folder).with_labels(settings.label_sets.get(corpus))
+        found[corpus] = Source(place, content, manifest, {})
+    strange = sorted({*settings.labels, *settings.label_sets} - set(found))
+    if strange:
+        raise ConfigError(
+            "merge",
+            "labels",
+            f"{', '.join(strange)}: none of the stores is of it",
+            f"known: {', '.join(found)}",
+        )
+    maps = class_maps({corpus: found[corpus].manifest.classes for corpus in sorted(found)}, settings)
+    return {corpus: replace(found[corpus], classes=classes) for corpus, classes in maps.items()}
+
+
+def _common_infos(sources: Mapping[str, Source], settings: MergeSettings) -> dict[str, ModalityInfo]:
+    """Return the provenance of each modality that is taken; all stores that have it must agree."""
+    infos: dict[str, ModalityInfo] = {}
+    for modality in (name for name in MODALITIES if name in settings.modalities):
+        first = ""
+        for corpus, source in sources.items():
+            entry = source.content["modalities"].get(modality)
+            if entry is None:
+                continue
+            info = info_of(entry)
+            known = infos.setdefault(modality, info)
+            first = first or corpus
+            if (known.provenance, known.frame_rate_hz) != (info.provenance, info.frame_rate_hz):
+                raise StoreError(
+                    str(source.place), modality,
+                    f"has other {modality} features than {first}: {_difference(known, info)}",
+                    f"extract {corpus} with the settings of {first} (python jobs/prepare_corpus.py CONFIG), or take "
+                    f"the other side alone (modalities)",
+                )  # fmt: skip
+    return infos
+
+
+def _difference(one: ModalityInfo, other: ModalityInfo) -> str:
+    if one.extractor != other.extractor:
+        return f"{one.extractor} {one.version} -> {other.extractor} {other.version}"
+    flat = [
+        {
+            "version": info.version, "width": info.width, "frame_rate_hz": info.frame_rate_hz,
+            "channels": info.channels, **info.settings,
+        }
+        for info in (one, other)
+    ]  # fmt: skip
+    names = sorted(name for name in flat[0].keys() | flat[1].keys() if flat[0].get(name) != flat[1].get(name))
+    return ", ".join(f"{name} {_short(flat[0].get(name))} -> {_short(flat[1].get(name))}" for name in names)
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 80 else f"{text[:80]} ..."
+
+
+def _write(plan: MergePlan, folder: Path) -> None:
+    writer = StoreWriter(folder, plan.settings.name, plan.card_hash)
+    plan.manifest().write(folder)
+    stores = {corpus: FeatureStore.open(local_store(one.place)) for corpus, one in plan.sources.items()}
+    for corpus, store in stores.items():
+        _log.info("checking %s", corpus)
+        store.verify()
+    _join_facts(stores, folder)
+    for modality, info in plan.infos.items():
+        _log.info("writing %s of %s", modality, ", ".join(stores))
+        sums = {
+            str(unique_names(corpus, pa.scalar(speaker)).as_py()): own
+            for corpus, store in stores.items()
+            if modality in store.info
+            for speaker, own in store.speaker_sums(modality).items()
+        }
+        writer.write_modality(modality, replace(info, clips=0, frames=0), _rows(stores, modality), sums)
+    counts = {"clips": sum(len(one.manifest) for one in plan.sources.values())}
+    for key in sorted({key for one in plan.sources.values() for key in one.content["counts"]} - {"clips"}):
+        counts[key] = sum(int(one.content["counts"].get(key, 0)) for one in plan.sources.values())
+    writer.finish(counts, [source.provenance for source in plan.sources.values()])
+
+
+def _rows(stores: Mapping[str, FeatureStore], modality: str) -> Iterator[pa.RecordBatch]:
+    for corpus, store in stores.items():
+        if modality in store.info:
+            for batch in map_batches(store.folder / f"{modality}.arrow", ROW_SCHEMA):
+                yield _renamed(batch, corpus, ("clip_id", "speaker"))
+
+
+def _join_facts(stores: Mapping[str, FeatureStore], folder: Path) -> None:
+    known = {corpus: store for corpus, store in stores.items() if (store.folder / FACTS_FILE).exists()}
+    for corpus in stores.keys() - known.keys():
+        _log.warning("%s has no %s: nothing is known of its files", corpus, FACTS_FILE)
+    if not known:
+        return
+    with (
+        written_beside(folder / FACTS_FILE) as partial,
+        pa.ipc.new_stream(str(partial), FACTS_SCHEMA) as writer,
+    ):
+        for corpus, store in known.items():
+            for batch in map_batches(store.folder / FACTS_FILE, FACTS_SCHEMA):
+                writer.write_batch(_renamed(batch, corpus, ("clip_id",)))
+
+
+def _renamed(batch: pa.RecordBatch, corpus: str, columns: tuple[str, ...]) -> pa.RecordBatch:
+    for name in columns:
+        place = batch.schema.get_field_index(name)
+        batch = batch.set_column(place, batch.schema.field(place), unique_names(corpus, batch.column(place)))
+    return batch

@@ -1,0 +1,64 @@
+"""A training as the journal, the tracking server, the report and the registry see it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from vavl.config.base import FrozenConfig
+from vavl.serving.registry import register_model
+from vavl.tracking.journal_sink import JournalSink
+from vavl.tracking.leftovers import replay_leftovers
+from vavl.tracking.run import DatasetNote, record_run_start
+from vavl.tracking.settings import TrackingSettings
+from vavl.tracking.tracked_run import LAST_FLUSH_SECONDS, TrackedRun
+from vavl.training.loop import BEST_FOLDER
+from vavl.training.training_result import artifacts_of, version_tags
+from vavl.training.working_copy import EARLIER_FOLDER
+
+
+class TrackedTraining(TrackedRun):
+    """Records a training, its report and its model."""
+
+    workers_report_gpus = True
+
+    def __init__(self, folder: Path, settings: TrackingSettings) -> None:
+        super().__init__(folder, settings, register_model)
+
+    @property
+    def sink(self) -> JournalSink:
+        """What the training reports to."""
+        return JournalSink(self.journal)
+
+    def start(self, config: FrozenConfig, config_hash: str, run_id: str, dataset: DatasetNote) -> None:
+        """Record settings, code and data; from here on the tracking server follows."""
+        record_run_start(self.journal, config, config_hash, self._settings, run_id, dataset)
+        self._replay.start()
+        replay_leftovers(self.folder / EARLIER_FOLDER, self._settings, register_model)
+
+    def finish(self, outcome: Mapping[str, Any]) -> dict[str, Any]:
+        """Record results, pictures and the model, and wait for the tracking server.
+
+        Args:
+            outcome: of the training; its metrics become those of the run. Report and model lie in the folder.
+
+        Returns:
+            ``mlflow_run_id``, ``model_name``, ``model_version`` (None where the server does not hold
+            them yet) and ``tracking_complete``.
+        """
+        for path in artifacts_of(self.folder):
+            # Relative, so that the journal stays true when the folder is moved or put aside.
+            self.journal.append("artifact", path=path.relative_to(self.folder), artifact_path=None)
+        name = self._settings.model_name
+        if name is not None:
+            self.journal.append("model", folder=BEST_FOLDER, name=name, tags=version_tags(outcome))
+        self.journal.append("run_end", status="FINISHED", metrics=outcome["metrics"])
+        is_complete = self._replay.finish(LAST_FLUSH_SECONDS)
+        state = self._replay.state
+        return {
+            "mlflow_run_id": state.mlflow_run_id,
+            "model_name": name,
+            "model_version": state.model_version,
+            "tracking_complete": is_complete,
+        }

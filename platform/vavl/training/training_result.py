@@ -1,0 +1,160 @@
+"""What a finished training leaves for people: facts, summary, table, report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from vavl.corpora.manifest import Manifest
+from vavl.metrics.names import CONDITIONS
+from vavl.store.store import read_content
+from vavl.store.store_address import absolute_store
+from vavl.store.store_cache import local_notes
+from vavl.tracking.events import count_events, run_events
+from vavl.tracking.journal import Journal
+from vavl.tracking.run import DatasetNote
+from vavl.training.settings import TrainingPlan
+from vavl.training.throughput import EXPECTED_SECONDS, MFU
+from vavl.training.worker import ENGINE_FILE, PARTITIONS_FILE
+
+_SHOWN = ("accuracy", "f1_macro", "uar", "ccc_mean")
+
+
+def dataset_note(plan: TrainingPlan) -> DatasetNote:
+    """Describe the data of a run for its lineage."""
+    folder = local_notes(plan.data.store)
+    content, manifest = read_content(folder), Manifest.read(folder)
+    sides = {f"{name}_clips": int(entry["clips"]) for name, entry in content["modalities"].items()}
+    return DatasetNote(
+        name=str(content["corpus"]),
+        store_hash=str(content["store_hash"]),
+        path=str(absolute_store(plan.data.store)),
+        card=_cards_in_words(content, manifest),
+        counts={"clips": len(manifest), **sides},
+        waived=plan.data.waive_audit,
+    )
+
+
+def _cards_in_words(content: Mapping[str, Any], manifest: Manifest) -> str:
+    one = f"{manifest.corpus} (card hash {manifest.card_hash})"
+    sources = content.get("sources", [])
+    names = [
+        f"{source['corpus']} (card hash {source['card_hash']}, store {source['version']})"
+        for source in sources
+    ]
+    return f"{one}, merged of {', '.join(names)}" if names else one
+
+
+def training_summary(outcome: Mapping[str, Any], journal: Journal) -> dict[str, Any]:
+    """Return the content of ``summary.json`` but for what the tracking server adds.
+
+    Keys: ``metrics`` (flat, ``<split>/<condition>/<metric>``), ``best_epoch`` (from 1), ``epochs``,
+    ``steps``, ``clips_per_second`` (training steps alone), ``seconds_to_first_step`` (from the start
+    of the command), ``seconds``, ``expected_seconds`` (forecast early in the last attempt) and ``mfu`` (a share of 1;
+    None where not measured), ``workers``, ``zero_stage``, ``config_hash``, ``store_hash``, and what
+    the scores belong to: ``corpus``, ``protocol``, ``fold``, ``label_set``, ``label_target``, ``clips``, ``speakers``,
+    ``speaker_normalisation``, ``waived_audit`` (checks that may fail), ``rows_per_step``, ``partitions`` (training
+    clips in words), ``frozen_parts``, ``parameters``; and what happened on the way: ``skipped_steps`` (loss or gradient
+    not finite) and ``events`` (how often each, e.g. ``restarted``).
+    """
+    start = psutil.Process().create_time()
+    first: float | None = None
+    last, events = start, []
+    forecast: Mapping[str, float] = {}
+    for record in journal.read():
+        last = max(last, record.time)
+        if record.kind == "event":
+            events.append(record)
+        elif record.kind == "step":
+            first = record.time if first is None else first
+            metrics = record.payload["metrics"]
+            forecast = metrics if EXPECTED_SECONDS in metrics else forecast
+    return {
+        **outcome,
+        # A resumed run took its first step in an earlier process.
+        "seconds_to_first_step": None if first is None or first < start else first - start,
+        "seconds": last - start,
+        "expected_seconds": forecast.get(EXPECTED_SECONDS),
+        "mfu": forecast.get(MFU),
+        "events": count_events(run_events(events)),
+    }
+
+
+def label_words(outcome: Mapping[str, Any]) -> str:
+    """Say what the labels of a run mean and which of the corpus' sets they are."""
+    return (
+        f"{outcome['label_target']} (set {outcome['label_set']})"
+        if outcome["label_set"]
+        else outcome["label_target"]
+    )
+
+
+def corpus_words(outcome: Mapping[str, Any]) -> str:
+    """Name the corpus of a run; of a merged store all corpora in it."""
+    corpora = outcome.get("corpora", [outcome["corpus"]])  # a comparison keeps runs of earlier versions
+    return str(outcome["corpus"]) if len(corpora) == 1 else f"{outcome['corpus']} ({', '.join(corpora)})"
+
+
+def version_tags(outcome: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the facts shown with a registered version: origin, protocol and main scores."""
+    facts = {name: outcome[name] for name in ("corpus", "protocol", "fold", "label_set", "label_target")}
+    facts |= {name: outcome[name] for name in ("config_hash", "store_hash", "speaker_normalisation")}
+    scores = {
+        name: f"{value:.4f}" for name, value in outcome["metrics"].items() if name.split("/")[-1] in _SHOWN
+    }
+    waived = {"waived_audit": ", ".join(outcome["waived_audit"])} if outcome["waived_audit"] else {}
+    return facts | waived | scores
+
+
+def result_rows(outcome: Mapping[str, Any], summary: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return the rows of the table that a training prints."""
+    rows = [
+        ("protocol", f"{outcome['protocol']}, fold {outcome['fold_title']}, target: {label_words(outcome)}"),
+        *((f"train {name}", line) for name, line in outcome["partitions"].items()),
+        ("best epoch", f"{outcome['best_epoch']} of {outcome['epochs']}, chosen on validation"),
+    ]
+    metrics: Mapping[str, float] = outcome["metrics"]
+    for split in ("validation", "test"):
+        for condition in CONDITIONS:
+            keys = {name: f"{split}/{condition}/{name}" for name in _SHOWN}
+            found = [f"{name} {metrics[key]:.3f}" for name, key in keys.items() if key in metrics]
+            if found:
+                clips = int(metrics[f"{split}/{condition}/clips"])
+                rows.append((f"{split} {condition}", f"{'  '.join(found)}  ({clips} clips)"))
+    if summary["events"]:
+        told = ", ".join(f"{what} {count} x" for what, count in summary["events"].items())
+        rows.append(("on the way", f"{told} (see the report)"))
+    if outcome["speaker_normalisation"]:
+        rows.append(
+            ("NOTE", "features are normalised per speaker, by unlabelled clips of the test speakers too")
+        )
+    if outcome["waived_audit"]:
+        rows.append(
+            (
+                "NOTE",
+                f"trained although the audit of the store was waived: {', '.join(outcome['waived_audit'])}",
+            )
+        )
+    version = f"version {summary['model_version']}" if summary["model_version"] else "not registered"
+    return [
+        *rows,
+        ("model", f"{summary['model_name'] or 'best/'}, {version}"),
+        ("MLflow run", str(summary["mlflow_run_id"] or "not written yet; the journal has it")),
+    ]
+
+
+def artifacts_of(folder: Path) -> list[Path]:
+    """Return what a run folder holds for the tracking server."""
+    names = (
+        "config.yaml",
+        "report.html",
+        "pictures",
+        "outcome.json",
+        PARTITIONS_FILE,
+        ENGINE_FILE,
+        "predictions",
+    )
+    return [folder / name for name in names if (folder / name).exists()]

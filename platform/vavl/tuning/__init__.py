@@ -1,1 +1,0 @@
-"""Sweeps: searched settings, the Optuna study, and Ray Tune as the runner of the trials."""

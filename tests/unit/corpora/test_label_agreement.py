@@ -1,0 +1,74 @@
+"""Facts about label sets, from the tables of a corpus alone."""
+
+from __future__ import annotations
+
+import pytest
+
+from vavl.corpora.label_agreement import label_facts, label_facts_of
+from vavl.errors import CorpusError
+
+
+@pytest.fixture
+def listed(corpus):
+    """The tiny corpus as a list of clips and a table of votes, with no media in the folder."""
+    corpus.content["clip_list"] = {
+        "file": "clips.csv", "key_column": "name", "pattern": corpus.content["video"]["pattern"],
+    }  # fmt: skip
+    corpus.write("clips.csv", "name\n" + "".join(f"{clip}\n" for clip in corpus.clips))
+    for path in corpus.root.rglob("*.wav"):
+        path.unlink()
+    rows = ["f01_s1_an,3,1", "f01_s1_ca,2,2", "f02_s1_ca,0,5", "f02_s2_ca,4,1"]
+    corpus.write("votes.csv", "name,an,ca\n" + "\n".join(rows) + "\n")
+    table = {
+        "file": "votes.csv", "key_column": "name", "on_tie": "no_class",
+        "soft_columns": {"angry": "an", "calm": "ca"},
+    }  # fmt: skip
+    corpus.content["labels"]["votes"] = {
+        "source": "tables",
+        "target": "votes of listeners",
+        "tables": [table],
+    }
+    return corpus
+
+
+def test_counts_need_no_media(listed):
+    facts = label_facts(listed.card(), listed.root)
+    assert (facts.corpus, facts.clips, facts.speakers) == ("tiny", 24, 6)
+    intended, votes = facts.sets
+    assert (intended.name, intended.known, intended.with_class, intended.tied) == ("intended", 24, 24, 0)
+    assert (votes.target, votes.known, votes.with_class, votes.tied) == ("votes of listeners", 4, 3, 1)
+    assert votes.classes == {"calm": 1, "angry": 2}
+    assert [fold.speakers for fold in facts.folds] == [{"train": 2, "validation": 2, "test": 2}] * 3
+
+
+def test_a_tie_counts_as_another_class(listed):
+    (agreement,) = label_facts(listed.card(), listed.root).agreements
+    assert (agreement.one, agreement.other) == ("intended", "votes")
+    assert (agreement.clips, agreement.equal, agreement.percent) == (4, 2, 50.0)
+
+
+def test_the_yardstick_scores_one_set_as_predictions_of_the_default(listed):
+    assert label_facts(listed.card(), listed.root).yardsticks == (), "votes have gaps on the test clips"
+    # The names as predictions of what was heard; one calm clip in four was heard as angry.
+    heard = "".join(f"{clip},{'angry' if clip.endswith('an') else 'calm'}\n" for clip in listed.clips)
+    listed.write("heard.csv", "name,heard\n" + heard.replace("s2_ca,calm", "s2_ca,angry"))
+    table = {"file": "heard.csv", "key_column": "name", "label_column": "heard"}
+    heard_set = {"source": "tables", "target": "heard", "tables": [table]}
+    listed.content["labels"] = {"heard": heard_set} | listed.content["labels"]
+    yardstick = label_facts(listed.card(), listed.root).yardsticks[0]
+    assert (yardstick.truth, yardstick.prediction) == ("heard", "intended")
+    assert yardstick.f1_micro == {0: 0.75, 1: 0.75, 2: 0.75}
+    # Angry: precision 1, recall 2/3, F1 .8; calm: precision 1/2, recall 1, F1 2/3.
+    assert yardstick.mean_f1_macro == pytest.approx((0.8 + 2 / 3) / 2)
+
+
+def test_a_manifest_with_media_gives_the_same_facts(listed):
+    tables_alone = label_facts(listed.card(), listed.root)
+    for clip in listed.clips:
+        listed.touch(f"audio/{clip[:3]}/{clip}.wav")
+    assert label_facts_of(listed.manifest()) == tables_alone
+
+
+def test_a_card_without_a_list_of_clips_is_refused(corpus):
+    with pytest.raises(CorpusError, match="tiny card: clip_list: the card names no list of clips"):
+        label_facts(corpus.card(), corpus.root)

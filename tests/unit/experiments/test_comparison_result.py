@@ -1,0 +1,119 @@
+"""From finished runs to table, summary and report, without Ray."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from vavl.errors import TrainingError
+from vavl.experiments.comparison_grid import plan_grid
+from vavl.experiments.comparison_pages import write_pages
+from vavl.experiments.comparison_result import (
+    Results,
+    main_metrics,
+    refuse_failures,
+    result_rows,
+    write_results,
+)
+from vavl.experiments.comparison_settings import ComparisonPlan
+from vavl.experiments.many import RunEnd, train_one
+
+
+class Silent:
+    """A log that keeps nothing."""
+
+    def start(self, plan: Any, folder: Any) -> None: ...
+
+    def __call__(self, records: Sequence[Any]) -> None: ...
+
+    def end(self, status: str, metrics: Any) -> None: ...
+
+
+@pytest.fixture
+def comparison(
+    small_store: Callable[..., Path], small_corpus: Callable[..., Any], tmp_path: Path
+) -> Callable[..., ComparisonPlan]:
+    """Return a function that makes a comparison of runs that take less than a second."""
+    sizes = {
+        "width": 8, "modality_blocks": 1, "shared_blocks": 1, "attention_heads": 2, "convolution_kernel": 3,
+        "head_widths": [8, 8],
+    }  # fmt: skip
+    base = tmp_path / "train.yaml"
+    base.write_text(
+        yaml.safe_dump(
+            {"output_dir": "unused", "data": {"store": str(small_store(small_corpus()))}, "model": sizes}
+        )
+    )
+
+    def make(**changes: Any) -> ComparisonPlan:
+        sets = {"plain": {}, "smooth": {"objectives.reconstruction.weight": 0.5}}
+        content = {"output_dir": tmp_path / "out", "training": base, "objective_sets": sets, **changes}
+        overrides = {"training.max_epochs": 1, **content.get("overrides", {})}
+        return ComparisonPlan.model_validate({**content, "overrides": overrides})
+
+    return make
+
+
+def results_of(plan: ComparisonPlan) -> Results:
+    grid = plan_grid(plan)
+    results = Results(plan, grid)
+    for name, training in grid.plans.items():
+        results.add(train_one(name, training, Silent()))
+    return results
+
+
+def test_attributes_are_compared_by_concordance(comparison: Callable[..., ComparisonPlan]) -> None:
+    plan = comparison(
+        overrides={"data.target": "attributes", "evaluation.select_by": ["validation/audio_video/ccc_mean"]},
+        seeds=(0, 1), test=True,
+    )  # fmt: skip
+    found = results_of(plan).compare()
+    assert found.main_measure == "ccc_mean"
+    files = write_results(found, {})
+    summary = json.loads(files[1].read_text())
+    assert summary["split"] == "test"
+    rows = list(csv.DictReader(files[0].open()))
+    assert {"ccc_mean", "ccc_valence", "clips"} <= rows[0].keys()
+    entry = next(
+        entry for entry in summary["scores"]
+        if (entry["set"], entry["condition"], entry["measure"]) == ("plain", "audio", "ccc_mean")
+    )  # fmt: skip
+    runs = [float(row["ccc_mean"]) for row in rows if (row["set"], row["condition"]) == ("plain", "audio")]
+    assert entry["value"] == pytest.approx(sum(runs) / 2)
+    assert write_pages(found)[0].exists()
+
+
+def test_a_condition_that_nothing_trained_has_no_score(comparison: Callable[..., ComparisonPlan]) -> None:
+    audio = {"data.partitions.audio_only_share": 1.0, "evaluation.select_by": ["validation/audio/accuracy"]}
+    plan = comparison(objective_sets={"all": {}, "audio_only": audio})
+    found = results_of(plan).compare()
+    alone = {score.condition for score in found.scores if score.group[0] == "audio_only"}
+    assert alone == {"audio"}
+    assert {entry.condition for entry in found.differences} == {"audio"}
+    assert {name for name in main_metrics(found) if "_minus_" in name} == {
+        "audio_only_minus_all/labels-100_unpaired-0/audio/accuracy"
+    }
+    text = [f"{place} {value}" for place, value in result_rows(found)]
+    assert sum("against all" in line for line in text) == 1
+
+
+def test_failed_runs_are_stated_and_refused_at_the_end(comparison: Callable[..., ComparisonPlan]) -> None:
+    plan = comparison()
+    grid = plan_grid(plan)
+    results = Results(plan, grid)
+    for name in grid.plans:
+        results.add(RunEnd(name, "failed", reason="no luck"))
+    found = results.compare()
+    files = write_results(found, {"mlflow_run_id": None})
+    assert len(json.loads(files[1].read_text())["failed"]) == 2
+    assert write_pages(found) == []
+    with pytest.raises(
+        TrainingError, match=r"(?s)2 run\(s\) failed; plain/.*no luck.*finished runs are kept"
+    ):
+        refuse_failures(found)

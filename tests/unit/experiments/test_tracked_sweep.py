@@ -1,0 +1,187 @@
+"""A sweep in MLflow and in its folder: children, the registered best, summary, table and winning configuration."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from vavl.config.files import write_json
+from vavl.config.load import read_config
+from vavl.errors import TrainingError
+from vavl.experiments.sweep import Sweep, SweepResult, open_sweep
+from vavl.experiments.sweep_pages import write_pages
+from vavl.experiments.sweep_progress import SweepProgress
+from vavl.experiments.sweep_result import refuse_nothing_found, result_rows, sweep_summary, write_results
+from vavl.experiments.sweep_settings import SweepPlan
+from vavl.experiments.tracked_sweep import TrackedSweep, main_metrics
+from vavl.experiments.trial import TrialEnd, write_end
+from vavl.job_config import TrainModelJob
+from vavl.tracking.settings import TrackingSettings
+
+METRIC = "validation/audio_video/accuracy"
+RATE = "training.optimizer.learning_rate"
+OUTCOME = {
+    "corpus": "small", "protocol": "first speakers", "fold": 0, "label_set": None, "label_target": "drawn class",
+    "config_hash": "0" * 16, "store_hash": "1" * 16, "speaker_normalisation": False, "waived_audit": [],
+}  # fmt: skip
+
+
+@pytest.fixture
+def plan(small_store: Callable[..., Path], small_corpus: Callable[..., Any], tmp_path: Path) -> SweepPlan:
+    training = {
+        "output_dir": "unused",
+        "data": {"store": str(small_store(small_corpus(clips_per_speaker=20))), "composition": {"batch_size": 16}},
+        "model": {"preset": "small", "width": 16, "attention_heads": 2},
+        "training": {"max_epochs": 9, "optimizer": {"learning_rate": 1e-3}},
+        "evaluation": {"test": True},
+        "tracking": {"experiment": "of the training"},
+    }  # fmt: skip
+    (tmp_path / "train.yaml").write_text(yaml.safe_dump(training))
+    return SweepPlan.model_validate({
+        "output_dir": tmp_path / "sweep", "training": tmp_path / "train.yaml", "trials": 4,
+        "search": {RATE: {"low": 1e-4, "high": 1e-1, "log": True}},
+    })  # fmt: skip
+
+
+def ends_of(sweep: Sweep, tracked: TrackedSweep, model: Path | None = None) -> list[TrialEnd]:
+    """Act four trials out: the base, a better one, one that is stopped, one that fails."""
+    acted: list[tuple[Any, str, float, int]] = [
+        ("finished", "", 0.5, 9), ("finished", "", 0.7, 9), ("pruned", "asha", 0.2, 3), ("failed", "no memory", 0, 0),
+    ]  # fmt: skip
+    ends = []
+    for state, reason, score, epochs in acted:
+        trial = sweep.next_trial(0)
+        assert trial is not None
+        folder, metrics = sweep.folder_of(trial.number), {METRIC: score} if score else {}
+        folder.mkdir(parents=True)
+        log = tracked.logs.of(trial.number, trial.point)
+        log.journal.append(
+            "run_start", run_id=f"run-{trial.number}", run_name="trial", experiment=log._tracking.experiment,
+            params={}, tags=log._tags, dataset=None, config_yaml="", parent=log._parent,
+        )  # fmt: skip
+        for epoch in range(1, epochs + 1):
+            log([{"kind": "epoch", "epoch": epoch, "step": epoch, "metrics": metrics}])
+        if state == "finished":
+            write_json(folder / "outcome.json", {**OUTCOME, "metrics": metrics})
+            log.end("FINISHED", metrics)
+            if model is not None:
+                (folder / "best").symlink_to(model)
+        write_end(
+            folder, TrialEnd(trial.number, state, reason, metrics, epochs, 9 if epochs else 0, 10.0, 1.5)
+        )
+        ends.append(sweep.trial_ended(trial.number))
+    return ends
+
+
+def small_sweep(plan: SweepPlan, tracking: TrackingSettings) -> SweepResult:
+    """Return the results of the acted sweep, without a tracking store."""
+    with open_sweep(plan) as sweep:
+        ends_of(sweep, TrackedSweep(plan.output_dir, tracking))
+        return SweepResult(sweep)
+
+
+def test_children_and_the_registered_best_reach_mlflow(
+    plan: SweepPlan, tracking: TrackingSettings, tracking_client: Any, model_folder: Path
+) -> None:
+    settings = tracking.model_copy(update={"model_name": f"best-{plan.output_dir.parent.name}"})
+    with open_sweep(plan) as sweep, TrackedSweep(plan.output_dir, settings) as tracked:
+        tracked.start(plan, "hash", sweep)
+        for end in ends_of(sweep, tracked, model_folder):
+            tracked.ended(end)
+        result = SweepResult(sweep)
+        kept = tracked.finish(result, [*write_results(result, settings, {}), *write_pages(result)])
+        again = tracked._register(result)  # a second start registers nothing new
+        assert again is not None
+    assert kept["tracking_complete"]
+    parent = tracking_client.get_run(kept["mlflow_run_id"])
+    children = tracking_client.search_runs(
+        [parent.info.experiment_id], f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'"
+    )
+    statuses = {child.data.tags["sweep.trial"]: child.info.status for child in children}
+    assert {number: statuses[number] for number in "013"} == {"0": "FINISHED", "1": "FINISHED", "3": "FAILED"}
+    assert parent.data.metrics["gain/" + METRIC] == pytest.approx(0.2)
+    names = {item.path for item in tracking_client.list_artifacts(parent.info.run_id)}
+    assert names >= {"best.yaml", "trials.csv", "summary.json", "report.html", "pictures"}
+    version = tracking_client.get_model_version(settings.model_name, kept["model_version"])
+    best = next(child for child in children if child.data.tags["sweep.trial"] == "1")
+    assert version.run_id == best.info.run_id
+    assert version.tags["sweep"] == result.run_id
+    assert len(tracking_client.search_model_versions(f"name='{settings.model_name}'")) == 1
+
+
+def test_the_folder_holds_summary_table_and_a_configuration_that_runs(
+    plan: SweepPlan, tracking: TrackingSettings
+) -> None:
+    result = small_sweep(plan, tracking)
+    write_results(result, tracking, {"mlflow_run_id": "7"})
+    summary = json.loads((plan.output_dir / "summary.json").read_text())
+    counts = ("trials", "finished", "pruned", "failed", "epochs_run", "epochs_full", "mlflow_run_id")
+    assert [summary[key] for key in counts] == [4, 2, 1, 1, 21, 27, "7"]
+    assert summary["best"]["trial"] == 1
+    assert summary["best"]["metrics"] == {METRIC: 0.7}
+    assert summary["gain"] == {METRIC: pytest.approx(0.2)}
+    assert summary["failures"] == [{"trial": 3, "reason": "no memory"}]
+    rows = list(csv.DictReader((plan.output_dir / "trials.csv").open()))
+    assert [row["state"] for row in rows] == ["finished", "finished", "pruned", "failed"]
+    assert [row["is_base"] for row in rows] == ["True", "False", "False", "False"]
+    assert float(rows[1][RATE]) == summary["best"]["overrides"][RATE]
+    winner = read_config(TrainModelJob, Path(summary["winning_config"]))
+    assert winner.training.optimizer.learning_rate == summary["best"]["overrides"][RATE]
+    assert winner.evaluation.test  # as the training configuration says; trials never measure it
+    assert winner.tracking.experiment == "of the training"
+    # It is the same training as the trial's but for that.
+    evaluation = winner.evaluation.model_copy(update={"test": False})
+    trial = result.plans.plan_of(1, result.points[1])
+    assert winner.model_copy(update={"evaluation": evaluation}).config_hash == trial.config_hash
+
+
+def test_the_table_says_what_was_found(plan: SweepPlan, tracking: TrackingSettings) -> None:
+    result = small_sweep(plan, tracking)
+    rows = dict(result_rows(result, {"model_name": "tuned", "model_version": "3", "mlflow_run_id": "abc"}))
+    assert rows["trials"] == "4: 2 finished, 1 pruned, 1 failed"
+    assert rows["epochs"] == "21 of 27, 22 % saved by early stopping"
+    assert rows["best"].startswith("audio_video/accuracy 0.700   trial 1: learning_rate=")
+    assert rows["base"].endswith("trial 0: learning_rate=0.001")
+    assert rows["failed"] == "trial 3: no memory"
+    assert rows["model"] == "tuned, version 3"
+    refuse_nothing_found(result)
+
+
+def test_a_sweep_that_found_nothing_says_why(plan: SweepPlan, tracking: TrackingSettings) -> None:
+    with open_sweep(plan) as sweep:
+        trial = sweep.next_trial(0)
+        assert trial is not None
+        sweep.trial_ended(trial.number, "its process died twice")
+        result = SweepResult(sweep)
+    assert sweep_summary(result)["best"] is None
+    assert main_metrics(result)["sweep/failed"] == 1
+    assert [path.name for path in write_pages(result)] == ["report.html"]
+    with pytest.raises(TrainingError, match="no trial has finished; trial 0: its process died twice"):
+        refuse_nothing_found(result)
+
+
+def test_progress_tells_of_every_trial(
+    plan: SweepPlan, tracking: TrackingSettings, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    with open_sweep(plan) as sweep, SweepProgress(sweep) as progress:
+        trial = sweep.next_trial(0)
+        assert trial is not None
+        progress.started(trial)
+        write_end(
+            sweep.folder_of(0),
+            TrialEnd(0, "pruned", "asha: stopped after epoch 3", {METRIC: 0.25}, 3, 9, 12.0),
+        )
+        progress.ended(sweep.trial_ended(0))
+    assert "trial 0 starts: learning_rate=0.001" in caplog.text
+    assert (
+        "trial 0 pruned (asha: stopped after epoch 3): 0.250 in 3 of 9 epochs, 12 s; 1 of 4 done"
+        in caplog.text
+    )
+    assert "left" in caplog.text

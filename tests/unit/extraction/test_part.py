@@ -1,0 +1,190 @@
+"""A part: whole or absent, faults set aside, rows of older parts used again."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from vavl.errors import ClipError, ConfigError
+from vavl.extraction import part_file
+from vavl.extraction.part import Part, PartResult, extract_part
+from vavl.extraction.part_file import EarlierRows, part_batches, read_part_record
+from vavl.extraction.sources import ClipPlace
+from vavl.extractors.extracted import Extracted
+from vavl.store.store import ROW_SCHEMA
+from vavl.workers.attempts import TimeLimit
+
+LIMIT = TimeLimit(60, ends_process=False)
+
+
+def part_in(folder: Path, count: int = 4) -> Part:
+    folder.mkdir(exist_ok=True)
+    for number in range(count):
+        (folder / f"c{number}.wav").write_text(f"sound {number}")
+    clips = tuple(
+        ClipPlace(f"c{number}", f"s{number % 2}", f"c{number}.wav", f"c{number}.wav")
+        for number in range(count)
+    )
+    return Part("audio", folder / "parts/audio-00000.parquet", "small", folder, 3, "features 1", clips)
+
+
+class Extractor:
+    """Counts its calls; fails for the clips named in ``bad``."""
+
+    def __init__(self, bad: dict[str, Exception | Extracted] | None = None) -> None:
+        self.bad, self.calls = bad or {}, []
+
+    def __call__(self, clip: ClipPlace) -> Extracted:
+        self.calls.append(clip.clip_id)
+        fault = self.bad.get(clip.clip_id)
+        if isinstance(fault, Exception):
+            raise fault
+        number = int(clip.clip_id[1:])
+        values = np.full((number + 1, 3), number, dtype=np.float32)
+        times = np.arange(number + 1, dtype=np.float32)
+        note = "a note" if number == 2 else None
+        return fault or Extracted(values, times, {"frames": number + 1}, note, {"seconds": number + 0.25})
+
+
+def extract(part: Part, extractor: Extractor | None = None) -> PartResult:
+    return extract_part(part, lambda: extractor or Extractor(), LIMIT)
+
+
+def rows(path: Path) -> pa.Table:
+    return pa.Table.from_batches(part_batches(path), ROW_SCHEMA)
+
+
+def test_rows_and_record_are_written_together(tmp_path):
+    part = part_in(tmp_path)
+    result = extract(part)
+    assert rows(part.path)["clip_id"].to_pylist() == ["c0", "c1", "c2", "c3"]
+    assert rows(part.path)["frames"].to_pylist() == [1, 2, 3, 4]
+    record = read_part_record(part.path)
+    assert (result.extracted, result.tally) == (("c0", "c1", "c2", "c3"), {"frames": 10})
+    assert (record.clips["c2"].note, record.clips["c3"].facts) == ("a note", {"seconds": 3.25})
+    assert len({clip.sha256 for clip in record.clips.values()}) == 4
+    assert [path.name for path in part.path.parent.iterdir()] == ["audio-00000.parquet"]
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        (ClipError("c1.wav", "audio", "the file holds no sound", "listen"), "the file holds no sound"),
+        (MemoryError("too large"), "unexpected fault of the extractor"),
+        (Extracted(np.full((2, 3), np.nan, np.float32), np.zeros(2, np.float32)), "features hold NaN"),
+        (Extracted(np.zeros((2, 4), np.float32), np.zeros(2, np.float32)), "4 channels instead of 3"),
+        (Extracted(np.zeros((0, 3), np.float32), np.zeros(0, np.float32)), "gives no frame"),
+    ],
+)
+def test_a_bad_clip_is_set_aside_and_the_others_go_on(tmp_path, fault, reason):
+    part = part_in(tmp_path)
+    result = extract(part, Extractor({"c1": fault}))
+    (quarantined,) = result.quarantined
+    assert (quarantined.clip_id, quarantined.modality, quarantined.file) == ("c1", "audio", "c1.wav")
+    assert quarantined.reason.startswith(reason)
+    assert rows(part.path)["clip_id"].to_pylist() == ["c0", "c2", "c3"]
+
+
+def test_what_is_wrong_with_a_missing_file_or_a_pipe_is_for_the_extractor_to_say(tmp_path):
+    part = part_in(tmp_path)
+    for number in (1, 2):
+        (tmp_path / f"c{number}.wav").unlink()
+    os.mkfifo(tmp_path / "c2.wav")
+    faults = {f"c{number}": ClipError("x", "", "no file", "restore it") for number in (1, 2)}
+    result = extract(part, Extractor(faults))
+    assert [entry.reason for entry in result.quarantined] == ["no file"] * 2
+
+
+def test_wrong_settings_are_no_fault_of_a_clip_and_leave_nothing(tmp_path):
+    part = part_in(tmp_path)
+    fault = ConfigError("settings", "", "do not fit", "correct them")
+    with pytest.raises(ConfigError, match="do not fit"):
+        extract(part, Extractor({"c1": fault}))
+    assert not list(part.path.parent.iterdir())
+
+
+def test_doing_a_part_again_tries_the_bad_clips_alone(tmp_path):
+    two, one = part_in(tmp_path / "two"), part_in(tmp_path / "one")
+    extract(two, Extractor({"c1": ClipError("c1.wav", "", "bad", "repair")}))
+    again = Extractor()
+    result = extract(replace(two, earlier=(two.path,)), again)
+    extract(one)
+    assert (again.calls, result.extracted, result.quarantined) == (["c1"], ("c1",), ())
+    assert two.path.read_bytes() == one.path.read_bytes()
+
+
+@pytest.mark.parametrize("values_per_group", [1, 1_000_000])
+def test_rows_are_used_again_from_several_older_parts_unless_the_file_changed(
+    tmp_path, monkeypatch, values_per_group
+):
+    monkeypatch.setattr(part_file, "_VALUES_PER_GROUP", values_per_group)
+    part = part_in(tmp_path, 6)
+    old = [
+        replace(part, path=tmp_path / f"parts/old-{number}.parquet", clips=part.clips[start : start + 3])
+        for number, start in enumerate((0, 3))
+    ]
+    for each in old:
+        extract(each)
+    (tmp_path / "c4.wav").write_text("another sound")
+    wanted = replace(part, clips=(part.clips[0], *part.clips[2:]), earlier=(old[0].path, old[1].path))
+    again, fresh = Extractor(), replace(wanted, path=tmp_path / "parts/fresh.parquet", earlier=())
+    assert extract(wanted, again).extracted == ("c4",)
+    extract(fresh)
+    assert again.calls == ["c4"]
+    assert wanted.path.read_bytes() == fresh.path.read_bytes()
+
+
+def test_rows_of_other_features_are_not_used_again(tmp_path):
+    part = part_in(tmp_path)
+    extract(part)
+    other = replace(
+        part, provenance="features 2", path=tmp_path / "parts/other.parquet", earlier=(part.path,)
+    )
+    assert len(extract(other).extracted) == 4
+    assert not EarlierRows([part.path], "features 2").knows("c0")
+
+
+def test_a_new_speaker_takes_the_row_along(tmp_path):
+    part = part_in(tmp_path)
+    extract(part)
+    clips = tuple(replace(clip, speaker="someone else") for clip in part.clips)
+    assert extract(replace(part, clips=clips, earlier=(part.path,))).extracted == ()
+    assert set(rows(part.path)["speaker"].to_pylist()) == {"someone else"}
+
+
+def test_a_part_of_bad_clips_only_is_empty(tmp_path):
+    part = part_in(tmp_path, 2)
+    fault = ClipError("x", "", "bad", "repair")
+    assert len(extract(part, Extractor({"c0": fault, "c1": fault})).quarantined) == 2
+    assert rows(part.path).num_rows == 0
+
+
+def test_part_and_result_pass_to_another_process_as_text(tmp_path):
+    part = replace(part_in(tmp_path), earlier=(tmp_path / "old.parquet",))
+    assert Part.from_json(part.to_json()) == part
+    result = extract(part, Extractor({"c1": ClipError("c1.wav", "", "bad", "repair")}))
+    assert PartResult.from_json(result.to_json()) == result
+
+
+def test_a_file_that_is_no_part_has_no_record(tmp_path):
+    (tmp_path / "audio-00000.parquet").write_bytes(b"cut off")
+    assert read_part_record(tmp_path / "audio-00000.parquet") is None
+    assert read_part_record(tmp_path / "missing.parquet") is None
+
+
+def test_hugging_face_datasets_loads_parts(tmp_path):
+    part = part_in(tmp_path)
+    for path in (part.path, part.path.with_name("audio-00001.parquet")):
+        extract(replace(part, path=path))
+    files = [str(path) for path in sorted(part.path.parent.glob("audio-*.parquet"))]
+    table = datasets.load_dataset(
+        "parquet", data_files=files, split="train", cache_dir=str(tmp_path / "cache")
+    )
+    assert len(table) == 8
+    assert np.reshape(table[2]["values"], (3, 3)).tolist() == [[2.0] * 3] * 3

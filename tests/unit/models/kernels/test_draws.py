@@ -1,0 +1,118 @@
+"""Bytes by counter: SplitMix64 to the bit, and independent along every axis of their key."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+
+from vavl.models.kernels.draws import DrawKey, keys_of_rows, mixed, random_bytes, random_choices
+
+KEY = DrawKey(seed=3, step=5)
+PLACES = torch.arange(40)
+
+
+def bytes_of(key=KEY, place=PLACES, group=0, stream=0, count=4096) -> torch.Tensor:
+    return random_bytes(keys_of_rows(key, place, group), stream, count)
+
+
+def correlation(one: torch.Tensor, other: torch.Tensor) -> float:
+    return float(torch.corrcoef(torch.stack((one.flatten(), other.flatten())).double())[0, 1])
+
+
+def test_the_generator_is_splitmix64():
+    """Against the published first outputs of seed 1234567 (Vigna's splitmix64.c)."""
+    increment = 0x9E3779B97F4A7C15 - 2**64
+    drawn = random_bytes(torch.tensor([1234567 + increment]), 0, 24).contiguous().view(torch.int64)[0]
+    assert [int(one) % 2**64 for one in drawn] == [
+        6457827717110365317,
+        3203168211198807973,
+        9817491932198370423,
+    ]
+
+
+@pytest.mark.parametrize("count", [1, 7, 8, 9, 4095])
+def test_the_first_bytes_of_a_row_do_not_depend_on_how_many_are_drawn(count):
+    found = bytes_of(count=count)
+    assert found.shape == (len(PLACES), count)
+    assert torch.equal(found, bytes_of()[:, :count])
+
+
+@pytest.mark.parametrize("level", [1, 2, 26, 127, 128, 129, 200, 255])
+def test_choices_are_the_comparison_of_the_bytes(level):
+    """Byte by byte in the reference, eight at a time in the quick form."""
+    rows = keys_of_rows(DrawKey(3, 1), torch.arange(40), 0)
+    expected = random_bytes(rows, 5, 1001) >= level
+    assert torch.equal(random_choices(rows, 5, 1001, level), -expected.to(torch.int8))
+
+
+def test_a_row_has_its_bytes_in_any_company():
+    whole = bytes_of()
+    for order in (torch.tensor([7]), torch.tensor([30, 2, 39]), PLACES.flip(0)):
+        assert torch.equal(bytes_of(place=order), whole[order])
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2**31, 2**64 - 1, 2**70])
+def test_any_seed_and_step_are_taken(seed):
+    assert not torch.equal(bytes_of(DrawKey(seed, 0)), bytes_of(DrawKey(seed, 10**6)))
+
+
+def test_every_byte_is_uniform():
+    drawn = bytes_of(count=32_768).flatten()
+    counts = torch.bincount(drawn.int(), minlength=256)
+    expected = len(drawn) / 256
+    chi_square = float(((counts - expected) ** 2 / expected).sum())
+    assert 150 < chi_square < 380  # 255 degrees of freedom: 7 deviations to either side
+
+
+def test_rows_steps_seeds_groups_and_streams_are_independent():
+    """Changes of one in any part of the key, and of two parts at once in opposite directions."""
+    known = {
+        (seed, step, group, stream): bytes_of(DrawKey(seed, step), PLACES, group, stream)
+        for seed, step, group, stream in itertools.product((3, 4), (5, 6), (0, 1), (0, 1))
+    }
+    limit = 6 / (len(PLACES) * 4096) ** 0.5
+    for one, other in itertools.combinations(known.values(), 2):
+        assert abs(correlation(one, other)) < limit
+        assert abs(correlation(one[:-1], other[1:])) < limit  # the next place
+
+
+def test_rows_of_one_draw_are_independent_of_each_other():
+    found = torch.corrcoef(bytes_of(count=8192).double()) - torch.eye(len(PLACES))
+    assert float(found.abs().max()) < 6 / 8192**0.5
+    shifted = [correlation(bytes_of()[:, lag:], bytes_of()[:, :-lag]) for lag in (1, 2, 7, 8, 16, 64, 512)]
+    assert max(map(abs, shifted)) < 6 / (len(PLACES) * 3584) ** 0.5
+
+
+def test_single_bits_are_independent_of_bits_beside_them_and_in_the_next_draw():
+    drawn = bytes_of(count=8000).contiguous().view(torch.int64)
+    bits = torch.stack([(drawn >> bit) & 1 for bit in range(64)]).double()
+    limit = 6 / drawn.numel() ** 0.5
+    assert float((bits.mean(dim=(1, 2)) - 0.5).abs().max()) < limit / 2
+    within = torch.corrcoef(bits.flatten(1)) - torch.eye(64)
+    assert float(within.abs().max()) < limit
+    both = torch.cat((bits[:, :, :-1].flatten(1), bits[:, :, 1:].flatten(1)))
+    assert float((torch.corrcoef(both) - torch.eye(128)).abs().max()) < limit
+
+
+def test_the_draws_neither_use_nor_change_the_global_generator():
+    torch.manual_seed(0)
+    expected = torch.rand(3)
+    torch.manual_seed(0)
+    first = bytes_of()
+    assert torch.equal(torch.rand(3), expected)
+    assert torch.equal(bytes_of(), first)
+
+
+def test_mixed_numbers_keep_their_order_apart():
+    found = {mixed(*numbers) for numbers in itertools.permutations((1, 2, 3))}
+    assert len(found) == 6
+    assert all(0 <= one < 2**64 for one in found)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_a_gpu_draws_the_same():
+    on_gpu = random_bytes(keys_of_rows(KEY, PLACES.cuda(), 1), 7, 4099)
+    assert torch.equal(on_gpu.cpu(), bytes_of(group=1, stream=7, count=4099))

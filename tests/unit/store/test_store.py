@@ -1,0 +1,289 @@
+"""The feature store: what is written is read, in place; faults are refused."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from vavl.corpora.manifest import Manifest
+from vavl.errors import InputError, StoreError
+from vavl.store import store_writer
+from vavl.store.statistics import ChannelSums, ModalityInfo
+from vavl.store.store import ROW_SCHEMA, FeatureStore
+from vavl.store.store_writer import ClipFeatures, StoreWriter, row_batch
+
+SUPPORT = Path(__file__).parents[2] / "support"
+WIDTH = 5
+
+
+def some_clips(count: int = 40, seed: int = 0) -> list[ClipFeatures]:
+    generator = np.random.default_rng(seed)
+    clips = []
+    for number in range(count):
+        frames = int(generator.integers(1, 9))
+        values = generator.normal(2, 3, size=(frames, WIDTH)).astype(np.float32)
+        times = np.arange(frames, dtype=np.float32)
+        clips.append(ClipFeatures(f"clip_{number:04d}", f"s{number % 3}", values, times))
+    return clips
+
+
+def info(**changes: object) -> ModalityInfo:
+    facts: dict[str, object] = {"extractor": "log_mel", "version": "1", "settings": {"hop_ms": 20.0}}
+    return ModalityInfo(**{**facts, "frame_rate_hz": 50.0, "width": WIDTH, **changes})  # type: ignore[arg-type]
+
+
+def write(folder: Path, clips: list[ClipFeatures], per_batch: int = 7) -> FeatureStore:
+    writer = StoreWriter(folder, "small", "0" * 16)
+    starts = range(0, len(clips), per_batch)
+    batches = [row_batch("small", WIDTH, clips[start : start + per_batch]) for start in starts]
+    writer.write_modality("audio", info(), batches)
+    writer.leave_out("video")
+    writer.finish({"clips": len(clips)})
+    return FeatureStore.open(folder)
+
+
+@pytest.fixture
+def clips() -> list[ClipFeatures]:
+    return some_clips()
+
+
+@pytest.fixture
+def store(tmp_path, clips) -> FeatureStore:
+    return write(tmp_path / "store", clips)
+
+
+def test_features_and_times_come_back_as_they_were(store, clips):
+    assert store.lengths("audio").tolist() == [len(clip.values) for clip in clips]
+    for row, clip in enumerate(clips):
+        np.testing.assert_array_equal(store.features("audio", row), clip.values)
+        np.testing.assert_array_equal(store.frame_times("audio", row), clip.frame_times)
+
+
+def test_features_are_views_that_cannot_be_written(store):
+    values = store.features("audio", 3)
+    assert not values.flags.owndata
+    with pytest.raises(ValueError, match="read-only"):
+        values[0, 0] = 1
+
+
+@pytest.mark.parametrize("order", ["sorted", "reversed"])
+def test_rows_finds_clips_and_says_where_there_are_none(store, clips, order):
+    wanted = ["clip_000", "clip_0003", "clip_0017", "clip_0039", "zebra"]
+    expected = [-1, 3, 17, 39, -1]
+    if order == "reversed":
+        wanted, expected = wanted[::-1], expected[::-1]
+    assert store.rows("audio", pa.chunked_array([wanted])).tolist() == expected
+
+
+def test_rows_over_many_record_batches(tmp_path):
+    store = write(tmp_path, some_clips(2500), per_batch=300)
+    ids = store.clip_ids("audio")
+    assert ids.num_chunks > 1
+    assert store.rows("audio", ids).tolist() == list(range(2500))
+    np.testing.assert_array_equal(store.features("audio", 2400), some_clips(2500)[2400].values)
+
+
+def test_speaker_sums_are_those_of_the_speakers_frames(store, clips):
+    sums = store.speaker_sums("audio")
+    assert set(sums) == {"s0", "s1", "s2"}
+    for speaker, found in sums.items():
+        expected = ChannelSums.of(np.concatenate([clip.values for clip in clips if clip.speaker == speaker]))
+        assert found.count == expected.count
+        np.testing.assert_allclose(found.sum, expected.sum, rtol=1e-12)
+        np.testing.assert_allclose(found.sum_of_squares, expected.sum_of_squares, rtol=1e-12)
+
+
+@pytest.mark.parametrize("values_per_batch", [1, 60, 1_000_000])
+def test_the_hash_follows_the_content_alone(tmp_path, clips, monkeypatch, values_per_batch):
+    monkeypatch.setattr(store_writer, "_VALUES_PER_BATCH", values_per_batch)
+    first = write(tmp_path / "first", clips)
+    again = write(tmp_path / "again", clips, per_batch=11)
+    other = write(tmp_path / "other", some_clips(seed=1))
+    assert first.hash == again.hash
+    assert (tmp_path / "first/audio.arrow").read_bytes() == (tmp_path / "again/audio.arrow").read_bytes()
+    assert first.hash != other.hash
+
+
+def test_hugging_face_datasets_maps_the_arrow_file(store, clips):
+    table = datasets.Dataset.from_file(str(store.folder / "audio.arrow"))
+    assert table.column_names == ROW_SCHEMA.names
+    np.testing.assert_array_equal(
+        np.asarray(table[5]["values"], dtype=np.float32).reshape(-1, WIDTH), clips[5].values
+    )
+
+
+def test_an_interrupted_store_is_none(store):
+    (store.folder / "store.json").unlink()
+    with pytest.raises(StoreError, match=r"no feature store.*\n.*run: python jobs/prepare_corpus.py CONFIG"):
+        FeatureStore.open(store.folder)
+    (store.folder / "parts").mkdir()
+    with pytest.raises(StoreError, match="incomplete"):
+        FeatureStore.open(store.folder)
+
+
+def test_beginning_to_write_makes_an_old_store_incomplete(store):
+    StoreWriter(store.folder, "small", "0" * 16)
+    with pytest.raises(StoreError, match=r"store\.json"):
+        FeatureStore.open(store.folder)
+
+
+def test_a_format_from_the_future_is_refused(store):
+    path = store.folder / "store.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "format_version": 99}))
+    with pytest.raises(StoreError, match="format 99 is unknown"):
+        FeatureStore.open(store.folder)
+
+
+def test_a_modality_that_would_name_a_file_elsewhere_is_refused(store):
+    path = store.folder / "store.json"
+    content = json.loads(path.read_text())
+    content["modalities"]["../../secret"] = content["modalities"]["audio"]
+    path.write_text(json.dumps(content))
+    with pytest.raises(StoreError, match=r"modalities: \['../../secret'\] are not of \['audio', 'video'\]"):
+        FeatureStore.open(store.folder)
+
+
+def test_a_file_that_was_cut_off_or_is_missing_is_noticed_at_opening(store):
+    path = store.folder / "audio.arrow"
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(StoreError, match=r"bytes, store\.json says"):
+        FeatureStore.open(store.folder)
+    path.unlink()
+    with pytest.raises(StoreError, match="missing"):
+        FeatureStore.open(store.folder)
+
+
+def test_a_broken_store_json_is_refused(store):
+    (store.folder / "store.json").write_text("{")
+    with pytest.raises(StoreError, match="not valid JSON"):
+        FeatureStore.open(store.folder)
+
+
+def test_verify_accepts_a_good_store_and_finds_changed_values(store):
+    store.verify()
+    path = store.folder / "audio.arrow"
+    content = bytearray(path.read_bytes())
+    place = content.index(store.features("audio", 20).tobytes())
+    content[place : place + 4] = np.float32(np.nan).tobytes()
+    path.write_bytes(content)
+    with pytest.raises(StoreError, match="clip_0020: features hold NaN"):
+        FeatureStore.open(store.folder).verify()
+    content[place : place + 4] = np.float32(7).tobytes()
+    path.write_bytes(content)
+    with pytest.raises(StoreError, match="the file was changed"):
+        FeatureStore.open(store.folder).verify()
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_values_that_are_not_finite_are_not_written(tmp_path, clips, value):
+    clips[12].values[0, 2] = value
+    with pytest.raises(StoreError, match="NaN or infinite"):
+        write(tmp_path, clips)
+    assert not (tmp_path / "audio.arrow").exists()
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_clips_out_of_order_are_not_written(tmp_path, clips):
+    with pytest.raises(StoreError, match="repeated or not sorted"):
+        write(tmp_path, [*clips, clips[0]])
+
+
+def test_a_modality_without_clips_has_no_file(tmp_path, clips):
+    write(tmp_path, clips)
+    writer = StoreWriter(tmp_path, "small", "0" * 16)
+    writer.write_modality("audio", info(), [])
+    writer.finish({})
+    store = FeatureStore.open(tmp_path)
+    assert store.info == {}
+    assert not (tmp_path / "audio.arrow").exists()
+
+
+def test_a_folder_that_cannot_be_written_is_an_input_error(tmp_path):
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(InputError, match="cannot be written"):
+        StoreWriter(tmp_path / "file" / "store", "small", "0" * 16)
+
+
+def test_a_copy_for_another_process_is_the_folder_alone(store, clips):
+    copied = pickle.dumps(store)
+    assert len(copied) < 500
+    np.testing.assert_array_equal(pickle.loads(copied).features("audio", 7), clips[7].values)
+
+
+def test_a_row_that_is_not_there_is_refused(store):
+    with pytest.raises(StoreError, match="there is no row 40"):
+        store.features("audio", 40)
+
+
+MEASURE = """
+import sys
+from pathlib import Path
+import numpy as np
+from vavl.corpora.manifest import Manifest
+from vavl.store.store import FeatureStore
+
+folder = Path(sys.argv[1])
+store, manifest = FeatureStore.open(folder), Manifest.read(folder)
+rows = {name: store.rows(name, manifest.table["clip_id"]) for name in store.info}
+manifest.split(0), manifest.class_index(), store.lengths("audio"), store.speaker_sums("audio")
+chosen = np.random.default_rng(0).integers(len(manifest), size=4000)
+total = sum(float(store.features(name, int(rows[name][clip])).sum()) for name in rows for clip in chosen)
+lines = Path("/proc/self/status").read_text().splitlines()
+print(next(line.split()[1] for line in lines if line.startswith("RssAnon")))
+"""
+
+
+def private_kib(folder: Path) -> int:
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURE, str(folder)], capture_output=True, text=True, check=True
+    )
+    return int(done.stdout)
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="RssAnon is read from /proc")
+def test_private_memory_does_not_grow_with_the_corpus(tmp_path):
+    sizes = {"small": 5_000, "large": 200_000}
+    for name, clips in sizes.items():
+        story = [sys.executable, str(SUPPORT / "synthetic_store.py"), str(tmp_path / name), str(clips)]
+        subprocess.run(story, check=True)
+    assert len(Manifest.read(tmp_path / "large")) == 200_000
+    small, large = private_kib(tmp_path / "small"), private_kib(tmp_path / "large")
+    shutil.rmtree(tmp_path / "large")
+    assert large <= 1.10 * small, f"{small} KiB for 5,000 clips, {large} KiB for 200,000"
+
+
+def test_the_manifest_is_checked_like_the_features(tmp_path, clips):
+    folder = tmp_path / "store"
+    folder.mkdir()
+    (folder / "manifest.arrow").write_bytes(b"a manifest")
+    store = write(folder, clips)
+    assert store.content["files"]["manifest.arrow"]["bytes"] == 10
+    assert store.hash == write(tmp_path / "without", clips).hash  # the card's hash stands for it
+    store.verify()
+    (folder / "manifest.arrow").write_bytes(b"a_manifest")
+    with pytest.raises(StoreError, match=r"manifest\.arrow: sha256: the file was changed"):
+        store.verify()
+
+
+def test_known_sums_are_taken_as_they_are_and_must_be_of_all_frames(tmp_path, clips, store):
+    known = store.speaker_sums("audio")
+    batches = [row_batch("small", WIDTH, clips)]
+    writer = StoreWriter(tmp_path / "copy", "small", "0" * 16)
+    writer.write_modality("audio", info(), batches, known)
+    writer.finish({"clips": len(clips)}, [{"corpus": "small"}])
+    copy = FeatureStore.open(tmp_path / "copy")
+    copy.verify()
+    assert copy.content["sources"] == [{"corpus": "small"}]
+    for speaker, sums in copy.speaker_sums("audio").items():
+        np.testing.assert_array_equal(sums.sum, known[speaker].sum)
+    with pytest.raises(StoreError, match=r"sums over \d+ frames, the rows have \d+"):
+        writer.write_modality("audio", info(), batches, {"s0": known["s0"]})

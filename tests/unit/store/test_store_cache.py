@@ -1,0 +1,278 @@
+"""A store at an address is copied once per machine, whole or not at all, and again when it changed."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import logging
+import multiprocessing
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import numpy as np
+import pytest
+from copied_store import copy_store, mark_manifest
+
+from vavl.corpora.manifest import Manifest
+from vavl.data.collection import open_collection
+from vavl.data.settings import DataSettings
+from vavl.errors import InputError, StoreError
+from vavl.store.store import FeatureStore, read_content
+from vavl.store.store_cache import is_at_hand, local_notes, local_store
+
+FILES = {
+    "audio.arrow", "audio_sums.arrow", "video.arrow", "video_sums.arrow", "manifest.arrow", "store.json",
+}  # fmt: skip
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("VAVL_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def origin(small_store: Callable[..., Path], small_corpus: Callable[..., Any], tmp_path: Path) -> Path:
+    """A store of the test's own; its store.json knows the manifest, as after an extraction."""
+    return copy_store(small_store(small_corpus()), tmp_path / "origin")
+
+
+def entries(cache: Path) -> list[Path]:
+    return sorted(path for path in cache.iterdir() if path.is_dir())
+
+
+def test_a_folder_is_used_in_place(origin: Path, cache: Path) -> None:
+    assert local_store(origin) == local_notes(origin) == origin
+    assert is_at_hand(origin)
+    assert not cache.exists()
+
+
+def test_an_address_is_copied_once_and_reads_like_the_store(
+    origin: Path, cache: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    address = origin.as_uri()
+    assert not is_at_hand(address)
+    with caplog.at_level(logging.INFO):
+        folder = local_store(address)
+    assert "copied file://" in caplog.text
+    assert {path.name for path in folder.iterdir()} == FILES | {"verified.json"}
+    assert is_at_hand(address)
+    caplog.clear()
+    before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
+    with caplog.at_level(logging.INFO):
+        assert local_store(address) == folder
+    assert "copied" not in caplog.text
+    assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == before
+
+    there, here = open_collection(DataSettings(store=origin)), open_collection(DataSettings(store=address))
+    assert here.store.folder == folder
+    assert here.store.hash == there.store.hash
+    np.testing.assert_array_equal(here.store.features("audio", 3), there.store.features("audio", 3))
+    assert len(here.manifest) == len(there.manifest)
+    here.store.verify()
+
+
+def test_notes_come_without_features(origin: Path, cache: Path) -> None:
+    folder = local_notes(origin.as_uri())
+    assert {path.name for path in folder.iterdir()} == {"store.json", "manifest.arrow", "verified.json"}
+    assert len(Manifest.read(folder)) == read_content(folder)["counts"]["clips"]
+    assert not is_at_hand(origin.as_uri())
+    whole = local_store(origin.as_uri())
+    assert local_notes(origin.as_uri()) == whole != folder
+
+
+def test_a_changed_store_at_the_same_address_is_another_entry(origin: Path, cache: Path) -> None:
+    first = local_store(origin.as_uri())
+    table = Manifest.read(origin).table
+    Manifest(table.slice(0, len(table)).set_column(0, "clip_id", table["clip_id"])).write(origin)
+    content = json.loads((origin / "store.json").read_text())
+    content["counts"]["note"] = 1
+    (origin / "store.json").write_text(json.dumps(content))
+    mark_manifest(origin)
+    second = local_store(origin.as_uri())
+    assert first != second
+    assert entries(cache) == sorted([first, second])
+
+
+@pytest.mark.parametrize("damage", ["cut", "changed", "missing", "unmarked"])
+def test_a_damaged_entry_is_copied_anew(
+    origin: Path, cache: Path, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = local_store(origin.as_uri())
+    path = folder / "video.arrow"
+    content = path.read_bytes()
+    match damage:
+        case "cut":
+            path.write_bytes(content[:-100])
+        case "changed":
+            path.write_bytes(content[:-9] + b"\x01" + content[-8:])
+        case "missing":
+            path.unlink()
+        case "unmarked":
+            (folder / "verified.json").write_text("{")
+    assert local_store(origin.as_uri()) == folder
+    assert "copying it anew" in caplog.text
+    assert path.read_bytes() == content
+    assert entries(cache) == [folder]
+
+
+def test_a_touched_file_is_read_again_and_kept(
+    origin: Path, cache: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = local_store(origin.as_uri())
+    (folder / "video.arrow").touch()
+    assert local_store(origin.as_uri()) == folder
+    assert "copying it anew" not in caplog.text
+
+
+def test_a_copy_that_was_torn_is_started_anew(origin: Path, cache: Path) -> None:
+    name = local_store(origin.as_uri()).name
+    shutil.rmtree(cache / name)
+    torn = cache / f".{name}.partial"
+    torn.mkdir()
+    (torn / "audio.arrow").write_bytes(b"half")
+    (torn / "stray.arrow").write_bytes(b"")
+    folder = local_store(origin.as_uri())
+    assert {path.name for path in folder.iterdir()} == FILES | {"verified.json"}
+    assert entries(cache) == [folder]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("audio.arrow", None, "there is no such file"),
+        ("audio.arrow", b"other", "has 5 bytes, store.json says"),
+        ("audio_sums.arrow", b"other", "SHA-256"),
+        ("manifest.arrow", b"other", "has 5 bytes, store.json says"),
+        ("store.json", None, "there is no such file"),
+        ("store.json", b"{}", "format None is unknown"),
+    ],
+)
+def test_what_is_not_the_store_is_refused_and_leaves_nothing(
+    origin: Path, cache: Path, name: str, content: bytes | None, message: str
+) -> None:
+    if content is None:
+        (origin / name).unlink()
+    else:
+        (origin / name).write_bytes(content)
+    with pytest.raises(StoreError, match=message):
+        local_store(origin.as_uri())
+    assert not [path for path in entries(cache) if not path.name.startswith(".")] if cache.exists() else True
+
+
+@pytest.mark.parametrize("name", ["../outside", "/etc/outside", ".hidden", ""])
+def test_a_store_that_names_files_elsewhere_is_refused(origin: Path, cache: Path, name: str) -> None:
+    content = json.loads((origin / "store.json").read_text())
+    content["files"][name] = content["files"]["manifest.arrow"]
+    (origin / "store.json").write_text(json.dumps(content))
+    with pytest.raises(StoreError, match="is not the name of a file"):
+        local_store(origin.as_uri())
+
+
+def test_an_older_store_without_a_hash_of_its_manifest_is_taken_and_that_is_said(
+    origin: Path, cache: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    content = json.loads((origin / "store.json").read_text())
+    del content["files"]
+    (origin / "store.json").write_text(json.dumps(content))
+    with caplog.at_level(logging.INFO):
+        folder = local_store(origin.as_uri())
+    assert "manifest.arrow: store.json holds no hash of it" in caplog.text
+    assert FeatureStore.open(folder).hash == content["store_hash"]
+
+
+def _copy_in_a_process(address: str, log: Path) -> None:
+    logging.basicConfig(filename=log, level=logging.INFO, force=True)
+    local_store(address)
+
+
+def test_processes_of_one_machine_copy_once(origin: Path, cache: Path, tmp_path: Path) -> None:
+    logs = [tmp_path / f"log{number}" for number in range(3)]
+    context = multiprocessing.get_context("fork")
+    processes = [context.Process(target=_copy_in_a_process, args=(origin.as_uri(), log)) for log in logs]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(120)
+    assert [process.exitcode for process in processes] == [0, 0, 0]
+    assert sum(log.read_text().count("copied file://") for log in logs) == 1
+    assert len(entries(cache)) == 1
+
+
+class _Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, format: str, *words: object) -> None:  # noqa: A002
+        pass
+
+
+@pytest.fixture
+def web(origin: Path) -> Iterator[str]:
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=str(origin.parent)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_web_server_will_do(web: str, cache: Path, origin: Path) -> None:
+    folder = local_store(f"{web}/origin")
+    assert (folder / "audio.arrow").read_bytes() == (origin / "audio.arrow").read_bytes()
+    FeatureStore.open(folder).verify()
+    with pytest.raises(StoreError, match="there is no such file"):
+        local_store(f"{web}/nothing")
+
+
+def test_another_filesystem_will_do(origin: Path, cache: Path) -> None:
+    files = fsspec.filesystem("memory")
+    for path in origin.glob("*.*"):
+        if path.is_file():
+            files.pipe(f"/bucket/store/{path.name}", path.read_bytes())
+    assert FeatureStore.open(local_store("memory://bucket/store")).corpus
+
+
+def test_what_cannot_be_reached_is_named_without_secrets(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(InputError, match=r"cannot be read: ClientConnectorError"):
+        local_store("http://127.0.0.1:9/store")
+    with pytest.raises(InputError, match=r"addresses of foo:// are not known"):
+        local_store("foo://bucket/store")
+
+    def refuse(address: str, **_: object) -> None:
+        raise PermissionError(f"https://bucket/?X-Amz-Signature=hunter2 of {address}")
+
+    monkeypatch.setattr("fsspec.core.url_to_fs", refuse)
+    with pytest.raises(
+        InputError, match=r"cannot be read: access denied \(PermissionError\)\n.*credentials"
+    ) as caught:
+        local_store("s3://bucket/store")
+    assert "hunter2" not in str(caught.value)
+
+
+def test_a_missing_driver_is_named_with_its_package(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def without_driver(address: str, **_: object) -> None:
+        raise ImportError("Install s3fs to access S3")
+
+    monkeypatch.setattr("fsspec.core.url_to_fs", without_driver)
+    with pytest.raises(InputError, match=r"driver of s3:// is not installed\n  fix: pip install s3fs"):
+        local_store("s3://bucket/store")
+
+
+def test_a_disk_that_is_too_small_is_seen_before_anything_is_copied(
+    origin: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "vavl.store.remote_files.shutil.disk_usage", lambda path: type("Usage", (), {"free": 10})()
+    )
+    with pytest.raises(InputError, match=r"the store takes .* are free\n.*VAVL_CACHE"):
+        local_store(origin.as_uri())
+
+
+def test_an_unusable_cache_folder_is_named(origin: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VAVL_CACHE", "/proc/nothing")
+    with pytest.raises(InputError, match="choose another VAVL_CACHE"):
+        local_store(origin.as_uri())
