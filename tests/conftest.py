@@ -19,6 +19,8 @@ from vavl.corpora.manifest import Manifest
 from vavl.store.statistics import ModalityInfo
 from vavl.store.store_writer import ClipFeatures, StoreWriter, row_batch
 
+pytest_plugins = ["corpus_fixtures", "tracking_fixtures", "trained_model_fixtures"]
+
 
 # Before pytest-xdist, which reads the groups in a hook of the same name and is asked first otherwise.
 @pytest.hookimpl(tryfirst=True)

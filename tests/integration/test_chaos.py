@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = [pytest.mark.ray]
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 PROGRAM = Path(__file__).parents[1] / "chaos/run_chaos.py"
 FAULTS = 5

@@ -25,6 +25,7 @@ PROGRAM = Path(__file__).parents[1] / "equality/run_equality.py"
 TIME_LIMIT_S = 1200
 
 
+@pytest.mark.slow
 def test_workers_stages_precision_and_resumes_give_one_loss_curve(tmp_path: Path) -> None:
     """4 workers of ZeRO 3, bf16, a resume 4 -> 2 on another stage, and one in the same way, on real processes."""
     out = tmp_path / "summary.json"

@@ -109,6 +109,7 @@ def test_two_workers_on_one_machine_get_different_devices(
     assert sorted(one["device"] for one in found) == ["cuda:0", "cuda:1"]
 
 
+@pytest.mark.slow
 def test_a_torch_that_sees_no_gpu_ends_the_run_with_the_setting_that_helps(
     logical_gpus: None, plan: TrainingPlan
 ) -> None:

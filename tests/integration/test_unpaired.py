@@ -21,7 +21,7 @@ from vavl.training.run_folder import claim_run_folder
 from vavl.training.settings import TrainingPlan
 from vavl.training.worker import read_outcome, train_on_worker
 
-pytestmark = [pytest.mark.ray]
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 STEPS = 8
 STAGES = (0, 1, 2, 3)
@@ -187,7 +187,6 @@ def test_every_stage_trains_where_one_rank_never_gets_a_video_only_clip(
         assert read_outcome(chosen.output_dir / f"stage{stage}")["zero_stage"] == stage
 
 
-@pytest.mark.slow
 def test_three_workers_train_on_a_batch_that_does_not_divide_and_two_of_them_without_video(
     plan: Make, curves: Train
 ) -> None:
@@ -197,7 +196,6 @@ def test_three_workers_train_on_a_batch_that_does_not_divide_and_two_of_them_wit
     assert_same_curves(curves(chosen)[3], curves(plan("alone", THREE_RANKS, **ALONE))[0])
 
 
-@pytest.mark.slow
 def test_a_modality_that_no_clip_has_trains_where_weights_are_sharded(plan: Make, curves: Train) -> None:
     """Every partition with video is empty; the parts that only it feeds stay frozen."""
     only_audio = {"without_video": range(10), "without_label": (1, 2, 5)}

@@ -78,7 +78,11 @@ def train(file_sink: type[Any]) -> Train:
     return train_it
 
 
-@pytest.mark.parametrize("how", [{"zero_stage": 2}, {"engine": "torch"}], ids=["deepspeed", "torch"])
+@pytest.mark.parametrize(
+    "how",
+    [{"zero_stage": 2}, pytest.param({"engine": "torch"}, marks=pytest.mark.slow)],
+    ids=["deepspeed", "torch"],
+)
 def test_two_workers_give_the_loss_curve_and_the_scores_of_one(
     plan: Make, train: Train, how: dict[str, Any]
 ) -> None:
@@ -141,8 +145,12 @@ def raise_it(error: Exception) -> None:
 @pytest.mark.parametrize(
     ("error", "message"),
     [
-        (RuntimeError("boom"), "RuntimeError: boom"),
-        (ZeroDivisionError("division by zero"), "ZeroDivisionError: division by zero"),
+        pytest.param(RuntimeError("boom"), "RuntimeError: boom", marks=pytest.mark.slow),
+        pytest.param(
+            ZeroDivisionError("division by zero"),
+            "ZeroDivisionError: division by zero",
+            marks=pytest.mark.slow,
+        ),
         (
             torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB."),
             r"clips_per_forward: out of memory with 3 per forward pass: CUDA out of memory",

@@ -39,6 +39,7 @@ def test_the_checks_of_this_process_pass_on_a_cpu(tmp_path):
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_a_worker_of_ray_is_killed_and_its_run_resumes(tmp_path):
     out, name = tmp_path / "checks", "kill -9 of a worker of Ray, ZeRO 3, fp32"
     command = [sys.executable, str(PROGRAM), "--on-cpu", "--quick", "--out", str(out), "--only", name]

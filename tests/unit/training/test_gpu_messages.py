@@ -8,8 +8,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
-from torch.distributed import HashStore
 
 from vavl.errors import TrainingError
 from vavl.training import collectives
@@ -21,31 +19,12 @@ from vavl.training.collectives import (
     backend_of,
     from_rank_zero,
     gather_shards,
-    message_device,
 )
 from vavl.training.engine import check_precision
 from vavl.training.settings import TrainingSettings
 
 CUDA = torch.device("cuda", 1)
 META = torch.device("meta")
-
-
-@pytest.fixture
-def group_of_cuda_alone(monkeypatch):
-    """A group as that of nccl: without a backend for tensors of the CPU."""
-    monkeypatch.setattr(torch.cuda, "current_device", lambda: CUDA.index)
-    if dist.is_initialized():  # by a test before
-        dist.destroy_process_group()
-    dist.init_process_group("cuda:gloo", store=HashStore(), rank=0, world_size=1)
-    yield
-    dist.destroy_process_group()
-
-
-@pytest.mark.usefixtures("group_of_cuda_alone")
-def test_messages_of_a_group_that_serves_cuda_alone_lie_on_cuda():
-    with pytest.raises(RuntimeError, match="No backend type associated with device type cpu"):
-        dist.all_reduce(torch.ones(1))
-    assert message_device() == CUDA
 
 
 def test_a_run_on_gpus_has_a_group_that_serves_the_cpu_too():
