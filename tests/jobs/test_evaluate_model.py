@@ -20,8 +20,9 @@ from vavl.extraction.extract import extract_features
 from vavl.extraction.extraction_settings import ExtractionRun
 from vavl.extraction.plan import plan_extraction
 from vavl.extraction.settings import FeatureSettings
-from vavl.serving.registry import ModelNote, register_model
+from vavl.serving.registry import register_model
 from vavl.tracking.mlflow_writer import import_mlflow
+from vavl.tracking.model_note import ModelNote
 from vavl.training.worker import read_outcome, train_on_worker
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-FOLDERS = ("platform/vavl", "jobs", "tests")
+FOLDERS = ("platform", "jobs", "tests")
 
 
 def source_files() -> list[Path]:

@@ -16,7 +16,7 @@ from packaging.version import Version
 import vavl
 from vavl.config.files import read_json, sha256_of_file, sha256_of_json
 from vavl.errors import TrackingError
-from vavl.tracking.mlflow_writer import ModelNote
+from vavl.tracking.model_note import ModelNote
 
 CODE_HASH_KEY = "vavl_code_hash"
 _RECORD_TAG = "vavl.journal_record"

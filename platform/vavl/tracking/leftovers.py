@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from vavl.tracking.journal import Journal
-from vavl.tracking.mlflow_writer import Register
+from vavl.tracking.model_note import Register
 from vavl.tracking.replay import Replay
 from vavl.tracking.replay_state import ReplayState, read_states
 from vavl.tracking.settings import TrackingSettings, tracking_place

@@ -12,8 +12,7 @@ import logging
 import os
 import re
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -37,29 +36,6 @@ _NOT_IN_NAMES = re.compile(r"[^\w\-. /:]")
 Point = tuple[str, float, float, int]
 Item = TypeVar("Item")
 RunStage = Literal["active", "deleted", "unknown"]
-
-
-@dataclass(frozen=True)
-class ModelNote:
-    """A model folder to register.
-
-    Attributes:
-        folder: holds model.json and model.safetensors.
-        name: registered model.
-        record: names the journal record; registering the same record again gives the same version, and so
-            does another record of the same run with the same files: a run whose process died between the
-            registration and its end records its model a second time.
-        tags: facts shown with the version (hashes, metrics, split protocol, label target).
-    """
-
-    folder: Path
-    name: str
-    record: str
-    tags: Mapping[str, Any] = field(default_factory=dict)
-
-
-Register = Callable[[Any, str, ModelNote], str]
-"""Registers a model as an output of a run: client, MLflow's run id, model -> version. See ``vavl.serving.registry``."""
 
 
 class MlflowWriter:

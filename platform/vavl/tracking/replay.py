@@ -10,7 +10,8 @@ from collections import Counter
 from collections.abc import Callable
 
 from vavl.tracking.journal import Journal
-from vavl.tracking.mlflow_writer import MlflowWriter, Register, import_mlflow
+from vavl.tracking.mlflow_writer import MlflowWriter, import_mlflow
+from vavl.tracking.model_note import Register
 from vavl.tracking.reachable import unreachable_reason
 from vavl.tracking.replay_lock import Follower, only_one
 from vavl.tracking.replay_records import RecordReplay

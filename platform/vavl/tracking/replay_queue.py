@@ -9,7 +9,8 @@ from collections import deque
 from pathlib import Path
 
 from vavl.tracking.journal import Journal
-from vavl.tracking.mlflow_writer import Register, import_mlflow
+from vavl.tracking.mlflow_writer import import_mlflow
+from vavl.tracking.model_note import Register
 from vavl.tracking.replay import Replay
 from vavl.tracking.settings import TrackingSettings
 

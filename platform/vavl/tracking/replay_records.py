@@ -10,7 +10,8 @@ from functools import partial
 from vavl.errors import VavlError
 from vavl.tracking.events import run_events
 from vavl.tracking.journal import Journal, JournalReader, Record
-from vavl.tracking.mlflow_writer import POINTS_PER_REQUEST, MlflowWriter, ModelNote, Point, Register
+from vavl.tracking.mlflow_writer import POINTS_PER_REQUEST, MlflowWriter, Point
+from vavl.tracking.model_note import ModelNote, Register
 from vavl.tracking.replay_state import ReplayState
 
 _POINT_KINDS = ("step", "epoch", "system")

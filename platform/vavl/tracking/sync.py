@@ -11,7 +11,7 @@ from vavl.config.files import make_folder, write_json
 from vavl.errors import TrackingError
 from vavl.tracking.journal import Journal
 from vavl.tracking.leftovers import JOURNAL_NAME
-from vavl.tracking.mlflow_writer import Register
+from vavl.tracking.model_note import Register
 from vavl.tracking.reachable import unreachable_reason
 from vavl.tracking.replay import Replay
 from vavl.tracking.replay_state import ReplayState, read_state

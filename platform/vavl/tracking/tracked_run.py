@@ -10,7 +10,7 @@ from typing import ClassVar, Self
 from vavl.errors import TrainingStopped, VavlError
 from vavl.tracking.journal import Journal
 from vavl.tracking.leftovers import JOURNAL_NAME
-from vavl.tracking.mlflow_writer import Register
+from vavl.tracking.model_note import Register
 from vavl.tracking.replay import Replay
 from vavl.tracking.settings import TrackingSettings
 

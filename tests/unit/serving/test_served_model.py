@@ -7,11 +7,13 @@ import io
 import logging
 import os
 import re
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import mlflow
 import numpy as np
 import pandas as pd
 import pytest
@@ -227,6 +229,20 @@ def test_more_bytes_than_a_file_may_have_are_refused(
 def test_no_rows_give_no_rows(model: Any, table: Any) -> None:
     answer = model.predict(table)
     assert (len(answer), list(answer.columns)) == (0, COLUMNS)
+
+
+def test_a_model_of_before_the_packages_were_parted_is_read_by_this_code(
+    target: Path, model: Any, audio: Any, tmp_path: Path
+) -> None:
+    """Its code imports ``vavl.tracking``, and Python keeps one ``vavl`` per process."""
+    former = tmp_path / "former"
+    shutil.copytree(target, former)
+    program = former / "served_model.py"
+    text = program.read_text()
+    assert text.count("from vavl.serving.") == 2
+    program.write_text(text.replace("from vavl.serving.", "from vavl.tracking."))
+    table = pd.DataFrame({"audio_features": [audio]})
+    pd.testing.assert_frame_equal(mlflow.pyfunc.load_model(str(former)).predict(table), model.predict(table))
 
 
 def test_a_table_without_a_known_column_is_told(model: Any, caplog: pytest.LogCaptureFixture) -> None:
