@@ -14,7 +14,6 @@ from safetensors.torch import load_file
 from tiny_plans import tiny_plan
 
 from vavl.models.saved_model import load_model, save_model
-from vavl.promotion.promotion_lock import LockHolder, lock_name
 from vavl.tracking.mlflow_writer import open_client
 from vavl.tracking.settings import TrackingSettings, tracking_place
 from vavl.training.worker import train_on_worker
@@ -170,7 +169,6 @@ def test_a_better_model_is_promoted_and_the_way_back_is_one_command(case: Case) 
     nothing = case.roll_back()
     assert nothing.code == 2
     assert "version 1 is the first champion" in nothing.stderr
-    # Nobody holds the lock any more.
     assert [model.name for model in case.client.search_registered_models()] == [NAME]
 
 
@@ -216,20 +214,6 @@ def test_a_champion_that_changes_meanwhile_is_to_be_compared_again(
     assert case.aliases == {"champion": "2", "previous": "4"}
 
 
-def test_a_lock_left_behind_is_named_and_broken_by_its_token(case: Case) -> None:
-    case.crown("1")
-    left = LockHolder("0123", "me", "elsewhere", 1, 0.0)
-    case.client.create_registered_model(lock_name(NAME), tags=left.tags)
-    done = case.promote("2", "lock.wait_seconds=0")
-    assert done.code == 1
-    assert "add break_lock=0123" in done.stderr
-    assert case.aliases == {"champion": "1"}
-    runs = case.client.search_runs([case.client.get_experiment_by_name("vavl").experiment_id])
-    assert [run.info.status for run in runs] == ["FAILED"]
-    assert case.promote("2", "lock.wait_seconds=0", "break_lock='0123'").code == 0
-    assert case.aliases == {"champion": "2", "previous": "1"}
-
-
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -243,7 +227,6 @@ def test_a_lock_left_behind_is_named_and_broken_by_its_token(case: Case) -> None
         ),
         (["champion_alias=latest"], "latest cannot be an alias"),
         (["champion_alias=previous"], "are the same"),
-        (["tracking.uri=file:///tmp/runs"], "cannot keep two promotions apart"),
     ],
 )
 def test_what_cannot_be_compared_is_said_before_anything_starts(

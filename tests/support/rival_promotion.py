@@ -55,6 +55,16 @@ def race(address: str, models: Sequence[str], folder: Path) -> list[dict[str, st
     return [json.loads(text.splitlines()[-1]) for text in said]
 
 
+def check_race(client: Any, models: Sequence[str], said: Sequence[Mapping[str, str]]) -> None:
+    """Hold what two processes said to the alias of each model: one won at most, and it is the champion."""
+    for model in models:
+        winners = [version for version, answers in zip(RIVALS, said, strict=True) if answers[model] == "won"]
+        champion = str(client.get_registered_model(model).aliases["champion"])
+        assert [champion] == (winners or [CHAMPION])
+        lost = [answers[model] for answers in said if answers[model] != "won"]
+        assert all("is version" in text or "is being moved" in text for text in lost), lost
+
+
 def _environment(environment: Mapping[str, str]) -> dict[str, str]:
     here = Path(__file__).parents[2] / "platform"
     return {**environment, "PYTHONPATH": str(here)}
@@ -63,12 +73,10 @@ def _environment(environment: Mapping[str, str]) -> dict[str, str]:
 def _crown(client: Any, model: str, version: str) -> str:
     from vavl.errors import PromotionError
     from vavl.promotion.champion import Throne
-    from vavl.promotion.promotion_lock import LockSettings, promotion_lock
 
     throne = Throne(client, model, "champion", "previous")
     try:
-        with promotion_lock(client, model, LockSettings(wait_seconds=60)) as lock:
-            throne.crown(version, CHAMPION, lock)
+        throne.crown(version, CHAMPION)
     except PromotionError as fault:
         return fault.problem
     return "won"

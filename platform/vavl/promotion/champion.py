@@ -1,4 +1,7 @@
-"""Who is champion of a registered model, who was before, and how the alias moves: under the lock only.
+"""Who is champion of a registered model, who was before, and how the alias moves.
+
+MLflow sets an alias without asking what it was. So whoever moves it announces it first, in a tag of a version, and looks
+for others who did: of two at the same moment at most one goes on. The alias is read before and after the move.
 
 The alias is what people load. The list of champions, oldest first, is a tag of the registered model: a
 rollback walks it backwards. An alias that was moved by hand, or a process that was killed between two
@@ -8,16 +11,20 @@ writes, leaves a list that does not end with the champion; it is read up to the 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from vavl.errors import InputError, PromotionError
-from vavl.promotion.promotion_lock import HeldLock
 
 PROMOTION_TAG = "vavl.promotion"
 _HISTORY_TAG = "vavl.champions."
+_MOVING_TAG = "vavl.alias_moves"
 _MOST_CHAMPIONS = 100
+_LEFT_BEHIND_SECONDS = 600.0
+"""An announcement that is older was left by a process that was killed; moving an alias takes a second."""
 
 
 @dataclass(frozen=True)
@@ -54,25 +61,21 @@ class Throne:
         """Return the last champion before this one whose version is still there."""
         return self._last_of(self.champions()[:-1])
 
-    def crown(self, version: str, compared_with: str | None, lock: HeldLock) -> None:
+    def crown(self, version: str, compared_with: str | None) -> None:
         """Make ``version`` champion, if the champion is still the one that it was compared with.
 
         Raises:
-            PromotionError: the champion has changed meanwhile.
-            TrackingError: the lock was broken.
+            PromotionError: the champion has changed meanwhile, or somebody else moves the alias now.
         """
-        now = self.champion()
-        if now != compared_with:
-            raise PromotionError(
-                f"models:/{self.model}@{self.alias}", "",
-                f"is version {now or 'none'} now, the challenger was compared with {compared_with or 'none'}",
-                "compare again: start the same command",
-            )  # fmt: skip
-        champions = [*self.champions(), version]
-        # A process that dies before the alias has moved leaves a list that is read up to the champion.
-        self._list(champions)
-        lock.check()
-        self._point(champions)
+        with self._moving(version):
+            now = self.champion()
+            if now != compared_with:
+                problem = f"is version {now or 'none'} now, the challenger was compared with {compared_with or 'none'}"
+                raise self._conflict(problem)
+            champions = [*self.champions(), version]
+            # A process that dies before the alias has moved leaves a list that is read up to the champion.
+            self._list(champions)
+            self._point(champions)
 
     def way_back(self) -> list[str]:
         """Return the champions as they are after a rollback, oldest first.
@@ -89,7 +92,7 @@ class Throne:
             )  # fmt: skip
         return _up_to(champions[:-1], previous)
 
-    def roll_back(self, lock: HeldLock) -> tuple[str, str]:
+    def roll_back(self) -> tuple[str, str]:
         """Return to the champion before this one.
 
         Returns:
@@ -97,18 +100,45 @@ class Throne:
 
         Raises:
             InputError: see ``way_back``.
-            TrackingError: the lock was broken.
+            PromotionError: somebody else moves the alias now.
         """
-        left, kept = self.champion(), self.way_back()
-        assert left is not None
-        lock.check()
-        self._point(kept)
-        self._list(kept)
+        with self._moving(self.way_back()[-1]):
+            left, kept = self.champion(), self.way_back()
+            assert left is not None
+            self._point(kept)
+            self._list(kept)
         return left, kept[-1]
 
     def record(self, version: str, decision: str) -> None:
         """Write a decision on a version."""
         self.client.set_model_version_tag(self.model, version, PROMOTION_TAG, decision)
+
+    @contextmanager
+    def _moving(self, version: str) -> Iterator[None]:
+        """Let the alias move to ``version`` within the block.
+
+        Raises:
+            PromotionError: somebody else moves it, too.
+        """
+        self.client.set_model_version_tag(self.model, version, _MOVING_TAG, repr(time.time()))
+        try:
+            for other in self.client.search_model_versions(f"name = '{self.model}'"):
+                since = time.time() - float(other.tags.get(_MOVING_TAG, 0))
+                if str(other.version) != version and since < _LEFT_BEHIND_SECONDS:
+                    raise self._conflict(f"is being moved to version {other.version} at this moment")
+            yield
+            now = self.champion()
+            if now != version:
+                raise self._conflict(
+                    f"was moved to version {now or 'none'} by somebody else at the same moment"
+                )
+        finally:
+            self.client.delete_model_version_tag(self.model, version, _MOVING_TAG)
+
+    def _conflict(self, problem: str) -> PromotionError:
+        return PromotionError(
+            f"models:/{self.model}@{self.alias}", "", problem, "compare again: start the same command"
+        )
 
     def _registered(self) -> Any:
         from mlflow.exceptions import MlflowException

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -10,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from vavl.config.files import make_folder, write_json
-from vavl.errors import InputError, PromotionError
+from vavl.errors import PromotionError
 from vavl.models.saved_model import SavedModel, load_model
 from vavl.promotion.champion import Throne
 from vavl.promotion.contest import check_metrics, judge
-from vavl.promotion.promotion_lock import break_lock, promotion_lock
 from vavl.promotion.promotion_pages import write_pages
 from vavl.promotion.promotion_record import ComparedClips, Decision
 from vavl.promotion.promotion_run import PromotionRun, earlier_decisions, open_promotion_run
@@ -26,9 +24,6 @@ from vavl.tracking.mlflow_writer import open_client
 from vavl.tracking.settings import TrackingPlace, tracking_place
 
 EVIDENCE_FILE = "evidence.json"
-_log = logging.getLogger(__name__)
-# What keeps names unique for several processes; folders of files do not.
-_ATOMIC_STORES = ("sqlite", "postgresql", "mysql", "mssql", "http")
 
 
 @dataclass(frozen=True)
@@ -65,15 +60,10 @@ def open_registry(plan: PromotionPlan) -> Registry:
     """Connect to the registry of the model.
 
     Raises:
-        InputError: there is no such model, or a store in which two promotions could both win.
+        InputError: there is no such model.
         TrackingError: the store does not answer.
     """
     place = tracking_place(plan.tracking, os.environ)
-    if not place.uri.startswith(_ATOMIC_STORES):
-        raise InputError(
-            "tracking", "uri", f"{place.public_uri} cannot keep two promotions apart",
-            "use a data base (sqlite:///...) or a tracking server",
-        )  # fmt: skip
     check_store(place, plan.tracking.request_timeout_seconds)
     throne = Throne(
         open_client(plan.tracking, place), plan.model_name, plan.champion_alias, plan.previous_alias
@@ -114,7 +104,7 @@ def check_promotion(plan: PromotionPlan) -> None:
 def promote(plan: PromotionPlan) -> Decision:
     """Compare the challenger with the champion, and move the alias if the rule holds.
 
-    What was measured is written to MLflow before the alias moves; the lock is held while it moves only.
+    What was measured is written to MLflow before the alias moves.
 
     Returns:
         The decision; ``evidence.json``, ``report.html`` and pictures lie in ``output_dir``.
@@ -131,7 +121,7 @@ def promote(plan: PromotionPlan) -> Decision:
         evidence = _write_evidence(plan.output_dir, decision)
         with told_as_ours(registry.place):
             run.log_verdict(decision, [evidence])
-            decision = _decided(plan, registry.throne, decision)
+            decision = _decided(registry.throne, decision)
     except BaseException:
         run.fail()
         raise
@@ -145,14 +135,12 @@ def roll_back(plan: PromotionPlan) -> Decision:
     registry = open_registry(plan)
     throne = registry.throne
     with told_as_ours(registry.place):
-        _break_lock(plan, throne)
-        with promotion_lock(throne.client, plan.model_name, plan.lock) as lock:
-            left, champion = throne.roll_back(lock)
-            decision = Decision(
-                "rolled_back", plan.model_name, plan.champion_alias, left, None, champion, throne.previous()
-            )
-            throne.record(left, decision.as_tag())
-            throne.record(champion, replace(decision, what="restored").as_tag())
+        left, champion = throne.roll_back()
+        decision = Decision(
+            "rolled_back", plan.model_name, plan.champion_alias, left, None, champion, throne.previous()
+        )
+        throne.record(left, decision.as_tag())
+        throne.record(champion, replace(decision, what="restored").as_tag())
     return decision
 
 
@@ -181,21 +169,17 @@ def _compared(plan: PromotionPlan, registry: Registry, contest: Contest) -> Deci
     return replace(decision, verdict=verdict, reasons=verdict.reasons, clips=clips)
 
 
-def _decided(plan: PromotionPlan, throne: Throne, decision: Decision) -> Decision:
+def _decided(throne: Throne, decision: Decision) -> Decision:
     """Move the alias if the rule holds and the champion is still the one that was compared; record it."""
     assert decision.verdict is not None
     if decision.verdict.holds:
-        _break_lock(plan, throne)
         try:
-            with promotion_lock(throne.client, plan.model_name, plan.lock) as lock:
-                # A process that is killed from here on leaves a version that says what was going on.
-                throne.record(decision.version, decision.as_tag())
-                throne.crown(decision.version, decision.compared_with, lock)
-                decision = replace(
-                    decision, what="promoted", champion=decision.version, previous=throne.previous()
-                )
-                throne.record(decision.version, decision.as_tag())
-                return decision
+            # A process that is killed from here on leaves a version that says what was going on.
+            throne.record(decision.version, decision.as_tag())
+            throne.crown(decision.version, decision.compared_with)
+            decision = replace(
+                decision, what="promoted", champion=decision.version, previous=throne.previous()
+            )
         except PromotionError as fault:
             reasons = (f"{fault.problem}: {fault.fix}",)
             decision = replace(decision, what="compare_again", reasons=reasons, champion=throne.champion())
@@ -203,11 +187,6 @@ def _decided(plan: PromotionPlan, throne: Throne, decision: Decision) -> Decisio
         decision = replace(decision, what="refused")
     throne.record(decision.version, decision.as_tag())
     return decision
-
-
-def _break_lock(plan: PromotionPlan, throne: Throne) -> None:
-    if plan.break_lock is not None:
-        _log.warning("broke the lock of %s", break_lock(throne.client, plan.model_name, plan.break_lock))
 
 
 def _open_run(plan: PromotionPlan, registry: Registry, decision: Decision) -> PromotionRun:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import json
 import math
 import socket
@@ -12,7 +13,6 @@ from typing import Any, Literal
 
 from vavl.metrics.paired import Interval
 from vavl.promotion.contest import ConditionVerdict, Difference, Verdict
-from vavl.promotion.promotion_lock import user_name
 
 What = Literal[
     "promoting", "promoted", "refused", "compare_again", "already_champion", "rolled_back", "restored"
@@ -113,6 +113,14 @@ class Decision:
             del content[name]
             left_out.append(name)
         return text
+
+
+def user_name() -> str:
+    """Return the user of this process."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container may run under a number that no user has
+        return "unknown"
 
 
 def _verdict_dict(entry: ConditionVerdict) -> dict[str, Any]:

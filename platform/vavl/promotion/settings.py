@@ -11,7 +11,6 @@ from pydantic import Field, model_validator
 from vavl.config.base import FrozenConfig
 from vavl.config.places import FROM_ROOT
 from vavl.evaluation.selection import ClipSelection
-from vavl.promotion.promotion_lock import LockSettings
 from vavl.promotion.rule import PromotionRule
 from vavl.tracking.settings import TrackingSettings
 
@@ -39,11 +38,6 @@ class PromotionPlan(FrozenConfig):
     champion_alias: str = Field("champion", pattern=_ALIAS, description="that people load")
     previous_alias: str = Field("previous", pattern=_ALIAS, description="what a rollback would return to")
     rollback: bool = Field(False, description="return to the champion before this one; nothing is compared")
-    break_lock: str | None = Field(
-        None,
-        description="token of a lock that a killed promotion left behind, from the message that names it",
-    )
-    lock: LockSettings = LockSettings()
     tracking: TrackingSettings = TrackingSettings()
 
     @property

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+import time
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
+from rival_promotion import check_race, make_models, race
 
 from vavl.errors import InputError, PromotionError
 from vavl.promotion.champion import Throne
-from vavl.promotion.promotion_lock import HeldLock, LockSettings, promotion_lock
+from vavl.tracking.settings import TrackingSettings
 
 
 @pytest.fixture
@@ -21,14 +24,9 @@ def throne(tracking_client: Any, request: pytest.FixtureRequest) -> Throne:
     return Throne(tracking_client, request.node.name, "champion", "previous")
 
 
-def locked(throne: Throne) -> AbstractContextManager[HeldLock]:
-    return promotion_lock(throne.client, throne.model, LockSettings())
-
-
 def crown(throne: Throne, *versions: str) -> None:
     for version in versions:
-        with locked(throne) as lock:
-            throne.crown(version, throne.champion(), lock)
+        throne.crown(version, throne.champion())
 
 
 def aliases(throne: Throne) -> dict[str, str]:
@@ -41,16 +39,15 @@ def test_the_first_champion_has_none_before_it(throne: Throne) -> None:
     assert throne.champions() == []
     crown(throne, "2")
     assert aliases(throne) == {"champion": "2"}
-    with pytest.raises(InputError, match="version 2 is the first champion"), locked(throne) as lock:
-        throne.roll_back(lock)
+    with pytest.raises(InputError, match="version 2 is the first champion"):
+        throne.roll_back()
 
 
 def test_rollbacks_walk_back_through_all_champions(throne: Throne) -> None:
     crown(throne, "1", "2", "3", "2")
     assert aliases(throne) == {"champion": "2", "previous": "3"}
     for left, now in (("2", "3"), ("3", "2"), ("2", "1")):
-        with locked(throne) as lock:
-            assert throne.roll_back(lock) == (left, now)
+        assert throne.roll_back() == (left, now)
         assert throne.champion() == now
     assert aliases(throne) == {"champion": "1"}
     crown(throne, "4")
@@ -59,23 +56,19 @@ def test_rollbacks_walk_back_through_all_champions(throne: Throne) -> None:
 
 def test_a_champion_that_has_changed_is_not_replaced(throne: Throne) -> None:
     crown(throne, "1", "2")
-    with (
-        pytest.raises(PromotionError, match="is version 2 now, the challenger was compared with 1") as fault,
-        locked(throne) as lock,
-    ):
-        throne.crown("3", "1", lock)
+    with pytest.raises(PromotionError, match="is version 2 now, the challenger was compared with 1") as fault:
+        throne.crown("3", "1")
     assert "compare again" in fault.value.fix
     assert aliases(throne) == {"champion": "2", "previous": "1"}
-    with pytest.raises(PromotionError, match="compared with none"), locked(throne) as lock:
-        throne.crown("3", None, lock)
+    with pytest.raises(PromotionError, match="compared with none"):
+        throne.crown("3", None)
 
 
 def test_an_alias_moved_by_hand_is_the_champion(throne: Throne) -> None:
     crown(throne, "1", "2")
     throne.client.set_registered_model_alias(throne.model, "champion", "4")
     assert throne.champions() == ["1", "2", "4"]
-    with locked(throne) as lock:
-        assert throne.roll_back(lock) == ("4", "2")
+    assert throne.roll_back() == ("4", "2")
 
 
 def test_a_process_killed_between_list_and_alias_leaves_the_champion_that_people_load(throne: Throne) -> None:
@@ -91,11 +84,53 @@ def test_a_deleted_version_is_passed_over(throne: Throne) -> None:
     crown(throne, "1", "2", "3")
     throne.client.delete_model_version(throne.model, "2")
     assert throne.previous() == "1"
-    with locked(throne) as lock:
-        assert throne.roll_back(lock) == ("3", "1")
+    assert throne.roll_back() == ("3", "1")
     assert aliases(throne) == {"champion": "1"}
 
 
 def test_an_unknown_model_is_named(tracking_client: Any) -> None:
     with pytest.raises(InputError, match="models:/nobody: there is no such registered model"):
         Throne(tracking_client, "nobody", "champion", "previous").champion()
+
+
+def test_two_moves_at_once_are_a_conflict_that_moves_nothing(throne: Throne) -> None:
+    crown(throne, "1")
+    with throne._moving("2"):
+        with pytest.raises(PromotionError, match="is being moved to version 2 at this moment"):
+            throne.crown("3", "1")
+        crown_of_two = aliases(throne)
+        throne.client.set_registered_model_alias(throne.model, "champion", "2")
+    assert crown_of_two == {"champion": "1"}
+    throne.crown("3", "2")
+    assert aliases(throne) == {"champion": "3", "previous": "2"}
+
+
+def test_an_announcement_that_a_killed_process_left_is_passed_over(throne: Throne) -> None:
+    crown(throne, "1")
+    throne.client.set_model_version_tag(throne.model, "2", "vavl.alias_moves", repr(time.time() - 601))
+    crown(throne, "3")
+    assert throne.champion() == "3"
+
+
+def test_an_alias_that_somebody_else_sets_at_the_same_moment_is_told(
+    throne: Throne, monkeypatch: Any
+) -> None:
+    crown(throne, "1")
+    point = Throne._point
+
+    def point_and_lose(self: Throne, champions: list[str]) -> None:
+        point(self, champions)
+        self.client.set_registered_model_alias(self.model, self.alias, "4")
+
+    monkeypatch.setattr(Throne, "_point", point_and_lose)
+    with pytest.raises(PromotionError, match="was moved to version 4 by somebody else"):
+        throne.crown("2", "1")
+
+
+def test_two_processes_cannot_both_win(
+    private_tracking: TrackingSettings, client_of: Callable[[TrackingSettings], Any], tmp_path: Path
+) -> None:
+    client = client_of(private_tracking)
+    models = [f"rivals-{number}" for number in range(8)]
+    make_models(client, models)
+    check_race(client, models, race(str(private_tracking.uri), models, tmp_path))
