@@ -1,7 +1,7 @@
 """Who is champion of a registered model, who was before, and how the alias moves.
 
-MLflow sets an alias without asking what it was. So whoever moves it announces it first, in a tag of a version, and looks
-for others who did: of two at the same moment at most one goes on. The alias is read before and after the move.
+MLflow sets an alias without asking what it was. So whoever moves it announces it first, in a tag of a version, and
+looks for others who did: of two at the same moment at most one goes on. The alias is read before and after the move.
 
 The alias is what people load. The list of champions, oldest first, is a tag of the registered model: a
 rollback walks it backwards. An alias that was moved by hand, or a process that was killed between two
