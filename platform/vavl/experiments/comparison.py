@@ -10,17 +10,17 @@ from typing import Any
 
 from vavl.config.base import FrozenConfig
 from vavl.config.files import read_json, write_json
+from vavl.experiments.child_log import ChildLog
 from vavl.experiments.comparison_grid import RUNS_FOLDER, Cell, Grid
 from vavl.experiments.many import RunEnd
+from vavl.experiments.parent_run import ParentRun
 from vavl.tracking.settings import TrackingSettings
-from vavl.training.child_log import ChildLog
-from vavl.training.parent_run import ParentRun, WithParentRun
 from vavl.training.training_result import dataset_note
 
 COMPARISON_FILE = "comparison.json"
 
 
-class TrackedComparison(WithParentRun):
+class TrackedComparison(ParentRun):
     """Records a comparison and its trainings; use as a context around the work.
 
     Args:
@@ -29,7 +29,7 @@ class TrackedComparison(WithParentRun):
     """
 
     def __init__(self, folder: Path, settings: TrackingSettings) -> None:
-        super().__init__(ParentRun(folder, RUNS_FOLDER, settings))
+        super().__init__(folder, RUNS_FOLDER, settings)
         self._tags: dict[str, dict[str, Any]] = {}
 
     def start(self, config: FrozenConfig, config_hash: str, grid: Grid) -> None:
@@ -42,20 +42,20 @@ class TrackedComparison(WithParentRun):
         """
         self._tags = {run.name: _child_tags(run.cells[0]) for run in grid.runs}
         note = dataset_note(grid.runs[0].plan)
-        self._parent.start(config, config_hash, _run_id(self._parent.folder), note)
+        self.start_parent(config, config_hash, _run_id(self.folder), note)
 
     def log_of(self, name: str) -> ChildLog:
         """Return the log of a run."""
-        return self._parent.logs.of(name, self._tags[name])
+        return self.child_logs.of(name, self._tags[name])
 
     def ended(self, end: RunEnd) -> None:
         """Bring the journal of a run that has ended to the tracking server."""
         if end.state != "kept":
-            self._parent.child_ended(end.name)
+            self.child_ended(end.name)
 
     def finish(self, metrics: Mapping[str, float], artifacts: Iterable[Path]) -> dict[str, Any]:
-        """Record the results and wait for the tracking server; see ``ParentRun.finish``."""
-        return self._parent.finish(metrics, artifacts)
+        """Record the results and wait for the tracking server; see ``finish_parent``."""
+        return self.finish_parent(metrics, artifacts)
 
 
 def _run_id(folder: Path) -> str:

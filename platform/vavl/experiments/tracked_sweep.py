@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from vavl.config.base import FrozenConfig
+from vavl.experiments.child_log import ChildLog, ChildLogs
+from vavl.experiments.parent_run import ParentRun
 from vavl.experiments.sweep import Sweep, SweepResult
 from vavl.experiments.trial import TrialEnd
 from vavl.experiments.trial_plans import TRIALS_FOLDER, folder_of
@@ -16,9 +18,7 @@ from vavl.tracking.journal import Journal
 from vavl.tracking.leftovers import JOURNAL_NAME
 from vavl.tracking.replay import Replay
 from vavl.tracking.settings import TrackingSettings
-from vavl.training.child_log import ChildLog, ChildLogs
 from vavl.training.loop import BEST_FOLDER
-from vavl.training.parent_run import ParentRun, WithParentRun
 from vavl.training.training_result import dataset_note, version_tags
 from vavl.training.worker import read_outcome
 
@@ -41,7 +41,7 @@ class SweepLogs:
         return self.logs.of(folder_of(self.output_dir, number).name, tags)
 
 
-class TrackedSweep(WithParentRun):
+class TrackedSweep(ParentRun):
     """Records a sweep and its trials; use as a context around the work.
 
     Args:
@@ -50,20 +50,20 @@ class TrackedSweep(WithParentRun):
     """
 
     def __init__(self, folder: Path, settings: TrackingSettings) -> None:
-        super().__init__(ParentRun(folder, TRIALS_FOLDER, settings))
+        super().__init__(folder, TRIALS_FOLDER, settings)
         self._model_name = settings.model_name
         self._output_dir = folder
 
     def start(self, config: FrozenConfig, config_hash: str, sweep: Sweep) -> None:
         """Record what is searched, and take up the trials of earlier starts."""
         note = dataset_note(sweep.plans.plan_of(0, {}))
-        self._parent.start(config, config_hash, sweep.run_id, note)
+        self.start_parent(config, config_hash, sweep.run_id, note)
         sweep.resume(lambda number: self.logs.of(number, {}))
 
     @property
     def logs(self) -> SweepLogs:
         """Gives the logs of the trials."""
-        return SweepLogs(self._parent.logs, self._output_dir)
+        return SweepLogs(self.child_logs, self._output_dir)
 
     def ended(self, end: TrialEnd) -> None:
         """Bring the journal of a trial that has ended to the tracking server."""
@@ -73,7 +73,7 @@ class TrackedSweep(WithParentRun):
         ended = any(record.kind == "run_end" for record in log.journal.read())
         if end.state == "failed" and not ended:
             log.end("FAILED", {})  # its process died
-        self._parent.child_ended(log.journal.path.parent.name)
+        self.child_ended(log.journal.path.parent.name)
 
     def finish(self, result: SweepResult, artifacts: Sequence[Path]) -> dict[str, Any]:
         """Record the results, register the best trial's checkpoint, and wait for the tracking server.
@@ -83,7 +83,7 @@ class TrackedSweep(WithParentRun):
             yet), ``tracking_complete``.
         """
         registered = self._register(result)
-        kept = self._parent.finish(main_metrics(result), artifacts)
+        kept = self.finish_parent(main_metrics(result), artifacts)
         version = registered.state.model_version if registered else None
         return {**kept, "model_name": self._model_name, "model_version": version}
 
@@ -91,13 +91,13 @@ class TrackedSweep(WithParentRun):
         """Note the model in the journal of the best trial, where its settings and scores are."""
         if self._model_name is None or result.best is None:
             return None
-        folder = folder_of(self._parent.folder, result.best.number)
+        folder = folder_of(self.folder, result.best.number)
         journal = Journal(folder / JOURNAL_NAME)
         known = [record.payload for record in journal.read() if record.kind == "model"]
         if not any(note.get("name") == self._model_name for note in known):
             tags = {**version_tags(read_outcome(folder)), "sweep": result.run_id}
             journal.append("model", folder=BEST_FOLDER, name=self._model_name, tags=tags)
-        return self._parent.child_ended(folder.name)
+        return self.child_ended(folder.name)
 
 
 def main_metrics(result: SweepResult) -> dict[str, float]:

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
+from vavl.experiments.child_log import ChildLog
 from vavl.tracking.journal import Journal
 from vavl.tracking.replay import Replay
 from vavl.tracking.replay_queue import ReplayQueue
 from vavl.tracking.settings import TrackingSettings
-from vavl.training.child_log import ChildLog
 
 PARENT = {"run_id": "comparison-1", "run_name": "the comparison"}
 

@@ -10,6 +10,7 @@ from typing import Any, Self
 
 from vavl.config.base import FrozenConfig
 from vavl.config.files import make_folder
+from vavl.experiments.child_log import ChildLogs
 from vavl.serving.registry import register_model
 from vavl.tracking.journal import Journal
 from vavl.tracking.leftovers import JOURNAL_NAME, unfinished_journals
@@ -18,7 +19,6 @@ from vavl.tracking.replay_lock import Follower
 from vavl.tracking.replay_queue import ReplayQueue
 from vavl.tracking.run import DatasetNote, run_start, source_tags
 from vavl.tracking.settings import TrackingSettings, tracking_place
-from vavl.training.child_log import ChildLogs
 
 _LAST_FLUSH_SECONDS = 600.0
 _LAST_FLUSH_AFTER_A_FAULT_SECONDS = 30.0
@@ -44,10 +44,10 @@ class ParentRun:
         self.journal = Journal(self.folder / JOURNAL_NAME)
         self._queue = ReplayQueue(self._settings, register_model)
         self._follower = Follower(self.journal.path)
-        self._parent: dict[str, str] = {}
+        self._names: dict[str, str] = {}
         self._source: dict[str, str] = {}
 
-    def start(self, config: FrozenConfig, config_hash: str, run_id: str, dataset: DatasetNote) -> None:
+    def start_parent(self, config: FrozenConfig, config_hash: str, run_id: str, dataset: DatasetNote) -> None:
         """Record what is done; from here on the tracking server follows.
 
         Args:
@@ -57,7 +57,7 @@ class ParentRun:
             dataset: what is trained on.
         """
         name = self._settings.run_name or f"{run_id.partition('-')[0]} {run_id}"
-        self._parent = {"run_id": run_id, "run_name": name}
+        self._names = {"run_id": run_id, "run_name": name}
         self._source = source_tags()
         tags = {**self._source, "vavl.config_hash": config_hash, **dataset.tags}
         settings = self._settings.model_copy(update={"run_name": name})
@@ -69,15 +69,15 @@ class ParentRun:
         self._queue.start()
 
     @property
-    def logs(self) -> ChildLogs:
+    def child_logs(self) -> ChildLogs:
         """Gives the logs of the trainings, in any process."""
-        return ChildLogs(self.children, self._settings, self._source, self._parent)
+        return ChildLogs(self.children, self._settings, self._source, self._names)
 
     def child_ended(self, name: str) -> Replay:
         """Bring the journal of a training that has ended to the tracking server."""
         return self._queue.add(self.children / name / JOURNAL_NAME)
 
-    def finish(self, metrics: Mapping[str, float], artifacts: Iterable[Path]) -> dict[str, Any]:
+    def finish_parent(self, metrics: Mapping[str, float], artifacts: Iterable[Path]) -> dict[str, Any]:
         """Record the results and wait for the tracking server.
 
         Returns:
@@ -106,31 +106,6 @@ class ParentRun:
     def __exit__(
         self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if fault is not None and self._parent:
+        if fault is not None and self._names:
             status = "KILLED" if isinstance(fault, KeyboardInterrupt) else "FAILED"
             self._finish(status, {}, _LAST_FLUSH_AFTER_A_FAULT_SECONDS)
-
-
-class WithParentRun:
-    """What a comparison and a sweep share: the parent run that both are a context of.
-
-    Args:
-        parent: records the work as a whole.
-    """
-
-    def __init__(self, parent: ParentRun) -> None:
-        self._parent = parent
-
-    @property
-    def show_command(self) -> str:
-        """What a person types to look at the runs."""
-        return self._parent.show_command
-
-    def __enter__(self) -> Self:
-        self._parent.__enter__()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._parent.__exit__(kind, fault, trace)
