@@ -19,7 +19,7 @@ from vavl.corpora.manifest import Manifest
 from vavl.store.statistics import ModalityInfo
 from vavl.store.store_writer import ClipFeatures, StoreWriter, row_batch
 
-pytest_plugins = ["corpus_fixtures", "tracking_fixtures", "trained_model_fixtures"]
+pytest_plugins = ["corpus_fixtures", "tracking_fixtures", "trained_model_fixtures", "training_fixtures"]
 
 
 # Before pytest-xdist, which reads the groups in a hook of the same name and is asked first otherwise.

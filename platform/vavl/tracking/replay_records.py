@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 
-from vavl.errors import VavlError
+from vavl.errors import TrackingError, VavlError
 from vavl.tracking.events import run_events
 from vavl.tracking.journal import Journal, JournalReader, Record
 from vavl.tracking.mlflow_writer import POINTS_PER_REQUEST, MlflowWriter, Point
@@ -87,20 +87,24 @@ class RecordReplay:
             return {}
         if record.kind == "artifact":
             self._writer.log_artifact(run_id, self._folder / payload["path"], payload.get("artifact_path"))
-        elif record.kind == "model" and payload.get("name") and self._register is not None:
-            tags = payload.get("tags", {})
-            folder = self._folder / payload["folder"]
-            note = ModelNote(folder, payload["name"], f"{self.state.run_id}:{record.seq}", tags)
-            return {
-                "model_name": note.name,
-                "model_version": self._register(self._writer.client, run_id, note),
-            }
+        elif record.kind == "model" and payload.get("name"):
+            return self._register_model(run_id, record)
         elif record.kind == "event":
             self._log_events(run_id, record)
         elif record.kind == "run_end":
             self._writer.log_points(run_id, metric_points(record, self.state))
             self._writer.end_run(run_id, payload.get("status", "FINISHED"), record.time)
         return {}
+
+    def _register_model(self, run_id: str, record: Record) -> dict[str, object]:
+        payload = record.payload
+        if self._register is None:
+            raise TrackingError(
+                payload["name"], "", "is recorded by a run that registers no models", "report this as a bug"
+            )
+        folder, name = self._folder / payload["folder"], f"{self.state.run_id}:{record.seq}"
+        note = ModelNote(folder, payload["name"], name, payload.get("tags", {}))
+        return {"model_name": note.name, "model_version": self._register(self._writer.client, run_id, note)}
 
     def _log_events(self, run_id: str, record: Record) -> None:
         """Write the whole list anew, once for all events that the journal holds by now."""

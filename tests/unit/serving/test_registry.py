@@ -15,7 +15,7 @@ from served_models import CLASSES
 from vavl.config.files import read_json
 from vavl.errors import TrackingError
 from vavl.extractors import image_network, opensmile_features, speech_transformer
-from vavl.serving.registry import save_served_model, serving_requirements
+from vavl.serving.registry import register_model, save_served_model, serving_requirements
 from vavl.tracking.journal import Journal
 from vavl.tracking.mlflow_writer import import_mlflow
 from vavl.tracking.replay import Replay
@@ -104,12 +104,12 @@ def test_a_journal_record_registers_one_version(
     shutil.copytree(model_folder, tmp_path / "best")
     journal.append("model", folder="best", name=name, tags=tags)
     journal.append("run_end", status="FINISHED", metrics={})
-    replay = Replay(journal, tracking)
+    replay = Replay(journal, tracking, register_model)
     assert replay.finish(60), replay.state
     assert (replay.state.model_name, replay.state.model_version) == (name, "1")
 
     state_path(journal.path).unlink()
-    again = Replay(journal, tracking)
+    again = Replay(journal, tracking, register_model)
     assert again.finish(60)
     assert again.state.model_version == "1"
     (version,) = tracking_client.search_model_versions(f"name = '{name}'")

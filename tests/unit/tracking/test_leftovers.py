@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from vavl.serving.registry import register_model
 from vavl.tracking.journal import Journal
 from vavl.tracking.leftovers import replay_leftovers, unfinished_journals
 from vavl.tracking.replay import Replay
@@ -26,17 +27,17 @@ def test_a_run_put_aside_before_it_was_replayed_arrives(
 ) -> None:
     down = tracking.model_copy(update={"uri": "http://127.0.0.1:9"})
     journal = _ended_run(tmp_path / "run", tracking)
-    assert Replay(journal, down).finish(0.1) is False
+    assert Replay(journal, down, register_model).finish(0.1) is False
     earlier = tmp_path / "again" / "earlier"
     earlier.mkdir(parents=True)
     shutil.move(tmp_path / "run", earlier / "run")
 
     assert list(unfinished_journals(earlier, tracking)) == [earlier / "run" / "journal.jsonl"]
-    thread = replay_leftovers(earlier, tracking)
+    thread = replay_leftovers(earlier, tracking, register_model)
     assert thread is not None
     thread.join(60)
     assert list(unfinished_journals(earlier, tracking)) == []
-    assert replay_leftovers(earlier, tracking) is None
+    assert replay_leftovers(earlier, tracking, register_model) is None
     experiment = tracking_client.get_experiment_by_name(tracking.experiment)
     (run,) = tracking_client.search_runs([experiment.experiment_id])
     assert run.data.metrics["test/audio/accuracy"] == 0.5
@@ -45,6 +46,6 @@ def test_a_run_put_aside_before_it_was_replayed_arrives(
 
 def test_a_run_that_another_store_holds_stays_there(tmp_path: Path, tracking: TrackingSettings) -> None:
     journal = _ended_run(tmp_path / "run", tracking)
-    assert Replay(journal, tracking).finish(60)
+    assert Replay(journal, tracking, register_model).finish(60)
     other = tracking.model_copy(update={"uri": f"sqlite:///{tmp_path}/other.db"})
     assert list(unfinished_journals(tmp_path, other)) == []

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from vavl.serving.registry import register_model
 from vavl.tracking.journal import Journal
 from vavl.tracking.mlflow_writer import MlflowWriter
 from vavl.tracking.replay import Replay
@@ -67,7 +68,7 @@ def test_a_whole_run_arrives(journal: Journal, tracking: TrackingSettings, clien
     (journal.path.parent / "more" / "page.html").write_text("")
     journal.append("artifact", path="more")
     journal.append("run_end", status="FINISHED", metrics={"test/audio/accuracy": 0.25})
-    replay = Replay(journal, tracking)
+    replay = Replay(journal, tracking, register_model)
     assert replay.finish(60)
 
     client = client_of(tracking)
@@ -106,7 +107,7 @@ def test_many_points_travel_in_few_requests(
     )
     _start(journal, tracking)
     journal.append_all([("step", {"step": step, "metrics": {"a": step, "b": step}}) for step in range(1500)])
-    replay = Replay(journal, tracking)
+    replay = Replay(journal, tracking, register_model)
     assert replay.run_once()
     assert len(requests) == 5
     assert len(client_of(tracking).get_metric_history(replay.state.mlflow_run_id, "b")) == 1500
@@ -117,13 +118,13 @@ def test_replaying_twice_changes_nothing(
 ) -> None:
     _start(journal, tracking)
     _steps(journal, 1, 4)
-    replay = Replay(journal, tracking)
+    replay = Replay(journal, tracking, register_model)
     assert replay.run_once()
     run_id = replay.state.mlflow_run_id
-    assert Replay(journal, tracking).finish(60)
+    assert Replay(journal, tracking, register_model).finish(60)
     # Even without the memory of the first replay the same run and the same points are found.
     state_path(journal.path).unlink()
-    again = Replay(journal, tracking)
+    again = Replay(journal, tracking, register_model)
     assert again.finish(60)
     assert again.state.mlflow_run_id == run_id
     client = client_of(tracking)
@@ -137,12 +138,12 @@ def test_a_new_process_goes_on_in_the_same_run(
 ) -> None:
     _start(journal, tracking)
     _steps(journal, 1, 5)
-    first = Replay(journal, tracking)
+    first = Replay(journal, tracking, register_model)
     assert first.finish(60)
     # The run was killed and resumed from step 3 with another setting; steps 4 and 5 come again.
     _start(journal, tracking, params={"training.seed": 1, "training.workers": 2, "data.card": "other"})
     _steps(journal, 4, 7)
-    second = Replay(journal, tracking)
+    second = Replay(journal, tracking, register_model)
     assert second.finish(60)
     assert second.state.mlflow_run_id == first.state.mlflow_run_id
     client = client_of(tracking)
@@ -157,7 +158,7 @@ def test_a_server_that_is_down_loses_nothing(
     journal: Journal, tracking: TrackingSettings, client_of: ClientOf, caplog: pytest.LogCaptureFixture
 ) -> None:
     down = tracking.model_copy(update={"uri": "http://127.0.0.1:9"})
-    replay = Replay(journal, down)
+    replay = Replay(journal, down, register_model)
     replay.start()
     _start(journal, tracking)
     _steps(journal, 1, 3)
@@ -170,7 +171,7 @@ def test_a_server_that_is_down_loses_nothing(
     assert "next start in this folder replays the rest" in caplog.text
     assert caplog.text.count("cannot be written now") == 1
 
-    later = Replay(journal, tracking)
+    later = Replay(journal, tracking, register_model)
     assert later.finish(60)
     points = _history(client_of(tracking), later.state.mlflow_run_id)
     assert [step for step, _ in points] == [1, 2, 3, 4, 5, 6]
@@ -189,7 +190,7 @@ def test_a_locked_sqlite_file_delays_and_loses_nothing(
 ) -> None:
     monkeypatch.setattr("vavl.tracking.replay._PROBE_SECONDS", 0.1)
     database = Path(str(private_tracking.uri).removeprefix("sqlite:///"))
-    replay = Replay(journal, private_tracking)
+    replay = Replay(journal, private_tracking, register_model)
     replay.start()
     _start(journal, private_tracking)
     _steps(journal, 1, 2)
@@ -198,7 +199,7 @@ def test_a_locked_sqlite_file_delays_and_loses_nothing(
         _steps(journal, 3, 5)
         assert replay.finish(0.5) is False
         assert replay.state.seq == 3
-    again = Replay(journal, private_tracking)
+    again = Replay(journal, private_tracking, register_model)
     assert again.finish(60)
     points = _history(client_of(private_tracking), again.state.mlflow_run_id)
     assert [step for step, _ in points] == [1, 2, 3, 4, 5]
@@ -214,7 +215,7 @@ def test_whatever_mlflow_raises_stays_inside(
     _steps(journal, 1, 2)
     with monkeypatch.context() as patch:
         patch.setattr("vavl.tracking.mlflow_writer.MlflowWriter.open_run", fail)
-        replay = Replay(journal, tracking)
+        replay = Replay(journal, tracking, register_model)
         assert replay.run_once() is False
         assert replay.run_once() is False
     assert replay.run_once() is True
@@ -236,13 +237,13 @@ def test_a_failure_in_the_middle_repeats_no_point(
 ) -> None:
     _start(journal, tracking)
     _steps(journal, 1, 3)
-    replay = Replay(journal, tracking)
+    replay = Replay(journal, tracking, register_model)
     with monkeypatch.context() as patch:
         # The points arrive, but the process dies before it can remember that.
         patch.setattr("vavl.tracking.replay.write_state", _raise_after_points())
         assert replay.run_once() is False
     assert replay.state.seq == 1
-    assert Replay(journal, tracking).finish(60)
+    assert Replay(journal, tracking, register_model).finish(60)
     assert [step for step, _ in _history(client_of(tracking), replay.state.mlflow_run_id)] == [1, 2, 3]
 
 
@@ -265,7 +266,7 @@ def test_a_record_that_can_never_be_written_is_passed_over(
     journal.append("step", step=1, metrics={"train/loss": 1.0, "odd name: 50 %!": 2.0})
     journal.append("step", step=2, metrics={"../outside": 1.0})
     _steps(journal, 3, 3)
-    replay = Replay(journal, tracking)
+    replay = Replay(journal, tracking, register_model)
     assert replay.finish(60) is False
     assert list(replay.state.refused) == [2, 4]
     assert "/no/such/file.png" in caplog.text
@@ -278,7 +279,7 @@ def test_a_store_that_was_made_anew_gets_everything_again(
 ) -> None:
     _start(journal, private_tracking)
     _steps(journal, 1, 2)
-    assert Replay(journal, private_tracking).finish(60)
+    assert Replay(journal, private_tracking, register_model).finish(60)
     # The same address now leads to an empty store.
     other = journal.path.parent / "new.db"
     other.write_bytes(tracking_database.read_bytes())
@@ -286,7 +287,7 @@ def test_a_store_that_was_made_anew_gets_everything_again(
     states = json.loads(state_path(journal.path).read_text())
     state_path(journal.path).write_text(json.dumps({fresh.uri: states[private_tracking.uri]}))
     _steps(journal, 3, 3)
-    replay = Replay(journal, fresh)
+    replay = Replay(journal, fresh, register_model)
     assert replay.finish(60)
     assert [step for step, _ in _history(client_of(fresh), replay.state.mlflow_run_id)] == [1, 2, 3]
 
@@ -295,14 +296,14 @@ def test_only_one_replay_at_a_time(journal: Journal, tracking: TrackingSettings)
     _start(journal, tracking)
     with only_one(journal.path) as alone:
         assert alone
-        assert Replay(journal, tracking).run_once() is False
-    assert Replay(journal, tracking).run_once() is True
+        assert Replay(journal, tracking, register_model).run_once() is False
+    assert Replay(journal, tracking, register_model).run_once() is True
 
 
 def test_system_metrics_go_through_the_journal(journal: Journal, tracking: TrackingSettings) -> None:
     settings = tracking.model_copy(update={"system_metrics": True, "system_metrics_seconds": 0.05})
     _start(journal, settings)
-    replay = Replay(journal, settings)
+    replay = Replay(journal, settings, register_model)
     replay.start()
     _wait_for(lambda: any(record.kind == "system" for record in journal.read()))
     assert replay.finish(60)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from vavl.errors import TrackingError
+from vavl.serving.registry import register_model
 from vavl.tracking.journal import Journal
 from vavl.tracking.settings import TrackingSettings
 from vavl.tracking.sync import print_results, refuse_failures, summary_folder, sync_runs, write_summary
@@ -29,7 +30,7 @@ def test_a_store_that_is_away_costs_the_others_nothing(
 ) -> None:
     away = tracking.model_copy(update={"uri": "http://127.0.0.1:9"})
     entries = [waiting(tmp_path / "a", away), waiting(tmp_path / "b", tracking)]
-    first, second = sync_runs(entries, 60)
+    first, second = sync_runs(entries, 60, register_model)
     assert (first.state, first.sent, first.missing, first.mlflow_run_id) == ("not arrived", 0, 3, None)
     assert "refused" in first.problem
     # The store is there and will never take one of the records.
@@ -47,7 +48,7 @@ def test_a_store_that_is_away_costs_the_others_nothing(
 def test_the_summary_tells_of_every_run_and_overwrites_none(
     tmp_path: Path, tracking: TrackingSettings
 ) -> None:
-    results = list(sync_runs([waiting(tmp_path / "a", tracking)], 60))
+    results = list(sync_runs([waiting(tmp_path / "a", tracking)], 60, register_model))
     content = json.loads(write_summary(results, tmp_path).read_text())
     assert content.keys() == {"complete", "sent", "missing", "runs"}
     assert content["complete"] is False
