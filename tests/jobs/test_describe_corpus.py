@@ -38,7 +38,7 @@ def test_the_proposal_prepares_the_corpus(run_job: RunJob, media: Path, tmp_path
     assert (summary["frame_rates_hz"], summary["sample_rates_hz"]) == ({"25": 24}, {"16000": 24})
     assert summary["unreadable"] == []
     page = (folder / "description.html").read_text()
-    assert page.count("data:image/svg+xml") == 4  # contact sheet and lengths, light and dark
+    assert page.count("data:image/svg+xml") == 2  # contact sheet and lengths
     assert "(?P&lt;clip>" in page
     assert read_card(folder / "card.yaml").name == "tiny_found"
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from vavl.config.files import write_text
 from vavl.reports.pictures import Picture, svg_of
-from vavl.reports.theme import DARK, LIGHT
+from vavl.reports.theme import LIGHT
 
 _STYLE = Path(__file__).with_name("page.css")
 
@@ -147,7 +147,7 @@ def bars(entries: Sequence[Bar]) -> Html:
 
 
 def pictures(entries: Sequence[Picture], *, large: bool = False) -> Html:
-    """Return pictures, each drawn for light and for dark screens; ``large`` ones take the whole width."""
+    """Return pictures, light on dark screens too; ``large`` ones take the whole width."""
     kind = "pictures large" if large else "pictures"
     return Html(f'<div class="{kind}">\n' + "\n".join(_figure(entry) for entry in entries) + "\n</div>")
 
@@ -174,10 +174,9 @@ def _bar(entry: Bar) -> str:
 
 
 def _figure(picture: Picture) -> str:
-    light, dark = (_data_address(svg_of(picture.draw(theme))) for theme in (LIGHT, DARK))
+    drawn = _data_address(svg_of(picture.draw(LIGHT)))
     return (
-        f'<figure><picture><source media="(prefers-color-scheme: dark)" srcset="{dark}">'
-        f'<img src="{light}" alt="{_escaped(picture.description)}"></picture>'
+        f'<figure><img src="{drawn}" alt="{_escaped(picture.description)}">'
         f"<figcaption>{_escaped(picture.caption)}</figcaption></figure>"
     )
 
