@@ -177,6 +177,7 @@ def die_once(marker: Path) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
+@pytest.mark.slow
 def test_a_lost_worker_is_replaced_and_the_run_ends_as_if_nothing_had_happened(
     plan: Make, train: Train, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, file_sink: type[Any]
 ) -> None:
