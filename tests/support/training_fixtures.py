@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from killed_training import Killed, dying
 from tiny_plans import tiny_plan
 
@@ -37,14 +36,6 @@ class Records:
     def losses(self) -> list[float]:
         """Return the total loss of each step."""
         return [record["metrics"]["train/loss/total"] for record in self.of("step")]
-
-
-@pytest.fixture(autouse=True)
-def _torchs_own_linear() -> Iterator[None]:
-    """At ZeRO-3 DeepSpeed replaces ``torch.nn.functional.linear`` in the whole process, for good."""
-    own = torch.nn.functional.linear
-    yield
-    torch.nn.functional.linear = own
 
 
 @pytest.fixture

@@ -173,6 +173,19 @@ def test_a_value_that_deepspeed_refuses_is_a_message_with_the_configuration(cont
     assert "reduce_bucket_size" in error.value.fix
 
 
+def test_torchs_linear_stays_its_own():
+    """DeepSpeed would replace it in the whole process at ZeRO-3, for good, with other rounding in bf16."""
+    own = torch.nn.functional.linear
+    try:
+        engine_of(torch.nn.Linear(4, 3), zero_stage=3)
+        assert torch.nn.functional.linear is own
+        asked = {"zero_optimization": {"memory_efficient_linear": True}}
+        engine_of(torch.nn.Linear(4, 3), zero_stage=3, deepspeed=asked)
+        assert torch.nn.functional.linear is not own
+    finally:
+        torch.nn.functional.linear = own
+
+
 class Allocations(TorchDispatchMode):
     """Notes the elements of the largest tensor that is allocated."""
 
