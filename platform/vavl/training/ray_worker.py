@@ -180,10 +180,11 @@ class RunCallback(UserCallback):  # type: ignore[misc]
         self, sink: Callable[[Sequence[Record]], None], faults: FaultSettings, stacks: Path | None
     ) -> None:
         self._sink, self._faults, self._stacks = sink, faults, stacks
-        self._step = self._lost = 0
+        self._step = self._lost = self._ranks = 0
 
     def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:  # noqa: ARG002
         """Pass the records on; an exception here would end the run."""
+        self._ranks = len(metrics)
         if checkpoint is not None:
             self._lost, self._step = 0, metrics[0].get("step", self._step)
         try:
@@ -219,7 +220,9 @@ class RunCallback(UserCallback):  # type: ignore[misc]
         self._sink([event("restarted", self._step, problem)])
 
     def _problem(self, errors: Mapping[int, Exception]) -> str:
-        stacks = read_stacks(self._stacks, max(errors) + 1) if self._stacks is not None else None
+        # A frozen worker is none of those that failed.
+        ranks, self._ranks = max(self._ranks, max(errors) + 1), 0
+        stacks = read_stacks(self._stacks, ranks) if self._stacks is not None else None
         if stacks is not None:
             seconds = self._faults.step_timeout_seconds
             return f"a step did not end within {seconds:g} s; the stacks of all ranks:\n{stacks}"

@@ -60,6 +60,16 @@ def test_lost_workers_end_the_run_after_so_many_without_a_checkpoint(callback, s
         callback.after_exception(None, lost)
 
 
+def test_a_worker_that_is_frozen_is_named_though_it_raised_nothing(seen, tmp_path):
+    (tmp_path / "rank-0.txt").write_text("Timeout (0:00:08)!\n  File 'step.py', line 1 in train_step\n")
+    callback = RunCallback(seen.extend, FaultSettings(step_timeout_seconds=8), tmp_path)
+    callback.after_report(None, [{"records": "[]", "memory_bytes": 1}] * 2, None)
+    callback.after_exception(None, {0: RayActorError()})
+    (restarted,) = seen
+    assert "a step did not end within 8 s" in restarted["message"]
+    assert "--- rank 1 ---\nleft no stack" in restarted["message"]
+
+
 def test_an_error_of_a_living_worker_ends_the_run_at_once(callback, seen):
     class OfUserError(Exception):
         cause = TrainingError("step 3", "loss", "is NaN", "look at it")
