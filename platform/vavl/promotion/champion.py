@@ -11,6 +11,7 @@ writes, leaves a list that does not end with the champion; it is read up to the 
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,6 +19,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from vavl.errors import InputError, PromotionError
+
+_log = logging.getLogger(__name__)
 
 PROMOTION_TAG = "vavl.promotion"
 _HISTORY_TAG = "vavl.champions."
@@ -102,9 +105,12 @@ class Throne:
             InputError: see ``way_back``.
             PromotionError: somebody else moves the alias now.
         """
-        with self._moving(self.way_back()[-1]):
+        target = self.way_back()[-1]
+        with self._moving(target):
             left, kept = self.champion(), self.way_back()
             assert left is not None
+            if kept[-1] != target:
+                raise self._conflict(f"was moved to version {left} by somebody else at the same moment")
             self._point(kept)
             self._list(kept)
         return left, kept[-1]
@@ -133,7 +139,18 @@ class Throne:
                     f"was moved to version {now or 'none'} by somebody else at the same moment"
                 )
         finally:
+            self._withdraw(version)
+
+    def _withdraw(self, version: str) -> None:
+        """Remove the announcement; a store that is away now does not change what was decided, or why it failed."""
+        from mlflow.exceptions import MlflowException
+
+        try:
             self.client.delete_model_version_tag(self.model, version, _MOVING_TAG)
+        except MlflowException as fault:
+            _log.error(
+                "%s of %s version %s stays for ten minutes: %s", _MOVING_TAG, self.model, version, fault
+            )
 
     def _conflict(self, problem: str) -> PromotionError:
         return PromotionError(

@@ -127,6 +127,30 @@ def test_an_alias_that_somebody_else_sets_at_the_same_moment_is_told(
         throne.crown("2", "1")
 
 
+def test_a_rollback_that_somebody_else_has_made_meanwhile_goes_no_further(
+    throne: Throne, monkeypatch: Any
+) -> None:
+    crown(throne, "1", "2", "3")
+    ways = iter([["1", "2"], ["1"]])
+    monkeypatch.setattr(Throne, "way_back", lambda self: next(ways))
+    with pytest.raises(PromotionError, match="by somebody else"):
+        throne.roll_back()
+    assert throne.champion() == "3"
+
+
+def test_an_announcement_that_cannot_be_withdrawn_changes_no_decision(
+    throne: Throne, monkeypatch: Any
+) -> None:
+    from mlflow.exceptions import MlflowException
+
+    def away(*_: Any) -> None:
+        raise MlflowException("away")
+
+    monkeypatch.setattr(type(throne.client), "delete_model_version_tag", away)
+    throne.crown("2", None)
+    assert throne.champion() == "2"
+
+
 def test_two_processes_cannot_both_win(
     private_tracking: TrackingSettings, client_of: Callable[[TrackingSettings], Any], tmp_path: Path
 ) -> None:
