@@ -5,7 +5,7 @@ READY := $(VENV)/.ready
 EXTRAS ?= dev
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help setup demo test slow check format bench gpu-check chaos equality clean
+.PHONY: help setup demo test slow check reference format bench gpu-check chaos equality clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -29,11 +29,15 @@ test: $(READY)  ## run the tests in two processes, but for some long ones of kin
 slow: $(READY)  ## run the tests that make test leaves out
 	$(BIN)/python -m pytest -m slow
 
-check: $(READY)  ## lint, format, types and layers
+check: $(READY)  ## lint, format, types, layers and the list of settings
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	PYTHONPATH=platform $(BIN)/lint-imports
+	$(BIN)/python -m vavl.settings_reference --check
+
+reference: $(READY)  ## write jobs/configs/REFERENCE.md, the list of all settings
+	$(BIN)/python -m vavl.settings_reference
 
 format: $(READY)  ## put the code into its standard form
 	$(BIN)/ruff check --fix .

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import argparse
 import logging
-import re
 import sys
 import traceback
-import typing
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import BaseModel
 from rich.console import Console
 
 from vavl.config.base import FrozenConfig
-from vavl.config.load import _models_in, read_config
+from vavl.config.load import read_config
 from vavl.config.places import (
     ROOT_VARIABLE,
     anchored,
@@ -24,6 +21,7 @@ from vavl.config.places import (
     is_lost_with_the_job,
     root_folder,
 )
+from vavl.config.setting_list import help_text
 from vavl.errors import VavlError
 
 Settings = TypeVar("Settings", bound=FrozenConfig)
@@ -76,12 +74,16 @@ def run_job(
 def parse_arguments(
     description: str, settings: type[FrozenConfig], arguments: Sequence[str] | None = None
 ) -> argparse.Namespace:
-    """Parse the words of a job's command line; ``--help`` lists every setting with its default."""
+    """Parse the words of a job's command line.
+
+    ``--help`` lists every setting with its default, after a configuration file its own values first.
+    """
+    words = sys.argv[1:] if arguments is None else list(arguments)
     parser = argparse.ArgumentParser(
-        description=description,
-        epilog="settings (dotted key, type, default):\n" + "\n".join(_setting_lines(settings)),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    if {"-h", "--help"} & set(words):
+        parser.epilog = help_text(settings, next((Path(word) for word in words if _is_config(word)), None))
     kinds = ["folder"] * (settings.folder_key is not None) + ["file"] * bool(settings.folder_key_suffixes)
     metavar = "|".join([*(kind.upper() for kind in kinds), "CONFIG.yaml"])
     note = "".join(f"{kind}, or " for kind in kinds)
@@ -90,7 +92,7 @@ def parse_arguments(
         "overrides", nargs="*", metavar="dotted.key=value", help="settings that replace those of the file"
     )
     parser.add_argument("--dry-run", action="store_true", help="validate everything, start nothing heavy")
-    return parser.parse_intermixed_args(arguments)  # so that --dry-run may stand anywhere
+    return parser.parse_intermixed_args(words)  # so that --dry-run may stand anywhere
 
 
 def _read_settings(settings: type[Settings], words: argparse.Namespace) -> Settings:
@@ -106,6 +108,10 @@ def _read_settings(settings: type[Settings], words: argparse.Namespace) -> Setti
     return anchored(config, root)
 
 
+def _is_config(word: str) -> bool:
+    return word.endswith((".yaml", ".yml")) and Path(word).is_file()
+
+
 def _place(word: str) -> Path | str:
     # A path would swallow a slash of an address, and models:/NAME/1 is no file.
     return word if ":/" in word else Path(word)
@@ -118,26 +124,3 @@ def print_table(title: str, rows: Sequence[tuple[str, Any]]) -> None:
     width = max((len(name) for name, _ in rows), default=0)
     for name, value in rows:
         console.print(f"  {name:<{width}}  {value}", markup=False)
-
-
-def _type_name(annotation: Any) -> str:
-    if isinstance(annotation, type) and not typing.get_args(annotation):
-        return annotation.__name__
-    return re.sub(r"\b[a-z_]+(\.[a-z_]+)*\.", "", str(annotation))
-
-
-def _setting_lines(settings: type[BaseModel], prefix: str = "") -> Iterator[str]:
-    for name, field in settings.model_fields.items():
-        key = f"{prefix}{name}"
-        inner = list(_models_in(field.annotation))
-        note = f"  # {field.description}" if field.description else ""
-        if inner and not field.is_required() and field.get_default(call_default_factory=True) is None:
-            yield f"  {key} = null{note}"
-        elif not inner:
-            kind = _type_name(field.annotation)
-            default = (
-                "required" if field.is_required() else repr(field.get_default(call_default_factory=True))
-            )
-            yield f"  {key}: {kind} = {default}{note}"
-        for model in inner:
-            yield from _setting_lines(model, f"{key}.")

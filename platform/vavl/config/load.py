@@ -178,10 +178,11 @@ def _known_keys(settings: type[BaseModel], parents: Iterable[Any]) -> list[str]:
 
 def _models_of_field(section: type[BaseModel], name: Any) -> list[type[BaseModel]]:
     field = section.model_fields.get(str(name))
-    return list(_models_in(field.annotation)) if field else []
+    return list(models_in(field.annotation)) if field else []
 
 
-def _models_in(annotation: Any) -> Iterable[type[BaseModel]]:
+def models_in(annotation: Any) -> Iterable[type[BaseModel]]:
+    """Yield the settings classes that a field's annotation names, within unions and collections too."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         yield annotation
     elif typing.get_origin(annotation) in (
@@ -193,4 +194,4 @@ def _models_in(annotation: Any) -> Iterable[type[BaseModel]]:
         typing.Annotated,
     ):
         for part in typing.get_args(annotation):
-            yield from _models_in(part)
+            yield from models_in(part)

@@ -119,11 +119,11 @@ def test_help_lists_every_setting(capsys):
     out = capsys.readouterr().out
     assert "Do a thing." in out
     for line in (
-        "  output_dir: Path = required  # where the result goes",
-        "  fold: int = 0",
-        "  section.hop_ms: float = 10.0  # distance of two frames",
-        "  choice = null",
-        "  choice.width: int = 3",
+        "  output_dir  # required; path; where the result goes",
+        "  fold = 0  # int",
+        "  section.hop_ms = 10.0  # float, > 0; distance of two frames",
+        "  choice = null  # section | null",
+        "  choice.width = 3  # int",
     ):
         assert f"{line}\n" in out
 
@@ -136,11 +136,19 @@ def test_help_of_the_jobs_lists_the_settings_that_others_rely_on(capsys):
         "output_dir", "data.fold", "training.seed", "training.workers", "training.zero_stage",
         "training.max_steps", "evaluation.test", "features.speaker_normalisation",
     ):  # fmt: skip
-        assert f"\n  {key}: " in out
+        assert f"\n  {key} " in out
     for settings in (MakeDemoCorpusJob, PrepareCorpusJob):
         with pytest.raises(SystemExit, match="0"):
             parse_arguments("Do.", settings, ["--help"])
-        assert "\n  output_dir: " in capsys.readouterr().out
+        assert "\n  output_dir  # required" in capsys.readouterr().out
+
+
+def test_help_after_a_configuration_begins_with_what_it_sets(file, capsys):
+    with pytest.raises(SystemExit, match="0"):
+        parse_arguments("Do a thing.", Job, [str(file), "--help"])
+    out = capsys.readouterr().out
+    assert out.index(f"set in {file}:") < out.index("all settings")
+    assert "\n  output_dir = " in out
 
 
 def test_a_missing_config_argument_is_2(capsys):
