@@ -16,7 +16,7 @@ import pyarrow as pa
 import pytest
 
 from vavl.corpora.manifest import Manifest
-from vavl.store.statistics import ModalityInfo
+from vavl.features import ModalityInfo
 from vavl.store.store_writer import ClipFeatures, StoreWriter, row_batch
 
 pytest_plugins = ["corpus_fixtures", "tracking_fixtures", "trained_model_fixtures", "training_fixtures"]

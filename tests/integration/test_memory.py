@@ -14,7 +14,7 @@ import json, sys
 from pathlib import Path
 import numpy as np, pyarrow as pa
 from vavl.corpora.manifest import Manifest
-from vavl.store.statistics import ModalityInfo
+from vavl.features import ModalityInfo
 from vavl.store.store import ROW_SCHEMA
 from vavl.store.store_writer import StoreWriter
 

@@ -13,8 +13,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from vavl.corpora.manifest import Manifest
+from vavl.features import ModalityInfo
 from vavl.store.clip_facts import FILE_NAME, SCHEMA
-from vavl.store.statistics import ModalityInfo
 from vavl.store.store_writer import ClipFeatures, StoreWriter, row_batch
 
 CLASSES = ("calm", "glad", "mad")

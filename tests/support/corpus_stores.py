@@ -11,8 +11,8 @@ import numpy as np
 import pyarrow as pa
 
 from vavl.corpora.manifest import Manifest
+from vavl.features import ModalityInfo
 from vavl.store.clip_facts import FILE_NAME, SCHEMA
-from vavl.store.statistics import ModalityInfo
 from vavl.store.store_writer import ClipFeatures, StoreWriter, row_batch
 
 WIDTHS = {"audio": 6, "video": 5}

@@ -13,7 +13,7 @@ from vavl.errors import ClipError, ConfigError
 from vavl.extraction.part import Part
 from vavl.extraction.sources import ClipPlace, Extract
 from vavl.extractors.extracted import Extracted
-from vavl.store.statistics import ModalityInfo
+from vavl.features import ModalityInfo
 
 
 @dataclass(frozen=True)

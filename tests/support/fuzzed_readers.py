@@ -24,13 +24,13 @@ from odd_media import good_flac, good_mp4, good_wav
 
 from vavl.config.files import sha256_of_file
 from vavl.corpora.card import read_card
-from vavl.corpora.csv_table import read_number_columns, read_text_columns
 from vavl.corpora.manifest import Manifest
 from vavl.errors import InputError, VavlError
 from vavl.extraction.part_file import ClipRecord, PartRecord, PartWriter, part_batches, read_part_record
+from vavl.features import ModalityInfo
+from vavl.media.csv_table import read_number_columns, read_text_columns
 from vavl.media.media import read_frames
 from vavl.media.sound import read_audio
-from vavl.store.statistics import ModalityInfo
 from vavl.store.store import FeatureStore, content_hash
 from vavl.store.store_writer import ClipFeatures, StoreWriter, row_batch
 

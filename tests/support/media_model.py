@@ -12,9 +12,9 @@ from vavl.extractors.audio import audio_info
 from vavl.extractors.audio_settings import AudioFeatureSettings
 from vavl.extractors.video import video_info
 from vavl.extractors.video_settings import VideoFeatureSettings
+from vavl.features import FeatureStatistics, ModalityInfo, Normalisation
 from vavl.models.saved_model import ModalityDescription, ModelDescription, build_network, save_model
 from vavl.models.settings import ClassTask, NetworkSettings, Task
-from vavl.store.statistics import FeatureStatistics, ModalityInfo, Normalisation
 
 CLASSES = ("calm", "glad", "mad")
 NETWORK = NetworkSettings.model_validate(

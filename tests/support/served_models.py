@@ -12,10 +12,10 @@ from vavl.extractors.audio import audio_info
 from vavl.extractors.audio_settings import AudioFeatureSettings
 from vavl.extractors.video import video_info
 from vavl.extractors.video_settings import VideoFeatureSettings
+from vavl.features import FeatureStatistics, ModalityInfo, Normalisation
 from vavl.models.saved_model import ModalityDescription, ModelDescription, build_network, save_model
 from vavl.models.settings import ClassTask, NetworkSettings, Task
 from vavl.serving.registry import save_served_model
-from vavl.store.statistics import FeatureStatistics, ModalityInfo, Normalisation
 from vavl.tracking.mlflow_writer import import_mlflow
 
 CLASSES = ("anger", "joy", "sadness")

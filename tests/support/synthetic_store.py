@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from vavl.corpora.manifest import Manifest
-from vavl.store.statistics import ModalityInfo
+from vavl.features import ModalityInfo
 from vavl.store.store import ROW_SCHEMA
 from vavl.store.store_writer import StoreWriter
 

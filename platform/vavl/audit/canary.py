@@ -20,7 +20,7 @@ from vavl.corpora.manifest import TEST, TRAIN
 from vavl.data.partitions import CompositionSettings, compose_batch, partition_clips
 from vavl.data.protocol import clip_classes
 from vavl.data.sampler import Sampler
-from vavl.store.store import MODALITIES
+from vavl.features import MODALITIES
 
 _RIDGE = 1.0
 _SEED = 0

@@ -10,7 +10,7 @@ from vavl.audit.finding import Check, Finding, State, not_known, state_of
 from vavl.audit.material import SPLIT_CODES, Material
 from vavl.audit.settings import AuditSettings
 from vavl.audit.split_checks import PREPARE_AGAIN
-from vavl.store.store import MODALITIES
+from vavl.features import MODALITIES
 
 
 def check_counts(material: Material) -> Finding:

@@ -14,8 +14,9 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from vavl.corpora.manifest import TEST, TRAIN, VALIDATION, Manifest
+from vavl.features import MODALITIES
 from vavl.store.clip_facts import FILE_NAME, read_facts
-from vavl.store.store import MODALITIES, FeatureStore
+from vavl.store.store import FeatureStore
 
 SPLIT_CODES = {"train": TRAIN, "validation": VALIDATION, "test": TEST}
 

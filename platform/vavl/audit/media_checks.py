@@ -12,7 +12,7 @@ from vavl.audit.finding import Check, Finding, State, not_known, state_of, with_
 from vavl.audit.material import Material, histogram
 from vavl.audit.settings import AuditSettings
 from vavl.audit.split_checks import PREPARE_AGAIN
-from vavl.store.store import MODALITIES
+from vavl.features import MODALITIES
 
 _MAD_OF_NORMAL = 1.4826
 _LEAST_DEVIATION = 0.02  # of a log duration; clips of one length would make every other one an outlier

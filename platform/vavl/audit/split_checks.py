@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from vavl.audit.finding import Check, Example, Finding, State, not_known, with_unknown
 from vavl.audit.material import SPLIT_CODES, Material
 from vavl.audit.settings import AuditSettings
-from vavl.store.store import MODALITIES
+from vavl.features import MODALITIES
 
 _SPLIT_NAMES = {code: name for name, code in SPLIT_CODES.items()}
 _WITHOUT_FACTS = "the store has no facts.arrow with the hashes of the files"

@@ -23,6 +23,8 @@ from vavl.errors import ConfigError
 Settings = TypeVar("Settings", bound=FrozenConfig)
 
 ROOT_VARIABLE = "VAVL_ROOT"
+CACHE_VARIABLE = "VAVL_CACHE"
+"""Environment variable: the directory for copies of stores, runs and models that lie at addresses."""
 # Set by Ray for the process that a job was submitted as.
 _SUBMITTED = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 # Also with one slash: what a path makes of an address.

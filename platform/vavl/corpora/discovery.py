@@ -12,10 +12,10 @@ from typing import Any
 
 from vavl.corpora.card import CorpusCard
 from vavl.corpora.card_sources import ClipList, CsdSource, FileSource, OpenFaceSource, TableSource
-from vavl.corpora.csd import open_container, read_segments
-from vavl.corpora.csv_table import place_inside, read_text_columns
-from vavl.corpora.patterns import one_writing, whole_match
 from vavl.errors import CorpusError
+from vavl.media.csd import open_container, read_segments
+from vavl.media.csv_table import place_inside, read_text_columns
+from vavl.media.patterns import one_writing, whole_match
 
 logger = logging.getLogger(__name__)
 

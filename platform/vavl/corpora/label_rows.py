@@ -12,8 +12,8 @@ import numpy.typing as npt
 
 from vavl.corpora.card_labels import LabelTable
 from vavl.corpora.label_values import number_columns, text_column
-from vavl.corpora.patterns import one_writing, whole_match
 from vavl.errors import CorpusError
+from vavl.media.patterns import one_writing, whole_match
 
 ATTRIBUTES = ("arousal", "valence", "dominance")
 Attributes = tuple[float | None, float | None, float | None]

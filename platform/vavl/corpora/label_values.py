@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from vavl.corpora.csd import KEY_COLUMN, read_csd_columns, read_csd_keys
-from vavl.corpora.csv_table import read_number_columns, read_text_columns
 from vavl.errors import CorpusError
+from vavl.media.csd import KEY_COLUMN, read_csd_columns, read_csd_keys
+from vavl.media.csv_table import read_number_columns, read_text_columns
 
 
 def text_column(root: Path, name: str, column: str) -> list[str]:

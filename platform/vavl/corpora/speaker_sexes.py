@@ -7,10 +7,10 @@ from pathlib import Path
 
 from vavl.corpora.card import CorpusCard
 from vavl.corpora.card_sources import GroupValue, SexTable
-from vavl.corpora.csv_table import read_text_columns
 from vavl.corpora.discovery import Found
 from vavl.corpora.label_tables import group_value
 from vavl.errors import CorpusError
+from vavl.media.csv_table import read_text_columns
 
 
 def speaker_sexes(

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from vavl.corpora.card_splits import SplitTables
-from vavl.corpora.csv_table import read_text_columns
-from vavl.corpora.patterns import one_writing, whole_match
 from vavl.errors import CorpusError
+from vavl.media.csv_table import read_text_columns
+from vavl.media.patterns import one_writing, whole_match
 
 logger = logging.getLogger(__name__)
 

@@ -11,9 +11,9 @@ import numpy as np
 
 from vavl.corpora.card import CorpusCard
 from vavl.corpora.card_splits import FoldTable, ListedFolds, SplitRules, SplitTables
-from vavl.corpora.csv_table import read_text_columns
 from vavl.corpora.split_tables import read_split_tables
 from vavl.errors import CorpusError
+from vavl.media.csv_table import read_text_columns
 
 logger = logging.getLogger(__name__)
 

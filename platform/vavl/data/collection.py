@@ -19,11 +19,10 @@ from vavl.data.batch import ClipBatch, ModalityBatch
 from vavl.data.sampler import FILLER
 from vavl.data.settings import DataSettings
 from vavl.errors import StoreError
-from vavl.store.statistics import ChannelSums, Normalisation
+from vavl.features import MODALITIES, ChannelSums, Normalisation
 from vavl.store.store import FeatureStore
 from vavl.store.store_cache import local_store
 
-MODALITIES = ("audio", "video")
 ATTRIBUTES = ("arousal", "valence", "dominance")
 
 FrameChange = Callable[[str, int, NDArray[np.float32]], NDArray[np.float32]]

@@ -13,9 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vavl.corpora.manifest import Manifest
-from vavl.data.collection import MODALITIES, ClipCollection
+from vavl.data.collection import ClipCollection
 from vavl.data.partitions import PartitionSettings
 from vavl.errors import ConfigError
+from vavl.features import MODALITIES
 
 _LABELS, _PAIRS = 0, 1
 _STEP_OF_CLASS, _STEP_OF_SPEAKER = 0.7548776662466927, 0.5698402909980532

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from vavl.corpora.manifest import TEST, TRAIN, VALIDATION, Manifest
 from vavl.data.collection import (
     ATTRIBUTES,
-    MODALITIES,
     ClipCollection,
     FrameChange,
     Normaliser,
@@ -26,10 +25,10 @@ from vavl.data.loader import RankPlace
 from vavl.data.settings import DataSettings
 from vavl.errors import ConfigError, InputError
 from vavl.evaluation.selection import EVERY_SPLIT, ClipSelection
+from vavl.features import MODALITIES, FeatureStatistics, Normalisation
 from vavl.metrics.names import AUDIO_VIDEO, CONDITIONS, MODALITIES_OF
 from vavl.models.saved_model import ModelDescription, SavedModel
 from vavl.models.settings import AttributeTask, ClassTask
-from vavl.store.statistics import FeatureStatistics, Normalisation
 from vavl.store.store_cache import local_store
 from vavl.training.evaluation import EvaluationData, SplitPredictions, predict_split
 

@@ -26,8 +26,9 @@ from vavl.extraction.plan import ExtractionPlan
 from vavl.extraction.progress import ClipProgress
 from vavl.extraction.quarantine import Quarantined, write_quarantine
 from vavl.extraction.sources import ClipPlace
+from vavl.features import MODALITIES
 from vavl.store.clip_facts import write_facts
-from vavl.store.store import MODALITIES, FeatureStore
+from vavl.store.store import FeatureStore
 from vavl.store.store_writer import StoreWriter
 
 logger = logging.getLogger(__name__)

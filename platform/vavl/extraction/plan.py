@@ -22,8 +22,7 @@ from vavl.extraction.part import Part
 from vavl.extraction.part_file import FORMAT
 from vavl.extraction.settings import FeatureSettings
 from vavl.extraction.sources import Source, place_of, sources_of
-from vavl.store.statistics import ModalityInfo
-from vavl.store.store import MODALITIES
+from vavl.features import MODALITIES, ModalityInfo
 
 _FEWEST_CLIPS, _MOST_CLIPS, _PARTS_AIMED_AT = 16, 256, 64
 _FARTHEST = 4

@@ -5,20 +5,27 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
 from vavl.corpora.card import CorpusCard
 from vavl.corpora.card_sources import CsdSource, FileSource, OpenFaceSource, TableSource
-from vavl.corpora.csv_table import FeatureTable, read_feature_table
+from vavl.corpora.discovery import list_files
+from vavl.errors import CorpusError
+from vavl.extraction.ready_features import (
+    CsdClips,
+    FeatureTable,
+    csd_info,
+    feature_columns,
+    read_feature_table,
+)
 from vavl.extraction.settings import FeatureSettings
 from vavl.extractors.audio import audio_extractor, audio_info, check_audio
-from vavl.extractors.csd import csd_extractor, csd_info
 from vavl.extractors.extracted import Extracted, Extractor
-from vavl.extractors.openface import openface_settings
-from vavl.extractors.table import TableExtractor, table_info
 from vavl.extractors.video import check_video, video_extractor, video_info
-from vavl.store.statistics import ModalityInfo
+from vavl.extractors.video_settings import OpenFaceSettings
+from vavl.features import ModalityInfo
+from vavl.media.patterns import whole_match
 
 Side = FileSource | TableSource | OpenFaceSource | CsdSource
 """How a card names one modality."""
@@ -124,18 +131,16 @@ class TableRows:
 
     Attributes:
         root: absolute corpus folder.
-        file: the table, relative to it.
         table: what it holds.
     """
 
     root: Path
-    file: str
     table: FeatureTable
 
-    @cached_property
+    @property
     def info(self) -> ModalityInfo:
         """Provenance: the table's hash."""
-        return table_info(self.table)
+        return self.table.info
 
     @property
     def columns(self) -> tuple[str, str | None]:
@@ -145,7 +150,7 @@ class TableRows:
     @property
     def shared_file(self) -> str:
         """The table."""
-        return self.file
+        return self.table.file
 
     @property
     def in_workers(self) -> bool:
@@ -154,8 +159,7 @@ class TableRows:
 
     def extractor(self) -> Extract:
         """See ``Source.extractor``."""
-        rows = TableExtractor(self.file, self.table)
-        return lambda clip: rows.extract(clip.file, self.root / clip.media if clip.media else None)
+        return lambda clip: self.table.extract(clip.file, self.root / clip.media if clip.media else None)
 
 
 @dataclass(frozen=True)
@@ -194,8 +198,8 @@ class ContainerSegments:
 
     def extractor(self) -> Extract:
         """See ``Source.extractor``."""
-        segments = csd_extractor(self.root, self.source)
-        return lambda clip: segments.extract(clip.file)
+        clips = CsdClips.open(self.root, self.source)
+        return lambda clip: clips.extract(clip.file)
 
 
 def sources_of(card: CorpusCard, root: Path, settings: FeatureSettings) -> dict[str, Source]:
@@ -216,7 +220,7 @@ def sources_of(card: CorpusCard, root: Path, settings: FeatureSettings) -> dict[
 def _source(modality: str, side: Side, root: Path, settings: FeatureSettings) -> Source:
     match side:
         case TableSource():
-            return TableRows(root, side.file, read_feature_table(side, root))
+            return TableRows(root, read_feature_table(side, root))
         case CsdSource():
             return ContainerSegments(modality, root, side)
         case OpenFaceSource():
@@ -243,3 +247,29 @@ def place_of(row: dict[str, Any], source: Source) -> ClipPlace:
     """Return the place of a clip from its row of the manifest."""
     file, media = source.columns
     return ClipPlace(row["clip_id"], row["speaker"], row[file], None if media is None else row[media])
+
+
+def openface_settings(source: OpenFaceSource, root: Path) -> OpenFaceSettings:
+    """Return the settings of a card's tables: the columns are those of the first table found.
+
+    Raises:
+        CorpusError: no table matches, the first one is broken, or it has another number of features.
+    """
+    tables = (
+        name
+        for name in list_files(root)
+        if (suffix := PurePosixPath(name).suffix).lower() in source.suffixes
+        and whole_match(source.pattern, name.removesuffix(suffix), "video.pattern")
+    )
+    first = next(tables, None)
+    if first is None:
+        problem = f"no table matches {source.pattern} with {' '.join(source.suffixes)}"
+        fix = "correct the pattern, or put OpenFace's tables below the corpus directory"
+        raise CorpusError(str(root), "video.pattern", problem, fix)
+    return OpenFaceSettings(
+        columns=feature_columns(root / first, source.feature_columns, source.width),
+        frame_rate_hz=source.frame_rate_hz,
+        least_confidence=source.least_confidence,
+        missed=source.missed,
+        longest_gap_s=source.longest_gap_s,
+    )

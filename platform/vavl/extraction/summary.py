@@ -8,7 +8,7 @@ from typing import Any
 
 from vavl.extraction.extract import ExtractionResult
 from vavl.extraction.plan import ExtractionPlan
-from vavl.store.store import MODALITIES
+from vavl.features import MODALITIES
 
 
 def extraction_summary(plan: ExtractionPlan, result: ExtractionResult) -> dict[str, Any]:

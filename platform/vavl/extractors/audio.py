@@ -20,8 +20,8 @@ from vavl.extractors.extracted import Extracted, Extractor
 from vavl.extractors.segments import STATISTICS, segment_statistics
 from vavl.extractors.speech_model import find_speech_model
 from vavl.extractors.voice_descriptors import VoiceDescriptors
+from vavl.features import ModalityInfo
 from vavl.media.sound import Samples, read_sound
-from vavl.store.statistics import ModalityInfo
 
 
 def audio_extractor(settings: AudioSettings) -> Extractor:

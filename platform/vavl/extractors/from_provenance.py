@@ -28,7 +28,7 @@ from vavl.extractors.video_settings import (
     VideoFeatureSettings,
     VideoSettings,
 )
-from vavl.store.statistics import ModalityInfo
+from vavl.features import ModalityInfo
 
 _AUDIO: TypeAdapter[AudioSettings] = TypeAdapter(AudioSettings)
 _VIDEO: TypeAdapter[VideoSettings] = TypeAdapter(VideoSettings)

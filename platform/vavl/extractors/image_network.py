@@ -21,8 +21,8 @@ from vavl.extractors.face_tracking import FaceFinder
 from vavl.extractors.pretrained import inference, load_model, recorded_settings
 from vavl.extractors.pretrained_files import ModelFiles, find_model, transformers_module
 from vavl.extractors.video_settings import ImageNetworkSettings
+from vavl.features import ModalityInfo
 from vavl.media.media import Pictures
-from vavl.store.statistics import ModalityInfo
 
 NAME = "image_network"
 VERSION = "1"

@@ -3,57 +3,23 @@
 from __future__ import annotations
 
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vavl.corpora.card_sources import OpenFaceSource
-from vavl.corpora.csv_table import read_header, read_number_columns
-from vavl.corpora.discovery import list_files
-from vavl.corpora.patterns import whole_match
-from vavl.errors import ClipError, CorpusError
+from vavl.errors import ClipError
 from vavl.extractors.extracted import Extracted, Extractor
 from vavl.extractors.missed import believed_frames, interpolated, missed_note
 from vavl.extractors.video_settings import OpenFaceSettings
-from vavl.store.statistics import ModalityInfo
+from vavl.features import ModalityInfo
+from vavl.media.csv_table import read_header, read_number_columns
 
 NAME = "openface"
 VERSION = "1"
 _STATE = ("frame", "face_id", "timestamp", "confidence", "success")
 _RATE_TOLERANCE = 0.05
 _AGAIN = "run OpenFace on the clip again, or leave the clip out"
-
-
-def openface_settings(source: OpenFaceSource, root: Path) -> OpenFaceSettings:
-    """Return the settings of a card's tables: the columns are those of the first table found.
-
-    Args:
-        source: of the card.
-        root: absolute corpus folder.
-
-    Raises:
-        CorpusError: no table matches, the first one is broken, or it has another number of features.
-    """
-    path = _first_table(source, root)
-    header = read_header(path)
-    columns = tuple(
-        name for name in header if whole_match(source.feature_columns, name, "video.feature_columns")
-    )
-    if len(columns) != source.width:
-        raise CorpusError(
-            str(path), "video.feature_columns",
-            f"{len(columns)} columns match {source.feature_columns}, the card says width {source.width}; "
-            f"the table has {', '.join(header[:12])} ...",
-            "correct feature_columns or width in the card, or restore the table",
-        )  # fmt: skip
-    return OpenFaceSettings(
-        columns=columns,
-        frame_rate_hz=source.frame_rate_hz,
-        least_confidence=source.least_confidence,
-        missed=source.missed,
-        longest_gap_s=source.longest_gap_s,
-    )
 
 
 def openface_extractor(settings: OpenFaceSettings) -> Extractor:
@@ -112,19 +78,6 @@ def read_openface(path: Path, settings: OpenFaceSettings) -> Extracted:
     }
     note = missed_note(is_found, is_kept)
     return Extracted(filled, times[is_kept].astype(np.float32), tally, note, facts)
-
-
-def _first_table(source: OpenFaceSource, root: Path) -> Path:
-    for name in list_files(root):
-        suffix = PurePosixPath(name).suffix
-        if suffix.lower() in source.suffixes and whole_match(
-            source.pattern, name.removesuffix(suffix), "video.pattern"
-        ):
-            return root / name
-    raise CorpusError(
-        str(root), "video.pattern", f"no table matches {source.pattern} with {' '.join(source.suffixes)}",
-        "correct the pattern, or put OpenFace's tables below the corpus folder",
-    )  # fmt: skip
 
 
 def _best_face(faces: NDArray[np.float64], confidence: NDArray[np.float64]) -> NDArray[np.int64]:

@@ -14,7 +14,7 @@ from vavl.config.base import FrozenConfig
 from vavl.config.places import portable, root_folder
 from vavl.errors import ConfigError, StoreError
 from vavl.extractors.pretrained_files import ModelFiles, PretrainedModel, transformers_module
-from vavl.store.statistics import ModalityInfo
+from vavl.features import ModalityInfo
 
 if TYPE_CHECKING:  # torch takes seconds to import, and settings are read without it
     import torch

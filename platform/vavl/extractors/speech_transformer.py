@@ -16,8 +16,8 @@ from vavl.extractors.chunks import chunk_starts, joined_chunks
 from vavl.extractors.extracted import Extracted
 from vavl.extractors.pretrained import choose_device, inference, load_model, recorded_settings
 from vavl.extractors.speech_model import KEY, find_speech_model
+from vavl.features import ModalityInfo
 from vavl.media.sound import read_sound
-from vavl.store.statistics import ModalityInfo
 
 NAME = "speech_transformer"
 VERSION = "1"

@@ -26,8 +26,8 @@ from vavl.extractors.video_settings import (
     VideoFeatureSettings,
     VideoSettings,
 )
+from vavl.features import ModalityInfo
 from vavl.media.media import Pictures
-from vavl.store.statistics import ModalityInfo
 
 logger = logging.getLogger(__name__)
 

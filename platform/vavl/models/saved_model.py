@@ -20,10 +20,10 @@ from vavl.config.base import FrozenConfig
 from vavl.config.files import make_folder, read_json, sha256_of_file, write_json, written_beside
 from vavl.data.collection import middle_frames
 from vavl.errors import ConfigError, InputError
+from vavl.features import FeatureStatistics
 from vavl.models.clips import ClipFeatures, batch_of, groups_of_like_length, logits_by_condition
 from vavl.models.settings import AttributeTask, ClassTask, LadderShape, NetworkSettings, Task
 from vavl.models.vavl import LADDER_PREFIX, Vavl, VavlOutput
-from vavl.store.statistics import FeatureStatistics
 from vavl.store.store import FeatureStore
 
 __all__ = [

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import pyarrow as pa
 
-from vavl.store.store import MODALITIES
+from vavl.features import MODALITIES
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from vavl.corpora.csv_table import place_inside, read_header, read_text_columns
 from vavl.errors import CorpusError
+from vavl.media.csv_table import place_inside, read_header, read_text_columns
 from vavl.prediction.clips import ClipInput, ClipsFound
 
 MANIFEST_SUFFIXES = frozenset({".parquet", ".csv"})

@@ -12,6 +12,7 @@ from pathlib import Path
 from vavl.config.files import sha256_of_file, sha256_of_json
 from vavl.errors import CorpusError, InputError, StoreError
 from vavl.extractors.from_provenance import extractor_settings
+from vavl.features import MODALITIES
 from vavl.metrics.names import CONDITIONS
 from vavl.models.saved_model import ModelDescription, load_model
 from vavl.prediction.clips import ClipInput, ClipsFound
@@ -20,7 +21,6 @@ from vavl.prediction.media_folder import MEDIA_SUFFIXES, folder_clips, single_cl
 from vavl.prediction.settings import PredictionSettings
 from vavl.prediction.sources import MediaSource, Source
 from vavl.prediction.store_input import store_clips
-from vavl.store.store import MODALITIES
 
 logger = logging.getLogger(__name__)
 

@@ -11,10 +11,10 @@ from typing import Any
 import pyarrow as pa
 
 from vavl.errors import VavlError
+from vavl.features import MODALITIES
 from vavl.metrics.names import CONDITIONS
 from vavl.models.saved_model import Prediction
 from vavl.models.settings import ClassTask, Task
-from vavl.store.store import MODALITIES
 
 
 @dataclass(frozen=True)

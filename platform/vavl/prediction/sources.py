@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 
 from vavl.extractors.extracted import Extractor, require_finite
 from vavl.extractors.from_provenance import extractor_of
+from vavl.features import MODALITIES
 from vavl.media.media_probe import probe
 from vavl.models.saved_model import ModelDescription
 from vavl.prediction.clips import ClipInput
-from vavl.store.store import MODALITIES, FeatureStore
+from vavl.store.store import FeatureStore
 from vavl.store.store_cache import local_store
 
 

@@ -8,11 +8,11 @@ import pyarrow as pa
 
 from vavl.corpora.manifest import Manifest
 from vavl.errors import StoreError
+from vavl.features import MODALITIES, FeatureStatistics, ModalityInfo
 from vavl.models.saved_model import ModelDescription
 from vavl.prediction.clips import ClipInput, ClipsFound
 from vavl.prediction.sources import StoreSource
-from vavl.store.statistics import FeatureStatistics
-from vavl.store.store import MODALITIES, info_of, read_content
+from vavl.store.store import read_content
 from vavl.store.store_cache import local_notes
 
 
@@ -37,7 +37,7 @@ def store_clips(place: Path | str, model: ModelDescription) -> tuple[ClipsFound,
         )  # fmt: skip
     for name in modalities:
         statistics = FeatureStatistics.from_dict(getattr(model, name).statistics)
-        statistics.check(statistics.corpus, info_of(content["modalities"][name]))
+        statistics.check(statistics.corpus, ModalityInfo.from_entry(content["modalities"][name]))
     found = ClipsFound("store", _clips(manifest, model, modalities))
     return found, StoreSource(place, str(content["store_hash"]), tuple(modalities))
 

@@ -16,9 +16,8 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from vavl.config.files import make_folder
-from vavl.config.places import root_folder
+from vavl.config.places import CACHE_VARIABLE, root_folder
 from vavl.errors import InputError, TrackingError
-from vavl.store.store_cache import CACHE_VARIABLE
 from vavl.tracking.mlflow_writer import open_client
 from vavl.tracking.reachable import unreachable_reason
 from vavl.tracking.settings import TrackingPlace, TrackingSettings, tracking_place

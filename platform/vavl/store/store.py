@@ -29,10 +29,9 @@ from numpy.typing import NDArray
 
 from vavl.config.files import read_json, sha256_of_file, sha256_of_json
 from vavl.errors import InputError, StoreError
-from vavl.store.statistics import ChannelSums, ModalityInfo
+from vavl.features import MODALITIES, ChannelSums, ModalityInfo
 
 FORMAT_VERSION = 1
-MODALITIES = ("audio", "video")
 ROW_SCHEMA = pa.schema(
     [
         ("clip_id", pa.string()),
@@ -92,7 +91,7 @@ class FeatureStore:
         self.folder = folder
         self.content = content
         self.info: dict[str, ModalityInfo] = {
-            name: info_of(entry) for name, entry in content["modalities"].items()
+            name: ModalityInfo.from_entry(entry) for name, entry in content["modalities"].items()
         }
         self._chunks: dict[str, list[_Chunk]] = {}
         self._first_row: dict[str, list[int]] = {}
@@ -253,7 +252,7 @@ def checked_content(content: Any, source: str) -> dict[str, Any]:
     try:
         _ = [content[key] for key in ("corpus", "card_hash", "store_hash")]
         for entry in content["modalities"].values():
-            info_of(entry)
+            ModalityInfo.from_entry(entry)
             _ = [entry[key] for key in ("bytes", "sha256", "sums_sha256")]
     except (KeyError, TypeError, ValueError, AttributeError) as fault:
         raise StoreError(source, "", f"the file was damaged: {fault!r}", MAKE_AGAIN) from None
@@ -299,21 +298,6 @@ def _range_of(clip_ids: pa.ChunkedArray, chunk_ids: pa.Array) -> tuple[int, int]
     places = range(len(clip_ids))
     start = bisect_left(places, chunk_ids[0].as_py(), key=clip_id)
     return start, bisect_right(places, chunk_ids[-1].as_py(), lo=start, key=clip_id)
-
-
-def info_of(entry: Mapping[str, Any]) -> ModalityInfo:
-    """Return what a store.json says of one of its ``modalities``."""
-    rate = entry["frame_rate_hz"]
-    return ModalityInfo(
-        extractor=entry["extractor"],
-        version=entry["version"],
-        settings=entry["settings"],
-        frame_rate_hz=None if rate is None else float(rate),
-        width=int(entry["width"]),
-        channels=tuple(entry["channels"]),
-        clips=int(entry["clips"]),
-        frames=int(entry["frames"]),
-    )
 
 
 def _check_size(path: Path, expected: int) -> None:

@@ -23,12 +23,12 @@ from pathlib import Path
 from typing import Any
 
 from vavl.config.files import make_folder, read_json, sha256_of_file, write_json
+from vavl.config.places import CACHE_VARIABLE
 from vavl.errors import StoreError, VavlError
 from vavl.store.remote_files import RemoteFolder, StoreFile, copy_files, held_lock
 from vavl.store.store import checked_content, read_content
 from vavl.store.store_versions import check_version, store_folder
 
-CACHE_VARIABLE = "VAVL_CACHE"
 _MARKER = "verified.json"
 _STORE_FILE, _MANIFEST_FILE = "store.json", "manifest.arrow"
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9][\w.-]*")

@@ -14,6 +14,7 @@ import pyarrow as pa
 from vavl.config.files import make_folder, sha256_of_json, written_beside
 from vavl.corpora.manifest import Manifest
 from vavl.errors import ConfigError, StoreError
+from vavl.features import MODALITIES, ModalityInfo
 from vavl.store.clip_facts import FILE_NAME as FACTS_FILE
 from vavl.store.clip_facts import SCHEMA as FACTS_SCHEMA
 from vavl.store.merge_labels import class_maps
@@ -21,8 +22,7 @@ from vavl.store.merge_settings import MergeSettings
 from vavl.store.merge_splits import MergedFold, merged_folds
 from vavl.store.merged_manifest import merged_manifest, unique_names
 from vavl.store.remote_files import held_lock
-from vavl.store.statistics import ModalityInfo
-from vavl.store.store import MODALITIES, ROW_SCHEMA, FeatureStore, info_of, map_batches, read_content
+from vavl.store.store import ROW_SCHEMA, FeatureStore, map_batches, read_content
 from vavl.store.store_cache import local_notes, local_store
 from vavl.store.store_versions import pinned_store, version_of
 from vavl.store.store_writer import StoreWriter
@@ -183,7 +183,7 @@ def _common_infos(sources: Mapping[str, Source], settings: MergeSettings) -> dic
             entry = source.content["modalities"].get(modality)
             if entry is None:
                 continue
-            info = info_of(entry)
+            info = ModalityInfo.from_entry(entry)
             known = infos.setdefault(modality, info)
             first = first or corpus
             if (known.provenance, known.frame_rate_hz) != (info.provenance, info.frame_rate_hz):

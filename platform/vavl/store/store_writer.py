@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from vavl.config.files import make_folder, sha256_of_file, write_json, written_beside
 from vavl.errors import StoreError
-from vavl.store.statistics import ChannelSums, ModalityInfo
-from vavl.store.store import FORMAT_VERSION, MODALITIES, ROW_SCHEMA, SUMS_SCHEMA, content_hash
+from vavl.features import MODALITIES, ChannelSums, ModalityInfo
+from vavl.store.store import FORMAT_VERSION, ROW_SCHEMA, SUMS_SCHEMA, content_hash
 
 # Large enough that 200,000 clips need few batches, which a reader pays for; small enough that a writer holds some.
 _ROWS_PER_BATCH = 2000

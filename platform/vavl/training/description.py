@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from vavl.features import FeatureStatistics
 from vavl.models.saved_model import ModalityDescription, ModelDescription
-from vavl.store.statistics import FeatureStatistics
 from vavl.training.run_data import RunData
 from vavl.training.settings import TrainingPlan
 

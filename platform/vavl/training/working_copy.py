@@ -27,8 +27,9 @@ from pathlib import Path
 from typing import Any
 
 from vavl.config.files import make_folder, read_json, write_json
+from vavl.config.places import CACHE_VARIABLE
 from vavl.errors import InputError, VavlError
-from vavl.store.store_cache import CACHE_VARIABLE, run_cache_folder
+from vavl.store.store_cache import run_cache_folder
 from vavl.training.storage import RunStorage
 
 RUN_FILE = "run.json"

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from vavl.corpora.card import corpus_root, read_card
-from vavl.corpora.csv_table import read_number_columns, read_text_columns
 from vavl.corpora.manifest import TEST, TRAIN, VALIDATION, listed_manifest
+from vavl.media.csv_table import read_number_columns, read_text_columns
 
 pytestmark = [
     pytest.mark.realdata,

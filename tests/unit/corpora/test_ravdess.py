@@ -14,8 +14,8 @@ from sklearn.preprocessing import MinMaxScaler
 from sklearn.svm import SVC
 
 from vavl.corpora.card import CorpusCard, corpus_root, read_card
-from vavl.corpora.csv_table import read_feature_table
 from vavl.corpora.manifest import TEST, TRAIN, VALIDATION, Manifest, build_manifest
+from vavl.extraction.ready_features import read_feature_table
 
 pytestmark = [
     pytest.mark.realdata,

@@ -17,7 +17,7 @@ from vavl.data.collection import Normaliser, collate, middle_frames, normalisers
 from vavl.data.sampler import FILLER
 from vavl.data.settings import DataSettings
 from vavl.errors import ConfigError, StoreError
-from vavl.store.statistics import ChannelSums, Normalisation
+from vavl.features import ChannelSums, Normalisation
 
 
 @pytest.fixture

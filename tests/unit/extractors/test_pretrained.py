@@ -18,7 +18,7 @@ from vavl.extractors.pretrained import (
     without_sha256,
 )
 from vavl.extractors.pretrained_files import PretrainedModel, find_model
-from vavl.store.statistics import ModalityInfo
+from vavl.features import ModalityInfo
 
 KEY = "features.video.backbone"
 

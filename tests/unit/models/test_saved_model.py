@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from vavl.errors import InputError, StoreError
+from vavl.features import ChannelSums, FeatureStatistics, ModalityInfo
 from vavl.models.saved_model import (
     ClipFeatures,
     ModalityDescription,
@@ -19,7 +20,6 @@ from vavl.models.saved_model import (
     save_model,
 )
 from vavl.models.settings import AttributeTask, ClassTask
-from vavl.store.statistics import ChannelSums, FeatureStatistics, ModalityInfo
 
 CLASSES = ("calm", "glad", "mad")
 

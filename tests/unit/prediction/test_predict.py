@@ -18,6 +18,7 @@ from rendered_media import moving_square, write_mp4, write_sound_only_mp4, write
 
 from vavl.errors import ConfigError, CorpusError, InputError, PredictionError, StoreError
 from vavl.extractors.from_provenance import extractor_of
+from vavl.features import ModalityInfo
 from vavl.models.saved_model import ClipFeatures, load_model
 from vavl.models.settings import AttributeTask
 from vavl.prediction import worker
@@ -28,7 +29,6 @@ from vavl.prediction.results import (
     result_table,
     write_results,
 )
-from vavl.store.statistics import ModalityInfo
 
 GOOD = {"pair": "audio_video", "été 雨/Ünï_ё 🙂": "audio_video", "only_heard": "audio", "only_seen": "video"}
 COLUMNS = [f"probability_{name}" for name in CLASSES]

@@ -8,8 +8,8 @@ from media_model import CLASSES, write_media_model
 
 from vavl.corpora.manifest import Manifest
 from vavl.errors import StoreError
+from vavl.features import ModalityInfo
 from vavl.models.saved_model import ClipFeatures, load_model
-from vavl.store.statistics import ModalityInfo
 from vavl.store.store import FeatureStore
 
 INFOS = {

@@ -16,8 +16,8 @@ import pytest
 
 from vavl.corpora.manifest import Manifest
 from vavl.errors import InputError, StoreError
+from vavl.features import ChannelSums, ModalityInfo
 from vavl.store import store_writer
-from vavl.store.statistics import ChannelSums, ModalityInfo
 from vavl.store.store import ROW_SCHEMA, FeatureStore
 from vavl.store.store_writer import ClipFeatures, StoreWriter, row_batch
 

@@ -18,9 +18,9 @@ import pytest
 from numpy.typing import NDArray
 
 from vavl.corpora.manifest import Manifest
+from vavl.features import ModalityInfo
 from vavl.metrics.names import CONDITIONS
 from vavl.models.conformer import ConformerBlock
-from vavl.store.statistics import ModalityInfo
 from vavl.store.store_writer import ClipFeatures, StoreWriter, row_batch
 from vavl.training.evaluation import predict_split, score_split
 from vavl.training.loop import train

@@ -13,8 +13,8 @@ import torch
 from vavl.config.files import read_json, write_json
 from vavl.data.collection import open_collection
 from vavl.errors import StoreError, TrainingError
+from vavl.features import ChannelSums
 from vavl.models.saved_model import load_model
-from vavl.store.statistics import ChannelSums
 from vavl.store.store import FeatureStore
 from vavl.training.launch import launch_training
 from vavl.training.run import prepare_run

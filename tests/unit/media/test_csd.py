@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from csd_files import EMOTIONS, frames, write_csd, write_mosei
 
-from vavl.corpora.csd import open_container, read_csd_columns, read_csd_keys, read_segments
 from vavl.errors import ConfigError, CorpusError
+from vavl.media.csd import open_container, read_csd_columns, read_csd_keys, read_segments
 
 LABELS = "CMU_MOSEI_Labels.csd"
 

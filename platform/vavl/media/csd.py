@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from vavl.corpora.csv_table import place_inside
 from vavl.errors import ConfigError, CorpusError
+from vavl.media.csv_table import place_inside
 
 if TYPE_CHECKING:
     import h5py

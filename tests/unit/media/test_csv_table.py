@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import gzip
-import hashlib
 
 import numpy as np
 import pytest
 
-from vavl.corpora.csv_table import read_feature_table, read_number_columns, read_text_columns
 from vavl.errors import CorpusError
+from vavl.media.csv_table import read_number_columns, read_text_columns
 
 
 def test_text_keeps_leading_zeros_and_drops_spaces(corpus):
@@ -63,28 +62,6 @@ def test_a_link_that_leads_outside_is_refused(corpus, tmp_path):
     (corpus.root / "t.csv").symlink_to(tmp_path / "secret.csv")
     with pytest.raises(CorpusError, match="lies outside the corpus folder"):
         read_text_columns(corpus.root, "t.csv", ("a",))
-
-
-def test_the_feature_table_holds_the_selected_columns(corpus):
-    path = corpus.write("units.csv", "frames,AU02,clip,AU01\n9,1.5,m01_s1_ca,\n8,2.5,f01_s1_an,0.25\n")
-    table = read_feature_table(corpus.card().video, corpus.root)
-    assert table.keys == ("m01_s1_ca", "f01_s1_an")
-    assert table.columns == ("AU02", "AU01")
-    assert table.values.dtype == np.float32
-    np.testing.assert_array_equal(table.values, np.array([[1.5, np.nan], [2.5, 0.25]], np.float32))
-    assert table.file_hash == hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def test_another_number_of_feature_columns_is_refused(corpus):
-    corpus.content["video"]["width"] = 35
-    with pytest.raises(CorpusError, match=r"2 columns match AU.*the card says width 35"):
-        read_feature_table(corpus.card().video, corpus.root)
-
-
-def test_a_repeated_key_is_refused(corpus):
-    corpus.write("units.csv", "clip,AU01,AU02\nf01_s1_ca,1,2\nf01_s1_ca,1,2\n")
-    with pytest.raises(CorpusError, match="clip: key 'f01_s1_ca' occurs twice"):
-        read_feature_table(corpus.card().video, corpus.root)
 
 
 def test_a_packed_table_reads_as_a_plain_one(corpus):

@@ -1,4 +1,4 @@
-"""Sums of feature channels and the normalisation made from them.
+"""What features are: where they come from, the sums of their channels, the normalisation made from them.
 
 A store keeps count, sum and sum of squares per speaker in float64, so that a run can add up its
 training speakers alone: statistics of the whole corpus would leak the test speakers.
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from vavl.config.files import sha256_of_json
 from vavl.errors import StoreError
 
+MODALITIES = ("audio", "video")
 # A channel whose deviation is smaller than this share of its size is constant up to rounding.
 _CONSTANT = 1e-5
 _SAME_STORE = "use the store that the model was trained on, or one made with the same corpus and settings"
@@ -46,6 +47,21 @@ class ModalityInfo:
     channels: tuple[str, ...] = ()
     clips: int = 0
     frames: int = 0
+
+    @classmethod
+    def from_entry(cls, entry: Mapping[str, Any]) -> Self:
+        """Read one of the ``modalities`` of a store.json."""
+        rate = entry["frame_rate_hz"]
+        return cls(
+            extractor=entry["extractor"],
+            version=entry["version"],
+            settings=entry["settings"],
+            frame_rate_hz=None if rate is None else float(rate),
+            width=int(entry["width"]),
+            channels=tuple(entry["channels"]),
+            clips=int(entry["clips"]),
+            frames=int(entry["frames"]),
+        )
 
     @property
     def provenance(self) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from vavl.errors import StoreError
-from vavl.store.statistics import ChannelSums, FeatureStatistics, ModalityInfo, Normalisation
+from vavl.features import ChannelSums, FeatureStatistics, ModalityInfo, Normalisation
 
 INFO = ModalityInfo("log_mel", "1", {"hop_ms": 20.0}, 50.0, 4)
 

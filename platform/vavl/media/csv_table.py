@@ -5,10 +5,8 @@ from __future__ import annotations
 import gzip
 import re
 import zlib
-from collections import Counter
 from collections.abc import Sequence
 from csv import reader as quoted_values
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -16,31 +14,11 @@ import numpy.typing as npt
 import pyarrow as pa
 from pyarrow import csv
 
-from vavl.config.files import sha256_of_file
-from vavl.corpora.card_sources import TableSource
-from vavl.corpora.patterns import whole_match
 from vavl.errors import CorpusError
 
 _MARKS = ",;\t"
 _QUOTED = re.compile('"[^"]*"')
 _LONGEST_HEADER = 1 << 20
-
-
-@dataclass(frozen=True)
-class FeatureTable:
-    """Ready features of one modality.
-
-    Attributes:
-        keys: one key per row, each once.
-        columns: names of the features, in the order of the file.
-        values: (row, feature) float32; NaN where the file has none.
-        file_hash: SHA-256 of the file.
-    """
-
-    keys: tuple[str, ...]
-    columns: tuple[str, ...]
-    values: npt.NDArray[np.float32]
-    file_hash: str
 
 
 def place_inside(root: Path, name: str) -> Path:
@@ -100,35 +78,6 @@ def read_number_columns(root: Path, name: str, columns: Sequence[str]) -> npt.ND
     arrays = [table[column].to_numpy(zero_copy_only=False) for column in columns]
     values: npt.NDArray[np.float64] = np.stack(arrays, axis=1)
     return values
-
-
-def read_feature_table(source: TableSource, root: Path) -> FeatureTable:
-    """Read the whole table of ready features that a card names.
-
-    Raises:
-        CorpusError: the table is missing, empty or broken, a key is repeated, or the number of feature
-            columns differs from ``width``.
-    """
-    path = place_inside(root, source.file)
-    columns = [
-        name
-        for name in read_header(path)
-        if whole_match(source.feature_columns, name, "video.feature_columns")
-    ]
-    if len(columns) != source.width:
-        raise CorpusError(
-            str(path), "video.feature_columns",
-            f"{len(columns)} columns match {source.feature_columns}, the card says width {source.width}",
-            "correct feature_columns or width in the card, or restore the table",
-        )  # fmt: skip
-    (keys,) = read_text_columns(root, source.file, (source.key_column,))
-    if len(set(keys)) != len(keys):
-        repeated = next(key for key, count in Counter(keys).items() if count > 1)
-        raise CorpusError(
-            str(path), source.key_column, f"key {repeated!r} occurs twice", "keep one row per clip"
-        )
-    values = read_number_columns(root, source.file, columns)
-    return FeatureTable(tuple(keys), tuple(columns), values.astype(np.float32), sha256_of_file(path))
 
 
 def read_header(path: Path) -> list[str]:
