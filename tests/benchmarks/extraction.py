@@ -41,12 +41,12 @@ def extract(clips: int, workers: int, folder: Path) -> dict[str, Any]:
 
     finished: list[tuple[float, int]] = []
 
-    class Clock(pipeline.ClipProgress):
-        def advance(self, clips: int) -> None:
-            finished.append((time.monotonic(), clips))
-            super().advance(clips)
+    class Clock(pipeline.Progress):
+        def advance(self, count: int = 1, note: str | None = None) -> None:
+            finished.append((time.monotonic(), count))
+            super().advance(count, note)
 
-    pipeline.ClipProgress = Clock  # type: ignore[misc]
+    pipeline.Progress = Clock  # type: ignore[misc]
     start = time.monotonic()
     card = read_card(ROOT / "datasets/ravdess.yaml")
     manifest = build_manifest(card, None)

@@ -21,6 +21,7 @@ from vavl.config.places import (
     is_lost_with_the_job,
     root_folder,
 )
+from vavl.config.progress import log_to_stderr
 from vavl.config.setting_list import help_text
 from vavl.errors import VavlError
 
@@ -49,9 +50,7 @@ def run_job(
         The exit code: 0 success, 1 failed work, 2 bad configuration or input.
     """
     words = parse_arguments(description, settings, arguments)
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
-    )
+    log_to_stderr()
     try:
         config = _read_settings(settings, words)
         check(config)
@@ -99,10 +98,9 @@ def _read_settings(settings: type[Settings], words: argparse.Namespace) -> Setti
     root = root_folder()
     if is_lost_with_the_job():
         _log.warning(
-            "%s is not set: relative results go into %s, which Ray deletes; pass --runtime-env-json or start "
-            "Ray with %s=/folder",
-            ROOT_VARIABLE, Path.cwd(), ROOT_VARIABLE,
-        )  # fmt: skip
+            f"{ROOT_VARIABLE} is not set: relative results go into {Path.cwd()}, which Ray deletes; pass "
+            f"--runtime-env-json or start Ray with {ROOT_VARIABLE}=/folder"
+        )
     config = read_config(settings, words.config, words.overrides)
     check_project_files(config, Path(words.config), words.overrides, root)
     return anchored(config, root)

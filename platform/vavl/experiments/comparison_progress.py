@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import logging
-import time
 from collections.abc import Iterable, Iterator
 
-from rich.console import Console
-
-from vavl.config.progress import progress_bar
+from vavl.config.progress import Progress
 from vavl.experiments.many import RunEnd
 from vavl.metrics.names import CONDITIONS, metric_name
-
-_log = logging.getLogger(__name__)
 
 
 def show_runs(ends: Iterable[RunEnd], total: int, split: str) -> Iterator[RunEnd]:
@@ -23,48 +17,13 @@ def show_runs(ends: Iterable[RunEnd], total: int, split: str) -> Iterator[RunEnd
         total: number of runs.
         split: whose score is shown.
     """
-    console = Console(stderr=True)
-    bar = progress_bar(console) if console.is_terminal else None
-    clock = _Clock(total)
-    try:
-        task = bar.add_task("training", total=total) if bar else None
-        if bar:
-            bar.start()
+    with Progress("training", total, counts=False) as progress:
         for end in ends:
-            clock.tick(end)
-            if bar and task is not None:
-                bar.advance(task)
+            progress.advance()
             if end.state != "kept":
-                line = f"run {clock.done}/{total} {_line(end, split)}{clock.left()}"
-                if bar:
-                    bar.console.print(line, highlight=False, markup=False)
-                else:
-                    _log.info(line)
+                left = f"; {progress.left}" if progress.left else ""
+                progress.line(f"run {progress.done}/{total} {_line(end, split)}{left}")
             yield end
-    finally:
-        if bar:
-            bar.stop()
-
-
-class _Clock:
-    """Counts runs and says how long the rest may take, from the runs that were trained now."""
-
-    def __init__(self, total: int) -> None:
-        self._total, self._start = total, time.monotonic()
-        self.done = self._trained = 0
-
-    def tick(self, end: RunEnd) -> None:
-        """Count one run."""
-        self.done += 1
-        self._trained += end.state != "kept"
-
-    def left(self) -> str:
-        """Return the time left as text."""
-        rest = self._total - self.done
-        if not rest:
-            return ""
-        minutes = (time.monotonic() - self._start) / max(1, self._trained) * rest / 60
-        return f"; about {minutes:.0f} min left" if minutes >= 1 else "; less than a minute left"
 
 
 def _line(end: RunEnd, split: str) -> str:

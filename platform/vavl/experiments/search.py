@@ -21,6 +21,7 @@ import ray
 from ray import tune
 from ray.tune.search import Searcher
 
+from vavl.config.progress import log_to_stderr
 from vavl.experiments.sweep import NextTrial, Sweep
 from vavl.experiments.sweep_settings import Point
 from vavl.experiments.trial import TrialEnd, TrialLog, run_trial
@@ -96,7 +97,7 @@ def run_trials(
 
 def _train_in_tune(config: Mapping[str, Any], log_of: LogOf, seconds: float | None) -> None:
     """Train one trial in its actor."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    log_to_stderr()
     plan = TrainingPlan.model_validate(json.loads(config["plan"]))
     number = int(config["number"])
 

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
-import time
-from types import TracebackType
 from typing import Self
 
 import psutil
-from rich.console import Console
-from rich.progress import TaskID
 
-from vavl.config.progress import progress_bar
+from vavl.config.progress import Progress
 from vavl.experiments.many import SUMMARY_FILE
 from vavl.experiments.study import storage_address
 from vavl.experiments.sweep import NextTrial, Sweep, best_of, words_of
@@ -95,46 +91,36 @@ class SweepProgress:
     """Shows trials as they start and end; use as a context.
 
     Args:
-        sweep: taken up.
+        sweep: resumed from earlier starts.
     """
 
     def __init__(self, sweep: Sweep) -> None:
         self._sweep = sweep
-        self._kept, self._start = len(sweep.ends), time.monotonic()
-        console = Console(stderr=True)
-        self._bar = progress_bar(console, "note") if console.is_terminal else None
-        self._task: TaskID | None = None
+        self._progress = Progress("trials", sweep.study.trials, len(sweep.ends), counts=False)
 
     def __enter__(self) -> Self:
-        if self._bar:
-            self._bar.start()
-            self._task = self._bar.add_task(
-                "trials", total=self._sweep.study.trials, completed=self._kept, note=self._best()
-            )
+        self._progress.__enter__()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._bar:
-            self._bar.stop()
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        self._progress.__exit__(kind, error, trace)
 
     def started(self, trial: NextTrial) -> None:
         """Show a trial that starts."""
-        self._print(f"trial {trial.number} starts: {words_of(trial.point)}")
+        self._progress.line(f"trial {trial.number} starts: {words_of(trial.point)}")
 
     def ended(self, end: TrialEnd) -> None:
         """Show how a trial ended, the best so far, and the time left."""
+        done, best = len(self._sweep.ends), self._best()
+        self._progress.update(done, note=best)
         values = self._sweep.values_of(end)
         scores = "no score" if values is None else ", ".join(f"{value:.3f}" for value in values)
         reason = f" ({end.reason.splitlines()[0]})" if end.reason else ""
-        self._print(
+        left = f"; {self._progress.left}" if self._progress.left else ""
+        self._progress.line(
             f"trial {end.number} {end.state}{reason}: {scores} in {end.epochs_run} of {end.epochs_full} epochs, "
-            f"{end.seconds:.0f} s; {len(self._sweep.ends)} of {self._sweep.study.trials} done, "
-            f"{self._best()}{self._left()}"
+            f"{end.seconds:.0f} s; {done} of {self._sweep.study.trials} done, {best}{left}"
         )
-        if self._bar and self._task is not None:
-            self._bar.update(self._task, completed=len(self._sweep.ends), note=self._best())
 
     def _best(self) -> str:
         best = best_of(self._sweep.plan, list(self._sweep.ends.values()))
@@ -142,16 +128,3 @@ class SweepProgress:
             return "none finished yet"
         values = self._sweep.values_of(best) or []
         return f"best {', '.join(f'{value:.3f}' for value in values)} (trial {best.number})"
-
-    def _left(self) -> str:
-        done, rest = len(self._sweep.ends) - self._kept, self._sweep.left
-        if not rest or not done:
-            return ""
-        minutes = (time.monotonic() - self._start) / done * rest / 60
-        return f"; about {minutes:.0f} min left" if minutes >= 1 else "; less than a minute left"
-
-    def _print(self, line: str) -> None:
-        if self._bar:
-            self._bar.console.print(line, highlight=False, markup=False)
-        else:
-            _log.info(line)

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from vavl.config.files import make_folder, written_beside
+from vavl.config.progress import Progress
 from vavl.errors import InputError, StoreError
 from vavl.extraction.crew import extract_parts
 from vavl.extraction.extraction_settings import ExtractionRun
@@ -23,7 +24,6 @@ from vavl.extraction.part import PartResult
 from vavl.extraction.part_file import ClipRecord, part_batches, read_part_record
 from vavl.extraction.parts_folder import only_job, open_parts_folder
 from vavl.extraction.plan import ExtractionPlan
-from vavl.extraction.progress import ClipProgress
 from vavl.extraction.quarantine import Quarantined, write_quarantine
 from vavl.extraction.sources import ClipPlace
 from vavl.features import MODALITIES
@@ -83,7 +83,7 @@ def extract_features(plan: ExtractionPlan, run: ExtractionRun) -> ExtractionResu
             logger.info("%d of %d files are in the folder already, unchanged", total - left, total)
         results = dict(folder.finished)
         allowed = int(run.max_quarantined_share * total)
-        with ClipProgress("extracting", total, total - left) as progress:
+        with Progress("extracting", total, total - left, "clips") as progress:
             clips_of = _clips_by_name(plan)
             for name, result in extract_parts(folder, run):
                 results[name] = result

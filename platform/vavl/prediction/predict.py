@@ -15,8 +15,8 @@ import pyarrow as pa
 
 from vavl.config.files import make_folder, written_beside
 from vavl.config.load import without_secrets
+from vavl.config.progress import Progress
 from vavl.extraction.parts_folder import only_job
-from vavl.extraction.progress import ClipProgress
 from vavl.prediction.clips import ClipInput
 from vavl.prediction.done import check_input, keep_all, parts_to_do, read_done, read_part
 from vavl.prediction.plan import PredictionPlan
@@ -88,7 +88,7 @@ def predict_clips(plan: PredictionPlan, settings: PredictionSettings) -> Predict
         if keys:
             logger.info("%d of %d clips are predicted already, from the same files", len(keys), total)
         tables = [done.rows, _known_problems(plan)]
-        with ClipProgress("predicting", total, total - left) as progress:
+        with Progress("predicting", total, total - left, "clips") as progress:
             for path, clips in _work(plan, settings, parts, was_killed=done.was_killed):
                 tables.append(read_part(path, task))
                 progress.advance(clips)

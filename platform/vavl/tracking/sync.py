@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from vavl.config.files import make_folder, write_json
+from vavl.config.progress import Progress
 from vavl.errors import TrackingError
 from vavl.tracking.journal import Journal
 from vavl.tracking.leftovers import JOURNAL_NAME
@@ -15,7 +16,6 @@ from vavl.tracking.model_note import Register
 from vavl.tracking.reachable import unreachable_reason
 from vavl.tracking.replay import Replay
 from vavl.tracking.replay_state import ReplayState, read_state
-from vavl.tracking.sync_progress import SyncProgress
 from vavl.tracking.sync_survey import Waiting
 
 SUMMARY_FILE = "summary.json"
@@ -71,12 +71,15 @@ def sync_runs(waiting: Sequence[Waiting], seconds_per_run: float, register: Regi
         seconds_per_run: longest time for one of them.
         register: what registers a model that a journal records.
     """
-    with SyncProgress(sum(entry.missing for entry in waiting if not entry.is_followed)) as progress:
+    with Progress("records", sum(entry.missing for entry in waiting if not entry.is_followed)) as progress:
         for entry in waiting:
-            result = (
-                _left_alone(entry) if entry.is_followed else _sync(entry, seconds_per_run, progress, register)
-            )
-            progress.ended(entry.missing, f"{result.run}: {result.sent} records sent, {_WORDS[result.state]}")
+            if entry.is_followed:
+                result = _left_alone(entry)
+            else:
+                before = progress.done
+                result = _sync(entry, seconds_per_run, progress, register)
+                progress.update(before + min(entry.missing, result.sent))
+            progress.line(f"{result.run}: {result.sent} records sent, {_WORDS[result.state]}")
             yield result
 
 
@@ -150,9 +153,14 @@ def _print(header: Sequence[str], rows: Sequence[Sequence[str]], if_none: str) -
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
-def _sync(entry: Waiting, seconds: float, progress: SyncProgress, register: Register) -> Synced:
+def _sync(entry: Waiting, seconds: float, progress: Progress, register: Register) -> Synced:
     journal, before = Journal(entry.journal), read_state(entry.journal, entry.store)
-    replay = Replay(journal, entry.settings, register, lambda state: progress.sent(state.seq - before.seq))
+    done = progress.done
+
+    def show(state: ReplayState) -> None:
+        progress.update(done + max(0, state.seq - before.seq))
+
+    replay = Replay(journal, entry.settings, register, show)
     reason = unreachable_reason(replay.place, _PROBE_SECONDS)
     if reason is None:
         replay.finish(seconds)

@@ -1,24 +1,18 @@
-"""What a person sees of a training while it goes on: a bar on a terminal, plain lines in a log."""
+"""What a person sees of a training run while it goes on: a bar on a terminal, a line per epoch."""
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
-from types import TracebackType
 from typing import Any, Self
 
-from rich.console import Console
-from rich.progress import TaskID
-
-from vavl.config.progress import progress_bar
+from vavl.config.progress import Progress, in_words
 from vavl.metrics.names import CONDITIONS
 from vavl.tracking.events import event_line, event_of
 from vavl.tracking.journal import Journal, JournalReader, Record
 from vavl.training.throughput import EXPECTED_SECONDS, MFU, SECONDS_PER_STEP
 
 _LOOK_SECONDS = 0.5
-_log = logging.getLogger(__name__)
 
 
 class TrainingProgress:
@@ -35,24 +29,18 @@ class TrainingProgress:
         self._shown = {_key(record) for record in self._reader.read() if _has_line(record)}
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="training-progress", daemon=True)
-        console = Console(stderr=True)
-        self._bar = progress_bar(console, "note") if console.is_terminal else None
-        self._task = self._bar.add_task("training", total=None, note="starting") if self._bar else None
+        self._progress = Progress("training", None, unit="steps", counts=False)
         self._start = time.monotonic()
 
     def __enter__(self) -> Self:
-        if self._bar:
-            self._bar.start()
+        self._progress.__enter__()
         self._thread.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
         self._stop.set()
         self._thread.join()
-        if self._bar:
-            self._bar.stop()
+        self._progress.__exit__(kind, error, trace)
 
     def _follow(self) -> None:
         ends = False
@@ -60,46 +48,34 @@ class TrainingProgress:
             ends = self._stop.wait(_LOOK_SECONDS)
             for record in self._reader.read():
                 if record.kind == "step":
-                    self._advance(record.payload)
+                    loss = record.payload["metrics"].get("train/loss/total")
+                    note = "" if loss is None else f"loss {loss:.3f}"
+                    self._progress.update(record.payload["step"] + 1, record.payload["total_steps"], note)
                 if _has_line(record) and _key(record) not in self._shown:
-                    self._show_line(record)
+                    for line in self._lines_of(record):
+                        self._progress.line(line)
 
-    def _show_line(self, record: Record) -> None:
+    def _lines_of(self, record: Record) -> list[str]:
         match record.kind:
             case "step":
-                for line in step_lines(record.payload):
-                    self._print(line)
+                return step_lines(record.payload)
             case "epoch":
-                self._show_epoch(record.payload)
+                return [self._epoch_line(record.payload)]
             case _:
-                self._print(event_line(event_of(record)))
+                return [event_line(event_of(record))]
 
-    def _advance(self, payload: dict[str, Any]) -> None:
-        if self._bar and self._task is not None:
-            loss = payload["metrics"].get("train/loss/total")
-            note = "" if loss is None else f"loss {loss:.3f}"
-            total = payload["total_steps"]
-            self._bar.update(TaskID(self._task), completed=payload["step"] + 1, total=total, note=note)
-
-    def _show_epoch(self, payload: dict[str, Any]) -> None:
+    def _epoch_line(self, payload: dict[str, Any]) -> str:
         metrics = payload["metrics"]
         scores = "  ".join(
             f"{condition} {metrics[name]:.3f}"
             for condition in CONDITIONS
             if (name := f"validation/{condition}/{self._metric}") in metrics
         )
-        line = (
+        return (
             f"epoch {payload['epoch']}/{payload['total_epochs']}  validation {self._metric}: {scores}  "
             f"(best epoch {payload['best_epoch']}, {metrics['train/clips_per_second']:.0f} clips/s, "
             f"{time.monotonic() - self._start:.0f} s)"
         )
-        self._print(line)
-
-    def _print(self, line: str) -> None:
-        if self._bar:
-            self._bar.console.print(line, highlight=False)
-        else:
-            _log.info(line)
 
 
 def _has_line(record: Record) -> bool:
@@ -125,14 +101,8 @@ def forecast_line(payload: dict[str, Any]) -> str:
     used = "" if mfu is None else f", MFU {mfu:.1%}"
     return (
         f"step {payload['step'] + 1}: {metrics[SECONDS_PER_STEP]:.2g} s/step, "
-        f"about {_duration(metrics[EXPECTED_SECONDS])} in all{used}"
+        f"about {in_words(metrics[EXPECTED_SECONDS])} in all{used}"
     )
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
 def objective_line(payload: dict[str, Any]) -> str:

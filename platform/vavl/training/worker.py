@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from vavl.config.files import read_json, write_json
+from vavl.config.progress import log_to_stderr
 from vavl.corpora.manifest import Manifest
 from vavl.errors import TrainingError
 from vavl.models.saved_model import load_model
@@ -97,7 +98,7 @@ def _set_up_process(plan: TrainingPlan) -> None:
     """Set what belongs to the process: threads, and what the log of a worker says."""
     torch.set_num_threads(plan.training.threads_per_worker or max(1, int(plan.training.cpus_per_worker)))
     # A Ray worker has no log of ours yet; in the driver's process this changes nothing.
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    log_to_stderr()
     # DeepSpeed calls collectives by their older names at every step.
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")
 

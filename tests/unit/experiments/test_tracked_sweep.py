@@ -184,4 +184,3 @@ def test_progress_tells_of_every_trial(
         "trial 0 pruned (asha: stopped after epoch 3): 0.250 in 3 of 9 epochs, 12 s; 1 of 4 done"
         in caplog.text
     )
-    assert "left" in caplog.text

@@ -25,7 +25,7 @@ def test_new_epochs_are_shown_once_and_those_of_an_earlier_attempt_are_not(
     journal = Journal(tmp_path / "journal.jsonl")
     journal.append("epoch", **epoch(1))
     with (
-        caplog.at_level(logging.INFO, logger="vavl.training.progress"),
+        caplog.at_level(logging.INFO, logger="vavl.config.progress"),
         TrainingProgress(journal, "validation/audio/uar"),
     ):
         journal.append("step", step=8, total_steps=63, metrics={"train/loss/total": None})
@@ -43,7 +43,7 @@ def test_what_a_resumed_run_reports_again_is_no_news(
     for kind, payload in (("epoch", epoch(1)), ("event", event)):
         journal.append(kind, time=5.0, **payload)
     with (
-        caplog.at_level(logging.INFO, logger="vavl.training.progress"),
+        caplog.at_level(logging.INFO, logger="vavl.config.progress"),
         TrainingProgress(journal, "validation/audio/uar"),
     ):
         for kind, payload in (("epoch", epoch(1)), ("event", event)):
@@ -67,7 +67,7 @@ def step(number: int, **metrics: float) -> dict[str, object]:
 def test_the_forecast_is_shown_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     journal = Journal(tmp_path / "journal.jsonl")
     with (
-        caplog.at_level(logging.INFO, logger="vavl.training.progress"),
+        caplog.at_level(logging.INFO, logger="vavl.config.progress"),
         TrainingProgress(journal, "validation/audio/uar"),
     ):
         journal.append_all([("step", step(18)), ("step", step(19, **FORECAST, **{"train/mfu": 0.4129}))])
