@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from vavl.config.command_line import print_table, run_job
 from vavl.evaluation.evaluation import evaluate
-from vavl.evaluation.evaluation_pages import write_report
 from vavl.evaluation.evaluation_summary import summary_of, write_summary
+from vavl.evaluation.report import write_report
 from vavl.evaluation.results import write_predictions
 from vavl.evaluation.split_looks import looks_before
 from vavl.evaluation.tracked_evaluation import (

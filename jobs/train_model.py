@@ -22,7 +22,7 @@ def train_model(job: TrainModelJob) -> None:
         tracked.start(job, job.config_hash, folder.run_id, dataset_note(job))
         with TrainingProgress(tracked.journal, job.evaluation.select_by[0]):
             launch_training(job, folder, tracked.sink)
-        from vavl.training.training_pages import write_report  # with it comes matplotlib: not before the work
+        from vavl.training.report import write_report  # with it comes matplotlib: not before the work
 
         folder.collect()
         outcome = read_outcome(folder.path)

@@ -10,12 +10,12 @@ from browser import NAMES, browser, look_at
 from evaluation_content import evaluation_content
 from promotion_content import promotion_content
 
-from vavl.evaluation.evaluation_report import write_evaluation_report
+from vavl.evaluation.report import write_report_page
 from vavl.promotion.promotion_report import write_promotion_report
 
-# Writes a report of its kind into a folder, and how many pictures that has.
+# Writes a report of its kind into a folder, and how many plots that has.
 REPORTS = {
-    "evaluation": (partial(write_evaluation_report, evaluation_content()), 6),
+    "evaluation": (partial(write_report_page, evaluation_content()), 6),
     "promotion": (partial(write_promotion_report, promotion_content()), 1),
 }
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from vavl.evaluation.evaluation_content import DegradedScore, EvaluationReport
+from vavl.evaluation.plots import DegradedScore
+from vavl.evaluation.report import EvaluationReport
 from vavl.metrics.classes import scores_of_classes
 from vavl.metrics.paired import Interval
-from vavl.reports.pictures import reliability_bins
-from vavl.training.training_content import YardstickNote
+from vavl.reports.plots import reliability_bins
+from vavl.training.report import ReferenceScore
 
 CLASSES = ("joy", "<anger>")
 COUNTS = np.array([[8, 2], [3, 7]])
@@ -42,7 +43,7 @@ def evaluation_content() -> EvaluationReport:
         speaker_clips={"s1": 12, "s2": 8},
         degraded=degraded,
         not_measured={"noise_5db": "only features are at hand"},
-        yardsticks=[YardstickNote("human raters", 67.0, "all clips, voice alone")],
+        references=[ReferenceScore("human raters", 67.0, "all clips, voice alone")],
         warnings=["the epoch that is kept was chosen on all 2 measured speakers"],
         notes=["the labels mean something else"],
         origin={"corpus": "demo"},

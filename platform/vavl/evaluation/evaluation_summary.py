@@ -8,7 +8,7 @@ from typing import Any
 
 from vavl.config.files import write_json
 from vavl.evaluation.evaluation import Evaluation
-from vavl.evaluation.evaluation_pages import yardsticks
+from vavl.evaluation.report import references
 from vavl.evaluation.results import numbers_of
 from vavl.evaluation.tracked_evaluation import SUMMARY_FILE
 from vavl.serving.model_address import ResolvedModel
@@ -35,7 +35,7 @@ def summary_of(evaluation: Evaluation, resolved: ResolvedModel, looks: str) -> d
         **numbers_of(evaluation),
         "yardsticks": [
             {"name": one.name, "accuracy_percent": one.accuracy_percent, "protocol": one.protocol}
-            for one in yardsticks(evaluation)
+            for one in references(evaluation)
         ],
         "test_looks": looks,
     }

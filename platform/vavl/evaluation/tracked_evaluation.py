@@ -23,6 +23,7 @@ from vavl.evaluation.split_looks import SPLIT_TAG
 from vavl.evaluation.standing import standing_of
 from vavl.metrics.names import CONDITIONS
 from vavl.models.saved_model import SavedModel, load_model
+from vavl.reports.plots import PLOTS_DIRECTORY
 from vavl.serving.model_address import ResolvedModel, resolve_model
 from vavl.serving.registry import register_model
 from vavl.store.store_address import absolute_store
@@ -145,7 +146,7 @@ class TrackedEvaluation(TrackedRun):
         Returns:
             ``mlflow_run_id`` (None where the server does not hold the run yet) and ``tracking_complete``.
         """
-        for name in ("config.yaml", "report.html", "pictures", PREDICTIONS_FILE, SUMMARY_FILE):
+        for name in ("config.yaml", "report.html", PLOTS_DIRECTORY, PREDICTIONS_FILE, SUMMARY_FILE):
             self.journal.append("artifact", path=name, artifact_path=None)
         self.journal.append("run_end", status="FINISHED", metrics=metrics)
         is_complete = self._replay.finish(LAST_FLUSH_SECONDS)

@@ -1,1 +1,1 @@
-"""Pictures and HTML pages for people."""
+"""Plots and HTML pages for people."""

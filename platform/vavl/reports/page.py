@@ -106,7 +106,7 @@ def columns(*sections: Html) -> Html:
 def tiles(entries: Sequence[Tile]) -> Html:
     """Return a row of large numbers."""
     boxes = "\n".join(
-        f'<div class="tile" style="--colour: var(--{_escaped(entry.colour)})">'
+        f'<div class="tile" style="--color: var(--{_escaped(entry.colour)})">'
         f"<b>{_escaped(entry.value)}</b><span>{_escaped(entry.label)}</span></div>"
         for entry in entries
     )
@@ -148,7 +148,7 @@ def bars(entries: Sequence[Bar]) -> Html:
 
 def pictures(entries: Sequence[Picture], *, large: bool = False) -> Html:
     """Return pictures, light on dark screens too; ``large`` ones take the whole width."""
-    kind = "pictures large" if large else "pictures"
+    kind = "plots large" if large else "plots"
     return Html(f'<div class="{kind}">\n' + "\n".join(_figure(entry) for entry in entries) + "\n</div>")
 
 
@@ -168,7 +168,7 @@ def _bar(entry: Bar) -> str:
     # A bar of 100 % leaves room for its number.
     length = f"calc({max(0.0, min(100.0, entry.percent)):.2f}% * .86)"
     return (
-        f'<div>{_escaped(entry.label)}{note}</div><div class="bar" style="--colour: var(--{_escaped(entry.colour)})">'
+        f'<div>{_escaped(entry.label)}{note}</div><div class="bar" style="--color: var(--{_escaped(entry.colour)})">'
         f'<i style="width: {length}"></i><b>{entry.percent:.1f}</b></div>'
     )
 

@@ -1,197 +1,28 @@
-"""Pictures of results: tables of confusions, learning curves, reliability of probabilities.
-
-A function here returns a matplotlib figure in the colours of a theme and touches no global state.
-"""
+"""Names of plots as promotion and experiments still use them."""
 
 from __future__ import annotations
 
-import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
-import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import LinearSegmentedColormap, to_rgb
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
-from numpy.typing import NDArray
 
-from vavl.config.files import written_beside
+from vavl.reports.plots import ink_on, style_axes, svg_of, write_png
 from vavl.reports.theme import LIGHT, Theme
 
-_COUNTS_FIT = 6
-_LUMINANCE = np.array([0.2126, 0.7152, 0.0722])
-_DPI = 160
+__all__ = ["Picture", "ink_on", "legend_below", "style_axes", "svg_of", "themed_figure", "write_pictures"]
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A drawing that can be made in the colours of any theme.
-
-    Attributes:
-        name: file name without suffix.
-        caption: one line for the reader.
-        description: what it shows, for those who cannot see it.
-        draw: makes the figure.
-    """
+    """A drawing that can be made in the colors of any theme."""
 
     name: str
     caption: str
     description: str
     draw: Callable[[Theme], Figure]
-
-
-@dataclass(frozen=True)
-class Curve:
-    """One line of a plot over epochs; values that are missing (NaN) interrupt it."""
-
-    label: str
-    epochs: Sequence[float]
-    values: Sequence[float]
-    condition: str = ""
-
-
-@dataclass(frozen=True)
-class ReliabilityBins:
-    """Stated confidence against the share that was right.
-
-    Attributes:
-        confidence: (bins,), mean stated probability of the predicted class; NaN in an empty bin.
-        accuracy: (bins,), share of right predictions; NaN in an empty bin.
-        clips: (bins,), clips in the bin.
-    """
-
-    confidence: NDArray[np.float64]
-    accuracy: NDArray[np.float64]
-    clips: NDArray[np.int64]
-
-
-def reliability_bins(
-    probabilities: NDArray[np.float64], truth: NDArray[np.int64], bins: int = 10
-) -> ReliabilityBins:
-    """Sort predictions into equal bins of confidence.
-
-    Args:
-        probabilities: (clips, classes).
-        truth: (clips,), class index.
-        bins: from confidence 0 to 1.
-    """
-    confidence = probabilities.max(axis=1)
-    right = probabilities.argmax(axis=1) == truth
-    place = np.minimum((confidence * bins).astype(int), bins - 1)
-    clips = np.bincount(place, minlength=bins)
-    with np.errstate(invalid="ignore"):
-        means = [np.bincount(place, weights=values, minlength=bins) / clips for values in (confidence, right)]
-    return ReliabilityBins(means[0], means[1], clips)
-
-
-def confusion_figure(counts: NDArray[np.int64], classes: Sequence[str], theme: Theme) -> Figure:
-    """Draw counts (true class, predicted class) as percent of each true class.
-
-    The colour follows the percentage; up to six classes the count of clips stands below it.
-    """
-    share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    figure, axes = themed_figure(theme, (4.6, 4.6))
-    colours = LinearSegmentedColormap.from_list("share", theme.ramp)
-    axes.imshow(share, cmap=colours, vmin=0, vmax=1)
-    for (row, column), value in np.ndenumerate(share):
-        ink = ink_on(to_rgb(colours(value)))
-        with_count = len(classes) <= _COUNTS_FIT
-        axes.text(
-            column, row - (0.1 if with_count else 0), f"{100 * value:.0f}", ha="center", va="center",
-            color=ink, fontsize=12 if with_count else 10, fontweight="bold" if row == column else "normal",
-        )  # fmt: skip
-        if with_count:
-            axes.text(
-                column, row + 0.24, str(counts[row, column]), ha="center", va="center", color=ink, fontsize=7.5
-            )  # fmt: skip
-    places = np.arange(len(classes))
-    axes.set_xticks(places, classes, rotation=40, ha="right", rotation_mode="anchor")
-    axes.set_yticks(places, classes)
-    axes.set_xlabel("predicted")
-    axes.set_ylabel("true")
-    # White gaps between the cells.
-    axes.set_xticks(places[:-1] + 0.5, minor=True)
-    axes.set_yticks(places[:-1] + 0.5, minor=True)
-    axes.grid(which="minor", color=theme.surface, linewidth=2)
-    axes.tick_params(which="both", length=0)
-    axes.spines[:].set_visible(False)
-    return figure
-
-
-def curves_figure(
-    curves: Sequence[Curve], label: str, theme: Theme, *, best_epoch: int | None = None, percent: bool = False
-) -> Figure:
-    """Draw curves over epochs, named at their right end; ``best_epoch`` gets a line."""
-    figure, axes = themed_figure(theme, (5.6, 3.5))
-    scale = 100 if percent else 1
-    if best_epoch is not None:
-        axes.axvline(best_epoch, color=theme.quiet, linewidth=1, linestyle=(0, (3, 3)))
-        axes.annotate(
-            f"best epoch {best_epoch}", (best_epoch, 1), xycoords=("data", "axes fraction"), xytext=(0, 4),
-            textcoords="offset points", ha="center", color=theme.quiet, fontsize=8,
-        )  # fmt: skip
-    for curve in curves:
-        colour = theme.of_condition(curve.condition)
-        style = "-" if curve.condition else (0, (5, 2))
-        values = scale * np.asarray(curve.values, dtype=float)
-        marker = "o" if len(values) <= 30 else None
-        axes.plot(
-            curve.epochs,
-            values,
-            color=colour,
-            linestyle=style,
-            marker=marker,
-            markersize=3,
-            label=curve.label,
-        )
-    axes.set_xlabel("epoch")
-    axes.set_ylabel(f"{label} (%)" if percent else label)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.grid(color=theme.line, linewidth=0.8)
-    legend_below(axes, theme, columns=4 if len(curves) < 4 else 2)
-    return figure
-
-
-def reliability_figure(
-    bins: Mapping[str, ReliabilityBins], theme: Theme, *, titles: Mapping[str, str]
-) -> Figure:
-    """Draw stated confidence against the share that was right, one line per condition.
-
-    A point's area grows with its number of clips; points below the diagonal are overconfident.
-    """
-    figure, axes = themed_figure(theme, (4.6, 4.6))
-    axes.plot([0, 100], [0, 100], color=theme.quiet, linewidth=1, linestyle=(0, (3, 3)), label="exact")
-    for condition, found in bins.items():
-        filled = found.clips > 0
-        x, y = 100 * found.confidence[filled], 100 * found.accuracy[filled]
-        colour = theme.of_condition(condition)
-        axes.plot(x, y, color=colour, linewidth=1.5, label=titles.get(condition, condition))
-        area = 150 * found.clips[filled] / max(1, found.clips.max())
-        # A point at 100 % keeps its whole disc.
-        axes.scatter(x, y, s=area, color=colour, alpha=0.65, linewidths=0, clip_on=False)
-    axes.set(xlim=(0, 100), ylim=(0, 100), xlabel="stated confidence (%)", ylabel="right (%)", aspect="equal")
-    axes.grid(color=theme.line, linewidth=0.8)
-    legend_below(axes, theme, columns=2)
-    return figure
-
-
-def svg_of(figure: Figure) -> str:
-    """Return a figure as SVG text; equal figures give equal text."""
-    text = io.StringIO()
-    with mpl.rc_context({"svg.hashsalt": "vavl", "svg.fonttype": "path"}):
-        figure.savefig(text, format="svg", bbox_inches="tight", metadata={"Date": None})
-    return text.getvalue()
-
-
-def write_png(figure: Figure, path: Path) -> None:
-    """Write a figure as PNG, whole or not at all."""
-    with written_beside(path) as partial:
-        FigureCanvasAgg(figure)
-        figure.savefig(partial, format="png", dpi=_DPI, bbox_inches="tight")
 
 
 def write_pictures(pictures: Sequence[Picture], folder: Path, theme: Theme = LIGHT) -> list[Path]:
@@ -203,37 +34,14 @@ def write_pictures(pictures: Sequence[Picture], folder: Path, theme: Theme = LIG
 
 
 def themed_figure(theme: Theme, size: tuple[float, float]) -> tuple[Figure, Any]:
-    """Return a figure of ``size`` (inches) with one pair of axes, both in the colours of a theme."""
+    """Return a figure of ``size`` (inches) with one pair of axes, both in the colors of a theme."""
     figure = Figure(figsize=size, facecolor=theme.surface)
     axes = figure.add_subplot()
     style_axes(axes, theme)
     return figure, axes
 
 
-def style_axes(axes: Any, theme: Theme) -> None:
-    """Give axes the colours of a theme and no frame."""
-    axes.set_facecolor(theme.surface)
-    axes.tick_params(colors=theme.quiet, labelsize=9)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(theme.line)
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.label.set(color=theme.text, fontsize=10)
-    axes.set_axisbelow(True)
-
-
 def legend_below(axes: Any, theme: Theme, columns: int) -> None:
     """Put the names of the lines below the picture, where they cover nothing."""
-    axes.legend(
-        loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=columns, frameon=False,
-        labelcolor=theme.text, fontsize=9,
-    )  # fmt: skip
-
-
-def ink_on(background: Sequence[float]) -> str:
-    """Return black or white, whichever stands out more on the colour (WCAG relative luminance)."""
-    linear = np.where(
-        np.asarray(background) <= 0.04045,
-        np.asarray(background) / 12.92,
-        ((np.asarray(background) + 0.055) / 1.055) ** 2.4,
-    )
-    return "#10161d" if float(linear @ _LUMINANCE) > 0.18 else "#ffffff"
+    style = {"frameon": False, "labelcolor": theme.text, "fontsize": 9}
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=columns, **style)

@@ -1,19 +1,18 @@
-"""The report of an evaluation: what it says, and that its pictures show everything."""
+"""The report of an evaluation: what it says, and that its plots show everything."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from evaluation_content import evaluation_content
 
-from vavl.evaluation.evaluation_content import EvaluationReport
-from vavl.evaluation.evaluation_pictures import degraded_figure, evaluation_pictures, speakers_figure
-from vavl.evaluation.evaluation_report import write_evaluation_report
+from vavl.evaluation.report import EvaluationReport, evaluation_plots, write_report_page
 from vavl.metrics.paired import Interval
-from vavl.reports.theme import DARK, LIGHT
+from vavl.reports.plots import PLOTS_DIRECTORY
 
 NOTHING = float("nan")
 
@@ -26,7 +25,7 @@ def report() -> EvaluationReport:
 @pytest.fixture(scope="module")
 def page(report: EvaluationReport, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The page, written once."""
-    return write_evaluation_report(report, tmp_path_factory.mktemp("report"))
+    return write_report_page(report, tmp_path_factory.mktemp("report"))
 
 
 def test_the_page_states_scores_intervals_warnings_and_what_is_missing(page: Path) -> None:
@@ -52,18 +51,21 @@ def test_changes_stand_beside_degraded_scores_bold_where_their_interval_excludes
     assert "<td>-</td><td></td></tr>" in shift
 
 
-def test_every_part_has_its_picture(report: EvaluationReport, page: Path) -> None:
-    names = [picture.name for picture in evaluation_pictures(report)]
+def test_every_part_has_its_plot(report: EvaluationReport, page: Path) -> None:
+    names = [plot.name for plot in evaluation_plots(report)]
     parts = ["confusion_audio_video", "confusion_audio", "reliability", "speakers"]
     assert names == ["degraded_0", "degraded_1", *parts]
-    assert {path.stem for path in (page.parent / "pictures").glob("*.png")} == set(names)
+    assert {path.stem for path in (page.parent / PLOTS_DIRECTORY).glob("*.png")} == set(names)
     bare = replace(report, degraded=(), confusion={}, reliability={})
-    assert [picture.name for picture in evaluation_pictures(bare)] == ["speakers"]
+    assert [plot.name for plot in evaluation_plots(bare)] == ["speakers"]
 
 
-@pytest.mark.parametrize("theme", [LIGHT, DARK])
-def test_degraded_curves_start_with_whole_inputs_on_a_common_axis(report: EvaluationReport, theme) -> None:
-    noise, shift = (degraded_figure(report, kind, theme).axes[0] for kind in ("noise", "shift"))
+def _axes(report: EvaluationReport, name: str) -> Any:
+    return {plot.name: plot.figure for plot in evaluation_plots(report)}[name].axes[0]
+
+
+def test_degraded_curves_start_with_whole_inputs_on_a_common_axis(report: EvaluationReport) -> None:
+    noise, shift = (_axes(report, f"degraded_{number}") for number in range(2))
     assert [len(axes.containers) for axes in (noise, shift)] == [2, 1]
     assert [label.get_text() for label in noise.get_xticklabels()] == ["whole", "20 dB", "0 dB"]
     np.testing.assert_allclose(noise.containers[0].lines[0].get_ydata(), [75, 70, 50])
@@ -72,7 +74,7 @@ def test_degraded_curves_start_with_whole_inputs_on_a_common_axis(report: Evalua
 
 
 def test_speakers_are_sorted_and_those_without_a_side_lack_its_point(report: EvaluationReport) -> None:
-    (axes,) = speakers_figure(report, LIGHT).axes
+    axes = _axes(report, "speakers")
     assert [label.get_text() for label in axes.get_yticklabels()] == ["s2 (8)", "s1 (12)"]
     points = {line.get_label(): line.get_xdata() for line in axes.lines if line.get_linestyle() == "None"}
     np.testing.assert_allclose(points["audio alone"], [75])
@@ -80,10 +82,10 @@ def test_speakers_are_sorted_and_those_without_a_side_lack_its_point(report: Eva
     crowded = replace(
         report, speakers={"audio": many, "audio_video": many}, speaker_clips=dict.fromkeys(many, 3)
     )
-    assert speakers_figure(crowded, LIGHT).axes[0].get_ylabel() == "60 speakers"
+    assert _axes(crowded, "speakers").get_ylabel() == "60 speakers"
 
 
-def test_attributes_have_their_scores_and_a_picture_of_values(
+def test_attributes_have_their_scores_and_a_plot_of_values(
     report: EvaluationReport, tmp_path: Path
 ) -> None:
     values = np.random.default_rng(0).random((20, 2))
@@ -93,9 +95,9 @@ def test_attributes_have_their_scores_and_a_picture_of_values(
     scores |= {"speakers": Interval(2, NOTHING, NOTHING)}
     attributes = replace(
         report, measure="ccc_mean", is_share=False, outputs=names, scores={"audio": scores}, confusion={},
-        reliability={}, classes={}, degraded=(), values={"audio": (values, values)}, yardsticks=(),
+        reliability={}, classes={}, degraded=(), values={"audio": (values, values)}, references=(),
     )  # fmt: skip
-    text = write_evaluation_report(attributes, tmp_path).read_text()
+    text = write_report_page(attributes, tmp_path).read_text()
     assert "<th>valence RMSE</th>" in text
-    assert "yard-sticks" not in text
-    assert (tmp_path / "pictures" / "values_audio.png").exists()
+    assert "reference scores" not in text
+    assert (tmp_path / PLOTS_DIRECTORY / "values_audio.png").exists()

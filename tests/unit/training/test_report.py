@@ -3,16 +3,30 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
+from vavl.corpora.label_columns import LABEL_COLUMNS
+from vavl.corpora.manifest import Manifest
 from vavl.metrics.names import CONDITIONS
-from vavl.reports.pictures import reliability_bins
-from vavl.training.training_content import EventNote, TrainingReport, YardstickNote
-from vavl.training.training_report import report_pictures, write_training_report
+from vavl.reports.plots import PLOTS_DIRECTORY, reliability_bins
+from vavl.tracking.journal import Journal
+from vavl.training.report import (
+    EventNote,
+    ReferenceScore,
+    TrainingReport,
+    epoch_history,
+    references_of,
+    report_plots,
+    scores_by_corpus,
+    write_report_page,
+)
+from vavl.training.training_result import label_words
 
 CLASSES = ("joy", "anger", "fear")
 
@@ -44,14 +58,14 @@ def report() -> TrainingReport:
         confusion={condition: np.eye(3, dtype=np.int64) for condition in CONDITIONS},
         reliability={"audio": reliability_bins(probabilities, np.zeros(30, dtype=np.int64))},
         best_epoch=3,
-        yardsticks=[YardstickNote("human raters", 67.0, "all clips")],
+        references=[ReferenceScore("human raters", 67.0, "all clips")],
         facts={"store hash": "abc"},
         notes=["Measured once."],
     )
 
 
 def _page(report: TrainingReport, folder: Path) -> str:
-    return write_training_report(report, folder).read_text(encoding="utf-8")
+    return write_report_page(report, folder).read_text(encoding="utf-8")
 
 
 def test_the_page_states_protocol_target_clips_speakers_and_scores(
@@ -65,7 +79,7 @@ def test_the_page_states_protocol_target_clips_speakers_and_scores(
     ):  # fmt: skip
         assert stated in text, stated
     assert "normalised per speaker" not in text
-    files = sorted(file.name for file in (tmp_path / "pictures").iterdir())
+    files = sorted(file.name for file in (tmp_path / PLOTS_DIRECTORY).iterdir())
     assert files == [
         "confusion_audio.png", "confusion_audio_video.png", "confusion_video.png", "curve_accuracy.png",
         "curve_loss.png", "reliability.png",
@@ -93,10 +107,10 @@ def test_attributes_have_neither_confusions_nor_bars(report: TrainingReport, tmp
     changes: dict[str, Any] = {
         "metrics": {"test/audio/ccc_mean": 0.4321, "test/audio/ccc_arousal": float("nan")},
         "history": [{"epoch": 1, "validation/audio/ccc_mean": 0.2}],
-        "classes": (), "confusion": {}, "reliability": {}, "yardsticks": (),
+        "classes": (), "confusion": {}, "reliability": {}, "references": (),
     }  # fmt: skip
     changed = dataclasses.replace(report, **changes)
-    assert [picture.name for picture in report_pictures(changed)] == ["curve_ccc_mean"]
+    assert [plot.name for plot in report_plots(changed)] == ["curve_ccc_mean"]
     text = _page(changed, tmp_path)
     assert "0.432" in text
     assert "chance" not in text
@@ -129,3 +143,69 @@ def test_a_merged_store_has_a_table_by_corpus(report: TrainingReport, tmp_path: 
     table = text.partition("Scores on test by corpus")[2].partition("</section>")[0]
     assert table.index("alpha") < table.index("43.2") < table.index("beta") < table.index("90.0")
     assert "by corpus" not in _page(report, tmp_path)
+
+
+def step(journal: Journal, number: int, loss: float | None, time: float = 1.0) -> None:
+    journal.append("step", step=number, time=time, metrics={"train/loss/total": loss})
+
+
+def test_the_history_counts_a_repeated_step_once_and_takes_its_last_account(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal.jsonl")
+    step(journal, 0, 4.0)
+    step(journal, 1, 2.0)
+    journal.append("epoch", epoch=1, step=2, metrics={"validation/audio/uar": 0.1})
+    step(journal, 2, 9.0)
+    # The run goes on from step 1; step 2 comes out a little different.
+    step(journal, 1, 2.0)
+    journal.append("epoch", epoch=1, step=2, metrics={"validation/audio/uar": 0.2})
+    step(journal, 2, 8.0, time=2.0)
+    step(journal, 3, None)
+    journal.append("epoch", epoch=2, step=4, metrics={})
+    step(journal, 4, 1.0)
+    first, second = epoch_history(journal)
+    assert first == {
+        "epoch": 1, "step": 2, "train/loss/total": pytest.approx(3.0), "validation/audio/uar": 0.2
+    }  # fmt: skip
+    assert second == {"epoch": 2, "step": 4, "train/loss/total": 8.0}
+
+
+def test_each_corpus_is_scored_on_its_own_clips_where_there_are_several() -> None:
+    rows = pa.table({
+        "corpus": ["a", "a", "b", "a"],
+        "condition": ["audio", "audio", "audio", "video"],
+        "right": [1.0, 0.0, 1.0, 1.0],
+    })  # fmt: skip
+
+    def share(found: pa.Table) -> dict[str, float]:
+        return {"accuracy": sum(found["right"].to_pylist()) / found.num_rows}
+
+    assert scores_by_corpus(rows, "test", ["a", "b", "c"], share) == {
+        "a": {
+            "test/audio/accuracy": 0.5, "test/audio/clips": 2.0, "test/video/accuracy": 1.0, "test/video/clips": 1.0
+        },
+        "b": {"test/audio/accuracy": 1.0, "test/audio/clips": 1.0},
+    }  # fmt: skip
+    assert scores_by_corpus(rows, "test", ["a"], share) == {}
+
+
+def test_a_report_shows_the_references_of_the_chosen_labels_alone() -> None:
+    notes = [
+        {"name": name, "accuracy_percent": 50.0, "protocol": "all", "citation": "c", "labels": labels}
+        for name, labels in (("raters", "intended"), ("model", "consensus"), ("both", None))
+    ]
+    sets = {name: {"target": name} for name in ("consensus", "intended")}
+    facts = {"corpus": "c", "labels": sets, "label_set": "consensus", "target": "x", "yardsticks": notes}
+    names = [f"{column}{ending}" for ending in ("", "__intended") for column in LABEL_COLUMNS]
+    table = pa.table({name: pa.nulls(1) for name in names}).replace_schema_metadata(
+        {b"vavl": json.dumps(facts)}
+    )
+    manifest = Manifest(table)
+    assert [note.name for note in references_of(manifest)] == ["model", "both"]
+    assert [note.name for note in references_of(manifest.with_labels("intended"))] == ["raters", "both"]
+
+
+@pytest.mark.parametrize(
+    ("name", "words"), [("votes", "perceived emotion (set votes)"), ("", "perceived emotion")]
+)
+def test_the_labels_of_a_run_are_told_with_their_set(name: str, words: str) -> None:
+    assert label_words({"label_target": "perceived emotion", "label_set": name}) == words

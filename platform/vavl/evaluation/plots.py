@@ -1,0 +1,183 @@
+"""Plots of an evaluation: what degraded inputs cost, how speakers differ, true against predicted values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from vavl.metrics.paired import Interval
+from vavl.reports.plots import legend_below, new_figure, style_axes
+from vavl.reports.theme import CONDITION_TITLES, LIGHT
+
+_MOST_NAMED = 40
+_ROW_HEIGHT = 0.26
+_MARKERS = {"audio_video": "o", "audio": "s", "video": "D"}
+_STEP_ASIDE = 0.09
+
+
+@dataclass(frozen=True)
+class Measure:
+    """The main measure of a report: its title for people, and whether it is a share, shown in percent."""
+
+    title: str
+    is_share: bool
+
+    @property
+    def scale(self) -> int:
+        """Factor of what is drawn."""
+        return 100 if self.is_share else 1
+
+    @property
+    def label(self) -> str:
+        """Of an axis."""
+        return f"{self.title} (%)" if self.is_share else self.title
+
+
+@dataclass(frozen=True)
+class DegradedScore:
+    """The main measure of one condition under one degradation.
+
+    Attributes:
+        kind: what was done, e.g. "noise in the sound"; one plot each.
+        level: how much, e.g. "10 dB".
+        condition: that was measured.
+        score: of the degraded inputs.
+        difference: from whole inputs, paired over speakers.
+        clips: that were measured.
+    """
+
+    kind: str
+    level: str
+    condition: str
+    score: Interval
+    difference: Interval
+    clips: int
+
+
+def degraded_figure(
+    kind: str, scores: Sequence[DegradedScore], whole: Mapping[str, Interval], measure: Measure
+) -> Figure:
+    """Draw the main measure over the strength of one kind of degradation; whole inputs come first.
+
+    Args:
+        kind: that is drawn.
+        scores: of all kinds, which share one value axis so that their heights compare.
+        whole: the measure of whole inputs by condition.
+        measure: what is drawn.
+    """
+    figure, axes = new_figure((4.6, 3.6))
+    own = [score for score in scores if score.kind == kind]
+    levels = list(dict.fromkeys(score.level for score in own))
+    for place, condition in enumerate(whole):
+        points = [score for score in own if score.condition == condition]
+        if points:
+            values = [whole[condition], *(score.score for score in points)]
+            x = np.array([0, *(1 + levels.index(score.level) for score in points)])
+            _draw_line(axes, condition, x + _STEP_ASIDE * (place - 1), values, measure.scale)
+    axes.set_xticks(range(len(levels) + 1), ["whole", *levels])
+    axes.set_xlim(-0.35, len(levels) + 0.35)
+    axes.set_ylim(*_common_range([*(score.score for score in scores), *whole.values()], measure.scale))
+    axes.set_ylabel(measure.label)
+    axes.set_title(kind, color=LIGHT.text, fontsize=10)
+    axes.grid(color=LIGHT.line, linewidth=0.8)
+    legend_below(axes, columns=3)
+    return figure
+
+
+def _common_range(scores: Sequence[Interval], scale: int) -> tuple[float, float]:
+    ends = np.array([[one.value, one.low, one.high] for one in scores])
+    low, high = scale * np.nanmin(ends), scale * np.nanmax(ends)
+    margin = 0.06 * max(high - low, 0.01 * scale)
+    return low - margin, high + margin
+
+
+def _draw_line(
+    axes: Any, condition: str, x: NDArray[np.float64], values: Sequence[Interval], scale: int
+) -> None:
+    y, low, high = (
+        scale * np.array([getattr(one, name) for one in values]) for name in ("value", "low", "high")
+    )
+    axes.errorbar(
+        x,
+        y,
+        yerr=np.maximum(np.nan_to_num(np.stack([y - low, high - y])), 0),
+        color=LIGHT.of_condition(condition),
+        marker=_MARKERS.get(condition, "o"),
+        markersize=5,
+        linewidth=1.6,
+        elinewidth=0.9,
+        capsize=2,
+        label=CONDITION_TITLES[condition],
+    )
+
+
+def speakers_figure(
+    speakers: Mapping[str, Mapping[str, float]],
+    clips: Mapping[str, int],
+    whole: Mapping[str, Interval],
+    measure: Measure,
+) -> Figure:
+    """Draw the main measure of each speaker by condition, ordered by the first condition.
+
+    Args:
+        speakers: the measure of each speaker's clips, by condition.
+        clips: number of clips of each speaker.
+        whole: the measure of all clips by condition.
+        measure: what is drawn.
+    """
+    first = speakers.get(next(iter(whole)), {})
+    names = sorted(clips, key=lambda name: (first.get(name, float("inf")), name))
+    figure, axes = new_figure((5.6, max(2.2, 0.8 + _ROW_HEIGHT * min(len(names), _MOST_NAMED))))
+    for condition, mean in whole.items():
+        color, marker = LIGHT.of_condition(condition), _MARKERS.get(condition, "o")
+        axes.axvline(measure.scale * mean.value, color=color, linewidth=1, linestyle=(0, (4, 3)))
+        known = speakers.get(condition, {})
+        rows = [row for row, name in enumerate(names) if name in known]
+        values = [measure.scale * known[names[row]] for row in rows]
+        style: dict[str, Any] = {"linestyle": "none", "markersize": 5.5, "alpha": 0.85, "clip_on": False}
+        axes.plot(values, rows, marker, color=color, label=CONDITION_TITLES[condition], **style)
+    axes.set_ylim(len(names) - 0.4, -0.6)
+    if len(names) <= _MOST_NAMED:
+        axes.set_yticks(range(len(names)), [f"{name} ({clips[name]})" for name in names])
+    else:
+        axes.set_yticks([])
+        axes.set_ylabel(f"{len(names)} speakers")
+    axes.set_xlabel(measure.label)
+    if measure.is_share:
+        axes.set_xlim(0, 100)
+    axes.grid(color=LIGHT.line, linewidth=0.8)
+    # The legend hangs below by a share of the height: the same distance for few and many rows.
+    legend_below(axes, columns=3, gap=0.6 / figure.get_figheight())
+    return figure
+
+
+def values_figure(
+    predicted: NDArray[np.float64], target: NDArray[np.float64], ccc: Mapping[str, float], condition: str
+) -> Figure:
+    """Draw predicted over true values, one panel per attribute, with the line where they are equal.
+
+    Args:
+        predicted: (clips, attributes).
+        target: (clips, attributes).
+        ccc: concordance correlation by attribute, in the order of the columns.
+        condition: that was measured.
+    """
+    figure = Figure(figsize=(3.1 * len(ccc), 3.2), facecolor=LIGHT.surface)
+    panels = figure.subplots(1, len(ccc), sharex=True, sharey=True, squeeze=False)[0]
+    ends = [min(predicted.min(), target.min()), max(predicted.max(), target.max())]
+    color = LIGHT.of_condition(condition)
+    for column, (axes, name) in enumerate(zip(panels, ccc, strict=True)):
+        style_axes(axes)
+        axes.plot(ends, ends, color=LIGHT.quiet, linewidth=1, linestyle=(0, (3, 3)))
+        axes.scatter(target[:, column], predicted[:, column], s=14, color=color, alpha=0.55, linewidths=0)
+        axes.set_title(f"{name}, CCC {ccc[name]:.3f}", color=LIGHT.text, fontsize=10)
+        axes.set_xlabel("true")
+        axes.grid(color=LIGHT.line, linewidth=0.8)
+    panels[0].set_ylabel("predicted")
+    figure.subplots_adjust(wspace=0.1)
+    return figure

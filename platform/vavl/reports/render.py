@@ -1,0 +1,66 @@
+"""Render reports from templates: one HTML file each, style and plots inside, no outside address."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from vavl.config.files import write_text
+from vavl.metrics.paired import Interval
+
+_PACKAGE = Path(__file__).parents[1]
+
+
+def render_page(template: str, title: str, subtitle: str, **content: Any) -> str:
+    """Return a page; every text is escaped, a name that ``content`` lacks is an error.
+
+    Args:
+        template: below the package, e.g. ``training/report.html``; extends ``reports/base.html``.
+        title: heads the page.
+        subtitle: below the title.
+        content: names of the template.
+    """
+    environment = Environment(
+        loader=FileSystemLoader(_PACKAGE),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {"number": number, "bounds": bounds, "sentence": sentence}
+    return environment.get_template(template).render(title=title, subtitle=subtitle, **content)
+
+
+def write_page(path: Path, template: str, title: str, subtitle: str, **content: Any) -> Path:
+    """Write a page (see ``render_page``), whole or not at all, and return its path."""
+    write_text(path, render_page(template, title, subtitle, **content))
+    return path
+
+
+def number(value: float | None, is_share: bool, sign: str = "") -> str:
+    """Return a score as it is read: a share in percent, "-" for one that is not known.
+
+    Args:
+        value: shares from 0 to 1.
+        is_share: to be shown in percent.
+        sign: "+" for differences.
+    """
+    if value is None or math.isnan(value):
+        return "-"
+    return f"{100 * value:{sign}.1f}" if is_share else f"{value:{sign}.3f}"
+
+
+def bounds(interval: Interval, is_share: bool, sign: str = "") -> str:
+    """Return the ends of an interval, "" for one that is not known."""
+    if math.isnan(interval.low):
+        return ""
+    return f"{number(interval.low, is_share, sign)} to {number(interval.high, is_share, sign)}"
+
+
+def sentence(text: str) -> str:
+    """Return a text with a capital at its beginning and a full stop at its end."""
+    return f"{text[:1].upper()}{text[1:]}" + ("" if text.endswith((".", "!", "?")) else ".")

@@ -1,0 +1,386 @@
+"""The report of a finished training run: what was measured on what, put together from its directory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from vavl.corpora.manifest import Manifest
+from vavl.metrics.attributes import attribute_scores
+from vavl.metrics.classes import class_scores, confusion_counts
+from vavl.metrics.intervals import speaker_interval
+from vavl.metrics.names import CONDITIONS, SPLITS, TEST, VALIDATION, metric_name
+from vavl.metrics.paired import Interval
+from vavl.models.settings import AttributeTask
+from vavl.reports.plots import (
+    Curve,
+    Plot,
+    ReliabilityBins,
+    confusion_figure,
+    curves_figure,
+    reliability_bins,
+    reliability_figure,
+    write_plots,
+)
+from vavl.reports.render import write_page
+from vavl.reports.theme import CONDITION_TITLES
+from vavl.store.store_cache import local_notes
+from vavl.tracking.events import event_line, run_events
+from vavl.tracking.journal import Journal
+from vavl.training.settings import TrainingPlan
+from vavl.training.training_result import corpus_words, label_words
+from vavl.training.worker import PREDICTIONS_FOLDER
+
+_INTERVAL_SEED = 0
+# Metric, its title, and whether it is a share shown in percent. Only those that were measured appear.
+_COLUMNS = (
+    ("accuracy", "accuracy %", True),
+    ("uar", "UAR %", True),
+    ("f1_macro", "F1 %", True),
+    ("ccc_mean", "CCC", False),
+    ("ccc_arousal", "arousal", False),
+    ("ccc_valence", "valence", False),
+    ("ccc_dominance", "dominance", False),
+    ("calibration_error", "ECE %", True),
+    ("loss", "loss", False),
+    ("clips", "clips", False),
+)
+_HEADLINES = (("accuracy", "accuracy", True), ("ccc_mean", "mean CCC", False))
+_CURVES = (*_HEADLINES, ("loss", "loss", False))
+_TRAIN_LOSS = "train/loss/total"
+
+
+@dataclass(frozen=True)
+class ReferenceScore:
+    """A result to hold the own one against; ``accuracy_percent`` from 0 to 100."""
+
+    name: str
+    accuracy_percent: float
+    protocol: str = ""
+
+
+@dataclass(frozen=True)
+class EventNote:
+    """Something that happened to a run; ``step`` is None where none is concerned."""
+
+    moment: str
+    step: int | None
+    text: str
+    facts: str = ""
+
+
+@dataclass(frozen=True)
+class TrainingReport:
+    """Everything that the report of a training shows.
+
+    Attributes:
+        title: of the page, e.g. "demo: VAVL, fold 0".
+        corpus: name of the corpus.
+        protocol: name of the split protocol, with the fold.
+        label_target: what the labels mean, e.g. "intended emotion".
+        speaker_normalisation: features were normalised by unlabelled clips of each speaker, test
+            speakers included; marked at the top of the page.
+        clips: clips by split.
+        speakers: speakers by split.
+        metrics: flat, ``<split>/<condition>/<metric>``; shares from 0 to 1.
+        history: one mapping per epoch: ``epoch`` and metrics.
+        classes: in the order of the confusion matrices; empty for attributes.
+        confusion: counts (true class, predicted class) by condition, of ``confusion_split``.
+        confusion_split: split of ``confusion`` and ``reliability``.
+        reliability: by condition.
+        intervals: 95 % intervals by metric name, with the unit of ``metrics``.
+        by_corpus: metrics of ``confusion_split`` for each corpus of a merged store; empty for one corpus.
+        best_epoch: that the metrics belong to.
+        references: published or known results; chance is added by itself.
+        facts: what else to state (model, hashes, settings), in this order.
+        notes: sentences for the end of the page.
+        events: what happened to the run, in order: restarts, skipped steps and the like.
+        waived_audit: checks of the store's audit that were waived; marked at the top of the page.
+    """
+
+    title: str
+    corpus: str
+    protocol: str
+    label_target: str
+    speaker_normalisation: bool
+    clips: Mapping[str, int]
+    speakers: Mapping[str, Sequence[str]]
+    metrics: Mapping[str, float]
+    history: Sequence[Mapping[str, Any]]
+    classes: Sequence[str] = ()
+    confusion: Mapping[str, NDArray[np.int64]] = field(default_factory=dict)
+    confusion_split: str = TEST
+    reliability: Mapping[str, ReliabilityBins] = field(default_factory=dict)
+    intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    by_corpus: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    best_epoch: int | None = None
+    references: Sequence[ReferenceScore] = ()
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    notes: Sequence[str] = ()
+    events: Sequence[EventNote] = ()
+    waived_audit: Sequence[str] = ()
+
+    @property
+    def headline_split(self) -> str | None:
+        """The split whose scores head the page: test if it was measured, else validation."""
+        measured = {name.split("/")[0] for name in self.metrics}
+        return next((split for split in (TEST, VALIDATION) if split in measured), None)
+
+
+def write_report(directory: Path, plan: TrainingPlan, outcome: Mapping[str, Any], journal: Journal) -> Path:
+    """Write ``report.html`` and its plots into the run's directory on this machine; return the page's path."""
+    manifest = Manifest.read(local_notes(plan.data.store)).with_labels(plan.data.labels)
+    split = "test" if plan.evaluation.test else "validation"
+    predictions = pq.read_table(directory / PREDICTIONS_FOLDER / f"{split}.parquet")
+    classes = tuple(outcome["classes"]) if plan.data.target != "attributes" else ()
+    confusion: dict[str, NDArray[np.int64]] = {}
+    reliability: dict[str, ReliabilityBins] = {}
+    for condition in CONDITIONS:
+        rows = predictions.filter(pc.equal(predictions["condition"], condition))
+        if classes and rows.num_rows:
+            target, predicted = _columns(rows, "target", classes), _columns(rows, "predicted", classes)
+            confusion[condition] = confusion_counts(predicted, target)
+            reliability[condition] = reliability_bins(predicted, target.argmax(axis=1))
+    report = TrainingReport(
+        title=f"VAVL on {outcome['corpus']}",
+        corpus=corpus_words(outcome),
+        protocol=f"{outcome['protocol']}, fold {outcome['fold_title']}",
+        label_target=label_words(outcome),
+        speaker_normalisation=outcome["speaker_normalisation"],
+        waived_audit=outcome["waived_audit"],
+        clips=outcome["clips"],
+        speakers=outcome["speakers"],
+        metrics=outcome["metrics"],
+        history=epoch_history(journal),
+        classes=classes,
+        confusion=confusion,
+        confusion_split=split,
+        reliability=reliability,
+        intervals=accuracy_intervals(predictions, split, classes),
+        by_corpus=scores_by_corpus(predictions, split, outcome["corpora"], _scorer(classes)),
+        best_epoch=outcome["best_epoch"],
+        references=references_of(manifest),
+        facts=_facts(plan, outcome),
+        notes=_notes(plan, outcome),
+        events=[
+            EventNote(event.moment, event.step, event_line(replace(event, step=None)), event.facts_in_words)
+            for event in run_events(journal.read())
+        ],
+    )
+    return write_report_page(report, directory)
+
+
+def write_report_page(report: TrainingReport, directory: Path) -> Path:
+    """Write ``report.html`` and its plots into ``directory``; return the page's path."""
+    plots = list(report_plots(report))
+    write_plots(plots, directory)
+    measured = {name.rsplit("/", 1)[-1] for name in report.metrics}
+    return write_page(
+        directory / "report.html",
+        "training/report.html",
+        report.title,
+        f"{report.corpus} · {report.protocol} · label target: {report.label_target}",
+        report=report,
+        confusions=[plot for plot in plots if plot.name.startswith("confusion_")],
+        other_plots=[plot for plot in plots if not plot.name.startswith("confusion_")],
+        splits=SPLITS,
+        conditions=CONDITION_TITLES,
+        columns=[column for column in _COLUMNS if column[0] in measured],
+        headlines=_HEADLINES,
+        scores=_by_split(report.metrics, report.intervals),
+        corpus_scores={
+            corpus: _by_split(metrics, {})[report.confusion_split]
+            for corpus, metrics in report.by_corpus.items()
+        },
+    )
+
+
+def _by_split(
+    metrics: Mapping[str, float], intervals: Mapping[str, tuple[float, float]]
+) -> dict[str, dict[str, dict[str, Interval]]]:
+    """Return flat metrics by split, condition and name, in the order of every table."""
+    found: dict[str, dict[str, dict[str, Interval]]] = {}
+    for split in SPLITS:
+        for condition in CONDITIONS:
+            start = metric_name(split, condition, "")
+            own = {name: value for name, value in metrics.items() if name.startswith(start)}
+            if own:
+                found.setdefault(split, {})[condition] = {
+                    name.removeprefix(start): Interval(value, *intervals.get(name, (np.nan, np.nan)))
+                    for name, value in own.items()
+                }
+    return found
+
+
+def report_plots(report: TrainingReport) -> Iterator[Plot]:
+    """Yield the plots of a report: confusions, learning curves, reliability."""
+    for condition in CONDITIONS:
+        if condition in report.confusion:
+            yield Plot(
+                f"confusion_{condition}",
+                f"{CONDITION_TITLES[condition]}: percent of each true class",
+                f"Confusion matrix of {CONDITION_TITLES[condition]} on {report.confusion_split}",
+                confusion_figure(report.confusion[condition], report.classes),
+            )
+    yield from _curve_plots(report)
+    if report.reliability:
+        yield Plot(
+            "reliability",
+            f"{report.confusion_split}: below the diagonal is overconfident, larger points hold more clips",
+            "Stated confidence against the share of right predictions",
+            reliability_figure(report.reliability),
+        )
+
+
+def _curve_plots(report: TrainingReport) -> Iterator[Plot]:
+    for metric, title, is_share in _CURVES:
+        curves = [
+            _curve(report, metric_name(VALIDATION, condition, metric), CONDITION_TITLES[condition], condition)
+            for condition in CONDITIONS
+        ]
+        if metric == "loss":
+            curves.append(_curve(report, _TRAIN_LOSS, "training, all objectives", ""))
+        curves = [curve for curve in curves if curve.values]
+        if curves:
+            yield Plot(
+                f"curve_{metric}",
+                f"validation {title} by epoch",
+                f"Curves of validation {title} over {len(report.history)} epochs",
+                curves_figure(curves, title, best_epoch=report.best_epoch, percent=is_share),
+            )
+
+
+def _curve(report: TrainingReport, name: str, label: str, condition: str) -> Curve:
+    points = [(entry["epoch"], entry[name]) for entry in report.history if entry.get(name) is not None]
+    return Curve(label, [epoch for epoch, _ in points], [value for _, value in points], condition)
+
+
+def accuracy_intervals(
+    predictions: pa.Table, split: str, classes: tuple[str, ...]
+) -> dict[str, tuple[float, float]]:
+    """Return 95 % intervals of accuracy over the split's speakers, by metric name."""
+    found: dict[str, tuple[float, float]] = {}
+    for condition in CONDITIONS if classes else ():
+        rows = predictions.filter(pc.equal(predictions["condition"], condition))
+        if rows.num_rows:
+            target, predicted = _columns(rows, "target", classes), _columns(rows, "predicted", classes)
+            right = target.argmax(axis=1) == predicted.argmax(axis=1)
+            found[metric_name(split, condition, "accuracy")] = speaker_interval(
+                right.astype(np.float64), rows["speaker"].to_pylist(), np.random.default_rng(_INTERVAL_SEED)
+            )
+    return found
+
+
+Scorer = Callable[[pa.Table], dict[str, float]]
+
+
+def scores_by_corpus(
+    predictions: pa.Table, split: str, corpora: Sequence[str], scorer: Scorer
+) -> dict[str, dict[str, float]]:
+    """Return the metrics of each corpus, named like those of the whole split; nothing for a single corpus.
+
+    Args:
+        predictions: of the split.
+        split: its name.
+        corpora: of the store; one without clips in the split is left out.
+        scorer: metrics of the rows of one condition.
+    """
+    found: dict[str, dict[str, float]] = {}
+    for corpus in corpora if len(corpora) > 1 else ():
+        for condition in CONDITIONS:
+            is_own = pc.and_(
+                pc.equal(predictions["corpus"], corpus), pc.equal(predictions["condition"], condition)
+            )
+            rows = predictions.filter(is_own)
+            if rows.num_rows:
+                scores = {**scorer(rows), "clips": float(rows.num_rows)}
+                named = {metric_name(split, condition, name): value for name, value in scores.items()}
+                found.setdefault(corpus, {}).update(named)
+    return found
+
+
+def _scorer(classes: tuple[str, ...]) -> Scorer:
+    names = classes or AttributeTask().attributes
+
+    def score(rows: pa.Table) -> dict[str, float]:
+        predicted, target = _columns(rows, "predicted", names), _columns(rows, "target", names)
+        return class_scores(predicted, target) if classes else attribute_scores(predicted, target, names)
+
+    return score
+
+
+def epoch_history(journal: Journal) -> list[dict[str, Any]]:
+    """Return the metrics of each epoch with the mean loss of its steps.
+
+    A resumed run reports steps and epochs a second time: the last account of each counts, once.
+    A step whose loss is missing (not finite) does not enter the mean.
+    """
+    losses: dict[int, float | None] = {}
+    epochs: dict[int, dict[str, Any]] = {}
+    for record in journal.read():
+        if record.kind == "step":
+            losses[record.payload["step"]] = record.payload["metrics"].get("train/loss/total")
+        elif record.kind == "epoch":
+            epochs[record.payload["epoch"]] = record.payload
+    history = []
+    start = 0
+    for epoch, payload in sorted(epochs.items()):
+        end = payload["step"]
+        known = [loss for step in range(start, end) if (loss := losses.get(step)) is not None]
+        mean = {"train/loss/total": sum(known) / len(known)} if known else {}
+        history.append({"epoch": epoch, "step": end, **mean, **payload["metrics"]})
+        start = end
+    return history
+
+
+def _columns(rows: pa.Table, prefix: str, names: tuple[str, ...]) -> NDArray[np.float64]:
+    return np.stack([rows[f"{prefix}_{name}"].to_numpy() for name in names], axis=1)
+
+
+def references_of(manifest: Manifest) -> list[ReferenceScore]:
+    """Return the reference scores of the corpus that belong to the chosen set of labels."""
+    known = manifest.metadata.get("yardsticks", [])
+    return [
+        ReferenceScore(note["name"], note["accuracy_percent"], note["protocol"])
+        for note in known
+        if note.get("labels") in (None, manifest.label_set)
+    ]
+
+
+def _facts(plan: TrainingPlan, outcome: Mapping[str, Any]) -> dict[str, Any]:
+    training = plan.training
+    return {
+        "network": f"{outcome['parameters'] / 1e6:.2f} M parameters, width {plan.model.width}",
+        "frozen for want of clips": ", ".join(outcome["frozen_parts"]) or "none",
+        **{f"training clips, {name}": line for name, line in outcome["partitions"].items()},
+        "rows per step": ", ".join(f"{rows} {name}" for name, rows in outcome["rows_per_step"].items()),
+        "objectives": ", ".join(plan.objectives.in_words()),
+        "weights kept": (
+            "those of the best epoch"
+            if training.average_decay is None
+            else f"running average of the weights, decay {training.average_decay:g}"
+        ),
+        "optimizer steps": f"{outcome['steps']} in {outcome['epochs']} epochs",
+        "workers": f"{outcome['workers']}, ZeRO stage {outcome['zero_stage']}, {training.precision}",
+        "seed": training.seed,
+        "speed": f"{outcome['clips_per_second']:.0f} clips per second of training",
+        "configuration hash": outcome["config_hash"],
+        "feature store hash": outcome["store_hash"],
+    }
+
+
+def _notes(plan: TrainingPlan, outcome: Mapping[str, Any]) -> list[str]:
+    chosen = f"Epoch {outcome['best_epoch']} was chosen by {', '.join(plan.evaluation.select_by)}"
+    if plan.evaluation.test:
+        return [f"{chosen}; the test split was measured once, with the weights of that epoch."]
+    return [
+        f"{chosen}, so validation scores are optimistic; the test split was not measured (evaluation.test)."
+    ]
