@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
-from vavl.audit.store_audit import audit_card, audit_place, refuse_failed
-from vavl.audit.words import finding_rows, label_rows, verdict
+from vavl.audit.report import (
+    audit_card,
+    audit_place,
+    finding_rows,
+    label_rows,
+    refuse_failed,
+    verdict,
+)
 from vavl.config.command_line import print_table, run_job
 from vavl.config.files import make_folder
 from vavl.corpora.card import corpus_root, read_card

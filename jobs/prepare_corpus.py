@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from vavl.audit.report import audit_and_report
-from vavl.audit.words import failed_lines, verdict
+from vavl.audit.report import audit_and_report, failed_lines, verdict
 from vavl.config.command_line import print_table, run_job
 from vavl.config.files import write_json
 from vavl.config.snapshot import save_config

@@ -8,21 +8,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from vavl.audit.canary import check_batches, check_identity
-from vavl.audit.corpus_checks import check_counts, check_partners, check_quarantine
+from vavl.audit import corpus_checks, label_checks, split_checks
 from vavl.audit.finding import Check, Finding, State
-from vavl.audit.label_checks import check_label_balance, check_label_sets
 from vavl.audit.material import Material
-from vavl.audit.media_checks import (
-    check_clipping,
-    check_durations,
-    check_faces,
-    check_side_lengths,
-    check_silence,
-)
-from vavl.audit.neighbours import check_near_duplicates
 from vavl.audit.settings import AuditSettings
-from vavl.audit.split_checks import check_duplicate_files, check_equal_features, check_speakers
 from vavl.config.files import read_json, sha256_of_file, write_json
 from vavl.corpora.manifest import Manifest
 from vavl.errors import InputError
@@ -37,10 +26,20 @@ _log = logging.getLogger(__name__)
 
 CheckFunction = Callable[[Material, AuditSettings], Finding]
 _OF_THE_CORPUS: tuple[CheckFunction, ...] = (
-    check_speakers, check_duplicate_files, check_equal_features, check_near_duplicates, check_quarantine,
-    check_partners, check_durations, check_side_lengths, check_silence, check_clipping, check_faces,
-)  # fmt: skip
-_OF_THE_LABELS: tuple[CheckFunction, ...] = (check_label_balance, check_identity, check_batches)
+    split_checks.check_speakers,
+    split_checks.check_duplicate_files,
+    split_checks.check_equal_features,
+    split_checks.check_near_duplicates,
+    corpus_checks.check_quarantine,
+    corpus_checks.check_partners,
+    corpus_checks.check_durations,
+    corpus_checks.check_side_lengths,
+    corpus_checks.check_silence,
+    corpus_checks.check_clipping,
+    corpus_checks.check_faces,
+)
+_OF_TABLES: tuple[CheckFunction, ...] = (label_checks.check_label_balance, label_checks.check_identity)
+_OF_THE_LABELS: tuple[CheckFunction, ...] = (*_OF_TABLES, label_checks.check_batches)
 
 
 @dataclass(frozen=True)
@@ -110,6 +109,10 @@ class Audit:
         """Return the findings in this state."""
         return [finding for finding in self.findings if finding.state == state]
 
+    def checks(self, state: State) -> list[str]:
+        """Return the names of the checks in this state, each once."""
+        return list(dict.fromkeys(finding.check.value for finding in self.of(state)))
+
     def failures(self, labels: str | None, waived: Collection[str] = ()) -> list[Finding]:
         """Return what stands against a training.
 
@@ -130,10 +133,7 @@ class Audit:
 
     def summary(self) -> dict[str, Any]:
         """Return state, counts of states and the names of the checks that did not pass."""
-        names = {
-            state.value: list(dict.fromkeys(finding.check.value for finding in self.of(state)))
-            for state in (State.WARNING, State.FAILED)
-        }
+        names = {state.value: self.checks(state) for state in (State.WARNING, State.FAILED)}
         return {"state": self.state.value, **self.counts(), "checks": names}
 
     def to_json(self) -> dict[str, Any]:
@@ -161,7 +161,7 @@ def audit_store(folder: Path, settings: AuditSettings) -> Audit:
         StoreError: the store is missing, incomplete or broken.
     """
     material = Material.of(folder)
-    findings = [check_counts(material), check_label_sets(material)]
+    findings = [corpus_checks.check_counts(material), label_checks.check_label_sets(material)]
     findings += [check(material, settings) for check in _OF_THE_CORPUS]
     findings += _label_findings(material, settings, _OF_THE_LABELS)
     return _audit(AuditKey.of(folder, settings), material, findings)
@@ -170,8 +170,9 @@ def audit_store(folder: Path, settings: AuditSettings) -> Audit:
 def audit_labels(manifest: Manifest, settings: AuditSettings) -> Audit:
     """Make the checks that need neither features nor files: of a corpus whose media are not at hand."""
     material = Material(manifest, None, None)
-    findings = [check_speakers(material, settings), check_counts(material), check_label_sets(material)]
-    findings += _label_findings(material, settings, (check_label_balance, check_identity))
+    findings = [corpus_checks.check_counts(material), label_checks.check_label_sets(material)]
+    findings += [split_checks.check_speakers(material, settings)]
+    findings += _label_findings(material, settings, _OF_TABLES)
     key = AuditKey(AUDIT_VERSION, settings.hash, "", manifest.card_hash, None)
     return _audit(key, material, findings)
 

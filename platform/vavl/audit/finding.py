@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Self
 
+PREPARE_AGAIN = "prepare the corpus again with this version: python jobs/prepare_corpus.py CONFIG"
+
 
 class State(StrEnum):
     """How a check ended; a failed one stops training unless it is waived."""
@@ -50,12 +52,12 @@ TITLES = {
     Check.QUARANTINE: "unreadable files",
     Check.PARTNERS: "clips without a partner",
     Check.DURATIONS: "durations",
-    Check.SIDE_LENGTHS: "sound and picture of equal length",
+    Check.SIDE_LENGTHS: "audio and video of equal length",
     Check.SILENCE: "silence",
     Check.CLIPPING: "clipping",
     Check.FACES: "frames without a face",
 }
-"""Check -> what it looks at, for people."""
+"""What a check is about, for people."""
 
 Example = Mapping[str, Any]
 
@@ -68,8 +70,8 @@ class Finding:
         check: which one.
         state: passed, warning or failed.
         text: one line for a person, with the numbers that matter.
-        fix: what to do about it; empty when it passed.
-        numbers: JSON values, for pictures and other programs.
+        fix: what to do about it; dropped when it passed.
+        numbers: JSON values, for plots and other programs.
         examples: clips or splits concerned, the worst first.
         labels: the label set it belongs to; None where labels do not matter.
         is_known: False where the check could not be made.
@@ -83,6 +85,11 @@ class Finding:
     examples: tuple[Example, ...] = ()
     labels: str | None = None
     is_known: bool = True
+
+    def __post_init__(self) -> None:
+        """Drop what to do where there is nothing to do."""
+        if self.state == State.PASSED:
+            object.__setattr__(self, "fix", "")
 
     @property
     def title(self) -> str:

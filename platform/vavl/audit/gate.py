@@ -1,4 +1,4 @@
-"""Between a store and a training: what the audit has to say, before anything heavy starts."""
+"""Between a store and a training run: what the audit has to say, before anything heavy starts."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ _log = logging.getLogger(__name__)
 def pass_audit(place: Path | str, labels: str | None, waived: Collection[str]) -> Audit:
     """Audit a store by the default thresholds, and refuse it when a check failed that is not waived.
 
-    A current record is reused: that of the store's folder, or that which lies at its address. Without
+    A current record is reused: that of the store's directory, or that which lies at its address. Without
     one the store is audited here, which needs its features.
 
     Args:
-        place: folder or address of the store.
-        labels: label set of the training; None is the default of the corpus.
+        place: directory or address of the store.
+        labels: label set of the run; None is the default of the corpus.
         waived: names of checks that may fail.
 
     Raises:
@@ -66,20 +66,19 @@ def refuse_failures(audit: Audit, place: Path | str, labels: str | None, waived:
     standing = audit.failures(labels, waived)
     if standing:
         names = ", ".join(dict.fromkeys(finding.check.value for finding in standing))
-        raise ConfigError(
-            str(place), "audit", "\n".join(_line(finding) for finding in standing),
-            f"{'; '.join(dict.fromkeys(finding.fix for finding in standing))}; pictures: python jobs/audit_corpus.py "
-            f"{place}; or accept it, recorded with the run: {_KEY}=[{names}]",
-        )  # fmt: skip
+        fixes = "; ".join(dict.fromkeys(finding.fix for finding in standing))
+        plots = f"plots: python jobs/audit_corpus.py {place}"
+        accept = f"or accept it, recorded with the run: {_KEY}=[{names}]"
+        problem = "\n".join(_line(finding) for finding in standing)
+        raise ConfigError(str(place), "audit", problem, f"{fixes}; {plots}; {accept}")
     for finding in audit.failures(labels):
         _log.warning("waived: %s", _line(finding))
     failed = {finding.check.value for finding in audit.failures(labels)}
     if idle := [name for name in waived if name not in failed]:
         _log.info("%s names %s, which did not fail", _KEY, ", ".join(idle))
-    warnings = audit.of(State.WARNING)
-    if warnings:
-        told = ", ".join(dict.fromkeys(finding.check.value for finding in warnings))
-        _log.info("audit of %s: %d warning(s): %s; see %s", audit.corpus, len(warnings), told, RECORD_FILE)
+    if checks := ", ".join(audit.checks(State.WARNING)):
+        count = len(audit.of(State.WARNING))
+        _log.info("audit of %s: %d warning(s): %s; see %s", audit.corpus, count, checks, RECORD_FILE)
 
 
 def audit_of(place: Path | str) -> Audit:

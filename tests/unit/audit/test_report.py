@@ -9,10 +9,14 @@ from audited_corpus import write_audited_corpus
 
 from vavl.audit.audit import Audit
 from vavl.audit.finding import Check
-from vavl.audit.pictures import audit_pictures
-from vavl.audit.report import audit_and_report, write_audit_report
-from vavl.audit.words import failed_lines, finding_rows, verdict
-from vavl.reports.theme import DARK, LIGHT
+from vavl.audit.report import (
+    audit_and_report,
+    audit_plots,
+    failed_lines,
+    finding_rows,
+    verdict,
+    write_results,
+)
 
 
 @pytest.fixture(scope="module")
@@ -40,31 +44,27 @@ def test_the_page_names_failures_first_and_needs_nothing_else(store, audit):
     assert "http" not in text.replace("http://www.w3.org", "")
     assert not re.search(r"s<8>", text)
     assert all(check.value in text for check in Check)
-    assert text.count("data:image/svg+xml") == len(list(audit_pictures(audit)))
+    assert text.count("data:image/svg+xml") == len(list(audit_plots(audit)))
     assert "Clips per class: label balance (heard)" in text
     assert "<dt>heard for given</dt><dd>F1-micro 0." in text
 
 
-def test_every_known_thing_has_a_picture_in_both_themes(audit):
-    pictures = {picture.name: picture for picture in audit_pictures(audit)}
-    assert pictures.keys() == {
+def test_every_known_thing_has_a_plot(audit):
+    plots = {plot.name: plot for plot in audit_plots(audit)}
+    assert plots.keys() == {
         "classes_given", "classes_heard", "durations", "silence", "clipping", "faces", "neighbours_audio",
         "neighbours_video",
     }  # fmt: skip
-    for picture in pictures.values():
-        for theme in (LIGHT, DARK):
-            axes = picture.draw(theme).axes[0]
-            assert axes.patches
-            assert axes.get_facecolor() is not None
-    names = [text.get_text() for text in pictures["classes_given"].draw(LIGHT).axes[0].get_legend().texts]
+    assert all(plot.figure.axes[0].patches for plot in plots.values())
+    names = [text.get_text() for text in plots["classes_given"].figure.axes[0].get_legend().texts]
     assert [name.split(",")[0] for name in names] == ["train", "validation", "test"]
 
 
-def test_a_store_without_facts_has_fewer_pictures(tmp_path):
+def test_a_store_without_facts_has_fewer_plots(tmp_path):
     audit = audit_and_report(write_audited_corpus(tmp_path, with_facts=False))
-    names = {picture.name for picture in audit_pictures(audit)}
+    names = {plot.name for plot in audit_plots(audit)}
     assert names == {"classes_given", "classes_heard", "neighbours_audio", "neighbours_video"}
-    assert "not known" in write_audit_report(audit, tmp_path).read_text()
+    assert "not known" in write_results(audit, tmp_path).read_text()
 
 
 def test_the_screen_says_what_training_will_do(audit):

@@ -85,9 +85,7 @@ def test_speakers_are_sorted_and_those_without_a_side_lack_its_point(report: Eva
     assert _axes(crowded, "speakers").get_ylabel() == "60 speakers"
 
 
-def test_attributes_have_their_scores_and_a_plot_of_values(
-    report: EvaluationReport, tmp_path: Path
-) -> None:
+def test_attributes_have_their_scores_and_a_plot_of_values(report: EvaluationReport, tmp_path: Path) -> None:
     values = np.random.default_rng(0).random((20, 2))
     names = ("arousal", "valence")
     scores = {f"{kind}_{name}": Interval(0.4, 0.3, 0.5) for kind in ("ccc", "rmse", "mae") for name in names}
