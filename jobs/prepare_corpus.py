@@ -11,7 +11,7 @@ from vavl.corpora.manifest import build_manifest
 from vavl.extraction.extract import extract_features
 from vavl.extraction.face_preview import write_face_preview
 from vavl.extraction.plan import plan_extraction, read_statement
-from vavl.extraction.summary import extraction_summary, summary_rows
+from vavl.extraction.report import extraction_summary, summary_rows
 from vavl.job_config import PrepareCorpusJob
 
 
@@ -35,7 +35,7 @@ def story(job: PrepareCorpusJob) -> None:
 
     save_config(job, job.output_dir / "config.yaml")
     audit = audit_and_report(job.output_dir)
-    summary = extraction_summary(plan, result) | {"audit": audit.summary()}
+    summary = extraction_summary(result) | {"audit": audit.summary()}
     write_json(job.output_dir / "summary.json", summary)
     rows = [
         *summary_rows(summary, job.output_dir),

@@ -15,8 +15,7 @@ from vavl.config.places import FROM_PROJECT, FROM_ROOT
 from vavl.evaluation.settings import EvaluationPlan
 from vavl.experiments.comparison_settings import ComparisonPlan
 from vavl.experiments.sweep_settings import SweepPlan
-from vavl.extraction.extraction_settings import ExtractionRun
-from vavl.extraction.settings import FeatureSettings
+from vavl.extraction.settings import ExtractionRun, FeatureSettings
 from vavl.prediction.manifest_table import MANIFEST_SUFFIXES
 from vavl.prediction.media_folder import MEDIA_SUFFIXES
 from vavl.prediction.settings import PredictionSettings

@@ -35,9 +35,8 @@ def extract(clips: int, workers: int, folder: Path) -> dict[str, Any]:
     from vavl.corpora.card import read_card
     from vavl.corpora.manifest import Manifest, build_manifest
     from vavl.extraction import extract as pipeline
-    from vavl.extraction.extraction_settings import ExtractionRun
     from vavl.extraction.plan import plan_extraction
-    from vavl.extraction.settings import FeatureSettings
+    from vavl.extraction.settings import ExtractionRun, FeatureSettings
 
     finished: list[tuple[float, int]] = []
 

@@ -16,10 +16,9 @@ from vavl.config.load import validate
 from vavl.corpora.card import CorpusCard
 from vavl.corpora.manifest import build_manifest
 from vavl.extraction.extract import extract_features
-from vavl.extraction.extraction_settings import ExtractionRun
 from vavl.extraction.plan import plan_extraction
-from vavl.extraction.quarantine import Quarantined, read_quarantine
-from vavl.extraction.settings import FeatureSettings
+from vavl.extraction.report import Quarantined, read_quarantine
+from vavl.extraction.settings import ExtractionRun, FeatureSettings
 from vavl.store.store import FeatureStore
 
 pytestmark = pytest.mark.ray

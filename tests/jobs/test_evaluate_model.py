@@ -17,9 +17,8 @@ from tiny_plans import tiny_plan
 from vavl.corpora.card import read_card
 from vavl.corpora.manifest import build_manifest
 from vavl.extraction.extract import extract_features
-from vavl.extraction.extraction_settings import ExtractionRun
 from vavl.extraction.plan import plan_extraction
-from vavl.extraction.settings import FeatureSettings
+from vavl.extraction.settings import ExtractionRun, FeatureSettings
 from vavl.serving.registry import register_model
 from vavl.tracking.mlflow_writer import import_mlflow
 from vavl.tracking.model_note import ModelNote

@@ -1,51 +1,36 @@
-"""A source whose clips end their process, hang or refuse by name; importable by workers."""
+"""An extractor whose clips end their process, hang or refuse by name; importable by workers."""
 
 from __future__ import annotations
 
 import os
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from vavl.errors import ClipError, ConfigError
-from vavl.extraction.part import Part
-from vavl.extraction.sources import ClipPlace, Extract
+from vavl.extraction.parts import Part
+from vavl.extraction.sources import ClipPlace, Extract, Source
 from vavl.extractors.extracted import Extracted
 from vavl.features import ModalityInfo
 
 
-@dataclass(frozen=True)
-class DeadlySource:
-    """Gives two frames of three channels for every clip that lets it.
+def deadly_source(*, dies_at_once: bool = False) -> Source:
+    """Return a source of two frames of three channels for every clip that lets it.
 
-    Attributes:
+    Args:
         dies_at_once: the process ends when the extractor is made.
     """
+    info = ModalityInfo("deadly", "1", {}, 10.0, 3)
+    return Source(info, "audio_path", None, end_process if dies_at_once else make_extractor)
 
-    dies_at_once: bool = False
 
-    @property
-    def info(self) -> ModalityInfo:
-        return ModalityInfo("deadly", "1", {}, 10.0, 3)
+def make_extractor() -> Extract:
+    return extract_or_die
 
-    @property
-    def columns(self) -> tuple[str, str | None]:
-        return "audio_path", None
 
-    @property
-    def in_workers(self) -> bool:
-        return True
-
-    def extractor(self) -> Extract:
-        if self.dies_at_once:
-            os._exit(9)
-        return extract_or_die
-
-    @property
-    def shared_file(self) -> None:
-        return None
+def end_process() -> Extract:
+    os._exit(9)
 
 
 def extract_or_die(clip: ClipPlace) -> Extracted:

@@ -26,7 +26,7 @@ from vavl.config.files import sha256_of_file
 from vavl.corpora.card import read_card
 from vavl.corpora.manifest import Manifest
 from vavl.errors import InputError, VavlError
-from vavl.extraction.part_file import ClipRecord, PartRecord, PartWriter, part_batches, read_part_record
+from vavl.extraction.parts import ClipRecord, PartWriter, part_batches, read_part_record
 from vavl.features import ModalityInfo
 from vavl.media.csv_table import read_number_columns, read_text_columns
 from vavl.media.media import read_frames
@@ -107,10 +107,8 @@ def write_part(path: Path) -> Path:
     path.parent.mkdir(parents=True)
     writer = PartWriter(path, "odd", 2)
     for clip in clip_features():
-        writer.add(clip)
-    writer.finish(
-        PartRecord("made by the test", {clip.clip_id: ClipRecord("0" * 64) for clip in clip_features()})
-    )
+        writer.add(clip, ClipRecord("0" * 64))
+    writer.finish("made by the test")
     return path
 
 

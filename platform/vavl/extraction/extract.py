@@ -1,14 +1,14 @@
-"""The pipeline from a corpus folder to a feature store."""
+"""From a corpus directory to a feature store: plan, parts, store."""
 
 from __future__ import annotations
 
 import heapq
 import json
 import logging
+import math
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,47 +18,19 @@ import pyarrow.compute as pc
 from vavl.config.files import make_folder, written_beside
 from vavl.config.progress import Progress
 from vavl.errors import InputError, StoreError
-from vavl.extraction.crew import extract_parts
-from vavl.extraction.extraction_settings import ExtractionRun
-from vavl.extraction.part import PartResult
-from vavl.extraction.part_file import ClipRecord, part_batches, read_part_record
-from vavl.extraction.parts_folder import only_job, open_parts_folder
-from vavl.extraction.plan import ExtractionPlan
-from vavl.extraction.quarantine import Quarantined, write_quarantine
+from vavl.extraction.parts import ClipRecord, PartExtractor, PartResult, part_batches, read_part_record
+from vavl.extraction.plan import ExtractionPlan, FoundParts, find_parts
+from vavl.extraction.report import ExtractionResult, Quarantined, write_quarantine
+from vavl.extraction.settings import ExtractionRun
 from vavl.extraction.sources import ClipPlace
 from vavl.features import MODALITIES
 from vavl.store.clip_facts import write_facts
 from vavl.store.store import FeatureStore
 from vavl.store.store_writer import StoreWriter
+from vavl.workers.attempts import TimeLimit
+from vavl.workers.local import only_job, threads_of_libraries, uses_ray
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class ExtractionResult:
-    """What an extraction did; all counts but ``tally`` are of (clip, modality) pairs.
-
-    Attributes:
-        store: the finished store.
-        seconds: of work, this time.
-        extracted: worked on, this time.
-        kept: taken over from earlier: neither file nor settings changed.
-        added: extracted, and not in the store before.
-        extracted_again: extracted, and in the store before: the file or the settings changed.
-        removed: in the store before, and no longer in the corpus folder.
-        quarantined: all that are left out.
-        tally: sums over all clips, e.g. ``face_frames``.
-    """
-
-    store: FeatureStore
-    seconds: float
-    extracted: int
-    kept: int
-    added: int
-    extracted_again: int
-    removed: int
-    quarantined: tuple[Quarantined, ...]
-    tally: Mapping[str, int]
 
 
 def extract_features(plan: ExtractionPlan, run: ExtractionRun) -> ExtractionResult:
@@ -77,31 +49,65 @@ def extract_features(plan: ExtractionPlan, run: ExtractionRun) -> ExtractionResu
     make_folder(plan.parts_folder)
     with only_job(plan.parts_folder):
         before = _StoreBefore(plan.folder if run.resume else None)
-        folder = open_parts_folder(plan, resume=run.resume)
-        total, left = plan.total, folder.pairs_left
+        found = find_parts(plan, resume=run.resume)
+        total, left = plan.total, found.pairs_left(*plan.sources)
         if total > left:
-            logger.info("%d of %d files are in the folder already, unchanged", total - left, total)
-        results = dict(folder.finished)
-        allowed = int(run.max_quarantined_share * total)
+            logger.info("%d of %d files are in the directory already, unchanged", total - left, total)
+        results = dict(found.finished)
+        lengths = {place.name: place.length for places in plan.layout.values() for place in places}
         with Progress("extracting", total, total - left, "clips") as progress:
-            clips_of = _clips_by_name(plan)
-            for name, result in extract_parts(folder, run):
-                results[name] = result
-                before.count(name.partition("-")[0], result)
-                progress.advance(clips_of[name])
-                _refuse_too_many(plan, results, allowed)
+            for result in extract_parts(found, run):
+                results[result.name] = result
+                before.count(result)
+                progress.advance(lengths[result.name])
+                _refuse_too_many(plan, results, int(run.max_quarantined_share * total))
         store = _write_store(plan, results)
-        folder.remove_rest()
+        found.remove_rest()
     tally: Counter[str] = Counter()
     for result in results.values():
         tally.update(result.tally)
     extracted = sum(len(result.extracted) for result in results.values())
     done = ExtractionResult(
-        store, time.monotonic() - start, extracted, total - extracted, before.added, before.again,
-        before.removed(plan), _quarantined(results), dict(tally),
-    )  # fmt: skip
-    _log_changes(done)
+        store=store,
+        clips=len(plan.manifest),
+        seconds=time.monotonic() - start,
+        extracted=extracted,
+        kept=total - extracted,
+        added=before.added,
+        extracted_again=before.again,
+        removed=before.removed(plan),
+        quarantined=_quarantined(results),
+        tally=dict(tally),
+    )
+    message = "files: %d added, %d kept, %d extracted again, %d removed, %d in quarantine"
+    counts = done.added, done.kept, done.extracted_again, done.removed, len(done.quarantined)
+    logger.info(message, *counts)
     return done
+
+
+def extract_parts(found: FoundParts, run: ExtractionRun) -> Iterator[PartResult]:
+    """Extract the pending parts, here or on Ray's workers; yield the result of each when it is there, in any order.
+
+    Raises:
+        VavlError: what an extractor raised for other reasons than a clip.
+        TrainingError: Ray does not start, or workers end before they touch a clip.
+    """
+    plan, limit = found.plan, run.seconds_per_clip
+    # Video first: it takes longest.
+    here = sorted(plan.sources, reverse=True)
+    away = [name for name in here if plan.sources[name].in_workers and found.pairs_left(name)]
+    if away and uses_ray(run, found.pairs_left(*away), found.was_killed):
+        # Reading Ray's package alone takes seconds.
+        from vavl.workers.ray_pool import work_on_ray
+
+        parts = [part for name in away for part in found.parts_left(name)]
+        work = PartExtractor({name: plan.sources[name] for name in away}, TimeLimit(limit, ends_process=True))
+        yield from work_on_ray(parts, work, (plan.root, plan.parts_folder), run, "extraction")
+        here = [name for name in here if not plan.sources[name].in_workers]
+    work = PartExtractor(plan.sources, TimeLimit(limit, ends_process=False))
+    with threads_of_libraries(math.ceil(run.cpus_per_worker)):
+        for name in here:
+            yield from map(work, found.parts_left(name))
 
 
 class _StoreBefore:
@@ -120,7 +126,8 @@ class _StoreBefore:
             return
         self._ids = {name: store.clip_ids(name) for name in store.info} if store is not None else {}
 
-    def count(self, modality: str, result: PartResult) -> None:
+    def count(self, result: PartResult) -> None:
+        modality = result.name.partition("-")[0]
         bad = {entry.clip_id for entry in result.quarantined}
         good = pa.array([clip_id for clip_id in result.extracted if clip_id not in bad], pa.string())
         again = pc.sum(pc.is_in(good, value_set=self._ids_of(modality))).as_py() or 0
@@ -139,21 +146,6 @@ class _StoreBefore:
         return pa.array([], pa.string()) if ids is None else ids.combine_chunks()
 
 
-def _log_changes(done: ExtractionResult) -> None:
-    logger.info(
-        "files: %d added, %d kept, %d extracted again, %d removed, %d in quarantine",
-        done.added, done.kept, done.extracted_again, done.removed, len(done.quarantined),
-    )  # fmt: skip
-
-
-def _clips_by_name(plan: ExtractionPlan) -> dict[str, int]:
-    return {
-        plan.file_name(modality, number): place.length
-        for modality, places in plan.layout.items()
-        for number, place in enumerate(places)
-    }
-
-
 def _quarantined(results: Mapping[str, PartResult]) -> tuple[Quarantined, ...]:
     return tuple(entry for name in sorted(results) for entry in results[name].quarantined)
 
@@ -164,11 +156,9 @@ def _refuse_too_many(plan: ExtractionPlan, results: Mapping[str, PartResult], al
         return
     path = write_quarantine(plan.folder, quarantined)
     first = quarantined[0]
-    raise InputError(
-        str(path), "max_quarantined_share",
-        f"more than {allowed} of {plan.total} files cannot be read, e.g. {first.file}: {first.reason}",
-        "repair the files listed there, or raise max_quarantined_share; the same command then continues",
-    )  # fmt: skip
+    problem = f"more than {allowed} of {plan.total} files cannot be read, e.g. {first.file}: {first.reason}"
+    fix = "repair the files listed there, or raise max_quarantined_share; the same command then continues"
+    raise InputError(str(path), "max_quarantined_share", problem, fix)
 
 
 def _write_store(plan: ExtractionPlan, results: Mapping[str, PartResult]) -> FeatureStore:

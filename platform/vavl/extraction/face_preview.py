@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from vavl.config.files import written_beside
 from vavl.errors import ClipError
 from vavl.extraction.plan import ExtractionPlan
-from vavl.extraction.sources import MediaFiles
 from vavl.extractors.face import FaceCutter, FaceTrack
 from vavl.extractors.face_tracking import FaceFinder
 from vavl.extractors.video_settings import ImageNetworkSettings, OpenFaceSettings, VideoFeatureSettings
@@ -45,8 +44,7 @@ def write_face_preview(plan: ExtractionPlan, clips: int) -> Path | None:
     Returns:
         The picture; None (with a line in the log) where no faces are looked for in video files.
     """
-    source = plan.sources.get("video")
-    settings = source.settings.video if isinstance(source, MediaFiles) else None
+    settings = plan.sources["video"].video if "video" in plan.sources else None
     if settings is None or isinstance(settings, OpenFaceSettings):
         logger.warning("faces_preview: no faces are looked for in video files, so there are none to show")
         return None

@@ -1,12 +1,14 @@
-"""What an extraction has to do: its parts, and what they are made of."""
+"""What an extraction has to do: its parts, those that an earlier one left, and those that are to be made."""
 
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence, Sized
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,21 +16,23 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from vavl.config.files import read_json, sha256_of_json
+from vavl.config.files import read_json, sha256_of_json, write_json
 from vavl.corpora.card import CorpusCard, card_hash, corpus_root
 from vavl.corpora.manifest import Manifest
 from vavl.errors import InputError, StoreError
-from vavl.extraction.part import Part
-from vavl.extraction.part_file import FORMAT
+from vavl.extraction.parts import FORMAT, Part, PartResult, read_part_record
 from vavl.extraction.settings import FeatureSettings
-from vavl.extraction.sources import Source, place_of, sources_of
+from vavl.extraction.sources import Source, sources_of
 from vavl.features import MODALITIES, ModalityInfo
+
+logger = logging.getLogger(__name__)
 
 _FEWEST_CLIPS, _MOST_CLIPS, _PARTS_AIMED_AT = 16, 256, 64
 _FARTHEST = 4
 _MOST_SHOWN = 10
 _THREADS_THAT_LOOK = 16
 STATEMENT = "extraction.json"
+_NAME = re.compile(r"(?P<modality>[a-z]+)-\d+-(?P<key>[0-9a-f]+)\.parquet")
 
 
 @dataclass(frozen=True)
@@ -38,11 +42,14 @@ class PartPlace:
     Attributes:
         start: first row among those of the manifest that have the modality.
         length: rows.
-        key: hash of everything that the part's file depends on, media by size and time of change.
+        name: of its file; in it stands a hash of everything that the file depends on, media by size and time of
+            change.
+        key: that hash.
     """
 
     start: int
     length: int
+    name: str
     key: str
 
 
@@ -52,8 +59,8 @@ class ExtractionPlan:
 
     Attributes:
         manifest: the clips.
-        root: absolute corpus folder.
-        folder: absolute folder of the store.
+        root: absolute corpus directory.
+        folder: absolute directory of the store.
         sources: of each modality that a clip of the manifest has.
     """
 
@@ -62,7 +69,7 @@ class ExtractionPlan:
     folder: Path
     sources: Mapping[str, Source]
 
-    @cached_property
+    @property
     def infos(self) -> Mapping[str, ModalityInfo]:
         """Provenance of each modality."""
         return {name: source.info for name, source in self.sources.items()}
@@ -84,37 +91,32 @@ class ExtractionPlan:
 
     def clip_ids(self, modality: str) -> pa.ChunkedArray:
         """Return the ids of the clips that have the modality."""
-        return (
-            self._rows(modality)["clip_id"] if modality in self.sources else pa.chunked_array([], pa.string())
-        )
+        if modality not in self.sources:
+            return pa.chunked_array([], pa.string())
+        return self._rows(modality)["clip_id"]
 
-    def file_name(self, modality: str, number: int) -> str:
-        """Return the name of a part's file."""
-        return f"{modality}-{number:05d}-{self.layout[modality][number].key}.parquet"
-
-    def part(self, modality: str, number: int, earlier: Sequence[Path] = ()) -> Part:
+    def part(self, modality: str, place: PartPlace, earlier: Sequence[Path] = ()) -> Part:
         """Make one part; thousands of them need not be in memory at once."""
-        place = self.layout[modality][number]
         source = self.sources[modality]
         rows = self._rows(modality).slice(place.start, place.length)
         return Part(
             modality=modality,
-            path=self.parts_folder / self.file_name(modality, number),
+            path=self.parts_folder / place.name,
             corpus=self.manifest.corpus,
             root=self.root,
             width=source.info.width,
             provenance=source.info.provenance,
-            clips=tuple(place_of(row, source) for row in rows.to_pylist()),
+            clips=tuple(source.place(row) for row in rows.to_pylist()),
             earlier=tuple(earlier),
         )
 
     def parts(self, modality: str) -> Iterator[Part]:
         """Yield the parts of a modality in order."""
-        for number in range(len(self.layout[modality])):
-            yield self.part(modality, number)
+        for place in self.layout[modality]:
+            yield self.part(modality, place)
 
     def statement(self) -> dict[str, Any]:
-        """Return what a person should know of the parts in the folder."""
+        """Return what a person should know of the parts in the directory."""
         return {
             "corpus": self.manifest.corpus,
             **{
@@ -129,22 +131,22 @@ class ExtractionPlan:
         }
 
     def _rows(self, modality: str) -> pa.Table:
-        file, media = self.sources[modality].columns
-        columns = dict.fromkeys(["clip_id", "speaker", file, media])
+        source = self.sources[modality]
+        columns = dict.fromkeys(["clip_id", "speaker", source.file_column, source.media_column])
         rows = self.manifest.table.select([name for name in columns if name is not None])
-        return rows.filter(pc.is_valid(rows[file]))
+        return rows.filter(pc.is_valid(rows[source.file_column]))
 
     def _layout(self, modality: str) -> Iterator[PartPlace]:
-        rows = self._rows(modality)
-        file, media = self.sources[modality].columns
-        provenance = self.infos[modality].provenance
+        rows, source = self._rows(modality), self.sources[modality]
         with ThreadPoolExecutor(_THREADS_THAT_LOOK) as threads:
-            for start, end in part_bounds(rows["clip_id"], len(self.manifest)):
+            for number, (start, end) in enumerate(part_bounds(rows["clip_id"], len(self.manifest))):
                 own = rows.slice(start, end - start)
-                marks = list(threads.map(self._mark, own[media].to_pylist())) if media else []
-                content = [own[name].to_pylist() for name in ("clip_id", "speaker", file)]
-                key = [FORMAT, self.manifest.corpus, provenance, content, marks]
-                yield PartPlace(start, end - start, sha256_of_json(key)[:12])
+                media = own[source.media_column].to_pylist() if source.media_column else []
+                marks = list(threads.map(self._mark, media))
+                content = [own[name].to_pylist() for name in ("clip_id", "speaker", source.file_column)]
+                parts = [FORMAT, self.manifest.corpus, source.info.provenance, content, marks]
+                key = sha256_of_json(parts)[:12]
+                yield PartPlace(start, end - start, f"{modality}-{number:05d}-{key}.parquet", key)
 
     def _mark(self, name: str | None) -> str:
         """Return size and time of change of a media file: what changes when it is replaced."""
@@ -163,7 +165,7 @@ def plan_extraction(
     """Return the plan of an extraction; reads tables of ready features that the card names.
 
     Raises:
-        CorpusError: the corpus folder or a table is missing or broken.
+        CorpusError: the corpus directory or a table is missing or broken.
         ConfigError: the settings of an extractor do not fit together, or OpenCV's face cascade is missing.
     """
     place = corpus_root(card, root)
@@ -172,7 +174,7 @@ def plan_extraction(
     sources = {
         name: found[name]
         for name in MODALITIES
-        if name in found and manifest.table[found[name].columns[0]].null_count < len(manifest)
+        if name in found and manifest.table[found[name].file_column].null_count < len(manifest)
     }
     return ExtractionPlan(manifest, place, folder.absolute(), sources)
 
@@ -187,7 +189,8 @@ def part_bounds(clip_ids: pa.ChunkedArray, clips: int) -> Iterator[tuple[int, in
         clip_ids: those of one modality.
         clips: of the whole manifest; parts of a larger corpus are larger.
     """
-    size = min(max(_power_of_two(clips // _PARTS_AIMED_AT), _FEWEST_CLIPS), _MOST_CLIPS)
+    power = 1 << max((clips // _PARTS_AIMED_AT).bit_length() - 1, 0)
+    size = min(max(power, _FEWEST_CLIPS), _MOST_CLIPS)
     start = 0
     for row, clip_id in enumerate(clip_ids):
         length = row - start
@@ -198,34 +201,125 @@ def part_bounds(clip_ids: pa.ChunkedArray, clips: int) -> Iterator[tuple[int, in
         yield start, len(clip_ids)
 
 
-def _power_of_two(number: int) -> int:
-    return 1 << max(number.bit_length() - 1, 0)
-
-
 def _begins(clip_id: str, size: int) -> bool:
     digest = hashlib.sha256(clip_id.encode()).digest()
     return int.from_bytes(digest[:4], "big") % size == 0
 
 
-def read_statement(plan: ExtractionPlan) -> dict[str, Any] | None:
-    """Return what an earlier extraction into the same folder stated; None if there was none.
+@dataclass
+class FoundParts:
+    """The parts of a plan, as they are found at the start.
+
+    Attributes:
+        finished: file name -> result of each part that needs no more work.
+        pending: modality and place of each other part.
+        was_killed: a process ended in the middle of a clip, in an earlier job.
+        older: path, provenance, first and last clip of each part whose file is not one of the plan's, or that
+            has clips in quarantine.
+    """
+
+    plan: ExtractionPlan
+    finished: dict[str, PartResult] = field(default_factory=dict)
+    pending: list[tuple[str, PartPlace]] = field(default_factory=list)
+    was_killed: bool = False
+    older: list[tuple[Path, str, str, str]] = field(default_factory=list)
+
+    def pairs_left(self, *modalities: str) -> int:
+        """Return the number of (clip, modality) pairs in parts that are not finished."""
+        return sum(place.length for name, place in self.pending if name in modalities)
+
+    def parts_left(self, modality: str) -> Iterator[Part]:
+        """Yield the pending parts of a modality with the older parts that may hold rows of theirs."""
+        for name, place in self.pending:
+            if name == modality:
+                part = self.plan.part(modality, place)
+                first, last = part.clips[0].clip_id, part.clips[-1].clip_id
+                earlier = (
+                    path
+                    for path, provenance, old_first, old_last in self.older
+                    if provenance == part.provenance and old_first <= last and first <= old_last
+                )
+                yield self.plan.part(modality, place, sorted(earlier))
+
+    def remove_rest(self) -> None:
+        """Remove every file that is not of a finished extraction of this plan."""
+        wanted = {STATEMENT, "lock"} | {
+            place.name for places in self.plan.layout.values() for place in places
+        }
+        for path in self.plan.parts_folder.iterdir():
+            if path.name not in wanted:
+                path.unlink()
+
+
+def find_parts(plan: ExtractionPlan, *, resume: bool) -> FoundParts:
+    """Look at what an earlier extraction left, and state what is extracted here now.
+
+    Args:
+        plan: what is wanted.
+        resume: use what is there, or throw it away.
 
     Raises:
-        StoreError: the folder holds another corpus.
+        StoreError: the directory holds another corpus.
+    """
+    folder = plan.parts_folder
+    old = read_statement(plan) if resume else None
+    if old is None:
+        for path in folder.glob("*.*"):
+            path.unlink()
+    else:
+        for line in differences(plan, old):
+            logger.info("%s", line)
+    found = FoundParts(plan, was_killed=any(folder.glob(".*.current")))
+    # Half-written files; a clip in which a killed job was at work gets a new chance.
+    for path in (*plan.folder.glob(".*.partial"), *folder.glob(".*.*")):
+        path.unlink()
+    write_json(folder / STATEMENT, plan.statement())
+    _find_finished(found)
+    found.pending = [
+        (name, place)
+        for name, places in plan.layout.items()
+        for place in places
+        if place.name not in found.finished
+    ]
+    return found
+
+
+def _find_finished(found: FoundParts) -> None:
+    """Look at the file of every part; those that cannot be read are removed."""
+    names = {(name, place.key): place.name for name, places in found.plan.layout.items() for place in places}
+    for path in sorted(found.plan.parts_folder.glob("*.parquet")):
+        match = _NAME.fullmatch(path.name)
+        record = read_part_record(path) if match else None
+        if match is None or record is None:
+            logger.warning("%s is damaged or of an older version; it is made again", path.name)
+            path.unlink()
+            continue
+        name = names.get((match["modality"], match["key"]))
+        if name is not None and name != path.name:
+            # A part before it came or went.
+            path = path.rename(path.with_name(name))  # noqa: PLW2901
+        if name is not None and not record.quarantined:
+            found.finished[name] = PartResult.of(name, record)
+        elif record.clips:
+            ids = list(record.clips)
+            found.older.append((path, record.provenance, ids[0], ids[-1]))
+
+
+def read_statement(plan: ExtractionPlan) -> dict[str, Any] | None:
+    """Return what an earlier extraction into the same directory stated; None if there was none.
+
+    Raises:
+        StoreError: the directory holds another corpus.
     """
     path = plan.parts_folder / STATEMENT
     try:
         old: dict[str, Any] | None = read_json(path) if path.is_file() else None
     except InputError:  # cut off; the keys of the parts say what they are
         return None
-    if old is None:
-        return None
-    if old.get("corpus") != plan.manifest.corpus:
-        raise StoreError(
-            str(plan.folder), "corpus",
-            f"the store holds the corpus {old.get('corpus')}, not {plan.manifest.corpus}",
-            "choose another output_dir, or set resume=false to replace the store",
-        )  # fmt: skip
+    if old is not None and old.get("corpus") != plan.manifest.corpus:
+        problem = f"the store holds the corpus {old.get('corpus')}, not {plan.manifest.corpus}"
+        fix = "choose another output_dir, or set resume=false to replace the store"
+        raise StoreError(str(plan.folder), "corpus", problem, fix)
     return old
 
 

@@ -1,17 +1,31 @@
-"""What is extracted from the two sides of a clip."""
+"""What is extracted from the modalities of a clip, and how an extraction runs."""
 
 from __future__ import annotations
+
+from pydantic import Field
 
 from vavl.config.base import FrozenConfig
 from vavl.extractors.audio_settings import AudioFeatureSettings, AudioSettings
 from vavl.extractors.video_settings import VideoFeatureSettings, VideoSettings
+from vavl.workers.settings import WorkerSettings
 
 
 class FeatureSettings(FrozenConfig):
-    """What is extracted from the two sides of a clip.
+    """What is extracted from the two modalities of a clip.
 
     ``video`` is not used where the corpus card names a table of ready features.
     """
 
     audio: AudioSettings = AudioFeatureSettings()
     video: VideoSettings = VideoFeatureSettings()
+
+
+class ExtractionRun(WorkerSettings):
+    """How an extraction runs; nothing here changes what a store holds."""
+
+    max_quarantined_share: float = Field(
+        0.02, ge=0, le=1, description="share of unreadable files above which the job fails"
+    )
+    resume: bool = Field(
+        True, description="keep what the store has of unchanged files and settings; false starts anew"
+    )

@@ -1,34 +1,39 @@
-"""Where the features of one side of a corpus come from: the one place that knows the kinds of sources."""
+"""Where the features of one modality of a corpus come from: the one place that knows the kinds of sources.
+
+Media files, tables of OpenFace, rows of a table of ready features, or intervals of a container (.csd) of the
+CMU Multimodal SDK.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cached_property
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property, partial
 from pathlib import Path, PurePosixPath
-from typing import Any, Protocol
+from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from vavl.config.files import sha256_of_file
 from vavl.corpora.card import CorpusCard
 from vavl.corpora.card_sources import CsdSource, FileSource, OpenFaceSource, TableSource
 from vavl.corpora.discovery import list_files
-from vavl.errors import CorpusError
-from vavl.extraction.ready_features import (
-    CsdClips,
-    FeatureTable,
-    csd_info,
-    feature_columns,
-    read_feature_table,
-)
+from vavl.errors import ClipError, CorpusError
 from vavl.extraction.settings import FeatureSettings
 from vavl.extractors.audio import audio_extractor, audio_info, check_audio
-from vavl.extractors.extracted import Extracted, Extractor
+from vavl.extractors.extracted import Extracted
 from vavl.extractors.video import check_video, video_extractor, video_info
-from vavl.extractors.video_settings import OpenFaceSettings
+from vavl.extractors.video_settings import OpenFaceSettings, VideoSettings
 from vavl.features import ModalityInfo
+from vavl.media.csd import Segment, open_container, read_segments
+from vavl.media.csv_table import place_inside, read_header, read_number_columns, read_text_columns
 from vavl.media.patterns import whole_match
+from vavl.media.sound import sound_seconds
 
-Side = FileSource | TableSource | OpenFaceSource | CsdSource
-"""How a card names one modality."""
+VERSION = "1"
+"""Of the readers of ready features."""
 
 
 @dataclass(frozen=True)
@@ -38,8 +43,8 @@ class ClipPlace:
     Attributes:
         clip_id: of the manifest.
         speaker: of the manifest.
-        file: path relative to the corpus folder, or the key of a row of ready features.
-        media: the file below the corpus folder that the features depend on: a change of it makes them
+        file: path relative to the corpus directory, or the key of a row of ready features.
+        media: the file below the corpus directory that the features depend on: a change of it makes them
             out of date; None if there is no such file.
     """
 
@@ -49,157 +54,42 @@ class ClipPlace:
     media: str | None
 
 
-Extract = Callable[[ClipPlace], Extracted]
-"""From a clip to its features; raises ``ClipError`` for a clip that cannot be read."""
-
-
-class Source(Protocol):
-    """One modality of a corpus. Workers get a copy, so it holds no more than it needs."""
-
-    @property
-    def info(self) -> ModalityInfo:
-        """Provenance of the features, known before any clip is read."""
-
-    @property
-    def columns(self) -> tuple[str, str | None]:
-        """Manifest columns of ``ClipPlace.file`` and ``ClipPlace.media``; a null file: the side is missing."""
-
-    @property
-    def shared_file(self) -> str | None:
-        """File below the corpus folder that holds the features of all clips; None: each has its own."""
-
-    @property
-    def in_workers(self) -> bool:
-        """Whether extracting is worth a process; otherwise the job itself does it."""
-
-    def extractor(self) -> Extract:
-        """Make the extractor, once per process.
-
-        Raises:
-            ConfigError: the settings do not fit together, or a model's file is missing.
-        """
+Extract = Callable[[Any], Extracted]
+"""From ``Source.argument`` of a clip to its features; raises ``ClipError`` for a clip that cannot be read."""
 
 
 @dataclass(frozen=True)
-class MediaFiles:
-    """One media file per clip.
+class Source:
+    """One modality of a corpus. Workers get a copy, so it holds no more than it needs.
 
     Attributes:
-        modality: "audio" or "video".
-        root: absolute corpus folder.
-        settings: of the extractors.
+        info: provenance of the features, known before any clip is read.
+        file_column: of the manifest, for ``ClipPlace.file``; null where a clip lacks the modality.
+        media_column: of the manifest, for ``ClipPlace.media``.
+        make: makes the extractor, once per process; raises ConfigError where a model's file is missing.
+        root: of media files; None where features are ready, and their reader takes the place of a clip.
+        shared_file: file below the corpus directory that holds the features of all clips; None: each has its own.
+        in_workers: whether extracting is worth a process; otherwise the job itself does it.
+        video: settings of the extractor of video files.
     """
 
-    modality: str
-    root: Path
-    settings: FeatureSettings
+    info: ModalityInfo
+    file_column: str
+    media_column: str | None
+    make: Callable[[], Extract]
+    root: Path | None = None
+    shared_file: str | None = None
+    in_workers: bool = True
+    video: VideoSettings | None = None
 
-    @cached_property
-    def info(self) -> ModalityInfo:
-        """Provenance of the extractor."""
-        return (
-            audio_info(self.settings.audio) if self.modality == "audio" else video_info(self.settings.video)
-        )
+    def place(self, row: dict[str, Any]) -> ClipPlace:
+        """Return where a clip is found, from its row of the manifest."""
+        media = None if self.media_column is None else row[self.media_column]
+        return ClipPlace(row["clip_id"], row["speaker"], row[self.file_column], media)
 
-    @property
-    def columns(self) -> tuple[str, str | None]:
-        """The path, twice."""
-        return f"{self.modality}_path", f"{self.modality}_path"
-
-    @property
-    def shared_file(self) -> None:
-        """Every clip has its own."""
-
-    @property
-    def in_workers(self) -> bool:
-        """Decoding is what the workers are for."""
-        return True
-
-    def extractor(self) -> Extract:
-        """See ``Source.extractor``."""
-        extract: Extractor = (
-            audio_extractor(self.settings.audio)
-            if self.modality == "audio"
-            else video_extractor(self.settings.video)
-        )
-        return lambda clip: extract(self.root / clip.file)
-
-
-@dataclass(frozen=True)
-class TableRows:
-    """Rows of a table of ready features; the length of the clip's sound gives them their time.
-
-    Attributes:
-        root: absolute corpus folder.
-        table: what it holds.
-    """
-
-    root: Path
-    table: FeatureTable
-
-    @property
-    def info(self) -> ModalityInfo:
-        """Provenance: the table's hash."""
-        return self.table.info
-
-    @property
-    def columns(self) -> tuple[str, str | None]:
-        """The key, and the sound."""
-        return "video_table_key", "audio_path"
-
-    @property
-    def shared_file(self) -> str:
-        """The table."""
-        return self.table.file
-
-    @property
-    def in_workers(self) -> bool:
-        """Looking up rows takes no time worth a process, and the table stays in one place."""
-        return False
-
-    def extractor(self) -> Extract:
-        """See ``Source.extractor``."""
-        return lambda clip: self.table.extract(clip.file, self.root / clip.media if clip.media else None)
-
-
-@dataclass(frozen=True)
-class ContainerSegments:
-    """Segments of a container of ready features (.csd).
-
-    Attributes:
-        modality: "audio" or "video".
-        root: absolute corpus folder.
-        source: of the card.
-    """
-
-    modality: str
-    root: Path
-    source: CsdSource
-
-    @cached_property
-    def info(self) -> ModalityInfo:
-        """Provenance: the hashes of features and segments."""
-        return csd_info(self.root, self.source)
-
-    @property
-    def columns(self) -> tuple[str, str | None]:
-        """The key of the segment; there is no other file."""
-        return f"{self.modality}_table_key", None
-
-    @property
-    def shared_file(self) -> str:
-        """The container of the features."""
-        return self.source.file
-
-    @property
-    def in_workers(self) -> bool:
-        """The containers are packed: reading them takes most of the time."""
-        return True
-
-    def extractor(self) -> Extract:
-        """See ``Source.extractor``."""
-        clips = CsdClips.open(self.root, self.source)
-        return lambda clip: clips.extract(clip.file)
+    def argument(self, clip: ClipPlace) -> Path | ClipPlace:
+        """Return what the extractor takes."""
+        return clip if self.root is None else self.root / clip.file
 
 
 def sources_of(card: CorpusCard, root: Path, settings: FeatureSettings) -> dict[str, Source]:
@@ -209,44 +99,59 @@ def sources_of(card: CorpusCard, root: Path, settings: FeatureSettings) -> dict[
         CorpusError: a table is missing or broken.
         ConfigError: the settings of an extractor do not fit together, or OpenCV's face cascade is missing.
     """
-    sides: dict[str, Side | None] = {"audio": card.audio, "video": card.video}
+    named = {"audio": card.audio, "video": card.video}
     return {
-        modality: _source(modality, side, root, settings)
-        for modality, side in sides.items()
-        if side is not None
+        modality: _source(modality, source, root, settings)
+        for modality, source in named.items()
+        if source is not None
     }
 
 
-def _source(modality: str, side: Side, root: Path, settings: FeatureSettings) -> Source:
-    match side:
+def _source(
+    modality: str,
+    source: FileSource | TableSource | OpenFaceSource | CsdSource,
+    root: Path,
+    settings: FeatureSettings,
+) -> Source:
+    match source:
         case TableSource():
-            return TableRows(root, read_feature_table(side, root))
+            table = read_feature_table(source, root)
+            # Looking up rows takes no time worth a process, and the table stays in one place.
+            return Source(
+                table.info,
+                "video_table_key",
+                "audio_path",  # the length of the clip's audio gives a row its time
+                partial(_reader_of_table, table),
+                shared_file=source.file,
+                in_workers=False,
+            )
         case CsdSource():
-            return ContainerSegments(modality, root, side)
+            info, key = csd_info(root, source), f"{modality}_table_key"
+            return Source(info, key, None, partial(_reader_of_csd, root, source), shared_file=source.file)
         case OpenFaceSource():
-            video = openface_settings(side, root)
-            return MediaFiles(modality, root, settings.model_copy(update={"video": video}))
+            return _files("video", root, openface_settings(source, root))
+        case FileSource() if modality == "audio":
+            check_audio(settings.audio)
+            return _files("audio", root, settings.audio)
         case FileSource():
-            check_settings(modality, settings)
-            return MediaFiles(modality, root, settings)
+            check_video(settings.video)
+            return _files("video", root, settings.video)
 
 
-def check_settings(modality: str, settings: FeatureSettings) -> None:
-    """Raise before any file is read what would fail at each; loads no network.
-
-    Raises:
-        ConfigError: the settings of the extractor do not fit together, or a file of it is missing.
-    """
+def _files(modality: str, root: Path, settings: Any) -> Source:
+    column = f"{modality}_path"
     if modality == "audio":
-        check_audio(settings.audio)
-    else:
-        check_video(settings.video)
+        return Source(audio_info(settings), column, column, partial(audio_extractor, settings), root)
+    make = partial(video_extractor, settings)
+    return Source(video_info(settings), column, column, make, root, video=settings)
 
 
-def place_of(row: dict[str, Any], source: Source) -> ClipPlace:
-    """Return the place of a clip from its row of the manifest."""
-    file, media = source.columns
-    return ClipPlace(row["clip_id"], row["speaker"], row[file], None if media is None else row[media])
+def _reader_of_table(table: FeatureTable) -> Extract:
+    return table.extract
+
+
+def _reader_of_csd(root: Path, source: CsdSource) -> Extract:
+    return CsdClips.open(root, source).extract
 
 
 def openface_settings(source: OpenFaceSource, root: Path) -> OpenFaceSettings:
@@ -272,4 +177,187 @@ def openface_settings(source: OpenFaceSource, root: Path) -> OpenFaceSettings:
         least_confidence=source.least_confidence,
         missed=source.missed,
         longest_gap_s=source.longest_gap_s,
+    )
+
+
+@dataclass(frozen=True)
+class FeatureTable:
+    """Ready features of one modality, one frame per clip.
+
+    Attributes:
+        root: absolute corpus directory.
+        file: of the table, for messages.
+        keys: one key per row, each once.
+        columns: names of the features, in the order of the file.
+        values: (row, feature) float32; NaN where the file has none.
+        file_hash: SHA-256 of the file.
+    """
+
+    root: Path
+    file: str
+    keys: tuple[str, ...]
+    columns: tuple[str, ...]
+    values: NDArray[np.float32]
+    file_hash: str
+
+    @cached_property
+    def _row_of(self) -> Mapping[str, int]:
+        return {key: row for row, key in enumerate(self.keys)}
+
+    @property
+    def info(self) -> ModalityInfo:
+        """Provenance: the file itself."""
+        name = f"table:{self.file_hash[:16]}"
+        return ModalityInfo(name, VERSION, {}, None, len(self.columns), self.columns)
+
+    def extract(self, clip: ClipPlace) -> Extracted:
+        """Return the row of a clip as one frame in its middle; at 0 s where no audio file tells its length.
+
+        Raises:
+            ClipError: no such row, or a value of it is missing.
+        """
+        key = clip.file
+        row = self._row_of.get(key)
+        if row is None:
+            raise ClipError(self.file, key, "the table has no such row", "add the row, or leave the clip out")
+        values = self.values[row : row + 1]
+        is_bad = ~np.isfinite(values[0])
+        if is_bad.any():
+            columns = ", ".join(np.asarray(self.columns)[is_bad][:5])
+            raise ClipError(
+                self.file,
+                key,
+                f"{int(is_bad.sum())} features are NaN or infinite: {columns}",
+                "complete the row, or leave the clip out",
+            )
+        seconds = sound_seconds(self.root / clip.media) if clip.media else None
+        return Extracted(values, np.array([(seconds or 0.0) / 2], dtype=np.float32))
+
+
+def read_feature_table(source: TableSource, root: Path) -> FeatureTable:
+    """Read the whole table of ready features that a card names.
+
+    Raises:
+        CorpusError: the table is missing, empty or broken, a key is repeated, or the number of feature
+            columns differs from ``width``.
+    """
+    path = place_inside(root, source.file)
+    columns = feature_columns(path, source.feature_columns, source.width)
+    (keys,) = read_text_columns(root, source.file, (source.key_column,))
+    if len(set(keys)) != len(keys):
+        repeated = next(key for key, count in Counter(keys).items() if count > 1)
+        raise CorpusError(
+            str(path), source.key_column, f"key {repeated!r} occurs twice", "keep one row per clip"
+        )
+    values = read_number_columns(root, source.file, columns).astype(np.float32)
+    return FeatureTable(root, source.file, tuple(keys), columns, values, sha256_of_file(path))
+
+
+def feature_columns(path: Path, expression: str, width: int) -> tuple[str, ...]:
+    """Return the columns of a table whose names the card's expression matches.
+
+    Raises:
+        CorpusError: their number is not ``width``, or the table has no readable header.
+    """
+    header = read_header(path)
+    columns = tuple(name for name in header if whole_match(expression, name, "video.feature_columns"))
+    if len(columns) != width:
+        raise CorpusError(
+            str(path),
+            "video.feature_columns",
+            f"{len(columns)} columns match {expression}, the card says width {width}; "
+            f"the table has {', '.join(header[:12])} ...",
+            "correct feature_columns or width in the card, or restore the table",
+        )
+    return columns
+
+
+@dataclass(frozen=True)
+class CsdClips:
+    """Cuts clips out of a container (.csd) of features.
+
+    Attributes:
+        root: absolute corpus directory.
+        source: of the card.
+        segments: key -> interval of the clip.
+    """
+
+    root: Path
+    source: CsdSource
+    segments: dict[str, Segment] = field(repr=False)
+
+    @classmethod
+    def open(cls, root: Path, source: CsdSource) -> CsdClips:
+        """Read the intervals of all clips.
+
+        Raises:
+            CorpusError: the container of the segments is missing or broken.
+        """
+        return cls(root, source, read_segments(root, source.segments.file, source.segments.sequence))
+
+    def extract(self, clip: ClipPlace) -> Extracted:
+        """Return the frames whose middle lies in the clip; times count from the clip's start.
+
+        Raises:
+            ClipError: no such segment, no frame in it, another width, or values that are not finite
+                where the card refuses them.
+        """
+        key, file, width = clip.file, self.source.file, self.source.width
+        segment = self.segments.get(key)
+        if segment is None:
+            raise ClipError(
+                self.source.segments.file, key, "there is no such segment", "prepare the corpus anew"
+            )
+        values, times = self._frames(segment)
+        if values.shape[1] != width:
+            problem = f"{values.shape[1]} features per frame, the card says {width}"
+            raise ClipError(file, key, problem, "correct width in the card")
+        is_bad = ~np.isfinite(values)
+        bad = int(is_bad.sum())
+        if bad and self.source.non_finite == "refuse":
+            problem = f"{bad} of {is_bad.size} values are NaN or infinite"
+            raise ClipError(file, key, problem, "leave the clip out, or write non_finite: zero into the card")
+        return Extracted(
+            np.where(is_bad, np.float32(0), values),
+            times,
+            tally={"non_finite_values": bad},
+            note=f"{bad} of {is_bad.size} values were NaN or infinite and are 0" if bad else None,
+            facts={"seconds": segment.end - segment.start},
+        )
+
+    def _frames(self, segment: Segment) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Return frames (time, channel) in the order of time, and their middles in seconds (time,)."""
+        try:
+            with open_container(self.root, self.source.file, self.source.sequence) as container:
+                middles = container.intervals(segment.video).mean(axis=1)
+                rows = np.flatnonzero((middles >= segment.start) & (middles < segment.end))
+                if not len(rows):
+                    problem = f"no frame lies between {segment.start:g} and {segment.end:g} s"
+                    raise ClipError(self.source.file, segment.key, problem, "leave the clip out")
+                first = int(rows[0])
+                read = container.features(segment.video, first, int(rows[-1]) + 1)
+        except CorpusError as error:
+            raise ClipError(error.file, f"{segment.key}: {error.field}", error.problem, error.fix) from None
+        order = rows[np.argsort(middles[rows], kind="stable")]
+        return read[order - first], (middles[order] - segment.start).astype(np.float32)
+
+
+def csd_info(root: Path, source: CsdSource) -> ModalityInfo:
+    """Return the provenance of features from a container: the hashes of both files.
+
+    Raises:
+        CorpusError: a file is missing or broken.
+    """
+    with open_container(root, source.file, source.sequence) as container:
+        names = container.dimensions()
+    features, segments = (
+        sha256_of_file(place_inside(root, name))[:16] for name in (source.file, source.segments.file)
+    )
+    return ModalityInfo(
+        extractor=f"csd:{features}",
+        version=VERSION,
+        settings={"segments": segments, "non_finite": source.non_finite},
+        frame_rate_hz=None,
+        width=source.width,
+        channels=names if len(names) == source.width else (),
     )

@@ -8,7 +8,6 @@ import shutil
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -16,7 +15,6 @@ import pyarrow as pa
 from vavl.config.files import make_folder, written_beside
 from vavl.config.load import without_secrets
 from vavl.config.progress import Progress
-from vavl.extraction.parts_folder import only_job
 from vavl.prediction.clips import ClipInput
 from vavl.prediction.done import check_input, keep_all, parts_to_do, read_done, read_part
 from vavl.prediction.plan import PredictionPlan
@@ -25,7 +23,7 @@ from vavl.prediction.settings import PredictionSettings
 from vavl.prediction.sources import MediaSource, Source
 from vavl.prediction.worker import ClipPart, PartPredictor, PartText, PredictionWork
 from vavl.workers.attempts import TimeLimit
-from vavl.workers.local import threads_of_libraries, uses_ray
+from vavl.workers.local import only_job, threads_of_libraries, uses_ray
 
 logger = logging.getLogger(__name__)
 
@@ -109,7 +107,8 @@ def _work(
 
         work = _how(plan, settings, _shared_model(plan, settings.folder), ends_process=True)
         texts = [part.to_json() for part in parts]
-        for name, count in work_on_ray(texts, partial(PartText, work), settings, "prediction"):
+        folders = (parts[0].path.parent, work.model_folder, *work.source.folders())
+        for name, count in work_on_ray(texts, PartText(work), folders, settings, "prediction"):
             yield parts[0].path.with_name(name), int(count)
         return
     with threads_of_libraries(max(1, math.ceil(settings.cpus_per_worker))):

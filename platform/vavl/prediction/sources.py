@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from vavl.extractors.extracted import Extractor, require_finite
+from vavl.extractors.extracted import Extractor, read_modality
 from vavl.extractors.from_provenance import extractor_of
 from vavl.features import MODALITIES
 from vavl.media.media_probe import probe
@@ -125,7 +125,7 @@ class _MediaReader:
     def read(self, clip: ClipInput, modality: str, file: str) -> Side:  # noqa: ARG002
         if modality not in self._extractors:
             self._extractors[modality] = extractor_of(self.provenance[modality], modality)
-        found = require_finite(file, modality, self._extractors[modality](self.source.root / file))
+        found = read_modality(self._extractors[modality], self.source.root / file, file, modality)
         return Side(found.values, found.frame_times, found.facts.get("seconds"))
 
 

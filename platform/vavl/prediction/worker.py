@@ -224,11 +224,8 @@ class PartText:
         """Return the name of a part's file and the number of its clips.
 
         Raises:
-            VavlError: see ``PartPredictor.predict``; also where this machine does not see the folders of the job.
+            VavlError: see ``PartPredictor.predict``.
         """
-        from vavl.workers.ray_pool import check_shared
-
         part = ClipPart.from_json(text)
-        check_shared(part.path.parent, self._work.model_folder, *self._work.source.folders())
         self._predictor = self._predictor or PartPredictor(self._work)
         return part.path.name, str(self._predictor.predict(part))

@@ -5,10 +5,13 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Iterator
+from pathlib import Path
 
 import cv2
 import torch
+from filelock import FileLock, Timeout
 
+from vavl.errors import StoreError
 from vavl.workers.settings import WorkerSettings
 
 logger = logging.getLogger(__name__)
@@ -54,3 +57,26 @@ def set_threads(count: int) -> None:
     """Let the libraries of this process use ``count`` threads each."""
     torch.set_num_threads(count)
     cv2.setNumThreads(count)
+
+
+@contextlib.contextmanager
+def only_job(folder: Path, what: str = "store") -> Iterator[None]:
+    """Hold the lock of a directory; the system frees it when the process ends, however it ends.
+
+    Args:
+        folder: of the parts, in that of the results.
+        what: the results are, for the message.
+
+    Raises:
+        StoreError: another job holds it.
+    """
+    lock = FileLock(folder / "lock")
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        problem = f"another job is writing this {what}"
+        raise StoreError(str(folder.parent), "", problem, "wait for it, or end it") from None
+    try:
+        yield
+    finally:
+        lock.release()

@@ -15,7 +15,7 @@ from sklearn.svm import SVC
 
 from vavl.corpora.card import CorpusCard, corpus_root, read_card
 from vavl.corpora.manifest import TEST, TRAIN, VALIDATION, Manifest, build_manifest
-from vavl.extraction.ready_features import read_feature_table
+from vavl.extraction.sources import read_feature_table
 
 pytestmark = [
     pytest.mark.realdata,

@@ -10,9 +10,8 @@ from film import write_film
 from vavl.corpora.card import read_card
 from vavl.corpora.manifest import build_manifest
 from vavl.extraction.extract import extract_features
-from vavl.extraction.extraction_settings import ExtractionRun
 from vavl.extraction.plan import plan_extraction
-from vavl.extraction.settings import FeatureSettings
+from vavl.extraction.settings import ExtractionRun, FeatureSettings
 from vavl.extractors.audio import audio_extractor
 from vavl.extractors.audio_settings import AudioFeatureSettings
 from vavl.extractors.video import video_extractor

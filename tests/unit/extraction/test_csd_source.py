@@ -14,13 +14,16 @@ from vavl.data.collection import open_collection
 from vavl.data.settings import DataSettings
 from vavl.errors import ClipError
 from vavl.extraction.extract import extract_features
-from vavl.extraction.extraction_settings import ExtractionRun
 from vavl.extraction.plan import plan_extraction
-from vavl.extraction.ready_features import CsdClips, csd_info
-from vavl.extraction.settings import FeatureSettings
+from vavl.extraction.settings import ExtractionRun, FeatureSettings
+from vavl.extraction.sources import ClipPlace, CsdClips, csd_info
 from vavl.store.clip_facts import read_facts
 
 CARD = read_card(Path(__file__).parents[3] / "datasets/cmu_mosei.yaml")
+
+
+def place(key: str) -> ClipPlace:
+    return ClipPlace(key, "s1", key, None)
 
 
 @pytest.fixture
@@ -29,7 +32,7 @@ def mosei(tmp_path):
 
 
 def test_a_clip_has_the_frames_of_its_interval_and_counts_time_from_its_start(mosei):
-    clip = CsdClips.open(mosei, CARD.audio).extract("v2[0]")
+    clip = CsdClips.open(mosei, CARD.audio).extract(place("v2[0]"))
     assert clip.values.shape == (200, 74)
     assert clip.values.dtype == clip.frame_times.dtype == np.float32
     # The first feature is the frame's middle in the video; the clip starts there at 0.5 s.
@@ -40,26 +43,26 @@ def test_a_clip_has_the_frames_of_its_interval_and_counts_time_from_its_start(mo
 
 def test_neighbouring_clips_share_no_frame_and_lose_none(mosei):
     extractor = CsdClips.open(mosei, CARD.video)
-    first, second = (extractor.extract(f"v2[{number}]").values[:, 0] for number in (0, 1))
+    first, second = (extractor.extract(place(f"v2[{number}]")).values[:, 0] for number in (0, 1))
     together = np.concatenate([first, second])
     assert len(np.unique(together)) == len(together) == 3.5 * 30
 
 
 def test_values_that_are_not_finite_become_zero_and_are_counted(mosei):
-    clip = CsdClips.open(mosei, CARD.audio).extract("-a_b[0]")
+    clip = CsdClips.open(mosei, CARD.audio).extract(place("-a_b[0]"))
     assert clip.tally == {"non_finite_values": 1}
     assert clip.note == "1 of 14800 values were NaN or infinite and are 0"
     assert clip.values[10, 5] == 0
     strict = CsdClips.open(mosei, CARD.audio.model_copy(update={"non_finite": "refuse"}))
     with pytest.raises(ClipError, match=r"-a_b\[0\]: 1 of 14800 values are NaN or infinite"):
-        strict.extract("-a_b[0]")
+        strict.extract(place("-a_b[0]"))
 
 
 def test_frames_out_of_order_are_put_in_order(mosei):
     intervals, features = frames(4, 100, 74)
     order = np.random.default_rng(1).permutation(len(intervals))
     write_csd(mosei / CARD.audio.file, "COVAREP", {"v2": (intervals[order], features[order])})
-    clip = CsdClips.open(mosei, CARD.audio).extract("v2[1]")
+    clip = CsdClips.open(mosei, CARD.audio).extract(place("v2[1]"))
     assert (np.diff(clip.frame_times) > 0).all()
     np.testing.assert_allclose(clip.values[:, 0] - 2.5, clip.frame_times, atol=1e-5)
 
@@ -70,13 +73,13 @@ def test_frames_out_of_order_are_put_in_order(mosei):
 )
 def test_a_clip_without_frames_is_refused(mosei, key, message):
     with pytest.raises(ClipError, match=message):
-        CsdClips.open(mosei, CARD.video).extract(key)
+        CsdClips.open(mosei, CARD.video).extract(place(key))
 
 
 def test_another_width_is_refused(mosei):
     narrow = CARD.audio.model_copy(update={"width": 73})
     with pytest.raises(ClipError, match="74 features per frame, the card says 73"):
-        CsdClips.open(mosei, narrow).extract("v2[0]")
+        CsdClips.open(mosei, narrow).extract(place("v2[0]"))
 
 
 def test_the_provenance_changes_with_either_file(mosei):

@@ -18,15 +18,12 @@ from vavl.config.files import sha256_of_file
 from vavl.corpora.card import read_card
 from vavl.corpora.manifest import Manifest, build_manifest
 from vavl.errors import ConfigError, InputError, StoreError, TrainingError
-from vavl.extraction import crew
-from vavl.extraction import part as part_room
+from vavl.extraction import parts
 from vavl.extraction.extract import ExtractionResult, extract_features
-from vavl.extraction.extraction_settings import ExtractionRun
-from vavl.extraction.part_file import read_part_record
+from vavl.extraction.parts import PartExtractor, read_part_record
 from vavl.extraction.plan import ExtractionPlan, plan_extraction
-from vavl.extraction.quarantine import read_quarantine
-from vavl.extraction.settings import FeatureSettings
-from vavl.extraction.summary import extraction_summary, summary_rows
+from vavl.extraction.report import extraction_summary, read_quarantine, summary_rows
+from vavl.extraction.settings import ExtractionRun, FeatureSettings
 from vavl.extractors.audio import extract_audio
 from vavl.extractors.audio_settings import AudioFeatureSettings
 from vavl.extractors.video import VideoExtractor
@@ -103,7 +100,7 @@ def test_every_clip_is_in_the_store_with_the_features_of_its_file(made_corpus, t
 
 def test_the_summary_counts(made_corpus, tmp_path):
     result = extract(made_corpus, tmp_path)
-    summary = extraction_summary(plan_of(made_corpus, tmp_path), result)
+    summary = extraction_summary(result)
     assert {key: summary[key] for key in ("clips", "paired_clips", "audio_clips", "video_frames", "quarantined")} == {
         "clips": 36, "paired_clips": 36, "audio_clips": 36, "video_frames": 144, "quarantined": 0,
     }  # fmt: skip
@@ -186,20 +183,20 @@ def test_a_failure_in_the_middle_is_continued_and_finished_parts_are_not_done_ag
 ):
     whole, broken = made_store, tmp_path / "broken"
     calls = []
-    real = part_room.require_finite
+    real = parts.read_modality
 
-    def stop_at_60(path, modality, extracted):
-        calls.append(path)
+    def stop_at_60(*arguments):
+        calls.append(arguments)
         if len(calls) == 60:
             raise KeyboardInterrupt
-        return real(path, modality, extracted)
+        return real(*arguments)
 
-    monkeypatch.setattr(part_room, "require_finite", stop_at_60)
+    monkeypatch.setattr(parts, "read_modality", stop_at_60)
     with pytest.raises(KeyboardInterrupt):
         extract(made_corpus, broken)
     kept = {path.name: path.stat().st_mtime_ns for path in (broken / "parts").glob("*.parquet")}
     assert 1 < len(kept) < len(list((whole / "parts").glob("*.parquet")))
-    monkeypatch.setattr(part_room, "require_finite", real)
+    monkeypatch.setattr(parts, "read_modality", real)
     result = extract(made_corpus, broken)
     assert 13 <= result.extracted < 72
     assert (result.extracted + result.kept, result.added) == (72, result.extracted)
@@ -265,7 +262,7 @@ def test_settings_that_are_taken_back_after_an_interruption_cost_nothing(
 
     other = plan_of(made_corpus, store, FeatureSettings(audio=AudioFeatureSettings(hop_ms=10)))
     with monkeypatch.context() as patch:
-        patch.setattr(crew, "extract_part", stop)
+        patch.setattr(PartExtractor, "__call__", stop)
         with pytest.raises(KeyboardInterrupt):
             extract_features(other, HERE)
     # The store is readable until another one is written.
@@ -306,7 +303,7 @@ def test_a_ray_that_does_not_start_is_an_error_with_its_way_out(corpus, store, m
 
 def test_a_clip_that_hangs_in_this_process_is_set_aside(corpus, store, monkeypatch):
     write_wav(corpus / "media/audio/f01_calm_00.wav", tone(700, 0.2))
-    monkeypatch.setattr(part_room, "require_finite", lambda *_: time.sleep(600))
+    monkeypatch.setattr(parts, "read_modality", lambda *_: time.sleep(600))
     (quarantined,) = extract(corpus, store, HERE.model_copy(update={"seconds_per_clip": 0.5})).quarantined
     assert quarantined.reason == "takes longer than seconds_per_clip allows: 0.5 s"
 

@@ -12,11 +12,11 @@ import pyarrow as pa
 import pytest
 
 from vavl.errors import ClipError, ConfigError
-from vavl.extraction import part_file
-from vavl.extraction.part import Part, PartResult, extract_part
-from vavl.extraction.part_file import EarlierRows, part_batches, read_part_record
-from vavl.extraction.sources import ClipPlace
+from vavl.extraction import parts
+from vavl.extraction.parts import Part, PartExtractor, PartResult, part_batches, read_part_record
+from vavl.extraction.sources import ClipPlace, Source
 from vavl.extractors.extracted import Extracted
+from vavl.features import ModalityInfo
 from vavl.store.store import ROW_SCHEMA
 from vavl.workers.attempts import TimeLimit
 
@@ -53,7 +53,9 @@ class Extractor:
 
 
 def extract(part: Part, extractor: Extractor | None = None) -> PartResult:
-    return extract_part(part, lambda: extractor or Extractor(), LIMIT)
+    info = ModalityInfo("counted", "1", {}, None, 3)
+    source = Source(info, "audio_path", "audio_path", lambda: extractor or Extractor())
+    return PartExtractor({"audio": source}, LIMIT)(part)
 
 
 def rows(path: Path) -> pa.Table:
@@ -76,7 +78,7 @@ def test_rows_and_record_are_written_together(tmp_path):
     ("fault", "reason"),
     [
         (ClipError("c1.wav", "audio", "the file holds no sound", "listen"), "the file holds no sound"),
-        (MemoryError("too large"), "unexpected fault of the extractor"),
+        (MemoryError("too large"), "unexpected error of the extractor"),
         (Extracted(np.full((2, 3), np.nan, np.float32), np.zeros(2, np.float32)), "features hold NaN"),
         (Extracted(np.zeros((2, 4), np.float32), np.zeros(2, np.float32)), "4 channels instead of 3"),
         (Extracted(np.zeros((0, 3), np.float32), np.zeros(0, np.float32)), "gives no frame"),
@@ -123,7 +125,7 @@ def test_doing_a_part_again_tries_the_bad_clips_alone(tmp_path):
 def test_rows_are_used_again_from_several_older_parts_unless_the_file_changed(
     tmp_path, monkeypatch, values_per_group
 ):
-    monkeypatch.setattr(part_file, "_VALUES_PER_GROUP", values_per_group)
+    monkeypatch.setattr(parts, "_VALUES_PER_GROUP", values_per_group)
     part = part_in(tmp_path, 6)
     old = [
         replace(part, path=tmp_path / f"parts/old-{number}.parquet", clips=part.clips[start : start + 3])
@@ -147,7 +149,6 @@ def test_rows_of_other_features_are_not_used_again(tmp_path):
         part, provenance="features 2", path=tmp_path / "parts/other.parquet", earlier=(part.path,)
     )
     assert len(extract(other).extracted) == 4
-    assert not EarlierRows([part.path], "features 2").knows("c0")
 
 
 def test_a_new_speaker_takes_the_row_along(tmp_path):
@@ -163,13 +164,6 @@ def test_a_part_of_bad_clips_only_is_empty(tmp_path):
     fault = ClipError("x", "", "bad", "repair")
     assert len(extract(part, Extractor({"c0": fault, "c1": fault})).quarantined) == 2
     assert rows(part.path).num_rows == 0
-
-
-def test_part_and_result_pass_to_another_process_as_text(tmp_path):
-    part = replace(part_in(tmp_path), earlier=(tmp_path / "old.parquet",))
-    assert Part.from_json(part.to_json()) == part
-    result = extract(part, Extractor({"c1": ClipError("c1.wav", "", "bad", "repair")}))
-    assert PartResult.from_json(result.to_json()) == result
 
 
 def test_a_file_that_is_no_part_has_no_record(tmp_path):

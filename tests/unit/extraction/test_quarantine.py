@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from vavl.errors import ClipError, InputError
-from vavl.extraction.quarantine import Quarantined, read_quarantine, write_quarantine
+from vavl.extraction.report import Quarantined, read_quarantine, write_quarantine
 
 
 def test_records_come_back(tmp_path):
@@ -18,7 +18,7 @@ def test_records_come_back(tmp_path):
         record = Quarantined.of("a", "video", "a.mp4", fault)
     assert record == Quarantined("a", "video", "a.mp4", "cannot be decoded", "EOFError: end of stream")
     other = Quarantined.of("b", "audio", "b.wav", ZeroDivisionError("division by zero"))
-    assert other.reason == "unexpected fault of the extractor"
+    assert other.reason == "unexpected error of the extractor"
     assert other.exception == "ZeroDivisionError: division by zero"
     write_quarantine(tmp_path, [record, other])
     assert read_quarantine(tmp_path) == [record, other]

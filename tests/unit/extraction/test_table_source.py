@@ -9,31 +9,36 @@ import pytest
 from rendered_media import write_wav
 
 from vavl.errors import ClipError, CorpusError
-from vavl.extraction.ready_features import FeatureTable, read_feature_table
+from vavl.extraction.sources import ClipPlace, FeatureTable, read_feature_table
+
+
+def place(key: str, sound: str | None = None) -> ClipPlace:
+    return ClipPlace(key, "s1", key, sound)
 
 
 @pytest.fixture
-def rows() -> FeatureTable:
+def rows(tmp_path) -> FeatureTable:
     values = np.array([[1, 2, 3], [4, np.nan, 6]], dtype=np.float32)
-    return FeatureTable("units.csv", ("a", "b"), ("AU01", "AU02", "AU04"), values, "f" * 64)
+    return FeatureTable(tmp_path, "units.csv", ("a", "b"), ("AU01", "AU02", "AU04"), values, "f" * 64)
 
 
 def test_a_row_is_one_frame_in_the_middle_of_the_sound(rows, tmp_path):
-    extracted = rows.extract("a", write_wav(tmp_path / "a.wav", np.zeros(32_000)))
+    write_wav(tmp_path / "a.wav", np.zeros(32_000))
+    extracted = rows.extract(place("a", "a.wav"))
     np.testing.assert_array_equal(extracted.values, [[1, 2, 3]])
     np.testing.assert_array_equal(extracted.frame_times, [1.0])
 
 
 def test_without_sound_the_frame_is_at_0(rows, tmp_path):
-    assert rows.extract("a", None).frame_times.tolist() == [0]
-    assert rows.extract("a", tmp_path / "missing.wav").frame_times.tolist() == [0]
+    assert rows.extract(place("a")).frame_times.tolist() == [0]
+    assert rows.extract(place("a", "missing.wav")).frame_times.tolist() == [0]
 
 
 def test_missing_rows_and_values_are_refused_by_name(rows):
     with pytest.raises(ClipError, match="no such row"):
-        rows.extract("c", None)
+        rows.extract(place("c"))
     with pytest.raises(ClipError, match=r"1 features are NaN or infinite: AU02"):
-        rows.extract("b", None)
+        rows.extract(place("b"))
 
 
 def test_the_provenance_is_the_file(rows):

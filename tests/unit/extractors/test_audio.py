@@ -10,7 +10,7 @@ from sounding_media import write_clip
 from vavl.errors import ClipError
 from vavl.extractors.audio import audio_extractor, audio_info, extract_audio
 from vavl.extractors.audio_settings import AudioFeatureSettings, FunctionalSettings
-from vavl.extractors.extracted import Extracted, require_finite
+from vavl.extractors.extracted import Extracted, read_modality
 
 
 def test_a_sound_file_becomes_frames_with_times(tmp_path):
@@ -33,12 +33,19 @@ def test_facts_of_the_file_and_what_was_filled_up_come_with_the_features(tmp_pat
 def test_values_that_are_not_finite_are_refused():
     values = np.zeros((3, 2), dtype=np.float32)
     good = Extracted(values, np.zeros(3, dtype=np.float32))
-    assert require_finite("a.wav", "audio", good) is good
+    assert read_modality(lambda _: good, None, "a.wav", "audio") is good
     values[1, 1] = np.nan
     with pytest.raises(ClipError, match=r"NaN or infinite values \(1 of 6\)"):
-        require_finite("a.wav", "audio", good)
+        read_modality(lambda _: good, None, "a.wav", "audio")
+
+
+def test_another_width_is_refused():
+    found = Extracted(np.zeros((3, 2), np.float32), np.zeros(3, np.float32))
+    with pytest.raises(ClipError, match="2 channels instead of 4"):
+        read_modality(lambda _: found, None, "a.wav", "audio", 4)
 
 
 def test_features_without_a_frame_are_refused():
+    empty = Extracted(np.zeros((0, 2), np.float32), np.zeros(0, np.float32))
     with pytest.raises(ClipError, match="no frame"):
-        require_finite("a.wav", "audio", Extracted(np.zeros((0, 2), np.float32), np.zeros(0, np.float32)))
+        read_modality(lambda _: empty, None, "a.wav", "audio")
