@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from vavl.config.command_line import print_table, run_job
 from vavl.evaluation.evaluation import evaluate
-from vavl.evaluation.evaluation_summary import summary_of, write_summary
 from vavl.evaluation.report import write_report
-from vavl.evaluation.results import write_predictions
-from vavl.evaluation.split_looks import looks_before
+from vavl.evaluation.results import summary_of, write_predictions, write_summary
 from vavl.evaluation.tracked_evaluation import (
     TrackedEvaluation,
+    earlier_test_evaluations,
     open_evaluation,
     preview_rows,
     result_rows,
@@ -20,13 +19,13 @@ from vavl.job_config import EvaluateModelJob
 def evaluate_model(job: EvaluateModelJob) -> None:
     """Measure, write predictions, report and summary, and log them as a run that names the model version."""
     opened = open_evaluation(job, job.tracking)
-    looks = looks_before(opened.clips, job.tracking)
+    earlier = earlier_test_evaluations(opened.clips, job.tracking)
     with TrackedEvaluation(job.output_dir, job.tracking) as tracked:
         tracked.start(job, opened)
         evaluation = evaluate(opened.model, job, opened.clips, opened.degradations)
         write_predictions(evaluation, job.output_dir)
-        report = write_report(evaluation, opened.resolved, looks, job.output_dir)
-        summary = summary_of(evaluation, opened.resolved, looks)
+        report = write_report(evaluation, opened.resolved, earlier, job.output_dir)
+        summary = summary_of(evaluation, opened.resolved, earlier)
         write_summary(summary, job.output_dir)
         summary |= tracked.finish(evaluation.metrics())
     write_summary(summary, job.output_dir)

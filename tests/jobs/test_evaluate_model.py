@@ -80,7 +80,7 @@ def test_an_alias_is_measured_and_the_run_names_its_version(
     assert summary["model"]["version"] == "1"
     assert (summary["warnings"], summary["not_measured"], summary["failed"]) == ([], {}, {})
     assert not [note for note in summary["notes"] if "more than the noise" in note]
-    assert "knows 0 finished trainings and 0 finished evaluations" in summary["test_looks"]
+    assert "knows 0 finished training runs and 0 finished evaluations" in summary["test_looks"]
     _check_noise(out)
     assert (out / "report.html").read_text().count("data:image/svg+xml") == 8
     _check_mlflow(corpus, summary)
@@ -91,7 +91,7 @@ def test_an_alias_is_measured_and_the_run_names_its_version(
     again = run_job("evaluate_model", config, *words)
     assert again.code == 0, again.stderr
     summary = json.loads((out / "summary.json").read_text())
-    assert "0 finished trainings and 1 finished evaluations" in summary["test_looks"]
+    assert "0 finished training runs and 1 finished evaluations" in summary["test_looks"]
     assert len(list((out / "earlier").glob("evaluation-*/report.html"))) == 1
     assert "not a readable sound file" in summary["failed"]["noise_10db"]["m03_glad_01"]
     assert summary["metrics"]["test/audio/clips:noise_10db"] == 7
@@ -139,7 +139,7 @@ def test_a_dry_run_says_what_would_be_measured_and_measures_nothing(
     done = run_job("evaluate_model", config, "--dry-run", *words)
     assert done.code == 0, done.stderr
     assert "8 labelled, validation of tiny, fold 0 of one-fold" in done.stdout
-    assert "noise needs the sound itself: no media are named" in done.stdout
+    assert "noise needs the audio itself: no media are named" in done.stdout
     assert "the epoch that is kept was chosen on all 2 measured speakers" in done.stdout
     assert not list((tmp_path / "out").iterdir())
 

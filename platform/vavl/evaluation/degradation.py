@@ -2,11 +2,10 @@
 
 Audio and video of a clip cover the same interval, and every frame of a store has its time. So:
 
-- noise in the sound is added to the waveform, and the model's own extractor reads the result
-  (``noisy_sound.py``); it needs the media;
-- a dropped video frame is a picture that never arrived: the last one that did is shown in its place, so the
-  clip keeps its length. A larger share drops every frame that a smaller one drops;
-- under a shift the pictures come so many seconds later than the sound (earlier, if negative): the frame of
+- noise in the audio is added to the waveform, and the model's own extractor reads the result; it needs the media;
+- a dropped video frame never arrived: the last one that did is shown in its place, so the clip keeps its length. A
+  larger share drops every frame that a smaller one drops;
+- under a shift the video comes so many seconds later than the audio (earlier, if negative): the frame of
   time t is the one recorded at t - seconds. Where nothing was recorded, the first or last frame stands still;
 - noise on features is drawn per frame and channel, in units of the training speakers' deviation. It stands
   for no accident in the world and is named for what it is.
@@ -17,23 +16,40 @@ All draws depend on the seed and the clip's id alone: not on other clips, nor on
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+import logging
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
+import soundfile
 from numpy.typing import NDArray
 
+from vavl.corpora.card import corpus_root, read_card
+from vavl.data.collection import FrameChange
+from vavl.errors import ClipError, ConfigError, InputError
+from vavl.evaluation.measure import MeasuredClips
+from vavl.evaluation.settings import DegradationSettings, EvaluationPlan, MediaSettings
+from vavl.extractors.extracted import Extractor
+from vavl.extractors.from_provenance import extractor_of
+from vavl.media.decoded_sound import decode_sound
+from vavl.media.sound import read_sound
 from vavl.metrics.names import AUDIO, AUDIO_VIDEO, CONDITIONS, VIDEO
+from vavl.models.saved_model import SavedModel
 
+_log = logging.getLogger(__name__)
+
+_CHECKED_CLIPS = 3
+_SAME = 1e-3
+_LONGEST_S = 3600.0
 Frames = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class NoiseInSound:
-    """Noise in the waveform.
-
-    Attributes:
-        snr_db: 10 log10 of the power of the clip's sound over the power of the noise.
-    """
+    """Noise in the waveform; ``snr_db`` is 10 log10 of the power of the clip's sound over that of the noise."""
 
     snr_db: float
 
@@ -86,7 +102,7 @@ class DroppedFrames:
 
 @dataclass(frozen=True)
 class ShiftedSync:
-    """Pictures that come ``seconds`` later than the sound; earlier, if negative."""
+    """Video that comes ``seconds`` later than the audio; earlier, if negative."""
 
     seconds: float
 
@@ -162,3 +178,211 @@ def draws_of(seed: int, kind: str, clip_id: str) -> np.random.Generator:
     """Return the generator of one kind of draw for one clip; the same for every strength."""
     digest = hashlib.sha256(f"{seed}\0{kind}\0{clip_id}".encode()).digest()
     return np.random.default_rng(int.from_bytes(digest[:8], "big"))
+
+
+def add_noise(
+    waveform: Frames, snr_db: float, generator: np.random.Generator, kind: Literal["white", "pink"] = "white"
+) -> Frames:
+    """Return the sound with noise of the stated signal-to-noise ratio, power over power of the whole clip.
+
+    Args:
+        waveform: (sample,); silence stays as it is, for it has no ratio.
+        snr_db: 10 log10 of the power of the sound over that of the noise.
+        generator: of the noise; the same one gives the same noise at every ratio.
+        kind: of the spectrum; pink falls by 3 dB per octave.
+    """
+    noise = generator.standard_normal(len(waveform))
+    if kind == "pink":
+        spectrum = np.fft.rfft(noise)
+        spectrum /= np.sqrt(np.maximum(np.arange(len(spectrum)), 1))
+        noise = np.fft.irfft(spectrum, n=len(waveform))
+    power, own = np.square(waveform, dtype=np.float64).mean(), np.square(noise).mean()
+    noisy: Frames = (waveform + noise * np.sqrt(power / own * 10 ** (-snr_db / 10))).astype(np.float32)
+    return noisy
+
+
+@dataclass
+class NoisySound:
+    """Features of the audio of clips with noise in it.
+
+    Attributes:
+        clips: the clips, with the manifest's paths.
+        root: directory of the media.
+        extractor: of the model.
+        seed: of all noise.
+        kind: of the noise.
+        failed: why a clip could not be read, by manifest row; its features stay as they are in the store.
+    """
+
+    clips: MeasuredClips
+    root: Path
+    extractor: Extractor
+    seed: int
+    kind: Literal["white", "pink"]
+    failed: dict[int, str] = field(default_factory=dict)
+
+    def features(self, row: int, snr_db: float | None) -> NDArray[np.float32]:
+        """Return the features (time, channel) of a clip's sound, with noise unless ``snr_db`` is None.
+
+        Raises:
+            ClipError: the sound cannot be read.
+        """
+        path = self.root / str(self.clips.collection.manifest.table["audio_path"][row].as_py())
+        if snr_db is None:
+            return self.extractor(path).values
+        rate_hz = decode_sound(path, _LONGEST_S).rate_hz
+        generator = draws_of(self.seed, f"{self.kind} noise", self.clips.clip_id(row))
+        noisy = add_noise(read_sound(path, rate_hz).waveform, snr_db, generator, self.kind)
+        with tempfile.TemporaryDirectory(prefix="vavl-noise-") as directory:
+            noisy_file = Path(directory) / "noisy.wav"
+            # Floating point: a loud clip with noise goes beyond full scale and must not be clipped.
+            soundfile.write(noisy_file, noisy, rate_hz, subtype="FLOAT")
+            return self.extractor(noisy_file).values
+
+    def changed(self, row: int, raw: NDArray[np.float32], snr_db: float) -> NDArray[np.float32]:
+        """Return noisy features, or ``raw`` with the reason noted in ``failed``."""
+        try:
+            return self.features(row, snr_db)
+        except ClipError as error:
+            self.failed[row] = str(error)
+            return raw
+
+    def disagreement(self) -> str:
+        """Compare some clips, extracted again without noise, with the store; "" if they agree."""
+        collection = self.clips.collection
+        rows = [int(row) for row in self.clips.rows if collection.has("audio")[row]][:_CHECKED_CLIPS]
+        largest = 0.0
+        for row in rows:
+            stored = collection.store.features("audio", int(collection.store_row["audio"][row]))
+            try:
+                again = self.features(row, None)
+            except ClipError as error:
+                return f"clip {self.clips.clip_id(row)} cannot be read: {error}"
+            if again.shape != stored.shape:
+                return f"the audio of the media gives {again.shape[0]} frames where the store has {stored.shape[0]}"
+            scale = self.clips.normaliser["audio"].common.std
+            largest = max(largest, float((np.abs(again - stored) / scale).max()))
+        if largest > _SAME:
+            return f"features of the media differ from the store's by up to {largest:.2g} deviations"
+        return ""
+
+
+def open_sound(
+    clips: MeasuredClips, provenance: Mapping[str, Any], media: MediaSettings, settings: DegradationSettings
+) -> NoisySound:
+    """Find the media and make the model's audio extractor.
+
+    Args:
+        clips: to be measured.
+        provenance: of the model's audio features.
+        media: where the media are.
+        settings: seed and kind of the noise.
+
+    Raises:
+        InputError: only features are at hand: no media are named, the directory is not there, the store has no
+            paths, or the features come from a table.
+        ConfigError: the card is of another corpus, or the extractor lacks a package or file.
+    """
+    root = _root(clips, media)
+    manifest = clips.collection.manifest
+    table = manifest.table
+    if "audio_path" not in table.column_names or table["audio_path"].null_count == len(manifest):
+        place = str(clips.selection.store)
+        raise InputError(place, "audio_path", "the store names no audio files", "measure without noise_db")
+    extractor = extractor_of(provenance, "audio")
+    return NoisySound(clips, root, extractor, settings.seed, settings.noise_kind)
+
+
+def _root(clips: MeasuredClips, media: MediaSettings) -> Path:
+    manifest = clips.collection.manifest
+    if media.card is None:
+        if media.root is None:
+            fix = "set media.card to the card of the corpus, or media.root to its directory"
+            raise InputError("media", "card, root", "no media are named: only features are at hand", fix)
+        if not media.root.is_dir():
+            raise InputError(
+                str(media.root), "media.root", "there is no such directory", "correct media.root"
+            )
+        return media.root
+    card = read_card(media.card)
+    if card.name != manifest.corpus:
+        problem = f"is the card of {card.name}, the store holds {manifest.corpus}"
+        raise ConfigError(
+            str(media.card), "name", problem, "set media.card to the card of the store's corpus"
+        )
+    return corpus_root(card, media.root)
+
+
+@dataclass(frozen=True)
+class Degradations:
+    """The degradations that can be measured on some clips.
+
+    Attributes:
+        changes: each with what it does to the frames of a clip.
+        not_measured: why others cannot be, by name.
+        sound: the media, where noise is added to them.
+    """
+
+    changes: tuple[tuple[Degradation, FrameChange], ...]
+    not_measured: Mapping[str, str]
+    sound: NoisySound | None
+
+
+def open_degradations(model: SavedModel, plan: EvaluationPlan, clips: MeasuredClips) -> Degradations:
+    """Decide which degradations these clips allow, and say why others cannot be measured.
+
+    Raises:
+        ConfigError: the card is of another corpus, or the extractor lacks a package or a file.
+    """
+    settings = plan.degradations
+    wanted = [each for each in degradations_of(settings) if set(each.conditions) & set(clips.conditions)]
+    sound, why = None, ""
+    if any(isinstance(each, NoiseInSound) for each in wanted):
+        try:
+            sound = open_sound(clips, model.description.audio.extractor, plan.media, settings)
+        except ConfigError:
+            raise
+        except InputError as error:
+            why = f"noise needs the audio itself: {error.problem}"
+    not_measured = {each.name: why for each in wanted if why and isinstance(each, NoiseInSound)}
+    usable = [each for each in wanted if each.name not in not_measured]
+    changes = tuple((each, _change(each, clips, settings.seed, sound)) for each in usable)
+    if not_measured:
+        _log.warning("not measured: %s; %s", ", ".join(not_measured), why)
+    return Degradations(changes, not_measured, sound)
+
+
+def _change(
+    degradation: Degradation, clips: MeasuredClips, seed: int, sound: NoisySound | None
+) -> FrameChange:
+    """Return what a degradation does to the raw frames (time, channel) of a clip."""
+    collection = clips.collection
+
+    def draws(kind: str, row: int) -> np.random.Generator:
+        return draws_of(seed, kind, clips.clip_id(row))
+
+    def change(modality: str, row: int, raw: Frames) -> Frames:
+        match degradation:
+            case NoiseInSound(snr_db=snr_db) if modality == AUDIO:
+                assert sound is not None
+                return sound.changed(row, raw, snr_db)
+            case DroppedFrames() if modality == VIDEO:
+                return degradation.apply(raw, draws("dropped frames", row))
+            case ShiftedSync() if modality == VIDEO:
+                store_row = int(collection.store_row[modality][row])
+                return degradation.apply(raw, collection.store.frame_times(modality, store_row))
+            case NoiseOnFeatures():
+                normaliser = clips.normaliser[modality]
+                own = normaliser.by_speaker.get(int(collection.speaker[row]), normaliser.common)
+                return degradation.apply(raw, own.std, draws(f"{modality} features", row))
+        return raw
+
+    return change
+
+
+def degradations_of(settings: DegradationSettings) -> Iterator[Degradation]:
+    """Yield the degradations in the order of the report; a shift of 0 s is none."""
+    yield from map(NoiseInSound, settings.noise_db)
+    yield from map(DroppedFrames, settings.dropped_frames)
+    yield from (ShiftedSync(seconds) for seconds in settings.shifted_s if seconds)
+    yield from map(NoiseOnFeatures, settings.feature_noise)

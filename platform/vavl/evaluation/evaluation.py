@@ -1,37 +1,43 @@
-"""An evaluation: whole inputs under every condition, then each degradation by itself."""
+"""An evaluation: whole inputs under every condition, each degradation by itself, and what the scores are worth."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from vavl.config.progress import show_progress
-from vavl.data.collection import FrameChange
-from vavl.errors import ConfigError, InputError
-from vavl.evaluation.degradation import (
-    Degradation,
-    DroppedFrames,
-    NoiseInSound,
-    NoiseOnFeatures,
-    ShiftedSync,
-    draws_of,
-)
+from vavl.corpora.manifest import TRAIN, VALIDATION, Manifest
+from vavl.evaluation.degradation import Degradation, Degradations, DroppedFrames, ShiftedSync
 from vavl.evaluation.measure import MeasuredClips, predict_clips
-from vavl.evaluation.noisy_sound import NoisySound, open_sound
 from vavl.evaluation.scores import ConditionScores, differences, main_measure, scores_by_condition
 from vavl.evaluation.settings import EvaluationPlan
-from vavl.evaluation.standing import Standing, standing_of
-from vavl.metrics.names import AUDIO, metric_name
+from vavl.metrics.names import metric_name
 from vavl.metrics.paired import Interval
-from vavl.models.saved_model import SavedModel
+from vavl.models.saved_model import ModelDescription, SavedModel
+from vavl.models.settings import ClassTask
 from vavl.training.evaluation import SplitPredictions
 
+_SHOWN = 8
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How the measured clips stand to the model.
+
+    Attributes:
+        warnings: what makes the scores too high or hard to compare.
+        notes: what a reader should know.
+        is_cross_corpus: the clips are of another corpus than the model's.
+    """
+
+    warnings: tuple[str, ...]
+    notes: tuple[str, ...]
+    is_cross_corpus: bool
 
 
 @dataclass(frozen=True)
@@ -102,20 +108,8 @@ class Evaluation:
         return found
 
 
-@dataclass(frozen=True)
-class Degradations:
-    """The degradations that can be measured on some clips, each with what it does to their frames."""
-
-    changes: tuple[tuple[Degradation, FrameChange], ...]
-    not_measured: Mapping[str, str]
-    sound: NoisySound | None
-
-
 def evaluate(
-    model: SavedModel,
-    plan: EvaluationPlan,
-    clips: MeasuredClips,
-    degradations: Degradations,
+    model: SavedModel, plan: EvaluationPlan, clips: MeasuredClips, degradations: Degradations
 ) -> Evaluation:
     """Measure the clips whole, then degraded in each way.
 
@@ -151,94 +145,16 @@ def evaluate(
     return Evaluation(plan, model, clips, whole, tuple(degraded), degradations.not_measured, standing)
 
 
-def open_degradations(model: SavedModel, plan: EvaluationPlan, clips: MeasuredClips) -> Degradations:
-    """Decide which degradations these clips allow, and say why others cannot be measured.
-
-    Raises:
-        ConfigError: the card is of another corpus, or the extractor lacks a package or a file.
-    """
-    settings = plan.degradations
-    wanted = [each for each in settings.each() if set(each.conditions) & set(clips.conditions)]
-    sound, why = None, ""
-    if any(isinstance(each, NoiseInSound) for each in wanted):
-        try:
-            sound = open_sound(
-                clips, model.description.audio.extractor, plan.media, settings.seed, settings.noise_kind
-            )
-        except ConfigError:
-            raise
-        except InputError as fault:
-            why = f"noise needs the sound itself: {fault.problem}"
-    not_measured = {each.name: why for each in wanted if why and isinstance(each, NoiseInSound)}
-    usable = [each for each in wanted if each.name not in not_measured]
-    changes = tuple((each, _change(each, clips, settings.seed, sound)) for each in usable)
-    if not_measured:
-        _log.warning("not measured: %s; %s", ", ".join(not_measured), why)
-    return Degradations(changes, not_measured, sound)
-
-
 def _notes(degradations: Degradations, clips: MeasuredClips) -> Iterator[str]:
     if degradations.sound is not None and (problem := degradations.sound.disagreement()):
         yield f"scores with noise carry more than the noise: {problem}"
-    moves_pictures = any(isinstance(each, (DroppedFrames, ShiftedSync)) for each, _ in degradations.changes)
+    moves_frames = any(isinstance(each, (DroppedFrames, ShiftedSync)) for each, _ in degradations.changes)
     collection = clips.collection
-    if moves_pictures and "video" in collection.store.info:
+    if moves_frames and "video" in collection.store.info:
         rows = collection.store_row["video"][clips.rows]
         frames = collection.store.lengths("video")[rows[rows >= 0]]
         if (frames == 1).any():
             yield f"{(frames == 1).sum()} clips have one frame of video, which cannot be dropped or shifted"
-
-
-def _change(
-    degradation: Degradation, clips: MeasuredClips, seed: int, sound: NoisySound | None
-) -> FrameChange:
-    match degradation:
-        case NoiseInSound(snr_db=snr_db):
-            assert sound is not None
-            return partial(_in_sound, sound, snr_db)
-        case DroppedFrames():
-            return partial(_dropped, degradation, clips, seed)
-        case ShiftedSync():
-            return partial(_shifted, degradation, clips)
-        case NoiseOnFeatures():
-            return partial(_on_features, degradation, clips, seed)
-
-
-Frames = NDArray[np.float32]
-
-
-def _in_sound(sound: NoisySound, snr_db: float, modality: str, row: int, raw: Frames) -> Frames:
-    return sound.changed(row, raw, snr_db) if modality == AUDIO else raw
-
-
-def _dropped(
-    degradation: DroppedFrames, clips: MeasuredClips, seed: int, modality: str, row: int, raw: Frames
-) -> Frames:
-    if modality == AUDIO:
-        return raw
-    return degradation.apply(raw, draws_of(seed, "dropped frames", _clip_id(clips, row)))
-
-
-def _shifted(degradation: ShiftedSync, clips: MeasuredClips, modality: str, row: int, raw: Frames) -> Frames:
-    if modality == AUDIO:
-        return raw
-    collection = clips.collection
-    return degradation.apply(
-        raw, collection.store.frame_times(modality, int(collection.store_row[modality][row]))
-    )
-
-
-def _on_features(
-    degradation: NoiseOnFeatures, clips: MeasuredClips, seed: int, modality: str, row: int, raw: Frames
-) -> Frames:
-    normaliser = clips.normaliser[modality]
-    speaker = int(clips.collection.speaker[row])
-    std = normaliser.by_speaker.get(speaker, normaliser.common).std
-    return degradation.apply(raw, std, draws_of(seed, f"{modality} features", _clip_id(clips, row)))
-
-
-def _clip_id(clips: MeasuredClips, row: int) -> str:
-    return str(clips.collection.manifest.table["clip_id"][row].as_py())
 
 
 def _affected(
@@ -251,3 +167,102 @@ def _affected(
         for condition, there in predictions.counts.items()
     }
     return replace(predictions, counts=counts)
+
+
+def standing_of(description: ModelDescription, clips: MeasuredClips) -> Standing:
+    """Compare the provenance of a model with the clips that it is measured on."""
+    manifest, trained_on = clips.collection.manifest, description.provenance
+    is_cross = trained_on.get("corpus") != manifest.corpus
+    warnings = list(_cross_corpus(trained_on, manifest) if is_cross else _own_corpus(trained_on, clips))
+    notes = [*_labels(trained_on, manifest), *_classes(description, clips)]
+    if waived := trained_on.get("waived_audit"):
+        warnings.append(f"the training run waived checks of the audit of its store: {', '.join(waived)}")
+    if clips.left_out:
+        notes.append(f"{clips.left_out} labelled clips are left out by data.labels")
+    untrained = [name for name in ("audio_video", "audio", "video") if name not in clips.conditions]
+    if untrained:
+        notes.append(f"no label has trained {', '.join(untrained)}: not measured")
+    return Standing(tuple(warnings), tuple(notes), is_cross)
+
+
+def _cross_corpus(trained_on: dict[str, Any], manifest: Manifest) -> Iterator[str]:
+    yield (
+        f"the model was trained on corpus {trained_on.get('corpus', 'unknown')}, the clips are of {manifest.corpus}; "
+        "whether some of their speakers took part in its training is not known here"
+    )
+
+
+def _own_corpus(trained_on: dict[str, Any], clips: MeasuredClips) -> Iterator[str]:
+    manifest = clips.collection.manifest
+    if trained_on.get("protocol") != manifest.protocol:
+        yield (
+            f"the model was trained under the protocol {trained_on.get('protocol')}, the store has "
+            f"{manifest.protocol}: its training speakers are not known here and may be among these"
+        )
+        return
+    fold = trained_on.get("fold")
+    if fold not in manifest.folds:
+        yield f"the model was trained on fold {fold}, which the store does not have: its speakers may be among these"
+        return
+    split = manifest.split(fold)
+    speaker = clips.collection.speaker
+    measured = set(speaker[clips.rows].tolist())
+    for code, what in (
+        (
+            TRAIN,
+            "the model was trained on {who}: the scores say how well it remembers, not how well it generalizes",
+        ),
+        (VALIDATION, "the epoch that is kept was chosen on {who}: the scores are optimistic"),
+    ):
+        seen = sorted(
+            clips.collection.speakers[one] for one in measured & set(speaker[split == code].tolist())
+        )
+        if seen:
+            yield what.format(who=_who(seen, len(measured)))
+
+
+def _who(names: list[str], of: int) -> str:
+    shown = ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
+    every = "all" if len(names) == of else f"{len(names)} of the"
+    return f"{every} {of} measured speakers ({shown})"
+
+
+def _labels(trained_on: dict[str, Any], manifest: Manifest) -> Iterator[str]:
+    meant, here = trained_on.get("label_target"), manifest.target
+    if meant != here:
+        yield f"the labels mean {here!r}; the model learned {meant!r}"
+
+
+def _classes(description: ModelDescription, clips: MeasuredClips) -> Iterator[str]:
+    if not isinstance(description.task, ClassTask):
+        return
+    labels = {old: new for old, new in clips.selection.labels.items() if old != new}
+    if labels:
+        yield "classes of the store: " + ", ".join(
+            f"{old} counts as {new}" if new else f"{old} is left out" for old, new in labels.items()
+        )
+    occurs = np.asarray(clips.collection.target[clips.rows].any(axis=0))
+    absent = [name for name, there in zip(description.task.classes, occurs, strict=True) if not there]
+    if absent:
+        yield f"no measured clip is {', '.join(absent)}; the model may still say so, which counts as wrong"
+
+
+def chance_and_majority(clips: MeasuredClips) -> tuple[float, float, str]:
+    """Return the reference scores that every corpus of classes has.
+
+    Returns:
+        Share right by chance, evenly among the classes; share right when the most frequent class is always
+        said; and among which clips it is the most frequent: the training clips of the fold, or the measured
+        ones where there are none.
+    """
+    target = clips.collection.target
+    classes = target.shape[1]
+    measured = target[clips.rows].argmax(axis=1)
+    counted, whose = measured, "the measured clips"
+    if clips.fold is not None:
+        training = np.flatnonzero(clips.collection.manifest.split(clips.fold) == TRAIN)
+        training = training[clips.collection.is_labelled[training]]
+        if len(training):
+            counted, whose = target[training].argmax(axis=1), f"the training clips of fold {clips.fold}"
+    most = int(np.bincount(counted, minlength=classes).argmax())
+    return 1 / classes, float((measured == most).mean()), whose

@@ -14,17 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vavl.corpora.manifest import TEST, TRAIN, VALIDATION, Manifest
-from vavl.data.collection import (
-    ATTRIBUTES,
-    ClipCollection,
-    FrameChange,
-    Normaliser,
-    open_collection,
-)
+from vavl.data.collection import ATTRIBUTES, ClipCollection, FrameChange, Normaliser, open_collection
 from vavl.data.loader import RankPlace
 from vavl.data.settings import DataSettings
 from vavl.errors import ConfigError, InputError
-from vavl.evaluation.selection import EVERY_SPLIT, ClipSelection
+from vavl.evaluation.settings import EVERY_SPLIT, ClipSelection
 from vavl.features import MODALITIES, FeatureStatistics, Normalisation
 from vavl.metrics.names import AUDIO_VIDEO, CONDITIONS, MODALITIES_OF
 from vavl.models.saved_model import ModelDescription, SavedModel
@@ -63,6 +57,10 @@ class MeasuredClips:
         """Names of the clips of ``rows``."""
         ids: list[str] = self.collection.manifest.table["clip_id"].take(self.rows).to_pylist()
         return ids
+
+    def clip_id(self, row: int) -> str:
+        """Name of the clip of a manifest row."""
+        return str(self.collection.manifest.table["clip_id"][row].as_py())
 
     @property
     def speaker_names(self) -> NDArray[np.str_]:
@@ -281,10 +279,7 @@ def _check_classes(
 
 
 def _check_any(
-    collection: ClipCollection,
-    rows: NDArray[np.int64],
-    conditions: tuple[str, ...],
-    selection: ClipSelection,
+    collection: ClipCollection, rows: NDArray[np.int64], conditions: tuple[str, ...], selection: ClipSelection
 ) -> None:
     sides = {modality for condition in conditions for modality in MODALITIES_OF[condition]}
     if not any(collection.has(modality)[rows].any() for modality in sides):

@@ -11,10 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vavl.evaluation.degradation import Degradation, DroppedFrames, NoiseInSound, NoiseOnFeatures, ShiftedSync
-from vavl.evaluation.evaluation import Evaluation
+from vavl.evaluation.evaluation import Evaluation, chance_and_majority
 from vavl.evaluation.plots import DegradedScore, Measure, degraded_figure, speakers_figure, values_figure
 from vavl.evaluation.scores import ConditionScores
-from vavl.evaluation.standing import chance_and_majority
 from vavl.metrics.classes import CALIBRATION_BINS, ClassScore
 from vavl.metrics.paired import Interval
 from vavl.models.settings import AttributeTask, ClassTask

@@ -1,4 +1,4 @@
-"""What an evaluation leaves as files: predictions and the numbers of the summary."""
+"""What an evaluation leaves as files: predictions and the summary."""
 
 from __future__ import annotations
 
@@ -11,17 +11,20 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from vavl.config.files import written_beside
+from vavl.config.files import write_json, written_beside
 from vavl.evaluation.evaluation import Evaluation, Measured
+from vavl.evaluation.report import references
 from vavl.metrics.classes import CALIBRATION_BINS
 from vavl.metrics.names import CONDITIONS, metric_name
-from vavl.metrics.paired import Interval
 from vavl.models.settings import AttributeTask, ClassTask
+from vavl.serving.model_address import ResolvedModel
+from vavl.tracking.journal import clean
 
 PREDICTIONS_FILE = "predictions.parquet"
+SUMMARY_FILE = "summary.json"
 
 
-def write_predictions(evaluation: Evaluation, folder: Path) -> Path:
+def write_predictions(evaluation: Evaluation, directory: Path) -> Path:
     """Write ``predictions.parquet``: one row per clip, condition and degradation ("none" for whole inputs).
 
     Columns: clip_id, corpus, speaker, split, degradation, condition, label, probability_<class> or one column
@@ -33,7 +36,7 @@ def write_predictions(evaluation: Evaluation, folder: Path) -> Path:
         for measured in (evaluation.whole, *evaluation.degraded)
         for table in _tables(evaluation, measured)
     ]
-    path = folder / PREDICTIONS_FILE
+    path = directory / PREDICTIONS_FILE
     with written_beside(path) as partial:
         pq.write_table(pa.concat_tables(tables), partial)
     return path
@@ -85,6 +88,39 @@ def _table(evaluation: Evaluation, measured: Measured, condition: str, rows: Any
     return pa.table({**columns, "error": pa.array(errors, pa.string())})
 
 
+def summary_of(evaluation: Evaluation, resolved: ResolvedModel, test_evaluations: str) -> dict[str, Any]:
+    """Return the content of ``summary.json`` but for what the tracking server adds.
+
+    Keys next to those of ``numbers_of``: ``model`` (``address``, ``name``, ``version``,
+    ``folder``, ``mlflow_run_id`` of its training, ``provenance``), ``yardsticks`` (``name``,
+    ``accuracy_percent``, ``protocol``), ``test_looks`` (how often test was measured before, in words; "" where
+    no test clip is measured). After tracking: ``mlflow_run_id`` and ``tracking_complete`` of the evaluation.
+    """
+    return {
+        "model": {
+            "address": resolved.address,
+            "name": resolved.name,
+            "version": resolved.version,
+            "folder": str(resolved.folder),
+            "mlflow_run_id": resolved.mlflow_run_id,
+            "provenance": evaluation.model.description.provenance,
+        },
+        **numbers_of(evaluation),
+        "yardsticks": [
+            {"name": one.name, "accuracy_percent": one.accuracy_percent, "protocol": one.protocol}
+            for one in references(evaluation)
+        ],
+        "test_looks": test_evaluations,
+    }
+
+
+def write_summary(summary: Mapping[str, Any], directory: Path) -> Path:
+    """Write ``summary.json``; a number that is not finite becomes null."""
+    path = directory / SUMMARY_FILE
+    write_json(path, clean(summary))
+    return path
+
+
 def numbers_of(evaluation: Evaluation) -> dict[str, Any]:
     """Return the part of ``summary.json`` that the measurement decides; numbers may be NaN.
 
@@ -131,7 +167,7 @@ def numbers_of(evaluation: Evaluation) -> dict[str, Any]:
         "notes": list(evaluation.standing.notes),
         "not_measured": dict(evaluation.not_measured),
         "failed": {
-            measured.name: {_clip_id(evaluation, row): reason for row, reason in measured.failed.items()}
+            measured.name: {clips.clip_id(row): reason for row, reason in measured.failed.items()}
             for measured in evaluation.degraded
             if measured.failed
         },
@@ -148,16 +184,8 @@ def _intervals(evaluation: Evaluation) -> Iterator[tuple[str, list[float]]]:
 def _differences(evaluation: Evaluation) -> Iterator[tuple[str, Mapping[str, float]]]:
     for measured in evaluation.degraded:
         for condition, interval in measured.differences.items():
-            yield _name(evaluation, measured, condition, evaluation.main_measure), _as_numbers(interval)
-
-
-def _as_numbers(interval: Interval) -> dict[str, float]:
-    return {"value": interval.value, "low": interval.low, "high": interval.high}
+            yield _name(evaluation, measured, condition, evaluation.main_measure), asdict(interval)
 
 
 def _name(evaluation: Evaluation, measured: Measured, condition: str, metric: str) -> str:
     return metric_name(evaluation.clips.selection.split, condition, metric) + measured.suffix
-
-
-def _clip_id(evaluation: Evaluation, row: int) -> str:
-    return str(evaluation.clips.collection.manifest.table["clip_id"][row].as_py())

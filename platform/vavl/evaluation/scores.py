@@ -144,10 +144,7 @@ def metrics_of(predicted: NDArray[np.float64], target: NDArray[np.float64], task
         case ClassTask():
             return {**class_scores(predicted, target), "brier": brier_score(predicted, target)}
         case AttributeTask(attributes=names):
-            return {
-                **attribute_scores(predicted, target, names),
-                **absolute_errors(predicted, target, names),
-            }
+            return {**attribute_scores(predicted, target, names), **absolute_errors(predicted, target, names)}
 
 
 def _measures(task: Task) -> Mapping[str, SummedScore]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -10,19 +9,39 @@ from pydantic import Field
 
 from vavl.config.base import FrozenConfig
 from vavl.config.places import FROM_PROJECT, FROM_ROOT
-from vavl.evaluation.degradation import (
-    Degradation,
-    DroppedFrames,
-    NoiseInSound,
-    NoiseOnFeatures,
-    ShiftedSync,
-)
-from vavl.evaluation.selection import ClipSelection
+from vavl.store.store_address import StoreAddress
 
+EVERY_SPLIT = "all"
 Share = Annotated[float, Field(gt=0, lt=1)]
 Decibel = Annotated[float, Field(ge=-60, le=100)]
 Seconds = Annotated[float, Field(ge=-60, le=60)]
 Deviation = Annotated[float, Field(gt=0, le=100)]
+
+
+class ClipSelection(FrozenConfig):
+    """The clips of an evaluation."""
+
+    store: Annotated[StoreAddress, FROM_ROOT] = Field(
+        description="folder that jobs/prepare_corpus.py wrote, or address of one, as in data.store of a training"
+    )
+    split: Literal["validation", "test", "train", "all"] = Field(
+        "validation", description="split of the fold, or all labelled clips of the store"
+    )
+    fold: int | None = Field(
+        None,
+        ge=0,
+        description="fold of the corpus' splits; null: the model's on its own corpus, else the first",
+    )
+    label_set: str | None = Field(
+        None, description="set of labels by its name in the card; null: the model's, else the card's first"
+    )
+    labels: dict[str, str | None] = Field(
+        {}, description="class of the store -> class of the model, or null to leave its clips out"
+    )
+    target: Literal["label", "soft_label"] | None = Field(
+        None, description="hard class or votes, for a model of classes; null: what the model was trained on"
+    )
+    batch_size: int = Field(64, ge=1, description="clips per forward")
 
 
 class DegradationSettings(FrozenConfig):
@@ -38,13 +57,6 @@ class DegradationSettings(FrozenConfig):
         (), description="noise on normalised features of both modalities, in deviations"
     )
     seed: int = Field(0, ge=0, description="of all draws, together with the clip's id")
-
-    def each(self) -> Iterator[Degradation]:
-        """Yield the degradations in the order of the report; a shift of 0 s is none."""
-        yield from map(NoiseInSound, self.noise_db)
-        yield from map(DroppedFrames, self.dropped_frames)
-        yield from (ShiftedSync(seconds) for seconds in self.shifted_s if seconds)
-        yield from map(NoiseOnFeatures, self.feature_noise)
 
 
 class MediaSettings(FrozenConfig):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import datetime as dt
+import logging
+import os
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,12 +17,11 @@ from vavl.config.base import FrozenConfig
 from vavl.config.files import make_folder, read_json, write_json
 from vavl.config.snapshot import save_config
 from vavl.errors import ConfigError
-from vavl.evaluation.evaluation import Degradations, Evaluation, open_degradations
+from vavl.evaluation.degradation import Degradations, open_degradations
+from vavl.evaluation.evaluation import Evaluation, standing_of
 from vavl.evaluation.measure import MeasuredClips, open_clips
-from vavl.evaluation.results import PREDICTIONS_FILE
-from vavl.evaluation.settings import EvaluationPlan
-from vavl.evaluation.split_looks import SPLIT_TAG
-from vavl.evaluation.standing import standing_of
+from vavl.evaluation.results import PREDICTIONS_FILE, SUMMARY_FILE
+from vavl.evaluation.settings import EVERY_SPLIT, EvaluationPlan
 from vavl.metrics.names import CONDITIONS
 from vavl.models.saved_model import SavedModel, load_model
 from vavl.reports.plots import PLOTS_DIRECTORY
@@ -28,15 +29,21 @@ from vavl.serving.model_address import ResolvedModel, resolve_model
 from vavl.serving.registry import register_model
 from vavl.store.store_address import absolute_store
 from vavl.tracking.leftovers import replay_leftovers
+from vavl.tracking.mlflow_writer import open_client
+from vavl.tracking.reachable import unreachable_reason
 from vavl.tracking.run import DatasetNote, run_start, source_tags
-from vavl.tracking.settings import TrackingSettings
+from vavl.tracking.settings import TrackingSettings, tracking_place
 from vavl.tracking.tracked_run import LAST_FLUSH_SECONDS, TrackedRun
 from vavl.training.run_folder import put_aside
 from vavl.training.working_copy import EARLIER_FOLDER
 
-SUMMARY_FILE = "summary.json"
+_SPLIT_TAG = "vavl.evaluated_split"
+_WITH_TEST = ("test", EVERY_SPLIT)
+_MOST_EXPERIMENTS = 1000
+_PAGE = 1000
 _RUN_FILE = "run.json"
 _SHOWN = ("accuracy", "f1_macro", "uar", "calibration_error", "ccc_mean")
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -124,7 +131,7 @@ class TrackedEvaluation(TrackedRun):
         tags = {
             **source_tags(),
             **dataset.tags,
-            SPLIT_TAG: clips.selection.split,
+            _SPLIT_TAG: clips.selection.split,
             "vavl.model": resolved.address,
             **(
                 {"vavl.model_name": resolved.name, "vavl.model_version": resolved.version}
@@ -192,3 +199,46 @@ def result_rows(evaluation: Evaluation, summary: Mapping[str, Any]) -> list[tupl
             (f"{degradation}, {place.split('/')[1]}", f"{change['value']:+.3f} {evaluation.main_measure}")
         )
     return [*rows, ("MLflow run", str(summary["mlflow_run_id"] or "not written yet; the journal has it"))]
+
+
+def earlier_test_evaluations(clips: MeasuredClips, settings: TrackingSettings) -> str:
+    """Say how many finished runs measured test clips of a store before; "" where no test clip is measured.
+
+    Never fails: a tracking store that does not answer is what is said then.
+
+    Args:
+        clips: to be measured.
+        settings: of the tracking store that is asked.
+    """
+    if clips.selection.split not in _WITH_TEST:
+        return ""
+    store_hash = clips.collection.store.hash
+    place = tracking_place(settings, os.environ)
+    try:
+        reason = unreachable_reason(place, settings.request_timeout_seconds)
+        if reason is not None or (place.database is not None and not place.database.exists()):
+            raise ConnectionError(reason or f"{place.database} does not exist")
+        client = open_client(settings, place)
+        of_store = f"tags.`vavl.store_hash` = '{store_hash}' and attributes.status = 'FINISHED'"
+        runs = _count(client, f"{of_store} and params.`evaluation.test` = 'true'")
+        evaluations = sum(
+            _count(client, f"{of_store} and tags.`{_SPLIT_TAG}` = '{split}'") for split in _WITH_TEST
+        )
+    except Exception as error:  # noqa: BLE001  a statement of the report, no reason to stop
+        _log.warning("how often the test split was measured before is not known: %s", error)
+        return "how often the test split of this store was measured before is not known: the tracking store did not say"
+    return (
+        f"the tracking store knows {runs} finished training runs and {evaluations} finished evaluations that measured "
+        "test clips of this store before this one; each further test evaluation makes a choice by its result more "
+        "optimistic"
+    )
+
+
+def _count(client: Any, filter_string: str) -> int:
+    experiments = [found.experiment_id for found in client.search_experiments(max_results=_MOST_EXPERIMENTS)]
+    count, token = 0, None
+    while True:
+        page = client.search_runs(experiments, filter_string, max_results=_PAGE, page_token=token)
+        count, token = count + len(page), page.token
+        if not token:
+            return count

@@ -11,7 +11,7 @@ from vavl.config.files import sha256_of_json
 from vavl.corpora.manifest import TRAIN
 from vavl.errors import InputError
 from vavl.evaluation.measure import MeasuredClips, open_clips, predict_clips
-from vavl.evaluation.selection import ClipSelection
+from vavl.evaluation.settings import ClipSelection
 from vavl.models.saved_model import ModelDescription, SavedModel
 from vavl.models.settings import ClassTask
 from vavl.promotion.contest import Contestant

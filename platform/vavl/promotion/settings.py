@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 
 from vavl.config.base import FrozenConfig
 from vavl.config.places import FROM_ROOT
-from vavl.evaluation.selection import ClipSelection
+from vavl.evaluation.settings import ClipSelection
 from vavl.promotion.rule import PromotionRule
 from vavl.tracking.settings import TrackingSettings
 

@@ -1,4 +1,4 @@
-"""Missing and rare classes, constant attributes, and the canary: speaker, sentence or batch-mates that tell the label."""
+"""Missing and rare classes, constant attributes; the canary: speaker, sentence or batch-mates that tell the label."""
 
 from __future__ import annotations
 

@@ -7,10 +7,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vavl.evaluation.degradation import DroppedFrames, NoiseOnFeatures, ShiftedSync, draws_of
+from vavl.evaluation.degradation import (
+    DroppedFrames,
+    NoiseOnFeatures,
+    ShiftedSync,
+    add_noise,
+    degradations_of,
+    draws_of,
+)
 from vavl.evaluation.settings import DegradationSettings
 
 FRAMES = np.arange(10, dtype=np.float32)[:, None]
+TONE = np.sin(np.arange(16_000) * 2 * np.pi * 440 / 16_000).astype(np.float32)
 TIMES = (np.arange(10, dtype=np.float32) + 0.5) * 0.1
 
 
@@ -77,7 +85,36 @@ def test_names_are_fit_for_metrics_and_tell_strengths_apart() -> None:
     asked = DegradationSettings(
         noise_db=(20, -5), dropped_frames=(0.25,), shifted_s=(0.2, 0, -0.2), feature_noise=(0.5,)
     )
-    assert [each.name for each in asked.each()] == [
+    assert [each.name for each in degradations_of(asked)] == [
         "noise_20db", "noise_-5db", "dropped_frames_0.25", "shifted_0.2s", "shifted_-0.2s", "feature_noise_0.5",
     ]  # fmt: skip
-    assert [each.title for each in asked.each()][3:5] == ["video 0.2 s late", "video 0.2 s early"]
+    assert [each.title for each in degradations_of(asked)][3:5] == ["video 0.2 s late", "video 0.2 s early"]
+
+
+@pytest.mark.parametrize("kind", ["white", "pink"])
+@pytest.mark.parametrize("snr_db", [20.0, 0.0, -10.0])
+def test_the_ratio_is_the_one_stated(kind: str, snr_db: float) -> None:
+    noisy = add_noise(TONE, snr_db, draws_of(0, kind, "clip"), kind)
+    noise = noisy.astype(np.float64) - TONE
+    found = 10 * np.log10(np.square(TONE, dtype=np.float64).mean() / np.square(noise).mean())
+    assert found == pytest.approx(snr_db, abs=0.01)
+    assert noisy.dtype == np.float32
+
+
+def test_the_same_noise_grows_and_another_clip_has_other_noise() -> None:
+    weak, strong = (add_noise(TONE, snr_db, draws_of(0, "white", "clip")) - TONE for snr_db in (20.0, 0.0))
+    np.testing.assert_allclose(10 * weak, strong, atol=1e-4)
+    other = add_noise(TONE, 0.0, draws_of(0, "white", "other")) - TONE
+    assert abs(np.corrcoef(strong, other)[0, 1]) < 0.05
+
+
+def test_pink_noise_has_equal_power_per_octave_and_white_twice_as_much_in_the_next() -> None:
+    for kind, ratio in (("white", 2.0), ("pink", 1.0)):
+        noise = add_noise(TONE, 0.0, draws_of(0, kind, "clip"), kind).astype(np.float64) - TONE
+        power = np.square(np.abs(np.fft.rfft(noise)))
+        assert power[2000:4000].sum() / power[1000:2000].sum() == pytest.approx(ratio, rel=0.15)
+
+
+def test_silence_has_no_ratio_and_stays() -> None:
+    silence = np.zeros(100, np.float32)
+    np.testing.assert_array_equal(add_noise(silence, 0.0, draws_of(0, "white", "clip")), silence)

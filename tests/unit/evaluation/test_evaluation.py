@@ -10,11 +10,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from vavl.errors import ConfigError
-from vavl.evaluation.evaluation import Evaluation, evaluate, open_degradations
+from vavl.evaluation.degradation import open_degradations
+from vavl.evaluation.evaluation import Evaluation, chance_and_majority, evaluate
 from vavl.evaluation.measure import open_clips
 from vavl.evaluation.results import numbers_of, write_predictions
 from vavl.evaluation.settings import EvaluationPlan
-from vavl.evaluation.standing import chance_and_majority
 from vavl.metrics.classes import class_scores
 
 DEGRADED = {

@@ -13,7 +13,7 @@ from copied_store import copy_store
 
 from vavl.errors import ConfigError, InputError, StoreError
 from vavl.evaluation.measure import class_table, open_clips, predict_clips, predict_store
-from vavl.evaluation.selection import ClipSelection
+from vavl.evaluation.settings import ClipSelection
 from vavl.training.evaluation import score_split
 
 ATTRIBUTES: dict[str, Any] = {

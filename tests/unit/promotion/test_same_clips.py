@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from vavl.errors import InputError
-from vavl.evaluation.selection import ClipSelection
+from vavl.evaluation.settings import ClipSelection
 from vavl.models.saved_model import SavedModel
 from vavl.promotion.same_clips import open_same_clips, predict_same_clips
 
