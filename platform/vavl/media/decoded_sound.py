@@ -13,21 +13,22 @@ from numpy.typing import NDArray
 
 from vavl.errors import ClipError
 from vavl.media.decoding import OPTIONS, ffmpeg_faults, presentation_start, too_long
+from vavl.media.mpeg_audio import MpegParts
+from vavl.media.whole import check_whole
 
 LISTEN = "listen to the file; make it again from its source, or leave the clip out"
 LEAST_GAP_S = 0.02
 """Time stamps of some containers are rounded to milliseconds; only more than this is a gap."""
 
-# Sizes that a writer leaves in a RIFF header when it could not go back to correct them.
-_UNKNOWN_SIZES = {0, 0xFFFFFFFF, 0x7FFFFFFF}
-_MOST_CHUNKS = 64
 # A header may state anything; beyond these a resampler takes all memory.
 _SAMPLE_RATES_HZ = (1000, 768_000)
-# The last block of a lossy codec is filled up; an mp4 states where the sound really ends.
+# What a lossy codec adds before and after the sound; players leave it out, and so does libsndfile.
 _LONGEST_FILLING = 4096  # samples
-_LEAST_SHARE_OF_SOUND = 0.9
 _COVER_ART = av.stream.Disposition.attached_pic
 _EIGHT_BITS = {"PCM_U8", "PCM_S8", "u8", "u8p"}
+# Formats whose headers guess or state nothing of the length: what libsndfile reads is held against the packets.
+_GUESSED = {"MP3", "MPEG", "OGG"}
+_UNKNOWN_FRAMES = 1 << 62
 
 Samples = NDArray[np.float32]
 
@@ -42,6 +43,8 @@ class DecodedSound:
         full_scale: largest sample above zero that the file's format can hold.
         late_s: from the start of the container's presentation to the first sample; negative for priming samples.
         pictures_end_s: end of the pictures in the same file; 0 if there are none.
+        layout: name of each channel as FFmpeg knows it, e.g. ("FL", "FR"); empty where nothing says.
+        note: which of several audio tracks was taken; None if there is one.
     """
 
     channels: Samples
@@ -49,50 +52,102 @@ class DecodedSound:
     full_scale: float
     late_s: float = 0.0
     pictures_end_s: float = 0.0
+    layout: tuple[str, ...] = ()
+    note: str | None = None
 
 
 def decode_sound(path: Path, longest_s: float) -> DecodedSound:
-    """Decode a file: by libsndfile what it knows (wav, flac, ogg, mp3), containers such as mp4 by FFmpeg.
+    """Decode a file: by libsndfile what it reads whole (wav, flac, ogg, mp3), everything else by FFmpeg.
+
+    The length is that of the decoded samples. libsndfile reads one part of a chained Ogg or joined mp3 file and
+    trusts the estimate of an mp3 without an index; what it gives is taken only if it has the samples of all packets.
 
     Raises:
         ClipError: not a sound file, cut off, or too long.
     """
-    if path.suffix.lower() in {".wav", ".wave"}:
-        _check_riff_size(path)
+    check_whole(path, "audio")
+    problem: soundfile.SoundFileError | None = None
+    try:
+        found = _by_libsndfile(path, longest_s)
+        if found is not None and found.channels.shape[1] <= 2:
+            return found
+    except soundfile.SoundFileError as error:
+        found, problem = None, error
+    try:
+        with ffmpeg_faults(path, "audio"), av.open(str(path), options=OPTIONS) as container:
+            return _decode_container(container, path, longest_s)
+    except ClipError as error:
+        if found is not None:  # several channels in a coding that FFmpeg does not know
+            return found
+        if problem is None or not error.problem.startswith("cannot be decoded"):
+            raise
+        if path.suffix.lower().lstrip(".").upper() not in {*soundfile.available_formats(), "WAVE"}:
+            raise
+        raise ClipError(str(path), "audio", f"not a readable sound file: {problem}", LISTEN) from error
+
+
+def sound_length(path: Path) -> float:
+    """Return the length of a file's sound in seconds; decodes only where its packets do not tell.
+
+    Raises:
+        ClipError: not a sound file, or cut off.
+    """
+    check_whole(path, "audio")
     try:
         with soundfile.SoundFile(str(path)) as sound:
-            _check_rate(path, sound.samplerate)
-            if sound.frames > longest_s * sound.samplerate:
-                raise too_long(path, "audio", longest_s)
-            samples: Samples = sound.read(dtype="float32", always_2d=True)
-            if len(samples) < sound.frames:
-                raise _cut_off(path, f"{len(samples)} of {sound.frames} samples")
-            return DecodedSound(samples, int(sound.samplerate), _full_scale(sound.subtype))
-    except soundfile.SoundFileError as fault:
-        if path.suffix.lower().lstrip(".").upper() in {*soundfile.available_formats(), "WAVE"}:
-            raise ClipError(str(path), "audio", f"not a readable sound file: {fault}", LISTEN) from fault
+            if not _is_guessed(sound):
+                return float(sound.frames / sound.samplerate)
+    except soundfile.SoundFileError:
+        pass
     with ffmpeg_faults(path, "audio"), av.open(str(path), options=OPTIONS) as container:
-        return _decode_container(container, path, longest_s)
+        stream = _sound_stream(container, path)
+        if stream.codec_context.name.startswith(("mp3", "vorbis", "opus")):
+            return float(sum(packet.duration or 0 for packet in container.demux(stream)) * stream.time_base)
+        found = _decode_container(container, path, float("inf"))
+        return len(found.channels) / found.rate_hz
 
 
-def _check_riff_size(path: Path) -> None:
-    """Refuse a wav file shorter than its headers say: libsndfile reads what is left without a word."""
-    end = path.stat().st_size
-    with path.open("rb") as stream:
-        header = stream.read(12)
-        if len(header) < 12 or header[:4] != b"RIFF":
-            return
-        place, size = 8, int.from_bytes(header[4:8], "little")
-        # Small chunks may come before the samples; where none are within reach libsndfile decides.
-        for _ in range(_MOST_CHUNKS):
-            if size not in _UNKNOWN_SIZES and end < place + size:
-                raise _cut_off(path, f"{end} of {place + size} bytes")
-            start = 12 if place == 8 else place + size + size % 2
-            stream.seek(start)
-            header = stream.read(8)
-            if len(header) < 8:
-                return
-            place, size = start + 8, int.from_bytes(header[4:8], "little")
+def _is_guessed(sound: soundfile.SoundFile) -> bool:
+    codings = {sound.format, *str(sound.subtype).split("_")}
+    return bool(codings & _GUESSED) or sound.frames >= _UNKNOWN_FRAMES or sound.frames == 0
+
+
+def _by_libsndfile(path: Path, longest_s: float) -> DecodedSound | None:
+    """Return what libsndfile reads; None where that is not the whole sound.
+
+    Raises:
+        SoundFileError: libsndfile cannot read the file.
+        ClipError: cut off, or too long.
+    """
+    with soundfile.SoundFile(str(path)) as sound:
+        _check_rate(path, sound.samplerate)
+        is_guessed = _is_guessed(sound)
+        if is_guessed and _samples_of_packets(path, sound.samplerate) - sound.frames > _LONGEST_FILLING:
+            return None
+        if sound.frames == 0 or sound.frames >= _UNKNOWN_FRAMES:
+            return None
+        if sound.frames > longest_s * sound.samplerate:
+            raise too_long(path, "audio", longest_s)
+        samples: Samples = sound.read(dtype="float32", always_2d=True)
+        if len(samples) < sound.frames:
+            if is_guessed:
+                return None
+            raise _cut_off(path, f"{len(samples)} of {sound.frames} samples")
+        return DecodedSound(samples, int(sound.samplerate), _full_scale(sound.subtype))
+
+
+def _samples_of_packets(path: Path, rate_hz: int) -> float:
+    """Return the length of all packets in samples; 0 where FFmpeg cannot tell."""
+    try:
+        with av.open(str(path), options=OPTIONS) as container:
+            stream = container.streams.best("audio")
+            if stream is None:
+                return 0
+            return float(
+                sum(packet.duration or 0 for packet in container.demux(stream)) * stream.time_base * rate_hz
+            )
+    except (av.error.FFmpegError, ValueError):
+        return 0
 
 
 def _check_rate(path: Path, rate_hz: int) -> None:
@@ -107,31 +162,56 @@ def _full_scale(sample_format: str) -> float:
     return 127 / 128 if sample_format in _EIGHT_BITS else 32767 / 32768
 
 
+def _sound_stream(container: Any, path: Path) -> Any:
+    """Return the track that a player takes: the default one, or else the best."""
+    stream = container.streams.best("audio")
+    if stream is None or stream.codec_context is None:
+        what = "the file has no audio stream" if stream is None else "there is no decoder for its sound"
+        raise ClipError(str(path), "audio", what, LISTEN)
+    return stream
+
+
 def _decode_container(container: Any, path: Path, longest_s: float) -> DecodedSound:
-    if not container.streams.audio:
-        raise ClipError(str(path), "audio", "the file has no audio stream", LISTEN)
-    stream = container.streams.audio[0]
+    stream = _sound_stream(container, path)
     start_s = presentation_start(container)
     pictures = [picture for picture in container.streams.video if not picture.disposition & _COVER_ART]
-    blocks = _Blocks()
-    for frame in container.decode(stream):
-        _check_rate(path, int(frame.sample_rate))
-        blocks.add(frame, start_s, longest_s)
-        if blocks.length > longest_s * blocks.rate_hz:
-            raise too_long(path, "audio", longest_s)
+    blocks, end_s, parts = _Blocks(), 0.0, MpegParts()
+    is_mpeg = stream.codec_context.name.startswith("mp3")
+    for packet in container.demux(stream, *pictures):
+        if packet.stream is not stream:
+            end_s = max(end_s, _end_s(packet, start_s))
+            continue
+        for frame in parts.frames(packet) if is_mpeg else packet.decode():
+            _check_rate(path, int(frame.sample_rate))
+            blocks.add(frame, start_s + parts.left_out_s, longest_s, parts.skip)
+            parts.skip = max(0, parts.skip - int(frame.samples))
+            if blocks.length > longest_s * blocks.rate_hz:
+                raise too_long(path, "audio", longest_s)
     stated = _stated_length(container, stream, blocks.rate_hz)
-    if blocks.length < _LEAST_SHARE_OF_SOUND * stated:
-        raise _cut_off(path, f"{blocks.length} of {stated} samples")
     filling = blocks.length - stated
-    end = stated if stated and 0 < filling <= _LONGEST_FILLING else blocks.length
+    end = stated if stated and 0 < filling <= _LONGEST_FILLING else blocks.length - parts.padding
     return DecodedSound(
         blocks.joined()[:end],
         blocks.rate_hz,
         _full_scale(blocks.sample_format),
         # Sound alone starts its own presentation; what headers say of it may be some milliseconds off.
         blocks.late_s if pictures else 0.0,
-        max((_end_s(picture, start_s) for picture in pictures), default=0.0),
+        end_s,
+        blocks.layout,
+        _track_note(container, stream),
     )
+
+
+def _track_note(container: Any, stream: Any) -> str | None:
+    tracks = container.streams.audio
+    if len(tracks) < 2:
+        return None
+    why = (
+        "marked as default"
+        if stream.disposition & av.stream.Disposition.default
+        else "the best by FFmpeg's rule"
+    )
+    return f"{len(tracks)} audio tracks: track {list(tracks).index(stream) + 1} was taken, {why}"
 
 
 class _Blocks:
@@ -139,30 +219,43 @@ class _Blocks:
 
     def __init__(self) -> None:
         self.length, self.rate_hz, self.late_s, self.sample_format = 0, 0, 0.0, ""
+        self.layout: tuple[str, ...] = ()
         self._blocks: list[Samples] = []
-        self._to_float = av.AudioResampler(format="fltp")
+        self._shape: tuple[str, str, int] | None = None
+        self._first_layout: Any = None
+        self._to_form: Any = None
 
-    def add(self, frame: Any, start_s: float, longest_s: float) -> None:
+    def add(self, frame: Any, start_s: float, longest_s: float, skip: int = 0) -> None:
         """Append a frame, with silence before it where time stamps leave a gap.
 
         Args:
             frame: of PyAV. Its rate counts: headers of some codecs state half of it.
             start_s: time stamp of the start of the presentation.
             longest_s: a gap of this length is not filled in, it only counts.
+            skip: samples at its start that an encoder added.
         """
-        samples: list[Samples] = [block.to_ndarray().T for block in self._to_float.resample(frame)]
         if not self._blocks:
             self.rate_hz, self.sample_format = int(frame.sample_rate), str(frame.format.name)
+            self.layout = tuple(channel.name for channel in frame.layout.channels)
             self.late_s = 0.0 if frame.time is None else float(frame.time) - start_s
         gap = 0
         if frame.time is not None:
             gap = round((frame.time - start_s - self.late_s) * self.rate_hz) - self.length
+        samples = [block[skip:] for block in self._in_form(frame)]
         if gap > LEAST_GAP_S * self.rate_hz:
             self.length += gap
             if gap <= longest_s * self.rate_hz:
                 self._blocks.append(np.zeros((gap, samples[0].shape[1]), np.float32))
         self._blocks += samples
         self.length += sum(map(len, samples))
+
+    def _in_form(self, frame: Any) -> list[Samples]:
+        """Return the samples in the form of the first frame: parts of a chained file may differ."""
+        shape = (frame.format.name, frame.layout.name, frame.sample_rate)
+        if shape != self._shape:
+            self._first_layout, self._shape = self._first_layout or frame.layout, shape
+            self._to_form = av.AudioResampler(format="fltp", layout=self._first_layout, rate=self.rate_hz)
+        return [block.to_ndarray().T for block in self._to_form.resample(frame)]
 
     def joined(self) -> Samples:
         """Return all blocks as (sample, channel)."""
@@ -176,11 +269,14 @@ def _stated_length(container: Any, stream: Any, rate_hz: int) -> int:
     return round(float(stream.duration * stream.time_base) * rate_hz)
 
 
-def _end_s(stream: Any, start_s: float) -> float:
-    """Return the end of a stream after the start of the presentation; 0 where its header does not say."""
-    if stream.duration is None:
+def _end_s(packet: Any, start_s: float) -> float:
+    """Return the end of a packet that is shown, after the start of the presentation; 0 for what an edit list hides."""
+    time = packet.dts if packet.pts is None else packet.pts
+    if time is None or not packet.size or packet.is_discard:
         return 0.0
-    return float(((stream.start_time or 0) + stream.duration) * stream.time_base) - start_s
+    rate = packet.stream.average_rate
+    duration = packet.duration * packet.time_base if packet.duration else (1 / rate if rate else 0)
+    return float(time * packet.time_base + duration) - start_s
 
 
 def _cut_off(path: Path, found: str) -> ClipError:

@@ -27,9 +27,10 @@ from vavl.media.decoding import (
     too_long,
 )
 from vavl.media.even_pictures import Shown, evenly
+from vavl.media.whole import check_whole
 
 _WATCH = "look at the file; make it again from its source, or leave the clip out"
-# An edit list may hide a few pictures that the header counts; a file that was cut off lacks more.
+# Some packets hold no picture of their own; where more give none, the decoder lost them.
 _LEAST_SHARE_OF_FRAMES = 0.9
 _GREY = 128
 # FFmpeg's own decoders of these codecs leave the transparency out.
@@ -65,9 +66,11 @@ class Pictures:
 
     def __iter__(self) -> Iterator[tuple[float, Picture]]:
         require_media_file(self.path, "video")
+        check_whole(self.path, "video")
         with ffmpeg_faults(self.path, "video"), av.open(str(self.path), options=OPTIONS) as container:
             stream = self._stream(container)
-            decoded = _Counted(_decode(container, stream, self.path))
+            packets = _Packets(container, stream)
+            decoded = _Counted(_decode(packets, stream, self.path))
             timeline = _Timeline(_progressive(decoded), stream, presentation_start(container))
             canvas: _Canvas | None = None
             for time, shown in evenly(timeline, self.rate):
@@ -77,7 +80,7 @@ class Pictures:
                 yield time, canvas.draw(shown.picture)
             if canvas is None:
                 raise ClipError(str(self.path), "video", "the video stream holds no picture", _WATCH)
-            self._check_whole(decoded, stream)
+            self._check_whole(decoded, packets)
             self.facts = _facts(timeline, decoded.count, canvas)
 
     def _stream(self, container: Any) -> Any:
@@ -94,13 +97,13 @@ class Pictures:
         stream.codec_context.thread_count = 1
         return stream
 
-    def _check_whole(self, decoded: _Counted, stream: Any) -> None:
+    def _check_whole(self, decoded: _Counted, packets: _Packets) -> None:
         if decoded.damaged:
             found = f"{decoded.damaged} of {decoded.count} pictures do not decode whole"
             raise ClipError(str(self.path), "video", f"damaged: {found}", _WATCH)
-        if decoded.count < _LEAST_SHARE_OF_FRAMES * stream.frames:
-            found = f"{decoded.count} of {stream.frames} pictures"
-            raise ClipError(str(self.path), "video", f"cut off: {found} can be decoded", _WATCH)
+        if packets.are_pictures and decoded.count < _LEAST_SHARE_OF_FRAMES * packets.count:
+            found = f"{decoded.count} of {packets.count} pictures"
+            raise ClipError(str(self.path), "video", f"damaged: {found} can be decoded", _WATCH)
 
 
 def read_frames(
@@ -108,6 +111,20 @@ def read_frames(
 ) -> Iterator[tuple[float, Picture]]:
     """Yield the pictures of a video at an even rate; see ``Pictures``."""
     return iter(Pictures(path, frame_rate_hz, longest_s))
+
+
+class _Packets:
+    """Packets of a video stream; ``count`` are those that are shown: an edit list may hide others."""
+
+    def __init__(self, container: Any, stream: Any) -> None:
+        self._packets, self.count = container.demux(stream), 0
+        self.are_pictures = stream.frames > 0
+        """Where a container counts pictures, each packet is one."""
+
+    def __iter__(self) -> Iterator[Any]:
+        for packet in self._packets:
+            self.count += bool(packet.size) and not packet.is_discard
+            yield packet
 
 
 class _Counted:
@@ -158,11 +175,20 @@ def _on_grey(picture: NDArray[np.uint8]) -> Picture:
     return laid
 
 
-def _decode(container: Any, stream: Any, path: Path) -> Iterator[Any]:
+def _decode(packets: Iterable[Any], stream: Any, path: Path) -> Iterator[Any]:
+    context = _alpha_decoder(stream, path)
+    for packet in packets:
+        if context is None:
+            yield from packet.decode()
+        else:
+            yield from context.decode(packet if packet.size else None)
+
+
+def _alpha_decoder(stream: Any, path: Path) -> Any | None:
+    """Return a decoder that keeps transparency, where the stream has it and FFmpeg's own would drop it."""
     name = str(stream.codec_context.name).removeprefix("lib").removeprefix("vpx-")
     if stream.metadata.get("alpha_mode") != "1" or name not in _ALPHA_DECODERS:
-        yield from container.decode(stream)
-        return
+        return None
     decoder = _ALPHA_DECODERS[name]
     if decoder not in av.codecs_available:
         raise ClipError(
@@ -171,8 +197,7 @@ def _decode(container: Any, stream: Any, path: Path) -> Iterator[Any]:
     context = av.CodecContext.create(decoder, "r")
     context.options, context.thread_count = OPTIONS, 1
     context.extradata = stream.codec_context.extradata
-    for packet in container.demux(stream):
-        yield from context.decode(packet if packet.size else None)
+    return context
 
 
 def _progressive(pictures: Iterable[Any]) -> Iterator[Any]:

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import soundfile
 from numpy.typing import NDArray
 
 from vavl.errors import ClipError
-from vavl.media.decoded_sound import LEAST_GAP_S, LISTEN, DecodedSound, decode_sound
+from vavl.media.decoded_sound import LEAST_GAP_S, LISTEN, DecodedSound, decode_sound, sound_length
 from vavl.media.decoding import require_media_file, too_long
-from vavl.media.sound_facts import sound_facts
+from vavl.media.mixing import mix
+from vavl.media.sound_facts import clipped_share, level_facts
 
 Samples = NDArray[np.float32]
 
@@ -25,8 +25,10 @@ class Sound:
 
     Attributes:
         waveform: (sample,), float32 in about -1..1; sample 0 is at the start of the container's presentation.
-        facts: of the sound that the file holds, see ``vavl.media.sound_facts``.
-        note: where silence was filled in; None if nowhere.
+        facts: ``seconds``, ``sample_rate_hz`` and ``channels`` of the file; ``peak``, ``silence_share`` and
+            ``clipped_share`` of what is heard, after mixing and resampling (``vavl.media.sound_facts``).
+        note: which track or channel was taken, how channels were mixed, where silence was filled in; None where
+            nothing is to be said.
     """
 
     waveform: Samples
@@ -47,16 +49,26 @@ def read_sound(path: Path, sample_rate_hz: int, longest_s: float = math.inf) -> 
     decoded = decode_sound(path, longest_s)
     if decoded.channels.shape[0] == 0:
         raise ClipError(str(path), "audio", "the file holds no sound: zero samples", LISTEN)
-    mono: Samples = decoded.channels.mean(axis=1, dtype=np.float32)
-    if not np.isfinite(mono).all():
+    if not np.isfinite(decoded.channels).all():
         raise ClipError(str(path), "audio", "the sound holds NaN or infinite values", LISTEN)
-    facts = sound_facts(decoded.channels, decoded.rate_hz, decoded.full_scale)
+    mixed = mix(decoded.channels, decoded.layout)
+    mono = mixed.samples
     before, after = _missing(decoded)
     if before + len(mono) + after > longest_s * decoded.rate_hz:
         raise too_long(path, "audio", longest_s)
     complete = np.pad(mono[max(0, -before) :], (max(0, before), after)) if before or after else mono
-    note = _note(before / decoded.rate_hz, after / decoded.rate_hz)
-    return Sound(_resampled(complete, decoded.rate_hz, sample_rate_hz), facts, note)
+    filled = _note(before / decoded.rate_hz, after / decoded.rate_hz)
+    notes = [note for note in (decoded.note, mixed.note, filled) if note is not None]
+    heard = mono if decoded.rate_hz == sample_rate_hz else _resampled(mono, decoded.rate_hz, sample_rate_hz)
+    facts = {
+        "seconds": len(mono) / decoded.rate_hz,
+        "sample_rate_hz": float(decoded.rate_hz),
+        "channels": float(decoded.channels.shape[1]),
+        "clipped_share": clipped_share(decoded.channels[:, mixed.taken], decoded.full_scale),
+        **level_facts(heard, sample_rate_hz),
+    }
+    waveform = heard if complete is mono else _resampled(complete, decoded.rate_hz, sample_rate_hz)
+    return Sound(waveform, facts, "; ".join(notes) or None)
 
 
 def read_audio(path: Path, sample_rate_hz: int, longest_s: float = math.inf) -> Samples:
@@ -65,10 +77,10 @@ def read_audio(path: Path, sample_rate_hz: int, longest_s: float = math.inf) -> 
 
 
 def sound_seconds(path: Path) -> float | None:
-    """Return the length that a sound file's header states; None if it cannot be read."""
+    """Return the length of a file's sound; None if it cannot be read."""
     try:
-        return float(soundfile.info(str(path)).duration)
-    except (soundfile.SoundFileError, OSError):
+        return sound_length(path)
+    except (ClipError, OSError):
         return None
 
 
