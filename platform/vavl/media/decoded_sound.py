@@ -27,7 +27,7 @@ _LONGEST_FILLING = 4096  # samples
 _COVER_ART = av.stream.Disposition.attached_pic
 _EIGHT_BITS = {"PCM_U8", "PCM_S8", "u8", "u8p"}
 # Formats whose headers guess or state nothing of the length: what libsndfile reads is held against the packets.
-_GUESSED = {"MP3", "MPEG", "OGG"}
+_GUESSED = {"MP3", "MPEG", "OGG", "ALAC"}
 _UNKNOWN_FRAMES = 1 << 62
 
 Samples = NDArray[np.float32]
@@ -124,7 +124,8 @@ def _by_libsndfile(path: Path, longest_s: float) -> DecodedSound | None:
         is_guessed = _is_guessed(sound)
         if is_guessed and _samples_of_packets(path, sound.samplerate) - sound.frames > _LONGEST_FILLING:
             return None
-        if sound.frames == 0 or sound.frames >= _UNKNOWN_FRAMES:
+        # Of ALAC libsndfile leaves the last packet out.
+        if sound.frames == 0 or sound.frames >= _UNKNOWN_FRAMES or "ALAC" in sound.subtype:
             return None
         if sound.frames > longest_s * sound.samplerate:
             raise too_long(path, "audio", longest_s)
@@ -176,10 +177,10 @@ def _decode_container(container: Any, path: Path, longest_s: float) -> DecodedSo
     start_s = presentation_start(container)
     pictures = [picture for picture in container.streams.video if not picture.disposition & _COVER_ART]
     blocks, end_s, parts = _Blocks(), 0.0, MpegParts()
-    is_mpeg = stream.codec_context.name.startswith("mp3")
+    is_mpeg = stream.codec_context.name.startswith(("mp1", "mp2", "mp3"))
     for packet in container.demux(stream, *pictures):
         if packet.stream is not stream:
-            end_s = max(end_s, _end_s(packet, start_s))
+            end_s = max(end_s, packet_end_s(packet, start_s))
             continue
         for frame in parts.frames(packet) if is_mpeg else packet.decode():
             _check_rate(path, int(frame.sample_rate))
@@ -269,7 +270,7 @@ def _stated_length(container: Any, stream: Any, rate_hz: int) -> int:
     return round(float(stream.duration * stream.time_base) * rate_hz)
 
 
-def _end_s(packet: Any, start_s: float) -> float:
+def packet_end_s(packet: Any, start_s: float) -> float:
     """Return the end of a packet that is shown, after the start of the presentation; 0 for what an edit list hides."""
     time = packet.dts if packet.pts is None else packet.pts
     if time is None or not packet.size or packet.is_discard:

@@ -1,18 +1,19 @@
-"""What the heads of media files say: length, rates, sizes; nothing is decoded."""
+"""What media files are: rates and sizes from their heads, the length from their packets."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import av
 import soundfile
 
 from vavl.errors import ClipError
-from vavl.media.decoding import OPTIONS, require_media_file
+from vavl.media.decoded_sound import packet_end_s, sound_length
+from vavl.media.decoding import OPTIONS, presentation_start, require_media_file
 
-_MICROSECONDS = 1_000_000
 _GOLDEN = 0.618034
 
 
@@ -22,7 +23,7 @@ class Probed:
 
     Attributes:
         name: below the folder.
-        seconds: length that its head states; None where it states none.
+        seconds: length of its sound, or else of its pictures.
         sample_rate_hz, channels: of its sound; None without sound.
         frame_rate_hz, width, height: of its pictures; None without pictures.
         coding: of sound and pictures.
@@ -76,7 +77,7 @@ def _probe_sound(path: Path, name: str) -> Probed | None:
     except (soundfile.SoundFileError, OSError):
         return None
     return Probed(
-        name, float(head.duration), int(head.samplerate), int(head.channels), coding=f"{head.format} {head.subtype}"
+        name, sound_length(path), int(head.samplerate), int(head.channels), coding=f"{head.format} {head.subtype}"
     )  # fmt: skip
 
 
@@ -90,7 +91,7 @@ def _probe_container(path: Path, name: str) -> Probed:
             return Probed(name, problem="holds neither sound nor pictures")
         return Probed(
             name,
-            None if container.duration is None else container.duration / _MICROSECONDS,
+            _seconds(container, path, sound, pictures),
             None if sound is None else int(sound.codec_context.sample_rate),
             None if sound is None else int(sound.codec_context.channels),
             None if pictures is None or not pictures.average_rate else float(pictures.average_rate),
@@ -98,3 +99,10 @@ def _probe_container(path: Path, name: str) -> Probed:
             None if pictures is None else int(pictures.codec_context.height),
             " + ".join(stream.codec_context.name for stream in (pictures, sound) if stream is not None),
         )
+
+
+def _seconds(container: Any, path: Path, sound: Any, pictures: Any) -> float:
+    if sound is not None:
+        return sound_length(path)
+    start_s = presentation_start(container)
+    return max((packet_end_s(packet, start_s) for packet in container.demux(pictures)), default=0.0)

@@ -7,8 +7,9 @@ chunks, boxes, elements or pages that hold the samples end within the file.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 from vavl.errors import ClipError
 
@@ -23,7 +24,7 @@ _EBML, _SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"
 
 
 def check_whole(path: Path, field: str) -> None:
-    """Refuse a file that ends before its container says: wav, AVI, AIFF, CAF, mp4 and mov, Matroska, Ogg.
+    """Refuse a file that ends before its container says: wav, Wave64, AVI, AIFF, AU, CAF, mp4, Matroska, Ogg.
 
     Sizes that a writer left open (live recordings, pipes) mean the end of the file. Other formats pass.
 
@@ -45,19 +46,8 @@ def check_whole(path: Path, field: str) -> None:
 
 def _end_of(stream: BinaryIO, head: bytes, end: int) -> int:
     """Return where the file ought to end at least; 0 where nothing tells."""
-    match head[:4]:
-        case b"RIFF" | b"RF64" | b"BW64":
-            return _riff_end(stream, "little", end)
-        case b"RIFX":
-            return _riff_end(stream, "big", end)
-        case b"FORM":
-            return _form_end(stream, end)
-        case b"caff":
-            return _caf_end(stream, end)
-        case b"OggS":
-            return _ogg_end(stream, end)
-        case magic if magic == _EBML:
-            return _matroska_end(stream)
+    if head[:4] in _ENDS:
+        return _ENDS[head[:4]](stream, end)
     return (
         _boxes_end(stream, end)
         if head[4:8] in {b"ftyp", b"wide", b"free", b"skip", *_BOXES_WITH_SAMPLES}
@@ -65,8 +55,9 @@ def _end_of(stream: BinaryIO, head: bytes, end: int) -> int:
     )
 
 
-def _riff_end(stream: BinaryIO, order: str, end: int) -> int:
+def _riff_end(stream: BinaryIO, end: int) -> int:
     head = stream.read(12)
+    order: Literal["big", "little"] = "big" if head[:4] == b"RIFX" else "little"
     if len(head) < 12:
         return 0
     whole = 8 + _riff_size(head[4:8], order, end - 8)
@@ -88,8 +79,8 @@ def _riff_end(stream: BinaryIO, order: str, end: int) -> int:
     return whole if whole > end + _RIFF_SLACK else 0
 
 
-def _riff_size(raw: bytes, order: str, to_the_end: int) -> int:
-    size = int.from_bytes(raw, "big" if order == "big" else "little")
+def _riff_size(raw: bytes, order: Literal["big", "little"], to_the_end: int) -> int:
+    size = int.from_bytes(raw, order)
     is_open = any(lowest <= size < lowest + 0x10000 for lowest in _UNKNOWN_RIFF)
     return max(0, to_the_end) if is_open else size
 
@@ -124,6 +115,27 @@ def _caf_end(stream: BinaryIO, end: int) -> int:
     return end
 
 
+def _au_end(stream: BinaryIO, _: int) -> int:
+    head = stream.read(12)
+    start, size = int.from_bytes(head[4:8], "big"), int.from_bytes(head[8:12], "big")
+    return 0 if size == 0xFFFFFFFF else start + size
+
+
+def _w64_end(stream: BinaryIO, end: int) -> int:
+    """Walk the chunks of Sony's Wave64: names of 16 bytes, sizes with their header, places in steps of 8."""
+    place = 40
+    for _ in range(_MOST_PARTS):
+        stream.seek(place)
+        chunk = stream.read(24)
+        size = int.from_bytes(chunk[16:24], "little")
+        if len(chunk) < 24 or size < 24:
+            return 0
+        if chunk[:4] == b"data":
+            return place + size if size < 1 << 62 else 0
+        place += -(-size // 8) * 8
+    return end
+
+
 def _boxes_end(stream: BinaryIO, end: int) -> int:
     """Walk the boxes at the top of an mp4; one without an index is left to FFmpeg, which knows why it fails."""
     place, has_index = 0, False
@@ -144,7 +156,7 @@ def _boxes_end(stream: BinaryIO, end: int) -> int:
     return end
 
 
-def _matroska_end(stream: BinaryIO) -> int:
+def _matroska_end(stream: BinaryIO, _: int) -> int:
     stream.seek(4)
     stream.seek(_variable_size(stream) or 0, os.SEEK_CUR)
     if stream.read(4) != _SEGMENT:
@@ -177,3 +189,10 @@ def _ogg_end(stream: BinaryIO, end: int) -> int:
             return place + 27 + page[26]
         place += 27 + len(segments) + sum(segments)
     return place
+
+
+_ENDS: dict[bytes, Callable[[BinaryIO, int], int]] = {
+    b"RIFF": _riff_end, b"RIFX": _riff_end, b"RF64": _riff_end, b"BW64": _riff_end, b"riff": _w64_end,
+    b"FORM": _form_end, b"caff": _caf_end, b".snd": _au_end, b"OggS": _ogg_end, _EBML: _matroska_end,
+}  # fmt: skip
+"""By the first four bytes of a file."""

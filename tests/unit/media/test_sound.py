@@ -58,7 +58,7 @@ def test_every_sample_format_gives_the_same_sound(tmp_path, subtype):
     assert found.dtype == np.float32
 
 
-@pytest.mark.parametrize("channels", [2, 3, 6])
+@pytest.mark.parametrize("channels", [2, 3])
 def test_channels_are_averaged(tmp_path, channels):
     silent = np.zeros((8000, channels))
     silent[:, 1] = tone(300, 0.5, amplitude=0.8)
