@@ -29,6 +29,8 @@ _EIGHT_BITS = {"PCM_U8", "PCM_S8", "u8", "u8p"}
 # Formats whose headers guess or state nothing of the length: what libsndfile reads is held against the packets.
 _GUESSED = {"MP3", "MPEG", "OGG", "ALAC"}
 _UNKNOWN_FRAMES = 1 << 62
+# So many channels are mixed by their names, which FFmpeg knows; of more it makes nothing.
+_SURROUND = range(3, 9)
 
 Samples = NDArray[np.float32]
 
@@ -69,21 +71,23 @@ def decode_sound(path: Path, longest_s: float) -> DecodedSound:
     problem: soundfile.SoundFileError | None = None
     try:
         found = _by_libsndfile(path, longest_s)
-        if found is not None and found.channels.shape[1] <= 2:
+        if found is not None and found.channels.shape[1] not in _SURROUND:
             return found
     except soundfile.SoundFileError as error:
         found, problem = None, error
+    suffix = path.suffix.lower().lstrip(".")
+    is_known = suffix.upper() in {*soundfile.available_formats(), "WAVE"}
     try:
         with ffmpeg_faults(path, "audio"), av.open(str(path), options=OPTIONS) as container:
-            return _decode_container(container, path, longest_s)
+            # FFmpeg takes noise for the one or other format; it is asked for codings of this one only.
+            if problem is None or not is_known or container.format.name.startswith(suffix[:3]):
+                return _decode_container(container, path, longest_s)
     except ClipError as error:
         if found is not None:  # several channels in a coding that FFmpeg does not know
             return found
-        if problem is None or not error.problem.startswith("cannot be decoded"):
+        if problem is None or not is_known or error.problem.startswith("cut off"):
             raise
-        if path.suffix.lower().lstrip(".").upper() not in {*soundfile.available_formats(), "WAVE"}:
-            raise
-        raise ClipError(str(path), "audio", f"not a readable sound file: {problem}", LISTEN) from error
+    raise ClipError(str(path), "audio", f"not a readable sound file: {problem}", LISTEN) from problem
 
 
 def sound_length(path: Path) -> float:
