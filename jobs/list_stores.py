@@ -5,7 +5,7 @@ from __future__ import annotations
 from vavl.config.command_line import print_table, run_job
 from vavl.config.files import make_folder, write_json
 from vavl.job_config import ListStoresJob
-from vavl.store.store_listing import list_stores, listed_rows, listing_summary
+from vavl.store.store_push import list_stores, listed_rows
 
 
 def check(job: ListStoresJob) -> None:
@@ -17,14 +17,14 @@ def story(job: ListStoresJob) -> None:
     """List the versions of every corpus and the stores without version."""
     make_folder(job.output_dir)
     found = list_stores(job.address)
-    write_json(job.output_dir / "summary.json", listing_summary(found))
+    write_json(job.output_dir / "summary.json", {"stores": found})
     print_table(f"stores at {job.address}", listed_rows(found))
     print("\nnext: python jobs/train_model.py CONFIG.yaml data.store=PLACE")
 
 
 def main() -> int:
     """Run the job."""
-    return run_job("Show the feature stores at an address or in a folder.", ListStoresJob, story, check)
+    return run_job("Show the feature stores at an address or in a directory.", ListStoresJob, story, check)
 
 
 if __name__ == "__main__":

@@ -8,8 +8,7 @@ from vavl.config.command_line import print_table, run_job
 from vavl.config.files import write_json
 from vavl.config.snapshot import save_config
 from vavl.job_config import MergeStoresJob
-from vavl.store.merge_summary import merge_rows, merge_summary
-from vavl.store.store_merge import check_target, merge_stores, plan_merge
+from vavl.store.store_merge import check_target, merge_rows, merge_stores, merge_summary, plan_merge
 
 
 def check(job: MergeStoresJob) -> None:

@@ -1,4 +1,4 @@
-"""Push a feature store to object storage or a shared folder: python jobs/push_store.py CONFIG.yaml [key=value ...]."""
+"""Push a feature store to an address or a shared directory: python jobs/push_store.py CONFIG.yaml [key=value ...]."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import datetime as dt
 from vavl.config.command_line import print_table, run_job
 from vavl.config.files import make_folder, write_json
 from vavl.job_config import PushStoreJob
-from vavl.store.store_listing import push_summary, pushed_rows
 from vavl.store.store_push import check_push, push_store
 
 
@@ -17,18 +16,18 @@ def check(job: PushStoreJob) -> None:
 
 
 def story(job: PushStoreJob) -> None:
-    """Send what is not there, commit the version, enter it into the index."""
+    """Send what is not there, commit the version, write which one is the newest."""
     make_folder(job.output_dir)
     pushed = push_store(job.store, job.to, dt.datetime.now(dt.UTC), read_back=job.read_back)
-    write_json(job.output_dir / "summary.json", push_summary(pushed))
-    print_table(f"pushed {job.store}", pushed_rows(pushed))
+    write_json(job.output_dir / "summary.json", pushed.summary())
+    print_table(f"pushed {job.store}", pushed.rows())
     print(f"\nnext: python jobs/train_model.py CONFIG.yaml data.store={pushed.place}")
 
 
 def main() -> int:
     """Run the job."""
     return run_job(
-        "Push a feature store to object storage or a shared folder, as a version of its corpus.",
+        "Push a feature store to object storage or a shared directory, as a version of its corpus.",
         PushStoreJob, story, check,
     )  # fmt: skip
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -21,6 +21,7 @@ from vavl.errors import StoreError
 MODALITIES = ("audio", "video")
 # A channel whose deviation is smaller than this share of its size is constant up to rounding.
 _CONSTANT = 1e-5
+_MOST_SHOWN = 10
 _SAME_STORE = "use the store that the model was trained on, or one made with the same corpus and settings"
 
 
@@ -227,6 +228,23 @@ class FeatureStatistics:
                 f"need {mean.shape} finite means and as many positive deviations, found {std.shape}", fix,
             )  # fmt: skip
         return cls(names[0], names[1], names[2], Normalisation(mean, std))
+
+
+def changed_settings(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    """Say in words in which entries one provenance differs from another, e.g. ``hop_ms 20.0 -> 10.0``."""
+    flat_old, flat_new = ({**entry, **entry["settings"], "settings": None} for entry in (old, new))
+    return ", ".join(
+        f"{name} {_short(flat_old.get(name, 'absent'))} -> {_short(flat_new.get(name, 'absent'))}"
+        for name in sorted(flat_old.keys() | flat_new.keys())
+        if flat_old.get(name, "absent") != flat_new.get(name, "absent")
+    )
+
+
+def _short(value: Any) -> str:
+    """Write a setting of a message; hundreds of channel names would hide the rest."""
+    if isinstance(value, Sized) and not isinstance(value, str) and len(value) > _MOST_SHOWN:
+        return f"({len(value)} entries)"
+    return str(value)
 
 
 def _without_places(settings: Mapping[str, Any]) -> dict[str, Any]:

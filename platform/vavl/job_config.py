@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 
 from demo_corpus.settings import DemoCorpusSettings
 from vavl.audit.settings import AuditSettings
+from vavl.config.addresses import StoreAddress
 from vavl.config.base import FrozenConfig
 from vavl.config.places import FROM_PROJECT, FROM_ROOT
 from vavl.evaluation.settings import EvaluationPlan
@@ -21,7 +22,6 @@ from vavl.prediction.media_folder import MEDIA_SUFFIXES
 from vavl.prediction.settings import PredictionSettings
 from vavl.promotion.settings import PromotionPlan
 from vavl.store.merge_settings import MergeSettings
-from vavl.store.store_address import StoreAddress
 from vavl.tracking.settings import TrackingSettings, TrackingTarget
 from vavl.training.settings import TrainingPlan
 

@@ -7,9 +7,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from vavl.config.addresses import StoreAddress
 from vavl.config.base import FrozenConfig
 from vavl.config.places import FROM_PROJECT, FROM_ROOT
-from vavl.store.store_address import StoreAddress
 
 EVERY_SPLIT = "all"
 Share = Annotated[float, Field(gt=0, lt=1)]

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from vavl.config.addresses import absolute_store
 from vavl.config.base import FrozenConfig
 from vavl.config.files import make_folder, read_json, write_json
 from vavl.config.snapshot import save_config
@@ -27,7 +28,6 @@ from vavl.models.saved_model import SavedModel, load_model
 from vavl.reports.plots import PLOTS_DIRECTORY
 from vavl.serving.model_address import ResolvedModel, resolve_model
 from vavl.serving.registry import register_model
-from vavl.store.store_address import absolute_store
 from vavl.tracking.leftovers import replay_leftovers
 from vavl.tracking.mlflow_writer import open_client
 from vavl.tracking.reachable import unreachable_reason

@@ -6,7 +6,7 @@ import hashlib
 import logging
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence, Sized
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -23,13 +23,12 @@ from vavl.errors import InputError, StoreError
 from vavl.extraction.parts import FORMAT, Part, PartResult, read_part_record
 from vavl.extraction.settings import FeatureSettings
 from vavl.extraction.sources import Source, sources_of
-from vavl.features import MODALITIES, ModalityInfo
+from vavl.features import MODALITIES, ModalityInfo, changed_settings
 
 logger = logging.getLogger(__name__)
 
 _FEWEST_CLIPS, _MOST_CLIPS, _PARTS_AIMED_AT = 16, 256, 64
 _FARTHEST = 4
-_MOST_SHOWN = 10
 _THREADS_THAT_LOOK = 16
 STATEMENT = "extraction.json"
 _NAME = re.compile(r"(?P<modality>[a-z]+)-\d+-(?P<key>[0-9a-f]+)\.parquet")
@@ -328,26 +327,5 @@ def differences(plan: ExtractionPlan, old: Mapping[str, Any]) -> Iterator[str]:
     new = plan.statement()
     for modality in MODALITIES:
         if modality in old and modality in new and old[modality] != new[modality]:
-            yield difference(modality, old[modality], new[modality])
-
-
-def difference(modality: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
-    """Say in words how an earlier provenance differs from the one now."""
-    flat_old, flat_new = ({**entry, **entry["settings"]} for entry in (old, new))
-    names = [
-        name
-        for name in sorted(flat_old.keys() | flat_new.keys())
-        if name != "settings" and flat_old.get(name, "absent") != flat_new.get(name, "absent")
-    ]
-    changes = ", ".join(
-        f"{name} {_short(flat_old.get(name, 'absent'))} -> {_short(flat_new.get(name, 'absent'))}"
-        for name in names
-    )
-    return f"other {modality} features are wanted ({changes}): all of them are extracted again"
-
-
-def _short(value: Any) -> str:
-    """Write a setting of a message; hundreds of channel names would hide the rest."""
-    if isinstance(value, Sized) and not isinstance(value, str) and len(value) > _MOST_SHOWN:
-        return f"({len(value)} entries)"
-    return str(value)
+            changes = changed_settings(old[modality], new[modality])
+            yield f"other {modality} features are wanted ({changes}): all of them are extracted again"

@@ -7,9 +7,9 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from vavl.config.addresses import StoreAddress
 from vavl.config.base import FrozenConfig
 from vavl.config.places import FROM_ROOT, root_folder
-from vavl.store.store_address import StoreAddress
 from vavl.workers.settings import WorkerSettings
 
 Condition = Literal["audio_video", "audio", "video"]

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from vavl.config.addresses import absolute_store
 from vavl.config.files import make_folder, write_json
 from vavl.errors import PromotionError
 from vavl.models.saved_model import SavedModel, load_model
@@ -19,7 +20,6 @@ from vavl.promotion.promotion_run import PromotionRun, earlier_decisions, open_p
 from vavl.promotion.same_clips import SameClips, open_same_clips, predict_same_clips
 from vavl.promotion.settings import PromotionPlan
 from vavl.serving.model_address import ResolvedModel, check_store, resolve_model, told_as_ours
-from vavl.store.store_address import absolute_store
 from vavl.tracking.mlflow_writer import open_client
 from vavl.tracking.settings import TrackingPlace, tracking_place
 

@@ -1,9 +1,10 @@
-"""The manifest of a merged store: the rows of all its corpora under names that no other corpus has."""
+"""The manifest of a merged store: names that no other corpus has, common labels, common folds."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,15 +12,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from vavl.corpora.manifest import Manifest
+from vavl.corpora.label_columns import LABEL_COLUMNS
+from vavl.corpora.manifest import TEST, TRAIN, Manifest
+from vavl.corpora.split_tables import NO_SPLIT
 from vavl.corpora.splits import SPLITS
-from vavl.store.merge_labels import mapped_labels
-from vavl.store.merge_settings import MergeSettings
-from vavl.store.merge_splits import MergedFold, check_speakers_are_apart, protocol_of, validation_of
+from vavl.errors import ConfigError
+from vavl.features import MODALITIES
+from vavl.store.merge_settings import AlignedFolds, LeaveOneCorpusOut, MergeSettings
 
 LABEL_SET = "merged"
-# Columns beside labels, splits and groups; a manifest that lacks one has nulls there.
-_PLAIN = ("corpus", "sex", "audio_path", "audio_table_key", "video_path", "video_table_key")
+_NAMES = np.array([*SPLITS, NO_SPLIT], dtype=object)  # code -1 is the last one
 
 
 def unique_names(corpus: str, names: Any) -> Any:
@@ -90,30 +92,23 @@ def _table(
     labels = mapped_labels(table, names, settings.classes)
     is_unused = labels.is_dropped & (settings.dropped_clips == "unused")
     splits = {fold.number: fold.column(corpus, manifest, is_unused) for fold in folds}
+    # In the order of an ordinary manifest; one that lacks a column has nulls there.
     columns: dict[str, Any] = {
         "clip_id": unique_names(corpus, table["clip_id"]),
+        "corpus": _texts(table, "corpus"),
         "speaker": unique_names(corpus, table["speaker"]),
-        **{name: _texts(table, name) for name in _PLAIN},
+        "sex": _texts(table, "sex"),
         **labels.columns,
         "test_fold": _test_fold(splits, len(manifest)),
+        **{
+            f"{name}_{kind}": _texts(table, f"{name}_{kind}")
+            for name in MODALITIES
+            for kind in ("path", "table_key")
+        },
         **{f"split_{number}": column for number, column in splits.items()},
         **{name: _texts(table, name) for name in groups},
     }
-    return pa.table(dict(_in_order(columns)))
-
-
-def _in_order(columns: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Yield the columns in the order of an ordinary manifest."""
-    for name in ("clip_id", "corpus", "speaker", "sex"):
-        yield name, columns[name]
-    for name, column in columns.items():
-        if name not in ("clip_id", "corpus", "speaker", "sex", *_PLAIN) and not name.startswith(
-            ("split_", "group_")
-        ):
-            yield name, column
-    for name, column in columns.items():
-        if name in _PLAIN[2:] or name.startswith(("split_", "group_")):
-            yield name, column
+    return pa.table(columns)
 
 
 def _texts(table: pa.Table, name: str) -> pa.ChunkedArray | pa.Array:
@@ -139,3 +134,236 @@ def _common_target(manifests: Mapping[str, Manifest]) -> str:
 
 def _is_group(name: str) -> bool:
     return name.startswith("group_")
+
+
+@dataclass(frozen=True)
+class MappedLabels:
+    """The label columns of a corpus, in the classes of the merged store.
+
+    Attributes:
+        columns: by name, those of ``LABEL_COLUMNS``.
+        is_dropped: (clips,), True where the class of the clip was dropped.
+    """
+
+    columns: Mapping[str, pa.Array]
+    is_dropped: NDArray[np.bool_]
+
+
+def class_maps(
+    classes: Mapping[str, tuple[str, ...]], settings: MergeSettings
+) -> dict[str, dict[str, str | None]]:
+    """Return by corpus what becomes of each of its classes: one of the merged store, or None if it is dropped.
+
+    A class that ``labels`` does not name is kept if the merged store has one of this name.
+
+    Args:
+        classes: of each corpus.
+        settings: of the merge.
+
+    Raises:
+        ConfigError: a class is neither kept nor mapped nor dropped, ``labels`` names one that is not there,
+            or a class of the merged store comes from no corpus; all such classes are listed.
+    """
+    faults = []
+    for corpus, names in classes.items():
+        named = settings.labels.get(corpus, {})
+        lost = [name for name in names if name not in named and name not in settings.classes]
+        if lost:
+            faults.append(f"labels.{corpus}: {', '.join(lost)}: neither kept nor mapped nor dropped")
+        strange = [name for name in named if name not in names]
+        if strange:
+            faults.append(
+                f"labels.{corpus}: {', '.join(strange)}: no class of this corpus ({', '.join(names)})"
+            )
+    maps = {
+        corpus: {name: settings.labels.get(corpus, {}).get(name, name) for name in names}
+        for corpus, names in classes.items()
+    }
+    fed = {new for one in maps.values() for new in one.values()}
+    faults += [f"classes: {name}: comes from no corpus" for name in settings.classes if name not in fed]
+    if faults:
+        raise ConfigError(
+            "merge", "", "\n  - ".join(["labels do not fit", *faults]),
+            "map each class of a corpus to one of `classes`, or to null to drop it",
+        )  # fmt: skip
+    return maps
+
+
+def mapped_labels(table: pa.Table, names: Mapping[str, str | None], classes: tuple[str, ...]) -> MappedLabels:
+    """Return the labels of a corpus in the classes of the merged store.
+
+    Shares of dropped classes are taken out of a soft label and the rest is divided by its sum; a soft label
+    whose largest share was dropped, and that of a clip whose class was dropped, is null. Attributes stay.
+
+    Args:
+        table: of the corpus' manifest; a label column that is not there is null.
+        names: what becomes of every class, in the order of the corpus' classes.
+        classes: of the merged store.
+    """
+    old = pa.array(list(names), pa.string())
+    label = _column(table, "label", pa.string())
+    places = pc.index_in(label, value_set=old)
+    new_label = pa.array(list(names.values()), pa.string()).take(places)
+    is_dropped = np.asarray(pc.and_(pc.is_valid(places), pc.is_null(new_label)))
+    soft, soft_dropped = _mapped_shares(_column(table, "soft_label", pa.list_(pa.float32())), names, classes)
+    is_dropped = is_dropped | (soft_dropped & np.asarray(pc.is_null(label)))
+    columns = {
+        "label": new_label,
+        "soft_label": pc.if_else(pa.array(is_dropped), pa.scalar(None, soft.type), soft),
+        **{name: _column(table, name, pa.float32()) for name in LABEL_COLUMNS[2:]},
+    }
+    return MappedLabels(columns, is_dropped)
+
+
+def _mapped_shares(
+    column: pa.Array, names: Mapping[str, str | None], classes: tuple[str, ...]
+) -> tuple[pa.Array, NDArray[np.bool_]]:
+    """Return the soft labels in the new classes, and where the largest share was of a dropped class."""
+    there = np.asarray(column.is_valid())
+    shares = np.asarray(column.drop_null().flatten(), dtype=np.float64).reshape(-1, len(names))
+    into = np.zeros((len(names), len(classes)))
+    for row, new in enumerate(names.values()):
+        if new is not None:
+            into[row, classes.index(new)] = 1
+    kept = shares @ into
+    gone = into.sum(axis=1) == 0
+    is_lost = gone[shares.argmax(axis=1)] if len(shares) else np.zeros(0, np.bool_)
+    # Nothing is divided where nothing was taken out, so that kept shares stay what they are to the bit.
+    rest = np.where((shares[:, gone].sum(axis=1) > 0) & ~is_lost, kept.sum(axis=1), 1)
+    flat = np.ascontiguousarray((kept / rest[:, None])[~is_lost], dtype=np.float32)
+    known = there.copy()
+    known[there] = ~is_lost
+    ends = np.concatenate([[0], np.cumsum(known)]) * len(classes)
+    lists = pa.ListArray.from_arrays(
+        pa.array(ends.astype(np.int32)), pa.array(flat.ravel()), mask=pa.array(~known)
+    )
+    is_dropped = np.zeros(len(column), np.bool_)
+    is_dropped[there] = is_lost
+    return lists, is_dropped
+
+
+def _column(table: pa.Table, name: str, kind: pa.DataType) -> pa.Array:
+    if name not in table.column_names:
+        return pa.nulls(table.num_rows, kind)
+    column = table[name].cast(kind).combine_chunks()
+    return column if isinstance(column, pa.Array) else pa.concat_arrays(column.chunks)
+
+
+@dataclass(frozen=True)
+class MergedFold:
+    """One fold of a merged store.
+
+    Attributes:
+        number: of the fold.
+        of_corpus: the fold of each corpus that gives its splits.
+        test_corpus: that is tested as a whole; None where every corpus tests its own speakers.
+    """
+
+    number: int
+    of_corpus: Mapping[str, int]
+    test_corpus: str | None = None
+
+    @property
+    def name(self) -> str:
+        """What reports call the fold beside its number."""
+        if self.test_corpus is not None:
+            return self.test_corpus
+        return ", ".join(f"{corpus} {fold}" for corpus, fold in self.of_corpus.items())
+
+    def column(self, corpus: str, manifest: Manifest, is_unused: np.ndarray) -> pa.Array:
+        """Return the split of every clip of one corpus.
+
+        Args:
+            corpus: that the manifest is of.
+            manifest: of the corpus.
+            is_unused: (clips,), True for clips that are to be in no split.
+        """
+        split = manifest.split(self.of_corpus[corpus]).copy()
+        if self.test_corpus == corpus:
+            split[split >= 0] = TEST
+        elif self.test_corpus is not None:
+            split[split == TEST] = TRAIN
+        split[is_unused] = -1
+        return pa.array(_NAMES[split], pa.string())
+
+
+def merged_folds(
+    rule: AlignedFolds | LeaveOneCorpusOut, manifests: Mapping[str, Manifest]
+) -> list[MergedFold]:
+    """Return the folds of a merged store.
+
+    Args:
+        rule: how they come about.
+        manifests: by corpus.
+
+    Raises:
+        ConfigError: a corpus or a fold is not there, or no fold is left.
+    """
+    match rule:
+        case AlignedFolds():
+            return _aligned(rule, manifests)
+        case LeaveOneCorpusOut():
+            first = {corpus: manifest.folds[0] for corpus, manifest in manifests.items()}
+            return [MergedFold(number, first, corpus) for number, corpus in enumerate(manifests)]
+
+
+def protocol_of(rule: AlignedFolds | LeaveOneCorpusOut, manifests: Mapping[str, Manifest]) -> str:
+    """Return the name of the split protocol; every report names it."""
+    if isinstance(rule, LeaveOneCorpusOut):
+        return f"leave one corpus out ({', '.join(manifests)})"
+    return "aligned folds: " + "; ".join(
+        f"{corpus}: {manifest.protocol}" for corpus, manifest in manifests.items()
+    )
+
+
+def check_speakers_are_apart(speakers: pa.Array, splits: pa.Array, fold: int) -> None:
+    """Assert that no speaker is in two of train, validation and test."""
+    pairs = pa.table({"speaker": speakers, "split": splits}).group_by(["speaker", "split"]).aggregate([])
+    used = [speaker for speaker, split in zip(*pairs.to_pydict().values(), strict=True) if split in SPLITS]
+    assert len(used) == len(set(used)), f"fold {fold}: splits share a speaker"
+
+
+def validation_of(rule: AlignedFolds | LeaveOneCorpusOut) -> str:
+    """Return in words who the validation speakers are."""
+    if isinstance(rule, AlignedFolds):
+        return "those of every corpus"
+    return "those of the first fold of every corpus that trains"
+
+
+def _aligned(rule: AlignedFolds, manifests: Mapping[str, Manifest]) -> list[MergedFold]:
+    strange = sorted(set(rule.by_corpus) - set(manifests))
+    if strange:
+        raise ConfigError(
+            "merge",
+            "folds.by_corpus",
+            f"{', '.join(strange)}: no such corpus",
+            f"known: {', '.join(manifests)}",
+        )
+    common = set.intersection(*(set(manifest.folds) for manifest in manifests.values()))
+    named = next(iter(rule.by_corpus.values()), None)
+    numbers = sorted(common) if named is None else range(len(named))
+    if not numbers:
+        raise ConfigError(
+            "merge",
+            "folds",
+            "no fold is in all corpora: " + _known(manifests),
+            "name their folds in folds.by_corpus",
+        )
+    folds = []
+    for number in numbers:
+        of_corpus = {
+            corpus: rule.by_corpus[corpus][number] if corpus in rule.by_corpus else number
+            for corpus in manifests
+        }
+        for corpus, fold in of_corpus.items():
+            if fold not in manifests[corpus].folds:
+                raise ConfigError(
+                    "merge", "folds.by_corpus", f"{corpus} has no fold {fold}; " + _known(manifests),
+                    "name folds that are there",
+                )  # fmt: skip
+        folds.append(MergedFold(number, of_corpus))
+    return folds
+
+
+def _known(manifests: Mapping[str, Manifest]) -> str:
+    return "; ".join(f"{corpus} has {list(manifest.folds)}" for corpus, manifest in manifests.items())

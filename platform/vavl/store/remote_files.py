@@ -1,20 +1,21 @@
-"""Files at an address (``s3://``, ``gs://``, ``http://``, ``file://`` ...): read, copied and checked."""
+"""Files at an address (``s3://``, ``gs://``, ``http://``, ``file://`` ...): read, copied, checked and written."""
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import logging
 import os
+import secrets
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import fsspec.core
+from fsspec.callbacks import Callback
 
 from vavl.errors import InputError, StoreError, VavlError
 
@@ -22,6 +23,7 @@ _CHUNK_BYTES = 16 * 2**20
 _SPARE_BYTES = 100 * 2**20
 _SECONDS_BETWEEN_LINES = 10.0
 _NOT_FOUND = 404
+_MORE_SPACE = "free disk space, or export VAVL_CACHE=/another/disk"
 _DRIVERS = {
     "s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "abfs": "adlfs", "abfss": "adlfs", "az": "adlfs",
     "http": "aiohttp", "https": "aiohttp", "sftp": "paramiko", "ssh": "paramiko",
@@ -36,6 +38,9 @@ _KNOWN_ERRORS = {
     "FileNotFoundError": ("there is no such bucket or file", "create the bucket, or correct the address"),
     "EndpointConnectionError": ("no server answers", "check the network, and AWS_ENDPOINT_URL where it is set"),
 }  # fmt: skip
+# An upload to these appears when it is complete; elsewhere a reader could see half a file.
+_WHOLE_OR_ABSENT = frozenset({"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az"})
+Tick = Callable[[int], None]
 _log = logging.getLogger(__name__)
 # Every client would say where it found its credentials.
 for _name in ("aiobotocore", "botocore"):
@@ -69,19 +74,15 @@ class RemoteFolder:
         try:
             # A cached listing hides what other machines have written since.
             self.files, self._root = fsspec.core.url_to_fs(address, use_listings_cache=False)
-        except ImportError as fault:
+        except ImportError as error:
             driver = _DRIVERS.get(protocol)
-            raise InputError(
-                address, "", f"the driver of {protocol}:// is not installed",
-                f"pip install {driver}" if driver else str(fault),
-            ) from None  # fmt: skip
+            fix = f"pip install {driver}" if driver else str(error)
+            raise InputError(address, "", f"the driver of {protocol}:// is not installed", fix) from None
         except ValueError:
-            raise InputError(
-                address, "", f"addresses of {protocol}:// are not known",
-                "give a folder, or an address of s3://, gs://, abfs://, https:// or file://",
-            ) from None  # fmt: skip
-        except Exception as fault:  # noqa: BLE001  every driver raises errors of its own
-            raise self.unreachable(fault) from None
+            fix = "give a directory, or an address of s3://, gs://, abfs://, https:// or file://"
+            raise InputError(address, "", f"addresses of {protocol}:// are not known", fix) from None
+        except Exception as error:  # noqa: BLE001  every driver raises errors of its own
+            raise self.unreachable(error) from None
         self.files.invalidate_cache()
 
     def path(self, name: str) -> str:
@@ -100,22 +101,36 @@ class RemoteFolder:
     def chunks(self, name: str) -> Iterator[bytes]:
         """Yield the content of a file, piece by piece; raises like ``read``."""
         try:
-            with self.files.open(self.path(name), "rb", block_size=self._block) as stream:
+            with (
+                self.reached(),
+                self.files.open(self.path(name), "rb", block_size=self._block) as stream,
+            ):
                 while chunk := stream.read(_CHUNK_BYTES):
                     yield chunk
-        except FileNotFoundError as fault:
+        except FileNotFoundError as error:
             # The HTTP driver calls a server that is away by this name, too.
-            if isinstance(fault.__cause__, Exception) and not _is_absence(fault.__cause__):
-                raise self.unreachable(fault.__cause__) from None
-            raise StoreError(
-                f"{self.address}/{name}", "", "there is no such file: no feature store, or an incomplete one",
-                "check the address; copy the whole store there",
-            ) from None  # fmt: skip
-        except Exception as fault:  # noqa: BLE001  see above
-            raise self.unreachable(fault) from None
+            if isinstance(error.__cause__, Exception) and not _is_absence(error.__cause__):
+                raise self.unreachable(error.__cause__) from None
+            problem = "there is no such file: no feature store, or an incomplete one"
+            fix = "check the address; copy the whole store there"
+            raise StoreError(f"{self.address}/{name}", "", problem, fix) from None
+
+    @contextlib.contextmanager
+    def reached(self, what: str = "read") -> Iterator[None]:
+        """Let a file that is missing pass as FileNotFoundError; what else a driver raises says what cannot be done.
+
+        Raises:
+            InputError: the place cannot be reached.
+        """
+        try:
+            yield
+        except (FileNotFoundError, VavlError):
+            raise
+        except Exception as error:  # noqa: BLE001  every driver raises errors of its own
+            raise self.unreachable(error, what) from None
 
     def unreachable(self, fault: Exception, what: str = "read") -> InputError:
-        """Return the error for a fault of a driver; ``what`` cannot be done.
+        """Return the error for an error of a driver; ``what`` cannot be done.
 
         The text of a driver's error may hold a signed address; its name says enough.
         """
@@ -142,7 +157,7 @@ def copy_files(remote: RemoteFolder, files: Sequence[StoreFile], folder: Path) -
     """
     total = sum(file.bytes or 0 for file in files)
     _check_space(folder, total)
-    clock = TransferClock("copying", remote.address, total)
+    clock = TransferClock(f"copying {remote.address}", total)
     hashes = {}
     for file in files:
         size, hashes[file.name] = _copy(remote, file.name, folder / file.name, clock)
@@ -160,29 +175,16 @@ def copy_files(remote: RemoteFolder, files: Sequence[StoreFile], folder: Path) -
     return hashes
 
 
-@contextlib.contextmanager
-def held_lock(path: Path) -> Iterator[None]:
-    """Hold a lock between the processes of this machine; waits for another holder."""
-    with path.open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            _log.info("waiting for another process: %s", path)
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
 class TransferClock:
     """Says from time to time how far a transfer has come, and how fast it is.
 
     Args:
-        what: is done, e.g. "copying".
-        address: from where or where to.
+        what: is done and with which address, e.g. "copying s3://bucket/demo".
         total: bytes, as far as they are known.
     """
 
-    def __init__(self, what: str, address: str, total: int) -> None:
-        self._what, self._address, self._total, self.done = what, address, total, 0
+    def __init__(self, what: str, total: int) -> None:
+        self._what, self._total, self.done = what, total, 0
         self._start = self._last = time.monotonic()
 
     @property
@@ -193,14 +195,13 @@ class TransferClock:
     def tick(self, count: int) -> None:
         """Count bytes that were moved."""
         self.done += count
-        now = time.monotonic()
-        if now - self._last >= _SECONDS_BETWEEN_LINES:
-            self._last = now
+        if time.monotonic() - self._last >= _SECONDS_BETWEEN_LINES:
+            self._last = time.monotonic()
             left = (self._total - self.done) * self.seconds / max(1, self.done)
+            done, total = size_text(self.done), size_text(self._total)
             _log.info(
-                "%s %s: %s of %s, %s, about %.0f s left", self._what, self._address, size_text(self.done),
-                size_text(self._total), self.rate(), max(0.0, left),
-            )  # fmt: skip
+                "%s: %s of %s, %s, about %.0f s left", self._what, done, total, self.rate(), max(0.0, left)
+            )
 
     def rate(self) -> str:
         """Return the mean rate in words."""
@@ -219,11 +220,9 @@ def _copy(remote: RemoteFolder, name: str, target: Path, clock: TransferClock) -
                 clock.tick(len(chunk))
             file.flush()
             os.fsync(file.fileno())
-    except OSError as fault:
-        raise InputError(
-            str(target.parent), "", f"cannot be written: {fault.strerror or fault}",
-            "free disk space, or export VAVL_CACHE=/another/disk",
-        ) from None  # fmt: skip
+    except OSError as error:
+        problem = f"cannot be written: {error.strerror or error}"
+        raise InputError(str(target.parent), "", problem, _MORE_SPACE) from None
     return size, digest.hexdigest()
 
 
@@ -234,10 +233,8 @@ def _is_absence(fault: Exception) -> bool:
 def _check_space(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(folder).free
     if needed + _SPARE_BYTES > free:
-        raise InputError(
-            str(folder.parent), "", f"the store takes {size_text(needed)}, {size_text(free)} are free",
-            "free disk space, or export VAVL_CACHE=/another/disk",
-        )  # fmt: skip
+        problem = f"the store takes {size_text(needed)}, {size_text(free)} are free"
+        raise InputError(str(folder.parent), "", problem, _MORE_SPACE)
 
 
 def _other(place: str, problem: str) -> VavlError:
@@ -249,3 +246,116 @@ def _other(place: str, problem: str) -> VavlError:
 def size_text(count: Any) -> str:
     """Return a number of bytes in words."""
     return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.2f} MB"
+
+
+def send_file(remote: RemoteFolder, source: Path, name: str, tick: Tick) -> None:
+    """Copy ``source`` to ``name`` below the address; ``tick`` receives how many bytes went.
+
+    Raises:
+        InputError: the address cannot be written, e.g. for want of rights or of space.
+    """
+    reported = 0
+
+    def report(size: int, value: int, **_: Any) -> None:  # noqa: ARG001  fsspec calls it by these names
+        nonlocal reported
+        tick(value - reported)
+        reported = value
+
+    with _beside(remote, name) as place:
+        remote.files.put_file(str(source), place, callback=Callback(hooks={"bytes": report}))
+    # Some drivers report nothing while they copy.
+    tick(source.stat().st_size - reported)
+
+
+def write_small(remote: RemoteFolder, name: str, content: bytes) -> None:
+    """Write a small file, whole or not at all; an earlier one is replaced.
+
+    Raises:
+        InputError: the address cannot be written.
+    """
+    with _beside(remote, name) as place:
+        remote.files.pipe_file(place, content)
+
+
+def move_there(remote: RemoteFolder, name: str, target: str) -> None:
+    """Move a file below the address.
+
+    Raises:
+        InputError: the address cannot be written, or there is no such file.
+    """
+    with _beside(remote, target) as place:
+        remote.files.mv(remote.path(name), place)
+
+
+def size_there(remote: RemoteFolder, name: str) -> int | None:
+    """Return the bytes of a file at the address, None where there is none.
+
+    Raises:
+        InputError: the address cannot be read.
+    """
+    with remote.reached(), contextlib.suppress(FileNotFoundError):
+        return int(remote.files.info(remote.path(name))["size"])
+    return None
+
+
+def hash_there(remote: RemoteFolder, name: str) -> str:
+    """Read a file back and return its SHA-256.
+
+    Raises:
+        InputError, StoreError: see ``RemoteFolder.read``.
+    """
+    digest = hashlib.sha256()
+    for chunk in remote.chunks(name):
+        digest.update(chunk)
+    return digest.hexdigest()
+
+
+def folders_there(remote: RemoteFolder) -> list[str]:
+    """Return the names of the directories right below the address; none where nothing was written yet.
+
+    Raises:
+        InputError: the address cannot be listed.
+    """
+    entries: list[dict[str, Any]] = []
+    with remote.reached("listed"), contextlib.suppress(FileNotFoundError):
+        remote.files.invalidate_cache()
+        entries = remote.files.ls(remote.path(""), detail=True)
+    directories = (entry["name"].rstrip("/") for entry in entries if entry["type"] == "directory")
+    return sorted(name.rpartition("/")[2] for name in directories)
+
+
+def read_if_there(remote: RemoteFolder, name: str) -> bytes | None:
+    """Return the content of a small file, None where there is none.
+
+    Raises:
+        InputError: the address cannot be read.
+    """
+    try:
+        return remote.read(name)
+    except StoreError:
+        return None
+
+
+@contextlib.contextmanager
+def _beside(remote: RemoteFolder, name: str) -> Iterator[str]:
+    """Yield where to write ``name``; it stands in its place when the block has succeeded."""
+    place = remote.path(name)
+    try:
+        if remote.protocol in _WHOLE_OR_ABSENT:
+            yield place
+            return
+        folder, _, file = place.rpartition("/")
+        partial = f"{folder}/.{file}.{secrets.token_hex(4)}.partial"
+        remote.files.makedirs(folder, exist_ok=True)
+        try:
+            yield partial
+            remote.files.mv(partial, place)
+        except BaseException:
+            with contextlib.suppress(Exception):
+                remote.files.rm_file(partial)
+            raise
+    except NotImplementedError:
+        fix = "name a directory or object storage, e.g. s3://bucket/demo"
+        raise InputError(remote.address, "", f"{remote.protocol}:// can only be read", fix) from None
+    except Exception as error:  # noqa: BLE001  every driver raises errors of its own
+        raise remote.unreachable(error, "written") from None

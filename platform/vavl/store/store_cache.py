@@ -12,20 +12,23 @@ GOOGLE_APPLICATION_CREDENTIALS, ...); their settings as ``FSSPEC_S3_ENDPOINT_URL
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from vavl.config.files import make_folder, read_json, sha256_of_file, write_json
 from vavl.config.places import CACHE_VARIABLE
 from vavl.errors import StoreError, VavlError
-from vavl.store.remote_files import RemoteFolder, StoreFile, copy_files, held_lock
+from vavl.store.remote_files import RemoteFolder, StoreFile, copy_files
 from vavl.store.store import checked_content, read_content
 from vavl.store.store_versions import check_version, store_folder
 
@@ -72,6 +75,21 @@ def run_cache_folder() -> Path:
 def is_at_hand(place: Path | str) -> bool:
     """Tell whether this machine has the features of the store, so that opening it copies nothing."""
     return isinstance(place, Path) or _CachedStore(place).is_whole
+
+
+@contextlib.contextmanager
+def held_lock(path: Path) -> Iterator[None]:
+    """Hold a lock between the processes of this machine; waits for another holder."""
+    lock = FileLock(path)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        _log.info("waiting for another process: %s", path)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _folder_here(place: Path | str) -> Path | None:

@@ -10,20 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from vavl.config.files import make_folder, sha256_of_json, written_beside
 from vavl.corpora.manifest import Manifest
+from vavl.corpora.splits import SPLITS
 from vavl.errors import ConfigError, StoreError
-from vavl.features import MODALITIES, ModalityInfo
+from vavl.features import MODALITIES, ModalityInfo, changed_settings
 from vavl.store.clip_facts import FILE_NAME as FACTS_FILE
 from vavl.store.clip_facts import SCHEMA as FACTS_SCHEMA
-from vavl.store.merge_labels import class_maps
 from vavl.store.merge_settings import MergeSettings
-from vavl.store.merge_splits import MergedFold, merged_folds
-from vavl.store.merged_manifest import merged_manifest, unique_names
-from vavl.store.remote_files import held_lock
+from vavl.store.merged_manifest import MergedFold, class_maps, merged_folds, merged_manifest, unique_names
 from vavl.store.store import ROW_SCHEMA, FeatureStore, map_batches, read_content
-from vavl.store.store_cache import local_notes, local_store
+from vavl.store.store_cache import held_lock, local_notes, local_store
 from vavl.store.store_versions import pinned_store, version_of
 from vavl.store.store_writer import StoreWriter
 
@@ -191,7 +190,7 @@ def _common_infos(sources: Mapping[str, Source], settings: MergeSettings) -> dic
                     str(source.place), modality,
                     f"has other {modality} features than {first}: {_difference(known, info)}",
                     f"extract {corpus} with the settings of {first} (python jobs/prepare_corpus.py CONFIG), or take "
-                    f"the other side alone (modalities)",
+                    f"the other modality alone (modalities)",
                 )  # fmt: skip
     return infos
 
@@ -199,20 +198,8 @@ def _common_infos(sources: Mapping[str, Source], settings: MergeSettings) -> dic
 def _difference(one: ModalityInfo, other: ModalityInfo) -> str:
     if one.extractor != other.extractor:
         return f"{one.extractor} {one.version} -> {other.extractor} {other.version}"
-    flat = [
-        {
-            "version": info.version, "width": info.width, "frame_rate_hz": info.frame_rate_hz,
-            "channels": info.channels, **info.settings,
-        }
-        for info in (one, other)
-    ]  # fmt: skip
-    names = sorted(name for name in flat[0].keys() | flat[1].keys() if flat[0].get(name) != flat[1].get(name))
-    return ", ".join(f"{name} {_short(flat[0].get(name))} -> {_short(flat[1].get(name))}" for name in names)
-
-
-def _short(value: Any) -> str:
-    text = str(value)
-    return text if len(text) <= 80 else f"{text[:80]} ..."
+    counts = {"clips": 0, "frames": 0}
+    return changed_settings(vars(one) | counts, vars(other) | counts)
 
 
 def _write(plan: MergePlan, folder: Path) -> None:
@@ -265,3 +252,53 @@ def _renamed(batch: pa.RecordBatch, corpus: str, columns: tuple[str, ...]) -> pa
         place = batch.schema.get_field_index(name)
         batch = batch.set_column(place, batch.schema.field(place), unique_names(corpus, batch.column(place)))
     return batch
+
+
+def merge_summary(plan: MergePlan, store: FeatureStore, seconds: float) -> dict[str, Any]:
+    """Return the content of summary.json.
+
+    Keys: ``corpus``, ``clips``, ``speakers``, ``audio_clips``, ``video_clips``; ``labelled`` clips by class;
+    ``protocol`` and ``folds``: per fold its ``name`` and clips by split; ``sources``: per corpus ``place``,
+    ``clips``, ``store_hash``, ``licence``, ``target``; ``store_hash``, ``seconds``.
+    """
+    manifest = Manifest.read(store.folder)
+    table, folds = manifest.table, {}
+    for fold in plan.folds:
+        split = table[f"split_{fold.number}"]
+        counts = {name: int(pc.sum(pc.equal(split, name)).as_py() or 0) for name in SPLITS}
+        folds[str(fold.number)] = {"name": fold.name, **counts}
+    labelled = {entry["values"]: entry["counts"] for entry in pc.value_counts(table["label"]).to_pylist()}
+    shown = ("clips", "store_hash", "licence", "target")
+    return {
+        "corpus": store.corpus,
+        "clips": len(manifest),
+        "speakers": len(manifest.speaker_codes()[1]),
+        **{f"{name}_clips": info.clips for name, info in store.info.items()},
+        "labelled": {name: labelled.get(name, 0) for name in manifest.classes},
+        "protocol": manifest.protocol,
+        "folds": folds,
+        "sources": {
+            corpus: {"place": str(source.place)} | {key: source.provenance[key] for key in shown}
+            for corpus, source in plan.sources.items()
+        },
+        "store_hash": store.hash,
+        "seconds": round(seconds, 3),
+    }
+
+
+def merge_rows(summary: Mapping[str, Any], folder: Path) -> list[tuple[str, str]]:
+    """Return the rows of the table that the job prints."""
+    rows = [
+        (corpus, f"{source['clips']} clips, {source['target']}, licence {source['licence'] or 'unknown'}")
+        for corpus, source in summary["sources"].items()
+    ]
+    labelled = ", ".join(f"{name} {count}" for name, count in summary["labelled"].items())
+    rows += [
+        ("clips", f"{summary['clips']} of {summary['speakers']} speakers"),
+        ("labelled", labelled),
+        ("protocol", summary["protocol"]),
+    ]
+    for number, fold in summary["folds"].items():
+        counts = ", ".join(f"{name} {fold[name]}" for name in SPLITS)
+        rows.append((f"fold {number}", f"{fold['name']}: {counts}"))
+    return [*rows, ("store", f"{folder} (hash {summary['store_hash']})")]

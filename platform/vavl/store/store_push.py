@@ -1,11 +1,11 @@
-"""Push a store to object storage or a shared folder, as a version of its corpus."""
+"""Push a store to object storage or a shared directory as a version of its corpus, and list what lies there."""
 
 from __future__ import annotations
 
 import datetime as dt
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,25 +13,34 @@ from typing import Any
 from vavl.config.files import sha256_of_file
 from vavl.corpora.manifest import Manifest
 from vavl.errors import InputError, StoreError
-from vavl.store.remote_files import RemoteFolder, StoreFile, TransferClock, size_text
-from vavl.store.remote_writing import hash_there, read_if_there, send_file, size_there, write_small
-from vavl.store.store import FeatureStore
+from vavl.store.remote_files import (
+    RemoteFolder,
+    StoreFile,
+    TransferClock,
+    folders_there,
+    hash_there,
+    read_if_there,
+    send_file,
+    size_text,
+    size_there,
+    write_small,
+)
+from vavl.store.store import MAKE_AGAIN, FeatureStore
 from vavl.store.store_cache import store_files
 from vavl.store.store_versions import (
     RECORD_FILE,
     STORE_FILE,
-    VersionRecord,
     as_address,
     as_json,
-    refresh_index,
     version_of,
+    versions_at,
+    write_latest,
 )
 
-# What people read beside a store, if it is there; a reader of features needs none of it.
+# What people read alongside a store, if it is there; a reader of features needs none of it.
 _COMPANIONS = (
     "manifest.parquet", "quarantine.jsonl", "notes.jsonl", "audit.json", "audit.html", "config.yaml", "summary.json",
 )  # fmt: skip
-_READ_ONLY = frozenset({"http", "https"})
 _log = logging.getLogger(__name__)
 
 
@@ -46,7 +55,7 @@ class Pushed:
         kept: files that were there already.
         sent_bytes: of the files that went.
         seconds: of sending and reading back.
-        versions: all of the corpus there, newest first.
+        versions: names of all of the corpus there, newest first.
     """
 
     place: str
@@ -55,45 +64,70 @@ class Pushed:
     kept: tuple[str, ...]
     sent_bytes: int
     seconds: float
-    versions: tuple[VersionRecord, ...]
+    versions: tuple[str, ...]
 
     @property
     def bytes_per_second(self) -> float:
         """Of what was sent."""
         return self.sent_bytes / max(self.seconds, 1e-6)
 
+    def summary(self) -> dict[str, Any]:
+        """Return the content of summary.json.
+
+        Keys: ``place`` that a run names as its store, ``version``, ``newest`` version of the corpus there,
+        ``versions`` there, ``sent`` and ``kept`` files, ``sent_bytes``, ``seconds``, ``bytes_per_second``.
+        """
+        return {
+            "place": self.place,
+            "version": self.version,
+            "newest": self.versions[0],
+            "versions": len(self.versions),
+            "sent": list(self.sent),
+            "kept": list(self.kept),
+            "sent_bytes": self.sent_bytes,
+            "seconds": round(self.seconds, 3),
+            "bytes_per_second": round(self.bytes_per_second),
+        }
+
+    def rows(self) -> list[tuple[str, str]]:
+        """Return the rows of the table that the job prints."""
+        speed = f"{self.seconds:.1f} s, {self.bytes_per_second / 1e6:.1f} MB/s with reading back"
+        newest = "this one" if self.versions[0] == self.version else self.versions[0]
+        return [
+            ("store", self.place),
+            ("sent", f"{len(self.sent)} files, {size_text(self.sent_bytes)} in {speed}"),
+            ("there already", f"{len(self.kept)} files"),
+            ("versions", f"{len(self.versions)}, newest {newest}"),
+        ]
+
 
 def check_push(folder: Path, to: Path | str) -> FeatureStore:
     """Look at the store and at the address before anything is read or sent.
 
     Raises:
-        StoreError: the folder holds no complete store.
+        StoreError: the directory holds no complete store.
         InputError: the address can only be read.
     """
     remote = RemoteFolder(as_address(to))
-    if remote.protocol in _READ_ONLY:
-        raise InputError(
-            str(to), "", f"{remote.protocol}:// can only be read",
-            "push to a folder or to object storage, e.g. s3://bucket/stores",
-        )  # fmt: skip
+    if remote.protocol in ("http", "https"):
+        fix = "push to a directory or to object storage, e.g. s3://bucket/stores"
+        raise InputError(str(to), "", f"{remote.protocol}:// can only be read", fix)
     store = FeatureStore.open(folder)
     if "manifest.arrow" not in store.content.get("files", {}):
-        raise StoreError(
-            str(folder / STORE_FILE), "files", "holds no hash of the manifest, so a version could change unseen",
-            "make the store again: python jobs/prepare_corpus.py CONFIG",
-        )  # fmt: skip
+        problem = "holds no hash of the manifest, so a version could change unseen"
+        raise StoreError(str(folder / STORE_FILE), "files", problem, MAKE_AGAIN)
     return store
 
 
 def push_store(folder: Path, to: Path | str, now: dt.datetime, *, read_back: bool = True) -> Pushed:
-    """Copy a store to ``<to>/<corpus>/<version>/`` and enter it into the index of the corpus.
+    """Copy a store to ``<to>/<corpus>/<version>/``.
 
     The store is read and compared with its store.json first. A file that is there already is not sent
     again; store.json goes last, so an interrupted push is no version, and the same call continues it.
 
     Args:
         folder: of the store.
-        to: folder or address below which the versions of all corpora lie.
+        to: directory or address below which the versions of all corpora lie.
         now: date and time that the record states.
         read_back: read every file back and compare its SHA-256; otherwise its size alone is compared.
 
@@ -103,20 +137,20 @@ def push_store(folder: Path, to: Path | str, now: dt.datetime, *, read_back: boo
     """
     store = check_push(folder, to)
     store.verify()
-    content, version = store.content, version_of(store.content)
+    version = version_of(store.content)
     corpus = RemoteFolder(f"{as_address(to)}/{store.corpus}")
     remote = RemoteFolder(f"{corpus.address}/{version}")
     is_committed = _is_committed(remote, version)
-    files = _files_of(folder, content, with_companions=not is_committed)
-    clock = TransferClock("pushing to", remote.address, sum(file.bytes or 0 for file in files))
+    files = _files_of(store, with_companions=not is_committed)
+    clock = TransferClock(f"pushing to {remote.address}", sum(file.bytes or 0 for file in files))
     sent = [file for file in files if _sent(remote, folder, file, clock, read_back=read_back)]
     if not is_committed:
-        write_small(remote, RECORD_FILE, as_json(_record(folder, content, files, now).to_dict()))
+        write_small(remote, RECORD_FILE, as_json(_record(store, version, files, now)))
         write_small(remote, STORE_FILE, (folder / STORE_FILE).read_bytes())
-    sent_bytes = sum(file.bytes or 0 for file in sent)
+    sent_bytes, seconds = sum(file.bytes or 0 for file in sent), clock.seconds
     _log.info(
         "sent %s in %.1f s, %s; %d of %d files were there",
-        size_text(sent_bytes), clock.seconds, clock.rate(), len(files) - len(sent), len(files),
+        size_text(sent_bytes), seconds, clock.rate(), len(files) - len(sent), len(files),
     )  # fmt: skip
     return Pushed(
         place=f"{to}/{store.corpus}@{version}",
@@ -124,8 +158,8 @@ def push_store(folder: Path, to: Path | str, now: dt.datetime, *, read_back: boo
         sent=tuple(file.name for file in sent),
         kept=tuple(file.name for file in files if file not in sent),
         sent_bytes=sent_bytes,
-        seconds=clock.seconds,
-        versions=tuple(refresh_index(corpus)),
+        seconds=seconds,
+        versions=tuple(write_latest(corpus)),
     )
 
 
@@ -137,15 +171,14 @@ def _is_committed(remote: RemoteFolder, version: str) -> bool:
         return False
 
 
-def _files_of(folder: Path, content: Mapping[str, Any], *, with_companions: bool) -> list[StoreFile]:
+def _files_of(store: FeatureStore, *, with_companions: bool) -> list[StoreFile]:
     """Return the files of the store with size and hash, what a reader needs first."""
-    beside = [
-        StoreFile(name, None, None) for name in _COMPANIONS if with_companions and (folder / name).is_file()
-    ]
+    beside = [StoreFile(name, None, None) for name in _COMPANIONS if with_companions]
     files = []
-    for file in [*store_files(content), *beside]:
-        path = folder / file.name
-        files.append(StoreFile(file.name, path.stat().st_size, file.sha256 or sha256_of_file(path)))
+    for file in [*store_files(store.content), *beside]:
+        path = store.folder / file.name
+        if path.is_file() or file not in beside:
+            files.append(StoreFile(file.name, path.stat().st_size, file.sha256 or sha256_of_file(path)))
     return files
 
 
@@ -153,39 +186,90 @@ def _sent(
     remote: RemoteFolder, folder: Path, file: StoreFile, clock: TransferClock, *, read_back: bool
 ) -> bool:
     """Send a file unless it lies there; returns whether it was sent."""
-    if _is_same(remote, file, read_back=read_back):
+
+    def is_there() -> bool:
+        is_same = size_there(remote, file.name) == file.bytes
+        return is_same and (not read_back or hash_there(remote, file.name) == file.sha256)
+
+    if is_there():
         return False
     send_file(remote, folder / file.name, file.name, clock.tick)
-    if not _is_same(remote, file, read_back=read_back):
-        raise StoreError(
-            f"{remote.address}/{file.name}", "", "what arrived is not what was sent (size or SHA-256)",
-            "start the same command again",
-        )  # fmt: skip
+    if not is_there():
+        problem = "what arrived is not what was sent (size or SHA-256)"
+        raise StoreError(f"{remote.address}/{file.name}", "", problem, "start the same command again")
     return True
 
 
-def _is_same(remote: RemoteFolder, file: StoreFile, *, read_back: bool) -> bool:
-    """Tell whether the file lies at the address as it lies here."""
-    if size_there(remote, file.name) != file.bytes:
-        return False
-    return not read_back or hash_there(remote, file.name) == file.sha256
-
-
-def _record(
-    folder: Path, content: Mapping[str, Any], files: list[StoreFile], now: dt.datetime
-) -> VersionRecord:
-    manifest = Manifest.read(folder)
+def _record(store: FeatureStore, version: str, files: list[StoreFile], now: dt.datetime) -> dict[str, Any]:
+    """Return what is known of a version without opening it."""
+    manifest = Manifest.read(store.folder)
     shown = ("extractor", "version", "settings", "clips", "frames")
-    return VersionRecord(
-        version=version_of(content),
-        corpus=str(content["corpus"]),
-        store_hash=str(content["store_hash"]),
-        pushed=now.astimezone(dt.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
-        clips=len(manifest),
-        bytes=sum(file.bytes or 0 for file in files),
-        target=manifest.target,
-        classes=manifest.classes,
-        features={
-            name: {key: entry[key] for key in shown} for name, entry in sorted(content["modalities"].items())
+    return {
+        "version": version,
+        "corpus": store.corpus,
+        "store_hash": store.hash,
+        "pushed": now.astimezone(dt.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        "clips": len(manifest),
+        "bytes": sum(file.bytes or 0 for file in files),
+        "target": manifest.target,
+        "classes": list(manifest.classes),
+        "features": {
+            name: {key: entry[key] for key in shown}
+            for name, entry in sorted(store.content["modalities"].items())
         },
+    }
+
+
+def list_stores(address: Path | str) -> list[dict[str, Any]]:
+    """Return the stores at an address, or at one of the corpora there; corpora sorted, newest versions first.
+
+    Returns:
+        The entries of summary.json's ``stores``: ``place`` that a run names as its store, whether it is the
+        ``newest`` of its corpus, and its version.json, or ``store_hash`` alone of a store without version.
+
+    Raises:
+        InputError: there is no store, or the address cannot be listed.
+        StoreError: a record is broken.
+    """
+    remote = RemoteFolder(as_address(address))
+    found = _stores_in(str(address), remote)
+    for name in () if found else folders_there(remote):
+        found += _stores_in(f"{address}/{name}", RemoteFolder(f"{remote.address}/{name}"))
+    if not found:
+        fix = "name the directory or address that stores were pushed to (`to` of jobs/push_store.py)"
+        raise InputError(str(address), "", "there is no feature store", fix)
+    return found
+
+
+def listed_rows(found: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """Return the rows of the table that the job prints: place, and what is known of it."""
+    return [(store["place"], _words(store)) for store in found]
+
+
+def _stores_in(place: str, remote: RemoteFolder) -> list[dict[str, Any]]:
+    """Return what one directory holds: versions, a store without version, or nothing."""
+    records = versions_at(remote)
+    if records:
+        return [
+            {"place": f"{place}@{record['version']}", "newest": record is records[0]} | record
+            for record in records
+        ]
+    text = read_if_there(remote, STORE_FILE)
+    if text is None:
+        return []
+    try:
+        store_hash = json.loads(text).get("store_hash")
+    except ValueError:
+        store_hash = None
+    return [{"place": place, "newest": False, "store_hash": store_hash}]
+
+
+def _words(store: Mapping[str, Any]) -> str:
+    if "version" not in store:
+        return f"without version, hash {store['store_hash'] or 'unknown'}"
+    features = ", ".join(
+        f"{name} {entry['extractor']} {entry['version']}" for name, entry in store["features"].items()
     )
+    newest = "newest, " if store["newest"] else ""
+    when = f"{store['pushed'][:16]} UTC".replace("T", " ")
+    return f"{newest}{when}, {store['clips']} clips, {size_text(store['bytes'])}, {features}"

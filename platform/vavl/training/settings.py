@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from vavl.config.addresses import StoreAddress, absolute_store
 from vavl.config.base import FrozenConfig
 from vavl.config.files import sha256_of_json
 from vavl.config.places import FROM_ROOT
@@ -15,7 +16,6 @@ from vavl.errors import ConfigError
 from vavl.metrics.names import CONDITIONS, VALIDATION
 from vavl.models.settings import NetworkSettings
 from vavl.objectives.settings import ObjectiveSettings
-from vavl.store.store_address import StoreAddress, absolute_store
 from vavl.training.deepspeed_passthrough import NUMERIC_SECTIONS, check_passthrough
 from vavl.training.fault_settings import FaultSettings
 

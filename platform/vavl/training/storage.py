@@ -12,8 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from vavl.config.files import make_folder, written_beside
-from vavl.store.remote_files import RemoteFolder
-from vavl.store.remote_writing import folders_there, hash_there, move_there, send_file, write_small
+from vavl.store.remote_files import (
+    RemoteFolder,
+    folders_there,
+    hash_there,
+    move_there,
+    send_file,
+    write_small,
+)
 
 
 class RunStorage:

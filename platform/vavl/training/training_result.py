@@ -8,10 +8,10 @@ from typing import Any
 
 import psutil
 
+from vavl.config.addresses import absolute_store
 from vavl.corpora.manifest import Manifest
 from vavl.metrics.names import CONDITIONS
 from vavl.store.store import read_content
-from vavl.store.store_address import absolute_store
 from vavl.store.store_cache import local_notes
 from vavl.tracking.events import count_events, run_events
 from vavl.tracking.journal import Journal

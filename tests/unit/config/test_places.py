@@ -8,6 +8,7 @@ from typing import Annotated, Any, get_args
 import pytest
 from pydantic import BaseModel
 
+from vavl.config.addresses import StoreAddress
 from vavl.config.base import FrozenConfig
 from vavl.config.command_line import run_job
 from vavl.config.load import read_config
@@ -24,7 +25,6 @@ from vavl.config.places import (
 from vavl.config.snapshot import flat_settings, save_config
 from vavl.errors import ConfigError
 from vavl.job_config import JOB_SETTINGS, TrainModelJob
-from vavl.store.store_address import StoreAddress
 
 
 class Data(FrozenConfig):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-from vavl.extraction.plan import difference, part_bounds
+from vavl.extraction.plan import part_bounds
+from vavl.features import changed_settings
 
 
 def parts_of(ids: list[str], clips: int | None = None) -> list[tuple[str, ...]]:
@@ -39,6 +40,6 @@ def test_parts_of_a_large_corpus_are_large():
 def test_hundreds_of_channel_names_do_not_hide_the_setting_that_changed():
     old = {"extractor": "log_mel", "settings": {"hop_ms": 20.0}, "channels": ["a", "b"]}
     new = {"extractor": "log_mel", "settings": {"hop_ms": 10.0}, "channels": [f"c{n}" for n in range(400)]}
-    found = difference("audio", old, new)
+    found = changed_settings(old, new)
     assert "hop_ms 20.0 -> 10.0" in found
     assert "channels ['a', 'b'] -> (400 entries)" in found

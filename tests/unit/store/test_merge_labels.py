@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from vavl.store.merge_labels import mapped_labels
+from vavl.store.merged_manifest import mapped_labels
 
 NAMES = {"calm": "neutral", "flat": "neutral", "glad": "glad", "odd": None}
 CLASSES = ("glad", "neutral")

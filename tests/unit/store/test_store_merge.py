@@ -308,7 +308,7 @@ def test_other_features_are_refused_with_the_difference(stores: dict[str, Path],
     )
     labels = {"alpha": {"calm": None}, "gamma": {"calm": None}}
     with pytest.raises(
-        StoreError, match=r"other audio features than alpha: bands None -> 6, hop_ms 20.0 -> 10.0"
+        StoreError, match=r"other audio features than alpha: bands absent -> 6, hop_ms 20.0 -> 10.0"
     ):
         plan_merge(settings(stores, stores=[stores["alpha"], other], labels=labels))
 

@@ -15,11 +15,11 @@ import pytest
 
 from vavl.config.files import sha256_of_file
 from vavl.errors import InputError, StoreError
-from vavl.store import remote_writing, store_push
+from vavl.store import remote_files, store_push
 from vavl.store.remote_files import RemoteFolder
 from vavl.store.store import FeatureStore
 from vavl.store.store_cache import local_store
-from vavl.store.store_push import Pushed, push_store
+from vavl.store.store_push import Pushed, list_stores, push_store
 from vavl.store.store_versions import version_of
 
 NOON = dt.datetime(2026, 3, 1, 12, tzinfo=dt.UTC)
@@ -59,9 +59,15 @@ def test_what_was_pushed_is_read_as_the_same_store(whole_store: Path, place: Pat
     arrived = FeatureStore.open(local_store(type(place)(pushed.place)))
     arrived.verify()
     assert arrived.content == store.content
-    (record,) = pushed.versions
-    assert (record.version, record.clips, record.pushed) == (pushed.version, 80, "2026-03-01T12:00:00.000Z")
-    assert record.features["audio"]["extractor"] == "synthetic"
+    assert pushed.versions == (pushed.version,)
+    (record,) = list_stores(place)
+    assert (record["place"], record["newest"]) == (pushed.place, True)
+    assert (record["version"], record["clips"], record["pushed"]) == (
+        pushed.version,
+        80,
+        "2026-03-01T12:00:00.000Z",
+    )
+    assert record["features"]["audio"]["extractor"] == "synthetic"
 
 
 def test_a_second_push_sends_nothing_and_changes_nothing(whole_store: Path, tmp_path: Path) -> None:
@@ -94,12 +100,12 @@ def cut_after(files: int, monkeypatch: pytest.MonkeyPatch) -> None:
 
         with monkeypatch.context() as patch:
             patch.setattr(remote.files, "put_file", half)
-            remote_writing.send_file(remote, source, name, tick)
+            remote_files.send_file(remote, source, name, tick)
 
     monkeypatch.setattr(store_push, "send_file", send)
 
 
-def test_an_interrupted_push_is_no_version_and_goes_on(
+def test_an_interrupted_push_is_no_version_and_resumes(
     whole_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     place = tmp_path / "pushed"
@@ -144,7 +150,7 @@ def test_what_arrives_damaged_is_not_committed(
     whole_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def send(remote: RemoteFolder, source: Path, name: str, tick: Callable[[int], None]) -> None:
-        remote_writing.write_small(remote, name, bytes(source.stat().st_size))
+        remote_files.write_small(remote, name, bytes(source.stat().st_size))
 
     monkeypatch.setattr(store_push, "send_file", send)
     with pytest.raises(StoreError, match=r"what arrived is not what was sent \(size or SHA-256\)"):
@@ -159,7 +165,7 @@ def test_other_labels_are_another_version_of_the_same_features(
     other = push_store(other_labels(whole_store), tmp_path / "pushed", NOON + dt.timedelta(hours=1))
     assert first.version != other.version
     assert first.version[:16] == other.version[:16]
-    assert [record.version for record in other.versions] == [other.version, first.version]
+    assert other.versions == (other.version, first.version)
 
 
 def damaged(folder: Path, name: str) -> None:
@@ -192,7 +198,7 @@ def test_a_store_that_cannot_be_trusted_is_not_pushed(
 
 
 def test_what_can_only_be_read_is_refused(whole_store: Path) -> None:
-    with pytest.raises(InputError, match=r"https:// can only be read\n  fix: push to a folder or"):
+    with pytest.raises(InputError, match=r"https:// can only be read\n  fix: push to a directory or"):
         push_store(whole_store, "https://host/stores", NOON)
 
 
@@ -201,7 +207,7 @@ def test_a_place_that_cannot_be_written_is_named_with_its_reason(whole_store: Pa
         push_store(whole_store, "file:///proc/nothing", NOON)
 
 
-def test_the_rate_is_told_while_a_store_is_sent(
+def test_the_rate_is_said_while_a_store_is_sent(
     whole_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("vavl.store.remote_files._SECONDS_BETWEEN_LINES", 0.0)

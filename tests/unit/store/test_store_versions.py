@@ -1,4 +1,4 @@
-"""Versions are found by name, by their first digits and as the newest; the index follows what lies there."""
+"""Versions are found by name, by their first digits and as the newest; `latest` follows what lies there."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from vavl.store.store_cache import local_notes, local_store
 from vavl.store.store_push import push_store
 from vavl.store.store_versions import (
     pinned_store,
-    read_index,
-    refresh_index,
     split_version,
     store_folder,
     version_of,
+    versions_at,
+    write_latest,
 )
 
 NOON = dt.datetime(2026, 3, 1, 12, tzinfo=dt.UTC)
@@ -81,9 +81,9 @@ def test_the_newest_and_each_by_its_first_digits_are_found(pushed: tuple[Path, l
     assert local_notes(f"{base}@latest").name.startswith("small-")
 
 
-def test_a_version_in_full_asks_for_no_index(pushed: tuple[Path, list[str]]) -> None:
+def test_a_version_in_full_asks_for_nothing_else(pushed: tuple[Path, list[str]]) -> None:
     place, (older, _) = pushed
-    (place / "versions.json").unlink()
+    (place / "latest").unlink()
     assert local_store(place.with_name(f"small@{older}")) == place / older
 
 
@@ -101,18 +101,24 @@ def test_what_is_not_there_or_not_one_is_refused_with_what_there_is(pushed: tupl
         local_store(f"{place.as_uri()}@{WHOLE}")
 
 
-@pytest.mark.parametrize(
-    "text", ["{", "[]", '{"format_version": 9, "versions": []}', '{"format_version": 1, "versions": [{}]}']
-)
-def test_a_broken_index_is_refused_and_made_anew_by_the_next_push(
-    pushed: tuple[Path, list[str]], whole_store: Path, text: str
+@pytest.mark.parametrize("text", [None, "", "no version\n"])
+def test_without_a_usable_latest_the_newest_that_lies_there_counts(
+    pushed: tuple[Path, list[str]], text: str | None
 ) -> None:
-    place, versions = pushed
-    (place / "versions.json").write_text(text)
-    with pytest.raises(StoreError, match=r"versions\.json"):
-        pinned_store(f"{place}@latest")
-    push_store(whole_store, place.parent, NOON)
-    assert [record.version for record in read_index(place)] == versions[::-1]
+    """Also of stores that were pushed before there was such a file."""
+    place, (_, newer) = pushed
+    (place / "latest").unlink()
+    if text is not None:
+        (place / "latest").write_text(text)
+    assert pinned_store(f"{place}@latest") == f"{place}@{newer}"
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}"])
+def test_a_broken_record_is_named(pushed: tuple[Path, list[str]], text: str) -> None:
+    place, (older, _) = pushed
+    (place / older / "version.json").write_text(text)
+    with pytest.raises(StoreError, match=rf"{older}/version\.json: not the record of a version"):
+        pinned_store(f"{place}@{older[:6]}")
 
 
 def test_a_version_that_was_changed_where_it_lies_is_refused(pushed: tuple[Path, list[str]]) -> None:
@@ -123,17 +129,19 @@ def test_a_version_that_was_changed_where_it_lies_is_refused(pushed: tuple[Path,
             local_store(named)
 
 
-def test_a_version_that_was_removed_leaves_the_index(pushed: tuple[Path, list[str]]) -> None:
+def test_after_a_version_was_removed_the_next_push_names_the_newest(
+    pushed: tuple[Path, list[str]], whole_store: Path
+) -> None:
     place, (older, newer) = pushed
     shutil.rmtree(place / newer)
-    assert [record.version for record in refresh_index(RemoteFolder(place.as_uri()))] == [older]
+    assert push_store(whole_store, place.parent, NOON).versions == (older,)
     assert pinned_store(f"{place}@latest") == f"{place}@{older}"
 
 
-def test_an_index_that_missed_a_version_is_written_again(
+def test_a_version_that_was_committed_meanwhile_is_seen(
     pushed: tuple[Path, list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Another push commits between our listing and our index, and its own index came before ours."""
+    """Another push commits between our listing and our `latest`, and its own `latest` came before ours."""
     place, versions = pushed
     hidden = place.parent / versions[1]
     (place / versions[1]).rename(hidden)
@@ -143,20 +151,19 @@ def test_an_index_that_missed_a_version_is_written_again(
     def write_late(remote: RemoteFolder, name: str, content: bytes) -> None:
         if hidden.exists():
             hidden.rename(place / versions[1])
-        written.append(len(json.loads(content)["versions"]))
+        written.append(content.decode().strip())
         write(remote, name, content)
 
     monkeypatch.setattr(store_versions, "write_small", write_late)
-    refresh_index(RemoteFolder(place.as_uri()))
-    assert written == [1, 2]
-    assert [record.version for record in read_index(place)] == versions[::-1]
+    assert write_latest(RemoteFolder(place.as_uri())) == versions[::-1]
+    assert written == versions
 
 
 def _push(folder: Path, place: Path, minute: int) -> None:
     push_store(folder, place, NOON + dt.timedelta(minutes=minute))
 
 
-def test_pushes_at_once_all_stand_in_the_index(
+def test_of_pushes_at_once_the_last_is_the_latest(
     whole_store: Path, other_labels: Callable[..., Path], tmp_path: Path
 ) -> None:
     stores = [other_labels(whole_store, number) for number in range(6)]
@@ -170,8 +177,10 @@ def test_pushes_at_once_all_stand_in_the_index(
     for process in processes:
         process.join(60)
     assert [process.exitcode for process in processes] == [0] * 6
-    records = read_index(tmp_path / "pushed/small")
+    place = tmp_path / "pushed/small"
+    records = versions_at(RemoteFolder(place.as_uri()))
     assert len(records) == 6
-    assert [record.pushed for record in records] == sorted(
-        (record.pushed for record in records), reverse=True
+    assert (place / "latest").read_text().strip() == records[0]["version"]
+    assert [record["pushed"] for record in records] == sorted(
+        (record["pushed"] for record in records), reverse=True
     )

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import yaml
 
+from vavl.config.addresses import absolute_store
 from vavl.config.load import read_config, validate
 from vavl.config.snapshot import save_config
 from vavl.data.settings import DataSettings
 from vavl.errors import ConfigError
-from vavl.store.store_address import absolute_store
 
 
 @pytest.mark.parametrize(
