@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 from vavl.config.command_line import print_table, run_job
-from vavl.experiments.comparison import TrackedComparison
-from vavl.experiments.comparison_grid import plan_grid
-from vavl.experiments.comparison_pages import write_pages
-from vavl.experiments.comparison_preview import log_grid
-from vavl.experiments.comparison_progress import show_runs
+from vavl.experiments.comparison_grid import RUNS_FOLDER, log_grid, plan_grid, run_id_of
+from vavl.experiments.comparison_report import write_pages
 from vavl.experiments.comparison_result import (
     Results,
     main_metrics,
@@ -15,25 +12,25 @@ from vavl.experiments.comparison_result import (
     result_rows,
     write_results,
 )
-from vavl.experiments.many import train_many
+from vavl.experiments.parent_run import ParentRun
+from vavl.experiments.runner import run_trials
 from vavl.job_config import CompareObjectivesJob
+from vavl.training.training_result import dataset_note
 
 
 def compare_objectives(job: CompareObjectivesJob) -> None:
-    """Train every cell of the grid, several at a time, and write table, summary, pictures and report."""
+    """Train every cell of the grid, several at a time, and write table, summary, plots and report."""
     grid = plan_grid(job)
-    with TrackedComparison(job.output_dir, job.tracking) as tracked:
-        tracked.start(job, job.config_hash, grid)
+    with ParentRun(job.output_dir, RUNS_FOLDER, job.tracking) as parent:
+        parent.start(job, job.config_hash, run_id_of(job.output_dir), dataset_note(grid.runs[0].plan))
         results = Results(job, grid)
-        for end in show_runs(train_many(grid.plans, tracked.log_of, job.at_once), len(grid.runs), job.split):
-            tracked.ended(end)
-            results.add(end)
+        run_trials(grid, parent, results.add)
         comparison = results.compare()
         files = [*write_results(comparison, {}), *write_pages(comparison)]
-        kept = tracked.finish(main_metrics(comparison), files)
+        kept = parent.finish(main_metrics(comparison), files)
     write_results(comparison, kept)
     print_table(f"{job.output_dir}: {comparison.main_measure} on {job.split}", result_rows(comparison))
-    print(f"\nnext: open {job.output_dir}/report.html\n      {tracked.show_command}")
+    print(f"\nnext: open {job.output_dir}/report.html\n      {parent.show_command}")
     refuse_failures(comparison)
 
 

@@ -1,43 +1,51 @@
-"""Search the settings of a training with Ray Tune and Optuna: python jobs/tune_model.py CONFIG.yaml."""
+"""Search the settings of a training run with Ray Tune and Optuna: python jobs/tune_model.py CONFIG.yaml."""
 
 from __future__ import annotations
 
 from vavl.config.command_line import print_table, run_job
 from vavl.config.files import sha256_of_json
-from vavl.experiments.search import run_trials
-from vavl.experiments.sweep import SweepResult, open_sweep
-from vavl.experiments.sweep_pages import write_pages
-from vavl.experiments.sweep_progress import SweepProgress, log_sweep
-from vavl.experiments.sweep_result import BEST_FILE, refuse_nothing_found, result_rows, write_results
-from vavl.experiments.tracked_sweep import TrackedSweep
-from vavl.experiments.trial_plans import plans_of
+from vavl.experiments.parent_run import ParentRun
+from vavl.experiments.runner import run_trials
+from vavl.experiments.sweep import TRIALS_FOLDER, open_sweep, plans_of
+from vavl.experiments.sweep_report import write_pages
+from vavl.experiments.sweep_result import (
+    BEST_FILE,
+    SweepResult,
+    log_sweep,
+    main_metrics,
+    refuse_nothing_found,
+    result_rows,
+    write_results,
+)
 from vavl.job_config import TuneModelJob
+from vavl.training.training_result import dataset_note
 
 
 def tune_model(job: TuneModelJob) -> None:
     """Run the trials, or those that an interrupted sweep has left; report, and register the best."""
-    with open_sweep(job) as sweep, TrackedSweep(job.output_dir, job.tracking) as tracked:
-        tracked.start(job, sha256_of_json(job.model_dump(mode="json"))[:16], sweep)
-        with SweepProgress(sweep) as progress:
-            run_trials(sweep, tracked.logs.of, progress.started, [tracked.ended, progress.ended])
+    with open_sweep(job) as sweep, ParentRun(job.output_dir, TRIALS_FOLDER, job.tracking) as parent:
+        settings_hash = sha256_of_json(job.model_dump(mode="json"))[:16]
+        parent.start(job, settings_hash, sweep.run_id, dataset_note(sweep.plans.plan_of(0, {})))
+        sweep.resume(parent.logs)
+        run_trials(sweep, parent, seconds=job.seconds_per_trial)
         result = SweepResult(sweep)
         files = [*write_results(result, job.tracking, {}), *write_pages(result)]
-        kept = tracked.finish(result, files)
+        kept = parent.finish_with_best(main_metrics(result), files, result.best_name, {"sweep": sweep.run_id})
     write_results(result, job.tracking, kept)
     print_table(f"{job.output_dir}: searched {', '.join(job.search)}", result_rows(result, kept))
     refuse_nothing_found(result)
     print(f"\nnext: open {job.output_dir}/report.html")
-    print(f"      python jobs/train_model.py {job.output_dir}/{BEST_FILE}\n      {tracked.show_command}")
+    print(f"      python jobs/train_model.py {job.output_dir}/{BEST_FILE}\n      {parent.show_command}")
 
 
 def check(job: TuneModelJob) -> None:
-    """Check every end of every axis and the data, and log the space and the room."""
+    """Check every end of every axis and the data, and log the space and what a trial takes."""
     log_sweep(plans_of(job))
 
 
 def main() -> int:
     """Run the job."""
-    return run_job("Search the settings of a training.", TuneModelJob, tune_model, check)
+    return run_job("Search the settings of a training run.", TuneModelJob, tune_model, check)
 
 
 if __name__ == "__main__":

@@ -4,23 +4,41 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+import secrets
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from itertools import product
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from vavl.audit.gate import pass_audit
 from vavl.config.changes import with_changes
+from vavl.config.files import read_json, write_json
 from vavl.config.load import read_yaml_mapping, validate
 from vavl.config.places import anchored, root_folder
-from vavl.errors import ConfigError
+from vavl.config.progress import in_words
+from vavl.errors import ConfigError, VavlError
 from vavl.experiments.comparison_settings import SINGLE_PROCESS, ComparisonPlan
+from vavl.experiments.trial import SUMMARY_FILE, Trial, TrialEnd, end_of
+from vavl.metrics.names import CONDITIONS, metric_name
+from vavl.store.store import read_content
+from vavl.store.store_cache import local_notes
 from vavl.store.store_versions import pinned_store
 from vavl.training.run_data import check_plan
-from vavl.training.run_folder import begun_store, with_store
-from vavl.training.settings import TrainingPlan
+from vavl.training.run_folder import begun_store, finished_hash, with_store
+from vavl.training.settings import TrainingPlan, TrainingSettings
 
-RUNS_FOLDER = "runs"
+RUNS_FOLDER, COMPARISON_FILE = "runs", "comparison.json"
+_log = logging.getLogger(__name__)
+
+
+class Group(NamedTuple):
+    """What a score of a comparison belongs to."""
+
+    objective_set: str
+    labelled_fraction: float  # of the training clips
+    unpaired_share: float  # of the training pairs, half audio-only and half video-only
 
 
 @dataclass(frozen=True)
@@ -28,10 +46,15 @@ class Cell:
     """One cell of the grid."""
 
     objective_set: str
-    labelled_fraction: float  # of the training clips
-    unpaired_share: float  # of the training pairs, half audio-only and half video-only
+    labelled_fraction: float
+    unpaired_share: float
     fold: int
     seed: int
+
+    @property
+    def group(self) -> Group:
+        """The cell without fold and seed."""
+        return Group(self.objective_set, self.labelled_fraction, self.unpaired_share)
 
     @property
     def name(self) -> str:
@@ -54,6 +77,17 @@ class PlannedRun:
         """Name of its first cell."""
         return self.cells[0].name
 
+    @property
+    def is_finished(self) -> bool:
+        """True when this very run, on the same features, lies finished in its directory."""
+        if finished_hash(self.plan.directory) != self.plan.config_hash:
+            return False
+        try:
+            summary = read_json(self.plan.directory / SUMMARY_FILE)
+        except VavlError:
+            return False
+        return bool(summary["store_hash"] == read_content(local_notes(self.plan.data.store))["store_hash"])
+
 
 class LeftOut(NamedTuple):
     """A cell that cannot be trained, and why."""
@@ -62,17 +96,80 @@ class LeftOut(NamedTuple):
     reason: str
 
 
-@dataclass(frozen=True)
 class Grid:
-    """All cells of a comparison: runs in the order of starting, and what is left out."""
+    """All runs of a comparison in the order of starting, handed out one after the other.
 
-    runs: tuple[PlannedRun, ...]
-    left_out: tuple[LeftOut, ...]
+    Args:
+        runs: what is trained; a finished run with the same settings and features is kept.
+        left_out: cells that cannot be trained.
+        comparison: its settings.
+    """
+
+    standing = ""
+
+    def __init__(
+        self, runs: Sequence[PlannedRun], left_out: Sequence[LeftOut], comparison: ComparisonPlan
+    ) -> None:
+        self.runs, self.left_out = tuple(runs), tuple(left_out)
+        self.split, self._at_once = comparison.split, comparison.at_once
+        self.kept = tuple(number for number, run in enumerate(self.runs) if run.is_finished)
+        self.ends: dict[int, TrialEnd] = {}
+        self._waiting = deque(number for number in range(len(self.runs)) if number not in self.kept)
 
     @property
-    def plans(self) -> dict[str, TrainingPlan]:
-        """Plans by name of the run."""
-        return {run.name: run.plan for run in self.runs}
+    def total(self) -> int:
+        """Runs in all."""
+        return len(self.runs)
+
+    @property
+    def done(self) -> int:
+        """Runs that are kept or have ended."""
+        return len(self.kept) + len(self.ends)
+
+    @property
+    def training(self) -> TrainingSettings:
+        """What every run asks Ray for: the most that any of them does."""
+        return max(
+            (run.plan.training for run in self.runs),
+            key=lambda one: (one.gpus_per_worker, one.cpus_per_worker),
+        )
+
+    def at_once(self, machines: Sequence[Mapping[str, float]], *, is_shared: bool) -> int:  # noqa: ARG002
+        """Return the user's number, or all: Ray holds back what it has no resources for, and an autoscaler sees it."""
+        return self._at_once or self.total
+
+    def next_trial(self, running: int) -> Trial | None:  # noqa: ARG002
+        """Return the run to start now, None when all have started."""
+        if not self._waiting:
+            return None
+        number = self._waiting.popleft()
+        run = self.runs[number]
+        (run.plan.directory / SUMMARY_FILE).unlink(missing_ok=True)  # the end of an attempt that failed
+        tags = {f"comparison.{name}": str(value) for name, value in asdict(run.cells[0]).items()}
+        return Trial(number, run.name, run.plan, tags)
+
+    def epoch_ended(self, number: int, record: Mapping[str, Any]) -> None:
+        """Stop nothing: every run of a comparison is trained to its end."""
+
+    def trial_ended(self, number: int, lost: str = "") -> TrialEnd:
+        """Take in the end of a run; ``lost`` is what is known when its process died without leaving one."""
+        self.ends[number] = end_of(self.runs[number].plan.directory, number, lost)
+        return self.ends[number]
+
+    def line_of(self, end: TrialEnd) -> str:
+        """Return the end of a run as a line of the log: its scores, the best condition first."""
+        name = self.runs[end.number].name
+        if end.state == "failed":
+            return f"{name} FAILED: {end.reason}"
+        names = [
+            metric_name(self.split, condition, measure)
+            for condition in CONDITIONS
+            for measure in ("accuracy", "ccc_mean")
+        ]
+        scores = "  ".join(
+            f"{one.split('/')[1]} {end.metrics[one]:.3f}" for one in names if one in end.metrics
+        )
+        return f"{name}: {self.split} {scores}  ({end.seconds:.0f} s)"
 
 
 def plan_grid(comparison: ComparisonPlan) -> Grid:
@@ -99,22 +196,20 @@ def plan_grid(comparison: ComparisonPlan) -> Grid:
             else:
                 cells.setdefault(key, []).append(cell)
     if not cells:
-        raise ConfigError(
-            str(comparison.training), "", f"no run of the comparison is possible; the first: {left_out[0].reason}",
-            "correct the settings above",
-        )  # fmt: skip
+        problem = f"no run of the comparison is possible; the first: {left_out[0].reason}"
+        raise ConfigError(str(comparison.training), "", problem, "correct the settings above")
     runs = tuple(PlannedRun(first[key], tuple(answered)) for key, answered in cells.items())
     # A failed audit stops the comparison, not only the runs on its store.
     for store, labels, waive in dict.fromkeys(
         (data.store, data.labels, data.waive_audit) for data in (run.plan.data for run in runs)
     ):
         pass_audit(store, labels, waive)
-    return Grid(runs, tuple(left_out))
+    return Grid(runs, left_out, comparison)
 
 
 def _with_pinned_stores(plans: list[tuple[Cell, TrainingPlan]]) -> list[tuple[Cell, TrainingPlan]]:
     """Name the version of every store in full, the same for all cells, as long as the directory is the same."""
-    # Of several versions that were begun with the first run's counts.
+    # Of several versions that were begun with, the first run's counts.
     begun = {
         plan.data.store: begun_store(plan) for _, plan in reversed(plans) if begun_store(plan) is not None
     }
@@ -195,3 +290,48 @@ def _each_warning_once(log: logging.Logger) -> Iterator[None]:
         yield
     finally:
         log.removeFilter(is_news)
+
+
+def run_id_of(folder: Path) -> str:
+    """Return the id of the directory's comparison, made once."""
+    file = folder / COMPARISON_FILE
+    if not file.exists():
+        write_json(file, {"run_id": f"comparison-{secrets.token_hex(4)}"})
+    return str(read_json(file)["run_id"])
+
+
+def log_grid(comparison: ComparisonPlan, grid: Grid) -> None:
+    """Log what is going to be compared: the grid, its number of runs, what is there already, what is left out."""
+    values = {
+        "labelled fractions": comparison.labelled_fractions,
+        "unpaired shares": comparison.unpaired_shares,
+        "folds": comparison.folds,
+        "seeds": comparison.seeds,
+    }
+    forced = ", ".join(f"{key}={value}" for key, value in SINGLE_PROCESS.items())
+    left_out: dict[str, None] = {}  # in order, each once
+    for cell, reason in grid.left_out:
+        name, fraction, share = cell.group
+        place = f"labels {100 * fraction:g} %, unpaired {100 * share:g} %"
+        left_out[f"left out: {name}, {place}: {reason}"] = None
+    for line in (
+        f"objective sets: {', '.join(comparison.objective_sets)} (reference {comparison.reference_set})",
+        " x ".join(f"{title} {'/'.join(f'{one:g}' for one in ones)}" for title, ones in values.items()),
+        f"measured on {comparison.split}; every run is forced to: {forced}",
+        _amount(grid),
+        *left_out,
+    ):
+        _log.info(line)
+
+
+def _amount(grid: Grid) -> str:
+    cells = sum(len(run.cells) for run in grid.runs)
+    same = f" for {cells} cells, equal ones are trained once" if cells > len(grid.runs) else ""
+    line = f"{len(grid.runs)} runs{same}; {len(grid.kept)} are finished already"
+    if grid.kept:
+        seconds = [
+            read_json(grid.runs[number].plan.directory / SUMMARY_FILE)["seconds"] for number in grid.kept
+        ]
+        mean, rest = sum(seconds) / len(seconds), grid.total - grid.done
+        line += f"; a run took {mean:.0f} s, the {rest} left need about {in_words(rest * mean)} of one CPU"
+    return line

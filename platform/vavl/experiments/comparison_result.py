@@ -1,4 +1,4 @@
-"""What a comparison leaves: ``table.csv`` and ``summary.json``."""
+"""From the predictions of all runs of a comparison to scores, paired differences, ``table.csv``, ``summary.json``."""
 
 from __future__ import annotations
 
@@ -6,32 +6,91 @@ import csv
 import io
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import astuple, dataclass, field
+from itertools import product
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
+import numpy as np
 import psutil
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
-from vavl.config.files import write_json, write_text
+from vavl.config.files import read_json, write_json, write_text
 from vavl.errors import TrainingError
-from vavl.experiments.comparison_grid import Grid, LeftOut
-from vavl.experiments.comparison_scores import (
-    FinishedRun,
-    GroupScore,
-    differences_of,
-    group_of,
-    group_tables,
-    measures_of,
-    read_run,
-    scores_of,
-    table_rows,
-)
+from vavl.experiments.comparison_grid import Grid, Group, LeftOut, PlannedRun
 from vavl.experiments.comparison_settings import SINGLE_PROCESS, ComparisonPlan
-from vavl.experiments.many import RunEnd, RunState
-from vavl.metrics.names import CONDITIONS
+from vavl.experiments.trial import SUMMARY_FILE, TrialEnd
+from vavl.metrics.names import AUDIO, AUDIO_VIDEO, CONDITIONS, VIDEO, metric_name
+from vavl.metrics.paired import (
+    Interval,
+    SpeakerSums,
+    difference_interval,
+    fold_scores,
+    gather,
+    score_interval,
+)
+from vavl.metrics.speaker_sums import SummedScore, attribute_measures, class_measures, sums_of_speakers
+from vavl.models.settings import AttributeTask
+from vavl.training.worker import PREDICTIONS_FOLDER
 
-TABLE_FILE, SUMMARY_FILE = "table.csv", "summary.json"
+TABLE_FILE = "table.csv"
+_GROUP_COLUMNS = ("set", "labelled_fraction", "unpaired_share")
+_PARTS = {
+    AUDIO_VIDEO: {"fusion_head"},
+    AUDIO: {"audio_path", "audio_path.head"},
+    VIDEO: {"video_path", "video_path.head"},
+}
+Measures = Mapping[str, SummedScore]
+Sums = Mapping[tuple[str, str], Mapping[str, NDArray[np.float64]]]
+"""By (condition, measure): the sums of each speaker."""
+Tables = Mapping[Group, Mapping[tuple[str, str], SpeakerSums]]
+"""By group, then by (condition, measure): the sums of all its runs."""
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """A run that is there, with what it left."""
+
+    run: PlannedRun
+    summary: Mapping[str, Any]
+    sums: Sums
+
+
+@dataclass(frozen=True)
+class GroupScore:
+    """Score of one group under one condition, or its difference to another set.
+
+    Attributes:
+        group: objective set, labelled fraction, unpaired share.
+        condition: how clips are predicted.
+        measure: e.g. ``accuracy``.
+        interval: of the score or the difference, 95 %; shares from 0 to 1.
+        runs: that it rests on.
+        folds: score by fold, empty for a difference.
+        against: set that was subtracted; "" for a score.
+    """
+
+    group: Group
+    condition: str
+    measure: str
+    interval: Interval
+    runs: int
+    folds: Mapping[int, float] = field(default_factory=dict)
+    against: str = ""
+
+    @property
+    def words(self) -> tuple[str, str, str]:
+        """Value and ends of the interval as text, shares in percent, differences with their sign."""
+        scale, digits = (1, 3) if self.measure.startswith("ccc") else (100, 1)
+        sign, interval = "+" if self.against else "", self.interval
+        value, low, high = (
+            f"{scale * part:{sign}.{digits}f}" for part in (interval.value, interval.low, interval.high)
+        )
+        return value, low, high
 
 
 @dataclass(frozen=True)
@@ -40,23 +99,19 @@ class Comparison:
 
     Attributes:
         plan: what was asked for.
+        grid: its runs, with their ends.
         measures: names, the main one first.
         finished: runs that are there.
-        left_out: cells that cannot be trained.
-        failed: runs that failed, with the reason.
         scores: of every group, condition and measure.
         differences: to the reference and between further pairs.
-        ends: how the runs of this start ended.
     """
 
     plan: ComparisonPlan
+    grid: Grid
     measures: tuple[str, ...]
     finished: Sequence[FinishedRun]
-    left_out: Sequence[LeftOut]
-    failed: Sequence[RunEnd]
     scores: Sequence[GroupScore]
     differences: Sequence[GroupScore]
-    ends: Sequence[RunEnd]
 
     @property
     def main_measure(self) -> str:
@@ -69,56 +124,163 @@ class Comparison:
         main = self.main_measure
         return [entry for entry in self.differences if entry.measure == main and entry.interval.excludes_zero]
 
+    @property
+    def failed(self) -> dict[str, str]:
+        """Reasons of the runs that failed, by name."""
+        ends = self.grid.ends.items()
+        return {self.grid.runs[number].name: end.reason for number, end in ends if end.state == "failed"}
+
+    @property
+    def waived_audit(self) -> list[str]:
+        """The checks of the store's audit that any finished run waived."""
+        return sorted({name for entry in self.finished for name in entry.summary.get("waived_audit", ())})
+
 
 class Results:
     """Takes in runs as they end; the table on disk always holds all that have finished.
 
     Args:
         plan: of the comparison.
-        grid: its runs.
+        grid: its runs; those that are kept are read at once.
     """
 
     def __init__(self, plan: ComparisonPlan, grid: Grid) -> None:
         self._plan, self._grid = plan, grid
-        self._runs = {run.name: run for run in grid.runs}
         self._measures = measures_of(grid.runs[0].plan.data.target)
-        self._finished: dict[str, FinishedRun] = {}
-        self._ends: list[RunEnd] = []
+        self._finished = {number: self._read(number) for number in grid.kept}
 
-    def add(self, end: RunEnd) -> None:
-        """Take in a run that has ended, and write the table anew unless the run was there before."""
-        self._ends.append(end)
-        if end.state != "failed":
-            self._finished[end.name] = read_run(self._runs[end.name], self._plan.split, self._measures)
+    def add(self, end: TrialEnd) -> None:
+        """Take in a run that has ended, and write the table anew if it finished."""
         if end.state == "finished":
+            self._finished[end.number] = self._read(end.number)
             write_table(self._in_order(), self._plan)
 
     def compare(self) -> Comparison:
         """Compare what has finished; with hundreds of runs this takes a minute of draws."""
-        finished = self._in_order()
+        finished, measures = self._in_order(), self._measures
         tables = group_tables(finished)
-        return Comparison(
-            plan=self._plan,
-            measures=tuple(self._measures),
-            finished=finished,
-            left_out=self._grid.left_out,
-            failed=[end for end in self._ends if end.state == "failed"],
-            scores=scores_of(tables, self._measures),
-            differences=differences_of(tables, self._measures, self._plan.pairs),
-            ends=self._ends,
-        )
+        scores, differences = scores_of(tables, measures), differences_of(tables, measures, self._plan.pairs)
+        return Comparison(self._plan, self._grid, tuple(measures), finished, scores, differences)
+
+    def _read(self, number: int) -> FinishedRun:
+        return read_run(self._grid.runs[number], self._plan.split, self._measures)
 
     def _in_order(self) -> list[FinishedRun]:
-        return [self._finished[name] for name in self._runs if name in self._finished]
+        return [self._finished[number] for number in sorted(self._finished)]
 
 
-def write_table(finished: Sequence[FinishedRun], plan: ComparisonPlan) -> Path:
+def read_run(run: PlannedRun, split: str, measures: Measures) -> FinishedRun:
+    """Read summary and predictions of a finished run."""
+    folder = run.plan.directory
+    summary = read_json(folder / SUMMARY_FILE)
+    conditions = trained_conditions(summary)
+    sums = speaker_sums(folder / PREDICTIONS_FOLDER / f"{split}.parquet", measures, conditions)
+    return FinishedRun(run, summary, sums)
+
+
+def trained_conditions(summary: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the conditions whose weights some label has trained: scores of the others mean nothing."""
+    frozen = set(summary["frozen_parts"])
+    return tuple(condition for condition in CONDITIONS if not _PARTS[condition] & frozen)
+
+
+def measures_of(target: str) -> Measures:
+    """Return the measures that fit a label target; the first is the main one."""
+    return attribute_measures(AttributeTask().attributes) if target == "attributes" else class_measures()
+
+
+def speaker_sums(path: Path, measures: Measures, conditions: Sequence[str]) -> Sums:
+    """Add up the predictions of a split, by condition and measure, for each speaker."""
+    table = pq.read_table(path)
+    columns = [
+        [name for name in table.column_names if name.startswith(prefix)]
+        for prefix in ("predicted_", "target_")
+    ]
+    found: dict[tuple[str, str], dict[str, NDArray[np.float64]]] = {}
+    for condition in conditions:
+        rows = table.filter(pc.equal(table["condition"], condition))
+        if not rows.num_rows:
+            continue
+        predicted, target = (np.stack([rows[name].to_numpy() for name in names], axis=1) for names in columns)
+        speaker = np.asarray(rows["speaker"].to_pylist())
+        for measure, score in measures.items():
+            found[condition, measure] = sums_of_speakers(score, predicted, target, speaker)
+    return found
+
+
+def group_tables(finished: Sequence[FinishedRun]) -> Tables:
+    """Put the runs of each group together, by condition and measure."""
+    runs: dict[Group, dict[tuple[str, str], dict[tuple[int, int], Any]]] = {}
+    for entry in finished:
+        for cell in entry.run.cells:
+            group = runs.setdefault(cell.group, defaultdict(dict))
+            for key, sums in entry.sums.items():
+                group[key][cell.fold, cell.seed] = sums
+    return {group: {key: gather(by_run) for key, by_run in tables.items()} for group, tables in runs.items()}
+
+
+def scores_of(tables: Tables, measures: Measures) -> list[GroupScore]:
+    """Return the score of every group, condition and measure with its interval."""
+    found = []
+    for group, own in tables.items():
+        for (condition, measure), table in own.items():
+            statistic = measures[measure].statistic
+            interval, folds = score_interval(table, statistic), fold_scores(table, statistic)
+            found.append(GroupScore(group, condition, measure, interval, table.runs, folds))
+    return found
+
+
+def differences_of(tables: Tables, measures: Measures, pairs: Sequence[tuple[str, str]]) -> list[GroupScore]:
+    """Return the score of the first set of each pair minus that of the second, paired, at every place of the grid."""
+    found = []
+    for first, second in pairs:
+        for group, own in tables.items():
+            other = tables.get(group._replace(objective_set=second), {}) if group[0] == first else {}
+            for condition, measure in own.keys() & other.keys():
+                key = (condition, measure)
+                interval = difference_interval(own[key], other[key], measures[measure].statistic)
+                runs = min(own[key].runs, other[key].runs)
+                found.append(GroupScore(group, condition, measure, interval, runs, against=second))
+    places = {key: place for place, key in enumerate(product(CONDITIONS, measures))}
+    return sorted(found, key=lambda entry: places[entry.condition, entry.measure])
+
+
+def table_rows(finished: Iterable[FinishedRun], split: str) -> Iterator[dict[str, Any]]:
+    """Yield the rows of ``table.csv``: one per cell and condition that was trained.
+
+    Scores are those of the run over its clips; ``accuracy_by_speaker`` is the mean over speakers.
+    """
+    for entry in finished:
+        summary = entry.summary
+        for cell, condition in product(entry.run.cells, trained_conditions(summary)):
+            prefix = metric_name(split, condition, "")
+            scores = {
+                name.removeprefix(prefix): value
+                for name, value in summary["metrics"].items()
+                if name.startswith(prefix)
+            }
+            if not scores:
+                continue
+            row = dict(zip((*_GROUP_COLUMNS, "fold", "seed"), astuple(cell), strict=True))
+            row |= {"condition": condition, "split": split, "clips": int(scores.pop("clips"))}
+            if shares := entry.sums.get((condition, "accuracy")):
+                row["accuracy_by_speaker"] = float(np.mean([share[0] for share in shares.values()]))
+            kept = ("best_epoch", "epochs", "steps", "seconds", "run_id", "clips_per_second", "config_hash")
+            yield (
+                row
+                | scores
+                | {name: summary[name] for name in kept}
+                | {"folder": str(entry.run.plan.output_dir)}
+            )
+
+
+def write_table(finished: Iterable[FinishedRun], plan: ComparisonPlan) -> Path:
     """Write ``table.csv``: one row per cell and condition; returns its path."""
-    path = plan.output_dir / TABLE_FILE
+    path, text = plan.output_dir / TABLE_FILE, io.StringIO()
     rows = list(table_rows(finished, plan.split))
-    columns = list(dict.fromkeys(name for row in rows for name in row))
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer = csv.DictWriter(
+        text, list(dict.fromkeys(name for row in rows for name in row)), lineterminator="\n"
+    )
     writer.writeheader()
     writer.writerows(rows)
     write_text(path, text.getvalue())
@@ -138,6 +300,7 @@ def summary_of(comparison: Comparison) -> dict[str, Any]:
     the comparison gave to all runs; ``runs`` of this start by their end (``kept``: finished before);
     ``seconds`` of this command so far, and ``training_seconds`` of all finished runs together.
     """
+    grid = comparison.grid
     return {
         "split": comparison.plan.split,
         "reference": comparison.plan.reference_set,
@@ -154,18 +317,17 @@ def summary_of(comparison: Comparison) -> dict[str, Any]:
             for score in comparison.significant
         ],
         "partitions": list(_partitions(comparison)),
-        "left_out": _left_out(comparison.left_out),
-        "failed": [{"run": end.name, "reason": end.reason} for end in comparison.failed],
+        "left_out": _left_out(grid.left_out),
+        "failed": [{"run": name, "reason": reason} for name, reason in comparison.failed.items()],
         "forced": dict(SINGLE_PROCESS),
-        "runs": {state: sum(end.state == state for end in comparison.ends) for state in get_args(RunState)},
+        "runs": {
+            "finished": len(comparison.finished) - len(grid.kept),
+            "kept": len(grid.kept),
+            "failed": len(comparison.failed),
+        },
         "seconds": time.time() - psutil.Process().create_time(),
         "training_seconds": sum(entry.summary["seconds"] for entry in comparison.finished),
     }
-
-
-def waived_checks(comparison: Comparison) -> list[str]:
-    """Return the checks of the store's audit that any finished run waived."""
-    return sorted({name for entry in comparison.finished for name in entry.summary.get("waived_audit", ())})
 
 
 def write_results(comparison: Comparison, further: Mapping[str, Any]) -> list[Path]:
@@ -194,102 +356,83 @@ def refuse_failures(comparison: Comparison) -> None:
     Raises:
         TrainingError: names the first failed run and its reason.
     """
-    if comparison.failed:
-        first = comparison.failed[0]
-        raise TrainingError(
-            str(comparison.plan.output_dir / SUMMARY_FILE), "failed",
-            f"{len(comparison.failed)} run(s) failed; {first.name}: {first.reason}",
-            "repair the cause and start the same command again: finished runs are kept",
-        )  # fmt: skip
+    for name, reason in comparison.failed.items():
+        problem = f"{len(comparison.failed)} run(s) failed; {name}: {reason}"
+        fix = "repair the cause and start the same command again: finished runs are kept"
+        raise TrainingError(str(comparison.plan.output_dir / SUMMARY_FILE), "failed", problem, fix)
 
 
 def result_rows(comparison: Comparison) -> list[tuple[str, str]]:
     """Return the rows of the table that the job prints: the main measure by group, best condition first."""
-    main = comparison.main_measure
+    main, reference = comparison.main_measure, comparison.plan.reference_set
     differences = {
         (entry.group, entry.condition): entry
         for entry in comparison.differences
-        if entry.measure == main and entry.against == comparison.plan.reference_set
+        if entry.measure == main and entry.against == reference
     }
     rows = []
-    for condition in CONDITIONS:
-        for score in comparison.scores:
-            if (score.condition, score.measure) == (condition, main):
-                name, fraction, share = score.group
-                place = f"{condition}  labels {100 * fraction:g} %  unpaired {100 * share:g} %  {name}"
-                text = f"{shown(score)}  ({score.runs} runs)"
-                other = differences.get((score.group, condition))
-                rows.append((place, text if other is None else f"{text}   {_against(other)}"))
+    for condition, score in product(CONDITIONS, comparison.scores):
+        if (score.condition, score.measure) == (condition, main):
+            name, fraction, share = score.group
+            text = f"{_shown(score)}  ({score.runs} runs)"
+            if other := differences.get((score.group, condition)):
+                mark = "  excludes zero" if other.interval.excludes_zero else ""
+                text += f"   {_shown(other)} against {reference}{mark}"
+            rows.append(
+                (f"{condition}  labels {100 * fraction:g} %  unpaired {100 * share:g} %  {name}", text)
+            )
     return rows
 
 
-def _against(other: GroupScore) -> str:
-    mark = "  excludes zero" if other.interval.excludes_zero else ""
-    return f"{shown(other, sign='+')} against {other.against}{mark}"
-
-
-def shown(score: GroupScore, sign: str = "") -> str:
-    """Return value and interval as text, shares in percent; ``sign`` "+" for differences."""
-    scale, digits = (1, 3) if score.measure.startswith("ccc") else (100, 1)
-    value, low, high = (
-        scale * part for part in (score.interval.value, score.interval.low, score.interval.high)
-    )
-    return f"{value:{sign}.{digits}f} [{low:{sign}.{digits}f}, {high:{sign}.{digits}f}]"
+def _shown(score: GroupScore) -> str:
+    return "{} [{}, {}]".format(*score.words)
 
 
 def _entry(score: GroupScore) -> dict[str, Any]:
-    name, fraction, share = score.group
+    interval = {name: getattr(score.interval, name) for name in ("value", "low", "high")}
     return {
-        "set": name, "labelled_fraction": fraction, "unpaired_share": share, "condition": score.condition,
-        "measure": score.measure, "value": _number(score.interval.value), "low": _number(score.interval.low),
-        "high": _number(score.interval.high), "runs": score.runs,
-    }  # fmt: skip
-
-
-def _number(value: float) -> float | None:
-    return value if math.isfinite(value) else None
+        **dict(zip(_GROUP_COLUMNS, score.group, strict=True)),
+        "condition": score.condition,
+        "measure": score.measure,
+        **{name: number if math.isfinite(number) else None for name, number in interval.items()},
+        "runs": score.runs,
+    }
 
 
 def _left_out(entries: Sequence[LeftOut]) -> list[dict[str, Any]]:
     """One entry per set, fraction, share and reason, with its folds and seeds."""
-    grouped: dict[tuple[str, float, float, str], list[LeftOut]] = {}
+    grouped: dict[tuple[Group, str], list[LeftOut]] = {}
     for entry in entries:
-        cell = entry.cell
-        key = (cell.objective_set, cell.labelled_fraction, cell.unpaired_share, entry.reason)
-        grouped.setdefault(key, []).append(entry)
+        grouped.setdefault((entry.cell.group, entry.reason), []).append(entry)
     return [
         {
-            "set": name, "labelled_fraction": fraction, "unpaired_share": share, "reason": reason,
-            "folds": sorted({entry.cell.fold for entry in group}),
-            "seeds": sorted({entry.cell.seed for entry in group}),
+            **dict(zip(_GROUP_COLUMNS, group, strict=True)),
+            "reason": reason,
+            "folds": sorted({entry.cell.fold for entry in alike}),
+            "seeds": sorted({entry.cell.seed for entry in alike}),
         }
-        for (name, fraction, share, reason), group in grouped.items()
-    ]  # fmt: skip
+        for (group, reason), alike in grouped.items()
+    ]
 
 
 def _partitions(comparison: Comparison) -> Iterator[dict[str, Any]]:
-    seen = set()
+    clips: dict[tuple[Any, ...], Any] = {}
     for entry in comparison.finished:
         for cell in entry.run.cells:
-            key = (*group_of(cell), cell.fold)
-            if key not in seen:
-                seen.add(key)
-                names = ("set", "labelled_fraction", "unpaired_share", "fold")
-                yield {**dict(zip(names, key, strict=True)), "clips": entry.summary["clips_by_partition"]}
+            clips.setdefault((*cell.group, cell.fold), entry.summary["clips_by_partition"])
+    for key, counts in clips.items():
+        yield {**dict(zip((*_GROUP_COLUMNS, "fold"), key, strict=True)), "clips": counts}
 
 
 def _origin(comparison: Comparison) -> dict[str, Any]:
     if not comparison.finished:
         return {}
     first = comparison.finished[0].summary
-    facts = {
-        name: first[name]
-        for name in ("corpus", "protocol", "label_set", "label_target", "speaker_normalisation", "store_hash")
-    }
+    names = ("corpus", "protocol", "label_set", "label_target", "speaker_normalisation", "store_hash")
     by_fold = {entry.summary["fold"]: entry.summary for entry in comparison.finished}
     return {
-        **facts,
-        "waived_audit": waived_checks(comparison),
+        **{name: first[name] for name in names},
+        "waived_audit": comparison.waived_audit,
         "clips": {fold: by_fold[fold]["clips"] for fold in sorted(by_fold)},
         "speakers": {fold: by_fold[fold]["speakers"][comparison.plan.split] for fold in sorted(by_fold)},
     }

@@ -9,7 +9,7 @@ import json
 import math
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import optuna
 from optuna import pruners, samplers
@@ -30,6 +30,7 @@ from vavl.experiments.sweep_settings import (
     Value,
     name_of,
 )
+from vavl.experiments.trial import State, TrialEnd
 
 STUDY_FILE = "study.db"
 BASE_TRIAL = 0
@@ -37,7 +38,6 @@ BASE_TRIAL = 0
 _LEAST_SCORES = 4
 _LEAST_STARTUP_TRIALS, _MOST_STARTUP_TRIALS = 3, 10
 
-State = Literal["finished", "pruned", "failed"]
 _STATES: dict[State, TrialState] = {
     "finished": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL,
 }  # fmt: skip
@@ -247,6 +247,16 @@ def score_of(objectives: Sequence[Objective], metrics: Mapping[str, float | None
         if value is not None and math.isfinite(value)
     ]
     return sum(signed) / len(signed) if len(signed) == len(objectives) else None
+
+
+def best_of(plan: SweepPlan, ends: Sequence[TrialEnd]) -> TrialEnd | None:
+    """Return the finished trial with the best mean of the objectives, the first of equals."""
+    scored = [
+        (score, -end.number, end)
+        for end in ends
+        if end.state == "finished" and (score := score_of(plan.objectives, end.metrics)) is not None
+    ]
+    return max(scored, key=lambda entry: entry[:2])[2] if scored else None
 
 
 class Judge:

@@ -1,4 +1,4 @@
-"""A sweep: which trial is next, when one is stopped, and what was found; it knows neither Ray nor MLflow.
+"""A sweep: its points as plans of training runs, which trial is next, and when one is stopped.
 
 The truth lies in the Optuna study and in the directories of the trials, so a killed driver loses nothing: a trial
 with an end is recorded, one without is resumed from its checkpoint.
@@ -7,44 +7,216 @@ with an end is recorded, one without is resumed from its checkpoint.
 from __future__ import annotations
 
 import contextlib
-import fcntl
+import itertools
 import json
 import logging
+import math
+import random
+import secrets
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import filelock
+
+from vavl.audit.gate import pass_audit
 from vavl.config.changes import with_changes
-from vavl.config.files import make_folder, write_json
-from vavl.config.snapshot import resolved_settings
+from vavl.config.files import make_folder, read_json, sha256_of_json, write_json
+from vavl.config.load import read_yaml_mapping, validate
+from vavl.config.places import anchored, root_folder
 from vavl.errors import ConfigError, InputError
-from vavl.experiments.study import BASE_TRIAL, Drawn, Judge, SweepStudy, score_of
-from vavl.experiments.sweep_settings import Point, SweepPlan, Value
-from vavl.experiments.trial import TrialEnd, TrialLog, read_end, trial_memory_gb, write_end
-from vavl.experiments.trial_plans import (
-    SWEEP_FILE,
-    TRIALS_FOLDER,
-    TrialPlans,
-    folder_of,
-    note_of,
-    plans_of,
-    read_note,
-)
-from vavl.training.settings import TrainingPlan
+from vavl.experiments.study import Drawn, Judge, SweepStudy, best_of, storage_address
+from vavl.experiments.sweep_settings import Point, SweepPlan, Value, name_of, words_of
+from vavl.experiments.trial import Trial, TrialEnd, TrialLogs, end_of, read_end, trial_memory_gb, write_end
+from vavl.store.store_versions import pinned_store
+from vavl.training.cluster import workers_that_fit
+from vavl.training.run_data import check_plan
+from vavl.training.run_folder import with_store
+from vavl.training.settings import TrainingPlan, TrainingSettings
 from vavl.training.stop import ask_to_stop
 
-_LOCK_FILE = "sweep.lock"
+SWEEP_FILE, TRIALS_FOLDER, _LOCK_FILE = "sweep.json", "trials", "sweep.lock"
+_MOST_CORNERS = 64
 _log = logging.getLogger(__name__)
 
 
-class NextTrial(NamedTuple):
-    """A trial that may start: its number, its values, and the plan of its training run."""
+@dataclass(frozen=True)
+class TrialPlans:
+    """Makes the plan of a trial from the values that were drawn."""
 
-    number: int
-    point: Point
-    plan: TrainingPlan
+    sweep: SweepPlan
+    base: Mapping[str, Any]  # content of the training configuration with the overrides, without its tracking
+    tracking: Mapping[str, Any]  # of the training configuration
+    store: Path | str | None = (
+        None  # version that every trial reads; None: as the training configuration says
+    )
+
+    def plan_of(self, number: int, point: Point) -> TrainingPlan:
+        """Return the plan of trial ``number`` at a point.
+
+        Raises:
+            ConfigError: these values do not go together.
+        """
+        own = {
+            "output_dir": str(folder_of(self.sweep.output_dir, number)), "evaluation.test": False,
+            "training.launcher": "ray", "training.resume": "auto",
+        }  # fmt: skip
+        # A section is one value: it replaces what was there.
+        cleared = with_changes(with_changes(self.base, own, "sweep"), dict.fromkeys(point), "search")
+        content = with_changes(cleared, point, "search")
+        plan = anchored(validate(TrainingPlan, content, f"{self.sweep.training} with search"), root_folder())
+        return plan if self.store is None else with_store(plan, self.store)
+
+    @property
+    def first_points(self) -> list[dict[str, Value]]:
+        """The points to try before any is drawn; on a grid every point has its turn."""
+        return [*([self.own_point] if self.sweep.has_base else []), *self.sweep.first_points]
+
+    @property
+    def own_point(self) -> dict[str, Value]:
+        """What the training configuration itself has at the searched paths."""
+        content = self.plan_of(0, {}).model_dump(mode="json")
+        return {path: _at(content, path) for path in self.sweep.search}
+
+
+def folder_of(output_dir: Path, number: int) -> Path:
+    """Return the directory of a trial."""
+    return output_dir / TRIALS_FOLDER / f"trial-{number:04d}"
+
+
+class SweepNote(NamedTuple):
+    """What a directory says of its sweep."""
+
+    run_id: str  # also part of the study's name
+    identity: str  # hash of what makes trials comparable
+    store: str  # version that all trials read
+    storage: str = ""  # address of the study
+
+
+def read_note(folder: Path) -> SweepNote | None:
+    """Return what the directory says of its sweep, None where it holds none."""
+    path = folder / SWEEP_FILE
+    return SweepNote(**read_json(path)) if path.exists() else None
+
+
+def plans_of(sweep: SweepPlan) -> TrialPlans:
+    """Check everything that can be checked before a trial starts; continue with the store that was begun with.
+
+    Raises:
+        ConfigError: a searched path or a value on it is none that a training takes, all of them are named; or the
+            directory holds a sweep of something else.
+        InputError: the store or the fold cannot be used.
+    """
+    note = read_note(sweep.output_dir)
+    content = read_yaml_mapping(sweep.training)
+    tracking = content.pop("tracking", None) or {}
+    plans = TrialPlans(sweep, with_changes(content, sweep.overrides, "overrides"), tracking)
+    store = plans.plan_of(0, {}).data.store
+    check_space(plans)
+    plans = replace(plans, store=type(store)(note.store) if note else pinned_store(store))
+    checked = plans.plan_of(0, {})
+    _check_base(plans, checked)
+    # The check of what is selected by speaks of the objectives too.
+    wanted = [objective.metric for objective in sweep.objectives if objective.mode == "max"]
+    names = tuple(dict.fromkeys([*checked.evaluation.select_by, *wanted]))
+    evaluation = checked.evaluation.model_copy(update={"select_by": names})
+    check_plan(checked.model_copy(update={"evaluation": evaluation}))
+    pass_audit(checked.data.store, checked.data.labels, checked.data.waive_audit)
+    if note is not None and note.identity != note_of(plans).identity:
+        raise ConfigError(
+            str(sweep.output_dir), "output_dir",
+            "holds a sweep of other axes, objectives or training settings; their trials cannot be told apart",
+            "choose another output_dir, or take the changes back (trials, sampler, pruner and limits may change)",
+        )  # fmt: skip
+    if note is not None and note.storage not in ("", storage_address(sweep)):
+        raise ConfigError(
+            str(sweep.output_dir), "storage", f"the study of this directory lies in {note.storage}",
+            "choose another output_dir, or the same storage",
+        )  # fmt: skip
+    return plans
+
+
+def note_of(plans: TrialPlans) -> SweepNote:
+    """Return the note of a new sweep."""
+    content = plans.sweep.model_dump(mode="json", include={"search", "objectives", "base_first"})
+    hashed = {**content, "training": plans.plan_of(0, {}).config_hash, "store": str(plans.store)}
+    identity = sha256_of_json(hashed)[:16]
+    return SweepNote(
+        f"sweep-{secrets.token_hex(4)}", identity, str(plans.store), storage_address(plans.sweep)
+    )
+
+
+def check_space(plans: TrialPlans) -> None:
+    """Validate every end of every axis alone, then the corners of the whole space.
+
+    Raises:
+        ConfigError: names every path that is wrong.
+    """
+    search, problems = plans.sweep.search, dict[str, str]()
+    for path, value in ((path, value) for path, axis in search.items() for value in axis.ends):
+        if problem := _problem_at(plans, {path: value}):
+            problems.setdefault(path, f"search.{path}: {problem}")
+    for corner in corners(plans.sweep) if not problems else ():
+        if problem := _problem_at(plans, corner):
+            words = ", ".join(f"{path}={name_of(value)}" for path, value in corner.items())
+            problems["corner"] = f"search: {words} do not go together: {problem}"
+            break
+    if problems:
+        raise ConfigError(
+            str(plans.sweep.training),
+            "search",
+            "\n".join(problems.values()),
+            "correct the paths and values above",
+        )
+
+
+def _problem_at(plans: TrialPlans, point: Point) -> str:
+    """Say why no trial can have these values, in one line; "" where one can."""
+    try:
+        found = plans.plan_of(0, point).model_dump(mode="json")
+    except ConfigError as error:
+        lines = [line.strip(" -") for line in error.problem.splitlines()]
+        first = lines[1] if len(lines) > 1 else lines[0]
+        return f"{name_of(*point.values())}: {first}" if len(point) == 1 else first
+    for path, value in point.items():
+        # The settings may take a value for another one, e.g. 0.5 for a whole number.
+        if not isinstance(value, (dict, list, tuple)) and _at(found, path) != value:
+            return f"{value!r} becomes {_at(found, path)!r}"
+    return ""
+
+
+def corners(sweep: SweepPlan) -> Iterator[dict[str, Value]]:
+    """Yield the corners of the search space; of very many the first, the last and a fixed draw."""
+    ends = [axis.ends for axis in sweep.search.values()]
+    if math.prod(map(len, ends)) <= _MOST_CORNERS:
+        chosen = list(itertools.product(*ends))
+    else:
+        draw = random.Random(0)  # noqa: S311  no secret
+        chosen = [tuple(values[0] for values in ends), tuple(values[-1] for values in ends)]
+        chosen += [tuple(draw.choice(values) for values in ends) for _ in range(_MOST_CORNERS - 2)]
+    for corner in chosen:
+        yield dict(zip(sweep.search, corner, strict=True))
+
+
+def _check_base(plans: TrialPlans, plan: TrainingPlan) -> None:
+    training = str(plans.sweep.training)
+    if plan.training.least_workers != plan.training.most_workers:
+        fix = f"write e.g. overrides: {{training.workers: {plan.training.least_workers}}}"
+        raise ConfigError(training, "training.workers", "a range; trials of a sweep share the cluster", fix)
+    for point in plans.first_points:
+        for path, value in point.items():
+            if not plans.sweep.search[path].contains(value):
+                problem = f"{value} of the training configuration does not lie on its axis"
+                raise ConfigError(training, path, problem, f"widen search.{path}, or write base_first: false")
+
+
+def _at(content: Mapping[str, Any], path: str) -> Any:
+    value: Any = content
+    for key in path.split("."):
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return value
 
 
 @contextlib.contextmanager
@@ -58,13 +230,13 @@ def open_sweep(plan: SweepPlan) -> Iterator[Sweep]:
     """
     plans = plans_of(plan)
     folder = make_folder(plan.output_dir)
-    with (folder / _LOCK_FILE).open("a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(
-                str(folder), "output_dir", "another process works on this sweep", "wait for it, or stop it"
-            ) from None
+    lock = filelock.FileLock(folder / _LOCK_FILE)
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        problem = "another process works on this sweep"
+        raise InputError(str(folder), "output_dir", problem, "wait for it, or stop it") from None
+    try:
         note = read_note(folder) or note_of(plans)
         write_json(folder / SWEEP_FILE, note._asdict())
         study = SweepStudy(plan, f"{folder.name} {note.run_id}")
@@ -75,6 +247,8 @@ def open_sweep(plan: SweepPlan) -> Iterator[Sweep]:
                 raise InputError(str(folder / TRIALS_FOLDER), "", problem, fix)
             study.try_first(plans.first_points)
         yield Sweep(plans, study, note.run_id)
+    finally:
+        lock.release()
 
 
 class Sweep:
@@ -82,27 +256,48 @@ class Sweep:
 
     def __init__(self, plans: TrialPlans, study: SweepStudy, run_id: str) -> None:
         self.plan, self.plans, self.study, self.run_id = plans.sweep, plans, study, run_id
+        self.training = plans.plan_of(0, {}).training
         self._judge = Judge(self.plan)
         self._waiting: deque[Drawn] = deque()
-        self._failed_in_a_row = 0
+        self._failed_in_a_row = self._at_once = 0
         self.ends: dict[int, TrialEnd] = {}  # of the trials that have ended, by number
         self.memory_gb: float | None = None  # most that a trial was seen to take
 
     @property
-    def left(self) -> int:
-        """Trials that have not ended yet."""
-        return max(0, self.study.trials - len(self.ends))
+    def total(self) -> int:
+        """Trials in all; a grid may have fewer than were asked for, and an earlier start may have had more."""
+        return max(self.study.trials, self.done)
+
+    @property
+    def done(self) -> int:
+        """Trials that have ended."""
+        return len(self.ends)
+
+    @property
+    def standing(self) -> str:
+        """The best trial so far in words."""
+        best = best_of(self.plan, list(self.ends.values()))
+        return "none finished yet" if best is None else f"best {self._scores_of(best)} (trial {best.number})"
 
     @property
     def gave_up(self) -> bool:
         """True when too many trials failed one after the other."""
         return self._failed_in_a_row >= self.plan.give_up_after
 
-    def resume(self, log_of: Callable[[int], TrialLog]) -> None:
+    def at_once(self, machines: Sequence[Mapping[str, float]], *, is_shared: bool) -> int:
+        """Return how many trials may run at the same time; see ``trials_at_once``."""
+        at_once = trials_at_once(machines, self.training, self.plan, self.memory_gb, is_shared=is_shared)
+        if at_once != self._at_once:
+            self._at_once = at_once
+            known = "unknown yet" if self.memory_gb is None else f"{self.memory_gb:.2f} GB"
+            _log.info("%d trial(s) at once (memory of a trial: %s)", at_once, known)
+        return at_once
+
+    def resume(self, logs: TrialLogs) -> None:
         """Take in what earlier starts left: their ends, their epochs, and the trials that they did not finish.
 
         Args:
-            log_of: gives the log of a trial.
+            logs: of the trials.
         """
         for drawn in self.study.interrupted():
             end = read_end(self.folder_of(drawn.number))
@@ -114,7 +309,7 @@ class Sweep:
             end = read_end(self.folder_of(number))
             self.ends[number] = end or TrialEnd(number, state, "its directory is gone")
         for number in sorted({*self.ends, *(drawn.number for drawn in self._waiting)}):
-            epochs, end = log_of(number).epochs(), self.ends.get(number)
+            epochs, end = logs.of(self.folder_of(number).name, {}).epochs(), self.ends.get(number)
             for record in epochs:
                 self._judge.stops(number, int(record["epoch"]), record["metrics"])
             if end is not None:
@@ -123,19 +318,19 @@ class Sweep:
         if self.ends or self._waiting:
             _log.info("%d trials have ended already, %d go on", len(self.ends), len(self._waiting))
 
-    def next_trial(self, running: int) -> NextTrial | None:
-        """Return the trial to start now, None when the sweep needs no further one.
-
-        Args:
-            running: trials that have started and not ended.
-        """
-        while self.left > running and not self.gave_up:
+    def next_trial(self, running: int) -> Trial | None:
+        """Return the trial to start now, None when the sweep needs no further one."""
+        while self.total - self.done > running and not self.gave_up:
             number, point = self._waiting.popleft() if self._waiting else self.study.draw()
             try:
-                return NextTrial(number, point, self.plans.plan_of(number, point))
+                plan = self.plans.plan_of(number, point)
             except ConfigError as error:
                 reason = f"these values do not go together: {error.problem}"
                 self._record(TrialEnd(number, "failed", reason), write=True)
+                continue
+            _log.info("trial %d starts: %s", number, words_of(point))
+            tags = {"sweep.trial": str(number), "sweep.point": json.dumps(dict(point))}
+            return Trial(number, self.folder_of(number).name, plan, tags)
         return None
 
     def epoch_ended(self, number: int, record: Mapping[str, Any]) -> None:
@@ -149,17 +344,14 @@ class Sweep:
             self.study.note_epoch(number, epoch, self._judge.best[number] * self.plan.objectives[0].sign)
 
     def trial_ended(self, number: int, lost: str = "") -> TrialEnd:
-        """Take in the end of a trial.
+        """Take in the end of a trial; ``lost`` is what is known when its process died without leaving one."""
+        return self._record(end_of(self.folder_of(number), number, lost))
 
-        Args:
-            number: of the trial.
-            lost: what is known when its process died without leaving an end.
-        """
-        end = read_end(self.folder_of(number))
-        if end is not None:
-            return self._record(end)
-        reason = lost or "its process left no end; does its machine share output_dir?"
-        return self._record(TrialEnd(number, "failed", reason), write=True)
+    def line_of(self, end: TrialEnd) -> str:
+        """Return the end of a trial as a line of the log."""
+        reason = f" ({end.reason.splitlines()[0]})" if end.reason else ""
+        epochs = f"{end.epochs_run} of {end.epochs_full} epochs, {end.seconds:.0f} s"
+        return f"trial {end.number} {end.state}{reason}: {self._scores_of(end)} in {epochs}"
 
     def folder_of(self, number: int) -> Path:
         """Return the directory of a trial."""
@@ -171,13 +363,16 @@ class Sweep:
         known = [float(value) for value in values if value is not None]
         return known if len(known) == len(values) else None
 
+    def _scores_of(self, end: TrialEnd) -> str:
+        return ", ".join(f"{value:.3f}" for value in self.values_of(end) or ()) or "no score"
+
     def _record(self, end: TrialEnd, *, write: bool = False) -> TrialEnd:
         values = self.values_of(end)
         if end.state == "finished" and values is None:
             names = [goal.metric for goal in self.plan.objectives if goal.metric not in end.metrics]
             end, write = replace(end, state="failed", reason=f"{', '.join(names)} is not measured"), True
         if write:
-            write_end(make_folder(self.folder_of(end.number)), end)
+            write_end(self.folder_of(end.number), end)
         self.study.tell(end.number, end.state, values, end.reason)
         self._judge.ended(end.number, is_finished=end.state == "finished")
         self._failed_in_a_row = self._failed_in_a_row + 1 if end.state == "failed" else 0
@@ -190,82 +385,28 @@ class Sweep:
             self.memory_gb = max(taken_gb, self.memory_gb or 0.0)
 
 
-class SweepResult:
-    """What a sweep has found so far: its ends, and the points of all trials by number.
+def trials_at_once(
+    machines: Sequence[Mapping[str, float]], settings: TrainingSettings, plan: SweepPlan, memory_gb: float | None, *,
+    is_shared: bool,
+) -> int:  # fmt: skip
+    """Return how many trials may run at the same time; at least one, or the sweep would never end.
 
-    ``front`` are the finished trials that no other beats in every objective, ``best`` the one of them with the best
-    mean, ``base`` the trial with the training configuration's own values, if it finished, and ``importances`` the
-    share of each setting in what the first objective varies by, stopped trials included.
-    """
-
-    def __init__(self, sweep: Sweep) -> None:
-        self.plan, self.plans, self.run_id, self.gave_up = (
-            sweep.plan,
-            sweep.plans,
-            sweep.run_id,
-            sweep.gave_up,
-        )
-        self.ends = [sweep.ends[number] for number in sorted(sweep.ends)]
-        self.points = sweep.study.points()
-        self.front = [number for number in sweep.study.front() if number in sweep.ends]
-        self.best = best_of(self.plan, [sweep.ends[number] for number in self.front])
-        base = sweep.ends.get(BASE_TRIAL) if self.plan.has_base else None
-        self.base = base if base and base.state == "finished" else None
-        goal = self.plan.objectives[0]
-        scored = [end for end in self.ends if end.state != "failed" and goal.metric in end.metrics]
-        self.importances = sweep.study.importances(
-            {end.number: goal.sign * end.metrics[goal.metric] for end in scored}
-        )
-
-    def count(self, state: str) -> int:
-        """Count the trials that ended like this."""
-        return sum(end.state == state for end in self.ends)
-
-    @property
-    def epochs(self) -> tuple[int, int]:
-        """Epochs that the trials were trained, and that they would have had without a stop; failed ones left out."""
-        counted = [end for end in self.ends if end.state != "failed"]
-        return sum(end.epochs_run for end in counted), sum(end.epochs_full for end in counted)
-
-    @property
-    def saved_share(self) -> float:
-        """Share of the epochs that stopping early has saved."""
-        run, full = self.epochs
-        return 1 - run / full if full else 0.0
-
-
-def best_of(plan: SweepPlan, ends: Sequence[TrialEnd]) -> TrialEnd | None:
-    """Return the finished trial with the best mean of the objectives, the first of equals."""
-    scored = [
-        (score, -end.number, end)
-        for end in ends
-        if end.state == "finished" and (score := score_of(plan.objectives, end.metrics)) is not None
-    ]
-    return max(scored, key=lambda entry: entry[:2])[2] if scored else None
-
-
-def winning_settings(result: SweepResult, tracking: Mapping[str, object]) -> dict[str, object]:
-    """Return the configuration of the best trial as ``train_model`` reads it, to be trained in its own directory.
+    The user's number wins over memory, but not over resources; without one the first trial runs alone until its
+    memory is known. Where machines may be added, one trial more than there are resources for waits for its workers,
+    which is what an autoscaler acts on; not under a time limit, of which the waiting would be a part.
 
     Args:
-        result: with a best trial.
-        tracking: where to track where the training configuration does not say.
+        machines: all resources of each living machine by Ray's names, free or not.
+        settings: of the training runs.
+        plan: knows the limits.
+        memory_gb: most that a trial was seen to take, None before that is known.
+        is_shared: the user named the cluster, so that it may have an autoscaler.
     """
-    assert result.best is not None
-    plans = result.plans
-    plan = plans.plan_of(result.best.number, result.points[result.best.number])
-    plan = plan.model_copy(update={"output_dir": plans.sweep.output_dir / "winner"})
-    test = bool((plans.base.get("evaluation") or {}).get("test", False))
-    content = with_changes(resolved_settings(plan), {"evaluation.test": test}, "the winner")
-    return {**content, "tracking": dict(plans.tracking or tracking)}
-
-
-def words_of(point: Point) -> str:
-    """Write the values of a trial in one line, the last part of each path alone."""
-
-    def short(value: Value) -> str:
-        if isinstance(value, float):
-            return f"{value:.4g}"
-        return value if isinstance(value, str) else json.dumps(value)
-
-    return ", ".join(f"{path.rpartition('.')[2]}={short(value)}" for path, value in point.items())
+    waiting = int(is_shared and plan.seconds_per_trial is None)
+    trials = workers_that_fit(machines, settings) // settings.least_workers + waiting
+    if plan.at_once is not None:
+        return max(1, min(plan.at_once, trials))
+    if memory_gb is None:
+        return 1
+    memory = sum(machine.get("memory", 0.0) for machine in machines) * plan.memory_share
+    return max(1, min(trials, math.floor(memory / max(memory_gb * 2**30, 1.0))))

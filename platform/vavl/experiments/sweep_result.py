@@ -1,9 +1,11 @@
-"""What a sweep leaves: ``summary.json``, ``trials.csv``, ``best.yaml``, and the table on the screen."""
+"""What a person sees of a sweep: its space before it starts, and ``summary.json``, ``trials.csv`` and ``best.yaml``."""
 
 from __future__ import annotations
 
 import csv
 import io
+import logging
+import os
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -13,16 +15,147 @@ import psutil
 import yaml
 
 from vavl.config.base import FrozenConfig
+from vavl.config.changes import with_changes
 from vavl.config.files import write_json, write_text
 from vavl.config.snapshot import resolved_settings
 from vavl.errors import TrainingError
-from vavl.experiments.study import BASE_TRIAL, State, storage_address
-from vavl.experiments.sweep import SweepResult, winning_settings, words_of
-from vavl.experiments.sweep_settings import name_of
-from vavl.experiments.trial import TrialEnd
+from vavl.experiments.study import BASE_TRIAL, best_of, storage_address
+from vavl.experiments.sweep import Sweep, TrialPlans, read_note
+from vavl.experiments.sweep_settings import ChoiceAxis, SweepPlan, name_of, words_of
+from vavl.experiments.trial import SUMMARY_FILE, State, TrialEnd
 
-SUMMARY_FILE, TABLE_FILE, BEST_FILE = "summary.json", "trials.csv", "best.yaml"
+TABLE_FILE, BEST_FILE = "trials.csv", "best.yaml"
+_log = logging.getLogger(__name__)
 _STATES: tuple[State, ...] = get_args(State)
+
+
+def log_sweep(plans: TrialPlans) -> None:
+    """Log what is going to be searched, what a trial takes, and what is there already."""
+    for line in sweep_lines(plans):
+        _log.info(line)
+
+
+def sweep_lines(plans: TrialPlans) -> list[str]:
+    """Return the space and the room of a sweep as lines of text."""
+    plan = plans.sweep
+    own = plans.own_point
+    return [
+        *(f"search {path}: {_axis_words(plan, path)}; now {name_of(own[path])}" for path in plan.search),
+        "objectives: " + ", ".join(f"{goal.metric} ({goal.mode})" for goal in plan.objectives),
+        _method_words(plan),
+        *(f"tried first: {words_of(point) or 'drawn'}" for point in plans.first_points),
+        _room_words(plans),
+        f"study: {storage_address(plan)}",
+        *_earlier(plan),
+    ]  # fmt: skip
+
+
+def _axis_words(plan: SweepPlan, path: str) -> str:
+    axis = plan.search[path]
+    if isinstance(axis, ChoiceAxis):
+        return f"one of {', '.join(str(name_of(value)) for value in axis.choices)}"
+    spread = "over the logarithm" if axis.log else f"in steps of {axis.step:g}" if axis.step else ""
+    words = f"{'whole numbers ' if axis.is_whole else ''}{axis.low:g} to {axis.last:g} {spread}"
+    return words.strip()
+
+
+def _method_words(plan: SweepPlan) -> str:
+    trials = min(plan.trials, plan.grid_points) if plan.sampler == "grid" else plan.trials
+    pruner = plan.pruner
+    stopped = (
+        "none is stopped early"
+        if pruner.kind == "none"
+        else f"{pruner.kind} from epoch {pruner.first_epochs} on"
+    )
+    limit = "" if plan.seconds_per_trial is None else f", each at most {plan.seconds_per_trial:g} s"
+    return f"{trials} trials by {plan.sampler}; {stopped}{limit}"
+
+
+def _room_words(plans: TrialPlans) -> str:
+    """Say what a trial takes and what there is, as far as it is known before Ray starts."""
+    plan, training = plans.sweep, plans.plan_of(0, {}).training
+    cpus = training.least_workers * training.cpus_per_worker
+    gpus = training.least_workers * training.gpus_per_worker
+    asked = f"{training.least_workers} worker(s), {cpus:g} CPUs" + (f", {gpus:g} GPUs" if gpus else "")
+    epochs = f"a trial: {asked}, {training.max_epochs} epochs at most"
+    if plan.at_once is not None:
+        return f"{epochs}; {plan.at_once} at once, as far as Ray has places"
+    if "RAY_ADDRESS" in os.environ:
+        return f"{epochs}; as many at once as the cluster has places for, and memory by the first trial"
+    places, memory = int((os.cpu_count() or 1) // cpus), psutil.virtual_memory().available / 2**30
+    return (
+        f"{epochs}; this machine has places for {places} and {memory:.1f} GB free: how many trials run at once follows "
+        "from the memory of the first, which runs alone until its first epoch"
+    )
+
+
+def _earlier(plan: SweepPlan) -> list[str]:
+    note = read_note(plan.output_dir)
+    if note is None:
+        return []
+    ended = len(list(plan.output_dir.glob(f"trials/*/{SUMMARY_FILE}")))
+    return [f"continues {note.run_id}: {ended} trials have ended already"]
+
+
+class SweepResult:
+    """What a sweep has found so far: its ends, and the points of all trials by number.
+
+    ``front`` are the finished trials that no other beats in every objective, ``best`` the one of them with the best
+    mean, ``base`` the trial with the training configuration's own values, if it finished, and ``importances`` the
+    share of each setting in what the first objective varies by, stopped trials included.
+    """
+
+    def __init__(self, sweep: Sweep) -> None:
+        self.plan, self.plans, self.run_id, self.gave_up = (
+            sweep.plan,
+            sweep.plans,
+            sweep.run_id,
+            sweep.gave_up,
+        )
+        self.ends = [sweep.ends[number] for number in sorted(sweep.ends)]
+        self.points = sweep.study.points()
+        self.front = [number for number in sweep.study.front() if number in sweep.ends]
+        self.best = best_of(self.plan, [sweep.ends[number] for number in self.front])
+        base = sweep.ends.get(BASE_TRIAL) if self.plan.has_base else None
+        self.base = base if base and base.state == "finished" else None
+        goal = self.plan.objectives[0]
+        scored = [end for end in self.ends if end.state != "failed" and goal.metric in end.metrics]
+        self.best_name = sweep.folder_of(self.best.number).name if self.best else None
+        self.importances = sweep.study.importances(
+            {end.number: goal.sign * end.metrics[goal.metric] for end in scored}
+        )
+
+    def count(self, state: str) -> int:
+        """Count the trials that ended like this."""
+        return sum(end.state == state for end in self.ends)
+
+    @property
+    def epochs(self) -> tuple[int, int]:
+        """Epochs that the trials were trained, and that they would have had without a stop; failed ones left out."""
+        counted = [end for end in self.ends if end.state != "failed"]
+        return sum(end.epochs_run for end in counted), sum(end.epochs_full for end in counted)
+
+    @property
+    def saved_share(self) -> float:
+        """Share of the epochs that stopping early has saved."""
+        run, full = self.epochs
+        return 1 - run / full if full else 0.0
+
+
+def winning_settings(result: SweepResult, tracking: Mapping[str, object]) -> dict[str, object]:
+    """Return the configuration of the best trial as ``train_model`` reads it, to be trained in its own directory.
+
+    Args:
+        result: with a best trial.
+        tracking: where to track where the training configuration does not say.
+    """
+    assert result.best is not None
+    plans = result.plans
+    plan = plans.plan_of(result.best.number, result.points[result.best.number])
+    plan = plan.model_copy(update={"output_dir": plans.sweep.output_dir / "winner"})
+    test = bool((plans.base.get("evaluation") or {}).get("test", False))
+    content = with_changes(resolved_settings(plan), {"evaluation.test": test}, "the winner")
+    return {**content, "tracking": dict(plans.tracking or tracking)}
 
 
 def sweep_summary(result: SweepResult) -> dict[str, Any]:
@@ -169,3 +302,19 @@ def _rows(result: SweepResult, metrics: Iterable[str]) -> Iterable[dict[str, Any
             "epochs_full": end.epochs_full, "seconds": round(end.seconds, 1), "memory_gb": end.memory_gb,
             "reason": end.reason,
         }  # fmt: skip
+
+
+def main_metrics(result: SweepResult) -> dict[str, float]:
+    """Return what the parent run shows: the best trial's metrics, the gain, and the epochs."""
+    run, full = result.epochs
+    found: dict[str, float] = {
+        "sweep/trials": len(result.ends), "sweep/epochs_run": run, "sweep/epochs_full": full,
+        "sweep/epochs_saved_share": result.saved_share,
+        **{f"sweep/{state}": result.count(state) for state in ("finished", "pruned", "failed")},
+    }  # fmt: skip
+    if result.best is not None:
+        found |= {f"best/{name}": value for name, value in result.best.metrics.items()}
+        for objective in result.plan.objectives if result.base else ():
+            gain = result.best.metrics[objective.metric] - result.base.metrics[objective.metric]  # type: ignore[union-attr]
+            found[f"gain/{objective.metric}"] = gain
+    return found

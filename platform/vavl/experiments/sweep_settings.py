@@ -328,3 +328,14 @@ def _leaves_on(point: Changes, search: Search, above: tuple[str, ...] = ()) -> I
             yield from _leaves_on(value, search, keys)
         else:
             yield ".".join(keys), value
+
+
+def words_of(point: Point) -> str:
+    """Write the values of a trial in one line, the last part of each path alone."""
+
+    def short(value: Value) -> str:
+        if isinstance(value, float):
+            return f"{value:.4g}"
+        return value if isinstance(value, str) else json.dumps(value)
+
+    return ", ".join(f"{path.rpartition('.')[2]}={short(value)}" for path, value in point.items())

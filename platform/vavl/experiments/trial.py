@@ -1,44 +1,39 @@
-"""One trial in its process: a full training run, followed epoch by epoch, whose end is recorded whatever happens."""
+"""One trial of a comparison or a sweep: what it is, its journal, and its end in ``summary.json``."""
 
 from __future__ import annotations
 
-import logging
 import math
-import shutil
-import time
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
-from dataclasses import asdict, dataclass, field, replace
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, NamedTuple
 
-from vavl.config.files import read_json, write_json
-from vavl.errors import TrainingStopped
-from vavl.experiments.many import SUMMARY_FILE, RunLog, Status, reason_of
-from vavl.experiments.study import State
-from vavl.training.checkpoint import CHECKPOINTS_FOLDER
-from vavl.training.loop import Report
+from vavl.config.files import make_folder, read_json, write_json
+from vavl.tracking.journal import Journal, JournalReader
+from vavl.tracking.journal_sink import JournalSink
+from vavl.tracking.leftovers import JOURNAL_NAME
+from vavl.tracking.run import run_start
+from vavl.tracking.settings import TrackingSettings
+from vavl.training.loop import Record
 from vavl.training.process_memory import RUN_MEMORY, peak_memory_bytes
-from vavl.training.run_folder import RunFolder, claim_run_folder
+from vavl.training.run_folder import RunFolder
 from vavl.training.settings import TrainingPlan
-from vavl.training.stop import ask_to_stop, stop_request
-from vavl.training.worker import read_outcome
+from vavl.training.training_result import dataset_note
+from vavl.training.worker import OUTCOME_FILE, read_outcome
 
-RAY_FOLDER = "ray"
-_STATUSES: dict[State, Status] = {"finished": "FINISHED", "pruned": "KILLED", "failed": "FAILED"}
-_LOOK_SECONDS = 0.3
-_log = logging.getLogger(__name__)
-
-
-class TrialLog(RunLog, Protocol):
-    """Keeps the record of one trial; must be picklable."""
-
-    def epochs(self) -> Sequence[Mapping[str, Any]]:
-        """Return the epochs that were recorded, the last record of each, in order."""
+SUMMARY_FILE = "summary.json"
+State = Literal["finished", "pruned", "failed"]
+_STATUSES: dict[State, str] = {"finished": "FINISHED", "pruned": "KILLED", "failed": "FAILED"}
 
 
-Launch = Callable[[TrainingPlan, RunFolder, Report], None]
-Tell = Callable[[Mapping[str, Any]], None]
+class Trial(NamedTuple):
+    """A trial that may start."""
+
+    number: int  # from 0
+    name: str  # its directory, below that of all trials
+    plan: TrainingPlan
+    tags: Mapping[str, str]  # of its MLflow run
 
 
 @dataclass(frozen=True)
@@ -46,9 +41,9 @@ class TrialEnd:
     """How a trial ended."""
 
     number: int
-    state: State
+    state: State  # pruned: stopped on purpose before its end
     reason: str = ""  # why it was stopped or failed
-    metrics: Mapping[str, float] = field(default_factory=dict)  # of the best epoch; validation only
+    metrics: Mapping[str, float] = field(default_factory=dict)  # of the best epoch
     epochs_run: int = 0
     epochs_full: int = 0  # that it would have had
     seconds: float = 0.0  # of the last attempt
@@ -58,96 +53,125 @@ class TrialEnd:
 
 def read_end(folder: Path) -> TrialEnd | None:
     """Return the end of the trial in ``folder``, None where it has none yet."""
-    path = folder / SUMMARY_FILE
-    return TrialEnd(**read_json(path)) if path.exists() else None
+    if not (folder / SUMMARY_FILE).exists():
+        return None
+    names = {entry.name for entry in fields(TrialEnd)}
+    return TrialEnd(
+        **{name: value for name, value in read_json(folder / SUMMARY_FILE).items() if name in names}
+    )
 
 
 def write_end(folder: Path, end: TrialEnd) -> None:
-    """Write ``summary.json`` of a trial; from then on it is not run again."""
-    write_json(folder / SUMMARY_FILE, asdict(end))
+    """Write ``summary.json`` of a trial, with the outcome of a finished one; from then on it has ended."""
+    has_outcome = end.state == "finished" and (folder / OUTCOME_FILE).exists()
+    outcome = read_outcome(folder) if has_outcome else {}
+    write_json(make_folder(folder) / SUMMARY_FILE, {**outcome, **asdict(end)})
 
 
-def run_trial(
-    number: int, plan: TrainingPlan, log: TrialLog, launch: Launch, tell: Tell, seconds: float | None = None
-) -> TrialEnd:
-    """Train one trial, or resume it from its checkpoint; whatever goes wrong is the end of this trial only.
-
-    Args:
-        number: of the trial.
-        plan: of the training run, in the trial's directory.
-        log: of the trial.
-        launch: trains to the end; raises ``TrainingStopped`` when the stop file asked for it.
-        tell: receives ``epoch``, ``total_epochs`` and ``metrics`` of every epoch.
-        seconds: longest time of this attempt, None without limit.
-    """
-    start, folder = time.monotonic(), None
-    try:
-        folder = claim_run_folder(plan)
-        log.start(plan, folder)
-        _follow(plan, folder, log, launch, tell, seconds)
-        end = TrialEnd(number, "finished", metrics=read_outcome(plan.directory)["metrics"])
-    except TrainingStopped:
-        metrics = best_epoch_metrics(log.epochs(), plan.evaluation.select_by)
-        request = stop_request(plan.directory) or {"message": "stopped"}
-        end = TrialEnd(number, "pruned", request["message"], metrics)
-    except Exception as error:  # noqa: BLE001  the other trials continue
-        _log.exception("trial %d failed", number)
-        end = TrialEnd(number, "failed", reason_of(error))
-    epochs = log.epochs()
-    end = replace(
-        end,
-        epochs_run=len(epochs),
-        epochs_full=int(epochs[-1]["total_epochs"]) if epochs else 0,
-        memory_gb=trial_memory_gb(epochs),
-        seconds=time.monotonic() - start,
-        run_id=folder.run_id if folder else "",
-    )
-    # The journal first, then the end, then tidy up: a kill in between repeats nothing that was trained.
-    try:
-        log.end(_STATUSES[end.state], end.metrics)
-    except Exception:  # noqa: BLE001  the trial has ended already
-        _log.exception("the end of trial %d could not be recorded", number)
-    write_end(plan.directory, end)
-    if folder is not None:
-        folder.finish()
-    # Hundreds of trials would fill the disk; the best weights stay.
-    if end.state != "failed":
-        shutil.rmtree(plan.directory / CHECKPOINTS_FOLDER, ignore_errors=True)
+def end_of(folder: Path, number: int, lost: str) -> TrialEnd:
+    """Return the end of a trial whose process has ended, and write it where the process left none."""
+    end = read_end(folder)
+    if end is None:
+        end = TrialEnd(
+            number, "failed", lost or "its process left no end; does its machine share output_dir?"
+        )
+        write_end(folder, end)
     return end
 
 
-def _follow(
-    plan: TrainingPlan, folder: RunFolder, log: TrialLog, launch: Launch, tell: Tell, seconds: float | None
-) -> None:
-    """Train in another thread, since Tune takes reports from this one alone, and tell of the epochs in the journal."""
-    told = len(log.epochs())  # an earlier attempt told of these
-    deadline = math.inf if seconds is None else time.monotonic() + seconds
-    with ThreadPoolExecutor(1) as pool:
-        training, is_over = pool.submit(launch, plan, folder, log), False
-        while not is_over:
-            is_over = bool(wait([training], timeout=_LOOK_SECONDS).done)
-            for record in log.epochs()[told:]:
-                tell({name: record[name] for name in ("epoch", "total_epochs", "metrics")})
-                told += 1
-            if time.monotonic() > deadline:
-                deadline = math.inf
-                ask_to_stop(plan.directory, "stop", f"longer than {seconds:g} s")
-    training.result()
+class TrialLog:
+    """The journal of one trial, written by the process that trains; picklable.
 
-
-def best_epoch_metrics(epochs: Sequence[Mapping[str, Any]], select_by: Sequence[str]) -> dict[str, float]:
-    """Return the validation metrics of the best epoch, the first of equals; empty without epochs.
+    It keeps epochs, not steps: an epoch carries the means of its steps' losses.
 
     Args:
-        epochs: with ``metrics`` by name, None where one is not finite.
-        select_by: metrics whose mean chooses the best epoch; an epoch that lacks one is no candidate.
+        folder: of the trial.
+        name: of its MLflow run.
+        tracking: as the parent.
+        tags: of its MLflow run.
+        parent: ``run_id`` and ``run_name`` of the comparison or the sweep.
     """
-    known = [
-        {name: value for name, value in record["metrics"].items() if value is not None} for record in epochs
-    ]
-    complete = [metrics for metrics in known if all(name in metrics for name in select_by)]
-    best = max(complete, key=lambda metrics: sum(metrics[name] for name in select_by), default={})
-    return {name: value for name, value in best.items() if name.startswith("validation/")}
+
+    def __init__(
+        self, folder: Path, name: str, tracking: TrackingSettings, tags: Mapping[str, Any], parent: Mapping[str, str],
+    ) -> None:  # fmt: skip
+        self.journal = Journal(folder / JOURNAL_NAME)
+        self._tracking = tracking.model_copy(update={"run_name": name})
+        self._tags, self._parent = dict(tags), dict(parent)
+        self._sink, self._reader = JournalSink(self.journal), JournalReader(self.journal)
+        self._epochs: dict[int, dict[str, Any]] = {}
+        self._steps: dict[int, Mapping[str, float | None]] = {}
+
+    def start(self, plan: TrainingPlan, folder: RunFolder) -> None:
+        """Record settings and data."""
+        dataset = dataset_note(plan)
+        tags = {**self._tags, "vavl.config_hash": plan.config_hash, **dataset.tags}
+        payload = run_start(plan, self._tracking, folder.run_id, dataset, tags, self._parent)
+        self.journal.append("run_start", **payload)
+
+    def __call__(self, records: Sequence[Record]) -> None:
+        """Record the epochs, each with the means of its steps."""
+        kept = []
+        for record in records:
+            if record["kind"] == "step":
+                self._steps[record["step"]] = record["metrics"]  # a repeated step counts once
+            elif record["kind"] == "epoch":
+                kept.append({**record, "metrics": {**_means(self._steps.values()), **record["metrics"]}})
+                self._steps.clear()
+            else:
+                kept.append(record)
+        if kept:
+            self._sink(kept)
+
+    def epochs(self) -> list[dict[str, Any]]:
+        """Return the epochs that the journal holds, the last record of each, in order; from one thread only."""
+        fresh = [record.payload for record in self._reader.read() if record.kind == "epoch"]
+        if self._reader.began_anew:
+            self._epochs.clear()
+        self._epochs.update((int(payload["epoch"]), payload) for payload in fresh)
+        return [self._epochs[epoch] for epoch in sorted(self._epochs)]
+
+    def end(self, state: State, metrics: Mapping[str, float]) -> None:
+        """Record the end, with the outcome of a finished trial as an artifact."""
+        if state == "finished":
+            self.journal.append("artifact", path=OUTCOME_FILE, artifact_path=None)
+        self.journal.append("run_end", status=_STATUSES[state], metrics=metrics)
+
+    @property
+    def has_ended(self) -> bool:
+        """True when the journal holds the end of the trial."""
+        return any(record.kind == "run_end" for record in self.journal.read())
+
+
+@dataclass(frozen=True)
+class TrialLogs:
+    """Gives the logs of the trials of one parent, in any process; picklable.
+
+    Attributes:
+        folder: the directories of the trials lie in it.
+        tracking: as the parent.
+        source: tags of all of them: who started which code.
+        parent: ``run_id`` and ``run_name`` of the parent.
+    """
+
+    folder: Path
+    tracking: TrackingSettings
+    source: Mapping[str, str]
+    parent: Mapping[str, str]
+
+    def of(self, name: str, tags: Mapping[str, Any]) -> TrialLog:
+        """Return the log of a trial, in the directory of that name."""
+        return TrialLog(self.folder / name, name, self.tracking, {**self.source, **tags}, self.parent)
+
+
+def _means(steps: Iterable[Mapping[str, float | None]]) -> dict[str, float]:
+    """Return the mean of every metric over the steps that have it."""
+    values: dict[str, list[float]] = defaultdict(list)
+    for metrics in steps:
+        for name, value in metrics.items():
+            if value is not None and math.isfinite(value):
+                values[name].append(value)
+    return {name: sum(known) / len(known) for name, known in values.items()}
 
 
 def trial_memory_gb(epochs: Sequence[Mapping[str, Any]]) -> float | None:

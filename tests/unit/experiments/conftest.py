@@ -28,7 +28,7 @@ class MemoryLog:
     """Keeps what a trial reports, for tests in one process."""
 
     records: list[dict[str, Any]] = field(default_factory=list)
-    status: list[str] = field(default_factory=list)
+    states: list[str] = field(default_factory=list)
 
     def start(self, plan: TrainingPlan, folder: RunFolder) -> None:
         """Nothing is kept of the start."""
@@ -40,8 +40,18 @@ class MemoryLog:
         found = {record["epoch"]: record for record in self.records if record["kind"] == "epoch"}
         return [found[epoch] for epoch in sorted(found)]
 
-    def end(self, status: str, metrics: Mapping[str, float]) -> None:
-        self.status.append(status)
+    def end(self, state: str, metrics: Mapping[str, float]) -> None:
+        self.states.append(state)
+
+
+@dataclass
+class MemoryLogs:
+    """Gives the logs of trials, the same one for the same name."""
+
+    made: dict[str, MemoryLog] = field(default_factory=dict)
+
+    def of(self, name: str, tags: Mapping[str, Any]) -> MemoryLog:
+        return self.made.setdefault(name, MemoryLog())
 
 
 class Killed(BaseException):
@@ -79,7 +89,7 @@ class Actor:
 
 @pytest.fixture(autouse=True)
 def _quick_looks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vavl.experiments.trial._LOOK_SECONDS", 0.01)
+    monkeypatch.setattr("vavl.experiments.runner._LOOK_SECONDS", 0.01)
 
 
 @pytest.fixture
@@ -98,6 +108,12 @@ def actor() -> type[Actor]:
 def memory_log() -> type[MemoryLog]:
     """The class of logs in memory."""
     return MemoryLog
+
+
+@pytest.fixture
+def logs() -> MemoryLogs:
+    """Logs of the trials of a comparison or a sweep."""
+    return MemoryLogs()
 
 
 @pytest.fixture

@@ -9,10 +9,14 @@ import pytest
 import yaml
 from copied_store import copy_store, relabelled_copy
 
-from vavl.errors import ConfigError, VavlError
+from vavl.config.files import read_json, write_json
+from vavl.errors import ConfigError, TrainingError, VavlError
 from vavl.experiments.comparison_grid import Cell, plan_grid
 from vavl.experiments.comparison_settings import ComparisonPlan
+from vavl.experiments.runner import run_trial
+from vavl.experiments.trial import read_end
 from vavl.store.store_push import push_store
+from vavl.training.launch import launch_training
 from vavl.training.run_folder import claim_run_folder
 
 
@@ -32,12 +36,16 @@ def comparison(plan, tmp_path):
     return make
 
 
+def plans_of(grid):
+    return {run.name: run.plan for run in grid.runs}
+
+
 def test_every_run_has_its_place_of_the_grid_and_one_process(comparison, tmp_path):
     grid = plan_grid(comparison(labelled_fractions=(0.25, 1.0), unpaired_shares=(0.0, 0.5), seeds=(3, 4)))
     assert len(grid.runs) == 2 * 2 * 2 * 2
     assert not grid.left_out
     cell = Cell("smooth", 0.25, 0.5, 0, 4)
-    plan = grid.plans["smooth/labels-25_unpaired-50/fold-0_seed-4"]
+    plan = plans_of(grid)["smooth/labels-25_unpaired-50/fold-0_seed-4"]
     assert plan.output_dir == tmp_path / "out" / "runs" / cell.name
     chosen = plan.data.partitions
     assert (chosen.labelled_fraction, chosen.audio_only_share, chosen.video_only_share) == (0.25, 0.25, 0.25)
@@ -119,3 +127,83 @@ def test_all_runs_of_a_comparison_have_one_version_of_the_latest_store(compariso
     assert {run.plan.data.store for run in plan_grid(latest).runs} == {first.place}
     elsewhere = latest.model_copy(update={"output_dir": tmp_path / "other"})
     assert {run.plan.data.store for run in plan_grid(elsewhere).runs} == {second.place}
+
+
+@pytest.fixture
+def train(logs):
+    """Return a function that trains the next run of a grid in this process; it fails at an epoch if it is told to."""
+
+    def go(grid, fail_at=None):
+        trial = grid.next_trial(0)
+        log = logs.of(trial.name, {})
+
+        def launch(plan, folder, report):
+            def checked(records):
+                report(records)
+                if any(record["kind"] == "epoch" and record["epoch"] == fail_at for record in records):
+                    raise TrainingError("step", "loss", "is not finite", "lower the rate")
+
+            launch_training(plan, folder, checked)
+
+        run_trial(trial.number, trial.plan, log, lambda epoch: None, launch=launch)
+        return trial.plan, grid.trial_ended(trial.number)
+
+    return go
+
+
+def test_a_run_that_failed_is_tried_again_from_its_checkpoint_and_a_finished_one_is_kept(
+    comparison, train, logs
+):
+    one = {"objective_sets": {"plain": {}}, "overrides": {"training": {"max_epochs": 3}}}
+    first = plan_grid(comparison(**one))
+    assert (first.kept, first.done, first.total) == ((), 0, 1)
+    plan, failed = train(first, fail_at=2)
+    assert (failed.state, first.done) == ("failed", 1)
+    assert "is not finite" in failed.reason
+    assert "FAILED: step: loss: is not finite" in first.line_of(failed)
+    assert (plan.output_dir / "checkpoints").exists()
+
+    second = plan_grid(comparison(**one))
+    assert second.kept == ()
+    _, done = train(second)
+    assert done.state == "finished"
+    assert [record["epoch"] for record in logs.made["plain/labels-100_unpaired-00/fold-0_seed-0"].records
+            if record["kind"] == "epoch"] == [1, 2, 2, 3]  # fmt: skip
+    assert f"validation audio_video {done.metrics['validation/audio_video/accuracy']:.3f}" in second.line_of(
+        done
+    )
+    assert not (plan.output_dir / "checkpoints").exists()
+
+    third = plan_grid(comparison(**one))
+    assert (third.kept, third.done, third.next_trial(0)) == ((0,), 1, None)
+    assert read_end(plan.output_dir) == done
+
+
+def test_finished_means_the_same_settings_on_the_same_features(comparison, train, small_store, small_corpus):
+    one = {"objective_sets": {"plain": {}}}
+    short = {"training.max_epochs": 1}
+    plan, _ = train(plan_grid(comparison(**one, overrides=short)))
+    assert plan_grid(comparison(**one, overrides=short)).kept == (0,)
+    assert plan_grid(comparison(**one, overrides={"training.max_epochs": 2})).kept == ()
+    other = str(small_store(small_corpus(seed=5)))
+    assert plan_grid(comparison(**one, overrides={**short, "data.store": other})).kept == ()
+    state = read_json(plan.output_dir / "run.json")
+    write_json(plan.output_dir / "run.json", {**state, "state": "running"})
+    assert plan_grid(comparison(**one, overrides=short)).kept == ()
+
+
+def test_a_run_of_an_earlier_version_is_kept(comparison, train):
+    one = {"objective_sets": {"plain": {}}, "overrides": {"training.max_epochs": 1}}
+    plan, _ = train(plan_grid(comparison(**one)))
+    summary = read_json(plan.output_dir / "summary.json")
+    new = {
+        "number",
+        "state",
+        "reason",
+        "epochs_run",
+        "epochs_full",
+        "memory_gb",
+    }  # that version 0.1 did not write
+    old = {name: value for name, value in summary.items() if name not in new}
+    write_json(plan.output_dir / "summary.json", old)
+    assert plan_grid(comparison(**one)).kept == (0,)

@@ -7,12 +7,24 @@ from pathlib import Path
 
 import pytest
 
-from vavl.experiments.comparison_content import ComparisonReport, ScorePoint
-from vavl.experiments.comparison_pictures import comparison_pictures, curve_figure, differences_figure
-from vavl.experiments.comparison_report import write_comparison_report
+from vavl.experiments.comparison_grid import Group
+from vavl.experiments.comparison_report import (
+    ComparisonReport,
+    comparison_pictures,
+    curve_figure,
+    differences_figure,
+    write_comparison_report,
+)
+from vavl.experiments.comparison_result import GroupScore
+from vavl.metrics.paired import Interval
 from vavl.reports.theme import DARK, LIGHT
 
 SETS = ("supervised", "hgr", "all")
+
+
+def score(name, fraction, share, condition, value, low, high, against="") -> GroupScore:
+    group = Group(name, fraction, share)
+    return GroupScore(group, condition, "accuracy", Interval(value, low, high), runs=4, against=against)
 
 
 @pytest.fixture
@@ -25,9 +37,9 @@ def report() -> ComparisonReport:
         for name in SETS
         if (name, condition) != ("hgr", "audio_video")  # a set may lack a condition
     ]
-    scores = [ScorePoint(*place, 0.6, 0.55, 0.66, runs=4) for place in places]
+    scores = [score(*place, 0.6, 0.55, 0.66) for place in places]
     differences = [
-        ScorePoint(*place, 0.02, 0.01 if place[0] == "all" else -0.01, 0.04, runs=4, against="supervised")
+        score(*place, 0.02, 0.01 if place[0] == "all" else -0.01, 0.04, against="supervised")
         for place in places
         if place[0] != "supervised"
     ]
@@ -58,14 +70,14 @@ def test_pictures_follow_what_was_varied(report: ComparisonReport) -> None:
     assert names == [
         "label_efficiency", "label_efficiency_unpaired_50", "unpaired_labels_10", "unpaired_labels_100", "differences",
     ]  # fmt: skip
-    one = [point for point in report.scores if (point.fraction, point.share) == (1.0, 0.0)]
+    one = [point for point in report.scores if point.group[1:] == (1.0, 0.0)]
     assert not list(comparison_pictures(replace(report, scores=one, differences=[])))
 
 
 @pytest.mark.parametrize("theme", [LIGHT, DARK])
 def test_every_set_has_a_line_and_a_name(report: ComparisonReport, theme) -> None:
-    points = [point for point in report.scores if point.share == 0]
-    figure = curve_figure(report, points, "fraction", theme)
+    points = [point for point in report.scores if point.group.unpaired_share == 0]
+    figure = curve_figure(report, points, "labelled_fraction", theme)
     assert [len(axes.containers) for axes in figure.axes] == [2, 3]
     assert {text.get_text() for text in figure.legends[0].get_texts()} == set(SETS)
     assert [axes.get_title() for axes in figure.axes] == ["audio + video", "audio alone"]

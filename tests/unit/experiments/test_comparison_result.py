@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import yaml
 
 from vavl.errors import TrainingError
 from vavl.experiments.comparison_grid import plan_grid
-from vavl.experiments.comparison_pages import write_pages
+from vavl.experiments.comparison_report import write_pages
 from vavl.experiments.comparison_result import (
     Results,
     main_metrics,
@@ -22,17 +22,7 @@ from vavl.experiments.comparison_result import (
     write_results,
 )
 from vavl.experiments.comparison_settings import ComparisonPlan
-from vavl.experiments.many import RunEnd, train_one
-
-
-class Silent:
-    """A log that keeps nothing."""
-
-    def start(self, plan: Any, folder: Any) -> None: ...
-
-    def __call__(self, records: Sequence[Any]) -> None: ...
-
-    def end(self, status: str, metrics: Any) -> None: ...
+from vavl.experiments.runner import run_trial
 
 
 @pytest.fixture
@@ -60,15 +50,24 @@ def comparison(
     return make
 
 
-def results_of(plan: ComparisonPlan) -> Results:
-    grid = plan_grid(plan)
-    results = Results(plan, grid)
-    for name, training in grid.plans.items():
-        results.add(train_one(name, training, Silent()))
+@pytest.fixture
+def results_of(logs: Any) -> Callable[[ComparisonPlan], Results]:
+    """Return a function that trains all runs of a comparison in this process."""
+
+    def results(plan: ComparisonPlan) -> Results:
+        grid = plan_grid(plan)
+        found = Results(plan, grid)
+        while trial := grid.next_trial(0):
+            run_trial(trial.number, trial.plan, logs.of(trial.name, {}), lambda epoch: None)
+            found.add(grid.trial_ended(trial.number))
+        return found
+
     return results
 
 
-def test_attributes_are_compared_by_concordance(comparison: Callable[..., ComparisonPlan]) -> None:
+def test_attributes_are_compared_by_concordance(
+    comparison: Callable[..., ComparisonPlan], results_of: Any
+) -> None:
     plan = comparison(
         overrides={"data.target": "attributes", "evaluation.select_by": ["validation/audio_video/ccc_mean"]},
         seeds=(0, 1), test=True,
@@ -89,7 +88,9 @@ def test_attributes_are_compared_by_concordance(comparison: Callable[..., Compar
     assert write_pages(found)[0].exists()
 
 
-def test_a_condition_that_nothing_trained_has_no_score(comparison: Callable[..., ComparisonPlan]) -> None:
+def test_a_condition_that_nothing_trained_has_no_score(
+    comparison: Callable[..., ComparisonPlan], results_of: Any
+) -> None:
     audio = {"data.partitions.audio_only_share": 1.0, "evaluation.select_by": ["validation/audio/accuracy"]}
     plan = comparison(objective_sets={"all": {}, "audio_only": audio})
     found = results_of(plan).compare()
@@ -107,8 +108,8 @@ def test_failed_runs_are_stated_and_refused_at_the_end(comparison: Callable[...,
     plan = comparison()
     grid = plan_grid(plan)
     results = Results(plan, grid)
-    for name in grid.plans:
-        results.add(RunEnd(name, "failed", reason="no luck"))
+    while trial := grid.next_trial(0):
+        results.add(grid.trial_ended(trial.number, "no luck"))
     found = results.compare()
     files = write_results(found, {"mlflow_run_id": None})
     assert len(json.loads(files[1].read_text())["failed"]) == 2

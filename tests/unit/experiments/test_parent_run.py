@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from vavl.experiments.child_log import ChildLog
+from vavl.experiments.trial import TrialLog
 from vavl.tracking.journal import Journal
 from vavl.tracking.replay import Replay
 from vavl.tracking.replay_queue import ReplayQueue
@@ -100,7 +100,7 @@ def test_a_store_that_is_away_is_not_waited_for_once_per_child(
 def test_a_child_keeps_epochs_with_the_means_of_their_steps(
     tmp_path: Path, tracking: TrackingSettings
 ) -> None:
-    log = ChildLog(tmp_path, "run", tracking, {}, PARENT)
+    log = TrialLog(tmp_path, "run", tracking, {}, PARENT)
     steps = [
         {"kind": "step", "step": step, "metrics": {"train/loss/total": float(step)}} for step in range(4)
     ]

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from vavl.experiments.sweep_content import SweepAxis, SweepReport, SweepTrial
-from vavl.experiments.sweep_pictures import (
+from vavl.experiments.sweep_plots import (
+    SweepAxis,
+    SweepReport,
+    SweepTrial,
     epochs_figure,
     front_figure,
     history_figure,

@@ -1,4 +1,4 @@
-"""A sweep in MLflow and in its folder: children, the registered best, summary, table and winning configuration."""
+"""A sweep in MLflow and in its directory: children, the registered best, summary, table and winning configuration."""
 
 from __future__ import annotations
 
@@ -14,15 +14,22 @@ import yaml
 from vavl.config.files import write_json
 from vavl.config.load import read_config
 from vavl.errors import TrainingError
-from vavl.experiments.sweep import Sweep, SweepResult, open_sweep
-from vavl.experiments.sweep_pages import write_pages
-from vavl.experiments.sweep_progress import SweepProgress
-from vavl.experiments.sweep_result import refuse_nothing_found, result_rows, sweep_summary, write_results
+from vavl.experiments.parent_run import ParentRun
+from vavl.experiments.sweep import Sweep, open_sweep
+from vavl.experiments.sweep_report import write_pages
+from vavl.experiments.sweep_result import (
+    SweepResult,
+    main_metrics,
+    refuse_nothing_found,
+    result_rows,
+    sweep_summary,
+    write_results,
+)
 from vavl.experiments.sweep_settings import SweepPlan
-from vavl.experiments.tracked_sweep import TrackedSweep, main_metrics
-from vavl.experiments.trial import TrialEnd, write_end
+from vavl.experiments.trial import Trial, TrialEnd, write_end
 from vavl.job_config import TrainModelJob
 from vavl.tracking.settings import TrackingSettings
+from vavl.training.training_result import dataset_note
 
 METRIC = "validation/audio_video/accuracy"
 RATE = "training.optimizer.learning_rate"
@@ -49,7 +56,7 @@ def plan(small_store: Callable[..., Path], small_corpus: Callable[..., Any], tmp
     })  # fmt: skip
 
 
-def ends_of(sweep: Sweep, tracked: TrackedSweep, model: Path | None = None) -> list[TrialEnd]:
+def ends_of(sweep: Sweep, parent: ParentRun, model: Path | None = None) -> list[tuple[Trial, TrialEnd]]:
     """Act four trials out: the base, a better one, one that is stopped, one that fails."""
     acted: list[tuple[Any, str, float, int]] = [
         ("finished", "", 0.5, 9), ("finished", "", 0.7, 9), ("pruned", "asha", 0.2, 3), ("failed", "no memory", 0, 0),
@@ -60,7 +67,7 @@ def ends_of(sweep: Sweep, tracked: TrackedSweep, model: Path | None = None) -> l
         assert trial is not None
         folder, metrics = sweep.folder_of(trial.number), {METRIC: score} if score else {}
         folder.mkdir(parents=True)
-        log = tracked.logs.of(trial.number, trial.point)
+        log = parent.logs.of(trial.name, trial.tags)
         log.journal.append(
             "run_start", run_id=f"run-{trial.number}", run_name="trial", experiment=log._tracking.experiment,
             params={}, tags=log._tags, dataset=None, config_yaml="", parent=log._parent,
@@ -69,20 +76,20 @@ def ends_of(sweep: Sweep, tracked: TrackedSweep, model: Path | None = None) -> l
             log([{"kind": "epoch", "epoch": epoch, "step": epoch, "metrics": metrics}])
         if state == "finished":
             write_json(folder / "outcome.json", {**OUTCOME, "metrics": metrics})
-            log.end("FINISHED", metrics)
+            log.end("finished", metrics)
             if model is not None:
                 (folder / "best").symlink_to(model)
         write_end(
             folder, TrialEnd(trial.number, state, reason, metrics, epochs, 9 if epochs else 0, 10.0, 1.5)
         )
-        ends.append(sweep.trial_ended(trial.number))
+        ends.append((trial, sweep.trial_ended(trial.number)))
     return ends
 
 
 def small_sweep(plan: SweepPlan, tracking: TrackingSettings) -> SweepResult:
     """Return the results of the acted sweep, without a tracking store."""
     with open_sweep(plan) as sweep:
-        ends_of(sweep, TrackedSweep(plan.output_dir, tracking))
+        ends_of(sweep, ParentRun(plan.output_dir, "trials", tracking))
         return SweepResult(sweep)
 
 
@@ -90,14 +97,17 @@ def test_children_and_the_registered_best_reach_mlflow(
     plan: SweepPlan, tracking: TrackingSettings, tracking_client: Any, model_folder: Path
 ) -> None:
     settings = tracking.model_copy(update={"model_name": f"best-{plan.output_dir.parent.name}"})
-    with open_sweep(plan) as sweep, TrackedSweep(plan.output_dir, settings) as tracked:
-        tracked.start(plan, "hash", sweep)
-        for end in ends_of(sweep, tracked, model_folder):
-            tracked.ended(end)
+    with open_sweep(plan) as sweep, ParentRun(plan.output_dir, "trials", settings) as parent:
+        parent.start(plan, "hash", sweep.run_id, dataset_note(sweep.plans.plan_of(0, {})))
+        sweep.resume(parent.logs)
+        for trial, end in ends_of(sweep, parent, model_folder):
+            parent.trial_ended(trial, end)
         result = SweepResult(sweep)
-        kept = tracked.finish(result, [*write_results(result, settings, {}), *write_pages(result)])
-        again = tracked._register(result)  # a second start registers nothing new
-        assert again is not None
+        files, tags = [*write_results(result, settings, {}), *write_pages(result)], {"sweep": result.run_id}
+        kept = parent.finish_with_best(main_metrics(result), files, result.best_name, tags)
+        assert (
+            parent._register(str(result.best_name), tags) is not None
+        )  # a second start registers nothing new
     assert kept["tracking_complete"]
     parent = tracking_client.get_run(kept["mlflow_run_id"])
     children = tracking_client.search_runs(
@@ -166,21 +176,14 @@ def test_a_sweep_that_found_nothing_says_why(plan: SweepPlan, tracking: Tracking
         refuse_nothing_found(result)
 
 
-def test_progress_tells_of_every_trial(
-    plan: SweepPlan, tracking: TrackingSettings, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_every_trial_has_a_line(plan: SweepPlan, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
-    with open_sweep(plan) as sweep, SweepProgress(sweep) as progress:
-        trial = sweep.next_trial(0)
-        assert trial is not None
-        progress.started(trial)
-        write_end(
-            sweep.folder_of(0),
-            TrialEnd(0, "pruned", "asha: stopped after epoch 3", {METRIC: 0.25}, 3, 9, 12.0),
-        )
-        progress.ended(sweep.trial_ended(0))
+    with open_sweep(plan) as sweep:
+        assert sweep.next_trial(0) is not None
+        assert sweep.standing == "none finished yet"
+        reason = "asha: stopped after epoch 3"
+        write_end(sweep.folder_of(0), TrialEnd(0, "pruned", reason, {METRIC: 0.25}, 3, 9, 12.0))
+        end = sweep.trial_ended(0)
     assert "trial 0 starts: learning_rate=0.001" in caplog.text
-    assert (
-        "trial 0 pruned (asha: stopped after epoch 3): 0.250 in 3 of 9 epochs, 12 s; 1 of 4 done"
-        in caplog.text
-    )
+    assert sweep.line_of(end) == f"trial 0 pruned ({reason}): 0.250 in 3 of 9 epochs, 12 s"
+    assert (sweep.done, sweep.total) == (1, 4)

@@ -1,0 +1,70 @@
+"""Trials, each in an actor of Ray Tune: one whose process dies takes no other with it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import ray
+
+from vavl.experiments.comparison_grid import Cell, Grid, PlannedRun
+from vavl.experiments.runner import run_trials
+from vavl.training.settings import TrainingPlan
+
+pytestmark = [pytest.mark.ray]
+
+
+@dataclass(frozen=True)
+class Log:
+    """Records nothing; ends its process at the start of a run if it is told to."""
+
+    kill: bool
+
+    def start(self, plan: TrainingPlan, folder: Any) -> None:
+        if self.kill:
+            os._exit(1)
+
+    def __call__(self, records: Sequence[dict[str, Any]]) -> None:
+        pass
+
+    def epochs(self) -> list[dict[str, Any]]:
+        return []
+
+    def end(self, state: str, metrics: Mapping[str, float]) -> None:
+        pass
+
+
+@dataclass(frozen=True)
+class Logs:
+    def of(self, name: str, tags: Mapping[str, str]) -> Log:
+        return Log(name.startswith("dies"))
+
+
+def test_a_process_that_dies_takes_no_other_run_with_it(small_store, small_corpus, tmp_path, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    store = small_store(small_corpus())
+    runs = []
+    for name in ("dies", "lives"):
+        content = {
+            "output_dir": tmp_path / name,
+            "data": {"store": store, "composition": {"batch_size": 10}},
+            "model": {"preset": "small", "width": 8, "attention_heads": 2},
+            "training": {"launcher": "in_process", "engine": "torch", "max_epochs": 1},
+        }
+        runs.append(PlannedRun(TrainingPlan.model_validate(content), (Cell(name, 1.0, 0.0, 0, 0),)))
+    grid = Grid(runs, [], SimpleNamespace(split="validation", at_once=1))
+    recorded = []
+    parent = SimpleNamespace(folder=tmp_path, logs=Logs(), trial_ended=lambda trial, end: recorded.append(end))
+    try:
+        run_trials(grid, parent)
+    finally:
+        ray.shutdown()
+    dead, alive = (grid.ends[number] for number in (0, 1))
+    assert (dead.state, alive.state) == ("failed", "finished")
+    assert "its process died twice" in dead.reason
+    assert {end.number for end in recorded} == {0, 1}
+    assert not (tmp_path / "tune").exists()
