@@ -7,7 +7,7 @@ from pathlib import Path
 from vavl.config.command_line import print_table, run_job
 from vavl.config.files import make_folder
 from vavl.description.describe import corpus_name, describe_folder
-from vavl.description.results import require_valid, summary_rows, write_results
+from vavl.description.report import require_valid, summary_rows, write_results
 from vavl.errors import ConfigError, CorpusError
 from vavl.job_config import DescribeCorpusJob
 

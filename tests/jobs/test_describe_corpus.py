@@ -39,7 +39,7 @@ def test_the_proposal_prepares_the_corpus(run_job: RunJob, media: Path, tmp_path
     assert summary["unreadable"] == []
     page = (folder / "description.html").read_text()
     assert page.count("data:image/svg+xml") == 2  # contact sheet and lengths
-    assert "(?P&lt;clip>" in page
+    assert "(?P&lt;clip&gt;" in page
     assert read_card(folder / "card.yaml").name == "tiny_found"
 
     words = (folder / "prepare.yaml", f"output_dir={tmp_path / 'store'}", "workers=0")
@@ -83,7 +83,7 @@ def test_a_folder_that_is_none_or_empty_is_refused(run_job: RunJob, tmp_path: Pa
     missing = run_job("describe_corpus", tmp_path / "missing", f"output_dir={tmp_path}")
     assert (missing.code, "cannot be read" in missing.stderr) == (2, True)
     empty = run_job("describe_corpus", tmp_path / "empty", f"output_dir={tmp_path / 'out'}")
-    assert (empty.code, "no sound or video file" in empty.stderr) == (2, True)
+    assert (empty.code, "no audio or video file" in empty.stderr) == (2, True)
 
 
 def test_a_card_that_cannot_work_is_written_and_told(run_job: RunJob, tmp_path: Path) -> None:

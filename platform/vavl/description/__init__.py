@@ -1,1 +1,1 @@
-"""What a folder of recordings holds, and the card that it proposes."""
+"""What a directory of recordings holds, and the card that it proposes."""

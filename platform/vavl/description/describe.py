@@ -1,4 +1,4 @@
-"""Look at a folder of recordings, draft a card from it and build the manifest that the card gives."""
+"""Look at a directory of recordings, draft a card from it and build the manifest that the card gives."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from vavl.config.load import validate
 from vavl.config.progress import show_progress
 from vavl.corpora.card import CorpusCard, read_card
 from vavl.corpora.manifest import Manifest, build_manifest
-from vavl.description.draft import DECIDE, Folder, Section, card_content, draft_card
+from vavl.description.draft import DECIDE, Found, Section, card_content, draft_card
 from vavl.description.layout import Layout, find_layout
 from vavl.description.tables import TableFound, look_at_table
 from vavl.errors import CorpusError, InputError
@@ -22,13 +22,13 @@ from vavl.media.media_probe import Probed, evenly, probe_files
 logger = logging.getLogger(__name__)
 
 _MOST_TABLES = 50
-# A shipped card fits a folder where it explains at least this share of its media.
+# A shipped card fits a directory where it explains at least this share of its media.
 _LEAST_SHARE_KNOWN = 0.5
 
 
 @dataclass(frozen=True)
 class KnownCard:
-    """A shipped card whose patterns fit the folder."""
+    """A shipped card whose patterns fit the directory."""
 
     path: Path
     clips: int
@@ -36,10 +36,10 @@ class KnownCard:
 
 @dataclass(frozen=True)
 class Description:
-    """Everything found in a folder.
+    """Everything found in a directory.
 
     Attributes:
-        root: the folder.
+        root: the directory.
         listing: its files by kind.
         layout: how its media are named.
         tables: its CSV tables.
@@ -73,45 +73,44 @@ class Description:
 
 
 def corpus_name(folder: Path) -> str:
-    """Return a name for the corpus of a folder: lower case letters, digits and underscores."""
+    """Return a name for the corpus of a directory: lower case letters, digits and underscores."""
     name = re.sub(r"[^a-z0-9]+", "_", folder.resolve().name.lower()).strip("_")
     return name if name[:1].isalpha() else f"corpus_{name}".rstrip("_")
 
 
 def describe_folder(root: Path, name: str, *, cards: Path, most_files: int, probed_files: int) -> Description:
-    """Look at a folder and propose a card for it.
+    """Look at a directory and propose a card for it.
 
     Args:
-        root: the folder.
+        root: the directory.
         name: of the proposed corpus.
-        cards: folder of the shipped cards.
+        cards: directory of the shipped cards.
         most_files: files whose names are looked at.
         probed_files: media files whose heads are read, spread over all.
 
     Raises:
-        CorpusError: the folder cannot be listed or holds no media.
+        CorpusError: the directory cannot be listed or holds no media.
     """
     listing = list_folder(root, most_files)
     media = (*listing.audio, *listing.video)
     if not media:
-        found = ", ".join(f"{count} {suffix}" for suffix, count in list(listing.others.items())[:5])
-        raise CorpusError(
-            str(root), "", f"no sound or video file is in the folder{f'; found {found}' if found else ''}",
-            "name the folder that holds the recordings (links to folders are not followed)",
-        )  # fmt: skip
+        others = ", ".join(f"{count} {suffix}" for suffix, count in list(listing.others.items())[:5])
+        problem = "no audio or video file is in the directory" + (f"; found {others}" if others else "")
+        fix = "name the directory that holds the recordings (links to directories are not followed)"
+        raise CorpusError(str(root), "", problem, fix)
     chosen = [name for names in (listing.audio, listing.video) for name in evenly(names, probed_files)]
     heads = show_progress(probe_files(root, chosen), len(chosen), "reading heads of media files")
     probed = tuple(heads)
-    folder = _drafted(root, name, listing, probed)
-    sections = tuple(draft_card(folder))
+    drafted = _drafted(root, name, listing, probed)
+    sections = tuple(draft_card(drafted))
     manifest, problem = _checked(sections, root)
     known = tuple(_known_cards(cards, root, len(media)))
     return Description(
-        root, listing, folder.layout, tuple(folder.tables), probed, sections, manifest, problem, known
+        root, listing, drafted.layout, tuple(drafted.tables), probed, sections, manifest, problem, known
     )
 
 
-def _drafted(root: Path, name: str, listing: Listing, probed: Sequence[Probed]) -> Folder:
+def _drafted(root: Path, name: str, listing: Listing, probed: Sequence[Probed]) -> Found:
     videos = set(listing.video)
     with_sound = [head.has_sound for head in probed if head.name in videos and not head.problem]
     layout = find_layout(listing.audio, listing.video)
@@ -121,7 +120,7 @@ def _drafted(root: Path, name: str, listing: Listing, probed: Sequence[Probed]) 
         layout = layout.without_first(skips)
         tables = _tables(root, listing, layout)  # tables that add a suffix join only now
     clips = layout.speakers_of_clips()
-    return Folder(name, layout, sum(with_sound) > len(with_sound) / 2, tables, clips)
+    return Found(name, layout, sum(with_sound) > len(with_sound) / 2, tables, clips)
 
 
 def _tables(root: Path, listing: Listing, layout: Layout) -> list[TableFound]:
@@ -138,8 +137,8 @@ def _checked(sections: Sequence[Section], root: Path) -> tuple[Manifest | None, 
     try:
         card = validate(CorpusCard, card_content(sections), "proposed card")
         return build_manifest(card, root), ""
-    except InputError as fault:
-        return None, str(fault)
+    except InputError as error:
+        return None, str(error)
 
 
 def _known_cards(cards: Path, root: Path, media: int) -> list[KnownCard]:

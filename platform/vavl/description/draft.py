@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from vavl.description import words
+from vavl.description import roles
 from vavl.description.layout import Layout, Side, escaped, has_sex
 from vavl.description.tables import TableFound
 
@@ -50,13 +50,13 @@ class Section:
 
 
 @dataclass(frozen=True)
-class Folder:
+class Found:
     """What a card is drafted from.
 
     Attributes:
         name: of the corpus.
         layout: of its media.
-        has_sound: the video files hold the sound.
+        has_sound: the video files hold the audio.
         tables: found beside the media.
         clips: clip id -> speaker.
     """
@@ -74,9 +74,9 @@ class Folder:
 
     @property
     def feature_table(self) -> TableFound | None:
-        """The table of ready features that stands for the picture, where there are no video files."""
-        has_folder_groups = any(place.level for place in self.layout.groups()) or self.layout.folders
-        if self.layout.video is not None or has_folder_groups:
+        """The table of ready features that stands for the video, where there are no video files."""
+        has_directory_groups = any(place.level for place in self.layout.groups()) or self.layout.folders
+        if self.layout.video is not None or has_directory_groups:
             return None
         return next((table for table in self.tables if table.key_column and table.feature_columns), None)
 
@@ -86,17 +86,17 @@ class Folder:
         return [table for table in self.tables if table.key_column and table.is_labels]
 
 
-def draft_card(folder: Folder) -> list[Section]:
+def draft_card(found: Found) -> list[Section]:
     """Return the sections of a card, in the order of a shipped one."""
     return [
-        _origin(folder),
-        *_labels(folder),
-        *_sides(folder),
-        *_people(folder),
-        *_groups(folder),
-        _splits(folder),
+        _origin(found),
+        *_labels(found),
+        *_sides(found),
+        *_people(found),
+        *_groups(found),
+        _splits(found),
         Section(
-            {"expected": {"clips": len(folder.clips), "speakers": len(folder.speakers)}},
+            {"expected": {"clips": len(found.clips), "speakers": len(found.speakers)}},
             "What was found here. Correct it where the corpus as published has more.",
         ),
     ]
@@ -122,37 +122,37 @@ def _commented(text: str) -> str:
     return "".join(f"# {line}\n" for line in text.splitlines())
 
 
-def _origin(folder: Folder) -> Section:
+def _origin(found: Found) -> Section:
     return Section(
         {
-            "name": folder.name,
-            "title": f"Recordings of the folder {folder.name}",
+            "name": found.name,
+            "title": f"Recordings of the directory {found.name}",
             "licence": "unknown",
             "citation": "none",
             "obtain": "own recordings",
-            "root_environment_variable": f"{folder.name.upper()}_ROOT",
+            "root_environment_variable": f"{found.name.upper()}_ROOT",
         },
         f"{DECIDE}title, licence, citation, and how others get the corpus.",
     )
 
 
-def _labels(folder: Folder) -> list[Section]:
+def _labels(found: Found) -> list[Section]:
     sets: dict[str, Any] = {}
     classes: list[str] = []
     comments = []
-    emotion = folder.layout.roles.emotion
+    emotion = found.layout.roles.emotion
     if emotion is not None:
-        mapping = _class_map(emotion.distinct, is_named=folder.layout.roles.is_emotion_named)
+        mapping = _class_map(emotion.distinct, is_named=found.layout.roles.is_emotion_named)
         classes = list(dict.fromkeys(mapping.values()))
         is_plain = all(value == name for value, name in mapping.items())
         sets["file_name"] = {"source": "pattern", "target": "emotion in the file name", "group": "emotion"}
         sets["file_name"] |= {} if is_plain else {"map": mapping}
-        if not folder.layout.roles.is_emotion_named:
+        if not found.layout.roles.is_emotion_named:
             comments.append(
                 f"{DECIDE}the field `emotion` could be the class; name its values, or take it out."
             )
         comments.append(f"{DECIDE}target: what the label means, e.g. intended emotion, perceived emotion.")
-    for table in folder.label_tables:
+    for table in found.label_tables:
         name = re.sub(r"[^a-z0-9]+", "_", PurePosixPath(table.file).stem.lower()).strip("_")
         content, named = _table_labels(table)
         classes += [name for name in named if name not in classes]
@@ -167,7 +167,7 @@ def _labels(folder: Folder) -> list[Section]:
 
 def _class_map(values: Sequence[str], *, is_named: bool) -> dict[str, str]:
     if is_named:
-        return {value: words.emotion_of(value) or value.lower() for value in values}
+        return {value: roles.emotion_of(value) or value.lower() for value in values}
     return {value: f"class_{value}" for value in values}
 
 
@@ -189,25 +189,29 @@ def _table_labels(table: TableFound) -> tuple[dict[str, Any], list[str]]:
     return content, list(dict.fromkeys(named))
 
 
-def _sides(folder: Folder) -> list[Section]:
-    layout = folder.layout
+def _sides(found: Found) -> list[Section]:
+    layout = found.layout
     audio, video = layout.audio, layout.video
     sections = []
-    if audio is None and video is not None and folder.has_sound:
+    if audio is None and video is not None and found.has_sound:
         files = _files(layout, video)
-        note = "One file holds sound and pictures of a clip."
+        note = "One file holds audio and video of a clip."
         return [Section({"audio": files}, note), Section({"video": {"source": "files", **files}})]
     if audio is not None:
-        sections.append(Section({"audio": _files(layout, audio)}, _strangers(audio)))
+        sections.append(Section({"audio": _files(layout, audio)}, _others(audio)))
     if video is not None:
-        sections.append(Section({"video": {"source": "files", **_files(layout, video)}}, _strangers(video)))
-    table = folder.feature_table
+        sections.append(Section({"video": {"source": "files", **_files(layout, video)}}, _others(video)))
+    table = found.feature_table
     if table is not None:
         content = {
-            "source": "table", "file": table.file, "key_column": table.key_column, "pattern": layout.clip_pattern(),
-            "feature_columns": columns_expression(table), "width": len(table.feature_columns),
-        }  # fmt: skip
-        comment = f"{DECIDE}{table.file} is taken as ready features of the picture, one row per clip."
+            "source": "table",
+            "file": table.file,
+            "key_column": table.key_column,
+            "pattern": layout.clip_pattern(),
+            "feature_columns": columns_expression(table),
+            "width": len(table.feature_columns),
+        }
+        comment = f"{DECIDE}{table.file} is taken as ready features of the video, one row per clip."
         sections += [Section({"video": content}, comment), Section({"unpaired": {"video_only": "drop"}})]
     return sections
 
@@ -222,7 +226,7 @@ def _suffixes(layout: Layout, side: Side) -> list[str]:
     return list(side.suffixes if len(set(ids)) == len(ids) else side.suffixes[:1])
 
 
-def _strangers(side: Side) -> str:
+def _others(side: Side) -> str:
     found = side.table.strangers
     return f"{DECIDE}{len(found)} files are named otherwise and left out, e.g. {found[0]}" if found else ""
 
@@ -236,8 +240,8 @@ def columns_expression(table: TableFound) -> str:
     return general if matching == list(table.feature_columns) else exact
 
 
-def _people(folder: Folder) -> list[Section]:
-    speaker = folder.layout.roles.speaker
+def _people(found: Found) -> list[Section]:
+    speaker = found.layout.roles.speaker
     if speaker is None:
         comment = (
             f"{DECIDE}no field of the names tells who speaks. Every clip counts as a speaker of its own, so test\n"
@@ -247,27 +251,30 @@ def _people(folder: Folder) -> list[Section]:
     sections = [Section({"speaker": {"group": "speaker"}})]
     if has_sex(speaker.values):
         letters = sorted({value[0] for value in speaker.distinct})
-        mapping = {letter: words.SEXES[letter.lower()] for letter in letters}
+        mapping = {letter: roles.SEXES[letter.lower()] for letter in letters}
         sections.append(Section({"sex": {"group": "sex", "map": mapping}}))
     return sections
 
 
-def _groups(folder: Folder) -> list[Section]:
-    groups = {name: {"group": name} for name in folder.layout.roles.groups}
+def _groups(found: Found) -> list[Section]:
+    groups = {name: {"group": name} for name in found.layout.roles.groups}
     unnamed = [name for name in groups if name.startswith("field_")]
     comment = f"{DECIDE}give {', '.join(unnamed)} a name, or take them out." if unnamed else ""
     return [Section({"groups": groups}, comment)] if groups else []
 
 
-def _splits(folder: Folder) -> Section:
-    table = next((table for table in folder.tables if table.speaker_column and table.fold_column), None)
-    speakers = folder.speakers
-    rules: dict[str, Any] = {"protocol": f"{folder.name}-proposed"}
+def _splits(found: Found) -> Section:
+    table = next((table for table in found.tables if table.speaker_column and table.fold_column), None)
+    speakers = found.speakers
+    rules: dict[str, Any] = {"protocol": f"{found.name}-proposed"}
     if table is not None:
         rules["folds"] = {
-            "source": "table", "file": table.file, "speaker_column": table.speaker_column,
-            "fold_column": table.fold_column, "speaker_digits": table.speaker_digits,
-        }  # fmt: skip
+            "source": "table",
+            "file": table.file,
+            "speaker_column": table.speaker_column,
+            "fold_column": table.fold_column,
+            "speaker_digits": table.speaker_digits,
+        }
         comment = f"{DECIDE}the test speakers of each fold are those of {table.file}."
     else:
         folds = draw_folds(speakers)
@@ -276,8 +283,8 @@ def _splits(folder: Folder) -> Section:
         rules |= {"untested_speakers": "train"} if listed < len(speakers) else {}
         comment = f"{DECIDE}test speakers were drawn by their names alone. Take published folds where there are some."
     rules["validation_speakers"] = max(1, min(len(speakers) // 6, 4))
-    if not folder.layout.roles.emotion and any(
-        table.joined < len(folder.clips) for table in folder.label_tables
+    if not found.layout.roles.emotion and any(
+        table.joined < len(found.clips) for table in found.label_tables
     ):
         rules["labelled"] = []
     if len(speakers) < _FEWEST_SPEAKERS:

@@ -8,8 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 
-from vavl.description.fields import NameTable, Part, cut_names, digit_runs
-from vavl.description.roles import Column, Place, Roles, find_roles
+from vavl.description.roles import Column, NameTable, Part, Place, Roles, cut_names, digit_runs, find_roles
 
 _FEWEST_TO_COUNT = 3
 _SPECIAL = re.compile(r"([.^$*+?{}\[\]\\|()])")
@@ -18,7 +17,7 @@ _MOST_PREFIX_LETTERS = 6
 
 @dataclass(frozen=True)
 class Side:
-    """One modality of a folder.
+    """One modality of a directory.
 
     Attributes:
         table: its names.
@@ -30,20 +29,20 @@ class Side:
 
     @property
     def levels(self) -> int:
-        """Folder levels and the file name."""
+        """Directory levels and the file name."""
         return len(self.table.parts)
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How the clips of a folder are named.
+    """How the clips of a directory are named.
 
     Attributes:
         audio, video: the modalities at hand; the same where one file holds both.
         roles: what the fields mean.
         first: first field of the file name that belongs to the clip.
         last: last one, counted from the end, 0 for the last field of all.
-        folders: levels of folders that belong to the clip, because file names alone are not unique.
+        folders: levels of directories that belong to the clip, because file names alone are not unique.
     """
 
     audio: Side | None
@@ -81,7 +80,7 @@ class Layout:
         return "".join(texts)
 
     def clip_pattern(self) -> str:
-        """Return the group of the clip alone, for tables that name clips and no folders."""
+        """Return the group of the clip alone, for tables that name clips and no directories."""
         text = self.pattern(self.lead)
         start, depth = text.index("(?P<clip>"), 0
         for place in range(start, len(text)):
@@ -145,7 +144,7 @@ def find_layout(audio: Sequence[str], video: Sequence[str]) -> Layout:
     """Return the layout of media files.
 
     Args:
-        audio: names of the sound files; empty where the sound is inside the video files.
+        audio: names of the audio files; empty where the audio is inside the video files.
         video: names of the video files.
     """
     sides = [_side(names) if names else None for names in (audio, video)]
@@ -214,7 +213,7 @@ def _side(names: Sequence[str]) -> Side:
 
 
 def _joined(layout: Layout) -> Layout:
-    """Leave out of the clip what stands before or after it and differs between sound and picture."""
+    """Leave out of the clip what stands before or after it and differs between audio and video."""
     assert layout.audio
     assert layout.video
     audio, video = (side.table.parts[-1] for side in (layout.audio, layout.video))
@@ -228,7 +227,7 @@ def _joined(layout: Layout) -> Layout:
 
 
 def _roles_for_both(layout: Layout) -> Layout:
-    """Keep the groups that both modalities have; a speaker in a folder of one alone helps nobody."""
+    """Keep the groups that both modalities have; a speaker in a directory of one alone helps nobody."""
 
     def is_there(column: Column) -> bool:
         return all(
@@ -251,7 +250,7 @@ def _roles_for_both(layout: Layout) -> Layout:
 
 
 def _unique(layout: Layout) -> Layout:
-    """Take folders into the clip until no clip is there twice."""
+    """Take directories into the clip until no clip is there twice."""
     sides = [side for side in (layout.audio, layout.video) if side is not None]
     for folders in range(min(side.levels for side in sides)):
         wider = replace(layout, folders=folders, first=layout.first if not folders else 0)

@@ -1,20 +1,204 @@
-"""What the fields of the names mean: speaker, class, sentence, take, and facts without a name."""
+"""The fields of file names, cut at what is no letter and no digit, and what they mean: speaker, class, take."""
 
 from __future__ import annotations
 
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import groupby
 
-from vavl.description import words
-from vavl.description.fields import NameTable
-
+_FIELD = re.compile(r"[^\W_]+")
+# A directory level or file name is cut into fields where so many agree on the marks between them.
+_AGREEING_SHARE = 0.9
+_LEAST_RUNS = 3
 _LEAST_SPEAKER_SCORE = 2.0
 _MOST_CLASSES = 30
 _LETTERS_AND_NUMBER = re.compile(r"([^\W\d_]+)(\d+)")
 _SEX_AND_NUMBER = re.compile(r"[fmwFMW]\d+")
+_EMOTIONS: dict[str, str] = {
+    "angry": "angry anger ang an",
+    "happy": "happy happiness hap ha joy joyful joy",
+    "sad": "sad sadness sa",
+    "fearful": "fearful fear fea fe fearfull afraid scared anxious anxiety anx",
+    "disgust": "disgust disgusted disgusting dis di",
+    "surprised": "surprised surprise sur su surp ps",
+    "neutral": "neutral neu ne neut",
+    "calm": "calm cal",
+    "bored": "bored boredom bor",
+    "contempt": "contempt con contemptuous",
+    "frustrated": "frustrated frustration fru",
+    "excited": "excited excitement exc",
+    "amused": "amused amusement amu",
+    "glad": "glad",
+    "mad": "mad",
+    "bothered": "bothered",
+    "confused": "confused confusion",
+    "thinking": "thinking",
+    "concentrating": "concentrating concentration",
+    "unsure": "unsure",
+    "other": "other oth xxx",
+}
+_CLASS_OF = {form: name for name, forms in _EMOTIONS.items() for form in forms.split()}
+_SHORTEST_WORD = 3
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+SPEAKER_WORDS = _words(
+    "actor actors actress subject subjects subj sub speaker speakers spk spkr spkrid participant person talker "
+    "patient respondent performer"
+)
+SENTENCE_WORDS = _words("sentence sentences sent stmt statement text utt utterance phrase line script")
+TAKE_WORDS = _words("take takes t rep repetition r trial version ver v")
+SESSION_WORDS = _words("session sess ses dialog dialogue dia scene")
+LEVELS = _words("lo md hi xx low medium middle high normal strong weak mild intense")
+_SEXES = {"female": "f female w woman", "male": "m male man"}
+SEXES = {form: name for name, forms in _SEXES.items() for form in forms.split()}
+ATTRIBUTES = {
+    "arousal": ("arousal", "aro", "activation", "act", "emoact"),
+    "valence": ("valence", "val", "emoval"),
+    "dominance": ("dominance", "dom", "emodom"),
+}
+SPLIT_NAMES = _words("train training dev development val valid validation test testing eval")
+
+
+def emotion_of(text: str) -> str | None:
+    """Return the usual name of the emotion that ``text`` means; None where it means none."""
+    return _CLASS_OF.get(text.strip().lower())
+
+
+def are_emotions(values: Collection[str]) -> float:
+    """Return how surely the distinct ``values`` name emotions: 0 no, up to 2 for whole words.
+
+    Abbreviations of two letters are believed only where every value is one.
+    """
+    known = [value for value in values if emotion_of(value)]
+    meanings = {emotion_of(value) for value in known}
+    if len(meanings) < 2 or len(known) < 0.5 * len(values):
+        return 0.0
+    is_short = any(len(value) < _SHORTEST_WORD for value in known)
+    if is_short and (len(known) < len(values) or len(meanings) < _SHORTEST_WORD):
+        return 0.0
+    share = len(known) / len(values)
+    whole_words = sum(value.lower() == emotion_of(value) or len(value) > 4 for value in known) / len(values)
+    return share + whole_words
+
+
+@dataclass(frozen=True)
+class Part:
+    """One directory level of the names, or the file name without its suffix.
+
+    Attributes:
+        separators: before, between and after the fields.
+        fields: one tuple of values per field, one value per name; "" where an optional level is absent.
+        is_whole: the level is not cut: its one field is all of it.
+        is_optional: some names lack this level.
+    """
+
+    separators: tuple[str, ...]
+    fields: tuple[tuple[str, ...], ...]
+    is_whole: bool = False
+    is_optional: bool = False
+
+
+@dataclass(frozen=True)
+class NameTable:
+    """Names of one modality as a table.
+
+    Attributes:
+        names: those that fit the parts, with their suffix.
+        parts: from the outermost directory to the file name.
+        strangers: names that do not fit.
+    """
+
+    names: tuple[str, ...]
+    parts: tuple[Part, ...]
+    strangers: tuple[str, ...]
+
+
+def cut_names(names: Sequence[str]) -> NameTable:
+    """Cut names (relative paths) into the parts and fields that most of them share."""
+    levels = {name: name.rpartition(".")[0].split("/") for name in names}
+    depth = Counter(len(parts) for parts in levels.values()).most_common(1)[0][0]
+    shapes = _common_shapes([parts for parts in levels.values() if len(parts) == depth])
+    optional = _optional_level([parts for parts in levels.values() if len(parts) == depth - 1], shapes)
+    rows: dict[str, list[str]] = {}
+    for name, parts in levels.items():
+        full = parts
+        if optional is not None and len(parts) == depth - 1:
+            full = [*parts[:optional], "", *parts[optional:]]
+        if len(full) == depth and _fits(full, shapes, optional):
+            rows[name] = full
+    columns = list(zip(*rows.values(), strict=True))
+    cut = tuple(_part(columns[level], shapes[level], is_optional=level == optional) for level in range(depth))
+    strangers = tuple(name for name in names if name not in rows)
+    return NameTable(tuple(rows), cut, strangers)
+
+
+def digit_runs(value: str) -> tuple[str, ...]:
+    """Return the runs of digits and of other characters in ``value``."""
+    return tuple("".join(run) for _, run in groupby(value, key=str.isdecimal))
+
+
+def _common_shapes(names: Sequence[Sequence[str]]) -> list[tuple[str, ...] | None]:
+    """Return per level the marks between the fields that nearly all share; None where they differ."""
+    shapes: list[tuple[str, ...] | None] = []
+    for level in zip(*names, strict=True):
+        shape, count = Counter(_separators(text) for text in level).most_common(1)[0]
+        is_cut = count >= _AGREEING_SHARE * len(level) and len(shape) > 1
+        shapes.append(shape if is_cut else None)
+    return shapes
+
+
+def _separators(text: str) -> tuple[str, ...]:
+    return tuple(_FIELD.split(text))
+
+
+def _fits(parts: Sequence[str], shapes: Sequence[tuple[str, ...] | None], optional: int | None) -> bool:
+    return all(
+        (level == optional and not text) or shape is None or _separators(text) == shape
+        for level, (text, shape) in enumerate(zip(parts, shapes, strict=True))
+    )
+
+
+def _optional_level(shorter: Sequence[Sequence[str]], shapes: Sequence[tuple[str, ...] | None]) -> int | None:
+    """Return the directory level that names with one level less lack; None where no level explains them."""
+    if not shorter:
+        return None
+    fitting = {
+        level: sum(_fits([*parts[:level], "", *parts[level:]], shapes, level) for parts in shorter)
+        for level in range(len(shapes) - 1)
+    }
+    best = max(fitting, key=lambda level: fitting[level], default=None)
+    return best if best is not None and fitting[best] >= _AGREEING_SHARE * len(shorter) else None
+
+
+def _part(level: Sequence[str], shape: tuple[str, ...] | None, *, is_optional: bool) -> Part:
+    if shape is None:
+        return Part(("", ""), (tuple(level),), is_whole=True, is_optional=is_optional)
+    found = [_FIELD.findall(text) or [""] * (len(shape) - 1) for text in level]
+    part = Part(shape, tuple(zip(*found, strict=True)), is_optional=is_optional)
+    return _without_long_runs(part)
+
+
+def _without_long_runs(part: Part) -> Part:
+    """Cut fields such as 03a01Fa further, where digits and letters take turns alike in all names."""
+    separators: list[str] = [part.separators[0]]
+    fields: list[tuple[str, ...]] = []
+    for values, after in zip(part.fields, part.separators[1:], strict=True):
+        runs = [digit_runs(value) for value in values]
+        shapes = {tuple((run.isdecimal(), len(run)) for run in value) for value in runs}
+        if len(shapes) == 1 and len(runs[0]) >= _LEAST_RUNS:
+            fields += list(zip(*runs, strict=True))
+            separators += [""] * (len(runs[0]) - 1)
+        else:
+            fields.append(values)
+        separators.append(after)
+    return replace(part, separators=tuple(separators), fields=tuple(fields))
 
 
 @dataclass(frozen=True, order=True)
@@ -31,7 +215,7 @@ class Column:
 
     Attributes:
         place: of the field.
-        values: one per name; "" where an optional folder is absent.
+        values: one per name; "" where an optional directory is absent.
         word: the constant word before it in the same level, or its own constant letters, lower case.
         same_as: other places that always say the same.
     """
@@ -67,11 +251,11 @@ class Roles:
 
 
 def find_roles(table: NameTable) -> Roles:
-    """Guess what each field of the names means."""
+    """Infer what each field of the names means."""
     columns = _merged(list(_varying(table)))
     is_one_field = len(table.parts[-1].fields) == 1
-    emotion = max(columns, key=lambda column: words.are_emotions(column.distinct), default=None)
-    is_named = emotion is not None and words.are_emotions(emotion.distinct) > 0
+    emotion = max(columns, key=lambda column: are_emotions(column.distinct), default=None)
+    is_named = emotion is not None and are_emotions(emotion.distinct) > 0
     # A file name of one field, say a number, tells recordings apart and not who speaks in them.
     people = [column for column in columns if column.place.level or not is_one_field or _names_people(column)]
     speaker = _speaker(people, emotion if is_named else None)
@@ -106,7 +290,7 @@ def _own_letters(values: set[str]) -> str:
 def _merged(columns: Sequence[Column]) -> list[Column]:
     """Keep one of the columns that are translations of each other: the one that says most.
 
-    A field of the file name is preferred to one of a folder, words for emotions to abbreviations.
+    A field of the file name is preferred to one of a directory, words for emotions to abbreviations.
     """
     kept: list[Column] = []
     for column in sorted(columns, key=_preference):
@@ -115,14 +299,14 @@ def _merged(columns: Sequence[Column]) -> list[Column]:
             kept.append(column)
             continue
         other = kept[twin]
-        named = other.word in words.SPEAKER_WORDS or other.word in words.SENTENCE_WORDS
+        named = other.word in SPEAKER_WORDS or other.word in SENTENCE_WORDS
         word = other.word if named or not column.word else column.word
         kept[twin] = Column(other.place, other.values, word, (*other.same_as, column.place))
     return sorted(kept, key=lambda column: (-column.place.level, column.place.field))
 
 
 def _preference(column: Column) -> tuple[float, int, int]:
-    return (-words.are_emotions(column.distinct), column.place.level, column.place.field)
+    return (-are_emotions(column.distinct), column.place.level, column.place.field)
 
 
 def _say_the_same(one: Column, other: Column) -> bool:
@@ -150,12 +334,12 @@ def _speaker_score(column: Column, emotion: Column | None) -> float:
     first_in_name = column.place.level == 0 and column.place.field == 0
     signs = [
         (_names_people(column), 5.0),
-        (column.word in words.SENTENCE_WORDS | words.TAKE_WORDS, -5.0),
+        (column.word in SENTENCE_WORDS | TAKE_WORDS, -5.0),
         (any(place.level > 0 for place in column.same_as), 2.0),
         (first_in_name, 1.5),
         (column.place.level > 0, 1.0),
         (column.word in {"s", "p", "sp", "id", "pid"}, 1.0),
-        ({value.lower() for value in values} <= words.LEVELS, -5.0),
+        ({value.lower() for value in values} <= LEVELS, -5.0),
         (_meets_all(column, emotion), 1.5),
     ]
     return sum(weight for is_true, weight in signs if is_true) + math.log2(len(values)) / 4
@@ -163,7 +347,7 @@ def _speaker_score(column: Column, emotion: Column | None) -> float:
 
 def _names_people(column: Column) -> bool:
     is_sex_and_number = all(_SEX_AND_NUMBER.fullmatch(value) for value in column.distinct)
-    return is_sex_and_number or column.word in words.SPEAKER_WORDS
+    return is_sex_and_number or column.word in SPEAKER_WORDS
 
 
 def _meets_all(column: Column, other: Column | None) -> bool:
@@ -176,7 +360,7 @@ def _meets_all(column: Column, other: Column | None) -> bool:
 
 def _possible_classes(columns: Sequence[Column], speaker: Column | None) -> Column | None:
     """Return the field with most values, of those that every speaker goes through and that name no order."""
-    unlikely = words.SENTENCE_WORDS | words.TAKE_WORDS | words.SPEAKER_WORDS
+    unlikely = SENTENCE_WORDS | TAKE_WORDS | SPEAKER_WORDS
     possible = [
         column
         for column in columns
@@ -202,13 +386,11 @@ def _groups(columns: Sequence[Column], names: int) -> Iterator[tuple[str, Column
 
 
 def _group_name(column: Column) -> str:
-    known = (
-        (words.SENTENCE_WORDS, "sentence"), (words.TAKE_WORDS, "take"), (words.SESSION_WORDS, "session")
-    )  # fmt: skip
+    known = ((SENTENCE_WORDS, "sentence"), (TAKE_WORDS, "take"), (SESSION_WORDS, "session"))
     for names, name in known:
         if column.word in names:
             return name
-    if {value.lower() for value in column.distinct} <= words.LEVELS:
+    if {value.lower() for value in column.distinct} <= LEVELS:
         return "intensity"
     if column.word == "s":
         return "sentence"

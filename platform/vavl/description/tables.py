@@ -1,4 +1,4 @@
-"""CSV tables of a folder: which column names the clips or the speakers, and what the others could be."""
+"""CSV tables of a directory: which column names the clips or the speakers, and what the others could be."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path, PurePosixPath
 
-from vavl.description import words
+from vavl.description import roles
 
 _MOST_ROWS = 20_000
 _MOST_BYTES = 256 << 20
@@ -24,10 +24,10 @@ _FOLD_NAME = re.compile(r"(?i)fold|split|partition|set")
 
 @dataclass(frozen=True)
 class TableFound:
-    """A table of the folder and what it could be used for.
+    """A table of the directory and what it could be used for.
 
     Attributes:
-        file: path below the folder.
+        file: path below the directory.
         rows: that were looked at.
         columns: its header.
         key_column: the column that names clips, if any; ``key_pattern`` reads the clip id out of it.
@@ -36,7 +36,7 @@ class TableFound:
         speaker_column: the column that names speakers, one row each; ``speaker_digits`` fills them up.
         label_column: column of classes, with its values.
         soft_columns: class -> column of shares.
-        attribute_columns: attribute -> column; ``attribute_range`` is a guess from the values.
+        attribute_columns: attribute -> column; ``attribute_range`` is inferred from the values.
         fold_column: test folds of speakers.
         split_column: column of train, validation and test.
         feature_columns: columns of numbers that are nothing else.
@@ -69,13 +69,13 @@ class TableFound:
 
 
 def look_at_table(root: Path, name: str, clip_ids: Collection[str], speakers: Collection[str]) -> TableFound:
-    """Read the first rows of a table and guess what its columns are."""
+    """Read the first rows of a table and infer what its columns are."""
     try:
         if (root / name).stat().st_size > _MOST_BYTES:
             return TableFound(name, problem=f"larger than {_MOST_BYTES >> 20} MB; not looked at")
         header, rows = _read(root / name)
-    except (OSError, UnicodeDecodeError, csv.Error) as fault:
-        return TableFound(name, problem=f"cannot be read: {fault}")
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        return TableFound(name, problem=f"cannot be read: {error}")
     if not rows:
         return TableFound(name, columns=tuple(header), problem="holds no rows")
     columns = {title: [row[place].strip() for row in rows] for place, title in enumerate(header) if title}
@@ -150,7 +150,7 @@ def _meanings(columns: Mapping[str, Sequence[str]]) -> dict[str, object]:
     numbers = {title: read for title, values in columns.items() if (read := _numbers(values)) is not None}
     texts = {title: set(values) - {""} for title, values in columns.items() if title not in numbers}
     labels = {
-        title: words.are_emotions(values)
+        title: roles.are_emotions(values)
         for title, values in texts.items()
         if 1 < len(values) <= _MOST_CLASSES
     }
@@ -158,7 +158,7 @@ def _meanings(columns: Mapping[str, Sequence[str]]) -> dict[str, object]:
         best = max(labels, key=lambda title: labels[title])
         facts |= {"label_column": best, "label_values": tuple(sorted(texts[best]))}
     for title, values in texts.items():
-        if {value.lower() for value in values} <= words.SPLIT_NAMES and len(values) > 1:
+        if {value.lower() for value in values} <= roles.SPLIT_NAMES and len(values) > 1:
             facts["split_column"] = title
     for title, read in numbers.items():
         if _FOLD_NAME.search(title) and all(value == int(value) and 0 <= value < 100 for value in read):
@@ -170,7 +170,7 @@ def _meanings(columns: Mapping[str, Sequence[str]]) -> dict[str, object]:
 
 
 def _shares(numbers: Mapping[str, Sequence[float]]) -> dict[str, object]:
-    named = {words.emotion_of(title): title for title in numbers if words.emotion_of(title)}
+    named = {roles.emotion_of(title): title for title in numbers if roles.emotion_of(title)}
     is_positive = all(min(numbers[title]) >= 0 for title in named.values())
     if len(named) < _FEWEST_SHARES or not is_positive:
         return {}
@@ -180,7 +180,7 @@ def _shares(numbers: Mapping[str, Sequence[float]]) -> dict[str, object]:
 def _attributes(numbers: Mapping[str, Sequence[float]]) -> dict[str, object]:
     named = {
         attribute: title
-        for attribute, forms in words.ATTRIBUTES.items()
+        for attribute, forms in roles.ATTRIBUTES.items()
         for title in numbers
         if title.strip().lower() in forms
     }

@@ -129,7 +129,7 @@ def test_odd_tables_are_told_and_never_end_the_description(tmp_path, content, pr
 
 def test_a_folder_without_media_is_refused(tmp_path):
     touch(tmp_path, ["a.txt", "b/c.txt", ".hidden.wav"])
-    with pytest.raises(CorpusError, match=r"no sound or video file.*found 2 \.txt"):
+    with pytest.raises(CorpusError, match=r"no audio or video file.*found 2 \.txt"):
         described(tmp_path)
 
 
