@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from vavl.data.batch import ClipBatch, ModalityBatch
 from vavl.data.collection import pad_clips
+from vavl.models.kernels.fused import use_kernels
 from vavl.models.settings import LadderShape, NetworkSettings
 from vavl.models.vavl import Vavl
 
@@ -127,11 +128,16 @@ def tiny_network(tiny_settings: Callable[..., NetworkSettings]) -> Callable[...,
     """Return a function that gives a small network, evaluating, with weights that are all away from zero."""
 
     def make(
-        seed: int = 0, outputs: int = OUTPUTS, ladder: LadderShape | None = None, **changes: Any
+        seed: int = 0,
+        outputs: int = OUTPUTS,
+        ladder: LadderShape | None = None,
+        kernels: bool = True,
+        **changes: Any,
     ) -> Vavl:
         torch.manual_seed(seed)
         network = Vavl(tiny_settings(**changes), AUDIO_WIDTH, VIDEO_WIDTH, outputs, ladder)
         _shake(network)
+        use_kernels(network, on=kernels)
         return network.eval()
 
     return make

@@ -19,7 +19,7 @@ INTERNAL_MODULES = ("ray.core.generated", "torch.ops.mkldnn")
 PUBLIC_UNDERSCORES = {"_replace", "_asdict", "_fields", "_make"}  # of named tuples
 PUBLIC_DUNDERS = {
     "__version__", "__name__", "__file__", "__module__", "__cause__", "__traceback__", "__init__", "__enter__",
-    "__exit__", "__setattr__", "__dict__",
+    "__exit__", "__setattr__", "__dict__", "__class__",
 }  # fmt: skip
 VARIABLE = re.compile(r"(RAY|TUNE|TORCH|DS|DEEPSPEED|OPTUNA|MLFLOW)_\w+")
 # Each stands on a page of its library's documentation or, the migration warnings, in the message that it silences.

@@ -1,34 +1,28 @@
 """The Conformer block without BatchNorm, with rotary positions, safe against padding.
 
-Axes: B clips, T frames, D channels, H heads.
+Every module here is plain torch and calls its children. ``vavl.models.kernels`` holds faster forms of the same modules.
+
+Axes: B clips, H heads, T frames, D channels of a head.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
-from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from vavl.models.kernels.attention import attend
-from vavl.models.kernels.depthwise import DepthwiseConvolution, depthwise
-from vavl.models.kernels.dropout import Dropout
-from vavl.models.kernels.linear import Linear, linear_of, normalised
-from vavl.models.kernels.masking import keep
+from vavl.models.dropout import Dropout, SequentialWithDropout
+from vavl.models.padding import without_padding
 from vavl.models.settings import NetworkSettings
 
-_FeedForwardLayers = tuple[nn.LayerNorm, nn.Linear, nn.SiLU, Dropout, nn.Linear, Dropout]
+_ROTARY_BASE = 10_000.0
 
 
-class FeedForward(nn.Sequential):
-    """LayerNorm, expansion, Swish and projection back.
-
-    The layers give names to the weights; ``forward`` reads them and calls none, so a change of Swish belongs there.
-    """
+class FeedForward(SequentialWithDropout):
+    """LayerNorm, expansion, Swish and projection back, added to the input."""
 
     def __init__(self, settings: NetworkSettings) -> None:
         hidden = settings.width * settings.feed_forward_expansion
@@ -49,22 +43,18 @@ class FeedForward(nn.Sequential):
             rows: (batch,), key of each clip for dropout; None without dropout.
             weight: of what is added.
         """
-        norm, expand, _, inner, project, outer = cast("_FeedForwardLayers", tuple(self))
-        hidden = linear_of(normalised, frames, expand, parameters=(norm.weight, norm.bias))
-        keys = () if rows is None else (rows,)
-        mixed = linear_of(partial(_swish, inner), hidden, project, constants=keys, scale=inner.scale(rows))
-        return outer.added(frames, mixed, rows, weight)
+        return frames + weight * super().forward(frames, rows)
 
 
-class RelativeAttention(nn.Module):
-    """Multi-head self-attention over the real frames of one clip, with rotary positions."""
+class RotaryAttention(nn.Module):
+    """Multi-head self-attention over the real frames of one clip, with rotary positions (Su et al. 2021)."""
 
     def __init__(self, settings: NetworkSettings) -> None:
         super().__init__()
         self.heads = settings.attention_heads
         self.norm = nn.LayerNorm(settings.width)
         self.query_key_value = nn.Linear(settings.width, 3 * settings.width)
-        self.output = Linear(settings.width, settings.width)
+        self.output = nn.Linear(settings.width, settings.width)
         self.dropout = Dropout(settings.dropout)
 
     def forward(self, frames: Tensor, is_real: Tensor, rows: Tensor | None = None) -> Tensor:
@@ -75,11 +65,23 @@ class RelativeAttention(nn.Module):
             is_real: (batch, time), bool; padding is never attended to. Every clip needs a real frame.
             rows: (batch,), key of each clip for dropout; None without dropout.
         """
-        trained = (self.norm.weight, self.norm.bias)
-        joined = linear_of(normalised, frames, self.query_key_value, parameters=trained)
+        query, key, value = split_heads(self.query_key_value(self.norm(frames)), self.heads)
+        angles = rotary_angles(query.shape[2], query.shape[3], query.device)
         # No dropout of the attention weights: it would rule out the fused kernels. The output has it.
-        mixed = self.output(attend(joined, self.heads, is_real))
-        return self.dropout.added(frames, mixed, rows)
+        mixed = functional.scaled_dot_product_attention(
+            rotate(query, *angles), rotate(key, *angles), value, attn_mask=is_real[:, None, None, :]
+        )
+        attended: Tensor = frames + self.dropout(self.output(join_heads(mixed)), rows)
+        return attended
+
+
+class DepthwiseConvolution(nn.Conv2d):
+    """One kernel over time per channel; (batch, channel, 1, time) in and out."""
+
+    bias: nn.Parameter
+
+    def __init__(self, width: int, kernel: int) -> None:
+        super().__init__(width, width, (1, kernel), padding=(0, kernel // 2), groups=width)
 
 
 class TimeConvolution(nn.Module):
@@ -106,27 +108,12 @@ class TimeConvolution(nn.Module):
             is_real: (batch, time), bool; False where the frame is padding.
             rows: (batch,), key of each clip for dropout; None without dropout.
         """
-        norm, last = self.norm, self.depthwise_norm
-        expanded = linear_of(normalised, frames, self.expand, parameters=(norm.weight, norm.bias))
-        trained = (self.depthwise.weight, self.depthwise.bias, last.weight, last.bias)
-        mixed = linear_of(
-            _gated_convolution, expanded, self.project, parameters=trained, constants=(is_real,)
-        )
-        return self.dropout.added(frames, mixed, rows)
-
-
-def _swish(dropout: Dropout, hidden: Tensor, rows: Tensor | None = None) -> Tensor:
-    return dropout.kept(functional.silu(hidden), rows)
-
-
-def _gated_convolution(
-    expanded: Tensor, is_real: Tensor, weight: Tensor, bias: Tensor, norm_weight: Tensor, norm_bias: Tensor
-) -> Tensor:
-    gated = keep(functional.glu(expanded, dim=-1), is_real.unsqueeze(-1))
-    # (B, T, D) read as (B, D, 1, T) is conv2d's channels-last layout: no copy, and the fastest form.
-    image = depthwise(gated.unsqueeze(1).permute(0, 3, 1, 2), weight, bias)
-    convolved = image.permute(0, 2, 3, 1).squeeze(1)
-    return functional.silu(normalised(convolved, norm_weight, norm_bias))
+        gated = without_padding(functional.glu(self.expand(self.norm(frames)), dim=-1), is_real)
+        # (B, T, C) read as (B, C, 1, T) is conv2d's channels-last layout: no copy, and the fastest form.
+        image = self.depthwise(gated.unsqueeze(1).permute(0, 3, 1, 2))
+        mixed = functional.silu(self.depthwise_norm(image.permute(0, 2, 3, 1).squeeze(1)))
+        convolved: Tensor = frames + self.dropout(self.project(mixed), rows)
+        return convolved
 
 
 class ConformerBlock(nn.Module):
@@ -135,7 +122,7 @@ class ConformerBlock(nn.Module):
     def __init__(self, settings: NetworkSettings) -> None:
         super().__init__()
         self.first_feed_forward = FeedForward(settings)
-        self.attention = RelativeAttention(settings)
+        self.attention = RotaryAttention(settings)
         self.convolution = TimeConvolution(settings)
         self.second_feed_forward = FeedForward(settings)
         self.norm = nn.LayerNorm(settings.width)
@@ -152,8 +139,8 @@ class ConformerBlock(nn.Module):
         frames = self.attention(frames, is_real, rows)
         frames = self.convolution(frames, is_real, rows)
         frames = self.second_feed_forward(frames, rows, 0.5)
-        normalised: Tensor = self.norm(frames)
-        return normalised
+        normalized: Tensor = self.norm(frames)
+        return normalized
 
 
 class ConformerBlocks(nn.ModuleList):
@@ -203,3 +190,37 @@ class ConformerBlocks(nn.ModuleList):
 def with_noise(frames: Tensor, noise: Tensor | None) -> Tensor:
     """Add noise in the precision of the frames."""
     return frames if noise is None else frames + noise.to(frames.dtype)
+
+
+def split_heads(qkv: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Split (B, T, 3 * H * D), query, key and value side by side, into three of (B, H, T, D)."""
+    clips, frames, width = qkv.shape
+    query, key, value = qkv.view(clips, frames, 3, heads, width // (3 * heads)).permute(2, 0, 3, 1, 4)
+    return query, key, value
+
+
+def join_heads(mixed: Tensor) -> Tensor:
+    """Turn (B, H, T, D) into (B, T, H * D)."""
+    return mixed.transpose(1, 2).flatten(2)
+
+
+def rotary_angles(frames: int, head_width: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return cosine and sine of the rotation of each frame and channel pair (Su et al. 2021, eq. 34).
+
+    A product of two rotated vectors depends on their distance in frames only, hence neither on the
+    amount of padding nor on where the clip starts.
+
+    Returns:
+        Two tensors (frames, head_width / 2), float32.
+    """
+    pair = torch.arange(0, head_width, 2, device=device, dtype=torch.float32)
+    speed = _ROTARY_BASE ** (-pair / head_width)
+    angle = torch.arange(frames, device=device, dtype=torch.float32).unsqueeze(1) * speed
+    return angle.cos(), angle.sin()
+
+
+def rotate(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+    """Turn each channel pair of (B, H, T, D) by its frame's angle."""
+    first, second = x.chunk(2, dim=-1)
+    cosine, sine = cosine.to(x.dtype), sine.to(x.dtype)
+    return torch.cat((first * cosine - second * sine, second * cosine + first * sine), dim=-1)

@@ -22,8 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from vavl.models.kernels.linear import Linear
-from vavl.models.pooling import masked_mean
+from vavl.models.padding import masked_mean
 from vavl.models.settings import LadderShape, NetworkSettings
 
 
@@ -36,7 +35,7 @@ class Encoding(NamedTuple):
     """(rows, T, D) each, padding undefined: the input frames, then the output of every Conformer block."""
 
 
-class OtherSide(NamedTuple):
+class OtherModality(NamedTuple):
     """The other modality of each row of a modality, zeros where the clip lacks it."""
 
     is_there: Tensor
@@ -98,13 +97,14 @@ class LadderDecoder(nn.Module):
             other: channels of the other modality's layers if skip connections read them.
         """
         super().__init__()
-        self.top = Linear(settings.width, settings.width)
+        self.top = nn.Linear(settings.width, settings.width)
         self.combinators = nn.ModuleList(Combinator(width) for width in widths)
         self.down = nn.ModuleList(
-            Linear(widths[layer + 1], widths[layer]) for layer in range(len(widths) - 1)
+            nn.Linear(widths[layer + 1], widths[layer]) for layer in range(len(widths) - 1)
         )
         self.lateral = nn.ModuleList(
-            Linear(theirs, ours, bias=False) for theirs, ours in zip(other or (), widths, strict=bool(other))
+            nn.Linear(theirs, ours, bias=False)
+            for theirs, ours in zip(other or (), widths, strict=bool(other))
         )
 
     def forward(self, top: Tensor, lateral: Sequence[Tensor], other: Sequence[Tensor]) -> tuple[Tensor, ...]:
@@ -139,15 +139,26 @@ class CrossModalLadder(nn.Module):
         self.audio = LadderDecoder(settings, audio, video if crosses else None)
         self.video = LadderDecoder(settings, video, audio if crosses else None)
 
-    def rebuild(self, decoder: LadderDecoder, own: Encoding, other: OtherSide) -> tuple[Tensor, ...]:
-        """Estimate the clean layers of one modality from the noisy pass of both."""
+    def forward(
+        self, noisy: Sequence[Encoding], other: Sequence[OtherModality]
+    ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """Estimate the clean layers of audio and of video.
+
+        Args:
+            noisy: what the noisy pass gave, audio and video.
+            other: for the rows of audio what video gave, and for the rows of video what audio gave.
+        """
+        return self._rebuild(self.audio, noisy[0], other[0]), self._rebuild(self.video, noisy[1], other[1])
+
+    def _rebuild(self, decoder: LadderDecoder, own: Encoding, other: OtherModality) -> tuple[Tensor, ...]:
         top = own.representation
         if self.shape.top == "other":
             top = torch.where(other.is_there.unsqueeze(-1), other.representation, top)
         lateral = own.layers
         if self.shape.lateral in ("other", "none"):
             lateral = tuple(torch.zeros_like(layer) for layer in own.layers)
-        return tuple(decoder(top, lateral, other.layers))
+        estimates: tuple[Tensor, ...] = decoder(top, lateral, other.layers)
+        return estimates
 
     @property
     def reads_other_layers(self) -> bool:

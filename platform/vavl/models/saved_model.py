@@ -22,6 +22,7 @@ from vavl.data.collection import middle_frames
 from vavl.errors import ConfigError, InputError
 from vavl.features import FeatureStatistics
 from vavl.models.clips import ClipFeatures, batch_of, groups_of_like_length, logits_by_condition
+from vavl.models.kernels.fused import use_kernels
 from vavl.models.settings import AttributeTask, ClassTask, LadderShape, NetworkSettings, Task
 from vavl.models.vavl import LADDER_PREFIX, Vavl, VavlOutput
 from vavl.store.store import FeatureStore
@@ -305,6 +306,7 @@ def build_network(
     ladder: LadderShape | None = None,
     *,
     activation_checkpointing: bool = False,
+    kernels: bool = True,
 ) -> Vavl:
     """Build the network that a description names, with fresh weights.
 
@@ -312,8 +314,9 @@ def build_network(
         description: of the model.
         ladder: adds the decoders that train one.
         activation_checkpointing: how it trains, not what it computes; see ``Vavl``.
+        kernels: take the fast paths; see ``use_kernels``.
     """
-    return Vavl(
+    network = Vavl(
         description.network,
         description.audio.width,
         description.video.width,
@@ -321,3 +324,5 @@ def build_network(
         ladder,
         activation_checkpointing,
     )
+    use_kernels(network, on=kernels)
+    return network

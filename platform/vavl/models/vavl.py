@@ -17,13 +17,10 @@ from torch.nn import functional
 from vavl.data.batch import ClipBatch, ModalityBatch
 from vavl.errors import InputError
 from vavl.models.conformer import ConformerBlocks, with_noise
-from vavl.models.kernels.draws import DrawKey, keys_of_rows
-from vavl.models.kernels.dropout import Dropout, SequentialWithDropout, number_streams
-from vavl.models.kernels.linear import Linear, linear_of
-from vavl.models.kernels.masking import keep
-from vavl.models.kernels.noise import layer_noise
-from vavl.models.ladder import CrossModalLadder, Encoding, LadderTrace, OtherSide, pooled_layers
-from vavl.models.pooling import masked_mean
+from vavl.models.draws import DrawKey, keys_of_rows, layer_noise
+from vavl.models.dropout import Dropout, SequentialWithDropout, number_streams
+from vavl.models.ladder import CrossModalLadder, Encoding, LadderTrace, OtherModality, pooled_layers
+from vavl.models.padding import masked_mean, without_padding
 from vavl.models.settings import LadderShape, NetworkSettings
 
 LADDER_PREFIX = "ladder."
@@ -117,10 +114,31 @@ class Vavl(nn.Module):
             )  # fmt: skip
         rows = _rows_of(batch, key)
         if key is None or self.ladder is None:
-            audio = self.audio_path.encode(batch.audio, self.shared, rows.audio)
-            video = self.video_path.encode(batch.video, self.shared, rows.video)
+            audio = self._encode(self.audio_path, batch.audio, rows.audio)
+            video = self._encode(self.video_path, batch.video, rows.video)
             return self._predict(batch, rows, audio, video)
         return self._climb(self.ladder, batch, rows, key)
+
+    def _encode(
+        self,
+        path: ModalityPath,
+        clips: ModalityBatch,
+        rows: Tensor | None,
+        noise: Sequence[Tensor] | None = None,
+    ) -> Encoding:
+        """Encode the clips of a modality: its own blocks, the shared ones, mean over time.
+
+        Args:
+            path: of the modality.
+            clips: of the modality.
+            rows: (clips,), key of each row for dropout; None without dropout.
+            noise: (clips, time, channel) per layer, added to the input and after every block.
+        """
+        own = 1 + len(path.blocks)
+        below: tuple[Tensor, ...] = path(clips.values, clips.is_real, rows, noise and noise[:own])
+        added = noise[own:] if noise else [None] * len(self.shared.blocks)
+        top, above = self.shared(below[-1], clips.is_real, rows, added)
+        return Encoding(masked_mean(top, clips.is_real), (*below, *above))
 
     def _predict(
         self, batch: ClipBatch, rows: _RowKeys, audio_encoding: Encoding, video_encoding: Encoding
@@ -138,25 +156,25 @@ class Vavl(nn.Module):
 
     def _climb(self, ladder: CrossModalLadder, batch: ClipBatch, rows: _RowKeys, key: DrawKey) -> VavlOutput:
         """Run the noisy and the clean pass, and the decoders from the one to the other."""
-        sides = ((self.audio_path, batch.audio), (self.video_path, batch.video))
+        modalities = ((self.audio_path, batch.audio), (self.video_path, batch.video))
         noise = [
             path.noise(clips, batch.place, key, ladder.shape.noise, stream)
-            for stream, (path, clips) in enumerate(sides)
+            for stream, (path, clips) in enumerate(modalities)
         ]
         noisy = [
-            path.encode(clips, self.shared, keys, extra)
-            for (path, clips), keys, extra in zip(sides, (rows.audio, rows.video), noise, strict=True)
+            self._encode(path, clips, keys, extra)
+            for (path, clips), keys, extra in zip(modalities, (rows.audio, rows.video), noise, strict=True)
         ]
         follows_target = torch.is_grad_enabled() and not ladder.shape.detach_target
         with torch.set_grad_enabled(follows_target):
             # Dropout is noise as well, and a clean layer has none.
-            clean = [path.encode(clips, self.shared, None) for path, clips in sides]
-        audio_side = _other_side(ladder, batch.audio, batch.video, noisy[1], batch.clips)
-        video_side = _other_side(ladder, batch.video, batch.audio, noisy[0], batch.clips)
-        traces = LadderOutput(
-            LadderTrace(clean[0].layers, ladder.rebuild(ladder.audio, noisy[0], audio_side)),
-            LadderTrace(clean[1].layers, ladder.rebuild(ladder.video, noisy[1], video_side)),
-        )
+            clean = [self._encode(path, clips, None) for path, clips in modalities]
+        others = [
+            _other_modality(ladder, batch.audio, batch.video, noisy[1], batch.clips),
+            _other_modality(ladder, batch.video, batch.audio, noisy[0], batch.clips),
+        ]
+        audio, video = ladder(noisy, others)
+        traces = LadderOutput(LadderTrace(clean[0].layers, audio), LadderTrace(clean[1].layers, video))
         return self._predict(batch, rows, *noisy)._replace(ladder=traces)
 
 
@@ -179,32 +197,29 @@ class ModalityPath(nn.Module):
         self.reconstruct = feed_forward_head(settings.width, input_width, settings)
         self.correlate = CorrelationFunction(settings.width, settings.correlation_size)
 
-    def encode(
-        self,
-        clips: ModalityBatch,
-        shared: SharedBlocks,
-        rows: Tensor | None,
-        noise: Sequence[Tensor] | None = None,
-    ) -> Encoding:
-        """Encode the clips of this modality.
+    def forward(
+        self, frames: Tensor, is_real: Tensor, rows: Tensor | None, noise: Sequence[Tensor] | None = None
+    ) -> tuple[Tensor, ...]:
+        """Return the layers of this modality: the input frames, and the output of every block of its own.
 
         Args:
-            clips: of this modality.
-            shared: the blocks common to both modalities.
-            rows: (clips,), key of each row for dropout; None without dropout.
-            noise: (clips, time, channel) per layer, added to the input and after every block.
+            frames: (clips, time, input channel), normalised.
+            is_real: (clips, time), bool; False where the frame is padding.
+            rows: (clips,), key of each clip for dropout; None without dropout.
+            noise: (clips, time, channel) per layer, added to it.
         """
-        added: Sequence[Tensor | None] = noise or [None] * len(self.widths)
-        own = 1 + len(self.blocks)
-        bottom = clips.values
+        bottom = frames
         if noise:
             # A decoder reads this layer, and would multiply what lies in the padding by gradients of zero.
-            bottom = with_noise(_silent_padding(clips.values, clips.is_real), noise[0])
-        frames = linear_of(_silent_padding, bottom, self.projection, constants=(clips.is_real,))
-        frames = self.input_dropout(frames, rows)
-        layers = self.blocks(frames, clips.is_real, rows, added[1:own])
-        top, more = shared(layers[-1], clips.is_real, rows, added[own:])
-        return Encoding(masked_mean(top, clips.is_real), (bottom, *layers, *more))
+            bottom = with_noise(without_padding(frames, is_real), noise[0])
+        projected = self.input_dropout(self.project(bottom, is_real), rows)
+        layers = self.blocks(projected, is_real, rows, noise[1:] if noise else [None] * len(self.blocks))
+        return (bottom, *layers)
+
+    def project(self, frames: Tensor, is_real: Tensor) -> Tensor:
+        """Map (clips, time, input channel) to (clips, time, width); padding counts as silence."""
+        projected: Tensor = self.projection(without_padding(frames, is_real))
+        return projected
 
     def predict(self, representation: Tensor, rows: Tensor | None) -> ModalityOutput:
         """Apply the head, the reconstruction and the correlation function to (clips, width)."""
@@ -242,12 +257,12 @@ def feed_forward_head(input_width: int, outputs: int, settings: NetworkSettings)
     """Two hidden layers with dropout after the first, as heads and reconstructions share them."""
     first, second = settings.head_widths
     return SequentialWithDropout(
-        Linear(input_width, first),
+        nn.Linear(input_width, first),
         nn.ReLU(),
         Dropout(settings.head_dropout),
-        Linear(first, second),
+        nn.Linear(first, second),
         nn.ReLU(),
-        Linear(second, outputs),
+        nn.Linear(second, outputs),
     )
 
 
@@ -273,9 +288,9 @@ def parameter_count(network: nn.Module) -> int:
     return sum(parameter.numel() for parameter in network.parameters())
 
 
-def _other_side(
+def _other_modality(
     ladder: CrossModalLadder, own: ModalityBatch, other: ModalityBatch, encoding: Encoding, clips: int
-) -> OtherSide:
+) -> OtherModality:
     """Look up the other modality's noisy pass for each row of ``own``."""
     is_there = _spread(other.weight.unsqueeze(-1), other.clip, clips)[own.clip, 0] > 0
     pooled = pooled_layers(encoding, other.is_real) if ladder.reads_other_layers else ()
@@ -283,7 +298,7 @@ def _other_side(
         _spread(torch.where(other.weight.unsqueeze(-1) > 0, rows, 0), other.clip, clips)[own.clip]
         for rows in (encoding.representation, *pooled)
     )
-    return OtherSide(is_there, representation, tuple(layer.unsqueeze(1) for layer in layers))
+    return OtherModality(is_there, representation, tuple(layer.unsqueeze(1) for layer in layers))
 
 
 class _RowKeys(NamedTuple):
@@ -308,7 +323,3 @@ def _rows_of(batch: ClipBatch, key: DrawKey | None) -> _RowKeys:
 def _spread(rows: Tensor, clip: Tensor, clips: int) -> Tensor:
     """Put the row of each clip at its place among all clips; clips without the modality get zeros."""
     return rows.new_zeros(clips, rows.shape[1]).index_copy(0, clip, rows)
-
-
-def _silent_padding(frames: Tensor, is_real: Tensor) -> Tensor:
-    return keep(frames, is_real.unsqueeze(-1))

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from vavl.data.batch import ClipBatch
 from vavl.errors import TrainingError
-from vavl.models.kernels.draws import DrawKey
+from vavl.models.draws import DrawKey
 from vavl.models.vavl import VavlOutput
 from vavl.training.collectives import (
     add_over_ranks,

@@ -18,7 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from vavl.data.batch import ClipBatch
 from vavl.errors import TrainingError
-from vavl.models.kernels.draws import DrawKey
+from vavl.models.draws import DrawKey
 from vavl.models.vavl import VavlOutput
 from vavl.training.collectives import rank_and_world_size
 from vavl.training.settings import TrainingSettings

@@ -13,7 +13,7 @@ from vavl.data.loader import RankPlace, StepLoader
 from vavl.data.partitions import PartitionedClips
 from vavl.data.sampler import Sampler
 from vavl.errors import TrainingError
-from vavl.models.kernels.draws import DrawKey
+from vavl.models.draws import DrawKey
 from vavl.models.saved_model import ModelDescription, build_network
 from vavl.models.vavl import Vavl, parameter_count
 from vavl.objectives.pseudo_label import ConfidenceState

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from vavl.data.batch import ClipBatch
-from vavl.models.kernels.draws import DrawKey
+from vavl.models.draws import DrawKey
 from vavl.models.vavl import VavlOutput
 from vavl.objectives.moments import Moments, add_moments, moments_under
 from vavl.objectives.pseudo_label import ConfidenceState, Guess, PseudoTarget, guess, pseudo_target

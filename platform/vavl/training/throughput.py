@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from vavl.data.batch import ClipBatch
-from vavl.models.kernels.draws import DrawKey
+from vavl.models.draws import DrawKey
 from vavl.models.saved_model import build_network
 from vavl.models.vavl import Vavl
 from vavl.training.run import TrainingRun

@@ -9,8 +9,7 @@ import pytest
 import torch
 
 from vavl.data.batch import ClipBatch
-from vavl.models.kernels.draws import DrawKey
-from vavl.models.kernels.noise import layer_noise
+from vavl.models.draws import DrawKey, layer_noise
 from vavl.models.ladder import Combinator
 from vavl.models.settings import LadderShape
 from vavl.models.vavl import LADDER_PREFIX, Vavl

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from vavl.data.batch import WeakView
-from vavl.models.kernels.draws import DrawKey
+from vavl.models.draws import DrawKey
 from vavl.models.settings import AttributeTask, ClassTask, LadderShape
 from vavl.objectives.moments import add_moments
 from vavl.objectives.pseudo_label import guess, pseudo_target

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from vavl.data.batch import ModalityBatch
-from vavl.models.kernels.draws import DrawKey
+from vavl.models.draws import DrawKey
 from vavl.models.ladder import Combinator, LadderTrace
 from vavl.models.settings import ClassTask, LadderShape
 from vavl.objectives.ladder import ladder_cost, ladder_loss, ladder_moments

@@ -8,7 +8,7 @@ from functools import reduce
 import pytest
 import torch
 
-from vavl.models.kernels.draws import DrawKey
+from vavl.models.draws import DrawKey
 from vavl.models.settings import AttributeTask, ClassTask
 from vavl.objectives.moments import add_moments
 from vavl.objectives.predictions import predictions

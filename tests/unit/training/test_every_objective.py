@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from vavl.models.kernels.draws import DrawKey
+from vavl.models.draws import DrawKey
 from vavl.objectives.total import Objective
 from vavl.training.run import prepare_run
 from vavl.training.step import train_step

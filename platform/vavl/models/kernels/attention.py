@@ -13,52 +13,34 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-_ROTARY_BASE = 10_000.0
+from vavl.models.conformer import join_heads, rotary_angles, rotate, split_heads
+
 _MOST_FRAMES = 1024
 """Up to here one clip's (H, T, T) matrices may lie in memory; measured up to 600 frames."""
 _BYTES_AT_ONCE = 2**22
 """Of a (B, H, T, T) matrix: few enough clips at a time that it stays in the cache."""
 
 
-def rotary_angles(frames: int, head_width: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return cosine and sine of the rotation of each frame and channel pair (Su et al. 2021, eq. 34).
-
-    A product of two rotated vectors depends on their distance in frames only, hence neither on the
-    amount of padding nor on where the clip starts.
-
-    Returns:
-        Two tensors (frames, head_width / 2), float32.
-    """
-    pair = torch.arange(0, head_width, 2, device=device, dtype=torch.float32)
-    speed = _ROTARY_BASE ** (-pair / head_width)
-    angle = torch.arange(frames, device=device, dtype=torch.float32).unsqueeze(1) * speed
-    return angle.cos(), angle.sin()
-
-
-def rotate(x_BHTD: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
-    """Turn each channel pair of (clip, head, time, channel) by its frame's angle."""
-    first, second = x_BHTD.chunk(2, dim=-1)
-    cosine, sine = cosine.to(x_BHTD.dtype), sine.to(x_BHTD.dtype)
-    return torch.cat((first * cosine - second * sine, second * cosine + first * sine), dim=-1)
-
-
-def attend(joined: Tensor, heads: int, is_real: Tensor) -> Tensor:
+def attend(qkv: Tensor, heads: int, is_real: Tensor) -> Tensor:
     """Return softmax(rotated query rotated key' / sqrt(D)) value within each clip.
 
     Args:
-        joined: (B, T, 3 * H * D): query, key and value side by side, head by head.
+        qkv: (B, T, 3 * H * D): query, key and value side by side, head by head.
         heads: H.
         is_real: (B, T), bool; padding is never attended to.
 
     Returns:
         (B, T, H * D).
     """
-    if joined.device.type == "cpu" and joined.dtype == torch.bfloat16 and joined.shape[1] <= _MOST_FRAMES:
-        mixed: Tensor = _ShortAttention.apply(joined, heads, is_real)  # type: ignore[no-untyped-call]
+    if qkv.device.type == "cpu" and qkv.dtype == torch.bfloat16 and qkv.shape[1] <= _MOST_FRAMES:
+        mixed: Tensor = _ShortAttention.apply(qkv, heads, is_real)  # type: ignore[no-untyped-call]
         return mixed
-    query, key, value = _rotated(joined, heads)
-    return _side_by_side(
-        functional.scaled_dot_product_attention(query, key, value, attn_mask=is_real[:, None, None, :])
+    query, key, value = split_heads(qkv, heads)
+    angles = rotary_angles(query.shape[2], query.shape[3], qkv.device)
+    return join_heads(
+        functional.scaled_dot_product_attention(
+            rotate(query, *angles), rotate(key, *angles), value, attn_mask=is_real[:, None, None, :]
+        )
     )
 
 
@@ -70,27 +52,27 @@ class _ShortAttention(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, joined: Tensor, heads: int, is_real: Tensor) -> Tensor:
+    def forward(ctx: Any, qkv: Tensor, heads: int, is_real: Tensor) -> Tensor:
         """Attend; the scores are rounded to bf16, their softmax is computed in float32."""
-        ctx.save_for_backward(joined, is_real)
+        ctx.save_for_backward(qkv, is_real)
         ctx.heads = heads
-        query, key, value = _turned(joined, heads)
+        query, key, value = _turned(qkv, heads)
         hidden = _hidden_scores(is_real)
         mixed = torch.empty_like(value)
         for some in _portions(value):
             weight = _weights(query[some], key[some], hidden[some])
             mixed[some] = weight.to(value.dtype) @ value[some]
-        return _side_by_side(mixed)
+        return join_heads(mixed)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         """Differentiate (Dao et al. 2022, section B.2)."""
-        joined, is_real = ctx.saved_tensors
-        query, key, value = _turned(joined, ctx.heads)
+        qkv, is_real = ctx.saved_tensors
+        query, key, value = _turned(qkv, ctx.heads)
         above = grad.view(*grad.shape[:2], ctx.heads, -1).transpose(1, 2)
-        gradient = torch.empty_like(joined)
+        gradient = torch.empty_like(qkv)
         # Views into the gradient, (B, H, T, D) each.
-        of_query, of_key, of_value = _split(gradient, ctx.heads)
+        of_query, of_key, of_value = split_heads(gradient, ctx.heads)
         hidden = _hidden_scores(is_real)
         for some in _portions(value):
             asks, keys, upper = query[some], key[some], above[some]
@@ -102,7 +84,7 @@ class _ShortAttention(torch.autograd.Function):
             of_query[some] = by_score @ keys
             of_key[some] = by_score.transpose(-1, -2) @ asks
             of_value[some] = weight.to(grad.dtype).transpose(-1, -2) @ upper
-        pair = gradient[..., : 2 * joined.shape[2] // 3]
+        pair = gradient[..., : 2 * qkv.shape[2] // 3]
         pair.copy_(_turn(pair, ctx.heads, forward=False))
         return gradient, None, None
 
@@ -124,11 +106,11 @@ def _portions(value: Tensor) -> list[slice]:
     return [slice(first, first + at_once) for first in range(0, clips, at_once)]
 
 
-def _turned(joined: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor]:
+def _turned(qkv: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor]:
     """Return query, turned and scaled by 1 / sqrt(D), key, turned, and value: (B, H, T, D) each."""
-    pair = _turn(joined[..., : 2 * joined.shape[2] // 3], heads, forward=True)
+    pair = _turn(qkv[..., : 2 * qkv.shape[2] // 3], heads, forward=True)
     query, key = pair.view(*pair.shape[:2], 2, heads, -1).permute(2, 0, 3, 1, 4)
-    return query, key, _split(joined, heads)[2]
+    return query, key, split_heads(qkv, heads)[2]
 
 
 def _turn(pair: Tensor, heads: int, *, forward: bool) -> Tensor:
@@ -144,21 +126,3 @@ def _turn(pair: Tensor, heads: int, *, forward: bool) -> Tensor:
     first, second = pair.view(*pair.shape[:2], 2 * heads, 2, -1).unbind(3)
     swapped = torch.stack((second, first), dim=3).flatten(2)
     return (pair * cosine.to(pair.dtype)).addcmul_(swapped, sine.to(pair.dtype))
-
-
-def _rotated(joined: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return query and key, turned, and value: (B, H, T, D) each."""
-    query, key, value = _split(joined, heads)
-    cosine, sine = rotary_angles(query.shape[2], query.shape[3], joined.device)
-    return rotate(query, cosine, sine), rotate(key, cosine, sine), value
-
-
-def _split(joined: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor]:
-    clips, frames, width = joined.shape
-    query, key, value = joined.view(clips, frames, 3, heads, width // (3 * heads)).permute(2, 0, 3, 1, 4)
-    return query, key, value
-
-
-def _side_by_side(mixed: Tensor) -> Tensor:
-    """Turn (B, H, T, D) into (B, T, H * D)."""
-    return mixed.transpose(1, 2).flatten(2)

@@ -8,24 +8,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 _FRAMES_AT_ONCE = 64
 """The products behind the gradient of the kernel grow with the square of these."""
-
-
-class DepthwiseConvolution(nn.Conv2d):
-    """One kernel over time per channel; (B, D, 1, T) in and out."""
-
-    bias: nn.Parameter
-
-    def __init__(self, width: int, kernel: int) -> None:
-        super().__init__(width, width, (1, kernel), padding=(0, kernel // 2), groups=width)
-
-    def forward(self, image: Tensor) -> Tensor:
-        """Convolve."""
-        return depthwise(image, self.weight, self.bias)
 
 
 def depthwise(image: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

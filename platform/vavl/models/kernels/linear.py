@@ -1,7 +1,8 @@
 """Linear layers that keep little for the backward pass, with the quickest matrix products of the machine.
 
 A linear layer needs its input twice: now, and for the gradient of its weight. Where that input follows from something
-smaller by cheap work, such as an activation and dropout, only the smaller thing is kept and the work is done again.
+smaller by a quick function, such as an activation and dropout, only the smaller thing is kept and the function is
+called again in the backward pass.
 
 Axes: B clips, ... anything, F features of the layer's input.
 """
@@ -19,13 +20,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-Cheap = Callable[..., Tensor]
+InputFunction = Callable[..., Tensor]
 """Maps values (B, ..., any), constants (B, ...) and parameters to a layer's input (B, ..., F), clip by clip.
 
 It is called for some clips at a time, and once more in the backward pass."""
 
 _BYTES_AT_ONCE = 2**22
-"""Of the layer's input, on a CPU: what the cheap work needs beside it stays small and in the cache."""
+"""Of the layer's input, on a CPU: what that function needs beside it stays small and in the cache."""
 
 _LEAST_PRODUCTS = 2**20
 """Smaller matrices cost oneDNN more to prepare than to multiply."""
@@ -36,11 +37,11 @@ class Linear(nn.Linear):
 
     def forward(self, values: Tensor) -> Tensor:
         """Map (..., in_features) to (..., out_features)."""
-        return linear_of(None, values, self)
+        return super().forward(values) if torch.compiler.is_compiling() else linear_of(None, values, self)
 
 
 def linear_of(
-    cheap: Cheap | None,
+    input_fn: InputFunction | None,
     values: Tensor,
     layer: nn.Linear,
     *,
@@ -48,16 +49,16 @@ def linear_of(
     constants: Sequence[Tensor] = (),
     scale: float = 1.0,
 ) -> Tensor:
-    """Return ``layer(scale * cheap(values, *constants, *parameters))``, keeping ``values`` and no result of ``cheap``.
+    """Return ``layer(scale * input_fn(values, *constants, *parameters))``; autograd keeps ``values`` only.
 
-    Under autocast the product is computed in autocast's type, and ``cheap`` in that of ``values``.
+    Under autocast the product is computed in autocast's type, and ``input_fn`` in that of ``values``.
 
     Args:
-        cheap: gives the input of the layer; None for ``values`` themselves.
+        input_fn: gives the input of the layer; None for ``values`` themselves.
         values: (B, ..., any).
         layer: its weight and bias are read, it is not called.
-        parameters: trained by way of ``cheap``.
-        constants: (B, ...) each; ``cheap`` gets those of the clips that it is called for. Without gradient.
+        parameters: trained by way of ``input_fn``.
+        constants: (B, ...) each; ``input_fn`` gets those of the clips that it is called for. Without gradient.
         scale: folded into the weight.
 
     Returns:
@@ -65,24 +66,24 @@ def linear_of(
     """
     kind, weight, bias = values.device.type, layer.weight, layer.bias
     dtype = torch.get_autocast_dtype(kind) if _has_autocast(kind) else weight.dtype
-    work = _Work(cheap, tuple(constants), dtype, scale)
+    work = _Work(input_fn, tuple(constants), dtype, scale)
     if not torch.is_grad_enabled():
         return _computed(work, values, weight, bias, parameters)
     product: Tensor = _LinearOf.apply(work, values, weight, bias, *parameters)  # type: ignore[no-untyped-call]
     return product
 
 
-def normalised(values: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+def normalized(values: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5) -> Tensor:
     """Apply LayerNorm over the channels; a GPU computes in the precision of the weight, as under autocast."""
     if values.device.type != "cpu":
         values = values.to(weight.dtype)
-    return functional.layer_norm(values, values.shape[-1:], weight, bias)
+    return functional.layer_norm(values, values.shape[-1:], weight, bias, eps)
 
 
 class _Work(NamedTuple):
     """What ``_LinearOf`` does: the arguments of ``linear_of`` that have no gradient."""
 
-    cheap: Cheap | None
+    input_fn: InputFunction | None
     constants: tuple[Tensor, ...]
     dtype: torch.dtype
     scale: float
@@ -92,11 +93,11 @@ class _Work(NamedTuple):
         return (weight if self.scale == 1 else weight * self.scale).to(self.dtype)
 
     def make(self, given: Sequence[Tensor], some: slice) -> Tensor:
-        """Do the cheap work for some clips: their values come first, then the parameters."""
+        """Do that function for some clips: their values come first, then the parameters."""
         values, *parameters = given
-        if self.cheap is None:
+        if self.input_fn is None:
             return values
-        return self.cheap(values, *(constant[some] for constant in self.constants), *parameters)
+        return self.input_fn(values, *(constant[some] for constant in self.constants), *parameters)
 
     def rows(self, made: Tensor) -> Tensor:
         """Return what was made as the product takes it, (rows, F)."""
@@ -105,7 +106,7 @@ class _Work(NamedTuple):
     def portions(self, values: Tensor, features: int) -> list[slice]:
         """Return which clips to work on at a time."""
         clips = max(1, values.shape[0])
-        if values.device.type != "cpu" or self.cheap is None:
+        if values.device.type != "cpu" or self.input_fn is None:
             return [slice(clips)]
         of_a_clip = max(1, math.prod(values.shape[1:-1]) * features * self.dtype.itemsize)
         at_once = max(1, _BYTES_AT_ONCE // of_a_clip)
@@ -129,7 +130,7 @@ class _LinearOf(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        """Do the cheap work again and differentiate."""
+        """Do that function again and differentiate."""
         values, weight, *parameters = ctx.saved_tensors
         work, (_, needs_values, needs_weight, needs_bias, *needs_more) = ctx.work, ctx.needs_input_grad
         needs = (needs_values, *needs_more)

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch.nn import functional
 
+from vavl.models.conformer import join_heads, rotary_angles, rotate, split_heads
 from vavl.models.kernels import attention as attention_module
-from vavl.models.kernels.attention import attend, rotary_angles, rotate
+from vavl.models.kernels.attention import attend
 
 CLIPS, HEADS, WIDTH = 5, 3, 16
 
@@ -15,28 +16,26 @@ CLIPS, HEADS, WIDTH = 5, 3, 16
 def inputs(frames: int, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Return query, key and value as one tensor, a mask, and a gradient from above."""
     generator = torch.Generator().manual_seed(frames)
-    joined = torch.randn(CLIPS, frames, 3 * HEADS * WIDTH, generator=generator).bfloat16().to(dtype)
+    qkv = torch.randn(CLIPS, frames, 3 * HEADS * WIDTH, generator=generator).bfloat16().to(dtype)
     lengths = torch.tensor([frames, 1, 2, frames // 2 + 1, frames])
     above = torch.randn(CLIPS, frames, HEADS * WIDTH, generator=generator).bfloat16().to(dtype)
-    return joined.requires_grad_(), torch.arange(frames) < lengths.unsqueeze(1), above
+    return qkv.requires_grad_(), torch.arange(frames) < lengths.unsqueeze(1), above
 
 
 def run(way, frames: int, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
-    joined, is_real, above = inputs(frames, dtype)
-    mixed = way(joined, HEADS, is_real)
+    qkv, is_real, above = inputs(frames, dtype)
+    mixed = way(qkv, HEADS, is_real)
     mixed.backward(above)
     # Query, key, value.
-    return mixed.detach(), joined.grad.double().view(CLIPS, frames, 3, -1).permute(2, 0, 1, 3)
+    return mixed.detach(), qkv.grad.double().view(CLIPS, frames, 3, -1).permute(2, 0, 1, 3)
 
 
-def fused(joined, heads, is_real):
-    clips, frames, width = joined.shape
-    query, key, value = joined.view(clips, frames, 3, heads, width // (3 * heads)).permute(2, 0, 3, 1, 4)
-    cosine, sine = rotary_angles(frames, width // (3 * heads), joined.device)
-    query, key = (rotate(turned, cosine, sine) for turned in (query, key))
+def fused(qkv, heads, is_real):
+    query, key, value = split_heads(qkv, heads)
+    angles = rotary_angles(query.shape[2], query.shape[3], qkv.device)
+    query, key = (rotate(turned, *angles) for turned in (query, key))
     mask = is_real[:, None, None, :]
-    mixed = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
-    return mixed.transpose(1, 2).flatten(2)
+    return join_heads(functional.scaled_dot_product_attention(query, key, value, attn_mask=mask))
 
 
 @pytest.mark.parametrize("frames", [2, 7, 75, 125])
@@ -53,8 +52,8 @@ def test_in_bf16_plain_products_are_as_near_to_float64_as_the_fused_kernel(frame
 
 def test_plain_products_are_used_in_bf16_for_clips_that_are_not_too_long(monkeypatch):
     def is_quick(frames: int, dtype: torch.dtype) -> bool:
-        joined, is_real, _ = inputs(frames, dtype)
-        return "ShortAttention" in attend(joined, HEADS, is_real).grad_fn.name()
+        qkv, is_real, _ = inputs(frames, dtype)
+        return "ShortAttention" in attend(qkv, HEADS, is_real).grad_fn.name()
 
     monkeypatch.setattr(attention_module, "_MOST_FRAMES", 8)
     assert is_quick(8, torch.bfloat16)
@@ -63,40 +62,20 @@ def test_plain_products_are_used_in_bf16_for_clips_that_are_not_too_long(monkeyp
 
 
 def test_in_bf16_padding_gets_no_gradient_and_gives_none():
-    joined, is_real, above = inputs(9, torch.bfloat16)
-    attend(joined, HEADS, is_real).backward(above * is_real[..., None])
-    assert joined.grad.isfinite().all()
-    assert not joined.grad[~is_real].any()
-    assert joined.grad[is_real].abs().sum() > 1
+    qkv, is_real, above = inputs(9, torch.bfloat16)
+    attend(qkv, HEADS, is_real).backward(above * is_real[..., None])
+    assert qkv.grad.isfinite().all()
+    assert not qkv.grad[~is_real].any()
+    assert qkv.grad[is_real].abs().sum() > 1
 
 
 def test_a_frame_of_padding_with_large_values_changes_nothing_in_bf16():
     for change in (1.0, 1e4):
-        joined, is_real, above = inputs(9, torch.bfloat16)
-        filled = torch.where(is_real[..., None], joined, joined * change)
+        qkv, is_real, above = inputs(9, torch.bfloat16)
+        filled = torch.where(is_real[..., None], qkv, qkv * change)
         mixed = attend(filled, HEADS, is_real)
         mixed.backward(above * is_real[..., None])
-        found = (mixed.detach() * is_real[..., None], joined.grad)
+        found = (mixed.detach() * is_real[..., None], qkv.grad)
         if change == 1.0:
             first = found
     assert all(torch.equal(*pair) for pair in zip(first, found, strict=True))
-
-
-def test_products_of_rotated_vectors_depend_on_their_distance_only():
-    generator = torch.Generator().manual_seed(0)
-    query, key = torch.randn(2, 1, 1, 1, 8, generator=generator, dtype=torch.float64)
-    cosine, sine = (angle.double() for angle in rotary_angles(40, 8, torch.device("cpu")))
-
-    def product(at_query: int, at_key: int) -> float:
-        turned = rotate(query, cosine[at_query], sine[at_query])
-        return float((turned * rotate(key, cosine[at_key], sine[at_key])).sum())
-
-    assert product(3, 7) == pytest.approx(product(30, 34), abs=1e-5)
-    assert product(3, 7) != pytest.approx(product(3, 8), abs=1e-3)
-
-
-def test_a_rotation_keeps_lengths():
-    x = torch.randn(2, 3, 12, 8, generator=torch.Generator().manual_seed(0))
-    cosine, sine = rotary_angles(12, 8, x.device)
-    torch.testing.assert_close(rotate(x, cosine, sine).norm(dim=-1), x.norm(dim=-1))
-    assert torch.equal(rotate(x, cosine, sine)[:, :, 0], x[:, :, 0])

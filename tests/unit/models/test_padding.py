@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from vavl.models.pooling import masked_mean
+from vavl.models.padding import masked_mean
 
 
 @pytest.fixture

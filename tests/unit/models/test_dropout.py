@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from vavl.models.kernels.draws import DrawKey, keys_of_rows, random_bytes
-from vavl.models.kernels.dropout import Dropout, SequentialWithDropout, number_streams
+from vavl.models.draws import DrawKey, keys_of_rows, random_bytes
+from vavl.models.dropout import Dropout, SequentialWithDropout, number_streams
 
 KEY = DrawKey(seed=3, step=5)
 
