@@ -17,7 +17,7 @@ from vavl.prediction.sources import MediaSource, Side
 from vavl.prediction.timeline import clip_course
 from vavl.prediction.timeline_media import clip_media
 from vavl.prediction.timeline_picture import TimelineText, timeline_figure
-from vavl.reports.pictures import write_png
+from vavl.reports.plots import write_png
 from vavl.reports.theme import THEMES
 
 logger = logging.getLogger(__name__)
