@@ -1,4 +1,4 @@
-"""What the label sets of a corpus say about each other: counts, agreement, and a yard-stick per fold.
+"""What the label sets of a corpus say about each other: counts, agreement, and a reference score per fold.
 
 Everything here comes from a manifest, so also from the tables of a corpus without its media.
 """
@@ -8,15 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import combinations
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import f1_score
 
-from vavl.corpora.card import CorpusCard
-from vavl.corpora.label_columns import LABEL_COLUMNS
-from vavl.corpora.manifest import TEST, TRAIN, VALIDATION, Manifest, listed_manifest
+from vavl.corpora.label_sets import LABEL_COLUMNS
+from vavl.corpora.manifest import TEST, TRAIN, VALIDATION, Manifest
 
 
 @dataclass(frozen=True)
@@ -78,16 +76,6 @@ class LabelYardstick:
     f1_micro: dict[int, float]
     f1_macro: dict[int, float]
 
-    @property
-    def mean_f1_micro(self) -> float:
-        """Mean over the folds."""
-        return float(np.mean(list(self.f1_micro.values())))
-
-    @property
-    def mean_f1_macro(self) -> float:
-        """Mean over the folds."""
-        return float(np.mean(list(self.f1_macro.values())))
-
 
 @dataclass(frozen=True)
 class FoldFacts:
@@ -119,41 +107,6 @@ class LabelFacts:
     agreements: tuple[Agreement, ...]
     yardsticks: tuple[LabelYardstick, ...]
     folds: tuple[FoldFacts, ...]
-
-    def lines(self) -> list[str]:
-        """Return everything in words, one fact per line."""
-        lines = [f"{self.corpus}: {self.clips:,} clips of {self.speakers} speakers"]
-        lines += [
-            f"labels {found.name}: {found.known:,} clips, {found.with_class:,} with a class, {found.tied:,} tied "
-            f"({found.target})"
-            for found in self.sets
-        ]
-        lines += [
-            f"{found.one} and {found.other}: the same class in {found.percent:.1f} % of {found.clips:,} clips"
-            for found in self.agreements
-        ]
-        lines += [
-            f"{found.prediction} taken for {found.truth} on {len(found.f1_micro)} test set(s): "
-            f"F1-micro {found.mean_f1_micro:.3f}, F1-macro {found.mean_f1_macro:.3f}"
-            for found in self.yardsticks
-        ]
-        for fold in self.folds:
-            parts = (f"{name} {fold.clips[name]:,} / {fold.speakers[name]}" for name in fold.clips)
-            lines.append(f"fold {fold.fold}, clips / speakers: {', '.join(parts)}")
-        return lines
-
-
-def label_facts(card: CorpusCard, root: Path | None = None) -> LabelFacts:
-    """Return the label facts of a corpus from its tables alone; media need not be there.
-
-    Args:
-        card: a card with a ``clip_list``.
-        root: corpus folder; by default as the card says.
-
-    Raises:
-        CorpusError: the card names no list of clips, or a table is missing or broken.
-    """
-    return label_facts_of(listed_manifest(card, root))
 
 
 def label_facts_of(manifest: Manifest) -> LabelFacts:
@@ -207,7 +160,7 @@ def _agreements(sets: dict[str, _OfSet]) -> Iterator[Agreement]:
 
 
 def _yardsticks(manifest: Manifest, sets: dict[str, _OfSet]) -> Iterator[LabelYardstick]:
-    """A set with gaps predicts nothing there, so it gives no yard-stick."""
+    """A set with gaps predicts nothing there, so it gives no reference score."""
     names = list(sets)
     for other in names[1:]:
         truth, prediction = sets[names[0]].classes, sets[other].classes

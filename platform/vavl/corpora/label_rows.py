@@ -1,4 +1,4 @@
-"""Labels in one table of a card: classes, shares or votes, attributes, row by row."""
+"""Labels in one table of a card (CSV, or .csd of the CMU Multimodal SDK): classes, shares or votes, attributes."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from vavl.corpora.card_labels import LabelTable
-from vavl.corpora.label_values import number_columns, text_column
 from vavl.errors import CorpusError
+from vavl.media.csd import KEY_COLUMN, read_csd_columns, read_csd_keys
+from vavl.media.csv_table import read_number_columns, read_text_columns
 from vavl.media.patterns import one_writing, whole_match
 
 ATTRIBUTES = ("arousal", "valence", "dominance")
@@ -201,3 +202,29 @@ def known_class(classes: Sequence[str], name: str, file: str, field: str) -> str
             "correct the label, or add the class or a map to the card",
         )  # fmt: skip
     return name
+
+
+def text_column(root: Path, name: str, column: str) -> list[str]:
+    """Return one column as text; of a .csd file only the column ``key``.
+
+    Raises:
+        CorpusError: the file is missing or broken, or has no such column of text.
+    """
+    if not name.endswith(".csd"):
+        return read_text_columns(root, name, (column,))[0]
+    if column != KEY_COLUMN:
+        raise CorpusError(
+            str(root / name), column, f"the only text of a .csd file is `{KEY_COLUMN}`: its segments, video[n]",
+            f"write key_column: {KEY_COLUMN}, and soft_columns or attribute_columns for the rest",
+        )  # fmt: skip
+    return read_csd_keys(root, name)
+
+
+def number_columns(root: Path, name: str, columns: Sequence[str]) -> npt.NDArray[np.float64]:
+    """Return columns as (row, column) float64, NaN where the table has nothing.
+
+    Raises:
+        CorpusError: the file is missing or broken, or has no such column of numbers.
+    """
+    read = read_csd_columns if name.endswith(".csd") else read_number_columns
+    return read(root, name, columns)

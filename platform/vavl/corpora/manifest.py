@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from vavl.config.files import written_beside
 from vavl.corpora.card import CorpusCard, corpus_root
-from vavl.corpora.label_columns import with_label_set
+from vavl.corpora.label_sets import with_label_set
 from vavl.corpora.manifest_rows import manifest_table
 from vavl.corpora.splits import SPLITS
 from vavl.errors import CorpusError, StoreError

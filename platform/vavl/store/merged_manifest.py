@@ -12,10 +12,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from vavl.corpora.label_columns import LABEL_COLUMNS
+from vavl.corpora.label_sets import LABEL_COLUMNS
 from vavl.corpora.manifest import TEST, TRAIN, Manifest
-from vavl.corpora.split_tables import NO_SPLIT
-from vavl.corpora.splits import SPLITS
+from vavl.corpora.splits import NO_SPLIT, SPLITS
 from vavl.errors import ConfigError
 from vavl.features import MODALITIES
 from vavl.store.merge_settings import AlignedFolds, LeaveOneCorpusOut, MergeSettings

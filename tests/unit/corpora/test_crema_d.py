@@ -75,16 +75,8 @@ def test_five_partitions_share_no_speaker(manifest, facts):
     assert [fold.clips["test"] for fold in facts.folds] == [899, 915, 934, 878, 908]
 
 
-def test_the_facts_are_told_in_words(facts):
-    lines = facts.lines()
-    assert lines[0] == "crema_d: 7,442 clips of 91 speakers"
-    assert "consensus and intended: the same class in 82.2 % of 5,820 clips" in lines
-    assert "intended taken for consensus on 5 test set(s): F1-micro 0.820, F1-macro 0.797" in lines
-    assert "fold 5, clips / speakers: train 4,068 / 63, validation 844 / 14, test 908 / 14" in lines
-
-
 def test_the_intended_label_is_the_yardstick_of_the_consensus(facts):
     (yardstick,) = facts.yardsticks
     assert (yardstick.truth, yardstick.prediction) == ("consensus", "intended")
-    assert yardstick.mean_f1_micro == pytest.approx(0.820, abs=0.0005)
-    assert yardstick.mean_f1_macro == pytest.approx(0.797, abs=0.0005)
+    assert np.mean(list(yardstick.f1_micro.values())) == pytest.approx(0.820, abs=0.0005)
+    assert np.mean(list(yardstick.f1_macro.values())) == pytest.approx(0.797, abs=0.0005)

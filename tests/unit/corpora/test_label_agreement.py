@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from vavl.corpora.label_agreement import label_facts, label_facts_of
+from vavl.corpora.label_agreement import LabelFacts, label_facts_of
+from vavl.corpora.manifest import listed_manifest
 from vavl.errors import CorpusError
+
+
+def facts_of_tables(corpus) -> LabelFacts:
+    return label_facts_of(listed_manifest(corpus.card(), corpus.root))
 
 
 @pytest.fixture
@@ -32,7 +37,7 @@ def listed(corpus):
 
 
 def test_counts_need_no_media(listed):
-    facts = label_facts(listed.card(), listed.root)
+    facts = facts_of_tables(listed)
     assert (facts.corpus, facts.clips, facts.speakers) == ("tiny", 24, 6)
     intended, votes = facts.sets
     assert (intended.name, intended.known, intended.with_class, intended.tied) == ("intended", 24, 24, 0)
@@ -42,28 +47,28 @@ def test_counts_need_no_media(listed):
 
 
 def test_a_tie_counts_as_another_class(listed):
-    (agreement,) = label_facts(listed.card(), listed.root).agreements
+    (agreement,) = facts_of_tables(listed).agreements
     assert (agreement.one, agreement.other) == ("intended", "votes")
     assert (agreement.clips, agreement.equal, agreement.percent) == (4, 2, 50.0)
 
 
 def test_the_yardstick_scores_one_set_as_predictions_of_the_default(listed):
-    assert label_facts(listed.card(), listed.root).yardsticks == (), "votes have gaps on the test clips"
+    assert facts_of_tables(listed).yardsticks == (), "votes have gaps on the test clips"
     # The names as predictions of what was heard; one calm clip in four was heard as angry.
     heard = "".join(f"{clip},{'angry' if clip.endswith('an') else 'calm'}\n" for clip in listed.clips)
     listed.write("heard.csv", "name,heard\n" + heard.replace("s2_ca,calm", "s2_ca,angry"))
     table = {"file": "heard.csv", "key_column": "name", "label_column": "heard"}
     heard_set = {"source": "tables", "target": "heard", "tables": [table]}
     listed.content["labels"] = {"heard": heard_set} | listed.content["labels"]
-    yardstick = label_facts(listed.card(), listed.root).yardsticks[0]
+    yardstick = facts_of_tables(listed).yardsticks[0]
     assert (yardstick.truth, yardstick.prediction) == ("heard", "intended")
     assert yardstick.f1_micro == {0: 0.75, 1: 0.75, 2: 0.75}
     # Angry: precision 1, recall 2/3, F1 .8; calm: precision 1/2, recall 1, F1 2/3.
-    assert yardstick.mean_f1_macro == pytest.approx((0.8 + 2 / 3) / 2)
+    assert yardstick.f1_macro == pytest.approx(dict.fromkeys(range(3), (0.8 + 2 / 3) / 2))
 
 
 def test_a_manifest_with_media_gives_the_same_facts(listed):
-    tables_alone = label_facts(listed.card(), listed.root)
+    tables_alone = facts_of_tables(listed)
     for clip in listed.clips:
         listed.touch(f"audio/{clip[:3]}/{clip}.wav")
     assert label_facts_of(listed.manifest()) == tables_alone
@@ -71,4 +76,4 @@ def test_a_manifest_with_media_gives_the_same_facts(listed):
 
 def test_a_card_without_a_list_of_clips_is_refused(corpus):
     with pytest.raises(CorpusError, match="tiny card: clip_list: the card names no list of clips"):
-        label_facts(corpus.card(), corpus.root)
+        listed_manifest(corpus.card(), corpus.root)

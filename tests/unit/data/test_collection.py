@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 import torch
 
-from vavl.corpora.label_columns import LABEL_COLUMNS
+from vavl.corpora.label_sets import LABEL_COLUMNS
 from vavl.corpora.manifest import TRAIN, Manifest
 from vavl.data.augmentation import AugmentationSettings, ViewMaker, ViewSettings
 from vavl.data.collection import Normaliser, collate, middle_frames, normalisers, open_collection, pad_clips

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from vavl.corpora.label_columns import LABEL_COLUMNS
+from vavl.corpora.label_sets import LABEL_COLUMNS
 from vavl.corpora.manifest import Manifest
 from vavl.errors import InputError
 from vavl.training.description import describe_model

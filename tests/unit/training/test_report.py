@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from vavl.corpora.label_columns import LABEL_COLUMNS
+from vavl.corpora.label_sets import LABEL_COLUMNS
 from vavl.corpora.manifest import Manifest
 from vavl.metrics.names import CONDITIONS
 from vavl.reports.plots import PLOTS_DIRECTORY, reliability_bins

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pyarrow as pa
 import pytest
 
-from vavl.corpora.label_columns import LABEL_COLUMNS
+from vavl.corpora.label_sets import LABEL_COLUMNS
 from vavl.corpora.manifest import Manifest
 from vavl.errors import ConfigError
 
