@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,8 +12,8 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from vavl.reports.pictures import Picture, legend_below, themed_figure
-from vavl.reports.theme import Theme
+from vavl.reports.plots import Plot, legend_below, new_figure
+from vavl.reports.theme import LIGHT
 
 _ROW_HEIGHT = 0.24
 _STATES = {"finished": "trained to its end", "pruned": "stopped early"}
@@ -27,6 +26,11 @@ class SweepAxis:
     path: str
     choices: Sequence[Any] = ()
     is_log: bool = False
+
+    @property
+    def name(self) -> str:
+        """The last part of the path."""
+        return self.path.rpartition(".")[2]
 
     @property
     def title(self) -> str:
@@ -122,58 +126,64 @@ class SweepReport:
         return f"{100 * score:.1f}" if self.is_share else f"{score:.3f}"
 
 
-def sweep_pictures(report: SweepReport) -> Iterator[Picture]:
-    """Yield the pictures that the trials of a sweep allow."""
+def sweep_plots(report: SweepReport) -> Iterator[Plot]:
+    """Yield the plots that the trials of a sweep allow."""
     if report.scored:
-        yield Picture(
+        yield Plot(
             "history",
             f"{report.objectives[0]} of each trial, and the best so far; a hollow point was stopped early",
             "Scores of the trials in their order with a stair of the best so far",
-            partial(history_figure, report),
+            history_figure(report),
         )
-        yield Picture(
+        yield Plot(
             "parallel_coordinates",
             "every line is a trial: its values, and its score at the right; thin lines were stopped early",
             "Trials as lines over one axis per searched setting",
-            partial(parallel_figure, report),
+            parallel_figure(report),
         )
     if report.importances:
-        yield Picture(
+        yield Plot(
             "importance",
             f"share of each setting in what {report.objectives[0]} varies by (PED-ANOVA); stopped trials count "
             "with the best epoch they reached",
             "Bars of the importance of each searched setting",
-            partial(importance_figure, report),
+            importance_figure(report),
         )
     if report.epochs[1]:
         run, full = report.epochs
-        yield Picture(
+        yield Plot(
             "epochs_saved",
             f"epochs of each trial: {run} of {full}, {100 * (1 - run / full):.0f} % saved by stopping early",
-            "Bars of the trained epochs of each trial beside the epochs that it would have had",
-            partial(epochs_figure, report),
+            "Bars of the trained epochs of each trial next to the epochs that it would have had",
+            epochs_figure(report),
         )
     if len(report.objectives) > 1 and report.front:
-        yield Picture(
+        yield Plot(
             "front",
             f"{report.objectives[0]} and {report.objectives[1]}; filled: no other trial is better in every objective",
             "Trials as points over two objectives, the front among them filled",
-            partial(front_figure, report),
+            front_figure(report),
         )
 
 
-def history_figure(report: SweepReport, theme: Theme) -> Figure:
+def history_figure(report: SweepReport) -> Figure:
     """Draw the first objective over the number of the trial."""
-    figure, axes = themed_figure(theme, (5.6, 3.5))
+    figure, axes = new_figure((5.6, 3.5))
     scale = 100 if report.is_share else 1
     for state, label in _STATES.items():
         own = [trial for trial in report.scored if trial.state == state]
         if own:
-            face = theme.audio_video if state == "finished" else theme.surface
+            face = LIGHT.audio_video if state == "finished" else LIGHT.surface
             axes.scatter(
-                [trial.number for trial in own], [scale * _known(trial) for trial in own], s=30, zorder=3,
-                edgecolors=theme.audio_video, facecolors=face, linewidths=1.2, label=label,
-            )  # fmt: skip
+                [trial.number for trial in own],
+                [scale * _known(trial) for trial in own],
+                s=30,
+                zorder=3,
+                edgecolors=LIGHT.audio_video,
+                facecolors=face,
+                linewidths=1.2,
+                label=label,
+            )
     finished = [trial for trial in report.scored if trial.state == "finished"]
     if finished:
         best = report.signs[0] * np.maximum.accumulate(
@@ -183,48 +193,55 @@ def history_figure(report: SweepReport, theme: Theme) -> Figure:
             [trial.number for trial in finished],
             scale * best,
             where="post",
-            color=theme.audio,
+            color=LIGHT.audio,
             label="best so far",
         )
     if report.base is not None:
         axes.axhline(
-            scale * _known(report.trial(report.base)), color=theme.quiet, linewidth=1, linestyle=(0, (3, 3)),
+            scale * _known(report.trial(report.base)),
+            color=LIGHT.quiet,
+            linewidth=1,
+            linestyle=(0, (3, 3)),
             label="the training configuration",
-        )  # fmt: skip
+        )
     axes.set_xlabel("trial")
     axes.set_ylabel(_score_label(report))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.grid(color=theme.line, linewidth=0.8)
-    legend_below(axes, theme, columns=2)
+    axes.grid(color=LIGHT.line, linewidth=0.8)
+    legend_below(axes, columns=2)
     return figure
 
 
-def parallel_figure(report: SweepReport, theme: Theme) -> Figure:
+def parallel_figure(report: SweepReport) -> Figure:
     """Draw every trial as a line over one vertical axis per searched setting, and one for the score."""
     count = len(report.axes)
-    figure, axes = themed_figure(theme, (max(5.6, 1.3 * (count + 1)), 3.8))
-    colors = LinearSegmentedColormap.from_list("score", theme.ramp[1:])
+    figure, axes = new_figure((max(5.6, 1.3 * (count + 1)), 3.8))
+    colors = LinearSegmentedColormap.from_list("score", LIGHT.ramp[1:])
     scores = np.array([report.signs[0] * _known(trial) for trial in report.scored])
     places = (scores - scores.min()) / max(float(np.ptp(scores)), 1e-12)
     for trial, place in sorted(zip(report.scored, places, strict=True), key=lambda entry: float(entry[1])):
         heights = [*(_height(axis, trial, report.trials) for axis in report.axes), float(place)]
         is_done = trial.state == "finished"
         axes.plot(
-            range(count + 1), heights, color=colors(place), linewidth=1.8 if is_done else 0.9,
-            alpha=1.0 if is_done else 0.7, zorder=2 + place,
-        )  # fmt: skip
+            range(count + 1),
+            heights,
+            color=colors(place),
+            linewidth=1.8 if is_done else 0.9,
+            alpha=1.0 if is_done else 0.7,
+            zorder=2 + place,
+        )
     for position, axis in enumerate(report.axes):
-        axes.axvline(position, color=theme.quiet, linewidth=0.8)
+        axes.axvline(position, color=LIGHT.quiet, linewidth=0.8)
         for height, text in _marks(axis, report.trials):
-            axes.text(position + 0.04, height, text, color=theme.text, fontsize=7.5, va="center", zorder=5)
-    axes.axvline(count, color=theme.quiet, linewidth=0.8)
+            axes.text(position + 0.04, height, text, color=LIGHT.text, fontsize=7.5, va="center", zorder=5)
+    axes.axvline(count, color=LIGHT.quiet, linewidth=0.8)
     ends = sorted((float(scores.min()), float(scores.max())))
     for height, score in zip((0, 1), ends, strict=True):
         axes.text(
             count + 0.04,
             height,
             report.text(report.signs[0] * score),
-            color=theme.text,
+            color=LIGHT.text,
             fontsize=7.5,
             va="center",
         )
@@ -239,31 +256,31 @@ def parallel_figure(report: SweepReport, theme: Theme) -> Figure:
     return figure
 
 
-def importance_figure(report: SweepReport, theme: Theme) -> Figure:
+def importance_figure(report: SweepReport) -> Figure:
     """Draw the importance of each setting as a bar, the largest at the top."""
     entries = sorted(report.importances.items(), key=lambda entry: entry[1])
-    figure, axes = themed_figure(theme, (5.6, 0.9 + 1.4 * _ROW_HEIGHT * len(entries)))
+    figure, axes = new_figure((5.6, 0.9 + 1.4 * _ROW_HEIGHT * len(entries)))
     axes.barh(
         [name for name, _ in entries],
         [100 * value for _, value in entries],
-        color=theme.audio_video,
+        color=LIGHT.audio_video,
         height=0.6,
     )
     axes.set_xlabel("share (%)")
     axes.tick_params(axis="y", length=0)
-    axes.grid(axis="x", color=theme.line, linewidth=0.8)
+    axes.grid(axis="x", color=LIGHT.line, linewidth=0.8)
     return figure
 
 
-def epochs_figure(report: SweepReport, theme: Theme) -> Figure:
+def epochs_figure(report: SweepReport) -> Figure:
     """Draw the trained epochs of each trial in front of the epochs that it would have had."""
     trials = [trial for trial in report.trials if trial.epochs_full]
-    figure, axes = themed_figure(theme, (5.6, 0.9 + _ROW_HEIGHT * len(trials)))
+    figure, axes = new_figure((5.6, 0.9 + _ROW_HEIGHT * len(trials)))
     rows = range(len(trials))
     axes.barh(
-        rows, [trial.epochs_full for trial in trials], color=theme.line, height=0.7, label="without a stop"
+        rows, [trial.epochs_full for trial in trials], color=LIGHT.line, height=0.7, label="without a stop"
     )
-    for state, color in (("finished", theme.audio_video), ("pruned", theme.audio), ("failed", theme.quiet)):
+    for state, color in (("finished", LIGHT.audio_video), ("pruned", LIGHT.audio), ("failed", LIGHT.quiet)):
         own = [
             (row, trial.epochs_run) for row, trial in zip(rows, trials, strict=True) if trial.state == state
         ]
@@ -281,29 +298,37 @@ def epochs_figure(report: SweepReport, theme: Theme) -> Figure:
         bbox_to_anchor=(0.5, -0.02),
         ncols=4,
         frameon=False,
-        labelcolor=theme.text,
+        labelcolor=LIGHT.text,
         fontsize=9,
     )
     return figure
 
 
-def front_figure(report: SweepReport, theme: Theme) -> Figure:
+def front_figure(report: SweepReport) -> Figure:
     """Draw the finished trials over the first two objectives."""
-    figure, axes = themed_figure(theme, (4.6, 4.2))
+    figure, axes = new_figure((4.6, 4.2))
     done = [trial for trial in report.scored if trial.state == "finished" and None not in trial.scores[:2]]
     for trial in done:
         on_front = trial.number in report.front
         axes.scatter(
-            trial.scores[0], trial.scores[1], s=34, edgecolors=theme.audio_video, linewidths=1.2,
-            facecolors=theme.audio_video if on_front else theme.surface,
-        )  # fmt: skip
+            trial.scores[0],
+            trial.scores[1],
+            s=34,
+            edgecolors=LIGHT.audio_video,
+            linewidths=1.2,
+            facecolors=LIGHT.audio_video if on_front else LIGHT.surface,
+        )
         if on_front:
             axes.annotate(
-                str(trial.number), (trial.scores[0], trial.scores[1]), xytext=(5, 4), textcoords="offset points",
-                color=theme.text, fontsize=8,
-            )  # fmt: skip
+                str(trial.number),
+                (trial.scores[0], trial.scores[1]),
+                xytext=(5, 4),
+                textcoords="offset points",
+                color=LIGHT.text,
+                fontsize=8,
+            )
     axes.set(xlabel=report.objectives[0], ylabel=report.objectives[1])
-    axes.grid(color=theme.line, linewidth=0.8)
+    axes.grid(color=LIGHT.line, linewidth=0.8)
     return figure
 
 
@@ -335,7 +360,7 @@ def _spread(place: int, count: int) -> float:
 
 
 def _marks(axis: SweepAxis, trials: Sequence[SweepTrial]) -> Iterator[tuple[float, str]]:
-    """Yield the words beside an axis: every choice, or the least and the most that was tried."""
+    """Yield the words next to an axis: every choice, or the least and the most that was tried."""
     if axis.choices:
         yield from (
             (_spread(place, len(axis.choices)), str(value)) for place, value in enumerate(axis.choices)
