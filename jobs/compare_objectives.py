@@ -4,16 +4,10 @@ from __future__ import annotations
 
 from vavl.config.command_line import print_table, run_job
 from vavl.experiments.comparison_grid import RUNS_FOLDER, log_grid, plan_grid, run_id_of
-from vavl.experiments.comparison_report import write_pages
-from vavl.experiments.comparison_result import (
-    Results,
-    main_metrics,
-    refuse_failures,
-    result_rows,
-    write_results,
-)
-from vavl.experiments.parent_run import ParentRun
+from vavl.experiments.comparison_report import main_metrics, refuse_failures, result_rows, write_pages
+from vavl.experiments.comparison_result import Results, write_results
 from vavl.experiments.runner import run_trials
+from vavl.experiments.trials import ParentRun
 from vavl.job_config import CompareObjectivesJob
 from vavl.training.training_result import dataset_note
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from vavl.config.command_line import print_table, run_job
 from vavl.config.files import sha256_of_json
-from vavl.experiments.parent_run import ParentRun
 from vavl.experiments.runner import run_trials
 from vavl.experiments.sweep import TRIALS_FOLDER, open_sweep, plans_of
 from vavl.experiments.sweep_report import write_pages
@@ -17,6 +16,7 @@ from vavl.experiments.sweep_result import (
     result_rows,
     write_results,
 )
+from vavl.experiments.trials import ParentRun
 from vavl.job_config import TuneModelJob
 from vavl.training.training_result import dataset_note
 

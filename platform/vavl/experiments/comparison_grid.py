@@ -20,7 +20,7 @@ from vavl.config.places import anchored, root_folder
 from vavl.config.progress import in_words
 from vavl.errors import ConfigError, VavlError
 from vavl.experiments.comparison_settings import SINGLE_PROCESS, ComparisonPlan
-from vavl.experiments.trial import SUMMARY_FILE, Trial, TrialEnd, end_of
+from vavl.experiments.trials import SUMMARY_FILE, Trial, TrialEnd, end_of
 from vavl.metrics.names import CONDITIONS, metric_name
 from vavl.store.store import read_content
 from vavl.store.store_cache import local_notes

@@ -1,4 +1,4 @@
-"""From the predictions of all runs of a comparison to scores, paired differences, ``table.csv``, ``summary.json``."""
+"""What a comparison leaves: ``table.csv`` and ``summary.json``."""
 
 from __future__ import annotations
 
@@ -6,91 +6,33 @@ import csv
 import io
 import math
 import time
-from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import astuple, dataclass, field
+from dataclasses import astuple, dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import psutil
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
-from vavl.config.files import read_json, write_json, write_text
-from vavl.errors import TrainingError
-from vavl.experiments.comparison_grid import Grid, Group, LeftOut, PlannedRun
-from vavl.experiments.comparison_settings import SINGLE_PROCESS, ComparisonPlan
-from vavl.experiments.trial import SUMMARY_FILE, TrialEnd
-from vavl.metrics.names import AUDIO, AUDIO_VIDEO, CONDITIONS, VIDEO, metric_name
-from vavl.metrics.paired import (
-    Interval,
-    SpeakerSums,
-    difference_interval,
-    fold_scores,
-    gather,
-    score_interval,
+from vavl.config.files import write_json, write_text
+from vavl.experiments.comparison_grid import Grid, Group, LeftOut
+from vavl.experiments.comparison_scores import (
+    FinishedRun,
+    GroupScore,
+    differences_of,
+    group_tables,
+    measures_of,
+    read_run,
+    scores_of,
+    trained_conditions,
 )
-from vavl.metrics.speaker_sums import SummedScore, attribute_measures, class_measures, sums_of_speakers
-from vavl.models.settings import AttributeTask
-from vavl.training.worker import PREDICTIONS_FOLDER
+from vavl.experiments.comparison_settings import SINGLE_PROCESS, ComparisonPlan
+from vavl.experiments.trials import SUMMARY_FILE, TrialEnd
+from vavl.metrics.names import metric_name
 
 TABLE_FILE = "table.csv"
 _GROUP_COLUMNS = ("set", "labelled_fraction", "unpaired_share")
-_PARTS = {
-    AUDIO_VIDEO: {"fusion_head"},
-    AUDIO: {"audio_path", "audio_path.head"},
-    VIDEO: {"video_path", "video_path.head"},
-}
-Measures = Mapping[str, SummedScore]
-Sums = Mapping[tuple[str, str], Mapping[str, NDArray[np.float64]]]
-"""By (condition, measure): the sums of each speaker."""
-Tables = Mapping[Group, Mapping[tuple[str, str], SpeakerSums]]
-"""By group, then by (condition, measure): the sums of all its runs."""
-
-
-@dataclass(frozen=True)
-class FinishedRun:
-    """A run that is there, with what it left."""
-
-    run: PlannedRun
-    summary: Mapping[str, Any]
-    sums: Sums
-
-
-@dataclass(frozen=True)
-class GroupScore:
-    """Score of one group under one condition, or its difference to another set.
-
-    Attributes:
-        group: objective set, labelled fraction, unpaired share.
-        condition: how clips are predicted.
-        measure: e.g. ``accuracy``.
-        interval: of the score or the difference, 95 %; shares from 0 to 1.
-        runs: that it rests on.
-        folds: score by fold, empty for a difference.
-        against: set that was subtracted; "" for a score.
-    """
-
-    group: Group
-    condition: str
-    measure: str
-    interval: Interval
-    runs: int
-    folds: Mapping[int, float] = field(default_factory=dict)
-    against: str = ""
-
-    @property
-    def words(self) -> tuple[str, str, str]:
-        """Value and ends of the interval as text, shares in percent, differences with their sign."""
-        scale, digits = (1, 3) if self.measure.startswith("ccc") else (100, 1)
-        sign, interval = "+" if self.against else "", self.interval
-        value, low, high = (
-            f"{scale * part:{sign}.{digits}f}" for part in (interval.value, interval.low, interval.high)
-        )
-        return value, low, high
 
 
 @dataclass(frozen=True)
@@ -119,10 +61,54 @@ class Comparison:
         return self.measures[0]
 
     @property
-    def significant(self) -> list[GroupScore]:
-        """Differences of the main measure whose interval excludes zero."""
-        main = self.main_measure
-        return [entry for entry in self.differences if entry.measure == main and entry.interval.excludes_zero]
+    def title(self) -> str:
+        """The main measure in words."""
+        return self.main_measure.replace("_", " ")
+
+    @property
+    def is_share(self) -> bool:
+        """True where the main measure is a share, shown in percent."""
+        return not self.main_measure.startswith("ccc")
+
+    @property
+    def split(self) -> str:
+        """The split that the sets are compared on."""
+        return self.plan.split
+
+    @property
+    def sets(self) -> list[str]:
+        """All objective sets, in the order of every table and legend."""
+        return list(self.plan.objective_sets)
+
+    @property
+    def reference(self) -> str:
+        """The set that the others are compared with."""
+        return self.plan.reference_set
+
+    @property
+    def main_scores(self) -> list[GroupScore]:
+        """Scores of the main measure."""
+        return self._of_main_measure(self.scores)
+
+    @property
+    def main_differences(self) -> list[GroupScore]:
+        """Differences of the main measure."""
+        return self._of_main_measure(self.differences)
+
+    @property
+    def fractions(self) -> list[float]:
+        """Labelled fractions that have a score, ascending."""
+        return sorted({score.group.labelled_fraction for score in self.main_scores})
+
+    @property
+    def shares(self) -> list[float]:
+        """Unpaired shares that have a score, ascending."""
+        return sorted({score.group.unpaired_share for score in self.main_scores})
+
+    @property
+    def conditions(self) -> list[str]:
+        """Conditions that have a score, in the order of every table."""
+        return list(dict.fromkeys(score.condition for score in self.main_scores))
 
     @property
     def failed(self) -> dict[str, str]:
@@ -134,6 +120,10 @@ class Comparison:
     def waived_audit(self) -> list[str]:
         """The checks of the store's audit that any finished run waived."""
         return sorted({name for entry in self.finished for name in entry.summary.get("waived_audit", ())})
+
+    def _of_main_measure(self, scores: Sequence[GroupScore]) -> list[GroupScore]:
+        main = self.main_measure
+        return [score for score in scores if score.measure == main and math.isfinite(score.interval.low)]
 
 
 class Results:
@@ -167,82 +157,6 @@ class Results:
 
     def _in_order(self) -> list[FinishedRun]:
         return [self._finished[number] for number in sorted(self._finished)]
-
-
-def read_run(run: PlannedRun, split: str, measures: Measures) -> FinishedRun:
-    """Read summary and predictions of a finished run."""
-    folder = run.plan.directory
-    summary = read_json(folder / SUMMARY_FILE)
-    conditions = trained_conditions(summary)
-    sums = speaker_sums(folder / PREDICTIONS_FOLDER / f"{split}.parquet", measures, conditions)
-    return FinishedRun(run, summary, sums)
-
-
-def trained_conditions(summary: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the conditions whose weights some label has trained: scores of the others mean nothing."""
-    frozen = set(summary["frozen_parts"])
-    return tuple(condition for condition in CONDITIONS if not _PARTS[condition] & frozen)
-
-
-def measures_of(target: str) -> Measures:
-    """Return the measures that fit a label target; the first is the main one."""
-    return attribute_measures(AttributeTask().attributes) if target == "attributes" else class_measures()
-
-
-def speaker_sums(path: Path, measures: Measures, conditions: Sequence[str]) -> Sums:
-    """Add up the predictions of a split, by condition and measure, for each speaker."""
-    table = pq.read_table(path)
-    columns = [
-        [name for name in table.column_names if name.startswith(prefix)]
-        for prefix in ("predicted_", "target_")
-    ]
-    found: dict[tuple[str, str], dict[str, NDArray[np.float64]]] = {}
-    for condition in conditions:
-        rows = table.filter(pc.equal(table["condition"], condition))
-        if not rows.num_rows:
-            continue
-        predicted, target = (np.stack([rows[name].to_numpy() for name in names], axis=1) for names in columns)
-        speaker = np.asarray(rows["speaker"].to_pylist())
-        for measure, score in measures.items():
-            found[condition, measure] = sums_of_speakers(score, predicted, target, speaker)
-    return found
-
-
-def group_tables(finished: Sequence[FinishedRun]) -> Tables:
-    """Put the runs of each group together, by condition and measure."""
-    runs: dict[Group, dict[tuple[str, str], dict[tuple[int, int], Any]]] = {}
-    for entry in finished:
-        for cell in entry.run.cells:
-            group = runs.setdefault(cell.group, defaultdict(dict))
-            for key, sums in entry.sums.items():
-                group[key][cell.fold, cell.seed] = sums
-    return {group: {key: gather(by_run) for key, by_run in tables.items()} for group, tables in runs.items()}
-
-
-def scores_of(tables: Tables, measures: Measures) -> list[GroupScore]:
-    """Return the score of every group, condition and measure with its interval."""
-    found = []
-    for group, own in tables.items():
-        for (condition, measure), table in own.items():
-            statistic = measures[measure].statistic
-            interval, folds = score_interval(table, statistic), fold_scores(table, statistic)
-            found.append(GroupScore(group, condition, measure, interval, table.runs, folds))
-    return found
-
-
-def differences_of(tables: Tables, measures: Measures, pairs: Sequence[tuple[str, str]]) -> list[GroupScore]:
-    """Return the score of the first set of each pair minus that of the second, paired, at every place of the grid."""
-    found = []
-    for first, second in pairs:
-        for group, own in tables.items():
-            other = tables.get(group._replace(objective_set=second), {}) if group[0] == first else {}
-            for condition, measure in own.keys() & other.keys():
-                key = (condition, measure)
-                interval = difference_interval(own[key], other[key], measures[measure].statistic)
-                runs = min(own[key].runs, other[key].runs)
-                found.append(GroupScore(group, condition, measure, interval, runs, against=second))
-    places = {key: place for place, key in enumerate(product(CONDITIONS, measures))}
-    return sorted(found, key=lambda entry: places[entry.condition, entry.measure])
 
 
 def table_rows(finished: Iterable[FinishedRun], split: str) -> Iterator[dict[str, Any]]:
@@ -302,8 +216,8 @@ def summary_of(comparison: Comparison) -> dict[str, Any]:
     """
     grid = comparison.grid
     return {
-        "split": comparison.plan.split,
-        "reference": comparison.plan.reference_set,
+        "split": comparison.split,
+        "reference": comparison.reference,
         "main_measure": comparison.main_measure,
         **_origin(comparison),
         "scores": [_entry(score) | {"folds": score.folds} for score in comparison.scores],
@@ -314,7 +228,8 @@ def summary_of(comparison: Comparison) -> dict[str, Any]:
         "significant": [
             _entry(score)
             | {"against": score.against, "direction": "better" if score.interval.low > 0 else "worse"}
-            for score in comparison.significant
+            for score in comparison.main_differences
+            if score.interval.excludes_zero
         ],
         "partitions": list(_partitions(comparison)),
         "left_out": _left_out(grid.left_out),
@@ -336,56 +251,6 @@ def write_results(comparison: Comparison, further: Mapping[str, Any]) -> list[Pa
     summary = comparison.plan.output_dir / SUMMARY_FILE
     write_json(summary, {**summary_of(comparison), **further})
     return [table, summary]
-
-
-def main_metrics(comparison: Comparison) -> dict[str, float]:
-    """Return the main measure and its differences by flat name, for the tracking server."""
-    found = {}
-    for score in (*comparison.scores, *comparison.differences):
-        if score.measure == comparison.main_measure and math.isfinite(score.interval.value):
-            name, fraction, share = score.group
-            against = f"_minus_{score.against}" if score.against else ""
-            place = f"labels-{100 * fraction:g}_unpaired-{100 * share:g}"
-            found[f"{name}{against}/{place}/{score.condition}/{score.measure}"] = score.interval.value
-    return found
-
-
-def refuse_failures(comparison: Comparison) -> None:
-    """Raise when runs failed; the results of the others are written by then.
-
-    Raises:
-        TrainingError: names the first failed run and its reason.
-    """
-    for name, reason in comparison.failed.items():
-        problem = f"{len(comparison.failed)} run(s) failed; {name}: {reason}"
-        fix = "repair the cause and start the same command again: finished runs are kept"
-        raise TrainingError(str(comparison.plan.output_dir / SUMMARY_FILE), "failed", problem, fix)
-
-
-def result_rows(comparison: Comparison) -> list[tuple[str, str]]:
-    """Return the rows of the table that the job prints: the main measure by group, best condition first."""
-    main, reference = comparison.main_measure, comparison.plan.reference_set
-    differences = {
-        (entry.group, entry.condition): entry
-        for entry in comparison.differences
-        if entry.measure == main and entry.against == reference
-    }
-    rows = []
-    for condition, score in product(CONDITIONS, comparison.scores):
-        if (score.condition, score.measure) == (condition, main):
-            name, fraction, share = score.group
-            text = f"{_shown(score)}  ({score.runs} runs)"
-            if other := differences.get((score.group, condition)):
-                mark = "  excludes zero" if other.interval.excludes_zero else ""
-                text += f"   {_shown(other)} against {reference}{mark}"
-            rows.append(
-                (f"{condition}  labels {100 * fraction:g} %  unpaired {100 * share:g} %  {name}", text)
-            )
-    return rows
-
-
-def _shown(score: GroupScore) -> str:
-    return "{} [{}, {}]".format(*score.words)
 
 
 def _entry(score: GroupScore) -> dict[str, Any]:
@@ -434,5 +299,5 @@ def _origin(comparison: Comparison) -> dict[str, Any]:
         **{name: first[name] for name in names},
         "waived_audit": comparison.waived_audit,
         "clips": {fold: by_fold[fold]["clips"] for fold in sorted(by_fold)},
-        "speakers": {fold: by_fold[fold]["speakers"][comparison.plan.split] for fold in sorted(by_fold)},
+        "speakers": {fold: by_fold[fold]["speakers"][comparison.split] for fold in sorted(by_fold)},
     }

@@ -26,8 +26,15 @@ from ray.tune.search import Searcher
 
 from vavl.config.progress import Progress, log_to_stderr
 from vavl.errors import TrainingStopped, VavlError
-from vavl.experiments.parent_run import ParentRun
-from vavl.experiments.trial import Trial, TrialEnd, TrialLog, TrialLogs, trial_memory_gb, write_end
+from vavl.experiments.trials import (
+    ParentRun,
+    Trial,
+    TrialEnd,
+    TrialLog,
+    TrialLogs,
+    trial_memory_gb,
+    write_end,
+)
 from vavl.ray_session import is_local
 from vavl.training.checkpoint import CHECKPOINTS_FOLDER
 from vavl.training.launch import launch_training, prepare_ray

@@ -30,7 +30,7 @@ from vavl.experiments.sweep_settings import (
     Value,
     name_of,
 )
-from vavl.experiments.trial import State, TrialEnd
+from vavl.experiments.trials import State, TrialEnd
 
 STUDY_FILE = "study.db"
 BASE_TRIAL = 0

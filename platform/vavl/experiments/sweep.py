@@ -29,7 +29,7 @@ from vavl.config.places import anchored, root_folder
 from vavl.errors import ConfigError, InputError
 from vavl.experiments.study import Drawn, Judge, SweepStudy, best_of, storage_address
 from vavl.experiments.sweep_settings import Point, SweepPlan, Value, name_of, words_of
-from vavl.experiments.trial import Trial, TrialEnd, TrialLogs, end_of, read_end, trial_memory_gb, write_end
+from vavl.experiments.trials import Trial, TrialEnd, TrialLogs, end_of, read_end, trial_memory_gb, write_end
 from vavl.store.store_versions import pinned_store
 from vavl.training.cluster import workers_that_fit
 from vavl.training.run_data import check_plan

@@ -22,7 +22,7 @@ from vavl.errors import TrainingError
 from vavl.experiments.study import BASE_TRIAL, best_of, storage_address
 from vavl.experiments.sweep import Sweep, TrialPlans, read_note
 from vavl.experiments.sweep_settings import ChoiceAxis, SweepPlan, name_of, words_of
-from vavl.experiments.trial import SUMMARY_FILE, State, TrialEnd
+from vavl.experiments.trials import SUMMARY_FILE, State, TrialEnd
 
 TABLE_FILE, BEST_FILE = "trials.csv", "best.yaml"
 _log = logging.getLogger(__name__)

@@ -14,7 +14,7 @@ from vavl.errors import ConfigError, TrainingError, VavlError
 from vavl.experiments.comparison_grid import Cell, plan_grid
 from vavl.experiments.comparison_settings import ComparisonPlan
 from vavl.experiments.runner import run_trial
-from vavl.experiments.trial import read_end
+from vavl.experiments.trials import read_end
 from vavl.store.store_push import push_store
 from vavl.training.launch import launch_training
 from vavl.training.run_folder import claim_run_folder

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from vavl.experiments.comparison_grid import Group
-from vavl.experiments.comparison_report import (
-    ComparisonReport,
-    comparison_pictures,
-    curve_figure,
-    differences_figure,
-    write_comparison_report,
-)
-from vavl.experiments.comparison_result import GroupScore
+from vavl.experiments.comparison_grid import Cell, Grid, Group, LeftOut
+from vavl.experiments.comparison_report import comparison_plots, curve_figure, differences_figure, write_pages
+from vavl.experiments.comparison_result import Comparison
+from vavl.experiments.comparison_scores import FinishedRun, GroupScore
+from vavl.experiments.comparison_settings import ComparisonPlan
 from vavl.metrics.paired import Interval
 from vavl.reports.theme import DARK, LIGHT
 
@@ -28,7 +25,7 @@ def score(name, fraction, share, condition, value, low, high, against="") -> Gro
 
 
 @pytest.fixture
-def report() -> ComparisonReport:
+def report(tmp_path: Path) -> Comparison:
     places = [
         (name, fraction, share, condition)
         for condition in ("audio_video", "audio")
@@ -43,39 +40,44 @@ def report() -> ComparisonReport:
         for place in places
         if place[0] != "supervised"
     ]
-    return ComparisonReport(
-        title="Objectives compared on demo", corpus="demo", protocol="one fold", label_target="acted",
-        speaker_normalisation=False, split="validation", measure="accuracy", is_share=True, reference="supervised",
-        sets=SETS, scores=scores, differences=differences, left_out={"pseudo/labels-100": "no <unlabelled> clip"},
-    )  # fmt: skip
+    plan = ComparisonPlan(
+        output_dir=tmp_path, training=Path("train.yaml"), objective_sets={name: {} for name in SETS}
+    )
+    left_out = LeftOut(Cell("pseudo", 1.0, 0.0, 0, 0), "no <unlabelled> clip")
+    summary = {
+        "corpus": "demo", "protocol": "one fold", "label_target": "acted", "label_set": None, "seconds": 2.0,
+        "speaker_normalisation": False, "store_hash": "0" * 16,
+    }  # fmt: skip
+    run: Any = None  # of which the page needs nothing
+    finished = [FinishedRun(run, summary, {})]
+    return Comparison(plan, Grid([], [left_out], plan), ("accuracy",), finished, scores, differences)
 
 
-def test_the_page_states_scores_differences_and_what_is_missing(
-    report: ComparisonReport, tmp_path: Path
-) -> None:
-    text = write_comparison_report(report, tmp_path).read_text()
+def test_the_page_states_scores_differences_and_what_is_missing(report: Comparison, tmp_path: Path) -> None:
+    text = write_pages(report)[0].read_text()
     assert "Measured on validation" in text
     assert "60.0<small>55.0 to 66.0</small>" in text
     assert "+2.0 *<small>+1.0 to +4.0</small>" in text
     assert "no &lt;unlabelled&gt; clip" in text
     assert "http" not in text.replace("http://www.w3.org", "")
     assert len(list((tmp_path / "pictures").glob("*.png"))) == 5
-    tested = write_comparison_report(replace(report, split="test", differences=[]), tmp_path).read_text()
+    plan = report.plan.model_copy(update={"test": True})
+    tested = write_pages(replace(report, plan=plan, differences=[]))[0].read_text()
     assert "Measured on validation" not in tested
     assert "None." in tested
 
 
-def test_pictures_follow_what_was_varied(report: ComparisonReport) -> None:
-    names = [picture.name for picture in comparison_pictures(report)]
+def test_pictures_follow_what_was_varied(report: Comparison) -> None:
+    names = [picture.name for picture in comparison_plots(report)]
     assert names == [
         "label_efficiency", "label_efficiency_unpaired_50", "unpaired_labels_10", "unpaired_labels_100", "differences",
     ]  # fmt: skip
     one = [point for point in report.scores if point.group[1:] == (1.0, 0.0)]
-    assert not list(comparison_pictures(replace(report, scores=one, differences=[])))
+    assert not list(comparison_plots(replace(report, scores=one, differences=[])))
 
 
 @pytest.mark.parametrize("theme", [LIGHT, DARK])
-def test_every_set_has_a_line_and_a_name(report: ComparisonReport, theme) -> None:
+def test_every_set_has_a_line_and_a_name(report: Comparison, theme) -> None:
     points = [point for point in report.scores if point.group.unpaired_share == 0]
     figure = curve_figure(report, points, "labelled_fraction", theme)
     assert [len(axes.containers) for axes in figure.axes] == [2, 3]
@@ -83,7 +85,7 @@ def test_every_set_has_a_line_and_a_name(report: ComparisonReport, theme) -> Non
     assert [axes.get_title() for axes in figure.axes] == ["audio + video", "audio alone"]
 
 
-def test_rows_of_differences_are_grouped_by_place(report: ComparisonReport) -> None:
+def test_rows_of_differences_are_grouped_by_place(report: Comparison) -> None:
     figure = differences_figure(report, LIGHT)
     rows = [label.get_text() for label in figure.axes[0].get_yticklabels()]
     assert rows[:2] == ["all, 10 %, unpaired 0 %", "hgr, 10 %, unpaired 0 %"]

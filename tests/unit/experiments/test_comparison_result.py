@@ -13,14 +13,8 @@ import yaml
 
 from vavl.errors import TrainingError
 from vavl.experiments.comparison_grid import plan_grid
-from vavl.experiments.comparison_report import write_pages
-from vavl.experiments.comparison_result import (
-    Results,
-    main_metrics,
-    refuse_failures,
-    result_rows,
-    write_results,
-)
+from vavl.experiments.comparison_report import main_metrics, refuse_failures, result_rows, write_pages
+from vavl.experiments.comparison_result import Results, write_results
 from vavl.experiments.comparison_settings import ComparisonPlan
 from vavl.experiments.runner import run_trial
 

@@ -9,7 +9,7 @@ import pytest
 
 from vavl.experiments.runner import _Searcher, best_epoch_metrics, run_trial
 from vavl.experiments.sweep import open_sweep, plans_of
-from vavl.experiments.trial import TrialEnd, read_end, write_end
+from vavl.experiments.trials import TrialEnd, read_end, write_end
 from vavl.training.stop import ask_to_stop
 
 METRIC = "validation/audio_video/accuracy"

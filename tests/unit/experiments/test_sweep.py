@@ -12,7 +12,7 @@ from vavl.experiments.study import best_of
 from vavl.experiments.sweep import corners, open_sweep, plans_of, trials_at_once
 from vavl.experiments.sweep_result import SweepResult, winning_settings
 from vavl.experiments.sweep_settings import words_of
-from vavl.experiments.trial import TrialEnd
+from vavl.experiments.trials import TrialEnd
 from vavl.training.settings import TrainingSettings
 
 METRIC = "validation/audio_video/accuracy"

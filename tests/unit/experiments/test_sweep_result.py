@@ -14,7 +14,6 @@ import yaml
 from vavl.config.files import write_json
 from vavl.config.load import read_config
 from vavl.errors import TrainingError
-from vavl.experiments.parent_run import ParentRun
 from vavl.experiments.sweep import Sweep, open_sweep
 from vavl.experiments.sweep_report import write_pages
 from vavl.experiments.sweep_result import (
@@ -26,7 +25,7 @@ from vavl.experiments.sweep_result import (
     write_results,
 )
 from vavl.experiments.sweep_settings import SweepPlan
-from vavl.experiments.trial import Trial, TrialEnd, write_end
+from vavl.experiments.trials import ParentRun, Trial, TrialEnd, write_end
 from vavl.job_config import TrainModelJob
 from vavl.tracking.settings import TrackingSettings
 from vavl.training.training_result import dataset_note

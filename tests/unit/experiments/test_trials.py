@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from vavl.experiments.trial import TrialLog
+from vavl.experiments.trials import TrialLog
 from vavl.tracking.journal import Journal
 from vavl.tracking.replay import Replay
 from vavl.tracking.replay_queue import ReplayQueue
