@@ -7,19 +7,18 @@ from vavl.config.files import make_folder
 from vavl.job_config import SyncTrackingJob
 from vavl.serving.registry import register_model
 from vavl.tracking.sync import (
+    compare_runs,
     print_results,
-    print_waiting,
     refuse_failures,
     summary_folder,
     sync_runs,
     write_summary,
 )
-from vavl.tracking.sync_survey import waiting_journals
 
 
 def sync_tracking(job: SyncTrackingJob) -> None:
     """Replay what is missing, in order and once, and say what became of each run."""
-    results = list(sync_runs(waiting_journals(job.folder, job.tracking), job.seconds_per_run, register_model))
+    results = list(sync_runs(compare_runs(job.folder, job.tracking), job.seconds_per_run, register_model))
     print_results(results)
     path = write_summary(results, summary_folder(job.folder, job.output_dir))
     print(f"\nsummary: {path}")
@@ -27,8 +26,8 @@ def sync_tracking(job: SyncTrackingJob) -> None:
 
 
 def check(job: SyncTrackingJob) -> None:
-    """Look for journals and print what their stores lack; send nothing."""
-    print_waiting(waiting_journals(job.folder, job.tracking))
+    """Compare the journals with their stores and print what these lack; send nothing."""
+    print_results([run.result(is_dry=True) for run in compare_runs(job.folder, job.tracking)])
     make_folder(summary_folder(job.folder, job.output_dir))
 
 

@@ -28,8 +28,7 @@ from vavl.setup_machine import (
     check_memory,
     check_shared_memory,
 )
-from vavl.tracking.reachable import unreachable_reason
-from vavl.tracking.settings import TrackingSettings, tracking_place
+from vavl.tracking.settings import TrackingSettings, tracking_place, unreachable_reason
 
 _INSTALL = "pip install -c constraints.txt -e ."
 _PROBE_SECONDS = 5.0

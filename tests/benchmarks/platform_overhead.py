@@ -48,7 +48,7 @@ from vavl.data.batch import ClipBatch
 from vavl.models.draws import DrawKey
 from vavl.models.padding import masked_mean
 from vavl.ray_session import join_ray
-from vavl.tracking.leftovers import JOURNAL_NAME
+from vavl.tracking.journal import JOURNAL_NAME
 from vavl.training.checkpoint import Checkpoints
 from vavl.training.launch import launch_training
 from vavl.training.loop import train

@@ -26,8 +26,7 @@ import torch.distributed as dist
 from watched_context import WatchedContext
 
 from vavl.errors import TrainingStopped, VavlError
-from vavl.tracking.journal import Journal
-from vavl.tracking.journal_sink import JournalSink
+from vavl.tracking.journal import Journal, JournalSink
 from vavl.training.checkpoint import newest_step
 from vavl.training.launch import launch_training, stopped
 from vavl.training.loop import Record, Report

@@ -8,8 +8,7 @@ import sys
 from pathlib import Path
 
 from vavl.errors import TrainingStopped, VavlError
-from vavl.tracking.journal import Journal
-from vavl.tracking.journal_sink import JournalSink
+from vavl.tracking.journal import Journal, JournalSink
 from vavl.training.launch import launch_training
 from vavl.training.run_folder import claim_run_folder
 from vavl.training.settings import TrainingPlan

@@ -20,8 +20,8 @@ from vavl.serving.model_address import resolve_model
 from vavl.serving.registry import register_model
 from vavl.tracking.journal import Journal
 from vavl.tracking.mlflow_writer import open_client
-from vavl.tracking.replay import Replay
-from vavl.tracking.replay_state import state_path
+from vavl.tracking.replay import state_path
+from vavl.tracking.replayer import Replayer
 from vavl.tracking.settings import TrackingPlace, TrackingSettings, tracking_place
 from vavl.training.worker import train_on_worker
 
@@ -98,7 +98,7 @@ def test_a_server_killed_in_the_middle_of_a_replay_loses_nothing(
     tmp_path: Path,
 ) -> None:
     journal = Journal(tmp_path / "journal.jsonl")
-    replay = Replay(journal, over_http, register_model)
+    replay = Replayer([journal], over_http, register_model)
     replay.start()
     journal.append("run_start", run_id="run", experiment="team", config_yaml="a: 1\n", params={"a": 1})
     for step in range(1, 40):
@@ -115,7 +115,7 @@ def test_a_server_killed_in_the_middle_of_a_replay_loses_nothing(
     journal.append("run_end", status="FINISHED")
     assert not replay.finish(1)
     server.start()
-    assert Replay(journal, over_http, register_model).finish(120)
+    assert Replayer([journal], over_http, register_model).finish(120)
     (run,) = client.search_runs([client.get_experiment_by_name("team").experiment_id])
     assert run.info.status == "FINISHED"
     points = client.get_metric_history(run.info.run_id, "loss")
@@ -146,7 +146,7 @@ def test_a_model_comes_back_through_the_proxy(
     journal.append("run_start", run_id="loaded", experiment="team", config_yaml="a: 1\n", params={})
     journal.append("model", folder=model_folder, name="loaded-model")
     journal.append("run_end", status="FINISHED")
-    assert Replay(journal, over_http, register_model).finish(120)
+    assert Replayer([journal], over_http, register_model).finish(120)
     client.set_registered_model_alias("loaded-model", "champion", "1")
     found = resolve_model("models:/loaded-model@champion", over_http)
     assert found.version == "1"
@@ -192,7 +192,7 @@ def test_a_data_base_without_a_server_keeps_its_password_to_itself(
     journal.append("run_start", run_id="direct", experiment="direct", config_yaml="a: 1\n", params={"a": 1})
     journal.append("step", step=1, metrics={"loss": 1.0})
     journal.append("run_end", status="FINISHED")
-    replay = Replay(journal, settings, register_model)
+    replay = Replayer([journal], settings, register_model)
     with caplog.at_level("DEBUG"):
         assert replay.finish(60)
     client = open_client(settings, place)

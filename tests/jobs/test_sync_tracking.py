@@ -17,8 +17,8 @@ import yaml
 from mlflow_server import MlflowServer
 
 from vavl.tracking.journal import Journal
-from vavl.tracking.replay_lock import Follower
-from vavl.tracking.replay_state import read_state, state_path
+from vavl.tracking.replay import read_state, state_path
+from vavl.tracking.replayer import following
 
 ROOT = Path(__file__).parents[2]
 STEPS = 4000
@@ -116,7 +116,7 @@ def test_runs_that_never_reached_their_server_arrive(
     )
     listed = run_job("sync_tracking", runs, "--dry-run")
     assert listed.code == 0, listed.stderr
-    assert f"one          6                {server.address}" in listed.stdout
+    assert f"one          0             6        {server.address}" in listed.stdout
     assert not state_path(first.path).exists()
 
     done = run_job("sync_tracking", runs)
@@ -167,8 +167,8 @@ def test_a_run_without_an_end_is_sent_and_left_open(
     server: MlflowServer, tmp_path: Path, run_job: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     journal = make_run(tmp_path / "runs" / "dead", server.address, is_ended=False)
-    living = Follower(make_run(tmp_path / "runs" / "living", server.address).path)
-    assert living.take()
+    living = following(make_run(tmp_path / "runs" / "living", server.address).path)
+    living.acquire(0)
     done = run_job("sync_tracking", tmp_path / "runs")
     living.release()
     assert done.code == 0, done.stderr

@@ -28,12 +28,9 @@ from vavl.models.saved_model import SavedModel, load_model
 from vavl.reports.plots import PLOTS_DIRECTORY
 from vavl.serving.model_address import ResolvedModel, resolve_model
 from vavl.serving.registry import register_model
-from vavl.tracking.leftovers import replay_leftovers
 from vavl.tracking.mlflow_writer import open_client
-from vavl.tracking.reachable import unreachable_reason
-from vavl.tracking.run import DatasetNote, run_start, source_tags
-from vavl.tracking.settings import TrackingSettings, tracking_place
-from vavl.tracking.tracked_run import LAST_FLUSH_SECONDS, TrackedRun
+from vavl.tracking.run import DatasetNote, TrackedRun, run_start, source_tags
+from vavl.tracking.settings import TrackingSettings, tracking_place, unreachable_reason
 from vavl.training.run_folder import put_aside
 from vavl.training.working_copy import EARLIER_FOLDER
 
@@ -118,7 +115,8 @@ class TrackedEvaluation(TrackedRun):
         make_folder(folder)
         if (folder / _RUN_FILE).exists():
             put_aside(folder, str(read_json(folder / _RUN_FILE)["run_id"]))
-        super().__init__(folder, settings.model_copy(update={"system_metrics": False, "model_name": None}))
+        settings = settings.model_copy(update={"system_metrics": False, "model_name": None})
+        super().__init__(folder, settings, register_model)
 
     def start(self, config: FrozenConfig, opened: Opened) -> None:
         """Record settings, model and data; from here on the tracking server follows."""
@@ -144,8 +142,7 @@ class TrackedEvaluation(TrackedRun):
         settings = self._settings.model_copy(update={"run_name": name})
         payload = run_start(config, settings, run_id, dataset, tags)
         self.journal.append("run_start", **payload, evaluates=_link(resolved, clips))
-        self._replay.start()
-        replay_leftovers(self.folder / EARLIER_FOLDER, self._settings, register_model)
+        self._follow(self.folder / EARLIER_FOLDER)
 
     def finish(self, metrics: Mapping[str, float]) -> dict[str, Any]:
         """Record the results, which lie in the folder, and wait for the tracking server.
@@ -155,9 +152,7 @@ class TrackedEvaluation(TrackedRun):
         """
         for name in ("config.yaml", "report.html", PLOTS_DIRECTORY, PREDICTIONS_FILE, SUMMARY_FILE):
             self.journal.append("artifact", path=name, artifact_path=None)
-        self.journal.append("run_end", status="FINISHED", metrics=metrics)
-        is_complete = self._replay.finish(LAST_FLUSH_SECONDS)
-        return {"mlflow_run_id": self._replay.state.mlflow_run_id, "tracking_complete": is_complete}
+        return self._end("FINISHED", metrics)
 
 
 def _dataset(clips: MeasuredClips) -> DatasetNote:

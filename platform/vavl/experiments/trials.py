@@ -13,12 +13,8 @@ from typing import Any, Literal, NamedTuple, Self
 from vavl.config.base import FrozenConfig
 from vavl.config.files import make_folder, read_json, write_json
 from vavl.serving.registry import register_model
-from vavl.tracking.journal import Journal, JournalReader
-from vavl.tracking.journal_sink import JournalSink
-from vavl.tracking.leftovers import JOURNAL_NAME, unfinished_journals
-from vavl.tracking.replay import Replay
-from vavl.tracking.replay_lock import Follower
-from vavl.tracking.replay_queue import ReplayQueue
+from vavl.tracking.journal import JOURNAL_NAME, Journal, JournalReader, JournalSink
+from vavl.tracking.replayer import Replayer, unfinished_journals
 from vavl.tracking.run import DatasetNote, run_start, source_tags
 from vavl.tracking.settings import TrackingSettings, tracking_place
 from vavl.training.loop import BEST_FOLDER, Record
@@ -208,8 +204,7 @@ class ParentRun:
         # One look at the machine is enough, and a trial is no candidate for the registry by itself.
         self._settings = settings.model_copy(update={"system_metrics": False, "model_name": None})
         self.journal = Journal(self.folder / JOURNAL_NAME)
-        self._queue = ReplayQueue(self._settings, register_model)
-        self._follower = Follower(self.journal.path)
+        self._replayer = Replayer([self.journal], self._settings, register_model)
         self._names: dict[str, str] = {}
         self._source: dict[str, str] = {}
 
@@ -227,10 +222,9 @@ class ParentRun:
         tags = {**self._source, "vavl.config_hash": config_hash, **dataset.tags}
         settings = self._settings.model_copy(update={"run_name": name})
         self.journal.append("run_start", **run_start(config, settings, run_id, dataset, tags))
-        for journal in (self.journal.path, *unfinished_journals(self.trials, self._settings)):
-            self._queue.add(journal)
-        self._follower.take()
-        self._queue.start()
+        for journal in unfinished_journals(self.trials, self._settings):
+            self._replayer.add(journal)
+        self._replayer.start()
 
     @property
     def logs(self) -> TrialLogs:
@@ -244,9 +238,9 @@ class ParentRun:
             return  # its process died before anything was written
         if end.state == "failed" and not log.has_ended:
             log.end("failed", {})  # its process died
-        self._queue.add(log.journal.path)
+        self._replayer.add(log.journal.path)
 
-    def _register(self, name: str, tags: Mapping[str, str]) -> Replay | None:
+    def _register(self, name: str, tags: Mapping[str, str]) -> Journal | None:
         """Note the model in the journal of the best trial, where its settings and scores are; None without a name."""
         if self._model_name is None:
             return None
@@ -256,7 +250,7 @@ class ParentRun:
         if not any(note.get("name") == self._model_name for note in known):
             tags = {**version_tags(read_outcome(folder)), **tags}
             journal.append("model", folder=BEST_FOLDER, name=self._model_name, tags=tags)
-        return self._queue.add(journal.path)
+        return self._replayer.add(journal.path)
 
     def finish(self, metrics: Mapping[str, float], artifacts: Iterable[Path]) -> dict[str, Any]:
         """Record the results and wait for the tracking server.
@@ -283,15 +277,13 @@ class ParentRun:
         """
         registered = None if best is None else self._register(best, tags)
         kept = self.finish(metrics, artifacts)
-        version = registered.state.model_version if registered else None
+        version = self._replayer.state_of(registered).model_version if registered else None
         return {**kept, "model_name": self._model_name, "model_version": version}
 
     def _finish(self, status: str, metrics: Mapping[str, float], patience: float) -> dict[str, Any]:
         self.journal.append("run_end", status=status, metrics=metrics)
-        parent = self._queue.add(self.journal.path)
-        is_complete = self._queue.finish(patience)
-        self._follower.release()
-        return {"mlflow_run_id": parent.state.mlflow_run_id, "tracking_complete": is_complete}
+        is_complete = self._replayer.finish(patience)
+        return {"mlflow_run_id": self._replayer.state.mlflow_run_id, "tracking_complete": is_complete}
 
     @property
     def show_command(self) -> str:

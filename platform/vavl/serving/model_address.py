@@ -19,8 +19,7 @@ from vavl.config.files import make_folder
 from vavl.config.places import CACHE_VARIABLE, root_folder
 from vavl.errors import InputError, TrackingError
 from vavl.tracking.mlflow_writer import open_client
-from vavl.tracking.reachable import unreachable_reason
-from vavl.tracking.settings import TrackingPlace, TrackingSettings, tracking_place
+from vavl.tracking.settings import TrackingPlace, TrackingSettings, tracking_place, unreachable_reason
 
 FORMS = "models:/NAME@ALIAS, models:/NAME/VERSION, or a folder"
 _REGISTERED = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>\d+))")

@@ -14,13 +14,11 @@ from typing import Any
 from packaging.version import Version
 
 import vavl
-from vavl.config.files import read_json, sha256_of_file, sha256_of_json
+from vavl.config.files import read_json
 from vavl.errors import TrackingError
-from vavl.tracking.model_note import ModelNote
+from vavl.tracking.model_note import ModelNote, holds_files, logged_model_of, version_of
 
 CODE_HASH_KEY = "vavl_code_hash"
-_RECORD_TAG = "vavl.journal_record"
-_FILES_TAG = "vavl.files_sha256"
 _NAME_IN_RUN = "model"
 _TAG_LIMIT = 5000
 # What a prediction imports. Ray and DeepSpeed are absent on purpose: serving needs neither.
@@ -49,10 +47,11 @@ def register_model(client: Any, mlflow_run_id: str, note: ModelNote) -> str:
         TrackingError: the folder is no model folder.
         MlflowException: the store refused.
     """
-    existing = _version_of_record(client, mlflow_run_id, note)
+    existing = version_of(client, mlflow_run_id, note)
     if existing is not None:
-        return existing
-    marks = {_RECORD_TAG: note.record, _FILES_TAG: _files_hash(note.folder)}
+        if not holds_files(client, existing, note):
+            _log_files(client, note, client.get_logged_model(logged_model_of(existing)), mlflow_run_id)
+        return str(existing.version)
     logged = _log_model(client, mlflow_run_id, note)
     _make_registered_model(client, note.name)
     # A server finds the model by its id; without one MLflow would look it up in another store, its global one.
@@ -63,7 +62,7 @@ def register_model(client: Any, mlflow_run_id: str, note: ModelNote) -> str:
         source=source,
         run_id=mlflow_run_id,
         model_id=logged.model_id,
-        tags={**marks, **{key: str(value)[:_TAG_LIMIT] for key, value in note.tags.items()}},
+        tags={**note.marks, **{key: str(value)[:_TAG_LIMIT] for key, value in note.tags.items()}},
     )
     # MLflow's pages follow this tag from the run's model to its version.
     link = json.dumps([{"name": note.name, "version": made.version}])
@@ -74,27 +73,34 @@ def register_model(client: Any, mlflow_run_id: str, note: ModelNote) -> str:
 def _log_model(client: Any, mlflow_run_id: str, note: ModelNote) -> Any:
     """Write the files of the model into the store, as an output of the run."""
     from mlflow.entities import LoggedModelOutput
-    from mlflow.models import Model
 
     experiment_id = client.get_run(mlflow_run_id).info.experiment_id
     logged = client.create_logged_model(
         experiment_id, name=_NAME_IN_RUN, source_run_id=mlflow_run_id, model_type="vavl"
     )
-    description = Model(
-        artifact_path=logged.artifact_location, run_id=mlflow_run_id, model_id=logged.model_id,
-        model_uuid=logged.model_id,
-    )  # fmt: skip
     try:
-        with tempfile.TemporaryDirectory(prefix="vavl-model-") as temporary:
-            folder = Path(temporary) / "model"
-            save_served_model(note.folder, folder, description)
-            client.log_model_artifacts(logged.model_id, str(folder))
+        _log_files(client, note, logged, mlflow_run_id)
     except Exception:
         client.finalize_logged_model(logged.model_id, "FAILED")
         raise
     client.finalize_logged_model(logged.model_id, "READY")
     client.log_outputs(mlflow_run_id, [LoggedModelOutput(logged.model_id, step=0)])
     return logged
+
+
+def _log_files(client: Any, note: ModelNote, logged: Any, mlflow_run_id: str) -> None:
+    from mlflow.models import Model
+
+    description = Model(
+        artifact_path=logged.artifact_location,
+        run_id=mlflow_run_id,
+        model_id=logged.model_id,
+        model_uuid=logged.model_id,
+    )
+    with tempfile.TemporaryDirectory(prefix="vavl-model-") as temporary:
+        folder = Path(temporary) / "model"
+        save_served_model(note.folder, folder, description)
+        client.log_model_artifacts(logged.model_id, str(folder))
 
 
 def save_served_model(model_folder: Path, target: Path, description: Any = None) -> None:
@@ -199,21 +205,6 @@ def _signature(values: Sequence[str]) -> Any:
     outputs += [ColSpec(DataType.double, name, required=False) for name in values]
     outputs += [ColSpec(DataType.string, name, required=False) for name in ("condition", "error")]
     return ModelSignature(inputs=inputs, outputs=Schema(outputs))
-
-
-def _version_of_record(client: Any, mlflow_run_id: str, note: ModelNote) -> str | None:
-    found = client.search_model_versions(f"name = '{note.name}' and run_id = '{mlflow_run_id}'")
-    marks = {_RECORD_TAG: note.record, _FILES_TAG: _files_hash(note.folder)}
-    return next(
-        (str(entry.version) for entry in found if any(entry.tags.get(key) == marks[key] for key in marks)),
-        None,
-    )
-
-
-def _files_hash(folder: Path) -> str:
-    """Return the hash of a model folder's files; an empty one or none gives a hash as well."""
-    files = sorted(path for path in folder.glob("*") if path.is_file())
-    return sha256_of_json({path.name: sha256_of_file(path) for path in files})
 
 
 def _make_registered_model(client: Any, name: str) -> None:

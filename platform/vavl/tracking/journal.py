@@ -9,18 +9,21 @@ import logging
 import math
 import os
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
 from vavl.config.files import make_folder
-from vavl.errors import TrackingError
+from vavl.errors import TrackingError, VavlError
 
 Kind = Literal["run_start", "step", "epoch", "event", "system", "artifact", "model", "run_end"]
 
 _KINDS: frozenset[str] = frozenset(get_args(Kind))
+JOURNAL_NAME = "journal.jsonl"
 _TAIL_BYTES = 64 * 1024
+_MOST_WAITING = 100_000
 _log = logging.getLogger(__name__)
 
 
@@ -132,14 +135,81 @@ class Journal:
                     after_seq = content["seq"]
                     yield _record(content, file.tell(), len(line))
 
+    def end(self) -> int | None:
+        """Return the ``seq`` of the run's end; None while the run continues, or where its process died before it.
+
+        Measurements of the machine that come behind the end do not count.
+        """
+        last = None
+        for record in self.read(offset=self._tail_start()):
+            if record.kind in ("run_start", "step", "epoch", "run_end"):
+                last = record
+        return last.seq if last is not None and last.kind == "run_end" else None
+
+    def _tail_start(self) -> int:
+        """Return the start of the first line within the last 64 KiB."""
+        if not self.path.exists():
+            return 0
+        with self.path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            if size <= _TAIL_BYTES:
+                return 0
+            file.seek(size - _TAIL_BYTES)
+            file.readline()
+            return file.tell()
+
     @contextlib.contextmanager
     def _locked_file(self) -> Iterator[int]:
+        # The file is its own lock: taken once per append, this costs a fiftieth of a second file and its FileLock.
         file = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
         try:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield file
         finally:
             os.close(file)
+
+
+@dataclass(frozen=True)
+class JournalSink:
+    """Writes what the training loop reports; picklable, for Ray's controller process.
+
+    A journal that cannot be written (full disk, share gone for a while) never stops the training run:
+    the records wait in memory and go first, with their own times, as soon as it can. Beyond
+    100,000 waiting records the oldest are given up, and the log says so.
+
+    Attributes:
+        journal: of the run.
+        waiting: records that could not be written yet, each with its time.
+    """
+
+    journal: Journal
+    waiting: deque[tuple[Kind, dict[str, Any]]] = field(default_factory=deque, compare=False, repr=False)
+
+    def __call__(self, records: Sequence[Mapping[str, Any]]) -> None:
+        """Append the records in order, behind those that wait."""
+        was_waiting = len(self.waiting)
+        now = self.journal.clock()
+        for record in records:
+            # A record that waits keeps the time at which it happened.
+            payload = {"time": now, **{name: value for name, value in record.items() if name != "kind"}}
+            self.waiting.append((cast("Kind", record["kind"]), payload))
+        try:
+            self.journal.append_all(list(self.waiting))
+        except (VavlError, OSError) as fault:
+            self._keep(fault, was_waiting)
+            return
+        self.waiting.clear()
+        if was_waiting:
+            _log.warning("%s: can be written again; %d records had waited", self.journal.path, was_waiting)
+
+    def _keep(self, fault: Exception, was_waiting: int) -> None:
+        lost = max(0, len(self.waiting) - _MOST_WAITING)
+        for _ in range(lost):
+            self.waiting.popleft()
+        if lost:
+            _log.error("%s: %d records are lost, too many wait for the disk", self.journal.path, lost)
+        if not was_waiting:
+            _log.error("the training run continues and keeps its records in memory, but: %s", fault)
 
 
 class JournalReader:
@@ -200,10 +270,13 @@ def _record(content: dict[str, Any], end: int, length: int) -> Record:
 def _parsed(line: bytes) -> dict[str, Any] | None:
     try:
         content = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
-    whole = isinstance(content, dict) and isinstance(content.get("seq"), int)
-    return content if whole and content.get("kind") in _KINDS and "time" in content else None
+    if not isinstance(content, dict) or not isinstance(content.get("seq"), int):
+        return None
+    moment = content.get("time")
+    is_moment = isinstance(moment, (int, float)) and math.isfinite(moment)
+    return content if content.get("kind") in _KINDS and is_moment else None
 
 
 def _last_seq(file: int) -> tuple[int, bool]:

@@ -1,4 +1,4 @@
-"""Writes the records of a journal into one MLflow store; every call may be repeated safely.
+"""Writes the records of a journal into one MLflow store, and reads back what it holds; calls may be repeated safely.
 
 MLflow is imported by the constructor, never by importing this module. Nothing here uses MLflow's
 global state (tracking address, active run): everything goes through one client.
@@ -6,11 +6,15 @@ global state (tracking address, active run): everything goes through one client.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import logging
 import os
 import re
+import sqlite3
+import subprocess
+import sys
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
@@ -19,6 +23,7 @@ from typing import Any, Literal, TypeVar
 
 from vavl.tracking.events import Event, count_events, event_line, events_as_json
 from vavl.tracking.journal import Record
+from vavl.tracking.model_note import ModelNote, holds_files, version_of
 from vavl.tracking.settings import TrackingPlace, TrackingSettings
 
 POINTS_PER_REQUEST = 1000
@@ -48,19 +53,14 @@ class MlflowWriter:
     def __init__(self, settings: TrackingSettings, place: TrackingPlace) -> None:
         if place.database is not None:
             place.database.parent.mkdir(parents=True, exist_ok=True)
+        self.store = place.public_uri
         self._settings, self._place = settings, place
         self.client: Any = open_client(settings, place)
-
-    def answers(self) -> bool:
-        """Tell whether the store answers a small question, so that a failure is the record's own."""
-        try:
-            self.client.search_experiments(max_results=1)
-        except Exception:  # noqa: BLE001  any failure means that the store is not usable now
-            return False
-        return True
+        if place.database is not None and not _has_tables(place.database):
+            _make_tables(place)
 
     def run_stage(self, mlflow_run_id: str) -> RunStage:
-        """Tell whether the run is active, was deleted by a person, or is unknown (data base made anew)."""
+        """Tell whether the run is active, was deleted by a person, or is unknown (database made anew)."""
         from mlflow.exceptions import MlflowException
 
         try:
@@ -72,7 +72,7 @@ class MlflowWriter:
         return "active" if run.info.lifecycle_stage == "active" else "deleted"
 
     def open_run(self, start: Record, mlflow_run_id: str | None) -> str:
-        """Create the run of a ``run_start`` record, or take up the one that exists; returns its id."""
+        """Create the run of a ``run_start`` record, or resume the one that exists; returns its id."""
         payload = start.payload
         run_id = mlflow_run_id or self._find_or_create_run(payload, start.time)
         known = self.client.get_run(run_id).data.params
@@ -102,13 +102,7 @@ class MlflowWriter:
             self.client.log_batch(mlflow_run_id, metrics=group, synchronous=True)
 
     def log_artifact(self, mlflow_run_id: str, path: Path, artifact_path: str | None) -> None:
-        """Copy a file or a folder, under its name, to the run's artifacts.
-
-        Raises:
-            FileNotFoundError: there is no such file.
-        """
-        if not path.exists():
-            raise FileNotFoundError(f"{path} does not exist any more")
+        """Copy a file or a directory, under its name, to the run's artifacts."""
         self.client.log_artifact(mlflow_run_id, str(path), artifact_path)
 
     def log_events(self, mlflow_run_id: str, events: Sequence[Event]) -> None:
@@ -117,8 +111,7 @@ class MlflowWriter:
         The tags are ``vavl.events.<what>`` and ``vavl.last_event``: a search for
         ``tags.`vavl.events.restarted` != '0'`` finds the runs that were disturbed.
         """
-        text = json.dumps(events_as_json(events), indent=2, ensure_ascii=False) + "\n"
-        self.client.log_text(mlflow_run_id, text, EVENTS_FILE)
+        self.client.log_text(mlflow_run_id, _events_text(events), EVENTS_FILE)
         tags = {f"vavl.events.{what}": str(count) for what, count in count_events(events).items()}
         self._log_tags(mlflow_run_id, {**tags, "vavl.last_event": event_line(events[-1])})
 
@@ -134,17 +127,24 @@ class MlflowWriter:
         payload = {"experiment": start.payload["experiment"], **parent}
         return {_PARENT_TAG: self._find_or_create_run(payload, start.time)}
 
+    def find_run(self, payload: Mapping[str, Any]) -> str | None:
+        """Return MLflow's id of the run of a ``run_start`` record, None where the store has none."""
+        experiment = self.client.get_experiment_by_name(payload["experiment"])
+        if experiment is None:
+            return None
+        quoted = str(payload["run_id"]).replace("'", "")
+        query = f"tags.`{_RUN_TAG}` = '{quoted}'"
+        found = self.client.search_runs([experiment.experiment_id], query, max_results=1)
+        return str(found[0].info.run_id) if found else None
+
     def _find_or_create_run(self, payload: Mapping[str, Any], moment: float) -> str:
-        experiment_id = self._experiment_id(payload["experiment"])
-        run_id = payload["run_id"]
-        quoted = str(run_id).replace("'", "")
-        found = self.client.search_runs([experiment_id], f"tags.`{_RUN_TAG}` = '{quoted}'", max_results=1)
-        if found:
-            return str(found[0].info.run_id)
+        found = self.find_run(payload)
+        if found is not None:
+            return found
         made = self.client.create_run(
-            experiment_id,
+            self._experiment_id(payload["experiment"]),
             start_time=int(moment * 1000),
-            tags={_RUN_TAG: run_id},
+            tags={_RUN_TAG: payload["run_id"]},
             run_name=payload.get("run_name"),
         )
         return str(made.info.run_id)
@@ -212,9 +212,86 @@ class MlflowWriter:
         self.client.log_inputs(run_id, [DatasetInput(dataset, [tag])])
 
 
+class Holdings:
+    """What a store really holds; asks it only for what is asked for here, and once.
+
+    A run without an id, "", holds nothing.
+
+    Args:
+        client: an ``MlflowClient``.
+    """
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+        self._points: dict[tuple[str, str], set[tuple[int, int]]] = {}
+        self._files: dict[tuple[str, str], dict[str, int | None]] = {}
+
+    def lacking_points(self, run_id: str, points: Iterable[Point]) -> list[Point]:
+        """Return those of the points of a run that the store does not hold."""
+        return [point for point in points if not run_id or not self._has_point(run_id, point)]
+
+    def has_files(self, run_id: str, source: Path, artifact_path: str | None) -> bool:
+        """Tell whether the store holds a file, or all files of a directory, each with its size.
+
+        Of a source that is gone only the name is looked for.
+        """
+        place = f"{artifact_path}/{source.name}" if artifact_path else source.name
+        if source.is_dir():
+            files = [path for path in source.rglob("*") if path.is_file()]
+            named = [
+                (f"{place}/{path.relative_to(source).as_posix()}", path.stat().st_size) for path in files
+            ]
+            return all(self._has_file(run_id, name, size) for name, size in named)
+        return self._has_file(run_id, place, source.stat().st_size if source.exists() else None)
+
+    def has_events(self, run_id: str, events: Sequence[Event]) -> bool:
+        """Tell whether the list of events that a run shows is this one, by its size."""
+        return self._has_file(run_id, EVENTS_FILE, len(_events_text(events).encode()))
+
+    def has_start(self, run_id: str, payload: Mapping[str, Any]) -> bool:
+        """Tell whether the parameters of a ``run_start`` record are there, and its configuration."""
+        known = self._client.get_run(run_id).data.params
+        has_params = all(_name(key) in known for key in payload.get("params", {}))
+        return has_params and (not payload.get("config_yaml") or self._has_file(run_id, "config.yaml", None))
+
+    def has_status(self, run_id: str, status: str) -> bool:
+        """Tell whether a run has ended like this."""
+        return bool(run_id) and self._client.get_run(run_id).info.status == status
+
+    def version(self, run_id: str, note: ModelNote) -> str | None:
+        """Return the registered version of a model, None unless the store holds it with all its files."""
+        found = version_of(self._client, run_id, note) if run_id else None
+        return str(found.version) if found is not None and holds_files(self._client, found, note) else None
+
+    def _has_point(self, run_id: str, point: Point) -> bool:
+        name, _, moment, step = point
+        key = (run_id, _name(name))
+        if key not in self._points:
+            history = self._client.get_metric_history(*key)
+            self._points[key] = {(entry.timestamp, entry.step) for entry in history}
+        return (int(moment * 1000), step) in self._points[key]
+
+    def _has_file(self, run_id: str, path: str, size: int | None) -> bool:
+        if not run_id:
+            return False
+        folder = path.rpartition("/")[0]
+        if (run_id, folder) not in self._files:
+            listed = self._client.list_artifacts(run_id, folder or None)
+            self._files[run_id, folder] = {entry.path: entry.file_size for entry in listed}
+        held = self._files[run_id, folder]
+        return path in held and size in (None, held[path])
+
+
+def _events_text(events: Sequence[Event]) -> str:
+    return json.dumps(events_as_json(events), indent=2, ensure_ascii=False) + "\n"
+
+
 def open_client(settings: TrackingSettings, place: TrackingPlace) -> Any:
     """Return an ``MlflowClient`` of one store for runs and registry, which gives up soon."""
     _quiet_and_quick(settings)
+    if place.database is not None:
+        # A pooled connection would write on into a file that was deleted or replaced.
+        os.environ.setdefault("MLFLOW_SQLALCHEMYSTORE_POOLCLASS", "NullPool")
     import_mlflow()
     from mlflow.tracking import MlflowClient
 
@@ -234,6 +311,22 @@ def import_mlflow() -> None:
             importlib.import_module(module)
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)  # table migrations are no news to a user
+    # It logs every refusal with its traceback before it raises it.
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
+
+
+def _has_tables(database: Path) -> bool:
+    with contextlib.closing(sqlite3.connect(database)) as connection:
+        return bool(connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'runs'").fetchone())
+
+
+def _make_tables(place: TrackingPlace) -> None:
+    """Make the tables of a database that was deleted: MLflow makes them once per process and address."""
+    code = "import sys; from mlflow import MlflowClient; MlflowClient(sys.argv[1]).search_experiments(max_results=1)"
+    command = [sys.executable, "-c", code, place.uri]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)  # noqa: S603
+    if done.returncode:
+        raise ConnectionError(f"{place.database}: {done.stderr.strip().splitlines()[-1:]}")
 
 
 def _quiet_and_quick(settings: TrackingSettings) -> None:
@@ -253,6 +346,7 @@ def _name(text: str) -> str:
 
 def _text(value: Any, limit: int) -> str:
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    text = text.encode(errors="replace").decode()  # half a character of a file name
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 

@@ -1,20 +1,29 @@
-"""The first record of a run: settings, code and data it was started with."""
+"""A run from its first record, with settings, code and data, to its end."""
 
 from __future__ import annotations
 
 import getpass
+import logging
 import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, ClassVar, Self
 
 import vavl
 from vavl.config.base import FrozenConfig
 from vavl.config.snapshot import flat_settings, settings_yaml
-from vavl.tracking.journal import Journal
+from vavl.errors import TrainingStopped, VavlError
+from vavl.tracking.journal import JOURNAL_NAME, Journal
+from vavl.tracking.model_note import Register
+from vavl.tracking.replayer import Replayer
 from vavl.tracking.settings import TrackingSettings
+from vavl.tracking.system_metrics import SystemSampler
+
+_LAST_FLUSH_SECONDS = 180.0
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -24,7 +33,7 @@ class DatasetNote:
     Attributes:
         name: corpus.
         store_hash: hash of the feature store.
-        path: folder of the feature store.
+        path: directory of the feature store.
         card: path or name of the corpus card.
         counts: clips by split, partition or modality.
         waived: checks of the store's audit that may fail.
@@ -132,3 +141,68 @@ def _git(folder: Path, *words: str) -> str:
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return answer.stdout.strip() if answer.returncode == 0 else ""
+
+
+class TrackedRun:
+    """Records a run; use as a context around the work, whose failure becomes the end of the run.
+
+    A failure of the tracking server never reaches the work.
+
+    Args:
+        folder: of the run; the journal lies there.
+        settings: where to track.
+        register: what registers a model that the work records.
+    """
+
+    workers_report_gpus: ClassVar[bool] = False
+    """True where the work itself records the load of the GPUs that it uses, on whatever machine."""
+
+    def __init__(self, folder: Path, settings: TrackingSettings, register: Register | None = None) -> None:
+        self.folder, self._settings = folder, settings
+        self.journal = Journal(folder / JOURNAL_NAME)
+        self._replayer = Replayer([self.journal], settings, register)
+        self._sampler: SystemSampler | None = None
+
+    @property
+    def show_command(self) -> str:
+        """What a person types to look at the run."""
+        return self._replayer.place.show_command
+
+    def _follow(self, earlier: Path) -> None:
+        """Let the tracking server follow from here on, and give it what runs below ``earlier`` left over."""
+        if self._settings.system_metrics:
+            seconds = self._settings.system_metrics_seconds
+            try:
+                self._sampler = SystemSampler(self.journal, seconds, gpus=not self.workers_report_gpus)
+                self._sampler.start()
+            except Exception:  # noqa: BLE001  tracking never stops the work
+                _log.warning("the load of this machine is not recorded", exc_info=True)
+        self._replayer.add_leftovers(earlier)
+        self._replayer.start()
+
+    def _end(self, status: str, metrics: Mapping[str, Any]) -> dict[str, Any]:
+        """Record the end and wait for the tracking server.
+
+        Returns:
+            ``mlflow_run_id`` (None where the server does not hold the run yet) and ``tracking_complete``.
+        """
+        if self._sampler is not None:
+            self._sampler.stop()
+        self.journal.append("run_end", status=status, metrics=metrics)
+        is_complete = self._replayer.finish(_LAST_FLUSH_SECONDS)
+        return {"mlflow_run_id": self._replayer.state.mlflow_run_id, "tracking_complete": is_complete}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if fault is None:
+            return
+        status = "KILLED" if isinstance(fault, (KeyboardInterrupt, TrainingStopped)) else "FAILED"
+        try:
+            self._end(status, {})
+        except (VavlError, OSError) as second:  # a full disk may have ended the run: its reason comes first
+            _log.error("the end of the run cannot be recorded: %s", second)
+            self._replayer.finish(_LAST_FLUSH_SECONDS)

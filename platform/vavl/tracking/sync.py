@@ -1,28 +1,37 @@
-"""Brings what is missing of runs into their tracking stores, run after run, and says how that went."""
+"""Compares the runs below a directory with what their tracking stores hold, and sends what is missing."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+import logging
+import os
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
+
+import yaml
 
 from vavl.config.files import make_folder, write_json
+from vavl.config.load import read_yaml_mapping, validate
 from vavl.config.progress import Progress
-from vavl.errors import TrackingError
-from vavl.tracking.journal import Journal
-from vavl.tracking.leftovers import JOURNAL_NAME
+from vavl.errors import InputError, TrackingError
+from vavl.tracking.journal import JOURNAL_NAME, Journal
+from vavl.tracking.mlflow_writer import Holdings, MlflowWriter
 from vavl.tracking.model_note import Register
-from vavl.tracking.reachable import unreachable_reason
-from vavl.tracking.replay import Replay
-from vavl.tracking.replay_state import ReplayState, read_state
-from vavl.tracking.sync_survey import Waiting
+from vavl.tracking.replay import RecordReplay, ReplayState, read_state, read_states, set_aside_path
+from vavl.tracking.replayer import Replayer, is_followed, known_runs
+from vavl.tracking.settings import TrackingSettings, TrackingTarget, tracking_place, unreachable_reason
 
 SUMMARY_FILE = "summary.json"
 _OWN_FOLDER = "sync"
+_CONFIG_NAME = "config.yaml"
+_LEVELS_ABOVE = 3
 _PROBE_SECONDS = 3.0
-State = Literal["arrived", "unfinished", "left to its run", "not arrived", "refused in part"]
+_log = logging.getLogger(__name__)
+State = Literal["lacking", "arrived", "unfinished", "left to its run", "not arrived", "refused in part"]
 _WORDS: dict[State, str] = {
+    "lacking": "the store lacks records of it",
     "arrived": "arrived",
     "unfinished": "unfinished: start the job again to continue",
     "left to its run": "left to the run, which is at work and replays it itself",
@@ -36,14 +45,14 @@ class Synced:
     """What became of one run.
 
     Attributes:
-        run: its folder, relative to the folder that was looked through.
+        run: its directory, relative to the directory that was looked through.
         journal: its journal.
         store: the tracking store, without user and password.
-        state: ``arrived``; ``unfinished`` (all records arrived, the run has no end yet); ``left to its
-            run`` (at work, it replays itself); ``not arrived``; ``refused in part`` (the store never
-            takes some records).
+        state: ``lacking`` (only in a dry run); ``arrived``; ``unfinished`` (all records arrived, the run has no end
+            yet); ``left to its run`` (at work, it replays itself); ``not arrived``; ``refused in part`` (some records
+            can never be sent; they are set aside).
         sent: records that arrived now.
-        missing: records that the store does not hold still.
+        missing: records that the store does not hold still, by what it says itself.
         mlflow_run_id: None when the store has no such run yet.
         problem: why something did not arrive, else "".
     """
@@ -63,24 +72,180 @@ class Synced:
         return self.state in ("not arrived", "refused in part")
 
 
-def sync_runs(waiting: Sequence[Waiting], seconds_per_run: float, register: Register) -> Iterator[Synced]:
-    """Replay the journals one after the other, each into its own store, and yield how each ended.
+@dataclass(frozen=True)
+class Compared:
+    """A journal and what its tracking store lacks of it.
+
+    Attributes:
+        journal: the journal.
+        name: directory of the run, relative to the directory that was looked through.
+        settings: where its records belong.
+        store: address of that store, without user and password.
+        lacking: ``seq`` of the records that the store does not hold.
+        refused: records that can never be sent, with the reason.
+        mlflow_run_id: None when the store has no such run.
+        problem: why the store could not be asked, else "".
+    """
+
+    journal: Journal
+    name: str
+    settings: TrackingSettings
+    store: str
+    lacking: tuple[int, ...] = ()
+    refused: Mapping[int, str] | None = None
+    mlflow_run_id: str | None = None
+    problem: str = ""
+
+    def result(self, sent: int = 0, *, is_dry: bool = False, fault: str = "") -> Synced:
+        """Return what is said of the run, once ``sent`` records were sent and it was compared again."""
+        state, problem = self._state(fault, is_dry=is_dry)
+        return Synced(
+            run=self.name,
+            journal=str(self.journal.path),
+            store=self.store,
+            state=state,
+            sent=sent,
+            missing=len(self.lacking),
+            mlflow_run_id=self.mlflow_run_id,
+            problem=problem,
+        )
+
+    def _state(self, fault: str, *, is_dry: bool) -> tuple[State, str]:
+        if is_followed(self.journal.path):
+            return "left to its run", ""
+        if self.problem or (self.lacking and not is_dry):
+            return "not arrived", self.problem or fault or "the time was up"
+        if self.lacking:
+            return "lacking", ""
+        if self.refused:
+            seq, reason = next(iter(self.refused.items()))
+            return "refused in part", (
+                f"{len(self.refused)} records refused; record {seq}: {reason}; {set_aside_path(self.journal.path)}"
+            )
+        return ("arrived" if self.journal.end() else "unfinished"), ""
+
+
+def compare_runs(folder: Path, target: TrackingTarget) -> list[Compared]:
+    """Compare the journals below ``folder`` with their stores; return those that are not there whole, or not ended.
 
     Args:
-        waiting: the journals.
+        folder: of one run or of many.
+        target: replaces the store that a run was started with.
+
+    Raises:
+        InputError: there is no journal at all, or a run's configuration cannot be read.
+    """
+    paths = sorted(folder.rglob(JOURNAL_NAME))
+    if not paths:
+        raise InputError(
+            str(folder), "", f"holds no run: there is no {JOURNAL_NAME} in it or below",
+            "give the directory of a run (its output_dir) or of many, e.g. runs",
+        )  # fmt: skip
+    runs = []
+    for path in paths:
+        settings = settings_of(path, target)
+        name = path.parent.relative_to(folder).as_posix() if path.parent != folder else folder.name
+        store = tracking_place(settings, os.environ).public_uri
+        runs.append(Compared(Journal(path), name, settings, store))
+    away: dict[str, str] = {}
+    compared = [_compare(run, away) for run in runs]
+    return [run for run in compared if run.result().state != "arrived"]
+
+
+def sync_runs(runs: Sequence[Compared], seconds_per_run: float, register: Register) -> Iterator[Synced]:
+    """Send what is missing, run after run, each into its own store, and yield how each ended.
+
+    Args:
+        runs: what their stores lack.
         seconds_per_run: longest time for one of them.
         register: what registers a model that a journal records.
     """
-    with Progress("records", sum(entry.missing for entry in waiting if not entry.is_followed)) as progress:
-        for entry in waiting:
-            if entry.is_followed:
-                result = _left_alone(entry)
-            else:
-                before = progress.done
-                result = _sync(entry, seconds_per_run, progress, register)
-                progress.update(before + min(entry.missing, result.sent))
+    with Progress("records", sum(len(run.lacking) for run in runs)) as progress:
+        for run in runs:
+            before, result = progress.done, run.result()
+            if not run.problem and not is_followed(run.journal.path):
+                result = _send(run, seconds_per_run, register, progress)
+            progress.update(before + len(run.lacking))
             progress.line(f"{result.run}: {result.sent} records sent, {_WORDS[result.state]}")
             yield result
+
+
+def _send(run: Compared, seconds: float, register: Register, progress: Progress) -> Synced:
+    before = progress.done
+
+    def show(state: ReplayState) -> None:
+        progress.update(before + bisect_right(run.lacking, state.seq))
+
+    replayer = Replayer([run.journal], run.settings, register, show, compares=True)
+    replayer.finish(seconds)
+    after = _compare(run, {})
+    refused = {**(after.refused or {}), **replayer.state.refused}
+    after = replace(after, lacking=tuple(seq for seq in after.lacking if seq not in refused), refused=refused)
+    sent = len({*run.lacking} - {*after.lacking} - refused.keys())
+    return after.result(sent, fault=replayer.fault)
+
+
+def _compare(run: Compared, away: dict[str, str]) -> Compared:
+    """Ask the store what it holds of a run.
+
+    Args:
+        run: to be compared.
+        away: stores that did not answer, with the reason; none is asked twice.
+    """
+    place = tracking_place(run.settings, os.environ)
+    everything = tuple(record.seq for record in run.journal.read())
+    reason = away.get(run.store) or unreachable_reason(place, _PROBE_SECONDS)
+    if reason is not None:
+        away[run.store] = reason
+        noted = read_state(run.journal.path, run.store)
+        missing = tuple(seq for seq in everything if seq > noted.seq)
+        return replace(run, lacking=missing, mlflow_run_id=noted.mlflow_run_id, problem=reason)
+    if place.database is not None and not place.database.exists():
+        return replace(run, lacking=everything, mlflow_run_id=None)
+    try:
+        writer = MlflowWriter(run.settings, place)
+        start = ReplayState(mlflow_runs=known_runs(writer, read_state(run.journal.path, run.store)))
+        look = RecordReplay(writer, run.journal, start, None, held=Holdings(writer.client))
+        look.apply(run.journal.read())
+    except Exception as fault:  # noqa: BLE001  whatever MLflow raises: this store cannot say what it holds
+        problem = f"{type(fault).__name__}: {fault}".splitlines()[0]
+        return replace(run, lacking=everything, problem=problem)
+    known = look.state.mlflow_run_id or None
+    return replace(run, lacking=tuple(look.lacking), refused=look.state.refused, mlflow_run_id=known)
+
+
+def settings_of(journal: Path, target: TrackingTarget) -> TrackingSettings:
+    """Return the tracking settings of a run: of its configuration, of a target, or of the store that it began in.
+
+    A run that was started with MLFLOW_TRACKING_URI does not continue in the store of a shell without it.
+    """
+    settings = target.applied_to(_configured(journal))
+    states = read_states(journal)
+    if target.uri is not None or not states or tracking_place(settings, os.environ).public_uri in states:
+        return settings
+    store = max(states, key=lambda uri: states[uri].seq)
+    _log.info("%s: began in %s and continues there", journal.parent, store)
+    return settings.model_copy(update={"uri": store})
+
+
+def _configured(journal: Path) -> TrackingSettings:
+    """Return the settings that the run was started with; the runs of a comparison have those of the one above them."""
+    for folder in list(journal.absolute().parents)[:_LEVELS_ABOVE]:
+        for source, content in _configurations(folder):
+            if isinstance(content.get("tracking"), dict):
+                return validate(TrackingSettings, content["tracking"], f"{source}: tracking")
+    return TrackingSettings()
+
+
+def _configurations(folder: Path) -> Iterator[tuple[Path, Mapping[str, Any]]]:
+    """Yield what says how the run of ``folder`` was started: its file, then its journal's first record."""
+    file, journal = folder / _CONFIG_NAME, folder / JOURNAL_NAME
+    if file.exists():
+        yield file, read_yaml_mapping(file)
+    start = next((record for record in Journal(journal).read() if record.kind == "run_start"), None)
+    if start is not None and start.payload.get("config_yaml"):
+        content = yaml.safe_load(start.payload["config_yaml"])
+        yield journal, content if isinstance(content, dict) else {}
 
 
 def refuse_failures(results: Iterable[Synced]) -> None:
@@ -98,7 +263,7 @@ def refuse_failures(results: Iterable[Synced]) -> None:
 
 
 def summary_folder(folder: Path, output_dir: Path | None) -> Path:
-    """Return where the summary goes; a run's folder has a summary of its own that must stay."""
+    """Return where the summary goes; a run's directory has a summary of its own that must stay."""
     if output_dir is not None:
         return output_dir
     return folder / _OWN_FOLDER if (folder / JOURNAL_NAME).exists() else folder
@@ -123,73 +288,16 @@ def write_summary(results: Sequence[Synced], folder: Path) -> Path:
 
 def print_results(results: Sequence[Synced]) -> None:
     """Print a row per run."""
-    rows = [
-        (result.run, str(result.sent), result.mlflow_run_id or "", _WORDS[result.state], result.problem)
-        for result in results
-    ]
-    _print(("run", "records sent", "MLflow run", "state", "problem"), rows, "every run has arrived already")
-
-
-def print_waiting(waiting: Sequence[Waiting]) -> None:
-    """Print what is missing, a row per run."""
-    rows = []
-    for entry in waiting:
-        notes = {
-            "at work, replays itself": entry.is_followed,
-            "unfinished": not entry.is_ended and not entry.is_followed,
-        }
-        note = ", ".join(note for note, applies in notes.items() if applies)
-        rows.append((entry.name, str(entry.missing), entry.store, note))
-    _print(("run", "records missing", "store", ""), rows, "nothing is missing")
-
-
-def _print(header: Sequence[str], rows: Sequence[Sequence[str]], if_none: str) -> None:
     # No rich table: it cuts addresses and reasons off at the width of a terminal that may not be there.
-    if not rows:
-        print(if_none)
+    if not results:
+        print("every run has arrived already")
         return
-    widths = [max(len(row[place]) for row in (header, *rows)) for place in range(len(header))]
-    for row in (header, *rows):
+    rows = [("run", "records sent", "missing", "store", "MLflow run", "state", "problem")]
+    for entry in results:
+        counts = (str(entry.sent), str(entry.missing))
+        rows.append(
+            (entry.run, *counts, entry.store, entry.mlflow_run_id or "", _WORDS[entry.state], entry.problem)
+        )
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-
-
-def _sync(entry: Waiting, seconds: float, progress: Progress, register: Register) -> Synced:
-    journal, before = Journal(entry.journal), read_state(entry.journal, entry.store)
-    done = progress.done
-
-    def show(state: ReplayState) -> None:
-        progress.update(done + max(0, state.seq - before.seq))
-
-    replay = Replay(journal, entry.settings, register, show)
-    reason = unreachable_reason(replay.place, _PROBE_SECONDS)
-    if reason is None:
-        replay.finish(seconds)
-    after = replay.state
-    missing = sum(1 for _ in journal.read(after.seq, after.offset))
-    state, problem = _judged(entry, after, missing, reason or replay.fault)
-    return Synced(
-        run=entry.name,
-        journal=str(entry.journal),
-        store=entry.store,
-        state=state,
-        sent=max(0, after.seq - before.seq),
-        missing=missing,
-        mlflow_run_id=after.mlflow_run_id,
-        problem=problem,
-    )
-
-
-def _judged(entry: Waiting, after: ReplayState, missing: int, fault: str) -> tuple[State, str]:
-    if missing:
-        return "not arrived", fault or "the time was up"
-    if after.refused:
-        seq, reason = next(iter(after.refused.items()))
-        return "refused in part", f"{len(after.refused)} records refused; record {seq}: {reason}"
-    return ("arrived" if entry.is_ended else "unfinished"), ""
-
-
-def _left_alone(entry: Waiting) -> Synced:
-    known = read_state(entry.journal, entry.store).mlflow_run_id
-    return Synced(
-        entry.name, str(entry.journal), entry.store, "left to its run", 0, entry.missing, known,
-    )  # fmt: skip

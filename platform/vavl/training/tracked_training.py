@@ -8,11 +8,9 @@ from typing import Any
 
 from vavl.config.base import FrozenConfig
 from vavl.serving.registry import register_model
-from vavl.tracking.journal_sink import JournalSink
-from vavl.tracking.leftovers import replay_leftovers
-from vavl.tracking.run import DatasetNote, record_run_start
+from vavl.tracking.journal import JournalSink
+from vavl.tracking.run import DatasetNote, TrackedRun, record_run_start
 from vavl.tracking.settings import TrackingSettings
-from vavl.tracking.tracked_run import LAST_FLUSH_SECONDS, TrackedRun
 from vavl.training.loop import BEST_FOLDER
 from vavl.training.training_result import artifacts_of, version_tags
 from vavl.training.working_copy import EARLIER_FOLDER
@@ -34,8 +32,7 @@ class TrackedTraining(TrackedRun):
     def start(self, config: FrozenConfig, config_hash: str, run_id: str, dataset: DatasetNote) -> None:
         """Record settings, code and data; from here on the tracking server follows."""
         record_run_start(self.journal, config, config_hash, self._settings, run_id, dataset)
-        self._replay.start()
-        replay_leftovers(self.folder / EARLIER_FOLDER, self._settings, register_model)
+        self._follow(self.folder / EARLIER_FOLDER)
 
     def finish(self, outcome: Mapping[str, Any]) -> dict[str, Any]:
         """Record results, pictures and the model, and wait for the tracking server.
@@ -53,12 +50,5 @@ class TrackedTraining(TrackedRun):
         name = self._settings.model_name
         if name is not None:
             self.journal.append("model", folder=BEST_FOLDER, name=name, tags=version_tags(outcome))
-        self.journal.append("run_end", status="FINISHED", metrics=outcome["metrics"])
-        is_complete = self._replay.finish(LAST_FLUSH_SECONDS)
-        state = self._replay.state
-        return {
-            "mlflow_run_id": state.mlflow_run_id,
-            "model_name": name,
-            "model_version": state.model_version,
-            "tracking_complete": is_complete,
-        }
+        kept = self._end("FINISHED", outcome["metrics"])
+        return {**kept, "model_name": name, "model_version": self._replayer.state.model_version}

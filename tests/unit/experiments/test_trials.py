@@ -11,8 +11,7 @@ import pytest
 
 from vavl.experiments.trials import TrialLog
 from vavl.tracking.journal import Journal
-from vavl.tracking.replay import Replay
-from vavl.tracking.replay_queue import ReplayQueue
+from vavl.tracking.replayer import Replayer
 from vavl.tracking.settings import TrackingSettings
 
 PARENT = {"run_id": "comparison-1", "run_name": "the comparison"}
@@ -44,12 +43,12 @@ def runs(client: Any, settings: TrackingSettings) -> dict[str, Any]:
 def test_a_child_that_comes_before_its_parent_finds_it(
     tmp_path: Path, tracking: TrackingSettings, tracking_client: Any
 ) -> None:
-    assert Replay(Journal(child(tmp_path, tracking, "a")), tracking).finish()
+    assert Replayer([Journal(child(tmp_path, tracking, "a"))], tracking).finish()
     parent = Journal(tmp_path / "journal.jsonl")
     parent.append("run_start", **run_start(tracking, PARENT["run_id"]))
     parent.append("run_end", status="FINISHED", metrics={"all/accuracy": 0.6})
-    assert Replay(parent, tracking).finish()
-    assert Replay(Journal(child(tmp_path, tracking, "b")), tracking).finish()
+    assert Replayer([parent], tracking).finish()
+    assert Replayer([Journal(child(tmp_path, tracking, "b"))], tracking).finish()
     found = runs(tracking_client, tracking)
     assert found.keys() == {"a", "b", PARENT["run_id"]}
     above = found[PARENT["run_id"]]
@@ -63,7 +62,7 @@ def test_a_child_that_comes_before_its_parent_finds_it(
 def test_a_queue_brings_every_journal(
     tmp_path: Path, tracking: TrackingSettings, tracking_client: Any
 ) -> None:
-    queue = ReplayQueue(tracking)
+    queue = Replayer([], tracking)
     queue.start()
     for number in range(5):
         queue.add(child(tmp_path, tracking, f"run-{number}"))
@@ -77,9 +76,9 @@ def test_a_store_that_is_away_is_not_waited_for_once_per_child(
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("vavl.tracking.replay_queue._PATIENCE_SECONDS", 1.0)
+    monkeypatch.setattr("vavl.tracking.replayer._PATIENCE_SECONDS", 1.0)
     away = tracking.model_copy(update={"uri": "http://127.0.0.1:9"})
-    queue = ReplayQueue(away)
+    queue = Replayer([], away)
     queue.start()
     journals = [child(tmp_path, away, f"run-{number}") for number in range(20)]
     for journal in journals:
@@ -90,7 +89,7 @@ def test_a_store_that_is_away_is_not_waited_for_once_per_child(
     assert "20 journal(s)" in caplog.text
     assert caplog.text.count("cannot be written now") == 1
     # Nothing is lost: another queue brings them.
-    later = ReplayQueue(tracking)
+    later = Replayer([], tracking)
     later.start()
     for journal in journals:
         later.add(journal)
@@ -116,7 +115,7 @@ def test_a_child_keeps_epochs_with_the_means_of_their_steps(
 def test_records_reach_the_store(
     tmp_path: Path, tracking: TrackingSettings, client_of: Callable[[TrackingSettings], Any]
 ) -> None:
-    assert Replay(Journal(child(tmp_path, tracking, "a")), tracking).finish()
+    assert Replayer([Journal(child(tmp_path, tracking, "a"))], tracking).finish()
     client = client_of(tracking)
     history = client.get_metric_history(runs(client, tracking)["a"].info.run_id, "validation/audio/accuracy")
     # The end of the run repeats its last metrics, at a time of its own.

@@ -18,7 +18,7 @@ from vavl.extractors import image_network, opensmile_features, speech_transforme
 from vavl.serving.registry import register_model, save_served_model, serving_requirements
 from vavl.tracking.journal import Journal
 from vavl.tracking.mlflow_writer import import_mlflow
-from vavl.tracking.replay import Replay
+from vavl.tracking.replayer import Replayer
 from vavl.tracking.settings import TrackingSettings
 
 
@@ -95,7 +95,7 @@ def test_no_model_folder_is_refused(tmp_path: Path) -> None:
 def test_a_journal_record_registers_one_version(
     model_folder: Path, tmp_path: Path, tracking: TrackingSettings, tracking_client: Any
 ) -> None:
-    from vavl.tracking.replay_state import state_path
+    from vavl.tracking.replay import state_path
 
     journal = Journal(tmp_path / "journal.jsonl")
     name = f"vavl-{tmp_path.name}"
@@ -104,12 +104,12 @@ def test_a_journal_record_registers_one_version(
     shutil.copytree(model_folder, tmp_path / "best")
     journal.append("model", folder="best", name=name, tags=tags)
     journal.append("run_end", status="FINISHED", metrics={})
-    replay = Replay(journal, tracking, register_model)
+    replay = Replayer([journal], tracking, register_model)
     assert replay.finish(60), replay.state
     assert (replay.state.model_name, replay.state.model_version) == (name, "1")
 
     state_path(journal.path).unlink()
-    again = Replay(journal, tracking, register_model)
+    again = Replayer([journal], tracking, register_model)
     assert again.finish(60)
     assert again.state.model_version == "1"
     (version,) = tracking_client.search_model_versions(f"name = '{name}'")

@@ -10,7 +10,7 @@ import pytest
 
 from vavl.tracking.events import count_events, event_line, run_events
 from vavl.tracking.journal import Journal
-from vavl.tracking.replay import Replay
+from vavl.tracking.replayer import Replayer
 from vavl.tracking.settings import TrackingSettings
 
 
@@ -57,7 +57,7 @@ def test_mlflow_shows_the_list_and_counts(
     journal.append("run_start", run_id="run", experiment=tracking.experiment)
     journal.append("step", step=6, metrics={"loss": 1.0})
     journal.append("event", **skipped(7, 10.0))
-    replay = Replay(journal, tracking)
+    replay = Replayer([journal], tracking)
     assert replay.run_once()
     journal.append("event", **skipped(7, 10.0))
     journal.append("event", what="restarted", step=5, message="worker 1 was lost", attempt=2)

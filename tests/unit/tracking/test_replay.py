@@ -1,10 +1,11 @@
-"""The replay loses nothing, repeats nothing and never raises, whatever the tracking store does."""
+"""What a store refuses for a while waits, in order; only a malformed record is set aside; a lost run is rebuilt."""
 
 from __future__ import annotations
 
 import contextlib
 import json
-import sqlite3
+import resource
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,304 +16,231 @@ import pytest
 from vavl.serving.registry import register_model
 from vavl.tracking.journal import Journal
 from vavl.tracking.mlflow_writer import MlflowWriter
-from vavl.tracking.replay import Replay
-from vavl.tracking.replay_lock import only_one
-from vavl.tracking.replay_state import state_path
+from vavl.tracking.model_note import logged_model_of
+from vavl.tracking.replay import read_states, set_aside_path
+from vavl.tracking.replayer import Replayer
 from vavl.tracking.settings import TrackingSettings
 
-ClientOf = Callable[[TrackingSettings], Any]
+LOOKS = 5  # more than any count of tries after which a record might be given up
+MEGABYTE = 2**20
 
 
 @pytest.fixture
-def journal(tmp_path: Path) -> Journal:
-    return Journal(tmp_path / "run" / "journal.jsonl")
+def run(tmp_path: Path) -> Path:
+    """The directory of a run."""
+    (tmp_path / "run").mkdir()
+    return tmp_path / "run"
 
 
-def _start(journal: Journal, settings: TrackingSettings, **changes: Any) -> None:
-    payload = {
-        "run_id": "demo-1",
-        "run_name": "demo",
-        "experiment": settings.experiment,
-        "params": {"training.seed": 1, "data.card": "datasets/demo.yaml", "training.max_steps": None},
-        "tags": {"mlflow.source.git.commit": "abc"},
-        "dataset": {
-            "name": "demo", "store_hash": "f" * 64, "path": "/stores/demo", "card": "demo", "counts": {"train": 9}
-        },
-        "config_yaml": "training:\n  seed: 1\n",
-    }  # fmt: skip
-    journal.append("run_start", **{**payload, **changes})
+def start(run: Path, tracking: TrackingSettings) -> Journal:
+    journal = Journal(run / "journal.jsonl")
+    journal.append("run_start", run_id="run", experiment=tracking.experiment, config_yaml="a: 1\n")
+    journal.append("step", step=1, metrics={"loss": 1.0})
+    return journal
 
 
-def _steps(journal: Journal, first: int, last: int) -> None:
-    for step in range(first, last + 1):
-        journal.append("step", step=step, metrics={"train/loss": 1 / step})
+def finish(journal: Journal, model_folder: Path | None, size: int = 100) -> None:
+    (journal.path.parent / "report.html").write_bytes(b"r" * size)
+    journal.append("artifact", path="report.html", artifact_path=None)
+    journal.append("event", what="stopped", step=2, message="asked to")
+    journal.append("step", step=2, metrics={"loss": 0.5})
+    if model_folder is not None:
+        journal.append("model", folder=str(model_folder), name="waiting", tags={})
+    journal.append("run_end", status="FINISHED", metrics={"test/accuracy": 0.5})
 
 
-def _history(client: Any, run_id: str, name: str = "train/loss") -> list[tuple[int, float]]:
-    return [(point.step, point.value) for point in client.get_metric_history(run_id, name)]
-
-
-def test_a_whole_run_arrives(journal: Journal, tracking: TrackingSettings, client_of: ClientOf) -> None:
-    picture = journal.path.parent / "picture.svg"
-    picture.parent.mkdir()
-    picture.write_text("<svg/>")
-    _start(journal, tracking)
-    _steps(journal, 1, 3)
-    journal.append(
-        "epoch", epoch=1, step=3, metrics={"validation/audio/accuracy": 0.5, "broken": float("nan")}
-    )
-    journal.append("system", metrics={"system/cpu_utilization_percentage": 7.0})
-    journal.append("artifact", path=picture, artifact_path="pictures")
-    journal.append("artifact", path="picture.svg")
-    (journal.path.parent / "more").mkdir()
-    (journal.path.parent / "more" / "page.html").write_text("")
-    journal.append("artifact", path="more")
-    journal.append("run_end", status="FINISHED", metrics={"test/audio/accuracy": 0.25})
-    replay = Replay(journal, tracking, register_model)
-    assert replay.finish(60)
-
-    client = client_of(tracking)
-    run = client.get_run(replay.state.mlflow_run_id)
+def assert_whole(journal: Journal, settings: TrackingSettings, client: Any) -> None:
+    """The store holds every record of a finished run."""
+    (state,) = read_states(journal.path).values()
+    assert state.refused == {}
+    assert not set_aside_path(journal.path).exists()
+    run = client.get_run(state.mlflow_run_id)
     assert run.info.status == "FINISHED"
-    assert run.info.run_name == "demo"
-    assert run.info.end_time == int(list(journal.read())[-1].time * 1000)
-    assert run.data.params == {
-        "training.seed": "1", "data.card": "datasets/demo.yaml", "training.max_steps": "null"
-    }  # fmt: skip
-    assert run.data.tags["mlflow.source.git.commit"] == "abc"
-    assert run.data.metrics["test/audio/accuracy"] == 0.25
-    assert "broken" not in run.data.metrics
-    assert _history(client, run.info.run_id) == [(1, 1.0), (2, 0.5), (3, 1 / 3)]
-    assert _history(client, run.info.run_id, "epoch") == [(3, 1.0)]
-    assert "system/cpu_utilization_percentage" in run.data.metrics
-    (dataset,) = run.inputs.dataset_inputs
-    assert dataset.dataset.name == "demo"
-    assert json.loads(dataset.dataset.profile)["store_hash"] == "f" * 64
-    assert json.loads(dataset.dataset.source) == {"uri": "/stores/demo"}
-    assert {file.path for file in client.list_artifacts(run.info.run_id)} == {
-        "config.yaml", "pictures", "picture.svg", "more"
-    }  # fmt: skip
-    assert client.list_artifacts(run.info.run_id, "pictures")[0].path == "pictures/picture.svg"
+    assert [point.value for point in client.get_metric_history(run.info.run_id, "loss")] == [1.0, 0.5]
+    report = journal.path.parent / "report.html"
+    held = {file.path: file.file_size for file in client.list_artifacts(run.info.run_id)}
+    assert held.keys() == {"config.yaml", "events.json", "report.html"}
+    assert held["report.html"] == report.stat().st_size
+    if state.model_version is None:
+        return
+    (version,) = client.search_model_versions(f"name = 'waiting' and run_id = '{run.info.run_id}'")
+    assert str(version.version) == state.model_version
+    assert client.list_logged_model_artifacts(logged_model_of(version), "artifacts/model")
 
 
-def test_many_points_travel_in_few_requests(
-    journal: Journal, tracking: TrackingSettings, client_of: ClientOf, monkeypatch: pytest.MonkeyPatch
+def assert_waits(replay: Replayer, seq: int) -> None:
+    for _ in range(LOOKS):
+        assert not replay.run_once()
+    assert (replay.state.seq, replay.state.refused) == (seq, {})
+
+
+def test_an_artifact_directory_that_is_away_delays_and_loses_nothing(
+    run: Path, private_tracking: TrackingSettings, client_of: Any, model_folder: Path
 ) -> None:
-    requests = []
-    log_points = MlflowWriter.log_points
-    monkeypatch.setattr(
-        MlflowWriter,
-        "log_points",
-        lambda self, run, points: (requests.append(1), log_points(self, run, points)),
-    )
-    _start(journal, tracking)
-    journal.append_all([("step", {"step": step, "metrics": {"a": step, "b": step}}) for step in range(1500)])
-    replay = Replay(journal, tracking, register_model)
+    artifacts = Path(str(private_tracking.artifact_location))
+    journal = start(run, private_tracking)
+    replay = Replayer([journal], private_tracking, register_model)
     assert replay.run_once()
-    assert len(requests) == 5
-    assert len(client_of(tracking).get_metric_history(replay.state.mlflow_run_id, "b")) == 1500
-
-
-def test_replaying_twice_changes_nothing(
-    journal: Journal, tracking: TrackingSettings, client_of: ClientOf
-) -> None:
-    _start(journal, tracking)
-    _steps(journal, 1, 4)
-    replay = Replay(journal, tracking, register_model)
-    assert replay.run_once()
-    run_id = replay.state.mlflow_run_id
-    assert Replay(journal, tracking, register_model).finish(60)
-    # Even without the memory of the first replay the same run and the same points are found.
-    state_path(journal.path).unlink()
-    again = Replay(journal, tracking, register_model)
-    assert again.finish(60)
-    assert again.state.mlflow_run_id == run_id
-    client = client_of(tracking)
-    assert [step for step, _ in _history(client, run_id)] == [1, 2, 3, 4]
-    experiment = client.get_experiment_by_name(tracking.experiment)
-    assert len(client.search_runs([experiment.experiment_id])) == 1
-
-
-def test_a_new_process_goes_on_in_the_same_run(
-    journal: Journal, tracking: TrackingSettings, client_of: ClientOf
-) -> None:
-    _start(journal, tracking)
-    _steps(journal, 1, 5)
-    first = Replay(journal, tracking, register_model)
-    assert first.finish(60)
-    # The run was killed and resumed from step 3 with another setting; steps 4 and 5 come again.
-    _start(journal, tracking, params={"training.seed": 1, "training.workers": 2, "data.card": "other"})
-    _steps(journal, 4, 7)
-    second = Replay(journal, tracking, register_model)
-    assert second.finish(60)
-    assert second.state.mlflow_run_id == first.state.mlflow_run_id
-    client = client_of(tracking)
-    run = client.get_run(second.state.mlflow_run_id)
-    assert run.data.params["data.card"] == "datasets/demo.yaml"
-    assert run.data.params["training.workers"] == "2"
-    assert run.data.tags["resumed.data.card"] == "other"
-    assert [step for step, _ in _history(client, run.info.run_id)] == [1, 2, 3, 4, 5, 6, 7]
-
-
-def test_a_server_that_is_down_loses_nothing(
-    journal: Journal, tracking: TrackingSettings, client_of: ClientOf, caplog: pytest.LogCaptureFixture
-) -> None:
-    down = tracking.model_copy(update={"uri": "http://127.0.0.1:9"})
-    replay = Replay(journal, down, register_model)
-    replay.start()
-    _start(journal, tracking)
-    _steps(journal, 1, 3)
-    _wait_for(lambda: "cannot be written now" in caplog.text)
-    _steps(journal, 4, 6)
-    started = time.monotonic()
-    assert replay.finish(1) is False
-    assert time.monotonic() - started < 30
-    assert str(journal.path) in caplog.text
-    assert "next start in this folder replays the rest" in caplog.text
-    assert caplog.text.count("cannot be written now") == 1
-
-    later = Replay(journal, tracking, register_model)
-    assert later.finish(60)
-    points = _history(client_of(tracking), later.state.mlflow_run_id)
-    assert [step for step, _ in points] == [1, 2, 3, 4, 5, 6]
+    finish(journal, model_folder)
+    shutil.rmtree(artifacts)
+    artifacts.write_text("a mount point without its share")
+    assert_waits(replay, 2)
+    artifacts.unlink()
+    assert replay.finish(60)
+    client = client_of(private_tracking)
+    # What the removed directory held is not known to be gone until somebody compares.
+    journal.append("system", metrics={})
+    assert Replayer([journal], private_tracking, register_model, compares=True).finish(60)
+    assert_whole(journal, private_tracking, client)
 
 
 @contextlib.contextmanager
-def _locked(database: Path) -> Iterator[None]:
-    with contextlib.closing(sqlite3.connect(database, isolation_level=None)) as connection:
-        connection.execute("BEGIN EXCLUSIVE")
+def full_disk(size: int) -> Iterator[None]:
+    """No file of this process may grow beyond ``size`` bytes: writing ends as on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
         yield
-        connection.execute("ROLLBACK")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def test_a_locked_sqlite_file_delays_and_loses_nothing(
-    journal: Journal, private_tracking: TrackingSettings, client_of: ClientOf, monkeypatch: pytest.MonkeyPatch
+def test_a_full_artifact_store_delays_and_loses_nothing(
+    run: Path, private_tracking: TrackingSettings, client_of: Any, model_folder: Path
 ) -> None:
-    monkeypatch.setattr("vavl.tracking.replay._PROBE_SECONDS", 0.1)
-    database = Path(str(private_tracking.uri).removeprefix("sqlite:///"))
-    replay = Replay(journal, private_tracking, register_model)
-    replay.start()
-    _start(journal, private_tracking)
-    _steps(journal, 1, 2)
-    _wait_for(lambda: replay.state.seq == 3)
-    with _locked(database):
-        _steps(journal, 3, 5)
-        assert replay.finish(0.5) is False
-        assert replay.state.seq == 3
-    again = Replay(journal, private_tracking, register_model)
-    assert again.finish(60)
-    points = _history(client_of(private_tracking), again.state.mlflow_run_id)
-    assert [step for step, _ in points] == [1, 2, 3, 4, 5]
-
-
-def test_whatever_mlflow_raises_stays_inside(
-    journal: Journal, tracking: TrackingSettings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fail(*_: Any, **__: Any) -> None:
-        raise RuntimeError("surprise")
-
-    _start(journal, tracking)
-    _steps(journal, 1, 2)
-    with monkeypatch.context() as patch:
-        patch.setattr("vavl.tracking.mlflow_writer.MlflowWriter.open_run", fail)
-        replay = Replay(journal, tracking, register_model)
-        assert replay.run_once() is False
-        assert replay.run_once() is False
-    assert replay.run_once() is True
-    assert replay.state.seq == 3
-
-
-def test_a_store_that_stays_silent_is_not_waited_for(
-    journal: Journal, tracking: TrackingSettings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("vavl.tracking.replay._PATIENCE_SECONDS", 0.2)
-    _start(journal, tracking)
-    started = time.monotonic()
-    assert Replay(journal, tracking.model_copy(update={"uri": "http://127.0.0.1:9"})).finish(300) is False
-    assert time.monotonic() - started < 30
-
-
-def test_a_failure_in_the_middle_repeats_no_point(
-    journal: Journal, tracking: TrackingSettings, client_of: ClientOf, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    _start(journal, tracking)
-    _steps(journal, 1, 3)
-    replay = Replay(journal, tracking, register_model)
-    with monkeypatch.context() as patch:
-        # The points arrive, but the process dies before it can remember that.
-        patch.setattr("vavl.tracking.replay.write_state", _raise_after_points())
-        assert replay.run_once() is False
-    assert replay.state.seq == 1
-    assert Replay(journal, tracking, register_model).finish(60)
-    assert [step for step, _ in _history(client_of(tracking), replay.state.mlflow_run_id)] == [1, 2, 3]
-
-
-def _raise_after_points() -> Callable[..., None]:
-    from vavl.tracking.replay_state import write_state
-
-    def write(path: Path, uri: str, state: Any) -> None:
-        if state.seq > 1:
-            raise OSError("disk full")
-        write_state(path, uri, state)
-
-    return write
-
-
-def test_a_record_that_can_never_be_written_is_passed_over(
-    journal: Journal, tracking: TrackingSettings, client_of: ClientOf, caplog: pytest.LogCaptureFixture
-) -> None:
-    _start(journal, tracking)
-    journal.append("artifact", path="/no/such/file.png")
-    journal.append("step", step=1, metrics={"train/loss": 1.0, "odd name: 50 %!": 2.0})
-    journal.append("step", step=2, metrics={"../outside": 1.0})
-    _steps(journal, 3, 3)
-    replay = Replay(journal, tracking, register_model)
-    assert replay.finish(60) is False
-    assert list(replay.state.refused) == [2, 4]
-    assert "/no/such/file.png" in caplog.text
-    run = client_of(tracking).get_run(replay.state.mlflow_run_id)
-    assert run.data.metrics == {"train/loss": pytest.approx(1 / 3), "odd name: 50 __": 2.0}
-
-
-def test_a_store_that_was_made_anew_gets_everything_again(
-    journal: Journal, private_tracking: TrackingSettings, tracking_database: Path, client_of: ClientOf
-) -> None:
-    _start(journal, private_tracking)
-    _steps(journal, 1, 2)
-    assert Replay(journal, private_tracking, register_model).finish(60)
-    # The same address now leads to an empty store.
-    other = journal.path.parent / "new.db"
-    other.write_bytes(tracking_database.read_bytes())
-    fresh = private_tracking.model_copy(update={"uri": f"sqlite:///{other}"})
-    states = json.loads(state_path(journal.path).read_text())
-    state_path(journal.path).write_text(json.dumps({fresh.uri: states[private_tracking.uri]}))
-    _steps(journal, 3, 3)
-    replay = Replay(journal, fresh, register_model)
+    journal = start(run, private_tracking)
+    finish(journal, model_folder, size=12 * MEGABYTE)
+    replay = Replayer([journal], private_tracking, register_model)
+    with full_disk(10 * MEGABYTE):
+        assert_waits(replay, 2)
     assert replay.finish(60)
-    assert [step for step, _ in _history(client_of(fresh), replay.state.mlflow_run_id)] == [1, 2, 3]
+    assert_whole(journal, private_tracking, client_of(private_tracking))
 
 
-def test_only_one_replay_at_a_time(journal: Journal, tracking: TrackingSettings) -> None:
-    _start(journal, tracking)
-    with only_one(journal.path) as alone:
-        assert alone
-        assert Replay(journal, tracking, register_model).run_once() is False
-    assert Replay(journal, tracking, register_model).run_once() is True
-
-
-def test_system_metrics_go_through_the_journal(journal: Journal, tracking: TrackingSettings) -> None:
-    settings = tracking.model_copy(update={"system_metrics": True, "system_metrics_seconds": 0.05})
-    _start(journal, settings)
-    replay = Replay(journal, settings, register_model)
-    replay.start()
-    _wait_for(lambda: any(record.kind == "system" for record in journal.read()))
+def test_a_full_database_delays_and_loses_nothing(
+    run: Path, private_tracking: TrackingSettings, client_of: Any, model_folder: Path
+) -> None:
+    journal = start(run, private_tracking)
+    replay = Replayer([journal], private_tracking, register_model)
+    assert replay.run_once()
+    finish(journal, model_folder)
+    with full_disk(4096):
+        assert_waits(replay, 3)
     assert replay.finish(60)
-    sample = next(record for record in journal.read() if record.kind == "system")
-    assert 0 <= sample.payload["metrics"]["system/system_memory_usage_percentage"] <= 100
+    assert_whole(journal, private_tracking, client_of(private_tracking))
 
 
-def _wait_for(condition: Callable[[], bool], seconds: float = 30) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "the condition never came true"
-        time.sleep(0.02)
+@pytest.mark.parametrize(
+    ("method", "code", "reached"),
+    [
+        ("log_points", "TEMPORARILY_UNAVAILABLE", 1),
+        ("log_artifact", "PERMISSION_DENIED", 2),
+        ("log_events", "INTERNAL_ERROR", 3),
+        ("end_run", "RESOURCE_EXHAUSTED", 5),
+    ],
+)
+def test_an_error_of_the_server_is_no_refusal_of_the_record(
+    run: Path, tracking: TrackingSettings, tracking_client: Any, method: str, code: str, reached: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    from mlflow.exceptions import MlflowException
+    from mlflow.protos import databricks_pb2
+
+    def refuse(*_: Any) -> None:
+        raise MlflowException("not now", error_code=getattr(databricks_pb2, code))
+
+    journal = start(run, tracking)
+    finish(journal, None)
+    replay = Replayer([journal], tracking)
+    with monkeypatch.context() as patch:
+        patch.setattr(MlflowWriter, method, refuse)
+        assert_waits(replay, reached)
+    assert replay.finish(60)
+    assert_whole(journal, tracking, tracking_client)
+
+
+def _deleted(database: Path, tables: Path) -> None:
+    database.unlink()
+
+
+def _replaced(database: Path, tables: Path) -> None:
+    shutil.copy(tables, database.with_suffix(".new"))
+    database.with_suffix(".new").replace(database)
+
+
+@pytest.mark.parametrize("loss", [_deleted, _replaced])
+def test_a_database_that_was_deleted_or_replaced_gets_the_run_again(
+    run: Path, private_tracking: TrackingSettings, tracking_database: Path, client_of: Any, model_folder: Path,
+    loss: Callable[[Path, Path], None],
+) -> None:  # fmt: skip
+    journal = start(run, private_tracking)
+    child = start(run / "child", private_tracking.model_copy(update={"experiment": "children"}))
+    replay = Replayer([journal], private_tracking, register_model)
+    replay.add(child.path)
+    assert replay.run_once()
+    first = replay.state.mlflow_run_id
+    loss(Path(str(private_tracking.uri).removeprefix("sqlite:///")), tracking_database)
+    finish(journal, model_folder)
+    assert replay.finish(120)
+    assert replay.state.mlflow_run_id != first
+    client = client_of(private_tracking)
+    assert_whole(journal, private_tracking, client)
+    (other,) = client.search_runs([client.get_experiment_by_name("children").experiment_id])
+    assert other.data.metrics == {"loss": 1.0}
+
+
+def test_only_a_malformed_record_is_set_aside_by_name(
+    run: Path, tracking: TrackingSettings, tracking_client: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    journal = start(run, tracking)
+    for payload in (
+        {"step": "two", "metrics": {"loss": 1.0}},
+        {"step": 2, "metrics": {"../outside": 1.0}},
+        {"step": 2**70, "metrics": {"loss": 1.0}},
+        {"step": 2, "metrics": ["loss"]},
+        {"metrics": {"loss": 1.0}},
+    ):
+        journal.append("step", **payload)
+    journal.append("artifact", path="gone.png")
+    journal.append("artifact", path=7)
+    journal.append("model", folder="nowhere", name="waiting")
+    with journal.path.open("a") as file:
+        file.write(
+            json.dumps({"seq": 11, "kind": "step", "time": "noon", "step": 2, "metrics": {"loss": 7.0}})
+            + "\n"
+        )
+    journal.append("step", step=3, metrics={"loss": 0.25, "odd name: 50 %!": 2.0, "half \ud83d": 1.0})
+    journal.append("run_end", status="FINISHED")
+    replay = Replayer([journal], tracking, register_model)
+    assert not replay.finish(60)
+    assert [*replay.state.refused] == [*range(3, 11)]
+    listed = json.loads(set_aside_path(journal.path).read_text())[tracking.uri]
+    assert [*listed] == [str(seq) for seq in range(3, 11)]
+    assert "gone.png does not exist" in listed["8"]["reason"]
+    assert listed["4"]["metrics"] == {"../outside": 1.0}
+    assert str(set_aside_path(journal.path)) in caplog.text
+    found = tracking_client.get_run(replay.state.mlflow_run_id)
+    assert found.info.status == "FINISHED"
+    assert found.data.metrics == {"loss": 0.25, "odd name: 50 __": 2.0, "half _": 1.0}
+    # Its file is back: a comparison sends it, and the others stay named.
+    (run / "gone.png").write_text("here")
+    assert not Replayer([journal], tracking, register_model, compares=True).finish(60)
+    assert {file.path for file in tracking_client.list_artifacts(found.info.run_id)} == {
+        "config.yaml",
+        "gone.png",
+    }
+    assert "8" not in json.loads(set_aside_path(journal.path).read_text())[tracking.uri]
+
+
+def test_waiting_ends_when_the_patience_does(
+    run: Path, private_tracking: TrackingSettings, model_folder: Path, monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    monkeypatch.setattr("vavl.tracking.replayer._PATIENCE_SECONDS", 1.0)
+    artifacts = Path(str(private_tracking.artifact_location))
+    artifacts.write_text("no directory")
+    journal = start(run, private_tracking)
+    began = time.monotonic()
+    assert not Replayer([journal], private_tracking, register_model).finish(300)
+    assert time.monotonic() - began < 60
+    assert "nothing is lost" in caplog.text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import yaml
 
 from vavl.config.base import FrozenConfig
 from vavl.tracking.journal import Journal
-from vavl.tracking.run import DatasetNote, record_run_start, source_tags
+from vavl.tracking.run import DatasetNote, TrackedRun, record_run_start, source_tags
 from vavl.tracking.settings import TrackingSettings
 
 
@@ -57,3 +58,30 @@ def test_source_tags_name_the_commit_or_leave_it_out(tmp_path: Path, monkeypatch
     assert source_tags()["vavl.uncommitted_changes"] == "true"
     monkeypatch.setenv("PATH", "")
     assert "mlflow.source.git.commit" not in source_tags()
+
+
+class _Work(TrackedRun):
+    def start(self) -> None:
+        self.journal.append("run_start", run_id="run", experiment=self._settings.experiment)
+        self._follow(self.folder / "earlier")
+
+
+def test_a_run_is_followed_with_the_load_of_its_machine(tmp_path: Path, tracking: TrackingSettings) -> None:
+    settings = tracking.model_copy(update={"system_metrics": True, "system_metrics_seconds": 0.05})
+
+    def fail() -> _Work:
+        with _Work(tmp_path, settings) as work:
+            work.start()
+            end = time.monotonic() + 30
+            while not any(record.kind == "system" for record in work.journal.read()):
+                assert time.monotonic() < end, "no sample came"
+                time.sleep(0.02)
+            raise RuntimeError("the work failed")
+
+    with pytest.raises(RuntimeError, match="the work failed"):
+        fail()
+    records = list(Journal(tmp_path / "journal.jsonl").read())
+    sample = next(record for record in records if record.kind == "system")
+    assert 0 <= sample.payload["metrics"]["system/system_memory_usage_percentage"] <= 100
+    # Nothing is measured behind the end.
+    assert (records[-1].kind, records[-1].payload["status"]) == ("run_end", "FAILED")

@@ -14,10 +14,9 @@ from mlflow_server import MlflowServer
 from vavl.serving.model_address import resolve_model
 from vavl.serving.registry import register_model
 from vavl.tracking.journal import Journal
-from vavl.tracking.reachable import unreachable_reason
-from vavl.tracking.replay import Replay
-from vavl.tracking.replay_state import state_path
-from vavl.tracking.settings import TrackingPlace, TrackingSettings
+from vavl.tracking.replay import state_path
+from vavl.tracking.replayer import Replayer
+from vavl.tracking.settings import TrackingPlace, TrackingSettings, unreachable_reason
 
 
 @pytest.fixture
@@ -42,7 +41,7 @@ def test_a_server_may_go_away_and_come_back(
 ) -> None:  # fmt: skip
     settings = tracking.model_copy(update={"uri": server.address, "artifact_location": None})
     journal = Journal(tmp_path / "journal.jsonl")
-    replay = Replay(journal, settings, register_model)
+    replay = Replayer([journal], settings, register_model)
     server.start()
     replay.start()
     journal.append("run_start", run_id="run", experiment="server", config_yaml="a: 1\n", params={"a": 1})
@@ -63,7 +62,7 @@ def test_a_server_may_go_away_and_come_back(
     journal.append("artifact", path="journal.jsonl")
     journal.append("model", folder=model_folder, name="served")
     journal.append("run_end", status="FINISHED")
-    again = Replay(journal, settings, register_model)
+    again = Replayer([journal], settings, register_model)
     assert again.finish(60)
     client = client_of(settings)
     (version,) = client.search_model_versions("name = 'served'")
