@@ -1,7 +1,7 @@
 """The corpus card: everything that the platform knows about a corpus before it reads a clip.
 
-A card is one YAML file in ``datasets/``. It names files by patterns relative to the corpus folder;
-no name in it can lead out of that folder.
+A card is one YAML file in ``datasets/``. It names files by patterns relative to the corpus directory;
+no name in it can lead out of that directory.
 """
 
 from __future__ import annotations
@@ -184,17 +184,16 @@ def read_card(path: Path) -> CorpusCard:
     for key, text in _texts(content):
         # A card says the same on every machine: its hash may not depend on the environment.
         if "${" in text:
-            raise ConfigError(
-                str(path), key, "a card takes nothing from the environment", "write the value itself; "
-                "the corpus folder is given by root_environment_variable",
-            )  # fmt: skip
+            problem = "a card takes nothing from the environment"
+            fix = "write the value itself; the corpus folder is given by root_environment_variable"
+            raise ConfigError(str(path), key, problem, fix)
     return validate(CorpusCard, content, source=str(path))
 
 
 def card_hash(card: CorpusCard) -> str:
     """Return 16 hexadecimal digits over everything that decides clips, labels and splits.
 
-    Title, licence, citation and yard-sticks do not count: correcting their prose makes no store stale.
+    Title, licence, citation and reference scores do not count: correcting their prose makes no store stale.
     """
     content = card.model_dump(mode="json", exclude=_PROSE)
     # The first set is the default; keys of a mapping are sorted before they are hashed.
@@ -205,21 +204,19 @@ def corpus_root(card: CorpusCard, root: Path | None = None) -> Path:
     """Return the absolute corpus folder: ``root``, else the card's environment variable, else its default.
 
     Raises:
-        CorpusError: no folder is named, or it does not exist.
+        CorpusError: no directory is named, or it does not exist.
     """
     variable = card.root_environment_variable
     named = root or os.environ.get(variable) or card.default_root
     if not named:
-        raise CorpusError(
-            card.name, variable, "the corpus folder is not known: the environment variable is not set",
-            f"export {variable}=/folder/of/the/corpus; how to get it: {card.obtain.strip()}",
-        )  # fmt: skip
+        problem = "the corpus folder is not known: the environment variable is not set"
+        fix = f"export {variable}=/folder/of/the/corpus; how to get it: {card.obtain.strip()}"
+        raise CorpusError(card.name, variable, problem, fix)
     folder = (root_folder() or Path.cwd()) / named
     if not folder.is_dir():
-        raise CorpusError(
-            str(folder), variable, f"the folder of corpus {card.name} does not exist",
-            f"set {variable} to the folder of the corpus; how to get it: {card.obtain.strip()}",
-        )  # fmt: skip
+        problem = f"the folder of corpus {card.name} does not exist"
+        fix = f"set {variable} to the folder of the corpus; how to get it: {card.obtain.strip()}"
+        raise CorpusError(str(folder), variable, problem, fix)
     return folder
 
 

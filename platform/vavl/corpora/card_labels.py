@@ -46,7 +46,7 @@ class LabelTable(FrozenConfig):
 
     Any of three kinds, also together: one class per clip (``label_column``, translated by ``map``),
     a share, count of votes or intensity per class (``soft_columns``: class -> column; the rows are
-    normalised to sum 1, and the largest is the class where there is no ``label_column``) and attributes
+    normalized to sum 1, and the largest is the class where there is no ``label_column``) and attributes
     (``attribute_columns``: arousal, valence, dominance -> column; rescaled to 0 .. 1). Clips without a
     row are unlabelled.
     """

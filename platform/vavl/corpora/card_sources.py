@@ -1,4 +1,4 @@
-"""Parts of a card that say where clips, features and facts are found in the corpus folder."""
+"""Parts of a card that say where clips, features and facts are found in the corpus directory."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def _inside_corpus(name: str) -> str:
 
 
 def _below_working_folder(name: str) -> str:
-    # A card comes from somebody else: only the person at the machine may open other folders to it.
+    # A card comes from somebody else: only the person at the machine may open other directories to it.
     if PurePosixPath(name).is_absolute() or PureWindowsPath(name).drive or ".." in PurePosixPath(name).parts:
         raise ValueError("must be relative to the working folder; any other folder is given by the variable")
     return name
@@ -29,8 +29,8 @@ def _below_working_folder(name: str) -> str:
 def _expression(text: str) -> str:
     try:
         re.compile(text)
-    except re.error as fault:
-        raise ValueError(f"not a regular expression: {fault}") from None
+    except re.error as error:
+        raise ValueError(f"not a regular expression: {error}") from None
     return text
 
 
@@ -50,8 +50,8 @@ Suffix = Annotated[str, Field(pattern=r"^\.[a-z0-9]+$")]
 class FileSource(FrozenConfig):
     """One modality as media files, one per clip.
 
-    ``pattern`` is a regular expression for the whole path below the corpus folder, with ``/``
-    between folders and without the suffix. Its named groups feed the other keys of the card; the
+    ``pattern`` is a regular expression for the whole path below the corpus directory, with ``/``
+    between directories and without the suffix. Its named groups feed the other keys of the card; the
     group ``clip`` is the clip id. Suffixes are compared without regard to case.
     """
 

@@ -25,7 +25,7 @@ class Found:
     """One side of a clip.
 
     Attributes:
-        place: path relative to the corpus folder (POSIX), or the key of a row of the feature table.
+        place: path relative to the corpus directory (POSIX), or the key of a row of the feature table.
         groups: what the named groups of the pattern matched; None for a group without a part in it.
     """
 
@@ -37,15 +37,15 @@ Side = dict[str, Found]  # clip id -> what was found for it
 
 
 def find_clips(card: CorpusCard, root: Path) -> tuple[Side, Side]:
-    """Find the audio side and the video side of a corpus; a side that the card leaves out is empty.
+    """Find the audio side and the video side of a corpus; a modality that the card leaves out is empty.
 
     Args:
         card: the corpus.
-        root: absolute corpus folder.
+        root: absolute corpus directory.
 
     Raises:
         CorpusError: a pattern matches nothing, a clip id occurs twice on one side, a table is
-            missing or broken, a file lies outside the folder, or one-sided clips are refused.
+            missing or broken, a file lies outside the directory, or clips with one modality are refused.
     """
     wants_files = any(isinstance(side, FileSource | OpenFaceSource) for side in (card.audio, card.video))
     names = list_files(root) if wants_files else []
@@ -77,19 +77,16 @@ def _find_side(
 def list_files(root: Path) -> list[str]:
     """Return the paths of all files below ``root``, relative, POSIX, sorted; hidden ones are left out.
 
-    Links to folders are not followed.
+    Links to directories are not followed.
 
     Raises:
-        CorpusError: a folder cannot be listed.
+        CorpusError: a directory cannot be listed.
     """
 
-    def refuse(fault: OSError) -> None:
-        raise CorpusError(
-            str(fault.filename),
-            "",
-            f"the folder cannot be listed: {fault.strerror}",
-            "change its permissions",
-        )
+    def refuse(error: OSError) -> None:
+        problem = f"the folder cannot be listed: {error.strerror}"
+        fix = "change its permissions"
+        raise CorpusError(str(error.filename), "", problem, fix)
 
     names: list[str] = []
     for folder, folders, files in os.walk(root, onerror=refuse):
@@ -105,12 +102,12 @@ def find_files(modality: str, source: FileSource | OpenFaceSource, root: Path, n
     Args:
         modality: "audio" or "video"; named in messages.
         source: pattern and suffixes.
-        root: absolute corpus folder.
+        root: absolute corpus directory.
         names: paths relative to it.
 
     Raises:
         CorpusError: nothing matches, a clip occurs twice, or a matching file is a link that leads out
-            of the corpus folder.
+            of the corpus directory.
     """
     side: Side = {}
     strangers: list[str] = []
@@ -126,12 +123,14 @@ def find_files(modality: str, source: FileSource | OpenFaceSource, root: Path, n
         _add(side, match, name, str(root))
     what = f"{modality}.pattern"
     if not side:
-        raise CorpusError(
-            str(root), what, f"no file matches {source.pattern} with {' '.join(source.suffixes)}"
-            + (f"; found instead e.g. {strangers[0]}" if strangers else ""),
+        problem = f"no file matches {source.pattern} with {' '.join(source.suffixes)}" + (
+            f"; found instead e.g. {strangers[0]}" if strangers else ""
+        )
+        fix = (
             "point the environment variable of the card to the corpus folder, or correct the pattern "
-            "(links to folders are not followed)",
-        )  # fmt: skip
+            "(links to folders are not followed)"
+        )
+        raise CorpusError(str(root), what, problem, fix)
     if strangers:
         message = "%s: %d files do not match %s and are left out, e.g. %s"
         logger.warning(message, root, len(strangers), what, strangers[0])
@@ -144,7 +143,7 @@ def find_rows(name: str, source: TableSource | ClipList, root: Path) -> Side:
     Args:
         name: key of the card that names the table, for messages.
         source: table and pattern.
-        root: absolute corpus folder.
+        root: absolute corpus directory.
 
     Raises:
         CorpusError: the table is missing, empty or has no such column; a key does not match the
@@ -155,10 +154,9 @@ def find_rows(name: str, source: TableSource | ClipList, root: Path) -> Side:
     for row, key in enumerate(keys, start=1):
         match = whole_match(source.pattern, key, f"{name}.pattern")
         if match is None:
-            raise CorpusError(
-                str(root / source.file), f"{source.key_column}, row {row}",
-                f"key {key!r} does not match {source.pattern}", f"correct the table or {name}.pattern",
-            )  # fmt: skip
+            problem = f"key {key!r} does not match {source.pattern}"
+            fix = f"correct the table or {name}.pattern"
+            raise CorpusError(str(root / source.file), f"{source.key_column}, row {row}", problem, fix)
         _add(side, match, key, str(root / source.file))
     return side
 
@@ -207,15 +205,13 @@ def _add(side: Side, match: Any, place: str, file: str) -> None:
     if not clip_id:
         raise CorpusError(file, place, "the clip id is empty", "let the group `clip` always match")
     if any(unicodedata.category(sign) == "Cc" for sign in clip_id):
-        raise CorpusError(
-            file, ascii(place), "the name of the clip holds a control character, such as a line break",
-            "rename the file or correct the key",
-        )  # fmt: skip
+        problem = "the name of the clip holds a control character, such as a line break"
+        fix = "rename the file or correct the key"
+        raise CorpusError(file, ascii(place), problem, fix)
     if clip_id in side:
-        raise CorpusError(
-            file, clip_id, f"two entries for one clip: {side[clip_id].place} and {place}",
-            "remove one of them, or let the group `clip` tell them apart",
-        )  # fmt: skip
+        problem = f"two entries for one clip: {side[clip_id].place} and {place}"
+        fix = "remove one of them, or let the group `clip` tell them apart"
+        raise CorpusError(file, clip_id, problem, fix)
     side[clip_id] = Found(place, match.groupdict())
 
 
@@ -241,10 +237,8 @@ def _treat_unpaired(card: CorpusCard, audio: Side, video: Side) -> None:
             continue
         summary = f"{len(alone[name])} clips are {name.replace('_', ' ')}, e.g. {side[alone[name][0]].place}"
         if rule == "refuse":
-            raise CorpusError(
-                card.name, f"unpaired.{name}", summary,
-                f"complete the corpus, or write `unpaired: {{{name}: keep}}` (or drop) into the card",
-            )  # fmt: skip
+            fix = f"complete the corpus, or write `unpaired: {{{name}: keep}}` (or drop) into the card"
+            raise CorpusError(card.name, f"unpaired.{name}", summary, fix)
         logger.warning("%s: %s (%s)", card.name, summary, "left out" if rule == "drop" else "kept")
         if rule == "drop":
             for clip_id in alone[name]:

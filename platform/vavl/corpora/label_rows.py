@@ -48,7 +48,7 @@ class LabelRows:
     Attributes:
         classes: of the card.
         table: keys of the card.
-        root: absolute corpus folder.
+        root: absolute corpus directory.
     """
 
     classes: Sequence[str]
@@ -91,10 +91,9 @@ class LabelRows:
             [whole_match(rule.pattern, value, "rows.pattern") is not None for value in values]
         )
         if not len(kept):
-            raise CorpusError(
-                self._file, rule.column, f"no row matches {rule.pattern}; values e.g. {values[:2]}",
-                "correct rows.pattern of the card",
-            )  # fmt: skip
+            problem = f"no row matches {rule.pattern}; values e.g. {values[:2]}"
+            fix = "correct rows.pattern of the card"
+            raise CorpusError(self._file, rule.column, problem, fix)
         return kept
 
     def _texts(self, column: str) -> list[str]:
@@ -114,10 +113,11 @@ class LabelRows:
             clip_id = one_writing(match["clip"]) if match and match["clip"] else None
             if not clip_id or clip_id in clip_ids:
                 problem = "is there twice" if clip_id else f"does not match {self.table.key_pattern}"
+                problem = f"key {key!r} {problem}"
+                fix = "correct the table, or key_pattern or rows of the card's label table"
                 raise CorpusError(
-                    self._file, f"{self.table.key_column}, {self._row_number(row)}", f"key {key!r} {problem}",
-                    "correct the table, or key_pattern or rows of the card's label table",
-                )  # fmt: skip
+                    self._file, f"{self.table.key_column}, {self._row_number(row)}", problem, fix
+                )
             clip_ids[clip_id] = None
         return list(clip_ids)
 
@@ -131,10 +131,9 @@ class LabelRows:
             return known_class(self.classes, text, self._file, column) if text else None
         if text not in names:
             outcomes = ", ".join(str(name) for name in dict.fromkeys(names.values()))
-            raise CorpusError(
-                self._file, column, f"`{text}` is not in the card's map, which leads to {outcomes}",
-                "add it to the map of the card's label table",
-            )  # fmt: skip
+            problem = f"`{text}` is not in the card's map, which leads to {outcomes}"
+            fix = "add it to the map of the card's label table"
+            raise CorpusError(self._file, column, problem, fix)
         name = names[text]
         return None if name is None else known_class(self.classes, name, self._file, column)
 
@@ -151,11 +150,9 @@ class LabelRows:
         wrong = ~empty & unfit
         if wrong.any():
             row = int(wrong.argmax())
-            raise CorpusError(
-                self._file, f"{', '.join(columns)}, {self._row_number(row)}",
-                f"shares {read[row].tolist()} are no distribution",
-                "give every class a share of 0 or more, at least one of them above 0",
-            )  # fmt: skip
+            problem = f"shares {read[row].tolist()} are no distribution"
+            fix = "give every class a share of 0 or more, at least one of them above 0"
+            raise CorpusError(self._file, f"{', '.join(columns)}, {self._row_number(row)}", problem, fix)
         shares[empty] = np.nan
         normalised: npt.NDArray[np.float64] = shares / shares.sum(axis=1, keepdims=True)
         return normalised
@@ -175,11 +172,9 @@ class LabelRows:
         wrong = (read < low) | (read > high)
         if wrong.any():
             row, place = (int(position) for position in np.argwhere(wrong)[0])
-            raise CorpusError(
-                self._file, f"{columns[named[place]]}, {self._row_number(row)}",
-                f"{named[place]} {read[row, place]:g} is outside {low:g} .. {high:g}",
-                "correct the value, or attribute_range in the card",
-            )  # fmt: skip
+            problem = f"{named[place]} {read[row, place]:g} is outside {low:g} .. {high:g}"
+            fix = "correct the value, or attribute_range in the card"
+            raise CorpusError(self._file, f"{columns[named[place]]}, {self._row_number(row)}", problem, fix)
         # A new array: what the table says stays as it is, however often it is read.
         rescaled = (read - low) / (high - low)
         unknown: list[float | None] = [None] * len(read)
@@ -197,10 +192,9 @@ def known_class(classes: Sequence[str], name: str, file: str, field: str) -> str
         CorpusError: it is not.
     """
     if name not in classes:
-        raise CorpusError(
-            file, field, f"label {name!r} is outside the classes {', '.join(classes)}",
-            "correct the label, or add the class or a map to the card",
-        )  # fmt: skip
+        problem = f"label {name!r} is outside the classes {', '.join(classes)}"
+        fix = "correct the label, or add the class or a map to the card"
+        raise CorpusError(file, field, problem, fix)
     return name
 
 
@@ -213,10 +207,9 @@ def text_column(root: Path, name: str, column: str) -> list[str]:
     if not name.endswith(".csd"):
         return read_text_columns(root, name, (column,))[0]
     if column != KEY_COLUMN:
-        raise CorpusError(
-            str(root / name), column, f"the only text of a .csd file is `{KEY_COLUMN}`: its segments, video[n]",
-            f"write key_column: {KEY_COLUMN}, and soft_columns or attribute_columns for the rest",
-        )  # fmt: skip
+        problem = f"the only text of a .csd file is `{KEY_COLUMN}`: its segments, video[n]"
+        fix = f"write key_column: {KEY_COLUMN}, and soft_columns or attribute_columns for the rest"
+        raise CorpusError(str(root / name), column, problem, fix)
     return read_csd_keys(root, name)
 
 

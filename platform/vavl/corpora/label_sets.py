@@ -28,7 +28,7 @@ Labels = dict[str, ClipLabel]  # clip id -> label; unlabelled clips are absent
 
 
 def read_labels(card: CorpusCard, root: Path, clips: Mapping[str, Found]) -> dict[str, Labels]:
-    """Return the labels of ``clips`` (clip id -> one side of the clip) by the name of their set.
+    """Return the labels of ``clips`` (clip id -> one modality of the clip) by the name of their set.
 
     Raises:
         CorpusError: a label is outside the card's classes (file and classes are named), or a label
@@ -55,10 +55,11 @@ def group_value(fact: str, value: GroupValue, found: Found) -> str | None:
         return text or None
     if text not in value.map:
         outcomes = dict.fromkeys(str(name) for name in value.map.values())
-        raise CorpusError(
-            found.place, fact, f"`{text}` (group {value.group}) is not in the card's map, which leads to "
-            f"{', '.join(outcomes)}", f"add it to {fact}.map of the card, or remove the clip",
-        )  # fmt: skip
+        problem = (
+            f"`{text}` (group {value.group}) is not in the card's map, which leads to {', '.join(outcomes)}"
+        )
+        fix = f"add it to {fact}.map of the card, or remove the clip"
+        raise CorpusError(found.place, fact, problem, fix)
     return value.map[text]
 
 
@@ -87,11 +88,9 @@ def _labels_of_tables(
 def _of_clips(file: Path, labels: Labels, clips: Mapping[str, Found]) -> Labels:
     surplus = sorted(labels.keys() - clips.keys())
     if len(surplus) == len(labels):
-        raise CorpusError(
-            str(file), "key_column",
-            f"no row belongs to a clip; rows e.g. {surplus[:1]}, clips e.g. {sorted(clips)[:1]}",
-            "correct key_column or key_pattern of the card's label table",
-        )  # fmt: skip
+        problem = f"no row belongs to a clip; rows e.g. {surplus[:1]}, clips e.g. {sorted(clips)[:1]}"
+        fix = "correct key_column or key_pattern of the card's label table"
+        raise CorpusError(str(file), "key_column", problem, fix)
     if surplus:
         logger.warning(
             "%s: %d labels belong to no clip and are left out, e.g. %s", file, len(surplus), surplus[0]
@@ -112,10 +111,9 @@ def _both(file: Path, clip_id: str, one: ClipLabel, other: ClipLabel) -> ClipLab
         if is_twice
     ]
     if twice:
-        raise CorpusError(
-            str(file), clip_id, f"an earlier table of the set gives the clip's {' and '.join(twice)} too",
-            "name each part of a label in one table only, or make two sets of labels",
-        )  # fmt: skip
+        problem = f"an earlier table of the set gives the clip's {' and '.join(twice)} too"
+        fix = "name each part of a label in one table only, or make two sets of labels"
+        raise CorpusError(str(file), clip_id, problem, fix)
     arousal, valence, dominance = (a if a is not None else b for a, b in zip(first, second, strict=True))
     return ClipLabel(
         name=one.name if one.name is not None else other.name,
@@ -156,10 +154,13 @@ def with_label_set(
     """
     sets, chosen = metadata.get("labels", {}), metadata.get("label_set", "")
     if name not in sets:
-        raise ConfigError(
-            f"manifest of {metadata['corpus']}", "data.labels", f"there is no set of labels `{name}`",
-            f"choose one of {', '.join(sets)}, or null" if sets else "leave data.labels null: there is one set",
-        )  # fmt: skip
+        problem = f"there is no set of labels `{name}`"
+        fix = (
+            f"choose one of {', '.join(sets)}, or null"
+            if sets
+            else "leave data.labels null: there is one set"
+        )
+        raise ConfigError(f"manifest of {metadata['corpus']}", "data.labels", problem, fix)
     if name == chosen:
         return table, dict(metadata)
     new_names = {column: column_of_set(column, chosen) for column in LABEL_COLUMNS}

@@ -1,4 +1,4 @@
-"""The manifest: one row per clip with speaker, splits, places of its two sides and its label, if any."""
+"""The manifest: one row per clip with speaker, splits, places of its two modalities and its label, if any."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ class Manifest:
     """All clips of a corpus, sorted by clip id, in one Arrow table.
 
     Columns: clip_id, corpus, speaker, sex, label, soft_label (share per class), arousal, valence,
-    dominance, audio_path and video_path (relative to the corpus folder, POSIX), audio_table_key and
+    dominance, audio_path and video_path (relative to the corpus directory, POSIX), audio_table_key and
     video_table_key (ready features), test_fold, split_<fold> (train, validation, test or none),
     group_<name>. Anything unknown is null.
     Attributes lie in 0 .. 1. The label columns are those of the chosen set of labels; the other sets
-    stand beside it as <column>__<set>.
+    stand next to it as <column>__<set>.
 
     Nothing here holds an object per clip: a mapped manifest costs no private memory.
     """
@@ -55,11 +55,10 @@ class Manifest:
             )
         try:
             found: dict[str, Any] = json.loads(stored)
-        except ValueError as fault:
-            raise StoreError(
-                "manifest", "schema", f"its metadata was damaged: {fault!r}", "make the store again: "
-                "python jobs/prepare_corpus.py CONFIG",
-            ) from None  # fmt: skip
+        except ValueError as error:
+            problem = f"its metadata was damaged: {error!r}"
+            fix = "make the store again: python jobs/prepare_corpus.py CONFIG"
+            raise StoreError("manifest", "schema", problem, fix) from None
         return found
 
     @property
@@ -134,10 +133,9 @@ class Manifest:
         """
         if fold not in self.folds:
             known = ", ".join(str(known) for known in self.folds)
-            raise CorpusError(
-                f"{self.corpus} manifest", "fold", f"protocol {self.protocol} has no fold {fold} here",
-                f"choose one of {known}",
-            )  # fmt: skip
+            problem = f"protocol {self.protocol} has no fold {fold} here"
+            fix = f"choose one of {known}"
+            raise CorpusError(f"{self.corpus} manifest", "fold", problem, fix)
         return self._positions(f"split_{fold}", SPLITS, np.int8)
 
     def class_index(self) -> npt.NDArray[np.int16]:
@@ -153,7 +151,7 @@ class Manifest:
         """Write manifest.parquet (to exchange) and manifest.arrow (to map) into ``folder``.
 
         Raises:
-            InputError: the folder cannot be written.
+            InputError: the directory cannot be written.
         """
         with written_beside(folder / "manifest.parquet") as partial:
             pq.write_table(self.table, partial)
@@ -177,8 +175,8 @@ class Manifest:
                 manifest = cls(reader.read_all())
         except FileNotFoundError:
             raise StoreError(str(path), "", "there is no manifest", fix) from None
-        except (pa.ArrowException, ValueError, OSError) as fault:
-            raise StoreError(str(path), "", f"not a readable manifest: {fault}", fix) from None
+        except (pa.ArrowException, ValueError, OSError) as error:
+            raise StoreError(str(path), "", f"not a readable manifest: {error}", fix) from None
         if _METADATA_KEY not in (manifest.table.schema.metadata or {}):
             raise StoreError(str(path), "schema", "holds no vavl metadata", fix)
         # A stream that was cut off between two messages reads as a shorter one, without an error.
@@ -201,11 +199,11 @@ def build_manifest(card: CorpusCard, root: Path | None = None) -> Manifest:
 
     Args:
         card: the corpus.
-        root: corpus folder; by default the card's environment variable, then its default folder.
+        root: corpus directory; by default the card's environment variable, then its default directory.
 
     Raises:
-        CorpusError: the folder is missing, a pattern matches nothing, a clip is there twice, a label is
-            outside the classes or missing in a labelled split, a table is broken or outside the folder.
+        CorpusError: the directory is missing, a pattern matches nothing, a clip is there twice, a label is
+            outside the classes or missing in a labelled split, a table is broken or outside the directory.
     """
     folder = corpus_root(card, root)
     table, metadata = manifest_table(card, folder)

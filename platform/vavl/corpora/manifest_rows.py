@@ -23,7 +23,7 @@ def manifest_table(card: CorpusCard, root: Path, *, listed: bool = False) -> tup
 
     Args:
         card: the corpus.
-        root: absolute corpus folder.
+        root: absolute corpus directory.
         listed: take the clips from the card's list, without looking for media.
 
     Raises:
@@ -60,16 +60,15 @@ def manifest_table(card: CorpusCard, root: Path, *, listed: bool = False) -> tup
 
 def _listed_clips(card: CorpusCard, root: Path) -> dict[str, Found]:
     if card.clip_list is None:
-        raise CorpusError(
-            f"{card.name} card", "clip_list", "the card names no list of clips",
-            "name one (file, key_column, pattern), or look at the corpus with its media",
-        )  # fmt: skip
+        problem = "the card names no list of clips"
+        fix = "name one (file, key_column, pattern), or look at the corpus with its media"
+        raise CorpusError(f"{card.name} card", "clip_list", problem, fix)
     clips = find_rows("clip_list", card.clip_list, root)
     return {clip_id: clips[clip_id] for clip_id in sorted(clips)}
 
 
 def _both_sides(card: CorpusCard, audio: Side, video: Side) -> dict[str, Found]:
-    """Return one side of every clip, sorted by clip id, after a check that the two sides agree."""
+    """Return one modality of every clip, sorted by clip id, after a check that the two modalities agree."""
     values = [("speaker", card.speaker)]
     values += [
         (f"labels.{name}", labels.value)
@@ -81,11 +80,9 @@ def _both_sides(card: CorpusCard, audio: Side, video: Side) -> dict[str, Found]:
         for fact, value in values:
             group = value.group
             if one.groups[group] != other.groups[group]:
-                raise CorpusError(
-                    one.place, fact,
-                    f"group {group} is {one.groups[group]}, but {other.groups[group]} in {other.place}",
-                    "rename one of them: they are the two sides of one clip",
-                )  # fmt: skip
+                problem = f"group {group} is {one.groups[group]}, but {other.groups[group]} in {other.place}"
+                fix = "rename one of them: they are the two sides of one clip"
+                raise CorpusError(one.place, fact, problem, fix)
     clips = video | audio
     return {clip_id: clips[clip_id] for clip_id in sorted(clips)}
 
@@ -93,10 +90,9 @@ def _both_sides(card: CorpusCard, audio: Side, video: Side) -> dict[str, Found]:
 def _speaker(card: CorpusCard, found: Found) -> str:
     speaker = group_value("speaker", card.speaker, found)
     if speaker is None:
-        raise CorpusError(
-            found.place, "speaker", "the clip has no speaker, so it can be in no split",
-            "let the speaker's group of the pattern always match",
-        )  # fmt: skip
+        problem = "the clip has no speaker, so it can be in no split"
+        fix = "let the speaker's group of the pattern always match"
+        raise CorpusError(found.place, "speaker", problem, fix)
     return speaker
 
 
@@ -113,11 +109,9 @@ def _check_labelled(
     for fold, of_clip in splits.items():
         for clip_id, split in of_clip.items():
             if clip_id not in known and split in card.splits.labelled:
-                raise CorpusError(
-                    clips[clip_id].place, f"labels.{default}",
-                    f"the clip has no label and is in the {split} split of fold {fold}",
-                    "give it a label, remove it, or take the split out of splits.labelled of the card",
-                )  # fmt: skip
+                problem = f"the clip has no label and is in the {split} split of fold {fold}"
+                fix = "give it a label, remove it, or take the split out of splits.labelled of the card"
+                raise CorpusError(clips[clip_id].place, f"labels.{default}", problem, fix)
 
 
 def _clip_columns(
@@ -181,8 +175,8 @@ def speaker_sexes(
 
     Args:
         card: the corpus.
-        root: absolute corpus folder.
-        clips: clip -> one side of it.
+        root: absolute corpus directory.
+        clips: clip -> one modality of it.
         speakers: clip -> speaker.
 
     Raises:
@@ -204,10 +198,9 @@ def _from_names(
     for clip_id, found in clips.items():
         sex, speaker = group_value("sex", value, found), speakers[clip_id]
         if sexes.setdefault(speaker, sex) != sex:
-            raise CorpusError(
-                found.place, "sex", f"speaker {speaker} is {sex} here and {sexes[speaker]} elsewhere",
-                "correct the name or the card's sex",
-            )  # fmt: skip
+            problem = f"speaker {speaker} is {sex} here and {sexes[speaker]} elsewhere"
+            fix = "correct the name or the card's sex"
+            raise CorpusError(found.place, "sex", problem, fix)
     return sexes
 
 
@@ -217,20 +210,19 @@ def _from_table(table: SexTable, root: Path, speakers: set[str]) -> dict[str, st
     columns = read_text_columns(root, table.file, (table.speaker_column, table.sex_column))
     for speaker, text in zip(*columns, strict=True):
         if table.map is not None and text and text not in table.map:
-            raise CorpusError(
-                file, table.sex_column, f"`{text}` of speaker {speaker} is not in the card's map",
-                "add it to sex.map of the card",
-            )  # fmt: skip
+            problem = f"`{text}` of speaker {speaker} is not in the card's map"
+            fix = "add it to sex.map of the card"
+            raise CorpusError(file, table.sex_column, problem, fix)
         sex = (text or None) if table.map is None else table.map.get(text)
         if sexes.setdefault(speaker, sex) != sex:
-            raise CorpusError(
-                file, table.speaker_column, f"speaker {speaker} is {sexes[speaker]} and {sex}",
-                "keep one row per speaker",
-            )  # fmt: skip
+            problem = f"speaker {speaker} is {sexes[speaker]} and {sex}"
+            fix = "keep one row per speaker"
+            raise CorpusError(file, table.speaker_column, problem, fix)
     if not speakers & sexes.keys():
-        raise CorpusError(
-            file, table.speaker_column,
+        problem = (
             f"no row is about a speaker of the corpus; rows e.g. {sorted(sexes)[:1]}, "
-            f"speakers e.g. {sorted(speakers)[:1]}", "correct sex.speaker_column of the card",
-        )  # fmt: skip
+            f"speakers e.g. {sorted(speakers)[:1]}"
+        )
+        fix = "correct sex.speaker_column of the card"
+        raise CorpusError(file, table.speaker_column, problem, fix)
     return {speaker: sexes.get(speaker) for speaker in sorted(speakers)}

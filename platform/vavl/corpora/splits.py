@@ -28,7 +28,7 @@ def clip_splits(
 
     Args:
         card: the corpus.
-        root: absolute corpus folder.
+        root: absolute corpus directory.
         speakers: clip -> speaker.
         sexes: speaker -> sex, None where unknown.
 
@@ -66,10 +66,9 @@ def published_folds(card: CorpusCard, root: Path) -> dict[str, int]:
     folds: dict[str, int] = {}
     for speaker, fold in pairs:
         if folds.setdefault(speaker, fold) != fold:
-            raise CorpusError(
-                place, speaker, f"the speaker is in the test set of fold {folds[speaker]} and of fold {fold}",
-                "a speaker may be tested in one fold only",
-            )  # fmt: skip
+            problem = f"the speaker is in the test set of fold {folds[speaker]} and of fold {fold}"
+            fix = "a speaker may be tested in one fold only"
+            raise CorpusError(place, speaker, problem, fix)
     return folds
 
 
@@ -93,10 +92,9 @@ def assign_splits(
     """
     unlisted = sorted(set(sexes) - set(test_folds))
     if unlisted and rules.untested_speakers == "refuse":
-        raise CorpusError(
-            rules.protocol, "splits.folds", f"speakers without a fold: {', '.join(unlisted[:8])}",
-            "list them in the card's folds, remove their clips, or write `untested_speakers: train`",
-        )  # fmt: skip
+        problem = f"speakers without a fold: {', '.join(unlisted[:8])}"
+        fix = "list them in the card's folds, remove their clips, or write `untested_speakers: train`"
+        raise CorpusError(rules.protocol, "splits.folds", problem, fix)
     _report_absent(rules.protocol, set(sexes), test_folds)
     splits = {}
     for fold in sorted({test_folds[speaker] for speaker in sexes if speaker in test_folds}):
@@ -108,11 +106,9 @@ def assign_splits(
         named = zip(SPLITS, (train, validation, test), strict=True)
         splits[fold] = {speaker: split for split, speakers in named for speaker in speakers}
     if not splits:
-        raise CorpusError(
-            rules.protocol, "splits.folds",
-            f"no test speaker is at hand; the folds list {', '.join(test_folds)}",
-            "complete the corpus, or correct the speakers' names in the card",
-        )  # fmt: skip
+        problem = f"no test speaker is at hand; the folds list {', '.join(test_folds)}"
+        fix = "complete the corpus, or correct the speakers' names in the card"
+        raise CorpusError(rules.protocol, "splits.folds", problem, fix)
     return splits
 
 
@@ -127,11 +123,12 @@ def draw_validation_speakers(rules: SplitRules, fold: int, candidates: Mapping[s
     wanted = rules.validation_speakers
     assert wanted is not None
     if len(candidates) <= wanted:
-        raise CorpusError(
-            rules.protocol, f"fold {fold}", f"{len(candidates)} speakers outside the test set, of which "
-            f"{wanted} are to validate: none is left to train on",
-            "lower splits.validation_speakers or complete the corpus",
-        )  # fmt: skip
+        problem = (
+            f"{len(candidates)} speakers outside the test set, of which "
+            f"{wanted} are to validate: none is left to train on"
+        )
+        fix = "lower splits.validation_speakers or complete the corpus"
+        raise CorpusError(rules.protocol, f"fold {fold}", problem, fix)
     digest = hashlib.sha256(f"{rules.protocol}\n{fold}".encode()).digest()
     generator = np.random.default_rng(int.from_bytes(digest[:8], "big"))
     by_sex: dict[str, list[str]] = {}
@@ -153,11 +150,9 @@ def _folds_of_table(table: FoldTable, root: Path) -> list[tuple[str, int]]:
     pairs = []
     for speaker, fold in zip(speakers, folds, strict=True):
         if not fold.isdecimal():
-            raise CorpusError(
-                str(root / table.file), table.fold_column,
-                f"fold {fold!r} of speaker {speaker} is not a number",
-                "write folds as 0, 1, 2 ...",
-            )  # fmt: skip
+            problem = f"fold {fold!r} of speaker {speaker} is not a number"
+            fix = "write folds as 0, 1, 2 ..."
+            raise CorpusError(str(root / table.file), table.fold_column, problem, fix)
         pairs.append((speaker.zfill(table.speaker_digits), int(fold)))
     return pairs
 
@@ -175,7 +170,7 @@ def read_split_tables(
 
     Args:
         tables: of the card.
-        root: absolute corpus folder.
+        root: absolute corpus directory.
         speakers: clip -> speaker, of all clips at hand.
 
     Raises:
@@ -208,11 +203,9 @@ def check_disjoint(
                 continue
             seen, other = first.setdefault(value, (split, clip_id))
             if seen != split:
-                raise CorpusError(
-                    place, f"fold {fold}",
-                    f"{what} {value} is in {seen} (clip {other}) and in {split} (clip {clip_id})",
-                    "the splits of a fold may share nobody: correct the table or the card",
-                )  # fmt: skip
+                problem = f"{what} {value} is in {seen} (clip {other}) and in {split} (clip {clip_id})"
+                fix = "the splits of a fold may share nobody: correct the table or the card"
+                raise CorpusError(place, f"fold {fold}", problem, fix)
 
 
 def _splits_of_fold(
@@ -223,10 +216,12 @@ def _splits_of_fold(
     keys = {clip_id: clip_id if tables.key == "clip" else speaker for clip_id, speaker in speakers.items()}
     splits = {clip_id: listed[key] for clip_id, key in keys.items() if key in listed}
     if "test" not in splits.values():
-        raise CorpusError(
-            file, tables.split_column, f"no clip at hand is in the test split; rows e.g. {sorted(listed)[:1]}, "
-            f"clips e.g. {sorted(keys.values())[:1]}", "correct key_column, key_pattern or names of the card",
-        )  # fmt: skip
+        problem = (
+            f"no clip at hand is in the test split; rows e.g. {sorted(listed)[:1]}, "
+            f"clips e.g. {sorted(keys.values())[:1]}"
+        )
+        fix = "correct key_column, key_pattern or names of the card"
+        raise CorpusError(file, tables.split_column, problem, fix)
     if tables.speaker_column is not None:
         _check_speakers(tables, root, fold, speakers)
     absent = len(listed.keys() - set(keys.values()))
@@ -245,16 +240,14 @@ def _rows(tables: SplitTables, root: Path, fold: int) -> dict[str, str]:
     for row, (text, split) in enumerate(zip(texts, published, strict=True), start=1):
         place = f"{tables.key_column}, row {row}"
         if split not in names:
-            raise CorpusError(
-                str(root / name), f"{tables.split_column}, row {row}", f"split {split!r} is none of {', '.join(names)}",
-                "correct the table, or splits.folds.names of the card",
-            )  # fmt: skip
+            problem = f"split {split!r} is none of {', '.join(names)}"
+            fix = "correct the table, or splits.folds.names of the card"
+            raise CorpusError(str(root / name), f"{tables.split_column}, row {row}", problem, fix)
         key = _key(tables, text)
         if not key:
-            raise CorpusError(
-                str(root / name), place, f"key {text!r} does not match {tables.key_pattern or 'anything'}",
-                "correct the table, or splits.folds.key_pattern of the card",
-            )  # fmt: skip
+            problem = f"key {text!r} does not match {tables.key_pattern or 'anything'}"
+            fix = "correct the table, or splits.folds.key_pattern of the card"
+            raise CorpusError(str(root / name), place, problem, fix)
         # Rows of one speaker may repeat what is said already; a clip has one row.
         if key in listed and (tables.key == "clip" or listed[key] != names[split]):
             raise CorpusError(str(root / name), place, f"key {text!r} is there twice", "keep one of the rows")
@@ -276,10 +269,9 @@ def _check_speakers(tables: SplitTables, root: Path, fold: int, speakers: Mappin
     ):
         known = speakers.get(_key(tables, text) or "")
         if known is not None and known != said:
-            raise CorpusError(
-                str(root / name), f"{column}, row {row}", f"says speaker {said}, the clip's name says {known}",
-                "correct the table, or splits.folds.speaker_column or speaker of the card",
-            )  # fmt: skip
+            problem = f"says speaker {said}, the clip's name says {known}"
+            fix = "correct the table, or splits.folds.speaker_column or speaker of the card"
+            raise CorpusError(str(root / name), f"{column}, row {row}", problem, fix)
 
 
 def _unlisted(
@@ -290,10 +282,9 @@ def _unlisted(
     if not missing:
         return {}
     if tables.unlisted_clips == "refuse":
-        raise CorpusError(
-            file, f"fold {fold}", f"{len(missing)} clips are not listed, e.g. {missing[0]}",
-            "complete the table, or write splits.folds.unlisted_clips: none (or train) into the card",
-        )  # fmt: skip
+        problem = f"{len(missing)} clips are not listed, e.g. {missing[0]}"
+        fix = "complete the table, or write splits.folds.unlisted_clips: none (or train) into the card"
+        raise CorpusError(file, f"fold {fold}", problem, fix)
     held_out = {speakers[clip_id] for clip_id, split in splits.items() if split != "train"}
     trains = tables.unlisted_clips == "train"
     found = {

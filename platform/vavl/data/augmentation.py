@@ -1,4 +1,4 @@
-"""Noisy views of training clips: masked frames and channels, noise, another tempo, voice or loudness.
+"""Noisy views of training clips: masked frames and channels, noise, another tempo, another speaker.
 
 The draws of a clip depend on (seed, step, place in the global batch, stream) alone, so the number of
 workers changes nothing; each modality, each kind of view and the choice of sides has its own stream.
@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from vavl.config.base import FrozenConfig
 
@@ -20,7 +21,7 @@ _WEAK, _SIDES, _SPEAKERS = 2, 4, 6
 
 
 class ViewSettings(FrozenConfig):
-    """How the normalised frames of one modality are changed in training; all 0 leaves them as they are."""
+    """How the normalized frames of one modality are changed in training; all 0 leaves them as they are."""
 
     frame_masks: int = Field(
         0, ge=0, description="spans of frames set to the mean (SpecAugment, Park et al. 2019)"
@@ -30,12 +31,17 @@ class ViewSettings(FrozenConfig):
     channel_mask_share: float = Field(0.1, ge=0, le=1, description="widest span as a share of the channels")
     noise: float = Field(0.0, ge=0, description="Gaussian noise, in standard deviations of a channel")
     tempo: float = Field(0.0, ge=0, lt=1, description="frames are stretched by up to this share, either way")
-    channel_shift: int = Field(
-        0, ge=0, description="channels move up or down by up to this many: another vocal tract, for mel bands"
-    )
-    level: float = Field(
-        0.0, ge=0, description="deviation of one number added to a whole clip: another loudness"
-    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_what_is_gone(cls, content: Any) -> Any:
+        """Settings of version 0.1 that nothing used; training runs of that version saved them as 0."""
+        if not isinstance(content, dict):
+            return content
+        for name in ("channel_shift", "level"):
+            if content.get(name):
+                raise ValueError(f"{name} is gone; noise, tempo and masks are there")
+        return {name: value for name, value in content.items() if name not in ("channel_shift", "level")}
 
     @property
     def changes_something(self) -> bool:
@@ -54,9 +60,11 @@ class AugmentationSettings(FrozenConfig):
         0.0, ge=0, le=1, description="chance that a pair is shown with one side only, either one alike"
     )
     speaker_exchange: float = Field(
-        0.0, ge=0, le=1,
+        0.0,
+        ge=0,
+        le=1,
         description="chance that a clip moves from its speaker's mean to between two other training speakers' means",
-    )  # fmt: skip
+    )
 
 
 @dataclass(frozen=True)
@@ -78,7 +86,7 @@ class ViewMaker:
     is_weak: bool = False
 
     def shown(self, has: Mapping[str, NDArray[np.bool_]]) -> dict[str, NDArray[np.bool_]]:
-        """Choose the sides that are shown of each row; ``has`` tells by modality (rows,) what there is."""
+        """Choose the modalities that are shown of each row; ``has`` tells by modality (rows,) what there is."""
         shown = {modality: there.copy() for modality, there in has.items()}
         if self.settings.modality_dropout:
             for row in np.flatnonzero(np.logical_and.reduce(list(has.values()))):
@@ -90,7 +98,7 @@ class ViewMaker:
     def exchanged(
         self, row: int, values: NDArray[np.float32], speaker: int, means: Mapping[int, NDArray[np.float32]]
     ) -> NDArray[np.float32]:
-        """Return the normalised frames of row ``row`` as another speaker might have given them.
+        """Return the normalized frames of row ``row`` as another speaker might have given them.
 
         A classifier of few speakers leans on what is their own. Moving a clip by the difference of
         speakers' means, which need no labels, leaves it nothing to lean on. Both sides of a pair move
@@ -100,7 +108,7 @@ class ViewMaker:
             row: of the micro-batch.
             values: (time, channel).
             speaker: code of the clip's speaker.
-            means: normalised mean frame (channel,) by code of the training speaker; a clip of any other
+            means: normalized mean frame (channel,) by code of the training speaker; a clip of any other
                 speaker stays as it is.
         """
         if not self.settings.speaker_exchange or speaker not in means:
@@ -115,7 +123,7 @@ class ViewMaker:
         return (values + shift).astype(np.float32, copy=False)
 
     def view(self, modality: str, row: int, values: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return a view of the normalised frames (time, channel) of row ``row`` of the micro-batch."""
+        """Return a view of the normalized frames (time, channel) of row ``row`` of the micro-batch."""
         settings: ViewSettings = getattr(self.settings, modality)
         if not settings.changes_something:
             return values
@@ -129,16 +137,11 @@ class ViewMaker:
 def changed(
     values: NDArray[np.float32], settings: ViewSettings, generator: np.random.Generator
 ) -> NDArray[np.float32]:
-    """Return a changed copy of normalised frames (time, channel); only the tempo changes their number."""
+    """Return a changed copy of normalized frames (time, channel); only the tempo changes their number."""
     view = _stretched(values, settings.tempo, generator)
-    if settings.channel_shift:
-        shift = int(generator.integers(-settings.channel_shift, settings.channel_shift + 1))
-        view = view[:, np.clip(np.arange(view.shape[1]) + shift, 0, view.shape[1] - 1)]
-    if settings.level:
-        view = view + np.float32(settings.level * generator.standard_normal())
     if settings.noise:
         view = view + settings.noise * generator.standard_normal(view.shape, dtype=np.float32)
-    # Zero is the mean of the training speakers: the frames are normalised.
+    # Zero is the mean of the training speakers: the frames are normalized.
     for _ in range(settings.frame_masks):
         view[_span(len(view), settings.frame_mask_share, generator)] = 0
     for _ in range(settings.channel_masks):

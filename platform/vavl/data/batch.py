@@ -19,7 +19,7 @@ class ModalityBatch:
     """
 
     values: Tensor
-    """(clips of the modality, time, channel), float32, normalised."""
+    """(clips of the modality, time, channel), float32, normalized."""
     is_real: Tensor
     """(clips of the modality, time), bool; False where the frame is padding."""
     clip: Tensor

@@ -36,7 +36,7 @@ class Normaliser:
     Attributes:
         common: from the training speakers.
         by_speaker: by speaker code; empty unless per-speaker normalisation is on.
-        speaker_means: normalised mean frame (channel,) by code of the training speakers; empty where
+        speaker_means: normalized mean frame (channel,) by code of the training speakers; empty where
             per-speaker normalisation has made them all zero.
     """
 
@@ -62,9 +62,9 @@ class ClipCollection:
         speaker: (clips,), codes into ``speakers``.
         speakers: names.
         max_frames: longer clips are cut around their middle.
-        hidden: per modality (clips,), True where the store has a side that the run must not read.
-        widths: channels per modality that a network expects of a side which the store lacks or must not give.
-        change: of the raw frames before they are cut and normalised; None reads them as they are.
+        hidden: per modality (clips,), True where the store has a modality that the run must not read.
+        widths: channels per modality that a network expects of a modality which the store lacks or must not give.
+        change: of the raw frames before they are cut and normalized; None reads them as they are.
     """
 
     store: FeatureStore
@@ -148,10 +148,9 @@ def open_collection(settings: DataSettings) -> ClipCollection:
         for modality in MODALITIES
     }
     if not any((found >= 0).any() for found in rows.values()):
-        raise StoreError(
-            str(settings.store), "clip_id", "no clip of the manifest has features in the store",
-            "prepare the corpus again: python jobs/prepare_corpus.py CONFIG",
-        )  # fmt: skip
+        problem = "no clip of the manifest has features in the store"
+        fix = "prepare the corpus again: python jobs/prepare_corpus.py CONFIG"
+        raise StoreError(str(settings.store), "clip_id", problem, fix)
     target, is_labelled = targets_of(manifest, settings.target)
     speaker, speakers = manifest.speaker_codes()
     return ClipCollection(
@@ -214,7 +213,7 @@ def collate(
         collection: where the clips are.
         rows: manifest rows; ``FILLER`` rows become clips without modality and label.
         normaliser: by modality.
-        views: changes the frames for training, or shows one side of a pair; None takes clips as they are.
+        views: changes the frames for training, or shows one modality of a pair; None takes clips as they are.
         places: of the rows in the global batch; by default their number in ``rows``.
     """
     real = rows != FILLER
@@ -305,8 +304,7 @@ def targets_of(manifest: Manifest, kind: str) -> tuple[NDArray[np.float32], NDAr
             labelled = np.asarray(np.isfinite(target).all(axis=1))
             target = np.where(labelled[:, None], target, 0).astype(np.float32)
     if not labelled.any():
-        raise StoreError(
-            f"manifest of {manifest.corpus}", f"data.target={kind}", "no clip has this target",
-            "choose another data.target: label, soft_label or attributes",
-        )  # fmt: skip
+        problem = "no clip has this target"
+        fix = "choose another data.target: label, soft_label or attributes"
+        raise StoreError(f"manifest of {manifest.corpus}", f"data.target={kind}", problem, fix)
     return target, labelled

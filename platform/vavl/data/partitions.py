@@ -135,7 +135,7 @@ def partition_clips(
 def compose_batch(partitioned: PartitionedClips, settings: CompositionSettings) -> dict[Partition, int]:
     """Decide how many rows of a global batch each partition gives.
 
-    Rows asked for in the settings are taken as they are, except that an empty partition is a fault.
+    Rows asked for in the settings are taken as they are, except that an empty partition is an error.
     By default rows follow the number of clips, labelled partitions together get at least
     ``labelled_floor`` of the batch, and every partition with clips gets at least one row.
 
@@ -151,11 +151,9 @@ def compose_batch(partitioned: PartitionedClips, settings: CompositionSettings) 
             "data", "composition", "no training clips at all", "check the fold and the store's quarantine"
         )
     if settings.batch_size < len(counts):
-        raise ConfigError(
-            "data", "composition.batch_size",
-            f"{settings.batch_size} rows cannot hold one of each of {len(counts)} partitions",
-            f"set it to at least {len(counts)}",
-        )  # fmt: skip
+        problem = f"{settings.batch_size} rows cannot hold one of each of {len(counts)} partitions"
+        fix = f"set it to at least {len(counts)}"
+        raise ConfigError("data", "composition.batch_size", problem, fix)
     labelled = {name: count for name, count in counts.items() if name.is_labelled}
     unlabelled = {name: count for name, count in counts.items() if not name.is_labelled}
     share = sum(labelled.values()) / sum(counts.values())
@@ -177,10 +175,9 @@ def _given_rows(partitioned: PartitionedClips, settings: CompositionSettings) ->
     for name in given:
         if name not in partitioned.clips:
             known = ", ".join(partitioned.clips) or "none"
-            raise ConfigError(
-                "data", f"composition.rows_per_step.{name}", "this partition has no clips",
-                f"remove it; partitions with clips: {known}",
-            )  # fmt: skip
+            problem = "this partition has no clips"
+            fix = f"remove it; partitions with clips: {known}"
+            raise ConfigError("data", f"composition.rows_per_step.{name}", problem, fix)
     return given
 
 

@@ -1,4 +1,4 @@
-"""The partition protocol of a run: which training labels it may use, and which pairs it sees one side of.
+"""The partition protocol of a run: which training labels it may use, and which pairs it sees one modality of.
 
 A corpus with all labels and all pairs becomes one where both are scarce, by a seed. The draws are
 nested: a larger fraction (share) keeps every clip of a smaller one with the same seed.
@@ -77,9 +77,8 @@ def stratified_draw(
     within = np.empty(len(classes))
     class_code, speaker_code = _shuffled_codes(classes, generator), _shuffled_codes(speakers, generator)
     # Where in its turn a stratum gives its first clip: evenly over classes and over speakers.
-    first = (
-        generator.random() + class_code * _STEP_OF_CLASS + speaker_code * _STEP_OF_SPEAKER
-    ) % 1  # fmt: skip
+    first = generator.random() + class_code * _STEP_OF_CLASS + speaker_code * _STEP_OF_SPEAKER
+    first %= 1
     _, stratum = np.unique(np.stack((classes, speakers)), axis=1, return_inverse=True)
     for number in range(int(stratum.max(initial=-1)) + 1):
         clips = np.flatnonzero(stratum == number)
@@ -128,12 +127,12 @@ def _check_classes(
     if lost:
         names = ", ".join(manifest.classes[code] if code >= 0 else "clips without class" for code in lost)
         least = (math.floor(max(first.values()) * 10_000) + 1) / 10_000
-        raise ConfigError(
-            "data", "partitions.labelled_fraction",
+        problem = (
             f"{settings.labelled_fraction:g} of {len(classes)} labelled training clips leaves no label for: "
-            f"{names}",
-            f"set it to at least {least:g}",
-        )  # fmt: skip
+            f"{names}"
+        )
+        fix = f"set it to at least {least:g}"
+        raise ConfigError("data", "partitions.labelled_fraction", problem, fix)
 
 
 def _hide_sides(
@@ -145,10 +144,9 @@ def _hide_sides(
         return collection
     if not len(pairs):
         name, share = next(iter(asked.items()))
-        raise ConfigError(
-            "data", f"partitions.{name}", f"is {share:g}, but no training clip has both audio and video",
-            "set both shares to 0: what the corpus has unpaired stays unpaired by itself",
-        )  # fmt: skip
+        problem = f"is {share:g}, but no training clip has both audio and video"
+        fix = "set both shares to 0: what the corpus has unpaired stays unpaired by itself"
+        raise ConfigError("data", f"partitions.{name}", problem, fix)
     drawn = _draw(collection, pairs, settings, _PAIRS)
     audio_only = drawn < settings.audio_only_share
     # Drawn from the other end, so that each share grows without touching the other's clips.

@@ -34,15 +34,15 @@ logger = logging.getLogger(__name__)
 
 
 def extract_features(plan: ExtractionPlan, run: ExtractionRun) -> ExtractionResult:
-    """Extract the clips of a plan that are not in the folder yet and write the store.
+    """Extract the clips of a plan that are not in the directory yet and write the store.
 
     What an earlier call finished is kept, also an interrupted one, as long as a clip's file and the
     settings of its extractor are the same; the result is that of a call from nothing, to the byte. Clips in
     quarantine are tried again. A store that is there stays readable until the new one is written.
 
     Raises:
-        InputError: the folder cannot be written, or too many clips cannot be read.
-        StoreError: the folder holds another corpus, or another job is at work there.
+        InputError: the directory cannot be written, or too many clips cannot be read.
+        StoreError: the directory holds another corpus, or another job is at work there.
         ConfigError: settings of an extractor do not fit together.
     """
     start = time.monotonic()
@@ -111,7 +111,7 @@ def extract_parts(found: FoundParts, run: ExtractionRun) -> Iterator[PartResult]
 
 
 class _StoreBefore:
-    """The store that was in the folder, to tell new clips from those that are extracted again.
+    """The store that was in the directory, to tell new clips from those that are extracted again.
 
     Args:
         folder: of the store; None if it is to be replaced.
@@ -162,7 +162,7 @@ def _refuse_too_many(plan: ExtractionPlan, results: Mapping[str, PartResult], al
 
 
 def _write_store(plan: ExtractionPlan, results: Mapping[str, PartResult]) -> FeatureStore:
-    """Put the parts together; store.json comes last and makes the folder a store."""
+    """Put the parts together; store.json comes last and makes the directory a store."""
     quarantined = _quarantined(results)
     writer = StoreWriter(plan.folder, plan.manifest.corpus, plan.manifest.card_hash)
     plan.manifest.write(plan.folder)

@@ -33,7 +33,7 @@ FollowingSettings = VideoFeatureSettings | ImageNetworkSettings
 
 
 def write_face_preview(plan: ExtractionPlan, clips: int) -> Path | None:
-    """Write ``faces.png`` beside the store: eight crops from each of some clips, taken evenly from all.
+    """Write ``faces.png`` next to the store: eight crops from each of some clips, taken evenly from all.
 
     The frame of a crop says whether its face was found, filled in from its neighbours, or left out.
 
@@ -69,8 +69,8 @@ def clip_row(clip_id: str, path: Path, settings: FollowingSettings, finder: Face
             left = _LABEL_PX + column * (_CROP_PX + 2 * _BORDER_PX)
             row[1:-1, left + 1 : left + _CROP_PX + 2 * _BORDER_PX - 1] = colour
             row[_BORDER_PX:-_BORDER_PX, left + _BORDER_PX : left + _BORDER_PX + _CROP_PX] = crop
-    except ClipError as fault:
-        _write(row, [clip_id, *_wrapped(f"not read: {fault.problem}")])
+    except ClipError as error:
+        _write(row, [clip_id, *_wrapped(f"not read: {error.problem}")])
         return row
     found, kept = track.is_found.mean(), track.is_kept.mean()
     _write(

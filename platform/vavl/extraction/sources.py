@@ -224,12 +224,9 @@ class FeatureTable:
         is_bad = ~np.isfinite(values[0])
         if is_bad.any():
             columns = ", ".join(np.asarray(self.columns)[is_bad][:5])
-            raise ClipError(
-                self.file,
-                key,
-                f"{int(is_bad.sum())} features are NaN or infinite: {columns}",
-                "complete the row, or leave the clip out",
-            )
+            problem = f"{int(is_bad.sum())} features are NaN or infinite: {columns}"
+            fix = "complete the row, or leave the clip out"
+            raise ClipError(self.file, key, problem, fix)
         seconds = sound_seconds(self.root / clip.media) if clip.media else None
         return Extracted(values, np.array([(seconds or 0.0) / 2], dtype=np.float32))
 
@@ -262,13 +259,12 @@ def feature_columns(path: Path, expression: str, width: int) -> tuple[str, ...]:
     header = read_header(path)
     columns = tuple(name for name in header if whole_match(expression, name, "video.feature_columns"))
     if len(columns) != width:
-        raise CorpusError(
-            str(path),
-            "video.feature_columns",
+        problem = (
             f"{len(columns)} columns match {expression}, the card says width {width}; "
-            f"the table has {', '.join(header[:12])} ...",
-            "correct feature_columns or width in the card, or restore the table",
+            f"the table has {', '.join(header[:12])} ..."
         )
+        fix = "correct feature_columns or width in the card, or restore the table"
+        raise CorpusError(str(path), "video.feature_columns", problem, fix)
     return columns
 
 

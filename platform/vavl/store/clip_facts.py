@@ -18,7 +18,7 @@ SCHEMA = pa.schema(
     [
         ("clip_id", pa.string()),
         ("modality", pa.string()),
-        ("file", pa.string()),  # relative to the corpus folder
+        ("file", pa.string()),  # relative to the corpus directory
         ("sha256", pa.string()),  # of the file's bytes; null where a file holds many clips
         ("seconds", pa.float64()),
         # Sound.
@@ -53,7 +53,7 @@ def write_facts(folder: Path, rows: Iterable[Mapping[str, Any]]) -> None:
         rows: keys are columns of ``SCHEMA``, sorted by clip id, then modality; a missing key is unknown.
 
     Raises:
-        InputError: the folder cannot be written.
+        InputError: the directory cannot be written.
     """
     with (
         written_beside(folder / FILE_NAME) as partial,

@@ -181,10 +181,9 @@ def class_maps(
     fed = {new for one in maps.values() for new in one.values()}
     faults += [f"classes: {name}: comes from no corpus" for name in settings.classes if name not in fed]
     if faults:
-        raise ConfigError(
-            "merge", "", "\n  - ".join(["labels do not fit", *faults]),
-            "map each class of a corpus to one of `classes`, or to null to drop it",
-        )  # fmt: skip
+        problem = "\n  - ".join(["labels do not fit", *faults])
+        fix = "map each class of a corpus to one of `classes`, or to null to drop it"
+        raise ConfigError("merge", "", problem, fix)
     return maps
 
 
@@ -264,7 +263,7 @@ class MergedFold:
 
     @property
     def name(self) -> str:
-        """What reports call the fold beside its number."""
+        """What reports call the fold next to its number."""
         if self.test_corpus is not None:
             return self.test_corpus
         return ", ".join(f"{corpus} {fold}" for corpus, fold in self.of_corpus.items())
@@ -332,22 +331,16 @@ def validation_of(rule: AlignedFolds | LeaveOneCorpusOut) -> str:
 def _aligned(rule: AlignedFolds, manifests: Mapping[str, Manifest]) -> list[MergedFold]:
     strange = sorted(set(rule.by_corpus) - set(manifests))
     if strange:
-        raise ConfigError(
-            "merge",
-            "folds.by_corpus",
-            f"{', '.join(strange)}: no such corpus",
-            f"known: {', '.join(manifests)}",
-        )
+        problem = f"{', '.join(strange)}: no such corpus"
+        fix = f"known: {', '.join(manifests)}"
+        raise ConfigError("merge", "folds.by_corpus", problem, fix)
     common = set.intersection(*(set(manifest.folds) for manifest in manifests.values()))
     named = next(iter(rule.by_corpus.values()), None)
     numbers = sorted(common) if named is None else range(len(named))
     if not numbers:
-        raise ConfigError(
-            "merge",
-            "folds",
-            "no fold is in all corpora: " + _known(manifests),
-            "name their folds in folds.by_corpus",
-        )
+        problem = "no fold is in all corpora: " + _known(manifests)
+        fix = "name their folds in folds.by_corpus"
+        raise ConfigError("merge", "folds", problem, fix)
     folds = []
     for number in numbers:
         of_corpus = {
@@ -356,10 +349,9 @@ def _aligned(rule: AlignedFolds, manifests: Mapping[str, Manifest]) -> list[Merg
         }
         for corpus, fold in of_corpus.items():
             if fold not in manifests[corpus].folds:
-                raise ConfigError(
-                    "merge", "folds.by_corpus", f"{corpus} has no fold {fold}; " + _known(manifests),
-                    "name folds that are there",
-                )  # fmt: skip
+                problem = f"{corpus} has no fold {fold}; " + _known(manifests)
+                fix = "name folds that are there"
+                raise ConfigError("merge", "folds.by_corpus", problem, fix)
         folds.append(MergedFold(number, of_corpus))
     return folds
 

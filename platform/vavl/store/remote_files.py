@@ -57,7 +57,7 @@ class StoreFile:
 
 
 class RemoteFolder:
-    """A folder at an address.
+    """A directory at an address.
 
     Args:
         address: without password or signature, for it stands in messages.
@@ -129,16 +129,16 @@ class RemoteFolder:
         except Exception as error:  # noqa: BLE001  every driver raises errors of its own
             raise self.unreachable(error, what) from None
 
-    def unreachable(self, fault: Exception, what: str = "read") -> InputError:
+    def unreachable(self, error: Exception, what: str = "read") -> InputError:
         """Return the error for an error of a driver; ``what`` cannot be done.
 
         The text of a driver's error may hold a signed address; its name says enough.
         """
-        status, number = getattr(fault, "status", None), getattr(fault, "errno", None)
+        status, number = getattr(error, "status", None), getattr(error, "errno", None)
         detail = status if isinstance(status, int) else os.strerror(number) if isinstance(number, int) else ""
-        reason = type(fault).__name__ + (f" ({detail})" if detail else "")
+        reason = type(error).__name__ + (f" ({detail})" if detail else "")
         problem, fix = _KNOWN_ERRORS.get(
-            type(fault).__name__,
+            type(error).__name__,
             ("", "check the address, the network and the credentials in the environment of every node"),
         )
         said = f"{problem} ({reason})" if problem else reason
@@ -226,8 +226,8 @@ def _copy(remote: RemoteFolder, name: str, target: Path, clock: TransferClock) -
     return size, digest.hexdigest()
 
 
-def _is_absence(fault: Exception) -> bool:
-    return isinstance(fault, FileNotFoundError) or getattr(fault, "status", None) == _NOT_FOUND
+def _is_absence(error: Exception) -> bool:
+    return isinstance(error, FileNotFoundError) or getattr(error, "status", None) == _NOT_FOUND
 
 
 def _check_space(folder: Path, needed: int) -> None:

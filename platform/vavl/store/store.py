@@ -2,7 +2,7 @@
 
 A store is a folder:
 
-    store.json                 provenance, counts, hash; written last, so a folder without it is incomplete
+    store.json                 provenance, counts, hash; written last, so a directory without it is incomplete
     audio.arrow, video.arrow   Arrow IPC streams with ``ROW_SCHEMA``, sorted by clip id, mapped to train
     *_sums.arrow               per speaker: count, sum and sum of squares of each channel, float64
     manifest.arrow, .parquet   labels, speakers and splits (vavl.corpora.manifest)
@@ -10,7 +10,7 @@ A store is a folder:
     parts/*.parquet            the same rows to exchange, and what an interrupted extraction continues from
     quarantine.jsonl           clips that could not be read
 
-Features are raw; a run normalises them with the sums of its training speakers.
+Features are raw; a run normalizes them with the sums of its training speakers.
 """
 
 from __future__ import annotations
@@ -99,10 +99,8 @@ class FeatureStore:
             chunks = [_Chunk.of(batch) for batch in map_batches(folder / f"{name}.arrow", ROW_SCHEMA)]
             ends = np.cumsum([0, *(len(chunk.frames) for chunk in chunks)])
             if ends[-1] != info.clips:
-                raise StoreError(
-                    str(folder / f"{name}.arrow"), "", f"has {ends[-1]} clips, store.json says {info.clips}",
-                    MAKE_AGAIN,
-                )  # fmt: skip
+                problem = f"has {ends[-1]} clips, store.json says {info.clips}"
+                raise StoreError(str(folder / f"{name}.arrow"), "", problem, MAKE_AGAIN)
             self._chunks[name], self._first_row[name] = chunks, ends.tolist()
 
     @classmethod
@@ -206,12 +204,9 @@ class FeatureStore:
     def _place(self, modality: str, row: int) -> tuple[_Chunk, int]:
         first_rows = self._first_row[modality]
         if not 0 <= row < first_rows[-1]:
-            raise StoreError(
-                str(self.folder),
-                modality,
-                f"there is no row {row} among {first_rows[-1]}",
-                "ask rows() first",
-            )
+            problem = f"there is no row {row} among {first_rows[-1]}"
+            fix = "ask rows() first"
+            raise StoreError(str(self.folder), modality, problem, fix)
         number = bisect_right(first_rows, row) - 1
         return self._chunks[modality][number], row - first_rows[number]
 
@@ -224,14 +219,13 @@ def read_content(folder: Path) -> dict[str, Any]:
     """
     path = folder / "store.json"
     if not path.exists():
-        state = "the store is incomplete: its preparation was interrupted" if (
-            folder / "parts"
-        ).exists() else "there is no feature store"  # fmt: skip
+        interrupted = "the store is incomplete: its preparation was interrupted"
+        state = interrupted if (folder / "parts").exists() else "there is no feature store"
         raise StoreError(str(folder), "store.json", state, f"run: {MAKE_AGAIN.partition(': ')[2]}")
     try:
         content = read_json(path)
-    except InputError as fault:
-        raise StoreError(str(path), "", fault.problem, MAKE_AGAIN) from None
+    except InputError as error:
+        raise StoreError(str(path), "", error.problem, MAKE_AGAIN) from None
     return checked_content(content, str(path))
 
 
@@ -254,8 +248,8 @@ def checked_content(content: Any, source: str) -> dict[str, Any]:
         for entry in content["modalities"].values():
             ModalityInfo.from_entry(entry)
             _ = [entry[key] for key in ("bytes", "sha256", "sums_sha256")]
-    except (KeyError, TypeError, ValueError, AttributeError) as fault:
-        raise StoreError(source, "", f"the file was damaged: {fault!r}", MAKE_AGAIN) from None
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise StoreError(source, "", f"the file was damaged: {error!r}", MAKE_AGAIN) from None
     known: dict[str, Any] = content
     return known
 
@@ -273,8 +267,8 @@ def map_batches(path: Path, schema: pa.Schema) -> list[pa.RecordBatch]:
             return list(reader)
     except FileNotFoundError:
         raise StoreError(str(path), "", "the file of the store is missing", MAKE_AGAIN) from None
-    except (pa.ArrowException, ValueError, OSError) as fault:
-        raise StoreError(str(path), "", f"not a readable Arrow file: {fault}", MAKE_AGAIN) from None
+    except (pa.ArrowException, ValueError, OSError) as error:
+        raise StoreError(str(path), "", f"not a readable Arrow file: {error}", MAKE_AGAIN) from None
 
 
 def content_hash(content: Mapping[str, Any]) -> str:
@@ -325,7 +319,6 @@ def _check_chunk(path: Path, chunk: _Chunk, width: int) -> None:
     is_bad = ~np.isfinite(chunk.values)
     if is_bad.any():
         place = int(np.searchsorted(chunk.value_offsets, int(np.argmax(is_bad)), side="right")) - 1
-        raise StoreError(
-            str(path), str(chunk.clip_ids[place]), "features hold NaN or infinite values",
-            "find out which extractor wrote them; " + MAKE_AGAIN,
-        )  # fmt: skip
+        problem = "features hold NaN or infinite values"
+        fix = "find out which extractor wrote them; " + MAKE_AGAIN
+        raise StoreError(str(path), str(chunk.clip_ids[place]), problem, fix)

@@ -1,7 +1,7 @@
 """A feature store from object storage or a server: copied once per machine, checked, then mapped.
 
-A store in a folder, shared or not, is mapped where it is. An address is copied into
-``VAVL_CACHE`` (default ``~/.cache/vavl/stores``), one folder per address and content:
+A store in a directory, shared or not, is mapped where it is. An address is copied into
+``VAVL_CACHE`` (default ``~/.cache/vavl/stores``), one directory per address and content:
 
     <corpus>-<store hash>-<digest>/   store.json, *.arrow; verified.json holds sizes, times and hashes
     <corpus>-...-<digest>.notes/      store.json and manifest.arrow alone, for who needs no features
@@ -40,10 +40,10 @@ _log = logging.getLogger(__name__)
 
 
 def local_store(place: Path | str) -> Path:
-    """Return a folder of this machine that holds the whole store.
+    """Return a directory of this machine that holds the whole store.
 
     Args:
-        place: a folder, which is returned as it is, or an address; either may name a version (``...@latest``).
+        place: a directory, which is returned as it is, or an address; either may name a version (``...@latest``).
 
     Raises:
         InputError: the driver of the address is missing, the place cannot be reached or the disk is too small.
@@ -54,7 +54,7 @@ def local_store(place: Path | str) -> Path:
 
 
 def local_notes(place: Path | str) -> Path:
-    """Return a folder with at least ``store.json`` and the manifest; features are not copied for it.
+    """Return a directory with at least ``store.json`` and the manifest; features are not copied for it.
 
     Raises:
         InputError, StoreError: see ``local_store``.
@@ -93,7 +93,7 @@ def held_lock(path: Path) -> Iterator[None]:
 
 
 def _folder_here(place: Path | str) -> Path | None:
-    """Return the folder of this machine that ``place`` names, None for an address."""
+    """Return the directory of this machine that ``place`` names, None for an address."""
     folder = store_folder(place) if isinstance(place, Path) else None
     if not isinstance(folder, Path):
         return None
@@ -123,15 +123,15 @@ class _CachedStore:
         return (self._entry / _MARKER).exists()
 
     def folder(self, *, with_features: bool) -> Path:
-        """Return the folder in the cache, filled and checked."""
+        """Return the directory in the cache, filled and checked."""
         entry = self._entry if with_features else self._entry.with_name(self._entry.name + ".notes")
         files = store_files(self._content) if with_features else [_manifest_file(self._content)]
         with held_lock(entry.with_name(entry.name + ".lock")):
-            fault = _fault_of(entry) if entry.exists() else None
-            if entry.exists() and fault is None:
+            error = _fault_of(entry) if entry.exists() else None
+            if entry.exists() and error is None:
                 return entry
-            if fault:
-                _log.warning("%s: %s; copying it anew", entry, fault)
+            if error:
+                _log.warning("%s: %s; copying it anew", entry, error)
             self._copy(entry, files)
         return entry
 
@@ -153,7 +153,7 @@ class _CachedStore:
 
 
 def store_files(content: Mapping[str, Any]) -> list[StoreFile]:
-    """Return the files that a reader of a store needs beside store.json, with what is known of each."""
+    """Return the files that a reader of a store needs next to store.json, with what is known of each."""
     files = [_manifest_file(content)]
     for name, known in content.get("files", {}).items():
         # The names come from elsewhere and become file names here.
@@ -196,8 +196,8 @@ def _fault_of(entry: Path) -> str | None:
                 return f"{name} was changed"
     except (VavlError, AttributeError, KeyError, TypeError):
         return f"{_MARKER} cannot be read"
-    except OSError as fault:
-        return f"cannot be read: {fault.strerror}"
+    except OSError as error:
+        return f"cannot be read: {error.strerror}"
     return None
 
 

@@ -34,7 +34,7 @@ class Source:
     """One of the stores that are merged.
 
     Attributes:
-        place: folder or address, its version in full.
+        place: directory or address, its version in full.
         content: of its store.json.
         manifest: with the set of labels that is taken.
         classes: what becomes of its classes.
@@ -108,13 +108,13 @@ def plan_merge(settings: MergeSettings) -> MergePlan:
 
 
 def merge_stores(plan: MergePlan, folder: Path) -> FeatureStore:
-    """Write the merged store beside ``folder`` and put it there; the same stores give the same bytes.
+    """Write the merged store next to ``folder`` and put it there; the same stores give the same bytes.
 
     Each store is compared with its store.json first. No more than a record batch is in memory.
 
     Raises:
-        StoreError: a store was changed, or the folder holds a store that was not merged.
-        InputError: the folder cannot be written.
+        StoreError: a store was changed, or the directory holds a store that was not merged.
+        InputError: the directory cannot be written.
     """
     check_target(folder)
     make_folder(folder.parent)
@@ -136,15 +136,14 @@ def check_target(folder: Path) -> None:
     """Refuse to replace anything but a store that was merged.
 
     Raises:
-        StoreError: the folder holds something else.
+        StoreError: the directory holds something else.
     """
     if not folder.exists() or not any(folder.iterdir()):
         return
     if not (folder / "store.json").exists() or "sources" not in read_content(folder):
-        raise StoreError(
-            str(folder), "", "holds something else than a merged store, which a merge would replace",
-            "choose another output_dir",
-        )  # fmt: skip
+        problem = "holds something else than a merged store, which a merge would replace"
+        fix = "choose another output_dir"
+        raise StoreError(str(folder), "", problem, fix)
 
 
 def _sources(settings: MergeSettings) -> dict[str, Source]:
@@ -155,20 +154,16 @@ def _sources(settings: MergeSettings) -> dict[str, Source]:
         content = read_content(folder)
         corpus = str(content["corpus"])
         if corpus in found:
-            raise ConfigError(
-                "merge", "stores", f"{found[corpus].place} and {place} are both of {corpus}",
-                "take one of them; clips are added to a store by jobs/prepare_corpus.py",
-            )  # fmt: skip
+            problem = f"{found[corpus].place} and {place} are both of {corpus}"
+            fix = "take one of them; clips are added to a store by jobs/prepare_corpus.py"
+            raise ConfigError("merge", "stores", problem, fix)
         manifest = Manifest.read(folder).with_labels(settings.label_sets.get(corpus))
         found[corpus] = Source(place, content, manifest, {})
     strange = sorted({*settings.labels, *settings.label_sets} - set(found))
     if strange:
-        raise ConfigError(
-            "merge",
-            "labels",
-            f"{', '.join(strange)}: none of the stores is of it",
-            f"known: {', '.join(found)}",
-        )
+        problem = f"{', '.join(strange)}: none of the stores is of it"
+        fix = f"known: {', '.join(found)}"
+        raise ConfigError("merge", "labels", problem, fix)
     maps = class_maps({corpus: found[corpus].manifest.classes for corpus in sorted(found)}, settings)
     return {corpus: replace(found[corpus], classes=classes) for corpus, classes in maps.items()}
 
@@ -186,12 +181,12 @@ def _common_infos(sources: Mapping[str, Source], settings: MergeSettings) -> dic
             known = infos.setdefault(modality, info)
             first = first or corpus
             if (known.provenance, known.frame_rate_hz) != (info.provenance, info.frame_rate_hz):
-                raise StoreError(
-                    str(source.place), modality,
-                    f"has other {modality} features than {first}: {_difference(known, info)}",
+                problem = f"has other {modality} features than {first}: {_difference(known, info)}"
+                fix = (
                     f"extract {corpus} with the settings of {first} (python jobs/prepare_corpus.py CONFIG), or take "
-                    f"the other modality alone (modalities)",
-                )  # fmt: skip
+                    f"the other modality alone (modalities)"
+                )
+                raise StoreError(str(source.place), modality, problem, fix)
     return infos
 
 

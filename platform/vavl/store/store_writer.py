@@ -60,7 +60,7 @@ def row_batch(corpus: str, width: int, clips: Sequence[ClipFeatures]) -> pa.Reco
 
 
 class StoreWriter:
-    """Writes the files of a store; the folder is a store only after ``finish``.
+    """Writes the files of a store; the directory is a store only after ``finish``.
 
     Args:
         folder: of the store; an older store.json in it is removed, for its files are about to change.
@@ -68,7 +68,7 @@ class StoreWriter:
         card_hash: of the card that the clips were found with.
 
     Raises:
-        InputError: the folder cannot be written.
+        InputError: the directory cannot be written.
     """
 
     def __init__(self, folder: Path, corpus: str, card_hash: str) -> None:
@@ -121,7 +121,7 @@ class StoreWriter:
         )
 
     def leave_out(self, modality: str) -> None:
-        """Remove files of ``modality`` that an older store in the folder may have had."""
+        """Remove files of ``modality`` that an older store in the directory may have had."""
         for name in (f"{modality}.arrow", f"{modality}_sums.arrow"):
             (self.folder / name).unlink(missing_ok=True)
 
@@ -206,10 +206,9 @@ class _SpeakerSums:
 
     def check(self, path: Path) -> None:
         if self.total_frames() != self._frames:
-            raise StoreError(
-                str(path), "count", f"sums over {self.total_frames()} frames, the rows have {self._frames}",
-                "give the sums of all rows",
-            )  # fmt: skip
+            problem = f"sums over {self.total_frames()} frames, the rows have {self._frames}"
+            fix = "give the sums of all rows"
+            raise StoreError(str(path), "count", problem, fix)
 
     def batch(self) -> pa.RecordBatch:
         speakers = sorted(self._sums)

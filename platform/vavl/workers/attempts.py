@@ -23,7 +23,7 @@ class TimeLimit:
 
     Attributes:
         seconds: of it.
-        ends_process: the process ends when the time is over, whatever it is doing, and another one goes on
+        ends_process: the process ends when the time is over, whatever it is doing, and another one continues
             without the clip; otherwise the clip is interrupted where Python can interrupt it.
     """
 
@@ -68,10 +68,11 @@ class Attempts:
                 "the process that decoded it ended without a word (crash or out of memory)"
             )
         elif not left.clip_id and left.tries >= _TRIES:
-            raise TrainingError(
-                "extraction", marker.stem, "its process ends before it has read a clip",
-                "look for the reason in the system's log (out of memory?), then start the same command again",
-            )  # fmt: skip
+            problem = "its process ends before it has read a clip"
+            fix = (
+                "look for the reason in the system's log (out of memory?), then start the same command again"
+            )
+            raise TrainingError("extraction", marker.stem, problem, fix)
         self._stack.unlink(missing_ok=True)
         self._write(_State("", left.tries + 1 if not left.clip_id else 1, left.lost))
 
@@ -123,14 +124,14 @@ def _read(marker: Path) -> _State:
 
 
 @contextlib.contextmanager
-def _interrupted_after(seconds: float, fault: ClipError) -> Iterator[None]:
-    """Raise ``fault`` in the block after ``seconds``; only the main thread has alarms."""
+def _interrupted_after(seconds: float, error: ClipError) -> Iterator[None]:
+    """Raise ``error`` in the block after ``seconds``; only the main thread has alarms."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
     def interrupt(*_: object) -> None:
-        raise fault
+        raise error
 
     before = signal.signal(signal.SIGALRM, interrupt)
     signal.setitimer(signal.ITIMER_REAL, seconds)

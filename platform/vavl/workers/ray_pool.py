@@ -145,11 +145,9 @@ def number_of_workers(run: WorkerSettings, parts: int, what: str = "extraction")
         for machine in machines
     )
     if is_local() and places == 0:
-        raise ConfigError(
-            what, "cpus_per_worker, gpus_per_worker, memory_per_worker_gb",
-            f"this machine has no capacity for a worker with {_resources_in_words(run)}",
-            "lower them, or set workers=0 to work without Ray",
-        )  # fmt: skip
+        problem = f"this machine has no capacity for a worker with {_resources_in_words(run)}"
+        fix = "lower them, or set workers=0 to work without Ray"
+        raise ConfigError(what, "cpus_per_worker, gpus_per_worker, memory_per_worker_gb", problem, fix)
     # A cluster may grow when workers wait for a place.
     most = run.workers if run.workers is not None and not is_local() else min(run.workers or places, places)
     if run.workers is not None and most < run.workers:

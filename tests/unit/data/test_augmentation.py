@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from vavl.config.load import validate
 from vavl.data.augmentation import AugmentationSettings, ViewMaker, ViewSettings, changed
+from vavl.errors import ConfigError
 
 VALUES = np.random.default_rng(0).normal(size=(40, 10)).astype(np.float32)
 KNOBS = {"frame_masks": 2, "channel_masks": 2, "noise": 0.5, "tempo": 0.3}
@@ -29,6 +31,12 @@ def test_every_knob_changes_something_and_keeps_the_clip(knob):
     assert after.shape != VALUES.shape or not np.array_equal(after, VALUES)
     assert np.array_equal(VALUES, before)
     assert ViewSettings(**{knob: KNOBS[knob]}).changes_something
+
+
+def test_settings_of_an_earlier_version_are_refused_unless_they_changed_nothing():
+    assert validate(ViewSettings, {"channel_shift": 0, "level": 0.0, "noise": 0.5}, "run").noise == 0.5
+    with pytest.raises(ConfigError, match="channel_shift is gone; noise, tempo and masks"):
+        validate(ViewSettings, {"channel_shift": 1}, "run")
 
 
 def test_without_a_setting_the_clip_comes_as_it_is():
