@@ -47,9 +47,10 @@ class PartitionTable:
             if any(name == found for found, _, _ in self.clips)
         }
 
-    def lines(self) -> list[str]:
-        """Return the summary as text for log and screen."""
-        summary = self.summary()
+    def lines(self, rows_per_step: Mapping[Partition, int] | None = None) -> list[str]:
+        """Return the summary as text for log and screen, with the rows that a partition gives to a global batch."""
+        rows = {name.value: f"{count:>3} rows/step  " for name, count in (rows_per_step or {}).items()}
+        summary = {name: rows.get(name, "") + line for name, line in self.summary().items()}
         width = max((len(name) for name in summary), default=0)
         speakers = len({speaker for _, _, speaker in self.clips})
         return [

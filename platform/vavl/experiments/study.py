@@ -36,6 +36,7 @@ STUDY_FILE = "study.db"
 BASE_TRIAL = 0
 """Number of the trial with the training configuration's own values, where there is one."""
 _LEAST_SCORES = 4
+_MEDIAN_AFTER = 4  # finished trials
 _LEAST_STARTUP_TRIALS, _MOST_STARTUP_TRIALS = 3, 10
 
 _STATES: dict[State, TrialState] = {
@@ -309,6 +310,6 @@ def pruner_of(sweep: SweepPlan) -> pruners.BasePruner:
                 min_resource=first, reduction_factor=settings.reduction, min_early_stopping_rate=0
             )
         case "median":
-            return pruners.MedianPruner(n_startup_trials=settings.startup_trials, n_warmup_steps=first)
+            return pruners.MedianPruner(n_startup_trials=_MEDIAN_AFTER, n_warmup_steps=first)
         case "none":
             return pruners.NopPruner()

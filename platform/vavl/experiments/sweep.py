@@ -39,6 +39,7 @@ from vavl.training.stop import ask_to_stop
 
 SWEEP_FILE, TRIALS_FOLDER, _LOCK_FILE = "sweep.json", "trials", "sweep.lock"
 _MOST_CORNERS = 64
+_MEMORY_SHARE = 0.85  # of Ray's memory that all trials may take together
 _log = logging.getLogger(__name__)
 
 
@@ -59,10 +60,8 @@ class TrialPlans:
         Raises:
             ConfigError: these values do not go together.
         """
-        own = {
-            "output_dir": str(folder_of(self.sweep.output_dir, number)), "evaluation.test": False,
-            "training.launcher": "ray", "training.resume": "auto",
-        }  # fmt: skip
+        own = {"output_dir": str(folder_of(self.sweep.output_dir, number)), "evaluation.test": False}
+        own |= {"training.launcher": "ray", "training.resume": "auto"}
         # A section is one value: it replaces what was there.
         cleared = with_changes(with_changes(self.base, own, "sweep"), dict.fromkeys(point), "search")
         content = with_changes(cleared, point, "search")
@@ -109,8 +108,7 @@ def plans_of(sweep: SweepPlan) -> TrialPlans:
             directory holds a sweep of something else.
         InputError: the store or the fold cannot be used.
     """
-    note = read_note(sweep.output_dir)
-    content = read_yaml_mapping(sweep.training)
+    note, content = read_note(sweep.output_dir), read_yaml_mapping(sweep.training)
     tracking = content.pop("tracking", None) or {}
     plans = TrialPlans(sweep, with_changes(content, sweep.overrides, "overrides"), tracking)
     store = plans.plan_of(0, {}).data.store
@@ -125,16 +123,15 @@ def plans_of(sweep: SweepPlan) -> TrialPlans:
     check_plan(checked.model_copy(update={"evaluation": evaluation}))
     pass_audit(checked.data.store, checked.data.labels, checked.data.waive_audit)
     if note is not None and note.identity != note_of(plans).identity:
-        raise ConfigError(
-            str(sweep.output_dir), "output_dir",
-            "holds a sweep of other axes, objectives or training settings; their trials cannot be told apart",
-            "choose another output_dir, or take the changes back (trials, sampler, pruner and limits may change)",
-        )  # fmt: skip
+        problem = (
+            "holds a sweep of other axes, objectives or training settings; their trials cannot be told apart"
+        )
+        fix = "choose another output_dir, or take the changes back (trials, sampler, pruner and limits may change)"
+        raise ConfigError(str(sweep.output_dir), "output_dir", problem, fix)
     if note is not None and note.storage not in ("", storage_address(sweep)):
-        raise ConfigError(
-            str(sweep.output_dir), "storage", f"the study of this directory lies in {note.storage}",
-            "choose another output_dir, or the same storage",
-        )  # fmt: skip
+        problem = f"the study of this directory lies in {note.storage}"
+        fix = "choose another output_dir, or the same storage"
+        raise ConfigError(str(sweep.output_dir), "storage", problem, fix)
     return plans
 
 
@@ -142,10 +139,8 @@ def note_of(plans: TrialPlans) -> SweepNote:
     """Return the note of a new sweep."""
     content = plans.sweep.model_dump(mode="json", include={"search", "objectives", "base_first"})
     hashed = {**content, "training": plans.plan_of(0, {}).config_hash, "store": str(plans.store)}
-    identity = sha256_of_json(hashed)[:16]
-    return SweepNote(
-        f"sweep-{secrets.token_hex(4)}", identity, str(plans.store), storage_address(plans.sweep)
-    )
+    run_id, identity = f"sweep-{secrets.token_hex(4)}", sha256_of_json(hashed)[:16]
+    return SweepNote(run_id, identity, str(plans.store), storage_address(plans.sweep))
 
 
 def check_space(plans: TrialPlans) -> None:
@@ -164,12 +159,8 @@ def check_space(plans: TrialPlans) -> None:
             problems["corner"] = f"search: {words} do not go together: {problem}"
             break
     if problems:
-        raise ConfigError(
-            str(plans.sweep.training),
-            "search",
-            "\n".join(problems.values()),
-            "correct the paths and values above",
-        )
+        fix = "correct the paths and values above"
+        raise ConfigError(str(plans.sweep.training), "search", "\n".join(problems.values()), fix)
 
 
 def _problem_at(plans: TrialPlans, point: Point) -> str:
@@ -286,19 +277,15 @@ class Sweep:
 
     def at_once(self, machines: Sequence[Mapping[str, float]], *, is_shared: bool) -> int:
         """Return how many trials may run at the same time; see ``trials_at_once``."""
-        at_once = trials_at_once(machines, self.training, self.plan, self.memory_gb, is_shared=is_shared)
-        if at_once != self._at_once:
-            self._at_once = at_once
-            known = "unknown yet" if self.memory_gb is None else f"{self.memory_gb:.2f} GB"
-            _log.info("%d trial(s) at once (memory of a trial: %s)", at_once, known)
-        return at_once
+        before, memory_gb = self._at_once, self.memory_gb
+        self._at_once = trials_at_once(machines, self.training, self.plan, memory_gb, is_shared=is_shared)
+        if self._at_once != before:
+            known = "unknown yet" if memory_gb is None else f"{memory_gb:.2f} GB"
+            _log.info("%d trial(s) at once (memory of a trial: %s)", self._at_once, known)
+        return self._at_once
 
     def resume(self, logs: TrialLogs) -> None:
-        """Take in what earlier starts left: their ends, their epochs, and the trials that they did not finish.
-
-        Args:
-            logs: of the trials.
-        """
+        """Take in what earlier starts left: their ends, their epochs, and the trials that they did not finish."""
         for drawn in self.study.interrupted():
             end = read_end(self.folder_of(drawn.number))
             if end is None:
@@ -330,7 +317,7 @@ class Sweep:
                 continue
             _log.info("trial %d starts: %s", number, words_of(point))
             tags = {"sweep.trial": str(number), "sweep.point": json.dumps(dict(point))}
-            return Trial(number, self.folder_of(number).name, plan, tags)
+            return Trial(number, plan.directory.name, plan, tags)
         return None
 
     def epoch_ended(self, number: int, record: Mapping[str, Any]) -> None:
@@ -349,9 +336,9 @@ class Sweep:
 
     def line_of(self, end: TrialEnd) -> str:
         """Return the end of a trial as a line of the log."""
-        reason = f" ({end.reason.splitlines()[0]})" if end.reason else ""
+        reason, scores = f" ({end.reason.splitlines()[0]})" if end.reason else "", self._scores_of(end)
         epochs = f"{end.epochs_run} of {end.epochs_full} epochs, {end.seconds:.0f} s"
-        return f"trial {end.number} {end.state}{reason}: {self._scores_of(end)} in {epochs}"
+        return f"trial {end.number} {end.state}{reason}: {scores} in {epochs}"
 
     def folder_of(self, number: int) -> Path:
         """Return the directory of a trial."""
@@ -359,9 +346,10 @@ class Sweep:
 
     def values_of(self, end: TrialEnd) -> list[float] | None:
         """Return the values of the objectives, None where one was not measured."""
-        values = [end.metrics.get(objective.metric) for objective in self.plan.objectives]
-        known = [float(value) for value in values if value is not None]
-        return known if len(known) == len(values) else None
+        metrics = [objective.metric for objective in self.plan.objectives]
+        return (
+            [end.metrics[name] for name in metrics] if all(name in end.metrics for name in metrics) else None
+        )
 
     def _scores_of(self, end: TrialEnd) -> str:
         return ", ".join(f"{value:.3f}" for value in self.values_of(end) or ()) or "no score"
@@ -402,11 +390,11 @@ def trials_at_once(
         memory_gb: most that a trial was seen to take, None before that is known.
         is_shared: the user named the cluster, so that it may have an autoscaler.
     """
-    waiting = int(is_shared and plan.seconds_per_trial is None)
-    trials = workers_that_fit(machines, settings) // settings.least_workers + waiting
+    trials = workers_that_fit(machines, settings) // settings.least_workers
+    trials += int(is_shared and plan.seconds_per_trial is None)
     if plan.at_once is not None:
         return max(1, min(plan.at_once, trials))
     if memory_gb is None:
         return 1
-    memory = sum(machine.get("memory", 0.0) for machine in machines) * plan.memory_share
+    memory = sum(machine.get("memory", 0.0) for machine in machines) * _MEMORY_SHARE
     return max(1, min(trials, math.floor(memory / max(memory_gb * 2**30, 1.0))))

@@ -197,13 +197,12 @@ class PrunerSettings(FrozenConfig):
     """When a trial is stopped that does worse than others did after as many epochs.
 
     asha: Li et al., A System for Massively Parallel Hyperparameter Tuning, MLSys 2020, as Optuna has it.
-    median: worse than the median of the finished trials.
+    median: worse than the median of the finished trials, once there are four.
     """
 
     kind: Literal["asha", "median", "none"] = "asha"
     first_epochs: int = Field(4, ge=1, description="epochs before a trial is judged for the first time")
     reduction: int = Field(3, ge=2, description="asha: of so many trials one continues at each rung")
-    startup_trials: int = Field(4, ge=0, description="median: finished trials before the first is stopped")
 
 
 class SweepPlan(FrozenConfig):
@@ -233,9 +232,6 @@ class SweepPlan(FrozenConfig):
     seconds_per_trial: float | None = Field(None, gt=0, description="a trial that takes longer is stopped")
     at_once: int | None = Field(
         None, ge=1, description="trials at the same time; null: by Ray's resources and the memory of a trial"
-    )
-    memory_share: float = Field(
-        0.85, gt=0, le=1, description="share of Ray's memory that all trials may take together"
     )
     storage: str | None = Field(
         None,

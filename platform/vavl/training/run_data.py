@@ -142,12 +142,8 @@ def check_run(plan: TrainingPlan) -> None:
 
 
 def _data_lines(data: RunData) -> list[str]:
-    table = ", ".join(
-        f"{name}: {len(data.partitioned.clips[name])} clips, {rows} rows/step"
-        for name, rows in data.composition.items()
-    )
     splits = ", ".join(f"{name} {len(rows)}" for name, rows in data.rows.items())
-    return [f"clips by split: {splits}", *data.table.lines(), f"global batch: {table}"]
+    return [f"clips by split: {splits}", *data.table.lines(data.composition)]
 
 
 def _task(collection: ClipCollection, plan: TrainingPlan) -> Task:

@@ -76,4 +76,9 @@ def test_the_lines_are_short_and_say_it_all():
         "  paired_labelled        4 clips (50.0%): calm 2, mad 2; 1 to 3 of a speaker",
         "  video_only_unlabelled  4 clips (50.0%): - 4; 0 to 4 of a speaker",
     ]
+    rows = {labelled: 12, unlabelled: 4}
+    assert [line.partition(" clips")[0] for line in table.lines(rows)[1:]] == [
+        "  paired_labelled         12 rows/step  4",
+        "  video_only_unlabelled    4 rows/step  4",
+    ]
     assert list(table.summary()) == ["paired_labelled", "video_only_unlabelled"]

@@ -137,7 +137,7 @@ def test_a_storage_that_cannot_be_opened_is_told_without_its_secrets(study_of):
 
 
 def judge(kind, *, has_base=False):
-    pruner = PrunerSettings(kind=kind, first_epochs=2, reduction=2, startup_trials=2)
+    pruner = PrunerSettings(kind=kind, first_epochs=2, reduction=2)
     return Judge(SimpleNamespace(pruner=pruner, objectives=[GOAL], has_base=has_base))
 
 
@@ -162,10 +162,10 @@ def test_asha_stops_the_worse_half_at_each_rung_and_lets_the_first_one_pass():
 
 def test_median_waits_for_finished_trials():
     chosen = judge("median")
-    assert run(chosen, 0, [0.5, 0.5, 0.5]) is None
-    assert run(chosen, 1, [0.1, 0.1, 0.1]) is None  # one finished trial says nothing yet
-    assert run(chosen, 2, [0.4, 0.4, 0.4]) is None
-    assert run(chosen, 3, [0.05, 0.05, 0.05]) == 2
+    for number, level in enumerate((0.5, 0.1, 0.4, 0.3)):  # fewer than four finished ones say nothing yet
+        assert run(chosen, number, [level] * 3) is None
+    assert run(chosen, 4, [0.45] * 3) is None
+    assert run(chosen, 5, [0.05] * 3) == 2
 
 
 def test_none_stops_nobody_and_the_base_runs_to_its_end():

@@ -224,7 +224,7 @@ def test_of_many_corners_a_fixed_draw_is_checked(sweep_plan):
 
 def at_once(machines, at_once=None, memory_gb=None, *, is_shared=False, seconds=None, **settings):
     """Count the trials for machines of (CPUs, GB)."""
-    plan = SimpleNamespace(at_once=at_once, memory_share=0.8, seconds_per_trial=seconds)
+    plan = SimpleNamespace(at_once=at_once, seconds_per_trial=seconds)
     resources = [{"CPU": float(cpus), "memory": memory * GB} for cpus, memory in machines]
     return trials_at_once(resources, TrainingSettings(**settings), plan, memory_gb, is_shared=is_shared)
 
