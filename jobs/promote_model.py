@@ -6,7 +6,7 @@ from vavl.config.command_line import print_table, run_job
 from vavl.config.files import write_json
 from vavl.job_config import PromoteModelJob
 from vavl.promotion.promotion import check_promotion, promote, roll_back
-from vavl.promotion.promotion_pages import decision_rows, next_step, refuse, summary_of
+from vavl.promotion.report import decision_rows, next_step, refuse, summary_of
 
 
 def promote_model(job: PromoteModelJob) -> None:

@@ -10,13 +10,13 @@ from browser import NAMES, browser, look_at
 from evaluation_content import evaluation_content
 from promotion_content import promotion_content
 
-from vavl.evaluation.report import write_report_page
-from vavl.promotion.promotion_report import write_promotion_report
+import vavl.evaluation.report
+import vavl.promotion.report
 
 # Writes a report of its kind into a folder, and how many plots that has.
 REPORTS = {
-    "evaluation": (partial(write_report_page, evaluation_content()), 6),
-    "promotion": (partial(write_promotion_report, promotion_content()), 1),
+    "evaluation": (partial(vavl.evaluation.report.write_report_page, evaluation_content()), 6),
+    "promotion": (partial(vavl.promotion.report.write_report_page, promotion_content()), 1),
 }
 
 

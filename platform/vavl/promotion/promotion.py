@@ -14,9 +14,9 @@ from vavl.errors import PromotionError
 from vavl.models.saved_model import SavedModel, load_model
 from vavl.promotion.champion import Throne
 from vavl.promotion.contest import check_metrics, judge
-from vavl.promotion.promotion_pages import write_pages
 from vavl.promotion.promotion_record import ComparedClips, Decision
 from vavl.promotion.promotion_run import PromotionRun, earlier_decisions, open_promotion_run
+from vavl.promotion.report import write_pages
 from vavl.promotion.same_clips import SameClips, open_same_clips, predict_same_clips
 from vavl.promotion.settings import PromotionPlan
 from vavl.serving.model_address import ResolvedModel, check_store, resolve_model, told_as_ours

@@ -9,9 +9,9 @@ import pytest
 from matplotlib.colors import to_hex
 from promotion_content import ROWS, promotion_content
 
-from vavl.promotion.promotion_content import PromotionReport
-from vavl.promotion.promotion_report import forest_figure, promotion_pictures, write_promotion_report
-from vavl.reports.theme import DARK, LIGHT, Theme
+from vavl.promotion.report import PromotionReport, promotion_plots, write_report_page
+from vavl.reports.plots import PLOTS_DIRECTORY
+from vavl.reports.theme import LIGHT
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def report() -> PromotionReport:
 
 
 def test_the_page_states_decision_table_and_reasons(report: PromotionReport, tmp_path: Path) -> None:
-    text = write_promotion_report(report, tmp_path).read_text()
+    text = write_report_page(report, tmp_path).read_text()
     for words in (
         "Refused", "version 3 against version 2", "at this", "abcd", "no clip has &lt;video&gt;",
         "80.0<small>70.0 to 90.0</small>", "+10.0<small>+4.0 to +16.0</small>",
@@ -30,26 +30,27 @@ def test_the_page_states_decision_table_and_reasons(report: PromotionReport, tmp
         assert words in text, words
     assert "<video>" not in text
     assert "http" not in text.replace("http://www.w3.org", "")
-    assert [path.name for path in (tmp_path / "pictures").iterdir()] == ["difference.png"]
+    assert [path.name for path in (tmp_path / PLOTS_DIRECTORY).iterdir()] == ["difference.png"]
 
 
-def test_a_report_without_any_measurement_has_no_picture(report: PromotionReport, tmp_path: Path) -> None:
+def test_a_report_without_any_measurement_has_no_plot(report: PromotionReport, tmp_path: Path) -> None:
     bare = replace(report, rows=ROWS[2:], differences=())
-    assert list(promotion_pictures(bare)) == []
-    assert "No" not in write_promotion_report(bare, tmp_path).read_text().partition("<h2>The rule")[0]
+    assert list(promotion_plots(bare)) == []
+    assert "No" not in write_report_page(bare, tmp_path).read_text().partition("<h2>The rule")[0]
 
 
-@pytest.mark.parametrize("theme", [LIGHT, DARK], ids=lambda theme: theme.name)
-def test_the_forest_plot_has_a_line_a_point_and_a_bracket_per_row(theme: Theme) -> None:
-    (axes,) = forest_figure([*ROWS[:1], replace(ROWS[1], holds=None, threshold=None)], theme).axes
+def test_the_forest_plot_has_a_line_a_point_and_a_bracket_per_row(report: PromotionReport) -> None:
+    rows = [*ROWS[:1], replace(ROWS[1], holds=None, threshold=None)]
+    (plot,) = promotion_plots(replace(report, rows=rows))
+    (axes,) = plot.figure.axes
     zero, interval, point, bracket, second, open_point = axes.lines
     assert list(zero.get_xdata()) == [0, 0]
     assert list(interval.get_xdata()) == pytest.approx([4, 16])
     assert list(point.get_xdata()) == pytest.approx([10])
-    assert to_hex(point.get_markerfacecolor()) == theme.audio_video
+    assert to_hex(point.get_markerfacecolor()) == LIGHT.audio_video
     assert list(bracket.get_xdata()) == [0]
     assert list(second.get_xdata()) == pytest.approx([0.1, 0.3])  # a CCC is no share
-    assert to_hex(open_point.get_markerfacecolor()) == theme.surface
+    assert to_hex(open_point.get_markerfacecolor()) == LIGHT.surface
     assert [label.get_text() for label in axes.get_yticklabels()] == [
         "audio + video\nuar",
         "audio alone\nccc_mean",
