@@ -49,6 +49,10 @@ class ClipError(InputError):
     """One clip cannot be read; a job puts it into quarantine and goes on."""
 
 
+class NoSignalError(ClipError):
+    """A modality of a clip is there and carries nothing, e.g. digital silence; the clip counts as one without it."""
+
+
 class TrainingError(VavlError):
     """Training started and could not finish; exit code 1."""
 

@@ -8,7 +8,7 @@ import logging
 import math
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +77,7 @@ def extract_features(plan: ExtractionPlan, run: ExtractionRun) -> ExtractionResu
         extracted_again=before.again,
         removed=before.removed(plan),
         quarantined=_quarantined(results),
+        without_signal=_without_signal(results),
         tally=dict(tally),
     )
     message = "files: %d added, %d kept, %d extracted again, %d removed, %d in quarantine"
@@ -128,7 +129,7 @@ class _StoreBefore:
 
     def count(self, result: PartResult) -> None:
         modality = result.name.partition("-")[0]
-        bad = {entry.clip_id for entry in result.quarantined}
+        bad = {entry.clip_id for entry in (*result.quarantined, *result.without_signal)}
         good = pa.array([clip_id for clip_id in result.extracted if clip_id not in bad], pa.string())
         again = pc.sum(pc.is_in(good, value_set=self._ids_of(modality))).as_py() or 0
         self.again += again
@@ -150,6 +151,10 @@ def _quarantined(results: Mapping[str, PartResult]) -> tuple[Quarantined, ...]:
     return tuple(entry for name in sorted(results) for entry in results[name].quarantined)
 
 
+def _without_signal(results: Mapping[str, PartResult]) -> tuple[Quarantined, ...]:
+    return tuple(entry for name in sorted(results) for entry in results[name].without_signal)
+
+
 def _refuse_too_many(plan: ExtractionPlan, results: Mapping[str, PartResult], allowed: int) -> None:
     quarantined = _quarantined(results)
     if len(quarantined) <= allowed:
@@ -167,7 +172,7 @@ def _write_store(plan: ExtractionPlan, results: Mapping[str, PartResult]) -> Fea
     writer = StoreWriter(plan.folder, plan.manifest.corpus, plan.manifest.card_hash)
     plan.manifest.write(plan.folder)
     write_quarantine(plan.folder, quarantined)
-    _write_notes(plan)
+    _write_notes(plan, _without_signal(results))
     rows = [_facts(plan, modality) for modality in plan.sources]
     write_facts(plan.folder, heapq.merge(*rows, key=lambda row: (row["clip_id"], row["modality"])))
     for modality in MODALITIES:
@@ -180,8 +185,12 @@ def _write_store(plan: ExtractionPlan, results: Mapping[str, PartResult]) -> Fea
     return FeatureStore.open(plan.folder)
 
 
-def _write_notes(plan: ExtractionPlan) -> None:
+def _write_notes(plan: ExtractionPlan, without_signal: Iterable[Quarantined]) -> None:
     with written_beside(plan.folder / "notes.jsonl") as partial, partial.open("w", encoding="utf-8") as file:
+        for entry in without_signal:
+            note = f"{entry.reason}; the clip counts as one without {entry.modality}"
+            line = {"clip_id": entry.clip_id, "modality": entry.modality, "note": note}
+            file.write(json.dumps(line, ensure_ascii=False) + "\n")
         for modality in plan.sources:
             for clip, record in _records(plan, modality):
                 if record.note is not None:

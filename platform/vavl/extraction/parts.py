@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vavl.config.files import make_folder, sha256_of_file, written_beside
-from vavl.errors import ConfigError, StoreError
+from vavl.errors import ConfigError, NoSignalError, StoreError
 from vavl.extraction.report import Quarantined
 from vavl.extraction.sources import ClipPlace, Extract, Source
 from vavl.extractors.extracted import Extracted, read_modality
@@ -93,11 +93,13 @@ class PartRecord:
         provenance: ``ModalityInfo.provenance`` of the features.
         clips: clip id -> record, in the order of the rows.
         quarantined: clips left out.
+        without_signal: clips that count as clips without the modality: it carries nothing.
     """
 
     provenance: str
     clips: Mapping[str, ClipRecord]
     quarantined: tuple[Quarantined, ...] = ()
+    without_signal: tuple[Quarantined, ...] = ()
 
     def to_json(self) -> bytes:
         """Return the record as JSON for the metadata of the part's file."""
@@ -116,7 +118,10 @@ class PartRecord:
         return cls(
             content["provenance"],
             {clip_id: ClipRecord(**entry) for clip_id, entry in content["clips"].items()},
-            tuple(Quarantined(**entry) for entry in content["quarantined"]),
+            *(
+                tuple(Quarantined(**entry) for entry in content.get(key, ()))
+                for key in ("quarantined", "without_signal")
+            ),
         )
 
 
@@ -128,12 +133,14 @@ class PartResult:
         name: of the part's file.
         extracted: clip ids that were worked on, those in quarantine included.
         quarantined: clips left out.
+        without_signal: clips whose modality carries nothing.
         tally: sums over the clips of the part.
     """
 
     name: str
     extracted: tuple[str, ...] = ()
     quarantined: tuple[Quarantined, ...] = ()
+    without_signal: tuple[Quarantined, ...] = ()
     tally: Mapping[str, int] = field(default_factory=dict)
 
     @classmethod
@@ -142,7 +149,7 @@ class PartResult:
         tally: Counter[str] = Counter()
         for clip in record.clips.values():
             tally.update(clip.tally)
-        return cls(name, extracted, record.quarantined, dict(tally))
+        return cls(name, extracted, record.quarantined, record.without_signal, dict(tally))
 
 
 class PartExtractor:
@@ -190,6 +197,9 @@ class PartExtractor:
                                 row = _row(clip, found, sha256)
                     except ConfigError:
                         raise
+                    except NoSignalError as error:
+                        nothing = Quarantined.of(clip.clip_id, part.modality, clip.file, error)
+                        writer.leave_out(nothing, has_signal=False)
                     except Exception as error:  # noqa: BLE001  what a damaged file provokes concerns it alone
                         writer.leave_out(Quarantined.of(clip.clip_id, part.modality, clip.file, error))
                     else:
@@ -239,6 +249,7 @@ class PartWriter:
         self._values = 0
         self._clips: dict[str, ClipRecord] = {}
         self._quarantined: list[Quarantined] = []
+        self._without_signal: list[Quarantined] = []
 
     def add(self, features: ClipFeatures, record: ClipRecord) -> None:
         """Append the row of a clip."""
@@ -248,15 +259,15 @@ class PartWriter:
         if self._values >= _VALUES_PER_GROUP:
             self._flush()
 
-    def leave_out(self, quarantined: Quarantined) -> None:
-        """Note a clip that has no row."""
-        self._quarantined.append(quarantined)
+    def leave_out(self, clip: Quarantined, *, has_signal: bool = True) -> None:
+        """Note a clip that has no row: one that cannot be read, or one whose modality carries nothing."""
+        (self._quarantined if has_signal else self._without_signal).append(clip)
 
     def finish(self, provenance: str) -> PartRecord:
         """Write what is left, and the record of features of this provenance."""
         if self._waiting:
             self._flush()
-        record = PartRecord(provenance, self._clips, tuple(self._quarantined))
+        record = PartRecord(provenance, self._clips, tuple(self._quarantined), tuple(self._without_signal))
         self._writer.add_key_value_metadata({_METADATA_KEY: record.to_json()})
         self._writer.close()
         return record

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -78,6 +79,7 @@ class ExtractionResult:
         extracted_again: extracted, and in the store before: the file or the settings changed.
         removed: in the store before, and no longer in the corpus directory.
         quarantined: all that are left out.
+        without_signal: all that are there and carry nothing; their clips count as clips without the modality.
         tally: sums over all clips, e.g. ``face_frames``.
     """
 
@@ -90,6 +92,7 @@ class ExtractionResult:
     extracted_again: int
     removed: int
     quarantined: tuple[Quarantined, ...]
+    without_signal: tuple[Quarantined, ...]
     tally: Mapping[str, int]
 
 
@@ -98,6 +101,7 @@ def extraction_summary(result: ExtractionResult) -> dict[str, Any]:
 
     Keys: ``corpus``; ``clips`` of the manifest; ``paired_clips``, ``audio_clips``, ``video_clips`` of
     the store, ``audio_frames``, ``video_frames``; ``quarantined`` (clip, modality) pairs;
+    ``without_signal``, pairs by modality that carry nothing;
     ``fixed_crops``, clips in which no face was found, and ``face_share`` of video frames with a found
     face (null without video); ``extracted`` pairs of this run and ``kept`` ones of earlier runs;
     ``added``, ``extracted_again`` and ``removed`` pairs, compared with the store that was there;
@@ -118,6 +122,7 @@ def extraction_summary(result: ExtractionResult) -> dict[str, Any]:
         "paired_clips": paired,
         **counts,
         "quarantined": len(result.quarantined),
+        "without_signal": dict(Counter(entry.modality for entry in result.without_signal)),
         "fixed_crops": tally.get("fixed_crops", 0),
         "face_share": tally.get("face_frames", 0) / frames if frames else None,
         "extracted": result.extracted,
@@ -147,6 +152,10 @@ def summary_rows(summary: Mapping[str, Any], folder: Path) -> Sequence[tuple[str
     return [
         *rows,
         ("files", changes.format(**summary)),
+        *(
+            (f"{name} without signal", f"{count} clips count as clips without it, see notes.jsonl")
+            for name, count in summary["without_signal"].items()
+        ),
         ("quarantined", f"{summary['quarantined']}, see {folder / QUARANTINE_FILE}"),
         ("speed", f"{summary['extracted']} files in {speed}"),
         ("store", f"{folder} (hash {summary['store_hash']})"),

@@ -17,7 +17,7 @@ import numpy as np
 from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
-from vavl.errors import ClipError
+from vavl.errors import ClipError, NoSignalError
 from vavl.media.decoding import (
     MOST_PIXELS,
     OPTIONS,
@@ -33,6 +33,10 @@ _WATCH = "look at the file; make it again from its source, or leave the clip out
 # Some packets hold no picture of their own; where more give none, the decoder lost them.
 _LEAST_SHARE_OF_FRAMES = 0.9
 _GREY = 128
+# Of a coarse grid's cells, in levels of 255: black as video levels leave it, and what coding changes in a still.
+_GRID, _BLACK, _STILL = 16, 24.0, 2.5
+# A picture shown for a moment is no frozen film.
+_LEAST_OF_A_FILM = 10
 # FFmpeg's own decoders of these codecs leave the transparency out.
 _ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 
@@ -58,6 +62,7 @@ class Pictures:
 
     Raises:
         ClipError: no such file, not a video, no video stream or no picture in it, damaged, or too long.
+        NoSignalError: black from start to end, or one still picture all the time.
     """
 
     def __init__(self, path: Path, frame_rate_hz: float, longest_s: float = math.inf) -> None:
@@ -73,14 +78,21 @@ class Pictures:
             decoded = _Counted(_decode(packets, stream, self.path))
             timeline = _Timeline(_progressive(decoded), stream, presentation_start(container))
             canvas: _Canvas | None = None
+            signal = _Signal()
             for time, shown in evenly(timeline, self.rate):
                 if time > self.longest_s:
                     raise too_long(self.path, "video", self.longest_s)
                 canvas = canvas or _Canvas(self.path, stream, shown.picture)
-                yield time, canvas.draw(shown.picture)
+                picture = canvas.draw(shown.picture)
+                signal.add(picture)
+                yield time, picture
             if canvas is None:
                 raise ClipError(str(self.path), "video", "the video stream holds no picture", _WATCH)
             self._check_whole(decoded, packets)
+            if decoded.count >= _LEAST_OF_A_FILM and (nothing := signal.nothing()) is not None:
+                raise NoSignalError(
+                    str(self.path), "video", nothing, "nothing, where the clip has no video; else " + _WATCH
+                )
             self.facts = _facts(timeline, decoded.count, canvas)
 
     def _stream(self, container: Any) -> Any:
@@ -138,6 +150,32 @@ class _Counted:
             self.count += 1
             self.damaged += bool(picture.is_corrupt)
             yield picture
+
+
+class _Signal:
+    """Whether pictures show anything that changes: the brightness of a coarse grid over all of them."""
+
+    def __init__(self) -> None:
+        self._least: NDArray[np.float32] | None = None
+        self._most: NDArray[np.float32] | None = None
+
+    def add(self, picture: Picture) -> None:
+        """Look at the next picture."""
+        rows, columns = (max(1, length // _GRID) for length in picture.shape[:2])
+        cut = picture[: picture.shape[0] // rows * rows, : picture.shape[1] // columns * columns, 1]
+        grid = cut.reshape(-1, rows, cut.shape[1] // columns, columns).mean(axis=(1, 3), dtype=np.float32)
+        self._least = grid if self._least is None else np.minimum(self._least, grid)
+        self._most = grid if self._most is None else np.maximum(self._most, grid)
+
+    def nothing(self) -> str | None:
+        """Return why the pictures carry nothing; None where they do."""
+        if self._least is None or self._most is None:
+            return None
+        if float(self._most.max()) <= _BLACK:
+            return "black from start to end"
+        if float((self._most - self._least).max()) <= _STILL:
+            return "one still picture from start to end"
+        return None
 
 
 class _Canvas:

@@ -10,11 +10,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from vavl.errors import ClipError
+from vavl.errors import ClipError, NoSignalError
 from vavl.media.decoded_sound import LEAST_GAP_S, LISTEN, DecodedSound, decode_sound, sound_length
 from vavl.media.decoding import require_media_file, too_long
 from vavl.media.mixing import mix
 from vavl.media.sound_facts import clipped_share, level_facts
+
+_NO_SIGNAL = 1e-4
+"""Of full scale, -80 dB: more than the noise that 16 bits and a lossy codec leave, less than a microphone's own."""
 
 Samples = NDArray[np.float32]
 
@@ -44,6 +47,7 @@ def read_sound(path: Path, sample_rate_hz: int, longest_s: float = math.inf) -> 
 
     Raises:
         ClipError: no such file, not a sound file, cut off, empty, too long, or values that are not finite.
+        NoSignalError: silence from start to end.
     """
     require_media_file(path, "audio")
     decoded = decode_sound(path, longest_s)
@@ -67,6 +71,13 @@ def read_sound(path: Path, sample_rate_hz: int, longest_s: float = math.inf) -> 
         "clipped_share": clipped_share(decoded.channels[:, mixed.taken], decoded.full_scale),
         **level_facts(heard, sample_rate_hz),
     }
+    if facts["peak"] < _NO_SIGNAL:
+        problem = (
+            f"silence from start to end: no sample above {20 * math.log10(_NO_SIGNAL):.0f} dB of full scale"
+        )
+        raise NoSignalError(
+            str(path), "audio", problem, "nothing, where the clip has no sound; else " + LISTEN
+        )
     waveform = heard if complete is mono else _resampled(complete, decoded.rate_hz, sample_rate_hz)
     return Sound(waveform, facts, "; ".join(notes) or None)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from rendered_media import tone, write_sound_only_mp4, write_wav
+from rendered_media import tone, write_mp4, write_sound_only_mp4, write_wav
 from small_media_corpus import clip_ids, write_card, write_small_corpus
 
 from vavl.config.files import sha256_of_file
@@ -96,6 +96,26 @@ def test_every_clip_is_in_the_store_with_the_features_of_its_file(made_corpus, t
         )
         np.testing.assert_array_equal(store.frame_times(modality, row), expected.frame_times)
     store.verify()
+
+
+def test_a_modality_that_carries_nothing_counts_as_missing(corpus, tmp_path):
+    silent, still = clip_ids(TAKES)[2:4]
+    write_wav(corpus / f"media/audio/{silent}.wav", np.zeros(3200))
+    write_mp4(corpus / f"media/video/{still}.mp4", np.zeros((12, 64, 64, 3), np.uint8))
+    result = extract(corpus, tmp_path / "store")
+    store = FeatureStore.open(tmp_path / "store")
+    assert silent not in store.clip_ids("audio").to_pylist()
+    assert silent in store.clip_ids("video").to_pylist()
+    assert still not in store.clip_ids("video").to_pylist()
+    assert result.quarantined == ()
+    summary = extraction_summary(result)
+    assert summary["without_signal"] == {"audio": 1, "video": 1}
+    assert any("without signal" in name for name, _ in summary_rows(summary, tmp_path))
+    notes = [json.loads(line) for line in (tmp_path / "store/notes.jsonl").read_text().splitlines()]
+    assert {note["clip_id"]: note["modality"] for note in notes if "counts as one without" in note["note"]} == {
+        silent: "audio", still: "video",
+    }  # fmt: skip
+    assert extract(corpus, tmp_path / "store").extracted == 0
 
 
 def test_the_summary_counts(made_corpus, tmp_path):
