@@ -1,4 +1,4 @@
-"""What features are: where they come from, the sums of their channels, the normalisation made from them.
+"""What features are: where they come from, the sums of their channels, the normalization made from them.
 
 A store keeps count, sum and sum of squares per speaker in float64, so that a run can add up its
 training speakers alone: statistics of the whole corpus would leak the test speakers.
@@ -102,10 +102,9 @@ class ChannelSums:
 
     def __add__(self, other: ChannelSums) -> ChannelSums:
         if len(self.sum) != len(other.sum):
-            raise StoreError(
-                "feature sums", "width", f"{len(self.sum)} and {len(other.sum)} channels cannot be added",
-                "take both from stores of the same extractor and settings",
-            )  # fmt: skip
+            problem = f"{len(self.sum)} and {len(other.sum)} channels cannot be added"
+            fix = "take both from stores of the same extractor and settings"
+            raise StoreError("feature sums", "width", problem, fix)
         return ChannelSums(
             self.count + other.count, self.sum + other.sum, self.sum_of_squares + other.sum_of_squares
         )
@@ -125,7 +124,7 @@ class Normalisation:
 
     @classmethod
     def from_sums(cls, sums: ChannelSums) -> Self:
-        """Return the normalisation that gives the summed frames mean 0 and (population) deviation 1.
+        """Return the normalization that gives the summed frames mean 0 and (population) deviation 1.
 
         Raises:
             StoreError: the sums are over no frame at all.
@@ -138,14 +137,14 @@ class Normalisation:
         return cls(mean.astype(np.float32), np.where(is_constant, 1, deviation).astype(np.float32))
 
     def apply(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Normalise frames (time, channel); the input stays as it is."""
+        """Normalize frames (time, channel); the input stays as it is."""
         normalised: NDArray[np.float32] = (values - self.mean) / self.std
         return normalised
 
 
 @dataclass(frozen=True)
 class FeatureStatistics:
-    """The normalisation of a modality, as it is saved with a model, and what it belongs to.
+    """The normalization of a modality, as it is saved with a model, and what it belongs to.
 
     Attributes:
         corpus: whose training speakers were summed up.
@@ -171,10 +170,8 @@ class FeatureStatistics:
             StoreError: another corpus, another extractor or other settings of it, another width.
         """
         if self.corpus != corpus:
-            raise StoreError(
-                f"{self.modality} statistics", "corpus",
-                f"statistics of another corpus: {self.corpus}, the store holds {corpus}", _SAME_STORE,
-            )  # fmt: skip
+            problem = f"statistics of another corpus: {self.corpus}, the store holds {corpus}"
+            raise StoreError(f"{self.modality} statistics", "corpus", problem, _SAME_STORE)
         self.check_features(info)
 
     def check_features(self, info: ModalityInfo) -> None:
@@ -186,16 +183,14 @@ class FeatureStatistics:
         fix = _SAME_STORE
         width = len(self.normalisation.mean)
         if width != info.width:
-            raise StoreError(
-                f"{self.modality} statistics", "width",
-                f"statistics of {width} channels, the store has {info.width}", fix,
-            )  # fmt: skip
+            problem = f"statistics of {width} channels, the store has {info.width}"
+            raise StoreError(f"{self.modality} statistics", "width", problem, fix)
         if self.provenance != info.provenance:
-            raise StoreError(
-                f"{self.modality} statistics", "provenance",
+            problem = (
                 f"statistics of other features ({self.provenance}), the store has {info.extractor} "
-                f"{info.version} ({info.provenance})", fix,
-            )  # fmt: skip
+                f"{info.version} ({info.provenance})"
+            )
+            raise StoreError(f"{self.modality} statistics", "provenance", problem, fix)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values; ``from_dict`` gives back equal statistics."""
@@ -219,14 +214,12 @@ class FeatureStatistics:
             mean = np.asarray(content["mean"], dtype=np.float32)
             std = np.asarray(content["std"], dtype=np.float32)
             names = [str(content[key]) for key in ("corpus", "modality", "provenance")]
-        except (KeyError, TypeError, ValueError) as fault:
-            raise StoreError("feature statistics", "", f"not readable: {fault!r}", fix) from None
+        except (KeyError, TypeError, ValueError) as error:
+            raise StoreError("feature statistics", "", f"not readable: {error!r}", fix) from None
         usable = np.isfinite(mean).all() and np.isfinite(std).all() and (std > 0).all()
         if mean.ndim != 1 or mean.shape != std.shape or not usable:
-            raise StoreError(
-                "feature statistics", "mean, std",
-                f"need {mean.shape} finite means and as many positive deviations, found {std.shape}", fix,
-            )  # fmt: skip
+            problem = f"need {mean.shape} finite means and as many positive deviations, found {std.shape}"
+            raise StoreError("feature statistics", "mean, std", problem, fix)
         return cls(names[0], names[1], names[2], Normalisation(mean, std))
 
 
@@ -248,7 +241,7 @@ def _short(value: Any) -> str:
 
 
 def _without_places(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Drop the place of every file whose SHA-256 stands beside it: ``x`` beside ``x_sha256``.
+    """Drop the place of every file whose SHA-256 stands next to it: ``x`` next to ``x_sha256``.
 
     Where ``x`` holds further settings only its ``folder``, ``hub`` and ``revision`` are places.
     """

@@ -52,6 +52,7 @@ def test_a_store_is_pushed_once_and_seen_where_it_lies(
     assert [summary["place"] in line for line in lines] == [False, True]
     assert ["newest, " in line for line in lines] == [True, False]
     assert "80 clips" in lines[0]
+    assert " UTC, " in lines[0]
     listed = json.loads((tmp_path / "list/summary.json").read_text())["stores"]
     assert [entry["version"] for entry in listed] == [newer["version"], summary["version"]]
     of_corpus = listing(tmp_path / "pushed" / "small")

@@ -122,7 +122,7 @@ class CorpusCard(FrozenConfig):
         | None
     ) = None
     labels: dict[LabelSetName, LabelSet] = Field(
-        default={}, description="named sets of labels; the first is the default of a training"
+        default={}, description="named sets of labels; the first is the default of a training run"
     )
     groups: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")], GroupValue] = Field(
         default={}, description="further facts of a clip, kept in the manifest as group_<name>"

@@ -90,7 +90,7 @@ class OpenFaceSource(FrozenConfig):
     frame_rate_hz: float = Field(gt=0, le=1000, description="rows per second; other tables are quarantined")
     least_confidence: float = Field(0.8, ge=0, le=1, description="below it a frame's face counts as missed")
     missed: Literal["interpolate", "mask"] = Field(
-        "interpolate", description="frames without a face: between their neighbours, or left out"
+        "interpolate", description="frames without a face: between their neighbors, or left out"
     )
     longest_gap_s: float = Field(
         1.0, ge=0, description="frames of a longer gap are left out: nobody knows what the face did"
@@ -155,4 +155,4 @@ class ClipList(FrozenConfig):
 
     file: RelativeName
     key_column: str
-    pattern: ClipExpression = Field(description="reads the key as the patterns of the sides read a path")
+    pattern: ClipExpression = Field(description="reads the key as the patterns of the modalities read a path")

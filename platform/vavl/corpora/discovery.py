@@ -110,30 +110,30 @@ def find_files(modality: str, source: FileSource | OpenFaceSource, root: Path, n
             of the corpus directory.
     """
     side: Side = {}
-    strangers: list[str] = []
+    unmatched: list[str] = []
     for name in names:
         path = PurePosixPath(name)
         if path.suffix.lower() not in source.suffixes:
             continue
         match = whole_match(source.pattern, name.removesuffix(path.suffix), f"{modality}.pattern")
         if match is None:
-            strangers.append(name)
+            unmatched.append(name)
             continue
         _check_file(root, name)
         _add(side, match, name, str(root))
     what = f"{modality}.pattern"
     if not side:
         problem = f"no file matches {source.pattern} with {' '.join(source.suffixes)}" + (
-            f"; found instead e.g. {strangers[0]}" if strangers else ""
+            f"; found instead e.g. {unmatched[0]}" if unmatched else ""
         )
         fix = (
             "point the environment variable of the card to the corpus folder, or correct the pattern "
             "(links to folders are not followed)"
         )
         raise CorpusError(str(root), what, problem, fix)
-    if strangers:
+    if unmatched:
         message = "%s: %d files do not match %s and are left out, e.g. %s"
-        logger.warning(message, root, len(strangers), what, strangers[0])
+        logger.warning(message, root, len(unmatched), what, unmatched[0])
     return side
 
 

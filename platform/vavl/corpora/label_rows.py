@@ -154,8 +154,8 @@ class LabelRows:
             fix = "give every class a share of 0 or more, at least one of them above 0"
             raise CorpusError(self._file, f"{', '.join(columns)}, {self._row_number(row)}", problem, fix)
         shares[empty] = np.nan
-        normalised: npt.NDArray[np.float64] = shares / shares.sum(axis=1, keepdims=True)
-        return normalised
+        normalized: npt.NDArray[np.float64] = shares / shares.sum(axis=1, keepdims=True)
+        return normalized
 
     def _largest(self, share: npt.NDArray[np.float64]) -> str | None:
         """Return the class with the largest share; on a tie as the card says."""

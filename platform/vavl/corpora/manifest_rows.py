@@ -81,7 +81,7 @@ def _both_sides(card: CorpusCard, audio: Side, video: Side) -> dict[str, Found]:
             group = value.group
             if one.groups[group] != other.groups[group]:
                 problem = f"group {group} is {one.groups[group]}, but {other.groups[group]} in {other.place}"
-                fix = "rename one of them: they are the two sides of one clip"
+                fix = "rename one of them: they are the two modalities of one clip"
                 raise CorpusError(one.place, fact, problem, fix)
     clips = video | audio
     return {clip_id: clips[clip_id] for clip_id in sorted(clips)}

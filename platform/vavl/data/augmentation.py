@@ -1,7 +1,7 @@
 """Noisy views of training clips: masked frames and channels, noise, another tempo, another speaker.
 
 The draws of a clip depend on (seed, step, place in the global batch, stream) alone, so the number of
-workers changes nothing; each modality, each kind of view and the choice of sides has its own stream.
+workers changes nothing; each modality, each kind of view and the choice of modalities has its own stream.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class ViewSettings(FrozenConfig):
         0, ge=0, description="spans of frames set to the mean (SpecAugment, Park et al. 2019)"
     )
     frame_mask_share: float = Field(0.1, ge=0, le=1, description="longest span as a share of the clip")
-    channel_masks: int = Field(0, ge=0, description="spans of neighbouring channels set to the mean")
+    channel_masks: int = Field(0, ge=0, description="spans of neighboring channels set to the mean")
     channel_mask_share: float = Field(0.1, ge=0, le=1, description="widest span as a share of the channels")
     noise: float = Field(0.0, ge=0, description="Gaussian noise, in standard deviations of a channel")
     tempo: float = Field(0.0, ge=0, lt=1, description="frames are stretched by up to this share, either way")
@@ -57,7 +57,7 @@ class AugmentationSettings(FrozenConfig):
     audio: ViewSettings = ViewSettings()
     video: ViewSettings = ViewSettings()
     modality_dropout: float = Field(
-        0.0, ge=0, le=1, description="chance that a pair is shown with one side only, either one alike"
+        0.0, ge=0, le=1, description="chance that a pair is shown with one modality only, either one alike"
     )
     speaker_exchange: float = Field(
         0.0,
@@ -101,7 +101,7 @@ class ViewMaker:
         """Return the normalized frames of row ``row`` as another speaker might have given them.
 
         A classifier of few speakers leans on what is their own. Moving a clip by the difference of
-        speakers' means, which need no labels, leaves it nothing to lean on. Both sides of a pair move
+        speakers' means, which need no labels, leaves it nothing to lean on. Both modalities of a pair move
         towards the same speakers.
 
         Args:
@@ -152,7 +152,7 @@ def changed(
 def _stretched(
     values: NDArray[np.float32], most: float, generator: np.random.Generator
 ) -> NDArray[np.float32]:
-    """Stretch by a factor between 1 - most and 1 + most, linearly between neighbouring frames."""
+    """Stretch by a factor between 1 - most and 1 + most, linearly between neighboring frames."""
     if not most or len(values) < 2:
         return values.copy()
     frames = max(2, round(len(values) * (1 + generator.uniform(-most, most))))

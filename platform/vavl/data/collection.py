@@ -31,13 +31,13 @@ FrameChange = Callable[[str, int, NDArray[np.float32]], NDArray[np.float32]]
 
 @dataclass(frozen=True)
 class Normaliser:
-    """Normalisation of one modality: one for all speakers, or one per speaker.
+    """Normalization of one modality: one for all speakers, or one per speaker.
 
     Attributes:
         common: from the training speakers.
-        by_speaker: by speaker code; empty unless per-speaker normalisation is on.
+        by_speaker: by speaker code; empty unless per-speaker normalization is on.
         speaker_means: normalized mean frame (channel,) by code of the training speakers; empty where
-            per-speaker normalisation has made them all zero.
+            per-speaker normalization has made them all zero.
     """
 
     common: Normalisation
@@ -45,7 +45,7 @@ class Normaliser:
     speaker_means: Mapping[int, NDArray[np.float32]] = field(default_factory=dict)
 
     def apply(self, values: NDArray[np.float32], speaker: int) -> NDArray[np.float32]:
-        """Normalise the frames (time, channel) of one clip."""
+        """Normalize the frames (time, channel) of one clip."""
         return self.by_speaker.get(speaker, self.common).apply(values)
 
 
@@ -104,7 +104,7 @@ class ClipCollection:
         return middle_frames(raw if self.change is None else self.change(modality, row, raw), self.max_frames)
 
     def without(self, rows: Mapping[str, NDArray[np.int64]]) -> Self:
-        """Return a collection that never reads these sides; ``rows`` are manifest rows by modality."""
+        """Return a collection that never reads these modalities; ``rows`` are manifest rows by modality."""
         store_row, hidden = dict(self.store_row), dict(self.hidden)
         for modality, gone in rows.items():
             visible = store_row[modality].copy()
@@ -161,12 +161,12 @@ def open_collection(settings: DataSettings) -> ClipCollection:
 def normalisers(
     collection: ClipCollection, training_rows: NDArray[np.int64], *, per_speaker: bool
 ) -> dict[str, Normaliser]:
-    """Build the normalisation of each modality from per-speaker sums.
+    """Build the normalization of each modality from per-speaker sums.
 
     Args:
         collection: clips and store.
         training_rows: clips whose speakers give the common statistics; no other speaker's features enter.
-        per_speaker: normalise each speaker by their own sums (their labels are not used).
+        per_speaker: normalize each speaker by their own sums (their labels are not used).
 
     Returns:
         By modality; one that no training speaker has leaves features as they are.
@@ -207,7 +207,7 @@ def collate(
     views: ViewMaker | None = None,
     places: NDArray[np.int64] | None = None,
 ) -> ClipBatch:
-    """Read, normalise and pad the clips of one micro-batch.
+    """Read, normalize and pad the clips of one micro-batch.
 
     Args:
         collection: where the clips are.

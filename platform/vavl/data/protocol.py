@@ -34,7 +34,7 @@ def apply_partitions(
         settings: fractions and seed.
 
     Returns:
-        A collection whose hidden labels are unlabelled clips and whose hidden sides are absent, so
+        A collection whose hidden labels are unlabelled clips and whose hidden modalities are absent, so
         that nothing reads them, statistics included. What the corpus itself lacks stays lacking.
 
     Raises:

@@ -1,4 +1,4 @@
-"""A picture of the faces that were found, for people: looking is quicker than reading shares."""
+"""An image of the faces that were found, for people: looking is quicker than reading shares."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _FOUND, _FILLED, _LEFT_OUT = (60, 160, 60), (240, 160, 0), (210, 40, 40)
 _INK, _PAPER = (30, 30, 30), (255, 255, 255)
 _TEXT_SIZE = 0.42
 
-Colour = tuple[int, int, int]
+Color = tuple[int, int, int]
 Picture = NDArray[np.uint8]
 FollowingSettings = VideoFeatureSettings | ImageNetworkSettings
 
@@ -35,14 +35,14 @@ FollowingSettings = VideoFeatureSettings | ImageNetworkSettings
 def write_face_preview(plan: ExtractionPlan, clips: int) -> Path | None:
     """Write ``faces.png`` next to the store: eight crops from each of some clips, taken evenly from all.
 
-    The frame of a crop says whether its face was found, filled in from its neighbours, or left out.
+    The frame of a crop says whether its face was found, filled in from its neighbors, or left out.
 
     Args:
         plan: of the extraction.
         clips: how many at most.
 
     Returns:
-        The picture; None (with a line in the log) where no faces are looked for in video files.
+        Its path; None (with a line in the log) where no faces are looked for in video files.
     """
     settings = plan.sources["video"].video if "video" in plan.sources else None
     if settings is None or isinstance(settings, OpenFaceSettings):
@@ -65,9 +65,9 @@ def clip_row(clip_id: str, path: Path, settings: FollowingSettings, finder: Face
     )
     try:
         track = finder.track(picture for _, picture in _pictures(path, settings))
-        for column, (crop, colour) in enumerate(_framed_crops(path, settings, track)):
+        for column, (crop, color) in enumerate(_framed_crops(path, settings, track)):
             left = _LABEL_PX + column * (_CROP_PX + 2 * _BORDER_PX)
-            row[1:-1, left + 1 : left + _CROP_PX + 2 * _BORDER_PX - 1] = colour
+            row[1:-1, left + 1 : left + _CROP_PX + 2 * _BORDER_PX - 1] = color
             row[_BORDER_PX:-_BORDER_PX, left + _BORDER_PX : left + _BORDER_PX + _CROP_PX] = crop
     except ClipError as error:
         _write(row, [clip_id, *_wrapped(f"not read: {error.problem}")])
@@ -88,7 +88,7 @@ def _sample(plan: ExtractionPlan, clips: int) -> Iterator[tuple[str, Path]]:
 
 def _framed_crops(
     path: Path, settings: FollowingSettings, track: FaceTrack
-) -> Iterator[tuple[Picture, Colour]]:
+) -> Iterator[tuple[Picture, Color]]:
     cutter = FaceCutter(track, settings.crop_scale, _CROP_PX, from_reduced=False)
     # The middles of eight equal parts of the clip.
     edges = np.linspace(0, len(track.is_found), _FRAMES + 1)
@@ -106,12 +106,12 @@ def _pictures(path: Path, settings: FollowingSettings) -> Pictures:
 def _legend() -> Picture:
     row = np.full((2 * _LINE_PX, _LABEL_PX + _FRAMES * (_CROP_PX + 2 * _BORDER_PX), 3), _PAPER, np.uint8)
     left = 8
-    for text, colour in (
+    for text, color in (
         ("face found", _FOUND),
-        ("filled from its neighbours", _FILLED),
+        ("filled from its neighbors", _FILLED),
         ("left out", _LEFT_OUT),
     ):
-        row[12:28, left : left + 16] = colour
+        row[12:28, left : left + 16] = color
         cv2.putText(row, text, (left + 24, 25), cv2.FONT_HERSHEY_SIMPLEX, _TEXT_SIZE, _INK, 1, cv2.LINE_AA)
         left += 250
     return row

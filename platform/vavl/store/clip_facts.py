@@ -21,13 +21,13 @@ SCHEMA = pa.schema(
         ("file", pa.string()),  # relative to the corpus directory
         ("sha256", pa.string()),  # of the file's bytes; null where a file holds many clips
         ("seconds", pa.float64()),
-        # Sound.
+        # Audio.
         ("sample_rate_hz", pa.float64()),
         ("channels", pa.float64()),
         ("peak", pa.float64()),  # largest absolute sample, full scale 1
         ("silence_share", pa.float64()),  # of the time, 60 dB below full scale or less
         ("clipped_share", pa.float64()),  # of the samples, at full scale
-        # Pictures.
+        # Video.
         ("frame_rate_hz", pa.float64()),  # of the file
         ("width_px", pa.float64()),
         ("height_px", pa.float64()),

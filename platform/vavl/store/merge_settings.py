@@ -59,7 +59,9 @@ class MergeSettings(FrozenConfig):
         description="corpus -> set of labels to take, by its name in the card; the card's first by default",
     )
     modalities: tuple[Literal["audio", "video"], ...] = Field(
-        ("audio", "video"), min_length=1, description="sides whose features are taken; the others stay behind"
+        ("audio", "video"),
+        min_length=1,
+        description="modalities whose features are taken; the others stay behind",
     )
     dropped_clips: Literal["unused", "unlabelled"] = Field(
         "unused", description="clips of a dropped class: in no split, or where they were without a label"

@@ -88,8 +88,8 @@ def _table(
     """Return the rows of one corpus with the columns that all corpora have."""
     settings, groups = shared
     table = manifest.table
-    labels = mapped_labels(table, names, settings.classes)
-    is_unused = labels.is_dropped & (settings.dropped_clips == "unused")
+    labels, is_dropped = mapped_labels(table, names, settings.classes)
+    is_unused = is_dropped & (settings.dropped_clips == "unused")
     splits = {fold.number: fold.column(corpus, manifest, is_unused) for fold in folds}
     # In the order of an ordinary manifest; one that lacks a column has nulls there.
     columns: dict[str, Any] = {
@@ -97,7 +97,7 @@ def _table(
         "corpus": _texts(table, "corpus"),
         "speaker": unique_names(corpus, table["speaker"]),
         "sex": _texts(table, "sex"),
-        **labels.columns,
+        **labels,
         "test_fold": _test_fold(splits, len(manifest)),
         **{
             f"{name}_{kind}": _texts(table, f"{name}_{kind}")
@@ -133,19 +133,6 @@ def _common_target(manifests: Mapping[str, Manifest]) -> str:
 
 def _is_group(name: str) -> bool:
     return name.startswith("group_")
-
-
-@dataclass(frozen=True)
-class MappedLabels:
-    """The label columns of a corpus, in the classes of the merged store.
-
-    Attributes:
-        columns: by name, those of ``LABEL_COLUMNS``.
-        is_dropped: (clips,), True where the class of the clip was dropped.
-    """
-
-    columns: Mapping[str, pa.Array]
-    is_dropped: NDArray[np.bool_]
 
 
 def class_maps(
@@ -187,7 +174,9 @@ def class_maps(
     return maps
 
 
-def mapped_labels(table: pa.Table, names: Mapping[str, str | None], classes: tuple[str, ...]) -> MappedLabels:
+def mapped_labels(
+    table: pa.Table, names: Mapping[str, str | None], classes: tuple[str, ...]
+) -> tuple[dict[str, pa.Array], NDArray[np.bool_]]:
     """Return the labels of a corpus in the classes of the merged store.
 
     Shares of dropped classes are taken out of a soft label and the rest is divided by its sum; a soft label
@@ -197,6 +186,9 @@ def mapped_labels(table: pa.Table, names: Mapping[str, str | None], classes: tup
         table: of the corpus' manifest; a label column that is not there is null.
         names: what becomes of every class, in the order of the corpus' classes.
         classes: of the merged store.
+
+    Returns:
+        The label columns by name, and (clips,), True where the class of the clip was dropped.
     """
     old = pa.array(list(names), pa.string())
     label = _column(table, "label", pa.string())
@@ -210,7 +202,7 @@ def mapped_labels(table: pa.Table, names: Mapping[str, str | None], classes: tup
         "soft_label": pc.if_else(pa.array(is_dropped), pa.scalar(None, soft.type), soft),
         **{name: _column(table, name, pa.float32()) for name in LABEL_COLUMNS[2:]},
     }
-    return MappedLabels(columns, is_dropped)
+    return columns, is_dropped
 
 
 def _mapped_shares(

@@ -271,5 +271,5 @@ def _words(store: Mapping[str, Any]) -> str:
         f"{name} {entry['extractor']} {entry['version']}" for name, entry in store["features"].items()
     )
     newest = "newest, " if store["newest"] else ""
-    when = f"{store['pushed'][:16]} UTC".replace("T", " ")
-    return f"{newest}{when}, {store['clips']} clips, {size_text(store['bytes'])}, {features}"
+    when = store["pushed"][:16].replace("T", " ")
+    return f"{newest}{when} UTC, {store['clips']} clips, {size_text(store['bytes'])}, {features}"

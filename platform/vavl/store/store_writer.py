@@ -158,14 +158,9 @@ class StoreWriter:
     def _entry(self, modality: str, info: ModalityInfo) -> dict[str, Any]:
         path = self.folder / f"{modality}.arrow"
         return {
-            "extractor": info.extractor,
-            "version": info.version,
+            **vars(info),
             "settings": dict(info.settings),
-            "frame_rate_hz": info.frame_rate_hz,
-            "width": info.width,
             "channels": list(info.channels),
-            "clips": info.clips,
-            "frames": info.frames,
             "bytes": path.stat().st_size,
             "sha256": sha256_of_file(path),
             "sums_sha256": sha256_of_file(self.folder / f"{modality}_sums.arrow"),

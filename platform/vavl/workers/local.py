@@ -34,7 +34,7 @@ def uses_ray(
     if run.workers is not None:
         return run.workers > 0
     if was_killed:
-        logger.info("an earlier job ended in the middle of a clip: workers go on, which may end")
+        logger.info("an earlier job ended in the middle of a clip: workers take over, which may end")
         return True
     if pairs <= pairs_worth_ray:
         logger.info("%d files: this process reads them, workers would take longer to start", pairs)

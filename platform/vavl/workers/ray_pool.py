@@ -106,7 +106,7 @@ def work_on_ray(
                 num_gpus=run.gpus_per_worker or None,
                 memory=_memory_bytes(run),
             )
-            # Ray starts a dead worker again and gives it its part again, as often as it takes: a part that
+            # Ray starts a lost worker again and gives it its part again, as often as it takes: a part that
             # ends one process after the other is ended by vavl.workers.attempts.
             results = iter(done.iter_batches(batch_size=None, prefetch_batches=0))
             with contextlib.closing(results):
