@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -19,21 +18,14 @@ from vavl.experiments.comparison_scores import GroupScore
 from vavl.experiments.comparison_settings import SINGLE_PROCESS
 from vavl.experiments.trials import SUMMARY_FILE
 from vavl.metrics.names import CONDITIONS
-from vavl.reports import page
-from vavl.reports.page import Html
-from vavl.reports.pictures import Picture, style_axes, write_pictures
-from vavl.reports.theme import CONDITION_TITLES, Theme
+from vavl.reports.plots import PLOTS_DIRECTORY, Plot, style_axes, write_plots
+from vavl.reports.render import write_page
+from vavl.reports.theme import CONDITION_TITLES, LIGHT
 from vavl.training.training_result import corpus_words, label_words
 
-PICTURES_FOLDER = "pictures"
 _TITLES = {"label": "Label efficiency", "unpaired": "Unpaired clips", "differences": "Differences"}
 _MARKERS = "osD^vPX*"
 _LOG_SPAN, _PANEL_WIDTH, _ROW_HEIGHT = 4, 3.4, 0.24
-_METHOD = (
-    "Intervals are 95 % percentile bootstraps over speakers, each with all of their clips; within a fold the "
-    "seeds are drawn with replacement too. Differences are paired: both sets are drawn with the same speakers "
-    "and seeds. One interval in twenty excludes zero by chance alone, so a table of many differences will hold some."
-)
 
 
 def main_metrics(comparison: Comparison) -> dict[str, float]:
@@ -87,46 +79,40 @@ def _shown(score: GroupScore) -> str:
 
 
 def write_pages(comparison: Comparison) -> list[Path]:
-    """Write ``report.html`` and ``pictures/*.png`` into the directory of the comparison; nothing without scores."""
+    """Write ``report.html`` and its plots into the directory of the comparison; nothing without scores."""
     if not comparison.finished:
         return []
-    folder, first = comparison.plan.output_dir, comparison.finished[0].summary
-    drawn = list(comparison_plots(comparison))
-    write_pictures(drawn, folder / PICTURES_FOLDER)
-    subtitle = f"{comparison.title} on {comparison.split}, {corpus_words(first)}, {_protocol(comparison)}"
-    parts = _parts(comparison, drawn)
-    report = page.write_page(
-        folder / "report.html", f"Objectives compared on {first['corpus']}", subtitle, parts
+    directory, first = comparison.plan.output_dir, comparison.finished[0].summary
+    plots = list(comparison_plots(comparison))
+    write_plots(plots, directory)
+    ordered = sorted(comparison.main_differences, key=lambda point: point.group[1:])
+    verdicts: dict[str, list[GroupScore]] = {}
+    for point in ordered:
+        if point.interval.excludes_zero:
+            verdicts.setdefault(_place(*point.group[1:]), []).append(point)
+    report = write_page(
+        directory / "report.html",
+        "experiments/comparison.html",
+        f"Objectives compared on {first['corpus']}",
+        f"{comparison.title} on {comparison.split}, {corpus_words(first)}, {_protocol(comparison)}",
+        comparison=comparison,
+        is_normalised_per_speaker=first["speaker_normalisation"],
+        plots=[(_TITLES[plot.name.split("_")[0]], plot) for plot in plots],
+        verdicts=verdicts,
+        tables={
+            _place(*place): _table(comparison, *place)
+            for place in product(comparison.fractions, comparison.shares)
+        },
+        conditions=CONDITION_TITLES,
+        facts=_facts(comparison),
+        left_out={entry.cell.name: entry.reason for entry in comparison.grid.left_out},
     )
-    return [report, folder / PICTURES_FOLDER]
+    return [report, directory / PLOTS_DIRECTORY]
 
 
 def _protocol(comparison: Comparison) -> str:
     folds = ", ".join(str(fold) for fold in comparison.plan.folds)
     return f"{comparison.finished[0].summary['protocol']}, folds {folds}"
-
-
-def _parts(comparison: Comparison, drawn: Sequence[Picture]) -> Iterator[Html]:
-    if comparison.finished[0].summary["speaker_normalisation"]:
-        yield page.speaker_normalisation_mark()
-    if comparison.waived_audit:
-        yield page.waived_audit_mark(comparison.waived_audit)
-    if comparison.split != "test":
-        yield page.mark(
-            "Measured on validation",
-            "The epoch of every run was chosen on the same clips, so the scores are optimistic; the test split "
-            "was not measured.",
-        )
-    yield page.section("Differences that exclude zero", _verdicts(comparison), note=_METHOD)
-    for picture in drawn:
-        yield page.section(_TITLES[picture.name.split("_")[0]], page.pictures([picture], large=True))
-    for fraction, share in product(comparison.fractions, comparison.shares):
-        yield page.section(_place(fraction, share), _table(comparison, fraction, share))
-    yield page.section("What was compared", page.facts(_facts(comparison)))
-    left_out = {entry.cell.name: entry.reason for entry in comparison.grid.left_out}
-    for title, entries in (("Left out", left_out), ("Failed", comparison.failed)):
-        if entries:
-            yield page.section(title, page.facts(entries))
 
 
 def _facts(comparison: Comparison) -> dict[str, Any]:
@@ -150,98 +136,59 @@ def _facts(comparison: Comparison) -> dict[str, Any]:
     }
 
 
-def _verdicts(comparison: Comparison) -> Html:
-    """List the differences whose interval excludes zero, by place of the grid."""
-    found: dict[str, list[list[str | Html]]] = {}
-    for point in sorted(comparison.main_differences, key=lambda point: point.group[1:]):
-        if point.interval.excludes_zero:
-            verdict = "better" if point.interval.low > 0 else "worse"
-            condition = CONDITION_TITLES[point.condition]
-            row: list[str | Html] = [
-                point.group.objective_set,
-                verdict,
-                f"than {point.against}",
-                condition,
-                _text(point),
-            ]
-            found.setdefault(_place(*point.group[1:]), []).append(row)
-    if not found:
-        return page.paragraphs(["None."])
-    rows: list[list[str | Html]] = []
-    for place, entries in found.items():
-        rows += [[place], *entries]
-    return page.table(["", "", "", "", f"{comparison.title} {'points' if comparison.is_share else ''}"], rows)
-
-
 def _place(fraction: float, share: float) -> str:
     return f"{100 * fraction:g} % labels" + (f", {100 * share:g} % of the pairs taken apart" if share else "")
 
 
-def _table(comparison: Comparison, fraction: float, share: float) -> Html:
-    columns = list(product(comparison.conditions, ("", comparison.reference)))
-    header = [
-        "",
-        *(f"against {other}" if other else CONDITION_TITLES[condition] for condition, other in columns),
-    ]
+def _table(
+    comparison: Comparison, fraction: float, share: float
+) -> dict[str, dict[tuple[str, str], GroupScore]]:
+    """Return the points of a place of the grid by objective set, then by condition and what was subtracted."""
+    table: dict[str, dict[tuple[str, str], GroupScore]] = {}
     points = (*comparison.main_scores, *comparison.main_differences)
-    here = [point for point in points if point.group[1:] == (fraction, share)]
-    rows: list[list[str | Html]] = []
     for name in comparison.sets:
-        own = [point for point in here if point.group.objective_set == name]
-        if own:
-            runs = max(point.runs for point in own)
-            rows.append([page.with_small(name, f"{runs} runs"), *(_cell(own, *column) for column in columns)])
-    return page.table(header, rows)
+        for point in points:
+            if point.group == (name, fraction, share):
+                table.setdefault(name, {})[point.condition, point.against] = point
+    return table
 
 
-def _cell(points: Sequence[GroupScore], condition: str, against: str) -> str | Html:
-    for point in points:
-        if (point.condition, point.against) == (condition, against):
-            return _text(point, " *" if against and point.interval.excludes_zero else "")
-    return "-"
-
-
-def _text(point: GroupScore, mark: str = "") -> Html:
-    value, low, high = point.words
-    return page.with_small(f"{value}{mark}", f"{low} to {high}")
-
-
-def comparison_plots(comparison: Comparison) -> Iterator[Picture]:
-    """Yield the pictures that the points of a comparison allow."""
+def comparison_plots(comparison: Comparison) -> Iterator[Plot]:
+    """Yield the plots that the points of a comparison allow."""
     fractions, shares = comparison.fractions, comparison.shares
     what = f"{comparison.split} {comparison.title}"
     if len(fractions) > 1:
         for share in shares:
             note = f", {100 * share:g} % of the pairs taken apart" if len(shares) > 1 or share else ""
             points = [point for point in comparison.main_scores if point.group.unpaired_share == share]
-            yield Picture(
+            yield Plot(
                 "label_efficiency" + (f"_unpaired_{100 * share:g}" if share else ""),
                 f"{what} over the labelled share of the training clips{note}; bars: 95 %",
                 f"Curves of {comparison.title} over the labelled fraction, one per objective set",
-                partial(curve_figure, comparison, points, "labelled_fraction"),
+                curve_figure(comparison, points, "labelled_fraction"),
             )
     if len(shares) > 1:
         for fraction in fractions:
             points = [point for point in comparison.main_scores if point.group.labelled_fraction == fraction]
-            yield Picture(
+            yield Plot(
                 f"unpaired_labels_{100 * fraction:g}",
                 f"{what} over the share of pairs taken apart, {100 * fraction:g} % labels",
                 f"Curves of {comparison.title} over the unpaired share, one per objective set",
-                partial(curve_figure, comparison, points, "unpaired_share"),
+                curve_figure(comparison, points, "unpaired_share"),
             )
     if comparison.main_differences:
-        yield Picture(
+        yield Plot(
             "differences",
             f"difference of {comparison.split} {comparison.title}, paired over speakers and seeds; "
             "a filled point's 95 % interval excludes zero",
             "Differences between objective sets as points with intervals around a line at zero",
-            partial(differences_figure, comparison),
+            differences_figure(comparison),
         )
 
 
-def curve_figure(comparison: Comparison, points: Sequence[GroupScore], over: str, theme: Theme) -> Figure:
+def curve_figure(comparison: Comparison, points: Sequence[GroupScore], over: str) -> Figure:
     """Draw scores over a part of the group: one panel per condition, one line per objective set."""
-    figure, panels = _panels(len(comparison.conditions), theme, height=3.4)
+    figure, panels = _panels(len(comparison.conditions), height=3.4)
     values = sorted({getattr(point.group, over) for point in points})
     is_log = over == "labelled_fraction" and values[-1] >= _LOG_SPAN * values[0]
     for axes, condition in zip(panels, comparison.conditions, strict=True):
@@ -256,55 +203,52 @@ def curve_figure(comparison: Comparison, points: Sequence[GroupScore], over: str
             )
             if own:
                 x = _dodged(
-                    [getattr(point.group, over) for point in own],
-                    place,
-                    len(comparison.sets),
-                    is_log=is_log,
+                    [getattr(point.group, over) for point in own], place, len(comparison.sets), is_log=is_log
                 )
-                _line(axes, comparison, own, x, theme)
-        axes.set_title(CONDITION_TITLES[condition], color=theme.text, fontsize=10)
+                _line(axes, comparison, own, x)
+        axes.set_title(CONDITION_TITLES[condition], color=LIGHT.text, fontsize=10)
         _share_axis(axes, values, is_log=is_log)
         axes.set_xlabel(
             "labelled training clips (%)" if over == "labelled_fraction" else "pairs taken apart (%)"
         )
-        axes.grid(color=theme.line, linewidth=0.8)
+        axes.grid(color=LIGHT.line, linewidth=0.8)
     panels[0].set_ylabel(f"{comparison.title} (%)" if comparison.is_share else comparison.title)
-    _legend(figure, panels, theme)
+    _legend(figure, panels)
     return figure
 
 
-def differences_figure(comparison: Comparison, theme: Theme) -> Figure:
+def differences_figure(comparison: Comparison) -> Figure:
     """Draw every difference as a point with its interval: one panel per condition, one row per place."""
     ordered = sorted(comparison.main_differences, key=lambda point: point.group[1:])
     rows = list(dict.fromkeys(_row_of(comparison, point) for point in ordered))
     first_rows = {p.group[1:]: rows.index(_row_of(comparison, p)) for p in reversed(ordered)}
     conditions = [name for name in comparison.conditions if any(point.condition == name for point in ordered)]
-    figure, panels = _panels(len(conditions), theme, height=0.9 + _ROW_HEIGHT * len(rows), share_rows=True)
+    figure, panels = _panels(len(conditions), height=0.9 + _ROW_HEIGHT * len(rows), share_rows=True)
     scale = 100 if comparison.is_share else 1
     for axes, condition in zip(panels, conditions, strict=True):
-        axes.axvline(0, color=theme.quiet, linewidth=1)
+        axes.axvline(0, color=LIGHT.quiet, linewidth=1)
         for row in first_rows.values():
-            axes.axhline(row - 0.5, color=theme.line, linewidth=0.8)
+            axes.axhline(row - 0.5, color=LIGHT.line, linewidth=0.8)
         for point in comparison.main_differences:
             if point.condition == condition:
                 row = rows.index(_row_of(comparison, point))
-                color, marker = _look(comparison, point.group.objective_set, theme)
+                color, marker = _look(comparison, point.group.objective_set)
                 axes.plot(
                     [scale * point.interval.low, scale * point.interval.high],
                     [row, row],
                     color=color,
                     linewidth=1.6,
                 )
-                face = color if point.interval.excludes_zero else theme.surface
+                face = color if point.interval.excludes_zero else LIGHT.surface
                 axes.plot(
                     scale * point.interval.value, row, marker, color=color, markerfacecolor=face, markersize=5
                 )
-        axes.set_title(CONDITION_TITLES[condition], color=theme.text, fontsize=10)
+        axes.set_title(CONDITION_TITLES[condition], color=LIGHT.text, fontsize=10)
         axes.set_xlabel(
             f"{'points' if comparison.is_share else comparison.title} more than {comparison.reference}"
         )
         axes.tick_params(axis="y", length=0)
-        axes.grid(axis="x", color=theme.line, linewidth=0.8)
+        axes.grid(axis="x", color=LIGHT.line, linewidth=0.8)
     panels[0].set_yticks(range(len(rows)), rows)
     panels[0].set_ylim(len(rows) - 0.5, -0.5)
     return figure
@@ -318,27 +262,33 @@ def _row_of(comparison: Comparison, point: GroupScore) -> str:
     return ", ".join(part for part in (name, place, unpaired) if part)
 
 
-def _line(
-    axes: Any, comparison: Comparison, own: Sequence[GroupScore], x: Sequence[float], theme: Theme
-) -> None:
+def _line(axes: Any, comparison: Comparison, own: Sequence[GroupScore], x: Sequence[float]) -> None:
     scale = 100 if comparison.is_share else 1
     value, low, high = (
         scale * np.array([getattr(point.interval, name) for point in own])
         for name in ("value", "low", "high")
     )
-    color, marker = _look(comparison, own[0].group.objective_set, theme)
+    color, marker = _look(comparison, own[0].group.objective_set)
     axes.errorbar(
-        x, value, yerr=(np.maximum(value - low, 0), np.maximum(high - value, 0)), color=color, marker=marker,
-        markersize=4.5, linewidth=1.5, elinewidth=0.9, capsize=2, label=own[0].group.objective_set,
-    )  # fmt: skip
+        x,
+        value,
+        yerr=(np.maximum(value - low, 0), np.maximum(high - value, 0)),
+        color=color,
+        marker=marker,
+        markersize=4.5,
+        linewidth=1.5,
+        elinewidth=0.9,
+        capsize=2,
+        label=own[0].group.objective_set,
+    )
 
 
-def _look(comparison: Comparison, name: str, theme: Theme) -> tuple[str, str]:
-    """Colour and marker of an objective set; the reference is quiet."""
+def _look(comparison: Comparison, name: str) -> tuple[str, str]:
+    """Color and marker of an objective set; the reference is quiet."""
     if name == comparison.reference:
-        return theme.quiet, "o"
+        return LIGHT.quiet, "o"
     place = [other for other in comparison.sets if other != comparison.reference].index(name)
-    return theme.series[place % len(theme.series)], _MARKERS[(place + 1) % len(_MARKERS)]
+    return LIGHT.series[place % len(LIGHT.series)], _MARKERS[(place + 1) % len(_MARKERS)]
 
 
 def _dodged(values: Sequence[float], place: int, sets: int, *, is_log: bool) -> list[float]:
@@ -355,16 +305,16 @@ def _share_axis(axes: Any, values: Sequence[float], *, is_log: bool) -> None:
     axes.set_xticks([100 * value for value in values], [f"{100 * value:g}" for value in values])
 
 
-def _panels(count: int, theme: Theme, height: float, *, share_rows: bool = False) -> tuple[Figure, list[Any]]:
-    figure = Figure(figsize=(_PANEL_WIDTH * count, height), facecolor=theme.surface)
+def _panels(count: int, height: float, *, share_rows: bool = False) -> tuple[Figure, list[Any]]:
+    figure = Figure(figsize=(_PANEL_WIDTH * count, height), facecolor=LIGHT.surface)
     panels = list(figure.subplots(1, count, sharey=share_rows, squeeze=False)[0])
     for axes in panels:
-        style_axes(axes, theme)
+        style_axes(axes)
     figure.subplots_adjust(wspace=0.08 if share_rows else 0.22)
     return figure, panels
 
 
-def _legend(figure: Figure, panels: Sequence[Any], theme: Theme) -> None:
+def _legend(figure: Figure, panels: Sequence[Any]) -> None:
     """Name every set once, also one that the first panel lacks."""
     lines = {
         label: handle
@@ -372,6 +322,12 @@ def _legend(figure: Figure, panels: Sequence[Any], theme: Theme) -> None:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
     }
     figure.legend(
-        lines.values(), lines.keys(), loc="upper center", bbox_to_anchor=(0.5, -0.02), ncols=min(4, len(lines)),
-        frameon=False, labelcolor=theme.text, fontsize=9,
-    )  # fmt: skip
+        lines.values(),
+        lines.keys(),
+        loc="upper center",
+        bbox_to_anchor=(0.5, -0.02),
+        ncols=min(4, len(lines)),
+        frameon=False,
+        labelcolor=LIGHT.text,
+        fontsize=9,
+    )

@@ -1,4 +1,4 @@
-"""The report of a comparison: what it says, and that every picture has all its lines."""
+"""The report of a comparison: what it says, and that every plot has all its lines."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from vavl.experiments.comparison_result import Comparison
 from vavl.experiments.comparison_scores import FinishedRun, GroupScore
 from vavl.experiments.comparison_settings import ComparisonPlan
 from vavl.metrics.paired import Interval
-from vavl.reports.theme import DARK, LIGHT
+from vavl.reports.plots import PLOTS_DIRECTORY
 
 SETS = ("supervised", "hgr", "all")
 
@@ -60,15 +60,15 @@ def test_the_page_states_scores_differences_and_what_is_missing(report: Comparis
     assert "+2.0 *<small>+1.0 to +4.0</small>" in text
     assert "no &lt;unlabelled&gt; clip" in text
     assert "http" not in text.replace("http://www.w3.org", "")
-    assert len(list((tmp_path / "pictures").glob("*.png"))) == 5
+    assert len(list((tmp_path / PLOTS_DIRECTORY).glob("*.png"))) == 5
     plan = report.plan.model_copy(update={"test": True})
     tested = write_pages(replace(report, plan=plan, differences=[]))[0].read_text()
     assert "Measured on validation" not in tested
     assert "None." in tested
 
 
-def test_pictures_follow_what_was_varied(report: Comparison) -> None:
-    names = [picture.name for picture in comparison_plots(report)]
+def test_plots_follow_what_was_varied(report: Comparison) -> None:
+    names = [plot.name for plot in comparison_plots(report)]
     assert names == [
         "label_efficiency", "label_efficiency_unpaired_50", "unpaired_labels_10", "unpaired_labels_100", "differences",
     ]  # fmt: skip
@@ -76,17 +76,16 @@ def test_pictures_follow_what_was_varied(report: Comparison) -> None:
     assert not list(comparison_plots(replace(report, scores=one, differences=[])))
 
 
-@pytest.mark.parametrize("theme", [LIGHT, DARK])
-def test_every_set_has_a_line_and_a_name(report: Comparison, theme) -> None:
+def test_every_set_has_a_line_and_a_name(report: Comparison) -> None:
     points = [point for point in report.scores if point.group.unpaired_share == 0]
-    figure = curve_figure(report, points, "labelled_fraction", theme)
+    figure = curve_figure(report, points, "labelled_fraction")
     assert [len(axes.containers) for axes in figure.axes] == [2, 3]
     assert {text.get_text() for text in figure.legends[0].get_texts()} == set(SETS)
     assert [axes.get_title() for axes in figure.axes] == ["audio + video", "audio alone"]
 
 
 def test_rows_of_differences_are_grouped_by_place(report: Comparison) -> None:
-    figure = differences_figure(report, LIGHT)
+    figure = differences_figure(report)
     rows = [label.get_text() for label in figure.axes[0].get_yticklabels()]
     assert rows[:2] == ["all, 10 %, unpaired 0 %", "hgr, 10 %, unpaired 0 %"]
     assert len(rows) == 2 * 4
