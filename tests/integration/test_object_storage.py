@@ -135,7 +135,7 @@ class Job:
         assert summary["tracking_complete"]
         assert json.loads(self.read("run.json"))["state"] == "finished"
         names = {name.partition("/")[0] for name in self.keys()}
-        assert names >= {"config.yaml", "checkpoints", "pictures", "report.html", *RESULTS}
+        assert names >= {"config.yaml", "checkpoints", "plots", "report.html", *RESULTS}
         assert not [name for name in self.keys() if ".probe" in name or ".partial" in name]
         assert f"s3://{BUCKET}/{self._prefix.rstrip('/')}: trained on small" in self.said
         with contextlib.closing(sqlite3.connect(self.database)) as tables:

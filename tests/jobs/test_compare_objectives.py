@@ -104,7 +104,7 @@ def test_a_comparison_leaves_its_table_and_a_longer_one_keeps_the_runs(
     }
     assert labelled == {0.5: 40, 1.0: 80}
     assert "data:image" in (folder / "report.html").read_text()
-    assert {path.stem for path in (folder / "pictures").glob("*.png")} == {"label_efficiency", "differences"}
+    assert {path.stem for path in (folder / "plots").glob("*.png")} == {"label_efficiency", "differences"}
     assert "smooth" in done.stdout
     assert "next:" in done.stdout
     # A finished run keeps its model and its predictions; its checkpoints would fill the disk.
@@ -125,7 +125,7 @@ def _look_at_mlflow(folder: Path, parent: str, runs: int) -> None:
     history = client.get_metric_history(children[0].info.run_id, "validation/audio_video/accuracy")
     assert len({point.step for point in history}) == 2
     names = {item.path for item in client.list_artifacts(parent)}
-    assert names >= {"table.csv", "summary.json", "report.html", "pictures", "config.yaml"}
+    assert names >= {"table.csv", "summary.json", "report.html", "plots", "config.yaml"}
     assert not client.search_registered_models()
 
 

@@ -129,7 +129,7 @@ def _check_mlflow(corpus: Path, summary: dict[str, Any]) -> None:
     assert logged["test/audio/accuracy:noise_0db"] == summary["metrics"]["test/audio/accuracy:noise_0db"]
     assert set(logged) == set(summary["metrics"])
     files = {file.path for file in client.list_artifacts(run.info.run_id)}
-    assert {"report.html", "summary.json", "predictions.parquet", "pictures", "config.yaml"} <= files
+    assert {"report.html", "summary.json", "predictions.parquet", "plots", "config.yaml"} <= files
 
 
 def test_a_dry_run_says_what_would_be_measured_and_measures_nothing(

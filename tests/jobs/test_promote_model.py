@@ -134,7 +134,7 @@ def test_better_with_both_and_worse_with_audio_alone_is_refused_with_the_table(c
     assert run.data.tags["vavl.clips_hash"] == summary["clips"]["clips_hash"]
     assert run.data.metrics["audio/accuracy/difference_low"] < -0.05
     files = {file.path for file in case.client.list_artifacts(run.info.run_id)}
-    assert files == {"config.yaml", "evidence.json", "report.html", "pictures"}
+    assert files == {"config.yaml", "evidence.json", "report.html", "plots"}
     page = (case.folder / "report.html").read_text()
     assert "The test clips chose between two models" in page
     assert "http" not in page.replace("http://www.w3.org", "")

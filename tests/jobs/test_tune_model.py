@@ -102,7 +102,7 @@ def _look_at_mlflow(folder: Path, summary: dict[str, Any]) -> None:
     assert {child.info.status for child in children} <= {"FINISHED", "KILLED"}
     assert all(len(client.get_metric_history(child.info.run_id, METRIC)) >= 2 for child in children)
     names = {item.path for item in client.list_artifacts(parent.info.run_id)}
-    assert names >= {"summary.json", "trials.csv", "best.yaml", "report.html", "pictures", "config.yaml"}
+    assert names >= {"summary.json", "trials.csv", "best.yaml", "report.html", "plots", "config.yaml"}
     assert parent.data.metrics["sweep/epochs_run"] == summary["epochs_run"]
     version = client.get_model_version("tuned", summary["model_version"])
     best = client.get_run(version.run_id)

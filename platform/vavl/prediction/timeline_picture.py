@@ -15,7 +15,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from vavl.prediction.timeline import ClipMedia, Course
-from vavl.reports.pictures import ink_on, style_axes
+from vavl.reports.plots import ink_on, style_axes
 from vavl.reports.theme import CONDITION_TITLES, Theme
 
 _WIDTH_IN = 11.0

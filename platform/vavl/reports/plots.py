@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from vavl.config.files import written_beside
 from vavl.reports.theme import CONDITION_TITLES, LIGHT, Theme
 
-PLOTS_DIRECTORY = "pictures"
+PLOTS_DIRECTORY = "plots"
 _COUNTS_FIT = 6
 _LUMINANCE = np.array([0.2126, 0.7152, 0.0722])
 _DPI = 160

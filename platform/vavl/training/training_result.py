@@ -151,7 +151,7 @@ def artifacts_of(folder: Path) -> list[Path]:
     names = (
         "config.yaml",
         "report.html",
-        "pictures",
+        "plots",
         "outcome.json",
         PARTITIONS_FILE,
         ENGINE_FILE,

@@ -116,7 +116,7 @@ def test_children_and_the_registered_best_reach_mlflow(
     assert {number: statuses[number] for number in "013"} == {"0": "FINISHED", "1": "FINISHED", "3": "FAILED"}
     assert parent.data.metrics["gain/" + METRIC] == pytest.approx(0.2)
     names = {item.path for item in tracking_client.list_artifacts(parent.info.run_id)}
-    assert names >= {"best.yaml", "trials.csv", "summary.json", "report.html", "pictures"}
+    assert names >= {"best.yaml", "trials.csv", "summary.json", "report.html", "plots"}
     version = tracking_client.get_model_version(settings.model_name, kept["model_version"])
     best = next(child for child in children if child.data.tags["sweep.trial"] == "1")
     assert version.run_id == best.info.run_id
