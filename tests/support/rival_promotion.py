@@ -70,13 +70,13 @@ def _environment(environment: Mapping[str, str]) -> dict[str, str]:
     return {**environment, "PYTHONPATH": str(here)}
 
 
-def _crown(client: Any, model: str, version: str) -> str:
+def _promote(client: Any, model: str, version: str) -> str:
     from vavl.errors import PromotionError
-    from vavl.promotion.champion import Throne
+    from vavl.promotion.promotion import ModelAliases
 
-    throne = Throne(client, model, "champion", "previous")
+    aliases = ModelAliases(client, model, "champion", "previous")
     try:
-        throne.crown(version, CHAMPION)
+        aliases.move_to(version, CHAMPION)
     except PromotionError as fault:
         return fault.problem
     return "won"
@@ -92,7 +92,7 @@ def main(address: str, version: str, go: str, *models: str) -> None:
     Path(go).with_name(f"ready-{version}").touch()
     while not Path(go).exists():
         time.sleep(0.001)
-    print(json.dumps({model: _crown(client, model, version) for model in models}))
+    print(json.dumps({model: _promote(client, model, version) for model in models}))
 
 
 if __name__ == "__main__":

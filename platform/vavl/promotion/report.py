@@ -11,9 +11,8 @@ from matplotlib.figure import Figure
 
 from vavl.errors import PromotionError
 from vavl.metrics.names import TEST, VALIDATION
-from vavl.promotion.contest import CONSTANT_ANSWER, ConditionVerdict, Difference
-from vavl.promotion.promotion_record import Decision
-from vavl.promotion.same_clips import SameClips
+from vavl.promotion.contest import CONSTANT_ANSWER, ConditionVerdict, Difference, SameClips
+from vavl.promotion.decision import Decision
 from vavl.promotion.settings import PromotionPlan
 from vavl.reports.plots import PLOTS_DIRECTORY, Plot, new_figure, write_plots
 from vavl.reports.render import bounds, number, write_page

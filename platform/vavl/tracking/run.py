@@ -117,7 +117,7 @@ def source_tags() -> dict[str, str]:
     tags = {
         "mlflow.source.name": Path(sys.argv[0]).name,
         "mlflow.source.type": "LOCAL",
-        "mlflow.user": _user(),
+        "mlflow.user": user_name(),
     }
     commit = _git(code, "rev-parse", "HEAD")
     if commit:
@@ -126,7 +126,8 @@ def source_tags() -> dict[str, str]:
     return tags
 
 
-def _user() -> str:
+def user_name() -> str:
+    """Return the user of this process."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):  # a container may run under a number that no user has

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from vavl.metrics.paired import Interval
 from vavl.promotion.contest import ConditionVerdict, Difference, Verdict
-from vavl.promotion.promotion_record import ComparedClips, Decision
+from vavl.promotion.decision import ComparedClips, Decision
 
 NOTHING = float("nan")
 MEASURED = Difference(
