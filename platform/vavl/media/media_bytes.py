@@ -18,6 +18,7 @@ from vavl.media.decoding import OPTIONS, ffmpeg_faults, require_media_file
 MOST_BYTES = 1 << 30
 """Of one file given as bytes; a larger one is to be given by its path."""
 
+_DATA_URL = re.compile(r"\s*data:[^,]*;base64,", re.IGNORECASE)
 _COVER_ART = av.stream.Disposition.attached_pic
 # The readers of sound look at the suffix: it says which checks a file has to pass.
 _SUFFIXES = {
@@ -37,7 +38,7 @@ def media_file(content: bytes | bytearray | memoryview | str, field: str) -> Ite
     temporary files (``TMPDIR``), and its owner alone may read it.
 
     Args:
-        content: the bytes; a text holds them in base64, as JSON carries them.
+        content: the bytes; a text holds them in base64, as JSON carries them: in lines, URL-safe, or as a data URL.
         field: for messages.
 
     Raises:
@@ -77,7 +78,7 @@ def modalities_in(path: Path) -> tuple[str, ...]:
 def _decoded(content: bytes | bytearray | memoryview | str, field: str) -> bytes | bytearray | memoryview:
     if isinstance(content, str):
         try:
-            return base64.b64decode(content, validate=True)
+            return _from_base64(content)
         except (binascii.Error, ValueError):
             raise InputError(
                 field, "", "is a text that is not base64", "give the bytes of the file, or base64 of them"
@@ -90,6 +91,14 @@ def _decoded(content: bytes | bytearray | memoryview | str, field: str) -> bytes
             "give the bytes of the file, or base64 of them",
         )
     return content
+
+
+def _from_base64(text: str) -> bytes:
+    """Decode base64 as it comes: in lines (RFC 2045), in the URL-safe alphabet, without padding, as a data URL."""
+    bare = (
+        re.sub(r"\s+", "", _DATA_URL.sub("", text, count=1)).replace("-", "+").replace("_", "/").rstrip("=")
+    )
+    return base64.b64decode(bare + "=" * (-len(bare) % 4), validate=True)
 
 
 def _suffix(content: bytes | bytearray | memoryview) -> str:

@@ -45,6 +45,25 @@ def test_bytes_come_in_any_form(form):
 
 
 @pytest.mark.parametrize(
+    "form",
+    [
+        lambda raw: base64.encodebytes(raw).decode(),
+        lambda raw: base64.encodebytes(raw).decode().replace("\n", "\r\n"),
+        lambda raw: base64.urlsafe_b64encode(raw).decode(),
+        lambda raw: base64.urlsafe_b64encode(raw).decode().rstrip("="),
+        lambda raw: "data:audio/wav;base64," + base64.b64encode(raw).decode(),
+        lambda raw: " data:audio/x-wav;codecs=1;base64," + base64.encodebytes(raw).decode(),
+    ],
+    ids=["lines", "crlf", "url_safe", "without_padding", "data_url", "data_url_in_lines"],
+)
+@pytest.mark.parametrize("length", [255, 256, 257])
+def test_base64_is_read_as_it_comes(form, length):
+    raw = bytes(number * 7 % 256 for number in range(length))
+    with media_file(form(raw), "audio_bytes") as path:
+        assert path.read_bytes() == raw
+
+
+@pytest.mark.parametrize(
     ("content", "message"),
     [
         ("äöü", "audio_bytes: is a text that is not base64"),
