@@ -9,16 +9,19 @@ from pathlib import Path
 
 from vavl.config.command_line import print_table, run_job
 from vavl.config.files import make_folder, write_json
-from vavl.submission.plan import plan_submission
-from vavl.submission.server import JobServer, refuse_failure
-from vavl.submission.settings import SubmitJob
+from vavl.submission.plan import SubmitJob, plan_submission
+from vavl.submission.server import connect, follow, refuse_failure, submit
 
 
 def check(job: SubmitJob) -> None:
     """Check the job's own configuration and say what is sent; ask nobody."""
     make_folder(job.output_dir)
     submission = plan_submission(job, os.environ, Path.cwd())
-    rows = [("address", job.address), ("command", submission.entrypoint), *submission.environment.items()]
+    rows = [
+        ("address", job.address),
+        ("command", submission["entrypoint"]),
+        *submission["runtime_env"]["env_vars"].items(),
+    ]
     print_table("submission", rows)
 
 
@@ -26,22 +29,24 @@ def submit_job(job: SubmitJob) -> None:
     """Send the project, show the log of the job, end as the job ends."""
     start = time.monotonic()
     submission = plan_submission(job, os.environ, Path.cwd())
-    server = JobServer(job.address)
-    submission_id = server.submit(job, submission)
+    client = connect(job.address)
+    submission_id = submit(client, job, submission)
     print(f"\nsubmitted {submission_id}; ray job stop {submission_id} ends it, Ctrl-C only stops watching\n")
     show = partial(print, end="", flush=True)
-    state = server.follow(submission_id, show) if job.wait else server.state(submission_id)
+    details = (
+        follow(client, job.address, submission_id, show) if job.wait else client.get_job_info(submission_id)
+    )
     summary = {
         "submission_id": submission_id,
-        "status": state.status,
-        "driver_exit_code": state.driver_exit_code,
+        "status": details.status.value,
+        "driver_exit_code": details.driver_exit_code,
         "address": job.address,
-        "entrypoint": submission.entrypoint,
+        "entrypoint": submission["entrypoint"],
         "seconds": round(time.monotonic() - start, 2),
     }
     write_json(job.output_dir / "summary.json", summary)
     print_table(f"job {submission_id}", list(summary.items())[1:])
-    refuse_failure(state, job.wait)
+    refuse_failure(submission_id, details, job.wait)
 
 
 def main() -> int:

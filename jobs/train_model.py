@@ -12,8 +12,7 @@ def train_model(job: TrainModelJob) -> None:
     from vavl.training.launch import launch_training
     from vavl.training.progress import TrainingProgress
     from vavl.training.run_folder import claim_run_folder, with_pinned_store
-    from vavl.training.tracked_training import TrackedTraining
-    from vavl.training.training_result import dataset_note, result_rows, training_summary
+    from vavl.training.training_result import TrackedTraining, dataset_note, result_rows, training_summary
     from vavl.training.worker import read_outcome
 
     job = with_pinned_store(job)

@@ -40,12 +40,12 @@ from vavl.config.load import read_config
 from vavl.job_config import TrainModelJob
 from vavl.training import loop as loop_module
 from vavl.training.checkpoint import Checkpoints
+from vavl.training.checkpoint_files import LoopState
 from vavl.training.collectives import add_over_ranks, wait_for_all
 from vavl.training.context import LocalContext, WorkerContext
 from vavl.training.loop import train
 from vavl.training.run import TrainingRun, prepare_run
 from vavl.training.settings import TrainingPlan
-from vavl.training.state import LoopState
 
 PROMISE = 0.03
 CONFIG = Path("jobs/configs/demo.yaml")
@@ -162,9 +162,9 @@ def _timed_validation(spent: dict[str, float]) -> AbstractContextManager[Any]:
 
 
 def _seconds_of_checks(times: int = 2000) -> float:
-    """Return what a step spends on losses that may not be finite and on what the ranks heard."""
+    """Return what a step spends on losses that may not be finite and on what the ranks ask for."""
     loss, sums = torch.ones((), requires_grad=True), {f"part {n}": torch.zeros(()) for n in range(14)}
-    heard = {f"heard/{name}": torch.tensor(0.0) for name in ("stop", "unsaved", "report")}
+    requests = {f"requests/{name}": torch.tensor(0.0) for name in ("stop", "unsaved", "report")}
 
     def without() -> None:
         torch.cat([value.double().reshape(-1) for value in sums.values()])
@@ -172,7 +172,7 @@ def _seconds_of_checks(times: int = 2000) -> float:
     def with_checks() -> None:
         # One more node of the graph goes forward here and backward in the training.
         (loss * torch.where(loss.detach().isfinite(), 1.0, float("nan"))).backward()
-        torch.cat([value.double().reshape(-1) for value in (sums | heard).values()])
+        torch.cat([value.double().reshape(-1) for value in (sums | requests).values()])
 
     return max(0.0, _seconds_each(with_checks, times) - _seconds_each(without, times))
 

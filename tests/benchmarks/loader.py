@@ -31,8 +31,8 @@ from synthetic_store import write_synthetic_store
 from training_load import QUICK, SIZES, Size, load_of, plan_of, write_store
 
 from vavl.data.batch import ClipBatch
+from vavl.training.loop import train_step
 from vavl.training.run import prepare_run
-from vavl.training.step import train_step
 
 _GROWTH = 10
 

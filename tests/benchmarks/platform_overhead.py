@@ -51,11 +51,10 @@ from vavl.ray_session import join_ray
 from vavl.tracking.journal import JOURNAL_NAME
 from vavl.training.checkpoint import Checkpoints
 from vavl.training.launch import launch_training
-from vavl.training.loop import train
+from vavl.training.loop import train, train_step
 from vavl.training.run import prepare_run
 from vavl.training.run_folder import claim_run_folder
 from vavl.training.settings import TrainingPlan
-from vavl.training.step import train_step
 
 ROOT = Path(__file__).parents[2]
 BARE, LOOP, RAY_1, RAY_2 = WAYS = ("bare", "loop", "Ray 1", "Ray 2")
@@ -80,7 +79,7 @@ class Bench:
             data={"store": self.store, "composition": {"batch_size": self.size.batch_size * workers}},
             training={
                 "launcher": "ray" if on_ray else "in_process", "engine": "deepspeed" if on_ray else "torch",
-                "workers": workers, "threads_per_worker": 1, "precision": self.precision,
+                "workers": workers, "precision": self.precision,
                 "max_epochs": 10**6, "max_steps": self.steps,
                 "checkpoint_every_epochs": 10**6,
             },

@@ -28,14 +28,13 @@ from watched_context import WatchedContext
 from vavl.errors import TrainingStopped, VavlError
 from vavl.tracking.journal import Journal, JournalSink
 from vavl.training.checkpoint import newest_step
+from vavl.training.context import clear_stacks, stacks_folder
 from vavl.training.launch import launch_training, stopped
-from vavl.training.loop import Record, Report
 from vavl.training.ray_worker import RunCallback, failure_of
+from vavl.training.records import Record, Report
 from vavl.training.run_folder import claim_run_folder
 from vavl.training.settings import TrainingPlan
-from vavl.training.signals import stop_on_signals
-from vavl.training.stop import clear_stop
-from vavl.training.watchdog import clear_stacks, stacks_folder
+from vavl.training.stop import clear_stop, stop_on_signals
 from vavl.training.worker import train_on_worker
 
 FINISHED, FAILED, STOPPED = 0, 2, 3

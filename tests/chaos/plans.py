@@ -76,7 +76,7 @@ def plan_of(
             },
             "training": {
                 "max_epochs": 1000, "max_steps": steps, "average_decay": 0.9, "checkpoint_every_steps": 7,
-                "checkpoint_every_epochs": 2, "report_every_steps": 1, "threads_per_worker": 1,
+                "checkpoint_every_epochs": 2, "report_every_steps": 1,
                 "optimizer": {"learning_rate": 1e-3, "warmup_steps": 10, "final_share": 0.1},
                 **training,
                 "faults": {

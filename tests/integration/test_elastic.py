@@ -59,7 +59,7 @@ def plan(
                 "training": {
                     "max_epochs": 100_000, "max_steps": STEPS, "checkpoint_every_epochs": 50,
                     "checkpoint_every_steps": 50,
-                    "report_every_steps": 1, "threads_per_worker": 1,
+                    "report_every_steps": 1,
                     "optimizer": {"learning_rate": 2e-4}, **training,
                 },
             }

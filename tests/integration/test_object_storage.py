@@ -24,7 +24,7 @@ from ray.cluster_utils import Cluster
 from s3_server import BUCKET, content, keys
 
 from vavl.store.store_push import push_store
-from vavl.training.working_copy import RESULTS
+from vavl.training.run_folder import RESULTS
 
 pytestmark = pytest.mark.ray
 
@@ -54,7 +54,7 @@ class Job:
                     "data": {"store": store, "composition": {"batch_size": 16}},
                     "model": {"preset": "small", "width": 16, "attention_heads": 2},
                     "training": {
-                        "workers": 2, "zero_stage": 1, "threads_per_worker": 1, "max_epochs": 100_000,
+                        "workers": 2, "zero_stage": 1, "max_epochs": 100_000,
                         "max_steps": STEPS, "checkpoint_every_steps": EVERY, "checkpoint_every_epochs": 50,
                         "report_every_steps": 1,
                         "optimizer": {"learning_rate": 1e-3},

@@ -15,7 +15,7 @@ import ray
 from vavl.data.sampler import FILLER, Sampler
 from vavl.ray_session import join_ray
 from vavl.training.launch import launch_training
-from vavl.training.loop import Report
+from vavl.training.records import Report
 from vavl.training.run_data import open_run_data
 from vavl.training.run_folder import claim_run_folder
 from vavl.training.settings import TrainingPlan
@@ -151,7 +151,7 @@ def plan(small_store: Callable[..., Path], small_corpus: Callable[..., Any], tmp
                 },
                 "training": {
                     "max_epochs": 99, "max_steps": STEPS, "average_decay": 0.8,
-                    "cpus_per_worker": 0.5, "threads_per_worker": 1, "optimizer": {"learning_rate": 3e-3}, **training,
+                    "cpus_per_worker": 0.5, "optimizer": {"learning_rate": 3e-3}, **training,
                 },
                 "evaluation": {"select_by": ["validation/audio/uar"]},
             }

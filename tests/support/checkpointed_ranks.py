@@ -27,7 +27,7 @@ from vavl.models.settings import LadderShape, NetworkSettings
 from vavl.models.vavl import Vavl, VavlOutput
 from vavl.objectives.moments import named_moments
 from vavl.training.collectives import add_over_ranks, rank_and_world_size
-from vavl.training.engines import EngineShape, make_engine
+from vavl.training.run import make_engine
 from vavl.training.settings import TrainingSettings
 
 RANKS, ROWS, MICRO_BATCHES, STEPS = 2, 3, 2, 2
@@ -61,9 +61,7 @@ def trained(precision: str, stage: int, *, is_checkpointed: bool) -> dict[str, T
         "workers": RANKS, "zero_stage": stage, "precision": precision,
         "deepspeed": {"zero_optimization": RELEASING if stage == 3 else {}},
     })  # fmt: skip
-    engine = make_engine(
-        network(is_checkpointed), settings, EngineShape(torch.device("cpu"), ROWS, MICRO_BATCHES)
-    )
+    engine = make_engine(network(is_checkpointed), settings, torch.device("cpu"), ROWS, MICRO_BATCHES)
     runs = []
     for module in engine.network.modules():
         if isinstance(module, ConformerBlock):

@@ -32,9 +32,9 @@ from vavl.training import step as step_module
 from vavl.training.checkpoint import Checkpoints
 from vavl.training.checkpoint_files import CheckpointValues
 from vavl.training.engine import KINDS
+from vavl.training.loop import train_step
 from vavl.training.run import prepare_run
 from vavl.training.settings import TrainingPlan
-from vavl.training.step import train_step
 from vavl.training.throughput import peak_flops
 
 TO_CPU = {"fp32": 2e-3, "bf16": 5e-2}
@@ -200,11 +200,11 @@ def _round(bench: Bench, number: int) -> Path:
 
 
 def _values_in(output_dir: Path) -> tuple[dict[str, torch.Tensor], int]:
-    values = CheckpointValues(output_dir / "checkpoints" / whole_checkpoints(output_dir)[-1])
-    found = {f"{kind}/{name}": values.whole(name, kind).clone() for name in values.names() for kind in KINDS}
-    steps = values.optimizer_steps
-    values.close()
-    return found, steps
+    with CheckpointValues(output_dir / "checkpoints" / whole_checkpoints(output_dir)[-1]) as values:
+        found = {
+            f"{kind}/{name}": values.whole(name, kind).clone() for name in values.names() for kind in KINDS
+        }
+        return found, values.optimizer_steps
 
 
 def _same(what: str, found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:

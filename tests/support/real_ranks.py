@@ -28,6 +28,7 @@ from vavl.objectives.hgr import correlation_moments, soft_hgr_loss
 from vavl.objectives.moments import Moments, moments_under, named_moments
 from vavl.training import step as step_module
 from vavl.training.collectives import add_over_ranks
+from vavl.training.loop import train_step
 from vavl.training.run import prepare_run
 from vavl.training.settings import TrainingPlan
 
@@ -141,9 +142,9 @@ def training_of(plan: TrainingPlan, way: str) -> dict[str, Tensor]:
 
     with patch.object(step_module, "add_over_ranks", agree):
         for step in range(STEPS):
-            done = step_module.train_step(run, step, run.loader.load(step), confidence)
+            done = train_step(run, step, run.loader.load(step), confidence)
             confidence = done.confidence
-            facts = {**done.parts, **done.part_norms, "sure": done.sure, "norm": done.gradient_norm}
+            facts = {**done.parts, **done.part_norms, "sure": done.confident, "norm": done.gradient_norm}
             curve.append(facts)
     found = {f"curve {name}": torch.tensor([facts[name] for facts in curve]) for name in curve[-1]}
     return found | named_moments("weights", run.engine.full_weights())

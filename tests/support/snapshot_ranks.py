@@ -18,12 +18,11 @@ import torch
 from forked_ranks import run_ranks, warm_up
 from safetensors.torch import save_file
 
-from vavl.training.checkpoint_files import CheckpointValues, Snapshot, shares
+from vavl.training.checkpoint_files import CheckpointValues, LoopState, Snapshot, shares
 from vavl.training.collectives import rank_and_world_size
 from vavl.training.engine import Engine
-from vavl.training.engines import EngineShape, make_engine
+from vavl.training.run import make_engine
 from vavl.training.settings import TrainingSettings
-from vavl.training.state import LoopState
 from vavl.training.storage import RunStorage
 
 STEPS = 3
@@ -76,7 +75,7 @@ def engine_of(way: Way, made: torch.nn.Module) -> Engine:
     ranks, stage, precision = way
     engine = {"engine": "torch"} if stage < 0 else {"zero_stage": stage}
     settings = TrainingSettings.model_validate({"workers": ranks, "precision": precision, **engine})
-    return make_engine(made, settings, EngineShape(torch.device("cpu"), 4))
+    return make_engine(made, settings, torch.device("cpu"), 4)
 
 
 def train_and_save(way: Way, folder: Path) -> None:

@@ -11,10 +11,10 @@ import pytest
 from killed_training import Killed, dying
 from tiny_plans import tiny_plan
 
+from vavl.training.checkpoint_files import LoopState
 from vavl.training.loop import train
 from vavl.training.run import TrainingRun, prepare_run
 from vavl.training.settings import TrainingPlan
-from vavl.training.state import LoopState
 
 # Paired, audio-only, video-only and unlabelled clips; 40 training clips, 10 rows per step.
 MIXED = {"without_audio": (0,), "without_video": (1,), "without_label": (1, 2)}

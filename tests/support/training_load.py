@@ -14,9 +14,10 @@ from synthetic_store import write_synthetic_store
 
 from vavl.data.batch import ClipBatch, ModalityBatch
 from vavl.data.collection import pad_clips
+from vavl.training.loop import train_step
 from vavl.training.run import TrainingRun, prepare_run
 from vavl.training.settings import TrainingPlan
-from vavl.training.step import StepResult, train_step
+from vavl.training.step import StepResult
 
 AUDIO_FRAMES_PER_SECOND, VIDEO_FRAMES_PER_SECOND = 50, 30
 FRAMES_PER_SECOND = {"audio": AUDIO_FRAMES_PER_SECOND, "video": VIDEO_FRAMES_PER_SECOND}

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from vavl.training.context import LocalContext
+from vavl.training.context import LocalContext, Watchdog, stacks_folder
 from vavl.training.settings import TrainingPlan
 from vavl.training.stop import StopWatch
-from vavl.training.watchdog import Watchdog, stacks_folder
 
 
 class WatchedContext(LocalContext):

@@ -31,7 +31,7 @@ from vavl.job_config import (
     TrainModelJob,
     TuneModelJob,
 )
-from vavl.submission.settings import SubmitJob
+from vavl.submission.plan import SubmitJob
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted((ROOT / "jobs/configs").rglob("*.yaml"))

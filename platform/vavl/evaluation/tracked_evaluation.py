@@ -31,8 +31,7 @@ from vavl.serving.registry import register_model
 from vavl.tracking.mlflow_writer import open_client
 from vavl.tracking.run import DatasetNote, TrackedRun, run_start, source_tags
 from vavl.tracking.settings import TrackingSettings, tracking_place, unreachable_reason
-from vavl.training.run_folder import put_aside
-from vavl.training.working_copy import EARLIER_FOLDER
+from vavl.training.run_folder import EARLIER_FOLDER, put_aside
 
 _SPLIT_TAG = "vavl.evaluated_split"
 _WITH_TEST = ("test", EVERY_SPLIT)

@@ -38,7 +38,7 @@ from vavl.experiments.trials import (
 from vavl.ray_session import is_local
 from vavl.training.checkpoint import CHECKPOINTS_FOLDER
 from vavl.training.launch import launch_training, prepare_ray
-from vavl.training.loop import Report
+from vavl.training.records import Report
 from vavl.training.run_folder import RunFolder, claim_run_folder
 from vavl.training.settings import TrainingPlan, TrainingSettings
 from vavl.training.stop import ask_to_stop, stop_request

@@ -31,7 +31,7 @@ from vavl.experiments.study import Drawn, Judge, SweepStudy, best_of, storage_ad
 from vavl.experiments.sweep_settings import Point, SweepPlan, Value, name_of, words_of
 from vavl.experiments.trials import Trial, TrialEnd, TrialLogs, end_of, read_end, trial_memory_gb, write_end
 from vavl.store.store_versions import pinned_store
-from vavl.training.cluster import workers_that_fit
+from vavl.training.launch import workers_that_fit
 from vavl.training.run_data import check_plan
 from vavl.training.run_folder import with_store
 from vavl.training.settings import TrainingPlan, TrainingSettings

@@ -17,10 +17,11 @@ from vavl.tracking.journal import JOURNAL_NAME, Journal, JournalReader, JournalS
 from vavl.tracking.replayer import Replayer, unfinished_journals
 from vavl.tracking.run import DatasetNote, run_start, source_tags
 from vavl.tracking.settings import TrackingSettings, tracking_place
-from vavl.training.loop import BEST_FOLDER, Record
-from vavl.training.process_memory import RUN_MEMORY, peak_memory_bytes
+from vavl.training.loop import BEST_FOLDER
+from vavl.training.records import Record
 from vavl.training.run_folder import RunFolder
 from vavl.training.settings import TrainingPlan
+from vavl.training.throughput import RUN_MEMORY, peak_memory_bytes
 from vavl.training.training_result import dataset_note, version_tags
 from vavl.training.worker import OUTCOME_FILE, read_outcome
 

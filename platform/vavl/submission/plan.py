@@ -1,80 +1,130 @@
-"""What is sent to Ray's job server: the command, the packages and the environment, checked beforehand."""
+"""What is sent to Ray's job server: settings, command, packages and environment, checked beforehand."""
 
 from __future__ import annotations
 
+import ipaddress
 import re
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any
+from urllib.parse import urlsplit
+
+from pydantic import Field, field_validator
 
 from vavl.config.base import FrozenConfig
 from vavl.config.load import read_config, read_yaml_mapping
-from vavl.config.places import ROOT_VARIABLE, check_project_files
+from vavl.config.places import FROM_PROJECT, FROM_ROOT, ROOT_VARIABLE, check_project_files
 from vavl.corpora.card import read_card
 from vavl.errors import ConfigError
 from vavl.job_config import JOB_SETTINGS, AuditCorpusJob, CompareObjectivesJob, PrepareCorpusJob
-from vavl.submission.settings import SubmitJob
 
 RUNTIME_ENVIRONMENT = Path("jobs/runtime_env.yaml")
+SHARED_ROOT = "root=/directory that all nodes share: stores are read there and results written"
 _PROJECT = ("jobs", "platform/vavl")
-# What .rayignore leaves at home.
-_NOT_SENT = re.compile(r"\.|runs$|tests$")
+_NOT_SENT = re.compile(r"\.|runs$|tests$")  # see .rayignore
 _PASSWORD = re.compile(r"://[^/@\s]*:[^/@\s]*@")
+_SECRET = re.compile(r"TOKEN|PASSW|SECRET|KEY|CREDENTIAL", re.IGNORECASE)
+_VISIBLE = "whoever sees the dashboard can read a job's environment"
+_OWN_ENVIRONMENT = "put it into the cluster's own environment (ray_cluster.yaml, or a Kubernetes secret)"
 
 
-@dataclass(frozen=True)
-class Submission:
-    """A job as Ray gets it.
+class SubmitJob(FrozenConfig):
+    """Settings of ``jobs/submit_job.py``."""
 
-    Attributes:
-        entrypoint: shell command, run in the copy of the project.
-        runtime_env: packages and environment, as in ``jobs/runtime_env.yaml``.
-        follows_folder: True when the root is this folder because Ray is taken to run on this machine.
-    """
-
-    entrypoint: str
-    runtime_env: dict[str, Any]
-    follows_folder: bool
+    output_dir: Annotated[Path, FROM_ROOT] = Field(description="directory of the summary, on this machine")
+    address: str = Field("http://127.0.0.1:8265", description="Ray's dashboard, which is its job server")
+    job: Annotated[Path, FROM_PROJECT] = Field(description="job to run, e.g. jobs/train_model.py")
+    config: Annotated[Path, FROM_PROJECT] = Field(description="its configuration")
+    overrides: tuple[str, ...] = Field((), description="dotted.key=value for the job")
+    root: str | None = Field(
+        None, description="VAVL_ROOT on the cluster; null: this directory, if Ray runs on this machine"
+    )
+    environment: tuple[str, ...] = Field(
+        (), description="names of environment variables that the job gets from here; never secrets"
+    )
+    wait: bool = Field(True, description="show the log and end as the job ends; false only submits")
+    entrypoint_num_cpus: float | None = Field(
+        None, ge=0, description="CPUs to reserve for the job's own process; null: none, on the head node"
+    )
+    submission_id: str | None = Field(
+        None, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", description="null: Ray makes one"
+    )
 
     @property
-    def environment(self) -> dict[str, str]:
-        """The variables that the job gets."""
-        variables: dict[str, str] = self.runtime_env["env_vars"]
-        return variables
+    def is_loopback(self) -> bool:
+        """True when the address is one of this machine; behind it may be a tunnel to another one."""
+        host = urlsplit(self.address).hostname or ""
+        try:
+            return host == "localhost" or ipaddress.ip_address(host).is_loopback
+        except ValueError:
+            return False
+
+    @field_validator("address")
+    @classmethod
+    def _is_an_address(cls, address: str) -> str:
+        parts = urlsplit(address)
+        if parts.scheme not in {"http", "https"} or not parts.hostname:
+            raise ValueError("write http://host:port of the dashboard")
+        if parts.username is not None or parts.password is not None:
+            raise ValueError("holds a user or password; the cluster's token is sent with RAY_AUTH_MODE=token")
+        return address
+
+    @field_validator("root")
+    @classmethod
+    def _is_absolute(cls, root: str | None) -> str | None:
+        if root is not None and not PurePosixPath(root).is_absolute():
+            raise ValueError("must be absolute: the shared directory of the cluster")
+        return root
+
+    @field_validator("environment")
+    @classmethod
+    def _names_no_secret(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            if not (name.isidentifier() and name.isascii()):
+                raise ValueError(f"{name!r} is no name of a variable; values are taken from the environment")
+            if name == ROOT_VARIABLE:
+                raise ValueError(f"{name} is given by the setting `root`")
+            if _SECRET.search(name):
+                raise ValueError(f"{name} looks like a secret, and {_VISIBLE}; {_OWN_ENVIRONMENT}")
+        return names
 
 
-def plan_submission(job: SubmitJob, environment: Mapping[str, str], folder: Path) -> Submission:
-    """Check the job as far as this machine can, and put together what is sent.
+def plan_submission(job: SubmitJob, environment: Mapping[str, str], project: Path) -> dict[str, Any]:
+    """Check the job as far as this machine can; return what ``JobSubmissionClient.submit_job`` takes.
 
     Args:
         job: what to submit.
         environment: usually ``os.environ``; gives the variables that are named.
-        folder: the project, usually the current folder.
+        project: its directory, usually the current one.
 
     Raises:
         ConfigError: no project, no such job, a configuration that the job would refuse or that is not
             sent, a variable that is not set or holds a password, or no root for a cluster elsewhere.
     """
     for part in _PROJECT:
-        if not (folder / part).is_dir():
-            raise ConfigError(str(folder), part, "is not here", "start the job in the folder of the project")
-    name = _job_name(job, folder)
-    config = _sent_file(job, folder)
+        if not (project / part).is_dir():
+            raise ConfigError(
+                str(project), part, "is not here", "start the job in the directory of the project"
+            )
+    name, config = _job_name(job, project), _sent_file(job, project)
     check_configuration(JOB_SETTINGS[name], config, job.overrides)
-    runtime_env = read_yaml_mapping(folder / RUNTIME_ENVIRONMENT)
+    if job.root is None and not job.is_loopback:
+        problem = f"null, and the cluster at {job.address} is not this machine"
+        raise ConfigError("submission", "root", problem, SHARED_ROOT)
+    runtime_env = read_yaml_mapping(project / RUNTIME_ENVIRONMENT)
     variables = {
         **runtime_env.get("env_vars", {}),
-        ROOT_VARIABLE: _root(job, folder),
+        ROOT_VARIABLE: job.root or str(project),
         **_variables(job, environment),
     }
     entrypoint = shlex.join(["python", f"jobs/{name}.py", config.as_posix(), *job.overrides])
-    return Submission(
-        entrypoint,
-        {**runtime_env, "working_dir": str(folder), "env_vars": variables},
-        follows_folder=job.root is None,
-    )
+    return {
+        "entrypoint": entrypoint,
+        "runtime_env": {**runtime_env, "working_dir": str(project), "env_vars": variables},
+        "submission_id": job.submission_id,
+        "entrypoint_num_cpus": job.entrypoint_num_cpus,
+    }
 
 
 def check_configuration(settings: type[FrozenConfig], file: Path, overrides: tuple[str, ...]) -> None:
@@ -97,55 +147,35 @@ def check_configuration(settings: type[FrozenConfig], file: Path, overrides: tup
             pass
 
 
-def _job_name(job: SubmitJob, folder: Path) -> str:
-    name = job.job.stem
-    is_known = name in JOB_SETTINGS and (folder / job.job).resolve() == (folder / f"jobs/{name}.py").resolve()
-    if not is_known or not (folder / job.job).is_file():
+def _job_name(job: SubmitJob, project: Path) -> str:
+    name, file = job.job.stem, project / job.job
+    is_known = name in JOB_SETTINGS and file.resolve() == (project / f"jobs/{name}.py").resolve()
+    if not is_known or not file.is_file():
         known = ", ".join(f"jobs/{known}.py" for known in JOB_SETTINGS)
         raise ConfigError("submission", "job", f"{job.job} is no job", f"one of {known}")
     return name
 
 
-def _sent_file(job: SubmitJob, folder: Path) -> Path:
+def _sent_file(job: SubmitJob, project: Path) -> Path:
     """Return the place of the configuration in the copy of the project."""
-    path = (folder / job.config).absolute()
-    if not path.is_relative_to(folder) or ".." in path.parts:
-        raise ConfigError(
-            "submission", "config", f"{job.config} lies outside the project, which is what is sent",
-            "copy it into jobs/configs",
-        )  # fmt: skip
-    place = path.relative_to(folder)
-    if _NOT_SENT.match(place.parts[0]):
-        raise ConfigError(
-            "submission", "config", f"{job.config} lies in {place.parts[0]}/, which is not sent (.rayignore)",
-            "copy it into jobs/configs",
-        )  # fmt: skip
-    return place
-
-
-def _root(job: SubmitJob, folder: Path) -> str:
-    if job.root is not None:
-        return job.root
-    if not job.is_loopback:
-        raise ConfigError(
-            "submission", "root", f"null, and the cluster at {job.address} is not this machine",
-            "root=/folder that all nodes share: stores are read there and results written",
-        )  # fmt: skip
-    return str(folder)
+    path, problem = (project / job.config).absolute(), ""
+    if not path.is_relative_to(project) or ".." in path.parts:
+        problem = "outside the project, which is what is sent"
+    elif _NOT_SENT.match(top := path.relative_to(project).parts[0]):
+        problem = f"in {top}/, which is not sent (.rayignore)"
+    if problem:
+        raise ConfigError("submission", "config", f"{job.config} lies {problem}", "copy it into jobs/configs")
+    return path.relative_to(project)
 
 
 def _variables(job: SubmitJob, environment: Mapping[str, str]) -> dict[str, str]:
     missing = [name for name in job.environment if name not in environment]
     if missing:
-        raise ConfigError(
-            "submission", "environment", f"not set here: {', '.join(missing)}", f"export {missing[0]}=..."
-        )
+        problem = f"not set here: {', '.join(missing)}"
+        raise ConfigError("submission", "environment", problem, f"export {missing[0]}=...")
     values = {name: environment[name] for name in job.environment}
     for name, value in values.items():
         if _PASSWORD.search(value):
-            raise ConfigError(
-                "submission", "environment", f"{name} holds a password, and whoever sees the dashboard can read "
-                "a job's environment", "put it into the cluster's own environment (ray_cluster.yaml, or a "
-                "Kubernetes secret)",
-            )  # fmt: skip
+            problem = f"{name} holds a password, and {_VISIBLE}"
+            raise ConfigError("submission", "environment", problem, _OWN_ENVIRONMENT)
     return values

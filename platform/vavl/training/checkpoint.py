@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
+from torch import nn
 
 from vavl.config.files import read_json
 from vavl.errors import TrainingError
@@ -21,6 +21,7 @@ from vavl.training.checkpoint_files import (
     AVERAGE_FILE,
     RECORDS_FILE,
     CheckpointValues,
+    LoopState,
     Snapshot,
     fetched,
     problem_of,
@@ -28,8 +29,7 @@ from vavl.training.checkpoint_files import (
     shares,
 )
 from vavl.training.collectives import any_rank, from_rank_zero, rank_and_world_size, wait_for_all
-from vavl.training.engine import WEIGHT, Engine
-from vavl.training.state import LoopState
+from vavl.training.engine import Engine
 from vavl.training.storage import RunStorage
 
 _log = logging.getLogger(__name__)
@@ -59,6 +59,12 @@ class Restored:
     def values(self) -> CheckpointValues:
         """Open its tensors."""
         return CheckpointValues(self.folder)
+
+    def load_weights(self, network: nn.Module) -> None:
+        """Fill the trained weights of a network."""
+        shapes = {name: one.shape for name, one in network.named_parameters() if one.requires_grad}
+        with self.values() as values:
+            network.load_state_dict(values.weights(shapes), strict=False)
 
     @property
     def average_file(self) -> Path:
@@ -266,18 +272,3 @@ def _newest_whole(root: RunStorage) -> tuple[str | None, list[str]]:
         torn.append(f"{short}: {problem}")
         root.move(name, f"torn-{short}-{secrets.token_hex(4)}")
     return None, torn
-
-
-def differing(engine: Engine, values: CheckpointValues, rank: int, ranks: int) -> list[str]:
-    """Return the parameters that an engine holds otherwise than a checkpoint.
-
-    Every rank must call, and compares its share.
-    """
-    owner = shares({name: held.numel() for name, held in engine.held_weights().items()}, ranks)
-    mine = engine.snapshot(lambda name: owner[name] == rank)
-
-    def is_equal(name: str, start: int) -> bool:
-        held = mine.tensors[f"{WEIGHT}/{name}"].view(-1)
-        return torch.equal(held, values.whole(name, WEIGHT)[start : start + held.numel()])
-
-    return [name for name, start in mine.starts.items() if not is_equal(name, start)]

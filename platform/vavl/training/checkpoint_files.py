@@ -19,24 +19,67 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
-from pydantic import ValidationError
+from pydantic import ValidationError, model_validator
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from vavl.config.base import FrozenConfig
 from vavl.config.files import read_json, sha256_of_file, write_json
 from vavl.errors import TrainingError, VavlError
+from vavl.objectives.pseudo_label import ConfidenceState
 from vavl.training.engine import WEIGHT, Pieces
-from vavl.training.state import LoopState
 from vavl.training.storage import RunStorage
 
 LOOP_FILE = "loop.json"
 RECORDS_FILE = "records.json"
 AVERAGE_FILE = "average.safetensors"
 _FORMER_MANIFEST = "manifest.json"
+
+
+class LoopState(FrozenConfig):
+    """Where a run stands after a step; batches, views and draws follow from seed and step.
+
+    Attributes:
+        config_hash: of the settings that decide the result.
+        store_hash: of the features.
+        workers: that wrote the state; any number may go on.
+        zero_stage: that wrote the state; any stage may go on.
+        step: steps done.
+        epoch: epochs done.
+        best_epoch: with the best validation score so far, -1 before the first.
+        best_score: of that epoch.
+        score: of the epoch that ended with this step, None within an epoch.
+        epochs_without_gain: for early stopping.
+        trained_clips: so far.
+        trained_seconds: in steps so far, over all attempts.
+        confidence: running means behind adaptive pseudo-labels.
+        skipped: steps whose loss or gradient was not finite; they changed nothing.
+    """
+
+    config_hash: str
+    store_hash: str
+    workers: int
+    zero_stage: int
+    step: int = 0
+    epoch: int = 0
+    best_epoch: int = -1
+    best_score: float | None = None
+    score: float | None = None
+    epochs_without_gain: int = 0
+    trained_clips: int = 0
+    trained_seconds: float = 0.0
+    confidence: ConfidenceState | None = None
+    skipped: tuple[int, ...] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_spikes(cls, content: dict[str, Any]) -> dict[str, Any]:
+        """Drop what earlier checkpoints say of steps left out because their loss jumped."""
+        return {name: value for name, value in content.items() if name not in ("avoided", "losses")}
 
 
 @dataclass(frozen=True)
@@ -171,7 +214,9 @@ def read_state(folder: Path) -> LoopState:
 
 
 class CheckpointValues:
-    """The whole weights and optimizer state of a checkpoint. Tensors are mapped: what is not copied is not read.
+    """The whole weights and optimizer state of a checkpoint; use as a context, which closes the files.
+
+    Tensors are mapped: what is not copied is not read.
 
     Args:
         folder: of a whole checkpoint.
@@ -227,8 +272,10 @@ class CheckpointValues:
                 "set training.resume=never to start anew",
             ) from None  # fmt: skip
 
-    def close(self) -> None:
-        """Close the files."""
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         self._open.close()
 
 

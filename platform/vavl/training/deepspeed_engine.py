@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +26,7 @@ from vavl.training.collectives import (
     rank_and_world_size,
     start_single_process_group,
 )
-from vavl.training.deepspeed_config import deepspeed_config, holds_low_precision, is_plain
+from vavl.training.deepspeed_passthrough import is_enabled
 from vavl.training.engine import (
     KINDS,
     MOMENTS,
@@ -46,25 +47,18 @@ from vavl.training.engine import (
 from vavl.training.settings import TrainingSettings
 
 _log = logging.getLogger(__name__)
-_SHARDED_WEIGHTS = 3
 
 
 @dataclass(frozen=True)
 class _Run:
-    """Elements of one parameter that this rank holds.
-
-    Attributes:
-        name: of the parameter.
-        flat: torch's name for what DeepSpeed shards: the tensor that the optimizer updates.
-        offset: of the run in ``flat``.
-        start: first element of the parameter.
-        length: in elements.
-    """
+    """Elements of one parameter that this rank holds."""
 
     name: str
     flat: Tensor
+    """What DeepSpeed shards and the optimizer updates; the run begins at ``offset``."""
     offset: int
     start: int
+    """First element of the parameter."""
     length: int
 
 
@@ -95,8 +89,10 @@ class DeepSpeedEngine:
         start_single_process_group(device)
         self._world_size = rank_and_world_size()[1]
         self._micro_batches, self._backwards = micro_batches, 0
-        self._stage, self._is_plain = settings.zero_stage, is_plain(settings)
-        self._is_rounded = holds_low_precision(settings)
+        # At stage 0 DeepSpeed keeps torch's own optimizer.
+        self._is_plain, self.is_sharded = settings.zero_stage == 0, settings.zero_stage == 3
+        # DeepSpeed's own fp16 and bf16 modes train copies of lower precision.
+        self._is_rounded = any(is_enabled(settings.deepspeed, name) for name in ("fp16", "bf16"))
         self._clipping = settings.optimizer.gradient_clipping
         # DeepSpeed takes the GPU of this number.
         os.environ["LOCAL_RANK"] = str(device.index or 0)
@@ -116,11 +112,6 @@ class DeepSpeedEngine:
             ) from error  # fmt: skip
         self.network = self._engine.module
         self._layout: list[_Run] | None = None
-
-    @property
-    def is_sharded(self) -> bool:
-        """ZeRO-3 shards the weights."""
-        return self._stage == _SHARDED_WEIGHTS
 
     def forward(self, batch: ClipBatch, key: DrawKey | None = None) -> VavlOutput:
         """Run the network through DeepSpeed's hooks."""
@@ -320,3 +311,83 @@ def _import_deepspeed(device: torch.device) -> Any:
 
 def _first_line(error: Exception) -> str:
     return " ".join(line.strip() for line in str(error).splitlines()[:3]) or type(error).__name__
+
+
+_LARGEST_BUCKET = 5 * 10**8
+_BUCKETS_PER_NETWORK = 8
+_LEAST_BUCKET = 2**16
+
+
+def deepspeed_config(
+    settings: TrainingSettings, rows_per_slot: int, world_size: int, parameters: int, micro_batches: int = 1
+) -> dict[str, Any]:
+    """Translate the settings into DeepSpeed's configuration; ``training.deepspeed`` is merged over it.
+
+    Args:
+        settings: stage, precision, offload and clipping.
+        rows_per_slot: clips of a micro-batch of one rank.
+        world_size: number of ranks.
+        parameters: trained elements of the network; they size the buckets of communication.
+        micro_batches: of a rank per optimizer step.
+    """
+    generated = {
+        "train_batch_size": rows_per_slot * micro_batches * world_size,
+        "train_micro_batch_size_per_gpu": rows_per_slot,
+        "gradient_accumulation_steps": micro_batches,
+        # Absent, this key means 1.0. Plain stage 0 is clipped by the engine, which needs the norm itself.
+        "gradient_clipping": settings.optimizer.gradient_clipping if settings.zero_stage else 0.0,
+        "zero_optimization": _zero(settings, parameters),
+        "zero_allow_untested_optimizer": True,
+        # With offload DeepSpeed would insist on its own Adam, which needs a compiler.
+        "zero_force_ds_cpu_optimizer": False,
+        "steps_per_print": 2**31 - 1,
+        "wall_clock_breakdown": False,
+    }
+    if settings.precision == "bf16":
+        # Weights, gradients and communication stay float32: DeepSpeed would send the gradients of the modules
+        # listed here in bfloat16.
+        generated["torch_autocast"] = {
+            "enabled": True, "dtype": "bfloat16", "lower_precision_safe_modules": [],
+        }  # fmt: skip
+    return _merged(generated, settings.deepspeed)
+
+
+def bucket_elements(parameters: int) -> int:
+    """Return the elements of a bucket: an eighth of the network, so that communication overlaps the backward pass.
+
+    DeepSpeed's own default is 5e8 elements whatever the network's size, and it allocates them.
+    """
+    return min(_LARGEST_BUCKET, max(_LEAST_BUCKET, -(-parameters // _BUCKETS_PER_NETWORK)))
+
+
+def _zero(settings: TrainingSettings, parameters: int) -> dict[str, Any]:
+    bucket = bucket_elements(parameters)
+    content: dict[str, Any] = {
+        "stage": settings.zero_stage,
+        "overlap_comm": settings.zero_stage > 0,
+        "reduce_bucket_size": bucket,
+        "allgather_bucket_size": bucket,
+    }
+    if settings.zero_stage == 3:
+        content["stage3_prefetch_bucket_size"] = bucket
+        # On, it replaces torch.nn.functional.linear in the whole process by one that rounds product and bias each by
+        # itself in bf16. ``models.kernels.linear`` keeps no gathered weight either.
+        content["memory_efficient_linear"] = False
+    # Pinned memory serves copies to a GPU; a CPU run has none to make.
+    offload = {"device": "cpu", "pin_memory": settings.gpus_per_worker > 0}
+    if settings.offload != "none":
+        content["offload_optimizer"] = dict(offload)
+    if settings.offload == "optimizer_and_weights":
+        content["offload_param"] = dict(offload)
+    return content
+
+
+def _merged(generated: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(generated)
+    for key, value in over.items():
+        below = merged.get(key)
+        if isinstance(value, Mapping) and isinstance(below, Mapping):
+            merged[key] = _merged(below, value)
+        else:
+            merged[key] = copy.deepcopy(value)
+    return merged

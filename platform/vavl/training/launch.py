@@ -7,46 +7,38 @@ import math
 import os
 import secrets
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import ray
 from ray.exceptions import RayError
 from ray.train import (
     CheckpointConfig,
     ControllerError,
     FailureConfig,
+    LoggingConfig,
     RunConfig,
     ScalingConfig,
     TrainingFailedError,
     WorkerGroupError,
 )
 from ray.train.torch import TorchConfig, TorchTrainer
-from ray.train.v2.api.config import LoggingConfig
 
 from vavl.errors import TrainingError, TrainingStopped
 from vavl.ray_session import is_local, join_ray
-from vavl.training.bad_numbers import event
 from vavl.training.checkpoint import CHECKPOINTS_FOLDER, newest_step, remove_old
-from vavl.training.cluster import (
-    describe_machines,
-    free_workers,
-    resources_of_worker,
-    total_workers,
-    wait_for_workers,
-)
 from vavl.training.collectives import CPU_BACKEND, GPU_BACKEND
-from vavl.training.context import LocalContext
+from vavl.training.context import LocalContext, clear_stacks, stacks_folder
 from vavl.training.engine import no_gpu
-from vavl.training.loop import Report
 from vavl.training.ray_worker import RunCallback, first_failure, in_short, train_on_ray_worker
+from vavl.training.records import Report, event
 from vavl.training.run_folder import RunFolder
 from vavl.training.settings import TrainingPlan, TrainingSettings
-from vavl.training.signals import in_thread, stop_on_signals
-from vavl.training.stop import StopWatch, ask_to_stop, clear_stop, stop_reason
+from vavl.training.stop import StopWatch, ask_to_stop, clear_stop, in_thread, stop_on_signals, stop_reason
 from vavl.training.storage import RunStorage
-from vavl.training.watchdog import clear_stacks, stacks_folder
 from vavl.training.worker import train_on_worker
 
 _log = logging.getLogger(__name__)
@@ -106,7 +98,7 @@ def prepare_ray(settings: TrainingSettings) -> None:
     # A process that is stopped altogether leaves no stack; Ray notices that it does not answer.
     silence = max(_LEAST_SILENCE_SECONDS, settings.faults.step_timeout_seconds or 0)
     os.environ.setdefault("RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S", str(silence))
-    join_ray(settings.threads_per_worker or int(settings.cpus_per_worker) or 1)
+    join_ray(settings.threads)
     if is_local() and total_workers(settings) < settings.least_workers:
         gpus = f" and {settings.gpus_per_worker:g} GPUs" if settings.gpus_per_worker else ""
         raise TrainingError(
@@ -178,7 +170,6 @@ def _fit(plan: TrainingPlan, run_id: str, most: int, sink: Report) -> dict[str, 
             use_gpu=settings.gpus_per_worker > 0,
             resources_per_worker=resources_of_worker(settings),
             placement_strategy=settings.placement.upper(),
-            accelerator_type=settings.accelerator_type,
             elastic_resize_monitor_interval_s=faults.grow_after_seconds,
         ),
         run_config=RunConfig(
@@ -228,3 +219,90 @@ def stopped(output_dir: Path | str) -> TrainingStopped:
         str(output_dir), "", f"stopped as asked; a checkpoint holds step {newest_step(output_dir)}",
         "start the same command again to continue",
     )  # fmt: skip
+
+
+_POLL_SECONDS = 2.0
+
+
+def resources_of_worker(settings: TrainingSettings) -> dict[str, float]:
+    """Return what one worker asks of Ray, by Ray's names."""
+    wanted = {"CPU": settings.cpus_per_worker, **settings.resources_per_worker}
+    if settings.gpus_per_worker:
+        wanted["GPU"] = settings.gpus_per_worker
+    return wanted
+
+
+def workers_that_fit(machines: Sequence[Mapping[str, float]], settings: TrainingSettings) -> int:
+    """Count the workers that fit on machines with these resources, as the placement demands."""
+    wanted = resources_of_worker(settings)
+    fitting = [
+        min(math.floor(machine.get(name, 0) / amount + 1e-9) for name, amount in wanted.items())
+        for machine in machines
+    ]
+    match settings.placement:
+        case "strict_pack":
+            return max(fitting, default=0)
+        case "strict_spread":
+            return sum(count > 0 for count in fitting)
+        case "pack" | "spread":
+            return sum(fitting)
+
+
+def total_workers(settings: TrainingSettings) -> int:
+    """Count the workers that the living machines of the cluster could hold if nothing else ran on them."""
+    machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return min(settings.most_workers, workers_that_fit(machines, settings))
+
+
+def free_workers(settings: TrainingSettings) -> int:
+    """Count the workers that fit on what no other job holds, at most those that the machines could hold.
+
+    Ray's own elastic policy counts the whole cluster: next to another job it asks for more than there is, times out
+    and asks again. Ray publishes what is free for the cluster as a whole, so scattered remainders count as well.
+    """
+    free = settings.model_copy(update={"placement": "pack"})
+    return min(total_workers(settings), workers_that_fit([ray.available_resources()], free))
+
+
+def wait_for_workers(settings: TrainingSettings, check: Callable[[], None]) -> int:
+    """Wait until the least number of workers fits on what is free; return how many fit.
+
+    Args:
+        settings: of the run.
+        check: called while waiting; raises where the run was asked to stop.
+
+    Raises:
+        TrainingError: it took longer than ``training.faults.wait_for_workers_seconds``.
+    """
+    start = time.monotonic()
+    while (free := free_workers(settings)) < settings.least_workers:
+        waited = time.monotonic() - start
+        if waited > settings.faults.wait_for_workers_seconds:
+            raise TrainingError(
+                "training", "workers",
+                f"the cluster has free resources for {free} of {settings.least_workers} workers after {waited:.0f} s; "
+                f"machines: {describe_machines()}",
+                "lower training.workers or what a worker asks for, wait for other jobs, or add machines",
+            )  # fmt: skip
+        check()
+        if total_workers(settings) < settings.least_workers:
+            # Notifies an autoscaler; Ray Train asks itself once it runs.
+            ray.autoscaler.sdk.request_resources(
+                bundles=[_whole(resources_of_worker(settings))] * settings.least_workers
+            )
+        time.sleep(_POLL_SECONDS)
+    return free
+
+
+def describe_machines() -> str:
+    """Describe the living machines in a few words, for messages."""
+    counted = Counter(
+        f"{node['Resources'].get('CPU', 0):g} CPU, {node['Resources'].get('GPU', 0):g} GPU"
+        for node in ray.nodes()
+        if node["Alive"]
+    )
+    return "; ".join(f"{count} x {what}" for what, count in counted.items()) or "none"
+
+
+def _whole(resources: Mapping[str, float]) -> dict[str, int]:
+    return {name: math.ceil(amount) for name, amount in resources.items() if name in ("CPU", "GPU")}

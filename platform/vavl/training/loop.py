@@ -1,40 +1,44 @@
-"""The training loop: every rank runs the same graph, one backward per micro-batch.
+"""The training loop and its step: every rank runs the same graph, one backward per micro-batch.
 
 It knows neither Ray nor MLflow: it takes a run and a report function.
 """
 
 from __future__ import annotations
 
-import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-import torch
+from torch import Tensor
 
 from vavl.data.batch import ClipBatch
 from vavl.errors import TrainingError
 from vavl.models.saved_model import save_model
-from vavl.models.settings import ClassTask
-from vavl.training.bad_numbers import event, skipped_step
+from vavl.objectives.moments import add_moments
+from vavl.objectives.pseudo_label import ConfidenceState
+from vavl.training.checkpoint_files import LoopState
 from vavl.training.context import LocalContext, WorkerContext
 from vavl.training.evaluation import predict_split, score_split
+from vavl.training.records import Records, Report, skipped_step
 from vavl.training.run import TrainingRun
 from vavl.training.settings import TrainingSettings
-from vavl.training.state import LoopState
-from vavl.training.step import StepResult, train_step
+from vavl.training.step import (
+    Pass,
+    StepResult,
+    first_pass,
+    learning_rate,
+    over_ranks,
+    part_norms,
+    pseudo_targets,
+    second_pass,
+    step_result,
+    teacher_prediction,
+)
 from vavl.training.throughput import Forecast, forecast_of
-
-_log = logging.getLogger(__name__)
-
-Record = dict[str, Any]
-Report = Callable[[Sequence[Record]], None]
-"""Takes what happened since the last report; every rank calls it at the same steps."""
 
 BEST_FOLDER = "best"
 SETUP_SECONDS = 600.0
-"""Longest time for what comes before the first step, and for that step, whatever its time-out."""
+"""Longest time for what comes before the first step, and for that step, whatever its timeout."""
 
 
 @dataclass(frozen=True)
@@ -65,24 +69,31 @@ def train(
         TrainingError: too many losses were not finite, a checkpoint could not be written, or the
             metric that chooses the epoch does not exist.
     """
-    if _stops_early(run, start):
+    if start.step >= run.total_steps or _stops_early(run, start):
         return LoopEnd(start)
     context = context or LocalContext()
-    records = _Records(report, run.plan.training.report_every_steps, context.report_pause_seconds)
+    records = Records(report, run.plan.training.report_every_steps, context.report_pause_seconds)
     clock, state, is_stopped = _EpochClock(forecast_of(run, start)), start, False
     for step, micro_batches in enumerate(run.loader.steps(start.step, run.total_steps), start=start.step):
         # The first step of an attempt meets libraries and kernels that were never used before.
         context.beat(SETUP_SECONDS if step == start.step else 0.0)
-        state, heard = _take_step(run, state, step, micro_batches, (context, records, clock))
+        requests = {
+            "stop": context.is_asked_to_stop(),
+            "unsaved": run.checkpoints.failed,
+            "report": run.place.rank == 0 and records.are_due(),
+        }
+        batches = [batch.to(run.engine.device) for batch in micro_batches]
+        done = train_step(run, step, batches, state.confidence, requests)
+        state = _after_step(run, state, done, micro_batches, (records, clock))
         is_last = state.step == run.total_steps
         ends_epoch = is_last or state.step % run.steps_per_epoch == 0
         if ends_epoch:
             context.beat()
             state = _finish_epoch(run, state, clock, records)
             is_last = is_last or _stops_early(run, state)
-        is_stopped = heard["stop"] and not is_last
+        is_stopped = done.requests["stop"] and not is_last
         is_due = is_last or is_stopped or _checkpoint_is_due(run.plan.training, state, ends_epoch=ends_epoch)
-        if is_last or is_stopped or heard["report"]:
+        if is_last or is_stopped or done.requests["report"]:
             records.report()
             is_due = (not is_last and records.is_preempted(context, state.step)) or is_due
         if is_due:
@@ -95,37 +106,60 @@ def train(
     return LoopEnd(state, is_stopped)
 
 
-def _take_step(
+def train_step(
     run: TrainingRun,
-    state: LoopState,
     step: int,
     micro_batches: Sequence[ClipBatch],
-    parts: tuple[WorkerContext, _Records, _EpochClock],
-) -> tuple[LoopState, Mapping[str, bool]]:
-    """Train one step; return the state after it and what the ranks agree that they heard."""
-    context, records, clock = parts
-    state = state.model_copy(update={"step": step + 1, "score": None})
-    heard = {
-        "stop": context.is_asked_to_stop(),
-        "unsaved": run.checkpoints.failed,
-        "report": run.place.rank == 0 and records.are_due(),
-    }
-    moving = [batch.to(run.engine.device) for batch in micro_batches]
-    done = train_step(run, step, moving, state.confidence, heard)
-    if done.heard["unsaved"]:
+    confidence: ConfidenceState | None,
+    requests: Mapping[str, bool] | None = None,
+) -> StepResult:
+    """Take one optimizer step. Every rank must call.
+
+    Args:
+        run: network, engine and objectives.
+        step: from 0.
+        micro_batches: of this rank.
+        confidence: running means behind adaptive pseudo-labels, None without pseudo-labels.
+        requests: what this rank asks for, to be agreed on along with the losses; the same names on every rank.
+    """
+    passes = [Pass(batch, teacher_prediction(run, batch)) for batch in micro_batches]
+    moments = first_pass(run, step, passes)  # of the global batch
+    running, pseudo = pseudo_targets(run, passes, confidence, moments)
+    norms = part_norms(run, step, micro_batches, pseudo, moments)
+    sums: dict[str, Tensor] = {}
+    for one, labels in zip(passes, pseudo, strict=True):
+        loss, parts = second_pass(run, step, one, labels, moments)
+        run.engine.backward(loss)
+        sums = add_moments(sums, parts) if sums else parts
+    rate = learning_rate(step, run.total_steps, run.plan.training.optimizer)
+    norm = run.engine.step(rate)
+    agreed = over_ranks(sums, pseudo, requests or {})
+    done = step_result(agreed, moments, norms, running, rate, norm)
+    if run.average is not None and not done.is_skipped:
+        run.average.update(step)
+    return done
+
+
+def _after_step(
+    run: TrainingRun,
+    state: LoopState,
+    done: StepResult,
+    micro_batches: Sequence[ClipBatch],
+    counted_by: tuple[Records, _EpochClock],
+) -> LoopState:
+    """Count and record a step; return the state after it."""
+    if done.requests["unsaved"]:
         run.checkpoints.raise_failure()
-    clock.tick(done.clips)
-    clock.forecast.tick(micro_batches)
+    (records, clock), step = counted_by, state.step
+    clock.tick(done.clips, micro_batches)
+    state = state.model_copy(update={"step": step + 1, "score": None})
     if done.is_skipped:
         state, happened = skipped_step(run, state, step, done.parts)
         records.add(happened)
-        return state, done.heard
-    record = _step_record(run, step, done)
-    if run.place.rank == 0:
-        record["metrics"] |= clock.forecast.metrics(step, micro_batches[0])
-    records.add(record)
-    _warn_of_one_class(run, step, done, records)
-    return state.model_copy(update={"confidence": done.confidence}), done.heard
+        return state
+    forecast = clock.forecast.metrics(step, micro_batches[0]) if run.place.rank == 0 else {}
+    records.add_step(run, step, done, forecast)
+    return state.model_copy(update={"confidence": done.confidence})
 
 
 def _checkpoint_is_due(settings: TrainingSettings, state: LoopState, *, ends_epoch: bool) -> bool:
@@ -135,49 +169,7 @@ def _checkpoint_is_due(settings: TrainingSettings, state: LoopState, *, ends_epo
     return ends_epoch and state.epoch % settings.checkpoint_every_epochs == 0
 
 
-def _step_record(run: TrainingRun, step: int, done: StepResult) -> Record:
-    losses = {f"train/loss/{name}": value for name, value in done.parts.items()}
-    tensors = {name: torch.tensor(value) for name, value in done.parts.items()}
-    weighted = {name: float(value) for name, value in run.objective.weighted(tensors, step).items()}
-    metrics = {
-        "train/loss/total": sum(weighted.values()),
-        **losses,
-        "train/learning_rate": done.learning_rate,
-        "train/gradient_norm": done.gradient_norm,
-    }
-    weights = run.plan.objectives.weights_at(step)
-    metrics |= {f"train/weight/{name}": weight for name, weight in weights.items()}
-    metrics |= {f"train/gradient_norm/{name}": norm for name, norm in done.part_norms.items()}
-    if done.confidence is not None:
-        metrics["train/pseudo_label/sure"] = done.sure
-        metrics["train/pseudo_label/unlabelled"] = done.unlabelled
-    # The whole objective at a glance, at the steps where gradients of parts were measured.
-    parts = {
-        name: {"weighted": weighted[name], "gradient_norm": norm} for name, norm in done.part_norms.items()
-    }
-    return {
-        "kind": "step", "step": step, "total_steps": run.total_steps, "time": time.time(), "metrics": metrics,
-        **({"parts": parts} if parts else {}),
-    }  # fmt: skip
-
-
-def _warn_of_one_class(run: TrainingRun, step: int, done: StepResult, records: _Records) -> None:
-    """Say once when all labels of a batch are equal: HGR's label terms are 0 there, by definition."""
-    is_class_task = isinstance(run.data.task, ClassTask)
-    if records.is_warned or run.plan.objectives.hgr is None or not is_class_task:
-        return
-    if sum(total > 0 for total in done.label) != 1:
-        return
-    records.is_warned = True
-    _log.warning(
-        "step %d: every labelled clip of the batch is %r, so HGR's label terms teach nothing; "
-        "raise data.composition.batch_size or labelled_floor",
-        step,
-        run.data.collection.manifest.classes[done.label.index(max(done.label))],
-    )
-
-
-def _finish_epoch(run: TrainingRun, state: LoopState, clock: _EpochClock, records: _Records) -> LoopState:
+def _finish_epoch(run: TrainingRun, state: LoopState, clock: _EpochClock, records: Records) -> LoopState:
     """Validate, keep the weights if they are the best so far, and describe the epoch."""
     clock.stop()
     run.engine.network.eval()
@@ -198,11 +190,7 @@ def _finish_epoch(run: TrainingRun, state: LoopState, clock: _EpochClock, record
             "epochs_without_gain": 0 if is_better else state.epochs_without_gain + 1,
         }
     )
-    metrics = {**scores, "train/clips_per_second": clock.clips_per_second}
-    facts = {"total_epochs": -(-run.total_steps // run.steps_per_epoch), "best_epoch": state.best_epoch}
-    records.add({
-        "kind": "epoch", "epoch": state.epoch, "step": state.step, "time": time.time(), "metrics": metrics, **facts,
-    })  # fmt: skip
+    records.add_epoch(run, state, {**scores, "train/clips_per_second": clock.clips_per_second})
     state = clock.taken_into(state)
     clock.start()
     return state
@@ -221,9 +209,11 @@ def _selection_score(names: Sequence[str], scores: Mapping[str, float]) -> float
     missing = [name for name in names if name not in scores]
     if missing:
         raise TrainingError(
-            "evaluation", "select_by", f"{', '.join(missing)} is not measured",
+            "evaluation",
+            "select_by",
+            f"{', '.join(missing)} is not measured",
             f"choose of: {', '.join(sorted(scores))}",
-        )  # fmt: skip
+        )
     return sum(scores[name] for name in names) / len(names)
 
 
@@ -240,16 +230,17 @@ class _EpochClock:
         self.start()
 
     def start(self) -> None:
-        """Begin an epoch, or go on within one."""
+        """Begin an epoch, or resume within one."""
         self._start = self._taken = time.monotonic()
         self._end: float | None = None
         self._clips = self._untaken = 0
         self.forecast.resume()
 
-    def tick(self, clips: int) -> None:
+    def tick(self, clips: int, micro_batches: Sequence[ClipBatch]) -> None:
         """Count one step."""
         self._clips += clips
         self._untaken += clips
+        self.forecast.tick(micro_batches)
 
     def stop(self) -> None:
         """Take the time."""
@@ -272,48 +263,3 @@ class _EpochClock:
                 "trained_seconds": state.trained_seconds + seconds,
             }
         )
-
-
-class _Records:
-    """Collects records until they are reported, and until a checkpoint holds them.
-
-    Ray hands reports on with a delay: what a killed driver had not received comes back from the checkpoint.
-    """
-
-    def __init__(self, report: Report, every_steps: int, pause_seconds: float) -> None:
-        self._report, self._every, self._pause = report, every_steps, pause_seconds
-        self._unreported: list[Record] = []
-        self._unsaved: list[Record] = []
-        self._last = time.monotonic()
-        self._is_preempted = self.is_warned = False
-
-    def add(self, record: Record) -> None:
-        """Take one record."""
-        self._unreported.append(record)
-        self._unsaved.append(record)
-
-    def are_due(self) -> bool:
-        """Tell whether the step that begins is the last one before a report."""
-        waited = time.monotonic() - self._last >= self._pause
-        return waited and len(self._unreported) + 1 >= self._every
-
-    def report(self) -> None:
-        """Report what was added since the last call. Every rank must call."""
-        self._report(self._unreported)
-        self._unreported, self._last = [], time.monotonic()
-
-    def is_preempted(self, context: WorkerContext, step: int) -> bool:
-        """Return whether the run was just notified that machines go away. Every rank must call.
-
-        One checkpoint is written at once; training continues until Ray restarts it elsewhere.
-        """
-        if self._is_preempted or not context.is_preempted():
-            return False
-        self._is_preempted = True
-        self.add(event("preemption", step, "a machine of the run goes away: a checkpoint is written at once"))
-        return True
-
-    def since_checkpoint(self) -> list[Record]:
-        """Return what was added since the last call."""
-        found, self._unsaved = self._unsaved, []
-        return found

@@ -19,18 +19,15 @@ import torch.distributed as dist
 from ray.train import Checkpoint, CheckpointUploadMode, UserCallback
 
 from vavl.errors import InputError, TrainingError, VavlError
-from vavl.training.bad_numbers import event
 from vavl.training.checkpoint import CHECKPOINTS_FOLDER, PendingWrite
-from vavl.training.context import LocalContext
+from vavl.training.context import LocalContext, Watchdog, read_stacks, stacks_folder
 from vavl.training.engine import default_device
-from vavl.training.fault_settings import FaultSettings
-from vavl.training.gpu_metrics import GpuSampler, system_records
-from vavl.training.process_memory import RUN_MEMORY, peak_memory_bytes
+from vavl.training.records import event
 from vavl.training.run_folder import run_id_at
-from vavl.training.settings import TrainingPlan, TrainingSettings
+from vavl.training.settings import FaultSettings, TrainingPlan, TrainingSettings
 from vavl.training.stop import StopWatch
 from vavl.training.storage import RunStorage
-from vavl.training.watchdog import Watchdog, read_stacks, stacks_folder
+from vavl.training.throughput import RUN_MEMORY, GpuSampler, peak_memory_bytes, system_records
 from vavl.training.worker import train_on_worker
 
 _log = logging.getLogger(__name__)

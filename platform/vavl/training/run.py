@@ -5,34 +5,34 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from vavl.data.batch import ClipBatch
 from vavl.data.loader import RankPlace, StepLoader
 from vavl.data.partitions import PartitionedClips
 from vavl.data.sampler import Sampler
 from vavl.errors import TrainingError
 from vavl.models.draws import DrawKey
 from vavl.models.saved_model import ModelDescription, build_network
-from vavl.models.vavl import Vavl, parameter_count
-from vavl.objectives.pseudo_label import ConfidenceState
+from vavl.models.vavl import Vavl, VavlOutput, parameter_count
+from vavl.objectives.moments import Moments
+from vavl.objectives.pseudo_label import ConfidenceState, PseudoTarget
 from vavl.objectives.settings import ObjectiveSettings
 from vavl.objectives.total import Objective
 from vavl.training.average import WeightAverage
-from vavl.training.checkpoint import Checkpoints, Restored, differing
-from vavl.training.collectives import add_over_ranks, any_rank, rank_and_world_size
+from vavl.training.checkpoint import Checkpoints, Restored
+from vavl.training.checkpoint_files import LoopState
+from vavl.training.collectives import add_over_ranks, rank_and_world_size
 from vavl.training.context import LocalContext, WorkerContext
-from vavl.training.description import describe_model
-from vavl.training.engine import Engine, on_cpu
-from vavl.training.engines import EngineShape, make_engine
+from vavl.training.engine import Engine, TorchEngine, check_precision, on_cpu
 from vavl.training.evaluation import EvaluationData
-from vavl.training.objective_checks import hgr_feeds
-from vavl.training.run_data import RunData, open_run_data
-from vavl.training.selection_checks import labelled_conditions
-from vavl.training.settings import TrainingPlan
-from vavl.training.state import LoopState
-from vavl.training.worker_output import WorkerOutput
+from vavl.training.run_checks import hgr_feeds, labelled_conditions
+from vavl.training.run_data import RunData, describe_model, open_run_data
+from vavl.training.settings import TrainingPlan, TrainingSettings
+from vavl.training.storage import WorkerOutput
 
 _log = logging.getLogger(__name__)
 
@@ -69,14 +69,30 @@ class TrainingRun:
         trained = average.weights(kept=kept) if average else self.engine.full_weights(kept=kept)
         return {**self.untrained, **trained} if kept else {}
 
+    def draws(self, step: int) -> DrawKey:
+        """Return the key of a step's draws: the same whenever and wherever its rows are computed."""
+        return DrawKey(self.plan.training.seed, step)
+
+    def loss(
+        self,
+        step: int,
+        batch: ClipBatch,
+        output: VavlOutput,
+        local: Moments,
+        moments: Moments,
+        pseudo: PseudoTarget | None = None,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return a micro-batch's share of the weighted objective, and its unweighted parts; see ``Objective``."""
+        parts = self.objective.parts(output, batch, local, moments, pseudo)
+        return torch.stack(list(self.objective.weighted(parts, step).values())).sum(), parts
+
     def evaluation_data(self) -> EvaluationData:
         """Return what an evaluation during training reads."""
         size = self.plan.evaluation.batch_size
-        data = self.data
+        data, correlates = self.data, self.plan.objectives.hgr is not None
         return EvaluationData(
-            data.collection, data.normaliser, data.task, size, self.place, self.engine.device,
-            correlates=self.plan.objectives.hgr is not None,
-        )  # fmt: skip
+            data.collection, data.normaliser, data.task, size, self.place, self.engine.device, correlates
+        )
 
 
 def steps_of_plan(plan: TrainingPlan, training_clips: int, batch_size: int) -> tuple[int, int]:
@@ -106,32 +122,40 @@ def prepare_run(
     clips, composition = data.partitioned.clips, dict(data.composition)
     sampler = Sampler(clips, composition, data.collection.lengths(), settings.seed)
     place = RankPlace(rank, world_size, settings.micro_batches(sampler.batch_size, world_size))
-    slots = world_size * place.micro_batches
     output = output or WorkerOutput(plan.output_dir)
     checkpoints = Checkpoints(plan.output_dir, settings.keep_checkpoints, context.attempt)
     checkpoints.open()
-    restored = checkpoints.newest(output.folder)
-    fresh = first_state(plan, data, world_size)
+    restored, start = checkpoints.newest(output.folder), first_state(plan, data, world_size)
     if restored is not None:
-        _check_is_ours(restored, fresh)
-    rows = -(-sampler.batch_size // slots)
-    shape = EngineShape(context.device(settings), rows, place.micro_batches)
-    built = _build(plan, data, restored, shape)
+        _check_is_ours(restored, start)
+        start = restored.state
+    description = describe_model(plan, data)
+    network = _network(plan, description)
+    parameters = parameter_count(network)  # before the engine, which may shard them
+    frozen = freeze_parts(network, data.partitioned, plan.objectives)
+    untrained = {name: on_cpu(one) for name, one in network.named_parameters() if not one.requires_grad}
+    if restored is not None:
+        restored.load_weights(network)
+    device, slots = context.device(settings), world_size * place.micro_batches
+    engine = make_engine(network, settings, device, -(-sampler.batch_size // slots), place.micro_batches)
     steps_per_epoch, total_steps = steps_of_plan(plan, data.partitioned.count, sampler.batch_size)
-    weak_view = plan.data.weak_view if plan.objectives.pseudo_label else None
-    labelled, is_on_gpu = labelled_conditions(data.partitioned), shape.device.type == "cuda"
     run = TrainingRun(
         plan=plan,
         data=data,
-        **vars(built),
-        objective=Objective.of(data.task, plan.objectives, plan.model, slots, labelled),
-        loader=StepLoader(
-            data.collection, sampler, data.normaliser, place, plan.data.augmentation, weak_view, is_on_gpu
+        description=description,
+        frozen=frozen,
+        parameters=parameters,
+        engine=engine,
+        average=_average(plan, engine, description),
+        untrained=untrained,
+        objective=Objective.of(
+            data.task, plan.objectives, plan.model, slots, labelled_conditions(data.partitioned)
         ),
+        loader=_loader(plan, data, sampler, place, pinned=device.type == "cuda"),
         checkpoints=checkpoints,
         output=output,
         restored=restored,
-        start=restored.state if restored is not None else fresh,
+        start=start,
         place=place,
         steps_per_epoch=steps_per_epoch,
         total_steps=total_steps,
@@ -139,9 +163,60 @@ def prepare_run(
     _warm_up(run)
     _resume_engine(run)
     if rank == 0:
-        for line in (*data.table.lines(), *_network_lines(run)):
-            _log.info(line)
+        _log_run(run)
     return run
+
+
+def _network(plan: TrainingPlan, description: ModelDescription) -> Vavl:
+    torch.manual_seed(plan.training.seed)
+    return build_network(
+        description, plan.objectives.ladder, activation_checkpointing=plan.training.activation_checkpointing
+    )
+
+
+def make_engine(
+    network: nn.Module,
+    settings: TrainingSettings,
+    device: torch.device,
+    rows: int,
+    micro_batches: int = 1,
+) -> Engine:
+    """Build the engine that the settings name.
+
+    Args:
+        network: on the CPU, float32; parts that must not train have ``requires_grad`` False.
+        settings: engine, stage and precision.
+        device: that it trains on.
+        rows: clips of a micro-batch of one rank.
+        micro_batches: of a rank per optimizer step.
+
+    Raises:
+        TrainingError: the card lacks the precision, or DeepSpeed refuses its configuration.
+    """
+    check_precision(settings, device)
+    match settings.engine:
+        case "deepspeed":
+            from vavl.training.deepspeed_engine import DeepSpeedEngine
+
+            return DeepSpeedEngine(network, settings, device, rows, micro_batches)
+        case "torch":
+            return TorchEngine(network, settings, device, micro_batches)
+
+
+def _average(plan: TrainingPlan, engine: Engine, description: ModelDescription) -> WeightAverage | None:
+    decay, pseudo = plan.training.average_decay, plan.objectives.pseudo_label
+    if decay is None:
+        return None
+    is_teacher = pseudo is not None and pseudo.teacher == "average"
+    return WeightAverage(engine, decay, partial(_network, plan, description), is_teacher=is_teacher)
+
+
+def _loader(
+    plan: TrainingPlan, data: RunData, sampler: Sampler, place: RankPlace, *, pinned: bool
+) -> StepLoader:
+    weak_view = plan.data.weak_view if plan.objectives.pseudo_label else None
+    collection, normaliser = data.collection, data.normaliser
+    return StepLoader(collection, sampler, normaliser, place, plan.data.augmentation, weak_view, pinned)
 
 
 def _warm_up(run: TrainingRun) -> None:
@@ -149,80 +224,21 @@ def _warm_up(run: TrainingRun) -> None:
     batch = run.loader.filler().to(run.engine.device)
 
     def passes() -> Tensor:
-        output = run.engine.forward(batch, DrawKey(run.plan.training.seed, 0))
+        output = run.engine.forward(batch, run.draws(0))
         local = run.objective.moments(output, batch, None)
-        parts = run.objective.parts(output, batch, local, add_over_ranks(local), None)
-        return torch.stack(list(run.objective.weighted(parts, run.start.step).values())).sum() * 0
+        return run.loss(run.start.step, batch, output, local, add_over_ranks(local))[0] * 0
 
     run.engine.prepare(passes)
 
 
 def _resume_engine(run: TrainingRun) -> None:
-    """Fill the engine from the checkpoint that the run resumes from, after its warm-up. Every rank must call.
-
-    Raises:
-        TrainingError: the engine does not hold what the checkpoint does.
-    """
+    """Fill the engine from the checkpoint that the run resumes from, after its warm-up. Every rank must call."""
     if run.restored is None:
         return
-    values = run.restored.values()
-    run.engine.load(values)
-    differ = differing(run.engine, values, run.place.rank, run.place.world_size)
-    values.close()
-    if any_rank(is_true=bool(differ)):
-        raise TrainingError(
-            "checkpoint", "weights", f"the engine holds other values after loading: {differ[:3] or 'on another rank'}",
-            "report this with the versions of torch and deepspeed",
-        )  # fmt: skip
+    with run.restored.values() as values:
+        run.engine.load(values)
     if run.average is not None:
         run.average.load(run.restored.average_file)
-
-
-@dataclass(frozen=True)
-class _Built:
-    """What ``TrainingRun`` takes over, under the same names."""
-
-    description: ModelDescription
-    frozen: tuple[str, ...]
-    parameters: int
-    engine: Engine
-    average: WeightAverage | None
-    untrained: dict[str, Tensor]
-
-
-def _build(
-    plan: TrainingPlan,
-    data: RunData,
-    restored: Restored | None,
-    shape: EngineShape,
-) -> _Built:
-    """Build the network with the weights of the checkpoint, and the engine around it."""
-    description = describe_model(plan, data)
-
-    def build() -> Vavl:
-        torch.manual_seed(plan.training.seed)
-        return build_network(
-            description,
-            plan.objectives.ladder,
-            activation_checkpointing=plan.training.activation_checkpointing,
-        )
-
-    network = build()
-    parameters = parameter_count(network)  # before the engine, which may shard them
-    frozen = freeze_parts(network, data.partitioned, plan.objectives)
-    untrained = {name: on_cpu(one) for name, one in network.named_parameters() if not one.requires_grad}
-    if restored is not None:
-        values = restored.values()
-        shapes = {name: one.shape for name, one in network.named_parameters() if one.requires_grad}
-        network.load_state_dict(values.weights(shapes), strict=False)
-        values.close()
-    engine = make_engine(network, plan.training, shape)
-    decay, pseudo = plan.training.average_decay, plan.objectives.pseudo_label
-    average = None
-    if decay is not None:
-        is_teacher = pseudo is not None and pseudo.teacher == "average"
-        average = WeightAverage(engine, decay, build, is_teacher=is_teacher)
-    return _Built(description, frozen, parameters, engine, average, untrained)
 
 
 def first_state(plan: TrainingPlan, data: RunData, world_size: int) -> LoopState:
@@ -242,9 +258,11 @@ def _check_is_ours(restored: Restored, fresh: LoopState) -> None:
         before, now = getattr(restored.state, name), getattr(fresh, name)
         if before != now:
             raise TrainingError(
-                str(restored.folder), name, f"the checkpoint has {before}, this run {now}",
+                str(restored.folder),
+                name,
+                f"the checkpoint has {before}, this run {now}",
                 "go back to the earlier setting, or set training.resume=never to start anew",
-            )  # fmt: skip
+            )
 
 
 def freeze_parts(
@@ -252,7 +270,7 @@ def freeze_parts(
 ) -> tuple[str, ...]:
     """Freeze what no training clip can feed: weight decay would move it without any evidence.
 
-    The functions of soft-HGR are frozen without a word where soft-HGR is not trained.
+    The functions of soft-HGR are frozen unmentioned where soft-HGR is not trained.
 
     Returns:
         Names of the parts that are frozen for want of clips.
@@ -279,11 +297,13 @@ def freeze_parts(
     return frozen
 
 
-def _network_lines(run: TrainingRun) -> list[str]:
+def _log_run(run: TrainingRun) -> None:
     settings = run.plan.training
     frozen = ", ".join(run.frozen) or "none"
     how = f"ZeRO {settings.zero_stage}, {settings.precision}, engine {settings.engine}"
-    return [
+    for line in (
+        *run.data.table.lines(),
         f"network: {run.parameters / 1e6:.2f} M parameters; frozen for want of clips: {frozen}",
         f"{run.total_steps} steps ({run.steps_per_epoch} per epoch), {run.place.world_size} worker(s), {how}",
-    ]
+    ):
+        _log.info(line)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,11 +17,12 @@ from vavl.data.partition_table import PartitionTable, partition_table
 from vavl.data.partitions import Partition, PartitionedClips, compose_batch, partition_clips
 from vavl.data.protocol import apply_partitions
 from vavl.errors import InputError
+from vavl.features import FeatureStatistics
+from vavl.models.saved_model import ModalityDescription, ModelDescription
 from vavl.models.settings import AttributeTask, ClassTask, Task
 from vavl.store.store_cache import is_at_hand, local_notes
-from vavl.training.objective_checks import check_objectives
+from vavl.training.run_checks import check_objectives, check_selection
 from vavl.training.run_folder import with_pinned_store
-from vavl.training.selection_checks import check_selection
 from vavl.training.settings import TrainingPlan
 from vavl.training.storage import RunStorage
 
@@ -150,3 +152,53 @@ def _task(collection: ClipCollection, plan: TrainingPlan) -> Task:
     if plan.data.target == "attributes":
         return AttributeTask()
     return ClassTask(classes=collection.manifest.classes)
+
+
+def describe_model(plan: TrainingPlan, data: RunData) -> ModelDescription:
+    """Put together everything about the model but its weights."""
+    manifest, store = data.collection.manifest, data.collection.store
+    return ModelDescription(
+        network=plan.model,
+        task=data.task,
+        audio=_describe_modality("audio", data),
+        video=_describe_modality("video", data),
+        fusion_trained=data.partitioned.feed("audio", "video", with_label=True),
+        speaker_normalisation=plan.features.speaker_normalisation,
+        max_frames=plan.data.max_frames,
+        provenance={
+            "corpus": manifest.corpus,
+            "target": plan.data.target,
+            "label_set": manifest.label_set,
+            "label_target": manifest.target,
+            "protocol": manifest.protocol,
+            "fold": plan.data.fold,
+            "waived_audit": list(plan.data.waive_audit),
+            "store_hash": store.hash,
+            "config_hash": plan.config_hash,
+        },
+    )
+
+
+def _describe_modality(modality: str, data: RunData) -> ModalityDescription:
+    collection = data.collection
+    info = collection.store.info.get(modality)
+    # A head that no label has trained says nothing, however well its encoder reconstructs.
+    trained = data.partitioned.feed(modality, with_label=True)
+    return ModalityDescription(
+        width=collection.width(modality),
+        statistics=_statistics(modality, data) if trained else {},
+        trained=trained,
+        extractor=_provenance(info),
+    )
+
+
+def _statistics(modality: str, data: RunData) -> dict[str, Any]:
+    store = data.collection.store
+    common = data.normaliser[modality].common
+    return FeatureStatistics(store.corpus, modality, store.info[modality].provenance, common).to_dict()
+
+
+def _provenance(info: Any) -> dict[str, Any]:
+    if info is None:
+        return {}
+    return {"extractor": info.extractor, "version": info.version, "settings": dict(info.settings)}

@@ -1,52 +1,171 @@
-"""The directory of a run as its driver sees it: who it belongs to, and what happens to an earlier run in it."""
+"""The directory of a run as its driver sees it: who it belongs to, and what happens to an earlier run in it.
+
+    run.json, config.yaml, journal.jsonl ...   the driver's
+    best/, predictions/, outcome.json ...      the workers'
+    checkpoints/                               the workers', for a run that resumes
+    earlier/<run id>/                          former runs
+
+The driver of a run at an address works on a copy of its own files, published as they change. The address is the truth:
+a run may resume on another machine. Every publication ends with a new ``revision`` in run.json, by which a machine sees
+whether another one has published since.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
+import hashlib
+import json
 import logging
+import re
 import secrets
 import shutil
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 from vavl.config.files import make_folder, read_json, write_json
+from vavl.config.places import CACHE_VARIABLE
 from vavl.config.snapshot import save_config
+from vavl.errors import InputError, VavlError
+from vavl.store.store_cache import run_cache_folder
 from vavl.store.store_versions import LATEST, pinned_store, split_version
 from vavl.training.settings import TrainingPlan
 from vavl.training.storage import RunStorage
-from vavl.training.working_copy import EARLIER_FOLDER, RUN_FILE, WorkingCopy, read_record
+
+RUN_FILE = "run.json"
+EARLIER_FOLDER = "earlier"
+RESULTS = ("best", "outcome.json", "partitions.csv", "predictions")
+"""What the workers leave for people; they write it to the address themselves."""
+_WORK = ("checkpoints", "stop.json")
+_NOT_IN_NAMES = re.compile(r"[^\w.-]")
+_PAUSE_SECONDS = 5.0
+# A long journal is sent whole: most of the time is not for this.
+_LEAST_PAUSE_PER_SECOND = 20.0
 
 Plan = TypeVar("Plan", bound=TrainingPlan)
-
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
 class RunFolder:
-    """An output directory that belongs to one run.
+    """An output directory that belongs to one run; ``claim_run_folder`` makes it.
+
+    Args:
+        output_dir: a directory, or an address.
 
     Attributes:
         path: the directory on this machine; for an address a working copy, without checkpoints.
         run_id: of the run, e.g. ``20260301-142233-9f3a``.
         is_resumed: True when an unfinished run of the same configuration is resumed.
-        copy: of what is at an address; None for a directory.
+
+    Raises:
+        InputError: the address has no driver here, or the directory cannot be written.
     """
 
-    path: Path
-    run_id: str
-    is_resumed: bool
-    copy: WorkingCopy | None = None
+    def __init__(self, output_dir: Path | str) -> None:
+        self.run_id, self.is_resumed = "", False
+        self.storage = RunStorage(output_dir)
+        self._sent: dict[str, tuple[int, int]] = {}
+        if self.storage.is_remote:
+            address = str(output_dir)
+            name = _NOT_IN_NAMES.sub("_", address.rstrip("/").rpartition("/")[2])
+            digest = hashlib.sha256(address.encode()).hexdigest()[:12]
+            self.path = make_folder(run_cache_folder() / f"{name}-{digest}", setting=CACHE_VARIABLE)
+        else:
+            self.path = make_folder(Path(output_dir))
 
-    def publishing(self) -> AbstractContextManager[None]:
-        """Publish what changes in ``path`` while the context lasts, and at its end; nothing is to do for a directory.
+    def refresh(self) -> None:
+        """Fetch the driver's files from an address, unless this machine was the last to publish.
 
         Raises:
-            InputError: at its end the address cannot be written.
+            InputError, StoreError: the address cannot be read.
         """
-        return self.copy.publishing() if self.copy is not None else nullcontext()
+        if not self.storage.is_remote:
+            return
+        there, here = read_record(self.storage), read_record(RunStorage(self.path))
+        revision = (there or {}).get("revision")
+        if revision is not None and revision == (here or {}).get("revision"):
+            return
+        for item in self.path.iterdir():
+            if item.name != EARLIER_FOLDER:
+                shutil.rmtree(item) if item.is_dir() else item.unlink()
+        if there is not None:
+            self.storage.fetch(self._published(without=(*RESULTS, *_WORK)), self.path)
+
+    def put_aside(self, run_id: str) -> None:
+        """Move what is there of a run to ``earlier/<run id>``; at an address its checkpoints are removed.
+
+        Raises:
+            InputError: the directory or the address cannot be written.
+        """
+        if self.storage.is_remote:
+            for name in _WORK:
+                self.storage.remove(name)
+            # run.json goes last: what was interrupted is continued by the next start.
+            for name in sorted(self._published(), key=lambda name: (name == RUN_FILE, name)):
+                self.storage.move(name, f"{EARLIER_FOLDER}/{run_id}/{name}")
+        put_aside(self.path, run_id)
+
+    def begin(self, plan: TrainingPlan) -> None:
+        """Write down that the directory belongs to a new run."""
+        now = dt.datetime.now(dt.UTC).strftime("%Y%m%d-%H%M%S")
+        self.run_id = f"{now}-{secrets.token_hex(2)}"
+        save_config(plan, self.path / "config.yaml")
+        content = {"config_hash": plan.config_hash, "state": "running", "store": str(plan.data.store)}
+        write_json(self.path / RUN_FILE, {"run_id": self.run_id, **content})
+        self.publish()
+
+    def publish(self) -> None:
+        """Send the files that have changed; nothing is to do for a directory.
+
+        Raises:
+            InputError: the address cannot be written.
+        """
+        if not self.storage.is_remote:
+            return
+        marks = {name: self._mark(name) for name in self._files()}
+        changed = sorted(name for name, mark in marks.items() if self._sent.get(name) != mark)
+        if not changed:
+            return
+        with tempfile.TemporaryDirectory(prefix="vavl-publish-") as folder:
+            # journal.jsonl.replayed.json says how far the journal was replayed: it is copied before the journal
+            # and sent after it, so that it never counts records that the other one lacks.
+            copies = {name: Path(folder, name.replace("/", "__")) for name in changed if name != RUN_FILE}
+            for name, copied in reversed(copies.items()):
+                shutil.copyfile(self.path / name, copied)
+            for name, copied in copies.items():
+                self.storage.put(copied, name)
+        record = {**read_json(self.path / RUN_FILE), "revision": secrets.token_hex(8)}
+        write_json(self.path / RUN_FILE, record)
+        self.storage.write(RUN_FILE, (self.path / RUN_FILE).read_bytes())
+        self._sent = {**marks, RUN_FILE: self._mark(RUN_FILE)}
+
+    @contextlib.contextmanager
+    def publishing(self) -> Iterator[None]:
+        """Publish every few seconds from a thread while the block works, and at its end, however it ends.
+
+        Raises:
+            InputError: the address cannot be written at the end of a block that succeeded.
+        """
+        if not self.storage.is_remote:
+            yield
+            return
+        end = threading.Event()
+        thread = threading.Thread(target=self._follow, args=(end,), name="publish-run", daemon=True)
+        thread.start()
+        try:
+            yield
+        except BaseException:
+            end.set()
+            thread.join()
+            self._try_to_publish()
+            raise
+        end.set()
+        thread.join()
+        self.publish()
 
     def collect(self) -> None:
         """Bring the results of the workers into ``path``.
@@ -54,8 +173,11 @@ class RunFolder:
         Raises:
             InputError, StoreError: the address cannot be read.
         """
-        if self.copy is not None:
-            self.copy.collect()
+        if self.storage.is_remote:
+            for name in RESULTS:
+                shutil.rmtree(self.path / name, ignore_errors=True)
+                self.storage.fetch_tree(name, self.path / name)
+            self.storage.fetch([name for name in self.storage.files() if name in RESULTS], self.path)
 
     def finish(self) -> None:
         """Mark the run as finished: the next start in this directory is a new run.
@@ -64,37 +186,48 @@ class RunFolder:
             InputError: the address cannot be written.
         """
         write_json(self.path / RUN_FILE, {**read_json(self.path / RUN_FILE), "state": "finished"})
-        if self.copy is not None:
-            self.copy.publish()
+        self.publish()
 
+    def _follow(self, end: threading.Event) -> None:
+        pause, was_well = _PAUSE_SECONDS, True
+        while not end.wait(pause):
+            start = time.monotonic()
+            was_well = self._try_to_publish(was_well=was_well)
+            pause = max(_PAUSE_SECONDS, _LEAST_PAUSE_PER_SECOND * (time.monotonic() - start))
 
-def with_pinned_store(plan: Plan) -> Plan:
-    """Return the plan with the version of its store in full, looked up once for the whole run.
+    def _try_to_publish(self, *, was_well: bool = True) -> bool:
+        """Publish without raising: storage that is away for a moment stops no run; return whether it went well."""
+        try:
+            self.publish()
+        except (VavlError, OSError) as error:
+            if was_well:
+                _log.warning("%s keeps what cannot be published now: %s", self.path, error)
+            return False
+        if not was_well:
+            _log.info("%s: published again", self.storage.address)
+        return True
 
-    A run that goes on keeps the version that it began with, whatever is ``latest`` by now.
+    def _files(self) -> list[str]:
+        """Return the driver's files on this machine."""
+        names = (path.relative_to(self.path) for path in self.path.rglob("*") if path.is_file())
+        return [
+            name.as_posix()
+            for name in names
+            if name.parts[0] not in (*RESULTS, EARLIER_FOLDER)
+            and not name.name.startswith(".")
+            # The locks of tracking are empty.
+            and (self.path / name).stat().st_size
+        ]
 
-    Raises:
-        StoreError, InputError: see ``vavl.store.store_versions.pinned_store``.
-    """
-    store = begun_store(plan) if _goes_on(_earlier(plan), plan) else None
-    return with_store(plan, pinned_store(plan.data.store) if store is None else store)
+    def _mark(self, name: str) -> tuple[int, int]:
+        status = (self.path / name).stat()
+        return status.st_size, status.st_mtime_ns
 
-
-def with_store(plan: Plan, store: Path | str) -> Plan:
-    """Return the plan with another store."""
-    return plan.model_copy(update={"data": plan.data.model_copy(update={"store": store})})
-
-
-def begun_store(plan: TrainingPlan) -> Path | str | None:
-    """Return the version of the ``latest`` store that the run in the plan's folder began with, if any.
-
-    None where the plan asks for another store, or names a version itself.
-    """
-    asked, begun = plan.data.store, (_earlier(plan) or {}).get("store")
-    base, version = split_version(asked)
-    if version != LATEST or begun is None or split_version(str(begun))[0] != str(base):
-        return None
-    return type(asked)(begun)
+    def _published(self, without: tuple[str, ...] = ()) -> list[str]:
+        """Return the files of the current run at the address, but for some names at the top."""
+        top = [name for name in self.storage.directories() if name not in (*without, EARLIER_FOLDER)]
+        below = [f"{name}/{file}" for name in top for file in self.storage.tree(name)]
+        return [*(name for name in self.storage.files() if name not in without), *below]
 
 
 def claim_run_folder(plan: TrainingPlan) -> RunFolder:
@@ -106,38 +239,50 @@ def claim_run_folder(plan: TrainingPlan) -> RunFolder:
     Raises:
         InputError: the directory or the address cannot be written.
     """
-    copy = WorkingCopy(plan.output_dir) if isinstance(plan.output_dir, str) else None
-    if copy is not None:
-        copy.refresh()
-    folder = copy.path if copy is not None else make_folder(Path(plan.output_dir))
-    earlier = read_record(RunStorage(folder))
+    folder = RunFolder(plan.output_dir)
+    folder.refresh()
+    earlier = read_record(RunStorage(folder.path))
     if earlier is not None:
-        if _goes_on(earlier, plan):
+        if _is_continued(earlier, plan):
             _log.info("resuming run %s in %s", earlier["run_id"], plan.output_dir)
-            return RunFolder(folder, earlier["run_id"], is_resumed=True, copy=copy)
-        if copy is not None:
-            copy.put_aside(earlier["run_id"])
-        put_aside(folder, earlier["run_id"])
-        reason = (
-            "is finished"
-            if earlier["state"] == "finished"
-            else "is not resumed (resume=never or other settings)"
-        )
+            folder.run_id, folder.is_resumed = earlier["run_id"], True
+            return folder
+        folder.put_aside(earlier["run_id"])
+        is_finished = earlier["state"] == "finished"
+        reason = "is finished" if is_finished else "is not resumed (resume=never or other settings)"
         kept = f"{plan.output_dir}/{EARLIER_FOLDER}/{earlier['run_id']}"
         _log.info("run %s %s; it is kept in %s", earlier["run_id"], reason, kept)
-    now = dt.datetime.now(dt.UTC).strftime("%Y%m%d-%H%M%S")
-    run_id = f"{now}-{secrets.token_hex(2)}"
-    save_config(plan, folder / "config.yaml")
-    content = {
-        "run_id": run_id,
-        "config_hash": plan.config_hash,
-        "state": "running",
-        "store": str(plan.data.store),
-    }
-    write_json(folder / RUN_FILE, content)
-    if copy is not None:
-        copy.publish()
-    return RunFolder(folder, run_id, is_resumed=False, copy=copy)
+    folder.begin(plan)
+    return folder
+
+
+def with_pinned_store(plan: Plan) -> Plan:
+    """Return the plan with the version of its store in full, looked up once for the whole run.
+
+    A run that resumes keeps the version that it began with, whatever is ``latest`` by now.
+
+    Raises:
+        StoreError, InputError: see ``vavl.store.store_versions.pinned_store``.
+    """
+    store = begun_store(plan) if _is_continued(_earlier(plan), plan) else None
+    return with_store(plan, pinned_store(plan.data.store) if store is None else store)
+
+
+def with_store(plan: Plan, store: Path | str) -> Plan:
+    """Return the plan with another store."""
+    return plan.model_copy(update={"data": plan.data.model_copy(update={"store": store})})
+
+
+def begun_store(plan: TrainingPlan) -> Path | str | None:
+    """Return the version of the ``latest`` store that the run in the plan's directory began with, if any.
+
+    None where the plan asks for another store, or names a version itself.
+    """
+    asked, begun = plan.data.store, (_earlier(plan) or {}).get("store")
+    base, version = split_version(asked)
+    if version != LATEST or begun is None or split_version(str(begun))[0] != str(base):
+        return None
+    return type(asked)(begun)
 
 
 def run_id_at(output_dir: Path | str) -> str | None:
@@ -160,8 +305,8 @@ def _earlier(plan: TrainingPlan) -> dict[str, Any] | None:
     return read_record(RunStorage(plan.output_dir))
 
 
-def _goes_on(earlier: Mapping[str, Any] | None, plan: TrainingPlan) -> bool:
-    """Tell whether the run that the folder holds is this one, unfinished and to be continued."""
+def _is_continued(earlier: Mapping[str, Any] | None, plan: TrainingPlan) -> bool:
+    """Tell whether the run that the directory holds is this one, unfinished and to be continued."""
     if earlier is None or earlier["config_hash"] != plan.config_hash:
         return False
     return bool(earlier["state"] == "running" and plan.training.resume == "auto")
@@ -173,3 +318,20 @@ def put_aside(folder: Path, run_id: str) -> None:
     for item in sorted(folder.iterdir()):
         if item.name != EARLIER_FOLDER:
             shutil.move(item, place / item.name)
+
+
+def read_record(storage: RunStorage) -> dict[str, Any] | None:
+    """Return the content of ``run.json``, None where there is no run.
+
+    Raises:
+        InputError: the storage cannot be read, or the file is no JSON.
+    """
+    content = storage.read(RUN_FILE)
+    if content is None:
+        return None
+    try:
+        return dict(json.loads(content))
+    except (ValueError, TypeError) as error:
+        raise InputError(
+            f"{storage.address}/{RUN_FILE}", "", f"not valid JSON: {error}", "restore the file or remove it"
+        ) from None

@@ -17,7 +17,6 @@ from vavl.metrics.names import CONDITIONS, VALIDATION
 from vavl.models.settings import NetworkSettings
 from vavl.objectives.settings import ObjectiveSettings
 from vavl.training.deepspeed_passthrough import NUMERIC_SECTIONS, check_passthrough
-from vavl.training.fault_settings import FaultSettings
 
 
 class OptimizerSettings(FrozenConfig):
@@ -33,9 +32,35 @@ class OptimizerSettings(FrozenConfig):
     gradient_clipping: float = Field(1.0, ge=0, description="largest norm of the whole gradient; 0 = off")
 
 
+class FaultSettings(FrozenConfig):
+    """When a run goes on after a fault, and when it gives up."""
+
+    restarts_without_progress: int = Field(
+        3, ge=0, description="restarts in a row, without a new checkpoint between them, before the run fails"
+    )
+    wait_for_workers_seconds: float = Field(
+        600, ge=0, description="longest wait for the cluster to have place for the least number of workers"
+    )
+    grow_after_seconds: float = Field(
+        60, gt=0, description="an elastic run takes more workers when there was place for them so long"
+    )
+    step_timeout_seconds: float | None = Field(
+        900,
+        gt=0,
+        description="a step or evaluation that takes longer is ended with the stacks of all ranks; set-up "
+        "and the first step may take ten minutes; null = never",
+    )
+    skipped_steps: int = Field(
+        10, ge=0, description="steps with a loss or gradient that is not finite; one more ends the run"
+    )
+
+
 _FORMER_KEYS = {
     "micro_batches": "is now clips_per_forward: the most clips of one forward pass of a worker",
     "keep_best_checkpoints": "is gone: the best model is always kept in best/; keep_checkpoints counts the newest",
+    "memory_per_worker_gb": "is now resources_per_worker: {memory: <bytes>}",
+    "accelerator_type": 'is now resources_per_worker: {"accelerator_type:<name>": 0.001}',
+    "threads_per_worker": "is gone: a worker has cpus_per_worker threads",
 }
 
 
@@ -55,10 +80,9 @@ class TrainingSettings(FrozenConfig):
     )
     cpus_per_worker: float = Field(1, gt=0)
     gpus_per_worker: float = Field(0, ge=0, le=1, description="0 = CPU; a worker drives one GPU at most")
-    memory_per_worker_gb: float | None = Field(None, gt=0, description="asked of Ray; null = any")
-    accelerator_type: str | None = Field(None, description="as Ray names it, e.g. A100; null = any")
-    resources_per_worker: dict[str, float] = Field({}, description="custom resources of the cluster")
-    threads_per_worker: int | None = Field(None, ge=1, description="null = cpus_per_worker")
+    resources_per_worker: dict[str, float] = Field(
+        {}, description='other resources by Ray\'s names: {memory: 8e9, "accelerator_type:A100": 0.001}'
+    )
     zero_stage: int = Field(0, ge=0, le=3)
     offload: Literal["none", "optimizer", "optimizer_and_weights"] = Field(
         "none", description="keep in main memory; optimizer: ZeRO 1-3, optimizer_and_weights: ZeRO 3"
@@ -106,10 +130,13 @@ class TrainingSettings(FrozenConfig):
     @model_validator(mode="before")
     @classmethod
     def _former_keys(cls, content: Any) -> Any:
+        if not isinstance(content, dict):
+            return content
         for key, advice in _FORMER_KEYS.items():
-            if isinstance(content, dict) and key in content:
+            if content.get(key) is not None:
                 raise ValueError(f"{key} {advice}")
-        return content
+        # Configurations that earlier runs saved hold null where the key was not used.
+        return {name: value for name, value in content.items() if name not in _FORMER_KEYS}
 
     @field_validator("workers", mode="before")
     @classmethod
@@ -129,6 +156,11 @@ class TrainingSettings(FrozenConfig):
     def most_workers(self) -> int:
         """Workers beyond which the run takes no more."""
         return self.workers if isinstance(self.workers, int) else self.workers[1]
+
+    @property
+    def threads(self) -> int:
+        """Threads of the numeric libraries in a worker."""
+        return int(self.cpus_per_worker) or 1
 
     @model_validator(mode="after")
     def _combinations(self) -> Self:
@@ -179,8 +211,8 @@ class TrainingSettings(FrozenConfig):
 
 # A run may be continued with other values of these: they decide how it is computed, not what.
 _HOW = frozenset({
-    "launcher", "engine", "workers", "placement", "cpus_per_worker", "gpus_per_worker", "memory_per_worker_gb",
-    "accelerator_type", "resources_per_worker", "threads_per_worker", "zero_stage", "offload",
+    "launcher", "engine", "workers", "placement", "cpus_per_worker", "gpus_per_worker",
+    "resources_per_worker", "zero_stage", "offload",
     "activation_checkpointing", "clips_per_forward", "resume", "checkpoint_every_epochs", "checkpoint_every_steps",
     "keep_checkpoints", "report_every_steps", "gradient_norms_every_steps", "faults", "deepspeed",
 })  # fmt: skip

@@ -1,4 +1,4 @@
-"""One optimizer step: guess, first pass for global moments, objectives, backward, step.
+"""What an optimizer step is made of; ``loop.train_step`` puts it together.
 
 Every rank runs the same graph and calls backward once per micro-batch, whatever clips it was dealt. With
 the torch engine the host waits for a GPU once, at the end, where all numbers are copied at once.
@@ -16,13 +16,12 @@ import torch
 from torch import Tensor, nn
 
 from vavl.data.batch import ClipBatch
-from vavl.models.draws import DrawKey
 from vavl.models.vavl import VavlOutput
 from vavl.objectives.moments import Moments, add_moments, moments_under
 from vavl.objectives.pseudo_label import ConfidenceState, Guess, PseudoTarget, guess, pseudo_target
 from vavl.training.collectives import add_over_ranks
 from vavl.training.run import TrainingRun
-from vavl.training.schedule import learning_rate
+from vavl.training.settings import OptimizerSettings
 
 
 @dataclass(frozen=True)
@@ -37,10 +36,10 @@ class StepResult:
         gradient_norm: of the whole gradient before clipping.
         part_norms: norm of the gradient of every weighted part, where it was measured.
         confidence: after the step.
-        sure: unlabelled clips whose pseudo-label counted.
+        confident: unlabelled clips whose pseudo-label counted.
         unlabelled: those that could have one.
         is_skipped: True when nothing was updated, since the loss or the gradient was not finite.
-        heard: by name, whether any rank heard it.
+        requests: by name, whether any rank made it.
     """
 
     parts: dict[str, float]
@@ -50,101 +49,46 @@ class StepResult:
     gradient_norm: float
     part_norms: dict[str, float]
     confidence: ConfidenceState | None
-    sure: float
+    confident: float
     unlabelled: float
     is_skipped: bool
-    heard: Mapping[str, bool]
+    requests: Mapping[str, bool]
 
 
 @dataclass
-class _Pass:
-    """A micro-batch on its way through the step."""
+class Pass:
+    """A micro-batch on its way through the step.
+
+    Attributes:
+        batch: its clips.
+        teacher: what the teacher predicts of their weak view, with pseudo-labels.
+        output: of the network, with its graph, until the backward pass.
+        local: moments of the output.
+    """
 
     batch: ClipBatch
-    guessed: Guess | None
+    teacher: Guess | None
     output: VavlOutput | None = None
     local: dict[str, Tensor] = field(default_factory=dict)
 
 
-def train_step(
-    run: TrainingRun,
-    step: int,
-    micro_batches: Sequence[ClipBatch],
-    confidence: ConfidenceState | None,
-    heard: Mapping[str, bool] | None = None,
-) -> StepResult:
-    """Take one optimizer step. Every rank must call.
+def learning_rate(step: int, total_steps: int, settings: OptimizerSettings) -> float:
+    """Return the learning rate: linear warm-up from the first step, then cosine to the final share.
 
     Args:
-        run: network, engine and objectives.
-        step: from 0.
-        micro_batches: of this rank.
-        confidence: running means behind adaptive pseudo-labels, None without pseudo-labels.
-        heard: what this rank heard from outside, to be agreed on along with the losses; the same names
-            on every rank.
+        step: optimizer step, from 0.
+        total_steps: of the whole run.
+        settings: peak, warm-up and final share.
     """
-    passes = [_Pass(batch, _guess(run, batch)) for batch in micro_batches]
-    together = _first_pass(run, step, passes)
-    running, pseudo = _pseudo_targets(run, passes, confidence, together)
-    part_norms = _part_norms(run, step, micro_batches, pseudo, together)
-    sums: dict[str, Tensor] = {}
-    for one, labels in zip(passes, pseudo, strict=True):
-        parts = _second_pass(run, step, one, labels, together)
-        sums = add_moments(sums, parts) if sums else parts
-    rate = learning_rate(step, run.total_steps, run.plan.training.optimizer)
-    norm = run.engine.step(rate)
-    device = micro_batches[0].index.device
-    told = {
-        # torch.tensor would wait for its copy to the device.
-        f"heard/{name}": torch.full((), float(value), device=device)
-        for name, value in (heard or {}).items()
-    }
-    agreed = add_over_ranks(sums | told | {"sure": _sure(pseudo, device)})
-    counts = {name: value for name, value in together.items() if name in ("clips", "label", "guess/count")}
-    found = _on_host(
-        {"agreed": agreed, "norms": part_norms, "counts": counts, "whole": {"norm": norm}} | running
-    )
-    is_skipped = not math.isfinite(found["whole"]["norm"][0])
-    if run.average is not None and not is_skipped:
-        run.average.update(step)
-    return _result(found, rate, is_skipped=is_skipped)
+    if step < settings.warmup_steps:
+        return settings.learning_rate * (step + 1) / settings.warmup_steps
+    span = max(1, total_steps - settings.warmup_steps)
+    progress = min(1.0, (step - settings.warmup_steps) / span)
+    share = settings.final_share + (1 - settings.final_share) * 0.5 * (1 + math.cos(math.pi * progress))
+    return settings.learning_rate * share
 
 
-def _on_host(groups: Mapping[str, Mapping[str, Tensor]]) -> dict[str, dict[str, list[float]]]:
-    """Copy named tensors of any shape from the device in one go: here a step waits for its device, once."""
-    tensors = [tensor.detach().double().reshape(-1) for group in groups.values() for tensor in group.values()]
-    numbers = iter(torch.cat(tensors).tolist())
-    return {
-        name: {one: list(islice(numbers, tensor.numel())) for one, tensor in group.items()}
-        for name, group in groups.items()
-    }
-
-
-def _result(found: Mapping[str, Mapping[str, list[float]]], rate: float, *, is_skipped: bool) -> StepResult:
-    agreed, counts = {name: value for name, (value,) in found["agreed"].items()}, found["counts"]
-    heard = {name: agreed.pop(name) > 0 for name in list(agreed) if name.startswith("heard/")}
-    sure = agreed.pop("sure")
-    return StepResult(
-        parts=agreed,
-        clips=int(counts["clips"][0]),
-        label=tuple(counts["label"]),
-        learning_rate=rate,
-        gradient_norm=found["whole"]["norm"][0],
-        part_norms={name: value for name, (value,) in found["norms"].items()},
-        confidence=ConfidenceState.of(found["confidence"]["values"]) if "confidence" in found else None,
-        sure=sure,
-        unlabelled=sum(counts.get("guess/count", [])),
-        is_skipped=is_skipped,
-        heard={name.removeprefix("heard/"): value for name, value in heard.items()},
-    )
-
-
-def _key(run: TrainingRun, step: int) -> DrawKey:
-    """Return the key of a step's draws: the same whenever and wherever its rows are computed."""
-    return DrawKey(run.plan.training.seed, step)
-
-
-def _guess(run: TrainingRun, batch: ClipBatch) -> Guess | None:
+def teacher_prediction(run: TrainingRun, batch: ClipBatch) -> Guess | None:
     """Let the teacher label the weak view, without dropout and gradient."""
     settings = run.plan.objectives.pseudo_label
     if settings is None or batch.weak is None:
@@ -160,22 +104,8 @@ def _guess(run: TrainingRun, batch: ClipBatch) -> Guess | None:
     return guess(output, weak, batch.clips, run.objective.labelled)
 
 
-def _pseudo_targets(
-    run: TrainingRun, passes: Sequence[_Pass], confidence: ConfidenceState | None, together: Moments
-) -> tuple[dict[str, dict[str, Tensor]], list[PseudoTarget | None]]:
-    """Return the confidence after this step, for ``_on_host``, and the pseudo-labels of the micro-batches."""
-    settings = run.plan.objectives.pseudo_label
-    if confidence is None or settings is None:
-        return {}, [None] * len(passes)
-    before = confidence.on(passes[0].batch.index.device)
-    running = before.after(moments_under("guess", together), settings.adaptive_momentum)
-    thresholds = running.thresholds(settings)
-    targets = [pseudo_target(one.guessed, thresholds) if one.guessed else None for one in passes]
-    return {"confidence": {"values": running.values}}, targets
-
-
-def _first_pass(run: TrainingRun, step: int, passes: Sequence[_Pass]) -> dict[str, Tensor]:
-    """Add what the objectives need of the global batch over its micro-batches and ranks.
+def first_pass(run: TrainingRun, step: int, passes: Sequence[Pass]) -> dict[str, Tensor]:
+    """Add what the objectives need of the global batch over its micro-batches and ranks. Every rank must call.
 
     A single micro-batch keeps its graph for the backward; several run without gradient here and again
     in the second pass, with the same random draws.
@@ -185,35 +115,50 @@ def _first_pass(run: TrainingRun, step: int, passes: Sequence[_Pass]) -> dict[st
     for one in passes:
         if single or run.objective.needs_output_moments:
             with nullcontext() if single else torch.no_grad():
-                one.output = run.engine.forward(one.batch, _key(run, step))
-        one.local = run.objective.moments(one.output, one.batch, one.guessed)
+                one.output = run.engine.forward(one.batch, run.draws(step))
+        one.local = run.objective.moments(one.output, one.batch, one.teacher)
         total = add_moments(total, one.local) if total else one.local
     return add_over_ranks(total)
 
 
-def _second_pass(
-    run: TrainingRun, step: int, one: _Pass, pseudo: PseudoTarget | None, together: Moments
-) -> dict[str, Tensor]:
-    """Compute the parts of a micro-batch and their gradient; return the parts without graph."""
+def pseudo_targets(
+    run: TrainingRun, passes: Sequence[Pass], confidence: ConfidenceState | None, moments: Moments
+) -> tuple[dict[str, dict[str, Tensor]], list[PseudoTarget | None]]:
+    """Return the confidence after this step, for ``step_result``, and the pseudo-labels of the micro-batches."""
+    settings = run.plan.objectives.pseudo_label
+    if confidence is None or settings is None:
+        return {}, [None] * len(passes)
+    before = confidence.on(passes[0].batch.index.device)
+    running = before.after(moments_under("guess", moments), settings.adaptive_momentum)
+    thresholds = running.thresholds(settings)
+    targets = [pseudo_target(one.teacher, thresholds) if one.teacher else None for one in passes]
+    return {"confidence": {"values": running.values}}, targets
+
+
+def second_pass(
+    run: TrainingRun, step: int, one: Pass, pseudo: PseudoTarget | None, moments: Moments
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return the objective of a micro-batch, and its parts without graph. Every rank must call.
+
+    An objective that is not finite spoils the gradient of all ranks, so that all of them skip the step.
+    """
     if run.place.micro_batches > 1 or one.output is None:
-        one.output = run.engine.forward(one.batch, _key(run, step))
-        one.local = run.objective.moments(one.output, one.batch, one.guessed)
-    parts = run.objective.parts(one.output, one.batch, one.local, together, pseudo)
-    loss = torch.stack(list(run.objective.weighted(parts, step).values())).sum()
-    # A loss that is not finite spoils the gradient of all ranks, so that all of them skip the step.
-    run.engine.backward(loss * torch.where(loss.detach().isfinite(), 1.0, math.nan))
+        one.output = run.engine.forward(one.batch, run.draws(step))
+        one.local = run.objective.moments(one.output, one.batch, one.teacher)
+    loss, parts = run.loss(step, one.batch, one.output, one.local, moments, pseudo)
     one.output, one.local = None, {}
-    return {name: part.detach().double() for name, part in parts.items()}
+    finite = torch.where(loss.detach().isfinite(), 1.0, math.nan)
+    return loss * finite, {name: part.detach().double() for name, part in parts.items()}
 
 
-def _part_norms(
+def part_norms(
     run: TrainingRun,
     step: int,
     micro_batches: Sequence[ClipBatch],
     pseudo: Sequence[PseudoTarget | None],
-    together: Moments,
+    moments: Moments,
 ) -> dict[str, Tensor]:
-    """Measure the norm of the gradient of every weighted part, every so many steps. Collective.
+    """Measure the norm of the gradient of every weighted part, every so many steps. Every rank must call.
 
     One part after the other, each with passes of its own: never more than one gradient of the network is held, and
     the engine, which sees one backward pass a step, does not notice.
@@ -224,9 +169,9 @@ def _part_norms(
     trained = [one for one in run.engine.network.parameters() if one.requires_grad]
 
     def losses(batch: ClipBatch, labels: PseudoTarget | None) -> dict[str, Tensor]:
-        output = run.engine.forward_alone(batch, _key(run, step))
+        output = run.engine.forward_alone(batch, run.draws(step))
         local = run.objective.moments(output, batch, None)
-        return run.objective.weighted(run.objective.parts(output, batch, local, together, labels), step)
+        return run.objective.weighted(run.objective.parts(output, batch, local, moments, labels), step)
 
     with torch.no_grad():
         names = sorted(losses(micro_batches[0], pseudo[0]))
@@ -249,6 +194,65 @@ def _gradient(loss: Tensor, parameters: Sequence[nn.Parameter]) -> list[Tensor]:
     return [one.detach().clone() for one in torch.autograd.grad(loss, parameters, materialize_grads=True)]
 
 
-def _sure(pseudo: Sequence[PseudoTarget | None], device: torch.device) -> Tensor:
+def over_ranks(
+    sums: Mapping[str, Tensor], pseudo: Sequence[PseudoTarget | None], requests: Mapping[str, bool]
+) -> dict[str, Tensor]:
+    """Add the parts of the objective, the confident pseudo-labels and the requests of all ranks, in one operation."""
+    device = next(iter(sums.values())).device
+    # torch.tensor would wait for its copy to the device.
+    made = {
+        f"requests/{name}": torch.full((), float(value), device=device) for name, value in requests.items()
+    }
     counts = [labels.is_sure.sum() for labels in pseudo if labels is not None]
-    return torch.stack(counts).sum() if counts else torch.zeros((), device=device)
+    confident = torch.stack(counts).sum() if counts else torch.zeros((), device=device)
+    return add_over_ranks({**sums, **made, "confident": confident})
+
+
+def step_result(
+    agreed: Mapping[str, Tensor],
+    moments: Moments,
+    part_norms: Mapping[str, Tensor],
+    running: Mapping[str, Mapping[str, Tensor]],
+    rate: float,
+    norm: Tensor,
+) -> StepResult:
+    """Read all numbers of a step; here it waits for its device.
+
+    Args:
+        agreed: see ``over_ranks``.
+        moments: of the global batch.
+        part_norms: see there.
+        running: confidence after the step, see ``pseudo_targets``.
+        rate: of learning.
+        norm: of the whole gradient.
+    """
+    counted = {name: value for name, value in moments.items() if name in ("clips", "label", "guess/count")}
+    found = _on_host(
+        {"agreed": agreed, "norms": part_norms, "counts": counted, "whole": {"norm": norm}, **running}
+    )
+    parts = {name: value for name, (value,) in found["agreed"].items()}
+    requests = {name: parts.pop(name) > 0 for name in list(parts) if name.startswith("requests/")}
+    (whole,), counts = found["whole"]["norm"], found["counts"]
+    return StepResult(
+        confident=parts.pop("confident"),
+        parts=parts,
+        clips=int(counts["clips"][0]),
+        label=tuple(counts["label"]),
+        learning_rate=rate,
+        gradient_norm=whole,
+        part_norms={name: value for name, (value,) in found["norms"].items()},
+        confidence=ConfidenceState.of(found["confidence"]["values"]) if "confidence" in found else None,
+        unlabelled=sum(counts.get("guess/count", [])),
+        is_skipped=not math.isfinite(whole),
+        requests={name.removeprefix("requests/"): value for name, value in requests.items()},
+    )
+
+
+def _on_host(groups: Mapping[str, Mapping[str, Tensor]]) -> dict[str, dict[str, list[float]]]:
+    """Copy named tensors of any shape from the device in one go: here a step waits for its device, once."""
+    tensors = [tensor.detach().double().reshape(-1) for group in groups.values() for tensor in group.values()]
+    numbers = iter(torch.cat(tensors).tolist())
+    return {
+        name: {one: list(islice(numbers, tensor.numel())) for one, tensor in group.items()}
+        for name, group in groups.items()
+    }

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import re
 import secrets
 import shutil
 import tempfile
@@ -11,7 +13,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from vavl.config.files import make_folder, written_beside
+from vavl.errors import TrainingError
 from vavl.store.remote_files import (
     RemoteFolder,
     folders_there,
@@ -228,3 +233,62 @@ def _sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+class WorkerOutput:
+    """The results of a run as a worker writes and reads them.
+
+    Args:
+        output_dir: of the run. Files go into a directory as they are; for an address they are written to this
+            machine's temporary files first.
+    """
+
+    def __init__(self, output_dir: Path | str) -> None:
+        self.storage = RunStorage(output_dir)
+        self._scratch: tempfile.TemporaryDirectory[str] | None = None
+        here = self.storage.local_path("")
+        if here is None:
+            self._scratch = tempfile.TemporaryDirectory(prefix="vavl-run-")
+            here = Path(self._scratch.name)
+        self.folder: Path = here
+        """Directory of this machine: the run's own, or temporary files."""
+
+    def publish(self, name: str) -> None:
+        """Put a file or directory of ``folder`` into the run's storage; nothing is left to do for a directory."""
+        if self._scratch is not None:
+            self.storage.put_copy(self.folder / name, name)
+
+    def fetch(self, name: str) -> Path:
+        """Return a directory of this machine with what ``name`` holds in the run's storage."""
+        if self._scratch is not None:
+            self.storage.fetch_tree(name, self.folder / name)
+        return self.folder / name
+
+
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+
+
+@contextlib.contextmanager
+def full_disk_as_error(output_dir: str) -> Iterator[None]:
+    """Turn what a full disk raises into an error of the platform; other errors pass.
+
+    Raises:
+        TrainingError: no space is left, a quota is used up, or a file may not grow.
+    """
+    try:
+        yield
+    except (OSError, SafetensorError) as fault:
+        if _code_of(fault) not in _FULL:
+            raise
+        raise TrainingError(
+            output_dir, "", f"the run's results cannot be written: {fault}",
+            "free disk space, then start the same command again: the last whole checkpoint is intact",
+        ) from fault  # fmt: skip
+
+
+def _code_of(fault: OSError | SafetensorError) -> int | None:
+    if isinstance(fault, OSError):
+        return fault.errno
+    # safetensors gives the code in its text alone: "I/O error: File too large (os error 27)".
+    found = re.search(r"os error (\d+)", str(fault))
+    return int(found[1]) if found else None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import warnings
 from pathlib import Path
 from typing import Any
@@ -14,25 +13,15 @@ from vavl.config.progress import log_to_stderr
 from vavl.corpora.manifest import Manifest
 from vavl.errors import TrainingError
 from vavl.models.saved_model import load_model
-from vavl.training.bad_numbers import event
-from vavl.training.checkpoint import Restored
+from vavl.training.checkpoint_files import LoopState
 from vavl.training.collectives import wait_for_all
 from vavl.training.context import LocalContext, WorkerContext
-from vavl.training.evaluation import (
-    EvaluationData,
-    SplitPredictions,
-    predict_split,
-    save_predictions,
-    score_split,
-)
-from vavl.training.full_disk import told_of_full_disk
-from vavl.training.loop import BEST_FOLDER, LoopEnd, Record, Report, train
+from vavl.training.evaluation import predict_split, save_predictions, score_split
+from vavl.training.loop import BEST_FOLDER, train
+from vavl.training.records import Report, resumed_events
 from vavl.training.run import TrainingRun, prepare_run
 from vavl.training.settings import TrainingPlan
-from vavl.training.state import LoopState
-from vavl.training.worker_output import WorkerOutput
-
-_log = logging.getLogger(__name__)
+from vavl.training.storage import WorkerOutput, full_disk_as_error
 
 OUTCOME_FILE = "outcome.json"
 PREDICTIONS_FOLDER = "predictions"
@@ -57,9 +46,17 @@ def train_on_worker(
     """
     context = context or LocalContext()
     context.beat(None)  # a slow load is no step that hangs
-    _set_up_process(plan)
-    with told_of_full_disk(str(plan.output_dir)):
-        run, end = _train(plan, report, context)
+    _prepare_process(plan)
+    with full_disk_as_error(str(plan.output_dir)):
+        run = prepare_run(plan, context, WorkerOutput(plan.output_dir))
+        workers, zero_stage = run.place.world_size, plan.training.zero_stage
+        if run.place.rank == 0:
+            _write_setup(run)
+        # What a killed driver had not received comes first; the journal's readers know repeated steps.
+        if run.restored is not None:
+            report([*run.restored.records, *resumed_events(run.restored, workers, zero_stage)])
+        now = {"workers": workers, "zero_stage": zero_stage}
+        end = train(run, run.start.model_copy(update=now), report, context)
         context.beat()
         if not end.is_stopped:
             conclude(run, end.state)
@@ -67,36 +64,17 @@ def train_on_worker(
     return {"is_stopped": end.is_stopped, "step": end.state.step}
 
 
-def _train(plan: TrainingPlan, report: Report, context: WorkerContext) -> tuple[TrainingRun, LoopEnd]:
-    """Set up and train to the end, from the last checkpoint if there is one."""
-    run = prepare_run(plan, context, WorkerOutput(plan.output_dir))
-    if run.place.rank == 0:
-        run.data.table.write_csv(run.output.folder / PARTITIONS_FILE)
-        run.output.publish(PARTITIONS_FILE)
-        if run.engine.config:
-            write_json(run.output.folder / ENGINE_FILE, run.engine.config)
-            run.output.publish(ENGINE_FILE)
-    now = {"workers": run.place.world_size, "zero_stage": plan.training.zero_stage}
-    state = run.start.model_copy(update=now)
-    # What a killed driver had not received comes first; the journal's readers know repeated steps.
-    if run.restored is not None:
-        report([*run.restored.records, *_resumed_events(run.restored, state)])
-    if state.step >= run.total_steps:
-        return run, LoopEnd(state)
-    return run, train(run, state, report, context)
+def _write_setup(run: TrainingRun) -> None:
+    run.data.table.write_csv(run.output.folder / PARTITIONS_FILE)
+    run.output.publish(PARTITIONS_FILE)
+    if run.engine.config:
+        write_json(run.output.folder / ENGINE_FILE, run.engine.config)
+        run.output.publish(ENGINE_FILE)
 
 
-def _resumed_events(restored: Restored, now: LoopState) -> list[Record]:
-    before = restored.state
-    torn = [event("checkpoint_skipped", before.step, message) for message in restored.torn]
-    former, present = (f"{one.workers} worker(s), ZeRO {one.zero_stage}" for one in (before, now))
-    how = former if former == present else f"{former} -> {present}"
-    return [*torn, event("resumed", before.step, f"from {restored.name.rpartition('/')[2]}; {how}")]
-
-
-def _set_up_process(plan: TrainingPlan) -> None:
+def _prepare_process(plan: TrainingPlan) -> None:
     """Set what belongs to the process: threads, and what the log of a worker says."""
-    torch.set_num_threads(plan.training.threads_per_worker or max(1, int(plan.training.cpus_per_worker)))
+    torch.set_num_threads(plan.training.threads)
     # A Ray worker has no log of ours yet; in the driver's process this changes nothing.
     log_to_stderr()
     # DeepSpeed calls collectives by their older names at every step.
@@ -116,11 +94,12 @@ def conclude(run: TrainingRun, state: LoopState) -> None:
     network = model.network.to(run.engine.device)
     metrics: dict[str, float] = {}
     for split in ("validation", "test") if run.plan.evaluation.test else ("validation",):
-        data: EvaluationData = run.evaluation_data()
-        predictions = predict_split(network, data, run.data.rows[split])
+        predictions = predict_split(network, run.evaluation_data(), run.data.rows[split])
         metrics |= score_split(split, predictions, run.data.task)
         if run.place.rank == 0:
-            _save(run, split, predictions)
+            path = run.output.folder / PREDICTIONS_FOLDER / f"{split}.parquet"
+            save_predictions(path, split, predictions, run.data.collection, run.data.task)
+            run.output.publish(f"{PREDICTIONS_FOLDER}/{path.name}")
     if run.place.rank == 0:
         write_json(run.output.folder / OUTCOME_FILE, _outcome(run, state, metrics))
         run.output.publish(OUTCOME_FILE)
@@ -131,12 +110,6 @@ def read_outcome(output_dir: Path) -> dict[str, Any]:
     """Read what the finished workers left."""
     outcome: dict[str, Any] = read_json(output_dir / OUTCOME_FILE)
     return outcome
-
-
-def _save(run: TrainingRun, split: str, predictions: SplitPredictions) -> None:
-    path = run.output.folder / PREDICTIONS_FOLDER / f"{split}.parquet"
-    save_predictions(path, split, predictions, run.data.collection, run.data.task)
-    run.output.publish(f"{PREDICTIONS_FOLDER}/{path.name}")
 
 
 def _outcome(run: TrainingRun, state: LoopState, metrics: dict[str, float]) -> dict[str, Any]:

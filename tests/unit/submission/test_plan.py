@@ -7,13 +7,13 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 from ray._private.runtime_env.packaging import create_package
 
 from vavl.config.load import read_yaml_mapping
 from vavl.errors import ConfigError
 from vavl.job_config import JOB_SETTINGS
-from vavl.submission.plan import plan_submission
-from vavl.submission.settings import SubmitJob
+from vavl.submission.plan import SubmitJob, plan_submission
 
 ROOT = Path(__file__).parents[3]
 
@@ -40,23 +40,21 @@ def submit(job: str = "check_setup", config: str = "check_setup.yaml", **changes
 )
 def test_every_shipped_job_can_be_sent(job, config):
     submission = plan_submission(submit(job, config), {}, ROOT)
-    assert shlex.split(submission.entrypoint) == ["python", f"jobs/{job}.py", f"jobs/configs/{config}"]
-    assert submission.runtime_env["working_dir"] == str(ROOT)
-    assert submission.runtime_env["py_modules"] == ["platform/vavl"]
+    assert shlex.split(submission["entrypoint"]) == ["python", f"jobs/{job}.py", f"jobs/configs/{config}"]
+    assert submission["runtime_env"]["working_dir"] == str(ROOT)
+    assert submission["runtime_env"]["py_modules"] == ["platform/vavl"]
 
 
 def test_overrides_reach_the_job_whatever_they_hold():
     overrides = ["tracking.experiment=two words; rm x", "needed=[ravdess]"]
     submission = plan_submission(submit(overrides=overrides), {}, ROOT)
-    assert shlex.split(submission.entrypoint)[3:] == overrides
+    assert shlex.split(submission["entrypoint"])[3:] == overrides
 
 
 def test_variables_are_passed_by_name():
     job = submit(environment=["MLFLOW_TRACKING_URI"])
-    sent = plan_submission(
-        job, {"MLFLOW_TRACKING_URI": "http://tracking:5000", "OTHER": "x"}, ROOT
-    ).environment
-    assert sent == {
+    sent = plan_submission(job, {"MLFLOW_TRACKING_URI": "http://tracking:5000", "OTHER": "x"}, ROOT)
+    assert sent["runtime_env"]["env_vars"] == {
         "MLFLOW_TRACKING_URI": "http://tracking:5000",
         "VAVL_ROOT": str(ROOT),
         "RAY_JOB_STOP_WAIT_TIME_S": "60",
@@ -80,8 +78,7 @@ def test_a_cluster_elsewhere_needs_a_root():
     with pytest.raises(ConfigError, match=r"root: null, and the cluster at http://10.0.0.7:8265 is not this"):
         plan_submission(submit(address=address), {}, ROOT)
     submission = plan_submission(submit(address=address, root="/mnt/vavl"), {}, ROOT)
-    assert submission.environment["VAVL_ROOT"] == "/mnt/vavl"
-    assert not submission.follows_folder
+    assert submission["runtime_env"]["env_vars"]["VAVL_ROOT"] == "/mnt/vavl"
 
 
 @pytest.mark.parametrize(
@@ -152,3 +149,64 @@ def test_the_readme_shows_a_valid_command_for_every_job():
         plan_submission(SubmitJob.model_validate(content), {}, ROOT)
         assert f"`python {job} {config}`" in text
     assert "`python jobs/submit_job.py jobs/configs/submit.yaml`" in text
+
+
+@pytest.mark.parametrize(
+    "name", ["HF_TOKEN", "AWS_SECRET_ACCESS_KEY", "MLFLOW_TRACKING_PASSWORD", "api_key", "GOOGLE_CREDENTIALS"]
+)
+def test_a_secret_is_refused_with_the_place_where_it_belongs(name):
+    with pytest.raises(
+        ValidationError, match=f"{name} looks like a secret.*ray_cluster.yaml, or a Kubernetes"
+    ):
+        submit(environment=["LANG", name])
+
+
+@pytest.mark.parametrize(
+    ("name", "message"), [("A=b", "is no name of a variable"), ("VAVL_ROOT", "given by the setting `root`")]
+)
+def test_only_names_of_other_variables_are_taken(name, message):
+    with pytest.raises(ValidationError, match=message):
+        submit(environment=[name])
+
+
+@pytest.mark.parametrize(
+    ("address", "is_loopback"),
+    [
+        ("http://127.0.0.1:8265", True),
+        ("http://127.0.3.1:8265", True),
+        ("http://localhost:8265", True),
+        ("http://[::1]:8265", True),
+        ("http://10.0.0.7:8265", False),
+        ("https://localhost.example.org", False),
+    ],
+)
+def test_loopback_is_this_machine_only(address, is_loopback):
+    assert submit(address=address).is_loopback is is_loopback
+
+
+def test_the_address_is_loopback_unless_asked():
+    assert submit().is_loopback
+
+
+@pytest.mark.parametrize(
+    "address", ["127.0.0.1:8265", "ray://127.0.0.1:10001", "http://", "http://me:pw@host:1"]
+)
+def test_an_address_without_host_or_with_a_password_is_refused(address):
+    with pytest.raises(ValidationError, match=r"write http://host:port|holds a user or password"):
+        submit(address=address)
+
+
+def test_the_root_is_absolute():
+    assert submit(root="/mnt/vavl").root == "/mnt/vavl"
+    with pytest.raises(ValidationError, match="must be absolute"):
+        submit(root="mnt/vavl")
+
+
+def test_an_id_is_fit_for_a_file_name():
+    assert submit(submission_id="demo-1").submission_id == "demo-1"
+    with pytest.raises(ValidationError, match="submission_id"):
+        submit(submission_id="../demo")
+
+
+def test_the_summary_stays_on_this_machine():
+    assert submit().output_dir == Path("out")

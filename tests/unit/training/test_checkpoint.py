@@ -18,10 +18,9 @@ from vavl.config.files import sha256_of_file
 from vavl.errors import TrainingError
 from vavl.training import checkpoint_files
 from vavl.training.checkpoint import Checkpoints, checkpoint_names, remove_old
-from vavl.training.checkpoint_files import CheckpointValues, Snapshot, shares
+from vavl.training.checkpoint_files import CheckpointValues, LoopState, Snapshot, shares
 from vavl.training.engine import TorchEngine
 from vavl.training.settings import TrainingSettings
-from vavl.training.state import LoopState
 from vavl.training.storage import RunStorage
 
 FRESH = LoopState(config_hash="c", store_hash="s", workers=1, zero_stage=0)
@@ -369,9 +368,8 @@ def test_a_load_reads_what_it_copies(tmp_path):
     sizes = {f"weight/p{number}": torch.ones(2**21) for number in range(4)}
     metadata = {"starts": json.dumps({name.partition("/")[2]: 0 for name in sizes}), "optimizer_steps": "1"}
     save_file(sizes, tmp_path / "rank-000.safetensors", metadata)
-    values = CheckpointValues(tmp_path)
-    assert values.whole("p1", "weight").sum() == 2**21
-    maps = Path("/proc/self/smaps").read_text().split("rank-000.safetensors")[1:]
-    resident = sum(int(re.search(r"Rss: +(\d+) kB", part)[1]) for part in maps)
-    assert 2**13 <= resident < 2 * 2**13 + 1024
-    values.close()
+    with CheckpointValues(tmp_path) as values:
+        assert values.whole("p1", "weight").sum() == 2**21
+        maps = Path("/proc/self/smaps").read_text().split("rank-000.safetensors")[1:]
+        resident = sum(int(re.search(r"Rss: +(\d+) kB", part)[1]) for part in maps)
+        assert 2**13 <= resident < 2 * 2**13 + 1024

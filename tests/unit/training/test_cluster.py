@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from vavl.training.cluster import resources_of_worker, workers_that_fit
+from vavl.training.launch import resources_of_worker, workers_that_fit
 from vavl.training.settings import TrainingSettings
 
 SMALL = {"CPU": 4.0, "memory": 8 * 2**30}
@@ -23,9 +23,9 @@ def settings(**changes) -> TrainingSettings:
         ({"cpus_per_worker": 0.5}, 8 + 8 + 16),
         ({"gpus_per_worker": 1}, 4),
         ({"gpus_per_worker": 1, "cpus_per_worker": 5}, 1),
-        ({"memory_per_worker_gb": 5}, 1 + 1 + 8),
-        ({"accelerator_type": "A100"}, 8),
-        ({"accelerator_type": "H100"}, 0),
+        ({"resources_per_worker": {"memory": 5 * 2**30}}, 1 + 1 + 8),
+        ({"resources_per_worker": {"accelerator_type:A100": 0.001}}, 8),
+        ({"resources_per_worker": {"accelerator_type:H100": 0.001}}, 0),
         ({"resources_per_worker": {"studio": 1}}, 0),
         ({"placement": "strict_pack"}, 8),
         ({"placement": "strict_spread"}, 3),
@@ -41,8 +41,6 @@ def test_places_follow_resources_and_placement(changes, places):
 
 def test_a_worker_asks_for_what_the_settings_say():
     wanted = resources_of_worker(
-        settings(
-            cpus_per_worker=2, gpus_per_worker=1, memory_per_worker_gb=3, resources_per_worker={"studio": 0.5}
-        )
+        settings(cpus_per_worker=2, gpus_per_worker=1, resources_per_worker={"memory": 3e9, "studio": 0.5})
     )
-    assert wanted == {"CPU": 2, "GPU": 1, "memory": 3 * 2**30, "studio": 0.5}
+    assert wanted == {"CPU": 2, "GPU": 1, "memory": 3e9, "studio": 0.5}

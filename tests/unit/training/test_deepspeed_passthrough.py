@@ -10,8 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from vavl.errors import TrainingError
 from vavl.training.collectives import start_single_process_group
-from vavl.training.deepspeed_config import bucket_elements, deepspeed_config
-from vavl.training.deepspeed_engine import DeepSpeedEngine
+from vavl.training.deepspeed_engine import DeepSpeedEngine, bucket_elements, deepspeed_config
 from vavl.training.deepspeed_passthrough import ALLOWED, REFUSED, REFUSED_ZERO, ZERO_KEYS, check_passthrough
 from vavl.training.loop import train
 from vavl.training.run import prepare_run

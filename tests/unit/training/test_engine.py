@@ -10,9 +10,8 @@ import torch
 
 from vavl.training.deepspeed_engine import DeepSpeedEngine
 from vavl.training.engine import TorchEngine, make_optimizer
-from vavl.training.engines import EngineShape, make_engine
 from vavl.training.loop import train
-from vavl.training.run import prepare_run
+from vavl.training.run import make_engine, prepare_run
 from vavl.training.settings import OptimizerSettings, TrainingSettings
 
 STAGES = (0, 1, 2, 3)
@@ -38,8 +37,8 @@ def test_the_optimizer_has_the_settings_and_leaves_frozen_parts_out():
 
 
 def test_the_settings_choose_the_engine(tiny_network):
-    assert isinstance(make_engine(tiny_network(), settings(engine="torch"), EngineShape(CPU, 4)), TorchEngine)
-    assert isinstance(make_engine(tiny_network(), settings(), EngineShape(CPU, 4)), DeepSpeedEngine)
+    assert isinstance(make_engine(tiny_network(), settings(engine="torch"), CPU, 4), TorchEngine)
+    assert isinstance(make_engine(tiny_network(), settings(), CPU, 4), DeepSpeedEngine)
 
 
 def quadratic_engine(limit: float) -> tuple[TorchEngine, torch.nn.Linear]:

@@ -8,8 +8,8 @@ import torch
 
 from vavl.models.draws import DrawKey
 from vavl.objectives.total import Objective
+from vavl.training.loop import train_step
 from vavl.training.run import prepare_run
-from vavl.training.step import train_step
 
 STEPS = 8
 SHARDED = {

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from vavl.training.gpu_metrics import GpuSampler, system_records
+from vavl.training.throughput import GpuSampler, system_records
 
 CUDA = torch.device("cuda", 1)
 ALL = {

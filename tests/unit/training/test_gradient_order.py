@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from vavl.training.loop import train_step
 from vavl.training.run import prepare_run
-from vavl.training.step import train_step
 
 EVERY_OBJECTIVE = {
     "hgr": {"weight": 0.5, "audio_video": 0.3},

@@ -12,8 +12,7 @@ import pytest
 from vavl.corpora.label_sets import LABEL_COLUMNS
 from vavl.corpora.manifest import Manifest
 from vavl.errors import InputError
-from vavl.training.description import describe_model
-from vavl.training.run_data import open_run_data
+from vavl.training.run_data import describe_model, open_run_data
 
 
 @pytest.fixture

@@ -14,9 +14,9 @@ from vavl.data.loader import StepLoader
 from vavl.errors import TrainingError
 from vavl.models.saved_model import load_model
 from vavl.training import loop
-from vavl.training.loop import BEST_FOLDER, train
+from vavl.training.loop import BEST_FOLDER, train, train_step
 from vavl.training.run import prepare_run
-from vavl.training.step import StepResult, train_step
+from vavl.training.step import StepResult
 
 
 @pytest.fixture
@@ -218,8 +218,8 @@ def spoilt_features(at):
 
 def leaving_out(steps):
     """Return a training step that does nothing at some steps but to say that they were skipped."""
-    heard = dict.fromkeys(("stop", "report", "unsaved"), False)
-    nothing = StepResult({}, 0, (), 0.0, math.nan, {}, None, 0.0, 0.0, is_skipped=True, heard=heard)
+    requests = dict.fromkeys(("stop", "report", "unsaved"), False)
+    nothing = StepResult({}, 0, (), 0.0, math.nan, {}, None, 0.0, 0.0, is_skipped=True, requests=requests)
 
     def step_or_nothing(run, step, *arguments):
         return nothing if step in steps else train_step(run, step, *arguments)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import psutil
 
-from vavl.training.process_memory import peak_memory_bytes
+from vavl.training.throughput import peak_memory_bytes
 
 
 def test_the_peak_is_that_of_this_process_and_stays():

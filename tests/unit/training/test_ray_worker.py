@@ -10,10 +10,9 @@ import torch.distributed as dist
 from ray.exceptions import RayActorError
 
 from vavl.errors import TrainingError
-from vavl.training.fault_settings import FaultSettings
-from vavl.training.process_memory import RUN_MEMORY
 from vavl.training.ray_worker import RunCallback, failure_of, first_failure
-from vavl.training.settings import TrainingSettings
+from vavl.training.settings import FaultSettings, TrainingSettings
+from vavl.training.throughput import RUN_MEMORY
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ import math
 
 import pytest
 
-from vavl.training.schedule import learning_rate
 from vavl.training.settings import OptimizerSettings
+from vavl.training.step import learning_rate
 
 
 def curve(total: int = 100, **settings) -> list[float]:

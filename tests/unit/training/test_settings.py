@@ -23,6 +23,9 @@ def test_the_optimizer_defaults_are_those_of_the_paper():
         ({"workers": 2, "launcher": "in_process"}, "workers=2 needs launcher: ray"),
         ({"micro_batches": 2}, "micro_batches is now clips_per_forward"),
         ({"keep_best_checkpoints": 1}, "keep_best_checkpoints is gone"),
+        ({"accelerator_type": "A100"}, 'accelerator_type is now resources_per_worker: {"accelerator_type:'),
+        ({"memory_per_worker_gb": 3}, "memory_per_worker_gb is now resources_per_worker: {memory:"),
+        ({"threads_per_worker": 2}, "threads_per_worker is gone: a worker has cpus_per_worker threads"),
         ({"gpus_per_worker": 2}, "gpus_per_worker: .*less than or equal to 1"),
         (
             {"gradient_norms_every_steps": 5, "zero_stage": 3},

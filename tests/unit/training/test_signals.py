@@ -9,8 +9,15 @@ import time
 
 import pytest
 
-from vavl.training.signals import in_thread, stop_on_signals
-from vavl.training.stop import StopWatch, ask_to_stop, clear_stop, stop_reason, stop_request
+from vavl.training.stop import (
+    StopWatch,
+    ask_to_stop,
+    clear_stop,
+    in_thread,
+    stop_on_signals,
+    stop_reason,
+    stop_request,
+)
 
 
 @pytest.mark.parametrize("kind", [signal.SIGTERM, signal.SIGINT])

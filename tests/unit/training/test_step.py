@@ -11,10 +11,10 @@ import torch
 from host_reads import HostReads, synchronisations
 
 from vavl.training import step as step_module
+from vavl.training.loop import train_step
 from vavl.training.run import prepare_run
-from vavl.training.step import train_step
 
-HEARD = {"stop": False, "report": True}
+REQUESTS = {"stop": False, "report": True}
 HGR = {"objectives": {"hgr": {"weight": 1.0}}}
 STEPS = {
     "plain": {},
@@ -56,11 +56,11 @@ def test_the_host_reads_the_device_once_and_after_the_update(make_run, name):
     run.engine.step = remember
     micro_batches = run.loader.load(0)
     with HostReads() as reads:
-        done = train_step(run, 0, micro_batches, run.start.confidence, HEARD)
+        done = train_step(run, 0, micro_batches, run.start.confidence, REQUESTS)
     assert until_update == []
     (read,) = reads.found
     assert read.startswith("tolist at step.py:")
-    assert done.heard == HEARD
+    assert done.requests == REQUESTS
     assert bool(done.part_norms) == (name == "gradients of parts")
 
 
@@ -82,9 +82,9 @@ def test_the_step_runs_on_a_device_that_nobody_can_read(make_run, name, monkeypa
 
     monkeypatch.setattr(step_module, "_on_host", stand_in)
     moved = [batch.to(meta) for batch in run.loader.load(0)]
-    done = train_step(run, 0, moved, run.start.confidence, HEARD)
+    done = train_step(run, 0, moved, run.start.confidence, REQUESTS)
     assert {one.device for one in seen.values()} == {meta}
-    assert {"whole/norm", "counts/clips", "agreed/heard/stop", "agreed/supervised/audio"} <= seen.keys()
+    assert {"whole/norm", "counts/clips", "agreed/requests/stop", "agreed/supervised/audio"} <= seen.keys()
     assert done.gradient_norm == 1.0
 
 
@@ -139,7 +139,7 @@ def test_on_a_gpu_the_host_waits_once_in_a_step(make_run):
     def take():
         step = next(steps)
         moving = [batch.to(run.engine.device) for batch in run.loader.load(step)]
-        train_step(run, step, moving, None, HEARD)
+        train_step(run, step, moving, None, REQUESTS)
 
     take()  # the first one makes the optimizer's state
     (wait,) = synchronisations(take, run.engine.device)

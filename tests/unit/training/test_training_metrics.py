@@ -13,12 +13,11 @@ from tiny_plans import tiny_plan
 
 from vavl.tracking.settings import TrackingSettings
 from vavl.tracking.system_metrics import machine_sampler
-from vavl.training.gpu_metrics import system_records
 from vavl.training.launch import launch_training
 from vavl.training.progress import TrainingProgress
 from vavl.training.run_folder import claim_run_folder
-from vavl.training.tracked_training import TrackedTraining
-from vavl.training.training_result import dataset_note, training_summary
+from vavl.training.throughput import system_records
+from vavl.training.training_result import TrackedTraining, dataset_note, training_summary
 from vavl.training.worker import read_outcome
 
 GPU_SAMPLES = [

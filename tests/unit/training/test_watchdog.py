@@ -8,13 +8,13 @@ import time
 
 import pytest
 
-from vavl.training.watchdog import Watchdog, clear_stacks, read_stacks
+from vavl.training.context import Watchdog, clear_stacks, read_stacks
 
 PROGRAM = """
 import ctypes, sys, threading, time
 from pathlib import Path
 sys.path.insert(0, "platform")
-from vavl.training.watchdog import Watchdog
+from vavl.training.context import Watchdog
 
 def waits_for_others():
     {hang}

@@ -16,11 +16,11 @@ from vavl.errors import StoreError, TrainingError
 from vavl.features import ChannelSums
 from vavl.models.saved_model import load_model
 from vavl.store.store import FeatureStore
+from vavl.training.checkpoint_files import LoopState
 from vavl.training.launch import launch_training
 from vavl.training.run import prepare_run
 from vavl.training.run_data import open_run_data
 from vavl.training.run_folder import claim_run_folder
-from vavl.training.state import LoopState
 from vavl.training.worker import conclude, read_outcome, train_on_worker
 
 
@@ -104,7 +104,7 @@ def test_statistics_of_another_corpus_are_refused(plan, records):
 
 
 def test_threads_are_those_of_the_settings(plan, records):
-    train_on_worker(plan(training={"threads_per_worker": 2, "max_steps": 1}), records())
+    train_on_worker(plan(training={"cpus_per_worker": 2, "max_steps": 1}), records())
     assert torch.get_num_threads() == 2
 
 

@@ -14,11 +14,11 @@ import pytest
 
 from vavl.config.load import read_config
 from vavl.errors import InputError
-from vavl.training import working_copy
+from vavl.training import run_folder
 from vavl.training.checkpoint import CHECKPOINTS_FOLDER
 from vavl.training.loop import BEST_FOLDER
 from vavl.training.run_data import check_run
-from vavl.training.run_folder import RunFolder, claim_run_folder, finished_hash, run_id_at, with_pinned_store
+from vavl.training.run_folder import claim_run_folder, finished_hash, run_id_at, with_pinned_store
 from vavl.training.settings import TrainingPlan
 from vavl.training.stop import STOP_FILE
 from vavl.training.storage import RunStorage
@@ -168,8 +168,8 @@ def test_a_move_aside_that_was_interrupted_is_continued(
 def test_what_changes_is_published_while_the_run_works(
     chosen: TrainingPlan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(working_copy, "_PAUSE_SECONDS", 0.05)
-    monkeypatch.setattr(working_copy, "_LEAST_PAUSE_PER_SECOND", 0)
+    monkeypatch.setattr(run_folder, "_PAUSE_SECONDS", 0.05)
+    monkeypatch.setattr(run_folder, "_LEAST_PAUSE_PER_SECOND", 0)
     folder = claim_run_folder(chosen)
     storage = RunStorage(chosen.output_dir)
 
@@ -190,7 +190,7 @@ def test_what_changes_is_published_while_the_run_works(
 def test_storage_that_is_away_stops_no_run(
     chosen: TrainingPlan, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(working_copy, "_PAUSE_SECONDS", 0.02)
+    monkeypatch.setattr(run_folder, "_PAUSE_SECONDS", 0.02)
     folder = claim_run_folder(chosen)
     away = InputError("s3://runs", "", "cannot be written", "wait")
 
@@ -229,8 +229,7 @@ def test_the_state_of_the_replay_never_counts_records_that_the_published_journal
         state.write_text(str(count))
 
     monkeypatch.setattr(shutil, "copyfile", copy_while_it_grows)
-    assert folder.copy is not None
-    folder.copy.publish()
+    folder.publish()
     storage = RunStorage(chosen.output_dir)
     assert int(storage.read(state.name) or 0) <= int(storage.read(journal.name) or 0)
 
@@ -251,13 +250,13 @@ def test_results_are_collected_and_replace_older_ones(chosen: TrainingPlan) -> N
 
 
 def test_the_names_are_those_of_the_workers() -> None:
-    assert set(working_copy.RESULTS) == {BEST_FOLDER, OUTCOME_FILE, PARTITIONS_FILE, PREDICTIONS_FOLDER}
-    assert set(working_copy._WORK) == {CHECKPOINTS_FOLDER, STOP_FILE}
+    assert set(run_folder.RESULTS) == {BEST_FOLDER, OUTCOME_FILE, PARTITIONS_FILE, PREDICTIONS_FOLDER}
+    assert set(run_folder._WORK) == {CHECKPOINTS_FOLDER, STOP_FILE}
 
 
 def test_a_directory_needs_no_copy(plan: Callable[..., TrainingPlan]) -> None:
     folder = claim_run_folder(plan())
-    assert folder == RunFolder(plan().output_dir, folder.run_id, is_resumed=False)
+    assert (folder.path, folder.is_resumed) == (plan().output_dir, False)
     with folder.publishing():
         folder.collect()
     folder.finish()
