@@ -31,8 +31,10 @@ def join_ray(threads: int, object_store_bytes: int | None = None) -> None:
         options: dict[str, Any] = {}
         if is_local():
             options = {
-                "address": "local", "include_dashboard": False, "object_store_memory": object_store_bytes,
-            }  # fmt: skip
+                "address": "local",
+                "include_dashboard": False,
+                "object_store_memory": object_store_bytes,
+            }
         with _stderr_without(b"Set ray log level from environment variable"):
             ray.init(log_to_driver=False, logging_level=logging.WARNING, **options)
 

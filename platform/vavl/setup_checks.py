@@ -154,9 +154,11 @@ def check_tracking(settings: TrackingSettings, environment: Mapping[str, str]) -
         )
         return Finding("tracking", "ok", f"{place.public_uri}{note}")
     return Finding(
-        "tracking", "warn", f"not reachable: {reason}; runs keep a journal and are replayed later",
+        "tracking",
+        "warn",
+        f"not reachable: {reason}; runs keep a journal and are replayed later",
         "start the server, or unset MLFLOW_TRACKING_URI and tracking.uri to use a local SQLite file",
-    )  # fmt: skip
+    )
 
 
 def check_corpora(cards: Path, needed: Sequence[str]) -> Iterator[Finding]:

@@ -55,11 +55,12 @@ def check_compiler(environment: Mapping[str, str]) -> Finding:
             f"{shutil.which(compiler, path=path)} and ninja: DeepSpeed can build its operations",
         )
     return Finding(
-        "compiler", "warn",
+        "compiler",
+        "warn",
         f"missing: {', '.join(missing)}; torch's optimizer and gloo are used instead of DeepSpeed's own operations",
         "nothing has to be done; for DeepSpeed's operations install a compiler (Debian: apt-get install g++ "
         "python3-dev) and put the folder of the environment's ninja (.venv/bin) on PATH",
-    )  # fmt: skip
+    )
 
 
 def check_build_locks(environment: Mapping[str, str], now: float | None = None) -> Finding:
@@ -72,14 +73,18 @@ def check_build_locks(environment: Mapping[str, str], now: float | None = None) 
     old = [str(lock) for lock, age in ages.items() if age > _LOCK_IS_OLD_SECONDS]
     if old:
         return Finding(
-            "build locks", "fail", f"left by a killed build, the next one hangs: {', '.join(old)}",
+            "build locks",
+            "fail",
+            f"left by a killed build, the next one hangs: {', '.join(old)}",
             f"rm {' '.join(old)}",
-        )  # fmt: skip
+        )
     if ages:
         return Finding(
-            "build locks", "warn", f"a build may be running: {', '.join(map(str, ages))}",
+            "build locks",
+            "warn",
+            f"a build may be running: {', '.join(map(str, ages))}",
             "wait for it; if none is running, remove the file",
-        )  # fmt: skip
+        )
     return Finding("build locks", "ok", f"none in {folder}")
 
 
@@ -120,9 +125,11 @@ def check_shared_memory(least_free_gb: float, folder: Path = _SHARED_MEMORY) -> 
     if free >= least_free_gb:
         return Finding("shared memory", "ok", f"{free:.1f} GB free in {folder}")
     return Finding(
-        "shared memory", "warn", f"{free:.2f} GB free in {folder}: Ray falls back to the disk, slowly",
+        "shared memory",
+        "warn",
+        f"{free:.2f} GB free in {folder}: Ray falls back to the disk, slowly",
         "start the container with --shm-size=2g or more",
-    )  # fmt: skip
+    )
 
 
 def check_gpu(torch_sees: int | None, environment: Mapping[str, str], *, tried: bool = True) -> Finding:
@@ -141,9 +148,11 @@ def check_gpu(torch_sees: int | None, environment: Mapping[str, str], *, tried: 
     if not tried:
         return Finding("GPU", "ok", f"{', '.join(present)} (whether torch can use it was not tried)")
     return Finding(
-        "GPU", "warn", f"{', '.join(present)}: present, but torch cannot use it",
+        "GPU",
+        "warn",
+        f"{', '.join(present)}: present, but torch cannot use it",
         "install a CUDA build of torch that fits the driver (see README)",
-    )  # fmt: skip
+    )
 
 
 def _nvidia_gpus(environment: Mapping[str, str]) -> list[str]:

@@ -199,9 +199,11 @@ class Checkpoints:
         cause = self._pending.error if self._pending is not None else None
         problem = f"a checkpoint could not be written: {cause or 'see the log of the other workers'}"
         raise TrainingError(
-            self._root.address, "", problem,
+            self._root.address,
+            "",
+            problem,
             "free space or repair the storage, then start again: the last whole checkpoint is intact",
-        ) from cause  # fmt: skip
+        ) from cause
 
     def newest(self, scratch: Path) -> Restored | None:
         """Find the newest whole checkpoint. Every rank must call, and all get the same.

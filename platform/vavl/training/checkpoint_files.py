@@ -208,9 +208,11 @@ def read_state(folder: Path) -> LoopState:
     except ValidationError as error:
         wrong = ", ".join(".".join(map(str, entry["loc"])) for entry in error.errors())
         raise TrainingError(
-            str(folder), LOOP_FILE, f"was written by another version; fields that differ: {wrong}",
+            str(folder),
+            LOOP_FILE,
+            f"was written by another version; fields that differ: {wrong}",
             "set training.resume=never to start anew, or continue with the version that wrote it",
-        ) from None  # fmt: skip
+        ) from None
 
 
 class CheckpointValues:
@@ -258,9 +260,11 @@ class CheckpointValues:
             if found:
                 return found[0][1] if len(found) == 1 else torch.cat([piece for _, piece in found])
         raise TrainingError(
-            str(self._folder), f"{kind}/{name}", f"is whole only up to element {end}",
+            str(self._folder),
+            f"{kind}/{name}",
+            f"is whole only up to element {end}",
             "the checkpoint belongs to another network: set training.resume=never to start anew",
-        )  # fmt: skip
+        )
 
     def weights(self, shapes: Mapping[str, torch.Size]) -> dict[str, Tensor]:
         """Return all trained weights in the shapes of the network."""
@@ -268,9 +272,11 @@ class CheckpointValues:
             return {name: self.whole(name, WEIGHT).view(shapes[name]) for name in self.names()}
         except (KeyError, RuntimeError, SafetensorError) as error:
             raise TrainingError(
-                str(self._folder), "weights", f"do not fit this network: {error}",
+                str(self._folder),
+                "weights",
+                f"do not fit this network: {error}",
                 "set training.resume=never to start anew",
-            ) from None  # fmt: skip
+            ) from None
 
     def __enter__(self) -> Self:
         return self

@@ -107,9 +107,11 @@ class DeepSpeedEngine:
             )
         except (ValidationError, ValueError, AssertionError, deepspeed.DeepSpeedConfigError) as error:
             raise TrainingError(
-                "training", "deepspeed", f"DeepSpeed refuses its configuration: {_first_line(error)}",
+                "training",
+                "deepspeed",
+                f"DeepSpeed refuses its configuration: {_first_line(error)}",
                 f"the merged configuration was {json.dumps(self.config)}",
-            ) from error  # fmt: skip
+            ) from error
         self.network = self._engine.module
         self._layout: list[_Run] | None = None
 
@@ -347,8 +349,10 @@ def deepspeed_config(
         # Weights, gradients and communication stay float32: DeepSpeed would send the gradients of the modules
         # listed here in bfloat16.
         generated["torch_autocast"] = {
-            "enabled": True, "dtype": "bfloat16", "lower_precision_safe_modules": [],
-        }  # fmt: skip
+            "enabled": True,
+            "dtype": "bfloat16",
+            "lower_precision_safe_modules": [],
+        }
     return _merged(generated, settings.deepspeed)
 
 

@@ -130,9 +130,11 @@ def default_device(settings: TrainingSettings) -> torch.device:
 def no_gpu(problem: str) -> TrainingError:
     """Return the error of a worker that cannot use the GPU it was given."""
     return TrainingError(
-        "training", "gpus_per_worker", f"is above 0, and {problem}",
+        "training",
+        "gpus_per_worker",
+        f"is above 0, and {problem}",
         "set gpus_per_worker: 0, or install a CUDA build of torch on machines with a GPU",
-    )  # fmt: skip
+    )
 
 
 def check_precision(settings: TrainingSettings, device: torch.device) -> None:
@@ -145,9 +147,11 @@ def check_precision(settings: TrainingSettings, device: torch.device) -> None:
         return
     if not torch.cuda.is_bf16_supported(including_emulation=False):
         raise TrainingError(
-            "training", "precision", f"{torch.cuda.get_device_name(device)} does not compute in bf16",
+            "training",
+            "precision",
+            f"{torch.cuda.get_device_name(device)} does not compute in bf16",
             "set precision: fp32, zero_stage: 1 and deepspeed: {fp16: {enabled: true}}",
-        )  # fmt: skip
+        )
 
 
 class TorchEngine:

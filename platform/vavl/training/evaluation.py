@@ -122,9 +122,11 @@ def _check_finite(split: str, condition: str, predicted: NDArray[np.float64]) ->
     bad = int((~np.isfinite(predicted).all(axis=-1)).sum())
     if bad:
         raise TrainingError(
-            split, condition, f"the prediction of {bad} of {len(predicted)} clips is not finite",
+            split,
+            condition,
+            f"the prediction of {bad} of {len(predicted)} clips is not finite",
             "the weights have grown out of bounds: lower training.optimizer.learning_rate, or look at the features",
-        )  # fmt: skip
+        )
 
 
 def score_split(split: str, predictions: SplitPredictions, task: Task) -> dict[str, float]:

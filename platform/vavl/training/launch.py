@@ -102,11 +102,12 @@ def prepare_ray(settings: TrainingSettings) -> None:
     if is_local() and total_workers(settings) < settings.least_workers:
         gpus = f" and {settings.gpus_per_worker:g} GPUs" if settings.gpus_per_worker else ""
         raise TrainingError(
-            "training", "workers",
+            "training",
+            "workers",
             f"{settings.least_workers} workers with {settings.cpus_per_worker:g} CPUs{gpus} each are asked for, "
             f"this machine can hold {total_workers(settings)} ({describe_machines()})",
             "lower training.workers, training.cpus_per_worker or training.gpus_per_worker",
-        )  # fmt: skip
+        )
 
 
 def _train_on_ray(plan: TrainingPlan, folder: RunFolder, sink: Report) -> None:
@@ -208,17 +209,21 @@ def _failed(error: BaseException) -> TrainingError:
     ):  # torch's words, met before a worker runs code of ours
         return no_gpu("NCCL is not part of torch on the workers")
     return TrainingError(
-        "training", "", f"Ray Train failed: {type(error).__name__}: {in_short(error)}",
+        "training",
+        "",
+        f"Ray Train failed: {type(error).__name__}: {in_short(error)}",
         "start the same command again to resume from the last checkpoint",
-    )  # fmt: skip
+    )
 
 
 def stopped(output_dir: Path | str) -> TrainingStopped:
     """Describe a run that stopped as it was asked to."""
     return TrainingStopped(
-        str(output_dir), "", f"stopped as asked; a checkpoint holds step {newest_step(output_dir)}",
+        str(output_dir),
+        "",
+        f"stopped as asked; a checkpoint holds step {newest_step(output_dir)}",
         "start the same command again to continue",
-    )  # fmt: skip
+    )
 
 
 _POLL_SECONDS = 2.0
@@ -279,11 +284,12 @@ def wait_for_workers(settings: TrainingSettings, check: Callable[[], None]) -> i
         waited = time.monotonic() - start
         if waited > settings.faults.wait_for_workers_seconds:
             raise TrainingError(
-                "training", "workers",
+                "training",
+                "workers",
                 f"the cluster has free resources for {free} of {settings.least_workers} workers after {waited:.0f} s; "
                 f"machines: {describe_machines()}",
                 "lower training.workers or what a worker asks for, wait for other jobs, or add machines",
-            )  # fmt: skip
+            )
         check()
         if total_workers(settings) < settings.least_workers:
             # Notifies an autoscaler; Ray Train asks itself once it runs.

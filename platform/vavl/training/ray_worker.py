@@ -148,9 +148,11 @@ def failure_of(error: Exception, settings: TrainingSettings) -> Exception:
     if isinstance(error, torch.OutOfMemoryError) or "out of memory" in str(error).lower():
         now = "its whole share" if settings.clips_per_forward is None else settings.clips_per_forward
         return TrainingError(
-            "training", "clips_per_forward", f"out of memory with {now} per forward pass: {in_short(error)}",
+            "training",
+            "clips_per_forward",
+            f"out of memory with {now} per forward pass: {in_short(error)}",
             "lower training.clips_per_forward; also zero_stage, activation_checkpointing or offload",
-        )  # fmt: skip
+        )
     is_ray = type(error).__module__.partition(".")[0] == "ray"
     is_lost = isinstance(error, (dist.DistError, ConnectionError)) or (
         isinstance(error, RuntimeError) and _LOST_PEER.search(str(error)) is not None
@@ -159,9 +161,11 @@ def failure_of(error: Exception, settings: TrainingSettings) -> Exception:
         return error
     where = traceback.TracebackException.from_exception(error).stack[-1]
     return TrainingError(
-        f"{Path(where.filename).name}:{where.lineno}", type(error).__name__, in_short(error),
+        f"{Path(where.filename).name}:{where.lineno}",
+        type(error).__name__,
+        in_short(error),
         "this is a bug or a bad input, so the run is not restarted; the log of the worker has the traceback",
-    )  # fmt: skip
+    )
 
 
 class RunCallback(UserCallback):  # type: ignore[misc]
@@ -208,11 +212,12 @@ class RunCallback(UserCallback):  # type: ignore[misc]
         allowed = self._faults.restarts_without_progress
         if self._lost > allowed:
             raise TrainingError(
-                "training", "",
+                "training",
+                "",
                 f"{problem}\n{self._lost} times in a row without a new checkpoint, {allowed} are allowed",
                 "see the logs of the workers in Ray's session directory, /tmp/ray/session_latest/logs; start the "
                 "same command again to resume from the last checkpoint",
-            )  # fmt: skip
+            )
         _log.warning("restarted after step %d: %s", self._step, problem)
         self._sink([event("restarted", self._step, problem)])
 
@@ -243,9 +248,11 @@ def _check_storage(output_dir: Path | str, run_id: str) -> None:
     seen = run_id_at(output_dir)
     if seen != run_id:
         raise InputError(
-            str(output_dir), "output_dir", f"machine {os.uname().nodename} sees {seen or 'no run'} there, not {run_id}",
+            str(output_dir),
+            "output_dir",
+            f"machine {os.uname().nodename} sees {seen or 'no run'} there, not {run_id}",
             "put output_dir on storage that all machines of the cluster share, or on object storage",
-        )  # fmt: skip
+        )
 
 
 def _with_memory(records: list[Record], metrics: Sequence[Mapping[str, Any]]) -> list[Record]:

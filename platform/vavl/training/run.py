@@ -125,10 +125,8 @@ def prepare_run(
     output = output or WorkerOutput(plan.output_dir)
     checkpoints = Checkpoints(plan.output_dir, settings.keep_checkpoints, context.attempt)
     checkpoints.open()
-    restored, start = checkpoints.newest(output.folder), first_state(plan, data, world_size)
-    if restored is not None:
-        _check_is_ours(restored, start)
-        start = restored.state
+    restored = checkpoints.newest(output.folder)
+    start = _start(plan, data, restored)
     description = describe_model(plan, data)
     network = _network(plan, description)
     parameters = parameter_count(network)  # before the engine, which may shard them
@@ -138,6 +136,7 @@ def prepare_run(
         restored.load_weights(network)
     device, slots = context.device(settings), world_size * place.micro_batches
     engine = make_engine(network, settings, device, -(-sampler.batch_size // slots), place.micro_batches)
+    labelled = labelled_conditions(data.partitioned)
     steps_per_epoch, total_steps = steps_of_plan(plan, data.partitioned.count, sampler.batch_size)
     run = TrainingRun(
         plan=plan,
@@ -148,9 +147,7 @@ def prepare_run(
         engine=engine,
         average=_average(plan, engine, description),
         untrained=untrained,
-        objective=Objective.of(
-            data.task, plan.objectives, plan.model, slots, labelled_conditions(data.partitioned)
-        ),
+        objective=Objective.of(data.task, plan.objectives, plan.model, slots, labelled),
         loader=_loader(plan, data, sampler, place, pinned=device.type == "cuda"),
         checkpoints=checkpoints,
         output=output,
@@ -253,7 +250,11 @@ def first_state(plan: TrainingPlan, data: RunData, world_size: int) -> LoopState
     )
 
 
-def _check_is_ours(restored: Restored, fresh: LoopState) -> None:
+def _start(plan: TrainingPlan, data: RunData, restored: Restored | None) -> LoopState:
+    """Return the state before the first step of this attempt; refuse the checkpoint of another run."""
+    fresh = first_state(plan, data, rank_and_world_size()[1])
+    if restored is None:
+        return fresh
     for name in ("config_hash", "store_hash"):
         before, now = getattr(restored.state, name), getattr(fresh, name)
         if before != now:
@@ -263,6 +264,7 @@ def _check_is_ours(restored: Restored, fresh: LoopState) -> None:
                 f"the checkpoint has {before}, this run {now}",
                 "go back to the earlier setting, or set training.resume=never to start anew",
             )
+    return restored.state
 
 
 def freeze_parts(

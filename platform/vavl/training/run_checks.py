@@ -66,9 +66,11 @@ def _check_hgr(settings: HgrSettings, partitioned: PartitionedClips) -> None:
     for pair, (_, _, what) in _NEEDS.items():
         if getattr(settings, pair) > 0 and pair not in fed:
             raise ConfigError(
-                "objectives", f"hgr.{pair}", f"has weight, but no training clip has {what}",
+                "objectives",
+                f"hgr.{pair}",
+                f"has weight, but no training clip has {what}",
                 f"set objectives.hgr.{pair}=0, or change data.partitions",
-            )  # fmt: skip
+            )
 
 
 def _correlation_size_warnings(
@@ -90,9 +92,11 @@ def _check_ladder(settings: LadderSettings, layers: int) -> None:
     given = settings.layer_weights
     if given is not None and len(given) != layers:
         raise ConfigError(
-            "objectives", "ladder.layer_weights", f"has {len(given)} numbers for {layers} layers",
+            "objectives",
+            "ladder.layer_weights",
+            f"has {len(given)} numbers for {layers} layers",
             "give one for the input frames and one for every modality block and shared block, or null",
-        )  # fmt: skip
+        )
 
 
 def _check_pseudo_label(
@@ -100,19 +104,25 @@ def _check_pseudo_label(
 ) -> None:
     if not isinstance(task, ClassTask):
         raise ConfigError(
-            "objectives", "pseudo_label", "labels classes, but data.target is attributes",
+            "objectives",
+            "pseudo_label",
+            "labels classes, but data.target is attributes",
             "set objectives.pseudo_label=null",
-        )  # fmt: skip
+        )
     if settings.weight > 0 and all(name.is_labelled for name in partitioned.clips):
         raise ConfigError(
-            "objectives", "pseudo_label.weight", "has weight, but every training clip has a label",
+            "objectives",
+            "pseudo_label.weight",
+            "has weight, but every training clip has a label",
             "set objectives.pseudo_label=null, or data.partitions.labelled_fraction below 1",
-        )  # fmt: skip
+        )
     if settings.teacher == "average" and plan.training.average_decay is None:
         raise ConfigError(
-            "objectives", "pseudo_label.teacher", "is average, but no average of the weights is kept",
+            "objectives",
+            "pseudo_label.teacher",
+            "is average, but no average of the weights is kept",
             "set training.average_decay, e.g. 0.99, or objectives.pseudo_label.teacher=self",
-        )  # fmt: skip
+        )
 
 
 def check_selection(
@@ -143,14 +153,18 @@ def check_selection(
         _, condition, metric = name.split("/")
         if metric not in known:
             raise ConfigError(
-                "evaluation", "select_by", f"{name} is no metric of which more is better",
+                "evaluation",
+                "select_by",
+                f"{name} is no metric of which more is better",
                 f"its last part is one of: {', '.join(known)}",
-            )  # fmt: skip
+            )
         if not _present(condition, collection, validation).any():
             raise InputError(
-                str(plan.data.store), f"evaluation.select_by {name}", "no validation clip has these modalities",
+                str(plan.data.store),
+                f"evaluation.select_by {name}",
+                "no validation clip has these modalities",
                 "choose metrics of a condition that the corpus has",
-            )  # fmt: skip
+            )
     return _untrained(plan, collection, validation, partitioned)
 
 
@@ -169,11 +183,12 @@ def _untrained(
     missing = [condition for condition in MODALITIES_OF if condition not in trained]
     if all(name.split("/")[1] in missing for name in plan.evaluation.select_by):
         raise ConfigError(
-            "evaluation", "select_by",
+            "evaluation",
+            "select_by",
             f"{', '.join(plan.evaluation.select_by)}: no labelled training clip has "
             f"{_words(plan.evaluation.select_by[0].split('/')[1])}, so its scores mean nothing",
             f"choose metrics of a trained condition ({', '.join(trained) or 'none'}), or change data.partitions",
-        )  # fmt: skip
+        )
     return [
         f"no labelled training clip has {_words(condition)}, but validation clips have: scores of {condition} "
         "come from weights that are never trained and mean nothing"

@@ -90,9 +90,11 @@ def _rows_by_split(
     for name in wanted:
         if not is_labelled[rows[name]].any():
             raise InputError(
-                str(plan.data.store), f"split {name} of fold {plan.data.fold}", "holds no labelled clip",
+                str(plan.data.store),
+                f"split {name} of fold {plan.data.fold}",
+                "holds no labelled clip",
                 "check the card's splits, data.fold and the quarantine of the store",
-            )  # fmt: skip
+            )
     return rows
 
 
@@ -101,10 +103,11 @@ def check_classes(collection: ClipCollection, rows: NDArray[np.int64], plan: Tra
     target = collection.target[rows[collection.is_labelled[rows]]]
     if len(target) and not (target != target[0]).any():
         raise InputError(
-            str(plan.data.store), f"data.target={plan.data.target}, fold {plan.data.fold}",
+            str(plan.data.store),
+            f"data.target={plan.data.target}, fold {plan.data.fold}",
             f"all {len(target)} labelled training clips have the same target {target[0].tolist()}",
             "label clips of other classes too, or choose another fold or target",
-        )  # fmt: skip
+        )
 
 
 def check_plan(plan: TrainingPlan) -> None:

@@ -211,10 +211,10 @@ class TrainingSettings(FrozenConfig):
 
 # A run may be continued with other values of these: they decide how it is computed, not what.
 _HOW = frozenset({
-    "launcher", "engine", "workers", "placement", "cpus_per_worker", "gpus_per_worker",
-    "resources_per_worker", "zero_stage", "offload",
-    "activation_checkpointing", "clips_per_forward", "resume", "checkpoint_every_epochs", "checkpoint_every_steps",
-    "keep_checkpoints", "report_every_steps", "gradient_norms_every_steps", "faults", "deepspeed",
+    "launcher", "engine", "workers", "placement", "cpus_per_worker", "gpus_per_worker", "resources_per_worker",
+    "zero_stage", "offload", "activation_checkpointing", "clips_per_forward", "resume", "checkpoint_every_epochs",
+    "checkpoint_every_steps", "keep_checkpoints", "report_every_steps", "gradient_norms_every_steps", "faults",
+    "deepspeed",
 })  # fmt: skip
 
 
@@ -275,8 +275,7 @@ class TrainingPlan(FrozenConfig):
         """Sixteen hexadecimal digits over everything that decides the result, but for the features.
 
         Where the run and the store lie does not count, nor what of the store's audit is waived, nor with how many
-        workers and which ZeRO stage
-        it is computed, nor what a job adds to the plan; the features have a hash of their own.
+        workers and which ZeRO stage it is computed, nor what a job adds to the plan; the features have their own.
         """
         content = self.model_dump(mode="json", include=set(TrainingPlan.model_fields), exclude={"output_dir"})
         content["data"].pop("store")
