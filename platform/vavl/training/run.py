@@ -157,8 +157,7 @@ def prepare_run(
         steps_per_epoch=steps_per_epoch,
         total_steps=total_steps,
     )
-    _warm_up(run)
-    _resume_engine(run)
+    _start_engine(run)
     if rank == 0:
         _log_run(run)
     return run
@@ -216,8 +215,11 @@ def _loader(
     return StepLoader(collection, sampler, normaliser, place, plan.data.augmentation, weak_view, pinned)
 
 
-def _warm_up(run: TrainingRun) -> None:
-    """Take the discarded step that some engines need before the first, on a batch of nothing. Every rank must call."""
+def _start_engine(run: TrainingRun) -> None:
+    """Take the discarded step that some engines need before the first, on a batch of nothing; then fill the engine.
+
+    Every rank must call.
+    """
     batch = run.loader.filler().to(run.engine.device)
 
     def passes() -> Tensor:
@@ -226,10 +228,6 @@ def _warm_up(run: TrainingRun) -> None:
         return run.loss(run.start.step, batch, output, local, add_over_ranks(local))[0] * 0
 
     run.engine.prepare(passes)
-
-
-def _resume_engine(run: TrainingRun) -> None:
-    """Fill the engine from the checkpoint that the run resumes from, after its warm-up. Every rank must call."""
     if run.restored is None:
         return
     with run.restored.values() as values:
