@@ -302,7 +302,6 @@ def _log_run(run: TrainingRun) -> None:
     frozen = ", ".join(run.frozen) or "none"
     how = f"ZeRO {settings.zero_stage}, {settings.precision}, engine {settings.engine}"
     for line in (
-        *run.data.table.lines(),
         f"network: {run.parameters / 1e6:.2f} M parameters; frozen for want of clips: {frozen}",
         f"{run.total_steps} steps ({run.steps_per_epoch} per epoch), {run.place.world_size} worker(s), {how}",
     ):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 
 import numpy as np
 import pytest
@@ -132,8 +133,9 @@ def test_the_log_says_what_is_trained_on_what(plan, caplog):
         prepare_run(plan())
     text = caplog.text
     assert "train 40, validation 20, test 20" in text
-    assert "paired_labelled: 28 clips" in text
-    assert "audio_only_unlabelled: 4 clips" in text
+    (line,) = re.findall(r"paired_labelled +6 rows/step +28 clips.*", text)
+    assert "calm 14, glad 5, mad 9" in line
+    assert re.search(r"audio_only_unlabelled +1 rows/step +4 clips", text)
     assert "frozen for want of clips: none" in text
     assert "12 steps (4 per epoch), 1 worker(s), ZeRO 0, fp32, engine torch" in text
 
