@@ -231,10 +231,9 @@ def cell_plans(comparison: ComparisonPlan) -> list[tuple[Cell, TrainingPlan]]:
     base = with_changes(base, comparison.overrides, "overrides")
     plans: list[tuple[Cell, TrainingPlan]] = []
     problems: dict[str, str] = {}
-    for seed, fold, share, fraction, name in product(
-        comparison.seeds, comparison.folds, comparison.unpaired_shares,
-        comparison.labelled_fractions, comparison.objective_sets,
-    ):  # fmt: skip
+    sets, fractions = comparison.objective_sets, comparison.labelled_fractions
+    slowest_first = (comparison.seeds, comparison.folds, comparison.unpaired_shares, fractions, sets)
+    for seed, fold, share, fraction, name in product(*slowest_first):
         cell, source = Cell(name, fraction, share, fold, seed), f"objective_sets.{name}"
         try:
             plan = validate(TrainingPlan, _content(comparison, base, cell), f"{path} with {source}")

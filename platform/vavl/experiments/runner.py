@@ -103,9 +103,13 @@ Tell = Callable[[Mapping[str, Any]], None]
 
 
 def run_trial(
-    number: int, plan: TrainingPlan, log: TrialLog, tell: Tell, seconds: float | None = None,
+    number: int,
+    plan: TrainingPlan,
+    log: TrialLog,
+    tell: Tell,
+    seconds: float | None = None,
     launch: Launch = launch_training,
-) -> TrialEnd:  # fmt: skip
+) -> TrialEnd:
     """Train one trial, or resume it from its checkpoint; whatever goes wrong is the end of this trial only.
 
     Args:

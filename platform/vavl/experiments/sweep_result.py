@@ -7,7 +7,7 @@ import io
 import logging
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
 
@@ -20,7 +20,7 @@ from vavl.config.files import write_json, write_text
 from vavl.config.snapshot import resolved_settings
 from vavl.errors import TrainingError
 from vavl.experiments.study import BASE_TRIAL, best_of, storage_address
-from vavl.experiments.sweep import Sweep, TrialPlans, read_note
+from vavl.experiments.sweep import TRIALS_FOLDER, Sweep, TrialPlans, read_note
 from vavl.experiments.sweep_settings import ChoiceAxis, SweepPlan, name_of, words_of
 from vavl.experiments.trials import SUMMARY_FILE, State, TrialEnd
 
@@ -31,23 +31,18 @@ _STATES: tuple[State, ...] = get_args(State)
 
 def log_sweep(plans: TrialPlans) -> None:
     """Log what is going to be searched, what a trial takes, and what is there already."""
-    for line in sweep_lines(plans):
-        _log.info(line)
-
-
-def sweep_lines(plans: TrialPlans) -> list[str]:
-    """Return the space and the room of a sweep as lines of text."""
-    plan = plans.sweep
-    own = plans.own_point
-    return [
-        *(f"search {path}: {_axis_words(plan, path)}; now {name_of(own[path])}" for path in plan.search),
-        "objectives: " + ", ".join(f"{goal.metric} ({goal.mode})" for goal in plan.objectives),
-        _method_words(plan),
-        *(f"tried first: {words_of(point) or 'drawn'}" for point in plans.first_points),
-        _room_words(plans),
-        f"study: {storage_address(plan)}",
-        *_earlier(plan),
-    ]  # fmt: skip
+    plan, own = plans.sweep, plans.own_point
+    for path in plan.search:
+        _log.info(f"search {path}: {_axis_words(plan, path)}; now {name_of(own[path])}")
+    _log.info("objectives: " + ", ".join(f"{goal.metric} ({goal.mode})" for goal in plan.objectives))
+    _log.info(_method_words(plan))
+    for point in plans.first_points:
+        _log.info(f"tried first: {words_of(point) or 'drawn'}")
+    _log.info(_resources_words(plans))
+    _log.info(f"study: {storage_address(plan)}")
+    if note := read_note(plan.output_dir):
+        ended = len(list(plan.output_dir.glob(f"{TRIALS_FOLDER}/*/{SUMMARY_FILE}")))
+        _log.info(f"continues {note.run_id}: {ended} trials have ended already")
 
 
 def _axis_words(plan: SweepPlan, path: str) -> str:
@@ -71,7 +66,7 @@ def _method_words(plan: SweepPlan) -> str:
     return f"{trials} trials by {plan.sampler}; {stopped}{limit}"
 
 
-def _room_words(plans: TrialPlans) -> str:
+def _resources_words(plans: TrialPlans) -> str:
     """Say what a trial takes and what there is, as far as it is known before Ray starts."""
     plan, training = plans.sweep, plans.plan_of(0, {}).training
     cpus = training.least_workers * training.cpus_per_worker
@@ -79,22 +74,14 @@ def _room_words(plans: TrialPlans) -> str:
     asked = f"{training.least_workers} worker(s), {cpus:g} CPUs" + (f", {gpus:g} GPUs" if gpus else "")
     epochs = f"a trial: {asked}, {training.max_epochs} epochs at most"
     if plan.at_once is not None:
-        return f"{epochs}; {plan.at_once} at once, as far as Ray has places"
+        return f"{epochs}; {plan.at_once} at once, as far as Ray has resources"
     if "RAY_ADDRESS" in os.environ:
-        return f"{epochs}; as many at once as the cluster has places for, and memory by the first trial"
-    places, memory = int((os.cpu_count() or 1) // cpus), psutil.virtual_memory().available / 2**30
+        return f"{epochs}; as many at once as the cluster has resources for, and memory by the first trial"
+    slots, memory = int((os.cpu_count() or 1) // cpus), psutil.virtual_memory().available / 2**30
     return (
-        f"{epochs}; this machine has places for {places} and {memory:.1f} GB free: how many trials run at once follows "
-        "from the memory of the first, which runs alone until its first epoch"
+        f"{epochs}; this machine has resources for {slots} and {memory:.1f} GB free: the memory of the "
+        "first trial, which runs alone until its first epoch, says how many run at once"
     )
-
-
-def _earlier(plan: SweepPlan) -> list[str]:
-    note = read_note(plan.output_dir)
-    if note is None:
-        return []
-    ended = len(list(plan.output_dir.glob(f"trials/*/{SUMMARY_FILE}")))
-    return [f"continues {note.run_id}: {ended} trials have ended already"]
 
 
 class SweepResult:
@@ -128,6 +115,14 @@ class SweepResult:
     def count(self, state: str) -> int:
         """Count the trials that ended like this."""
         return sum(end.state == state for end in self.ends)
+
+    @property
+    def gain(self) -> dict[str, float]:
+        """Best minus base by objective; empty where one of them is missing."""
+        if self.best is None or self.base is None:
+            return {}
+        names = [goal.metric for goal in self.plan.objectives]
+        return {name: self.best.metrics[name] - self.base.metrics[name] for name in names}
 
     @property
     def epochs(self) -> tuple[int, int]:
@@ -171,10 +166,6 @@ def sweep_summary(result: SweepResult) -> dict[str, Any]:
     ``memory_gb`` of the largest trial; ``gave_up``.
     """
     plan, (run, full) = result.plan, result.epochs
-    best, base = result.best, result.base
-    gain = {
-        goal.metric: best.metrics[goal.metric] - base.metrics[goal.metric] for goal in plan.objectives
-    } if best and base else {}  # fmt: skip
     return {
         "trials": len(result.ends),
         **{state: result.count(state) for state in _STATES},
@@ -185,12 +176,12 @@ def sweep_summary(result: SweepResult) -> dict[str, Any]:
         "epochs_run": run,
         "epochs_full": full,
         "epochs_saved": result.saved_share,
-        "best": _entry(result, best),
-        "base": _entry(result, base),
-        "gain": gain,
+        "best": _entry(result, result.best),
+        "base": _entry(result, result.base),
+        "gain": result.gain,
         "front": list(result.front),
         "importances": dict(result.importances),
-        "winning_config": str(plan.output_dir / BEST_FILE) if best else None,
+        "winning_config": str(plan.output_dir / BEST_FILE) if result.best else None,
         "study": {"name": f"{plan.output_dir.name} {result.run_id}", "storage": storage_address(plan)},
         "seconds": time.time() - psutil.Process().create_time(),
         "training_seconds": sum(end.seconds for end in result.ends),
@@ -222,7 +213,7 @@ def result_rows(result: SweepResult, kept: Mapping[str, Any]) -> list[tuple[str,
     rows = [
         ("trials", f"{len(result.ends)}: {', '.join(f'{result.count(state)} {state}' for state in _STATES)}"),
         ("epochs", f"{run} of {full}, {100 * result.saved_share:.0f} % saved by early stopping"),
-    ]  # fmt: skip
+    ]
     for title, end in (("best", result.best), ("base", result.base)):
         if end is not None:
             rows.append(
@@ -267,10 +258,10 @@ def refuse_nothing_found(result: SweepResult) -> None:
             if failed
             else "all trials were stopped before their end"
         )
+        fix = "repair the cause and start with another output_dir, or with more trials"
         raise TrainingError(
-            str(result.plan.output_dir / SUMMARY_FILE), "best", f"no trial has finished; {why}",
-            "repair the cause and start with another output_dir, or with more trials",
-        )  # fmt: skip
+            str(result.plan.output_dir / SUMMARY_FILE), "best", f"no trial has finished; {why}", fix
+        )
 
 
 def _entry(result: SweepResult, end: TrialEnd | None) -> dict[str, Any] | None:
@@ -281,40 +272,32 @@ def _entry(result: SweepResult, end: TrialEnd | None) -> dict[str, Any] | None:
 
 def _table(result: SweepResult) -> str:
     """One row per trial."""
-    text = io.StringIO()
-    metrics = [goal.metric for goal in result.plan.objectives]
-    columns = ["trial", "state", *metrics, *result.plan.search]
-    columns += ["is_base", "epochs_run", "epochs_full", "seconds", "memory_gb", "reason"]
+    text, metrics = io.StringIO(), [goal.metric for goal in result.plan.objectives]
+    kept = ("epochs_run", "epochs_full", "seconds", "memory_gb", "reason")
+    columns = ["trial", "state", *metrics, *result.plan.search, "is_base", *kept]
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(_rows(result, metrics))
-    return text.getvalue()
-
-
-def _rows(result: SweepResult, metrics: Iterable[str]) -> Iterable[dict[str, Any]]:
-    names = list(metrics)
     for end in result.ends:
-        point = result.points.get(end.number, {})
-        yield {
-            "trial": end.number, "state": end.state, **{name: end.metrics.get(name) for name in names},
-            **{path: name_of(value) for path, value in point.items()},
-            "is_base": result.base is not None and end.number == BASE_TRIAL, "epochs_run": end.epochs_run,
-            "epochs_full": end.epochs_full, "seconds": round(end.seconds, 1), "memory_gb": end.memory_gb,
-            "reason": end.reason,
-        }  # fmt: skip
+        row: dict[str, Any] = {"trial": end.number, "state": end.state}
+        row |= {name: end.metrics.get(name) for name in metrics}
+        row |= {path: name_of(value) for path, value in result.points.get(end.number, {}).items()}
+        row["is_base"] = result.base is not None and end.number == BASE_TRIAL
+        row |= {name: getattr(end, name) for name in kept}
+        writer.writerow({**row, "seconds": round(end.seconds, 1)})
+    return text.getvalue()
 
 
 def main_metrics(result: SweepResult) -> dict[str, float]:
     """Return what the parent run shows: the best trial's metrics, the gain, and the epochs."""
     run, full = result.epochs
     found: dict[str, float] = {
-        "sweep/trials": len(result.ends), "sweep/epochs_run": run, "sweep/epochs_full": full,
+        "sweep/trials": len(result.ends),
+        "sweep/epochs_run": run,
+        "sweep/epochs_full": full,
         "sweep/epochs_saved_share": result.saved_share,
-        **{f"sweep/{state}": result.count(state) for state in ("finished", "pruned", "failed")},
-    }  # fmt: skip
+        **{f"sweep/{state}": result.count(state) for state in _STATES},
+        **{f"gain/{name}": value for name, value in result.gain.items()},
+    }
     if result.best is not None:
         found |= {f"best/{name}": value for name, value in result.best.metrics.items()}
-        for objective in result.plan.objectives if result.base else ():
-            gain = result.best.metrics[objective.metric] - result.base.metrics[objective.metric]  # type: ignore[union-attr]
-            found[f"gain/{objective.metric}"] = gain
     return found

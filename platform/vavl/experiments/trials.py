@@ -98,8 +98,13 @@ class TrialLog:
     """
 
     def __init__(
-        self, folder: Path, name: str, tracking: TrackingSettings, tags: Mapping[str, Any], parent: Mapping[str, str],
-    ) -> None:  # fmt: skip
+        self,
+        folder: Path,
+        name: str,
+        tracking: TrackingSettings,
+        tags: Mapping[str, Any],
+        parent: Mapping[str, str],
+    ) -> None:
         self.journal = Journal(folder / JOURNAL_NAME)
         self._tracking = tracking.model_copy(update={"run_name": name})
         self._tags, self._parent = dict(tags), dict(parent)
