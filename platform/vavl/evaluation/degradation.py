@@ -21,7 +21,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import soundfile
@@ -52,6 +52,7 @@ class NoiseInSound:
     """Noise in the waveform; ``snr_db`` is 10 log10 of the power of the clip's sound over that of the noise."""
 
     snr_db: float
+    conditions: ClassVar[tuple[str, ...]] = (AUDIO_VIDEO, AUDIO)  # that it can change
 
     @property
     def name(self) -> str:
@@ -63,17 +64,13 @@ class NoiseInSound:
         """For people."""
         return f"noise, {self.snr_db:g} dB SNR"
 
-    @property
-    def conditions(self) -> tuple[str, ...]:
-        """Conditions that it can change."""
-        return (AUDIO_VIDEO, AUDIO)
-
 
 @dataclass(frozen=True)
 class DroppedFrames:
     """Video frames that did not arrive; ``share`` of them, between 0 and 1."""
 
     share: float
+    conditions: ClassVar[tuple[str, ...]] = (AUDIO_VIDEO, VIDEO)  # that it can change
 
     @property
     def name(self) -> str:
@@ -84,11 +81,6 @@ class DroppedFrames:
     def title(self) -> str:
         """For people."""
         return f"{100 * self.share:g} % of video frames dropped"
-
-    @property
-    def conditions(self) -> tuple[str, ...]:
-        """Conditions that it can change."""
-        return (AUDIO_VIDEO, VIDEO)
 
     def apply(self, frames: Frames, generator: np.random.Generator) -> Frames:
         """Return frames (time, channel) with the last kept one in place of each dropped one; one is always kept."""
@@ -105,6 +97,7 @@ class ShiftedSync:
     """Video that comes ``seconds`` later than the audio; earlier, if negative."""
 
     seconds: float
+    conditions: ClassVar[tuple[str, ...]] = (AUDIO_VIDEO, VIDEO)  # that it can change
 
     @property
     def name(self) -> str:
@@ -115,11 +108,6 @@ class ShiftedSync:
     def title(self) -> str:
         """For people."""
         return f"video {abs(self.seconds):g} s {'late' if self.seconds > 0 else 'early'}"
-
-    @property
-    def conditions(self) -> tuple[str, ...]:
-        """Conditions that it can change."""
-        return (AUDIO_VIDEO, VIDEO)
 
     def apply(self, frames: Frames, times: Frames) -> Frames:
         """Return for each frame (time, channel) the one recorded ``seconds`` before it.
@@ -142,6 +130,7 @@ class NoiseOnFeatures:
     """Normal noise on the normalised frames of both modalities; ``deviation`` in units of the training speakers'."""
 
     deviation: float
+    conditions: ClassVar[tuple[str, ...]] = CONDITIONS  # that it can change
 
     @property
     def name(self) -> str:
@@ -152,11 +141,6 @@ class NoiseOnFeatures:
     def title(self) -> str:
         """For people."""
         return f"noise on features, {self.deviation:g} deviations"
-
-    @property
-    def conditions(self) -> tuple[str, ...]:
-        """Conditions that it can change."""
-        return CONDITIONS
 
     def apply(self, frames: Frames, std: Frames, generator: np.random.Generator) -> Frames:
         """Return frames (time, channel) with noise.

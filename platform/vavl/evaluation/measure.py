@@ -68,15 +68,6 @@ class MeasuredClips:
         return np.asarray(self.collection.speakers)[self.collection.speaker[self.rows]]
 
 
-def predict_store(model: SavedModel, selection: ClipSelection) -> SplitPredictions:
-    """Predict the labelled clips of a selection under every condition that the model knows.
-
-    Raises:
-        InputError, StoreError, ConfigError: see ``open_clips``.
-    """
-    return predict_clips(model, open_clips(model, selection))
-
-
 def predict_clips(
     model: SavedModel, clips: MeasuredClips, change: FrameChange | None = None
 ) -> SplitPredictions:
@@ -121,9 +112,9 @@ def open_clips(model: SavedModel, selection: ClipSelection) -> MeasuredClips:
         widths={"audio": description.audio.width, "video": description.video.width},
     )
     fold = _fold(description, selection, collection.manifest)
-    rows = everything if fold is None else np.flatnonzero(
-        collection.manifest.split(fold) == _SPLITS[selection.split]
-    ).astype(np.int64)  # fmt: skip
+    rows = everything
+    if fold is not None:
+        rows = rows[collection.manifest.split(fold) == _SPLITS[selection.split]]
     labelled = rows[collection.is_labelled[rows]]
     collection = _in_terms_of(model, collection, selection, labelled)
     kept = labelled[collection.is_labelled[labelled]]
@@ -246,10 +237,8 @@ def class_table(
         ("model", {name for name in labels.values() if name is not None}, model_classes),
     ):
         if strange := sorted(named - set(known)):
-            raise ConfigError(
-                "data", "labels", f"the {kind} has no class {', '.join(strange)}",
-                f"the classes of the {kind} are {', '.join(known)}",
-            )  # fmt: skip
+            problem = f"the {kind} has no class {', '.join(strange)}"
+            raise ConfigError("data", "labels", problem, f"the classes of the {kind} are {', '.join(known)}")
     table = np.zeros((len(store_classes), len(model_classes)), dtype=np.float32)
     for place, name in enumerate(store_classes):
         meant = labels.get(name, name)
@@ -270,21 +259,18 @@ def _check_classes(
         if occurs and not row.any()
     ]
     if strange:
-        example = f"labels={{{strange[0]}: {classes[0]}}}"
-        raise InputError(
-            str(collection.store.folder), "classes",
-            f"clips are labelled {', '.join(strange)}; the model knows {', '.join(classes)}",
-            f"say what each of them means to the model, or null to leave its clips out, e.g. data.{example}",
-        )  # fmt: skip
+        example = f"data.labels={{{strange[0]}: {classes[0]}}}"
+        problem = f"clips are labelled {', '.join(strange)}; the model knows {', '.join(classes)}"
+        fix = f"say what each of them means to the model, or null to leave its clips out, e.g. {example}"
+        raise InputError(str(collection.store.folder), "classes", problem, fix)
 
 
 def _check_any(
     collection: ClipCollection, rows: NDArray[np.int64], conditions: tuple[str, ...], selection: ClipSelection
 ) -> None:
-    sides = {modality for condition in conditions for modality in MODALITIES_OF[condition]}
-    if not any(collection.has(modality)[rows].any() for modality in sides):
-        raise InputError(
-            str(selection.store), f"split {selection.split}",
-            f"holds no labelled clip with what the model was trained on ({', '.join(sorted(sides)) or 'nothing'})",
-            "choose another data.split, data.fold or data.labels",
-        )  # fmt: skip
+    trained = {modality for condition in conditions for modality in MODALITIES_OF[condition]}
+    if not any(collection.has(modality)[rows].any() for modality in trained):
+        names = ", ".join(sorted(trained)) or "nothing"
+        problem = f"holds no labelled clip with what the model was trained on ({names})"
+        fix = "choose another data.split, data.fold or data.labels"
+        raise InputError(str(selection.store), f"split {selection.split}", problem, fix)

@@ -336,11 +336,10 @@ def _origin(evaluation: Evaluation) -> Mapping[str, Any]:
         "split": split,
         "labels": manifest.target + (f" (set {manifest.label_set})" if manifest.label_set else ""),
         "trained on": f"{trained_on.get('corpus', 'unknown')}, {trained_on.get('protocol', 'unknown')}{fold}",
-        "feature normalisation": (
-            "per speaker, by the unlabelled clips of this store" if description.speaker_normalisation
-            else "one, from the training speakers of the model"
-        ),
-    }  # fmt: skip
+        "feature normalisation": "per speaker, by the unlabelled clips of this store"
+        if description.speaker_normalisation
+        else "one, from the training speakers of the model",
+    }
 
 
 def _facts(evaluation: Evaluation, resolved: ResolvedModel) -> Mapping[str, Any]:

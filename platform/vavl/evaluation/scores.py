@@ -167,7 +167,6 @@ def _sums(
 def _check_finite(condition: str, predicted: NDArray[np.float64]) -> None:
     bad = int((~np.isfinite(predicted).all(axis=-1)).sum())
     if bad:
-        raise InputError(
-            "model", condition, f"the prediction of {bad} of {len(predicted)} clips is not finite",
-            "look at the features of the store: python jobs/audit_corpus.py STORE",
-        )  # fmt: skip
+        problem = f"the prediction of {bad} of {len(predicted)} clips is not finite"
+        fix = "look at the features of the store: python jobs/audit_corpus.py STORE"
+        raise InputError("model", condition, problem, fix)

@@ -171,9 +171,8 @@ def _link(resolved: ResolvedModel, clips: MeasuredClips) -> dict[str, Any] | Non
     if resolved.name is None:
         return None
     what = f"{clips.collection.manifest.corpus}.{clips.selection.split}"
-    return {
-        "name": resolved.name, "version": resolved.version, "model_id": resolved.model_id, "what": what
-    }  # fmt: skip
+    model = {"name": resolved.name, "version": resolved.version, "model_id": resolved.model_id}
+    return {**model, "what": what}
 
 
 def result_rows(evaluation: Evaluation, summary: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""Colours of pictures and pages, for light and dark screens."""
+"""Colors of pictures and pages, for light and dark screens."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from vavl.metrics.names import AUDIO, AUDIO_VIDEO, VIDEO
 
 @dataclass(frozen=True)
 class Theme:
-    """One set of colours; the page's style sheet uses the same values.
+    """One set of colors; the page's style sheet uses the same values.
 
     Attributes:
         name: "light" or "dark".
@@ -17,7 +17,7 @@ class Theme:
         text: words and numbers; ``quiet`` for axes and notes; ``line`` for the grid.
         ramp: from no clip to all clips of a class, for tables of counts.
         audio_video, audio, video: the three ways to predict a clip.
-        series: for lines that are compared, told apart by colour-blind readers too.
+        series: for lines that are compared, told apart by color-blind readers too.
     """
 
     name: str
@@ -32,7 +32,7 @@ class Theme:
     series: tuple[str, ...]
 
     def of_condition(self, condition: str) -> str:
-        """Return the colour of a condition; that of quiet text for anything else."""
+        """Return the color of a condition; that of quiet text for anything else."""
         known = {AUDIO_VIDEO: self.audio_video, AUDIO: self.audio, VIDEO: self.video}
         return known.get(condition, self.quiet)
 

@@ -12,7 +12,7 @@ import pytest
 from copied_store import copy_store
 
 from vavl.errors import ConfigError, InputError, StoreError
-from vavl.evaluation.measure import class_table, open_clips, predict_clips, predict_store
+from vavl.evaluation.measure import class_table, open_clips, predict_clips
 from vavl.evaluation.settings import ClipSelection
 from vavl.training.evaluation import score_split
 
@@ -43,7 +43,8 @@ def listener(trained: Any) -> Any:
 def test_scores_are_those_of_the_training(trained: Any, sections: dict[str, Any], split: Any) -> None:
     run = trained(**sections)
     model = run.model()
-    found = predict_store(model, ClipSelection(store=run.store, split=split, batch_size=7))
+    clips = open_clips(model, ClipSelection(store=run.store, split=split, batch_size=7))
+    found = predict_clips(model, clips)
     scores = score_split(split, found, model.description.task)
     expected = {name: value for name, value in run.metrics.items() if name.startswith(f"{split}/")}
     assert len(expected) > 10
@@ -66,7 +67,8 @@ def test_a_store_may_lack_a_side_or_have_one_more_than_the_model(
     audio_only = small_store(small_corpus(without_video=tuple(range(10))))
     scores = []
     for run, store in ((trained(), audio_only), (listener, both)):
-        found = predict_store(run.model(), ClipSelection(store=store, split="test"))
+        clips = open_clips(run.model(), ClipSelection(store=store, split="test"))
+        found = predict_clips(run.model(), clips)
         scores.append(score_split("test", found, run.model().description.task))
     assert [sorted({name.split("/")[1] for name in each}) for each in scores] == [["audio"], ["audio"]]
 
@@ -117,7 +119,8 @@ def renamed(trained: Any, tmp_path: Path) -> Path:
 def test_a_label_map_makes_another_store_equal_and_leaves_classes_out(trained: Any, renamed: Path) -> None:
     run, task = trained(), trained().model().description.task
     labels = {"quiet": "calm", "cross": "mad"}
-    found = predict_store(run.model(), ClipSelection(store=renamed, split="test", labels=labels))
+    clips = open_clips(run.model(), ClipSelection(store=renamed, split="test", labels=labels))
+    found = predict_clips(run.model(), clips)
     expected = {name: value for name, value in run.metrics.items() if name.startswith("test/")}
     assert score_split("test", found, task) == pytest.approx(expected, abs=1e-6)
     some = ClipSelection(store=renamed, split="test", labels={**labels, "cross": None})
