@@ -22,7 +22,7 @@ Settings = TypeVar("Settings", bound=FrozenConfig)
 
 _MOST_BYTES = 4 << 20
 _CREDENTIALS = re.compile(r"://[^/@\s]*@")
-_SIGNATURE = re.compile(r"(://[^\s'\"?]*)\?[^\s'\"]*")
+_SIGNATURE = re.compile(r"(://[^\s'\"?#]*)([?#])[^\s'\"]*")
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
 
 
@@ -163,7 +163,7 @@ def _describe(settings: type[BaseModel], error: Any) -> str:
 
 def without_secrets(text: str) -> str:
     """Return ``text`` without the credentials and the signatures of the addresses in it."""
-    return _SIGNATURE.sub(r"\1?***", _CREDENTIALS.sub("://***@", text))
+    return _SIGNATURE.sub(r"\1\2***", _CREDENTIALS.sub("://***@", text))
 
 
 def _known_keys(settings: type[BaseModel], parents: Iterable[Any]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import socket
 import sqlite3
 import urllib.error
@@ -20,16 +21,22 @@ from vavl.config.places import root_folder
 _SQLITE = "sqlite:///"
 _SERVER_ERROR = 500
 _PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
+_SECRET = re.compile(
+    r"(?:^|[&;])[^=&;]*(?:password|passwd|pwd|token|secret|credential|signature|sig|api_?key|access_?key)[^=&;]*=",
+    re.I,
+)
 _DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 
 
 def _without_password(address: str | None) -> str | None:
     # Settings are saved with the run; what the environment holds is not.
     parts = urlsplit(address or "")
-    if parts.password is not None or "password=" in parts.query.lower():
+    # A name alone is the user of a database, but a token of a server.
+    is_token = parts.scheme in ("http", "https") and parts.username is not None
+    if is_token or parts.password is not None or _SECRET.search(f"{parts.query}&{parts.fragment}"):
         raise ValueError(
-            "holds a password; give the whole address by MLFLOW_TRACKING_URI, or user and password "
-            "by MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+            "holds a password or a token; give the whole address by MLFLOW_TRACKING_URI, or "
+            "MLFLOW_TRACKING_TOKEN, or MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
         )
     return address
 

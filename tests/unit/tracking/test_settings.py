@@ -73,6 +73,32 @@ def test_a_password_in_the_settings_is_refused_and_not_repeated():
     assert "hunter2" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "address",
+    [
+        "https://server/mlflow?token=hunter2", "https://server?x=1&access_token=hunter2", "https://hunter2@server",
+        "https://server#api_key=hunter2", "postgresql://me@host/data?sslpassword=hunter2", "s3://b/a?X-Sig=hunter2",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("key", ["uri", "artifact_location"])
+def test_a_token_in_an_address_is_refused_and_not_repeated(address: str, key: str) -> None:
+    with pytest.raises(ConfigError, match="MLFLOW_TRACKING_TOKEN") as caught:
+        validate(TrackingSettings, {key: address}, "train.yaml")
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "postgresql://me@host/data?sslmode=require&sslkey=/keys/me",
+        "https://server/signature",
+        "sqlite:///a.db",
+    ],
+)
+def test_an_address_without_a_secret_is_taken(address: str) -> None:
+    assert validate(TrackingSettings, {"uri": address}, "train.yaml").uri == address
+
+
 def test_a_target_replaces_only_what_it_names():
     settings = TrackingSettings(uri="http://a", experiment="mine", request_retries=3)
     changed = TrackingTarget(uri="http://b", request_timeout_seconds=2).applied_to(settings)
