@@ -141,6 +141,14 @@ def nested(key, value):
     return value
 
 
+@pytest.mark.parametrize(
+    ("name", "expected"), [("demo", "82939e26e7a05f26"), ("ravdess", "a87960552ef25cf7")]
+)
+def test_unfinished_runs_of_earlier_versions_are_resumed(name, expected):
+    """A setting that goes must not change the hash of those who never used it."""
+    assert read_config(TrainModelJob, ROOT / f"jobs/configs/{name}.yaml").config_hash == expected
+
+
 @pytest.mark.parametrize("place", ["s3://bucket/runs/demo", "gs://b/r", "file:///data/run"])
 def test_a_training_run_may_be_at_an_address(place, tmp_path):
     job = read_config(TrainModelJob, ROOT / "jobs/configs/demo.yaml", [f"output_dir={place}"])

@@ -286,6 +286,10 @@ class TrainingPlan(FrozenConfig):
         if numerics := {name: passed_on[name] for name in NUMERIC_SECTIONS if name in passed_on}:
             content["training"]["deepspeed"] = numerics
         content["evaluation"].pop("batch_size")
+        # Settings that are gone count with the value that they had: runs of earlier versions can be resumed.
+        for views in (content["data"]["augmentation"], content["data"]["weak_view"]):
+            for modality in ("audio", "video"):
+                views[modality] |= {"channel_shift": 0, "level": 0.0}
         return sha256_of_json(content)[:16]
 
     def with_absolute_paths(self) -> Self:
