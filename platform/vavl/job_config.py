@@ -1,4 +1,4 @@
-"""The rooms' settings put together: one class per job."""
+"""The settings of the packages put together: one class per job."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from vavl.training.settings import TrainingPlan
 class MakeDemoCorpusJob(FrozenConfig):
     """Settings of ``jobs/make_demo_corpus.py``."""
 
-    output_dir: Annotated[Path, FROM_ROOT] = Field(description="folder of the rendered corpus")
+    output_dir: Annotated[Path, FROM_ROOT] = Field(description="directory of the rendered corpus")
     workers: int | None = Field(None, ge=1, description="processes; one per core by default")
     overwrite: bool = Field(False, description="replace a demo corpus that is there")
     corpus: DemoCorpusSettings = DemoCorpusSettings()
@@ -40,13 +40,13 @@ class DescribeCorpusJob(FrozenConfig):
 
     folder_key: ClassVar[str | None] = "folder"
 
-    folder: Annotated[Path, FROM_ROOT] = Field(description="folder of the recordings")
+    folder: Annotated[Path, FROM_ROOT] = Field(description="directory of the recordings")
     output_dir: Annotated[Path, FROM_ROOT] = Field(
         Path("runs/descriptions"),
-        description="the proposal goes into a folder in it, by the name of the corpus",
+        description="the proposal goes into a directory in it, by the name of the corpus",
     )
     name: str | None = Field(
-        None, pattern=r"^[a-z][a-z0-9_]*$", description="name of the corpus; by default that of the folder"
+        None, pattern=r"^[a-z][a-z0-9_]*$", description="name of the corpus; by default that of the directory"
     )
     cards: Annotated[Path, FROM_PROJECT] = Field(Path("datasets"), description="cards that may fit already")
     most_files: int = Field(200_000, gt=0, description="files whose names are looked at")
@@ -60,13 +60,13 @@ class DescribeCorpusJob(FrozenConfig):
 class PrepareCorpusJob(ExtractionRun):
     """Settings of ``jobs/prepare_corpus.py``."""
 
-    output_dir: Annotated[Path, FROM_ROOT] = Field(description="folder of the feature store")
+    output_dir: Annotated[Path, FROM_ROOT] = Field(description="directory of the feature store")
     card: Annotated[Path, FROM_PROJECT] = Field(description="corpus card, e.g. datasets/ravdess.yaml")
     root: Annotated[Path | None, FROM_ROOT] = Field(
-        None, description="corpus folder; by default the environment variable named in the card"
+        None, description="corpus directory; by default the environment variable named in the card"
     )
     faces_preview: int = Field(
-        0, ge=0, le=500, description="clips whose found faces are drawn into faces.png beside the store"
+        0, ge=0, le=500, description="clips whose found faces are drawn into faces.png next to the store"
     )
     features: FeatureSettings = FeatureSettings()
 
@@ -75,17 +75,17 @@ class MergeStoresJob(MergeSettings):
     """Settings of ``jobs/merge_stores.py``."""
 
     output_dir: Annotated[Path, FROM_ROOT] = Field(
-        description="folder of the merged store; one that was merged earlier there is replaced"
+        description="directory of the merged store; one that was merged earlier there is replaced"
     )
 
 
 class PushStoreJob(FrozenConfig):
     """Settings of ``jobs/push_store.py``."""
 
-    output_dir: Annotated[Path, FROM_ROOT] = Field(description="folder of summary.json")
-    store: Annotated[Path, FROM_ROOT] = Field(description="folder of the feature store")
+    output_dir: Annotated[Path, FROM_ROOT] = Field(description="directory of summary.json")
+    store: Annotated[Path, FROM_ROOT] = Field(description="directory of the feature store")
     to: Annotated[StoreAddress, FROM_ROOT] = Field(
-        description="folder or address below which all versions lie, e.g. s3://bucket/stores"
+        description="directory or address below which all versions lie, e.g. s3://bucket/stores"
     )
     read_back: bool = Field(
         True, description="read every file back and compare its SHA-256; false: compare its size alone"
@@ -98,10 +98,10 @@ class ListStoresJob(FrozenConfig):
     folder_key: ClassVar[str | None] = "address"
 
     address: Annotated[StoreAddress, FROM_ROOT] = Field(
-        description="folder or address that stores were pushed to, or one of the corpora in it"
+        description="directory or address that stores were pushed to, or one of the corpora in it"
     )
     output_dir: Annotated[Path, FROM_ROOT] = Field(
-        Path("runs/list_stores"), description="folder of summary.json"
+        Path("runs/list_stores"), description="directory of summary.json"
     )
 
 
@@ -111,17 +111,17 @@ class AuditCorpusJob(FrozenConfig):
     folder_key: ClassVar[str | None] = "store"
 
     store: Annotated[StoreAddress | None, FROM_ROOT] = Field(
-        None, description="folder or address of a feature store"
+        None, description="directory or address of a feature store"
     )
     card: Annotated[Path | None, FROM_PROJECT] = Field(
         None, description="corpus card in place of a store: its labels and splits alone, from its tables"
     )
     root: Annotated[Path | None, FROM_ROOT] = Field(
-        None, description="corpus folder of the card; by default the environment variable named in it"
+        None, description="corpus directory of the card; by default the environment variable named in it"
     )
     output_dir: Annotated[Path | None, FROM_ROOT] = Field(
         None,
-        description="folder of summary and report; null: the report beside the store, the summary in audit/",
+        description="directory of summary and report; null: the report next to the store, the summary in audit/",
     )
     audit: AuditSettings = Field(
         AuditSettings(), description="thresholds of this look; training judges by the defaults"
@@ -178,9 +178,10 @@ class SyncTrackingJob(FrozenConfig):
 
     folder_key: ClassVar[str | None] = "folder"
 
-    folder: Annotated[Path, FROM_ROOT] = Field(description="folder of a run, or of many")
+    folder: Annotated[Path, FROM_ROOT] = Field(description="directory of a run, or of many")
     output_dir: Annotated[Path | None, FROM_ROOT] = Field(
-        None, description="folder of summary.json; null: the folder, or sync/ in it where it is a run's own"
+        None,
+        description="directory of summary.json; null: the directory, or sync/ in it where it is a run's own",
     )
     seconds_per_run: float = Field(3600, gt=0, description="longest time for one run")
     tracking: TrackingTarget = TrackingTarget()
@@ -190,9 +191,11 @@ class CheckSetupJob(FrozenConfig):
     """Settings of ``jobs/check_setup.py``."""
 
     output_dir: Annotated[Path, FROM_ROOT] = Field(
-        description="folder of the summary; its disk is the one that is measured"
+        description="directory of the summary; its disk is the one that is measured"
     )
-    cards: Annotated[Path, FROM_PROJECT] = Field(Path("datasets"), description="folder of the corpus cards")
+    cards: Annotated[Path, FROM_PROJECT] = Field(
+        Path("datasets"), description="directory of the corpus cards"
+    )
     needed: tuple[str, ...] = Field(
         (), description="names of corpora that must be there; the others only warn"
     )

@@ -162,10 +162,10 @@ def check_tracking(settings: TrackingSettings, environment: Mapping[str, str]) -
 
 
 def check_corpora(cards: Path, needed: Sequence[str]) -> Iterator[Finding]:
-    """Look for the folder of every corpus card.
+    """Look for the directory of every corpus card.
 
     Args:
-        cards: folder of the cards.
+        cards: directory of the cards.
         needed: names of corpora whose absence is a failure; for others it is a warning.
     """
     files = sorted(cards.glob("*.yaml"))

@@ -214,10 +214,10 @@ class Checkpoints:
         Raises:
             TrainingError: another version wrote it, or its copy is damaged.
         """
-        told = ""
+        found = ""
         if self._rank == 0:
-            told = json.dumps(_newest_whole(self._root))
-        name, torn = json.loads(from_rank_zero(told))
+            found = json.dumps(_newest_whole(self._root))
+        name, torn = json.loads(from_rank_zero(found))
         if name is None:
             return None
         folder = fetched(self._root.directory(name), scratch / "checkpoint")
@@ -255,7 +255,7 @@ def remove_old(root: RunStorage, keep: int) -> None:
 
 
 def remove_unfinished(root: RunStorage) -> None:
-    """Remove checkpoints that some rank did not finish writing; damaged ones stay to be told of."""
+    """Remove checkpoints that some rank did not finish writing; damaged ones stay to be reported."""
     for name in checkpoint_names(root):
         problem = problem_of(root.directory(name), by_size=True)
         if problem is not None and "did not finish" in problem:

@@ -46,8 +46,8 @@ class LoopState(FrozenConfig):
     Attributes:
         config_hash: of the settings that decide the result.
         store_hash: of the features.
-        workers: that wrote the state; any number may go on.
-        zero_stage: that wrote the state; any stage may go on.
+        workers: that wrote the state; any number may resume.
+        zero_stage: that wrote the state; any stage may resume.
         step: steps done.
         epoch: epochs done.
         best_epoch: with the best validation score so far, -1 before the first.

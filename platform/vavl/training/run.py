@@ -56,7 +56,7 @@ class TrainingRun:
     checkpoints: Checkpoints
     output: WorkerOutput
     restored: Restored | None
-    """The checkpoint that this attempt goes on from."""
+    """The checkpoint that this attempt resumes from."""
     start: LoopState
     """Of the first step of this attempt."""
     place: RankPlace

@@ -33,7 +33,7 @@ class OptimizerSettings(FrozenConfig):
 
 
 class FaultSettings(FrozenConfig):
-    """When a run goes on after a fault, and when it gives up."""
+    """When a run continues after an error, and when it gives up."""
 
     restarts_without_progress: int = Field(
         3, ge=0, description="restarts in a row, without a new checkpoint between them, before the run fails"
@@ -47,7 +47,7 @@ class FaultSettings(FrozenConfig):
     step_timeout_seconds: float | None = Field(
         900,
         gt=0,
-        description="a step or evaluation that takes longer is ended with the stacks of all ranks; set-up "
+        description="a step or evaluation that takes longer is ended with the stacks of all ranks; setup "
         "and the first step may take ten minutes; null = never",
     )
     skipped_steps: int = Field(
@@ -293,6 +293,6 @@ class TrainingPlan(FrozenConfig):
         return sha256_of_json(content)[:16]
 
     def with_absolute_paths(self) -> Self:
-        """Resolve every path: Ray's workers run in another folder."""
+        """Resolve every path: Ray's workers run in another directory."""
         data = self.data.model_copy(update={"store": absolute_store(self.data.store)})
         return self.model_copy(update={"output_dir": absolute_store(self.output_dir), "data": data})

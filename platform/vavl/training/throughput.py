@@ -84,7 +84,7 @@ def peak_flops(device_name: str, arithmetic: Arithmetic) -> float | None:
 
     Args:
         device_name: as ``torch.cuda.get_device_name`` gives it.
-        arithmetic: of the matrix products. Without TF32, torch's default, float32 runs beside the tensor cores, so an
+        arithmetic: of the matrix products. Without TF32, torch's default, float32 runs outside the tensor cores, so an
             fp32 run is measured against the card's plain FP32 peak.
 
     Returns:

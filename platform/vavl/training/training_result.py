@@ -130,8 +130,8 @@ def result_rows(outcome: Mapping[str, Any], summary: Mapping[str, Any]) -> list[
                 clips = int(metrics[f"{split}/{condition}/clips"])
                 rows.append((f"{split} {condition}", f"{'  '.join(found)}  ({clips} clips)"))
     if summary["events"]:
-        told = ", ".join(f"{what} {count} x" for what, count in summary["events"].items())
-        rows.append(("on the way", f"{told} (see the report)"))
+        events = ", ".join(f"{what} {count} x" for what, count in summary["events"].items())
+        rows.append(("on the way", f"{events} (see the report)"))
     if outcome["speaker_normalisation"]:
         rows.append(
             ("NOTE", "features are normalised per speaker, by unlabelled clips of the test speakers too")
@@ -152,7 +152,7 @@ def result_rows(outcome: Mapping[str, Any], summary: Mapping[str, Any]) -> list[
 
 
 def artifacts_of(folder: Path) -> list[Path]:
-    """Return what a run folder holds for the tracking server."""
+    """Return what the directory of a run holds for the tracking server."""
     names = (
         "config.yaml",
         "report.html",
@@ -194,7 +194,7 @@ class TrackedTraining(TrackedRun):
             them yet) and ``tracking_complete``.
         """
         for path in artifacts_of(self.folder):
-            # Relative, so that the journal stays true when the folder is moved or put aside.
+            # Relative, so that the journal stays true when the directory is moved or put aside.
             self.journal.append("artifact", path=path.relative_to(self.folder), artifact_path=None)
         name = self._settings.model_name
         if name is not None:
