@@ -8,9 +8,10 @@ from vavl.config.snapshot import save_config
 from vavl.job_config import PredictClipsJob
 from vavl.prediction.plan import plan_prediction
 from vavl.prediction.predict import predict_clips
-from vavl.prediction.report import plan_rows, print_predictions
 from vavl.prediction.results import (
+    plan_rows,
     prediction_summary,
+    print_predictions,
     refuse_nothing,
     result_table,
     summary_rows,

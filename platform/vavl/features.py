@@ -18,7 +18,10 @@ from numpy.typing import NDArray
 from vavl.config.files import sha256_of_json
 from vavl.errors import StoreError
 
-MODALITIES = ("audio", "video")
+AUDIO_VIDEO, AUDIO, VIDEO = "audio_video", "audio", "video"
+MODALITIES = (AUDIO, VIDEO)
+CONDITIONS = (AUDIO_VIDEO, AUDIO, VIDEO)
+"""The three ways to predict a clip, in the order of every table."""
 # A channel whose deviation is smaller than this share of its size is constant up to rounding.
 _CONSTANT = 1e-5
 _MOST_SHOWN = 10

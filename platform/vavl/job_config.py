@@ -17,9 +17,7 @@ from vavl.evaluation.settings import EvaluationPlan
 from vavl.experiments.comparison_settings import ComparisonPlan
 from vavl.experiments.sweep_settings import SweepPlan
 from vavl.extraction.settings import ExtractionRun, FeatureSettings
-from vavl.prediction.manifest_table import MANIFEST_SUFFIXES
-from vavl.prediction.media_folder import MEDIA_SUFFIXES
-from vavl.prediction.settings import PredictionSettings
+from vavl.prediction.settings import MANIFEST_SUFFIXES, MEDIA_SUFFIXES, PredictionSettings
 from vavl.promotion.settings import PromotionPlan
 from vavl.store.merge_settings import MergeSettings
 from vavl.tracking.settings import TrackingSettings, TrackingTarget

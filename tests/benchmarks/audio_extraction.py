@@ -26,14 +26,14 @@ import torch
 
 from vavl.config.files import write_json
 from vavl.errors import InputError
-from vavl.extractors.audio import audio_extractor
-from vavl.extractors.audio_settings import (
+from vavl.extractors.extracted import Extractor
+from vavl.extractors.extractor import audio_extractor
+from vavl.extractors.settings import (
     AudioFeatureSettings,
     AudioSettings,
     FunctionalSettings,
     OpensmileSettings,
 )
-from vavl.extractors.extracted import Extractor
 from vavl.media.sound import read_audio, sound_seconds
 
 PROMISE = 300.0

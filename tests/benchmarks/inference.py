@@ -34,10 +34,8 @@ from rendered_media import moving_square, tone, write_mp4, write_wav
 from served_models import served, write_model
 
 from vavl.config.files import write_json
-from vavl.extractors.audio import audio_extractor, audio_info
-from vavl.extractors.audio_settings import AudioFeatureSettings
-from vavl.extractors.video import video_extractor, video_info
-from vavl.extractors.video_settings import VideoFeatureSettings
+from vavl.extractors.extractor import audio_extractor, audio_info, video_extractor, video_info
+from vavl.extractors.settings import AudioFeatureSettings, VideoFeatureSettings
 from vavl.models.clips import ClipFeatures, batch_of
 from vavl.models.settings import NetworkSettings
 

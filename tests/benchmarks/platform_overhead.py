@@ -46,7 +46,7 @@ from training_load import QUICK, SIZES, Size, plan_of, write_store
 from vavl.audit.gate import audit_of
 from vavl.data.batch import ClipBatch
 from vavl.models.draws import DrawKey
-from vavl.models.padding import masked_mean
+from vavl.models.layers import masked_mean
 from vavl.ray_session import join_ray
 from vavl.tracking.journal import JOURNAL_NAME
 from vavl.training.checkpoint import Checkpoints

@@ -31,11 +31,9 @@ from tiny_networks import BACKBONES, save_tiny
 from vavl.config.files import write_json
 from vavl.errors import InputError
 from vavl.extractors.descriptor import describe_face
-from vavl.extractors.face import cut_faces
-from vavl.extractors.face_tracking import FaceFinder
-from vavl.extractors.pretrained_files import PretrainedModel
-from vavl.extractors.video import video_extractor
-from vavl.extractors.video_settings import FaceSettings, ImageNetworkSettings, VideoFeatureSettings
+from vavl.extractors.extractor import video_extractor
+from vavl.extractors.faces import FaceFinder, cut_faces
+from vavl.extractors.settings import FaceSettings, ImageNetworkSettings, PretrainedModel, VideoFeatureSettings
 from vavl.media.media import Pictures
 
 RATE_HZ = 25

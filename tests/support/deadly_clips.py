@@ -11,8 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from vavl.models.saved_model import ModelDescription
-from vavl.prediction.clips import ClipInput
-from vavl.prediction.sources import Side
+from vavl.prediction.sources import ClipInput, Side
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from vavl.extractors.audio import audio_info
-from vavl.extractors.audio_settings import AudioFeatureSettings
-from vavl.extractors.video import video_info
-from vavl.extractors.video_settings import VideoFeatureSettings
+from vavl.extractors.extractor import audio_info, video_info
+from vavl.extractors.settings import AudioFeatureSettings, VideoFeatureSettings
 from vavl.features import FeatureStatistics, ModalityInfo, Normalisation
 from vavl.models.saved_model import ModalityDescription, ModelDescription, build_network, save_model
 from vavl.models.settings import ClassTask, NetworkSettings, Task

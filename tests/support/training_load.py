@@ -12,8 +12,7 @@ import torch
 from numpy.typing import NDArray
 from synthetic_store import write_synthetic_store
 
-from vavl.data.batch import ClipBatch, ModalityBatch
-from vavl.data.collection import pad_clips
+from vavl.data.batch import ClipBatch, ModalityBatch, pad_clips
 from vavl.training.loop import train_step
 from vavl.training.run import TrainingRun, prepare_run
 from vavl.training.settings import TrainingPlan

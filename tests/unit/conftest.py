@@ -14,8 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from vavl.data.batch import ClipBatch, ModalityBatch
-from vavl.data.collection import pad_clips
+from vavl.data.batch import ClipBatch, ModalityBatch, pad_clips
 from vavl.models.kernels.fused import use_kernels
 from vavl.models.settings import LadderShape, NetworkSettings
 from vavl.models.vavl import Vavl

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from vavl.corpora.manifest import Manifest
 from vavl.data.augmentation import ViewMaker
-from vavl.data.batch import ClipBatch, ModalityBatch
+from vavl.data.batch import ClipBatch, ModalityBatch, middle_frames, pad_clips
 from vavl.data.sampler import FILLER
 from vavl.data.settings import DataSettings
 from vavl.errors import StoreError
@@ -232,31 +232,6 @@ def collate(
         has_video=torch.from_numpy(has["video"].astype(np.float32)),
         place=torch.from_numpy(np.arange(len(rows)) if places is None else places),
     )
-
-
-def pad_clips(clips: list[NDArray[np.float32]], places: list[int], width: int) -> ModalityBatch:
-    """Pad clips (time, channel) of one modality to the longest; ``places`` are their rows in the batch.
-
-    Without any clip one row of one zero frame stands in with weight 0 (see ``ModalityBatch``).
-    """
-    if not clips:
-        one_frame = torch.ones(1, 1, dtype=torch.bool)
-        return ModalityBatch(
-            torch.zeros(1, 1, width), one_frame, torch.zeros(1, dtype=torch.int64), torch.zeros(1)
-        )
-    longest = max(len(clip) for clip in clips)
-    values = torch.zeros(len(clips), longest, width)
-    is_real = torch.zeros(len(clips), longest, dtype=torch.bool)
-    for place, clip in enumerate(clips):
-        values[place, : len(clip)] = torch.from_numpy(np.ascontiguousarray(clip))
-        is_real[place, : len(clip)] = True
-    return ModalityBatch(values, is_real, torch.tensor(places, dtype=torch.int64), torch.ones(len(clips)))
-
-
-def middle_frames(values: NDArray[np.float32], most: int) -> NDArray[np.float32]:
-    """Cut (time, channel) to at most ``most`` frames around the middle."""
-    start = max(0, (len(values) - most) // 2)
-    return values[start : start + most]
 
 
 @dataclass(frozen=True)

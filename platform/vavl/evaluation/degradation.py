@@ -33,7 +33,7 @@ from vavl.errors import ClipError, ConfigError, InputError
 from vavl.evaluation.measure import MeasuredClips
 from vavl.evaluation.settings import DegradationSettings, EvaluationPlan, MediaSettings
 from vavl.extractors.extracted import Extractor
-from vavl.extractors.from_provenance import extractor_of
+from vavl.extractors.extractor import extractor_of
 from vavl.media.decoded_sound import decode_sound
 from vavl.media.sound import read_sound
 from vavl.metrics.names import AUDIO, AUDIO_VIDEO, CONDITIONS, VIDEO

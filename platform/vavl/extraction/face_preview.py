@@ -14,9 +14,8 @@ from numpy.typing import NDArray
 from vavl.config.files import written_beside
 from vavl.errors import ClipError
 from vavl.extraction.plan import ExtractionPlan
-from vavl.extractors.face import FaceCutter, FaceTrack
-from vavl.extractors.face_tracking import FaceFinder
-from vavl.extractors.video_settings import ImageNetworkSettings, OpenFaceSettings, VideoFeatureSettings
+from vavl.extractors.faces import FaceCutter, FaceFinder, FaceTrack
+from vavl.extractors.settings import ImageNetworkSettings, OpenFaceSettings, VideoFeatureSettings
 from vavl.media.media import Pictures
 
 logger = logging.getLogger(__name__)

@@ -5,8 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from vavl.config.base import FrozenConfig
-from vavl.extractors.audio_settings import AudioFeatureSettings, AudioSettings
-from vavl.extractors.video_settings import VideoFeatureSettings, VideoSettings
+from vavl.extractors.settings import AudioFeatureSettings, AudioSettings, VideoFeatureSettings, VideoSettings
 from vavl.workers.settings import WorkerSettings
 
 

@@ -22,10 +22,16 @@ from vavl.corpora.card_sources import CsdSource, FileSource, OpenFaceSource, Tab
 from vavl.corpora.discovery import list_files
 from vavl.errors import ClipError, CorpusError
 from vavl.extraction.settings import FeatureSettings
-from vavl.extractors.audio import audio_extractor, audio_info, check_audio
 from vavl.extractors.extracted import Extracted
-from vavl.extractors.video import check_video, video_extractor, video_info
-from vavl.extractors.video_settings import OpenFaceSettings, VideoSettings
+from vavl.extractors.extractor import (
+    audio_extractor,
+    audio_info,
+    check_audio,
+    check_video,
+    video_extractor,
+    video_info,
+)
+from vavl.extractors.settings import OpenFaceSettings, VideoSettings
 from vavl.features import ModalityInfo
 from vavl.media.csd import Segment, open_container, read_segments
 from vavl.media.csv_table import place_inside, read_header, read_number_columns, read_text_columns

@@ -8,12 +8,20 @@ the track the place, size and speed of the head.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from pathlib import Path
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from vavl.extractors.face import CROP_PX, FaceTrack
+from vavl.config.places import portable, root_folder
+from vavl.extractors.extracted import Extracted
+from vavl.extractors.face_detectors import reduced, with_detector_hash
+from vavl.extractors.faces import CROP_PX, FaceFinder, FaceTrack, cut_faces, face_frames
+from vavl.extractors.settings import VideoFeatureSettings
+from vavl.features import ModalityInfo
+from vavl.media.media import Pictures
 
 NAME = "face_descriptor"
 VERSION = "2"
@@ -24,6 +32,62 @@ _COSINES = 6
 
 Frames = NDArray[np.float32]
 """(time, channel)."""
+
+
+class VideoExtractor:
+    """Decodes a video, follows the face and describes it frame by frame.
+
+    Holds a face finder, so make one and use it for many clips; nothing of a clip stays in it.
+
+    Args:
+        settings: frame rate, faces and crop.
+
+    Raises:
+        ConfigError: a file of the face detector is missing.
+    """
+
+    def __init__(self, settings: VideoFeatureSettings) -> None:
+        self.settings = settings
+        self._finder = FaceFinder(settings.faces, settings.frame_rate_hz)
+
+    def extract(self, path: Path) -> Extracted:
+        """Return the video features of a file.
+
+        Raises:
+            ClipError: the video cannot be read (see ``vavl.media.media``), or no frame of it is kept.
+        """
+        settings = self.settings
+        pictures = Pictures(path, settings.frame_rate_hz, settings.longest_clip_s)
+        times: list[float] = []
+        small: list[NDArray[np.uint8]] = []
+        track = self._finder.track(self._looked_at(pictures, times, small))
+        crops = cut_faces(small, track, settings.crop_scale)
+        values = describe_face(crops, track, settings.frame_rate_hz)
+        return face_frames(path, values[track.is_kept], np.array(times), track, pictures.facts)
+
+    def _looked_at(
+        self, pictures: Pictures, times: list[float], small: list[NDArray[np.uint8]]
+    ) -> Iterator[NDArray[np.uint8]]:
+        """Yield what the detector looks at, and keep what is described: grey, reduced pictures."""
+        faces = self.settings.faces
+        for time, picture in pictures:
+            times.append(time)
+            small.append(reduced(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), faces.longest_side_px))
+            yield small[-1] if faces.detector == "cascade" else picture
+
+
+def descriptor_info(settings: VideoFeatureSettings) -> ModalityInfo:
+    """Return the provenance of the features."""
+    names = channel_names()
+    kept = portable(settings, root_folder()).model_dump(mode="json")
+    return ModalityInfo(
+        extractor=NAME,
+        version=VERSION,
+        settings=with_detector_hash(kept, settings.faces),
+        frame_rate_hz=settings.frame_rate_hz,
+        width=len(names),
+        channels=names,
+    )
 
 
 def describe_face(crops: NDArray[np.uint8], track: FaceTrack, frame_rate_hz: float) -> Frames:

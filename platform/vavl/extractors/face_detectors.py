@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from vavl.config.files import sha256_of_file
 from vavl.config.places import root_folder
 from vavl.errors import ConfigError
-from vavl.extractors.video_settings import FaceSettings
+from vavl.extractors.settings import FaceSettings
 
 _CASCADE = "haarcascade_frontalface_default.xml"
 # A followed face is looked for near its last box: this margin, and these sizes, in sides of that box.

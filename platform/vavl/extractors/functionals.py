@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.fft import dct
 
-from vavl.extractors.audio_settings import FunctionalSettings
+from vavl.extractors.settings import FunctionalSettings
 from vavl.extractors.voice_descriptors import SHAPE, VoiceDescriptors
 
 NAME = "functionals"
@@ -48,6 +48,15 @@ def functionals(voice: VoiceDescriptors, settings: FunctionalSettings) -> dict[s
             *_modulation(voice),
         ]
     )
+
+
+def clip_functionals(
+    waveform: NDArray[np.float32], settings: FunctionalSettings
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return one frame (1, channel), and the middle of the sounding part of the clip in seconds, (1,)."""
+    voice = VoiceDescriptors.of(waveform, settings)
+    values = np.array([list(functionals(voice, settings).values())], dtype=np.float32)
+    return values, np.array([voice.times.mean()], dtype=np.float32)
 
 
 def channel_names(settings: FunctionalSettings) -> tuple[str, ...]:

@@ -14,13 +14,17 @@ from numpy.typing import NDArray
 
 from vavl.errors import ConfigError
 from vavl.extractors.extracted import Extracted
-from vavl.extractors.face import FaceCutter, FaceTrack
 from vavl.extractors.face_detectors import with_detector_hash
-from vavl.extractors.face_frames import face_frames, require_kept
-from vavl.extractors.face_tracking import FaceFinder
-from vavl.extractors.pretrained import inference, load_model, recorded_settings
-from vavl.extractors.pretrained_files import ModelFiles, find_model, transformers_module
-from vavl.extractors.video_settings import ImageNetworkSettings
+from vavl.extractors.faces import FaceCutter, FaceFinder, FaceTrack, face_frames, require_kept
+from vavl.extractors.pretrained import (
+    ModelFiles,
+    find_model,
+    inference,
+    load_model,
+    recorded_settings,
+    transformers_module,
+)
+from vavl.extractors.settings import ImageNetworkSettings
 from vavl.features import ModalityInfo
 from vavl.media.media import Pictures
 

@@ -9,9 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vavl.errors import ClipError
-from vavl.extractors.extracted import Extracted, Extractor
-from vavl.extractors.missed import believed_frames, interpolated, missed_note
-from vavl.extractors.video_settings import OpenFaceSettings
+from vavl.extractors.extracted import Extracted, Extractor, believed_frames, interpolated, missed_note
+from vavl.extractors.settings import OpenFaceSettings
 from vavl.features import ModalityInfo
 from vavl.media.csv_table import read_header, read_number_columns
 

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vavl.errors import ClipError, ConfigError
-from vavl.extractors.audio_settings import OpensmileSettings
 from vavl.extractors.extracted import Extracted
+from vavl.extractors.settings import OpensmileSettings
 from vavl.media.sound import Sound, read_sound
 
 if TYPE_CHECKING:

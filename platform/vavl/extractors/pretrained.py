@@ -1,23 +1,190 @@
-"""Load pretrained networks, and keep in the provenance of features which weights made them.
-
-Weights are safetensors, never pickles; a network whose weights are not all there is refused.
-"""
+"""Where the files of a pretrained network are: in a folder or, at a fixed commit, on the Hugging Face hub."""
 
 from __future__ import annotations
 
+import functools
+import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vavl.config.base import FrozenConfig
+from vavl.config.files import sha256_of_file
 from vavl.config.places import portable, root_folder
-from vavl.errors import ConfigError, StoreError
-from vavl.extractors.pretrained_files import ModelFiles, PretrainedModel, transformers_module
-from vavl.features import ModalityInfo
+from vavl.errors import ConfigError, InputError
+from vavl.extractors.settings import PretrainedModel
 
 if TYPE_CHECKING:  # torch takes seconds to import, and settings are read without it
     import torch
+
+INSTALL = "pip install --constraint constraints.txt '.[backbones]'"
+WEIGHTS, SHARDED_WEIGHTS = "model.safetensors", "model.safetensors.index.json"
+
+
+@dataclass(frozen=True)
+class ModelFiles:
+    """The files of a pretrained network, all present.
+
+    Attributes:
+        folder: absolute.
+        names: config.json, the weights and what else was asked for, sorted.
+    """
+
+    folder: Path
+    names: tuple[str, ...]
+
+    def sha256(self) -> dict[str, str]:
+        """Return the SHA-256 of every file; computed once per process and state of a file."""
+        return {name: _sha256(self.folder / name, *_state(self.folder / name)) for name in self.names}
+
+    def read_json(self, name: str) -> dict[str, Any]:
+        """Return the content of one of the files.
+
+        Raises:
+            ConfigError: it is not a JSON object.
+        """
+        try:
+            content = json.loads((self.folder / name).read_text(encoding="utf-8"))
+        except ValueError as fault:
+            content = fault
+        if not isinstance(content, dict):
+            raise ConfigError(
+                str(self.folder / name), "", "does not hold a JSON object", "get the model's files again"
+            )
+        return content
+
+
+def find_model(
+    model: PretrainedModel, key: str, also: Sequence[str] = ("preprocessor_config.json",)
+) -> ModelFiles:
+    """Return the files of a model, downloaded if it is one of the hub and not here yet.
+
+    Args:
+        model: which one.
+        key: dotted key of the settings, for messages, e.g. "features.video.backbone".
+        also: files that the caller reads beside config.json and the weights.
+
+    Raises:
+        ConfigError: the folder or a file is missing, the weights are pickles, or the hub cannot be
+            reached; names the folder to fill.
+    """
+    if model.folder is not None:
+        folder = (root_folder() or Path.cwd()) / model.folder
+        if not folder.is_dir():
+            raise ConfigError(
+                key, "folder", f"{folder} does not exist",
+                f"fill it with {', '.join(('config.json', WEIGHTS, *also))}, e.g. by "
+                f"`hf download ORGANISATION/NAME --revision COMMIT --local-dir {folder}`",
+            )  # fmt: skip
+        return _complete(folder, key, also)
+    return _complete(_hub_folder(model, key, also), key, also)
+
+
+def transformers_module() -> Any:
+    """Import transformers.
+
+    Raises:
+        ConfigError: it is not installed; names the command.
+    """
+    try:
+        import transformers
+    except ImportError as fault:
+        raise ConfigError(
+            "environment", "transformers", f"pretrained networks need the package transformers: {fault}", INSTALL
+        ) from None  # fmt: skip
+    return transformers
+
+
+def _complete(folder: Path, key: str, also: Sequence[str]) -> ModelFiles:
+    missing = _missing(folder, also)
+    if missing == WEIGHTS and any(folder.glob("*.bin")):
+        raise ConfigError(
+            str(folder), key, f"{missing} is missing: the weights are pickles (.bin), which can run any code",
+            "save the model again with save_pretrained of transformers, which writes safetensors",
+        )  # fmt: skip
+    if missing is not None:
+        raise ConfigError(
+            str(folder), key, f"{missing} is missing",
+            f"fill the folder with {', '.join(('config.json', WEIGHTS, *also))} of the model",
+        )  # fmt: skip
+    return ModelFiles(folder.resolve(), tuple(sorted({"config.json", *_weight_names(folder), *also})))
+
+
+def _missing(folder: Path, also: Sequence[str]) -> str | None:
+    """Return the first file that a model lacks."""
+    return next(
+        (name for name in ("config.json", *_weight_names(folder), *also) if not (folder / name).is_file()),
+        None,
+    )
+
+
+def _weight_names(folder: Path) -> list[str]:
+    """Return the names that the weights have or should have; sharded ones are listed in an index."""
+    index = folder / SHARDED_WEIGHTS
+    if (folder / WEIGHTS).is_file() or not index.is_file():
+        return [WEIGHTS]
+    try:
+        names = {str(name) for name in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()}
+    except (ValueError, KeyError, TypeError, AttributeError) as fault:
+        raise ConfigError(
+            str(index), "weight_map", f"not readable: {fault!r}", "get the model's files again"
+        ) from None
+    if any(Path(name).name != name for name in names):
+        raise ConfigError(
+            str(index), "weight_map", "names a file in another folder", "get the model's files again"
+        )
+    return [SHARDED_WEIGHTS, *sorted(names)]
+
+
+def _hub_folder(model: PretrainedModel, key: str, also: Sequence[str]) -> Path:
+    """Return the folder of the model in the hub's cache; what is missing there is downloaded."""
+    transformers_module()
+    from huggingface_hub import constants, snapshot_download
+
+    assert model.hub is not None
+    wanted = ["config.json", WEIGHTS, SHARDED_WEIGHTS, "model-*.safetensors", *also]
+    reason = ""
+    for is_offline in (True, False):
+        try:
+            folder = Path(
+                snapshot_download(
+                    model.hub, revision=model.revision, allow_patterns=wanted, local_files_only=is_offline
+                )
+            )
+        except OSError as fault:
+            # The hub's own messages run over many lines; the first says what it is.
+            reason = f"{type(fault).__name__}: {str(fault).strip().splitlines()[0]}"
+            continue
+        # Without network the library gives what its cache holds, also if that is not all.
+        missing = _missing(folder, also)
+        if missing is None:
+            return folder
+        reason = f"{missing} is not there"
+    cache = Path(constants.HF_HUB_CACHE) / f"models--{model.hub.replace('/', '--')}"
+    raise ConfigError(
+        key, "hub", f"{model.hub} at {model.revision} is not on this machine and cannot be downloaded ({reason})",
+        f"on a machine with network: `hf download {model.hub} --revision {model.revision} --local-dir FOLDER`; "
+        f"bring FOLDER here and set {key}.folder to it ({key}.hub and .revision to null), or fill the hub's "
+        f"cache {cache}; a model that is published without safetensors is to be saved again with save_pretrained",
+    )  # fmt: skip
+
+
+def _state(path: Path) -> tuple[int, int]:
+    found = path.stat()
+    return found.st_size, found.st_mtime_ns
+
+
+@functools.lru_cache(maxsize=64)
+def _sha256(path: Path, size: int, modified_ns: int) -> str:  # noqa: ARG001  the state of the file is the cache's key
+    try:
+        return sha256_of_file(path)
+    except OSError as fault:
+        raise InputError(
+            str(path), "", f"cannot be read: {fault.strerror}", "change its permissions"
+        ) from None
 
 
 def load_model(
@@ -106,52 +273,6 @@ def recorded_settings(settings: FrozenConfig, files: Mapping[str, ModelFiles]) -
         kept[key] = {name: value for name, value in kept[key].items() if name != "device"}
         kept[f"{key}_sha256"] = found.sha256()
     return kept
-
-
-def without_sha256(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return recorded settings as a settings class takes them."""
-    return {
-        key: without_sha256(value) if isinstance(value, Mapping) else value
-        for key, value in settings.items()
-        if not key.endswith("_sha256")
-    }
-
-
-def check_same_files(recorded: Mapping[str, Any], here: ModalityInfo, modality: str) -> None:
-    """Refuse to go on with other weights than the recorded ones.
-
-    Args:
-        recorded: settings as ``recorded_settings`` gave them.
-        here: the provenance of the same settings on this machine.
-        modality: for messages.
-
-    Raises:
-        StoreError: a file of the model differs.
-    """
-    _check_hashes(recorded, here.settings, modality)
-
-
-def _check_hashes(recorded: Mapping[str, Any], here: Mapping[str, Any], modality: str) -> None:
-    for key, value in here.items():
-        if not key.endswith("_sha256"):
-            if isinstance(value, Mapping):
-                _check_hashes(recorded.get(key) or {}, value, modality)
-            continue
-        old, new = _by_file(key, recorded.get(key)), _by_file(key, value)
-        if old == new:
-            continue
-        differing = ", ".join(
-            name for name in sorted(old.keys() | new.keys()) if old.get(name) != new.get(name)
-        )
-        raise StoreError(
-            f"{modality} features", key, f"made with other files of the model, different here: {differing}",
-            "put the files there that the features were made with (their SHA-256 is in the store)",
-        )  # fmt: skip
-
-
-def _by_file(key: str, hashes: Any) -> dict[str, Any]:
-    """Return file -> SHA-256, also where a setting names a single file."""
-    return dict(hashes) if isinstance(hashes, Mapping) else {key.removesuffix("_sha256"): hashes}
 
 
 @contextmanager

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +12,168 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from vavl.errors import ClipError
-from vavl.extractors.audio_settings import SpeechTransformerSettings
-from vavl.extractors.chunks import chunk_starts, joined_chunks
+from vavl.errors import ClipError, ConfigError
 from vavl.extractors.extracted import Extracted
-from vavl.extractors.pretrained import choose_device, inference, load_model, recorded_settings
-from vavl.extractors.speech_model import KEY, find_speech_model
+from vavl.extractors.pretrained import (
+    ModelFiles,
+    choose_device,
+    find_model,
+    inference,
+    load_model,
+    recorded_settings,
+    transformers_module,
+)
+from vavl.extractors.settings import SpeechTransformerSettings
 from vavl.features import ModalityInfo
 from vavl.media.sound import read_sound
+
+
+@dataclass(frozen=True)
+class FrameGrid:
+    """Frames of a network that reads samples without padding.
+
+    Attributes:
+        rate_hz: of the samples.
+        stride: samples from one frame to the next.
+        receptive: samples that a frame is made of.
+    """
+
+    rate_hz: int
+    stride: int
+    receptive: int
+
+    def frames(self, samples: int) -> int:
+        """Return the number of frames of so many samples."""
+        return max(0, (samples - self.receptive) // self.stride + 1)
+
+    def span(self, start: int, frames: int) -> slice:
+        """Return the samples of which exactly the frames from ``start`` on are made."""
+        first = start * self.stride
+        return slice(first, first + self.receptive + (frames - 1) * self.stride)
+
+    def times(self, frames: int) -> NDArray[np.float32]:
+        """Return the middle of what each frame is made of, in seconds, (frame,)."""
+        middles = (np.arange(frames) * self.stride + self.receptive / 2) / self.rate_hz
+        return middles.astype(np.float32)
+
+
+def chunk_starts(frames: int, length: int, overlap: int) -> list[int]:
+    """Return the first frame of each chunk, evenly spaced; the last chunk ends with the clip.
+
+    Args:
+        frames: of the clip.
+        length: of a chunk, in frames; a shorter clip is one chunk.
+        overlap: least common frames of neighbours, below ``length``.
+    """
+    if frames <= length:
+        return [0]
+    gaps = math.ceil((frames - length) / (length - overlap))
+    return [round(gap * (frames - length) / gaps) for gap in range(gaps + 1)]
+
+
+def joined_chunks(
+    chunks: NDArray[np.float32], starts: list[int], frames: int, overlap: int
+) -> NDArray[np.float32]:
+    """Put chunks together: where they overlap the weight goes over from one to the next in a straight line.
+
+    A frame near the border of a chunk, where the network saw little of what is around it, counts little.
+
+    Args:
+        chunks: (chunk, time, channel), of equal length.
+        starts: frame of the clip at which each begins.
+        frames: of the clip.
+        overlap: frames over which a chunk fades in and out, except at the ends of the clip.
+
+    Returns:
+        (time, channel).
+    """
+    if len(starts) == 1:
+        return np.asarray(chunks[0], np.float32)
+    length = chunks.shape[1]
+    ramp = np.minimum(1.0, np.arange(1, length + 1) / (overlap + 1))
+    total = np.zeros((frames, chunks.shape[2]))
+    weights = np.zeros((frames, 1))
+    for values, start in zip(chunks, starts, strict=True):
+        fade_in = ramp if start > 0 else np.ones(length)
+        fade_out = ramp[::-1] if start + length < frames else np.ones(length)
+        weight = (fade_in * fade_out)[:, None]
+        total[start : start + length] += weight * values
+        weights[start : start + length] += weight
+    return (total / weights).astype(np.float32)
+
+
+KEY = "features.audio.backbone"
+KINDS = ("wav2vec2", "wavlm", "hubert")
+
+_PREPROCESSING = "preprocessor_config.json"
+
+
+@dataclass(frozen=True)
+class SpeechModel:
+    """A speech network on this machine.
+
+    Attributes:
+        files: its files.
+        kind: one of KINDS.
+        grid: where its frames lie; its sample rate.
+        is_normalised: whether a clip is brought to mean 0 and deviation 1 before it goes in.
+        layers: number of transformer blocks.
+        width: channels of a frame.
+    """
+
+    files: ModelFiles
+    kind: str
+    grid: FrameGrid
+    is_normalised: bool
+    layers: int
+    width: int
+
+
+def find_speech_model(settings: SpeechTransformerSettings) -> SpeechModel:
+    """Find the files of the settings' model and read its two configurations.
+
+    Raises:
+        ConfigError: transformers or a file is missing (the message says which folder to fill), the model is
+            of another type, or it has not as many layers as the settings name.
+    """
+    library = transformers_module()
+    files = find_model(settings.backbone, KEY, also=(_PREPROCESSING,))
+    kind = str(files.read_json("config.json").get("model_type"))
+    if kind not in KINDS or settings.kind not in (None, kind):
+        raise ConfigError(
+            str(files.folder / "config.json"), "model_type", f"{kind}, not {settings.kind or ', '.join(KINDS)}",
+            "give the folder of such a model",
+        )  # fmt: skip
+    try:
+        config = library.AutoConfig.from_pretrained(
+            files.folder, local_files_only=True, trust_remote_code=False
+        )
+        grid = _grid(config, int(files.read_json(_PREPROCESSING)["sampling_rate"]))
+        is_normalised = bool(files.read_json(_PREPROCESSING)["do_normalize"])
+    except (KeyError, TypeError, ValueError) as fault:
+        raise ConfigError(
+            str(files.folder), KEY, f"config.json or {_PREPROCESSING} is not that of a speech model: {fault!r}",
+            "get the model's files again",
+        ) from fault  # fmt: skip
+    blocks = int(config.num_hidden_layers)
+    if settings.layers[1] > blocks:
+        raise ConfigError(
+            "features.audio",
+            "layers",
+            f"{list(settings.layers)}, but the model has {blocks}",
+            "name layers it has",
+        )
+    return SpeechModel(files, kind, grid, is_normalised, blocks, int(config.hidden_size))
+
+
+def _grid(config: Any, rate_hz: int) -> FrameGrid:
+    """Work out what samples a frame of the convolutions is made of; they have no padding."""
+    kernels, strides = list(config.conv_kernel), list(config.conv_stride)
+    receptive = 1 + sum((kernel - 1) * math.prod(strides[:place]) for place, kernel in enumerate(kernels))
+    if rate_hz < 1:
+        raise ValueError(f"sampling_rate {rate_hz}")
+    return FrameGrid(rate_hz, math.prod(strides), receptive)
+
 
 NAME = "speech_transformer"
 VERSION = "1"

@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
-AUDIO, VIDEO, AUDIO_VIDEO = "audio", "video", "audio_video"
-CONDITIONS = (AUDIO_VIDEO, AUDIO, VIDEO)
-"""The three ways to predict a clip, in the order of every table."""
+from vavl.features import AUDIO, AUDIO_VIDEO, CONDITIONS, VIDEO
+
+__all__ = [
+    "AUDIO",
+    "AUDIO_VIDEO",
+    "CONDITIONS",
+    "MODALITIES_OF",
+    "SPLITS",
+    "TEST",
+    "TRAIN",
+    "VALIDATION",
+    "VIDEO",
+    "metric_name",
+]
 
 MODALITIES_OF = {AUDIO_VIDEO: (AUDIO, VIDEO), AUDIO: (AUDIO,), VIDEO: (VIDEO,)}
 """What a clip must have to be predicted under a condition."""

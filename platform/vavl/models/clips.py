@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,9 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vavl.data.batch import ClipBatch
-from vavl.data.collection import pad_clips
-from vavl.metrics.names import AUDIO, AUDIO_VIDEO, VIDEO
+from vavl.data.batch import ClipBatch, pad_clips
+from vavl.features import AUDIO, AUDIO_VIDEO, VIDEO
+from vavl.models.vavl import VavlOutput
 
 MOST_CLIPS = 32
 """Clips of one forward; more win no time on a CPU."""
@@ -88,24 +88,39 @@ def batch_of(clips: Sequence[ClipFeatures], audio_width: int, video_width: int, 
     )
 
 
-def logits_by_condition(
-    clips: Sequence[ClipFeatures], batch: ClipBatch, fusion: Tensor, audio: Tensor, video: Tensor
-) -> Tensor:
-    """Take for each clip the logits of what it has.
+def logits_by_condition(output: VavlOutput, batch: ClipBatch) -> dict[str, tuple[Tensor, Tensor]]:
+    """Return what the network says under each condition, in float64 on the CPU.
 
     Args:
-        clips: of the batch.
-        batch: says which rows of ``audio`` and ``video`` are which clips.
-        fusion: (clips, outputs).
-        audio: (clips with audio, outputs).
-        video: (clips with video, outputs).
+        output: of the network.
+        batch: on the CPU.
+
+    Returns:
+        By condition: logits (rows, outputs), and (rows,) the clip of the batch that each row belongs to. Those of
+        ``audio_video`` mean something where a clip has both modalities.
+    """
+    found = {
+        AUDIO_VIDEO: (output.fusion_logits, torch.arange(batch.clips)),
+        AUDIO: (output.audio.logits, batch.audio.clip),
+        VIDEO: (output.video.logits, batch.video.clip),
+    }
+    return {condition: (logits.double().cpu(), clip) for condition, (logits, clip) in found.items()}
+
+
+def logits_of_clips(conditions: Sequence[str], found: Mapping[str, tuple[Tensor, Tensor]]) -> Tensor:
+    """Take for each clip the logits of its condition.
+
+    Args:
+        conditions: of the clips of a batch.
+        found: of ``logits_by_condition``.
 
     Returns:
         (clips, outputs).
     """
-    chosen = fusion
-    for condition, side, logits in ((AUDIO, batch.audio, audio), (VIDEO, batch.video, video)):
-        rows = [row for row, place in enumerate(side.clip.tolist()) if clips[place].condition == condition]
+    chosen = found[AUDIO_VIDEO][0]
+    for condition in (AUDIO, VIDEO):
+        logits, clip = found[condition]
+        rows = [row for row, place in enumerate(clip.tolist()) if conditions[place] == condition]
         if rows:
-            chosen = chosen.index_copy(0, side.clip[rows], logits[rows])
+            chosen = chosen.index_copy(0, clip[rows], logits[rows])
     return chosen

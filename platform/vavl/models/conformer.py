@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from vavl.models.dropout import Dropout, SequentialWithDropout
-from vavl.models.padding import without_padding
+from vavl.models.layers import Dropout, SequentialWithDropout, without_padding
 from vavl.models.settings import NetworkSettings
 
 _ROTARY_BASE = 10_000.0

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from vavl.models.padding import masked_mean
+from vavl.models.layers import masked_mean
 from vavl.models.settings import LadderShape, NetworkSettings
 
 

@@ -18,14 +18,19 @@ from torch import Tensor
 
 from vavl.config.base import FrozenConfig
 from vavl.config.files import make_folder, read_json, sha256_of_file, write_json, written_beside
-from vavl.data.collection import middle_frames
+from vavl.data.batch import middle_frames
 from vavl.errors import ConfigError, InputError
-from vavl.features import FeatureStatistics
-from vavl.models.clips import ClipFeatures, batch_of, groups_of_like_length, logits_by_condition
+from vavl.features import FeatureStatistics, ModalityInfo
+from vavl.models.clips import (
+    ClipFeatures,
+    batch_of,
+    groups_of_like_length,
+    logits_by_condition,
+    logits_of_clips,
+)
 from vavl.models.kernels.fused import use_kernels
 from vavl.models.settings import AttributeTask, ClassTask, LadderShape, NetworkSettings, Task
 from vavl.models.vavl import LADDER_PREFIX, Vavl, VavlOutput
-from vavl.store.store import FeatureStore
 
 __all__ = [
     "ClipFeatures",
@@ -69,6 +74,11 @@ class ModelDescription(FrozenConfig):
     speaker_normalisation: bool
     max_frames: int
     provenance: dict[str, Any] = Field(description="corpus, card, store and configuration of the training")
+
+    @property
+    def extractors(self) -> dict[str, dict[str, Any]]:
+        """Provenance of the features by modality."""
+        return {"audio": self.audio.extractor, "video": self.video.extractor}
 
 
 @dataclass(frozen=True)
@@ -129,15 +139,19 @@ class SavedModel:
         task = self.description.task
         return task.classes if isinstance(task, ClassTask) else ()
 
-    def check_store(self, store: FeatureStore) -> None:
-        """Refuse a store whose features are not those the model was trained on.
+    def check_features(self, corpus: str, info: Mapping[str, ModalityInfo]) -> None:
+        """Refuse features of a store that are not those the model was trained on.
+
+        Args:
+            corpus: of the store.
+            info: what the store holds, by modality.
 
         Raises:
             StoreError: another corpus, extractor, settings or width.
         """
         for modality, statistics in self._statistics.items():
-            if modality in store.info:
-                statistics.check(store.corpus, store.info[modality])
+            if modality in info:
+                statistics.check(corpus, info[modality])
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -201,8 +215,7 @@ class SavedModel:
         batch = batch_of(clips, parts.audio.width, parts.video.width, parts.task.outputs)
         device = next(self.network.parameters()).device
         output: VavlOutput = self.network(batch if device.type == "cpu" else batch.to(device))
-        outputs = (output.fusion_logits, output.audio.logits, output.video.logits)
-        logits = logits_by_condition(clips, batch, *(found.cpu() for found in outputs)).double()
+        logits = logits_of_clips([clip.condition for clip in clips], logits_by_condition(output, batch))
         values = torch.softmax(logits, dim=-1) if isinstance(parts.task, ClassTask) else logits
         return [
             self._prediction(clip.condition, row) for clip, row in zip(clips, values.tolist(), strict=True)

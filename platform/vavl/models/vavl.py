@@ -18,9 +18,8 @@ from vavl.data.batch import ClipBatch, ModalityBatch
 from vavl.errors import InputError
 from vavl.models.conformer import ConformerBlocks, with_noise
 from vavl.models.draws import DrawKey, keys_of_rows, layer_noise
-from vavl.models.dropout import Dropout, SequentialWithDropout, number_streams
 from vavl.models.ladder import CrossModalLadder, Encoding, LadderTrace, OtherModality, pooled_layers
-from vavl.models.padding import masked_mean, without_padding
+from vavl.models.layers import Dropout, SequentialWithDropout, masked_mean, number_streams, without_padding
 from vavl.models.settings import LadderShape, NetworkSettings
 
 LADDER_PREFIX = "ladder."

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from vavl.data.batch import ClipBatch, ModalityBatch
 from vavl.metrics.names import AUDIO, AUDIO_VIDEO, CONDITIONS, VIDEO
-from vavl.models.padding import masked_mean
+from vavl.models.layers import masked_mean
 from vavl.models.settings import AttributeTask, ClassTask, NetworkSettings, Task
 from vavl.models.vavl import ModalityOutput, VavlOutput
 from vavl.objectives.hgr import correlation_moments, soft_hgr_loss

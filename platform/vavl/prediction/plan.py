@@ -11,16 +11,13 @@ from pathlib import Path
 
 from vavl.config.files import sha256_of_file, sha256_of_json
 from vavl.errors import CorpusError, InputError, StoreError
-from vavl.extractors.from_provenance import extractor_settings
+from vavl.extractors.extractor import extractor_settings
 from vavl.features import MODALITIES
 from vavl.metrics.names import CONDITIONS
 from vavl.models.saved_model import ModelDescription, load_model
-from vavl.prediction.clips import ClipInput, ClipsFound
-from vavl.prediction.manifest_table import MANIFEST_SUFFIXES, manifest_clips
-from vavl.prediction.media_folder import MEDIA_SUFFIXES, folder_clips, single_clip
-from vavl.prediction.settings import PredictionSettings
-from vavl.prediction.sources import MediaSource, Source
-from vavl.prediction.store_input import store_clips
+from vavl.prediction.inputs import folder_clips, manifest_clips, single_clip, store_clips
+from vavl.prediction.settings import MANIFEST_SUFFIXES, MEDIA_SUFFIXES, PredictionSettings
+from vavl.prediction.sources import ClipInput, ClipsFound, MediaSource, Source
 
 logger = logging.getLogger(__name__)
 

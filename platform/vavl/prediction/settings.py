@@ -10,10 +10,13 @@ from pydantic import Field, model_validator
 from vavl.config.addresses import StoreAddress
 from vavl.config.base import FrozenConfig
 from vavl.config.places import FROM_ROOT, root_folder
+from vavl.media.listing import AUDIO_SUFFIXES, VIDEO_SUFFIXES
 from vavl.workers.settings import WorkerSettings
 
 Condition = Literal["audio_video", "audio", "video"]
 
+MEDIA_SUFFIXES = AUDIO_SUFFIXES | VIDEO_SUFFIXES
+MANIFEST_SUFFIXES = frozenset({".parquet", ".csv"})
 _RESULTS = Path("runs/predictions")
 
 

@@ -1,4 +1,4 @@
-"""Where the raw features of a clip come from: media files and the model's own extractors, or a store."""
+"""The clips that are to be predicted, and where their raw features come from: media or a store."""
 
 from __future__ import annotations
 
@@ -12,14 +12,73 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from vavl.extractors.extracted import Extractor, read_modality
-from vavl.extractors.from_provenance import extractor_of
+from vavl.extractors.extractor import MediaReader
 from vavl.features import MODALITIES
 from vavl.media.media_probe import probe
 from vavl.models.saved_model import ModelDescription
-from vavl.prediction.clips import ClipInput
 from vavl.store.store import FeatureStore
 from vavl.store.store_cache import local_store
+
+
+@dataclass(frozen=True, slots=True)
+class ClipInput:
+    """One clip.
+
+    Attributes:
+        clip_id: names it among all clips of an input.
+        audio: file below the root, or any text where a store has the features; None: the side is missing.
+        video: likewise.
+        corpus, speaker, split: where they are known.
+        problem: why it cannot be predicted, where that is known beforehand.
+    """
+
+    clip_id: str
+    audio: str | None = None
+    video: str | None = None
+    corpus: str | None = None
+    speaker: str | None = None
+    split: str | None = None
+    problem: str | None = None
+
+    def side(self, modality: str) -> str | None:
+        """Return what is known of "audio" or "video"."""
+        return self.audio if modality == "audio" else self.video
+
+
+@dataclass(frozen=True)
+class ClipsFound:
+    """What an input holds.
+
+    Attributes:
+        kind: of the input, in words: "folder", "file", "manifest" or "store".
+        clips: in the order of the results.
+        left_out: what was not looked at -> how many.
+    """
+
+    kind: str
+    clips: Sequence[ClipInput]
+    left_out: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Number of clips by the sides they have, as far as names say."""
+        found = {"audio and video": 0, "audio alone": 0, "video alone": 0, "neither": 0}
+        for clip in self.clips:
+            has = [clip.side(modality) is not None for modality in MODALITIES]
+            found[list(found)[2 * (not has[0]) + (not has[1])]] += 1
+        return {name: count for name, count in found.items() if count}
+
+    def table(self, keys: Sequence[str]) -> pa.Table:
+        """Return what the results say of each clip, with its place and its key."""
+        columns: dict[str, pa.Array] = {
+            "place": pa.array(range(len(self.clips)), pa.int64()),
+            "key": pa.array(keys, pa.string()),
+        }
+        names = {"audio_path": "audio", "video_path": "video"}
+        for column in ("clip_id", "corpus", "speaker", "split", "audio_path", "video_path"):
+            values = [getattr(clip, names.get(column, column)) for clip in self.clips]
+            columns[column] = pa.array(values, pa.string())
+        return pa.table(columns)
 
 
 @dataclass(frozen=True)
@@ -92,8 +151,7 @@ class MediaSource:
 
     def reader(self, model: ModelDescription) -> Reader:
         """See ``Source.reader``."""
-        provenance = {modality: getattr(model, modality).extractor for modality in self.modalities}
-        return _MediaReader(self, provenance)
+        return _MediaReader(self, MediaReader(model.extractors))
 
     def folders(self) -> Sequence[Path]:
         """Return the root."""
@@ -103,8 +161,7 @@ class MediaSource:
 @dataclass
 class _MediaReader:
     source: MediaSource
-    provenance: Mapping[str, Mapping[str, object]]
-    _extractors: dict[str, Extractor] = field(default_factory=dict)
+    media: MediaReader
 
     def prepare(self, clips: Sequence[ClipInput]) -> None:
         pass
@@ -123,9 +180,7 @@ class _MediaReader:
         }
 
     def read(self, clip: ClipInput, modality: str, file: str) -> Side:  # noqa: ARG002
-        if modality not in self._extractors:
-            self._extractors[modality] = extractor_of(self.provenance[modality], modality)
-        found = read_modality(self._extractors[modality], self.source.root / file, file, modality)
+        found = self.media.read(self.source.root / file, modality, file)
         return Side(found.values, found.frame_times, found.facts.get("seconds"))
 
 

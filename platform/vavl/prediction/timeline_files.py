@@ -10,12 +10,10 @@ from pathlib import Path
 
 from vavl.errors import ConfigError, VavlError
 from vavl.models.saved_model import load_model
-from vavl.prediction.clips import ClipInput
 from vavl.prediction.plan import PredictionPlan
 from vavl.prediction.settings import PredictionSettings
-from vavl.prediction.sources import MediaSource, Side
-from vavl.prediction.timeline import clip_course
-from vavl.prediction.timeline_media import clip_media
+from vavl.prediction.sources import ClipInput, MediaSource, Side
+from vavl.prediction.timeline import clip_course, clip_media
 from vavl.prediction.timeline_picture import TimelineText, timeline_figure
 from vavl.reports.plots import write_png
 from vavl.reports.theme import THEMES

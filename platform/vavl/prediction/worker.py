@@ -1,25 +1,123 @@
-"""Predict the clips of one part: features first, clip by clip, then the network on a batch of them."""
+"""Predict the clips of one part: features first, clip by clip, then the network on a batch of them; and its rows."""
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Self
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vavl.config.files import written_beside
 from vavl.errors import ConfigError, VavlError
-from vavl.metrics.names import AUDIO_VIDEO, MODALITIES_OF
+from vavl.features import MODALITIES
+from vavl.metrics.names import AUDIO_VIDEO, CONDITIONS, MODALITIES_OF
 from vavl.models.saved_model import ClipFeatures, Prediction, SavedModel, load_model
-from vavl.prediction.clips import ClipInput
-from vavl.prediction.rows import ClipAnswer, Fault, is_finite, part_schema, rows_of
-from vavl.prediction.sources import Side, Source
+from vavl.models.settings import ClassTask, Task
+from vavl.prediction.sources import ClipInput, Side, Source
 from vavl.workers.attempts import Attempts, TimeLimit
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What is wrong with a clip or with one side of it.
+
+    Attributes:
+        side: "audio", "video", or empty for the whole clip.
+        file: as the input names it.
+        problem: for a person.
+    """
+
+    side: str
+    file: str
+    problem: str
+
+    @classmethod
+    def of(cls, side: str, file: str, fault: Exception) -> Fault:
+        """Describe what was raised; anything but an error of ours is named by its class."""
+        if isinstance(fault, VavlError):
+            # The field of an error about a clip is its side, or "clip" where the time limit rang.
+            return cls(fault.field if fault.field in MODALITIES else side, file, fault.problem)
+        return cls(side, file, f"unexpected fault: {type(fault).__name__}: {fault}")
+
+    def __str__(self) -> str:
+        return f"{self.side}: {self.problem}" if self.side else self.problem
+
+
+@dataclass(frozen=True)
+class ClipAnswer:
+    """Everything that is known of a clip after its turn.
+
+    Attributes:
+        key: of the clip and all that its prediction depends on.
+        predictions: of each condition that was asked for and that the clip allows.
+        faults: of the clip and its sides.
+        seconds: length by side, where it is known.
+    """
+
+    key: str
+    predictions: Sequence[Prediction]
+    faults: Sequence[Fault]
+    seconds: Mapping[str, float | None]
+
+
+def value_columns(task: Task) -> tuple[str, ...]:
+    """Return the names of the columns of numbers: ``probability_<class>``, or the attributes."""
+    return (
+        tuple(f"probability_{name}" for name in task.classes)
+        if isinstance(task, ClassTask)
+        else task.attributes
+    )
+
+
+def part_schema(task: Task) -> pa.Schema:
+    """Return the columns of a part's file."""
+    return pa.schema(
+        [
+            ("key", pa.string()),
+            ("rank", pa.int8()),  # order of the rows of one clip
+            ("condition", pa.string()),
+            ("label", pa.string()),
+            *((name, pa.float64()) for name in value_columns(task)),
+            ("error", pa.string()),
+            ("audio_seconds", pa.float64()),
+            ("video_seconds", pa.float64()),
+            ("faults", pa.string()),  # JSON
+        ]
+    )
+
+
+def rows_of(answer: ClipAnswer, task: Task) -> list[dict[str, Any]]:
+    """Return the rows of a clip: one for each prediction, or one that says why there is none."""
+    common = {
+        "key": answer.key,
+        "error": "; ".join(map(str, answer.faults)) or None,
+        "audio_seconds": answer.seconds.get("audio"),
+        "video_seconds": answer.seconds.get("video"),
+        "faults": json.dumps([asdict(fault) for fault in answer.faults], ensure_ascii=False),
+    }
+    names = value_columns(task)
+    rows = []
+    for found in answer.predictions:
+        values = found.probabilities or tuple(found.attributes.values())
+        told = {
+            "condition": found.condition,
+            "label": found.label or None,
+            "rank": CONDITIONS.index(found.condition),
+        }
+        rows.append({**common, **told, **dict(zip(names, values, strict=True))})
+    return rows or [{**common, "rank": 0}]
+
+
+def is_finite(prediction: Prediction) -> bool:
+    """Tell whether every number of a prediction is one."""
+    return all(math.isfinite(value) for value in (*prediction.probabilities, *prediction.attributes.values()))
 
 
 @dataclass(frozen=True)
@@ -38,16 +136,6 @@ class ClipPart:
     def marker(self) -> Path:
         """File that names the clip in work, for the case that the process ends in the middle of it."""
         return self.path.with_name(f".{self.path.stem}.current")
-
-    def to_json(self) -> str:
-        """Return the part as text for another process."""
-        return json.dumps([str(self.path), [[key, asdict(clip)] for key, clip in self.clips]])
-
-    @classmethod
-    def from_json(cls, text: str) -> Self:
-        """Read what ``to_json`` wrote."""
-        path, clips = json.loads(text)
-        return cls(Path(path), tuple((key, ClipInput(**clip)) for key, clip in clips))
 
 
 @dataclass(frozen=True)
@@ -69,6 +157,19 @@ class PredictionWork:
     clips_per_batch: int
     limit: TimeLimit
     device: str = "cpu"
+
+    @cached_property
+    def predictor(self) -> PartPredictor:
+        """The model and its extractors, made in the process that works."""
+        return PartPredictor(self)
+
+    def __call__(self, part: ClipPart) -> tuple[Path, int]:
+        """Do a part; return its file and the number of its clips.
+
+        Raises:
+            VavlError: see ``PartPredictor.predict``.
+        """
+        return part.path, self.predictor.predict(part)
 
 
 @dataclass
@@ -207,25 +308,3 @@ def _is_of_the_clip(fault: Exception) -> bool:
 
 def _name(clip: ClipInput) -> str:
     return clip.audio or clip.video or clip.clip_id
-
-
-class PartText:
-    """Does parts that come as texts, for Ray's workers.
-
-    Args:
-        work: how parts are done.
-    """
-
-    def __init__(self, work: PredictionWork) -> None:
-        self._work = work
-        self._predictor: PartPredictor | None = None
-
-    def __call__(self, text: str) -> tuple[str, str]:
-        """Return the name of a part's file and the number of its clips.
-
-        Raises:
-            VavlError: see ``PartPredictor.predict``.
-        """
-        part = ClipPart.from_json(text)
-        self._predictor = self._predictor or PartPredictor(self._work)
-        return part.path.name, str(self._predictor.predict(part))

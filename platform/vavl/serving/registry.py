@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 import tempfile
@@ -16,9 +15,10 @@ from packaging.version import Version
 import vavl
 from vavl.config.files import read_json
 from vavl.errors import TrackingError
+from vavl.serving.served_code import CODE_FILES_KEY, CODE_HASH_KEY, code_hash, import_closure
+from vavl.serving.served_rows import INPUT_COLUMNS, value_columns
 from vavl.tracking.model_note import ModelNote, holds_files, logged_model_of, version_of
 
-CODE_HASH_KEY = "vavl_code_hash"
 _NAME_IN_RUN = "model"
 _TAG_LIMIT = 5000
 # What a prediction imports. Ray and DeepSpeed are absent on purpose: serving needs neither.
@@ -26,7 +26,14 @@ _SERVING_PACKAGES = (
     "av", "mlflow", "numpy", "opencv-python-headless", "pandas", "pyarrow",
     "pydantic", "pyyaml", "regex", "rich", "safetensors", "scipy", "soundfile", "torch",
 )  # fmt: skip
-# What some extractors import beside it.
+# What some extractors need beside it: modules that are imported for them alone, and packages.
+_EXTRACTOR_MODULES = {
+    "functionals": "vavl.extractors.functionals",
+    "image_network": "vavl.extractors.image_network",
+    "openface": "vavl.extractors.openface",
+    "opensmile": "vavl.extractors.opensmile_features",
+    "speech_transformer": "vavl.extractors.speech_transformer",
+}
 _EXTRACTOR_PACKAGES = {
     "image_network": ("transformers",), "speech_transformer": ("transformers",), "opensmile": ("opensmile",),
 }  # fmt: skip
@@ -120,7 +127,10 @@ def save_served_model(model_folder: Path, target: Path, description: Any = None)
     package = Path(vavl.__file__).parent
     with tempfile.TemporaryDirectory(prefix="vavl-code-") as temporary:
         code, files = Path(temporary) / package.name, Path(temporary) / _NAME_IN_RUN
-        shutil.copytree(package, code, ignore=shutil.ignore_patterns("__pycache__", "*.pyc", ".*"))
+        names = serving_code(model)
+        for name in names:
+            (code / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(package / name, code / name)
         shutil.copytree(model_folder, files)
         mlflow.pyfunc.save_model(
             path=str(target),
@@ -131,20 +141,10 @@ def save_served_model(model_folder: Path, target: Path, description: Any = None)
             pip_requirements=serving_requirements(model),
             signature=_signature(value_columns(model["task"])),
             input_example=_example(model),
-            model_config={CODE_HASH_KEY: code_hash(package)},
+            model_config={CODE_HASH_KEY: code_hash(package, names), CODE_FILES_KEY: names},
         )
     for cache in list(target.rglob("__pycache__")):
         shutil.rmtree(cache)
-
-
-def value_columns(task: Mapping[str, Any]) -> list[str]:
-    """Return the columns of a prediction's values: probabilities of classes, or attributes by name.
-
-    Args:
-        task: the ``task`` of a model description, as in ``model.json``.
-    """
-    names = [f"probability_{name}" for name in task.get("classes") or ()]
-    return names or list(task.get("attributes") or ())
 
 
 def _model_description(model_folder: Path) -> dict[str, Any]:
@@ -164,13 +164,19 @@ def _example(model: Mapping[str, Any]) -> Any:
     )
 
 
-def code_hash(package: Path) -> str:
-    """Return a hash over the Python files of ``package``: which code a model was made with."""
-    total = hashlib.sha256()
-    for file in sorted(package.rglob("*.py")):
-        total.update(f"{file.relative_to(package).as_posix()}\0".encode())
-        total.update(file.read_bytes())
-    return total.hexdigest()
+def serving_code(model: Mapping[str, Any]) -> list[str]:
+    """Return the files of the package that a prediction needs, relative to it.
+
+    Args:
+        model: its description, as in ``model.json``; it brings its own extractors and no others.
+    """
+    used = _extractors_of(model)
+    without = {module for name, module in _EXTRACTOR_MODULES.items() if name not in used}
+    return import_closure(Path(vavl.__file__).parent, "vavl.serving.served_model", without)
+
+
+def _extractors_of(model: Mapping[str, Any]) -> set[str]:
+    return {str(model[modality]["extractor"].get("extractor")) for modality in ("audio", "video")}
 
 
 def serving_requirements(model: Mapping[str, Any]) -> list[str]:
@@ -179,8 +185,7 @@ def serving_requirements(model: Mapping[str, Any]) -> list[str]:
     Args:
         model: its description, as in ``model.json``; some extractors need packages of their own.
     """
-    extractors = (str(model[modality]["extractor"].get("extractor")) for modality in ("audio", "video"))
-    more = {package for name in extractors for package in _EXTRACTOR_PACKAGES.get(name, ())}
+    more = {package for name in _extractors_of(model) for package in _EXTRACTOR_PACKAGES.get(name, ())}
     lines = []
     for name in sorted({*_SERVING_PACKAGES, *more}):
         try:
@@ -195,8 +200,6 @@ def _signature(values: Sequence[str]) -> Any:
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, DataType, Schema
     from mlflow.types.schema import AnyType
-
-    from vavl.serving.served_rows import INPUT_COLUMNS
 
     # One refused cell would refuse the whole table. Columns of strings refuse an empty column of a CSV file, which is
     # one of NaN; columns of bytes the None of a row without them; nested arrays lists. A row says itself what is wrong.

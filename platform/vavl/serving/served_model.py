@@ -1,7 +1,7 @@
 """The registered model: a table of clips in, a table of predictions out.
 
-This file is copied into the logged model and executed when the model is loaded; the ``vavl``
-package travels beside it.
+This file is copied into the logged model and executed when the model is loaded; what it imports of the ``vavl``
+package travels next to it (see ``vavl.serving.served_code``).
 """
 
 from __future__ import annotations
@@ -41,15 +41,16 @@ class ServedModel(PythonModel):  # type: ignore[misc]  # MLflow carries no types
         """Load the model files that were logged beside this file."""
         import vavl
         from vavl.models.saved_model import load_model
-        from vavl.serving.registry import CODE_HASH_KEY, code_hash, value_columns
-        from vavl.serving.served_rows import INPUT_COLUMNS, RowPredictor
+        from vavl.serving.served_code import CODE_FILES_KEY, CODE_HASH_KEY, code_hash
+        from vavl.serving.served_rows import INPUT_COLUMNS, RowPredictor, value_columns
 
         self._predictor = RowPredictor(load_model(Path(context.artifacts["model"])))
         self._input_columns = INPUT_COLUMNS
         self._value_columns = value_columns(self._predictor.model.description.task.model_dump())
-        expected = (context.model_config or {}).get(CODE_HASH_KEY)
+        config = context.model_config or {}
+        expected, names = config.get(CODE_HASH_KEY), config.get(CODE_FILES_KEY)
         # Python keeps one `vavl` per process: the model's own copy counts only where none was imported.
-        if expected is not None and expected != code_hash(Path(vavl.__file__).parent):
+        if expected is not None and expected != code_hash(Path(vavl.__file__).parent, names):
             _log.warning(
                 "this model was made with other code than the vavl package of this process (%s); "
                 "load it in a fresh process to run it with its own code",

@@ -41,7 +41,7 @@ class RowPredictor:
 
     def __init__(self, model: SavedModel) -> None:
         self.model = model
-        self._extractors: dict[str, Any] = {}
+        self._media: Any = None  # a MediaReader, which rows of ready features need not import
         # The detectors of faces keep a clip's state while they follow it.
         self._extracting = Lock()
 
@@ -115,14 +115,22 @@ class RowPredictor:
         return {} if path is None else dict.fromkeys(modalities_in(path), path)
 
     def _extracted(self, modality: str, path: Path) -> NDArray[np.float32]:
-        from vavl.extractors.from_provenance import extractor_of
+        from vavl.extractors.extractor import MediaReader
 
         with self._extracting:
-            if modality not in self._extractors:
-                provenance = getattr(self.model.description, modality).extractor
-                self._extractors[modality] = extractor_of(provenance, modality)
-            values: NDArray[np.float32] = self._extractors[modality](path).values
+            self._media = self._media or MediaReader(self.model.description.extractors)
+            values: NDArray[np.float32] = self._media.read(path, modality).values
         return values
+
+
+def value_columns(task: Mapping[str, Any]) -> list[str]:
+    """Return the columns of a prediction's values: probabilities of classes, or attributes by name.
+
+    Args:
+        task: the ``task`` of a model description, as in ``model.json``.
+    """
+    names = [f"probability_{name}" for name in task.get("classes") or ()]
+    return names or list(task.get("attributes") or ())
 
 
 def _file_of(name: str, row: Row, files: contextlib.ExitStack) -> Path | None:

@@ -21,6 +21,7 @@ from vavl.errors import TrainingError
 from vavl.metrics.attributes import attribute_scores
 from vavl.metrics.classes import class_scores
 from vavl.metrics.names import AUDIO, AUDIO_VIDEO, CONDITIONS, VIDEO, metric_name
+from vavl.models.clips import logits_by_condition
 from vavl.models.settings import AttributeTask, ClassTask, Task
 from vavl.models.vavl import VavlOutput
 from vavl.objectives.hgr import soft_hgr
@@ -91,15 +92,11 @@ def predict_split(forward: Forward, data: EvaluationData, rows: NDArray[np.int64
         if data.correlates:
             more = hgr_moments(output, moved)
             moments = add_moments(moments, more) if moments else more
-        for condition, logits, clip in (
-            (AUDIO_VIDEO, output.fusion_logits, torch.arange(batch.clips)),
-            (AUDIO, output.audio.logits, batch.audio.clip),
-            (VIDEO, output.video.logits, batch.video.clip),
-        ):
+        for condition, (logits, clip) in logits_by_condition(output, batch).items():
             index = batch.index[clip].numpy()
             real = index >= 0
             place = np.searchsorted(rows, index[real])
-            found[CONDITIONS.index(condition), place] = logits.double().cpu().numpy()[real]
+            found[CONDITIONS.index(condition), place] = logits.numpy()[real]
     found = add_array_over_ranks(found, data.device)
     if isinstance(data.task, ClassTask):
         found = softmax(found, axis=-1)

@@ -90,7 +90,8 @@ def conclude(run: TrainingRun, state: LoopState) -> None:
         raise TrainingError("training", "best epoch", "no epoch was finished", "train at least one epoch")
     wait_for_all()
     model = load_model(run.output.fetch(BEST_FOLDER))
-    model.check_store(run.data.collection.store)
+    store = run.data.collection.store
+    model.check_features(store.corpus, store.info)
     network = model.network.to(run.engine.device)
     metrics: dict[str, float] = {}
     for split in ("validation", "test") if run.plan.evaluation.test else ("validation",):

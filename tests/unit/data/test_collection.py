@@ -13,7 +13,8 @@ import torch
 from vavl.corpora.label_sets import LABEL_COLUMNS
 from vavl.corpora.manifest import TRAIN, Manifest
 from vavl.data.augmentation import AugmentationSettings, ViewMaker, ViewSettings
-from vavl.data.collection import Normaliser, collate, middle_frames, normalisers, open_collection, pad_clips
+from vavl.data.batch import middle_frames, pad_clips
+from vavl.data.collection import Normaliser, collate, normalisers, open_collection
 from vavl.data.sampler import FILLER
 from vavl.data.settings import DataSettings
 from vavl.errors import ConfigError, StoreError

@@ -12,10 +12,8 @@ from vavl.corpora.manifest import build_manifest
 from vavl.extraction.extract import extract_features
 from vavl.extraction.plan import plan_extraction
 from vavl.extraction.settings import ExtractionRun, FeatureSettings
-from vavl.extractors.audio import audio_extractor
-from vavl.extractors.audio_settings import AudioFeatureSettings
-from vavl.extractors.video import video_extractor
-from vavl.extractors.video_settings import VideoFeatureSettings
+from vavl.extractors.extractor import audio_extractor, video_extractor
+from vavl.extractors.settings import AudioFeatureSettings, VideoFeatureSettings
 
 FOLDER = Path(__file__).parents[3] / "datasets"
 

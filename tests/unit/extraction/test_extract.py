@@ -24,10 +24,9 @@ from vavl.extraction.parts import PartExtractor, read_part_record
 from vavl.extraction.plan import ExtractionPlan, plan_extraction
 from vavl.extraction.report import extraction_summary, read_quarantine, summary_rows
 from vavl.extraction.settings import ExtractionRun, FeatureSettings
-from vavl.extractors.audio import extract_audio
-from vavl.extractors.audio_settings import AudioFeatureSettings
-from vavl.extractors.video import VideoExtractor
-from vavl.extractors.video_settings import VideoFeatureSettings
+from vavl.extractors.descriptor import VideoExtractor
+from vavl.extractors.extractor import extract_audio
+from vavl.extractors.settings import AudioFeatureSettings, VideoFeatureSettings
 from vavl.store.clip_facts import read_facts
 from vavl.store.store import FeatureStore
 from vavl.workers import ray_pool

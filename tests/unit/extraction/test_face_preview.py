@@ -13,8 +13,8 @@ from vavl.corpora.manifest import build_manifest
 from vavl.extraction.face_preview import clip_row, write_face_preview
 from vavl.extraction.plan import plan_extraction
 from vavl.extraction.settings import FeatureSettings
-from vavl.extractors.face_tracking import FaceFinder
-from vavl.extractors.video_settings import VideoFeatureSettings
+from vavl.extractors.faces import FaceFinder
+from vavl.extractors.settings import VideoFeatureSettings
 
 FOUND, FILLED, LEFT_OUT = (60, 160, 60), (240, 160, 0), (210, 40, 40)
 

@@ -8,9 +8,9 @@ from rendered_media import tone, write_wav
 from sounding_media import write_clip
 
 from vavl.errors import ClipError
-from vavl.extractors.audio import audio_extractor, audio_info, extract_audio
-from vavl.extractors.audio_settings import AudioFeatureSettings, FunctionalSettings
 from vavl.extractors.extracted import Extracted, read_modality
+from vavl.extractors.extractor import audio_extractor, audio_info, extract_audio
+from vavl.extractors.settings import AudioFeatureSettings, FunctionalSettings
 
 
 def test_a_sound_file_becomes_frames_with_times(tmp_path):

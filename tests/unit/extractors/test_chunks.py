@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as draw
 
-from vavl.extractors.chunks import FrameGrid, chunk_starts, joined_chunks
+from vavl.extractors.speech_transformer import FrameGrid, chunk_starts, joined_chunks
 
 GRID = FrameGrid(rate_hz=16_000, stride=320, receptive=400)
 

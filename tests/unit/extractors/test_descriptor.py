@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from vavl.extractors.descriptor import channel_names, describe_face
-from vavl.extractors.face import CROP_PX, FaceTrack
+from vavl.extractors.faces import CROP_PX, FaceTrack
 
 NAMES = channel_names()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from vavl.extractors.face import (
+from vavl.extractors.faces import (
     CROP_PX,
     STANDARD_LANDMARKS,
     FaceCutter,

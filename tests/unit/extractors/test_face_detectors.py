@@ -11,11 +11,10 @@ from yunet_stand_in import FACE_SIDE, OFFSETS, write_yunet
 
 from vavl.errors import ConfigError, StoreError
 from vavl.extractors import face_detectors
+from vavl.extractors.extractor import check_video, extractor_of, video_extractor, video_info
 from vavl.extractors.face_detectors import make_detector
-from vavl.extractors.face_tracking import FaceFinder
-from vavl.extractors.from_provenance import extractor_of
-from vavl.extractors.video import check_video, video_extractor, video_info
-from vavl.extractors.video_settings import FaceSettings, VideoFeatureSettings
+from vavl.extractors.faces import FaceFinder
+from vavl.extractors.settings import FaceSettings, VideoFeatureSettings
 
 
 @pytest.fixture(scope="module")

@@ -11,10 +11,9 @@ import pytest
 from rendered_media import moving_square
 from talking_face import talking_face
 
-from vavl.extractors.face import STANDARD_LANDMARKS
 from vavl.extractors.face_detectors import Face
-from vavl.extractors.face_tracking import FaceFinder, nearest, overlap
-from vavl.extractors.video_settings import FaceSettings
+from vavl.extractors.faces import STANDARD_LANDMARKS, FaceFinder, nearest, overlap
+from vavl.extractors.settings import FaceSettings
 
 SETTINGS = FaceSettings()
 

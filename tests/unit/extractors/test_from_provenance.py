@@ -11,16 +11,15 @@ import pytest
 from rendered_media import moving_square, tone, write_mp4, write_wav
 
 from vavl.errors import StoreError
-from vavl.extractors.audio import audio_extractor, audio_info, extract_audio
-from vavl.extractors.audio_settings import (
+from vavl.extractors.descriptor import VideoExtractor
+from vavl.extractors.extractor import audio_extractor, audio_info, extract_audio, extractor_of, video_info
+from vavl.extractors.settings import (
     AudioFeatureSettings,
     AudioSettings,
     FunctionalSettings,
     OpensmileSettings,
+    VideoFeatureSettings,
 )
-from vavl.extractors.from_provenance import extractor_of
-from vavl.extractors.video import VideoExtractor, video_info
-from vavl.extractors.video_settings import VideoFeatureSettings
 
 
 def test_sound_is_read_with_the_settings_of_the_store(tmp_path):

@@ -11,10 +11,9 @@ from rendered_media import RATE_HZ, tone, write_wav
 from vavl.config.load import validate
 from vavl.errors import ConfigError
 from vavl.extraction.settings import FeatureSettings
-from vavl.extractors.audio import audio_info, extract_audio
-from vavl.extractors.audio_settings import FunctionalSettings
-from vavl.extractors.from_provenance import extractor_of
+from vavl.extractors.extractor import audio_info, extract_audio, extractor_of
 from vavl.extractors.functionals import channel_names, functionals, stretched
+from vavl.extractors.settings import FunctionalSettings
 from vavl.extractors.voice_descriptors import VoiceDescriptors
 
 SETTINGS = FunctionalSettings()

@@ -13,11 +13,10 @@ from talking_face import talking_face
 from tiny_networks import BACKBONES, PREPROCESSING, SIDE_PX, save_network, save_tiny, tiny_config
 
 from vavl.errors import ClipError, ConfigError, StoreError
-from vavl.extractors.from_provenance import extractor_of
+from vavl.extractors.extractor import check_video, extractor_of, video_extractor, video_info
 from vavl.extractors.image_network import KINDS, ImageNetworkExtractor, Preprocessing
-from vavl.extractors.pretrained_files import ModelFiles, PretrainedModel
-from vavl.extractors.video import check_video, video_extractor, video_info
-from vavl.extractors.video_settings import ImageNetworkSettings
+from vavl.extractors.pretrained import ModelFiles
+from vavl.extractors.settings import ImageNetworkSettings, PretrainedModel
 
 PROCESSORS = {
     "efficientnet": "EfficientNetImageProcessor",

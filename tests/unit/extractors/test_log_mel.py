@@ -8,8 +8,8 @@ import torch
 from rendered_media import tone
 
 from vavl.errors import ConfigError
-from vavl.extractors.audio_settings import AudioFeatureSettings
 from vavl.extractors.log_mel import band_edges_hz, frame_times, log_mel, mel_filters, sounding_frames
+from vavl.extractors.settings import AudioFeatureSettings
 
 SETTINGS = AudioFeatureSettings()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from vavl.extractors.missed import believed_frames, interpolated, missed_note
+from vavl.extractors.extracted import believed_frames, interpolated, missed_note
 
 
 def found(text: str) -> np.ndarray:

@@ -16,9 +16,8 @@ from vavl.errors import ClipError, CorpusError
 from vavl.extraction.plan import plan_extraction
 from vavl.extraction.settings import FeatureSettings
 from vavl.extraction.sources import openface_settings
-from vavl.extractors.from_provenance import extractor_of
-from vavl.extractors.video import video_extractor, video_info
-from vavl.extractors.video_settings import OpenFaceSettings
+from vavl.extractors.extractor import extractor_of, video_extractor, video_info
+from vavl.extractors.settings import OpenFaceSettings
 
 SOURCE = {
     "source": "openface",

@@ -9,9 +9,9 @@ import pytest
 from rendered_media import tone, write_wav
 
 from vavl.errors import ClipError, ConfigError
-from vavl.extractors.audio import audio_extractor, audio_info
-from vavl.extractors.audio_settings import OpensmileSettings
 from vavl.extractors.extracted import read_modality
+from vavl.extractors.extractor import audio_extractor, audio_info
+from vavl.extractors.settings import OpensmileSettings
 
 pytest.importorskip(
     "opensmile", reason="openSMILE is not installed: pip install .[opensmile], research licence"

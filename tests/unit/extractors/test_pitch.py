@@ -8,8 +8,8 @@ from rendered_media import tone
 
 from vavl.config.load import validate
 from vavl.errors import ConfigError
-from vavl.extractors.audio_settings import PitchSettings
-from vavl.extractors.pitch import track_pitch
+from vavl.extractors.settings import PitchSettings
+from vavl.extractors.voice_descriptors import track_pitch
 
 RATE_HZ = 16_000
 SETTINGS = PitchSettings()

@@ -9,15 +9,9 @@ from tiny_networks import save_tiny
 
 from vavl.config.base import FrozenConfig
 from vavl.errors import ConfigError, StoreError
-from vavl.extractors.pretrained import (
-    check_same_files,
-    choose_device,
-    inference,
-    load_model,
-    recorded_settings,
-    without_sha256,
-)
-from vavl.extractors.pretrained_files import PretrainedModel, find_model
+from vavl.extractors.extractor import check_same_files, without_sha256
+from vavl.extractors.pretrained import choose_device, find_model, inference, load_model, recorded_settings
+from vavl.extractors.settings import PretrainedModel
 from vavl.features import ModalityInfo
 
 KEY = "features.video.backbone"

@@ -13,7 +13,8 @@ from tiny_networks import PREPROCESSING, save_tiny
 from vavl.config.files import sha256_of_file
 from vavl.config.places import anchored
 from vavl.errors import ConfigError
-from vavl.extractors.pretrained_files import PretrainedModel, find_model
+from vavl.extractors.pretrained import find_model
+from vavl.extractors.settings import PretrainedModel
 
 COMMIT = "0123456789" * 4
 KEY = "features.video.backbone"

@@ -11,10 +11,9 @@ import pytest
 from rendered_media import write_mp4
 from talking_face import talking_face
 
+from vavl.extractors.extractor import video_extractor
 from vavl.extractors.face_detectors import make_detector
-from vavl.extractors.pretrained_files import PretrainedModel
-from vavl.extractors.video import video_extractor
-from vavl.extractors.video_settings import FaceSettings, ImageNetworkSettings
+from vavl.extractors.settings import FaceSettings, ImageNetworkSettings, PretrainedModel
 
 pytestmark = pytest.mark.realmodel
 

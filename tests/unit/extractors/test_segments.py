@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from rendered_media import tone, write_wav
 
-from vavl.extractors.audio import audio_info, extract_audio
-from vavl.extractors.audio_settings import AudioFeatureSettings, SegmentSettings
-from vavl.extractors.segments import STATISTICS, segment_statistics
+from vavl.extractors.extractor import audio_info, extract_audio
+from vavl.extractors.log_mel import STATISTICS, segment_statistics
+from vavl.extractors.settings import AudioFeatureSettings, SegmentSettings
 
 FRAMES = np.random.default_rng(0).normal(size=(47, 3)).astype(np.float32)
 TIMES = (np.arange(47, dtype=np.float32) + 0.5) * 0.01

@@ -10,10 +10,9 @@ from tiny_speech import KINDS, LAYERS, WIDTH, save_tiny_speech
 from vavl.config.load import validate
 from vavl.errors import ConfigError
 from vavl.extraction.settings import FeatureSettings
-from vavl.extractors.audio import check_audio
-from vavl.extractors.audio_settings import SpeechTransformerSettings
-from vavl.extractors.chunks import FrameGrid
-from vavl.extractors.speech_model import find_speech_model
+from vavl.extractors.extractor import check_audio
+from vavl.extractors.settings import SpeechTransformerSettings
+from vavl.extractors.speech_transformer import FrameGrid, find_speech_model
 
 COMMIT = "0123456789" * 4
 NAME = "facebook/wav2vec2-large-robust"

@@ -11,9 +11,8 @@ from rendered_media import tone, write_wav
 from tiny_speech import KINDS, LAYERS, WIDTH, save_tiny_speech
 
 from vavl.errors import ClipError, ConfigError, StoreError
-from vavl.extractors.audio import audio_extractor, audio_info
-from vavl.extractors.audio_settings import SpeechTransformerSettings
-from vavl.extractors.from_provenance import extractor_of
+from vavl.extractors.extractor import audio_extractor, audio_info, extractor_of
+from vavl.extractors.settings import SpeechTransformerSettings
 from vavl.extractors.speech_transformer import normalised
 from vavl.media.sound import read_audio
 

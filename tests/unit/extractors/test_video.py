@@ -8,8 +8,9 @@ from rendered_media import moving_square, write_mp4
 from talking_face import talking_face
 
 from vavl.errors import ClipError, ConfigError
-from vavl.extractors.video import VideoExtractor, check_video, video_info
-from vavl.extractors.video_settings import OpenFaceSettings, VideoFeatureSettings
+from vavl.extractors.descriptor import VideoExtractor
+from vavl.extractors.extractor import check_video, video_info
+from vavl.extractors.settings import OpenFaceSettings, VideoFeatureSettings
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from rendered_media import RATE_HZ, tone
 
-from vavl.extractors.audio_settings import FunctionalSettings
+from vavl.extractors.settings import FunctionalSettings
 from vavl.extractors.voice_descriptors import SHAPE, VoiceDescriptors
 
 SETTINGS = FunctionalSettings()

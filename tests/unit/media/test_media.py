@@ -13,8 +13,8 @@ from rendered_media import moving_square, tone, write_mp4, write_sound_only_mp4
 from talking_face import talking_face
 
 from vavl.errors import ClipError
-from vavl.extractors.audio import extract_audio
-from vavl.extractors.audio_settings import AudioFeatureSettings
+from vavl.extractors.extractor import extract_audio
+from vavl.extractors.settings import AudioFeatureSettings
 from vavl.media.media import Pictures, read_frames
 from vavl.media.sound import read_audio
 

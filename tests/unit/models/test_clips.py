@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -15,6 +17,7 @@ from vavl.models.clips import (
     batch_of,
     groups_of_like_length,
     logits_by_condition,
+    logits_of_clips,
 )
 
 LENGTHS = st.integers(0, 3 * MOST_FRAMES // 2) | st.integers(0, 200)
@@ -57,6 +60,9 @@ def test_each_clip_gets_the_logits_of_what_it_has():
         torch.full((rows, 2), start) + torch.arange(rows)[:, None]
         for rows, start in ((4, 10.0), (2, 20.0), (3, 30.0))
     )
-    found = logits_by_condition(clips, batch, fusion, audio, video)
+    output = SimpleNamespace(
+        fusion_logits=fusion, audio=SimpleNamespace(logits=audio), video=SimpleNamespace(logits=video)
+    )
+    found = logits_of_clips([one.condition for one in clips], logits_by_condition(output, batch))
     assert found[:, 0].tolist() == [30, 11, 21, 32]
     assert fusion[:, 0].tolist() == [10, 11, 12, 13]

@@ -196,9 +196,10 @@ def test_another_store_is_refused(saved, small_store, small_corpus):
     from vavl.store.store import FeatureStore
 
     model = load_model(saved())
-    model.check_store(FeatureStore.open(small_store(small_corpus())))
+    own, other = (FeatureStore.open(small_store(small_corpus(**name))) for name in ({}, {"name": "other"}))
+    model.check_features(own.corpus, own.info)
     with pytest.raises(StoreError, match="another corpus"):
-        model.check_store(FeatureStore.open(small_store(small_corpus(name="other"))))
+        model.check_features(other.corpus, other.info)
 
 
 def damage_header(content: bytes) -> bytes:

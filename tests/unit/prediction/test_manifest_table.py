@@ -10,8 +10,8 @@ import pytest
 from pyarrow import csv
 
 from vavl.errors import CorpusError
-from vavl.prediction.clips import ClipInput
-from vavl.prediction.manifest_table import manifest_clips
+from vavl.prediction.inputs import manifest_clips
+from vavl.prediction.sources import ClipInput
 
 COLUMNS = {
     "clip_id": ["one", "zwölf, 二"],

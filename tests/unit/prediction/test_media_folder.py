@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from vavl.errors import CorpusError
-from vavl.prediction.clips import ClipInput
-from vavl.prediction.media_folder import folder_clips, single_clip
+from vavl.prediction.inputs import folder_clips, single_clip
+from vavl.prediction.sources import ClipInput
 
 
 def touch(folder: Path, *names: str) -> Path:

@@ -17,7 +17,7 @@ from odd_media import AUDIO, VIDEO
 from rendered_media import moving_square, write_mp4, write_sound_only_mp4, write_wav
 
 from vavl.errors import ConfigError, CorpusError, InputError, PredictionError, StoreError
-from vavl.extractors.from_provenance import extractor_of
+from vavl.extractors.extractor import extractor_of
 from vavl.features import ModalityInfo
 from vavl.models.saved_model import ClipFeatures, load_model
 from vavl.models.settings import AttributeTask

@@ -8,10 +8,10 @@ from deadly_clips import DeadlyClips
 from media_model import MEDIA
 
 from vavl.models.saved_model import load_model
-from vavl.prediction.clips import ClipInput, ClipsFound
 from vavl.prediction.plan import PredictionPlan
 from vavl.prediction.predict import predict_clips
 from vavl.prediction.settings import PredictionSettings
+from vavl.prediction.sources import ClipInput, ClipsFound
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.usefixtures("two_ray_workers")]
 

@@ -16,9 +16,8 @@ from vavl.models.settings import AttributeTask
 from vavl.prediction.plan import plan_prediction
 from vavl.prediction.settings import PredictionSettings, TimelineSettings
 from vavl.prediction.sources import Side
-from vavl.prediction.timeline import Course, clip_course
+from vavl.prediction.timeline import Course, clip_course, clip_media
 from vavl.prediction.timeline_files import check_timeline, write_timelines
-from vavl.prediction.timeline_media import clip_media
 from vavl.prediction.timeline_picture import TimelineText, class_colours, timeline_figure
 from vavl.reports.theme import DARK, LIGHT
 

@@ -30,8 +30,8 @@ from served_models import (
     write_model,
 )
 
-from vavl.extractors.audio import extract_audio
-from vavl.extractors.video import VideoExtractor
+from vavl.extractors.descriptor import VideoExtractor
+from vavl.extractors.extractor import extract_audio
 from vavl.models.saved_model import ClipFeatures, load_model
 from vavl.models.settings import AttributeTask
 from vavl.serving.served_rows import INPUT_COLUMNS
@@ -231,16 +231,28 @@ def test_no_rows_give_no_rows(model: Any, table: Any) -> None:
     assert (len(answer), list(answer.columns)) == (0, COLUMNS)
 
 
-def test_a_model_of_before_the_packages_were_parted_is_read_by_this_code(
-    target: Path, model: Any, audio: Any, tmp_path: Path
+@pytest.mark.parametrize("package", ["tracking", "serving"])
+def test_a_model_that_was_registered_earlier_is_read_by_this_code(
+    target: Path, model: Any, audio: Any, tmp_path: Path, package: str
 ) -> None:
-    """Its code imports ``vavl.tracking``, and Python keeps one ``vavl`` per process."""
+    """Its program imports names from where they were, and Python keeps one ``vavl`` per process."""
     former = tmp_path / "former"
     shutil.copytree(target, former)
     program = former / "served_model.py"
     text = program.read_text()
-    assert text.count("from vavl.serving.") == 2
-    program.write_text(text.replace("from vavl.serving.", "from vavl.tracking."))
+    now, before = (
+        (
+            "        from vavl.serving.served_code import CODE_FILES_KEY, CODE_HASH_KEY, code_hash\n"
+            "        from vavl.serving.served_rows import INPUT_COLUMNS, RowPredictor, value_columns\n"
+        ),
+        (
+            f"        from vavl.{package}.registry import CODE_HASH_KEY, code_hash, value_columns\n"
+            f"        from vavl.{package}.served_rows import INPUT_COLUMNS, RowPredictor\n"
+        ),
+    )
+    assert now in text
+    text = text.replace(now, before).replace("config.get(CODE_FILES_KEY)", "None").replace(", names):", "):")
+    program.write_text(text)
     table = pd.DataFrame({"audio_features": [audio]})
     pd.testing.assert_frame_equal(mlflow.pyfunc.load_model(str(former)).predict(table), model.predict(table))
 
@@ -324,7 +336,7 @@ def test_other_code_in_the_process_is_told(
 ) -> None:
     import mlflow.pyfunc
 
-    monkeypatch.setattr("vavl.serving.registry.code_hash", lambda package: "other")
+    monkeypatch.setattr("vavl.serving.served_code.code_hash", lambda package, files: "other")
     with caplog.at_level(logging.WARNING):
         mlflow.pyfunc.load_model(str(target))
     assert "made with other code" in caplog.text

@@ -19,12 +19,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from vavl.models.conformer import DepthwiseConvolution, FeedForward, RotaryAttention, TimeConvolution
-from vavl.models.dropout import Dropout
 from vavl.models.kernels.attention import attend
 from vavl.models.kernels.depthwise import depthwise
-from vavl.models.kernels.dropout import add_dropped, unscaled
 from vavl.models.kernels.linear import Linear, linear_of, normalized
-from vavl.models.kernels.masking import keep
+from vavl.models.kernels.masking import add_dropped, keep, unscaled
+from vavl.models.layers import Dropout
 from vavl.models.vavl import ModalityPath
 
 _KNOWN = (nn.LayerNorm, nn.Linear, Linear, nn.SiLU, Dropout, DepthwiseConvolution)

@@ -1,15 +1,64 @@
-"""Settings of the audio extractors, in physical units."""
+"""Settings of the extractors, in physical units."""
 
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal, Self
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, Tag, field_validator, model_validator
+from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from vavl.config.base import FrozenConfig
-from vavl.extractors.extractor_name import by_extractor
-from vavl.extractors.pretrained_files import PretrainedModel
+from vavl.config.places import FROM_ROOT
+
+
+def by_extractor(default: str) -> Discriminator:
+    """Return the discriminator of a union of settings, given as mappings or as objects.
+
+    Args:
+        default: extractor of settings that name none.
+    """
+
+    def name(content: Any) -> str:
+        if isinstance(content, Mapping):
+            return str(content.get("extractor", default))
+        return str(getattr(content, "extractor", default))
+
+    return Discriminator(name)
+
+
+class PretrainedModel(FrozenConfig):
+    """Which pretrained network, and how it runs."""
+
+    folder: Annotated[Path | None, FROM_ROOT] = Field(
+        None, description="local folder with config.json, model.safetensors and preprocessor_config.json"
+    )
+    hub: str | None = Field(
+        None,
+        pattern=r"^\w[\w.-]*/\w[\w.-]*$",
+        description="or its name on the hub, e.g. google/vit-base-patch16-224",
+    )
+    revision: str | None = Field(
+        None,
+        pattern=r"^[0-9a-f]{40}$",
+        description="commit on the hub, 40 digits: branches and tags can move",
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: a GPU if there is one")
+    precision: Literal["fp32", "bf16"] = Field("fp32", description="of products and convolutions")
+
+    @model_validator(mode="after")
+    def _names_one_model(self) -> Self:
+        if (self.folder is None) == (self.hub is None):
+            raise ValueError("give either a folder or a name on the hub")
+        if self.hub is not None and self.revision is None:
+            raise ValueError(
+                f"{self.hub} needs a revision, the commit of the hub that is meant: without it the same settings "
+                "give other features when the model is changed there"
+            )
+        if self.hub is None and self.revision is not None:
+            raise ValueError("a revision belongs to a name on the hub, not to a folder")
+        return self
 
 
 class SegmentSettings(FrozenConfig):
@@ -156,3 +205,78 @@ AudioSettings = Annotated[
     by_extractor("log_mel"),
 ]
 """Settings of any audio extractor; ``extractor`` tells which."""
+
+
+MissedRule = Literal["interpolate", "mask"]
+
+
+class FaceSettings(FrozenConfig):
+    """How the face of a clip is found and followed."""
+
+    detector: Literal["cascade", "yunet"] = Field(
+        "cascade", description="cascade comes with OpenCV; yunet needs its file and finds landmarks"
+    )
+    yunet_model: Annotated[Path | None, FROM_ROOT] = Field(
+        None, description="face_detection_yunet_2023mar.onnx of OpenCV Zoo"
+    )
+    least_score: float = Field(0.7, ge=0, le=1, description="of yunet; below it there is no face")
+    longest_side_px: int = Field(
+        320, ge=64, le=4096, description="larger pictures are reduced before faces are looked for"
+    )
+    smallest_face: float = Field(
+        0.2, gt=0, le=1, description="smallest face looked for, as a share of the shorter side"
+    )
+    smoothing_ms: float = Field(
+        120, ge=0, le=2000, description="deviation of the smoothing of the face's track"
+    )
+    align: bool = Field(
+        False, description="turn and size crops by five landmarks; the cascade has none, its crops stay level"
+    )
+    missed: MissedRule = Field(
+        "interpolate", description="frames without a face: between their neighbours, or left out"
+    )
+    longest_gap_s: float = Field(
+        1.0, ge=0, description="frames of a longer gap are left out; after it another face may be followed"
+    )
+
+
+class VideoFeatureSettings(FrozenConfig):
+    """Face crop, then appearance and motion of the face per frame; no weights."""
+
+    extractor: Literal["face_descriptor"] = "face_descriptor"
+    frame_rate_hz: float = Field(25, gt=0, le=120, description="frames are taken at this rate")
+    faces: FaceSettings = FaceSettings()
+    crop_scale: float = Field(1.0, ge=0.5, le=3, description="side of the crop in sides of the face box")
+    longest_clip_s: float = Field(300, gt=0, description="a longer clip is quarantined: it would not fit")
+
+
+class ImageNetworkSettings(FrozenConfig):
+    """A pretrained image network on the face crop of every frame: EfficientNet, ViT, MobileNet V1 or V2."""
+
+    extractor: Literal["image_network"]
+    backbone: PretrainedModel
+    frame_rate_hz: float = Field(25, gt=0, le=120, description="frames are taken at this rate")
+    faces: FaceSettings = FaceSettings()
+    crop_scale: float = Field(1.3, ge=0.5, le=3, description="side of the crop in sides of the face box")
+    batch_size: int = Field(32, ge=1, description="crops that go through the network at once")
+    longest_clip_s: float = Field(300, gt=0, description="a longer clip is quarantined: it would not fit")
+
+
+class OpenFaceSettings(FrozenConfig):
+    """What is read from OpenFace's tables; a card with such tables makes these settings."""
+
+    extractor: Literal["openface"] = "openface"
+    columns: tuple[str, ...] = Field(min_length=1, description="columns that are features, in this order")
+    frame_rate_hz: float = Field(gt=0, le=1000, description="rows per second")
+    least_confidence: float = Field(0.8, ge=0, le=1, description="below it a frame's face counts as missed")
+    missed: MissedRule = Field("interpolate", description="frames without a face: interpolated, or left out")
+    longest_gap_s: float = Field(1.0, ge=0, description="frames of a longer gap are left out")
+
+
+VideoSettings = Annotated[
+    Annotated[VideoFeatureSettings, Tag("face_descriptor")]
+    | Annotated[ImageNetworkSettings, Tag("image_network")]
+    | Annotated[OpenFaceSettings, Tag("openface")],
+    by_extractor("face_descriptor"),
+]
+"""Settings of any video extractor; ``extractor`` tells which."""

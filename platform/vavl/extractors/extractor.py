@@ -1,0 +1,337 @@
+"""The extractor of some settings, or of the provenance of features: extraction, serving and prediction call it.
+
+An extractor is imported where its settings ask for it: a registered model carries its own alone.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import TypeAdapter, ValidationError
+
+from vavl.errors import ConfigError, StoreError
+from vavl.extractors import log_mel
+from vavl.extractors.descriptor import VideoExtractor, descriptor_info
+from vavl.extractors.extracted import Extracted, Extractor, read_modality
+from vavl.extractors.face_detectors import make_detector
+from vavl.extractors.log_mel import STATISTICS, segment_statistics
+from vavl.extractors.settings import (
+    AudioFeatureSettings,
+    AudioSettings,
+    FunctionalSettings,
+    ImageNetworkSettings,
+    OpenFaceSettings,
+    OpensmileSettings,
+    SpeechTransformerSettings,
+    VideoFeatureSettings,
+    VideoSettings,
+)
+from vavl.features import ModalityInfo
+from vavl.media.sound import Samples, read_sound
+
+
+def audio_extractor(settings: AudioSettings) -> Extractor:
+    """Return the extractor of these settings.
+
+    Raises:
+        ConfigError: the bands do not fit the window, or what the extractor needs is not installed.
+    """
+    match settings:
+        case OpensmileSettings():
+            from vavl.extractors.opensmile_features import OpensmileExtractor
+
+            return OpensmileExtractor(settings).extract
+        case SpeechTransformerSettings():
+            from vavl.extractors.speech_transformer import SpeechTransformerExtractor
+
+            return SpeechTransformerExtractor(settings).extract
+        case AudioFeatureSettings() | FunctionalSettings():
+            check_audio(settings)
+            return partial(extract_audio, settings=settings)
+
+
+def extract_audio(path: Path, settings: AudioFeatureSettings | FunctionalSettings) -> Extracted:
+    """Return the audio features of a file that need no model.
+
+    Raises:
+        ClipError: the sound cannot be read (see ``vavl.media.sound.read_sound``).
+        ConfigError: the bands do not fit the window.
+    """
+    spectral = settings.spectra if isinstance(settings, FunctionalSettings) else settings
+    sound = read_sound(path, spectral.sample_rate_hz, spectral.longest_clip_s)
+    match settings:
+        case AudioFeatureSettings():
+            values, times = _spectra(sound.waveform, settings)
+        case FunctionalSettings():
+            from vavl.extractors.functionals import clip_functionals
+
+            values, times = clip_functionals(sound.waveform, settings)
+    return Extracted(values, times, note=sound.note, facts=sound.facts)
+
+
+def audio_info(settings: AudioSettings) -> ModalityInfo:
+    """Return the provenance of audio features.
+
+    Raises:
+        ConfigError: as ``audio_extractor``.
+    """
+    recorded = settings.model_dump(mode="json")
+    match settings:
+        case AudioFeatureSettings():
+            width = settings.mel_bands * (len(STATISTICS) if settings.segments else 1)
+            return ModalityInfo(log_mel.NAME, log_mel.VERSION, recorded, settings.frame_rate_hz, width)
+        case FunctionalSettings():
+            from vavl.extractors import functionals
+
+            names = functionals.channel_names(settings)
+            return ModalityInfo(functionals.NAME, functionals.VERSION, recorded, None, len(names), names)
+        case OpensmileSettings():
+            from vavl.extractors import opensmile_features
+
+            names = opensmile_features.channel_names(settings)
+            rate = None if settings.level == "functionals" else 1 / opensmile_features.HOP_S
+            name, version = opensmile_features.NAME, opensmile_features.VERSION
+            return ModalityInfo(name, version, recorded, rate, len(names), names)
+        case SpeechTransformerSettings():
+            from vavl.extractors.speech_transformer import speech_transformer_info
+
+            return speech_transformer_info(settings)
+
+
+def check_audio(settings: AudioSettings) -> None:
+    """Raise before any file is read what would fail at each.
+
+    Raises:
+        ConfigError: as ``audio_extractor``.
+    """
+    match settings:
+        case AudioFeatureSettings():
+            log_mel.mel_filters(settings)
+        case FunctionalSettings():
+            log_mel.mel_filters(settings.spectra)
+        case OpensmileSettings():
+            from vavl.extractors import opensmile_features
+
+            opensmile_features.channel_names(settings)
+        case SpeechTransformerSettings():
+            from vavl.extractors.speech_transformer import find_speech_model
+
+            find_speech_model(settings)
+
+
+def _spectra(waveform: Samples, settings: AudioFeatureSettings) -> tuple[Samples, Samples]:
+    """Return frames (time, channel) and their times."""
+    spectra = log_mel.log_mel(torch.from_numpy(waveform), settings)
+    times = log_mel.frame_times(len(spectra), settings)
+    if settings.trim_silence_db is not None:
+        sounding = log_mel.sounding_frames(spectra, settings.trim_silence_db)
+        spectra, times = spectra[sounding].contiguous(), times[sounding]
+    if settings.segments is not None:
+        return segment_statistics(spectra.numpy(), times, settings.segments, settings.hop_ms)
+    return spectra.numpy(), times
+
+
+logger = logging.getLogger(__name__)
+
+
+def video_extractor(settings: VideoSettings) -> Extractor:
+    """Return the extractor of these settings.
+
+    Raises:
+        ConfigError: a file that the extractor needs is missing or broken.
+    """
+    match settings:
+        case VideoFeatureSettings():
+            return VideoExtractor(settings).extract
+        case ImageNetworkSettings():
+            from vavl.extractors.image_network import ImageNetworkExtractor
+
+            return ImageNetworkExtractor(settings).extract
+        case OpenFaceSettings():
+            from vavl.extractors.openface import openface_extractor
+
+            return openface_extractor(settings)
+
+
+def video_info(settings: VideoSettings) -> ModalityInfo:
+    """Return the provenance of video features.
+
+    Raises:
+        ConfigError: a file that the extractor needs is missing.
+    """
+    match settings:
+        case VideoFeatureSettings():
+            return descriptor_info(settings)
+        case ImageNetworkSettings():
+            from vavl.extractors.image_network import image_network_info
+
+            return image_network_info(settings)
+        case OpenFaceSettings():
+            from vavl.extractors.openface import openface_info
+
+            return openface_info(settings)
+
+
+def check_video(settings: VideoSettings) -> None:
+    """Raise before any file is read what would fail at each; loads no network.
+
+    Raises:
+        ConfigError: a file that the extractor needs is missing, or the settings are those of a card's tables.
+    """
+    if isinstance(settings, OpenFaceSettings):
+        raise ConfigError(
+            "features.video", "extractor", "openface reads tables, and the card names video files",
+            "write `source: openface` into the card, or choose another extractor",
+        )  # fmt: skip
+    make_detector(settings.faces)
+    if settings.faces.align and settings.faces.detector == "cascade":
+        logger.warning("features.video.faces.align: the cascade finds no landmarks, its crops stay level")
+    if isinstance(settings, ImageNetworkSettings):
+        from vavl.extractors.image_network import check_image_network
+
+        check_image_network(settings)
+
+
+_AUDIO: TypeAdapter[AudioSettings] = TypeAdapter(AudioSettings)
+_VIDEO: TypeAdapter[VideoSettings] = TypeAdapter(VideoSettings)
+_AUDIO_NAMES = ("log_mel", "functionals", "opensmile", "speech_transformer")
+_VIDEO_NAMES = ("face_descriptor", "image_network", "openface")
+
+
+class MediaReader:
+    """Reads media with the extractors of a model, each made when it is first needed.
+
+    Args:
+        provenance: of the features by modality; see ``extractor_of``.
+    """
+
+    def __init__(self, provenance: Mapping[str, Mapping[str, Any]]) -> None:
+        self._provenance = provenance
+        self._extractors: dict[str, Extractor] = {}
+
+    def read(self, path: Path, modality: str, name: str = "") -> Extracted:
+        """Return the features of one modality of a file.
+
+        Args:
+            path: of the file.
+            modality: "audio" or "video".
+            name: of the file, for messages; its path by default.
+
+        Raises:
+            StoreError, ConfigError: see ``extractor_of``.
+            ClipError: see ``read_modality``.
+        """
+        if modality not in self._extractors:
+            self._extractors[modality] = extractor_of(self._provenance[modality], modality)
+        return read_modality(self._extractors[modality], path, name or str(path), modality)
+
+
+def extractor_of(provenance: Mapping[str, Any], modality: str) -> Extractor:
+    """Return the function from a media file to features such as those of ``provenance``.
+
+    Args:
+        provenance: ``extractor``, ``version`` and ``settings`` as a store or a model keeps them.
+        modality: "audio" or "video", for messages.
+
+    Raises:
+        StoreError: the features came from a table, from an unknown extractor, from another version or from
+            other weights.
+        ConfigError: what the extractor needs is not here: a package, or the files of its model.
+    """
+    match extractor_settings(provenance, modality):
+        case (VideoFeatureSettings() | ImageNetworkSettings() | OpenFaceSettings()) as video:
+            return video_extractor(video)
+        case audio:
+            return audio_extractor(audio)
+
+
+def extractor_settings(provenance: Mapping[str, Any], modality: str) -> AudioSettings | VideoSettings:
+    """Return the settings of the extractor that ``extractor_of`` gives; no network is loaded.
+
+    Raises:
+        StoreError, ConfigError: see ``extractor_of``.
+    """
+    name = str(provenance.get("extractor", ""))
+    settings = {**without_sha256(provenance.get("settings", {})), "extractor": name}
+    try:
+        if name in _AUDIO_NAMES:
+            audio = _AUDIO.validate_python(settings)
+            _check_same(provenance, audio_info(audio), modality)
+            return audio
+        if name in _VIDEO_NAMES:
+            video = _VIDEO.validate_python(settings)
+            _check_same(provenance, video_info(video), modality)
+            return video
+    except ValidationError as fault:
+        raise StoreError(
+            f"{modality} features",
+            "settings",
+            f"not known to {name}: {fault}",
+            "use the version that made them",
+        ) from None
+    what = "come from a table of ready features" if name.startswith("table:") else f"come from `{name}`"
+    raise StoreError(
+        f"{modality} features", "extractor", f"{what}, which cannot be computed from a media file",
+        f"give ready features ({modality}_features)",
+    )  # fmt: skip
+
+
+def _check_same(provenance: Mapping[str, Any], here: ModalityInfo, modality: str) -> None:
+    if str(provenance.get("version")) != here.version:
+        raise StoreError(
+            f"{modality} features", "version",
+            f"made by {here.extractor} {provenance.get('version')}, here is {here.version}",
+            "use the code that the model was made with",
+        )  # fmt: skip
+    check_same_files(provenance.get("settings", {}), here, modality)
+
+
+def without_sha256(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return recorded settings as a settings class takes them."""
+    return {
+        key: without_sha256(value) if isinstance(value, Mapping) else value
+        for key, value in settings.items()
+        if not key.endswith("_sha256")
+    }
+
+
+def check_same_files(recorded: Mapping[str, Any], here: ModalityInfo, modality: str) -> None:
+    """Refuse to go on with other weights than the recorded ones.
+
+    Args:
+        recorded: settings as ``recorded_settings`` gave them.
+        here: the provenance of the same settings on this machine.
+        modality: for messages.
+
+    Raises:
+        StoreError: a file of the model differs.
+    """
+    _check_hashes(recorded, here.settings, modality)
+
+
+def _check_hashes(recorded: Mapping[str, Any], here: Mapping[str, Any], modality: str) -> None:
+    for key, value in here.items():
+        if not key.endswith("_sha256"):
+            if isinstance(value, Mapping):
+                _check_hashes(recorded.get(key) or {}, value, modality)
+            continue
+        old, new = _by_file(key, recorded.get(key)), _by_file(key, value)
+        if old == new:
+            continue
+        differing = ", ".join(
+            name for name in sorted(old.keys() | new.keys()) if old.get(name) != new.get(name)
+        )
+        raise StoreError(
+            f"{modality} features", key, f"made with other files of the model, different here: {differing}",
+            "put the files there that the features were made with (their SHA-256 is in the store)",
+        )  # fmt: skip
+
+
+def _by_file(key: str, hashes: Any) -> dict[str, Any]:
+    """Return file -> SHA-256, also where a setting names a single file."""
+    return dict(hashes) if isinstance(hashes, Mapping) else {key.removesuffix("_sha256"): hashes}

@@ -1,0 +1,225 @@
+"""The kinds of input: a directory of media, one file, a manifest, a feature store."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from vavl.corpora.manifest import Manifest
+from vavl.errors import CorpusError, StoreError
+from vavl.features import MODALITIES, FeatureStatistics, ModalityInfo
+from vavl.media.csv_table import place_inside, read_header, read_text_columns
+from vavl.media.listing import VIDEO_SUFFIXES, list_folder
+from vavl.models.saved_model import ModelDescription
+from vavl.prediction.sources import ClipInput, ClipsFound, StoreSource
+from vavl.store.store import read_content
+from vavl.store.store_cache import local_notes
+
+_MOST_FILES = 5_000_000
+_AUDIO_FOLDERS = {"audio", "audios", "sound", "sounds", "speech", "voice", "wav", "wavs", "flac", "mp3"}
+_VIDEO_FOLDERS = {"video", "videos", "film", "films", "mp4", "avi", "mov", "mkv", "flv", "webm", "visual"}
+
+
+def folder_clips(root: Path) -> ClipsFound:
+    """Find the clips below ``root`` by the names of files alone.
+
+    A sound and a video file are the two sides of one clip where their paths are equal without their endings and
+    without a folder that only says what kind of files it holds: ``f01/a.wav`` and ``f01/a.mp4``, ``audio/f01/a.wav``
+    and ``video/f01/a.mp4``. That path is the clip's id.
+
+    Raises:
+        CorpusError: there is no such folder, or no media in it.
+    """
+    listing = list_folder(root, _MOST_FILES)
+    if not listing.is_complete:
+        raise CorpusError(
+            str(root), "", f"holds more than {_MOST_FILES} files", "predict its folders one by one"
+        )
+    sides = {
+        "audio": _by_clip(listing.audio, _AUDIO_FOLDERS),
+        "video": _by_clip(listing.video, _VIDEO_FOLDERS),
+    }
+    clips = [_clip(clip_id, sides) for clip_id in sorted(sides["audio"].keys() | sides["video"].keys())]
+    if not clips:
+        found = ", ".join(f"{count} {suffix}" for suffix, count in list(listing.others.items())[:5])
+        raise CorpusError(
+            str(root), "", f"no sound or video file is in the folder{f'; found {found}' if found else ''}",
+            "name the folder that holds the recordings (links to folders are not followed)",
+        )  # fmt: skip
+    left_out = {
+        **listing.left_out,
+        "files that are no media": sum(listing.others.values()) + len(listing.tables),
+    }
+    return ClipsFound("folder", clips, {what: count for what, count in left_out.items() if count})
+
+
+def single_clip(file: Path) -> ClipsFound:
+    """Return the clip of one media file."""
+    side = "video" if file.suffix.lower() in VIDEO_SUFFIXES else "audio"
+    return ClipsFound("file", [ClipInput(file.stem, **{side: file.name})])
+
+
+def _by_clip(names: Iterable[str], folders: set[str]) -> Mapping[str, list[str]]:
+    found: dict[str, list[str]] = defaultdict(list)
+    for name in names:
+        path = PurePosixPath(name)
+        kept = [part for part in path.parts[:-1] if part.lower() not in folders]
+        found["/".join([*kept, path.stem])].append(name)
+    return found
+
+
+def _clip(clip_id: str, sides: Mapping[str, Mapping[str, list[str]]]) -> ClipInput:
+    files = {side: found.get(clip_id, []) for side, found in sides.items()}
+    problems = [
+        f"{len(names)} {side} files have this name: {', '.join(names)}"
+        for side, names in files.items()
+        if len(names) > 1
+    ]
+    first = {side: names[0] if names else None for side, names in files.items()}
+    return ClipInput(clip_id, first["audio"], first["video"], problem="; ".join(problems) or None)
+
+
+_PATHS = ("audio_path", "video_path")
+_COLUMNS = ("clip_id", *_PATHS, "corpus", "speaker", "split")
+
+
+def manifest_clips(file: Path, root: Path) -> ClipsFound:
+    """Read a manifest: ``clip_id``, ``audio_path`` and/or ``video_path``; also ``corpus``, ``speaker``, ``split``.
+
+    Args:
+        file: .parquet or .csv; an empty field means that the clip lacks it.
+        root: folder that the paths count from.
+
+    Raises:
+        CorpusError: the table is not readable, lacks a column, names a clip twice or not at all, or a path
+            leads out of the root, links followed.
+    """
+    columns = _parquet(file) if file.suffix.lower() == ".parquet" else _csv(file)
+    missing = [name for name in ("clip_id",) if name not in columns]
+    missing += ["audio_path or video_path"] * all(name not in columns for name in _PATHS)
+    if missing:
+        raise CorpusError(
+            str(file), ", ".join(missing), f"no such column; the table has {', '.join(columns) or 'none of them'}",
+            f"name the columns {', '.join(_COLUMNS)}; all but the first and one path may be left out",
+        )  # fmt: skip
+    clips = [
+        ClipInput(**{name.removesuffix("_path"): value or None for name, value in row.items() if name != "clip_id"},
+                  clip_id=row["clip_id"] or "")
+        for row in _rows(columns)
+    ]  # fmt: skip
+    _check_ids(file, clips)
+    _check_paths(file, clips, root)
+    return ClipsFound("manifest", clips)
+
+
+def _parquet(file: Path) -> dict[str, list[str | None]]:
+    try:
+        known = [name for name in pq.read_schema(file).names if name in _COLUMNS]
+        table = pq.read_table(file, columns=known)
+        return {name: table[name].cast(pa.string()).to_pylist() for name in known}
+    except (pa.ArrowException, OSError) as fault:
+        raise CorpusError(str(file), "", f"not a readable Parquet table: {fault}", "write it again") from None
+
+
+def _csv(file: Path) -> dict[str, list[str | None]]:
+    known = [name for name in read_header(file) if name in _COLUMNS]
+    values: Sequence[Sequence[str | None]] = read_text_columns(file.parent, file.name, known) if known else []
+    return {name: list(column) for name, column in zip(known, values, strict=True)}
+
+
+def _rows(columns: dict[str, list[str | None]]) -> Iterator[dict[str, str | None]]:
+    for values in zip(*columns.values(), strict=True):
+        yield dict(zip(columns, values, strict=True))
+
+
+def _check_ids(file: Path, clips: Sequence[ClipInput]) -> None:
+    if not clips:
+        raise CorpusError(str(file), "", "the table has no rows", "name at least one clip")
+    empty = next((row for row, clip in enumerate(clips, start=1) if not clip.clip_id), None)
+    if empty is not None:
+        raise CorpusError(str(file), f"clip_id, row {empty}", "is empty", "give every clip a name of its own")
+    clip_id, count = Counter(clip.clip_id for clip in clips).most_common(1)[0]
+    if count > 1:
+        raise CorpusError(
+            str(file), "clip_id", f"{clip_id!r} stands there {count} times", "keep one row per clip"
+        )
+
+
+def _check_paths(file: Path, clips: Sequence[ClipInput], root: Path) -> None:
+    for row, clip in enumerate(clips, start=1):
+        for name in (clip.audio, clip.video):
+            if name is None:
+                continue
+            try:
+                place_inside(root, name)
+            except (CorpusError, ValueError) as fault:
+                problem = fault.problem if isinstance(fault, CorpusError) else str(fault)
+                raise CorpusError(
+                    str(file), f"row {row}, {clip.clip_id}", f"{name}: {problem}",
+                    f"name files below {root}, or give root=FOLDER",
+                ) from None  # fmt: skip
+
+
+def store_clips(place: Path | str, model: ModelDescription) -> tuple[ClipsFound, StoreSource]:
+    """Return the clips of a store and their source; no features are copied or read.
+
+    Features of another corpus than the model's are welcome as long as the same extractor made them.
+
+    Raises:
+        StoreError: there is no store, or its features are not those of the model.
+        InputError: the address cannot be reached.
+    """
+    notes = local_notes(place)
+    content, manifest = read_content(notes), Manifest.read(notes)
+    modalities = [
+        name for name in MODALITIES if name in content["modalities"] and getattr(model, name).trained
+    ]
+    if not modalities:
+        raise StoreError(
+            str(place), "modalities", f"holds {', '.join(content['modalities'])}; the model was trained on neither",
+            "use a store that has a side which the model knows",
+        )  # fmt: skip
+    for name in modalities:
+        statistics = FeatureStatistics.from_dict(getattr(model, name).statistics)
+        statistics.check(statistics.corpus, ModalityInfo.from_entry(content["modalities"][name]))
+    found = ClipsFound("store", _clips(manifest, model, modalities))
+    return found, StoreSource(place, str(content["store_hash"]), tuple(modalities))
+
+
+def _clips(manifest: Manifest, model: ModelDescription, modalities: list[str]) -> list[ClipInput]:
+    names = {"clip_id": "clip_id", "corpus": "corpus", "speaker": "speaker"}
+    split = _split_column(manifest, model)
+    if split is not None:
+        names["split"] = split
+    for modality in modalities:
+        # A store knows what it has when its rows are asked for; paths are for people.
+        column = next(
+            (
+                name
+                for name in (f"{modality}_path", f"{modality}_table_key")
+                if _has_values(manifest.table, name)
+            ),
+            None,
+        )
+        if column is not None:
+            names[modality] = column
+    columns = {name: manifest.table[column].to_pylist() for name, column in names.items()}
+    return [
+        ClipInput(**dict(zip(columns, values, strict=True))) for values in zip(*columns.values(), strict=True)
+    ]
+
+
+def _split_column(manifest: Manifest, model: ModelDescription) -> str | None:
+    """Return the column of the fold that the model was trained on; None where the store splits otherwise."""
+    trained = model.provenance
+    column = f"split_{trained.get('fold')}"
+    is_same = (manifest.corpus, manifest.protocol) == (trained.get("corpus"), trained.get("protocol"))
+    return column if is_same and column in manifest.table.column_names else None
+
+
+def _has_values(table: pa.Table, column: str) -> bool:
+    return column in table.column_names and table[column].null_count < len(table)
