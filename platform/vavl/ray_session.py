@@ -24,7 +24,6 @@ def join_ray(threads: int, object_store_bytes: int | None = None) -> None:
     """
     # What Ray's C++ core writes to the terminal names its own actors and files; its Python errors say what happened.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)  # says that tokens are in use
     # Workers inherit this; two workers of a laptop would otherwise fight for all its cores.
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
     if not ray.is_initialized():

@@ -24,7 +24,8 @@ PUBLIC_DUNDERS = {
 VARIABLE = re.compile(r"(RAY|TUNE|TORCH|DS|DEEPSPEED|OPTUNA|MLFLOW)_\w+")
 # Each stands on a page of its library's documentation or, the migration warnings, in the message that it silences.
 DOCUMENTED_VARIABLES = re.compile(
-    "RAY_(ADDRESS|AIR_NEW_OUTPUT|AUTH_MODE|AUTH_TOKEN_PATH|TRAIN_[A-Z0-9_]+)|TUNE_DISABLE_[A-Z_]+|MLFLOW_[A-Z_]+"
+    "RAY_(ADDRESS|AIR_NEW_OUTPUT|AUTH_MODE|AUTH_TOKEN_PATH|BACKEND_LOG_LEVEL|TRAIN_[A-Z0-9_]+)"
+    "|TUNE_(DISABLE_[A-Z_]+|MAX_PENDING_TRIALS_PG)|MLFLOW_[A-Z_]+"
     "|TORCH_EXTENSIONS_DIR|DS_ACCELERATOR"
 )
 

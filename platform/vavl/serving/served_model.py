@@ -19,6 +19,22 @@ _TEXTS = ("label", "condition", "error")
 _log = logging.getLogger(__name__)
 
 
+class Answers(pd.DataFrame):  # type: ignore[misc]  # pandas carries no types
+    """Predictions, one row each; as dictionaries, which MLflow's server sends, a missing number is None.
+
+    JSON (RFC 8259) has no NaN; in the table itself columns of numbers stay columns of numbers.
+    """
+
+    @property
+    def _constructor(self) -> Any:
+        """What pandas makes of a part of the table: a plain one."""
+        return pd.DataFrame
+
+    def to_dict(self, *arguments: Any, **options: Any) -> Any:
+        """See ``pandas.DataFrame.to_dict``."""
+        return self.astype(object).where(self.notna(), None).to_dict(*arguments, **options)
+
+
 class ServedModel(PythonModel):  # type: ignore[misc]  # MLflow carries no types
     """Predicts clips from audio and video, audio alone or video alone, row by row.
 
@@ -64,7 +80,7 @@ class ServedModel(PythonModel):  # type: ignore[misc]  # MLflow carries no types
         params: dict[str, Any] | None = None,  # noqa: ARG002
     ) -> pd.DataFrame:
         """Predict every row; see the class for the columns."""
-        table = model_input if isinstance(model_input, pd.DataFrame) else pd.DataFrame(model_input)
+        table = _rows(model_input)
         names = [name for name in table.columns if name in self._input_columns]
         if not names:
             # MLflow drops columns that it does not know, and with the last one the rows.
@@ -87,7 +103,27 @@ class ServedModel(PythonModel):  # type: ignore[misc]  # MLflow carries no types
         columns |= {"condition": [row[2] for row in rows], "error": [row[3] for row in rows]}
         # Texts of one type whatever the cells hold: left to itself, pandas takes another where all of them are None.
         texts = {name: pd.Series(columns[name], dtype=object, index=index) for name in _TEXTS}
-        return pd.DataFrame({**columns, **texts}, index=index)
+        return Answers({**columns, **texts}, index=index)
+
+
+def _rows(given: Any) -> pd.DataFrame:
+    """Return the table; MLflow's server gives columns of ``inputs`` as one row whose cells are lists of texts."""
+    table = given if isinstance(given, pd.DataFrame) else pd.DataFrame(given)
+    if len(table) != 1:
+        return table
+    lists = {
+        name: cell
+        for name in table.columns
+        if isinstance(cell := table[name].iloc[0], list | np.ndarray)
+        and len(cell)
+        and all(map(_is_cell, cell))
+    }
+    lengths = {len(cell) for cell in lists.values()}
+    return pd.DataFrame({name: list(cell) for name, cell in lists.items()}) if len(lengths) == 1 else table
+
+
+def _is_cell(value: Any) -> bool:
+    return value is None or isinstance(value, str | bytes)
 
 
 set_model(ServedModel())

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vavl.errors import InputError, VavlError
+from vavl.errors import InputError, NoSignalError, VavlError
 from vavl.models.clips import ClipFeatures
 from vavl.models.saved_model import Prediction, SavedModel
 
@@ -23,6 +23,9 @@ INPUT_COLUMNS = (
     "media_bytes",
 )
 """All optional. What stands first wins where a row gives one side twice."""
+
+SERVED_ROOT_VARIABLE = "VAVL_SERVED_ROOT"
+"""Directory that paths of requests have to lie below; empty: no path is read, bytes alone."""
 
 _ROWS_AT_ONCE = 256
 """Rows whose features are held in memory together."""
@@ -90,12 +93,18 @@ class RowPredictor:
             )
         media = self._sides_of_media(row, files)
         found: dict[str, NDArray[np.float32]] = {}
+        nothing: NoSignalError | None = None
         for modality in self.model.modalities:
             if found and not self.model.description.fusion_trained:
                 break  # the model would not use the other side
-            values = self._side(modality, row, media, files)
+            try:
+                values = self._side(modality, row, media, files)
+            except NoSignalError as error:  # as in training: the clip counts as one without it
+                values, nothing = None, error
             if values is not None:
                 found[modality] = values
+        if nothing is not None and not found:
+            raise nothing
         return ClipFeatures(**found)
 
     def _side(
@@ -137,12 +146,34 @@ def _file_of(name: str, row: Row, files: contextlib.ExitStack) -> Path | None:
     """Return the file of ``<name>_path``, or of ``<name>_bytes`` as long as ``files`` is open."""
     path, content = row.get(f"{name}_path"), row.get(f"{name}_bytes")
     if path is not None:
-        return Path(os.fsdecode(path))
+        return _served(Path(os.fsdecode(path)), f"{name}_path")
     if content is None:
         return None
     from vavl.media.media_bytes import media_file
 
     return files.enter_context(media_file(content, f"{name}_bytes"))
+
+
+def _served(path: Path, field: str) -> Path:
+    """Return a path that a request may name: any, or one below ``VAVL_SERVED_ROOT`` where that is set.
+
+    Raises:
+        InputError: it leads out of the root, links followed, or the root is empty: then only bytes are read.
+    """
+    given = os.environ.get(SERVED_ROOT_VARIABLE)
+    if given is None:
+        return path
+    root = Path(given).resolve()
+    found = (root / path).resolve()
+    if not given or not found.is_relative_to(root):
+        fix = f"give the bytes of the file in {field.removesuffix('path')}bytes"
+        raise InputError(
+            field,
+            "",
+            "this server reads no such file",
+            fix if not given else f"{fix}, or a path below its root",
+        )
+    return found
 
 
 def _frames(value: Any, field: str) -> NDArray[np.float32]:
