@@ -5,7 +5,7 @@ Nothing here grows with the corpus but a few numbers per clip; features are read
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Self
 
@@ -151,7 +151,7 @@ def open_collection(settings: DataSettings) -> ClipCollection:
         problem = "no clip of the manifest has features in the store"
         fix = "prepare the corpus again: python jobs/prepare_corpus.py CONFIG"
         raise StoreError(str(settings.store), "clip_id", problem, fix)
-    target, is_labelled = targets_of(manifest, settings.target)
+    target, is_labelled = targets_of(manifest, settings.target, settings.attributes)
     speaker, speakers = manifest.speaker_codes()
     return ClipCollection(
         store, manifest, rows, target, is_labelled, speaker, tuple(speakers), settings.max_frames
@@ -260,8 +260,41 @@ class _ClipReader:
         return self.views.view(modality, place, moved)
 
 
-def targets_of(manifest: Manifest, kind: str) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Return (clips, outputs) targets and which clips have one."""
+def attributes_of(manifest: Manifest, wanted: Sequence[str] | None = None) -> tuple[str, ...]:
+    """Return the attributes of a target, in the order of ``ATTRIBUTES``: the wanted ones, or all that a clip has.
+
+    Raises:
+        StoreError: no clip has one of those wanted, or any at all.
+    """
+    table = manifest.table
+    there = [name for name in ATTRIBUTES if table.column(name).null_count < len(table)]
+    chosen = tuple(name for name in ATTRIBUTES if name in (there if wanted is None else wanted))
+    missing = [name for name in chosen if name not in there]
+    if missing or not chosen:
+        problem = f"no clip has {', '.join(missing)}" if missing else "no clip has this target"
+        fix = (
+            f"say data.attributes=[{', '.join(there)}], or choose another set of labels (data.labels)"
+            if there
+            else "choose another data.target: label, soft_label or attributes"
+        )
+        raise StoreError(f"manifest of {manifest.corpus}", "data.target=attributes", problem, fix)
+    return chosen
+
+
+def targets_of(
+    manifest: Manifest, kind: str, attributes: Sequence[str] | None = None
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Return (clips, outputs) targets and which clips have one; a clip has all attributes of a target or none.
+
+    Args:
+        manifest: labels.
+        kind: label, soft_label or attributes.
+        attributes: see ``attributes_of``.
+
+    Raises:
+        StoreError: no clip has the target; the message names what is missing.
+    """
+    problem, fix = "no clip has this target", "choose another data.target: label, soft_label or attributes"
     match kind:
         case "label":
             index = manifest.class_index()
@@ -274,12 +307,16 @@ def targets_of(manifest: Manifest, kind: str) -> tuple[NDArray[np.float32], NDAr
             target = np.zeros((len(column), len(manifest.classes)), dtype=np.float32)
             target[labelled] = np.asarray(column.drop_null().flatten()).reshape(-1, len(manifest.classes))
         case _:
-            columns = [np.asarray(manifest.table.column(name), dtype=np.float32) for name in ATTRIBUTES]
+            names = attributes_of(manifest, attributes)
+            columns = [np.asarray(manifest.table.column(name), dtype=np.float32) for name in names]
             target = np.stack(columns, axis=1)
             labelled = np.asarray(np.isfinite(target).all(axis=1))
             target = np.where(labelled[:, None], target, 0).astype(np.float32)
+            counts = (
+                f"{name} {np.isfinite(values).sum()}" for name, values in zip(names, columns, strict=True)
+            )
+            problem = f"no clip has {' and '.join(names)} together; clips with each: {', '.join(counts)}"
+            fix = "name those to train, e.g. data.attributes=[valence]"
     if not labelled.any():
-        problem = "no clip has this target"
-        fix = "choose another data.target: label, soft_label or attributes"
         raise StoreError(f"manifest of {manifest.corpus}", f"data.target={kind}", problem, fix)
     return target, labelled

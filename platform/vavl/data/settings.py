@@ -27,6 +27,11 @@ class DataSettings(FrozenConfig):
     target: Literal["label", "soft_label", "attributes"] = Field(
         "label", description="hard class, distribution of votes, or arousal/valence/dominance"
     )
+    attributes: tuple[Literal["arousal", "valence", "dominance"], ...] | None = Field(
+        None,
+        min_length=1,
+        description="attributes to train for target attributes; null: those that the labels hold",
+    )
     waive_audit: tuple[str, ...] = Field(
         (), description="checks of the audit that may fail, e.g. [near_duplicates]; recorded with the run"
     )
@@ -48,6 +53,14 @@ class DataSettings(FrozenConfig):
             raise ValueError(
                 "weak_view.modality_dropout must be 0: pseudo-labels come from all sides of a clip"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _attributes_are_the_target(self) -> Self:
+        if self.attributes is not None and self.target != "attributes":
+            raise ValueError("attributes: only with target: attributes")
+        if self.attributes is not None and len(set(self.attributes)) != len(self.attributes):
+            raise ValueError("attributes: one is named twice")
         return self
 
 

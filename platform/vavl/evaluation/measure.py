@@ -143,11 +143,16 @@ def _data_settings(
     if label_set is None and trained_on.get("label_set") in manifest.label_sets:
         label_set = trained_on["label_set"]
     target = selection.target or trained_on.get("target") or "label"
+    attributes = None
     if isinstance(description.task, AttributeTask):
-        target = "attributes"
-    return DataSettings(
-        store=local_store(selection.store), labels=label_set, target=target, max_frames=description.max_frames
-    )
+        target, attributes = "attributes", description.task.attributes
+    content = {
+        "labels": label_set,
+        "target": target,
+        "attributes": attributes,
+        "max_frames": description.max_frames,
+    }
+    return DataSettings.model_validate({"store": local_store(selection.store), **content})
 
 
 def _statistics(description: ModelDescription) -> dict[str, FeatureStatistics]:
@@ -210,9 +215,8 @@ def _in_terms_of(
                 raise ConfigError(
                     "data", "labels", "maps classes, and the model predicts attributes", "remove it"
                 )
-            return replace(
-                collection, target=collection.target[:, [ATTRIBUTES.index(name) for name in names]]
-            )
+            order = [ATTRIBUTES.index(name) for name in names]
+            return replace(collection, target=collection.target[:, np.argsort(np.argsort(order))])
 
 
 def class_table(

@@ -136,7 +136,7 @@ class Results:
 
     def __init__(self, plan: ComparisonPlan, grid: Grid) -> None:
         self._plan, self._grid = plan, grid
-        self._measures = measures_of(grid.runs[0].plan.data.target)
+        self._measures = measures_of(grid.runs[0].plan.data)
         self._finished = {number: self._read(number) for number in grid.kept}
 
     def add(self, end: TrialEnd) -> None:

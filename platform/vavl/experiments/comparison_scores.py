@@ -15,6 +15,9 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from vavl.config.files import read_json
+from vavl.corpora.manifest import Manifest
+from vavl.data.collection import attributes_of
+from vavl.data.settings import DataSettings
 from vavl.experiments.comparison_grid import Group, PlannedRun
 from vavl.experiments.trials import SUMMARY_FILE
 from vavl.metrics.names import AUDIO, AUDIO_VIDEO, CONDITIONS, VIDEO
@@ -27,7 +30,7 @@ from vavl.metrics.paired import (
     score_interval,
 )
 from vavl.metrics.speaker_sums import SummedScore, attribute_measures, class_measures, sums_of_speakers
-from vavl.models.settings import AttributeTask
+from vavl.store.store_cache import local_notes
 from vavl.training.worker import PREDICTIONS_FOLDER
 
 _PARTS = {
@@ -99,9 +102,12 @@ def trained_conditions(summary: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(condition for condition in CONDITIONS if not _PARTS[condition] & frozen)
 
 
-def measures_of(target: str) -> Measures:
+def measures_of(data: DataSettings) -> Measures:
     """Return the measures that fit a label target; the first is the main one."""
-    return attribute_measures(AttributeTask().attributes) if target == "attributes" else class_measures()
+    if data.target != "attributes":
+        return class_measures()
+    manifest = Manifest.read(local_notes(data.store)).with_labels(data.labels)
+    return attribute_measures(attributes_of(manifest, data.attributes))
 
 
 def speaker_sums(path: Path, measures: Measures, conditions: Sequence[str]) -> Sums:

@@ -19,7 +19,6 @@ from vavl.metrics.classes import class_scores, confusion_counts
 from vavl.metrics.intervals import speaker_interval
 from vavl.metrics.names import CONDITIONS, SPLITS, TEST, VALIDATION, metric_name
 from vavl.metrics.paired import Interval
-from vavl.models.settings import AttributeTask
 from vavl.reports.plots import (
     Curve,
     Plot,
@@ -308,9 +307,10 @@ def scores_by_corpus(
 
 
 def _scorer(classes: tuple[str, ...]) -> Scorer:
-    names = classes or AttributeTask().attributes
-
     def score(rows: pa.Table) -> dict[str, float]:
+        prefix = "predicted_"
+        attributes = (name for name in rows.column_names if name.startswith(prefix))
+        names = classes or tuple(name.removeprefix(prefix) for name in attributes)
         predicted, target = _columns(rows, "predicted", names), _columns(rows, "target", names)
         return class_scores(predicted, target) if classes else attribute_scores(predicted, target, names)
 

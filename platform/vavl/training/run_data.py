@@ -12,7 +12,14 @@ from numpy.typing import NDArray
 
 from vavl.audit.gate import pass_audit
 from vavl.corpora.manifest import TEST, TRAIN, VALIDATION, Manifest
-from vavl.data.collection import ClipCollection, Normaliser, normalisers, open_collection, targets_of
+from vavl.data.collection import (
+    ClipCollection,
+    Normaliser,
+    attributes_of,
+    normalisers,
+    open_collection,
+    targets_of,
+)
 from vavl.data.partition_table import PartitionTable, partition_table
 from vavl.data.partitions import Partition, PartitionedClips, compose_batch, partition_clips
 from vavl.data.protocol import apply_partitions
@@ -120,7 +127,7 @@ def check_plan(plan: TrainingPlan) -> None:
     if not is_at_hand(plan.data.store):
         # Which clips have which side stands with the features; workers look at that once they have copied them.
         manifest = Manifest.read(local_notes(plan.data.store)).with_labels(plan.data.labels)
-        _rows_by_split(plan, manifest, targets_of(manifest, plan.data.target)[1])
+        _rows_by_split(plan, manifest, targets_of(manifest, plan.data.target, plan.data.attributes)[1])
         _log.info("%s: manifest and splits are in order; features are copied at the start", plan.data.store)
         return
     data = open_run_data(plan)
@@ -153,7 +160,7 @@ def _data_lines(data: RunData) -> list[str]:
 
 def _task(collection: ClipCollection, plan: TrainingPlan) -> Task:
     if plan.data.target == "attributes":
-        return AttributeTask()
+        return AttributeTask(attributes=attributes_of(collection.manifest, plan.data.attributes))
     return ClassTask(classes=collection.manifest.classes)
 
 

@@ -102,15 +102,54 @@ def test_soft_labels_and_attributes_come_as_they_are(open_):
         assert np.array_equal(collection.is_labelled, open_(**MIXED).is_labelled)
 
 
-def test_a_target_that_no_clip_has_is_refused(small_store, small_corpus, tmp_path):
-    store = shutil.copytree(small_store(small_corpus()), tmp_path / "store")
+def without_columns(store, folder, *names):
+    """Copy a store with a manifest whose columns ``names`` are null."""
+    copy = shutil.copytree(store, folder / "store")
+    table = Manifest.read(copy).table
+    for name in names:
+        field = table.schema.field(name)
+        table = table.set_column(table.column_names.index(name), field, pa.nulls(len(table), field.type))
+    Manifest(table).write(copy)
+    return copy
+
+
+@pytest.mark.parametrize(
+    ("missing", "chosen", "width"),
+    [(("dominance",), None, 2), (("arousal", "dominance"), None, 1), ((), ("valence",), 1), ((), None, 3)],
+)
+def test_a_target_of_some_attributes_is_a_target(small_store, small_corpus, tmp_path, missing, chosen, width):
+    store = without_columns(small_store(small_corpus()), tmp_path, *missing)
+    collection = open_collection(DataSettings(store=store, target="attributes", attributes=chosen))
+    assert collection.target.shape[1] == width
+    known = collection.manifest.table["valence"].to_pylist()
+    assert collection.is_labelled.tolist() == [value is not None for value in known]
+    np.testing.assert_allclose(collection.target[:, 1 if width > 1 else 0], [value or 0 for value in known])
+
+
+def test_a_missing_attribute_is_named(small_store, small_corpus, tmp_path):
+    store = without_columns(small_store(small_corpus()), tmp_path, "dominance")
+    with pytest.raises(StoreError, match=r"no clip has dominance(?s:.*)data.attributes=\[arousal, valence\]"):
+        open_collection(DataSettings(store=store, target="attributes", attributes=("valence", "dominance")))
+
+
+def test_attributes_that_no_clip_has_together_are_counted(small_store, small_corpus, tmp_path):
+    store = without_columns(small_store(small_corpus()), tmp_path, "dominance")
     table = Manifest.read(store).table
-    for name in ("valence", "soft_label"):
-        place = table.column_names.index(name)
-        table = table.set_column(
-            place, table.schema.field(name), pa.nulls(len(table), table.schema.field(name).type)
-        )
+    halves = [place % 2 == 0 for place in range(len(table))]
+    for name, is_even in (("arousal", True), ("valence", False)):
+        values = pa.array([0.5 if half == is_even else None for half in halves], pa.float32())
+        table = table.set_column(table.column_names.index(name), name, values)
     Manifest(table).write(store)
+    with pytest.raises(
+        StoreError, match=r"no clip has arousal and valence together; clips with each: arousal \d+"
+    ):
+        open_collection(DataSettings(store=store, target="attributes"))
+
+
+def test_a_target_that_no_clip_has_is_refused(small_store, small_corpus, tmp_path):
+    store = without_columns(
+        small_store(small_corpus()), tmp_path, "arousal", "valence", "dominance", "soft_label"
+    )
     open_collection(DataSettings(store=store))
     for target in ("soft_label", "attributes"):
         with pytest.raises(StoreError, match=f"data.target={target}: no clip has this target"):

@@ -61,6 +61,24 @@ def test_a_corpus_with_attributes_alone_is_trained_on(changed_store, plan, train
     assert not (rows % 3 == 0).any(), "clips in no split take no part"
 
 
+@pytest.mark.parametrize(
+    ("missing", "names"), [(("dominance",), ("arousal", "valence")), (("arousal", "dominance"), ("valence",))]
+)
+def test_some_of_the_attributes_are_trained_on(changed_store, plan, train_from, missing, names):
+    store = changed_store(
+        lambda table: without_classes(table) | {name: pa.nulls(len(table), pa.float32()) for name in missing},
+        classes=[],
+    )
+    some = plan(
+        data={"store": store, "target": "attributes"},
+        evaluation={"select_by": ["validation/audio/ccc_mean"]},
+    )
+    run, _, end, records = train_from(some)
+    assert end is not None
+    assert np.isfinite(records.losses()).all()
+    assert run.data.task.attributes == names
+
+
 def test_what_is_written_down_names_the_set_and_its_target(changed_store, plan):
     sets = {"drawn": {"target": "drawn class"}, "first": {"target": "first letter"}}
 
