@@ -6,7 +6,7 @@ from vavl.audit.report import audit_and_report, failed_lines, verdict
 from vavl.config.command_line import print_table, run_job
 from vavl.config.files import write_json
 from vavl.config.snapshot import save_config
-from vavl.corpora.card import read_card
+from vavl.corpora.card import read_card, require_decided
 from vavl.corpora.manifest import build_manifest
 from vavl.extraction.extract import extract_features
 from vavl.extraction.face_preview import write_face_preview
@@ -17,6 +17,7 @@ from vavl.job_config import PrepareCorpusJob
 
 def check(job: PrepareCorpusJob) -> None:
     """Look at the card, the corpus folder, its clips and what is in the output folder; decode nothing."""
+    require_decided(job.card)
     card = read_card(job.card)
     plan = plan_extraction(card, build_manifest(card, job.root), job.root, job.features, job.output_dir)
     if job.resume:

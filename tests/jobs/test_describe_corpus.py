@@ -43,6 +43,15 @@ def test_the_proposal_prepares_the_corpus(run_job: RunJob, media: Path, tmp_path
     assert read_card(folder / "card.yaml").name == "tiny_found"
 
     words = (folder / "prepare.yaml", f"output_dir={tmp_path / 'store'}", "workers=0")
+    refused = run_job("prepare_corpus", *words)
+    assert refused.code == 2
+    lines = (folder / "card.yaml").read_text().splitlines(keepends=True)
+    for number, line in enumerate(lines, start=1):
+        assert (f"line {number}: " in refused.stderr) == line.startswith("# DECIDE: ")
+    assert not (tmp_path / "store").exists()
+
+    decided = [line for line in lines if not line.startswith("# DECIDE: ")]
+    (folder / "card.yaml").write_text("".join(decided))
     prepared = run_job("prepare_corpus", *words)
     assert prepared.code == 0, prepared.stderr
     assert FeatureStore.open(tmp_path / "store").info["video"].clips == 24

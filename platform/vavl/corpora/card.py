@@ -27,9 +27,10 @@ from vavl.corpora.card_sources import (
     GroupValue,
     OpenFaceSource,
     SexTable,
+    SpeakerTable,
     TableSource,
 )
-from vavl.corpora.card_splits import SplitRules
+from vavl.corpora.card_splits import NameSplits, SplitRules
 from vavl.errors import ConfigError, CorpusError
 
 # What a reader should know and what no clip, label or split depends on.
@@ -112,7 +113,10 @@ class CorpusCard(FrozenConfig):
     ) = None
     unpaired: Unpaired = Unpaired()
 
-    speaker: GroupValue
+    speaker: Annotated[
+        Annotated[GroupValue, Tag("pattern")] | Annotated[SpeakerTable, Tag("table")],
+        Discriminator(_kind_of_value),
+    ]
     clip_list: ClipList | None = None
     sex: (
         Annotated[
@@ -148,7 +152,10 @@ class CorpusCard(FrozenConfig):
         return self
 
     def _values(self) -> Iterator[tuple[str, GroupValue]]:
-        yield "speaker", self.speaker
+        if isinstance(self.speaker, GroupValue):
+            yield "speaker", self.speaker
+        if isinstance(self.splits.folds, NameSplits):
+            yield "splits.folds", GroupValue(group=self.splits.folds.group)
         if isinstance(self.sex, GroupValue):
             yield "sex", self.sex
         for name, labels in self.labels.items():
@@ -160,8 +167,9 @@ class CorpusCard(FrozenConfig):
     def _check_groups(self, key: str, value: GroupValue) -> None:
         sides = (("audio", self.audio), ("video", self.video), ("clip_list", self.clip_list))
         for side, source in sides:
-            if source is not None and value.group not in re.compile(source.pattern).groupindex:
-                raise ValueError(f"{key}: the pattern of {side} has no group named `{value.group}`")
+            for group in value.groups:
+                if source is not None and group not in re.compile(source.pattern).groupindex:
+                    raise ValueError(f"{key}: the pattern of {side} has no group named `{group}`")
 
     def _check_labels(self) -> None:
         for name, labels in self.labels.items():
@@ -188,6 +196,25 @@ def read_card(path: Path) -> CorpusCard:
             fix = "write the value itself; the corpus folder is given by root_environment_variable"
             raise ConfigError(str(path), key, problem, fix)
     return validate(CorpusCard, content, source=str(path))
+
+
+def require_decided(path: Path) -> None:
+    """Refuse a proposed card of which a person has not looked at every guess.
+
+    Raises:
+        ConfigError: lines begin with ``# DECIDE:``; they are listed with their numbers.
+    """
+    lines = path.read_text(encoding="utf-8-sig").splitlines()
+    open_lines = {
+        number: line.lstrip(" #").removeprefix("DECIDE:").strip()
+        for number, line in enumerate(lines, start=1)
+        if re.match(r"\s*#\s*DECIDE:", line)
+    }
+    if open_lines:
+        listed = "".join(f"\n  - line {number}: {text}" for number, text in open_lines.items())
+        problem = f"{len(open_lines)} guesses about the corpus are not decided yet{listed}"
+        fix = "look at each line, correct the keys below it where the guess is wrong, then take the DECIDE line out"
+        raise ConfigError(str(path), "", problem, fix)
 
 
 def card_hash(card: CorpusCard) -> str:

@@ -128,13 +128,34 @@ class CsdSource(FrozenConfig):
 class GroupValue(FrozenConfig):
     """A fact of a clip, read from a named group of the patterns and translated by ``map`` if given.
 
+    Several groups are joined by ``_``: the session and the letter of who speaks in it name a person together.
     A group that took no part in the match and a value mapped to null leave the fact unknown; a value
     that ``map`` does not hold is an error.
     """
 
     source: Literal["pattern"] = "pattern"
-    group: str
+    group: str | tuple[str, ...] = Field(min_length=1)
     map: dict[str, str | None] | None = None
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """The named groups that it is read from."""
+        return (self.group,) if isinstance(self.group, str) else self.group
+
+
+class SpeakerTable(FrozenConfig):
+    """The speaker of each clip from a CSV table joined by clip id; a clip may have several rows that agree."""
+
+    source: Literal["table"]
+    file: RelativeName
+    key_column: str
+    key_pattern: ClipExpression = Field(
+        default=r"(?P<clip>.+)", description="reads the clip id out of the key"
+    )
+    speaker_column: str
+    unknown: Literal["refuse", "own"] = Field(
+        default="refuse", description="a clip without speaker: an error, or a speaker of its own"
+    )
 
 
 class SexTable(FrozenConfig):

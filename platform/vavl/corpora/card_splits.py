@@ -33,11 +33,34 @@ class FoldTable(FrozenConfig):
 
 
 class SplitNames(FrozenConfig):
-    """What a published table calls the three splits."""
+    """What a published table calls the three splits, e.g. ``test: [Test1, Test2]``; validation may not be there."""
 
-    train: str
-    validation: str
-    test: str
+    train: str | tuple[str, ...]
+    validation: str | tuple[str, ...] | None = None
+    test: str | tuple[str, ...]
+
+    @property
+    def by_text(self) -> dict[str, str]:
+        """The table's word -> train, validation or test."""
+        named = (("train", self.train), ("validation", self.validation or ()), ("test", self.test))
+        return {
+            text: split for split, texts in named for text in ((texts,) if isinstance(texts, str) else texts)
+        }
+
+
+class NameSplits(FrozenConfig):
+    """Published splits in the names of the clips, e.g. directories ``Train``, ``Val`` and ``Test``: fold 0."""
+
+    source: Literal["pattern"]
+    group: str
+    map: dict[str, Literal["train", "validation", "test", "none"]]
+
+    @model_validator(mode="after")
+    def _is_a_split(self) -> Self:
+        missing = {"train", "test"} - set(self.map.values())
+        if missing:
+            raise ValueError(f"map names no {' and no '.join(sorted(missing))}")
+        return self
 
 
 class SplitTables(FrozenConfig):
@@ -76,16 +99,17 @@ class SplitRules(FrozenConfig):
     """Speaker-disjoint splits of every fold.
 
     Test: the speakers of the published fold. Validation: ``validation_speakers`` of the others, drawn
-    by a generator seeded from ``protocol`` and fold alone, balanced by sex. Train: the rest. With
-    ``split_tables`` nothing is drawn: the tables say it all.
+    by a generator seeded from ``protocol`` and fold alone, balanced by sex. Train: the rest. Where splits are
+    published for every clip (``split_tables``, or in the names), they are taken as they are; validation speakers
+    are drawn from the training ones only where no validation split is published.
     """
 
     protocol: str = Field(
         min_length=1, description="name of the split protocol; reports name it, draws depend on it"
     )
-    folds: Annotated[ListedFolds | FoldTable | SplitTables, Field(discriminator="source")]
+    folds: Annotated[ListedFolds | FoldTable | SplitTables | NameSplits, Field(discriminator="source")]
     validation_speakers: int | None = Field(
-        default=None, gt=0, description="how many to draw; not with split_tables, which name them"
+        default=None, gt=0, description="how many to draw; not where a validation split is published"
     )
     untested_speakers: Literal["refuse", "train"] = Field(
         default="refuse",
@@ -101,7 +125,13 @@ class SplitRules(FrozenConfig):
 
     @model_validator(mode="after")
     def _validation_is_named_once(self) -> Self:
-        named = isinstance(self.folds, SplitTables)
+        match self.folds:
+            case SplitTables(names=names):
+                named = names.validation is not None
+            case NameSplits(map=splits):
+                named = "validation" in splits.values()
+            case _:
+                named = False
         if named and self.validation_speakers is not None:
             raise ValueError("split_tables name the validation clips: leave validation_speakers out")
         if not named and self.validation_speakers is None:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from vavl.corpora.card_labels import LabelTable
 from vavl.errors import CorpusError
 from vavl.media.csd import KEY_COLUMN, read_csd_columns, read_csd_keys
-from vavl.media.csv_table import read_number_columns, read_text_columns
+from vavl.media.csv_table import is_missing, read_number_columns, read_text_columns
 from vavl.media.patterns import one_writing, whole_match
 
 ATTRIBUTES = ("arousal", "valence", "dominance")
@@ -127,8 +127,10 @@ class LabelRows:
 
     def _name(self, text: str) -> str | None:
         column, names = str(self.table.label_column), self.table.map
-        if names is None or not text:
-            return known_class(self.classes, text, self._file, column) if text else None
+        if is_missing(text) and text not in (self.classes if names is None else names):
+            return None
+        if names is None:
+            return known_class(self.classes, text, self._file, column)
         if text not in names:
             outcomes = ", ".join(str(name) for name in dict.fromkeys(names.values()))
             problem = f"`{text}` is not in the card's map, which leads to {outcomes}"

@@ -50,14 +50,14 @@ def group_value(fact: str, value: GroupValue, found: Found) -> str | None:
     Raises:
         CorpusError: the card's map does not hold the group's text.
     """
-    text = found.groups[value.group]
+    texts = [found.groups[group] for group in value.groups]
+    text = "_".join(text for text in texts if text) if all(texts) else None
     if text is None or value.map is None:
         return text or None
     if text not in value.map:
         outcomes = dict.fromkeys(str(name) for name in value.map.values())
-        problem = (
-            f"`{text}` (group {value.group}) is not in the card's map, which leads to {', '.join(outcomes)}"
-        )
+        groups = ", ".join(value.groups)
+        problem = f"`{text}` (group {groups}) is not in the card's map, which leads to {', '.join(outcomes)}"
         fix = f"add it to {fact}.map of the card, or remove the clip"
         raise CorpusError(found.place, fact, problem, fix)
     return value.map[text]

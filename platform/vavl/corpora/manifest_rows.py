@@ -10,12 +10,13 @@ import pyarrow as pa
 
 from vavl.corpora.card import CorpusCard, card_hash
 from vavl.corpora.card_labels import NameLabels, original_ranges
-from vavl.corpora.card_sources import CsdSource, GroupValue, SexTable, TableSource
+from vavl.corpora.card_sources import CsdSource, GroupValue, SexTable, SpeakerTable, TableSource
 from vavl.corpora.discovery import Found, Side, find_clips, find_rows
 from vavl.corpora.label_sets import Column, Labels, columns_of_labels, group_value, read_labels
 from vavl.corpora.splits import check_disjoint, clip_splits, published_folds
 from vavl.errors import CorpusError
-from vavl.media.csv_table import read_text_columns
+from vavl.media.csv_table import is_missing, read_text_columns
+from vavl.media.patterns import one_writing, whole_match
 
 
 def manifest_table(card: CorpusCard, root: Path, *, listed: bool = False) -> tuple[pa.Table, dict[str, Any]]:
@@ -32,9 +33,9 @@ def manifest_table(card: CorpusCard, root: Path, *, listed: bool = False) -> tup
     audio, video = ({}, {}) if listed else find_clips(card, root)
     clips = _listed_clips(card, root) if listed else _both_sides(card, audio, video)
     labels = read_labels(card, root, clips)
-    speakers = {clip_id: _speaker(card, found) for clip_id, found in clips.items()}
+    speakers = clip_speakers(card, root, clips)
     sexes = speaker_sexes(card, root, clips, speakers)
-    splits = clip_splits(card, root, speakers, sexes)
+    splits = clip_splits(card, root, clips, speakers, sexes)
     test_folds = published_folds(card, root)
     groups = {
         name: [group_value(f"groups.{name}", value, found) for found in clips.values()]
@@ -69,7 +70,7 @@ def _listed_clips(card: CorpusCard, root: Path) -> dict[str, Found]:
 
 def _both_sides(card: CorpusCard, audio: Side, video: Side) -> dict[str, Found]:
     """Return one modality of every clip, sorted by clip id, after a check that the two modalities agree."""
-    values = [("speaker", card.speaker)]
+    values = [("speaker", card.speaker)] if isinstance(card.speaker, GroupValue) else []
     values += [
         (f"labels.{name}", labels.value)
         for name, labels in card.labels.items()
@@ -78,22 +79,55 @@ def _both_sides(card: CorpusCard, audio: Side, video: Side) -> dict[str, Found]:
     for clip_id in audio.keys() & video.keys():
         one, other = audio[clip_id], video[clip_id]
         for fact, value in values:
-            group = value.group
-            if one.groups[group] != other.groups[group]:
-                problem = f"group {group} is {one.groups[group]}, but {other.groups[group]} in {other.place}"
-                fix = "rename one of them: they are the two modalities of one clip"
-                raise CorpusError(one.place, fact, problem, fix)
+            for group in value.groups:
+                if one.groups[group] != other.groups[group]:
+                    problem = (
+                        f"group {group} is {one.groups[group]}, but {other.groups[group]} in {other.place}"
+                    )
+                    fix = "rename one of them: they are the two modalities of one clip"
+                    raise CorpusError(one.place, fact, problem, fix)
     clips = video | audio
     return {clip_id: clips[clip_id] for clip_id in sorted(clips)}
 
 
-def _speaker(card: CorpusCard, found: Found) -> str:
-    speaker = group_value("speaker", card.speaker, found)
-    if speaker is None:
+def clip_speakers(card: CorpusCard, root: Path, clips: Mapping[str, Found]) -> dict[str, str]:
+    """Return clip -> speaker.
+
+    Raises:
+        CorpusError: a clip has no speaker, or rows of a table that name two.
+    """
+    match card.speaker:
+        case GroupValue() as value:
+            known = {clip_id: group_value("speaker", value, found) for clip_id, found in clips.items()}
+            fix = "let the speaker's group of the pattern always match"
+        case SpeakerTable() as table:
+            listed = _listed_speakers(table, root)
+            own = table.unknown == "own"
+            known = {clip_id: listed.get(clip_id) or (clip_id if own else None) for clip_id in clips}
+            fix = f"name the speaker in {table.file}, or write `unknown: own` into speaker of the card"
+    speakers = {clip_id: speaker for clip_id, speaker in known.items() if speaker is not None}
+    nameless = next((clip_id for clip_id in clips if clip_id not in speakers), None)
+    if nameless is not None:
         problem = "the clip has no speaker, so it can be in no split"
-        fix = "let the speaker's group of the pattern always match"
-        raise CorpusError(found.place, "speaker", problem, fix)
-    return speaker
+        raise CorpusError(clips[nameless].place, "speaker", problem, fix)
+    return speakers
+
+
+def _listed_speakers(table: SpeakerTable, root: Path) -> dict[str, str]:
+    file = str(root / table.file)
+    speakers: dict[str, str] = {}
+    columns = read_text_columns(root, table.file, (table.key_column, table.speaker_column))
+    for row, (key, speaker) in enumerate(zip(*columns, strict=True), start=1):
+        match = whole_match(table.key_pattern, key, "speaker.key_pattern")
+        if match is None or is_missing(speaker) or speaker.lower() == "unknown":
+            continue
+        clip_id = one_writing(match["clip"])
+        if speakers.setdefault(clip_id, speaker) != speaker:
+            problem = f"clip {clip_id} is spoken by {speakers[clip_id]} and by {speaker}"
+            raise CorpusError(
+                file, f"{table.speaker_column}, row {row}", problem, "keep one speaker per clip"
+            )
+    return speakers
 
 
 def _check_labelled(

@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from vavl.corpora.card import CorpusCard
-from vavl.corpora.card_splits import FoldTable, ListedFolds, SplitRules, SplitTables
+from vavl.corpora.card_splits import FoldTable, ListedFolds, NameSplits, SplitRules, SplitTables
+from vavl.corpora.discovery import Found
 from vavl.errors import CorpusError
-from vavl.media.csv_table import read_text_columns
+from vavl.media.csv_table import is_missing, read_text_columns
 from vavl.media.patterns import one_writing, whole_match
 
 logger = logging.getLogger(__name__)
@@ -22,13 +23,18 @@ NO_SPLIT = "none"
 
 
 def clip_splits(
-    card: CorpusCard, root: Path, speakers: Mapping[str, str], sexes: Mapping[str, str | None]
+    card: CorpusCard,
+    root: Path,
+    clips: Mapping[str, Found],
+    speakers: Mapping[str, str],
+    sexes: Mapping[str, str | None],
 ) -> dict[int, dict[str, str]]:
     """Return fold -> clip -> "train", "validation", "test" or "none".
 
     Args:
         card: the corpus.
         root: absolute corpus directory.
+        clips: clip -> one modality of it.
         speakers: clip -> speaker.
         sexes: speaker -> sex, None where unknown.
 
@@ -37,7 +43,11 @@ def clip_splits(
     """
     match card.splits.folds:
         case SplitTables() as tables:
-            return read_split_tables(tables, root, speakers)
+            return _with_validation(card.splits, read_split_tables(tables, root, speakers), speakers, sexes)
+        case NameSplits() as names:
+            found = {0: {clip_id: _split_of_name(names, of_clip) for clip_id, of_clip in clips.items()}}
+            check_disjoint(f"{card.name} card", found, speakers, "speaker")
+            return _with_validation(card.splits, found, speakers, sexes)
         case ListedFolds() | FoldTable():
             by_speaker = assign_splits(card.splits, sexes, published_folds(card, root))
             return {
@@ -46,10 +56,36 @@ def clip_splits(
             }
 
 
+def _split_of_name(names: NameSplits, clip: Found) -> str:
+    text = clip.groups[names.group]
+    if text not in names.map:
+        problem = f"`{text}` (group {names.group}) is none of {', '.join(names.map)}"
+        raise CorpusError(clip.place, "splits.folds", problem, "add it to splits.folds.map of the card")
+    return names.map[text]
+
+
+def _with_validation(
+    rules: SplitRules,
+    splits: dict[int, dict[str, str]],
+    speakers: Mapping[str, str],
+    sexes: Mapping[str, str | None],
+) -> dict[int, dict[str, str]]:
+    """Draw validation speakers from the training ones where no validation split is published."""
+    if rules.validation_speakers is None:
+        return splits
+    found = {}
+    for fold, of_clip in splits.items():
+        training = {speakers[clip_id] for clip_id, split in of_clip.items() if split == "train"}
+        drawn = draw_validation_speakers(rules, fold, {name: sexes[name] for name in training})
+        moved = {clip_id: "validation" for clip_id in of_clip if speakers[clip_id] in drawn}
+        found[fold] = {**of_clip, **moved}
+    return found
+
+
 def published_folds(card: CorpusCard, root: Path) -> dict[str, int]:
     """Return the test fold of every speaker that the protocol lists, also of absent ones.
 
-    Empty with split tables: their folds may test a speaker again.
+    Empty where the splits are published clip by clip: such folds may test a speaker again.
 
     Raises:
         CorpusError: a table is missing or broken, a fold is no number, or a speaker is in two folds.
@@ -61,7 +97,7 @@ def published_folds(card: CorpusCard, root: Path) -> dict[str, int]:
         case FoldTable() as table:
             pairs = _folds_of_table(table, root)
             place = str(root / table.file)
-        case SplitTables():
+        case SplitTables() | NameSplits():
             return {}
     folds: dict[str, int] = {}
     for speaker, fold in pairs:
@@ -235,10 +271,12 @@ def _rows(tables: SplitTables, root: Path, fold: int) -> dict[str, str]:
     """Return clip or speaker -> split."""
     name = tables.tables[fold]
     texts, published = read_text_columns(root, name, (tables.key_column, tables.split_column))
-    names = {tables.names.train: "train", tables.names.validation: "validation", tables.names.test: "test"}
+    names = tables.names.by_text
     listed: dict[str, str] = {}
     for row, (text, split) in enumerate(zip(texts, published, strict=True), start=1):
         place = f"{tables.key_column}, row {row}"
+        if is_missing(split) and split not in names:
+            continue
         if split not in names:
             problem = f"split {split!r} is none of {', '.join(names)}"
             fix = "correct the table, or splits.folds.names of the card"

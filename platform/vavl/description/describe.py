@@ -12,9 +12,11 @@ from vavl.config.load import validate
 from vavl.config.progress import show_progress
 from vavl.corpora.card import CorpusCard, read_card
 from vavl.corpora.manifest import Manifest, build_manifest
-from vavl.description.draft import DECIDE, Found, Section, card_content, draft_card
+from vavl.description.draft import Found, Section, card_content, draft_card
 from vavl.description.layout import Layout, find_layout
+from vavl.description.people import DECIDE, find_people, find_splits
 from vavl.description.tables import TableFound, look_at_table
+from vavl.description.videos import choose_videos
 from vavl.errors import CorpusError, InputError
 from vavl.media.listing import Listing, list_folder
 from vavl.media.media_probe import Probed, evenly, probe_files
@@ -111,21 +113,20 @@ def describe_folder(root: Path, name: str, *, cards: Path, most_files: int, prob
 
 
 def _drafted(root: Path, name: str, listing: Listing, probed: Sequence[Probed]) -> Found:
-    videos = set(listing.video)
-    with_sound = [head.has_sound for head in probed if head.name in videos and not head.problem]
-    layout = find_layout(listing.audio, listing.video)
+    chosen = choose_videos(listing.video, probed)
+    layout = find_layout(listing.audio, chosen.names)
     tables = _tables(root, listing, layout)
     skips = max((table.skips for table in tables), default=0)
     if skips:
         layout = layout.without_first(skips)
         tables = _tables(root, listing, layout)  # tables that add a suffix join only now
-    clips = layout.speakers_of_clips()
-    return Found(name, layout, sum(with_sound) > len(with_sound) / 2, tables, clips)
+    splits, people = find_splits(layout, tables, find_people(layout, tables))
+    return Found(name, layout, chosen.has_sound, tables, people, splits, chosen.notes)
 
 
 def _tables(root: Path, listing: Listing, layout: Layout) -> list[TableFound]:
     clips = layout.speakers_of_clips()
-    speakers = set(clips.values()) if layout.roles.speaker is not None else set()
+    speakers = set(clips.values()) if layout.roles.people else set()
     chosen = listing.tables[:_MOST_TABLES]
     if len(listing.tables) > len(chosen):
         logger.warning("%s: %d of %d tables are looked at", root, len(chosen), len(listing.tables))

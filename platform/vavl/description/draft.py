@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
 import yaml
 
-from vavl.description import roles
+from vavl.description import words
 from vavl.description.layout import Layout, Side, escaped, has_sex
+from vavl.description.people import DECIDE, People, SplitsFound
+from vavl.description.roles import Roles
 from vavl.description.tables import TableFound
-
-DECIDE = "DECIDE: "
-_SPEAKERS_FOR_FIVE_FOLDS = 10
-_MOST_LISTED = 500
-_FEWEST_SPEAKERS = 3
+from vavl.description.words import ClassNames, class_names
+from vavl.media.csv_table import is_missing
 
 
 class _CardDumper(yaml.SafeDumper):
@@ -58,19 +56,23 @@ class Found:
         layout: of its media.
         has_sound: the video files hold the audio.
         tables: found beside the media.
-        clips: clip id -> speaker.
+        people: who speaks in which clip.
+        splits: published, or drawn.
+        notes: on video files and their sound, for the comment of their section.
     """
 
     name: str
     layout: Layout
     has_sound: bool
     tables: Sequence[TableFound]
-    clips: Mapping[str, str]
+    people: People
+    splits: SplitsFound
+    notes: Sequence[str] = ()
 
     @property
-    def speakers(self) -> list[str]:
-        """Names of the speakers, sorted."""
-        return sorted(set(self.clips.values()))
+    def clips(self) -> Mapping[str, str]:
+        """Clip id -> speaker."""
+        return self.people.clips
 
     @property
     def feature_table(self) -> TableFound | None:
@@ -79,6 +81,13 @@ class Found:
         if self.layout.video is not None or has_directory_groups:
             return None
         return next((table for table in self.tables if table.key_column and table.feature_columns), None)
+
+    @property
+    def has_name_labels(self) -> bool:
+        """True where a field of the names is the class: surely, or because nothing else could be it."""
+        roles = self.layout.roles
+        is_known = roles.is_emotion_named or bool(roles.class_names)
+        return roles.emotion is not None and (is_known or not self.label_tables)
 
     @property
     def label_tables(self) -> list[TableFound]:
@@ -96,7 +105,7 @@ def draft_card(found: Found) -> list[Section]:
         *_groups(found),
         _splits(found),
         Section(
-            {"expected": {"clips": len(found.clips), "speakers": len(found.speakers)}},
+            {"expected": {"clips": len(found.clips), "speakers": len(set(found.clips.values()))}},
             "What was found here. Correct it where the corpus as published has more.",
         ),
     ]
@@ -139,54 +148,132 @@ def _origin(found: Found) -> Section:
 def _labels(found: Found) -> list[Section]:
     sets: dict[str, Any] = {}
     classes: list[str] = []
-    comments = []
-    emotion = found.layout.roles.emotion
-    if emotion is not None:
-        mapping = _class_map(emotion.distinct, is_named=found.layout.roles.is_emotion_named)
-        classes = list(dict.fromkeys(mapping.values()))
-        is_plain = all(value == name for value, name in mapping.items())
-        sets["file_name"] = {"source": "pattern", "target": "emotion in the file name", "group": "emotion"}
-        sets["file_name"] |= {} if is_plain else {"map": mapping}
-        if not found.layout.roles.is_emotion_named:
-            comments.append(
-                f"{DECIDE}the field `emotion` could be the class; name its values, or take it out."
-            )
-        comments.append(f"{DECIDE}target: what the label means, e.g. intended emotion, perceived emotion.")
-    for table in found.label_tables:
-        name = re.sub(r"[^a-z0-9]+", "_", PurePosixPath(table.file).stem.lower()).strip("_")
-        content, named = _table_labels(table)
-        classes += [name for name in named if name not in classes]
+    comments: list[str] = []
+    if found.has_name_labels:
+        named = _name_labels(found.layout.roles, sets, comments)
+        classes = named.classes
+    for tables in _by_set(found.label_tables):
+        name = re.sub(r"[^a-z0-9]+", "_", PurePosixPath(tables[0].file).stem.lower()).strip("_")
+        if len(tables) > 1:
+            name = "labels"
         key = name if name[:1].isalpha() and name not in sets else f"table_{len(sets)}"
-        sets[key] = {"source": "tables", "target": f"labels of {table.file}", "tables": [content]}
-        comments.append(f"{DECIDE}{table.file}: what do its labels mean, and are columns and range right?")
+        contents = []
+        for table in tables:
+            content, named_classes = _table_labels(table, comments)
+            classes += [name for name in named_classes if name not in classes]
+            contents.append(content)
+        files = ", ".join(table.file for table in tables)
+        sets[key] = {"source": "tables", "target": f"labels of {files}", "tables": contents}
+        comments.append(f"{DECIDE}{files}: what do its labels mean, and are columns and range right?")
+    comments += [f"{DECIDE}{line}" for table in found.tables for line in _unused_labels(table)]
     if not sets:
-        return [Section({"classes": []}, f"{DECIDE}no labels were found: the corpus is taken as unlabelled.")]
+        none = f"{DECIDE}no labels were found: the corpus is taken as unlabelled."
+        return [Section({"classes": []}, "\n".join((none, *comments)))]
     comments.append("The first set is the default of a training; data.labels chooses another.")
     return [Section({"classes": classes, "labels": sets}, "\n".join(comments))]
 
 
-def _class_map(values: Sequence[str], *, is_named: bool) -> dict[str, str]:
-    if is_named:
-        return {value: roles.emotion_of(value) or value.lower() for value in values}
-    return {value: f"class_{value}" for value in values}
+def _name_labels(roles: Roles, sets: dict[str, Any], comments: list[str]) -> ClassNames:
+    """Add the labels of the names to ``sets``, and what is to decide about them to ``comments``."""
+    assert roles.emotion is not None
+    values = roles.emotion.distinct
+    codes = (
+        roles.class_names
+        if roles.is_emotion_named or roles.class_names
+        else {v: f"class_{v}" for v in values}
+    )
+    named = class_names(values, codes)
+    is_plain = all(value == name for value, name in named.by_value.items())
+    sets["file_name"] = {"source": "pattern", "target": "emotion in the file name", "group": "emotion"}
+    sets["file_name"] |= {} if is_plain else {"map": dict(named.by_value)}
+    if roles.class_names and not roles.is_emotion_named:
+        comments.append(
+            f"{DECIDE}the classes are named as by the scheme of these names, e.g. {_example(named)}."
+        )
+    elif not roles.is_emotion_named:
+        comments.append(f"{DECIDE}the field `emotion` could be the class; name its values, or take it out.")
+    if roles.also_emotions:
+        others = "; ".join(", ".join(column.distinct[:4]) for column in roles.also_emotions)
+        comments.append(f"{DECIDE}the names hold further emotions, which are not used: {others}.")
+    comments += [f"{DECIDE}{doubt}" for doubt in named.doubts]
+    comments.append(f"{DECIDE}target: what the label means, e.g. intended emotion, perceived emotion.")
+    return named
 
 
-def _table_labels(table: TableFound) -> tuple[dict[str, Any], list[str]]:
+def _example(named: ClassNames) -> str:
+    return next(f"{value} is {name}" for value, name in named.by_value.items())
+
+
+def _by_set(tables: Sequence[TableFound]) -> list[list[TableFound]]:
+    """Put tables together that hold one set of labels in parts: equal columns, no clip in two of them."""
+    sets: list[list[TableFound]] = []
+    for table in tables:
+        for other in sets:
+            if other[0].columns == table.columns and not any(_share_clips(table, part) for part in other):
+                other.append(table)
+                break
+        else:
+            sets.append([table])
+    return sets
+
+
+def _share_clips(one: TableFound, other: TableFound) -> bool:
+    key = str(one.key_column)
+    return one.key_column != other.key_column or bool(one.by_clip(key).keys() & other.by_clip(key).keys())
+
+
+def _unused_labels(table: TableFound) -> Iterator[str]:
+    """Yield why a table that could hold labels gives none."""
+    if table.key_column or not table.is_labels:
+        return
+    names = [
+        table.label_column,
+        *(table.soft_columns or {}).values(),
+        *(table.attribute_columns or {}).values(),
+    ]
+    columns = ", ".join(f"`{name}`" for name in names if name)
+    if table.repeated:
+        rater = f" (one per `{table.rater_column}`)" if table.rater_column else ""
+        yield (
+            f"{table.file} has several rows per clip in `{table.repeated}`{rater} and is not used: make it one row per "
+            f"clip, e.g. a column of votes for each class, or choose rows (`rows` of a table); its labels: {columns}."
+        )
+    else:
+        yield (
+            f"{table.file} joins with no clip and is not used: no column of it holds the names of clips; "
+            f"its labels: {columns}."
+        )
+
+
+def _table_labels(table: TableFound, comments: list[str]) -> tuple[dict[str, Any], list[str]]:
     content: dict[str, Any] = {"file": table.file, "key_column": table.key_column}
     content |= {"key_pattern": table.key_pattern} if table.key_pattern != r"(?P<clip>.+)" else {}
-    named: list[str] = []
+    classes: list[str] = []
     if table.label_column:
-        mapping = _class_map(table.label_values, is_named=True)
-        is_plain = all(value == name for value, name in mapping.items())
-        content |= {"label_column": table.label_column} | ({} if is_plain else {"map": mapping})
-        named += mapping.values()
+        named = class_names(table.label_values)
+        is_plain = all(value == name for value, name in named.by_value.items())
+        content |= {"label_column": table.label_column} | ({} if is_plain else {"map": dict(named.by_value)})
+        classes += named.classes
+        comments += [f"{DECIDE}{table.file}: {doubt}" for doubt in named.doubts]
+        others = [f"`{name}`" for name in table.label_columns if name != table.label_column]
+        if others:
+            comments.append(
+                f"{DECIDE}{table.file}: `{table.label_column}` is taken as the class, not {', '.join(others)}."
+            )
+        if not words.are_emotions(named.classes):
+            comments.append(
+                f"{DECIDE}{table.file}: name the classes of `{table.label_column}`, or take it out."
+            )
+        missing = [value or "nothing" for value, name in named.by_value.items() if name is None]
+        if missing:
+            comments.append(f"{table.file}: no label where the table says {', '.join(missing)}.")
     if table.soft_columns:
         content["soft_columns"] = dict(table.soft_columns)
-        named += table.soft_columns
+        classes += table.soft_columns
     if table.attribute_columns and table.attribute_range:
         content["attribute_columns"] = dict(table.attribute_columns)
         content["attribute_range"] = list(table.attribute_range)
-    return content, list(dict.fromkeys(named))
+    return content, list(dict.fromkeys(classes))
 
 
 def _sides(found: Found) -> list[Section]:
@@ -195,12 +282,13 @@ def _sides(found: Found) -> list[Section]:
     sections = []
     if audio is None and video is not None and found.has_sound:
         files = _files(layout, video)
-        note = "One file holds audio and video of a clip."
+        note = "\n".join(("One file holds audio and video of a clip.", *found.notes))
         return [Section({"audio": files}, note), Section({"video": {"source": "files", **files}})]
     if audio is not None:
         sections.append(Section({"audio": _files(layout, audio)}, _others(audio)))
     if video is not None:
-        sections.append(Section({"video": {"source": "files", **_files(layout, video)}}, _others(video)))
+        notes = "\n".join(filter(None, (_others(video), *found.notes)))
+        sections.append(Section({"video": {"source": "files", **_files(layout, video)}}, notes))
     table = found.feature_table
     if table is not None:
         content = {
@@ -241,18 +329,16 @@ def columns_expression(table: TableFound) -> str:
 
 
 def _people(found: Found) -> list[Section]:
-    speaker = found.layout.roles.speaker
-    if speaker is None:
-        comment = (
-            f"{DECIDE}no field of the names tells who speaks. Every clip counts as a speaker of its own, so test\n"
-            "scores will be too good wherever one person speaks in several clips. Name the speaker in the files."
-        )
-        return [Section({"speaker": {"group": "clip"}}, comment)]
-    sections = [Section({"speaker": {"group": "speaker"}})]
-    if has_sex(speaker.values):
-        letters = sorted({value[0] for value in speaker.distinct})
-        mapping = {letter: roles.SEXES[letter.lower()] for letter in letters}
+    roles = found.layout.roles
+    sections = [Section({"speaker": found.people.content}, "\n".join(found.people.comments))]
+    if found.people.content.get("group") == "speaker" and roles.speaker and has_sex(roles.speaker.values):
+        letters = sorted({value[0] for value in roles.speaker.distinct})
+        mapping = {letter: words.SEXES[letter.lower()] for letter in letters}
         sections.append(Section({"sex": {"group": "sex", "map": mapping}}))
+    who = roles.groups.get("who") if "who" in found.people.content.get("group", ()) else None
+    if who is not None and {letter.lower() for letter in who.distinct} == {"f", "m"}:
+        mapping = {letter: words.SEXES[letter.lower()] for letter in who.distinct}
+        sections.append(Section({"sex": {"group": "who", "map": mapping}}))
     return sections
 
 
@@ -264,43 +350,20 @@ def _groups(found: Found) -> list[Section]:
 
 
 def _splits(found: Found) -> Section:
-    table = next((table for table in found.tables if table.speaker_column and table.fold_column), None)
-    speakers = found.speakers
-    rules: dict[str, Any] = {"protocol": f"{found.name}-proposed"}
-    if table is not None:
-        rules["folds"] = {
-            "source": "table",
-            "file": table.file,
-            "speaker_column": table.speaker_column,
-            "fold_column": table.fold_column,
-            "speaker_digits": table.speaker_digits,
-        }
-        comment = f"{DECIDE}the test speakers of each fold are those of {table.file}."
-    else:
-        folds = draw_folds(speakers)
-        rules["folds"] = {"source": "list", "test_speakers": folds}
-        listed = sum(len(names) for names in folds.values())
-        rules |= {"untested_speakers": "train"} if listed < len(speakers) else {}
-        comment = f"{DECIDE}test speakers were drawn by their names alone. Take published folds where there are some."
-    rules["validation_speakers"] = max(1, min(len(speakers) // 6, 4))
-    if not found.layout.roles.emotion and any(
-        table.joined < len(found.clips) for table in found.label_tables
-    ):
-        rules["labelled"] = []
-    if len(speakers) < _FEWEST_SPEAKERS:
-        comment += (
-            f"\n{DECIDE}{len(speakers)} speakers are too few to test, validate and train on different ones."
+    labelled: dict[str, Any] = {} if _is_labelled(found) else {"labelled": []}
+    rules = {"protocol": f"{found.name}-proposed", **found.splits.rules, **labelled}
+    return Section({"splits": rules}, "\n".join(found.splits.comments))
+
+
+def _is_labelled(found: Found) -> bool:
+    """Tell whether the first set of labels says something of every clip."""
+    roles = found.layout.roles
+    if found.has_name_labels and roles.emotion is not None:
+        return None not in class_names(roles.emotion.distinct, roles.class_names).by_value.values()
+    for table in found.label_tables[:1]:
+        columns = [table.label_column] if table.label_column else [*(table.attribute_columns or {}).values()]
+        values = [table.by_clip(column) for column in columns]
+        return all(not is_missing(known.get(clip, "")) for known in values for clip in found.clips) and (
+            table.joined >= len(found.clips)
         )
-    return Section({"splits": rules}, comment)
-
-
-def draw_folds(speakers: Sequence[str]) -> dict[int, list[str]]:
-    """Deal speakers to test folds in an order that depends on their names alone.
-
-    Five folds that test each speaker once; one fold of a quarter of them where there are fewer than ten.
-    """
-    by_first_letter = sorted(speakers, key=lambda name: (name[:1], hashlib.sha256(name.encode()).digest()))
-    if len(speakers) >= _SPEAKERS_FOR_FIVE_FOLDS and len(speakers) <= _MOST_LISTED:
-        return {fold: sorted(by_first_letter[fold::5]) for fold in range(5)}
-    step = max(4, -(-len(speakers) // _MOST_LISTED))
-    return {0: sorted(by_first_letter[::step])}
+    return True

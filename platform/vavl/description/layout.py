@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 
-from vavl.description.roles import Column, NameTable, Part, Place, Roles, cut_names, digit_runs, find_roles
+from vavl.description.names import NameTable, Part, cut_names, digit_runs
+from vavl.description.roles import Column, Place, Roles, find_roles
 
 _FEWEST_TO_COUNT = 3
 _SPECIAL = re.compile(r"([.^$*+?{}\[\]\\|()])")
@@ -66,6 +67,8 @@ class Layout:
             named[self.roles.emotion.place] = "emotion"
         if self.roles.speaker is not None:
             named[self.roles.speaker.place] = "speaker"
+        if self.roles.split is not None:
+            named[self.roles.split.place] = "split"
         return named
 
     def pattern(self, side: Side) -> str:
@@ -115,8 +118,20 @@ class Layout:
             for name in side.table.names:
                 match = expression.fullmatch(name.rpartition(".")[0])
                 if match is not None:
-                    groups = match.groupdict()
-                    found.setdefault(match["clip"], groups.get("speaker") or match["clip"])
+                    texts = [match[group] for group in self.roles.people]
+                    found.setdefault(
+                        match["clip"], "_".join(texts) if texts and all(texts) else match["clip"]
+                    )
+        return found
+
+    def splits_of_clips(self) -> dict[str, str]:
+        """Return clip id -> what its name calls its split; empty where no field is one."""
+        found: dict[str, str] = {}
+        for side in (self.audio, self.video):
+            if side is not None and self.roles.split is not None:
+                expression = re.compile(self.pattern(side))
+                matches = (expression.fullmatch(name.rpartition(".")[0]) for name in side.table.names)
+                found |= {match["clip"]: match["split"] for match in matches if match is not None}
         return found
 
     def _part(self, part: Part, level: int, groups: Mapping[Place, str]) -> str:
@@ -130,7 +145,13 @@ class Layout:
             else:
                 text += escaped(part.separators[place])
             named = groups.get(Place(level, place))
-            expression = field_expression(values, is_whole=part.is_whole, splits_sex=named == "speaker")
+            expression = (
+                part.expressions[place]
+                if part.expressions and len(set(values)) > 1
+                else field_expression(values, is_whole=part.is_whole, splits_sex=named == "speaker")
+            )
+            if not named and "|" in expression:
+                expression = f"(?:{expression})"
             text += f"(?P<{named}>{expression})" if named else expression
             if level == 0 and place == end - 1 < len(part.fields) - 1:
                 text += ")"
@@ -243,6 +264,8 @@ def _roles_for_both(layout: Layout) -> Layout:
         roles=replace(
             roles,
             speaker=roles.speaker if roles.speaker and is_there(roles.speaker) else None,
+            split=roles.split if roles.split and is_there(roles.split) else None,
+            joint=roles.joint if all(is_there(roles.groups[name]) for name in roles.joint) else (),
             emotion=roles.emotion if roles.emotion and is_there(roles.emotion) else None,
             groups={name: column for name, column in roles.groups.items() if is_there(column)},
         ),

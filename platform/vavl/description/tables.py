@@ -5,21 +5,30 @@ from __future__ import annotations
 import csv
 import math
 import re
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path, PurePosixPath
 
-from vavl.description import roles
+from vavl.description import words
+from vavl.errors import CorpusError
+from vavl.media.csv_table import is_missing, read_form
 
-_MOST_ROWS = 20_000
+_MOST_ROWS = 200_000
 _MOST_BYTES = 256 << 20
 _LEAST_JOINED = 0.5
 _MOST_CLASSES = 30
+_MOST_CODES = 12
 _FEWEST_FEATURES = 8
 _FEWEST_SHARES = 3
 _SCALES = ((0.0, 1.0), (-1.0, 1.0), (1.0, 5.0), (-3.0, 3.0), (1.0, 7.0), (1.0, 9.0), (0.0, 100.0))
 _FOLD_NAME = re.compile(r"(?i)fold|split|partition|set")
+_ANY_KEY = r"(?P<clip>.+)"
+_LABEL_TITLE = re.compile(
+    r"(?i)label|class|emotion|\bemo\b|emoclass|categor|majority|sentiment|target|affect"
+)
+_NO_LABEL_TITLE = re.compile(r"(?i)intens|confid|agree|count|votes|time|start|end|duration|file|path|speaker")
+_RATER_TITLE = re.compile(r"(?i)rater|annotator|evaluator|worker|judge|listener|participant")
 
 
 @dataclass(frozen=True)
@@ -33,13 +42,16 @@ class TableFound:
         key_column: the column that names clips, if any; ``key_pattern`` reads the clip id out of it.
         joined: clips that have a row.
         skips: fields of a clip id before the part that the key holds.
+        repeated: a column that names clips in several rows each, and ``rater_column`` the one who judges there.
         speaker_column: the column that names speakers, one row each; ``speaker_digits`` fills them up.
-        label_column: column of classes, with its values.
+        person_column: the column that names the speaker of a clip.
+        label_column: column of classes, with its values; ``label_columns`` are all that could be.
         soft_columns: class -> column of shares.
         attribute_columns: attribute -> column; ``attribute_range`` is inferred from the values.
         fold_column: test folds of speakers.
-        split_column: column of train, validation and test.
+        split_column: column of train, validation and test; ``split_names`` says what they are called.
         feature_columns: columns of numbers that are nothing else.
+        by_clip: clip -> title -> value, of the columns that are one value per clip.
         problem: why it could not be read.
     """
 
@@ -47,19 +59,25 @@ class TableFound:
     rows: int = 0
     columns: tuple[str, ...] = ()
     key_column: str | None = None
-    key_pattern: str = r"(?P<clip>.+)"
+    key_pattern: str = _ANY_KEY
     joined: int = 0
     skips: int = 0
+    repeated: str | None = None
+    rater_column: str | None = None
     speaker_column: str | None = None
     speaker_digits: int = 0
+    person_column: str | None = None
     label_column: str | None = None
     label_values: tuple[str, ...] = ()
+    label_columns: tuple[str, ...] = ()
     soft_columns: Mapping[str, str] | None = None
     attribute_columns: Mapping[str, str] | None = None
     attribute_range: tuple[float, float] | None = None
     fold_column: str | None = None
     split_column: str | None = None
+    split_names: Mapping[str, str] = field(default_factory=dict)
     feature_columns: tuple[str, ...] = ()
+    texts: Mapping[str, Sequence[str]] = field(default_factory=dict, repr=False)
     problem: str = ""
 
     @property
@@ -67,36 +85,54 @@ class TableFound:
         """True where a column of it could be labels of clips."""
         return bool(self.label_column or self.soft_columns or self.attribute_columns)
 
+    def by_clip(self, title: str) -> dict[str, str]:
+        """Return clip id -> value of a column; of rows without a clip id nothing."""
+        assert self.key_column is not None
+        matches = (re.fullmatch(self.key_pattern, key) for key in self.texts[self.key_column])
+        pairs = zip(matches, self.texts[title], strict=True)
+        return {match["clip"]: value for match, value in pairs if match is not None}
+
+    def by_speaker(self, title: str) -> dict[str, str]:
+        """Return speaker -> value of a column, of a table with one row per speaker."""
+        assert self.speaker_column is not None
+        names = (name.zfill(self.speaker_digits) for name in self.texts[self.speaker_column])
+        return dict(zip(names, self.texts[title], strict=True))
+
 
 def look_at_table(root: Path, name: str, clip_ids: Collection[str], speakers: Collection[str]) -> TableFound:
     """Read the first rows of a table and infer what its columns are."""
     try:
         if (root / name).stat().st_size > _MOST_BYTES:
             return TableFound(name, problem=f"larger than {_MOST_BYTES >> 20} MB; not looked at")
-        header, rows = _read(root / name)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        header, rows, points = _read(root / name)
+    except CorpusError as error:
+        problem = (
+            "holds no rows" if error.problem == "the table is empty" else f"cannot be read: {error.problem}"
+        )
+        return TableFound(name, problem=problem)
+    except (OSError, UnicodeError, csv.Error) as error:
         return TableFound(name, problem=f"cannot be read: {error}")
     if not rows:
         return TableFound(name, columns=tuple(header), problem="holds no rows")
     columns = {title: [row[place].strip() for row in rows] for place, title in enumerate(header) if title}
-    facts: dict[str, object] = {"file": name, "rows": len(rows), "columns": tuple(header)}
+    facts: dict[str, object] = {"file": name, "rows": len(rows), "columns": tuple(header), "texts": columns}
     facts |= _key(columns, clip_ids)
     facts |= _speaker_key(columns, speakers)
     taken = {facts.get("key_column"), facts.get("speaker_column")}
-    facts |= _meanings({title: values for title, values in columns.items() if title not in taken})
+    others = {title: values for title, values in columns.items() if title not in taken}
+    if "key_column" not in facts:
+        facts |= _repeated(columns, clip_ids)
+    facts |= _meanings(others, points)
     return TableFound(**facts)  # type: ignore[arg-type]
 
 
-def _read(path: Path) -> tuple[list[str], list[list[str]]]:
-    """Return the header and the first rows that have all fields."""
-    with path.open(encoding="utf-8-sig", newline="") as stream:
-        first = stream.readline()
-        mark = max(",;\t", key=first.count)
-        stream.seek(0)
-        reader = csv.reader(stream, delimiter=mark, skipinitialspace=True)
-        header = [title.strip() for title in next(reader, [])]
-        rows = [row for row in islice(reader, _MOST_ROWS) if len(row) == len(header)]
-    return header, rows
+def _read(path: Path) -> tuple[list[str], list[list[str]], tuple[str, ...]]:
+    """Return the header, the first rows that have all fields, and what may stand before decimals."""
+    form = read_form(path)
+    with path.open(encoding="utf-8-sig" if form.encoding == "utf8" else form.encoding, newline="") as stream:
+        reader = csv.reader(stream, delimiter=form.mark, skipinitialspace=True)
+        rows = [row for row in islice(reader, form.head_lines, _MOST_ROWS) if len(row) == len(form.header)]
+    return form.header, rows, form.decimal_points()
 
 
 def _key(columns: Mapping[str, Sequence[str]], clip_ids: Collection[str]) -> dict[str, object]:
@@ -107,18 +143,37 @@ def _key(columns: Mapping[str, Sequence[str]], clip_ids: Collection[str]) -> dic
     for title, values in columns.items():
         if len(set(values)) < len(values):
             continue
-        bare = [value.rpartition("/")[2] for value in values]
-        stems = [PurePosixPath(value).stem if "." in value else value for value in bare]
-        folder = "(?:.*/)?" if any("/" in value for value in values) else ""
-        ends = "" if stems == bare else r"\.\w+"
-        for joined, pattern, skips in (
-            (len(known.intersection(values)), r"(?P<clip>.+)", 0),
-            (len(known.intersection(stems)), rf"{folder}(?P<clip>[^/]+?){ends}", 0),
-            *((len(set(short).intersection(values)), r"(?P<clip>.+)", skips) for skips, short in shortened),
-        ):
+        for joined, pattern, skips in _joins(values, known, shortened):
             if joined > int(str(found["joined"])) and joined >= _LEAST_JOINED * min(len(values), len(known)):
                 found = {"key_column": title, "key_pattern": pattern, "joined": joined, "skips": skips}
     return found
+
+
+def _joins(
+    values: Sequence[str], known: set[str], shortened: Sequence[tuple[int, list[str]]]
+) -> list[tuple[int, str, int]]:
+    """Return for each way to read a clip id out of a key: clips found, pattern, fields left out of the clip id."""
+    bare = [value.rpartition("/")[2] for value in values]
+    stems = [PurePosixPath(value).stem if "." in value else value for value in bare]
+    directory = "(?:.*/)?" if any("/" in value for value in values) else ""
+    ends = "" if stems == bare else r"\.\w+"
+    return [
+        (len(known.intersection(values)), _ANY_KEY, 0),
+        (len(known.intersection(stems)), rf"{directory}(?P<clip>[^/]+?){ends}", 0),
+        *((len(set(short).intersection(values)), _ANY_KEY, skips) for skips, short in shortened),
+    ]
+
+
+def _repeated(columns: Mapping[str, Sequence[str]], clip_ids: Collection[str]) -> dict[str, object]:
+    """Return a column that names most clips in several rows each, and the one that names the rater."""
+    known, shortened = set(clip_ids), _shortened(clip_ids)
+    for title, values in columns.items():
+        distinct = list(dict.fromkeys(values))
+        joined = max(found for found, _, _ in _joins(distinct, known, shortened))
+        if len(distinct) < len(values) and joined >= max(2, _LEAST_JOINED * min(len(distinct), len(known))):
+            rater = next((other for other in columns if other != title and _RATER_TITLE.search(other)), None)
+            return {"repeated": title, "rater_column": rater}
+    return {}
 
 
 def _shortened(clip_ids: Collection[str]) -> list[tuple[int, list[str]]]:
@@ -145,32 +200,64 @@ def _speaker_key(columns: Mapping[str, Sequence[str]], speakers: Collection[str]
     return {}
 
 
-def _meanings(columns: Mapping[str, Sequence[str]]) -> dict[str, object]:
+def _meanings(columns: Mapping[str, Sequence[str]], points: Sequence[str]) -> dict[str, object]:
+    found = {title: _numbers(values, points) for title, values in columns.items()}
+    numbers = {title: read for title, read in found.items() if read is not None}
     facts: dict[str, object] = {}
-    numbers = {title: read for title, values in columns.items() if (read := _numbers(values)) is not None}
-    texts = {title: set(values) - {""} for title, values in columns.items() if title not in numbers}
-    labels = {
-        title: roles.are_emotions(values)
-        for title, values in texts.items()
-        if 1 < len(values) <= _MOST_CLASSES
-    }
-    if labels and max(labels.values()) > 0:
-        best = max(labels, key=lambda title: labels[title])
-        facts |= {"label_column": best, "label_values": tuple(sorted(texts[best]))}
-    for title, values in texts.items():
-        if {value.lower() for value in values} <= roles.SPLIT_NAMES and len(values) > 1:
-            facts["split_column"] = title
+    for title, values in columns.items():
+        names = words.splits_of(set(values) - {""})
+        if names and "split_column" not in facts:
+            facts |= {"split_column": title, "split_names": names}
+        is_person = set(re.findall(r"[a-z]+", title.lower().replace("id", " "))) & words.SPEAKER_WORDS
+        if (
+            is_person
+            and not _RATER_TITLE.search(title)
+            and len(set(values)) > 1
+            and "person_column" not in facts
+        ):
+            facts["person_column"] = title
     for title, read in numbers.items():
         if _FOLD_NAME.search(title) and all(value == int(value) and 0 <= value < 100 for value in read):
             facts["fold_column"] = title
     facts |= _shares(numbers) | _attributes(numbers)
     used = {*dict(facts.get("soft_columns", {})).values(), *dict(facts.get("attribute_columns", {})).values()}  # type: ignore[call-overload]
-    features = tuple(title for title in numbers if title not in used and title != facts.get("fold_column"))
+    used |= {facts.get(name) for name in ("fold_column", "split_column", "person_column")}
+    facts |= _classes({title: values for title, values in columns.items() if title not in used}, numbers)
+    features = tuple(title for title in numbers if title not in used and title != facts.get("label_column"))
     return facts | ({"feature_columns": features} if len(features) >= _FEWEST_FEATURES else {})
 
 
+def _classes(
+    columns: Mapping[str, Sequence[str]], numbers: Mapping[str, Sequence[float]]
+) -> dict[str, object]:
+    """Return the column of classes: words for emotions, or what its title calls labels (texts, or numbers 0, 1, 2)."""
+    surety: dict[str, float] = {}
+    for title, values in columns.items():
+        distinct = {value for value in values if not is_missing(value)}
+        is_titled = bool(_LABEL_TITLE.search(title)) and not _NO_LABEL_TITLE.search(title)
+        if not 1 < len(distinct) <= _MOST_CLASSES:
+            continue
+        if title in numbers:
+            whole = all(value == int(value) for value in numbers[title])
+            surety[title] = 0.1 if is_titled and whole and len(distinct) <= _MOST_CODES else 0.0
+        else:
+            named = words.are_emotions(distinct)
+            surety[title] = (
+                named + 0.2 * is_titled if named or (is_titled and len(distinct) < len(values)) else 0.0
+            )
+    likely = sorted((title for title in surety if surety[title]), key=lambda title: -surety[title])
+    if not likely:
+        return {}
+    best = likely[0]
+    order: Callable[[str], object] = (lambda text: float(text.replace(",", "."))) if best in numbers else str
+    # Marks of missing values come last: they are no classes.
+    known = sorted({value for value in columns[best] if not is_missing(value)}, key=order)  # type: ignore[arg-type]
+    marks = sorted({value for value in columns[best] if value and is_missing(value)})
+    return {"label_column": best, "label_values": (*known, *marks), "label_columns": tuple(likely)}
+
+
 def _shares(numbers: Mapping[str, Sequence[float]]) -> dict[str, object]:
-    named = {roles.emotion_of(title): title for title in numbers if roles.emotion_of(title)}
+    named = {words.emotion_of(title): title for title in numbers if words.emotion_of(title)}
     is_positive = all(min(numbers[title]) >= 0 for title in named.values())
     if len(named) < _FEWEST_SHARES or not is_positive:
         return {}
@@ -180,7 +267,7 @@ def _shares(numbers: Mapping[str, Sequence[float]]) -> dict[str, object]:
 def _attributes(numbers: Mapping[str, Sequence[float]]) -> dict[str, object]:
     named = {
         attribute: title
-        for attribute, forms in roles.ATTRIBUTES.items()
+        for attribute, forms in words.ATTRIBUTES.items()
         for title in numbers
         if title.strip().lower() in forms
     }
@@ -192,16 +279,12 @@ def _attributes(numbers: Mapping[str, Sequence[float]]) -> dict[str, object]:
     return {"attribute_columns": named, "attribute_range": scale}
 
 
-def _numbers(values: Sequence[str]) -> list[float] | None:
-    """Return the values as numbers, empty ones left out; None if one of them is text or none is there."""
-    read = []
-    for value in values:
-        if not value:
-            continue
+def _numbers(values: Sequence[str], points: Sequence[str]) -> list[float] | None:
+    """Return the values as numbers, missing ones left out; None if one of them is text or none is there."""
+    for point in points:
         try:
-            read.append(float(value))
+            read = [float(value.replace(point, ".")) for value in values if not is_missing(value)]
         except ValueError:
-            return None
-        if not math.isfinite(read[-1]):
-            return None
-    return read or None
+            continue
+        return read if read and all(map(math.isfinite, read)) else None
+    return None

@@ -5,8 +5,10 @@ from __future__ import annotations
 import gzip
 import re
 import zlib
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE, BOM_UTF32_LE, getincrementaldecoder
 from collections.abc import Sequence
 from csv import reader as quoted_values
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +21,17 @@ from vavl.errors import CorpusError
 _MARKS = ",;\t"
 _QUOTED = re.compile('"[^"]*"')
 _LONGEST_HEADER = 1 << 20
+_SAMPLE_BYTES = 64
+_FEWEST_BYTES = 8
+
+MISSING = frozenset(
+    ("", "na", "n/a", "n.a.", "nan", "none", "null", "nil", "-", "--", "?", "xxx", "#n/a", "<na>")
+)
+"""What stands in tables where a value is missing, in lower case."""
+
+_MISSING_NUMBERS = sorted(
+    {form for text in MISSING for form in (text, text.upper(), text.capitalize())} | {"NaN", "-nan"}
+)
 
 
 def place_inside(root: Path, name: str) -> Path:
@@ -67,7 +80,7 @@ def read_text_columns(root: Path, name: str, columns: Sequence[str]) -> list[lis
 
 
 def read_number_columns(root: Path, name: str, columns: Sequence[str]) -> npt.NDArray[np.float64]:
-    """Read columns of a CSV table as (row, column) float64; an empty field is NaN.
+    """Read columns of a CSV table as (row, column) float64; an empty field, NA and the like are NaN.
 
     Raises:
         CorpusError: the table is missing, empty, broken, lacks a column or holds text in one.
@@ -84,46 +97,92 @@ def read_header(path: Path) -> list[str]:
     """Return the column names of a CSV table.
 
     Raises:
-        CorpusError: the file is missing, is not text in UTF-8, has no header, or names a column twice.
+        CorpusError: the file is missing, is not text in UTF-8 or UTF-16, has no header, or names a column twice.
     """
-    return _head(path)[0]
+    return read_form(path).header
 
 
-def _head(path: Path) -> tuple[list[str], str]:
-    """Return the column names of a table, and the mark between its columns: comma, semicolon or tab."""
-    line = _first_line(path)
+@dataclass(frozen=True)
+class TableForm:
+    """How a table is written.
+
+    Attributes:
+        header: names of its columns.
+        mark: between columns: comma, semicolon or tab, or the one that a first line ``sep=`` names.
+        encoding: ``utf8``, or ``utf-16`` (-le, -be) as Excel and SPSS write it.
+        head_lines: lines before the first row.
+    """
+
+    header: list[str]
+    mark: str
+    encoding: str
+    head_lines: int
+
+    def decimal_points(self) -> tuple[str, ...]:
+        """Return what may stand before decimals: a comma too, where it does not part the columns."""
+        return (".",) if self.mark == "," else (".", ",")
+
+
+def is_missing(text: str) -> bool:
+    """Tell whether a value of a table only says that there is none: NA, nan, none, null, ``-``, xxx, nothing ..."""
+    return text.strip().lower() in MISSING
+
+
+def read_form(path: Path) -> TableForm:
+    """Return how a CSV table is written: its header, marks and encoding.
+
+    Raises:
+        CorpusError: see ``read_header``.
+    """
+    encoding, lines = _first_lines(path)
+    named = re.fullmatch(r"\s*\"?sep=(.)\"?\s*", lines[0], re.IGNORECASE)
+    line = lines[1] if named else lines[0]
     if not line.strip():
         raise CorpusError(str(path), "", "the table is empty", "restore the file")
     if line.count('"') % 2 or "\0" in line:
         problem = "a name in the header goes over two lines, or the file is no text"
         raise CorpusError(str(path), "header", problem, "write the header into one line")
     marks = _QUOTED.sub("", line)
-    mark = max(_MARKS, key=marks.count)
+    mark = named[1] if named else max(_MARKS, key=marks.count)
     header = [name.strip() for name in next(quoted_values([line], delimiter=mark, skipinitialspace=True))]
     if len(set(header)) != len(header):
         raise CorpusError(str(path), "header", "a column name occurs twice", "rename one of the columns")
-    return header, mark
+    return TableForm(header, mark, encoding, 2 if named else 1)
 
 
-def _first_line(path: Path) -> str:
+def _first_lines(path: Path) -> tuple[str, list[str]]:
+    """Return the encoding of a table and its first two lines; "" for one that is not there."""
     if path.exists() and not path.is_file():
         raise CorpusError(str(path), "", "the table is not a regular file", "put the table itself there")
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as stream:
-            line = stream.readline(_LONGEST_HEADER)
-    except (OSError, EOFError, zlib.error) as fault:
-        raise CorpusError(
-            str(path), "", f"the table cannot be read: {getattr(fault, 'strerror', None) or fault}",
-            "put the table there, or correct its name in the card",
-        ) from None  # fmt: skip
+            head = stream.read(_LONGEST_HEADER)
+    except (OSError, EOFError, zlib.error) as error:
+        problem = f"the table cannot be read: {getattr(error, 'strerror', None) or error}"
+        fix = "put the table there, or correct its name in the card"
+        raise CorpusError(str(path), "", problem, fix) from None
+    encoding = _encoding(head)
     try:
-        # Files of old Macs end their lines with a carriage return alone.
-        return re.split("[\r\n]", line.decode("utf-8-sig"), maxsplit=1)[0]
-    except UnicodeDecodeError as fault:
-        raise CorpusError(
-            str(path), "", f"the table cannot be read: it is not text in UTF-8 ({fault})",
-            "save it as CSV in UTF-8",
-        ) from None  # fmt: skip
+        if encoding == "utf8":
+            lines = [line.decode("utf-8-sig") for line in re.split(b"\r\n|[\r\n]", head, maxsplit=2)[:2]]
+        else:
+            # Files of old Macs end their lines with a carriage return alone.
+            lines = re.split("\r\n|[\r\n]", getincrementaldecoder(encoding)().decode(head), maxsplit=2)
+    except UnicodeError as error:
+        problem = f"the table cannot be read: it is not text in UTF-8 or UTF-16 ({error})"
+        raise CorpusError(str(path), "", problem, "save it as CSV in UTF-8") from None
+    return encoding, [*lines, ""][:2]
+
+
+def _encoding(head: bytes) -> str:
+    """Tell UTF-16 by its byte order mark, or by a zero byte in every ASCII character, from UTF-8."""
+    if head.startswith((BOM_UTF16_LE, BOM_UTF16_BE)) and not head.startswith(BOM_UTF32_LE):
+        return "utf-16"
+    start = head[:_SAMPLE_BYTES]
+    low, high = start[0::2], start[1::2]
+    if len(start) >= _FEWEST_BYTES and not any(high) and all(low):
+        return "utf-16-le"
+    return "utf-16-be" if len(start) >= _FEWEST_BYTES and not any(low) and all(high) else "utf8"
 
 
 def _check_columns(path: Path, header: Sequence[str], columns: Sequence[str]) -> None:
@@ -136,25 +195,32 @@ def _check_columns(path: Path, header: Sequence[str], columns: Sequence[str]) ->
 
 
 def _read(path: Path, columns: Sequence[str], types: dict[str, pa.DataType]) -> pa.Table:
-    header, mark = _head(path)
-    # Where semicolons part the columns, a comma may be the decimal point; a dot is tried first.
-    points = (".", ",") if mark == ";" and pa.float64() in types.values() else (".",)
+    form = read_form(path)
+    # Where no comma parts the columns, it may be the decimal point; a dot is tried first.
+    points = form.decimal_points() if pa.float64() in types.values() else (".",)
     for point in points:
         try:
             table = csv.read_csv(
                 path,  # unpacked by its suffix
-                read_options=csv.ReadOptions(column_names=header, skip_rows=1, use_threads=False),
-                parse_options=csv.ParseOptions(delimiter=mark, newlines_in_values=True),
+                read_options=csv.ReadOptions(
+                    column_names=form.header,
+                    skip_rows=form.head_lines,
+                    use_threads=False,
+                    encoding=form.encoding,
+                ),
+                parse_options=csv.ParseOptions(delimiter=form.mark, newlines_in_values=True),
                 convert_options=csv.ConvertOptions(
-                    include_columns=list(columns), column_types=types, decimal_point=point
+                    include_columns=list(columns),
+                    column_types=types,
+                    decimal_point=point,
+                    null_values=_MISSING_NUMBERS,
                 ),
             )
             break
-        except (pa.ArrowInvalid, OSError) as fault:
+        except (pa.ArrowInvalid, OSError, UnicodeError) as error:
             if point == points[-1]:
-                raise CorpusError(
-                    str(path), ", ".join(columns), f"not a valid table: {fault}", "correct that line"
-                ) from None
+                problem = f"not a valid table: {error}"
+                raise CorpusError(str(path), ", ".join(columns), problem, "correct that line") from None
     if table.num_rows == 0:
         raise CorpusError(str(path), "", "the table has a header and no rows", "restore the file")
     return table

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from vavl.corpora.card import card_hash, corpus_root, read_card
+from vavl.corpora.card import card_hash, corpus_root, read_card, require_decided
 from vavl.errors import ConfigError, CorpusError
 
 
@@ -169,3 +169,14 @@ def test_a_missing_corpus_folder_is_named(corpus, monkeypatch):
     monkeypatch.setenv("TINY_ROOT", str(corpus.root / "absent"))
     with pytest.raises(CorpusError, match=r"absent: TINY_ROOT: the folder of corpus tiny does not exist"):
         corpus_root(corpus.card())
+
+
+def test_guesses_that_nobody_decided_are_listed(tmp_path):
+    card = tmp_path / "card.yaml"
+    card.write_text(
+        "# Proposed\nname: x\n  # DECIDE: who speaks\n#DECIDE: test speakers\ntitle: 'DECIDE: no guess'\n"
+    )
+    with pytest.raises(ConfigError, match=r"2 guesses(?s:.*)line 3: who speaks(?s:.*)line 4: test speakers"):
+        require_decided(card)
+    card.write_text("name: x\ntitle: 'DECIDE: no guess'\n")
+    require_decided(card)

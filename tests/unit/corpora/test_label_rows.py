@@ -193,3 +193,28 @@ def test_two_tables_may_not_give_the_same_part(joined, corpus):
     corpus.content["labels"]["seen"]["tables"] = [*twice, twice[0]]
     with pytest.raises(CorpusError, match=r"classes\.csv: f01_s1_ca: an earlier table .* class too"):
         corpus.manifest()
+
+
+@pytest.mark.parametrize("mark", ["NA", "N/A", "nan", "None", "null", "-", "xxx", ""])
+@pytest.mark.parametrize("with_map", [True, False])
+def test_marks_of_missing_labels_leave_a_clip_unlabelled(corpus, mark, with_map):
+    texts = [mark if place % 4 == 0 else ("calm", "angry")[place % 2] for place in range(len(corpus.clips))]
+    corpus.write(
+        "labels.csv", "clip,label\n" + "".join(f"{c},{t}\n" for c, t in zip(corpus.clips, texts, strict=True))
+    )
+    table = {"file": "labels.csv", "key_column": "clip", "label_column": "label"}
+    table |= {"map": {"calm": "calm", "angry": "angry"}} if with_map else {}
+    corpus.content["labels"] = {"seen": {"source": "tables", "target": "seen", "tables": [table]}}
+    corpus.content["splits"]["labelled"] = []
+    assert corpus.manifest().table["label"].null_count == len(corpus.clips) // 4
+
+
+def test_a_class_that_is_named_like_a_missing_value_stays_one(corpus):
+    texts = [("none", "angry")[place % 2] for place in range(len(corpus.clips))]
+    corpus.write(
+        "labels.csv", "clip,label\n" + "".join(f"{c},{t}\n" for c, t in zip(corpus.clips, texts, strict=True))
+    )
+    table = {"file": "labels.csv", "key_column": "clip", "label_column": "label"}
+    corpus.content["classes"] = ["none", "angry"]
+    corpus.content["labels"] = {"seen": {"source": "tables", "target": "seen", "tables": [table]}}
+    assert corpus.manifest().table["label"].null_count == 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
+from corpus_fixtures import GROUPS, SPEAKERS
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -255,3 +256,121 @@ def test_validation_is_drawn_or_published_and_never_both(published, corpus):
     corpus.content["splits"]["validation_speakers"] = 2
     with pytest.raises(ConfigError, match="leave validation_speakers out"):
         corpus.card()
+
+
+def of_names(corpus, splits, **rules):
+    """Put the clips of the corpus into directories of splits, by speaker."""
+    for path in (corpus.root / "audio").rglob("*.wav"):
+        path.rename(corpus.touch(f"{splits[path.name[:3]]}/{path.name}"))
+    corpus.content["audio"]["pattern"] = f"(?P<split>[A-Za-z]+)/{GROUPS}"
+    del corpus.content["video"]
+    names = {text: text.lower().replace("val", "validation") for text in set(splits.values())}
+    corpus.content["splits"] = {
+        "protocol": "published",
+        "folds": {"source": "pattern", "group": "split", "map": names},
+        **rules,
+    }
+    return corpus
+
+
+def test_splits_in_the_names_are_taken_as_they_are(corpus):
+    splits = {"f01": "Train", "f02": "Train", "f03": "Val", "m01": "Train", "m02": "Test", "m03": "Test"}
+    manifest = of_names(corpus, splits).manifest()
+    assert manifest.folds == (0,)
+    assert manifest.metadata["validation"] == "as published"
+    for row in manifest.table.to_pylist():
+        assert row["split_0"] == splits[row["speaker"]].lower().replace("val", "validation")
+
+
+def test_without_a_validation_split_training_speakers_are_drawn(corpus):
+    splits = {speaker: "Test" if speaker == "m03" else "Train" for speaker in SPEAKERS}
+    rows = of_names(corpus, splits, validation_speakers=2).manifest().table.to_pylist()
+    by_speaker = {row["speaker"]: row["split_0"] for row in rows}
+    assert sorted(by_speaker.values()) == ["test", "train", "train", "train", "validation", "validation"]
+    assert by_speaker["m03"] == "test"
+    assert by_speaker == {row["speaker"]: row["split_0"] for row in corpus.manifest().table.to_pylist()}
+
+
+def test_splits_in_the_names_may_share_nobody_and_must_be_known(corpus):
+    of_names(
+        corpus,
+        {speaker: "Test" if speaker == "m03" else "Train" for speaker in SPEAKERS},
+        validation_speakers=1,
+    )
+    shared = corpus.touch("Test/f01_s3_an.wav")
+    with pytest.raises(CorpusError, match="speaker f01 is in"):
+        corpus.manifest()
+    shared.unlink()
+    corpus.touch("Other/m01_s3_an.wav")
+    with pytest.raises(CorpusError, match=r"`Other` \(group split\) is none of"):
+        corpus.manifest()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"map": {"Train": "train", "Val": "validation"}}, "map names no test"),
+        ({"group": "half"}, "no group named `half`"),
+    ],
+)
+def test_splits_in_the_names_that_make_no_sense_are_refused(corpus, change, message):
+    splits = {"f01": "Train", "f02": "Train", "f03": "Val", "m01": "Train", "m02": "Test", "m03": "Test"}
+    of_names(corpus, splits)
+    corpus.content["splits"]["folds"] |= change
+    with pytest.raises(ConfigError, match=message):
+        corpus.card()
+
+
+def test_several_words_of_a_table_are_one_split(corpus):
+    words = dict(zip(SPEAKERS, ("Train", "Train", "Dev", "Train", "Test1", "Test2"), strict=True))
+    corpus.write(
+        "splits.csv", "who,part\nx9,NA\n" + "".join(f"{who},{part}\n" for who, part in words.items())
+    )
+    corpus.content["splits"] = {
+        "protocol": "published",
+        "folds": {
+            "source": "split_tables", "tables": {0: "splits.csv"}, "key": "speaker", "key_column": "who",
+            "split_column": "part", "names": {"train": "Train", "validation": "Dev", "test": ["Test1", "Test2"]},
+        },
+    }  # fmt: skip
+    rows = corpus.manifest().table.to_pylist()
+    assert {row["speaker"] for row in rows if row["split_0"] == "test"} == {"m02", "m03"}
+
+
+def speakers_of_table(corpus, lines, **more):
+    corpus.write("who.csv", "file,who\n" + "".join(f"{line}\n" for line in lines))
+    corpus.content["speaker"] = {
+        "source": "table", "file": "who.csv", "key_column": "file", "key_pattern": r"(?P<clip>.+)\.wav",
+        "speaker_column": "who", **more,
+    }  # fmt: skip
+    corpus.write("folds.csv", "who,fold\n" + "".join(f"P{place},{place % 3}\n" for place in range(6)))
+    corpus.content["splits"]["untested_speakers"] = "train"
+    corpus.content.pop("sex", None)
+    return corpus
+
+
+def test_speakers_stand_in_a_table(corpus):
+    lines = [f"{clip}.wav,P{SPEAKERS.index(clip[:3])}" for clip in corpus.clips for _ in range(2)]
+    rows = speakers_of_table(corpus, lines).manifest().table.to_pylist()
+    assert all(row["speaker"] == f"P{SPEAKERS.index(row['clip_id'][:3])}" for row in rows)
+
+
+def test_clips_without_a_speaker_in_the_table(corpus):
+    lines = [f"{clip}.wav,P{place % 6 if place else ''}" for place, clip in enumerate(corpus.clips)]
+    lines[0] = f"{corpus.clips[0]}.wav,Unknown"
+    with pytest.raises(CorpusError, match=r"the clip has no speaker(?s:.*)unknown: own"):
+        speakers_of_table(corpus, lines).manifest()
+    rows = speakers_of_table(corpus, lines, unknown="own").manifest().table.to_pylist()
+    assert rows[0]["speaker"] == rows[0]["clip_id"]
+    with pytest.raises(CorpusError, match="is spoken by P1 and by P2"):
+        speakers_of_table(corpus, [*lines, f"{corpus.clips[1]}.wav,P2"], unknown="own").manifest()
+
+
+def test_session_and_letter_name_a_person_together(corpus):
+    corpus.content["speaker"] = {"group": ["sex", "sentence"]}
+    corpus.content["splits"] = {
+        "protocol": "drawn", "validation_speakers": 1,
+        "folds": {"source": "list", "test_speakers": {0: ["f_s1"], 1: ["m_s2"]}}, "untested_speakers": "train",
+    }  # fmt: skip
+    corpus.content.pop("sex")
+    assert corpus.manifest().speaker_codes()[1] == ("f_s1", "f_s2", "m_s1", "m_s2")

@@ -12,7 +12,8 @@ import yaml
 
 from vavl.corpora.manifest import TEST, TRAIN, VALIDATION
 from vavl.description.describe import Description, corpus_name, describe_folder
-from vavl.description.draft import card_content, card_text, draw_folds
+from vavl.description.draft import card_content, card_text
+from vavl.description.people import draw_folds
 from vavl.description.tables import look_at_table
 from vavl.errors import CorpusError
 
@@ -115,7 +116,8 @@ def test_too_few_speakers_are_told_and_give_no_manifest(tmp_path):
     [
         (b"", "holds no rows"),
         (b"a,b\n", "holds no rows"),
-        ("clip,Gefühl\n".encode("utf-16"), "cannot be read"),
+        ("clip,Gefühl\n".encode("utf-16"), "holds no rows"),
+        ("clip,Gefühl\na,b".encode("utf-32"), "cannot be read"),
         (b"clip\0,x\n1,2\n", ""),
         (b"clip,x\n1,2,3\n", "holds no rows"),
     ],

@@ -1,0 +1,179 @@
+"""The fields of file names: names are cut at what is no letter and no digit, or as a scheme says."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+
+from vavl.description.schemes import Scheme, find_scheme
+
+_FIELD = re.compile(r"[^\W_]+")
+# A directory level or file name is cut into fields where so many agree on the marks between them.
+_AGREEING_SHARE = 0.9
+_LEAST_RUNS = 3
+_MOST_CODES = 30
+_FEWEST_CODES = 3
+CODE = "code"
+"""Word of a field of letters that stood before a number."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One directory level of the names, or the file name without its suffix.
+
+    Attributes:
+        separators: before, between and after the fields.
+        fields: one tuple of values per field, one value per name; "" where an optional level is absent.
+        is_whole: the level is not cut: its one field is all of it.
+        is_optional: some names lack this level.
+        words, expressions: what each field is and how a card reads it, where a published scheme says so.
+    """
+
+    separators: tuple[str, ...]
+    fields: tuple[tuple[str, ...], ...]
+    is_whole: bool = False
+    is_optional: bool = False
+    words: tuple[str, ...] = ()
+    expressions: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class NameTable:
+    """Names of one modality as a table.
+
+    Attributes:
+        names: those that fit the parts, with their suffix.
+        parts: from the outermost directory to the file name.
+        strangers: names that do not fit.
+        scheme: of a published corpus or a session that the file names follow, if any.
+    """
+
+    names: tuple[str, ...]
+    parts: tuple[Part, ...]
+    strangers: tuple[str, ...]
+    scheme: Scheme | None = None
+
+
+def cut_names(names: Sequence[str]) -> NameTable:
+    """Cut names (relative paths) into the parts and fields that most of them share."""
+    levels = {name: name.rpartition(".")[0].split("/") for name in names}
+    depth = Counter(len(parts) for parts in levels.values()).most_common(1)[0][0]
+    shapes = _common_shapes([parts for parts in levels.values() if len(parts) == depth])
+    optional = _optional_level([parts for parts in levels.values() if len(parts) == depth - 1], shapes)
+    scheme = find_scheme([parts[-1] for parts in levels.values()])
+    rows: dict[str, list[str]] = {}
+    for name, parts in levels.items():
+        full = parts
+        if optional is not None and len(parts) == depth - 1:
+            full = [*parts[:optional], "", *parts[optional:]]
+        fits = scheme.cut(full[-1]) is not None if scheme is not None and scheme.cuts else True
+        if (
+            len(full) == depth
+            and fits
+            and _fits(full, shapes, optional, is_cut=scheme is not None and scheme.cuts)
+        ):
+            rows[name] = full
+    columns = list(zip(*rows.values(), strict=True))
+    cut = [_part(columns[level], shapes[level], is_optional=level == optional) for level in range(depth)]
+    if scheme is not None and scheme.cuts:
+        cut[-1] = _scheme_part(columns[-1], scheme)
+    strangers = tuple(name for name in names if name not in rows)
+    return NameTable(tuple(rows), tuple(cut), strangers, scheme)
+
+
+def digit_runs(value: str) -> tuple[str, ...]:
+    """Return the runs of digits and of other characters in ``value``."""
+    return tuple("".join(run) for _, run in groupby(value, key=str.isdecimal))
+
+
+def _common_shapes(names: Sequence[Sequence[str]]) -> list[tuple[str, ...] | None]:
+    """Return per level the marks between the fields that nearly all share; None where they differ."""
+    shapes: list[tuple[str, ...] | None] = []
+    for level in zip(*names, strict=True):
+        shape, count = Counter(_separators(text) for text in level).most_common(1)[0]
+        is_cut = count >= _AGREEING_SHARE * len(level) and len(shape) > 1
+        shapes.append(shape if is_cut else None)
+    return shapes
+
+
+def _separators(text: str) -> tuple[str, ...]:
+    return tuple(_FIELD.split(text))
+
+
+def _fits(
+    parts: Sequence[str],
+    shapes: Sequence[tuple[str, ...] | None],
+    optional: int | None,
+    *,
+    is_cut: bool = False,
+) -> bool:
+    """Tell whether a name has the marks of its levels; the file name's do not count where a scheme cuts it."""
+    return all(
+        (level == optional and not text)
+        or shape is None
+        or (is_cut and level == len(shapes) - 1)
+        or _separators(text) == shape
+        for level, (text, shape) in enumerate(zip(parts, shapes, strict=True))
+    )
+
+
+def _optional_level(shorter: Sequence[Sequence[str]], shapes: Sequence[tuple[str, ...] | None]) -> int | None:
+    """Return the directory level that names with one level less lack; None where no level explains them."""
+    if not shorter:
+        return None
+    fitting = {
+        level: sum(_fits([*parts[:level], "", *parts[level:]], shapes, level) for parts in shorter)
+        for level in range(len(shapes) - 1)
+    }
+    best = max(fitting, key=lambda level: fitting[level], default=None)
+    return best if best is not None and fitting[best] >= _AGREEING_SHARE * len(shorter) else None
+
+
+def _part(level: Sequence[str], shape: tuple[str, ...] | None, *, is_optional: bool) -> Part:
+    if shape is None:
+        return Part(("", ""), (tuple(level),), is_whole=True, is_optional=is_optional)
+    found = [_FIELD.findall(text) or [""] * (len(shape) - 1) for text in level]
+    part = Part(shape, tuple(zip(*found, strict=True)), is_optional=is_optional)
+    return _without_long_runs(part)
+
+
+def _scheme_part(level: Sequence[str], scheme: Scheme) -> Part:
+    """Cut file names as their scheme does; fields that no name has are left out."""
+    cuts = [cut for text in level if (cut := scheme.cut(text)) is not None]
+    fields = tuple(zip(*(cut.values for cut in cuts), strict=True))
+    return Part(cuts[0].separators, fields, words=cuts[0].words, expressions=cuts[0].expressions)
+
+
+def _without_long_runs(part: Part) -> Part:
+    """Cut fields further where digits and letters take turns alike in all names, as in 03a01Fa.
+
+    A code before a number is cut off too (a01, sa02): where there are at least three codes, each with several
+    numbers. Two letters (f01, m01) stay with their number: they name people.
+    """
+    separators: list[str] = [part.separators[0]]
+    fields: list[tuple[str, ...]] = []
+    words: list[str] = []
+    for values, after in zip(part.fields, part.separators[1:], strict=True):
+        runs = [digit_runs(value) for value in values]
+        shapes = {tuple((run.isdecimal(), len(run)) for run in value) for value in runs}
+        if (len(shapes) == 1 and len(runs[0]) >= _LEAST_RUNS) or _are_codes(runs):
+            fields += list(zip(*runs, strict=True))
+            separators += [""] * (len(runs[0]) - 1)
+            words += [CODE, ""] if len(runs[0]) < _LEAST_RUNS else [""] * len(runs[0])
+        else:
+            fields.append(values)
+            words.append("")
+        separators.append(after)
+    return replace(part, separators=tuple(separators), fields=tuple(fields), words=tuple(words))
+
+
+def _are_codes(runs: Sequence[tuple[str, ...]]) -> bool:
+    if not all(len(run) == 2 and run[1].isdecimal() for run in runs):
+        return False
+    numbers: dict[str, set[str]] = {}
+    for letters, number in runs:
+        numbers.setdefault(letters, set()).add(number)
+    return _FEWEST_CODES <= len(numbers) <= _MOST_CODES and all(len(found) > 1 for found in numbers.values())
