@@ -44,8 +44,8 @@ class DemoCorpusSettings(FrozenConfig):
     men: int = Field(6, ge=0, le=6, description="speakers m01, m02, ...")
     sentences: int = Field(2, ge=1, le=9, description="nonsense sentences s01, s02, ...; each has its rhythm")
     takes: int = Field(3, ge=1, le=9, description="repetitions of each sentence and emotion")
-    sample_rate_hz: int = Field(16_000, ge=8_000, le=48_000)
-    frame_rate_hz: int = Field(25, ge=5, le=60)
+    sample_rate_hz: int = Field(16_000, ge=8_000, le=48_000, description="of the audio files")
+    frame_rate_hz: int = Field(25, ge=5, le=60, description="of the video files")
     image_size_px: int = Field(160, ge=96, le=640, multiple_of=2, description="width and height of a frame")
     difficulty: DifficultySettings = DifficultySettings()
 

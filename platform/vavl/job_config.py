@@ -197,8 +197,8 @@ class CheckSetupJob(FrozenConfig):
     needed: tuple[str, ...] = Field(
         (), description="names of corpora that must be there; the others only warn"
     )
-    least_free_disk_gb: float = Field(5, ge=0)
-    least_memory_gb: float = Field(4, ge=0)
+    least_free_disk_gb: float = Field(5, ge=0, description="free disk space")
+    least_memory_gb: float = Field(4, ge=0, description="main memory")
     least_shared_memory_gb: float = Field(1, ge=0, description="free in /dev/shm, for Ray's objects")
     try_imports: bool = Field(True, description="import the packages with compiled parts; about 20 s")
     start_ray: bool = Field(False, description="start Ray on this machine and run a task")

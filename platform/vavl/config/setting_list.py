@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import inspect
 import json
 import types
 import typing
@@ -106,7 +107,7 @@ def _settings(
         key = f"{prefix}{name}"
         value = getattr(instance, name) if instance is not None else _default(field)
         sections = list(models_in(field.annotation))
-        meaning = field.description or ""
+        meaning = field.description or _from_docstring(settings, field, sections)
         if not sections:
             yield Setting(key, _kind(field), _written(value), meaning)
             continue
@@ -130,6 +131,16 @@ def _section(
         return
     known[identity] = key
     yield from _settings(section, inner, f"{key}.", known)
+
+
+def _from_docstring(settings: type[BaseModel], field: FieldInfo, sections: list[type[BaseModel]]) -> str:
+    """Say of a section what its class is for, and of the name that chooses a class what that class is for."""
+    is_choice = (
+        typing.get_origin(field.annotation) is typing.Literal and len(typing.get_args(field.annotation)) == 1
+    )
+    described = sections[0] if sections else settings if is_choice else None
+    first = inspect.getdoc(described) if described is not None else None
+    return first.partition("\n\n")[0].partition(". ")[0].rstrip(".").replace("\n", " ") if first else ""
 
 
 def _default(field: FieldInfo) -> Any:

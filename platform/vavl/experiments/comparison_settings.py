@@ -48,12 +48,18 @@ class ComparisonPlan(FrozenConfig):
         min_length=1,
         description="name -> changes as dotted keys or sections; null switches off; they win over the grid",
     )
-    labelled_fractions: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field((1.0,), min_length=1)
+    labelled_fractions: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field(
+        (1.0,), min_length=1, description="shares of the training labels"
+    )
     unpaired_shares: tuple[Annotated[float, Field(ge=0, le=1)], ...] = Field(
         (0.0,), min_length=1, description="share of pairs taken apart: half audio-only, half video-only"
     )
-    folds: tuple[Annotated[int, Field(ge=0)], ...] = Field((0,), min_length=1)
-    seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field((0,), min_length=1)
+    folds: tuple[Annotated[int, Field(ge=0)], ...] = Field(
+        (0,), min_length=1, description="folds of the split protocol"
+    )
+    seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(
+        (0,), min_length=1, description="a seed draws weights, labels and pairs"
+    )
     partition_seed: int | None = Field(
         None, ge=0, description="of the draw of labels and pairs; null = the training seed of the run"
     )

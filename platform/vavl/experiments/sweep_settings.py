@@ -37,8 +37,8 @@ class RangeAxis(FrozenConfig):
 
     model_config = ConfigDict(populate_by_name=True)
 
-    low: float
-    high: float
+    low: float = Field(description="least value")
+    high: float = Field(description="greatest value")
     log: bool = Field(False, description="even over the logarithm; low must be above 0")
     step: float | None = Field(None, gt=0, description="null: any number in between, or whole ones")
     is_whole: bool = Field(False, alias="int", description="whole numbers only")
@@ -98,7 +98,7 @@ class RangeAxis(FrozenConfig):
 class ChoiceAxis(FrozenConfig):
     """A list of values without an order."""
 
-    choices: tuple[Value, ...] = Field(min_length=2)
+    choices: tuple[Value, ...] = Field(min_length=2, description="values to choose from")
 
     @model_validator(mode="after")
     def _differ(self) -> Self:
@@ -175,7 +175,7 @@ class Objective(FrozenConfig):
     """A validation metric that the sweep improves."""
 
     metric: str = Field(description="validation/<condition>/<metric>")
-    mode: Literal["max", "min"] = "max"
+    mode: Literal["max", "min"] = Field("max", description="which direction is better")
 
     @field_validator("metric")
     @classmethod
@@ -200,7 +200,7 @@ class PrunerSettings(FrozenConfig):
     median: worse than the median of the finished trials, once there are four.
     """
 
-    kind: Literal["asha", "median", "none"] = "asha"
+    kind: Literal["asha", "median", "none"] = Field("asha", description="rule that stops trials early")
     first_epochs: int = Field(4, ge=1, description="epochs before a trial is judged for the first time")
     reduction: int = Field(3, ge=2, description="asha: of so many trials one continues at each rung")
 
@@ -219,7 +219,7 @@ class SweepPlan(FrozenConfig):
     objectives: tuple[Objective, ...] = Field(
         (Objective(metric="validation/audio_video/accuracy"),), min_length=1
     )
-    sampler: Literal["tpe", "cmaes", "random", "grid"] = "tpe"
+    sampler: Literal["tpe", "cmaes", "random", "grid"] = Field("tpe", description="Optuna's")
     seed: int = Field(0, ge=0, description="of the sampler; that of the trials is in their configuration")
     pruner: PrunerSettings = PrunerSettings()
     trials: int = Field(12, ge=1, description="trials in all, failed ones counted; a grid may have fewer")

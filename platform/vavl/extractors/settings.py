@@ -64,7 +64,7 @@ class PretrainedModel(FrozenConfig):
 class SegmentSettings(FrozenConfig):
     """Segments whose frames are summarised by their statistics."""
 
-    length_ms: float = Field(600, gt=0, le=10_000)
+    length_ms: float = Field(600, gt=0, le=10_000, description="length of a segment")
     hop_ms: float = Field(200, gt=0, le=10_000, description="from one segment to the next")
 
 
@@ -75,7 +75,7 @@ class AudioFeatureSettings(FrozenConfig):
     sample_rate_hz: int = Field(16_000, ge=4_000, le=192_000, description="sound is resampled to this rate")
     window_ms: float = Field(25, gt=0, le=500, description="length of the Hann window")
     hop_ms: float = Field(20, gt=0, le=500, description="from one frame to the next")
-    mel_bands: int = Field(64, ge=1, le=512)
+    mel_bands: int = Field(64, ge=1, le=512, description="bands of the mel filter bank")
     f_min_hz: float = Field(50, ge=0, description="lower edge of the lowest band")
     f_max_hz: float = Field(8_000, gt=0, description="upper edge of the highest band")
     floor_db: float = Field(
@@ -109,8 +109,8 @@ class AudioFeatureSettings(FrozenConfig):
 class PitchSettings(FrozenConfig):
     """Where and how the pitch of a voice is looked for."""
 
-    lowest_hz: float = Field(65, gt=0)
-    highest_hz: float = Field(600, gt=0)
+    lowest_hz: float = Field(65, gt=0, description="lowest pitch that is looked for")
+    highest_hz: float = Field(600, gt=0, description="highest pitch that is looked for")
     window_ms: float = Field(40, gt=0, le=500, description="holds at least two periods of the lowest pitch")
 
     @model_validator(mode="after")
@@ -128,7 +128,7 @@ class FunctionalSettings(FrozenConfig):
     extractor: Literal["functionals"] = "functionals"
     spectra: AudioFeatureSettings = AudioFeatureSettings(hop_ms=10, trim_silence_db=35)
     pitch: PitchSettings = PitchSettings()
-    cepstral_coefficients: int = Field(20, ge=1, le=64)
+    cepstral_coefficients: int = Field(20, ge=1, le=64, description="per frame")
     contoured: int = Field(13, ge=1, description="cepstral coefficients whose course over the clip counts")
     contour_coefficients: int = Field(8, ge=1, le=32, description="cosine coefficients of each course")
 
@@ -152,8 +152,10 @@ class OpensmileSettings(FrozenConfig):
     """Feature sets of openSMILE: descriptors every 10 ms, or their functionals, one vector per clip."""
 
     extractor: Literal["opensmile"] = "opensmile"
-    feature_set: Literal["eGeMAPSv02", "ComParE_2016"] = "eGeMAPSv02"
-    level: Literal["descriptors", "functionals"] = "functionals"
+    feature_set: Literal["eGeMAPSv02", "ComParE_2016"] = Field("eGeMAPSv02", description="one of openSMILE's")
+    level: Literal["descriptors", "functionals"] = Field(
+        "functionals", description="a row per frame, or one per clip"
+    )
     channels: str = Field(
         ".*",
         description="expression for the whole names of the channels to keep, e.g. mfcc.* for the cepstrum",

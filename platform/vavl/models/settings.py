@@ -31,12 +31,12 @@ class NetworkSettings(FrozenConfig):
     width: int = Field(512, ge=8, description="channels of every hidden layer")
     modality_blocks: int = Field(3, ge=1, description="Conformer blocks of each modality")
     shared_blocks: int = Field(2, ge=1, description="Conformer blocks that both modalities share")
-    attention_heads: int = Field(8, ge=1)
-    feed_forward_expansion: int = Field(4, ge=1)
+    attention_heads: int = Field(8, ge=1, description="of each Conformer block")
+    feed_forward_expansion: int = Field(4, ge=1, description="hidden size of feed-forward layers, in widths")
     convolution_kernel: int = Field(31, ge=1, description="frames under the depthwise kernel; odd")
     head_widths: tuple[int, int] = Field((512, 256), description="hidden sizes of heads and decoders")
     dropout: float = Field(0.1, ge=0, lt=1, description="within the Conformer blocks")
-    head_dropout: float = Field(0.2, ge=0, lt=1)
+    head_dropout: float = Field(0.2, ge=0, lt=1, description="within heads and decoders")
     input_dropout: float = Field(0.0, ge=0, lt=1, description="on the projected input frames")
     correlation_size: int = Field(
         16, ge=1, description="K of soft-HGR; keep it well below the pairs of a global batch"

@@ -16,7 +16,7 @@ class ScheduledSettings(FrozenConfig):
     A weight of 0 computes the objective, logs it and does not train on it.
     """
 
-    weight: float = Field(1.0, ge=0)
+    weight: float = Field(1.0, ge=0, description="of this objective in the loss")
     start_step: int = Field(0, ge=0, description="first optimizer step with a weight above 0")
     ramp_steps: int = Field(0, ge=0, description="steps from there to the full weight")
 

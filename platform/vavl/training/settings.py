@@ -22,10 +22,10 @@ from vavl.training.deepspeed_passthrough import NUMERIC_SECTIONS, check_passthro
 class OptimizerSettings(FrozenConfig):
     """AdamW with linear warm-up and cosine decay; the defaults are the paper's, which decays nothing."""
 
-    learning_rate: float = Field(5e-5, gt=0)
-    betas: tuple[float, float] = (0.95, 0.999)
-    weight_decay: float = Field(5e-7, ge=0)
-    warmup_steps: int = Field(0, ge=0)
+    learning_rate: float = Field(5e-5, gt=0, description="after the warm-up")
+    betas: tuple[float, float] = Field((0.95, 0.999), description="AdamW's")
+    weight_decay: float = Field(5e-7, ge=0, description="AdamW's, decoupled")
+    warmup_steps: int = Field(0, ge=0, description="steps of a linear rise of the learning rate")
     final_share: float = Field(
         1.0, ge=0, le=1, description="learning rate at the last step, as a share; 1 = no decay"
     )
@@ -78,12 +78,17 @@ class TrainingSettings(FrozenConfig):
     placement: Literal["pack", "spread", "strict_pack", "strict_spread"] = Field(
         "pack", description="workers on few nodes or on many; strict: wait rather than do otherwise"
     )
-    cpus_per_worker: float = Field(1, gt=0)
+    cpus_per_worker: float = Field(1, gt=0, description="also the threads of a worker, rounded up")
     gpus_per_worker: float = Field(0, ge=0, le=1, description="0 = CPU; a worker drives one GPU at most")
     resources_per_worker: dict[str, float] = Field(
         {}, description='other resources by Ray\'s names: {memory: 8e9, "accelerator_type:A100": 0.001}'
     )
-    zero_stage: int = Field(0, ge=0, le=3)
+    zero_stage: int = Field(
+        0,
+        ge=0,
+        le=3,
+        description="what DeepSpeed shards over workers: 0 nothing, 1 optimizer, 2 gradients too, 3 weights too",
+    )
     offload: Literal["none", "optimizer", "optimizer_and_weights"] = Field(
         "none", description="keep in main memory; optimizer: ZeRO 1-3, optimizer_and_weights: ZeRO 3"
     )
@@ -99,14 +104,16 @@ class TrainingSettings(FrozenConfig):
     deepspeed: dict[str, Any] = Field(
         {}, description="keys of DeepSpeed's own configuration, merged over the generated one"
     )
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, description="of weights, batches and every draw")
     max_epochs: int = Field(20, ge=1, description="an epoch is (training clips) / (global batch) steps")
     max_steps: int | None = Field(None, ge=1, description="ends earlier than max_epochs if smaller")
     early_stopping_epochs: int | None = Field(
         None, ge=1, description="epochs without a better validation score"
     )
-    resume: Literal["auto", "never"] = "auto"
-    checkpoint_every_epochs: int = Field(1, ge=1)
+    resume: Literal["auto", "never"] = Field(
+        "auto", description="from the newest whole checkpoint, or always from the start"
+    )
+    checkpoint_every_epochs: int = Field(1, ge=1, description="epochs between checkpoints")
     checkpoint_every_steps: int | None = Field(
         None, ge=1, description="also within epochs; what a lost node costs at most"
     )

@@ -118,7 +118,10 @@ def result_rows(outcome: Mapping[str, Any], summary: Mapping[str, Any]) -> list[
     """Return the rows of the table that a training prints."""
     rows = [
         ("protocol", f"{outcome['protocol']}, fold {outcome['fold_title']}, target: {label_words(outcome)}"),
-        *((f"train {name}", line) for name, line in outcome["partitions"].items()),
+        (
+            "training clips",
+            ", ".join(f"{_count(line)} {name}" for name, line in outcome["partitions"].items()),
+        ),
         ("best epoch", f"{outcome['best_epoch']} of {outcome['epochs']}, chosen on validation"),
     ]
     metrics: Mapping[str, float] = outcome["metrics"]
@@ -149,6 +152,11 @@ def result_rows(outcome: Mapping[str, Any], summary: Mapping[str, Any]) -> list[
         ("model", f"{summary['model_name'] or 'best/'}, {version}"),
         ("MLflow run", str(summary["mlflow_run_id"] or "not written yet; the journal has it")),
     ]
+
+
+def _count(line: str) -> str:
+    """Return the number of clips at the start of a partition's line; classes and speakers stand in partitions.csv."""
+    return line.partition(" ")[0]
 
 
 def artifacts_of(folder: Path) -> list[Path]:
