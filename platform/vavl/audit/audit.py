@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from vavl.audit import corpus_checks, label_checks, split_checks
+from vavl.audit import corpus_checks, label_checks, people_checks, split_checks
 from vavl.audit.finding import Check, Finding, State
 from vavl.audit.material import Material
 from vavl.audit.settings import AuditSettings
@@ -19,7 +19,7 @@ from vavl.store.clip_facts import FILE_NAME as FACTS_FILE
 from vavl.store.store import read_content
 
 RECORD_FILE = "audit.json"
-AUDIT_VERSION = 1
+AUDIT_VERSION = 2
 """Raised with every change of a check; an older record is made anew."""
 
 _log = logging.getLogger(__name__)
@@ -27,6 +27,7 @@ _log = logging.getLogger(__name__)
 CheckFunction = Callable[[Material, AuditSettings], Finding]
 _OF_THE_CORPUS: tuple[CheckFunction, ...] = (
     split_checks.check_speakers,
+    people_checks.check_speaker_names,
     split_checks.check_duplicate_files,
     split_checks.check_equal_features,
     split_checks.check_near_duplicates,
@@ -38,7 +39,11 @@ _OF_THE_CORPUS: tuple[CheckFunction, ...] = (
     corpus_checks.check_clipping,
     corpus_checks.check_faces,
 )
-_OF_TABLES: tuple[CheckFunction, ...] = (label_checks.check_label_balance, label_checks.check_identity)
+_OF_TABLES: tuple[CheckFunction, ...] = (
+    label_checks.check_label_balance,
+    label_checks.check_identity,
+    people_checks.check_sentences,
+)
 _OF_THE_LABELS: tuple[CheckFunction, ...] = (*_OF_TABLES, label_checks.check_batches)
 
 
@@ -171,7 +176,7 @@ def audit_labels(manifest: Manifest, settings: AuditSettings) -> Audit:
     """Make the checks that need neither features nor files: of a corpus whose media are not at hand."""
     material = Material(manifest, None, None)
     findings = [corpus_checks.check_counts(material), label_checks.check_label_sets(material)]
-    findings += [split_checks.check_speakers(material, settings)]
+    findings += [check(material, settings) for check in _OF_THE_CORPUS[:2]]
     findings += _label_findings(material, settings, _OF_TABLES)
     key = AuditKey(AUDIT_VERSION, settings.hash, "", manifest.card_hash, None)
     return _audit(key, material, findings)

@@ -22,11 +22,13 @@ class Check(StrEnum):
     """The checks, by the names that ``data.waive_audit`` takes."""
 
     SPEAKERS = "speakers"
+    SPEAKER_NAMES = "speaker_names"
     DUPLICATE_FILES = "duplicate_files"
     EQUAL_FEATURES = "equal_features"
     NEAR_DUPLICATES = "near_duplicates"
     IDENTITY_CANARY = "identity_canary"
     BATCH_CANARY = "batch_canary"
+    SENTENCES = "sentences"
     LABEL_BALANCE = "label_balance"
     LABEL_SETS = "label_sets"
     COUNTS = "counts"
@@ -41,11 +43,13 @@ class Check(StrEnum):
 
 TITLES = {
     Check.SPEAKERS: "speakers across splits",
+    Check.SPEAKER_NAMES: "names of speakers",
     Check.DUPLICATE_FILES: "equal files across splits",
     Check.EQUAL_FEATURES: "equal features across splits",
     Check.NEAR_DUPLICATES: "near-duplicates between train and test",
     Check.IDENTITY_CANARY: "canary: speaker and sentence alone",
     Check.BATCH_CANARY: "canary: labels of batch-mates",
+    Check.SENTENCES: "sentences that tell the emotion",
     Check.LABEL_BALANCE: "label balance",
     Check.LABEL_SETS: "agreement of label sets",
     Check.COUNTS: "clips and speakers as the card expects",

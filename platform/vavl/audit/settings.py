@@ -56,6 +56,15 @@ class LeakThresholds(FrozenConfig):
         0.05, description="recall above chance from speaker and sentence alone that warns"
     )
     identity_failed: Share = Field(0.15, description="... and that fails")
+    sentence_groups: tuple[str, ...] = Field(
+        ("sentence", "statement", "text", "utterance"),
+        description="group_<name> columns of sentences to look at",
+    )
+    sentence_warning: Share = Field(
+        0.05, description="accuracy above chance from the sentence alone that warns"
+    )
+    many_speakers: int = Field(20, ge=1, description="from so many speakers on, few clips each are a warning")
+    fewest_clips: float = Field(3, ge=0, description="... when the median of clips per speaker is lower")
     batch_size: int = Field(32, ge=2, description="clips of the batches that are looked at")
     batch_warning: Share = Field(
         0.1, description="agreement (kappa) of a clip's label with its batch-mates' that warns"

@@ -86,7 +86,8 @@ def test_an_attribute_that_does_not_vary_in_a_split_fails(material, is_flat, sta
 def test_labels_alone_are_audited_without_a_store(material):
     audit = audit_labels(material().manifest, SETTINGS)
     assert {finding.check for finding in audit.findings} == {
-        Check.SPEAKERS, Check.COUNTS, Check.LABEL_SETS, Check.LABEL_BALANCE, Check.IDENTITY_CANARY,
+        Check.SPEAKERS, Check.SPEAKER_NAMES, Check.SENTENCES, Check.COUNTS, Check.LABEL_SETS, Check.LABEL_BALANCE,
+        Check.IDENTITY_CANARY,
     }  # fmt: skip
     assert audit.state == State.PASSED
     assert audit.key.store_hash == ""
