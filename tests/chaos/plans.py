@@ -5,14 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
+from damaged_store import set_value, state_anew
 from synthetic_store import write_synthetic_store
 
+from vavl.store.store import FeatureStore
 from vavl.training.settings import TrainingPlan
 
 CLIPS, SPEAKERS, MOST_FRAMES = 400, 20, 12
 BAD_CLIP = "clip0000003"
+_BAD_VALUE = 3e38  # finite, also when it is normalized; its products are not
 
 
 def make_store(folder: Path) -> Path:
@@ -21,22 +22,14 @@ def make_store(folder: Path) -> Path:
 
 
 def make_bad_store(folder: Path) -> Path:
-    """Write the same store with a NaN in one training clip; the sums of its speaker stay fine."""
-    path = make_store(folder) / "audio.arrow"
-    with pa.memory_map(str(path)) as file:
-        table = pa.ipc.open_stream(file).read_all().to_pydict()
-    place = table["clip_id"].index(BAD_CLIP)
-    values = next(column[place] for column in table.values() if _is_long_list(column[place]))
-    first = np.asarray(values[:4], dtype=np.float32).tobytes()
-    content = path.read_bytes()
-    if content.count(first) != 1:
-        raise RuntimeError(f"the frames of {BAD_CLIP} are not found once in {path}")
-    path.write_bytes(content.replace(first, np.float32("nan").tobytes() + first[4:]))
-    return path.parent
+    """Write the same store with values in one training clip that its network turns into NaN.
 
-
-def _is_long_list(value: Any) -> bool:
-    return isinstance(value, list) and len(value) >= 8
+    NaN itself would be refused as damage; the sums of the speaker stay fine.
+    """
+    make_store(folder)
+    row = FeatureStore.open(folder).clip_ids("audio").to_pylist().index(BAD_CLIP)
+    set_value(folder, "audio", row, _BAD_VALUE)
+    return state_anew(folder)
 
 
 def plan_of(

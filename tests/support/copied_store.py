@@ -30,6 +30,8 @@ def mark_manifest(folder: Path) -> Path:
     """State the hash of the manifest in store.json, as an extraction does."""
     content = json.loads((folder / "store.json").read_text())
     path = folder / "manifest.arrow"
-    content["files"] = {path.name: {"bytes": path.stat().st_size, "sha256": sha256_of_file(path)}}
+    content["files"] = content.get("files", {}) | {
+        path.name: {"bytes": path.stat().st_size, "sha256": sha256_of_file(path)}
+    }
     (folder / "store.json").write_text(json.dumps(content))
     return folder

@@ -20,6 +20,7 @@ from vavl.errors import VavlError
 from vavl.reports.plots import Plot, legend_below, new_figure
 from vavl.reports.render import write_page
 from vavl.reports.theme import CONDITION_TITLES, LIGHT
+from vavl.store.store import FeatureStore
 from vavl.store.store_cache import local_store
 
 REPORT_FILE = "audit.html"
@@ -50,6 +51,8 @@ def audit_and_report(folder: Path) -> Audit:
 def audit_place(place: Path | str, output_dir: Path | None, settings: AuditSettings) -> tuple[Audit, Path]:
     """Audit the store at ``place`` and write ``audit.json``, ``audit.html`` and ``summary.json``.
 
+    The whole store is read and compared with its hashes first.
+
     Args:
         place: directory or address of the store; an address is copied to this machine first.
         output_dir: directory of all three. None: the summary goes into ``audit/`` of the store, the others
@@ -60,10 +63,12 @@ def audit_place(place: Path | str, output_dir: Path | None, settings: AuditSetti
         The audit, and the path of its page.
 
     Raises:
-        StoreError, InputError: the store cannot be read, or a directory cannot be written.
+        StoreError: the store is missing, incomplete or damaged.
+        InputError: the store cannot be read, or a directory cannot be written.
     """
     start = time.monotonic()
     folder = local_store(place)
+    FeatureStore.open(folder).verify()
     audit = audit_store(folder, settings)
     home = make_folder(output_dir or folder / _SUMMARY_FOLDER)
     is_record = output_dir is None and settings == AuditSettings()

@@ -1,6 +1,6 @@
-"""The clips of a run: flags and labels as arrays, features mapped from the store.
+"""The clips of a run: flags and labels as arrays, features read from the store.
 
-Nothing here grows with the corpus but a few numbers per clip; features are read in place.
+Nothing here grows with the corpus but a few numbers per clip.
 """
 
 from __future__ import annotations
@@ -14,12 +14,14 @@ import torch
 from numpy.typing import NDArray
 
 from vavl.corpora.manifest import Manifest
+from vavl.corpora.splits import SPLITS
 from vavl.data.augmentation import ViewMaker
 from vavl.data.batch import ClipBatch, ModalityBatch, middle_frames, pad_clips
 from vavl.data.sampler import FILLER
 from vavl.data.settings import DataSettings
 from vavl.errors import StoreError
 from vavl.features import MODALITIES, ChannelSums, Normalisation
+from vavl.store.checked_files import MAKE_AGAIN
 from vavl.store.store import FeatureStore
 from vavl.store.store_cache import local_store
 
@@ -65,6 +67,7 @@ class ClipCollection:
         hidden: per modality (clips,), True where the store has a modality that the run must not read.
         widths: channels per modality that a network expects of a modality which the store lacks or must not give.
         change: of the raw frames before they are cut and normalized; None reads them as they are.
+        fold: whose splits messages name; None names none.
     """
 
     store: FeatureStore
@@ -78,6 +81,7 @@ class ClipCollection:
     hidden: Mapping[str, NDArray[np.bool_]] = field(default_factory=dict)
     widths: Mapping[str, int] = field(default_factory=dict)
     change: FrameChange | None = None
+    fold: int | None = None
 
     def has(self, modality: str) -> NDArray[np.bool_]:
         """Tell for every clip whether the store holds the modality."""
@@ -102,6 +106,12 @@ class ClipCollection:
         """Return the raw frames (time, channel) that manifest row ``row`` has, changed and cut to ``max_frames``."""
         raw = self.store.features(modality, int(self.store_row[modality][row]))
         return middle_frames(raw if self.change is None else self.change(modality, row, raw), self.max_frames)
+
+    def clip_name(self, row: int) -> str:
+        """Return the id of manifest row ``row`` with its split, as messages name it."""
+        name = str(self.manifest.table["clip_id"][row].as_py())
+        split = self.manifest.split(self.fold)[row] if self.fold in self.manifest.folds else -1
+        return f"{name} ({SPLITS[split]} clip of fold {self.fold})" if split >= 0 else name
 
     def without(self, rows: Mapping[str, NDArray[np.int64]]) -> Self:
         """Return a collection that never reads these modalities; ``rows`` are manifest rows by modality."""
@@ -132,14 +142,16 @@ class ClipCollection:
 
 
 def open_collection(settings: DataSettings) -> ClipCollection:
-    """Map the store and the manifest of a run; a store at an address is copied to this machine first.
+    """Open the store and the manifest of a run; a store at an address is copied to this machine first.
 
     Raises:
-        StoreError: no store, an incomplete one, or one without a usable clip.
+        StoreError: no store, an incomplete or damaged one, or one without a usable clip.
         ConfigError: the manifest has no set of labels of that name.
     """
     folder = local_store(settings.store)
-    store, manifest = FeatureStore.open(folder), Manifest.read(folder).with_labels(settings.labels)
+    store = FeatureStore.open(folder)
+    store.check_file("manifest.arrow")
+    manifest = Manifest.read(folder).with_labels(settings.labels)
     clip_ids = manifest.table.column("clip_id")
     rows = {
         modality: store.rows(modality, clip_ids)
@@ -154,7 +166,15 @@ def open_collection(settings: DataSettings) -> ClipCollection:
     target, is_labelled = targets_of(manifest, settings.target, settings.attributes)
     speaker, speakers = manifest.speaker_codes()
     return ClipCollection(
-        store, manifest, rows, target, is_labelled, speaker, tuple(speakers), settings.max_frames
+        store,
+        manifest,
+        rows,
+        target,
+        is_labelled,
+        speaker,
+        tuple(speakers),
+        settings.max_frames,
+        fold=settings.fold,
     )
 
 
@@ -215,7 +235,11 @@ def collate(
         normaliser: by modality.
         views: changes the frames for training, or shows one modality of a pair; None takes clips as they are.
         places: of the rows in the global batch; by default their number in ``rows``.
+
+    Raises:
+        StoreError: the store was damaged or cut, or features are not finite; names the clip.
     """
+    collection.store.check_uncut()
     real = rows != FILLER
     safe = np.maximum(rows, 0)
     has = {modality: collection.has(modality)[safe] & real for modality in MODALITIES}
@@ -254,10 +278,21 @@ class _ClipReader:
         cut = collection.frames(modality, row)
         normaliser, speaker = self.normaliser[modality], int(collection.speaker[row])
         normalised = normaliser.apply(cut, speaker)
+        if not np.isfinite(normalised).all():
+            raise _not_finite(collection, modality, row, cut)
         if self.views is None:
             return normalised
         moved = self.views.exchanged(place, normalised, speaker, normaliser.speaker_means)
         return self.views.view(modality, place, moved)
+
+
+def _not_finite(collection: ClipCollection, modality: str, row: int, raw: NDArray[np.float32]) -> StoreError:
+    is_bad = ~np.isfinite(raw)
+    kind = f"{int(is_bad.sum())} of {raw.size} values are NaN or infinite"
+    problem = kind if is_bad.any() else "features are so large that they are infinite when normalized"
+    fix = f"python jobs/audit_corpus.py {collection.store.folder} looks for damage; {MAKE_AGAIN}"
+    field = f"{modality} of {collection.clip_name(row)}"
+    return StoreError(str(collection.store.folder), field, problem, fix)
 
 
 def attributes_of(manifest: Manifest, wanted: Sequence[str] | None = None) -> tuple[str, ...]:

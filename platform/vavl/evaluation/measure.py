@@ -110,8 +110,9 @@ def open_clips(model: SavedModel, selection: ClipSelection) -> MeasuredClips:
     collection = replace(
         collection.without(unusable),
         widths={"audio": description.audio.width, "video": description.video.width},
+        fold=_fold(description, selection, collection.manifest),
     )
-    fold = _fold(description, selection, collection.manifest)
+    fold = collection.fold
     rows = everything
     if fold is not None:
         rows = rows[collection.manifest.split(fold) == _SPLITS[selection.split]]

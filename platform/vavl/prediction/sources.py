@@ -200,7 +200,7 @@ class StoreSource:
 
     @property
     def may_hang(self) -> bool:
-        """Mapped rows do not; watching a million of them would take longer than reading them."""
+        """Rows of a store do not; watching a million of them would take longer than reading them."""
         return False
 
     def mark(self, clip: ClipInput) -> str:  # noqa: ARG002

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from vavl.config.files import written_beside
-from vavl.store.store import map_batches
+from vavl.store.rows import map_batches
 
 FILE_NAME = "facts.arrow"
 _ROWS_PER_BATCH = 4096

@@ -12,29 +12,25 @@ GOOGLE_APPLICATION_CREDENTIALS, ...); their settings as ``FSSPEC_S3_ENDPOINT_URL
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import logging
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from vavl.config.files import make_folder, read_json, sha256_of_file, write_json
 from vavl.config.places import CACHE_VARIABLE
-from vavl.errors import StoreError, VavlError
+from vavl.errors import VavlError
+from vavl.store.checked_files import MARKER_FILE, cache_folder, file_mark, held_lock
 from vavl.store.remote_files import RemoteFolder, StoreFile, copy_files
 from vavl.store.store import checked_content, read_content
 from vavl.store.store_versions import check_version, store_folder
 
-_MARKER = "verified.json"
 _STORE_FILE, _MANIFEST_FILE = "store.json", "manifest.arrow"
-_PLAIN_NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
 _NOT_IN_NAMES = re.compile(r"[^\w.-]")
 _log = logging.getLogger(__name__)
 
@@ -68,28 +64,13 @@ def local_notes(place: Path | str) -> Path:
 
 def run_cache_folder() -> Path:
     """Return the directory of this machine for the files of runs at addresses."""
-    stores = _cache_folder()
+    stores = cache_folder()
     return stores / "runs" if os.environ.get(CACHE_VARIABLE) else stores.with_name("runs")
 
 
 def is_at_hand(place: Path | str) -> bool:
     """Tell whether this machine has the features of the store, so that opening it copies nothing."""
     return isinstance(place, Path) or _CachedStore(place).is_whole
-
-
-@contextlib.contextmanager
-def held_lock(path: Path) -> Iterator[None]:
-    """Hold a lock between the processes of this machine; waits for another holder."""
-    lock = FileLock(path)
-    try:
-        lock.acquire(blocking=False)
-    except Timeout:
-        _log.info("waiting for another process: %s", path)
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _folder_here(place: Path | str) -> Path | None:
@@ -113,14 +94,14 @@ class _CachedStore:
         self._content = checked_content(_parsed(self._text), place)
         if address != str(named):
             check_version(address, self._content)
-        self._cache = make_folder(_cache_folder(), setting=CACHE_VARIABLE)
+        self._cache = make_folder(cache_folder(), setting=CACHE_VARIABLE)
         digest = hashlib.sha256(address.encode() + b"\0" + self._text).hexdigest()[:12]
         name = _NOT_IN_NAMES.sub("_", f"{self._content['corpus']}-{self._content['store_hash']}")
         self._entry = self._cache / f"{name}-{digest}"
 
     @property
     def is_whole(self) -> bool:
-        return (self._entry / _MARKER).exists()
+        return (self._entry / MARKER_FILE).exists()
 
     def folder(self, *, with_features: bool) -> Path:
         """Return the directory in the cache, filled and checked."""
@@ -142,7 +123,9 @@ class _CachedStore:
         hashes = copy_files(self._remote, files, partial)
         (partial / _STORE_FILE).write_bytes(self._text)
         hashes[_STORE_FILE] = hashlib.sha256(self._text).hexdigest()
-        write_json(partial / _MARKER, {name: _mark(partial / name, sha) for name, sha in hashes.items()})
+        write_json(
+            partial / MARKER_FILE, {name: file_mark(partial / name, sha) for name, sha in hashes.items()}
+        )
         if entry.exists():
             # Aside first: a reader keeps what it has mapped.
             old = entry.with_name(f".{entry.name}.damaged")
@@ -156,9 +139,6 @@ def store_files(content: Mapping[str, Any]) -> list[StoreFile]:
     """Return the files that a reader of a store needs next to store.json, with what is known of each."""
     files = [_manifest_file(content)]
     for name, known in content.get("files", {}).items():
-        # The names come from elsewhere and become file names here.
-        if not _PLAIN_NAME.fullmatch(name):
-            raise StoreError(_STORE_FILE, f"files.{name}", "is not the name of a file", "get the store anew")
         if name != _MANIFEST_FILE:
             files.append(StoreFile(name, known["bytes"], known["sha256"]))
     for name, entry in content["modalities"].items():
@@ -172,11 +152,6 @@ def _manifest_file(content: Mapping[str, Any]) -> StoreFile:
     return StoreFile(_MANIFEST_FILE, known.get("bytes"), known.get("sha256"))
 
 
-def _cache_folder() -> Path:
-    named = os.environ.get(CACHE_VARIABLE)
-    return Path(named).expanduser().absolute() if named else Path.home() / ".cache" / "vavl" / "stores"
-
-
 def _parsed(text: bytes) -> Any:
     try:
         return json.loads(text)
@@ -187,20 +162,15 @@ def _parsed(text: bytes) -> Any:
 def _fault_of(entry: Path) -> str | None:
     """Return what is wrong with an entry of the cache; a file is read only when its size or time changed."""
     try:
-        marks = read_json(entry / _MARKER)
+        marks = read_json(entry / MARKER_FILE)
         for name, mark in marks.items():
             path = entry / name
             if not path.exists():
                 return f"{name} is missing"
-            if _mark(path, mark["sha256"]) != mark and sha256_of_file(path) != mark["sha256"]:
+            if file_mark(path, mark["sha256"]) != mark and sha256_of_file(path) != mark["sha256"]:
                 return f"{name} was changed"
     except (VavlError, AttributeError, KeyError, TypeError):
-        return f"{_MARKER} cannot be read"
+        return f"{MARKER_FILE} cannot be read"
     except OSError as error:
         return f"cannot be read: {error.strerror}"
     return None
-
-
-def _mark(path: Path, sha256: str) -> dict[str, Any]:
-    status = path.stat()
-    return {"bytes": status.st_size, "mtime_ns": status.st_mtime_ns, "sha256": sha256}

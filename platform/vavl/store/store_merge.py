@@ -17,12 +17,14 @@ from vavl.corpora.manifest import Manifest
 from vavl.corpora.splits import SPLITS
 from vavl.errors import ConfigError, StoreError
 from vavl.features import MODALITIES, ModalityInfo, changed_settings
+from vavl.store.checked_files import held_lock
 from vavl.store.clip_facts import FILE_NAME as FACTS_FILE
 from vavl.store.clip_facts import SCHEMA as FACTS_SCHEMA
 from vavl.store.merge_settings import MergeSettings
 from vavl.store.merged_manifest import MergedFold, class_maps, merged_folds, merged_manifest, unique_names
-from vavl.store.store import ROW_SCHEMA, FeatureStore, map_batches, read_content
-from vavl.store.store_cache import held_lock, local_notes, local_store
+from vavl.store.rows import ROW_SCHEMA, map_batches
+from vavl.store.store import FeatureStore, read_content
+from vavl.store.store_cache import local_notes, local_store
 from vavl.store.store_versions import pinned_store, version_of
 from vavl.store.store_writer import StoreWriter
 

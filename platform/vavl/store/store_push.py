@@ -13,6 +13,7 @@ from typing import Any
 from vavl.config.files import sha256_of_file
 from vavl.corpora.manifest import Manifest
 from vavl.errors import InputError, StoreError
+from vavl.store.checked_files import MAKE_AGAIN
 from vavl.store.remote_files import (
     RemoteFolder,
     StoreFile,
@@ -25,7 +26,7 @@ from vavl.store.remote_files import (
     size_there,
     write_small,
 )
-from vavl.store.store import MAKE_AGAIN, FeatureStore
+from vavl.store.store import FeatureStore
 from vavl.store.store_cache import store_files
 from vavl.store.store_versions import (
     RECORD_FILE,

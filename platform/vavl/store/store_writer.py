@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from vavl.config.files import make_folder, sha256_of_file, write_json, written_beside
 from vavl.errors import StoreError
 from vavl.features import MODALITIES, ChannelSums, ModalityInfo
-from vavl.store.store import FORMAT_VERSION, ROW_SCHEMA, SUMS_SCHEMA, content_hash
+from vavl.store.rows import CHECKS_SCHEMA, ROW_SCHEMA, checks_file, checks_of
+from vavl.store.store import FORMAT_VERSION, SUMS_SCHEMA, content_hash
 
 # Large enough that 200,000 clips need few batches, which a reader pays for; small enough that a writer holds some.
 _ROWS_PER_BATCH = 2000
@@ -106,11 +107,17 @@ class StoreWriter:
         clips, last_id = 0, ""
         batches = chain([first], batches)
         del first  # one batch is in memory, not the first as well, nor the last while the next is made
-        with written_beside(path) as partial, pa.ipc.new_stream(str(partial), ROW_SCHEMA) as writer:
+        with (
+            written_beside(path) as partial,
+            pa.ipc.new_stream(str(partial), ROW_SCHEMA) as writer,
+            written_beside(self.folder / checks_file(modality)) as partial_checks,
+            pa.ipc.new_stream(str(partial_checks), CHECKS_SCHEMA) as checks,
+        ):
             for batch in batches:
                 last_id = _check_order(path, batch, last_id)
                 sums.add(path, batch)
                 writer.write_batch(batch)
+                checks.write_batch(checks_of(batch))
                 clips += batch.num_rows
                 del batch
         sums.check(sums_path)
@@ -122,7 +129,7 @@ class StoreWriter:
 
     def leave_out(self, modality: str) -> None:
         """Remove files of ``modality`` that an older store in the directory may have had."""
-        for name in (f"{modality}.arrow", f"{modality}_sums.arrow"):
+        for name in (f"{modality}.arrow", f"{modality}_sums.arrow", checks_file(modality)):
             (self.folder / name).unlink(missing_ok=True)
 
     def finish(self, counts: Mapping[str, int], sources: Sequence[Mapping[str, Any]] | None = None) -> str:
@@ -147,8 +154,9 @@ class StoreWriter:
         return str(content["store_hash"])
 
     def _other_files(self) -> dict[str, Any]:
-        """Size and hash of manifest and facts, so that a copy can be checked; the store's hash has the card."""
-        paths = [self.folder / name for name in ("manifest.arrow", "facts.arrow")]
+        """Size and hash of the other files, so that a copy can be checked; the store's hash has the card."""
+        checks = map(checks_file, self._modalities)
+        paths = [self.folder / name for name in ("manifest.arrow", "facts.arrow", *checks)]
         return {
             path.name: {"bytes": path.stat().st_size, "sha256": sha256_of_file(path)}
             for path in paths

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from copied_store import copy_store
+from copied_store import copy_store, mark_manifest
 
 from vavl.errors import ConfigError, InputError, StoreError
 from vavl.evaluation.measure import class_table, open_clips, predict_clips
@@ -113,7 +113,7 @@ def renamed(trained: Any, tmp_path: Path) -> Path:
     column = table.schema.get_field_index("label")
     table = table.set_column(column, table.schema.field(column), [labels])
     Manifest(table.replace_schema_metadata({b"vavl": json.dumps(metadata).encode()})).write(folder)
-    return folder
+    return mark_manifest(folder)
 
 
 def test_a_label_map_makes_another_store_equal_and_leaves_classes_out(trained: Any, renamed: Path) -> None:

@@ -18,7 +18,8 @@ from vavl.corpora.manifest import Manifest
 from vavl.errors import InputError, StoreError
 from vavl.features import ChannelSums, ModalityInfo
 from vavl.store import store_writer
-from vavl.store.store import ROW_SCHEMA, FeatureStore
+from vavl.store.rows import ROW_SCHEMA
+from vavl.store.store import FeatureStore
 from vavl.store.store_writer import ClipFeatures, StoreWriter, row_batch
 
 SUPPORT = Path(__file__).parents[2] / "support"

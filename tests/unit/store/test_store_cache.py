@@ -26,7 +26,8 @@ from vavl.store.store import FeatureStore, read_content
 from vavl.store.store_cache import is_at_hand, local_notes, local_store
 
 FILES = {
-    "audio.arrow", "audio_sums.arrow", "video.arrow", "video_sums.arrow", "manifest.arrow", "store.json",
+    "audio.arrow", "audio_checks.arrow", "audio_sums.arrow", "video.arrow", "video_checks.arrow", "video_sums.arrow",
+    "manifest.arrow", "store.json",
 }  # fmt: skip
 
 

@@ -192,7 +192,12 @@ def test_facts_are_joined_and_counts_added_up(
     assert facts["sha256"].to_pylist() == [
         entry for corpus in stores for entry in read_facts(stores[corpus])["sha256"].to_pylist()
     ]
-    assert read_content(store.folder)["files"].keys() == {"manifest.arrow", "facts.arrow"}
+    assert read_content(store.folder)["files"].keys() == {
+        "manifest.arrow",
+        "facts.arrow",
+        "audio_checks.arrow",
+        "video_checks.arrow",
+    }
     assert read_content(store.folder)["counts"] == {"clips": 120, "quarantined": 2}
 
 
@@ -220,7 +225,7 @@ def test_the_same_stores_give_the_same_bytes_wherever_they_lie(
         tmp_path / "merged",
     )
     assert files_of(again.folder) == first
-    assert len(first) == 8
+    assert len(first) == 10
     assert not list(tmp_path.glob(".*.partial")) + list(tmp_path.glob(".*.old"))
 
 
@@ -327,6 +332,7 @@ def test_one_side_alone_may_be_taken(stores: dict[str, Path], tmp_path: Path) ->
     assert store.info.keys() == {"audio"}
     assert {path.name for path in store.folder.iterdir()} == {
         "store.json", "manifest.arrow", "manifest.parquet", "facts.arrow", "audio.arrow", "audio_sums.arrow",
+        "audio_checks.arrow",
     }  # fmt: skip
 
 

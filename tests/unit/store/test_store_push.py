@@ -23,7 +23,9 @@ from vavl.store.store_push import Pushed, list_stores, push_store
 from vavl.store.store_versions import version_of
 
 NOON = dt.datetime(2026, 3, 1, 12, tzinfo=dt.UTC)
-NEEDED = {"audio.arrow", "audio_sums.arrow", "video.arrow", "video_sums.arrow", "manifest.arrow"}
+NEEDED = {"manifest.arrow"} | {
+    f"{modality}{kind}.arrow" for modality in ("audio", "video") for kind in ("", "_checks", "_sums")
+}
 
 
 def tree(folder: Path) -> dict[str, bytes]:
