@@ -113,7 +113,7 @@ def describe_folder(root: Path, name: str, *, cards: Path, most_files: int, prob
 
 
 def _drafted(root: Path, name: str, listing: Listing, probed: Sequence[Probed]) -> Found:
-    chosen = choose_videos(listing.video, probed)
+    chosen = choose_videos(listing.video, probed, has_audio=bool(listing.audio))
     layout = find_layout(listing.audio, chosen.names)
     tables = _tables(root, listing, layout)
     skips = max((table.skips for table in tables), default=0)

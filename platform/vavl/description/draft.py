@@ -224,7 +224,7 @@ def _share_clips(one: TableFound, other: TableFound) -> bool:
 
 def _unused_labels(table: TableFound) -> Iterator[str]:
     """Yield why a table that could hold labels gives none."""
-    if table.key_column or not table.is_labels:
+    if table.key_column or not (table.is_labels or table.repeated):
         return
     names = [
         table.label_column,
@@ -236,7 +236,8 @@ def _unused_labels(table: TableFound) -> Iterator[str]:
         rater = f" (one per `{table.rater_column}`)" if table.rater_column else ""
         yield (
             f"{table.file} has several rows per clip in `{table.repeated}`{rater} and is not used: make it one row per "
-            f"clip, e.g. a column of votes for each class, or choose rows (`rows` of a table); its labels: {columns}."
+            f"clip, e.g. a column of votes for each class, or choose rows (`rows` of a table); its labels: "
+            f"{columns or 'none known'}."
         )
     else:
         yield (

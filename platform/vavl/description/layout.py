@@ -145,11 +145,9 @@ class Layout:
             else:
                 text += escaped(part.separators[place])
             named = groups.get(Place(level, place))
-            expression = (
-                part.expressions[place]
-                if part.expressions and len(set(values)) > 1
-                else field_expression(values, is_whole=part.is_whole, splits_sex=named == "speaker")
-            )
+            expression = field_expression(values, is_whole=part.is_whole, splits_sex=named == "speaker")
+            if part.expressions and len(set(values)) > 1 and "(?P<sex>" not in expression:
+                expression = part.expressions[place]
             if not named and "|" in expression:
                 expression = f"(?:{expression})"
             text += f"(?P<{named}>{expression})" if named else expression

@@ -16,6 +16,11 @@ _AGREEING_SHARE = 0.9
 _LEAST_RUNS = 3
 _MOST_CODES = 30
 _FEWEST_CODES = 3
+_MOST_VOICES = 6
+_VOICE_AND_TURN = re.compile(r"([A-Za-z])(\d+)")
+_SESSION = re.compile(
+    r"(?i)(?:session|sess|ses|dialogue|dialog|dia|conversation|conv|meeting|interview)[\W_]*\d"
+)
 CODE = "code"
 """Word of a field of letters that stood before a number."""
 
@@ -80,6 +85,8 @@ def cut_names(names: Sequence[str]) -> NameTable:
     cut = [_part(columns[level], shapes[level], is_optional=level == optional) for level in range(depth)]
     if scheme is not None and scheme.cuts:
         cut[-1] = _scheme_part(columns[-1], scheme)
+    else:
+        cut = _with_voices(cut)
     strangers = tuple(name for name in names if name not in rows)
     return NameTable(tuple(rows), tuple(cut), strangers, scheme)
 
@@ -138,6 +145,30 @@ def _part(level: Sequence[str], shape: tuple[str, ...] | None, *, is_optional: b
     found = [_FIELD.findall(text) or [""] * (len(shape) - 1) for text in level]
     part = Part(shape, tuple(zip(*found, strict=True)), is_optional=is_optional)
     return _without_long_runs(part)
+
+
+def _with_voices(parts: list[Part]) -> list[Part]:
+    """Cut the letter of who speaks off the number of a turn (Session1/F003), where turns count anew per session."""
+    *_, values = parts[-1].fields
+    matches = [_VOICE_AND_TURN.fullmatch(value) for value in values]
+    voices = {match[1] for match in matches if match}
+    fields = (other for part in parts for other in part.fields if other is not values)
+    session = next((other for other in fields if all(_SESSION.match(value) for value in other)), None)
+    if session is None or not all(matches) or not 1 < len(voices) <= _MOST_VOICES:
+        return parts
+    if len(set(zip(session, values, strict=True))) == len(set(values)):
+        return parts
+    last = parts[-1]
+    cut = [tuple(match[group] for match in matches if match) for group in (1, 2)]
+    names = last.words or ("",) * len(last.fields)
+    last = replace(
+        last,
+        separators=(*last.separators[:-1], "", last.separators[-1]),
+        fields=(*last.fields[:-1], *cut),
+        words=(*names[:-1], "who", "turn"),
+        is_whole=False,
+    )
+    return [*parts[:-1], last]
 
 
 def _scheme_part(level: Sequence[str], scheme: Scheme) -> Part:

@@ -65,6 +65,8 @@ def find_people(layout: Layout, tables: Sequence[TableFound]) -> People:
     listed = next((found for table in tables if (found := _listed(table, of_names))), None)
     if roles.people and roles.rule:
         comments = [f"Who speaks is certain: {roles.rule}."]
+        scheme = layout.lead.table.scheme
+        comments += [f"{DECIDE}{scheme.doubt}"] if scheme is not None and scheme.doubt else []
         if listed is not None and not _agree(of_names, listed.clips):
             file, column = listed.content["file"], listed.content["speaker_column"]
             comments.append(f"{DECIDE}{file} names other speakers in `{column}`, which are not used.")
@@ -175,7 +177,7 @@ def _shared(splits: Mapping[str, str], speakers: Mapping[str, str]) -> str:
 def _published(layout: Layout, tables: Sequence[TableFound], people: People) -> Iterator[_Published]:
     """Yield the splits that names, columns of clips and columns of speakers tell."""
     of_names = layout.splits_of_clips()
-    names = splits_of(set(of_names.values()))
+    names = splits_of(set(of_names.values()), with_others=True)
     if names:
         where = "a directory" if layout.roles.split and layout.roles.split.place.level else "a field"
         place = f"{where} of the names ({', '.join(sorted(names))})"
@@ -194,7 +196,11 @@ def _published(layout: Layout, tables: Sequence[TableFound], people: People) -> 
             of_speakers = table.by_speaker(column)
             of_clips = {clip: of_speakers[name] for clip, name in people.clips.items() if name in of_speakers}
             content |= {"key": "speaker", "key_column": table.speaker_column}
-        splits = {clip: table.split_names[of_clips[clip]] for clip in people.clips if of_clips.get(clip)}
+        splits = {
+            clip: table.split_names[of_clips[clip]]
+            for clip in people.clips
+            if of_clips.get(clip) in table.split_names
+        }
         content |= {"split_column": column, "names": _names(table.split_names)}
         content |= {"unlisted_clips": "none"} if len(splits) < len(people.clips) else {}
         if "train" in splits.values() and len(set(splits.values())) > 1:
@@ -210,6 +216,9 @@ def _as_published(found: _Published, people: People) -> SplitsFound:
     """Return published splits as rules; what they lack is drawn, or taken from the other one with a question."""
     folds, there = dict(found.folds), set(found.clips.values())
     comments = [f"The splits are published: {found.place}."]
+    outside = [text for text, split in folds.get("map", {}).items() if split == "none"]
+    if outside:
+        comments.append(f"{DECIDE}clips of {', '.join(outside)} are in no split.")
     if "test" not in there:
         comments.append(f"{DECIDE}no split is called test: the validation split is taken as the test split.")
         key = "map" if "map" in folds else "names"
@@ -299,9 +308,19 @@ def _is_of_session(people: People) -> bool:
 def _unused_splits(layout: Layout, tables: Sequence[TableFound]) -> Iterator[str]:
     """Yield what looks like splits and could not be used."""
     by_split: dict[str, list[str]] = {}
+    for column in layout.roles.columns:
+        if all(split_of(text) for text in column.distinct) and column is not layout.roles.split:
+            yield f"{', '.join(column.distinct)} in the names are splits, none of which is to train on; not used."
     for table in tables:
         if table.split_column is not None and not (table.key_column or table.speaker_column):
             yield f"the column `{table.split_column}` of {table.file} names splits, and its rows join with no clip."
+        for title in table.mixed_splits:
+            others = [
+                text
+                for text in dict.fromkeys(table.texts[title])
+                if not is_missing(text) and not split_of(text)
+            ]
+            yield f"the column `{title}` of {table.file} names splits and {', '.join(others[:5])}; it is not used."
         if table.fold_column is not None:
             yield f"the column `{table.fold_column}` of {table.file} could be folds and is not used."
         by_split.setdefault(split_of(PurePosixPath(table.file).stem) or "", []).append(table.file)

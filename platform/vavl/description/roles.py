@@ -94,16 +94,19 @@ class Roles:
 def find_roles(table: NameTable) -> Roles:
     """Infer what each field of the names means."""
     columns = _merged(list(_varying(table)))
-    split = next((column for column in columns if splits_of(column.distinct)), None)
-    meant = [column for column in columns if not all(split_of(value) for value in column.distinct)]
+    split = next((column for column in columns if splits_of(column.distinct, with_others=True)), None)
+    meant = [column for column in columns if not _name_splits(column)]
     is_one_field = len(table.parts[-1].fields) == 1
     emotions = [column for column in meant if are_emotions(column.distinct) > 0]
     emotion = max(emotions, key=lambda column: are_emotions(column.distinct), default=None)
     is_named = emotion is not None
     emotion = emotion or next((column for column in meant if column.word == "emotion"), None)
     # A file name of one field, say a number, tells recordings apart and not who speaks in them.
-    people = [column for column in meant if column.place.level or not is_one_field or names_people(column)]
-    joint = _joint_speaker(meant)
+    sure = [column for column in meant if names_people(column) and not _begins_anew(column, meant)]
+    people = sure or [
+        column for column in meant if (column.place.level or not is_one_field) and not names_people(column)
+    ]
+    joint = {} if sure else _joint_speaker(meant)
     code = next((column for column in meant if column.word == CODE), None)
     speaker = None if len(joint) > 1 else _speaker(people, emotion or code)
     joint = {} if speaker is not None else joint
@@ -124,6 +127,23 @@ def find_roles(table: NameTable) -> Roles:
     return Roles(
         speaker, emotion, is_named, groups, tuple(columns), split, tuple(joint), rule, codes if is_coded else {}, others
     )  # fmt: skip
+
+
+def _name_splits(column: Column) -> bool:
+    """Tell whether values of a field name splits: such a field is no speaker and no class, even if others do not."""
+    named = [value for value in column.distinct if split_of(value)]
+    return len(named) == len(column.distinct) or len({split_of(value) for value in named}) > 1
+
+
+def _begins_anew(column: Column, columns: Sequence[Column]) -> bool:
+    """Tell whether a letter and number counts turns: values occur in several sessions."""
+    if column.word in SPEAKER_WORDS:
+        return False
+    sessions = (other for other in columns if other.word in SESSION_WORDS and other is not column)
+    return any(
+        len(set(zip(column.values, session.values, strict=True))) > len(column.distinct)
+        for session in sessions
+    )
 
 
 def _joint_speaker(columns: Sequence[Column]) -> dict[str, Column]:
@@ -194,7 +214,7 @@ def _merged(columns: Sequence[Column]) -> list[Column]:
 
 
 def _preference(column: Column) -> tuple[bool, float, int, int]:
-    is_split = bool(splits_of(column.distinct))
+    is_split = bool(splits_of(column.distinct, with_others=True))
     return (not is_split, -are_emotions(column.distinct), column.place.level, column.place.field)
 
 

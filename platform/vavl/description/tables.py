@@ -21,13 +21,16 @@ _MOST_CLASSES = 30
 _MOST_CODES = 12
 _FEWEST_FEATURES = 8
 _FEWEST_SHARES = 3
+_LEAST_OF_SCALE = 10
 _SCALES = ((0.0, 1.0), (-1.0, 1.0), (1.0, 5.0), (-3.0, 3.0), (1.0, 7.0), (1.0, 9.0), (0.0, 100.0))
 _FOLD_NAME = re.compile(r"(?i)fold|split|partition|set")
 _ANY_KEY = r"(?P<clip>.+)"
 _LABEL_TITLE = re.compile(
     r"(?i)label|class|emotion|\bemo\b|emoclass|categor|majority|sentiment|target|affect"
 )
-_NO_LABEL_TITLE = re.compile(r"(?i)intens|confid|agree|count|votes|time|start|end|duration|file|path|speaker")
+_NO_LABEL_TITLE = re.compile(
+    r"(?i)intens|confid|agree|count|votes|(?<![a-z])time|start|(?<![a-z])end|duration|file|path|speaker"
+)
 _RATER_TITLE = re.compile(r"(?i)rater|annotator|evaluator|worker|judge|listener|participant")
 
 
@@ -50,6 +53,7 @@ class TableFound:
         attribute_columns: attribute -> column; ``attribute_range`` is inferred from the values.
         fold_column: test folds of speakers.
         split_column: column of train, validation and test; ``split_names`` says what they are called.
+        mixed_splits: columns of splits and other words.
         feature_columns: columns of numbers that are nothing else.
         by_clip: clip -> title -> value, of the columns that are one value per clip.
         problem: why it could not be read.
@@ -76,6 +80,7 @@ class TableFound:
     fold_column: str | None = None
     split_column: str | None = None
     split_names: Mapping[str, str] = field(default_factory=dict)
+    mixed_splits: tuple[str, ...] = ()
     feature_columns: tuple[str, ...] = ()
     texts: Mapping[str, Sequence[str]] = field(default_factory=dict, repr=False)
     problem: str = ""
@@ -205,9 +210,12 @@ def _meanings(columns: Mapping[str, Sequence[str]], points: Sequence[str]) -> di
     numbers = {title: read for title, read in found.items() if read is not None}
     facts: dict[str, object] = {}
     for title, values in columns.items():
-        names = words.splits_of(set(values) - {""})
+        known = {value for value in values if not is_missing(value)}
+        names = words.splits_of(known)
         if names and "split_column" not in facts:
             facts |= {"split_column": title, "split_names": names}
+        elif words.splits_of(known, with_others=True):
+            facts["mixed_splits"] = (*tuple(facts.get("mixed_splits", ())), title)  # type: ignore[arg-type]
         is_person = set(re.findall(r"[a-z]+", title.lower().replace("id", " "))) & words.SPEAKER_WORDS
         if (
             is_person
@@ -257,11 +265,11 @@ def _classes(
 
 
 def _shares(numbers: Mapping[str, Sequence[float]]) -> dict[str, object]:
-    named = {words.emotion_of(title): title for title in numbers if words.emotion_of(title)}
-    is_positive = all(min(numbers[title]) >= 0 for title in named.values())
-    if len(named) < _FEWEST_SHARES or not is_positive:
-        return {}
-    return {"soft_columns": {str(name): title for name, title in named.items()}}
+    titles = [title for title in numbers if words.emotion_of(title)]
+    # Forms of one word (anger, angry) stay classes of their own, as in a column of classes.
+    named = {name: title for title, name in words.class_names(titles).by_value.items() if name is not None}
+    is_positive = all(min(numbers[title]) >= 0 for title in titles)
+    return {"soft_columns": named} if len(named) >= _FEWEST_SHARES and is_positive else {}
 
 
 def _attributes(numbers: Mapping[str, Sequence[float]]) -> dict[str, object]:
@@ -275,7 +283,9 @@ def _attributes(numbers: Mapping[str, Sequence[float]]) -> dict[str, object]:
         return {}
     values = [value for title in named.values() for value in numbers[title]]
     low, high = min(values), max(values)
-    scale = next((scale for scale in _SCALES if scale[0] <= low and high <= scale[1]), (low, high))
+    likely = (scale for scale in _SCALES if scale[0] <= low and high <= scale[1])
+    # A scale of a hundred is not believed of values up to ten.
+    scale = next((scale for scale in likely if high > scale[1] / _LEAST_OF_SCALE), (low, high))
     return {"attribute_columns": named, "attribute_range": scale}
 
 

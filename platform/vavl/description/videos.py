@@ -29,8 +29,10 @@ class Videos:
     notes: tuple[str, ...] = ()
 
 
-def choose_videos(names: Sequence[str], probed: Sequence[Probed]) -> Videos:
+def choose_videos(names: Sequence[str], probed: Sequence[Probed], *, has_audio: bool = False) -> Videos:
     """Leave out files that hold the pictures of other ones without their sound.
+
+    With ``has_audio`` the audio lies in files of its own, and nothing is to decide about that of the video files.
 
     Published so by RAVDESS (``01-`` with sound, ``02-`` without); else found where a field of the names tells
     files with sound from files without, and the names are the same but for that field.
@@ -42,12 +44,12 @@ def choose_videos(names: Sequence[str], probed: Sequence[Probed]) -> Videos:
     known = [sound[name] for name in kept if name in sound]
     notes = [note] if note else []
     with_sound = sum(known)
-    if 0 < with_sound < len(known):
+    if 0 < with_sound < len(known) and not has_audio:
         notes.append(
             f"{DECIDE}{len(known) - with_sound} of {len(known)} video files that were opened hold no sound; "
             f"{'audio is taken from all' if with_sound > len(known) / 2 else 'no audio is taken from them'}."
         )
-    if kept and not known:
+    if kept and not known and not has_audio:
         notes.append(f"{DECIDE}no video file was opened, so it is not known whether they hold the audio.")
     return Videos(tuple(kept), with_sound > len(known) / 2, tuple(notes))
 

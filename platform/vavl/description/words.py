@@ -170,17 +170,20 @@ def split_of(text: str) -> str | None:
     return found.pop() if len(found) == 1 else None
 
 
-def splits_of(values: Collection[str]) -> dict[str, str]:
-    """Return value -> train, validation or test; empty unless all values are splits, among them the one to train on.
+def splits_of(values: Collection[str], *, with_others: bool = False) -> dict[str, str]:
+    """Return value -> train, validation or test; empty unless there is one to train on and another one.
 
     Next to ``test`` a split ``eval`` is the one to validate on.
+
+    Args:
+        values: distinct ones of a field; "" does not count.
+        with_others: allow values that name no split, and give them ``none``; else such a field names no splits.
     """
-    found = {value: split_of(value) for value in values if value}
-    if None in found.values() or (len(set(found.values())) < len(found) and len(found) < 2):
+    found = {value: split_of(value) or "none" for value in sorted(values) if value}
+    evaluated = [value for value in found if re.match(r"eval", value.lower())]
+    if "validation" not in found.values() and len(evaluated) < list(found.values()).count("test"):
+        found |= dict.fromkeys(evaluated, "validation")
+    named = set(found.values()) - {"none"}
+    if "none" in found.values() and not with_others:
         return {}
-    splits = {value: split for value, split in found.items() if split is not None}
-    evaluated = [value for value in splits if re.match(r"eval", value.lower())]
-    if "validation" not in splits.values() and len(evaluated) < list(splits.values()).count("test"):
-        splits |= dict.fromkeys(evaluated, "validation")
-    has_two = len(set(splits.values())) > 1
-    return splits if has_two and "train" in splits.values() else {}
+    return found if len(named) > 1 and "train" in named else {}

@@ -2,58 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from itertools import product
-from pathlib import Path
 
 import pytest
-import yaml
+from described_names import described, is_to_decide, rows, speakers_of, splits_by_clip
 
-from vavl.description.describe import Description, describe_folder
-from vavl.description.draft import card_content, card_text
+from vavl.description.draft import card_content
 from vavl.description.videos import choose_videos
 from vavl.description.words import class_names, split_of, splits_of
 from vavl.media.media_probe import Probed
 
-ROOT = Path(__file__).parents[3]
 EMOTIONS = ("anger", "joy", "neutral", "sadness")
 CLIPS = [
     (f"s{speaker:02d}_r{take:02d}", EMOTIONS[take % 4], take)
     for speaker in range(1, 6)
     for take in range(1, 13)
 ]
-
-
-def described(root: Path, names: Iterable[str], **tables: str) -> Description:
-    for name in names:
-        path = root / (name if "." in name else f"{name}.wav")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(b"x")
-    for name, text in tables.items():
-        (root / f"{name}.csv").write_text(text)
-    found = describe_folder(root, "found", cards=root / "none", most_files=100_000, probed_files=0)
-    assert yaml.safe_load(card_text(found.sections, "head")) == card_content(found.sections)
-    return found
-
-
-def speakers_of(found: Description) -> list[str]:
-    assert found.problem == ""
-    assert found.manifest is not None
-    return list(found.manifest.speaker_codes()[1])
-
-
-def splits_by_clip(found: Description) -> dict[str, str]:
-    assert found.manifest is not None
-    table = found.manifest.table
-    return dict(zip(table["clip_id"].to_pylist(), table["split_0"].to_pylist(), strict=True))
-
-
-def is_to_decide(found: Description, *texts: str) -> bool:
-    return any(all(text in line for text in texts) for line in found.decisions)
-
-
-def rows(title: str, lines: Iterable[object]) -> str:
-    return "\n".join([title, *map(str, lines)]) + "\n"
 
 
 def iemocap() -> list[str]:
@@ -291,71 +255,6 @@ def test_tess(tmp_path):
     assert "pleasant_surprise" in card_content(found.sections)["classes"]
 
 
-@pytest.mark.parametrize("mark", ["NA", "nan", "N/A", "none", "null", "-", "xxx", ""])
-def test_marks_of_missing_labels_are_no_class(tmp_path, mark):
-    lines = [f"{clip},{mark if take % 6 == 0 else emotion}" for clip, emotion, take in CLIPS]
-    found = described(tmp_path, [clip for clip, _, _ in CLIPS], labels=rows("clip,emotion", lines))
-    assert found.problem == ""
-    assert found.manifest.classes == ("angry", "joy", "neutral", "sad")
-    assert found.manifest.table["label"].null_count == 10
-
-
-def test_a_missing_attribute_leaves_the_others(tmp_path):
-    lines = [f"{clip},{'NA' if take == 5 else 1 + take % 5},{1 + take % 4}" for clip, _, take in CLIPS]
-    found = described(tmp_path, [clip for clip, _, _ in CLIPS], labels=rows("clip,arousal,valence", lines))
-    assert found.problem == ""
-    assert found.manifest.table["arousal"].null_count == 5
-    assert found.manifest.table["valence"].null_count == 0
-
-
-def test_classes_that_are_numbers_are_to_be_named(tmp_path):
-    lines = [f"{clip},{EMOTIONS.index(emotion)}.0" for clip, emotion, _ in CLIPS]
-    found = described(tmp_path, [clip for clip, _, _ in CLIPS], labels=rows("clip,label", lines))
-    assert found.manifest.classes == ("class_0", "class_1", "class_2", "class_3")
-    assert is_to_decide(found, "name the classes of `label`")
-
-
-def test_a_row_per_rater_is_told(tmp_path):
-    lines = [f"{clip},r{k},{emotion}" for clip, emotion, _ in CLIPS for k in range(3)]
-    found = described(tmp_path, [clip for clip, _, _ in CLIPS], labels=rows("clip,rater,emotion", lines))
-    assert is_to_decide(found, "several rows per clip in `clip`", "one per `rater`")
-
-
-def test_other_columns_that_could_be_labels_are_named(tmp_path):
-    lines = [f"{clip},{emotion},{'sad' if take % 2 else 'angry'}" for clip, emotion, take in CLIPS]
-    found = described(
-        tmp_path,
-        [clip for clip, _, _ in CLIPS],
-        labels=rows("clip,intended_emotion,perceived_emotion", lines),
-    )
-    assert is_to_decide(found, "is taken as the class, not")
-
-
-def test_tables_of_parts_are_one_set_of_labels(tmp_path):
-    tables = {
-        name: rows(
-            "clip,emotion", (f"{clip},{emotion}" for clip, emotion, _ in CLIPS if clip[:3] in speakers)
-        )
-        for name, speakers in (("train", ("s01", "s02", "s03")), ("dev", ("s04",)), ("test", ("s05",)))
-    }
-    found = described(tmp_path, [clip for clip, _, _ in CLIPS], **tables)
-    assert found.problem == ""
-    assert list(card_content(found.sections)["labels"]) == ["labels"]
-    assert found.manifest.table["label"].null_count == 0
-    assert is_to_decide(found, "are named like published splits")
-
-
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be"])
-@pytest.mark.parametrize("head", ["", "sep=;\n", '"sep=;"\r\n'])
-def test_tables_as_excel_writes_them(tmp_path, encoding, head):
-    lines = "".join(f"{clip};{take / 4:g};{emotion}\n".replace(".", ",") for clip, emotion, take in CLIPS)
-    (tmp_path / "labels.csv").write_bytes((head + "clip;arousal;emotion\n" + lines).encode(encoding))
-    found = described(tmp_path, [clip for clip, _, _ in CLIPS])
-    assert found.problem == ""
-    assert found.manifest.classes == ("angry", "joy", "neutral", "sad")
-    assert found.manifest.table["label"].null_count == found.manifest.table["arousal"].null_count == 0
-
-
 def ravdess_video(silent: str = "02") -> list[str]:
     return [
         f"Actor_{actor:02d}/{kind}-01-{emotion}-01-{text}-01-{actor:02d}.mp4"
@@ -396,3 +295,54 @@ def test_words_for_splits():
     ]  # fmt: skip
     assert splits_of(["train", "eval", "test"])["eval"] == "validation"
     assert splits_of(["train", "s01"]) == splits_of(["train"]) == splits_of(["val", "test"]) == {}
+
+
+def test_two_actors_of_msp_improv(tmp_path):
+    parts = product((1, 2, 3), ("S01A", "S05H"), "FM", "PS", ("FM", "MF"), (1, 2))
+    names = [
+        f"session{s}/{t}/MSP-IMPROV-{t}-{who}0{s}-{kind}-{pair}{n:02d}" for s, t, who, kind, pair, n in parts
+    ]
+    found = described(tmp_path, names)
+    assert speakers_of(found) == ["F01", "F02", "F03", "M01", "M02", "M03"]
+    assert is_to_decide(found, "two actors", "in the same splits")
+
+
+def test_a_letter_and_the_number_of_a_turn_are_no_person(tmp_path):
+    names = [f"Session{s}/{who}{turn:03d}" for s, who, turn in product(range(1, 6), "FM", range(4))]
+    found = described(tmp_path, names)
+    assert speakers_of(found) == [f"Session{s}_{who}" for s in range(1, 6) for who in "FM"]
+    assert is_to_decide(found, "session and letter")
+
+
+def test_directories_beside_the_splits_are_in_none(tmp_path):
+    names = [
+        f"{split}/{e}_{n}" for split, e, n in product(("train", "val", "test", "extra"), EMOTIONS, range(3))
+    ]
+    found = described(tmp_path, names)
+    assert set(splits_by_clip(found).values()) == {"train", "validation", "test", "none"}
+    assert is_to_decide(found, "clips of extra are in no split")
+
+
+def test_splits_without_one_to_train_on_are_told(tmp_path):
+    found = described(
+        tmp_path, [f"{split}/{e}_{n}" for split, e, n in product(("dev", "eval"), EMOTIONS, range(5))]
+    )
+    assert found.manifest.classes == ("angry", "joy", "neutral", "sad")
+    assert is_to_decide(found, "dev, eval in the names are splits")
+
+
+def test_splits_people_and_classes_in_one_name(tmp_path):
+    who = {"train": ("f01", "m01", "f02"), "dev": ("m02",), "test": ("f03",)}
+    names = [
+        f"{split}/{name}/{e}_{t}" for split in who for name in who[split] for e in EMOTIONS for t in range(2)
+    ]
+    found = described(tmp_path, names)
+    assert speakers_of(found) == ["f01", "f02", "f03", "m01", "m02"]
+    assert splits_by_clip(found)["m02/joy_1"] == "validation"
+
+
+def test_splits_of_speakers_in_a_table(tmp_path):
+    names = [f"spk{s}_{e}_{t}" for s, e, t in product(range(8), EMOTIONS, range(2))]
+    lines = [f"spk{s},{'train' if s < 5 else 'val' if s < 6 else 'test'}" for s in range(8)]
+    found = described(tmp_path, names, split=rows("speaker,split", lines))
+    assert splits_by_clip(found)["spk5_joy_0"] == "validation"
