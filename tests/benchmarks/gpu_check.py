@@ -32,7 +32,7 @@ from typing import Any
 
 # A source checkout is enough: nothing of it needs to be installed.
 sys.path.insert(0, str(Path(__file__).parents[2] / "platform"))
-sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
+sys.path.extend(str(path) for path in (Path(__file__).parents[1] / "support").iterdir())
 
 import torch
 from gpu_check_list import all_checks

@@ -25,7 +25,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
+sys.path.extend(str(path) for path in (Path(__file__).parents[1] / "support").iterdir())
 
 import numpy as np
 import pandas as pd

@@ -5,7 +5,8 @@
 Clips last 1 to 12 s, lognormal around 3 s, at 50 audio and 30 video frames a second. One epoch of as many clips is
 trained in three ways: by this platform with its sampler, which puts clips of like length together within windows of
 16 batches; by this platform with batches drawn at random; and by the textbook implementation
-(``tests/support/textbook_training.py``) with the same random batches. Every batch is padded to its longest clip.
+(``tests/support/references/textbook_training.py``) with the same random batches. Every batch is padded to its longest
+clip.
 
 The waste is the share of padded frames, over both modalities. ``clips_per_second_ratio`` is the platform with its
 sampler against the textbook; ``bucketing_ratio`` against itself with random batches.
@@ -21,7 +22,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
+sys.path.extend(str(path) for path in (Path(__file__).parents[1] / "support").iterdir())
 
 import numpy as np
 from benchmark_program import conditions, finish, in_words, read_arguments, table

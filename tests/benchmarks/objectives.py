@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
+sys.path.extend(str(path) for path in (Path(__file__).parents[1] / "support").iterdir())
 
 from benchmark_program import conditions, finish, in_words, read_arguments, table
 from measured import in_turn, ratio

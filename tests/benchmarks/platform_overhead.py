@@ -31,7 +31,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
+sys.path.extend(str(path) for path in (Path(__file__).parents[1] / "support").iterdir())
 
 import ray
 import torch
@@ -117,7 +117,9 @@ def measure(bench: Bench, words: argparse.Namespace) -> dict[str, Any]:
     }
     if not words.without_ray:
         # Ray's workers work in other folders; they take the sink from here.
-        os.environ["PYTHONPATH"] = os.pathsep.join(str(ROOT / path) for path in ("platform", "tests/support"))
+        os.environ["PYTHONPATH"] = os.pathsep.join(
+            map(str, (ROOT / "platform", *(ROOT / "tests/support").iterdir()))
+        )
         join_ray(1)
         ways |= {
             RAY_1: lambda name: ray_steps(bench.plan(name, on_ray=True)),

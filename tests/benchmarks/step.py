@@ -5,8 +5,9 @@
 Both train the same sizes on the same batches, whose clips all last as long: 32 clips of 125 audio and 75 video
 frames, supervised and reconstruction losses. The platform's side is ``train_step`` of a run with the torch engine in
 this process, with clipping and everything that a step reports. The textbook's side is
-``tests/support/textbook_training.py``: three passes, an optimizer per module. It is shown twice, "textbook" with the
-fusion pass as the published script has it, whose backward reaches the encoders, and "textbook, detached" without.
+``tests/support/references/textbook_training.py``: three passes, an optimizer per module. It is shown twice,
+"textbook" with the fusion pass as the published script has it, whose backward reaches the encoders, and "textbook,
+detached" without.
 
 ``clips_per_second_ratio`` is the platform at its better precision against the textbook at its better precision, at
 paper size. ``matrix_peak_share`` is the operations of the platform's step (products, convolutions and attention of
@@ -26,7 +27,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
+sys.path.extend(str(path) for path in (Path(__file__).parents[1] / "support").iterdir())
 
 import torch
 from benchmark_program import conditions, finish, in_words, read_arguments, table

@@ -4,7 +4,7 @@
 
 The clips are mp4 files below FOLDER, by default the demo corpus (pictures of 160 x 160); ``640x640`` is the first of
 them enlarged. Each stage runs alone on decoded pictures, the whole extractors from the file on; the networks are tiny
-random ones (tests/support/tiny_networks.py), so their rows show what the way to and from a network costs, not a
+random ones (tests/support/content/tiny_networks.py), so their rows show what the way to and from a network costs, not a
 network. Median over the repeats, by the processor's time and by the clock. Exits with 1 if a stage gives no frame.
 """
 
@@ -23,7 +23,7 @@ import cv2
 import numpy as np
 import torch
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
+sys.path.extend(str(path) for path in (Path(__file__).parents[1] / "support").iterdir())
 
 from rendered_media import write_mp4
 from tiny_networks import BACKBONES, save_tiny

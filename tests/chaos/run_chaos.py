@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
+sys.path.extend(str(path) for path in (Path(__file__).parents[1] / "support").iterdir())
 
 from faults import FaultLog
 from forked import warm_up

@@ -31,7 +31,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
+sys.path.extend(str(path) for path in (Path(__file__).parents[1] / "support").iterdir())
 
 from equality_cases import PLAIN, Case, few_runs, is_kept, resumed_runs, whole_runs
 from equality_runs import BATCH, CaseRunner, Curve

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from vavl.objectives.moments import moments_under
 
-PROGRAM = Path(__file__).parents[1] / "support/checkpointed_ranks.py"
+PROGRAM = Path(__file__).parents[1] / "support/processes/checkpointed_ranks.py"
 TIME_LIMIT_S = 600
 
 

@@ -33,7 +33,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow]
 STEPS = 500
 
 Make = Callable[..., TrainingPlan]
-DRIVER = Path(__file__).parents[1] / "support" / "ray_driver.py"
+DRIVER = Path(__file__).parents[1] / "support/processes/ray_driver.py"
 RAY = Path(sys.executable).with_name("ray")
 
 

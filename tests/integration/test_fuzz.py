@@ -16,9 +16,9 @@ KINDS = (
 
 
 def test_mutated_files_are_read_or_refused(tmp_path):
-    paths = os.pathsep.join((str(ROOT / "platform"), str(ROOT / "tests/support")))
+    paths = os.pathsep.join(map(str, (ROOT / "platform", *(ROOT / "tests/support").iterdir())))
     done = subprocess.run(
-        [sys.executable, ROOT / "tests/support/fuzzed_readers.py", tmp_path, str(EXAMPLES)],
+        [sys.executable, ROOT / "tests/support/processes/fuzzed_readers.py", tmp_path, str(EXAMPLES)],
         env={**os.environ, "PYTHONPATH": paths}, capture_output=True, text=True, check=False, timeout=600,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-6000:]

@@ -16,7 +16,7 @@ from torch import Tensor
 from vavl.objectives.moments import moments_under
 from vavl.training.settings import TrainingPlan
 
-PROGRAM = Path(__file__).parents[1] / "support/real_ranks.py"
+PROGRAM = Path(__file__).parents[1] / "support/processes/real_ranks.py"
 RANKS = (1, 2, 4)
 TIME_LIMIT_S = 600
 ALL_OBJECTIVES = {

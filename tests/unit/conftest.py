@@ -179,7 +179,8 @@ def two_ray_workers() -> Iterator[None]:
     ray.shutdown()
     with pytest.MonkeyPatch.context() as patch:
         tests = Path(__file__).parents[1]
-        patch.setenv("PYTHONPATH", os.pathsep.join([str(tests.parent / "platform"), str(tests / "support")]))
+        paths = (tests.parent / "platform", *(tests / "support").iterdir())
+        patch.setenv("PYTHONPATH", os.pathsep.join(map(str, paths)))
         ray.init(
             "local", num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=100 * 2**20
         )

@@ -18,7 +18,7 @@ from rendered_media import moving_square, tone, write_mp4
 from served_models import CLASSES, served, values_of, write_media_model
 
 ROOT = Path(__file__).parents[3]
-PROGRAM = ROOT / "tests/support/predicting_alone.py"
+PROGRAM = ROOT / "tests/support/processes/predicting_alone.py"
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from vavl.store.rows import ROW_SCHEMA
 from vavl.store.store import FeatureStore
 from vavl.store.store_writer import ClipFeatures, StoreWriter, row_batch
 
-SUPPORT = Path(__file__).parents[2] / "support"
+SUPPORT = Path(__file__).parents[2] / "support/content"
 WIDTH = 5
 
 

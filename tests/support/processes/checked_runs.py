@@ -31,7 +31,7 @@ from vavl.training.settings import TrainingPlan
 from vavl.training.storage import RunStorage
 from vavl.training.worker import train_on_worker
 
-DEMO = Path(__file__).parents[2] / "jobs/configs/demo.yaml"
+DEMO = Path(__file__).parents[3] / "jobs/configs/demo.yaml"
 LOSS = "train/loss/total"
 STEPS = 12
 WIDTHS = {"audio": 80, "video": 35}

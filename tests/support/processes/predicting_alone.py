@@ -62,7 +62,7 @@ def hide_all_but(packages: set[str]) -> None:
     """Let the modules of all other packages be missing."""
     owners = importlib.metadata.packages_distributions()
     hidden = {module for module, names in owners.items() if not {_plain(name) for name in names} & packages}
-    sys.path = [entry for entry in sys.path if not entry.endswith(("platform", "support"))]
+    sys.path = [entry for entry in sys.path if not (entry.endswith("platform") or "support" in entry)]
     sys.meta_path = [finder for finder in sys.meta_path if "editable" not in repr(finder).lower()]
     sys.meta_path.insert(0, _Absent(hidden - {"pip", "setuptools", "pkg_resources"}))
 

@@ -66,7 +66,7 @@ def check_race(client: Any, models: Sequence[str], said: Sequence[Mapping[str, s
 
 
 def _environment(environment: Mapping[str, str]) -> dict[str, str]:
-    here = Path(__file__).parents[2] / "platform"
+    here = Path(__file__).parents[3] / "platform"
     return {**environment, "PYTHONPATH": str(here)}
 
 
