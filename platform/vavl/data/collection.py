@@ -107,6 +107,12 @@ class ClipCollection:
         raw = self.store.features(modality, int(self.store_row[modality][row]))
         return middle_frames(raw if self.change is None else self.change(modality, row, raw), self.max_frames)
 
+    def _finite(self, modality: str, row: int) -> NDArray[np.float32]:
+        raw = self.store.features(modality, int(self.store_row[modality][row]))
+        if not np.isfinite(raw).all():
+            raise _not_finite(self, modality, row, raw)
+        return raw
+
     def clip_name(self, row: int) -> str:
         """Return the id of manifest row ``row`` with its split, as messages name it."""
         name = str(self.manifest.table["clip_id"][row].as_py())
@@ -129,12 +135,15 @@ class ClipCollection:
         """Return the sums of the visible features of each speaker; no entry for one without any.
 
         Those of the store, but for speakers with hidden sides: their visible clips are added up anew.
+
+        Raises:
+            StoreError: the store was damaged, or such a clip is not finite.
         """
         sums = self.store.speaker_sums(modality)
         hidden, rows = self.hidden.get(modality), self.store_row[modality]
         for code in np.unique(self.speaker[hidden]) if hidden is not None else ():
-            visible = rows[(self.speaker == code) & (rows >= 0)]
-            own = [ChannelSums.of(self.store.features(modality, int(row))) for row in visible]
+            visible = np.flatnonzero((self.speaker == code) & (rows >= 0))
+            own = [ChannelSums.of(self._finite(modality, int(row))) for row in visible]
             del sums[self.speakers[code]]
             if own:
                 sums[self.speakers[code]] = ChannelSums.total(own)

@@ -419,3 +419,14 @@ def test_a_manifest_that_is_cut_under_a_run_is_an_error_at_the_next_batch(open_,
         StoreError, match=r"manifest\.arrow: has 64 of \d+ bytes: it was cut while it was in use"
     ):
         collate(collection, np.array([1]), normaliser)
+
+
+def test_a_clip_that_would_spoil_the_sums_of_its_speaker_is_named(small_store, small_corpus, tmp_path):
+    store = shutil.copytree(small_store(small_corpus()), tmp_path / "store")
+    whole = open_collection(DataSettings(store=store))
+    spoilt, hidden = np.flatnonzero(whole.speaker == whole.speaker[0])[:2]
+    set_value(store, "audio", int(whole.store_row["audio"][spoilt]), np.nan)
+    collection = open_collection(DataSettings(store=state_anew(store))).without({"audio": np.array([hidden])})
+    clip = collection.manifest.table["clip_id"][int(spoilt)]
+    with pytest.raises(StoreError, match=rf"audio of {clip} \(\w+ clip of fold 0\): 1 of \d+ values are NaN"):
+        collection.speaker_sums("audio")
