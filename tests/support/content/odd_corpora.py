@@ -200,8 +200,10 @@ TABLES: tuple[OddCorpus, ...] = (
     OddCorpus("empty_lines", table(lambda c: c.table(end="\n\n"))),
     OddCorpus("no_last_line_end", table(lambda c: c.table().rstrip())),
     OddCorpus("spaces_around", rows(lambda r: [(f" {a} ", f" {b}", c) for a, b, c in r])),
+    OddCorpus("utf_16", table(lambda c: c.table().encode("utf-16"))),
+    OddCorpus("utf_16_without_mark", table(lambda c: c.table().encode("utf-16-le"))),
     OddCorpus(
-        "utf_16", table(lambda c: c.table().encode("utf-16")), "not text in UTF-8.*save it as CSV in UTF-8"
+        "utf_32", table(lambda c: c.table().encode("utf-32")), "not text in UTF-8.*save it as CSV in UTF-8"
     ),
     OddCorpus(
         "latin_1_header",
