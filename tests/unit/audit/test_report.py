@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import re
 
+import pyarrow as pa
 import pytest
 from audited_corpus import write_audited_corpus
+from damaged_store import overwrite
 
 from vavl.audit.audit import Audit
 from vavl.audit.finding import Check
 from vavl.audit.report import (
     audit_and_report,
+    audit_place,
     audit_plots,
     failed_lines,
     finding_rows,
     verdict,
     write_results,
 )
+from vavl.audit.settings import AuditSettings
+from vavl.errors import StoreError
 
 
 @pytest.fixture(scope="module")
@@ -74,3 +79,15 @@ def test_the_screen_says_what_training_will_do(audit):
     assert "training refuses this store" in verdict(audit)
     assert "data.waive_audit=[speakers" in verdict(audit)
     assert any("fix:" in line for line in failed_lines(audit))
+
+
+def test_a_damaged_store_is_refused_by_its_hashes(tmp_path):
+    """Speakers of the rows are read by no training run; the audit compares them all the same."""
+    store = write_audited_corpus(tmp_path)
+    path = store / "audio.arrow"
+    with pa.memory_map(str(path)) as file:
+        speaker = pa.ipc.open_stream(file).read_next_batch().column("speaker")[0].as_py().encode()
+    overwrite(path, speaker, speaker[::-1] if speaker != speaker[::-1] else speaker.swapcase())
+    with pytest.raises(StoreError, match=r"audio\.arrow: .*(changed|not those that were written)"):
+        audit_place(store, None, AuditSettings())
+    assert not (store / "audit.html").exists()
