@@ -41,7 +41,7 @@ def print_finding(console: Console, finding: Finding) -> None:
 
 
 def check(job: CheckSetupJob) -> None:
-    """Refuse an output folder that cannot be written."""
+    """Refuse an output directory that cannot be written."""
     make_folder(job.output_dir)
 
 

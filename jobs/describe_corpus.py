@@ -1,4 +1,4 @@
-"""Propose a card for a folder of recordings: python jobs/describe_corpus.py FOLDER [dotted.key=value ...]."""
+"""Propose a card for a directory of recordings: python jobs/describe_corpus.py FOLDER [dotted.key=value ...]."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from vavl.job_config import DescribeCorpusJob
 
 
 def check(job: DescribeCorpusJob) -> None:
-    """Look whether the folder is there and whether an older proposal would be lost; open no media."""
+    """Look whether the directory is there and whether an older proposal would be lost; open no media."""
     if not job.folder.is_dir():
         raise CorpusError(str(job.folder), "folder", "there is no such folder", "check the path")
     card = _output(job) / "card.yaml"

@@ -10,7 +10,7 @@ from vavl.job_config import MakeDemoCorpusJob
 
 
 def check(config: MakeDemoCorpusJob) -> None:
-    """Refuse a folder that holds something else."""
+    """Refuse a directory that holds something else."""
     check_folder(config.output_dir, config.corpus, config.overwrite)
 
 

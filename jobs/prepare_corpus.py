@@ -16,7 +16,7 @@ from vavl.job_config import PrepareCorpusJob
 
 
 def check(job: PrepareCorpusJob) -> None:
-    """Look at the card, the corpus folder, its clips and what is in the output folder; decode nothing."""
+    """Look at the card, the corpus directory, its clips and what is in the output directory; decode nothing."""
     require_decided(job.card)
     card = read_card(job.card)
     plan = plan_extraction(card, build_manifest(card, job.root), job.root, job.features, job.output_dir)

@@ -51,7 +51,7 @@ def check_folder(root: Path, settings: DemoCorpusSettings, overwrite: bool) -> N
     """Make sure that rendering into ``root`` harms nothing.
 
     Raises:
-        CorpusError: the folder holds media of unknown origin, or a demo corpus of other settings and
+        CorpusError: the directory holds media of unknown origin, or a demo corpus of other settings and
             ``overwrite`` is off.
     """
     mark = root / "corpus.json"
@@ -78,14 +78,14 @@ def render_corpus(
     """Render all clips that are not there yet, the table of latents and a contact sheet.
 
     Args:
-        root: folder of the corpus.
+        root: directory of the corpus.
         settings: what to render.
         workers: processes; one per available core by default. 1 renders in this process.
         overwrite: remove the demo corpus that is there, whatever its settings, and start anew.
 
     Raises:
         CorpusError: see ``check_folder``.
-        InputError: the folder cannot be written.
+        InputError: the directory cannot be written.
     """
     started = time.monotonic()
     check_folder(root, settings, overwrite)

@@ -104,7 +104,7 @@ def face_outline(look: Look) -> Points:
 
 
 def _shading(look: Look) -> NDArray[np.float32]:
-    """Return (320, 320) light on the skin: 1 is the skin's own colour."""
+    """Return (320, 320) light on the skin: 1 is the skin's own color."""
     y, x = np.mgrid[0:320, 0:320].astype(np.float32)
     x, y = x - CENTRE[0], y - CENTRE[1]
 

@@ -110,7 +110,7 @@ def _crown(look: Look, size: float) -> Points:
 
 
 def _fringe(look: Look, depth: float, sweep: float) -> Points:
-    """Return hair from the crown down to a hairline; ``sweep`` puts the parting to one side."""
+    """Return hair from the crown down to a hairline; ``sweep`` puts the parting to one modality."""
     across = np.linspace(-1, 1, 25)
     line_height = 0.98 - depth * (0.55 + 0.45 * np.abs(across - sweep) ** 1.2)
     sides = np.abs(across) > 0.96

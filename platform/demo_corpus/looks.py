@@ -32,7 +32,7 @@ _BEARDS: tuple[Beard, ...] = ("none", "none", "moustache", "none", "none", "stub
 
 @dataclass(frozen=True)
 class Look:
-    """Lengths are in pixels of the drawing canvas (320 x 320), measured from the centre of the face."""
+    """Lengths are in pixels of the drawing canvas (320 x 320), measured from the center of the face."""
 
     skin: Colour
     hair: Colour

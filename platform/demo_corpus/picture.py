@@ -34,7 +34,7 @@ def render_frames(settings: DemoCorpusSettings, latent: ClipLatent) -> Iterator[
 
 
 class _Camera:
-    """Exposure, colour cast and sensor noise of one clip."""
+    """Exposure, color cast and sensor noise of one clip."""
 
     def __init__(self, rng: np.random.Generator, size: int) -> None:
         self._rng, self._size = rng, size

@@ -34,7 +34,7 @@ def darker(colour: Colour, share: float) -> Colour:
 
 
 def fill(image: Image, points: Points, colour: Colour | int) -> None:
-    """Fill the polygon with corners (n, 2) in pixels; a colour is opaque, a number fills a mask."""
+    """Fill the polygon with corners (n, 2) in pixels; a color is opaque, a number fills a mask."""
     cv2.fillPoly(image, [_fixed(points)], _paint(colour), cv2.LINE_AA, _SHIFT)
 
 

@@ -1,1 +1,1 @@
-"""VAVL: audio-visual emotion recognition from paired, unpaired and unlabelled clips."""
+"""VAVL: audio-visual emotion recognition from paired, unpaired and unlabeled clips."""

@@ -38,7 +38,7 @@ class ConfigError(InputError):
 
 
 class CorpusError(InputError):
-    """A corpus folder, its card or its label table does not hold what it should."""
+    """A corpus directory, its card or its label table does not hold what it should."""
 
 
 class StoreError(InputError):

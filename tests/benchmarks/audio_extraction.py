@@ -1,6 +1,6 @@
 """How fast sound becomes features: seconds of sound per second of one core.
 
-    python tests/benchmarks/audio_extraction.py [--folder FOLDER] [--clips 60] [--repeats 3] [--out FILE.json]
+    python tests/benchmarks/audio_extraction.py [--directory FOLDER] [--clips 60] [--repeats 3] [--out FILE.json]
 
 One process with one thread reads every clip from its file and computes its features, facts of the file included;
 the files are in the system's cache, as every clip is read once before. Each extractor goes through all clips
@@ -84,7 +84,7 @@ def main() -> int:
 
 
 def clips_below(folder: Path, most: int) -> list[Path]:
-    """Return sound files below a folder, evenly chosen.
+    """Return sound files below a directory, evenly chosen.
 
     Raises:
         InputError: there are none.

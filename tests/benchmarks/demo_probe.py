@@ -4,7 +4,7 @@
 
 The generator's difficulty is tuned with this probe and with nothing else. Each modality enters as the mean and
 the standard deviation over time of each channel; the regularisation is chosen on the validation speakers, the
-model is fitted on the training speakers, and the accuracy is that on the test speakers. Beside the corpus
+model is fitted on the training speakers, and the accuracy is that on the test speakers. Next to the corpus
 card's own split the probe takes two more groups of four speakers as test, because 144 clips of four speakers
 give an accuracy no better than about 4 points.
 """

@@ -85,7 +85,7 @@ PAPER = [
 
 
 def plan_of(store: Path, folder: Path, preset: Sequence[str]) -> TrainingPlan:
-    """Return the demo's plan, for the measurement in a folder of its own."""
+    """Return the demo's plan, for the measurement in a directory of its own."""
     return read_config(TrainModelJob, CONFIG, [f"output_dir={folder}", f"data.store={store}", *preset])
 
 
@@ -119,7 +119,7 @@ def _train_in_turn(plan: TrainingPlan, repeats: int, epochs: int) -> None:
     state = _stretch(quiet, run.start, LocalContext(), run.steps_per_epoch)[0]  # the first steps are slower
     found: dict[str, Any] = {"on": [], "off": [], "steps": steps, "checks": _seconds_of_checks()}
     for repeat in range(repeats):
-        # Whichever comes first changes, so that a machine that slows down favours neither.
+        # Whichever comes first changes, so that a machine that slows down favors neither.
         pair: list[tuple[str, TrainingRun, WorkerContext]] = [("on", run, on), ("off", quiet, LocalContext())]
         for name, one, context in pair if repeat % 2 else reversed(pair):
             state, spent = _stretch(one, state, context, steps)
@@ -203,7 +203,7 @@ def checkpoint_costs(plan: TrainingPlan, times: int = 5) -> dict[str, Any]:
     held_up, until = (
         [one[name] for one in found["saves"][1:]] for name in ("held_up", "until_it_lies_there")
     )
-    # The first one also makes the optimizer's state, which a training has.
+    # The first one also makes the optimizer's state, which a training run has.
     return {
         "parameters": found["parameters"],
         "bytes": found["bytes"],

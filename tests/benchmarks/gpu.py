@@ -6,7 +6,7 @@ Sizes, batches and sides are those of ``step.py``. Batches lie in pinned memory 
 loop does it; a step's time ends when the GPU has done everything. The platform's side needs neither Ray nor DeepSpeed;
 ``--engine deepspeed`` runs it through DeepSpeed (ZeRO 0) in this process. Float32 products are real ones, without TF32.
 
-Beside seconds and clips per second it shows per side: the peak of what torch allocated on the GPU (a side alone,
+Beside seconds and clips per second it shows per side: the peak of what torch allocated on the GPU (a modality alone,
 weights, optimizer and batches included); the share of what products of square matrices of the same precision reach in
 the same run; how often the host waited for the GPU in a step, and where; and for the platform whether attention ran in
 a fused kernel, how long the GPU computed within a step, and on what.
@@ -54,7 +54,7 @@ class Bench:
         store: with the clips.
         folder: for what the runs write.
         engine: of the platform's side.
-        device: of both sides.
+        device: of both modalities.
     """
 
     size: Size
@@ -64,7 +64,7 @@ class Bench:
     device: torch.device
 
     def step(self, side: str, precision: str) -> Callable[[], object]:
-        """Build one side anew and return its step."""
+        """Build one modality anew and return its step."""
         is_ours, on_gpu = side == PLATFORM, self.device.type == "cuda"
         training = {
             "precision": precision,
@@ -157,7 +157,7 @@ def measure(bench: Bench, words: argparse.Namespace) -> dict[str, Any]:
 
 
 def peak_memory(bench: Bench, side: str, precision: str) -> int | None:
-    """Return the most bytes that two steps of one side had on the GPU; None on a CPU."""
+    """Return the most bytes that two steps of one modality had on the GPU; None on a CPU."""
     if bench.device.type != "cuda":
         return None
     gc.collect()

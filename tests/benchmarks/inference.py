@@ -1,13 +1,13 @@
-"""What a prediction of the registered model costs beside the network's own forward.
+"""What a prediction of the registered model costs next to the network's own forward.
 
     python tests/benchmarks/inference.py [--seconds 3] [--out FILE.json]
 
 One process with one thread makes models with random weights, of the sizes of the RAVDESS recipe, of the small preset
 and of the paper, for log-mel and face features, serves them as the registry does and loads them by ``mlflow.pyfunc``.
-For 1, 8 and 32 clips of 2 s (one of them also as lists, and of a single frame a side, as statistics of a whole clip
+For 1, 8 and 32 clips of 2 s (one of them also as lists, and of a single frame a modality, as statistics of a whole clip
 are), three things take turns: the network's forward for the batch that the prediction makes; ``SavedModel.predict``,
-with checks and normalisation; and the whole ``loaded.predict(table)``, with MLflow's checks of the signature and
-pandas. From media (one clip of 2 s, wav and mp4) the extraction is timed beside the whole. The table gives medians by
+with checks and normalization; and the whole ``loaded.predict(table)``, with MLflow's checks of the signature and
+pandas. From media (one clip of 2 s, wav and mp4) the extraction is timed next to the whole. The table gives medians by
 the processor's time, which other programs disturb little; the share is the forward's median in the whole's, by the
 processor's time and by the clock. Then every clip of a batch is compared with itself alone.
 

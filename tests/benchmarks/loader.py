@@ -2,7 +2,7 @@
 
     python tests/benchmarks/loader.py [--size paper] [--steps 12] [--most-clips 1000000] [--out FILE.json]
 
-- Speed: ``StepLoader.load`` (read from the mapped store, normalise, pad) in turn with a copy of the same bytes by
+- Speed: ``StepLoader.load`` (read from the mapped store, normalize, pad) in turn with a copy of the same bytes by
   numpy, on one thread; the store is in the page cache.
 - Waiting: the loop's ``for`` over ``loader.steps`` with the platform's training step; the share of the time that the
   loop stands and waits for the next batch, after the first one. ``waiting_share``.

@@ -2,7 +2,7 @@
 
     python tests/benchmarks/objectives.py [--size paper] [--precision bf16] [--repeats 5] [--out FILE.json]
 
-All ways train the same clips, half of which are unlabelled, with the torch engine in this process, in turn:
+All ways train the same clips, half of which are unlabeled, with the torch engine in this process, in turn:
 
 - plain: supervised losses (reconstruction with weight 0; the network always has its decoders);
 - + reconstruction; + HGR with K = 16, 64 and 256; + ladder; + pseudo-labels; all of them together.

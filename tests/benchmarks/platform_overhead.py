@@ -116,7 +116,7 @@ def measure(bench: Bench, words: argparse.Namespace) -> dict[str, Any]:
         LOOP: lambda name: loop_steps(bench.plan(name)),
     }
     if not words.without_ray:
-        # Ray's workers work in other folders; they take the sink from here.
+        # Ray's workers work in other directories; they take the sink from here.
         os.environ["PYTHONPATH"] = os.pathsep.join(
             map(str, (ROOT / "platform", *(ROOT / "tests/support").iterdir()))
         )
@@ -250,7 +250,7 @@ def first_step_time(journal: Path, job: subprocess.Popen[bytes]) -> float:
 
 
 def checkpoint_seconds(plan: TrainingPlan) -> dict[str, Any]:
-    """Save checkpoints of a run after one step, with nothing beside them."""
+    """Save checkpoints of a run after one step, with nothing next to them."""
     run = prepare_run(plan)
     train_step(run, 0, run.loader.load(0), None)
     checkpoints = Checkpoints(plan.output_dir / "saved", keep=1)

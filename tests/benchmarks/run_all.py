@@ -1,4 +1,4 @@
-"""Run every benchmark of this folder, one after the other; the last line says which failed and which were left out."""
+"""Run every benchmark of this directory, one after the other; the last line says which failed or were left out."""
 
 from __future__ import annotations
 

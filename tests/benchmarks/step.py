@@ -119,7 +119,7 @@ def measure(name: str, folder: Path, words: argparse.Namespace) -> dict[str, Any
 
 
 def memory_of(side: str, precision: str, size: Size, store: Path, folder: Path) -> dict[str, float]:
-    """Take a few steps in this process and return its peak; the batch lies there first, as for both sides."""
+    """Take a few steps in this process and return its peak; the batch lies there first, as for both modalities."""
     torch.set_num_threads(1)
     load = load_of(plan_of(size, store, folder, training={"precision": precision}), batches=1)
     step = step_of(side, precision, load)

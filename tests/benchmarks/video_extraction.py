@@ -1,6 +1,6 @@
 """How fast video becomes features: frames per second of one thread, stage by stage.
 
-    python tests/benchmarks/video_extraction.py [--folder FOLDER] [--clips 6] [--repeats 3] [--out FILE.json]
+    python tests/benchmarks/video_extraction.py [--directory FOLDER] [--clips 6] [--repeats 3] [--out FILE.json]
 
 The clips are mp4 files below FOLDER, by default the demo corpus (pictures of 160 x 160); ``640x640`` is the first of
 them enlarged. Each stage runs alone on decoded pictures, the whole extractors from the file on; the networks are tiny
@@ -70,7 +70,7 @@ def main() -> int:
 
 
 def find_clips(folder: Path, clips: int) -> list[Path]:
-    """Return some mp4 files, evenly from all below the folder."""
+    """Return some mp4 files, evenly from all below the directory."""
     found = sorted(folder.rglob("*.mp4"))
     if not found:
         raise InputError(

@@ -60,7 +60,7 @@ class Fault:
 
 @dataclass
 class FaultLog:
-    """All faults of a program.
+    """All errors of a program.
 
     Attributes:
         wanted: faults that are planned.

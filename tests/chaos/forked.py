@@ -47,7 +47,7 @@ _fork = multiprocessing.get_context("fork")
 
 
 def warm_up() -> None:
-    """Import what every training process needs, before the first fork."""
+    """Import what every training run process needs, before the first fork."""
     os.environ["DS_ACCELERATOR"] = "cpu"
     import deepspeed  # noqa: F401
 
@@ -60,7 +60,7 @@ class ForkedRun:
 
     Args:
         plan: of the first start.
-        errors: folder for what the driver says when it fails; not on the run's own disk, which may be full.
+        errors: directory for what the driver says when it fails; not on the run's own disk, which may be full.
     """
 
     recovery_limit_seconds = 120.0

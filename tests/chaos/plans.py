@@ -41,7 +41,7 @@ def plan_of(
         folder: of the run.
         store: of the features.
         steps: of the run.
-        hidden_share: of the clips that lose one side, and as much again the other.
+        hidden_share: of the clips that lose one modality, and as much again the other.
         training: other values of ``training``.
     """
     view = {"audio": {"noise": 0.2}, "video": {"noise": 0.2}}

@@ -53,7 +53,7 @@ class ProcessRun:
         self._process = self._run(words, environment)
 
     def _run(self, words: list[str], environment: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
-        """Start ``python words`` in the project's folder."""
+        """Start ``python words`` in the project's directory."""
         with self._log.open("ab") as log:
             return subprocess.Popen(
                 [sys.executable, "-W", "ignore", *words],

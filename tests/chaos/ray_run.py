@@ -18,7 +18,7 @@ class RayRun(ProcessRun):
     Args:
         plan: of the run.
         cluster: that it trains on.
-        errors: folder for plan, log and what the driver says when it fails.
+        errors: directory for plan, log and what the driver says when it fails.
     """
 
     recovery_limit_seconds = 240.0

@@ -12,7 +12,7 @@ JOURNAL = "journal.jsonl"
 
 @dataclass(frozen=True)
 class Resumption:
-    """An attempt that went on from a checkpoint.
+    """An attempt that resumed from a checkpoint.
 
     Attributes:
         time: seconds since the epoch.
@@ -61,7 +61,7 @@ class RunReading:
         return max((step + 1 for step, time in self.losses if time < before), default=0)
 
     def resumed_after(self, moment: float) -> Resumption | None:
-        """Return the first attempt after a moment that went on from a checkpoint."""
+        """Return the first attempt after a moment that resumed from a checkpoint."""
         return next((one for one in self.resumptions if one.time > moment), None)
 
     def reached(self, step: int, after: float) -> float | None:

@@ -1,4 +1,4 @@
-"""Injects real faults into real trainings and compares each run with the undisturbed one: make chaos."""
+"""Injects real faults into real training runs and compares each run with the undisturbed one: make chaos."""
 
 from __future__ import annotations
 

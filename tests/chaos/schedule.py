@@ -43,7 +43,7 @@ def other_stage(stage: int) -> Planned:
 
 
 class Runs:
-    """Makes scenarios in a folder, and each undisturbed run once.
+    """Makes scenarios in a directory, and each undisturbed run once.
 
     Args:
         folder: of all runs.

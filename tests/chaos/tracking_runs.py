@@ -61,7 +61,7 @@ class JobRun(ProcessRun):
         self.server.kill()
 
     def synchronise(self) -> None:
-        """Run ``jobs/sync_tracking.py`` on the folder of the run."""
+        """Run ``jobs/sync_tracking.py`` on the directory of the run."""
         code = self._run(["jobs/sync_tracking.py", str(self.plan.output_dir)]).wait(120)
         if code != 0:
             raise AssertionError(f"sync_tracking ended with {code}: {self.error_message()}")

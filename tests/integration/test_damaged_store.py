@@ -40,7 +40,7 @@ def on_a_copy(plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ca
 
 
 def clip_of(store: Path, split: str) -> tuple[int, str]:
-    """Return a labelled clip of a split that has audio: its row in the store, and its id."""
+    """Return a labeled clip of a split that has audio: its row in the store, and its id."""
     manifest, opened = Manifest.read(store), FeatureStore.open(store)
     rows = opened.rows("audio", manifest.table["clip_id"])
     fits = (manifest.split(0) == SPLITS.index(split)) & (rows >= 0) & (manifest.class_index() >= 0)

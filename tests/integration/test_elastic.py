@@ -69,7 +69,7 @@ def plan(
 
 
 class Driver:
-    """A training in a process of its own, seen through its records."""
+    """A training run in a process of its own, seen through its records."""
 
     def __init__(self, plan: TrainingPlan, address: str) -> None:
         self.plan, self._records = plan, plan.output_dir.with_suffix(".jsonl")

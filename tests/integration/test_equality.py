@@ -1,4 +1,4 @@
-"""A handful of the ways of computing a training that have to give one loss curve; ``make equality`` has all."""
+"""A handful of the ways of computing a training run that have to give one loss curve; ``make equality`` has all."""
 
 from __future__ import annotations
 

@@ -41,9 +41,9 @@ class Cluster:
     """A running cluster.
 
     Attributes:
-        folder: its own temporary folder.
+        folder: its own temporary directory.
         port: of dashboard and job server.
-        root: folder that its nodes have as VAVL_ROOT.
+        root: directory that its nodes have as VAVL_ROOT.
         environment: of a client with the token.
     """
 
@@ -89,7 +89,7 @@ class Cluster:
 
 
 def processes_of(folder: Path) -> list[psutil.Process]:
-    """Return the processes that name the cluster's folder in their command or work in it."""
+    """Return the processes that name the cluster's directory in their command or work in it."""
     found = []
     for process in psutil.process_iter():
         try:
@@ -102,7 +102,7 @@ def processes_of(folder: Path) -> list[psutil.Process]:
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    # Ray's sockets lie below this folder, and their names may have 107 bytes.
+    # Ray's sockets lie below this directory, and their names may have 107 bytes.
     folder = Path(tempfile.mkdtemp(prefix="vavl-", dir="/tmp"))
     root = tmp_path_factory.mktemp("root")
     (folder / "token").write_text(secrets.token_hex(32))

@@ -13,7 +13,7 @@ from promotion_content import promotion_content
 import vavl.evaluation.report
 import vavl.promotion.report
 
-# Writes a report of its kind into a folder, and how many plots that has.
+# Writes a report of its kind into a directory, and how many plots that has.
 REPORTS = {
     "evaluation": (partial(vavl.evaluation.report.write_report_page, evaluation_content()), 6),
     "promotion": (partial(vavl.promotion.report.write_report_page, promotion_content()), 1),

@@ -1,4 +1,4 @@
-"""A tracking server as a team runs one: MLflow on PostgreSQL, artifacts by proxy, a study beside it."""
+"""A tracking server as a team runs one: MLflow on PostgreSQL, artifacts by proxy, a study next to it."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def postgres() -> Iterator[PostgresServer]:
 
 @pytest.fixture(scope="module")
 def store(postgres: PostgresServer) -> str:
-    """Address of MLflow's data base, with its password."""
+    """Address of MLflow's database, with its password."""
     return postgres.create_database("mlflow")
 
 
@@ -62,7 +62,7 @@ def model_folder(
     small_corpus: Callable[..., Any],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
-    """The model of a training of an instant."""
+    """The model of a training run of an instant."""
     folder = tmp_path_factory.mktemp("trained")
     training = {"launcher": "in_process", "engine": "torch", "max_epochs": 1}
     train_on_worker(tiny_plan(folder, small_store(small_corpus()), training=training), lambda records: None)
@@ -71,7 +71,7 @@ def model_folder(
 
 @pytest.fixture
 def over_http(server: MlflowServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> TrackingSettings:
-    """Settings of a training that knows the server by ``MLFLOW_TRACKING_URI`` alone."""
+    """Settings of a training run that knows the server by ``MLFLOW_TRACKING_URI`` alone."""
     server.start()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server.address)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
@@ -167,7 +167,7 @@ def test_a_model_comes_back_through_the_proxy(
 def test_two_processes_cannot_both_win_behind_a_server(
     over_http: TrackingSettings, server: MlflowServer, store: str, tmp_path: Path
 ) -> None:
-    # Versions without files: a server refuses to be told of them, its data base takes them.
+    # Versions without files: a server refuses to be told of them, its database takes them.
     direct = open_client(SETTINGS, TrackingPlace(store, None))
     models = [f"rivals-{number}" for number in range(6)]
     make_models(direct, models)

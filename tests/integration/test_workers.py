@@ -23,7 +23,7 @@ from vavl.training.worker import read_outcome
 
 pytestmark = [pytest.mark.ray]
 
-# 160 clips of 8 speakers; every partition but audio-only labelled has clips, and 16 rows do not
+# 160 clips of 8 speakers; every partition but audio-only labeled has clips, and 16 rows do not
 # divide by three micro-batches of two workers.
 STEPS = 50
 

@@ -1,4 +1,4 @@
-"""The job describe_corpus: from a folder of media to a card that prepare_corpus takes."""
+"""The job describe_corpus: from a directory of media to a card that prepare_corpus takes."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ from vavl.training.worker import read_outcome, train_on_worker
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with media, their store, a training, and a registry with its model as tiny/1@champion."""
+    """A directory with media, their store, a training, and a registry with its model as tiny/1@champion."""
     folder = tmp_path_factory.mktemp("evaluated")
     card = read_card(write_small_corpus(folder, takes=2, frames=12))
     media = folder / "media"

@@ -95,7 +95,7 @@ def test_a_file_that_is_not_there_is_exit_code_2_and_only_failures_are_1(run_job
 def test_a_killed_job_is_continued_by_workers_with_the_rows_of_this_process(
     run_job, model, tmp_path, monkeypatch
 ):
-    """A job in its own process is killed; the next one lets Ray's workers go on; beside it a job without Ray."""
+    """A job in its own process is killed; the next one lets Ray's workers go on; next to it a job without Ray."""
     monkeypatch.setenv("PYTHONPATH", str(ROOT / "platform"))  # workers import what this process does
     media = tmp_path / "media"
     for number in range(70):

@@ -35,7 +35,7 @@ def corpus(tmp_path_factory) -> Path:
 
 
 def write_config(corpus: Path, output_dir: Path, **changes: object) -> Path:
-    # Beside the card: a configuration reads no files elsewhere.
+    # Next to the card: a configuration reads no files elsewhere.
     path = corpus / f"{output_dir.parent.name}_{output_dir.name}.yaml"
     content = {
         "output_dir": str(output_dir), "card": str(corpus / "tiny.yaml"), "root": str(corpus / "media"), "workers": 0,
@@ -133,7 +133,7 @@ def test_other_settings_extract_one_side_again_and_another_corpus_is_refused(
 
 @pytest.mark.ray
 def test_a_killed_job_continues_and_gives_the_same_bytes_as_no_workers(tmp_path):
-    """One worker of Ray, the job killed in the middle, then continued by two; beside it a job without Ray."""
+    """One worker of Ray, the job killed in the middle, then continued by two; next to it a job without Ray."""
     write_small_corpus(tmp_path / "corpus", takes=6, frames=6)
     killed = write_config(tmp_path / "corpus", tmp_path / "killed", workers=1)
     whole = write_config(tmp_path / "corpus", tmp_path / "whole", workers=0)
@@ -177,7 +177,7 @@ def wait_until(is_so, job: subprocess.Popen, log: Path, seconds: float = 180) ->
 
 
 def contents(store: Path) -> dict[str, bytes]:
-    """Return the files of a store by name, but for those that name the folder or the time."""
+    """Return the files of a store by name, but for those that name the directory or the time."""
     files = [
         path
         for path in store.rglob("*")

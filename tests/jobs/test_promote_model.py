@@ -29,7 +29,7 @@ def made(
     small_corpus: Callable[..., Any],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> tuple[Path, Path]:
-    """A store, and a data base with four versions of a model that knows all three conditions."""
+    """A store, and a database with four versions of a model that knows all three conditions."""
     store = small_store(small_corpus(clips_per_speaker=20, signal=4.0))
     folder = tmp_path_factory.mktemp("registry")
     training = {

@@ -1,4 +1,4 @@
-"""jobs/train_model.py: what it leaves, how it goes on after a kill, what it says to bad settings."""
+"""jobs/train_model.py: what it leaves, how it resumes after a kill, what it says to bad settings."""
 
 from __future__ import annotations
 

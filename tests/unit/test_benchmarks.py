@@ -27,7 +27,7 @@ CHEAP = {
 
 @pytest.fixture(autouse=True)
 def _undisturbed(monkeypatch):
-    """A program is a process of its own: it puts folders on the path and silences logs."""
+    """A program is a process of its own: it puts directories on the path and silences logs."""
     monkeypatch.setattr(sys, "path", list(sys.path))
     yield
     logging.disable(logging.NOTSET)

@@ -1,4 +1,4 @@
-"""Sums and normalisation: exact, additive, safe for constant channels, tied to their features."""
+"""Sums and normalization: exact, additive, safe for constant channels, tied to their features."""
 
 from __future__ import annotations
 

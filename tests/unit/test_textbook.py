@@ -72,7 +72,7 @@ def test_the_backward_of_the_fusion_pass_reaches_the_encoders_unless_detached_an
 
 
 def test_it_has_the_weights_of_the_platforms_network_but_for_norms_and_positions(training, tiny_settings):
-    """The same products: beside them the attention has positions, and the platform has a bias-free f, g and h."""
+    """The same products: next to them the attention has positions, and the platform has a bias-free f, g and h."""
     settings = tiny_settings()
     blocks = 2 * settings.modality_blocks + settings.shared_blocks
     positions = blocks * (settings.width**2 + 2 * settings.width)

@@ -1,4 +1,4 @@
-"""All checks of a store, and their record beside it."""
+"""All checks of a store, and their record next to it."""
 
 from __future__ import annotations
 
@@ -188,7 +188,7 @@ def current_audit(folder: Path, settings: AuditSettings, *, keep: bool = True) -
     Args:
         folder: of the store.
         settings: thresholds.
-        keep: record a new one in the folder; one that cannot be written is used all the same.
+        keep: record a new one in the directory; one that cannot be written is used all the same.
 
     Raises:
         StoreError: the store is missing, incomplete or broken.
@@ -218,7 +218,7 @@ def write_audit(audit: Audit, folder: Path) -> Path:
     """Write ``audit.json`` into ``folder`` and return its path.
 
     Raises:
-        InputError: the folder cannot be written.
+        InputError: the directory cannot be written.
     """
     path = folder / RECORD_FILE
     write_json(path, audit.to_json())

@@ -14,7 +14,7 @@ _COLLAPSED = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/[^/]")
 
 
 def store_address(value: Any) -> Any:
-    """Return a folder as a path and an address (``s3://bucket/store``) as the text it is.
+    """Return a directory as a path and an address (``s3://bucket/store``) as the text it is.
 
     Raises:
         ValueError: the address is malformed, lost a slash, or holds something secret.

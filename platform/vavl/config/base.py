@@ -16,7 +16,7 @@ class FrozenConfig(BaseModel):
     """
 
     folder_key: ClassVar[str | None] = None
-    """Key of a job's setting that a folder on the command line gives; None: it takes a file only."""
+    """Key of a job's setting that a directory on the command line gives; None: it takes a file only."""
 
     folder_key_suffixes: ClassVar[Set[str]] = frozenset()
     """Endings of files, in lower case, that the command line takes for ``folder_key`` as well, e.g. ``.mp4``."""

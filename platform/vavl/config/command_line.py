@@ -42,7 +42,7 @@ def run_job(
         description: what the job does; the first paragraph of ``--help``.
         settings: the configuration class of the job.
         story: does the work; prints its own result.
-        check: looks at everything that the work needs (folders, cards, stores) without starting
+        check: looks at everything that the work needs (directories, cards, stores) without starting
             anything heavy; raises ``VavlError`` on a fault. It also runs before the story.
         arguments: words of the command line; ``sys.argv`` by default.
 

@@ -1,4 +1,4 @@
-"""Files that are whole or absent: written beside their place, then renamed."""
+"""Files that are whole or absent: written next to their place, then renamed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def written_beside(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; rename it into place if the block succeeds.
 
     Raises:
-        InputError: the folder cannot be written.
+        InputError: the directory cannot be written.
     """
     make_folder(path.parent)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
@@ -66,10 +66,10 @@ def make_folder(folder: Path, setting: str = "output_dir") -> Path:
 
     Args:
         folder: to make.
-        setting: what names another folder, for the message.
+        setting: what names another directory, for the message.
 
     Raises:
-        InputError: the folder cannot be created or is read-only.
+        InputError: the directory cannot be created or is read-only.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)

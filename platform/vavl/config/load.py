@@ -30,7 +30,7 @@ def read_config(settings: type[Settings], path: Path | str, overrides: Sequence[
     """Read ``path``, apply ``dotted.key=value`` overrides and validate.
 
     ``${NAME}`` and ``${NAME:-default}`` in a text value are taken from the environment. Settings with a
-    ``folder_key`` may be given a folder, a file of one of their own kinds, or an address as a text, instead.
+    ``folder_key`` may be given a directory, a file of one of their own kinds, or an address as a text, instead.
 
     Raises:
         ConfigError: the file is missing, is not YAML, or holds wrong settings; every fault is
@@ -95,9 +95,9 @@ def read_yaml_mapping(path: Path) -> dict[str, Any]:
 
 
 def _folder_meant(settings: type[FrozenConfig], path: Path | str) -> Path | str | None:
-    """Return the folder that ``path`` names, from the current folder or else from ``VAVL_ROOT``; or an address.
+    """Return the directory that ``path`` names, from the current directory or else from ``VAVL_ROOT``; or an address.
 
-    A file counts like a folder where its ending is one that the settings take; also one that is not there.
+    A file counts like a directory where its ending is one that the settings take; also one that is not there.
     """
     if isinstance(path, str):
         return path

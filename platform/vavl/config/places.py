@@ -1,8 +1,8 @@
 """Where the paths of a configuration count from, and which files it may name.
 
-Results, stores and corpora count from the folder named by ``VAVL_ROOT``, by default the current one: a job
+Results, stores and corpora count from the directory named by ``VAVL_ROOT``, by default the current one: a job
 that was submitted to Ray runs in a temporary copy of the project. Cards and configurations belong to the
-project and count from the current folder.
+project and count from the current directory.
 """
 
 from __future__ import annotations
@@ -53,10 +53,10 @@ FROM_PROJECT = _Place("file of the project; counts from the current folder and m
 
 
 def root_folder(environment: Mapping[str, str] = os.environ) -> Path | None:
-    """Return the folder that results and stores count from, None for the current one.
+    """Return the directory that results and stores count from, None for the current one.
 
     Raises:
-        ConfigError: ``VAVL_ROOT`` is not an absolute path; workers run in another folder.
+        ConfigError: ``VAVL_ROOT`` is not an absolute path; workers run in another directory.
     """
     named = environment.get(ROOT_VARIABLE)
     if not named:
@@ -69,7 +69,7 @@ def root_folder(environment: Mapping[str, str] = os.environ) -> Path | None:
 
 
 def is_lost_with_the_job(environment: Mapping[str, str] = os.environ) -> bool:
-    """Tell whether relative results would go into the temporary folder of a submitted job."""
+    """Tell whether relative results would go into the temporary directory of a submitted job."""
     return _SUBMITTED in environment and not environment.get(ROOT_VARIABLE)
 
 
@@ -100,14 +100,14 @@ def check_project_files(
 ) -> None:
     """Refuse files marked ``FROM_PROJECT`` that lie elsewhere, links followed.
 
-    Allowed are the current folder, the folder of the configuration and ``root``. What stands on the
+    Allowed are the current directory, the directory of the configuration and ``root``. What stands on the
     command line was said by the person who starts the job, and is not checked.
 
     Args:
         config: the settings.
         source: the file that they were read from.
         overrides: ``dotted.key=value`` of the command line.
-        root: folder that results count from.
+        root: directory that results count from.
 
     Raises:
         ConfigError: names the key and the place that it leads to.

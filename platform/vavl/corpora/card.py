@@ -94,7 +94,7 @@ class CorpusCard(FrozenConfig):
     obtain: str = Field(description="address and steps to get the corpus")
     root_environment_variable: str = Field(pattern=r"^[A-Z][A-Z0-9_]*$")
     default_root: DefaultFolder | None = Field(
-        default=None, description="folder to use when the variable is not set; counts from VAVL_ROOT"
+        default=None, description="directory to use when the variable is not set; counts from VAVL_ROOT"
     )
 
     classes: tuple[str, ...] = Field(
@@ -220,7 +220,7 @@ def require_decided(path: Path) -> None:
 def card_hash(card: CorpusCard) -> str:
     """Return 16 hexadecimal digits over everything that decides clips, labels and splits.
 
-    Title, licence, citation and reference scores do not count: correcting their prose makes no store stale.
+    Title, license, citation and reference scores do not count: correcting their prose makes no store stale.
     """
     content = card.model_dump(mode="json", exclude=_PROSE)
     # The first set is the default; keys of a mapping are sorted before they are hashed.
@@ -228,7 +228,7 @@ def card_hash(card: CorpusCard) -> str:
 
 
 def corpus_root(card: CorpusCard, root: Path | None = None) -> Path:
-    """Return the absolute corpus folder: ``root``, else the card's environment variable, else its default.
+    """Return the absolute corpus directory: ``root``, else the card's environment variable, else its default.
 
     Raises:
         CorpusError: no directory is named, or it does not exist.

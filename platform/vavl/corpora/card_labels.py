@@ -1,4 +1,4 @@
-"""The part of a card that says what a clip is labelled with: named sets of labels."""
+"""The part of a card that says what a clip is labeled with: named sets of labels."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class LabelTable(FrozenConfig):
     a share, count of votes or intensity per class (``soft_columns``: class -> column; the rows are
     normalized to sum 1, and the largest is the class where there is no ``label_column``) and attributes
     (``attribute_columns``: arousal, valence, dominance -> column; rescaled to 0 .. 1). Clips without a
-    row are unlabelled.
+    row are unlabeled.
     """
 
     file: RelativeName

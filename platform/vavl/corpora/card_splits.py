@@ -116,7 +116,8 @@ class SplitRules(FrozenConfig):
         description="speakers that no fold tests: an error, or training speakers of every fold",
     )
     disjoint_groups: tuple[str, ...] = Field(
-        default=(), description="values from the name that, like speakers, stay on one side, e.g. a session"
+        default=(),
+        description="values from the name that, like speakers, stay on one modality, e.g. a session",
     )
     labelled: tuple[Literal["train", "validation", "test"], ...] = Field(
         default=("train", "validation", "test"),

@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Found:
-    """One side of a clip.
+    """One modality of a clip.
 
     Attributes:
         place: path relative to the corpus directory (POSIX), or the key of a row of the feature table.
@@ -44,7 +44,7 @@ def find_clips(card: CorpusCard, root: Path) -> tuple[Side, Side]:
         root: absolute corpus directory.
 
     Raises:
-        CorpusError: a pattern matches nothing, a clip id occurs twice on one side, a table is
+        CorpusError: a pattern matches nothing, a clip id occurs twice on one modality, a table is
             missing or broken, a file lies outside the directory, or clips with one modality are refused.
     """
     wants_files = any(isinstance(side, FileSource | OpenFaceSource) for side in (card.audio, card.video))
@@ -226,7 +226,7 @@ def _warn_of_case(card: CorpusCard, clip_ids: Set[str]) -> None:
 
 
 def _treat_unpaired(card: CorpusCard, audio: Side, video: Side) -> None:
-    """Keep, drop or refuse clips found on one side only, as the card says."""
+    """Keep, drop or refuse clips found on one modality only, as the card says."""
     cases = (
         ("audio_only", card.unpaired.audio_only, audio, video),
         ("video_only", card.unpaired.video_only, video, audio),

@@ -67,7 +67,7 @@ class LabelYardstick:
     Attributes:
         truth: name of the set that is predicted.
         prediction: name of the set that stands for the predictions.
-        f1_micro: by fold, over its labelled test clips.
+        f1_micro: by fold, over its labeled test clips.
         f1_macro: by fold.
     """
 

@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 LABEL_COLUMNS = ("label", "soft_label", "arousal", "valence", "dominance")
 
 Column = tuple[str, pa.DataType, list[Any]]
-Labels = dict[str, ClipLabel]  # clip id -> label; unlabelled clips are absent
+Labels = dict[str, ClipLabel]  # clip id -> label; unlabeled clips are absent
 
 
 def read_labels(card: CorpusCard, root: Path, clips: Mapping[str, Found]) -> dict[str, Labels]:

@@ -139,7 +139,7 @@ class Manifest:
         return self._positions(f"split_{fold}", SPLITS, np.int8)
 
     def class_index(self) -> npt.NDArray[np.int16]:
-        """Return the position of every clip's label among the classes; -1 for an unlabelled clip."""
+        """Return the position of every clip's label among the classes; -1 for an unlabeled clip."""
         return self._positions("label", self.classes, np.int16)
 
     def speaker_codes(self) -> tuple[npt.NDArray[np.int32], tuple[str, ...]]:
@@ -203,7 +203,7 @@ def build_manifest(card: CorpusCard, root: Path | None = None) -> Manifest:
 
     Raises:
         CorpusError: the directory is missing, a pattern matches nothing, a clip is there twice, a label is
-            outside the classes or missing in a labelled split, a table is broken or outside the directory.
+            outside the classes or missing in a labeled split, a table is broken or outside the directory.
     """
     folder = corpus_root(card, root)
     table, metadata = manifest_table(card, folder)

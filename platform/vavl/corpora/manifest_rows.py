@@ -136,7 +136,7 @@ def _check_labelled(
     labels: Mapping[str, Labels],
     splits: Mapping[int, Mapping[str, str]],
 ) -> None:
-    """Refuse a clip without default label in a labelled split; a card may also name no labels at all."""
+    """Refuse a clip without default label in a labeled split; a card may also name no labels at all."""
     if not labels:
         return
     default, known = next(iter(labels.items()))

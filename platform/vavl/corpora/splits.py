@@ -171,7 +171,7 @@ def draw_validation_speakers(rules: SplitRules, fold: int, candidates: Mapping[s
     for speaker in sorted(candidates):
         by_sex.setdefault(candidates[speaker] or "", []).append(speaker)
     queues = [[by_sex[sex][i] for i in generator.permutation(len(by_sex[sex]))] for sex in sorted(by_sex)]
-    # The sex that begins gets the odd speaker; drawn too, so that no sex is favoured over the folds.
+    # The sex that begins gets the odd speaker; drawn too, so that no sex is favored over the folds.
     turns = [queues[i] for i in generator.permutation(len(queues))]
     drawn: set[str] = set()
     while len(drawn) < wanted:

@@ -53,7 +53,7 @@ class ClipBatch:
     place: Tensor
     """(clips,), int64: place of each row in the global batch of its step; all draws of a row are keyed by it."""
     weak: WeakView | None = None
-    """The unlabelled clips once more, where pseudo-labels are trained."""
+    """The unlabeled clips once more, where pseudo-labels are trained."""
 
     @property
     def clips(self) -> int:
@@ -71,9 +71,9 @@ class ClipBatch:
 
 @dataclass(frozen=True)
 class WeakView:
-    """The unlabelled clips of a micro-batch under weak augmentation, with every modality they have.
+    """The unlabeled clips of a micro-batch under weak augmentation, with every modality they have.
 
-    Without an unlabelled clip one filler row stands in, so that every rank runs the same graph.
+    Without an unlabeled clip one filler row stands in, so that every rank runs the same graph.
     """
 
     batch: ClipBatch

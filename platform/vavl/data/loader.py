@@ -48,7 +48,7 @@ class StepLoader:
         normaliser: by modality.
         place: of this rank.
         augmentation: views of the training clips.
-        weak_view: of the unlabelled clips, when pseudo-labels are trained.
+        weak_view: of the unlabeled clips, when pseudo-labels are trained.
         pinned: load into page-locked memory, for a run on a GPU.
     """
 

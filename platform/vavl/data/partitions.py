@@ -52,7 +52,7 @@ class CompositionSettings(FrozenConfig):
         None, description="rows per partition; null = in proportion to the clips, see labelled_floor"
     )
     labelled_floor: float = Field(
-        0.5, ge=0, le=1, description="least share of labelled rows when rows_per_step is null"
+        0.5, ge=0, le=1, description="least share of labeled rows when rows_per_step is null"
     )
 
 
@@ -60,7 +60,7 @@ class PartitionSettings(FrozenConfig):
     """How much of the training clips' labels and pairs a run uses; the rest stays out of its sight."""
 
     labelled_fraction: float = Field(
-        1.0, gt=0, le=1, description="of the labelled training clips, those that keep their label"
+        1.0, gt=0, le=1, description="of the labeled training clips, those that keep their label"
     )
     stratify: Literal["over_all", "per_speaker"] = Field(
         "over_all", description="draws are even over the classes, or over the classes of each speaker"
@@ -136,7 +136,7 @@ def compose_batch(partitioned: PartitionedClips, settings: CompositionSettings) 
     """Decide how many rows of a global batch each partition gives.
 
     Rows asked for in the settings are taken as they are, except that an empty partition is an error.
-    By default rows follow the number of clips, labelled partitions together get at least
+    By default rows follow the number of clips, labeled partitions together get at least
     ``labelled_floor`` of the batch, and every partition with clips gets at least one row.
 
     Raises:

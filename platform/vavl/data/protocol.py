@@ -34,7 +34,7 @@ def apply_partitions(
         settings: fractions and seed.
 
     Returns:
-        A collection whose hidden labels are unlabelled clips and whose hidden modalities are absent, so
+        A collection whose hidden labels are unlabeled clips and whose hidden modalities are absent, so
         that nothing reads them, statistics included. What the corpus itself lacks stays lacking.
 
     Raises:
@@ -89,7 +89,7 @@ def stratified_draw(
 
 
 def _shuffled_codes(codes: NDArray[np.integer], generator: np.random.Generator) -> NDArray[np.int64]:
-    """Number the codes that occur from 0 on, in random order, so that every seed favours others."""
+    """Number the codes that occur from 0 on, in random order, so that every seed favors others."""
     known, position = np.unique(codes, return_inverse=True)
     shuffled: NDArray[np.int64] = generator.permutation(len(known))[position]
     return shuffled

@@ -17,7 +17,7 @@ class DataSettings(FrozenConfig):
     """The feature store, the fold and the label target of a run."""
 
     store: Annotated[StoreAddress, FROM_ROOT] = Field(
-        description="folder that jobs/prepare_corpus.py wrote, or address of one, e.g. s3://bucket/stores/demo; "
+        description="directory that jobs/prepare_corpus.py wrote, or address of one, e.g. s3://bucket/stores/demo; "
         "of a pushed one also the version: s3://bucket/stores/demo@latest, or @ and its first digits"
     )
     fold: int = Field(0, ge=0, description="fold of the corpus' split protocol")
@@ -69,5 +69,5 @@ class FeatureUse(FrozenConfig):
 
     speaker_normalisation: bool = Field(
         False,
-        description="normalise each speaker by their own unlabelled clips, test speakers included; reports say so",
+        description="normalize each speaker by their own unlabeled clips, test speakers included; reports say so",
     )

@@ -55,7 +55,7 @@ class Found:
         name: of the corpus.
         layout: of its media.
         has_sound: the video files hold the audio.
-        tables: found beside the media.
+        tables: found next to the media.
         people: who speaks in which clip.
         splits: published, or drawn.
         notes: on video files and their sound, for the comment of their section.

@@ -127,7 +127,7 @@ class ShiftedSync:
 
 @dataclass(frozen=True)
 class NoiseOnFeatures:
-    """Normal noise on the normalised frames of both modalities; ``deviation`` in units of the training speakers'."""
+    """Normal noise on the normalized frames of both modalities; ``deviation`` in units of the training speakers'."""
 
     deviation: float
     conditions: ClassVar[tuple[str, ...]] = CONDITIONS  # that it can change
@@ -147,7 +147,7 @@ class NoiseOnFeatures:
 
         Args:
             frames: raw, (time, channel).
-            std: (channel,), deviation that normalisation divides by.
+            std: (channel,), deviation that normalization divides by.
             generator: of the draws.
         """
         noise = generator.standard_normal(frames.shape, dtype=np.float32)

@@ -1,7 +1,7 @@
 """What a saved model says of the clips of a store: the same numbers as at the end of its training.
 
-A clip is read, cut and normalised as in training, with the statistics that were saved with the model. A model
-that normalises each speaker by their own clips takes these sums from the store, as its training did: labels
+A clip is read, cut and normalized as in training, with the statistics that were saved with the model. A model
+that normalizes each speaker by their own clips takes these sums from the store, as its training did: labels
 are not used, but all clips of a speaker are needed beforehand.
 """
 
@@ -38,10 +38,10 @@ class MeasuredClips:
         collection: all clips of the store, with targets in the model's classes or attributes; sides that the
             model was not trained on are absent.
         normaliser: by modality, from the model.
-        rows: manifest rows of the labelled clips of the selection, ascending.
+        rows: manifest rows of the labeled clips of the selection, ascending.
         fold: of the splits; None where all clips are measured.
         conditions: those that a label has trained.
-        left_out: labelled clips of the selection whose class the label map sets to null.
+        left_out: labeled clips of the selection whose class the label map sets to null.
     """
 
     selection: ClipSelection
@@ -96,7 +96,7 @@ def open_clips(model: SavedModel, selection: ClipSelection) -> MeasuredClips:
 
     Raises:
         StoreError: no store, features that are made in another way than the model's, or no usable clip.
-        InputError: classes that the model does not have, or no labelled clip in the selection.
+        InputError: classes that the model does not have, or no labeled clip in the selection.
         ConfigError: there is no such set of labels, or the label map names classes that there are not.
     """
     folder, description = local_store(selection.store), model.description

@@ -70,7 +70,7 @@ class EvaluationReport:
         notes: sentences for the end.
         origin: what was measured on what, in this order.
         facts: further facts, in this order.
-        speaker_normalisation: features were normalised by unlabelled clips of each speaker.
+        speaker_normalisation: features were normalized by unlabeled clips of each speaker.
     """
 
     model: str

@@ -22,10 +22,10 @@ class ClipSelection(FrozenConfig):
     """The clips of an evaluation."""
 
     store: Annotated[StoreAddress, FROM_ROOT] = Field(
-        description="folder that jobs/prepare_corpus.py wrote, or address of one, as in data.store of a training"
+        description="directory that jobs/prepare_corpus.py wrote, or address of one, as in data.store of a training"
     )
     split: Literal["validation", "test", "train", "all"] = Field(
-        "validation", description="split of the fold, or all labelled clips of the store"
+        "validation", description="split of the fold, or all labeled clips of the store"
     )
     fold: int | None = Field(
         None,
@@ -54,7 +54,7 @@ class DegradationSettings(FrozenConfig):
     dropped_frames: tuple[Share, ...] = Field((0.25, 0.5), description="shares of video frames that are lost")
     shifted_s: tuple[Seconds, ...] = Field((0.2,), description="seconds that the video comes late")
     feature_noise: tuple[Deviation, ...] = Field(
-        (), description="noise on normalised features of both modalities, in deviations"
+        (), description="noise on normalized features of both modalities, in deviations"
     )
     seed: int = Field(0, ge=0, description="of all draws, together with the clip's id")
 
@@ -64,20 +64,20 @@ class MediaSettings(FrozenConfig):
 
     card: Annotated[Path | None, FROM_PROJECT] = Field(
         None,
-        description="card of the store's corpus: its environment variable or default folder names the media",
+        description="card of the store's corpus: its environment variable or default directory names the media",
     )
     root: Annotated[Path | None, FROM_ROOT] = Field(
-        None, description="folder of the media; null: as the card says"
+        None, description="directory of the media; null: as the card says"
     )
 
 
 class EvaluationPlan(FrozenConfig):
     """What is measured, and where the results go."""
 
-    output_dir: Annotated[Path, FROM_ROOT] = Field(description="folder of report, summary and predictions")
+    output_dir: Annotated[Path, FROM_ROOT] = Field(description="directory of report, summary and predictions")
     model: str = Field(
         min_length=1,
-        description="models:/NAME@ALIAS, models:/NAME/VERSION, or the folder of a model or a run",
+        description="models:/NAME@ALIAS, models:/NAME/VERSION, or the directory of a model or a run",
     )
     data: ClipSelection
     degradations: DegradationSettings = DegradationSettings()

@@ -102,7 +102,7 @@ def preview_rows(opened: Opened) -> list[tuple[str, str]]:
 class TrackedEvaluation(TrackedRun):
     """Records an evaluation; use as a context around it.
 
-    What an earlier evaluation left in the folder is moved to ``earlier/<run id>``. A failure of the tracking
+    What an earlier evaluation left in the directory is moved to ``earlier/<run id>``. A failure of the tracking
     server never reaches the evaluation.
 
     Args:
@@ -144,7 +144,7 @@ class TrackedEvaluation(TrackedRun):
         self._follow(self.folder / EARLIER_FOLDER)
 
     def finish(self, metrics: Mapping[str, float]) -> dict[str, Any]:
-        """Record the results, which lie in the folder, and wait for the tracking server.
+        """Record the results, which lie in the directory, and wait for the tracking server.
 
         Returns:
             ``mlflow_run_id`` (None where the server does not hold the run yet) and ``tracking_complete``.

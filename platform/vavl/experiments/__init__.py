@@ -1,1 +1,1 @@
-"""Many trainings: comparisons over a grid, sweeps by search."""
+"""Many training runs: comparisons over a grid, sweeps by search."""

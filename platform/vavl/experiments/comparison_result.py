@@ -97,7 +97,7 @@ class Comparison:
 
     @property
     def fractions(self) -> list[float]:
-        """Labelled fractions that have a score, ascending."""
+        """Labeled fractions that have a score, ascending."""
         return sorted({score.group.labelled_fraction for score in self.main_scores})
 
     @property

@@ -59,7 +59,7 @@ class GroupScore:
     """Score of one group under one condition, or its difference to another set.
 
     Attributes:
-        group: objective set, labelled fraction, unpaired share.
+        group: objective set, labeled fraction, unpaired share.
         condition: how clips are predicted.
         measure: e.g. ``accuracy``.
         interval: of the score or the difference, 95 %; shares from 0 to 1.

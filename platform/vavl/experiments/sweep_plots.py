@@ -86,7 +86,7 @@ class SweepReport:
         importances: share of each setting in what the first objective varies by; empty when too few finished.
         facts: what else to state, in this order.
         waived_audit: checks of the store's audit that were waived.
-        speaker_normalisation: features were normalised by unlabelled clips of each speaker.
+        speaker_normalisation: features were normalized by unlabeled clips of each speaker.
     """
 
     title: str

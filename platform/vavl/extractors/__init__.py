@@ -1,1 +1,1 @@
-"""From decoded sound and pictures to frames of features."""
+"""From decoded audio and video to frames of features."""

@@ -68,7 +68,7 @@ class VideoExtractor:
     def _looked_at(
         self, pictures: Pictures, times: list[float], small: list[NDArray[np.uint8]]
     ) -> Iterator[NDArray[np.uint8]]:
-        """Yield what the detector looks at, and keep what is described: grey, reduced pictures."""
+        """Yield what the detector looks at, and keep what is described: gray, reduced pictures."""
         faces = self.settings.faces
         for time, picture in pictures:
             times.append(time)
@@ -94,7 +94,7 @@ def describe_face(crops: NDArray[np.uint8], track: FaceTrack, frame_rate_hz: flo
     """Describe the face in every frame of a clip.
 
     Args:
-        crops: (time, CROP_PX, CROP_PX), grey.
+        crops: (time, CROP_PX, CROP_PX), gray.
         track: of the same frames.
         frame_rate_hz: of the frames; speeds are per second.
 
@@ -131,7 +131,7 @@ def standardised(crops: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Give every crop (time, row, column) mean 0 and deviation 1, so that lighting counts less."""
     level = crops.astype(np.float32)
     level -= level.mean(axis=(1, 2), keepdims=True)
-    # A crop of one colour stays all zeros.
+    # A crop of one color stays all zeros.
     level /= np.maximum(level.std(axis=(1, 2), keepdims=True), 1)
     return level
 

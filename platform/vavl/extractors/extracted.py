@@ -20,7 +20,7 @@ class Extracted:
 
     Attributes:
         values: (time, channel), float32, at least one frame.
-        frame_times: (time,), float32, seconds, centre of each frame.
+        frame_times: (time,), float32, seconds, center of each frame.
         tally: numbers that are added up over clips, e.g. frames in which a face was found.
         note: what a person should know about the clip, e.g. why its crop is fixed; None if nothing.
         facts: what the file is like; keys are number columns of ``facts.arrow`` of a store.

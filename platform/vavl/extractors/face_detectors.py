@@ -20,7 +20,7 @@ from vavl.extractors.settings import FaceSettings
 _CASCADE = "haarcascade_frontalface_default.xml"
 # A followed face is looked for near its last box: this margin, and these sizes, in sides of that box.
 _MARGIN, _SMALLER, _LARGER = 0.2, 0.85, 1.2
-# Neighbouring hits asked of a new face and of one that is followed.
+# Neighboring hits asked of a new face and of one that is followed.
 _NEIGHBOURS_NEW, _NEIGHBOURS_FOLLOWED = 5, 3
 _SMALLEST_PX = 20
 _YUNET_OVERLAP, _YUNET_MOST = 0.3, 100
@@ -40,8 +40,8 @@ class Face:
     """A face in a picture, in pixels.
 
     Attributes:
-        x: of the centre of its square.
-        y: of the centre.
+        x: of the center of its square.
+        y: of the center.
         side: of the square.
         landmarks: None if the detector finds none.
     """
@@ -56,7 +56,7 @@ class Detector(Protocol):
     """What finds the faces of a picture; remembers nothing."""
 
     def prepare(self, picture: Picture, longest_side_px: int) -> Picture:
-        """Return a picture (row, column, RGB) reduced, in the colours that ``candidates`` takes."""
+        """Return a picture (row, column, RGB) reduced, in the colors that ``candidates`` takes."""
 
     def candidates(self, picture: Picture, near: Face | None) -> list[Face]:
         """Return the faces of a prepared picture.
@@ -88,7 +88,7 @@ class CascadeDetector:
             )  # fmt: skip
 
     def prepare(self, picture: Picture, longest_side_px: int) -> Picture:
-        """See ``Detector.prepare``: grey; a grey picture stays as it is."""
+        """See ``Detector.prepare``: gray; a gray picture stays as it is."""
         grey = picture if picture.ndim == 2 else cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
         return reduced(grey, longest_side_px)
 
@@ -137,7 +137,7 @@ class YuNetDetector:
             ) from None
 
     def prepare(self, picture: Picture, longest_side_px: int) -> Picture:
-        """See ``Detector.prepare``: colours in the order blue, green, red."""
+        """See ``Detector.prepare``: colors in the order blue, green, red."""
         return np.ascontiguousarray(reduced(picture, longest_side_px)[..., ::-1])
 
     def candidates(self, picture: Picture, near: Face | None) -> list[Face]:  # noqa: ARG002  looks everywhere

@@ -29,7 +29,7 @@ class FaceTrack:
     """Where the face is in each picture of a clip, in pixels of the reduced picture.
 
     Attributes:
-        boxes: (time, 3), float32: centre x, centre y, side in pixels, smoothed.
+        boxes: (time, 3), float32: center x, center y, side in pixels, smoothed.
         is_found: (time,), bool; False where the box is carried over from other pictures.
         reason: why the crop is fixed to the middle; None if a face was found anywhere.
         landmarks: (time, 5, 2), float32, smoothed, if crops are to be aligned by them.
@@ -63,7 +63,7 @@ class FaceCutter:
         self._reduction = min(1.0, 1.25 * crop_px / side)
 
     def cut(self, number: int, picture: Picture) -> Picture:
-        """Return the crop (crop_px, crop_px, ...) of a picture, grey or in colours, by its number in the clip."""
+        """Return the crop (crop_px, crop_px, ...) of a picture, gray or in colors, by its number in the clip."""
         small = picture
         if self._reduction != 1:
             small = cv2.resize(
@@ -78,7 +78,7 @@ class FaceCutter:
 
 
 def cut_faces(pictures: Sequence[Picture], track: FaceTrack, crop_scale: float) -> NDArray[np.uint8]:
-    """Cut the tracked face out of reduced grey pictures (row, column), all of one size.
+    """Cut the tracked face out of reduced gray pictures (row, column), all of one size.
 
     Returns:
         (time, CROP_PX, CROP_PX).

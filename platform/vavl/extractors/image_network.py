@@ -151,7 +151,7 @@ def check_image_network(settings: ImageNetworkSettings) -> None:
     """Raise before any file is read what would fail at each; loads no weights.
 
     Raises:
-        ConfigError: a file is missing (the message says which folder to fill), or the network is of another kind.
+        ConfigError: a file is missing (the message says which directory to fill), or the network is of another kind.
     """
     files = _find(settings)
     Preprocessing.of(files)

@@ -59,7 +59,7 @@ def sounding_frames(spectra: Tensor, below_db: float) -> slice:
 
 
 def frame_times(frames: int, settings: AudioFeatureSettings) -> NDArray[np.float32]:
-    """Return the centre of each frame in seconds, (time,), float32."""
+    """Return the center of each frame in seconds, (time,), float32."""
     hop, window = _samples(settings.hop_ms, settings), _samples(settings.window_ms, settings)
     centres = (np.arange(frames) * hop + window / 2) / settings.sample_rate_hz
     return centres.astype(np.float32)
@@ -111,7 +111,7 @@ def _transform_size(window: int) -> int:
 _HIGH = 0.9
 
 STATISTICS = ("mean", "deviation", "change", "high")
-"""Per channel: mean, standard deviation, mean absolute difference of neighbouring frames, 90 % quantile."""
+"""Per channel: mean, standard deviation, mean absolute difference of neighboring frames, 90 % quantile."""
 
 
 def segment_statistics(

@@ -1,6 +1,6 @@
 """Descriptors and functionals of openSMILE (Eyben et al. 2010) through audEERING's ``opensmile`` package.
 
-Its licence allows research and not products, neither the software nor features made with it: see README.md.
+Its license allows research and not products, neither the software nor features made with it: see README.md.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class OpensmileExtractor:
     def extract(self, path: Path) -> Extracted:
         """Return the features of a file.
 
-        Frame k of the descriptors is at 10 ms + k * 10 ms, the centre of its 20 ms window; pitch, voice
+        Frame k of the descriptors is at 10 ms + k * 10 ms, the center of its 20 ms window; pitch, voice
         quality and zero crossings look at 60 ms from the same start. Functionals are one frame, in the middle
         of the clip.
 

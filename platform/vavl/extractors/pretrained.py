@@ -1,4 +1,4 @@
-"""Where the files of a pretrained network are: in a folder or, at a fixed commit, on the Hugging Face hub."""
+"""Where the files of a pretrained network are: in a directory or, at a fixed commit, on the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -68,8 +68,8 @@ def find_model(
         also: files that the caller reads beside config.json and the weights.
 
     Raises:
-        ConfigError: the folder or a file is missing, the weights are pickles, or the hub cannot be
-            reached; names the folder to fill.
+        ConfigError: the directory or a file is missing, the weights are pickles, or the hub cannot be
+            reached; names the directory to fill.
     """
     if model.folder is not None:
         folder = (root_folder() or Path.cwd()) / model.folder
@@ -140,7 +140,7 @@ def _weight_names(folder: Path) -> list[str]:
 
 
 def _hub_folder(model: PretrainedModel, key: str, also: Sequence[str]) -> Path:
-    """Return the folder of the model in the hub's cache; what is missing there is downloaded."""
+    """Return the directory of the model in the hub's cache; what is missing there is downloaded."""
     transformers_module()
     from huggingface_hub import constants, snapshot_download
 

@@ -32,7 +32,7 @@ class PretrainedModel(FrozenConfig):
     """Which pretrained network, and how it runs."""
 
     folder: Annotated[Path | None, FROM_ROOT] = Field(
-        None, description="local folder with config.json, model.safetensors and preprocessor_config.json"
+        None, description="local directory with config.json, model.safetensors and preprocessor_config.json"
     )
     hub: str | None = Field(
         None,
@@ -62,7 +62,7 @@ class PretrainedModel(FrozenConfig):
 
 
 class SegmentSettings(FrozenConfig):
-    """Segments whose frames are summarised by their statistics."""
+    """Segments whose frames are summarized by their statistics."""
 
     length_ms: float = Field(600, gt=0, le=10_000, description="length of a segment")
     hop_ms: float = Field(200, gt=0, le=10_000, description="from one segment to the next")
@@ -86,7 +86,7 @@ class AudioFeatureSettings(FrozenConfig):
     )
     segments: SegmentSettings | None = Field(
         None,
-        description="summarise the frames by segment: mean, deviation, change and 90 % quantile per band",
+        description="summarize the frames by segment: mean, deviation, change and 90 % quantile per band",
     )
     longest_clip_s: float = Field(300, gt=0, description="a longer clip is quarantined: it would not fit")
 
@@ -179,14 +179,14 @@ class SpeechTransformerSettings(FrozenConfig):
     extractor: Literal["speech_transformer"] = "speech_transformer"
     backbone: PretrainedModel
     kind: Literal["wav2vec2", "wavlm", "hubert"] | None = Field(
-        None, description="refuse a folder that holds another type of model"
+        None, description="refuse a directory that holds another type of model"
     )
     layers: tuple[int, int] = Field(
         description="first and last of the layers whose mean is taken; twice the same takes one. 0 is what enters "
         "the first block"
     )
     chunk_s: float = Field(20, ge=1, le=300, description="a longer clip is cut into chunks of equal length")
-    overlap_s: float = Field(4, ge=0, description="of neighbouring chunks; there they fade into each other")
+    overlap_s: float = Field(4, ge=0, description="of neighboring chunks; there they fade into each other")
     batch_size: int = Field(4, ge=1, le=256, description="chunks of a clip that run at once")
     longest_clip_s: float = Field(300, gt=0, description="a longer clip is quarantined: it would not fit")
 
@@ -235,7 +235,7 @@ class FaceSettings(FrozenConfig):
         False, description="turn and size crops by five landmarks; the cascade has none, its crops stay level"
     )
     missed: MissedRule = Field(
-        "interpolate", description="frames without a face: between their neighbours, or left out"
+        "interpolate", description="frames without a face: between their neighbors, or left out"
     )
     longest_gap_s: float = Field(
         1.0, ge=0, description="frames of a longer gap are left out; after it another face may be followed"

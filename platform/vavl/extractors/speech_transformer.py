@@ -63,7 +63,7 @@ def chunk_starts(frames: int, length: int, overlap: int) -> list[int]:
     Args:
         frames: of the clip.
         length: of a chunk, in frames; a shorter clip is one chunk.
-        overlap: least common frames of neighbours, below ``length``.
+        overlap: least common frames of neighbors, below ``length``.
     """
     if frames <= length:
         return [0]
@@ -133,7 +133,7 @@ def find_speech_model(settings: SpeechTransformerSettings) -> SpeechModel:
     """Find the files of the settings' model and read its two configurations.
 
     Raises:
-        ConfigError: transformers or a file is missing (the message says which folder to fill), the model is
+        ConfigError: transformers or a file is missing (the message says which directory to fill), the model is
             of another type, or it has not as many layers as the settings name.
     """
     library = transformers_module()
@@ -205,7 +205,7 @@ class SpeechTransformerExtractor:
     def extract(self, path: Path) -> Extracted:
         """Return the features of a file.
 
-        The clip is resampled to the network's rate and normalised as a whole, if the network's preprocessing
+        The clip is resampled to the network's rate and normalized as a whole, if the network's preprocessing
         says so. A clip longer than ``chunk_s`` is cut into chunks that are all equally long, so that nothing
         is padded, and that fade into each other where they overlap.
 
@@ -224,7 +224,7 @@ class SpeechTransformerExtractor:
         length = min(frames, max(2, grid.frames(round(settings.chunk_s * grid.rate_hz))))
         overlap = min(length // 2, round(settings.overlap_s * grid.rate_hz / grid.stride))
         starts = chunk_starts(frames, length, overlap)
-        # A clip in one piece goes in whole, with the samples after its last frame: some networks normalise over them.
+        # A clip in one piece goes in whole, with the samples after its last frame: some networks normalize over them.
         spans = [grid.span(start, length) for start in starts] if len(starts) > 1 else [slice(None)]
         chunks = [
             self._hidden(np.stack([waveform[span] for span in spans[place : place + settings.batch_size]]))
@@ -245,7 +245,7 @@ class _LayerMean:
     """Adds up what the chosen layers of an encoder put out, while it runs.
 
     Layer i is the output of block i, layer 0 the input of the first block, and the last layer is what the
-    whole encoder puts out: in networks that normalise before each block, its final norm included. Blocks
+    whole encoder puts out: in networks that normalize before each block, its final norm included. Blocks
     above the last chosen one are taken out.
 
     Args:

@@ -19,7 +19,7 @@ _CANDIDATES = 8
 _VOICED_STRENGTH = 0.45  # periodicity from which a loud frame counts as voiced
 _QUIET_DB, _QUIET_SPAN_DB = 30.0, 20.0  # so far below the loudest frame it takes more: 1 more per span
 _OCTAVE_COST = 0.01  # per octave of lag, against taking two periods for one
-_JUMP_COST = 0.35  # per octave between neighbouring frames
+_JUMP_COST = 0.35  # per octave between neighboring frames
 _SWITCH_COST = 0.14  # between voiced and unvoiced
 _NEVER = -5.0
 _TINY = 1e-10
@@ -31,7 +31,7 @@ class PitchTrack(NamedTuple):
     frequency_hz: Numbers
     """(time,); 0 where the frame is unvoiced."""
     periodicity: Numbers
-    """(time,): normalised autocorrelation at the period, about 1 for a pure tone; its peak where unvoiced."""
+    """(time,): normalized autocorrelation at the period, about 1 for a pure tone; its peak where unvoiced."""
 
 
 def track_pitch(
@@ -97,7 +97,7 @@ def _candidates(correlation: Numbers, shortest: int, longest: int) -> tuple[Numb
     strength = np.where(is_peak, height - _OCTAVE_COST * np.log2(lags / longest), _NEVER)
     order = np.argsort(-strength, axis=1, kind="stable")[:, :_CANDIDATES]
     left, middle, right = (np.take_along_axis(side, order, axis=1) for side in (before, height, after))
-    # The top of the parabola through a peak and its neighbours, between samples.
+    # The top of the parabola through a peak and its neighbors, between samples.
     shift = np.clip((left - right) / 2 / np.minimum(left - 2 * middle + right, -1e-6), -0.5, 0.5)
     return np.take_along_axis(strength, order, axis=1), lags[order] + shift, middle
 

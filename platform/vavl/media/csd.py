@@ -132,7 +132,7 @@ class Container:
 
 @contextlib.contextmanager
 def open_container(root: Path, name: str, sequence: str | None) -> Iterator[Container]:
-    """Open a computational sequence below the corpus folder.
+    """Open a computational sequence below the corpus directory.
 
     Raises:
         CorpusError: the file is missing, broken, or no computational sequence; also while it is read.

@@ -1,4 +1,4 @@
-"""CSV tables of a corpus, plain or .csv.gz, column by column; nothing outside the corpus folder is opened."""
+"""CSV tables of a corpus, plain or .csv.gz, column by column; nothing outside the corpus directory is opened."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def read_text_columns(root: Path, name: str, columns: Sequence[str]) -> list[lis
     """Read columns of a CSV table as text, spaces around the values removed.
 
     Args:
-        root: corpus folder.
+        root: corpus directory.
         name: path of the table below it.
         columns: names of the columns to read.
 

@@ -28,7 +28,7 @@ def require_media_file(path: Path, field: str) -> None:
     """Refuse what is no file with content, before a library opens it: a pipe would never answer.
 
     Raises:
-        ClipError: nothing is there, it is a folder, pipe, socket or device, or it holds no byte.
+        ClipError: nothing is there, it is a directory, pipe, socket or device, or it holds no byte.
     """
     if not path.exists():
         raise ClipError(str(path), field, "the file does not exist", "restore the file")
@@ -41,7 +41,7 @@ def require_media_file(path: Path, field: str) -> None:
 
 
 def presentation_start(container: Any) -> float:
-    """Return the time at which a container's presentation starts, in seconds: time 0 of both sides of a clip.
+    """Return the time at which a container's presentation starts, in seconds: time 0 of both modalities of a clip.
 
     It is that of the stream that starts first; a stream that starts later is late by the difference.
     """

@@ -1,4 +1,4 @@
-"""What lies in a folder: media, tables and the rest, by name alone and up to a bound."""
+"""What lies in a directory: media, tables and the rest, by name alone and up to a bound."""
 
 from __future__ import annotations
 
@@ -57,12 +57,12 @@ TABLE_SUFFIXES = frozenset({".csv", ".tsv"})
 
 @dataclass(frozen=True)
 class Listing:
-    """The files of a folder, relative, POSIX, sorted.
+    """The files of a directory, relative, POSIX, sorted.
 
     Attributes:
         audio, video, tables: names by kind of suffix.
         others: suffix -> number of files that are none of these.
-        left_out: what was not looked at -> how many (hidden files, links to folders, pipes ...).
+        left_out: what was not looked at -> how many (hidden files, links to directories, pipes ...).
         is_complete: False where the bound on files was reached.
     """
 
@@ -78,7 +78,7 @@ def list_folder(root: Path, most_files: int) -> Listing:
     """List the files below ``root``; no file is opened.
 
     Raises:
-        CorpusError: the folder cannot be listed.
+        CorpusError: the directory cannot be listed.
     """
     kinds: dict[str, list[str]] = {"audio": [], "video": [], "tables": []}
     others: Counter[str] = Counter()
@@ -98,7 +98,7 @@ def list_folder(root: Path, most_files: int) -> Listing:
 
 
 def _files(root: Path, left_out: Counter[str]) -> Iterator[tuple[os.DirEntry[str], str]]:
-    """Yield every file below ``root`` with its relative name, folder by folder."""
+    """Yield every file below ``root`` with its relative name, directory by directory."""
     waiting = [""]
     while waiting:
         folder = waiting.pop()

@@ -1,7 +1,7 @@
 """Read pictures from media files, each at its time.
 
-Time 0 is the start of the container's presentation, for sound and pictures alike. Pictures come out upright,
-with square pixels, deinterlaced, all of one size; what is transparent shows a grey ground.
+Time 0 is the start of the container's presentation, for audio and video alike. Pictures come out upright,
+with square pixels, deinterlaced, all of one size; what is transparent shows a gray ground.
 """
 
 from __future__ import annotations
@@ -207,7 +207,7 @@ class _Canvas:
 
 
 def _on_grey(picture: NDArray[np.uint8]) -> Picture:
-    """Lay (row, column, RGBA) on a grey ground: what is transparent has any colour."""
+    """Lay (row, column, RGBA) on a gray ground: what is transparent has any color."""
     share = picture[..., 3:].astype(np.float32) / 255
     laid: Picture = np.rint(picture[..., :3] * share + _GREY * (1 - share)).astype(np.uint8)
     return laid

@@ -1,4 +1,4 @@
-"""Media that a caller has as bytes, or as one file with sound and pictures."""
+"""Media that a caller has as bytes, or as one file with audio and video."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _SUFFIXES = {
 def media_file(content: bytes | bytearray | memoryview | str, field: str) -> Iterator[Path]:
     """Lay the bytes of a media file down as a file that is gone when the block ends.
 
-    A file serves every extractor, in the way in which it read the training's files. It lies in the folder for
+    A file serves every extractor, in the way in which it read the training's files. It lies in the directory for
     temporary files (``TMPDIR``), and its owner alone may read it.
 
     Args:

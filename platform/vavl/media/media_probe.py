@@ -22,11 +22,11 @@ class Probed:
     """One media file.
 
     Attributes:
-        name: below the folder.
+        name: below the directory.
         seconds: length of its sound, or else of its pictures.
         sample_rate_hz, channels: of its sound; None without sound.
         frame_rate_hz, width, height: of its pictures; None without pictures.
-        coding: of sound and pictures.
+        coding: of audio and video.
         problem: why it could not be opened.
     """
 

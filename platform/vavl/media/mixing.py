@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 Samples = NDArray[np.float32]
 
-# ITU-R BS.775: the centre and the surround channels enter left and right at -3 dB; the effects channel is left out.
+# ITU-R BS.775: the center and the surround channels enter left and right at -3 dB; the effects channel is left out.
 # One channel is the mean of left and right.
 _WEIGHTS = {"FL": 0.5, "FR": 0.5, "FLC": 0.5, "FRC": 0.5, "FC": 0.5**0.5, "LFE": 0.0, "LFE2": 0.0}
 _SURROUND = 0.5**1.5

@@ -43,7 +43,7 @@ def read_sound(path: Path, sample_rate_hz: int, longest_s: float = math.inf) -> 
     """Read the sound of a file, mixed to one channel and resampled.
 
     Sound that starts after the pictures of its container, or ends before them, is filled up with silence:
-    both sides of a clip cover the same interval.
+    both modalities of a clip cover the same interval.
 
     Raises:
         ClipError: no such file, not a sound file, cut off, empty, too long, or values that are not finite.

@@ -62,7 +62,7 @@ class Interval:
 
     @property
     def excludes_zero(self) -> bool:
-        """True when the whole interval lies on one side of zero."""
+        """True when the whole interval lies on one modality of zero."""
         return self.low > 0 or self.high < 0
 
 

@@ -62,7 +62,7 @@ def groups_of_like_length(clips: Sequence[ClipFeatures]) -> Iterator[list[int]]:
 
 
 def batch_of(clips: Sequence[ClipFeatures], audio_width: int, video_width: int, outputs: int) -> ClipBatch:
-    """Put normalised clips into one batch without labels.
+    """Put normalized clips into one batch without labels.
 
     Args:
         clips: at least one.

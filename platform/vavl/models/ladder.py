@@ -8,7 +8,7 @@ other. The papers' public texts leave the cross-modal form open; this one is our
   modality otherwise, broadcast over the frames, as frame rates differ;
 - lateral input of a layer: the clip's own noisy layer, the other modality's (pooled, through a linear
   map), both added, or zeros;
-- the vertical input of a layer is the estimate of the layer above, mapped and normalised per frame.
+- the vertical input of a layer is the estimate of the layer above, mapped and normalized per frame.
 
 Axes: rows = clips of the modality, T frames, D channels.
 """

@@ -57,7 +57,7 @@ class ModalityDescription(FrozenConfig):
         description="FeatureStatistics of the training speakers; {} if not trained"
     )
     trained: bool = Field(
-        description="False when no labelled training clip had the modality; it cannot be predicted from"
+        description="False when no labeled training clip had the modality; it cannot be predicted from"
     )
     extractor: dict[str, Any] = Field(description="name, version and settings of the feature extractor")
 
@@ -222,7 +222,7 @@ class SavedModel:
         ]
 
     def _prepared(self, clip: ClipFeatures) -> ClipFeatures:
-        """Check, cut and normalise one clip; drop modalities that the model cannot use."""
+        """Check, cut and normalize one clip; drop modalities that the model cannot use."""
         audio = self._normalised("audio", clip.audio, self.description.audio)
         video = self._normalised("video", clip.video, self.description.video)
         if audio is None and video is None:

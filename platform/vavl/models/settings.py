@@ -24,7 +24,7 @@ class NetworkSettings(FrozenConfig):
     """Sizes of the VAVL network; the defaults are those of the paper (arXiv 2305.07216).
 
     ``preset: small`` replaces the defaults by sizes that train in minutes on a CPU; every key that
-    is written beside it still counts, and the resolved configuration shows the sizes in use.
+    is written next to it still counts, and the resolved configuration shows the sizes in use.
     """
 
     preset: Literal["paper", "small"] = Field("paper", description="sizes for every key not given")
@@ -72,7 +72,7 @@ class LadderShape(FrozenConfig):
     """What a cross-modal ladder adds to the network."""
 
     noise: float = Field(
-        0.3, ge=0, description="deviation of the noise on the normalised input and after every block"
+        0.3, ge=0, description="deviation of the noise on the normalized input and after every block"
     )
     lateral: Literal["own", "other", "both", "none"] = Field(
         "own", description="modality whose noisy layers feed the decoder's skip connections"

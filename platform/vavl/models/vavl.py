@@ -99,7 +99,7 @@ class Vavl(nn.Module):
 
         Args:
             batch: the clips.
-            key: of the step, in every training pass. It decides all random draws. Given a key, a network with a
+            key: of the step, in every training run pass. It decides all random draws. Given a key, a network with a
                 ladder predicts and reconstructs from a noisy pass, and a clean pass, without dropout,
                 gives the ladder's targets. Without a key there is neither dropout nor noise.
 
@@ -202,7 +202,7 @@ class ModalityPath(nn.Module):
         """Return the layers of this modality: the input frames, and the output of every block of its own.
 
         Args:
-            frames: (clips, time, input channel), normalised.
+            frames: (clips, time, input channel), normalized.
             is_real: (clips, time), bool; False where the frame is padding.
             rows: (clips,), key of each clip for dropout; None without dropout.
             noise: (clips, time, channel) per layer, added to it.
@@ -268,7 +268,7 @@ def feed_forward_head(input_width: int, outputs: int, settings: NetworkSettings)
 class CorrelationFunction(nn.Linear):
     """One of the functions f, g, h of soft-HGR; computes in float32, as its moments need every digit.
 
-    It has no bias: soft-HGR centres, so a bias would get rounding errors for a gradient and AdamW would walk it.
+    It has no bias: soft-HGR centers, so a bias would get rounding errors for a gradient and AdamW would walk it.
     """
 
     def __init__(self, width: int, size: int) -> None:

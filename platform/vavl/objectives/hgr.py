@@ -1,10 +1,10 @@
 """Soft-HGR maximal correlation between audio, video and label (Wang et al., AAAI 2019; Ma et al. 2020).
 
 soft_hgr(F, G) = tr(F'G) / n - 1/2 <F'F / n, G'G / n>, F and G centred by their mean over the global
-batch, n = rows - 1. No whitening and no normalised features; the second term stands in for both. All of it
+batch, n = rows - 1. No whitening and no normalized features; the second term stands in for both. All of it
 follows from moments that add up over ranks and micro-batches, so the value is that of the pooled batch.
 
-Gradient goes to both sides.
+Gradient goes to both modalities.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from vavl.objectives.moments import Moments, linked
 
 
 def correlation_moments(first: Tensor, second: Tensor, weight: Tensor) -> dict[str, Tensor]:
-    """Sum what soft-HGR needs over rows that have both sides.
+    """Sum what soft-HGR needs over rows that have both modalities.
 
     Args:
         first: (rows, K), f of each row.
         second: (rows, K), g of the same rows.
-        weight: (rows,), 0 where a side is missing.
+        weight: (rows,), 0 where a modality is missing.
 
     Returns:
         Float64: ``count`` (), ``f`` (K,), ``g`` (K,), ``ff`` (K, K), ``gg`` (K, K) and ``fg`` (), the sum of f'g.

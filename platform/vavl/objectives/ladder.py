@@ -1,8 +1,8 @@
 """Cost of the cross-modal ladder: how well the clean layers were rebuilt (Rasmus et al. 2015, eq. 8).
 
-Both the clean layer and its estimate are normalised by the mean and deviation, per channel, of the clean
+Both the clean layer and its estimate are normalized by the mean and deviation, per channel, of the clean
 layer over the real frames of the global batch, the variance being at least 0.01 (inputs and blocks come
-normalised); the means cancel in the difference. Per clip the squared difference is averaged over real
+normalized); the means cancel in the difference. Per clip the squared difference is averaged over real
 frames, then over the clips of the global batch that have the modality.
 
 Gradient goes to the estimate, and to the clean layers as well where they are not detached.
@@ -47,7 +47,7 @@ def ladder_moments(trace: LadderTrace, clips: ModalityBatch) -> dict[str, Tensor
 
 
 def ladder_cost(moments: Moments, layer_weights: Sequence[float]) -> Tensor:
-    """Return the weighted sum over layers of the mean normalised squared error; 0 without any clip.
+    """Return the weighted sum over layers of the mean normalized squared error; 0 without any clip.
 
     Args:
         moments: of ``ladder_moments``, summed over everything that belongs together.

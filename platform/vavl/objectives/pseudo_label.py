@@ -1,4 +1,4 @@
-"""Pseudo-labels: what the network says of unlabelled clips when it is sure (Sohn et al. 2020).
+"""Pseudo-labels: what the network says of unlabeled clips when it is sure (Sohn et al. 2020).
 
 The label of a clip is the most probable class of the surest of the conditions it offers. No gradient
 goes to the labels.
@@ -72,7 +72,7 @@ class ConfidenceState(FrozenConfig):
 
 @dataclass(frozen=True)
 class RunningConfidence:
-    """A ``ConfidenceState`` on the device of a step, which goes on without reading it.
+    """A ``ConfidenceState`` on the device of a step, which resumes without reading it.
 
     Attributes:
         values: (1 + classes,), float64: the confidence, then that by class.
@@ -95,7 +95,7 @@ class RunningConfidence:
 
 
 def guess(output: VavlOutput, view: WeakView, clips: int, conditions: Collection[str] = CONDITIONS) -> Guess:
-    """Take the surest condition of every unlabelled clip.
+    """Take the surest condition of every unlabeled clip.
 
     Args:
         output: of the weak view.
@@ -120,7 +120,7 @@ def guess(output: VavlOutput, view: WeakView, clips: int, conditions: Collection
 
 
 def guess_moments(guessed: Guess) -> dict[str, Tensor]:
-    """Sum over the unlabelled clips: ``count`` (), ``confidence`` (), ``by_class`` (classes,); float64."""
+    """Sum over the unlabeled clips: ``count`` (), ``confidence`` (), ``by_class`` (classes,); float64."""
     return {
         "count": guessed.is_unlabelled.double().sum(),
         "confidence": guessed.probabilities.amax(-1).double().sum(),

@@ -14,7 +14,7 @@ def reconstruction_error_sum(estimate: Tensor, target: Tensor, weight: Tensor) -
 
     Args:
         estimate: (clips, channel) of the reconstruction.
-        target: (clips, channel), masked mean over time of the normalised input.
+        target: (clips, channel), masked mean over time of the normalized input.
         weight: (clips,), 0 for rows that only fill up.
 
     Returns:

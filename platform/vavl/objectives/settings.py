@@ -28,7 +28,7 @@ class ScheduledSettings(FrozenConfig):
 
 
 class SupervisedSettings(ScheduledSettings):
-    """The task loss on labelled clips: audio head + video head + fusion head."""
+    """The task loss on labeled clips: audio head + video head + fusion head."""
 
     label_smoothing: float = Field(
         0.0, ge=0, lt=1, description="classes only; 0 trains on the labels as given"
@@ -48,9 +48,9 @@ class HgrSettings(ScheduledSettings):
     equal weights let the audio-video term dominate.
     """
 
-    audio_video: float = Field(1.0, ge=0, description="weight of the term over all pairs, labelled or not")
-    audio_label: float = Field(1.0, ge=0, description="weight of the term over labelled clips with audio")
-    video_label: float = Field(1.0, ge=0, description="weight of the term over labelled clips with video")
+    audio_video: float = Field(1.0, ge=0, description="weight of the term over all pairs, labeled or not")
+    audio_label: float = Field(1.0, ge=0, description="weight of the term over labeled clips with audio")
+    video_label: float = Field(1.0, ge=0, description="weight of the term over labeled clips with video")
 
 
 class LadderSettings(ScheduledSettings, LadderShape):
@@ -62,7 +62,7 @@ class LadderSettings(ScheduledSettings, LadderShape):
 
 
 class PseudoLabelSettings(ScheduledSettings):
-    """Hard labels that the network gives to unlabelled clips (FixMatch, Sohn et al. 2020); classes only.
+    """Hard labels that the network gives to unlabeled clips (FixMatch, Sohn et al. 2020); classes only.
 
     The label comes from the weak view (``data.weak_view``) under the surest of audio + video, audio and
     video; it trains all conditions of the clip under the training view (``data.augmentation``).

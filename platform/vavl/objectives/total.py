@@ -1,4 +1,4 @@
-"""All objectives of a micro-batch, each normalised over the global batch, and their weighted sum.
+"""All objectives of a micro-batch, each normalized over the global batch, and their weighted sum.
 
 Every part is scaled such that its sum over all ranks and micro-batches is the loss of the global
 batch. The engine must therefore add gradients up, not average them (``training/engine.py``).
@@ -201,7 +201,7 @@ def hgr_moments(output: VavlOutput, batch: ClipBatch) -> dict[str, Tensor]:
 def _pseudo_label(
     output: VavlOutput, batch: ClipBatch, pseudo: PseudoTarget, together: Moments
 ) -> dict[str, Tensor]:
-    """Cross-entropy against sure pseudo-labels, over the number of *all* unlabelled clips (FixMatch, eq. 4)."""
+    """Cross-entropy against sure pseudo-labels, over the number of *all* unlabeled clips (FixMatch, eq. 4)."""
     found = {}
     for condition, predicted in predictions(output, batch, labelled_only=False).items():
         weight = predicted.weight * pseudo.is_sure[predicted.clip]

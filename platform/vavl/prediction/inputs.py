@@ -32,7 +32,7 @@ def folder_clips(root: Path) -> ClipsFound:
     and ``video/f01/a.mp4``. That path is the clip's id.
 
     Raises:
-        CorpusError: there is no such folder, or no media in it.
+        CorpusError: there is no such directory, or no media in it.
     """
     listing = list_folder(root, _MOST_FILES)
     if not listing.is_complete:
@@ -92,7 +92,7 @@ def manifest_clips(file: Path, root: Path) -> ClipsFound:
 
     Args:
         file: .parquet or .csv; an empty field means that the clip lacks it.
-        root: folder that the paths count from.
+        root: directory that the paths count from.
 
     Raises:
         CorpusError: the table is not readable, lacks a column, names a clip twice or not at all, or a path

@@ -77,7 +77,7 @@ def plan_prediction(settings: PredictionSettings, model_folder: Path) -> Predict
         model_folder: what the address of the model stands for.
 
     Raises:
-        InputError: the model cannot be loaded, or needs features normalised per speaker.
+        InputError: the model cannot be loaded, or needs features normalized per speaker.
         CorpusError: there is no input, or it holds no clips.
         StoreError: a store's features, or those that can be made here, are not the model's.
     """

@@ -89,10 +89,10 @@ def read_done(folder: Path, keys: Sequence[str], task: Task, *, resume: bool, re
 def check_input(folder: Path, name: str, done: DoneRows, *, resume: bool) -> None:
     """Refuse to replace the predictions of another input by an oversight, and note the one that is predicted.
 
-    A folder that was moved is the same input: rows of it are kept.
+    A directory that was moved is the same input: rows of it are kept.
 
     Raises:
-        StoreError: another input was predicted into the folder, and nothing of it can be kept.
+        StoreError: another input was predicted into the directory, and nothing of it can be kept.
     """
     path = folder / _INPUT
     before = read_json(path).get("input") if path.exists() else None
@@ -189,7 +189,7 @@ def predict_clips(plan: PredictionPlan, settings: PredictionSettings) -> Predict
     Clips that cannot be predicted get a row that says why, and leave the others alone.
 
     Raises:
-        InputError: the folder cannot be written.
+        InputError: the directory cannot be written.
         StoreError: another job is at work there, or another input was predicted into it.
         ConfigError: settings of an extractor do not fit together, or there is no GPU.
         TrainingError: Ray does not start, or processes end before they touch a clip.
@@ -253,7 +253,7 @@ def _how(
 
 
 def _shared_model(plan: PredictionPlan, folder: Path) -> Path:
-    """Copy the model beside the results: other machines may not see where it was downloaded to."""
+    """Copy the model next to the results: other machines may not see where it was downloaded to."""
     target = make_folder(folder.absolute() / _COPY)
     for name in _MODEL_FILES:
         with written_beside(target / name) as partial_copy:

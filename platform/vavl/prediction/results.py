@@ -66,11 +66,11 @@ def prediction_summary(
     """Return the content of summary.json.
 
     Keys: ``input``, its kind; ``clips``; ``predicted``, clips with a prediction; ``failed``, clips without;
-    ``one_side``, predicted clips of which a side could not be read; ``failed_by_reason``, files by what is wrong
+    ``one_side``, predicted clips of which a modality could not be read; ``failed_by_reason``, files by what is wrong
     with them, numbers as N; ``conditions`` -> rows; ``labels``: condition -> class -> rows (``attributes``:
     condition -> name -> mean); ``kept`` from earlier, ``worked_on`` this time, ``seconds`` and
     ``clips_per_second`` of this time; ``unavailable``: side whose features cannot be made here -> why;
-    ``left_out`` of the folder -> files; ``model``: ``address``, ``name``, ``version``, ``mlflow_run_id``,
+    ``left_out`` of the directory -> files; ``model``: ``address``, ``name``, ``version``, ``mlflow_run_id``,
     ``hash``; ``files``.
     """
     answered = table.filter(pc.is_valid(table["condition"]))

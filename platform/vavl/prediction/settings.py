@@ -1,4 +1,4 @@
-"""What is predicted, and how; defaults fit a person who has a file or a folder and a model."""
+"""What is predicted, and how; defaults fit a person who has a file or a directory and a model."""
 
 from __future__ import annotations
 
@@ -34,17 +34,17 @@ class PredictionSettings(WorkerSettings):
     """What is predicted, with which model, and what is written."""
 
     input: Annotated[StoreAddress, FROM_ROOT] = Field(
-        description="folder of media, one media file, manifest (.parquet or .csv), or folder or address of a store"
+        description="directory of media, a media file, a manifest (.parquet or .csv), or a store's directory or address"
     )
-    model: str = Field(min_length=1, description="models:/NAME@ALIAS, models:/NAME/VERSION, or a folder")
+    model: str = Field(min_length=1, description="models:/NAME@ALIAS, models:/NAME/VERSION, or a directory")
     output_dir: Annotated[Path | None, FROM_ROOT] = Field(
-        None, description="folder of the results; null: runs/predictions/<name of the input>"
+        None, description="directory of the results; null: runs/predictions/<name of the input>"
     )
     root: Annotated[Path | None, FROM_ROOT] = Field(
-        None, description="what the paths of a manifest count from, and may not leave; null: its folder"
+        None, description="what the paths of a manifest count from, and may not leave; null: its directory"
     )
     sound_of_video: bool = Field(
-        True, description="a video file without a sound file beside it gives its own sound track as well"
+        True, description="a video file without a sound file next to it gives its own sound track as well"
     )
     conditions: tuple[Condition, ...] | None = Field(
         None,
@@ -66,7 +66,7 @@ class PredictionSettings(WorkerSettings):
 
     @property
     def folder(self) -> Path:
-        """Folder of the results."""
+        """Directory of the results."""
         if self.output_dir is not None:
             return self.output_dir
         place = self.input.absolute() if isinstance(self.input, Path) else self.input

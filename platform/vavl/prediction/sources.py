@@ -50,7 +50,7 @@ class ClipsFound:
     """What an input holds.
 
     Attributes:
-        kind: of the input, in words: "folder", "file", "manifest" or "store".
+        kind: of the input, in words: "directory", "file", "manifest" or "store".
         clips: in the order of the results.
         left_out: what was not looked at -> how many.
     """
@@ -83,11 +83,11 @@ class ClipsFound:
 
 @dataclass(frozen=True)
 class Side:
-    """Raw features of one side of a clip.
+    """Raw features of one modality of a clip.
 
     Attributes:
         values: (time, channel), float32.
-        frame_times: (time,), float32, seconds, centre of each frame.
+        frame_times: (time,), float32, seconds, center of each frame.
         seconds: length of the file's sound or pictures; None where nobody measured it.
     """
 
@@ -106,7 +106,7 @@ class Reader(Protocol):
         """Return the file of each modality that the clip has."""
 
     def read(self, clip: ClipInput, modality: str, file: str) -> Side:
-        """Return the features of a side; raises whatever a damaged file provokes."""
+        """Return the features of a modality; raises whatever a damaged file provokes."""
 
 
 class Source(Protocol):
@@ -123,12 +123,12 @@ class Source(Protocol):
         """Return a reader of the sides that the model can use."""
 
     def folders(self) -> Sequence[Path]:
-        """Return folders that every machine must see."""
+        """Return directories that every machine must see."""
 
 
 @dataclass(frozen=True)
 class MediaSource:
-    """Media files below a folder.
+    """Media files below a directory.
 
     Attributes:
         root: absolute.
@@ -189,7 +189,7 @@ class StoreSource:
     """A feature store whose features are those of the model.
 
     Attributes:
-        place: absolute folder or address.
+        place: absolute directory or address.
         store_hash: of its content.
         modalities: that are in the store and that the model can use.
     """
@@ -212,7 +212,7 @@ class StoreSource:
         return _StoreReader(FeatureStore.open(local_store(self.place)), self.modalities)
 
     def folders(self) -> Sequence[Path]:
-        """Return the store's folder; an address is reached from everywhere."""
+        """Return the store's directory; an address is reached from everywhere."""
         return (self.place,) if isinstance(self.place, Path) else ()
 
 

@@ -23,7 +23,7 @@ from vavl.prediction.settings import TimelineSettings
 from vavl.prediction.sources import Side
 
 _FEWEST_FRAMES = 2
-"""A side with fewer describes the clip as a whole."""
+"""A modality with fewer describes the clip as a whole."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def clip_course(
 ) -> Course:
     """Predict windows of a clip under every condition that it and the model allow.
 
-    The features are those of the whole clip, cut: what an extractor lets a frame know of its neighbours, it knows
+    The features are those of the whole clip, cut: what an extractor lets a frame know of its neighbors, it knows
     here too. At both ends of the clip the window stays inside and whole.
 
     Args:
@@ -95,7 +95,7 @@ def clip_course(
 
 
 def _end_s(side: Side) -> float:
-    """Return the end of a side: that of the file, or of its last frame."""
+    """Return the end of a modality: that of the file, or of its last frame."""
     step = float(np.median(np.diff(side.frame_times)))
     return max(side.seconds or 0.0, float(side.frame_times[-1]) + step / 2)
 
@@ -112,7 +112,7 @@ def _features(sides: Mapping[str, Side], condition: str) -> ClipFeatures:
 def _cut(
     sides: Mapping[str, Side], condition: str, time: float, seconds: float, window_s: float
 ) -> ClipFeatures | None:
-    """Return the frames of a condition's sides in the window around ``time``; None where a side has none there."""
+    """Return the frames of a condition's sides in the window around ``time``; None where a modality has none there."""
     start = float(np.clip(time - window_s / 2, 0, max(0, seconds - window_s)))
     cut = {}
     for name in MODALITIES_OF[condition]:
@@ -154,7 +154,7 @@ class ClipMedia:
 _RATE_HZ = 16_000
 _SIDE_PX = 160
 _CROP_SCALE = 1.5
-"""More of the head than a network needs: people recognise it."""
+"""More of the head than a network needs: people recognize it."""
 
 _FRAME_RATE_HZ = 25.0
 

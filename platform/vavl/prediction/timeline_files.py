@@ -78,7 +78,7 @@ class TimelineDrawer:
         plan: of the prediction.
         source: its media.
         settings: of windows and pictures.
-        model_title: name and version of the model, or its folder.
+        model_title: name and version of the model, or its directory.
     """
 
     def __init__(
@@ -108,7 +108,7 @@ class TimelineDrawer:
             write_png(timeline_figure(course, media, text, theme), path)
 
     def _sides(self, clip: ClipInput) -> tuple[dict[str, Path], dict[str, Side]]:
-        """Read the sides of a clip; a bad one is left out as long as there is another."""
+        """Read the modalities of a clip; a bad one is left out as long as there is another."""
         files, sides = {}, {}
         named = self._reader.sides(clip)
         for modality, file in named.items():

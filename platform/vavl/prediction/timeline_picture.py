@@ -35,7 +35,7 @@ class TimelineText:
 
     Attributes:
         title: name of the clip.
-        model: name and version, or folder.
+        model: name and version, or directory.
         windows: what one point of the course sees.
     """
 
@@ -47,8 +47,8 @@ class TimelineText:
 def timeline_figure(course: Course, media: ClipMedia, text: TimelineText, theme: Theme) -> Figure:
     """Draw a course; rows that the clip has nothing for are left out.
 
-    From top to bottom: title and verdict, faces framed in the colour of the class that wins at that moment, the
-    waveform in the same colours, probabilities (stacked) or attributes (lines) under the condition that sees most,
+    From top to bottom: title and verdict, faces framed in the color of the class that wins at that moment, the
+    waveform in the same colors, probabilities (stacked) or attributes (lines) under the condition that sees most,
     and a ribbon of winning classes per condition, paler where the model is less sure. On the right: the prediction
     of the whole clip.
     """
@@ -80,7 +80,7 @@ def timeline_figure(course: Course, media: ClipMedia, text: TimelineText, theme:
 
 
 def class_colours(count: int, theme: Theme) -> list[str]:
-    """Return a colour for each class; beyond those of the theme, paler ones."""
+    """Return a color for each class; beyond those of the theme, paler ones."""
     pale = [
         to_hex(0.5 * np.array(to_rgb(colour)) + 0.5 * np.array(to_rgb(theme.surface)))
         for colour in theme.series
@@ -238,7 +238,7 @@ def _draw_time(axes: Any, theme: Theme) -> None:
 
 
 def _draw_whole(figure: Figure, beside: Any, course: Course, colours: Sequence[str], theme: Theme) -> None:
-    """Draw the prediction of the whole clip as bars, beside the course and in its order."""
+    """Draw the prediction of the whole clip as bars, next to the course and in its order."""
     box = beside.get_position()
     left = box.x1 + _BESIDE_IN / _WIDTH_IN
     axes = figure.add_axes((left, box.y0, 1 - left - 0.2 / _WIDTH_IN, box.height))

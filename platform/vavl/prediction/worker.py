@@ -26,7 +26,7 @@ from vavl.workers.attempts import Attempts, TimeLimit
 
 @dataclass(frozen=True)
 class Fault:
-    """What is wrong with a clip or with one side of it.
+    """What is wrong with a clip or with one modality of it.
 
     Attributes:
         side: "audio", "video", or empty for the whole clip.
@@ -226,7 +226,7 @@ class PartPredictor:
             attempts.finish()
 
     def _read(self, key: str, clip: ClipInput, attempts: Attempts) -> _Clip:
-        """Read the sides of a clip; whatever a damaged file provokes concerns that side only."""
+        """Read the modalities of a clip; whatever a damaged file provokes concerns that modality only."""
         found = _Clip(key, clip)
         name = clip.audio or clip.video or clip.clip_id
         try:
@@ -302,7 +302,7 @@ def _predicted(model: SavedModel, clips: Sequence[ClipFeatures]) -> list[Predict
 
 
 def _is_of_the_clip(fault: Exception) -> bool:
-    """Tell whether the alarm of the time limit rang: what it interrupts is not one side's fault."""
+    """Tell whether the alarm of the time limit rang: what it interrupts is not one modality's fault."""
     return isinstance(fault, VavlError) and fault.field == "clip"
 
 

@@ -1,4 +1,4 @@
-"""Where a model is: one text names a registered version, an alias or a folder, for every job alike."""
+"""Where a model is: one text names a registered version, an alias or a directory, for every job alike."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ FORMS = "models:/NAME@ALIAS, models:/NAME/VERSION, or a folder"
 _REGISTERED = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>\d+))")
 _LOGGED_MODEL = re.compile(r"(?<=/)m-[0-9a-f]{32}\b")
 _MODEL_FILES = ("model.json", "model.safetensors")
-# Where a logged model keeps the folder that training wrote.
+# Where a logged model keeps the directory that training wrote.
 _WITHIN_LOGGED_MODEL = "artifacts/model"
 _BEST_FOLDER = "best"
 _SHOWN = 20
@@ -39,10 +39,10 @@ class ResolvedModel:
     Attributes:
         address: as it was given.
         folder: of this machine, holds model.json and model.safetensors; ``load_model`` reads it.
-        name: registered model; None for a folder.
-        version: of the registered model, as MLflow writes it ("1", "2", ...); None for a folder.
-        mlflow_run_id: the run that the version belongs to; None for a folder, and where MLflow knows none.
-        tags: of the version; empty for a folder.
+        name: registered model; None for a directory.
+        version: of the registered model, as MLflow writes it ("1", "2", ...); None for a directory.
+        mlflow_run_id: the run that the version belongs to; None for a directory, and where MLflow knows none.
+        tags: of the version; empty for a directory.
         model_id: MLflow's id of the logged model behind the version, if it has one.
     """
 
@@ -56,7 +56,7 @@ class ResolvedModel:
 
     @property
     def title(self) -> str:
-        """Name and version, "vavl-demo version 3", or the folder."""
+        """Name and version, "vavl-demo version 3", or the directory."""
         return self.address if self.name is None else f"{self.name} version {self.version}"
 
 
@@ -64,8 +64,8 @@ def resolve_model(address: str, tracking: TrackingSettings) -> ResolvedModel:
     """Find the files of a model; those of a registered one are copied to this machine once.
 
     Args:
-        address: ``models:/NAME@ALIAS``, ``models:/NAME/VERSION``, or a folder: the model's own, that of a run
-            (with ``best/``), or a downloaded MLflow model. Relative folders count from ``VAVL_ROOT``.
+        address: ``models:/NAME@ALIAS``, ``models:/NAME/VERSION``, or a directory: the model's own, that of a run
+            (with ``best/``), or a downloaded MLflow model. Relative directories count from ``VAVL_ROOT``.
         tracking: the store that registered models are in.
 
     Raises:
@@ -84,7 +84,7 @@ def resolve_model(address: str, tracking: TrackingSettings) -> ResolvedModel:
         found = _version(client, address, parts)
         folder = _files_of(client, place, found)
     tags = {str(key): str(value) for key, value in found.tags.items()}
-    # A data base forgets the id of the logged model; its place still names it.
+    # A database forgets the id of the logged model; its place still names it.
     logged = _LOGGED_MODEL.search(str(found.source))
     model_id = logged[0] if logged else None
     return ResolvedModel(
@@ -107,11 +107,11 @@ def check_store(place: TrackingPlace, timeout_seconds: float) -> None:
     """Refuse a tracking store that is not there.
 
     Raises:
-        InputError: a data base file that does not exist.
+        InputError: a database file that does not exist.
         TrackingError: a server that does not answer.
     """
     if place.database is not None and not place.database.exists():
-        # A client would make an empty data base and say that there is no such model.
+        # A client would make an empty database and say that there is no such model.
         raise InputError(
             str(place.database), "", "there is no tracking store",
             "set tracking.uri or MLFLOW_TRACKING_URI, or train a model with tracking.model_name first",
@@ -177,7 +177,7 @@ def _one_of(known: list[str]) -> str:
 
 
 def _files_of(client: Any, place: TrackingPlace, version: Any) -> Path:
-    """Return the model folder of a version: in place where the store is a folder here, else a copy."""
+    """Return the model directory of a version: in place where the store is a directory here, else a copy."""
     from mlflow.artifacts import download_artifacts
 
     uri = client.get_model_version_download_uri(version.name, version.version)

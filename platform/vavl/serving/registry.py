@@ -1,4 +1,4 @@
-"""Registers a model folder as an MLflow model that is code and files, without any pickle."""
+"""Registers a model directory as an MLflow model that is code and files, without any pickle."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _SERVING_PACKAGES = (
     "av", "mlflow", "numpy", "opencv-python-headless", "pandas", "pyarrow",
     "pydantic", "pyyaml", "regex", "rich", "safetensors", "scipy", "soundfile", "torch",
 )  # fmt: skip
-# What some extractors need beside it: modules that are imported for them alone, and packages.
+# What some extractors need next to it: modules that are imported for them alone, and packages.
 _EXTRACTOR_MODULES = {
     "functionals": "vavl.extractors.functionals",
     "image_network": "vavl.extractors.image_network",
@@ -51,7 +51,7 @@ def register_model(client: Any, mlflow_run_id: str, note: ModelNote) -> str:
         The version, as MLflow writes it ("1", "2", ...).
 
     Raises:
-        TrackingError: the folder is no model folder.
+        TrackingError: the directory is no model directory.
         MlflowException: the store refused.
     """
     existing = version_of(client, mlflow_run_id, note)
@@ -111,15 +111,15 @@ def _log_files(client: Any, note: ModelNote, logged: Any, mlflow_run_id: str) ->
 
 
 def save_served_model(model_folder: Path, target: Path, description: Any = None) -> None:
-    """Write the MLflow form of a model folder: its files, the code that reads them, no pickle.
+    """Write the MLflow form of a model directory: its files, the code that reads them, no pickle.
 
     Args:
         model_folder: holds model.json and model.safetensors.
-        target: folder to make.
+        target: directory to make.
         description: ``mlflow.models.Model`` to complete; a new one by default.
 
     Raises:
-        TrackingError: the folder is no model folder.
+        TrackingError: the directory is no model directory.
     """
     import mlflow.pyfunc
 

@@ -45,7 +45,7 @@ class ServedModel(PythonModel):  # type: ignore[misc]  # MLflow carries no types
     - ``audio_bytes``, ``video_bytes``: their content, as bytes or as a text in base64;
     - ``media_path``, ``media_bytes``: a file with sound, pictures or both, for whichever sides it has.
 
-    What stands first in this list wins where a row gives one side twice.
+    What stands first in this list wins where a row gives one modality twice.
 
     Output columns, a row for each row of the input and under its index: ``label`` (None for a model of
     attributes), ``probability_<class>`` or one column per attribute, ``condition`` (``audio_video``, ``audio`` or

@@ -22,7 +22,7 @@ INPUT_COLUMNS = (
     "media_path",
     "media_bytes",
 )
-"""All optional. What stands first wins where a row gives one side twice."""
+"""All optional. What stands first wins where a row gives one modality twice."""
 
 SERVED_ROOT_VARIABLE = "VAVL_SERVED_ROOT"
 """Directory that paths of requests have to lie below; empty: no path is read, bytes alone."""
@@ -36,7 +36,7 @@ Row = Mapping[str, Any]
 class RowPredictor:
     """Predicts rows of features, media paths and bytes of media; no row changes another's answer.
 
-    Several threads may call it: a server answers its requests beside each other.
+    Several threads may call it: a server answers its requests next to each other.
 
     Args:
         model: whose extractors read media.
@@ -96,7 +96,7 @@ class RowPredictor:
         nothing: NoSignalError | None = None
         for modality in self.model.modalities:
             if found and not self.model.description.fusion_trained:
-                break  # the model would not use the other side
+                break  # the model would not use the other modality
             try:
                 values = self._side(modality, row, media, files)
             except NoSignalError as error:  # as in training: the clip counts as one without it

@@ -46,7 +46,8 @@ class MergeSettings(FrozenConfig):
 
     name: CorpusName = Field(description="of the merged corpus")
     stores: Annotated[tuple[StoreAddress, ...], FROM_ROOT] = Field(
-        min_length=2, description="folders or addresses of one store per corpus; their order means nothing"
+        min_length=2,
+        description="directories or addresses of one store per corpus; their order means nothing",
     )
     classes: tuple[str, ...] = Field(
         min_length=2, description="of the merged store, in the order of the network's outputs"

@@ -33,7 +33,7 @@ ROW_SCHEMA = pa.schema(
         ("width", pa.int32()),
         ("dtype", pa.string()),
         ("values", pa.list_(pa.float32())),  # flat, frame after frame
-        ("frame_times", pa.list_(pa.float32())),  # seconds, centre of each frame
+        ("frame_times", pa.list_(pa.float32())),  # seconds, center of each frame
     ]
 )
 CHECKS_SCHEMA = pa.schema([("clip_id", pa.string()), ("crc32", pa.uint32())])
@@ -183,7 +183,7 @@ class ModalityRows:
         return values.reshape(-1, self._width)
 
     def times(self, row: int) -> NDArray[np.float32]:
-        """Return the centre of each frame of a row in seconds; read-only, raises like ``values``."""
+        """Return the center of each frame of a row in seconds; read-only, raises like ``values``."""
         return self._read(row, with_times=True)[1]
 
     def verify(self) -> None:

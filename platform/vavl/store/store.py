@@ -113,7 +113,7 @@ class FeatureStore:
         return self._rows[modality].values(row)
 
     def frame_times(self, modality: str, row: int) -> NDArray[np.float32]:
-        """Return the centre of each frame of a row in seconds, read-only; raises like ``features``."""
+        """Return the center of each frame of a row in seconds, read-only; raises like ``features``."""
         return self._rows[modality].times(row)
 
     def speaker_sums(self, modality: str) -> dict[str, ChannelSums]:

@@ -33,7 +33,7 @@ class ClipFeatures:
         clip_id: of the manifest.
         speaker: of the manifest.
         values: (time, channel), float32.
-        frame_times: (time,), float32, seconds, centre of each frame.
+        frame_times: (time,), float32, seconds, center of each frame.
     """
 
     clip_id: str

@@ -1,4 +1,4 @@
-"""What happened to a run beside its metrics: restarts, resumes, skipped steps, checkpoints left out."""
+"""What happened to a run next to its metrics: restarts, resumes, skipped steps, checkpoints left out."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Event:
 def run_events(records: Iterable[Record], run_id: str | None = None) -> list[Event]:
     """Return the events of a run in the order of the journal.
 
-    A run that goes on from a checkpoint reports again what it had reported since: an event that is
+    A run that resumes from a checkpoint reports again what it had reported since: an event that is
     equal to an earlier one, its time included, is the same event and is listed once.
 
     Args:

@@ -36,7 +36,7 @@ class Record:
         kind: what happened.
         time: seconds since the epoch.
         payload: the values, as JSON types.
-        end: byte position behind the line; reading can go on from there.
+        end: byte position behind the line; reading can resume from there.
         start: byte position of the line.
     """
 
@@ -56,8 +56,8 @@ class Journal:
     killed process is skipped when reading and closed off by the next append.
 
     Args:
-        path: the file; its folder is created by the first append. It is made absolute, since other
-            processes work in other folders.
+        path: the file; its directory is created by the first append. It is made absolute, since other
+            processes work in other directories.
         clock: seconds since the epoch.
     """
 

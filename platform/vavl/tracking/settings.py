@@ -42,15 +42,15 @@ def _without_password(address: str | None) -> str | None:
 
 
 class TrackingSettings(FrozenConfig):
-    """How a run reaches MLflow; without an address, a SQLite file and a folder under ``runs``."""
+    """How a run reaches MLflow; without an address, a SQLite file and a directory under ``runs``."""
 
     uri: str | None = Field(
         None,
-        description="tracking server or data base; null: MLFLOW_TRACKING_URI, else sqlite in runs/mlflow.db",
+        description="tracking server or database; null: MLFLOW_TRACKING_URI, else sqlite in runs/mlflow.db",
     )
     artifact_location: str | None = Field(
         None,
-        description="folder or address for artifacts; null: runs/mlartifacts, or the server's own choice",
+        description="directory or address for artifacts; null: runs/mlartifacts, or the server's own choice",
     )
     experiment: str = Field("vavl", min_length=1, description="MLflow experiment")
     run_name: str | None = Field(None, description="name of the run; null: the job's choice")
@@ -70,7 +70,7 @@ class TrackingTarget(FrozenConfig):
     """Another store than the one that a run was started with; null leaves what the run says."""
 
     uri: str | None = Field(None, description="tracking server; null: the store of each run")
-    artifact_location: str | None = Field(None, description="folder or address for artifacts")
+    artifact_location: str | None = Field(None, description="directory or address for artifacts")
     request_timeout_seconds: int | None = Field(None, gt=0, description="longest wait for one answer")
     request_retries: int | None = Field(
         None, ge=0, le=5, description="repeats of a request without an answer"
@@ -119,19 +119,19 @@ class TrackingPlace:
             return f"mlflow server --backend-store-uri {self.uri} {then}"
         if self.uri.startswith("http"):
             return self.public_uri
-        # The address of a data base holds its password: it stays in the environment that it came from.
+        # The address of a database holds its password: it stays in the environment that it came from.
         return f'MLFLOW_BACKEND_STORE_URI="$MLFLOW_TRACKING_URI" mlflow server {then}'
 
 
 def tracking_place(
     settings: TrackingSettings, environment: Mapping[str, str], folder: Path | None = None
 ) -> TrackingPlace:
-    """Resolve the settings to absolute addresses; call it before any worker changes its folder.
+    """Resolve the settings to absolute addresses; call it before any worker changes its directory.
 
     Args:
         settings: what the user asked for.
         environment: usually ``os.environ``; ``MLFLOW_TRACKING_URI`` is read from it.
-        folder: base of relative paths; ``VAVL_ROOT`` by default, else the current folder.
+        folder: base of relative paths; ``VAVL_ROOT`` by default, else the current directory.
     """
     base = (folder or root_folder(environment) or Path.cwd()).resolve()
     uri = settings.uri or environment.get("MLFLOW_TRACKING_URI") or f"{_SQLITE}{base / 'runs' / 'mlflow.db'}"
@@ -139,7 +139,7 @@ def tracking_place(
         uri = f"{_SQLITE}{base / uri.removeprefix(_SQLITE)}"
     location = settings.artifact_location
     if location is None:
-        # A server keeps artifacts where it wants; a data base alone would take ./mlruns of whoever comes first.
+        # A server keeps artifacts where it wants; a database alone would take ./mlruns of whoever comes first.
         location = str(base / "runs" / "mlartifacts") if uri.startswith(_DATABASES) else None
     if location is not None and "://" not in location:
         location = (base / location).as_uri()
@@ -149,7 +149,7 @@ def tracking_place(
 def unreachable_reason(place: TrackingPlace, timeout_seconds: float) -> str | None:
     """Return why the store cannot be written now, or None when nothing speaks against it.
 
-    A SQLite file must let itself be locked for writing, an HTTP server must answer, the port of a data base
+    A SQLite file must let itself be locked for writing, an HTTP server must answer, the port of a database
     server must be open; MLflow itself would try it for minutes. Other addresses are taken as reachable.
     """
     if place.database is not None:

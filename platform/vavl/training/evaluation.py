@@ -34,7 +34,7 @@ Forward = Callable[[ClipBatch], VavlOutput]
 
 @dataclass(frozen=True)
 class SplitPredictions:
-    """What the network says of every labelled clip of a split.
+    """What the network says of every labeled clip of a split.
 
     Attributes:
         rows: (clips,), manifest rows, ascending.
@@ -76,7 +76,7 @@ class EvaluationData:
 
 @torch.no_grad()
 def predict_split(forward: Forward, data: EvaluationData, rows: NDArray[np.int64]) -> SplitPredictions:
-    """Predict the labelled clips among ``rows``. Every rank must call, with the network in evaluation mode.
+    """Predict the labeled clips among ``rows``. Every rank must call, with the network in evaluation mode.
 
     One forward gives all three conditions; each clip is seen by exactly one rank.
     """

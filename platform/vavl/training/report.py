@@ -85,7 +85,7 @@ class TrainingReport:
         corpus: name of the corpus.
         protocol: name of the split protocol, with the fold.
         label_target: what the labels mean, e.g. "intended emotion".
-        speaker_normalisation: features were normalised by unlabelled clips of each speaker, test
+        speaker_normalisation: features were normalized by unlabeled clips of each speaker, test
             speakers included; marked at the top of the page.
         clips: clips by split.
         speakers: speakers by split.

@@ -142,7 +142,7 @@ def check_selection(
         task: what is predicted.
 
     Returns:
-        A warning for each condition that is measured although no labelled training clip has it.
+        A warning for each condition that is measured although no labeled training clip has it.
 
     Raises:
         ConfigError: a name is no metric of the task, or no metric is of a condition that is trained.
@@ -169,7 +169,7 @@ def check_selection(
 
 
 def labelled_conditions(partitioned: PartitionedClips) -> tuple[str, ...]:
-    """Name the conditions whose heads some labelled training clip feeds."""
+    """Name the conditions whose heads some labeled training clip feeds."""
     return tuple(name for name, sides in MODALITIES_OF.items() if partitioned.feed(*sides, with_label=True))
 
 

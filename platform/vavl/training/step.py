@@ -36,7 +36,7 @@ class StepResult:
         gradient_norm: of the whole gradient before clipping.
         part_norms: norm of the gradient of every weighted part, where it was measured.
         confidence: after the step.
-        confident: unlabelled clips whose pseudo-label counted.
+        confident: unlabeled clips whose pseudo-label counted.
         unlabelled: those that could have one.
         is_skipped: True when nothing was updated, since the loss or the gradient was not finite.
         requests: by name, whether any rank made it.

@@ -195,7 +195,7 @@ class TrackedTraining(TrackedRun):
         """Record results, pictures and the model, and wait for the tracking server.
 
         Args:
-            outcome: of the training; its metrics become those of the run. Report and model lie in the folder.
+            outcome: of the training; its metrics become those of the run. Report and model lie in the directory.
 
         Returns:
             ``mlflow_run_id``, ``model_name``, ``model_version`` (None where the server does not hold

@@ -20,7 +20,7 @@ def demo() -> tuple[list[str], list[str]]:
 
 
 def ravdess() -> tuple[list[str], list[str]]:
-    """Four actors; sound and picture carry their modality as the first field."""
+    """Four actors; audio and video carry their modality as the first field."""
     clips = []
     for actor, emotion, intensity, statement, take in product(
         range(1, 5), range(1, 9), (1, 2), (1, 2), (1, 2)
@@ -46,7 +46,7 @@ def crema_d() -> tuple[list[str], list[str]]:
 
 
 def enterface() -> tuple[list[str], list[str]]:
-    """44 subjects; the sixth has no folders of sentences, as in the published corpus."""
+    """44 subjects; the sixth has no directories of sentences, as in the published corpus."""
     codes = {
         "anger": "an",
         "disgust": "di",

@@ -21,7 +21,7 @@ _PATTERN = r"(?P<clip>(?P<speaker>s\d)_[^/]+)"
 
 @dataclass
 class Corpus:
-    """A corpus that is about to be made odd: its folder, its card, the rows of its table."""
+    """A corpus that is about to be made odd: its directory, its card, the rows of its table."""
 
     root: Path
     card: dict[str, Any]

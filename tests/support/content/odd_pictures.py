@@ -58,7 +58,7 @@ def write_video(
 
 
 def grey_levels(levels: Sequence[int], height: int = 48, width: int = 64) -> NDArray[np.uint8]:
-    """Return pictures (time, row, column, RGB) of one grey level each, which tells them apart."""
+    """Return pictures (time, row, column, RGB) of one gray level each, which tells them apart."""
     return np.stack([np.full((height, width, 3), level, dtype=np.uint8) for level in levels])
 
 

@@ -1,4 +1,4 @@
-"""Tiny untrained models with real extractors, as folders and as the registry serves them."""
+"""Tiny untrained models with real extractors, as directories and as the registry serves them."""
 
 from __future__ import annotations
 

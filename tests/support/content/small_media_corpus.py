@@ -41,7 +41,7 @@ def clip_ids(takes: int) -> list[str]:
 
 
 def write_small_corpus(folder: Path, takes: int = 1, frames: int = 4) -> Path:
-    """Write 12 clips per take with sound and pictures into ``folder/media``; return the card's path."""
+    """Write 12 clips per take with audio and video into ``folder/media``; return the card's path."""
     for number, clip_id in enumerate(clip_ids(takes)):
         noise = 0.01 * np.random.default_rng(number).normal(size=3200)
         write_wav(

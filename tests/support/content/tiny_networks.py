@@ -43,7 +43,7 @@ def tiny_config(kind: str) -> Any:
 
 
 def save_network(folder: Path, network: Any, preprocessing: dict[str, Any] | None = None) -> Path:
-    """Save a network and its preprocessing as a model folder of the hub."""
+    """Save a network and its preprocessing as a model directory of the hub."""
     from transformers.utils import logging
 
     logging.disable_progress_bar()

@@ -17,7 +17,7 @@ _CONVOLUTIONS = {
 
 
 def tiny_speech_config(kind: str, is_large: bool = False, **changes: Any) -> Any:
-    """Return a small configuration; large ones normalise per frame and before each block, as the real ones do."""
+    """Return a small configuration; large ones normalize per frame and before each block, as the real ones do."""
     import transformers
 
     classes = {

@@ -66,5 +66,5 @@ def tracking_client(tracking: TrackingSettings, client_of: Callable[[TrackingSet
 
 @pytest.fixture(scope="session")
 def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny untrained model of three classes, 4 channels on either side."""
+    """A tiny untrained model of three classes, 4 channels on either modality."""
     return write_model(tmp_path_factory.mktemp("model") / "demo")

@@ -16,7 +16,7 @@ from vavl.training.loop import train
 from vavl.training.run import TrainingRun, prepare_run
 from vavl.training.settings import TrainingPlan
 
-# Paired, audio-only, video-only and unlabelled clips; 40 training clips, 10 rows per step.
+# Paired, audio-only, video-only and unlabeled clips; 40 training clips, 10 rows per step.
 MIXED = {"without_audio": (0,), "without_video": (1,), "without_label": (1, 2)}
 
 

@@ -10,7 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 STRIDES = (8, 16, 32)
 FACE_SIDE, OFFSETS = 64, ((-1, -1), (1, -1), (0, 0), (-1, 1), (1, 1))
-"""Side of the face it states in pixels; its five points in steps of 8 pixels from the centre of the cell."""
+"""Side of the face it states in pixels; its five points in steps of 8 pixels from the center of the cell."""
 
 
 def write_yunet(path: Path) -> Path:

@@ -22,7 +22,7 @@ def read_arguments(
     argv: Sequence[str] | None = None,
     parser: argparse.ArgumentParser | None = None,
 ) -> argparse.Namespace:
-    """Read the arguments that every benchmark has, and prepare the process: threads, warnings, folder.
+    """Read the arguments that every benchmark has, and prepare the process: threads, warnings, directory.
 
     Args:
         description: of the program; its first line is a sentence.

@@ -41,7 +41,7 @@ Record = dict[str, Any]
 
 
 def checked_plan(bench: Bench, name: str, case: Case, **training: Any) -> TrainingPlan:
-    """Return the plan of a run in ``name`` of the bench's folder; ``training`` is merged over its section."""
+    """Return the plan of a run in ``name`` of the bench's directory; ``training`` is merged over its section."""
     demo = yaml.safe_load(DEMO.read_text())
     optimizer = {**demo["training"]["optimizer"], "warmup_steps": 4}
     return TrainingPlan.model_validate({

@@ -106,7 +106,7 @@ def check_round_trip(bench: Bench, chain: tuple[Case, ...]) -> dict[str, Any]:
 
 
 def check_kill(bench: Bench, case: Case) -> dict[str, Any]:
-    """Kill a training in its own process as ``kill -9`` does, start it again, and compare with one left alone."""
+    """Kill a training run in its own process as ``kill -9`` does, start it again, and compare with one left alone."""
     training = {"checkpoint_every_steps": _CHECKPOINT_EVERY}
     expected, _ = trained_curve(checked_plan(bench, f"alone, {case.name}", case, **training))
     plan = checked_plan(bench, f"killed, {case.name}", case, **training)
@@ -133,7 +133,7 @@ def check_kill(bench: Bench, case: Case) -> dict[str, Any]:
 def start_driver(
     plan: TrainingPlan, records: Path, killed_from: int | None = None
 ) -> subprocess.Popen[bytes]:
-    """Start the driver of a run as a process of its own; its log lies beside its records."""
+    """Start the driver of a run as a process of its own; its log lies next to its records."""
     plan_file = records.with_suffix(".plan.json")
     plan_file.write_text(plan.model_dump_json())
     words = [sys.executable, "-W", "ignore", checked_runs.__file__, str(plan_file), str(records)]

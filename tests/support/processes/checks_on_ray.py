@@ -48,7 +48,7 @@ def check_training(bench: Bench, case: Case) -> dict[str, Any]:
 
 
 def check_killed_worker(bench: Bench, case: Case) -> dict[str, Any]:
-    """Kill a worker of Ray Train; Ray restarts it, and the run goes on from the checkpoint by itself."""
+    """Kill a worker of Ray Train; Ray restarts it, and the run resumes from the checkpoint by itself."""
     plan, expected = _long_run(bench, f"killed worker, {case.name}", case)
     killed: list[int] = []
 
@@ -68,7 +68,7 @@ def check_killed_worker(bench: Bench, case: Case) -> dict[str, Any]:
 
 
 def check_killed_driver(bench: Bench, case: Case) -> dict[str, Any]:
-    """Kill the driver of a run on Ray; the same command again goes on from the checkpoint."""
+    """Kill the driver of a run on Ray; the same command again resumes from the checkpoint."""
     plan, expected = _long_run(bench, f"killed driver, {case.name}", case)
     records = plan.output_dir.with_suffix(".jsonl")
     driver = start_driver(plan, records)

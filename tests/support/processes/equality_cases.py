@@ -37,7 +37,7 @@ class Case:
 
     @property
     def name(self) -> str:
-        """Return a name for folders; no two cases share one."""
+        """Return a name for directories; no two cases share one."""
         words = [
             self.engine[0],
             self.workers,
@@ -113,7 +113,7 @@ def whole_runs() -> Iterator[Case]:
 
 
 def resumed_runs() -> Iterator[Case]:
-    """Return runs that go on from the middle of a run above."""
+    """Return runs that resume from the middle of a run above."""
     pairs = (
         (Case(4, 1), Case(2, 2)),
         (Case(2, 3), Case(4, 0)),

@@ -43,7 +43,7 @@ class Curve:
 
     Attributes:
         loss: total.
-        labels: unlabelled clips whose pseudo-label counted.
+        labels: unlabeled clips whose pseudo-label counted.
     """
 
     loss: NDArray[np.float64]
@@ -65,11 +65,11 @@ class Curve:
 
 
 class CaseRunner:
-    """Trains cases below one folder; ``forked_ranks.warm_up`` comes first.
+    """Trains cases below one directory; ``forked_ranks.warm_up`` comes first.
 
     Args:
         folder: for the store and the runs.
-        steps: of a run; resumed runs go on from half of them.
+        steps: of a run; resumed runs resume from half of them.
     """
 
     def __init__(self, folder: Path, steps: int) -> None:

@@ -13,7 +13,7 @@ ZERO = [Case("deepspeed", stage, precision) for stage, precision in product(STAG
 PAIRS = [Case(workers=2), *(Case("deepspeed", stage, "bf16", 2) for stage in STAGES)]
 _CHAIN = (Case(), *(Case("deepspeed", stage) for stage in STAGES), Case())
 _QUICK = {Case(), Case("deepspeed", 3, "bf16"), Case("deepspeed", 3, "bf16", 2)}
-"""Trainings that even a quick check does through Ray."""
+"""Training runs that even a quick check does through Ray."""
 DEMO, PAPER = "demo", "paper"
 
 

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import torch
 
 CORE = ("numpy", "pydantic", "yaml", "pyarrow", "scipy", "safetensors", "regex", "fsspec")
-"""What a training with torch alone imports."""
+"""What a training run with torch alone imports."""
 DEEPSPEED, RAY, PSUTIL = "deepspeed", "ray", "psutil"
 _PROJECTS = {"yaml": "pyyaml"}
 """Where the name for pip is another one."""
@@ -38,7 +38,7 @@ class Bench:
     Attributes:
         folder: of this run of the program.
         on_gpu: train on CUDA devices; else on the CPU.
-        quick: a small network, and few of the trainings through Ray.
+        quick: a small network, and few of the training runs through Ray.
     """
 
     folder: Path

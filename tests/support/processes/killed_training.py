@@ -1,4 +1,4 @@
-"""A training that dies at a step, as a kill looks from inside."""
+"""A training run that dies at a step, as a kill looks from inside."""
 
 from __future__ import annotations
 

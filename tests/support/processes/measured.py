@@ -41,7 +41,7 @@ def in_turn(ways: Mapping[str, Callable[[], object]], repeats: int, warm_up: int
     """Time every way ``repeats`` times: A, B, B, A, A, B and so on, after ``warm_up`` rounds that do not count."""
     found = {name: Timings() for name in ways}
     for turn in range(-warm_up, repeats):
-        # Whichever comes first changes, so that a machine that slows down favours none.
+        # Whichever comes first changes, so that a machine that slows down favors none.
         for name in list(ways) if turn % 2 else reversed(list(ways)):
             spent = timed(ways[name])
             if turn >= 0:

@@ -15,12 +15,12 @@ from pathlib import Path
 
 
 class MlflowServer:
-    """One server over one data base; its address stays the same over restarts.
+    """One server over one database; its address stays the same over restarts.
 
     Args:
-        folder: of the data base, the artifacts and the log.
-        database: SQLite file with MLflow's tables; by default the server makes one in the folder.
-        store: address of another data base in its place, with its password.
+        folder: of the database, the artifacts and the log.
+        database: SQLite file with MLflow's tables; by default the server makes one in the directory.
+        store: address of another database in its place, with its password.
     """
 
     def __init__(self, folder: Path, database: Path | None = None, store: str | None = None) -> None:

@@ -1,4 +1,4 @@
-"""A PostgreSQL server of its own for a test: in a temporary folder, on loopback, with a password."""
+"""A PostgreSQL server of its own for a test: in a temporary directory, on loopback, with a password."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _START_SECONDS = 240
 
 
 def postgres_programs() -> Path | None:
-    """Return the newest folder with initdb and postgres, None where PostgreSQL is not installed."""
+    """Return the newest directory with initdb and postgres, None where PostgreSQL is not installed."""
     found = [path.parent for place in _PLACES for path in Path(place).glob("*/bin/initdb")]
     on_path = shutil.which("initdb")
     newest = sorted(
@@ -42,7 +42,7 @@ def reason_to_skip() -> str | None:
 
 
 class PostgresServer:
-    """One server with empty data bases; as root it runs as another user.
+    """One server with empty databases; as root it runs as another user.
 
     Its data are not flushed to the disk: they end with the test.
     """
@@ -53,7 +53,7 @@ class PostgresServer:
         programs = postgres_programs()
         assert programs is not None
         self._programs = programs
-        # Not below pytest's folder, which the other user may not enter.
+        # Not below pytest's directory, which the other user may not enter.
         self._folder = Path(tempfile.mkdtemp(prefix="vavl-postgres-"))
         self.password = secrets.token_hex(12)
         self._process: subprocess.Popen[bytes] | None = None
@@ -62,7 +62,7 @@ class PostgresServer:
             self.port = probe.getsockname()[1]
 
     def address(self, database: str) -> str:
-        """Return the address of a data base with user and password."""
+        """Return the address of a database with user and password."""
         return f"postgresql://{self.user}:{self.password}@127.0.0.1:{self.port}/{database}"
 
     def start(self) -> None:
@@ -88,7 +88,7 @@ class PostgresServer:
         self._wait()
 
     def create_database(self, name: str) -> str:
-        """Make an empty data base and return its address."""
+        """Make an empty database and return its address."""
         import psycopg
 
         with psycopg.connect(self.address("postgres"), autocommit=True) as connection:

@@ -34,7 +34,7 @@ Way = tuple[int, int, str]
 
 
 def name_of(way: Way) -> str:
-    """Return the name of a way's folder."""
+    """Return the name of a way's directory."""
     return "-".join(map(str, way))
 
 

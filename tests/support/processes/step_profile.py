@@ -102,7 +102,7 @@ def _operators(work: Callable[[], object], *, on_gpu: bool) -> list[FunctionEven
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
     with profile(activities=activities, acc_events=True) as profiler:
         work()
-    # A kernel is an event of its own beside the operator that started it.
+    # A kernel is an event of its own next to the operator that started it.
     return [event for event in profiler.key_averages() if event.device_type == DeviceType.CPU]
 
 

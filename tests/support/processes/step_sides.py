@@ -14,7 +14,7 @@ PLATFORM, TEXTBOOK, DETACHED = SIDES = ("platform", "textbook", "textbook, detac
 
 
 def step_of(side: str, precision: str, load: Load, device: torch.device = CPU) -> Callable[[], object]:
-    """Return the step of one side on the batches of a load.
+    """Return the step of one modality on the batches of a load.
 
     Args:
         side: one of ``SIDES``.

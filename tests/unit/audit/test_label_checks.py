@@ -189,7 +189,7 @@ def test_a_clip_that_a_batch_holds_twice_is_no_mate_of_itself():
 
 
 def test_a_few_clips_side_by_side_by_chance_are_no_leak():
-    """Twelve clips of six classes, two pairs of neighbours alike: kappa 0.02 .. 0.5 is no finding there."""
+    """Twelve clips of six classes, two pairs of neighbors alike: kappa 0.02 .. 0.5 is no finding there."""
     classes = np.array([0, 0, 1, 1, 2, 3, 4, 5, 2, 3, 4, 5])
     few = batch_agreement(classes, [np.arange(12)])
     assert few["neighbour"] < 4 * few["deviation"]

@@ -93,7 +93,7 @@ def test_a_file_in_place_of_the_folder_is_refused(tmp_path):
 @pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="needs the proc file system of Linux")
 @pytest.mark.parametrize("folder", ["/proc/vavl", "/proc/self"])
 def test_a_folder_that_nobody_can_write_is_refused(folder):
-    """Even root cannot write here, whether the folder is missing or there."""
+    """Even root cannot write here, whether the directory is missing or there."""
     with pytest.raises(InputError, match="cannot be written"):
         make_folder(Path(folder))
     with pytest.raises(InputError, match="cannot be written"):

@@ -1,4 +1,4 @@
-"""Cards: what they refuse, what their hash depends on, and where the corpus folder comes from."""
+"""Cards: what they refuse, what their hash depends on, and where the corpus directory comes from."""
 
 from __future__ import annotations
 

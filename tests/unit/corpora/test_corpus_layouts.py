@@ -1,4 +1,4 @@
-"""Every shipped card against folders with the real names and nesting of its corpus; the files are empty."""
+"""Every shipped card against directories with the real names and nesting of its corpus; the files are empty."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FOLDER = Path(__file__).parents[3] / "datasets"
 
 
 class Layout:
-    """A corpus folder in the making."""
+    """A corpus directory in the making."""
 
     def __init__(self, root: Path) -> None:
         self.root = root

@@ -1,4 +1,4 @@
-"""The CREMA-D card against the published tables, without media; the folder is named by CREMA_D_ROOT."""
+"""The CREMA-D card against the published tables, without media; the directory is named by CREMA_D_ROOT."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Finding clips: patterns, suffixes, duplicates, links, and clips with one side only."""
+"""Finding clips: patterns, suffixes, duplicates, links, and clips with one modality only."""
 
 from __future__ import annotations
 

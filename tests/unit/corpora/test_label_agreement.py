@@ -15,7 +15,7 @@ def facts_of_tables(corpus) -> LabelFacts:
 
 @pytest.fixture
 def listed(corpus):
-    """The tiny corpus as a list of clips and a table of votes, with no media in the folder."""
+    """The tiny corpus as a list of clips and a table of votes, with no media in the directory."""
     corpus.content["clip_list"] = {
         "file": "clips.csv", "key_column": "name", "pattern": corpus.content["video"]["pattern"],
     }  # fmt: skip

@@ -1,4 +1,4 @@
-"""The MSP-IMPROV card against the published table, without media; the folder is named by MSP_IMPROV_ROOT."""
+"""The MSP-IMPROV card against the published table, without media; the directory is named by MSP_IMPROV_ROOT."""
 
 from __future__ import annotations
 

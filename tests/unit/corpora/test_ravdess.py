@@ -1,4 +1,4 @@
-"""The RAVDESS card against the corpus itself; the folder is named by RAVDESS_ROOT."""
+"""The RAVDESS card against the corpus itself; the directory is named by RAVDESS_ROOT."""
 
 from __future__ import annotations
 

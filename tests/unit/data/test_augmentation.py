@@ -152,7 +152,7 @@ def test_an_exchanged_clip_lies_between_the_means_of_two_training_speakers():
     assert max(shifts) <= 30 + 1e-4
     # Two draws out of means 10, 20 and 40, at a place between them: as often as each other.
     assert shifts.mean() == pytest.approx(70 / 3 - 10, abs=1.5)
-    # What a clip says beside its speaker's mean stays.
+    # What a clip says next to its speaker's mean stays.
     np.testing.assert_allclose(moved[0] - shifts[0], VALUES, atol=1e-4)
 
 

@@ -1,4 +1,4 @@
-"""The clips of a run: flags, targets, normalisation and padding."""
+"""The clips of a run: flags, targets, normalization and padding."""
 
 from __future__ import annotations
 

@@ -121,7 +121,7 @@ def test_the_weak_view_holds_the_unlabelled_clips_whole(loader, collection):
 
 
 def test_without_an_unlabelled_clip_one_filler_stands_in(loader):
-    # Ten rows on eight ranks: some see labelled clips alone, or a filler beside one.
+    # Ten rows on eight ranks: some see labeled clips alone, or a filler next to one.
     shares = [loader(rank, 8, weak_view=NOISY).load(0)[0] for rank in range(8)]
     empty = [share for share in shares if not ((share.is_labelled == 0) & (share.index >= 0)).any()]
     assert empty

@@ -99,7 +99,7 @@ def test_a_composition_fills_the_batch_with_at_least_a_row_of_each(counts, batch
     unlabelled = len(counts) - len(labelled)
     if labelled and unlabelled:
         rows = sum(composition[name] for name in labelled)
-        # Each unlabelled partition keeps its one row even if the floor asks for everything.
+        # Each unlabeled partition keeps its one row even if the floor asks for everything.
         assert rows >= min(round(floor * batch_size), batch_size - unlabelled)
 
 

@@ -147,7 +147,7 @@ def test_batches_of_like_length_come_in_no_order_of_length():
 
 
 def test_clips_meet_other_clips_in_every_pass():
-    """Length alone does not decide who meets whom: leaks between fixed neighbours would be learnt."""
+    """Length alone does not decide who meets whom: leaks between fixed neighbors would be learnt."""
     some = sampler({PAIRED: 512}, {PAIRED: 8})
     pairs = [
         {

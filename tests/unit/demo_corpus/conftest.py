@@ -20,7 +20,7 @@ def small_settings() -> DemoCorpusSettings:
 
 @pytest.fixture(scope="session")
 def small_demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder with the corpus of ``small_settings``; tests only read it."""
+    """Return a directory with the corpus of ``small_settings``; tests only read it."""
     root = tmp_path_factory.mktemp("demo_corpus")
     render_corpus(root, SMALL, workers=1)
     return root

@@ -18,7 +18,7 @@ def test_every_speaker_can_be_drawn_with_clean_edges(speaker):
     head = draw_head(look_of(7, speaker), Pose())
     assert head.shape == (320, 320, 4)
     assert head.dtype == np.uint8
-    # Premultiplied: no colour is brighter than its alpha allows, so nothing overflows when laid over a room.
+    # Premultiplied: no color is brighter than its alpha allows, so nothing overflows when laid over a room.
     assert (head[..., :3].max(axis=2) <= head[..., 3].astype(int) + 2).all()
     assert 0.2 < (head[..., 3] > 0).mean() < 0.7
 

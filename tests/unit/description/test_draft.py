@@ -1,4 +1,4 @@
-"""Tables beside the media, and the card that is drafted from all of it."""
+"""Tables next to the media, and the card that is drafted from all of it."""
 
 from __future__ import annotations
 

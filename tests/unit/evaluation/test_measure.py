@@ -24,7 +24,7 @@ ATTRIBUTES: dict[str, Any] = {
 
 @pytest.fixture
 def listener(trained: Any) -> Any:
-    """A training without any picture."""
+    """A training run without any picture."""
     only_audio = {"test": True, "select_by": ["validation/audio/accuracy"]}
     return trained({"without_video": tuple(range(10))}, evaluation=only_audio)
 

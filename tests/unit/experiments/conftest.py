@@ -1,4 +1,4 @@
-"""A small sweep on a synthetic store, whose trainings are acted out instead of computed."""
+"""A small sweep on a synthetic store, whose training runs are acted out instead of computed."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def killed() -> type[Killed]:
 
 @pytest.fixture
 def actor() -> type[Actor]:
-    """The class of acted trainings: test modules cannot import this file."""
+    """The class of acted training runs: test modules cannot import this file."""
     return Actor
 
 

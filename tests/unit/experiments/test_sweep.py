@@ -1,4 +1,4 @@
-"""A whole sweep with acted trainings: what is told, what a killed driver leaves, and what is refused."""
+"""A whole sweep with acted training runs: what is told, what a killed driver leaves, and what is refused."""
 
 from __future__ import annotations
 

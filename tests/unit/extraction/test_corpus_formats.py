@@ -1,4 +1,4 @@
-"""The media formats of the shipped cards, rendered small, from the corpus folder to a store."""
+"""The media formats of the shipped cards, rendered small, from the corpus directory to a store."""
 
 from __future__ import annotations
 

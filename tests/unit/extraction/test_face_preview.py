@@ -20,7 +20,7 @@ FOUND, FILLED, LEFT_OUT = (60, 160, 60), (240, 160, 0), (210, 40, 40)
 
 
 def colours_of(row: np.ndarray) -> list[tuple[int, ...]]:
-    """Return the colour of the frame around each of the eight crops."""
+    """Return the color of the frame around each of the eight crops."""
     return [tuple(int(value) for value in row[52, 260 + 104 * number + 2]) for number in range(8)]
 
 

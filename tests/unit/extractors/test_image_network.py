@@ -51,7 +51,7 @@ def test_all_kinds_are_tried_here():
 
 
 def test_batched_and_single_frames_agree(tiny, face_file):
-    """A BatchNorm that used the batch would tell frames apart by their neighbours."""
+    """A BatchNorm that used the batch would tell frames apart by their neighbors."""
     whole = video_extractor(settings_of(tiny))(face_file)
     assert whole.values.shape == (7, video_info(settings_of(tiny)).width)
     assert (whole.values.dtype, whole.tally["video_frames"]) == (np.float32, 7)

@@ -23,7 +23,7 @@ def test_a_tone_peaks_in_the_band_of_its_frequency_at_its_level(band):
     frequency = float(band_edges_hz(SETTINGS)[band + 1])
     found = spectrum(tone(frequency, 0.5, amplitude=0.1))
     assert found.argmax(dim=1).unique().tolist() == [band]
-    # A tenth of full scale is -20 dB; a narrow band loses what the window spreads to its neighbours.
+    # A tenth of full scale is -20 dB; a narrow band loses what the window spreads to its neighbors.
     assert -26 < found.max() < -20
     if band > 40:
         assert found.max() == pytest.approx(-20, abs=1)

@@ -1,4 +1,4 @@
-"""Missed faces: short gaps are filled from their neighbours, longer ones are left out."""
+"""Missed faces: short gaps are filled from their neighbors, longer ones are left out."""
 
 from __future__ import annotations
 

@@ -70,7 +70,7 @@ def test_damaged_weights_are_named(tiny):
 
 
 def test_code_in_a_models_folder_is_not_run(tiny):
-    """A configuration may name a Python file of its folder; it is text of a stranger."""
+    """A configuration may name a Python file of its directory; it is text of a stranger."""
     (tiny / "evil.py").write_text("raise SystemExit('ran')\n")
     text = (tiny / "config.json").read_text()
     own = '"model_type": "evil", "auto_map": {"AutoModel": "evil.Evil", "AutoConfig": "evil.Config"}'

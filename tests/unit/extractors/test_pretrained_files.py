@@ -1,4 +1,4 @@
-"""Files of pretrained networks: found in a folder or the hub's cache; what is missing is named with its folder."""
+"""Files of pretrained networks: found in a directory or the hub's cache; what is missing is named with its place."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def tiny(tmp_path_factory):
 
 @pytest.fixture
 def empty_hub(tmp_path, monkeypatch):
-    """Point the hub's cache to an empty folder and forbid its network."""
+    """Point the hub's cache to an empty directory and forbid its network."""
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)

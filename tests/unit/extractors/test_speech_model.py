@@ -28,7 +28,7 @@ def tiny(tmp_path_factory):
 
 
 def copied(tiny, folder, name, content):
-    """Copy a model's folder with other content in one of its files."""
+    """Copy a model's directory with other content in one of its files."""
     folder.mkdir()
     for path in tiny.iterdir():
         (folder / path.name).write_bytes(path.read_bytes())

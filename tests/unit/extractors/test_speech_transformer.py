@@ -21,7 +21,7 @@ VARIANTS = [(kind, is_large) for kind in KINDS for is_large in (False, True)]
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    """Return the folder of each variant: type of model, and whether it is built as the large ones."""
+    """Return the directory of each variant: type of model, and whether it is built as the large ones."""
     root = tmp_path_factory.mktemp("models")
     return {
         (kind, is_large): save_tiny_speech(root / f"{kind}_{is_large}", kind, is_large)
@@ -141,7 +141,7 @@ def test_a_clip_without_a_frame_is_refused(folders, tmp_path):
 
 
 def test_weights_of_a_network_with_a_head_are_used_and_half_a_network_is_refused(folders, voice, tmp_path):
-    """Published folders often hold a network for recognition or pretraining; its speech part is all there."""
+    """Published directories often hold a network for recognition or pretraining; its speech part is all there."""
     import transformers
     from safetensors.torch import load_file, save_file
 

@@ -1,4 +1,4 @@
-"""What the readers of sound and pictures share: faults by name, and one time 0."""
+"""What the readers of audio and video share: faults by name, and one time 0."""
 
 from __future__ import annotations
 

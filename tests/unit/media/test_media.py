@@ -37,7 +37,7 @@ def test_pictures_come_at_their_own_rate_with_the_times_of_their_middles(tmp_pat
 
 @pytest.mark.parametrize("rate_hz", [10, 12.5, 50])
 def test_another_rate_takes_the_nearest_pictures(tmp_path, rate_hz):
-    # The grey level tells which picture it is.
+    # The gray level tells which picture it is.
     pictures = np.repeat(np.arange(20, dtype=np.uint8) * 12, 64 * 64 * 3).reshape(20, 64, 64, 3)
     read = list(read_frames(write_mp4(tmp_path / "a.mp4", pictures), rate_hz))
     assert len(read) == pytest.approx(0.8 * rate_hz, abs=1)
@@ -99,7 +99,7 @@ def test_an_mp4_without_pictures_or_without_sound_is_refused(tmp_path):
     ],
 )
 def test_a_playlist_under_the_name_of_a_clip_opens_no_other_file(tmp_path, text):
-    """A clip comes from somebody else; FFmpeg would know how to follow it out of the corpus folder."""
+    """A clip comes from somebody else; FFmpeg would know how to follow it out of the corpus directory."""
     (tmp_path / "outside").mkdir()
     (tmp_path / "corpus").mkdir()
     other = write_mp4(tmp_path / "outside/other.mp4", moving_square(5), sound=tone(440, 0.2))
@@ -112,7 +112,7 @@ def test_a_playlist_under_the_name_of_a_clip_opens_no_other_file(tmp_path, text)
 
 
 def levels_of(path, rate_hz=25):
-    """Return (time, grey level) of every frame, and the facts."""
+    """Return (time, gray level) of every frame, and the facts."""
     pictures = Pictures(path, rate_hz)
     return [(round(time, 4), round(float(picture.mean()))) for time, picture in pictures], pictures.facts
 

@@ -65,7 +65,7 @@ def test_every_byte_is_uniform():
     counts = torch.bincount(drawn.int(), minlength=256)
     expected = len(drawn) / 256
     chi_square = float(((counts - expected) ** 2 / expected).sum())
-    assert 150 < chi_square < 380  # 255 degrees of freedom: 7 deviations to either side
+    assert 150 < chi_square < 380  # 255 degrees of freedom: 7 deviations to either modality
 
 
 def test_rows_steps_seeds_groups_and_streams_are_independent():

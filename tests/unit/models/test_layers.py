@@ -66,7 +66,7 @@ def test_share_and_mean_are_right_and_neighbours_are_independent() -> None:
     values = Dropout(0.25)(torch.ones(shape), rows_for(1000))
     assert (values == 0).float().mean().item() == pytest.approx(0.25, abs=0.002)
     assert values.mean().item() == pytest.approx(1, abs=0.003)
-    # Eight neighbours share one 64-bit draw: none of its bytes may follow another, nor be biased.
+    # Eight neighbors share one 64-bit draw: none of its bytes may follow another, nor be biased.
     flat = (values == 0).float()[:, :1000].reshape(-1, 8)
     assert flat.mean(dim=0).sub(0.25).abs().max().item() < 0.005
     assert torch.corrcoef(flat.T).sub(torch.eye(8)).abs().max().item() < 0.02

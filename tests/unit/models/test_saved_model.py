@@ -52,7 +52,7 @@ def describe(tiny_settings, batches):
 
 @pytest.fixture
 def saved(tmp_path, describe, tiny_network):
-    """Return a function that saves a model and gives its folder."""
+    """Return a function that saves a model and gives its directory."""
 
     def make(**changes):
         folder = tmp_path / "model"

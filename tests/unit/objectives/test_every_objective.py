@@ -53,7 +53,7 @@ def parts_of(network, micro_batches, task):
 
 
 def guess_of(network, batch):
-    """Let the network label the unlabelled clips of a batch, which is its own weak view here."""
+    """Let the network label the unlabeled clips of a batch, which is its own weak view here."""
     with torch.no_grad():
         found = guess(network(batch), WeakView(batch, torch.arange(batch.clips)), batch.clips)
     return replace(found, is_unlabelled=found.is_unlabelled * (1 - batch.is_labelled))

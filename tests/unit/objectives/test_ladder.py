@@ -1,4 +1,4 @@
-"""Cost of the ladder: its formula, its normalisers, and where its gradient goes."""
+"""Cost of the ladder: its formula, its normalizers, and where its gradient goes."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class TestFormula:
             assert cost_of(ladder_network(noise=0), batch, name) > 0.1
 
     def test_scale_and_shift_of_a_channel_do_not_matter(self, batches):
-        """Clean layer and estimate are normalised in the same way."""
+        """Clean layer and estimate are normalized in the same way."""
         side = batches.of(batches.clips("a a a a")).audio
         clean, error = torch.randn(2, *side.values.shape, generator=torch.Generator().manual_seed(0))
         scale, shift = torch.tensor([1.0, 2, 5, 0.5, 30, 4]), torch.tensor([0.0, 5, -3, 1, 2, 7])

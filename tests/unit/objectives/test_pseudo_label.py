@@ -19,7 +19,7 @@ CPU = torch.device("cpu")
 
 
 def sure_of(label: int, by: float):
-    """Return logits of three classes that favour one."""
+    """Return logits of three classes that favor one."""
     return [by if number == label else 0.0 for number in range(3)]
 
 
@@ -50,7 +50,7 @@ def test_the_surest_condition_that_the_clip_offers_names_the_class(guessed):
 
 
 def test_heads_without_labels_neither_guess_nor_learn(tiny_network, batches):
-    """Labelled clips have audio alone: the fusion and the video head are what they were drawn as."""
+    """Labeled clips have audio alone: the fusion and the video head are what they were drawn as."""
     weak = batches.of(batches.clips("av? v?"))
     output = tiny_network()(weak)
     output = output._replace(fusion_logits=torch.tensor([sure_of(0, 50), sure_of(0, 50)]))
@@ -90,7 +90,7 @@ def test_the_loss_is_a_mean_over_all_unlabelled_clips(guessed, tiny_network):
     local = objective.moments(output, batch, found)
     targets = pseudo_target(found, torch.tensor([0.9, 0.9, 0.9]))
     parts = objective.parts(output, batch, local, local, targets)
-    # Audio: clips 0, 1, 2, 4, 5; of the four unlabelled ones 1, 2 and 5 are sure.
+    # Audio: clips 0, 1, 2, 4, 5; of the four unlabeled ones 1, 2 and 5 are sure.
     losses = -torch.log_softmax(output.audio.logits, -1)
     expected = (losses[1, 1] + losses[2, 1] + losses[4, 2]) / 4
     torch.testing.assert_close(parts["pseudo_label/audio"], expected)
@@ -133,7 +133,7 @@ def test_fixed_thresholds_ignore_the_state():
 
 
 def test_the_training_view_may_lack_a_side_that_the_weak_view_has(guessed, tiny_network):
-    """Modality dropout: the label of both sides trains the side that is left."""
+    """Modality dropout: the label of both modalities trains the side that is left."""
     batch, found = guessed
     objective = Objective(TASK, ObjectiveSettings(pseudo_label=PseudoLabelSettings()), (1.0,), 1)
     has_video = batch.has_video.clone()

@@ -1,4 +1,4 @@
-"""The weighted sum: normalised over the global batch, each part where it belongs and nowhere else."""
+"""The weighted sum: normalized over the global batch, each part where it belongs and nowhere else."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def parts_that_move(network, gradients) -> set[str]:
 
 @TASKS
 def test_the_parts_of_a_split_batch_add_up_to_the_whole(tiny_network, batches, gradients, task):
-    """Value and gradient: a mixed batch is the sum of its parts under the same normalisers."""
+    """Value and gradient: a mixed batch is the sum of its parts under the same normalizers."""
     network, clips = tiny_network(), clips_for(task, batches, MIXED)
     whole = objective(network, [batches.of(clips)], task)
     whole.backward()

@@ -1,4 +1,4 @@
-"""A folder of clips of every kind, a model that reads them, and predictions of it."""
+"""A directory of clips of every kind, a model that reads them, and predictions of it."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def made_media(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def media(made_media: Path, tmp_path: Path) -> Path:
-    """A copy of the folder that a test may change."""
+    """A copy of the directory that a test may change."""
     return Path(shutil.copytree(made_media, tmp_path / "media"))
 
 

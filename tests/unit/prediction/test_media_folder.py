@@ -1,4 +1,4 @@
-"""Clips of a folder: which files belong together, by their names alone."""
+"""Clips of a directory: which files belong together, by their names alone."""
 
 from __future__ import annotations
 

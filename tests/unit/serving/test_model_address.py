@@ -1,4 +1,4 @@
-"""One text names a model: a registered version, an alias, or one of several kinds of folder."""
+"""One text names a model: a registered version, an alias, or one of several kinds of directory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whatever stands beside a row of a registered model's input, in whatever order: its answer is its own."""
+"""Whatever stands next to a row of a registered model's input, in whatever order: its answer is its own."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ class Bench:
         return self.model.predict(pd.DataFrame(columns))
 
     def answer_alone(self, row: tuple[Any, ...]) -> Answer:
-        """Return the answer of a row that has nothing beside it."""
+        """Return the answer of a row that has nothing next to it."""
         if row not in self.alone:
             (self.alone[row],) = answers_of(self.predict([row]))
         return self.alone[row]

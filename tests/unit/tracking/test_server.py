@@ -21,7 +21,7 @@ from vavl.tracking.settings import TrackingPlace, TrackingSettings, unreachable_
 
 @pytest.fixture
 def server(tracking_database: Path, tmp_path: Path) -> Iterator[MlflowServer]:
-    """A server over a data base of its own; the test starts and kills it."""
+    """A server over a database of its own; the test starts and kills it."""
     database = shutil.copy(tracking_database, tmp_path / "server.db")
     server = MlflowServer(tmp_path / "server", Path(database))
     yield server

@@ -1,4 +1,4 @@
-"""Predictions and scores of a split: every labelled clip once, under the conditions that it has."""
+"""Predictions and scores of a split: every labeled clip once, under the conditions that it has."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ def test_saved_predictions_have_one_row_per_clip_and_condition(data, network, tm
 
 @torch.no_grad()
 def test_soft_hgr_is_that_of_the_whole_split_at_once(data, network):
-    """However the split is cut into batches; clips that lack a side or a label leave its pair alone."""
+    """However the split is cut into batches; clips that lack a modality or a label leave its pair alone."""
     inputs = replace(data(batch_size=5), correlates=True)
     rows = rows_of(inputs.collection, TRAIN)
     found = predict_split(network, inputs, rows)

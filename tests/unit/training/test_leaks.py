@@ -1,7 +1,7 @@
 """The leak canary: features that carry only speaker and sentence cannot tell the emotion.
 
 The published code mixes the clips of a batch, and its batches come in file-name order, in which
-neighbours share their label. Here a network trained and evaluated on such batches must score at
+neighbors share their label. Here a network trained and evaluated on such batches must score at
 chance; a network with the published fault does not, which shows that the canary sings.
 """
 

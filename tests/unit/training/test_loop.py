@@ -293,7 +293,7 @@ def test_bf16_trains_to_nearly_the_same_losses(plan, start):
 
 
 def test_a_batch_of_one_class_is_named_once_and_makes_no_nan(plan, start, caplog):
-    """Two labelled rows a step: some batches hold one class only."""
+    """Two labeled rows a step: some batches hold one class only."""
     composition = {"rows_per_step": {"paired_labelled": 2, "paired_unlabelled": 4}}
     corpus = {"without_label": (1, 2)}
     chosen = plan(corpus=corpus, objectives={"hgr": {"weight": 1}, "ladder": {}}, training={"max_steps": 30})

@@ -1,4 +1,4 @@
-"""What a person sees of a training in a log."""
+"""What a person sees of a training run in a log."""
 
 from __future__ import annotations
 

@@ -155,7 +155,7 @@ def test_the_history_counts_a_repeated_step_once_and_takes_its_last_account(tmp_
     step(journal, 1, 2.0)
     journal.append("epoch", epoch=1, step=2, metrics={"validation/audio/uar": 0.1})
     step(journal, 2, 9.0)
-    # The run goes on from step 1; step 2 comes out a little different.
+    # The run resumes from step 1; step 2 comes out a little different.
     step(journal, 1, 2.0)
     journal.append("epoch", epoch=1, step=2, metrics={"validation/audio/uar": 0.2})
     step(journal, 2, 8.0, time=2.0)

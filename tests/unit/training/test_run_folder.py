@@ -1,4 +1,4 @@
-"""The folder of a run: continued, or put aside; nothing is deleted."""
+"""The directory of a run: continued, or put aside; nothing is deleted."""
 
 from __future__ import annotations
 

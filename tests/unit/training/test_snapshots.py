@@ -34,7 +34,7 @@ TRAINED = [name for name, _ in network().named_parameters() if name != FROZEN]
 
 @pytest.fixture(scope="module")
 def held(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the folder with what real ranks held."""
+    """Return the directory with what real ranks held."""
     folder = tmp_path_factory.mktemp("shards")
     done = subprocess.run(
         [sys.executable, "-W", "ignore", snapshot_ranks.__file__, str(folder)],

@@ -21,7 +21,7 @@ def begin(folder: Path, limit: TimeLimit = LONG) -> Attempts:
 
 
 def die_at(folder: Path, clip_id: str) -> None:
-    """Leave the folder as a process does that ends within a clip."""
+    """Leave the directory as a process does that ends within a clip."""
     begin(folder).at(clip_id, "file", "audio").__enter__()
 
 

@@ -86,7 +86,7 @@ def _correlate(image: Tensor, grad: Tensor, taps: int) -> Tensor:
 
 
 def _channels_first(image: Tensor, padding: int) -> Tensor:
-    """Turn (B, D, 1, T) into (D, B, T), with frames of zeros on both sides."""
+    """Turn (B, D, 1, T) into (D, B, T), with frames of zeros on both modalities."""
     frames = functional.pad(image.squeeze(2).transpose(1, 2), (0, 0, padding, padding))
     clips, count, channels = frames.shape
     # As a matrix: torch transposes those four times as quickly as three axes.

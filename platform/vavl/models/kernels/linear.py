@@ -26,7 +26,7 @@ InputFunction = Callable[..., Tensor]
 It is called for some clips at a time, and once more in the backward pass."""
 
 _BYTES_AT_ONCE = 2**22
-"""Of the layer's input, on a CPU: what that function needs beside it stays small and in the cache."""
+"""Of the layer's input, on a CPU: what that function needs next to it stays small and in the cache."""
 
 _LEAST_PRODUCTS = 2**20
 """Smaller matrices cost oneDNN more to prepare than to multiply."""
