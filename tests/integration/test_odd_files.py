@@ -69,7 +69,8 @@ def extracted(tmp_path_factory: pytest.TempPathFactory) -> Extracted:
     settings = validate(FeatureSettings, {"audio": longest, "video": longest}, "odd.yaml")
     plan = plan_extraction(card, manifest, root, settings, tmp_path_factory.mktemp("store"))
     result = extract_features(plan, ExtractionRun(workers=1, max_quarantined_share=1.0))
-    records = {(entry.modality, entry.clip_id): entry for entry in read_quarantine(plan.folder)}
+    left_out = [*read_quarantine(plan.folder), *result.without_signal]
+    records = {(entry.modality, entry.clip_id): entry for entry in left_out}
     return Extracted(result.store, records)
 
 
@@ -83,7 +84,7 @@ def test_an_odd_file_is_read_or_in_quarantine_with_its_reason(extracted, side, k
     record = extracted.quarantined.get((side, name))
     rows = extracted.store.rows(side, extracted.store.clip_ids(side))
     row = dict(zip(extracted.store.clip_ids(side).to_pylist(), rows.tolist(), strict=True)).get(name)
-    assert (record is None) != (row is None), "neither read nor in quarantine, or both"
+    assert (record is None) != (row is None), "neither read nor left out with a reason, or both"
     if kind.reason is None:
         assert record is None, record
         found = extracted.store.lengths(side)[row]

@@ -139,8 +139,8 @@ def _from_docstring(settings: type[BaseModel], field: FieldInfo, sections: list[
         typing.get_origin(field.annotation) is typing.Literal and len(typing.get_args(field.annotation)) == 1
     )
     described = sections[0] if sections else settings if is_choice else None
-    first = inspect.getdoc(described) if described is not None else None
-    return first.partition("\n\n")[0].partition(". ")[0].rstrip(".").replace("\n", " ") if first else ""
+    first = inspect.cleandoc(vars(described).get("__doc__") or "") if described is not None else ""
+    return first.partition("\n\n")[0].partition(". ")[0].rstrip(".").replace("\n", " ")
 
 
 def _default(field: FieldInfo) -> Any:

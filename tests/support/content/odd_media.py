@@ -237,7 +237,7 @@ AUDIO: tuple[OddFile, ...] = (
     ),
     OddFile("enormous", ".wav", sound(1e30 * _wav, subtype="FLOAT"), "infinite|louder|NaN"),
     OddFile("one_direction", ".wav", sound(np.full(6400, 0.5)), frames=19),
-    OddFile("silence", ".wav", sound(np.zeros(6400)), frames=19),
+    OddFile("silence", ".wav", sound(np.zeros(6400)), "silence from start to end"),
     OddFile("eight_bit", ".wav", sound(_wav, subtype="PCM_U8"), frames=19),
     OddFile("double", ".wav", sound(_wav, subtype="DOUBLE"), frames=19),
     OddFile("adpcm", ".wav", sound(_wav, subtype="IMA_ADPCM"), HANDLED),

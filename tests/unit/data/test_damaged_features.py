@@ -1,0 +1,85 @@
+"""Clips whose features are damaged or not finite, and manifests that change: named, never trained on."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from copied_store import copy_store
+from damaged_store import overwrite, set_value, state_anew
+
+from vavl.corpora.manifest import TRAIN
+from vavl.corpora.splits import SPLITS
+from vavl.data.collection import collate, normalisers, open_collection
+from vavl.data.settings import DataSettings
+from vavl.errors import StoreError
+
+
+def training_rows(collection) -> np.ndarray:
+    return np.flatnonzero(collection.manifest.split(0) == TRAIN)
+
+
+@pytest.mark.parametrize(
+    ("value", "problem"),
+    [
+        (np.nan, r"1 of \d+ values are NaN or infinite"),
+        (np.inf, r"1 of \d+ values are NaN or infinite"),
+        (3e38, "features are so large that they are infinite when normalized"),
+    ],
+)
+@pytest.mark.parametrize("split", ["train", "validation", "test"])
+def test_a_clip_whose_features_are_not_finite_is_named_with_its_split(
+    small_store, small_corpus, tmp_path, split, value, problem
+):
+    store = shutil.copytree(small_store(small_corpus()), tmp_path / "store")
+    whole = open_collection(DataSettings(store=store))
+    row = int(np.flatnonzero(whole.manifest.split(0) == SPLITS.index(split))[0])
+    normaliser = normalisers(whole, training_rows(whole), per_speaker=False)
+    small = replace(normaliser["video"].common, std=normaliser["video"].common.std * 1e-2)
+    normaliser["video"] = replace(normaliser["video"], common=small)
+    set_value(store, "video", int(whole.store_row["video"][row]), value)
+    collection = open_collection(DataSettings(store=state_anew(store)))
+    clip = collection.manifest.table["clip_id"][row]
+    message = rf"store: video of {clip} \({split} clip of fold 0\): {problem}\n.*audit_corpus\.py"
+    with np.errstate(over="ignore"), pytest.raises(StoreError, match=message):
+        collate(collection, np.array([row]), normaliser)
+    for chosen in (replace(collection, fold=None), replace(collection, fold=9)):
+        with np.errstate(over="ignore"), pytest.raises(StoreError, match=rf"video of {clip}: {problem}"):
+            collate(chosen, np.array([row]), normaliser)
+
+
+def test_a_changed_manifest_is_not_trained_on(small_store, small_corpus, tmp_path):
+    store = copy_store(small_store(small_corpus()), tmp_path / "store")
+    label = open_collection(DataSettings(store=store)).manifest.classes[0].encode()
+    overwrite(store / "manifest.arrow", label, label.upper())
+    with pytest.raises(StoreError, match=r"manifest\.arrow: sha256: the file was changed or damaged"):
+        open_collection(DataSettings(store=store))
+
+
+def test_a_manifest_that_is_cut_under_a_run_is_an_error_at_the_next_batch(
+    small_store, small_corpus, tmp_path
+):
+    shared = open_collection(DataSettings(store=small_store(small_corpus())))
+    folder = shutil.copytree(shared.store.folder, tmp_path / "store")
+    collection = open_collection(DataSettings(store=folder))
+    normaliser = normalisers(collection, training_rows(collection), per_speaker=False)
+    collate(collection, np.array([1]), normaliser)
+    os.truncate(folder / "manifest.arrow", 64)
+    with pytest.raises(
+        StoreError, match=r"manifest\.arrow: has 64 of \d+ bytes: it was cut while it was in use"
+    ):
+        collate(collection, np.array([1]), normaliser)
+
+
+def test_a_clip_that_would_spoil_the_sums_of_its_speaker_is_named(small_store, small_corpus, tmp_path):
+    store = shutil.copytree(small_store(small_corpus()), tmp_path / "store")
+    whole = open_collection(DataSettings(store=store))
+    spoilt, hidden = np.flatnonzero(whole.speaker == whole.speaker[0])[:2]
+    set_value(store, "audio", int(whole.store_row["audio"][spoilt]), np.nan)
+    collection = open_collection(DataSettings(store=state_anew(store))).without({"audio": np.array([hidden])})
+    clip = collection.manifest.table["clip_id"][int(spoilt)]
+    with pytest.raises(StoreError, match=rf"audio of {clip} \(\w+ clip of fold 0\): 1 of \d+ values are NaN"):
+        collection.speaker_sums("audio")
