@@ -4,5 +4,3 @@ python jobs/prepare_corpus.py jobs/configs/prepare/demo.yaml card=datasets/mine.
 python jobs/train_model.py jobs/configs/own_corpus.yaml data.store=runs/stores/mine output_dir=runs/mine
 python jobs/evaluate_model.py jobs/configs/evaluate/demo.yaml model=runs/mine data.store=runs/stores/mine
 python jobs/predict_clips.py recordings/ model=runs/mine
-python jobs/compare_objectives.py jobs/configs/compare/demo.yaml
-python jobs/tune_model.py jobs/configs/tune/demo.yaml

@@ -118,10 +118,7 @@ def result_rows(outcome: Mapping[str, Any], summary: Mapping[str, Any]) -> list[
     """Return the rows of the table that a training prints."""
     rows = [
         ("protocol", f"{outcome['protocol']}, fold {outcome['fold_title']}, target: {label_words(outcome)}"),
-        (
-            "training clips",
-            ", ".join(f"{_count(line)} {name}" for name, line in outcome["partitions"].items()),
-        ),
+        ("training clips", _training_clips(outcome["partitions"])),
         ("best epoch", f"{outcome['best_epoch']} of {outcome['epochs']}, chosen on validation"),
     ]
     metrics: Mapping[str, float] = outcome["metrics"]
@@ -154,9 +151,12 @@ def result_rows(outcome: Mapping[str, Any], summary: Mapping[str, Any]) -> list[
     ]
 
 
-def _count(line: str) -> str:
-    """Return the number of clips at the start of a partition's line; classes and speakers stand in partitions.csv."""
-    return line.partition(" ")[0]
+def _training_clips(partitions: Mapping[str, str]) -> str:
+    """Return how many clips there are, how many of them labeled and paired; the rest stands in partitions.csv."""
+    counts = {name: int(line.partition(" ")[0]) for name, line in partitions.items()}
+    labeled = sum(count for name, count in counts.items() if not name.endswith("unlabelled"))
+    paired = sum(count for name, count in counts.items() if name.startswith("paired"))
+    return f"{sum(counts.values())}, {labeled} of them labeled, {paired} with audio and video; see partitions.csv"
 
 
 def artifacts_of(folder: Path) -> list[Path]:

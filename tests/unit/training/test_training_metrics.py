@@ -75,11 +75,11 @@ def test_the_driver_leaves_the_gpus_to_the_workers(
     assert GPU_SAMPLES[0].items() <= machine_sampler(tmp_path)().items()
     sampling = tracking.model_copy(update={"system_metrics": True, "system_metrics_seconds": 0.05})
     run = TrackedTraining(tmp_path, sampling)
-    run._replay.start()
+    run._follow(tmp_path)
     deadline = time.monotonic() + 20
     while not list(run.journal.read()) and time.monotonic() < deadline:
         time.sleep(0.05)
-    run._replay.finish(0.1)
+    run._end("FINISHED", {})
     records = [record for record in run.journal.read() if record.kind == "system"]
     assert records
     for record in records:
