@@ -293,7 +293,10 @@ class TrainingPlan(FrozenConfig):
         if numerics := {name: passed_on[name] for name in NUMERIC_SECTIONS if name in passed_on}:
             content["training"]["deepspeed"] = numerics
         content["evaluation"].pop("batch_size")
-        # Settings that are gone count with the value that they had: runs of earlier versions can be resumed.
+        # Runs of earlier versions can be resumed: what they did not know yet counts where it is used,
+        # and what is gone counts with the value that it had.
+        if content["data"]["attributes"] is None:
+            content["data"].pop("attributes")
         for views in (content["data"]["augmentation"], content["data"]["weak_view"]):
             for modality in ("audio", "video"):
                 views[modality] |= {"channel_shift": 0, "level": 0.0}
