@@ -67,6 +67,6 @@ def ffmpeg_faults(path: Path, field: str) -> Iterator[None]:
 
 def too_long(path: Path, field: str, longest_s: float) -> ClipError:
     """Return the error for a file that is longer than the settings allow."""
-    return ClipError(
-        str(path), field, f"longer than {longest_s:g} s", f"cut the clip, or raise features.{field}.longest_clip_s"
-    )  # fmt: skip
+    where = f"features.{field}" + (" (of functionals: features.audio.spectra)" if field == "audio" else "")
+    fix = f"cut the clip, or raise longest_clip_s of {where}"
+    return ClipError(str(path), field, f"longer than {longest_s:g} s", fix)

@@ -43,7 +43,7 @@ class ServedModel(PythonModel):  # type: ignore[misc]  # MLflow carries no types
     - ``audio_features``, ``video_features``: raw features (frame, channel), as an array or nested lists;
     - ``audio_path``, ``video_path``: media files, read by the extractor that the model was trained with;
     - ``audio_bytes``, ``video_bytes``: their content, as bytes or as a text in base64;
-    - ``media_path``, ``media_bytes``: a file with sound, pictures or both, for whichever sides it has.
+    - ``media_path``, ``media_bytes``: a file with audio, video or both, for whichever it has.
 
     What stands first in this list wins where a row gives one modality twice.
 
