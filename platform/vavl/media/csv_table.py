@@ -138,7 +138,13 @@ def read_form(path: Path) -> TableForm:
     named = re.fullmatch(r"\s*\"?sep=(.)\"?\s*", lines[0], re.IGNORECASE)
     line = lines[1] if named else lines[0]
     if not line.strip():
-        raise CorpusError(str(path), "", "the table is empty", "restore the file")
+        is_text = encoding.startswith("utf-8")
+        problem = (
+            "the table is empty"
+            if is_text
+            else f"cannot be read: no text in {encoding} behind its first bytes"
+        )
+        raise CorpusError(str(path), "", problem, "restore the file")
     if line.count('"') % 2 or "\0" in line:
         problem = "a name in the header goes over two lines, or the file is no text"
         raise CorpusError(str(path), "header", problem, "write the header into one line")
