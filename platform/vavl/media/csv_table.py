@@ -138,7 +138,7 @@ def read_form(path: Path) -> TableForm:
     named = re.fullmatch(r"\s*\"?sep=(.)\"?\s*", lines[0], re.IGNORECASE)
     line = lines[1] if named else lines[0]
     if not line.strip():
-        is_text = encoding.startswith("utf-8")
+        is_text = encoding == "utf8"
         problem = (
             "the table is empty"
             if is_text
