@@ -106,7 +106,7 @@ def sound_length(path: Path) -> float:
     with ffmpeg_faults(path, "audio"), av.open(str(path), options=OPTIONS) as container:
         stream = _sound_stream(container, path)
         if stream.codec_context.name.startswith(("mp3", "vorbis", "opus")):
-            return float(sum(packet.duration or 0 for packet in container.demux(stream)) * stream.time_base)
+            return _packet_seconds(container, stream)
         found = _decode_container(container, path, float("inf"))
         return len(found.channels) / found.rate_hz
 
@@ -145,14 +145,13 @@ def _samples_of_packets(path: Path, rate_hz: int) -> float:
     """Return the length of all packets in samples; 0 where FFmpeg cannot tell."""
     try:
         with av.open(str(path), options=OPTIONS) as container:
-            stream = container.streams.best("audio")
-            if stream is None:
-                return 0
-            return float(
-                sum(packet.duration or 0 for packet in container.demux(stream)) * stream.time_base * rate_hz
-            )
-    except (av.error.FFmpegError, ValueError):
+            return _packet_seconds(container, _sound_stream(container, path)) * rate_hz
+    except (av.error.FFmpegError, ValueError, ClipError):
         return 0
+
+
+def _packet_seconds(container: Any, stream: Any) -> float:
+    return float(sum(packet.duration or 0 for packet in container.demux(stream)) * stream.time_base)
 
 
 def _check_rate(path: Path, rate_hz: int) -> None:

@@ -63,7 +63,7 @@ def read_sound(path: Path, sample_rate_hz: int, longest_s: float = math.inf) -> 
     complete = np.pad(mono[max(0, -before) :], (max(0, before), after)) if before or after else mono
     filled = _note(before / decoded.rate_hz, after / decoded.rate_hz)
     notes = [note for note in (decoded.note, mixed.note, filled) if note is not None]
-    heard = mono if decoded.rate_hz == sample_rate_hz else _resampled(mono, decoded.rate_hz, sample_rate_hz)
+    heard = _resampled(mono, decoded.rate_hz, sample_rate_hz)
     facts = {
         "seconds": len(mono) / decoded.rate_hz,
         "sample_rate_hz": float(decoded.rate_hz),
