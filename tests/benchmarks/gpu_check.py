@@ -38,7 +38,6 @@ import torch
 from gpu_check_list import all_checks
 from gpu_checks import Bench, Check, Outcome, read_outcomes, run_group
 
-PATHS = sys.path[:2]
 NO_GPU = 2
 """Exit code."""
 OUT = Path("runs/gpu_check")
@@ -107,11 +106,10 @@ def _start(group: str, names: Sequence[str], bench: Bench, log: Path) -> str:
     """Run the process of a group to its end; say how it ended."""
     command = [sys.executable, "-W", "ignore", __file__, "--group", group, "--out", str(bench.folder)]
     command += [*(["--on-cpu"] if not bench.on_gpu else []), *(["--quick"] if bench.quick else [])]
-    paths = os.pathsep.join([*PATHS, *filter(None, [os.environ.get("PYTHONPATH")])])
     with log.open("wb") as file:
         try:
             code = subprocess.run(
-                [*command, "--only", *names], env=os.environ | {"PYTHONPATH": paths},
+                [*command, "--only", *names], env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
                 stdout=file, stderr=file, timeout=_GROUP_SECONDS, check=False,
             ).returncode  # fmt: skip
         except subprocess.TimeoutExpired:

@@ -202,8 +202,9 @@ def require_decided(path: Path) -> None:
     """Refuse a proposed card of which a person has not looked at every guess.
 
     Raises:
-        ConfigError: lines begin with ``# DECIDE:``; they are listed with their numbers.
+        ConfigError: lines begin with ``# DECIDE:``; they are listed with their numbers. Or it is not YAML.
     """
+    read_yaml_mapping(path)  # says what is wrong with a path or a text that cannot be read
     lines = path.read_text(encoding="utf-8-sig").splitlines()
     open_lines = {
         number: line.lstrip(" #").removeprefix("DECIDE:").strip()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -137,11 +138,12 @@ def start_driver(
     plan_file = records.with_suffix(".plan.json")
     plan_file.write_text(plan.model_dump_json())
     words = [sys.executable, "-W", "ignore", checked_runs.__file__, str(plan_file), str(records)]
+    if killed_from is not None:
+        words.append(str(killed_from))
+    # Its imports lie where this process found them.
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     with records.with_suffix(".log").open("ab") as log:
-        return subprocess.Popen(
-            [*words, *([str(killed_from)] if killed_from is not None else [])],
-            stdout=log, stderr=log, start_new_session=True,
-        )  # fmt: skip
+        return subprocess.Popen(words, stdout=log, stderr=log, env=environment, start_new_session=True)
 
 
 def check_meta(bench: Bench) -> None:
