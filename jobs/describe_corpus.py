@@ -6,7 +6,7 @@ from pathlib import Path
 
 from vavl.config.command_line import print_table, run_job
 from vavl.config.files import make_folder
-from vavl.description.describe import corpus_name, describe_folder
+from vavl.description.describe import corpus_name, describe_directory
 from vavl.description.report import require_valid, summary_rows, write_results
 from vavl.errors import ConfigError, CorpusError
 from vavl.job_config import DescribeCorpusJob
@@ -27,7 +27,7 @@ def check(job: DescribeCorpusJob) -> None:
 
 def describe_corpus(job: DescribeCorpusJob) -> None:
     """Look at names, heads of media and tables; write the card, a page to look at and a summary."""
-    found = describe_folder(
+    found = describe_directory(
         job.folder, job.name or corpus_name(job.folder),
         cards=job.cards, most_files=job.most_files, probed_files=job.probed_files,
     )  # fmt: skip

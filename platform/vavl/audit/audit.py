@@ -61,18 +61,18 @@ class AuditKey:
     facts_sha256: str | None
 
     @classmethod
-    def of(cls, folder: Path, settings: AuditSettings) -> Self:
-        """Return the key of the store in ``folder``; a copy may lack the facts.
+    def of(cls, directory: Path, settings: AuditSettings) -> Self:
+        """Return the key of the store in ``directory``; a copy may lack the facts.
 
         Raises:
             StoreError: there is no complete store.
         """
-        facts = folder / FACTS_FILE
+        facts = directory / FACTS_FILE
         return cls(
             AUDIT_VERSION,
             settings.hash,
-            str(read_content(folder)["store_hash"]),
-            sha256_of_file(folder / "manifest.arrow"),
+            str(read_content(directory)["store_hash"]),
+            sha256_of_file(directory / "manifest.arrow"),
             sha256_of_file(facts) if facts.exists() else None,
         )
 
@@ -159,17 +159,17 @@ class Audit:
         return cls(AuditKey(**content["key"]), findings=findings, **rest)
 
 
-def audit_store(folder: Path, settings: AuditSettings) -> Audit:
-    """Make every check of the store in ``folder``; nothing is written.
+def audit_store(directory: Path, settings: AuditSettings) -> Audit:
+    """Make every check of the store in ``directory``; nothing is written.
 
     Raises:
         StoreError: the store is missing, incomplete or broken.
     """
-    material = Material.of(folder)
+    material = Material.of(directory)
     findings = [corpus_checks.check_counts(material), label_checks.check_label_sets(material)]
     findings += [check(material, settings) for check in _OF_THE_CORPUS]
     findings += _label_findings(material, settings, _OF_THE_LABELS)
-    return _audit(AuditKey.of(folder, settings), material, findings)
+    return _audit(AuditKey.of(directory, settings), material, findings)
 
 
 def audit_labels(manifest: Manifest, settings: AuditSettings) -> Audit:
@@ -182,45 +182,45 @@ def audit_labels(manifest: Manifest, settings: AuditSettings) -> Audit:
     return _audit(key, material, findings)
 
 
-def current_audit(folder: Path, settings: AuditSettings, *, keep: bool = True) -> Audit:
-    """Return the audit of the store in ``folder``: the recorded one if it is current, else a new one.
+def current_audit(directory: Path, settings: AuditSettings, *, keep: bool = True) -> Audit:
+    """Return the audit of the store in ``directory``: the recorded one if it is current, else a new one.
 
     Args:
-        folder: of the store.
+        directory: of the store.
         settings: thresholds.
         keep: record a new one in the directory; one that cannot be written is used all the same.
 
     Raises:
         StoreError: the store is missing, incomplete or broken.
     """
-    recorded = recorded_audit(folder)
-    if recorded is not None and recorded.key.is_of(AuditKey.of(folder, settings)):
+    recorded = recorded_audit(directory)
+    if recorded is not None and recorded.key.is_of(AuditKey.of(directory, settings)):
         return recorded
-    audit = audit_store(folder, settings)
+    audit = audit_store(directory, settings)
     if not keep:
         return audit
     try:
-        write_audit(audit, folder)
-    except InputError as fault:
-        _log.warning("the audit is not kept, it is made again next time: %s", fault.problem)
+        write_audit(audit, directory)
+    except InputError as error:
+        _log.warning("the audit is not kept, it is made again next time: %s", error.problem)
     return audit
 
 
-def recorded_audit(folder: Path) -> Audit | None:
-    """Return the audit recorded in ``folder``; None where there is none that this version reads."""
+def recorded_audit(directory: Path) -> Audit | None:
+    """Return the audit recorded in ``directory``; None where there is none that this version reads."""
     try:
-        return Audit.from_json(read_json(folder / RECORD_FILE))
+        return Audit.from_json(read_json(directory / RECORD_FILE))
     except (InputError, KeyError, TypeError, ValueError):
         return None
 
 
-def write_audit(audit: Audit, folder: Path) -> Path:
-    """Write ``audit.json`` into ``folder`` and return its path.
+def write_audit(audit: Audit, directory: Path) -> Path:
+    """Write ``audit.json`` into ``directory`` and return its path.
 
     Raises:
         InputError: the directory cannot be written.
     """
-    path = folder / RECORD_FILE
+    path = directory / RECORD_FILE
     write_json(path, audit.to_json())
     return path
 

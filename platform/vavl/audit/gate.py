@@ -12,9 +12,9 @@ from vavl.audit.audit import RECORD_FILE, Audit, AuditKey, current_audit
 from vavl.audit.finding import Check, Finding, State
 from vavl.audit.settings import AuditSettings
 from vavl.errors import ConfigError, VavlError
-from vavl.store.remote_files import RemoteFolder
+from vavl.store.remote_files import RemoteDirectory
 from vavl.store.store_cache import is_at_hand, local_notes, local_store
-from vavl.store.store_versions import split_version, store_folder
+from vavl.store.store_versions import split_version, store_directory
 
 _KEY = "data.waive_audit"
 _log = logging.getLogger(__name__)
@@ -101,7 +101,7 @@ def audit_of(place: Path | str) -> Audit:
 def _audit_at(address: str, settings: AuditSettings) -> Audit | None:
     """Return the audit that lies at the address, if it belongs to the store there."""
     try:
-        audit = Audit.from_json(json.loads(RemoteFolder(str(store_folder(address))).read(RECORD_FILE)))
+        audit = Audit.from_json(json.loads(RemoteDirectory(str(store_directory(address))).read(RECORD_FILE)))
     except (VavlError, KeyError, TypeError, ValueError):
         return None
     return audit if audit.key.is_of(AuditKey.of(local_notes(address), settings)) else None

@@ -36,14 +36,14 @@ class Material:
     facts: pa.Table | None
 
     @classmethod
-    def of(cls, folder: Path) -> Self:
-        """Open the store in ``folder``.
+    def of(cls, directory: Path) -> Self:
+        """Open the store in ``directory``.
 
         Raises:
             StoreError: it is missing, incomplete or broken.
         """
-        store, manifest = FeatureStore.open(folder), Manifest.read(folder)
-        facts = read_facts(folder) if (folder / FILE_NAME).exists() else None
+        store, manifest = FeatureStore.open(directory), Manifest.read(directory)
+        facts = read_facts(directory) if (directory / FILE_NAME).exists() else None
         return cls(manifest, store, facts)
 
     def with_labels(self, name: str) -> Self:

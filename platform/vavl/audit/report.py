@@ -25,7 +25,7 @@ from vavl.store.store_cache import local_store
 
 REPORT_FILE = "audit.html"
 SUMMARY_FILE = "summary.json"
-_SUMMARY_FOLDER = "audit"
+_SUMMARY_DIRECTORY = "audit"
 _SIZE = (5.6, 3.4)
 _MANY_CLASSES = 6
 _HISTOGRAMS = {
@@ -36,15 +36,15 @@ _HISTOGRAMS = {
 }
 
 
-def audit_and_report(folder: Path) -> Audit:
-    """Audit the store in ``folder`` by the default thresholds; leave record and page next to it.
+def audit_and_report(directory: Path) -> Audit:
+    """Audit the store in ``directory`` by the default thresholds; leave record and page next to it.
 
     Raises:
         StoreError: the store is missing, incomplete or broken.
         InputError: the directory cannot be written.
     """
-    audit = audit_store(folder, AuditSettings())
-    write_results(audit, folder)
+    audit = audit_store(directory, AuditSettings())
+    write_results(audit, directory)
     return audit
 
 
@@ -67,12 +67,12 @@ def audit_place(place: Path | str, output_dir: Path | None, settings: AuditSetti
         InputError: the store cannot be read, or a directory cannot be written.
     """
     start = time.monotonic()
-    folder = local_store(place)
-    FeatureStore.open(folder).verify()
-    audit = audit_store(folder, settings)
-    home = make_folder(output_dir or folder / _SUMMARY_FOLDER)
+    directory = local_store(place)
+    FeatureStore.open(directory).verify()
+    audit = audit_store(directory, settings)
+    home = make_folder(output_dir or directory / _SUMMARY_DIRECTORY)
     is_record = output_dir is None and settings == AuditSettings()
-    report = write_results(audit, folder if is_record else home)
+    report = write_results(audit, directory if is_record else home)
     _write_summary(audit, home, time.monotonic() - start)
     return audit, report
 

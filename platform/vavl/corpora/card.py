@@ -22,7 +22,7 @@ from vavl.corpora.card_labels import LabelSet, LabelSetName, NameLabels, classes
 from vavl.corpora.card_sources import (
     ClipList,
     CsdSource,
-    DefaultFolder,
+    DefaultDirectory,
     FileSource,
     GroupValue,
     OpenFaceSource,
@@ -93,7 +93,7 @@ class CorpusCard(FrozenConfig):
     citation: str
     obtain: str = Field(description="address and steps to get the corpus")
     root_environment_variable: str = Field(pattern=r"^[A-Z][A-Z0-9_]*$")
-    default_root: DefaultFolder | None = Field(
+    default_root: DefaultDirectory | None = Field(
         default=None, description="directory to use when the variable is not set; counts from VAVL_ROOT"
     )
 
@@ -240,12 +240,12 @@ def corpus_root(card: CorpusCard, root: Path | None = None) -> Path:
         problem = "the corpus folder is not known: the environment variable is not set"
         fix = f"export {variable}=/folder/of/the/corpus; how to get it: {card.obtain.strip()}"
         raise CorpusError(card.name, variable, problem, fix)
-    folder = (root_folder() or Path.cwd()) / named
-    if not folder.is_dir():
+    directory = (root_folder() or Path.cwd()) / named
+    if not directory.is_dir():
         problem = f"the folder of corpus {card.name} does not exist"
         fix = f"set {variable} to the folder of the corpus; how to get it: {card.obtain.strip()}"
-        raise CorpusError(str(folder), variable, problem, fix)
-    return folder
+        raise CorpusError(str(directory), variable, problem, fix)
+    return directory
 
 
 def _texts(value: Any, key: str = "") -> Iterator[tuple[str, str]]:

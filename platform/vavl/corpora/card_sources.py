@@ -19,7 +19,7 @@ def _inside_corpus(name: str) -> str:
     return name
 
 
-def _below_working_folder(name: str) -> str:
+def _below_working_directory(name: str) -> str:
     # A card comes from somebody else: only the person at the machine may open other directories to it.
     if PurePosixPath(name).is_absolute() or PureWindowsPath(name).drive or ".." in PurePosixPath(name).parts:
         raise ValueError("must be relative to the working folder; any other folder is given by the variable")
@@ -41,7 +41,7 @@ def _clip_expression(text: str) -> str:
 
 
 RelativeName = Annotated[str, AfterValidator(_inside_corpus)]
-DefaultFolder = Annotated[str, AfterValidator(_below_working_folder)]
+DefaultDirectory = Annotated[str, AfterValidator(_below_working_directory)]
 Expression = Annotated[str, AfterValidator(_expression)]
 ClipExpression = Annotated[str, AfterValidator(_clip_expression)]
 Suffix = Annotated[str, Field(pattern=r"^\.[a-z0-9]+$")]

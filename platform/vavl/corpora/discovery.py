@@ -89,9 +89,9 @@ def list_files(root: Path) -> list[str]:
         raise CorpusError(str(error.filename), "", problem, fix)
 
     names: list[str] = []
-    for folder, folders, files in os.walk(root, onerror=refuse):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        relative = Path(folder).relative_to(root)
+    for directory, directories, files in os.walk(root, onerror=refuse):
+        directories[:] = [name for name in directories if not name.startswith(".")]
+        relative = Path(directory).relative_to(root)
         names += [(relative / name).as_posix() for name in files if not name.startswith(".")]
     return sorted(names)
 

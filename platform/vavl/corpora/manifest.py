@@ -147,28 +147,28 @@ class Manifest:
         names = tuple(sorted(pc.unique(self.table["speaker"]).to_pylist()))
         return self._positions("speaker", names, np.int32), names
 
-    def write(self, folder: Path) -> None:
-        """Write manifest.parquet (to exchange) and manifest.arrow (to map) into ``folder``.
+    def write(self, directory: Path) -> None:
+        """Write manifest.parquet (to exchange) and manifest.arrow (to map) into ``directory``.
 
         Raises:
             InputError: the directory cannot be written.
         """
-        with written_beside(folder / "manifest.parquet") as partial:
+        with written_beside(directory / "manifest.parquet") as partial:
             pq.write_table(self.table, partial)
         with (
-            written_beside(folder / "manifest.arrow") as partial,
+            written_beside(directory / "manifest.arrow") as partial,
             pa.ipc.new_stream(str(partial), self.table.schema) as writer,
         ):
             writer.write_table(self.table)
 
     @classmethod
-    def read(cls, folder: Path) -> Self:
-        """Map manifest.arrow of ``folder`` in place.
+    def read(cls, directory: Path) -> Self:
+        """Map manifest.arrow of ``directory`` in place.
 
         Raises:
             StoreError: the file is missing, cut off or not a manifest.
         """
-        path = folder / "manifest.arrow"
+        path = directory / "manifest.arrow"
         fix = "make the store again: python jobs/prepare_corpus.py CONFIG"
         try:
             with pa.ipc.open_stream(pa.memory_map(str(path))) as reader:
@@ -205,8 +205,8 @@ def build_manifest(card: CorpusCard, root: Path | None = None) -> Manifest:
         CorpusError: the directory is missing, a pattern matches nothing, a clip is there twice, a label is
             outside the classes or missing in a labeled split, a table is broken or outside the directory.
     """
-    folder = corpus_root(card, root)
-    table, metadata = manifest_table(card, folder)
+    directory = corpus_root(card, root)
+    table, metadata = manifest_table(card, directory)
     manifest = Manifest(table.replace_schema_metadata({_METADATA_KEY: json.dumps(metadata).encode()}))
     _compare_counts(card, manifest)
     return manifest

@@ -43,7 +43,7 @@ def manifest_table(card: CorpusCard, root: Path, *, listed: bool = False) -> tup
     }
     for name in card.splits.disjoint_groups:
         check_disjoint(f"{card.name} card", splits, dict(zip(clips, groups[name], strict=True)), name)
-    _check_labelled(card, clips, labels, splits)
+    _check_labeled(card, clips, labels, splits)
 
     columns = _clip_columns(card, clips, speakers, sexes)
     columns += columns_of_labels(list(clips), labels)
@@ -130,7 +130,7 @@ def _listed_speakers(table: SpeakerTable, root: Path) -> dict[str, str]:
     return speakers
 
 
-def _check_labelled(
+def _check_labeled(
     card: CorpusCard,
     clips: Mapping[str, Found],
     labels: Mapping[str, Labels],

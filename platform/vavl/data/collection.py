@@ -299,9 +299,9 @@ def _not_finite(collection: ClipCollection, modality: str, row: int, raw: NDArra
     is_bad = ~np.isfinite(raw)
     kind = f"{int(is_bad.sum())} of {raw.size} values are NaN or infinite"
     problem = kind if is_bad.any() else "features are so large that they are infinite when normalized"
-    fix = f"python jobs/audit_corpus.py {collection.store.folder} looks for damage; {MAKE_AGAIN}"
+    fix = f"python jobs/audit_corpus.py {collection.store.directory} looks for damage; {MAKE_AGAIN}"
     field = f"{modality} of {collection.clip_name(row)}"
-    return StoreError(str(collection.store.folder), field, problem, fix)
+    return StoreError(str(collection.store.directory), field, problem, fix)
 
 
 def attributes_of(manifest: Manifest, wanted: Sequence[str] | None = None) -> tuple[str, ...]:

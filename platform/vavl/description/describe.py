@@ -18,7 +18,7 @@ from vavl.description.people import DECIDE, find_people, find_splits
 from vavl.description.tables import TableFound, look_at_table
 from vavl.description.videos import choose_videos
 from vavl.errors import CorpusError, InputError
-from vavl.media.listing import Listing, list_folder
+from vavl.media.listing import Listing, list_directory
 from vavl.media.media_probe import Probed, evenly, probe_files
 
 logger = logging.getLogger(__name__)
@@ -74,13 +74,15 @@ class Description:
         return [line.removeprefix(DECIDE) for line in lines if line.startswith(DECIDE)]
 
 
-def corpus_name(folder: Path) -> str:
+def corpus_name(directory: Path) -> str:
     """Return a name for the corpus of a directory: lower case letters, digits and underscores."""
-    name = re.sub(r"[^a-z0-9]+", "_", folder.resolve().name.lower()).strip("_")
+    name = re.sub(r"[^a-z0-9]+", "_", directory.resolve().name.lower()).strip("_")
     return name if name[:1].isalpha() else f"corpus_{name}".rstrip("_")
 
 
-def describe_folder(root: Path, name: str, *, cards: Path, most_files: int, probed_files: int) -> Description:
+def describe_directory(
+    root: Path, name: str, *, cards: Path, most_files: int, probed_files: int
+) -> Description:
     """Look at a directory and propose a card for it.
 
     Args:
@@ -93,7 +95,7 @@ def describe_folder(root: Path, name: str, *, cards: Path, most_files: int, prob
     Raises:
         CorpusError: the directory cannot be listed or holds no media.
     """
-    listing = list_folder(root, most_files)
+    listing = list_directory(root, most_files)
     media = (*listing.audio, *listing.video)
     if not media:
         others = ", ".join(f"{count} {suffix}" for suffix, count in list(listing.others.items())[:5])

@@ -77,7 +77,7 @@ class Found:
     @property
     def feature_table(self) -> TableFound | None:
         """The table of ready features that stands for the video, where there are no video files."""
-        has_directory_groups = any(place.level for place in self.layout.groups()) or self.layout.folders
+        has_directory_groups = any(place.level for place in self.layout.groups()) or self.layout.directories
         if self.layout.video is not None or has_directory_groups:
             return None
         return next((table for table in self.tables if table.key_column and table.feature_columns), None)
@@ -316,7 +316,7 @@ def _suffixes(layout: Layout, side: Side) -> list[str]:
 
 
 def _others(side: Side) -> str:
-    found = side.table.strangers
+    found = side.table.unmatched
     return f"{DECIDE}{len(found)} files are named otherwise and left out, e.g. {found[0]}" if found else ""
 
 
@@ -351,12 +351,12 @@ def _groups(found: Found) -> list[Section]:
 
 
 def _splits(found: Found) -> Section:
-    labelled: dict[str, Any] = {} if _is_labelled(found) else {"labelled": []}
+    labelled: dict[str, Any] = {} if _is_labeled(found) else {"labelled": []}
     rules = {"protocol": f"{found.name}-proposed", **found.splits.rules, **labelled}
     return Section({"splits": rules}, "\n".join(found.splits.comments))
 
 
-def _is_labelled(found: Found) -> bool:
+def _is_labeled(found: Found) -> bool:
     """Tell whether the first set of labels says something of every clip."""
     roles = found.layout.roles
     if found.has_name_labels and roles.emotion is not None:

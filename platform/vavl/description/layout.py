@@ -43,7 +43,7 @@ class Layout:
         roles: what the fields mean.
         first: first field of the file name that belongs to the clip.
         last: last one, counted from the end, 0 for the last field of all.
-        folders: levels of directories that belong to the clip, because file names alone are not unique.
+        directories: levels of directories that belong to the clip, because file names alone are not unique.
     """
 
     audio: Side | None
@@ -51,7 +51,7 @@ class Layout:
     roles: Roles
     first: int = 0
     last: int = 0
-    folders: int = 0
+    directories: int = 0
 
     @property
     def lead(self) -> Side:
@@ -106,7 +106,7 @@ class Layout:
         """Return the layout whose clips begin so many fields later, as a table names them."""
         later = replace(self, first=self.first + fields)
         sides = [side for side in (self.audio, self.video) if side is not None]
-        return later if not self.folders and all(_are_unique(later, side) for side in sides) else self
+        return later if not self.directories and all(_are_unique(later, side) for side in sides) else self
 
     def speakers_of_clips(self) -> dict[str, str]:
         """Return clip id -> speaker, over both modalities; the clip itself where no speaker is known."""
@@ -136,7 +136,7 @@ class Layout:
 
     def _part(self, part: Part, level: int, groups: Mapping[Place, str]) -> str:
         first, end = self.first, len(part.fields) - self.last
-        begins_above = self.folders > 0
+        begins_above = self.directories > 0
         text = ""
         for place, values in enumerate(part.fields):
             if level == 0 and place == first and not begins_above:
@@ -156,7 +156,7 @@ class Layout:
         text += escaped(part.separators[-1])
         if level == 0 and end == len(part.fields):
             text += ")"
-        return "(?P<clip>" + text if begins_above and level == self.folders else text
+        return "(?P<clip>" + text if begins_above and level == self.directories else text
 
 
 def find_layout(audio: Sequence[str], video: Sequence[str]) -> Layout:
@@ -273,8 +273,8 @@ def _roles_for_both(layout: Layout) -> Layout:
 def _unique(layout: Layout) -> Layout:
     """Take directories into the clip until no clip is there twice."""
     sides = [side for side in (layout.audio, layout.video) if side is not None]
-    for folders in range(min(side.levels for side in sides)):
-        wider = replace(layout, folders=folders, first=layout.first if not folders else 0)
+    for directories in range(min(side.levels for side in sides)):
+        wider = replace(layout, directories=directories, first=layout.first if not directories else 0)
         if all(_are_unique(wider, side) for side in sides):
             return wider
     return layout

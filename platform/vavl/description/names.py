@@ -52,13 +52,13 @@ class NameTable:
     Attributes:
         names: those that fit the parts, with their suffix.
         parts: from the outermost directory to the file name.
-        strangers: names that do not fit.
+        unmatched: names that do not fit.
         scheme: of a published corpus or a session that the file names follow, if any.
     """
 
     names: tuple[str, ...]
     parts: tuple[Part, ...]
-    strangers: tuple[str, ...]
+    unmatched: tuple[str, ...]
     scheme: Scheme | None = None
 
 
@@ -87,8 +87,8 @@ def cut_names(names: Sequence[str]) -> NameTable:
         cut[-1] = _scheme_part(columns[-1], scheme)
     else:
         cut = _with_voices(cut)
-    strangers = tuple(name for name in names if name not in rows)
-    return NameTable(tuple(rows), tuple(cut), strangers, scheme)
+    unmatched = tuple(name for name in names if name not in rows)
+    return NameTable(tuple(rows), tuple(cut), unmatched, scheme)
 
 
 def digit_runs(value: str) -> tuple[str, ...]:

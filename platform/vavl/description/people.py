@@ -75,7 +75,7 @@ def find_people(layout: Layout, tables: Sequence[TableFound]) -> People:
         return listed
     if not roles.people:
         return nobody(layout, "no field of the names tells who speaks")
-    return People(of_names_content, of_names, (f"{DECIDE}{_guess(roles, of_names)}",), is_certain=False)
+    return People(of_names_content, of_names, (f"{DECIDE}{_inferred(roles, of_names)}",), is_certain=False)
 
 
 def nobody(layout: Layout, reason: str) -> People:
@@ -88,7 +88,7 @@ def nobody(layout: Layout, reason: str) -> People:
     return People({"group": "clip"}, clips, (comment,), is_certain=False)
 
 
-def _guess(roles: Roles, clips: Mapping[str, str]) -> str:
+def _inferred(roles: Roles, clips: Mapping[str, str]) -> str:
     names = sorted(set(clips.values()))
     examples = f"{', '.join(names[:3])} ... ({len(names)})"
     match len(roles.people), roles.people[0]:

@@ -50,7 +50,7 @@ def summary_of(found: Description) -> dict[str, Any]:
         "audio_files": len(found.listing.audio),
         "video_files": len(found.listing.video),
         "tables": [entry.file for entry in found.tables],
-        "files_named_otherwise": sum(len(side.table.strangers) for side in modalities),
+        "files_named_otherwise": sum(len(side.table.unmatched) for side in modalities),
         "left_out": dict(found.listing.left_out),
         "is_complete": found.listing.is_complete,
         **counts,

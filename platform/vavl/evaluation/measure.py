@@ -267,7 +267,7 @@ def _check_classes(
         example = f"data.labels={{{strange[0]}: {classes[0]}}}"
         problem = f"clips are labelled {', '.join(strange)}; the model knows {', '.join(classes)}"
         fix = f"say what each of them means to the model, or null to leave its clips out, e.g. {example}"
-        raise InputError(str(collection.store.folder), "classes", problem, fix)
+        raise InputError(str(collection.store.directory), "classes", problem, fix)
 
 
 def _check_any(

@@ -53,7 +53,7 @@ class Container:
         self._path = path
         names = list(file)
         if sequence is None and len(names) != 1:
-            raise self._fault(
+            raise self._error(
                 "", f"holds {len(names)} sequences: {', '.join(names[:5])}", "name one in the card"
             )
         self._group = self._member(file, sequence or names[0], f"found here: {', '.join(names[:5])}")
@@ -66,11 +66,11 @@ class Container:
             return np.zeros((0, 2))
         rows = self._array(video, "intervals")
         if rows.ndim != 2 or rows.shape[1] != 2:
-            raise self._fault(
+            raise self._error(
                 f"{video}/intervals", f"shape {rows.shape} is not (rows, 2)", "restore the file"
             )
         if len(rows) != len(self._array(video, "features")):
-            raise self._fault(video, "features and intervals differ in their number", "restore the file")
+            raise self._error(video, "features and intervals differ in their number", "restore the file")
         found: npt.NDArray[np.float64] = np.asarray(rows[()], dtype=np.float64)
         return found
 
@@ -78,7 +78,7 @@ class Container:
         """Return rows ``first`` to ``last``, this one left out, as (rows, width)."""
         rows = self._array(video, "features")
         if rows.ndim != 2:
-            raise self._fault(
+            raise self._error(
                 f"{video}/features", f"shape {rows.shape} is not (rows, width)", "restore the file"
             )
         found: npt.NDArray[np.float32] = np.asarray(rows[first:last], dtype=np.float32)
@@ -107,11 +107,11 @@ class Container:
         found = self._member(self._member(self._data, video), name)
         place = f"{video}/{name}"
         if not isinstance(found, h5py.Dataset) or not np.issubdtype(found.dtype, np.number):
-            raise self._fault(place, "holds no numbers", "restore the file")
+            raise self._error(place, "holds no numbers", "restore the file")
         if found.external or found.is_virtual:
-            raise self._fault(place, "is stored in another file", "use the file of the publishers")
+            raise self._error(place, "is stored in another file", "use the file of the publishers")
         if found.nbytes > _MOST_BYTES:
-            raise self._fault(place, f"is declared as {found.shape}", "restore the file")
+            raise self._error(place, f"is declared as {found.shape}", "restore the file")
         return found
 
     def _member(self, group: Any, name: str, known: str = "") -> Any:
@@ -119,14 +119,14 @@ class Container:
 
         link = group.get(name, getlink=True) if isinstance(group, h5py.Group) else None
         if link is None:
-            raise self._fault(
+            raise self._error(
                 name, f"is not there{f'; {known}' if known else ''}", "restore the file, or correct the card"
             )
         if not isinstance(link, h5py.HardLink):
-            raise self._fault(name, "is a link", "use the file of the publishers")
+            raise self._error(name, "is a link", "use the file of the publishers")
         return group[name]
 
-    def _fault(self, field: str, problem: str, fix: str) -> CorpusError:
+    def _error(self, field: str, problem: str, fix: str) -> CorpusError:
         return CorpusError(str(self._path), field, problem, fix)
 
 
@@ -149,9 +149,9 @@ def open_container(root: Path, name: str, sequence: str | None) -> Iterator[Cont
     try:
         with h5py.File(path, "r") as file:
             yield Container(file, path, sequence)
-    except (OSError, RuntimeError, KeyError) as fault:
+    except (OSError, RuntimeError, KeyError) as error:
         raise CorpusError(
-            str(path), "", f"not a readable .csd file: {str(fault).splitlines()[0]}",
+            str(path), "", f"not a readable .csd file: {str(error).splitlines()[0]}",
             "put the file there, get it again, or correct its name in the card",
         ) from None  # fmt: skip
 

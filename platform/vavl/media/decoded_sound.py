@@ -12,7 +12,7 @@ import soundfile
 from numpy.typing import NDArray
 
 from vavl.errors import ClipError
-from vavl.media.decoding import OPTIONS, ffmpeg_faults, presentation_start, too_long
+from vavl.media.decoding import OPTIONS, ffmpeg_errors, presentation_start, too_long
 from vavl.media.mpeg_audio import MpegParts
 from vavl.media.whole import check_whole
 
@@ -78,7 +78,7 @@ def decode_sound(path: Path, longest_s: float) -> DecodedSound:
     suffix = path.suffix.lower().lstrip(".")
     is_known = suffix.upper() in {*soundfile.available_formats(), "WAVE"}
     try:
-        with ffmpeg_faults(path, "audio"), av.open(str(path), options=OPTIONS) as container:
+        with ffmpeg_errors(path, "audio"), av.open(str(path), options=OPTIONS) as container:
             # FFmpeg takes noise for the one or other format; it is asked for codings of this one only.
             if problem is None or not is_known or container.format.name.startswith(suffix[:3]):
                 return _decode_container(container, path, longest_s)
@@ -99,11 +99,11 @@ def sound_length(path: Path) -> float:
     check_whole(path, "audio")
     try:
         with soundfile.SoundFile(str(path)) as sound:
-            if not _is_guessed(sound):
+            if not _is_estimated(sound):
                 return float(sound.frames / sound.samplerate)
     except soundfile.SoundFileError:
         pass
-    with ffmpeg_faults(path, "audio"), av.open(str(path), options=OPTIONS) as container:
+    with ffmpeg_errors(path, "audio"), av.open(str(path), options=OPTIONS) as container:
         stream = _sound_stream(container, path)
         if stream.codec_context.name.startswith(("mp3", "vorbis", "opus")):
             return _packet_seconds(container, stream)
@@ -111,7 +111,7 @@ def sound_length(path: Path) -> float:
         return len(found.channels) / found.rate_hz
 
 
-def _is_guessed(sound: soundfile.SoundFile) -> bool:
+def _is_estimated(sound: soundfile.SoundFile) -> bool:
     codings = {sound.format, *str(sound.subtype).split("_")}
     return bool(codings & _GUESSED) or sound.frames >= _UNKNOWN_FRAMES or sound.frames == 0
 
@@ -125,8 +125,8 @@ def _by_libsndfile(path: Path, longest_s: float) -> DecodedSound | None:
     """
     with soundfile.SoundFile(str(path)) as sound:
         _check_rate(path, sound.samplerate)
-        is_guessed = _is_guessed(sound)
-        if is_guessed and _samples_of_packets(path, sound.samplerate) - sound.frames > _LONGEST_FILLING:
+        is_estimated = _is_estimated(sound)
+        if is_estimated and _samples_of_packets(path, sound.samplerate) - sound.frames > _LONGEST_FILLING:
             return None
         # Of ALAC libsndfile leaves the last packet out.
         if sound.frames == 0 or sound.frames >= _UNKNOWN_FRAMES or "ALAC" in sound.subtype:
@@ -135,7 +135,7 @@ def _by_libsndfile(path: Path, longest_s: float) -> DecodedSound | None:
             raise too_long(path, "audio", longest_s)
         samples: Samples = sound.read(dtype="float32", always_2d=True)
         if len(samples) < sound.frames:
-            if is_guessed:
+            if is_estimated:
                 return None
             raise _cut_off(path, f"{len(samples)} of {sound.frames} samples")
         return DecodedSound(samples, int(sound.samplerate), _full_scale(sound.subtype))

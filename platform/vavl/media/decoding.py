@@ -49,7 +49,7 @@ def presentation_start(container: Any) -> float:
 
 
 @contextlib.contextmanager
-def ffmpeg_faults(path: Path, field: str) -> Iterator[None]:
+def ffmpeg_errors(path: Path, field: str) -> Iterator[None]:
     """Say of a fault inside FFmpeg which file provoked it.
 
     Args:
@@ -61,8 +61,8 @@ def ffmpeg_faults(path: Path, field: str) -> Iterator[None]:
     """
     try:
         yield
-    except (av.error.FFmpegError, ValueError) as fault:
-        raise ClipError(str(path), field, f"cannot be decoded: {fault}", _PERCEIVE[field]) from fault
+    except (av.error.FFmpegError, ValueError) as error:
+        raise ClipError(str(path), field, f"cannot be decoded: {error}", _PERCEIVE[field]) from error
 
 
 def too_long(path: Path, field: str, longest_s: float) -> ClipError:

@@ -74,7 +74,7 @@ class Listing:
     is_complete: bool
 
 
-def list_folder(root: Path, most_files: int) -> Listing:
+def list_directory(root: Path, most_files: int) -> Listing:
     """List the files below ``root``; no file is opened.
 
     Raises:
@@ -101,16 +101,16 @@ def _files(root: Path, left_out: Counter[str]) -> Iterator[tuple[os.DirEntry[str
     """Yield every file below ``root`` with its relative name, directory by directory."""
     waiting = [""]
     while waiting:
-        folder = waiting.pop()
+        directory = waiting.pop()
         try:
-            with os.scandir(root / folder) as found:
+            with os.scandir(root / directory) as found:
                 entries = sorted(found, key=lambda entry: entry.name)
-        except OSError as fault:
+        except OSError as error:
             raise CorpusError(
-                str(root / folder), "", f"the folder cannot be listed: {fault.strerror}", "change its permissions"
+                str(root / directory), "", f"the folder cannot be listed: {error.strerror}", "change its permissions"
             ) from None  # fmt: skip
         for entry in entries:
-            name = f"{folder}/{entry.name}" if folder else entry.name
+            name = f"{directory}/{entry.name}" if directory else entry.name
             if entry.name.startswith("."):
                 left_out["hidden files and folders"] += 1
             elif entry.is_dir(follow_symlinks=False):

@@ -21,7 +21,7 @@ from vavl.errors import ClipError, NoSignalError
 from vavl.media.decoding import (
     MOST_PIXELS,
     OPTIONS,
-    ffmpeg_faults,
+    ffmpeg_errors,
     presentation_start,
     require_media_file,
     too_long,
@@ -32,7 +32,7 @@ from vavl.media.whole import check_whole
 _WATCH = "look at the file; make it again from its source, or leave the clip out"
 # Some packets hold no picture of their own; where more give none, the decoder lost them.
 _LEAST_SHARE_OF_FRAMES = 0.9
-_GREY = 128
+_GRAY = 128
 # Of a coarse grid's cells, in levels of 255: black as video levels leave it, and what coding changes in a still.
 _GRID, _BLACK, _STILL = 16, 24.0, 2.5
 # A picture shown for a moment is no frozen film.
@@ -72,7 +72,7 @@ class Pictures:
     def __iter__(self) -> Iterator[tuple[float, Picture]]:
         require_media_file(self.path, "video")
         check_whole(self.path, "video")
-        with ffmpeg_faults(self.path, "video"), av.open(str(self.path), options=OPTIONS) as container:
+        with ffmpeg_errors(self.path, "video"), av.open(str(self.path), options=OPTIONS) as container:
             stream = self._stream(container)
             packets = _Packets(container, stream)
             decoded = _Counted(_decode(packets, stream, self.path))
@@ -195,21 +195,21 @@ class _Canvas:
 
     def draw(self, picture: Any) -> Picture:
         """Return (row, column, RGB) uint8, upright."""
-        colours: NDArray[np.uint8] = self._reformatter.reformat(
+        colors: NDArray[np.uint8] = self._reformatter.reformat(
             picture, width=self._width, height=self._height, threads=1,
             format="rgba" if self._is_transparent else "rgb24",
         ).to_ndarray().astype(np.uint8, copy=False)  # fmt: skip
         if self._is_transparent:
-            colours = _on_grey(colours)
-        upright: Picture = np.rot90(colours, k=round(picture.rotation / 90)).astype(np.uint8, copy=False)
+            colors = _on_gray(colors)
+        upright: Picture = np.rot90(colors, k=round(picture.rotation / 90)).astype(np.uint8, copy=False)
         self.size = (upright.shape[0], upright.shape[1])
         return upright
 
 
-def _on_grey(picture: NDArray[np.uint8]) -> Picture:
+def _on_gray(picture: NDArray[np.uint8]) -> Picture:
     """Lay (row, column, RGBA) on a gray ground: what is transparent has any color."""
     share = picture[..., 3:].astype(np.float32) / 255
-    laid: Picture = np.rint(picture[..., :3] * share + _GREY * (1 - share)).astype(np.uint8)
+    laid: Picture = np.rint(picture[..., :3] * share + _GRAY * (1 - share)).astype(np.uint8)
     return laid
 
 

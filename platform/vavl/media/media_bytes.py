@@ -13,7 +13,7 @@ from pathlib import Path
 import av
 
 from vavl.errors import InputError, VavlError
-from vavl.media.decoding import OPTIONS, ffmpeg_faults, require_media_file
+from vavl.media.decoding import OPTIONS, ffmpeg_errors, require_media_file
 
 MOST_BYTES = 1 << 30
 """Of one file given as bytes; a larger one is to be given by its path."""
@@ -55,11 +55,11 @@ def media_file(content: bytes | bytearray | memoryview | str, field: str) -> Ite
         file.flush()
         try:
             yield Path(file.name)
-        except VavlError as fault:
-            if fault.file != file.name:
+        except VavlError as error:
+            if error.file != file.name:
                 raise
-            problem = fault.problem.replace(file.name, field)  # FFmpeg repeats it
-            raise type(fault)(field, fault.field, problem, fault.fix) from None
+            problem = error.problem.replace(file.name, field)  # FFmpeg repeats it
+            raise type(error)(field, error.field, problem, error.fix) from None
 
 
 def modalities_in(path: Path) -> tuple[str, ...]:
@@ -69,7 +69,7 @@ def modalities_in(path: Path) -> tuple[str, ...]:
         ClipError: no such file, or not a media file.
     """
     require_media_file(path, "media")
-    with ffmpeg_faults(path, "media"), av.open(str(path), options=OPTIONS) as container:
+    with ffmpeg_errors(path, "media"), av.open(str(path), options=OPTIONS) as container:
         pictures = [stream for stream in container.streams.video if not stream.disposition & _COVER_ART]
         streams = {"audio": container.streams.audio, "video": pictures}
         return tuple(modality for modality, found in streams.items() if found)

@@ -65,10 +65,10 @@ def probe(path: Path, name: str) -> Probed:
     try:
         require_media_file(path, "media")
         return _probe_sound(path, name) or _probe_container(path, name)
-    except ClipError as fault:
-        return Probed(name, problem=fault.problem)
-    except (av.error.FFmpegError, ValueError, OSError) as fault:
-        return Probed(name, problem=f"cannot be opened: {getattr(fault, 'strerror', None) or fault}")
+    except ClipError as error:
+        return Probed(name, problem=error.problem)
+    except (av.error.FFmpegError, ValueError, OSError) as error:
+        return Probed(name, problem=f"cannot be opened: {getattr(error, 'strerror', None) or error}")
 
 
 def _probe_sound(path: Path, name: str) -> Probed | None:

@@ -20,7 +20,7 @@ _USUAL = {
     6: ("FL", "FR", "FC", "LFE", "BL", "BR"),
     8: ("FL", "FR", "FC", "LFE", "BL", "BR", "SL", "SR"),
 }
-_CANCELLED = 0.25
+_CANCELED = 0.25
 """Channels that have nothing to do with each other give a mix of the sum of their powers; with less than this share
 of it they cancel each other out (correlation of two equally loud channels below -0.75)."""
 
@@ -58,12 +58,12 @@ def mix(channels: Samples, layout: Sequence[str] = ()) -> Mixed:
         layout = layout if named else _USUAL.get(count, ())
         if layout:
             weights = np.array([_WEIGHTS.get(name, _SURROUND) for name in layout], np.float32)
-        guess = "" if named else "taken as "
-        how = f"{guess}{' '.join(layout)}, by ITU-R BS.775" if layout else "with equal weights"
+        assumed = "" if named else "taken as "
+        how = f"{assumed}{' '.join(layout)}, by ITU-R BS.775" if layout else "with equal weights"
         note = f"{count} channels mixed to one: {how}"
     samples = channels @ weights
     powers = np.einsum("sc,sc->c", channels, channels, dtype=np.float64) * (weights > 0)
-    if np.einsum("s,s->", samples, samples, dtype=np.float64) < _CANCELLED * float(powers @ weights**2):
+    if np.einsum("s,s->", samples, samples, dtype=np.float64) < _CANCELED * float(powers @ weights**2):
         loudest = int(powers.argmax())
         words = f"the channels cancel each other out (is one inverted?): channel {loudest + 1}, the loudest, was taken"
         return Mixed(np.ascontiguousarray(channels[:, loudest]), [loudest], words)

@@ -57,9 +57,9 @@ def concordance_of(predicted: NDArray[np.float64], target: NDArray[np.float64]) 
         predicted: (clips, attributes).
         target: (clips, attributes).
     """
-    centred_p, centred_y = predicted - predicted.mean(axis=0), target - target.mean(axis=0)
-    covariance = (centred_p * centred_y).mean(axis=0)
+    centered_p, centered_y = predicted - predicted.mean(axis=0), target - target.mean(axis=0)
+    covariance = (centered_p * centered_y).mean(axis=0)
     shift = np.square(predicted.mean(axis=0) - target.mean(axis=0))
-    spread = np.square(centred_p).mean(axis=0) + np.square(centred_y).mean(axis=0) + shift
+    spread = np.square(centered_p).mean(axis=0) + np.square(centered_y).mean(axis=0) + shift
     ccc: NDArray[np.float64] = np.divide(2 * covariance, spread, out=np.zeros_like(spread), where=spread > 0)
     return ccc

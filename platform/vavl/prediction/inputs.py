@@ -13,7 +13,7 @@ from vavl.corpora.manifest import Manifest
 from vavl.errors import CorpusError, StoreError
 from vavl.features import MODALITIES, FeatureStatistics, ModalityInfo
 from vavl.media.csv_table import place_inside, read_header, read_text_columns
-from vavl.media.listing import VIDEO_SUFFIXES, list_folder
+from vavl.media.listing import VIDEO_SUFFIXES, list_directory
 from vavl.models.saved_model import ModelDescription
 from vavl.prediction.sources import ClipInput, ClipsFound, StoreSource
 from vavl.store.store import read_content
@@ -34,7 +34,7 @@ def folder_clips(root: Path) -> ClipsFound:
     Raises:
         CorpusError: there is no such directory, or no media in it.
     """
-    listing = list_folder(root, _MOST_FILES)
+    listing = list_directory(root, _MOST_FILES)
     if not listing.is_complete:
         raise CorpusError(
             str(root), "", f"holds more than {_MOST_FILES} files", "predict its folders one by one"

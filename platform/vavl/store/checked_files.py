@@ -62,7 +62,7 @@ def check_hash_once(path: Path, sha256: str) -> None:
         StoreError: see ``check_hash``.
     """
     try:
-        home = make_folder(cache_folder() / "verified", setting=CACHE_VARIABLE)
+        home = make_folder(cache_directory() / "verified", setting=CACHE_VARIABLE)
     except InputError as error:
         _log.warning("%s: %s; each process compares %s anew", error.file, error.problem, path)
         check_hash(path, sha256)
@@ -85,7 +85,7 @@ def file_mark(path: Path, sha256: str) -> dict[str, Any]:
     return {"bytes": status.st_size, "mtime_ns": status.st_mtime_ns, "sha256": sha256}
 
 
-def cache_folder() -> Path:
+def cache_directory() -> Path:
     """Return the directory of this machine for copies of stores: ``VAVL_CACHE``, or one in the home directory."""
     named = os.environ.get(CACHE_VARIABLE)
     return Path(named).expanduser().absolute() if named else Path.home() / ".cache" / "vavl" / "stores"

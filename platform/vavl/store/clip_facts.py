@@ -36,27 +36,27 @@ SCHEMA = pa.schema(
 )
 
 
-def read_facts(folder: Path) -> pa.Table:
+def read_facts(directory: Path) -> pa.Table:
     """Return the facts of a store: rows sorted by clip id, then modality; null where a fact is unknown.
 
     Raises:
         StoreError: the file is missing, broken or has other columns.
     """
-    return pa.Table.from_batches(map_batches(folder / FILE_NAME, SCHEMA), SCHEMA)
+    return pa.Table.from_batches(map_batches(directory / FILE_NAME, SCHEMA), SCHEMA)
 
 
-def write_facts(folder: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+def write_facts(directory: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Write facts.arrow; no more rows than one batch are in memory.
 
     Args:
-        folder: of the store.
+        directory: of the store.
         rows: keys are columns of ``SCHEMA``, sorted by clip id, then modality; a missing key is unknown.
 
     Raises:
         InputError: the directory cannot be written.
     """
     with (
-        written_beside(folder / FILE_NAME) as partial,
+        written_beside(directory / FILE_NAME) as partial,
         pa.ipc.new_stream(str(partial), SCHEMA) as writer,
     ):
         waiting = iter(rows)

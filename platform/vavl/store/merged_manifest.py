@@ -150,15 +150,15 @@ def class_maps(
         ConfigError: a class is neither kept nor mapped nor dropped, ``labels`` names one that is not there,
             or a class of the merged store comes from no corpus; all such classes are listed.
     """
-    faults = []
+    problems = []
     for corpus, names in classes.items():
         named = settings.labels.get(corpus, {})
         lost = [name for name in names if name not in named and name not in settings.classes]
         if lost:
-            faults.append(f"labels.{corpus}: {', '.join(lost)}: neither kept nor mapped nor dropped")
+            problems.append(f"labels.{corpus}: {', '.join(lost)}: neither kept nor mapped nor dropped")
         strange = [name for name in named if name not in names]
         if strange:
-            faults.append(
+            problems.append(
                 f"labels.{corpus}: {', '.join(strange)}: no class of this corpus ({', '.join(names)})"
             )
     maps = {
@@ -166,9 +166,9 @@ def class_maps(
         for corpus, names in classes.items()
     }
     fed = {new for one in maps.values() for new in one.values()}
-    faults += [f"classes: {name}: comes from no corpus" for name in settings.classes if name not in fed]
-    if faults:
-        problem = "\n  - ".join(["labels do not fit", *faults])
+    problems += [f"classes: {name}: comes from no corpus" for name in settings.classes if name not in fed]
+    if problems:
+        problem = "\n  - ".join(["labels do not fit", *problems])
         fix = "map each class of a corpus to one of `classes`, or to null to drop it"
         raise ConfigError("merge", "", problem, fix)
     return maps

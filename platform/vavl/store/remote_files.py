@@ -56,7 +56,7 @@ class StoreFile:
     sha256: str | None
 
 
-class RemoteFolder:
+class RemoteDirectory:
     """A directory at an address.
 
     Args:
@@ -145,8 +145,8 @@ class RemoteFolder:
         return InputError(self.address, "", f"cannot be {what}: {said}", fix)
 
 
-def copy_files(remote: RemoteFolder, files: Sequence[StoreFile], folder: Path) -> dict[str, str]:
-    """Copy files into ``folder`` and compare each with its known size and hash.
+def copy_files(remote: RemoteDirectory, files: Sequence[StoreFile], directory: Path) -> dict[str, str]:
+    """Copy files into ``directory`` and compare each with its known size and hash.
 
     Returns:
         SHA-256 by file name.
@@ -156,11 +156,11 @@ def copy_files(remote: RemoteFolder, files: Sequence[StoreFile], folder: Path) -
         StoreError: a file is missing, or is not what was expected.
     """
     total = sum(file.bytes or 0 for file in files)
-    _check_space(folder, total)
+    _check_space(directory, total)
     clock = TransferClock(f"copying {remote.address}", total)
     hashes = {}
     for file in files:
-        size, hashes[file.name] = _copy(remote, file.name, folder / file.name, clock)
+        size, hashes[file.name] = _copy(remote, file.name, directory / file.name, clock)
         place = f"{remote.address}/{file.name}"
         if file.bytes is not None and size != file.bytes:
             raise _other(place, f"has {size} bytes, store.json says {file.bytes}")
@@ -170,7 +170,7 @@ def copy_files(remote: RemoteFolder, files: Sequence[StoreFile], folder: Path) -
             raise _other(place, "is not the file that store.json was written for (SHA-256)")
     _log.info(
         "copied %s (%s) in %.1f s, %s, to %s",
-        remote.address, size_text(clock.done), clock.seconds, clock.rate(), folder.parent,
+        remote.address, size_text(clock.done), clock.seconds, clock.rate(), directory.parent,
     )  # fmt: skip
     return hashes
 
@@ -208,7 +208,7 @@ class TransferClock:
         return f"{self.done / max(self.seconds, 1e-6) / 1e6:.1f} MB/s"
 
 
-def _copy(remote: RemoteFolder, name: str, target: Path, clock: TransferClock) -> tuple[int, str]:
+def _copy(remote: RemoteDirectory, name: str, target: Path, clock: TransferClock) -> tuple[int, str]:
     """Copy one file; returns its size and hash."""
     digest, size = hashlib.sha256(), 0
     try:
@@ -230,11 +230,11 @@ def _is_absence(error: Exception) -> bool:
     return isinstance(error, FileNotFoundError) or getattr(error, "status", None) == _NOT_FOUND
 
 
-def _check_space(folder: Path, needed: int) -> None:
-    free = shutil.disk_usage(folder).free
+def _check_space(directory: Path, needed: int) -> None:
+    free = shutil.disk_usage(directory).free
     if needed + _SPARE_BYTES > free:
         problem = f"the store takes {size_text(needed)}, {size_text(free)} are free"
-        raise InputError(str(folder.parent), "", problem, _MORE_SPACE)
+        raise InputError(str(directory.parent), "", problem, _MORE_SPACE)
 
 
 def _other(place: str, problem: str) -> VavlError:
@@ -248,7 +248,7 @@ def size_text(count: Any) -> str:
     return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.2f} MB"
 
 
-def send_file(remote: RemoteFolder, source: Path, name: str, tick: Tick) -> None:
+def send_file(remote: RemoteDirectory, source: Path, name: str, tick: Tick) -> None:
     """Copy ``source`` to ``name`` below the address; ``tick`` receives how many bytes went.
 
     Raises:
@@ -267,7 +267,7 @@ def send_file(remote: RemoteFolder, source: Path, name: str, tick: Tick) -> None
     tick(source.stat().st_size - reported)
 
 
-def write_small(remote: RemoteFolder, name: str, content: bytes) -> None:
+def write_small(remote: RemoteDirectory, name: str, content: bytes) -> None:
     """Write a small file, whole or not at all; an earlier one is replaced.
 
     Raises:
@@ -277,7 +277,7 @@ def write_small(remote: RemoteFolder, name: str, content: bytes) -> None:
         remote.files.pipe_file(place, content)
 
 
-def move_there(remote: RemoteFolder, name: str, target: str) -> None:
+def move_there(remote: RemoteDirectory, name: str, target: str) -> None:
     """Move a file below the address.
 
     Raises:
@@ -287,7 +287,7 @@ def move_there(remote: RemoteFolder, name: str, target: str) -> None:
         remote.files.mv(remote.path(name), place)
 
 
-def size_there(remote: RemoteFolder, name: str) -> int | None:
+def size_there(remote: RemoteDirectory, name: str) -> int | None:
     """Return the bytes of a file at the address, None where there is none.
 
     Raises:
@@ -298,11 +298,11 @@ def size_there(remote: RemoteFolder, name: str) -> int | None:
     return None
 
 
-def hash_there(remote: RemoteFolder, name: str) -> str:
+def hash_there(remote: RemoteDirectory, name: str) -> str:
     """Read a file back and return its SHA-256.
 
     Raises:
-        InputError, StoreError: see ``RemoteFolder.read``.
+        InputError, StoreError: see ``RemoteDirectory.read``.
     """
     digest = hashlib.sha256()
     for chunk in remote.chunks(name):
@@ -310,7 +310,7 @@ def hash_there(remote: RemoteFolder, name: str) -> str:
     return digest.hexdigest()
 
 
-def folders_there(remote: RemoteFolder) -> list[str]:
+def directories_there(remote: RemoteDirectory) -> list[str]:
     """Return the names of the directories right below the address; none where nothing was written yet.
 
     Raises:
@@ -324,7 +324,7 @@ def folders_there(remote: RemoteFolder) -> list[str]:
     return sorted(name.rpartition("/")[2] for name in directories)
 
 
-def read_if_there(remote: RemoteFolder, name: str) -> bytes | None:
+def read_if_there(remote: RemoteDirectory, name: str) -> bytes | None:
     """Return the content of a small file, None where there is none.
 
     Raises:
@@ -337,16 +337,16 @@ def read_if_there(remote: RemoteFolder, name: str) -> bytes | None:
 
 
 @contextlib.contextmanager
-def _beside(remote: RemoteFolder, name: str) -> Iterator[str]:
+def _beside(remote: RemoteDirectory, name: str) -> Iterator[str]:
     """Yield where to write ``name``; it stands in its place when the block has succeeded."""
     place = remote.path(name)
     try:
         if remote.protocol in _WHOLE_OR_ABSENT:
             yield place
             return
-        folder, _, file = place.rpartition("/")
-        partial = f"{folder}/.{file}.{secrets.token_hex(4)}.partial"
-        remote.files.makedirs(folder, exist_ok=True)
+        directory, _, file = place.rpartition("/")
+        partial = f"{directory}/.{file}.{secrets.token_hex(4)}.partial"
+        remote.files.makedirs(directory, exist_ok=True)
         try:
             yield partial
             remote.files.mv(partial, place)

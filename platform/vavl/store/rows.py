@@ -122,7 +122,7 @@ class ModalityRows:
     """Read access to ``<modality>.arrow`` of a store; opening reads ids and lengths, no features.
 
     Args:
-        folder: of the store.
+        directory: of the store.
         modality: "audio" or "video".
         content: of store.json.
 
@@ -130,8 +130,8 @@ class ModalityRows:
         StoreError: the file is missing or broken, or is not the one that store.json was written for.
     """
 
-    def __init__(self, folder: Path, modality: str, content: Mapping[str, Any]) -> None:
-        self.path = folder / f"{modality}.arrow"
+    def __init__(self, directory: Path, modality: str, content: Mapping[str, Any]) -> None:
+        self.path = directory / f"{modality}.arrow"
         self.info = ModalityInfo.from_entry(content["modalities"][modality])
         self._sha256, self._width = content["modalities"][modality]["sha256"], self.info.width
         self._file = _OpenFile(self.path, ROW_SCHEMA)
@@ -140,7 +140,7 @@ class ModalityRows:
         if len(self) != self.info.clips:
             problem = f"has {len(self)} clips, store.json says {self.info.clips}"
             raise StoreError(str(self.path), "", problem, REPAIR)
-        self._check_width(batches, folder / "store.json", modality)
+        self._check_width(batches, directory / "store.json", modality)
         self.lengths = np.empty(len(self), np.int32)
         """Frames of every row."""
         self._chunks = [self._chunk(batch, row) for batch, row in zip(batches, self._first_row, strict=False)]
@@ -148,7 +148,7 @@ class ModalityRows:
         self._checks: _Checks | None = None
         if stated is not None:
             self._checks = _Checks.of(
-                folder / checks_file(modality), stated["sha256"], self.path, self._chunks
+                directory / checks_file(modality), stated["sha256"], self.path, self._chunks
             )
         # A bit per row that was compared; of a store without checksums the first alone, for the file.
         self._checked = bytearray(len(self) // 8 + 1)

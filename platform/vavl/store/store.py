@@ -50,37 +50,37 @@ class FeatureStore:
     """Read access to a store; opening it reads no features.
 
     Args:
-        folder: of the store.
+        directory: of the store.
         content: of its store.json.
 
     Raises:
         StoreError: a file is broken, or is not the one that store.json was written for.
     """
 
-    def __init__(self, folder: Path, content: Mapping[str, Any]) -> None:
-        self.folder = folder
+    def __init__(self, directory: Path, content: Mapping[str, Any]) -> None:
+        self.directory = directory
         self.content = content
-        self._rows = {name: ModalityRows(folder, name, content) for name in content["modalities"]}
+        self._rows = {name: ModalityRows(directory, name, content) for name in content["modalities"]}
         self.info: dict[str, ModalityInfo] = {name: rows.info for name, rows in self._rows.items()}
         self._manifest = (
-            _MappedSize(folder / "manifest.arrow") if (folder / "manifest.arrow").exists() else None
+            _MappedSize(directory / "manifest.arrow") if (directory / "manifest.arrow").exists() else None
         )
 
     @classmethod
-    def open(cls, folder: Path) -> Self:
-        """Open the store in ``folder``.
+    def open(cls, directory: Path) -> Self:
+        """Open the store in ``directory``.
 
         Raises:
             StoreError: there is no complete store, its format is unknown, or a file of it is missing or cut.
         """
-        content = read_content(folder)
+        content = read_content(directory)
         for name, entry in content["modalities"].items():
-            check_size(folder / f"{name}.arrow", entry["bytes"])
-        return cls(folder, content)
+            check_size(directory / f"{name}.arrow", entry["bytes"])
+        return cls(directory, content)
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Another process maps the files itself; copying the store would copy every feature.
-        return FeatureStore.open, (self.folder.absolute(),)
+        return FeatureStore.open, (self.directory.absolute(),)
 
     @property
     def corpus(self) -> str:
@@ -123,7 +123,7 @@ class FeatureStore:
             StoreError: the file of the sums is missing or damaged.
         """
         sums: dict[str, ChannelSums] = {}
-        path, width = self.folder / f"{modality}_sums.arrow", self.info[modality].width
+        path, width = self.directory / f"{modality}_sums.arrow", self.info[modality].width
         check_hash(path, self.content["modalities"][modality]["sums_sha256"], "sums_sha256")
         for batch in map_batches(path, SUMS_SCHEMA):
             total = batch.column("sum").values.to_numpy().reshape(-1, width)
@@ -150,11 +150,11 @@ class FeatureStore:
         """
         for name, entry in self.content["modalities"].items():
             self._rows[name].verify()
-            check_hash(self.folder / f"{name}_sums.arrow", entry["sums_sha256"], "sums_sha256")
+            check_hash(self.directory / f"{name}_sums.arrow", entry["sums_sha256"], "sums_sha256")
         for file in self.content.get("files", {}):
             self.check_file(file)
         if content_hash(self.content) != self.hash:
-            raise StoreError(str(self.folder / "store.json"), "store_hash", "the file was changed", REPAIR)
+            raise StoreError(str(self.directory / "store.json"), "store_hash", "the file was changed", REPAIR)
 
     def check_file(self, name: str) -> None:
         """Compare a small file with its hash, if store.json states one: the manifest, the facts.
@@ -164,7 +164,7 @@ class FeatureStore:
         """
         stated = self.content.get("files", {}).get(name)
         if stated is not None:
-            check_hash(self.folder / name, stated["sha256"])
+            check_hash(self.directory / name, stated["sha256"])
 
 
 class _MappedSize:
@@ -181,17 +181,17 @@ class _MappedSize:
             raise StoreError(str(self._path), "", problem, REPAIR)
 
 
-def read_content(folder: Path) -> dict[str, Any]:
-    """Read what the store in ``folder`` says about itself; no features.
+def read_content(directory: Path) -> dict[str, Any]:
+    """Read what the store in ``directory`` says about itself; no features.
 
     Raises:
         StoreError: there is no complete store, or its format is unknown.
     """
-    path = folder / "store.json"
+    path = directory / "store.json"
     if not path.exists():
         interrupted = "the store is incomplete: its preparation was interrupted"
-        state = interrupted if (folder / "parts").exists() else "there is no feature store"
-        raise StoreError(str(folder), "store.json", state, f"run: {MAKE_AGAIN.partition(': ')[2]}")
+        state = interrupted if (directory / "parts").exists() else "there is no feature store"
+        raise StoreError(str(directory), "store.json", state, f"run: {MAKE_AGAIN.partition(': ')[2]}")
     try:
         content = read_json(path)
     except InputError as error:

@@ -25,10 +25,10 @@ from typing import Any
 from vavl.config.files import make_folder, read_json, sha256_of_file, write_json
 from vavl.config.places import CACHE_VARIABLE
 from vavl.errors import VavlError
-from vavl.store.checked_files import MARKER_FILE, cache_folder, file_mark, held_lock
-from vavl.store.remote_files import RemoteFolder, StoreFile, copy_files
+from vavl.store.checked_files import MARKER_FILE, cache_directory, file_mark, held_lock
+from vavl.store.remote_files import RemoteDirectory, StoreFile, copy_files
 from vavl.store.store import checked_content, read_content
-from vavl.store.store_versions import check_version, store_folder
+from vavl.store.store_versions import check_version, store_directory
 
 _STORE_FILE, _MANIFEST_FILE = "store.json", "manifest.arrow"
 _NOT_IN_NAMES = re.compile(r"[^\w.-]")
@@ -45,8 +45,8 @@ def local_store(place: Path | str) -> Path:
         InputError: the driver of the address is missing, the place cannot be reached or the disk is too small.
         StoreError: there is no store, no such version, or what arrived is not what its store.json says.
     """
-    folder = _folder_here(place)
-    return folder if folder is not None else _CachedStore(place).folder(with_features=True)
+    directory = _directory_here(place)
+    return directory if directory is not None else _CachedStore(place).directory(with_features=True)
 
 
 def local_notes(place: Path | str) -> Path:
@@ -55,16 +55,16 @@ def local_notes(place: Path | str) -> Path:
     Raises:
         InputError, StoreError: see ``local_store``.
     """
-    folder = _folder_here(place)
-    if folder is not None:
-        return folder
+    directory = _directory_here(place)
+    if directory is not None:
+        return directory
     cached = _CachedStore(place)
-    return cached.folder(with_features=cached.is_whole)
+    return cached.directory(with_features=cached.is_whole)
 
 
-def run_cache_folder() -> Path:
+def run_cache_directory() -> Path:
     """Return the directory of this machine for the files of runs at addresses."""
-    stores = cache_folder()
+    stores = cache_directory()
     return stores / "runs" if os.environ.get(CACHE_VARIABLE) else stores.with_name("runs")
 
 
@@ -73,28 +73,28 @@ def is_at_hand(place: Path | str) -> bool:
     return isinstance(place, Path) or _CachedStore(place).is_whole
 
 
-def _folder_here(place: Path | str) -> Path | None:
+def _directory_here(place: Path | str) -> Path | None:
     """Return the directory of this machine that ``place`` names, None for an address."""
-    folder = store_folder(place) if isinstance(place, Path) else None
-    if not isinstance(folder, Path):
+    directory = store_directory(place) if isinstance(place, Path) else None
+    if not isinstance(directory, Path):
         return None
-    if folder != place:
-        check_version(folder, read_content(folder))
-    return folder
+    if directory != place:
+        check_version(directory, read_content(directory))
+    return directory
 
 
 class _CachedStore:
     """What lies at an address now, and its place in the cache."""
 
     def __init__(self, named: Path | str) -> None:
-        address = str(store_folder(named))
-        self._remote = RemoteFolder(address)
+        address = str(store_directory(named))
+        self._remote = RemoteDirectory(address)
         self._text = self._remote.read(_STORE_FILE)
         place = f"{address}/{_STORE_FILE}"
         self._content = checked_content(_parsed(self._text), place)
         if address != str(named):
             check_version(address, self._content)
-        self._cache = make_folder(cache_folder(), setting=CACHE_VARIABLE)
+        self._cache = make_folder(cache_directory(), setting=CACHE_VARIABLE)
         digest = hashlib.sha256(address.encode() + b"\0" + self._text).hexdigest()[:12]
         name = _NOT_IN_NAMES.sub("_", f"{self._content['corpus']}-{self._content['store_hash']}")
         self._entry = self._cache / f"{name}-{digest}"
@@ -103,12 +103,12 @@ class _CachedStore:
     def is_whole(self) -> bool:
         return (self._entry / MARKER_FILE).exists()
 
-    def folder(self, *, with_features: bool) -> Path:
+    def directory(self, *, with_features: bool) -> Path:
         """Return the directory in the cache, filled and checked."""
         entry = self._entry if with_features else self._entry.with_name(self._entry.name + ".notes")
         files = store_files(self._content) if with_features else [_manifest_file(self._content)]
         with held_lock(entry.with_name(entry.name + ".lock")):
-            error = _fault_of(entry) if entry.exists() else None
+            error = _error_of(entry) if entry.exists() else None
             if entry.exists() and error is None:
                 return entry
             if error:
@@ -159,7 +159,7 @@ def _parsed(text: bytes) -> Any:
         return None
 
 
-def _fault_of(entry: Path) -> str | None:
+def _error_of(entry: Path) -> str | None:
     """Return what is wrong with an entry of the cache; a file is read only when its size or time changed."""
     try:
         marks = read_json(entry / MARKER_FILE)

@@ -109,8 +109,8 @@ def plan_merge(settings: MergeSettings) -> MergePlan:
     return MergePlan(settings, sources, infos, merged_folds(settings.folds, manifests))
 
 
-def merge_stores(plan: MergePlan, folder: Path) -> FeatureStore:
-    """Write the merged store next to ``folder`` and put it there; the same stores give the same bytes.
+def merge_stores(plan: MergePlan, directory: Path) -> FeatureStore:
+    """Write the merged store next to ``directory`` and put it there; the same stores give the same bytes.
 
     Each store is compared with its store.json first. No more than a record batch is in memory.
 
@@ -118,48 +118,48 @@ def merge_stores(plan: MergePlan, folder: Path) -> FeatureStore:
         StoreError: a store was changed, or the directory holds a store that was not merged.
         InputError: the directory cannot be written.
     """
-    check_target(folder)
-    make_folder(folder.parent)
-    partial = folder.with_name(f".{folder.name}.partial")
-    with held_lock(folder.with_name(f".{folder.name}.lock")):
+    check_target(directory)
+    make_folder(directory.parent)
+    partial = directory.with_name(f".{directory.name}.partial")
+    with held_lock(directory.with_name(f".{directory.name}.lock")):
         shutil.rmtree(partial, ignore_errors=True)
         _write(plan, partial)
-        if folder.exists():
+        if directory.exists():
             # Aside first: a reader keeps what it has mapped.
-            old = folder.with_name(f".{folder.name}.old")
+            old = directory.with_name(f".{directory.name}.old")
             shutil.rmtree(old, ignore_errors=True)
-            folder.rename(old)
+            directory.rename(old)
             shutil.rmtree(old)
-        partial.rename(folder)
-    return FeatureStore.open(folder)
+        partial.rename(directory)
+    return FeatureStore.open(directory)
 
 
-def check_target(folder: Path) -> None:
+def check_target(directory: Path) -> None:
     """Refuse to replace anything but a store that was merged.
 
     Raises:
         StoreError: the directory holds something else.
     """
-    if not folder.exists() or not any(folder.iterdir()):
+    if not directory.exists() or not any(directory.iterdir()):
         return
-    if not (folder / "store.json").exists() or "sources" not in read_content(folder):
+    if not (directory / "store.json").exists() or "sources" not in read_content(directory):
         problem = "holds something else than a merged store, which a merge would replace"
         fix = "choose another output_dir"
-        raise StoreError(str(folder), "", problem, fix)
+        raise StoreError(str(directory), "", problem, fix)
 
 
 def _sources(settings: MergeSettings) -> dict[str, Source]:
     found: dict[str, Source] = {}
     for asked in settings.stores:
         place = pinned_store(asked)
-        folder = local_notes(place)
-        content = read_content(folder)
+        directory = local_notes(place)
+        content = read_content(directory)
         corpus = str(content["corpus"])
         if corpus in found:
             problem = f"{found[corpus].place} and {place} are both of {corpus}"
             fix = "take one of them; clips are added to a store by jobs/prepare_corpus.py"
             raise ConfigError("merge", "stores", problem, fix)
-        manifest = Manifest.read(folder).with_labels(settings.label_sets.get(corpus))
+        manifest = Manifest.read(directory).with_labels(settings.label_sets.get(corpus))
         found[corpus] = Source(place, content, manifest, {})
     strange = sorted({*settings.labels, *settings.label_sets} - set(found))
     if strange:
@@ -199,14 +199,14 @@ def _difference(one: ModalityInfo, other: ModalityInfo) -> str:
     return changed_settings(vars(one) | counts, vars(other) | counts)
 
 
-def _write(plan: MergePlan, folder: Path) -> None:
-    writer = StoreWriter(folder, plan.settings.name, plan.card_hash)
-    plan.manifest().write(folder)
+def _write(plan: MergePlan, directory: Path) -> None:
+    writer = StoreWriter(directory, plan.settings.name, plan.card_hash)
+    plan.manifest().write(directory)
     stores = {corpus: FeatureStore.open(local_store(one.place)) for corpus, one in plan.sources.items()}
     for corpus, store in stores.items():
         _log.info("checking %s", corpus)
         store.verify()
-    _join_facts(stores, folder)
+    _join_facts(stores, directory)
     for modality, info in plan.infos.items():
         _log.info("writing %s of %s", modality, ", ".join(stores))
         sums = {
@@ -225,22 +225,22 @@ def _write(plan: MergePlan, folder: Path) -> None:
 def _rows(stores: Mapping[str, FeatureStore], modality: str) -> Iterator[pa.RecordBatch]:
     for corpus, store in stores.items():
         if modality in store.info:
-            for batch in map_batches(store.folder / f"{modality}.arrow", ROW_SCHEMA):
+            for batch in map_batches(store.directory / f"{modality}.arrow", ROW_SCHEMA):
                 yield _renamed(batch, corpus, ("clip_id", "speaker"))
 
 
-def _join_facts(stores: Mapping[str, FeatureStore], folder: Path) -> None:
-    known = {corpus: store for corpus, store in stores.items() if (store.folder / FACTS_FILE).exists()}
+def _join_facts(stores: Mapping[str, FeatureStore], directory: Path) -> None:
+    known = {corpus: store for corpus, store in stores.items() if (store.directory / FACTS_FILE).exists()}
     for corpus in stores.keys() - known.keys():
         _log.warning("%s has no %s: nothing is known of its files", corpus, FACTS_FILE)
     if not known:
         return
     with (
-        written_beside(folder / FACTS_FILE) as partial,
+        written_beside(directory / FACTS_FILE) as partial,
         pa.ipc.new_stream(str(partial), FACTS_SCHEMA) as writer,
     ):
         for corpus, store in known.items():
-            for batch in map_batches(store.folder / FACTS_FILE, FACTS_SCHEMA):
+            for batch in map_batches(store.directory / FACTS_FILE, FACTS_SCHEMA):
                 writer.write_batch(_renamed(batch, corpus, ("clip_id",)))
 
 
@@ -258,7 +258,7 @@ def merge_summary(plan: MergePlan, store: FeatureStore, seconds: float) -> dict[
     ``protocol`` and ``folds``: per fold its ``name`` and clips by split; ``sources``: per corpus ``place``,
     ``clips``, ``store_hash``, ``licence``, ``target``; ``store_hash``, ``seconds``.
     """
-    manifest = Manifest.read(store.folder)
+    manifest = Manifest.read(store.directory)
     table, folds = manifest.table, {}
     for fold in plan.folds:
         split = table[f"split_{fold.number}"]
@@ -283,7 +283,7 @@ def merge_summary(plan: MergePlan, store: FeatureStore, seconds: float) -> dict[
     }
 
 
-def merge_rows(summary: Mapping[str, Any], folder: Path) -> list[tuple[str, str]]:
+def merge_rows(summary: Mapping[str, Any], directory: Path) -> list[tuple[str, str]]:
     """Return the rows of the table that the job prints."""
     rows = [
         (corpus, f"{source['clips']} clips, {source['target']}, licence {source['licence'] or 'unknown'}")
@@ -298,4 +298,4 @@ def merge_rows(summary: Mapping[str, Any], folder: Path) -> list[tuple[str, str]
     for number, fold in summary["folds"].items():
         counts = ", ".join(f"{name} {fold[name]}" for name in SPLITS)
         rows.append((f"fold {number}", f"{fold['name']}: {counts}"))
-    return [*rows, ("store", f"{folder} (hash {summary['store_hash']})")]
+    return [*rows, ("store", f"{directory} (hash {summary['store_hash']})")]

@@ -15,10 +15,10 @@ from vavl.corpora.manifest import Manifest
 from vavl.errors import InputError, StoreError
 from vavl.store.checked_files import MAKE_AGAIN
 from vavl.store.remote_files import (
-    RemoteFolder,
+    RemoteDirectory,
     StoreFile,
     TransferClock,
-    folders_there,
+    directories_there,
     hash_there,
     read_if_there,
     send_file,
@@ -102,32 +102,32 @@ class Pushed:
         ]
 
 
-def check_push(folder: Path, to: Path | str) -> FeatureStore:
+def check_push(directory: Path, to: Path | str) -> FeatureStore:
     """Look at the store and at the address before anything is read or sent.
 
     Raises:
         StoreError: the directory holds no complete store.
         InputError: the address can only be read.
     """
-    remote = RemoteFolder(as_address(to))
+    remote = RemoteDirectory(as_address(to))
     if remote.protocol in ("http", "https"):
         fix = "push to a directory or to object storage, e.g. s3://bucket/stores"
         raise InputError(str(to), "", f"{remote.protocol}:// can only be read", fix)
-    store = FeatureStore.open(folder)
+    store = FeatureStore.open(directory)
     if "manifest.arrow" not in store.content.get("files", {}):
         problem = "holds no hash of the manifest, so a version could change unseen"
-        raise StoreError(str(folder / STORE_FILE), "files", problem, MAKE_AGAIN)
+        raise StoreError(str(directory / STORE_FILE), "files", problem, MAKE_AGAIN)
     return store
 
 
-def push_store(folder: Path, to: Path | str, now: dt.datetime, *, read_back: bool = True) -> Pushed:
+def push_store(directory: Path, to: Path | str, now: dt.datetime, *, read_back: bool = True) -> Pushed:
     """Copy a store to ``<to>/<corpus>/<version>/``.
 
     The store is read and compared with its store.json first. A file that is there already is not sent
     again; store.json goes last, so an interrupted push is no version, and the same call continues it.
 
     Args:
-        folder: of the store.
+        directory: of the store.
         to: directory or address below which the versions of all corpora lie.
         now: date and time that the record states.
         read_back: read every file back and compare its SHA-256; otherwise its size alone is compared.
@@ -136,18 +136,18 @@ def push_store(folder: Path, to: Path | str, now: dt.datetime, *, read_back: boo
         StoreError: the store is incomplete or changed, or what arrived is not what was sent.
         InputError: the address cannot be written or read.
     """
-    store = check_push(folder, to)
+    store = check_push(directory, to)
     store.verify()
     version = version_of(store.content)
-    corpus = RemoteFolder(f"{as_address(to)}/{store.corpus}")
-    remote = RemoteFolder(f"{corpus.address}/{version}")
+    corpus = RemoteDirectory(f"{as_address(to)}/{store.corpus}")
+    remote = RemoteDirectory(f"{corpus.address}/{version}")
     is_committed = _is_committed(remote, version)
     files = _files_of(store, with_companions=not is_committed)
     clock = TransferClock(f"pushing to {remote.address}", sum(file.bytes or 0 for file in files))
-    sent = [file for file in files if _sent(remote, folder, file, clock, read_back=read_back)]
+    sent = [file for file in files if _sent(remote, directory, file, clock, read_back=read_back)]
     if not is_committed:
         write_small(remote, RECORD_FILE, as_json(_record(store, version, files, now)))
-        write_small(remote, STORE_FILE, (folder / STORE_FILE).read_bytes())
+        write_small(remote, STORE_FILE, (directory / STORE_FILE).read_bytes())
     sent_bytes, seconds = sum(file.bytes or 0 for file in sent), clock.seconds
     _log.info(
         "sent %s in %.1f s, %s; %d of %d files were there",
@@ -164,7 +164,7 @@ def push_store(folder: Path, to: Path | str, now: dt.datetime, *, read_back: boo
     )
 
 
-def _is_committed(remote: RemoteFolder, version: str) -> bool:
+def _is_committed(remote: RemoteDirectory, version: str) -> bool:
     """Tell whether the version is whole at the address; what it holds is then never changed, only repaired."""
     try:
         return version_of(json.loads(read_if_there(remote, STORE_FILE) or b"{}")) == version
@@ -177,14 +177,14 @@ def _files_of(store: FeatureStore, *, with_companions: bool) -> list[StoreFile]:
     beside = [StoreFile(name, None, None) for name in _COMPANIONS if with_companions]
     files = []
     for file in [*store_files(store.content), *beside]:
-        path = store.folder / file.name
+        path = store.directory / file.name
         if path.is_file() or file not in beside:
             files.append(StoreFile(file.name, path.stat().st_size, file.sha256 or sha256_of_file(path)))
     return files
 
 
 def _sent(
-    remote: RemoteFolder, folder: Path, file: StoreFile, clock: TransferClock, *, read_back: bool
+    remote: RemoteDirectory, directory: Path, file: StoreFile, clock: TransferClock, *, read_back: bool
 ) -> bool:
     """Send a file unless it lies there; returns whether it was sent."""
 
@@ -194,7 +194,7 @@ def _sent(
 
     if is_there():
         return False
-    send_file(remote, folder / file.name, file.name, clock.tick)
+    send_file(remote, directory / file.name, file.name, clock.tick)
     if not is_there():
         problem = "what arrived is not what was sent (size or SHA-256)"
         raise StoreError(f"{remote.address}/{file.name}", "", problem, "start the same command again")
@@ -203,7 +203,7 @@ def _sent(
 
 def _record(store: FeatureStore, version: str, files: list[StoreFile], now: dt.datetime) -> dict[str, Any]:
     """Return what is known of a version without opening it."""
-    manifest = Manifest.read(store.folder)
+    manifest = Manifest.read(store.directory)
     shown = ("extractor", "version", "settings", "clips", "frames")
     return {
         "version": version,
@@ -232,10 +232,10 @@ def list_stores(address: Path | str) -> list[dict[str, Any]]:
         InputError: there is no store, or the address cannot be listed.
         StoreError: a record is broken.
     """
-    remote = RemoteFolder(as_address(address))
+    remote = RemoteDirectory(as_address(address))
     found = _stores_in(str(address), remote)
-    for name in () if found else folders_there(remote):
-        found += _stores_in(f"{address}/{name}", RemoteFolder(f"{remote.address}/{name}"))
+    for name in () if found else directories_there(remote):
+        found += _stores_in(f"{address}/{name}", RemoteDirectory(f"{remote.address}/{name}"))
     if not found:
         fix = "name the directory or address that stores were pushed to (`to` of jobs/push_store.py)"
         raise InputError(str(address), "", "there is no feature store", fix)
@@ -247,7 +247,7 @@ def listed_rows(found: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
     return [(store["place"], _words(store)) for store in found]
 
 
-def _stores_in(place: str, remote: RemoteFolder) -> list[dict[str, Any]]:
+def _stores_in(place: str, remote: RemoteDirectory) -> list[dict[str, Any]]:
     """Return what one directory holds: versions, a store without version, or nothing."""
     records = versions_at(remote)
     if records:

@@ -25,7 +25,7 @@ from typing import Any
 
 from vavl.config.files import sha256_of_json
 from vavl.errors import StoreError
-from vavl.store.remote_files import RemoteFolder, folders_there, read_if_there, size_there, write_small
+from vavl.store.remote_files import RemoteDirectory, directories_there, read_if_there, size_there, write_small
 from vavl.store.store import content_hash
 
 LATEST = "latest"
@@ -62,7 +62,7 @@ def pinned_store(place: Path | str) -> Path | str:
     base, version = split_version(place)
     if version is None or _WHOLE.fullmatch(version):
         return place
-    remote = RemoteFolder(as_address(base))
+    remote = RemoteDirectory(as_address(base))
     newest = (read_if_there(remote, LATEST) or b"").decode(errors="replace").strip()
     if version != LATEST or not _WHOLE.fullmatch(newest):
         newest = _only_one(base, remote, version)
@@ -70,7 +70,7 @@ def pinned_store(place: Path | str) -> Path | str:
     return type(base)(f"{base}@{newest}")
 
 
-def store_folder(place: Path | str) -> Path | str:
+def store_directory(place: Path | str) -> Path | str:
     """Return the directory or address that holds the files of a store, whichever way it is named.
 
     Raises:
@@ -82,23 +82,23 @@ def store_folder(place: Path | str) -> Path | str:
     return base / version if isinstance(base, Path) else f"{base}/{version}"
 
 
-def check_version(folder: Path | str, content: Mapping[str, Any]) -> None:
+def check_version(directory: Path | str, content: Mapping[str, Any]) -> None:
     """Refuse a store that is not the version by which its directory is named.
 
     Args:
-        folder: that ``store_folder`` returned for a place with a version.
+        directory: that ``store_directory`` returned for a place with a version.
         content: of its store.json.
 
     Raises:
         StoreError: its store.json was changed, or is that of another store.
     """
-    name, found = str(folder).rpartition("/")[2], version_of(content)
+    name, found = str(directory).rpartition("/")[2], version_of(content)
     if found != name or content_hash(content) != content["store_hash"]:
         fix = "the version was changed where it lies: push the store again"
-        raise StoreError(f"{folder}/{STORE_FILE}", "", f"is not that of version {name}", fix)
+        raise StoreError(f"{directory}/{STORE_FILE}", "", f"is not that of version {name}", fix)
 
 
-def versions_at(remote: RemoteFolder) -> list[dict[str, Any]]:
+def versions_at(remote: RemoteDirectory) -> list[dict[str, Any]]:
     """Return the records of the versions of a corpus, newest first: the content of each version.json.
 
     Raises:
@@ -109,7 +109,7 @@ def versions_at(remote: RemoteFolder) -> list[dict[str, Any]]:
     return sorted(records, key=lambda record: (record["pushed"], record["version"]), reverse=True)
 
 
-def write_latest(remote: RemoteFolder) -> list[str]:
+def write_latest(remote: RemoteDirectory) -> list[str]:
     """Write which version of a corpus is the newest; return the names of all, newest first.
 
     Raises:
@@ -137,7 +137,7 @@ def as_json(content: Any) -> bytes:
     return (json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False) + "\n").encode()
 
 
-def _only_one(base: Path | str, remote: RemoteFolder, version: str) -> str:
+def _only_one(base: Path | str, remote: RemoteDirectory, version: str) -> str:
     """Return the newest of the versions there, or the only one that begins with ``version``."""
     known = [record["version"] for record in versions_at(remote)]
     if not known:
@@ -150,13 +150,13 @@ def _only_one(base: Path | str, remote: RemoteFolder, version: str) -> str:
     raise StoreError(str(base), "version", problem, f"name one of: {', '.join(known)}")
 
 
-def _complete(remote: RemoteFolder) -> list[str]:
+def _complete(remote: RemoteDirectory) -> list[str]:
     """Return the names of the versions that were committed, sorted."""
-    names = [name for name in folders_there(remote) if _WHOLE.fullmatch(name)]
+    names = [name for name in directories_there(remote) if _WHOLE.fullmatch(name)]
     return [name for name in names if size_there(remote, f"{name}/{STORE_FILE}") is not None]
 
 
-def _record(remote: RemoteFolder, version: str) -> dict[str, Any]:
+def _record(remote: RemoteDirectory, version: str) -> dict[str, Any]:
     name = f"{version}/{RECORD_FILE}"
     try:
         content: dict[str, Any] = json.loads(remote.read(name))

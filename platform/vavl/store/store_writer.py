@@ -64,7 +64,7 @@ class StoreWriter:
     """Writes the files of a store; the directory is a store only after ``finish``.
 
     Args:
-        folder: of the store; an older store.json in it is removed, for its files are about to change.
+        directory: of the store; an older store.json in it is removed, for its files are about to change.
         corpus: name.
         card_hash: of the card that the clips were found with.
 
@@ -72,9 +72,9 @@ class StoreWriter:
         InputError: the directory cannot be written.
     """
 
-    def __init__(self, folder: Path, corpus: str, card_hash: str) -> None:
-        self.folder, self.corpus, self.card_hash = make_folder(folder), corpus, card_hash
-        (folder / "store.json").unlink(missing_ok=True)
+    def __init__(self, directory: Path, corpus: str, card_hash: str) -> None:
+        self.directory, self.corpus, self.card_hash = make_folder(directory), corpus, card_hash
+        (directory / "store.json").unlink(missing_ok=True)
         self._modalities: dict[str, dict[str, Any]] = {}
 
     def write_modality(
@@ -97,7 +97,7 @@ class StoreWriter:
                 are over other frames.
         """
         assert modality in MODALITIES
-        path, sums_path = self.folder / f"{modality}.arrow", self.folder / f"{modality}_sums.arrow"
+        path, sums_path = self.directory / f"{modality}.arrow", self.directory / f"{modality}_sums.arrow"
         batches = _rebatched(batches)
         first = next(batches, None)
         if first is None:
@@ -110,7 +110,7 @@ class StoreWriter:
         with (
             written_beside(path) as partial,
             pa.ipc.new_stream(str(partial), ROW_SCHEMA) as writer,
-            written_beside(self.folder / checks_file(modality)) as partial_checks,
+            written_beside(self.directory / checks_file(modality)) as partial_checks,
             pa.ipc.new_stream(str(partial_checks), CHECKS_SCHEMA) as checks,
         ):
             for batch in batches:
@@ -130,7 +130,7 @@ class StoreWriter:
     def leave_out(self, modality: str) -> None:
         """Remove files of ``modality`` that an older store in the directory may have had."""
         for name in (f"{modality}.arrow", f"{modality}_sums.arrow", checks_file(modality)):
-            (self.folder / name).unlink(missing_ok=True)
+            (self.directory / name).unlink(missing_ok=True)
 
     def finish(self, counts: Mapping[str, int], sources: Sequence[Mapping[str, Any]] | None = None) -> str:
         """Write store.json and return the store's hash.
@@ -150,13 +150,13 @@ class StoreWriter:
         if sources is not None:
             content["sources"] = [dict(source) for source in sources]
         content["store_hash"] = content_hash(content)
-        write_json(self.folder / "store.json", content)
+        write_json(self.directory / "store.json", content)
         return str(content["store_hash"])
 
     def _other_files(self) -> dict[str, Any]:
         """Size and hash of the other files, so that a copy can be checked; the store's hash has the card."""
         checks = map(checks_file, self._modalities)
-        paths = [self.folder / name for name in ("manifest.arrow", "facts.arrow", *checks)]
+        paths = [self.directory / name for name in ("manifest.arrow", "facts.arrow", *checks)]
         return {
             path.name: {"bytes": path.stat().st_size, "sha256": sha256_of_file(path)}
             for path in paths
@@ -164,14 +164,14 @@ class StoreWriter:
         }
 
     def _entry(self, modality: str, info: ModalityInfo) -> dict[str, Any]:
-        path = self.folder / f"{modality}.arrow"
+        path = self.directory / f"{modality}.arrow"
         return {
             **vars(info),
             "settings": dict(info.settings),
             "channels": list(info.channels),
             "bytes": path.stat().st_size,
             "sha256": sha256_of_file(path),
-            "sums_sha256": sha256_of_file(self.folder / f"{modality}_sums.arrow"),
+            "sums_sha256": sha256_of_file(self.directory / f"{modality}_sums.arrow"),
         }
 
 

@@ -31,7 +31,7 @@ from vavl.config.files import make_folder, read_json, write_json
 from vavl.config.places import CACHE_VARIABLE
 from vavl.config.snapshot import save_config
 from vavl.errors import InputError, VavlError
-from vavl.store.store_cache import run_cache_folder
+from vavl.store.store_cache import run_cache_directory
 from vavl.store.store_versions import LATEST, pinned_store, split_version
 from vavl.training.settings import TrainingPlan
 from vavl.training.storage import RunStorage
@@ -73,7 +73,7 @@ class RunFolder:
             address = str(output_dir)
             name = _NOT_IN_NAMES.sub("_", address.rstrip("/").rpartition("/")[2])
             digest = hashlib.sha256(address.encode()).hexdigest()[:12]
-            self.path = make_folder(run_cache_folder() / f"{name}-{digest}", setting=CACHE_VARIABLE)
+            self.path = make_folder(run_cache_directory() / f"{name}-{digest}", setting=CACHE_VARIABLE)
         else:
             self.path = make_folder(Path(output_dir))
 

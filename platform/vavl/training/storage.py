@@ -18,8 +18,8 @@ from safetensors import SafetensorError
 from vavl.config.files import make_folder, written_beside
 from vavl.errors import TrainingError
 from vavl.store.remote_files import (
-    RemoteFolder,
-    folders_there,
+    RemoteDirectory,
+    directories_there,
     hash_there,
     move_there,
     send_file,
@@ -42,7 +42,7 @@ class RunStorage:
         self.is_remote = "://" in self.address
         self._local = None if self.is_remote else Path(output_dir).absolute()
         # Not ``as_uri``: fsspec takes %20 for part of the name.
-        self._remote = RemoteFolder(self.address if self._local is None else f"file://{self._local}")
+        self._remote = RemoteDirectory(self.address if self._local is None else f"file://{self._local}")
 
     def directory(self, name: str) -> RunStorage:
         """Return the storage of a directory below this one."""
@@ -140,7 +140,7 @@ class RunStorage:
 
     def directories(self) -> list[str]:
         """Return the names of the directories right below this one."""
-        return folders_there(self._remote)
+        return directories_there(self._remote)
 
     def files(self) -> dict[str, int]:
         """Return the sizes in bytes of the files right below this directory, by name.

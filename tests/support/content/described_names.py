@@ -7,7 +7,7 @@ from pathlib import Path
 
 import yaml
 
-from vavl.description.describe import Description, describe_folder
+from vavl.description.describe import Description, describe_directory
 from vavl.description.draft import card_content, card_text
 
 
@@ -18,7 +18,7 @@ def described(root: Path, names: Iterable[str], **tables: str) -> Description:
         path.write_bytes(b"x")
     for name, text in tables.items():
         (root / f"{name}.csv").write_text(text)
-    found = describe_folder(root, "found", cards=root / "none", most_files=100_000, probed_files=0)
+    found = describe_directory(root, "found", cards=root / "none", most_files=100_000, probed_files=0)
     assert yaml.safe_load(card_text(found.sections, "head")) == card_content(found.sections)
     return found
 

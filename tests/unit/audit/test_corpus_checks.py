@@ -52,7 +52,7 @@ def test_counts(tmp_path, metadata, state, text):
 def test_quarantine(tmp_path, bad, state):
     found = Material.of(write_audited_corpus(tmp_path))
     counts = {"clips": CLIPS} | ({} if bad is None else {"quarantined": bad})
-    store = FeatureStore(found.store.folder, {**found.store.content, "counts": counts})
+    store = FeatureStore(found.store.directory, {**found.store.content, "counts": counts})
     finding = check_quarantine(replace(found, store=store), SETTINGS)
     assert finding.state == state
     assert finding.is_known == (bad is not None)

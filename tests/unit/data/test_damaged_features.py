@@ -63,7 +63,7 @@ def test_a_manifest_that_is_cut_under_a_run_is_an_error_at_the_next_batch(
     small_store, small_corpus, tmp_path
 ):
     shared = open_collection(DataSettings(store=small_store(small_corpus())))
-    folder = shutil.copytree(shared.store.folder, tmp_path / "store")
+    folder = shutil.copytree(shared.store.directory, tmp_path / "store")
     collection = open_collection(DataSettings(store=folder))
     normaliser = normalisers(collection, training_rows(collection), per_speaker=False)
     collate(collection, np.array([1]), normaliser)

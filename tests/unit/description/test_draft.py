@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from vavl.corpora.manifest import TEST, TRAIN, VALIDATION
-from vavl.description.describe import Description, corpus_name, describe_folder
+from vavl.description.describe import Description, corpus_name, describe_directory
 from vavl.description.draft import card_content, card_text
 from vavl.description.people import draw_folds
 from vavl.description.tables import look_at_table
@@ -28,7 +28,7 @@ def touch(root: Path, names: list[str]) -> None:
 
 
 def described(root: Path, name: str = "found") -> Description:
-    found = describe_folder(root, name, cards=ROOT / "datasets", most_files=10_000, probed_files=0)
+    found = describe_directory(root, name, cards=ROOT / "datasets", most_files=10_000, probed_files=0)
     assert yaml.safe_load(card_text(found.sections, "head")) == card_content(found.sections)
     return found
 
@@ -148,7 +148,7 @@ def test_links_pipes_and_hidden_files_are_counted_and_left_out(tmp_path):
 
 def test_the_bound_on_files_is_kept_and_told(tmp_path):
     touch(tmp_path, [f"s{number}_a.wav" for number in range(9)])
-    found = describe_folder(tmp_path, "found", cards=tmp_path, most_files=5, probed_files=0)
+    found = describe_directory(tmp_path, "found", cards=tmp_path, most_files=5, probed_files=0)
     assert len(found.listing.audio) == 5
     assert not found.listing.is_complete
 

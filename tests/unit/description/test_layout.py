@@ -54,7 +54,7 @@ def test_the_pattern_of_a_layout(case):
     assert len(layout.roles.emotion.distinct) == classes
     for side in (layout.audio, layout.video):
         if side is not None:
-            assert not side.table.strangers
+            assert not side.table.unmatched
             assert all(
                 re.fullmatch(layout.pattern(side), name.rpartition(".")[0]) for name in side.table.names
             )
@@ -74,10 +74,10 @@ def test_values_of_numbers_are_not_taken_for_emotions():
     assert layout.roles.emotion.distinct[-1] == "08"
 
 
-def test_files_named_otherwise_are_strangers():
+def test_files_named_otherwise_are_unmatched():
     audio, video = name_layouts.demo()
     layout = find_layout([*audio, "audio/f01/notes on the recording.wav"], video)
-    assert layout.lead.table.strangers == ("audio/f01/notes on the recording.wav",)
+    assert layout.lead.table.unmatched == ("audio/f01/notes on the recording.wav",)
     assert len(layout.speakers_of_clips()) == 432
 
 

@@ -9,7 +9,7 @@ from rendered_media import tone
 from sounding_media import write_clip
 
 from vavl.errors import ClipError
-from vavl.media.decoding import ffmpeg_faults, presentation_start
+from vavl.media.decoding import ffmpeg_errors, presentation_start
 from vavl.media.media import read_frames
 from vavl.media.sound import read_audio
 
@@ -54,5 +54,5 @@ def test_a_fault_of_ffmpeg_names_the_file(tmp_path, field, advice):
     path = tmp_path / "a.mp4"
     path.write_bytes(b"no container")
     expected = pytest.raises(ClipError, match=rf"(?s)a\.mp4: {field}: cannot be decoded.*{advice}")
-    with expected, ffmpeg_faults(path, field):
+    with expected, ffmpeg_errors(path, field):
         av.open(str(path))

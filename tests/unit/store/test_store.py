@@ -115,7 +115,7 @@ def test_the_hash_follows_the_content_alone(tmp_path, clips, monkeypatch, values
 
 
 def test_hugging_face_datasets_maps_the_arrow_file(store, clips):
-    table = datasets.Dataset.from_file(str(store.folder / "audio.arrow"))
+    table = datasets.Dataset.from_file(str(store.directory / "audio.arrow"))
     assert table.column_names == ROW_SCHEMA.names
     np.testing.assert_array_equal(
         np.asarray(table[5]["values"], dtype=np.float32).reshape(-1, WIDTH), clips[5].values
@@ -123,65 +123,65 @@ def test_hugging_face_datasets_maps_the_arrow_file(store, clips):
 
 
 def test_an_interrupted_store_is_none(store):
-    (store.folder / "store.json").unlink()
+    (store.directory / "store.json").unlink()
     with pytest.raises(StoreError, match=r"no feature store.*\n.*run: python jobs/prepare_corpus.py CONFIG"):
-        FeatureStore.open(store.folder)
-    (store.folder / "parts").mkdir()
+        FeatureStore.open(store.directory)
+    (store.directory / "parts").mkdir()
     with pytest.raises(StoreError, match="incomplete"):
-        FeatureStore.open(store.folder)
+        FeatureStore.open(store.directory)
 
 
 def test_beginning_to_write_makes_an_old_store_incomplete(store):
-    StoreWriter(store.folder, "small", "0" * 16)
+    StoreWriter(store.directory, "small", "0" * 16)
     with pytest.raises(StoreError, match=r"store\.json"):
-        FeatureStore.open(store.folder)
+        FeatureStore.open(store.directory)
 
 
 def test_a_format_from_the_future_is_refused(store):
-    path = store.folder / "store.json"
+    path = store.directory / "store.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "format_version": 99}))
     with pytest.raises(StoreError, match="format 99 is unknown"):
-        FeatureStore.open(store.folder)
+        FeatureStore.open(store.directory)
 
 
 def test_a_modality_that_would_name_a_file_elsewhere_is_refused(store):
-    path = store.folder / "store.json"
+    path = store.directory / "store.json"
     content = json.loads(path.read_text())
     content["modalities"]["../../secret"] = content["modalities"]["audio"]
     path.write_text(json.dumps(content))
     with pytest.raises(StoreError, match=r"modalities: \['../../secret'\] are not of \['audio', 'video'\]"):
-        FeatureStore.open(store.folder)
+        FeatureStore.open(store.directory)
 
 
 def test_a_file_that_was_cut_off_or_is_missing_is_noticed_at_opening(store):
-    path = store.folder / "audio.arrow"
+    path = store.directory / "audio.arrow"
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(StoreError, match=r"bytes, store\.json says"):
-        FeatureStore.open(store.folder)
+        FeatureStore.open(store.directory)
     path.unlink()
     with pytest.raises(StoreError, match="missing"):
-        FeatureStore.open(store.folder)
+        FeatureStore.open(store.directory)
 
 
 def test_a_broken_store_json_is_refused(store):
-    (store.folder / "store.json").write_text("{")
+    (store.directory / "store.json").write_text("{")
     with pytest.raises(StoreError, match="not valid JSON"):
-        FeatureStore.open(store.folder)
+        FeatureStore.open(store.directory)
 
 
 def test_verify_accepts_a_good_store_and_finds_changed_values(store):
     store.verify()
-    path = store.folder / "audio.arrow"
+    path = store.directory / "audio.arrow"
     content = bytearray(path.read_bytes())
     place = content.index(store.features("audio", 20).tobytes())
     content[place : place + 4] = np.float32(np.nan).tobytes()
     path.write_bytes(content)
     with pytest.raises(StoreError, match="clip_0020: features hold NaN"):
-        FeatureStore.open(store.folder).verify()
+        FeatureStore.open(store.directory).verify()
     content[place : place + 4] = np.float32(7).tobytes()
     path.write_bytes(content)
     with pytest.raises(StoreError, match="the file was changed"):
-        FeatureStore.open(store.folder).verify()
+        FeatureStore.open(store.directory).verify()
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])

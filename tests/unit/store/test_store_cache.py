@@ -71,7 +71,7 @@ def test_an_address_is_copied_once_and_reads_like_the_store(
     assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == before
 
     there, here = open_collection(DataSettings(store=origin)), open_collection(DataSettings(store=address))
-    assert here.store.folder == folder
+    assert here.store.directory == folder
     assert here.store.hash == there.store.hash
     np.testing.assert_array_equal(here.store.features("audio", 3), there.store.features("audio", 3))
     assert len(here.manifest) == len(there.manifest)

@@ -66,7 +66,7 @@ def merged(stores: dict[str, Path], tmp_path: Path) -> Callable[..., FeatureStor
 
 
 def rows_of(store: FeatureStore) -> pd.DataFrame:
-    table = Manifest.read(store.folder).table.to_pandas().set_index("clip_id")
+    table = Manifest.read(store.directory).table.to_pandas().set_index("clip_id")
     return table.astype(object).where(table.notna(), None)
 
 
@@ -79,7 +79,7 @@ def test_features_sums_and_times_are_those_of_the_corpora(
 ) -> None:
     store = merged()
     store.verify()
-    manifest = Manifest.read(store.folder)
+    manifest = Manifest.read(store.directory)
     assert len(manifest) == 6 * 12 + 6 * 8
     assert manifest.table["clip_id"].to_pylist() == sorted(manifest.table["clip_id"].to_pylist())
     for corpus, folder in stores.items():
@@ -104,7 +104,7 @@ def test_features_sums_and_times_are_those_of_the_corpora(
 def test_the_manifest_keeps_the_corpus_and_has_the_columns_of_all(
     merged: Callable[..., FeatureStore], stores: dict[str, Path]
 ) -> None:
-    manifest = Manifest.read(merged().folder)
+    manifest = Manifest.read(merged().directory)
     assert manifest.corpus == "both"
     assert manifest.corpora == ("alpha", "alpha_b")
     assert pc.value_counts(manifest.table["corpus"]).to_pylist() == [
@@ -148,7 +148,7 @@ def test_dropped_clips_may_stay_without_a_label(merged: Callable[..., FeatureSto
 
 
 def test_folds_of_the_same_number_are_one(merged: Callable[..., FeatureStore]) -> None:
-    manifest = Manifest.read(merged().folder)
+    manifest = Manifest.read(merged().directory)
     assert manifest.folds == (1, 2)
     assert manifest.fold_title(2) == "2 (alpha 2, alpha_b 2)"
     assert manifest.protocol == "aligned folds: alpha: alpha-folds; alpha_b: alpha_b-folds"
@@ -160,14 +160,14 @@ def test_folds_of_the_same_number_are_one(merged: Callable[..., FeatureStore]) -
 
 def test_folds_may_be_named_by_corpus(merged: Callable[..., FeatureStore]) -> None:
     by_corpus = {"alpha": [0, 2, 2], "alpha_b": [5, 1, 2]}
-    manifest = Manifest.read(merged(folds={"rule": "aligned", "by_corpus": by_corpus}).folder)
+    manifest = Manifest.read(merged(folds={"rule": "aligned", "by_corpus": by_corpus}).directory)
     assert manifest.folds == (0, 1, 2)
     assert speakers(manifest, 0, TEST) == {"alpha/s0", "alpha_b/s5"}
     assert speakers(manifest, 1, TEST) == {"alpha/s2", "alpha_b/s1"}
 
 
 def test_one_corpus_may_be_left_out_at_a_time(merged: Callable[..., FeatureStore]) -> None:
-    manifest = Manifest.read(merged(folds={"rule": "leave_one_corpus_out"}).folder)
+    manifest = Manifest.read(merged(folds={"rule": "leave_one_corpus_out"}).directory)
     assert manifest.folds == (0, 1)
     assert [manifest.fold_title(fold) for fold in manifest.folds] == ["0 (alpha)", "1 (alpha_b)"]
     assert manifest.protocol == "leave one corpus out (alpha, alpha_b)"
@@ -186,19 +186,19 @@ def test_facts_are_joined_and_counts_added_up(
     merged: Callable[..., FeatureStore], stores: dict[str, Path]
 ) -> None:
     store = merged()
-    facts = read_facts(store.folder)
+    facts = read_facts(store.directory)
     assert facts.num_rows == 2 * (72 + 48)
     assert facts.slice(0, 1).to_pylist()[0]["clip_id"] == "alpha/s0_000"
     assert facts["sha256"].to_pylist() == [
         entry for corpus in stores for entry in read_facts(stores[corpus])["sha256"].to_pylist()
     ]
-    assert read_content(store.folder)["files"].keys() == {
+    assert read_content(store.directory)["files"].keys() == {
         "manifest.arrow",
         "facts.arrow",
         "audio_checks.arrow",
         "video_checks.arrow",
     }
-    assert read_content(store.folder)["counts"] == {"clips": 120, "quarantined": 2}
+    assert read_content(store.directory)["counts"] == {"clips": 120, "quarantined": 2}
 
 
 def test_the_store_says_where_it_comes_from(
@@ -215,7 +215,7 @@ def test_the_store_says_where_it_comes_from(
 def test_the_same_stores_give_the_same_bytes_wherever_they_lie(
     merged: Callable[..., FeatureStore], stores: dict[str, Path], tmp_path: Path
 ) -> None:
-    first = files_of(merged().folder)
+    first = files_of(merged().directory)
     moved = {
         corpus: Path(shutil.copytree(folder, tmp_path / f"moved_{corpus}"))
         for corpus, folder in stores.items()
@@ -224,7 +224,7 @@ def test_the_same_stores_give_the_same_bytes_wherever_they_lie(
         plan_merge(settings(moved, stores=[moved["alpha"].as_uri(), str(moved["alpha_b"])])),
         tmp_path / "merged",
     )
-    assert files_of(again.folder) == first
+    assert files_of(again.directory) == first
     assert len(first) == 10
     assert not list(tmp_path.glob(".*.partial")) + list(tmp_path.glob(".*.old"))
 
@@ -248,7 +248,7 @@ def test_one_corpus_alone_is_normalised_as_in_its_own_store(
     merged: Callable[..., FeatureStore], stores: dict[str, Path]
 ) -> None:
     """Leaving alpha out, the training speakers are those of alpha_b alone."""
-    together = open_collection(DataSettings(store=merged(folds={"rule": "leave_one_corpus_out"}).folder))
+    together = open_collection(DataSettings(store=merged(folds={"rule": "leave_one_corpus_out"}).directory))
     alone = open_collection(DataSettings(store=stores["alpha_b"]))
     theirs = np.flatnonzero(np.isin(together.manifest.split(0), [TRAIN]))
     names = {together.speakers[code].partition("/")[2] for code in together.speaker[theirs]}
@@ -330,7 +330,7 @@ def test_one_side_alone_may_be_taken(stores: dict[str, Path], tmp_path: Path) ->
         plan_merge(settings(stores, **changes))
     store = merge_stores(plan_merge(settings(stores, **changes, modalities=["audio"])), tmp_path / "merged")
     assert store.info.keys() == {"audio"}
-    assert {path.name for path in store.folder.iterdir()} == {
+    assert {path.name for path in store.directory.iterdir()} == {
         "store.json", "manifest.arrow", "manifest.parquet", "facts.arrow", "audio.arrow", "audio_sums.arrow",
         "audio_checks.arrow",
     }  # fmt: skip
@@ -346,14 +346,14 @@ def test_a_corpus_may_lack_a_side_and_facts(
         store = merge_stores(plan, tmp_path / "merged")
     assert "gamma has no facts.arrow" in caplog.text
     assert (store.info["audio"].clips, store.info["video"].clips) == (144, 72)
-    assert read_facts(store.folder).num_rows == 144
+    assert read_facts(store.directory).num_rows == 144
     store.verify()
 
 
 def test_a_changed_store_is_refused_and_the_earlier_one_stays(
     merged: Callable[..., FeatureStore], stores: dict[str, Path], tmp_path: Path
 ) -> None:
-    before = files_of(merged().folder)
+    before = files_of(merged().directory)
     changed = Path(shutil.copytree(stores["alpha"], tmp_path / "changed"))
     damaged = bytearray((changed / "audio.arrow").read_bytes())
     damaged[-600] ^= 1
@@ -381,10 +381,11 @@ def test_a_merged_store_can_be_merged_again(
     first = merged()
     third = write_corpus_store(tmp_path / "gamma", "gamma", ("glad", "mad"), folds=(1,), clips_per_speaker=4)
     again = merge_stores(
-        plan_merge(settings(stores, name="all", stores=[first.folder, third], labels={})), tmp_path / "again"
+        plan_merge(settings(stores, name="all", stores=[first.directory, third], labels={})),
+        tmp_path / "again",
     )
-    manifest = Manifest.read(again.folder)
+    manifest = Manifest.read(again.directory)
     assert manifest.corpora == ("alpha", "alpha_b", "gamma")
     assert manifest.table["clip_id"][0].as_py() == "both/alpha/s0_000"
     assert [source["corpus"] for source in again.content["sources"][0]["sources"]] == ["alpha", "alpha_b"]
-    assert read_json(again.folder / "store.json")["corpus"] == "all"
+    assert read_json(again.directory / "store.json")["corpus"] == "all"

@@ -16,7 +16,7 @@ import pytest
 from vavl.config.files import sha256_of_file
 from vavl.errors import InputError, StoreError
 from vavl.store import remote_files, store_push
-from vavl.store.remote_files import RemoteFolder
+from vavl.store.remote_files import RemoteDirectory
 from vavl.store.store import FeatureStore
 from vavl.store.store_cache import local_store
 from vavl.store.store_push import Pushed, list_stores, push_store
@@ -91,7 +91,7 @@ def cut_after(files: int, monkeypatch: pytest.MonkeyPatch) -> None:
     count = itertools.count()
     whole = store_push.send_file
 
-    def send(remote: RemoteFolder, source: Path, name: str, tick: Callable[[int], None]) -> None:
+    def send(remote: RemoteDirectory, source: Path, name: str, tick: Callable[[int], None]) -> None:
         if next(count) < files:
             whole(remote, source, name, tick)
             return
@@ -151,7 +151,7 @@ def test_without_reading_back_sizes_are_compared(whole_store: Path, tmp_path: Pa
 def test_what_arrives_damaged_is_not_committed(
     whole_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def send(remote: RemoteFolder, source: Path, name: str, tick: Callable[[int], None]) -> None:
+    def send(remote: RemoteDirectory, source: Path, name: str, tick: Callable[[int], None]) -> None:
         remote_files.write_small(remote, name, bytes(source.stat().st_size))
 
     monkeypatch.setattr(store_push, "send_file", send)

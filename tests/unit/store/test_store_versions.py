@@ -13,13 +13,13 @@ import pytest
 
 from vavl.errors import StoreError
 from vavl.store import store_versions
-from vavl.store.remote_files import RemoteFolder
+from vavl.store.remote_files import RemoteDirectory
 from vavl.store.store_cache import local_notes, local_store
 from vavl.store.store_push import push_store
 from vavl.store.store_versions import (
     pinned_store,
     split_version,
-    store_folder,
+    store_directory,
     version_of,
     versions_at,
     write_latest,
@@ -64,7 +64,7 @@ def test_a_folder_with_such_a_name_is_taken_as_it_is(tmp_path: Path) -> None:
     folder = tmp_path / "small@latest"
     folder.mkdir()
     assert split_version(folder) == (folder, None)
-    assert store_folder(folder) == pinned_store(folder) == folder
+    assert store_directory(folder) == pinned_store(folder) == folder
 
 
 def test_the_newest_and_each_by_its_first_digits_are_found(pushed: tuple[Path, list[str]]) -> None:
@@ -73,7 +73,7 @@ def test_the_newest_and_each_by_its_first_digits_are_found(pushed: tuple[Path, l
     assert pinned_store(f"{base}@latest") == f"{base}@{newer}"
     assert pinned_store(place.with_name("small@latest")) == place.with_name(f"small@{newer}")
     assert pinned_store(f"{base}@{older[:20]}") == f"{base}@{older}"
-    assert store_folder(f"{base}@{older}") == f"{base}/{older}"
+    assert store_directory(f"{base}@{older}") == f"{base}/{older}"
     for version in (older, newer):
         content = json.loads((local_store(f"{base}@{version}") / "store.json").read_text())
         assert version_of(content) == version
@@ -148,14 +148,14 @@ def test_a_version_that_was_committed_meanwhile_is_seen(
     write = store_versions.write_small
     written = []
 
-    def write_late(remote: RemoteFolder, name: str, content: bytes) -> None:
+    def write_late(remote: RemoteDirectory, name: str, content: bytes) -> None:
         if hidden.exists():
             hidden.rename(place / versions[1])
         written.append(content.decode().strip())
         write(remote, name, content)
 
     monkeypatch.setattr(store_versions, "write_small", write_late)
-    assert write_latest(RemoteFolder(place.as_uri())) == versions[::-1]
+    assert write_latest(RemoteDirectory(place.as_uri())) == versions[::-1]
     assert written == versions
 
 
@@ -178,7 +178,7 @@ def test_of_pushes_at_once_the_last_is_the_latest(
         process.join(60)
     assert [process.exitcode for process in processes] == [0] * 6
     place = tmp_path / "pushed/small"
-    records = versions_at(RemoteFolder(place.as_uri()))
+    records = versions_at(RemoteDirectory(place.as_uri()))
     assert len(records) == 6
     assert (place / "latest").read_text().strip() == records[0]["version"]
     assert [record["pushed"] for record in records] == sorted(
