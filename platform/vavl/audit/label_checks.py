@@ -8,9 +8,7 @@ at chance is tested with the network.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -48,18 +46,19 @@ def check_label_balance(material: Material, settings: AuditSettings) -> Finding:
 def check_label_sets(material: Material) -> Finding:
     """State what the label sets say of each other; they may well differ, so this never fails.
 
-    ``numbers`` holds ``vavl.corpora.label_agreement.LabelFacts``: sets, agreements, reference scores, folds.
+    ``numbers`` are those of ``vavl.corpora.label_agreement.label_facts_of``.
     """
     # scikit-learn comes with it, and every training run reads this file without ever checking labels.
     from vavl.corpora.label_agreement import label_facts_of
 
     facts = label_facts_of(material.manifest)
+    shares = ((pair, 100 * pair["equal"] / pair["clips"]) for pair in facts["agreements"])
     pairs = [
-        f"{pair.one} and {pair.other} agree in {pair.percent:.1f} % of {pair.clips:,} clips"
-        for pair in facts.agreements
+        f"{pair['one']} and {pair['other']} agree in {share:.1f} % of {pair['clips']:,} clips"
+        for pair, share in shares
     ]
-    text = "; ".join(pairs) or f"{max(len(facts.sets), 1)} label set(s), none to compare"
-    return Finding(Check.LABEL_SETS, State.PASSED, text, numbers=json.loads(json.dumps(asdict(facts))))
+    text = "; ".join(pairs) or f"{max(len(facts['sets']), 1)} label set(s), none to compare"
+    return Finding(Check.LABEL_SETS, State.PASSED, text, numbers=facts)
 
 
 def attribute_columns(material: Material) -> dict[str, NDArray[np.float64]]:

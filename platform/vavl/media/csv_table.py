@@ -54,12 +54,7 @@ def place_inside(root: Path, name: str) -> Path:
 
 
 def read_text_columns(root: Path, name: str, columns: Sequence[str]) -> list[list[str]]:
-    """Read columns of a CSV table as text, spaces around the values removed.
-
-    Args:
-        root: corpus directory.
-        name: path of the table below it.
-        columns: names of the columns to read.
+    """Read columns of the table ``name`` below ``root`` as text, spaces around the values removed.
 
     Returns:
         One list per column; an empty field is "".
@@ -67,10 +62,7 @@ def read_text_columns(root: Path, name: str, columns: Sequence[str]) -> list[lis
     Raises:
         CorpusError: the table is missing, empty, broken or lacks a column.
     """
-    path = place_inside(root, name)
-    header = read_header(path)
-    _check_columns(path, header, columns)
-    table = _read(path, columns, {column: pa.string() for column in columns})
+    path, table = _read(root, name, columns, pa.string())
     values = [[value.strip() for value in table[column].to_pylist()] for column in columns]
     for column, texts in zip(columns, values, strict=True):
         row = next((row for row, text in enumerate(texts, start=1) if "\0" in text), None)
@@ -85,20 +77,14 @@ def read_number_columns(root: Path, name: str, columns: Sequence[str]) -> npt.ND
     Raises:
         CorpusError: the table is missing, empty, broken, lacks a column or holds text in one.
     """
-    path = place_inside(root, name)
-    _check_columns(path, read_header(path), columns)
-    table = _read(path, columns, {column: pa.float64() for column in columns})
+    _, table = _read(root, name, columns, pa.float64())
     arrays = [table[column].to_numpy(zero_copy_only=False) for column in columns]
     values: npt.NDArray[np.float64] = np.stack(arrays, axis=1)
     return values
 
 
 def read_header(path: Path) -> list[str]:
-    """Return the column names of a CSV table.
-
-    Raises:
-        CorpusError: the file is missing, is not text in UTF-8 or UTF-16, has no header, or names a column twice.
-    """
+    """Return the column names of a CSV table; raises like ``read_form``."""
     return read_form(path).header
 
 
@@ -132,18 +118,15 @@ def read_form(path: Path) -> TableForm:
     """Return how a CSV table is written: its header, marks and encoding.
 
     Raises:
-        CorpusError: see ``read_header``.
+        CorpusError: the file is missing, is not text in UTF-8 or UTF-16, has no header, or names a column twice.
     """
     encoding, lines = _first_lines(path)
     named = re.fullmatch(r"\s*\"?sep=(.)\"?\s*", lines[0], re.IGNORECASE)
     line = lines[1] if named else lines[0]
     if not line.strip():
-        is_text = encoding == "utf8"
-        problem = (
-            "the table is empty"
-            if is_text
-            else f"cannot be read: no text in {encoding} behind its first bytes"
-        )
+        problem = "the table is empty"
+        if encoding != "utf8":
+            problem = f"cannot be read: no text in {encoding} behind its first bytes"
         raise CorpusError(str(path), "", problem, "restore the file")
     if line.count('"') % 2 or "\0" in line:
         problem = "a name in the header goes over two lines, or the file is no text"
@@ -191,19 +174,15 @@ def _encoding(head: bytes) -> str:
     return "utf-16-be" if len(start) >= _FEWEST_BYTES and not any(low) and all(high) else "utf8"
 
 
-def _check_columns(path: Path, header: Sequence[str], columns: Sequence[str]) -> None:
-    for column in columns:
-        if column not in header:
-            raise CorpusError(
-                str(path), column, f"no such column; the table has {', '.join(header)}",
-                "correct the column's name in the card",
-            )  # fmt: skip
-
-
-def _read(path: Path, columns: Sequence[str], types: dict[str, pa.DataType]) -> pa.Table:
+def _read(root: Path, name: str, columns: Sequence[str], kind: pa.DataType) -> tuple[Path, pa.Table]:
+    path = place_inside(root, name)
     form = read_form(path)
+    for column in columns:
+        if column not in form.header:
+            problem = f"no such column; the table has {', '.join(form.header)}"
+            raise CorpusError(str(path), column, problem, "correct the column's name in the card")
     # Where no comma parts the columns, it may be the decimal point; a dot is tried first.
-    points = form.decimal_points() if pa.float64() in types.values() else (".",)
+    points = form.decimal_points() if kind == pa.float64() else (".",)
     for point in points:
         try:
             table = csv.read_csv(
@@ -217,7 +196,7 @@ def _read(path: Path, columns: Sequence[str], types: dict[str, pa.DataType]) -> 
                 parse_options=csv.ParseOptions(delimiter=form.mark, newlines_in_values=True),
                 convert_options=csv.ConvertOptions(
                     include_columns=list(columns),
-                    column_types=types,
+                    column_types=dict.fromkeys(columns, kind),
                     decimal_point=point,
                     null_values=_MISSING_NUMBERS,
                 ),
@@ -229,4 +208,4 @@ def _read(path: Path, columns: Sequence[str], types: dict[str, pa.DataType]) -> 
                 raise CorpusError(str(path), ", ".join(columns), problem, "correct that line") from None
     if table.num_rows == 0:
         raise CorpusError(str(path), "", "the table has a header and no rows", "restore the file")
-    return table
+    return path, table

@@ -12,11 +12,10 @@ import soundfile
 from numpy.typing import NDArray
 
 from vavl.errors import ClipError
-from vavl.media.decoding import OPTIONS, ffmpeg_errors, presentation_start, too_long
+from vavl.media.decoding import OPTIONS, ffmpeg_errors, presentation_start, too_long, unusable, video_streams
 from vavl.media.mpeg_audio import MpegParts
 from vavl.media.whole import check_whole
 
-LISTEN = "listen to the file; make it again from its source, or leave the clip out"
 LEAST_GAP_S = 0.02
 """Time stamps of some containers are rounded to milliseconds; only more than this is a gap."""
 
@@ -24,7 +23,6 @@ LEAST_GAP_S = 0.02
 _SAMPLE_RATES_HZ = (1000, 768_000)
 # What a lossy codec adds before and after the sound; players leave it out, and so does libsndfile.
 _LONGEST_FILLING = 4096  # samples
-_COVER_ART = av.stream.Disposition.attached_pic
 _EIGHT_BITS = {"PCM_U8", "PCM_S8", "u8", "u8p"}
 # Formats whose headers guess or state nothing of the length: what libsndfile reads is held against the packets.
 _GUESSED = {"MP3", "MPEG", "OGG", "ALAC"}
@@ -87,7 +85,7 @@ def decode_sound(path: Path, longest_s: float) -> DecodedSound:
             return found
         if problem is None or not is_known or error.problem.startswith("cut off"):
             raise
-    raise ClipError(str(path), "audio", f"not a readable sound file: {problem}", LISTEN) from problem
+    raise unusable(path, "audio", f"not a readable sound file: {problem}") from problem
 
 
 def sound_length(path: Path) -> float:
@@ -99,16 +97,26 @@ def sound_length(path: Path) -> float:
     check_whole(path, "audio")
     try:
         with soundfile.SoundFile(str(path)) as sound:
-            if not _is_estimated(sound):
-                return float(sound.frames / sound.samplerate)
+            if (seconds := stated_length(sound)) is not None:
+                return seconds
     except soundfile.SoundFileError:
         pass
     with ffmpeg_errors(path, "audio"), av.open(str(path), options=OPTIONS) as container:
-        stream = _sound_stream(container, path)
-        if stream.codec_context.name.startswith(("mp3", "vorbis", "opus")):
-            return _packet_seconds(container, stream)
-        found = _decode_container(container, path, float("inf"))
-        return len(found.channels) / found.rate_hz
+        return length_in(container, path)
+
+
+def stated_length(sound: soundfile.SoundFile) -> float | None:
+    """Return the length in seconds that libsndfile reads; None where the header only estimates it."""
+    return None if _is_estimated(sound) else float(sound.frames / sound.samplerate)
+
+
+def length_in(container: Any, path: Path) -> float:
+    """Return the length of a container's sound in seconds: of its packets, or of what is decoded."""
+    stream = _sound_stream(container, path)
+    if stream.codec_context.name.startswith(("mp3", "vorbis", "opus")):
+        return _packet_seconds(container, stream)
+    found = _decode_container(container, path, float("inf"))
+    return len(found.channels) / found.rate_hz
 
 
 def _is_estimated(sound: soundfile.SoundFile) -> bool:
@@ -137,7 +145,7 @@ def _by_libsndfile(path: Path, longest_s: float) -> DecodedSound | None:
         if len(samples) < sound.frames:
             if is_estimated:
                 return None
-            raise _cut_off(path, f"{len(samples)} of {sound.frames} samples")
+            raise unusable(path, "audio", f"cut off: {len(samples)} of {sound.frames} samples")
         return DecodedSound(samples, int(sound.samplerate), _full_scale(sound.subtype))
 
 
@@ -157,9 +165,7 @@ def _packet_seconds(container: Any, stream: Any) -> float:
 def _check_rate(path: Path, rate_hz: int) -> None:
     lowest, highest = _SAMPLE_RATES_HZ
     if not lowest <= rate_hz <= highest:
-        raise ClipError(
-            str(path), "audio", f"a sample rate of {rate_hz} Hz, outside {lowest} .. {highest}", LISTEN
-        )
+        raise unusable(path, "audio", f"a sample rate of {rate_hz} Hz, outside {lowest} .. {highest}")
 
 
 def _full_scale(sample_format: str) -> float:
@@ -171,14 +177,14 @@ def _sound_stream(container: Any, path: Path) -> Any:
     stream = container.streams.best("audio")
     if stream is None or stream.codec_context is None:
         what = "the file has no audio stream" if stream is None else "there is no decoder for its sound"
-        raise ClipError(str(path), "audio", what, LISTEN)
+        raise unusable(path, "audio", what)
     return stream
 
 
 def _decode_container(container: Any, path: Path, longest_s: float) -> DecodedSound:
     stream = _sound_stream(container, path)
     start_s = presentation_start(container)
-    pictures = [picture for picture in container.streams.video if not picture.disposition & _COVER_ART]
+    pictures = video_streams(container)
     blocks, end_s, parts = _Blocks(), 0.0, MpegParts()
     is_mpeg = stream.codec_context.name.startswith(("mp1", "mp2", "mp3"))
     for packet in container.demux(stream, *pictures):
@@ -210,11 +216,8 @@ def _track_note(container: Any, stream: Any) -> str | None:
     tracks = container.streams.audio
     if len(tracks) < 2:
         return None
-    why = (
-        "marked as default"
-        if stream.disposition & av.stream.Disposition.default
-        else "the best by FFmpeg's rule"
-    )
+    is_default = stream.disposition & av.stream.Disposition.default
+    why = "marked as default" if is_default else "the best by FFmpeg's rule"
     return f"{len(tracks)} audio tracks: track {list(tracks).index(stream) + 1} was taken, {why}"
 
 
@@ -281,7 +284,3 @@ def packet_end_s(packet: Any, start_s: float) -> float:
     rate = packet.stream.average_rate
     duration = packet.duration * packet.time_base if packet.duration else (1 / rate if rate else 0)
     return float(time * packet.time_base + duration) - start_s
-
-
-def _cut_off(path: Path, found: str) -> ClipError:
-    return ClipError(str(path), "audio", f"cut off: {found}", LISTEN)

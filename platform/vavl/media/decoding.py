@@ -9,7 +9,7 @@ from typing import Any
 
 import av
 
-from vavl.errors import ClipError
+from vavl.errors import ClipError, NoSignalError
 
 MOST_PIXELS = 1 << 26
 """A header may state anything; a picture beyond this takes all memory before it is read."""
@@ -17,11 +17,20 @@ MOST_PIXELS = 1 << 26
 OPTIONS = {"max_pixels": str(MOST_PIXELS)}
 """For FFmpeg, of containers and of decoders."""
 
-_PERCEIVE = {
-    "audio": "listen to the file; make it again from its source, or leave the clip out",
-    "video": "look at the file; make it again from its source, or leave the clip out",
-    "media": "play the file; make it again from its source, or leave the clip out",
-}
+_PERCEIVE = {"audio": "listen to", "video": "look at", "media": "play"}
+
+
+def unusable(path: Path, field: str, problem: str) -> ClipError:
+    """Return the error for a file that gives no ``field``: "audio", "video" or, where both are meant, "media"."""
+    fix = f"{_PERCEIVE[field]} the file; make it again from its source, or leave the clip out"
+    return ClipError(str(path), field, problem, fix)
+
+
+def no_signal(path: Path, field: str, problem: str) -> NoSignalError:
+    """Return the error for a modality that is there and carries nothing."""
+    what = {"audio": "sound", "video": "video"}[field]
+    fix = f"nothing, where the clip has no {what}; else {unusable(path, field, problem).fix}"
+    return NoSignalError(str(path), field, problem, fix)
 
 
 def require_media_file(path: Path, field: str) -> None:
@@ -48,13 +57,15 @@ def presentation_start(container: Any) -> float:
     return 0.0 if container.start_time is None else float(container.start_time) / av.time_base
 
 
+def video_streams(container: Any) -> list[Any]:
+    """Return the streams of pictures; the cover of a song is none."""
+    cover = av.stream.Disposition.attached_pic
+    return [stream for stream in container.streams.video if not stream.disposition & cover]
+
+
 @contextlib.contextmanager
 def ffmpeg_errors(path: Path, field: str) -> Iterator[None]:
-    """Say of a fault inside FFmpeg which file provoked it.
-
-    Args:
-        path: of the file.
-        field: "audio", "video" or, where both are looked for, "media".
+    """Say of an error inside FFmpeg which file provoked it.
 
     Raises:
         ClipError: instead of FFmpeg's error.
@@ -62,7 +73,7 @@ def ffmpeg_errors(path: Path, field: str) -> Iterator[None]:
     try:
         yield
     except (av.error.FFmpegError, ValueError) as error:
-        raise ClipError(str(path), field, f"cannot be decoded: {error}", _PERCEIVE[field]) from error
+        raise unusable(path, field, f"cannot be decoded: {error}") from error
 
 
 def too_long(path: Path, field: str, longest_s: float) -> ClipError:

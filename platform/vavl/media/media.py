@@ -17,19 +17,21 @@ import numpy as np
 from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
-from vavl.errors import ClipError, NoSignalError
+from vavl.errors import ClipError
 from vavl.media.decoding import (
     MOST_PIXELS,
     OPTIONS,
     ffmpeg_errors,
+    no_signal,
     presentation_start,
     require_media_file,
     too_long,
+    unusable,
+    video_streams,
 )
 from vavl.media.even_pictures import Shown, evenly
 from vavl.media.whole import check_whole
 
-_WATCH = "look at the file; make it again from its source, or leave the clip out"
 # Some packets hold no picture of their own; where more give none, the decoder lost them.
 _LEAST_SHARE_OF_FRAMES = 0.9
 _GRAY = 128
@@ -74,8 +76,7 @@ class Pictures:
         check_whole(self.path, "video")
         with ffmpeg_errors(self.path, "video"), av.open(str(self.path), options=OPTIONS) as container:
             stream = self._stream(container)
-            packets = _Packets(container, stream)
-            decoded = _Counted(_decode(packets, stream, self.path))
+            decoded = _Decoded(container, stream, self.path)
             timeline = _Timeline(_progressive(decoded), stream, presentation_start(container))
             canvas: _Canvas | None = None
             signal = _Signal()
@@ -87,35 +88,36 @@ class Pictures:
                 signal.add(picture)
                 yield time, picture
             if canvas is None:
-                raise ClipError(str(self.path), "video", "the video stream holds no picture", _WATCH)
-            self._check_whole(decoded, packets)
-            if decoded.count >= _LEAST_OF_A_FILM and (nothing := signal.nothing()) is not None:
-                raise NoSignalError(
-                    str(self.path), "video", nothing, "nothing, where the clip has no video; else " + _WATCH
-                )
-            self.facts = _facts(timeline, decoded.count, canvas)
+                raise self._unusable("the video stream holds no picture")
+            self._check_whole(decoded, is_counted=stream.frames > 0)
+            if decoded.pictures >= _LEAST_OF_A_FILM and (nothing := signal.nothing()) is not None:
+                raise no_signal(self.path, "video", nothing)
+            self.facts = _facts(timeline, decoded.pictures, canvas)
+
+    def _unusable(self, problem: str) -> ClipError:
+        return unusable(self.path, "video", problem)
 
     def _stream(self, container: Any) -> Any:
         """Return the video stream, set up; the cover of a song is none."""
-        cover = av.stream.Disposition.attached_pic
-        streams = [stream for stream in container.streams.video if not stream.disposition & cover]
+        streams = video_streams(container)
         if not streams:
-            raise ClipError(str(self.path), "video", "the file has no video stream", _WATCH)
+            raise self._unusable("the file has no video stream")
         stream = streams[0]
         if stream.codec_context is None:
-            raise ClipError(str(self.path), "video", "there is no decoder for its pictures", _WATCH)
+            raise self._unusable("there is no decoder for its pictures")
         _check_picture_size(self.path, stream.codec_context.width, stream.codec_context.height)
         stream.codec_context.options = OPTIONS
         stream.codec_context.thread_count = 1
         return stream
 
-    def _check_whole(self, decoded: _Counted, packets: _Packets) -> None:
+    def _check_whole(self, decoded: _Decoded, *, is_counted: bool) -> None:
+        """Refuse damage; where a container counts its pictures (``is_counted``), each packet is one."""
         if decoded.damaged:
-            found = f"{decoded.damaged} of {decoded.count} pictures do not decode whole"
-            raise ClipError(str(self.path), "video", f"damaged: {found}", _WATCH)
-        if packets.are_pictures and decoded.count < _LEAST_SHARE_OF_FRAMES * packets.count:
-            found = f"{decoded.count} of {packets.count} pictures"
-            raise ClipError(str(self.path), "video", f"damaged: {found} can be decoded", _WATCH)
+            found = f"{decoded.damaged} of {decoded.pictures} pictures do not decode whole"
+            raise self._unusable(f"damaged: {found}")
+        if is_counted and decoded.pictures < _LEAST_SHARE_OF_FRAMES * decoded.packets:
+            found = f"{decoded.pictures} of {decoded.packets} pictures"
+            raise self._unusable(f"damaged: {found} can be decoded")
 
 
 def read_frames(
@@ -125,31 +127,30 @@ def read_frames(
     return iter(Pictures(path, frame_rate_hz, longest_s))
 
 
-class _Packets:
-    """Packets of a video stream; ``count`` are those that are shown: an edit list may hide others."""
+class _Decoded:
+    """The decoded pictures of a stream, counted while they are taken.
 
-    def __init__(self, container: Any, stream: Any) -> None:
-        self._packets, self.count = container.demux(stream), 0
-        self.are_pictures = stream.frames > 0
-        """Where a container counts pictures, each packet is one."""
+    Attributes:
+        packets: those that are shown: an edit list may hide others.
+        pictures: decoded.
+        damaged: pictures that the decoder had to guess in part.
+    """
+
+    def __init__(self, container: Any, stream: Any, path: Path) -> None:
+        self._packets, self._decoder = container.demux(stream), _alpha_decoder(stream, path)
+        self.packets = self.pictures = self.damaged = 0
 
     def __iter__(self) -> Iterator[Any]:
         for packet in self._packets:
-            self.count += bool(packet.size) and not packet.is_discard
-            yield packet
-
-
-class _Counted:
-    """Decoded pictures, counted; ``damaged`` counts those that the decoder had to guess in part."""
-
-    def __init__(self, pictures: Iterator[Any]) -> None:
-        self._pictures, self.count, self.damaged = pictures, 0, 0
-
-    def __iter__(self) -> Iterator[Any]:
-        for picture in self._pictures:
-            self.count += 1
-            self.damaged += bool(picture.is_corrupt)
-            yield picture
+            self.packets += bool(packet.size) and not packet.is_discard
+            if self._decoder is None:
+                pictures = packet.decode()
+            else:
+                pictures = self._decoder.decode(packet if packet.size else None)
+            for picture in pictures:
+                self.pictures += 1
+                self.damaged += bool(picture.is_corrupt)
+                yield picture
 
 
 class _Signal:
@@ -211,15 +212,6 @@ def _on_gray(picture: NDArray[np.uint8]) -> Picture:
     share = picture[..., 3:].astype(np.float32) / 255
     laid: Picture = np.rint(picture[..., :3] * share + _GRAY * (1 - share)).astype(np.uint8)
     return laid
-
-
-def _decode(packets: Iterable[Any], stream: Any, path: Path) -> Iterator[Any]:
-    context = _alpha_decoder(stream, path)
-    for packet in packets:
-        if context is None:
-            yield from packet.decode()
-        else:
-            yield from context.decode(packet if packet.size else None)
 
 
 def _alpha_decoder(stream: Any, path: Path) -> Any | None:
@@ -314,6 +306,4 @@ def _facts(timeline: _Timeline, count: int, canvas: _Canvas) -> dict[str, float]
 
 def _check_picture_size(path: Path, width: int, height: int) -> None:
     if width * height > MOST_PIXELS:
-        raise ClipError(
-            str(path), "video", f"pictures of {width} x {height}, more than {MOST_PIXELS} pixels", _WATCH
-        )
+        raise unusable(path, "video", f"pictures of {width} x {height}, more than {MOST_PIXELS} pixels")

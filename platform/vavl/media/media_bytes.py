@@ -13,13 +13,12 @@ from pathlib import Path
 import av
 
 from vavl.errors import InputError, VavlError
-from vavl.media.decoding import OPTIONS, ffmpeg_errors, require_media_file
+from vavl.media.decoding import OPTIONS, ffmpeg_errors, require_media_file, video_streams
 
 MOST_BYTES = 1 << 30
 """Of one file given as bytes; a larger one is to be given by its path."""
 
 _DATA_URL = re.compile(r"\s*data:[^,]*;base64,", re.IGNORECASE)
-_COVER_ART = av.stream.Disposition.attached_pic
 # The readers of sound look at the suffix: it says which checks a file has to pass.
 _SUFFIXES = {
     ".wav": re.compile(rb"(RIFF|RF64)....WAVE", re.DOTALL),
@@ -70,34 +69,25 @@ def modalities_in(path: Path) -> tuple[str, ...]:
     """
     require_media_file(path, "media")
     with ffmpeg_errors(path, "media"), av.open(str(path), options=OPTIONS) as container:
-        pictures = [stream for stream in container.streams.video if not stream.disposition & _COVER_ART]
-        streams = {"audio": container.streams.audio, "video": pictures}
+        streams = {"audio": container.streams.audio, "video": video_streams(container)}
         return tuple(modality for modality, found in streams.items() if found)
 
 
 def _decoded(content: bytes | bytearray | memoryview | str, field: str) -> bytes | bytearray | memoryview:
+    if isinstance(content, (bytes, bytearray, memoryview)):
+        return content
+    problem = f"is {type(content).__name__}, not bytes"
     if isinstance(content, str):
-        try:
+        with contextlib.suppress(binascii.Error, ValueError):
             return _from_base64(content)
-        except (binascii.Error, ValueError):
-            raise InputError(
-                field, "", "is a text that is not base64", "give the bytes of the file, or base64 of them"
-            ) from None
-    if not isinstance(content, (bytes, bytearray, memoryview)):
-        raise InputError(
-            field,
-            "",
-            f"is {type(content).__name__}, not bytes",
-            "give the bytes of the file, or base64 of them",
-        )
-    return content
+        problem = "is a text that is not base64"
+    raise InputError(field, "", problem, "give the bytes of the file, or base64 of them")
 
 
 def _from_base64(text: str) -> bytes:
     """Decode base64 as it comes: in lines (RFC 2045), in the URL-safe alphabet, without padding, as a data URL."""
-    bare = (
-        re.sub(r"\s+", "", _DATA_URL.sub("", text, count=1)).replace("-", "+").replace("_", "/").rstrip("=")
-    )
+    bare = re.sub(r"\s+", "", _DATA_URL.sub("", text, count=1)).rstrip("=")
+    bare = bare.replace("-", "+").replace("_", "/")
     return base64.b64decode(bare + "=" * (-len(bare) % 4), validate=True)
 
 

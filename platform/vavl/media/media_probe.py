@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,9 @@ import av
 import soundfile
 
 from vavl.errors import ClipError
-from vavl.media.decoded_sound import packet_end_s, sound_length
-from vavl.media.decoding import OPTIONS, presentation_start, require_media_file
+from vavl.media.decoded_sound import length_in, packet_end_s, stated_length
+from vavl.media.decoding import OPTIONS, ffmpeg_errors, presentation_start, require_media_file
+from vavl.media.whole import check_whole
 
 _GOLDEN = 0.618034
 
@@ -64,45 +65,52 @@ def probe(path: Path, name: str) -> Probed:
     """Return what the head of one file says; a file that cannot be opened has a ``problem``."""
     try:
         require_media_file(path, "media")
-        return _probe_sound(path, name) or _probe_container(path, name)
+        head = _libsndfile_head(path, name)
+        if head is not None and head.seconds is not None:
+            return head
+        with av.open(str(path), options=OPTIONS) as container:
+            if head is None:
+                return _probe_container(container, path, name)
+            with ffmpeg_errors(path, "audio"):
+                return replace(head, seconds=length_in(container, path))
     except ClipError as error:
         return Probed(name, problem=error.problem)
     except (av.error.FFmpegError, ValueError, OSError) as error:
         return Probed(name, problem=f"cannot be opened: {getattr(error, 'strerror', None) or error}")
 
 
-def _probe_sound(path: Path, name: str) -> Probed | None:
+def _libsndfile_head(path: Path, name: str) -> Probed | None:
+    """Return what libsndfile reads, the length None where it only estimates it; None for a file of another kind."""
     try:
-        head = soundfile.info(str(path))
+        with soundfile.SoundFile(str(path)) as sound:
+            coding = f"{sound.format} {sound.subtype}"
+            head = Probed(name, stated_length(sound), sound.samplerate, sound.channels, coding=coding)
     except (soundfile.SoundFileError, OSError):
         return None
-    return Probed(
-        name, sound_length(path), int(head.samplerate), int(head.channels), coding=f"{head.format} {head.subtype}"
-    )  # fmt: skip
+    check_whole(path, "audio")
+    return head
 
 
-def _probe_container(path: Path, name: str) -> Probed:
-    with av.open(str(path), options=OPTIONS) as container:
-        sound, pictures = (
-            next((stream for stream in streams if stream.codec_context is not None), None)
-            for streams in (container.streams.audio, container.streams.video)
+def _probe_container(container: Any, path: Path, name: str) -> Probed:
+    sound, pictures = (
+        next((stream for stream in streams if stream.codec_context is not None), None)
+        for streams in (container.streams.audio, container.streams.video)
+    )
+    if sound is None and pictures is None:
+        return Probed(name, problem="holds neither sound nor pictures")
+    streams = [stream for stream in (pictures, sound) if stream is not None]
+    found = Probed(name, coding=" + ".join(stream.codec_context.name for stream in streams))
+    if pictures is not None:
+        rate, size = pictures.average_rate, pictures.codec_context
+        found = replace(
+            found, frame_rate_hz=float(rate) if rate else None, width=int(size.width), height=int(size.height)
         )
-        if sound is None and pictures is None:
-            return Probed(name, problem="holds neither sound nor pictures")
-        return Probed(
-            name,
-            _seconds(container, path, sound, pictures),
-            None if sound is None else int(sound.codec_context.sample_rate),
-            None if sound is None else int(sound.codec_context.channels),
-            None if pictures is None or not pictures.average_rate else float(pictures.average_rate),
-            None if pictures is None else int(pictures.codec_context.width),
-            None if pictures is None else int(pictures.codec_context.height),
-            " + ".join(stream.codec_context.name for stream in (pictures, sound) if stream is not None),
-        )
-
-
-def _seconds(container: Any, path: Path, sound: Any, pictures: Any) -> float:
-    if sound is not None:
-        return sound_length(path)
-    start_s = presentation_start(container)
-    return max((packet_end_s(packet, start_s) for packet in container.demux(pictures)), default=0.0)
+    if sound is None:
+        start_s = presentation_start(container)
+        ends = (packet_end_s(packet, start_s) for packet in container.demux(pictures))
+        return replace(found, seconds=max(ends, default=0.0))
+    check_whole(path, "audio")
+    context = sound.codec_context
+    found = replace(found, sample_rate_hz=int(context.sample_rate), channels=int(context.channels))
+    with ffmpeg_errors(path, "audio"):
+        return replace(found, seconds=length_in(container, path))

@@ -10,14 +10,16 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from vavl.errors import ClipError, NoSignalError
-from vavl.media.decoded_sound import LEAST_GAP_S, LISTEN, DecodedSound, decode_sound, sound_length
-from vavl.media.decoding import require_media_file, too_long
+from vavl.errors import ClipError
+from vavl.media.decoded_sound import LEAST_GAP_S, decode_sound, sound_length
+from vavl.media.decoding import no_signal, require_media_file, too_long, unusable
 from vavl.media.mixing import mix
-from vavl.media.sound_facts import clipped_share, level_facts
 
 _NO_SIGNAL = 1e-4
 """Of full scale, -80 dB: more than the noise that 16 bits and a lossy codec leave, less than a microphone's own."""
+
+_BLOCK_S = 0.02
+_SILENCE_DB = -60.0  # 0 dB is the power of a full-scale sine
 
 Samples = NDArray[np.float32]
 
@@ -29,7 +31,7 @@ class Sound:
     Attributes:
         waveform: (sample,), float32 in about -1..1; sample 0 is at the start of the container's presentation.
         facts: ``seconds``, ``sample_rate_hz`` and ``channels`` of the file; ``peak``, ``silence_share`` and
-            ``clipped_share`` of what is heard, after mixing and resampling (``vavl.media.sound_facts``).
+            ``clipped_share`` of what is heard, after mixing and resampling.
         note: which track or channel was taken, how channels were mixed, where silence was filled in; None where
             nothing is to be said.
     """
@@ -52,33 +54,37 @@ def read_sound(path: Path, sample_rate_hz: int, longest_s: float = math.inf) -> 
     require_media_file(path, "audio")
     decoded = decode_sound(path, longest_s)
     if decoded.channels.shape[0] == 0:
-        raise ClipError(str(path), "audio", "the file holds no sound: zero samples", LISTEN)
+        raise unusable(path, "audio", "the file holds no sound: zero samples")
     if not np.isfinite(decoded.channels).all():
-        raise ClipError(str(path), "audio", "the sound holds NaN or infinite values", LISTEN)
+        raise unusable(path, "audio", "the sound holds NaN or infinite values")
     mixed = mix(decoded.channels, decoded.layout)
-    mono = mixed.samples
-    before, after = _missing(decoded)
-    if before + len(mono) + after > longest_s * decoded.rate_hz:
+    own_s = len(mixed.samples) / decoded.rate_hz
+    end_s = max(decoded.late_s + own_s, decoded.pictures_end_s)
+    if round(end_s * decoded.rate_hz) > longest_s * decoded.rate_hz:
         raise too_long(path, "audio", longest_s)
-    complete = np.pad(mono[max(0, -before) :], (max(0, before), after)) if before or after else mono
-    filled = _note(before / decoded.rate_hz, after / decoded.rate_hz)
-    notes = [note for note in (decoded.note, mixed.note, filled) if note is not None]
-    heard = _resampled(mono, decoded.rate_hz, sample_rate_hz)
+    heard = _resampled(mixed.samples, decoded.rate_hz, sample_rate_hz)
     facts = {
-        "seconds": len(mono) / decoded.rate_hz,
+        "seconds": own_s,
         "sample_rate_hz": float(decoded.rate_hz),
         "channels": float(decoded.channels.shape[1]),
         "clipped_share": clipped_share(decoded.channels[:, mixed.taken], decoded.full_scale),
         **level_facts(heard, sample_rate_hz),
     }
     if facts["peak"] < _NO_SIGNAL:
-        problem = (
-            f"silence from start to end: no sample above {20 * math.log10(_NO_SIGNAL):.0f} dB of full scale"
+        level = 20 * math.log10(_NO_SIGNAL)
+        raise no_signal(
+            path, "audio", f"silence from start to end: no sample above {level:.0f} dB of full scale"
         )
-        raise NoSignalError(
-            str(path), "audio", problem, "nothing, where the clip has no sound; else " + LISTEN
-        )
-    waveform = heard if complete is mono else _resampled(complete, decoded.rate_hz, sample_rate_hz)
+    # Silence before and after, where only pictures are; priming samples before the start are cut.
+    late = round(decoded.late_s * sample_rate_hz)
+    after = max(0, round(decoded.pictures_end_s * sample_rate_hz) - late - len(heard))
+    waveform = np.pad(heard[max(0, -late) :], (max(0, late), after)) if late or after else heard
+    filled = [
+        f"{seconds:.2f} s of silence {place} the sound, where only pictures are"
+        for seconds, place in ((late / sample_rate_hz, "before"), (after / sample_rate_hz, "after"))
+        if seconds > LEAST_GAP_S
+    ]
+    notes = [note for note in (decoded.note, mixed.note, *filled) if note is not None]
     return Sound(waveform, facts, "; ".join(notes) or None)
 
 
@@ -95,20 +101,26 @@ def sound_seconds(path: Path) -> float | None:
         return None
 
 
-def _missing(decoded: DecodedSound) -> tuple[int, int]:
-    """Return the samples of silence to add before, or to cut if negative, and after."""
-    before = round(decoded.late_s * decoded.rate_hz)
-    end = round(decoded.pictures_end_s * decoded.rate_hz)
-    return before, max(0, end - before - len(decoded.channels))
+def level_facts(samples: Samples, rate_hz: int) -> dict[str, float]:
+    """Return ``peak`` and ``silence_share`` of finite (sample,), mixed and resampled.
+
+    Silent is a block of 20 ms whose power is 60 dB below a full-scale sine or less.
+    """
+    size = max(1, min(round(_BLOCK_S * rate_hz), len(samples)))
+    blocks = samples[: len(samples) // size * size].reshape(-1, size)
+    power = np.einsum("bs,bs->b", blocks, blocks) / size
+    silence_share = float((power <= 10 ** (_SILENCE_DB / 10) / 2).mean())
+    return {"peak": float(np.abs(samples).max()), "silence_share": silence_share}
 
 
-def _note(before_s: float, after_s: float) -> str | None:
-    filled = [
-        f"{seconds:.2f} s of silence {place} the sound, where only pictures are"
-        for seconds, place in ((before_s, "before"), (after_s, "after"))
-        if seconds > LEAST_GAP_S
-    ]
-    return "; ".join(filled) or None
+def clipped_share(channels: Samples, full_scale: float) -> float:
+    """Return the share of samples at the largest value that the format can hold, or beyond.
+
+    Args:
+        channels: (sample, channel) as decoded: resampling rounds flat tops off.
+        full_scale: largest sample above zero that the file's format can hold.
+    """
+    return float((np.abs(channels) >= full_scale).mean())
 
 
 def _resampled(mono: Samples, rate_hz: int, wanted_hz: int) -> Samples:

@@ -8,19 +8,44 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Literal
 
-from vavl.errors import ClipError
+from vavl.media.decoding import unusable
 
-_FIX = "play the file; make it again from its source, or leave the clip out"
 _MOST_PARTS = 1 << 20
-# Sizes of a RIFF chunk from here on come from writers that could not go back to correct them: to the end of the file.
-_UNKNOWN_RIFF = (0x7FFF0000, 0xFFFF0000)
 # Some writers count their own header, a pad byte or chunks that never came.
 _RIFF_SLACK = 4096
 _BOXES_WITH_SAMPLES = {b"mdat", b"moof", b"moov"}
 _EBML, _SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"
+
+
+@dataclass(frozen=True)
+class _Chunks:
+    """How a container writes its chunks, one after the other: a name, a size, the content.
+
+    Attributes:
+        first: byte of the first chunk.
+        samples: name of the chunk with the samples; what follows it does not count.
+        name_bytes, size_bytes, order: of the head of a chunk.
+        step: chunks begin at its multiples.
+        counts_head: the size is that of head and content.
+    """
+
+    first: int
+    samples: bytes | None = None
+    name_bytes: int = 4
+    size_bytes: int = 4
+    order: Literal["big", "little"] = "big"
+    step: int = 2
+    counts_head: bool = False
+
+    def is_open(self, size: int) -> bool:
+        """Tell whether a size is that of a writer that could not go back to correct it: to the end of the file."""
+        if self.size_bytes == 8:
+            return size >= 1 << 62
+        return 0x7FFF0000 <= size < 0x80000000 or size >= 0xFFFF0000
 
 
 def check_whole(path: Path, field: str) -> None:
@@ -41,99 +66,60 @@ def check_whole(path: Path, field: str) -> None:
         stream.seek(0)
         wanted = _end_of(stream, head, end)
     if wanted > end:
-        raise ClipError(str(path), field, f"cut off: {end} of {wanted} bytes", _FIX)
+        raise unusable(path, field, f"cut off: {end} of {wanted} bytes")
 
 
 def _end_of(stream: BinaryIO, head: bytes, end: int) -> int:
     """Return where the file ought to end at least; 0 where nothing tells."""
+    if head[:4] in _CHUNKS:
+        return _chunks_end(stream, end, _CHUNKS[head[:4]])
     if head[:4] in _ENDS:
         return _ENDS[head[:4]](stream, end)
-    return (
-        _boxes_end(stream, end)
-        if head[4:8] in {b"ftyp", b"wide", b"free", b"skip", *_BOXES_WITH_SAMPLES}
-        else 0
-    )
+    is_mp4 = head[4:8] in {b"ftyp", b"wide", b"free", b"skip", *_BOXES_WITH_SAMPLES}
+    return _boxes_end(stream, end) if is_mp4 else 0
+
+
+def _chunks_end(stream: BinaryIO, end: int, form: _Chunks) -> int:
+    """Return the end of the first chunk that goes beyond the file's, or of the samples; 0 where a size is left open."""
+    place, long_size = form.first, 0
+    for _ in range(_MOST_PARTS):
+        stream.seek(place)
+        head = stream.read(form.name_bytes + form.size_bytes)
+        if len(head) < form.name_bytes + form.size_bytes:
+            return 0
+        size = int.from_bytes(head[form.name_bytes :], form.order)
+        if head[:4] == b"ds64":  # of RF64: the size of the samples, which the chunk leaves open
+            long_size = int.from_bytes(stream.read(16)[8:], "little")
+        if form.is_open(size):
+            size = long_size or -1
+        elif form.counts_head:
+            size -= len(head)
+        if size < 0:
+            return 0
+        place += len(head) + size
+        if place > end or head[:4] == form.samples:
+            return place
+        place += -place % form.step
+    return 0
 
 
 def _riff_end(stream: BinaryIO, end: int) -> int:
     head = stream.read(12)
-    order: Literal["big", "little"] = "big" if head[:4] == b"RIFX" else "little"
     if len(head) < 12:
         return 0
-    whole = 8 + _riff_size(head[4:8], order, end - 8)
-    is_wave, long_size, place = head[8:12] == b"WAVE", 0, 12
-    for _ in range(_MOST_PARTS):
-        stream.seek(place)
-        chunk = stream.read(8)
-        if len(chunk) < 8:
-            break
-        start = place + 8
-        size = _riff_size(chunk[4:8], order, long_size or end - start)
-        if chunk[:4] == b"ds64":
-            long_size = int.from_bytes(stream.read(16)[8:], "little")
-        if start + size > end:
-            return start + size
-        if is_wave and chunk[:4] == b"data":
-            break
-        place = start + size + size % 2
-    return whole if whole > end + _RIFF_SLACK else 0
-
-
-def _riff_size(raw: bytes, order: Literal["big", "little"], to_the_end: int) -> int:
-    size = int.from_bytes(raw, order)
-    is_open = any(lowest <= size < lowest + 0x10000 for lowest in _UNKNOWN_RIFF)
-    return max(0, to_the_end) if is_open else size
-
-
-def _form_end(stream: BinaryIO, end: int) -> int:
-    place = 12
-    for _ in range(_MOST_PARTS):
-        stream.seek(place)
-        chunk = stream.read(8)
-        if len(chunk) < 8:
-            return 0
-        size = int.from_bytes(chunk[4:8], "big")
-        if chunk[:4] == b"SSND":
-            return 0 if size >= _UNKNOWN_RIFF[0] else place + 8 + size
-        place += 8 + size + size % 2
-    return end
-
-
-def _caf_end(stream: BinaryIO, end: int) -> int:
-    place = 8
-    for _ in range(_MOST_PARTS):
-        stream.seek(place)
-        chunk = stream.read(12)
-        if len(chunk) < 12:
-            return 0
-        size = int.from_bytes(chunk[4:12], "big", signed=True)
-        if size < 0:
-            return 0
-        if chunk[:4] == b"data":
-            return place + 12 + size
-        place += 12 + size
-    return end
+    samples = b"data" if head[8:] == b"WAVE" else None
+    form = _Chunks(12, samples, order="big" if head[:4] == b"RIFX" else "little")
+    wanted = _chunks_end(stream, end, form)
+    size = int.from_bytes(head[4:8], form.order)
+    if wanted > end or form.is_open(size):
+        return wanted
+    return 8 + size if 8 + size > end + _RIFF_SLACK else 0
 
 
 def _au_end(stream: BinaryIO, _: int) -> int:
     head = stream.read(12)
     start, size = int.from_bytes(head[4:8], "big"), int.from_bytes(head[8:12], "big")
     return 0 if size == 0xFFFFFFFF else start + size
-
-
-def _w64_end(stream: BinaryIO, end: int) -> int:
-    """Walk the chunks of Sony's Wave64: names of 16 bytes, sizes with their header, places in steps of 8."""
-    place = 40
-    for _ in range(_MOST_PARTS):
-        stream.seek(place)
-        chunk = stream.read(24)
-        size = int.from_bytes(chunk[16:24], "little")
-        if len(chunk) < 24 or size < 24:
-            return 0
-        if chunk[:4] == b"data":
-            return place + size if size < 1 << 62 else 0
-        place += -(-size // 8) * 8
-    return end
 
 
 def _boxes_end(stream: BinaryIO, end: int) -> int:
@@ -191,8 +177,16 @@ def _ogg_end(stream: BinaryIO, end: int) -> int:
     return place
 
 
+_CHUNKS = {
+    b"FORM": _Chunks(12, b"SSND"),
+    b"caff": _Chunks(8, b"data", size_bytes=8, step=1),
+    # Sony's Wave64.
+    b"riff": _Chunks(40, b"data", name_bytes=16, size_bytes=8, order="little", step=8, counts_head=True),
+}
 _ENDS: dict[bytes, Callable[[BinaryIO, int], int]] = {
-    b"RIFF": _riff_end, b"RIFX": _riff_end, b"RF64": _riff_end, b"BW64": _riff_end, b"riff": _w64_end,
-    b"FORM": _form_end, b"caff": _caf_end, b".snd": _au_end, b"OggS": _ogg_end, _EBML: _matroska_end,
-}  # fmt: skip
+    **dict.fromkeys((b"RIFF", b"RIFX", b"RF64", b"BW64"), _riff_end),
+    b".snd": _au_end,
+    b"OggS": _ogg_end,
+    _EBML: _matroska_end,
+}
 """By the first four bytes of a file."""

@@ -73,41 +73,39 @@ class ClassScore:
 
 def scores_of_classes(counts: NDArray[np.int64]) -> list[ClassScore]:
     """Return the scores of each class from counts (true class, predicted class)."""
-    found = []
-    for right, clips, predicted in zip(np.diag(counts), counts.sum(axis=1), counts.sum(axis=0), strict=True):
-        found.append(
-            ClassScore(
-                precision=float(right / predicted) if predicted else float("nan"),
-                recall=float(right / clips) if clips else float("nan"),
-                f1=float(2 * right / (clips + predicted)) if clips + predicted else 0.0,
-                clips=int(clips),
-                predicted=int(predicted),
-            )
+    rows = zip(np.diag(counts), counts.sum(axis=1), counts.sum(axis=0), strict=True)
+    return [
+        ClassScore(
+            precision=float(right / predicted) if predicted else float("nan"),
+            recall=float(right / clips) if clips else float("nan"),
+            f1=float(2 * right / (clips + predicted)) if clips + predicted else 0.0,
+            clips=int(clips),
+            predicted=int(predicted),
         )
-    return found
+        for right, clips, predicted in rows
+    ]
 
 
 def brier_score(probabilities: NDArray[np.float64], target: NDArray[np.float64]) -> float:
-    """Return the mean over clips of the squared distance to the truth, summed over classes (Brier 1950).
+    """Return the mean over clips of ``squared_distances`` (Brier 1950): 0 (certain, right) to 2 (certain, wrong)."""
+    return float(squared_distances(probabilities, target).mean())
 
-    Args:
-        probabilities: (clips, classes).
-        target: (clips, classes); the class with most votes is the truth, as in ``class_scores``.
 
-    Returns:
-        0 (certain and right) to 2 (certain and wrong).
-    """
+def squared_distances(probabilities: NDArray[np.float64], target: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return (clips,), the squared distance to the truth, summed over classes; arguments as of ``class_scores``."""
     truth = np.eye(target.shape[1])[target.argmax(axis=1)]
-    return float(np.square(probabilities - truth).sum(axis=1).mean())
+    distances: NDArray[np.float64] = np.square(probabilities - truth).sum(axis=1)
+    return distances
 
 
 def calibration_error(probabilities: NDArray[np.float64], truth: NDArray[np.int64]) -> float:
     """Return the expected calibration error over 15 equal bins of confidence (Guo et al., ICML 2017)."""
+    return float(np.abs(confidence_gaps(probabilities, truth)).sum() / len(truth))
+
+
+def confidence_gaps(probabilities: NDArray[np.float64], truth: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return per bin of confidence the sum of what is stated minus the clips that are right."""
     confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == truth
     bins = np.minimum((confidence * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
-    count = np.bincount(bins, minlength=CALIBRATION_BINS)
-    gap = np.abs(
-        np.bincount(bins, weights=confidence, minlength=CALIBRATION_BINS)
-        - np.bincount(bins, weights=right, minlength=CALIBRATION_BINS)
-    )
-    return float(gap.sum() / count.sum())
+    stated = np.bincount(bins, weights=confidence, minlength=CALIBRATION_BINS)
+    return np.asarray(stated - np.bincount(bins, weights=right, minlength=CALIBRATION_BINS), np.float64)

@@ -1,4 +1,4 @@
-"""Scores over folds, seeds and speakers, and paired differences between two ways of training.
+"""Intervals over speakers, folds and seeds, and paired differences between two ways of training.
 
 A run is one fold and one seed: it measures all speakers of its fold. Values of clips, of speakers of
 one run, and of one speaker under several seeds are not independent. The intervals are percentile
@@ -18,6 +18,30 @@ from numpy.typing import NDArray
 DRAWS = 10_000
 Statistic = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 """(..., sums) of some speakers -> (...) score; NaN where the sums hold no clip."""
+
+
+def speaker_interval(
+    values: NDArray[np.float64], speakers: Sequence[str], generator: np.random.Generator, level: float = 0.95
+) -> tuple[float, float]:
+    """Return the percentile bootstrap interval of a mean over clips (Efron & Tibshirani 1993).
+
+    Speakers are drawn with replacement, each with all of their clips.
+
+    Args:
+        values: (clips,), e.g. 1 for a right prediction.
+        speakers: (clips,), name of the speaker.
+        generator: of the draws.
+        level: of the interval.
+
+    Returns:
+        Lower and upper bound; both the mean itself when there is one speaker only.
+    """
+    names, codes = np.unique(np.asarray(speakers), return_inverse=True)
+    total, count = np.bincount(codes, weights=values), np.bincount(codes)
+    drawn = generator.integers(len(names), size=(DRAWS, len(names)))
+    means = total[drawn].sum(axis=1) / count[drawn].sum(axis=1)
+    lower, upper = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return float(lower), float(upper)
 
 
 @dataclass(frozen=True)
@@ -119,10 +143,7 @@ def difference_interval(
     level: float = 0.95,
     draws: int = DRAWS,
 ) -> Interval:
-    """Return score of ``first`` minus score of ``second`` on the runs that both have, paired.
-
-    Both are drawn with the same speakers and the same seeds in every fold.
-    """
+    """Return score of ``first`` minus that of ``second`` on the runs that both have, under the same draws."""
     first, second = _aligned(first, second)
     scores = [np.array([list(fold_scores(table, statistic).values())]) for table in (first, second)]
     value = _mean(scores[0] - scores[1])[0]

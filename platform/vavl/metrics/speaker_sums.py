@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from vavl.metrics.classes import CALIBRATION_BINS
+from vavl.metrics.classes import confidence_gaps, squared_distances
 from vavl.metrics.paired import Statistic
 
 Sums = Callable[[NDArray[np.float64], NDArray[np.float64]], NDArray[np.float64]]
@@ -59,8 +59,10 @@ def class_measures_over_clips() -> Mapping[str, SummedScore]:
         "accuracy": SummedScore(_mean_of(lambda p, y: p.argmax(axis=1) == y.argmax(axis=1)), _mean_of_sums),
         "uar": SummedScore(_confusion, _uar),
         "f1_macro": SummedScore(_confusion, _f1_macro),
-        "calibration_error": SummedScore(_bin_gaps, _calibration_error),
-        "brier": SummedScore(_mean_of(_squared_distance), _mean_of_sums),
+        "calibration_error": SummedScore(
+            _calibration, lambda sums: _ratio(np.abs(sums[..., :-1]).sum(axis=-1), sums[..., -1])
+        ),
+        "brier": SummedScore(_mean_of(squared_distances), _mean_of_sums),
         "loss": SummedScore(_mean_of(_cross_entropy), _mean_of_sums),
     }
 
@@ -85,29 +87,14 @@ def _mean_of(values: Sums) -> Sums:
     return sums
 
 
-def _squared_distance(predicted: NDArray[np.float64], target: NDArray[np.float64]) -> NDArray[np.float64]:
-    truth = np.eye(target.shape[1])[target.argmax(axis=1)]
-    distance: NDArray[np.float64] = np.square(predicted - truth).sum(axis=1)
-    return distance
-
-
 def _cross_entropy(predicted: NDArray[np.float64], target: NDArray[np.float64]) -> NDArray[np.float64]:
     stated = np.take_along_axis(predicted, target.argmax(axis=1)[:, None], axis=1)[:, 0]
     entropy: NDArray[np.float64] = -np.log(np.clip(stated, np.finfo(np.float64).eps, 1))
     return entropy
 
 
-def _bin_gaps(predicted: NDArray[np.float64], target: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Per bin of confidence: stated minus right; behind them the clips."""
-    confidence = predicted.max(axis=1)
-    right = predicted.argmax(axis=1) == target.argmax(axis=1)
-    place = np.minimum((confidence * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
-    gaps = np.bincount(place, weights=confidence - right, minlength=CALIBRATION_BINS)
-    return np.append(gaps, float(len(target)))
-
-
-def _calibration_error(sums: NDArray[np.float64]) -> NDArray[np.float64]:
-    return _ratio(np.abs(sums[..., :-1]).sum(axis=-1), sums[..., -1])
+def _calibration(predicted: NDArray[np.float64], target: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.append(confidence_gaps(predicted, target.argmax(axis=1)), float(len(target)))
 
 
 def sums_of_speakers(

@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 
 from vavl.config.files import sha256_of_file, sha256_of_json
-from vavl.errors import CorpusError, InputError, StoreError, readable
+from vavl.errors import CorpusError, InputError, StoreError
 from vavl.extractors.extractor import extractor_settings
 from vavl.features import MODALITIES
 from vavl.metrics.names import CONDITIONS
@@ -103,34 +103,23 @@ def _input(
         found, store = store_clips(place.absolute() if isinstance(place, Path) else place, model)
         return found, store, {}
     assert isinstance(place, Path)
-    if readable(str(place)) != str(place):
-        raise CorpusError(readable(str(place)), "input", "the name is not UTF-8", "rename it")
-    root = limit = place.absolute()
+    root = place.absolute()
     if place.is_dir():
-        limit = settings.root or root
-        if not root.resolve().is_relative_to(limit.resolve()):
-            raise CorpusError(
-                str(limit),
-                "root",
-                f"does not hold the input, {root}",
-                "leave root out, or name a directory above it",
-            )
         found = folder_clips(root)
     elif not place.is_file():
         raise CorpusError(str(place), "input", "there is no such folder or file", "check the path")
     elif place.suffix.lower() in MANIFEST_SUFFIXES:
-        root = limit = (settings.root or place.parent).absolute()
+        root = (settings.root or place.parent).absolute()
         found = manifest_clips(place, root)
     elif place.suffix.lower() in MEDIA_SUFFIXES:
-        # Whoever names a link means the file that it leads to.
-        root, limit, found = root.parent, Path(root.anchor), single_clip(place)
+        root, found = place.parent.absolute(), single_clip(place)
     else:
         raise CorpusError(
             str(place), "input", f"`{place.suffix}` is neither a media file nor a manifest",
             "name a folder, a media file such as clip.mp4, a .parquet or .csv table, or a feature store",
         )  # fmt: skip
     can, cannot = _sides(model)
-    return found, MediaSource(root, limit, settings.sound_of_video, can), cannot
+    return found, MediaSource(root, settings.sound_of_video, can), cannot
 
 
 def _is_store(place: Path | str) -> bool:

@@ -16,9 +16,8 @@ from numpy.typing import NDArray
 from vavl.corpora.manifest import Manifest
 from vavl.metrics.attributes import attribute_scores
 from vavl.metrics.classes import class_scores, confusion_counts
-from vavl.metrics.intervals import speaker_interval
 from vavl.metrics.names import CONDITIONS, SPLITS, TEST, VALIDATION, metric_name
-from vavl.metrics.paired import Interval
+from vavl.metrics.paired import Interval, speaker_interval
 from vavl.reports.plots import (
     Curve,
     Plot,

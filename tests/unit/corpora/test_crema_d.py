@@ -41,7 +41,7 @@ def test_clips_actors_and_their_sexes_are_as_published(manifest):
 
 def test_the_consensus_has_5820_clips_and_is_the_default(manifest, facts):
     assert manifest.label_set == "consensus"
-    assert {found.name: found.known for found in facts.sets} == {
+    assert {found["name"]: found["known"] for found in facts["sets"]} == {
         "consensus": 5820, "intended": 7442, "voice": 7442, "face": 7442, "both": 7442,
     }  # fmt: skip
     shares = np.asarray(manifest.table["soft_label"].drop_null().combine_chunks().flatten()).reshape(-1, 6)
@@ -50,13 +50,15 @@ def test_the_consensus_has_5820_clips_and_is_the_default(manifest, facts):
 
 
 def test_agreements_are_those_on_record(facts):
-    percent = {(found.one, found.other): found.percent for found in facts.agreements}
+    percent = {
+        (found["one"], found["other"]): 100 * found["equal"] / found["clips"] for found in facts["agreements"]
+    }
     assert percent["consensus", "intended"] == pytest.approx(82.2, abs=0.05)
     # Over all 7,442 clips; a tie for the most votes equals nothing.
     assert percent["intended", "voice"] == pytest.approx(41.6, abs=0.05)
     assert percent["intended", "face"] == pytest.approx(66.3, abs=0.05)
     assert percent["intended", "both"] == pytest.approx(72.2, abs=0.05)
-    assert {found.name: found.tied for found in facts.sets if found.tied} == {
+    assert {found["name"]: found["tied"] for found in facts["sets"] if found["tied"]} == {
         "voice": 644, "face": 470, "both": 420,
     }  # fmt: skip
 
@@ -65,18 +67,18 @@ def test_five_partitions_share_no_speaker(manifest, facts):
     assert manifest.folds == (1, 2, 3, 4, 5)
     codes, _ = manifest.speaker_codes()
     labelled = manifest.class_index() >= 0
-    for fold in facts.folds:
-        split = manifest.split(fold.fold)
+    for fold in facts["folds"]:
+        split = manifest.split(fold["fold"])
         parts = [set(codes[split == part].tolist()) for part in (TRAIN, VALIDATION, TEST)]
         assert [len(part) for part in parts] == [63, 14, 14]
         assert len(set.union(*parts)) == 91
-        assert sum(fold.clips.values()) == 5820
+        assert sum(fold["clips"].values()) == 5820
         assert np.array_equal(split == NONE, ~labelled), "clips without a consensus take no part"
-    assert [fold.clips["test"] for fold in facts.folds] == [899, 915, 934, 878, 908]
+    assert [fold["clips"]["test"] for fold in facts["folds"]] == [899, 915, 934, 878, 908]
 
 
 def test_the_intended_label_is_the_yardstick_of_the_consensus(facts):
-    (yardstick,) = facts.yardsticks
-    assert (yardstick.truth, yardstick.prediction) == ("consensus", "intended")
-    assert np.mean(list(yardstick.f1_micro.values())) == pytest.approx(0.820, abs=0.0005)
-    assert np.mean(list(yardstick.f1_macro.values())) == pytest.approx(0.797, abs=0.0005)
+    (yardstick,) = facts["yardsticks"]
+    assert (yardstick["truth"], yardstick["prediction"]) == ("consensus", "intended")
+    assert np.mean(list(yardstick["f1_micro"].values())) == pytest.approx(0.820, abs=0.0005)
+    assert np.mean(list(yardstick["f1_macro"].values())) == pytest.approx(0.797, abs=0.0005)

@@ -7,8 +7,7 @@ import pytest
 import soundfile
 from rendered_media import tone, write_wav
 
-from vavl.media.sound import read_sound
-from vavl.media.sound_facts import clipped_share, level_facts
+from vavl.media.sound import clipped_share, level_facts, read_sound
 from vavl.store.clip_facts import SCHEMA
 
 FULL_SCALE = 32767 / 32768
