@@ -35,7 +35,7 @@ def test_a_dry_run_shows_what_would_be_sent_and_asks_nobody(tmp_path: Path) -> N
     assert "MLFLOW_TRACKING_URI" in done.stdout
     assert "tracking:5000" not in done.stdout + done.stderr
     assert re.search(r"code +commit [0-9a-f]{12}", done.stdout)
-    assert f"VAVL_ROOT                 {ROOT}" in done.stdout
+    assert f"VAVL_ROOT  {ROOT}" in done.stdout
     assert "nothing was started" in done.stdout
     assert not (tmp_path / "summary.json").exists()
 
