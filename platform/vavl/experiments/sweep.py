@@ -295,7 +295,7 @@ class Sweep:
                 self._judge.ended(number, is_finished=end.state == "finished")
             self._note_memory(trial_memory_gb(epochs) if end is None else end.memory_gb)
         if self.ends or self._waiting:
-            _log.info("%d trials have ended already, %d go on", len(self.ends), len(self._waiting))
+            _log.info("%d trials have ended already, %d continue", len(self.ends), len(self._waiting))
 
     def next_trial(self, running: int) -> Trial | None:
         """Return the trial to start now, None when the sweep needs no further one."""

@@ -92,7 +92,7 @@ def test_sound_that_starts_after_its_pictures_stays_at_its_time(tmp_path, suffix
     sound = read_sound(write_clip(tmp_path / f"a{suffix}", burst(16_000), sound_at_s=0.5), 16_000)
     assert burst_span_s(sound.waveform) == pytest.approx((1.2, 1.4), abs=0.02)
     assert sound.note is not None
-    assert "of silence before the sound" in sound.note
+    assert "of silence before the audio" in sound.note
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mov"])
