@@ -26,7 +26,7 @@ class Listing:
     Attributes:
         audio, video, tables: names by kind of suffix.
         others: suffix -> number of files that are none of these.
-        left_out: what was not looked at -> how many (hidden files, links to directories, pipes ...).
+        left_out: what was not looked at -> how many (hidden files, links to folders, pipes ...).
         is_complete: False where the bound on files was reached.
     """
 

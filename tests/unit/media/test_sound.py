@@ -103,7 +103,7 @@ def test_time_counts_from_what_starts_first(tmp_path, suffix):
     sound = read_sound(pictures_late, 16_000)
     assert burst_span_s(sound.waveform) == pytest.approx((0.7, 0.9), abs=0.004)
     assert len(sound.waveform) / 16_000 == pytest.approx(2.48, abs=0.001)
-    assert sound.note == "0.48 s of silence after the sound, where only pictures are"
+    assert sound.note == "0.48 s of silence after the audio, where only video is"
 
 
 def test_sound_that_ends_before_its_pictures_is_filled_up(tmp_path):
