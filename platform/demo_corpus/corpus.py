@@ -30,10 +30,7 @@ class RenderReport:
     """What a call of ``render_corpus`` did.
 
     Attributes:
-        clips: clips in the corpus.
         rendered: clips rendered now; the others were there already.
-        seconds: wall time of the call.
-        media_seconds: length of all clips together.
     """
 
     clips: int
@@ -76,12 +73,6 @@ def render_corpus(
     root: Path, settings: DemoCorpusSettings, workers: int | None = None, overwrite: bool = False
 ) -> RenderReport:
     """Render all clips that are not there yet, the table of latents and a contact sheet.
-
-    Args:
-        root: directory of the corpus.
-        settings: what to render.
-        workers: processes; one per available core by default. 1 renders in this process.
-        overwrite: remove the demo corpus that is there, whatever its settings, and start anew.
 
     Raises:
         CorpusError: see ``check_folder``.

@@ -74,7 +74,6 @@ class ClipLatent:
         voice: (6,) the blend as the voice expresses it.
         face: (6,) the blend as the face expresses it.
         tempo: speed of speech relative to the sentence's own.
-        seconds: length of the clip.
         peak: when the expression peaks, as a share of the clip.
         syllables: the rhythm that the voice speaks and the mouth follows.
     """

@@ -88,11 +88,7 @@ class Audit:
 
     Attributes:
         key: what they belong to.
-        corpus: its name.
-        protocol: of the splits.
         label_sets: what the labels mean, by name of the set; the first is the default.
-        clips: of the manifest.
-        speakers: of the manifest.
         findings: of every check, those of labels once per set.
     """
 
@@ -183,12 +179,7 @@ def audit_labels(manifest: Manifest, settings: AuditSettings) -> Audit:
 
 
 def current_audit(directory: Path, settings: AuditSettings, *, keep: bool = True) -> Audit:
-    """Return the audit of the store in ``directory``: the recorded one if it is current, else a new one.
-
-    Args:
-        directory: of the store.
-        settings: thresholds.
-        keep: record a new one in the directory; one that cannot be written is used all the same.
+    """Return the recorded audit of a store if it is current, else a new one, which is recorded where it can be.
 
     Raises:
         StoreError: the store is missing, incomplete or broken.

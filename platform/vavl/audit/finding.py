@@ -71,8 +71,6 @@ class Finding:
     """What one check says about a corpus.
 
     Attributes:
-        check: which one.
-        state: passed, warning or failed.
         text: one line for a person, with the numbers that matter.
         fix: what to do about it; dropped when it passed.
         numbers: JSON values, for plots and other programs.

@@ -158,7 +158,7 @@ def check_identity(material: Material, settings: AuditSettings) -> Finding:
             scores.append({"fold": fold, **{name: round(value, 4) for name, value in found.items()}})
     what = " and ".join(name.removeprefix("group_") for name in known)
     if not scores:
-        text = "no fold has labeled clips to train and to test on"
+        text = "no fold has labelled clips to train and to test on"
         return Finding(Check.IDENTITY_CANARY, State.WARNING, text, "see label_balance", is_known=False)
     worst = max(scores, key=lambda score: float(score["excess"]))
     state = state_of(worst["excess"], limits.identity_warning, limits.identity_failed)
@@ -178,11 +178,7 @@ def identity_recall(
 ) -> tuple[float, float, float]:
     """Train ridge regression on what identifies a clip, and return mean recall, chance and its deviation.
 
-    Args:
-        codes: (clips, columns), one-hot.
-        classes: (clips,), codes; not negative where ``train`` or ``test``.
-        train: (clips,), those trained on.
-        test: (clips,), those scored.
+    ``codes`` (clips, columns) are one-hot; ``classes`` (clips,) are not negative where ``train`` or ``test`` is True.
     """
     names, target = np.unique(classes[train], return_inverse=True)
     size = np.bincount(target)
@@ -212,7 +208,7 @@ def check_batches(material: Material, settings: AuditSettings) -> Finding:
             drawn = _sampled(material, classes, rows, limits.batch_size, _BATCH_CLIPS)
             scores.append({"fold": fold, **batch_agreement(classes, drawn)})
     if not scores:
-        return Finding(Check.BATCH_CANARY, State.PASSED, "no labeled training clips")
+        return Finding(Check.BATCH_CANARY, State.PASSED, "no labelled training clips")
     worst = max(scores, key=lambda score: max(score["mate"], score["neighbour"]))
     agreement = max(worst["mate"], worst["neighbour"])
     is_chance = agreement < _CHANCE_DEVIATIONS * worst["deviation"]

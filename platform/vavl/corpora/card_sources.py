@@ -13,18 +13,16 @@ from vavl.config.base import FrozenConfig
 
 def _inside_corpus(name: str) -> str:
     if PurePosixPath(name).is_absolute() or PureWindowsPath(name).drive or "\\" in name:
-        raise ValueError("must be relative to the corpus directory, with / between directories")
+        raise ValueError("must be relative to the corpus folder, with / between folders")
     if ".." in PurePosixPath(name).parts or not PurePosixPath(name).parts:
-        raise ValueError("must name a file inside the corpus directory")
+        raise ValueError("must name a file inside the corpus folder")
     return name
 
 
 def _below_working_directory(name: str) -> str:
     # A card comes from somebody else: only the person at the machine may open other directories to it.
     if PurePosixPath(name).is_absolute() or PureWindowsPath(name).drive or ".." in PurePosixPath(name).parts:
-        raise ValueError(
-            "must be relative to the working directory; any other directory is given by the variable"
-        )
+        raise ValueError("must be relative to the working folder; any other folder is given by the variable")
     return name
 
 

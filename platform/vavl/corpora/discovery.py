@@ -40,10 +40,6 @@ Side = dict[str, Found]  # clip id -> what was found for it
 def find_clips(card: CorpusCard, root: Path) -> tuple[Side, Side]:
     """Find the audio side and the video side of a corpus; a modality that the card leaves out is empty.
 
-    Args:
-        card: the corpus.
-        root: absolute corpus directory.
-
     Raises:
         CorpusError: a pattern matches nothing, a clip id occurs twice on one modality, a table is
             missing or broken, a file lies outside the directory, or clips with one modality are refused.
@@ -81,13 +77,7 @@ def list_files(root: Path) -> list[str]:
 
 
 def find_files(modality: str, source: FileSource | OpenFaceSource, root: Path, names: Iterable[str]) -> Side:
-    """Match the files of one modality.
-
-    Args:
-        modality: "audio" or "video"; named in messages.
-        source: pattern and suffixes.
-        root: absolute corpus directory.
-        names: paths relative to it.
+    """Match the files of one modality among ``names``, paths relative to ``root``.
 
     Raises:
         CorpusError: nothing matches, a clip occurs twice, or a matching file is a link that leads out
@@ -111,8 +101,8 @@ def find_files(modality: str, source: FileSource | OpenFaceSource, root: Path, n
             f"; found instead e.g. {unmatched[0]}" if unmatched else ""
         )
         fix = (
-            "point the environment variable of the card to the corpus directory, or correct the pattern "
-            "(links to directories are not followed)"
+            "point the environment variable of the card to the corpus folder, or correct the pattern "
+            "(links to folders are not followed)"
         )
         raise CorpusError(str(root), what, problem, fix)
     if unmatched:
@@ -122,12 +112,7 @@ def find_files(modality: str, source: FileSource | OpenFaceSource, root: Path, n
 
 
 def find_rows(name: str, source: TableSource | ClipList, root: Path) -> Side:
-    """Match the rows of a table by their keys.
-
-    Args:
-        name: key of the card that names the table, for messages.
-        source: table and pattern.
-        root: absolute corpus directory.
+    """Match the rows of a table by their keys; ``name`` is the key of the card that names it, for messages.
 
     Raises:
         CorpusError: the table is missing, empty or has no such column; a key does not match the
@@ -162,7 +147,7 @@ def find_segments(name: str, source: CsdSource, root: Path) -> Side:
             file, f"{name}.segments", f"no video of it is in {source.file}", "get both files of one corpus"
         )
     if len(present) < len(segments):
-        message = "%s: %d of %d segments have no %s features and are left out of that modality"
+        message = "%s: %d of %d segments have no %s features and are left out of that side"
         logger.warning(message, file, len(segments) - len(present), len(segments), name)
     side: Side = {}
     for segment in present:

@@ -26,7 +26,6 @@ class ClipLabel:
     """What is known about the emotion of one clip; every part may be missing.
 
     Attributes:
-        name: the class.
         shares: one share per class in the card's order, sum 1.
         attributes: arousal, valence, dominance, rescaled from the corpus' own range to 0 .. 1.
     """
@@ -43,13 +42,7 @@ class ClipLabel:
 
 @dataclass(frozen=True)
 class LabelRows:
-    """The rows of a label table that count.
-
-    Attributes:
-        classes: of the card.
-        table: keys of the card.
-        root: absolute corpus directory.
-    """
+    """The rows of a label table that count."""
 
     classes: Sequence[str]
     table: LabelTable

@@ -22,11 +22,6 @@ from vavl.media.patterns import one_writing, whole_match
 def manifest_table(card: CorpusCard, root: Path, *, listed: bool = False) -> tuple[pa.Table, dict[str, Any]]:
     """Return the rows of the manifest, sorted by clip id, and the facts for its schema's metadata.
 
-    Args:
-        card: the corpus.
-        root: absolute corpus directory.
-        listed: take the clips from the card's list, without looking for media.
-
     Raises:
         CorpusError: see ``vavl.corpora.manifest.build_manifest``.
     """
@@ -206,12 +201,6 @@ def speaker_sexes(
     card: CorpusCard, root: Path, clips: Mapping[str, Found], speakers: Mapping[str, str]
 ) -> dict[str, str | None]:
     """Return speaker -> sex; None where it is not known.
-
-    Args:
-        card: the corpus.
-        root: absolute corpus directory.
-        clips: clip -> one modality of it.
-        speakers: clip -> speaker.
 
     Raises:
         CorpusError: a speaker has two, the table is missing or broken, or the card's map lacks a value.

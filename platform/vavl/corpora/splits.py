@@ -31,12 +31,7 @@ def clip_splits(
 ) -> dict[int, dict[str, str]]:
     """Return fold -> clip -> "train", "validation", "test" or "none".
 
-    Args:
-        card: the corpus.
-        root: absolute corpus directory.
-        clips: clip -> one modality of it.
-        speakers: clip -> speaker.
-        sexes: speaker -> sex, None where unknown.
+    ``clips`` hold one modality of each clip, ``speakers`` are by clip and ``sexes`` by speaker, None where unknown.
 
     Raises:
         CorpusError: see ``read_split_tables``, ``published_folds`` and ``assign_splits``.
@@ -203,11 +198,6 @@ def read_split_tables(
     tables: SplitTables, root: Path, speakers: Mapping[str, str]
 ) -> dict[int, dict[str, str]]:
     """Return fold -> clip -> "train", "validation", "test" or "none".
-
-    Args:
-        tables: of the card.
-        root: absolute corpus directory.
-        speakers: clip -> speaker, of all clips at hand.
 
     Raises:
         CorpusError: a table is missing or broken, names an unknown split, repeats or contradicts itself,

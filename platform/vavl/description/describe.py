@@ -41,15 +41,8 @@ class Description:
     """Everything found in a directory.
 
     Attributes:
-        root: the directory.
-        listing: its files by kind.
-        layout: how its media are named.
-        tables: its CSV tables.
         probed: heads of some of the media files.
-        sections: of the proposed card.
         manifest: built from the card; None if that failed.
-        problem: why it failed.
-        known: shipped cards that fit.
     """
 
     root: Path
@@ -83,14 +76,7 @@ def corpus_name(directory: Path) -> str:
 def describe_directory(
     root: Path, name: str, *, cards: Path, most_files: int, probed_files: int
 ) -> Description:
-    """Look at a directory and propose a card for it.
-
-    Args:
-        root: the directory.
-        name: of the proposed corpus.
-        cards: directory of the shipped cards.
-        most_files: files whose names are looked at.
-        probed_files: media files whose heads are read, spread over all.
+    """Look at at most ``most_files`` names and the heads of ``probed_files`` media below ``root``; propose a card.
 
     Raises:
         CorpusError: the directory cannot be listed or holds no media.

@@ -52,12 +52,8 @@ class Found:
     """What a card is drafted from.
 
     Attributes:
-        name: of the corpus.
-        layout: of its media.
         has_sound: the video files hold the audio.
-        tables: found next to the media.
         people: who speaks in which clip.
-        splits: published, or drawn.
         notes: on video files and their sound, for the comment of their section.
     """
 
@@ -141,7 +137,7 @@ def _origin(found: Found) -> Section:
             "obtain": "own recordings",
             "root_environment_variable": f"{found.name.upper()}_ROOT",
         },
-        f"{DECIDE}title, license, citation, and how others get the corpus.",
+        f"{DECIDE}title, licence, citation, and how others get the corpus.",
     )
 
 
@@ -167,9 +163,9 @@ def _labels(found: Found) -> list[Section]:
         comments.append(f"{DECIDE}{files}: what do its labels mean, and are columns and range right?")
     comments += [f"{DECIDE}{line}" for table in found.tables for line in _unused_labels(table)]
     if not sets:
-        none = f"{DECIDE}no labels were found: the corpus is taken as unlabeled."
+        none = f"{DECIDE}no labels were found: the corpus is taken as unlabelled."
         return [Section({"classes": []}, "\n".join((none, *comments)))]
-    comments.append("The first set is the default of a training run; data.labels chooses another.")
+    comments.append("The first set is the default of a training; data.labels chooses another.")
     return [Section({"classes": classes, "labels": sets}, "\n".join(comments))]
 
 
@@ -177,21 +173,15 @@ def _name_labels(roles: Roles, sets: dict[str, Any], comments: list[str]) -> Cla
     """Add the labels of the names to ``sets``, and what is to decide about them to ``comments``."""
     assert roles.emotion is not None
     values = roles.emotion.distinct
-    codes = (
-        roles.class_names
-        if roles.is_emotion_named or roles.class_names
-        else {v: f"class_{v}" for v in values}
-    )
-    named = class_names(values, codes)
-    is_plain = all(value == name for value, name in named.by_value.items())
-    sets["file_name"] = {"source": "pattern", "target": "emotion in the file name", "group": "emotion"}
-    sets["file_name"] |= {} if is_plain else {"map": dict(named.by_value)}
-    if roles.class_names and not roles.is_emotion_named:
-        comments.append(
-            f"{DECIDE}the classes are named as by the scheme of these names, e.g. {_example(named)}."
-        )
-    elif not roles.is_emotion_named:
+    is_known = roles.is_emotion_named or roles.class_names
+    named = class_names(values, roles.class_names if is_known else {v: f"class_{v}" for v in values})
+    labels = {"source": "pattern", "target": "emotion in the file name", "group": "emotion"}
+    sets["file_name"] = labels | _map(named)
+    if not is_known:
         comments.append(f"{DECIDE}the field `emotion` could be the class; name its values, or take it out.")
+    elif not roles.is_emotion_named:
+        example = next(f"{value} is {name}" for value, name in named.by_value.items())
+        comments.append(f"{DECIDE}the classes are named as by the scheme of these names, e.g. {example}.")
     if roles.also_emotions:
         others = "; ".join(", ".join(column.distinct[:4]) for column in roles.also_emotions)
         comments.append(f"{DECIDE}the names hold further emotions, which are not used: {others}.")
@@ -200,8 +190,9 @@ def _name_labels(roles: Roles, sets: dict[str, Any], comments: list[str]) -> Cla
     return named
 
 
-def _example(named: ClassNames) -> str:
-    return next(f"{value} is {name}" for value, name in named.by_value.items())
+def _map(named: ClassNames) -> dict[str, Any]:
+    is_plain = all(value == name for value, name in named.by_value.items())
+    return {} if is_plain else {"map": dict(named.by_value)}
 
 
 def _by_set(tables: Sequence[TableFound]) -> list[list[TableFound]]:
@@ -252,8 +243,7 @@ def _table_labels(table: TableFound, comments: list[str]) -> tuple[dict[str, Any
     classes: list[str] = []
     if table.label_column:
         named = class_names(table.label_values)
-        is_plain = all(value == name for value, name in named.by_value.items())
-        content |= {"label_column": table.label_column} | ({} if is_plain else {"map": dict(named.by_value)})
+        content |= {"label_column": table.label_column} | _map(named)
         classes += named.classes
         comments += [f"{DECIDE}{table.file}: {doubt}" for doubt in named.doubts]
         others = [f"`{name}`" for name in table.label_columns if name != table.label_column]
@@ -330,24 +320,29 @@ def columns_expression(table: TableFound) -> str:
 
 
 def _people(found: Found) -> list[Section]:
-    roles = found.layout.roles
-    sections = [Section({"speaker": found.people.content}, "\n".join(found.people.comments))]
-    if found.people.content.get("group") == "speaker" and roles.speaker and has_sex(roles.speaker.values):
-        letters = sorted({value[0] for value in roles.speaker.distinct})
-        mapping = {letter: words.SEXES[letter.lower()] for letter in letters}
-        sections.append(Section({"sex": {"group": "sex", "map": mapping}}))
-    who = roles.groups.get("who") if "who" in found.people.content.get("group", ()) else None
+    roles, content = found.layout.roles, found.people.content
+    sections = [Section({"speaker": content}, "\n".join(found.people.comments))]
+    letters: dict[str, set[str]] = {}
+    if content.get("group") == "speaker" and roles.speaker and has_sex(roles.speaker.values):
+        letters["sex"] = {value[0] for value in roles.speaker.distinct}
+    who = roles.groups.get("who") if "who" in content.get("group", ()) else None
     if who is not None and {letter.lower() for letter in who.distinct} == {"f", "m"}:
-        mapping = {letter: words.SEXES[letter.lower()] for letter in who.distinct}
-        sections.append(Section({"sex": {"group": "who", "map": mapping}}))
+        letters["who"] = set(who.distinct)
+    for group, found_letters in letters.items():
+        mapping = {letter: words.SEXES[letter.lower()] for letter in sorted(found_letters)}
+        sections.append(Section({"sex": {"group": group, "map": mapping}}))
     return sections
 
 
 def _groups(found: Found) -> list[Section]:
-    groups = {name: {"group": name} for name in found.layout.roles.groups}
+    groups: dict[str, Any] = {name: {"group": name} for name in found.layout.roles.groups}
     unnamed = [name for name in groups if name.startswith("field_")]
-    comment = f"{DECIDE}give {', '.join(unnamed)} a name, or take them out." if unnamed else ""
-    return [Section({"groups": groups}, comment)] if groups else []
+    comments = [f"{DECIDE}give {', '.join(unnamed)} a name, or take them out."] if unnamed else []
+    scheme = found.layout.lead.table.scheme
+    if scheme is not None and scheme.sentence and found.has_name_labels and groups.pop("sentence", None):
+        groups["text"] = {"group": list(scheme.sentence)}
+        comments.append("Numbers of sentences begin anew in each emotion: both name a sentence together.")
+    return [Section({"groups": groups}, "\n".join(comments))] if groups else []
 
 
 def _splits(found: Found) -> Section:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import PurePosixPath
 
 from vavl.description.names import NameTable, Part, cut_names, digit_runs
@@ -21,7 +22,6 @@ class Side:
     """One modality of a directory.
 
     Attributes:
-        table: its names.
         suffixes: of its files, most frequent first.
     """
 
@@ -40,7 +40,6 @@ class Layout:
 
     Attributes:
         audio, video: the modalities at hand; the same where one file holds both.
-        roles: what the fields mean.
         first: first field of the file name that belongs to the clip.
         last: last one, counted from the end, 0 for the last field of all.
         directories: levels of directories that belong to the clip, because file names alone are not unique.
@@ -93,46 +92,42 @@ class Layout:
                 return text[start : place + 1]
         raise AssertionError("the group of the clip is not closed")
 
+    @property
+    def sides(self) -> list[Side]:
+        """The modalities at hand, audio first."""
+        return [side for side in (self.audio, self.video) if side is not None]
+
+    def matches(self, side: Side) -> Iterator[re.Match[str] | None]:
+        """Yield what the pattern of one modality reads in each of its names."""
+        expression = re.compile(self.pattern(side))
+        return (expression.fullmatch(name.rpartition(".")[0]) for name in side.table.names)
+
     def clip_ids(self, side: Side) -> list[str]:
         """Return the clip ids that the pattern will read, one per name of the side."""
-        ids = []
-        expression = re.compile(self.pattern(side))
-        for name in side.table.names:
-            match = expression.fullmatch(name.rpartition(".")[0])
-            ids.append(match["clip"] if match else "")
-        return ids
+        return [match["clip"] if match else "" for match in self.matches(side)]
 
     def without_first(self, fields: int) -> Layout:
         """Return the layout whose clips begin so many fields later, as a table names them."""
         later = replace(self, first=self.first + fields)
-        sides = [side for side in (self.audio, self.video) if side is not None]
-        return later if not self.directories and all(_are_unique(later, side) for side in sides) else self
+        return (
+            later if not self.directories and all(_are_unique(later, side) for side in self.sides) else self
+        )
 
     def speakers_of_clips(self) -> dict[str, str]:
         """Return clip id -> speaker, over both modalities; the clip itself where no speaker is known."""
         found: dict[str, str] = {}
-        for side in (self.audio, self.video):
-            if side is None:
-                continue
-            expression = re.compile(self.pattern(side))
-            for name in side.table.names:
-                match = expression.fullmatch(name.rpartition(".")[0])
-                if match is not None:
-                    texts = [match[group] for group in self.roles.people]
-                    found.setdefault(
-                        match["clip"], "_".join(texts) if texts and all(texts) else match["clip"]
-                    )
+        for match in chain.from_iterable(map(self.matches, self.sides)):
+            if match is not None:
+                texts = [match[group] for group in self.roles.people]
+                found.setdefault(match["clip"], "_".join(texts) if texts and all(texts) else match["clip"])
         return found
 
     def splits_of_clips(self) -> dict[str, str]:
         """Return clip id -> what its name calls its split; empty where no field is one."""
-        found: dict[str, str] = {}
-        for side in (self.audio, self.video):
-            if side is not None and self.roles.split is not None:
-                expression = re.compile(self.pattern(side))
-                matches = (expression.fullmatch(name.rpartition(".")[0]) for name in side.table.names)
-                found |= {match["clip"]: match["split"] for match in matches if match is not None}
-        return found
+        if self.roles.split is None:
+            return {}
+        matches = chain.from_iterable(map(self.matches, self.sides))
+        return {match["clip"]: match["split"] for match in matches if match is not None}
 
     def _part(self, part: Part, level: int, groups: Mapping[Place, str]) -> str:
         first, end = self.first, len(part.fields) - self.last
@@ -160,12 +155,7 @@ class Layout:
 
 
 def find_layout(audio: Sequence[str], video: Sequence[str]) -> Layout:
-    """Return the layout of media files.
-
-    Args:
-        audio: names of the audio files; empty where the audio is inside the video files.
-        video: names of the video files.
-    """
+    """Return the layout of media files; ``audio`` is empty where the audio is inside the video files."""
     sides = [_side(names) if names else None for names in (audio, video)]
     lead = sides[0] or sides[1]
     assert lead is not None, "no media"
@@ -248,12 +238,11 @@ def _joined(layout: Layout) -> Layout:
 def _roles_for_both(layout: Layout) -> Layout:
     """Keep the groups that both modalities have; a speaker in a directory of one alone helps nobody."""
 
-    def is_there(column: Column) -> bool:
-        return all(
+    def is_there(column: Column | None) -> bool:
+        return column is not None and all(
             column.place.level < side.levels
             and column.place.field < len(side.table.parts[-1 - column.place.level].fields)
-            for side in (layout.audio, layout.video)
-            if side is not None
+            for side in layout.sides
         )
 
     roles = layout.roles
@@ -261,10 +250,10 @@ def _roles_for_both(layout: Layout) -> Layout:
         layout,
         roles=replace(
             roles,
-            speaker=roles.speaker if roles.speaker and is_there(roles.speaker) else None,
-            split=roles.split if roles.split and is_there(roles.split) else None,
+            speaker=roles.speaker if is_there(roles.speaker) else None,
+            split=roles.split if is_there(roles.split) else None,
             joint=roles.joint if all(is_there(roles.groups[name]) for name in roles.joint) else (),
-            emotion=roles.emotion if roles.emotion and is_there(roles.emotion) else None,
+            emotion=roles.emotion if is_there(roles.emotion) else None,
             groups={name: column for name, column in roles.groups.items() if is_there(column)},
         ),
     )
@@ -272,17 +261,14 @@ def _roles_for_both(layout: Layout) -> Layout:
 
 def _unique(layout: Layout) -> Layout:
     """Take directories into the clip until no clip is there twice."""
-    sides = [side for side in (layout.audio, layout.video) if side is not None]
-    for directories in range(min(side.levels for side in sides)):
+    for directories in range(min(side.levels for side in layout.sides)):
         wider = replace(layout, directories=directories, first=layout.first if not directories else 0)
-        if all(_are_unique(wider, side) for side in sides):
+        if all(_are_unique(wider, side) for side in layout.sides):
             return wider
     return layout
 
 
 def _are_unique(layout: Layout, side: Side) -> bool:
     # One file per suffix may stand for a clip: a choice of suffix, not of the clip's name.
-    pairs = set(
-        zip(layout.clip_ids(side), (PurePosixPath(name).suffix for name in side.table.names), strict=True)
-    )
-    return len(pairs) == len(side.table.names)
+    suffixes = (PurePosixPath(name).suffix for name in side.table.names)
+    return len(set(zip(layout.clip_ids(side), suffixes, strict=True))) == len(side.table.names)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 
-from vavl.description.schemes import Scheme, find_scheme
+from vavl.description.schemes import MOST_VOICES, Scheme, find_scheme
 
 _FIELD = re.compile(r"[^\W_]+")
 # A directory level or file name is cut into fields where so many agree on the marks between them.
@@ -16,7 +16,6 @@ _AGREEING_SHARE = 0.9
 _LEAST_RUNS = 3
 _MOST_CODES = 30
 _FEWEST_CODES = 3
-_MOST_VOICES = 6
 _VOICE_AND_TURN = re.compile(r"([A-Za-z])(\d+)")
 _SESSION = re.compile(
     r"(?i)(?:session|sess|ses|dialogue|dialog|dia|conversation|conv|meeting|interview)[\W_]*\d"
@@ -70,20 +69,17 @@ def cut_names(names: Sequence[str]) -> NameTable:
     optional = _optional_level([parts for parts in levels.values() if len(parts) == depth - 1], shapes)
     scheme = find_scheme([parts[-1] for parts in levels.values()])
     rows: dict[str, list[str]] = {}
+    is_cut = scheme is not None and scheme.cuts
     for name, parts in levels.items():
         full = parts
         if optional is not None and len(parts) == depth - 1:
             full = [*parts[:optional], "", *parts[optional:]]
-        fits = scheme.cut(full[-1]) is not None if scheme is not None and scheme.cuts else True
-        if (
-            len(full) == depth
-            and fits
-            and _fits(full, shapes, optional, is_cut=scheme is not None and scheme.cuts)
-        ):
+        fits = scheme is None or not is_cut or scheme.cut(full[-1]) is not None
+        if fits and len(full) == depth and _fits(full, shapes, optional, is_cut=is_cut):
             rows[name] = full
     columns = list(zip(*rows.values(), strict=True))
     cut = [_part(columns[level], shapes[level], is_optional=level == optional) for level in range(depth)]
-    if scheme is not None and scheme.cuts:
+    if scheme is not None and is_cut:
         cut[-1] = _scheme_part(columns[-1], scheme)
     else:
         cut = _with_voices(cut)
@@ -154,7 +150,7 @@ def _with_voices(parts: list[Part]) -> list[Part]:
     voices = {match[1] for match in matches if match}
     fields = (other for part in parts for other in part.fields if other is not values)
     session = next((other for other in fields if all(_SESSION.match(value) for value in other)), None)
-    if session is None or not all(matches) or not 1 < len(voices) <= _MOST_VOICES:
+    if session is None or not all(matches) or not 1 < len(voices) <= MOST_VOICES:
         return parts
     if len(set(zip(session, values, strict=True))) == len(set(values)):
         return parts
@@ -172,10 +168,10 @@ def _with_voices(parts: list[Part]) -> list[Part]:
 
 
 def _scheme_part(level: Sequence[str], scheme: Scheme) -> Part:
-    """Cut file names as their scheme does; fields that no name has are left out."""
+    """Cut file names as their scheme does."""
     cuts = [cut for text in level if (cut := scheme.cut(text)) is not None]
-    fields = tuple(zip(*(cut.values for cut in cuts), strict=True))
-    return Part(cuts[0].separators, fields, words=cuts[0].words, expressions=cuts[0].expressions)
+    separators, words, expressions = zip(*scheme.pieces, strict=True)
+    return Part((*separators, ""), tuple(zip(*cuts, strict=True)), words=words, expressions=expressions)
 
 
 def _without_long_runs(part: Part) -> Part:

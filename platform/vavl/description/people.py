@@ -28,7 +28,6 @@ class People:
     """Who speaks.
 
     Attributes:
-        content: of the card's ``speaker``.
         clips: clip id -> speaker; the clip itself where nobody is known.
         comments: of the card; those that begin with ``DECIDE`` are tasks.
         is_certain: a stated rule names the speaker.

@@ -89,13 +89,7 @@ def summary_rows(summary: Mapping[str, Any]) -> list[tuple[str, Any]]:
 
 
 def write_results(found: Description, directory: Path, pictured: int) -> dict[str, Any]:
-    """Write card.yaml, prepare.yaml, description.html and summary.json; return the summary.
-
-    Args:
-        found: in the directory of the recordings.
-        directory: of the results.
-        pictured: clips of the page's contact sheet.
-    """
+    """Write card.yaml, prepare.yaml, description.html with ``pictured`` clips and summary.json; return it."""
     summary = summary_of(found)
     head = (
         f"Proposed by jobs/describe_corpus.py from the names in {found.root}; every key: datasets/README.md.\n"

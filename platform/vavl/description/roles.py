@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from vavl.description.names import CODE, NameTable
+from vavl.description.schemes import MOST_VOICES
 from vavl.description.words import (
     LEVELS,
     SENTENCE_WORDS,
@@ -22,7 +23,6 @@ from vavl.description.words import (
 
 _LEAST_SPEAKER_SCORE = 2.0
 _MOST_CLASSES = 30
-_MOST_VOICES = 6
 _LETTERS_AND_NUMBER = re.compile(r"([^\W\d_]+)(\d+)")
 _SEX_AND_NUMBER = re.compile(r"[fmwFMW]\d+")
 
@@ -40,7 +40,6 @@ class Column:
     """One field of all names.
 
     Attributes:
-        place: of the field.
         values: one per name; "" where an optional directory is absent.
         word: the constant word before it in the same level, or its own constant letters, lower case.
         same_as: other places that always say the same.
@@ -167,7 +166,7 @@ def _is_letter_of_people(column: Column, session: Column) -> bool:
     values = column.distinct
     if column is session or column.word == "worn" or "" in column.values:
         return False
-    if len(values) > _MOST_VOICES or not all(len(value) == 1 and value.isalpha() for value in values):
+    if len(values) > MOST_VOICES or not all(len(value) == 1 and value.isalpha() for value in values):
         return False
     voices = Counter(one for one, _ in set(zip(session.values, column.values, strict=True)))
     return sum(count > 1 for count in voices.values()) >= len(voices) / 2

@@ -9,20 +9,12 @@ from functools import cached_property
 from itertools import product
 
 _LEAST_SHARE = 0.9
-_MOST_VOICES = 6
+MOST_VOICES = 6
+"""Letters of who speaks in a session: more are something else."""
+
 _SESSION = (
     r"(?i:session|sess|ses|dialogue|dialog|dia|conversation|conv|recording|rec|meeting|interview)[-_ ]?\d+"
 )
-
-
-@dataclass(frozen=True)
-class Cut:
-    """A file name as its scheme cuts it: separators before, between and after the fields, and what these are."""
-
-    separators: tuple[str, ...]
-    values: tuple[str, ...]
-    words: tuple[str, ...]
-    expressions: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -30,12 +22,12 @@ class Scheme:
     """How a corpus names its files.
 
     Attributes:
-        title: of the corpus.
         pieces: text before the field, what the field is, and its expression, from the left.
         classes: code of the field ``emotion`` -> class, as published.
         names_people: the scheme is published, so that the speaker is certain; False where names only look like it.
         cuts: fields are taken as the scheme says; False where marks between them part them as well.
         doubt: what a person must decide all the same.
+        sentence: fields that name the sentence together, where its number begins anew in each of them.
     """
 
     title: str
@@ -44,6 +36,7 @@ class Scheme:
     names_people: bool = True
     cuts: bool = True
     doubt: str = ""
+    sentence: tuple[str, ...] = ()
 
     @cached_property
     def expression(self) -> re.Pattern[str]:
@@ -52,13 +45,10 @@ class Scheme:
             "".join(f"{re.escape(before)}(?P<{word}>{text})" for before, word, text in self.pieces)
         )
 
-    def cut(self, name: str) -> Cut | None:
-        """Cut a file name into the fields of the scheme; None for another name."""
+    def cut(self, name: str) -> tuple[str, ...] | None:
+        """Return the fields of a file name, one per piece; None for another name."""
         match = self.expression.fullmatch(name)
-        if match is None:
-            return None
-        before, words, expressions = zip(*self.pieces, strict=True)
-        return Cut((*before, ""), match.groups(), words, expressions)
+        return None if match is None else match.groups()
 
 
 _RAVDESS = {
@@ -83,8 +73,9 @@ _PUBLISHED = (
         (("", "speaker", r"\d\d"), ("", "sentence", r"[ab]\d\d"), ("", "emotion", "[AEFLNTW]"), ("", "take", "[a-z]")),
         _EMO_DB,
     ),
-    Scheme("SAVEE", (("", "speaker", "DC|JE|JK|KL"), ("_", *_SAVEE_CLIP[0][1:]), _SAVEE_CLIP[1]), _SAVEE),
-    Scheme("SAVEE", _SAVEE_CLIP, _SAVEE, names_people=False),
+    Scheme("SAVEE", (("", "speaker", "DC|JE|JK|KL"), ("_", *_SAVEE_CLIP[0][1:]), _SAVEE_CLIP[1]), _SAVEE,
+           sentence=("emotion", "sentence")),
+    Scheme("SAVEE", _SAVEE_CLIP, _SAVEE, names_people=False, sentence=("emotion", "sentence")),
     Scheme(
         "TESS",
         (("", "speaker", "[OY]AF?"), ("_", "sentence", "[a-z]+"),
@@ -135,19 +126,19 @@ def _sessions() -> Iterator[Scheme]:
         yield Scheme("sessions", (*session, *part, *turn), names_people=False)
 
 
-def _is_believed(scheme: Scheme, cuts: Sequence[Cut]) -> bool:
+def _is_believed(scheme: Scheme, cuts: Sequence[tuple[str, ...]]) -> bool:
     """Tell whether the fields are what the scheme says, where single letters could be anything.
 
     Codes of emotions must be several, each with several numbers; a session must have two voices or more.
     """
-    words = cuts[0].words
-    if scheme.names_people and scheme.cuts and scheme.title not in ("EMO-DB",):
+    words = [word for _, word, _ in scheme.pieces]
+    if scheme.names_people and scheme.cuts and scheme.title != "EMO-DB":
         return True
-    rows = [dict(zip(words, cut.values, strict=True)) for cut in cuts]
+    rows = [dict(zip(words, cut, strict=True)) for cut in cuts]
     if "who" in words:
         voices: dict[str, set[str]] = {}
         for row in rows:
             voices.setdefault(row["session"], set()).add(row["who"])
         several = sum(len(found) > 1 for found in voices.values())
-        return len({row["who"] for row in rows}) <= _MOST_VOICES and several >= len(voices) / 2
+        return len({row["who"] for row in rows}) <= MOST_VOICES and several >= len(voices) / 2
     return "emotion" not in words or len({row["emotion"] for row in rows}) > 2

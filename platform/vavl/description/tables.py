@@ -5,10 +5,11 @@ from __future__ import annotations
 import csv
 import math
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from vavl.description import words
 from vavl.errors import CorpusError
@@ -39,9 +40,6 @@ class TableFound:
     """A table of the directory and what it could be used for.
 
     Attributes:
-        file: path below the directory.
-        rows: that were looked at.
-        columns: its header.
         key_column: the column that names clips, if any; ``key_pattern`` reads the clip id out of it.
         joined: clips that have a row.
         skips: fields of a clip id before the part that the key holds.
@@ -111,16 +109,14 @@ def look_at_table(root: Path, name: str, clip_ids: Collection[str], speakers: Co
             return TableFound(name, problem=f"larger than {_MOST_BYTES >> 20} MB; not looked at")
         header, rows, points = _read(root / name)
     except CorpusError as error:
-        problem = (
-            "holds no rows" if error.problem == "the table is empty" else f"cannot be read: {error.problem}"
-        )
-        return TableFound(name, problem=problem)
+        is_empty = error.problem == "the table is empty"
+        return TableFound(name, problem="holds no rows" if is_empty else f"cannot be read: {error.problem}")
     except (OSError, UnicodeError, csv.Error) as error:
         return TableFound(name, problem=f"cannot be read: {error}")
     if not rows:
         return TableFound(name, columns=tuple(header), problem="holds no rows")
     columns = {title: [row[place].strip() for row in rows] for place, title in enumerate(header) if title}
-    facts: dict[str, object] = {"file": name, "rows": len(rows), "columns": tuple(header), "texts": columns}
+    facts: dict[str, Any] = {"file": name, "rows": len(rows), "columns": tuple(header), "texts": columns}
     facts |= _key(columns, clip_ids)
     facts |= _speaker_key(columns, speakers)
     taken = {facts.get("key_column"), facts.get("speaker_column")}
@@ -128,7 +124,7 @@ def look_at_table(root: Path, name: str, clip_ids: Collection[str], speakers: Co
     if "key_column" not in facts:
         facts |= _repeated(columns, clip_ids)
     facts |= _meanings(others, points)
-    return TableFound(**facts)  # type: ignore[arg-type]
+    return TableFound(**facts)
 
 
 def _read(path: Path) -> tuple[list[str], list[list[str]], tuple[str, ...]]:
@@ -140,16 +136,16 @@ def _read(path: Path) -> tuple[list[str], list[list[str]], tuple[str, ...]]:
     return form.header, rows, form.decimal_points()
 
 
-def _key(columns: Mapping[str, Sequence[str]], clip_ids: Collection[str]) -> dict[str, object]:
+def _key(columns: Mapping[str, Sequence[str]], clip_ids: Collection[str]) -> dict[str, Any]:
     """Return the column whose values are clip ids, as they are, with a suffix, or without their beginning."""
     known = set(clip_ids)
-    found: dict[str, object] = {"joined": 0}
+    found: dict[str, Any] = {"joined": 0}
     shortened = _shortened(clip_ids)
     for title, values in columns.items():
         if len(set(values)) < len(values):
             continue
         for joined, pattern, skips in _joins(values, known, shortened):
-            if joined > int(str(found["joined"])) and joined >= _LEAST_JOINED * min(len(values), len(known)):
+            if joined > found["joined"] and joined >= _LEAST_JOINED * min(len(values), len(known)):
                 found = {"key_column": title, "key_pattern": pattern, "joined": joined, "skips": skips}
     return found
 
@@ -169,7 +165,7 @@ def _joins(
     ]
 
 
-def _repeated(columns: Mapping[str, Sequence[str]], clip_ids: Collection[str]) -> dict[str, object]:
+def _repeated(columns: Mapping[str, Sequence[str]], clip_ids: Collection[str]) -> dict[str, Any]:
     """Return a column that names most clips in several rows each, and the one that names the rater."""
     known, shortened = set(clip_ids), _shortened(clip_ids)
     for title, values in columns.items():
@@ -192,7 +188,7 @@ def _shortened(clip_ids: Collection[str]) -> list[tuple[int, list[str]]]:
     return shorter
 
 
-def _speaker_key(columns: Mapping[str, Sequence[str]], speakers: Collection[str]) -> dict[str, object]:
+def _speaker_key(columns: Mapping[str, Sequence[str]], speakers: Collection[str]) -> dict[str, Any]:
     """Return the column with one row per speaker, numbers filled up with zeros where that helps."""
     known = set(speakers)
     digits = max((len(name) for name in known), default=0)
@@ -205,39 +201,32 @@ def _speaker_key(columns: Mapping[str, Sequence[str]], speakers: Collection[str]
     return {}
 
 
-def _meanings(columns: Mapping[str, Sequence[str]], points: Sequence[str]) -> dict[str, object]:
+def _meanings(columns: Mapping[str, Sequence[str]], points: Sequence[str]) -> dict[str, Any]:
     found = {title: _numbers(values, points) for title, values in columns.items()}
     numbers = {title: read for title, read in found.items() if read is not None}
-    facts: dict[str, object] = {}
+    facts: dict[str, Any] = {}
     for title, values in columns.items():
         known = {value for value in values if not is_missing(value)}
         names = words.splits_of(known)
         if names and "split_column" not in facts:
             facts |= {"split_column": title, "split_names": names}
         elif words.splits_of(known, with_others=True):
-            facts["mixed_splits"] = (*tuple(facts.get("mixed_splits", ())), title)  # type: ignore[arg-type]
+            facts["mixed_splits"] = (*facts.get("mixed_splits", ()), title)
         is_person = set(re.findall(r"[a-z]+", title.lower().replace("id", " "))) & words.SPEAKER_WORDS
-        if (
-            is_person
-            and not _RATER_TITLE.search(title)
-            and len(set(values)) > 1
-            and "person_column" not in facts
-        ):
-            facts["person_column"] = title
+        if is_person and not _RATER_TITLE.search(title) and len(set(values)) > 1:
+            facts.setdefault("person_column", title)
     for title, read in numbers.items():
         if _FOLD_NAME.search(title) and all(value == int(value) and 0 <= value < 100 for value in read):
             facts["fold_column"] = title
     facts |= _shares(numbers) | _attributes(numbers)
-    used = {*dict(facts.get("soft_columns", {})).values(), *dict(facts.get("attribute_columns", {})).values()}  # type: ignore[call-overload]
+    used = {title for key in ("soft_columns", "attribute_columns") for title in facts.get(key, {}).values()}
     used |= {facts.get(name) for name in ("fold_column", "split_column", "person_column")}
     facts |= _classes({title: values for title, values in columns.items() if title not in used}, numbers)
     features = tuple(title for title in numbers if title not in used and title != facts.get("label_column"))
     return facts | ({"feature_columns": features} if len(features) >= _FEWEST_FEATURES else {})
 
 
-def _classes(
-    columns: Mapping[str, Sequence[str]], numbers: Mapping[str, Sequence[float]]
-) -> dict[str, object]:
+def _classes(columns: Mapping[str, Sequence[str]], numbers: Mapping[str, Sequence[float]]) -> dict[str, Any]:
     """Return the column of classes: words for emotions, or what its title calls labels (texts, or numbers 0, 1, 2)."""
     surety: dict[str, float] = {}
     for title, values in columns.items():
@@ -250,21 +239,21 @@ def _classes(
             surety[title] = 0.1 if is_titled and whole and len(distinct) <= _MOST_CODES else 0.0
         else:
             named = words.are_emotions(distinct)
-            surety[title] = (
-                named + 0.2 * is_titled if named or (is_titled and len(distinct) < len(values)) else 0.0
-            )
+            is_possible = named or (is_titled and len(distinct) < len(values))
+            surety[title] = named + 0.2 * is_titled if is_possible else 0.0
     likely = sorted((title for title in surety if surety[title]), key=lambda title: -surety[title])
     if not likely:
         return {}
     best = likely[0]
-    order: Callable[[str], object] = (lambda text: float(text.replace(",", "."))) if best in numbers else str
     # Marks of missing values come last: they are no classes.
-    known = sorted({value for value in columns[best] if not is_missing(value)}, key=order)  # type: ignore[arg-type]
+    known = sorted({value for value in columns[best] if not is_missing(value)})
+    if best in numbers:
+        known.sort(key=lambda text: float(text.replace(",", ".")))
     marks = sorted({value for value in columns[best] if value and is_missing(value)})
     return {"label_column": best, "label_values": (*known, *marks), "label_columns": tuple(likely)}
 
 
-def _shares(numbers: Mapping[str, Sequence[float]]) -> dict[str, object]:
+def _shares(numbers: Mapping[str, Sequence[float]]) -> dict[str, Any]:
     titles = [title for title in numbers if words.emotion_of(title)]
     # Forms of one word (anger, angry) stay classes of their own, as in a column of classes.
     named = {name: title for title, name in words.class_names(titles).by_value.items() if name is not None}
@@ -272,7 +261,7 @@ def _shares(numbers: Mapping[str, Sequence[float]]) -> dict[str, object]:
     return {"soft_columns": named} if len(named) >= _FEWEST_SHARES and is_positive else {}
 
 
-def _attributes(numbers: Mapping[str, Sequence[float]]) -> dict[str, object]:
+def _attributes(numbers: Mapping[str, Sequence[float]]) -> dict[str, Any]:
     named = {
         attribute: title
         for attribute, forms in words.ATTRIBUTES.items()

@@ -128,9 +128,7 @@ class ClassNames:
 def class_names(values: Sequence[str], codes: Mapping[str, str] | None = None) -> ClassNames:
     """Name the classes of distinct values; values become one class only where they differ in case alone.
 
-    Args:
-        values: of a label field.
-        codes: names that a published scheme gives to them.
+    The names that a published scheme gives to them, ``codes``, come first.
     """
     codes, doubts = codes or {}, []
     found: dict[str, str | None] = {}
@@ -173,11 +171,8 @@ def split_of(text: str) -> str | None:
 def splits_of(values: Collection[str], *, with_others: bool = False) -> dict[str, str]:
     """Return value -> train, validation or test; empty unless there is one to train on and another one.
 
-    Next to ``test`` a split ``eval`` is the one to validate on.
-
-    Args:
-        values: distinct ones of a field; "" does not count.
-        with_others: allow values that name no split, and give them ``none``; else such a field names no splits.
+    Next to ``test`` a split ``eval`` is the one to validate on; "" does not count. A field with values that name no
+    split names no splits at all, unless it is allowed ``with_others``, which are then ``none``.
     """
     found = {value: split_of(value) or "none" for value in sorted(values) if value}
     evaluated = [value for value in found if re.match(r"eval", value.lower())]

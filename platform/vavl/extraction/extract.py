@@ -112,11 +112,7 @@ def extract_parts(found: FoundParts, run: ExtractionRun) -> Iterator[PartResult]
 
 
 class _StoreBefore:
-    """The store that was in the directory, to tell new clips from those that are extracted again.
-
-    Args:
-        folder: of the store; None if it is to be replaced.
-    """
+    """The store that was in ``folder`` (None if it is to be replaced): tells new clips from those extracted again."""
 
     def __init__(self, folder: Path | None) -> None:
         self.added = self.again = 0

@@ -36,10 +36,6 @@ def write_face_preview(plan: ExtractionPlan, clips: int) -> Path | None:
 
     The frame of a crop says whether its face was found, filled in from its neighbors, or left out.
 
-    Args:
-        plan: of the extraction.
-        clips: how many at most.
-
     Returns:
         Its path; None (with a line in the log) where no faces are looked for in video files.
     """

@@ -44,10 +44,6 @@ class Part:
 
     Attributes:
         modality: "audio" or "video".
-        path: of its file.
-        corpus: name.
-        root: absolute corpus directory.
-        width: channels of a frame.
         provenance: ``ModalityInfo.provenance`` of the features.
         clips: in the order of the manifest.
         earlier: files of older parts whose rows are used again where a clip's file has not changed.
@@ -130,7 +126,6 @@ class PartResult:
     """What the job has to know of a finished part: small, whatever the features are.
 
     Attributes:
-        name: of the part's file.
         extracted: clip ids that were worked on, those in quarantine included.
         quarantined: clips left out.
         without_signal: clips whose modality carries nothing.
@@ -153,12 +148,7 @@ class PartResult:
 
 
 class PartExtractor:
-    """Extracts parts; travels to workers, and makes the extractor of a modality when it first needs it.
-
-    Args:
-        sources: by modality.
-        limit: longest time for one clip.
-    """
+    """Extracts parts; travels to workers, and makes the extractor of a modality when it first needs it."""
 
     def __init__(self, sources: Mapping[str, Source], limit: TimeLimit) -> None:
         self._sources, self._limit = sources, limit
@@ -231,13 +221,7 @@ def _content_hash(part: Part, clip: ClipPlace) -> str | None:
 
 
 class PartWriter:
-    """Writes the rows of a part while they come, so that no more than some MB of them are in memory.
-
-    Args:
-        path: of the file.
-        corpus: name.
-        width: channels of a frame.
-    """
+    """Writes the rows of a part while they come, so that no more than some MB of them are in memory."""
 
     def __init__(self, path: Path, corpus: str, width: int) -> None:
         # Values hardly repeat: a dictionary of them would cost several times their memory for nothing.
@@ -304,12 +288,7 @@ def part_batches(path: Path) -> Iterator[pa.RecordBatch]:
 
 
 class EarlierRows:
-    """Rows of older parts that may be used again; one group of rows is in memory.
-
-    Args:
-        paths: of the parts' files.
-        provenance: of the features wanted; parts with others are passed over.
-    """
+    """Rows of older parts that may be used again; one group of rows is in memory."""
 
     def __init__(self, paths: Sequence[Path], provenance: str) -> None:
         self._places: dict[str, tuple[Path, int, ClipRecord]] = {}

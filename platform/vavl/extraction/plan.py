@@ -40,7 +40,6 @@ class PartPlace:
 
     Attributes:
         start: first row among those of the manifest that have the modality.
-        length: rows.
         name: of its file; in it stands a hash of everything that the file depends on, media by size and time of
             change.
         key: that hash.
@@ -57,9 +56,6 @@ class ExtractionPlan:
     """Everything that decides the content of a store.
 
     Attributes:
-        manifest: the clips.
-        root: absolute corpus directory.
-        folder: absolute directory of the store.
         sources: of each modality that a clip of the manifest has.
     """
 
@@ -251,11 +247,7 @@ class FoundParts:
 
 
 def find_parts(plan: ExtractionPlan, *, resume: bool) -> FoundParts:
-    """Look at what an earlier extraction left, and state what is extracted here now.
-
-    Args:
-        plan: what is wanted.
-        resume: use what is there, or throw it away.
+    """Look at what an earlier extraction left, or throw it away, and state what is extracted here now.
 
     Raises:
         StoreError: the directory holds another corpus.

@@ -22,9 +22,7 @@ class Quarantined:
     """One modality of one clip that is left out of the store.
 
     Attributes:
-        clip_id: of the manifest.
         modality: "audio" or "video"; the clip's other modality is not touched.
-        file: relative to the corpus directory.
         reason: what a person should know.
         exception: type and text of the error underneath.
     """
@@ -70,10 +68,6 @@ class ExtractionResult:
     """What an extraction did; all counts but ``tally`` and ``clips`` are of (clip, modality) pairs.
 
     Attributes:
-        store: the finished store.
-        clips: of the manifest.
-        seconds: of work, this time.
-        extracted: worked on, this time.
         kept: taken over from earlier: neither file nor settings changed.
         added: extracted, and not in the store before.
         extracted_again: extracted, and in the store before: the file or the settings changed.

@@ -47,8 +47,6 @@ class ClipPlace:
     """Where one modality of a clip is found.
 
     Attributes:
-        clip_id: of the manifest.
-        speaker: of the manifest.
         file: path relative to the corpus directory, or the key of a row of ready features.
         media: the file below the corpus directory that the features depend on: a change of it makes them
             out of date; None if there is no such file.
@@ -191,8 +189,6 @@ class FeatureTable:
     """Ready features of one modality, one frame per clip.
 
     Attributes:
-        root: absolute corpus directory.
-        file: of the table, for messages.
         keys: one key per row, each once.
         columns: names of the features, in the order of the file.
         values: (row, feature) float32; NaN where the file has none.
@@ -279,8 +275,6 @@ class CsdClips:
     """Cuts clips out of a container (.csd) of features.
 
     Attributes:
-        root: absolute corpus directory.
-        source: of the card.
         segments: key -> interval of the clip.
     """
 

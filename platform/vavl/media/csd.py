@@ -35,9 +35,7 @@ class Segment:
 
     Attributes:
         key: ``video[n]``.
-        video: its id.
         start: seconds from the start of the video.
-        end: seconds.
     """
 
     key: str

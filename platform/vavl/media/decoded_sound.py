@@ -39,7 +39,6 @@ class DecodedSound:
 
     Attributes:
         channels: (sample, channel), float32; gaps between time stamps are silence.
-        rate_hz: sample rate.
         full_scale: largest sample above zero that the file's format can hold.
         late_s: from the start of the container's presentation to the first sample; negative for priming samples.
         pictures_end_s: end of the pictures in the same file; 0 if there are none.
@@ -85,7 +84,7 @@ def decode_sound(path: Path, longest_s: float) -> DecodedSound:
             return found
         if problem is None or not is_known or error.problem.startswith("cut off"):
             raise
-    raise unusable(path, "audio", f"not a readable audio file: {problem}") from problem
+    raise unusable(path, "audio", f"not a readable sound file: {problem}") from problem
 
 
 def sound_length(path: Path) -> float:
@@ -176,7 +175,7 @@ def _sound_stream(container: Any, path: Path) -> Any:
     """Return the track that a player takes: the default one, or else the best."""
     stream = container.streams.best("audio")
     if stream is None or stream.codec_context is None:
-        what = "the file has no audio stream" if stream is None else "there is no decoder for its audio"
+        what = "the file has no audio stream" if stream is None else "there is no decoder for its sound"
         raise unusable(path, "audio", what)
     return stream
 

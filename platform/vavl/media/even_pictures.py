@@ -16,7 +16,6 @@ class Shown(NamedTuple):
     Attributes:
         time: seconds from the start of the presentation.
         seconds: how long, if no other picture follows.
-        picture: as decoded.
     """
 
     time: float
@@ -25,14 +24,10 @@ class Shown(NamedTuple):
 
 
 def evenly(shown: Iterable[Shown], frame_rate_hz: float) -> Iterator[tuple[float, Shown]]:
-    """Yield the picture on show at the middle of every frame of an even rate.
+    """Yield the picture on show at the middle of every frame of an even rate; ``shown`` is in the order of time.
 
     Frames count from time 0; those before the first picture are left out, so are those after the end of
     the last one. Every video has at least one frame.
-
-    Args:
-        shown: in order of time.
-        frame_rate_hz: of the frames.
 
     Yields:
         Time of the middle of the frame, (k + 1/2) / rate, and what is shown then.

@@ -34,11 +34,8 @@ def media_file(content: bytes | bytearray | memoryview | str, field: str) -> Ite
     """Lay the bytes of a media file down as a file that is gone when the block ends.
 
     A file serves every extractor, in the way in which it read the training's files. It lies in the directory for
-    temporary files (``TMPDIR``), and its owner alone may read it.
-
-    Args:
-        content: the bytes; a text holds them in base64, as JSON carries them: in lines, URL-safe, or as a data URL.
-        field: for messages.
+    temporary files (``TMPDIR``), and its owner alone may read it. A text holds the bytes in base64, as JSON carries
+    them: in lines, URL-safe, or as a data URL. ``field`` is for messages.
 
     Raises:
         InputError: neither bytes nor base64, or more than MOST_BYTES. What the block raises about the file

@@ -23,7 +23,6 @@ class Probed:
     """One media file.
 
     Attributes:
-        name: below the directory.
         seconds: length of its sound, or else of its pictures.
         sample_rate_hz, channels: of its sound; None without sound.
         frame_rate_hz, width, height: of its pictures; None without pictures.
@@ -97,7 +96,7 @@ def _probe_container(container: Any, path: Path, name: str) -> Probed:
         for streams in (container.streams.audio, container.streams.video)
     )
     if sound is None and pictures is None:
-        return Probed(name, problem="holds neither audio nor video")
+        return Probed(name, problem="holds neither sound nor pictures")
     streams = [stream for stream in (pictures, sound) if stream is not None]
     found = Probed(name, coding=" + ".join(stream.codec_context.name for stream in streams))
     if pictures is not None:

@@ -17,10 +17,7 @@ LONGEST_MATCH_S = 2.0
 def whole_match(expression: str, text: str, field: str) -> Any:
     """Return the match of a card's expression with the whole of ``text``; None where it does not match.
 
-    Args:
-        expression: regular expression, of Python's kind.
-        text: a name, a key or a value.
-        field: key of the card that holds the expression, for the message.
+    ``field`` is the key of the card that holds the expression, for the message.
 
     Raises:
         CorpusError: the expression is still at work after ``LONGEST_MATCH_S``.

@@ -51,11 +51,8 @@ class _Chunks:
 def check_whole(path: Path, field: str) -> None:
     """Refuse a file that ends before its container says: wav, Wave64, AVI, AIFF, AU, CAF, mp4, Matroska, Ogg.
 
-    Sizes that a writer left open (live recordings, pipes) mean the end of the file. Other formats pass.
-
-    Args:
-        path: of the file.
-        field: "audio", "video" or "media", for the message.
+    Sizes that a writer left open (live recordings, pipes) mean the end of the file. Other formats pass. The message
+    names ``field``: "audio", "video" or "media".
 
     Raises:
         ClipError: cut off.

@@ -37,13 +37,7 @@ def attribute_scores(
 def absolute_errors(
     predicted: NDArray[np.float64], target: NDArray[np.float64], names: Sequence[str]
 ) -> dict[str, float]:
-    """Return ``mae_<name>``, the mean absolute error, per attribute; empty for no clips.
-
-    Args:
-        predicted: (clips, attributes).
-        target: (clips, attributes).
-        names: of the attributes.
-    """
+    """Return ``mae_<name>``, the mean absolute error, per attribute; arguments as of ``attribute_scores``."""
     if len(target) == 0:
         return {}
     error = np.abs(predicted - target).mean(axis=0)

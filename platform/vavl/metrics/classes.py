@@ -60,7 +60,6 @@ class ClassScore:
         precision: share of right clips among those predicted as the class; NaN if none was.
         recall: share of the class' clips that were found; NaN if it has none.
         f1: harmonic mean of both; 0 if it neither occurs nor is predicted.
-        clips: that have the class.
         predicted: clips predicted as the class.
     """
 

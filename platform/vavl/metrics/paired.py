@@ -51,7 +51,6 @@ class SpeakerSums:
     Attributes:
         folds: (units,), fold of each unit; a unit is a speaker within a fold.
         speakers: (units,), name.
-        seeds: of the runs.
         sums: (units, seeds, sums), additive over speakers; NaN where the run is missing.
     """
 
@@ -121,15 +120,7 @@ def fold_scores(table: SpeakerSums, statistic: Statistic) -> dict[int, float]:
 def score_interval(
     table: SpeakerSums, statistic: Statistic, seed: int = 0, level: float = 0.95, draws: int = DRAWS
 ) -> Interval:
-    """Return the mean over folds of the mean over seeds of a score, with its interval.
-
-    Args:
-        table: what each speaker adds.
-        statistic: the score of summed speakers.
-        seed: of the draws.
-        level: of the interval.
-        draws: of the bootstrap.
-    """
+    """Return the mean over folds of the mean over seeds of a score, with its interval."""
     value = _mean(np.array([list(fold_scores(table, statistic).values())]))[0]
     drawn = _replicates(table, statistic, seed, draws)
     return _interval(float(value), drawn, level)

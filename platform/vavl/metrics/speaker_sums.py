@@ -105,11 +105,7 @@ def sums_of_speakers(
 ) -> dict[str, NDArray[np.float64]]:
     """Return what each speaker adds to a score, as ``gather`` of ``metrics/paired.py`` takes it.
 
-    Args:
-        score: the measure.
-        predicted: (clips, outputs).
-        target: (clips, outputs).
-        speakers: (clips,), name of the speaker of each clip.
+    ``predicted`` and ``target`` are (clips, outputs), ``speakers`` (clips,) names.
     """
     return {
         str(name): score.sums(predicted[speakers == name], target[speakers == name])

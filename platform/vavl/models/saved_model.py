@@ -73,9 +73,7 @@ class ModelDescription(FrozenConfig):
     fusion_trained: bool
     speaker_normalisation: bool
     max_frames: int
-    provenance: dict[str, Any] = Field(
-        description="corpus, card, store and configuration of the training run"
-    )
+    provenance: dict[str, Any] = Field(description="corpus, card, store and configuration of the training")
 
     @property
     def extractors(self) -> dict[str, dict[str, Any]]:
@@ -168,7 +166,7 @@ class SavedModel:
         """
         if self.description.speaker_normalisation:
             raise InputError(
-                "model", "speaker_normalisation", "was trained on features normalized per speaker",
+                "model", "speaker_normalisation", "was trained on features normalised per speaker",
                 "use a model trained with features.speaker_normalisation=false for single clips",
             )  # fmt: skip
 
@@ -255,7 +253,7 @@ class SavedModel:
     def _prediction(self, condition: str, values: list[float]) -> Prediction | InputError:
         if not all(map(math.isfinite, values)):
             return InputError(
-                "clip", "", "its prediction is not finite: its features are far from those of the training run",
+                "clip", "", "its prediction is not finite: its features are far from those of the training",
                 "check the extraction",
             )  # fmt: skip
         match self.description.task:

@@ -41,12 +41,8 @@ def merged_manifest(
 ) -> Manifest:
     """Return the manifest of a merged store.
 
-    Args:
-        manifests: by corpus, in alphabetical order, each with the set of labels that is taken.
-        class_maps: by corpus, what becomes of its classes.
-        folds: of the merged store.
-        settings: of the merge.
-        card_hash: over everything that the merge was made from.
+    ``manifests`` (each with the set of labels that is taken) and ``class_maps`` (what becomes of the classes) are by
+    corpus, in alphabetical order; ``card_hash`` is over everything that the merge was made from.
     """
     groups = sorted(
         {name for one in manifests.values() for name in one.table.column_names if _is_group(name)}
@@ -141,10 +137,6 @@ def class_maps(
     """Return by corpus what becomes of each of its classes: one of the merged store, or None if it is dropped.
 
     A class that ``labels`` does not name is kept if the merged store has one of this name.
-
-    Args:
-        classes: of each corpus.
-        settings: of the merge.
 
     Raises:
         ConfigError: a class is neither kept nor mapped nor dropped, ``labels`` names one that is not there,
@@ -244,7 +236,6 @@ class MergedFold:
     """One fold of a merged store.
 
     Attributes:
-        number: of the fold.
         of_corpus: the fold of each corpus that gives its splits.
         test_corpus: that is tested as a whole; None where every corpus tests its own speakers.
     """
@@ -261,13 +252,7 @@ class MergedFold:
         return ", ".join(f"{corpus} {fold}" for corpus, fold in self.of_corpus.items())
 
     def column(self, corpus: str, manifest: Manifest, is_unused: np.ndarray) -> pa.Array:
-        """Return the split of every clip of one corpus.
-
-        Args:
-            corpus: that the manifest is of.
-            manifest: of the corpus.
-            is_unused: (clips,), True for clips that are to be in no split.
-        """
+        """Return the split of every clip of one corpus; none where ``is_unused``, (clips,)."""
         split = manifest.split(self.of_corpus[corpus]).copy()
         if self.test_corpus == corpus:
             split[split >= 0] = TEST
@@ -281,10 +266,6 @@ def merged_folds(
     rule: AlignedFolds | LeaveOneCorpusOut, manifests: Mapping[str, Manifest]
 ) -> list[MergedFold]:
     """Return the folds of a merged store.
-
-    Args:
-        rule: how they come about.
-        manifests: by corpus.
 
     Raises:
         ConfigError: a corpus or a fold is not there, or no fold is left.

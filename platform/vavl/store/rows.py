@@ -121,11 +121,6 @@ class _Chunk:
 class ModalityRows:
     """Read access to ``<modality>.arrow`` of a store; opening reads ids and lengths, no features.
 
-    Args:
-        directory: of the store.
-        modality: "audio" or "video".
-        content: of store.json.
-
     Raises:
         StoreError: the file is missing or broken, or is not the one that store.json was written for.
     """

@@ -49,10 +49,6 @@ _MOST = {"width": 2**20, "clips": 2**31 - 1, "frames": 2**53, "bytes": 2**53}
 class FeatureStore:
     """Read access to a store; opening it reads no features.
 
-    Args:
-        directory: of the store.
-        content: of its store.json.
-
     Raises:
         StoreError: a file is broken, or is not the one that store.json was written for.
     """

@@ -37,9 +37,7 @@ class Source:
 
     Attributes:
         place: directory or address, its version in full.
-        content: of its store.json.
         manifest: with the set of labels that is taken.
-        classes: what becomes of its classes.
     """
 
     place: Path | str
@@ -72,10 +70,7 @@ class MergePlan:
     """Everything that decides the content of a merged store.
 
     Attributes:
-        settings: of the merge.
-        sources: by corpus, in alphabetical order.
         infos: by modality that any of the stores has, the provenance that all share.
-        folds: of the merged store.
     """
 
     settings: MergeSettings
@@ -286,7 +281,7 @@ def merge_summary(plan: MergePlan, store: FeatureStore, seconds: float) -> dict[
 def merge_rows(summary: Mapping[str, Any], directory: Path) -> list[tuple[str, str]]:
     """Return the rows of the table that the job prints."""
     rows = [
-        (corpus, f"{source['clips']} clips, {source['target']}, license {source['licence'] or 'unknown'}")
+        (corpus, f"{source['clips']} clips, {source['target']}, licence {source['licence'] or 'unknown'}")
         for corpus, source in summary["sources"].items()
     ]
     labelled = ", ".join(f"{name} {count}" for name, count in summary["labelled"].items())

@@ -51,11 +51,8 @@ class Pushed:
 
     Attributes:
         place: that a run names as its store, ``<address>/<corpus>@<version>``.
-        version: its name.
         sent: files that went there now.
         kept: files that were there already.
-        sent_bytes: of the files that went.
-        seconds: of sending and reading back.
         versions: names of all of the corpus there, newest first.
     """
 

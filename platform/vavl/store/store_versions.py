@@ -85,10 +85,6 @@ def store_directory(place: Path | str) -> Path | str:
 def check_version(directory: Path | str, content: Mapping[str, Any]) -> None:
     """Refuse a store that is not the version by which its directory is named.
 
-    Args:
-        directory: that ``store_directory`` returned for a place with a version.
-        content: of its store.json.
-
     Raises:
         StoreError: its store.json was changed, or is that of another store.
     """

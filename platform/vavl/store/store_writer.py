@@ -30,8 +30,6 @@ class ClipFeatures:
     """Features of one modality of one clip.
 
     Attributes:
-        clip_id: of the manifest.
-        speaker: of the manifest.
         values: (time, channel), float32.
         frame_times: (time,), float32, seconds, center of each frame.
     """

@@ -7,6 +7,9 @@ from itertools import product
 import pytest
 from described_names import described, is_to_decide, rows, speakers_of, splits_by_clip
 
+from vavl.audit.audit import audit_labels
+from vavl.audit.finding import Check, State
+from vavl.audit.settings import AuditSettings
 from vavl.description.draft import card_content
 from vavl.description.videos import choose_videos
 from vavl.description.words import class_names, split_of, splits_of
@@ -220,6 +223,14 @@ def test_savee(tmp_path, directory):
     found = described(tmp_path, names)
     assert speakers_of(found) == ["DC", "JE", "JK", "KL"]
     assert found.manifest.classes == ("angry", "disgust", "fearful", "happy", "neutral", "sad", "surprised")
+    # The first sentence of anger is another one than the first of joy, and an audit says what that means.
+    assert set(found.manifest.table["group_text"].to_pylist()) == {
+        f"{emotion}_{take:02d}" for emotion in ("a", "d", "f", "h", "n", "sa", "su") for take in range(1, 5)
+    }
+    states = {
+        finding.check: finding.state for finding in audit_labels(found.manifest, AuditSettings()).findings
+    }
+    assert states[Check.SENTENCES] == State.WARNING
 
 
 def test_people_as_directories_with_codes_of_their_own(tmp_path):
@@ -286,7 +297,7 @@ def test_copies_without_sound_are_found_by_opening_files():
     assert chosen.names == tuple(name for name in names if "av" in name)
     mixed = choose_videos(names, [probe(name, place < 5) for place, name in enumerate(names[:8])])
     assert len(mixed.names) == 18
-    assert any("3 of 8 video files that were opened hold no audio" in note for note in mixed.notes)
+    assert any("3 of 8 video files that were opened hold no sound" in note for note in mixed.notes)
 
 
 def test_words_for_splits():
