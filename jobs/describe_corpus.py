@@ -1,4 +1,4 @@
-"""Propose a card for a directory of recordings: python jobs/describe_corpus.py FOLDER [dotted.key=value ...]."""
+"""Propose a card for a directory of recordings: python jobs/describe_corpus.py DIRECTORY [dotted.key=value ...]."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from vavl.job_config import DescribeCorpusJob
 def check(job: DescribeCorpusJob) -> None:
     """Look whether the directory is there and whether an older proposal would be lost; open no media."""
     if not job.folder.is_dir():
-        raise CorpusError(str(job.folder), "folder", "there is no such folder", "check the path")
+        raise CorpusError(str(job.folder), "folder", "there is no such directory", "check the path")
     card = _output(job) / "card.yaml"
     if card.exists() and not job.overwrite:
         raise ConfigError(
@@ -33,7 +33,7 @@ def describe_corpus(job: DescribeCorpusJob) -> None:
     )  # fmt: skip
     folder = _output(job)
     summary = write_results(found, folder, job.pictured_clips)
-    print_table(f"folder {job.folder}", summary_rows(summary))
+    print_table(f"directory {job.folder}", summary_rows(summary))
     print(f"\ncard: {folder / 'card.yaml'}\nlook: {folder / 'description.html'}")
     require_valid(found, folder)
     print(
@@ -47,7 +47,7 @@ def _output(job: DescribeCorpusJob) -> Path:
 
 def main() -> int:
     """Run the job."""
-    return run_job("Propose a card for a folder of recordings.", DescribeCorpusJob, describe_corpus, check)
+    return run_job("Propose a card for a directory of recordings.", DescribeCorpusJob, describe_corpus, check)
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ def check(job: EvaluateModelJob) -> None:
 def main() -> int:
     """Run the job."""
     return run_job(
-        "Measure a registered model, or one in a folder, on a feature store.",
+        "Measure a registered model, or one in a directory, on a feature store.",
         EvaluateModelJob,
         evaluate_model,
         check,

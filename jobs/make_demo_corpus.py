@@ -33,7 +33,7 @@ def story(config: MakeDemoCorpusJob) -> None:
             f"{report.clips} ({report.rendered} rendered now), {report.media_seconds / 60:.1f} minutes",
         ),
         ("time", f"{report.seconds:.1f} s, {report.clips_per_second:.1f} clips/s"),
-        ("folder", config.output_dir),
+        ("directory", config.output_dir),
         ("faces", config.output_dir / "contact_sheet.png"),
         ("next", "python jobs/prepare_corpus.py jobs/configs/prepare/demo.yaml"),
     ]

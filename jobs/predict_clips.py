@@ -1,4 +1,4 @@
-"""Predict clips with a trained model: python jobs/predict_clips.py CONFIG.yaml|FOLDER|FILE [dotted.key=value ...]."""
+"""Predict clips with a trained model: python jobs/predict_clips.py CONFIG.yaml|DIRECTORY|FILE [key=value ...]."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def story(job: PredictClipsJob) -> None:
 
 def main() -> int:
     """Run the job."""
-    return run_job("Predict clips of a folder, file, manifest or store.", PredictClipsJob, story, check)
+    return run_job("Predict clips of a directory, file, manifest or store.", PredictClipsJob, story, check)
 
 
 if __name__ == "__main__":

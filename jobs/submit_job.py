@@ -9,20 +9,14 @@ from pathlib import Path
 
 from vavl.config.command_line import print_table, run_job
 from vavl.config.files import make_folder, write_json
-from vavl.submission.plan import SubmitJob, plan_submission
+from vavl.submission.plan import SubmitJob, plan_submission, submission_rows
 from vavl.submission.server import connect, follow, refuse_failure, submit
 
 
 def check(job: SubmitJob) -> None:
     """Check the job's own configuration and say what is sent; ask nobody."""
     make_folder(job.output_dir)
-    submission = plan_submission(job, os.environ, Path.cwd())
-    rows = [
-        ("address", job.address),
-        ("command", submission["entrypoint"]),
-        *submission["runtime_env"]["env_vars"].items(),
-    ]
-    print_table("submission", rows)
+    print_table("submission", submission_rows(job, plan_submission(job, os.environ, Path.cwd())))
 
 
 def submit_job(job: SubmitJob) -> None:

@@ -1,4 +1,4 @@
-"""Bring runs into MLflow that it does not hold whole: python jobs/sync_tracking.py FOLDER [dotted.key=value ...]."""
+"""Bring runs into MLflow that it does not hold whole: python jobs/sync_tracking.py DIRECTORY [dotted.key=value ...]."""
 
 from __future__ import annotations
 

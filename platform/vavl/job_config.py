@@ -122,7 +122,7 @@ class AuditCorpusJob(FrozenConfig):
         description="directory of summary and report; null: the report next to the store, the summary in audit/",
     )
     audit: AuditSettings = Field(
-        AuditSettings(), description="thresholds of this look; training judges by the defaults"
+        AuditSettings(), description="thresholds of this audit; training judges by the defaults"
     )
 
     @model_validator(mode="after")
@@ -130,7 +130,7 @@ class AuditCorpusJob(FrozenConfig):
         if (self.store is None) == (self.card is None):
             raise ValueError("name either a store, or a card whose labels are to be looked at")
         if self.card is not None and self.output_dir is None:
-            raise ValueError("output_dir: name a folder for the results of a card")
+            raise ValueError("output_dir: name a directory for the results of a card")
         return self
 
 

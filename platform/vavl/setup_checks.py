@@ -171,7 +171,7 @@ def check_corpora(cards: Path, needed: Sequence[str]) -> Iterator[Finding]:
     files = sorted(cards.glob("*.yaml"))
     if not files:
         yield Finding(
-            "corpora", "fail", f"no card in {cards}", "start the job in the project's folder, or set cards"
+            "corpora", "fail", f"no card in {cards}", "start the job in the project's directory, or set cards"
         )
     for file in files:
         yield _corpus_finding(file, "fail" if file.stem in needed else "warn")

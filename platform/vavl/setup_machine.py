@@ -59,7 +59,7 @@ def check_compiler(environment: Mapping[str, str]) -> Finding:
         "warn",
         f"missing: {', '.join(missing)}; torch's optimizer and gloo are used instead of DeepSpeed's own operations",
         "nothing has to be done; for DeepSpeed's operations install a compiler (Debian: apt-get install g++ "
-        "python3-dev) and put the folder of the environment's ninja (.venv/bin) on PATH",
+        "python3-dev) and put the directory of the environment's ninja (.venv/bin) on PATH",
     )
 
 

@@ -56,7 +56,7 @@ def main() -> int:
     parser.add_argument(
         "--folder", type=Path, default=Path(os.environ.get("RAVDESS_ROOT", "runs/demo_corpus"))
     )
-    parser.add_argument("--clips", type=int, default=60, help="taken evenly from all of the folder")
+    parser.add_argument("--clips", type=int, default=60, help="taken evenly from all of the directory")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--out", type=Path, default=Path("runs/bench/audio_extraction.json"))
     words = parser.parse_args()

@@ -79,7 +79,7 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--on-cpu", action="store_true", help="run what a CPU can")
-    parser.add_argument("--quick", action="store_true", help="a small network, few trainings through Ray")
+    parser.add_argument("--quick", action="store_true", help="a small network, few training runs through Ray")
     parser.add_argument("--out", type=Path, default=OUT, help="directory of the results; emptied first")
     parser.add_argument("--only", nargs="+", metavar="CHECK", help="names of checks")
     parser.add_argument("--group", help=argparse.SUPPRESS)  # of the process of a group

@@ -107,7 +107,7 @@ def lines_of(result: Mapping[str, Any], clock: str) -> list[str]:
     ]
     clips, unlabelled = result["clips_of_a_step"], result["unlabelled_clips_of_a_step"]
     return [
-        f"{clips} clips a step, {unlabelled} of them unlabelled, {result['precision']}, {clock} clock",
+        f"{clips} clips a step, {unlabelled} of them unlabeled, {result['precision']}, {clock} clock",
         *table(["objectives", "a step: median (range)", "ratio to plain"], rows),
     ]
 

@@ -47,7 +47,7 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--folder", type=Path, default=Path("runs/demo_corpus"))
-    parser.add_argument("--clips", type=int, default=6, help="taken evenly from all of the folder")
+    parser.add_argument("--clips", type=int, default=6, help="taken evenly from all of the directory")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="of the networks")
     parser.add_argument("--out", type=Path, default=Path("runs/bench/video_extraction.json"))

@@ -140,7 +140,7 @@ def gone_on(run: Disturbed, fault: Fault, moment: float) -> None:
         fault.recovery_seconds, fault.steps_repeated = reached - moment, done - resumed.step
         return True
 
-    run.wait_until(is_beyond, "the run did not go on")
+    run.wait_until(is_beyond, "the run did not continue")
 
 
 def skipped_batch(run: Disturbed) -> Fault:

@@ -221,7 +221,7 @@ def test_the_jobs_own_exit_code_is_that_of_the_command(cluster: Cluster, tmp_pat
         "config=jobs/configs/prepare/demo.yaml", "overrides=[root=/nowhere]",
     )  # fmt: skip
     assert done.returncode == 2, done.stdout + done.stderr
-    assert "the folder of corpus demo does not exist" in done.stdout
+    assert "the directory of corpus demo does not exist" in done.stdout
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert (summary["status"], summary["driver_exit_code"]) == ("FAILED", 2)
 

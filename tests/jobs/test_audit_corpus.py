@@ -97,7 +97,9 @@ def test_a_store_and_a_card_are_not_audited_together(clean: Path, run_job: Calla
     assert "name either a store, or a card" in done.stderr
 
 
-@pytest.mark.skipif(not os.environ.get("CREMA_D_ROOT"), reason="CREMA_D_ROOT does not name the corpus folder")
+@pytest.mark.skipif(
+    not os.environ.get("CREMA_D_ROOT"), reason="CREMA_D_ROOT does not name the corpus directory"
+)
 @pytest.mark.realdata
 def test_the_labels_of_crema_d_are_audited_from_its_tables(
     tmp_path: Path, run_job: Callable[..., Any]

@@ -93,7 +93,7 @@ def test_an_alias_is_measured_and_the_run_names_its_version(
     summary = json.loads((out / "summary.json").read_text())
     assert "0 finished training runs and 1 finished evaluations" in summary["test_looks"]
     assert len(list((out / "earlier").glob("evaluation-*/report.html"))) == 1
-    assert "not a readable sound file" in summary["failed"]["noise_10db"]["m03_glad_01"]
+    assert "not a readable audio file" in summary["failed"]["noise_10db"]["m03_glad_01"]
     assert summary["metrics"]["test/audio/clips:noise_10db"] == 7
     table = pq.read_table(out / "predictions.parquet").to_pandas()
     bad = table[table["error"].notna()]
@@ -138,7 +138,7 @@ def test_a_dry_run_says_what_would_be_measured_and_measures_nothing(
     words = (f"model={corpus / 'run'}", "data.split=validation", "media.root=null")
     done = run_job("evaluate_model", config, "--dry-run", *words)
     assert done.code == 0, done.stderr
-    assert "8 labelled, validation of tiny, fold 0 of one-fold" in done.stdout
+    assert "8 labeled, validation of tiny, fold 0 of one-fold" in done.stdout
     assert "noise needs the audio itself: no media are named" in done.stdout
     assert "the epoch that is kept was chosen on all 2 measured speakers" in done.stdout
     assert not list((tmp_path / "out").iterdir())

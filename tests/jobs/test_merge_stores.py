@@ -46,7 +46,7 @@ def test_a_merged_store_has_a_summary_and_can_be_merged_again(
     assert summary["labelled"] == {"glad": 48, "mad": 60}
     assert summary["folds"]["1"] == {"name": "beta", "train": 40, "validation": 8, "test": 72}
     assert summary["sources"]["beta"]["licence"] == "beta licence"
-    assert "licence alpha licence" in done.stdout
+    assert "license alpha licence" in done.stdout
     assert f"next: python jobs/train_model.py CONFIG.yaml data.store={folder}" in done.stdout
     assert read_config(MergeStoresJob, folder / "config.yaml") == read_config(MergeStoresJob, config)
     again = run_job("merge_stores", config)

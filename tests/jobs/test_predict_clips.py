@@ -68,7 +68,7 @@ def test_a_dry_run_says_what_it_found_and_starts_nothing(run_job, film, model, t
 @pytest.mark.parametrize(
     ("words", "problem"),
     [
-        (["model={model}/missing"], "there is no such folder"),
+        (["model={model}/missing"], "there is no such directory"),
         (["model={model}", "conditions=[audio,audio]"], "each may stand there once"),
         (["model={model}", "conditions=[sound]"], "conditions.0"),
         (["model={model}", "clips_per_batch=0"], "greater than or equal to 1"),
@@ -84,7 +84,7 @@ def test_wrong_settings_are_exit_code_2(run_job, film, model, tmp_path, words, p
 
 def test_a_file_that_is_not_there_is_exit_code_2_and_only_failures_are_1(run_job, model, tmp_path):
     missing = run_job("predict_clips", tmp_path / "missing.mp4", f"model={model}")
-    assert (missing.code, "no such folder or file" in missing.stderr) == (2, True)
+    assert (missing.code, "no such directory or file" in missing.stderr) == (2, True)
     (tmp_path / "bad.wav").write_bytes(b"bad")
     bad = run_job("predict_clips", tmp_path / "bad.wav", f"model={model}", f"output_dir={tmp_path / 'out'}")
     assert (bad.code, "none of 1 clips could be predicted" in bad.stderr) == (1, True)

@@ -98,7 +98,7 @@ def test_a_missing_model_is_named_before_anything_is_decoded(monkeypatch, capsys
 
 
 def test_a_folder_that_cannot_be_written_is_exit_code_2(monkeypatch, capsys, corpus, tmp_path):
-    (tmp_path / "file").write_text("not a folder")
+    (tmp_path / "file").write_text("not a directory")
     config = write_config(corpus, tmp_path / "store")
     assert run(monkeypatch, config, f"output_dir={tmp_path / 'file/store'}") == 2
     assert "cannot be written" in capsys.readouterr().err

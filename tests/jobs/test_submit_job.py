@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -31,8 +32,10 @@ def test_a_dry_run_shows_what_would_be_sent_and_asks_nobody(tmp_path: Path) -> N
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "python jobs/train_model.py jobs/configs/demo.yaml training.workers=3" in done.stdout
-    assert "http://tracking:5000" in done.stdout
-    assert f"VAVL_ROOT                 {ROOT}" in done.stdout
+    assert "MLFLOW_TRACKING_URI" in done.stdout
+    assert "tracking:5000" not in done.stdout + done.stderr
+    assert re.search(r"code +commit [0-9a-f]{12}", done.stdout)
+    assert f"VAVL_ROOT  {ROOT}" in done.stdout
     assert "nothing was started" in done.stdout
     assert not (tmp_path / "summary.json").exists()
 

@@ -70,7 +70,7 @@ def test_a_sweep_leaves_its_best_and_a_second_start_adds_trials(
     assert done.code == 0, done.stderr
     done = run_job("tune_model", config, "search.training.optimizer.learning_rate.low=1.0e-4")
     assert done.code == 0, done.stderr
-    assert "2 trials have ended already, 0 go on" in done.stderr
+    assert "2 trials have ended already, 0 continue" in done.stderr
     folder = config.parent / "sweep"
     summary = json.loads((folder / "summary.json").read_text())
     assert summary.keys() >= SUMMARY_KEYS

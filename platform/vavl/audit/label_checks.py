@@ -158,7 +158,7 @@ def check_identity(material: Material, settings: AuditSettings) -> Finding:
             scores.append({"fold": fold, **{name: round(value, 4) for name, value in found.items()}})
     what = " and ".join(name.removeprefix("group_") for name in known)
     if not scores:
-        text = "no fold has labelled clips to train and to test on"
+        text = "no fold has labeled clips to train and to test on"
         return Finding(Check.IDENTITY_CANARY, State.WARNING, text, "see label_balance", is_known=False)
     worst = max(scores, key=lambda score: float(score["excess"]))
     state = state_of(worst["excess"], limits.identity_warning, limits.identity_failed)
@@ -208,7 +208,7 @@ def check_batches(material: Material, settings: AuditSettings) -> Finding:
             drawn = _sampled(material, classes, rows, limits.batch_size, _BATCH_CLIPS)
             scores.append({"fold": fold, **batch_agreement(classes, drawn)})
     if not scores:
-        return Finding(Check.BATCH_CANARY, State.PASSED, "no labelled training clips")
+        return Finding(Check.BATCH_CANARY, State.PASSED, "no labeled training clips")
     worst = max(scores, key=lambda score: max(score["mate"], score["neighbour"]))
     agreement = max(worst["mate"], worst["neighbour"])
     is_chance = agreement < _CHANCE_DEVIATIONS * worst["deviation"]

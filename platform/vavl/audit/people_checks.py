@@ -130,7 +130,7 @@ def check_sentences(material: Material, settings: AuditSettings) -> Finding:
             if (found := _sentence_score(sentences, classes, split)) is not None:
                 scores.append({"group": name, "fold": fold, **found})
     if not scores:
-        text = "no fold has labelled clips with a sentence to train and to test on"
+        text = "no fold has labeled clips with a sentence to train and to test on"
         return Finding(Check.SENTENCES, State.PASSED, text, numbers={"known": list(known)})
     worst = max(scores, key=lambda score: (float(score["excess"]), float(score["shared"])))
     share, accuracy = f"{worst['shared']:.0%}", f"{worst['accuracy']:.1%}"

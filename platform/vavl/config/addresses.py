@@ -27,7 +27,7 @@ def store_address(value: Any) -> Any:
     if "://" not in text:
         return Path(text)
     if not _SCHEME.match(text):
-        raise ValueError("is neither a folder nor an address such as s3://bucket/demo")
+        raise ValueError("is neither a directory nor an address such as s3://bucket/demo")
     parts = urlsplit(text)
     if parts.password is not None or parts.query or parts.fragment:
         raise ValueError(

@@ -33,6 +33,14 @@ def with_changes(content: Mapping[str, Any], changes: Mapping[str, Any], source:
     return changed
 
 
+def value_at(content: Mapping[str, Any], path: str) -> Any:
+    """Return what stands at a dotted path of nested mappings, None where nothing does."""
+    value: Any = content
+    for key in path.split("."):
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return value
+
+
 def leaves(changes: Mapping[str, Any], above: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
     """Yield every value that is no section, with the keys that lead to it; an empty section is a value."""
     for dotted, value in changes.items():

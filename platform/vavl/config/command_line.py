@@ -83,7 +83,7 @@ def parse_arguments(
     )
     if {"-h", "--help"} & set(words):
         parser.epilog = help_text(settings, next((Path(word) for word in words if _is_config(word)), None))
-    kinds = ["folder"] * (settings.folder_key is not None) + ["file"] * bool(settings.folder_key_suffixes)
+    kinds = ["directory"] * (settings.folder_key is not None) + ["file"] * bool(settings.folder_key_suffixes)
     metavar = "|".join([*(kind.upper() for kind in kinds), "CONFIG.yaml"])
     note = "".join(f"{kind}, or " for kind in kinds)
     parser.add_argument("config", type=_place, metavar=metavar, help=f"{note}configuration file")
@@ -99,7 +99,7 @@ def _read_settings(settings: type[Settings], words: argparse.Namespace) -> Setti
     if is_lost_with_the_job():
         _log.warning(
             f"{ROOT_VARIABLE} is not set: relative results go into {Path.cwd()}, which Ray deletes; pass "
-            f"--runtime-env-json or start Ray with {ROOT_VARIABLE}=/folder"
+            f"--runtime-env-json or start Ray with {ROOT_VARIABLE}=/directory"
         )
     config = read_config(settings, words.config, words.overrides)
     check_project_files(config, Path(words.config), words.overrides, root)

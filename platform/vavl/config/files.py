@@ -77,8 +77,8 @@ def make_folder(folder: Path, setting: str = "output_dir") -> Path:
             pass
     except OSError as fault:
         raise InputError(
-            str(folder), "", f"the folder cannot be written: {fault.strerror or fault}",
-            f"choose another {setting} or change the folder's permissions",
+            str(folder), "", f"the directory cannot be written: {fault.strerror or fault}",
+            f"choose another {setting} or change the directory's permissions",
         ) from None  # fmt: skip
     return folder
 

@@ -49,7 +49,7 @@ class _Place:
 
 
 FROM_ROOT = _Place("result, store or corpus; counts from VAVL_ROOT")
-FROM_PROJECT = _Place("file of the project; counts from the current folder and may not lie outside")
+FROM_PROJECT = _Place("file of the project; counts from the current directory and may not lie outside")
 
 
 def root_folder(environment: Mapping[str, str] = os.environ) -> Path | None:
@@ -63,7 +63,7 @@ def root_folder(environment: Mapping[str, str] = os.environ) -> Path | None:
         return None
     if not Path(named).is_absolute():
         raise ConfigError(
-            "environment", ROOT_VARIABLE, f"{named} is not absolute", f"export {ROOT_VARIABLE}=/folder"
+            "environment", ROOT_VARIABLE, f"{named} is not absolute", f"export {ROOT_VARIABLE}=/directory"
         )
     return Path(named)
 
@@ -118,8 +118,8 @@ def check_project_files(
         if path is not None and key not in said and not _is_below(Path(path), folders):
             raise ConfigError(
                 str(source), key,
-                f"{path} leads to {Path(path).resolve()}, outside the folders that a configuration may read",
-                f"put the file below {folders[0]} or beside the configuration, or say it yourself: {key}={path}",
+                f"{path} leads to {Path(path).resolve()}, outside the directories that a configuration may read",
+                f"put the file below {folders[0]} or next to the configuration, or say it yourself: {key}={path}",
             )  # fmt: skip
 
 

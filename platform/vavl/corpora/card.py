@@ -193,7 +193,7 @@ def read_card(path: Path) -> CorpusCard:
         # A card says the same on every machine: its hash may not depend on the environment.
         if "${" in text:
             problem = "a card takes nothing from the environment"
-            fix = "write the value itself; the corpus folder is given by root_environment_variable"
+            fix = "write the value itself; the corpus directory is given by root_environment_variable"
             raise ConfigError(str(path), key, problem, fix)
     return validate(CorpusCard, content, source=str(path))
 
@@ -237,13 +237,13 @@ def corpus_root(card: CorpusCard, root: Path | None = None) -> Path:
     variable = card.root_environment_variable
     named = root or os.environ.get(variable) or card.default_root
     if not named:
-        problem = "the corpus folder is not known: the environment variable is not set"
-        fix = f"export {variable}=/folder/of/the/corpus; how to get it: {card.obtain.strip()}"
+        problem = "the corpus directory is not known: the environment variable is not set"
+        fix = f"export {variable}=/directory/of/the/corpus; how to get it: {card.obtain.strip()}"
         raise CorpusError(card.name, variable, problem, fix)
     directory = (root_folder() or Path.cwd()) / named
     if not directory.is_dir():
-        problem = f"the folder of corpus {card.name} does not exist"
-        fix = f"set {variable} to the folder of the corpus; how to get it: {card.obtain.strip()}"
+        problem = f"the directory of corpus {card.name} does not exist"
+        fix = f"set {variable} to the directory of the corpus; how to get it: {card.obtain.strip()}"
         raise CorpusError(str(directory), variable, problem, fix)
     return directory
 

@@ -13,16 +13,18 @@ from vavl.config.base import FrozenConfig
 
 def _inside_corpus(name: str) -> str:
     if PurePosixPath(name).is_absolute() or PureWindowsPath(name).drive or "\\" in name:
-        raise ValueError("must be relative to the corpus folder, with / between folders")
+        raise ValueError("must be relative to the corpus directory, with / between directories")
     if ".." in PurePosixPath(name).parts or not PurePosixPath(name).parts:
-        raise ValueError("must name a file inside the corpus folder")
+        raise ValueError("must name a file inside the corpus directory")
     return name
 
 
 def _below_working_directory(name: str) -> str:
     # A card comes from somebody else: only the person at the machine may open other directories to it.
     if PurePosixPath(name).is_absolute() or PureWindowsPath(name).drive or ".." in PurePosixPath(name).parts:
-        raise ValueError("must be relative to the working folder; any other folder is given by the variable")
+        raise ValueError(
+            "must be relative to the working directory; any other directory is given by the variable"
+        )
     return name
 
 

@@ -101,8 +101,8 @@ def find_files(modality: str, source: FileSource | OpenFaceSource, root: Path, n
             f"; found instead e.g. {unmatched[0]}" if unmatched else ""
         )
         fix = (
-            "point the environment variable of the card to the corpus folder, or correct the pattern "
-            "(links to folders are not followed)"
+            "point the environment variable of the card to the corpus directory, or correct the pattern "
+            "(links to directories are not followed)"
         )
         raise CorpusError(str(root), what, problem, fix)
     if unmatched:
@@ -147,7 +147,7 @@ def find_segments(name: str, source: CsdSource, root: Path) -> Side:
             file, f"{name}.segments", f"no video of it is in {source.file}", "get both files of one corpus"
         )
     if len(present) < len(segments):
-        message = "%s: %d of %d segments have no %s features and are left out of that side"
+        message = "%s: %d of %d segments have no %s features and are left out of that modality"
         logger.warning(message, file, len(segments) - len(present), len(segments), name)
     side: Side = {}
     for segment in present:

@@ -71,7 +71,7 @@ class PartitionSettings(FrozenConfig):
     video_only_share: float = Field(
         0.0, ge=0, le=1, description="of the training pairs, those whose audio is never read"
     )
-    seed: int = Field(0, ge=0, description="of both draws, apart from the seed of the training")
+    seed: int = Field(0, ge=0, description="of both draws, apart from the seed of the training run")
 
     @model_validator(mode="after")
     def _shares_fit(self) -> Self:

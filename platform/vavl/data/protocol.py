@@ -128,7 +128,7 @@ def _check_classes(
         names = ", ".join(manifest.classes[code] if code >= 0 else "clips without class" for code in lost)
         least = (math.floor(max(first.values()) * 10_000) + 1) / 10_000
         problem = (
-            f"{settings.labelled_fraction:g} of {len(classes)} labelled training clips leaves no label for: "
+            f"{settings.labelled_fraction:g} of {len(classes)} labeled training clips leaves no label for: "
             f"{names}"
         )
         fix = f"set it to at least {least:g}"

@@ -51,7 +51,7 @@ class DataSettings(FrozenConfig):
     def _weak_view_shows_all_sides(self) -> Self:
         if self.weak_view.modality_dropout:
             raise ValueError(
-                "weak_view.modality_dropout must be 0: pseudo-labels come from all sides of a clip"
+                "weak_view.modality_dropout must be 0: pseudo-labels come from all modalities of a clip"
             )
         return self
 

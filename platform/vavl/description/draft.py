@@ -137,7 +137,7 @@ def _origin(found: Found) -> Section:
             "obtain": "own recordings",
             "root_environment_variable": f"{found.name.upper()}_ROOT",
         },
-        f"{DECIDE}title, licence, citation, and how others get the corpus.",
+        f"{DECIDE}title, license, citation, and how others get the corpus.",
     )
 
 
@@ -163,9 +163,9 @@ def _labels(found: Found) -> list[Section]:
         comments.append(f"{DECIDE}{files}: what do its labels mean, and are columns and range right?")
     comments += [f"{DECIDE}{line}" for table in found.tables for line in _unused_labels(table)]
     if not sets:
-        none = f"{DECIDE}no labels were found: the corpus is taken as unlabelled."
+        none = f"{DECIDE}no labels were found: the corpus is taken as unlabeled."
         return [Section({"classes": []}, "\n".join((none, *comments)))]
-    comments.append("The first set is the default of a training; data.labels chooses another.")
+    comments.append("The first set is the default of a training run; data.labels chooses another.")
     return [Section({"classes": classes, "labels": sets}, "\n".join(comments))]
 
 

@@ -44,7 +44,7 @@ def choose_videos(names: Sequence[str], probed: Sequence[Probed], *, has_audio: 
     with_sound = sum(known)
     if 0 < with_sound < len(known) and not has_audio:
         notes.append(
-            f"{DECIDE}{len(known) - with_sound} of {len(known)} video files that were opened hold no sound; "
+            f"{DECIDE}{len(known) - with_sound} of {len(known)} video files that were opened hold no audio; "
             f"{'audio is taken from all' if with_sound > len(known) / 2 else 'no audio is taken from them'}."
         )
     if kept and not known and not has_audio:
@@ -74,7 +74,9 @@ def _with_sound(names: Sequence[str], sound: dict[str, bool]) -> tuple[Sequence[
         if copies and twice >= _LEAST_TWICE * len(copies):
             rest = [name for name in names if name not in copies]
             examples = PurePosixPath(min(copies)).name
-            note = f"{len(copies)} files are left out: the pictures of others without their sound, e.g. {examples}."
+            note = (
+                f"{len(copies)} files are left out: the video of others without its audio, e.g. {examples}."
+            )
             return rest, note
     return names, ""
 

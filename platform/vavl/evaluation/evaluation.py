@@ -178,7 +178,7 @@ def standing_of(description: ModelDescription, clips: MeasuredClips) -> Standing
     if waived := trained_on.get("waived_audit"):
         warnings.append(f"the training run waived checks of the audit of its store: {', '.join(waived)}")
     if clips.left_out:
-        notes.append(f"{clips.left_out} labelled clips are left out by data.labels")
+        notes.append(f"{clips.left_out} labeled clips are left out by data.labels")
     untrained = [name for name in ("audio_video", "audio", "video") if name not in clips.conditions]
     if untrained:
         notes.append(f"no label has trained {', '.join(untrained)}: not measured")

@@ -265,7 +265,7 @@ def _check_classes(
     ]
     if strange:
         example = f"data.labels={{{strange[0]}: {classes[0]}}}"
-        problem = f"clips are labelled {', '.join(strange)}; the model knows {', '.join(classes)}"
+        problem = f"clips are labeled {', '.join(strange)}; the model knows {', '.join(classes)}"
         fix = f"say what each of them means to the model, or null to leave its clips out, e.g. {example}"
         raise InputError(str(collection.store.directory), "classes", problem, fix)
 
@@ -276,6 +276,6 @@ def _check_any(
     trained = {modality for condition in conditions for modality in MODALITIES_OF[condition]}
     if not any(collection.has(modality)[rows].any() for modality in trained):
         names = ", ".join(sorted(trained)) or "nothing"
-        problem = f"holds no labelled clip with what the model was trained on ({names})"
+        problem = f"holds no labeled clip with what the model was trained on ({names})"
         fix = "choose another data.split, data.fold or data.labels"
         raise InputError(str(selection.store), f"split {selection.split}", problem, fix)

@@ -43,7 +43,7 @@ class DegradedScore:
     """The main measure of one condition under one degradation.
 
     Attributes:
-        kind: what was done, e.g. "noise in the sound"; one plot each.
+        kind: what was done, e.g. "noise in the audio"; one plot each.
         level: how much, e.g. "10 dB".
         condition: that was measured.
         score: of the degraded inputs.

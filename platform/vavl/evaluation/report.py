@@ -305,7 +305,7 @@ def _degraded(evaluation: Evaluation) -> Iterator[DegradedScore]:
 def _kind_and_level(degradation: Degradation, noise_kind: str) -> tuple[str, str]:
     match degradation:
         case NoiseInSound(snr_db=snr_db):
-            return f"{noise_kind} noise in the sound", f"{snr_db:g} dB"
+            return f"{noise_kind} noise in the audio", f"{snr_db:g} dB"
         case DroppedFrames(share=share):
             return "video frames dropped", f"{100 * share:g} %"
         case ShiftedSync(seconds=seconds):
@@ -327,16 +327,16 @@ def _origin(evaluation: Evaluation) -> Mapping[str, Any]:
     manifest, trained_on = clips.collection.manifest, description.provenance
     speakers = sorted(set(np.asarray(clips.speaker_names).tolist()))
     fold = "" if trained_on.get("fold") is None else f", fold {trained_on['fold']}"
-    split = "every labelled clip"
+    split = "every labeled clip"
     if clips.fold is not None:
         split = f"{clips.selection.split} of {_protocol(evaluation)}"
     return {
-        "clips": f"{len(clips.rows):,} labelled clips of {len(speakers)} speakers: {', '.join(speakers)}",
+        "clips": f"{len(clips.rows):,} labeled clips of {len(speakers)} speakers: {', '.join(speakers)}",
         "corpus": manifest.corpus,
         "split": split,
         "labels": manifest.target + (f" (set {manifest.label_set})" if manifest.label_set else ""),
         "trained on": f"{trained_on.get('corpus', 'unknown')}, {trained_on.get('protocol', 'unknown')}{fold}",
-        "feature normalisation": "per speaker, by the unlabelled clips of this store"
+        "feature normalization": "per speaker, by the unlabeled clips of this store"
         if description.speaker_normalisation
         else "one, from the training speakers of the model",
     }
@@ -353,7 +353,7 @@ def _facts(evaluation: Evaluation, resolved: ResolvedModel) -> Mapping[str, Any]
             for modality, side in (("audio", description.audio), ("video", description.video))
             if side.trained
         },
-        "configuration hash of the training": trained_on.get("config_hash", "unknown"),
+        "configuration hash of the training run": trained_on.get("config_hash", "unknown"),
         "feature store hash": f"{evaluation.clips.collection.store.hash} (training: {trained_on.get('store_hash')})",
         "seeds": f"bootstrap {evaluation.plan.bootstrap_seed}, degradations {evaluation.plan.degradations.seed}",
     }

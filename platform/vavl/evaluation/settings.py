@@ -22,7 +22,7 @@ class ClipSelection(FrozenConfig):
     """The clips of an evaluation."""
 
     store: Annotated[StoreAddress, FROM_ROOT] = Field(
-        description="directory that jobs/prepare_corpus.py wrote, or address of one, as in data.store of a training"
+        description="directory that jobs/prepare_corpus.py wrote, or address of one, as in data.store of a training run"
     )
     split: Literal["validation", "test", "train", "all"] = Field(
         "validation", description="split of the fold, or all labeled clips of the store"

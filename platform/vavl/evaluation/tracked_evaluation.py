@@ -88,7 +88,7 @@ def preview_rows(opened: Opened) -> list[tuple[str, str]]:
     named = [degradation.title for degradation, _ in opened.degradations.changes]
     rows = [
         ("model", f"{opened.resolved.title} ({opened.resolved.folder})"),
-        ("clips", f"{len(clips.rows)} labelled, {clips.selection.split} of {manifest.corpus}{fold}"),
+        ("clips", f"{len(clips.rows)} labeled, {clips.selection.split} of {manifest.corpus}{fold}"),
         ("speakers", str(len(set(clips.speaker_names.tolist())))),
         ("labels", manifest.target),
         ("conditions", ", ".join(clips.conditions)),

@@ -302,7 +302,7 @@ def run_id_of(folder: Path) -> str:
 def log_grid(comparison: ComparisonPlan, grid: Grid) -> None:
     """Log what is going to be compared: the grid, its number of runs, what is there already, what is left out."""
     values = {
-        "labelled fractions": comparison.labelled_fractions,
+        "labeled fractions": comparison.labelled_fractions,
         "unpaired shares": comparison.unpaired_shares,
         "folds": comparison.folds,
         "seeds": comparison.seeds,

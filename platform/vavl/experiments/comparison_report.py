@@ -163,8 +163,8 @@ def comparison_plots(comparison: Comparison) -> Iterator[Plot]:
             points = [point for point in comparison.main_scores if point.group.unpaired_share == share]
             yield Plot(
                 "label_efficiency" + (f"_unpaired_{100 * share:g}" if share else ""),
-                f"{what} over the labelled share of the training clips{note}; bars: 95 %",
-                f"Curves of {comparison.title} over the labelled fraction, one per objective set",
+                f"{what} over the labeled share of the training clips{note}; bars: 95 %",
+                f"Curves of {comparison.title} over the labeled fraction, one per objective set",
                 curve_figure(comparison, points, "labelled_fraction"),
             )
     if len(shares) > 1:
@@ -209,7 +209,7 @@ def curve_figure(comparison: Comparison, points: Sequence[GroupScore], over: str
         axes.set_title(CONDITION_TITLES[condition], color=LIGHT.text, fontsize=10)
         _share_axis(axes, values, is_log=is_log)
         axes.set_xlabel(
-            "labelled training clips (%)" if over == "labelled_fraction" else "pairs taken apart (%)"
+            "labeled training clips (%)" if over == "labelled_fraction" else "pairs taken apart (%)"
         )
         axes.grid(color=LIGHT.line, linewidth=0.8)
     panels[0].set_ylabel(f"{comparison.title} (%)" if comparison.is_share else comparison.title)

@@ -72,6 +72,8 @@ class SweepStudy:
             study_name=name, storage=self._storage, directions=directions, load_if_exists=True
         )
         self._study_id = self._storage.get_study_id_from_name(name)
+        with warnings.catch_warnings(action="ignore", category=ExperimentalWarning):
+            self._study.set_metric_names([objective.metric for objective in sweep.objectives])
         # A sampler with its own seed would draw after a restart what it drew before it.
         self._study.sampler = sampler_of(sweep, drawn=len(self._study.trials))
 

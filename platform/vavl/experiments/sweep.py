@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import json
 import logging
 import math
 import random
@@ -22,7 +21,7 @@ from typing import Any, NamedTuple
 import filelock
 
 from vavl.audit.gate import pass_audit
-from vavl.config.changes import with_changes
+from vavl.config.changes import value_at, with_changes
 from vavl.config.files import make_folder, read_json, sha256_of_json, write_json
 from vavl.config.load import read_yaml_mapping, validate
 from vavl.config.places import anchored, root_folder
@@ -77,7 +76,7 @@ class TrialPlans:
     def own_point(self) -> dict[str, Value]:
         """What the training configuration itself has at the searched paths."""
         content = self.plan_of(0, {}).model_dump(mode="json")
-        return {path: _at(content, path) for path in self.sweep.search}
+        return {path: value_at(content, path) for path in self.sweep.search}
 
 
 def folder_of(output_dir: Path, number: int) -> Path:
@@ -173,8 +172,8 @@ def _problem_at(plans: TrialPlans, point: Point) -> str:
         return f"{name_of(*point.values())}: {first}" if len(point) == 1 else first
     for path, value in point.items():
         # The settings may take a value for another one, e.g. 0.5 for a whole number.
-        if not isinstance(value, (dict, list, tuple)) and _at(found, path) != value:
-            return f"{value!r} becomes {_at(found, path)!r}"
+        if not isinstance(value, (dict, list, tuple)) and value_at(found, path) != value:
+            return f"{value!r} becomes {value_at(found, path)!r}"
     return ""
 
 
@@ -201,13 +200,6 @@ def _check_base(plans: TrialPlans, plan: TrainingPlan) -> None:
             if not plans.sweep.search[path].contains(value):
                 problem = f"{value} of the training configuration does not lie on its axis"
                 raise ConfigError(training, path, problem, f"widen search.{path}, or write base_first: false")
-
-
-def _at(content: Mapping[str, Any], path: str) -> Any:
-    value: Any = content
-    for key in path.split("."):
-        value = value.get(key) if isinstance(value, Mapping) else None
-    return value
 
 
 @contextlib.contextmanager
@@ -303,7 +295,7 @@ class Sweep:
                 self._judge.ended(number, is_finished=end.state == "finished")
             self._note_memory(trial_memory_gb(epochs) if end is None else end.memory_gb)
         if self.ends or self._waiting:
-            _log.info("%d trials have ended already, %d go on", len(self.ends), len(self._waiting))
+            _log.info("%d trials have ended already, %d continue", len(self.ends), len(self._waiting))
 
     def next_trial(self, running: int) -> Trial | None:
         """Return the trial to start now, None when the sweep needs no further one."""
@@ -316,8 +308,7 @@ class Sweep:
                 self._record(TrialEnd(number, "failed", reason), write=True)
                 continue
             _log.info("trial %d starts: %s", number, words_of(point))
-            tags = {"sweep.trial": str(number), "sweep.point": json.dumps(dict(point))}
-            return Trial(number, plan.directory.name, plan, tags)
+            return Trial(number, plan.directory.name, plan, {"sweep.trial": str(number)})
         return None
 
     def epoch_ended(self, number: int, record: Mapping[str, Any]) -> None:

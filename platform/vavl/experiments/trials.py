@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self
 
 from vavl.config.base import FrozenConfig
+from vavl.config.changes import value_at
 from vavl.config.files import make_folder, read_json, write_json
 from vavl.serving.registry import register_model
 from vavl.tracking.journal import JOURNAL_NAME, Journal, JournalReader, JournalSink
@@ -95,6 +96,7 @@ class TrialLog:
         tracking: as the parent.
         tags: of its MLflow run.
         parent: ``run_id`` and ``run_name`` of the comparison or the sweep.
+        searched: dotted paths of the settings that become parameters ``search.<path>``.
     """
 
     def __init__(
@@ -104,10 +106,11 @@ class TrialLog:
         tracking: TrackingSettings,
         tags: Mapping[str, Any],
         parent: Mapping[str, str],
+        searched: Sequence[str] = (),
     ) -> None:
         self.journal = Journal(folder / JOURNAL_NAME)
         self._tracking = tracking.model_copy(update={"run_name": name})
-        self._tags, self._parent = dict(tags), dict(parent)
+        self._tags, self._parent, self._searched = dict(tags), dict(parent), tuple(searched)
         self._sink, self._reader = JournalSink(self.journal), JournalReader(self.journal)
         self._epochs: dict[int, dict[str, Any]] = {}
         self._steps: dict[int, Mapping[str, float | None]] = {}
@@ -117,6 +120,8 @@ class TrialLog:
         dataset = dataset_note(plan)
         tags = {**self._tags, "vavl.config_hash": plan.config_hash, **dataset.tags}
         payload = run_start(plan, self._tracking, folder.run_id, dataset, tags, self._parent)
+        settings = plan.model_dump(mode="json")
+        payload["params"] |= {f"search.{path}": value_at(settings, path) for path in self._searched}
         self.journal.append("run_start", **payload)
 
     def __call__(self, records: Sequence[Record]) -> None:
@@ -162,16 +167,19 @@ class TrialLogs:
         tracking: as the parent.
         source: tags of all of them: who started which code.
         parent: ``run_id`` and ``run_name`` of the parent.
+        searched: dotted paths of the settings in which the trials of a sweep differ.
     """
 
     folder: Path
     tracking: TrackingSettings
     source: Mapping[str, str]
     parent: Mapping[str, str]
+    searched: tuple[str, ...] = ()
 
     def of(self, name: str, tags: Mapping[str, Any]) -> TrialLog:
         """Return the log of a trial, in the directory of that name."""
-        return TrialLog(self.folder / name, name, self.tracking, {**self.source, **tags}, self.parent)
+        tags = {**self.source, **tags}
+        return TrialLog(self.folder / name, name, self.tracking, tags, self.parent, self.searched)
 
 
 def _means(steps: Iterable[Mapping[str, float | None]]) -> dict[str, float]:
@@ -201,9 +209,13 @@ class ParentRun:
         folder: of the parent.
         trials: the directories of the trials lie below it.
         settings: where to track; ``model_name`` registers the checkpoint of the best trial.
+        searched: dotted paths of the settings in which the trials of a sweep differ.
     """
 
-    def __init__(self, folder: Path, trials: str, settings: TrackingSettings) -> None:
+    def __init__(
+        self, folder: Path, trials: str, settings: TrackingSettings, searched: Iterable[str] = ()
+    ) -> None:
+        self._searched = tuple(searched)
         self.folder = make_folder(folder.absolute())
         self.trials = self.folder / trials
         self._model_name = settings.model_name
@@ -235,7 +247,7 @@ class ParentRun:
     @property
     def logs(self) -> TrialLogs:
         """Gives the logs of the trials, in any process."""
-        return TrialLogs(self.trials, self._settings, self._source, self._names)
+        return TrialLogs(self.trials, self._settings, self._source, self._names, self._searched)
 
     def trial_ended(self, trial: Trial, end: TrialEnd) -> None:
         """Bring the journal of a trial that has ended to the tracking server."""

@@ -25,7 +25,7 @@ _NEIGHBOURS_NEW, _NEIGHBOURS_FOLLOWED = 5, 3
 _SMALLEST_PX = 20
 _YUNET_OVERLAP, _YUNET_MOST = 0.3, 100
 _YUNET_SOURCE = (
-    "get face_detection_yunet_2023mar.onnx (MIT licence, 230 kB) from OpenCV Zoo, "
+    "get face_detection_yunet_2023mar.onnx (MIT license, 230 kB) from OpenCV Zoo, "
     "https://github.com/opencv/opencv_zoo/tree/main/models/face_detection_yunet, and set faces.yunet_model to it; "
     "or set faces.detector to cascade"
 )

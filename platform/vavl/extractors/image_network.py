@@ -181,7 +181,7 @@ def _find(settings: ImageNetworkSettings) -> ModelFiles:
     if kind not in KINDS:
         raise ConfigError(
             str(files.folder / "config.json"), "model_type", f"{kind}, not one of {', '.join(KINDS)}",
-            "give the folder of such a model",
+            "give the directory of such a model",
         )  # fmt: skip
     return files
 

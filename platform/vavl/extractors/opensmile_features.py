@@ -111,6 +111,6 @@ def _package() -> Any:
     except ImportError:
         raise ConfigError(
             "features.audio", "extractor", "opensmile is not installed",
-            "pip install --constraint constraints.txt --editable '.[opensmile]' (licence: research, not products)",
+            "pip install --constraint constraints.txt --editable '.[opensmile]' (license: research, not products)",
         ) from None  # fmt: skip
     return opensmile

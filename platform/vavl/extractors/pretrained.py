@@ -108,7 +108,7 @@ def _complete(folder: Path, key: str, also: Sequence[str]) -> ModelFiles:
     if missing is not None:
         raise ConfigError(
             str(folder), key, f"{missing} is missing",
-            f"fill the folder with {', '.join(('config.json', WEIGHTS, *also))} of the model",
+            f"fill the directory with {', '.join(('config.json', WEIGHTS, *also))} of the model",
         )  # fmt: skip
     return ModelFiles(folder.resolve(), tuple(sorted({"config.json", *_weight_names(folder), *also})))
 
@@ -134,7 +134,7 @@ def _weight_names(folder: Path) -> list[str]:
         ) from None
     if any(Path(name).name != name for name in names):
         raise ConfigError(
-            str(index), "weight_map", "names a file in another folder", "get the model's files again"
+            str(index), "weight_map", "names a file in another directory", "get the model's files again"
         )
     return [SHARDED_WEIGHTS, *sorted(names)]
 
@@ -166,8 +166,8 @@ def _hub_folder(model: PretrainedModel, key: str, also: Sequence[str]) -> Path:
     cache = Path(constants.HF_HUB_CACHE) / f"models--{model.hub.replace('/', '--')}"
     raise ConfigError(
         key, "hub", f"{model.hub} at {model.revision} is not on this machine and cannot be downloaded ({reason})",
-        f"on a machine with network: `hf download {model.hub} --revision {model.revision} --local-dir FOLDER`; "
-        f"bring FOLDER here and set {key}.folder to it ({key}.hub and .revision to null), or fill the hub's "
+        f"on a machine with network: `hf download {model.hub} --revision {model.revision} --local-dir DIRECTORY`; "
+        f"bring DIRECTORY here and set {key}.folder to it ({key}.hub and .revision to null), or fill the hub's "
         f"cache {cache}; a model that is published without safetensors is to be saved again with save_pretrained",
     )  # fmt: skip
 

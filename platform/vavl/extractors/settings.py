@@ -50,14 +50,14 @@ class PretrainedModel(FrozenConfig):
     @model_validator(mode="after")
     def _names_one_model(self) -> Self:
         if (self.folder is None) == (self.hub is None):
-            raise ValueError("give either a folder or a name on the hub")
+            raise ValueError("give either a directory or a name on the hub")
         if self.hub is not None and self.revision is None:
             raise ValueError(
                 f"{self.hub} needs a revision, the commit of the hub that is meant: without it the same settings "
                 "give other features when the model is changed there"
             )
         if self.hub is None and self.revision is not None:
-            raise ValueError("a revision belongs to a name on the hub, not to a folder")
+            raise ValueError("a revision belongs to a name on the hub, not to a directory")
         return self
 
 
@@ -72,7 +72,7 @@ class AudioFeatureSettings(FrozenConfig):
     """Log-mel spectra: power in bands that are equally wide on the mel scale, in decibels."""
 
     extractor: Literal["log_mel"] = "log_mel"
-    sample_rate_hz: int = Field(16_000, ge=4_000, le=192_000, description="sound is resampled to this rate")
+    sample_rate_hz: int = Field(16_000, ge=4_000, le=192_000, description="audio is resampled to this rate")
     window_ms: float = Field(25, gt=0, le=500, description="length of the Hann window")
     hop_ms: float = Field(20, gt=0, le=500, description="from one frame to the next")
     mel_bands: int = Field(64, ge=1, le=512, description="bands of the mel filter bank")
@@ -82,7 +82,7 @@ class AudioFeatureSettings(FrozenConfig):
         -100, le=0, description="less power counts as this much; 0 dB is a full-scale sine"
     )
     trim_silence_db: float | None = Field(
-        None, gt=0, description="frames before and after the sound are left out: so far below the loudest one"
+        None, gt=0, description="frames before and after the audio are left out: so far below the loudest one"
     )
     segments: SegmentSettings | None = Field(
         None,
@@ -135,7 +135,7 @@ class FunctionalSettings(FrozenConfig):
     @model_validator(mode="after")
     def _sizes_fit(self) -> Self:
         if self.spectra.segments is not None:
-            raise ValueError("spectra.segments is for log_mel: functionals summarise the whole clip")
+            raise ValueError("spectra.segments is for log_mel: functionals summarize the whole clip")
         if not self.contoured <= self.cepstral_coefficients <= self.spectra.mel_bands:
             raise ValueError(
                 f"contoured {self.contoured} <= cepstral_coefficients {self.cepstral_coefficients} <= "
@@ -160,7 +160,7 @@ class OpensmileSettings(FrozenConfig):
         ".*",
         description="expression for the whole names of the channels to keep, e.g. mfcc.* for the cepstrum",
     )
-    sample_rate_hz: int = Field(16_000, ge=8_000, le=96_000, description="sound is resampled to this rate")
+    sample_rate_hz: int = Field(16_000, ge=8_000, le=96_000, description="audio is resampled to this rate")
     longest_clip_s: float = Field(300, gt=0, description="a longer clip is quarantined: it would not fit")
 
     @field_validator("channels")
@@ -223,7 +223,7 @@ class FaceSettings(FrozenConfig):
     )
     least_score: float = Field(0.7, ge=0, le=1, description="of yunet; below it there is no face")
     longest_side_px: int = Field(
-        320, ge=64, le=4096, description="larger pictures are reduced before faces are looked for"
+        320, ge=64, le=4096, description="larger frames are reduced before faces are looked for"
     )
     smallest_face: float = Field(
         0.2, gt=0, le=1, description="smallest face looked for, as a share of the shorter side"

@@ -142,7 +142,7 @@ def find_speech_model(settings: SpeechTransformerSettings) -> SpeechModel:
     if kind not in KINDS or settings.kind not in (None, kind):
         raise ConfigError(
             str(files.folder / "config.json"), "model_type", f"{kind}, not {settings.kind or ', '.join(KINDS)}",
-            "give the folder of such a model",
+            "give the directory of such a model",
         )  # fmt: skip
     try:
         config = library.AutoConfig.from_pretrained(

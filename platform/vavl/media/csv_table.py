@@ -47,8 +47,8 @@ def place_inside(root: Path, name: str) -> Path:
         raise CorpusError(str(root), name, "is a link that leads to itself", "put the file there") from None
     if not place.is_relative_to(root.resolve()):
         raise CorpusError(
-            str(root), name, f"lies outside the corpus folder: {place}",
-            "name files inside the corpus folder; put the file there in place of the link",
+            str(root), name, f"lies outside the corpus directory: {place}",
+            "name files inside the corpus directory; put the file there in place of the link",
         )  # fmt: skip
     return path
 

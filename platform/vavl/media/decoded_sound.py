@@ -84,7 +84,7 @@ def decode_sound(path: Path, longest_s: float) -> DecodedSound:
             return found
         if problem is None or not is_known or error.problem.startswith("cut off"):
             raise
-    raise unusable(path, "audio", f"not a readable sound file: {problem}") from problem
+    raise unusable(path, "audio", f"not a readable audio file: {problem}") from problem
 
 
 def sound_length(path: Path) -> float:
@@ -175,7 +175,7 @@ def _sound_stream(container: Any, path: Path) -> Any:
     """Return the track that a player takes: the default one, or else the best."""
     stream = container.streams.best("audio")
     if stream is None or stream.codec_context is None:
-        what = "the file has no audio stream" if stream is None else "there is no decoder for its sound"
+        what = "the file has no audio stream" if stream is None else "there is no decoder for its audio"
         raise unusable(path, "audio", what)
     return stream
 

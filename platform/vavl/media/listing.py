@@ -26,7 +26,7 @@ class Listing:
     Attributes:
         audio, video, tables: names by kind of suffix.
         others: suffix -> number of files that are none of these.
-        left_out: what was not looked at -> how many (hidden files, links to directories, pipes ...).
+        left_out: what was not looked at -> how many (hidden files, links to folders, pipes ...).
         is_complete: False where the bound on files was reached.
     """
 
@@ -77,7 +77,7 @@ def files_below(root: Path, left_out: Counter[str]) -> Iterator[tuple[os.DirEntr
             with os.scandir(root / directory) as found:
                 entries = sorted(found, key=lambda entry: entry.name)
         except OSError as error:
-            problem = f"the folder cannot be listed: {error.strerror}"
+            problem = f"the directory cannot be listed: {error.strerror}"
             raise CorpusError(str(root / directory), "", problem, "change its permissions") from None
         for entry in entries:
             name = f"{directory}/{entry.name}" if directory else entry.name

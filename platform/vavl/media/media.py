@@ -88,7 +88,7 @@ class Pictures:
                 signal.add(picture)
                 yield time, picture
             if canvas is None:
-                raise self._unusable("the video stream holds no picture")
+                raise self._unusable("the video stream holds no frame")
             self._check_whole(decoded, is_counted=stream.frames > 0)
             if decoded.pictures >= _LEAST_OF_A_FILM and (nothing := signal.nothing()) is not None:
                 raise no_signal(self.path, "video", nothing)
@@ -104,7 +104,7 @@ class Pictures:
             raise self._unusable("the file has no video stream")
         stream = streams[0]
         if stream.codec_context is None:
-            raise self._unusable("there is no decoder for its pictures")
+            raise self._unusable("there is no decoder for its frames")
         _check_picture_size(self.path, stream.codec_context.width, stream.codec_context.height)
         stream.codec_context.options = OPTIONS
         stream.codec_context.thread_count = 1
@@ -113,10 +113,10 @@ class Pictures:
     def _check_whole(self, decoded: _Decoded, *, is_counted: bool) -> None:
         """Refuse damage; where a container counts its pictures (``is_counted``), each packet is one."""
         if decoded.damaged:
-            found = f"{decoded.damaged} of {decoded.pictures} pictures do not decode whole"
+            found = f"{decoded.damaged} of {decoded.pictures} frames do not decode whole"
             raise self._unusable(f"damaged: {found}")
         if is_counted and decoded.pictures < _LEAST_SHARE_OF_FRAMES * decoded.packets:
-            found = f"{decoded.pictures} of {decoded.packets} pictures"
+            found = f"{decoded.pictures} of {decoded.packets} frames"
             raise self._unusable(f"damaged: {found} can be decoded")
 
 
@@ -175,7 +175,7 @@ class _Signal:
         if float(self._most.max()) <= _BLACK:
             return "black from start to end"
         if float((self._most - self._least).max()) <= _STILL:
-            return "one still picture from start to end"
+            return "one still image from start to end"
         return None
 
 
@@ -305,4 +305,4 @@ def _facts(timeline: _Timeline, count: int, canvas: _Canvas) -> dict[str, float]
 
 def _check_picture_size(path: Path, width: int, height: int) -> None:
     if width * height > MOST_PIXELS:
-        raise unusable(path, "video", f"pictures of {width} x {height}, more than {MOST_PIXELS} pixels")
+        raise unusable(path, "video", f"frames of {width} x {height}, more than {MOST_PIXELS} pixels")

@@ -96,7 +96,7 @@ def _probe_container(container: Any, path: Path, name: str) -> Probed:
         for streams in (container.streams.audio, container.streams.video)
     )
     if sound is None and pictures is None:
-        return Probed(name, problem="holds neither sound nor pictures")
+        return Probed(name, problem="holds neither audio nor video")
     streams = [stream for stream in (pictures, sound) if stream is not None]
     found = Probed(name, coding=" + ".join(stream.codec_context.name for stream in streams))
     if pictures is not None:

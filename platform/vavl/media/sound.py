@@ -54,9 +54,9 @@ def read_sound(path: Path, sample_rate_hz: int, longest_s: float = math.inf) -> 
     require_media_file(path, "audio")
     decoded = decode_sound(path, longest_s)
     if decoded.channels.shape[0] == 0:
-        raise unusable(path, "audio", "the file holds no sound: zero samples")
+        raise unusable(path, "audio", "the file holds no audio: zero samples")
     if not np.isfinite(decoded.channels).all():
-        raise unusable(path, "audio", "the sound holds NaN or infinite values")
+        raise unusable(path, "audio", "the audio holds NaN or infinite values")
     mixed = mix(decoded.channels, decoded.layout)
     own_s = len(mixed.samples) / decoded.rate_hz
     end_s = max(decoded.late_s + own_s, decoded.pictures_end_s)
@@ -80,7 +80,7 @@ def read_sound(path: Path, sample_rate_hz: int, longest_s: float = math.inf) -> 
     after = max(0, round(decoded.pictures_end_s * sample_rate_hz) - late - len(heard))
     waveform = np.pad(heard[max(0, -late) :], (max(0, late), after)) if late or after else heard
     filled = [
-        f"{seconds:.2f} s of silence {place} the sound, where only pictures are"
+        f"{seconds:.2f} s of silence {place} the audio, where only video is"
         for seconds, place in ((late / sample_rate_hz, "before"), (after / sample_rate_hz, "after"))
         if seconds > LEAST_GAP_S
     ]

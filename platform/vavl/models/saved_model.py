@@ -73,7 +73,9 @@ class ModelDescription(FrozenConfig):
     fusion_trained: bool
     speaker_normalisation: bool
     max_frames: int
-    provenance: dict[str, Any] = Field(description="corpus, card, store and configuration of the training")
+    provenance: dict[str, Any] = Field(
+        description="corpus, card, store and configuration of the training run"
+    )
 
     @property
     def extractors(self) -> dict[str, dict[str, Any]]:
@@ -166,7 +168,7 @@ class SavedModel:
         """
         if self.description.speaker_normalisation:
             raise InputError(
-                "model", "speaker_normalisation", "was trained on features normalised per speaker",
+                "model", "speaker_normalisation", "was trained on features normalized per speaker",
                 "use a model trained with features.speaker_normalisation=false for single clips",
             )  # fmt: skip
 
@@ -253,7 +255,7 @@ class SavedModel:
     def _prediction(self, condition: str, values: list[float]) -> Prediction | InputError:
         if not all(map(math.isfinite, values)):
             return InputError(
-                "clip", "", "its prediction is not finite: its features are far from those of the training",
+                "clip", "", "its prediction is not finite: its features are far from those of the training run",
                 "check the extraction",
             )  # fmt: skip
         match self.description.task:

@@ -37,7 +37,7 @@ def folder_clips(root: Path) -> ClipsFound:
     listing = list_directory(root, _MOST_FILES)
     if not listing.is_complete:
         raise CorpusError(
-            str(root), "", f"holds more than {_MOST_FILES} files", "predict its folders one by one"
+            str(root), "", f"holds more than {_MOST_FILES} files", "predict its directories one by one"
         )
     sides = {
         "audio": _by_clip(listing.audio, _AUDIO_FOLDERS),
@@ -47,8 +47,8 @@ def folder_clips(root: Path) -> ClipsFound:
     if not clips:
         found = ", ".join(f"{count} {suffix}" for suffix, count in list(listing.others.items())[:5])
         raise CorpusError(
-            str(root), "", f"no sound or video file is in the folder{f'; found {found}' if found else ''}",
-            "name the folder that holds the recordings (links to folders are not followed)",
+            str(root), "", f"no audio or video file is in the directory{f'; found {found}' if found else ''}",
+            "name the directory that holds the recordings (links to directories are not followed)",
         )  # fmt: skip
     left_out = {
         **listing.left_out,
@@ -160,7 +160,7 @@ def _check_paths(file: Path, clips: Sequence[ClipInput], root: Path) -> None:
                 problem = fault.problem if isinstance(fault, CorpusError) else str(fault)
                 raise CorpusError(
                     str(file), f"row {row}, {clip.clip_id}", f"{name}: {problem}",
-                    f"name files below {root}, or give root=FOLDER",
+                    f"name files below {root}, or give root=DIRECTORY",
                 ) from None  # fmt: skip
 
 
@@ -181,7 +181,7 @@ def store_clips(place: Path | str, model: ModelDescription) -> tuple[ClipsFound,
     if not modalities:
         raise StoreError(
             str(place), "modalities", f"holds {', '.join(content['modalities'])}; the model was trained on neither",
-            "use a store that has a side which the model knows",
+            "use a store that has a modality which the model knows",
         )  # fmt: skip
     for name in modalities:
         statistics = FeatureStatistics.from_dict(getattr(model, name).statistics)

@@ -84,7 +84,7 @@ def plan_prediction(settings: PredictionSettings, model_folder: Path) -> Predict
     model = load_model(model_folder).description
     if model.speaker_normalisation:
         raise InputError(
-            str(model_folder), "speaker_normalisation", "was trained on features normalised per speaker",
+            str(model_folder), "speaker_normalisation", "was trained on features normalized per speaker",
             "predict with a model that was trained with features.speaker_normalisation=false",
         )  # fmt: skip
     found, source, unavailable = _input(settings, model)
@@ -107,7 +107,7 @@ def _input(
     if place.is_dir():
         found = folder_clips(root)
     elif not place.is_file():
-        raise CorpusError(str(place), "input", "there is no such folder or file", "check the path")
+        raise CorpusError(str(place), "input", "there is no such directory or file", "check the path")
     elif place.suffix.lower() in MANIFEST_SUFFIXES:
         root = (settings.root or place.parent).absolute()
         found = manifest_clips(place, root)
@@ -116,7 +116,7 @@ def _input(
     else:
         raise CorpusError(
             str(place), "input", f"`{place.suffix}` is neither a media file nor a manifest",
-            "name a folder, a media file such as clip.mp4, a .parquet or .csv table, or a feature store",
+            "name a directory, a media file such as clip.mp4, a .parquet or .csv table, or a feature store",
         )  # fmt: skip
     can, cannot = _sides(model)
     return found, MediaSource(root, settings.sound_of_video, can), cannot
@@ -146,7 +146,7 @@ def _sides(model: ModelDescription) -> tuple[tuple[str, ...], dict[str, str]]:
         raise StoreError(
             "model", "extractor",
             "reads no media: " + "; ".join(f"{name} features {why}" for name, why in cannot.items()),
-            "predict from a store that holds its features: input=FOLDER",
+            "predict from a store that holds its features: input=DIRECTORY",
         )  # fmt: skip
     for name, why in cannot.items():
         logger.warning("%s is left out of every clip: its features %s", name, why)

@@ -114,7 +114,7 @@ def failures_by_reason(result: PredictionResult) -> dict[str, int]:
 def summary_rows(summary: Mapping[str, Any]) -> list[tuple[str, Any]]:
     """Return the rows of the table that the job prints."""
     rows: list[tuple[str, Any]] = [
-        ("clips", "{clips}: {predicted} predicted, {failed} not, {one_side} by one side alone".format(**summary)),
+        ("clips", "{clips}: {predicted} predicted, {failed} not, {one_side} by one modality alone".format(**summary)),
         ("this time", "{worked_on} in {seconds} s, {clips_per_second} per second; {kept} kept".format(**summary)),
     ]  # fmt: skip
     for condition, counts in summary.get("labels", {}).items():

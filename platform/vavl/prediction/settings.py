@@ -27,7 +27,7 @@ class TimelineSettings(FrozenConfig):
     hop_s: float = Field(0.1, gt=0, le=60, description="from one piece to the next")
     thumbnails: int = Field(8, ge=0, le=16, description="faces above the course, as many as fit; 0: none")
     theme: Literal["light", "dark"] = Field("light", description="for light or dark slides")
-    most_clips: int = Field(20, ge=1, description="of many clips so many get a picture")
+    most_clips: int = Field(20, ge=1, description="of many clips, so many get a plot")
 
 
 class PredictionSettings(WorkerSettings):

@@ -32,7 +32,7 @@ def check_timeline(plan: PredictionPlan, settings: PredictionSettings) -> None:
     """
     if settings.timeline and not isinstance(plan.source, MediaSource):
         raise ConfigError(
-            "prediction", "timeline", "a store holds no sound and no pictures to draw",
+            "prediction", "timeline", "a store holds no audio and no video to draw",
             "name the media themselves as input, or set timeline=false",
         )  # fmt: skip
 

@@ -44,7 +44,7 @@ class Fault:
         if isinstance(fault, VavlError):
             # The field of an error about a clip is its side, or "clip" where the time limit rang.
             return cls(fault.field if fault.field in MODALITIES else side, file, fault.problem)
-        return cls(side, file, f"unexpected fault: {type(fault).__name__}: {fault}")
+        return cls(side, file, f"unexpected error: {type(fault).__name__}: {fault}")
 
     def __str__(self) -> str:
         return f"{self.side}: {self.problem}" if self.side else self.problem
@@ -288,7 +288,7 @@ class PartPredictor:
             return f"has {' and '.join(clip.sides)} alone, which none of the conditions asked for takes"
         if clip.files:
             return f"has {' and '.join(clip.files)} alone, which the model was not trained on"
-        return "has neither sound nor pictures that the model can use"
+        return "has neither audio nor video that the model can use"
 
 
 def _predicted(model: SavedModel, clips: Sequence[ClipFeatures]) -> list[Prediction | Exception]:

@@ -239,7 +239,7 @@ class _Contest:
             who = "neither model was" if nothing_lost else "the challenger was not"
             return nothing_lost, f"{who} trained for it"
         if measured is None:
-            return False, f"no labelled clip has {' and '.join(MODALITIES_OF[condition])}"
+            return False, f"no labeled clip has {' and '.join(MODALITIES_OF[condition])}"
         if speakers < self.rule.least_speakers:
             return (
                 False,

@@ -21,7 +21,7 @@ from vavl.errors import InputError, TrackingError
 from vavl.tracking.mlflow_writer import open_client
 from vavl.tracking.settings import TrackingPlace, TrackingSettings, tracking_place, unreachable_reason
 
-FORMS = "models:/NAME@ALIAS, models:/NAME/VERSION, or a folder"
+FORMS = "models:/NAME@ALIAS, models:/NAME/VERSION, or a directory"
 _REGISTERED = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>\d+))")
 _LOGGED_MODEL = re.compile(r"(?<=/)m-[0-9a-f]{32}\b")
 _MODEL_FILES = ("model.json", "model.safetensors")
@@ -97,9 +97,9 @@ def _model_folder(address: str) -> Path:
     for folder in (given, given / _BEST_FOLDER, given / _WITHIN_LOGGED_MODEL):
         if all((folder / name).is_file() for name in _MODEL_FILES):
             return folder
-    problem = f"holds no {' and '.join(_MODEL_FILES)}" if given.is_dir() else "there is no such folder"
+    problem = f"holds no {' and '.join(_MODEL_FILES)}" if given.is_dir() else "there is no such directory"
     raise InputError(
-        str(given), "", problem, f"give the folder of a training or of a model, or write {FORMS}"
+        str(given), "", problem, f"give the directory of a training run or of a model, or write {FORMS}"
     )
 
 

@@ -150,7 +150,9 @@ def save_served_model(model_folder: Path, target: Path, description: Any = None)
 def _model_description(model_folder: Path) -> dict[str, Any]:
     file = model_folder / "model.json"
     if not file.exists():
-        raise TrackingError(str(file), "", "the file does not exist", "give the folder that training wrote")
+        raise TrackingError(
+            str(file), "", "the file does not exist", "give the directory that training wrote"
+        )
     description: dict[str, Any] = read_json(file)
     return description
 

@@ -281,7 +281,7 @@ def merge_summary(plan: MergePlan, store: FeatureStore, seconds: float) -> dict[
 def merge_rows(summary: Mapping[str, Any], directory: Path) -> list[tuple[str, str]]:
     """Return the rows of the table that the job prints."""
     rows = [
-        (corpus, f"{source['clips']} clips, {source['target']}, licence {source['licence'] or 'unknown'}")
+        (corpus, f"{source['clips']} clips, {source['target']}, license {source['licence'] or 'unknown'}")
         for corpus, source in summary["sources"].items()
     ]
     labelled = ", ".join(f"{name} {count}" for name, count in summary["labelled"].items())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import json
 import re
 import shlex
 from collections.abc import Mapping
@@ -18,6 +19,7 @@ from vavl.config.places import FROM_PROJECT, FROM_ROOT, ROOT_VARIABLE, check_pro
 from vavl.corpora.card import read_card
 from vavl.errors import ConfigError
 from vavl.job_config import JOB_SETTINGS, AuditCorpusJob, CompareObjectivesJob, PrepareCorpusJob
+from vavl.tracking.run import CODE_VARIABLE, repository_tags
 
 RUNTIME_ENVIRONMENT = Path("jobs/runtime_env.yaml")
 SHARED_ROOT = "root=/directory that all nodes share: stores are read there and results written"
@@ -113,8 +115,10 @@ def plan_submission(job: SubmitJob, environment: Mapping[str, str], project: Pat
         problem = f"null, and the cluster at {job.address} is not this machine"
         raise ConfigError("submission", "root", problem, SHARED_ROOT)
     runtime_env = read_yaml_mapping(project / RUNTIME_ENVIRONMENT)
+    repository = repository_tags(project)
     variables = {
         **runtime_env.get("env_vars", {}),
+        **({CODE_VARIABLE: json.dumps(repository)} if repository else {}),
         ROOT_VARIABLE: job.root or str(project),
         **_variables(job, environment),
     }
@@ -179,3 +183,20 @@ def _variables(job: SubmitJob, environment: Mapping[str, str]) -> dict[str, str]
             problem = f"{name} holds a password, and {_VISIBLE}"
             raise ConfigError("submission", "environment", problem, _OWN_ENVIRONMENT)
     return values
+
+
+def submission_rows(job: SubmitJob, submission: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return what is sent, as a table shows it: variables by name only, whatever they hold."""
+    variables = submission["runtime_env"]["env_vars"]
+    code = json.loads(variables.get(CODE_VARIABLE, "{}"))
+    words = "no git repository here; runs are tagged with a hash of the code"
+    if code:
+        changes = ", with uncommitted changes" if code["vavl.uncommitted_changes"] == "true" else ""
+        words = f"commit {code['mlflow.source.git.commit'][:12]}{changes}"
+    return [
+        ("address", job.address),
+        ("command", submission["entrypoint"]),
+        ("code", words),
+        (ROOT_VARIABLE, variables[ROOT_VARIABLE]),
+        ("variables", ", ".join(variables)),
+    ]

@@ -83,7 +83,7 @@ def follow(
                 silence = time.monotonic() - answered
                 _log.warning("%s does not answer (%s); trying again", address, error)
                 if silence > _LONGEST_SILENCE_S:
-                    problem = f"no answer for {silence:.0f} s; the job may go on"
+                    problem = f"no answer for {silence:.0f} s; the job may continue"
                     fix = f"ray job logs --follow {submission_id} when the cluster can be reached again"
                     raise SubmissionError(address, submission_id, problem, fix) from None
             time.sleep(_PAUSE_S)

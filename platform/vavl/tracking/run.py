@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import getpass
+import hashlib
+import json
 import logging
+import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
@@ -22,6 +25,8 @@ from vavl.tracking.replayer import Replayer
 from vavl.tracking.settings import TrackingSettings
 from vavl.tracking.system_metrics import SystemSampler
 
+CODE_VARIABLE = "VAVL_CODE"
+"""Environment variable: ``repository_tags`` as JSON, for a submitted job, whose copy of the code is no repository."""
 _LAST_FLUSH_SECONDS = 180.0
 _log = logging.getLogger(__name__)
 
@@ -112,18 +117,44 @@ def run_start(
 
 
 def source_tags() -> dict[str, str]:
-    """Return MLflow's tags for who started which code: user, job file, git commit, uncommitted changes."""
-    code = Path(vavl.__file__).parent
-    tags = {
-        "mlflow.source.name": Path(sys.argv[0]).name,
+    """Return MLflow's tags for who started which code: user, job file, repository, and a hash of the code itself.
+
+    The hash stands where there is no repository, and where changes are not committed.
+    """
+    job, package = Path(sys.argv[0]).absolute(), Path(vavl.__file__).parent
+    folders = [package, *([job.parent] if job.parent.name == "jobs" else [])]
+    sent = os.environ.get(CODE_VARIABLE)
+    return {
+        "mlflow.source.name": job.name,
         "mlflow.source.type": "LOCAL",
         "mlflow.user": user_name(),
+        "vavl.code_hash": _code_hash(folders),
+        **(json.loads(sent) if sent else repository_tags(package)),
     }
+
+
+def repository_tags(code: Path) -> dict[str, str]:
+    """Return git commit, branch and whether changes are uncommitted as tags; {} outside a repository."""
     commit = _git(code, "rev-parse", "HEAD")
-    if commit:
-        changed = _git(code, "status", "--porcelain", "--untracked-files=no")
-        tags |= {"mlflow.source.git.commit": commit, "vavl.uncommitted_changes": str(bool(changed)).lower()}
-    return tags
+    if not commit:
+        return {}
+    branch = _git(code, "branch", "--show-current")
+    changed = _git(code, "status", "--porcelain", "--untracked-files=no")
+    return {
+        "mlflow.source.git.commit": commit,
+        **({"mlflow.source.git.branch": branch} if branch else {}),
+        "vavl.uncommitted_changes": str(bool(changed)).lower(),
+    }
+
+
+def _code_hash(folders: Iterable[Path]) -> str:
+    """Return a hash over names and content of the Python files in these directories."""
+    digest = hashlib.sha256()
+    for folder in folders:
+        for file in sorted(folder.rglob("*.py")):
+            content = file.read_bytes()
+            digest.update(f"{file.relative_to(folder.parent)} {len(content)}\n".encode() + content)
+    return digest.hexdigest()[:16]
 
 
 def user_name() -> str:

@@ -80,7 +80,7 @@ STACKS_FOLDER = "stacks"
 _HEADER = "Timeout ("
 _TRAINING = "in train_on_worker"
 _FRAMES = 30
-_SILENT = "left no stack: it was stopped, dead, or came on"
+_SILENT = "left no stack: it was stopped, had ended, or came on"
 
 
 class Watchdog:

@@ -120,7 +120,7 @@ class Records:
             return
         self._is_warned = True
         _log.warning(
-            "step %d: every labelled clip of the batch is %r, so HGR's label terms teach nothing; "
+            "step %d: every labeled clip of the batch is %r, so HGR's label terms teach nothing; "
             "raise data.composition.batch_size or labelled_floor",
             step,
             run.data.collection.manifest.classes[done.label.index(max(done.label))],

@@ -185,12 +185,12 @@ def _untrained(
         raise ConfigError(
             "evaluation",
             "select_by",
-            f"{', '.join(plan.evaluation.select_by)}: no labelled training clip has "
+            f"{', '.join(plan.evaluation.select_by)}: no labeled training clip has "
             f"{_words(plan.evaluation.select_by[0].split('/')[1])}, so its scores mean nothing",
             f"choose metrics of a trained condition ({', '.join(trained) or 'none'}), or change data.partitions",
         )
     return [
-        f"no labelled training clip has {_words(condition)}, but validation clips have: scores of {condition} "
+        f"no labeled training clip has {_words(condition)}, but validation clips have: scores of {condition} "
         "come from weights that are never trained and mean nothing"
         + (", also in evaluation.select_by" if _selects(plan, condition) else "")
         for condition in missing

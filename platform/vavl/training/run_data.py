@@ -99,7 +99,7 @@ def _rows_by_split(
             raise InputError(
                 str(plan.data.store),
                 f"split {name} of fold {plan.data.fold}",
-                "holds no labelled clip",
+                "holds no labeled clip",
                 "check the card's splits, data.fold and the quarantine of the store",
             )
     return rows
@@ -112,7 +112,7 @@ def check_classes(collection: ClipCollection, rows: NDArray[np.int64], plan: Tra
         raise InputError(
             str(plan.data.store),
             f"data.target={plan.data.target}, fold {plan.data.fold}",
-            f"all {len(target)} labelled training clips have the same target {target[0].tolist()}",
+            f"all {len(target)} labeled training clips have the same target {target[0].tolist()}",
             "label clips of other classes too, or choose another fold or target",
         )
 

@@ -134,7 +134,7 @@ def result_rows(outcome: Mapping[str, Any], summary: Mapping[str, Any]) -> list[
         rows.append(("on the way", f"{events} (see the report)"))
     if outcome["speaker_normalisation"]:
         rows.append(
-            ("NOTE", "features are normalised per speaker, by unlabelled clips of the test speakers too")
+            ("NOTE", "features are normalized per speaker, by unlabeled clips of the test speakers too")
         )
     if outcome["waived_audit"]:
         rows.append(

@@ -264,17 +264,21 @@ TABLES: tuple[OddCorpus, ...] = (
     OddCorpus(
         "link_out_for_a_table",
         in_place(lambda p: p.symlink_to("/etc/passwd")),
-        "lies outside the corpus folder",
+        "lies outside the corpus directory",
     ),
 )
 
 CARDS: tuple[OddCorpus, ...] = (
-    OddCorpus("escape_upwards", card(**{f"{_LABEL_TABLE}file": "../labels.csv"}), "inside the corpus folder"),
     OddCorpus(
-        "escape_absolute", card(**{f"{_LABEL_TABLE}file": "/etc/passwd"}), "relative to the corpus folder"
+        "escape_upwards", card(**{f"{_LABEL_TABLE}file": "../labels.csv"}), "inside the corpus directory"
     ),
     OddCorpus(
-        "escape_backslash", card(**{f"{_LABEL_TABLE}file": "..\\labels.csv"}), "relative to the corpus folder"
+        "escape_absolute", card(**{f"{_LABEL_TABLE}file": "/etc/passwd"}), "relative to the corpus directory"
+    ),
+    OddCorpus(
+        "escape_backslash",
+        card(**{f"{_LABEL_TABLE}file": "..\\labels.csv"}),
+        "relative to the corpus directory",
     ),
     OddCorpus(
         "pattern_explodes",
@@ -347,7 +351,7 @@ NAMES: tuple[OddCorpus, ...] = (
         lambda c: (c.root / "audio" / "s1_x_1.wav").symlink_to("s1_x_1.wav"),
         "leads to itself",
     ),
-    OddCorpus("link_out", _link_out, "lies outside the corpus folder"),
+    OddCorpus("link_out", _link_out, "lies outside the corpus directory"),
     OddCorpus("folder_named_like_a_clip", lambda c: (c.root / "audio" / "s1_calm_8.wav").mkdir()),
     OddCorpus(
         "empty_folder", lambda c: [path.unlink() for path in (c.root / "audio").iterdir()], "no file matches"

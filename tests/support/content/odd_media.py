@@ -187,8 +187,8 @@ def listening_socket(path: Path) -> None:
 
 
 _wav = voice()
-_not_sound = r"not a readable sound file|no such sound|cut off|cannot be decoded"
-_not_video = r"cannot be decoded|cut off|holds no picture|no video stream"
+_not_sound = r"not a readable audio file|no such sound|cut off|cannot be decoded"
+_not_video = r"cannot be decoded|cut off|holds no frame|no video stream"
 _not_a_file = "not a regular file"
 
 AUDIO: tuple[OddFile, ...] = (
@@ -266,8 +266,8 @@ VIDEO: tuple[OddFile, ...] = (
     OddFile("one_pixel", ".mkv", pictures(3, 1, 1), HANDLED),
     OddFile("odd_sides", ".mkv", pictures(3, 33, 47), frames=3),
     OddFile("ribbon", ".mkv", pictures(3, 2, 2000), HANDLED),
-    OddFile("picture_bomb", ".mp4", picture_bomb, "cannot be decoded|pictures of"),
-    OddFile("huge_declared_size", ".avi", raw_video_of_huge_size, "pictures of|cannot be decoded"),
+    OddFile("picture_bomb", ".mp4", picture_bomb, "cannot be decoded|frames of"),
+    OddFile("huge_declared_size", ".avi", raw_video_of_huge_size, "frames of|cannot be decoded"),
     OddFile("a_week_of_nothing", ".mkv", late_picture, "longer than|gap"),
     OddFile("fifo", ".mp4", os.mkfifo, _not_a_file),
 )

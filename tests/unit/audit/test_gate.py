@@ -94,7 +94,7 @@ def test_a_folder_that_cannot_be_written_is_audited_all_the_same(leaky, tmp_path
     def refuse(audit, folder):
         from vavl.errors import InputError
 
-        raise InputError(str(folder), "", "the folder cannot be written", "change its permissions")
+        raise InputError(str(folder), "", "the directory cannot be written", "change its permissions")
 
     monkeypatch.setattr("vavl.audit.audit.write_audit", refuse)
     with pytest.raises(ConfigError, match="check speakers failed"):

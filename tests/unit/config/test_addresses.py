@@ -39,7 +39,7 @@ def test_a_folder_is_a_path(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     ("place", "message"),
     [
         (Path("s3://bucket/store"), "lost a slash"),
-        ("simple::s3://bucket/store", "neither a folder nor an address"),
+        ("simple::s3://bucket/store", "neither a directory nor an address"),
         ("https://me:hunter2@host/store", "credentials by the environment"),
         ("https://host/store?X-Amz-Signature=hunter2", "credentials by the environment"),
     ],

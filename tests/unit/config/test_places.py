@@ -170,7 +170,7 @@ def test_a_configuration_names_files_of_the_project_its_own_folder_and_the_root(
 def test_a_configuration_cannot_name_a_file_outside_even_through_a_link(folders, card):
     (folders / "project/link.yaml").symlink_to(folders / "elsewhere/card.yaml")
     with pytest.raises(
-        ConfigError, match=r"card: .* leads to .*, outside the folders that a configuration may"
+        ConfigError, match=r"card: .* leads to .*, outside the directories that a configuration may"
     ):
         check_card(folders, card.format(folders))
 

@@ -68,7 +68,7 @@ def test_no_name_in_a_card_leads_out_of_the_corpus_folder(corpus, place, name):
     for key in place:
         section = section[key]
     section["file"] = name
-    with pytest.raises(ConfigError, match=r"file: .*(relative to|inside) the corpus folder"):
+    with pytest.raises(ConfigError, match=r"file: .*(relative to|inside) the corpus directory"):
         read_card(written(corpus))
 
 
@@ -151,7 +151,7 @@ def test_relative_folders_count_from_the_root_of_a_cluster(corpus, tmp_path, mon
 @pytest.mark.parametrize("folder", ["/etc", "../elsewhere", "runs/../../elsewhere", "C:\\corpora"])
 def test_a_card_opens_no_folder_outside_the_working_folder(corpus, folder):
     corpus.content["default_root"] = folder
-    with pytest.raises(ConfigError, match=r"default_root: .*must be relative to the working folder"):
+    with pytest.raises(ConfigError, match=r"default_root: .*must be relative to the working directory"):
         read_card(written(corpus))
 
 
@@ -167,7 +167,7 @@ def test_an_unset_variable_is_named_with_the_way_to_get_the_corpus(corpus):
 
 def test_a_missing_corpus_folder_is_named(corpus, monkeypatch):
     monkeypatch.setenv("TINY_ROOT", str(corpus.root / "absent"))
-    with pytest.raises(CorpusError, match=r"absent: TINY_ROOT: the folder of corpus tiny does not exist"):
+    with pytest.raises(CorpusError, match=r"absent: TINY_ROOT: the directory of corpus tiny does not exist"):
         corpus_root(corpus.card())
 
 

@@ -15,7 +15,7 @@ from vavl.corpora.manifest import NONE, TEST, TRAIN, VALIDATION, listed_manifest
 pytestmark = [
     pytest.mark.realdata,
     pytest.mark.skipif(
-        not os.environ.get("CREMA_D_ROOT"), reason="CREMA_D_ROOT does not name the corpus folder"
+        not os.environ.get("CREMA_D_ROOT"), reason="CREMA_D_ROOT does not name the corpus directory"
     ),
 ]
 

@@ -67,7 +67,7 @@ def test_an_empty_sound_file_stays_for_the_quarantine(corpus):
 def test_a_sound_file_that_links_outside_is_refused(corpus, tmp_path):
     (tmp_path / "secret.wav").write_bytes(b"secret")
     (corpus.root / "audio/f01/f01_s9_ca.wav").symlink_to(tmp_path / "secret.wav")
-    with pytest.raises(CorpusError, match=r"f01_s9_ca\.wav: lies outside the corpus folder"):
+    with pytest.raises(CorpusError, match=r"f01_s9_ca\.wav: lies outside the corpus directory"):
         found(corpus)
 
 

@@ -139,7 +139,7 @@ def test_votes_give_shares_and_a_class_only_where_one_has_most(by_table):
         (row(table, clip)["label"], row(table, clip)["soft_label"]) for clip in ("f01_s1_ca", "f01_s1_an")
     ]
     assert labels == [("angry", [0.25, 0.75]), (None, [0.5, 0.5])]
-    assert row(table, "f01_s2_ca")["soft_label"] is None, "a clip without a vote is unlabelled"
+    assert row(table, "f01_s2_ca")["soft_label"] is None, "a clip without a vote is unlabeled"
 
 
 def test_only_the_rows_of_one_rating_mode_count(by_table):

@@ -15,7 +15,7 @@ from vavl.media.csv_table import read_number_columns, read_text_columns
 pytestmark = [
     pytest.mark.realdata,
     pytest.mark.skipif(
-        not os.environ.get("MSP_IMPROV_ROOT"), reason="MSP_IMPROV_ROOT does not name the corpus folder"
+        not os.environ.get("MSP_IMPROV_ROOT"), reason="MSP_IMPROV_ROOT does not name the corpus directory"
     ),
 ]
 TABLE = "labels_consensus_1.csv"

@@ -20,7 +20,7 @@ from vavl.extraction.sources import read_feature_table
 pytestmark = [
     pytest.mark.realdata,
     pytest.mark.skipif(
-        not os.environ.get("RAVDESS_ROOT"), reason="RAVDESS_ROOT does not name the corpus folder"
+        not os.environ.get("RAVDESS_ROOT"), reason="RAVDESS_ROOT does not name the corpus directory"
     ),
 ]
 

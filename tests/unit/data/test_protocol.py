@@ -261,7 +261,7 @@ def test_clips_without_a_class_form_a_stratum_of_their_own(open_, monkeypatch):
 
 def test_a_fraction_that_leaves_a_class_without_labels_is_refused_with_one_that_works(open_):
     collection = open_()
-    message = r"partitions\.labelled_fraction: 0\.01 of 120 labelled training clips leaves no label for: \w+"
+    message = r"partitions\.labelled_fraction: 0\.01 of 120 labeled training clips leaves no label for: \w+"
     with pytest.raises(ConfigError, match=message) as caught:
         applied(collection, labelled_fraction=0.01)
     least = float(caught.value.fix.split()[-1])

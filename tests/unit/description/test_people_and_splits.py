@@ -297,7 +297,7 @@ def test_copies_without_sound_are_found_by_opening_files():
     assert chosen.names == tuple(name for name in names if "av" in name)
     mixed = choose_videos(names, [probe(name, place < 5) for place, name in enumerate(names[:8])])
     assert len(mixed.names) == 18
-    assert any("3 of 8 video files that were opened hold no sound" in note for note in mixed.notes)
+    assert any("3 of 8 video files that were opened hold no audio" in note for note in mixed.notes)
 
 
 def test_words_for_splits():

@@ -133,9 +133,9 @@ def test_a_label_map_makes_another_store_equal_and_leaves_classes_out(trained: A
 
 def test_what_a_model_cannot_be_measured_on_is_refused(trained: Any, renamed: Path, tmp_path: Path) -> None:
     model, store = trained().model(), trained().store
-    with pytest.raises(InputError, match=r"labelled quiet, cross; the model knows calm, glad, mad"):
+    with pytest.raises(InputError, match=r"labeled quiet, cross; the model knows calm, glad, mad"):
         open_clips(model, ClipSelection(store=renamed))
-    with pytest.raises(InputError, match="split test: holds no labelled clip"):
+    with pytest.raises(InputError, match="split test: holds no labeled clip"):
         open_clips(
             model, ClipSelection(store=store, split="test", labels=dict.fromkeys(("calm", "glad", "mad")))
         )

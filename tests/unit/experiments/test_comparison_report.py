@@ -43,7 +43,7 @@ def report(tmp_path: Path) -> Comparison:
     plan = ComparisonPlan(
         output_dir=tmp_path, training=Path("train.yaml"), objective_sets={name: {} for name in SETS}
     )
-    left_out = LeftOut(Cell("pseudo", 1.0, 0.0, 0, 0), "no <unlabelled> clip")
+    left_out = LeftOut(Cell("pseudo", 1.0, 0.0, 0, 0), "no <unlabeled> clip")
     summary = {
         "corpus": "demo", "protocol": "one fold", "label_target": "acted", "label_set": None, "seconds": 2.0,
         "speaker_normalisation": False, "store_hash": "0" * 16,
@@ -58,7 +58,7 @@ def test_the_page_states_scores_differences_and_what_is_missing(report: Comparis
     assert "Measured on validation" in text
     assert "60.0<small>55.0 to 66.0</small>" in text
     assert "+2.0 *<small>+1.0 to +4.0</small>" in text
-    assert "no &lt;unlabelled&gt; clip" in text
+    assert "no &lt;unlabeled&gt; clip" in text
     assert "http" not in text.replace("http://www.w3.org", "")
     assert len(list((tmp_path / PLOTS_DIRECTORY).glob("*.png"))) == 5
     plan = report.plan.model_copy(update={"test": True})

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from types import SimpleNamespace
+from wsgiref.util import setup_testing_defaults
 
 import optuna
 import pytest
@@ -26,9 +28,8 @@ def study_of(sweep_plan, tmp_path):
     return study
 
 
-def states(study, sweep_plan):
-    loaded = optuna.load_study(study_name="the sweep", storage=storage_address(sweep_plan()))
-    return [trial.state.name for trial in loaded.trials]
+def loaded_study(plan):
+    return optuna.load_study(study_name="the sweep", storage=storage_address(plan))
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "random"])
@@ -53,16 +54,43 @@ def test_ends_are_recorded_as_what_they_were(study_of, sweep_plan):
     study.tell(1, "pruned", None, "asha")
     study.tell(2, "failed", None, "out of memory")
     study.tell(2, "finished", [0.9])  # what was told stays
-    assert states(study, sweep_plan) == ["COMPLETE", "PRUNED", "FAIL", "RUNNING"]
+    loaded = loaded_study(sweep_plan())
+    assert [trial.state.name for trial in loaded.trials] == ["COMPLETE", "PRUNED", "FAIL", "RUNNING"]
     assert study.ended() == {0: "finished", 1: "pruned", 2: "failed"}
-    loaded = optuna.load_study(study_name="the sweep", storage=storage_address(sweep_plan()))
     assert loaded.trials[2].user_attrs["reason"] == "out of memory"
     assert loaded.trials[1].intermediate_values == {1: 0.25}
 
 
+def test_the_dashboard_shows_the_study(study_of, sweep_plan):
+    """Its own server, asked as a browser asks it."""
+    dashboard = pytest.importorskip("optuna_dashboard", reason="pip install optuna-dashboard")
+    study = study_of()
+    study.draw()
+    study.note_epoch(0, 1, 0.25)
+    study.tell(0, "finished", [0.5])
+    server = dashboard.wsgi(storage_address(sweep_plan()))
+
+    def answer(path):
+        started = []
+        asked = {}
+        setup_testing_defaults(asked)
+        body = b"".join(server({**asked, "PATH_INFO": path}, lambda status, *_: started.append(status)))
+        assert started == ["200 OK"], body
+        return json.loads(body)
+
+    (shown,) = answer("/api/studies")["study_summaries"]
+    assert shown["study_name"] == "the sweep"
+    details = answer(f"/api/studies/{shown['study_id']}")
+    assert details["objective_names"] == [sweep_plan().objectives[0].metric]
+    (trial,) = details["trials"]
+    assert (trial["state"], trial["values"]) == ("Complete", [0.5])
+    assert [point["value"] for point in trial["intermediate_values"]] == [0.25]
+    assert {param["name"] for param in trial["params"]} == {RATE, "model.dropout"}
+
+
 def test_a_trial_that_was_killed_while_it_was_drawn_is_given_up(study_of, sweep_plan):
     study = study_of()
-    optuna.load_study(study_name="the sweep", storage=storage_address(sweep_plan())).ask()
+    loaded_study(sweep_plan()).ask()
     again = study_of()
     assert again.interrupted() == []
     assert again.interrupted() == []
@@ -108,9 +136,10 @@ def test_cmaes_draws_within_the_axes(study_of):
         study.tell(drawn.number, "finished", [drawn.point["model.dropout"]])
 
 
-def test_several_objectives_have_a_front(study_of):
+def test_several_objectives_have_a_front_and_their_names(study_of, sweep_plan):
     goals = [{"metric": "validation/audio/accuracy"}, {"metric": "validation/video/loss", "mode": "min"}]
     study = study_of(objectives=goals)
+    assert loaded_study(sweep_plan()).metric_names == [goal["metric"] for goal in goals]
     for values in ([0.5, 1.0], [0.6, 2.0], [0.4, 1.5]):
         drawn = study.draw()
         study.note_epoch(drawn.number, 1, 0.1)  # Optuna keeps none of them

@@ -6,7 +6,8 @@ import csv
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import yaml
@@ -28,6 +29,7 @@ from vavl.experiments.sweep_settings import SweepPlan
 from vavl.experiments.trials import ParentRun, Trial, TrialEnd, write_end
 from vavl.job_config import TrainModelJob
 from vavl.tracking.settings import TrackingSettings
+from vavl.training.run_folder import RunFolder
 from vavl.training.training_result import dataset_note
 
 METRIC = "validation/audio_video/accuracy"
@@ -67,10 +69,7 @@ def ends_of(sweep: Sweep, parent: ParentRun, model: Path | None = None) -> list[
         folder, metrics = sweep.folder_of(trial.number), {METRIC: score} if score else {}
         folder.mkdir(parents=True)
         log = parent.logs.of(trial.name, trial.tags)
-        log.journal.append(
-            "run_start", run_id=f"run-{trial.number}", run_name="trial", experiment=log._tracking.experiment,
-            params={}, tags=log._tags, dataset=None, config_yaml="", parent=log._parent,
-        )  # fmt: skip
+        log.start(trial.plan, cast("RunFolder", SimpleNamespace(run_id=f"run-{trial.number}")))
         for epoch in range(1, epochs + 1):
             log([{"kind": "epoch", "epoch": epoch, "step": epoch, "metrics": metrics}])
         if state == "finished":
@@ -96,7 +95,7 @@ def test_children_and_the_registered_best_reach_mlflow(
     plan: SweepPlan, tracking: TrackingSettings, tracking_client: Any, model_folder: Path
 ) -> None:
     settings = tracking.model_copy(update={"model_name": f"best-{plan.output_dir.parent.name}"})
-    with open_sweep(plan) as sweep, ParentRun(plan.output_dir, "trials", settings) as parent:
+    with open_sweep(plan) as sweep, ParentRun(plan.output_dir, "trials", settings, plan.search) as parent:
         parent.start(plan, "hash", sweep.run_id, dataset_note(sweep.plans.plan_of(0, {})))
         sweep.resume(parent.logs)
         for trial, end in ends_of(sweep, parent, model_folder):
@@ -114,6 +113,10 @@ def test_children_and_the_registered_best_reach_mlflow(
     )
     statuses = {child.data.tags["sweep.trial"]: child.info.status for child in children}
     assert {number: statuses[number] for number in "013"} == {"0": "FINISHED", "1": "FINISHED", "3": "FAILED"}
+    searched = {child.data.tags["sweep.trial"]: child.data.params[f"search.{RATE}"] for child in children}
+    assert {number: float(value) for number, value in searched.items()} == {
+        str(number): point[RATE] for number, point in result.points.items()
+    }
     assert parent.data.metrics["gain/" + METRIC] == pytest.approx(0.2)
     names = {item.path for item in tracking_client.list_artifacts(parent.info.run_id)}
     assert names >= {"best.yaml", "trials.csv", "summary.json", "report.html", "plots"}

@@ -364,6 +364,6 @@ def test_a_table_stands_for_the_video(corpus, tmp_path):
 
 
 def test_a_folder_that_cannot_be_written_is_an_input_error(made_corpus, tmp_path):
-    (tmp_path / "file").write_text("not a folder")
+    (tmp_path / "file").write_text("not a directory")
     with pytest.raises(InputError, match="cannot be written"):
         extract(made_corpus, tmp_path / "file/store")

@@ -77,7 +77,7 @@ def test_rows_and_record_are_written_together(tmp_path):
 @pytest.mark.parametrize(
     ("fault", "reason"),
     [
-        (ClipError("c1.wav", "audio", "the file holds no sound", "listen"), "the file holds no sound"),
+        (ClipError("c1.wav", "audio", "the file holds no audio", "listen"), "the file holds no audio"),
         (MemoryError("too large"), "unexpected error of the extractor"),
         (Extracted(np.full((2, 3), np.nan, np.float32), np.zeros(2, np.float32)), "features hold NaN"),
         (Extracted(np.zeros((2, 4), np.float32), np.zeros(2, np.float32)), "4 channels instead of 3"),

@@ -27,7 +27,7 @@ def test_facts_of_the_file_and_what_was_filled_up_come_with_the_features(tmp_pat
     extracted = audio_extractor(settings)(late)
     assert extracted.facts["seconds"] == pytest.approx(1.0, abs=0.1)
     assert extracted.facts["peak"] == pytest.approx(0.3, abs=0.05)
-    assert "of silence before the sound" in str(extracted.note)
+    assert "of silence before the audio" in str(extracted.note)
 
 
 def test_values_that_are_not_finite_are_refused():

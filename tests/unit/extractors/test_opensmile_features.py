@@ -14,7 +14,7 @@ from vavl.extractors.extractor import audio_extractor, audio_info
 from vavl.extractors.settings import OpensmileSettings
 
 pytest.importorskip(
-    "opensmile", reason="openSMILE is not installed: pip install .[opensmile], research licence"
+    "opensmile", reason="openSMILE is not installed: pip install .[opensmile], research license"
 )
 
 

@@ -47,8 +47,8 @@ def fill_hub(hub: Path, tiny: Path, names: list[str]) -> Path:
 @pytest.mark.parametrize(
     ("settings", "problem"),
     [
-        ({}, "either a folder or a name on the hub"),
-        ({"folder": "a", "hub": "b/c", "revision": COMMIT}, "either a folder or a name on the hub"),
+        ({}, "either a directory or a name on the hub"),
+        ({"folder": "a", "hub": "b/c", "revision": COMMIT}, "either a directory or a name on the hub"),
         ({"hub": "google/vit"}, "google/vit needs a revision"),
         ({"hub": "google/vit", "revision": "main"}, "should match pattern"),
         ({"hub": "../vit", "revision": COMMIT}, "should match pattern"),
@@ -95,14 +95,14 @@ def test_sharded_weights_are_all_looked_for(tmp_path, tiny):
 @pytest.mark.parametrize("index", ["[1]", "no", json.dumps({"weight_map": {"a": "../secret.safetensors"}})])
 def test_an_index_that_is_broken_or_leads_out_is_refused(tmp_path, index):
     (tmp_path / "model.safetensors.index.json").write_text(index)
-    with pytest.raises(ConfigError, match=r"weight_map: (not readable|names a file in another folder)"):
+    with pytest.raises(ConfigError, match=r"weight_map: (not readable|names a file in another directory)"):
         find_model(PretrainedModel(folder=tmp_path), KEY)
 
 
 def test_missing_folders_and_files_say_what_to_fill(tmp_path, tiny):
     with pytest.raises(ConfigError, match=r"absent does not exist\n.*fill it with config\.json, model\.safe"):
         find_model(PretrainedModel(folder=tmp_path / "absent"), KEY)
-    with pytest.raises(ConfigError, match=r"config\.json is missing\n.*fill the folder with"):
+    with pytest.raises(ConfigError, match=r"config\.json is missing\n.*fill the directory with"):
         find_model(PretrainedModel(folder=tmp_path), KEY)
     with pytest.raises(ConfigError, match=r"vocab\.json is missing"):
         find_model(PretrainedModel(folder=tiny), KEY, also=("vocab.json",))
@@ -137,7 +137,7 @@ def test_without_network_the_error_says_which_folder_to_fill(empty_hub, tiny, na
     with pytest.raises(ConfigError) as refused:
         find_model(PretrainedModel(hub="someone/tiny", revision=COMMIT), KEY)
     assert "not on this machine and cannot be downloaded" in refused.value.problem
-    assert f"hf download someone/tiny --revision {COMMIT} --local-dir FOLDER" in refused.value.fix
+    assert f"hf download someone/tiny --revision {COMMIT} --local-dir DIRECTORY" in refused.value.fix
     assert f"{KEY}.folder" in refused.value.fix
     assert str(empty_hub / "models--someone--tiny") in refused.value.fix
 

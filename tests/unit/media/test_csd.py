@@ -74,7 +74,7 @@ def test_a_missing_file_and_a_file_outside_are_refused(tmp_path):
     outside = write_mosei(tmp_path / "outside")
     (tmp_path / "corpus").mkdir()
     (tmp_path / "corpus/x.csd").symlink_to(outside / LABELS)
-    with pytest.raises(CorpusError, match="lies outside the corpus folder"):
+    with pytest.raises(CorpusError, match="lies outside the corpus directory"):
         refuse_of(tmp_path / "corpus")
 
 

@@ -60,7 +60,7 @@ def test_a_missing_table_is_named(corpus):
 def test_a_link_that_leads_outside_is_refused(corpus, tmp_path):
     (tmp_path / "secret.csv").write_text("a\n1\n")
     (corpus.root / "t.csv").symlink_to(tmp_path / "secret.csv")
-    with pytest.raises(CorpusError, match="lies outside the corpus folder"):
+    with pytest.raises(CorpusError, match="lies outside the corpus directory"):
         read_text_columns(corpus.root, "t.csv", ("a",))
 
 

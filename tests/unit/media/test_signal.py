@@ -47,7 +47,7 @@ def test_black_is_no_video(tmp_path: Path, level: int):
 
 
 def test_a_still_picture_all_the_time_is_no_video(tmp_path: Path):
-    with pytest.raises(NoSignalError, match="one still picture"):
+    with pytest.raises(NoSignalError, match="one still image"):
         list(film(tmp_path, np.repeat(moving_square(1, side=64), 25, axis=0)))
 
 

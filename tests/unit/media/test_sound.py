@@ -92,7 +92,7 @@ def test_sound_that_starts_after_its_pictures_stays_at_its_time(tmp_path, suffix
     sound = read_sound(write_clip(tmp_path / f"a{suffix}", burst(16_000), sound_at_s=0.5), 16_000)
     assert burst_span_s(sound.waveform) == pytest.approx((1.2, 1.4), abs=0.02)
     assert sound.note is not None
-    assert "of silence before the sound" in sound.note
+    assert "of silence before the audio" in sound.note
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mov"])
@@ -103,7 +103,7 @@ def test_time_counts_from_what_starts_first(tmp_path, suffix):
     sound = read_sound(pictures_late, 16_000)
     assert burst_span_s(sound.waveform) == pytest.approx((0.7, 0.9), abs=0.004)
     assert len(sound.waveform) / 16_000 == pytest.approx(2.48, abs=0.001)
-    assert sound.note == "0.48 s of silence after the sound, where only pictures are"
+    assert sound.note == "0.48 s of silence after the audio, where only video is"
 
 
 def test_sound_that_ends_before_its_pictures_is_filled_up(tmp_path):

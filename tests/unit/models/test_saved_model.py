@@ -188,7 +188,7 @@ def test_bad_input_is_refused_with_the_clip_and_the_field(saved, features, clip,
 
 
 def test_a_model_of_speaker_statistics_refuses_single_clips(saved, features):
-    with pytest.raises(InputError, match="normalised per speaker"):
+    with pytest.raises(InputError, match="normalized per speaker"):
         load_model(saved(speaker_normalisation=True)).predict(features)
 
 

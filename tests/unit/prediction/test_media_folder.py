@@ -61,7 +61,7 @@ def test_two_files_of_one_kind_with_one_name_are_a_problem_of_that_clip(tmp_path
 
 def test_a_folder_without_media_says_what_it_holds(tmp_path):
     touch(tmp_path, "a.txt", "b.txt")
-    with pytest.raises(CorpusError, match=r"no sound or video file .* found 2 \.txt"):
+    with pytest.raises(CorpusError, match=r"no audio or video file .* found 2 \.txt"):
         folder_clips(tmp_path)
     with pytest.raises(CorpusError, match="cannot be listed"):
         folder_clips(tmp_path / "missing")

@@ -70,7 +70,7 @@ def test_a_fault_stays_with_its_clip_and_its_side(made_media, predict, rows_of_r
     result = predict(made_media)
     rows = rows_of_result(result)
     assert rows["half", "audio"]["error"].startswith("video: cannot be decoded")
-    assert rows["broken", None]["error"].startswith("audio: not a readable sound file")
+    assert rows["broken", None]["error"].startswith("audio: not a readable audio file")
     assert rows["empty", None]["error"] == "video: the file is empty"
     assert all(rows["broken", None][name] is None for name in ["label", *COLUMNS])
     table = result_table(result)
@@ -245,7 +245,7 @@ def test_a_side_that_the_model_does_not_know_is_not_read(made_media, predict, ro
     rows = rows_of_result(predict(made_media, write_media_model(tmp_path / "m", without=("video",))))
     assert rows["pair", "audio"]["error"] is None
     assert rows["half", "audio"]["error"] is None
-    assert rows["only_seen", None]["error"] == "has neither sound nor pictures that the model can use"
+    assert rows["only_seen", None]["error"] == "has neither audio nor video that the model can use"
 
 
 def test_a_side_whose_features_cannot_be_made_here_is_told(
@@ -277,7 +277,7 @@ def test_nothing_but_failures_is_a_failed_job(tmp_path, predict):
 
 @pytest.mark.parametrize(
     ("name", "problem"),
-    [("missing", "no such folder or file"), ("notes.txt", "`.txt` is neither a media file")],
+    [("missing", "no such directory or file"), ("notes.txt", "`.txt` is neither a media file")],
 )
 def test_an_input_that_is_none_is_refused(made_media, predict, name, problem):
     with pytest.raises(CorpusError, match=problem):
@@ -285,7 +285,7 @@ def test_an_input_that_is_none_is_refused(made_media, predict, name, problem):
 
 
 def test_a_model_that_needs_a_speaker_is_refused_before_any_work(made_media, predict, tmp_path):
-    with pytest.raises(InputError, match="normalised per speaker"):
+    with pytest.raises(InputError, match="normalized per speaker"):
         predict(made_media, write_media_model(tmp_path / "m", speaker_normalisation=True))
 
 

@@ -148,5 +148,5 @@ def test_a_store_has_nothing_to_draw(made_media, media_model):
     settings = PredictionSettings.model_validate({"input": made_media, "model": "m", "timeline": True})
     plan = plan_prediction(settings, media_model)
     check_timeline(plan, settings)
-    with pytest.raises(ConfigError, match="a store holds no sound and no pictures"):
+    with pytest.raises(ConfigError, match="a store holds no audio and no video"):
         check_timeline(replace(plan, source=None), settings)  # type: ignore[arg-type]

@@ -174,7 +174,7 @@ def test_too_few_speakers_promote_nothing() -> None:
 def test_a_condition_without_clips_cannot_hold() -> None:
     challenger, champion = (Contestant(says({"audio": 0.9}, seed, without="video"), ALL) for seed in (1, 2))
     verdict = judge(challenger, champion, NAMES, TASK, PromotionRule())
-    assert entry(verdict, "video").reason == "no labelled clip has video"
+    assert entry(verdict, "video").reason == "no labeled clip has video"
     assert entry(verdict, "audio_video").holds is False
 
 

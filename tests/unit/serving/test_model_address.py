@@ -72,7 +72,7 @@ def test_folders_of_a_model_a_run_and_a_downloaded_model_are_found(
         ("models:/vavl-test/7", "has no version 7\n.*@champion, models:/vavl-test/2, models:/vavl-test/1"),
         ("models:/vavl-test@best", "has no alias best\n.*models:/vavl-test@champion"),
         ("models:/vavl-test", "is no address of a registered model"),
-        ("no/such/folder", "there is no such folder"),
+        ("no/such/folder", "there is no such directory"),
         (".", "holds no model.json"),
     ],
 )

@@ -321,7 +321,7 @@ def test_a_model_of_speaker_statistics_says_so_in_every_row(tmp_path: Path, audi
     folder = write_media_model(tmp_path / "best", speaker_normalisation=True)
     model = served(folder, tmp_path / "served")
     answer = model.predict(pd.DataFrame({"audio_features": [audio, audio]}))
-    assert all("normalised per speaker" in text for text in answer["error"])
+    assert all("normalized per speaker" in text for text in answer["error"])
 
 
 def test_threads_do_not_disturb_each_other(model: Any, media: Media) -> None:

@@ -209,7 +209,7 @@ def test_a_modality_without_clips_has_no_file(tmp_path, clips):
 
 
 def test_a_folder_that_cannot_be_written_is_an_input_error(tmp_path):
-    (tmp_path / "file").write_text("not a folder")
+    (tmp_path / "file").write_text("not a directory")
     with pytest.raises(InputError, match="cannot be written"):
         StoreWriter(tmp_path / "file" / "store", "small", "0" * 16)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shlex
+import shutil
+import subprocess
 import zipfile
 from pathlib import Path
 
@@ -13,7 +15,8 @@ from ray._private.runtime_env.packaging import create_package
 from vavl.config.load import read_yaml_mapping
 from vavl.errors import ConfigError
 from vavl.job_config import JOB_SETTINGS
-from vavl.submission.plan import SubmitJob, plan_submission
+from vavl.submission.plan import SubmitJob, plan_submission, submission_rows
+from vavl.tracking.run import CODE_VARIABLE, source_tags
 
 ROOT = Path(__file__).parents[3]
 
@@ -54,11 +57,51 @@ def test_overrides_reach_the_job_whatever_they_hold():
 def test_variables_are_passed_by_name():
     job = submit(environment=["MLFLOW_TRACKING_URI"])
     sent = plan_submission(job, {"MLFLOW_TRACKING_URI": "http://tracking:5000", "OTHER": "x"}, ROOT)
-    assert sent["runtime_env"]["env_vars"] == {
+    variables = dict(sent["runtime_env"]["env_vars"])
+    variables.pop(CODE_VARIABLE, None)
+    assert variables == {
         "MLFLOW_TRACKING_URI": "http://tracking:5000",
         "VAVL_ROOT": str(ROOT),
         "RAY_JOB_STOP_WAIT_TIME_S": "60",
     }
+
+
+def test_the_commit_is_sent_along_and_tags_the_runs_there(tmp_path, monkeypatch):
+    """Ray's copy of the project is no git repository."""
+    project = tmp_path / "project"
+    shutil.copytree(ROOT / "jobs", project / "jobs", ignore=shutil.ignore_patterns("__pycache__"))
+    package = project / "platform/vavl"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("")
+    monkeypatch.chdir(project)
+    job = submit(environment=["GREETING"])
+    without = plan_submission(job, {"GREETING": "value"}, project)
+    assert CODE_VARIABLE not in without["runtime_env"]["env_vars"]
+    assert "no git repository" in dict(submission_rows(job, without))["code"]
+    for words in (
+        ["init", "-qb", "trunk"], ["add", "."],
+        ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "first"],
+    ):  # fmt: skip
+        subprocess.run(["git", *words], check=True)
+    (package / "__init__.py").write_text("changed = 1\n")
+    sent = plan_submission(job, {"GREETING": "value"}, project)
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout
+    rows = dict(submission_rows(job, sent))
+    assert rows["code"] == f"commit {commit[:12]}, with uncommitted changes"
+    assert "value" not in " ".join(rows.values())
+
+    copy = tmp_path / "copy/vavl"
+    shutil.copytree(package, copy)
+    monkeypatch.setattr("vavl.tracking.run.vavl.__file__", str(copy / "__init__.py"))
+    unsent = source_tags()
+    assert "mlflow.source.git.commit" not in unsent
+    monkeypatch.setenv(CODE_VARIABLE, sent["runtime_env"]["env_vars"][CODE_VARIABLE])
+    tags = source_tags()
+    assert tags["mlflow.source.git.commit"] == commit.strip()
+    assert tags["mlflow.source.git.branch"] == "trunk"
+    assert tags["vavl.uncommitted_changes"] == "true"
+    monkeypatch.setattr("vavl.tracking.run.vavl.__file__", str(package / "__init__.py"))
+    assert tags["vavl.code_hash"] == unsent["vavl.code_hash"] == source_tags()["vavl.code_hash"]
 
 
 def test_a_missing_variable_is_named():

@@ -113,7 +113,7 @@ def test_a_broken_connection_is_made_again_and_nothing_shown_twice(monkeypatch):
 
 def test_a_server_that_stays_away_is_given_up(monkeypatch):
     monkeypatch.setattr(server, "_LONGEST_SILENCE_S", -1.0)
-    with pytest.raises(SubmissionError, match=r"no answer for .*; the job may go on"):
+    with pytest.raises(SubmissionError, match=r"no answer for .*; the job may continue"):
         followed(monkeypatch, FakeClient([[ConnectionError("refused")]], []))
 
 

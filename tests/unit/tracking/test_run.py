@@ -11,7 +11,7 @@ import yaml
 
 from vavl.config.base import FrozenConfig
 from vavl.tracking.journal import Journal
-from vavl.tracking.run import DatasetNote, TrackedRun, record_run_start, source_tags
+from vavl.tracking.run import CODE_VARIABLE, DatasetNote, TrackedRun, record_run_start, source_tags
 from vavl.tracking.settings import TrackingSettings
 
 
@@ -40,7 +40,8 @@ def test_run_start_holds_settings_code_and_data(tmp_path: Path) -> None:
     assert record.payload["tags"]["vavl.config_hash"] == "0123"
 
 
-def test_source_tags_name_the_commit_or_leave_it_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_source_tags_name_commit_or_hash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(CODE_VARIABLE, raising=False)
     package = tmp_path / "vavl"
     package.mkdir()
     (package / "__init__.py").write_text("")
@@ -55,7 +56,9 @@ def test_source_tags_name_the_commit_or_leave_it_out(tmp_path: Path, monkeypatch
     assert len(tags["mlflow.source.git.commit"]) == 40
     assert tags["vavl.uncommitted_changes"] == "false"
     (package / "__init__.py").write_text("changed = 1\n")
-    assert source_tags()["vavl.uncommitted_changes"] == "true"
+    changed = source_tags()
+    assert changed["vavl.uncommitted_changes"] == "true"
+    assert changed["vavl.code_hash"] != tags["vavl.code_hash"]
     monkeypatch.setenv("PATH", "")
     assert "mlflow.source.git.commit" not in source_tags()
 

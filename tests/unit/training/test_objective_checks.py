@@ -70,5 +70,5 @@ def test_training_labels_of_one_class_alone_are_refused(plan):
     target = collection_labels.collection.target
     target[rows] = target[rows[0]]
 
-    with pytest.raises(InputError, match=r"labelled training clips have the same target"):
+    with pytest.raises(InputError, match=r"labeled training clips have the same target"):
         check_classes(collection_labels.collection, rows, chosen)

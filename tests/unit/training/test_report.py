@@ -78,7 +78,7 @@ def test_the_page_states_protocol_target_clips_speakers_and_scores(
         "one, from the training speakers", "Measured once.", "store hash",
     ):  # fmt: skip
         assert stated in text, stated
-    assert "normalised per speaker" not in text
+    assert "normalized per speaker" not in text
     files = sorted(file.name for file in (tmp_path / PLOTS_DIRECTORY).iterdir())
     assert files == [
         "confusion_audio.png", "confusion_audio_video.png", "confusion_video.png", "curve_accuracy.png",
@@ -89,7 +89,7 @@ def test_the_page_states_protocol_target_clips_speakers_and_scores(
 def test_normalisation_per_speaker_is_marked(report: TrainingReport, tmp_path: Path) -> None:
     text = _page(dataclasses.replace(report, speaker_normalisation=True), tmp_path)
     assert 'class="mark"' in text
-    assert text.index("normalised per speaker") < text.index("<h2>Scores")
+    assert text.index("normalized per speaker") < text.index("<h2>Scores")
 
 
 def test_without_test_scores_validation_heads_the_page(report: TrainingReport, tmp_path: Path) -> None:

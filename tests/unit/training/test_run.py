@@ -149,7 +149,7 @@ def test_a_plan_that_can_run_is_accepted(plan):
     ("sections", "error", "message"),
     [
         ({"data": {"store": "nowhere"}}, StoreError, r"prepare_corpus\.py"),
-        ({"corpus": {"without_label": range(10)}}, InputError, "split train of fold 0: holds no labelled clip"),
+        ({"corpus": {"without_label": range(10)}}, InputError, "split train of fold 0: holds no labeled clip"),
         ({"corpus": {"without_video": range(10)}}, InputError,
          "evaluation.select_by validation/audio_video/accuracy: no validation clip has these modalities"),
     ],

@@ -12,7 +12,7 @@ from vavl.training.run_data import check_plan
 
 def test_a_modality_that_only_validation_has_is_refused_for_choosing_the_epoch(plan):
     data = {**plan(corpus={}).data.model_dump(), "partitions": {"audio_only_share": 1.0}}
-    problem = "validation/audio_video/accuracy: no labelled training clip has audio and video"
+    problem = "validation/audio_video/accuracy: no labeled training clip has audio and video"
     with pytest.raises(ConfigError, match=problem) as caught:
         check_plan(plan(data=data))
     assert "(audio)" in caught.value.fix
@@ -25,9 +25,9 @@ def test_scores_that_mean_nothing_are_announced(plan, caplog):
         check_plan(plan(data=data, evaluation={"select_by": chosen}))
     warnings = [record.getMessage() for record in caplog.records]
     assert len(warnings) == 2
-    assert warnings[0].startswith("no labelled training clip has audio and video, but validation clips have")
+    assert warnings[0].startswith("no labeled training clip has audio and video, but validation clips have")
     assert not warnings[0].endswith("select_by")
-    assert warnings[1].startswith("no labelled training clip has video")
+    assert warnings[1].startswith("no labeled training clip has video")
     assert warnings[1].endswith("also in evaluation.select_by")
 
 
