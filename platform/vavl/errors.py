@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 
+def readable(text: str) -> str:
+    """Return a text that can be written as UTF-8: bytes of a file name that are no text are escaped."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 class VavlError(Exception):
     """A fault with a known place and a known repair.
 

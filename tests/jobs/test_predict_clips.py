@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -133,3 +134,90 @@ def test_a_killed_job_is_continued_by_workers_with_the_rows_of_this_process(
     assert by_ray.drop_columns(numbers).equals(here.drop_columns(numbers))
     for name in numbers:
         np.testing.assert_allclose(by_ray[name].to_numpy(), here[name].to_numpy(), atol=1e-6)
+
+
+def make_traps(media: Path, outside: Path) -> dict[str, str]:
+    """Put everything into a directory that is no file; return clip -> its reason."""
+    os.mkfifo(media / "pipe.wav")
+    os.mkfifo(media / "half.wav")  # its video is fine
+    (media / "loop.wav").symlink_to("loop.wav")
+    (media / "zero.mp4").symlink_to("/dev/zero")
+    (media / "gone.flac").symlink_to("nowhere.flac")
+    (media / "folder.wav").mkdir()
+    (media / "out.wav").symlink_to(outside)
+    Path(os.fsdecode(os.fsencode(media) + b"/\xff\xe9.wav")).write_bytes(b"x")
+    with socket.socket(socket.AF_UNIX) as listening:
+        os.chdir(media)  # the path of a socket is short
+        listening.bind("socket.mp3")
+    return {
+        "pipe": "audio: not a regular file",
+        "loop": "audio: a link that leads to itself",
+        "zero": "video: a link out of the input directory, to /dev/zero",
+        "gone": "audio: the file does not exist",
+        "folder": "audio: not a regular file",
+        "out": f"audio: a link out of the input directory, to {outside}",
+        r"\udcff\udce9.wav": "the name is not UTF-8: rename the file",
+        "socket": "audio: not a regular file",
+    }
+
+
+def test_whatever_lies_in_a_directory_gets_its_row_and_stops_nothing(run_job, model, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    media, outside = tmp_path / "media", tmp_path / "outside.wav"
+    write_wav(outside, tone(220, 0.3, amplitude=0.3))
+    write_wav(media / "good.wav", tone(220, 0.3, amplitude=0.3))
+    write_wav(media / "holds.wav/inner.wav", tone(220, 0.3, amplitude=0.3))
+    write_mp4(media / "half.mp4", moving_square(7, side=64))
+    reasons = make_traps(media, outside)
+    out = tmp_path / "out"
+    words = [f"model={model}", f"output_dir={out}", "workers=0", "seconds_per_clip=20"]
+    done = run_job("predict_clips", media, *words)
+    assert done.code == 0, done.stderr
+    rows = {row["clip_id"]: row for row in pq.read_table(out / "predictions.parquet").to_pylist()}
+    predicted = {clip_id for clip_id, row in rows.items() if row["condition"] is not None}
+    assert predicted == {"good", "half", "holds.wav/inner"}
+    assert {name: rows[name]["error"] for name in reasons} == reasons
+    assert rows["half"]["error"] == "audio: not a regular file"
+    assert set(rows) == predicted | set(reasons)
+    allowed = run_job("predict_clips", media, *words, f"root={tmp_path}", "retry_failed=true")
+    assert allowed.code == 0, allowed.stderr
+    rows = {row["clip_id"]: row for row in pq.read_table(out / "predictions.parquet").to_pylist()}
+    assert (rows["out"]["error"], rows["out"]["condition"]) == (None, "audio")
+
+
+def test_whatever_a_table_names_gets_its_row_too(run_job, model, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    media, outside = tmp_path / "media", tmp_path / "outside.wav"
+    write_wav(outside, tone(220, 0.3, amplitude=0.3))
+    write_wav(media / "good.wav", tone(220, 0.3, amplitude=0.3))
+    reasons = {name: reason for name, reason in make_traps(media, outside).items() if "udc" not in name}
+    files = {path.stem: path.name for path in media.iterdir() if path.stem in reasons or path.stem == "good"}
+    lines = [
+        f"{name},,{file}" if file.endswith(".mp4") else f"{name},{file}," for name, file in files.items()
+    ]
+    (media / "clips.csv").write_text("\n".join(["clip_id,audio_path,video_path", *lines]))
+    done = run_job("predict_clips", media / "clips.csv", f"model={model}", f"output_dir={tmp_path / 'out'}")
+    assert done.code == 0, done.stderr
+    rows = {row["clip_id"]: row for row in pq.read_table(tmp_path / "out/predictions.parquet").to_pylist()}
+    assert rows["good"]["error"] is None
+    assert {name: rows[name]["error"] for name in reasons} == reasons
+
+
+def test_a_file_without_the_right_to_read_it_gets_its_row(run_job, model, tmp_path, monkeypatch):
+    media = tmp_path / "media"
+    for name in ("good", "locked"):
+        write_wav(media / f"{name}.wav", tone(220, 0.3, amplitude=0.3))
+    real = os.access  # the superuser may read everything
+    monkeypatch.setattr(os, "access", lambda path, mode: "locked" not in str(path) and real(path, mode))
+    done = run_job("predict_clips", media, f"model={model}", f"output_dir={tmp_path / 'out'}", "workers=0")
+    assert done.code == 0, done.stderr
+    rows = {row["clip_id"]: row for row in pq.read_table(tmp_path / "out/predictions.parquet").to_pylist()}
+    assert rows["good"]["error"] is None
+    assert rows["locked"]["error"] == "audio: cannot be read: permission denied"
+
+
+def test_an_input_whose_name_is_no_text_is_named(run_job, model, tmp_path):
+    media = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff"))
+    media.mkdir()
+    done = run_job("predict_clips", media, f"model={model}", f"output_dir={tmp_path / 'out'}")
+    assert (done.code, "the name is not UTF-8" in done.stderr) == (2, True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
@@ -12,8 +13,8 @@ import pyarrow.parquet as pq
 from vavl.corpora.manifest import Manifest
 from vavl.errors import CorpusError, StoreError
 from vavl.features import MODALITIES, FeatureStatistics, ModalityInfo
-from vavl.media.csv_table import place_inside, read_header, read_text_columns
-from vavl.media.listing import VIDEO_SUFFIXES, list_directory
+from vavl.media.csv_table import read_header, read_text_columns
+from vavl.media.listing import VIDEO_SUFFIXES, Listing, list_directory
 from vavl.models.saved_model import ModelDescription
 from vavl.prediction.sources import ClipInput, ClipsFound, StoreSource
 from vavl.store.store import read_content
@@ -35,15 +36,19 @@ def folder_clips(root: Path) -> ClipsFound:
         CorpusError: there is no such directory, or no media in it.
     """
     listing = list_directory(root, _MOST_FILES)
+    # What is no file is refused by the reader, as its clip's other side may be fine.
+    media = (*listing.audio, *listing.video, *_without_clips(listing))
     if not listing.is_complete:
         raise CorpusError(
             str(root), "", f"holds more than {_MOST_FILES} files", "predict its directories one by one"
         )
     sides = {
-        "audio": _by_clip(listing.audio, _AUDIO_FOLDERS),
-        "video": _by_clip(listing.video, _VIDEO_FOLDERS),
+        "audio": _by_clip((name for name in media if not _is_video(name)), _AUDIO_FOLDERS),
+        "video": _by_clip(filter(_is_video, media), _VIDEO_FOLDERS),
     }
     clips = [_clip(clip_id, sides) for clip_id in sorted(sides["audio"].keys() | sides["video"].keys())]
+    clips += [ClipInput(name, problem="the name is not UTF-8: rename the file") for name in listing.not_text]
+    clips += [ClipInput(f"{name}/", problem=problem) for name, problem in listing.unlisted.items()]
     if not clips:
         found = ", ".join(f"{count} {suffix}" for suffix, count in list(listing.others.items())[:5])
         raise CorpusError(
@@ -57,9 +62,21 @@ def folder_clips(root: Path) -> ClipsFound:
     return ClipsFound("folder", clips, {what: count for what, count in left_out.items() if count})
 
 
+def _without_clips(listing: Listing) -> Iterator[str]:
+    """Yield what has the name of a medium and is none; a directory that holds media is no mistake."""
+    holding = {
+        str(place) for name in (*listing.audio, *listing.video) for place in PurePosixPath(name).parents
+    }
+    return (name for name in listing.irregular if name not in holding)
+
+
+def _is_video(name: str) -> bool:
+    return PurePosixPath(name).suffix.lower() in VIDEO_SUFFIXES
+
+
 def single_clip(file: Path) -> ClipsFound:
     """Return the clip of one media file."""
-    side = "video" if file.suffix.lower() in VIDEO_SUFFIXES else "audio"
+    side = "video" if _is_video(file.name) else "audio"
     return ClipsFound("file", [ClipInput(file.stem, **{side: file.name})])
 
 
@@ -95,8 +112,8 @@ def manifest_clips(file: Path, root: Path) -> ClipsFound:
         root: directory that the paths count from.
 
     Raises:
-        CorpusError: the table is not readable, lacks a column, names a clip twice or not at all, or a path
-            leads out of the root, links followed.
+        CorpusError: the table is not readable, lacks a column, names a clip twice or not at all, or a path as it
+            is written leads out of the root; links are followed when a file is read.
     """
     columns = _parquet(file) if file.suffix.lower() == ".parquet" else _csv(file)
     missing = [name for name in ("clip_id",) if name not in columns]
@@ -121,7 +138,7 @@ def _parquet(file: Path) -> dict[str, list[str | None]]:
         known = [name for name in pq.read_schema(file).names if name in _COLUMNS]
         table = pq.read_table(file, columns=known)
         return {name: table[name].cast(pa.string()).to_pylist() for name in known}
-    except (pa.ArrowException, OSError) as fault:
+    except (pa.ArrowException, OSError, UnicodeError) as fault:
         raise CorpusError(str(file), "", f"not a readable Parquet table: {fault}", "write it again") from None
 
 
@@ -154,14 +171,13 @@ def _check_paths(file: Path, clips: Sequence[ClipInput], root: Path) -> None:
         for name in (clip.audio, clip.video):
             if name is None:
                 continue
-            try:
-                place_inside(root, name)
-            except (CorpusError, ValueError) as fault:
-                problem = fault.problem if isinstance(fault, CorpusError) else str(fault)
+            place = Path(os.path.normpath(root / name))
+            problem = "holds a null character" if "\0" in name else f"lies outside the root: {place}"
+            if "\0" in name or not place.is_relative_to(os.path.normpath(root)):
                 raise CorpusError(
                     str(file), f"row {row}, {clip.clip_id}", f"{name}: {problem}",
                     f"name files below {root}, or give root=DIRECTORY",
-                ) from None  # fmt: skip
+                )  # fmt: skip
 
 
 def store_clips(place: Path | str, model: ModelDescription) -> tuple[ClipsFound, StoreSource]:

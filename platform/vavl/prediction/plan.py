@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 
 from vavl.config.files import sha256_of_file, sha256_of_json
-from vavl.errors import CorpusError, InputError, StoreError
+from vavl.errors import CorpusError, InputError, StoreError, readable
 from vavl.extractors.extractor import extractor_settings
 from vavl.features import MODALITIES
 from vavl.metrics.names import CONDITIONS
@@ -103,23 +103,34 @@ def _input(
         found, store = store_clips(place.absolute() if isinstance(place, Path) else place, model)
         return found, store, {}
     assert isinstance(place, Path)
-    root = place.absolute()
+    if readable(str(place)) != str(place):
+        raise CorpusError(readable(str(place)), "input", "the name is not UTF-8", "rename it")
+    root = limit = place.absolute()
     if place.is_dir():
+        limit = settings.root or root
+        if not root.resolve().is_relative_to(limit.resolve()):
+            raise CorpusError(
+                str(limit),
+                "root",
+                f"does not hold the input, {root}",
+                "leave root out, or name a directory above it",
+            )
         found = folder_clips(root)
     elif not place.is_file():
         raise CorpusError(str(place), "input", "there is no such directory or file", "check the path")
     elif place.suffix.lower() in MANIFEST_SUFFIXES:
-        root = (settings.root or place.parent).absolute()
+        root = limit = (settings.root or place.parent).absolute()
         found = manifest_clips(place, root)
     elif place.suffix.lower() in MEDIA_SUFFIXES:
-        root, found = place.parent.absolute(), single_clip(place)
+        # Whoever names a link means the file that it leads to.
+        root, limit, found = root.parent, Path(root.anchor), single_clip(place)
     else:
         raise CorpusError(
             str(place), "input", f"`{place.suffix}` is neither a media file nor a manifest",
             "name a directory, a media file such as clip.mp4, a .parquet or .csv table, or a feature store",
         )  # fmt: skip
     can, cannot = _sides(model)
-    return found, MediaSource(root, settings.sound_of_video, can), cannot
+    return found, MediaSource(root, limit, settings.sound_of_video, can), cannot
 
 
 def _is_store(place: Path | str) -> bool:

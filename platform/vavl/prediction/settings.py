@@ -41,7 +41,9 @@ class PredictionSettings(WorkerSettings):
         None, description="directory of the results; null: runs/predictions/<name of the input>"
     )
     root: Annotated[Path | None, FROM_ROOT] = Field(
-        None, description="what the paths of a manifest count from, and may not leave; null: its directory"
+        None,
+        description="what the paths of a manifest count from; links of a manifest or directory may not lead out of it; "
+        "null: the directory of the manifest, or the input itself",
     )
     sound_of_video: bool = Field(
         True, description="a video file without a sound file next to it gives its own sound track as well"

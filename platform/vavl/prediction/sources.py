@@ -12,8 +12,10 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from vavl.errors import ClipError
 from vavl.extractors.extractor import MediaReader
 from vavl.features import MODALITIES
+from vavl.media.decoding import require_media_file
 from vavl.media.media_probe import probe
 from vavl.models.saved_model import ModelDescription
 from vavl.store.store import FeatureStore
@@ -132,11 +134,13 @@ class MediaSource:
 
     Attributes:
         root: absolute.
+        limit: absolute directory that links may not lead out of.
         sound_of_video: the sound track of a video file is the clip's sound where no sound file is.
         modalities: that the model's extractors can read from media.
     """
 
     root: Path
+    limit: Path
     sound_of_video: bool
     modalities: tuple[str, ...]
 
@@ -144,6 +148,30 @@ class MediaSource:
     def may_hang(self) -> bool:
         """Media may do anything to a decoder."""
         return True
+
+    def file(self, name: str, modality: str) -> Path:
+        """Return the path of a file of a clip: a regular one that may be read.
+
+        Raises:
+            ClipError: it is missing, a directory, pipe, socket or device, a link out of ``limit`` or to itself, it
+                is empty, or nobody gave the right to read it.
+        """
+        path = self.root / name
+        try:
+            place = path.resolve()
+            if not place.is_relative_to(self.limit.resolve()):
+                problem = f"a link out of the input directory, to {place}"
+                raise ClipError(
+                    name, modality, problem, "put the file there, or set root to a directory that holds both"
+                )
+            require_media_file(path, modality)
+        except RuntimeError:
+            raise ClipError(name, modality, "a link that leads to itself", "put the file there") from None
+        except OSError as error:
+            raise ClipError(name, modality, f"cannot be read: {error.strerror}", "check the path") from None
+        if not os.access(path, os.R_OK):
+            raise ClipError(name, modality, "cannot be read: permission denied", "change its permissions")
+        return path
 
     def mark(self, clip: ClipInput) -> str:
         """Return size and time of change of both files."""
@@ -169,7 +197,7 @@ class _MediaReader:
     def sides(self, clip: ClipInput) -> Mapping[str, str]:
         named = {modality: clip.side(modality) for modality in MODALITIES}
         if clip.video is not None and clip.audio is None and self.source.sound_of_video:
-            head = probe(self.source.root / clip.video, clip.video)
+            head = probe(self.source.file(clip.video, "video"), clip.video)
             if not head.problem:  # else the extractor says of the pictures what is wrong
                 named["audio"] = clip.video if head.has_sound else None
                 named["video"] = None if head.has_sound and head.width is None else clip.video
@@ -180,7 +208,7 @@ class _MediaReader:
         }
 
     def read(self, clip: ClipInput, modality: str, file: str) -> Side:  # noqa: ARG002
-        found = self.media.read(self.source.root / file, modality, file)
+        found = self.media.read(self.source.file(file, modality), modality, file)
         return Side(found.values, found.frame_times, found.facts.get("seconds"))
 
 

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vavl.config.files import written_beside
-from vavl.errors import ConfigError, VavlError
+from vavl.errors import ConfigError, VavlError, readable
 from vavl.features import MODALITIES
 from vavl.metrics.names import AUDIO_VIDEO, CONDITIONS, MODALITIES_OF
 from vavl.models.saved_model import ClipFeatures, Prediction, SavedModel, load_model
@@ -43,8 +43,8 @@ class Fault:
         """Describe what was raised; anything but an error of ours is named by its class."""
         if isinstance(fault, VavlError):
             # The field of an error about a clip is its side, or "clip" where the time limit rang.
-            return cls(fault.field if fault.field in MODALITIES else side, file, fault.problem)
-        return cls(side, file, f"unexpected error: {type(fault).__name__}: {fault}")
+            return cls(fault.field if fault.field in MODALITIES else side, file, readable(fault.problem))
+        return cls(side, file, readable(f"unexpected error: {type(fault).__name__}: {fault}"))
 
     def __str__(self) -> str:
         return f"{self.side}: {self.problem}" if self.side else self.problem

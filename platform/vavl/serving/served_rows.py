@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vavl.errors import InputError, NoSignalError, VavlError
+from vavl.errors import InputError, NoSignalError, VavlError, readable
 from vavl.models.clips import ClipFeatures
 from vavl.models.saved_model import Prediction, SavedModel
 
@@ -207,5 +207,4 @@ def _is_missing(value: Any) -> bool:
 def _in_one_line(fault: Exception) -> str:
     """Return the text of an error; a path may hold bytes that are no text, and a table would refuse them."""
     text = str(fault) if isinstance(fault, VavlError) else f"{type(fault).__name__}: {fault}"
-    readable = text.encode("utf-8", "backslashreplace").decode()
-    return "; ".join(line.strip() for line in readable.splitlines())
+    return "; ".join(line.strip() for line in readable(text).splitlines())

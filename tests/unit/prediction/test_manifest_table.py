@@ -47,7 +47,6 @@ def test_rows_become_clips_in_their_order(tmp_path, suffix):
     [
         ({"video_path": ["v/1.mp4", "../secret.mp4"]}, r"row 2, zwölf, 二: \.\./secret\.mp4: lies outside"),
         ({"audio_path": ["/etc/passwd", None]}, "row 1, one: /etc/passwd: lies outside"),
-        ({"audio_path": ["link/passwd", None]}, "row 1, one: link/passwd: lies outside"),
         ({"audio_path": ["a\0b.wav", None]}, "row 1, one: .*null"),
         ({"clip_id": ["one", "one"]}, "'one' stands there 2 times"),
         ({"clip_id": ["one", None]}, "clip_id, row 2: is empty"),
@@ -56,7 +55,6 @@ def test_rows_become_clips_in_their_order(tmp_path, suffix):
     ],
 )
 def test_a_table_that_cannot_be_used_is_refused_with_its_row(tmp_path, changes, problem):
-    (tmp_path / "link").symlink_to("/etc")
     columns = {name: values for name, values in {**COLUMNS, **changes}.items() if values is not None}
     with pytest.raises(CorpusError, match=problem):
         manifest_clips(write(tmp_path, columns), tmp_path)

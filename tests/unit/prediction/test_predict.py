@@ -221,8 +221,8 @@ def test_odd_video_files_give_the_sides_that_they_hold(tmp_path, predict, rows_o
     assert rows["sound_alone", "audio"]["error"] is None
     assert rows["silent", "video"]["error"] is None
     assert rows["twice", None]["error"] == "2 audio files have this name: twice.mp3, twice.wav"
-    assert ("pipe", None) not in rows  # never opened, told when the directory is listed
-    assert failures_by_reason(result) == {"N audio files have this name": 1}
+    assert rows["pipe", None]["error"] == "audio: not a regular file"
+    assert failures_by_reason(result) == {"N audio files have this name": 1, "audio: not a regular file": 1}
     without = rows_of_result(predict(media, sound_of_video=False))
     assert "no video stream" in without["sound_alone", None]["error"]
 
