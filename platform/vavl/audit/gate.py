@@ -51,9 +51,9 @@ def check_waivers(waived: Collection[str]) -> None:
     for name in waived:
         if name not in known:
             close = difflib.get_close_matches(name, known, n=1)
-            meant = f"did you mean `{close[0]}`? " if close else ""
+            meant = f"; did you mean `{close[0]}`?" if close else ""
             raise ConfigError(
-                "configuration", _KEY, f"there is no check `{name}`", f"{meant}choose from {', '.join(known)}"
+                "configuration", _KEY, f"there is no check `{name}`", f"choose from {', '.join(known)}{meant}"
             )
 
 

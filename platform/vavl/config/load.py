@@ -53,7 +53,12 @@ def validate(settings: type[Settings], content: Mapping[str, Any], source: str) 
     expanded = _expand_variables(content, missing)
     if missing:
         names = ", ".join(sorted(set(missing)))
-        raise ConfigError(source, names, "environment variable not set", f"export {names.split(', ')[0]}=...")
+        raise ConfigError(
+            source,
+            names,
+            "environment variable not set",
+            f"set it first: export {names.split(', ')[0]}=VALUE",
+        )
     try:
         return settings.model_validate(expanded)
     except ValidationError as fault:
@@ -80,7 +85,9 @@ def read_yaml_mapping(path: Path) -> dict[str, Any]:
             str(path), "", f"cannot be read: {fault.strerror or fault}", "check the path"
         ) from None
     if len(read) > _MOST_BYTES:
-        raise ConfigError(str(path), "", f"larger than {_MOST_BYTES} bytes", "is it the right file?")
+        raise ConfigError(
+            str(path), "", f"larger than {_MOST_BYTES} bytes", "check that it is the right file"
+        )
     try:
         content = parse_yaml(read.decode("utf-8-sig"))
     except UnicodeDecodeError as fault:

@@ -98,7 +98,7 @@ def published_folds(card: CorpusCard, root: Path) -> dict[str, int]:
     for speaker, fold in pairs:
         if folds.setdefault(speaker, fold) != fold:
             problem = f"the speaker is in the test set of fold {folds[speaker]} and of fold {fold}"
-            fix = "a speaker may be tested in one fold only"
+            fix = "test each speaker in one fold only"
             raise CorpusError(place, speaker, problem, fix)
     return folds
 
@@ -182,7 +182,7 @@ def _folds_of_table(table: FoldTable, root: Path) -> list[tuple[str, int]]:
     for speaker, fold in zip(speakers, folds, strict=True):
         if not fold.isdecimal():
             problem = f"fold {fold!r} of speaker {speaker} is not a number"
-            fix = "write folds as 0, 1, 2 ..."
+            fix = "write folds as whole numbers from 0"
             raise CorpusError(str(root / table.file), table.fold_column, problem, fix)
         pairs.append((speaker.zfill(table.speaker_digits), int(fold)))
     return pairs
@@ -230,7 +230,7 @@ def check_disjoint(
             seen, other = first.setdefault(value, (split, clip_id))
             if seen != split:
                 problem = f"{what} {value} is in {seen} (clip {other}) and in {split} (clip {clip_id})"
-                fix = "the splits of a fold may share nobody: correct the table or the card"
+                fix = "correct the table or the card: the splits of a fold may share nobody"
                 raise CorpusError(place, f"fold {fold}", problem, fix)
 
 

@@ -243,7 +243,7 @@ def class_table(
     ):
         if strange := sorted(named - set(known)):
             problem = f"the {kind} has no class {', '.join(strange)}"
-            raise ConfigError("data", "labels", problem, f"the classes of the {kind} are {', '.join(known)}")
+            raise ConfigError("data", "labels", problem, f"choose from {', '.join(known)}")
     table = np.zeros((len(store_classes), len(model_classes)), dtype=np.float32)
     for place, name in enumerate(store_classes):
         meant = labels.get(name, name)

@@ -263,7 +263,7 @@ def feature_columns(path: Path, expression: str, width: int) -> tuple[str, ...]:
     if len(columns) != width:
         problem = (
             f"{len(columns)} columns match {expression}, the card says width {width}; "
-            f"the table has {', '.join(header[:12])} ..."
+            f"the table begins with {', '.join(header[:12])}"
         )
         fix = "correct feature_columns or width in the card, or restore the table"
         raise CorpusError(str(path), "video.feature_columns", problem, fix)

@@ -28,8 +28,7 @@ def unusable(path: Path, field: str, problem: str) -> ClipError:
 
 def no_signal(path: Path, field: str, problem: str) -> NoSignalError:
     """Return the error for a modality that is there and carries nothing."""
-    what = {"audio": "sound", "video": "video"}[field]
-    fix = f"nothing, where the clip has no {what}; else {unusable(path, field, problem).fix}"
+    fix = f"do nothing where the clip has no {field}; else {unusable(path, field, problem).fix}"
     return NoSignalError(str(path), field, problem, fix)
 
 

@@ -110,7 +110,7 @@ class ModelAliases:
             raise InputError(
                 f"models:/{self.model}@{self.alias}", "rollback",
                 f"version {champions[-1]} is the first champion" if champions else "there is no champion",
-                "there is nothing to go back to",
+                "promote another version first: there is none to roll back to",
             )  # fmt: skip
         return _up_to(champions[:-1], previous)
 

@@ -111,7 +111,7 @@ def refuse(decision: Decision) -> None:
     """
     if decision.what not in _DONE:
         problem = f"did not become {decision.alias}: {'; '.join(decision.reasons)}"
-        fix = "the table and report.html say why; a better model, or another rule"
+        fix = "see the table and report.html for the reasons; bring a better model, or set another rule"
         raise PromotionError(f"models:/{decision.model}/{decision.version}", "", problem, fix)
 
 

@@ -305,7 +305,7 @@ def _aligned(rule: AlignedFolds, manifests: Mapping[str, Manifest]) -> list[Merg
     strange = sorted(set(rule.by_corpus) - set(manifests))
     if strange:
         problem = f"{', '.join(strange)}: no such corpus"
-        fix = f"known: {', '.join(manifests)}"
+        fix = f"choose from {', '.join(manifests)}"
         raise ConfigError("merge", "folds.by_corpus", problem, fix)
     common = set.intersection(*(set(manifest.folds) for manifest in manifests.values()))
     named = next(iter(rule.by_corpus.values()), None)

@@ -159,7 +159,7 @@ def _sources(settings: MergeSettings) -> dict[str, Source]:
     strange = sorted({*settings.labels, *settings.label_sets} - set(found))
     if strange:
         problem = f"{', '.join(strange)}: none of the stores is of it"
-        fix = f"known: {', '.join(found)}"
+        fix = f"choose from {', '.join(found)}"
         raise ConfigError("merge", "labels", problem, fix)
     maps = class_maps({corpus: found[corpus].manifest.classes for corpus in sorted(found)}, settings)
     return {corpus: replace(found[corpus], classes=classes) for corpus, classes in maps.items()}

@@ -90,7 +90,7 @@ def check_version(directory: Path | str, content: Mapping[str, Any]) -> None:
     """
     name, found = str(directory).rpartition("/")[2], version_of(content)
     if found != name or content_hash(content) != content["store_hash"]:
-        fix = "the version was changed where it lies: push the store again"
+        fix = "push the store again: the version was changed where it lies"
         raise StoreError(f"{directory}/{STORE_FILE}", "", f"is not that of version {name}", fix)
 
 

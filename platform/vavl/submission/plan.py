@@ -22,7 +22,7 @@ from vavl.job_config import JOB_SETTINGS, AuditCorpusJob, CompareObjectivesJob, 
 from vavl.tracking.run import CODE_VARIABLE, repository_tags
 
 RUNTIME_ENVIRONMENT = Path("jobs/runtime_env.yaml")
-SHARED_ROOT = "root=/directory that all nodes share: stores are read there and results written"
+SHARED_ROOT = "set root=/directory that all nodes share: stores are read there and results written"
 _PROJECT = ("jobs", "platform/vavl")
 _NOT_SENT = re.compile(r"\.|runs$|tests$")  # see .rayignore
 _PASSWORD = re.compile(r"://[^/@\s]*:[^/@\s]*@")
@@ -156,7 +156,7 @@ def _job_name(job: SubmitJob, project: Path) -> str:
     is_known = name in JOB_SETTINGS and file.resolve() == (project / f"jobs/{name}.py").resolve()
     if not is_known or not file.is_file():
         known = ", ".join(f"jobs/{known}.py" for known in JOB_SETTINGS)
-        raise ConfigError("submission", "job", f"{job.job} is no job", f"one of {known}")
+        raise ConfigError("submission", "job", f"{job.job} is no job", f"choose one of {known}")
     return name
 
 
@@ -176,7 +176,7 @@ def _variables(job: SubmitJob, environment: Mapping[str, str]) -> dict[str, str]
     missing = [name for name in job.environment if name not in environment]
     if missing:
         problem = f"not set here: {', '.join(missing)}"
-        raise ConfigError("submission", "environment", problem, f"export {missing[0]}=...")
+        raise ConfigError("submission", "environment", problem, f"set it first: export {missing[0]}=VALUE")
     values = {name: environment[name] for name in job.environment}
     for name, value in values.items():
         if _PASSWORD.search(value):

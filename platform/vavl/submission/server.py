@@ -57,7 +57,9 @@ def submit(client: JobSubmissionClient, job: SubmitJob, submission: Mapping[str,
     try:
         return str(client.submit_job(**submission))
     except (RuntimeError, ValueError) as error:
-        raise SubmissionError(job.address, "", f"the job was refused: {error}", "see the message") from None
+        raise SubmissionError(
+            job.address, "", f"the job was refused: {error}", "correct what the message names"
+        ) from None
 
 
 def follow(

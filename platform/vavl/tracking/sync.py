@@ -258,7 +258,7 @@ def refuse_failures(results: Iterable[Synced]) -> None:
     if failed:
         raise TrackingError(
             failed[0].store, failed[0].run, f"{len(failed)} of the runs did not arrive whole: {failed[0].problem}",
-            "nothing is lost, the journals have it; start the same command again when the store answers",
+            "start the same command again when the store answers: nothing is lost, the journals have it",
         )  # fmt: skip
 
 

@@ -263,7 +263,7 @@ class CheckpointValues:
             str(self._folder),
             f"{kind}/{name}",
             f"is whole only up to element {end}",
-            "the checkpoint belongs to another network: set training.resume=never to start anew",
+            "set training.resume=never to start anew: the checkpoint belongs to another network",
         )
 
     def weights(self, shapes: Mapping[str, torch.Size]) -> dict[str, Tensor]:

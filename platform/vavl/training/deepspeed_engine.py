@@ -110,7 +110,7 @@ class DeepSpeedEngine:
                 "training",
                 "deepspeed",
                 f"DeepSpeed refuses its configuration: {_first_line(error)}",
-                f"the merged configuration was {json.dumps(self.config)}",
+                f"correct training.deepspeed; the merged configuration was {json.dumps(self.config)}",
             ) from error
         self.network = self._engine.module
         self._layout: list[_Run] | None = None

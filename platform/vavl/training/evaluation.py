@@ -122,7 +122,7 @@ def _check_finite(split: str, condition: str, predicted: NDArray[np.float64]) ->
             split,
             condition,
             f"the prediction of {bad} of {len(predicted)} clips is not finite",
-            "the weights have grown out of bounds: lower training.optimizer.learning_rate, or look at the features",
+            "lower training.optimizer.learning_rate, or look at the features: the weights have grown out of bounds",
         )
 
 

@@ -164,7 +164,7 @@ def failure_of(error: Exception, settings: TrainingSettings) -> Exception:
         f"{Path(where.filename).name}:{where.lineno}",
         type(error).__name__,
         in_short(error),
-        "this is a bug or a bad input, so the run is not restarted; the log of the worker has the traceback",
+        "read the traceback in the log of the worker: a bug or a bad input, so the run is not restarted",
     )
 
 

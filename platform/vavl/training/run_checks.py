@@ -156,7 +156,7 @@ def check_selection(
                 "evaluation",
                 "select_by",
                 f"{name} is no metric of which more is better",
-                f"its last part is one of: {', '.join(known)}",
+                f"choose one that ends in {', '.join(known)}",
             )
         if not _present(condition, collection, validation).any():
             raise InputError(
