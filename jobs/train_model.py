@@ -37,9 +37,12 @@ def train_model(job: TrainModelJob) -> None:
 def check_and_import(job: TrainModelJob) -> None:
     """Check the run, and import what training it takes."""
     from vavl.tracking.mlflow_writer import import_mlflow
+    from vavl.training.launch import log_capacity
     from vavl.training.run_data import check_run
 
     check_run(job)
+    if job.training.launcher == "ray":
+        log_capacity(job.training)
     import_mlflow()
 
 

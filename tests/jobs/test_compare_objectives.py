@@ -178,4 +178,5 @@ def test_dry_run_shows_the_grid_and_starts_nothing(config: Path, run_job: Callab
     assert "equal ones are trained once" in done.stderr
     assert "left out: impossible, labels 100 %" in done.stderr
     assert "training.launcher=in_process" in done.stderr
+    assert "runs fit at once (1 CPU a worker)" in done.stderr
     assert not (config.parent / "compared").exists()

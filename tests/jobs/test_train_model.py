@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -149,8 +150,10 @@ def test_bad_settings_end_with_code_2_and_say_what_to_repair(
 
 
 def test_dry_run_starts_nothing(config: Path, run_job: Callable[..., Any]) -> None:
-    done = run_job("train_model", config, "--dry-run")
+    done = run_job("train_model", config, "--dry-run", "training.launcher=ray", "training.workers=999")
     assert done.code == 0, done.stderr
+    assert f"capacity: 1 x {os.cpu_count()} CPU" in done.stderr
+    assert "starting" not in done.stderr
     assert not (config.parent / "run").exists()
 
 

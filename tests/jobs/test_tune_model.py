@@ -71,6 +71,8 @@ def test_a_sweep_leaves_its_best_and_a_second_start_adds_trials(
     done = run_job("tune_model", config, "search.training.optimizer.learning_rate.low=1.0e-4")
     assert done.code == 0, done.stderr
     assert "2 trials have ended already, 0 continue" in done.stderr
+    assert "starting Ray on this machine" in done.stderr
+    assert done.stderr.count("clips by split") == 1
     folder = config.parent / "sweep"
     summary = json.loads((folder / "summary.json").read_text())
     assert summary.keys() >= SUMMARY_KEYS
@@ -188,4 +190,6 @@ def test_dry_run_shows_the_space_and_the_room_and_starts_nothing(
     assert "learning_rate: 0.0001 to 0.01 over the logarithm; now 0.003" in done.stderr
     assert "3 trials by tpe; asha from epoch 2 on" in done.stderr
     assert "a trial: 1 worker(s), 1 CPUs, 6 epochs at most" in done.stderr
+    assert f"capacity: 1 x {os.cpu_count()} CPU" in done.stderr
+    assert done.stderr.count("clips by split") == 1
     assert not (config.parent / "sweep").exists()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import socket
 from typing import Any
 
 import pytest
 import ray
 
+from vavl.errors import InputError
 from vavl.ray_session import is_local, join_ray
 
 
@@ -29,8 +31,19 @@ def test_without_an_address_ray_is_the_jobs_own_whatever_runs_on_the_machine(sta
 
 
 def test_a_named_cluster_is_joined_as_it_is(started, monkeypatch):
-    monkeypatch.setenv("RAY_ADDRESS", "192.0.2.1:6379")
-    join_ray(threads=1)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{server.getsockname()[1]}")
+        join_ray(threads=1)
     assert not is_local()
     assert "address" not in started
     assert "object_store_memory" not in started
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:9", "ray://127.0.0.1:9"])
+def test_a_cluster_that_does_not_answer_is_named_at_once(started, monkeypatch, address):
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    with pytest.raises(
+        InputError, match=f"RAY_ADDRESS: nobody answers at {address}.*(?s:.*)ray start --head"
+    ):
+        join_ray(threads=1)
+    assert not started

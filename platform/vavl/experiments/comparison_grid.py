@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import secrets
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
@@ -25,6 +24,7 @@ from vavl.metrics.names import CONDITIONS, metric_name
 from vavl.store.store import read_content
 from vavl.store.store_cache import local_notes
 from vavl.store.store_versions import pinned_store
+from vavl.training.launch import log_capacity
 from vavl.training.run_data import check_plan
 from vavl.training.run_folder import begun_store, finished_hash, with_store
 from vavl.training.settings import TrainingPlan, TrainingSettings
@@ -103,14 +103,19 @@ class Grid:
         runs: what is trained; a finished run with the same settings and features is kept.
         left_out: cells that cannot be trained.
         comparison: its settings.
+        warnings: what can be trained and will hardly help.
     """
 
     standing = ""
 
     def __init__(
-        self, runs: Sequence[PlannedRun], left_out: Sequence[LeftOut], comparison: ComparisonPlan
+        self,
+        runs: Sequence[PlannedRun],
+        left_out: Sequence[LeftOut],
+        comparison: ComparisonPlan,
+        warnings: Sequence[str] = (),
     ) -> None:
-        self.runs, self.left_out = tuple(runs), tuple(left_out)
+        self.runs, self.left_out, self.warnings = tuple(runs), tuple(left_out), warnings
         self.split, self._at_once = comparison.split, comparison.at_once
         self.kept = tuple(number for number, run in enumerate(self.runs) if run.is_finished)
         self.ends: dict[int, TrialEnd] = {}
@@ -185,16 +190,16 @@ def plan_grid(comparison: ComparisonPlan) -> Grid:
     cells: dict[str, list[Cell]] = {}
     reasons: dict[str, str | None] = {}
     left_out: list[LeftOut] = []
-    with _each_warning_once(logging.getLogger(check_plan.__module__)):
-        for cell, plan in _with_pinned_stores(cell_plans(comparison)):
-            # The hash of the settings leaves the address of the store out.
-            key = f"{plan.config_hash} {plan.data.store}"
-            if key not in first:
-                first[key], reasons[key] = plan, _reason_against(plan)
-            if (reason := reasons[key]) is not None:
-                left_out.append(LeftOut(cell, reason))
-            else:
-                cells.setdefault(key, []).append(cell)
+    warnings: dict[str, None] = {}  # in order, each once: hundreds of runs would repeat themselves
+    for cell, plan in _with_pinned_stores(cell_plans(comparison)):
+        # The hash of the settings leaves the address of the store out.
+        key = f"{plan.config_hash} {plan.data.store}"
+        if key not in first:
+            first[key], reasons[key] = plan, _reason_against(plan, warnings)
+        if (reason := reasons[key]) is not None:
+            left_out.append(LeftOut(cell, reason))
+        else:
+            cells.setdefault(key, []).append(cell)
     if not cells:
         problem = f"no run of the comparison is possible; the first: {left_out[0].reason}"
         raise ConfigError(str(comparison.training), "", problem, "correct the settings above")
@@ -204,7 +209,7 @@ def plan_grid(comparison: ComparisonPlan) -> Grid:
         (data.store, data.labels, data.waive_audit) for data in (run.plan.data for run in runs)
     ):
         pass_audit(store, labels, waive)
-    return Grid(runs, left_out, comparison)
+    return Grid(runs, left_out, comparison, tuple(warnings))
 
 
 def _with_pinned_stores(plans: list[tuple[Cell, TrainingPlan]]) -> list[tuple[Cell, TrainingPlan]]:
@@ -267,28 +272,13 @@ def _content(comparison: ComparisonPlan, base: Mapping[str, Any], cell: Cell) ->
     return with_changes(content, own, "comparison")
 
 
-def _reason_against(plan: TrainingPlan) -> str | None:
-    """Say why the run is impossible with these data; a missing store or fold is an error of all."""
+def _reason_against(plan: TrainingPlan, warnings: dict[str, None]) -> str | None:
+    """Say why the run is impossible with its data, and add its warnings; a missing store or fold is an error of all."""
     try:
-        check_plan(plan)
+        warnings |= dict.fromkeys(check_plan(plan).warnings)
     except ConfigError as error:
         return ": ".join(part for part in (error.file, error.field, error.problem) if part)
     return None
-
-
-@contextlib.contextmanager
-def _each_warning_once(log: logging.Logger) -> Iterator[None]:
-    """Let each warning of ``log`` through once, and nothing below: hundreds of runs would repeat themselves."""
-    seen: dict[str, logging.LogRecord] = {}
-
-    def is_news(record: logging.LogRecord) -> bool:
-        return record.levelno >= logging.WARNING and seen.setdefault(record.getMessage(), record) is record
-
-    log.addFilter(is_news)
-    try:
-        yield
-    finally:
-        log.removeFilter(is_news)
 
 
 def run_id_of(folder: Path) -> str:
@@ -321,6 +311,9 @@ def log_grid(comparison: ComparisonPlan, grid: Grid) -> None:
         *left_out,
     ):
         _log.info(line)
+    for warning in grid.warnings:
+        _log.warning(warning)
+    log_capacity(grid.training, "runs")
 
 
 def _amount(grid: Grid) -> str:

@@ -20,7 +20,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
-import ray
 from ray import tune
 from ray.tune.search import Searcher
 
@@ -35,7 +34,7 @@ from vavl.experiments.trials import (
     trial_memory_gb,
     write_end,
 )
-from vavl.ray_session import is_local
+from vavl.ray_session import is_local, ray_machines
 from vavl.training.checkpoint import CHECKPOINTS_FOLDER
 from vavl.training.launch import launch_training, prepare_ray
 from vavl.training.records import Report
@@ -326,5 +325,4 @@ class _Searcher(Searcher):  # type: ignore[misc]
 
     def _count_slots(self) -> int:
         """Return how many trials may run at the same time now: machines come and go."""
-        machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        return self._work.at_once(machines, is_shared=not is_local())
+        return self._work.at_once(ray_machines(), is_shared=not is_local())

@@ -31,13 +31,14 @@ from vavl.experiments.sweep_settings import Point, SweepPlan, Value, name_of, wo
 from vavl.experiments.trials import Trial, TrialEnd, TrialLogs, end_of, read_end, trial_memory_gb, write_end
 from vavl.store.store_versions import pinned_store
 from vavl.training.launch import workers_that_fit
-from vavl.training.run_data import check_plan
+from vavl.training.run_data import PlanNotes, check_plan
 from vavl.training.run_folder import with_store
 from vavl.training.settings import TrainingPlan, TrainingSettings
 from vavl.training.stop import ask_to_stop
 
 SWEEP_FILE, TRIALS_FOLDER, _LOCK_FILE = "sweep.json", "trials", "sweep.lock"
 _MOST_CORNERS = 64
+_NO_NOTES = PlanNotes(())
 _MEMORY_SHARE = 0.85  # of Ray's memory that all trials may take together
 _log = logging.getLogger(__name__)
 
@@ -49,9 +50,9 @@ class TrialPlans:
     sweep: SweepPlan
     base: Mapping[str, Any]  # content of the training configuration with the overrides, without its tracking
     tracking: Mapping[str, Any]  # of the training configuration
-    store: Path | str | None = (
-        None  # version that every trial reads; None: as the training configuration says
-    )
+    # Version that every trial reads; None: as the training configuration says.
+    store: Path | str | None = None
+    notes: PlanNotes = _NO_NOTES  # what every trial is trained on
 
     def plan_of(self, number: int, point: Point) -> TrainingPlan:
         """Return the plan of trial ``number`` at a point.
@@ -119,7 +120,7 @@ def plans_of(sweep: SweepPlan) -> TrialPlans:
     wanted = [objective.metric for objective in sweep.objectives if objective.mode == "max"]
     names = tuple(dict.fromkeys([*checked.evaluation.select_by, *wanted]))
     evaluation = checked.evaluation.model_copy(update={"select_by": names})
-    check_plan(checked.model_copy(update={"evaluation": evaluation}))
+    plans = replace(plans, notes=check_plan(checked.model_copy(update={"evaluation": evaluation})))
     pass_audit(checked.data.store, checked.data.labels, checked.data.waive_audit)
     if note is not None and note.identity != note_of(plans).identity:
         problem = (

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import logging
-import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,6 +22,8 @@ from vavl.experiments.study import BASE_TRIAL, best_of, storage_address
 from vavl.experiments.sweep import TRIALS_FOLDER, Sweep, TrialPlans, read_note
 from vavl.experiments.sweep_settings import ChoiceAxis, SweepPlan, name_of, words_of
 from vavl.experiments.trials import SUMMARY_FILE, State, TrialEnd
+from vavl.training.launch import log_capacity
+from vavl.training.settings import TrainingSettings
 
 TABLE_FILE, BEST_FILE = "trials.csv", "best.yaml"
 _log = logging.getLogger(__name__)
@@ -31,14 +32,16 @@ _STATES: tuple[State, ...] = get_args(State)
 
 def log_sweep(plans: TrialPlans) -> None:
     """Log what is going to be searched, what a trial takes, and what is there already."""
-    plan, own = plans.sweep, plans.own_point
+    plan, own, training = plans.sweep, plans.own_point, plans.plan_of(0, {}).training
+    plans.notes.log()
     for path in plan.search:
         _log.info(f"search {path}: {_axis_words(plan, path)}; now {name_of(own[path])}")
     _log.info("objectives: " + ", ".join(f"{goal.metric} ({goal.mode})" for goal in plan.objectives))
     _log.info(_method_words(plan))
     for point in plans.first_points:
         _log.info(f"tried first: {words_of(point) or 'drawn'}")
-    _log.info(_resources_words(plans))
+    _log.info(_trial_words(plan, training))
+    log_capacity(training, "trials", training.least_workers)
     _log.info(f"study: {storage_address(plan)}")
     if note := read_note(plan.output_dir):
         ended = len(list(plan.output_dir.glob(f"{TRIALS_FOLDER}/*/{SUMMARY_FILE}")))
@@ -66,21 +69,17 @@ def _method_words(plan: SweepPlan) -> str:
     return f"{trials} trials by {plan.sampler}; {stopped}{limit}"
 
 
-def _resources_words(plans: TrialPlans) -> str:
-    """Say what a trial takes and what there is, as far as it is known before Ray starts."""
-    plan, training = plans.sweep, plans.plan_of(0, {}).training
+def _trial_words(plan: SweepPlan, training: TrainingSettings) -> str:
+    """Say what a trial takes, and what decides how many run at once."""
     cpus = training.least_workers * training.cpus_per_worker
     gpus = training.least_workers * training.gpus_per_worker
     asked = f"{training.least_workers} worker(s), {cpus:g} CPUs" + (f", {gpus:g} GPUs" if gpus else "")
     epochs = f"a trial: {asked}, {training.max_epochs} epochs at most"
     if plan.at_once is not None:
         return f"{epochs}; {plan.at_once} at once, as far as Ray has resources"
-    if "RAY_ADDRESS" in os.environ:
-        return f"{epochs}; as many at once as the cluster has resources for, and memory by the first trial"
-    slots, memory = int((os.cpu_count() or 1) // cpus), psutil.virtual_memory().available / 2**30
     return (
-        f"{epochs}; this machine has resources for {slots} and {memory:.1f} GB free: the memory of the "
-        "first trial, which runs alone until its first epoch, says how many run at once"
+        f"{epochs}; at once as many as resources and memory allow, which the first trial tells: "
+        "it runs alone until its first epoch"
     )
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+import torch
 from ray.exceptions import RayError
 from ray.train import (
     CheckpointConfig,
@@ -27,8 +28,8 @@ from ray.train import (
 )
 from ray.train.torch import TorchConfig, TorchTrainer
 
-from vavl.errors import TrainingError, TrainingStopped
-from vavl.ray_session import is_local, join_ray
+from vavl.errors import InputError, TrainingError, TrainingStopped
+from vavl.ray_session import is_local, join_ray, ray_machines
 from vavl.training.checkpoint import CHECKPOINTS_FOLDER, newest_step, remove_old
 from vavl.training.collectives import CPU_BACKEND, GPU_BACKEND
 from vavl.training.context import LocalContext, clear_stacks, stacks_folder
@@ -105,7 +106,7 @@ def prepare_ray(settings: TrainingSettings) -> None:
             "training",
             "workers",
             f"{settings.least_workers} workers with {settings.cpus_per_worker:g} CPUs{gpus} each are asked for, "
-            f"this machine can hold {total_workers(settings)} ({describe_machines()})",
+            f"this machine can hold {total_workers(settings)} ({describe_machines(ray_machines())})",
             "lower training.workers, training.cpus_per_worker or training.gpus_per_worker",
         )
 
@@ -161,6 +162,7 @@ def _fit(plan: TrainingPlan, run_id: str, most: int, sink: Report) -> dict[str, 
         TrainingError: Ray itself failed.
     """
     settings, faults = plan.training, plan.training.faults
+    _log.info(f"starting {most} worker(s), which load torch, {settings.engine} and the network")
     clear_stacks(plan.output_dir)
     path, filesystem = RunStorage(plan.output_dir).directory(CHECKPOINTS_FOLDER).ray_arguments()
     trainer = TorchTrainer(
@@ -255,8 +257,7 @@ def workers_that_fit(machines: Sequence[Mapping[str, float]], settings: Training
 
 def total_workers(settings: TrainingSettings) -> int:
     """Count the workers that the living machines of the cluster could hold if nothing else ran on them."""
-    machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    return min(settings.most_workers, workers_that_fit(machines, settings))
+    return min(settings.most_workers, workers_that_fit(ray_machines(), settings))
 
 
 def free_workers(settings: TrainingSettings) -> int:
@@ -287,7 +288,7 @@ def wait_for_workers(settings: TrainingSettings, check: Callable[[], None]) -> i
                 "training",
                 "workers",
                 f"the cluster has free resources for {free} of {settings.least_workers} workers after {waited:.0f} s; "
-                f"machines: {describe_machines()}",
+                f"machines: {describe_machines(ray_machines())}",
                 "lower training.workers or what a worker asks for, wait for other jobs, or add machines",
             )
         check()
@@ -300,13 +301,36 @@ def wait_for_workers(settings: TrainingSettings, check: Callable[[], None]) -> i
     return free
 
 
-def describe_machines() -> str:
-    """Describe the living machines in a few words, for messages."""
-    counted = Counter(
-        f"{node['Resources'].get('CPU', 0):g} CPU, {node['Resources'].get('GPU', 0):g} GPU"
-        for node in ray.nodes()
-        if node["Alive"]
-    )
+def log_capacity(settings: TrainingSettings, what: str = "workers", workers: int = 1) -> None:
+    """Log what the cluster that ``RAY_ADDRESS`` names, which is joined, or else this machine has capacity for.
+
+    Args:
+        settings: of a training run.
+        what: fits there, for the message.
+        workers: that one of these takes.
+    """
+    where = free = ""
+    if is_local():
+        # What else Ray would count here, e.g. memory, is known once it runs.
+        settings = settings.model_copy(update={"resources_per_worker": {}})
+        present = [{"CPU": float(os.cpu_count() or 1), "GPU": float(torch.cuda.device_count())}]
+    else:
+        try:
+            join_ray(settings.threads)
+        except InputError as error:
+            _log.warning(error)
+            return
+        present, where = ray_machines(), f" of the Ray at {os.environ['RAY_ADDRESS']}"
+        free = f", {free_workers(settings) // workers} of them now"
+    fit = workers_that_fit(present, settings) // workers
+    each = ", ".join(f"{amount:g} {name}" for name, amount in resources_of_worker(settings).items())
+    line = f"capacity{where}: {describe_machines(present)}; {fit} {what} fit at once{free} ({each} a worker)"
+    _log.log(logging.INFO if fit * workers >= settings.least_workers else logging.WARNING, line)
+
+
+def describe_machines(present: Sequence[Mapping[str, float]]) -> str:
+    """Describe machines in a few words, for messages."""
+    counted = Counter(f"{one.get('CPU', 0):g} CPU, {one.get('GPU', 0):g} GPU" for one in present)
     return "; ".join(f"{count} x {what}" for what, count in counted.items()) or "none"
 
 

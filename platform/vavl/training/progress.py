@@ -80,7 +80,8 @@ class TrainingProgress:
 
 def _has_line(record: Record) -> bool:
     if record.kind == "step":
-        return bool(record.payload.get("parts")) or EXPECTED_SECONDS in record.payload["metrics"]
+        payload = record.payload
+        return "setup" in payload or bool(payload.get("parts")) or EXPECTED_SECONDS in payload["metrics"]
     return record.kind in ("epoch", "event")
 
 
@@ -89,8 +90,9 @@ def _key(record: Record) -> tuple[str, float, object]:
 
 
 def step_lines(payload: dict[str, Any]) -> list[str]:
-    """Return what is printed of a step: its objective and the forecast of the run, where it has them."""
-    lines = [objective_line(payload)] if payload.get("parts") else []
+    """Return what is printed of a step: how the run is set up, its objective and its forecast, where it has them."""
+    lines = [f"training: {payload['setup']}"] if "setup" in payload else []
+    lines += [objective_line(payload)] if payload.get("parts") else []
     return [*lines, forecast_line(payload)] if EXPECTED_SECONDS in payload["metrics"] else lines
 
 

@@ -38,7 +38,7 @@ class Records:
         self._unreported: list[Record] = []
         self._unsaved: list[Record] = []
         self._last = time.monotonic()
-        self._is_preempted = self._is_warned = False
+        self._is_preempted = self._is_warned = self._has_setup = False
 
     def add(self, record: Record) -> None:
         """Take one record."""
@@ -88,6 +88,8 @@ class Records:
             metrics["train/pseudo_label/sure"] = done.confident
             metrics["train/pseudo_label/unlabelled"] = done.unlabelled
         record = _record("step", step, {**metrics, **forecast}, total_steps=run.total_steps)
+        if not self._has_setup:
+            record["setup"], self._has_setup = run.in_words, True
         if done.part_norms:
             # The whole objective at a glance, at the steps where gradients of parts were measured.
             record["parts"] = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -33,8 +32,6 @@ from vavl.training.run_checks import hgr_feeds, labelled_conditions
 from vavl.training.run_data import RunData, describe_model, open_run_data
 from vavl.training.settings import TrainingPlan, TrainingSettings
 from vavl.training.storage import WorkerOutput
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -85,6 +82,17 @@ class TrainingRun:
         """Return a micro-batch's share of the weighted objective, and its unweighted parts; see ``Objective``."""
         parts = self.objective.parts(output, batch, local, moments, pseudo)
         return torch.stack(list(self.objective.weighted(parts, step).values())).sum(), parts
+
+    @property
+    def in_words(self) -> str:
+        """What is trained for how long, and by whom."""
+        settings, workers = self.plan.training, self.place.world_size
+        frozen = f"; frozen for want of clips: {', '.join(self.frozen)}" if self.frozen else ""
+        how = (
+            f"{workers} worker(s), ZeRO {settings.zero_stage}, {settings.precision}, engine {settings.engine}"
+        )
+        steps = f"{self.total_steps} steps ({self.steps_per_epoch} per epoch)"
+        return f"network of {self.parameters / 1e6:.2f} M parameters, {steps}, {how}{frozen}"
 
     def evaluation_data(self) -> EvaluationData:
         """Return what an evaluation during training reads."""
@@ -158,8 +166,6 @@ def prepare_run(
         total_steps=total_steps,
     )
     _start_engine(run)
-    if rank == 0:
-        _log_run(run)
     return run
 
 
@@ -295,14 +301,3 @@ def freeze_parts(
     for name in (*frozen, *(name for name, is_fed in correlated.items() if not is_fed)):
         network.get_submodule(name).requires_grad_(requires_grad=False)
     return frozen
-
-
-def _log_run(run: TrainingRun) -> None:
-    settings = run.plan.training
-    frozen = ", ".join(run.frozen) or "none"
-    how = f"ZeRO {settings.zero_stage}, {settings.precision}, engine {settings.engine}"
-    for line in (
-        f"network: {run.parameters / 1e6:.2f} M parameters; frozen for want of clips: {frozen}",
-        f"{run.total_steps} steps ({run.steps_per_epoch} per epoch), {run.place.world_size} worker(s), {how}",
-    ):
-        _log.info(line)

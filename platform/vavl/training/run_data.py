@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -117,8 +117,22 @@ def check_classes(collection: ClipCollection, rows: NDArray[np.int64], plan: Tra
         )
 
 
-def check_plan(plan: TrainingPlan) -> None:
-    """Look at everything that a run reads, as far as that is cheap, and log what it would train on.
+class PlanNotes(NamedTuple):
+    """What a run would be trained on and for, line by line, and what can be trained and will hardly help."""
+
+    lines: Sequence[str]
+    warnings: Sequence[str] = ()
+
+    def log(self) -> None:
+        """Log them all."""
+        for line in self.lines:
+            _log.info(line)
+        for warning in self.warnings:
+            _log.warning(warning)
+
+
+def check_plan(plan: TrainingPlan) -> PlanNotes:
+    """Look at everything that a run reads, as far as that is cheap; return what it would train on.
 
     Raises:
         VavlError: what a run would stumble over.
@@ -128,18 +142,15 @@ def check_plan(plan: TrainingPlan) -> None:
         # Which clips have which side stands with the features; workers look at that once they have copied them.
         manifest = Manifest.read(local_notes(plan.data.store)).with_labels(plan.data.labels)
         _rows_by_split(plan, manifest, targets_of(manifest, plan.data.target, plan.data.attributes)[1])
-        _log.info("%s: manifest and splits are in order; features are copied at the start", plan.data.store)
-        return
+        line = f"{plan.data.store}: manifest and splits are in order; features are copied at the start"
+        return PlanNotes([line, *_objective_lines(plan)])
     data = open_run_data(plan)
-    for line in _data_lines(data):
-        _log.info(line)
     warnings = check_selection(plan, data.collection, data.rows["validation"], data.partitioned, data.task)
-    for warning in (*data.warnings, *warnings):
-        _log.warning(warning)
+    return PlanNotes([*_data_lines(data), *_objective_lines(plan)], [*data.warnings, *warnings])
 
 
 def check_run(plan: TrainingPlan) -> None:
-    """Do what ``check_plan`` does, prove that the run's address can be written, and apply the store's audit.
+    """Do what ``check_plan`` does and log it, prove that the run's address can be written, and apply the store's audit.
 
     Raises:
         VavlError: see ``check_plan``.
@@ -149,13 +160,19 @@ def check_run(plan: TrainingPlan) -> None:
     if isinstance(plan.output_dir, str):
         RunStorage(plan.output_dir).check_writable()
     plan = with_pinned_store(plan)  # the audit is of the version that the run reads
-    check_plan(plan)
+    check_plan(plan).log()
     pass_audit(plan.data.store, plan.data.labels, plan.data.waive_audit)
 
 
 def _data_lines(data: RunData) -> list[str]:
     splits = ", ".join(f"{name} {len(rows)}" for name, rows in data.rows.items())
     return [f"clips by split: {splits}", *data.table.lines(data.composition)]
+
+
+def _objective_lines(plan: TrainingPlan) -> list[str]:
+    parts = [words.split(" ", 1) for words in plan.objectives.in_words()]
+    width = max(len(name) for name, _ in parts)
+    return ["objective, each part with its weight:", *(f"  {name:<{width}}  {how}" for name, how in parts)]
 
 
 def _task(collection: ClipCollection, plan: TrainingPlan) -> Task:

@@ -16,7 +16,7 @@ from ray.data import ActorPoolStrategy, DataContext
 from ray.exceptions import RayError
 
 from vavl.errors import ConfigError, InputError, TrainingError, VavlError
-from vavl.ray_session import is_local, join_ray
+from vavl.ray_session import is_local, join_ray, ray_machines
 from vavl.workers.local import set_threads
 from vavl.workers.settings import WorkerSettings
 
@@ -127,6 +127,8 @@ def work_on_ray(
 def _start_ray(threads: int, what: str) -> None:
     try:
         join_ray(threads, _OBJECT_STORE_BYTES)
+    except VavlError:
+        raise
     except Exception as error:  # Ray raises no narrower one when its processes do not answer in time
         fix = "start the same command again when the machine is less busy, or with workers=0"
         raise TrainingError(what, "workers", f"Ray did not start: {error}", fix) from error
@@ -139,10 +141,9 @@ def number_of_workers(run: WorkerSettings, parts: int, what: str = "extraction")
         ConfigError: no machine has place for one.
     """
     wanted = {"CPU": run.cpus_per_worker, "GPU": run.gpus_per_worker, "memory": _memory_bytes(run) or 0}
-    machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     places = sum(
         min(math.floor(machine.get(name, 0) / amount + 1e-9) for name, amount in wanted.items() if amount)
-        for machine in machines
+        for machine in ray_machines()
     )
     if is_local() and places == 0:
         problem = f"this machine has no capacity for a worker with {_resources_in_words(run)}"

@@ -29,7 +29,7 @@ def searcher_of(sweep_plan, logs, ended, monkeypatch):
         {"Alive": True, "Resources": {"CPU": 2.0, "memory": 10 * GB}},
         {"Alive": False, "Resources": {"CPU": 9.0}},
     ]
-    monkeypatch.setattr("vavl.experiments.runner.ray.nodes", lambda: nodes)
+    monkeypatch.setattr("vavl.ray_session.ray.nodes", lambda: nodes)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
 
     def searcher(**changes):

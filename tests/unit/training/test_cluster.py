@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
+
 import pytest
 
-from vavl.training.launch import resources_of_worker, workers_that_fit
+from vavl.training import launch
+from vavl.training.launch import log_capacity, resources_of_worker, workers_that_fit
 from vavl.training.settings import TrainingSettings
 
 SMALL = {"CPU": 4.0, "memory": 8 * 2**30}
@@ -44,3 +47,38 @@ def test_a_worker_asks_for_what_the_settings_say():
         settings(cpus_per_worker=2, gpus_per_worker=1, resources_per_worker={"memory": 3e9, "studio": 0.5})
     )
     assert wanted == {"CPU": 2, "GPU": 1, "memory": 3e9, "studio": 0.5}
+
+
+def test_this_machine_says_what_fits_before_ray_starts(monkeypatch, caplog):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(launch.os, "cpu_count", lambda: 8)
+    monkeypatch.setattr(launch.torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(launch, "join_ray", lambda threads: pytest.fail("Ray starts"))
+    with caplog.at_level(logging.INFO):
+        log_capacity(settings(workers=2, cpus_per_worker=3, resources_per_worker={"memory": 1e9}))
+        log_capacity(settings(workers=2, cpus_per_worker=1), "trials", 2)
+        log_capacity(settings(workers=3, gpus_per_worker=1))
+    assert caplog.messages == [
+        "capacity: 1 x 8 CPU, 2 GPU; 2 workers fit at once (3 CPU a worker)",
+        "capacity: 1 x 8 CPU, 2 GPU; 4 trials fit at once (1 CPU a worker)",
+        "capacity: 1 x 8 CPU, 2 GPU; 2 workers fit at once (1 CPU, 1 GPU a worker)",
+    ]
+    assert [record.levelname for record in caplog.records] == ["INFO", "INFO", "WARNING"]  # 3 are asked for
+
+
+def test_a_named_cluster_is_asked_and_one_that_does_not_answer_is_named(monkeypatch, caplog):
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:9")
+    with caplog.at_level(logging.INFO):
+        log_capacity(settings())
+    assert "nobody answers at 127.0.0.1:9" in caplog.text
+    caplog.clear()
+    monkeypatch.setattr(launch, "join_ray", lambda threads: None)
+    monkeypatch.setattr(launch, "ray_machines", lambda: [SMALL, SMALL, LARGE])
+    monkeypatch.setattr(launch.ray, "available_resources", lambda: {"CPU": 5.0})
+    with caplog.at_level(logging.INFO):
+        log_capacity(settings(workers=2), "trials", 2)
+    (line,) = caplog.messages
+    assert line.startswith(
+        "capacity of the Ray at 127.0.0.1:9: 2 x 4 CPU, 0 GPU; 1 x 8 CPU, 4 GPU; 8 trials fit at once"
+    )
+    assert ", 1 of them now (1 CPU a worker)" in line

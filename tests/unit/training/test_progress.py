@@ -79,6 +79,17 @@ def test_the_forecast_is_shown_once(tmp_path: Path, caplog: pytest.LogCaptureFix
     assert not caplog.messages
 
 
+def test_the_first_step_says_what_is_trained(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    journal = Journal(tmp_path / "journal.jsonl")
+    with (
+        caplog.at_level(logging.INFO, logger="vavl.config.progress"),
+        TrainingProgress(journal, "validation/audio/uar"),
+    ):
+        journal.append("step", **step(0), setup="network of 0.05 M parameters, 63 steps")
+        journal.append("step", **step(1))
+    assert caplog.messages == ["training: network of 0.05 M parameters, 63 steps"]
+
+
 @pytest.mark.parametrize(
     ("seconds", "words"),
     [(9.7, "10 s"), (99.0, "99 s"), (130.0, "2 min"), (5900.0, "98 min"), (9000.0, "2.5 h")],

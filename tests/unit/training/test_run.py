@@ -128,16 +128,18 @@ def test_the_description_holds_what_a_prediction_needs(plan):
 
 
 def test_the_log_says_what_is_trained_on_what(plan, caplog):
+    chosen = plan(objectives={"hgr": {"weight": 0.1, "start_step": 5, "ramp_steps": 9}})
     with caplog.at_level(logging.INFO, logger="vavl.training"):
-        check_plan(plan())
-        prepare_run(plan())
+        check_plan(chosen).log()
     text = caplog.text
     assert "train 40, validation 20, test 20" in text
     (line,) = re.findall(r"paired_labelled +6 rows/step +28 clips.*", text)
     assert "calm 14, glad 5, mad 9" in line
     assert re.search(r"audio_only_unlabelled +1 rows/step +4 clips", text)
-    assert "frozen for want of clips: none" in text
-    assert "12 steps (4 per epoch), 1 worker(s), ZeRO 0, fp32, engine torch" in text
+    assert re.search(r"objective, each part with its weight:\n.*  supervised +x 1\n", text)
+    assert "  hgr             x 0.1 (from step 5 over 9 steps)\n" in text
+    words = prepare_run(plan()).in_words
+    assert words.endswith("M parameters, 12 steps (4 per epoch), 1 worker(s), ZeRO 0, fp32, engine torch")
 
 
 def test_a_plan_that_can_run_is_accepted(plan):
