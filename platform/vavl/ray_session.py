@@ -47,7 +47,9 @@ def join_ray(threads: int, object_store_bytes: int | None = None) -> None:
             }
         else:
             _refuse_silence(_address())
-        with _stderr_without(b"Set ray log level from environment variable"):
+        with _stderr_without(
+            b"Set ray log level from environment variable", b"Token authentication is enabled"
+        ):
             ray.init(log_to_driver=False, logging_level=logging.WARNING, **options)
 
 
@@ -78,8 +80,8 @@ def _refuse_silence(address: str) -> None:
 
 
 @contextlib.contextmanager
-def _stderr_without(words: bytes) -> Iterator[None]:
-    """Hold back what anybody writes to standard error meanwhile, also C++, and leave the lines with ``words`` out."""
+def _stderr_without(*words: bytes) -> Iterator[None]:
+    """Hold back what anybody writes to standard error meanwhile, also C++, and leave lines with any of these out."""
     sys.stderr.flush()
     kept = os.dup(2)
     with tempfile.TemporaryFile() as held:
@@ -91,4 +93,4 @@ def _stderr_without(words: bytes) -> Iterator[None]:
             os.dup2(kept, 2)
             os.close(kept)
             held.seek(0)
-            os.write(2, b"".join(line for line in held if words not in line))
+            os.write(2, b"".join(line for line in held if not any(one in line for one in words)))

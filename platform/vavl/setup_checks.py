@@ -140,7 +140,10 @@ def check_ray(environment: Mapping[str, str], *, start: bool) -> Finding:
     if fault is None:
         return Finding("Ray", "ok", f"{version}: started here and ran a task; {where}")
     return Finding(
-        "Ray", "fail", f"{version} does not start: {fault}", "ray stop --force; then look into /tmp/ray"
+        "Ray",
+        "fail",
+        f"{version} does not start: {fault}",
+        "ray stop --force, which ends jobs on Ray here too; then look into /tmp/ray",
     )
 
 

@@ -104,4 +104,5 @@ class ObjectiveSettings(FrozenConfig):
 def _begin(part: ScheduledSettings) -> str:
     if not part.start_step and not part.ramp_steps:
         return ""
-    return f" (from step {part.start_step} over {part.ramp_steps} steps)"
+    ramp = f" over {part.ramp_steps} steps" if part.ramp_steps else ""
+    return f" (from step {part.start_step}{ramp})"
