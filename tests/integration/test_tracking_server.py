@@ -171,6 +171,7 @@ def test_two_processes_cannot_both_win_behind_a_server(
     direct = open_client(SETTINGS, TrackingPlace(store, None))
     models = [f"rivals-{number}" for number in range(6)]
     make_models(direct, models)
+    # Asserts: one won at most, and it is the champion.
     check_race(direct, models, race(server.address, models, tmp_path))
 
 

@@ -159,4 +159,5 @@ def test_two_processes_cannot_both_win(
     client = client_of(private_tracking)
     models = [f"rivals-{number}" for number in range(8)]
     make_models(client, models)
+    # Asserts: one won at most, and it is the champion.
     check_race(client, models, race(str(private_tracking.uri), models, tmp_path))

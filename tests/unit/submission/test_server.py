@@ -56,6 +56,7 @@ def test_a_job_that_is_left_alone_is_named_with_what_to_do():
 
 
 def test_nothing_is_refused_where_nobody_waits_or_all_is_well():
+    # That it does not raise is what is asserted.
     refuse_failure("a", ended("PENDING", None), waited=False)
     refuse_failure("a", ended("SUCCEEDED", 0), waited=True)
 

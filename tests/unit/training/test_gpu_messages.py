@@ -116,6 +116,7 @@ def test_bf16_is_refused_on_a_card_that_emulates_it_with_the_way_to_fp16(card, m
 
 
 def test_bf16_is_taken_where_the_card_computes_in_it(monkeypatch):
+    # That it does not raise is what is asserted.
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: True)
     check_precision(TrainingSettings(precision="bf16"), CUDA)
     monkeypatch.undo()
