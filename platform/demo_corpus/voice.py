@@ -33,7 +33,6 @@ _VOWELS = (
     (480, 900, 2450, 3350), (330, 780, 2350, 3300),
 )  # fmt: skip
 _BANDWIDTHS = (80.0, 100.0, 150.0, 220.0)
-_HIGHEST_FORMANT = (5000.0, 700.0)
 # Consonants: band of the noise in Hz, its length in seconds and its loudness; the last is a soft onset.
 _CONSONANTS = (
     (4200, 7200, 0.075, 0.55),

@@ -17,7 +17,7 @@ from vavl.corpora.card import CorpusCard
 from vavl.corpora.manifest import build_manifest
 from vavl.extraction.extract import extract_features
 from vavl.extraction.plan import plan_extraction
-from vavl.extraction.report import Quarantined, read_quarantine
+from vavl.extraction.report import Quarantined
 from vavl.extraction.settings import ExtractionRun, FeatureSettings
 from vavl.store.store import FeatureStore
 
@@ -69,7 +69,7 @@ def extracted(tmp_path_factory: pytest.TempPathFactory) -> Extracted:
     settings = validate(FeatureSettings, {"audio": longest, "video": longest}, "odd.yaml")
     plan = plan_extraction(card, manifest, root, settings, tmp_path_factory.mktemp("store"))
     result = extract_features(plan, ExtractionRun(workers=1, max_quarantined_share=1.0))
-    left_out = [*read_quarantine(plan.folder), *result.without_signal]
+    left_out = [*result.quarantined, *result.without_signal]
     records = {(entry.modality, entry.clip_id): entry for entry in left_out}
     return Extracted(result.store, records)
 

@@ -19,7 +19,6 @@ from vavl.features import MODALITIES
 _MAD_OF_NORMAL = 1.4826
 _OUTLIER_DEVIATIONS = 8  # of the log duration from the median, in robust deviations
 _LEAST_DEVIATION = 0.02  # of a log duration; clips of one length would make every other one an outlier
-_ONE_SHARE = (0.0, 1.0)
 _INSPECT = "look at the clips listed; repair them or leave them out of the corpus"
 
 
@@ -109,14 +108,18 @@ class _Odd:
     degree: NDArray[np.float64]
     shown: dict[str, NDArray[np.float64]]
 
-    def text(self, words: str) -> str:
-        """Return "3 of 1,140 clips <words>"."""
-        return f"{int(self.odd.sum())} of {int(self.known.sum()):,} clips {words}"
-
     def finding(
-        self, material: Material, most: int, check: Check, text: str, limits: tuple[float, float]
+        self,
+        material: Material,
+        settings: AuditSettings,
+        check: Check,
+        words: str,
+        limits: tuple[float, float],
     ) -> Finding:
-        """Judge the share of odd clips by (warning, failed); the ``most`` oddest clips are the examples."""
+        """Judge the share of odd clips by (warning, failed); the oddest clips are the examples.
+
+        The text is "3 of 1,140 clips <words>".
+        """
         known, odd = int(self.known.sum()), int(self.odd.sum())
         order = np.argsort(np.where(self.odd, -self.degree, np.inf), kind="stable")
         examples = tuple(
@@ -126,10 +129,25 @@ class _Odd:
                 for name, values in self.shown.items()
                 if np.isfinite(values[row])
             }
-            for row in order[: min(odd, most)]
+            for row in order[: min(odd, settings.most_examples)]
         )
         numbers = {"known": known, "odd": odd, "share": odd / max(known, 1)}
-        return Finding(check, state_of(numbers["share"], *limits), text, _INSPECT, numbers, examples)
+        text = f"{odd} of {known:,} clips {words}"
+        state = state_of(numbers["share"], *limits)
+        return Finding(check, state, text, _INSPECT, numbers, examples)
+
+    def finding_of_one(
+        self,
+        material: Material,
+        finding: Finding,
+        modality: str,
+        values: NDArray[np.float64],
+        most: float = 1.0,
+    ) -> Finding:
+        """Return the finding with the histogram of ``values`` up to ``most``, and the clips whose file is unknown."""
+        numbers = {"histogram": {modality: histogram(values, span=(0.0, most))}}
+        unknown = int(((material.rows[modality] >= 0) & ~self.known).sum())
+        return with_unknown(finding.with_numbers(numbers), unknown)
 
 
 def check_durations(material: Material, settings: AuditSettings) -> Finding:
@@ -159,12 +177,11 @@ def check_durations(material: Material, settings: AuditSettings) -> Finding:
         },
     }
     found = _Odd(known, np.logical_or.reduce(list(kinds.values())), away, {"seconds": longest})
-    text = found.text(
+    words = (
         f"of odd length; {numbers['shortest_s']:.2f} to {numbers['longest_s']:.2f} s, "
         f"median {numbers['median_s']:.2f} s, {numbers['hours']:.2f} h in all"
     )
-    allowed = (0, limits.odd_durations_failed)
-    judged = found.finding(material, settings.most_examples, Check.DURATIONS, text, allowed)
+    judged = found.finding(material, settings, Check.DURATIONS, words, (0, limits.odd_durations_failed))
     return with_unknown(judged.with_numbers(numbers), int((~known).sum()))
 
 
@@ -182,9 +199,8 @@ def check_side_lengths(material: Material, settings: AuditSettings) -> Finding:
     allowed = np.maximum(limits.side_difference_s, limits.side_difference_share * np.fmax(audio, video))
     found = _Odd(known, known & (difference > allowed), difference, {"audio_s": audio, "video_s": video})
     largest = float(difference.max())
-    text = found.text(f"differ by more than allowed; the largest difference is {largest:.2f} s")
-    failed = (0, limits.side_difference_failed)
-    judged = found.finding(material, settings.most_examples, Check.SIDE_LENGTHS, text, failed)
+    words = f"differ by more than allowed; the largest difference is {largest:.2f} s"
+    judged = found.finding(material, settings, Check.SIDE_LENGTHS, words, (0, limits.side_difference_failed))
     paired = (material.rows["audio"] >= 0) & (material.rows["video"] >= 0)
     return with_unknown(judged.with_numbers({"largest_s": largest}), int((paired & ~known).sum()))
 
@@ -200,9 +216,9 @@ def check_silence(material: Material, settings: AuditSettings) -> Finding:
     limits = settings.media
     is_silent = (peak <= 10 ** (limits.silent_peak_dbfs / 20)) | (silence >= limits.silent_share)
     found = _Odd(known, known & is_silent, silence, {"peak": peak, "silence_share": silence})
-    text = found.text(f"are silent; silence takes {np.nanmean(silence):.0%} of the time on average")
-    judged = found.finding(material, settings.most_examples, Check.SILENCE, text, (0, limits.silent_failed))
-    return _of_one_modality(material, judged, "audio", silence, known, _ONE_SHARE)
+    words = f"are silent; silence takes {np.nanmean(silence):.0%} of the time on average"
+    judged = found.finding(material, settings, Check.SILENCE, words, (0, limits.silent_failed))
+    return found.finding_of_one(material, judged, "audio", silence)
 
 
 def check_clipping(material: Material, settings: AuditSettings) -> Finding:
@@ -215,10 +231,10 @@ def check_clipping(material: Material, settings: AuditSettings) -> Finding:
         return _unknown(Check.CLIPPING, material, "the share of samples at full scale")
     limits = settings.media
     found = _Odd(known, known & (clipped > limits.clipped_share), clipped, {"clipped_share": clipped})
-    text = found.text(f"have more than {limits.clipped_share:.1%} of their samples at full scale")
-    judged = found.finding(material, settings.most_examples, Check.CLIPPING, text, (0, limits.clipped_failed))
-    span = (0.0, max(2 * limits.clipped_share, float(np.nanmax(clipped)), 1e-6))
-    return _of_one_modality(material, judged, "audio", clipped, known, span)
+    words = f"have more than {limits.clipped_share:.1%} of their samples at full scale"
+    judged = found.finding(material, settings, Check.CLIPPING, words, (0, limits.clipped_failed))
+    most = max(2 * limits.clipped_share, float(np.nanmax(clipped)), 1e-6)
+    return found.finding_of_one(material, judged, "audio", clipped, most)
 
 
 def check_faces(material: Material, settings: AuditSettings) -> Finding:
@@ -235,28 +251,13 @@ def check_faces(material: Material, settings: AuditSettings) -> Finding:
     limits = settings.media
     missing = 1 - faces
     found = _Odd(known, known & (missing > limits.faceless_frames), missing, {"face_share": faces})
-    text = found.text(
+    words = (
         f"have no face in more than {limits.faceless_frames:.0%} of their frames; {np.nanmean(missing):.1%} of the "
         "frames of a clip on average"
     )
     allowed = (limits.faceless_warning, limits.faceless_failed)
-    judged = found.finding(material, settings.most_examples, Check.FACES, text, allowed)
-    return _of_one_modality(material, judged, "video", faces, known, _ONE_SHARE)
-
-
-def _of_one_modality(
-    material: Material,
-    finding: Finding,
-    modality: str,
-    values: NDArray[np.float64],
-    known: NDArray[np.bool_],
-    span: tuple[float, float],
-) -> Finding:
-    """Return the finding with the values' histogram, and with the clips whose file is unknown."""
-    unknown = int(((material.rows[modality] >= 0) & ~known).sum())
-    return with_unknown(
-        finding.with_numbers({"histogram": {modality: histogram(values, span=span)}}), unknown
-    )
+    judged = found.finding(material, settings, Check.FACES, words, allowed)
+    return found.finding_of_one(material, judged, "video", faces)
 
 
 def _unknown(check: Check, material: Material, what: str) -> Finding:

@@ -63,6 +63,8 @@ TITLES = {
 }
 """What a check is about, for people."""
 
+CHANCE_DEVIATIONS = 4
+
 Example = Mapping[str, Any]
 
 
@@ -127,6 +129,11 @@ def state_of(value: float, warning: float, failed: float) -> State:
     if value > failed:
         return State.FAILED
     return State.WARNING if value > warning else State.PASSED
+
+
+def above_chance(score: float, chance: float, deviation: float) -> float:
+    """Return by how much a score exceeds chance; 0 for less than four standard deviations, which may be chance."""
+    return score - chance if score - chance > CHANCE_DEVIATIONS * deviation else 0.0
 
 
 def with_unknown(finding: Finding, clips: int) -> Finding:

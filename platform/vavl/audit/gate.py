@@ -35,18 +35,13 @@ def pass_audit(place: Path | str, labels: str | None, waived: Collection[str]) -
         ConfigError: a check failed, or a waiver names no check.
         StoreError, InputError: the store cannot be read.
     """
-    check_waivers(waived)
-    audit = audit_of(place)
-    refuse_failures(audit, place, labels, waived)
+    _check_waivers(waived)
+    audit = _current(place)
+    _refuse_failures(audit, place, labels, waived)
     return audit
 
 
-def check_waivers(waived: Collection[str]) -> None:
-    """Refuse a waiver that names no check.
-
-    Raises:
-        ConfigError: names the waiver and the known checks.
-    """
+def _check_waivers(waived: Collection[str]) -> None:
     known = [check.value for check in Check]
     for name in waived:
         if name not in known:
@@ -57,12 +52,8 @@ def check_waivers(waived: Collection[str]) -> None:
             )
 
 
-def refuse_failures(audit: Audit, place: Path | str, labels: str | None, waived: Collection[str]) -> None:
-    """Refuse a store whose audit has a failed check that is not waived; log what is waived.
-
-    Raises:
-        ConfigError: names every such check, its finding and what to do.
-    """
+def _refuse_failures(audit: Audit, place: Path | str, labels: str | None, waived: Collection[str]) -> None:
+    """Refuse failed checks, with finding and fix of each; log what is waived, and the warnings."""
     standing = audit.failures(labels, waived)
     if standing:
         names = ", ".join(dict.fromkeys(finding.check.value for finding in standing))
@@ -71,9 +62,10 @@ def refuse_failures(audit: Audit, place: Path | str, labels: str | None, waived:
         accept = f"or accept it, recorded with the run: {_KEY}=[{names}]"
         problem = "\n".join(_line(finding) for finding in standing)
         raise ConfigError(str(place), "audit", problem, f"{fixes}; {plots}; {accept}")
-    for finding in audit.failures(labels):
+    failures = audit.failures(labels)
+    for finding in failures:
         _log.warning("waived: %s", _line(finding))
-    failed = {finding.check.value for finding in audit.failures(labels)}
+    failed = {finding.check.value for finding in failures}
     if idle := [name for name in waived if name not in failed]:
         _log.info("%s names %s, which did not fail", _KEY, ", ".join(idle))
     if checks := ", ".join(audit.checks(State.WARNING)):
@@ -81,12 +73,8 @@ def refuse_failures(audit: Audit, place: Path | str, labels: str | None, waived:
         _log.info("audit of %s: %d warning(s): %s; see %s", audit.corpus, count, checks, RECORD_FILE)
 
 
-def audit_of(place: Path | str) -> Audit:
-    """Return the current audit of a store by the default thresholds, made now if there is none.
-
-    Raises:
-        StoreError, InputError: the store cannot be read.
-    """
+def _current(place: Path | str) -> Audit:
+    """Return the current audit of a store by the default thresholds, made now if there is none."""
     settings = AuditSettings()
     if isinstance(place, str) and not is_at_hand(place):
         audit = _audit_at(place, settings)

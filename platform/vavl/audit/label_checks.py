@@ -15,7 +15,7 @@ import numpy as np
 import scipy.sparse
 from numpy.typing import NDArray
 
-from vavl.audit.finding import Check, Example, Finding, State, state_of
+from vavl.audit.finding import CHANCE_DEVIATIONS, Check, Example, Finding, State, above_chance, state_of
 from vavl.audit.material import SPLIT_CODES, Material
 from vavl.audit.settings import AuditSettings
 from vavl.corpora.manifest import TEST, TRAIN
@@ -27,7 +27,6 @@ from vavl.features import MODALITIES
 
 _RIDGE = 1.0
 _SEED = 0
-_CHANCE_DEVIATIONS = 4  # what is above chance by fewer standard deviations is chance
 _BATCH_CLIPS = 20_000  # clips drawn into batches, over several passes
 
 
@@ -153,7 +152,7 @@ def check_identity(material: Material, settings: AuditSettings) -> Finding:
         train, test = ((split == code) & (classes >= 0) for code in (TRAIN, TEST))
         if train.any() and test.any():
             recall, chance, deviation = identity_recall(codes, classes, train, test)
-            excess = recall - chance if recall - chance > _CHANCE_DEVIATIONS * deviation else 0.0
+            excess = above_chance(recall, chance, deviation)
             found = {"recall": recall, "chance": chance, "excess": excess}
             scores.append({"fold": fold, **{name: round(value, 4) for name, value in found.items()}})
     what = " and ".join(name.removeprefix("group_") for name in known)
@@ -211,7 +210,7 @@ def check_batches(material: Material, settings: AuditSettings) -> Finding:
         return Finding(Check.BATCH_CANARY, State.PASSED, "no labeled training clips")
     worst = max(scores, key=lambda score: max(score["mate"], score["neighbour"]))
     agreement = max(worst["mate"], worst["neighbour"])
-    is_chance = agreement < _CHANCE_DEVIATIONS * worst["deviation"]
+    is_chance = agreement < CHANCE_DEVIATIONS * worst["deviation"]
     state = State.PASSED if is_chance else state_of(agreement, limits.batch_warning, limits.batch_failed)
     # The kappa of each label with the one before it in the order of clip ids.
     file_order = batch_agreement(classes, [np.arange(len(classes))])["neighbour"]

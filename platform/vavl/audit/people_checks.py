@@ -9,13 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vavl.audit.finding import Check, Example, Finding, State
+from vavl.audit.finding import Check, Example, Finding, State, above_chance
 from vavl.audit.material import Material
 from vavl.audit.settings import AuditSettings
 from vavl.corpora.manifest import TEST, TRAIN
 from vavl.data.protocol import clip_classes
 
-_CHANCE_DEVIATIONS = 4  # what is above chance by fewer standard deviations is chance
 _MOST_VOICES = 6
 _SESSION = re.compile(
     r"(?:session|sess|ses|dialogue|dialog|dia|conversation|conv|recording|rec|meeting|interview|scene|scenario)"
@@ -176,6 +175,6 @@ def _sentence_score(
     accuracy = float((predicted == classes[test]).mean())
     chance = float(np.bincount(classes[test]).max() / test.sum())
     deviation = float(np.sqrt(chance * (1 - chance) / test.sum()))
-    excess = accuracy - chance if accuracy - chance > _CHANCE_DEVIATIONS * deviation else 0.0
+    excess = above_chance(accuracy, chance, deviation)
     found = {"shared": shared, "accuracy": accuracy, "chance": chance, "excess": excess}
     return {name: round(value, 4) for name, value in found.items()}

@@ -16,12 +16,12 @@ from vavl.corpora.card import CorpusCard
 from vavl.corpora.card_labels import LabelTable, NameLabels, TableLabels
 from vavl.corpora.card_sources import GroupValue
 from vavl.corpora.discovery import Found
-from vavl.corpora.label_rows import ClipLabel, LabelRows, known_class
+from vavl.corpora.label_rows import ATTRIBUTES, ClipLabel, LabelRows, known_class
 from vavl.errors import ConfigError, CorpusError
 
 logger = logging.getLogger(__name__)
 
-LABEL_COLUMNS = ("label", "soft_label", "arousal", "valence", "dominance")
+LABEL_COLUMNS = ("label", "soft_label", *ATTRIBUTES)
 
 Column = tuple[str, pa.DataType, list[Any]]
 Labels = dict[str, ClipLabel]  # clip id -> label; unlabeled clips are absent
@@ -132,14 +132,10 @@ def columns_of_labels(clip_ids: Sequence[str], sets: Mapping[str, Mapping[str, C
     columns: list[Column] = []
     for position, (name, known) in enumerate(sets.items() or [("", {})]):
         labels = [known.get(clip_id, ClipLabel()) for clip_id in clip_ids]
-        values: dict[str, tuple[pa.DataType, list[Any]]] = {
-            "label": (pa.string(), [label.name for label in labels]),
-            "soft_label": (pa.list_(pa.float32()), [label.shares for label in labels]),
-            "arousal": (pa.float32(), [label.attributes[0] for label in labels]),
-            "valence": (pa.float32(), [label.attributes[1] for label in labels]),
-            "dominance": (pa.float32(), [label.attributes[2] for label in labels]),
-        }
-        for column, (kind, of_clips) in values.items():
+        values: list[list[Any]] = [[label.name for label in labels], [label.shares for label in labels]]
+        values += [[label.attributes[place] for label in labels] for place in range(len(ATTRIBUTES))]
+        kinds = (pa.string(), pa.list_(pa.float32()), *(pa.float32() for _ in ATTRIBUTES))
+        for column, kind, of_clips in zip(LABEL_COLUMNS, kinds, values, strict=True):
             columns.append((column_of_set(column, name) if position else column, kind, of_clips))
     return columns
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -44,6 +45,11 @@ class Manifest:
     """
 
     table: pa.Table
+
+    @classmethod
+    def of(cls, table: pa.Table, metadata: Mapping[str, Any]) -> Self:
+        """Put rows and facts together."""
+        return cls(table.replace_schema_metadata({_METADATA_KEY: json.dumps(metadata).encode()}))
 
     @cached_property
     def metadata(self) -> dict[str, Any]:
@@ -99,8 +105,7 @@ class Manifest:
         """
         if name is None:
             return self
-        table, metadata = with_label_set(self.table, self.metadata, name)
-        return type(self)(table.replace_schema_metadata({_METADATA_KEY: json.dumps(metadata).encode()}))
+        return self.of(*with_label_set(self.table, self.metadata, name))
 
     @property
     def protocol(self) -> str:
@@ -206,8 +211,7 @@ def build_manifest(card: CorpusCard, root: Path | None = None) -> Manifest:
             outside the classes or missing in a labeled split, a table is broken or outside the directory.
     """
     directory = corpus_root(card, root)
-    table, metadata = manifest_table(card, directory)
-    manifest = Manifest(table.replace_schema_metadata({_METADATA_KEY: json.dumps(metadata).encode()}))
+    manifest = Manifest.of(*manifest_table(card, directory))
     _compare_counts(card, manifest)
     return manifest
 
@@ -220,8 +224,7 @@ def listed_manifest(card: CorpusCard, root: Path | None = None) -> Manifest:
     Raises:
         CorpusError: the card names no list, or see ``build_manifest``.
     """
-    table, metadata = manifest_table(card, corpus_root(card, root), listed=True)
-    return Manifest(table.replace_schema_metadata({_METADATA_KEY: json.dumps(metadata).encode()}))
+    return Manifest.of(*manifest_table(card, corpus_root(card, root), listed=True))
 
 
 def _compare_counts(card: CorpusCard, manifest: Manifest) -> None:

@@ -40,7 +40,12 @@ def manifest_table(card: CorpusCard, root: Path, *, listed: bool = False) -> tup
         check_disjoint(f"{card.name} card", splits, dict(zip(clips, groups[name], strict=True)), name)
     _check_labeled(card, clips, labels, splits)
 
-    columns = _clip_columns(card, clips, speakers, sexes)
+    columns: list[Column] = [
+        ("clip_id", pa.string(), list(clips)),
+        ("corpus", pa.string(), [card.name] * len(clips)),
+        ("speaker", pa.string(), list(speakers.values())),
+        ("sex", pa.string(), [sexes[speaker] for speaker in speakers.values()]),
+    ]
     columns += columns_of_labels(list(clips), labels)
     columns += _place_columns(card, clips, audio, video)
     columns.append(("test_fold", pa.int16(), [test_folds.get(speaker) for speaker in speakers.values()]))
@@ -49,8 +54,7 @@ def manifest_table(card: CorpusCard, root: Path, *, listed: bool = False) -> tup
         for fold, of_clip in splits.items()
     ]
     columns += [(f"group_{name}", pa.string(), values) for name, values in groups.items()]
-    schema = pa.schema([(name, kind) for name, kind, _ in columns])
-    table = pa.table([pa.array(values, kind) for _, kind, values in columns], schema=schema)
+    table = pa.table({name: pa.array(values, kind) for name, kind, values in columns})
     return table, {"clips": len(clips)} | _metadata(card, tuple(splits))
 
 
@@ -143,26 +147,11 @@ def _check_labeled(
                 raise CorpusError(clips[clip_id].place, f"labels.{default}", problem, fix)
 
 
-def _clip_columns(
-    card: CorpusCard, clips: Mapping[str, Found], speakers: Mapping[str, str], sexes: Mapping[str, str | None]
-) -> list[Column]:
-    return [
-        ("clip_id", pa.string(), list(clips)),
-        ("corpus", pa.string(), [card.name] * len(clips)),
-        ("speaker", pa.string(), list(speakers.values())),
-        ("sex", pa.string(), [sexes[speaker] for speaker in speakers.values()]),
-    ]
-
-
 def _place_columns(card: CorpusCard, clips: Mapping[str, Found], audio: Side, video: Side) -> list[Column]:
-    audio_places = [audio[clip_id].place if clip_id in audio else None for clip_id in clips]
-    video_places = [video[clip_id].place if clip_id in video else None for clip_id in clips]
     nowhere = [None] * len(clips)
     columns: list[Column] = []
-    for modality, source, places in (
-        ("audio", card.audio, audio_places),
-        ("video", card.video, video_places),
-    ):
+    for modality, source, side in (("audio", card.audio, audio), ("video", card.video, video)):
+        places = [side[clip_id].place if clip_id in side else None for clip_id in clips]
         ready = isinstance(source, TableSource | CsdSource)
         columns.append((f"{modality}_path", pa.string(), nowhere if ready else places))
         columns.append((f"{modality}_table_key", pa.string(), places if ready else nowhere))

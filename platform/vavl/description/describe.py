@@ -134,9 +134,9 @@ def _checked(sections: Sequence[Section], root: Path) -> tuple[Manifest | None, 
 
 def _known_cards(cards: Path, root: Path, media: int) -> list[KnownCard]:
     known = []
-    data_log = logging.getLogger("vavl.data")
-    before = data_log.level
-    data_log.setLevel(logging.ERROR)  # a card that does not fit would warn of every file it does not know
+    corpora_log = logging.getLogger("vavl.corpora")
+    before = corpora_log.level
+    corpora_log.setLevel(logging.ERROR)  # a card that does not fit would warn of every file it does not know
     try:
         for path in sorted(cards.glob("*.yaml")):
             try:
@@ -147,5 +147,5 @@ def _known_cards(cards: Path, root: Path, media: int) -> list[KnownCard]:
             if sum(len(side) - side.null_count for side in places) >= _LEAST_SHARE_KNOWN * media:
                 known.append(KnownCard(path, len(manifest)))
     finally:
-        data_log.setLevel(before)
+        corpora_log.setLevel(before)
     return known

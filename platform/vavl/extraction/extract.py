@@ -76,8 +76,8 @@ def extract_features(plan: ExtractionPlan, run: ExtractionRun) -> ExtractionResu
         added=before.added,
         extracted_again=before.again,
         removed=before.removed(plan),
-        quarantined=_quarantined(results),
-        without_signal=_without_signal(results),
+        quarantined=_entries(results, "quarantined"),
+        without_signal=_entries(results, "without_signal"),
         tally=dict(tally),
     )
     message = "files: %d added, %d kept, %d extracted again, %d removed, %d in quarantine"
@@ -143,16 +143,13 @@ class _StoreBefore:
         return pa.array([], pa.string()) if ids is None else ids.combine_chunks()
 
 
-def _quarantined(results: Mapping[str, PartResult]) -> tuple[Quarantined, ...]:
-    return tuple(entry for name in sorted(results) for entry in results[name].quarantined)
-
-
-def _without_signal(results: Mapping[str, PartResult]) -> tuple[Quarantined, ...]:
-    return tuple(entry for name in sorted(results) for entry in results[name].without_signal)
+def _entries(results: Mapping[str, PartResult], kind: str) -> tuple[Quarantined, ...]:
+    """Return the clips in ``quarantined`` or ``without_signal`` of all parts, in order."""
+    return tuple(entry for name in sorted(results) for entry in getattr(results[name], kind))
 
 
 def _refuse_too_many(plan: ExtractionPlan, results: Mapping[str, PartResult], allowed: int) -> None:
-    quarantined = _quarantined(results)
+    quarantined = _entries(results, "quarantined")
     if len(quarantined) <= allowed:
         return
     path = write_quarantine(plan.folder, quarantined)
@@ -164,11 +161,11 @@ def _refuse_too_many(plan: ExtractionPlan, results: Mapping[str, PartResult], al
 
 def _write_store(plan: ExtractionPlan, results: Mapping[str, PartResult]) -> FeatureStore:
     """Put the parts together; store.json comes last and makes the directory a store."""
-    quarantined = _quarantined(results)
+    quarantined = _entries(results, "quarantined")
     writer = StoreWriter(plan.folder, plan.manifest.corpus, plan.manifest.card_hash)
     plan.manifest.write(plan.folder)
     write_quarantine(plan.folder, quarantined)
-    _write_notes(plan, _without_signal(results))
+    _write_notes(plan, _entries(results, "without_signal"))
     rows = [_facts(plan, modality) for modality in plan.sources]
     write_facts(plan.folder, heapq.merge(*rows, key=lambda row: (row["clip_id"], row["modality"])))
     for modality in MODALITIES:

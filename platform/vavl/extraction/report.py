@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from vavl.config.files import write_text
-from vavl.errors import ClipError, InputError
+from vavl.errors import ClipError
 from vavl.features import MODALITIES
 from vavl.store.store import FeatureStore
 
@@ -47,20 +47,6 @@ def write_quarantine(folder: Path, quarantined: Iterable[Quarantined]) -> Path:
     path = folder / QUARANTINE_FILE
     write_text(path, "".join(json.dumps(asdict(entry), ensure_ascii=False) + "\n" for entry in quarantined))
     return path
-
-
-def read_quarantine(folder: Path) -> list[Quarantined]:
-    """Read quarantine.jsonl.
-
-    Raises:
-        InputError: the file is missing or broken.
-    """
-    path = folder / QUARANTINE_FILE
-    try:
-        return [Quarantined(**json.loads(line)) for line in path.read_text("utf-8").splitlines()]
-    except (OSError, ValueError, TypeError) as error:
-        fix = "run jobs/prepare_corpus.py CONFIG again"
-        raise InputError(str(path), "", f"not readable: {error}", fix) from None
 
 
 @dataclass(frozen=True)

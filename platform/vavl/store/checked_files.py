@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import logging
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -104,6 +105,16 @@ def held_lock(path: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def replace_directory(new: Path, place: Path) -> None:
+    """Put a directory in the place of another one, if there is one; who has its files open or mapped keeps them."""
+    if place.exists():
+        old = place.with_name(f".{place.name}.old")
+        shutil.rmtree(old, ignore_errors=True)
+        place.rename(old)
+        shutil.rmtree(old, ignore_errors=True)
+    new.rename(place)
 
 
 def _mark_at(marker: Path, name: str | None = None) -> Any:

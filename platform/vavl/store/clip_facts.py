@@ -9,8 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from vavl.config.files import written_beside
-from vavl.store.rows import map_batches
+from vavl.store.rows import map_batches, written_stream
 
 FILE_NAME = "facts.arrow"
 _ROWS_PER_BATCH = 4096
@@ -55,10 +54,7 @@ def write_facts(directory: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     Raises:
         InputError: the directory cannot be written.
     """
-    with (
-        written_beside(directory / FILE_NAME) as partial,
-        pa.ipc.new_stream(str(partial), SCHEMA) as writer,
-    ):
+    with written_stream(directory / FILE_NAME, SCHEMA) as writer:
         waiting = iter(rows)
         while batch := list(islice(waiting, _ROWS_PER_BATCH)):
             writer.write_batch(pa.RecordBatch.from_pylist(batch, schema=SCHEMA))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -45,7 +44,7 @@ def merged_manifest(
     corpus, in alphabetical order; ``card_hash`` is over everything that the merge was made from.
     """
     groups = sorted(
-        {name for one in manifests.values() for name in one.table.column_names if _is_group(name)}
+        {name for one in manifests.values() for name in one.table.column_names if name.startswith("group_")}
     )
     tables = [
         _table(corpus, manifest, class_maps[corpus], folds, (settings, groups))
@@ -54,8 +53,8 @@ def merged_manifest(
     table = pa.concat_tables(tables)
     for fold in folds:
         check_speakers_are_apart(table["speaker"], table[f"split_{fold.number}"], fold.number)
-    rule = settings.folds
     target = settings.target or _common_target(manifests)
+    protocol, validation = _rule_in_words(settings.folds, manifests)
     metadata = {
         "clips": table.num_rows,
         "corpus": settings.name,
@@ -64,14 +63,14 @@ def merged_manifest(
         "labels": {LABEL_SET: {"target": target, "rescaled_from": {}}},
         "label_set": LABEL_SET,
         "target": target,
-        "protocol": protocol_of(rule, manifests),
+        "protocol": protocol,
         "folds": [fold.number for fold in folds],
         "fold_names": {str(fold.number): fold.name for fold in folds},
         "card_hash": card_hash,
         "yardsticks": [],
-        "validation": validation_of(rule),
+        "validation": validation,
     }
-    return Manifest(table.replace_schema_metadata({b"vavl": json.dumps(metadata).encode()}))
+    return Manifest.of(table, metadata)
 
 
 def _table(
@@ -125,10 +124,6 @@ def _common_target(manifests: Mapping[str, Manifest]) -> str:
     if len(set(targets.values())) == 1:
         return next(iter(targets.values()))
     return "; ".join(f"{corpus}: {target}" for corpus, target in targets.items())
-
-
-def _is_group(name: str) -> bool:
-    return name.startswith("group_")
 
 
 def class_maps(
@@ -278,13 +273,15 @@ def merged_folds(
             return [MergedFold(number, first, corpus) for number, corpus in enumerate(manifests)]
 
 
-def protocol_of(rule: AlignedFolds | LeaveOneCorpusOut, manifests: Mapping[str, Manifest]) -> str:
-    """Return the name of the split protocol; every report names it."""
+def _rule_in_words(
+    rule: AlignedFolds | LeaveOneCorpusOut, manifests: Mapping[str, Manifest]
+) -> tuple[str, str]:
+    """Return the name of the split protocol, which every report shows, and who the validation speakers are."""
     if isinstance(rule, LeaveOneCorpusOut):
-        return f"leave one corpus out ({', '.join(manifests)})"
-    return "aligned folds: " + "; ".join(
-        f"{corpus}: {manifest.protocol}" for corpus, manifest in manifests.items()
-    )
+        protocol = f"leave one corpus out ({', '.join(manifests)})"
+        return protocol, "those of the first fold of every corpus that trains"
+    protocols = "; ".join(f"{corpus}: {manifest.protocol}" for corpus, manifest in manifests.items())
+    return f"aligned folds: {protocols}", "those of every corpus"
 
 
 def check_speakers_are_apart(speakers: pa.Array, splits: pa.Array, fold: int) -> None:
@@ -292,13 +289,6 @@ def check_speakers_are_apart(speakers: pa.Array, splits: pa.Array, fold: int) ->
     pairs = pa.table({"speaker": speakers, "split": splits}).group_by(["speaker", "split"]).aggregate([])
     used = [speaker for speaker, split in zip(*pairs.to_pydict().values(), strict=True) if split in SPLITS]
     assert len(used) == len(set(used)), f"fold {fold}: splits share a speaker"
-
-
-def validation_of(rule: AlignedFolds | LeaveOneCorpusOut) -> str:
-    """Return in words who the validation speakers are."""
-    if isinstance(rule, AlignedFolds):
-        return "those of every corpus"
-    return "those of the first fold of every corpus that trains"
 
 
 def _aligned(rule: AlignedFolds, manifests: Mapping[str, Manifest]) -> list[MergedFold]:

@@ -1,4 +1,7 @@
-"""Files at an address (``s3://``, ``gs://``, ``http://``, ``file://`` ...): read, copied, checked and written."""
+"""Files at an address (``s3://``, ``gs://``, ``http://``, ``file://`` ...): read, copied, checked and written.
+
+What cannot be reached, read, listed or written is an ``InputError``; other errors are named where they are raised.
+"""
 
 from __future__ import annotations
 
@@ -249,11 +252,7 @@ def size_text(count: Any) -> str:
 
 
 def send_file(remote: RemoteDirectory, source: Path, name: str, tick: Tick) -> None:
-    """Copy ``source`` to ``name`` below the address; ``tick`` receives how many bytes went.
-
-    Raises:
-        InputError: the address cannot be written, e.g. for want of rights or of space.
-    """
+    """Copy ``source`` to ``name`` below the address; ``tick`` receives how many bytes went."""
     reported = 0
 
     def report(size: int, value: int, **_: Any) -> None:  # noqa: ARG001  fsspec calls it by these names
@@ -268,31 +267,19 @@ def send_file(remote: RemoteDirectory, source: Path, name: str, tick: Tick) -> N
 
 
 def write_small(remote: RemoteDirectory, name: str, content: bytes) -> None:
-    """Write a small file, whole or not at all; an earlier one is replaced.
-
-    Raises:
-        InputError: the address cannot be written.
-    """
+    """Write a small file, whole or not at all; an earlier one is replaced."""
     with _beside(remote, name) as place:
         remote.files.pipe_file(place, content)
 
 
 def move_there(remote: RemoteDirectory, name: str, target: str) -> None:
-    """Move a file below the address.
-
-    Raises:
-        InputError: the address cannot be written, or there is no such file.
-    """
+    """Move a file below the address."""
     with _beside(remote, target) as place:
         remote.files.mv(remote.path(name), place)
 
 
 def size_there(remote: RemoteDirectory, name: str) -> int | None:
-    """Return the bytes of a file at the address, None where there is none.
-
-    Raises:
-        InputError: the address cannot be read.
-    """
+    """Return the bytes of a file at the address, None where there is none."""
     with remote.reached(), contextlib.suppress(FileNotFoundError):
         return int(remote.files.info(remote.path(name))["size"])
     return None
@@ -311,11 +298,7 @@ def hash_there(remote: RemoteDirectory, name: str) -> str:
 
 
 def directories_there(remote: RemoteDirectory) -> list[str]:
-    """Return the names of the directories right below the address; none where nothing was written yet.
-
-    Raises:
-        InputError: the address cannot be listed.
-    """
+    """Return the names of the directories right below the address; none where nothing was written yet."""
     entries: list[dict[str, Any]] = []
     with remote.reached("listed"), contextlib.suppress(FileNotFoundError):
         remote.files.invalidate_cache()
@@ -325,11 +308,7 @@ def directories_there(remote: RemoteDirectory) -> list[str]:
 
 
 def read_if_there(remote: RemoteDirectory, name: str) -> bytes | None:
-    """Return the content of a small file, None where there is none.
-
-    Raises:
-        InputError: the address cannot be read.
-    """
+    """Return the content of a small file, None where there is none."""
     try:
         return remote.read(name)
     except StoreError:

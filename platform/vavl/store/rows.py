@@ -6,10 +6,11 @@ error with a message. So values are read, and only the clip ids, which are looke
 
 from __future__ import annotations
 
+import contextlib
 import os
 import zlib
 from bisect import bisect_left, bisect_right
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -20,6 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from vavl.config.files import written_beside
 from vavl.errors import StoreError
 from vavl.features import ModalityInfo
 from vavl.store.checked_files import MAKE_AGAIN, REPAIR, check_hash, check_hash_once
@@ -270,6 +272,17 @@ class _Checks:
     def read(self, number: int, place: int) -> int:
         """Return the checksum of a row of a record batch."""
         return int(self.file.read(self.places[number] + place * _BYTES, 1, np.uint32)[0])
+
+
+@contextlib.contextmanager
+def written_stream(path: Path, schema: pa.Schema) -> Iterator[Any]:
+    """Yield the writer of an Arrow IPC stream file, which is whole or absent.
+
+    Raises:
+        InputError: the directory cannot be written.
+    """
+    with written_beside(path) as partial, pa.ipc.new_stream(str(partial), schema) as writer:
+        yield writer
 
 
 def map_batches(path: Path, schema: pa.Schema) -> list[pa.RecordBatch]:

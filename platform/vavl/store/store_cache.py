@@ -25,7 +25,7 @@ from typing import Any
 from vavl.config.files import make_folder, read_json, sha256_of_file, write_json
 from vavl.config.places import CACHE_VARIABLE
 from vavl.errors import VavlError
-from vavl.store.checked_files import MARKER_FILE, cache_directory, file_mark, held_lock
+from vavl.store.checked_files import MARKER_FILE, cache_directory, file_mark, held_lock, replace_directory
 from vavl.store.remote_files import RemoteDirectory, StoreFile, copy_files
 from vavl.store.store import checked_content, read_content
 from vavl.store.store_versions import check_version, store_directory
@@ -126,13 +126,7 @@ class _CachedStore:
         write_json(
             partial / MARKER_FILE, {name: file_mark(partial / name, sha) for name, sha in hashes.items()}
         )
-        if entry.exists():
-            # Aside first: a reader keeps what it has mapped.
-            old = entry.with_name(f".{entry.name}.damaged")
-            shutil.rmtree(old, ignore_errors=True)
-            entry.rename(old)
-            shutil.rmtree(old, ignore_errors=True)
-        partial.rename(entry)
+        replace_directory(partial, entry)
 
 
 def store_files(content: Mapping[str, Any]) -> list[StoreFile]:

@@ -12,17 +12,17 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from vavl.config.files import make_folder, sha256_of_json, written_beside
+from vavl.config.files import make_folder, sha256_of_json
 from vavl.corpora.manifest import Manifest
 from vavl.corpora.splits import SPLITS
 from vavl.errors import ConfigError, StoreError
 from vavl.features import MODALITIES, ModalityInfo, changed_settings
-from vavl.store.checked_files import held_lock
+from vavl.store.checked_files import held_lock, replace_directory
 from vavl.store.clip_facts import FILE_NAME as FACTS_FILE
 from vavl.store.clip_facts import SCHEMA as FACTS_SCHEMA
 from vavl.store.merge_settings import MergeSettings
 from vavl.store.merged_manifest import MergedFold, class_maps, merged_folds, merged_manifest, unique_names
-from vavl.store.rows import ROW_SCHEMA, map_batches
+from vavl.store.rows import ROW_SCHEMA, map_batches, written_stream
 from vavl.store.store import FeatureStore, read_content
 from vavl.store.store_cache import local_notes, local_store
 from vavl.store.store_versions import pinned_store, version_of
@@ -119,13 +119,7 @@ def merge_stores(plan: MergePlan, directory: Path) -> FeatureStore:
     with held_lock(directory.with_name(f".{directory.name}.lock")):
         shutil.rmtree(partial, ignore_errors=True)
         _write(plan, partial)
-        if directory.exists():
-            # Aside first: a reader keeps what it has mapped.
-            old = directory.with_name(f".{directory.name}.old")
-            shutil.rmtree(old, ignore_errors=True)
-            directory.rename(old)
-            shutil.rmtree(old)
-        partial.rename(directory)
+        replace_directory(partial, directory)
     return FeatureStore.open(directory)
 
 
@@ -230,10 +224,7 @@ def _join_facts(stores: Mapping[str, FeatureStore], directory: Path) -> None:
         _log.warning("%s has no %s: nothing is known of its files", corpus, FACTS_FILE)
     if not known:
         return
-    with (
-        written_beside(directory / FACTS_FILE) as partial,
-        pa.ipc.new_stream(str(partial), FACTS_SCHEMA) as writer,
-    ):
+    with written_stream(directory / FACTS_FILE, FACTS_SCHEMA) as writer:
         for corpus, store in known.items():
             for batch in map_batches(store.directory / FACTS_FILE, FACTS_SCHEMA):
                 writer.write_batch(_renamed(batch, corpus, ("clip_id",)))

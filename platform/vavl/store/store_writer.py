@@ -12,10 +12,10 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from vavl.config.files import make_folder, sha256_of_file, write_json, written_beside
+from vavl.config.files import make_folder, sha256_of_file, write_json
 from vavl.errors import StoreError
 from vavl.features import MODALITIES, ChannelSums, ModalityInfo
-from vavl.store.rows import CHECKS_SCHEMA, ROW_SCHEMA, checks_file, checks_of
+from vavl.store.rows import CHECKS_SCHEMA, ROW_SCHEMA, checks_file, checks_of, written_stream
 from vavl.store.store import FORMAT_VERSION, SUMS_SCHEMA, content_hash
 
 # Large enough that 200,000 clips need few batches, which a reader pays for; small enough that a writer holds some.
@@ -106,10 +106,8 @@ class StoreWriter:
         batches = chain([first], batches)
         del first  # one batch is in memory, not the first as well, nor the last while the next is made
         with (
-            written_beside(path) as partial,
-            pa.ipc.new_stream(str(partial), ROW_SCHEMA) as writer,
-            written_beside(self.directory / checks_file(modality)) as partial_checks,
-            pa.ipc.new_stream(str(partial_checks), CHECKS_SCHEMA) as checks,
+            written_stream(path, ROW_SCHEMA) as writer,
+            written_stream(self.directory / checks_file(modality), CHECKS_SCHEMA) as checks,
         ):
             for batch in batches:
                 last_id = _check_order(path, batch, last_id)
@@ -119,7 +117,7 @@ class StoreWriter:
                 clips += batch.num_rows
                 del batch
         sums.check(sums_path)
-        with written_beside(sums_path) as partial, pa.ipc.new_stream(str(partial), SUMS_SCHEMA) as writer:
+        with written_stream(sums_path, SUMS_SCHEMA) as writer:
             writer.write_batch(sums.batch())
         self._modalities[modality] = self._entry(
             modality, replace(info, clips=clips, frames=sums.total_frames())

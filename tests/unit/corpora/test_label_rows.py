@@ -195,26 +195,22 @@ def test_two_tables_may_not_give_the_same_part(joined, corpus):
         corpus.manifest()
 
 
-@pytest.mark.parametrize("mark", ["NA", "N/A", "nan", "None", "null", "-", "xxx", ""])
-@pytest.mark.parametrize("with_map", [True, False])
-def test_marks_of_missing_labels_leave_a_clip_unlabelled(corpus, mark, with_map):
-    texts = [mark if place % 4 == 0 else ("calm", "angry")[place % 2] for place in range(len(corpus.clips))]
-    corpus.write(
-        "labels.csv", "clip,label\n" + "".join(f"{c},{t}\n" for c, t in zip(corpus.clips, texts, strict=True))
-    )
-    table = {"file": "labels.csv", "key_column": "clip", "label_column": "label"}
-    table |= {"map": {"calm": "calm", "angry": "angry"}} if with_map else {}
+def seen_by_clip(corpus, texts, **keys):
+    """Return the labels of the corpus' clips as a table names them."""
+    lines = "".join(f"{clip},{text}\n" for clip, text in zip(corpus.clips, texts, strict=True))
+    corpus.write("labels.csv", f"clip,label\n{lines}")
+    table = {"file": "labels.csv", "key_column": "clip", "label_column": "label", **keys}
     corpus.content["labels"] = {"seen": {"source": "tables", "target": "seen", "tables": [table]}}
+    return corpus.manifest().table["label"]
+
+
+@pytest.mark.parametrize("mark", ["NA", "N/A", "nan", "None", "null", "-", "xxx", ""])
+@pytest.mark.parametrize("keys", [{}, {"map": {"calm": "calm", "angry": "angry"}}], ids=["plain", "map"])
+def test_marks_of_missing_labels_leave_a_clip_unlabeled(corpus, mark, keys):
     corpus.content["splits"]["labelled"] = []
-    assert corpus.manifest().table["label"].null_count == len(corpus.clips) // 4
+    assert seen_by_clip(corpus, [mark, "angry", "calm", "angry"] * 6, **keys).null_count == 6
 
 
 def test_a_class_that_is_named_like_a_missing_value_stays_one(corpus):
-    texts = [("none", "angry")[place % 2] for place in range(len(corpus.clips))]
-    corpus.write(
-        "labels.csv", "clip,label\n" + "".join(f"{c},{t}\n" for c, t in zip(corpus.clips, texts, strict=True))
-    )
-    table = {"file": "labels.csv", "key_column": "clip", "label_column": "label"}
     corpus.content["classes"] = ["none", "angry"]
-    corpus.content["labels"] = {"seen": {"source": "tables", "target": "seen", "tables": [table]}}
-    assert corpus.manifest().table["label"].null_count == 0
+    assert seen_by_clip(corpus, ["none", "angry"] * 12).null_count == 0

@@ -57,9 +57,4 @@ def test_the_demo_card_has_one_fold_of_six_two_and_four_speakers(demo, caplog):
         sexes[part] = Counter(names[code][0] for code in np.unique(codes[split == part]))
     assert sexes == {TRAIN: {"f": 3, "m": 3}, VALIDATION: {"f": 1, "m": 1}, TEST: {"f": 2, "m": 2}}
     assert (split == TEST).sum() >= 120
-
-
-def test_the_demo_card_pairs_sound_and_picture(demo):
-    assert demo.table["audio_path"].null_count == demo.table["video_path"].null_count == 0
-    assert demo.table["video_path"][0].as_py() == "video/f01/f01_s01_angry_1.mp4"
     assert np.bincount(demo.class_index()).tolist() == [72] * 6

@@ -52,10 +52,11 @@ def test_the_card_of_a_layout_gives_its_manifest(tmp_path, case, speakers, folds
         assert {TRAIN, VALIDATION, TEST} == set(found.manifest.split(fold).tolist())
 
 
-def test_a_shipped_card_that_fits_is_named(tmp_path):
+def test_a_shipped_card_that_fits_is_named_and_only_the_proposed_one_warns(tmp_path, caplog):
     audio, video = name_layouts.demo()
-    touch(tmp_path, [*audio, *video])
+    touch(tmp_path, [*audio, *video, "audio/f01/notes on the recording.wav"])
     assert [(card.path.name, card.clips) for card in described(tmp_path).known] == [("demo.yaml", 432)]
+    assert caplog.text.count("do not match audio.pattern") == 1
 
 
 def test_clips_without_a_speaker_count_as_speakers_and_that_is_to_be_decided(tmp_path):

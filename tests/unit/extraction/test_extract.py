@@ -22,7 +22,7 @@ from vavl.extraction import parts
 from vavl.extraction.extract import ExtractionResult, extract_features
 from vavl.extraction.parts import PartExtractor, read_part_record
 from vavl.extraction.plan import ExtractionPlan, plan_extraction
-from vavl.extraction.report import extraction_summary, read_quarantine, summary_rows
+from vavl.extraction.report import Quarantined, extraction_summary, summary_rows
 from vavl.extraction.settings import ExtractionRun, FeatureSettings
 from vavl.extractors.descriptor import VideoExtractor
 from vavl.extractors.extractor import extract_audio
@@ -77,6 +77,11 @@ def contents(folder: Path) -> dict[str, bytes]:
     files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
     assert "store.json" in files
     return {name: path.read_bytes() for name, path in files.items() if name != "parts/lock"}
+
+
+def read_quarantine(store: Path) -> list[Quarantined]:
+    lines = (store / "quarantine.jsonl").read_text(encoding="utf-8").splitlines()
+    return [Quarantined(**json.loads(line)) for line in lines]
 
 
 def test_every_clip_is_in_the_store_with_the_features_of_its_file(made_corpus, tmp_path):

@@ -25,9 +25,9 @@ OPEN = {name for name in FORMS if "piped" in name or "live" in name or name.star
 STREAMS = {name for name in FORMS if name.endswith((".ts", ".ac3"))}
 
 
-@pytest.fixture(params=sorted(FORMS))
-def form(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    path = tmp_path / request.param
+@pytest.fixture(params=sorted(FORMS), scope="module")
+def form(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("form") / request.param
     FORMS[request.param](path, np.stack([SOUND, SOUND], axis=1))
     return path
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from fractions import Fraction
 from pathlib import Path
 
-import av
 import numpy as np
 import pytest
 from odd_pictures import grey_levels, write_video
@@ -220,19 +219,3 @@ def test_interlaced_pictures_are_put_together(tmp_path):
     assert comb < 0.3 * combing(progressive)[0]
     assert found.max() > 200
     np.testing.assert_allclose([time for time, _ in levels_of(interlaced)[0]], (np.arange(8) + 0.5) / 25)
-
-
-def test_the_cover_of_a_song_is_no_video(tmp_path):
-    path = tmp_path / "a.mp4"
-    with av.open(str(path), "w") as container:
-        cover = container.add_stream("mjpeg", rate=1)
-        cover.width = cover.height = 64
-        cover.pix_fmt = "yuvj420p"
-        cover.disposition = av.stream.Disposition.attached_pic
-        container.mux(cover.encode(av.VideoFrame.from_ndarray(grey_levels((90,), 64)[0], format="rgb24")))
-        container.mux(cover.encode())
-    with av.open(str(path)) as container:
-        is_cover = bool(container.streams.video[0].disposition & av.stream.Disposition.attached_pic)
-    assert is_cover
-    with pytest.raises(ClipError, match="no video stream"):
-        list(Pictures(path, 25))

@@ -10,9 +10,12 @@ import numpy as np
 import pytest
 import soundfile
 from rendered_media import moving_square, tone, write_mp4, write_sound_only_mp4, write_wav
+from sounding_media import encode_sound
 
 from vavl.errors import ClipError, InputError
+from vavl.media.media import Pictures
 from vavl.media.media_bytes import media_file, modalities_in
+from vavl.media.sound import read_sound
 
 
 @pytest.mark.parametrize(
@@ -98,21 +101,22 @@ def test_what_is_in_a_file(tmp_path):
     assert modalities_in(tmp_path / "a.flac") == ("audio",)
 
 
-def test_the_cover_of_a_song_is_no_video(tmp_path):
-    path = tmp_path / "song.mp4"
-    with av.open(str(path), "w") as container:
-        cover = container.add_stream("mjpeg", rate=1)
+def test_the_cover_of_a_song_is_no_video_and_no_picture_to_keep_time_with(tmp_path):
+    """A music player's m4a: one picture, shown for as long as the sound lasts."""
+    path = tmp_path / "song.m4a"
+    with av.open(str(path), "w", format="mp4") as container:
+        cover = container.add_stream("mjpeg", rate=25)
         cover.width = cover.height = 32
         cover.pix_fmt, cover.disposition = "yuvj420p", av.stream.Disposition.attached_pic
-        sound = container.add_stream("aac", rate=16000, layout="mono")
+        sound = container.add_stream("aac", rate=16_000, layout="mono")
         picture = av.VideoFrame.from_ndarray(np.zeros((32, 32, 3), np.uint8), format="rgb24")
-        container.mux(cover.encode(picture))
-        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1600), np.float32), format="fltp", layout="mono")
-        frame.sample_rate = 16000
-        container.mux(sound.encode(frame))
-        for stream in (cover, sound):
-            container.mux(stream.encode())
+        container.mux(cover.encode(picture.reformat(format="yuvj420p")))
+        container.mux(cover.encode())
+        encode_sound(container, sound, tone(440, 1.0), 0.0)
     assert modalities_in(path) == ("audio",)
+    assert read_sound(path, 16_000).note is None
+    with pytest.raises(ClipError, match="no video stream"):
+        list(Pictures(path, 25))
 
 
 @pytest.mark.parametrize(
