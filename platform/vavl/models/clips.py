@@ -1,15 +1,18 @@
-"""Clips as a saved model takes them, put into batches of like length."""
+"""Clips as a saved model takes them: put into batches of like length, and compared with those of its training run."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import Field
 from torch import Tensor
 
+from vavl.config.base import FrozenConfig
 from vavl.data.batch import ClipBatch, pad_clips
 from vavl.features import AUDIO, AUDIO_VIDEO, VIDEO
 from vavl.models.vavl import VavlOutput
@@ -18,6 +21,8 @@ MOST_CLIPS = 32
 """Clips of one forward; more win no time on a CPU."""
 MOST_FRAMES = 8192
 """Frames of one forward, padding included; they bound its memory (paper sizes: some hundred MB)."""
+FAR_QUANTILE = 0.99
+"""Share of the training and validation clips that lie within ``TrainingProfile.far``."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,12 @@ class ClipFeatures:
     def frames(self) -> int:
         """Frames of both modalities."""
         return sum(len(side) for side in (self.audio, self.video) if side is not None)
+
+    @property
+    def by_modality(self) -> dict[str, NDArray[np.float32]]:
+        """The modalities it has."""
+        sides = {AUDIO: self.audio, VIDEO: self.video}
+        return {name: values for name, values in sides.items() if values is not None}
 
     @property
     def condition(self) -> str:
@@ -124,3 +135,93 @@ def logits_of_clips(conditions: Sequence[str], found: Mapping[str, tuple[Tensor,
         if rows:
             chosen = chosen.index_copy(0, clip[rows], logits[rows])
     return chosen
+
+
+def clip_distance(normalised: NDArray[np.float32]) -> float:
+    """Return how far a clip lies from the mean of the training frames.
+
+    Args:
+        normalised: (time, channel), by mean and deviation of the training speakers' frames.
+
+    Returns:
+        The mean over the channels of the square of the clip's mean: about 0 for a clip like the average one, whatever
+        its length, 1 for one that lies a deviation off in every channel.
+    """
+    return float(np.square(normalised.mean(axis=0, dtype=np.float64)).mean())
+
+
+class TrainingProfile(FrozenConfig):
+    """What the clips of a training run are like in one modality."""
+
+    frame_rate_hz: float | None = Field(description="frames per second; None where a clip is one frame")
+    shortest_frames: int = Field(ge=1, description="of the shortest training clip")
+    longest_frames: int = Field(ge=1, description="of the longest one")
+    far: float | None = Field(
+        gt=0,
+        description="distance within which 99 % of training and validation clips lie; None: not measured",
+    )
+
+    @classmethod
+    def of(cls, rate_hz: float | None, frames: NDArray[np.int32], distances: Sequence[float]) -> Self:
+        """Describe the clips of a training run.
+
+        Args:
+            rate_hz: frames per second.
+            frames: of each training clip, at least one.
+            distances: ``clip_distance`` of training and validation clips; may be empty.
+        """
+        far = float(np.quantile(distances, FAR_QUANTILE)) if len(distances) else 0.0
+        return cls(
+            frame_rate_hz=rate_hz,
+            shortest_frames=int(frames.min()),
+            longest_frames=int(frames.max()),
+            far=far or None,
+        )
+
+    def length_problem(self, frames: int) -> str:
+        """Say that a clip is shorter or longer than every training clip; "" where it is not."""
+        if self.shortest_frames <= frames <= self.longest_frames:
+            return ""
+        word = "shorter" if frames < self.shortest_frames else "longer"
+        return f"{word} than every training clip ({self.length(frames)}, in training {self.lengths})"
+
+    @property
+    def lengths(self) -> str:
+        """Lengths of the training clips in words."""
+        return f"{self.length(self.shortest_frames)} to {self.length(self.longest_frames)}"
+
+    def length(self, frames: int) -> str:
+        """Return a number of frames as seconds, as far as they are known."""
+        return f"{frames / self.frame_rate_hz:.2f} s" if self.frame_rate_hz else f"{frames} frames"
+
+
+def compare_clip(
+    profiles: Mapping[str, TrainingProfile | None],
+    frames: Mapping[str, int],
+    normalised: Mapping[str, NDArray[np.float32]],
+) -> tuple[float | None, str]:
+    """Compare a clip with those of the training run.
+
+    Args:
+        profiles: by modality; None for a model of an earlier version.
+        frames: of the whole clip by modality.
+        normalised: features that are predicted from, (time, channel), by modality.
+
+    Returns:
+        Distance as a multiple of ``far``, the larger one of the two modalities, None where no profile has one: above
+        1 the clip is out of the distribution of the training clips. And what is unusual, in words; "" if nothing is.
+    """
+    ratios, unusual = [], []
+    for modality, values in normalised.items():
+        profile = profiles.get(modality)
+        if profile is None:
+            continue
+        if problem := profile.length_problem(frames[modality]):
+            unusual.append(f"{modality}: {problem}")
+        if profile.far is not None:
+            ratios.append(clip_distance(values) / profile.far)
+            if ratios[-1] > 1:
+                unusual.append(
+                    f"{modality}: features far from those of the training clips ({ratios[-1]:.1f} x)"
+                )
+    return max(ratios, default=None), "; ".join(unusual)

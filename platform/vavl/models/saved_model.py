@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -23,7 +23,9 @@ from vavl.errors import ConfigError, InputError
 from vavl.features import FeatureStatistics, ModalityInfo
 from vavl.models.clips import (
     ClipFeatures,
+    TrainingProfile,
     batch_of,
+    compare_clip,
     groups_of_like_length,
     logits_by_condition,
     logits_of_clips,
@@ -60,6 +62,9 @@ class ModalityDescription(FrozenConfig):
         description="False when no labeled training clip had the modality; it cannot be predicted from"
     )
     extractor: dict[str, Any] = Field(description="name, version and settings of the feature extractor")
+    profile: TrainingProfile | None = Field(
+        None, description="of the training clips; None if not trained, and for a model of an earlier version"
+    )
 
 
 class ModelDescription(FrozenConfig):
@@ -76,11 +81,19 @@ class ModelDescription(FrozenConfig):
     provenance: dict[str, Any] = Field(
         description="corpus, card, store and configuration of the training run"
     )
+    class_shares: tuple[float, ...] | None = Field(
+        None, description="of the labeled training clips, in the order of the classes; None as for profile"
+    )
 
     @property
     def extractors(self) -> dict[str, dict[str, Any]]:
         """Provenance of the features by modality."""
         return {"audio": self.audio.extractor, "video": self.video.extractor}
+
+    @property
+    def profiles(self) -> dict[str, TrainingProfile | None]:
+        """What is known of the training clips by modality."""
+        return {"audio": self.audio.profile, "video": self.video.profile}
 
 
 @dataclass(frozen=True)
@@ -92,12 +105,17 @@ class Prediction:
         probabilities: of the classes; empty for attributes.
         attributes: by name; empty for classes.
         condition: modalities used: ``audio_video``, ``audio`` or ``video``.
+        distance: from the training clips, see ``compare_clip``: above 1 the clip is out of their distribution; None
+            where the model does not know.
+        warning: what is unusual about the clip; empty if nothing is.
     """
 
     label: str
     probabilities: tuple[float, ...]
     attributes: Mapping[str, float]
     condition: str
+    distance: float | None = None
+    warning: str = ""
 
     @property
     def values(self) -> tuple[float, ...]:
@@ -207,8 +225,20 @@ class SavedModel:
         places, prepared = list(usable), list(usable.values())
         for group in groups_of_like_length(prepared):
             predictions = self._predict_group([prepared[member] for member in group])
-            found |= {places[member]: one for member, one in zip(group, predictions, strict=True)}
+            for member, one in zip(group, predictions, strict=True):
+                place = places[member]
+                found[place] = self._compared(one, clips[place], prepared[member])
         return [found[place] for place in range(len(clips))]
+
+    def _compared(
+        self, found: Prediction | InputError, clip: ClipFeatures, prepared: ClipFeatures
+    ) -> Prediction | InputError:
+        """Say next to a prediction how its clip compares with those of the training run."""
+        if isinstance(found, InputError):
+            return found
+        frames = {name: len(values) for name, values in clip.by_modality.items()}
+        distance, warning = compare_clip(self.description.profiles, frames, prepared.by_modality)
+        return replace(found, distance=distance, warning=warning)
 
     @torch.inference_mode()
     def _predict_group(self, clips: Sequence[ClipFeatures]) -> list[Prediction | InputError]:

@@ -1,14 +1,21 @@
-"""Settings of the network: its sizes, and what it predicts."""
+"""Settings of the network: its sizes, what it predicts, and how a label is chosen from its probabilities."""
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, ValidationError, model_validator
 
 from vavl.config.base import FrozenConfig
+from vavl.errors import ConfigError
 
 ATTRIBUTES = ("arousal", "valence", "dominance")
+Share = Annotated[float, Field(gt=0)]
 
 _SMALL = {
     "width": 96,
@@ -108,3 +115,159 @@ class AttributeTask(FrozenConfig):
 
 
 Task = ClassTask | AttributeTask
+
+
+class DecisionSettings(FrozenConfig):
+    """How a label is chosen from the probabilities of a model of classes."""
+
+    classes: tuple[str, ...] | None = Field(
+        None,
+        min_length=2,
+        description="choose among these alone, their probabilities sum to 1; null: all of the model",
+    )
+    abstain_below: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="no label where the largest probability is below this; null: always a label",
+    )
+    class_shares: dict[str, Share] | None = Field(
+        None,
+        description="shares of the classes among the clips to predict, in any unit: corrects for those of the training "
+        "run (logit adjustment); null: no correction",
+    )
+    training_shares: dict[str, Share] | None = Field(
+        None,
+        description="shares of the classes in training, for class_shares; null: those stored with the model",
+    )
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What is made of the probabilities of a model of classes.
+
+    Attributes:
+        names: of all classes of the model.
+        factors: (class,), what each probability is multiplied by before they are made to sum to 1 again.
+        abstain_below: smallest confidence of a label.
+    """
+
+    names: tuple[str, ...]
+    factors: NDArray[np.float64]
+    abstain_below: float | None
+
+    def apply(
+        self, probabilities: NDArray[np.float64]
+    ) -> tuple[NDArray[np.float64], list[str | None], list[str]]:
+        """Choose labels.
+
+        Args:
+            probabilities: (row, class); NaN in rows without prediction.
+
+        Returns:
+            Probabilities (row, class), 0 for classes that are not chosen among; labels, None below the confidence and
+            in rows without prediction; and why there is none, "" where there is one.
+        """
+        weighted = probabilities * self.factors
+        # With logits l, softmax(l - log p_training + log p_target): Menon et al., ICLR 2021, equation 9.
+        values = weighted / np.maximum(weighted.sum(axis=1, keepdims=True), np.finfo(np.float64).tiny)
+        labels: list[str | None] = []
+        reasons = []
+        for row in values:
+            confidence = float(row.max())
+            is_low = self.abstain_below is not None and confidence < self.abstain_below
+            is_missing = not confidence > 0
+            labels.append(None if is_low or is_missing else self.names[int(row.argmax())])
+            reasons.append(f"below confidence ({confidence:.3f} < {self.abstain_below:g})" if is_low else "")
+        return values, labels, reasons
+
+
+def decision_of(
+    settings: DecisionSettings, task: Task, stored_shares: Sequence[float] | None, source: str = "prediction"
+) -> Decision | None:
+    """Return what the settings ask for; None where they ask for nothing.
+
+    Args:
+        settings: as given.
+        task: of the model.
+        stored_shares: of the classes in training, in their order; None for a model of an earlier version.
+        source: of the settings, for messages.
+
+    Raises:
+        ConfigError: the model predicts attributes or lacks a class, or shares are missing.
+    """
+    asked = [name for name in DecisionSettings.model_fields if getattr(settings, name) is not None]
+    if not asked:
+        return None
+    if not isinstance(task, ClassTask):
+        raise ConfigError(
+            source, asked[0], "the model predicts attributes, not classes", f"leave out {asked[0]}"
+        )
+    for field in ("classes", "class_shares", "training_shares"):
+        _check_known(source, field, getattr(settings, field) or (), task.classes)
+    chosen = settings.classes or task.classes
+    if len(set(chosen)) != len(chosen):
+        raise ConfigError(source, "classes", "a class stands there twice", "name each once")
+    stored = None if stored_shares is None else dict(zip(task.classes, stored_shares, strict=True))
+    gains = _gains(source, settings, stored, chosen)
+    factors = np.array([gains.get(name, 0.0) for name in task.classes])
+    return Decision(task.classes, factors / factors.max(), settings.abstain_below)
+
+
+def _gains(
+    source: str, settings: DecisionSettings, stored: Mapping[str, float] | None, chosen: Sequence[str]
+) -> dict[str, float]:
+    """Return what the probability of each class that is chosen among is multiplied by."""
+    if settings.class_shares is None:
+        if settings.training_shares is not None:
+            problem = "counts next to class_shares alone"
+            raise ConfigError(source, "training_shares", problem, "state class_shares as well")
+        return dict.fromkeys(chosen, 1.0)
+    trained = settings.training_shares or stored
+    if trained is None:
+        raise ConfigError(
+            source, "class_shares", "the model does not state the class shares of its training run",
+            "state them: training_shares={class: share, ...}",
+        )  # fmt: skip
+    target = _all_shares(source, "class_shares", settings.class_shares, chosen)
+    before = _all_shares(source, "training_shares", trained, chosen)
+    return {name: target[name] / before[name] for name in chosen}
+
+
+def decision_settings(given: Mapping[str, Any], source: str) -> DecisionSettings:
+    """Check settings that come as values.
+
+    Raises:
+        ConfigError: an unknown name, or a value out of its bounds.
+    """
+    try:
+        return DecisionSettings.model_validate(given)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"])
+        raise ConfigError(source, field, first["msg"], f"correct {field}") from None
+
+
+def _check_known(source: str, field: str, names: Any, classes: Sequence[str]) -> None:
+    for name in names:
+        if name not in classes:
+            near = difflib.get_close_matches(name, classes, 1, 0)
+            raise ConfigError(
+                source, field, f"the model has no class {name!r}; it has {', '.join(classes)}",
+                f"did you mean {near[0]!r}?" if near else "name classes of the model",
+            )  # fmt: skip
+
+
+def _all_shares(
+    source: str, field: str, shares: Mapping[str, float], chosen: Sequence[str]
+) -> Mapping[str, float]:
+    missing = [name for name in chosen if not shares.get(name)]
+    if missing:
+        raise ConfigError(
+            source,
+            field,
+            f"no share of {', '.join(missing)}",
+            "state one above 0 for every class that is chosen among",
+        )
+    total = sum(shares[name] for name in chosen)
+    return {name: shares[name] / total for name in chosen}

@@ -15,6 +15,7 @@ from vavl.extractors.extractor import extractor_settings
 from vavl.features import MODALITIES
 from vavl.metrics.names import CONDITIONS
 from vavl.models.saved_model import ModelDescription, load_model
+from vavl.models.settings import Decision, decision_of
 from vavl.prediction.inputs import folder_clips, manifest_clips, single_clip, store_clips
 from vavl.prediction.settings import MANIFEST_SUFFIXES, MEDIA_SUFFIXES, PredictionSettings
 from vavl.prediction.sources import ClipInput, ClipsFound, MediaSource, Source
@@ -37,6 +38,7 @@ class PredictionPlan:
         model: that predicts.
         conditions: a row for each that a clip allows; None: one row, from all that a clip has.
         unavailable: side that the model knows -> why its features cannot be made here.
+        decision: how labels are chosen; None: the most probable class.
     """
 
     found: ClipsFound
@@ -45,6 +47,7 @@ class PredictionPlan:
     model: ModelDescription
     conditions: tuple[str, ...] | None
     unavailable: Mapping[str, str]
+    decision: Decision | None = None
 
     @cached_property
     def model_hash(self) -> str:
@@ -78,6 +81,7 @@ def plan_prediction(settings: PredictionSettings, model_folder: Path) -> Predict
 
     Raises:
         InputError: the model cannot be loaded, or needs features normalized per speaker.
+        ConfigError: labels cannot be chosen as asked for.
         CorpusError: there is no input, or it holds no clips.
         StoreError: a store's features, or those that can be made here, are not the model's.
     """
@@ -87,11 +91,12 @@ def plan_prediction(settings: PredictionSettings, model_folder: Path) -> Predict
             str(model_folder), "speaker_normalisation", "was trained on features normalized per speaker",
             "predict with a model that was trained with features.speaker_normalisation=false",
         )  # fmt: skip
+    decision = decision_of(settings, model.task, model.class_shares)
     found, source, unavailable = _input(settings, model)
     conditions: tuple[str, ...] | None = settings.conditions
     if conditions is None and found.kind == "file":
         conditions = CONDITIONS
-    return PredictionPlan(found, source, model_folder.absolute(), model, conditions, unavailable)
+    return PredictionPlan(found, source, model_folder.absolute(), model, conditions, unavailable, decision)
 
 
 def _input(

@@ -22,7 +22,7 @@ from vavl.models.settings import Task
 from vavl.prediction.plan import PredictionPlan
 from vavl.prediction.settings import PredictionSettings
 from vavl.prediction.sources import ClipInput, MediaSource, Source
-from vavl.prediction.worker import ClipAnswer, ClipPart, Fault, PredictionWork, part_schema, rows_of
+from vavl.prediction.worker import ClipAnswer, ClipPart, Fault, PredictionWork, decided, part_schema, rows_of
 from vavl.workers.attempts import TimeLimit
 from vavl.workers.local import only_job, threads_of_libraries, uses_ray
 
@@ -217,6 +217,7 @@ def predict_clips(plan: PredictionPlan, settings: PredictionSettings) -> Predict
                 progress.advance(clips)
         rows = pa.concat_tables(tables)
         keep_all(parts_folder, rows)
+    rows = decided(rows, task, plan.decision)  # what is kept does not depend on it
     return PredictionResult(plan, settings.folder, rows, len(keys), left, time.monotonic() - start)
 
 

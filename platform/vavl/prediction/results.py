@@ -34,14 +34,16 @@ def result_table(result: PredictionResult) -> pa.Table:
     """Return the rows of all clips in the order of the input, conditions in the order of every table.
 
     Columns: clip_id, corpus, speaker, split, condition, label, one per class (``probability_<class>``) or
-    attribute, error, audio_seconds, video_seconds, audio_path, video_path.
+    attribute, error, audio_seconds, video_seconds, audio_path, video_path, out_of_distribution, distance, warning.
     """
     plan = result.plan
     joined = plan.found.table(plan.keys).join(result.rows, "key", join_type="inner")
     ordered = joined.sort_by([("place", "ascending"), ("rank", "ascending")])
+    ordered = ordered.append_column("out_of_distribution", pc.greater(ordered["distance"], 1.0))
     return ordered.select(
         ["clip_id", "corpus", "speaker", "split", "condition", "label", *value_columns(plan.model.task), "error",
-         "audio_seconds", "video_seconds", "audio_path", "video_path"]
+         "audio_seconds", "video_seconds", "audio_path", "video_path",
+         "out_of_distribution", "distance", "warning"]
     )  # fmt: skip
 
 
@@ -70,8 +72,8 @@ def prediction_summary(
     with them, numbers as N; ``conditions`` -> rows; ``labels``: condition -> class -> rows (``attributes``:
     condition -> name -> mean); ``kept`` from earlier, ``worked_on`` this time, ``seconds`` and
     ``clips_per_second`` of this time; ``unavailable``: side whose features cannot be made here -> why;
-    ``left_out`` of the directory -> files; ``model``: ``address``, ``name``, ``version``, ``mlflow_run_id``,
-    ``hash``; ``files``.
+    ``left_out`` of the directory -> files; ``warned``, where there are warnings: rows by
+    warning; ``model``: ``address``, ``name``, ``version``, ``mlflow_run_id``, ``hash``; ``files``.
     """
     answered = table.filter(pc.is_valid(table["condition"]))
     clips = len(result.plan.found.clips)
@@ -96,9 +98,17 @@ def prediction_summary(
         "clips_per_second": round(result.worked_on / max(result.seconds, 1e-6), 3),
         "unavailable": dict(result.plan.unavailable),
         "left_out": dict(result.plan.found.left_out),
+        **({"warned": warned} if (warned := _warnings_by_reason(answered)) else {}),
         "model": {**model, "hash": result.plan.model_hash},
         "files": dict(files),
     }
+
+
+def _warnings_by_reason(rows: pa.Table) -> dict[str, int]:
+    # Numbers stand in brackets behind what is unusual.
+    given = (text for text in rows["warning"].to_pylist() if text)
+    reasons = Counter(warning.partition(" (")[0] for text in given for warning in text.split("; "))
+    return dict(reasons.most_common(_MOST_REASONS))
 
 
 def failures_by_reason(result: PredictionResult) -> dict[str, int]:
@@ -121,6 +131,7 @@ def summary_rows(summary: Mapping[str, Any]) -> list[tuple[str, Any]]:
         rows.append((condition, ", ".join(f"{label} {count}" for label, count in counts.items())))
     for condition, means in summary.get("attributes", {}).items():
         rows.append((condition, ", ".join(f"mean {name} {value:.2f}" for name, value in means.items())))
+    rows += [(f"{count} rows", reason) for reason, count in summary.get("warned", {}).items()]
     rows += [(f"{count} failed", reason) for reason, count in list(summary["failed_by_reason"].items())[:5]]
     rows += [(kind, file) for kind, file in summary["files"].items() if not isinstance(file, list)]
     return rows
@@ -151,7 +162,7 @@ def _failures(result: PredictionResult) -> Iterator[dict[str, str]]:
 
 
 def _counts(values: pa.ChunkedArray, order: Sequence[str] = ()) -> dict[str, int]:
-    counts = Counter(values.to_pylist())
+    counts = Counter(value for value in values.to_pylist() if value is not None)
     return {name: counts[name] for name in order if name in counts} or dict(counts.most_common())
 
 
@@ -199,8 +210,9 @@ def print_predictions(table: pa.Table, plan: PredictionPlan) -> None:
         told = {row["condition"]: row for row in rows if row["condition"] is not None}
         if told:
             console.print(_table(clip.clip_id, told, plan))
-        if rows[0]["error"]:
-            console.print(f"{clip.clip_id}: {rows[0]['error']}", markup=False)
+        for text in dict.fromkeys((rows[0]["error"], *(row["warning"] for row in rows))):
+            if text:
+                console.print(f"{clip.clip_id}: {text}", markup=False)
 
 
 def _table(clip_id: str, told: Mapping[str, Mapping[str, Any]], plan: PredictionPlan) -> Table:
@@ -211,7 +223,7 @@ def _table(clip_id: str, told: Mapping[str, Mapping[str, Any]], plan: Prediction
         drawn.add_column(CONDITION_TITLES[name], justify="right")
     is_classes = isinstance(plan.model.task, ClassTask)
     if is_classes:
-        drawn.add_row("label", *(f"[bold]{told[name]['label']}[/bold]" for name in conditions))
+        drawn.add_row("label", *(f"[bold]{told[name]['label'] or 'none'}[/bold]" for name in conditions))
     for column in value_columns(plan.model.task):
         numbers = (_number(told[name][column], is_share=is_classes) for name in conditions)
         drawn.add_row(column.removeprefix("probability_"), *numbers)

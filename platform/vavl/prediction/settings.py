@@ -11,6 +11,7 @@ from vavl.config.addresses import StoreAddress
 from vavl.config.base import FrozenConfig
 from vavl.config.places import FROM_ROOT, root_folder
 from vavl.media.listing import AUDIO_SUFFIXES, VIDEO_SUFFIXES
+from vavl.models.settings import DecisionSettings
 from vavl.workers.settings import WorkerSettings
 
 Condition = Literal["audio_video", "audio", "video"]
@@ -30,7 +31,7 @@ class TimelineSettings(FrozenConfig):
     most_clips: int = Field(20, ge=1, description="of many clips, so many get a plot")
 
 
-class PredictionSettings(WorkerSettings):
+class PredictionSettings(DecisionSettings, WorkerSettings):
     """What is predicted, with which model, and what is written."""
 
     input: Annotated[StoreAddress, FROM_ROOT] = Field(

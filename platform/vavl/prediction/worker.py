@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -19,7 +20,7 @@ from vavl.errors import ConfigError, VavlError, readable
 from vavl.features import MODALITIES
 from vavl.metrics.names import AUDIO_VIDEO, CONDITIONS, MODALITIES_OF
 from vavl.models.saved_model import ClipFeatures, Prediction, SavedModel, load_model
-from vavl.models.settings import ClassTask, Task
+from vavl.models.settings import ClassTask, Decision, Task
 from vavl.prediction.sources import ClipInput, Side, Source
 from vavl.workers.attempts import Attempts, TimeLimit
 
@@ -85,6 +86,8 @@ def part_schema(task: Task) -> pa.Schema:
             ("condition", pa.string()),
             ("label", pa.string()),
             *((name, pa.float64()) for name in value_columns(task)),
+            ("distance", pa.float64()),
+            ("warning", pa.string()),
             ("error", pa.string()),
             ("audio_seconds", pa.float64()),
             ("video_seconds", pa.float64()),
@@ -110,9 +113,28 @@ def rows_of(answer: ClipAnswer, task: Task) -> list[dict[str, Any]]:
             "condition": found.condition,
             "label": found.label or None,
             "rank": CONDITIONS.index(found.condition),
+            "distance": found.distance,
+            "warning": found.warning or None,
         }
         rows.append({**common, **told, **dict(zip(names, values, strict=True))})
     return rows or [{**common, "rank": 0}]
+
+
+def decided(rows: pa.Table, task: Task, decision: Decision | None) -> pa.Table:
+    """Choose the labels of rows anew; the reason of one that has none goes in front of its warning."""
+    if decision is None:
+        return rows
+    names = value_columns(task)
+    values = np.stack([rows[name].to_numpy().astype(np.float64) for name in names], axis=1)
+    values, labels, reasons = decision.apply(values)
+    warnings = [
+        "; ".join(filter(None, (reason, warning))) or None
+        for reason, warning in zip(reasons, rows["warning"].to_pylist(), strict=True)
+    ]
+    columns = {name: rows[name] for name in rows.column_names}
+    columns |= {name: pa.array(values[:, place], from_pandas=True) for place, name in enumerate(names)}
+    columns |= {"label": pa.array(labels, pa.string()), "warning": pa.array(warnings, pa.string())}
+    return pa.table(columns)
 
 
 def is_finite(prediction: Prediction) -> bool:

@@ -139,7 +139,7 @@ def save_served_model(model_folder: Path, target: Path, description: Any = None)
             artifacts={_NAME_IN_RUN: str(files)},
             code_paths=[str(code)],
             pip_requirements=serving_requirements(model),
-            signature=_signature(value_columns(model["task"])),
+            signature=_signature(value_columns(model["task"]), model["task"].get("classes") or ()),
             input_example=_example(model),
             model_config={CODE_HASH_KEY: code_hash(package, names), CODE_FILES_KEY: names},
         )
@@ -198,10 +198,10 @@ def serving_requirements(model: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _signature(values: Sequence[str]) -> Any:
+def _signature(values: Sequence[str], classes: Sequence[str]) -> Any:
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, DataType, Schema
-    from mlflow.types.schema import AnyType
+    from mlflow.types.schema import AnyType, Object, ParamSchema, ParamSpec, Property
 
     # One refused cell would refuse the whole table. Columns of strings refuse an empty column of a CSV file, which is
     # one of NaN; columns of bytes the None of a row without them; nested arrays lists. A row says itself what is wrong.
@@ -209,7 +209,21 @@ def _signature(values: Sequence[str]) -> Any:
     outputs = [ColSpec(DataType.string, "label", required=False)]
     outputs += [ColSpec(DataType.double, name, required=False) for name in values]
     outputs += [ColSpec(DataType.string, name, required=False) for name in ("condition", "error")]
-    return ModelSignature(inputs=inputs, outputs=Schema(outputs))
+    outputs += [ColSpec(DataType.boolean, "out_of_distribution", required=False)]
+    outputs += [ColSpec(DataType.double, "distance", required=False)]
+    outputs += [ColSpec(DataType.string, "warning", required=False)]
+    if not classes:
+        return ModelSignature(inputs=inputs, outputs=Schema(outputs))
+    shares = Object([Property(name, DataType.double, required=False) for name in classes])
+    params = ParamSchema(
+        [
+            ParamSpec("classes", DataType.string, [], (-1,)),
+            ParamSpec("abstain_below", DataType.double, None),
+            ParamSpec("class_shares", shares, {}),
+            ParamSpec("training_shares", shares, {}),
+        ]
+    )
+    return ModelSignature(inputs=inputs, outputs=Schema(outputs), params=params)
 
 
 def _make_registered_model(client: Any, name: str) -> None:

@@ -15,7 +15,7 @@ import pandas as pd  # comes with MLflow
 from mlflow.models import set_model
 from mlflow.pyfunc import PythonModel
 
-_TEXTS = ("label", "condition", "error")
+_TEXTS = ("label", "condition", "error", "warning")
 _log = logging.getLogger(__name__)
 
 
@@ -50,7 +50,10 @@ class ServedModel(PythonModel):  # type: ignore[misc]  # MLflow carries no types
     Output columns, a row for each row of the input and under its index: ``label`` (None for a model of
     attributes), ``probability_<class>`` or one column per attribute, ``condition`` (``audio_video``, ``audio`` or
     ``video``: what the prediction rests on) and ``error``. A row that cannot be predicted has its reason in
-    ``error``, and changes nothing of the other rows.
+    ``error``, and changes nothing of the other rows. Where the model knows its training clips, or a parameter is
+    given, also ``out_of_distribution``, ``distance`` and ``warning``, as in ``predict_clips``.
+
+    Parameters: ``classes`` (list), ``abstain_below`` (number), ``class_shares``, ``training_shares`` (class -> share).
     """
 
     def load_context(self, context: Any) -> None:
@@ -61,6 +64,7 @@ class ServedModel(PythonModel):  # type: ignore[misc]  # MLflow carries no types
         from vavl.serving.served_rows import INPUT_COLUMNS, RowPredictor, value_columns
 
         self._predictor = RowPredictor(load_model(Path(context.artifacts["model"])))
+        self._compares = any(self._predictor.model.description.profiles.values())
         self._input_columns = INPUT_COLUMNS
         self._value_columns = value_columns(self._predictor.model.description.task.model_dump())
         config = context.model_config or {}
@@ -77,18 +81,19 @@ class ServedModel(PythonModel):  # type: ignore[misc]  # MLflow carries no types
         self,
         context: Any,  # noqa: ARG002  MLflow wants this very name
         model_input: pd.DataFrame,
-        params: dict[str, Any] | None = None,  # noqa: ARG002
+        params: dict[str, Any] | None = None,
     ) -> pd.DataFrame:
-        """Predict every row; see the class for the columns."""
+        """Predict every row; see the class for the columns, and ``DecisionSettings`` for the parameters."""
+        decision = self._predictor.decision(params or {})
         table = _rows(model_input)
         names = [name for name in table.columns if name in self._input_columns]
         if not names:
             # MLflow drops columns that it does not know, and with the last one the rows.
             _log.warning("nothing to predict: the table has none of %s", ", ".join(self._input_columns))
         columns = {name: table[name].tolist() for name in names} or {"audio_path": [None] * len(table)}
-        return self._table(self._predictor.predict(columns), table.index)
+        return self._table(self._predictor.predict(columns), table.index, decision)
 
-    def _table(self, answers: list[Any], index: Any) -> pd.DataFrame:
+    def _table(self, answers: list[Any], index: Any, decision: Any) -> pd.DataFrame:
         """Return one row per answer; a text stands for an error."""
         nothing = (np.nan,) * len(self._value_columns)
         rows = [
@@ -98,11 +103,26 @@ class ServedModel(PythonModel):  # type: ignore[misc]  # MLflow carries no types
             for answer in answers
         ]
         values = np.array([row[1] for row in rows], dtype=float).reshape(len(rows), len(nothing))
+        found = [None if isinstance(answer, str) else answer for answer in answers]
+        warnings = [one and one.warning for one in found]
         columns: dict[str, Any] = {"label": [row[0] for row in rows]}
+        if decision is not None:
+            values, columns["label"], reasons = decision.apply(values)
+            warnings = ["; ".join(filter(None, pair)) for pair in zip(reasons, warnings, strict=True)]
         columns |= dict(zip(self._value_columns, values.T, strict=True))
         columns |= {"condition": [row[2] for row in rows], "error": [row[3] for row in rows]}
+        if decision is not None or self._compares:
+            distance = np.array([np.nan if one is None else one.distance for one in found], dtype=float)
+            is_out = [None if np.isnan(one) else bool(one > 1) for one in distance]
+            columns |= {
+                "out_of_distribution": pd.Series(is_out, dtype=object, index=index),
+                "distance": distance,
+            }
+            columns["warning"] = [text or None for text in warnings]
         # Texts of one type whatever the cells hold: left to itself, pandas takes another where all of them are None.
-        texts = {name: pd.Series(columns[name], dtype=object, index=index) for name in _TEXTS}
+        texts = {
+            name: pd.Series(columns[name], dtype=object, index=index) for name in _TEXTS if name in columns
+        }
         return Answers({**columns, **texts}, index=index)
 
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from vavl.errors import InputError, NoSignalError, VavlError, readable
 from vavl.models.clips import ClipFeatures
 from vavl.models.saved_model import Prediction, SavedModel
+from vavl.models.settings import Decision, decision_of, decision_settings
 
 SOURCES = ("features", "path", "bytes")
 INPUT_COLUMNS = (
@@ -47,6 +48,18 @@ class RowPredictor:
         self._media: Any = None  # a MediaReader, which rows of ready features need not import
         # The detectors of faces keep a clip's state while they follow it.
         self._extracting = Lock()
+
+    def decision(self, params: Mapping[str, Any]) -> Decision | None:
+        """Return what the parameters of a call ask for; empty ones ask for nothing.
+
+        Raises:
+            ConfigError: a class that the model lacks, or another value that cannot be used.
+        """
+        given = {name: value for name, value in params.items() if value not in (None, [], {})}
+        settings = decision_settings(given, "params")
+        return decision_of(
+            settings, self.model.description.task, self.model.description.class_shares, "params"
+        )
 
     def predict(self, columns: Mapping[str, Sequence[Any]]) -> list[Prediction | str]:
         """Return the prediction of each row, or the text of its error.

@@ -201,7 +201,7 @@ def _save_best(run: TrainingRun) -> None:
     is_first = run.place.rank == 0
     weights = run.weights(kept=is_first)
     if is_first:
-        save_model(run.output.folder / BEST_FOLDER, weights, run.description)
+        save_model(run.output.folder / BEST_FOLDER, weights, run.described_with_clips)
         run.output.publish(BEST_FOLDER)
 
 

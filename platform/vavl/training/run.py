@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +29,7 @@ from vavl.training.context import LocalContext, WorkerContext
 from vavl.training.engine import Engine, TorchEngine, check_precision, on_cpu
 from vavl.training.evaluation import EvaluationData
 from vavl.training.run_checks import hgr_feeds, labelled_conditions
-from vavl.training.run_data import RunData, describe_model, open_run_data
+from vavl.training.run_data import RunData, describe_model, open_run_data, with_training_clips
 from vavl.training.settings import TrainingPlan, TrainingSettings
 from vavl.training.storage import WorkerOutput
 
@@ -59,6 +59,11 @@ class TrainingRun:
     place: RankPlace
     steps_per_epoch: int
     total_steps: int
+
+    @cached_property
+    def described_with_clips(self) -> ModelDescription:
+        """The description as it is saved; reads clips when it is first asked for. One rank is enough."""
+        return with_training_clips(self.description, self.data)
 
     def weights(self, *, kept: bool = True) -> dict[str, Tensor]:
         """Return all weights, or their average, float32 on the CPU where ``kept``. Every rank must call."""

@@ -24,7 +24,8 @@ from vavl.data.partition_table import PartitionTable, partition_table
 from vavl.data.partitions import Partition, PartitionedClips, compose_batch, partition_clips
 from vavl.data.protocol import apply_partitions
 from vavl.errors import InputError
-from vavl.features import FeatureStatistics
+from vavl.features import MODALITIES, FeatureStatistics
+from vavl.models.clips import TrainingProfile, clip_distance
 from vavl.models.saved_model import ModalityDescription, ModelDescription
 from vavl.models.settings import AttributeTask, ClassTask, Task
 from vavl.store.store_cache import is_at_hand, local_notes
@@ -204,6 +205,43 @@ def describe_model(plan: TrainingPlan, data: RunData) -> ModelDescription:
             "config_hash": plan.config_hash,
         },
     )
+
+
+_MOST_PROFILED = 1000
+"""Clips whose features are read for a profile, spread over all."""
+
+
+def with_training_clips(description: ModelDescription, data: RunData) -> ModelDescription:
+    """Add what the training clips are like: shares of the classes, lengths, and distances from their mean.
+
+    Reads features of up to ``_MOST_PROFILED`` clips of each modality; clips of validation count for the distances, as
+    those of unseen speakers lie farther off.
+    """
+    changes: dict[str, Any] = {}
+    if isinstance(data.task, ClassTask):
+        rows = data.rows["train"]
+        shares = data.collection.target[rows[data.collection.is_labelled[rows]]].mean(
+            axis=0, dtype=np.float64
+        )
+        changes["class_shares"] = tuple(shares.tolist())
+    for modality in MODALITIES:
+        part: ModalityDescription = getattr(description, modality)
+        if part.trained:
+            profile = _profile(modality, data, measure=not description.speaker_normalisation)
+            changes[modality] = part.model_copy(update={"profile": profile})
+    return description.model_copy(update=changes)
+
+
+def _profile(modality: str, data: RunData, *, measure: bool) -> TrainingProfile:
+    collection = data.collection
+    there = {name: rows[collection.has(modality)[rows]] for name, rows in data.rows.items() if name != "test"}
+    frames = collection.store.lengths(modality)[collection.store_row[modality][there["train"]]]
+    rows = np.concatenate(list(there.values()))
+    chosen = rows[:: -(-len(rows) // _MOST_PROFILED)] if measure else ()
+    normalisation = data.normaliser[modality].common
+    distances = [clip_distance(normalisation.apply(collection.frames(modality, int(row)))) for row in chosen]
+    rate_hz = collection.store.info[modality].frame_rate_hz
+    return TrainingProfile.of(rate_hz, frames, [found for found in distances if np.isfinite(found)])
 
 
 def _describe_modality(modality: str, data: RunData) -> ModalityDescription:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import torch
 from vavl.extractors.extractor import audio_info, video_info
 from vavl.extractors.settings import AudioFeatureSettings, VideoFeatureSettings
 from vavl.features import FeatureStatistics, ModalityInfo, Normalisation
+from vavl.models.clips import TrainingProfile
 from vavl.models.saved_model import ModalityDescription, ModelDescription, build_network, save_model
 from vavl.models.settings import ClassTask, NetworkSettings, Task
 
@@ -30,10 +32,14 @@ def write_media_model(
     infos: dict[str, ModalityInfo] = MEDIA,
     task: Task | None = None,
     without: tuple[str, ...] = (),
+    profiles: Mapping[str, TrainingProfile] = {},
     **changes: object,
 ) -> Path:
     """Save a model of the features that ``infos`` describe; sides in ``without`` are not trained."""
-    sides = {name: _side(name, info, trained=name not in without) for name, info in infos.items()}
+    sides = {
+        name: _side(name, info, profiles.get(name), trained=name not in without)
+        for name, info in infos.items()
+    }
     description = ModelDescription.model_validate(
         {
             "network": NETWORK,
@@ -56,7 +62,9 @@ def write_media_model(
     return folder
 
 
-def _side(name: str, info: ModalityInfo, *, trained: bool) -> ModalityDescription:
+def _side(
+    name: str, info: ModalityInfo, profile: TrainingProfile | None, *, trained: bool
+) -> ModalityDescription:
     mean, std = _CENTRES[name]
     normalisation = Normalisation(
         np.full(info.width, mean, dtype=np.float32), np.full(info.width, std, dtype=np.float32)
@@ -64,5 +72,9 @@ def _side(name: str, info: ModalityInfo, *, trained: bool) -> ModalityDescriptio
     statistics = FeatureStatistics("small", name, info.provenance, normalisation).to_dict()
     provenance = {key: asdict(info)[key] for key in ("extractor", "version", "settings")}
     return ModalityDescription(
-        width=info.width, statistics=statistics if trained else {}, trained=trained, extractor=provenance
+        width=info.width,
+        statistics=statistics if trained else {},
+        trained=trained,
+        extractor=provenance,
+        profile=profile,
     )

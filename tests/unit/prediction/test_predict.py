@@ -19,6 +19,7 @@ from rendered_media import moving_square, write_mp4, write_sound_only_mp4, write
 from vavl.errors import ConfigError, CorpusError, InputError, PredictionError, StoreError
 from vavl.extractors.extractor import extractor_of
 from vavl.features import ModalityInfo
+from vavl.models.clips import TrainingProfile
 from vavl.models.saved_model import ClipFeatures, load_model
 from vavl.models.settings import AttributeTask
 from vavl.prediction import worker
@@ -293,3 +294,53 @@ def test_a_gpu_that_is_not_there_is_named(made_media, predict, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(ConfigError, match="a GPU is asked for, and there is none here"):
         predict(made_media, gpus_per_worker=1)
+
+
+def profile_of(far: float | None) -> TrainingProfile:
+    return TrainingProfile(frame_rate_hz=100.0, shortest_frames=1000, longest_frames=2000, far=far)
+
+
+def test_labels_are_chosen_anew_without_predicting_anew(made_media, media_model, predict, rows_of_result):
+    plain = predict(made_media)
+    rows = rows_of_result(plain)
+    chosen = predict(made_media, classes=("mad", "calm"), abstain_below=0.99)
+    assert chosen.kept == 5  # but for clips with an error
+    decided = rows_of_result(chosen)
+    assert decided.keys() == rows.keys()
+    for key in [key for key in rows if key[1] is not None]:
+        calm, _, mad = (rows[key][name] for name in COLUMNS)
+        np.testing.assert_allclose(
+            [decided[key][name] for name in COLUMNS], [calm / (calm + mad), 0, mad / (calm + mad)]
+        )
+        assert decided[key]["label"] is None
+        assert decided[key]["warning"].startswith("below confidence (0.")
+        assert decided[key]["error"] == rows[key]["error"]
+    summary = prediction_summary(chosen, result_table(chosen), {}, {})
+    assert summary["warned"] == {"below confidence": 6}
+    assert set(summary["labels"]["audio_video"]) == set()
+    table = result_table(predict(made_media))
+    assert table["label"].equals(result_table(plain)["label"])
+    assert (
+        table["warning"].null_count == table["out_of_distribution"].null_count == len(table)
+    )  # an older model
+    with pytest.raises(ConfigError, match="did you mean 'glad'"):
+        predict(made_media, classes=("calm", "gald"))
+    with pytest.raises(ConfigError, match="training_shares"):
+        predict(made_media, class_shares={"calm": 1, "glad": 1, "mad": 1})
+
+
+def test_clips_unlike_those_of_training_are_marked(made_media, predict, rows_of_result, tmp_path):
+    model = write_media_model(tmp_path / "m", profiles={"audio": profile_of(1e-6), "video": profile_of(1e6)})
+    result = predict(made_media, model)
+    rows = rows_of_result(result)
+    heard, seen = rows["only_heard", "audio"], rows["only_seen", "video"]
+    assert (heard["out_of_distribution"], seen["out_of_distribution"]) == (True, False)
+    assert heard["distance"] > 1 > seen["distance"]
+    assert re.fullmatch(
+        r"audio: shorter than every training clip \(0\.\d\d s, in training 10\.00 s to 20\.00 s\); "
+        r"audio: features far from those of the training clips \([\d.]+ x\)",
+        heard["warning"],
+    )
+    assert rows["broken", None]["out_of_distribution"] is None
+    warned = prediction_summary(result, result_table(result), {}, {})["warned"]
+    assert warned["audio: features far from those of the training clips"] == 5

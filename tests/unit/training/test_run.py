@@ -127,6 +127,34 @@ def test_the_description_holds_what_a_prediction_needs(plan):
     )
 
 
+def test_the_saved_description_says_what_the_training_clips_are_like(plan):
+    run = prepare_run(plan(features={"speaker_normalisation": False}))
+    described, collection, rows = run.described_with_clips, run.data.collection, run.data.rows["train"]
+    assert run.description.audio.profile is None
+    labelled = rows[collection.is_labelled[rows]]
+    counts = np.bincount(collection.target[labelled].argmax(axis=1), minlength=3)
+    np.testing.assert_allclose(described.class_shares, counts / counts.sum())
+    lengths = collection.store.lengths("audio")[
+        collection.store_row["audio"][rows[collection.has("audio")[rows]]]
+    ]
+    profile = described.audio.profile
+    assert (profile.shortest_frames, profile.longest_frames) == (lengths.min(), lengths.max())
+    assert profile.frame_rate_hz == collection.store.info["audio"].frame_rate_hz
+    used = [
+        row for name in ("train", "validation") for row in run.data.rows[name] if collection.has("audio")[row]
+    ]
+    normalisation = run.data.normaliser["audio"].common
+    distances = [
+        np.square(normalisation.apply(collection.frames("audio", int(row))).mean(axis=0)).mean()
+        for row in used
+    ]
+    assert profile.far == pytest.approx(np.quantile(distances, 0.99), rel=1e-5)
+    per_speaker = prepare_run(plan(features={"speaker_normalisation": True})).described_with_clips
+    assert (per_speaker.audio.profile.far, per_speaker.video.profile is None) == (
+        None, not per_speaker.video.trained,
+    )  # fmt: skip
+
+
 def test_the_log_says_what_is_trained_on_what(plan, caplog):
     chosen = plan(objectives={"hgr": {"weight": 0.1, "start_step": 5, "ramp_steps": 9}})
     with caplog.at_level(logging.INFO, logger="vavl.training"):
