@@ -12,6 +12,7 @@ import numpy as np
 from vavl.config.progress import show_progress
 from vavl.corpora.manifest import TRAIN, VALIDATION, Manifest
 from vavl.evaluation.degradation import Degradation, Degradations, DroppedFrames, ShiftedSync
+from vavl.evaluation.lengths import LengthScores, scores_by_length, seconds_of_clips, unlike_training
 from vavl.evaluation.measure import MeasuredClips, predict_clips
 from vavl.evaluation.scores import ConditionScores, differences, main_measure, scores_by_condition
 from vavl.evaluation.settings import EvaluationPlan
@@ -81,6 +82,7 @@ class Evaluation:
         degraded: in the order of the settings.
         not_measured: why a degradation was not measured, by its name.
         standing: what the scores are worth.
+        lengths: scores of whole inputs by the length of the clips.
     """
 
     plan: EvaluationPlan
@@ -90,6 +92,7 @@ class Evaluation:
     degraded: tuple[Measured, ...]
     not_measured: Mapping[str, str]
     standing: Standing
+    lengths: tuple[LengthScores, ...] = ()
 
     @property
     def main_measure(self) -> str:
@@ -142,7 +145,12 @@ def evaluate(
     for note in (*standing.warnings, *notes):
         _log.warning("%s", note)
     standing = replace(standing, notes=notes)
-    return Evaluation(plan, model, clips, whole, tuple(degraded), degradations.not_measured, standing)
+    lengths = scores_by_length(
+        predictions, seconds_of_clips(clips), speakers, task, plan.bootstrap_seed, plan.lengths_s
+    )
+    return Evaluation(
+        plan, model, clips, whole, tuple(degraded), degradations.not_measured, standing, lengths
+    )
 
 
 def _notes(degradations: Degradations, clips: MeasuredClips) -> Iterator[str]:
@@ -174,7 +182,11 @@ def standing_of(description: ModelDescription, clips: MeasuredClips) -> Standing
     manifest, trained_on = clips.collection.manifest, description.provenance
     is_cross = trained_on.get("corpus") != manifest.corpus
     warnings = list(_cross_corpus(trained_on, manifest) if is_cross else _own_corpus(trained_on, clips))
-    notes = [*_labels(trained_on, manifest), *_classes(description, clips)]
+    notes = [
+        *_labels(trained_on, manifest),
+        *_classes(description, clips),
+        *unlike_training(description, clips),
+    ]
     if waived := trained_on.get("waived_audit"):
         warnings.append(f"the training run waived checks of the audit of its store: {', '.join(waived)}")
     if clips.left_out:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from vavl.evaluation.degradation import Degradation, DroppedFrames, NoiseInSound, NoiseOnFeatures, ShiftedSync
 from vavl.evaluation.evaluation import Evaluation, chance_and_majority
+from vavl.evaluation.lengths import LengthScores
 from vavl.evaluation.plots import DegradedScore, Measure, degraded_figure, speakers_figure, values_figure
 from vavl.evaluation.scores import ConditionScores
 from vavl.metrics.classes import CALIBRATION_BINS, ClassScore
@@ -63,6 +64,7 @@ class EvaluationReport:
         speakers: the main measure of each speaker's clips, by condition.
         speaker_clips: clips of each speaker.
         values: (clips, attributes) predicted and true, by condition; empty for classes.
+        lengths: main measure by the length of the clips.
         degraded: in order.
         not_measured: why, by what was asked for.
         references: that the scores are held against.
@@ -89,6 +91,7 @@ class EvaluationReport:
     speakers: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     speaker_clips: Mapping[str, int] = field(default_factory=dict)
     values: Mapping[str, tuple[NDArray[np.float64], NDArray[np.float64]]] = field(default_factory=dict)
+    lengths: Sequence[LengthScores] = ()
     degraded: Sequence[DegradedScore] = ()
     not_measured: Mapping[str, str] = field(default_factory=dict)
     references: Sequence[ReferenceScore] = ()
@@ -141,6 +144,7 @@ def write_report(
         speakers={name: _by_speaker(one, evaluation.main_measure) for name, one in whole.items()},
         speaker_clips={name: int(found["clips"]) for name, found in first.by_speaker.items()},
         values={} if is_classes else dict(_values(evaluation)),
+        lengths=evaluation.lengths,
         degraded=tuple(_degraded(evaluation)),
         not_measured=evaluation.not_measured,
         references=references(evaluation),

@@ -130,7 +130,8 @@ def numbers_of(evaluation: Evaluation) -> dict[str, Any]:
     ``speakers`` (scores by condition, of whole inputs), ``confusion`` (counts by condition, true class by
     row), ``calibration_bins``, and what they belong to: ``corpus``, ``store_hash``, ``protocol``, ``fold``,
     ``split``, ``label_set``, ``label_target``, ``clips``, ``conditions``, ``outputs``, ``is_cross_corpus``,
-    ``speaker_normalisation``; ``warnings``, ``notes``, ``not_measured`` (why, by degradation) and ``failed``
+    ``speaker_normalisation``; ``lengths`` (main measure by length: low_s, high_s, clips, scores by condition);
+    ``warnings``, ``notes``, ``not_measured`` (why, by degradation) and ``failed``
     (why, by degradation and clip).
     """
     clips, description = evaluation.clips, evaluation.model.description
@@ -163,6 +164,7 @@ def numbers_of(evaluation: Evaluation) -> dict[str, Any]:
             if scores.classes
         },
         "speakers": {condition: scores.by_speaker for condition, scores in whole.items()},
+        "lengths": [asdict(one) for one in evaluation.lengths],
         "warnings": list(evaluation.standing.warnings),
         "notes": list(evaluation.standing.notes),
         "not_measured": dict(evaluation.not_measured),

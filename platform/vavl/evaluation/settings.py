@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from vavl.config.addresses import StoreAddress
 from vavl.config.base import FrozenConfig
@@ -83,4 +84,14 @@ class EvaluationPlan(FrozenConfig):
     degradations: DegradationSettings = DegradationSettings()
     media: MediaSettings = MediaSettings()
     bootstrap_seed: int = Field(0, ge=0, description="of the draws of speakers behind the 95 % intervals")
+    lengths_s: tuple[Annotated[float, Field(gt=0)], ...] = Field(
+        (),
+        description="seconds between the groups that are scored by length, ascending; []: quartiles",
+    )
     device: Literal["cpu", "cuda"] = Field("cpu", description="where the network computes")
+
+    @model_validator(mode="after")
+    def _lengths_ascend(self) -> Self:
+        if any(first >= second for first, second in pairwise(self.lengths_s)):
+            raise ValueError(f"lengths_s: {list(self.lengths_s)} do not ascend")
+        return self

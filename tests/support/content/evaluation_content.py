@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from vavl.evaluation.lengths import LengthScores
 from vavl.evaluation.plots import DegradedScore
 from vavl.evaluation.report import EvaluationReport
 from vavl.metrics.classes import scores_of_classes
@@ -41,6 +42,10 @@ def evaluation_content() -> EvaluationReport:
         classes={"audio_video": scores_of_classes(COUNTS)},
         speakers={"audio_video": {"s1": 0.8, "s2": 0.7}, "audio": {"s1": 0.75}},
         speaker_clips={"s1": 12, "s2": 8},
+        lengths=[
+            LengthScores(0.5, 1.25, 9, {"audio": Interval(0.5, 0.4, 0.6)}),
+            LengthScores(1.25, 4.0, 11, {name: Interval(0.95, 0.9, 1.0) for name in ("audio", "audio_video")}),
+        ],
         degraded=degraded,
         not_measured={"noise_5db": "only features are at hand"},
         references=[ReferenceScore("human raters", 67.0, "all clips, voice alone")],

@@ -42,6 +42,15 @@ def test_the_page_states_scores_intervals_warnings_and_what_is_missing(page: Pat
     assert "nan" not in text.split("</style>")[1].replace("financ", "").split("base64")[0]
 
 
+def test_scores_stand_by_the_length_of_the_clips(page: Path) -> None:
+    lengths = page.read_text().split("Length of the clips: accuracy in %")[1]
+    shortest, longest = lengths.split("<tr><td>")[1:3]
+    assert shortest.startswith(
+        "0.50 to 1.25</td><td>9</td><td>-</td><td>50.0<small>40.0 to 60.0</small></td></tr>"
+    )
+    assert longest.startswith("1.25 to 4.00</td><td>11</td><td>95.0<small>90.0 to 100.0</small></td>")
+
+
 def test_changes_stand_beside_degraded_scores_bold_where_their_interval_excludes_zero(page: Path) -> None:
     text = page.read_text()
     assert "<td><b>-25.0</b><small>-30.0 to -20.0</small></td>" in text
