@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from vavl.config.command_line import print_table, run_job
-from vavl.experiments.comparison_grid import RUNS_FOLDER, log_grid, plan_grid, run_id_of
+from vavl.experiments.comparison_grid import RUNS_FOLDER, check_grid, log_grid, plan_grid, run_id_of
 from vavl.experiments.comparison_report import main_metrics, refuse_failures, result_rows, write_pages
 from vavl.experiments.comparison_result import Results, write_results
 from vavl.experiments.runner import run_trials
@@ -30,7 +30,7 @@ def compare_objectives(job: CompareObjectivesJob) -> None:
 
 def check(job: CompareObjectivesJob) -> None:
     """Validate every cell of the grid and log it."""
-    log_grid(job, plan_grid(job))
+    log_grid(job, check_grid(job))
 
 
 def main() -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from vavl.config.command_line import print_table, run_job
 from vavl.config.files import sha256_of_json
 from vavl.experiments.runner import run_trials
-from vavl.experiments.sweep import TRIALS_FOLDER, open_sweep, plans_of
+from vavl.experiments.sweep import TRIALS_FOLDER, check_sweep, open_sweep
 from vavl.experiments.sweep_report import write_pages
 from vavl.experiments.sweep_result import (
     BEST_FILE,
@@ -43,7 +43,7 @@ def tune_model(job: TuneModelJob) -> None:
 
 def check(job: TuneModelJob) -> None:
     """Check every end of every axis and the data, and log the space and what a trial takes."""
-    log_sweep(plans_of(job))
+    log_sweep(check_sweep(job))
 
 
 def main() -> int:

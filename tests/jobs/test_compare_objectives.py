@@ -179,4 +179,5 @@ def test_dry_run_shows_the_grid_and_starts_nothing(config: Path, run_job: Callab
     assert "left out: impossible, labels 100 %" in done.stderr
     assert "training.launcher=in_process" in done.stderr
     assert "runs fit at once (1 CPU a worker)" in done.stderr
+    assert done.stderr.count("audit of") == 1
     assert not (config.parent / "compared").exists()

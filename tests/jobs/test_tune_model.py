@@ -192,4 +192,5 @@ def test_dry_run_shows_the_space_and_the_room_and_starts_nothing(
     assert "a trial: 1 worker(s), 1 CPUs, 6 epochs at most" in done.stderr
     assert f"capacity: 1 x {os.cpu_count()} CPU" in done.stderr
     assert done.stderr.count("clips by split") == 1
+    assert done.stderr.count("audit of") == 1
     assert not (config.parent / "sweep").exists()

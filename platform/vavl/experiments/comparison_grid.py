@@ -177,13 +177,28 @@ class Grid:
         return f"{name}: {self.split} {scores}  ({end.seconds:.0f} s)"
 
 
+def check_grid(comparison: ComparisonPlan) -> Grid:
+    """Do what ``plan_grid`` does, and apply the audit of every store.
+
+    Raises:
+        ConfigError: also where a check of an audit failed that is not waived: that stops the whole comparison.
+        InputError: see ``plan_grid``.
+    """
+    grid = plan_grid(comparison)
+    for store, labels, waive in dict.fromkeys(
+        (data.store, data.labels, data.waive_audit) for data in (run.plan.data for run in grid.runs)
+    ):
+        pass_audit(store, labels, waive)
+    return grid
+
+
 def plan_grid(comparison: ComparisonPlan) -> Grid:
     """Validate the settings of every cell, and look whether its data allow a run.
 
     Seeds and folds change slowest, so that an unfinished comparison has all sets of the first ones.
 
     Raises:
-        ConfigError: wrong settings of any set, no cell can be run, or a failed audit that is not waived.
+        ConfigError: wrong settings of any set, or no cell can be run.
         InputError: store or fold cannot be used.
     """
     first: dict[str, TrainingPlan] = {}
@@ -204,11 +219,6 @@ def plan_grid(comparison: ComparisonPlan) -> Grid:
         problem = f"no run of the comparison is possible; the first: {left_out[0].reason}"
         raise ConfigError(str(comparison.training), "", problem, "correct the settings above")
     runs = tuple(PlannedRun(first[key], tuple(answered)) for key, answered in cells.items())
-    # A failed audit stops the comparison, not only the runs on its store.
-    for store, labels, waive in dict.fromkeys(
-        (data.store, data.labels, data.waive_audit) for data in (run.plan.data for run in runs)
-    ):
-        pass_audit(store, labels, waive)
     return Grid(runs, left_out, comparison, tuple(warnings))
 
 

@@ -100,6 +100,19 @@ def read_note(folder: Path) -> SweepNote | None:
     return SweepNote(**read_json(path)) if path.exists() else None
 
 
+def check_sweep(sweep: SweepPlan) -> TrialPlans:
+    """Do what ``plans_of`` does, and apply the store's audit.
+
+    Raises:
+        ConfigError: also where a check of the audit failed that is not waived.
+        InputError: see ``plans_of``.
+    """
+    plans = plans_of(sweep)
+    data = plans.plan_of(0, {}).data
+    pass_audit(data.store, data.labels, data.waive_audit)
+    return plans
+
+
 def plans_of(sweep: SweepPlan) -> TrialPlans:
     """Check everything that can be checked before a trial starts; continue with the store that was begun with.
 
@@ -121,7 +134,6 @@ def plans_of(sweep: SweepPlan) -> TrialPlans:
     names = tuple(dict.fromkeys([*checked.evaluation.select_by, *wanted]))
     evaluation = checked.evaluation.model_copy(update={"select_by": names})
     plans = replace(plans, notes=check_plan(checked.model_copy(update={"evaluation": evaluation})))
-    pass_audit(checked.data.store, checked.data.labels, checked.data.waive_audit)
     if note is not None and note.identity != note_of(plans).identity:
         problem = (
             "holds a sweep of other axes, objectives or training settings; their trials cannot be told apart"
