@@ -31,7 +31,7 @@ def tune_model(job: TuneModelJob) -> None:
         parent.start(job, settings_hash, sweep.run_id, dataset_note(sweep.plans.plan_of(0, {})))
         sweep.resume(parent.logs)
         run_trials(sweep, parent, seconds=job.seconds_per_trial)
-        result = SweepResult(sweep)
+        result = SweepResult.of(sweep)
         files = [*write_results(result, job.tracking, {}), *write_pages(result)]
         kept = parent.finish_with_best(main_metrics(result), files, result.best_name, {"sweep": sweep.run_id})
     write_results(result, job.tracking, kept)

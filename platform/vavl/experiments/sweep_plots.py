@@ -1,10 +1,8 @@
-"""What the report of a sweep states, as plain values, and its plots: history, settings, importance, epochs, front."""
+"""The plots of a sweep: history, settings, importance, epochs, front."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,171 +10,80 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from vavl.experiments.sweep_result import SweepResult
+from vavl.experiments.sweep_settings import Axis, ChoiceAxis, name_of
+from vavl.experiments.trials import TrialEnd
 from vavl.reports.plots import Plot, legend_below, new_figure
+from vavl.reports.render import number
 from vavl.reports.theme import LIGHT
 
 _ROW_HEIGHT = 0.24
+_NO_SHARES = ("ccc", "loss")
 _STATES = {"finished": "trained to its end", "pruned": "stopped early"}
 
 
-@dataclass(frozen=True)
-class SweepAxis:
-    """A searched setting: its dotted path, its values in order for choices, and how numbers are spread."""
-
-    path: str
-    choices: Sequence[Any] = ()
-    is_log: bool = False
-
-    @property
-    def name(self) -> str:
-        """The last part of the path."""
-        return self.path.rpartition(".")[2]
-
-    @property
-    def title(self) -> str:
-        """The last two parts of the path, on two lines."""
-        return ".\n".join(self.path.split(".")[-2:])
+def titles_of(result: SweepResult) -> list[str]:
+    """Return the objectives as they are to be read, e.g. ``validation audio_video accuracy``."""
+    return [goal.metric.replace("/", " ").replace("_", " ") for goal in result.plan.objectives]
 
 
-@dataclass(frozen=True)
-class SweepTrial:
-    """One trial.
-
-    Attributes:
-        number: from 0.
-        state: finished, pruned or failed.
-        point: values by dotted path.
-        scores: of the objectives, in their order; None where one was not measured.
-        epochs_run: trained epochs.
-        epochs_full: epochs without a stop.
-        seconds: of its last attempt.
-        reason: why it was stopped or failed.
-    """
-
-    number: int
-    state: str
-    point: Mapping[str, Any]
-    scores: Sequence[float | None]
-    epochs_run: int
-    epochs_full: int
-    seconds: float
-    reason: str = ""
-
-    @property
-    def score(self) -> float | None:
-        """Of the first objective."""
-        return self.scores[0] if self.scores else None
+def is_share(result: SweepResult) -> bool:
+    """Tell whether the first objective is a share, shown in percent."""
+    return not result.plan.objectives[0].metric.rpartition("/")[2].startswith(_NO_SHARES)
 
 
-@dataclass(frozen=True)
-class SweepReport:
-    """Everything that the report of a sweep shows.
-
-    Attributes:
-        title: of the page.
-        corpus: name of the corpus.
-        objectives: titles, e.g. ``validation audio_video accuracy``.
-        signs: by objective: 1 where more is better, else -1.
-        is_share: the first objective is a share, shown in percent.
-        axes: what was searched.
-        trials: by number.
-        best: number of the best trial, None when none has finished.
-        base: number of the trial with the training configuration's own values, None where there is none.
-        front: trials that no other beats in every objective.
-        importances: share of each setting in what the first objective varies by; empty when too few finished.
-        facts: what else to state, in this order.
-        waived_audit: checks of the store's audit that were waived.
-        speaker_normalisation: features were normalized by unlabeled clips of each speaker.
-    """
-
-    title: str
-    corpus: str
-    objectives: Sequence[str]
-    signs: Sequence[int]
-    is_share: bool
-    axes: Sequence[SweepAxis]
-    trials: Sequence[SweepTrial]
-    best: int | None
-    base: int | None
-    front: Sequence[int] = ()
-    importances: Mapping[str, float] = field(default_factory=dict)
-    facts: Mapping[str, Any] = field(default_factory=dict)
-    waived_audit: Sequence[str] = ()
-    speaker_normalisation: bool = False
-
-    @property
-    def scored(self) -> list[SweepTrial]:
-        """Trials with a score of the first objective."""
-        return [trial for trial in self.trials if trial.score is not None and trial.state != "failed"]
-
-    @property
-    def epochs(self) -> tuple[int, int]:
-        """Trained epochs, and epochs without a stop; failed trials left out."""
-        counted = [trial for trial in self.trials if trial.state != "failed"]
-        return sum(trial.epochs_run for trial in counted), sum(trial.epochs_full for trial in counted)
-
-    def trial(self, number: int) -> SweepTrial:
-        """Return a trial."""
-        return next(trial for trial in self.trials if trial.number == number)
-
-    def text(self, score: float | None) -> str:
-        """Return a score of the first objective as it is to be read."""
-        if score is None:
-            return "-"
-        return f"{100 * score:.1f}" if self.is_share else f"{score:.3f}"
-
-
-def sweep_plots(report: SweepReport) -> Iterator[Plot]:
+def sweep_plots(result: SweepResult) -> Iterator[Plot]:
     """Yield the plots that the trials of a sweep allow."""
-    if report.scored:
+    titles = titles_of(result)
+    if result.scored:
         yield Plot(
             "history",
-            f"{report.objectives[0]} of each trial, and the best so far; a hollow point was stopped early",
+            f"{titles[0]} of each trial, and the best so far; a hollow point was stopped early",
             "Scores of the trials in their order with a stair of the best so far",
-            history_figure(report),
+            history_figure(result),
         )
         yield Plot(
             "parallel_coordinates",
             "every line is a trial: its values, and its score at the right; thin lines were stopped early",
             "Trials as lines over one axis per searched setting",
-            parallel_figure(report),
+            parallel_figure(result),
         )
-    if report.importances:
+    if result.importances:
         yield Plot(
             "importance",
-            f"share of each setting in what {report.objectives[0]} varies by (PED-ANOVA); stopped trials count "
+            f"share of each setting in what {titles[0]} varies by (PED-ANOVA); stopped trials count "
             "with the best epoch they reached",
             "Bars of the importance of each searched setting",
-            importance_figure(report),
+            importance_figure(result),
         )
-    if report.epochs[1]:
-        run, full = report.epochs
+    if result.epochs[1]:
+        run, full = result.epochs
         yield Plot(
             "epochs_saved",
             f"epochs of each trial: {run} of {full}, {100 * (1 - run / full):.0f} % saved by stopping early",
             "Bars of the trained epochs of each trial next to the epochs that it would have had",
-            epochs_figure(report),
+            epochs_figure(result),
         )
-    if len(report.objectives) > 1 and report.front:
+    if len(titles) > 1 and result.front:
         yield Plot(
             "front",
-            f"{report.objectives[0]} and {report.objectives[1]}; filled: no other trial is better in every objective",
+            f"{titles[0]} and {titles[1]}; filled: no other trial is better in every objective",
             "Trials as points over two objectives, the front among them filled",
-            front_figure(report),
+            front_figure(result),
         )
 
 
-def history_figure(report: SweepReport) -> Figure:
+def history_figure(result: SweepResult) -> Figure:
     """Draw the first objective over the number of the trial."""
     figure, axes = new_figure((5.6, 3.5))
-    scale = 100 if report.is_share else 1
+    scale = 100 if is_share(result) else 1
     for state, label in _STATES.items():
-        own = [trial for trial in report.scored if trial.state == state]
+        own = [trial for trial in result.scored if trial.state == state]
         if own:
             face = LIGHT.audio_video if state == "finished" else LIGHT.surface
             axes.scatter(
                 [trial.number for trial in own],
-                [scale * _known(trial) for trial in own],
+                [scale * _known(result, trial) for trial in own],
                 s=30,
                 zorder=3,
                 edgecolors=LIGHT.audio_video,
@@ -184,11 +91,10 @@ def history_figure(report: SweepReport) -> Figure:
                 linewidths=1.2,
                 label=label,
             )
-    finished = [trial for trial in report.scored if trial.state == "finished"]
+    finished = [trial for trial in result.scored if trial.state == "finished"]
     if finished:
-        best = report.signs[0] * np.maximum.accumulate(
-            [report.signs[0] * _known(trial) for trial in finished]
-        )
+        sign = result.plan.objectives[0].sign
+        best = sign * np.maximum.accumulate([sign * _known(result, trial) for trial in finished])
         axes.step(
             [trial.number for trial in finished],
             scale * best,
@@ -196,31 +102,40 @@ def history_figure(report: SweepReport) -> Figure:
             color=LIGHT.audio,
             label="best so far",
         )
-    if report.base is not None:
+    if result.base is not None:
         axes.axhline(
-            scale * _known(report.trial(report.base)),
+            scale * _known(result, result.base),
             color=LIGHT.quiet,
             linewidth=1,
             linestyle=(0, (3, 3)),
             label="the training configuration",
         )
     axes.set_xlabel("trial")
-    axes.set_ylabel(_score_label(report))
+    axes.set_ylabel(_score_label(result))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(color=LIGHT.line, linewidth=0.8)
     legend_below(axes, columns=2)
     return figure
 
 
-def parallel_figure(report: SweepReport) -> Figure:
+def parallel_figure(result: SweepResult) -> Figure:
     """Draw every trial as a line over one vertical axis per searched setting, and one for the score."""
-    count = len(report.axes)
+    search, trials, sign = result.plan.search, result.scored, result.plan.objectives[0].sign
+    count = len(search)
     figure, axes = new_figure((max(5.6, 1.3 * (count + 1)), 3.8))
     colors = LinearSegmentedColormap.from_list("score", LIGHT.ramp[1:])
-    scores = np.array([report.signs[0] * _known(trial) for trial in report.scored])
+    scores = np.array([sign * _known(result, trial) for trial in trials])
     places = (scores - scores.min()) / max(float(np.ptp(scores)), 1e-12)
-    for trial, place in sorted(zip(report.scored, places, strict=True), key=lambda entry: float(entry[1])):
-        heights = [*(_height(axis, trial, report.trials) for axis in report.axes), float(place)]
+    points, tried = [result.point(trial) for trial in trials], [result.point(end) for end in result.ends]
+    columns = {
+        path: _places(
+            axis, [point[path] for point in points], [point[path] for point in tried if path in point]
+        )
+        for path, axis in search.items()
+    }
+    lines = zip(*(heights for heights, _ in columns.values()), places.tolist(), strict=True)
+    for trial, heights in sorted(zip(trials, lines, strict=True), key=lambda entry: entry[1][-1]):
+        place = heights[-1]
         is_done = trial.state == "finished"
         axes.plot(
             range(count + 1),
@@ -230,9 +145,9 @@ def parallel_figure(report: SweepReport) -> Figure:
             alpha=1.0 if is_done else 0.7,
             zorder=2 + place,
         )
-    for position, axis in enumerate(report.axes):
+    for position, (_, marks) in enumerate(columns.values()):
         axes.axvline(position, color=LIGHT.quiet, linewidth=0.8)
-        for height, text in _marks(axis, report.trials):
+        for height, text in marks.items():
             axes.text(position + 0.04, height, text, color=LIGHT.text, fontsize=7.5, va="center", zorder=5)
     axes.axvline(count, color=LIGHT.quiet, linewidth=0.8)
     ends = sorted((float(scores.min()), float(scores.max())))
@@ -240,14 +155,14 @@ def parallel_figure(report: SweepReport) -> Figure:
         axes.text(
             count + 0.04,
             height,
-            report.text(report.signs[0] * score),
+            number(sign * score, is_share(result)),
             color=LIGHT.text,
             fontsize=7.5,
             va="center",
         )
     axes.set_xticks(
         range(count + 1),
-        [*(axis.title for axis in report.axes), _score_label(report).replace(" ", "\n")],
+        [*(".\n".join(path.split(".")[-2:]) for path in search), _score_label(result).replace(" ", "\n")],
         fontsize=7.5,
     )
     axes.set_yticks([])
@@ -256,9 +171,9 @@ def parallel_figure(report: SweepReport) -> Figure:
     return figure
 
 
-def importance_figure(report: SweepReport) -> Figure:
+def importance_figure(result: SweepResult) -> Figure:
     """Draw the importance of each setting as a bar, the largest at the top."""
-    entries = sorted(report.importances.items(), key=lambda entry: entry[1])
+    entries = sorted(result.importances.items(), key=lambda entry: entry[1])
     figure, axes = new_figure((5.6, 0.9 + 1.4 * _ROW_HEIGHT * len(entries)))
     axes.barh(
         [name for name, _ in entries],
@@ -272,9 +187,9 @@ def importance_figure(report: SweepReport) -> Figure:
     return figure
 
 
-def epochs_figure(report: SweepReport) -> Figure:
+def epochs_figure(result: SweepResult) -> Figure:
     """Draw the trained epochs of each trial in front of the epochs that it would have had."""
-    trials = [trial for trial in report.trials if trial.epochs_full]
+    trials = [trial for trial in result.ends if trial.epochs_full]
     figure, axes = new_figure((5.6, 0.9 + _ROW_HEIGHT * len(trials)))
     rows = range(len(trials))
     axes.barh(
@@ -304,15 +219,16 @@ def epochs_figure(report: SweepReport) -> Figure:
     return figure
 
 
-def front_figure(report: SweepReport) -> Figure:
+def front_figure(result: SweepResult) -> Figure:
     """Draw the finished trials over the first two objectives."""
     figure, axes = new_figure((4.6, 4.2))
-    done = [trial for trial in report.scored if trial.state == "finished" and None not in trial.scores[:2]]
-    for trial in done:
-        on_front = trial.number in report.front
+    for trial in result.scored:
+        scores = result.scores(trial)[:2]
+        if trial.state != "finished" or None in scores:
+            continue
+        on_front = trial.number in result.front
         axes.scatter(
-            trial.scores[0],
-            trial.scores[1],
+            *scores,
             s=34,
             edgecolors=LIGHT.audio_video,
             linewidths=1.2,
@@ -321,51 +237,44 @@ def front_figure(report: SweepReport) -> Figure:
         if on_front:
             axes.annotate(
                 str(trial.number),
-                (trial.scores[0], trial.scores[1]),
+                scores,
                 xytext=(5, 4),
                 textcoords="offset points",
                 color=LIGHT.text,
                 fontsize=8,
             )
-    axes.set(xlabel=report.objectives[0], ylabel=report.objectives[1])
+    titles = titles_of(result)
+    axes.set(xlabel=titles[0], ylabel=titles[1])
     axes.grid(color=LIGHT.line, linewidth=0.8)
     return figure
 
 
-def _known(trial: SweepTrial) -> float:
-    assert trial.score is not None
-    return trial.score
+def _known(result: SweepResult, trial: TrialEnd) -> float:
+    score = result.scores(trial)[0]
+    assert score is not None
+    return score
 
 
-def _score_label(report: SweepReport) -> str:
-    return f"{report.objectives[0]} (%)" if report.is_share else report.objectives[0]
+def _score_label(result: SweepResult) -> str:
+    title = titles_of(result)[0]
+    return f"{title} (%)" if is_share(result) else title
 
 
-def _height(axis: SweepAxis, trial: SweepTrial, trials: Sequence[SweepTrial]) -> float:
-    """Return the place of a trial's value on its axis, 0 at the bottom and 1 at the top."""
-    if axis.choices:
-        return _spread(list(axis.choices).index(trial.point[axis.path]), len(axis.choices))
-    known = [_number(axis, other) for other in trials if axis.path in other.point]
-    low, high = min(known), max(known)
-    return (_number(axis, trial) - low) / (high - low) if high > low else 0.5
+def _places(axis: Axis, values: Sequence[Any], tried: Sequence[Any]) -> tuple[list[float], dict[float, str]]:
+    """Return where values lie on an axis, 0 at the bottom and 1 at the top, and the words next to it.
 
-
-def _number(axis: SweepAxis, trial: SweepTrial) -> float:
-    value = float(trial.point[axis.path])
-    return math.log(value) if axis.is_log else value
-
-
-def _spread(place: int, count: int) -> float:
-    return place / (count - 1) if count > 1 else 0.5
-
-
-def _marks(axis: SweepAxis, trials: Sequence[SweepTrial]) -> Iterator[tuple[float, str]]:
-    """Yield the words next to an axis: every choice, or the least and the most that was tried."""
-    if axis.choices:
-        yield from (
-            (_spread(place, len(axis.choices)), str(value)) for place, value in enumerate(axis.choices)
-        )
-        return
-    values: list[Any] = sorted(trial.point[axis.path] for trial in trials if axis.path in trial.point)
-    yield 0.0, f"{values[0]:.3g}"
-    yield 1.0, f"{values[-1]:.3g}"
+    Args:
+        axis: a searched setting.
+        values: to place.
+        tried: values of all trials, which a range reaches over.
+    """
+    if isinstance(axis, ChoiceAxis):
+        names = [name_of(value) for value in axis.choices]
+        steps = np.linspace(0, 1, len(names)).tolist()
+        return [steps[names.index(value)] for value in values], dict(zip(steps, map(str, names), strict=True))
+    scale = np.log if axis.log else np.asarray
+    low, high = min(tried), max(tried)
+    ends = scale([float(low), float(high)])
+    heights = (scale([float(value) for value in values]) - ends[0]) / (np.ptp(ends) or 1.0)
+    marks = {0.0: f"{low:.3g}", 1.0: f"{high:.3g}"}
+    return (heights if high > low else heights + 0.5).tolist(), marks

@@ -1,21 +1,18 @@
-"""The report of a sweep: what it states, and its HTML page."""
+"""The HTML page of a sweep."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from vavl.corpora.manifest import Manifest
 from vavl.experiments.study import storage_address
-from vavl.experiments.sweep_plots import SweepAxis, SweepReport, SweepTrial, sweep_plots
+from vavl.experiments.sweep_plots import is_share, sweep_plots, titles_of
 from vavl.experiments.sweep_result import SweepResult
-from vavl.experiments.sweep_settings import ChoiceAxis, name_of
 from vavl.reports.plots import PLOTS_DIRECTORY, write_plots
 from vavl.reports.render import write_page
 from vavl.store.store_cache import local_notes
 
-_NO_SHARES = ("ccc", "loss")
 _TITLES = {
     "history": "History",
     "parallel_coordinates": "Settings and scores",
@@ -26,57 +23,38 @@ _TITLES = {
 
 
 def write_pages(result: SweepResult) -> list[Path]:
-    """Write ``report.html`` and its plots into the directory of the sweep; nothing without a trial."""
+    """Write ``report.html`` and its plots into the directory of the sweep; nothing without a trial.
+
+    Returns:
+        The page, and the directory of the plots if there are any.
+    """
     if not result.ends:
         return []
-    report = write_report_page(sweep_report(result), result.plan.output_dir)
-    plots = result.plan.output_dir / PLOTS_DIRECTORY
-    return [report, plots] if plots.exists() else [report]
-
-
-def sweep_report(result: SweepResult) -> SweepReport:
-    """Return what the report states."""
-    plan = result.plan
+    directory, plots = result.plan.output_dir, list(sweep_plots(result))
+    write_plots(plots, directory)
     training = result.plans.plan_of(0, {})
-    corpus = Manifest.read(local_notes(training.data.store)).corpus
-    measure = plan.objectives[0].metric.rpartition("/")[2]
-    return SweepReport(
-        title=f"Settings searched on {corpus}",
-        corpus=corpus,
-        objectives=[goal.metric.replace("/", " ").replace("_", " ") for goal in plan.objectives],
-        signs=[goal.sign for goal in plan.objectives],
-        is_share=not measure.startswith(_NO_SHARES),
-        axes=[
-            SweepAxis(
-                path,
-                [name_of(value) for value in axis.choices] if isinstance(axis, ChoiceAxis) else (),
-                getattr(axis, "log", False),
-            )
-            for path, axis in plan.search.items()
-        ],
-        trials=list(_trials(result)),
-        best=result.best.number if result.best else None,
-        base=result.base.number if result.base else None,
-        front=result.front,
-        importances=result.importances,
-        facts=_facts(result),
-        waived_audit=training.data.waive_audit,
-        speaker_normalisation=training.features.speaker_normalisation,
+    corpus, titles = Manifest.read(local_notes(training.data.store)).corpus, titles_of(result)
+    sign = result.plan.objectives[0].sign
+
+    def rank(score: float | None) -> float:
+        return float("inf") if score is None else -sign * score
+
+    page = write_page(
+        directory / "report.html",
+        "experiments/sweep.html",
+        f"Settings searched on {corpus}",
+        f"{', '.join(titles)}; {corpus}",
+        result=result,
+        training=training,
+        titles=titles,
+        names=[path.rpartition(".")[2] for path in result.plan.search],
+        trials=sorted(result.ends, key=lambda end: rank(result.scores(end)[0])),
+        plots={_TITLES[plot.name]: plot for plot in plots},
+        facts={"corpus": corpus, **_facts(result)},
+        as_text=lambda value: f"{value:.4g}" if isinstance(value, float) else str(value),
+        is_share=is_share(result),
     )
-
-
-def _trials(result: SweepResult) -> Iterator[SweepTrial]:
-    for end in result.ends:
-        yield SweepTrial(
-            number=end.number,
-            state=end.state,
-            point={path: name_of(value) for path, value in result.points.get(end.number, {}).items()},
-            scores=[end.metrics.get(goal.metric) for goal in result.plan.objectives],
-            epochs_run=end.epochs_run,
-            epochs_full=end.epochs_full,
-            seconds=end.seconds,
-            reason=end.reason,
-        )
+    return [page, directory / PLOTS_DIRECTORY] if plots else [page]
 
 
 def _facts(result: SweepResult) -> dict[str, Any]:
@@ -98,29 +76,3 @@ def _facts(result: SweepResult) -> dict[str, Any]:
         "feature store": result.plans.store,
         "study": f"{plan.output_dir.name} {result.run_id} in {storage_address(plan)}",
     }
-
-
-def write_report_page(report: SweepReport, directory: Path) -> Path:
-    """Write ``report.html`` and its plots into ``directory``; return the page's path."""
-    plots = list(sweep_plots(report))
-    write_plots(plots, directory)
-    trials = sorted(
-        report.trials,
-        key=lambda trial: -report.signs[0] * trial.score if trial.score is not None else float("inf"),
-    )
-    return write_page(
-        directory / "report.html",
-        "experiments/sweep.html",
-        report.title,
-        f"{', '.join(report.objectives)}; {report.corpus}",
-        report=report,
-        trials=trials,
-        best=None if report.best is None else report.trial(report.best),
-        base=None if report.base is None else report.trial(report.base),
-        plots={_TITLES[plot.name]: plot for plot in plots},
-        as_text=_as_text,
-    )
-
-
-def _as_text(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -6,9 +6,10 @@ import csv
 import io
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Self, get_args
 
 import psutil
 import yaml
@@ -19,8 +20,8 @@ from vavl.config.files import write_json, write_text
 from vavl.config.snapshot import resolved_settings
 from vavl.errors import TrainingError
 from vavl.experiments.study import BASE_TRIAL, best_of, storage_address
-from vavl.experiments.sweep import TRIALS_FOLDER, Sweep, TrialPlans, read_note
-from vavl.experiments.sweep_settings import ChoiceAxis, SweepPlan, name_of, words_of
+from vavl.experiments.sweep import TRIALS_FOLDER, Sweep, TrialPlans, folder_of, read_note
+from vavl.experiments.sweep_settings import ChoiceAxis, Point, SweepPlan, name_of, words_of
 from vavl.experiments.trials import SUMMARY_FILE, State, TrialEnd
 from vavl.training.launch import log_capacity
 from vavl.training.settings import TrainingSettings
@@ -83,33 +84,71 @@ def _trial_words(plan: SweepPlan, training: TrainingSettings) -> str:
     )
 
 
+@dataclass(frozen=True)
 class SweepResult:
-    """What a sweep has found so far: its ends, and the points of all trials by number.
+    """What a sweep has found so far.
 
-    ``front`` are the finished trials that no other beats in every objective, ``best`` the one of them with the best
-    mean, ``base`` the trial with the training configuration's own values, if it finished, and ``importances`` the
-    share of each setting in what the first objective varies by, stopped trials included.
+    Attributes:
+        plan: settings of the sweep.
+        plans: make the plan of a trial.
+        run_id: of the sweep.
+        gave_up: too many trials failed one after the other.
+        ends: of the trials that have ended, by number.
+        points: values of all trials by number.
+        front: numbers of the finished trials that no other beats in every objective.
+        importances: share of each setting in what the first objective varies by, stopped trials included; empty where
+            too few trials have a score.
     """
 
-    def __init__(self, sweep: Sweep) -> None:
-        self.plan, self.plans, self.run_id, self.gave_up = (
-            sweep.plan,
-            sweep.plans,
-            sweep.run_id,
-            sweep.gave_up,
-        )
-        self.ends = [sweep.ends[number] for number in sorted(sweep.ends)]
-        self.points = sweep.study.points()
-        self.front = [number for number in sweep.study.front() if number in sweep.ends]
-        self.best = best_of(self.plan, [sweep.ends[number] for number in self.front])
-        base = sweep.ends.get(BASE_TRIAL) if self.plan.has_base else None
-        self.base = base if base and base.state == "finished" else None
-        goal = self.plan.objectives[0]
-        scored = [end for end in self.ends if end.state != "failed" and goal.metric in end.metrics]
-        self.best_name = sweep.folder_of(self.best.number).name if self.best else None
-        self.importances = sweep.study.importances(
-            {end.number: goal.sign * end.metrics[goal.metric] for end in scored}
-        )
+    plan: SweepPlan
+    plans: TrialPlans
+    run_id: str
+    gave_up: bool
+    ends: Sequence[TrialEnd]
+    points: Mapping[int, Point]
+    front: Sequence[int]
+    importances: Mapping[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, sweep: Sweep) -> Self:
+        """Return what a sweep has found by now."""
+        ends = [sweep.ends[number] for number in sorted(sweep.ends)]
+        front = [number for number in sweep.study.front() if number in sweep.ends]
+        found = cls(sweep.plan, sweep.plans, sweep.run_id, sweep.gave_up, ends, sweep.study.points(), front)
+        sign = sweep.plan.objectives[0].sign
+        scores = {
+            end.number: sign * score for end in found.scored if (score := found.scores(end)[0]) is not None
+        }
+        return replace(found, importances=sweep.study.importances(scores))
+
+    @property
+    def best(self) -> TrialEnd | None:
+        """The trial of the front with the best mean of the objectives."""
+        return best_of(self.plan, [end for end in self.ends if end.number in self.front])
+
+    @property
+    def base(self) -> TrialEnd | None:
+        """The trial with the training configuration's own values, if it finished."""
+        first = self.ends[0] if self.plan.has_base and self.ends else None
+        return first if first and (first.number, first.state) == (BASE_TRIAL, "finished") else None
+
+    @property
+    def best_name(self) -> str | None:
+        """Name of the best trial's directory."""
+        return folder_of(self.plan.output_dir, self.best.number).name if self.best else None
+
+    @property
+    def scored(self) -> list[TrialEnd]:
+        """Trials with a score of the first objective; failed ones left out."""
+        return [end for end in self.ends if end.state != "failed" and self.scores(end)[0] is not None]
+
+    def scores(self, end: TrialEnd) -> list[float | None]:
+        """Return the objectives of a trial, None where one was not measured."""
+        return [end.metrics.get(goal.metric) for goal in self.plan.objectives]
+
+    def point(self, end: TrialEnd) -> dict[str, Any]:
+        """Return the values of a trial by dotted path, lists and sections as text."""
+        return {path: name_of(value) for path, value in self.points.get(end.number, {}).items()}
 
     def count(self, state: str) -> int:
         """Count the trials that ended like this."""
@@ -279,7 +318,7 @@ def _table(result: SweepResult) -> str:
     for end in result.ends:
         row: dict[str, Any] = {"trial": end.number, "state": end.state}
         row |= {name: end.metrics.get(name) for name in metrics}
-        row |= {path: name_of(value) for path, value in result.points.get(end.number, {}).items()}
+        row |= result.point(end)
         row["is_base"] = result.base is not None and end.number == BASE_TRIAL
         row |= {name: getattr(end, name) for name in kept}
         writer.writerow({**row, "seconds": round(end.seconds, 1)})

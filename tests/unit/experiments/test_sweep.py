@@ -40,7 +40,7 @@ def drive(sweep_plan, logs):
 
 
 def test_a_sweep_tries_the_base_first_stops_the_worse_and_finds_the_best(drive, actor):
-    result = SweepResult(
+    result = SweepResult.of(
         drive(
             actor(epoch_seconds=0.05, epochs=8),
             trials=5,
@@ -91,7 +91,7 @@ def test_failures_are_recorded_and_too_many_in_a_row_end_the_sweep(drive, actor)
     sweep = drive(actor(fails_after=1), give_up_after=3)
     assert [end.reason for end in sweep.ends.values()] == ["RuntimeError: the machine is gone"] * 3
     assert sweep.gave_up
-    assert SweepResult(sweep).best is None
+    assert SweepResult.of(sweep).best is None
     repaired = drive(actor(), give_up_after=3)
     assert repaired.done == repaired.total  # the others follow
 
@@ -135,7 +135,7 @@ def test_trials_without_their_study_are_not_overwritten(drive, actor, sweep_plan
 
 
 def test_the_winner_is_a_training_of_its_own(drive, actor):
-    result = SweepResult(drive(actor(epochs=3), trials=3, pruner="none"))
+    result = SweepResult.of(drive(actor(epochs=3), trials=3, pruner="none"))
     content = winning_settings(result, {"experiment": "of the sweep"})
     assert content["training"]["optimizer"]["learning_rate"] == result.points[result.best.number][RATE]
     assert content["output_dir"].endswith("sweep/winner")

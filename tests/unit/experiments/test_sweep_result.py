@@ -88,7 +88,7 @@ def small_sweep(plan: SweepPlan, tracking: TrackingSettings) -> SweepResult:
     """Return the results of the acted sweep, without a tracking store."""
     with open_sweep(plan) as sweep:
         ends_of(sweep, ParentRun(plan.output_dir, "trials", tracking))
-        return SweepResult(sweep)
+        return SweepResult.of(sweep)
 
 
 def test_children_and_the_registered_best_reach_mlflow(
@@ -100,7 +100,7 @@ def test_children_and_the_registered_best_reach_mlflow(
         sweep.resume(parent.logs)
         for trial, end in ends_of(sweep, parent, model_folder):
             parent.trial_ended(trial, end)
-        result = SweepResult(sweep)
+        result = SweepResult.of(sweep)
         files, tags = [*write_results(result, settings, {}), *write_pages(result)], {"sweep": result.run_id}
         kept = parent.finish_with_best(main_metrics(result), files, result.best_name, tags)
         assert (
@@ -170,7 +170,7 @@ def test_a_sweep_that_found_nothing_says_why(plan: SweepPlan, tracking: Tracking
         trial = sweep.next_trial(0)
         assert trial is not None
         sweep.trial_ended(trial.number, "its process died twice")
-        result = SweepResult(sweep)
+        result = SweepResult.of(sweep)
     assert sweep_summary(result)["best"] is None
     assert main_metrics(result)["sweep/failed"] == 1
     assert [path.name for path in write_pages(result)] == ["report.html"]
