@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-import torch
 import torch.distributed as dist
 from watched_context import WatchedContext
 
@@ -44,15 +43,6 @@ _MESSAGE_BYTES = 400
 _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG
 
 _fork = multiprocessing.get_context("fork")
-
-
-def warm_up() -> None:
-    """Import what every training run process needs, before the first fork."""
-    os.environ["DS_ACCELERATOR"] = "cpu"
-    import deepspeed  # noqa: F401
-
-    torch.set_num_threads(1)
-    torch.optim.AdamW([torch.zeros(1)])  # imports a second's worth of torch when first made
 
 
 class ForkedRun:

@@ -6,16 +6,18 @@ to ``Disturbed.ensure_started`` (the same command again), to go on.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import psutil
 from disturbed import Disturbed, InjectionError
+from forked import ForkedRun
 
 from vavl.training.checkpoint import CHECKPOINTS_FOLDER, step_of
 from vavl.training.checkpoint_files import problem_of
@@ -101,6 +103,24 @@ def freeze_worker(run: Disturbed) -> str:
     return "SIGSTOP, watchdog, stacks in the message"
 
 
+def start_second_driver(run: Disturbed) -> str:
+    """Start the same command a second time while the first one runs."""
+    errors = run.folder.with_name(f"{run.folder.name}.second")
+    errors.mkdir(exist_ok=True)
+    second = ForkedRun(run.command.plan, errors)
+    second.start()
+    try:
+        run.wait_until(lambda: second.exit_code() is not None, "the second driver does not end")
+    finally:
+        second.close()
+    message = second.error_message()
+    if run.command.exit_code() is not None:
+        raise AssertionError(f"the first driver ended with {run.command.exit_code()}")
+    if second.exit_code() != run.FAILED or str(run.command.driver) not in message:
+        raise AssertionError(f"the second driver ended with {second.exit_code()}: {message}")
+    return "refused, and told which process has the directory"
+
+
 def truncate_newest(run: Disturbed) -> str:
     """Kill, and cut the newest checkpoint short."""
     path = _file_of_newest(run)
@@ -162,17 +182,22 @@ def _skipped(run: Disturbed, newest: Path, what: str) -> str:
 
 def fill_disk(run: Disturbed) -> str:
     """Fill the small file system of the run, wait for its clean end, make place, same command again."""
-    filler = run.folder.parent / FILLER
-    with filler.open("wb", buffering=0) as file:
-        try:
-            while True:
-                file.write(b"\0" * 4096)
-        except OSError:
-            pass
-    run.wait_for_exit(run.FAILED)
-    note = _last_good(run)
-    filler.unlink()
-    return f"tmpfs full; {note}"
+    with full(run.folder.parent):
+        run.wait_for_exit(run.FAILED)
+        return f"tmpfs full; {_last_good(run)}"
+
+
+@contextlib.contextmanager
+def full(disk: Path) -> Iterator[None]:
+    """Leave no byte of a file system while the block works."""
+    filler = disk / FILLER
+    with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(b"\0" * 4096)
+    try:
+        yield
+    finally:
+        filler.unlink()
 
 
 def limit_writes(run: Disturbed) -> str:

@@ -16,7 +16,7 @@ from types import FrameType
 sys.path.extend(str(path) for path in (Path(__file__).parents[1] / "support").iterdir())
 
 from faults import FaultLog
-from forked import warm_up
+from forked_ranks import warm_up
 from ray_nodes import RayNodes, ray_nodes
 from ray_schedule import ray_scenarios
 from schedule import Runs, forked_scenarios
@@ -55,7 +55,7 @@ def main() -> int:
 def whole_schedule(runs: Runs, cluster: RayNodes, disk: Path | None) -> list[PlannedRun]:
     """Return all runs; a few faults hit the first ones."""
     first, *forked = forked_scenarios(runs, disk)
-    return [first, *ray_scenarios(runs, cluster), *forked, tracking_scenario(runs)]
+    return [first, *ray_scenarios(runs, cluster), *forked, tracking_scenario(runs, disk)]
 
 
 def start_cluster(cluster: RayNodes, say: Callable[[str], None]) -> None:

@@ -143,6 +143,21 @@ def gone_on(run: Disturbed, fault: Fault, moment: float) -> None:
     run.wait_until(is_beyond, "the run did not continue")
 
 
+def not_disturbed(run: Disturbed, fault: Fault, moment: float) -> None:
+    """Wait until the same attempt has done a step that had not been done before."""
+
+    def is_beyond() -> bool:
+        run.reading.refresh()
+        reached = run.reading.reached(min(fault.at_step, run.steps - 1), moment)
+        if reached is not None:
+            fault.recovery_seconds, fault.steps_repeated = reached - moment, 0
+        return reached is not None
+
+    run.wait_until(is_beyond, "the run did not go on")
+    if run.reading.resumed_after(moment) is not None:
+        raise AssertionError("the run began anew")
+
+
 def skipped_batch(run: Disturbed) -> Fault:
     """Describe what the clip with NaN did: its first batch was skipped and counted."""
     run.reading.refresh()

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from disturbed import Disturbed
 from faults import Fault
+from injections import Injection, full
 from mlflow_server import MlflowServer
 from plans import plan_of
 from process_run import ProcessRun
@@ -22,8 +23,9 @@ from vavl.config.files import write_json
 from vavl.training.settings import TrainingPlan
 
 _METRIC = "train/loss/total"
-_STEPS = 1200
+_STEPS = 2000
 _AWAY_STEPS = 60
+_FLUSH_SECONDS = 0.5
 
 
 class JobRun(ProcessRun):
@@ -45,7 +47,7 @@ class JobRun(ProcessRun):
     def start(self) -> None:
         """Start the command, anew or again."""
         tracking = {
-            "uri": self.server.address, "experiment": "chaos", "flush_seconds": 0.5, "system_metrics": False,
+            "uri": self.server.address, "experiment": "chaos", "flush_seconds": _FLUSH_SECONDS, "system_metrics": False,
             "request_timeout_seconds": 3, "request_retries": 0,
         }  # fmt: skip
         write_json(self._config, {**self.plan.model_dump(mode="json"), "tracking": tracking})
@@ -70,9 +72,9 @@ class JobRun(ProcessRun):
         """Return step and loss of every point that MLflow holds, in the order of their arrival."""
         with contextlib.closing(sqlite3.connect(self.server.database)) as connection:
             ids = [row[0] for row in connection.execute("SELECT run_uuid FROM runs")]
-        if len(ids) != 1:
+        if len(ids) > 1:
             raise AssertionError(f"MLflow holds {len(ids)} runs instead of one")
-        return self.server.points(ids[0], _METRIC)
+        return self.server.points(ids[0], _METRIC) if ids else []
 
 
 def _job(run: Disturbed) -> JobRun:
@@ -88,6 +90,74 @@ def kill_server(run: Disturbed) -> str:
     run.wait_for_step(min(run.reading.done() + _AWAY_STEPS, run.steps))
     job.server.start()
     return "SIGKILL, started again while the run went on"
+
+
+def take_artifacts_away(run: Disturbed) -> str:
+    """Let the place of the artifacts be no directory while the run has one to send, as an unmounted share."""
+    place = _job(run).server.artifacts
+    place.mkdir(exist_ok=True)
+    kept = place.rename(place.with_name("artifacts_kept"))
+    place.touch()
+    try:
+        return f"no directory; {_wait_without_artifacts(run)}"
+    finally:
+        place.unlink()
+        kept.rename(place)
+
+
+def fill_artifacts(disk: Path) -> Injection:
+    """Return an injection that fills the file system of the artifacts for a while."""
+
+    def fill(run: Disturbed) -> str:
+        with full(disk):
+            return f"tmpfs full; {_wait_without_artifacts(run)}"
+
+    return fill
+
+
+def _wait_without_artifacts(run: Disturbed) -> str:
+    """Kill the driver: the list of events, an artifact, has to be sent anew. Nothing may be passed over for it."""
+    job = _job(run)
+    job.kill()
+    run.ensure_started()
+    run.reading.refresh()
+    run.wait_for_step(min(run.reading.done() + _AWAY_STEPS, run.steps))
+    time.sleep(3 * _FLUSH_SECONDS)
+    reached = max((step for step, _ in job.points()), default=-1)
+    run.reading.refresh()
+    if reached >= run.reading.done() - 1:
+        raise AssertionError(f"step {reached} arrived ahead of an artifact that could not be written")
+    return "records wait behind the artifact"
+
+
+def delete_database(run: Disturbed) -> str:
+    """Kill the server and delete its database; the run begins anew in another one, from the journal."""
+    job = _job(run)
+    job.server.kill()
+    for file in job.server.tables():
+        file.unlink()
+    job.server.start()
+    return "deleted; rebuilt from the journal"
+
+
+def set_database_back(run: Disturbed) -> str:
+    """Put an old copy of the database in its place: sync_tracking compares with what is there, not with its notes."""
+    job = _job(run)
+    job.server.kill()
+    copies = {file: file.read_bytes() for file in job.server.tables()}
+    job.server.start()
+    run.reading.refresh()
+    arrived_by(run, min(run.reading.done() + _AWAY_STEPS, run.steps - 1))
+    job.server.kill()
+    job.kill()
+    for file in job.server.tables():
+        file.unlink()
+    for file, content in copies.items():
+        file.write_bytes(content)
+    job.server.start()
+    job.synchronise()
+    _check_points(job, at_end=False)
+    return "an old copy; sync_tracking.py brought what it lacked"
 
 
 def kill_server_and_driver(run: Disturbed) -> str:
@@ -113,11 +183,14 @@ def kill_server_to_the_end(run: Disturbed) -> str:
     return "SIGKILL, away at the end; sync_tracking.py brought the rest"
 
 
-def tracking_scenario(runs: Runs) -> PlannedRun:
-    """Return the run with a tracking server."""
+def tracking_scenario(runs: Runs, disk: Path | None) -> PlannedRun:
+    """Return the run with a tracking server; ``disk`` is a file system for its artifacts that may be filled."""
 
     def make(name: str, faults: Sequence[Planned]) -> Scenario:
         server = MlflowServer(runs.folder / "mlflow")
+        if disk is not None:
+            (disk / "artifacts").mkdir()
+            server.artifacts.symlink_to(disk / "artifacts")
         plan = plan_of(
             runs.folder / name,
             runs.store,
@@ -138,7 +211,13 @@ def tracking_scenario(runs: Runs) -> PlannedRun:
         [
             Planned("tracking server killed", kill_server, arrived),
             Planned("tracking server and driver killed", kill_server_and_driver),
+            Planned("tracking database deleted", delete_database, arrived),
+            Planned("artifact store away", take_artifacts_away, arrived),
+            *([Planned("artifact store full", fill_artifacts(disk), arrived)] if disk else []),
+            Planned("tracking database set back", set_database_back),
             Planned("tracking server killed", kill_server, arrived),
+            Planned("artifact store away", take_artifacts_away, arrived),
+            Planned("tracking database deleted", delete_database, arrived),
             Planned("tracking server killed", kill_server_to_the_end, arrived),
         ],
         make,
@@ -147,13 +226,16 @@ def tracking_scenario(runs: Runs) -> PlannedRun:
 
 def arrived(run: Disturbed, fault: Fault, moment: float) -> None:
     """Wait until MLflow holds a step that was done after the fault; nothing is computed again."""
+    arrived_by(run, fault.at_step)
+    fault.recovery_seconds, fault.steps_repeated = time.time() - moment, 0
+
+
+def arrived_by(run: Disturbed, step: int) -> None:
+    """Wait until MLflow holds a step."""
     job = _job(run)
     run.wait_until(
-        lambda: max((step for step, _ in job.points()), default=-1) >= fault.at_step,
-        "no point arrived",
-        pause=0.2,
+        lambda: max((one for one, _ in job.points()), default=-1) >= step, "no point arrived", pause=0.2
     )
-    fault.recovery_seconds, fault.steps_repeated = time.time() - moment, 0
 
 
 def check_at_end(run: Disturbed) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from checkpointed_ranks import CASES
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -29,8 +30,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tensor]:
     return load_file(folder / "found.safetensors")
 
 
-@pytest.mark.parametrize("stage", range(4))
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize(("precision", "stage"), CASES)
 def test_training_is_the_same_to_the_last_bit(found: dict[str, Tensor], precision: str, stage: int) -> None:
     """Losses, gradient norms and weights; while every block that has a gradient runs twice."""
     plain, checkpointed = (

@@ -163,11 +163,16 @@ def wait_until(is_so: Callable[[], bool], seconds: float = 240) -> None:
         time.sleep(0.02)
 
 
-def test_a_job_runs_there_and_its_results_lie_under_the_root(cluster: Cluster, tmp_path: Path) -> None:
+def test_a_job_runs_there_with_variables_by_name_and_its_results_lie_under_the_root(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    store = f"sqlite:///{tmp_path}/named.db"
     done = cluster.submit(
-        f"output_dir={tmp_path}", f"root={tmp_path}/root", "submission_id=rendering",
-        "job=jobs/make_demo_corpus.py", "config=jobs/configs/demo_corpus.yaml",
-        "overrides=[corpus.women=1, corpus.men=0, corpus.sentences=1, corpus.takes=1, corpus.image_size_px=96]",
+        f"output_dir={tmp_path}", f"root={tmp_path}/root", "submission_id=checking",
+        "environment=[MLFLOW_TRACKING_URI]",
+        "job=jobs/check_setup.py", "config=jobs/configs/check_setup.yaml",
+        "overrides=[try_imports=false, least_free_disk_gb=0.1, least_memory_gb=0.1]",
+        env=cluster.environment | {"MLFLOW_TRACKING_URI": store},
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     summary = json.loads((tmp_path / "summary.json").read_text())
@@ -175,14 +180,13 @@ def test_a_job_runs_there_and_its_results_lie_under_the_root(cluster: Cluster, t
         "submission_id", "status", "driver_exit_code", "address", "entrypoint", "seconds"
     }  # fmt: skip
     assert (summary["submission_id"], summary["status"], summary["driver_exit_code"]) == (
-        "rendering",
+        "checking",
         "SUCCEEDED",
         0,
     )
-    rendered = json.loads((tmp_path / "root/runs/demo_corpus/summary.json").read_text())
-    assert rendered["clips"] == 6
-    assert len(list((tmp_path / "root/runs/demo_corpus").rglob("*.mp4"))) == 6
-    assert "demo corpus" in done.stdout  # the job's own log
+    checks = json.loads((tmp_path / "root/runs/check_setup/summary.json").read_text())["checks"]
+    assert next(check["found"] for check in checks if check["name"] == "tracking").startswith(store)
+    assert "free_disk" in done.stdout or "tracking" in done.stdout  # the job's own table
 
 
 @pytest.mark.slow
@@ -202,19 +206,6 @@ def test_an_extraction_runs_there_on_the_workers_of_the_cluster(cluster: Cluster
     assert (summary["clips"], summary["extracted"], summary["quarantined"]) == (72, 144, 0)
 
 
-def test_variables_arrive_by_name(cluster: Cluster, tmp_path: Path) -> None:
-    store = f"sqlite:///{tmp_path}/named.db"
-    done = cluster.submit(
-        f"output_dir={tmp_path}/sent", f"root={tmp_path}", "environment=[MLFLOW_TRACKING_URI]",
-        "job=jobs/check_setup.py", "config=jobs/configs/check_setup.yaml",
-        "overrides=[try_imports=false, least_free_disk_gb=0.1, least_memory_gb=0.1]",
-        env=cluster.environment | {"MLFLOW_TRACKING_URI": store},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
-    checks = json.loads((tmp_path / "runs/check_setup/summary.json").read_text())["checks"]
-    assert next(check["found"] for check in checks if check["name"] == "tracking").startswith(store)
-
-
 def test_the_jobs_own_exit_code_is_that_of_the_command(cluster: Cluster, tmp_path: Path) -> None:
     done = cluster.submit(
         f"output_dir={tmp_path}", f"root={tmp_path}/root", "job=jobs/prepare_corpus.py",
@@ -226,16 +217,7 @@ def test_the_jobs_own_exit_code_is_that_of_the_command(cluster: Cluster, tmp_pat
     assert (summary["status"], summary["driver_exit_code"]) == ("FAILED", 2)
 
 
-def test_rays_own_command_runs_a_job_as_well(cluster: Cluster) -> None:
-    done = cluster.ray_job(
-        "submit", "--submission-id", "plain", *ENTRY, "python", "jobs/check_setup.py",
-        "jobs/configs/check_setup.yaml", "try_imports=false", "least_free_disk_gb=0.1", "least_memory_gb=0.1",
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert cluster.details("plain") == {"status": "SUCCEEDED", "code": 0}
-    assert json.loads((cluster.root / "runs/check_setup/summary.json").read_text())["fail"] == 0
-
-
+@pytest.mark.slow
 def test_a_bad_configuration_fails_with_its_message_in_the_log(cluster: Cluster) -> None:
     done = cluster.ray_job(
         "submit", "--submission-id", "bad", *ENTRY, "python", "jobs/train_model.py",
@@ -269,12 +251,19 @@ def test_the_demo_training_is_stopped_with_a_checkpoint_and_goes_on_to_a_registe
     assert "stopped as asked; a checkpoint holds step" in log
     step = max(int(path.name.removeprefix("step-")) for path in (run / "checkpoints").glob("*/step-*"))
 
-    done = cluster.ray_job("submit", "--submission-id", "second", *words)
+    # One process is enough to show that it goes on; the walk registers a model of two workers.
+    alone = (
+        "training.launcher=in_process",
+        "training.workers=1",
+        "training.engine=torch",
+        "training.zero_stage=0",
+    )
+    done = cluster.ray_job("submit", "--submission-id", "second", *words, *alone)
     assert done.returncode == 0, done.stdout + done.stderr
     assert cluster.details("second") == {"status": "SUCCEEDED", "code": 0}
     summary = json.loads((run / "summary.json").read_text())
     assert 0 < step < summary["steps"]
-    assert (summary["model_name"], summary["model_version"], summary["workers"]) == ("vavl-demo", "1", 2)
+    assert (summary["model_name"], summary["model_version"], summary["workers"]) == ("vavl-demo", "1", 1)
     assert (cluster.root / "runs/mlflow.db").is_file()
     assert "output_dir: runs/demo\n" in (run / "config.yaml").read_text()  # nothing of the root
 
@@ -300,11 +289,16 @@ def paused(processes: list[psutil.Process]) -> Iterator[None]:
             process.resume()
 
 
-def test_interrupting_the_watcher_leaves_the_job_running(cluster: Cluster, tmp_path: Path) -> None:
+def test_interrupting_the_watcher_leaves_the_job_running(
+    cluster: Cluster, small_store: Callable[..., Path], small_corpus: Callable[..., Any], tmp_path: Path
+) -> None:
+    store = small_store(small_corpus(clips_per_speaker=20))
     words = [
         sys.executable, "jobs/submit_job.py", "jobs/configs/submit.yaml", f"address={cluster.address}",
-        f"output_dir={tmp_path}", f"root={tmp_path}/root", "submission_id=left", "job=jobs/make_demo_corpus.py",
-        "config=jobs/configs/demo_corpus.yaml", "overrides=[workers=1]",
+        f"output_dir={tmp_path}", f"root={tmp_path}/root", "submission_id=left", "job=jobs/train_model.py",
+        "config=jobs/configs/demo.yaml",
+        # It waits for workers that nobody has, and costs nothing meanwhile.
+        f"overrides=[data.store={store}, data.composition.batch_size=8, training.workers=9]",
     ]  # fmt: skip
     watcher = subprocess.Popen(words, cwd=ROOT, env=cluster.environment, stdout=subprocess.PIPE, text=True)
     assert watcher.stdout is not None

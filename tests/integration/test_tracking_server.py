@@ -89,6 +89,7 @@ def files_below(folder: Path) -> list[Path]:
     return [path for path in folder.rglob("*") if path.is_file()]
 
 
+@pytest.mark.slow
 def test_a_server_killed_in_the_middle_of_a_replay_loses_nothing(
     over_http: TrackingSettings,
     server: MlflowServer,
@@ -164,6 +165,7 @@ def test_a_model_comes_back_through_the_proxy(
     assert answer["error"].isna().all()
 
 
+@pytest.mark.slow
 def test_two_processes_cannot_both_win_behind_a_server(
     over_http: TrackingSettings, server: MlflowServer, store: str, tmp_path: Path
 ) -> None:

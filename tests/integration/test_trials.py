@@ -9,7 +9,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import ray
 
 from vavl.experiments.comparison_grid import Cell, Grid, PlannedRun
 from vavl.experiments.runner import run_trials
@@ -61,10 +60,7 @@ def test_a_process_that_dies_takes_no_other_run_with_it(small_store, small_corpu
     parent = SimpleNamespace(
         folder=tmp_path, logs=Logs(), trial_ended=lambda trial, end: recorded.append(end)
     )
-    try:
-        run_trials(grid, parent)
-    finally:
-        ray.shutdown()
+    run_trials(grid, parent)
     dead, alive = (grid.ends[number] for number in (0, 1))
     assert (dead.state, alive.state) == ("failed", "finished")
     assert "its process died twice" in dead.reason

@@ -3,22 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
-import ray
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "jobs" / "configs"
-
-
-@pytest.fixture(autouse=True)
-def _ray_ends() -> Iterator[None]:
-    yield
-    ray.shutdown()
 
 
 @pytest.mark.ray

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,6 @@ from unittest.mock import patch
 
 import numpy as np
 import pytest
-import ray
 import torch
 
 from vavl.errors import InputError, TrainingError
@@ -25,16 +24,10 @@ pytestmark = [pytest.mark.ray]
 
 # 160 clips of 8 speakers; every partition but audio-only labeled has clips, and 16 rows do not
 # divide by three micro-batches of two workers.
-STEPS = 50
+STEPS = 30
 
 Make = Callable[..., TrainingPlan]
 Train = Callable[[TrainingPlan], np.ndarray]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _ray_ends() -> Iterator[None]:
-    yield
-    ray.shutdown()
 
 
 @pytest.fixture
@@ -98,6 +91,7 @@ def test_two_workers_give_the_loss_curve_and_the_scores_of_one(
         assert scores[1][name] == pytest.approx(value, abs=1e-4), name
 
 
+@pytest.mark.slow
 def test_an_error_in_a_worker_keeps_its_class_and_message(plan: Make, train: Train) -> None:
     broken = plan("broken", workers=2)
     missing = broken.data.model_copy(update={"store": broken.output_dir / "nowhere"})

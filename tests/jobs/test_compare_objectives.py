@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable, Iterator
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import ray
 import yaml
 
 SUMMARY_KEYS = {
@@ -19,19 +19,15 @@ SUMMARY_KEYS = {
 }  # fmt: skip
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _ray_ends() -> Iterator[None]:
-    yield
-    ray.shutdown()
-
-
 @pytest.fixture
 def config(
     small_store: Callable[..., Path],
     small_corpus: Callable[..., Any],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
+    tracking_database: Path,
 ) -> Path:
+    shutil.copy(tracking_database, tmp_path / "mlflow.db")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.chdir(tmp_path)
     store = small_store(small_corpus(clips_per_speaker=20, without_audio=(0,)))

@@ -188,6 +188,7 @@ def contents(store: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.realdata
+@pytest.mark.slow
 def test_ravdess_becomes_a_store_of_1140_clips(monkeypatch, tmp_path):
     if not os.environ.get("RAVDESS_ROOT"):
         pytest.skip("RAVDESS_ROOT is not set")

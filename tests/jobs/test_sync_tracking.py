@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,13 +22,16 @@ from vavl.tracking.replay import read_state, state_path
 from vavl.tracking.replayer import following
 
 ROOT = Path(__file__).parents[2]
-STEPS = 4000
+STEPS = 1500
 METRICS = ("train/loss/total", "train/learning_rate", "train/gradient_norm")
 
 
 @pytest.fixture(scope="module")
-def module_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:
-    server = MlflowServer(tmp_path_factory.mktemp("server"))
+def module_server(
+    tmp_path_factory: pytest.TempPathFactory, tracking_database: Path
+) -> Iterator[MlflowServer]:
+    folder = tmp_path_factory.mktemp("server")
+    server = MlflowServer(folder, Path(shutil.copy(tracking_database, folder / "mlflow.db")))
     server.start()
     yield server
     server.kill()
@@ -66,12 +70,12 @@ def step(number: int, shift: float = 0.0) -> dict[str, Any]:
 
 def make_long_run(folder: Path, server: MlflowServer) -> Journal:
     """A run whose worker died three times: steps are there again, equal or a little different."""
-    journal = make_run(folder, server.address, 1500, is_ended=False)
-    equal = [record.payload for record in journal.read() if record.kind == "step"][1300:]
+    journal = make_run(folder, server.address, 600, is_ended=False)
+    equal = [record.payload for record in journal.read() if record.kind == "step"][520:]
     journal.append_all([("step", {**payload, "time": 1.0}) for payload in equal])
-    journal.append_all([("step", step(number, 0.01)) for number in range(1400, 2500)])
+    journal.append_all([("step", step(number, 0.01)) for number in range(560, 1000)])
     journal.append("run_start", run_id=str(folder), experiment="sync")
-    journal.append_all([("step", step(number, 0.02)) for number in range(2480, STEPS)])
+    journal.append_all([("step", step(number, 0.02)) for number in range(990, STEPS)])
     journal.append("run_end", status="FINISHED", metrics={})
     return journal
 
@@ -219,11 +223,10 @@ def test_a_server_killed_in_the_middle_gets_the_rest_later(server: MlflowServer,
 
 def test_a_replay_killed_in_the_middle_is_gone_on_with(server: MlflowServer, tmp_path: Path) -> None:
     journal = make_long_run(tmp_path / "runs" / "long", server)
-    for _ in range(2):
-        job = start_job(tmp_path / "runs")
-        wait_for_the_middle(job, journal)
-        job.send_signal(signal.SIGKILL)
-        job.communicate()
+    job = start_job(tmp_path / "runs")
+    wait_for_the_middle(job, journal)
+    job.send_signal(signal.SIGKILL)
+    job.communicate()
     assert read_state(journal.path, server.address).seq < sum(1 for _ in journal.read())
     job = start_job(tmp_path / "runs")
     printed, _ = job.communicate(timeout=600)
@@ -231,6 +234,7 @@ def test_a_replay_killed_in_the_middle_is_gone_on_with(server: MlflowServer, tmp
     assert_whole(server, journal)
 
 
+@pytest.mark.slow
 def test_two_processes_at_once_send_everything_once(server: MlflowServer, tmp_path: Path) -> None:
     journal = make_long_run(tmp_path / "runs" / "long", server)
     jobs = [start_job(tmp_path / "runs") for _ in range(2)]

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import optuna
 import pytest
-import ray
 import yaml
 
 ROOT = Path(__file__).parents[2]
@@ -25,19 +25,15 @@ SUMMARY_KEYS = {
 }  # fmt: skip
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _ray_ends() -> Iterator[None]:
-    yield
-    ray.shutdown()
-
-
 @pytest.fixture
 def config(
     small_store: Callable[..., Path],
     small_corpus: Callable[..., Any],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
+    tracking_database: Path,
 ) -> Path:
+    shutil.copy(tracking_database, tmp_path / "mlflow.db")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.chdir(tmp_path)
     training = {

@@ -82,6 +82,7 @@ def test_the_one_for_a_gpu_runs_on_a_cpu_too_without_ray_and_deepspeed(tmp_path)
     assert "host waits of platform" in done.stdout
 
 
+@pytest.mark.slow
 def test_the_one_for_a_gpu_goes_through_deepspeed_when_asked_to(tmp_path, capsys):
     file = tmp_path / "gpu.json"
     assert program("gpu").main([*GPU_ON_CPU, "--engine", "deepspeed", "--out", str(file)]) == 0

@@ -105,7 +105,8 @@ def whole_runs() -> Iterator[Case]:
     yield from (Case(workers, stage, clips_per_forward=clips) for workers, stage, clips in pieces)
     yield Case(2, 2, "bf16", clips_per_forward=4)
     yield Case(engine="torch", activation_checkpointing=True)
-    yield from (Case(2, stage, activation_checkpointing=True) for stage in STAGES)
+    # That it changes no bit at any stage is held by tests/integration/test_activation_checkpointing.py.
+    yield Case(2, 3, activation_checkpointing=True)
     yield Case(4, 1, clips_per_forward=2, activation_checkpointing=True)
     yield from (Case(2, stage, offload="optimizer") for stage in (1, 2, 3))
     yield Case(2, 3, offload="optimizer_and_weights")

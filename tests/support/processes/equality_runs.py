@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,6 +95,11 @@ class CaseRunner:
         _check_it_tells(case, steps)
         names = ("train/loss/total", "train/pseudo_label/sure")
         return Curve(*(np.array([step["metrics"][name] for step in steps]) for name in names))
+
+    def timed_curve(self, case: Case) -> tuple[Curve, float]:
+        """Return the curve of a case, and the seconds that it took."""
+        start = time.monotonic()
+        return self.curve(case), time.monotonic() - start
 
     def _plan(self, case: Case) -> TrainingPlan:
         return TrainingPlan.model_validate({

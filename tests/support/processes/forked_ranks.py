@@ -5,6 +5,7 @@ For programs of their own, which have not yet started a thread; a test starts su
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import tempfile
@@ -27,6 +28,9 @@ def warm_up() -> None:
     # What every rank would import for seconds.
     import deepspeed  # noqa: F401
     from torch import _dynamo  # noqa: F401
+    from torch._inductor import compile_fx  # noqa: F401  what a ZeRO stage above 0 brings
+
+    gc.freeze()  # ZeRO 3 collects garbage whenever an engine is made: half a second for what was imported
 
 
 def run_ranks(ranks: int, work: Callable[[], None]) -> None:

@@ -26,6 +26,7 @@ class MlflowServer:
     def __init__(self, folder: Path, database: Path | None = None, store: str | None = None) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.database = folder, database or folder / "mlflow.db"
+        self.artifacts = folder / "artifacts"
         self._store = store or f"sqlite:///{self.database}"
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
@@ -39,7 +40,7 @@ class MlflowServer:
             return
         command = [
             sys.executable, "-m", "mlflow", "server", "--workers", "1", "--serve-artifacts",
-            "--artifacts-destination", str(self.folder / "artifacts"), "--host", "127.0.0.1", "--port", self._port,
+            "--artifacts-destination", str(self.artifacts), "--host", "127.0.0.1", "--port", self._port,
         ]  # fmt: skip
         with (self.folder / "server.log").open("ab") as log:
             self._process = subprocess.Popen(
@@ -67,6 +68,10 @@ class MlflowServer:
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
         self._process = None
+
+    def tables(self) -> list[Path]:
+        """Return the files of the database: SQLite may have a journal next to it."""
+        return sorted(self.database.parent.glob(f"{self.database.name}*"))
 
     def points(self, run_id: str, metric: str) -> list[tuple[int, float]]:
         """Return step and value of every point of a metric in the order of their arrival."""

@@ -37,7 +37,7 @@ ROWS, SIZE = 23, 4
 WIDTHS = {"audio": 7, "video": 5, "label": 3}
 PAIRS = (("audio", "video"), ("audio", "label"), ("video", "label"))
 CUTS = {1: (0, 23), 2: (0, 1, 23), 4: (0, 1, 1, 9, 23)}
-STEPS, PIECES = 6, 3
+STEPS, PIECES = 3, 3
 
 
 def main(folder: Path) -> int:

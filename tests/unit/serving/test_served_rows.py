@@ -136,7 +136,7 @@ ROWS = st.one_of(
 
 
 @settings(
-    max_examples=500,
+    max_examples=120,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture],

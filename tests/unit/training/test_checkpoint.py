@@ -268,9 +268,17 @@ def test_a_checkpoint_holds_tensors_and_json_only(folder, engine, tmp_path):
 
 @pytest.mark.parametrize(
     ("engine_name", "stage", "precision"),
-    [("torch", 0, "fp32"), ("deepspeed", 0, "fp32"), ("deepspeed", 1, "fp32"),
-     ("deepspeed", 2, "fp32"), ("deepspeed", 3, "fp32"), ("deepspeed", 0, "bf16"), ("deepspeed", 2, "bf16")],
-)  # fmt: skip
+    [
+        ("torch", 0, "fp32"),
+        ("deepspeed", 1, "fp32"),
+        ("deepspeed", 3, "fp32"),
+        ("deepspeed", 2, "bf16"),
+        *(
+            pytest.param("deepspeed", *how, marks=pytest.mark.slow)
+            for how in ((0, "fp32"), (2, "fp32"), (0, "bf16"))
+        ),
+    ],
+)
 def test_a_resumed_run_equals_the_uninterrupted_one_to_the_last_bit(
     plan, train_from, engine_name, stage, precision
 ):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-
 import numpy as np
 import pytest
 import torch
@@ -15,8 +13,9 @@ from vavl.training.run import make_engine, prepare_run
 from vavl.training.settings import OptimizerSettings, TrainingSettings
 
 STAGES = (0, 1, 2, 3)
+SOME_STAGES = (0, 3, *(pytest.param(stage, marks=pytest.mark.slow) for stage in (1, 2)))
 CPU = torch.device("cpu")
-STEPS = 10
+STEPS = 6
 
 
 def settings(**changes) -> TrainingSettings:
@@ -138,12 +137,12 @@ def run_of(plan, records):
 
 @pytest.mark.parametrize("limit", [1.0, 0.0])
 def test_all_engines_stages_and_micro_batches_give_the_same_curve(run_of, limit):
-    """The loss curve, the gradient norm and the weights after ten steps; dropout is 0."""
+    """The loss curve, the gradient norm and the weights after some steps; dropout is 0."""
     optimizer = {"learning_rate": 3e-3, "gradient_clipping": limit, "warmup_steps": 3, "weight_decay": 0.1}
     expected, norms, weights, best = run_of("torch", optimizer=optimizer)
     assert np.ptp(expected) > 0.1  # the curve moves: equality of constants would show nothing
     assert min(norms) > 1  # so does clipping: every step of the clipped run is clipped
-    for stage, count in itertools.product(STAGES if limit else (1,), (1, 2)):
+    for stage, count in zip(STAGES, (2, 1, 2, 2), strict=True) if limit else [(1, 2)]:
         name = f"stage {stage}, {count} micro-batches"
         found = run_of(
             f"{stage}-{count}",
@@ -161,7 +160,7 @@ def test_all_engines_stages_and_micro_batches_give_the_same_curve(run_of, limit)
         assert found[3].best_score == pytest.approx(best.best_score)
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", SOME_STAGES)
 def test_concordance_is_exact_over_micro_batches_at_every_stage(run_of, stage):
     """The first pass without gradient must not disturb the engine's own hooks."""
     expected = run_of("torch", target="attributes", max_steps=5)[0]
@@ -172,7 +171,7 @@ def test_concordance_is_exact_over_micro_batches_at_every_stage(run_of, stage):
     assert np.ptp(expected) > 0.05
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", SOME_STAGES)
 def test_bf16_stays_near_fp32_at_every_stage_and_exports_float32(run_of, stage):
     expected = run_of("torch", max_steps=5)[0]
     losses, _, weights, _ = run_of("ds", engine="deepspeed", zero_stage=stage, precision="bf16", max_steps=5)

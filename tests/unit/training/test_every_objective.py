@@ -11,9 +11,9 @@ from vavl.objectives.total import Objective
 from vavl.training.loop import train_step
 from vavl.training.run import prepare_run
 
-STEPS = 8
+STEPS = 6
 SHARDED = {
-    "label": [{"zero_stage": stage, "clips_per_forward": (None, 5)[stage % 2]} for stage in (0, 1, 2, 3)],
+    "label": [{"zero_stage": 1}, {"zero_stage": 3, "clips_per_forward": 5}],
     "attributes": [{"zero_stage": 3}],
 }
 HGR = {"weight": 0.5, "audio_video": 0.3, "start_step": 1, "ramp_steps": 2}
@@ -104,12 +104,7 @@ def test_stages_and_micro_batches_give_the_same_curves(full_plan, go, target):
         assert 0 < curve["train/pseudo_label/sure"].sum() < curve["train/pseudo_label/unlabelled"].sum()
     for part in PARTS & {name.removeprefix("train/loss/") for name in curve}:
         assert np.abs(curve[f"train/loss/{part}"]).max() > 0, part
-    pieces = (
-        ({"clips_per_forward": 5}, {"clips_per_forward": 4})
-        if target == "label"
-        else ({"clips_per_forward": 4},)
-    )
-    for changes in (*pieces, *({"engine": "deepspeed", **one} for one in SHARDED[target])):
+    for changes in ({"clips_per_forward": 4}, *({"engine": "deepspeed", **one} for one in SHARDED[target])):
         assert_same_training(go(full_plan(str(changes), target, **changes)), expected, str(changes))
 
 
