@@ -44,7 +44,7 @@ def plan(small_store: Callable[..., Path], small_corpus: Callable[..., Any], tmp
         {
             "output_dir": tmp_path / "run",
             "data": {"store": small_store(small_corpus()), "composition": {"batch_size": 8}},
-            "model": {"preset": "small", "width": 8, "attention_heads": 2},
+            "model": {"preset": "small", "width": 8, "modality_blocks": 1, "attention_heads": 2},
             "training": {"workers": 2, "gpus_per_worker": 1, "max_steps": 2},
         }
     )
@@ -98,6 +98,7 @@ def note_device(plan: TrainingPlan, run_id: str) -> dict[str, Any]:
     return {"is_stopped": False, "step": 0}
 
 
+@pytest.mark.slow
 def test_two_workers_on_one_machine_get_different_devices(
     logical_gpus: None, plan: TrainingPlan, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -61,7 +61,7 @@ from vavl.training.worker import train_on_worker
 
 plan = TrainingPlan.model_validate({
     "output_dir": sys.argv[2], "data": {"store": sys.argv[1], "composition": {"batch_size": 64}},
-    "model": {"preset": "small", "width": 16, "attention_heads": 2},
+    "model": {"preset": "small", "width": 16, "modality_blocks": 1, "attention_heads": 2},
     "training": {"launcher": "in_process", "engine": "torch", "max_steps": 40, "max_epochs": 1},
 })
 train_on_worker(plan, lambda records: None)

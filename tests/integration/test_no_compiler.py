@@ -18,7 +18,7 @@ from vavl.training.worker import train_on_worker
 logging.basicConfig(level=logging.INFO)
 train_on_worker(TrainingPlan.model_validate({
     "output_dir": sys.argv[2], "data": {"store": sys.argv[1], "composition": {"batch_size": 16}},
-    "model": {"preset": "small", "width": 16, "attention_heads": 2},
+    "model": {"preset": "small", "width": 16, "modality_blocks": 1, "attention_heads": 2},
     "training": {"launcher": "in_process", "engine": "deepspeed", "zero_stage": 2, "max_steps": 3},
 }), print)
 """

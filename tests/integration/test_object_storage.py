@@ -61,7 +61,7 @@ class Job:
                 {
                     "output_dir": address,
                     "data": {"store": store, "composition": {"batch_size": 16}},
-                    "model": {"preset": "small", "width": 16, "attention_heads": 2},
+                    "model": {"preset": "small", "width": 16, "modality_blocks": 1, "attention_heads": 2},
                     "training": {
                         "workers": 2, "zero_stage": 1, "max_epochs": 100_000,
                         "max_steps": STEPS, "checkpoint_every_steps": EVERY, "checkpoint_every_epochs": 50,

@@ -51,7 +51,7 @@ def test_a_process_that_dies_takes_no_other_run_with_it(small_store, small_corpu
         content = {
             "output_dir": tmp_path / name,
             "data": {"store": store, "composition": {"batch_size": 10}},
-            "model": {"preset": "small", "width": 8, "attention_heads": 2},
+            "model": {"preset": "small", "width": 8, "modality_blocks": 1, "attention_heads": 2},
             "training": {"launcher": "in_process", "engine": "torch", "max_epochs": 1},
         }
         runs.append(PlannedRun(TrainingPlan.model_validate(content), (Cell(name, 1.0, 0.0, 0, 0),)))

@@ -41,7 +41,10 @@ def plan(small_store: Callable[..., Path], small_corpus: Callable[..., Any], tmp
             {
                 "output_dir": tmp_path / name,
                 "data": {"store": store, "composition": {"batch_size": 16}},
-                "model": {"preset": "small", "width": 16, "attention_heads": 2, "dropout": 0, "head_dropout": 0},
+                "model": {
+                    "preset": "small", "width": 16, "modality_blocks": 1, "attention_heads": 2,
+                    "dropout": 0, "head_dropout": 0,
+                },
                 "training": {
                     "max_epochs": 20, "max_steps": STEPS, "checkpoint_every_epochs": 5,
                     "optimizer": {"learning_rate": 1e-3}, **training,

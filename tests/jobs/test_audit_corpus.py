@@ -125,7 +125,7 @@ def training(tmp_path: Path) -> Callable[[Path], Path]:
         content = {
             "output_dir": str(tmp_path / "run"),
             "data": {"store": str(store), "composition": {"batch_size": 16}},
-            "model": {"preset": "small", "width": 16, "attention_heads": 2},
+            "model": {"preset": "small", "width": 16, "modality_blocks": 1, "attention_heads": 2},
             "training": {"launcher": "in_process", "engine": "torch", "max_epochs": 1},
             "tracking": {
                 "uri": f"sqlite:///{tmp_path}/mlflow.db", "artifact_location": str(tmp_path / "artifacts"),

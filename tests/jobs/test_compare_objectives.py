@@ -37,7 +37,7 @@ def config(
             {
                 "output_dir": "unused",
                 "data": {"store": str(store), "composition": {"batch_size": 16}},
-                "model": {"preset": "small", "width": 16, "attention_heads": 2},
+                "model": {"preset": "small", "width": 16, "modality_blocks": 1, "attention_heads": 2},
                 "training": {"max_epochs": 2, "optimizer": {"learning_rate": 1e-3}},
                 "tracking": {"model_name": "never-registered"},
             }

@@ -62,7 +62,7 @@ def test_a_model_is_trained_on_it_and_its_report_names_the_corpora(
     content = {
         "output_dir": str(tmp_path / "run"),
         "data": {"store": str(tmp_path / "merged"), "composition": {"batch_size": 16}},
-        "model": {"preset": "small", "width": 16, "attention_heads": 2},
+        "model": {"preset": "small", "width": 16, "modality_blocks": 1, "attention_heads": 2},
         "training": {
             "launcher": "in_process", "engine": "torch", "max_epochs": 6, "optimizer": {"learning_rate": 3e-3},
         },

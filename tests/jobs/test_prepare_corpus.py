@@ -132,7 +132,7 @@ def test_other_settings_extract_one_side_again_and_another_corpus_is_refused(
 
 
 @pytest.mark.ray
-def test_a_killed_job_continues_and_gives_the_same_bytes_as_no_workers(tmp_path):
+def test_a_killed_job_continues_and_gives_the_same_bytes_as_no_workers(monkeypatch, tmp_path):
     """One worker of Ray, the job killed in the middle, then continued by two; next to it a job without Ray."""
     write_small_corpus(tmp_path / "corpus", takes=6, frames=6)
     killed = write_config(tmp_path / "corpus", tmp_path / "killed", workers=1)
@@ -157,9 +157,9 @@ def test_a_killed_job_continues_and_gives_the_same_bytes_as_no_workers(tmp_path)
     finished = {path: path.stat().st_mtime_ns for path in parts.glob("*.parquet")}
     assert finished
 
+    monkeypatch.chdir(ROOT)
     for config, workers in ((killed, 2), (whole, 0)):
-        command = [sys.executable, str(JOB), str(config), f"workers={workers}"]
-        subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+        assert run(monkeypatch, config, f"workers={workers}") == 0
     assert {path: path.stat().st_mtime_ns for path in finished} == finished
     summary = read_json(tmp_path / "killed/summary.json")
     assert 0 < summary["kept"] < 144

@@ -40,7 +40,7 @@ def config(small_store: Callable[..., Path], small_corpus: Callable[..., Any], t
             {
                 "output_dir": str(tmp_path / "run"),
                 "data": {"store": str(store), "composition": {"batch_size": 16}},
-                "model": {"preset": "small", "width": 16, "attention_heads": 2},
+                "model": {"preset": "small", "width": 16, "modality_blocks": 1, "attention_heads": 2},
                 "training": {
                     "launcher": "in_process", "engine": "torch", "max_epochs": 4,
                     "optimizer": {"learning_rate": 1e-3},

@@ -39,7 +39,7 @@ def config(
     training = {
         "output_dir": "unused",
         "data": {"store": str(small_store(small_corpus(clips_per_speaker=20))), "composition": {"batch_size": 16}},
-        "model": {"preset": "small", "width": 16, "attention_heads": 2},
+        "model": {"preset": "small", "width": 16, "modality_blocks": 1, "attention_heads": 2},
         "training": {"max_epochs": 6, "report_every_steps": 1, "optimizer": {"learning_rate": 3e-3}},
         "tracking": {"experiment": "trained"},
     }  # fmt: skip

@@ -123,7 +123,7 @@ def training_file(small_store: Callable[..., Path], small_corpus: Callable[..., 
     content = {
         "output_dir": "unused",
         "data": {"store": str(small_store(small_corpus(clips_per_speaker=20))), "composition": {"batch_size": 16}},
-        "model": {"preset": "small", "width": 16, "attention_heads": 2},
+        "model": {"preset": "small", "width": 16, "modality_blocks": 1, "attention_heads": 2},
         "training": {"max_epochs": 9, "optimizer": {"learning_rate": 1e-3}},
         "tracking": {"experiment": "of the training", "model_name": "trained"},
     }  # fmt: skip

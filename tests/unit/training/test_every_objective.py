@@ -27,6 +27,7 @@ PSEUDO_LABEL = {
 }
 EVERY_OBJECTIVE = {"hgr": HGR, "ladder": LADDER, "pseudo_label": PSEUDO_LABEL}
 VIEWS = {"audio": {"noise": 0.3}, "video": {"noise": 0.3}, "modality_dropout": 0.3}
+BOTH_ENGINES = [("torch", 0), pytest.param("deepspeed", 2, marks=pytest.mark.slow)]
 CONDITIONS = ("audio_video", "audio", "video")
 PARTS = {
     *(f"{part}/{condition}" for part in ("supervised", "pseudo_label") for condition in CONDITIONS),
@@ -139,7 +140,7 @@ def test_every_trainable_tensor_moves(full_plan, go):
     assert not still
 
 
-@pytest.mark.parametrize(("engine", "stage"), [("torch", 0), ("deepspeed", 2)])
+@pytest.mark.parametrize(("engine", "stage"), BOTH_ENGINES)
 def test_a_resumed_run_equals_the_uninterrupted_one_to_the_last_bit(full_plan, train_from, engine, stage):
     """With dropout, views, noise, adaptive thresholds and averaged weights; killed within the second epoch."""
 
@@ -172,7 +173,7 @@ def replace_times(steps):
     return [{**record, "time": 0} for record in steps]
 
 
-@pytest.mark.parametrize(("engine", "stage"), [("torch", 0), ("deepspeed", 2)])
+@pytest.mark.parametrize(("engine", "stage"), BOTH_ENGINES)
 def test_bf16_leaves_soft_hgr_in_float32_and_stays_near(full_plan, go, engine, stage):
     exact = go(full_plan("exact", max_steps=5))[2].losses()
     run, _, seen = go(full_plan("rough", precision="bf16", engine=engine, zero_stage=stage, max_steps=5))
