@@ -26,11 +26,12 @@ pytest_plugins = ["corpus_fixtures", "tracking_fixtures", "trained_model_fixture
 # Before pytest-xdist, which reads the groups in a hook of the same name and is asked first otherwise.
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Deal the files to the processes of pytest-xdist whole, and all tests that start Ray to one of them."""
+    """Deal the files to the processes of pytest-xdist whole, and all tests that share a Ray to one of them."""
     if config.pluginmanager.hasplugin("xdist"):
         for item in items:
             group = "ray" if item.get_closest_marker("ray") else str(item.path)
-            item.add_marker(pytest.mark.xdist_group(group))
+            if item.get_closest_marker("xdist_group") is None:
+                item.add_marker(pytest.mark.xdist_group(group))
 
 
 def pytest_collection_finish() -> None:

@@ -27,7 +27,7 @@ from s3_server import BUCKET, content, keys
 from vavl.store.store_push import push_store
 from vavl.training.run_folder import RESULTS
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.xdist_group("clusters")]
 
 ROOT = Path(__file__).parents[2]
 STEPS, EVERY = 160, 10

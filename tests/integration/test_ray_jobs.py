@@ -23,7 +23,7 @@ import pytest
 
 from vavl.training.stop import stop_reason
 
-pytestmark = [pytest.mark.ray]
+pytestmark = [pytest.mark.ray, pytest.mark.xdist_group("clusters")]
 
 ROOT = Path(__file__).parents[2]
 PROGRAMS = Path(sys.executable).parent

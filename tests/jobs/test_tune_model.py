@@ -45,7 +45,7 @@ def config(
     }  # fmt: skip
     (tmp_path / "train.yaml").write_text(yaml.safe_dump(training))
     sweep = {
-        "output_dir": "sweep", "training": str(tmp_path / "train.yaml"), "trials": 3, "at_once": 2,
+        "output_dir": "sweep", "training": str(tmp_path / "train.yaml"), "trials": 3, "at_once": 1,
         "search": {"training.optimizer.learning_rate": {"low": 1e-4, "high": 1e-2, "log": True}},
         "pruner": {"kind": "asha", "first_epochs": 2, "reduction": 2},
         "tracking": {
