@@ -64,7 +64,7 @@ def plan(store: Path, folder: Path) -> TrainingPlan:
             },
             "objectives": ALL_OBJECTIVES,
             "training": {
-                "launcher": "in_process", "engine": "torch", "average_decay": 0.5, "gradient_norms_every_steps": 2,
+                "launcher": "in_process", "engine": "torch", "average_decay": 0.5, "gradient_norms_every_steps": 3,
                 "optimizer": {"learning_rate": 3e-3},
             },
         }
