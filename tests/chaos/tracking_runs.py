@@ -48,7 +48,7 @@ class JobRun(ProcessRun):
         """Start the command, anew or again."""
         tracking = {
             "uri": self.server.address, "experiment": "chaos", "flush_seconds": _FLUSH_SECONDS, "system_metrics": False,
-            "request_timeout_seconds": 3, "request_retries": 0,
+            "request_timeout_seconds": 15, "request_retries": 0,
         }  # fmt: skip
         write_json(self._config, {**self.plan.model_dump(mode="json"), "tracking": tracking})
         self._begin(["jobs/train_model.py", str(self._config)])
