@@ -69,9 +69,15 @@ class Progress:
     """
 
     def __init__(
-        self, label: str, total: int | None, done: int = 0, unit: str = "", *, counts: bool = True,
+        self,
+        label: str,
+        total: int | None,
+        done: int = 0,
+        unit: str = "",
+        *,
+        counts: bool = True,
         clock: Callable[[], float] = time.monotonic,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.total, self.done = total, done
         self._label, self._unit, self._counts, self._clock = label, unit, counts, clock
         self._start = self._last_line = self._rate_since = clock()

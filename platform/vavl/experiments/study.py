@@ -40,8 +40,10 @@ _MEDIAN_AFTER = 4  # finished trials
 _LEAST_STARTUP_TRIALS, _MOST_STARTUP_TRIALS = 3, 10
 
 _STATES: dict[State, TrialState] = {
-    "finished": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL,
-}  # fmt: skip
+    "finished": TrialState.COMPLETE,
+    "pruned": TrialState.PRUNED,
+    "failed": TrialState.FAIL,
+}
 
 
 class Drawn(NamedTuple):
@@ -223,6 +225,11 @@ class _Grid(samplers.GridSampler):  # type: ignore[misc]
 
     def after_trial(self, *_: Any) -> None:
         """Stop nothing."""
+
+
+def study_name(sweep: SweepPlan, run_id: str) -> str:
+    """Return the name of a sweep's study within its storage."""
+    return f"{sweep.output_dir.name} {run_id}"
 
 
 def storage_address(sweep: SweepPlan) -> str:

@@ -26,7 +26,7 @@ from vavl.config.files import make_folder, read_json, sha256_of_json, write_json
 from vavl.config.load import read_yaml_mapping, validate
 from vavl.config.places import anchored, root_folder
 from vavl.errors import ConfigError, InputError
-from vavl.experiments.study import Drawn, Judge, SweepStudy, best_of, storage_address
+from vavl.experiments.study import Drawn, Judge, SweepStudy, best_of, storage_address, study_name
 from vavl.experiments.sweep_settings import Point, SweepPlan, Value, name_of, words_of
 from vavl.experiments.trials import Trial, TrialEnd, TrialLogs, end_of, read_end, trial_memory_gb, write_end
 from vavl.store.store_versions import pinned_store
@@ -235,7 +235,7 @@ def open_sweep(plan: SweepPlan) -> Iterator[Sweep]:
     try:
         note = read_note(folder) or note_of(plans)
         write_json(folder / SWEEP_FILE, note._asdict())
-        study = SweepStudy(plan, f"{folder.name} {note.run_id}")
+        study = SweepStudy(plan, study_name(plan, note.run_id))
         if study.is_new:
             if any((folder / TRIALS_FOLDER).glob("*")):
                 problem = "holds trials, but their study is gone or empty"
@@ -378,9 +378,13 @@ class Sweep:
 
 
 def trials_at_once(
-    machines: Sequence[Mapping[str, float]], settings: TrainingSettings, plan: SweepPlan, memory_gb: float | None, *,
+    machines: Sequence[Mapping[str, float]],
+    settings: TrainingSettings,
+    plan: SweepPlan,
+    memory_gb: float | None,
+    *,
     is_shared: bool,
-) -> int:  # fmt: skip
+) -> int:
     """Return how many trials may run at the same time; at least one, or the sweep would never end.
 
     The user's number wins over memory, but not over resources; without one the first trial runs alone until its

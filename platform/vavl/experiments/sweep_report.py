@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from vavl.corpora.manifest import Manifest
-from vavl.experiments.study import storage_address
+from vavl.experiments.study import storage_address, study_name
 from vavl.experiments.sweep_plots import is_share, sweep_plots, titles_of
 from vavl.experiments.sweep_result import SweepResult
 from vavl.reports.plots import PLOTS_DIRECTORY, write_plots
@@ -74,5 +74,5 @@ def _facts(result: SweepResult) -> dict[str, Any]:
         "workers of a trial": f"{training.least_workers}, {training.engine}, ZeRO {training.zero_stage}",
         "seed of all trials": training.seed,
         "feature store": result.plans.store,
-        "study": f"{plan.output_dir.name} {result.run_id} in {storage_address(plan)}",
+        "study": f"{study_name(plan, result.run_id)} in {storage_address(plan)}",
     }

@@ -19,7 +19,7 @@ from vavl.config.changes import with_changes
 from vavl.config.files import write_json, write_text
 from vavl.config.snapshot import resolved_settings
 from vavl.errors import TrainingError
-from vavl.experiments.study import BASE_TRIAL, best_of, storage_address
+from vavl.experiments.study import BASE_TRIAL, best_of, storage_address, study_name
 from vavl.experiments.sweep import TRIALS_FOLDER, Sweep, TrialPlans, folder_of, read_note
 from vavl.experiments.sweep_settings import ChoiceAxis, Point, SweepPlan, name_of, words_of
 from vavl.experiments.trials import SUMMARY_FILE, State, TrialEnd
@@ -220,7 +220,7 @@ def sweep_summary(result: SweepResult) -> dict[str, Any]:
         "front": list(result.front),
         "importances": dict(result.importances),
         "winning_config": str(plan.output_dir / BEST_FILE) if result.best else None,
-        "study": {"name": f"{plan.output_dir.name} {result.run_id}", "storage": storage_address(plan)},
+        "study": {"name": study_name(plan, result.run_id), "storage": storage_address(plan)},
         "seconds": time.time() - psutil.Process().create_time(),
         "training_seconds": sum(end.seconds for end in result.ends),
         "memory_gb": max((end.memory_gb for end in result.ends if end.memory_gb), default=None),
@@ -254,12 +254,10 @@ def result_rows(result: SweepResult, kept: Mapping[str, Any]) -> list[tuple[str,
     ]
     for title, end in (("best", result.best), ("base", result.base)):
         if end is not None:
-            rows.append(
-                (
-                    title,
-                    f"{scores_in_words(result, end)}   trial {end.number}: {words_of(result.points[end.number])}",
-                )
+            words = (
+                f"{scores_in_words(result, end)}   trial {end.number}: {words_of(result.points[end.number])}"
             )
+            rows.append((title, words))
     if result.best is None:
         rows.append(("best", "no trial has finished"))
     rows += [
@@ -268,9 +266,8 @@ def result_rows(result: SweepResult, kept: Mapping[str, Any]) -> list[tuple[str,
         if end.state == "failed"
     ]
     if kept.get("model_name"):
-        rows.append(
-            ("model", f"{kept['model_name']}, version {kept.get('model_version') or 'not registered yet'}")
-        )
+        version = kept.get("model_version") or "not registered yet"
+        rows.append(("model", f"{kept['model_name']}, version {version}"))
     return [*rows, ("MLflow run", str(kept.get("mlflow_run_id") or "not written yet; the journal has it"))]
 
 
