@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from vavl.data.batch import ClipBatch, ModalityBatch, pad_clips
 from vavl.models.kernels.fused import use_kernels
+from vavl.models.ladder import LadderVavl
 from vavl.models.settings import LadderShape, NetworkSettings
 from vavl.models.vavl import Vavl
 
@@ -134,7 +135,8 @@ def tiny_network(tiny_settings: Callable[..., NetworkSettings]) -> Callable[...,
         **changes: Any,
     ) -> Vavl:
         torch.manual_seed(seed)
-        network = Vavl(tiny_settings(**changes), AUDIO_WIDTH, VIDEO_WIDTH, outputs, ladder)
+        sizes = tiny_settings(**changes), AUDIO_WIDTH, VIDEO_WIDTH, outputs
+        network = Vavl(*sizes) if ladder is None else LadderVavl(*sizes, ladder)
         _shake(network)
         use_kernels(network, on=kernels)
         return network.eval()

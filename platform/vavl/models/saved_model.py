@@ -361,13 +361,12 @@ def build_network(
         activation_checkpointing: how it trains, not what it computes; see ``Vavl``.
         kernels: take the fast paths; see ``use_kernels``.
     """
-    network = Vavl(
-        description.network,
-        description.audio.width,
-        description.video.width,
-        description.task.outputs,
-        ladder,
-        activation_checkpointing,
-    )
+    audio, video, outputs = description.audio.width, description.video.width, description.task.outputs
+    if ladder is None:
+        network = Vavl(description.network, audio, video, outputs, activation_checkpointing)
+    else:
+        from vavl.models.ladder import LadderVavl  # no registered model carries it
+
+        network = LadderVavl(description.network, audio, video, outputs, ladder, activation_checkpointing)
     use_kernels(network, on=kernels)
     return network

@@ -17,10 +17,9 @@ from torch.nn import functional
 from vavl.data.batch import ClipBatch, ModalityBatch
 from vavl.errors import InputError
 from vavl.models.conformer import ConformerBlocks, with_noise
-from vavl.models.draws import DrawKey, keys_of_rows, layer_noise
-from vavl.models.ladder import CrossModalLadder, Encoding, LadderTrace, OtherModality, pooled_layers
+from vavl.models.draws import DrawKey, keys_of_rows
 from vavl.models.layers import Dropout, SequentialWithDropout, masked_mean, number_streams, without_padding
-from vavl.models.settings import LadderShape, NetworkSettings
+from vavl.models.settings import NetworkSettings
 
 LADDER_PREFIX = "ladder."
 """Start of the names of weights that only training needs."""
@@ -39,6 +38,22 @@ class ModalityOutput(NamedTuple):
     """(clips of the modality, input channels): estimate of the mean input frame."""
     correlation: Tensor
     """(clips of the modality, K): the functions f and g of soft-HGR."""
+
+
+class Encoding(NamedTuple):
+    """What one pass of a modality's encoder gives."""
+
+    representation: Tensor
+    """(rows, width): masked mean over time of the last layer."""
+    layers: tuple[Tensor, ...]
+    """(rows, T, D) each, padding undefined: the input frames, then the output of every Conformer block."""
+
+
+class LadderTrace(NamedTuple):
+    """The layers of one modality: clean, and as the decoder rebuilt them from the noisy pass."""
+
+    clean: tuple[Tensor, ...]
+    estimate: tuple[Tensor, ...]
 
 
 class LadderOutput(NamedTuple):
@@ -71,7 +86,6 @@ class Vavl(nn.Module):
         audio_width: channels of an audio frame.
         video_width: channels of a video frame.
         outputs: numbers predicted per clip (classes or attributes).
-        ladder: adds the decoders of the cross-modal ladder; training only.
         activation_checkpointing: compute the Conformer blocks once more in the backward pass instead of
             keeping what is within them: less memory, more time, the same numbers.
     """
@@ -82,7 +96,6 @@ class Vavl(nn.Module):
         audio_width: int,
         video_width: int,
         outputs: int,
-        ladder: LadderShape | None = None,
         activation_checkpointing: bool = False,
     ) -> None:
         super().__init__()
@@ -91,7 +104,6 @@ class Vavl(nn.Module):
         self.shared = SharedBlocks(settings, activation_checkpointing)
         self.fusion_head = feed_forward_head(2 * settings.width, outputs, settings)
         self.correlate_label = CorrelationFunction(outputs, settings.correlation_size)
-        self.ladder = CrossModalLadder(settings, (audio_width, video_width), ladder) if ladder else None
         number_streams(self)
 
     def forward(self, batch: ClipBatch, key: DrawKey | None = None) -> VavlOutput:
@@ -99,9 +111,7 @@ class Vavl(nn.Module):
 
         Args:
             batch: the clips.
-            key: of the step, in every training run pass. It decides all random draws. Given a key, a network with a
-                ladder predicts and reconstructs from a noisy pass, and a clean pass, without dropout,
-                gives the ladder's targets. Without a key there is neither dropout nor noise.
+            key: of the step, in every training pass. It decides all random draws; without one there are none.
 
         Raises:
             InputError: a training pass without key.
@@ -111,14 +121,12 @@ class Vavl(nn.Module):
                 "network", "key", "is missing in training mode, so that nothing could be drawn",
                 "pass DrawKey(seed, step), or call eval() for a pass without dropout and noise",
             )  # fmt: skip
-        rows = _rows_of(batch, key)
-        if key is None or self.ladder is None:
-            audio = self._encode(self.audio_path, batch.audio, rows.audio)
-            video = self._encode(self.video_path, batch.video, rows.video)
-            return self._predict(batch, rows, audio, video)
-        return self._climb(self.ladder, batch, rows, key)
+        rows = keys_of_batch(batch, key)
+        audio = self.encode(self.audio_path, batch.audio, rows.audio)
+        video = self.encode(self.video_path, batch.video, rows.video)
+        return self.predict(batch, rows, audio, video)
 
-    def _encode(
+    def encode(
         self,
         path: ModalityPath,
         clips: ModalityBatch,
@@ -139,42 +147,20 @@ class Vavl(nn.Module):
         top, above = self.shared(below[-1], clips.is_real, rows, added)
         return Encoding(masked_mean(top, clips.is_real), (*below, *above))
 
-    def _predict(
-        self, batch: ClipBatch, rows: _RowKeys, audio_encoding: Encoding, video_encoding: Encoding
+    def predict(
+        self, batch: ClipBatch, rows: RowKeys, audio_encoding: Encoding, video_encoding: Encoding
     ) -> VavlOutput:
+        """Apply heads, reconstructions and correlation functions to what ``encode`` gave."""
         audio = self.audio_path.predict(audio_encoding.representation, rows.audio)
         video = self.video_path.predict(video_encoding.representation, rows.video)
         both = torch.cat(
             (
-                _spread(audio.representation.detach(), batch.audio.clip, batch.clips),
-                _spread(video.representation.detach(), batch.video.clip, batch.clips),
+                spread(audio.representation.detach(), batch.audio.clip, batch.clips),
+                spread(video.representation.detach(), batch.video.clip, batch.clips),
             ),
             dim=-1,
         )
         return VavlOutput(audio, video, self.fusion_head(both, rows.clip), self.correlate_label(batch.target))
-
-    def _climb(self, ladder: CrossModalLadder, batch: ClipBatch, rows: _RowKeys, key: DrawKey) -> VavlOutput:
-        """Run the noisy and the clean pass, and the decoders from the one to the other."""
-        modalities = ((self.audio_path, batch.audio), (self.video_path, batch.video))
-        noise = [
-            path.noise(clips, batch.place, key, ladder.shape.noise, stream)
-            for stream, (path, clips) in enumerate(modalities)
-        ]
-        noisy = [
-            self._encode(path, clips, keys, extra)
-            for (path, clips), keys, extra in zip(modalities, (rows.audio, rows.video), noise, strict=True)
-        ]
-        follows_target = torch.is_grad_enabled() and not ladder.shape.detach_target
-        with torch.set_grad_enabled(follows_target):
-            # Dropout is noise as well, and a clean layer has none.
-            clean = [self._encode(path, clips, None) for path, clips in modalities]
-        others = [
-            _other_modality(ladder, batch.audio, batch.video, noisy[1], batch.clips),
-            _other_modality(ladder, batch.video, batch.audio, noisy[0], batch.clips),
-        ]
-        audio, video = ladder(noisy, others)
-        traces = LadderOutput(LadderTrace(clean[0].layers, audio), LadderTrace(clean[1].layers, video))
-        return self._predict(batch, rows, *noisy)._replace(ladder=traces)
 
 
 class ModalityPath(nn.Module):
@@ -229,12 +215,6 @@ class ModalityPath(nn.Module):
             self.correlate(representation),
         )
 
-    def noise(
-        self, clips: ModalityBatch, place: Tensor, key: DrawKey, deviation: float, stream: int
-    ) -> list[Tensor]:
-        """Draw the noise of every layer; see ``layer_noise``."""
-        return [deviation * layer for layer in layer_noise(key, stream, clips, place, self.widths)]
-
 
 class SharedBlocks(nn.Module):
     """The Conformer blocks that see each modality in turn: h = LayerNorm(S(x) + x)."""
@@ -287,20 +267,7 @@ def parameter_count(network: nn.Module) -> int:
     return sum(parameter.numel() for parameter in network.parameters())
 
 
-def _other_modality(
-    ladder: CrossModalLadder, own: ModalityBatch, other: ModalityBatch, encoding: Encoding, clips: int
-) -> OtherModality:
-    """Look up the other modality's noisy pass for each row of ``own``."""
-    is_there = _spread(other.weight.unsqueeze(-1), other.clip, clips)[own.clip, 0] > 0
-    pooled = pooled_layers(encoding, other.is_real) if ladder.reads_other_layers else ()
-    representation, *layers = (
-        _spread(torch.where(other.weight.unsqueeze(-1) > 0, rows, 0), other.clip, clips)[own.clip]
-        for rows in (encoding.representation, *pooled)
-    )
-    return OtherModality(is_there, representation, tuple(layer.unsqueeze(1) for layer in layers))
-
-
-class _RowKeys(NamedTuple):
+class RowKeys(NamedTuple):
     """Keys of the rows of a batch for dropout; all None without dropout."""
 
     audio: Tensor | None
@@ -308,17 +275,17 @@ class _RowKeys(NamedTuple):
     clip: Tensor | None
 
 
-def _rows_of(batch: ClipBatch, key: DrawKey | None) -> _RowKeys:
+def keys_of_batch(batch: ClipBatch, key: DrawKey | None) -> RowKeys:
     """Key the rows; the modalities differ, as the shared blocks see one after the other."""
     if key is None:
-        return _RowKeys(None, None, None)
-    return _RowKeys(
+        return RowKeys(None, None, None)
+    return RowKeys(
         keys_of_rows(key, batch.place[batch.audio.clip], _AUDIO),
         keys_of_rows(key, batch.place[batch.video.clip], _VIDEO),
         keys_of_rows(key, batch.place, _BOTH),
     )
 
 
-def _spread(rows: Tensor, clip: Tensor, clips: int) -> Tensor:
+def spread(rows: Tensor, clip: Tensor, clips: int) -> Tensor:
     """Put the row of each clip at its place among all clips; clips without the modality get zeros."""
     return rows.new_zeros(clips, rows.shape[1]).index_copy(0, clip, rows)

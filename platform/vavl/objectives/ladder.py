@@ -16,8 +16,8 @@ from torch import Tensor
 
 from vavl.data.batch import ModalityBatch
 from vavl.models.kernels.masking import keep
-from vavl.models.ladder import LadderTrace
-from vavl.objectives.moments import Moments, linked
+from vavl.models.vavl import LadderTrace
+from vavl.objectives.moments import Moments, linked_moments
 
 _LEAST_VARIANCE = 0.01
 """A channel that hardly varies over a batch, such as an action unit that nobody shows, would drown all others."""
@@ -64,5 +64,5 @@ def ladder_cost(moments: Moments, layer_weights: Sequence[float]) -> Tensor:
 
 def ladder_loss(global_moments: Moments, local_moments: Moments, layer_weights: Sequence[float]) -> Tensor:
     """Return the cost of the global batch, with the local part's gradient."""
-    joined = {name: linked(global_moments[name], local_moments[name]) for name in local_moments}
+    joined = linked_moments(global_moments, local_moments)
     return ladder_cost(joined, layer_weights).float()

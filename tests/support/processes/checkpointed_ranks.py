@@ -23,6 +23,7 @@ from vavl.data.batch import ClipBatch, ModalityBatch
 from vavl.models.conformer import ConformerBlock
 from vavl.models.draws import DrawKey
 from vavl.models.kernels.fused import use_kernels
+from vavl.models.ladder import LadderVavl
 from vavl.models.settings import LadderShape, NetworkSettings
 from vavl.models.vavl import Vavl, VavlOutput
 from vavl.objectives.moments import named_moments
@@ -86,7 +87,7 @@ def network(is_checkpointed: bool) -> Vavl:
         dropout=0.2, head_dropout=0.2, correlation_size=4,
     )  # fmt: skip
     torch.manual_seed(0)
-    made = Vavl(settings, AUDIO, VIDEO, CLASSES, LadderShape(detach_target=False), is_checkpointed)
+    made = LadderVavl(settings, AUDIO, VIDEO, CLASSES, LadderShape(detach_target=False), is_checkpointed)
     use_kernels(made)
     return made.train()
 

@@ -7,8 +7,9 @@ import itertools
 import pytest
 import torch
 
-from vavl.models import draws as draws_module
-from vavl.models.draws import DrawKey, keys_of_rows, layer_noise, mixed, random_bytes, random_choices
+from vavl.models import ladder as ladder_module
+from vavl.models.draws import DrawKey, keys_of_rows, mixed, random_bytes, random_choices
+from vavl.models.ladder import layer_noise
 
 KEY = DrawKey(seed=3, step=5)
 PLACES = torch.arange(40)
@@ -134,7 +135,7 @@ class TestNoise:
     def _way(self, request, monkeypatch):
         """Draw as on a CPU, then as on a GPU."""
         if request.param == "counter":
-            monkeypatch.setattr(draws_module, "_by_generators", draws_module._by_counter)
+            monkeypatch.setattr(ladder_module, "_by_generators", ladder_module._by_counter)
 
     @pytest.fixture
     def batch(self, batches):

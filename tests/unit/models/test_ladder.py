@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from vavl.data.batch import ClipBatch
-from vavl.models.draws import DrawKey, layer_noise
-from vavl.models.ladder import Combinator
+from vavl.models.draws import DrawKey
+from vavl.models.ladder import Combinator, LadderVavl, layer_noise
 from vavl.models.settings import LadderShape
 from vavl.models.vavl import LADDER_PREFIX, Vavl
 
@@ -220,7 +220,9 @@ class TestCrossing:
     ):
         batch, network = batches.of(batches.clips(CLIPS)), ladder_network(**shape)
         expected = network(batch, KEY)
-        mirror = Vavl(tiny_settings(), batches.video_width, batches.audio_width, 3, LadderShape(**shape))
+        mirror = LadderVavl(
+            tiny_settings(), batches.video_width, batches.audio_width, 3, LadderShape(**shape)
+        )
         mirror.load_state_dict(
             {swapped(name): mirrored(name, value) for name, value in network.state_dict().items()}
         )
@@ -229,7 +231,7 @@ class TestCrossing:
         )
         # Streams belong to the names of the modalities, so they are swapped as well.
         monkeypatch.setattr(
-            "vavl.models.vavl.layer_noise", lambda key, stream, *rest: layer_noise(key, 1 - stream, *rest)
+            "vavl.models.ladder.layer_noise", lambda key, stream, *rest: layer_noise(key, 1 - stream, *rest)
         )
         found = mirror(turned, KEY)
         assert_all_equal(found.audio, expected.video)

@@ -10,6 +10,7 @@ import torch
 
 from vavl.errors import InputError
 from vavl.models.draws import DrawKey, random_choices
+from vavl.models.ladder import LadderVavl
 from vavl.models.layers import Dropout
 from vavl.models.settings import LadderShape, NetworkSettings
 from vavl.models.vavl import Vavl, VavlOutput, parameter_count
@@ -276,7 +277,7 @@ def test_activation_checkpointing_changes_no_number(tiny_settings, batches, grad
     found = []
     for checkpointing in (False, True):
         torch.manual_seed(0)
-        network = Vavl(settings, 6, 5, 3, LadderShape(detach_target=detached), checkpointing).train()
+        network = LadderVavl(settings, 6, 5, 3, LadderShape(detach_target=detached), checkpointing).train()
         output = network(batch, KEY)
         layers = [*output.ladder.audio.estimate, *output.ladder.video.clean]
         values = [*output.audio, *output.video, output.fusion_logits, output.label_correlation, *layers]
@@ -290,7 +291,7 @@ def test_activation_checkpointing_changes_no_number(tiny_settings, batches, grad
 
 
 def test_activation_checkpointing_changes_no_name_of_a_weight(tiny_settings):
-    plain, checkpointed = (Vavl(tiny_settings(), 6, 5, 3, None, switch) for switch in (False, True))
+    plain, checkpointed = (Vavl(tiny_settings(), 6, 5, 3, switch) for switch in (False, True))
     assert plain.state_dict().keys() == checkpointed.state_dict().keys()
 
 

@@ -11,8 +11,9 @@ import torch
 
 from vavl.data.batch import ModalityBatch
 from vavl.models.draws import DrawKey
-from vavl.models.ladder import Combinator, LadderTrace
+from vavl.models.ladder import Combinator
 from vavl.models.settings import ClassTask, LadderShape
+from vavl.models.vavl import LadderTrace
 from vavl.objectives.ladder import ladder_cost, ladder_loss, ladder_moments
 from vavl.objectives.moments import add_moments
 from vavl.objectives.settings import HgrSettings, LadderSettings, ObjectiveSettings
