@@ -19,6 +19,7 @@ from vavl.experiments.sweep_settings import SweepPlan
 from vavl.extraction.settings import ExtractionRun, FeatureSettings
 from vavl.prediction.settings import MANIFEST_SUFFIXES, MEDIA_SUFFIXES, PredictionSettings
 from vavl.promotion.settings import PromotionPlan
+from vavl.serving.onnx_export import ExportSettings
 from vavl.store.merge_settings import MergeSettings
 from vavl.tracking.settings import TrackingSettings, TrackingTarget
 from vavl.training.settings import TrainingPlan
@@ -152,6 +153,13 @@ class EvaluateModelJob(EvaluationPlan):
     tracking: TrackingSettings = TrackingSettings()
 
 
+class ExportModelJob(ExportSettings):
+    """Settings of ``jobs/export_model.py``: what is exported, and where registered models are found."""
+
+    output_dir: Annotated[Path, FROM_ROOT] = Field(description="directory of model.onnx and summary.json")
+    tracking: TrackingSettings = TrackingSettings()
+
+
 class PredictClipsJob(PredictionSettings):
     """Settings of ``jobs/predict_clips.py``: what is predicted, and where registered models are found."""
 
@@ -211,6 +219,7 @@ JOB_SETTINGS: dict[str, type[FrozenConfig]] = {
     "compare_objectives": CompareObjectivesJob,
     "describe_corpus": DescribeCorpusJob,
     "evaluate_model": EvaluateModelJob,
+    "export_model": ExportModelJob,
     "list_stores": ListStoresJob,
     "make_demo_corpus": MakeDemoCorpusJob,
     "merge_stores": MergeStoresJob,
