@@ -28,10 +28,12 @@ class Guess:
     Attributes:
         probabilities: (clips, classes), of the surest condition; zeros where there is nothing to guess.
         is_unlabelled: (clips,), float32: 1 where the clip is a candidate.
+        votes: (clips, conditions), int64: class that each of CONDITIONS says; -1 where it says none.
     """
 
     probabilities: Tensor
     is_unlabelled: Tensor
+    votes: Tensor
 
 
 @dataclass(frozen=True)
@@ -105,8 +107,10 @@ def guess(output: VavlOutput, view: WeakView, clips: int, conditions: Collection
     """
     probabilities = output.fusion_logits.new_zeros(clips, output.fusion_logits.shape[1], dtype=torch.float32)
     is_candidate = torch.zeros_like(probabilities[:, 0])
+    votes = torch.full((clips, len(CONDITIONS)), -1, dtype=torch.int64, device=probabilities.device)
     offers = predictions(output, view.batch, labelled_only=False)
-    for found in (offers[condition] for condition in sorted(conditions)):
+    for condition in sorted(conditions):
+        found = offers[condition]
         sure = torch.softmax(found.logits.detach().float(), dim=-1)
         offered = torch.where(found.weight > 0, 1.0, 0.0)
         place = view.clip[found.clip]
@@ -116,7 +120,8 @@ def guess(output: VavlOutput, view: WeakView, clips: int, conditions: Collection
         is_candidate = torch.maximum(
             is_candidate, torch.zeros_like(is_candidate).index_copy(0, place, offered)
         )
-    return Guess(probabilities, is_candidate)
+        votes[place, CONDITIONS.index(condition)] = torch.where(found.weight > 0, sure.argmax(-1), -1)
+    return Guess(probabilities, is_candidate, votes)
 
 
 def guess_moments(guessed: Guess) -> dict[str, Tensor]:

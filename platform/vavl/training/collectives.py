@@ -69,6 +69,8 @@ def add_array_over_ranks(values: NDArray[np.float64], device: torch.device) -> N
 
 def gather_shards(shard: Tensor) -> Tensor:
     """Return the flat shards of all ranks, one after the other. Every rank must call, with equal sizes."""
+    if not dist.is_initialized():
+        return shard
     world_size = rank_and_world_size()[1]
     parts = [torch.empty_like(shard) for _ in range(world_size)]
     dist.all_gather(parts, shard.contiguous())

@@ -98,6 +98,8 @@ def train(
             is_due = (not is_last and records.is_preempted(context, state.step)) or is_due
         if is_due:
             state = clock.taken_into(state)
+            if run.pseudo_labels is not None:  # before the checkpoint that a resumed run keeps them up to
+                run.pseudo_labels.write()
             run.checkpoints.save(run.engine, run.average, state, records.since_checkpoint(), context.submit)
         if is_last or is_stopped:
             break
@@ -137,6 +139,8 @@ def train_step(
     done = step_result(agreed, moments, norms, running, rate, norm)
     if run.average is not None and not done.is_skipped:
         run.average.update(step)
+    if run.pseudo_labels is not None and not done.is_skipped:
+        run.pseudo_labels.add(step, micro_batches, [one.teacher for one in passes], pseudo)
     return done
 
 

@@ -15,6 +15,7 @@ from vavl.models.settings import ClassTask
 from vavl.training.checkpoint import Restored
 from vavl.training.checkpoint_files import LoopState
 from vavl.training.context import WorkerContext
+from vavl.training.pseudo_labels import KeptAlarm
 from vavl.training.run import TrainingRun
 from vavl.training.step import StepResult
 
@@ -39,6 +40,7 @@ class Records:
         self._unsaved: list[Record] = []
         self._last = time.monotonic()
         self._is_preempted = self._is_warned = self._has_setup = False
+        self._alarm = KeptAlarm()
 
     def add(self, record: Record) -> None:
         """Take one record."""
@@ -98,6 +100,10 @@ class Records:
             }
         self.add(record)
         self._warn_of_one_class(run, step, done)
+        if weights.get("pseudo_label", 0) > 0:
+            alarm = self._alarm.after(done.confident, done.unlabelled, run.steps_per_epoch)
+            if alarm is not None:
+                self.add(event("pseudo_labels", step, alarm))
 
     def add_epoch(self, run: TrainingRun, state: LoopState, metrics: Mapping[str, float]) -> None:
         """Record an epoch that has ended."""

@@ -28,6 +28,7 @@ from vavl.training.collectives import add_over_ranks, rank_and_world_size
 from vavl.training.context import LocalContext, WorkerContext
 from vavl.training.engine import Engine, TorchEngine, check_precision, on_cpu
 from vavl.training.evaluation import EvaluationData
+from vavl.training.pseudo_labels import PseudoLabels
 from vavl.training.run_checks import hgr_feeds, labelled_conditions
 from vavl.training.run_data import RunData, describe_model, open_run_data, with_training_clips
 from vavl.training.settings import TrainingPlan, TrainingSettings
@@ -46,6 +47,7 @@ class TrainingRun:
     parameters: int
     engine: Engine
     average: WeightAverage | None
+    pseudo_labels: PseudoLabels | None
     untrained: Mapping[str, Tensor]
     """Weights that are not trained, on the CPU."""
     objective: Objective
@@ -132,8 +134,8 @@ def prepare_run(
     settings, context = plan.training, context or LocalContext()
     rank, world_size = rank_and_world_size()
     data = open_run_data(plan)
-    clips, composition = data.partitioned.clips, dict(data.composition)
-    sampler = Sampler(clips, composition, data.collection.lengths(), settings.seed)
+    lengths = data.collection.lengths()
+    sampler = Sampler(data.partitioned.clips, dict(data.composition), lengths, settings.seed)
     place = RankPlace(rank, world_size, settings.micro_batches(sampler.batch_size, world_size))
     output = output or WorkerOutput(plan.output_dir)
     checkpoints = Checkpoints(plan.output_dir, settings.keep_checkpoints, context.attempt)
@@ -149,7 +151,7 @@ def prepare_run(
         restored.load_weights(network)
     device, slots = context.device(settings), world_size * place.micro_batches
     engine = make_engine(network, settings, device, -(-sampler.batch_size // slots), place.micro_batches)
-    labelled = labelled_conditions(data.partitioned)
+    labeled = labelled_conditions(data.partitioned)
     steps_per_epoch, total_steps = steps_of_plan(plan, data.partitioned.count, sampler.batch_size)
     run = TrainingRun(
         plan=plan,
@@ -159,8 +161,9 @@ def prepare_run(
         parameters=parameters,
         engine=engine,
         average=_average(plan, engine, description),
+        pseudo_labels=_pseudo_labels(plan, data, output, start, rank),
         untrained=untrained,
-        objective=Objective.of(data.task, plan.objectives, plan.model, slots, labelled),
+        objective=Objective.of(data.task, plan.objectives, plan.model, slots, labeled),
         loader=_loader(plan, data, sampler, place, pinned=device.type == "cuda"),
         checkpoints=checkpoints,
         output=output,
@@ -216,6 +219,15 @@ def _average(plan: TrainingPlan, engine: Engine, description: ModelDescription) 
         return None
     is_teacher = pseudo is not None and pseudo.teacher == "average"
     return WeightAverage(engine, decay, partial(_network, plan, description), is_teacher=is_teacher)
+
+
+def _pseudo_labels(
+    plan: TrainingPlan, data: RunData, output: WorkerOutput, start: LoopState, rank: int
+) -> PseudoLabels | None:
+    if plan.objectives.pseudo_label is None:
+        return None
+    manifest = data.collection.manifest
+    return PseudoLabels(output, manifest.table.column("clip_id"), manifest.classes, rank, start.step)
 
 
 def _loader(

@@ -38,7 +38,7 @@ from vavl.training.storage import RunStorage
 
 RUN_FILE = "run.json"
 EARLIER_FOLDER = "earlier"
-RESULTS = ("best", "outcome.json", "partitions.csv", "predictions")
+RESULTS = ("best", "outcome.json", "partitions.csv", "predictions", "pseudo_labels.parquet")
 """What the workers leave for people; they write it to the address themselves."""
 _WORK = ("checkpoints", "stop.json")
 _NOT_IN_NAMES = re.compile(r"[^\w.-]")

@@ -297,6 +297,8 @@ class TrainingPlan(FrozenConfig):
         # and what is gone counts with the value that it had.
         if content["data"]["attributes"] is None:
             content["data"].pop("attributes")
+        if not content["objectives"]["plugins"]:
+            content["objectives"].pop("plugins")
         for views in (content["data"]["augmentation"], content["data"]["weak_view"]):
             for modality in ("audio", "video"):
                 views[modality] |= {"channel_shift": 0, "level": 0.0}

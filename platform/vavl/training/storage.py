@@ -264,6 +264,14 @@ class WorkerOutput:
             self.storage.fetch_tree(name, self.folder / name)
         return self.folder / name
 
+    def fetch_file(self, name: str) -> Path | None:
+        """Return a file of ``folder`` with what the run's storage holds of it; None where it holds none."""
+        if name not in self.storage.files():
+            return None
+        if self._scratch is not None:
+            self.storage.fetch([name], self.folder)
+        return self.folder / name
+
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 

@@ -20,6 +20,7 @@ from vavl.tracking.journal import Journal, JournalSink
 from vavl.tracking.run import DatasetNote, TrackedRun, record_run_start
 from vavl.tracking.settings import TrackingSettings
 from vavl.training.loop import BEST_FOLDER
+from vavl.training.pseudo_labels import PSEUDO_LABELS_FILE
 from vavl.training.run_folder import EARLIER_FOLDER
 from vavl.training.settings import TrainingPlan
 from vavl.training.throughput import EXPECTED_SECONDS, MFU
@@ -169,6 +170,7 @@ def artifacts_of(folder: Path) -> list[Path]:
         PARTITIONS_FILE,
         ENGINE_FILE,
         "predictions",
+        PSEUDO_LABELS_FILE,
     )
     return [folder / name for name in names if (folder / name).exists()]
 

@@ -1,0 +1,143 @@
+"""``pseudo_labels.parquet`` of a run: what its teacher said of every unlabeled clip; and an alarm.
+
+One row per clip and step: ``step``, ``clip_id``, ``label``, ``confidence``, ``kept`` (it counted in the loss), and
+``vote_audio_video``, ``vote_audio``, ``vote_video``: the class of each condition that the clip has and labels train.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+
+from vavl.config.files import written_beside
+from vavl.data.batch import ClipBatch
+from vavl.metrics.names import CONDITIONS
+from vavl.objectives.pseudo_label import Guess, PseudoTarget
+from vavl.training.collectives import gather_shards
+from vavl.training.storage import WorkerOutput
+
+PSEUDO_LABELS_FILE = "pseudo_labels.parquet"
+ALARM_STEPS = 200
+"""Steps, or one epoch if that is longer, over which the share of kept pseudo-labels is taken for the alarm."""
+LEAST_KEPT, MOST_KEPT = 0.01, 0.95
+_COLUMNS = 4 + len(CONDITIONS) + 1
+
+
+class PseudoLabels:
+    """Collects the rows of this rank on its device, and writes those of all ranks with every checkpoint.
+
+    A step costs a few copies on the device; the host waits for nothing before ``write``. Rank 0 holds the whole table,
+    some 60 bytes per unlabeled clip and step.
+
+    Args:
+        output: where the file goes.
+        clip_ids: of the manifest.
+        classes: by number.
+        rank: of this process.
+        step: first step of this attempt; what the file holds of it and later ones is dropped.
+    """
+
+    def __init__(
+        self, output: WorkerOutput, clip_ids: pa.ChunkedArray, classes: Sequence[str], rank: int, step: int
+    ) -> None:
+        self._output, self._clip_ids, self._rank = output, clip_ids, rank
+        self._classes = pa.array(classes)
+        self._rows: list[Tensor] = []
+        self._written: list[pa.Table] = []
+        file = output.fetch_file(PSEUDO_LABELS_FILE) if rank == 0 and step else None
+        if file is not None:
+            self._written.append(pq.read_table(file, filters=[("step", "<", step)]))
+
+    def add(
+        self,
+        step: int,
+        batches: Sequence[ClipBatch],
+        taught: Sequence[Guess | None],
+        kept: Sequence[PseudoTarget | None],
+    ) -> None:
+        """Take the pseudo-labels of the micro-batches of a step."""
+        for batch, teacher, target in zip(batches, taught, kept, strict=True):
+            if teacher is not None and target is not None:
+                clip = torch.where(teacher.is_unlabelled > 0, batch.index, -1)
+                label, confidence = target.target.argmax(-1), teacher.probabilities.amax(-1)
+                columns = (
+                    torch.full_like(clip, step),
+                    clip,
+                    label,
+                    confidence,
+                    target.is_sure,
+                    *teacher.votes.T,
+                )
+                self._rows.append(torch.stack([column.double() for column in columns], dim=1))
+
+    def write(self) -> None:
+        """Write the file anew with what was added since the last call. Every rank must call."""
+        if not self._rows:
+            return
+        # Every rank has as many rows: micro-batches are filled up.
+        rows = gather_shards(torch.cat(self._rows).flatten()).view(-1, _COLUMNS)
+        self._rows = []
+        if self._rank != 0:
+            return
+        self._written.append(self._table(rows.cpu()))
+        with written_beside(self._output.folder / PSEUDO_LABELS_FILE) as partial:
+            pq.write_table(pa.concat_tables(self._written), partial)
+        self._output.publish(PSEUDO_LABELS_FILE)
+
+    def _table(self, rows: Tensor) -> pa.Table:
+        step, clip, label, confidence, kept, *votes = rows[rows[:, 1] >= 0].numpy().T
+
+        def names(numbers: object) -> pa.Array:
+            places = pa.array(numbers, mask=numbers < 0).cast(pa.int32())  # type: ignore[operator]
+            return pa.DictionaryArray.from_arrays(places, self._classes)
+
+        columns = {
+            "step": pa.array(step).cast(pa.int32()),
+            "clip_id": self._clip_ids.take(pa.array(clip).cast(pa.int64())).combine_chunks(),
+            "label": names(label),
+            "confidence": pa.array(confidence).cast(pa.float32()),
+            "kept": pa.array(kept > 0),
+            **{f"vote_{name}": names(vote) for name, vote in zip(CONDITIONS, votes, strict=True)},
+        }
+        # The same order for any number of workers.
+        return pa.table(columns).sort_by([("step", "ascending"), ("clip_id", "ascending")])
+
+
+class KeptAlarm:
+    """Says once when hardly any pseudo-label is kept for long, or nearly all; again after it was between."""
+
+    def __init__(self) -> None:
+        self._recent: deque[tuple[float, float]] = deque()
+        self._is_raised = False
+
+    def after(self, kept: float, of: float, steps: int) -> str | None:
+        """Count a step.
+
+        Args:
+            kept: pseudo-labels that counted.
+            of: clips that could have one.
+            steps: of an epoch.
+
+        Returns:
+            What is wrong, and what may help; None most of the time.
+        """
+        window = max(ALARM_STEPS, steps)
+        self._recent.append((kept, of))
+        if len(self._recent) < window:
+            return None
+        share = sum(one for one, _ in self._recent) / max(1.0, sum(one for _, one in self._recent))
+        self._recent.popleft()
+        was_raised, self._is_raised = self._is_raised, not LEAST_KEPT <= share <= MOST_KEPT
+        if was_raised or not self._is_raised:
+            return None
+        advice = (
+            "they teach nothing; lower objectives.pseudo_label.threshold, set adaptive, or begin later (start_step)"
+            if share < LEAST_KEPT
+            else "wrong ones are kept too; raise objectives.pseudo_label.threshold, and look at pseudo_labels.parquet"
+        )
+        return f"{share:.1%} of the pseudo-labels of the last {window} steps were kept: {advice}"
