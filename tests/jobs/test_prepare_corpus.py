@@ -209,3 +209,18 @@ def test_ravdess_becomes_a_store_of_1140_clips(monkeypatch, tmp_path):
     # The one frame of the action units stands in the middle of the sound.
     middle = store.frame_times("audio", row).mean()
     np.testing.assert_allclose(store.frame_times("video", row), middle, atol=0.03)
+
+
+def test_the_backbone_of_the_readme_makes_a_store(tmp_path, monkeypatch, run_job):
+    """The file is used as it stands, in a directory with a tiny network in place of the one it names."""
+    from tiny_speech import WIDTH, save_tiny_speech
+
+    example = Path(__file__).parents[1] / "examples/backbone.yaml"
+    monkeypatch.setenv("VAVL_ROOT", str(tmp_path))
+    save_tiny_speech(tmp_path / "models/wavlm-base-plus", "wavlm", num_hidden_layers=12)
+    card = write_small_corpus(tmp_path)
+    done = run_job("prepare_corpus", example, f"card={card}", f"root={tmp_path}/media", "workers=0")
+    assert done.code == 0, done.stderr
+    store = FeatureStore.open(tmp_path / "runs/stores/own_wavlm")
+    assert store.info["audio"].width == WIDTH
+    assert store.info["audio"].settings["layers"] == [6, 9]

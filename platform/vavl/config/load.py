@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 import types
@@ -15,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 
 from vavl.config.base import FrozenConfig
 from vavl.config.places import root_folder
+from vavl.config.plugins import hint
 from vavl.config.yaml_text import parse_yaml
 from vavl.errors import ConfigError
 
@@ -160,9 +160,7 @@ def _describe(settings: type[BaseModel], error: Any) -> str:
     key = ".".join(str(part) for part in error["loc"])
     if error["type"] == "extra_forbidden":
         known = _known_keys(settings, error["loc"][:-1])
-        near = difflib.get_close_matches(str(error["loc"][-1]), known, n=1, cutoff=0.5)
-        hint = f"did you mean `{near[0]}`?" if near else f"known here: {', '.join(sorted(known))}"
-        return f"{key}: unknown key; {hint}"
+        return f"{key}: unknown key; {hint(str(error['loc'][-1]), known)}"
     # An address may hold a password: what is printed ends up in logs.
     found = "" if error["type"] == "missing" else without_secrets(f" (found {error['input']!r})")
     return f"{key}: {error['msg']}{found}"

@@ -15,7 +15,7 @@ from vavl.config.files import written_beside
 from vavl.errors import ClipError
 from vavl.extraction.plan import ExtractionPlan
 from vavl.extractors.faces import FaceCutter, FaceFinder, FaceTrack
-from vavl.extractors.settings import ImageNetworkSettings, OpenFaceSettings, VideoFeatureSettings
+from vavl.extractors.settings import ImageNetworkSettings, VideoFeatureSettings
 from vavl.media.media import Pictures
 
 logger = logging.getLogger(__name__)
@@ -40,7 +40,7 @@ def write_face_preview(plan: ExtractionPlan, clips: int) -> Path | None:
         Its path; None (with a line in the log) where no faces are looked for in video files.
     """
     settings = plan.sources["video"].video if "video" in plan.sources else None
-    if settings is None or isinstance(settings, OpenFaceSettings):
+    if not isinstance(settings, FollowingSettings):
         logger.warning("faces_preview: no faces are looked for in video files, so there are none to show")
         return None
     finder = FaceFinder(settings.faces, settings.frame_rate_hz)

@@ -1,17 +1,21 @@
-"""What an extractor returns for one modality of one clip, and what becomes of frames without a face."""
+"""What an extractor is and returns, and what becomes of frames without a face."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from vavl.config.base import FrozenConfig
 from vavl.errors import ClipError
-from vavl.extractors.settings import MissedRule
+from vavl.features import ModalityInfo
+
+MissedRule = Literal["interpolate", "mask"]
+"""What becomes of frames without a face; see ``believed_frames``."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,24 @@ class Extracted:
 Place = TypeVar("Place")
 Extractor = Callable[[Path], Extracted]
 """From a media file to its features; made once per process, nothing of a clip stays in it."""
+
+
+@dataclass(frozen=True)
+class ExtractorPlugin:
+    """An extractor of another distribution; the name of its entry point is that of the extractor.
+
+    Attributes:
+        modality: "audio" or "video".
+        settings: class of its settings, with a field ``extractor: Literal["<name>"]``.
+        info: from its settings to the provenance of its features; the version changes when the numbers do. Raises
+            ``ConfigError`` for what is missing here.
+        extractor: from its settings to the function from a media file to features.
+    """
+
+    modality: Literal["audio", "video"]
+    settings: type[FrozenConfig]
+    info: Callable[[Any], ModalityInfo]
+    extractor: Callable[[Any], Extractor]
 
 
 def read_modality(

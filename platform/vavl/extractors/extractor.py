@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import torch
 from pydantic import TypeAdapter, ValidationError
 
+from vavl.config.plugins import missing_plugin, plugin_distribution
 from vavl.errors import ConfigError, StoreError
 from vavl.extractors import log_mel
 from vavl.extractors.descriptor import VideoExtractor, descriptor_info
@@ -21,6 +23,9 @@ from vavl.extractors.extracted import Extracted, Extractor, read_modality
 from vavl.extractors.face_detectors import make_detector
 from vavl.extractors.log_mel import STATISTICS, segment_statistics
 from vavl.extractors.settings import (
+    AUDIO_EXTRACTORS,
+    PLUGIN_GROUP,
+    VIDEO_EXTRACTORS,
     AudioFeatureSettings,
     AudioSettings,
     FunctionalSettings,
@@ -30,6 +35,7 @@ from vavl.extractors.settings import (
     SpeechTransformerSettings,
     VideoFeatureSettings,
     VideoSettings,
+    extractor_plugin,
 )
 from vavl.features import ModalityInfo
 from vavl.media.sound import Samples, read_sound
@@ -53,6 +59,8 @@ def audio_extractor(settings: AudioSettings) -> Extractor:
         case AudioFeatureSettings() | FunctionalSettings():
             check_audio(settings)
             return partial(extract_audio, settings=settings)
+        case _:
+            return extractor_plugin(settings.extractor, "audio").extractor(settings)
 
 
 def extract_audio(path: Path, settings: AudioFeatureSettings | FunctionalSettings) -> Extracted:
@@ -101,6 +109,8 @@ def audio_info(settings: AudioSettings) -> ModalityInfo:
             from vavl.extractors.speech_transformer import speech_transformer_info
 
             return speech_transformer_info(settings)
+        case _:
+            return _plugin_info(settings, "audio")
 
 
 def check_audio(settings: AudioSettings) -> None:
@@ -122,6 +132,16 @@ def check_audio(settings: AudioSettings) -> None:
             from vavl.extractors.speech_transformer import find_speech_model
 
             find_speech_model(settings)
+        case _:
+            _plugin_info(settings, "audio")
+
+
+def _plugin_info(settings: Any, modality: str) -> ModalityInfo:
+    """Return the provenance of a plug-in's features, with the name of its distribution: a model needs it again."""
+    name = settings.extractor
+    info = extractor_plugin(name, modality).info(settings)
+    recorded = {**info.settings, "distribution": plugin_distribution(PLUGIN_GROUP, name)}
+    return replace(info, extractor=name, settings=recorded)
 
 
 def _spectra(waveform: Samples, settings: AudioFeatureSettings) -> tuple[Samples, Samples]:
@@ -156,6 +176,8 @@ def video_extractor(settings: VideoSettings) -> Extractor:
             from vavl.extractors.openface import openface_extractor
 
             return openface_extractor(settings)
+        case _:
+            return extractor_plugin(settings.extractor, "video").extractor(settings)
 
 
 def video_info(settings: VideoSettings) -> ModalityInfo:
@@ -175,6 +197,8 @@ def video_info(settings: VideoSettings) -> ModalityInfo:
             from vavl.extractors.openface import openface_info
 
             return openface_info(settings)
+        case _:
+            return _plugin_info(settings, "video")
 
 
 def check_video(settings: VideoSettings) -> None:
@@ -188,6 +212,9 @@ def check_video(settings: VideoSettings) -> None:
             "features.video", "extractor", "openface reads tables, and the card names video files",
             "write `source: openface` into the card, or choose another extractor",
         )  # fmt: skip
+    if settings.extractor not in VIDEO_EXTRACTORS:
+        _plugin_info(settings, "video")
+        return
     make_detector(settings.faces)
     if settings.faces.align and settings.faces.detector == "cascade":
         logger.warning("features.video.faces.align: the cascade finds no landmarks, its crops stay level")
@@ -199,8 +226,6 @@ def check_video(settings: VideoSettings) -> None:
 
 _AUDIO: TypeAdapter[AudioSettings] = TypeAdapter(AudioSettings)
 _VIDEO: TypeAdapter[VideoSettings] = TypeAdapter(VideoSettings)
-_AUDIO_NAMES = ("log_mel", "functionals", "opensmile", "speech_transformer")
-_VIDEO_NAMES = ("face_descriptor", "image_network", "openface")
 
 
 class MediaReader:
@@ -236,18 +261,15 @@ def extractor_of(provenance: Mapping[str, Any], modality: str) -> Extractor:
 
     Args:
         provenance: ``extractor``, ``version`` and ``settings`` as a store or a model keeps them.
-        modality: "audio" or "video", for messages.
+        modality: "audio" or "video".
 
     Raises:
-        StoreError: the features came from a table, from an unknown extractor, from another version or from
-            other weights.
+        StoreError: the features came from a table, from an unknown extractor, from another version, from
+            other weights or from a plug-in that is not installed here.
         ConfigError: what the extractor needs is not here: a package, or the files of its model.
     """
-    match extractor_settings(provenance, modality):
-        case (VideoFeatureSettings() | ImageNetworkSettings() | OpenFaceSettings()) as video:
-            return video_extractor(video)
-        case audio:
-            return audio_extractor(audio)
+    settings = extractor_settings(provenance, modality)
+    return audio_extractor(settings) if modality == "audio" else video_extractor(settings)
 
 
 def extractor_settings(provenance: Mapping[str, Any], modality: str) -> AudioSettings | VideoSettings:
@@ -258,12 +280,16 @@ def extractor_settings(provenance: Mapping[str, Any], modality: str) -> AudioSet
     """
     name = str(provenance.get("extractor", ""))
     settings = {**without_sha256(provenance.get("settings", {})), "extractor": name}
+    distribution = settings.pop("distribution", None)
+    if (missing := missing_plugin(provenance)) is not None:
+        fix = f"pip install {distribution}; requirements.txt of a registered model names its version"
+        raise StoreError(f"{modality} features", "extractor", missing, fix)
     try:
-        if name in _AUDIO_NAMES:
+        if modality == "audio" and (name in AUDIO_EXTRACTORS or distribution):
             audio = _AUDIO.validate_python(settings)
             _check_same(provenance, audio_info(audio), modality)
             return audio
-        if name in _VIDEO_NAMES:
+        if modality == "video" and (name in VIDEO_EXTRACTORS or distribution):
             video = _VIDEO.validate_python(settings)
             _check_same(provenance, video_info(video), modality)
             return video

@@ -3,29 +3,67 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Discriminator, Field, Tag, field_validator, model_validator
+from pydantic import Discriminator, Field, PlainValidator, Tag, field_validator, model_validator
 
 from vavl.config.base import FrozenConfig
 from vavl.config.places import FROM_ROOT
+from vavl.config.plugins import check_keys, load_plugin
+from vavl.extractors.extracted import ExtractorPlugin, MissedRule
+
+PLUGIN_GROUP = "vavl.extractors"
+"""Entry points of further extractors; each holds an ``ExtractorPlugin``."""
+AUDIO_EXTRACTORS = ("log_mel", "functionals", "opensmile", "speech_transformer")
+VIDEO_EXTRACTORS = ("face_descriptor", "image_network", "openface")
+_PLUGIN = "plugin"
 
 
-def by_extractor(default: str) -> Discriminator:
+def extractor_plugin(name: str, modality: str) -> ExtractorPlugin:
+    """Return the installed extractor of a name.
+
+    Raises:
+        ValueError: see ``load_plugin``; or it makes features of the other modality.
+    """
+    known = AUDIO_EXTRACTORS if modality == "audio" else VIDEO_EXTRACTORS
+    found = load_plugin(PLUGIN_GROUP, name, ExtractorPlugin, known)
+    if found.modality != modality:
+        raise ValueError(f"the plug-in `{name}` makes features of {found.modality}, not of {modality}")
+    return found
+
+
+def _by_extractor(*known: str) -> Discriminator:
     """Return the discriminator of a union of settings, given as mappings or as objects.
 
     Args:
-        default: extractor of settings that name none.
+        known: names of the union's own extractors, first that of settings that name none.
     """
 
     def name(content: Any) -> str:
-        if isinstance(content, Mapping):
-            return str(content.get("extractor", default))
-        return str(getattr(content, "extractor", default))
+        named = _extractor_name(content) or known[0]
+        return named if named in known else _PLUGIN
 
     return Discriminator(name)
+
+
+def _plugin_settings(modality: str) -> Callable[[Any], FrozenConfig]:
+    """Return what validates settings by the class of the plug-in that they name."""
+
+    def validate(content: Any) -> FrozenConfig:
+        name = _extractor_name(content)
+        settings = extractor_plugin(name, modality).settings
+        check_keys(settings, content, name)
+        return settings.model_validate(content)
+
+    return validate
+
+
+def _extractor_name(content: Any) -> str:
+    if isinstance(content, Mapping):
+        return str(content.get("extractor", ""))
+    return str(getattr(content, "extractor", ""))
 
 
 class PretrainedModel(FrozenConfig):
@@ -203,13 +241,11 @@ AudioSettings = Annotated[
     Annotated[AudioFeatureSettings, Tag("log_mel")]
     | Annotated[FunctionalSettings, Tag("functionals")]
     | Annotated[OpensmileSettings, Tag("opensmile")]
-    | Annotated[SpeechTransformerSettings, Tag("speech_transformer")],
-    by_extractor("log_mel"),
+    | Annotated[SpeechTransformerSettings, Tag("speech_transformer")]
+    | Annotated[Any, PlainValidator(_plugin_settings("audio")), Tag(_PLUGIN)],
+    _by_extractor(*AUDIO_EXTRACTORS),
 ]
 """Settings of any audio extractor; ``extractor`` tells which."""
-
-
-MissedRule = Literal["interpolate", "mask"]
 
 
 class FaceSettings(FrozenConfig):
@@ -278,7 +314,8 @@ class OpenFaceSettings(FrozenConfig):
 VideoSettings = Annotated[
     Annotated[VideoFeatureSettings, Tag("face_descriptor")]
     | Annotated[ImageNetworkSettings, Tag("image_network")]
-    | Annotated[OpenFaceSettings, Tag("openface")],
-    by_extractor("face_descriptor"),
+    | Annotated[OpenFaceSettings, Tag("openface")]
+    | Annotated[Any, PlainValidator(_plugin_settings("video")), Tag(_PLUGIN)],
+    _by_extractor(*VIDEO_EXTRACTORS),
 ]
 """Settings of any video extractor; ``extractor`` tells which."""

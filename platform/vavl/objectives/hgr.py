@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from vavl.objectives.moments import Moments, linked
+from vavl.objectives.moments import Moments, linked_moments
 
 
 def correlation_moments(first: Tensor, second: Tensor, weight: Tensor) -> dict[str, Tensor]:
@@ -61,5 +61,5 @@ def soft_hgr(moments: Moments) -> Tensor:
 
 def soft_hgr_loss(global_moments: Moments, local_moments: Moments) -> Tensor:
     """Return -soft_hgr of the global batch, with the local part's gradient."""
-    joined = {name: linked(global_moments[name], local_moments[name]) for name in local_moments}
+    joined = linked_moments(global_moments, local_moments)
     return -soft_hgr(joined).float()

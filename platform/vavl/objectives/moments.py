@@ -21,6 +21,11 @@ def linked(global_sum: Tensor, local_sum: Tensor) -> Tensor:
     return global_sum.detach() + (local_sum - local_sum.detach())
 
 
+def linked_moments(global_moments: Moments, local_moments: Moments) -> dict[str, Tensor]:
+    """Return every moment of the global batch, with the gradient of the local part."""
+    return {name: linked(global_moments[name], local_moments[name]) for name in local_moments}
+
+
 def add_moments(first: Moments, second: Moments) -> dict[str, Tensor]:
     """Add two sets of moments name by name; both must hold the same names."""
     return {name: first[name] + second[name] for name in first}

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, create_model, field_validator
 
 from vavl.config.base import FrozenConfig
+from vavl.config.plugins import check_keys, load_plugin
 from vavl.models.settings import LadderShape
+
+if TYPE_CHECKING:  # settings are read where torch need not be imported
+    from torch import Tensor
+
+    from vavl.data.batch import ClipBatch
+    from vavl.models.vavl import VavlOutput
+
+PLUGIN_GROUP = "vavl.objectives"
+"""Entry points of further objectives; each holds an ``ObjectivePlugin``."""
 
 
 class ScheduledSettings(FrozenConfig):
@@ -79,6 +91,34 @@ class PseudoLabelSettings(ScheduledSettings):
     )
 
 
+@dataclass(frozen=True)
+class ObjectivePlugin:
+    """An objective of another distribution: a function of sums over the clips of the global batch.
+
+    Such a loss is exact over workers and micro-batches, and its gradient goes wherever the sums come from. A mean
+    over clips has two sums, the total and the count of the clips with weight.
+
+    Attributes:
+        settings: class of its settings.
+        moments: from its settings, the output of a micro-batch and the micro-batch to named sums over its clips.
+            Every pass returns the same names and shapes, and keeps rows of weight 0 and padding out of them.
+        loss: from its settings and the sums over the global batch to a scalar, 0 where no clip counts.
+    """
+
+    settings: type[ScheduledSettings]
+    moments: Callable[[Any, VavlOutput, ClipBatch], Mapping[str, Tensor]]
+    loss: Callable[[Any, Mapping[str, Tensor]], Tensor]
+
+
+def objective_plugin(name: str) -> ObjectivePlugin:
+    """Return the installed objective of a name.
+
+    Raises:
+        ValueError: see ``load_plugin``.
+    """
+    return load_plugin(PLUGIN_GROUP, name, ObjectivePlugin)
+
+
 class ObjectiveSettings(FrozenConfig):
     """The objectives of a run; null leaves one out altogether."""
 
@@ -87,6 +127,24 @@ class ObjectiveSettings(FrozenConfig):
     hgr: HgrSettings | None = None
     ladder: LadderSettings | None = None
     pseudo_label: PseudoLabelSettings | None = None
+    plugins: dict[str, Any] = Field(
+        {},
+        description="settings of installed plug-ins by name: {name: {weight: 0.1}}; see objectives/README.md",
+    )
+
+    @field_validator("plugins")
+    @classmethod
+    def _of_plugins(cls, content: dict[str, Any]) -> dict[str, Any]:
+        """Validate each by the class of its plug-in; null leaves one out."""
+        given = {name: one for name, one in content.items() if one is not None}
+        if taken := sorted(given.keys() & cls.model_fields.keys()):
+            raise ValueError(f"`{taken[0]}` is an objective of vavl: write objectives.{taken[0]}")
+        classes = {name: objective_plugin(name).settings for name in given}
+        for name, one in given.items():
+            check_keys(classes[name], one, name)
+        # One model of all, so that a message names plug-in and key.
+        fields: dict[str, Any] = {name: (one, ...) for name, one in classes.items()}
+        return dict(create_model("Plugins", __base__=FrozenConfig, **fields).model_validate(given))
 
     def weights_at(self, step: int) -> dict[str, float]:
         """Return the weight of every configured objective at an optimizer step."""
@@ -97,8 +155,8 @@ class ObjectiveSettings(FrozenConfig):
         return [f"{name} x {part.weight:g}{_begin(part)}" for name, part in self._configured().items()]
 
     def _configured(self) -> dict[str, ScheduledSettings]:
-        parts = {name: getattr(self, name) for name in type(self).model_fields}
-        return {name: part for name, part in parts.items() if part is not None}
+        parts = {name: getattr(self, name) for name in type(self).model_fields if name != "plugins"}
+        return {name: part for name, part in parts.items() if part is not None} | self.plugins
 
 
 def _begin(part: ScheduledSettings) -> str:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from vavl.objectives.moments import Moments, linked
+from vavl.objectives.moments import Moments, linked_moments
 
 _TINY = 1e-8
 
@@ -78,6 +78,6 @@ def concordance_loss(global_moments: Moments, local_moments: Moments) -> Tensor:
 
     A global batch with fewer than two clips gives 0: there is nothing to correlate.
     """
-    joined = {name: linked(global_moments[name], local_moments[name]) for name in local_moments}
+    joined = linked_moments(global_moments, local_moments)
     loss = (1 - concordance(joined)).sum().float()
     return torch.where(joined["count"] >= 2, loss, 0.0 * loss)

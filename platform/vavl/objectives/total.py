@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -19,11 +20,11 @@ from vavl.models.settings import AttributeTask, ClassTask, NetworkSettings, Task
 from vavl.models.vavl import ModalityOutput, VavlOutput
 from vavl.objectives.hgr import correlation_moments, soft_hgr_loss
 from vavl.objectives.ladder import ladder_loss, ladder_moments
-from vavl.objectives.moments import Moments, moments_under, named_moments
+from vavl.objectives.moments import Moments, linked_moments, moments_under, named_moments
 from vavl.objectives.predictions import predictions
 from vavl.objectives.pseudo_label import Guess, PseudoTarget, guess_moments
 from vavl.objectives.reconstruction import reconstruction_error_sum
-from vavl.objectives.settings import ObjectiveSettings
+from vavl.objectives.settings import ObjectivePlugin, ObjectiveSettings, objective_plugin
 from vavl.objectives.supervised import concordance_loss, concordance_moments, cross_entropy_sum
 
 HGR_PAIRS = (AUDIO_VIDEO, "audio_label", "video_label")
@@ -64,10 +65,17 @@ class Objective:
     def needs_output_moments(self) -> bool:
         """Tell whether a loss depends on moments of the network's output over the global batch.
 
-        Counts are known from the batch alone; the moments of CCC, soft-HGR and the ladder are not, and
-        with several micro-batches they need a first pass without gradient.
+        Counts are known from the batch alone; the moments of CCC, soft-HGR, the ladder and plug-ins are not,
+        and with several micro-batches they need a first pass without gradient.
         """
-        return bool(isinstance(self.task, AttributeTask) or self.settings.hgr or self.settings.ladder)
+        settings = self.settings
+        return bool(
+            isinstance(self.task, AttributeTask) or settings.hgr or settings.ladder or settings.plugins
+        )
+
+    @cached_property
+    def _plugins(self) -> dict[str, ObjectivePlugin]:
+        return {name: objective_plugin(name) for name in self.settings.plugins}
 
     def moments(
         self, output: VavlOutput | None, batch: ClipBatch, guessed: Guess | None
@@ -135,6 +143,12 @@ class Objective:
                 moments_under(prefix, together), moments_under(prefix, local), self.ladder_weights
             )
             found[prefix] = self._shared_value(loss)
+        for name, plugin in self._plugins.items():
+            prefix = f"plugins/{name}"
+            sums = linked_moments(moments_under(prefix, together), moments_under(prefix, local))
+            found[name] = self._shared_value(
+                plugin.loss(self.settings.plugins[name], sums).float().reshape(())
+            )
         if pseudo is not None:
             taught = _pseudo_label(output, batch, pseudo, together)
             found |= {f"pseudo_label/{condition}": taught[condition] for condition in self.labelled}
@@ -162,6 +176,9 @@ class Objective:
         if output.ladder is not None:
             found |= named_moments(f"ladder/{AUDIO}", ladder_moments(output.ladder.audio, batch.audio))
             found |= named_moments(f"ladder/{VIDEO}", ladder_moments(output.ladder.video, batch.video))
+        for name, plugin in self._plugins.items():
+            sums = plugin.moments(self.settings.plugins[name], output, batch)
+            found |= named_moments(f"plugins/{name}", {part: value.double() for part, value in sums.items()})
         return found
 
     def _supervised(

@@ -34,6 +34,7 @@ _EXTRACTOR_MODULES = {
     "opensmile": "vavl.extractors.opensmile_features",
     "speech_transformer": "vavl.extractors.speech_transformer",
 }
+_ONLY_TRAINING = {"vavl.models.ladder"}
 _EXTRACTOR_PACKAGES = {
     "image_network": ("transformers",), "speech_transformer": ("transformers",), "opensmile": ("opensmile",),
 }  # fmt: skip
@@ -172,13 +173,19 @@ def serving_code(model: Mapping[str, Any]) -> list[str]:
     Args:
         model: its description, as in ``model.json``; it brings its own extractors and no others.
     """
-    used = _extractors_of(model)
-    without = {module for name, module in _EXTRACTOR_MODULES.items() if name not in used}
+    # A plug-in may import any of the extractors.
+    used = set(_EXTRACTOR_MODULES) if _plugin_distributions_of(model) else _extractors_of(model)
+    without = {module for name, module in _EXTRACTOR_MODULES.items() if name not in used} | _ONLY_TRAINING
     return import_closure(Path(vavl.__file__).parent, "vavl.serving.served_model", without)
 
 
 def _extractors_of(model: Mapping[str, Any]) -> set[str]:
     return {str(model[modality]["extractor"].get("extractor")) for modality in ("audio", "video")}
+
+
+def _plugin_distributions_of(model: Mapping[str, Any]) -> set[str]:
+    settings = [model[modality]["extractor"].get("settings", {}) for modality in ("audio", "video")]
+    return {str(one["distribution"]) for one in settings if "distribution" in one}
 
 
 def serving_requirements(model: Mapping[str, Any]) -> list[str]:
@@ -189,7 +196,7 @@ def serving_requirements(model: Mapping[str, Any]) -> list[str]:
     """
     more = {package for name in _extractors_of(model) for package in _EXTRACTOR_PACKAGES.get(name, ())}
     lines = []
-    for name in sorted({*_SERVING_PACKAGES, *more}):
+    for name in sorted({*_SERVING_PACKAGES, *more, *_plugin_distributions_of(model)}):
         try:
             # "2.13.0+cpu" names a build that package indexes do not serve under that name.
             lines.append(f"{name}=={Version(version(name)).public}")

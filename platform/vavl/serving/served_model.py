@@ -65,6 +65,8 @@ class ServedModel(PythonModel):  # type: ignore[misc]  # MLflow carries no types
 
         self._predictor = RowPredictor(load_model(Path(context.artifacts["model"])))
         self._compares = any(self._predictor.model.description.profiles.values())
+        for modality, missing in self._predictor.missing_plugins().items():
+            _log.warning("%s features %s: only ready features of it can be predicted from", modality, missing)
         self._input_columns = INPUT_COLUMNS
         self._value_columns = value_columns(self._predictor.model.description.task.model_dump())
         config = context.model_config or {}

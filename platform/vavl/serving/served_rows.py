@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vavl.config.plugins import missing_plugin
 from vavl.errors import InputError, NoSignalError, VavlError, readable
 from vavl.models.clips import ClipFeatures
 from vavl.models.saved_model import Prediction, SavedModel
@@ -60,6 +61,11 @@ class RowPredictor:
         return decision_of(
             settings, self.model.description.task, self.model.description.class_shares, "params"
         )
+
+    def missing_plugins(self) -> dict[str, str]:
+        """Say by modality which extractor is not installed here; see ``vavl.config.plugins.missing_plugin``."""
+        found = {name: missing_plugin(one) for name, one in self.model.description.extractors.items()}
+        return {name: missing for name, missing in found.items() if missing is not None}
 
     def predict(self, columns: Mapping[str, Sequence[Any]]) -> list[Prediction | str]:
         """Return the prediction of each row, or the text of its error.

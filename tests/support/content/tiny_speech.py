@@ -35,14 +35,19 @@ def tiny_speech_config(kind: str, is_large: bool = False, **changes: Any) -> Any
 
 
 def save_tiny_speech(
-    folder: Path, kind: str = "wav2vec2", is_large: bool = False, seed: int = 0, do_normalize: bool = True
+    folder: Path,
+    kind: str = "wav2vec2",
+    is_large: bool = False,
+    seed: int = 0,
+    do_normalize: bool = True,
+    **changes: Any,
 ) -> Path:
-    """Save a small random network; the seed decides its weights."""
+    """Save a small random network; the seed decides its weights, ``changes`` are of its configuration."""
     from transformers import AutoModel
 
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        network = AutoModel.from_config(tiny_speech_config(kind, is_large))
+        network = AutoModel.from_config(tiny_speech_config(kind, is_large, **changes))
         with torch.no_grad():
             for weights in network.parameters():
                 # The library draws biases at 0 and norms at 1: one that is left out would not be missed.

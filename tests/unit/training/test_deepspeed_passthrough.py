@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from vavl.config.load import read_yaml_mapping
 from vavl.errors import TrainingError
 from vavl.training.collectives import start_single_process_group
 from vavl.training.deepspeed_engine import DeepSpeedEngine, bucket_elements, deepspeed_config
@@ -15,6 +18,7 @@ from vavl.training.deepspeed_passthrough import ALLOWED, REFUSED, REFUSED_ZERO, 
 from vavl.training.loop import train
 from vavl.training.run import prepare_run
 from vavl.training.settings import TrainingSettings
+from vavl.training.worker import train_on_worker
 
 CPU = torch.device("cpu")
 NOT_IN_CONFIG = {"autotuning", "aio", "compile"}
@@ -121,6 +125,16 @@ ARRIVES = [
     ({"flops_profiler": {"enabled": True, "profile_step": 10**6}}, 1,
      lambda engine: engine.flops_profiler_profile_step(), 10**6),
 ]  # fmt: skip
+
+
+def test_the_example_of_the_readme_arrives_in_a_run(plan):
+    example = read_yaml_mapping(Path(__file__).parents[2] / "examples/deepspeed_option.yaml")
+    made = plan(training={**example["training"], "max_steps": 1})
+    train_on_worker(made, lambda records: None)
+    used = json.loads((made.directory / "deepspeed.json").read_text())
+    assert used["steps_per_print"] == 100
+    assert used["zero_optimization"]["stage3_prefetch_bucket_size"] == 20_000_000
+    assert used["zero_optimization"]["stage"] == 3
 
 
 @pytest.mark.parametrize(
