@@ -227,7 +227,7 @@ def _gains(
     if trained is None:
         raise ConfigError(
             source, "class_shares", "the model does not state the class shares of its training run",
-            "state them: training_shares={class: share, ...}",
+            "state them as training_shares, one share for each class",
         )  # fmt: skip
     target = _all_shares(source, "class_shares", settings.class_shares, chosen)
     before = _all_shares(source, "training_shares", trained, chosen)
