@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 import pyarrow as pa
@@ -14,8 +16,9 @@ from vavl.corpora.manifest import Manifest
 from vavl.errors import CorpusError, StoreError
 from vavl.features import MODALITIES, FeatureStatistics, ModalityInfo
 from vavl.media.csv_table import read_header, read_text_columns
-from vavl.media.listing import VIDEO_SUFFIXES, Listing, list_directory
+from vavl.media.listing import AUDIO_SUFFIXES, VIDEO_SUFFIXES, Listing, list_directory
 from vavl.models.saved_model import ModelDescription
+from vavl.prediction.pieces import Piece
 from vavl.prediction.sources import ClipInput, ClipsFound, StoreSource
 from vavl.store.store import read_content
 from vavl.store.store_cache import local_notes
@@ -77,7 +80,8 @@ def _is_video(name: str) -> bool:
 def single_clip(file: Path) -> ClipsFound:
     """Return the clip of one media file."""
     side = "video" if _is_video(file.name) else "audio"
-    return ClipsFound("file", [ClipInput(file.stem, **{side: file.name})])
+    files = {name: file.name if name == side else None for name in MODALITIES}
+    return ClipsFound("file", [ClipInput(file.stem, files["audio"], files["video"])])
 
 
 def _by_clip(names: Iterable[str], folders: set[str]) -> Mapping[str, list[str]]:
@@ -101,54 +105,142 @@ def _clip(clip_id: str, sides: Mapping[str, Mapping[str, list[str]]]) -> ClipInp
 
 
 _PATHS = ("audio_path", "video_path")
-_COLUMNS = ("clip_id", *_PATHS, "corpus", "speaker", "split")
+_TIMES = ("start", "end")
+_COLUMNS = ("clip_id", *_PATHS, "corpus", "speaker", "split", *_TIMES)
+_READ = (*_COLUMNS, "id", "path")
+_Columns = dict[str, list[str | None]]
 
 
 def manifest_clips(file: Path, root: Path) -> ClipsFound:
     """Read a manifest: ``clip_id``, ``audio_path`` and/or ``video_path``; also ``corpus``, ``speaker``, ``split``.
 
+    With ``start`` and ``end`` (seconds) a row is a piece of its files, and a bad one says so; ``clip_id`` may then be
+    left out. ``id`` stands for ``clip_id``, and ``path`` for either path, by its ending.
+
     Args:
-        file: .parquet or .csv; an empty field means that the clip lacks it.
+        file: .parquet, .csv, or .rttm as diarization writes it; an empty field means that the clip lacks it.
         root: directory that the paths count from.
 
     Raises:
         CorpusError: the table is not readable, lacks a column, names a clip twice or not at all, or a path as it
             is written leads out of the root; links are followed when a file is read.
     """
-    columns = _parquet(file) if file.suffix.lower() == ".parquet" else _csv(file)
-    missing = [name for name in ("clip_id",) if name not in columns]
+    match file.suffix.lower():
+        case ".parquet":
+            columns = _parquet(file)
+        case ".rttm":
+            columns = _rttm(file, root)
+        case _:
+            columns = _csv(file)
+    columns = _by_their_names(columns)
+    has_times = [name in columns for name in _TIMES]
+    missing = ["clip_id"] * ("clip_id" not in columns and not all(has_times))
     missing += ["audio_path or video_path"] * all(name not in columns for name in _PATHS)
+    missing += [name for name, has in zip(_TIMES, has_times, strict=True) if not has and any(has_times)]
     if missing:
         raise CorpusError(
             str(file), ", ".join(missing), f"no such column; the table has {', '.join(columns) or 'none of them'}",
             f"name the columns {', '.join(_COLUMNS)}; all but the first and one path may be left out",
         )  # fmt: skip
-    clips = [
-        ClipInput(**{name.removesuffix("_path"): value or None for name, value in row.items() if name != "clip_id"},
-                  clip_id=row["clip_id"] or "")
-        for row in _rows(columns)
-    ]  # fmt: skip
+    clips = [_row_clip(row) for row in _rows(columns)]
+    if all(has_times):
+        clips = list(_named(clips))
     _check_ids(file, clips)
     _check_paths(file, clips, root)
     return ClipsFound("manifest", clips)
 
 
-def _parquet(file: Path) -> dict[str, list[str | None]]:
+def _by_their_names(columns: _Columns) -> _Columns:
+    """Return the columns with ``id`` and ``path`` under the names that they stand for."""
+    found = {name: values for name, values in columns.items() if name in _COLUMNS}
+    if "clip_id" not in found and "id" in columns:
+        found["clip_id"] = columns["id"]
+    if "path" in columns and not any(name in found for name in _PATHS):
+        for name, is_kind in (("audio_path", False), ("video_path", True)):
+            found[name] = [path if path and _is_video(path) == is_kind else None for path in columns["path"]]
+    return found
+
+
+def _row_clip(row: Mapping[str, str | None]) -> ClipInput:
+    texts = {name.removesuffix("_path"): text or None for name, text in row.items() if name not in _TIMES}
+    times = [row.get(name) or "" for name in _TIMES]
+    piece, problem = _piece(*times) if any(times) else (None, None)
+    clip_id = texts.pop("clip_id", None) or ""
+    return ClipInput(clip_id, problem=problem, piece=piece, **texts)
+
+
+def _piece(start: str, end: str) -> tuple[Piece | None, str | None]:
+    """Return the piece between two times, or what is wrong with them."""
     try:
-        known = [name for name in pq.read_schema(file).names if name in _COLUMNS]
+        piece = Piece(float(start), float(end))
+    except ValueError:
+        return None, f"start {start!r} and end {end!r} are not both a number of seconds"
+    if not (math.isfinite(piece.start_s) and math.isfinite(piece.end_s)) or piece.start_s < 0:
+        return None, f"start {start} and end {end} are no times in a file"
+    if piece.end_s <= piece.start_s:
+        return None, f"ends at {end} s, not after its start at {start} s"
+    return piece, None
+
+
+def _named(clips: Sequence[ClipInput]) -> Iterator[ClipInput]:
+    """Name pieces without an id by file and times, and by their row where that is not enough."""
+    taken = {clip.clip_id for clip in clips}
+    for row, clip in enumerate(clips, start=1):
+        if clip.clip_id:
+            yield clip
+            continue
+        file = PurePosixPath(clip.audio or clip.video or "")
+        times = "" if clip.piece is None else f"_{clip.piece.start_s:.2f}-{clip.piece.end_s:.2f}"
+        name = f"{file.with_suffix('') if file.name else ''}{times}"
+        name = f"{name}_row{row}" if name in taken or not times else name
+        taken.add(name)
+        yield replace(clip, clip_id=name)
+
+
+def _rttm(file: Path, root: Path) -> _Columns:
+    """Read the SPEAKER lines of an RTTM file; recordings are files of that name with any ending of media."""
+    columns: _Columns = {name: [] for name in (*_PATHS, "speaker", *_TIMES)}
+    try:
+        lines = [line.split() for line in file.read_text(encoding="utf-8").splitlines()]
+        turns = [
+            (words[1], float(words[3]), float(words[4]), words[7])
+            for words in lines
+            if words[:1] == ["SPEAKER"]
+        ]
+    except (OSError, ValueError, IndexError) as error:
+        raise CorpusError(
+            str(file), "", f"not a readable RTTM file: {error}",
+            "lines are SPEAKER recording channel start seconds <NA> <NA> speaker <NA> <NA>",
+        ) from None  # fmt: skip
+    for recording, start, seconds, speaker in turns:
+        for name, suffixes in (("audio_path", AUDIO_SUFFIXES), ("video_path", VIDEO_SUFFIXES)):
+            found = sorted(
+                recording + suffix for suffix in suffixes if (root / (recording + suffix)).exists()
+            )
+            columns[name].append(found[0] if found else None)
+        if columns["audio_path"][-1] is columns["video_path"][-1] is None:
+            columns["audio_path"][-1] = recording  # the reader says that it is not there
+        for name, text in (("speaker", speaker), ("start", f"{start}"), ("end", f"{start + seconds:.6f}")):
+            columns[name].append(text)
+    return columns
+
+
+def _parquet(file: Path) -> _Columns:
+    try:
+        known = [name for name in pq.read_schema(file).names if name in _READ]
         table = pq.read_table(file, columns=known)
         return {name: table[name].cast(pa.string()).to_pylist() for name in known}
     except (pa.ArrowException, OSError, UnicodeError) as fault:
         raise CorpusError(str(file), "", f"not a readable Parquet table: {fault}", "write it again") from None
 
 
-def _csv(file: Path) -> dict[str, list[str | None]]:
-    known = [name for name in read_header(file) if name in _COLUMNS]
+def _csv(file: Path) -> _Columns:
+    known = [name for name in read_header(file) if name in _READ]
     values: Sequence[Sequence[str | None]] = read_text_columns(file.parent, file.name, known) if known else []
     return {name: list(column) for name, column in zip(known, values, strict=True)}
 
 
-def _rows(columns: dict[str, list[str | None]]) -> Iterator[dict[str, str | None]]:
+def _rows(columns: _Columns) -> Iterator[dict[str, str | None]]:
     for values in zip(*columns.values(), strict=True):
         yield dict(zip(columns, values, strict=True))
 

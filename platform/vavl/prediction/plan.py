@@ -69,7 +69,8 @@ class PredictionPlan:
             else []
         )
         content = [_FORMAT, self.model_hash, self.conditions, how, clip.clip_id, clip.audio, clip.video, mark]
-        return sha256_of_json([*content, clip.problem])[:24]
+        piece = [] if clip.piece is None else list(clip.piece)
+        return sha256_of_json([*content, clip.problem, *piece])[:24]
 
 
 def plan_prediction(settings: PredictionSettings, model_folder: Path) -> PredictionPlan:

@@ -34,7 +34,8 @@ def result_table(result: PredictionResult) -> pa.Table:
     """Return the rows of all clips in the order of the input, conditions in the order of every table.
 
     Columns: clip_id, corpus, speaker, split, condition, label, one per class (``probability_<class>``) or
-    attribute, error, audio_seconds, video_seconds, audio_path, video_path, out_of_distribution, distance, warning.
+    attribute, error, audio_seconds, video_seconds, audio_path, video_path, out_of_distribution, distance, warning,
+    start_s, end_s.
     """
     plan = result.plan
     joined = plan.found.table(plan.keys).join(result.rows, "key", join_type="inner")
@@ -43,7 +44,7 @@ def result_table(result: PredictionResult) -> pa.Table:
     return ordered.select(
         ["clip_id", "corpus", "speaker", "split", "condition", "label", *value_columns(plan.model.task), "error",
          "audio_seconds", "video_seconds", "audio_path", "video_path",
-         "out_of_distribution", "distance", "warning"]
+         "out_of_distribution", "distance", "warning", "start_s", "end_s"]
     )  # fmt: skip
 
 

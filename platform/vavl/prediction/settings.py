@@ -17,7 +17,7 @@ from vavl.workers.settings import WorkerSettings
 Condition = Literal["audio_video", "audio", "video"]
 
 MEDIA_SUFFIXES = AUDIO_SUFFIXES | VIDEO_SUFFIXES
-MANIFEST_SUFFIXES = frozenset({".parquet", ".csv"})
+MANIFEST_SUFFIXES = frozenset({".parquet", ".csv", ".rttm"})
 _RESULTS = Path("runs/predictions")
 
 
@@ -35,7 +35,7 @@ class PredictionSettings(DecisionSettings, WorkerSettings):
     """What is predicted, with which model, and what is written."""
 
     input: Annotated[StoreAddress, FROM_ROOT] = Field(
-        description="directory of media, a media file, a manifest (.parquet or .csv), or a store's directory or address"
+        description="directory of media, media file, table (.parquet, .csv, .rttm), or a store's directory or address"
     )
     model: str = Field(min_length=1, description="models:/NAME@ALIAS, models:/NAME/VERSION, or a directory")
     output_dir: Annotated[Path | None, FROM_ROOT] = Field(

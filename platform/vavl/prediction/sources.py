@@ -13,11 +13,12 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from vavl.errors import ClipError
-from vavl.extractors.extractor import MediaReader
+from vavl.extractors.extractor import MediaReader, extractor_settings
 from vavl.features import MODALITIES
 from vavl.media.decoding import require_media_file
 from vavl.media.media_probe import probe
 from vavl.models.saved_model import ModelDescription
+from vavl.prediction.pieces import Piece, PieceCutter
 from vavl.store.store import FeatureStore
 from vavl.store.store_cache import local_store
 
@@ -32,6 +33,7 @@ class ClipInput:
         video: likewise.
         corpus, speaker, split: where they are known.
         problem: why it cannot be predicted, where that is known beforehand.
+        piece: of its files that is meant; None: the whole.
     """
 
     clip_id: str
@@ -41,6 +43,7 @@ class ClipInput:
     speaker: str | None = None
     split: str | None = None
     problem: str | None = None
+    piece: Piece | None = None
 
     def side(self, modality: str) -> str | None:
         """Return what is known of "audio" or "video"."""
@@ -80,6 +83,9 @@ class ClipsFound:
         for column in ("clip_id", "corpus", "speaker", "split", "audio_path", "video_path"):
             values = [getattr(clip, names.get(column, column)) for clip in self.clips]
             columns[column] = pa.array(values, pa.string())
+        for column in Piece._fields:
+            times = [getattr(clip.piece, column, None) for clip in self.clips]
+            columns[column] = pa.array(times, pa.float64())
         return pa.table(columns)
 
 
@@ -179,7 +185,8 @@ class MediaSource:
 
     def reader(self, model: ModelDescription) -> Reader:
         """See ``Source.reader``."""
-        return _MediaReader(self, MediaReader(model.extractors))
+        settings = {name: extractor_settings(model.extractors[name], name) for name in self.modalities}
+        return _MediaReader(self, MediaReader(model.extractors), PieceCutter(settings))
 
     def folders(self) -> Sequence[Path]:
         """Return the root."""
@@ -190,9 +197,15 @@ class MediaSource:
 class _MediaReader:
     source: MediaSource
     media: MediaReader
+    pieces: PieceCutter
 
     def prepare(self, clips: Sequence[ClipInput]) -> None:
-        pass
+        self.pieces.expect(
+            (file, clip.piece)
+            for clip in clips
+            for file in (clip.audio, clip.video)
+            if file is not None and clip.piece is not None
+        )
 
     def sides(self, clip: ClipInput) -> Mapping[str, str]:
         named = {modality: clip.side(modality) for modality in MODALITIES}
@@ -207,8 +220,11 @@ class _MediaReader:
             if file is not None and modality in self.source.modalities
         }
 
-    def read(self, clip: ClipInput, modality: str, file: str) -> Side:  # noqa: ARG002
-        found = self.media.read(self.source.file(file, modality), modality, file)
+    def read(self, clip: ClipInput, modality: str, file: str) -> Side:
+        path = self.source.file(file, modality)
+        if clip.piece is not None:
+            path = self.pieces.file(path, file, modality, clip.piece)
+        found = self.media.read(path, modality, file)
         return Side(found.values, found.frame_times, found.facts.get("seconds"))
 
 

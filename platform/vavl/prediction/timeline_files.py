@@ -25,11 +25,15 @@ _LONGEST_NAME = 80
 
 
 def check_timeline(plan: PredictionPlan, settings: PredictionSettings) -> None:
-    """Refuse timelines of what has no media.
+    """Refuse timelines of what has no media, and of pieces.
 
     Raises:
-        ConfigError: the input is a store.
+        ConfigError: the input is a store, or a table of pieces.
     """
+    if settings.timeline and any(clip.piece is not None for clip in plan.found.clips):
+        raise ConfigError(
+            "prediction", "timeline", "shows whole files, and the table names pieces", "set timeline=false",
+        )  # fmt: skip
     if settings.timeline and not isinstance(plan.source, MediaSource):
         raise ConfigError(
             "prediction", "timeline", "a store holds no audio and no video to draw",
