@@ -64,10 +64,10 @@ def test_a_sweep_leaves_its_best_and_a_second_start_adds_trials(
 ) -> None:
     done = run_job("tune_model", config, "trials=2")
     assert done.code == 0, done.stderr
+    assert "starting Ray on this machine" in done.stderr
     done = run_job("tune_model", config, "search.training.optimizer.learning_rate.low=1.0e-4")
     assert done.code == 0, done.stderr
     assert "2 trials have ended already, 0 continue" in done.stderr
-    assert "starting Ray on this machine" in done.stderr
     assert done.stderr.count("clips by split") == 1
     folder = config.parent / "sweep"
     summary = json.loads((folder / "summary.json").read_text())
