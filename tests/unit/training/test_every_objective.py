@@ -166,7 +166,10 @@ def test_a_resumed_run_equals_the_uninterrupted_one_to_the_last_bit(full_plan, t
 
 
 def replace_times(steps):
-    return [{**record, "time": 0} for record in steps]
+    """Leave out when a step was done, and the words that the first one of an attempt brings for the log."""
+    return [
+        {name: value for name, value in record.items() if name != "setup"} | {"time": 0} for record in steps
+    ]
 
 
 @pytest.mark.parametrize(("engine", "stage"), BOTH_ENGINES)
