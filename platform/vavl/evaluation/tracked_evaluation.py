@@ -28,7 +28,7 @@ from vavl.models.saved_model import SavedModel, load_model
 from vavl.reports.plots import PLOTS_DIRECTORY
 from vavl.serving.model_address import ResolvedModel, resolve_model
 from vavl.serving.registry import register_model
-from vavl.tracking.mlflow_writer import open_client
+from vavl.tracking.mlflow_writer import one_line, open_client
 from vavl.tracking.run import DatasetNote, TrackedRun, run_start, source_tags
 from vavl.tracking.settings import TrackingSettings, tracking_place, unreachable_reason
 from vavl.training.run_folder import EARLIER_FOLDER, put_aside
@@ -218,7 +218,7 @@ def earlier_test_evaluations(clips: MeasuredClips, settings: TrackingSettings) -
             _count(client, f"{of_store} and tags.`{_SPLIT_TAG}` = '{split}'") for split in _WITH_TEST
         )
     except Exception as error:  # noqa: BLE001  a statement of the report, no reason to stop
-        _log.warning("how often the test split was measured before is not known: %s", error)
+        _log.warning("how often the test split was measured before is not known: %s", one_line(error))
         return "how often the test split of this store was measured before is not known: the tracking store did not say"
     return (
         f"the tracking store knows {runs} finished training runs and {evaluations} finished evaluations that measured "

@@ -16,14 +16,14 @@ from vavl.config.files import make_folder, read_json, write_json
 from vavl.serving.registry import register_model
 from vavl.tracking.journal import JOURNAL_NAME, Journal, JournalReader, JournalSink
 from vavl.tracking.replayer import Replayer, unfinished_journals
-from vavl.tracking.run import DatasetNote, run_start, source_tags
+from vavl.tracking.run import DatasetNote, best_scores, run_start, source_tags
 from vavl.tracking.settings import TrackingSettings, tracking_place
 from vavl.training.loop import BEST_FOLDER
 from vavl.training.records import Record
 from vavl.training.run_folder import RunFolder
 from vavl.training.settings import TrainingPlan
 from vavl.training.throughput import RUN_MEMORY, peak_memory_bytes
-from vavl.training.training_result import dataset_note, version_tags
+from vavl.training.training_result import choice_tags, dataset_note, version_tags
 from vavl.training.worker import OUTCOME_FILE, read_outcome
 
 _LAST_FLUSH_SECONDS = 600.0
@@ -118,7 +118,7 @@ class TrialLog:
     def start(self, plan: TrainingPlan, folder: RunFolder) -> None:
         """Record settings and data."""
         dataset = dataset_note(plan)
-        tags = {**self._tags, "vavl.config_hash": plan.config_hash, **dataset.tags}
+        tags = {**self._tags, "vavl.config_hash": plan.config_hash, **dataset.tags, **choice_tags(plan)}
         payload = run_start(plan, self._tracking, folder.run_id, dataset, tags, self._parent)
         settings = plan.model_dump(mode="json")
         payload["params"] |= {f"search.{path}": value_at(settings, path) for path in self._searched}
@@ -150,7 +150,7 @@ class TrialLog:
         """Record the end, with the outcome of a finished trial as an artifact."""
         if state == "finished":
             self.journal.append("artifact", path=OUTCOME_FILE, artifact_path=None)
-        self.journal.append("run_end", status=_STATUSES[state], metrics=metrics)
+        self.journal.append("run_end", status=_STATUSES[state], metrics=best_scores(metrics))
 
     @property
     def has_ended(self) -> bool:
@@ -264,10 +264,14 @@ class ParentRun:
             return None
         folder = self.trials / name
         journal = Journal(folder / JOURNAL_NAME)
-        known = [record.payload for record in journal.read() if record.kind == "model"]
-        if not any(note.get("name") == self._model_name for note in known):
-            tags = {**version_tags(read_outcome(folder)), **tags}
-            journal.append("model", folder=BEST_FOLDER, name=self._model_name, tags=tags)
+        records = [record for record in journal.read() if record.kind in ("model", "run_end")]
+        if not any(record.payload.get("name") == self._model_name for record in records):
+            outcome, ended = read_outcome(folder), records[-1].time if records else None
+            # The scores that the run has already, at the time that they have there: each is kept once.
+            journal.append(
+                "model", at=ended, folder=BEST_FOLDER, name=self._model_name,
+                tags={**version_tags(outcome), **tags}, metrics=best_scores(outcome["metrics"]),
+            )  # fmt: skip
         return self._replayer.add(journal.path)
 
     def finish(self, metrics: Mapping[str, float], artifacts: Iterable[Path]) -> dict[str, Any]:

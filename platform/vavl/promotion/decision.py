@@ -19,7 +19,7 @@ from vavl.config.base import FrozenConfig
 from vavl.metrics.paired import Interval
 from vavl.promotion.contest import ConditionVerdict, Difference, Verdict
 from vavl.tracking.journal import Record
-from vavl.tracking.mlflow_writer import MlflowWriter, Point
+from vavl.tracking.mlflow_writer import MlflowWriter, Point, one_line
 from vavl.tracking.run import DatasetNote, run_start, source_tags, user_name
 from vavl.tracking.settings import TrackingSettings, tracking_place
 
@@ -190,7 +190,9 @@ class PromotionRun:
                 self.writer.log_artifact(self.run_id, file, None)
             self.writer.end_run(self.run_id, "FINISHED", time.time())
         except (MlflowException, OSError) as fault:
-            _log.error("the decision stands, but MLflow run %s lacks a part of it: %s", self.run_id, fault)
+            _log.error(
+                "the decision stands, but MLflow run %s lacks a part of it: %s", self.run_id, one_line(fault)
+            )
             return False
         return True
 
@@ -201,7 +203,7 @@ class PromotionRun:
         try:
             self.writer.end_run(self.run_id, "FAILED", time.time())
         except MlflowException as fault:
-            _log.error("MLflow run %s stays open: %s", self.run_id, fault)
+            _log.error("MLflow run %s stays open: %s", self.run_id, one_line(fault))
 
 
 def open_promotion_run(

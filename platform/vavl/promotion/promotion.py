@@ -35,7 +35,7 @@ from vavl.promotion.decision import (
 from vavl.promotion.report import write_pages
 from vavl.promotion.settings import PromotionPlan
 from vavl.serving.model_address import ResolvedModel, check_store, resolve_model, told_as_ours
-from vavl.tracking.mlflow_writer import open_client
+from vavl.tracking.mlflow_writer import one_line, open_client
 from vavl.tracking.settings import tracking_place
 
 _log = logging.getLogger(__name__)
@@ -168,7 +168,11 @@ class ModelAliases:
             self.client.delete_model_version_tag(self.model, version, _MOVING_TAG)
         except MlflowException as fault:
             _log.error(
-                "%s of %s version %s stays for ten minutes: %s", _MOVING_TAG, self.model, version, fault
+                "%s of %s version %s stays for ten minutes: %s",
+                _MOVING_TAG,
+                self.model,
+                version,
+                one_line(fault),
             )
 
     def _conflict(self, problem: str) -> PromotionError:
@@ -184,12 +188,8 @@ class ModelAliases:
         except MlflowException as fault:
             if fault.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise
-            raise InputError(
-                f"models:/{self.model}",
-                "",
-                "there is no such registered model",
-                "check the name and tracking.uri",
-            ) from None
+            name, fix = f"models:/{self.model}", "check the name and tracking.uri"
+            raise InputError(name, "", "there is no such registered model", fix) from None
 
     def _list(self, champions: Sequence[str]) -> None:
         listed = json.dumps([*champions][-_MOST_CHAMPIONS:])
@@ -250,9 +250,9 @@ def open_aliases(plan: PromotionPlan) -> ModelAliases:
     """
     place = tracking_place(plan.tracking, os.environ)
     check_store(place, plan.tracking.request_timeout_seconds)
-    return ModelAliases(
-        open_client(plan.tracking, place), plan.model_name, plan.champion_alias, plan.previous_alias
-    )
+    with told_as_ours(place):
+        client = open_client(plan.tracking, place)
+        return ModelAliases(client, plan.model_name, plan.champion_alias, plan.previous_alias)
 
 
 def _refusals_of(plan: PromotionPlan) -> AbstractContextManager[None]:

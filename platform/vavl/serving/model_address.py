@@ -18,7 +18,9 @@ from urllib.parse import unquote, urlsplit
 from vavl.config.files import make_folder
 from vavl.config.places import CACHE_VARIABLE, root_folder
 from vavl.errors import InputError, TrackingError
-from vavl.tracking.mlflow_writer import open_client
+from vavl.serving.served_code import CHECKSUMS_FILE, CHECKSUMS_TAG, check_files, refuse_changed
+from vavl.tracking.mlflow_writer import one_line, open_client
+from vavl.tracking.model_note import FILES_TAG, ModelNote
 from vavl.tracking.settings import TrackingPlace, TrackingSettings, tracking_place, unreachable_reason
 
 FORMS = "models:/NAME@ALIAS, models:/NAME/VERSION, or a directory"
@@ -79,8 +81,8 @@ def resolve_model(address: str, tracking: TrackingSettings) -> ResolvedModel:
         raise InputError("model", address, "is no address of a registered model", f"write {FORMS}")
     place = tracking_place(tracking, os.environ)
     check_store(place, tracking.request_timeout_seconds)
-    client = open_client(tracking, place)
     with told_as_ours(place):
+        client = open_client(tracking, place)
         found = _version(client, address, parts)
         folder = _files_of(client, place, found)
     tags = {str(key): str(value) for key, value in found.tags.items()}
@@ -96,11 +98,22 @@ def _model_folder(address: str) -> Path:
     given = (root_folder() or Path.cwd()) / Path(address).expanduser()
     for folder in (given, given / _BEST_FOLDER, given / _WITHIN_LOGGED_MODEL):
         if all((folder / name).is_file() for name in _MODEL_FILES):
+            _check_downloaded(folder)
             return folder
     problem = f"holds no {' and '.join(_MODEL_FILES)}" if given.is_dir() else "there is no such directory"
     raise InputError(
         str(given), "", problem, f"give the directory of a training run or of a model, or write {FORMS}"
     )
+
+
+def _check_downloaded(folder: Path) -> None:
+    """Check the checksums of a model that MLflow keeps or downloaded; the directory of a run has none."""
+    if folder.as_posix().endswith(f"/{_WITHIN_LOGGED_MODEL}"):
+        root = folder.parents[1]
+        if (root / CHECKSUMS_FILE).exists():
+            check_files(root, str(root))
+        elif (root / "MLmodel").exists():
+            _log.warning("%s: was registered without checksums, its files are not checked", root)
 
 
 def check_store(place: TrackingPlace, timeout_seconds: float) -> None:
@@ -128,12 +141,13 @@ def check_store(place: TrackingPlace, timeout_seconds: float) -> None:
 def told_as_ours(place: TrackingPlace) -> Iterator[None]:
     """Turn what MLflow raises into an error with a place and a fix."""
     from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
 
     try:
         yield
-    except (MlflowException, OSError) as fault:
+    except (MlflowException, SQLAlchemyError, OSError) as fault:
         raise TrackingError(
-            place.public_uri, "", f"the tracking store refused: {fault}",
+            place.public_uri, "", f"the tracking store refused: {one_line(fault)}",
             "check its address, the rights and the place of its artifacts",
         ) from None  # fmt: skip
 
@@ -183,9 +197,8 @@ def _files_of(client: Any, place: TrackingPlace, version: Any) -> Path:
     uri = client.get_model_version_download_uri(version.name, version.version)
     if uri.startswith("models:/"):
         uri = client.get_logged_model(uri.removeprefix("models:/")).artifact_location
-    uri = f"{uri.rstrip('/')}/{_WITHIN_LOGGED_MODEL}"
     if uri.startswith(("file:", "/")):
-        return _whole(Path(unquote(urlsplit(uri).path)), version)
+        return _checked(Path(unquote(urlsplit(uri).path)), version)
     digest = hashlib.sha256(f"{place.public_uri} {uri}".encode()).hexdigest()[:12]
     name = re.sub(r"[^\w.-]", "_", version.name)
     kept = _cache() / f"{name}-{version.version}-{digest}"
@@ -193,18 +206,28 @@ def _files_of(client: Any, place: TrackingPlace, version: Any) -> Path:
         make_folder(kept.parent, CACHE_VARIABLE)
         with tempfile.TemporaryDirectory(dir=kept.parent) as beside:
             _log.info("copying %s version %s from %s", version.name, version.version, place.public_uri)
-            copy = download_artifacts(artifact_uri=uri, dst_path=beside, tracking_uri=place.uri)
-            _keep(_whole(Path(copy), version), kept)
-    return kept
+            copy = Path(download_artifacts(artifact_uri=uri, dst_path=beside, tracking_uri=place.uri))
+            _checked(copy, version)
+            _keep(copy, kept)
+    return _checked(kept, version)
 
 
-def _whole(folder: Path, version: Any) -> Path:
+def _checked(root: Path, version: Any) -> Path:
+    """Return the model directory within MLflow's form of a version, whose files are those that were registered."""
+    title, folder = f"{version.name} version {version.version}", root / _WITHIN_LOGGED_MODEL
     missing = [name for name in _MODEL_FILES if not (folder / name).is_file()]
     if missing:
         raise InputError(
-            f"{version.name} version {version.version}", "", f"holds no {' and no '.join(missing)}",
+            title, "", f"holds no {' and no '.join(missing)}",
             "choose a version that jobs/train_model.py registered",
         )  # fmt: skip
+    expected, files = version.tags.get(CHECKSUMS_TAG), version.tags.get(FILES_TAG)
+    if expected is not None or (root / CHECKSUMS_FILE).exists():
+        check_files(root, title, expected)
+    elif files is None:
+        _log.warning("%s was registered without checksums, its files are not checked", title)
+    elif files != ModelNote(folder, version.name, "").marks[FILES_TAG]:
+        refuse_changed(title, "files", f"the files in {folder} are not those of this version")
     return folder
 
 

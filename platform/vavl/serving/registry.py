@@ -6,6 +6,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,21 @@ from packaging.version import Version
 import vavl
 from vavl.config.files import read_json
 from vavl.errors import TrackingError
-from vavl.serving.served_code import CODE_FILES_KEY, CODE_HASH_KEY, code_hash, import_closure
+from vavl.serving.served_code import (
+    CHECKSUMS_TAG,
+    CODE_FILES_KEY,
+    CODE_HASH_KEY,
+    code_hash,
+    import_closure,
+    write_checksums,
+)
 from vavl.serving.served_rows import INPUT_COLUMNS, value_columns
 from vavl.tracking.model_note import ModelNote, holds_files, logged_model_of, version_of
+from vavl.tracking.run import score_table
 
 _NAME_IN_RUN = "model"
 _TAG_LIMIT = 5000
+_FACTS = ("corpus", "protocol", "fold", "label_set", "label_target", "speaker_normalisation", "waived_audit")
 # What a prediction imports. Ray and DeepSpeed are absent on purpose: serving needs neither.
 _SERVING_PACKAGES = (
     "av", "mlflow", "numpy", "opencv-python-headless", "pandas", "pyarrow",
@@ -55,31 +65,66 @@ def register_model(client: Any, mlflow_run_id: str, note: ModelNote) -> str:
         TrackingError: the directory is no model directory.
         MlflowException: the store refused.
     """
-    existing = version_of(client, mlflow_run_id, note)
-    if existing is not None:
-        if not holds_files(client, existing, note):
-            _log_files(client, note, client.get_logged_model(logged_model_of(existing)), mlflow_run_id)
-        return str(existing.version)
-    logged = _log_model(client, mlflow_run_id, note)
+    version = version_of(client, mlflow_run_id, note)
+    if version is None:
+        version = _make_version(client, mlflow_run_id, note)
+    elif not holds_files(client, version, note):
+        logged = client.get_logged_model(logged_model_of(version))
+        checksums = _log_files(client, note, logged, mlflow_run_id)
+        client.set_model_version_tag(note.name, version.version, CHECKSUMS_TAG, checksums)
+    if not version.description:
+        client.update_model_version(note.name, version.version, version_page(note, version.version))
+    return str(version.version)
+
+
+def _make_version(client: Any, mlflow_run_id: str, note: ModelNote) -> Any:
+    logged, checksums = _log_model(client, mlflow_run_id, note)
     _make_registered_model(client, note.name)
     # A server finds the model by its id; without one MLflow would look it up in another store, its global one.
     over_http = client.tracking_uri.startswith("http")
     source = f"models:/{logged.model_id}" if over_http else logged.artifact_location
+    facts = {key: str(value)[:_TAG_LIMIT] for key, value in note.tags.items()}
     made = client.create_model_version(
         note.name,
         source=source,
         run_id=mlflow_run_id,
         model_id=logged.model_id,
-        tags={**note.marks, **{key: str(value)[:_TAG_LIMIT] for key, value in note.tags.items()}},
+        tags={**note.marks, CHECKSUMS_TAG: checksums, **facts},
     )
     # MLflow's pages follow this tag from the run's model to its version.
     link = json.dumps([{"name": note.name, "version": made.version}])
     client.set_logged_model_tags(logged.model_id, {"mlflow.modelVersions": link})
-    return str(made.version)
+    return made
 
 
-def _log_model(client: Any, mlflow_run_id: str, note: ModelNote) -> Any:
-    """Write the files of the model into the store, as an output of the run."""
+def version_page(note: ModelNote, version: str) -> str:
+    """Return the description of a version, in Markdown: its scores, what it was trained on, how to load it."""
+    scores = {name: value for name, value in note.tags.items() if name.count("/") == 2}
+    facts = [f"- {name}: {note.tags[name]}" for name in _FACTS if note.tags.get(name) not in (None, "")]
+    return "\n".join(
+        [
+            *score_table({name: float(value) for name, value in scores.items()}),
+            "",
+            *facts,
+            "",
+            *_loading(f"models:/{note.name}/{version}"),
+        ]
+    )
+
+
+def _loading(address: str) -> list[str]:
+    return [
+        "```python",
+        "import mlflow, pandas",
+        "",
+        f'model = mlflow.pyfunc.load_model("{address}")',
+        'model.predict(pandas.DataFrame({"audio_path": ["clip.wav"], "video_path": ["clip.mp4"]}))',
+        "```",
+    ]
+
+
+def _log_model(client: Any, mlflow_run_id: str, note: ModelNote) -> tuple[Any, str]:
+    """Write the files of the model into the store, as an output of the run; see ``_log_files``."""
     from mlflow.entities import LoggedModelOutput
 
     experiment_id = client.get_run(mlflow_run_id).info.experiment_id
@@ -87,37 +132,45 @@ def _log_model(client: Any, mlflow_run_id: str, note: ModelNote) -> Any:
         experiment_id, name=_NAME_IN_RUN, source_run_id=mlflow_run_id, model_type="vavl"
     )
     try:
-        _log_files(client, note, logged, mlflow_run_id)
+        checksums = _log_files(client, note, logged, mlflow_run_id)
     except Exception:
         client.finalize_logged_model(logged.model_id, "FAILED")
         raise
     client.finalize_logged_model(logged.model_id, "READY")
     client.log_outputs(mlflow_run_id, [LoggedModelOutput(logged.model_id, step=0)])
-    return logged
+    return logged, checksums
 
 
-def _log_files(client: Any, note: ModelNote, logged: Any, mlflow_run_id: str) -> None:
+def _log_files(client: Any, note: ModelNote, logged: Any, mlflow_run_id: str) -> str:
+    """Write the files of the model into the store; returns the SHA-256 of their list of checksums."""
     from mlflow.models import Model
 
+    # The same files whenever they are written: a version that lost one gets it back under the same checksums.
+    moment = datetime.fromtimestamp(logged.creation_timestamp / 1000, UTC)
     description = Model(
         artifact_path=logged.artifact_location,
         run_id=mlflow_run_id,
         model_id=logged.model_id,
         model_uuid=logged.model_id,
+        utc_time_created=str(moment.replace(tzinfo=None)),
     )
     with tempfile.TemporaryDirectory(prefix="vavl-model-") as temporary:
         folder = Path(temporary) / "model"
-        save_served_model(note.folder, folder, description)
+        checksums = save_served_model(note.folder, folder, description)
         client.log_model_artifacts(logged.model_id, str(folder))
+    return checksums
 
 
-def save_served_model(model_folder: Path, target: Path, description: Any = None) -> None:
-    """Write the MLflow form of a model directory: its files, the code that reads them, no pickle.
+def save_served_model(model_folder: Path, target: Path, description: Any = None) -> str:
+    """Write the MLflow form of a model directory: its files, the code that reads them, no pickle, and checksums.
 
     Args:
         model_folder: holds model.json and model.safetensors.
         target: directory to make.
         description: ``mlflow.models.Model`` to complete; a new one by default.
+
+    Returns:
+        The SHA-256 of the list of checksums.
 
     Raises:
         TrackingError: the directory is no model directory.
@@ -146,6 +199,17 @@ def save_served_model(model_folder: Path, target: Path, description: Any = None)
         )
     for cache in list(target.rglob("__pycache__")):
         shutil.rmtree(cache)
+    _forget_temporary_places(target)
+    return write_checksums(target)
+
+
+def _forget_temporary_places(target: Path) -> None:
+    """Name no directory of this machine in MLmodel: nobody could find it, and it differs whenever files are written."""
+    from mlflow.models import Model
+
+    description = Model.load(str(target))
+    description.flavors["python_function"]["artifacts"][_NAME_IN_RUN]["uri"] = _NAME_IN_RUN
+    description.save(str(target / "MLmodel"))
 
 
 def _model_description(model_folder: Path) -> dict[str, Any]:
@@ -237,7 +301,10 @@ def _make_registered_model(client: Any, name: str) -> None:
     from mlflow.exceptions import MlflowException
 
     try:
-        client.create_registered_model(name)
+        page = ["What people load has the alias `champion`, once a version has been promoted:", ""]
+        client.create_registered_model(
+            name, description="\n".join([*page, *_loading(f"models:/{name}@champion")])
+        )
     except MlflowException as fault:
         if fault.error_code != "RESOURCE_ALREADY_EXISTS":
             raise

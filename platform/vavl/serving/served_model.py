@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd  # comes with MLflow
-from mlflow.models import set_model
+from mlflow.models import Model, set_model
 from mlflow.pyfunc import PythonModel
 
 _TEXTS = ("label", "condition", "error", "warning")
@@ -57,13 +57,23 @@ class ServedModel(PythonModel):  # type: ignore[misc]  # MLflow carries no types
     """
 
     def load_context(self, context: Any) -> None:
-        """Load the model files that were logged beside this file."""
+        """Check the files that were logged next to this one, and load the model."""
         import vavl
         from vavl.models.saved_model import load_model
-        from vavl.serving.served_code import CODE_FILES_KEY, CODE_HASH_KEY, code_hash
+        from vavl.serving.served_code import (
+            CODE_FILES_KEY,
+            CODE_HASH_KEY,
+            check_files,
+            check_place,
+            code_hash,
+        )
         from vavl.serving.served_rows import INPUT_COLUMNS, RowPredictor, value_columns
 
-        self._predictor = RowPredictor(load_model(Path(context.artifacts["model"])))
+        files = Path(context.artifacts["model"])
+        root = files.parents[1]
+        check_files(root, str(root))
+        check_place(root, Model.load(str(root)).model_id)
+        self._predictor = RowPredictor(load_model(files))
         self._compares = any(self._predictor.model.description.profiles.values())
         for modality, missing in self._predictor.missing_plugins().items():
             _log.warning("%s features %s: only ready features of it can be predicted from", modality, missing)

@@ -34,8 +34,11 @@ class Event:
 
     @property
     def moment(self) -> str:
-        """Date and time in UTC, to the second."""
-        return dt.datetime.fromtimestamp(self.time, dt.UTC).strftime("%Y-%m-%d %H:%M:%S")
+        """Date and time in UTC, to the second; what is no time of our calendar as it is."""
+        try:
+            return dt.datetime.fromtimestamp(self.time, dt.UTC).strftime("%Y-%m-%d %H:%M:%S")
+        except (ValueError, OverflowError, OSError):
+            return f"second {self.time}"
 
     @property
     def facts_in_words(self) -> str:
@@ -57,7 +60,7 @@ def run_events(records: Iterable[Record], run_id: str | None = None) -> list[Eve
     is_in_run = run_id is None
     for record in records:
         if record.kind == "run_start" and run_id is not None:
-            is_in_run = record.payload["run_id"] == run_id
+            is_in_run = record.payload.get("run_id") == run_id
         elif record.kind == "event" and is_in_run:
             key = json.dumps([record.time, record.payload], sort_keys=True)
             events.setdefault(key, event_of(record))

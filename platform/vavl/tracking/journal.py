@@ -47,6 +47,12 @@ class Record:
     end: int
     start: int = 0
 
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """Values by name; empty where the record has none, or something else in their place."""
+        found = self.payload.get("metrics")
+        return found if isinstance(found, dict) else {}
+
 
 @dataclass(frozen=True)
 class Journal:

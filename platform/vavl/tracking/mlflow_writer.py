@@ -1,4 +1,4 @@
-"""Writes the records of a journal into one MLflow store, and reads back what it holds; calls may be repeated safely.
+"""Writes the records of a journal into one MLflow store; calls may be repeated safely.
 
 MLflow is imported by the constructor, never by importing this module. Nothing here uses MLflow's
 global state (tracking address, active run): everything goes through one client.
@@ -23,8 +23,14 @@ from typing import Any, Literal, TypeVar
 
 from vavl.tracking.events import Event, count_events, event_line, events_as_json
 from vavl.tracking.journal import Record
-from vavl.tracking.model_note import ModelNote, holds_files, version_of
+from vavl.tracking.model_note import logged_model_of
 from vavl.tracking.settings import TrackingPlace, TrackingSettings
+
+NOTE_TAG = "mlflow.note.content"
+"""What MLflow's pages show as the description of a run, in Markdown."""
+
+ARTIFACT_LINK = "artifact:"
+"""Begins a link of a description to an artifact of the run, whose address is known once the run has arrived."""
 
 POINTS_PER_REQUEST = 1000
 EVENTS_FILE = "events.json"
@@ -76,7 +82,9 @@ class MlflowWriter:
         payload = start.payload
         run_id = mlflow_run_id or self._find_or_create_run(payload, start.time)
         known = self.client.get_run(run_id).data.params
-        params = {_name(key): _text(value, _VALUE_LIMIT) for key, value in payload.get("params", {}).items()}
+        params = {
+            store_name(key): _text(value, _VALUE_LIMIT) for key, value in payload.get("params", {}).items()
+        }
         # Parameters cannot change after they were logged; what a resumed run changed is kept as a tag.
         changed = {f"resumed.{key}": value for key, value in params.items() if known.get(key, value) != value}
         tags = {**payload.get("tags", {}), **changed, **self._parent_tag(start)}
@@ -91,12 +99,19 @@ class MlflowWriter:
         self.client.update_run(run_id, status="RUNNING")
         return run_id
 
-    def log_points(self, mlflow_run_id: str, points: Sequence[Point]) -> None:
-        """Log metric points (name, value, seconds since the epoch, step); equal points are kept once."""
+    def log_points(self, mlflow_run_id: str, points: Sequence[Point], model_id: str | None = None) -> None:
+        """Log metric points (name, value, seconds since the epoch, step); equal points are kept once.
+
+        Args:
+            mlflow_run_id: the run.
+            points: of it.
+            model_id: MLflow's id of a logged model that they are the scores of, too.
+        """
         from mlflow.entities import Metric
 
         metrics = [
-            Metric(_name(name), value, int(moment * 1000), step) for name, value, moment, step in points
+            Metric(store_name(name), value, int(moment * 1000), step, model_id)
+            for name, value, moment, step in points
         ]
         for group in _groups(metrics, POINTS_PER_REQUEST):
             self.client.log_batch(mlflow_run_id, metrics=group, synchronous=True)
@@ -111,13 +126,35 @@ class MlflowWriter:
         The tags are ``vavl.events.<what>`` and ``vavl.last_event``: a search for
         ``tags.`vavl.events.restarted` != '0'`` finds the runs that were disturbed.
         """
-        self.client.log_text(mlflow_run_id, _events_text(events), EVENTS_FILE)
+        self.client.log_text(mlflow_run_id, events_text(events), EVENTS_FILE)
         tags = {f"vavl.events.{what}": str(count) for what, count in count_events(events).items()}
         self._log_tags(mlflow_run_id, {**tags, "vavl.last_event": event_line(events[-1])})
 
-    def end_run(self, mlflow_run_id: str, status: str, moment: float) -> None:
-        """Set the final status (FINISHED, FAILED, KILLED) and the time of the end."""
+    def end_run(
+        self, mlflow_run_id: str, status: str, moment: float, tags: Mapping[str, str] | None = None
+    ) -> None:
+        """Set the final status (FINISHED, FAILED, KILLED), the time of the end, and what is known only then."""
+        if tags:
+            info = self.client.get_run(mlflow_run_id).info
+            artifacts = f"#/experiments/{info.experiment_id}/runs/{mlflow_run_id}/artifacts/"
+            note = str(tags.get(NOTE_TAG, "")).replace(f"]({ARTIFACT_LINK}", f"]({artifacts}")
+            self._log_tags(mlflow_run_id, {**tags, **({NOTE_TAG: note} if note else {})})
         self.client.set_terminated(mlflow_run_id, status=status, end_time=int(moment * 1000))
+
+    def known_model(self, model_id: str | None) -> str | None:
+        """Return the id of a logged model, None where this store does not hold it."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return model_id and str(self.client.get_logged_model(model_id).model_id)
+        except MlflowException as fault:
+            if fault.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            return None
+
+    def model_of(self, name: str, version: str) -> str | None:
+        """Return the id of the logged model behind a registered version, None where it has none."""
+        return logged_model_of(self.client.get_model_version(name, version))
 
     def _parent_tag(self, start: Record) -> dict[str, str]:
         """Return the tag that makes a run a child; a parent that did not arrive yet is created empty."""
@@ -174,14 +211,15 @@ class MlflowWriter:
     def _log_tags(self, run_id: str, tags: Mapping[str, Any]) -> None:
         from mlflow.entities import RunTag
 
-        entries = (RunTag(_name(key), _text(value, _TAG_LIMIT)) for key, value in tags.items())
+        entries = (RunTag(store_name(key), _text(value, _TAG_LIMIT)) for key, value in tags.items())
         for group in _groups(entries, _PARAMS_PER_REQUEST):
             self.client.log_batch(run_id, tags=group, synchronous=True)
 
     def _link_version(self, run_id: str, note: Mapping[str, Any]) -> None:
         """Let the pages of run and version lead to each other: a run that measured a registered model.
 
-        Where this store does not hold the model (it was taken from another), the run's own tags name it alone.
+        Where this store does not hold the model (it was taken from another) or cannot (no such name may be), the
+        run's own tags name it alone.
         """
         from mlflow.entities import LoggedModelInput
         from mlflow.exceptions import MlflowException
@@ -193,7 +231,7 @@ class MlflowWriter:
             if note.get("model_id"):
                 self.client.log_inputs(run_id, models=[LoggedModelInput(note["model_id"])])
         except MlflowException as fault:
-            if fault.error_code != "RESOURCE_DOES_NOT_EXIST":
+            if fault.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
                 raise
 
     def _log_dataset(self, run_id: str, note: Mapping[str, Any]) -> None:
@@ -212,78 +250,10 @@ class MlflowWriter:
         self.client.log_inputs(run_id, [DatasetInput(dataset, [tag])])
 
 
-class Holdings:
-    """What a store really holds; asks it only for what is asked for here, and once.
-
-    A run without an id, "", holds nothing.
-
-    Args:
-        client: an ``MlflowClient``.
-    """
-
-    def __init__(self, client: Any) -> None:
-        self._client = client
-        self._points: dict[tuple[str, str], set[tuple[int, int]]] = {}
-        self._files: dict[tuple[str, str], dict[str, int | None]] = {}
-
-    def lacking_points(self, run_id: str, points: Iterable[Point]) -> list[Point]:
-        """Return those of the points of a run that the store does not hold."""
-        return [point for point in points if not run_id or not self._has_point(run_id, point)]
-
-    def has_files(self, run_id: str, source: Path, artifact_path: str | None) -> bool:
-        """Tell whether the store holds a file, or all files of a directory, each with its size.
-
-        Of a source that is gone only the name is looked for.
-        """
-        place = f"{artifact_path}/{source.name}" if artifact_path else source.name
-        if source.is_dir():
-            files = [path for path in source.rglob("*") if path.is_file()]
-            named = [
-                (f"{place}/{path.relative_to(source).as_posix()}", path.stat().st_size) for path in files
-            ]
-            return all(self._has_file(run_id, name, size) for name, size in named)
-        return self._has_file(run_id, place, source.stat().st_size if source.exists() else None)
-
-    def has_events(self, run_id: str, events: Sequence[Event]) -> bool:
-        """Tell whether the list of events that a run shows is this one, by its size."""
-        return self._has_file(run_id, EVENTS_FILE, len(_events_text(events).encode()))
-
-    def has_start(self, run_id: str, payload: Mapping[str, Any]) -> bool:
-        """Tell whether the parameters of a ``run_start`` record are there, and its configuration."""
-        known = self._client.get_run(run_id).data.params
-        has_params = all(_name(key) in known for key in payload.get("params", {}))
-        return has_params and (not payload.get("config_yaml") or self._has_file(run_id, "config.yaml", None))
-
-    def has_status(self, run_id: str, status: str) -> bool:
-        """Tell whether a run has ended like this."""
-        return bool(run_id) and self._client.get_run(run_id).info.status == status
-
-    def version(self, run_id: str, note: ModelNote) -> str | None:
-        """Return the registered version of a model, None unless the store holds it with all its files."""
-        found = version_of(self._client, run_id, note) if run_id else None
-        return str(found.version) if found is not None and holds_files(self._client, found, note) else None
-
-    def _has_point(self, run_id: str, point: Point) -> bool:
-        name, _, moment, step = point
-        key = (run_id, _name(name))
-        if key not in self._points:
-            history = self._client.get_metric_history(*key)
-            self._points[key] = {(entry.timestamp, entry.step) for entry in history}
-        return (int(moment * 1000), step) in self._points[key]
-
-    def _has_file(self, run_id: str, path: str, size: int | None) -> bool:
-        if not run_id:
-            return False
-        folder = path.rpartition("/")[0]
-        if (run_id, folder) not in self._files:
-            listed = self._client.list_artifacts(run_id, folder or None)
-            self._files[run_id, folder] = {entry.path: entry.file_size for entry in listed}
-        held = self._files[run_id, folder]
-        return path in held and size in (None, held[path])
-
-
-def _events_text(events: Sequence[Event]) -> str:
-    return json.dumps(events_as_json(events), indent=2, ensure_ascii=False) + "\n"
+def events_text(events: Sequence[Event]) -> str:
+    """Return the content of ``events.json``."""
+    text = json.dumps(events_as_json(events), indent=2, ensure_ascii=False) + "\n"
+    return text.encode(errors="replace").decode()  # half a character of a file name
 
 
 def open_client(settings: TrackingSettings, place: TrackingPlace) -> Any:
@@ -339,9 +309,14 @@ def _quiet_and_quick(settings: TrackingSettings) -> None:
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
 
-def _name(text: str) -> str:
+def one_line(fault: Exception) -> str:
+    """Return what went wrong without the statement and the advice that SQLAlchemy writes behind it."""
+    return f"{type(fault).__name__}: {fault}".splitlines()[0]
+
+
+def store_name(text: str) -> str:
     """Replace the characters that MLflow refuses in names."""
-    return _NOT_IN_NAMES.sub("_", text)
+    return _NOT_IN_NAMES.sub("_", text) or "_"
 
 
 def _text(value: Any, limit: int) -> str:

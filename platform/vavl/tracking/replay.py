@@ -7,59 +7,33 @@ will (its file is gone, its step is no number, MLflow refuses its name): it is s
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
 
-from pydantic import Field
-
-from vavl.config.base import FrozenConfig
-from vavl.config.files import read_json, write_json, write_text
 from vavl.errors import TrackingError, VavlError
 from vavl.tracking.events import run_events
+from vavl.tracking.holdings import Holdings
 from vavl.tracking.journal import Journal, JournalReader, Record, clean
-from vavl.tracking.mlflow_writer import POINTS_PER_REQUEST, Holdings, MlflowWriter, Point
+from vavl.tracking.mlflow_writer import POINTS_PER_REQUEST, MlflowWriter, Point
 from vavl.tracking.model_note import ModelNote, Register
+from vavl.tracking.records import (
+    MalformedRecord,
+    check_readable,
+    check_record,
+    fresh_points,
+    metric_points,
+    name_of,
+    readable,
+    requests_of,
+    text_of,
+    usable_start,
+)
+from vavl.tracking.replay_state import ReplayState, note_set_aside, set_aside_path
 
-_POINT_KINDS = ("step", "epoch", "system")
 _LONGEST_REASON = 500
-_LARGEST_STEP = 2**63 - 1
 _log = logging.getLogger(__name__)
-
-
-class ReplayState(FrozenConfig):
-    """What one tracking store already holds of a journal.
-
-    Attributes:
-        seq: last record that arrived; ``offset`` is the byte position behind it.
-        mlflow_runs: MLflow run ids by the run ids of the journal; ``run_id`` is the current one.
-        started: seconds since the epoch at which the current run first started.
-        last_steps: last step by metric name; a resumed run repeats steps, the store keeps the first.
-        refused: records that were set aside, with their kind, name and reason.
-    """
-
-    seq: int = 0
-    offset: int = 0
-    run_id: str | None = None
-    mlflow_runs: dict[str, str] = Field(default_factory=dict)
-    started: float = 0.0
-    last_steps: dict[str, int] = Field(default_factory=dict)
-    model_name: str | None = None
-    model_version: str | None = None
-    refused: dict[int, str] = Field(default_factory=dict)
-
-    @property
-    def mlflow_run_id(self) -> str | None:
-        """MLflow's id of the current run, None before it was created."""
-        return self.mlflow_runs.get(self.run_id) if self.run_id is not None else None
-
-
-class MalformedRecord(Exception):  # noqa: N818  a statement on a record, caught here
-    """A record that no store will ever take."""
 
 
 class RecordReplay:
@@ -106,7 +80,7 @@ class RecordReplay:
         Raises:
             Exception: the store does not take them; ``state`` holds what arrived.
         """
-        for group in _requests(records, 1 if self._is_dry else POINTS_PER_REQUEST):
+        for group in requests_of(records, 1 if self._is_dry else POINTS_PER_REQUEST):
             if time.monotonic() > until:
                 return False
             self._apply(group)
@@ -129,7 +103,9 @@ class RecordReplay:
 
     def _send(self, group: Sequence[Record]) -> dict[str, object]:
         """Write a group, or the part that the store lacks; returns what changes in the state."""
-        record, run_id = group[0], self.state.mlflow_run_id
+        for one in group:
+            check_record(one)
+        record, run_id = readable(group[0]), self.state.mlflow_run_id
         if record.kind == "run_start":
             return self._open_run(record)
         if run_id is None:
@@ -162,7 +138,7 @@ class RecordReplay:
         return {"last_steps": last_steps}
 
     def _log_artifact(self, run_id: str, record: Record) -> None:
-        path, place = _text_of(record, "path"), record.payload.get("artifact_path")
+        path, place = text_of(record, "path"), record.payload.get("artifact_path")
         source = self._folder / path
         if self._skips(record, is_held=bool(self._held and self._held.has_files(run_id, source, place))):
             return
@@ -177,7 +153,7 @@ class RecordReplay:
         if not record.payload.get("name"):
             return {}
         name, tags = f"{self.state.run_id}:{record.seq}", record.payload.get("tags", {})
-        note = ModelNote(self._folder / _text_of(record, "folder"), _text_of(record, "name"), name, tags)
+        note = ModelNote(self._folder / text_of(record, "folder"), text_of(record, "name"), name, tags)
         version = self._held.version(run_id, note) if self._held else None
         if not self._skips(record, is_held=version is not None):
             if self._register is None:
@@ -185,7 +161,21 @@ class RecordReplay:
                     note.name, "", "is recorded by a run that registers no models", "report this as a bug"
                 )
             version = self._register(self._writer.client, run_id, note)
-        return {"model_name": note.name, "model_version": version}
+        model_id = None if version is None else self._writer.model_of(note.name, version)
+        if model_id is not None:
+            self._log_scores(run_id, record, metric_points(record, self.state), model_id)
+        return {"model_name": note.name, "model_version": version, "model_id": model_id}
+
+    def _log_scores(self, run_id: str, record: Record, points: Sequence[Point], model_id: str | None) -> None:
+        """Write the scores of a run, and of the model that it trained or measured."""
+        if not self._skips(record, is_held=self._holds_scores(run_id, points, model_id)):
+            self._writer.log_points(run_id, points, model_id)
+
+    def _holds_scores(self, run_id: str, points: Sequence[Point], model_id: str | None) -> bool:
+        if self._held is None:
+            return not points
+        has_model = model_id is None or self._held.has_scores(model_id, points)
+        return has_model and not self._held.lacking_points(run_id, points)
 
     def _log_events(self, run_id: str, record: Record) -> None:
         """Write the whole list anew, once for all events that the journal holds by now."""
@@ -200,16 +190,17 @@ class RecordReplay:
 
     def _end_run(self, run_id: str, record: Record) -> None:
         status, points = str(record.payload.get("status", "FINISHED")), metric_points(record, self.state)
-        is_held = self._held is not None and not self._held.lacking_points(run_id, points)
+        tags = record.payload.get("tags") or {}
+        is_held = self._held is not None and self._holds_scores(run_id, points, self.state.model_id)
         if self._held and record.seq == self._end:
-            is_held = is_held and self._held.has_status(run_id, status)
+            is_held = is_held and self._held.has_status(run_id, status) and self._held.has_tags(run_id, tags)
         if not self._skips(record, is_held=is_held):
-            self._writer.log_points(run_id, points)
-            self._writer.end_run(run_id, status, record.time)
+            self._writer.log_points(run_id, points, self.state.model_id)
+            self._writer.end_run(run_id, status, record.time, tags)
 
     def _open_run(self, record: Record) -> dict[str, object]:
-        run_id, state = _text_of(record, "run_id"), self.state
-        _text_of(record, "experiment")
+        record, problems = usable_start(record)
+        run_id, state = text_of(record, "run_id"), self.state
         mlflow_run = state.mlflow_runs.get(run_id)
         if self._held:
             mlflow_run = mlflow_run or self._writer.find_run(record.payload) or ""
@@ -217,11 +208,14 @@ class RecordReplay:
         if not self._skips(record, is_held=is_held):
             mlflow_run = self._writer.open_run(record, mlflow_run or None)
         same = run_id == state.run_id
+        measured = (record.payload.get("evaluates") or {}).get("model_id")
         return {
             "run_id": run_id,
             "mlflow_runs": {**state.mlflow_runs, run_id: mlflow_run or ""},
             "started": state.started if same else record.time,
             "last_steps": state.last_steps if same else {},
+            "model_id": state.model_id if same else self._writer.known_model(measured),
+            **({"refused": self._listed(record, "; ".join(problems))} if problems else {}),
         }
 
     def _is_records_own(self, record: Record, fault: Exception) -> bool:
@@ -240,6 +234,10 @@ class RecordReplay:
 
     def _set_aside(self, record: Record, fault: Exception) -> None:
         reason = str(fault) if isinstance(fault, MalformedRecord) else f"{type(fault).__name__}: {fault}"
+        self._arrived(record, refused=self._listed(record, reason))
+
+    def _listed(self, record: Record, reason: str) -> dict[int, str]:
+        """List a record that no store will take, or a part of it; returns all that were set aside."""
         text = (
             f"{record.kind} {name_of(record)}: {reason}"[:_LONGEST_REASON].encode(errors="replace").decode()
         )
@@ -250,150 +248,9 @@ class RecordReplay:
             )
             entry = {"reason": text, "kind": record.kind, "time": record.time, **record.payload}
             note_set_aside(self._journal.path, self._writer.store, {record.seq: clean(entry)})
-        self._arrived(record, refused={**self.state.refused, record.seq: text})
+        return {**self.state.refused, record.seq: text}
 
     def _arrived(self, record: Record, **change: object) -> None:
         self.state = self.state.model_copy(update={"seq": record.seq, "offset": record.end, **change})
         if self._save is not None:
             self._save(self.state)
-
-
-def metric_points(record: Record, state: ReplayState) -> list[Point]:
-    """Return the metric points of a record; values that are missing (null) are left out.
-
-    The step of a system sample is the number of seconds since the run started.
-
-    Raises:
-        MalformedRecord: metrics, step or epoch are not what they should be.
-    """
-    try:
-        values = {**record.payload.get("metrics", {})}
-        if record.kind == "system":
-            step = int(record.time - state.started)
-        elif record.kind == "run_end":
-            own = (last for name, last in state.last_steps.items() if not name.startswith("system/"))
-            step = max(own, default=0)
-        else:
-            step = int(record.payload["step"])
-        if record.kind == "epoch":
-            values["epoch"] = record.payload["epoch"]
-        numbers = {name: float(value) for name, value in values.items() if isinstance(value, (int, float))}
-    except (KeyError, TypeError, ValueError, OverflowError) as fault:
-        raise MalformedRecord(f"{type(fault).__name__}: {fault}") from None
-    if abs(step) > _LARGEST_STEP or abs(record.time) * 1000 > _LARGEST_STEP:
-        raise MalformedRecord(f"step {step} at second {record.time} is out of range")
-    return [(name, value, record.time, step) for name, value in numbers.items()]
-
-
-def fresh_points(records: Iterable[Record], state: ReplayState) -> tuple[list[Point], dict[str, int]]:
-    """Return the points of some records without the steps that a resumed run went through a second time.
-
-    Both times may travel in one request: a worker group that is started anew writes no ``run_start``. Also returns
-    the last step by metric name behind them.
-    """
-    fresh, steps = [], dict(state.last_steps)
-    for record in records:
-        for point in metric_points(record, state):
-            name, _, _, step = point
-            if step > steps.get(name, -1):
-                fresh.append(point)
-                steps[name] = step
-    return fresh, steps
-
-
-def name_of(record: Record) -> str:
-    """Return what a person recognizes a record by: its file, model or metrics."""
-    payload = record.payload
-    metrics = payload.get("metrics")
-    names = ", ".join(metrics) if isinstance(metrics, dict) else ""
-    return str(
-        payload.get("path") or payload.get("name") or payload.get("run_id") or payload.get("what") or names
-    )
-
-
-def check_readable(source: Path) -> None:
-    """Refuse a file or a directory that cannot be sent.
-
-    Raises:
-        MalformedRecord: names the file that is missing or cannot be read.
-    """
-    if not source.exists():
-        raise MalformedRecord(f"{source} does not exist any more")
-    for path in source.rglob("*") if source.is_dir() else (source,):
-        try:
-            if path.is_file():
-                path.open("rb").close()
-        except OSError as fault:
-            raise MalformedRecord(f"{path} cannot be read: {fault.strerror}") from None
-
-
-def _text_of(record: Record, key: str) -> str:
-    value = record.payload.get(key)
-    if not isinstance(value, str) or "\0" in value:
-        raise MalformedRecord(f"{key} is {value!r}, no text")
-    return value
-
-
-def _requests(records: Iterable[Record], most_points: int) -> Iterator[list[Record]]:
-    """Group the records: consecutive metrics up to the size of a request, everything else alone."""
-    group: list[Record] = []
-    size = 0
-    for record in records:
-        metrics = record.payload.get("metrics")
-        count = (len(metrics) if isinstance(metrics, dict) else 0) + 1
-        if group and (record.kind not in _POINT_KINDS or size + count > most_points):
-            yield group
-            group, size = [], 0
-        if record.kind in _POINT_KINDS:
-            group.append(record)
-            size += count
-        else:
-            yield [record]
-    if group:
-        yield group
-
-
-def state_path(journal: Path) -> Path:
-    """Return the file with the positions."""
-    return journal.with_name(journal.name + ".replayed.json")
-
-
-def set_aside_path(journal: Path) -> Path:
-    """Return the file next to ``journal`` with the records that a store will never take: store -> seq -> record."""
-    return journal.with_name(journal.name + ".set_aside.json")
-
-
-def read_state(journal: Path, public_uri: str) -> ReplayState:
-    """Return the state for one tracking store; a new one when nothing was replayed to it yet.
-
-    A state that cannot be read counts as new: replaying once more changes nothing in the store.
-    """
-    return read_states(journal).get(public_uri, ReplayState())
-
-
-def write_state(journal: Path, public_uri: str, state: ReplayState) -> None:
-    """Keep ``state``; the entries of other stores stay."""
-    states = {**read_states(journal), public_uri: state}
-    write_json(state_path(journal), {uri: entry.model_dump(mode="json") for uri, entry in states.items()})
-
-
-def read_states(journal: Path) -> dict[str, ReplayState]:
-    """Return the states of all stores, by address."""
-    path = state_path(journal)
-    if not path.exists():
-        return {}
-    try:
-        return {uri: ReplayState.model_validate(entry) for uri, entry in read_json(path).items()}
-    except (VavlError, ValueError, AttributeError):
-        return {}
-
-
-def note_set_aside(journal: Path, store: str, records: Mapping[int, Mapping[str, Any]] | None) -> None:
-    """List further records that a store will never take; None empties its list."""
-    path = set_aside_path(journal)
-    lists = read_json(path) if path.exists() else {}
-    if records is not None:
-        lists[store] = {**lists.get(store, {}), **{str(seq): entry for seq, entry in records.items()}}
-    elif lists.pop(store, None) is None:
-        return
-    write_text(path, json.dumps(lists, indent=2))  # half a character stays as it is

@@ -12,11 +12,12 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from vavl.tracking.holdings import Holdings
 from vavl.tracking.journal import JOURNAL_NAME, Journal
-from vavl.tracking.mlflow_writer import Holdings, MlflowWriter, import_mlflow
+from vavl.tracking.mlflow_writer import MlflowWriter, import_mlflow, one_line
 from vavl.tracking.model_note import Register
-from vavl.tracking.replay import (
-    RecordReplay,
+from vavl.tracking.replay import RecordReplay
+from vavl.tracking.replay_state import (
     ReplayState,
     note_set_aside,
     read_state,
@@ -256,7 +257,7 @@ class Replayer:
         return len(self._line), self.state_of(self._line[0]).seq if self._line else 0
 
     def _failed(self, fault: Exception) -> None:
-        self.fault = f"{type(fault).__name__}: {fault}".splitlines()[0]
+        self.fault = one_line(fault)
         self._connections.clear()  # the next look connects anew
         self._writer = None
         if not self._is_warned:

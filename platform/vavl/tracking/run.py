@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 import hashlib
 import json
@@ -9,8 +10,9 @@ import logging
 import os
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import TracebackType
 from typing import Any, ClassVar, Self
@@ -20,6 +22,7 @@ from vavl.config.base import FrozenConfig
 from vavl.config.snapshot import flat_settings, settings_yaml
 from vavl.errors import TrainingStopped, VavlError
 from vavl.tracking.journal import JOURNAL_NAME, Journal
+from vavl.tracking.mlflow_writer import ARTIFACT_LINK, NOTE_TAG
 from vavl.tracking.model_note import Register
 from vavl.tracking.replayer import Replayer
 from vavl.tracking.settings import TrackingSettings
@@ -27,7 +30,13 @@ from vavl.tracking.system_metrics import SystemSampler
 
 CODE_VARIABLE = "VAVL_CODE"
 """Environment variable: ``repository_tags`` as JSON, for a submitted job, whose copy of the code is no repository."""
+
+BEST = "best/"
+"""Begins the names of the scores of the model that is kept; those of every epoch are curves of their own."""
+
 _LAST_FLUSH_SECONDS = 180.0
+_PACKAGES = ("torch", "ray", "deepspeed")
+_SCORES = ("clips", "accuracy", "f1_macro", "uar", "ccc_mean", "calibration_error")
 _log = logging.getLogger(__name__)
 
 
@@ -57,33 +66,7 @@ class DatasetNote:
     def tags(self) -> dict[str, str]:
         """Tags of every run on these data."""
         waived = {"vavl.waived_audit": ", ".join(self.waived)} if self.waived else {}
-        return {"vavl.store_hash": self.store_hash, **waived}
-
-
-def record_run_start(
-    journal: Journal,
-    config: FrozenConfig,
-    config_hash: str,
-    tracking: TrackingSettings,
-    run_id: str,
-    dataset: DatasetNote,
-) -> None:
-    """Append ``run_start``; a resumed run calls it again with the same ``run_id``.
-
-    Args:
-        journal: the run's journal.
-        config: all settings of the job; they become parameters and the artifact ``config.yaml``.
-        config_hash: of the settings that decide the result.
-        tracking: experiment and name of the run.
-        run_id: the same for all attempts of one run.
-        dataset: what is trained on.
-    """
-    tags = {
-        **source_tags(),
-        "vavl.config_hash": config_hash,
-        **dataset.tags,
-    }
-    journal.append("run_start", **run_start(config, tracking, run_id, dataset, tags))
+        return {"vavl.corpus": self.name, "vavl.store_hash": self.store_hash, **waived}
 
 
 def run_start(
@@ -94,7 +77,7 @@ def run_start(
     tags: Mapping[str, Any],
     parent: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
-    """Return the payload of ``run_start``.
+    """Return the payload of ``run_start``; a resumed run records it again with the same ``run_id``.
 
     Args:
         config: all settings; they become parameters and the artifact ``config.yaml``.
@@ -116,8 +99,49 @@ def run_start(
     }
 
 
+def best_scores(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Return the scores of the model that is kept under ``best/<split>/<condition>/<metric>``."""
+    return {f"{BEST}{name}": value for name, value in metrics.items()}
+
+
+def run_page(metrics: Mapping[str, float], facts: Sequence[str], report: str) -> dict[str, str]:
+    """Return the tag that describes a run on its page: a table of scores, some facts, a link to the report.
+
+    Args:
+        metrics: by ``<split>/<condition>/<metric>``.
+        facts: in Markdown.
+        report: file among the artifacts of the run.
+    """
+    link = f"[{report}]({ARTIFACT_LINK}{report})"
+    return {NOTE_TAG: "\n".join([" · ".join([link, *facts]), "", *score_table(metrics)])}
+
+
+def score_table(metrics: Mapping[str, float]) -> list[str]:
+    """Return the main scores as lines of a Markdown table, a row for each split and condition.
+
+    Args:
+        metrics: by ``<split>/<condition>/<metric>``.
+    """
+    rows: dict[tuple[str, str], dict[str, float]] = {}
+    for name, value in metrics.items():
+        split, _, rest = name.partition("/")
+        condition, _, metric = rest.partition("/")
+        if metric in _SCORES:
+            rows.setdefault((split, condition), {})[metric] = value
+    shown = [metric for metric in _SCORES if any(metric in row for row in rows.values())]
+    if not rows:
+        return []
+    cells = [["split", "condition", *shown]]
+    for (split, condition), row in rows.items():
+        digits = {name: f"{value:.{0 if name == 'clips' else 3}f}" for name, value in row.items()}
+        cells.append([split, condition, *(digits.get(name, "") for name in shown)])
+    # MLflow's pages set the cells without a gap.
+    head, *body = [f"| {'&ensp; | '.join(line)}&ensp; |" for line in cells]
+    return [head, "|---|---|" + "---:|" * len(shown), *body]
+
+
 def source_tags() -> dict[str, str]:
-    """Return MLflow's tags for who started which code: user, job file, repository, and a hash of the code itself.
+    """Return the tags for who started which code: user, job file, repository, a hash of the code, its engines.
 
     The hash stands where there is no repository, and where changes are not committed.
     """
@@ -129,6 +153,7 @@ def source_tags() -> dict[str, str]:
         "mlflow.source.type": "LOCAL",
         "mlflow.user": user_name(),
         "vavl.code_hash": _code_hash(folders),
+        **_package_tags(),
         **(json.loads(sent) if sent else repository_tags(package)),
     }
 
@@ -155,6 +180,14 @@ def _code_hash(folders: Iterable[Path]) -> str:
             content = file.read_bytes()
             digest.update(f"{file.relative_to(folder.parent)} {len(content)}\n".encode() + content)
     return digest.hexdigest()[:16]
+
+
+def _package_tags() -> dict[str, str]:
+    tags = {}
+    for name in _PACKAGES:
+        with contextlib.suppress(PackageNotFoundError):  # DeepSpeed is left out of some installations
+            tags[f"vavl.{name}"] = version(name)
+    return tags
 
 
 def user_name() -> str:
@@ -212,15 +245,22 @@ class TrackedRun:
         self._replayer.add_leftovers(earlier)
         self._replayer.start()
 
-    def _end(self, status: str, metrics: Mapping[str, Any]) -> dict[str, Any]:
+    def _end(
+        self, status: str, metrics: Mapping[str, Any], tags: Mapping[str, str] | None = None
+    ) -> dict[str, Any]:
         """Record the end and wait for the tracking server.
+
+        Args:
+            status: FINISHED, FAILED or KILLED.
+            metrics: of the run.
+            tags: that are known at its end.
 
         Returns:
             ``mlflow_run_id`` (None where the server does not hold the run yet) and ``tracking_complete``.
         """
         if self._sampler is not None:
             self._sampler.stop()
-        self.journal.append("run_end", status=status, metrics=metrics)
+        self.journal.append("run_end", status=status, metrics=metrics, tags=tags or {})
         is_complete = self._replayer.finish(_LAST_FLUSH_SECONDS)
         return {"mlflow_run_id": self._replayer.state.mlflow_run_id, "tracking_complete": is_complete}
 

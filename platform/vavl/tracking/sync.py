@@ -16,10 +16,12 @@ from vavl.config.files import make_folder, write_json
 from vavl.config.load import read_yaml_mapping, validate
 from vavl.config.progress import Progress
 from vavl.errors import InputError, TrackingError
+from vavl.tracking.holdings import Holdings
 from vavl.tracking.journal import JOURNAL_NAME, Journal
-from vavl.tracking.mlflow_writer import Holdings, MlflowWriter
+from vavl.tracking.mlflow_writer import MlflowWriter, one_line
 from vavl.tracking.model_note import Register
-from vavl.tracking.replay import RecordReplay, ReplayState, read_state, read_states, set_aside_path
+from vavl.tracking.replay import RecordReplay
+from vavl.tracking.replay_state import ReplayState, read_state, read_states, set_aside_path
 from vavl.tracking.replayer import Replayer, is_followed, known_runs
 from vavl.tracking.settings import TrackingSettings, TrackingTarget, tracking_place, unreachable_reason
 
@@ -208,8 +210,7 @@ def _compare(run: Compared, away: dict[str, str]) -> Compared:
         look = RecordReplay(writer, run.journal, start, None, held=Holdings(writer.client))
         look.apply(run.journal.read())
     except Exception as fault:  # noqa: BLE001  whatever MLflow raises: this store cannot say what it holds
-        problem = f"{type(fault).__name__}: {fault}".splitlines()[0]
-        return replace(run, lacking=everything, problem=problem)
+        return replace(run, lacking=everything, problem=one_line(fault))
     known = look.state.mlflow_run_id or None
     return replace(run, lacking=tuple(look.lacking), refused=look.state.refused, mlflow_run_id=known)
 
@@ -243,9 +244,13 @@ def _configurations(folder: Path) -> Iterator[tuple[Path, Mapping[str, Any]]]:
     if file.exists():
         yield file, read_yaml_mapping(file)
     start = next((record for record in Journal(journal).read() if record.kind == "run_start"), None)
-    if start is not None and start.payload.get("config_yaml"):
-        content = yaml.safe_load(start.payload["config_yaml"])
-        yield journal, content if isinstance(content, dict) else {}
+    text = None if start is None else start.payload.get("config_yaml")
+    try:
+        content = yaml.safe_load(text) if isinstance(text, str) else None
+    except yaml.YAMLError:
+        content = None  # a damaged record does not say where its run belongs
+    if isinstance(content, dict):
+        yield journal, content
 
 
 def refuse_failures(results: Iterable[Synced]) -> None:

@@ -32,7 +32,7 @@ from vavl.reports.render import write_page
 from vavl.reports.theme import CONDITION_TITLES
 from vavl.store.store_cache import local_notes
 from vavl.tracking.events import event_line, run_events
-from vavl.tracking.journal import Journal
+from vavl.tracking.journal import Journal, Record
 from vavl.training.settings import TrainingPlan
 from vavl.training.training_result import corpus_words, label_words
 from vavl.training.worker import PREDICTIONS_FOLDER
@@ -320,22 +320,23 @@ def epoch_history(journal: Journal) -> list[dict[str, Any]]:
     """Return the metrics of each epoch with the mean loss of its steps.
 
     A resumed run reports steps and epochs a second time: the last account of each counts, once.
-    A step whose loss is missing (not finite) does not enter the mean.
+    A step whose loss is missing (not finite) does not enter the mean, nor does one whose record was damaged.
     """
-    losses: dict[int, float | None] = {}
-    epochs: dict[int, dict[str, Any]] = {}
+    losses: dict[int, Any] = {}
+    epochs: dict[int, Record] = {}
     for record in journal.read():
-        if record.kind == "step":
-            losses[record.payload["step"]] = record.payload["metrics"].get("train/loss/total")
-        elif record.kind == "epoch":
-            epochs[record.payload["epoch"]] = record.payload
+        step, epoch = record.payload.get("step"), record.payload.get("epoch")
+        if record.kind == "step" and isinstance(step, int):
+            losses[step] = record.metrics.get("train/loss/total")
+        elif record.kind == "epoch" and isinstance(step, int) and isinstance(epoch, int):
+            epochs[epoch] = record
     history = []
     start = 0
-    for epoch, payload in sorted(epochs.items()):
-        end = payload["step"]
-        known = [loss for step in range(start, end) if (loss := losses.get(step)) is not None]
+    for epoch, record in sorted(epochs.items()):
+        end = record.payload["step"]
+        known = [loss for step in range(start, end) if isinstance(loss := losses.get(step), int | float)]
         mean = {"train/loss/total": sum(known) / len(known)} if known else {}
-        history.append({"epoch": epoch, "step": end, **mean, **payload["metrics"]})
+        history.append({"epoch": epoch, "step": end, **mean, **record.metrics})
         start = end
     return history
 

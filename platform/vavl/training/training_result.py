@@ -9,7 +9,6 @@ from typing import Any
 import psutil
 
 from vavl.config.addresses import absolute_store
-from vavl.config.base import FrozenConfig
 from vavl.corpora.manifest import Manifest
 from vavl.metrics.names import CONDITIONS
 from vavl.serving.registry import register_model
@@ -17,7 +16,7 @@ from vavl.store.store import read_content
 from vavl.store.store_cache import local_notes
 from vavl.tracking.events import count_events, run_events
 from vavl.tracking.journal import Journal, JournalSink
-from vavl.tracking.run import DatasetNote, TrackedRun, record_run_start
+from vavl.tracking.run import DatasetNote, TrackedRun, best_scores, run_page, run_start, source_tags
 from vavl.tracking.settings import TrackingSettings
 from vavl.training.loop import BEST_FOLDER
 from vavl.training.pseudo_labels import PSEUDO_LABELS_FILE
@@ -44,6 +43,13 @@ def dataset_note(plan: TrainingPlan) -> DatasetNote:
     )
 
 
+def choice_tags(plan: TrainingPlan) -> dict[str, str]:
+    """Return the tags for what tells the runs on one corpus apart: fold, set of labels, seed."""
+    labels = plan.data.labels or Manifest.read(local_notes(plan.data.store)).label_set
+    chosen = {"vavl.label_set": labels} if labels else {}
+    return {"vavl.fold": str(plan.data.fold), "vavl.seed": str(plan.training.seed), **chosen}
+
+
 def _cards_in_words(content: Mapping[str, Any], manifest: Manifest) -> str:
     one = f"{manifest.corpus} (card hash {manifest.card_hash})"
     sources = content.get("sources", [])
@@ -63,7 +69,8 @@ def training_summary(outcome: Mapping[str, Any], journal: Journal) -> dict[str, 
     None where not measured), ``workers``, ``zero_stage``, ``config_hash``, ``store_hash``, and what
     the scores belong to: ``corpus``, ``protocol``, ``fold``, ``label_set``, ``label_target``, ``clips``, ``speakers``,
     ``speaker_normalisation``, ``waived_audit`` (checks that may fail), ``rows_per_step``, ``partitions`` (training
-    clips in words), ``frozen_parts``, ``parameters``; and what happened on the way: ``skipped_steps`` (loss or gradient
+    clips in words), ``frozen_parts``, ``parameters``,
+    ``device`` (name of the GPU, or "cpu"); and what happened on the way: ``skipped_steps`` (loss or gradient
     not finite) and ``events`` (how often each, e.g. ``restarted``).
     """
     start = psutil.Process().create_time()
@@ -76,8 +83,7 @@ def training_summary(outcome: Mapping[str, Any], journal: Journal) -> dict[str, 
             events.append(record)
         elif record.kind == "step":
             first = record.time if first is None else first
-            metrics = record.payload["metrics"]
-            forecast = metrics if EXPECTED_SECONDS in metrics else forecast
+            forecast = record.metrics if EXPECTED_SECONDS in record.metrics else forecast
     return {
         **outcome,
         # A resumed run took its first step in an earlier process.
@@ -113,6 +119,21 @@ def version_tags(outcome: Mapping[str, Any]) -> dict[str, Any]:
     }
     waived = {"waived_audit": ", ".join(outcome["waived_audit"])} if outcome["waived_audit"] else {}
     return facts | waived | scores
+
+
+def end_tags(outcome: Mapping[str, Any]) -> dict[str, str]:
+    """Return what a finished run is tagged with: its description, the best epoch, the device."""
+    device = str(outcome.get("device", "unknown"))  # workers of an earlier version may have concluded the run
+    facts = [
+        f"best epoch {outcome['best_epoch']} of {outcome['epochs']}, chosen on validation",
+        f"{corpus_words(outcome)}, {outcome['protocol']}, fold {outcome['fold_title']}; labels: {label_words(outcome)}",
+        f"{outcome['parameters']:,} parameters, {outcome['workers']} x {device}",
+    ]
+    return {
+        **run_page(outcome["metrics"], facts, "report.html"),
+        "vavl.best_epoch": str(outcome["best_epoch"]),
+        "vavl.device": device,
+    }
 
 
 def result_rows(outcome: Mapping[str, Any], summary: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -188,16 +209,17 @@ class TrackedTraining(TrackedRun):
         """What the training reports to."""
         return JournalSink(self.journal)
 
-    def start(self, config: FrozenConfig, config_hash: str, run_id: str, dataset: DatasetNote) -> None:
+    def start(self, plan: TrainingPlan, config_hash: str, run_id: str, dataset: DatasetNote) -> None:
         """Record settings, code and data; from here on the tracking server follows."""
-        record_run_start(self.journal, config, config_hash, self._settings, run_id, dataset)
+        tags = {**source_tags(), "vavl.config_hash": config_hash, **dataset.tags, **choice_tags(plan)}
+        self.journal.append("run_start", **run_start(plan, self._settings, run_id, dataset, tags))
         self._follow(self.folder / EARLIER_FOLDER)
 
     def finish(self, outcome: Mapping[str, Any]) -> dict[str, Any]:
-        """Record results, pictures and the model, and wait for the tracking server.
+        """Record results, plots and the model, and wait for the tracking server.
 
         Args:
-            outcome: of the training; its metrics become those of the run. Report and model lie in the directory.
+            outcome: of the training; its metrics become ``best/...`` of the run. Report and model lie in the directory.
 
         Returns:
             ``mlflow_run_id``, ``model_name``, ``model_version`` (None where the server does not hold
@@ -209,5 +231,5 @@ class TrackedTraining(TrackedRun):
         name = self._settings.model_name
         if name is not None:
             self.journal.append("model", folder=BEST_FOLDER, name=name, tags=version_tags(outcome))
-        kept = self._end("FINISHED", outcome["metrics"])
+        kept = self._end("FINISHED", best_scores(outcome["metrics"]), end_tags(outcome))
         return {**kept, "model_name": name, "model_version": self._replayer.state.model_version}

@@ -125,6 +125,7 @@ def _outcome(run: TrainingRun, state: LoopState, metrics: dict[str, float]) -> d
         "clips_per_second": state.trained_clips / max(state.trained_seconds, 1e-9),
         "workers": run.place.world_size,
         "zero_stage": run.plan.training.zero_stage,
+        "device": _device_name(run.engine.device),
         "parameters": run.parameters,
         "frozen_parts": list(run.frozen),
         "rows_per_step": {str(name): rows for name, rows in data.composition.items()},
@@ -148,3 +149,7 @@ def _outcome(run: TrainingRun, state: LoopState, metrics: dict[str, float]) -> d
         "store_hash": state.store_hash,
         "config_hash": state.config_hash,
     }
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type

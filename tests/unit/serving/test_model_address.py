@@ -93,6 +93,16 @@ def test_a_store_that_is_not_there_is_no_empty_one(tmp_path: Path) -> None:
         resolve_model("models:/a/1", TrackingSettings(uri="http://127.0.0.1:9"))
 
 
+def test_a_database_that_is_damaged_is_named_in_one_line(registry: Any, tmp_path: Path) -> None:
+    damaged = Path(shutil.copy(registry[0].uri.removeprefix("sqlite:///"), tmp_path / "damaged.db"))
+    with damaged.open("r+b") as file:  # its first pages say that it is a database
+        file.seek(4096)
+        file.write(b"\xff" * 4096 * 20)
+    with pytest.raises(TrackingError, match="the tracking store") as refusal:
+        resolve_model("models:/vavl-test/1", TrackingSettings(uri=f"sqlite:///{damaged}"))
+    assert refusal.value.problem.count("\n") == 0
+
+
 def test_files_that_another_training_did_not_write_are_refused(
     registry: Any, tmp_path: Path, client_of: Callable[[TrackingSettings], Any]
 ) -> None:

@@ -17,7 +17,7 @@ import pytest
 from vavl.serving.registry import register_model
 from vavl.tracking.journal import Journal
 from vavl.tracking.mlflow_writer import MlflowWriter
-from vavl.tracking.replay import state_path
+from vavl.tracking.replay_state import state_path
 from vavl.tracking.replayer import Replayer, following, is_followed, only_one, unfinished_journals
 from vavl.tracking.settings import TrackingSettings
 
@@ -249,7 +249,7 @@ def test_a_failure_in_the_middle_repeats_no_point(
 
 
 def _raise_after_points() -> Callable[..., None]:
-    from vavl.tracking.replay import write_state
+    from vavl.tracking.replay_state import write_state
 
     def write(path: Path, uri: str, state: Any) -> None:
         if state.seq > 1:

@@ -11,7 +11,14 @@ import yaml
 
 from vavl.config.base import FrozenConfig
 from vavl.tracking.journal import Journal
-from vavl.tracking.run import CODE_VARIABLE, DatasetNote, TrackedRun, record_run_start, source_tags
+from vavl.tracking.run import (
+    CODE_VARIABLE,
+    DatasetNote,
+    TrackedRun,
+    run_page,
+    run_start,
+    source_tags,
+)
 from vavl.tracking.settings import TrackingSettings
 
 
@@ -28,7 +35,8 @@ def test_run_start_holds_settings_code_and_data(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "journal.jsonl")
     dataset = DatasetNote("demo", "f" * 64, "/stores/demo", "datasets/demo.yaml", {"train": 9})
     tracking = TrackingSettings(experiment="trial")
-    record_run_start(journal, _Job(output_dir=tmp_path), "0123", tracking, "run-1", dataset)
+    tags = {**source_tags(), **dataset.tags}
+    journal.append("run_start", **run_start(_Job(output_dir=tmp_path), tracking, "run-1", dataset, tags))
     (record,) = journal.read()
     assert record.kind == "run_start"
     assert record.payload["run_id"] == record.payload["run_name"] == "run-1"
@@ -37,7 +45,24 @@ def test_run_start_holds_settings_code_and_data(tmp_path: Path) -> None:
     assert yaml.safe_load(record.payload["config_yaml"])["training"] == {"seed": 3}
     assert record.payload["dataset"]["counts"] == {"train": 9}
     assert record.payload["tags"]["vavl.store_hash"] == "f" * 64
-    assert record.payload["tags"]["vavl.config_hash"] == "0123"
+    assert record.payload["tags"]["vavl.corpus"] == "demo"
+    assert record.payload["tags"].keys() >= {"mlflow.user", "vavl.torch", "vavl.ray", "vavl.deepspeed"}
+
+
+def test_the_page_of_a_run_is_a_table_of_scores_with_a_link_to_the_report() -> None:
+    metrics = {
+        "validation/audio_video/accuracy": 0.5, "validation/audio_video/clips": 12.0, "validation/audio/uar": 0.25,
+        "test/audio/loss": 3.0, "test/audio/accuracy:noise_10db": 0.125,
+    }  # fmt: skip
+    (page,) = run_page(metrics, ["best epoch 3"], "report.html").values()
+    assert page.replace("&ensp;", "").splitlines() == [
+        "[report.html](artifact:report.html) · best epoch 3",
+        "",
+        "| split | condition | clips | accuracy | uar |",
+        "|---|---|---:|---:|---:|",
+        "| validation | audio_video | 12 | 0.500 |  |",
+        "| validation | audio |  |  | 0.250 |",
+    ]
 
 
 def test_source_tags_name_commit_or_hash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from vavl.errors import ConfigError, InputError, TrackingError
 from vavl.serving.registry import register_model
 from vavl.tracking.journal import Journal
 from vavl.tracking.model_note import logged_model_of
-from vavl.tracking.replay import ReplayState, read_state, write_state
+from vavl.tracking.replay_state import ReplayState, read_state, write_state
 from vavl.tracking.replayer import Replayer, following
 from vavl.tracking.settings import TrackingSettings, TrackingTarget
 from vavl.tracking.sync import (

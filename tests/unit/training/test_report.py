@@ -162,6 +162,12 @@ def test_the_history_counts_a_repeated_step_once_and_takes_its_last_account(tmp_
     step(journal, 3, None)
     journal.append("epoch", epoch=2, step=4, metrics={})
     step(journal, 4, 1.0)
+    # Damaged lines are passed over.
+    journal.append("step")
+    journal.append("step", step="two", metrics={"train/loss/total": 5.0})
+    journal.append("step", step=5, metrics=7)
+    journal.append("epoch", epoch="three", step=9)
+    journal.append("epoch", epoch=3, metrics={})
     first, second = epoch_history(journal)
     assert first == {
         "epoch": 1, "step": 2, "train/loss/total": pytest.approx(3.0), "validation/audio/uar": 0.2
