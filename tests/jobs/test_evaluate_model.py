@@ -128,6 +128,8 @@ def _check_mlflow(corpus: Path, summary: dict[str, Any]) -> None:
     logged = run.data.metrics
     assert logged["test/audio/accuracy:noise_0db"] == summary["metrics"]["test/audio/accuracy:noise_0db"]
     assert set(logged) == set(summary["metrics"])
+    assert "[report.html](#/experiments/" in run.data.tags["mlflow.note.content"]
+    assert client.get_logged_model(run.inputs.model_inputs[0].model_id).metrics
     files = {file.path for file in client.list_artifacts(run.info.run_id)}
     assert {"report.html", "summary.json", "predictions.parquet", "plots", "config.yaml"} <= files
 

@@ -76,9 +76,28 @@ def test_a_training_ends_with_summary_report_and_registered_version(
     assert "data:image" in (folder / "report.html").read_text()
     assert "version 1" in done.stdout
     assert "next:" in done.stdout
+    _look_at_mlflow(config.parent, summary)
     # The saved configuration is complete: it says the same when it is read again.
     again = run_job("train_model", folder / "config.yaml", "--dry-run")
     assert again.code == 0, again.stderr
+
+
+def _look_at_mlflow(folder: Path, summary: dict[str, Any]) -> None:
+    from mlflow.tracking import MlflowClient
+
+    run = MlflowClient(f"sqlite:///{folder}/mlflow.db").get_run(summary["mlflow_run_id"])
+    best = {name: value for name, value in run.data.metrics.items() if name.startswith("best/")}
+    assert best == {f"best/{name}": value for name, value in summary["metrics"].items()}
+    assert not [name for name in run.data.metrics if name.startswith("test/")]
+    tags = {
+        "corpus": "small",
+        "fold": "0",
+        "seed": "0",
+        "device": "cpu",
+        "best_epoch": str(summary["best_epoch"]),
+    }
+    assert {name: run.data.tags[f"vavl.{name}"] for name in tags} == tags
+    assert "| test | audio_video&ensp;" in run.data.tags["mlflow.note.content"].replace("&ensp; | a", " | a")
 
 
 @pytest.mark.usefixtures("_tables")

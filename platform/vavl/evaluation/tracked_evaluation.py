@@ -29,7 +29,7 @@ from vavl.reports.plots import PLOTS_DIRECTORY
 from vavl.serving.model_address import ResolvedModel, resolve_model
 from vavl.serving.registry import register_model
 from vavl.tracking.mlflow_writer import one_line, open_client
-from vavl.tracking.run import DatasetNote, TrackedRun, run_start, source_tags
+from vavl.tracking.run import DatasetNote, TrackedRun, run_page, run_start, source_tags
 from vavl.tracking.settings import TrackingSettings, tracking_place, unreachable_reason
 from vavl.training.run_folder import EARLIER_FOLDER, put_aside
 
@@ -151,7 +151,7 @@ class TrackedEvaluation(TrackedRun):
         """
         for name in ("config.yaml", "report.html", PLOTS_DIRECTORY, PREDICTIONS_FILE, SUMMARY_FILE):
             self.journal.append("artifact", path=name, artifact_path=None)
-        return self._end("FINISHED", metrics)
+        return self._end("FINISHED", metrics, run_page(metrics, [], "report.html"))
 
 
 def _dataset(clips: MeasuredClips) -> DatasetNote:
