@@ -84,7 +84,7 @@ def write_checksums(folder: Path) -> str:
     return sha256_of_file(folder / CHECKSUMS_FILE)
 
 
-def check_files(folder: Path, title: str, expected: str | None = None) -> None:
+def check_files(folder: Path, title: str, expected: str | None = None, model_id: str | None = None) -> None:
     """Refuse a model that is not what was registered: files changed, missing, added, or those of another model.
 
     Args:
@@ -92,11 +92,15 @@ def check_files(folder: Path, title: str, expected: str | None = None) -> None:
         title: of the model, for the message.
         expected: SHA-256 of its ``checksums.json``, which the registry keeps with the version; None where only the
             model itself can be asked.
+        model_id: that its ``MLmodel`` names: a store keeps the model in a directory of this name.
 
     Raises:
         InputError: names the files; with ``VAVL_ACCEPT_CHANGED_MODELS=true`` a warning does.
     """
     listing = folder / CHECKSUMS_FILE
+    place = next((part for part in reversed(folder.absolute().parts) if _MODEL_ID.fullmatch(part)), None)
+    if None not in (place, model_id) and place != model_id:
+        refuse_changed(title, "MLmodel", f"the files of {model_id} lie in the place of {place}")
     if not listing.is_file():
         refuse_changed(title, CHECKSUMS_FILE, f"{listing} is missing")
     elif expected not in (None, sha256_of_file(listing)):
@@ -106,21 +110,6 @@ def check_files(folder: Path, title: str, expected: str | None = None) -> None:
         if changes:
             more = f" and {len(changes) - _SHOWN} more" if len(changes) > _SHOWN else ""
             refuse_changed(title, "files", f"in {folder}: {', '.join(changes[:_SHOWN])}{more}")
-
-
-def check_place(folder: Path, model_id: str | None) -> None:
-    """Refuse a model that lies where the store keeps another one.
-
-    Args:
-        folder: MLflow's form of a model.
-        model_id: that its ``MLmodel`` names.
-
-    Raises:
-        InputError: see ``check_files``.
-    """
-    place = next((part for part in reversed(folder.absolute().parts) if _MODEL_ID.fullmatch(part)), None)
-    if place is not None and model_id not in (None, place):
-        refuse_changed(str(folder), "MLmodel", f"the files of {model_id} lie in the place of {place}")
 
 
 def refuse_changed(title: str, field: str, problem: str) -> None:

@@ -60,19 +60,12 @@ class ServedModel(PythonModel):  # type: ignore[misc]  # MLflow carries no types
         """Check the files that were logged next to this one, and load the model."""
         import vavl
         from vavl.models.saved_model import load_model
-        from vavl.serving.served_code import (
-            CODE_FILES_KEY,
-            CODE_HASH_KEY,
-            check_files,
-            check_place,
-            code_hash,
-        )
+        from vavl.serving.served_code import CODE_FILES_KEY, CODE_HASH_KEY, check_files, code_hash
         from vavl.serving.served_rows import INPUT_COLUMNS, RowPredictor, value_columns
 
         files = Path(context.artifacts["model"])
         root = files.parents[1]
-        check_files(root, str(root))
-        check_place(root, Model.load(str(root)).model_id)
+        check_files(root, str(root), model_id=Model.load(str(root)).model_id)
         self._predictor = RowPredictor(load_model(files))
         self._compares = any(self._predictor.model.description.profiles.values())
         for modality, missing in self._predictor.missing_plugins().items():

@@ -242,7 +242,7 @@ def test_a_model_that_was_registered_earlier_is_read_by_this_code(
     text = program.read_text()
     now, before = (
         (
-            "        from vavl.serving.served_code import CODE_FILES_KEY, CODE_HASH_KEY, code_hash\n"
+            "        from vavl.serving.served_code import CODE_FILES_KEY, CODE_HASH_KEY, check_files, code_hash\n"
             "        from vavl.serving.served_rows import INPUT_COLUMNS, RowPredictor, value_columns\n"
         ),
         (
@@ -251,7 +251,14 @@ def test_a_model_that_was_registered_earlier_is_read_by_this_code(
         ),
     )
     assert now in text
-    text = text.replace(now, before).replace("config.get(CODE_FILES_KEY)", "None").replace(", names):", "):")
+    check = "        check_files(root, str(root), model_id=Model.load(str(root)).model_id)\n"
+    assert check in text
+    text = (
+        text.replace(now, before)
+        .replace(check, "")
+        .replace("config.get(CODE_FILES_KEY)", "None")
+        .replace(", names):", "):")
+    )
     program.write_text(text)
     table = pd.DataFrame({"audio_features": [audio]})
     answers = [pd.DataFrame(one.predict(table)) for one in (mlflow.pyfunc.load_model(str(former)), model)]
