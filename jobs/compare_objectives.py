@@ -9,20 +9,23 @@ from vavl.experiments.comparison_result import Results, write_results
 from vavl.experiments.runner import run_trials
 from vavl.experiments.trials import ParentRun
 from vavl.job_config import CompareObjectivesJob
+from vavl.tracking.relocation import refuse_moved
+from vavl.training.driver_lock import only_driver
 from vavl.training.training_result import dataset_note
 
 
 def compare_objectives(job: CompareObjectivesJob) -> None:
     """Train every cell of the grid, several at a time, and write table, summary, plots and report."""
-    grid = plan_grid(job)
-    with ParentRun(job.output_dir, RUNS_FOLDER, job.tracking) as parent:
-        parent.start(job, job.config_hash, run_id_of(job.output_dir), dataset_note(grid.runs[0].plan))
-        results = Results(job, grid)
-        run_trials(grid, parent, results.add)
-        comparison = results.compare()
-        files = [*write_results(comparison, {}), *write_pages(comparison)]
-        kept = parent.finish(main_metrics(comparison), files)
-    write_results(comparison, kept)
+    with only_driver(job.output_dir):
+        grid = plan_grid(job)
+        with ParentRun(job.output_dir, RUNS_FOLDER, job.tracking) as parent:
+            parent.start(job, job.config_hash, run_id_of(job.output_dir), dataset_note(grid.runs[0].plan))
+            results = Results(job, grid)
+            run_trials(grid, parent, results.add)
+            comparison = results.compare()
+            files = [*write_results(comparison, {}), *write_pages(comparison)]
+            kept = parent.finish(main_metrics(comparison), files)
+        write_results(comparison, kept)
     print_table(f"{job.output_dir}: {comparison.main_measure} on {job.split}", result_rows(comparison))
     print(f"\nnext: open {job.output_dir}/report.html\n      {parent.show_command}")
     refuse_failures(comparison)
@@ -30,6 +33,7 @@ def compare_objectives(job: CompareObjectivesJob) -> None:
 
 def check(job: CompareObjectivesJob) -> None:
     """Validate every cell of the grid and log it."""
+    refuse_moved(job.tracking)
     log_grid(job, check_grid(job))
 
 

@@ -10,6 +10,7 @@ from vavl.tracking.sync import (
     compare_runs,
     print_results,
     refuse_failures,
+    relocate_stores,
     summary_folder,
     sync_runs,
     write_summary,
@@ -17,7 +18,11 @@ from vavl.tracking.sync import (
 
 
 def sync_tracking(job: SyncTrackingJob) -> None:
-    """Replay what is missing, in order and once, and say what became of each run."""
+    """Replay what is missing, in order and once, and say what became of each run; or mend a moved project's stores."""
+    if job.relocate:
+        replaced = relocate_stores(job.folder, job.tracking, is_dry=False)
+        print(f"{len(replaced)} places rewritten; a copy of each database lies next to it")
+        return
     results = list(sync_runs(compare_runs(job.folder, job.tracking), job.seconds_per_run, register_model))
     print_results(results)
     path = write_summary(results, summary_folder(job.folder, job.output_dir))
@@ -26,7 +31,10 @@ def sync_tracking(job: SyncTrackingJob) -> None:
 
 
 def check(job: SyncTrackingJob) -> None:
-    """Compare the journals with their stores and print what these lack; send nothing."""
+    """Compare the journals with their stores and print what these lack, or what was moved; change nothing."""
+    if job.relocate:
+        print(*relocate_stores(job.folder, job.tracking, is_dry=True) or ["nothing was moved"], sep="\n")
+        return
     print_results([run.result(is_dry=True) for run in compare_runs(job.folder, job.tracking)])
     make_folder(summary_folder(job.folder, job.output_dir))
 

@@ -9,27 +9,29 @@ from vavl.job_config import TrainModelJob
 
 def train_model(job: TrainModelJob) -> None:
     """Train on Ray, measure the best epoch, write the report, register the model."""
+    from vavl.training.driver_lock import only_driver
     from vavl.training.launch import launch_training
     from vavl.training.progress import TrainingProgress
     from vavl.training.run_folder import claim_run_folder, with_pinned_store
     from vavl.training.training_result import TrackedTraining, dataset_note, result_rows, training_summary
     from vavl.training.worker import read_outcome
 
-    job = with_pinned_store(job)
-    folder = claim_run_folder(job)
-    with folder.publishing(), TrackedTraining(folder.path, job.tracking) as tracked:
-        tracked.start(job, job.config_hash, folder.run_id, dataset_note(job))
-        with TrainingProgress(tracked.journal, job.evaluation.select_by[0]):
-            launch_training(job, folder, tracked.sink)
-        from vavl.training.report import write_report  # with it comes matplotlib: not before the work
+    with only_driver(job.output_dir):
+        job = with_pinned_store(job)
+        folder = claim_run_folder(job)
+        with folder.publishing(), TrackedTraining(folder.path, job.tracking) as tracked:
+            tracked.start(job, job.config_hash, folder.run_id, dataset_note(job))
+            with TrainingProgress(tracked.journal, job.evaluation.select_by[0]):
+                launch_training(job, folder, tracked.sink)
+            from vavl.training.report import write_report  # with it comes matplotlib: not before the work
 
-        folder.collect()
-        outcome = read_outcome(folder.path)
-        report = write_report(folder.path, job, outcome, tracked.journal)
-        kept = tracked.finish(outcome)
-    summary = training_summary(outcome, tracked.journal) | kept
-    write_json(folder.path / "summary.json", summary)
-    folder.finish()
+            folder.collect()
+            outcome = read_outcome(folder.path)
+            report = write_report(folder.path, job, outcome, tracked.journal)
+            kept = tracked.finish(outcome)
+        summary = training_summary(outcome, tracked.journal) | kept
+        write_json(folder.path / "summary.json", summary)
+        folder.finish()
     print_table(f"{job.output_dir}: trained on {outcome['corpus']}", result_rows(outcome, summary))
     print(f"\nnext: open {report}\n      {tracked.show_command}")
 
@@ -37,10 +39,12 @@ def train_model(job: TrainModelJob) -> None:
 def check_and_import(job: TrainModelJob) -> None:
     """Check the run, and import what training it takes."""
     from vavl.tracking.mlflow_writer import import_mlflow
+    from vavl.tracking.relocation import refuse_moved
     from vavl.training.launch import log_capacity
     from vavl.training.run_data import check_run
 
     check_run(job)
+    refuse_moved(job.tracking)
     if job.training.launcher == "ray":
         log_capacity(job.training)
     import_mlflow()

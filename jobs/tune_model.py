@@ -18,6 +18,7 @@ from vavl.experiments.sweep_result import (
 )
 from vavl.experiments.trials import ParentRun
 from vavl.job_config import TuneModelJob
+from vavl.tracking.relocation import refuse_moved
 from vavl.training.training_result import dataset_note
 
 
@@ -43,6 +44,7 @@ def tune_model(job: TuneModelJob) -> None:
 
 def check(job: TuneModelJob) -> None:
     """Check every end of every axis and the data, and log the space and what a trial takes."""
+    refuse_moved(job.tracking)
     log_sweep(check_sweep(job))
 
 

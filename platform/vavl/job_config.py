@@ -190,6 +190,10 @@ class SyncTrackingJob(FrozenConfig):
         description="directory of summary.json; null: the directory, or sync/ in it where it is a run's own",
     )
     seconds_per_run: float = Field(3600, gt=0, description="longest time for one run")
+    relocate: bool = Field(
+        False,
+        description="first let the SQLite database of a copied or moved project name the places of its artifacts here",
+    )
     tracking: TrackingTarget = TrackingTarget()
 
 

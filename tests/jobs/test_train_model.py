@@ -118,6 +118,13 @@ def test_a_killed_training_goes_on_and_ends_as_if_nothing_had_happened(
         assert time.monotonic() < deadline
         assert process.poll() is None, "the training ended before it could be killed"
         time.sleep(0.01)
+    run_file = (config.parent / "run" / "run.json").read_bytes()
+    process.send_signal(signal.SIGSTOP)  # it is not to end before a second one was refused
+    second = run_job("train_model", config, *long, "training.seed=5")
+    assert second.code == 2
+    assert "another driver is at work there: train_model.py of " in second.stderr
+    assert f"pid {process.pid}" in second.stderr
+    assert (config.parent / "run" / "run.json").read_bytes() == run_file
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert not (config.parent / "run" / "summary.json").exists()

@@ -29,6 +29,7 @@ from vavl.reports.plots import PLOTS_DIRECTORY
 from vavl.serving.model_address import ResolvedModel, resolve_model
 from vavl.serving.registry import register_model
 from vavl.tracking.mlflow_writer import one_line, open_client
+from vavl.tracking.relocation import refuse_moved
 from vavl.tracking.run import DatasetNote, TrackedRun, run_page, run_start, source_tags
 from vavl.tracking.settings import TrackingSettings, tracking_place, unreachable_reason
 from vavl.training.run_folder import EARLIER_FOLDER, put_aside
@@ -74,6 +75,7 @@ def open_evaluation(plan: EvaluationPlan, tracking: TrackingSettings) -> Opened:
             "set device=cpu, or run on a machine with a GPU",
         )
     make_folder(plan.output_dir)
+    refuse_moved(tracking)
     resolved = resolve_model(plan.model, tracking)
     model = load_model(resolved.folder)
     model.network.to(plan.device)

@@ -18,8 +18,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import filelock
-
 from vavl.audit.gate import pass_audit
 from vavl.config.changes import value_at, with_changes
 from vavl.config.files import make_folder, read_json, sha256_of_json, write_json
@@ -30,13 +28,14 @@ from vavl.experiments.study import Drawn, Judge, SweepStudy, best_of, storage_ad
 from vavl.experiments.sweep_settings import Point, SweepPlan, Value, name_of, words_of
 from vavl.experiments.trials import Trial, TrialEnd, TrialLogs, end_of, read_end, trial_memory_gb, write_end
 from vavl.store.store_versions import pinned_store
+from vavl.training.driver_lock import only_driver
 from vavl.training.launch import workers_that_fit
 from vavl.training.run_data import PlanNotes, check_plan
 from vavl.training.run_folder import with_store
 from vavl.training.settings import TrainingPlan, TrainingSettings
 from vavl.training.stop import ask_to_stop
 
-SWEEP_FILE, TRIALS_FOLDER, _LOCK_FILE = "sweep.json", "trials", "sweep.lock"
+SWEEP_FILE, TRIALS_FOLDER = "sweep.json", "trials"
 _MOST_CORNERS = 64
 _NO_NOTES = PlanNotes(())
 _MEMORY_SHARE = 0.85  # of Ray's memory that all trials may take together
@@ -217,22 +216,16 @@ def _check_base(plans: TrialPlans, plan: TrainingPlan) -> None:
 
 @contextlib.contextmanager
 def open_sweep(plan: SweepPlan) -> Iterator[Sweep]:
-    """Take the directory of a sweep, whose lock ends with the process, and make its study or open it again.
+    """Take the directory of a sweep and make its study or open it again.
 
     Raises:
-        InputError: another process works in the directory, or the storage cannot be opened; or the directory
+        InputError: another driver works in the directory, or the storage cannot be opened; or the directory
             holds trials of a study that is gone: new ones would take their numbers and their scores.
         ConfigError: see ``plans_of``.
     """
     plans = plans_of(plan)
     folder = make_folder(plan.output_dir)
-    lock = filelock.FileLock(folder / _LOCK_FILE)
-    try:
-        lock.acquire(timeout=0)
-    except filelock.Timeout:
-        problem = "another process works on this sweep"
-        raise InputError(str(folder), "output_dir", problem, "wait for it, or stop it") from None
-    try:
+    with only_driver(folder):
         note = read_note(folder) or note_of(plans)
         write_json(folder / SWEEP_FILE, note._asdict())
         study = SweepStudy(plan, study_name(plan, note.run_id))
@@ -243,8 +236,6 @@ def open_sweep(plan: SweepPlan) -> Iterator[Sweep]:
                 raise InputError(str(folder / TRIALS_FOLDER), "", problem, fix)
             study.try_first(plans.first_points)
         yield Sweep(plans, study, note.run_id)
-    finally:
-        lock.release()
 
 
 class Sweep:

@@ -249,7 +249,7 @@ def open_aliases(plan: PromotionPlan) -> ModelAliases:
         TrackingError: the store does not answer.
     """
     place = tracking_place(plan.tracking, os.environ)
-    check_store(place, plan.tracking.request_timeout_seconds)
+    check_store(plan.tracking)
     with told_as_ours(place):
         client = open_client(plan.tracking, place)
         return ModelAliases(client, plan.model_name, plan.champion_alias, plan.previous_alias)

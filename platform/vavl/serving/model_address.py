@@ -21,6 +21,7 @@ from vavl.errors import InputError, TrackingError
 from vavl.serving.served_code import CHECKSUMS_FILE, CHECKSUMS_TAG, check_files, refuse_changed
 from vavl.tracking.mlflow_writer import one_line, open_client
 from vavl.tracking.model_note import FILES_TAG, ModelNote
+from vavl.tracking.relocation import refuse_moved
 from vavl.tracking.settings import TrackingPlace, TrackingSettings, tracking_place, unreachable_reason
 
 FORMS = "models:/NAME@ALIAS, models:/NAME/VERSION, or a directory"
@@ -80,7 +81,7 @@ def resolve_model(address: str, tracking: TrackingSettings) -> ResolvedModel:
     if parts is None:
         raise InputError("model", address, "is no address of a registered model", f"write {FORMS}")
     place = tracking_place(tracking, os.environ)
-    check_store(place, tracking.request_timeout_seconds)
+    check_store(tracking)
     with told_as_ours(place):
         client = open_client(tracking, place)
         found = _version(client, address, parts)
@@ -116,20 +117,22 @@ def _check_downloaded(folder: Path) -> None:
             _log.warning("%s: was registered without checksums, its files are not checked", root)
 
 
-def check_store(place: TrackingPlace, timeout_seconds: float) -> None:
-    """Refuse a tracking store that is not there.
+def check_store(settings: TrackingSettings) -> None:
+    """Refuse a tracking store that is not there, or whose artifacts were moved.
 
     Raises:
-        InputError: a database file that does not exist.
+        InputError: a database file that does not exist, or names the directory of another copy of the project.
         TrackingError: a server that does not answer.
     """
+    place = tracking_place(settings, os.environ)
     if place.database is not None and not place.database.exists():
         # A client would make an empty database and say that there is no such model.
         raise InputError(
             str(place.database), "", "there is no tracking store",
             "set tracking.uri or MLFLOW_TRACKING_URI, or train a model with tracking.model_name first",
         )  # fmt: skip
-    reason = unreachable_reason(place, timeout_seconds)
+    refuse_moved(settings)
+    reason = unreachable_reason(place, settings.request_timeout_seconds)
     if reason is not None:
         raise TrackingError(
             place.public_uri, "", f"the tracking store does not answer: {reason}",

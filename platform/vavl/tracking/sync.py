@@ -20,6 +20,7 @@ from vavl.tracking.holdings import Holdings
 from vavl.tracking.journal import JOURNAL_NAME, Journal
 from vavl.tracking.mlflow_writer import MlflowWriter, one_line
 from vavl.tracking.model_note import Register
+from vavl.tracking.relocation import known_ids, moved_artifacts, refuse_moved, relocate
 from vavl.tracking.replay import RecordReplay
 from vavl.tracking.replay_state import ReplayState, read_state, read_states, set_aside_path
 from vavl.tracking.replayer import Replayer, is_followed, known_runs
@@ -135,7 +136,7 @@ def compare_runs(folder: Path, target: TrackingTarget) -> list[Compared]:
         target: replaces the store that a run was started with.
 
     Raises:
-        InputError: there is no journal at all, or a run's configuration cannot be read.
+        InputError: there is no journal at all, a run's configuration cannot be read, or its store was moved.
     """
     paths = sorted(folder.rglob(JOURNAL_NAME))
     if not paths:
@@ -146,6 +147,7 @@ def compare_runs(folder: Path, target: TrackingTarget) -> list[Compared]:
     runs = []
     for path in paths:
         settings = settings_of(path, target)
+        refuse_moved(settings)
         name = path.parent.relative_to(folder).as_posix() if path.parent != folder else folder.name
         store = tracking_place(settings, os.environ).public_uri
         runs.append(Compared(Journal(path), name, settings, store))
@@ -224,9 +226,41 @@ def settings_of(journal: Path, target: TrackingTarget) -> TrackingSettings:
     states = read_states(journal)
     if target.uri is not None or not states or tracking_place(settings, os.environ).public_uri in states:
         return settings
+    if _came_along(tracking_place(settings, os.environ).database, states.values()):
+        return settings
     store = max(states, key=lambda uri: states[uri].seq)
     _log.info("%s: began in %s and continues there", journal.parent, store)
     return settings.model_copy(update={"uri": store})
+
+
+def _came_along(database: Path | None, states: Iterable[ReplayState]) -> bool:
+    """Tell whether a run and its SQLite store were copied or moved together: the store holds it under the same id."""
+    ids = {run for state in states for run in state.mlflow_runs.values()}
+    return database is not None and not ids.isdisjoint(known_ids(database))
+
+
+def relocate_stores(folder: Path, target: TrackingTarget, *, is_dry: bool) -> list[str]:
+    """Let the SQLite stores of a copied or moved project name the places where their artifacts are now.
+
+    Args:
+        folder: of one run or of many, whose stores are meant, next to that of ``target`` or of this machine.
+        target: replaces the store that a run was started with.
+        is_dry: only look.
+
+    Returns:
+        A line for each place that is or would be replaced.
+
+    Raises:
+        TrackingError: a database cannot be written.
+    """
+    settings = [target.applied_to(TrackingSettings())]
+    settings += [settings_of(path, target) for path in sorted(folder.rglob(JOURNAL_NAME))]
+    databases = {tracking_place(entry, os.environ).database for entry in settings}
+    lines = []
+    for database in sorted(filter(None, databases)):
+        moved = moved_artifacts(database) if is_dry else relocate(database)
+        lines += [f"{database}: {before} -> {now}" for before, now in moved.items()]
+    return lines
 
 
 def _configured(journal: Path) -> TrackingSettings:

@@ -3,6 +3,7 @@
     run.json, config.yaml, journal.jsonl ...   the driver's
     best/, predictions/, outcome.json ...      the workers'
     checkpoints/                               the workers', for a run that resumes
+    lock.json                                  of the driver that is at work (driver_lock.py)
     earlier/<run id>/                          former runs
 
 The driver of a run at an address works on a copy of its own files, published as they change. The address is the truth:
@@ -33,6 +34,7 @@ from vavl.config.snapshot import save_config
 from vavl.errors import InputError, VavlError
 from vavl.store.store_cache import run_cache_directory
 from vavl.store.store_versions import LATEST, pinned_store, split_version
+from vavl.training.driver_lock import LOCK_FILE
 from vavl.training.settings import TrainingPlan
 from vavl.training.storage import RunStorage
 
@@ -225,9 +227,10 @@ class RunFolder:
 
     def _published(self, without: tuple[str, ...] = ()) -> list[str]:
         """Return the files of the current run at the address, but for some names at the top."""
-        top = [name for name in self.storage.directories() if name not in (*without, EARLIER_FOLDER)]
+        kept = (*without, EARLIER_FOLDER, LOCK_FILE)
+        top = [name for name in self.storage.directories() if name not in kept]
         below = [f"{name}/{file}" for name in top for file in self.storage.tree(name)]
-        return [*(name for name in self.storage.files() if name not in without), *below]
+        return [*(name for name in self.storage.files() if name not in kept), *below]
 
 
 def claim_run_folder(plan: TrainingPlan) -> RunFolder:
@@ -316,7 +319,7 @@ def put_aside(folder: Path, run_id: str) -> None:
     """Move what ``folder`` holds of a run to ``earlier/<run id>`` in it."""
     place = make_folder(folder / EARLIER_FOLDER / run_id)
     for item in sorted(folder.iterdir()):
-        if item.name != EARLIER_FOLDER:
+        if item.name not in (EARLIER_FOLDER, LOCK_FILE):
             shutil.move(item, place / item.name)
 
 

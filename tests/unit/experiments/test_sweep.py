@@ -119,7 +119,7 @@ def test_a_folder_keeps_its_axes_and_belongs_to_one_driver(drive, actor, sweep_p
     plans_of(sweep_plan(sampler="random", pruner="median", trials=50, seconds_per_trial=5))
     with (
         open_sweep(sweep_plan()),
-        pytest.raises(InputError, match="another process works on this sweep"),
+        pytest.raises(InputError, match="another driver is at work there"),
         open_sweep(sweep_plan()),
     ):
         pass
