@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import socket
-import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
-
-import ray
 
 from vavl.errors import InputError
 
 _ANSWER_SECONDS = 3.0
+_LONGEST_SOCKET_BYTES = 107
+# As Ray names them below its temporary directory, with the longest process id.
+_SOCKET = "ray/session_2026-11-29_13-48-23_123456_4194304/sockets/plasma_store"
 _log = logging.getLogger(__name__)
 
 
@@ -30,10 +30,11 @@ def join_ray(threads: int, object_store_bytes: int | None = None) -> None:
         object_store_bytes: shared memory of a Ray that is started here; Ray's own choice by default.
 
     Raises:
-        InputError: nobody answers at ``RAY_ADDRESS``.
+        InputError: nobody answers at ``RAY_ADDRESS``, or Ray cannot be started in this environment.
     """
-    # What Ray's C++ core writes to the terminal names its own actors and files; its Python errors say what happened.
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    import ray  # takes seconds, and may be what a check of this machine finds broken
+
+    check_own_ray()
     # Workers inherit this; two workers of a laptop would otherwise fight for all its cores.
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
     if not ray.is_initialized():
@@ -47,10 +48,9 @@ def join_ray(threads: int, object_store_bytes: int | None = None) -> None:
             }
         else:
             _refuse_silence(_address())
-        with _stderr_without(
-            b"Set ray log level from environment variable", b"Token authentication is enabled"
-        ):
-            ray.init(log_to_driver=False, logging_level=logging.WARNING, **options)
+        for handler in logging.getLogger("ray").handlers:
+            handler.addFilter(_is_news)
+        ray.init(log_to_driver=False, logging_level=logging.WARNING, **options)
 
 
 def is_local() -> bool:
@@ -60,7 +60,47 @@ def is_local() -> bool:
 
 def ray_machines() -> list[dict[str, float]]:
     """Return all resources of each living machine of the Ray that was joined, free or not, by Ray's names."""
+    import ray  # as above
+
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def check_own_ray(environment: Mapping[str, str] = os.environ) -> None:
+    """Refuse an environment in which Ray cannot start on this machine; a cluster that was named has started already.
+
+    Raises:
+        InputError: Ray's sockets would have too long names, or its token cannot be written into the home directory.
+    """
+    if "RAY_ADDRESS" in environment:
+        return
+    variable = "RAY_TMPDIR" if "RAY_TMPDIR" in environment else "TMPDIR"
+    temporary = environment.get(variable, "/tmp")  # noqa: S108  Ray's own choice
+    length = len(os.fsencode(Path(temporary, _SOCKET)))
+    if length > _LONGEST_SOCKET_BYTES:
+        raise InputError(
+            "environment", variable,
+            f"{temporary} is too long: the names of Ray's sockets below it would have {length} bytes, and the system "
+            f"takes {_LONGEST_SOCKET_BYTES}", "export RAY_TMPDIR=/tmp, or another directory with a short name",
+        )  # fmt: skip
+    needs_no_token = environment.get("RAY_AUTH_MODE", "token").lower() != "token"
+    if needs_no_token or {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & environment.keys():
+        return
+    home = environment.get("HOME", "~")
+    try:
+        directory = Path(home).expanduser() / ".ray"
+        directory.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=directory):
+            pass
+    except (OSError, RuntimeError) as error:
+        raise InputError(
+            "environment", "HOME",
+            f"{home} cannot be written, and Ray keeps its token there: {getattr(error, 'strerror', None) or error}",
+            "export HOME=/a/directory/that/can/be/written",
+        ) from None  # fmt: skip
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    return "Token authentication is enabled" not in record.getMessage()  # said at every start
 
 
 def _address() -> str:
@@ -77,20 +117,3 @@ def _refuse_silence(address: str) -> None:
     except OSError as error:
         fix = "start Ray there (ray start --head), or unset RAY_ADDRESS to use this machine"
         raise InputError("environment", "RAY_ADDRESS", f"nobody answers at {address}: {error}", fix) from None
-
-
-@contextlib.contextmanager
-def _stderr_without(*words: bytes) -> Iterator[None]:
-    """Hold back what anybody writes to standard error meanwhile, also C++, and leave lines with any of these out."""
-    sys.stderr.flush()
-    kept = os.dup(2)
-    with tempfile.TemporaryFile() as held:
-        os.dup2(held.fileno(), 2)
-        try:
-            yield
-        finally:
-            sys.stderr.flush()
-            os.dup2(kept, 2)
-            os.close(kept)
-            held.seek(0)
-            os.write(2, b"".join(line for line in held if not any(one in line for one in words)))

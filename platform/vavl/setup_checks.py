@@ -16,8 +16,9 @@ from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
 from vavl.corpora.card import corpus_root, read_card
-from vavl.errors import ConfigError, CorpusError
+from vavl.errors import ConfigError, CorpusError, InputError
 from vavl.job_config import CheckSetupJob
+from vavl.ray_session import check_own_ray
 from vavl.setup_machine import (
     Finding,
     Status,
@@ -28,6 +29,7 @@ from vavl.setup_machine import (
     check_memory,
     check_shared_memory,
 )
+from vavl.tracking.relocation import refuse_moved
 from vavl.tracking.settings import TrackingSettings, tracking_place, unreachable_reason
 
 _INSTALL = "pip install -c constraints.txt -e ."
@@ -132,6 +134,10 @@ def check_ray(environment: Mapping[str, str], *, start: bool) -> Finding:
         version = metadata.version("ray")
     except metadata.PackageNotFoundError:
         return Finding("Ray", "fail", "not installed", _INSTALL)
+    try:
+        check_own_ray(environment)
+    except InputError as error:
+        return Finding("Ray", "fail", f"{version}: {error.field}: {error.problem}", error.fix)
     address = environment.get("RAY_ADDRESS")
     where = f"jobs join the cluster at {address}" if address else "jobs start it on this machine"
     if not start:
@@ -150,6 +156,10 @@ def check_ray(environment: Mapping[str, str], *, start: bool) -> Finding:
 def check_tracking(settings: TrackingSettings, environment: Mapping[str, str]) -> Finding:
     """Look whether the tracking store can be written."""
     place = tracking_place(settings, environment)
+    try:
+        refuse_moved(settings, environment)
+    except InputError as error:
+        return Finding("tracking", "fail", f"{error.file}: {error.problem}", error.fix)
     reason = unreachable_reason(place, _PROBE_SECONDS)
     if reason is None:
         note = (

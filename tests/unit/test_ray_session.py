@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
+from pathlib import Path
 from typing import Any
 
 import pytest
 import ray
 
 from vavl.errors import InputError
-from vavl.ray_session import is_local, join_ray
+from vavl.ray_session import _LONGEST_SOCKET_BYTES, check_own_ray, is_local, join_ray
 
 
 @pytest.fixture
@@ -47,3 +49,42 @@ def test_a_cluster_that_does_not_answer_is_named_at_once(started, monkeypatch, a
     ):
         join_ray(threads=1)
     assert not started
+
+
+LONG = "/scratch/a_long_group_name/a_long_user_name/slurm_job_1234567890"
+
+
+@pytest.mark.parametrize("variable", ["TMPDIR", "RAY_TMPDIR"])
+def test_a_directory_too_long_for_sockets_is_refused(tmp_path: Path, variable: str) -> None:
+    home = {"HOME": str(tmp_path)}
+    check_own_ray(home | {variable: "/scratch/ann"})
+    with pytest.raises(InputError) as refused:
+        check_own_ray(home | {variable: LONG})
+    assert (refused.value.exit_code, refused.value.field) == (2, variable)
+    assert f"{LONG} is too long" in refused.value.problem
+    assert "107" in refused.value.problem
+    assert "export RAY_TMPDIR=/tmp" in refused.value.fix
+    check_own_ray(home | {"TMPDIR": LONG, "RAY_TMPDIR": "/tmp"})
+    check_own_ray(home | {"TMPDIR": LONG, "RAY_ADDRESS": "192.0.2.1:6379"})
+
+
+def test_the_limit_is_that_of_the_system(tmp_path: Path) -> None:
+    for length, expected in (
+        (_LONGEST_SOCKET_BYTES, contextlib.nullcontext()),
+        (_LONGEST_SOCKET_BYTES + 1, pytest.raises(OSError, match="too long")),
+    ):
+        name = str(tmp_path).ljust(length, "x")
+        with socket.socket(socket.AF_UNIX) as one, expected:
+            one.bind(name)
+            Path(name).unlink()
+
+
+def test_a_home_that_cannot_be_written_is_refused_where_ray_needs_it(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    home = str(tmp_path / "file" / "home")
+    with pytest.raises(InputError, match="cannot be written, and Ray keeps its token there") as refused:
+        check_own_ray({"HOME": home})
+    assert (refused.value.exit_code, refused.value.field) == (2, "HOME")
+    assert "export HOME=" in refused.value.fix
+    for given in ({"RAY_ADDRESS": "192.0.2.1:6379"}, {"RAY_AUTH_MODE": "disabled"}, {"RAY_AUTH_TOKEN": "x"}):
+        check_own_ray({"HOME": home, **given})

@@ -64,6 +64,15 @@ def test_ray_is_named_and_not_started_unasked() -> None:
     assert "cluster at ray://head" in check_ray({"RAY_ADDRESS": "ray://head"}, start=False).found
 
 
+def test_an_environment_that_ray_cannot_start_in_fails_before_it_is_tried(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for name, value in (("TMPDIR", f"/{'x' * 80}"), ("HOME", str(tmp_path / "file" / "home"))):
+        finding = check_ray({"HOME": str(tmp_path), name: value}, start=False)
+        assert finding.status == "fail"
+        assert f"{name}: {value}" in finding.found
+        assert finding.fix.startswith("export ")
+
+
 def test_ray_that_does_not_start_fails_with_its_last_words(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("vavl.setup_checks._RAY_PROGRAM", "raise SystemExit('no port is free')")
     finding = check_ray({}, start=True)

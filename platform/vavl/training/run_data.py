@@ -28,6 +28,7 @@ from vavl.features import MODALITIES, FeatureStatistics
 from vavl.models.clips import TrainingProfile, clip_distance
 from vavl.models.saved_model import ModalityDescription, ModelDescription
 from vavl.models.settings import AttributeTask, ClassTask, Task
+from vavl.ray_session import check_own_ray
 from vavl.store.store_cache import is_at_hand, local_notes
 from vavl.training.run_checks import check_objectives, check_selection
 from vavl.training.run_folder import with_pinned_store
@@ -138,6 +139,8 @@ def check_plan(plan: TrainingPlan) -> PlanNotes:
     Raises:
         VavlError: what a run would stumble over.
     """
+    if plan.training.launcher == "ray":
+        check_own_ray()
     plan = with_pinned_store(plan)
     if not is_at_hand(plan.data.store):
         # Which clips have which side stands with the features; workers look at that once they have copied them.
