@@ -102,7 +102,10 @@ class LabelRows:
     def _clip_ids(self) -> list[str]:
         clip_ids: dict[str, None] = {}
         for row, key in enumerate(self._texts(self.table.key_column)):
-            match = whole_match(self.table.key_pattern, key, "key_pattern")
+            written = dict.fromkeys((key, key.replace("\\", "/")))  # the second for a path of Windows
+            found = [whole_match(self.table.key_pattern, text, "key_pattern") for text in written]
+            matches = [match for match in found if match is not None]
+            match = min(matches, key=lambda match: "\\" in (match["clip"] or ""), default=None)
             clip_id = one_writing(match["clip"]) if match and match["clip"] else None
             if not clip_id or clip_id in clip_ids:
                 problem = "is there twice" if clip_id else f"does not match {self.table.key_pattern}"

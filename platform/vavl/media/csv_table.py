@@ -53,6 +53,12 @@ def place_inside(root: Path, name: str) -> Path:
     return path
 
 
+def with_slashes(root: Path, name: str) -> str:
+    """Return a path that a table names below ``root``; one that was written on Windows as it is found here."""
+    turned = name.replace("\\", "/")
+    return turned if not (root / name).exists() and (root / turned).exists() else name
+
+
 def read_text_columns(root: Path, name: str, columns: Sequence[str]) -> list[list[str]]:
     """Read columns of the table ``name`` below ``root`` as text, spaces around the values removed.
 

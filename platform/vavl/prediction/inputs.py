@@ -7,7 +7,7 @@ import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from vavl.corpora.manifest import Manifest
 from vavl.errors import CorpusError, StoreError
 from vavl.features import MODALITIES, FeatureStatistics, ModalityInfo
-from vavl.media.csv_table import read_header, read_text_columns
+from vavl.media.csv_table import read_header, read_text_columns, with_slashes
 from vavl.media.listing import AUDIO_SUFFIXES, VIDEO_SUFFIXES, Listing, list_directory
 from vavl.models.saved_model import ModelDescription
 from vavl.prediction.pieces import Piece
@@ -119,6 +119,7 @@ def manifest_clips(file: Path, root: Path) -> ClipsFound:
 
     Args:
         file: .parquet, .csv, or .rttm as diarization writes it; an empty field means that the clip lacks it.
+            Paths with the separators of Windows are read where the file is found below the root.
         root: directory that the paths count from.
 
     Raises:
@@ -142,6 +143,8 @@ def manifest_clips(file: Path, root: Path) -> ClipsFound:
             str(file), ", ".join(missing), f"no such column; the table has {', '.join(columns) or 'none of them'}",
             f"name the columns {', '.join(_COLUMNS)}; all but the first and one path may be left out",
         )  # fmt: skip
+    for name in columns.keys() & set(_PATHS):
+        columns[name] = [with_slashes(root, value) if value else None for value in columns[name]]
     clips = [_row_clip(row) for row in _rows(columns)]
     if all(has_times):
         clips = list(_named(clips))
@@ -265,6 +268,8 @@ def _check_paths(file: Path, clips: Sequence[ClipInput], root: Path) -> None:
                 continue
             place = Path(os.path.normpath(root / name))
             problem = "holds a null character" if "\0" in name else f"lies outside the root: {place}"
+            if PureWindowsPath(name).drive and not place.exists():
+                problem, place = "is a path of Windows", Path(name)
             if "\0" in name or not place.is_relative_to(os.path.normpath(root)):
                 raise CorpusError(
                     str(file), f"row {row}, {clip.clip_id}", f"{name}: {problem}",

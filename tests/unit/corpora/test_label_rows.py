@@ -52,6 +52,13 @@ def test_classes_by_table(by_table):
     assert labels == {"f01_s1_ca": "angry", "f01_s1_an": "calm"}
 
 
+@pytest.mark.parametrize("pattern", [r"(?:.+/)?(?P<clip>.+)\.wav", r"(?:.+\\)?(?P<clip>.+)\.wav"])
+def test_keys_may_be_paths_that_were_written_on_windows(by_table, pattern):
+    text = "file,emotion\nclips\\f01_s1_ca.wav,angry\n"
+    table = by_table(text, key_pattern=pattern, label_column="emotion")
+    assert row(table, "f01_s1_ca")["label"] == "angry"
+
+
 def test_shares_by_table_sum_to_one_and_give_the_class(by_table):
     text = "file,an,ca\nf01_s1_ca,3,1\nf01_s1_an,0.5,0.5\nf01_s2_ca,,\n"
     table = by_table(text, soft_columns={"angry": "an", "calm": "ca"})

@@ -42,11 +42,30 @@ def test_rows_become_clips_in_their_order(tmp_path, suffix):
     ]
 
 
+@pytest.mark.parametrize("suffix", [".parquet", ".csv"])
+def test_separators_of_windows_are_turned_where_the_file_is_found(tmp_path, suffix):
+    for name in ("a/b/1.wav", "v\\1.mp4"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    columns = {
+        "clip_id": ["one", "two", "three"],
+        "audio_path": ["a\\b\\1.wav", "a/b/1.wav", None],
+        "video_path": ["v\\1.mp4", None, "not\\there.mp4"],
+    }
+    found = manifest_clips(write(tmp_path, columns, suffix), tmp_path)
+    assert [(clip.audio, clip.video) for clip in found.clips] == [
+        ("a/b/1.wav", "v\\1.mp4"), ("a/b/1.wav", None), (None, "not\\there.mp4"),
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("changes", "problem"),
     [
         ({"video_path": ["v/1.mp4", "../secret.mp4"]}, r"row 2, zwölf, 二: \.\./secret\.mp4: lies outside"),
         ({"audio_path": ["/etc/passwd", None]}, "row 1, one: /etc/passwd: lies outside"),
+        ({"audio_path": ["C:\\clips\\1.wav", None]}, r"row 1, one: C:.clips.1\.wav: is a path of Windows"),
+        ({"audio_path": ["D:/clips/1.wav", None]}, r"row 1, one: D:/clips/1\.wav: is a path of Windows"),
+        ({"audio_path": ["..\\secret.wav", None]}, r"row 1, one: \.\./secret\.wav: lies outside"),
         ({"audio_path": ["a\0b.wav", None]}, "row 1, one: .*null"),
         ({"clip_id": ["one", "one"]}, "'one' stands there 2 times"),
         ({"clip_id": ["one", None]}, "clip_id, row 2: is empty"),
@@ -55,6 +74,7 @@ def test_rows_become_clips_in_their_order(tmp_path, suffix):
     ],
 )
 def test_a_table_that_cannot_be_used_is_refused_with_its_row(tmp_path, changes, problem):
+    (tmp_path.parent / "secret.wav").touch()
     columns = {name: values for name, values in {**COLUMNS, **changes}.items() if values is not None}
     with pytest.raises(CorpusError, match=problem):
         manifest_clips(write(tmp_path, columns), tmp_path)
