@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 from vavl.audit.report import (
     audit_card,
     audit_place,
@@ -26,7 +28,7 @@ def audit_corpus(job: AuditCorpusJob) -> None:
         audit, report = audit_place(job.store, job.output_dir, job.audit)
     print_table(f"labels and splits of {audit.corpus}", label_rows(audit))
     print_table(f"audit of {audit.corpus}: {verdict(audit)}", finding_rows(audit))
-    print(f"\nnext: open {report}")
+    print(f"\nnext: open {shlex.quote(str(report))}")
     refuse_failed(audit, str(job.store or job.card))
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 from vavl.config.command_line import print_table, run_job
 from vavl.experiments.comparison_grid import RUNS_FOLDER, check_grid, log_grid, plan_grid, run_id_of
 from vavl.experiments.comparison_report import main_metrics, refuse_failures, result_rows, write_pages
@@ -27,7 +29,7 @@ def compare_objectives(job: CompareObjectivesJob) -> None:
             kept = parent.finish(main_metrics(comparison), files)
         write_results(comparison, kept)
     print_table(f"{job.output_dir}: {comparison.main_measure} on {job.split}", result_rows(comparison))
-    print(f"\nnext: open {job.output_dir}/report.html\n      {parent.show_command}")
+    print(f"\nnext: open {shlex.quote(f'{job.output_dir}/report.html')}\n      {parent.show_command}")
     refuse_failures(comparison)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 from vavl.config.command_line import print_table, run_job
@@ -36,9 +37,8 @@ def describe_corpus(job: DescribeCorpusJob) -> None:
     print_table(f"directory {job.folder}", summary_rows(summary))
     print(f"\ncard: {folder / 'card.yaml'}\nlook: {folder / 'description.html'}")
     require_valid(found, folder)
-    print(
-        f"next: answer the DECIDE lines of the card, then python jobs/prepare_corpus.py {folder / 'prepare.yaml'}"
-    )
+    command = shlex.join(["python", "jobs/prepare_corpus.py", str(folder / "prepare.yaml")])
+    print(f"next: answer the DECIDE lines of the card, then {command}")
 
 
 def _output(job: DescribeCorpusJob) -> Path:

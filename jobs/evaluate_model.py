@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 from vavl.config.command_line import print_table, run_job
 from vavl.evaluation.evaluation import evaluate
 from vavl.evaluation.report import write_report
@@ -30,7 +32,7 @@ def evaluate_model(job: EvaluateModelJob) -> None:
         summary |= tracked.finish(evaluation.metrics())
     write_summary(summary, job.output_dir)
     print_table(f"{job.output_dir}: {opened.resolved.title}", result_rows(evaluation, summary))
-    print(f"\nnext: open {report}\n      {tracked.show_command}")
+    print(f"\nnext: open {shlex.quote(str(report))}\n      {tracked.show_command}")
 
 
 def check(job: EvaluateModelJob) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 
 from vavl.config.command_line import print_table, run_job
@@ -26,7 +27,7 @@ def story(job: MergeStoresJob) -> None:
     summary = merge_summary(plan, store, time.monotonic() - start)
     write_json(job.output_dir / "summary.json", summary)
     print_table(f"{job.name}: {', '.join(plan.sources)}", merge_rows(summary, job.output_dir))
-    print(f"\nnext: python jobs/train_model.py CONFIG.yaml data.store={job.output_dir}")
+    print(f"\nnext: python jobs/train_model.py CONFIG.yaml {shlex.quote(f'data.store={job.output_dir}')}")
 
 
 def main() -> int:

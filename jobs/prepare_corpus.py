@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 from vavl.audit.report import audit_and_report, failed_lines, verdict
 from vavl.config.command_line import print_table, run_job
 from vavl.config.files import write_json
@@ -45,7 +47,7 @@ def story(job: PrepareCorpusJob) -> None:
     print_table(f"features of {card.name}", rows)
     for line in failed_lines(audit):
         print(f"audit failed: {line}")
-    print(f"\nnext: python jobs/train_model.py CONFIG.yaml data.store={job.output_dir}")
+    print(f"\nnext: python jobs/train_model.py CONFIG.yaml {shlex.quote(f'data.store={job.output_dir}')}")
 
 
 def main() -> int:

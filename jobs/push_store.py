@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import shlex
 
 from vavl.config.command_line import print_table, run_job
 from vavl.config.files import make_folder, write_json
@@ -21,7 +22,7 @@ def story(job: PushStoreJob) -> None:
     pushed = push_store(job.store, job.to, dt.datetime.now(dt.UTC), read_back=job.read_back)
     write_json(job.output_dir / "summary.json", pushed.summary())
     print_table(f"pushed {job.store}", pushed.rows())
-    print(f"\nnext: python jobs/train_model.py CONFIG.yaml data.store={pushed.place}")
+    print(f"\nnext: python jobs/train_model.py CONFIG.yaml {shlex.quote(f'data.store={pushed.place}')}")
 
 
 def main() -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 from vavl.config.command_line import print_table, run_job
 from vavl.config.files import write_json
 from vavl.job_config import TrainModelJob
@@ -33,7 +35,7 @@ def train_model(job: TrainModelJob) -> None:
         write_json(folder.path / "summary.json", summary)
         folder.finish()
     print_table(f"{job.output_dir}: trained on {outcome['corpus']}", result_rows(outcome, summary))
-    print(f"\nnext: open {report}\n      {tracked.show_command}")
+    print(f"\nnext: open {shlex.quote(str(report))}\n      {tracked.show_command}")
 
 
 def check_and_import(job: TrainModelJob) -> None:

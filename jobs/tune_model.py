@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 from vavl.config.command_line import print_table, run_job
 from vavl.config.files import sha256_of_json
 from vavl.experiments.runner import run_trials
@@ -38,8 +40,9 @@ def tune_model(job: TuneModelJob) -> None:
     write_results(result, job.tracking, kept)
     print_table(f"{job.output_dir}: searched {', '.join(job.search)}", result_rows(result, kept))
     refuse_nothing_found(result)
-    print(f"\nnext: open {job.output_dir}/report.html")
-    print(f"      python jobs/train_model.py {job.output_dir}/{BEST_FILE}\n      {parent.show_command}")
+    print(f"\nnext: open {shlex.quote(f'{job.output_dir}/report.html')}")
+    train = shlex.join(["python", "jobs/train_model.py", f"{job.output_dir}/{BEST_FILE}"])
+    print(f"      {train}\n      {parent.show_command}")
 
 
 def check(job: TuneModelJob) -> None:

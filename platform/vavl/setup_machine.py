@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import subprocess
 import sysconfig
@@ -76,7 +77,7 @@ def check_build_locks(environment: Mapping[str, str], now: float | None = None) 
             "build locks",
             "fail",
             f"left by a killed build, the next one hangs: {', '.join(old)}",
-            f"rm {' '.join(old)}",
+            f"rm {shlex.join(old)}",
         )
     if ages:
         return Finding(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import logging
+import shlex
 from collections.abc import Collection
 from pathlib import Path
 
@@ -58,7 +59,7 @@ def _refuse_failures(audit: Audit, place: Path | str, labels: str | None, waived
     if standing:
         names = ", ".join(dict.fromkeys(finding.check.value for finding in standing))
         fixes = "; ".join(dict.fromkeys(finding.fix for finding in standing))
-        plots = f"plots: python jobs/audit_corpus.py {place}"
+        plots = f"plots: python jobs/audit_corpus.py {shlex.quote(str(place))}"
         accept = f"or accept it, recorded with the run: {_KEY}=[{names}]"
         problem = "\n".join(_line(finding) for finding in standing)
         raise ConfigError(str(place), "audit", problem, f"{fixes}; {plots}; {accept}")

@@ -5,6 +5,7 @@ Nothing here grows with the corpus but a few numbers per clip.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Self
@@ -299,7 +300,7 @@ def _not_finite(collection: ClipCollection, modality: str, row: int, raw: NDArra
     is_bad = ~np.isfinite(raw)
     kind = f"{int(is_bad.sum())} of {raw.size} values are NaN or infinite"
     problem = kind if is_bad.any() else "features are so large that they are infinite when normalized"
-    fix = f"python jobs/audit_corpus.py {collection.store.directory} looks for damage; {MAKE_AGAIN}"
+    fix = f"python jobs/audit_corpus.py {shlex.quote(str(collection.store.directory))} looks for damage; {MAKE_AGAIN}"
     field = f"{modality} of {collection.clip_name(row)}"
     return StoreError(str(collection.store.directory), field, problem, fix)
 

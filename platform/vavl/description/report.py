@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -99,7 +100,7 @@ def write_results(found: Description, directory: Path, pictured: int) -> dict[st
     write_text(
         directory / "prepare.yaml",
         f"# Features of {found.name}: log-mel spectra of the audio, a descriptor of the face per video frame.\n"
-        f"# python jobs/prepare_corpus.py {directory / 'prepare.yaml'}\n"
+        f"# python jobs/prepare_corpus.py {shlex.quote(str(directory / 'prepare.yaml'))}\n"
         f"output_dir: runs/stores/{found.name}\n"
         f"card: {json.dumps(str(directory / 'card.yaml'), ensure_ascii=False)}\n"
         f"root: {json.dumps(str(found.root.resolve()), ensure_ascii=False)}\n",

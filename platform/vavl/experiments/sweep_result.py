@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import logging
+import shlex
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -236,9 +237,10 @@ def write_results(result: SweepResult, tracking: FrozenConfig, further: Mapping[
     files = [folder / SUMMARY_FILE, folder / TABLE_FILE]
     if result.best is not None:
         content = winning_settings(result, resolved_settings(tracking))
+        train = shlex.join(["python", "jobs/train_model.py", str(folder / BEST_FILE)])
         head = (
             f"# The best of {len(result.ends)} trials, trial {result.best.number} of {folder}: "
-            f"{words_of(result.points[result.best.number])}\n# python jobs/train_model.py {folder / BEST_FILE}\n"
+            f"{words_of(result.points[result.best.number])}\n# {train}\n"
         )
         write_text(folder / BEST_FILE, head + yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
         files.append(folder / BEST_FILE)

@@ -267,10 +267,11 @@ def _check_paths(file: Path, clips: Sequence[ClipInput], root: Path) -> None:
             if name is None:
                 continue
             place = Path(os.path.normpath(root / name))
+            is_inside = place.is_relative_to(os.path.normpath(root))
+            is_of_windows = bool(PureWindowsPath(name).drive) and not place.exists()
             problem = "holds a null character" if "\0" in name else f"lies outside the root: {place}"
-            if PureWindowsPath(name).drive and not place.exists():
-                problem, place = "is a path of Windows", Path(name)
-            if "\0" in name or not place.is_relative_to(os.path.normpath(root)):
+            if "\0" in name or is_of_windows or not is_inside:
+                problem = "is a path of Windows" if is_of_windows else problem
                 raise CorpusError(
                     str(file), f"row {row}, {clip.clip_id}", f"{name}: {problem}",
                     f"name files below {root}, or give root=DIRECTORY",

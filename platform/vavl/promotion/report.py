@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -93,11 +94,12 @@ def decision_rows(decision: Decision) -> list[tuple[str, str]]:
 
 def next_step(plan: PromotionPlan, decision: Decision) -> str:
     """Return what a person looks at or types next."""
-    back = f"python jobs/promote_model.py models:/{plan.model_name} rollback=true"
+    back = f"python jobs/promote_model.py {shlex.quote(f'models:/{plan.model_name}')} rollback=true"
+    page = shlex.quote(f"{plan.output_dir}/report.html")
     lines = {
-        "promoted": f"open {plan.output_dir}/report.html; to roll back: {back}",
+        "promoted": f"open {page}; to roll back: {back}",
         "compare_again": "start the same command again: it compares with the new champion",
-        "refused": f"open {plan.output_dir}/report.html",
+        "refused": f"open {page}",
         "rolled_back": f'mlflow.pyfunc.load_model("{plan.champion}")',
     }
     return lines.get(decision.what, f'mlflow.pyfunc.load_model("{plan.champion}")')

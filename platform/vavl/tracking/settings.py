@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import shlex
 import socket
 import sqlite3
 import urllib.error
@@ -116,7 +117,7 @@ class TrackingPlace:
         """The shell command that opens the runs in a browser, or the server's own address."""
         then = "--port 5000   # then open http://127.0.0.1:5000"
         if self.database is not None:
-            return f"mlflow server --backend-store-uri {self.uri} {then}"
+            return f"mlflow server --backend-store-uri {shlex.quote(self.uri)} {then}"
         if self.uri.startswith("http"):
             return self.public_uri
         # The address of a database holds its password: it stays in the environment that it came from.
