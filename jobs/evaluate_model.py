@@ -16,13 +16,14 @@ from vavl.evaluation.tracked_evaluation import (
     result_rows,
 )
 from vavl.job_config import EvaluateModelJob
+from vavl.training.driver_lock import only_driver
 
 
 def evaluate_model(job: EvaluateModelJob) -> None:
     """Measure, write predictions, report and summary, and log them as a run that names the model version."""
     opened = open_evaluation(job, job.tracking)
     earlier = earlier_test_evaluations(opened.clips, job.tracking)
-    with TrackedEvaluation(job.output_dir, job.tracking) as tracked:
+    with only_driver(job.output_dir), TrackedEvaluation(job.output_dir, job.tracking) as tracked:
         tracked.start(job, opened)
         evaluation = evaluate(opened.model, job, opened.clips, opened.degradations)
         write_predictions(evaluation, job.output_dir)

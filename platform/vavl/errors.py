@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+from urllib.request import proxy_bypass
+
+_PROXIES = ("http_proxy", "https_proxy", "all_proxy", "grpc_proxy")
+
 
 def readable(text: str) -> str:
     """Return a text that can be written as UTF-8: bytes of a file name that are no text are escaped."""
@@ -76,3 +81,15 @@ class TrackingError(VavlError):
 
 class PromotionError(VavlError):
     """A challenger did not become champion: a decision, and exit code 1 so that a pipeline stops at it."""
+
+
+def proxy_hint(host: str) -> str:
+    """Return what to do where a server may not answer because a proxy was asked for it; "" without a proxy.
+
+    Args:
+        host: of the server.
+    """
+    names = [name for proxy in _PROXIES for name in (proxy.upper(), proxy) if os.environ.get(name)]
+    if not names or proxy_bypass(host):
+        return ""
+    return f"; {names[0]} is set, so a proxy is asked for it: export NO_PROXY={host} to go there directly"

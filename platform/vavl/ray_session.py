@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from vavl.errors import InputError
+from vavl.errors import InputError, TrainingError, proxy_hint
 
 _ANSWER_SECONDS = 3.0
 _LONGEST_SOCKET_BYTES = 107
@@ -50,7 +50,24 @@ def join_ray(threads: int, object_store_bytes: int | None = None) -> None:
             _refuse_silence(_address())
         for handler in logging.getLogger("ray").handlers:
             handler.addFilter(_is_news)
-        ray.init(log_to_driver=False, logging_level=logging.WARNING, **options)
+        try:
+            ray.init(log_to_driver=False, logging_level=logging.WARNING, **options)
+        except Exception as error:  # noqa: BLE001  Ray raises plain exceptions here
+            raise _no_ray(error) from None
+
+
+def _no_ray(error: Exception) -> TrainingError:
+    address = os.environ.get("RAY_ADDRESS")
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    if address is not None:
+        host = address.rpartition("//")[2].partition(":")[0]
+        fix = f"check that the cluster runs and can be reached{proxy_hint(host)}"
+        return TrainingError("Ray", "RAY_ADDRESS", f"{address} cannot be joined: {reason}", fix)
+    fix = "start the same command again; on a slow machine export RAY_raylet_start_wait_time_s=120; its logs are below "
+    place = os.environ.get("RAY_TMPDIR", os.environ.get("TMPDIR", "/tmp"))  # noqa: S108  as above
+    return TrainingError(
+        "Ray", "", f"does not start on this machine: {reason}", f"{fix}{place}/ray/session_latest"
+    )
 
 
 def is_local() -> bool:

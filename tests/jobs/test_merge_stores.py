@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ def config(tmp_path: Path) -> Path:
     alpha = write_corpus_store(tmp_path / "alpha", "alpha", ("glad", "mad", "calm"))
     beta = write_corpus_store(tmp_path / "beta", "beta", ("happy", "mad"))
     content = {
-        "output_dir": str(tmp_path / "merged"),
+        "output_dir": str(tmp_path / "merged it"),
         "name": "both",
         "stores": [str(alpha), str(beta)],
         "classes": ["glad", "mad"],
@@ -40,14 +41,20 @@ def test_a_merged_store_has_a_summary_and_can_be_merged_again(
 ) -> None:
     done = run_job("merge_stores", config)
     assert done.code == 0, done.stderr
-    folder = tmp_path / "merged"
+    folder = tmp_path / "merged it"
     summary = json.loads((folder / "summary.json").read_text())
     assert (summary["clips"], summary["speakers"]) == (144, 12)
     assert summary["labelled"] == {"glad": 48, "mad": 60}
     assert summary["folds"]["1"] == {"name": "beta", "train": 40, "validation": 8, "test": 72}
     assert summary["sources"]["beta"]["licence"] == "beta licence"
     assert "license alpha licence" in done.stdout
-    assert f"next: python jobs/train_model.py CONFIG.yaml data.store={folder}" in done.stdout
+    command = next(line for line in done.stdout.splitlines() if line.startswith("next: "))
+    assert shlex.split(command)[1:] == [
+        "python",
+        "jobs/train_model.py",
+        "CONFIG.yaml",
+        f"data.store={folder}",
+    ]
     assert read_config(MergeStoresJob, folder / "config.yaml") == read_config(MergeStoresJob, config)
     again = run_job("merge_stores", config)
     assert again.code == 0, again.stderr
@@ -61,7 +68,7 @@ def test_a_model_is_trained_on_it_and_its_report_names_the_corpora(
     training = tmp_path / "train.yaml"
     content = {
         "output_dir": str(tmp_path / "run"),
-        "data": {"store": str(tmp_path / "merged"), "composition": {"batch_size": 16}},
+        "data": {"store": str(tmp_path / "merged it"), "composition": {"batch_size": 16}},
         "model": {"preset": "small", "width": 16, "modality_blocks": 1, "attention_heads": 2},
         "training": {
             "launcher": "in_process", "engine": "torch", "max_epochs": 6, "optimizer": {"learning_rate": 3e-3},
@@ -91,7 +98,7 @@ def test_a_model_is_trained_on_it_and_its_report_names_the_corpora(
 
 def test_a_dry_run_merges_nothing(config: Path, run_job: Job, tmp_path: Path) -> None:
     assert run_job("merge_stores", config, "--dry-run").code == 0
-    assert not (tmp_path / "merged").exists()
+    assert not (tmp_path / "merged it").exists()
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import pickle
 import pytest
 
 from vavl import errors
-from vavl.errors import ConfigError, InputError, TrainingError, VavlError
+from vavl.errors import ConfigError, InputError, TrainingError, VavlError, proxy_hint
 
 
 def all_error_classes() -> list[type[VavlError]]:
@@ -56,3 +56,30 @@ def test_bad_input_and_failed_work_have_different_exit_codes():
     assert InputError("", "", "", "").exit_code == 2
     assert TrainingError("", "", "", "").exit_code == 1
     assert {kind.exit_code for kind in all_error_classes() if issubclass(kind, InputError)} == {2}
+
+
+@pytest.fixture
+def proxy(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    for name in ("http_proxy", "https_proxy", "all_proxy", "grpc_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    return monkeypatch
+
+
+@pytest.mark.parametrize("name", ["HTTP_PROXY", "https_proxy"])
+def test_a_proxy_that_stands_in_the_way_is_named_with_the_way_around_it(proxy, name):
+    assert proxy_hint("127.0.0.1") == ""
+    proxy.setenv(name, "http://proxy:3128")
+    assert f"{name} is set" in proxy_hint("127.0.0.1")
+    assert "export NO_PROXY=127.0.0.1" in proxy_hint("127.0.0.1")
+    proxy.setenv("NO_PROXY", "localhost,127.0.0.1")
+    assert proxy_hint("127.0.0.1") == ""
+
+
+def test_a_tracking_server_behind_a_wrong_proxy_is_said_so(proxy):
+    from vavl.tracking.settings import TrackingPlace, unreachable_reason
+
+    place = TrackingPlace("http://127.0.0.1:9", None)
+    assert "PROXY" not in str(unreachable_reason(place, 5))
+    proxy.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    assert "export NO_PROXY=127.0.0.1" in str(unreachable_reason(place, 5))

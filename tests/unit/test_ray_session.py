@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import ray
 
-from vavl.errors import InputError
+from vavl.errors import InputError, TrainingError
 from vavl.ray_session import _LONGEST_SOCKET_BYTES, check_own_ray, is_local, join_ray
 
 
@@ -49,6 +49,26 @@ def test_a_cluster_that_does_not_answer_is_named_at_once(started, monkeypatch, a
     ):
         join_ray(threads=1)
     assert not started
+
+
+@pytest.mark.parametrize(("address", "field"), [(None, ""), ("127.0.0.1:6379", "RAY_ADDRESS")])
+def test_a_ray_that_does_not_start_or_answer_is_one_error_with_a_fix(monkeypatch, address, field):
+    def refuse(**_: object) -> None:
+        raise RuntimeError("The current node timed out during startup.\nmore")
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", refuse)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("HTTP_PROXY", "http://proxy:3128")
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr("vavl.ray_session._refuse_silence", lambda _: None)
+    if address is not None:
+        monkeypatch.setenv("RAY_ADDRESS", address)
+    with pytest.raises(TrainingError, match="The current node timed out during startup") as failed:
+        join_ray(threads=1)
+    assert (failed.value.field, failed.value.exit_code) == (field, 1)
+    assert ("export NO_PROXY=127.0.0.1" in failed.value.fix) == (address is not None)
+    assert "more" not in str(failed.value).replace("on a slow machine", "")
 
 
 LONG = "/scratch/a_long_group_name/a_long_user_name/slurm_job_1234567890"

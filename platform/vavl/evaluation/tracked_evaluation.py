@@ -15,7 +15,7 @@ import torch
 
 from vavl.config.addresses import absolute_store
 from vavl.config.base import FrozenConfig
-from vavl.config.files import make_folder, read_json, write_json
+from vavl.config.files import make_folder, write_json
 from vavl.config.snapshot import save_config
 from vavl.errors import ConfigError
 from vavl.evaluation.degradation import Degradations, open_degradations
@@ -32,13 +32,13 @@ from vavl.tracking.mlflow_writer import one_line, open_client
 from vavl.tracking.relocation import refuse_moved
 from vavl.tracking.run import DatasetNote, TrackedRun, run_page, run_start, source_tags
 from vavl.tracking.settings import TrackingSettings, tracking_place, unreachable_reason
-from vavl.training.run_folder import EARLIER_FOLDER, put_aside
+from vavl.training.run_folder import EARLIER_FOLDER, RUN_FILE, put_aside, read_record
+from vavl.training.storage import RunStorage
 
 _SPLIT_TAG = "vavl.evaluated_split"
 _WITH_TEST = ("test", EVERY_SPLIT)
 _MOST_EXPERIMENTS = 1000
 _PAGE = 1000
-_RUN_FILE = "run.json"
 _SHOWN = ("accuracy", "f1_macro", "uar", "calibration_error", "ccc_mean")
 _log = logging.getLogger(__name__)
 
@@ -114,8 +114,8 @@ class TrackedEvaluation(TrackedRun):
 
     def __init__(self, folder: Path, settings: TrackingSettings) -> None:
         make_folder(folder)
-        if (folder / _RUN_FILE).exists():
-            put_aside(folder, str(read_json(folder / _RUN_FILE)["run_id"]))
+        if (record := read_record(RunStorage(folder), ["run_id"])) is not None:
+            put_aside(folder, record["run_id"])
         settings = settings.model_copy(update={"system_metrics": False, "model_name": None})
         super().__init__(folder, settings, register_model)
 
@@ -123,7 +123,7 @@ class TrackedEvaluation(TrackedRun):
         """Record settings, model and data; from here on the tracking server follows."""
         now = dt.datetime.now(dt.UTC).strftime("%Y%m%d-%H%M%S")
         run_id = f"evaluation-{now}-{secrets.token_hex(2)}"
-        write_json(self.folder / _RUN_FILE, {"run_id": run_id})
+        write_json(self.folder / RUN_FILE, {"run_id": run_id})
         save_config(config, self.folder / "config.yaml")
         clips, resolved = opened.clips, opened.resolved
         dataset = _dataset(clips)

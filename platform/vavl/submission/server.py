@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
+from urllib.parse import urlsplit
 
 import aiohttp
 import psutil
@@ -14,7 +15,7 @@ from ray.exceptions import AuthenticationError
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 from ray.util.state import list_nodes
 
-from vavl.errors import ConfigError, VavlError
+from vavl.errors import ConfigError, VavlError, proxy_hint
 from vavl.submission.plan import SHARED_ROOT, SubmitJob
 
 _log = logging.getLogger(__name__)
@@ -42,6 +43,8 @@ def connect(address: str) -> JobSubmissionClient:
         if isinstance(error, AuthenticationError):
             problem = "the cluster wants a token"
             fix = "export RAY_AUTH_MODE=token, and its token in ~/.ray/auth_token or RAY_AUTH_TOKEN_PATH"
+        else:
+            fix += proxy_hint(urlsplit(address).hostname or address)
         raise SubmissionError(address, "", f"{problem}: {str(error).splitlines()[0]}", fix) from None
 
 

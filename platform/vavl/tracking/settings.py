@@ -18,6 +18,7 @@ from pydantic import Field, field_validator
 
 from vavl.config.base import FrozenConfig
 from vavl.config.places import root_folder
+from vavl.errors import proxy_hint
 
 _SQLITE = "sqlite:///"
 _SERVER_ERROR = 500
@@ -178,9 +179,10 @@ def _server_fault(address: str, timeout_seconds: float) -> str | None:
             return None
     except urllib.error.HTTPError as fault:
         # A refusal (no such page, no permission) is an answer; the server itself is there.
-        return f"{address}: HTTP status {fault.code}" if fault.code >= _SERVER_ERROR else None
+        reason = f"HTTP status {fault.code}" if fault.code >= _SERVER_ERROR else ""
     except (OSError, ValueError) as fault:
-        return f"{address}: {getattr(fault, 'reason', fault)}"
+        reason = str(getattr(fault, "reason", fault))
+    return f"{address}: {reason}{proxy_hint(urlsplit(address).hostname or '')}" if reason else None
 
 
 def _port_fault(place: TrackingPlace, timeout_seconds: float) -> str | None:

@@ -359,9 +359,10 @@ def deepspeed_config(
 def bucket_elements(parameters: int) -> int:
     """Return the elements of a bucket: an eighth of the network, so that communication overlaps the backward pass.
 
-    DeepSpeed's own default is 5e8 elements whatever the network's size, and it allocates them.
+    DeepSpeed's own default is 5e8 elements whatever the network's size, and it allocates them. It refuses odd numbers.
     """
-    return min(_LARGEST_BUCKET, max(_LEAST_BUCKET, -(-parameters // _BUCKETS_PER_NETWORK)))
+    bucket = 2 * -(-parameters // (2 * _BUCKETS_PER_NETWORK))
+    return min(_LARGEST_BUCKET, max(_LEAST_BUCKET, bucket))
 
 
 def _zero(settings: TrainingSettings, parameters: int) -> dict[str, Any]:

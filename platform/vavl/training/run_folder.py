@@ -24,7 +24,7 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -43,6 +43,8 @@ EARLIER_FOLDER = "earlier"
 RESULTS = ("best", "outcome.json", "partitions.csv", "predictions", "pseudo_labels.parquet")
 """What the workers leave for people; they write it to the address themselves."""
 _WORK = ("checkpoints", "stop.json")
+_RECORD_FIELDS = ("run_id", "config_hash", "state")
+_RUN_ID = re.compile(r"\w[\w.-]*")  # former runs lie in directories of that name
 _NOT_IN_NAMES = re.compile(r"[^\w.-]")
 _PAUSE_SECONDS = 5.0
 # A long journal is sent whole: most of the time is not for this.
@@ -296,11 +298,8 @@ def run_id_at(output_dir: Path | str) -> str | None:
 
 def finished_hash(folder: Path) -> str | None:
     """Return the configuration hash of the finished run in ``folder``, None where there is none."""
-    file = folder / RUN_FILE
-    if not file.exists():
-        return None
-    content = read_json(file)
-    return str(content["config_hash"]) if content["state"] == "finished" else None
+    record = read_record(RunStorage(folder))
+    return str(record["config_hash"]) if record is not None and record["state"] == "finished" else None
 
 
 def _earlier(plan: TrainingPlan) -> dict[str, Any] | None:
@@ -323,18 +322,27 @@ def put_aside(folder: Path, run_id: str) -> None:
             shutil.move(item, place / item.name)
 
 
-def read_record(storage: RunStorage) -> dict[str, Any] | None:
+def read_record(storage: RunStorage, fields: Sequence[str] = _RECORD_FIELDS) -> dict[str, Any] | None:
     """Return the content of ``run.json``, None where there is no run.
 
+    Args:
+        storage: of the run.
+        fields: that have to be there, as texts.
+
     Raises:
-        InputError: the storage cannot be read, or the file is no JSON.
+        InputError: the storage cannot be read, the file is no JSON or lacks a field, or the run's id is no file name.
     """
     content = storage.read(RUN_FILE)
     if content is None:
         return None
+    place, fix = f"{storage.address}/{RUN_FILE}", "restore the file, or choose another output_dir"
     try:
-        return dict(json.loads(content))
+        record = dict(json.loads(content))
     except (ValueError, TypeError) as error:
-        raise InputError(
-            f"{storage.address}/{RUN_FILE}", "", f"not valid JSON: {error}", "restore the file or remove it"
-        ) from None
+        raise InputError(place, "", f"not valid JSON: {error}", fix) from None
+    for field in fields:
+        if not isinstance(record.get(field), str):
+            raise InputError(place, field, f"is {record.get(field)!r}, not a text", fix)
+    if not _RUN_ID.fullmatch(record["run_id"]):
+        raise InputError(place, "run_id", f"{record['run_id']!r} is no name for a directory", fix)
+    return record

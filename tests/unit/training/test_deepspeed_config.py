@@ -64,6 +64,7 @@ def test_buckets_follow_the_network_and_communication_overlaps(stage):
     assert zero["overlap_comm"]
     assert zero["reduce_bucket_size"] == zero["allgather_bucket_size"] == PARAMETERS / 8
     assert bucket_elements(10) == 2**16
+    assert bucket_elements(8 * 69559) == 69560
     assert bucket_elements(10**11) == 5 * 10**8
 
 

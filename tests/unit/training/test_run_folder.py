@@ -12,7 +12,7 @@ from copied_store import copy_store, relabelled_copy
 from vavl.config.load import read_config
 from vavl.errors import InputError
 from vavl.store.store_push import push_store
-from vavl.training.run_folder import claim_run_folder, with_pinned_store
+from vavl.training.run_folder import claim_run_folder, finished_hash, with_pinned_store
 from vavl.training.settings import TrainingPlan
 
 
@@ -69,6 +69,42 @@ def test_a_place_that_cannot_be_written_is_refused(plan, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot be written"):
         claim_run_folder(plan().model_copy(update={"output_dir": tmp_path / "file" / "run"}))
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"run_id": "../x"}, "run_id"),
+        ({"run_id": "/x"}, "run_id"),
+        ({"run_id": ".."}, "run_id"),
+        ({"run_id": ""}, "run_id"),
+        ({"run_id": 7}, "run_id"),
+        ({"run_id": None}, "run_id"),
+        ({"config_hash": None}, "config_hash"),
+        ({"state": []}, "state"),
+    ],
+)
+def test_a_run_file_that_says_nothing_usable_is_refused_and_nothing_is_moved(plan, changes, field):
+    chosen = plan()
+    claim_run_folder(chosen)
+    (chosen.output_dir / "run.json").write_text(json.dumps({**state(chosen), **changes}))
+    before = sorted(chosen.output_dir.rglob("*"))
+    for use in (with_pinned_store, claim_run_folder, lambda plan: finished_hash(plan.output_dir)):
+        with pytest.raises(InputError) as refused:
+            use(chosen)
+        assert refused.value.file == str(chosen.output_dir / "run.json")
+        assert refused.value.field == field
+        assert "restore the file" in refused.value.fix
+    assert sorted(chosen.output_dir.rglob("*")) == before
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", "null", "no JSON", "7"])
+def test_a_run_file_of_another_form_is_refused(plan, content):
+    chosen = plan()
+    chosen.output_dir.mkdir(parents=True)
+    (chosen.output_dir / "run.json").write_text(content)
+    with pytest.raises(InputError, match=r"run\.json: "):
+        claim_run_folder(chosen)
 
 
 NOON = dt.datetime(2026, 3, 1, 12, tzinfo=dt.UTC)
