@@ -23,7 +23,7 @@ def train_model(job: TrainModelJob) -> None:
         folder = claim_run_folder(job)
         with folder.publishing(), TrackedTraining(folder.path, job.tracking) as tracked:
             tracked.start(job, job.config_hash, folder.run_id, dataset_note(job))
-            with TrainingProgress(tracked.journal, job.evaluation.select_by[0]):
+            with TrainingProgress(tracked.journal, job.evaluation.select_by[0]) as progress:
                 launch_training(job, folder, tracked.sink)
             from vavl.training.report import write_report  # with it comes matplotlib: not before the work
 
@@ -31,7 +31,7 @@ def train_model(job: TrainModelJob) -> None:
             outcome = read_outcome(folder.path)
             report = write_report(folder.path, job, outcome, tracked.journal)
             kept = tracked.finish(outcome)
-        summary = training_summary(outcome, tracked.journal) | kept
+        summary = training_summary(outcome, tracked.journal, progress.first_step_seconds) | kept
         write_json(folder.path / "summary.json", summary)
         folder.finish()
     print_table(f"{job.output_dir}: trained on {outcome['corpus']}", result_rows(outcome, summary))

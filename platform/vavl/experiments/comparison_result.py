@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import math
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from itertools import product
@@ -13,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 
 from vavl.config.files import write_json, write_text
+from vavl.config.progress import process_seconds
 from vavl.experiments.comparison_grid import Grid, Group, LeftOut
 from vavl.experiments.comparison_scores import (
     FinishedRun,
@@ -240,7 +239,7 @@ def summary_of(comparison: Comparison) -> dict[str, Any]:
             "kept": len(grid.kept),
             "failed": len(comparison.failed),
         },
-        "seconds": time.time() - psutil.Process().create_time(),
+        "seconds": process_seconds(),
         "training_seconds": sum(entry.summary["seconds"] for entry in comparison.finished),
     }
 

@@ -6,18 +6,17 @@ import csv
 import io
 import logging
 import shlex
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self, get_args
 
-import psutil
 import yaml
 
 from vavl.config.base import FrozenConfig
 from vavl.config.changes import with_changes
 from vavl.config.files import write_json, write_text
+from vavl.config.progress import process_seconds
 from vavl.config.snapshot import resolved_settings
 from vavl.errors import TrainingError
 from vavl.experiments.study import BASE_TRIAL, best_of, storage_address, study_name
@@ -222,7 +221,7 @@ def sweep_summary(result: SweepResult) -> dict[str, Any]:
         "importances": dict(result.importances),
         "winning_config": str(plan.output_dir / BEST_FILE) if result.best else None,
         "study": {"name": study_name(plan, result.run_id), "storage": storage_address(plan)},
-        "seconds": time.time() - psutil.Process().create_time(),
+        "seconds": process_seconds(),
         "training_seconds": sum(end.seconds for end in result.ends),
         "memory_gb": max((end.memory_gb for end in result.ends if end.memory_gb), default=None),
         "gave_up": result.gave_up,

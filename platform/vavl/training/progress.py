@@ -6,7 +6,7 @@ import threading
 import time
 from typing import Any, Self
 
-from vavl.config.progress import Progress, in_words
+from vavl.config.progress import Progress, in_words, process_seconds
 from vavl.metrics.names import CONDITIONS
 from vavl.tracking.events import event_line, event_of
 from vavl.tracking.journal import Journal, JournalReader, Record
@@ -21,12 +21,19 @@ class TrainingProgress:
     Args:
         journal: of the run.
         select_by: name of the metric that chooses the epoch; its last part is shown per condition.
+
+    Attributes:
+        first_step_seconds: from the start of this process to the first step; None before it, and where an earlier
+            process took it.
     """
 
     def __init__(self, journal: Journal, select_by: str) -> None:
         self._reader, self._metric = JournalReader(journal), select_by.split("/")[-1]
         # What an earlier attempt of a resumed run wrote is not news, not even when it is reported again.
-        self._shown = {_key(record) for record in self._reader.read() if _has_line(record)}
+        earlier = list(self._reader.read())
+        self._shown = {_key(record) for record in earlier if _has_line(record)}
+        self.first_step_seconds: float | None = None
+        self._is_first = not any(record.kind == "step" for record in earlier)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="training-progress", daemon=True)
         self._progress = Progress("training", None, unit="steps", counts=False)
@@ -48,6 +55,8 @@ class TrainingProgress:
             ends = self._stop.wait(_LOOK_SECONDS)
             for record in self._reader.read():
                 if record.kind == "step":
+                    if self._is_first:
+                        self.first_step_seconds, self._is_first = process_seconds(), False
                     loss = record.payload["metrics"].get("train/loss/total")
                     note = "" if loss is None else f"loss {loss:.3f}"
                     self._progress.update(record.payload["step"] + 1, record.payload["total_steps"], note)

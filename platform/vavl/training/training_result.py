@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from vavl.config.addresses import absolute_store
+from vavl.config.progress import process_seconds
 from vavl.corpora.manifest import Manifest
 from vavl.metrics.names import CONDITIONS
 from vavl.serving.registry import register_model
@@ -60,35 +59,33 @@ def _cards_in_words(content: Mapping[str, Any], manifest: Manifest) -> str:
     return f"{one}, merged of {', '.join(names)}" if names else one
 
 
-def training_summary(outcome: Mapping[str, Any], journal: Journal) -> dict[str, Any]:
+def training_summary(
+    outcome: Mapping[str, Any], journal: Journal, first_step_seconds: float | None
+) -> dict[str, Any]:
     """Return the content of ``summary.json`` but for what the tracking server adds.
 
     Keys: ``metrics`` (flat, ``<split>/<condition>/<metric>``), ``best_epoch`` (from 1), ``epochs``,
     ``steps``, ``clips_per_second`` (training steps alone), ``seconds_to_first_step`` (from the start
-    of the command), ``seconds``, ``expected_seconds`` (forecast early in the last attempt) and ``mfu`` (a share of 1;
-    None where not measured), ``workers``, ``zero_stage``, ``config_hash``, ``store_hash``, and what
-    the scores belong to: ``corpus``, ``protocol``, ``fold``, ``label_set``, ``label_target``, ``clips``, ``speakers``,
+    of the command; None where an earlier attempt took it), ``seconds`` (of this attempt), ``expected_seconds``
+    (forecast early in the last attempt) and ``mfu`` (a share of 1; None where not measured), ``workers``,
+    ``zero_stage``, ``config_hash``, ``store_hash``, and what the scores
+    belong to: ``corpus``, ``protocol``, ``fold``, ``label_set``, ``label_target``, ``clips``, ``speakers``,
     ``speaker_normalisation``, ``waived_audit`` (checks that may fail), ``rows_per_step``, ``partitions`` (training
     clips in words), ``frozen_parts``, ``parameters``,
     ``device`` (name of the GPU, or "cpu"); and what happened on the way: ``skipped_steps`` (loss or gradient
     not finite) and ``events`` (how often each, e.g. ``restarted``).
     """
-    start = psutil.Process().create_time()
-    first: float | None = None
-    last, events = start, []
+    events = []
     forecast: Mapping[str, float] = {}
     for record in journal.read():
-        last = max(last, record.time)
         if record.kind == "event":
             events.append(record)
         elif record.kind == "step":
-            first = record.time if first is None else first
             forecast = record.metrics if EXPECTED_SECONDS in record.metrics else forecast
     return {
         **outcome,
-        # A resumed run took its first step in an earlier process.
-        "seconds_to_first_step": None if first is None or first < start else first - start,
-        "seconds": last - start,
+        "seconds_to_first_step": first_step_seconds,
+        "seconds": process_seconds(),
         "expected_seconds": forecast.get(EXPECTED_SECONDS),
         "mfu": forecast.get(MFU),
         "events": count_events(run_events(events)),

@@ -5,10 +5,12 @@ from __future__ import annotations
 import io
 import logging
 import sys
+import time
 
+import psutil
 import pytest
 
-from vavl.config.progress import Progress, in_words, log_to_stderr, show_progress
+from vavl.config.progress import Progress, in_words, log_to_stderr, process_seconds, show_progress
 
 
 class Terminal(io.StringIO):
@@ -143,3 +145,9 @@ def test_a_log_that_is_set_up_stays(monkeypatch):
     monkeypatch.setattr(logging.getLogger(), "handlers", [handler])
     log_to_stderr()
     assert logging.getLogger().handlers == [handler]
+
+
+def test_the_age_of_this_process_does_not_depend_on_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = time.time() - psutil.Process().create_time()
+    monkeypatch.setattr(time, "time", lambda: 0.0)
+    assert process_seconds() == pytest.approx(expected, abs=2)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from vavl.config.progress import process_seconds
 from vavl.tracking import journal as journal_module
 from vavl.tracking.journal import Journal
 from vavl.training import progress as progress_module
@@ -26,13 +27,23 @@ def test_new_epochs_are_shown_once_and_those_of_an_earlier_attempt_are_not(
     journal.append("epoch", **epoch(1))
     with (
         caplog.at_level(logging.INFO, logger="vavl.config.progress"),
-        TrainingProgress(journal, "validation/audio/uar"),
+        TrainingProgress(journal, "validation/audio/uar") as progress,
     ):
         journal.append("step", step=8, total_steps=63, metrics={"train/loss/total": None})
         journal.append("epoch", **epoch(2))
+    assert progress.first_step_seconds == pytest.approx(process_seconds(), abs=60)
     assert len(caplog.messages) == 1
     assert caplog.messages[0].startswith("epoch 2/9  validation uar: audio 0.500  video 0.250")
     assert "best epoch 1, 80 clips/s" in caplog.messages[0]
+
+
+def test_the_first_step_of_a_run_that_resumes_was_taken_earlier(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal.jsonl")
+    step = {"total_steps": 63, "metrics": {"train/loss/total": None}}
+    journal.append("step", step=0, **step)
+    with TrainingProgress(journal, "validation/audio/uar") as progress:
+        journal.append("step", step=1, **step)
+    assert progress.first_step_seconds is None
 
 
 def test_what_a_resumed_run_reports_again_is_no_news(

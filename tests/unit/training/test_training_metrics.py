@@ -52,9 +52,11 @@ def test_forecast_and_gpus_arrive(
     for sample in GPU_SAMPLES:
         assert sample.items() <= metrics.items()
     assert "train/mfu" not in metrics
-    summary = training_summary(outcome, run.journal)
+    summary = training_summary(outcome, run.journal, 1.5)
     assert summary["expected_seconds"] == pytest.approx(metrics["train/expected_seconds"])
     assert summary["mfu"] is None
+    assert summary["seconds_to_first_step"] == 1.5
+    assert summary["seconds"] > 0
 
 
 def test_the_driver_leaves_the_gpus_to_the_workers(
