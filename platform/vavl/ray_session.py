@@ -64,7 +64,7 @@ def _no_ray(error: Exception) -> TrainingError:
         fix = f"check that the cluster runs and can be reached{proxy_hint(host)}"
         return TrainingError("Ray", "RAY_ADDRESS", f"{address} cannot be joined: {reason}", fix)
     fix = "start the same command again; on a slow machine export RAY_raylet_start_wait_time_s=120; its logs are below "
-    place = os.environ.get("RAY_TMPDIR", os.environ.get("TMPDIR", "/tmp"))  # noqa: S108  as above
+    place = os.environ.get("TMPDIR", "/tmp")  # noqa: S108  as above
     return TrainingError(
         "Ray", "", f"does not start on this machine: {reason}", f"{fix}{place}/ray/session_latest"
     )
@@ -90,14 +90,13 @@ def check_own_ray(environment: Mapping[str, str] = os.environ) -> None:
     """
     if "RAY_ADDRESS" in environment:
         return
-    variable = "RAY_TMPDIR" if "RAY_TMPDIR" in environment else "TMPDIR"
-    temporary = environment.get(variable, "/tmp")  # noqa: S108  Ray's own choice
+    temporary = environment.get("TMPDIR", "/tmp")  # noqa: S108  Ray's own choice
     length = len(os.fsencode(Path(temporary, _SOCKET)))
     if length > _LONGEST_SOCKET_BYTES:
         raise InputError(
-            "environment", variable,
+            "environment", "TMPDIR",
             f"{temporary} is too long: the names of Ray's sockets below it would have {length} bytes, and the system "
-            f"takes {_LONGEST_SOCKET_BYTES}", "export RAY_TMPDIR=/tmp, or another directory with a short name",
+            f"takes {_LONGEST_SOCKET_BYTES}", "export TMPDIR=/tmp, or another directory with a short name",
         )  # fmt: skip
     needs_no_token = environment.get("RAY_AUTH_MODE", "token").lower() != "token"
     if needs_no_token or {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & environment.keys():

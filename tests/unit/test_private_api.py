@@ -16,7 +16,7 @@ LIBRARIES = {"torch", "ray", "deepspeed", "optuna", "mlflow"}
 MOST = 7
 # Without a leading underscore, and yet no part of the public API.
 INTERNAL_MODULES = ("ray.core.generated", "torch.ops.mkldnn")
-PUBLIC_UNDERSCORES = {"_replace", "_asdict", "_fields", "_make"}  # of named tuples
+PUBLIC_UNDERSCORES = {"_replace", "_asdict", "_fields", "_make", "_exit"}  # of named tuples, and os._exit
 PUBLIC_DUNDERS = {
     "__version__", "__name__", "__file__", "__module__", "__cause__", "__traceback__", "__init__", "__enter__",
     "__exit__", "__setattr__", "__dict__", "__class__",
@@ -24,7 +24,7 @@ PUBLIC_DUNDERS = {
 VARIABLE = re.compile(r"(RAY|TUNE|TORCH|DS|DEEPSPEED|OPTUNA|MLFLOW)_\w+")
 # Each stands on a page of its library's documentation or, the migration warnings, in the message that it silences.
 DOCUMENTED_VARIABLES = re.compile(
-    "RAY_(ADDRESS|AIR_NEW_OUTPUT|AUTH_MODE|AUTH_TOKEN_PATH|BACKEND_LOG_LEVEL|TRAIN_[A-Z0-9_]+)"
+    "RAY_(ADDRESS|AIR_NEW_OUTPUT|AUTH_MODE|AUTH_TOKEN|AUTH_TOKEN_PATH|TRAIN_[A-Z0-9_]+)"
     "|TUNE_(DISABLE_[A-Z_]+|MAX_PENDING_TRIALS_PG)|MLFLOW_[A-Z_]+"
     "|TORCH_EXTENSIONS_DIR|DS_ACCELERATOR"
 )
