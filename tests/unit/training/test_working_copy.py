@@ -17,6 +17,7 @@ from vavl.errors import InputError
 from vavl.training import run_folder
 from vavl.training.checkpoint import CHECKPOINTS_FOLDER
 from vavl.training.loop import BEST_FOLDER
+from vavl.training.pseudo_labels import PSEUDO_LABELS_FILE
 from vavl.training.run_data import check_run
 from vavl.training.run_folder import claim_run_folder, finished_hash, run_id_at, with_pinned_store
 from vavl.training.settings import TrainingPlan
@@ -250,7 +251,13 @@ def test_results_are_collected_and_replace_older_ones(chosen: TrainingPlan) -> N
 
 
 def test_the_names_are_those_of_the_workers() -> None:
-    assert set(run_folder.RESULTS) == {BEST_FOLDER, OUTCOME_FILE, PARTITIONS_FILE, PREDICTIONS_FOLDER}
+    assert set(run_folder.RESULTS) == {
+        BEST_FOLDER,
+        OUTCOME_FILE,
+        PARTITIONS_FILE,
+        PREDICTIONS_FOLDER,
+        PSEUDO_LABELS_FILE,
+    }
     assert set(run_folder._WORK) == {CHECKPOINTS_FOLDER, STOP_FILE}
 
 
