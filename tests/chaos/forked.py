@@ -28,6 +28,7 @@ from vavl.errors import TrainingStopped, VavlError
 from vavl.tracking.journal import Journal, JournalSink
 from vavl.training.checkpoint import newest_step
 from vavl.training.context import clear_stacks, stacks_folder
+from vavl.training.driver_lock import only_driver
 from vavl.training.launch import launch_training, stopped
 from vavl.training.ray_worker import RunCallback, failure_of
 from vavl.training.records import Record, Report
@@ -115,13 +116,14 @@ def _drive(plan: TrainingPlan, error_file: Path) -> None:
         os.dup2(log, stream)
     logging.basicConfig(level=logging.INFO, force=True, stream=sys.stderr)
     try:
-        folder = claim_run_folder(plan)
-        sink = JournalSink(Journal(plan.output_dir / "journal.jsonl"))
-        if plan.training.launcher == "in_process":
-            launch_training(plan, folder, sink)
-        else:
-            _train_on_ranks(plan, sink)
-        folder.finish()
+        with only_driver(plan.output_dir):
+            folder = claim_run_folder(plan)
+            sink = JournalSink(Journal(plan.output_dir / "journal.jsonl"))
+            if plan.training.launcher == "in_process":
+                launch_training(plan, folder, sink)
+            else:
+                _train_on_ranks(plan, sink)
+            folder.finish()
     except TrainingStopped:
         os._exit(STOPPED)
     except VavlError as error:

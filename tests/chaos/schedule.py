@@ -13,7 +13,7 @@ import store_injections
 from faults import BITWISE, OTHER_WORKERS
 from forked import ForkedRun, finished
 from plans import make_bad_store, make_store, plan_of
-from scenario import Planned, Scenario
+from scenario import Planned, Scenario, not_disturbed
 from selection import PlannedRun
 
 from vavl.training.settings import TrainingPlan
@@ -33,6 +33,7 @@ FLIPPED = Planned("newest checkpoint with a flipped bit", injections.flip_byte_o
 NO_ENTRY = Planned("newest checkpoint without a rank", injections.remove_entry_of_newest)
 FULL = Planned("disk full", injections.fill_disk)
 LIMITED = Planned("disk full (RLIMIT_FSIZE)", injections.limit_writes)
+SECOND = Planned("second driver in the directory", injections.start_second_driver, not_disturbed)
 CUT = Planned("store cut under the run", store_injections.cut_store, store_injections.goes_on_once_put_back)
 CHANGED, NAN = (
     Planned(kind, store_injections.spoil_store(value), store_injections.goes_on_once_put_back)
@@ -119,8 +120,8 @@ def forked_scenarios(runs: Runs, small_disk: Path | None) -> list[PlannedRun]:
             DRIVER, WRITING, TRUNCATED, SIGTERM, DRIVER, FLIPPED, LIMITED, WRITING, NO_ENTRY, STOP_FILE, DRIVER,
         ], one()),
         ("two-ranks-zero-1", [WORKER, FROZEN, WRITING, WORKER, DRIVER, FLIPPED, SIGTERM, WORKER], two(1, **quick)),
-        ("reading", [CUT, CHANGED, NAN, CUT, CHANGED, NAN], one(own_store=True)),
-        ("reading-by-two", [CUT, NAN, CHANGED, CUT], two(1, own_store=True)),
+        ("reading", [CUT, CHANGED, SECOND, NAN, CUT, SECOND, CHANGED, NAN], one(own_store=True)),
+        ("reading-by-two", [CUT, NAN, SECOND, CHANGED, CUT], two(1, own_store=True)),
         ("two-ranks-zero-3", [WORKER, WRITING, TRUNCATED, DRIVER, STOP_FILE, WORKER], two(3)),
         ("two-ranks-zero-2", [FROZEN, WORKER, LIMITED, NO_ENTRY, WORKER], two(2, **quick)),
         ("one-process-again", [

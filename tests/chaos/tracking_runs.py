@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import os
 import sqlite3
 import time
 from collections.abc import Sequence
@@ -22,6 +24,8 @@ from selection import PlannedRun
 from vavl.config.files import write_json
 from vavl.training.settings import TrainingPlan
 
+_MODEL = "chaos"
+_LOAD = f"import mlflow; mlflow.pyfunc.load_model('models:/{_MODEL}/1')"
 _METRIC = "train/loss/total"
 _STEPS = 2000
 _AWAY_STEPS = 60
@@ -47,7 +51,8 @@ class JobRun(ProcessRun):
     def start(self) -> None:
         """Start the command, anew or again."""
         tracking = {
-            "uri": self.server.address, "experiment": "chaos", "flush_seconds": _FLUSH_SECONDS, "system_metrics": False,
+            "uri": self.server.address, "experiment": "chaos", "flush_seconds": _FLUSH_SECONDS,
+            "model_name": _MODEL, "system_metrics": False,
             "request_timeout_seconds": 15, "request_retries": 0,
         }  # fmt: skip
         write_json(self._config, {**self.plan.model_dump(mode="json"), "tracking": tracking})
@@ -67,6 +72,11 @@ class JobRun(ProcessRun):
         code = self._run(["jobs/sync_tracking.py", str(self.plan.output_dir)]).wait(120)
         if code != 0:
             raise AssertionError(f"sync_tracking ended with {code}: {self.error_message()}")
+
+    def loads_model(self) -> bool:
+        """Load the registered version as a user does, in a process of its own; the log has what it says."""
+        environment = {**os.environ, "MLFLOW_TRACKING_URI": self.server.address}
+        return self._run(["-c", _LOAD], environment).wait(120) == 0
 
     def points(self) -> list[tuple[int, float]]:
         """Return step and loss of every point that MLflow holds, in the order of their arrival."""
@@ -219,9 +229,39 @@ def tracking_scenario(runs: Runs, disk: Path | None) -> PlannedRun:
             Planned("artifact store away", take_artifacts_away, arrived),
             Planned("tracking database deleted", delete_database, arrived),
             Planned("tracking server killed", kill_server_to_the_end, arrived),
+            Planned("registered model tampered with", tamper_with_model, loaded_again),
         ],
         make,
     )
+
+
+def tamper_with_model(run: Disturbed) -> str:
+    """Swap two classes in the files of the version that the finished run has registered."""
+    job = _job(run)
+    files = list(job.server.artifacts.resolve().rglob("model.json"))
+    if not files:
+        raise AssertionError("no model was registered")
+    whole = {file: file.read_text() for file in files}
+    for file, text in whole.items():
+        content = json.loads(text)
+        first, second, *others = content["classes"]
+        file.write_text(json.dumps({**content, "classes": [second, first, *others]}))
+    try:
+        if job.loads_model():
+            raise AssertionError("a model whose classes were swapped was loaded")
+        if "is not what was registered" not in job.error_message():
+            raise AssertionError(f"it was refused for another reason: {job.error_message()}")
+    finally:
+        for file, text in whole.items():
+            file.write_text(text)
+    return "classes swapped; refused, loaded again once its files were back"
+
+
+def loaded_again(run: Disturbed, fault: Fault, moment: float) -> None:
+    """Load the version with the files that were registered."""
+    if not _job(run).loads_model():
+        raise AssertionError(f"the restored model is not loaded: {_job(run).error_message()}")
+    fault.recovery_seconds, fault.steps_repeated = time.time() - moment, 0
 
 
 def arrived(run: Disturbed, fault: Fault, moment: float) -> None:
