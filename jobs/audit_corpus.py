@@ -4,14 +4,7 @@ from __future__ import annotations
 
 import shlex
 
-from vavl.audit.report import (
-    audit_card,
-    audit_place,
-    finding_rows,
-    label_rows,
-    refuse_failed,
-    verdict,
-)
+from vavl.audit.report import audit_card, audit_place, finding_rows, label_rows, refuse_failed, verdict
 from vavl.config.command_line import print_table, run_job
 from vavl.config.files import make_folder
 from vavl.corpora.card import corpus_root, read_card

@@ -28,10 +28,7 @@ def story(config: MakeDemoCorpusJob) -> None:
     }
     write_json(config.output_dir / "summary.json", summary)
     rows = [
-        (
-            "clips",
-            f"{report.clips} ({report.rendered} rendered now), {report.media_seconds / 60:.1f} minutes",
-        ),
+        ("clips", f"{report.clips} ({report.rendered} rendered now), {report.media_seconds / 60:.1f} minutes"),
         ("time", f"{report.seconds:.1f} s, {report.clips_per_second:.1f} clips/s"),
         ("directory", config.output_dir),
         ("faces", config.output_dir / "contact_sheet.png"),

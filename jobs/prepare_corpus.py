@@ -40,10 +40,7 @@ def story(job: PrepareCorpusJob) -> None:
     audit = audit_and_report(job.output_dir)
     summary = extraction_summary(result) | {"audit": audit.summary()}
     write_json(job.output_dir / "summary.json", summary)
-    rows = [
-        *summary_rows(summary, job.output_dir),
-        ("audit", f"{verdict(audit)}; see {job.output_dir}/audit.html"),
-    ]
+    rows = [*summary_rows(summary, job.output_dir), ("audit", f"{verdict(audit)}; see {job.output_dir}/audit.html")]
     print_table(f"features of {card.name}", rows)
     for line in failed_lines(audit):
         print(f"audit failed: {line}")
@@ -52,9 +49,7 @@ def story(job: PrepareCorpusJob) -> None:
 
 def main() -> int:
     """Run the job."""
-    return run_job(
-        "Make a feature store from a corpus of audio and video clips.", PrepareCorpusJob, story, check
-    )
+    return run_job("Make a feature store from a corpus of audio and video clips.", PrepareCorpusJob, story, check)
 
 
 if __name__ == "__main__":

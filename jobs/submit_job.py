@@ -27,9 +27,7 @@ def submit_job(job: SubmitJob) -> None:
     submission_id = submit(client, job, submission)
     print(f"\nsubmitted {submission_id}; ray job stop {submission_id} ends it, Ctrl-C only stops watching\n")
     show = partial(print, end="", flush=True)
-    details = (
-        follow(client, job.address, submission_id, show) if job.wait else client.get_job_info(submission_id)
-    )
+    details = follow(client, job.address, submission_id, show) if job.wait else client.get_job_info(submission_id)
     summary = {
         "submission_id": submission_id,
         "status": details.status.value,

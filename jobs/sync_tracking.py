@@ -41,9 +41,7 @@ def check(job: SyncTrackingJob) -> None:
 
 def main() -> int:
     """Run the job."""
-    return run_job(
-        "Bring runs into MLflow that it does not hold whole.", SyncTrackingJob, sync_tracking, check
-    )
+    return run_job("Bring runs into MLflow that it does not hold whole.", SyncTrackingJob, sync_tracking, check)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from vavl.job_config import TrainModelJob
 
 
 def train_model(job: TrainModelJob) -> None:
-    """Train on Ray, measure the best epoch, write the report, register the model."""
+    """Train, measure the best epoch, write the report, register the model."""
     from vavl.training.driver_lock import only_driver
     from vavl.training.launch import launch_training
     from vavl.training.progress import TrainingProgress
@@ -25,13 +25,12 @@ def train_model(job: TrainModelJob) -> None:
             tracked.start(job, job.config_hash, folder.run_id, dataset_note(job))
             with TrainingProgress(tracked.journal, job.evaluation.select_by[0]) as progress:
                 launch_training(job, folder, tracked.sink)
-            from vavl.training.report import write_report  # with it comes matplotlib: not before the work
-
             folder.collect()
             outcome = read_outcome(folder.path)
+            from vavl.training.report import write_report  # with it comes matplotlib: not before the work
+
             report = write_report(folder.path, job, outcome, tracked.journal)
-            kept = tracked.finish(outcome)
-        summary = training_summary(outcome, tracked.journal, progress.first_step_seconds) | kept
+            summary = tracked.finish(outcome) | training_summary(outcome, tracked.journal, progress.first_step_seconds)
         write_json(folder.path / "summary.json", summary)
         folder.finish()
     print_table(f"{job.output_dir}: trained on {outcome['corpus']}", result_rows(outcome, summary))
@@ -54,12 +53,7 @@ def check_and_import(job: TrainModelJob) -> None:
 
 def main() -> int:
     """Run the job."""
-    return run_job(
-        "Train a VAVL model on a feature store and register it.",
-        TrainModelJob,
-        train_model,
-        check_and_import,
-    )
+    return run_job("Train a VAVL model and register it.", TrainModelJob, train_model, check_and_import)
 
 
 if __name__ == "__main__":

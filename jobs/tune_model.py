@@ -26,10 +26,7 @@ from vavl.training.training_result import dataset_note
 
 def tune_model(job: TuneModelJob) -> None:
     """Run the trials, or those that an interrupted sweep has left; report, and register the best."""
-    with (
-        open_sweep(job) as sweep,
-        ParentRun(job.output_dir, TRIALS_FOLDER, job.tracking, job.search) as parent,
-    ):
+    with open_sweep(job) as sweep, ParentRun(job.output_dir, TRIALS_FOLDER, job.tracking, job.search) as parent:
         settings_hash = sha256_of_json(job.model_dump(mode="json"))[:16]
         parent.start(job, settings_hash, sweep.run_id, dataset_note(sweep.plans.plan_of(0, {})))
         sweep.resume(parent.logs)

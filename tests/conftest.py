@@ -84,10 +84,7 @@ StoreMaker = Callable[[Path, SmallCorpus], Path]
 def write_small_store(folder: Path, corpus: SmallCorpus) -> Path:
     """Write the store and its manifest; the same description gives the same bytes."""
     generator = np.random.default_rng(corpus.seed)
-    directions = {
-        "audio": generator.normal(size=(3, AUDIO_WIDTH)),
-        "video": generator.normal(size=(3, VIDEO_WIDTH)),
-    }
+    directions = {"audio": generator.normal(size=(3, AUDIO_WIDTH)), "video": generator.normal(size=(3, VIDEO_WIDTH))}
     rows: dict[str, list[ClipFeatures]] = {"audio": [], "video": []}
     table: list[dict[str, object]] = []
     for speaker_number in range(8):
@@ -95,10 +92,7 @@ def write_small_store(folder: Path, corpus: SmallCorpus) -> Path:
         split = "train" if speaker_number < 4 else "validation" if speaker_number < 6 else "test"
         for number in range(corpus.clips_per_speaker):
             label = int(generator.integers(3))
-            lacks = {
-                "audio": number % 10 in corpus.without_audio,
-                "video": number % 10 in corpus.without_video,
-            }
+            lacks = {"audio": number % 10 in corpus.without_audio, "video": number % 10 in corpus.without_video}
             clip_id = f"{speaker}_{number:04d}"
             longest = int(generator.integers(3, corpus.max_frames + 1))
             for modality, frames in (("audio", longest), ("video", max(1, longest // 2))):

@@ -21,10 +21,7 @@ _TITLE_PX, _MARGIN_PX = 26, 44
 def write_contact_sheet(root: Path, settings: DemoCorpusSettings, speakers: int = 6) -> Path:
     """Write ``contact_sheet.png``: a row per speaker, a column per emotion, each from the clearest take."""
     names = speakers_of(settings)
-    chosen = [
-        names[place]
-        for place in np.linspace(0, len(names) - 1, min(speakers, len(names))).round().astype(int)
-    ]
+    chosen = [names[place] for place in np.linspace(0, len(names) - 1, min(speakers, len(names))).round().astype(int)]
     clearest = _clearest_takes(settings)
     rows = [_titles(settings)]
     for speaker in chosen:

@@ -55,10 +55,7 @@ def check_folder(root: Path, settings: DemoCorpusSettings, overwrite: bool) -> N
     if not mark.exists():
         if any((root / name).exists() for name in _FOLDERS):
             raise CorpusError(
-                str(root),
-                "output_dir",
-                "holds media that this job did not render",
-                "choose another output_dir",
+                str(root), "output_dir", "holds media that this job did not render", "choose another output_dir"
             )
         return
     found, wanted = read_json(mark).get("settings_hash"), settings_hash(settings)
@@ -100,9 +97,7 @@ def render_corpus(
     return RenderReport(len(clips), len(missing), time.monotonic() - started, media_seconds)
 
 
-def _rendered(
-    root: Path, settings: DemoCorpusSettings, clips: Sequence[Clip], workers: int | None
-) -> Iterator[str]:
+def _rendered(root: Path, settings: DemoCorpusSettings, clips: Sequence[Clip], workers: int | None) -> Iterator[str]:
     """Render the clips and yield their ids as they are done, in their order."""
     workers = min(workers or len(os.sched_getaffinity(0)), max(1, len(clips) // 4))
     render = partial(render_clip, settings, root)

@@ -168,21 +168,12 @@ def _draw_eyeball(head: Image, look: Look, opening: Points, inside: tuple[Points
 
 def _draw_brow(head: Image, look: Look, pose: Pose, middle: Points, side: int) -> None:
     along = np.linspace(0, 1, 9)  # from the nose outwards
-    x = side * (
-        look.eye_gap - look.eye_size * 1.05 - 2 * max(pose.brow_slant, 0.0) + along * look.eye_size * 2.2
-    )
-    y = (
-        look.eye_height
-        - look.brow_height
-        - 11 * (pose.brow_raise + look.resting_brow)
-        - 4 * np.sin(np.pi * along)
-    )
+    x = side * (look.eye_gap - look.eye_size * 1.05 - 2 * max(pose.brow_slant, 0.0) + along * look.eye_size * 2.2)
+    y = look.eye_height - look.brow_height - 11 * (pose.brow_raise + look.resting_brow) - 4 * np.sin(np.pi * along)
     y = y + 11 * pose.brow_slant * (1 - 1.7 * along)
     thick = look.brow_thickness * (1 - 0.55 * along**2)
     upper, lower = np.stack([x, y - thick / 2], axis=1), np.stack([x, y + thick / 2], axis=1)
-    fill(
-        head, np.concatenate([upper, lower[::-1]]) + middle, _mix(darker(look.hair, 0.6), (28, 24, 26), 0.35)
-    )
+    fill(head, np.concatenate([upper, lower[::-1]]) + middle, _mix(darker(look.hair, 0.6), (28, 24, 26), 0.35))
     if pose.brow_slant > 0.5:
         frown = np.array([[side * 6, look.eye_height - 19], [side * 4, look.eye_height - 11]])
         line(head, frown + middle, darker(look.skin, 0.72), 1.4)

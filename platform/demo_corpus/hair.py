@@ -9,13 +9,7 @@ from demo_corpus.looks import Look
 from demo_corpus.strokes import CENTRE, Image, Points, darker, fill, spot
 
 # How far the fringe comes down, and where its parting is.
-_FRINGES = {
-    "bob": (0.50, 0.0),
-    "long": (0.50, 0.0),
-    "bun": (0.36, 0.0),
-    "parted": (0.46, 0.5),
-    "short": (0.38, 0.12),
-}
+_FRINGES = {"bob": (0.50, 0.0), "long": (0.50, 0.0), "bun": (0.36, 0.0), "parted": (0.46, 0.5), "short": (0.38, 0.12)}
 
 
 def draw_back_hair(head: Image, look: Look) -> None:
@@ -72,17 +66,13 @@ def draw_beard(head: Image, look: Look) -> None:
             fill(head, np.concatenate([shape[0], shape[1][::-1]]), look.hair)
         case "stubble":
             angle = np.linspace(0.06 * np.pi, 0.94 * np.pi, 30)
-            outer = np.stack(
-                [look.face_width * look.jaw * np.cos(angle), look.face_height * np.sin(angle)], axis=1
-            )
+            outer = np.stack([look.face_width * look.jaw * np.cos(angle), look.face_height * np.sin(angle)], axis=1)
             inner = np.stack([0.62 * look.face_width * np.cos(angle), 18 + 40 * np.sin(angle)], axis=1)
             mask = np.zeros(head.shape[:2], np.uint8)
             fill(mask, np.concatenate([outer, inner[::-1]]) * (0.97, 0.98) + CENTRE, 255)
             share = 0.42 * cv2.GaussianBlur(mask, (0, 0), 5).astype(np.float32)[..., None] / 255
             shade = np.array(darker(look.hair, 0.7), np.float32)
-            head[..., :3] = (head[..., :3] * (1 - share) + shade * share * (head[..., 3:] / 255)).astype(
-                np.uint8
-            )
+            head[..., :3] = (head[..., :3] * (1 - share) + shade * share * (head[..., 3:] / 255)).astype(np.uint8)
         case "none":
             pass
 

@@ -201,9 +201,7 @@ def _rhythm(seed: int, sentence: str, tempo: float) -> tuple[tuple[Syllable, ...
         rng.integers(0, 4, count).tolist(),
         strict=True,
     )
-    return tuple(Syllable(*part) for part in parts), max(
-        _SHORTEST_S, _LEAD_S + float(lengths.sum()) + _TAIL_S
-    )
+    return tuple(Syllable(*part) for part in parts), max(_SHORTEST_S, _LEAD_S + float(lengths.sum()) + _TAIL_S)
 
 
 def _smooth_step(x: Array) -> Array:

@@ -88,9 +88,7 @@ def _blinks(rng: np.random.Generator, times: Array) -> Array:
     return np.where(shut < 0.1, 0.0, shut)
 
 
-def _head_motion(
-    rng: np.random.Generator, times: Array, features: dict[str, Array]
-) -> tuple[list[HeadPlace], Array]:
+def _head_motion(rng: np.random.Generator, times: Array, features: dict[str, Array]) -> tuple[list[HeadPlace], Array]:
     """Combine the movements that belong to the emotion with the speaker's own."""
     start = rng.uniform(0, 2 * np.pi, 3)
     bounce = features["bounce"] * np.sin(2 * np.pi * 2.0 * times + start[0])
@@ -101,19 +99,11 @@ def _head_motion(
     y = middle[1] + 1.5 * wander(rng, times, 0.7) + 5.0 * features["droop"] + 3.5 * bounce
     scale = 1 + 0.03 * features["lean"] + rng.normal(0, 0.02) + 0.006 * wander(rng, times, 0.9)
     tilt = (
-        rng.normal(0, 0.8)
-        + 0.9 * wander(rng, times, 0.8)
-        + 2.5 * features["tilt"] * np.sin(np.pi * times + start[1])
+        rng.normal(0, 0.8) + 0.9 * wander(rng, times, 0.8) + 2.5 * features["tilt"] * np.sin(np.pi * times + start[1])
     )
     turn = np.stack(
-        [
-            1.8 * wander(rng, times, 0.7) + 3.5 * shake,
-            0.8 * wander(rng, times, 0.7) + 3.0 * features["droop"] + bounce,
-        ],
+        [1.8 * wander(rng, times, 0.7) + 3.5 * shake, 0.8 * wander(rng, times, 0.7) + 3.0 * features["droop"] + bounce],
         axis=1,
     )
-    places = [
-        HeadPlace((float(a), float(b)), float(c), float(d))
-        for a, b, c, d in zip(x, y, scale, tilt, strict=True)
-    ]
+    places = [HeadPlace((float(a), float(b)), float(c), float(d)) for a, b, c, d in zip(x, y, scale, tilt, strict=True)]
     return places, turn

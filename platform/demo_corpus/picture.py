@@ -61,9 +61,7 @@ def _room(rng: np.random.Generator) -> Image:
     room = np.clip(wall * np.broadcast_to(light, (CANVAS_PX, CANVAS_PX))[..., None], 0, 255).astype(np.uint8)
     for _ in range(int(rng.integers(2, 5))):
         corner, extent = rng.uniform(-30, 300, 2), rng.uniform(30, 110, 2)
-        colour = tuple(
-            int(part) for part in np.clip(wall * rng.uniform(0.6, 1.15) * rng.uniform(0.88, 1.1, 3), 0, 255)
-        )
+        colour = tuple(int(part) for part in np.clip(wall * rng.uniform(0.6, 1.15) * rng.uniform(0.88, 1.1, 3), 0, 255))
         ends = corner + extent
         cv2.rectangle(room, tuple(map(round, corner)), tuple(map(round, ends)), colour, -1)
     return np.asarray(cv2.GaussianBlur(room, (0, 0), rng.uniform(5, 10)), np.uint8)

@@ -24,15 +24,11 @@ class DifficultySettings(FrozenConfig):
     shared_noise: float = Field(0.12, ge=0, description="sd of the deviation that voice and face share")
     voice_noise: float = Field(0.22, ge=0, description="sd of the voice's own deviation")
     face_noise: float = Field(0.22, ge=0, description="sd of the face's own deviation")
-    strays: float = Field(
-        0.07, ge=0, le=1, description="share of clips in which a modality shows some other emotion"
-    )
+    strays: float = Field(0.07, ge=0, le=1, description="share of clips in which a modality shows some other emotion")
     hidden_contrast: float = Field(
         0.09, ge=0, le=1, description="share that survives of each contrast which a modality hides"
     )
-    expressiveness_sd: float = Field(
-        0.15, ge=0, description="sd over speakers of the log expressiveness, per modality"
-    )
+    expressiveness_sd: float = Field(0.15, ge=0, description="sd over speakers of the log expressiveness, per modality")
     tempo_per_arousal: float = Field(0.06, ge=0, description="log tempo per unit of shared arousal")
 
 

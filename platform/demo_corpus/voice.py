@@ -34,12 +34,7 @@ _VOWELS = (
 )  # fmt: skip
 _BANDWIDTHS = (80.0, 100.0, 150.0, 220.0)
 # Consonants: band of the noise in Hz, its length in seconds and its loudness; the last is a soft onset.
-_CONSONANTS = (
-    (4200, 7200, 0.075, 0.55),
-    (2300, 4200, 0.070, 0.6),
-    (1500, 5000, 0.018, 0.9),
-    (300, 900, 0.03, 0.15),
-)
+_CONSONANTS = ((4200, 7200, 0.075, 0.55), (2300, 4200, 0.070, 0.6), (1500, 5000, 0.018, 0.9), (300, 900, 0.03, 0.15))
 
 
 @dataclass(frozen=True)
@@ -114,19 +109,8 @@ def _melody(
     times = np.arange(len(place)) / _CONTROL_HZ
     accents = (1.2 * speaker.accent + np.clip(prosody["accent"], -1.0, None)) * (stress - 0.95) * 2.2
     fall = 2.0 * (0.5 - place) + prosody["rise"] * np.clip(2.5 * place - 1.5, 0, 1)
-    tremor = (
-        np.clip(prosody["tremor"], 0, None)
-        * 1.1
-        * np.sin(2 * np.pi * 6.3 * times + rng.uniform(0, 2 * np.pi))
-    )
-    return (
-        prosody["pitch"]
-        + accents
-        + fall
-        + tremor
-        + 0.5 * wander(rng, times, 0.3)
-        + 0.12 * wander(rng, times, 0.02)
-    )
+    tremor = np.clip(prosody["tremor"], 0, None) * 1.1 * np.sin(2 * np.pi * 6.3 * times + rng.uniform(0, 2 * np.pi))
+    return prosody["pitch"] + accents + fall + tremor + 0.5 * wander(rng, times, 0.3) + 0.12 * wander(rng, times, 0.02)
 
 
 def _pulses(phase: Array, tension: Array) -> Array:
@@ -136,9 +120,7 @@ def _pulses(phase: Array, tension: Array) -> Array:
     return np.asarray(np.exp(7.0 * turn) - 0.35 + (0.55 + 0.35 * np.tanh(tension)) * sharp)
 
 
-def _through_vowels(
-    source: Array, syllables: tuple[Syllable, ...], samples: Array, shift: Array, rate: int
-) -> Array:
+def _through_vowels(source: Array, syllables: tuple[Syllable, ...], samples: Array, shift: Array, rate: int) -> Array:
     """Filter the source with each vowel and fade from one to the next as the syllables go."""
     share = np.zeros((len(_VOWELS), len(samples)))
     for syllable in syllables:

@@ -108,9 +108,7 @@ class ChannelSums:
             problem = f"{len(self.sum)} and {len(other.sum)} channels cannot be added"
             fix = "take both from stores of the same extractor and settings"
             raise StoreError("feature sums", "width", problem, fix)
-        return ChannelSums(
-            self.count + other.count, self.sum + other.sum, self.sum_of_squares + other.sum_of_squares
-        )
+        return ChannelSums(self.count + other.count, self.sum + other.sum, self.sum_of_squares + other.sum_of_squares)
 
 
 @dataclass(frozen=True)

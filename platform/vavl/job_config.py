@@ -41,17 +41,14 @@ class DescribeCorpusJob(FrozenConfig):
 
     folder: Annotated[Path, FROM_ROOT] = Field(description="directory of the recordings")
     output_dir: Annotated[Path, FROM_ROOT] = Field(
-        Path("runs/descriptions"),
-        description="the proposal goes into a directory in it, by the name of the corpus",
+        Path("runs/descriptions"), description="the proposal goes into a directory in it, by the name of the corpus"
     )
     name: str | None = Field(
         None, pattern=r"^[a-z][a-z0-9_]*$", description="name of the corpus; by default that of the directory"
     )
     cards: Annotated[Path, FROM_PROJECT] = Field(Path("datasets"), description="cards that may fit already")
     most_files: int = Field(200_000, gt=0, description="files whose names are looked at")
-    probed_files: int = Field(
-        200, ge=0, description="files of each modality that are opened for lengths and rates"
-    )
+    probed_files: int = Field(200, ge=0, description="files of each modality that are opened for lengths and rates")
     pictured_clips: int = Field(12, ge=0, le=60, description="clips on the contact sheet")
     overwrite: bool = Field(False, description="replace an earlier proposal")
 
@@ -99,9 +96,7 @@ class ListStoresJob(FrozenConfig):
     address: Annotated[StoreAddress, FROM_ROOT] = Field(
         description="directory or address that stores were pushed to, or one of the corpora in it"
     )
-    output_dir: Annotated[Path, FROM_ROOT] = Field(
-        Path("runs/list_stores"), description="directory of summary.json"
-    )
+    output_dir: Annotated[Path, FROM_ROOT] = Field(Path("runs/list_stores"), description="directory of summary.json")
 
 
 class AuditCorpusJob(FrozenConfig):
@@ -119,8 +114,7 @@ class AuditCorpusJob(FrozenConfig):
         None, description="corpus directory of the card; by default the environment variable named in it"
     )
     output_dir: Annotated[Path | None, FROM_ROOT] = Field(
-        None,
-        description="directory of summary and report; null: the report next to the store, the summary in audit/",
+        None, description="directory of summary and report; null: the report next to the store, the summary in audit/"
     )
     audit: AuditSettings = Field(
         AuditSettings(), description="thresholds of this audit; training judges by the defaults"
@@ -186,8 +180,7 @@ class SyncTrackingJob(FrozenConfig):
 
     folder: Annotated[Path, FROM_ROOT] = Field(description="directory of a run, or of many")
     output_dir: Annotated[Path | None, FROM_ROOT] = Field(
-        None,
-        description="directory of summary.json; null: the directory, or sync/ in it where it is a run's own",
+        None, description="directory of summary.json; null: the directory, or sync/ in it where it is a run's own"
     )
     seconds_per_run: float = Field(3600, gt=0, description="longest time for one run")
     relocate: bool = Field(
@@ -203,12 +196,8 @@ class CheckSetupJob(FrozenConfig):
     output_dir: Annotated[Path, FROM_ROOT] = Field(
         description="directory of the summary; its disk is the one that is measured"
     )
-    cards: Annotated[Path, FROM_PROJECT] = Field(
-        Path("datasets"), description="directory of the corpus cards"
-    )
-    needed: tuple[str, ...] = Field(
-        (), description="names of corpora that must be there; the others only warn"
-    )
+    cards: Annotated[Path, FROM_PROJECT] = Field(Path("datasets"), description="directory of the corpus cards")
+    needed: tuple[str, ...] = Field((), description="names of corpora that must be there; the others only warn")
     least_free_disk_gb: float = Field(5, ge=0, description="free disk space")
     least_memory_gb: float = Field(4, ge=0, description="main memory")
     least_shared_memory_gb: float = Field(1, ge=0, description="free in /dev/shm, for Ray's objects")

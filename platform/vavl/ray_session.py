@@ -41,11 +41,7 @@ def join_ray(threads: int, object_store_bytes: int | None = None) -> None:
         options: dict[str, Any] = {}
         _log.info("starting Ray on this machine" if is_local() else f"joining Ray at {_address()}")
         if is_local():
-            options = {
-                "address": "local",
-                "include_dashboard": False,
-                "object_store_memory": object_store_bytes,
-            }
+            options = {"address": "local", "include_dashboard": False, "object_store_memory": object_store_bytes}
         else:
             _refuse_silence(_address())
         for handler in logging.getLogger("ray").handlers:
@@ -65,9 +61,7 @@ def _no_ray(error: Exception) -> TrainingError:
         return TrainingError("Ray", "RAY_ADDRESS", f"{address} cannot be joined: {reason}", fix)
     fix = "start the same command again; on a slow machine export RAY_raylet_start_wait_time_s=120; its logs are below "
     place = os.environ.get("TMPDIR", "/tmp")  # noqa: S108  as above
-    return TrainingError(
-        "Ray", "", f"does not start on this machine: {reason}", f"{fix}{place}/ray/session_latest"
-    )
+    return TrainingError("Ray", "", f"does not start on this machine: {reason}", f"{fix}{place}/ray/session_latest")
 
 
 def is_local() -> bool:

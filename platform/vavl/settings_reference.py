@@ -42,9 +42,7 @@ def reference() -> str:
         before = set(known)
         rows = list(_rows(list_settings(settings, known)))
         known |= {identity: f"{name} of {job}" for identity, name in known.items() if identity not in before}
-        parts.append(
-            "\n".join([f"\n## {job}\n", "| key | default | type | meaning |", "|---|---|---|---|", *rows, ""])
-        )
+        parts.append("\n".join([f"\n## {job}\n", "| key | default | type | meaning |", "|---|---|---|---|", *rows, ""]))
     return "".join(parts)
 
 

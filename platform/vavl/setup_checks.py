@@ -88,9 +88,7 @@ def check_python(version: Version | None = None) -> Finding:
     wanted = SpecifierSet(metadata.metadata("vavl")["Requires-Python"])
     if running in wanted:
         return Finding("Python", "ok", f"{running} ({sys.executable})")
-    return Finding(
-        "Python", "fail", f"{running}, the project needs {wanted}", "make the environment with Python 3.11"
-    )
+    return Finding("Python", "fail", f"{running}, the project needs {wanted}", "make the environment with Python 3.11")
 
 
 def check_packages(requirements: Sequence[str] | None = None) -> Iterator[Finding]:
@@ -118,9 +116,7 @@ def check_imports(names: Sequence[str] = _IMPORTS) -> tuple[list[Finding], int |
         answers = dict(zip(names, pool.map(_import_answer, names), strict=True))
     faults = {name: str(answer["fault"]) for name, answer in answers.items() if "fault" in answer}
     findings = [
-        Finding(
-            f"import {name}", "fail", fault, "install the package again, with the system libraries it names"
-        )
+        Finding(f"import {name}", "fail", fault, "install the package again, with the system libraries it names")
         for name, fault in faults.items()
     ]
     gpus = answers.get("torch", {}).get("gpus")
@@ -162,9 +158,7 @@ def check_tracking(settings: TrackingSettings, environment: Mapping[str, str]) -
         return Finding("tracking", "fail", f"{error.file}: {error.problem}", error.fix)
     reason = unreachable_reason(place, _PROBE_SECONDS)
     if reason is None:
-        note = (
-            " (made by the first run)" if place.database is not None and not place.database.exists() else ""
-        )
+        note = " (made by the first run)" if place.database is not None and not place.database.exists() else ""
         return Finding("tracking", "ok", f"{place.public_uri}{note}")
     return Finding(
         "tracking",
@@ -189,9 +183,7 @@ def check_corpora(cards: Path, needed: Sequence[str]) -> Iterator[Finding]:
     for file in files:
         yield _corpus_finding(file, "fail" if file.stem in needed else "warn")
     for name in sorted(set(needed) - {file.stem for file in files}):
-        yield Finding(
-            f"corpus {name}", "fail", f"no card {cards / name}.yaml", "correct the name in `needed`"
-        )
+        yield Finding(f"corpus {name}", "fail", f"no card {cards / name}.yaml", "correct the name in `needed`")
 
 
 def count(findings: Sequence[Finding]) -> dict[str, int]:

@@ -51,9 +51,7 @@ def check_compiler(environment: Mapping[str, str]) -> Finding:
         missing.append("Python's header files")
     if not missing:
         return Finding(
-            "compiler",
-            "ok",
-            f"{shutil.which(compiler, path=path)} and ninja: DeepSpeed can build its operations",
+            "compiler", "ok", f"{shutil.which(compiler, path=path)} and ninja: DeepSpeed can build its operations"
         )
     return Finding(
         "compiler",
@@ -97,10 +95,7 @@ def check_disk(folder: Path, least_free_gb: float) -> Finding:
     if free >= least_free_gb:
         return Finding("disk", "ok", found)
     return Finding(
-        "disk",
-        "fail",
-        f"{found}, {least_free_gb:g} GB are wanted",
-        "free some space or choose another output_dir",
+        "disk", "fail", f"{found}, {least_free_gb:g} GB are wanted", "free some space or choose another output_dir"
     )
 
 
@@ -119,9 +114,7 @@ def check_memory(least_gb: float) -> Finding:
 def check_shared_memory(least_free_gb: float, folder: Path = _SHARED_MEMORY) -> Finding:
     """Look at the memory file system that Ray keeps its objects in; containers often have 64 MB."""
     if not folder.is_dir():
-        return Finding(
-            "shared memory", "warn", f"{folder} does not exist", "Ray uses the disk instead, slowly"
-        )
+        return Finding("shared memory", "warn", f"{folder} does not exist", "Ray uses the disk instead, slowly")
     free = shutil.disk_usage(folder).free / _GIGA
     if free >= least_free_gb:
         return Finding("shared memory", "ok", f"{free:.1f} GB free in {folder}")

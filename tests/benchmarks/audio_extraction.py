@@ -28,12 +28,7 @@ from vavl.config.files import write_json
 from vavl.errors import InputError
 from vavl.extractors.extracted import Extractor
 from vavl.extractors.extractor import audio_extractor
-from vavl.extractors.settings import (
-    AudioFeatureSettings,
-    AudioSettings,
-    FunctionalSettings,
-    OpensmileSettings,
-)
+from vavl.extractors.settings import AudioFeatureSettings, AudioSettings, FunctionalSettings, OpensmileSettings
 from vavl.media.sound import read_audio, sound_seconds
 
 PROMISE = 300.0
@@ -50,12 +45,8 @@ SETTINGS: Mapping[str, AudioSettings] = {
 
 def main() -> int:
     """Measure, print, write JSON; return 1 if log_mel is too slow."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--folder", type=Path, default=Path(os.environ.get("RAVDESS_ROOT", "runs/demo_corpus"))
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folder", type=Path, default=Path(os.environ.get("RAVDESS_ROOT", "runs/demo_corpus")))
     parser.add_argument("--clips", type=int, default=60, help="taken evenly from all of the directory")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--out", type=Path, default=Path("runs/bench/audio_extraction.json"))
@@ -91,9 +82,7 @@ def clips_below(folder: Path, most: int) -> list[Path]:
     """
     found = sorted(path for path in folder.rglob("*") if path.suffix in {".flac", ".wav"})
     if not found:
-        raise InputError(
-            str(folder), "", "holds no .wav or .flac", "set RAVDESS_ROOT, or run make demo before"
-        )
+        raise InputError(str(folder), "", "holds no .wav or .flac", "set RAVDESS_ROOT, or run make demo before")
     return found[:: max(1, len(found) // most)][:most]
 
 

@@ -35,9 +35,7 @@ _STRENGTHS = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 1.0)
 
 def main() -> None:
     """Probe, print a table, write JSON."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--store", type=Path, default=Path("runs/stores/demo"))
     parser.add_argument("--corpus", type=Path, default=Path("runs/demo_corpus"))
     parser.add_argument("--out", type=Path, default=Path("runs/bench/demo_probe.json"))
@@ -64,9 +62,7 @@ def main() -> None:
             }
             print(f"{kind:<10}{condition:<14}{100 * accuracies[0]:>11.1f}{100 * np.mean(accuracies):>11.1f}")
     write_json(words.out, result)
-    print(
-        f"chance {100 / len(EMOTIONS):.1f}; {result['test_clips']} test clips on the card's split; {words.out}"
-    )
+    print(f"chance {100 / len(EMOTIONS):.1f}; {result['test_clips']} test clips on the card's split; {words.out}")
 
 
 def latents_of(path: Path, manifest: Manifest) -> dict[str, Array]:

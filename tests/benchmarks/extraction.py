@@ -130,9 +130,7 @@ def main() -> int:
     }
     is_same = len({row["store_hash"] for row in rows if row["clips"] == 1140}) == 1
     is_flat = max(growth.values()) < 50
-    print(
-        f"memory from 100 to 1,140 clips: {growth}; the stores are {'the same' if is_same else 'NOT the same'}"
-    )
+    print(f"memory from 100 to 1,140 clips: {growth}; the stores are {'the same' if is_same else 'NOT the same'}")
     path = ROOT / "runs/bench/extraction.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({"cases": rows, "growth": growth, "same_store": is_same}, indent=2) + "\n")

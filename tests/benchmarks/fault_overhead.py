@@ -53,9 +53,7 @@ CONFIG = Path("jobs/configs/demo.yaml")
 
 def main() -> int:
     """Measure, print, write JSON; return 1 if it costs too much."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--store", type=Path, default=Path("runs/stores/demo"))
     parser.add_argument("--repeats", type=int, default=4)
     parser.add_argument("--epochs", type=int, default=15, help="of every stretch of training")
@@ -66,8 +64,7 @@ def main() -> int:
     logging.disable(logging.WARNING)
     with tempfile.TemporaryDirectory(dir=words.out.parent) as folder:
         plans = {
-            name: plan_of(words.store, Path(folder) / name, preset)
-            for name, preset in (("demo", []), ("paper", PAPER))
+            name: plan_of(words.store, Path(folder) / name, preset) for name, preset in (("demo", []), ("paper", PAPER))
         }
         loop = loop_costs(plans["demo"], words.repeats, words.epochs)
         checkpoints = {name: checkpoint_costs(plan) for name, plan in plans.items()}
@@ -111,9 +108,7 @@ def _train_in_turn(plan: TrainingPlan, repeats: int, epochs: int) -> None:
     """Train stretch after stretch on this rank; rank 0 leaves what each took per step."""
     run = prepare_run(plan)
     on = WatchedContext(plan, run.place.rank)
-    never = plan.model_copy(
-        update={"training": plan.training.model_copy(update={"checkpoint_every_epochs": 10**9})}
-    )
+    never = plan.model_copy(update={"training": plan.training.model_copy(update={"checkpoint_every_epochs": 10**9})})
     quiet = replace(run, plan=never, checkpoints=_NoCheckpoints())
     steps = epochs * run.steps_per_epoch
     state = _stretch(quiet, run.start, LocalContext(), run.steps_per_epoch)[0]  # the first steps are slower
@@ -139,10 +134,7 @@ def _stretch(
     wall, cpu = time.monotonic(), time.process_time()
     with _timed_validation(validation):
         state = train(run, state, lambda records: None, context).state
-    spent = {
-        "wall": time.monotonic() - wall - validation["wall"],
-        "cpu": time.process_time() - cpu - validation["cpu"],
-    }
+    spent = {"wall": time.monotonic() - wall - validation["wall"], "cpu": time.process_time() - cpu - validation["cpu"]}
     spent["cpu"] = add_over_ranks({"cpu": torch.tensor(spent["cpu"])})["cpu"].item()
     return state, spent
 
@@ -200,9 +192,7 @@ def checkpoint_costs(plan: TrainingPlan, times: int = 5) -> dict[str, Any]:
     """Save some checkpoints of a plan with no training meanwhile."""
     run_ranks(plan.training.most_workers, lambda: _save_some(plan, times))
     found: dict[str, Any] = read_json(plan.output_dir / "saves.json")
-    held_up, until = (
-        [one[name] for one in found["saves"][1:]] for name in ("held_up", "until_it_lies_there")
-    )
+    held_up, until = ([one[name] for one in found["saves"][1:]] for name in ("held_up", "until_it_lies_there"))
     # The first one also makes the optimizer's state, which a training run has.
     return {
         "parameters": found["parameters"],
@@ -227,9 +217,7 @@ def _save_some(plan: TrainingPlan, times: int) -> None:
         saves.append({"held_up": held_up, "until_it_lies_there": time.monotonic() - start})
     if run.place.rank == 0:
         size = sum(path.stat().st_size for path in (plan.output_dir / "saved").rglob("*.*") if path.is_file())
-        write_json(
-            plan.output_dir / "saves.json", {"parameters": run.parameters, "bytes": size, "saves": saves}
-        )
+        write_json(plan.output_dir / "saves.json", {"parameters": run.parameters, "bytes": size, "saves": saves})
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:
@@ -245,9 +233,7 @@ def lines_of(result: Mapping[str, Any]) -> list[str]:
         f"checks within a step: {1e6 * training['seconds_of_checks_per_step']:.0f} us",
     ]
     for clock in ("wall", "cpu"):
-        on, off = (
-            _in_words(training[f"{clock}_seconds_per_step_{name}"], 1e3, "ms") for name in ("on", "off")
-        )
+        on, off = (_in_words(training[f"{clock}_seconds_per_step_{name}"], 1e3, "ms") for name in ("on", "off"))
         lines.append(
             f"{clock:<5} per step: on {on}, off {off}; share {_in_words(training[f'share_of_{clock}'], 100, '%')}"
         )

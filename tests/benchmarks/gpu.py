@@ -87,9 +87,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--no-checks", action="store_true", help="leave the checks of gpu_check.py out")
     words = read_arguments(__doc__, "gpu", argv, parser)
     if words.device == "cuda" and not torch.cuda.is_available():
-        print(
-            "left out: no GPU (torch sees no CUDA device); --device cpu runs the same code on the processor"
-        )
+        print("left out: no GPU (torch sees no CUDA device); --device cpu runs the same code on the processor")
         return NO_GPU
     device = torch.device("cuda", 0) if words.device == "cuda" else torch.device("cpu")
     # First, while this process has nothing on the GPU.
@@ -119,11 +117,7 @@ def run_checks(*, quick: bool) -> int:
 def measure(bench: Bench, words: argparse.Namespace) -> dict[str, Any]:
     """Measure one size: memory of every way alone, then seconds in turn with the matrix products."""
     device, on_gpu = bench.device, bench.device.type == "cuda"
-    memory = {
-        f"{side} {precision}": peak_memory(bench, side, precision)
-        for precision in PRECISIONS
-        for side in SIDES
-    }
+    memory = {f"{side} {precision}": peak_memory(bench, side, precision) for precision in PRECISIONS for side in SIDES}
     ways = {
         f"{side} {precision}": finished(bench.step(side, precision), device)
         for precision in PRECISIONS
@@ -137,9 +131,7 @@ def measure(bench: Bench, words: argparse.Namespace) -> dict[str, Any]:
             peak.measure()
 
     # The first steps choose kernels and take memory from the driver.
-    timings = in_turn(
-        ways | {"products": measure_peaks}, words.repeats or (2 if words.quick else 15), warm_up=3
-    )
+    timings = in_turn(ways | {"products": measure_peaks}, words.repeats or (2 if words.quick else 15), warm_up=3)
     del timings["products"]
     found = {
         "clips_of_a_step": bench.size.batch_size,
@@ -208,9 +200,7 @@ def lines_of(name: str, found: Mapping[str, Any]) -> list[str]:
             str(len(found["host_waits"][way])),
         ])  # fmt: skip
     head = found["headline"]
-    peaks = ", ".join(
-        f"{one} {rate / 1e12:.3f}" for one, rate in found["matrix_operations_per_second"].items()
-    )
+    peaks = ", ".join(f"{one} {rate / 1e12:.3f}" for one, rate in found["matrix_operations_per_second"].items())
     ours = head["compared"][PLATFORM]
     verdict = (
         f"{ours} against {head['compared'][TEXTBOOK]}: {in_words(head['clips_per_second_ratio_spread'])} x "
@@ -238,8 +228,7 @@ def busy_lines(found: Mapping[str, Any]) -> list[str]:
         total = sum(groups.values())
         median = found["timings"][f"{PLATFORM} {precision}"][f"{_CLOCK}_seconds"]["median"]
         shares = ", ".join(
-            f"{name} {100 * seconds / total:.0f} %"
-            for name, seconds in sorted(groups.items(), key=lambda one: -one[1])
+            f"{name} {100 * seconds / total:.0f} %" for name, seconds in sorted(groups.items(), key=lambda one: -one[1])
         )
         lines.append(f"{precision}: operators took {1e3 * total:.1f} ms of {1e3 * median:.1f}: {shares}")
     return lines

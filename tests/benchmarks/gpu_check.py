@@ -75,9 +75,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--on-cpu", action="store_true", help="run what a CPU can")
     parser.add_argument("--quick", action="store_true", help="a small network, few training runs through Ray")
     parser.add_argument("--out", type=Path, default=OUT, help="directory of the results; emptied first")
@@ -91,9 +89,7 @@ def _run(checks: Sequence[Check], bench: Bench) -> list[Outcome]:
     group = checks[0].group
     obstacles = {check.name: check.obstacle(bench) for check in checks}
     runnable = [check for check in checks if obstacles[check.name] is None]
-    found = {
-        name: Outcome(name, "not_run", reason) for name, reason in obstacles.items() if reason is not None
-    }
+    found = {name: Outcome(name, "not_run", reason) for name, reason in obstacles.items() if reason is not None}
     if runnable:
         log = bench.folder / f"{group}.log"
         print(f"running {len(runnable)} checks of the group {group}; log: {log}", flush=True)

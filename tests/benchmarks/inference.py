@@ -53,9 +53,7 @@ Work = Mapping[str, Callable[[], Any]]
 
 def main() -> int:
     """Measure, print, write JSON; return 1 if too much of a single clip's time is not the forward's."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=3.0, help="of every row of the table")
     parser.add_argument("--out", type=Path, default=Path("runs/bench/inference.json"))
     words = parser.parse_args()
@@ -89,11 +87,7 @@ def measured(loaded: Any, folder: Path, seconds: float) -> list[dict[str, Any]]:
     ):  # fmt: skip
         work = from_features(loaded, clips, frames, as_lists)
         form = "lists" if as_lists else "arrays"
-        found = {
-            "clips": clips,
-            "input": f"{form} of {frames[0]} + {frames[1]} frames",
-            **timed(work, seconds),
-        }
+        found = {"clips": clips, "input": f"{form} of {frames[0]} + {frames[1]} frames", **timed(work, seconds)}
         rows.append({**found, "is_promised": clips == 1})
     work = from_media(loaded, folder)
     rows.append({"clips": 1, "input": "wav + mp4", **timed(work, seconds), "is_promised": False})
@@ -104,19 +98,13 @@ def drawn(clips: int, frames: tuple[int, int]) -> list[ClipFeatures]:
     """Draw features as extractors give them."""
     generator = np.random.default_rng(0)
     shapes = [(frames[0], audio_info(AUDIO).width), (frames[1], video_info(VIDEO).width)]
-    return [
-        ClipFeatures(*(generator.normal(size=shape).astype(np.float32) for shape in shapes))
-        for _ in range(clips)
-    ]
+    return [ClipFeatures(*(generator.normal(size=shape).astype(np.float32) for shape in shapes)) for _ in range(clips)]
 
 
 def from_features(loaded: Any, clips: int, frames: tuple[int, int], as_lists: bool) -> Work:
     """Return the work on ready features by name."""
     model, drawn_clips = saved_model(loaded), drawn(clips, frames)
-    sides = {
-        "audio_features": [c.audio for c in drawn_clips],
-        "video_features": [c.video for c in drawn_clips],
-    }
+    sides = {"audio_features": [c.audio for c in drawn_clips], "video_features": [c.video for c in drawn_clips]}
     if as_lists:
         sides = {name: [values.tolist() for values in column] for name, column in sides.items()}
     table = pd.DataFrame(sides)
@@ -175,8 +163,7 @@ def timed(work: Work, seconds: float, least: int = 5) -> dict[str, Any]:
         for place, kind in enumerate(("processor", "clock"))
     }
     shares = {
-        f"share_{kind}": medians[f"forward_{kind}_ms"] / medians[f"whole_{kind}_ms"]
-        for kind in ("processor", "clock")
+        f"share_{kind}": medians[f"forward_{kind}_ms"] / medians[f"whole_{kind}_ms"] for kind in ("processor", "clock")
     }
     return {**medians, **shares, "turns": len(spent["whole"])}
 
@@ -184,9 +171,7 @@ def timed(work: Work, seconds: float, least: int = 5) -> dict[str, Any]:
 def difference_alone(loaded: Any, clips: int = 32) -> float:
     """Return by how much a probability differs at most between a clip alone and among others of any length."""
     generator = np.random.default_rng(1)
-    some = [
-        drawn(1, (int(generator.integers(1, 300)), int(generator.integers(1, 150))))[0] for _ in range(clips)
-    ]
+    some = [drawn(1, (int(generator.integers(1, 300)), int(generator.integers(1, 150))))[0] for _ in range(clips)]
     model = saved_model(loaded)
     alone = np.array([model.predict([clip])[0].values for clip in some])
     return float(np.abs(alone - np.array([one.values for one in model.predict(some)])).max())

@@ -60,15 +60,10 @@ def replace_seconds(size: Size) -> Size:
 def measure(size: Size, folder: Path, words: argparse.Namespace) -> dict[str, Any]:
     """Train one epoch in every way, in turn."""
     count = 3 if words.quick else words.batches
-    batches = {
-        SORTED: sampled(size, count),
-        RANDOM: sampled(size, count, window=1),
-    }
+    batches = {SORTED: sampled(size, count), RANDOM: sampled(size, count, window=1)}
     # The run itself needs a store; its clips are not trained on.
     short = Size(size.model, size.widths, size.batch_size, 0.1, size.clips)
-    plan = plan_of(
-        short, write_store(short, folder / "store"), folder / "run", training={"precision": words.precision}
-    )
+    plan = plan_of(short, write_store(short, folder / "store"), folder / "run", training={"precision": words.precision})
     load = load_of(plan, batches=1)
     book = TextbookTraining(
         load.run.plan.model, (size.widths["audio"], size.widths["video"]), 3, bf16=words.precision == "bf16"

@@ -89,18 +89,13 @@ def read_some(store: Path, batches: int = 200) -> dict[str, float]:
 
 def measure_speed(size: Size, folder: Path, words: argparse.Namespace) -> dict[str, Any]:
     """Load batches in turn with copies of as many bytes, and train while loading."""
-    plan = plan_of(
-        size, write_store(size, folder / "store"), folder / "run", training={"precision": words.precision}
-    )
+    plan = plan_of(size, write_store(size, folder / "store"), folder / "run", training={"precision": words.precision})
     load = load_of(plan, batches=1)
     byte_count = sum(bytes_of(batch) for batch in load.batches[0])
     source = np.ones(byte_count, dtype=np.uint8)
     target = np.empty_like(source)
     steps = iter(range(2**62))
-    ways = {
-        "loader": lambda: load.run.loader.load(next(steps)),
-        "copy": lambda: np.copyto(target, source),
-    }
+    ways = {"loader": lambda: load.run.loader.load(next(steps)), "copy": lambda: np.copyto(target, source)}
     timings = in_turn(ways, words.repeats or (3 if words.quick else 30), warm_up=2)
     loading = timings["loader"].median(words.clock)
     return {
@@ -125,11 +120,7 @@ def measure_waiting(load: Any, steps: int) -> dict[str, float]:
         if step:  # the first batch is what every run waits for once
             waited, worked = waited + there - mark, worked + done - there
         mark = done
-    return {
-        "seconds_waiting": waited,
-        "seconds_training": worked,
-        "waiting_share": waited / (waited + worked),
-    }
+    return {"seconds_waiting": waited, "seconds_training": worked, "waiting_share": waited / (waited + worked)}
 
 
 def bytes_of(batch: ClipBatch) -> int:

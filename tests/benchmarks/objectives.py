@@ -51,9 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--batch-size", type=int, default=None, help="clips of a step")
     words = read_arguments(__doc__, "objectives", argv, parser)
     chosen = QUICK if words.quick else SIZES[words.size]
-    size = Size(
-        chosen.model, chosen.widths, words.batch_size or chosen.batch_size, chosen.seconds, chosen.clips
-    )
+    size = Size(chosen.model, chosen.widths, words.batch_size or chosen.batch_size, chosen.seconds, chosen.clips)
     with tempfile.TemporaryDirectory(dir=words.out.parent) as folder:
         result = measure(size, Path(folder), words)
     finish(words, {"conditions": conditions(words), **result}, lines_of(result, words.clock))
@@ -65,17 +63,13 @@ def measure(size: Size, folder: Path, words: argparse.Namespace) -> dict[str, An
     store = write_store(size, folder / "store")
     loads = {name: load_with(size, store, folder / f"run{place}", name, words.precision)
              for place, name in enumerate(OBJECTIVES)}  # fmt: skip
-    timings = in_turn(
-        {name: load.step for name, load in loads.items()}, words.repeats or (2 if words.quick else 5)
-    )
+    timings = in_turn({name: load.step for name, load in loads.items()}, words.repeats or (2 if words.quick else 5))
     return {
         "precision": words.precision,
         "clips_of_a_step": size.batch_size,
         "unlabelled_clips_of_a_step": int((1 - loads[PLAIN].batches[0][0].is_labelled).sum()),
         "timings": {name: timing.as_json() for name, timing in timings.items()},
-        "ratio_to_plain": {
-            name: ratio(timing, timings[PLAIN], words.clock) for name, timing in timings.items()
-        },
+        "ratio_to_plain": {name: ratio(timing, timings[PLAIN], words.clock) for name, timing in timings.items()},
     }
 
 
@@ -98,11 +92,7 @@ def load_with(size: Size, store: Path, folder: Path, name: str, precision: str) 
 def lines_of(result: Mapping[str, Any], clock: str) -> list[str]:
     """Describe the result."""
     rows = [
-        [
-            name,
-            in_words(timing[f"{clock}_seconds"], 1e3, " ms", 0),
-            in_words(result["ratio_to_plain"][name], digits=3),
-        ]
+        [name, in_words(timing[f"{clock}_seconds"], 1e3, " ms", 0), in_words(result["ratio_to_plain"][name], digits=3)]
         for name, timing in result["timings"].items()
     ]
     clips, unlabelled = result["clips_of_a_step"], result["unlabelled_clips_of_a_step"]

@@ -117,9 +117,7 @@ def measure(bench: Bench, words: argparse.Namespace) -> dict[str, Any]:
     }
     if not words.without_ray:
         # Ray's workers work in other directories; they take the sink from here.
-        os.environ["PYTHONPATH"] = os.pathsep.join(
-            map(str, (ROOT / "platform", *(ROOT / "tests/support").iterdir()))
-        )
+        os.environ["PYTHONPATH"] = os.pathsep.join(map(str, (ROOT / "platform", *(ROOT / "tests/support").iterdir())))
         join_ray(1)
         ways |= {
             RAY_1: lambda name: ray_steps(bench.plan(name, on_ray=True)),
@@ -215,9 +213,7 @@ def seconds_to_first_step(bench: Bench) -> float:
     """Start the job as a user does, with its features ready and audited, and stop it after its first step."""
     failed = audit_of(bench.store).failures(None, ())
     folder = bench.folder / "job"
-    plan = bench.plan("job", on_ray=True).model_dump(
-        mode="json", include={"output_dir", "data", "model", "training"}
-    )
+    plan = bench.plan("job", on_ray=True).model_dump(mode="json", include={"output_dir", "data", "model", "training"})
     plan["data"]["waive_audit"] = sorted({finding.check.value for finding in failed})
     plan["training"]["report_every_steps"] = 1
     plan["tracking"] = {"uri": f"sqlite:///{folder}.db", "artifact_location": str(bench.folder / "artifacts")}

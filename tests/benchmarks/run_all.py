@@ -24,8 +24,7 @@ def main() -> int:
     left_out = [f"{name} (no GPU)" for name, code in codes.items() if (name, code) == _NO_GPU]
     failed = [name for name, code in codes.items() if code and (name, code) != _NO_GPU]
     print(
-        f"{len(programs)} benchmarks, failed: {', '.join(failed) or 'none'}, "
-        f"left out: {', '.join(left_out) or 'none'}"
+        f"{len(programs)} benchmarks, failed: {', '.join(failed) or 'none'}, left out: {', '.join(left_out) or 'none'}"
     )
     return 1 if failed else 0
 

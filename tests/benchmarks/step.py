@@ -81,9 +81,7 @@ def measure_memory(name: str, folder: Path, words: argparse.Namespace) -> dict[s
     size, store = size_of(name, words), folder / "store"
     in_own_process(lambda: str(write_store(size, store)))
     return {
-        f"{side} {precision}": in_own_process(
-            partial(memory_of, side, precision, size, store, folder / "memory")
-        )
+        f"{side} {precision}": in_own_process(partial(memory_of, side, precision, size, store, folder / "memory"))
         for precision in PRECISIONS
         for side in SIDES
     }
@@ -112,9 +110,7 @@ def measure(name: str, folder: Path, words: argparse.Namespace) -> dict[str, Any
             name: {clock: peak.rate(clock) for clock in CLOCKS} for name, peak in peaks.items()
         },
         "timings": timings,
-        "seconds_by_group": {
-            precision: seconds_by_group(ways[f"{PLATFORM} {precision}"]) for precision in PRECISIONS
-        },
+        "seconds_by_group": {precision: seconds_by_group(ways[f"{PLATFORM} {precision}"]) for precision in PRECISIONS},
     }
 
 
@@ -146,9 +142,7 @@ def headline(found: Mapping[str, Any], clock: str) -> dict[str, Any]:
         "clips_per_second_ratio": against[TEXTBOOK]["median"],
         "clips_per_second_ratio_spread": against[TEXTBOOK],
         "clips_per_second_ratio_detached": against[DETACHED]["median"],
-        "clips_per_second_ratio_fp32_textbook": ratio(timings[f"{TEXTBOOK} fp32"], timings[ours], clock)[
-            "median"
-        ],
+        "clips_per_second_ratio_fp32_textbook": ratio(timings[f"{TEXTBOOK} fp32"], timings[ours], clock)["median"],
         "matrix_peak_share": rate / peak,
         "memory_ratio": memory[ours]["bytes"] / memory[best[TEXTBOOK]]["bytes"],
         "memory_ratio_detached": memory[ours]["bytes"] / memory[best[DETACHED]]["bytes"],
@@ -169,8 +163,7 @@ def lines_of(name: str, found: Mapping[str, Any], clock: str) -> list[str]:
         ])  # fmt: skip
     head, giga = found["headline"], 1e9
     peaks = ", ".join(
-        f"{precision} {rates[clock] / giga:.0f}"
-        for precision, rates in found["matrix_operations_per_second"].items()
+        f"{precision} {rates[clock] / giga:.0f}" for precision, rates in found["matrix_operations_per_second"].items()
     )
     compared = " against ".join(head["compared"][side] for side in (PLATFORM, TEXTBOOK))
     verdict = (
@@ -191,15 +184,10 @@ def lines_of(name: str, found: Mapping[str, Any], clock: str) -> list[str]:
 
 def group_lines(groups: Mapping[str, Mapping[str, float]]) -> Sequence[str]:
     """Show where the time goes, as shares of the step under the profiler."""
-    names = sorted(
-        {name for one in groups.values() for name in one}, key=lambda name: -groups["bf16"].get(name, 0)
-    )
+    names = sorted({name for one in groups.values() for name in one}, key=lambda name: -groups["bf16"].get(name, 0))
     return table(
         ["processor time of the platform's step", *groups],
-        [
-            [name, *(f"{100 * one.get(name, 0) / sum(one.values()):.1f} %" for one in groups.values())]
-            for name in names
-        ],
+        [[name, *(f"{100 * one.get(name, 0) / sum(one.values()):.1f} %" for one in groups.values())] for name in names],
     )
 
 

@@ -43,9 +43,7 @@ Stage = Callable[[], int]
 
 def main() -> int:
     """Measure, print, write JSON; return 1 if a stage gives no frame."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, default=Path("runs/demo_corpus"))
     parser.add_argument("--clips", type=int, default=6, help="taken evenly from all of the directory")
     parser.add_argument("--repeats", type=int, default=3)
@@ -73,9 +71,7 @@ def find_clips(folder: Path, clips: int) -> list[Path]:
     """Return some mp4 files, evenly from all below the directory."""
     found = sorted(folder.rglob("*.mp4"))
     if not found:
-        raise InputError(
-            str(folder), "", "no mp4 files below it", "python jobs/make_demo_corpus.py CONFIG.yaml"
-        )
+        raise InputError(str(folder), "", "no mp4 files below it", "python jobs/make_demo_corpus.py CONFIG.yaml")
     return [found[place] for place in sorted({int(p) for p in np.linspace(0, len(found) - 1, clips)})]
 
 

@@ -101,9 +101,7 @@ class Disturbed:
     def checkpoints(self) -> list[Path]:
         """Return the whole checkpoints, oldest first."""
         root = RunStorage(self.folder / CHECKPOINTS_FOLDER)
-        names = [
-            name for name in checkpoint_names(root) if problem_of(root.directory(name), by_size=True) is None
-        ]
+        names = [name for name in checkpoint_names(root) if problem_of(root.directory(name), by_size=True) is None]
         return [self.folder / CHECKPOINTS_FOLDER / name for name in names]
 
     def newest_checkpoint(self) -> int:

@@ -77,9 +77,7 @@ class FaultLog:
 
     def write(self, path: Path, seconds: float, seed: int) -> None:
         """Write ``summary.json``."""
-        write_json(
-            path, {**summary_of(self.faults), "planned": self.wanted, "seconds": seconds, "seed": seed}
-        )
+        write_json(path, {**summary_of(self.faults), "planned": self.wanted, "seconds": seconds, "seed": seed})
 
 
 def summary_of(faults: Sequence[Fault]) -> dict[str, Any]:

@@ -90,9 +90,7 @@ class ForkedRun:
     def kill(self) -> None:
         """Kill the driver; its ranks end with it. Returns when all are gone."""
         assert self._driver is not None
-        ranks = [
-            psutil.Process(pid) for pid in self.workers() if pid != self.driver and psutil.pid_exists(pid)
-        ]
+        ranks = [psutil.Process(pid) for pid in self.workers() if pid != self.driver and psutil.pid_exists(pid)]
         os.kill(self.driver, signal.SIGKILL)
         self._driver.join()
         psutil.wait_procs(ranks, timeout=10)
@@ -153,9 +151,7 @@ def _train_on_ranks(plan: TrainingPlan, sink: Report) -> None:
             callback.after_exception(None, errors)
 
 
-def _attempt(
-    plan: TrainingPlan, sink: Report, attempt: str
-) -> tuple[Mapping[int, Exception], dict[str, Any]]:
+def _attempt(plan: TrainingPlan, sink: Report, attempt: str) -> tuple[Mapping[int, Exception], dict[str, Any]]:
     """Fork the ranks and wait for them; one that is lost ends all. Returns the errors by rank, and how rank 0 ended."""
     workers = plan.training.most_workers
     meet = plan.output_dir / f"meet-{os.getpid()}-{time.monotonic_ns()}"
@@ -170,9 +166,7 @@ def _attempt(
     while waiting and not any(process.exitcode for process in ranks):
         wait([process.sentinel for process in waiting])
         waiting = [process for process in ranks if process.exitcode is None]
-    lost = {
-        rank: ChildProcessError(f"exit code {one.exitcode}") for rank, one in enumerate(ranks) if one.exitcode
-    }
+    lost = {rank: ChildProcessError(f"exit code {one.exitcode}") for rank, one in enumerate(ranks) if one.exitcode}
     for process in waiting:
         process.kill()
     for process in ranks:
@@ -194,9 +188,7 @@ def _be_rank(
     os.environ.update(RANK=str(rank), WORLD_SIZE=str(workers), LOCAL_RANK=str(rank))
     dist.init_process_group("gloo", f"file://{meet}", rank=rank, world_size=workers)
     try:
-        left.send(
-            train_on_worker(plan, sink if rank == 0 else _say_nothing, WatchedContext(plan, rank, attempt))
-        )
+        left.send(train_on_worker(plan, sink if rank == 0 else _say_nothing, WatchedContext(plan, rank, attempt)))
     except Exception as error:
         logging.exception("rank %d", rank)
         left.send(error if isinstance(error, VavlError) else failure_of(error, plan.training))

@@ -48,8 +48,7 @@ def kill_while_writing(run: Disturbed) -> str:
 
     def is_writing() -> bool:
         return any(
-            sum(path.is_file() for path in folder.parent.rglob("*")) >= least
-            for folder in root.rglob(".writing-*")
+            sum(path.is_file() for path in folder.parent.rglob("*")) >= least for folder in root.rglob(".writing-*")
         )
 
     run.wait_until(is_writing, "no checkpoint is written", pause=0.0002)
@@ -91,8 +90,7 @@ def freeze_worker(run: Disturbed) -> str:
     os.kill(pid, signal.SIGSTOP)
     try:
         run.wait_until(
-            lambda: any("stacks of all ranks" in text for text in run.events("restarted", moment)),
-            "no watchdog fired",
+            lambda: any("stacks of all ranks" in text for text in run.events("restarted", moment)), "no watchdog fired"
         )
     finally:
         if psutil.pid_exists(pid) and psutil.Process(pid).status() == psutil.STATUS_STOPPED:

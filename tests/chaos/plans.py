@@ -32,9 +32,7 @@ def make_bad_store(folder: Path) -> Path:
     return state_anew(folder)
 
 
-def plan_of(
-    folder: Path, store: Path, steps: int, hidden_share: float = 0.15, **training: Any
-) -> TrainingPlan:
+def plan_of(folder: Path, store: Path, steps: int, hidden_share: float = 0.15, **training: Any) -> TrainingPlan:
     """Return a run of a network of a few thousand weights with dropout, views, averages and every objective.
 
     Args:

@@ -48,9 +48,7 @@ def add_node(run: Disturbed) -> str:
     _cluster(run).add()
 
     def is_larger() -> bool:
-        return any(
-            "2 worker(s), ZeRO 1 -> 4 worker(s)" in message for message in run.events("resumed", moment)
-        )
+        return any("2 worker(s), ZeRO 1 -> 4 worker(s)" in message for message in run.events("resumed", moment))
 
     run.wait_until(is_larger, "the run did not grow")
     return "resumed with 4 workers"
@@ -69,9 +67,7 @@ def preempt_node(run: Disturbed) -> str:
     subprocess.run(command, env=cluster.environment, check=True, capture_output=True, timeout=60)
     before = run.newest_checkpoint()
     run.wait_until(lambda: bool(run.events("preemption", moment)), "nobody was notified")
-    run.wait_until(
-        lambda: run.newest_checkpoint() > before, "no checkpoint was written at the notice", pause=0.05
-    )
+    run.wait_until(lambda: run.newest_checkpoint() > before, "no checkpoint was written at the notice", pause=0.05)
     cluster.kill(node)
     return f"checkpoint {run.newest_checkpoint()} before the node went; a new node joins"
 

@@ -93,9 +93,7 @@ def _command_line() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, default=0, help="of the moments of the faults")
     parser.add_argument("--only", metavar="KIND", help="inject this kind alone")
     parser.add_argument("--runs", metavar="PART", help="only runs with this in their name")
-    parser.add_argument(
-        "--patience", type=float, default=1.0, help="longer waits, on a machine that has other work"
-    )
+    parser.add_argument("--patience", type=float, default=1.0, help="longer waits, on a machine that has other work")
     parser.add_argument("--output-dir", type=Path, default=Path("runs/chaos"))
     return parser
 

@@ -37,10 +37,7 @@ SECOND = Planned("second driver in the directory", injections.start_second_drive
 CUT = Planned("store cut under the run", store_injections.cut_store, store_injections.goes_on_once_put_back)
 CHANGED, NAN = (
     Planned(kind, store_injections.spoil_store(value), store_injections.goes_on_once_put_back)
-    for kind, value in (
-        ("store changed without a change of size", 0.123),
-        ("NaN in clips of the store", math.nan),
-    )
+    for kind, value in (("store changed without a change of size", 0.123), ("NaN in clips of the store", math.nan))
 )
 
 

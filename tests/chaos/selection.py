@@ -23,9 +23,7 @@ class PlannedRun:
     make: Callable[[str, Sequence[Planned]], Scenario]
 
 
-def choose(
-    schedule: Sequence[PlannedRun], faults: int | None, only: str | None, runs: str | None
-) -> list[PlannedRun]:
+def choose(schedule: Sequence[PlannedRun], faults: int | None, only: str | None, runs: str | None) -> list[PlannedRun]:
     """Return the runs with the faults that are wanted.
 
     Args:

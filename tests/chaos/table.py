@@ -54,9 +54,7 @@ class Teller:
         if any(fault.is_lost for fault in faults):
             self.say(f"[red]{run}: ended otherwise than undisturbed: {differences}[/red]")
         else:
-            self.say(
-                f"{run}: {len(faults)} faults, difference to the undisturbed run {differences or 'unknown'}"
-            )
+            self.say(f"{run}: {len(faults)} faults, difference to the undisturbed run {differences or 'unknown'}")
 
     def table(self) -> None:
         """Print all faults."""

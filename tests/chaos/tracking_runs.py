@@ -202,12 +202,7 @@ def tracking_scenario(runs: Runs, disk: Path | None) -> PlannedRun:
             (disk / "artifacts").mkdir()
             server.artifacts.symlink_to(disk / "artifacts")
         plan = plan_of(
-            runs.folder / name,
-            runs.store,
-            _STEPS,
-            launcher="in_process",
-            engine="torch",
-            checkpoint_every_steps=40,
+            runs.folder / name, runs.store, _STEPS, launcher="in_process", engine="torch", checkpoint_every_steps=40
         )
 
         def command(plan: TrainingPlan) -> JobRun:
@@ -273,9 +268,7 @@ def arrived(run: Disturbed, fault: Fault, moment: float) -> None:
 def arrived_by(run: Disturbed, step: int) -> None:
     """Wait until MLflow holds a step."""
     job = _job(run)
-    run.wait_until(
-        lambda: max((one for one, _ in job.points()), default=-1) >= step, "no point arrived", pause=0.2
-    )
+    run.wait_until(lambda: max((one for one, _ in job.points()), default=-1) >= step, "no point arrived", pause=0.2)
 
 
 def check_at_end(run: Disturbed) -> None:

@@ -49,9 +49,7 @@ _TABLE = "{:>7} {:>4}  {:<9} {:>5}  {:<21} {:<9} {:<16} {:>10}  {:>7}  {:>11}  {
 
 def main() -> int:
     """Train all cases, print the table, write the summary."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--few", action="store_true", help="a handful of the cases")
     parser.add_argument("--out", type=Path, default=Path("runs/equality/summary.json"))
     words = parser.parse_args()

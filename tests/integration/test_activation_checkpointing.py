@@ -33,9 +33,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tensor]:
 @pytest.mark.parametrize(("precision", "stage"), CASES)
 def test_training_is_the_same_to_the_last_bit(found: dict[str, Tensor], precision: str, stage: int) -> None:
     """Losses, gradient norms and weights; while every block that has a gradient runs twice."""
-    plain, checkpointed = (
-        moments_under(f"{precision}/{stage}/{way}", found) for way in ("plain", "checkpointed")
-    )
+    plain, checkpointed = (moments_under(f"{precision}/{stage}/{way}", found) for way in ("plain", "checkpointed"))
     assert checkpointed["runs"] == 2 * plain["runs"] > 0
     assert plain["losses"].std() > 0.01
     assert plain["norms"].min() > 0.01

@@ -65,9 +65,7 @@ def test_nan_in_a_clip_is_named_by_clip_and_split(
     if version == "earlier version":
         without_checks(store)
     state_anew(store)
-    with pytest.raises(
-        StoreError, match=rf"audio of {clip} \({split} clip of fold 0\): 1 of \d+ values"
-    ) as error:
+    with pytest.raises(StoreError, match=rf"audio of {clip} \({split} clip of fold 0\): 1 of \d+ values") as error:
         train(chosen, records())
     assert error.value.exit_code == 2
     assert "learning_rate" not in str(error.value)
@@ -107,9 +105,7 @@ def test_a_store_that_is_cut_under_a_running_training_run_is_an_error(
         seen(record)
         os.truncate(Path(str(chosen.data.store)) / "video.arrow", 1000)
 
-    with pytest.raises(
-        StoreError, match=r"video\.arrow: ends before byte \d+: it was cut while it was in use"
-    ):
+    with pytest.raises(StoreError, match=r"video\.arrow: ends before byte \d+: it was cut while it was in use"):
         train(chosen, report)
 
 

@@ -107,9 +107,7 @@ class Driver:
         return self.wait_until(found, f"no {what}; events: {self.records('event')}")
 
     def wait_for_step(self, step: int) -> None:
-        self.wait_until(
-            lambda: any(record["step"] >= step for record in self.records("step")), f"no step {step}"
-        )
+        self.wait_until(lambda: any(record["step"] >= step for record in self.records("step")), f"no step {step}")
 
     def wait_until(self, is_so: Callable[[], Any], problem: str, seconds: float = 300.0) -> Any:
         """Wait for a value that counts as true, and return it."""
@@ -165,9 +163,7 @@ def test_a_run_grows_is_preempted_hangs_and_loses_a_node_and_ends_the_same(clust
     )  # fmt: skip
     notified = driver.wait_for("preemption")
     checkpoint = f"step-{notified['step']:08d}/rank-001.json"
-    driver.wait_until(
-        lambda: any(driver.plan.output_dir.glob(f"checkpoints/*/{checkpoint}")), f"no {checkpoint}"
-    )
+    driver.wait_until(lambda: any(driver.plan.output_dir.glob(f"checkpoints/*/{checkpoint}")), f"no {checkpoint}")
 
     cluster.remove_node(second, allow_graceful=False)  # what the notice announced
     resumed = driver.wait_for("resumed", after=notified["arrived"])
@@ -178,9 +174,7 @@ def test_a_run_grows_is_preempted_hangs_and_loses_a_node_and_ends_the_same(clust
     seen: list[dict[str, Any]] = []
     claim_run_folder(alone)
     train_on_worker(alone, seen.extend)
-    expected = {
-        record["step"]: record["metrics"]["train/loss/total"] for record in seen if record["kind"] == "step"
-    }
+    expected = {record["step"]: record["metrics"]["train/loss/total"] for record in seen if record["kind"] == "step"}
     found = {record["step"]: record["metrics"]["train/loss/total"] for record in driver.records("step")}
     assert sorted(found) == list(range(STEPS))
     np.testing.assert_allclose([found[step] for step in sorted(found)], list(expected.values()), rtol=1e-4)
@@ -211,9 +205,7 @@ def release_then_stop(plan: TrainingPlan, sink: Any, job: Any) -> None:
             time.sleep(0.2)
 
     def trains_with_two(records: list[dict[str, Any]]) -> bool:
-        grown = [
-            number for number, record in enumerate(records) if "-> 2 worker(s)" in record.get("message", "")
-        ]
+        grown = [number for number, record in enumerate(records) if "-> 2 worker(s)" in record.get("message", "")]
         return bool(grown) and any(record["kind"] == "step" for record in records[grown[0] :])
 
     wait_for(lambda records: any(record["kind"] == "step" for record in records))
@@ -222,9 +214,7 @@ def release_then_stop(plan: TrainingPlan, sink: Any, job: Any) -> None:
     ask_to_stop(plan.output_dir, "stop", "end of the test")
 
 
-def test_a_run_starts_at_once_on_the_free_half_of_a_cluster_and_grows_when_the_other_job_leaves(
-    plan, file_sink
-):
+def test_a_run_starts_at_once_on_the_free_half_of_a_cluster_and_grows_when_the_other_job_leaves(plan, file_sink):
     """Ray's own policy counts the whole cluster: it would ask for what is taken, time out and ask again."""
     ray.shutdown()
     ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False)

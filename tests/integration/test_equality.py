@@ -9,16 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from equality_cases import (
-    BF16_SAME_LABELS,
-    PLAIN,
-    PLAIN_BF16,
-    Case,
-    few_runs,
-    is_kept,
-    resumed_runs,
-    whole_runs,
-)
+from equality_cases import BF16_SAME_LABELS, PLAIN, PLAIN_BF16, Case, few_runs, is_kept, resumed_runs, whole_runs
 from equality_runs import Curve
 
 PROGRAM = Path(__file__).parents[1] / "equality/run_equality.py"

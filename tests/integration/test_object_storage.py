@@ -33,12 +33,7 @@ ROOT = Path(__file__).parents[2]
 STEPS, EVERY = 160, 10
 
 
-ALONE = (
-    "training.launcher=in_process",
-    "training.workers=1",
-    "training.engine=torch",
-    "training.zero_stage=0",
-)
+ALONE = ("training.launcher=in_process", "training.workers=1", "training.engine=torch", "training.zero_stage=0")
 
 
 class Job:

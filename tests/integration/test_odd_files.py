@@ -47,9 +47,7 @@ def extracted(tmp_path_factory: pytest.TempPathFactory) -> Extracted:
         path.parent.mkdir(exist_ok=True)
         kind.make(path)
     pattern = r"(?P<clip>(?P<speaker>s\d)_\w+)"
-    suffixes = {
-        side: sorted({kind.suffix for other, kind in KINDS if other == side}) for side in ("audio", "video")
-    }
+    suffixes = {side: sorted({kind.suffix for other, kind in KINDS if other == side}) for side in ("audio", "video")}
     content = {key: CARD[key] for key in CARD if key not in {"label", "labels", "sex", "classes"}}
     content |= {
         "audio": {"pattern": f"audio/{pattern}", "suffixes": suffixes["audio"]},

@@ -30,15 +30,11 @@ Found = dict[int, dict[str, Tensor]]
 
 @pytest.fixture(scope="module")
 def found(
-    small_store: Callable[..., Path],
-    small_corpus: Callable[..., Any],
-    tmp_path_factory: pytest.TempPathFactory,
+    small_store: Callable[..., Path], small_corpus: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory
 ) -> Found:
     """Return what groups of 1, 2 and 4 processes computed."""
     folder = tmp_path_factory.mktemp("ranks")
-    corpus = small_corpus(
-        clips_per_speaker=20, without_audio=(0,), without_video=(1, 3), without_label=(1, 2, 4)
-    )
+    corpus = small_corpus(clips_per_speaker=20, without_audio=(0,), without_video=(1, 3), without_label=(1, 2, 4))
     (folder / "plan.json").write_text(plan(small_store(corpus), folder).model_dump_json())
     done = subprocess.run(
         [sys.executable, "-W", "ignore", str(PROGRAM), str(folder)],
@@ -71,9 +67,7 @@ def plan(store: Path, folder: Path) -> TrainingPlan:
     )  # fmt: skip
 
 
-def assert_equal_to_one_rank(
-    found: Found, case: str, way: str, ranks: int, tolerance: float, start: str = ""
-) -> None:
+def assert_equal_to_one_rank(found: Found, case: str, way: str, ranks: int, tolerance: float, start: str = "") -> None:
     """Hold a way of computing a case on several ranks to what one rank computes, where names start so."""
     expected, several = (
         {name: value for name, value in moments_under(path, found[group]).items() if name.startswith(start)}
@@ -83,11 +77,7 @@ def assert_equal_to_one_rank(
     assert expected
     for name, value in expected.items():
         torch.testing.assert_close(
-            several[name],
-            value,
-            rtol=tolerance,
-            atol=tolerance,
-            msg=lambda text, name=name: f"{name}: {text}",
+            several[name], value, rtol=tolerance, atol=tolerance, msg=lambda text, name=name: f"{name}: {text}"
         )
 
 

@@ -123,11 +123,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     ]  # fmt: skip
     with (folder / "start.log").open("w") as log:
         head = subprocess.Popen(
-            command,
-            env=environment | {"VAVL_ROOT": str(root)},
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
+            command, env=environment | {"VAVL_ROOT": str(root)}, stdout=log, stderr=log, start_new_session=True
         )
     made = Cluster(folder, port, root, environment)
     try:
@@ -179,11 +175,7 @@ def test_a_job_runs_there_with_variables_by_name_and_its_results_lie_under_the_r
     assert summary.keys() == {
         "submission_id", "status", "driver_exit_code", "address", "entrypoint", "seconds"
     }  # fmt: skip
-    assert (summary["submission_id"], summary["status"], summary["driver_exit_code"]) == (
-        "checking",
-        "SUCCEEDED",
-        0,
-    )
+    assert (summary["submission_id"], summary["status"], summary["driver_exit_code"]) == ("checking", "SUCCEEDED", 0)
     checks = json.loads((tmp_path / "root/runs/check_setup/summary.json").read_text())["checks"]
     assert next(check["found"] for check in checks if check["name"] == "tracking").startswith(store)
     assert "free_disk" in done.stdout or "tracking" in done.stdout  # the job's own table
@@ -252,12 +244,7 @@ def test_the_demo_training_is_stopped_with_a_checkpoint_and_goes_on_to_a_registe
     step = max(int(path.name.removeprefix("step-")) for path in (run / "checkpoints").glob("*/step-*"))
 
     # One process is enough to show that it goes on; the walk registers a model of two workers.
-    alone = (
-        "training.launcher=in_process",
-        "training.workers=1",
-        "training.engine=torch",
-        "training.zero_stage=0",
-    )
+    alone = ("training.launcher=in_process", "training.workers=1", "training.engine=torch", "training.zero_stage=0")
     done = cluster.ray_job("submit", "--submission-id", "second", *words, *alone)
     assert done.returncode == 0, done.stdout + done.stderr
     assert cluster.details("second") == {"status": "SUCCEEDED", "code": 0}

@@ -58,9 +58,7 @@ def server(store: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mlf
 
 @pytest.fixture(scope="module")
 def model_folder(
-    small_store: Callable[..., Path],
-    small_corpus: Callable[..., Any],
-    tmp_path_factory: pytest.TempPathFactory,
+    small_store: Callable[..., Path], small_corpus: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
     """The model of a training run of an instant."""
     folder = tmp_path_factory.mktemp("trained")
@@ -120,9 +118,7 @@ def test_a_server_killed_in_the_middle_of_a_replay_loses_nothing(
     (run,) = client.search_runs([client.get_experiment_by_name("team").experiment_id])
     assert run.info.status == "FINISHED"
     points = client.get_metric_history(run.info.run_id, "loss")
-    assert sorted((point.step, point.value) for point in points) == [
-        (step, 1 / step) for step in range(1, 81)
-    ]
+    assert sorted((point.step, point.value) for point in points) == [(step, 1 / step) for step in range(1, 81)]
     assert run.info.artifact_uri.startswith("mlflow-artifacts:")
     assert {file.path for file in client.list_artifacts(run.info.run_id)} == {"config.yaml", "journal.jsonl"}
     (version,) = client.search_model_versions("name = 'team-model'")

@@ -101,18 +101,14 @@ def train_at_every_stage(plan: TrainingPlan, run_id: str) -> dict[str, Any]:
 
         training = plan.training.model_copy(update={"zero_stage": stage})
         folder = plan.output_dir / f"stage{stage}"
-        end = train_on_worker(
-            plan.model_copy(update={"training": training, "output_dir": folder}), report_stage
-        )
+        end = train_on_worker(plan.model_copy(update={"training": training, "output_dir": folder}), report_stage)
     return end
 
 
 def has_by_rank(plan: TrainingPlan) -> np.ndarray:
     """Return (steps, ranks, audio only | video only | video at all): clips that each rank gets."""
     data, ranks = open_run_data(plan), plan.training.workers
-    sampler = Sampler(
-        data.partitioned.clips, dict(data.composition), data.collection.lengths(), plan.training.seed
-    )
+    sampler = Sampler(data.partitioned.clips, dict(data.composition), data.collection.lengths(), plan.training.seed)
     has_audio, has_video = (data.collection.has(modality) for modality in ("audio", "video"))
     dealt = [[rows[rows != FILLER] for rows in sampler.slots(step, ranks)] for step in range(STEPS)]
     kinds = (has_audio & ~has_video, has_video & ~has_audio, has_video)
@@ -129,9 +125,7 @@ ALONE = {"launcher": "in_process", "engine": "torch"}
 def plan(small_store: Callable[..., Path], small_corpus: Callable[..., Any], tmp_path: Path) -> Make:
     """Return a function that makes a short run with all objectives."""
 
-    def make(
-        name: str, rows: dict[str, int], corpus: dict[str, Any] | None = None, **training: Any
-    ) -> TrainingPlan:
+    def make(name: str, rows: dict[str, int], corpus: dict[str, Any] | None = None, **training: Any) -> TrainingPlan:
         mixed = {"without_audio": (0, 5), "without_video": (1, 6), "without_label": (1, 2, 5)}
         pairs = {} if corpus is None else {"audio_video": 0, "video_label": 0}
         return TrainingPlan.model_validate(
@@ -203,8 +197,4 @@ def test_a_modality_that_no_clip_has_trains_where_weights_are_sharded(plan: Make
     chosen = plan("no_video", rows, only_audio, workers=2, zero_stage=3)
     assert not has_by_rank(chosen)[..., 2].any()
     assert_same_curves(curves(chosen)[3], curves(plan("alone", rows, only_audio, **ALONE))[0])
-    assert set(read_outcome(chosen.output_dir)["frozen_parts"]) >= {
-        "video_path",
-        "fusion_head",
-        "ladder.video",
-    }
+    assert set(read_outcome(chosen.output_dir)["frozen_parts"]) >= {"video_path", "fusion_head", "ladder.video"}

@@ -25,9 +25,7 @@ def test_from_nothing_to_predictions_of_a_registered_model(
         "corpus.women=4", "corpus.men=4", "corpus.sentences=1", "corpus.takes=1",
     )  # fmt: skip
     assert rendered.code == 0, rendered.stderr
-    prepared = run_job(
-        "prepare_corpus", CONFIGS / "prepare" / "demo.yaml", f"output_dir={tmp_path / 'store'}"
-    )
+    prepared = run_job("prepare_corpus", CONFIGS / "prepare" / "demo.yaml", f"output_dir={tmp_path / 'store'}")
     assert prepared.code == 0, prepared.stderr
     trained = run_job(
         "train_model", CONFIGS / "demo.yaml", f"output_dir={tmp_path / 'run'}", f"data.store={tmp_path / 'store'}",

@@ -75,13 +75,9 @@ def train(file_sink: type[Any]) -> Train:
 
 
 @pytest.mark.parametrize(
-    "how",
-    [{"zero_stage": 2}, pytest.param({"engine": "torch"}, marks=pytest.mark.slow)],
-    ids=["deepspeed", "torch"],
+    "how", [{"zero_stage": 2}, pytest.param({"engine": "torch"}, marks=pytest.mark.slow)], ids=["deepspeed", "torch"]
 )
-def test_two_workers_give_the_loss_curve_and_the_scores_of_one(
-    plan: Make, train: Train, how: dict[str, Any]
-) -> None:
+def test_two_workers_give_the_loss_curve_and_the_scores_of_one(plan: Make, train: Train, how: dict[str, Any]) -> None:
     one = plan("one", launcher="in_process", engine="torch")
     two = plan("two", workers=2, clips_per_forward=3, **how)  # three micro-batches each
     alone, together = train(one), train(two)
@@ -103,9 +99,7 @@ def test_an_error_in_a_worker_keeps_its_class_and_message(plan: Make, train: Tra
 
 
 def test_more_workers_than_cpus_are_refused_at_once(plan: Make, train: Train) -> None:
-    with pytest.raises(
-        TrainingError, match="500 workers with 1 CPUs each are asked for, this machine can hold"
-    ):
+    with pytest.raises(TrainingError, match="500 workers with 1 CPUs each are asked for, this machine can hold"):
         train(plan("many", workers=500))
 
 
@@ -144,9 +138,7 @@ def raise_it(error: Exception) -> None:
     [
         pytest.param(RuntimeError("boom"), "RuntimeError: boom", marks=pytest.mark.slow),
         pytest.param(
-            ZeroDivisionError("division by zero"),
-            "ZeroDivisionError: division by zero",
-            marks=pytest.mark.slow,
+            ZeroDivisionError("division by zero"), "ZeroDivisionError: division by zero", marks=pytest.mark.slow
         ),
         (
             torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB."),

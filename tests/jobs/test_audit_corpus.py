@@ -60,11 +60,7 @@ def test_a_file_names_store_and_folder(clean: Path, tmp_path: Path, run_job: Cal
     config.write_text(yaml.safe_dump({"store": str(clean), "output_dir": str(tmp_path / "out")}))
     done = run_job("audit_corpus", config)
     assert done.code == 0, done.stderr
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {
-        "audit.json",
-        "audit.html",
-        "summary.json",
-    }
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"audit.json", "audit.html", "summary.json"}
     assert not (clean / "audit.json").exists()
 
 
@@ -97,13 +93,9 @@ def test_a_store_and_a_card_are_not_audited_together(clean: Path, run_job: Calla
     assert "name either a store, or a card" in done.stderr
 
 
-@pytest.mark.skipif(
-    not os.environ.get("CREMA_D_ROOT"), reason="CREMA_D_ROOT does not name the corpus directory"
-)
+@pytest.mark.skipif(not os.environ.get("CREMA_D_ROOT"), reason="CREMA_D_ROOT does not name the corpus directory")
 @pytest.mark.realdata
-def test_the_labels_of_crema_d_are_audited_from_its_tables(
-    tmp_path: Path, run_job: Callable[..., Any]
-) -> None:
+def test_the_labels_of_crema_d_are_audited_from_its_tables(tmp_path: Path, run_job: Callable[..., Any]) -> None:
     config = Path(__file__).parents[2] / "jobs/configs/audit/crema_d.yaml"
     done = run_job("audit_corpus", config, f"output_dir={tmp_path}")
     assert done.code == 0, done.stderr
@@ -184,6 +176,4 @@ def test_a_failed_audit_stops_a_comparison(
     done = run_job("compare_objectives", compare, "--dry-run")
     assert done.code == 2
     assert "check speakers failed" in done.stderr
-    assert (
-        run_job("compare_objectives", compare, "--dry-run", "overrides.data.waive_audit=[speakers]").code == 0
-    )
+    assert run_job("compare_objectives", compare, "--dry-run", "overrides.data.waive_audit=[speakers]").code == 0

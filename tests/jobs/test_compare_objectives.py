@@ -81,9 +81,7 @@ def test_a_comparison_leaves_its_table_and_a_longer_one_keeps_the_runs(
     assert f"{len(first)} are finished already" in done.stderr
     assert {path: path.stat().st_mtime_ns for path in first} == first
     rows = list(csv.DictReader((folder / "table.csv").open()))
-    places = [
-        (row["set"], row["labelled_fraction"], row["fold"], row["seed"], row["condition"]) for row in rows
-    ]
+    places = [(row["set"], row["labelled_fraction"], row["fold"], row["seed"], row["condition"]) for row in rows]
     assert len(set(places)) == len(rows) == 2 * 2 * 1 * 2 * 3
     assert all(0 <= float(row["accuracy"]) <= 1 and float(row["seconds"]) > 0 for row in rows)
 

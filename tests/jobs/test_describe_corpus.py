@@ -28,10 +28,7 @@ def test_the_proposal_prepares_the_corpus(run_job: RunJob, media: Path, tmp_path
     done = run_job("describe_corpus", media, f"output_dir={tmp_path}", "name=tiny_found")
     assert done.code == 0, done.stderr
     folder = tmp_path / "tiny_found"
-    assert (
-        f"next: answer the DECIDE lines of the card, then python jobs/prepare_corpus.py {folder}"
-        in done.stdout
-    )
+    assert f"next: answer the DECIDE lines of the card, then python jobs/prepare_corpus.py {folder}" in done.stdout
     summary = read_json(folder / "summary.json")
     assert summary["valid"]
     assert (summary["clips"], summary["paired_clips"], summary["speakers"]) == (24, 24, 6)

@@ -33,9 +33,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     media = folder / "media"
     plan = plan_extraction(card, build_manifest(card, media), media, FeatureSettings(), folder / "store")
     extract_features(plan, ExtractionRun(workers=0))
-    train_on_worker(
-        tiny_plan(folder / "run", folder / "store", evaluation={"test": True}), lambda records: None
-    )
+    train_on_worker(tiny_plan(folder / "run", folder / "store", evaluation={"test": True}), lambda records: None)
     import_mlflow()
     from mlflow.tracking import MlflowClient
 
@@ -73,9 +71,7 @@ def test_an_alias_is_measured_and_the_run_names_its_version(
     assert done.code == 0, done.stderr
     out = tmp_path / "out"
     summary = json.loads((out / "summary.json").read_text())
-    expected = {
-        name: value for name, value in read_outcome(corpus / "run")["metrics"].items() if "test/" in name
-    }
+    expected = {name: value for name, value in read_outcome(corpus / "run")["metrics"].items() if "test/" in name}
     assert {name: summary["metrics"][name] for name in expected} == pytest.approx(expected, abs=1e-6)
     assert summary["model"]["version"] == "1"
     assert (summary["warnings"], summary["not_measured"], summary["failed"]) == ([], {}, {})
@@ -108,9 +104,7 @@ def _check_noise(out: Path) -> None:
         index="clip_id", columns="degradation", values="probability_glad"
     )
     assert len(heard) == 8
-    assert (heard["noise_60db"] - heard["none"]).abs().max() < 0.1 * (
-        heard["noise_0db"] - heard["none"]
-    ).abs().max()
+    assert (heard["noise_60db"] - heard["none"]).abs().max() < 0.1 * (heard["noise_0db"] - heard["none"]).abs().max()
     assert "noise_0db" not in set(table.loc[table["condition"] == "video", "degradation"])
     assert table["error"].isna().all()
 
@@ -155,9 +149,7 @@ def test_a_dry_run_says_what_would_be_measured_and_measures_nothing(
         (["degradations.dropped_frames=[1]"], "less than 1"),
     ],
 )
-def test_bad_input_ends_with_code_2(
-    config: Path, run_job: Callable[..., Any], words: list[str], message: str
-) -> None:
+def test_bad_input_ends_with_code_2(config: Path, run_job: Callable[..., Any], words: list[str], message: str) -> None:
     done = run_job("evaluate_model", config, "--dry-run", *words)
     assert done.code == 2
     assert message in done.stderr

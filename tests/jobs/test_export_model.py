@@ -104,9 +104,7 @@ def test_the_file_of_another_model_is_found_and_an_earlier_one_does_not_stay(tmp
 
 @pytest.mark.slow
 def test_a_model_of_one_modality_and_of_attributes_has_its_own_inputs_and_outputs(tmp_path, run_job):
-    one = write_model(
-        tmp_path / "model", AttributeTask(attributes=("arousal", "valence")), fusion_trained=False
-    )
+    one = write_model(tmp_path / "model", AttributeTask(attributes=("arousal", "valence")), fusion_trained=False)
     content = json.loads((one / "model.json").read_text())
     content["video"] |= {"trained": False, "statistics": {}}
     (one / "model.json").write_text(json.dumps(content))

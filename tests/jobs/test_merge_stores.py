@@ -36,9 +36,7 @@ def config(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_merged_store_has_a_summary_and_can_be_merged_again(
-    config: Path, run_job: Job, tmp_path: Path
-) -> None:
+def test_a_merged_store_has_a_summary_and_can_be_merged_again(config: Path, run_job: Job, tmp_path: Path) -> None:
     done = run_job("merge_stores", config)
     assert done.code == 0, done.stderr
     folder = tmp_path / "merged it"
@@ -49,21 +47,14 @@ def test_a_merged_store_has_a_summary_and_can_be_merged_again(
     assert summary["sources"]["beta"]["licence"] == "beta licence"
     assert "license alpha licence" in done.stdout
     command = next(line for line in done.stdout.splitlines() if line.startswith("next: "))
-    assert shlex.split(command)[1:] == [
-        "python",
-        "jobs/train_model.py",
-        "CONFIG.yaml",
-        f"data.store={folder}",
-    ]
+    assert shlex.split(command)[1:] == ["python", "jobs/train_model.py", "CONFIG.yaml", f"data.store={folder}"]
     assert read_config(MergeStoresJob, folder / "config.yaml") == read_config(MergeStoresJob, config)
     again = run_job("merge_stores", config)
     assert again.code == 0, again.stderr
     assert json.loads((folder / "summary.json").read_text())["store_hash"] == summary["store_hash"]
 
 
-def test_a_model_is_trained_on_it_and_its_report_names_the_corpora(
-    config: Path, run_job: Job, tmp_path: Path
-) -> None:
+def test_a_model_is_trained_on_it_and_its_report_names_the_corpora(config: Path, run_job: Job, tmp_path: Path) -> None:
     assert run_job("merge_stores", config, "folds={rule: aligned}").code == 0
     training = tmp_path / "train.yaml"
     content = {

@@ -57,9 +57,7 @@ def test_a_person_with_a_file_gets_a_table_and_a_timeline(run_job, film, model, 
 
 
 def test_a_dry_run_says_what_it_found_and_starts_nothing(run_job, film, model, tmp_path):
-    done = run_job(
-        "predict_clips", film.parent, f"model={model}", f"output_dir={tmp_path / 'out'}", "--dry-run"
-    )
+    done = run_job("predict_clips", film.parent, f"model={model}", f"output_dir={tmp_path / 'out'}", "--dry-run")
     assert done.code == 0, done.stderr
     assert "video alone  1 clips" in done.stdout
     assert "nothing was started" in done.stdout
@@ -93,9 +91,7 @@ def test_a_file_that_is_not_there_is_exit_code_2_and_only_failures_are_1(run_job
 
 
 @pytest.mark.ray
-def test_a_killed_job_is_continued_by_workers_with_the_rows_of_this_process(
-    run_job, model, tmp_path, monkeypatch
-):
+def test_a_killed_job_is_continued_by_workers_with_the_rows_of_this_process(run_job, model, tmp_path, monkeypatch):
     """A job in its own process is killed; the next one lets Ray's workers go on; next to it a job without Ray."""
     monkeypatch.setenv("PYTHONPATH", str(ROOT / "platform"))  # workers import what this process does
     media = tmp_path / "media"
@@ -192,9 +188,7 @@ def test_whatever_a_table_names_gets_its_row_too(run_job, model, tmp_path, monke
     write_wav(media / "good.wav", tone(220, 0.3, amplitude=0.3))
     reasons = {name: reason for name, reason in make_traps(media, outside).items() if "udc" not in name}
     files = {path.stem: path.name for path in media.iterdir() if path.stem in reasons or path.stem == "good"}
-    lines = [
-        f"{name},,{file}" if file.endswith(".mp4") else f"{name},{file}," for name, file in files.items()
-    ]
+    lines = [f"{name},,{file}" if file.endswith(".mp4") else f"{name},{file}," for name, file in files.items()]
     (media / "clips.csv").write_text("\n".join(["clip_id,audio_path,video_path", *lines]))
     done = run_job("predict_clips", media / "clips.csv", f"model={model}", f"output_dir={tmp_path / 'out'}")
     assert done.code == 0, done.stderr

@@ -115,9 +115,7 @@ def test_too_many_bad_files_are_exit_code_2(monkeypatch, capsys, corpus, tmp_pat
     assert read_json(store / "summary.json")["quarantined"] == 2
 
 
-def test_other_settings_extract_one_side_again_and_another_corpus_is_refused(
-    monkeypatch, capsys, corpus, tmp_path
-):
+def test_other_settings_extract_one_side_again_and_another_corpus_is_refused(monkeypatch, capsys, corpus, tmp_path):
     config = write_config(corpus, tmp_path / "store")
     assert run(monkeypatch, config) == 0
     assert run(monkeypatch, config, "features.audio.hop_ms=10") == 0
@@ -178,11 +176,7 @@ def wait_until(is_so, job: subprocess.Popen, log: Path, seconds: float = 180) ->
 
 def contents(store: Path) -> dict[str, bytes]:
     """Return the files of a store by name, but for those that name the directory or the time."""
-    files = [
-        path
-        for path in store.rglob("*")
-        if path.is_file() and path.name not in ("summary.json", "config.yaml")
-    ]
+    files = [path for path in store.rglob("*") if path.is_file() and path.name not in ("summary.json", "config.yaml")]
     assert len(files) > 10
     return {path.relative_to(store).as_posix(): path.read_bytes() for path in files}
 

@@ -25,24 +25,15 @@ SILENT = {"1": "fusion_head.", "2": "", "3": "audio_path.head.", "4": "fusion_he
 
 @pytest.fixture(scope="module")
 def made(
-    small_store: Callable[..., Path],
-    small_corpus: Callable[..., Any],
-    tmp_path_factory: pytest.TempPathFactory,
+    small_store: Callable[..., Path], small_corpus: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, Path]:
     """A store, and a database with four versions of a model that knows all three conditions."""
     store = small_store(small_corpus(clips_per_speaker=20, signal=4.0))
     folder = tmp_path_factory.mktemp("registry")
-    training = {
-        "launcher": "in_process",
-        "engine": "torch",
-        "max_epochs": 12,
-        "optimizer": {"learning_rate": 1e-2},
-    }
+    training = {"launcher": "in_process", "engine": "torch", "max_epochs": 12, "optimizer": {"learning_rate": 1e-2}}
     train_on_worker(tiny_plan(folder / "run", store, training=training), lambda records: None)
     best = folder / "run" / "best"
-    client = open_client(
-        TrackingSettings(), tracking_place(TrackingSettings(uri=f"sqlite:///{folder}/mlflow.db"), {})
-    )
+    client = open_client(TrackingSettings(), tracking_place(TrackingSettings(uri=f"sqlite:///{folder}/mlflow.db"), {}))
     client.create_registered_model(NAME)
     for version, silent in SILENT.items():
         weights = load_file(best / "model.safetensors")
@@ -77,9 +68,7 @@ class Case:
 
     def roll_back(self) -> Any:
         words = [f"tracking.{key}={value}" for key, value in self.tracking.items()]
-        return self._run(
-            "promote_model", f"models:/{NAME}", "rollback=true", f"output_dir={self.folder}", *words
-        )
+        return self._run("promote_model", f"models:/{NAME}", "rollback=true", f"output_dir={self.folder}", *words)
 
     def crown(self, version: str) -> None:
         self.client.set_registered_model_alias(NAME, "champion", version)
@@ -98,9 +87,7 @@ class Case:
 
 
 @pytest.fixture
-def case(
-    made: tuple[Path, Path], tmp_path: Path, run_job: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
-) -> Case:
+def case(made: tuple[Path, Path], tmp_path: Path, run_job: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> Case:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.setenv("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     store, folder = made
@@ -121,11 +108,7 @@ def test_better_with_both_and_worse_with_audio_alone_is_refused_with_the_table(c
     summary = case.summary
     assert (summary["decision"], summary["holds"], summary["champion"]) == ("refused", False, "1")
     assert [entry["holds"] for entry in summary["conditions"]] == [True, False, True]
-    assert (summary["clips"]["split"], summary["clips"]["clips"], summary["clips"]["speakers"]) == (
-        "test",
-        40,
-        2,
-    )
+    assert (summary["clips"]["split"], summary["clips"]["clips"], summary["clips"]["speakers"]) == ("test", 40, 2)
     # The version says the same, and its run holds all of it.
     assert case.tag("3")["conditions"] == summary["conditions"]
     run = case.client.get_run(summary["mlflow_run_id"])
@@ -160,11 +143,7 @@ def test_a_better_model_is_promoted_and_the_way_back_is_one_command(case: Case) 
     back = case.roll_back()
     assert back.code == 0, back.stderr
     assert case.aliases == {"champion": "1"}
-    assert (case.summary["decision"], case.summary["version"], case.summary["champion"]) == (
-        "rolled_back",
-        "2",
-        "1",
-    )
+    assert (case.summary["decision"], case.summary["version"], case.summary["champion"]) == ("rolled_back", "2", "1")
     assert (case.tag("2")["decision"], case.tag("1")["decision"]) == ("rolled_back", "restored")
     nothing = case.roll_back()
     assert nothing.code == 2
@@ -190,9 +169,7 @@ def test_a_first_champion_may_be_declared(case: Case) -> None:
     assert case.aliases == {"champion": "1"}
 
 
-def test_a_champion_that_changes_meanwhile_is_to_be_compared_again(
-    case: Case, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_champion_that_changes_meanwhile_is_to_be_compared_again(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     import vavl.promotion.promotion as promotion
 
     case.crown("1")
@@ -221,17 +198,12 @@ def test_a_champion_that_changes_meanwhile_is_to_be_compared_again(
         (["rule.metric=ccc_mean"], "ccc_mean is no metric of these models"),
         (["data=null"], "data: name the store"),
         (["challenger=runs/demo"], "is no address of a registered model"),
-        (
-            ["challenger=models:/nobody/1"],
-            f"there is no registered model nobody\n  fix: choose one of {NAME}",
-        ),
+        (["challenger=models:/nobody/1"], f"there is no registered model nobody\n  fix: choose one of {NAME}"),
         (["champion_alias=latest"], "latest cannot be an alias"),
         (["champion_alias=previous"], "are the same"),
     ],
 )
-def test_what_cannot_be_compared_is_said_before_anything_starts(
-    case: Case, words: list[str], message: str
-) -> None:
+def test_what_cannot_be_compared_is_said_before_anything_starts(case: Case, words: list[str], message: str) -> None:
     done = case.promote("2", *words, "--dry-run")
     assert done.code == 2
     assert message in done.stderr

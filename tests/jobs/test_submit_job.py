@@ -14,13 +14,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def _submit(output: Path, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    command = [
-        sys.executable,
-        "jobs/submit_job.py",
-        "jobs/configs/submit.yaml",
-        f"output_dir={output}",
-        *words,
-    ]
+    command = [sys.executable, "jobs/submit_job.py", "jobs/configs/submit.yaml", f"output_dir={output}", *words]
     environment = {**os.environ, **variables}
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
 

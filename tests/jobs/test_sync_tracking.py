@@ -27,9 +27,7 @@ METRICS = ("train/loss/total", "train/learning_rate", "train/gradient_norm")
 
 
 @pytest.fixture(scope="module")
-def module_server(
-    tmp_path_factory: pytest.TempPathFactory, tracking_database: Path
-) -> Iterator[MlflowServer]:
+def module_server(tmp_path_factory: pytest.TempPathFactory, tracking_database: Path) -> Iterator[MlflowServer]:
     folder = tmp_path_factory.mktemp("server")
     server = MlflowServer(folder, Path(shutil.copy(tracking_database, folder / "mlflow.db")))
     server.start()
@@ -114,10 +112,7 @@ def test_runs_that_never_reached_their_server_arrive(
     server: MlflowServer, tmp_path: Path, run_job: Callable[..., Any]
 ) -> None:
     runs = tmp_path / "runs"
-    first, second = (
-        make_run(runs / "one", server.address),
-        make_run(runs / "two" / "earlier", server.address, 5),
-    )
+    first, second = (make_run(runs / "one", server.address), make_run(runs / "two" / "earlier", server.address, 5))
     listed = run_job("sync_tracking", runs, "--dry-run")
     assert listed.code == 0, listed.stderr
     assert f"one          0             6        {server.address}" in listed.stdout
@@ -178,9 +173,7 @@ def test_a_run_without_an_end_is_sent_and_left_open(
     assert done.code == 0, done.stderr
     assert "unfinished: start the job again to continue" in done.stdout
     assert "left to the run, which is at work" in done.stdout
-    states = {
-        run["run"]: run["state"] for run in json.loads((tmp_path / "runs/summary.json").read_text())["runs"]
-    }
+    states = {run["run"]: run["state"] for run in json.loads((tmp_path / "runs/summary.json").read_text())["runs"]}
     assert states == {"dead": "unfinished", "living": "left to its run"}
 
     from mlflow.tracking import MlflowClient

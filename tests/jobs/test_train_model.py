@@ -62,9 +62,7 @@ def _tables(tracking_database: Path, tmp_path: Path) -> None:
     shutil.copy(tracking_database, tmp_path / "mlflow.db")
 
 
-def test_a_training_ends_with_summary_report_and_registered_version(
-    config: Path, run_job: Callable[..., Any]
-) -> None:
+def test_a_training_ends_with_summary_report_and_registered_version(config: Path, run_job: Callable[..., Any]) -> None:
     done = run_job("train_model", config)
     assert done.code == 0, done.stderr
     folder = config.parent / "run"
@@ -89,13 +87,7 @@ def _look_at_mlflow(folder: Path, summary: dict[str, Any]) -> None:
     best = {name: value for name, value in run.data.metrics.items() if name.startswith("best/")}
     assert best == {f"best/{name}": value for name, value in summary["metrics"].items()}
     assert not [name for name in run.data.metrics if name.startswith("test/")]
-    tags = {
-        "corpus": "small",
-        "fold": "0",
-        "seed": "0",
-        "device": "cpu",
-        "best_epoch": str(summary["best_epoch"]),
-    }
+    tags = {"corpus": "small", "fold": "0", "seed": "0", "device": "cpu", "best_epoch": str(summary["best_epoch"])}
     assert {name: run.data.tags[f"vavl.{name}"] for name in tags} == tags
     assert "| test | audio_video |" in run.data.tags["mlflow.note.content"].replace("&ensp;", "")
 
@@ -108,9 +100,7 @@ def test_a_killed_training_goes_on_and_ends_as_if_nothing_had_happened(
     whole = run_job("train_model", config, *long, f"output_dir={config.parent / 'whole'}")
     assert whole.code == 0, whole.stderr
 
-    process = subprocess.Popen(
-        [sys.executable, JOB, config, *long], cwd=config.parent, stderr=subprocess.DEVNULL
-    )
+    process = subprocess.Popen([sys.executable, JOB, config, *long], cwd=config.parent, stderr=subprocess.DEVNULL)
     checkpoints = config.parent / "run" / "checkpoints"
     deadline = time.monotonic() + 120
     # Old checkpoints are dropped: a slow look must not miss the one it waits for.
@@ -141,11 +131,7 @@ def test_a_killed_training_goes_on_and_ends_as_if_nothing_had_happened(
 
 def losses(folder: Path) -> dict[int, float]:
     records = [json.loads(line) for line in (folder / "journal.jsonl").read_text().splitlines()]
-    return {
-        record["step"]: record["metrics"]["train/loss/total"]
-        for record in records
-        if record["kind"] == "step"
-    }
+    return {record["step"]: record["metrics"]["train/loss/total"] for record in records if record["kind"] == "step"}
 
 
 @pytest.mark.usefixtures("_tables")
@@ -282,12 +268,7 @@ def test_a_run_at_an_address_leaves_its_results_there_and_is_kept_by_the_next_on
     ],
 )
 def test_an_address_that_cannot_be_written_is_refused_before_training(
-    config: Path,
-    address: str,
-    message: str,
-    run_job: Callable[..., Any],
-    monkeypatch: pytest.MonkeyPatch,
-    s3: str,
+    config: Path, address: str, message: str, run_job: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, s3: str
 ) -> None:
     if address.startswith("none: "):
         for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):

@@ -59,9 +59,7 @@ def config(
 
 
 @pytest.mark.ray
-def test_a_sweep_leaves_its_best_and_a_second_start_adds_trials(
-    config: Path, run_job: Callable[..., Any]
-) -> None:
+def test_a_sweep_leaves_its_best_and_a_second_start_adds_trials(config: Path, run_job: Callable[..., Any]) -> None:
     done = run_job("tune_model", config, "trials=2")
     assert done.code == 0, done.stderr
     assert "starting Ray on this machine" in done.stderr
@@ -93,9 +91,7 @@ def _look_at_mlflow(folder: Path, summary: dict[str, Any]) -> None:
 
     client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
     parent = client.get_run(summary["mlflow_run_id"])
-    children = client.search_runs(
-        [parent.info.experiment_id], f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'"
-    )
+    children = client.search_runs([parent.info.experiment_id], f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'")
     assert {child.data.tags["sweep.trial"] for child in children} == {"0", "1", "2"}
     assert {child.info.status for child in children} <= {"FINISHED", "KILLED"}
     assert all(len(client.get_metric_history(child.info.run_id, METRIC)) >= 2 for child in children)
@@ -178,9 +174,7 @@ def test_bad_settings_end_with_code_2_before_anything_starts(
     refused("tune_model", config, words, message, config.parent / "sweep")
 
 
-def test_dry_run_shows_the_space_and_the_room_and_starts_nothing(
-    config: Path, run_job: Callable[..., Any]
-) -> None:
+def test_dry_run_shows_the_space_and_the_room_and_starts_nothing(config: Path, run_job: Callable[..., Any]) -> None:
     done = run_job("tune_model", config, "--dry-run", "at_once=null")
     assert done.code == 0, done.stderr
     assert "learning_rate: 0.0001 to 0.01 over the logarithm; now 0.003" in done.stderr

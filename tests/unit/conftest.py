@@ -52,11 +52,7 @@ class Batches:
             frames = generator.integers(2, 12, size=2)
             audio = generator.normal(size=(frames[0], AUDIO_WIDTH)).astype(np.float32)
             video = generator.normal(size=(frames[1], VIDEO_WIDTH)).astype(np.float32)
-            votes = (
-                generator.dirichlet(np.ones(OUTPUTS))
-                if soft
-                else np.eye(OUTPUTS)[generator.integers(OUTPUTS)]
-            )
+            votes = generator.dirichlet(np.ones(OUTPUTS)) if soft else np.eye(OUTPUTS)[generator.integers(OUTPUTS)]
             target = None if "?" in word else votes.astype(np.float32)
             made.append(Clip(audio if "a" in word else None, video if "v" in word else None, target))
         return made
@@ -73,9 +69,7 @@ class Batches:
         target += [np.zeros(OUTPUTS, np.float32)] * fillers
 
         def flags(field: str) -> Tensor:
-            return torch.tensor(
-                [getattr(clip, field) is not None for clip in clips] + [False] * fillers
-            ).float()
+            return torch.tensor([getattr(clip, field) is not None for clip in clips] + [False] * fillers).float()
 
         return ClipBatch(
             audio=sides["audio"],
@@ -96,9 +90,7 @@ class Batches:
             rows, _, width = modality.values.shape
             is_real = torch.cat((modality.is_real, torch.zeros(rows, frames, dtype=torch.bool)), dim=1)
             values = torch.cat((modality.values, torch.zeros(rows, frames, width)), dim=1)
-            return replace(
-                modality, values=values.masked_fill(~is_real.unsqueeze(-1), garbage), is_real=is_real
-            )
+            return replace(modality, values=values.masked_fill(~is_real.unsqueeze(-1), garbage), is_real=is_real)
 
         return replace(batch, audio=side(batch.audio), video=side(batch.video))
 
@@ -128,11 +120,7 @@ def tiny_network(tiny_settings: Callable[..., NetworkSettings]) -> Callable[...,
     """Return a function that gives a small network, evaluating, with weights that are all away from zero."""
 
     def make(
-        seed: int = 0,
-        outputs: int = OUTPUTS,
-        ladder: LadderShape | None = None,
-        kernels: bool = True,
-        **changes: Any,
+        seed: int = 0, outputs: int = OUTPUTS, ladder: LadderShape | None = None, kernels: bool = True, **changes: Any
     ) -> Vavl:
         torch.manual_seed(seed)
         sizes = tiny_settings(**changes), AUDIO_WIDTH, VIDEO_WIDTH, outputs
@@ -183,8 +171,6 @@ def two_ray_workers() -> Iterator[None]:
         tests = Path(__file__).parents[1]
         paths = (tests.parent / "platform", *(tests / "support").iterdir())
         patch.setenv("PYTHONPATH", os.pathsep.join(map(str, paths)))
-        ray.init(
-            "local", num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=100 * 2**20
-        )
+        ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=100 * 2**20)
     yield
     ray.shutdown()

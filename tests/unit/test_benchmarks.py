@@ -19,10 +19,7 @@ from vavl.models.kernels import linear as linear_module
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 PROGRAMS = sorted(path.stem for path in FOLDER.glob("*.py"))
-CHEAP = {
-    "lengths": ("clips_per_second_ratio", "bucketing_ratio", "padded_share"),
-    "objectives": ("ratio_to_plain",),
-}
+CHEAP = {"lengths": ("clips_per_second_ratio", "bucketing_ratio", "padded_share"), "objectives": ("ratio_to_plain",)}
 
 
 @pytest.fixture(autouse=True)
@@ -119,9 +116,7 @@ def test_a_program_without_its_gpu_is_left_out_and_has_not_failed(codes, code, l
 def test_the_kernel_of_the_attention_is_named():
     query = torch.randn(2, 2, 5, 8)
     attend = torch.nn.functional.scaled_dot_product_attention
-    assert attention_kernels(lambda: attend(query, query, query)) == [
-        "_scaled_dot_product_flash_attention_for_cpu"
-    ]
+    assert attention_kernels(lambda: attend(query, query, query)) == ["_scaled_dot_product_flash_attention_for_cpu"]
     with sdpa_kernel(SDPBackend.MATH):
         assert "_scaled_dot_product_attention_math" in attention_kernels(lambda: attend(query, query, query))
 

@@ -27,9 +27,7 @@ def chaos(monkeypatch: pytest.MonkeyPatch) -> dict[str, ModuleType]:
 def write_run(folder: Path, losses: Sequence[tuple[int, float, float]], weight: float = 1.0) -> Path:
     """Write a journal of (step, time, loss) and a model."""
     for step, time, loss in losses:
-        Journal(folder / "journal.jsonl").append(
-            "step", step=step, metrics={"train/loss/total": loss}, time=time
-        )
+        Journal(folder / "journal.jsonl").append("step", step=step, metrics={"train/loss/total": loss}, time=time)
     (folder / "best").mkdir(parents=True, exist_ok=True)
     save_file({"weight": torch.tensor([weight, 2.0])}, folder / "best/model.safetensors")
     return folder
@@ -57,9 +55,7 @@ def test_a_difference_is_found(chaos, tmp_path, losses, weight, expected) -> Non
 def test_steps_from_a_checkpoints_records_are_not_new(chaos, tmp_path: Path) -> None:
     """Reported again with their first time; a step that was computed again has another."""
     folder = write_run(tmp_path, [*UNDISTURBED, (1, 2.0, 0.25)])
-    Journal(folder / "journal.jsonl").append(
-        "event", what="resumed", step=1, message="from step-00000001", time=10.0
-    )
+    Journal(folder / "journal.jsonl").append("event", what="resumed", step=1, message="from step-00000001", time=10.0)
     write_run(folder, [(1, 11.0, 0.25), (2, 12.0, 0.125), (3, 13.0, 0.1)])
     reading = chaos["reading"].RunReading(folder)
     reading.refresh()

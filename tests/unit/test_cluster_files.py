@@ -18,12 +18,7 @@ from vavl.submission.plan import check_configuration
 ROOT = Path(__file__).parents[2]
 CLUSTER = ROOT / "ray_cluster.yaml"
 KUBERNETES = ROOT / "jobs/kubernetes"
-FILES = [
-    CLUSTER,
-    *sorted(KUBERNETES.iterdir()),
-    ROOT / "jobs/runtime_env.yaml",
-    ROOT / "jobs/configs/submit.yaml",
-]
+FILES = [CLUSTER, *sorted(KUBERNETES.iterdir()), ROOT / "jobs/runtime_env.yaml", ROOT / "jobs/configs/submit.yaml"]
 SECRET = re.compile(
     r"AKIA[0-9A-Z]{16}|BEGIN [A-Z ]*PRIVATE KEY|hf_[A-Za-z0-9]{20}|://[^/\s]*:[^/@\s]*@|"
     r"(password|secret_access_key|auth_token|api_key)\s*[:=]\s*['\"]?[A-Za-z0-9]"
@@ -122,9 +117,7 @@ def test_images_are_of_the_pinned_ray_and_python(cluster):
 def documents() -> dict[str, Any]:
     """Return the Kubernetes objects by kind."""
     found = [
-        document
-        for path in sorted(KUBERNETES.glob("*.yaml"))
-        for document in yaml.safe_load_all(path.read_text())
+        document for path in sorted(KUBERNETES.glob("*.yaml")) for document in yaml.safe_load_all(path.read_text())
     ]
     return {document["kind"]: document for document in found}
 

@@ -31,7 +31,7 @@ WRONG = {
 }
 KEY = r"(?<![\w/.»-])(?:[a-z_]+(?:\.[a-z_0-9]+)+(?![\w/(«])|[a-z_]+(?==\S))"
 FILES = "arrow|csv|html|jsonl?|mp4|onnx|parquet|toml|txt|yaml"
-NO_KEY = re.compile(rf"(e\.g|dotted\.key|deepspeed\.zero_optimization|.*\.({FILES}))$")
+NO_KEY = re.compile(rf"(e\.g|dotted\.key|deepspeed\.zero_optimization|vavl\.(objectives|extractors)|.*\.({FILES}))$")
 NO_VERB = re.compile(r"[A-Z]|(an?|are|is|it|its|known|none?|not|nothing|the|there|this|your)\b")
 DEEPEST, MOST_TEXTS = 8, 60
 

@@ -31,12 +31,7 @@ def test_an_error_survives_pickling(kind):
     copy = pickle.loads(pickle.dumps(fault))
     assert type(copy) is kind
     assert str(copy) == str(fault)
-    assert (copy.file, copy.field, copy.problem, copy.fix) == (
-        "a.yaml",
-        "data.fold",
-        "is 9",
-        "choose one of 0 to 4",
-    )
+    assert (copy.file, copy.field, copy.problem, copy.fix) == ("a.yaml", "data.fold", "is 9", "choose one of 0 to 4")
     assert copy.exit_code == fault.exit_code
 
 
@@ -46,10 +41,7 @@ def test_the_message_names_file_field_problem_and_fix():
 
 
 def test_the_message_of_a_whole_file_has_no_empty_field():
-    assert (
-        str(VavlError("a.wav", "", "is empty", "record it again"))
-        == "a.wav: is empty\n  fix: record it again"
-    )
+    assert str(VavlError("a.wav", "", "is empty", "record it again")) == "a.wav: is empty\n  fix: record it again"
 
 
 def test_bad_input_and_failed_work_have_different_exit_codes():

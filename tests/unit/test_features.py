@@ -80,13 +80,7 @@ def test_statistics_of_something_else_are_refused(values, corpus, info, problem)
 
 @pytest.mark.parametrize(
     "change",
-    [
-        {"mean": None},
-        {"mean": [0.0]},
-        {"std": [1, 1, 1, 0]},
-        {"std": [1, 1, 1, float("inf")]},
-        {"mean": ["a"]},
-    ],
+    [{"mean": None}, {"mean": [0.0]}, {"std": [1, 1, 1, 0]}, {"std": [1, 1, 1, float("inf")]}, {"mean": ["a"]}],
 )
 def test_broken_statistics_are_refused(values, change):
     content = FeatureStatistics.of("small", "audio", INFO, ChannelSums.of(values)).to_dict()

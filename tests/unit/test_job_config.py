@@ -143,9 +143,7 @@ def nested(key, value):
     return value
 
 
-@pytest.mark.parametrize(
-    ("name", "expected"), [("demo", "82939e26e7a05f26"), ("ravdess", "a87960552ef25cf7")]
-)
+@pytest.mark.parametrize(("name", "expected"), [("demo", "82939e26e7a05f26"), ("ravdess", "a87960552ef25cf7")])
 def test_unfinished_runs_of_earlier_versions_are_resumed(name, expected):
     """A setting that goes must not change the hash of those who never used it."""
     assert read_config(TrainModelJob, ROOT / f"jobs/configs/{name}.yaml").config_hash == expected

@@ -30,9 +30,7 @@ def test_platform_and_datasets_are_the_libraries_from_the_root():
         "import platform, datasets, vavl\n"
         "print(platform.python_version(), datasets.Dataset.__module__, vavl.__file__, sep='\\n')\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", story], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([sys.executable, "-c", story], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     version, dataset_module, vavl_file = done.stdout.split()
     assert version == sys.version.split()[0]
@@ -42,11 +40,7 @@ def test_platform_and_datasets_are_the_libraries_from_the_root():
 
 def test_the_loops_over_files_see_them():
     seen = {path.relative_to(ROOT).as_posix() for path in source_files()}
-    assert {
-        "platform/vavl/errors.py",
-        "platform/vavl/corpora/manifest.py",
-        "tests/unit/test_layout.py",
-    } <= seen
+    assert {"platform/vavl/errors.py", "platform/vavl/corpora/manifest.py", "tests/unit/test_layout.py"} <= seen
     assert {path.split("/")[0] for path in seen} == {"platform", "jobs", "tests"}
     functions = [name for path in source_files() for name, _ in function_lengths(path)]
     assert "build_manifest" in functions

@@ -14,9 +14,7 @@ ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 # Programs of their own, which pytest does not collect: none of them can skip.
 PROGRAMS = {"benchmarks", "chaos", "equality"}
-TEST_FILES = sorted(
-    path for path in (ROOT / "tests").rglob("*.py") if path.relative_to(ROOT).parts[1] not in PROGRAMS
-)
+TEST_FILES = sorted(path for path in (ROOT / "tests").rglob("*.py") if path.relative_to(ROOT).parts[1] not in PROGRAMS)
 
 
 def packages(requirements: list[str]) -> set[str]:
@@ -98,10 +96,7 @@ def test_a_test_that_needs_an_absent_package_skips_without_it(package):
         ("from opensmile.core import Smile", [1]),
         ("def test():\n    import opensmile.core", [2]),
         ("@parametrize('settings', [OpensmileSettings()])\ndef test(settings): ...", [1]),
-        (
-            "def test():\n    pytest.importorskip('opensmile')\ndef other():\n    make(a.OpensmileSettings())",
-            [4],
-        ),
+        ("def test():\n    pytest.importorskip('opensmile')\ndef other():\n    make(a.OpensmileSettings())", [4]),
         ("pytest.importorskip('opensmile')\nimport opensmile", []),
         ("smile = pytest.importorskip('opensmile.core')\ndef test():\n    OpensmileSettings()", []),
         ("def test():\n    pytest.importorskip('opensmile')\n    OpensmileSettings()", []),

@@ -46,9 +46,7 @@ class Reader(ast.NodeVisitor):
         self.own = {node.name for node in nodes if isinstance(node, (ast.FunctionDef, ast.ClassDef))}
         self.own |= {node.attr for node in nodes if isinstance(node, ast.Attribute) and _is_self(node.value)}
         self.own |= {
-            node.target.id
-            for node in nodes
-            if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)
+            node.target.id for node in nodes if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)
         }
         self.annotations = {
             argument.arg: self._chain(argument.annotation)
@@ -76,9 +74,7 @@ class Reader(ast.NodeVisitor):
     def _judge(self, dotted: str) -> None:
         """Note a dotted name of a library from its root to its last private part."""
         parts = dotted.split(".")
-        private = [
-            place for place, part in enumerate(parts) if part.startswith("_") and part not in PUBLIC_DUNDERS
-        ]
+        private = [place for place, part in enumerate(parts) if part.startswith("_") and part not in PUBLIC_DUNDERS]
         if parts[0] not in LIBRARIES:
             return
         if private:
@@ -138,8 +134,7 @@ class Reader(ast.NodeVisitor):
         """Look at names in texts: of loggers and modules, and of environment variables."""
         if isinstance(node.value, str) and id(node) not in self.docstrings:
             self.found |= {
-                match[0]
-                for match in re.finditer(rf"\b({'|'.join(LIBRARIES)})(\.\w+)*\._\w+(\.\w+)*", node.value)
+                match[0] for match in re.finditer(rf"\b({'|'.join(LIBRARIES)})(\.\w+)*\._\w+(\.\w+)*", node.value)
             }
             if VARIABLE.fullmatch(node.value) and not DOCUMENTED_VARIABLES.fullmatch(node.value):
                 self.found.add(node.value)

@@ -44,9 +44,7 @@ def test_a_named_cluster_is_joined_as_it_is(started, monkeypatch):
 @pytest.mark.parametrize("address", ["127.0.0.1:9", "ray://127.0.0.1:9"])
 def test_a_cluster_that_does_not_answer_is_named_at_once(started, monkeypatch, address):
     monkeypatch.setenv("RAY_ADDRESS", address)
-    with pytest.raises(
-        InputError, match=f"RAY_ADDRESS: nobody answers at {address}.*(?s:.*)ray start --head"
-    ):
+    with pytest.raises(InputError, match=f"RAY_ADDRESS: nobody answers at {address}.*(?s:.*)ray start --head"):
         join_ray(threads=1)
     assert not started
 

@@ -48,9 +48,7 @@ def test_the_pages_show_the_examples_as_they_are():
     for name, text in examples.items():
         package = EXAMPLE_PAGES.get(name)
         page = ROOT / ("README.md" if package is None else f"platform/vavl/{package}/README.md")
-        shown = re.findall(
-            r"```(?:bash|text|python|yaml)\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL
-        )
+        shown = re.findall(r"```(?:bash|text|python|yaml)\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
         assert text in shown, f"{page.relative_to(ROOT)} does not show tests/examples/{name} as it is"
         assert package is None or len(text.splitlines()) <= 40
 
@@ -91,9 +89,7 @@ def test_every_command_shown_names_a_job_a_configuration_and_settings_that_exist
     for job, config, *overrides in jobs:
         settings = JOB_SETTINGS[Path(job).stem]
         if config.endswith(".yaml"):
-            SubmitJob.model_validate(
-                {"output_dir": "out", "job": job, "config": config, "overrides": overrides}
-            )
+            SubmitJob.model_validate({"output_dir": "out", "job": job, "config": config, "overrides": overrides})
             assert (ROOT / config).is_file()
         else:
             assert settings.folder_key is not None

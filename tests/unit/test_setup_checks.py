@@ -7,14 +7,7 @@ from pathlib import Path
 import pytest
 from packaging.version import Version
 
-from vavl.setup_checks import (
-    check_corpora,
-    check_imports,
-    check_packages,
-    check_python,
-    check_ray,
-    check_tracking,
-)
+from vavl.setup_checks import check_corpora, check_imports, check_packages, check_python, check_ray, check_tracking
 from vavl.tracking.settings import TrackingSettings
 
 CARDS = Path(__file__).parents[2] / "datasets"
@@ -43,9 +36,7 @@ def test_missing_and_old_packages_fail_each_with_a_line() -> None:
     assert "pip install" in findings[0].fix
 
 
-def test_broken_imports_fail_without_hurting_this_process(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_broken_imports_fail_without_hurting_this_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "broken_part.py").write_text("raise OSError('libfoo.so is missing')")
     (tmp_path / "killed_part.py").write_text("import os; os._exit(9)")
     (tmp_path / "torch.py").write_text("class cuda:\n    device_count = staticmethod(lambda: 3)\n")

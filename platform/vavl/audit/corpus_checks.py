@@ -48,11 +48,7 @@ def check_quarantine(material: Material, settings: AuditSettings) -> Finding:
     bad = int(counts["quarantined"])
     total = bad + sum(info.clips for info in material.features.info.values())
     share = bad / max(total, 1)
-    text = (
-        f"{bad} of {total:,} files could not be read ({share:.1%})"
-        if bad
-        else f"all {total:,} files were read"
-    )
+    text = f"{bad} of {total:,} files could not be read ({share:.1%})" if bad else f"all {total:,} files were read"
     fix = "repair the files that quarantine.jsonl names and prepare the corpus again"
     numbers = {"quarantined": bad, "files": total, "share": share}
     return Finding(Check.QUARANTINE, state_of(share, 0, settings.quarantined_failed), text, fix, numbers)
@@ -86,9 +82,7 @@ def check_partners(material: Material, settings: AuditSettings) -> Finding:
     ) + (f", {numbers['nothing']} nothing at all" if nothing.any() else "")
     fix = "compare the names of the audio and video files with the card's patterns; see quarantine.jsonl"
     rows = np.concatenate([np.flatnonzero(nothing), np.flatnonzero(single)])[: settings.most_examples]
-    examples = tuple(
-        {"clip": material.clip(row), "audio": bool(audio[row]), "video": bool(video[row])} for row in rows
-    )
+    examples = tuple({"clip": material.clip(row), "audio": bool(audio[row]), "video": bool(video[row])} for row in rows)
     return Finding(Check.PARTNERS, state, text, fix, numbers, examples)
 
 
@@ -109,12 +103,7 @@ class _Odd:
     shown: dict[str, NDArray[np.float64]]
 
     def finding(
-        self,
-        material: Material,
-        settings: AuditSettings,
-        check: Check,
-        words: str,
-        limits: tuple[float, float],
+        self, material: Material, settings: AuditSettings, check: Check, words: str, limits: tuple[float, float]
     ) -> Finding:
         """Judge the share of odd clips by (warning, failed); the oddest clips are the examples.
 
@@ -124,11 +113,7 @@ class _Odd:
         order = np.argsort(np.where(self.odd, -self.degree, np.inf), kind="stable")
         examples = tuple(
             {"clip": material.clip(row)}
-            | {
-                name: round(float(values[row]), 5)
-                for name, values in self.shown.items()
-                if np.isfinite(values[row])
-            }
+            | {name: round(float(values[row]), 5) for name, values in self.shown.items() if np.isfinite(values[row])}
             for row in order[: min(odd, settings.most_examples)]
         )
         numbers = {"known": known, "odd": odd, "share": odd / max(known, 1)}
@@ -137,12 +122,7 @@ class _Odd:
         return Finding(check, state, text, _INSPECT, numbers, examples)
 
     def finding_of_one(
-        self,
-        material: Material,
-        finding: Finding,
-        modality: str,
-        values: NDArray[np.float64],
-        most: float = 1.0,
+        self, material: Material, finding: Finding, modality: str, values: NDArray[np.float64], most: float = 1.0
     ) -> Finding:
         """Return the finding with the histogram of ``values`` up to ``most``, and the clips whose file is unknown."""
         numbers = {"histogram": {modality: histogram(values, span=(0.0, most))}}
@@ -172,9 +152,7 @@ def check_durations(material: Material, settings: AuditSettings) -> Finding:
         "shortest_s": float(np.nanmin(longest)),
         "longest_s": float(np.nanmax(longest)),
         "hours": float(np.nansum(longest) / 3600),
-        "histogram": {
-            name: histogram(values) for name, values in seconds.items() if np.isfinite(values).any()
-        },
+        "histogram": {name: histogram(values) for name, values in seconds.items() if np.isfinite(values).any()},
     }
     found = _Odd(known, np.logical_or.reduce(list(kinds.values())), away, {"seconds": longest})
     words = (

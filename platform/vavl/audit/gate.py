@@ -37,7 +37,7 @@ def pass_audit(place: Path | str, labels: str | None, waived: Collection[str]) -
         StoreError, InputError: the store cannot be read.
     """
     _check_waivers(waived)
-    audit = _current(place)
+    audit = audit_of(place)
     _refuse_failures(audit, place, labels, waived)
     return audit
 
@@ -74,7 +74,7 @@ def _refuse_failures(audit: Audit, place: Path | str, labels: str | None, waived
         _log.info("audit of %s: %d warning(s): %s; see %s", audit.corpus, count, checks, RECORD_FILE)
 
 
-def _current(place: Path | str) -> Audit:
+def audit_of(place: Path | str) -> Audit:
     """Return the current audit of a store by the default thresholds, made now if there is none."""
     settings = AuditSettings()
     if isinstance(place, str) and not is_at_hand(place):

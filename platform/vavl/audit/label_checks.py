@@ -53,8 +53,7 @@ def check_label_sets(material: Material) -> Finding:
     facts = label_facts_of(material.manifest)
     shares = ((pair, 100 * pair["equal"] / pair["clips"]) for pair in facts["agreements"])
     pairs = [
-        f"{pair['one']} and {pair['other']} agree in {share:.1f} % of {pair['clips']:,} clips"
-        for pair, share in shares
+        f"{pair['one']} and {pair['other']} agree in {share:.1f} % of {pair['clips']:,} clips" for pair, share in shares
     ]
     text = "; ".join(pairs) or f"{max(len(facts['sets']), 1)} label set(s), none to compare"
     return Finding(Check.LABEL_SETS, State.PASSED, text, numbers=facts)
@@ -94,9 +93,7 @@ def _class_balance(material: Material, settings: AuditSettings, classes: NDArray
             f"{len(missing)} split(s) without a clip of some class, e.g. {first['split']} of fold {first['fold']} "
             f"has no {', '.join(first['missing'])}"
         )
-        fix = (
-            "choose other validation or test speakers in the card, merge classes, or choose another label set"
-        )
+        fix = "choose other validation or test speakers in the card, merge classes, or choose another label set"
         return Finding(Check.LABEL_BALANCE, State.FAILED, text, fix, numbers, examples)
     total = np.bincount(classes[classes >= 0], minlength=len(names))
     shares = ", ".join(f"{name} {count}" for name, count in zip(names, total.tolist(), strict=True))
@@ -133,9 +130,7 @@ def _attribute_spread(material: Material, attributes: dict[str, NDArray[np.float
     means = ", ".join(
         f"{name} {np.nanmean(values):.2f} ± {np.nanstd(values):.2f}" for name, values in attributes.items()
     )
-    return Finding(
-        Check.LABEL_BALANCE, State.PASSED, f"attributes vary in every split: {means}", numbers=numbers
-    )
+    return Finding(Check.LABEL_BALANCE, State.PASSED, f"attributes vary in every split: {means}", numbers=numbers)
 
 
 def check_identity(material: Material, settings: AuditSettings) -> Finding:
@@ -170,10 +165,7 @@ def check_identity(material: Material, settings: AuditSettings) -> Finding:
 
 
 def identity_recall(
-    codes: scipy.sparse.csr_matrix,
-    classes: NDArray[np.integer],
-    train: NDArray[np.bool_],
-    test: NDArray[np.bool_],
+    codes: scipy.sparse.csr_matrix, classes: NDArray[np.integer], train: NDArray[np.bool_], test: NDArray[np.bool_]
 ) -> tuple[float, float, float]:
     """Train ridge regression on what identifies a clip, and return mean recall, chance and its deviation.
 

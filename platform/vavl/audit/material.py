@@ -92,9 +92,7 @@ class Material:
     def decoded(self) -> tuple[str, ...]:
         """Modalities whose features come from media files; ready features of a table do not."""
         from_table = self.text_column("video_table_key") is not None
-        return tuple(
-            name for name in MODALITIES if name in self.features.info and (name == "audio" or not from_table)
-        )
+        return tuple(name for name in MODALITIES if name in self.features.info and (name == "audio" or not from_table))
 
     def fact(self, modality: str, column: str) -> NDArray[np.float64]:
         """Return a number of every clip's file; NaN where it is unknown."""
@@ -127,9 +125,7 @@ class Material:
         return aligned
 
 
-def histogram(
-    values: NDArray[np.float64], bins: int = 30, span: tuple[float, float] | None = None
-) -> dict[str, Any]:
+def histogram(values: NDArray[np.float64], bins: int = 30, span: tuple[float, float] | None = None) -> dict[str, Any]:
     """Count finite values into equal bins, as JSON values: ``edges`` and ``counts``."""
     known = values[np.isfinite(values)]
     counts, edges = np.histogram(known, bins=bins, range=span)

@@ -46,9 +46,7 @@ def check_speaker_names(material: Material, settings: AuditSettings) -> Finding:
         doubts.append((text, [{"speaker": name} for name in sessions]))
     splits = [name for name, text in zip(names, own, strict=True) if _SPLIT.fullmatch(text)]
     if splits:
-        doubts.append(
-            (f"names of splits are speakers: {', '.join(splits)}", [{"speaker": name} for name in splits])
-        )
+        doubts.append((f"names of splits are speakers: {', '.join(splits)}", [{"speaker": name} for name in splits]))
     limits = settings.leaks
     middle = float(np.median(counts)) if len(counts) else 0.0
     if len(names) >= limits.many_speakers and middle < limits.fewest_clips:
@@ -81,9 +79,7 @@ def _is_session(name: str) -> bool:
     return match is not None and re.fullmatch(r"[\W_]*[A-Za-z]", match["rest"]) is None
 
 
-def _voices(
-    material: Material, codes: NDArray[np.int32], names: Sequence[str]
-) -> Iterator[tuple[str, list[Example]]]:
+def _voices(material: Material, codes: NDArray[np.int32], names: Sequence[str]) -> Iterator[tuple[str, list[Example]]]:
     """Yield fields of the names that are a letter of who speaks, of which most speakers have several."""
     for column in material.manifest.table.column_names:
         known = material.text_column(column) if column.startswith("group_") else None
@@ -91,15 +87,11 @@ def _voices(
             continue
         values = known.to_pylist()
         letters = set(values) - {None}
-        if not 1 < len(letters) <= _MOST_VOICES or not all(
-            len(text) == 1 and text.isalpha() for text in letters
-        ):
+        if not 1 < len(letters) <= _MOST_VOICES or not all(len(text) == 1 and text.isalpha() for text in letters):
             continue
         # F and M, or a field that is named after people: other single letters may be codes of anything.
         name = column.removeprefix("group_")
-        if name == "worn" or (
-            {text.lower() for text in letters} != {"f", "m"} and name not in _NAMES_OF_VOICES
-        ):
+        if name == "worn" or ({text.lower() for text in letters} != {"f", "m"} and name not in _NAMES_OF_VOICES):
             continue
         pairs = {(int(code), text) for code, text in zip(codes, values, strict=True) if text is not None}
         voices = np.bincount([code for code, _ in pairs], minlength=len(names))
@@ -117,9 +109,7 @@ def check_sentences(material: Material, settings: AuditSettings) -> Finding:
     limits = settings.leaks
     classes = clip_classes(material.manifest)
     columns = {name: material.text_column(f"group_{name}") for name in limits.sentence_groups}
-    known = {
-        name: np.asarray(column.to_pylist(), object) for name, column in columns.items() if column is not None
-    }
+    known = {name: np.asarray(column.to_pylist(), object) for name, column in columns.items() if column is not None}
     if not known:
         text = "the card knows no sentences: whether they tell the emotion was not looked at"
         return Finding(Check.SENTENCES, State.PASSED, text, numbers={"known": []})
@@ -169,9 +159,7 @@ def _sentence_score(
     for text, label in zip(sentences[train], classes[train], strict=True):
         counts.setdefault(text, np.zeros(int(classes.max()) + 1, np.int64))[label] += 1
     common = int(np.bincount(classes[train]).argmax())
-    predicted = np.array(
-        [int(counts[text].argmax()) if text in counts else common for text in sentences[test]]
-    )
+    predicted = np.array([int(counts[text].argmax()) if text in counts else common for text in sentences[test]])
     accuracy = float((predicted == classes[test]).mean())
     chance = float(np.bincount(classes[test]).max() / test.sum())
     deviation = float(np.sqrt(chance * (1 - chance) / test.sum()))

@@ -77,9 +77,7 @@ def audit_place(place: Path | str, output_dir: Path | None, settings: AuditSetti
     return audit, report
 
 
-def audit_card(
-    card: Path, root: Path | None, output_dir: Path, settings: AuditSettings
-) -> tuple[Audit, Path]:
+def audit_card(card: Path, root: Path | None, output_dir: Path, settings: AuditSettings) -> tuple[Audit, Path]:
     """Audit labels and splits of a corpus from its tables alone; writes the same files into ``output_dir``.
 
     Raises:
@@ -163,9 +161,7 @@ def label_rows(audit: Audit) -> list[tuple[str, str]]:
         means = {name: float(np.mean(list(score[name].values()))) for name in ("f1_micro", "f1_macro")}
         scores = f"F1-micro {means['f1_micro']:.3f}, F1-macro {means['f1_macro']:.3f}"
         sets = len(score["f1_micro"])
-        rows.append(
-            (f"{score['prediction']} for {score['truth']}", f"{scores}, mean over {sets} test set(s)")
-        )
+        rows.append((f"{score['prediction']} for {score['truth']}", f"{scores}, mean over {sets} test set(s)"))
     for fold in facts.get("folds", ()):
         counts = (f"{name} {clips:,} ({fold['speakers'][name]})" for name, clips in fold["clips"].items())
         rows.append((f"fold {fold['fold']}", f"clips (speakers): {', '.join(counts)}"))
@@ -200,9 +196,7 @@ def audit_plots(audit: Audit) -> Iterator[Plot]:
                 label = "cosine distance to the nearest training clip"
                 yield _histogram_plot(f"neighbours_{modality}", parts, label, caption)
         else:
-            yield _histogram_plot(
-                finding.check.value, finding.numbers["histogram"], *_HISTOGRAMS[finding.check]
-            )
+            yield _histogram_plot(finding.check.value, finding.numbers["histogram"], *_HISTOGRAMS[finding.check])
 
 
 def _class_plot(finding: Finding) -> Plot:

@@ -35,9 +35,7 @@ class LeakThresholds(FrozenConfig):
     """What may not be known of a test clip before its features are looked at."""
 
     neighbour_clips: int = Field(
-        5000,
-        ge=2,
-        description="clips compared with each other per modality; drawn evenly from a larger corpus",
+        5000, ge=2, description="clips compared with each other per modality; drawn evenly from a larger corpus"
     )
     neighbour_ratio: float = Field(
         0.2,
@@ -52,17 +50,12 @@ class LeakThresholds(FrozenConfig):
     identity_groups: tuple[str, ...] = Field(
         ("sentence", "statement"), description="group_<name> columns that say what is spoken"
     )
-    identity_warning: Share = Field(
-        0.05, description="recall above chance from speaker and sentence alone that warns"
-    )
+    identity_warning: Share = Field(0.05, description="recall above chance from speaker and sentence alone that warns")
     identity_failed: Share = Field(0.15, description="... and that fails")
     sentence_groups: tuple[str, ...] = Field(
-        ("sentence", "statement", "text", "utterance"),
-        description="group_<name> columns of sentences to look at",
+        ("sentence", "statement", "text", "utterance"), description="group_<name> columns of sentences to look at"
     )
-    sentence_warning: Share = Field(
-        0.05, description="accuracy above chance from the sentence alone that warns"
-    )
+    sentence_warning: Share = Field(0.05, description="accuracy above chance from the sentence alone that warns")
     many_speakers: int = Field(20, ge=1, description="from so many speakers on, few clips each are a warning")
     fewest_clips: float = Field(3, ge=0, description="... when the median of clips per speaker is lower")
     batch_size: int = Field(32, ge=2, description="clips of the batches that are looked at")
@@ -84,9 +77,7 @@ class AuditSettings(FrozenConfig):
     unpaired_failed: Share = Field(
         0.95, description="... and that fails: the names of audio and video files hardly ever meet"
     )
-    quarantined_failed: Share = Field(
-        0.05, description="share of unreadable files that fails; any is worth a warning"
-    )
+    quarantined_failed: Share = Field(0.05, description="share of unreadable files that fails; any is worth a warning")
     most_examples: int = Field(10, ge=1, le=1000, description="clips listed per check")
 
     @property

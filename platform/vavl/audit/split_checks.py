@@ -10,16 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vavl.audit.finding import (
-    PREPARE_AGAIN,
-    Check,
-    Example,
-    Finding,
-    State,
-    not_known,
-    state_of,
-    with_unknown,
-)
+from vavl.audit.finding import PREPARE_AGAIN, Check, Example, Finding, State, not_known, state_of, with_unknown
 from vavl.audit.material import SPLIT_CODES, Material, histogram
 from vavl.audit.settings import AuditSettings
 from vavl.corpora.manifest import TEST, TRAIN
@@ -37,9 +28,7 @@ def check_speakers(material: Material, settings: AuditSettings) -> Finding:
     codes, names = material.speakers
     shared: list[Example] = []
     for fold, split in material.splits.items():
-        is_in = np.stack(
-            [np.bincount(codes[split == code], minlength=len(names)) > 0 for code in SPLIT_CODES.values()]
-        )
+        is_in = np.stack([np.bincount(codes[split == code], minlength=len(names)) > 0 for code in SPLIT_CODES.values()])
         for speaker in np.flatnonzero(is_in.sum(axis=0) > 1):
             where = [name for name, found in zip(SPLIT_CODES, is_in[:, speaker], strict=True) if found]
             shared.append({"fold": fold, "speaker": names[speaker], "splits": where})
@@ -53,9 +42,7 @@ def check_speakers(material: Material, settings: AuditSettings) -> Finding:
         f"{len(shared)} speaker(s) in more than one split (fold {', '.join(folds)}), e.g. {first['speaker']} in "
         f"{' and '.join(first['splits'])} of fold {first['fold']}"
     )
-    fix = (
-        "correct the card's splits, so that a speaker is in one split of a fold, and prepare the corpus again"
-    )
+    fix = "correct the card's splits, so that a speaker is in one split of a fold, and prepare the corpus again"
     examples = tuple(shared[: settings.most_examples])
     return Finding(Check.SPEAKERS, State.FAILED, text, fix, numbers, examples)
 
@@ -201,11 +188,7 @@ def check_near_duplicates(material: Material, settings: AuditSettings) -> Findin
             top = float(max(np.quantile(within, 0.99), distance[tested].max()))
             parts = {"train": within, "test": distance[tested]}
             numbers["histogram"].setdefault(
-                name,
-                {
-                    part: histogram(values.astype(np.float64), span=(0.0, top))
-                    for part, values in parts.items()
-                },
+                name, {part: histogram(values.astype(np.float64), span=(0.0, top)) for part, values in parts.items()}
             )
             found += [
                 {
@@ -227,9 +210,7 @@ def _judged(
     numbers |= {"copies": len(found), "share": worst}
     if not numbers["near"]:
         missing = "too few clips of different speakers to compare"
-        return not_known(Check.NEAR_DUPLICATES, missing, "judge such a small corpus by eye").with_numbers(
-            numbers
-        )
+        return not_known(Check.NEAR_DUPLICATES, missing, "judge such a small corpus by eye").with_numbers(numbers)
     state = state_of(worst, 0, settings.leaks.neighbour_failed)
     if state == State.PASSED:
         text = f"no test clip is a near-duplicate of a training clip{drawn}"
@@ -285,9 +266,7 @@ def _nearest_by_fold(
     """Return for every fold distance and position of each clip's nearest training clip of another speaker."""
     speakers = material.speakers[0][rows]
     training = {fold: np.flatnonzero(split[rows] == TRAIN) for fold, split in material.splits.items()}
-    found = {
-        fold: (np.full(len(rows), np.inf, np.float32), np.zeros(len(rows), np.int64)) for fold in training
-    }
+    found = {fold: (np.full(len(rows), np.inf, np.float32), np.zeros(len(rows), np.int64)) for fold in training}
     for start in range(0, len(rows), _BLOCK):
         block = slice(start, min(start + _BLOCK, len(rows)))
         distance = 1 - vectors[block] @ vectors.T

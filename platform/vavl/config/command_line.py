@@ -14,13 +14,7 @@ from rich.console import Console
 
 from vavl.config.base import FrozenConfig
 from vavl.config.load import read_config
-from vavl.config.places import (
-    ROOT_VARIABLE,
-    anchored,
-    check_project_files,
-    is_lost_with_the_job,
-    root_folder,
-)
+from vavl.config.places import ROOT_VARIABLE, anchored, check_project_files, is_lost_with_the_job, root_folder
 from vavl.config.progress import log_to_stderr
 from vavl.config.setting_list import help_text
 from vavl.errors import VavlError
@@ -78,9 +72,7 @@ def parse_arguments(
     ``--help`` lists every setting with its default, after a configuration file its own values first.
     """
     words = sys.argv[1:] if arguments is None else list(arguments)
-    parser = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     if {"-h", "--help"} & set(words):
         parser.epilog = help_text(settings, next((Path(word) for word in words if _is_config(word)), None))
     kinds = ["directory"] * (settings.folder_key is not None) + ["file"] * bool(settings.folder_key_suffixes)

@@ -56,9 +56,7 @@ def read_json(path: Path) -> Any:
     except FileNotFoundError:
         raise InputError(str(path), "", "the file does not exist", "check the path") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as fault:
-        raise InputError(
-            str(path), "", f"not valid JSON: {fault}", "restore the file or make it again"
-        ) from None
+        raise InputError(str(path), "", f"not valid JSON: {fault}", "restore the file or make it again") from None
 
 
 def make_folder(folder: Path, setting: str = "output_dir") -> Path:

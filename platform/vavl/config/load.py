@@ -54,10 +54,7 @@ def validate(settings: type[Settings], content: Mapping[str, Any], source: str) 
     if missing:
         names = ", ".join(sorted(set(missing)))
         raise ConfigError(
-            source,
-            names,
-            "environment variable not set",
-            f"set it first: export {names.split(', ')[0]}=VALUE",
+            source, names, "environment variable not set", f"set it first: export {names.split(', ')[0]}=VALUE"
         )
     try:
         return settings.model_validate(expanded)
@@ -81,13 +78,9 @@ def read_yaml_mapping(path: Path) -> dict[str, Any]:
         with path.open("rb") as stream:
             read = stream.read(_MOST_BYTES + 1)
     except OSError as fault:
-        raise ConfigError(
-            str(path), "", f"cannot be read: {fault.strerror or fault}", "check the path"
-        ) from None
+        raise ConfigError(str(path), "", f"cannot be read: {fault.strerror or fault}", "check the path") from None
     if len(read) > _MOST_BYTES:
-        raise ConfigError(
-            str(path), "", f"larger than {_MOST_BYTES} bytes", "check that it is the right file"
-        )
+        raise ConfigError(str(path), "", f"larger than {_MOST_BYTES} bytes", "check that it is the right file")
     try:
         content = parse_yaml(read.decode("utf-8-sig"))
     except UnicodeDecodeError as fault:
@@ -95,9 +88,7 @@ def read_yaml_mapping(path: Path) -> dict[str, Any]:
     except ValueError as fault:
         raise ConfigError(str(path), "", f"not valid YAML: {fault}", "correct the line named above") from None
     if not isinstance(content, dict):
-        raise ConfigError(
-            str(path), "", f"holds {type(content).__name__}, not a mapping", "write `key: value` lines"
-        )
+        raise ConfigError(str(path), "", f"holds {type(content).__name__}, not a mapping", "write `key: value` lines")
     return content
 
 
@@ -117,15 +108,11 @@ def _folder_meant(settings: type[FrozenConfig], path: Path | str) -> Path | str 
 def _apply_override(content: dict[str, Any], override: str) -> None:
     key, separator, text = override.partition("=")
     if not separator or not key:
-        raise ConfigError(
-            "command line", override, "not of the form dotted.key=value", "write e.g. data.fold=0"
-        )
+        raise ConfigError("command line", override, "not of the form dotted.key=value", "write e.g. data.fold=0")
     try:
         value = parse_yaml(text)
     except ValueError as fault:
-        raise ConfigError(
-            "command line", key, f"value is not valid YAML: {fault}", "quote the value"
-        ) from None
+        raise ConfigError("command line", key, f"value is not valid YAML: {fault}", "quote the value") from None
     *parents, leaf = key.split(".")
     place = content
     for parent in parents:
@@ -190,13 +177,6 @@ def models_in(annotation: Any) -> Iterable[type[BaseModel]]:
     """Yield the settings classes that a field's annotation names, within unions and collections too."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         yield annotation
-    elif typing.get_origin(annotation) in (
-        typing.Union,
-        types.UnionType,
-        list,
-        tuple,
-        dict,
-        typing.Annotated,
-    ):
+    elif typing.get_origin(annotation) in (typing.Union, types.UnionType, list, tuple, dict, typing.Annotated):
         for part in typing.get_args(annotation):
             yield from models_in(part)

@@ -31,9 +31,7 @@ def load_plugin(group: str, name: str, kind: type[Plugin], known: Collection[str
     try:
         found = entry.load()
     except Exception as error:  # a module of somebody else may raise anything
-        raise ValueError(
-            f"the plug-in {entry.value} of {_origin(entry)} cannot be imported: {error!r}"
-        ) from error
+        raise ValueError(f"the plug-in {entry.value} of {_origin(entry)} cannot be imported: {error!r}") from error
     if not isinstance(found, kind):
         raise ValueError(f"{entry.value} of {_origin(entry)} is {found!r}, not an object of {kind.__name__}")
     return found
@@ -90,9 +88,7 @@ def _entry(group: str, name: str, known: Collection[str]) -> EntryPoint:
         raise ValueError(f"{problem.removesuffix('; known here: ')}; installed plug-ins ({group}): {plugins}")
     if len({entry.value for entry in found}) > 1:
         origins = ", ".join(sorted(map(_origin, found)))
-        raise ValueError(
-            f"several distributions bring a plug-in `{name}` ({group}): {origins}; uninstall all but one"
-        )
+        raise ValueError(f"several distributions bring a plug-in `{name}` ({group}): {origins}; uninstall all but one")
     return found[0]
 
 

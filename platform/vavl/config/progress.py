@@ -87,9 +87,7 @@ class Progress:
         self._note = ""
         console = Console(stderr=True)
         self._bar = Bar(*_columns(), console=console) if console.is_terminal and total != 0 else None
-        self._task = (
-            self._bar.add_task(label, total=total, completed=done, note="", left="") if self._bar else None
-        )
+        self._task = self._bar.add_task(label, total=total, completed=done, note="", left="") if self._bar else None
 
     def __enter__(self) -> Self:
         if self._bar:

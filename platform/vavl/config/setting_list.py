@@ -62,11 +62,7 @@ def help_text(settings: type[BaseModel], config: Path | None = None) -> str:
     """
     lines: list[str] = []
     if config is not None:
-        lines += [
-            f"set in {config}:",
-            *(f"  {key} = {_written(value)}" for key, value in _leaves(config)),
-            "",
-        ]
+        lines += [f"set in {config}:", *(f"  {key} = {_written(value)}" for key, value in _leaves(config)), ""]
     lines.append("all settings (dotted key = default  # type; meaning):")
     heading = ""
     for one in list_settings(settings):
@@ -98,10 +94,7 @@ def _leaves(config: Path) -> Iterator[tuple[str, Any]]:
 
 
 def _settings(
-    settings: type[BaseModel],
-    instance: BaseModel | None,
-    prefix: str,
-    known: dict[tuple[type[BaseModel], str], str],
+    settings: type[BaseModel], instance: BaseModel | None, prefix: str, known: dict[tuple[type[BaseModel], str], str]
 ) -> Iterator[Setting]:
     for name, field in settings.model_fields.items():
         key = f"{prefix}{name}"
@@ -135,9 +128,7 @@ def _section(
 
 def _from_docstring(settings: type[BaseModel], field: FieldInfo, sections: list[type[BaseModel]]) -> str:
     """Say of a section what its class is for, and of the name that chooses a class what that class is for."""
-    is_choice = (
-        typing.get_origin(field.annotation) is typing.Literal and len(typing.get_args(field.annotation)) == 1
-    )
+    is_choice = typing.get_origin(field.annotation) is typing.Literal and len(typing.get_args(field.annotation)) == 1
     described = sections[0] if sections else settings if is_choice else None
     first = inspect.cleandoc(vars(described).get("__doc__") or "") if described is not None else ""
     return first.partition("\n\n")[0].partition(". ")[0].rstrip(".").replace("\n", " ")

@@ -97,31 +97,22 @@ class CorpusCard(FrozenConfig):
         default=None, description="directory to use when the variable is not set; counts from VAVL_ROOT"
     )
 
-    classes: tuple[str, ...] = Field(
-        default=(), description="class names in the order of the network's outputs"
-    )
+    classes: tuple[str, ...] = Field(default=(), description="class names in the order of the network's outputs")
 
     audio: (
-        Annotated[
-            Annotated[FileSource, Tag("files")] | Annotated[CsdSource, Tag("csd")],
-            Discriminator(_kind_of_audio),
-        ]
+        Annotated[Annotated[FileSource, Tag("files")] | Annotated[CsdSource, Tag("csd")], Discriminator(_kind_of_audio)]
         | None
     ) = None
-    video: (
-        Annotated[FileSource | TableSource | OpenFaceSource | CsdSource, Field(discriminator="source")] | None
-    ) = None
+    video: Annotated[FileSource | TableSource | OpenFaceSource | CsdSource, Field(discriminator="source")] | None = None
     unpaired: Unpaired = Unpaired()
 
     speaker: Annotated[
-        Annotated[GroupValue, Tag("pattern")] | Annotated[SpeakerTable, Tag("table")],
-        Discriminator(_kind_of_value),
+        Annotated[GroupValue, Tag("pattern")] | Annotated[SpeakerTable, Tag("table")], Discriminator(_kind_of_value)
     ]
     clip_list: ClipList | None = None
     sex: (
         Annotated[
-            Annotated[GroupValue, Tag("pattern")] | Annotated[SexTable, Tag("table")],
-            Discriminator(_kind_of_value),
+            Annotated[GroupValue, Tag("pattern")] | Annotated[SexTable, Tag("table")], Discriminator(_kind_of_value)
         ]
         | None
     ) = None

@@ -53,18 +53,13 @@ class LabelTable(FrozenConfig):
 
     file: RelativeName
     key_column: str
-    key_pattern: ClipExpression = Field(
-        default=r"(?P<clip>.+)", description="reads the clip id out of the key"
-    )
-    rows: RowFilter | None = Field(
-        default=None, description="rows that count, where a table holds several kinds"
-    )
+    key_pattern: ClipExpression = Field(default=r"(?P<clip>.+)", description="reads the clip id out of the key")
+    rows: RowFilter | None = Field(default=None, description="rows that count, where a table holds several kinds")
     label_column: str | None = None
     map: dict[str, str | None] | None = None
     soft_columns: dict[str, str] = Field(default={})
     on_tie: Literal["first_class", "no_class"] = Field(
-        default="first_class",
-        description="equal largest shares: the class listed first, or no class (the shares stay)",
+        default="first_class", description="equal largest shares: the class listed first, or no class (the shares stay)"
     )
     on_zero: Literal["refuse", "unlabelled"] = Field(
         default="refuse", description="all shares 0: an error, or a clip without this label"

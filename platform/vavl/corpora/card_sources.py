@@ -22,9 +22,7 @@ def _inside_corpus(name: str) -> str:
 def _below_working_directory(name: str) -> str:
     # A card comes from somebody else: only the person at the machine may open other directories to it.
     if PurePosixPath(name).is_absolute() or PureWindowsPath(name).drive or ".." in PurePosixPath(name).parts:
-        raise ValueError(
-            "must be relative to the working directory; any other directory is given by the variable"
-        )
+        raise ValueError("must be relative to the working directory; any other directory is given by the variable")
     return name
 
 
@@ -122,8 +120,7 @@ class CsdSource(FrozenConfig):
     pattern: ClipExpression
     width: int = Field(gt=0, description="features per frame")
     non_finite: Literal["refuse", "zero"] = Field(
-        default="refuse",
-        description="values NaN or infinite: quarantine the clip, or 0 in their place, counted",
+        default="refuse", description="values NaN or infinite: quarantine the clip, or 0 in their place, counted"
     )
 
 
@@ -151,9 +148,7 @@ class SpeakerTable(FrozenConfig):
     source: Literal["table"]
     file: RelativeName
     key_column: str
-    key_pattern: ClipExpression = Field(
-        default=r"(?P<clip>.+)", description="reads the clip id out of the key"
-    )
+    key_pattern: ClipExpression = Field(default=r"(?P<clip>.+)", description="reads the clip id out of the key")
     speaker_column: str
     unknown: Literal["refuse", "own"] = Field(
         default="refuse", description="a clip without speaker: an error, or a speaker of its own"

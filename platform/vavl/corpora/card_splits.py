@@ -43,9 +43,7 @@ class SplitNames(FrozenConfig):
     def by_text(self) -> dict[str, str]:
         """The table's word -> train, validation or test."""
         named = (("train", self.train), ("validation", self.validation or ()), ("test", self.test))
-        return {
-            text: split for split, texts in named for text in ((texts,) if isinstance(texts, str) else texts)
-        }
+        return {text: split for split, texts in named for text in ((texts,) if isinstance(texts, str) else texts)}
 
 
 class NameSplits(FrozenConfig):
@@ -104,24 +102,19 @@ class SplitRules(FrozenConfig):
     are drawn from the training ones only where no validation split is published.
     """
 
-    protocol: str = Field(
-        min_length=1, description="name of the split protocol; reports name it, draws depend on it"
-    )
+    protocol: str = Field(min_length=1, description="name of the split protocol; reports name it, draws depend on it")
     folds: Annotated[ListedFolds | FoldTable | SplitTables | NameSplits, Field(discriminator="source")]
     validation_speakers: int | None = Field(
         default=None, gt=0, description="how many to draw; not where a validation split is published"
     )
     untested_speakers: Literal["refuse", "train"] = Field(
-        default="refuse",
-        description="speakers that no fold tests: an error, or training speakers of every fold",
+        default="refuse", description="speakers that no fold tests: an error, or training speakers of every fold"
     )
     disjoint_groups: tuple[str, ...] = Field(
-        default=(),
-        description="values from the name that, like speakers, stay on one modality, e.g. a session",
+        default=(), description="values from the name that, like speakers, stay on one modality, e.g. a session"
     )
     labelled: tuple[Literal["train", "validation", "test"], ...] = Field(
-        default=("train", "validation", "test"),
-        description="splits in which a clip without label is an error",
+        default=("train", "validation", "test"), description="splits in which a clip without label is an error"
     )
 
     @model_validator(mode="after")

@@ -169,9 +169,7 @@ def find_segments(name: str, source: CsdSource, root: Path) -> Side:
     for segment in present:
         match = whole_match(source.pattern, segment.key, f"{name}.pattern")
         if match is None:
-            raise CorpusError(
-                file, segment.key, f"the key does not match {source.pattern}", f"correct {name}.pattern"
-            )
+            raise CorpusError(file, segment.key, f"the key does not match {source.pattern}", f"correct {name}.pattern")
         _add(side, match, segment.key, file)
     return side
 

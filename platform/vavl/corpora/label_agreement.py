@@ -87,9 +87,7 @@ def _yardsticks(manifest: Manifest, sets: Mapping[str, Manifest]) -> Iterator[di
 
 def _fold_facts(manifest: Manifest, fold: int) -> dict[str, Any]:
     split, (speaker, _) = manifest.split(fold), manifest.speaker_codes()
-    parts = {
-        name: split == code for name, code in (("train", TRAIN), ("validation", VALIDATION), ("test", TEST))
-    }
+    parts = {name: split == code for name, code in (("train", TRAIN), ("validation", VALIDATION), ("test", TEST))}
     return {
         "fold": fold,
         "clips": {name: int(part.sum()) for name, part in parts.items()},

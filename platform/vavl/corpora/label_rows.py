@@ -80,9 +80,7 @@ class LabelRows:
         if rule is None:
             return np.arange(len(keys))
         values = text_column(self.root, self.table.file, rule.column)
-        kept = np.flatnonzero(
-            [whole_match(rule.pattern, value, "rows.pattern") is not None for value in values]
-        )
+        kept = np.flatnonzero([whole_match(rule.pattern, value, "rows.pattern") is not None for value in values])
         if not len(kept):
             problem = f"no row matches {rule.pattern}; values e.g. {values[:2]}"
             fix = "correct rows.pattern of the card"
@@ -111,9 +109,7 @@ class LabelRows:
                 problem = "is there twice" if clip_id else f"does not match {self.table.key_pattern}"
                 problem = f"key {key!r} {problem}"
                 fix = "correct the table, or key_pattern or rows of the card's label table"
-                raise CorpusError(
-                    self._file, f"{self.table.key_column}, {self._row_number(row)}", problem, fix
-                )
+                raise CorpusError(self._file, f"{self.table.key_column}, {self._row_number(row)}", problem, fix)
             clip_ids[clip_id] = None
         return list(clip_ids)
 

@@ -92,9 +92,7 @@ def _of_clips(file: Path, labels: Labels, clips: Mapping[str, Found]) -> Labels:
         fix = "correct key_column or key_pattern of the card's label table"
         raise CorpusError(str(file), "key_column", problem, fix)
     if surplus:
-        logger.warning(
-            "%s: %d labels belong to no clip and are left out, e.g. %s", file, len(surplus), surplus[0]
-        )
+        logger.warning("%s: %d labels belong to no clip and are left out, e.g. %s", file, len(surplus), surplus[0])
     return {clip_id: label for clip_id, label in labels.items() if clip_id in clips}
 
 
@@ -140,9 +138,7 @@ def columns_of_labels(clip_ids: Sequence[str], sets: Mapping[str, Mapping[str, C
     return columns
 
 
-def with_label_set(
-    table: pa.Table, metadata: Mapping[str, Any], name: str
-) -> tuple[pa.Table, dict[str, Any]]:
+def with_label_set(table: pa.Table, metadata: Mapping[str, Any], name: str) -> tuple[pa.Table, dict[str, Any]]:
     """Return table and metadata in which the label set ``name`` is the chosen one; nothing is copied.
 
     Raises:
@@ -151,11 +147,7 @@ def with_label_set(
     sets, chosen = metadata.get("labels", {}), metadata.get("label_set", "")
     if name not in sets:
         problem = f"there is no set of labels `{name}`"
-        fix = (
-            f"choose one of {', '.join(sets)}, or null"
-            if sets
-            else "leave data.labels null: there is one set"
-        )
+        fix = f"choose one of {', '.join(sets)}, or null" if sets else "leave data.labels null: there is one set"
         raise ConfigError(f"manifest of {metadata['corpus']}", "data.labels", problem, fix)
     if name == chosen:
         return table, dict(metadata)

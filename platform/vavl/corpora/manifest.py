@@ -56,9 +56,7 @@ class Manifest:
         """Facts about the whole manifest, from the schema: corpus, classes, folds, card_hash ..."""
         stored = (self.table.schema.metadata or {}).get(_METADATA_KEY)
         if stored is None:
-            raise StoreError(
-                "manifest", "schema", "holds no vavl metadata", "make the manifest with this project"
-            )
+            raise StoreError("manifest", "schema", "holds no vavl metadata", "make the manifest with this project")
         try:
             found: dict[str, Any] = json.loads(stored)
         except ValueError as error:

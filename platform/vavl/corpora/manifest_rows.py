@@ -50,8 +50,7 @@ def manifest_table(card: CorpusCard, root: Path, *, listed: bool = False) -> tup
     columns += _place_columns(card, clips, audio, video)
     columns.append(("test_fold", pa.int16(), [test_folds.get(speaker) for speaker in speakers.values()]))
     columns += [
-        (f"split_{fold}", pa.string(), [of_clip[clip_id] for clip_id in clips])
-        for fold, of_clip in splits.items()
+        (f"split_{fold}", pa.string(), [of_clip[clip_id] for clip_id in clips]) for fold, of_clip in splits.items()
     ]
     columns += [(f"group_{name}", pa.string(), values) for name, values in groups.items()]
     table = pa.table({name: pa.array(values, kind) for name, kind, values in columns})
@@ -71,18 +70,14 @@ def _both_sides(card: CorpusCard, audio: Side, video: Side) -> dict[str, Found]:
     """Return one modality of every clip, sorted by clip id, after a check that the two modalities agree."""
     values = [("speaker", card.speaker)] if isinstance(card.speaker, GroupValue) else []
     values += [
-        (f"labels.{name}", labels.value)
-        for name, labels in card.labels.items()
-        if isinstance(labels, NameLabels)
+        (f"labels.{name}", labels.value) for name, labels in card.labels.items() if isinstance(labels, NameLabels)
     ]
     for clip_id in audio.keys() & video.keys():
         one, other = audio[clip_id], video[clip_id]
         for fact, value in values:
             for group in value.groups:
                 if one.groups[group] != other.groups[group]:
-                    problem = (
-                        f"group {group} is {one.groups[group]}, but {other.groups[group]} in {other.place}"
-                    )
+                    problem = f"group {group} is {one.groups[group]}, but {other.groups[group]} in {other.place}"
                     fix = "rename one of them: they are the two modalities of one clip"
                     raise CorpusError(one.place, fact, problem, fix)
     clips = video | audio
@@ -123,17 +118,12 @@ def _listed_speakers(table: SpeakerTable, root: Path) -> dict[str, str]:
         clip_id = one_writing(match["clip"])
         if speakers.setdefault(clip_id, speaker) != speaker:
             problem = f"clip {clip_id} is spoken by {speakers[clip_id]} and by {speaker}"
-            raise CorpusError(
-                file, f"{table.speaker_column}, row {row}", problem, "keep one speaker per clip"
-            )
+            raise CorpusError(file, f"{table.speaker_column}, row {row}", problem, "keep one speaker per clip")
     return speakers
 
 
 def _check_labeled(
-    card: CorpusCard,
-    clips: Mapping[str, Found],
-    labels: Mapping[str, Labels],
-    splits: Mapping[int, Mapping[str, str]],
+    card: CorpusCard, clips: Mapping[str, Found], labels: Mapping[str, Labels], splits: Mapping[int, Mapping[str, str]]
 ) -> None:
     """Refuse a clip without default label in a labeled split; a card may also name no labels at all."""
     if not labels:
@@ -203,9 +193,7 @@ def speaker_sexes(
             return dict.fromkeys(speakers.values())
 
 
-def _from_names(
-    value: GroupValue, clips: Mapping[str, Found], speakers: Mapping[str, str]
-) -> dict[str, str | None]:
+def _from_names(value: GroupValue, clips: Mapping[str, Found], speakers: Mapping[str, str]) -> dict[str, str | None]:
     sexes: dict[str, str | None] = {}
     for clip_id, found in clips.items():
         sex, speaker = group_value("sex", value, found), speakers[clip_id]

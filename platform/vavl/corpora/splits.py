@@ -60,10 +60,7 @@ def _split_of_name(names: NameSplits, clip: Found) -> str:
 
 
 def _with_validation(
-    rules: SplitRules,
-    splits: dict[int, dict[str, str]],
-    speakers: Mapping[str, str],
-    sexes: Mapping[str, str | None],
+    rules: SplitRules, splits: dict[int, dict[str, str]], speakers: Mapping[str, str], sexes: Mapping[str, str | None]
 ) -> dict[int, dict[str, str]]:
     """Draw validation speakers from the training ones where no validation split is published."""
     if rules.validation_speakers is None:
@@ -194,9 +191,7 @@ def _report_absent(protocol: str, present: set[str], test_folds: Mapping[str, in
         logger.info("%s: %d listed speakers are absent: %s", protocol, len(absent), ", ".join(absent))
 
 
-def read_split_tables(
-    tables: SplitTables, root: Path, speakers: Mapping[str, str]
-) -> dict[int, dict[str, str]]:
+def read_split_tables(tables: SplitTables, root: Path, speakers: Mapping[str, str]) -> dict[int, dict[str, str]]:
     """Return fold -> clip -> "train", "validation", "test" or "none".
 
     Raises:
@@ -234,9 +229,7 @@ def check_disjoint(
                 raise CorpusError(place, f"fold {fold}", problem, fix)
 
 
-def _splits_of_fold(
-    tables: SplitTables, root: Path, fold: int, speakers: Mapping[str, str]
-) -> dict[str, str]:
+def _splits_of_fold(tables: SplitTables, root: Path, fold: int, speakers: Mapping[str, str]) -> dict[str, str]:
     file = str(root / tables.tables[fold])
     listed = _rows(tables, root, fold)
     keys = {clip_id: clip_id if tables.key == "clip" else speaker for clip_id, speaker in speakers.items()}
@@ -315,9 +308,7 @@ def _unlisted(
         raise CorpusError(file, f"fold {fold}", problem, fix)
     held_out = {speakers[clip_id] for clip_id, split in splits.items() if split != "train"}
     trains = tables.unlisted_clips == "train"
-    found = {
-        clip_id: "train" if trains and speakers[clip_id] not in held_out else NO_SPLIT for clip_id in missing
-    }
+    found = {clip_id: "train" if trains and speakers[clip_id] not in held_out else NO_SPLIT for clip_id in missing}
     outside = sum(split == NO_SPLIT for split in found.values())
     message = "%s: fold %d: %d clips are not listed: %d train, %d are in no split"
     logger.info(message, file, fold, len(missing), len(missing) - outside, outside)

@@ -23,9 +23,7 @@ _WEAK, _SIDES, _SPEAKERS = 2, 4, 6
 class ViewSettings(FrozenConfig):
     """How the normalized frames of one modality are changed in training; all 0 leaves them as they are."""
 
-    frame_masks: int = Field(
-        0, ge=0, description="spans of frames set to the mean (SpecAugment, Park et al. 2019)"
-    )
+    frame_masks: int = Field(0, ge=0, description="spans of frames set to the mean (SpecAugment, Park et al. 2019)")
     frame_mask_share: float = Field(0.1, ge=0, le=1, description="longest span as a share of the clip")
     channel_masks: int = Field(0, ge=0, description="spans of neighboring channels set to the mean")
     channel_mask_share: float = Field(0.1, ge=0, le=1, description="widest span as a share of the channels")
@@ -46,9 +44,7 @@ class ViewSettings(FrozenConfig):
     @property
     def changes_something(self) -> bool:
         """False where a view equals its clip."""
-        return self != ViewSettings(
-            frame_mask_share=self.frame_mask_share, channel_mask_share=self.channel_mask_share
-        )
+        return self != ViewSettings(frame_mask_share=self.frame_mask_share, channel_mask_share=self.channel_mask_share)
 
 
 class AugmentationSettings(FrozenConfig):
@@ -134,9 +130,7 @@ class ViewMaker:
         return np.random.default_rng([self.seed, self.step, int(self.places[row]), stream])
 
 
-def changed(
-    values: NDArray[np.float32], settings: ViewSettings, generator: np.random.Generator
-) -> NDArray[np.float32]:
+def changed(values: NDArray[np.float32], settings: ViewSettings, generator: np.random.Generator) -> NDArray[np.float32]:
     """Return a changed copy of normalized frames (time, channel); only the tempo changes their number."""
     view = _stretched(values, settings.tempo, generator)
     if settings.noise:
@@ -149,9 +143,7 @@ def changed(
     return view
 
 
-def _stretched(
-    values: NDArray[np.float32], most: float, generator: np.random.Generator
-) -> NDArray[np.float32]:
+def _stretched(values: NDArray[np.float32], most: float, generator: np.random.Generator) -> NDArray[np.float32]:
     """Stretch by a factor between 1 - most and 1 + most, linearly between neighboring frames."""
     if not most or len(values) < 2:
         return values.copy()

@@ -91,9 +91,7 @@ def pad_clips(clips: list[NDArray[np.float32]], places: list[int], width: int) -
     """
     if not clips:
         one_frame = torch.ones(1, 1, dtype=torch.bool)
-        return ModalityBatch(
-            torch.zeros(1, 1, width), one_frame, torch.zeros(1, dtype=torch.int64), torch.zeros(1)
-        )
+        return ModalityBatch(torch.zeros(1, 1, width), one_frame, torch.zeros(1, dtype=torch.int64), torch.zeros(1))
     longest = max(len(clip) for clip in clips)
     values = torch.zeros(len(clips), longest, width)
     is_real = torch.zeros(len(clips), longest, dtype=torch.bool)

@@ -126,9 +126,7 @@ class ClipCollection:
         for modality, gone in rows.items():
             visible = store_row[modality].copy()
             visible[gone] = -1
-            hidden[modality] = hidden.get(modality, np.zeros(len(visible), np.bool_)) | (
-                visible < store_row[modality]
-            )
+            hidden[modality] = hidden.get(modality, np.zeros(len(visible), np.bool_)) | (visible < store_row[modality])
             store_row[modality] = visible
         return replace(self, store_row=store_row, hidden=hidden)
 
@@ -176,15 +174,7 @@ def open_collection(settings: DataSettings) -> ClipCollection:
     target, is_labelled = targets_of(manifest, settings.target, settings.attributes)
     speaker, speakers = manifest.speaker_codes()
     return ClipCollection(
-        store,
-        manifest,
-        rows,
-        target,
-        is_labelled,
-        speaker,
-        tuple(speakers),
-        settings.max_frames,
-        fold=settings.fold,
+        store, manifest, rows, target, is_labelled, speaker, tuple(speakers), settings.max_frames, fold=settings.fold
     )
 
 
@@ -212,11 +202,7 @@ def normalisers(
             built[modality] = Normaliser(unchanged, {})
             continue
         own = (
-            {
-                code: Normalisation.from_sums(sums[name])
-                for code, name in enumerate(collection.speakers)
-                if name in sums
-            }
+            {code: Normalisation.from_sums(sums[name]) for code, name in enumerate(collection.speakers) if name in sums}
             if per_speaker
             else {}
         )
@@ -357,9 +343,7 @@ def targets_of(
             target = np.stack(columns, axis=1)
             labelled = np.asarray(np.isfinite(target).all(axis=1))
             target = np.where(labelled[:, None], target, 0).astype(np.float32)
-            counts = (
-                f"{name} {np.isfinite(values).sum()}" for name, values in zip(names, columns, strict=True)
-            )
+            counts = (f"{name} {np.isfinite(values).sum()}" for name, values in zip(names, columns, strict=True))
             problem = f"no clip has {' and '.join(names)} together; clips with each: {', '.join(counts)}"
             fix = "name those to train, e.g. data.attributes=[valence]"
     if not labelled.any():

@@ -64,8 +64,7 @@ class PartitionTable:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(COLUMNS)
             writer.writerows(
-                (name.value, class_name, speaker, count)
-                for (name, class_name, speaker), count in self.clips.items()
+                (name.value, class_name, speaker, count) for (name, class_name, speaker), count in self.clips.items()
             )
         return path
 
@@ -91,14 +90,10 @@ def partition_table(collection: ClipCollection, rows: NDArray[np.int64]) -> Part
     """
     names = (*collection.manifest.classes, NO_CLASS)  # code -1 is the last one
     classes = clip_classes(collection.manifest)
-    partitioned = partition_clips(
-        rows, collection.has("audio"), collection.has("video"), collection.is_labelled
-    )
+    partitioned = partition_clips(rows, collection.has("audio"), collection.has("video"), collection.is_labelled)
     counts: Counter[tuple[Partition, str, str]] = Counter()
     for partition, clips in partitioned.clips.items():
-        keys, found = np.unique(
-            np.stack((classes[clips], collection.speaker[clips])), axis=1, return_counts=True
-        )
+        keys, found = np.unique(np.stack((classes[clips], collection.speaker[clips])), axis=1, return_counts=True)
         for (code, speaker), count in zip(keys.T.tolist(), found.tolist(), strict=True):
             counts[partition, names[code], collection.speakers[speaker]] = count
     return PartitionTable(dict(counts))

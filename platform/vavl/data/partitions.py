@@ -34,9 +34,7 @@ class Partition(StrEnum):
     @property
     def modalities(self) -> frozenset[str]:
         """What every clip of the partition has: ``audio``, ``video`` or both."""
-        return (
-            frozenset(("audio", "video")) if self.startswith("paired") else frozenset((self.split("_")[0],))
-        )
+        return frozenset(("audio", "video")) if self.startswith("paired") else frozenset((self.split("_")[0],))
 
     @property
     def is_labelled(self) -> bool:
@@ -51,9 +49,7 @@ class CompositionSettings(FrozenConfig):
     rows_per_step: dict[Partition, int] | None = Field(
         None, description="rows per partition; null = in proportion to the clips, see labelled_floor"
     )
-    labelled_floor: float = Field(
-        0.5, ge=0, le=1, description="least share of labeled rows when rows_per_step is null"
-    )
+    labelled_floor: float = Field(0.5, ge=0, le=1, description="least share of labeled rows when rows_per_step is null")
 
 
 class PartitionSettings(FrozenConfig):
@@ -102,16 +98,12 @@ class PartitionedClips:
     def feed(self, *modalities: str, with_label: bool = False) -> bool:
         """Tell whether any clip has all of these modalities, and a label if it needs one."""
         return any(
-            name.modalities.issuperset(modalities) and (name.is_labelled or not with_label)
-            for name in self.clips
+            name.modalities.issuperset(modalities) and (name.is_labelled or not with_label) for name in self.clips
         )
 
 
 def partition_clips(
-    rows: NDArray[np.int64],
-    has_audio: NDArray[np.bool_],
-    has_video: NDArray[np.bool_],
-    is_labelled: NDArray[np.bool_],
+    rows: NDArray[np.int64], has_audio: NDArray[np.bool_], has_video: NDArray[np.bool_], is_labelled: NDArray[np.bool_]
 ) -> PartitionedClips:
     """Sort training clips into partitions.
 

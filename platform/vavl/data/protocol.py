@@ -128,16 +128,13 @@ def _check_classes(
         names = ", ".join(manifest.classes[code] if code >= 0 else "clips without class" for code in lost)
         least = (math.floor(max(first.values()) * 10_000) + 1) / 10_000
         problem = (
-            f"{settings.labelled_fraction:g} of {len(classes)} labeled training clips leaves no label for: "
-            f"{names}"
+            f"{settings.labelled_fraction:g} of {len(classes)} labeled training clips leaves no label for: {names}"
         )
         fix = f"set it to at least {least:g}"
         raise ConfigError("data", "partitions.labelled_fraction", problem, fix)
 
 
-def _hide_sides(
-    collection: ClipCollection, pairs: NDArray[np.int64], settings: PartitionSettings
-) -> ClipCollection:
+def _hide_sides(collection: ClipCollection, pairs: NDArray[np.int64], settings: PartitionSettings) -> ClipCollection:
     shares = {"audio_only_share": settings.audio_only_share, "video_only_share": settings.video_only_share}
     asked = {name: share for name, share in shares.items() if share > 0}
     if not asked:

@@ -28,16 +28,12 @@ class DataSettings(FrozenConfig):
         "label", description="hard class, distribution of votes, or arousal/valence/dominance"
     )
     attributes: tuple[Literal["arousal", "valence", "dominance"], ...] | None = Field(
-        None,
-        min_length=1,
-        description="attributes to train for target attributes; null: those that the labels hold",
+        None, min_length=1, description="attributes to train for target attributes; null: those that the labels hold"
     )
     waive_audit: tuple[str, ...] = Field(
         (), description="checks of the audit that may fail, e.g. [near_duplicates]; recorded with the run"
     )
-    max_frames: int = Field(
-        1500, ge=1, description="a longer clip is cut to this many frames around its middle"
-    )
+    max_frames: int = Field(1500, ge=1, description="a longer clip is cut to this many frames around its middle")
     partitions: PartitionSettings = PartitionSettings()
     composition: CompositionSettings = CompositionSettings()
     augmentation: AugmentationSettings = Field(
@@ -50,9 +46,7 @@ class DataSettings(FrozenConfig):
     @model_validator(mode="after")
     def _weak_view_shows_all_sides(self) -> Self:
         if self.weak_view.modality_dropout:
-            raise ValueError(
-                "weak_view.modality_dropout must be 0: pseudo-labels come from all modalities of a clip"
-            )
+            raise ValueError("weak_view.modality_dropout must be 0: pseudo-labels come from all modalities of a clip")
         return self
 
     @model_validator(mode="after")
@@ -68,6 +62,5 @@ class FeatureUse(FrozenConfig):
     """How a run uses the raw features of the store."""
 
     speaker_normalisation: bool = Field(
-        False,
-        description="normalize each speaker by their own unlabeled clips, test speakers included; reports say so",
+        False, description="normalize each speaker by their own unlabeled clips, test speakers included; reports say so"
     )

@@ -73,9 +73,7 @@ def corpus_name(directory: Path) -> str:
     return name if name[:1].isalpha() else f"corpus_{name}".rstrip("_")
 
 
-def describe_directory(
-    root: Path, name: str, *, cards: Path, most_files: int, probed_files: int
-) -> Description:
+def describe_directory(root: Path, name: str, *, cards: Path, most_files: int, probed_files: int) -> Description:
     """Look at at most ``most_files`` names and the heads of ``probed_files`` media below ``root``; propose a card.
 
     Raises:
@@ -97,9 +95,7 @@ def describe_directory(
     sections = tuple(draft_card(drafted))
     manifest, problem = _checked(sections, root)
     known = tuple(_known_cards(cards, root, len(media)))
-    return Description(
-        root, listing, drafted.layout, tuple(drafted.tables), probed, sections, manifest, problem, known
-    )
+    return Description(root, listing, drafted.layout, tuple(drafted.tables), probed, sections, manifest, problem, known)
 
 
 def _drafted(root: Path, name: str, listing: Listing, probed: Sequence[Probed]) -> Found:

@@ -116,9 +116,7 @@ def card_text(sections: Sequence[Section], head: str) -> str:
     """Return the card as YAML with its comments."""
     blocks = [_commented(head)]
     for section in sections:
-        text = yaml.dump(
-            dict(section.content), Dumper=_CardDumper, sort_keys=False, allow_unicode=True, width=1000
-        )
+        text = yaml.dump(dict(section.content), Dumper=_CardDumper, sort_keys=False, allow_unicode=True, width=1000)
         blocks.append((_commented(section.comment) if section.comment else "") + text)
     return "\n".join(blocks)
 
@@ -217,11 +215,7 @@ def _unused_labels(table: TableFound) -> Iterator[str]:
     """Yield why a table that could hold labels gives none."""
     if table.key_column or not (table.is_labels or table.repeated):
         return
-    names = [
-        table.label_column,
-        *(table.soft_columns or {}).values(),
-        *(table.attribute_columns or {}).values(),
-    ]
+    names = [table.label_column, *(table.soft_columns or {}).values(), *(table.attribute_columns or {}).values()]
     columns = ", ".join(f"`{name}`" for name in names if name)
     if table.repeated:
         rater = f" (one per `{table.rater_column}`)" if table.rater_column else ""
@@ -252,9 +246,7 @@ def _table_labels(table: TableFound, comments: list[str]) -> tuple[dict[str, Any
                 f"{DECIDE}{table.file}: `{table.label_column}` is taken as the class, not {', '.join(others)}."
             )
         if not words.are_emotions(named.classes):
-            comments.append(
-                f"{DECIDE}{table.file}: name the classes of `{table.label_column}`, or take it out."
-            )
+            comments.append(f"{DECIDE}{table.file}: name the classes of `{table.label_column}`, or take it out.")
         missing = [value or "nothing" for value, name in named.by_value.items() if name is None]
         if missing:
             comments.append(f"{table.file}: no label where the table says {', '.join(missing)}.")

@@ -109,9 +109,7 @@ class Layout:
     def without_first(self, fields: int) -> Layout:
         """Return the layout whose clips begin so many fields later, as a table names them."""
         later = replace(self, first=self.first + fields)
-        return (
-            later if not self.directories and all(_are_unique(later, side) for side in self.sides) else self
-        )
+        return later if not self.directories and all(_are_unique(later, side) for side in self.sides) else self
 
     def speakers_of_clips(self) -> dict[str, str]:
         """Return clip id -> speaker, over both modalities; the clip itself where no speaker is known."""

@@ -17,9 +17,7 @@ _LEAST_RUNS = 3
 _MOST_CODES = 30
 _FEWEST_CODES = 3
 _VOICE_AND_TURN = re.compile(r"([A-Za-z])(\d+)")
-_SESSION = re.compile(
-    r"(?i)(?:session|sess|ses|dialogue|dialog|dia|conversation|conv|meeting|interview)[\W_]*\d"
-)
+_SESSION = re.compile(r"(?i)(?:session|sess|ses|dialogue|dialog|dia|conversation|conv|meeting|interview)[\W_]*\d")
 CODE = "code"
 """Word of a field of letters that stood before a number."""
 
@@ -107,11 +105,7 @@ def _separators(text: str) -> tuple[str, ...]:
 
 
 def _fits(
-    parts: Sequence[str],
-    shapes: Sequence[tuple[str, ...] | None],
-    optional: int | None,
-    *,
-    is_cut: bool = False,
+    parts: Sequence[str], shapes: Sequence[tuple[str, ...] | None], optional: int | None, *, is_cut: bool = False
 ) -> bool:
     """Tell whether a name has the marks of its levels; the file name's do not count where a scheme cuts it."""
     return all(

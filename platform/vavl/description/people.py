@@ -196,9 +196,7 @@ def _published(layout: Layout, tables: Sequence[TableFound], people: People) -> 
             of_clips = {clip: of_speakers[name] for clip, name in people.clips.items() if name in of_speakers}
             content |= {"key": "speaker", "key_column": table.speaker_column}
         splits = {
-            clip: table.split_names[of_clips[clip]]
-            for clip in people.clips
-            if of_clips.get(clip) in table.split_names
+            clip: table.split_names[of_clips[clip]] for clip in people.clips if of_clips.get(clip) in table.split_names
         }
         content |= {"split_column": column, "names": _names(table.split_names)}
         content |= {"unlisted_clips": "none"} if len(splits) < len(people.clips) else {}
@@ -233,9 +231,7 @@ def _as_published(found: _Published, people: People) -> SplitsFound:
     training = {people.clips[clip] for clip, split in found.clips.items() if split == "train"}
     own = people.content.get("group") == "clip"
     count = max(1, len(training) // 10 if own else min(len(training) // 6, 4))
-    comments.append(
-        f"No validation split is published: {count} training {'clips' if own else 'speakers'} are drawn."
-    )
+    comments.append(f"No validation split is published: {count} training {'clips' if own else 'speakers'} are drawn.")
     return SplitsFound({"folds": folds, "validation_speakers": count}, tuple(comments))
 
 
@@ -254,14 +250,8 @@ def _fold_table(table: TableFound, people: People) -> SplitsFound | None:
             "speaker_digits": table.speaker_digits,
         }
     else:
-        folds = {
-            clip: text for clip, text in table.by_clip(table.fold_column).items() if clip in people.clips
-        }
-        if (
-            people.content.get("group") == "clip"
-            or len(folds) < len(people.clips)
-            or _shared(folds, people.clips)
-        ):
+        folds = {clip: text for clip, text in table.by_clip(table.fold_column).items() if clip in people.clips}
+        if people.content.get("group") == "clip" or len(folds) < len(people.clips) or _shared(folds, people.clips):
             return None
         listed: dict[int, list[str]] = {}
         for name in speakers:
@@ -288,9 +278,7 @@ def _drawn(people: People) -> SplitsFound:
     listed = sum(len(names) for names in folds.values())
     rules |= {"untested_speakers": "train"} if listed < len(speakers) else {}
     rules |= {"validation_speakers": _validating(speakers)}
-    comments = [
-        f"{DECIDE}test speakers were drawn by their names alone. Take published folds where there are some."
-    ]
+    comments = [f"{DECIDE}test speakers were drawn by their names alone. Take published folds where there are some."]
     if _is_of_session(people):
         comments.append("All people of a session are tested in the same fold.")
     if len(speakers) < _FEWEST_SPEAKERS:
@@ -314,11 +302,7 @@ def _unused_splits(layout: Layout, tables: Sequence[TableFound]) -> Iterator[str
         if table.split_column is not None and not (table.key_column or table.speaker_column):
             yield f"the column `{table.split_column}` of {table.file} names splits, and its rows join with no clip."
         for title in table.mixed_splits:
-            others = [
-                text
-                for text in dict.fromkeys(table.texts[title])
-                if not is_missing(text) and not split_of(text)
-            ]
+            others = [text for text in dict.fromkeys(table.texts[title]) if not is_missing(text) and not split_of(text)]
             yield f"the column `{title}` of {table.file} names splits and {', '.join(others[:5])}; it is not used."
         if table.fold_column is not None:
             yield f"the column `{table.fold_column}` of {table.file} could be folds and is not used."

@@ -164,9 +164,7 @@ def _write_page(found: Description, summary: Mapping[str, Any], directory: Path,
         roles=found.layout.groups(),
         most=_MOST_SHOWN,
         card="\n".join(card),
-        clips=[contact_sheet([_preview(found.root, name, is_video=is_video) for name in names])]
-        if names
-        else [],
+        clips=[contact_sheet([_preview(found.root, name, is_video=is_video) for name in names])] if names else [],
         lengths=[durations_plot(found.probed)] if summary["seconds_median"] is not None else [],
     )
 
@@ -212,9 +210,7 @@ def durations_plot(probed: Sequence[Probed]) -> Plot:
     axes.set_xlabel("seconds")
     axes.set_ylabel("files")
     title = f"{len(seconds)} files in seconds"
-    return Plot(
-        "durations", f"Lengths of {title}", f"Histogram of {len(seconds)} lengths in seconds.", figure
-    )
+    return Plot("durations", f"Lengths of {title}", f"Histogram of {len(seconds)} lengths in seconds.", figure)
 
 
 def contact_sheet(clips: Sequence[Preview]) -> Plot:

@@ -139,10 +139,7 @@ def _begins_anew(column: Column, columns: Sequence[Column]) -> bool:
     if column.word in SPEAKER_WORDS:
         return False
     sessions = (other for other in columns if other.word in SESSION_WORDS and other is not column)
-    return any(
-        len(set(zip(column.values, session.values, strict=True))) > len(column.distinct)
-        for session in sessions
-    )
+    return any(len(set(zip(column.values, session.values, strict=True))) > len(column.distinct) for session in sessions)
 
 
 def _joint_speaker(columns: Sequence[Column]) -> dict[str, Column]:
@@ -284,9 +281,7 @@ def _possible_classes(columns: Sequence[Column], speaker: Column | None) -> Colu
     return max(possible, key=lambda column: (column.word == CODE, len(column.distinct)), default=None)
 
 
-def _groups(
-    columns: Sequence[Column], names: int, taken: Mapping[str, Column]
-) -> Iterator[tuple[str, Column]]:
+def _groups(columns: Sequence[Column], names: int, taken: Mapping[str, Column]) -> Iterator[tuple[str, Column]]:
     """Yield further fields with a name; one that numbers the files says nothing and is left out."""
     used: set[str] = {"clip", "speaker", "emotion", "sex", "split", *taken}
     for number, column in enumerate(columns, start=1):

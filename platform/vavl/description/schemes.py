@@ -12,9 +12,7 @@ _LEAST_SHARE = 0.9
 MOST_VOICES = 6
 """Letters of who speaks in a session: more are something else."""
 
-_SESSION = (
-    r"(?i:session|sess|ses|dialogue|dialog|dia|conversation|conv|recording|rec|meeting|interview)[-_ ]?\d+"
-)
+_SESSION = r"(?i:session|sess|ses|dialogue|dialog|dia|conversation|conv|recording|rec|meeting|interview)[-_ ]?\d+"
 
 
 @dataclass(frozen=True)
@@ -41,9 +39,7 @@ class Scheme:
     @cached_property
     def expression(self) -> re.Pattern[str]:
         """The whole file name without its suffix."""
-        return re.compile(
-            "".join(f"{re.escape(before)}(?P<{word}>{text})" for before, word, text in self.pieces)
-        )
+        return re.compile("".join(f"{re.escape(before)}(?P<{word}>{text})" for before, word, text in self.pieces))
 
     def cut(self, name: str) -> tuple[str, ...] | None:
         """Return the fields of a file name, one per piece; None for another name."""

@@ -26,9 +26,7 @@ _LEAST_OF_SCALE = 10
 _SCALES = ((0.0, 1.0), (-1.0, 1.0), (1.0, 5.0), (-3.0, 3.0), (1.0, 7.0), (1.0, 9.0), (0.0, 100.0))
 _FOLD_NAME = re.compile(r"(?i)fold|split|partition|set")
 _ANY_KEY = r"(?P<clip>.+)"
-_LABEL_TITLE = re.compile(
-    r"(?i)label|class|emotion|\bemo\b|emoclass|categor|majority|sentiment|target|affect"
-)
+_LABEL_TITLE = re.compile(r"(?i)label|class|emotion|\bemo\b|emoclass|categor|majority|sentiment|target|affect")
 _NO_LABEL_TITLE = re.compile(
     r"(?i)intens|confid|agree|count|votes|(?<![a-z])time|start|(?<![a-z])end|duration|file|path|speaker"
 )

@@ -35,9 +35,7 @@ def choose_videos(names: Sequence[str], probed: Sequence[Probed], *, has_audio: 
     Published so by RAVDESS (``01-`` with sound, ``02-`` without); else found where a field of the names tells
     files with sound from files without, and the names are the same but for that field.
     """
-    sound = {
-        head.name: bool(head.has_sound) for head in probed if not head.problem and head.name in set(names)
-    }
+    sound = {head.name: bool(head.has_sound) for head in probed if not head.problem and head.name in set(names)}
     kept, note = _with_sound(names, sound)
     known = [sound[name] for name in kept if name in sound]
     notes = [note] if note else []
@@ -74,9 +72,7 @@ def _with_sound(names: Sequence[str], sound: dict[str, bool]) -> tuple[Sequence[
         if copies and twice >= _LEAST_TWICE * len(copies):
             rest = [name for name in names if name not in copies]
             examples = PurePosixPath(min(copies)).name
-            note = (
-                f"{len(copies)} files are left out: the video of others without its audio, e.g. {examples}."
-            )
+            note = f"{len(copies)} files are left out: the video of others without its audio, e.g. {examples}."
             return rest, note
     return names, ""
 

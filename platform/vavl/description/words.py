@@ -64,9 +64,7 @@ SPEAKER_WORDS = _words(
 )
 SENTENCE_WORDS = _words("sentence sentences sent stmt statement text utt utterance phrase line script")
 TAKE_WORDS = _words("take takes t rep repetition r trial version ver v turn")
-SESSION_WORDS = _words(
-    "session sess ses dialog dialogue dia scene conversation conv meeting interview recording rec"
-)
+SESSION_WORDS = _words("session sess ses dialog dialogue dia scene conversation conv meeting interview recording rec")
 LEVELS = _words("lo md hi xx low medium middle high normal strong weak mild intense")
 _SEXES = {"female": "f female w woman", "male": "m male man"}
 SEXES = {form: name for name, forms in _SEXES.items() for form in forms.split()}

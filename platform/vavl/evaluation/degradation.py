@@ -284,16 +284,12 @@ def _root(clips: MeasuredClips, media: MediaSettings) -> Path:
             fix = "set media.card to the card of the corpus, or media.root to its directory"
             raise InputError("media", "card, root", "no media are named: only features are at hand", fix)
         if not media.root.is_dir():
-            raise InputError(
-                str(media.root), "media.root", "there is no such directory", "correct media.root"
-            )
+            raise InputError(str(media.root), "media.root", "there is no such directory", "correct media.root")
         return media.root
     card = read_card(media.card)
     if card.name != manifest.corpus:
         problem = f"is the card of {card.name}, the store holds {manifest.corpus}"
-        raise ConfigError(
-            str(media.card), "name", problem, "set media.card to the card of the store's corpus"
-        )
+        raise ConfigError(str(media.card), "name", problem, "set media.card to the card of the store's corpus")
     return corpus_root(card, media.root)
 
 
@@ -336,9 +332,7 @@ def open_degradations(model: SavedModel, plan: EvaluationPlan, clips: MeasuredCl
     return Degradations(changes, not_measured, sound)
 
 
-def _change(
-    degradation: Degradation, clips: MeasuredClips, seed: int, sound: NoisySound | None
-) -> FrameChange:
+def _change(degradation: Degradation, clips: MeasuredClips, seed: int, sound: NoisySound | None) -> FrameChange:
     """Return what a degradation does to the raw frames (time, channel) of a clip."""
     collection = clips.collection
 

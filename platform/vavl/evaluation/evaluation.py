@@ -111,9 +111,7 @@ class Evaluation:
         return found
 
 
-def evaluate(
-    model: SavedModel, plan: EvaluationPlan, clips: MeasuredClips, degradations: Degradations
-) -> Evaluation:
+def evaluate(model: SavedModel, plan: EvaluationPlan, clips: MeasuredClips, degradations: Degradations) -> Evaluation:
     """Measure the clips whole, then degraded in each way.
 
     Args:
@@ -148,9 +146,7 @@ def evaluate(
     lengths = scores_by_length(
         predictions, seconds_of_clips(clips), speakers, task, plan.bootstrap_seed, plan.lengths_s
     )
-    return Evaluation(
-        plan, model, clips, whole, tuple(degraded), degradations.not_measured, standing, lengths
-    )
+    return Evaluation(plan, model, clips, whole, tuple(degraded), degradations.not_measured, standing, lengths)
 
 
 def _notes(degradations: Degradations, clips: MeasuredClips) -> Iterator[str]:
@@ -165,9 +161,7 @@ def _notes(degradations: Degradations, clips: MeasuredClips) -> Iterator[str]:
             yield f"{(frames == 1).sum()} clips have one frame of video, which cannot be dropped or shifted"
 
 
-def _affected(
-    predictions: SplitPredictions, degradation: Degradation, failed: Mapping[int, str]
-) -> SplitPredictions:
+def _affected(predictions: SplitPredictions, degradation: Degradation, failed: Mapping[int, str]) -> SplitPredictions:
     """Count only conditions that the degradation can change, and only clips that it could be applied to."""
     usable = ~np.isin(predictions.rows, list(failed))
     counts = {
@@ -182,11 +176,7 @@ def standing_of(description: ModelDescription, clips: MeasuredClips) -> Standing
     manifest, trained_on = clips.collection.manifest, description.provenance
     is_cross = trained_on.get("corpus") != manifest.corpus
     warnings = list(_cross_corpus(trained_on, manifest) if is_cross else _own_corpus(trained_on, clips))
-    notes = [
-        *_labels(trained_on, manifest),
-        *_classes(description, clips),
-        *unlike_training(description, clips),
-    ]
+    notes = [*_labels(trained_on, manifest), *_classes(description, clips), *unlike_training(description, clips)]
     if waived := trained_on.get("waived_audit"):
         warnings.append(f"the training run waived checks of the audit of its store: {', '.join(waived)}")
     if clips.left_out:
@@ -220,15 +210,10 @@ def _own_corpus(trained_on: dict[str, Any], clips: MeasuredClips) -> Iterator[st
     speaker = clips.collection.speaker
     measured = set(speaker[clips.rows].tolist())
     for code, what in (
-        (
-            TRAIN,
-            "the model was trained on {who}: the scores say how well it remembers, not how well it generalizes",
-        ),
+        (TRAIN, "the model was trained on {who}: the scores say how well it remembers, not how well it generalizes"),
         (VALIDATION, "the epoch that is kept was chosen on {who}: the scores are optimistic"),
     ):
-        seen = sorted(
-            clips.collection.speakers[one] for one in measured & set(speaker[split == code].tolist())
-        )
+        seen = sorted(clips.collection.speakers[one] for one in measured & set(speaker[split == code].tolist()))
         if seen:
             yield what.format(who=_who(seen, len(measured)))
 

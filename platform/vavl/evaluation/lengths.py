@@ -52,9 +52,7 @@ def seconds_of_clips(clips: MeasuredClips) -> NDArray[np.float64]:
             seconds = np.fmax(seconds, np.where(rows >= 0, frames / info.frame_rate_hz, np.nan))
     if np.isnan(seconds).any() and (store.directory / FILE_NAME).exists():
         facts = read_facts(store.directory)
-        facts = (
-            facts.filter(pc.is_valid(facts["seconds"])).group_by("clip_id").aggregate([("seconds", "max")])
-        )
+        facts = facts.filter(pc.is_valid(facts["seconds"])).group_by("clip_id").aggregate([("seconds", "max")])
         known = dict(zip(facts["clip_id"].to_pylist(), facts["seconds_max"].to_pylist(), strict=True))
         seconds = np.fmax(seconds, [known.get(name, np.nan) for name in clips.clip_ids])
     return seconds
@@ -92,9 +90,7 @@ def scores_by_length(
     for place, high in enumerate(edges[1:]):
         is_in = known & (seconds <= high) & ((seconds > edges[place]) | (place == 0))
         counts = {name: there & is_in for name, there in predictions.counts.items()}
-        scores = scores_by_condition(
-            replace(predictions, counts=counts), speakers, task, seed, in_detail=False
-        )
+        scores = scores_by_condition(replace(predictions, counts=counts), speakers, task, seed, in_detail=False)
         measured = {name: one.intervals[main_measure(task)] for name, one in scores.items()}
         if is_in.any():
             found.append(LengthScores(edges[place], high, int(is_in.sum()), measured))

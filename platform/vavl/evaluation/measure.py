@@ -68,9 +68,7 @@ class MeasuredClips:
         return np.asarray(self.collection.speakers)[self.collection.speaker[self.rows]]
 
 
-def predict_clips(
-    model: SavedModel, clips: MeasuredClips, change: FrameChange | None = None
-) -> SplitPredictions:
+def predict_clips(model: SavedModel, clips: MeasuredClips, change: FrameChange | None = None) -> SplitPredictions:
     """Predict the clips, as they are or with their raw frames changed.
 
     Args:
@@ -136,9 +134,7 @@ def trained_conditions(description: ModelDescription) -> tuple[str, ...]:
     )
 
 
-def _data_settings(
-    description: ModelDescription, selection: ClipSelection, manifest: Manifest
-) -> DataSettings:
+def _data_settings(description: ModelDescription, selection: ClipSelection, manifest: Manifest) -> DataSettings:
     trained_on = description.provenance
     label_set = selection.label_set
     if label_set is None and trained_on.get("label_set") in manifest.label_sets:
@@ -147,20 +143,13 @@ def _data_settings(
     attributes = None
     if isinstance(description.task, AttributeTask):
         target, attributes = "attributes", description.task.attributes
-    content = {
-        "labels": label_set,
-        "target": target,
-        "attributes": attributes,
-        "max_frames": description.max_frames,
-    }
+    content = {"labels": label_set, "target": target, "attributes": attributes, "max_frames": description.max_frames}
     return DataSettings.model_validate({"store": local_store(selection.store), **content})
 
 
 def _statistics(description: ModelDescription) -> dict[str, FeatureStatistics]:
     sides = {"audio": description.audio, "video": description.video}
-    return {
-        name: FeatureStatistics.from_dict(side.statistics) for name, side in sides.items() if side.trained
-    }
+    return {name: FeatureStatistics.from_dict(side.statistics) for name, side in sides.items() if side.trained}
 
 
 def _normalisers(
@@ -170,9 +159,7 @@ def _normalisers(
     for modality in MODALITIES:
         if modality not in statistics:
             width = collection.width(modality)
-            found[modality] = Normaliser(
-                Normalisation(np.zeros(width, np.float32), np.ones(width, np.float32)), {}
-            )
+            found[modality] = Normaliser(Normalisation(np.zeros(width, np.float32), np.ones(width, np.float32)), {})
             continue
         own = {}
         if per_speaker and modality in collection.store.info:
@@ -213,9 +200,7 @@ def _in_terms_of(
             return replace(collection, target=shares.astype(np.float32), is_labelled=is_labelled)
         case AttributeTask(attributes=names):
             if selection.labels:
-                raise ConfigError(
-                    "data", "labels", "maps classes, and the model predicts attributes", "remove it"
-                )
+                raise ConfigError("data", "labels", "maps classes, and the model predicts attributes", "remove it")
             order = [ATTRIBUTES.index(name) for name in names]
             return replace(collection, target=collection.target[:, np.argsort(np.argsort(order))])
 

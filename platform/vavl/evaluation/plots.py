@@ -96,12 +96,8 @@ def _common_range(scores: Sequence[Interval], scale: int) -> tuple[float, float]
     return low - margin, high + margin
 
 
-def _draw_line(
-    axes: Any, condition: str, x: NDArray[np.float64], values: Sequence[Interval], scale: int
-) -> None:
-    y, low, high = (
-        scale * np.array([getattr(one, name) for one in values]) for name in ("value", "low", "high")
-    )
+def _draw_line(axes: Any, condition: str, x: NDArray[np.float64], values: Sequence[Interval], scale: int) -> None:
+    y, low, high = (scale * np.array([getattr(one, name) for one in values]) for name in ("value", "low", "high"))
     axes.errorbar(
         x,
         y,

@@ -112,9 +112,7 @@ class EvaluationReport:
         return {condition: scores[self.measure] for condition, scores in self.scores.items()}
 
 
-def write_report(
-    evaluation: Evaluation, resolved: ResolvedModel, test_evaluations: str, directory: Path
-) -> Path:
+def write_report(evaluation: Evaluation, resolved: ResolvedModel, test_evaluations: str, directory: Path) -> Path:
     """Write ``report.html`` and its plots; return the page's path.
 
     Args:
@@ -149,11 +147,7 @@ def write_report(
         not_measured=evaluation.not_measured,
         references=references(evaluation),
         warnings=evaluation.standing.warnings,
-        notes=[
-            *evaluation.standing.notes,
-            *_failures(evaluation),
-            *([test_evaluations] if test_evaluations else []),
-        ],
+        notes=[*evaluation.standing.notes, *_failures(evaluation), *([test_evaluations] if test_evaluations else [])],
         origin=_origin(evaluation),
         facts=_facts(evaluation, resolved),
         speaker_normalisation=evaluation.model.description.speaker_normalisation,
@@ -196,9 +190,7 @@ def _columns(report: EvaluationReport) -> list[tuple[str, str, bool]]:
     if not report.values:
         return [*shown, ("loss", "NLL", False)]
     return shown + [
-        (f"{kind}_{name}", f"{name} {title}", False)
-        for name in report.outputs
-        for kind, title in _PER_ATTRIBUTE
+        (f"{kind}_{name}", f"{name} {title}", False) for name in report.outputs for kind, title in _PER_ATTRIBUTE
     ]
 
 
@@ -266,8 +258,7 @@ def references(evaluation: Evaluation) -> list[ReferenceScore]:
 def _intervals(scores: ConditionScores) -> dict[str, Interval]:
     nothing = float("nan")
     return {
-        name: scores.intervals.get(name, Interval(value, nothing, nothing))
-        for name, value in scores.metrics.items()
+        name: scores.intervals.get(name, Interval(value, nothing, nothing)) for name, value in scores.metrics.items()
     }
 
 

@@ -31,11 +31,7 @@ def write_predictions(evaluation: Evaluation, directory: Path) -> Path:
     per attribute, true_label and target_<class or attribute>, and error: why a clip could not be degraded, in
     which case its prediction is null.
     """
-    tables = [
-        table
-        for measured in (evaluation.whole, *evaluation.degraded)
-        for table in _tables(evaluation, measured)
-    ]
+    tables = [table for measured in (evaluation.whole, *evaluation.degraded) for table in _tables(evaluation, measured)]
     path = directory / PREDICTIONS_FILE
     with written_beside(path) as partial:
         pq.write_table(pa.concat_tables(tables), partial)
@@ -57,9 +53,7 @@ def _table(evaluation: Evaluation, measured: Measured, condition: str, rows: Any
     clips, task = evaluation.clips, evaluation.model.description.task
     predictions = measured.predictions
     predicted, target = predictions.predicted[condition][rows], predictions.target[rows]
-    about = clips.collection.manifest.table.select(["clip_id", "corpus"]).take(
-        pa.array(predictions.rows[rows])
-    )
+    about = clips.collection.manifest.table.select(["clip_id", "corpus"]).take(pa.array(predictions.rows[rows]))
     missing = ~predictions.counts[condition][rows]
     errors = [measured.failed.get(int(row)) for row in predictions.rows[rows]]
 
@@ -155,9 +149,7 @@ def numbers_of(evaluation: Evaluation) -> dict[str, Any]:
         "intervals": dict(_intervals(evaluation)),
         "differences": dict(_differences(evaluation)),
         "calibration_bins": CALIBRATION_BINS,
-        "confusion": {
-            name: one.confusion.tolist() for name, one in whole.items() if one.confusion is not None
-        },
+        "confusion": {name: one.confusion.tolist() for name, one in whole.items() if one.confusion is not None},
         "classes": {
             condition: {name: asdict(one) for name, one in zip(names, scores.classes, strict=True)}
             for condition, scores in whole.items()

@@ -48,12 +48,7 @@ def main_measure(task: Task) -> str:
 
 
 def scores_by_condition(
-    predictions: SplitPredictions,
-    speakers: NDArray[np.str_],
-    task: Task,
-    seed: int,
-    *,
-    in_detail: bool = True,
+    predictions: SplitPredictions, speakers: NDArray[np.str_], task: Task, seed: int, *, in_detail: bool = True
 ) -> dict[str, ConditionScores]:
     """Score every condition that has clips.
 
@@ -156,10 +151,7 @@ def _measures(task: Task) -> Mapping[str, SummedScore]:
 
 
 def _sums(
-    predicted: NDArray[np.float64],
-    target: NDArray[np.float64],
-    speakers: NDArray[np.str_],
-    measure: SummedScore,
+    predicted: NDArray[np.float64], target: NDArray[np.float64], speakers: NDArray[np.str_], measure: SummedScore
 ) -> SpeakerSums:
     return gather({(0, 0): sums_of_speakers(measure, predicted, target, speakers)})
 

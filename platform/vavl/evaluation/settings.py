@@ -29,9 +29,7 @@ class ClipSelection(FrozenConfig):
         "validation", description="split of the fold, or all labeled clips of the store"
     )
     fold: int | None = Field(
-        None,
-        ge=0,
-        description="fold of the corpus' splits; null: the model's on its own corpus, else the first",
+        None, ge=0, description="fold of the corpus' splits; null: the model's on its own corpus, else the first"
     )
     label_set: str | None = Field(
         None, description="set of labels by its name in the card; null: the model's, else the card's first"
@@ -64,12 +62,9 @@ class MediaSettings(FrozenConfig):
     """Where the media behind a store are; noise is added to their sound."""
 
     card: Annotated[Path | None, FROM_PROJECT] = Field(
-        None,
-        description="card of the store's corpus: its environment variable or default directory names the media",
+        None, description="card of the store's corpus: its environment variable or default directory names the media"
     )
-    root: Annotated[Path | None, FROM_ROOT] = Field(
-        None, description="directory of the media; null: as the card says"
-    )
+    root: Annotated[Path | None, FROM_ROOT] = Field(None, description="directory of the media; null: as the card says")
 
 
 class EvaluationPlan(FrozenConfig):
@@ -77,16 +72,14 @@ class EvaluationPlan(FrozenConfig):
 
     output_dir: Annotated[Path, FROM_ROOT] = Field(description="directory of report, summary and predictions")
     model: str = Field(
-        min_length=1,
-        description="models:/NAME@ALIAS, models:/NAME/VERSION, or the directory of a model or a run",
+        min_length=1, description="models:/NAME@ALIAS, models:/NAME/VERSION, or the directory of a model or a run"
     )
     data: ClipSelection
     degradations: DegradationSettings = DegradationSettings()
     media: MediaSettings = MediaSettings()
     bootstrap_seed: int = Field(0, ge=0, description="of the draws of speakers behind the 95 % intervals")
     lengths_s: tuple[Annotated[float, Field(gt=0)], ...] = Field(
-        (),
-        description="seconds between the groups that are scored by length, ascending; []: quartiles",
+        (), description="seconds between the groups that are scored by length, ascending; []: quartiles"
     )
     device: Literal["cpu", "cuda"] = Field("cpu", description="where the network computes")
 

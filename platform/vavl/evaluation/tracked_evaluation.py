@@ -69,10 +69,7 @@ def open_evaluation(plan: EvaluationPlan, tracking: TrackingSettings) -> Opened:
     """
     if plan.device == "cuda" and not torch.cuda.is_available():
         raise ConfigError(
-            "evaluation",
-            "device",
-            "there is no CUDA device",
-            "set device=cpu, or run on a machine with a GPU",
+            "evaluation", "device", "there is no CUDA device", "set device=cpu, or run on a machine with a GPU"
         )
     make_folder(plan.output_dir)
     refuse_moved(tracking)
@@ -132,11 +129,7 @@ class TrackedEvaluation(TrackedRun):
             **dataset.tags,
             _SPLIT_TAG: clips.selection.split,
             "vavl.model": resolved.address,
-            **(
-                {"vavl.model_name": resolved.name, "vavl.model_version": resolved.version}
-                if resolved.name
-                else {}
-            ),
+            **({"vavl.model_name": resolved.name, "vavl.model_version": resolved.version} if resolved.name else {}),
             **({"vavl.fold": str(clips.fold)} if clips.fold is not None else {}),
         }
         name = self._settings.run_name or f"evaluation of {resolved.title}"
@@ -190,9 +183,7 @@ def result_rows(evaluation: Evaluation, summary: Mapping[str, Any]) -> list[tupl
             rows.append((f"{split} {condition}", f"{'  '.join(found)}  (95 %: {interval})"))
     for name, change in summary["differences"].items():
         place, _, degradation = name.partition(":")
-        rows.append(
-            (f"{degradation}, {place.split('/')[1]}", f"{change['value']:+.3f} {evaluation.main_measure}")
-        )
+        rows.append((f"{degradation}, {place.split('/')[1]}", f"{change['value']:+.3f} {evaluation.main_measure}"))
     return [*rows, ("MLflow run", str(summary["mlflow_run_id"] or "not written yet; the journal has it"))]
 
 
@@ -216,9 +207,7 @@ def earlier_test_evaluations(clips: MeasuredClips, settings: TrackingSettings) -
         client = open_client(settings, place)
         of_store = f"tags.`vavl.store_hash` = '{store_hash}' and attributes.status = 'FINISHED'"
         runs = _count(client, f"{of_store} and params.`evaluation.test` = 'true'")
-        evaluations = sum(
-            _count(client, f"{of_store} and tags.`{_SPLIT_TAG}` = '{split}'") for split in _WITH_TEST
-        )
+        evaluations = sum(_count(client, f"{of_store} and tags.`{_SPLIT_TAG}` = '{split}'") for split in _WITH_TEST)
     except Exception as error:  # noqa: BLE001  a statement of the report, no reason to stop
         _log.warning("how often the test split was measured before is not known: %s", one_line(error))
         return "how often the test split of this store was measured before is not known: the tracking store did not say"

@@ -59,9 +59,7 @@ class Cell:
     @property
     def name(self) -> str:
         """``<set>/labels-10_unpaired-00/fold-0_seed-1``: directory and name of the run."""
-        labels, unpaired = (
-            f"{100 * share:g}".zfill(2) for share in (self.labelled_fraction, self.unpaired_share)
-        )
+        labels, unpaired = (f"{100 * share:g}".zfill(2) for share in (self.labelled_fraction, self.unpaired_share))
         return f"{self.objective_set}/labels-{labels}_unpaired-{unpaired}/fold-{self.fold}_seed-{self.seed}"
 
 
@@ -134,10 +132,7 @@ class Grid:
     @property
     def training(self) -> TrainingSettings:
         """What every run asks Ray for: the most that any of them does."""
-        return max(
-            (run.plan.training for run in self.runs),
-            key=lambda one: (one.gpus_per_worker, one.cpus_per_worker),
-        )
+        return max((run.plan.training for run in self.runs), key=lambda one: (one.gpus_per_worker, one.cpus_per_worker))
 
     def at_once(self, machines: Sequence[Mapping[str, float]], *, is_shared: bool) -> int:  # noqa: ARG002
         """Return the user's number, or all: Ray holds back what it has no resources for, and an autoscaler sees it."""
@@ -171,9 +166,7 @@ class Grid:
             for condition in CONDITIONS
             for measure in ("accuracy", "ccc_mean")
         ]
-        scores = "  ".join(
-            f"{one.split('/')[1]} {end.metrics[one]:.3f}" for one in names if one in end.metrics
-        )
+        scores = "  ".join(f"{one.split('/')[1]} {end.metrics[one]:.3f}" for one in names if one in end.metrics)
         return f"{name}: {self.split} {scores}  ({end.seconds:.0f} s)"
 
 
@@ -225,12 +218,8 @@ def plan_grid(comparison: ComparisonPlan) -> Grid:
 def _with_pinned_stores(plans: list[tuple[Cell, TrainingPlan]]) -> list[tuple[Cell, TrainingPlan]]:
     """Name the version of every store in full, the same for all cells, as long as the directory is the same."""
     # Of several versions that were begun with, the first run's counts.
-    begun = {
-        plan.data.store: begun_store(plan) for _, plan in reversed(plans) if begun_store(plan) is not None
-    }
-    pinned = {
-        store: begun.get(store) or pinned_store(store) for store in {plan.data.store for _, plan in plans}
-    }
+    begun = {plan.data.store: begun_store(plan) for _, plan in reversed(plans) if begun_store(plan) is not None}
+    pinned = {store: begun.get(store) or pinned_store(store) for store in {plan.data.store for _, plan in plans}}
     return [(cell, with_store(plan, pinned[plan.data.store])) for cell, plan in plans]
 
 
@@ -276,9 +265,7 @@ def _content(comparison: ComparisonPlan, base: Mapping[str, Any], cell: Cell) ->
         **SINGLE_PROCESS,
     }
     changes = comparison.objective_sets[cell.objective_set]
-    content = with_changes(
-        with_changes(base, grid, "comparison"), changes, f"objective_sets.{cell.objective_set}"
-    )
+    content = with_changes(with_changes(base, grid, "comparison"), changes, f"objective_sets.{cell.objective_set}")
     return with_changes(content, own, "comparison")
 
 
@@ -331,9 +318,7 @@ def _amount(grid: Grid) -> str:
     same = f" for {cells} cells, equal ones are trained once" if cells > len(grid.runs) else ""
     line = f"{len(grid.runs)} runs{same}; {len(grid.kept)} are finished already"
     if grid.kept:
-        seconds = [
-            read_json(grid.runs[number].plan.directory / SUMMARY_FILE)["seconds"] for number in grid.kept
-        ]
+        seconds = [read_json(grid.runs[number].plan.directory / SUMMARY_FILE)["seconds"] for number in grid.kept]
         mean, rest = sum(seconds) / len(seconds), grid.total - grid.done
         line += f"; a run took {mean:.0f} s, the {rest} left need about {in_words(rest * mean)} of one CPU"
     return line

@@ -68,9 +68,7 @@ def result_rows(comparison: Comparison) -> list[tuple[str, str]]:
             if other := differences.get((score.group, condition)):
                 mark = "  excludes zero" if other.interval.excludes_zero else ""
                 text += f"   {_shown(other)} against {reference}{mark}"
-            rows.append(
-                (f"{condition}  labels {100 * fraction:g} %  unpaired {100 * share:g} %  {name}", text)
-            )
+            rows.append((f"{condition}  labels {100 * fraction:g} %  unpaired {100 * share:g} %  {name}", text))
     return rows
 
 
@@ -100,8 +98,7 @@ def write_pages(comparison: Comparison) -> list[Path]:
         plots=[(_TITLES[plot.name.split("_")[0]], plot) for plot in plots],
         verdicts=verdicts,
         tables={
-            _place(*place): _table(comparison, *place)
-            for place in product(comparison.fractions, comparison.shares)
+            _place(*place): _table(comparison, *place) for place in product(comparison.fractions, comparison.shares)
         },
         conditions=CONDITION_TITLES,
         facts=_facts(comparison),
@@ -140,9 +137,7 @@ def _place(fraction: float, share: float) -> str:
     return f"{100 * fraction:g} % labels" + (f", {100 * share:g} % of the pairs taken apart" if share else "")
 
 
-def _table(
-    comparison: Comparison, fraction: float, share: float
-) -> dict[str, dict[tuple[str, str], GroupScore]]:
+def _table(comparison: Comparison, fraction: float, share: float) -> dict[str, dict[tuple[str, str], GroupScore]]:
     """Return the points of a place of the grid by objective set, then by condition and what was subtracted."""
     table: dict[str, dict[tuple[str, str], GroupScore]] = {}
     points = (*comparison.main_scores, *comparison.main_differences)
@@ -194,23 +189,15 @@ def curve_figure(comparison: Comparison, points: Sequence[GroupScore], over: str
     for axes, condition in zip(panels, comparison.conditions, strict=True):
         for place, name in enumerate(comparison.sets):
             own = sorted(
-                (
-                    point
-                    for point in points
-                    if (point.group.objective_set, point.condition) == (name, condition)
-                ),
+                (point for point in points if (point.group.objective_set, point.condition) == (name, condition)),
                 key=lambda point: float(getattr(point.group, over)),
             )
             if own:
-                x = _dodged(
-                    [getattr(point.group, over) for point in own], place, len(comparison.sets), is_log=is_log
-                )
+                x = _dodged([getattr(point.group, over) for point in own], place, len(comparison.sets), is_log=is_log)
                 _line(axes, comparison, own, x)
         axes.set_title(CONDITION_TITLES[condition], color=LIGHT.text, fontsize=10)
         _share_axis(axes, values, is_log=is_log)
-        axes.set_xlabel(
-            "labeled training clips (%)" if over == "labelled_fraction" else "pairs taken apart (%)"
-        )
+        axes.set_xlabel("labeled training clips (%)" if over == "labelled_fraction" else "pairs taken apart (%)")
         axes.grid(color=LIGHT.line, linewidth=0.8)
     panels[0].set_ylabel(f"{comparison.title} (%)" if comparison.is_share else comparison.title)
     _legend(figure, panels)
@@ -234,19 +221,12 @@ def differences_figure(comparison: Comparison) -> Figure:
                 row = rows.index(_row_of(comparison, point))
                 color, marker = _look(comparison, point.group.objective_set)
                 axes.plot(
-                    [scale * point.interval.low, scale * point.interval.high],
-                    [row, row],
-                    color=color,
-                    linewidth=1.6,
+                    [scale * point.interval.low, scale * point.interval.high], [row, row], color=color, linewidth=1.6
                 )
                 face = color if point.interval.excludes_zero else LIGHT.surface
-                axes.plot(
-                    scale * point.interval.value, row, marker, color=color, markerfacecolor=face, markersize=5
-                )
+                axes.plot(scale * point.interval.value, row, marker, color=color, markerfacecolor=face, markersize=5)
         axes.set_title(CONDITION_TITLES[condition], color=LIGHT.text, fontsize=10)
-        axes.set_xlabel(
-            f"{'points' if comparison.is_share else comparison.title} more than {comparison.reference}"
-        )
+        axes.set_xlabel(f"{'points' if comparison.is_share else comparison.title} more than {comparison.reference}")
         axes.tick_params(axis="y", length=0)
         axes.grid(axis="x", color=LIGHT.line, linewidth=0.8)
     panels[0].set_yticks(range(len(rows)), rows)
@@ -265,8 +245,7 @@ def _row_of(comparison: Comparison, point: GroupScore) -> str:
 def _line(axes: Any, comparison: Comparison, own: Sequence[GroupScore], x: Sequence[float]) -> None:
     scale = 100 if comparison.is_share else 1
     value, low, high = (
-        scale * np.array([getattr(point.interval, name) for point in own])
-        for name in ("value", "low", "high")
+        scale * np.array([getattr(point.interval, name) for point in own]) for name in ("value", "low", "high")
     )
     color, marker = _look(comparison, own[0].group.objective_set)
     axes.errorbar(
@@ -316,11 +295,7 @@ def _panels(count: int, height: float, *, share_rows: bool = False) -> tuple[Fig
 
 def _legend(figure: Figure, panels: Sequence[Any]) -> None:
     """Name every set once, also one that the first panel lacks."""
-    lines = {
-        label: handle
-        for axes in panels
-        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
-    }
+    lines = {label: handle for axes in panels for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
     figure.legend(
         lines.values(),
         lines.keys(),

@@ -179,21 +179,14 @@ def table_rows(finished: Iterable[FinishedRun], split: str) -> Iterator[dict[str
             if shares := entry.sums.get((condition, "accuracy")):
                 row["accuracy_by_speaker"] = float(np.mean([share[0] for share in shares.values()]))
             kept = ("best_epoch", "epochs", "steps", "seconds", "run_id", "clips_per_second", "config_hash")
-            yield (
-                row
-                | scores
-                | {name: summary[name] for name in kept}
-                | {"folder": str(entry.run.plan.output_dir)}
-            )
+            yield (row | scores | {name: summary[name] for name in kept} | {"folder": str(entry.run.plan.output_dir)})
 
 
 def write_table(finished: Iterable[FinishedRun], plan: ComparisonPlan) -> Path:
     """Write ``table.csv``: one row per cell and condition; returns its path."""
     path, text = plan.output_dir / TABLE_FILE, io.StringIO()
     rows = list(table_rows(finished, plan.split))
-    writer = csv.DictWriter(
-        text, list(dict.fromkeys(name for row in rows for name in row)), lineterminator="\n"
-    )
+    writer = csv.DictWriter(text, list(dict.fromkeys(name for row in rows for name in row)), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     write_text(path, text.getvalue())
@@ -225,8 +218,7 @@ def summary_of(comparison: Comparison) -> dict[str, Any]:
             for score in comparison.differences
         ],
         "significant": [
-            _entry(score)
-            | {"against": score.against, "direction": "better" if score.interval.low > 0 else "worse"}
+            _entry(score) | {"against": score.against, "direction": "better" if score.interval.low > 0 else "worse"}
             for score in comparison.main_differences
             if score.interval.excludes_zero
         ],

@@ -21,14 +21,7 @@ from vavl.data.settings import DataSettings
 from vavl.experiments.comparison_grid import Group, PlannedRun
 from vavl.experiments.trials import SUMMARY_FILE
 from vavl.metrics.names import AUDIO, AUDIO_VIDEO, CONDITIONS, VIDEO
-from vavl.metrics.paired import (
-    Interval,
-    SpeakerSums,
-    difference_interval,
-    fold_scores,
-    gather,
-    score_interval,
-)
+from vavl.metrics.paired import Interval, SpeakerSums, difference_interval, fold_scores, gather, score_interval
 from vavl.metrics.speaker_sums import SummedScore, attribute_measures, class_measures, sums_of_speakers
 from vavl.store.store_cache import local_notes
 from vavl.training.worker import PREDICTIONS_FOLDER
@@ -113,10 +106,7 @@ def measures_of(data: DataSettings) -> Measures:
 def speaker_sums(path: Path, measures: Measures, conditions: Sequence[str]) -> Sums:
     """Add up the predictions of a split, by condition and measure, for each speaker."""
     table = pq.read_table(path)
-    columns = [
-        [name for name in table.column_names if name.startswith(prefix)]
-        for prefix in ("predicted_", "target_")
-    ]
+    columns = [[name for name in table.column_names if name.startswith(prefix)] for prefix in ("predicted_", "target_")]
     found: dict[tuple[str, str], dict[str, NDArray[np.float64]]] = {}
     for condition in conditions:
         rows = table.filter(pc.equal(table["condition"], condition))

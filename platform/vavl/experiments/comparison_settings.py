@@ -67,9 +67,7 @@ class ComparisonPlan(FrozenConfig):
     further_pairs: tuple[tuple[str, str], ...] = Field(
         (), description="further differences to state: [first, second], first minus second"
     )
-    at_once: int | None = Field(
-        None, ge=1, description="runs at the same time; null = as many as Ray has CPUs for"
-    )
+    at_once: int | None = Field(None, ge=1, description="runs at the same time; null = as many as Ray has CPUs for")
     test: bool = Field(False, description="measure the test split once per run; false compares on validation")
 
     @property

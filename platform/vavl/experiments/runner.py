@@ -25,15 +25,7 @@ from ray.tune.search import Searcher
 
 from vavl.config.progress import Progress, log_to_stderr
 from vavl.errors import TrainingStopped, VavlError
-from vavl.experiments.trials import (
-    ParentRun,
-    Trial,
-    TrialEnd,
-    TrialLog,
-    TrialLogs,
-    trial_memory_gb,
-    write_end,
-)
+from vavl.experiments.trials import ParentRun, Trial, TrialEnd, TrialLog, TrialLogs, trial_memory_gb, write_end
 from vavl.ray_session import is_local, ray_machines
 from vavl.training.checkpoint import CHECKPOINTS_FOLDER
 from vavl.training.launch import launch_training, prepare_ray
@@ -155,9 +147,7 @@ def run_trial(
     return end
 
 
-def _follow(
-    plan: TrainingPlan, log: TrialLog, train: Callable[[], None], tell: Tell, seconds: float | None
-) -> None:
+def _follow(plan: TrainingPlan, log: TrialLog, train: Callable[[], None], tell: Tell, seconds: float | None) -> None:
     """Train in another thread, since Tune takes reports from this one alone, and tell of the epochs in the journal."""
     told = len(log.epochs())  # an earlier attempt told of these
     deadline = math.inf if seconds is None else time.monotonic() + seconds
@@ -181,19 +171,14 @@ def best_epoch_metrics(epochs: Sequence[Mapping[str, Any]], select_by: Sequence[
         epochs: with ``metrics`` by name, None where one is not finite.
         select_by: metrics whose mean chooses the best epoch; an epoch that lacks one is no candidate.
     """
-    known = [
-        {name: value for name, value in record["metrics"].items() if value is not None} for record in epochs
-    ]
+    known = [{name: value for name, value in record["metrics"].items() if value is not None} for record in epochs]
     complete = [metrics for metrics in known if all(name in metrics for name in select_by)]
     best = max(complete, key=lambda metrics: sum(metrics[name] for name in select_by), default={})
     return {name: value for name, value in best.items() if name.startswith("validation/")}
 
 
 def run_trials(
-    work: Work,
-    parent: ParentRun,
-    ended: Callable[[TrialEnd], None] | None = None,
-    seconds: float | None = None,
+    work: Work, parent: ParentRun, ended: Callable[[TrialEnd], None] | None = None, seconds: float | None = None
 ) -> None:
     """Run what is left of a comparison or a sweep, and show it; without anything left, Ray is not started.
 
@@ -229,9 +214,7 @@ def run_trials(
     shutil.rmtree(storage, ignore_errors=True)
 
 
-def _tuner(
-    work: Work, logs: TrialLogs, searcher: Searcher, storage: Path, seconds: float | None
-) -> tune.Tuner:
+def _tuner(work: Work, logs: TrialLogs, searcher: Searcher, storage: Path, seconds: float | None) -> tune.Tuner:
     settings = work.training
     # Ray Train asks for its workers itself; the actor that waits for them needs hardly anything.
     resources = {"memory": float(_DRIVER_BYTES)}
@@ -246,9 +229,7 @@ def _tuner(
             num_samples=work.total,
             search_alg=searcher,
             reuse_actors=True,  # one that has imported everything takes the next trial
-            trial_dirname_creator=lambda trial: str(
-                trial.trial_id
-            ),  # Tune's own holds the whole configuration
+            trial_dirname_creator=lambda trial: str(trial.trial_id),  # Tune's own holds the whole configuration
         ),
         run_config=tune.RunConfig(
             name="trials",
@@ -289,12 +270,7 @@ class _Searcher(Searcher):  # type: ignore[misc]
             return None if self._running else str(Searcher.FINISHED)
         self._running[trial_id] = trial
         plan = trial.plan.with_absolute_paths().model_dump_json()
-        return {
-            "number": trial.number,
-            "name": trial.name,
-            "plan": plan,
-            "tags": json.dumps(dict(trial.tags)),
-        }
+        return {"number": trial.number, "name": trial.name, "plan": plan, "tags": json.dumps(dict(trial.tags))}
 
     def on_trial_result(self, trial_id: str, result: Mapping[str, Any]) -> None:
         """Hand an epoch on."""

@@ -20,16 +20,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from vavl.config.load import without_secrets
 from vavl.errors import InputError
-from vavl.experiments.sweep_settings import (
-    Axis,
-    ChoiceAxis,
-    Objective,
-    Point,
-    RangeAxis,
-    SweepPlan,
-    Value,
-    name_of,
-)
+from vavl.experiments.sweep_settings import Axis, ChoiceAxis, Objective, Point, RangeAxis, SweepPlan, Value, name_of
 from vavl.experiments.trials import State, TrialEnd
 
 STUDY_FILE = "study.db"
@@ -160,9 +151,7 @@ class SweepStudy:
         scored = optuna.create_study(direction="maximize")
         for trial in self._trials():
             if (score := scores.get(trial.number)) is not None:
-                scored.add_trial(
-                    create_trial(params=trial.params, distributions=self._distributions, value=score)
-                )
+                scored.add_trial(create_trial(params=trial.params, distributions=self._distributions, value=score))
         with warnings.catch_warnings(action="ignore"):
             return dict(optuna.importance.get_param_importances(scored))
 
@@ -208,9 +197,7 @@ def sampler_of(sweep: SweepPlan, drawn: int) -> samplers.BaseSampler:
     with warnings.catch_warnings(action="ignore", category=ExperimentalWarning):
         match sweep.sampler:
             case "tpe":
-                return samplers.TPESampler(
-                    seed=seed, n_startup_trials=start, multivariate=True, constant_liar=True
-                )
+                return samplers.TPESampler(seed=seed, n_startup_trials=start, multivariate=True, constant_liar=True)
             case "cmaes":
                 return samplers.CmaEsSampler(seed=seed, n_startup_trials=start)
             case "random":

@@ -134,9 +134,7 @@ def plans_of(sweep: SweepPlan) -> TrialPlans:
     evaluation = checked.evaluation.model_copy(update={"select_by": names})
     plans = replace(plans, notes=check_plan(checked.model_copy(update={"evaluation": evaluation})))
     if note is not None and note.identity != note_of(plans).identity:
-        problem = (
-            "holds a sweep of other axes, objectives or training settings; their trials cannot be told apart"
-        )
+        problem = "holds a sweep of other axes, objectives or training settings; their trials cannot be told apart"
         fix = "choose another output_dir, or take the changes back (trials, sampler, pruner and limits may change)"
         raise ConfigError(str(sweep.output_dir), "output_dir", problem, fix)
     if note is not None and note.storage not in ("", storage_address(sweep)):
@@ -342,9 +340,7 @@ class Sweep:
     def values_of(self, end: TrialEnd) -> list[float] | None:
         """Return the values of the objectives, None where one was not measured."""
         metrics = [objective.metric for objective in self.plan.objectives]
-        return (
-            [end.metrics[name] for name in metrics] if all(name in end.metrics for name in metrics) else None
-        )
+        return [end.metrics[name] for name in metrics] if all(name in end.metrics for name in metrics) else None
 
     def _scores_of(self, end: TrialEnd) -> str:
         return ", ".join(f"{value:.3f}" for value in self.values_of(end) or ()) or "no score"

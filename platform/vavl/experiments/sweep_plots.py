@@ -96,11 +96,7 @@ def history_figure(result: SweepResult) -> Figure:
         sign = result.plan.objectives[0].sign
         best = sign * np.maximum.accumulate([sign * _known(result, trial) for trial in finished])
         axes.step(
-            [trial.number for trial in finished],
-            scale * best,
-            where="post",
-            color=LIGHT.audio,
-            label="best so far",
+            [trial.number for trial in finished], scale * best, where="post", color=LIGHT.audio, label="best so far"
         )
     if result.base is not None:
         axes.axhline(
@@ -128,9 +124,7 @@ def parallel_figure(result: SweepResult) -> Figure:
     places = (scores - scores.min()) / max(float(np.ptp(scores)), 1e-12)
     points, tried = [result.point(trial) for trial in trials], [result.point(end) for end in result.ends]
     columns = {
-        path: _places(
-            axis, [point[path] for point in points], [point[path] for point in tried if path in point]
-        )
+        path: _places(axis, [point[path] for point in points], [point[path] for point in tried if path in point])
         for path, axis in search.items()
     }
     lines = zip(*(heights for heights, _ in columns.values()), places.tolist(), strict=True)
@@ -153,12 +147,7 @@ def parallel_figure(result: SweepResult) -> Figure:
     ends = sorted((float(scores.min()), float(scores.max())))
     for height, score in zip((0, 1), ends, strict=True):
         axes.text(
-            count + 0.04,
-            height,
-            number(sign * score, is_share(result)),
-            color=LIGHT.text,
-            fontsize=7.5,
-            va="center",
+            count + 0.04, height, number(sign * score, is_share(result)), color=LIGHT.text, fontsize=7.5, va="center"
         )
     axes.set_xticks(
         range(count + 1),
@@ -175,12 +164,7 @@ def importance_figure(result: SweepResult) -> Figure:
     """Draw the importance of each setting as a bar, the largest at the top."""
     entries = sorted(result.importances.items(), key=lambda entry: entry[1])
     figure, axes = new_figure((5.6, 0.9 + 1.4 * _ROW_HEIGHT * len(entries)))
-    axes.barh(
-        [name for name, _ in entries],
-        [100 * value for _, value in entries],
-        color=LIGHT.audio_video,
-        height=0.6,
-    )
+    axes.barh([name for name, _ in entries], [100 * value for _, value in entries], color=LIGHT.audio_video, height=0.6)
     axes.set_xlabel("share (%)")
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="x", color=LIGHT.line, linewidth=0.8)
@@ -192,29 +176,18 @@ def epochs_figure(result: SweepResult) -> Figure:
     trials = [trial for trial in result.ends if trial.epochs_full]
     figure, axes = new_figure((5.6, 0.9 + _ROW_HEIGHT * len(trials)))
     rows = range(len(trials))
-    axes.barh(
-        rows, [trial.epochs_full for trial in trials], color=LIGHT.line, height=0.7, label="without a stop"
-    )
+    axes.barh(rows, [trial.epochs_full for trial in trials], color=LIGHT.line, height=0.7, label="without a stop")
     for state, color in (("finished", LIGHT.audio_video), ("pruned", LIGHT.audio), ("failed", LIGHT.quiet)):
-        own = [
-            (row, trial.epochs_run) for row, trial in zip(rows, trials, strict=True) if trial.state == state
-        ]
+        own = [(row, trial.epochs_run) for row, trial in zip(rows, trials, strict=True) if trial.state == state]
         if own:
-            axes.barh(
-                [row for row, _ in own], [epochs for _, epochs in own], color=color, height=0.7, label=state
-            )
+            axes.barh([row for row, _ in own], [epochs for _, epochs in own], color=color, height=0.7, label=state)
     axes.set_yticks(rows, [f"trial {trial.number}" for trial in trials])
     axes.invert_yaxis()
     axes.set_xlabel("epochs")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.tick_params(axis="y", length=0)
     figure.legend(
-        loc="upper center",
-        bbox_to_anchor=(0.5, -0.02),
-        ncols=4,
-        frameon=False,
-        labelcolor=LIGHT.text,
-        fontsize=9,
+        loc="upper center", bbox_to_anchor=(0.5, -0.02), ncols=4, frameon=False, labelcolor=LIGHT.text, fontsize=9
     )
     return figure
 
@@ -236,12 +209,7 @@ def front_figure(result: SweepResult) -> Figure:
         )
         if on_front:
             axes.annotate(
-                str(trial.number),
-                scores,
-                xytext=(5, 4),
-                textcoords="offset points",
-                color=LIGHT.text,
-                fontsize=8,
+                str(trial.number), scores, xytext=(5, 4), textcoords="offset points", color=LIGHT.text, fontsize=8
             )
     titles = titles_of(result)
     axes.set(xlabel=titles[0], ylabel=titles[1])

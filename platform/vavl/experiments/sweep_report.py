@@ -65,12 +65,8 @@ def _facts(result: SweepResult) -> dict[str, Any]:
         "training configuration": plan.training,
         "overrides": ", ".join(f"{key}={value}" for key, value in plan.overrides.items()) or "none",
         "sampler": f"{plan.sampler}, seed {plan.seed}",
-        "pruner": pruner.kind
-        if pruner.kind == "none"
-        else f"{pruner.kind}, first after {pruner.first_epochs} epochs",
-        "longest time of a trial": "any"
-        if plan.seconds_per_trial is None
-        else f"{plan.seconds_per_trial:g} s",
+        "pruner": pruner.kind if pruner.kind == "none" else f"{pruner.kind}, first after {pruner.first_epochs} epochs",
+        "longest time of a trial": "any" if plan.seconds_per_trial is None else f"{plan.seconds_per_trial:g} s",
         "workers of a trial": f"{training.least_workers}, {training.engine}, ZeRO {training.zero_stage}",
         "seed of all trials": training.seed,
         "feature store": result.plans.store,

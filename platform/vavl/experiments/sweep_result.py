@@ -61,11 +61,7 @@ def _axis_words(plan: SweepPlan, path: str) -> str:
 def _method_words(plan: SweepPlan) -> str:
     trials = min(plan.trials, plan.grid_points) if plan.sampler == "grid" else plan.trials
     pruner = plan.pruner
-    stopped = (
-        "none is stopped early"
-        if pruner.kind == "none"
-        else f"{pruner.kind} from epoch {pruner.first_epochs} on"
-    )
+    stopped = "none is stopped early" if pruner.kind == "none" else f"{pruner.kind} from epoch {pruner.first_epochs} on"
     limit = "" if plan.seconds_per_trial is None else f", each at most {plan.seconds_per_trial:g} s"
     return f"{trials} trials by {plan.sampler}; {stopped}{limit}"
 
@@ -116,9 +112,7 @@ class SweepResult:
         front = [number for number in sweep.study.front() if number in sweep.ends]
         found = cls(sweep.plan, sweep.plans, sweep.run_id, sweep.gave_up, ends, sweep.study.points(), front)
         sign = sweep.plan.objectives[0].sign
-        scores = {
-            end.number: sign * score for end in found.scored if (score := found.scores(end)[0]) is not None
-        }
+        scores = {end.number: sign * score for end in found.scored if (score := found.scores(end)[0]) is not None}
         return replace(found, importances=sweep.study.importances(scores))
 
     @property
@@ -207,9 +201,7 @@ def sweep_summary(result: SweepResult) -> dict[str, Any]:
     return {
         "trials": len(result.ends),
         **{state: result.count(state) for state in _STATES},
-        "failures": [
-            {"trial": end.number, "reason": end.reason} for end in result.ends if end.state == "failed"
-        ],
+        "failures": [{"trial": end.number, "reason": end.reason} for end in result.ends if end.state == "failed"],
         "objectives": [goal.model_dump() for goal in plan.objectives],
         "epochs_run": run,
         "epochs_full": full,
@@ -255,16 +247,12 @@ def result_rows(result: SweepResult, kept: Mapping[str, Any]) -> list[tuple[str,
     ]
     for title, end in (("best", result.best), ("base", result.base)):
         if end is not None:
-            words = (
-                f"{scores_in_words(result, end)}   trial {end.number}: {words_of(result.points[end.number])}"
-            )
+            words = f"{scores_in_words(result, end)}   trial {end.number}: {words_of(result.points[end.number])}"
             rows.append((title, words))
     if result.best is None:
         rows.append(("best", "no trial has finished"))
     rows += [
-        ("failed", f"trial {end.number}: {end.reason.splitlines()[0]}")
-        for end in result.ends
-        if end.state == "failed"
+        ("failed", f"trial {end.number}: {end.reason.splitlines()[0]}") for end in result.ends if end.state == "failed"
     ]
     if kept.get("model_name"):
         version = kept.get("model_version") or "not registered yet"
@@ -289,15 +277,9 @@ def refuse_nothing_found(result: SweepResult) -> None:
     """
     if result.best is None:
         failed = next((end for end in result.ends if end.state == "failed"), None)
-        why = (
-            f"trial {failed.number}: {failed.reason}"
-            if failed
-            else "all trials were stopped before their end"
-        )
+        why = f"trial {failed.number}: {failed.reason}" if failed else "all trials were stopped before their end"
         fix = "repair the cause and start with another output_dir, or with more trials"
-        raise TrainingError(
-            str(result.plan.output_dir / SUMMARY_FILE), "best", f"no trial has finished; {why}", fix
-        )
+        raise TrainingError(str(result.plan.output_dir / SUMMARY_FILE), "best", f"no trial has finished; {why}", fix)
 
 
 def _entry(result: SweepResult, end: TrialEnd | None) -> dict[str, Any] | None:

@@ -182,9 +182,7 @@ class Objective(FrozenConfig):
     def _is_of_validation(cls, name: str) -> str:
         split, condition, measure, *_ = [*name.split("/", 2), "", ""]
         if split != VALIDATION or condition not in CONDITIONS or not measure:
-            raise ValueError(
-                f"{name} is not validation/<condition>/<metric>; conditions: {', '.join(CONDITIONS)}"
-            )
+            raise ValueError(f"{name} is not validation/<condition>/<metric>; conditions: {', '.join(CONDITIONS)}")
         return name
 
     @property
@@ -216,9 +214,7 @@ class SweepPlan(FrozenConfig):
     )
     overrides: Changes = Field({}, description="changes of the training configuration for all trials")
     search: Search = Field(description="dotted path -> {low, high, log | step, int} or {choices}")
-    objectives: tuple[Objective, ...] = Field(
-        (Objective(metric="validation/audio_video/accuracy"),), min_length=1
-    )
+    objectives: tuple[Objective, ...] = Field((Objective(metric="validation/audio_video/accuracy"),), min_length=1)
     sampler: Literal["tpe", "cmaes", "random", "grid"] = Field("tpe", description="Optuna's")
     seed: int = Field(0, ge=0, description="of the sampler; that of the trials is in their configuration")
     pruner: PrunerSettings = PrunerSettings()

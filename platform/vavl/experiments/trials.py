@@ -62,9 +62,7 @@ def read_end(folder: Path) -> TrialEnd | None:
     if not (folder / SUMMARY_FILE).exists():
         return None
     names = {entry.name for entry in fields(TrialEnd)}
-    return TrialEnd(
-        **{name: value for name, value in read_json(folder / SUMMARY_FILE).items() if name in names}
-    )
+    return TrialEnd(**{name: value for name, value in read_json(folder / SUMMARY_FILE).items() if name in names})
 
 
 def write_end(folder: Path, end: TrialEnd) -> None:
@@ -78,9 +76,7 @@ def end_of(folder: Path, number: int, lost: str) -> TrialEnd:
     """Return the end of a trial whose process has ended, and write it where the process left none."""
     end = read_end(folder)
     if end is None:
-        end = TrialEnd(
-            number, "failed", lost or "its process left no end; does its machine share output_dir?"
-        )
+        end = TrialEnd(number, "failed", lost or "its process left no end; does its machine share output_dir?")
         write_end(folder, end)
     return end
 
@@ -212,9 +208,7 @@ class ParentRun:
         searched: dotted paths of the settings in which the trials of a sweep differ.
     """
 
-    def __init__(
-        self, folder: Path, trials: str, settings: TrackingSettings, searched: Iterable[str] = ()
-    ) -> None:
+    def __init__(self, folder: Path, trials: str, settings: TrackingSettings, searched: Iterable[str] = ()) -> None:
         self._searched = tuple(searched)
         self.folder = make_folder(folder.absolute())
         self.trials = self.folder / trials
@@ -286,11 +280,7 @@ class ParentRun:
         return self._finish("FINISHED", metrics, _LAST_FLUSH_SECONDS)
 
     def finish_with_best(
-        self,
-        metrics: Mapping[str, float],
-        artifacts: Iterable[Path],
-        best: str | None,
-        tags: Mapping[str, str],
+        self, metrics: Mapping[str, float], artifacts: Iterable[Path], best: str | None, tags: Mapping[str, str]
     ) -> dict[str, Any]:
         """Do what ``finish`` does, and register the checkpoint of the trial named ``best``, if there is one.
 

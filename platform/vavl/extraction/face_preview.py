@@ -55,9 +55,7 @@ def write_face_preview(plan: ExtractionPlan, clips: int) -> Path | None:
 
 def clip_row(clip_id: str, path: Path, settings: FollowingSettings, finder: FaceFinder) -> Picture:
     """Return one row of the sheet (row, column, RGB): name, share and eight crops; or why there are none."""
-    row = np.full(
-        (_CROP_PX + 2 * _BORDER_PX, _LABEL_PX + _FRAMES * (_CROP_PX + 2 * _BORDER_PX), 3), _PAPER, np.uint8
-    )
+    row = np.full((_CROP_PX + 2 * _BORDER_PX, _LABEL_PX + _FRAMES * (_CROP_PX + 2 * _BORDER_PX), 3), _PAPER, np.uint8)
     try:
         track = finder.track(picture for _, picture in _pictures(path, settings))
         for column, (crop, color) in enumerate(_framed_crops(path, settings, track)):
@@ -68,9 +66,7 @@ def clip_row(clip_id: str, path: Path, settings: FollowingSettings, finder: Face
         _write(row, [clip_id, *_wrapped(f"not read: {error.problem}")])
         return row
     found, kept = track.is_found.mean(), track.is_kept.mean()
-    _write(
-        row, [clip_id, f"found in {found:.0%} of {len(track.is_found)} frames", f"left out: {1 - kept:.0%}"]
-    )
+    _write(row, [clip_id, f"found in {found:.0%} of {len(track.is_found)} frames", f"left out: {1 - kept:.0%}"])
     return row
 
 
@@ -81,9 +77,7 @@ def _sample(plan: ExtractionPlan, clips: int) -> Iterator[tuple[str, Path]]:
         yield paths[place][0], plan.root / paths[place][1]
 
 
-def _framed_crops(
-    path: Path, settings: FollowingSettings, track: FaceTrack
-) -> Iterator[tuple[Picture, Color]]:
+def _framed_crops(path: Path, settings: FollowingSettings, track: FaceTrack) -> Iterator[tuple[Picture, Color]]:
     cutter = FaceCutter(track, settings.crop_scale, _CROP_PX, from_reduced=False)
     # The middles of eight equal parts of the clip.
     edges = np.linspace(0, len(track.is_found), _FRAMES + 1)
@@ -101,11 +95,7 @@ def _pictures(path: Path, settings: FollowingSettings) -> Pictures:
 def _legend() -> Picture:
     row = np.full((2 * _LINE_PX, _LABEL_PX + _FRAMES * (_CROP_PX + 2 * _BORDER_PX), 3), _PAPER, np.uint8)
     left = 8
-    for text, color in (
-        ("face found", _FOUND),
-        ("filled from its neighbors", _FILLED),
-        ("left out", _LEFT_OUT),
-    ):
+    for text, color in (("face found", _FOUND), ("filled from its neighbors", _FILLED), ("left out", _LEFT_OUT)):
         row[12:28, left : left + 16] = color
         cv2.putText(row, text, (left + 24, 25), cv2.FONT_HERSHEY_SIMPLEX, _TEXT_SIZE, _INK, 1, cv2.LINE_AA)
         left += 250

@@ -238,9 +238,7 @@ class FoundParts:
 
     def remove_rest(self) -> None:
         """Remove every file that is not of a finished extraction of this plan."""
-        wanted = {STATEMENT, "lock"} | {
-            place.name for places in self.plan.layout.values() for place in places
-        }
+        wanted = {STATEMENT, "lock"} | {place.name for places in self.plan.layout.values() for place in places}
         for path in self.plan.parts_folder.iterdir():
             if path.name not in wanted:
                 path.unlink()
@@ -267,10 +265,7 @@ def find_parts(plan: ExtractionPlan, *, resume: bool) -> FoundParts:
     write_json(folder / STATEMENT, plan.statement())
     _find_finished(found)
     found.pending = [
-        (name, place)
-        for name, places in plan.layout.items()
-        for place in places
-        if place.name not in found.finished
+        (name, place) for name, places in plan.layout.items() for place in places if place.name not in found.finished
     ]
     return found
 

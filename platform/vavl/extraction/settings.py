@@ -25,6 +25,4 @@ class ExtractionRun(WorkerSettings):
     max_quarantined_share: float = Field(
         0.02, ge=0, le=1, description="share of unreadable files above which the job fails"
     )
-    resume: bool = Field(
-        True, description="keep what the store has of unchanged files and settings; false starts anew"
-    )
+    resume: bool = Field(True, description="keep what the store has of unchanged files and settings; false starts anew")

@@ -23,14 +23,7 @@ from vavl.corpora.discovery import list_files
 from vavl.errors import ClipError, CorpusError
 from vavl.extraction.settings import FeatureSettings
 from vavl.extractors.extracted import Extracted
-from vavl.extractors.extractor import (
-    audio_extractor,
-    audio_info,
-    check_audio,
-    check_video,
-    video_extractor,
-    video_info,
-)
+from vavl.extractors.extractor import audio_extractor, audio_info, check_audio, check_video, video_extractor, video_info
 from vavl.extractors.settings import OpenFaceSettings, VideoSettings
 from vavl.features import ModalityInfo
 from vavl.media.csd import Segment, open_container, read_segments
@@ -105,17 +98,12 @@ def sources_of(card: CorpusCard, root: Path, settings: FeatureSettings) -> dict[
     """
     named = {"audio": card.audio, "video": card.video}
     return {
-        modality: _source(modality, source, root, settings)
-        for modality, source in named.items()
-        if source is not None
+        modality: _source(modality, source, root, settings) for modality, source in named.items() if source is not None
     }
 
 
 def _source(
-    modality: str,
-    source: FileSource | TableSource | OpenFaceSource | CsdSource,
-    root: Path,
-    settings: FeatureSettings,
+    modality: str, source: FileSource | TableSource | OpenFaceSource | CsdSource, root: Path, settings: FeatureSettings
 ) -> Source:
     match source:
         case TableSource():
@@ -245,9 +233,7 @@ def read_feature_table(source: TableSource, root: Path) -> FeatureTable:
     (keys,) = read_text_columns(root, source.file, (source.key_column,))
     if len(set(keys)) != len(keys):
         repeated = next(key for key, count in Counter(keys).items() if count > 1)
-        raise CorpusError(
-            str(path), source.key_column, f"key {repeated!r} occurs twice", "keep one row per clip"
-        )
+        raise CorpusError(str(path), source.key_column, f"key {repeated!r} occurs twice", "keep one row per clip")
     values = read_number_columns(root, source.file, columns).astype(np.float32)
     return FeatureTable(root, source.file, tuple(keys), columns, values, sha256_of_file(path))
 
@@ -301,9 +287,7 @@ class CsdClips:
         key, file, width = clip.file, self.source.file, self.source.width
         segment = self.segments.get(key)
         if segment is None:
-            raise ClipError(
-                self.source.segments.file, key, "there is no such segment", "prepare the corpus anew"
-            )
+            raise ClipError(self.source.segments.file, key, "there is no such segment", "prepare the corpus anew")
         values, times = self._frames(segment)
         if values.shape[1] != width:
             problem = f"{values.shape[1]} features per frame, the card says {width}"
@@ -346,9 +330,7 @@ def csd_info(root: Path, source: CsdSource) -> ModalityInfo:
     """
     with open_container(root, source.file, source.sequence) as container:
         names = container.dimensions()
-    features, segments = (
-        sha256_of_file(place_inside(root, name))[:16] for name in (source.file, source.segments.file)
-    )
+    features, segments = (sha256_of_file(place_inside(root, name))[:16] for name in (source.file, source.segments.file))
     return ModalityInfo(
         extractor=f"csd:{features}",
         version=VERSION,

@@ -295,10 +295,7 @@ def extractor_settings(provenance: Mapping[str, Any], modality: str) -> AudioSet
             return video
     except ValidationError as fault:
         raise StoreError(
-            f"{modality} features",
-            "settings",
-            f"not known to {name}: {fault}",
-            "use the version that made them",
+            f"{modality} features", "settings", f"not known to {name}: {fault}", "use the version that made them"
         ) from None
     what = "come from a table of ready features" if name.startswith("table:") else f"come from `{name}`"
     raise StoreError(
@@ -349,9 +346,7 @@ def _check_hashes(recorded: Mapping[str, Any], here: Mapping[str, Any], modality
         old, new = _by_file(key, recorded.get(key)), _by_file(key, value)
         if old == new:
             continue
-        differing = ", ".join(
-            name for name in sorted(old.keys() | new.keys()) if old.get(name) != new.get(name)
-        )
+        differing = ", ".join(name for name in sorted(old.keys() | new.keys()) if old.get(name) != new.get(name))
         raise StoreError(
             f"{modality} features", key, f"made with other files of the model, different here: {differing}",
             "put the files there that the features were made with (their SHA-256 is in the store)",

@@ -96,16 +96,12 @@ class CascadeDetector:
         """See ``Detector.candidates``."""
         if near is None:
             smallest = max(_SMALLEST_PX, round(self._smallest_face * min(picture.shape)))
-            boxes = self._cascade.detectMultiScale(
-                picture, 1.1, _NEIGHBOURS_NEW, minSize=(smallest, smallest)
-            )
+            boxes = self._cascade.detectMultiScale(picture, 1.1, _NEIGHBOURS_NEW, minSize=(smallest, smallest))
             return _faces(boxes, 0, 0)
         left, top, side = round(near.x - near.side / 2), round(near.y - near.side / 2), near.side
         margin = int(side * _MARGIN)
         x, y = max(0, left - margin), max(0, top - margin)
-        region = np.ascontiguousarray(
-            picture[y : top + round(side) + margin, x : left + round(side) + margin]
-        )
+        region = np.ascontiguousarray(picture[y : top + round(side) + margin, x : left + round(side) + margin])
         smallest, largest = int(side * _SMALLER), int(side * _LARGER)
         boxes = self._cascade.detectMultiScale(
             region, 1.1, _NEIGHBOURS_FOLLOWED, minSize=(smallest, smallest), maxSize=(largest, largest)
@@ -201,15 +197,10 @@ def reduced(picture: Picture, longest_side_px: int) -> Picture:
 
 
 def _faces(boxes: Sequence[Sequence[int]], left: int, top: int) -> list[Face]:
-    return [
-        Face(int(x) + left + int(side) / 2, int(y) + top + int(side) / 2, float(side))
-        for x, y, side, _ in boxes
-    ]
+    return [Face(int(x) + left + int(side) / 2, int(y) + top + int(side) / 2, float(side)) for x, y, side, _ in boxes]
 
 
 def _yunet_face(row: NDArray[np.float32]) -> Face:
     """Read a row of FaceDetectorYN: left, top, width, height, five points, score."""
     left, top, width, height = (float(value) for value in row[:4])
-    return Face(
-        left + width / 2, top + height / 2, max(width, height), row[4:14].reshape(5, 2).astype(np.float64)
-    )
+    return Face(left + width / 2, top + height / 2, max(width, height), row[4:14].reshape(5, 2).astype(np.float64))

@@ -66,9 +66,7 @@ class FaceCutter:
         """Return the crop (crop_px, crop_px, ...) of a picture, gray or in colors, by its number in the clip."""
         small = picture
         if self._reduction != 1:
-            small = cv2.resize(
-                picture, None, fx=self._reduction, fy=self._reduction, interpolation=cv2.INTER_AREA
-            )
+            small = cv2.resize(picture, None, fx=self._reduction, fy=self._reduction, interpolation=cv2.INTER_AREA)
         move = crop_move(self._track, number, self._scale, self._px)
         move[:, :2] = move[:, :2] * self._zoom / self._reduction
         crop: Picture = cv2.warpAffine(
@@ -137,9 +135,7 @@ class FaceFinder:
         ConfigError: a file of the detector is missing.
     """
 
-    def __init__(
-        self, settings: FaceSettings, frame_rate_hz: float, detector: Detector | None = None
-    ) -> None:
+    def __init__(self, settings: FaceSettings, frame_rate_hz: float, detector: Detector | None = None) -> None:
         self.settings, self.rate = settings, frame_rate_hz
         self._detector = detector or make_detector(settings)
 
@@ -180,15 +176,11 @@ class FaceFinder:
             is_kept = np.full(len(found), self.settings.missed == "interpolate")
             return FaceTrack(boxes, is_found, reason, None, is_kept, reduction)
         places = np.arange(len(found), dtype=np.float64)
-        boxes = self._smooth(
-            [None if face is None else [face.x, face.y, face.side] for face in found], is_found
-        )
+        boxes = self._smooth([None if face is None else [face.x, face.y, face.side] for face in found], is_found)
         has_landmarks = all(face.landmarks is not None for face in found if face is not None)
         landmarks: NDArray[np.float32] | None = None
         if self.settings.align and has_landmarks:
-            flat = [
-                None if face is None or face.landmarks is None else face.landmarks.ravel() for face in found
-            ]
+            flat = [None if face is None or face.landmarks is None else face.landmarks.ravel() for face in found]
             landmarks = self._smooth(flat, is_found).reshape(-1, 5, 2)
         is_kept = believed_frames(
             is_found, (places + 0.5) / self.rate, self.settings.missed, self.settings.longest_gap_s
@@ -215,11 +207,7 @@ def nearest(candidates: Sequence[Face], last: Face) -> Face | None:
         if np.hypot(face.x - last.x, face.y - last.y) <= _FARTHEST * last.side
         and 1 / _LARGEST_GROWTH <= face.side / last.side <= _LARGEST_GROWTH
     ]
-    return max(
-        same,
-        key=lambda face: (overlap(face, last), -np.hypot(face.x - last.x, face.y - last.y)),
-        default=None,
-    )
+    return max(same, key=lambda face: (overlap(face, last), -np.hypot(face.x - last.x, face.y - last.y)), default=None)
 
 
 def overlap(one: Face, other: Face) -> float:
@@ -238,11 +226,7 @@ def _middle_box(size: tuple[int, int]) -> NDArray[np.float32]:
 
 
 def face_frames(
-    path: Path,
-    values: NDArray[np.float32],
-    times: NDArray[np.float64],
-    track: FaceTrack,
-    facts: Mapping[str, float],
+    path: Path, values: NDArray[np.float32], times: NDArray[np.float64], track: FaceTrack, facts: Mapping[str, float]
 ) -> Extracted:
     """Return the features of a clip.
 

@@ -169,9 +169,7 @@ def stretched(frames: Numbers, points: int) -> Numbers:
 
 def _modulation(voice: VoiceDescriptors) -> Iterator[Named]:
     """Yield how strongly the level of eight broad bands swings, by the rate of the swinging, in log power."""
-    broad = np.column_stack(
-        [part.mean(axis=1) for part in np.array_split(voice.spectra, _BROAD_BANDS, axis=1)]
-    )
+    broad = np.column_stack([part.mean(axis=1) for part in np.array_split(voice.spectra, _BROAD_BANDS, axis=1)])
     size = int(2 ** np.ceil(np.log2(max(len(broad), 512))))
     power = np.abs(np.fft.rfft(broad - broad.mean(axis=0), size, axis=0)) ** 2 / len(broad)
     rate = np.fft.rfftfreq(size, voice.seconds_per_frame)

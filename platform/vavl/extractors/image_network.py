@@ -67,9 +67,7 @@ class Preprocessing:
             std = tuple(map(float, content["image_std"])) if is_normalised else (1.0,) * 3
             if _divides_twice(content):
                 # EfficientNet's classifiers were trained on pictures divided once more by the deviation.
-                std = tuple(
-                    value * float(again) for value, again in zip(std, content["image_std"], strict=True)
-                )
+                std = tuple(value * float(again) for value, again in zip(std, content["image_std"], strict=True))
             factor = float(content.get("rescale_factor", 1 / 255)) if content.get("do_rescale", True) else 1.0
             if len(mean) != 3 or len(std) != 3 or not all(std):
                 raise ValueError("image_mean and image_std need three values, deviations not 0")
@@ -197,9 +195,7 @@ def _width(files: ModelFiles) -> int:
     library = transformers_module()
     side = Preprocessing.of(files).side_px
     try:
-        config = library.AutoConfig.from_pretrained(
-            files.folder, local_files_only=True, trust_remote_code=False
-        )
+        config = library.AutoConfig.from_pretrained(files.folder, local_files_only=True, trust_remote_code=False)
         with torch.device("meta"), torch.no_grad():
             network = library.AutoModel.from_config(config, **_options(files)).eval()
             return int(_pooled(network(pixel_values=torch.zeros(1, 3, side, side))).shape[1])
@@ -229,9 +225,7 @@ def _divides_twice(content: dict[str, Any]) -> bool:
 
 
 def _side(content: dict[str, Any]) -> int:
-    size = (
-        content["crop_size"] if content.get("do_center_crop") and "crop_size" in content else content["size"]
-    )
+    size = content["crop_size"] if content.get("do_center_crop") and "crop_size" in content else content["size"]
     if isinstance(size, dict):
         sides = set(size.values())
         if len(sides) != 1:

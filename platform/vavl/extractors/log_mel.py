@@ -92,9 +92,7 @@ def mel_filters(settings: AudioFeatureSettings) -> Tensor:
 
 def band_edges_hz(settings: AudioFeatureSettings) -> Tensor:
     """Return the edges of the bands, (bands + 2,), float64; band b peaks at edge b + 1."""
-    low, high = (
-        2595 * math.log10(1 + frequency / 700) for frequency in (settings.f_min_hz, settings.f_max_hz)
-    )
+    low, high = (2595 * math.log10(1 + frequency / 700) for frequency in (settings.f_min_hz, settings.f_max_hz))
     mel = torch.linspace(low, high, settings.mel_bands + 2, dtype=torch.float64)
     return 700 * (10 ** (mel / 2595) - 1)
 
@@ -142,9 +140,7 @@ def segment_statistics(
         part = frames[start : start + length]
         high = np.quantile(part, _HIGH, axis=0)
         rows.append(
-            np.concatenate(
-                [part.mean(axis=0), part.std(axis=0), change[start : start + length].mean(axis=0), high]
-            )
+            np.concatenate([part.mean(axis=0), part.std(axis=0), change[start : start + length].mean(axis=0), high])
         )
     times = [frame_times[start : start + length].mean() for start in starts]
     return np.stack(rows).astype(np.float32), np.asarray(times, dtype=np.float32)

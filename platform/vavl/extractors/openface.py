@@ -61,15 +61,9 @@ def read_openface(path: Path, settings: OpenFaceSettings) -> Extracted:
     is_kept = believed_frames(is_found, times, settings.missed, settings.longest_gap_s)
     if not is_found.any():
         problem = f"no face in any of {len(times)} frames (confidence {settings.least_confidence:g} or more)"
-        raise ClipError(
-            str(path), "video", problem, "look at the clip; leave it out, or lower least_confidence"
-        )
+        raise ClipError(str(path), "video", problem, "look at the clip; leave it out, or lower least_confidence")
     filled = interpolated(values, is_found, times)[is_kept].astype(np.float32)
-    tally = {
-        "video_frames": len(times),
-        "face_frames": int(is_found.sum()),
-        "masked_frames": int((~is_kept).sum()),
-    }
+    tally = {"video_frames": len(times), "face_frames": int(is_found.sum()), "masked_frames": int((~is_kept).sum())}
     facts = {
         "seconds": float(times[-1] - times[0] + 1 / rate),
         "frame_rate_hz": round(rate, 3),
@@ -97,7 +91,5 @@ def _own_rate(path: Path, times: NDArray[np.float64], stated_hz: float) -> float
     rate = 1 / float(np.median(steps))
     if abs(rate / stated_hz - 1) > _RATE_TOLERANCE:
         problem = f"{rate:.3g} frames per second, the card says {stated_hz:g}"
-        raise ClipError(
-            str(path), "timestamp", problem, "correct video.frame_rate_hz of the card, or " + _AGAIN
-        )
+        raise ClipError(str(path), "timestamp", problem, "correct video.frame_rate_hz of the card, or " + _AGAIN)
     return rate

@@ -51,15 +51,11 @@ class ModelFiles:
         except ValueError as fault:
             content = fault
         if not isinstance(content, dict):
-            raise ConfigError(
-                str(self.folder / name), "", "does not hold a JSON object", "get the model's files again"
-            )
+            raise ConfigError(str(self.folder / name), "", "does not hold a JSON object", "get the model's files again")
         return content
 
 
-def find_model(
-    model: PretrainedModel, key: str, also: Sequence[str] = ("preprocessor_config.json",)
-) -> ModelFiles:
+def find_model(model: PretrainedModel, key: str, also: Sequence[str] = ("preprocessor_config.json",)) -> ModelFiles:
     """Return the files of a model, downloaded if it is one of the hub and not here yet.
 
     Args:
@@ -116,8 +112,7 @@ def _complete(folder: Path, key: str, also: Sequence[str]) -> ModelFiles:
 def _missing(folder: Path, also: Sequence[str]) -> str | None:
     """Return the first file that a model lacks."""
     return next(
-        (name for name in ("config.json", *_weight_names(folder), *also) if not (folder / name).is_file()),
-        None,
+        (name for name in ("config.json", *_weight_names(folder), *also) if not (folder / name).is_file()), None
     )
 
 
@@ -129,13 +124,9 @@ def _weight_names(folder: Path) -> list[str]:
     try:
         names = {str(name) for name in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()}
     except (ValueError, KeyError, TypeError, AttributeError) as fault:
-        raise ConfigError(
-            str(index), "weight_map", f"not readable: {fault!r}", "get the model's files again"
-        ) from None
+        raise ConfigError(str(index), "weight_map", f"not readable: {fault!r}", "get the model's files again") from None
     if any(Path(name).name != name for name in names):
-        raise ConfigError(
-            str(index), "weight_map", "names a file in another directory", "get the model's files again"
-        )
+        raise ConfigError(str(index), "weight_map", "names a file in another directory", "get the model's files again")
     return [SHARDED_WEIGHTS, *sorted(names)]
 
 
@@ -182,9 +173,7 @@ def _sha256(path: Path, size: int, modified_ns: int) -> str:  # noqa: ARG001  th
     try:
         return sha256_of_file(path)
     except OSError as fault:
-        raise InputError(
-            str(path), "", f"cannot be read: {fault.strerror}", "change its permissions"
-        ) from None
+        raise InputError(str(path), "", f"cannot be read: {fault.strerror}", "change its permissions") from None
 
 
 def load_model(
@@ -217,9 +206,7 @@ def load_model(
         raise ConfigError(
             str(files.folder), key, f"cannot be loaded: {type(fault).__name__}: {fault}", "get the model's files again"
         ) from fault  # fmt: skip
-    missing = sorted(
-        name for name in loading["missing_keys"] if not (may_lack and re.fullmatch(may_lack, name))
-    )
+    missing = sorted(name for name in loading["missing_keys"] if not (may_lack and re.fullmatch(may_lack, name)))
     wrong = missing + sorted(str(entry) for entry in loading["mismatched_keys"])
     if wrong:
         raise ConfigError(
@@ -240,9 +227,7 @@ def choose_device(model: PretrainedModel, key: str) -> torch.device:
 
     has_gpu = torch.cuda.is_available()
     if model.device == "cuda" and not has_gpu:
-        raise ConfigError(
-            key, "device", "cuda is asked for, and there is no GPU here", "set device: auto or cpu"
-        )
+        raise ConfigError(key, "device", "cuda is asked for, and there is no GPU here", "set device: auto or cpu")
     return torch.device("cuda" if has_gpu and model.device != "cpu" else "cpu")
 
 

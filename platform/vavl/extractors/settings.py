@@ -73,14 +73,10 @@ class PretrainedModel(FrozenConfig):
         None, description="local directory with config.json, model.safetensors and preprocessor_config.json"
     )
     hub: str | None = Field(
-        None,
-        pattern=r"^\w[\w.-]*/\w[\w.-]*$",
-        description="or its name on the hub, e.g. google/vit-base-patch16-224",
+        None, pattern=r"^\w[\w.-]*/\w[\w.-]*$", description="or its name on the hub, e.g. google/vit-base-patch16-224"
     )
     revision: str | None = Field(
-        None,
-        pattern=r"^[0-9a-f]{40}$",
-        description="commit on the hub, 40 digits: branches and tags can move",
+        None, pattern=r"^[0-9a-f]{40}$", description="commit on the hub, 40 digits: branches and tags can move"
     )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: a GPU if there is one")
     precision: Literal["fp32", "bf16"] = Field("fp32", description="of products and convolutions")
@@ -116,15 +112,12 @@ class AudioFeatureSettings(FrozenConfig):
     mel_bands: int = Field(64, ge=1, le=512, description="bands of the mel filter bank")
     f_min_hz: float = Field(50, ge=0, description="lower edge of the lowest band")
     f_max_hz: float = Field(8_000, gt=0, description="upper edge of the highest band")
-    floor_db: float = Field(
-        -100, le=0, description="less power counts as this much; 0 dB is a full-scale sine"
-    )
+    floor_db: float = Field(-100, le=0, description="less power counts as this much; 0 dB is a full-scale sine")
     trim_silence_db: float | None = Field(
         None, gt=0, description="frames before and after the audio are left out: so far below the loudest one"
     )
     segments: SegmentSettings | None = Field(
-        None,
-        description="summarize the frames by segment: mean, deviation, change and 90 % quantile per band",
+        None, description="summarize the frames by segment: mean, deviation, change and 90 % quantile per band"
     )
     longest_clip_s: float = Field(300, gt=0, description="a longer clip is quarantined: it would not fit")
 
@@ -180,9 +173,7 @@ class FunctionalSettings(FrozenConfig):
                 f"spectra.mel_bands {self.spectra.mel_bands} does not hold"
             )
         if self.pitch.highest_hz > self.spectra.sample_rate_hz / 8:
-            raise ValueError(
-                f"pitch.highest_hz {self.pitch.highest_hz} is above an eighth of the sample rate"
-            )
+            raise ValueError(f"pitch.highest_hz {self.pitch.highest_hz} is above an eighth of the sample rate")
         return self
 
 
@@ -191,12 +182,9 @@ class OpensmileSettings(FrozenConfig):
 
     extractor: Literal["opensmile"] = "opensmile"
     feature_set: Literal["eGeMAPSv02", "ComParE_2016"] = Field("eGeMAPSv02", description="one of openSMILE's")
-    level: Literal["descriptors", "functionals"] = Field(
-        "functionals", description="a row per frame, or one per clip"
-    )
+    level: Literal["descriptors", "functionals"] = Field("functionals", description="a row per frame, or one per clip")
     channels: str = Field(
-        ".*",
-        description="expression for the whole names of the channels to keep, e.g. mfcc.* for the cepstrum",
+        ".*", description="expression for the whole names of the channels to keep, e.g. mfcc.* for the cepstrum"
     )
     sample_rate_hz: int = Field(16_000, ge=8_000, le=96_000, description="audio is resampled to this rate")
     longest_clip_s: float = Field(300, gt=0, description="a longer clip is quarantined: it would not fit")
@@ -264,15 +252,11 @@ class FaceSettings(FrozenConfig):
     smallest_face: float = Field(
         0.2, gt=0, le=1, description="smallest face looked for, as a share of the shorter side"
     )
-    smoothing_ms: float = Field(
-        120, ge=0, le=2000, description="deviation of the smoothing of the face's track"
-    )
+    smoothing_ms: float = Field(120, ge=0, le=2000, description="deviation of the smoothing of the face's track")
     align: bool = Field(
         False, description="turn and size crops by five landmarks; the cascade has none, its crops stay level"
     )
-    missed: MissedRule = Field(
-        "interpolate", description="frames without a face: between their neighbors, or left out"
-    )
+    missed: MissedRule = Field("interpolate", description="frames without a face: between their neighbors, or left out")
     longest_gap_s: float = Field(
         1.0, ge=0, description="frames of a longer gap are left out; after it another face may be followed"
     )

@@ -71,9 +71,7 @@ def chunk_starts(frames: int, length: int, overlap: int) -> list[int]:
     return [round(gap * (frames - length) / gaps) for gap in range(gaps + 1)]
 
 
-def joined_chunks(
-    chunks: NDArray[np.float32], starts: list[int], frames: int, overlap: int
-) -> NDArray[np.float32]:
+def joined_chunks(chunks: NDArray[np.float32], starts: list[int], frames: int, overlap: int) -> NDArray[np.float32]:
     """Put chunks together: where they overlap the weight goes over from one to the next in a straight line.
 
     A frame near the border of a chunk, where the network saw little of what is around it, counts little.
@@ -145,9 +143,7 @@ def find_speech_model(settings: SpeechTransformerSettings) -> SpeechModel:
             "give the directory of such a model",
         )  # fmt: skip
     try:
-        config = library.AutoConfig.from_pretrained(
-            files.folder, local_files_only=True, trust_remote_code=False
-        )
+        config = library.AutoConfig.from_pretrained(files.folder, local_files_only=True, trust_remote_code=False)
         grid = _grid(config, int(files.read_json(_PREPROCESSING)["sampling_rate"]))
         is_normalised = bool(files.read_json(_PREPROCESSING)["do_normalize"])
     except (KeyError, TypeError, ValueError) as fault:
@@ -158,10 +154,7 @@ def find_speech_model(settings: SpeechTransformerSettings) -> SpeechModel:
     blocks = int(config.num_hidden_layers)
     if settings.layers[1] > blocks:
         raise ConfigError(
-            "features.audio",
-            "layers",
-            f"{list(settings.layers)}, but the model has {blocks}",
-            "name layers it has",
+            "features.audio", "layers", f"{list(settings.layers)}, but the model has {blocks}", "name layers it has"
         )
     return SpeechModel(files, kind, grid, is_normalised, blocks, int(config.hidden_size))
 

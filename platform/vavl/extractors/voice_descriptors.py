@@ -61,17 +61,11 @@ def track_pitch(
     chosen = np.minimum(path, lag.shape[1] - 1)[:, None]
     frequency = sample_rate_hz / np.take_along_axis(lag, chosen, axis=1)[:, 0]
     periodicity = np.take_along_axis(height, chosen, axis=1)[:, 0]
-    return PitchTrack(
-        np.where(is_voiced, frequency, 0.0), np.where(is_voiced, periodicity, height.max(axis=1))
-    )
+    return PitchTrack(np.where(is_voiced, frequency, 0.0), np.where(is_voiced, periodicity, height.max(axis=1)))
 
 
 def _autocorrelation(
-    waveform: NDArray[np.float32],
-    centres: NDArray[np.float32],
-    sample_rate_hz: int,
-    settings: PitchSettings,
-    lags: int,
+    waveform: NDArray[np.float32], centres: NDArray[np.float32], sample_rate_hz: int, settings: PitchSettings, lags: int
 ) -> tuple[Numbers, Numbers]:
     """Return the energy (time,) and the autocorrelation (time, lag) divided by that of the window."""
     length = round(settings.window_ms * sample_rate_hz / 1000)

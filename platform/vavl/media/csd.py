@@ -51,9 +51,7 @@ class Container:
         self._path = path
         names = list(file)
         if sequence is None and len(names) != 1:
-            raise self._error(
-                "", f"holds {len(names)} sequences: {', '.join(names[:5])}", "name one in the card"
-            )
+            raise self._error("", f"holds {len(names)} sequences: {', '.join(names[:5])}", "name one in the card")
         self._group = self._member(file, sequence or names[0], f"found here: {', '.join(names[:5])}")
         self._data = self._member(self._group, "data")
         self.videos = tuple(sorted(self._data))
@@ -64,9 +62,7 @@ class Container:
             return np.zeros((0, 2))
         rows = self._array(video, "intervals")
         if rows.ndim != 2 or rows.shape[1] != 2:
-            raise self._error(
-                f"{video}/intervals", f"shape {rows.shape} is not (rows, 2)", "restore the file"
-            )
+            raise self._error(f"{video}/intervals", f"shape {rows.shape} is not (rows, 2)", "restore the file")
         if len(rows) != len(self._array(video, "features")):
             raise self._error(video, "features and intervals differ in their number", "restore the file")
         found: npt.NDArray[np.float64] = np.asarray(rows[()], dtype=np.float64)
@@ -76,9 +72,7 @@ class Container:
         """Return rows ``first`` to ``last``, this one left out, as (rows, width)."""
         rows = self._array(video, "features")
         if rows.ndim != 2:
-            raise self._error(
-                f"{video}/features", f"shape {rows.shape} is not (rows, width)", "restore the file"
-            )
+            raise self._error(f"{video}/features", f"shape {rows.shape} is not (rows, width)", "restore the file")
         found: npt.NDArray[np.float32] = np.asarray(rows[first:last], dtype=np.float32)
         return found
 
@@ -187,8 +181,5 @@ def read_csd_columns(root: Path, name: str, columns: Sequence[str]) -> npt.NDArr
                     "correct the column's name in the card",
                 )  # fmt: skip
         places = [known.index(column) for column in columns]
-        rows = [
-            container.features(video, 0, len(container.intervals(video)))[:, places]
-            for video in container.videos
-        ]
+        rows = [container.features(video, 0, len(container.intervals(video)))[:, places] for video in container.videos]
     return np.concatenate(rows).astype(np.float64) if rows else np.zeros((0, len(columns)))

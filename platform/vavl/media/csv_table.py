@@ -24,9 +24,7 @@ _LONGEST_HEADER = 1 << 20
 _SAMPLE_BYTES = 64
 _FEWEST_BYTES = 8
 
-MISSING = frozenset(
-    ("", "na", "n/a", "n.a.", "nan", "none", "null", "nil", "-", "--", "?", "xxx", "#n/a", "<na>")
-)
+MISSING = frozenset(("", "na", "n/a", "n.a.", "nan", "none", "null", "nil", "-", "--", "?", "xxx", "#n/a", "<na>"))
 """What stands in tables where a value is missing, in lower case."""
 
 _MISSING_NUMBERS = sorted(
@@ -193,10 +191,7 @@ def _read(root: Path, name: str, columns: Sequence[str], kind: pa.DataType) -> t
             table = csv.read_csv(
                 path,  # unpacked by its suffix
                 read_options=csv.ReadOptions(
-                    column_names=form.header,
-                    skip_rows=form.head_lines,
-                    use_threads=False,
-                    encoding=form.encoding,
+                    column_names=form.header, skip_rows=form.head_lines, use_threads=False, encoding=form.encoding
                 ),
                 parse_options=csv.ParseOptions(delimiter=form.mark, newlines_in_values=True),
                 convert_options=csv.ConvertOptions(

@@ -42,10 +42,7 @@ def require_media_file(path: Path, field: str) -> None:
         raise ClipError(str(path), field, "the file does not exist", "restore the file")
     if not path.is_file():
         raise ClipError(
-            str(path),
-            field,
-            "not a regular file",
-            "remove this directory, pipe, socket or device, or rename it",
+            str(path), field, "not a regular file", "remove this directory, pipe, socket or device, or rename it"
         )
     if path.stat().st_size == 0:
         raise ClipError(str(path), field, "the file is empty", "restore the file, or leave the clip out")

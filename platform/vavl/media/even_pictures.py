@@ -38,9 +38,7 @@ def evenly(shown: Iterable[Shown], frame_rate_hz: float) -> Iterator[tuple[float
     for following in shown:
         if current is None:
             number = max(0, math.ceil((following.time - _ROUNDING_S) * frame_rate_hz - 0.5))
-        while (
-            current is not None and (middle := (number + 0.5) / frame_rate_hz) < following.time - _ROUNDING_S
-        ):
+        while current is not None and (middle := (number + 0.5) / frame_rate_hz) < following.time - _ROUNDING_S:
             yield middle, current
             number, is_empty = number + 1, False
         current = following

@@ -12,9 +12,7 @@ from vavl.errors import CorpusError, readable
 
 _AUDIO = "wav wave flac ogg oga opus mp3 m4a aac aif aiff au wma amr caf w64 sph nist"
 _VIDEO = "mp4 avi mov mkv webm flv mpg mpeg m4v wmv 3gp mts m2ts ts vob ogv"
-AUDIO_SUFFIXES, VIDEO_SUFFIXES = (
-    frozenset(f".{name}" for name in names.split()) for names in (_AUDIO, _VIDEO)
-)
+AUDIO_SUFFIXES, VIDEO_SUFFIXES = (frozenset(f".{name}" for name in names.split()) for names in (_AUDIO, _VIDEO))
 _SUFFIXES = {"audio": AUDIO_SUFFIXES, "video": VIDEO_SUFFIXES, "tables": frozenset({".csv", ".tsv"})}
 
 
@@ -76,9 +74,7 @@ def list_directory(root: Path, most_files: int) -> Listing:
     )
 
 
-def _entries(
-    root: Path, left_out: Counter[str], unlisted: dict[str, str]
-) -> Iterator[tuple[os.DirEntry[str], str]]:
+def _entries(root: Path, left_out: Counter[str], unlisted: dict[str, str]) -> Iterator[tuple[os.DirEntry[str], str]]:
     """Yield what is below ``root`` with its relative name, directory by directory, but for hidden entries."""
     waiting = [""]
     while waiting:

@@ -120,9 +120,7 @@ class Pictures:
             raise self._unusable(f"damaged: {found} can be decoded")
 
 
-def read_frames(
-    path: Path, frame_rate_hz: float, longest_s: float = math.inf
-) -> Iterator[tuple[float, Picture]]:
+def read_frames(path: Path, frame_rate_hz: float, longest_s: float = math.inf) -> Iterator[tuple[float, Picture]]:
     """Yield the pictures of a video at an even rate; see ``Pictures``."""
     return iter(Pictures(path, frame_rate_hz, longest_s))
 
@@ -221,9 +219,7 @@ def _alpha_decoder(stream: Any, path: Path) -> Any | None:
         return None
     decoder = _ALPHA_DECODERS[name]
     if decoder not in av.codecs_available:
-        raise ClipError(
-            str(path), "video", f"its transparency needs FFmpeg's {decoder}", "install the wheel of av"
-        )
+        raise ClipError(str(path), "video", f"its transparency needs FFmpeg's {decoder}", "install the wheel of av")
     context = av.CodecContext.create(decoder, "r")
     context.options, context.thread_count = OPTIONS, 1
     context.extradata = stream.codec_context.extradata

@@ -72,9 +72,7 @@ def read_sound(path: Path, sample_rate_hz: int, longest_s: float = math.inf) -> 
     }
     if facts["peak"] < _NO_SIGNAL:
         level = 20 * math.log10(_NO_SIGNAL)
-        raise no_signal(
-            path, "audio", f"silence from start to end: no sample above {level:.0f} dB of full scale"
-        )
+        raise no_signal(path, "audio", f"silence from start to end: no sample above {level:.0f} dB of full scale")
     # Silence before and after, where only pictures are; priming samples before the start are cut.
     late = round(decoded.late_s * sample_rate_hz)
     after = max(0, round(decoded.pictures_end_s * sample_rate_hz) - late - len(heard))

@@ -183,11 +183,7 @@ def _counts(generator: np.random.Generator, things: int, draws: int) -> NDArray[
 
 
 def _fold_score(
-    table: SpeakerSums,
-    fold: int,
-    statistic: Statistic,
-    speakers: NDArray[np.float64],
-    seeds: NDArray[np.float64],
+    table: SpeakerSums, fold: int, statistic: Statistic, speakers: NDArray[np.float64], seeds: NDArray[np.float64]
 ) -> NDArray[np.float64]:
     """(draws,) score of one fold; NaN where no speaker or no finished run of it was drawn.
 

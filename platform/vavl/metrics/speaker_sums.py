@@ -98,18 +98,14 @@ def _calibration(predicted: NDArray[np.float64], target: NDArray[np.float64]) ->
 
 
 def sums_of_speakers(
-    score: SummedScore,
-    predicted: NDArray[np.float64],
-    target: NDArray[np.float64],
-    speakers: NDArray[np.str_],
+    score: SummedScore, predicted: NDArray[np.float64], target: NDArray[np.float64], speakers: NDArray[np.str_]
 ) -> dict[str, NDArray[np.float64]]:
     """Return what each speaker adds to a score, as ``gather`` of ``metrics/paired.py`` takes it.
 
     ``predicted`` and ``target`` are (clips, outputs), ``speakers`` (clips,) names.
     """
     return {
-        str(name): score.sums(predicted[speakers == name], target[speakers == name])
-        for name in np.unique(speakers)
+        str(name): score.sums(predicted[speakers == name], target[speakers == name]) for name in np.unique(speakers)
     }
 
 

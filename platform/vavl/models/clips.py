@@ -157,8 +157,7 @@ class TrainingProfile(FrozenConfig):
     shortest_frames: int = Field(ge=1, description="of the shortest training clip")
     longest_frames: int = Field(ge=1, description="of the longest one")
     far: float | None = Field(
-        gt=0,
-        description="distance within which 99 % of training and validation clips lie; None: not measured",
+        gt=0, description="distance within which 99 % of training and validation clips lie; None: not measured"
     )
 
     @classmethod
@@ -172,10 +171,7 @@ class TrainingProfile(FrozenConfig):
         """
         far = float(np.quantile(distances, FAR_QUANTILE)) if len(distances) else 0.0
         return cls(
-            frame_rate_hz=rate_hz,
-            shortest_frames=int(frames.min()),
-            longest_frames=int(frames.max()),
-            far=far or None,
+            frame_rate_hz=rate_hz, shortest_frames=int(frames.min()), longest_frames=int(frames.max()), far=far or None
         )
 
     def length_problem(self, frames: int) -> str:
@@ -221,7 +217,5 @@ def compare_clip(
         if profile.far is not None:
             ratios.append(clip_distance(values) / profile.far)
             if ratios[-1] > 1:
-                unusual.append(
-                    f"{modality}: features far from those of the training clips ({ratios[-1]:.1f} x)"
-                )
+                unusual.append(f"{modality}: features far from those of the training clips ({ratios[-1]:.1f} x)")
     return max(ratios, default=None), "; ".join(unusual)

@@ -178,9 +178,7 @@ class ConformerBlocks(nn.ModuleList):
             # Found with 2 ranks, DeepSpeed 0.19, fp32 and bf16: this way every ZeRO stage gives, to the last bit, what
             # it gives without checkpointing. The re-entrant way runs a backward of its own per block, and ZeRO 2
             # and 3 refuse a gradient in two parts, as the shared blocks have one per modality.
-            kept: Tensor = checkpoint(
-                block, frames, is_real, rows, use_reentrant=False, preserve_rng_state=False
-            )
+            kept: Tensor = checkpoint(block, frames, is_real, rows, use_reentrant=False, preserve_rng_state=False)
             return kept
         output: Tensor = block(frames, is_real, rows)
         return output

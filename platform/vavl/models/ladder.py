@@ -92,12 +92,9 @@ class LadderDecoder(nn.Module):
         super().__init__()
         self.top = nn.Linear(settings.width, settings.width)
         self.combinators = nn.ModuleList(Combinator(width) for width in widths)
-        self.down = nn.ModuleList(
-            nn.Linear(widths[layer + 1], widths[layer]) for layer in range(len(widths) - 1)
-        )
+        self.down = nn.ModuleList(nn.Linear(widths[layer + 1], widths[layer]) for layer in range(len(widths) - 1))
         self.lateral = nn.ModuleList(
-            nn.Linear(theirs, ours, bias=False)
-            for theirs, ours in zip(other or (), widths, strict=bool(other))
+            nn.Linear(theirs, ours, bias=False) for theirs, ours in zip(other or (), widths, strict=bool(other))
         )
 
     def forward(self, top: Tensor, lateral: Sequence[Tensor], other: Sequence[Tensor]) -> tuple[Tensor, ...]:

@@ -55,9 +55,7 @@ class ModalityDescription(FrozenConfig):
     """What a model expects of one modality."""
 
     width: int = Field(ge=1, description="channels of a raw frame")
-    statistics: dict[str, Any] = Field(
-        description="FeatureStatistics of the training speakers; {} if not trained"
-    )
+    statistics: dict[str, Any] = Field(description="FeatureStatistics of the training speakers; {} if not trained")
     trained: bool = Field(
         description="False when no labeled training clip had the modality; it cannot be predicted from"
     )
@@ -78,9 +76,7 @@ class ModelDescription(FrozenConfig):
     fusion_trained: bool
     speaker_normalisation: bool
     max_frames: int
-    provenance: dict[str, Any] = Field(
-        description="corpus, card, store and configuration of the training run"
-    )
+    provenance: dict[str, Any] = Field(description="corpus, card, store and configuration of the training run")
     class_shares: tuple[float, ...] | None = Field(
         None, description="of the labeled training clips, in the order of the classes; None as for profile"
     )
@@ -249,9 +245,7 @@ class SavedModel:
         output: VavlOutput = self.network(batch if device.type == "cpu" else batch.to(device))
         logits = logits_of_clips([clip.condition for clip in clips], logits_by_condition(output, batch))
         values = torch.softmax(logits, dim=-1) if isinstance(parts.task, ClassTask) else logits
-        return [
-            self._prediction(clip.condition, row) for clip, row in zip(clips, values.tolist(), strict=True)
-        ]
+        return [self._prediction(clip.condition, row) for clip, row in zip(clips, values.tolist(), strict=True)]
 
     def _prepared(self, clip: ClipFeatures) -> ClipFeatures:
         """Check, cut and normalize one clip; drop modalities that the model cannot use."""
@@ -278,9 +272,7 @@ class SavedModel:
             )  # fmt: skip
         if not np.isfinite(values).all():
             raise InputError("clip", modality, "holds NaN or infinite values", "check the extraction")
-        return self._statistics[modality].normalisation.apply(
-            middle_frames(values, self.description.max_frames)
-        )
+        return self._statistics[modality].normalisation.apply(middle_frames(values, self.description.max_frames))
 
     def _prediction(self, condition: str, values: list[float]) -> Prediction | InputError:
         if not all(map(math.isfinite, values)):

@@ -45,9 +45,7 @@ class NetworkSettings(FrozenConfig):
     dropout: float = Field(0.1, ge=0, lt=1, description="within the Conformer blocks")
     head_dropout: float = Field(0.2, ge=0, lt=1, description="within heads and decoders")
     input_dropout: float = Field(0.0, ge=0, lt=1, description="on the projected input frames")
-    correlation_size: int = Field(
-        16, ge=1, description="K of soft-HGR; keep it well below the pairs of a global batch"
-    )
+    correlation_size: int = Field(16, ge=1, description="K of soft-HGR; keep it well below the pairs of a global batch")
 
     @property
     def ladder_layers(self) -> int:
@@ -65,22 +63,16 @@ class NetworkSettings(FrozenConfig):
     def _sizes_fit(self) -> Self:
         if self.width % (2 * self.attention_heads):
             # Rotary positions turn pairs of channels within each head.
-            raise ValueError(
-                f"width {self.width} must be a multiple of 2 * attention_heads {self.attention_heads}"
-            )
+            raise ValueError(f"width {self.width} must be a multiple of 2 * attention_heads {self.attention_heads}")
         if self.convolution_kernel % 2 == 0:
-            raise ValueError(
-                f"convolution_kernel {self.convolution_kernel} must be odd to keep the frame count"
-            )
+            raise ValueError(f"convolution_kernel {self.convolution_kernel} must be odd to keep the frame count")
         return self
 
 
 class LadderShape(FrozenConfig):
     """What a cross-modal ladder adds to the network."""
 
-    noise: float = Field(
-        0.3, ge=0, description="deviation of the noise on the normalized input and after every block"
-    )
+    noise: float = Field(0.3, ge=0, description="deviation of the noise on the normalized input and after every block")
     lateral: Literal["own", "other", "both", "none"] = Field(
         "own", description="modality whose noisy layers feed the decoder's skip connections"
     )
@@ -121,15 +113,10 @@ class DecisionSettings(FrozenConfig):
     """How a label is chosen from the probabilities of a model of classes."""
 
     classes: tuple[str, ...] | None = Field(
-        None,
-        min_length=2,
-        description="choose among these alone, their probabilities sum to 1; null: all of the model",
+        None, min_length=2, description="choose among these alone, their probabilities sum to 1; null: all of the model"
     )
     abstain_below: float | None = Field(
-        None,
-        gt=0,
-        le=1,
-        description="no label where the largest probability is below this; null: always a label",
+        None, gt=0, le=1, description="no label where the largest probability is below this; null: always a label"
     )
     class_shares: dict[str, Share] | None = Field(
         None,
@@ -137,8 +124,7 @@ class DecisionSettings(FrozenConfig):
         "run (logit adjustment); null: no correction",
     )
     training_shares: dict[str, Share] | None = Field(
-        None,
-        description="shares of the classes in training, for class_shares; null: those stored with the model",
+        None, description="shares of the classes in training, for class_shares; null: those stored with the model"
     )
 
 
@@ -156,9 +142,7 @@ class Decision:
     factors: NDArray[np.float64]
     abstain_below: float | None
 
-    def apply(
-        self, probabilities: NDArray[np.float64]
-    ) -> tuple[NDArray[np.float64], list[str | None], list[str]]:
+    def apply(self, probabilities: NDArray[np.float64]) -> tuple[NDArray[np.float64], list[str | None], list[str]]:
         """Choose labels.
 
         Args:
@@ -200,9 +184,7 @@ def decision_of(
     if not asked:
         return None
     if not isinstance(task, ClassTask):
-        raise ConfigError(
-            source, asked[0], "the model predicts attributes, not classes", f"leave out {asked[0]}"
-        )
+        raise ConfigError(source, asked[0], "the model predicts attributes, not classes", f"leave out {asked[0]}")
     for field in ("classes", "class_shares", "training_shares"):
         _check_known(source, field, getattr(settings, field) or (), task.classes)
     chosen = settings.classes or task.classes
@@ -258,16 +240,11 @@ def _check_known(source: str, field: str, names: Any, classes: Sequence[str]) ->
             )  # fmt: skip
 
 
-def _all_shares(
-    source: str, field: str, shares: Mapping[str, float], chosen: Sequence[str]
-) -> Mapping[str, float]:
+def _all_shares(source: str, field: str, shares: Mapping[str, float], chosen: Sequence[str]) -> Mapping[str, float]:
     missing = [name for name in chosen if not shares.get(name)]
     if missing:
         raise ConfigError(
-            source,
-            field,
-            f"no share of {', '.join(missing)}",
-            "state one above 0 for every class that is chosen among",
+            source, field, f"no share of {', '.join(missing)}", "state one above 0 for every class that is chosen among"
         )
     total = sum(shares[name] for name in chosen)
     return {name: shares[name] / total for name in chosen}

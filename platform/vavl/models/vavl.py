@@ -127,11 +127,7 @@ class Vavl(nn.Module):
         return self.predict(batch, rows, audio, video)
 
     def encode(
-        self,
-        path: ModalityPath,
-        clips: ModalityBatch,
-        rows: Tensor | None,
-        noise: Sequence[Tensor] | None = None,
+        self, path: ModalityPath, clips: ModalityBatch, rows: Tensor | None, noise: Sequence[Tensor] | None = None
     ) -> Encoding:
         """Encode the clips of a modality: its own blocks, the shared ones, mean over time.
 
@@ -167,11 +163,7 @@ class ModalityPath(nn.Module):
     """Projection, Conformer blocks, head, reconstruction and correlation function of one modality."""
 
     def __init__(
-        self,
-        settings: NetworkSettings,
-        input_width: int,
-        outputs: int,
-        activation_checkpointing: bool = False,
+        self, settings: NetworkSettings, input_width: int, outputs: int, activation_checkpointing: bool = False
     ) -> None:
         super().__init__()
         self.widths = (input_width, *[settings.width] * (settings.ladder_layers - 1))

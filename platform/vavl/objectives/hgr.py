@@ -31,14 +31,7 @@ def correlation_moments(first: Tensor, second: Tensor, weight: Tensor) -> dict[s
     with torch.autocast(first.device.type, enabled=False):
         f = torch.where(column > 0, first.double(), 0.0) * column
         g = torch.where(column > 0, second.double(), 0.0) * column
-        return {
-            "count": column.sum(),
-            "f": f.sum(0),
-            "g": g.sum(0),
-            "ff": f.T @ f,
-            "gg": g.T @ g,
-            "fg": (f * g).sum(),
-        }
+        return {"count": column.sum(), "f": f.sum(0), "g": g.sum(0), "ff": f.T @ f, "gg": g.T @ g, "fg": (f * g).sum()}
 
 
 def soft_hgr(moments: Moments) -> Tensor:

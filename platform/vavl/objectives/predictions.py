@@ -33,10 +33,6 @@ def predictions(output: VavlOutput, batch: ClipBatch, *, labelled_only: bool = T
     everywhere = torch.arange(batch.clips, device=batch.index.device)
     return {
         AUDIO_VIDEO: Prediction(output.fusion_logits, everywhere, batch.has_audio * batch.has_video * counts),
-        AUDIO: Prediction(
-            output.audio.logits, batch.audio.clip, batch.audio.weight * counts[batch.audio.clip]
-        ),
-        VIDEO: Prediction(
-            output.video.logits, batch.video.clip, batch.video.weight * counts[batch.video.clip]
-        ),
+        AUDIO: Prediction(output.audio.logits, batch.audio.clip, batch.audio.weight * counts[batch.audio.clip]),
+        VIDEO: Prediction(output.video.logits, batch.video.clip, batch.video.weight * counts[batch.video.clip]),
     }

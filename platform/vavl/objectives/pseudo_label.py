@@ -117,9 +117,7 @@ def guess(output: VavlOutput, view: WeakView, clips: int, conditions: Collection
         rows = torch.zeros_like(probabilities).index_copy(0, place, sure * offered.unsqueeze(-1))
         is_surer = rows.amax(-1) > probabilities.amax(-1)
         probabilities = torch.where(is_surer.unsqueeze(-1), rows, probabilities)
-        is_candidate = torch.maximum(
-            is_candidate, torch.zeros_like(is_candidate).index_copy(0, place, offered)
-        )
+        is_candidate = torch.maximum(is_candidate, torch.zeros_like(is_candidate).index_copy(0, place, offered))
         votes[place, CONDITIONS.index(condition)] = torch.where(found.weight > 0, sure.argmax(-1), -1)
     return Guess(probabilities, is_candidate, votes)
 

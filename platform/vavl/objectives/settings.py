@@ -42,9 +42,7 @@ class ScheduledSettings(FrozenConfig):
 class SupervisedSettings(ScheduledSettings):
     """The task loss on labeled clips: audio head + video head + fusion head."""
 
-    label_smoothing: float = Field(
-        0.0, ge=0, lt=1, description="classes only; 0 trains on the labels as given"
-    )
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="classes only; 0 trains on the labels as given")
 
 
 class ReconstructionSettings(ScheduledSettings):
@@ -68,9 +66,7 @@ class HgrSettings(ScheduledSettings):
 class LadderSettings(ScheduledSettings, LadderShape):
     """Cross-modal ladder on every clip. While configured, supervised losses are those of the noisy pass."""
 
-    layer_weights: tuple[float, ...] | None = Field(
-        None, description="input first, then every block; null = 1 each"
-    )
+    layer_weights: tuple[float, ...] | None = Field(None, description="input first, then every block; null = 1 each")
 
 
 class PseudoLabelSettings(ScheduledSettings):
@@ -82,8 +78,7 @@ class PseudoLabelSettings(ScheduledSettings):
 
     threshold: float = Field(0.95, gt=0, le=1, description="least confidence of a label that counts")
     adaptive: bool = Field(
-        False,
-        description="thresholds per class follow the network's confidence (FreeMatch); threshold is unused",
+        False, description="thresholds per class follow the network's confidence (FreeMatch); threshold is unused"
     )
     adaptive_momentum: float = Field(0.99, ge=0, lt=1, description="of the running means behind them")
     teacher: Literal["self", "average"] = Field(
@@ -128,8 +123,7 @@ class ObjectiveSettings(FrozenConfig):
     ladder: LadderSettings | None = None
     pseudo_label: PseudoLabelSettings | None = None
     plugins: dict[str, Any] = Field(
-        {},
-        description="settings of installed plug-ins by name: {name: {weight: 0.1}}; see objectives/README.md",
+        {}, description="settings of installed plug-ins by name: {name: {weight: 0.1}}; see objectives/README.md"
     )
 
     @field_validator("plugins")

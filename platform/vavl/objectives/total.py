@@ -50,12 +50,7 @@ class Objective:
 
     @classmethod
     def of(
-        cls,
-        task: Task,
-        settings: ObjectiveSettings,
-        network: NetworkSettings,
-        pieces: int,
-        labelled: tuple[str, ...],
+        cls, task: Task, settings: ObjectiveSettings, network: NetworkSettings, pieces: int, labelled: tuple[str, ...]
     ) -> Objective:
         """Resolve the settings for a network."""
         given = settings.ladder.layer_weights if settings.ladder else None
@@ -69,17 +64,13 @@ class Objective:
         and with several micro-batches they need a first pass without gradient.
         """
         settings = self.settings
-        return bool(
-            isinstance(self.task, AttributeTask) or settings.hgr or settings.ladder or settings.plugins
-        )
+        return bool(isinstance(self.task, AttributeTask) or settings.hgr or settings.ladder or settings.plugins)
 
     @cached_property
     def _plugins(self) -> dict[str, ObjectivePlugin]:
         return {name: objective_plugin(name) for name in self.settings.plugins}
 
-    def moments(
-        self, output: VavlOutput | None, batch: ClipBatch, guessed: Guess | None
-    ) -> dict[str, Tensor]:
+    def moments(self, output: VavlOutput | None, batch: ClipBatch, guessed: Guess | None) -> dict[str, Tensor]:
         """Sum over one micro-batch what the objectives need of the global batch.
 
         Args:
@@ -110,12 +101,7 @@ class Objective:
         return found
 
     def parts(
-        self,
-        output: VavlOutput,
-        batch: ClipBatch,
-        local: Moments,
-        together: Moments,
-        pseudo: PseudoTarget | None,
+        self, output: VavlOutput, batch: ClipBatch, local: Moments, together: Moments, pseudo: PseudoTarget | None
     ) -> dict[str, Tensor]:
         """Return the unweighted parts of the objective.
 
@@ -139,16 +125,12 @@ class Objective:
             )
         for name in (AUDIO, VIDEO) if output.ladder is not None else ():
             prefix = f"ladder/{name}"
-            loss = ladder_loss(
-                moments_under(prefix, together), moments_under(prefix, local), self.ladder_weights
-            )
+            loss = ladder_loss(moments_under(prefix, together), moments_under(prefix, local), self.ladder_weights)
             found[prefix] = self._shared_value(loss)
         for name, plugin in self._plugins.items():
             prefix = f"plugins/{name}"
             sums = linked_moments(moments_under(prefix, together), moments_under(prefix, local))
-            found[name] = self._shared_value(
-                plugin.loss(self.settings.plugins[name], sums).float().reshape(())
-            )
+            found[name] = self._shared_value(plugin.loss(self.settings.plugins[name], sums).float().reshape(()))
         if pseudo is not None:
             taught = _pseudo_label(output, batch, pseudo, together)
             found |= {f"pseudo_label/{condition}": taught[condition] for condition in self.labelled}
@@ -158,10 +140,7 @@ class Objective:
         """Return every part times its weight at an optimizer step."""
         weights, hgr = self.settings.weights_at(step), self.settings.hgr
         pairs = {f"hgr/{pair}": getattr(hgr, pair) for pair in HGR_PAIRS} if hgr else {}
-        return {
-            name: weights[name.partition("/")[0]] * pairs.get(name, 1.0) * part
-            for name, part in parts.items()
-        }
+        return {name: weights[name.partition("/")[0]] * pairs.get(name, 1.0) * part for name, part in parts.items()}
 
     def _output_moments(self, output: VavlOutput, batch: ClipBatch) -> dict[str, Tensor]:
         found: dict[str, Tensor] = {}
@@ -181,9 +160,7 @@ class Objective:
             found |= named_moments(f"plugins/{name}", {part: value.double() for part, value in sums.items()})
         return found
 
-    def _supervised(
-        self, output: VavlOutput, batch: ClipBatch, local: Moments, together: Moments
-    ) -> dict[str, Tensor]:
+    def _supervised(self, output: VavlOutput, batch: ClipBatch, local: Moments, together: Moments) -> dict[str, Tensor]:
         found: dict[str, Tensor] = {}
         for condition, predicted in predictions(output, batch).items():
             match self.task:
@@ -215,9 +192,7 @@ def hgr_moments(output: VavlOutput, batch: ClipBatch) -> dict[str, Tensor]:
     return found | named_moments(f"hgr/{AUDIO_VIDEO}", correlation_moments(rows[AUDIO], rows[VIDEO], pairs))
 
 
-def _pseudo_label(
-    output: VavlOutput, batch: ClipBatch, pseudo: PseudoTarget, together: Moments
-) -> dict[str, Tensor]:
+def _pseudo_label(output: VavlOutput, batch: ClipBatch, pseudo: PseudoTarget, together: Moments) -> dict[str, Tensor]:
     """Cross-entropy against sure pseudo-labels, over the number of *all* unlabeled clips (FixMatch, eq. 4)."""
     found = {}
     for condition, predicted in predictions(output, batch, labelled_only=False).items():

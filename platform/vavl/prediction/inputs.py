@@ -42,9 +42,7 @@ def folder_clips(root: Path) -> ClipsFound:
     # What is no file is refused by the reader, as its clip's other side may be fine.
     media = (*listing.audio, *listing.video, *_without_clips(listing))
     if not listing.is_complete:
-        raise CorpusError(
-            str(root), "", f"holds more than {_MOST_FILES} files", "predict its directories one by one"
-        )
+        raise CorpusError(str(root), "", f"holds more than {_MOST_FILES} files", "predict its directories one by one")
     sides = {
         "audio": _by_clip((name for name in media if not _is_video(name)), _AUDIO_FOLDERS),
         "video": _by_clip(filter(_is_video, media), _VIDEO_FOLDERS),
@@ -58,18 +56,13 @@ def folder_clips(root: Path) -> ClipsFound:
             str(root), "", f"no audio or video file is in the directory{f'; found {found}' if found else ''}",
             "name the directory that holds the recordings (links to directories are not followed)",
         )  # fmt: skip
-    left_out = {
-        **listing.left_out,
-        "files that are no media": sum(listing.others.values()) + len(listing.tables),
-    }
+    left_out = {**listing.left_out, "files that are no media": sum(listing.others.values()) + len(listing.tables)}
     return ClipsFound("folder", clips, {what: count for what, count in left_out.items() if count})
 
 
 def _without_clips(listing: Listing) -> Iterator[str]:
     """Yield what has the name of a medium and is none; a directory that holds media is no mistake."""
-    holding = {
-        str(place) for name in (*listing.audio, *listing.video) for place in PurePosixPath(name).parents
-    }
+    holding = {str(place) for name in (*listing.audio, *listing.video) for place in PurePosixPath(name).parents}
     return (name for name in listing.irregular if name not in holding)
 
 
@@ -205,11 +198,7 @@ def _rttm(file: Path, root: Path) -> _Columns:
     columns: _Columns = {name: [] for name in (*_PATHS, "speaker", *_TIMES)}
     try:
         lines = [line.split() for line in file.read_text(encoding="utf-8").splitlines()]
-        turns = [
-            (words[1], float(words[3]), float(words[4]), words[7])
-            for words in lines
-            if words[:1] == ["SPEAKER"]
-        ]
+        turns = [(words[1], float(words[3]), float(words[4]), words[7]) for words in lines if words[:1] == ["SPEAKER"]]
     except (OSError, ValueError, IndexError) as error:
         raise CorpusError(
             str(file), "", f"not a readable RTTM file: {error}",
@@ -217,9 +206,7 @@ def _rttm(file: Path, root: Path) -> _Columns:
         ) from None  # fmt: skip
     for recording, start, seconds, speaker in turns:
         for name, suffixes in (("audio_path", AUDIO_SUFFIXES), ("video_path", VIDEO_SUFFIXES)):
-            found = sorted(
-                recording + suffix for suffix in suffixes if (root / (recording + suffix)).exists()
-            )
+            found = sorted(recording + suffix for suffix in suffixes if (root / (recording + suffix)).exists())
             columns[name].append(found[0] if found else None)
         if columns["audio_path"][-1] is columns["video_path"][-1] is None:
             columns["audio_path"][-1] = recording  # the reader says that it is not there
@@ -256,9 +243,7 @@ def _check_ids(file: Path, clips: Sequence[ClipInput]) -> None:
         raise CorpusError(str(file), f"clip_id, row {empty}", "is empty", "give every clip a name of its own")
     clip_id, count = Counter(clip.clip_id for clip in clips).most_common(1)[0]
     if count > 1:
-        raise CorpusError(
-            str(file), "clip_id", f"{clip_id!r} stands there {count} times", "keep one row per clip"
-        )
+        raise CorpusError(str(file), "clip_id", f"{clip_id!r} stands there {count} times", "keep one row per clip")
 
 
 def _check_paths(file: Path, clips: Sequence[ClipInput], root: Path) -> None:
@@ -289,9 +274,7 @@ def store_clips(place: Path | str, model: ModelDescription) -> tuple[ClipsFound,
     """
     notes = local_notes(place)
     content, manifest = read_content(notes), Manifest.read(notes)
-    modalities = [
-        name for name in MODALITIES if name in content["modalities"] and getattr(model, name).trained
-    ]
+    modalities = [name for name in MODALITIES if name in content["modalities"] and getattr(model, name).trained]
     if not modalities:
         raise StoreError(
             str(place), "modalities", f"holds {', '.join(content['modalities'])}; the model was trained on neither",
@@ -312,19 +295,12 @@ def _clips(manifest: Manifest, model: ModelDescription, modalities: list[str]) -
     for modality in modalities:
         # A store knows what it has when its rows are asked for; paths are for people.
         column = next(
-            (
-                name
-                for name in (f"{modality}_path", f"{modality}_table_key")
-                if _has_values(manifest.table, name)
-            ),
-            None,
+            (name for name in (f"{modality}_path", f"{modality}_table_key") if _has_values(manifest.table, name)), None
         )
         if column is not None:
             names[modality] = column
     columns = {name: manifest.table[column].to_pylist() for name, column in names.items()}
-    return [
-        ClipInput(**dict(zip(columns, values, strict=True))) for values in zip(*columns.values(), strict=True)
-    ]
+    return [ClipInput(**dict(zip(columns, values, strict=True))) for values in zip(*columns.values(), strict=True)]
 
 
 def _split_column(manifest: Manifest, model: ModelDescription) -> str | None:

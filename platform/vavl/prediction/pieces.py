@@ -143,9 +143,7 @@ class _Writer:
             self._stream = self._container.add_stream("ffv1", rate=rate)
             self._stream.height, self._stream.width = picture.shape[:2]
             self._stream.pix_fmt = "bgr0"
-        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24").reformat(
-            format="bgr0"
-        )
+        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24").reformat(format="bgr0")
         self._container.mux(self._stream.encode(frame))
 
     def close(self) -> None:

@@ -63,11 +63,7 @@ class PredictionPlan:
 
     def _key(self, clip: ClipInput, mark: str) -> str:
         # What decides which sides are looked for: the same file may give its sound track or not.
-        how = (
-            [self.source.sound_of_video, *self.source.modalities]
-            if isinstance(self.source, MediaSource)
-            else []
-        )
+        how = [self.source.sound_of_video, *self.source.modalities] if isinstance(self.source, MediaSource) else []
         content = [_FORMAT, self.model_hash, self.conditions, how, clip.clip_id, clip.audio, clip.video, mark]
         piece = [] if clip.piece is None else list(clip.piece)
         return sha256_of_json([*content, clip.problem, *piece])[:24]
@@ -100,9 +96,7 @@ def plan_prediction(settings: PredictionSettings, model_folder: Path) -> Predict
     return PredictionPlan(found, source, model_folder.absolute(), model, conditions, unavailable, decision)
 
 
-def _input(
-    settings: PredictionSettings, model: ModelDescription
-) -> tuple[ClipsFound, Source, Mapping[str, str]]:
+def _input(settings: PredictionSettings, model: ModelDescription) -> tuple[ClipsFound, Source, Mapping[str, str]]:
     """Return the clips, their source, and the sides whose features cannot be made, with the reason."""
     place = settings.input
     if _is_store(place):
@@ -116,10 +110,7 @@ def _input(
         limit = settings.root or root
         if not root.resolve().is_relative_to(limit.resolve()):
             raise CorpusError(
-                str(limit),
-                "root",
-                f"does not hold the input, {root}",
-                "leave root out, or name a directory above it",
+                str(limit), "root", f"does not hold the input, {root}", "leave root out, or name a directory above it"
             )
         found = folder_clips(root)
     elif not place.is_file():

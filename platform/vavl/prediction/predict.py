@@ -75,9 +75,7 @@ def read_done(folder: Path, keys: Sequence[str], task: Task, *, resume: bool, re
         table = table.filter(pc.is_in(table["key"], value_set=wanted))
         if retry_failed:
             table = table.filter(pc.is_null(table["error"]))
-        fresh = table.filter(
-            pc.invert(pc.is_in(table["key"], value_set=pa.array(sorted(known), pa.string())))
-        )
+        fresh = table.filter(pc.invert(pc.is_in(table["key"], value_set=pa.array(sorted(known), pa.string()))))
         known |= set(fresh["key"].to_pylist())
         tables.append(fresh)
     if not resume:
@@ -199,9 +197,7 @@ def predict_clips(plan: PredictionPlan, settings: PredictionSettings) -> Predict
     task = plan.model.task
     with only_job(parts_folder, "prediction"):
         wanted = [key for key, clip in zip(plan.keys, plan.found.clips, strict=True) if clip.problem is None]
-        done = read_done(
-            parts_folder, wanted, task, resume=settings.resume, retry_failed=settings.retry_failed
-        )
+        done = read_done(parts_folder, wanted, task, resume=settings.resume, retry_failed=settings.retry_failed)
         check_input(parts_folder, without_secrets(str(settings.input)), done, resume=settings.resume)
         keys = done.keys
         of_media = isinstance(plan.source, MediaSource)
@@ -245,9 +241,7 @@ def _uses_ray(source: Source, settings: PredictionSettings, clips: int, was_kill
     return uses_ray(settings, clips, was_killed, _CLIPS_WORTH_RAY)
 
 
-def _how(
-    plan: PredictionPlan, settings: PredictionSettings, model: Path, *, ends_process: bool
-) -> PredictionWork:
+def _how(plan: PredictionPlan, settings: PredictionSettings, model: Path, *, ends_process: bool) -> PredictionWork:
     limit = TimeLimit(settings.seconds_per_clip, ends_process=ends_process)
     device = "cuda" if settings.gpus_per_worker else "cpu"
     return PredictionWork(model, plan.source, plan.conditions, settings.clips_per_batch, limit, device)

@@ -50,10 +50,7 @@ def result_table(result: PredictionResult) -> pa.Table:
 
 def write_results(result: PredictionResult, table: pa.Table) -> dict[str, str]:
     """Write the rows as Parquet and CSV, and the list of failures; return the files by kind."""
-    files = {
-        kind: result.folder / name
-        for kind, name in (("parquet", PARQUET), ("csv", CSV), ("failures", FAILURES))
-    }
+    files = {kind: result.folder / name for kind, name in (("parquet", PARQUET), ("csv", CSV), ("failures", FAILURES))}
     with written_beside(files["parquet"]) as partial:
         pq.write_table(table, partial)
     failures = pa.Table.from_pylist(list(_failures(result)), schema=_FAILURE_SCHEMA)
@@ -187,16 +184,12 @@ def plan_rows(plan: PredictionPlan, model_title: str) -> list[tuple[str, str]]:
     found = plan.found
     rows = [("model", f"{model_title} ({plan.model_hash})"), (found.kind, f"{len(found.clips)} clips")]
     # A store knows its sides when its features are opened.
-    known = {
-        sides: count for sides, count in found.counts.items() if (found.kind, sides) != ("store", "neither")
-    }
+    known = {sides: count for sides, count in found.counts.items() if (found.kind, sides) != ("store", "neither")}
     rows += [(sides, f"{count} clips, as far as names say") for sides, count in known.items()]
     wanted = plan.conditions or ("what each clip has",)
     rows.append(("conditions", ", ".join(CONDITION_TITLES.get(name, name) for name in wanted)))
     rows += [("not looked at", f"{count} {what}") for what, count in found.left_out.items()]
-    rows += [
-        ("left out", f"{side} of every clip: its features {why}") for side, why in plan.unavailable.items()
-    ]
+    rows += [("left out", f"{side} of every clip: its features {why}") for side, why in plan.unavailable.items()]
     rows += [("problem", line) for line in _problems(plan)]
     return rows
 

@@ -274,9 +274,7 @@ class _StoreReader:
 
     def sides(self, clip: ClipInput) -> Mapping[str, str]:
         return {
-            modality: str(clip.side(modality) or "")
-            for modality, rows in self._rows.items()
-            if rows[clip.clip_id] >= 0
+            modality: str(clip.side(modality) or "") for modality, rows in self._rows.items() if rows[clip.clip_id] >= 0
         }
 
     def read(self, clip: ClipInput, modality: str, file: str) -> Side:  # noqa: ARG002

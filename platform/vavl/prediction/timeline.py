@@ -55,9 +55,7 @@ class Course:
         return next(condition for condition in CONDITIONS if condition in self.values)
 
 
-def clip_course(
-    model: SavedModel, sides: Mapping[str, Side], settings: TimelineSettings, batch_size: int
-) -> Course:
+def clip_course(model: SavedModel, sides: Mapping[str, Side], settings: TimelineSettings, batch_size: int) -> Course:
     """Predict windows of a clip under every condition that it and the model allow.
 
     The features are those of the whole clip, cut: what an extractor lets a frame know of its neighbors, it knows
@@ -82,9 +80,7 @@ def clip_course(
     times = np.linspace(0, seconds, max(2, round(seconds / settings.hop_s) + 1))
     conditions = [name for name in CONDITIONS if _allows(model, moving, name)]
     values = {
-        name: _values(
-            model, [_cut(moving, name, time, seconds, settings.window_s) for time in times], batch_size
-        )
+        name: _values(model, [_cut(moving, name, time, seconds, settings.window_s) for time in times], batch_size)
         for name in conditions
     }
     whole = {name: model.predict([_features(moving, name)])[0] for name in conditions}
@@ -124,9 +120,7 @@ def _cut(
     return ClipFeatures(**cut)
 
 
-def _values(
-    model: SavedModel, windows: Sequence[ClipFeatures | None], batch_size: int
-) -> NDArray[np.float64]:
+def _values(model: SavedModel, windows: Sequence[ClipFeatures | None], batch_size: int) -> NDArray[np.float64]:
     filled = [(place, window) for place, window in enumerate(windows) if window is not None]
     values = np.full((len(windows), model.description.task.outputs), np.nan)
     for first in range(0, len(filled), batch_size):
@@ -183,9 +177,7 @@ def _settings(video: Mapping[str, Any]) -> tuple[FaceSettings, float]:
     return FaceSettings(), _FRAME_RATE_HZ
 
 
-def _faces(
-    path: Path, settings: tuple[FaceSettings, float], count: int
-) -> list[tuple[float, NDArray[np.uint8]]]:
+def _faces(path: Path, settings: tuple[FaceSettings, float], count: int) -> list[tuple[float, NDArray[np.uint8]]]:
     faces, rate = settings
     track = FaceFinder(faces, rate).track(picture for _, picture in Pictures(path, rate))
     if track.landmarks is not None:  # upright faces among turned bodies would puzzle

@@ -124,7 +124,5 @@ class TimelineDrawer:
             except VavlError as fault:
                 if len(named) == 1:
                     raise
-                logger.warning(
-                    "the timeline of %s leaves out its %s: %s", clip.clip_id, modality, fault.problem
-                )
+                logger.warning("the timeline of %s leaves out its %s: %s", clip.clip_id, modality, fault.problem)
         return files, sides

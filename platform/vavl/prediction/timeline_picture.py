@@ -81,10 +81,7 @@ def timeline_figure(course: Course, media: ClipMedia, text: TimelineText, theme:
 
 def class_colours(count: int, theme: Theme) -> list[str]:
     """Return a color for each class; beyond those of the theme, paler ones."""
-    pale = [
-        to_hex(0.5 * np.array(to_rgb(colour)) + 0.5 * np.array(to_rgb(theme.surface)))
-        for colour in theme.series
-    ]
+    pale = [to_hex(0.5 * np.array(to_rgb(colour)) + 0.5 * np.array(to_rgb(theme.surface))) for colour in theme.series]
     known = [*theme.series, *pale]
     return [known[place % len(known)] for place in range(count)]
 
@@ -135,9 +132,7 @@ def _draw_faces(axes: Any, course: Course, media: ClipMedia, colours: Sequence[s
     # The middles of equal parts of the clip, so that gaps are equal too.
     count = min(fits, len(media.thumbnails))
     moments = [(place + 0.5) * course.seconds / count for place in range(count)]
-    chosen = [
-        (moment, min(media.thumbnails, key=lambda known: abs(known[0] - moment))[1]) for moment in moments
-    ]
+    chosen = [(moment, min(media.thumbnails, key=lambda known: abs(known[0] - moment))[1]) for moment in moments]
     # Axes of square inches, so that what is round stays round.
     axes.set(xlim=(0, wide), ylim=(0, _THUMBNAIL_IN))
     frames = _colours_at(course, [time for time, _ in chosen], colours, "#8a97a5")
@@ -201,16 +196,12 @@ def _draw_ribbon(axes: Any, course: Course, condition: str, colours: Sequence[st
     ground, line = np.array(to_rgb(theme.surface)), np.array(to_rgb(theme.line))
     strip = np.stack(
         [
-            line
-            if winner < 0
-            else ground + (0.25 + 0.75 * share) * (np.array(to_rgb(colours[winner])) - ground)
+            line if winner < 0 else ground + (0.25 + 0.75 * share) * (np.array(to_rgb(colours[winner])) - ground)
             for winner, share in zip(winners, sure, strict=True)
         ]
     )
     half = course.seconds / max(len(winners) - 1, 1) / 2
-    axes.imshow(
-        strip[None], extent=(-half, course.seconds + half, 0, 1), aspect="auto", interpolation="nearest"
-    )
+    axes.imshow(strip[None], extent=(-half, course.seconds + half, 0, 1), aspect="auto", interpolation="nearest")
     axes.set(xlim=(0, course.seconds), ylim=(0, 1))
     for winner, run in groupby(range(len(winners)), key=lambda place: int(winners[place])):
         places = list(run)
@@ -245,9 +236,7 @@ def _draw_whole(figure: Figure, beside: Any, course: Course, colours: Sequence[s
     axes.set_axis_off()
     found = course.whole[course.main]
     values = np.array(found.probabilities or tuple(found.attributes.values()))
-    shown = (
-        values if course.are_classes else (values - min(0.0, values.min())) / max(1.0, float(np.ptp(values)))
-    )
+    shown = values if course.are_classes else (values - min(0.0, values.min())) / max(1.0, float(np.ptp(values)))
     places = np.arange(len(values))[::-1]
     best = int(values.argmax()) if course.are_classes else -1
     for place, value, share, name, colour in zip(places, values, shown, course.names, colours, strict=True):
@@ -259,9 +248,7 @@ def _draw_whole(figure: Figure, beside: Any, course: Course, colours: Sequence[s
             0, place + 0.06, name, fontsize=9, color=theme.text, fontweight=weight, va="bottom", parse_math=False
         )  # fmt: skip
         words = f"{100 * value:.0f} %" if course.are_classes else f"{value:.2f}"
-        axes.text(
-            1, place + 0.06, words, fontsize=9, color=theme.text, fontweight=weight, ha="right", va="bottom"
-        )
+        axes.text(1, place + 0.06, words, fontsize=9, color=theme.text, fontweight=weight, ha="right", va="bottom")
     axes.set(xlim=(0, 1), ylim=(-0.4, len(values) - 0.4))
     title = f"whole clip, {CONDITION_TITLES[course.main]}"
     axes.text(0, 1.015, title, transform=axes.transAxes, fontsize=8.5, color=theme.quiet, va="bottom")
@@ -294,11 +281,7 @@ def _short(title: str) -> str:
 def _verdict(course: Course) -> str:
     found = course.whole[course.main]
     title = CONDITION_TITLES[course.main]
-    return (
-        f"{found.label} {100 * max(found.probabilities):.0f} % by {title}"
-        if course.are_classes
-        else f"by {title}"
-    )
+    return f"{found.label} {100 * max(found.probabilities):.0f} % by {title}" if course.are_classes else f"by {title}"
 
 
 def _name_row(axes: Any, name: str, colour: str) -> None:

@@ -70,11 +70,7 @@ class ClipAnswer:
 
 def value_columns(task: Task) -> tuple[str, ...]:
     """Return the names of the columns of numbers: ``probability_<class>``, or the attributes."""
-    return (
-        tuple(f"probability_{name}" for name in task.classes)
-        if isinstance(task, ClassTask)
-        else task.attributes
-    )
+    return tuple(f"probability_{name}" for name in task.classes) if isinstance(task, ClassTask) else task.attributes
 
 
 def part_schema(task: Task) -> pa.Schema:

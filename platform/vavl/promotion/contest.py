@@ -121,11 +121,7 @@ def check_metrics(rule: PromotionRule, task: Task) -> None:
 
 
 def judge(
-    challenger: Contestant,
-    champion: Contestant | None,
-    speakers: Sequence[str],
-    task: Task,
-    rule: PromotionRule,
+    challenger: Contestant, champion: Contestant | None, speakers: Sequence[str], task: Task, rule: PromotionRule
 ) -> Verdict:
     """Compare two models on the same clips and apply the rule.
 
@@ -143,17 +139,10 @@ def judge(
     check_metrics(rule, task)
     contest = _Contest(challenger, champion, np.asarray(speakers), _measures(task), rule)
     conditions = tuple(contest.verdict(condition) for condition in CONDITIONS)
-    failed = [
-        f"{entry.condition.replace('_', ' + ')}: {entry.reason}"
-        for entry in conditions
-        if entry.holds is False
-    ]
+    failed = [f"{entry.condition.replace('_', ' + ')}: {entry.reason}" for entry in conditions if entry.holds is False]
     match rule.first if champion is None else None:
         case "promote":
-            holds, reasons = (
-                True,
-                ["there is no champion yet, and rule.first is promote: scores do not count"],
-            )
+            holds, reasons = (True, ["there is no champion yet, and rule.first is promote: scores do not count"])
         case "refuse":
             holds, reasons = False, ["there is no champion yet, and rule.first is refuse"]
         case _:
@@ -183,9 +172,7 @@ class _Contest:
         measured = self.measured(condition, metric) if clips and self._can(condition) else None
         threshold = self._threshold(condition)
         holds, reason = (
-            (None, "shown, not asked")
-            if threshold is None
-            else self._decided(condition, measured, threshold, speakers)
+            (None, "shown, not asked") if threshold is None else self._decided(condition, measured, threshold, speakers)
         )
         return ConditionVerdict(
             condition, metric, clips, speakers, self.rule.confidence_of(condition), measured, threshold, holds, reason
@@ -241,10 +228,7 @@ class _Contest:
         if measured is None:
             return False, f"no labeled clip has {' and '.join(MODALITIES_OF[condition])}"
         if speakers < self.rule.least_speakers:
-            return (
-                False,
-                f"{speakers} speakers are too few, rule.least_speakers is {self.rule.least_speakers}",
-            )
+            return (False, f"{speakers} speakers are too few, rule.least_speakers is {self.rule.least_speakers}")
         low = measured.difference.low
         holds = bool(low > threshold)
         against = "" if measured.opponent == "champion" else " against one constant answer"
@@ -255,12 +239,8 @@ class _Contest:
         counts = self.challenger.predictions.counts[condition]
         predicted, target = predictions.predicted[condition][counts], predictions.target[counts]
         if not np.isfinite(predicted).all():
-            raise TrainingError(
-                condition, metric, "a prediction is not finite", "look at the weights and the features"
-            )
-        return gather(
-            {(0, 0): sums_of_speakers(self.measures[metric], predicted, target, self.speakers[counts])}
-        )
+            raise TrainingError(condition, metric, "a prediction is not finite", "look at the weights and the features")
+        return gather({(0, 0): sums_of_speakers(self.measures[metric], predicted, target, self.speakers[counts])})
 
     def _constant(self, condition: str) -> SplitPredictions:
         """Return the predictions of a model that always says the same, the best that it can without looking."""

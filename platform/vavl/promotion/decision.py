@@ -23,9 +23,7 @@ from vavl.tracking.mlflow_writer import MlflowWriter, Point, one_line
 from vavl.tracking.run import DatasetNote, run_start, source_tags, user_name
 from vavl.tracking.settings import TrackingSettings, tracking_place
 
-What = Literal[
-    "promoting", "promoted", "refused", "compare_again", "already_champion", "rolled_back", "restored"
-]
+What = Literal["promoting", "promoted", "refused", "compare_again", "already_champion", "rolled_back", "restored"]
 # What every MLflow server takes in the tag of a version.
 _TAG_LIMIT = 5000
 _DIGITS = 5
@@ -101,9 +99,7 @@ class Decision:
     def as_dict(self) -> dict[str, Any]:
         """Return everything as plain values; what could not be measured is None."""
         verdict = self.verdict
-        plain = {
-            name: value for name, value in vars(self).items() if name not in ("what", "verdict", "clips")
-        }
+        plain = {name: value for name, value in vars(self).items() if name not in ("what", "verdict", "clips")}
         return {
             "decision": self.what,
             **plain,
@@ -190,9 +186,7 @@ class PromotionRun:
                 self.writer.log_artifact(self.run_id, file, None)
             self.writer.end_run(self.run_id, "FINISHED", time.time())
         except (MlflowException, OSError) as fault:
-            _log.error(
-                "the decision stands, but MLflow run %s lacks a part of it: %s", self.run_id, one_line(fault)
-            )
+            _log.error("the decision stands, but MLflow run %s lacks a part of it: %s", self.run_id, one_line(fault))
             return False
         return True
 
@@ -207,11 +201,7 @@ class PromotionRun:
 
 
 def open_promotion_run(
-    client: Any,
-    tracking: TrackingSettings,
-    config: FrozenConfig,
-    clips: ComparedClips,
-    title: str,
+    client: Any, tracking: TrackingSettings, config: FrozenConfig, clips: ComparedClips, title: str
 ) -> PromotionRun:
     """Create the run of a comparison.
 
@@ -229,9 +219,7 @@ def open_promotion_run(
     tags = {**source_tags(), **dataset.tags, CLIPS_TAG: clips.clips_hash, "vavl.kind": "promotion"}
     named = tracking.model_copy(update={"run_name": tracking.run_name or title})
     payload = run_start(config, named, f"promotion-{secrets.token_hex(6)}", dataset, tags)
-    return PromotionRun(
-        client, writer, writer.open_run(Record(1, "run_start", time.time(), payload, 0), None)
-    )
+    return PromotionRun(client, writer, writer.open_run(Record(1, "run_start", time.time(), payload, 0), None))
 
 
 def earlier_decisions(client: Any, experiment: str, clips_hash: str) -> int:

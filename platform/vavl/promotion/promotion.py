@@ -25,13 +25,7 @@ from vavl.config.files import make_folder, write_json
 from vavl.errors import InputError, PromotionError
 from vavl.models.saved_model import SavedModel, load_model
 from vavl.promotion.contest import SameClips, check_metrics, judge, open_same_clips, predict_same_clips
-from vavl.promotion.decision import (
-    ComparedClips,
-    Decision,
-    PromotionRun,
-    earlier_decisions,
-    open_promotion_run,
-)
+from vavl.promotion.decision import ComparedClips, Decision, PromotionRun, earlier_decisions, open_promotion_run
 from vavl.promotion.report import write_pages
 from vavl.promotion.settings import PromotionPlan
 from vavl.serving.model_address import ResolvedModel, check_store, resolve_model, told_as_ours
@@ -154,9 +148,7 @@ class ModelAliases:
             yield
             now = self.champion()
             if now != version:
-                raise self._conflict(
-                    f"was moved to version {now or 'none'} by somebody else at the same moment"
-                )
+                raise self._conflict(f"was moved to version {now or 'none'} by somebody else at the same moment")
         finally:
             self._withdraw(version)
 
@@ -168,11 +160,7 @@ class ModelAliases:
             self.client.delete_model_version_tag(self.model, version, _MOVING_TAG)
         except MlflowException as fault:
             _log.error(
-                "%s of %s version %s stays for ten minutes: %s",
-                _MOVING_TAG,
-                self.model,
-                version,
-                one_line(fault),
+                "%s of %s version %s stays for ten minutes: %s", _MOVING_TAG, self.model, version, one_line(fault)
             )
 
     def _conflict(self, problem: str) -> PromotionError:
@@ -365,9 +353,7 @@ def _decided(aliases: ModelAliases, decision: Decision) -> Decision:
             # A process that is killed from here on leaves a version that says what was going on.
             aliases.record(decision.version, decision.as_tag())
             aliases.move_to(decision.version, decision.compared_with)
-            decision = replace(
-                decision, what="promoted", champion=decision.version, previous=aliases.previous()
-            )
+            decision = replace(decision, what="promoted", champion=decision.version, previous=aliases.previous())
         except PromotionError as fault:
             reasons = (f"{fault.problem}: {fault.fix}",)
             decision = replace(decision, what="compare_again", reasons=reasons, champion=aliases.champion())

@@ -267,11 +267,7 @@ def _line(row: ConditionVerdict) -> str:
     if row.measured is None:
         return f"{row.metric}  {verdict}: {row.reason}"
     found, is_share = row.measured, _is_share(row.metric)
-    difference = (
-        f"{number(found.difference.value, is_share, '+')} ({bounds(found.difference, is_share, '+')})"
-    )
+    difference = f"{number(found.difference.value, is_share, '+')} ({bounds(found.difference, is_share, '+')})"
     other = "champion" if found.opponent == "champion" else "constant answer"
-    scores = (
-        f"{number(found.challenger.value, is_share)} against {number(found.other.value, is_share)} ({other})"
-    )
+    scores = f"{number(found.challenger.value, is_share)} against {number(found.other.value, is_share)} ({other})"
     return f"{row.metric} {scores}: {difference}, asked {_threshold_text(row)}: {verdict}"

@@ -28,9 +28,7 @@ class ConditionRule(FrozenConfig):
     give wide intervals, and a wide interval never promotes.
     """
 
-    needed_gain: float | None = Field(
-        None, ge=0, description="the interval must lie above it; 0: any sure gain"
-    )
+    needed_gain: float | None = Field(None, ge=0, description="the interval must lie above it; 0: any sure gain")
     tolerated_loss: float | None = Field(
         None, ge=0, description="the interval must lie above minus this; 0: any sure gain"
     )
@@ -59,10 +57,7 @@ class PromotionRule(FrozenConfig):
         None, description="accuracy, f1_macro, uar or ccc_mean, ccc_NAME; null: accuracy, or ccc_mean"
     )
     confidence: float = Field(
-        0.95,
-        gt=0.5,
-        lt=1,
-        description="of the two-sided interval; 0.95: chance puts 2.5 % below its lower end",
+        0.95, gt=0.5, lt=1, description="of the two-sided interval; 0.95: chance puts 2.5 % below its lower end"
     )
     audio_video: ConditionRule | None = ConditionRule(needed_gain=0)
     audio: ConditionRule | None = ConditionRule(tolerated_loss=0.05)
@@ -109,9 +104,7 @@ class PromotionPlan(FrozenConfig):
     output_dir: Annotated[Path, FROM_ROOT] = Field(
         Path("runs/promotion"), description="directory of summary, evidence and report"
     )
-    data: ClipSelection | None = Field(
-        None, description="clips that both are measured on; not for a rollback"
-    )
+    data: ClipSelection | None = Field(None, description="clips that both are measured on; not for a rollback")
     rule: PromotionRule = PromotionRule()
     champion_alias: str = Field("champion", pattern=_ALIAS, description="that people load")
     previous_alias: str = Field("previous", pattern=_ALIAS, description="what a rollback would return to")
@@ -137,9 +130,7 @@ class PromotionPlan(FrozenConfig):
                 f"challenger: {self.challenger} is no address of a registered model; write models:/NAME/VERSION"
             )
         if not self.rollback and self.data is None:
-            raise ValueError(
-                "data: name the store that both models are measured on, e.g. data.store=runs/stores/demo"
-            )
+            raise ValueError("data: name the store that both models are measured on, e.g. data.store=runs/stores/demo")
         if self.champion_alias == self.previous_alias:
             raise ValueError("champion_alias and previous_alias are the same")
         for alias in (self.champion_alias, self.previous_alias):

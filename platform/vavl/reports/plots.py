@@ -76,9 +76,7 @@ class ReliabilityBins:
     clips: NDArray[np.int64]
 
 
-def reliability_bins(
-    probabilities: NDArray[np.float64], truth: NDArray[np.int64], bins: int = 10
-) -> ReliabilityBins:
+def reliability_bins(probabilities: NDArray[np.float64], truth: NDArray[np.int64], bins: int = 10) -> ReliabilityBins:
     """Sort predictions into equal bins of confidence.
 
     Args:
@@ -91,9 +89,7 @@ def reliability_bins(
     bin_of = np.minimum((confidence * bins).astype(int), bins - 1)
     clips = np.bincount(bin_of, minlength=bins)
     with np.errstate(invalid="ignore"):
-        means = [
-            np.bincount(bin_of, weights=values, minlength=bins) / clips for values in (confidence, right)
-        ]
+        means = [np.bincount(bin_of, weights=values, minlength=bins) / clips for values in (confidence, right)]
     return ReliabilityBins(means[0], means[1], clips)
 
 
@@ -158,9 +154,7 @@ def curves_figure(
         style = "-" if curve.condition else (0, (5, 2))
         values = scale * np.asarray(curve.values, dtype=float)
         marker = "o" if len(values) <= 30 else None
-        axes.plot(
-            curve.epochs, values, color=color, linestyle=style, marker=marker, markersize=3, label=curve.label
-        )
+        axes.plot(curve.epochs, values, color=color, linestyle=style, marker=marker, markersize=3, label=curve.label)
     axes.set_xlabel("epoch")
     axes.set_ylabel(f"{label} (%)" if percent else label)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -236,12 +230,7 @@ def style_axes(axes: Any, theme: Theme = LIGHT) -> None:
 def legend_below(axes: Any, columns: int, gap: float = 0.15) -> None:
     """Put the names of the lines below the axes, ``gap`` of their height away, where they cover nothing."""
     axes.legend(
-        loc="upper center",
-        bbox_to_anchor=(0.5, -gap),
-        ncols=columns,
-        frameon=False,
-        labelcolor=LIGHT.text,
-        fontsize=9,
+        loc="upper center", bbox_to_anchor=(0.5, -gap), ncols=columns, frameon=False, labelcolor=LIGHT.text, fontsize=9
     )
 
 

@@ -90,9 +90,7 @@ def resolve_model(address: str, tracking: TrackingSettings) -> ResolvedModel:
     # A database forgets the id of the logged model; its place still names it.
     logged = _LOGGED_MODEL.search(str(found.source))
     model_id = logged[0] if logged else None
-    return ResolvedModel(
-        address, folder, found.name, str(found.version), found.run_id or None, tags, model_id
-    )
+    return ResolvedModel(address, folder, found.name, str(found.version), found.run_id or None, tags, model_id)
 
 
 def _model_folder(address: str) -> Path:
@@ -102,9 +100,7 @@ def _model_folder(address: str) -> Path:
             _check_downloaded(folder)
             return folder
     problem = f"holds no {' and '.join(_MODEL_FILES)}" if given.is_dir() else "there is no such directory"
-    raise InputError(
-        str(given), "", problem, f"give the directory of a training run or of a model, or write {FORMS}"
-    )
+    raise InputError(str(given), "", problem, f"give the directory of a training run or of a model, or write {FORMS}")
 
 
 def _check_downloaded(folder: Path) -> None:
@@ -175,9 +171,7 @@ def _version(client: Any, address: str, parts: re.Match[str]) -> Any:
         if fault.error_code != "RESOURCE_DOES_NOT_EXIST":
             raise
     wanted = f"version {version}" if version else f"alias {alias}"
-    raise InputError(
-        "model", address, f"{name} has no {wanted}", _one_of(_known_addresses(client, model))
-    ) from None
+    raise InputError("model", address, f"{name} has no {wanted}", _one_of(_known_addresses(client, model))) from None
 
 
 def _known_addresses(client: Any, model: Any) -> list[str]:

@@ -47,9 +47,7 @@ _PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 class ExportSettings(FrozenConfig):
     """Which model is exported, and how exact the file has to be."""
 
-    model: str = Field(
-        description="models:/NAME@ALIAS, models:/NAME/VERSION, or a directory of a run or a model"
-    )
+    model: str = Field(description="models:/NAME@ALIAS, models:/NAME/VERSION, or a directory of a run or a model")
     tolerance: float = Field(
         1e-4, gt=0, description="largest difference of a probability or an attribute from the model's own"
     )
@@ -84,9 +82,7 @@ class ExportGraph(nn.Module):
             normalized = (values - self.get_buffer(f"{name}_mean")) / self.get_buffer(f"{name}_std")
             is_real = torch.arange(values.shape[1]) < frames.unsqueeze(1)
             path = getattr(self.network, f"{name}_path")
-            clips = ModalityBatch(
-                normalized, is_real, frames, frames
-            )  # encode reads neither place nor weight
+            clips = ModalityBatch(normalized, is_real, frames, frames)  # encode reads neither place nor weight
             representation = self.network.encode(path, clips, None).representation
             representations.append(representation)
             found[name] = path.head(representation)
@@ -250,9 +246,7 @@ def _random_clips(model: SavedModel, seed: int) -> list[ClipFeatures]:
     clips: list[ClipFeatures] = []
     for condition in conditions_of(parts):
         if condition == AUDIO_VIDEO:
-            clips += [
-                ClipFeatures(draw(AUDIO, one), draw(VIDEO, other)) for one, other in product(lengths, lengths)
-            ]
+            clips += [ClipFeatures(draw(AUDIO, one), draw(VIDEO, other)) for one, other in product(lengths, lengths)]
         else:
             clips += [ClipFeatures(**{condition: draw(condition, frames)}) for frames in lengths]
     return clips

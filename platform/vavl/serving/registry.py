@@ -215,9 +215,7 @@ def _forget_temporary_places(target: Path) -> None:
 def _model_description(model_folder: Path) -> dict[str, Any]:
     file = model_folder / "model.json"
     if not file.exists():
-        raise TrackingError(
-            str(file), "", "the file does not exist", "give the directory that training wrote"
-        )
+        raise TrackingError(str(file), "", "the file does not exist", "give the directory that training wrote")
     description: dict[str, Any] = read_json(file)
     return description
 
@@ -302,9 +300,7 @@ def _make_registered_model(client: Any, name: str) -> None:
 
     try:
         page = ["What people load has the alias `champion`, once a version has been promoted:", ""]
-        client.create_registered_model(
-            name, description="\n".join([*page, *_loading(f"models:/{name}@champion")])
-        )
+        client.create_registered_model(name, description="\n".join([*page, *_loading(f"models:/{name}@champion")]))
     except MlflowException as fault:
         if fault.error_code != "RESOURCE_ALREADY_EXISTS":
             raise

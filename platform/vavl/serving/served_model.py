@@ -119,15 +119,10 @@ class ServedModel(PythonModel):  # type: ignore[misc]  # MLflow carries no types
         if decision is not None or self._compares:
             distance = np.array([np.nan if one is None else one.distance for one in found], dtype=float)
             is_out = [None if np.isnan(one) else bool(one > 1) for one in distance]
-            columns |= {
-                "out_of_distribution": pd.Series(is_out, dtype=object, index=index),
-                "distance": distance,
-            }
+            columns |= {"out_of_distribution": pd.Series(is_out, dtype=object, index=index), "distance": distance}
             columns["warning"] = [text or None for text in warnings]
         # Texts of one type whatever the cells hold: left to itself, pandas takes another where all of them are None.
-        texts = {
-            name: pd.Series(columns[name], dtype=object, index=index) for name in _TEXTS if name in columns
-        }
+        texts = {name: pd.Series(columns[name], dtype=object, index=index) for name in _TEXTS if name in columns}
         return Answers({**columns, **texts}, index=index)
 
 
@@ -139,9 +134,7 @@ def _rows(given: Any) -> pd.DataFrame:
     lists = {
         name: cell
         for name in table.columns
-        if isinstance(cell := table[name].iloc[0], list | np.ndarray)
-        and len(cell)
-        and all(map(_is_cell, cell))
+        if isinstance(cell := table[name].iloc[0], list | np.ndarray) and len(cell) and all(map(_is_cell, cell))
     }
     lengths = {len(cell) for cell in lists.values()}
     return pd.DataFrame({name: list(cell) for name, cell in lists.items()}) if len(lengths) == 1 else table

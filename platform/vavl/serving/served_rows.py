@@ -58,9 +58,7 @@ class RowPredictor:
         """
         given = {name: value for name, value in params.items() if value not in (None, [], {})}
         settings = decision_settings(given, "params")
-        return decision_of(
-            settings, self.model.description.task, self.model.description.class_shares, "params"
-        )
+        return decision_of(settings, self.model.description.task, self.model.description.class_shares, "params")
 
     def missing_plugins(self) -> dict[str, str]:
         """Say by modality which extractor is not installed here; see ``vavl.config.plugins.missing_plugin``."""
@@ -107,9 +105,7 @@ class RowPredictor:
             files: closes temporary files after the row.
         """
         if not row:
-            raise InputError(
-                "row", "", "has neither audio nor video", f"fill one of {', '.join(INPUT_COLUMNS)}"
-            )
+            raise InputError("row", "", "has neither audio nor video", f"fill one of {', '.join(INPUT_COLUMNS)}")
         media = self._sides_of_media(row, files)
         found: dict[str, NDArray[np.float32]] = {}
         nothing: NoSignalError | None = None
@@ -187,10 +183,7 @@ def _served(path: Path, field: str) -> Path:
     if not given or not found.is_relative_to(root):
         fix = f"give the bytes of the file in {field.removesuffix('path')}bytes"
         raise InputError(
-            field,
-            "",
-            "this server reads no such file",
-            fix if not given else f"{fix}, or a path below its root",
+            field, "", "this server reads no such file", fix if not given else f"{fix}, or a path below its root"
         )
     return found
 
@@ -205,10 +198,7 @@ def _frames(value: Any, field: str) -> NDArray[np.float32]:
             return np.asarray(value, dtype=np.float32)
     except (TypeError, ValueError) as fault:
         raise InputError(
-            field,
-            "",
-            f"is not a table (frame, channel) of numbers: {fault}",
-            "give one row of channels a frame",
+            field, "", f"is not a table (frame, channel) of numbers: {fault}", "give one row of channels a frame"
         ) from None
 
 
@@ -216,11 +206,7 @@ def _is_missing(value: Any) -> bool:
     if isinstance(value, (float, np.floating)):
         return bool(np.isnan(value))
     # pandas' mark of a missing cell has no truth, and pandas is not imported here for its sake.
-    return (
-        value is None
-        or type(value).__name__ in {"NAType", "NaTType"}
-        or (isinstance(value, str) and not value)
-    )
+    return value is None or type(value).__name__ in {"NAType", "NaTType"} or (isinstance(value, str) and not value)
 
 
 def _in_one_line(fault: Exception) -> str:

@@ -71,9 +71,7 @@ def check_hash_once(path: Path, sha256: str) -> None:
     marker = home / f"{hashlib.sha256(os.fsencode(path.absolute())).hexdigest()[:24]}.json"
     with held_lock(marker.with_suffix(".lock")):
         mark = file_mark(path, sha256) | {"inode": path.stat().st_ino}
-        if _mark_at(marker) == mark or _mark_at(path.parent / MARKER_FILE, path.name) == file_mark(
-            path, sha256
-        ):
+        if _mark_at(marker) == mark or _mark_at(path.parent / MARKER_FILE, path.name) == file_mark(path, sha256):
             return
         _log.info("%s holds no checksums of its clips: the file is read once to compare its SHA-256", path)
         check_hash(path, sha256)

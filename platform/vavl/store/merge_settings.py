@@ -46,8 +46,7 @@ class MergeSettings(FrozenConfig):
 
     name: CorpusName = Field(description="of the merged corpus")
     stores: Annotated[tuple[StoreAddress, ...], FROM_ROOT] = Field(
-        min_length=2,
-        description="directories or addresses of one store per corpus; their order means nothing",
+        min_length=2, description="directories or addresses of one store per corpus; their order means nothing"
     )
     classes: tuple[str, ...] = Field(
         min_length=2, description="of the merged store, in the order of the network's outputs"
@@ -56,13 +55,10 @@ class MergeSettings(FrozenConfig):
         {}, description="corpus -> its class -> class of the merged store, or null to drop it"
     )
     label_sets: dict[CorpusName, str] = Field(
-        {},
-        description="corpus -> set of labels to take, by its name in the card; the card's first by default",
+        {}, description="corpus -> set of labels to take, by its name in the card; the card's first by default"
     )
     modalities: tuple[Literal["audio", "video"], ...] = Field(
-        ("audio", "video"),
-        min_length=1,
-        description="modalities whose features are taken; the others stay behind",
+        ("audio", "video"), min_length=1, description="modalities whose features are taken; the others stay behind"
     )
     dropped_clips: Literal["unused", "unlabelled"] = Field(
         "unused", description="clips of a dropped class: in no split, or where they were without a label"

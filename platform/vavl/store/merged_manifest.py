@@ -94,11 +94,7 @@ def _table(
         "sex": _texts(table, "sex"),
         **labels,
         "test_fold": _test_fold(splits, len(manifest)),
-        **{
-            f"{name}_{kind}": _texts(table, f"{name}_{kind}")
-            for name in MODALITIES
-            for kind in ("path", "table_key")
-        },
+        **{f"{name}_{kind}": _texts(table, f"{name}_{kind}") for name in MODALITIES for kind in ("path", "table_key")},
         **{f"split_{number}": column for number, column in splits.items()},
         **{name: _texts(table, name) for name in groups},
     }
@@ -106,9 +102,7 @@ def _table(
 
 
 def _texts(table: pa.Table, name: str) -> pa.ChunkedArray | pa.Array:
-    return (
-        table[name].cast(pa.string()) if name in table.column_names else pa.nulls(table.num_rows, pa.string())
-    )
+    return table[name].cast(pa.string()) if name in table.column_names else pa.nulls(table.num_rows, pa.string())
 
 
 def _test_fold(splits: Mapping[int, pa.Array], clips: int) -> pa.Array:
@@ -126,9 +120,7 @@ def _common_target(manifests: Mapping[str, Manifest]) -> str:
     return "; ".join(f"{corpus}: {target}" for corpus, target in targets.items())
 
 
-def class_maps(
-    classes: Mapping[str, tuple[str, ...]], settings: MergeSettings
-) -> dict[str, dict[str, str | None]]:
+def class_maps(classes: Mapping[str, tuple[str, ...]], settings: MergeSettings) -> dict[str, dict[str, str | None]]:
     """Return by corpus what becomes of each of its classes: one of the merged store, or None if it is dropped.
 
     A class that ``labels`` does not name is kept if the merged store has one of this name.
@@ -145,9 +137,7 @@ def class_maps(
             problems.append(f"labels.{corpus}: {', '.join(lost)}: neither kept nor mapped nor dropped")
         strange = [name for name in named if name not in names]
         if strange:
-            problems.append(
-                f"labels.{corpus}: {', '.join(strange)}: no class of this corpus ({', '.join(names)})"
-            )
+            problems.append(f"labels.{corpus}: {', '.join(strange)}: no class of this corpus ({', '.join(names)})")
     maps = {
         corpus: {name: settings.labels.get(corpus, {}).get(name, name) for name in names}
         for corpus, names in classes.items()
@@ -211,9 +201,7 @@ def _mapped_shares(
     known = there.copy()
     known[there] = ~is_lost
     ends = np.concatenate([[0], np.cumsum(known)]) * len(classes)
-    lists = pa.ListArray.from_arrays(
-        pa.array(ends.astype(np.int32)), pa.array(flat.ravel()), mask=pa.array(~known)
-    )
+    lists = pa.ListArray.from_arrays(pa.array(ends.astype(np.int32)), pa.array(flat.ravel()), mask=pa.array(~known))
     is_dropped = np.zeros(len(column), np.bool_)
     is_dropped[there] = is_lost
     return lists, is_dropped
@@ -257,9 +245,7 @@ class MergedFold:
         return pa.array(_NAMES[split], pa.string())
 
 
-def merged_folds(
-    rule: AlignedFolds | LeaveOneCorpusOut, manifests: Mapping[str, Manifest]
-) -> list[MergedFold]:
+def merged_folds(rule: AlignedFolds | LeaveOneCorpusOut, manifests: Mapping[str, Manifest]) -> list[MergedFold]:
     """Return the folds of a merged store.
 
     Raises:
@@ -273,9 +259,7 @@ def merged_folds(
             return [MergedFold(number, first, corpus) for number, corpus in enumerate(manifests)]
 
 
-def _rule_in_words(
-    rule: AlignedFolds | LeaveOneCorpusOut, manifests: Mapping[str, Manifest]
-) -> tuple[str, str]:
+def _rule_in_words(rule: AlignedFolds | LeaveOneCorpusOut, manifests: Mapping[str, Manifest]) -> tuple[str, str]:
     """Return the name of the split protocol, which every report shows, and who the validation speakers are."""
     if isinstance(rule, LeaveOneCorpusOut):
         protocol = f"leave one corpus out ({', '.join(manifests)})"
@@ -307,8 +291,7 @@ def _aligned(rule: AlignedFolds, manifests: Mapping[str, Manifest]) -> list[Merg
     folds = []
     for number in numbers:
         of_corpus = {
-            corpus: rule.by_corpus[corpus][number] if corpus in rule.by_corpus else number
-            for corpus in manifests
+            corpus: rule.by_corpus[corpus][number] if corpus in rule.by_corpus else number for corpus in manifests
         }
         for corpus, fold in of_corpus.items():
             if fold not in manifests[corpus].folds:

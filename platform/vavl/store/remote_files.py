@@ -104,10 +104,7 @@ class RemoteDirectory:
     def chunks(self, name: str) -> Iterator[bytes]:
         """Yield the content of a file, piece by piece; raises like ``read``."""
         try:
-            with (
-                self.reached(),
-                self.files.open(self.path(name), "rb", block_size=self._block) as stream,
-            ):
+            with self.reached(), self.files.open(self.path(name), "rb", block_size=self._block) as stream:
                 while chunk := stream.read(_CHUNK_BYTES):
                     yield chunk
         except FileNotFoundError as error:
@@ -202,9 +199,7 @@ class TransferClock:
             self._last = time.monotonic()
             left = (self._total - self.done) * self.seconds / max(1, self.done)
             done, total = size_text(self.done), size_text(self._total)
-            _log.info(
-                "%s: %s of %s, %s, about %.0f s left", self._what, done, total, self.rate(), max(0.0, left)
-            )
+            _log.info("%s: %s of %s, %s, about %.0f s left", self._what, done, total, self.rate(), max(0.0, left))
 
     def rate(self) -> str:
         """Return the mean rate in words."""
@@ -241,9 +236,7 @@ def _check_space(directory: Path, needed: int) -> None:
 
 
 def _other(place: str, problem: str) -> VavlError:
-    return StoreError(
-        place, "", problem, "start again if the store was just being written; else copy it there anew"
-    )
+    return StoreError(place, "", problem, "start again if the store was just being written; else copy it there anew")
 
 
 def size_text(count: Any) -> str:

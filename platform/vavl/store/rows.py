@@ -144,9 +144,7 @@ class ModalityRows:
         stated = content.get("files", {}).get(checks_file(modality))
         self._checks: _Checks | None = None
         if stated is not None:
-            self._checks = _Checks.of(
-                directory / checks_file(modality), stated["sha256"], self.path, self._chunks
-            )
+            self._checks = _Checks.of(directory / checks_file(modality), stated["sha256"], self.path, self._chunks)
         # A bit per row that was compared; of a store without checksums the first alone, for the file.
         self._checked = bytearray(len(self) // 8 + 1)
 
@@ -195,9 +193,7 @@ class ModalityRows:
 
     def _read(self, row: int, *, with_times: bool) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         if not 0 <= row < len(self):
-            raise StoreError(
-                str(self.path), "", f"there is no row {row} among {len(self)}", "ask rows() first"
-            )
+            raise StoreError(str(self.path), "", f"there is no row {row} among {len(self)}", "ask rows() first")
         number = bisect_right(self._first_row, row) - 1
         chunk, place = self._chunks[number], row - self._first_row[number]
         byte, bit = (row // 8, 1 << row % 8) if self._checks is not None else (0, 1)
@@ -209,11 +205,7 @@ class ModalityRows:
         values = self._file.read(values_at, count * self._width, np.float32)
         with_times = with_times or is_new
         times = self._file.read(chunk.times_at + before * _BYTES, count if with_times else 0, np.float32)
-        if (
-            is_new
-            and self._checks is not None
-            and _checksum(values, times) != self._checks.read(number, place)
-        ):
+        if is_new and self._checks is not None and _checksum(values, times) != self._checks.read(number, place):
             problem = "features are not those that were written (CRC-32): the file was changed or damaged"
             raise StoreError(str(self.path), f"clip {chunk.clip_ids[place]}", problem, REPAIR)
         self._checked[byte] |= bit
@@ -262,9 +254,7 @@ class _Checks:
         file = _OpenFile(path, CHECKS_SCHEMA)
         batches = file.batches()
         ids = [batch.column("clip_id") for batch in batches]
-        if len(ids) != len(chunks) or not all(
-            map(pa.Array.equals, ids, (chunk.clip_ids for chunk in chunks))
-        ):
+        if len(ids) != len(chunks) or not all(map(pa.Array.equals, ids, (chunk.clip_ids for chunk in chunks))):
             problem = "the clip ids are not those that were written: the file was changed or damaged"
             raise StoreError(str(rows), "clip_id", problem, REPAIR)
         return cls(file, [file.place_of(batch.column("crc32")) for batch in batches])

@@ -58,9 +58,7 @@ class FeatureStore:
         self.content = content
         self._rows = {name: ModalityRows(directory, name, content) for name in content["modalities"]}
         self.info: dict[str, ModalityInfo] = {name: rows.info for name, rows in self._rows.items()}
-        self._manifest = (
-            _MappedSize(directory / "manifest.arrow") if (directory / "manifest.arrow").exists() else None
-        )
+        self._manifest = _MappedSize(directory / "manifest.arrow") if (directory / "manifest.arrow").exists() else None
 
     @classmethod
     def open(cls, directory: Path) -> Self:
@@ -203,9 +201,7 @@ def checked_content(content: Any, source: str) -> dict[str, Any]:
     """
     version = content.get("format_version") if isinstance(content, dict) else None
     if version != FORMAT_VERSION:
-        raise StoreError(
-            source, "format_version", f"format {version} is unknown, {FORMAT_VERSION} is read", MAKE_AGAIN
-        )
+        raise StoreError(source, "format_version", f"format {version} is unknown, {FORMAT_VERSION} is read", MAKE_AGAIN)
     try:
         strange = sorted(set(content["modalities"]) - set(MODALITIES), key=str)
         if strange:  # the names become file names

@@ -123,9 +123,7 @@ class _CachedStore:
         hashes = copy_files(self._remote, files, partial)
         (partial / _STORE_FILE).write_bytes(self._text)
         hashes[_STORE_FILE] = hashlib.sha256(self._text).hexdigest()
-        write_json(
-            partial / MARKER_FILE, {name: file_mark(partial / name, sha) for name, sha in hashes.items()}
-        )
+        write_json(partial / MARKER_FILE, {name: file_mark(partial / name, sha) for name, sha in hashes.items()})
         replace_directory(partial, entry)
 
 

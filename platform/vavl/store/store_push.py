@@ -180,9 +180,7 @@ def _files_of(store: FeatureStore, *, with_companions: bool) -> list[StoreFile]:
     return files
 
 
-def _sent(
-    remote: RemoteDirectory, directory: Path, file: StoreFile, clock: TransferClock, *, read_back: bool
-) -> bool:
+def _sent(remote: RemoteDirectory, directory: Path, file: StoreFile, clock: TransferClock, *, read_back: bool) -> bool:
     """Send a file unless it lies there; returns whether it was sent."""
 
     def is_there() -> bool:
@@ -212,8 +210,7 @@ def _record(store: FeatureStore, version: str, files: list[StoreFile], now: dt.d
         "target": manifest.target,
         "classes": list(manifest.classes),
         "features": {
-            name: {key: entry[key] for key in shown}
-            for name, entry in sorted(store.content["modalities"].items())
+            name: {key: entry[key] for key in shown} for name, entry in sorted(store.content["modalities"].items())
         },
     }
 
@@ -249,8 +246,7 @@ def _stores_in(place: str, remote: RemoteDirectory) -> list[dict[str, Any]]:
     records = versions_at(remote)
     if records:
         return [
-            {"place": f"{place}@{record['version']}", "newest": record is records[0]} | record
-            for record in records
+            {"place": f"{place}@{record['version']}", "newest": record is records[0]} | record for record in records
         ]
     text = read_if_there(remote, STORE_FILE)
     if text is None:
@@ -265,9 +261,7 @@ def _stores_in(place: str, remote: RemoteDirectory) -> list[dict[str, Any]]:
 def _words(store: Mapping[str, Any]) -> str:
     if "version" not in store:
         return f"without version, hash {store['store_hash'] or 'unknown'}"
-    features = ", ".join(
-        f"{name} {entry['extractor']} {entry['version']}" for name, entry in store["features"].items()
-    )
+    features = ", ".join(f"{name} {entry['extractor']} {entry['version']}" for name, entry in store["features"].items())
     newest = "newest, " if store["newest"] else ""
     when = store["pushed"][:16].replace("T", " ")
     return f"{newest}{when} UTC, {store['clips']} clips, {size_text(store['bytes'])}, {features}"

@@ -119,9 +119,7 @@ class StoreWriter:
         sums.check(sums_path)
         with written_stream(sums_path, SUMS_SCHEMA) as writer:
             writer.write_batch(sums.batch())
-        self._modalities[modality] = self._entry(
-            modality, replace(info, clips=clips, frames=sums.total_frames())
-        )
+        self._modalities[modality] = self._entry(modality, replace(info, clips=clips, frames=sums.total_frames()))
 
     def leave_out(self, modality: str) -> None:
         """Remove files of ``modality`` that an older store in the directory may have had."""
@@ -154,9 +152,7 @@ class StoreWriter:
         checks = map(checks_file, self._modalities)
         paths = [self.directory / name for name in ("manifest.arrow", "facts.arrow", *checks)]
         return {
-            path.name: {"bytes": path.stat().st_size, "sha256": sha256_of_file(path)}
-            for path in paths
-            if path.exists()
+            path.name: {"bytes": path.stat().st_size, "sha256": sha256_of_file(path)} for path in paths if path.exists()
         }
 
     def _entry(self, modality: str, info: ModalityInfo) -> dict[str, Any]:
@@ -195,9 +191,7 @@ class _SpeakerSums:
         codes = coded.indices.to_numpy()
         for code, speaker in enumerate(coded.dictionary.to_pylist()):
             own = codes == code
-            more = ChannelSums(
-                int(frames[own].sum()), by_clip[own].sum(axis=0), squares_by_clip[own].sum(axis=0)
-            )
+            more = ChannelSums(int(frames[own].sum()), by_clip[own].sum(axis=0), squares_by_clip[own].sum(axis=0))
             self._sums[speaker] = self._sums[speaker] + more if speaker in self._sums else more
 
     def total_frames(self) -> int:
@@ -267,7 +261,5 @@ def _check_order(path: Path, batch: pa.RecordBatch, last_id: str) -> str:
     """Refuse clips that are repeated or out of order; return the last clip id."""
     ids = batch.column("clip_id").to_pylist()
     if any(later <= earlier for earlier, later in zip([last_id, *ids], ids, strict=False)):
-        raise StoreError(
-            str(path), "clip_id", "clips are repeated or not sorted", "sort the clips by clip id"
-        )
+        raise StoreError(str(path), "clip_id", "clips are repeated or not sorted", "sort the clips by clip id")
     return str(ids[-1])

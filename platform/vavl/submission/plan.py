@@ -49,9 +49,7 @@ class SubmitJob(FrozenConfig):
     entrypoint_num_cpus: float | None = Field(
         None, ge=0, description="CPUs to reserve for the job's own process; null: none, on the head node"
     )
-    submission_id: str | None = Field(
-        None, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", description="null: Ray makes one"
-    )
+    submission_id: str | None = Field(None, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", description="null: Ray makes one")
 
     @property
     def is_loopback(self) -> bool:
@@ -106,9 +104,7 @@ def plan_submission(job: SubmitJob, environment: Mapping[str, str], project: Pat
     """
     for part in _PROJECT:
         if not (project / part).is_dir():
-            raise ConfigError(
-                str(project), part, "is not here", "start the job in the directory of the project"
-            )
+            raise ConfigError(str(project), part, "is not here", "start the job in the directory of the project")
     name, config = _job_name(job, project), _sent_file(job, project)
     check_configuration(JOB_SETTINGS[name], config, job.overrides)
     if job.root is None and not job.is_loopback:

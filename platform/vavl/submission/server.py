@@ -65,9 +65,7 @@ def submit(client: JobSubmissionClient, job: SubmitJob, submission: Mapping[str,
         ) from None
 
 
-def follow(
-    client: JobSubmissionClient, address: str, submission_id: str, write: Callable[[str], Any]
-) -> JobDetails:
+def follow(client: JobSubmissionClient, address: str, submission_id: str, write: Callable[[str], Any]) -> JobDetails:
     """Show the job's log until the job is over, or until Ctrl-C; return how it ended, or how it stands and continues.
 
     A broken connection is made again; what was shown is not shown twice.

@@ -75,13 +75,7 @@ def count_events(events: Iterable[Event]) -> dict[str, int]:
 def events_as_json(events: Sequence[Event]) -> list[dict[str, Any]]:
     """Return the events as they stand in ``events.json``: ``time`` (UTC), ``what``, ``step``, ``message``, facts."""
     return [
-        {
-            "time": event.moment,
-            "what": event.what,
-            "step": event.step,
-            "message": event.message,
-            **event.facts,
-        }
+        {"time": event.moment, "what": event.what, "step": event.step, "message": event.message, **event.facts}
         for event in events
     ]
 

@@ -37,9 +37,7 @@ class Holdings:
         place = f"{artifact_path}/{source.name}" if artifact_path else source.name
         if source.is_dir():
             files = [path for path in source.rglob("*") if path.is_file()]
-            named = [
-                (f"{place}/{path.relative_to(source).as_posix()}", path.stat().st_size) for path in files
-            ]
+            named = [(f"{place}/{path.relative_to(source).as_posix()}", path.stat().st_size) for path in files]
             return all(self._has_file(run_id, name, size) for name, size in named)
         return self._has_file(run_id, place, source.stat().st_size if source.exists() else None)
 
@@ -61,10 +59,7 @@ class Holdings:
 
     def has_tags(self, run_id: str, names: Iterable[str]) -> bool:
         """Tell whether a run has tags of these names; a person may have changed what they say."""
-        return (
-            bool(run_id)
-            and {store_name(name) for name in names} <= self._client.get_run(run_id).data.tags.keys()
-        )
+        return bool(run_id) and {store_name(name) for name in names} <= self._client.get_run(run_id).data.tags.keys()
 
     def has_status(self, run_id: str, status: str) -> bool:
         """Tell whether a run has ended like this."""

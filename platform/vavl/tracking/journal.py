@@ -90,9 +90,7 @@ class Journal:
         """
         return self.append_all([(kind, payload)], at=at)
 
-    def append_all(
-        self, records: Sequence[tuple[Kind, Mapping[str, Any]]], *, at: float | None = None
-    ) -> int:
+    def append_all(self, records: Sequence[tuple[Kind, Mapping[str, Any]]], *, at: float | None = None) -> int:
         """Write several records under one lock; returns the last ``seq``, see ``append``."""
         unknown = {kind for kind, _ in records} - _KINDS
         if unknown:
@@ -112,10 +110,7 @@ class Journal:
                 _write_or_undo(file, text.encode())
         except OSError as fault:
             raise TrackingError(
-                str(self.path),
-                "",
-                f"the journal cannot be written: {fault.strerror or fault}",
-                "free disk space",
+                str(self.path), "", f"the journal cannot be written: {fault.strerror or fault}", "free disk space"
             ) from None
         return last + len(records)
 

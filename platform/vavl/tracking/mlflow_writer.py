@@ -82,9 +82,7 @@ class MlflowWriter:
         payload = start.payload
         run_id = mlflow_run_id or self._find_or_create_run(payload, start.time)
         known = self.client.get_run(run_id).data.params
-        params = {
-            store_name(key): _text(value, _VALUE_LIMIT) for key, value in payload.get("params", {}).items()
-        }
+        params = {store_name(key): _text(value, _VALUE_LIMIT) for key, value in payload.get("params", {}).items()}
         # Parameters cannot change after they were logged; what a resumed run changed is kept as a tag.
         changed = {f"resumed.{key}": value for key, value in params.items() if known.get(key, value) != value}
         tags = {**payload.get("tags", {}), **changed, **self._parent_tag(start)}
@@ -110,8 +108,7 @@ class MlflowWriter:
         from mlflow.entities import Metric
 
         metrics = [
-            Metric(store_name(name), value, int(moment * 1000), step, model_id)
-            for name, value, moment, step in points
+            Metric(store_name(name), value, int(moment * 1000), step, model_id) for name, value, moment, step in points
         ]
         for group in _groups(metrics, POINTS_PER_REQUEST):
             self.client.log_batch(mlflow_run_id, metrics=group, synchronous=True)
@@ -130,9 +127,7 @@ class MlflowWriter:
         tags = {f"vavl.events.{what}": str(count) for what, count in count_events(events).items()}
         self._log_tags(mlflow_run_id, {**tags, "vavl.last_event": event_line(events[-1])})
 
-    def end_run(
-        self, mlflow_run_id: str, status: str, moment: float, tags: Mapping[str, str] | None = None
-    ) -> None:
+    def end_run(self, mlflow_run_id: str, status: str, moment: float, tags: Mapping[str, str] | None = None) -> None:
         """Set the final status (FINISHED, FAILED, KILLED), the time of the end, and what is known only then."""
         if tags:
             info = self.client.get_run(mlflow_run_id).info
@@ -192,9 +187,7 @@ class MlflowWriter:
         found = self.client.get_experiment_by_name(name)
         if found is None:
             try:
-                return str(
-                    self.client.create_experiment(name, self._place.artifact_location, _EXPERIMENT_TAGS)
-                )
+                return str(self.client.create_experiment(name, self._place.artifact_location, _EXPERIMENT_TAGS))
             except MlflowException as fault:
                 if fault.error_code != "RESOURCE_ALREADY_EXISTS":
                     raise
@@ -225,9 +218,7 @@ class MlflowWriter:
         from mlflow.exceptions import MlflowException
 
         try:
-            self.client.set_model_version_tag(
-                note["name"], note["version"], f"vavl.evaluation.{note['what']}", run_id
-            )
+            self.client.set_model_version_tag(note["name"], note["version"], f"vavl.evaluation.{note['what']}", run_id)
             if note.get("model_id"):
                 self.client.log_inputs(run_id, models=[LoggedModelInput(note["model_id"])])
         except MlflowException as fault:
@@ -242,9 +233,7 @@ class MlflowWriter:
             digest=str(note["store_hash"])[:_DIGEST_LIMIT],
             source_type="local",
             source=json.dumps({"uri": str(note["path"])}),
-            profile=json.dumps(
-                {"store_hash": note["store_hash"], "card": note.get("card"), **note["counts"]}
-            ),
+            profile=json.dumps({"store_hash": note["store_hash"], "card": note.get("card"), **note["counts"]}),
         )
         tag = InputTag("mlflow.data.context", note.get("context", "training"))
         self.client.log_inputs(run_id, [DatasetInput(dataset, [tag])])

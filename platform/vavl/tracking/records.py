@@ -151,9 +151,7 @@ def name_of(record: Record) -> str:
     payload = record.payload
     metrics = payload.get("metrics")
     names = ", ".join(metrics) if isinstance(metrics, dict) else ""
-    return str(
-        payload.get("path") or payload.get("name") or payload.get("run_id") or payload.get("what") or names
-    )
+    return str(payload.get("path") or payload.get("name") or payload.get("run_id") or payload.get("what") or names)
 
 
 def check_readable(source: Path) -> None:

@@ -116,9 +116,7 @@ def _place_now(root: str, runs: set[str], database: Path) -> str | None:
     """Return where artifacts of the runs are in the form of ``root``; None where they are not to be found elsewhere."""
     before = Path(unquote(urlsplit(root).path))
     for now in _namesakes(before, database):
-        if not (before.is_dir() and now.samefile(before)) and any(
-            path.name in runs for path in now.iterdir()
-        ):
+        if not (before.is_dir() and now.samefile(before)) and any(path.name in runs for path in now.iterdir()):
             return now.as_uri() if root.startswith("file:") else str(now)
     return None
 

@@ -238,14 +238,10 @@ class RecordReplay:
 
     def _listed(self, record: Record, reason: str) -> dict[int, str]:
         """List a record that no store will take, or a part of it; returns all that were set aside."""
-        text = (
-            f"{record.kind} {name_of(record)}: {reason}"[:_LONGEST_REASON].encode(errors="replace").decode()
-        )
+        text = f"{record.kind} {name_of(record)}: {reason}"[:_LONGEST_REASON].encode(errors="replace").decode()
         if not self._is_dry:
             path = set_aside_path(self._journal.path)
-            _log.warning(
-                "record %d cannot be written to MLflow and is set aside in %s: %s", record.seq, path, text
-            )
+            _log.warning("record %d cannot be written to MLflow and is set aside in %s: %s", record.seq, path, text)
             entry = {"reason": text, "kind": record.kind, "time": record.time, **record.payload}
             note_set_aside(self._journal.path, self._writer.store, {record.seq: clean(entry)})
         return {**self.state.refused, record.seq: text}

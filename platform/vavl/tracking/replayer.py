@@ -17,13 +17,7 @@ from vavl.tracking.journal import JOURNAL_NAME, Journal
 from vavl.tracking.mlflow_writer import MlflowWriter, import_mlflow, one_line
 from vavl.tracking.model_note import Register
 from vavl.tracking.replay import RecordReplay
-from vavl.tracking.replay_state import (
-    ReplayState,
-    note_set_aside,
-    read_state,
-    read_states,
-    write_state,
-)
+from vavl.tracking.replay_state import ReplayState, note_set_aside, read_state, read_states, write_state
 from vavl.tracking.settings import TrackingPlace, TrackingSettings, tracking_place, unreachable_reason
 
 _LONGEST_PAUSE_SECONDS = 120.0
@@ -281,9 +275,7 @@ def unfinished_journals(folder: Path, settings: TrackingSettings) -> Iterator[Pa
     public_uri = tracking_place(settings, os.environ).public_uri
     for path in sorted(folder.rglob(JOURNAL_NAME)):
         states = read_states(path)
-        reached = states.get(public_uri) or max(
-            states.values(), key=lambda state: state.seq, default=ReplayState()
-        )
+        reached = states.get(public_uri) or max(states.values(), key=lambda state: state.seq, default=ReplayState())
         if next(Journal(path).read(reached.seq, reached.offset), None) is not None:
             yield path
 

@@ -245,9 +245,7 @@ class TrackedRun:
         self._replayer.add_leftovers(earlier)
         self._replayer.start()
 
-    def _end(
-        self, status: str, metrics: Mapping[str, Any], tags: Mapping[str, str] | None = None
-    ) -> dict[str, Any]:
+    def _end(self, status: str, metrics: Mapping[str, Any], tags: Mapping[str, str] | None = None) -> dict[str, Any]:
         """Record the end and wait for the tracking server.
 
         Args:

@@ -24,8 +24,7 @@ _SQLITE = "sqlite:///"
 _SERVER_ERROR = 500
 _PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 _SECRET = re.compile(
-    r"(?:^|[&;])[^=&;]*(?:password|passwd|pwd|token|secret|credential|signature|sig|api_?key|access_?key)[^=&;]*=",
-    re.I,
+    r"(?:^|[&;])[^=&;]*(?:password|passwd|pwd|token|secret|credential|signature|sig|api_?key|access_?key)[^=&;]*=", re.I
 )
 _DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 
@@ -47,12 +46,10 @@ class TrackingSettings(FrozenConfig):
     """How a run reaches MLflow; without an address, a SQLite file and a directory under ``runs``."""
 
     uri: str | None = Field(
-        None,
-        description="tracking server or database; null: MLFLOW_TRACKING_URI, else sqlite in runs/mlflow.db",
+        None, description="tracking server or database; null: MLFLOW_TRACKING_URI, else sqlite in runs/mlflow.db"
     )
     artifact_location: str | None = Field(
-        None,
-        description="directory or address for artifacts; null: runs/mlartifacts, or the server's own choice",
+        None, description="directory or address for artifacts; null: runs/mlartifacts, or the server's own choice"
     )
     experiment: str = Field("vavl", min_length=1, description="MLflow experiment")
     run_name: str | None = Field(None, description="name of the run; null: the job's choice")
@@ -61,9 +58,7 @@ class TrackingSettings(FrozenConfig):
     system_metrics: bool = Field(True, description="record processor, memory, disk, network and GPU")
     system_metrics_seconds: float = Field(10.0, gt=0, description="pause between two such measurements")
     request_timeout_seconds: int = Field(10, gt=0, description="longest wait for one answer of a server")
-    request_retries: int = Field(
-        1, ge=0, le=5, description="repeats of a request that a server did not answer"
-    )
+    request_retries: int = Field(1, ge=0, le=5, description="repeats of a request that a server did not answer")
 
     _holds_no_password = field_validator("uri", "artifact_location")(_without_password)
 
@@ -74,17 +69,13 @@ class TrackingTarget(FrozenConfig):
     uri: str | None = Field(None, description="tracking server; null: the store of each run")
     artifact_location: str | None = Field(None, description="directory or address for artifacts")
     request_timeout_seconds: int | None = Field(None, gt=0, description="longest wait for one answer")
-    request_retries: int | None = Field(
-        None, ge=0, le=5, description="repeats of a request without an answer"
-    )
+    request_retries: int | None = Field(None, ge=0, le=5, description="repeats of a request without an answer")
 
     _holds_no_password = field_validator("uri", "artifact_location")(_without_password)
 
     def applied_to(self, settings: TrackingSettings) -> TrackingSettings:
         """Return the settings of a run with what is given here."""
-        return TrackingSettings.model_validate(
-            {**settings.model_dump(), **self.model_dump(exclude_none=True)}
-        )
+        return TrackingSettings.model_validate({**settings.model_dump(), **self.model_dump(exclude_none=True)})
 
 
 @dataclass(frozen=True)

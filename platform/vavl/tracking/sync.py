@@ -334,9 +334,7 @@ def print_results(results: Sequence[Synced]) -> None:
     rows = [("run", "records sent", "missing", "store", "MLflow run", "state", "problem")]
     for entry in results:
         counts = (str(entry.sent), str(entry.missing))
-        rows.append(
-            (entry.run, *counts, entry.store, entry.mlflow_run_id or "", _WORDS[entry.state], entry.problem)
-        )
+        rows.append((entry.run, *counts, entry.store, entry.mlflow_run_id or "", _WORDS[entry.state], entry.problem))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

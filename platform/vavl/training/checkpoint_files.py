@@ -117,10 +117,7 @@ class Snapshot:
         """
         stem = f"rank-{self.rank:03d}"
         with storage.scratch() as folder:
-            metadata = {
-                "starts": json.dumps(dict(self.pieces.starts)),
-                "optimizer_steps": str(self.optimizer_steps),
-            }
+            metadata = {"starts": json.dumps(dict(self.pieces.starts)), "optimizer_steps": str(self.optimizer_steps)}
             save_file(dict(self.pieces.tensors), folder / f"{stem}.safetensors", metadata)
             if self.average:
                 save_file(dict(self.average), folder / AVERAGE_FILE)
@@ -172,9 +169,7 @@ def problem_of(storage: RunStorage, *, by_size: bool = False) -> str | None:
     if wrong:
         return f"files are missing or have another size: {wrong}"
     if not by_size:
-        wrong = sorted(
-            name for name, entry in expected.items() if _sum_there(storage, name) != entry["sha256"]
-        )
+        wrong = sorted(name for name, entry in expected.items() if _sum_there(storage, name) != entry["sha256"])
     return f"checksums differ: {wrong}" if wrong else None
 
 
@@ -246,9 +241,7 @@ class CheckpointValues:
             TrainingError: the checkpoint has no such parameter, or not all of it.
         """
         found = [
-            (starts[name], file.get_tensor(f"{kind}/{name}").view(-1))
-            for file, starts in self._files
-            if name in starts
+            (starts[name], file.get_tensor(f"{kind}/{name}").view(-1)) for file, starts in self._files if name in starts
         ]
         found.sort(key=lambda one: one[0])
         end = 0

@@ -348,11 +348,7 @@ def deepspeed_config(
     if settings.precision == "bf16":
         # Weights, gradients and communication stay float32: DeepSpeed would send the gradients of the modules
         # listed here in bfloat16.
-        generated["torch_autocast"] = {
-            "enabled": True,
-            "dtype": "bfloat16",
-            "lower_precision_safe_modules": [],
-        }
+        generated["torch_autocast"] = {"enabled": True, "dtype": "bfloat16", "lower_precision_safe_modules": []}
     return _merged(generated, settings.deepspeed)
 
 

@@ -115,9 +115,7 @@ def check_passthrough(content: Mapping[str, Any], stage: int, precision: str) ->
         if not is_enabled(content, name):
             continue
         if stage == 0:
-            raise ValueError(
-                f"deepspeed.{name} needs zero_stage 1, 2 or 3: stage 0 hides its float32 weights"
-            )
+            raise ValueError(f"deepspeed.{name} needs zero_stage 1, 2 or 3: stage 0 hides its float32 weights")
         if precision != "fp32" or is_enabled(content, "torch_autocast"):
             raise ValueError(f"deepspeed.{name} is a precision of its own: set precision: fp32 with it")
 
@@ -128,9 +126,7 @@ def is_enabled(content: Mapping[str, Any], section: str) -> bool:
     return bool(found.get("enabled", False)) if isinstance(found, Mapping) else False
 
 
-def _check_keys(
-    where: str, content: Mapping[str, Any], allowed: Collection[str], refused: Mapping[str, str]
-) -> None:
+def _check_keys(where: str, content: Mapping[str, Any], allowed: Collection[str], refused: Mapping[str, str]) -> None:
     for key in content:
         if key in refused:
             raise ValueError(f"{where}.{key} cannot be set: {refused[key]}")

@@ -83,9 +83,7 @@ class _Lock:
             is_lost = self._waited_for(silence_seconds)
         if is_lost:
             self._storage.write(LOCK_FILE, self._content())
-        if (
-            is_lost or self._storage.is_remote
-        ):  # some object storage takes a conditional write for a plain one
+        if is_lost or self._storage.is_remote:  # some object storage takes a conditional write for a plain one
             time.sleep(_SETTLE_SECONDS)
             found = self._read()
             if found is not None and not self._is_own(found):

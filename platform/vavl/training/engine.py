@@ -296,9 +296,7 @@ def set_steps(optimizer: torch.optim.Optimizer, steps: int) -> None:
         state["step"].fill_(float(steps))
 
 
-def unsharded_snapshot(
-    network: nn.Module, optimizer: torch.optim.Optimizer, kept: Callable[[str], bool]
-) -> Pieces:
+def unsharded_snapshot(network: nn.Module, optimizer: torch.optim.Optimizer, kept: Callable[[str], bool]) -> Pieces:
     """Copy what ``kept`` names of whole weights and torch's optimizer state; see ``Engine.snapshot``."""
     mine = {name: one for name, one in trained(network).items() if kept(name)}
     tensors = {

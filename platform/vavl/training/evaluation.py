@@ -84,9 +84,7 @@ def predict_split(forward: Forward, data: EvaluationData, rows: NDArray[np.int64
     found = np.zeros((len(CONDITIONS), len(rows), data.task.outputs))
     moments: dict[str, torch.Tensor] = {}
     pinned = data.device.type == "cuda"
-    for batch in evaluation_batches(
-        data.collection, rows, data.normaliser, data.batch_size, data.place, pinned
-    ):
+    for batch in evaluation_batches(data.collection, rows, data.normaliser, data.batch_size, data.place, pinned):
         moved = batch.to(data.device)
         output = forward(moved)
         if data.correlates:

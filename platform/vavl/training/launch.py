@@ -206,9 +206,7 @@ def _result_of(fit: Callable[[], Any]) -> dict[str, Any]:
 
 
 def _failed(error: BaseException) -> TrainingError:
-    if "NCCL" in str(error) and "built in" in str(
-        error
-    ):  # torch's words, met before a worker runs code of ours
+    if "NCCL" in str(error) and "built in" in str(error):  # torch's words, met before a worker runs code of ours
         return no_gpu("NCCL is not part of torch on the workers")
     return TrainingError(
         "training",
@@ -243,8 +241,7 @@ def workers_that_fit(machines: Sequence[Mapping[str, float]], settings: Training
     """Count the workers that fit on machines with these resources, as the placement demands."""
     wanted = resources_of_worker(settings)
     fitting = [
-        min(math.floor(machine.get(name, 0) / amount + 1e-9) for name, amount in wanted.items())
-        for machine in machines
+        min(math.floor(machine.get(name, 0) / amount + 1e-9) for name, amount in wanted.items()) for machine in machines
     ]
     match settings.placement:
         case "strict_pack":

@@ -54,9 +54,7 @@ class LoopEnd:
     is_stopped: bool = False
 
 
-def train(
-    run: TrainingRun, start: LoopState, report: Report, context: WorkerContext | None = None
-) -> LoopEnd:
+def train(run: TrainingRun, start: LoopState, report: Report, context: WorkerContext | None = None) -> LoopEnd:
     """Train from ``start`` to the last step, to early stopping or until asked to stop. Every rank must call.
 
     Args:
@@ -262,8 +260,5 @@ class _EpochClock:
         clips, seconds = self._untaken, now - self._taken
         self._taken, self._untaken = now, 0
         return state.model_copy(
-            update={
-                "trained_clips": state.trained_clips + clips,
-                "trained_seconds": state.trained_seconds + seconds,
-            }
+            update={"trained_clips": state.trained_clips + clips, "trained_seconds": state.trained_seconds + seconds}
         )

@@ -65,14 +65,7 @@ class PseudoLabels:
             if teacher is not None and target is not None:
                 clip = torch.where(teacher.is_unlabelled > 0, batch.index, -1)
                 label, confidence = target.target.argmax(-1), teacher.probabilities.amax(-1)
-                columns = (
-                    torch.full_like(clip, step),
-                    clip,
-                    label,
-                    confidence,
-                    target.is_sure,
-                    *teacher.votes.T,
-                )
+                columns = (torch.full_like(clip, step), clip, label, confidence, target.is_sure, *teacher.votes.T)
                 self._rows.append(torch.stack([column.double() for column in columns], dim=1))
 
     def write(self) -> None:

@@ -177,9 +177,7 @@ class RunCallback(UserCallback):  # type: ignore[misc]
         stacks: directory of the watchdogs' stacks.
     """
 
-    def __init__(
-        self, sink: Callable[[Sequence[Record]], None], faults: FaultSettings, stacks: Path | None
-    ) -> None:
+    def __init__(self, sink: Callable[[Sequence[Record]], None], faults: FaultSettings, stacks: Path | None) -> None:
         self._sink, self._faults, self._stacks = sink, faults, stacks
         self._step = self._lost = self._ranks = 0
 
@@ -259,9 +257,7 @@ def _with_memory(records: list[Record], metrics: Sequence[Mapping[str, Any]]) ->
     """Return the records, the epochs among them with the memory of all workers and of this process."""
     taken = peak_memory_bytes() + sum(rank["memory_bytes"] for rank in metrics)
     return [
-        {**record, "metrics": {**record["metrics"], RUN_MEMORY: taken / 2**30}}
-        if record["kind"] == "epoch"
-        else record
+        {**record, "metrics": {**record["metrics"], RUN_MEMORY: taken / 2**30}} if record["kind"] == "epoch" else record
         for record in records
     ]
 

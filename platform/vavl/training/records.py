@@ -95,8 +95,7 @@ class Records:
         if done.part_norms:
             # The whole objective at a glance, at the steps where gradients of parts were measured.
             record["parts"] = {
-                name: {"weighted": weighted[name], "gradient_norm": norm}
-                for name, norm in done.part_norms.items()
+                name: {"weighted": weighted[name], "gradient_norm": norm} for name, norm in done.part_norms.items()
             }
         self.add(record)
         self._warn_of_one_class(run, step, done)
@@ -109,14 +108,7 @@ class Records:
         """Record an epoch that has ended."""
         epochs = -(-run.total_steps // run.steps_per_epoch)
         self.add(
-            _record(
-                "epoch",
-                state.step,
-                metrics,
-                epoch=state.epoch,
-                total_epochs=epochs,
-                best_epoch=state.best_epoch,
-            )
+            _record("epoch", state.step, metrics, epoch=state.epoch, total_epochs=epochs, best_epoch=state.best_epoch)
         )
 
     def _warn_of_one_class(self, run: TrainingRun, step: int, done: StepResult) -> None:

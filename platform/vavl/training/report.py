@@ -195,8 +195,7 @@ def write_report_page(report: TrainingReport, directory: Path) -> Path:
         headlines=_HEADLINES,
         scores=_by_split(report.metrics, report.intervals),
         corpus_scores={
-            corpus: _by_split(metrics, {})[report.confusion_split]
-            for corpus, metrics in report.by_corpus.items()
+            corpus: _by_split(metrics, {})[report.confusion_split] for corpus, metrics in report.by_corpus.items()
         },
     )
 
@@ -261,9 +260,7 @@ def _curve(report: TrainingReport, name: str, label: str, condition: str) -> Cur
     return Curve(label, [epoch for epoch, _ in points], [value for _, value in points], condition)
 
 
-def accuracy_intervals(
-    predictions: pa.Table, split: str, classes: tuple[str, ...]
-) -> dict[str, tuple[float, float]]:
+def accuracy_intervals(predictions: pa.Table, split: str, classes: tuple[str, ...]) -> dict[str, tuple[float, float]]:
     """Return 95 % intervals of accuracy over the split's speakers, by metric name."""
     found: dict[str, tuple[float, float]] = {}
     for condition in CONDITIONS if classes else ():
@@ -294,9 +291,7 @@ def scores_by_corpus(
     found: dict[str, dict[str, float]] = {}
     for corpus in corpora if len(corpora) > 1 else ():
         for condition in CONDITIONS:
-            is_own = pc.and_(
-                pc.equal(predictions["corpus"], corpus), pc.equal(predictions["condition"], condition)
-            )
+            is_own = pc.and_(pc.equal(predictions["corpus"], corpus), pc.equal(predictions["condition"], condition))
             rows = predictions.filter(is_own)
             if rows.num_rows:
                 scores = {**scorer(rows), "clips": float(rows.num_rows)}
@@ -381,6 +376,4 @@ def _notes(plan: TrainingPlan, outcome: Mapping[str, Any]) -> list[str]:
     chosen = f"Epoch {outcome['best_epoch']} was chosen by {', '.join(plan.evaluation.select_by)}"
     if plan.evaluation.test:
         return [f"{chosen}; the test split was measured once, with the weights of that epoch."]
-    return [
-        f"{chosen}, so validation scores are optimistic; the test split was not measured (evaluation.test)."
-    ]
+    return [f"{chosen}, so validation scores are optimistic; the test split was not measured (evaluation.test)."]

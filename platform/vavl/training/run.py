@@ -95,9 +95,7 @@ class TrainingRun:
         """What is trained for how long, and by whom."""
         settings, workers = self.plan.training, self.place.world_size
         frozen = f"; frozen for want of clips: {', '.join(self.frozen)}" if self.frozen else ""
-        how = (
-            f"{workers} worker(s), ZeRO {settings.zero_stage}, {settings.precision}, engine {settings.engine}"
-        )
+        how = f"{workers} worker(s), ZeRO {settings.zero_stage}, {settings.precision}, engine {settings.engine}"
         steps = f"{self.total_steps} steps ({self.steps_per_epoch} per epoch)"
         return f"network of {self.parameters / 1e6:.2f} M parameters, {steps}, {how}{frozen}"
 
@@ -185,11 +183,7 @@ def _network(plan: TrainingPlan, description: ModelDescription) -> Vavl:
 
 
 def make_engine(
-    network: nn.Module,
-    settings: TrainingSettings,
-    device: torch.device,
-    rows: int,
-    micro_batches: int = 1,
+    network: nn.Module, settings: TrainingSettings, device: torch.device, rows: int, micro_batches: int = 1
 ) -> Engine:
     """Build the engine that the settings name.
 
@@ -230,9 +224,7 @@ def _pseudo_labels(
     return PseudoLabels(output, manifest.table.column("clip_id"), manifest.classes, rank, start.step)
 
 
-def _loader(
-    plan: TrainingPlan, data: RunData, sampler: Sampler, place: RankPlace, *, pinned: bool
-) -> StepLoader:
+def _loader(plan: TrainingPlan, data: RunData, sampler: Sampler, place: RankPlace, *, pinned: bool) -> StepLoader:
     weak_view = plan.data.weak_view if plan.objectives.pseudo_label else None
     collection, normaliser = data.collection, data.normaliser
     return StepLoader(collection, sampler, normaliser, place, plan.data.augmentation, weak_view, pinned)
@@ -288,9 +280,7 @@ def _start(plan: TrainingPlan, data: RunData, restored: Restored | None) -> Loop
     return restored.state
 
 
-def freeze_parts(
-    network: Vavl, partitioned: PartitionedClips, objectives: ObjectiveSettings
-) -> tuple[str, ...]:
+def freeze_parts(network: Vavl, partitioned: PartitionedClips, objectives: ObjectiveSettings) -> tuple[str, ...]:
     """Freeze what no training clip can feed: weight decay would move it without any evidence.
 
     The functions of soft-HGR are frozen unmentioned where soft-HGR is not trained.

@@ -56,8 +56,7 @@ def hgr_feeds(partitioned: PartitionedClips, settings: HgrSettings) -> frozenset
     return frozenset(
         pair
         for pair, (modalities, needs_label, _) in _NEEDS.items()
-        if settings.weight * getattr(settings, pair) > 0
-        and partitioned.feed(*modalities, with_label=needs_label)
+        if settings.weight * getattr(settings, pair) > 0 and partitioned.feed(*modalities, with_label=needs_label)
     )
 
 
@@ -174,10 +173,7 @@ def labelled_conditions(partitioned: PartitionedClips) -> tuple[str, ...]:
 
 
 def _untrained(
-    plan: TrainingPlan,
-    collection: ClipCollection,
-    validation: NDArray[np.int64],
-    partitioned: PartitionedClips,
+    plan: TrainingPlan, collection: ClipCollection, validation: NDArray[np.int64], partitioned: PartitionedClips
 ) -> list[str]:
     trained = labelled_conditions(partitioned)
     missing = [condition for condition in MODALITIES_OF if condition not in trained]

@@ -12,14 +12,7 @@ from numpy.typing import NDArray
 
 from vavl.audit.gate import pass_audit
 from vavl.corpora.manifest import TEST, TRAIN, VALIDATION, Manifest
-from vavl.data.collection import (
-    ClipCollection,
-    Normaliser,
-    attributes_of,
-    normalisers,
-    open_collection,
-    targets_of,
-)
+from vavl.data.collection import ClipCollection, Normaliser, attributes_of, normalisers, open_collection, targets_of
 from vavl.data.partition_table import PartitionTable, partition_table
 from vavl.data.partitions import Partition, PartitionedClips, compose_batch, partition_clips
 from vavl.data.protocol import apply_partitions
@@ -223,9 +216,7 @@ def with_training_clips(description: ModelDescription, data: RunData) -> ModelDe
     changes: dict[str, Any] = {}
     if isinstance(data.task, ClassTask):
         rows = data.rows["train"]
-        shares = data.collection.target[rows[data.collection.is_labelled[rows]]].mean(
-            axis=0, dtype=np.float64
-        )
+        shares = data.collection.target[rows[data.collection.is_labelled[rows]]].mean(axis=0, dtype=np.float64)
         changes["class_shares"] = tuple(shares.tolist())
     for modality in MODALITIES:
         part: ModalityDescription = getattr(description, modality)

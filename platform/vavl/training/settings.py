@@ -26,9 +26,7 @@ class OptimizerSettings(FrozenConfig):
     betas: tuple[float, float] = Field((0.95, 0.999), description="AdamW's")
     weight_decay: float = Field(5e-7, ge=0, description="AdamW's, decoupled")
     warmup_steps: int = Field(0, ge=0, description="steps of a linear rise of the learning rate")
-    final_share: float = Field(
-        1.0, ge=0, le=1, description="learning rate at the last step, as a share; 1 = no decay"
-    )
+    final_share: float = Field(1.0, ge=0, le=1, description="learning rate at the last step, as a share; 1 = no decay")
     gradient_clipping: float = Field(1.0, ge=0, description="largest norm of the whole gradient; 0 = off")
 
 
@@ -69,8 +67,7 @@ class TrainingSettings(FrozenConfig):
 
     launcher: Literal["ray", "in_process"] = Field("ray", description="in_process: one worker without Ray")
     engine: Literal["deepspeed", "torch"] = Field(
-        "deepspeed",
-        description="torch: DistributedDataParallel, no sharding; often faster for small networks",
+        "deepspeed", description="torch: DistributedDataParallel, no sharding; often faster for small networks"
     )
     workers: int | tuple[int, int] = Field(
         1, description="a number, or [least, most]: as many as the cluster has place for"
@@ -97,9 +94,7 @@ class TrainingSettings(FrozenConfig):
     )
     precision: Literal["fp32", "bf16"] = Field("fp32", description="bf16: autocast over float32 weights")
     clips_per_forward: int | None = Field(
-        None,
-        ge=1,
-        description="most clips of one forward pass of a worker: bounds its memory; null = its whole share",
+        None, ge=1, description="most clips of one forward pass of a worker: bounds its memory; null = its whole share"
     )
     deepspeed: dict[str, Any] = Field(
         {}, description="keys of DeepSpeed's own configuration, merged over the generated one"
@@ -107,9 +102,7 @@ class TrainingSettings(FrozenConfig):
     seed: int = Field(0, ge=0, description="of weights, batches and every draw")
     max_epochs: int = Field(20, ge=1, description="an epoch is (training clips) / (global batch) steps")
     max_steps: int | None = Field(None, ge=1, description="ends earlier than max_epochs if smaller")
-    early_stopping_epochs: int | None = Field(
-        None, ge=1, description="epochs without a better validation score"
-    )
+    early_stopping_epochs: int | None = Field(None, ge=1, description="epochs without a better validation score")
     resume: Literal["auto", "never"] = Field(
         "auto", description="from the newest whole checkpoint, or always from the start"
     )
@@ -117,9 +110,7 @@ class TrainingSettings(FrozenConfig):
     checkpoint_every_steps: int | None = Field(
         None, ge=1, description="also within epochs; what a lost node costs at most"
     )
-    keep_checkpoints: int = Field(
-        2, ge=1, description="newest checkpoints that stay; the best model is in best/"
-    )
+    keep_checkpoints: int = Field(2, ge=1, description="newest checkpoints that stay; the best model is in best/")
     report_every_steps: int = Field(
         10, ge=1, description="steps between two reports, which are barriers; on Ray also a second at least"
     )
@@ -178,9 +169,7 @@ class TrainingSettings(FrozenConfig):
         if self.engine == "torch" and self.zero_stage:
             raise ValueError(f"zero_stage={self.zero_stage} needs engine: deepspeed")
         if self.most_workers > 1 and self.gpus_per_worker % 1:
-            raise ValueError(
-                f"gpus_per_worker={self.gpus_per_worker:g}: several workers cannot share a GPU (NCCL)"
-            )
+            raise ValueError(f"gpus_per_worker={self.gpus_per_worker:g}: several workers cannot share a GPU (NCCL)")
         self._check_offload()
         self._check_deepspeed()
         if self.gradient_norms_every_steps and self.zero_stage == 3:
@@ -270,10 +259,7 @@ class TrainingPlan(FrozenConfig):
         """
         if isinstance(self.output_dir, str):
             raise ConfigError(
-                "settings",
-                "output_dir",
-                f"{self.output_dir} is an address",
-                "write a directory of this machine",
+                "settings", "output_dir", f"{self.output_dir} is an address", "write a directory of this machine"
             )
         return self.output_dir
 

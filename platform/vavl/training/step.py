@@ -200,9 +200,7 @@ def over_ranks(
     """Add the parts of the objective, the confident pseudo-labels and the requests of all ranks, in one operation."""
     device = next(iter(sums.values())).device
     # torch.tensor would wait for its copy to the device.
-    made = {
-        f"requests/{name}": torch.full((), float(value), device=device) for name, value in requests.items()
-    }
+    made = {f"requests/{name}": torch.full((), float(value), device=device) for name, value in requests.items()}
     counts = [labels.is_sure.sum() for labels in pseudo if labels is not None]
     confident = torch.stack(counts).sum() if counts else torch.zeros((), device=device)
     return add_over_ranks({**sums, **made, "confident": confident})
@@ -227,9 +225,7 @@ def step_result(
         norm: of the whole gradient.
     """
     counted = {name: value for name, value in moments.items() if name in ("clips", "label", "guess/count")}
-    found = _on_host(
-        {"agreed": agreed, "norms": part_norms, "counts": counted, "whole": {"norm": norm}, **running}
-    )
+    found = _on_host({"agreed": agreed, "norms": part_norms, "counts": counted, "whole": {"norm": norm}, **running})
     parts = {name: value for name, (value,) in found["agreed"].items()}
     requests = {name: parts.pop(name) > 0 for name in list(parts) if name.startswith("requests/")}
     (whole,), counts = found["whole"]["norm"], found["counts"]

@@ -17,14 +17,7 @@ from safetensors import SafetensorError
 
 from vavl.config.files import make_folder, written_beside
 from vavl.errors import TrainingError
-from vavl.store.remote_files import (
-    RemoteDirectory,
-    directories_there,
-    hash_there,
-    move_there,
-    send_file,
-    write_small,
-)
+from vavl.store.remote_files import RemoteDirectory, directories_there, hash_there, move_there, send_file, write_small
 
 
 class RunStorage:
@@ -260,9 +253,7 @@ class RunStorage:
             raise self._remote.unreachable(error, "listed") from None
         entries = found.values() if isinstance(found, dict) else found
         return {
-            entry["name"][len(root) :].lstrip("/"): int(entry["size"])
-            for entry in entries
-            if entry["type"] == "file"
+            entry["name"][len(root) :].lstrip("/"): int(entry["size"]) for entry in entries if entry["type"] == "file"
         }
 
 

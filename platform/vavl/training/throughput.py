@@ -138,10 +138,7 @@ def _convolution_backward(grad: Sequence[int], _: Any, weight: Sequence[int], *m
     return 2 * math.prod(grad) * math.prod(weight[1:]) * (bool(wanted[0]) + bool(wanted[1]))
 
 
-_BACKWARD = {
-    torch.ops.aten.convolution: _repeated,
-    torch.ops.aten.convolution_backward: _convolution_backward,
-}
+_BACKWARD = {torch.ops.aten.convolution: _repeated, torch.ops.aten.convolution_backward: _convolution_backward}
 
 
 def _tensors(output: Any) -> Iterator[Tensor]:
@@ -307,9 +304,7 @@ class GpuSampler:
         clock: seconds.
     """
 
-    def __init__(
-        self, device: torch.device, node: int = 0, clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, device: torch.device, node: int = 0, clock: Callable[[], float] = time.monotonic) -> None:
         self._index = device.index if device.type == "cuda" else None
         self._prefix = f"system/node_{node}/" if node else "system/"
         self._clock, self._due = clock, float("-inf")

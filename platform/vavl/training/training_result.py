@@ -52,16 +52,11 @@ def choice_tags(plan: TrainingPlan) -> dict[str, str]:
 def _cards_in_words(content: Mapping[str, Any], manifest: Manifest) -> str:
     one = f"{manifest.corpus} (card hash {manifest.card_hash})"
     sources = content.get("sources", [])
-    names = [
-        f"{source['corpus']} (card hash {source['card_hash']}, store {source['version']})"
-        for source in sources
-    ]
+    names = [f"{source['corpus']} (card hash {source['card_hash']}, store {source['version']})" for source in sources]
     return f"{one}, merged of {', '.join(names)}" if names else one
 
 
-def training_summary(
-    outcome: Mapping[str, Any], journal: Journal, first_step_seconds: float | None
-) -> dict[str, Any]:
+def training_summary(outcome: Mapping[str, Any], journal: Journal, first_step_seconds: float | None) -> dict[str, Any]:
     """Return the content of ``summary.json`` but for what the tracking server adds.
 
     Keys: ``metrics`` (flat, ``<split>/<condition>/<metric>``), ``best_epoch`` (from 1), ``epochs``,
@@ -95,9 +90,7 @@ def training_summary(
 def label_words(outcome: Mapping[str, Any]) -> str:
     """Say what the labels of a run mean and which of the corpus' sets they are."""
     return (
-        f"{outcome['label_target']} (set {outcome['label_set']})"
-        if outcome["label_set"]
-        else outcome["label_target"]
+        f"{outcome['label_target']} (set {outcome['label_set']})" if outcome["label_set"] else outcome["label_target"]
     )
 
 
@@ -111,9 +104,7 @@ def version_tags(outcome: Mapping[str, Any]) -> dict[str, Any]:
     """Return the facts shown with a registered version: origin, protocol and main scores."""
     facts = {name: outcome[name] for name in ("corpus", "protocol", "fold", "label_set", "label_target")}
     facts |= {name: outcome[name] for name in ("config_hash", "store_hash", "speaker_normalisation")}
-    scores = {
-        name: f"{value:.4f}" for name, value in outcome["metrics"].items() if name.split("/")[-1] in _SHOWN
-    }
+    scores = {name: f"{value:.4f}" for name, value in outcome["metrics"].items() if name.split("/")[-1] in _SHOWN}
     waived = {"waived_audit": ", ".join(outcome["waived_audit"])} if outcome["waived_audit"] else {}
     return facts | waived | scores
 
@@ -152,15 +143,10 @@ def result_rows(outcome: Mapping[str, Any], summary: Mapping[str, Any]) -> list[
         events = ", ".join(f"{what} {count} x" for what, count in summary["events"].items())
         rows.append(("on the way", f"{events} (see the report)"))
     if outcome["speaker_normalisation"]:
-        rows.append(
-            ("NOTE", "features are normalized per speaker, by unlabeled clips of the test speakers too")
-        )
+        rows.append(("NOTE", "features are normalized per speaker, by unlabeled clips of the test speakers too"))
     if outcome["waived_audit"]:
         rows.append(
-            (
-                "NOTE",
-                f"trained although the audit of the store was waived: {', '.join(outcome['waived_audit'])}",
-            )
+            ("NOTE", f"trained although the audit of the store was waived: {', '.join(outcome['waived_audit'])}")
         )
     version = f"version {summary['model_version']}" if summary["model_version"] else "not registered"
     return [

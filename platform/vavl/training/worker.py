@@ -30,9 +30,7 @@ ENGINE_FILE = "deepspeed.json"
 """DeepSpeed's whole configuration: what was generated, and the user's keys over it."""
 
 
-def train_on_worker(
-    plan: TrainingPlan, report: Report, context: WorkerContext | None = None
-) -> dict[str, Any]:
+def train_on_worker(plan: TrainingPlan, report: Report, context: WorkerContext | None = None) -> dict[str, Any]:
     """Set up, train, and measure the best epoch. Every rank must call.
 
     Leaves in ``plan.output_dir``: ``partitions.csv``, ``deepspeed.json``, ``best/`` (the model), ``checkpoints/``,

@@ -20,9 +20,7 @@ _PAIRS_WORTH_RAY = 64
 """Ray and its workers take some ten seconds to start; so many files are read meanwhile."""
 
 
-def uses_ray(
-    run: WorkerSettings, pairs: int, was_killed: bool, pairs_worth_ray: int = _PAIRS_WORTH_RAY
-) -> bool:
+def uses_ray(run: WorkerSettings, pairs: int, was_killed: bool, pairs_worth_ray: int = _PAIRS_WORTH_RAY) -> bool:
     """Decide whether Ray's workers do the work, and say why.
 
     Args:

@@ -68,11 +68,7 @@ class RayPartWorker:
 
 
 def work_on_ray(
-    parts: Sequence[Part],
-    work: Callable[[Part], Result],
-    folders: Sequence[Path],
-    run: WorkerSettings,
-    what: str,
+    parts: Sequence[Part], work: Callable[[Part], Result], folders: Sequence[Path], run: WorkerSettings, what: str
 ) -> Iterator[Result]:
     """Let Ray's workers do parts and yield the result of each when it is there, in any order.
 

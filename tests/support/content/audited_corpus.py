@@ -63,12 +63,7 @@ def made_clips(seed: int = 0) -> list[Made]:
                 spread = generator.uniform(0.5, 1.5, size=width)
                 features[name] = (mean + spread * generator.normal(size=(frames, width))).astype(np.float32)
             facts = {
-                name: {
-                    **known,
-                    "seconds": seconds,
-                    "sha256": f"{name}-{clip_id}",
-                    "file": f"{name}/{clip_id}",
-                }
+                name: {**known, "seconds": seconds, "sha256": f"{name}-{clip_id}", "file": f"{name}/{clip_id}"}
                 for name, known in _FACTS.items()
             }
             heard = label if number % 6 else CLASSES[(number + 1) % 3]

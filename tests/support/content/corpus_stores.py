@@ -39,8 +39,7 @@ def write_corpus_store(
     generator = np.random.default_rng(len(corpus))
     rows = [(f"s{speaker}", number) for speaker in range(6) for number in range(clips_per_speaker)]
     clips = [
-        _clip(corpus, speaker, number, classes, folds)
-        | {f"split_{fold}": _split(speaker, fold) for fold in folds}
+        _clip(corpus, speaker, number, classes, folds) | {f"split_{fold}": _split(speaker, fold) for fold in folds}
         for speaker, number in rows
     ]
     writer = StoreWriter(folder, corpus, f"{len(corpus):016d}")
@@ -67,16 +66,13 @@ def _mean_of(label: str | None, width: int) -> np.ndarray:
     return 2.5 * np.random.default_rng(seed).normal(size=width)
 
 
-def _clip(
-    corpus: str, speaker: str, number: int, classes: Sequence[str], folds: Sequence[int]
-) -> dict[str, Any]:
+def _clip(corpus: str, speaker: str, number: int, classes: Sequence[str], folds: Sequence[int]) -> dict[str, Any]:
     place = number % len(classes)
     shares = [0.0] * len(classes)
     shares[place] = 1.0
     if number == 1:
         shares = [
-            0.75 if name == place else 0.25 * (name == (place + 1) % len(classes))
-            for name in range(len(classes))
+            0.75 if name == place else 0.25 * (name == (place + 1) % len(classes)) for name in range(len(classes))
         ]
     is_labelled = number != 0
     return {
@@ -97,9 +93,7 @@ def _split(speaker: str, fold: int) -> str:
     return "test" if number == fold % 6 else "validation" if number == (fold + 1) % 6 else "train"
 
 
-def _manifest(
-    corpus: str, classes: Sequence[str], folds: Sequence[int], clips: list[dict[str, Any]]
-) -> Manifest:
+def _manifest(corpus: str, classes: Sequence[str], folds: Sequence[int], clips: list[dict[str, Any]]) -> Manifest:
     metadata = {
         "corpus": corpus, "classes": list(classes), "target": f"emotion of {corpus}", "protocol": f"{corpus}-folds",
         "folds": list(folds), "clips": len(clips), "card_hash": f"{len(corpus):016d}", "licence": f"{corpus} licence",

@@ -13,9 +13,7 @@ Rows = tuple[np.ndarray, np.ndarray]
 """Intervals (rows, 2) in seconds and features (rows, width) of one video."""
 
 
-def write_csd(
-    path: Path, sequence: str, videos: Mapping[str, Rows], dimensions: tuple[str, ...] = ()
-) -> Path:
+def write_csd(path: Path, sequence: str, videos: Mapping[str, Rows], dimensions: tuple[str, ...] = ()) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     with h5py.File(path, "w") as file:
         group = file.create_group(sequence)

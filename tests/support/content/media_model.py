@@ -36,10 +36,7 @@ def write_media_model(
     **changes: object,
 ) -> Path:
     """Save a model of the features that ``infos`` describe; sides in ``without`` are not trained."""
-    sides = {
-        name: _side(name, info, profiles.get(name), trained=name not in without)
-        for name, info in infos.items()
-    }
+    sides = {name: _side(name, info, profiles.get(name), trained=name not in without) for name, info in infos.items()}
     description = ModelDescription.model_validate(
         {
             "network": NETWORK,
@@ -62,9 +59,7 @@ def write_media_model(
     return folder
 
 
-def _side(
-    name: str, info: ModalityInfo, profile: TrainingProfile | None, *, trained: bool
-) -> ModalityDescription:
+def _side(name: str, info: ModalityInfo, profile: TrainingProfile | None, *, trained: bool) -> ModalityDescription:
     mean, std = _CENTRES[name]
     normalisation = Normalisation(
         np.full(info.width, mean, dtype=np.float32), np.full(info.width, std, dtype=np.float32)

@@ -13,18 +13,13 @@ def demo() -> tuple[list[str], list[str]]:
         "_".join(parts)
         for parts in product(speakers, ("s01", "s02", "s03"), EMOTIONS, ("t1", "t2"))
     ]  # fmt: skip
-    return (
-        [f"audio/{clip[:3]}/{clip}.wav" for clip in clips],
-        [f"video/{clip[:3]}/{clip}.mp4" for clip in clips],
-    )
+    return ([f"audio/{clip[:3]}/{clip}.wav" for clip in clips], [f"video/{clip[:3]}/{clip}.mp4" for clip in clips])
 
 
 def ravdess() -> tuple[list[str], list[str]]:
     """Four actors; audio and video carry their modality as the first field."""
     clips = []
-    for actor, emotion, intensity, statement, take in product(
-        range(1, 5), range(1, 9), (1, 2), (1, 2), (1, 2)
-    ):
+    for actor, emotion, intensity, statement, take in product(range(1, 5), range(1, 9), (1, 2), (1, 2), (1, 2)):
         if (emotion, intensity) != (1, 2):
             clips.append(
                 f"Actor_{actor:02d}/03-01-{emotion:02d}-{intensity:02d}-{statement:02d}-{take:02d}-{actor:02d}"
@@ -47,14 +42,7 @@ def crema_d() -> tuple[list[str], list[str]]:
 
 def enterface() -> tuple[list[str], list[str]]:
     """44 subjects; the sixth has no directories of sentences, as in the published corpus."""
-    codes = {
-        "anger": "an",
-        "disgust": "di",
-        "fear": "fe",
-        "happiness": "ha",
-        "sadness": "sa",
-        "surprise": "su",
-    }
+    codes = {"anger": "an", "disgust": "di", "fear": "fe", "happiness": "ha", "sadness": "sa", "surprise": "su"}
     return [], [
         f"enterface database/subject {subject}/{emotion}/"
         + (f"sentence {sentence}/" if subject != 6 else "")
@@ -64,9 +52,7 @@ def enterface() -> tuple[list[str], list[str]]:
 
 
 def class_folders() -> tuple[list[str], list[str]]:
-    return [], [
-        f"{emotion}/{name}.mp4" for emotion in EMOTIONS for name in ("xyz", "clip 1", "IMG-2020", "a_b_c")
-    ]
+    return [], [f"{emotion}/{name}.mp4" for emotion in EMOTIONS for name in ("xyz", "clip 1", "IMG-2020", "a_b_c")]
 
 
 def numbered_in_class_folders() -> tuple[list[str], list[str]]:
@@ -75,10 +61,7 @@ def numbered_in_class_folders() -> tuple[list[str], list[str]]:
 
 def speaker_folders() -> tuple[list[str], list[str]]:
     """File names alone are not unique."""
-    return [
-        f"s{speaker}/{emotion}_{take}.wav"
-        for speaker, emotion, take in product(range(5), EMOTIONS, (1, 2, 3))
-    ], []
+    return [f"s{speaker}/{emotion}_{take}.wav" for speaker, emotion, take in product(range(5), EMOTIONS, (1, 2, 3))], []
 
 
 def marked_sides() -> tuple[list[str], list[str]]:

@@ -12,9 +12,7 @@ from typing import Any
 import yaml
 
 SPEAKERS = ("s1", "s2", "s3", "s4")
-CLIPS = tuple(
-    f"{speaker}_{emotion}_{take}" for speaker in SPEAKERS for emotion in ("calm", "glad") for take in "12"
-)
+CLIPS = tuple(f"{speaker}_{emotion}_{take}" for speaker in SPEAKERS for emotion in ("calm", "glad") for take in "12")
 HEADER = ("clip", "label", "arousal")
 _PATTERN = r"(?P<clip>(?P<speaker>s\d)_[^/]+)"
 
@@ -181,10 +179,7 @@ TABLES: tuple[OddCorpus, ...] = (
     OddCorpus("semicolons", table(lambda c: c.table(mark=";"))),
     OddCorpus("tabs", table(lambda c: c.table(mark="\t"))),
     OddCorpus("decimal_commas", table(lambda c: c.table(mark=";").replace(".", ","))),
-    OddCorpus(
-        "quoted_values",
-        table(lambda c: c.table().replace(",calm,", ',"calm",').replace("label", '"label"', 1)),
-    ),
+    OddCorpus("quoted_values", table(lambda c: c.table().replace(",calm,", ',"calm",').replace("label", '"label"', 1))),
     OddCorpus(
         "quoted_line_breaks",
         table(
@@ -202,17 +197,11 @@ TABLES: tuple[OddCorpus, ...] = (
     OddCorpus("spaces_around", rows(lambda r: [(f" {a} ", f" {b}", c) for a, b, c in r])),
     OddCorpus("utf_16", table(lambda c: c.table().encode("utf-16"))),
     OddCorpus("utf_16_without_mark", table(lambda c: c.table().encode("utf-16-le"))),
+    OddCorpus("utf_32", table(lambda c: c.table().encode("utf-32")), "not text in UTF-8.*save it as CSV in UTF-8"),
     OddCorpus(
-        "utf_32", table(lambda c: c.table().encode("utf-32")), "not text in UTF-8.*save it as CSV in UTF-8"
+        "latin_1_header", table(lambda c: c.table().replace("arousal", "gefühl").encode("latin-1")), "not text in UTF-8"
     ),
-    OddCorpus(
-        "latin_1_header",
-        table(lambda c: c.table().replace("arousal", "gefühl").encode("latin-1")),
-        "not text in UTF-8",
-    ),
-    OddCorpus(
-        "latin_1_row", rows(lambda r: [*r, ("s1_möwe_1", "calm", "1")]), None, warning="belong to no clip"
-    ),
+    OddCorpus("latin_1_row", rows(lambda r: [*r, ("s1_möwe_1", "calm", "1")]), None, warning="belong to no clip"),
     OddCorpus(
         "latin_1_bytes",
         table(lambda c: c.table().replace("glad", "frohm\u00fct").encode("latin-1")),
@@ -225,9 +214,7 @@ TABLES: tuple[OddCorpus, ...] = (
         "no such column; the table has clip, lable",
     ),
     OddCorpus(
-        "repeated_column",
-        table(lambda c: c.table().replace("arousal", "label", 1)),
-        "a column name occurs twice",
+        "repeated_column", table(lambda c: c.table().replace("arousal", "label", 1)), "a column name occurs twice"
     ),
     OddCorpus("ragged_short", rows(lambda r: [*r[:3], r[3][:2], *r[4:]]), "not a valid table"),
     OddCorpus("ragged_long", rows(lambda r: [*r[:3], (*r[3], "x"), *r[4:]]), "not a valid table"),
@@ -240,16 +227,11 @@ TABLES: tuple[OddCorpus, ...] = (
     OddCorpus("empty_file", table(lambda c: b""), "the table is empty"),
     OddCorpus("header_alone", rows(lambda r: []), "a header and no rows"),
     OddCorpus(
-        "header_over_two_lines",
-        table(lambda c: c.table().replace("label", '"la\nbel"', 1)),
-        "goes over two lines",
+        "header_over_two_lines", table(lambda c: c.table().replace("label", '"la\nbel"', 1)), "goes over two lines"
     ),
     OddCorpus("no_row_for_a_clip", rows(lambda r: r[1:]), "the clip has no label"),
     OddCorpus(
-        "rows_of_other_clips",
-        rows(lambda r: [*r, ("s9_calm_1", "calm", "1")]),
-        None,
-        warning="belong to no clip",
+        "rows_of_other_clips", rows(lambda r: [*r, ("s9_calm_1", "calm", "1")]), None, warning="belong to no clip"
     ),
     OddCorpus("no_row_fits", rows(lambda r: [(f"x{a}", b, c) for a, b, c in r]), "no row belongs to a clip"),
     OddCorpus(
@@ -262,28 +244,18 @@ TABLES: tuple[OddCorpus, ...] = (
     OddCorpus("no_table", in_place(lambda p: None), "cannot be read: No such file"),
     OddCorpus("link_to_itself", in_place(lambda p: p.symlink_to(p.name)), "leads to itself"),
     OddCorpus(
-        "link_out_for_a_table",
-        in_place(lambda p: p.symlink_to("/etc/passwd")),
-        "lies outside the corpus directory",
+        "link_out_for_a_table", in_place(lambda p: p.symlink_to("/etc/passwd")), "lies outside the corpus directory"
     ),
 )
 
 CARDS: tuple[OddCorpus, ...] = (
+    OddCorpus("escape_upwards", card(**{f"{_LABEL_TABLE}file": "../labels.csv"}), "inside the corpus directory"),
+    OddCorpus("escape_absolute", card(**{f"{_LABEL_TABLE}file": "/etc/passwd"}), "relative to the corpus directory"),
     OddCorpus(
-        "escape_upwards", card(**{f"{_LABEL_TABLE}file": "../labels.csv"}), "inside the corpus directory"
+        "escape_backslash", card(**{f"{_LABEL_TABLE}file": "..\\labels.csv"}), "relative to the corpus directory"
     ),
     OddCorpus(
-        "escape_absolute", card(**{f"{_LABEL_TABLE}file": "/etc/passwd"}), "relative to the corpus directory"
-    ),
-    OddCorpus(
-        "escape_backslash",
-        card(**{f"{_LABEL_TABLE}file": "..\\labels.csv"}),
-        "relative to the corpus directory",
-    ),
-    OddCorpus(
-        "pattern_explodes",
-        lambda c: (card(audio__pattern=_EXPLODES)(c), c.add_clip("s1_" + "a" * 60)),
-        "still at work",
+        "pattern_explodes", lambda c: (card(audio__pattern=_EXPLODES)(c), c.add_clip("s1_" + "a" * 60)), "still at work"
     ),
     OddCorpus("pattern_is_none", card(audio__pattern="(?P<clip>"), "not a regular expression"),
     OddCorpus("pattern_without_clip", card(audio__pattern="audio/.*"), "needs a group"),
@@ -292,10 +264,7 @@ CARDS: tuple[OddCorpus, ...] = (
         card_text(
             lambda t: (
                 "a: &a [x,x,x,x,x,x,x,x,x,x]\n"
-                + "".join(
-                    f"{chr(98 + n)}: &{chr(98 + n)} [{','.join(['*' + chr(97 + n)] * 10)}]\n"
-                    for n in range(9)
-                )
+                + "".join(f"{chr(98 + n)}: &{chr(98 + n)} [{','.join(['*' + chr(97 + n)] * 10)}]\n" for n in range(9))
                 + t
             )
         ),
@@ -303,26 +272,20 @@ CARDS: tuple[OddCorpus, ...] = (
     ),
     OddCorpus("yaml_anchor_to_itself", card_text(lambda t: t + "x: &x [*x]\n"), "refers to itself"),
     OddCorpus("yaml_anchors", card_text(lambda t: _with_anchor(t, "citation: none", "licence: Apache-2.0"))),
-    OddCorpus(
-        "yaml_tag", card_text(lambda t: t + "x: !!python/object/apply:os.system ['true']\n"), "not valid YAML"
-    ),
+    OddCorpus("yaml_tag", card_text(lambda t: t + "x: !!python/object/apply:os.system ['true']\n"), "not valid YAML"),
     OddCorpus("yaml_key_twice", card_text(lambda t: t + "name: other\n"), "stands twice"),
     OddCorpus("yaml_too_deep", card_text(lambda t: _DEEP), "nested too deeply"),
     OddCorpus("yaml_is_a_list", card_text(lambda t: "- a\n"), "not a mapping"),
     OddCorpus("yaml_empty", card_text(lambda t: ""), "not a mapping"),
     OddCorpus("unknown_key", card(clases=["calm"]), "did you mean `classes`"),
     OddCorpus("environment", card(title="${HOME}"), "takes nothing from the environment"),
-    OddCorpus(
-        "range_upside_down", card(**{f"{_LABEL_TABLE}attribute_range": [1, 0]}), "lowest and the highest"
-    ),
+    OddCorpus("range_upside_down", card(**{f"{_LABEL_TABLE}attribute_range": [1, 0]}), "lowest and the highest"),
     OddCorpus(
         "number_is_nan",
         card_text(lambda t: t.replace("validation_speakers: 1", "validation_speakers: .nan")),
         "validation_speakers",
     ),
-    OddCorpus(
-        "too_many_validation_speakers", card(splits__validation_speakers=3), "none is left to train on"
-    ),
+    OddCorpus("too_many_validation_speakers", card(splits__validation_speakers=3), "none is left to train on"),
 )
 
 NAMES: tuple[OddCorpus, ...] = (
@@ -353,10 +316,6 @@ NAMES: tuple[OddCorpus, ...] = (
     ),
     OddCorpus("link_out", _link_out, "lies outside the corpus directory"),
     OddCorpus("folder_named_like_a_clip", lambda c: (c.root / "audio" / "s1_calm_8.wav").mkdir()),
-    OddCorpus(
-        "empty_folder", lambda c: [path.unlink() for path in (c.root / "audio").iterdir()], "no file matches"
-    ),
+    OddCorpus("empty_folder", lambda c: [path.unlink() for path in (c.root / "audio").iterdir()], "no file matches"),
 )
-KINDS = tuple(
-    (kind, odd) for kind, all_odd in (("table", TABLES), ("card", CARDS), ("name", NAMES)) for odd in all_odd
-)
+KINDS = tuple((kind, odd) for kind, all_odd in (("table", TABLES), ("card", CARDS), ("name", NAMES)) for odd in all_odd)

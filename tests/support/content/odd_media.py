@@ -152,9 +152,7 @@ def picture_bomb(path: Path, side: int = 30_000) -> None:
 
     header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
     rows = zlib.compress(bytes(1000 * (3 * side + 1)), 9)
-    path.write_bytes(
-        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
-    )
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b""))
 
 
 def raw_video_of_huge_size(path: Path) -> None:
@@ -216,9 +214,7 @@ AUDIO: tuple[OddFile, ...] = (
     OddFile("wav_named_flac", ".flac", good_wav, frames=19),
     OddFile("wav_named_mp4", ".mp4", good_wav, frames=19),
     OddFile("mp4_named_wav", ".wav", good_mp4, "not a readable"),
-    OddFile(
-        "no_audio_stream", ".mp4", partial(write_mp4, pictures=moving_square(3, side=64)), "no audio stream"
-    ),
+    OddFile("no_audio_stream", ".mp4", partial(write_mp4, pictures=moving_square(3, side=64)), "no audio stream"),
     OddFile("riff_size_lies", ".wav", patched(good_wav, 4, b"\xff\xff\xff\x00"), "cut off"),
     OddFile("data_size_lies", ".wav", patched(good_wav, 40, b"\xff\xff\xff\x00"), "cut off"),
     OddFile("rate_zero", ".wav", patched(good_wav, 24, bytes(4)), "sample rate of 0|not a readable"),
@@ -232,9 +228,7 @@ AUDIO: tuple[OddFile, ...] = (
     OddFile("no_samples_flac", ".flac", sound(np.zeros(0)), "zero samples|not a readable|the file is empty"),
     OddFile("one_sample", ".wav", sound(np.array([0.5])), HANDLED),
     OddFile("nan", ".wav", sound(np.where(np.arange(6400) == 99, np.nan, _wav), subtype="FLOAT"), "NaN"),
-    OddFile(
-        "infinite", ".wav", sound(np.where(np.arange(6400) == 99, np.inf, _wav), subtype="FLOAT"), "infinite"
-    ),
+    OddFile("infinite", ".wav", sound(np.where(np.arange(6400) == 99, np.inf, _wav), subtype="FLOAT"), "infinite"),
     OddFile("enormous", ".wav", sound(1e30 * _wav, subtype="FLOAT"), "infinite|louder|NaN"),
     OddFile("one_direction", ".wav", sound(np.full(6400, 0.5)), frames=19),
     OddFile("silence", ".wav", sound(np.zeros(6400)), "silence from start to end"),

@@ -11,12 +11,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 def install_plugin(
-    folder: Path,
-    patch: pytest.MonkeyPatch,
-    group: str,
-    example: str,
-    *names: str,
-    distribution: str = "own-plugin",
+    folder: Path, patch: pytest.MonkeyPatch, group: str, example: str, *names: str, distribution: str = "own-plugin"
 ) -> None:
     """Install a module of ``tests/examples`` whose entry points are objects of it, for the time of a test.
 

@@ -8,26 +8,14 @@ from vavl.promotion.report import PromotionReport
 
 MEASURED = (
     Difference(
-        "audio_video",
-        "uar",
-        "champion",
-        Interval(0.8, 0.7, 0.9),
-        Interval(0.7, 0.6, 0.8),
-        Interval(0.1, 0.04, 0.16),
+        "audio_video", "uar", "champion", Interval(0.8, 0.7, 0.9), Interval(0.7, 0.6, 0.8), Interval(0.1, 0.04, 0.16)
     ),
     Difference(
-        "audio",
-        "ccc_mean",
-        "constant",
-        Interval(0.3, 0.2, 0.4),
-        Interval(0.1, 0.0, 0.2),
-        Interval(0.2, 0.1, 0.3),
+        "audio", "ccc_mean", "constant", Interval(0.3, 0.2, 0.4), Interval(0.1, 0.0, 0.2), Interval(0.2, 0.1, 0.3)
     ),
 )
 ROWS = (
-    ConditionVerdict(
-        "audio_video", "uar", 90, 4, 0.95, MEASURED[0], 0.0, True, "lower end +0.040 is > +0.000"
-    ),
+    ConditionVerdict("audio_video", "uar", 90, 4, 0.95, MEASURED[0], 0.0, True, "lower end +0.040 is > +0.000"),
     ConditionVerdict("audio", "ccc_mean", 90, 4, 0.95, MEASURED[1], 0.05, True, ""),
     ConditionVerdict("video", "uar", 0, 0, 0.95, None, -0.05, False, "no clip has <video>"),
 )

@@ -35,18 +35,14 @@ CARD = {
 
 
 def clip_ids(takes: int) -> list[str]:
-    return [
-        f"{speaker}_{label}_{take:02d}" for speaker in SPEAKERS for label in CLASSES for take in range(takes)
-    ]
+    return [f"{speaker}_{label}_{take:02d}" for speaker in SPEAKERS for label in CLASSES for take in range(takes)]
 
 
 def write_small_corpus(folder: Path, takes: int = 1, frames: int = 4) -> Path:
     """Write 12 clips per take with audio and video into ``folder/media``; return the card's path."""
     for number, clip_id in enumerate(clip_ids(takes)):
         noise = 0.01 * np.random.default_rng(number).normal(size=3200)
-        write_wav(
-            folder / "media/audio" / f"{clip_id}.wav", tone(200 + 50 * number, 0.2, amplitude=0.5) + noise
-        )
+        write_wav(folder / "media/audio" / f"{clip_id}.wav", tone(200 + 50 * number, 0.2, amplitude=0.5) + noise)
         write_mp4(folder / "media/video" / f"{clip_id}.mp4", moving_square(frames, side=64, seed=number))
     return write_card(folder / "tiny.yaml", expected={"clips": 12 * takes, "speakers": 6})
 

@@ -85,9 +85,9 @@ def wav_sizes(riff: int | None = None, data: int | None = None, *, odd: bool = F
         if odd:
             content = content[: place + 8 + len(samples) - 1]  # without the pad byte
         size = len(content) - 8
-        content[4:8] = (
-            (size + riff if riff is not None and abs(riff) < 1000 else riff or size) % 2**32
-        ).to_bytes(4, "little")
+        content[4:8] = ((size + riff if riff is not None and abs(riff) < 1000 else riff or size) % 2**32).to_bytes(
+            4, "little"
+        )
         if data is not None:
             content[place + 4 : place + 8] = (data % 2**32).to_bytes(4, "little")
         path.write_bytes(content)

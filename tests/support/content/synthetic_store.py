@@ -56,9 +56,7 @@ def _batches(
         number = np.arange(first, min(first + step, clips))
         generator = np.random.default_rng([first, width])
         drawn = (
-            generator.integers(1, frames_of + 1, size=len(number))
-            if isinstance(frames_of, int)
-            else frames_of(number)
+            generator.integers(1, frames_of + 1, size=len(number)) if isinstance(frames_of, int) else frames_of(number)
         )
         frames = drawn.astype(np.int32)
         total = int(frames.sum())

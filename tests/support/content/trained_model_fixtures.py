@@ -37,9 +37,7 @@ class Trained:
 
 @pytest.fixture(scope="session")
 def trained(
-    small_store: Callable[..., Path],
-    small_corpus: Callable[..., Any],
-    tmp_path_factory: pytest.TempPathFactory,
+    small_store: Callable[..., Path], small_corpus: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[..., Trained]:
     """Return a function that trains on a mixed store and measures test; sections as in ``tiny_plan``."""
     made: dict[str, Trained] = {}

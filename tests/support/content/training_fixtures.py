@@ -64,9 +64,7 @@ TrainFrom = Callable[..., tuple[TrainingRun, LoopState, LoopState | None, Record
 def train_from(records: type[Records]) -> TrainFrom:
     """Return a function that resumes a plan or starts it, and dies at a step if asked."""
 
-    def go(
-        plan: TrainingPlan, die_at: int | None = None
-    ) -> tuple[TrainingRun, LoopState, LoopState | None, Records]:
+    def go(plan: TrainingPlan, die_at: int | None = None) -> tuple[TrainingRun, LoopState, LoopState | None, Records]:
         run, seen = prepare_run(plan), records()
         if die_at is not None:
             run = replace(run, engine=dying(run.engine, die_at))

@@ -40,20 +40,14 @@ def write_yunet(path: Path) -> Path:
             # A convolution of nothing with a bias: the same values in every cell.
             weight = constant(f"{name}_w_{stride}", np.zeros((len(values), 1, 1, 1), np.float32))
             bias = constant(f"{name}_b_{stride}", values)
+            nodes.append(helper.make_node("Conv", [f"mean_{stride}", weight, bias], [f"{name}_grid_{stride}"]))
             nodes.append(
-                helper.make_node("Conv", [f"mean_{stride}", weight, bias], [f"{name}_grid_{stride}"])
-            )
-            nodes.append(
-                helper.make_node(
-                    "Transpose", [f"{name}_grid_{stride}"], [f"{name}_last_{stride}"], perm=[0, 2, 3, 1]
-                )
+                helper.make_node("Transpose", [f"{name}_grid_{stride}"], [f"{name}_last_{stride}"], perm=[0, 2, 3, 1])
             )
             shape = constant(f"{name}_shape_{stride}", np.array([1, -1, len(values)], np.int64))
             nodes.append(helper.make_node("Reshape", [f"{name}_last_{stride}", shape], [f"{name}_{stride}"]))
         for name, width in (("cls", 1), ("obj", 1), ("bbox", 4), ("kps", 10)):
-            outputs.append(
-                helper.make_tensor_value_info(f"{name}_{stride}", TensorProto.FLOAT, [1, None, width])
-            )
+            outputs.append(helper.make_tensor_value_info(f"{name}_{stride}", TensorProto.FLOAT, [1, None, width]))
     picture = helper.make_tensor_value_info("input", TensorProto.FLOAT, [1, 3, None, None])
     graph = helper.make_graph(nodes, "stand-in", [picture], outputs, constants)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)

@@ -17,10 +17,7 @@ from vavl.config.files import write_json
 
 
 def read_arguments(
-    description: str,
-    name: str,
-    argv: Sequence[str] | None = None,
-    parser: argparse.ArgumentParser | None = None,
+    description: str, name: str, argv: Sequence[str] | None = None, parser: argparse.ArgumentParser | None = None
 ) -> argparse.Namespace:
     """Read the arguments that every benchmark has, and prepare the process: threads, warnings, directory.
 
@@ -33,9 +30,7 @@ def read_arguments(
     parser = parser or argparse.ArgumentParser()
     parser.description = description
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument(
-        "--quick", action="store_true", help="tiny sizes: shows that it runs, its figures mean nothing"
-    )
+    parser.add_argument("--quick", action="store_true", help="tiny sizes: shows that it runs, its figures mean nothing")
     parser.add_argument("--repeats", type=int, default=None, help="turns of every comparison")
     parser.add_argument("--threads", type=int, default=None, help="of torch; default: one per processor")
     parser.add_argument(
@@ -55,11 +50,7 @@ def read_arguments(
 def conditions(words: argparse.Namespace) -> dict[str, Any]:
     """Describe what the figures hold for."""
     model = next(
-        (
-            line.partition(":")[2].strip()
-            for line in _lines(Path("/proc/cpuinfo"))
-            if line.startswith("model name")
-        ),
+        (line.partition(":")[2].strip() for line in _lines(Path("/proc/cpuinfo")) if line.startswith("model name")),
         platform.processor(),
     )
     return {

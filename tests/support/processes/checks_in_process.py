@@ -124,16 +124,10 @@ def check_kill(bench: Bench, case: Case) -> dict[str, Any]:
     if "resumed" not in events_of(found):
         raise Difference(f"the run did not resume: {events_of(found)}")
     largest = relative_difference(curve_of(found), expected, AGAIN[bench.device.type])
-    return {
-        "resumed_from": saved,
-        "largest_relative_difference": largest,
-        "restart_seconds": time.monotonic() - began,
-    }
+    return {"resumed_from": saved, "largest_relative_difference": largest, "restart_seconds": time.monotonic() - began}
 
 
-def start_driver(
-    plan: TrainingPlan, records: Path, killed_from: int | None = None
-) -> subprocess.Popen[bytes]:
+def start_driver(plan: TrainingPlan, records: Path, killed_from: int | None = None) -> subprocess.Popen[bytes]:
     """Start the driver of a run as a process of its own; its log lies next to its records."""
     plan_file = records.with_suffix(".plan.json")
     plan_file.write_text(plan.model_dump_json())
@@ -150,31 +144,22 @@ def check_meta(bench: Bench) -> None:
     """Take a step on the meta device: it knows no numbers, and refuses tensors that were made elsewhere."""
     plan = checked_plan(bench, "meta", Case(), average_decay=None, gpus_per_worker=0)
     plan = plan.model_copy(update={"objectives": _self_taught(plan)})
-    run = prepare_run(
-        plan.model_copy(update={"training": plan.training.model_copy(update={"gpus_per_worker": 0})})
-    )
+    run = prepare_run(plan.model_copy(update={"training": plan.training.model_copy(update={"gpus_per_worker": 0})}))
     meta = torch.device("meta")
     run.engine.device = meta
     run.engine.network.to(meta)
     batches = [batch.to(meta) for batch in run.loader.load(0)]
 
     def on_host(groups: Any) -> Any:
-        return {
-            name: {one: [1.0] * tensor.numel() for one, tensor in group.items()}
-            for name, group in groups.items()
-        }
+        return {name: {one: [1.0] * tensor.numel() for one, tensor in group.items()} for name, group in groups.items()}
 
     with (
         patch.object(step_module, "_on_host", on_host),
         patch.object(torch, "autocast", lambda *_, **__: nullcontext()),  # it knows no meta device
-        patch.object(
-            run.engine, "step", lambda _: torch.zeros((), device=meta)
-        ),  # the fused kernel has no meta form
+        patch.object(run.engine, "step", lambda _: torch.zeros((), device=meta)),  # the fused kernel has no meta form
     ):
         train_step(run, 0, batches, run.start.confidence)
-    empty = [
-        name for name, one in run.engine.network.named_parameters() if one.requires_grad and one.grad is None
-    ]
+    empty = [name for name, one in run.engine.network.named_parameters() if one.requires_grad and one.grad is None]
     if empty:
         raise Difference(f"no gradient: {empty}")
 
@@ -203,9 +188,7 @@ def _round(bench: Bench, number: int) -> Path:
 
 def _values_in(output_dir: Path) -> tuple[dict[str, torch.Tensor], int]:
     with CheckpointValues(output_dir / "checkpoints" / whole_checkpoints(output_dir)[-1]) as values:
-        found = {
-            f"{kind}/{name}": values.whole(name, kind).clone() for name in values.names() for kind in KINDS
-        }
+        found = {f"{kind}/{name}": values.whole(name, kind).clone() for name in values.names() for kind in KINDS}
         return found, values.optimizer_steps
 
 

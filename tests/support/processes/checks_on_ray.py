@@ -98,9 +98,7 @@ def check_logical_gpus(bench: Bench, case: Case) -> dict[str, Any]:
         (seen / f"{rank}.json").write_text(json.dumps(facts))
 
     TorchTrainer(
-        note,
-        torch_config=TorchConfig(backend=CPU_BACKEND),
-        scaling_config=ScalingConfig(num_workers=2, use_gpu=True),
+        note, torch_config=TorchConfig(backend=CPU_BACKEND), scaling_config=ScalingConfig(num_workers=2, use_gpu=True)
     ).fit()
     found = [json.loads((seen / f"{rank}.json").read_text()) for rank in range(2)]
     expected = [{"CUDA_VISIBLE_DEVICES": "0,1", "LOCAL_RANK": str(rank)} for rank in range(2)]

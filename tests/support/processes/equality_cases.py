@@ -81,10 +81,7 @@ class Case:
         """Return what the summary says of the case."""
         before = self.resumed_from
         keys = ("engine", "workers", "zero_stage", "clips_per_forward")
-        return {
-            **asdict(self),
-            "resumed_from": {key: getattr(before, key) for key in keys} if before else None,
-        }
+        return {**asdict(self), "resumed_from": {key: getattr(before, key) for key in keys} if before else None}
 
 
 PLAIN = Case(engine="torch")

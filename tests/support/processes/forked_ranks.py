@@ -42,8 +42,7 @@ def run_ranks(ranks: int, work: Callable[[], None]) -> None:
     fork = multiprocessing.get_context("fork")
     with tempfile.TemporaryDirectory() as folder:
         processes = [
-            fork.Process(target=_be_rank, args=(rank, ranks, Path(folder) / "meeting", work))
-            for rank in range(ranks)
+            fork.Process(target=_be_rank, args=(rank, ranks, Path(folder) / "meeting", work)) for rank in range(ranks)
         ]
         for process in processes:
             process.start()

@@ -192,10 +192,7 @@ def main() -> int:
             continue
         print(name, "...", flush=True)
         read_cases, refused, longest = fuzz(path, read, examples)
-        print(
-            json.dumps({"kind": name, "read": read_cases, "refused": refused, "longest_s": longest}),
-            flush=True,
-        )
+        print(json.dumps({"kind": name, "read": read_cases, "refused": refused, "longest_s": longest}), flush=True)
     return 0
 
 

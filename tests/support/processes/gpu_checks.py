@@ -193,9 +193,7 @@ def relative_difference(found: Sequence[float], expected: Sequence[float], limit
     apart = [abs(one - other) / abs(other) for one, other in zip(found, expected, strict=True)]
     largest = max(apart)
     if not largest <= limit:  # a NaN is not
-        raise Difference(
-            f"curves differ by {largest:.2e} at step {apart.index(largest)}, {limit:.0e} is allowed"
-        )
+        raise Difference(f"curves differ by {largest:.2e} at step {apart.index(largest)}, {limit:.0e} is allowed")
     return largest
 
 

@@ -69,11 +69,7 @@ def synchronisations(work: Callable[[], object], device: torch.device) -> list[s
             work()
         finally:
             torch.cuda.set_sync_debug_mode("default")
-    return [
-        f"wait at {Path(one.filename).name}:{one.lineno}"
-        for one in caught
-        if _SYNCHRONISING in str(one.message)
-    ]
+    return [f"wait at {Path(one.filename).name}:{one.lineno}" for one in caught if _SYNCHRONISING in str(one.message)]
 
 
 class _Methods(TorchFunctionMode):

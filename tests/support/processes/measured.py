@@ -139,9 +139,7 @@ def _operations_of_convolution_backward(
     return gradients * 2 * math.prod(grad) * math.prod(weight[1:])
 
 
-def _operations_of_linear(
-    values: Sequence[int], weight: Sequence[int], *_: Any, out_shape: Any = None
-) -> int:
+def _operations_of_linear(values: Sequence[int], weight: Sequence[int], *_: Any, out_shape: Any = None) -> int:
     """Count a product by oneDNN, (..., K) and (N, K)."""
     return 2 * math.prod(values) * weight[0]
 

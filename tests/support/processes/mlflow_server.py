@@ -77,6 +77,5 @@ class MlflowServer:
         """Return step and value of every point of a metric in the order of their arrival."""
         with contextlib.closing(sqlite3.connect(self.database)) as connection:
             return connection.execute(
-                "SELECT step, value FROM metrics WHERE run_uuid = ? AND key = ? ORDER BY rowid",
-                (run_id, metric),
+                "SELECT step, value FROM metrics WHERE run_uuid = ? AND key = ? ORDER BY rowid", (run_id, metric)
             ).fetchall()

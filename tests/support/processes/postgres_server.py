@@ -24,9 +24,7 @@ def postgres_programs() -> Path | None:
     """Return the newest directory with initdb and postgres, None where PostgreSQL is not installed."""
     found = [path.parent for place in _PLACES for path in Path(place).glob("*/bin/initdb")]
     on_path = shutil.which("initdb")
-    newest = sorted(
-        found, key=lambda folder: [int(part) for part in folder.parent.name.split(".") if part.isdigit()]
-    )
+    newest = sorted(found, key=lambda folder: [int(part) for part in folder.parent.name.split(".") if part.isdigit()])
     return newest[-1] if newest else Path(on_path).resolve().parent if on_path else None
 
 

@@ -67,9 +67,7 @@ def run_rank(rank: int, folder: Path) -> None:
         for way in ("together", "in pieces", "apart"):
             found |= named_moments(f"network/{way}", training_of(plan, way))
         if rank == 0:
-            save_file(
-                {name: value.contiguous() for name, value in found.items()}, folder / f"{ranks}.safetensors"
-            )
+            save_file({name: value.contiguous() for name, value in found.items()}, folder / f"{ranks}.safetensors")
         dist.destroy_process_group()
 
 
@@ -81,8 +79,7 @@ def soft_hgr_of(case: str, way: str) -> dict[str, Tensor]:
     values["label"] = torch.nn.functional.one_hot(values["audio"][:, :3].argmax(-1)).float()
     there = {name: (torch.rand(ROWS, generator=generator) > 0.25).float() for name in WIDTHS}
     maps = {
-        name: (0.5 * torch.randn(width, SIZE, generator=generator)).requires_grad_()
-        for name, width in WIDTHS.items()
+        name: (0.5 * torch.randn(width, SIZE, generator=generator)).requires_grad_() for name, width in WIDTHS.items()
     }
     rows = own_rows(case, there)
     local: dict[str, Tensor] = {}

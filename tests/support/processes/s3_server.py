@@ -39,9 +39,7 @@ def s3_server(host: str = "127.0.0.1") -> Iterator[str]:
         probe.bind((host, 0))
         port = probe.getsockname()[1]
     command = [sys.executable, "-m", "moto.server", "--host", host, "--port", str(port)]
-    process = subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-    )
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
     endpoint = f"http://{host}:{port}"
     try:
         _wait(process, endpoint)

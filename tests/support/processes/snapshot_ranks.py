@@ -86,9 +86,7 @@ def train_and_save(way: Way, folder: Path) -> None:
     inputs = torch.linspace(-1, 1, 20).view(4, 5)
     prepare(engine)
     assert engine.optimizer_steps == 0
-    assert (
-        way[1] < 1 or engine._layout is not None
-    )  # else every checkpoint would gather parameter by parameter
+    assert way[1] < 1 or engine._layout is not None  # else every checkpoint would gather parameter by parameter
     for step in range(STEPS):
         engine.backward(engine.forward(inputs).float().sub(step).square().mean() / ranks)
         engine.step(1e-2)
@@ -122,9 +120,7 @@ def leave(engine: Engine, folder: Path) -> None:
     full = engine.full_weights()
     if rank == 0:
         (folder / "whole").mkdir(exist_ok=True)
-        save_file(
-            {name: value.contiguous() for name, value in full.items()}, folder / "whole/full.safetensors"
-        )
+        save_file({name: value.contiguous() for name, value in full.items()}, folder / "whole/full.safetensors")
 
 
 def save_all(ranks: int, folder: Path) -> None:

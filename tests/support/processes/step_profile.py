@@ -31,18 +31,9 @@ _GROUPS = (
     ("attention", ("scaled_dot_product", "softmax")),
     ("convolution", ("conv",)),
     ("normalisation", ("layer_norm", "batch_norm")),
-    (
-        "optimizer and clipping",
-        ("_fused_adam", "_foreach", "linalg_vector_norm", "addcdiv", "addcmul", "lerp"),
-    ),
-    (
-        "draws of dropout and noise",
-        ("bitwise", "bernoulli", "randn", "normal_", "rshift", "native_dropout", "arange"),
-    ),
-    (
-        "copies and casts",
-        ("copy_", "cat", "fill_", "zero_", "clone", "index_copy", "contiguous", "to_mkldnn"),
-    ),
+    ("optimizer and clipping", ("_fused_adam", "_foreach", "linalg_vector_norm", "addcdiv", "addcmul", "lerp")),
+    ("draws of dropout and noise", ("bitwise", "bernoulli", "randn", "normal_", "rshift", "native_dropout", "arange")),
+    ("copies and casts", ("copy_", "cat", "fill_", "zero_", "clone", "index_copy", "contiguous", "to_mkldnn")),
     ("activations and gates", ("silu", "glu", "relu", "sigmoid", "threshold")),
 )
 _EXACT = "matrix products"

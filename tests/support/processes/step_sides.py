@@ -27,11 +27,7 @@ def step_of(side: str, precision: str, load: Load, device: torch.device = CPU) -
     first = load.batches[0][0]
     widths = (first.audio.values.shape[-1], first.video.values.shape[-1])
     book = TextbookTraining(
-        load.run.plan.model,
-        widths,
-        first.target.shape[1],
-        bf16=precision == "bf16",
-        detached=side == DETACHED,
+        load.run.plan.model, widths, first.target.shape[1], bf16=precision == "bf16", detached=side == DETACHED
     )
     for module in book.modules():
         module.to(device)

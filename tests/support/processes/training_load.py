@@ -91,9 +91,7 @@ def plan_of(size: Size, store: Path, folder: Path, **sections: Mapping[str, Any]
 
 def write_store(size: Size, folder: Path) -> Path:
     """Write the clips of a size."""
-    return write_synthetic_store(
-        folder, size.clips, widths=size.widths, frames=lambda *of: frames_of(size, *of)
-    )
+    return write_synthetic_store(folder, size.clips, widths=size.widths, frames=lambda *of: frames_of(size, *of))
 
 
 def load_of(plan: TrainingPlan, batches: int = 2) -> Load:

@@ -53,12 +53,9 @@ class TextbookAttention(nn.Module):
         B, T, D = frames.shape
         x = self.norm(frames)
         query, key, value = (
-            layer(x).view(B, T, self.heads, -1).transpose(1, 2)
-            for layer in (self.query, self.key, self.value)
+            layer(x).view(B, T, self.heads, -1).transpose(1, 2) for layer in (self.query, self.key, self.value)
         )
-        place = (
-            self.position(relative_sinusoids(T, D, x.device)).view(2 * T - 1, self.heads, -1).transpose(0, 1)
-        )
+        place = self.position(relative_sinusoids(T, D, x.device)).view(2 * T - 1, self.heads, -1).transpose(0, 1)
         by_content = (query + self.content_bias) @ key.transpose(-1, -2)
         by_position = relative_shift((query + self.position_bias) @ place.transpose(-1, -2))
         score = (by_content + by_position) / math.sqrt(D // self.heads)

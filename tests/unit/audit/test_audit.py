@@ -24,9 +24,7 @@ def audit(store) -> Audit:
 
 def test_every_check_is_made_and_passes(audit):
     assert {finding.check for finding in audit.findings} == set(Check) == TITLES.keys()
-    assert [
-        (finding.check, finding.text) for finding in audit.findings if finding.state != State.PASSED
-    ] == []
+    assert [(finding.check, finding.text) for finding in audit.findings if finding.state != State.PASSED] == []
     assert all(finding.is_known and not finding.fix for finding in audit.findings)
     assert audit.state == State.PASSED
     assert (audit.clips, audit.speakers) == (CLIPS, 10)

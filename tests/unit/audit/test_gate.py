@@ -123,6 +123,4 @@ def test_a_broken_record_at_an_address_is_made_anew(clean, tmp_path, monkeypatch
     far = shutil.copytree(clean, tmp_path / "far")
     (far / RECORD_FILE).write_text('{"key": 1}')
     fresh = audit_store(clean, AuditSettings())
-    assert [f.check for f in pass_audit(f"file://{far}", None, ()).findings] == [
-        f.check for f in fresh.findings
-    ]
+    assert [f.check for f in pass_audit(f"file://{far}", None, ()).findings] == [f.check for f in fresh.findings]

@@ -49,9 +49,7 @@ def test_uneven_classes_warn(material):
     finding = check_label_balance(material(rarely_mad), SETTINGS)
     assert finding.state == State.WARNING
     assert "fewest mad" in finding.text
-    assert (
-        check_label_balance(material(rarely_mad), AuditSettings(class_ratio_warning=50)).state == State.PASSED
-    )
+    assert check_label_balance(material(rarely_mad), AuditSettings(class_ratio_warning=50)).state == State.PASSED
 
 
 def test_without_labels_it_warns(material):
@@ -106,9 +104,7 @@ def test_a_sentence_of_its_own_for_every_class_is_a_leak(material):
 
     finding = check_identity(material(confound), SETTINGS)
     assert finding.state == State.FAILED
-    assert (
-        "speaker and sex and sentence alone give a recall of 100.0% on test, chance is 33.3%" in finding.text
-    )
+    assert "speaker and sex and sentence alone give a recall of 100.0% on test, chance is 33.3%" in finding.text
     without = AuditSettings.model_validate({"leaks": {"identity_groups": []}})
     assert check_identity(material(confound), without).state == State.PASSED
 
@@ -155,9 +151,7 @@ def test_a_sampler_that_does_not_shuffle_trips_the_canary(material, monkeypatch)
         return np.sort(sampler.clips[partition])
 
     monkeypatch.setattr(Sampler, "_shuffle", in_order)
-    monkeypatch.setattr(
-        "vavl.audit.label_checks._lengths", lambda found: np.ones(len(found.manifest), np.int32)
-    )
+    monkeypatch.setattr("vavl.audit.label_checks._lengths", lambda found: np.ones(len(found.manifest), np.int32))
     small = AuditSettings.model_validate({"leaks": {"batch_size": 4}})
     finding = check_batches(material(), small)
     assert finding.state == State.FAILED

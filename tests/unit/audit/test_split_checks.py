@@ -9,12 +9,7 @@ from audited_corpus import CLIPS, made_clips, write_audited_corpus
 from vavl.audit.finding import State
 from vavl.audit.material import Material
 from vavl.audit.settings import AuditSettings
-from vavl.audit.split_checks import (
-    check_duplicate_files,
-    check_equal_features,
-    check_near_duplicates,
-    check_speakers,
-)
+from vavl.audit.split_checks import check_duplicate_files, check_equal_features, check_near_duplicates, check_speakers
 
 SETTINGS = AuditSettings()
 

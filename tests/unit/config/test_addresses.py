@@ -15,8 +15,7 @@ from vavl.errors import ConfigError
 
 
 @pytest.mark.parametrize(
-    "address",
-    ["s3://bucket/stores/demo", "gs://b/s", "file:///data/store", "http://host:8000/s", "memory://x"],
+    "address", ["s3://bucket/stores/demo", "gs://b/s", "file:///data/store", "http://host:8000/s", "memory://x"]
 )
 def test_an_address_survives_settings_and_files(address: str, tmp_path: Path) -> None:
     settings = DataSettings(store=address)

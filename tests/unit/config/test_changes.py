@@ -22,9 +22,7 @@ BASE = {"a": {"b": 1, "c": {"d": 2}}, "e": None}
         ({}, BASE),
     ],
 )
-def test_dotted_keys_and_sections_mean_the_same(
-    changes: dict[str, object], wanted: dict[str, object]
-) -> None:
+def test_dotted_keys_and_sections_mean_the_same(changes: dict[str, object], wanted: dict[str, object]) -> None:
     assert with_changes(BASE, changes, "here") == wanted
     assert BASE == {"a": {"b": 1, "c": {"d": 2}}, "e": None}
 

@@ -49,9 +49,7 @@ def file(tmp_path):
 def test_a_file_with_overrides_is_read(file):
     path = file("folder: runs\noptimizer:\n  warmup_steps: 5\n")
     settings = read_config(Settings, path, ["fold=3", "optimizer.learning_rate=1e-4", "seed=null"])
-    assert settings == Settings(
-        folder=Path("runs"), fold=3, optimizer=Optimizer(learning_rate=1e-4, warmup_steps=5)
-    )
+    assert settings == Settings(folder=Path("runs"), fold=3, optimizer=Optimizer(learning_rate=1e-4, warmup_steps=5))
 
 
 def test_an_override_reaches_a_section_that_the_file_leaves_out(file):
@@ -109,11 +107,7 @@ def test_all_faults_are_reported_at_once(file):
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [
-        ("a: [1", "not valid YAML"),
-        ("- 1", "holds list, not a mapping"),
-        ("", "holds NoneType, not a mapping"),
-    ],
+    [("a: [1", "not valid YAML"), ("- 1", "holds list, not a mapping"), ("", "holds NoneType, not a mapping")],
 )
 def test_a_file_that_is_no_mapping_is_refused(file, text, message):
     with pytest.raises(ConfigError, match=message):

@@ -43,9 +43,7 @@ ROOT = Path("/shared")
 
 def test_results_and_stores_count_from_the_root_and_project_files_do_not():
     job = anchored(Job(root=Path("corpora/a")), ROOT)
-    assert job == Job(
-        output_dir=ROOT / "runs/here", root=ROOT / "corpora/a", data=Data(store="/shared/runs/store")
-    )
+    assert job == Job(output_dir=ROOT / "runs/here", root=ROOT / "corpora/a", data=Data(store="/shared/runs/store"))
     assert anchored(Job(), None) == Job()
 
 
@@ -164,14 +162,10 @@ def test_a_configuration_names_files_of_the_project_its_own_folder_and_the_root(
     check_card(folders, f"{folders}/shared/card.yaml")
 
 
-@pytest.mark.parametrize(
-    "card", ["../elsewhere/card.yaml", "{}/elsewhere/card.yaml", "/etc/passwd", "link.yaml"]
-)
+@pytest.mark.parametrize("card", ["../elsewhere/card.yaml", "{}/elsewhere/card.yaml", "/etc/passwd", "link.yaml"])
 def test_a_configuration_cannot_name_a_file_outside_even_through_a_link(folders, card):
     (folders / "project/link.yaml").symlink_to(folders / "elsewhere/card.yaml")
-    with pytest.raises(
-        ConfigError, match=r"card: .* leads to .*, outside the directories that a configuration may"
-    ):
+    with pytest.raises(ConfigError, match=r"card: .* leads to .*, outside the directories that a configuration may"):
         check_card(folders, card.format(folders))
 
 

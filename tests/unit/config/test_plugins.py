@@ -34,9 +34,7 @@ def test_an_unknown_name_comes_with_the_nearest_one_and_what_is_installed(instal
 
 
 def test_without_any_plugin_that_is_said():
-    with pytest.raises(
-        ValueError, match=r"^`agreement` is not known; installed plug-ins \(vavl.test\): none$"
-    ):
+    with pytest.raises(ValueError, match=r"^`agreement` is not known; installed plug-ins \(vavl.test\): none$"):
         load_plugin(GROUP, "agreement", object)
 
 
@@ -62,9 +60,7 @@ def test_a_module_that_raises_is_named(installed):
 
 def test_two_distributions_of_one_name_are_refused(installed, monkeypatch):
     install_plugin(installed / "two", monkeypatch, GROUP, "loudness_extractor", "loss", distribution="other")
-    with pytest.raises(
-        ValueError, match=r"several distributions bring a plug-in `loss`.*: other, own-plugin"
-    ):
+    with pytest.raises(ValueError, match=r"several distributions bring a plug-in `loss`.*: other, own-plugin"):
         load_plugin(GROUP, "loss", object)
 
 

@@ -118,8 +118,7 @@ def test_a_terminal_gets_a_bar_with_notes_and_keeps_lines_above_it(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("seconds", "words"),
-    [(9.7, "10 s"), (99.0, "99 s"), (130.0, "2 min"), (5900.0, "98 min"), (9000.0, "2.5 h")],
+    ("seconds", "words"), [(9.7, "10 s"), (99.0, "99 s"), (130.0, "2 min"), (5900.0, "98 min"), (9000.0, "2.5 h")]
 )
 def test_times_have_units_that_fit(seconds, words):
     assert in_words(seconds) == words

@@ -33,8 +33,7 @@ def plan() -> TrainingPlan:
     return TrainingPlan(
         output_dir=Path("runs/a"),
         data=DataSettings(
-            store=Path("stores/a"),
-            composition={"rows_per_step": {"paired_labelled": 8, "video_only_unlabelled": 4}},
+            store=Path("stores/a"), composition={"rows_per_step": {"paired_labelled": 8, "video_only_unlabelled": 4}}
         ),
         model={"preset": "small", "width": 64},
     )
@@ -62,9 +61,7 @@ def test_the_hash_depends_on_values_not_on_how_they_were_given(plan):
 
 
 def test_the_hash_of_a_plan_ignores_where_things_lie(plan):
-    moved = plan.model_copy(
-        update={"output_dir": Path("b"), "data": plan.data.model_copy(update={"store": Path("c")})}
-    )
+    moved = plan.model_copy(update={"output_dir": Path("b"), "data": plan.data.model_copy(update={"store": Path("c")})})
     assert moved.config_hash == plan.config_hash
     assert moved.with_absolute_paths().config_hash == plan.config_hash
 

@@ -58,8 +58,7 @@ def test_a_card_takes_nothing_from_the_environment(corpus, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "name",
-    ["/etc/passwd", "../outside.csv", "tables/../../outside.csv", "C:/outside.csv", "..\\outside.csv", "."],
+    "name", ["/etc/passwd", "../outside.csv", "tables/../../outside.csv", "C:/outside.csv", "..\\outside.csv", "."]
 )
 @pytest.mark.parametrize("place", [("video",), ("splits", "folds"), ("labels", "seen", "tables", 0)])
 def test_no_name_in_a_card_leads_out_of_the_corpus_folder(corpus, place, name):
@@ -80,10 +79,7 @@ def test_no_name_in_a_card_leads_out_of_the_corpus_folder(corpus, place, name):
         ({"speaker": {"group": "actor"}}, "speaker: the pattern of audio has no group named `actor`"),
         ({"groups": {"take": {"group": "take"}}}, r"groups\.take: the pattern of audio has no group"),
         ({"labels": {"i": named(map={"ha": "happy"})}}, r"labels\.i: happy not among the classes"),
-        (
-            {"labels": {"i": named(group="mood")}},
-            r"labels\.i: the pattern of audio has no group named `mood`",
-        ),
+        ({"labels": {"i": named(group="mood")}}, r"labels\.i: the pattern of audio has no group named `mood`"),
         ({"labels": {"i": seen()}}, "names no label_column"),
         ({"labels": {"i": seen(soft_columns={"happy": "h"})}}, "happy not among the classes"),
         ({"labels": {"i": seen(attribute_columns={"arousal": "a"})}}, "need an attribute_range"),
@@ -93,11 +89,7 @@ def test_no_name_in_a_card_leads_out_of_the_corpus_folder(corpus, place, name):
         ),
         ({"labels": {"i": {"source": "tables", "target": "t", "tables": []}}}, "at least 1 item"),
         (
-            {
-                "yardsticks": [
-                    {"name": "n", "accuracy_percent": 1, "protocol": "p", "citation": "c", "labels": "x"}
-                ]
-            },
+            {"yardsticks": [{"name": "n", "accuracy_percent": 1, "protocol": "p", "citation": "c", "labels": "x"}]},
             "`n` belongs to no set of labels `x`",
         ),
         ({"labels": {"a__b": named()}}, "may not hold two underscores"),
@@ -173,9 +165,7 @@ def test_a_missing_corpus_folder_is_named(corpus, monkeypatch):
 
 def test_guesses_that_nobody_decided_are_listed(tmp_path):
     card = tmp_path / "card.yaml"
-    card.write_text(
-        "# Proposed\nname: x\n  # DECIDE: who speaks\n#DECIDE: test speakers\ntitle: 'DECIDE: no guess'\n"
-    )
+    card.write_text("# Proposed\nname: x\n  # DECIDE: who speaks\n#DECIDE: test speakers\ntitle: 'DECIDE: no guess'\n")
     with pytest.raises(ConfigError, match=r"2 guesses(?s:.*)line 3: who speaks(?s:.*)line 4: test speakers"):
         require_decided(card)
     card.write_text("name: x\ntitle: 'DECIDE: no guess'\n")

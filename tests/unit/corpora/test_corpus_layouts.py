@@ -55,10 +55,7 @@ def crema_d(layout):
     layout.table("SentenceFilenames.csv", '"Stimulus_Number","Filename"', *(f'1,"{name}"' for name in names))
     sexes = ('1001,51,"Male"', '1002,21,"Female"', '1003,21,"Female"')
     layout.table("VideoDemographics.csv", '"ActorID","Age","Sex"', *sexes)
-    rows = [
-        f"{name}.wav,0.856,0.01,0.01,0.104,0.01,0.01,{name[:4]},X,{CREMA_D_SPLITS[name[:4]]}"
-        for name in names
-    ]
+    rows = [f"{name}.wav,0.856,0.01,0.01,0.104,0.01,0.01,{name[:4]},X,{CREMA_D_SPLITS[name[:4]]}" for name in names]
     header = "FileName,angry,sad,disgust,fear,neutral,happy,SpkrID,Gender,Split_Set"
     for fold in range(1, 6):
         layout.table(f"label_consensus_{fold}.csv", header, *rows[:-1])
@@ -106,33 +103,19 @@ def test_msp_improv(layout):
     assert (found["speaker"], found["sex"], found["split_1"]) == ("M05", "male", "test")
     assert found["video_path"] == "session5/S01A/S/MSP-IMPROV-S01A-M05-S-MM01.avi"
     assert (found["group_session"], found["group_intended"]) == ("5", "angry")
-    assert (found["group_scenario"], row(manifest, "S01A-M06-T-MM01")["split_1"]) == (
-        "target sentence",
-        "none",
-    )
+    assert (found["group_scenario"], row(manifest, "S01A-M06-T-MM01")["split_1"]) == ("target sentence", "none")
 
 
-EMOTIONS = {
-    "an": "anger",
-    "di": "disgust",
-    "fe": "fear",
-    "ha": "happiness",
-    "sa": "sadness",
-    "su": "surprise",
-}
+EMOTIONS = {"an": "anger", "di": "disgust", "fe": "fear", "ha": "happiness", "sa": "sadness", "su": "surprise"}
 
 
 def test_enterface05(layout, caplog):
-    for subject, (code, emotion), sentence in product(
-        (*range(1, 6), *range(7, 15)), EMOTIONS.items(), (1, 5)
-    ):
+    for subject, (code, emotion), sentence in product((*range(1, 6), *range(7, 15)), EMOTIONS.items(), (1, 5)):
         # Names that are wrong in the corpus: subject 3, subject 11, and one with the suffix in its name.
         stem = {3: "s_3", 11: "s12"}.get(subject, f"s{subject}")
         file = f"{stem}_{code}_{sentence}" + ("avi" if (subject, code) == (4, "su") else "")
         layout.files(f"enterface database/subject {subject}/{emotion}/sentence {sentence}/{file}.avi")
-    layout.files(
-        *(f"enterface database/subject 6/{emotion}/s6_{code}.avi" for code, emotion in EMOTIONS.items())
-    )
+    layout.files(*(f"enterface database/subject 6/{emotion}/s6_{code}.avi" for code, emotion in EMOTIONS.items()))
     manifest = layout.manifest("enterface05")
     assert (len(manifest), len(manifest.speaker_codes()[1])) == (156, 13)
     assert "6 files do not match audio.pattern and are left out" in caplog.text

@@ -14,9 +14,7 @@ from vavl.corpora.manifest import NONE, TEST, TRAIN, VALIDATION, listed_manifest
 
 pytestmark = [
     pytest.mark.realdata,
-    pytest.mark.skipif(
-        not os.environ.get("CREMA_D_ROOT"), reason="CREMA_D_ROOT does not name the corpus directory"
-    ),
+    pytest.mark.skipif(not os.environ.get("CREMA_D_ROOT"), reason="CREMA_D_ROOT does not name the corpus directory"),
 ]
 
 
@@ -32,9 +30,7 @@ def facts(manifest):
 
 def test_clips_actors_and_their_sexes_are_as_published(manifest):
     assert (len(manifest), len(manifest.speaker_codes()[1])) == (7442, 91)
-    of_actor = dict(
-        zip(manifest.table["speaker"].to_pylist(), manifest.table["sex"].to_pylist(), strict=True)
-    )
+    of_actor = dict(zip(manifest.table["speaker"].to_pylist(), manifest.table["sex"].to_pylist(), strict=True))
     assert sorted(of_actor.values()).count("male") == 48
     assert sorted(of_actor.values()).count("female") == 43
 
@@ -50,9 +46,7 @@ def test_the_consensus_has_5820_clips_and_is_the_default(manifest, facts):
 
 
 def test_agreements_are_those_on_record(facts):
-    percent = {
-        (found["one"], found["other"]): 100 * found["equal"] / found["clips"] for found in facts["agreements"]
-    }
+    percent = {(found["one"], found["other"]): 100 * found["equal"] / found["clips"] for found in facts["agreements"]}
     assert percent["consensus", "intended"] == pytest.approx(82.2, abs=0.05)
     # Over all 7,442 clips; a tie for the most votes equals nothing.
     assert percent["intended", "voice"] == pytest.approx(41.6, abs=0.05)

@@ -45,9 +45,7 @@ def test_a_clip_id_twice_names_both_files(corpus):
 
 def test_a_pattern_that_matches_nothing_is_named_with_what_was_there(corpus):
     corpus.content["audio"]["pattern"] = "sound/" + corpus.content["audio"]["pattern"]
-    with pytest.raises(
-        CorpusError, match=r"audio\.pattern: no file matches sound/.*found instead e\.g\. audio/f01/"
-    ):
+    with pytest.raises(CorpusError, match=r"audio\.pattern: no file matches sound/.*found instead e\.g\. audio/f01/"):
         found(corpus)
 
 

@@ -28,11 +28,7 @@ def listed(corpus):
         "file": "votes.csv", "key_column": "name", "on_tie": "no_class",
         "soft_columns": {"angry": "an", "calm": "ca"},
     }  # fmt: skip
-    corpus.content["labels"]["votes"] = {
-        "source": "tables",
-        "target": "votes of listeners",
-        "tables": [table],
-    }
+    corpus.content["labels"]["votes"] = {"source": "tables", "target": "votes of listeners", "tables": [table]}
     return corpus
 
 

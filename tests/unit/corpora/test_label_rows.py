@@ -17,9 +17,7 @@ def by_table(corpus):
         table = {"file": "labels.csv", "key_column": "file"} | keys
         corpus.content["labels"] = {"seen": {"source": "tables", "target": "perceived", "tables": [table]}}
         corpus.content["splits"]["labelled"] = []
-        return corpus.manifest().table.select(
-            ["clip_id", "label", "soft_label", "arousal", "valence", "dominance"]
-        )
+        return corpus.manifest().table.select(["clip_id", "label", "soft_label", "arousal", "valence", "dominance"])
 
     return build
 
@@ -32,10 +30,7 @@ def row(table, clip: str) -> dict:
     ("codes", "message"),
     [
         (None, r"f01_s1_an\.wav: labels\.intended: label 'an' is outside the classes calm, angry"),
-        (
-            {"ca": "calm"},
-            r"f01_s1_an\.wav: labels\.intended: `an` \(group emotion\) is not in the card's map.* calm",
-        ),
+        ({"ca": "calm"}, r"f01_s1_an\.wav: labels\.intended: `an` \(group emotion\) is not in the card's map.* calm"),
     ],
 )
 def test_a_label_outside_the_classes_names_file_and_classes(corpus, codes, message):
@@ -83,9 +78,7 @@ def test_the_labels_own_column_wins_over_the_shares(by_table):
 @pytest.mark.parametrize("shares", ["-1,2", "0,0", ",1", "inf,1"])
 def test_shares_that_are_no_distribution_are_refused(by_table, shares):
     with pytest.raises(CorpusError, match=r"an, ca, row 2: shares .* are no distribution"):
-        by_table(
-            f"file,an,ca\nf01_s1_ca,1,1\nf01_s1_an,{shares}\n", soft_columns={"angry": "an", "calm": "ca"}
-        )
+        by_table(f"file,an,ca\nf01_s1_ca,1,1\nf01_s1_an,{shares}\n", soft_columns={"angry": "an", "calm": "ca"})
 
 
 ATTRIBUTES = {"attribute_columns": {"valence": "EmoVal", "arousal": "EmoAct"}, "attribute_range": [1, 5]}
@@ -142,9 +135,7 @@ VOTES = {"soft_columns": {"angry": "an", "calm": "ca"}, "on_tie": "no_class", "o
 
 def test_votes_give_shares_and_a_class_only_where_one_has_most(by_table):
     table = by_table("file,an,ca\nf01_s1_ca,3,1\nf01_s1_an,2,2\nf01_s2_ca,0,0\n", **VOTES)
-    labels = [
-        (row(table, clip)["label"], row(table, clip)["soft_label"]) for clip in ("f01_s1_ca", "f01_s1_an")
-    ]
+    labels = [(row(table, clip)["label"], row(table, clip)["soft_label"]) for clip in ("f01_s1_ca", "f01_s1_an")]
     assert labels == [("angry", [0.25, 0.75]), (None, [0.5, 0.5])]
     assert row(table, "f01_s2_ca")["soft_label"] is None, "a clip without a vote is unlabeled"
 
@@ -174,8 +165,7 @@ def joined(corpus):
         corpus.write("attributes.csv", second)
         tables = [
             {"file": "classes.csv", "key_column": "file", "label_column": "emotion"},
-            {"file": "attributes.csv", "key_column": "name", "key_pattern": r"(?P<clip>.+)\.mp4"}
-            | ATTRIBUTES,
+            {"file": "attributes.csv", "key_column": "name", "key_pattern": r"(?P<clip>.+)\.mp4"} | ATTRIBUTES,
         ]
         corpus.content["labels"] = {"seen": {"source": "tables", "target": "perceived", "tables": tables}}
         corpus.content["splits"]["labelled"] = []

@@ -33,18 +33,12 @@ def test_the_schema_is_that_of_the_contract(corpus):
     assert schema.field("soft_label").type == pa.list_(pa.float32())
     assert schema.field("arousal").type == pa.float32()
     assert schema.field("test_fold").type == pa.int16()
-    assert {schema.field(name).type for name in ("clip_id", "label", "audio_path", "split_2")} == {
-        pa.string()
-    }
+    assert {schema.field(name).type for name in ("clip_id", "label", "audio_path", "split_2")} == {pa.string()}
 
 
 def test_facts_about_the_whole(corpus):
     manifest = corpus.manifest()
-    assert (manifest.corpus, manifest.classes, manifest.target) == (
-        "tiny",
-        ("calm", "angry"),
-        "intended emotion",
-    )
+    assert (manifest.corpus, manifest.classes, manifest.target) == ("tiny", ("calm", "angry"), "intended emotion")
     assert (manifest.protocol, manifest.folds, len(manifest)) == ("tiny-folds", (0, 1, 2), 24)
     assert manifest.metadata["validation"].startswith("2 speakers per fold")
     assert len(manifest.card_hash) == 16

@@ -19,9 +19,7 @@ from vavl.extraction.sources import read_feature_table
 
 pytestmark = [
     pytest.mark.realdata,
-    pytest.mark.skipif(
-        not os.environ.get("RAVDESS_ROOT"), reason="RAVDESS_ROOT does not name the corpus directory"
-    ),
+    pytest.mark.skipif(not os.environ.get("RAVDESS_ROOT"), reason="RAVDESS_ROOT does not name the corpus directory"),
 ]
 
 
@@ -36,11 +34,7 @@ def manifest(card) -> Manifest:
 
 
 def test_the_declared_subset_is_there(manifest, card, caplog):
-    assert (
-        (len(manifest), len(manifest.speaker_codes()[1]))
-        == (card.subset.clips, card.subset.speakers)
-        == (1140, 19)
-    )
+    assert (len(manifest), len(manifest.speaker_codes()[1])) == (card.subset.clips, card.subset.speakers) == (1140, 19)
     assert manifest.folds == (0, 1, 2, 4)
     build_manifest(card)
     assert not caplog.records

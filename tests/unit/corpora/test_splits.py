@@ -25,10 +25,7 @@ def rules(validation_speakers: int = 3, protocol: str = "p", **changes) -> Split
 
 @given(
     sexes=st.dictionaries(
-        st.text("abcdef", min_size=1, max_size=3),
-        st.sampled_from(["female", "male", None]),
-        min_size=5,
-        max_size=30,
+        st.text("abcdef", min_size=1, max_size=3), st.sampled_from(["female", "male", None]), min_size=5, max_size=30
     ),
     folds=st.integers(2, 5),
     wanted=st.integers(1, 3),
@@ -83,9 +80,7 @@ def test_the_draw_is_the_one_on_record():
 
 
 def test_too_few_speakers_to_train_on_is_refused():
-    with pytest.raises(
-        CorpusError, match="fold 1: 3 speakers outside the test set, of which 3 are to validate"
-    ):
+    with pytest.raises(CorpusError, match="fold 1: 3 speakers outside the test set, of which 3 are to validate"):
         draw_validation_speakers(rules(), 1, {"a": "female", "b": "male", "c": None})
 
 
@@ -180,9 +175,7 @@ def test_clips_that_the_table_lacks_follow_the_cards_rule(published, rule, of_tr
 
 
 def test_a_clip_that_the_table_lacks_is_refused_unless_the_card_has_a_rule(published):
-    with pytest.raises(
-        CorpusError, match=r"(?s)fold 1: 1 clips are not listed, e\.g\. m01_s2_ca.*unlisted_clips"
-    ):
+    with pytest.raises(CorpusError, match=r"(?s)fold 1: 1 clips are not listed, e\.g\. m01_s2_ca.*unlisted_clips"):
         published(leave_out=("m01_s2_ca",)).manifest()
 
 
@@ -291,11 +284,7 @@ def test_without_a_validation_split_training_speakers_are_drawn(corpus):
 
 
 def test_splits_in_the_names_may_share_nobody_and_must_be_known(corpus):
-    of_names(
-        corpus,
-        {speaker: "Test" if speaker == "m03" else "Train" for speaker in SPEAKERS},
-        validation_speakers=1,
-    )
+    of_names(corpus, {speaker: "Test" if speaker == "m03" else "Train" for speaker in SPEAKERS}, validation_speakers=1)
     shared = corpus.touch("Test/f01_s3_an.wav")
     with pytest.raises(CorpusError, match="speaker f01 is in"):
         corpus.manifest()
@@ -322,9 +311,7 @@ def test_splits_in_the_names_that_make_no_sense_are_refused(corpus, change, mess
 
 def test_several_words_of_a_table_are_one_split(corpus):
     words = dict(zip(SPEAKERS, ("Train", "Train", "Dev", "Train", "Test1", "Test2"), strict=True))
-    corpus.write(
-        "splits.csv", "who,part\nx9,NA\n" + "".join(f"{who},{part}\n" for who, part in words.items())
-    )
+    corpus.write("splits.csv", "who,part\nx9,NA\n" + "".join(f"{who},{part}\n" for who, part in words.items()))
     corpus.content["splits"] = {
         "protocol": "published",
         "folds": {

@@ -81,6 +81,4 @@ def test_pinned_memory_is_copied_without_waiting(batch):
         moved = pinned.to(torch.device("cuda"))
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    assert all(
-        torch.equal(tensor.cpu(), tensors_of(batch)[name]) for name, tensor in tensors_of(moved).items()
-    )
+    assert all(torch.equal(tensor.cpu(), tensors_of(batch)[name]) for name, tensor in tensors_of(moved).items())

@@ -74,9 +74,7 @@ def test_features_cannot_be_changed_in_place(open_):
 def test_speakers_of_the_splits_are_disjoint(open_):
     collection = open_()
     split = collection.manifest.split(0)
-    speakers = [
-        {collection.speakers[code] for code in collection.speaker[split == kind]} for kind in range(3)
-    ]
+    speakers = [{collection.speakers[code] for code in collection.speaker[split == kind]} for kind in range(3)]
     assert [len(names) for names in speakers] == [4, 2, 2]
     assert len(set.union(*speakers)) == 8
 
@@ -140,16 +138,12 @@ def test_attributes_that_no_clip_has_together_are_counted(small_store, small_cor
         values = pa.array([0.5 if half == is_even else None for half in halves], pa.float32())
         table = table.set_column(table.column_names.index(name), name, values)
     Manifest(table).write(store)
-    with pytest.raises(
-        StoreError, match=r"no clip has arousal and valence together; clips with each: arousal \d+"
-    ):
+    with pytest.raises(StoreError, match=r"no clip has arousal and valence together; clips with each: arousal \d+"):
         open_collection(DataSettings(store=store, target="attributes"))
 
 
 def test_a_target_that_no_clip_has_is_refused(small_store, small_corpus, tmp_path):
-    store = without_columns(
-        small_store(small_corpus()), tmp_path, "arousal", "valence", "dominance", "soft_label"
-    )
+    store = without_columns(small_store(small_corpus()), tmp_path, "arousal", "valence", "dominance", "soft_label")
     open_collection(DataSettings(store=store))
     for target in ("soft_label", "attributes"):
         with pytest.raises(StoreError, match=f"data.target={target}: no clip has this target"):
@@ -170,9 +164,7 @@ def test_another_set_of_labels_is_chosen_by_its_name(small_store, small_corpus, 
     assert (chosen.manifest.label_set, chosen.manifest.target) == ("alike", "one for all")
     assert set(chosen.manifest.table["label"].to_pylist()) == {first}
     assert (chosen.target == chosen.target[0]).all()
-    by_default, by_name = (
-        open_collection(DataSettings(store=store, labels=name)) for name in (None, "drawn")
-    )
+    by_default, by_name = (open_collection(DataSettings(store=store, labels=name)) for name in (None, "drawn"))
     assert np.array_equal(by_default.target, by_name.target)
     assert (by_default.target != by_default.target[0]).any()
     with pytest.raises(ConfigError, match=r"(?s)no set of labels `votes`.*drawn, alike"):
@@ -197,9 +189,7 @@ def test_training_speakers_alone_give_the_normalisation(open_):
     collection = open_()
     rows = training_rows(collection)
     normaliser = normalisers(collection, rows, per_speaker=False)
-    frames = np.concatenate(
-        [collection.store.features("audio", row) for row in collection.store_row["audio"][rows]]
-    )
+    frames = np.concatenate([collection.store.features("audio", row) for row in collection.store_row["audio"][rows]])
     np.testing.assert_allclose(normaliser["audio"].common.mean, frames.mean(axis=0), rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(normaliser["audio"].common.std, frames.std(axis=0), rtol=1e-4)
     everyone = normalisers(collection, np.arange(len(collection.speaker)), per_speaker=False)
@@ -214,9 +204,7 @@ def test_normalised_training_frames_have_mean_0_and_deviation_1(open_):
     for side in (batch.audio, batch.video):
         frames = side.values[side.is_real]
         torch.testing.assert_close(frames.mean(0), torch.zeros(frames.shape[1]), atol=1e-4, rtol=0)
-        torch.testing.assert_close(
-            frames.std(0, correction=0), torch.ones(frames.shape[1]), atol=1e-4, rtol=0
-        )
+        torch.testing.assert_close(frames.std(0, correction=0), torch.ones(frames.shape[1]), atol=1e-4, rtol=0)
 
 
 def test_normalised_per_speaker_each_speaker_has_mean_0(open_):
@@ -254,9 +242,7 @@ def test_exchanged_speakers_reach_the_batch(open_):
 
 
 def test_a_speaker_without_own_sums_gets_the_common_ones():
-    one, two = (
-        ChannelSums.of(np.random.default_rng(seed).normal(size=(9, 2)).astype(np.float32)) for seed in (0, 1)
-    )
+    one, two = (ChannelSums.of(np.random.default_rng(seed).normal(size=(9, 2)).astype(np.float32)) for seed in (0, 1))
     normaliser = Normaliser(Normalisation.from_sums(one), {3: Normalisation.from_sums(two)})
     values = np.ones((4, 2), np.float32)
     assert np.array_equal(normaliser.apply(values, 3), normaliser.by_speaker[3].apply(values))
@@ -344,9 +330,7 @@ def test_clips_are_padded_to_the_longest():
 
 def test_a_batch_moves_to_a_device_whole(open_):
     collection = open_()
-    batch = collate(
-        collection, np.arange(3), normalisers(collection, training_rows(collection), per_speaker=False)
-    )
+    batch = collate(collection, np.arange(3), normalisers(collection, training_rows(collection), per_speaker=False))
     moved = batch.to(torch.device("meta"))
     for place in (moved, moved.audio, moved.video):
         tensors = [value for value in vars(place).values() if isinstance(value, torch.Tensor)]

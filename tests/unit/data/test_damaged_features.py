@@ -59,18 +59,14 @@ def test_a_changed_manifest_is_not_trained_on(small_store, small_corpus, tmp_pat
         open_collection(DataSettings(store=store))
 
 
-def test_a_manifest_that_is_cut_under_a_run_is_an_error_at_the_next_batch(
-    small_store, small_corpus, tmp_path
-):
+def test_a_manifest_that_is_cut_under_a_run_is_an_error_at_the_next_batch(small_store, small_corpus, tmp_path):
     shared = open_collection(DataSettings(store=small_store(small_corpus())))
     folder = shutil.copytree(shared.store.directory, tmp_path / "store")
     collection = open_collection(DataSettings(store=folder))
     normaliser = normalisers(collection, training_rows(collection), per_speaker=False)
     collate(collection, np.array([1]), normaliser)
     os.truncate(folder / "manifest.arrow", 64)
-    with pytest.raises(
-        StoreError, match=r"manifest\.arrow: has 64 of \d+ bytes: it was cut while it was in use"
-    ):
+    with pytest.raises(StoreError, match=r"manifest\.arrow: has 64 of \d+ bytes: it was cut while it was in use"):
         collate(collection, np.array([1]), normaliser)
 
 

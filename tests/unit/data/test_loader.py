@@ -72,9 +72,7 @@ def same(one: dict[int, dict[str, torch.Tensor]], other: dict[int, dict[str, tor
 
 @pytest.mark.parametrize("changes", [{}, {"augmentation": DROPPING, "weak_view": NOISY}])
 @pytest.mark.parametrize(("world_size", "micro_batches"), [(1, 2), (2, 1), (2, 2), (3, 1), (1, 4)])
-def test_ranks_and_micro_batches_share_the_same_clips_with_the_same_views(
-    loader, world_size, micro_batches, changes
-):
+def test_ranks_and_micro_batches_share_the_same_clips_with_the_same_views(loader, world_size, micro_batches, changes):
     for step in (0, 4):
         alone = loader(**changes).load(step)
         ranks = [loader(rank, world_size, micro_batches, **changes).load(step) for rank in range(world_size)]
@@ -89,10 +87,7 @@ def test_ranks_and_micro_batches_share_the_same_clips_with_the_same_views(
         everywhere = [at for batch in together for at in batch.place.tolist()]
         assert sorted(everywhere) == list(range(len(everywhere)))
         if changes:
-            same(
-                clips_of(batch.weak.batch for batch in alone),
-                clips_of(batch.weak.batch for batch in together),
-            )
+            same(clips_of(batch.weak.batch for batch in alone), clips_of(batch.weak.batch for batch in together))
 
 
 def test_the_weak_view_holds_the_unlabelled_clips_whole(loader, collection):
@@ -135,9 +130,7 @@ def test_without_an_unlabelled_clip_one_filler_stands_in(loader):
             assert side.weight.tolist() == [0]
             assert side.is_real.all()
     moved = shares[0].to(torch.device("meta")).weak
-    assert {moved.clip.device.type, moved.batch.place.device.type, moved.batch.audio.values.device.type} == {
-        "meta"
-    }
+    assert {moved.clip.device.type, moved.batch.place.device.type, moved.batch.audio.values.device.type} == {"meta"}
 
 
 def test_without_a_weak_view_there_is_none(loader):
@@ -148,10 +141,7 @@ def test_a_pair_that_is_shown_with_one_side_carries_that_side_alone(loader, coll
     batches = [loader(augmentation=DROPPING).load(step)[0] for step in range(10)]
     halved = 0
     for batch in batches:
-        for side, has, name in (
-            (batch.audio, batch.has_audio, "audio"),
-            (batch.video, batch.has_video, "video"),
-        ):
+        for side, has, name in ((batch.audio, batch.has_audio, "audio"), (batch.video, batch.has_video, "video")):
             there = torch.zeros(batch.clips)
             there[side.clip[side.weight > 0]] = 1
             assert torch.equal(there, has)
@@ -188,9 +178,7 @@ def test_another_pass_sees_other_views_of_a_clip(loader):
 def test_an_evaluation_sees_every_clip_once_over_all_ranks(collection, loader, world_size, batch_size):
     rows = np.array([3, 1, 22, 40, 17, 9, 5, 33, 60, 61, 79])
     shares = [
-        list(
-            evaluation_batches(collection, rows, loader().normaliser, batch_size, RankPlace(rank, world_size))
-        )
+        list(evaluation_batches(collection, rows, loader().normaliser, batch_size, RankPlace(rank, world_size)))
         for rank in range(world_size)
     ]
     assert len({len(share) for share in shares}) == 1
@@ -210,15 +198,11 @@ def test_an_evaluation_sees_clips_as_they_are(collection, loader):
 
 
 def test_an_evaluation_of_no_clips_has_no_batches(collection, loader):
-    assert (
-        list(evaluation_batches(collection, np.zeros(0, np.int64), loader().normaliser, 8, RankPlace())) == []
-    )
+    assert list(evaluation_batches(collection, np.zeros(0, np.int64), loader().normaliser, 8, RankPlace())) == []
 
 
 @pytest.mark.parametrize("pinned", [False, True])
-def test_batches_are_pinned_where_a_gpu_reads_them_by_the_thread_that_loads(
-    loader, collection, monkeypatch, pinned
-):
+def test_batches_are_pinned_where_a_gpu_reads_them_by_the_thread_that_loads(loader, collection, monkeypatch, pinned):
     threads = []
 
     def pin(batch):

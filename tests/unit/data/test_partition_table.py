@@ -46,8 +46,7 @@ def test_hidden_labels_count_under_their_class(opened):
     collection, rows = opened
     before = partition_table(collection, rows)
     after = partition_table(
-        apply_partitions(collection, rows, PartitionSettings(labelled_fraction=0.5, audio_only_share=0.5)),
-        rows,
+        apply_partitions(collection, rows, PartitionSettings(labelled_fraction=0.5, audio_only_share=0.5)), rows
     )
     assert by(before, 1) == by(after, 1)
     assert by(before, 2) == by(after, 2)

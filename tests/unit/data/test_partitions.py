@@ -8,13 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vavl.config.load import validate
-from vavl.data.partitions import (
-    CompositionSettings,
-    Partition,
-    PartitionedClips,
-    compose_batch,
-    partition_clips,
-)
+from vavl.data.partitions import CompositionSettings, Partition, PartitionedClips, compose_batch, partition_clips
 from vavl.errors import ConfigError
 
 
@@ -57,11 +51,7 @@ def test_a_partition_knows_whether_it_has_labels(name):
 
 @pytest.mark.parametrize(
     ("name", "modalities"),
-    [
-        ("paired_labelled", {"audio", "video"}),
-        ("audio_only_unlabelled", {"audio"}),
-        ("video_only_labelled", {"video"}),
-    ],
+    [("paired_labelled", {"audio", "video"}), ("audio_only_unlabelled", {"audio"}), ("video_only_labelled", {"video"})],
 )
 def test_a_partition_knows_its_modalities(name, modalities):
     assert Partition(name).modalities == modalities
@@ -116,9 +106,7 @@ def test_rows_that_are_given_are_taken_as_they_are():
     clips = partitioned(paired_labelled=100, audio_only_labelled=50)
     rows = {"paired_labelled": 3, "audio_only_labelled": 70}
     assert composed(clips, rows_per_step=rows, batch_size=5) == rows
-    assert composed(clips, rows_per_step={"paired_labelled": 3, "video_only_labelled": 0}) == {
-        "paired_labelled": 3
-    }
+    assert composed(clips, rows_per_step={"paired_labelled": 3, "video_only_labelled": 0}) == {"paired_labelled": 3}
 
 
 def test_rows_of_a_partition_without_clips_are_refused():

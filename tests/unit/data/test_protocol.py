@@ -67,9 +67,7 @@ def test_every_stratum_keeps_its_share_of_labels(open_, stratify, fraction):
 
 def test_a_balanced_corpus_gives_every_class_and_speaker_its_share():
     """RAVDESS: four or eight clips of a class and speaker, where a tenth is less than one clip."""
-    classes, speakers = (
-        codes.ravel() for codes in np.meshgrid(np.repeat(np.arange(8), [4] + [8] * 7), np.arange(16))
-    )
+    classes, speakers = (codes.ravel() for codes in np.meshgrid(np.repeat(np.arange(8), [4] + [8] * 7), np.arange(16)))
     for seed in range(10):
         drawn = stratified_draw(classes, speakers, np.random.default_rng(seed))
         for fraction in FRACTIONS:
@@ -117,10 +115,7 @@ def test_shares_of_one_leave_no_pair(open_):
     collection = open_()
     audio_only, video_only = one_sided(applied(collection, audio_only_share=0.7, video_only_share=0.3))
     assert audio_only | video_only == set(training_rows(collection).tolist())
-    assert one_sided(applied(collection, video_only_share=1)) == (
-        set(),
-        set(training_rows(collection).tolist()),
-    )
+    assert one_sided(applied(collection, video_only_share=1)) == (set(), set(training_rows(collection).tolist()))
 
 
 def test_the_seed_decides(open_):
@@ -248,9 +243,7 @@ def test_a_modality_that_is_hidden_whole_has_no_statistics(open_):
 
 def test_clips_without_a_class_form_a_stratum_of_their_own(open_, monkeypatch):
     collection = open_("attributes")
-    monkeypatch.setattr(
-        "vavl.data.protocol.clip_classes", lambda manifest: np.full(len(manifest), -1, np.int16)
-    )
+    monkeypatch.setattr("vavl.data.protocol.clip_classes", lambda manifest: np.full(len(manifest), -1, np.int16))
     for stratify, strata in (("over_all", 1), ("per_speaker", 4)):
         after = applied(collection, labelled_fraction=0.25, stratify=stratify)
         rows = training_rows(after)
@@ -275,9 +268,7 @@ def test_a_fraction_that_leaves_a_class_without_labels_is_refused_with_one_that_
 @pytest.mark.parametrize("name", ["audio_only_share", "video_only_share"])
 def test_a_share_of_no_pairs_is_refused(open_, name):
     collection = open_(without_audio=range(5), without_video=range(5, 10))
-    with pytest.raises(
-        ConfigError, match=f"partitions.{name}: is 0.25, but no training clip has both audio and video"
-    ):
+    with pytest.raises(ConfigError, match=f"partitions.{name}: is 0.25, but no training clip has both audio and video"):
         applied(collection, **{name: 0.25})
 
 

@@ -10,11 +10,7 @@ from hypothesis import strategies as st
 from vavl.data.partitions import Partition
 from vavl.data.sampler import FILLER, Sampler
 
-PAIRED, AUDIO, UNLABELLED = (
-    Partition.PAIRED_LABELLED,
-    Partition.AUDIO_ONLY_LABELLED,
-    Partition.PAIRED_UNLABELLED,
-)
+PAIRED, AUDIO, UNLABELLED = (Partition.PAIRED_LABELLED, Partition.AUDIO_ONLY_LABELLED, Partition.PAIRED_UNLABELLED)
 
 
 def sampler(counts: dict[Partition, int], rows: dict[Partition, int], seed: int = 0) -> Sampler:
@@ -22,8 +18,7 @@ def sampler(counts: dict[Partition, int], rows: dict[Partition, int], seed: int 
     order = np.random.default_rng(99).permutation(total)  # partitions are interleaved in a real manifest
     bounds = np.cumsum([0, *counts.values()])
     clips = {
-        name: np.sort(order[bounds[place] : bounds[place + 1]]).astype(np.int64)
-        for place, name in enumerate(counts)
+        name: np.sort(order[bounds[place] : bounds[place + 1]]).astype(np.int64) for place, name in enumerate(counts)
     }
     length = np.random.default_rng(7).integers(1, 200, size=total).astype(np.int32)
     return Sampler(clips, rows, length, seed)
@@ -150,12 +145,7 @@ def test_clips_meet_other_clips_in_every_pass():
     """Length alone does not decide who meets whom: leaks between fixed neighbors would be learnt."""
     some = sampler({PAIRED: 512}, {PAIRED: 8})
     pairs = [
-        {
-            (a, b)
-            for step in range(first, first + 64)
-            for a in some.global_batch(step)
-            for b in some.global_batch(step)
-        }
+        {(a, b) for step in range(first, first + 64) for a in some.global_batch(step) for b in some.global_batch(step)}
         for first in (0, 64)
     ]
     kept = len(pairs[0] & pairs[1]) - 512  # each clip with itself

@@ -59,9 +59,7 @@ def test_hiding_shrinks_the_contrasts_of_the_pairs(pairs):
 
 
 def test_no_contrast_is_hidden_from_both():
-    assert not {frozenset(pair) for pair in HIDDEN_FROM_VOICE} & {
-        frozenset(pair) for pair in HIDDEN_FROM_FACE
-    }
+    assert not {frozenset(pair) for pair in HIDDEN_FROM_VOICE} & {frozenset(pair) for pair in HIDDEN_FROM_FACE}
 
 
 def test_clips_last_one_to_three_seconds_and_hold_their_syllables():
@@ -80,20 +78,12 @@ def test_a_trajectory_knows_nothing_but_its_blend_and_moves():
     course = trajectory(happy, blend, times)
     assert course.shape == (40, len(EMOTIONS))
     assert (course.std(axis=0)[1:] > 0.03).all()
-    same_timing = trajectory(
-        type(angry)(**{**vars(angry), "peak": happy.peak, "seconds": happy.seconds}), blend, times
-    )
+    same_timing = trajectory(type(angry)(**{**vars(angry), "peak": happy.peak, "seconds": happy.seconds}), blend, times)
     np.testing.assert_array_equal(course, same_timing)
 
 
 def test_strays_show_another_emotion():
-    quiet = {
-        "shared_noise": 0,
-        "voice_noise": 0,
-        "face_noise": 0,
-        "hidden_contrast": 1,
-        "expressiveness_sd": 0,
-    }
+    quiet = {"shared_noise": 0, "voice_noise": 0, "face_noise": 0, "hidden_contrast": 1, "expressiveness_sd": 0}
     settings = DemoCorpusSettings(difficulty=DifficultySettings(**quiet, strays=0.25))
     clips = clips_of(settings)
     own = [EMOTIONS[clip_latent(settings, clip).face.argmax()] == clip.emotion for clip in clips]

@@ -82,8 +82,6 @@ def test_the_frontal_face_cascade_finds_the_faces():
                 grey = cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY)
                 boxes = finder.detectMultiScale(grey, 1.1, 5, minSize=(48, 48))
                 # The box must be the face: around the middle of the picture.
-                found.append(
-                    any(abs(x + w / 2 - 80) < 16 and abs(y + h / 2 - 84) < 20 for x, y, w, h in boxes)
-                )
+                found.append(any(abs(x + w / 2 - 80) < 16 and abs(y + h / 2 - 84) < 20 for x, y, w, h in boxes))
     assert len(found) == 48
     assert np.mean(found) >= 0.8

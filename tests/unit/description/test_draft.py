@@ -164,8 +164,7 @@ def test_folds_test_every_speaker_once_and_depend_on_names_alone():
 
 
 @pytest.mark.parametrize(
-    ("folder", "name"),
-    [("My Clips 2", "my_clips_2"), ("2026", "corpus_2026"), ("übung", "bung"), ("...x", "x")],
+    ("folder", "name"), [("My Clips 2", "my_clips_2"), ("2026", "corpus_2026"), ("übung", "bung"), ("...x", "x")]
 )
 def test_the_name_of_a_corpus(folder, name):
     assert corpus_name(Path("/data") / folder) == name

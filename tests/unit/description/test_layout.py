@@ -55,9 +55,7 @@ def test_the_pattern_of_a_layout(case):
     for side in (layout.audio, layout.video):
         if side is not None:
             assert not side.table.unmatched
-            assert all(
-                re.fullmatch(layout.pattern(side), name.rpartition(".")[0]) for name in side.table.names
-            )
+            assert all(re.fullmatch(layout.pattern(side), name.rpartition(".")[0]) for name in side.table.names)
 
 
 def test_a_speaker_without_marks_around_is_found():

@@ -16,11 +16,7 @@ from vavl.description.words import class_names, split_of, splits_of
 from vavl.media.media_probe import Probed
 
 EMOTIONS = ("anger", "joy", "neutral", "sadness")
-CLIPS = [
-    (f"s{speaker:02d}_r{take:02d}", EMOTIONS[take % 4], take)
-    for speaker in range(1, 6)
-    for take in range(1, 13)
-]
+CLIPS = [(f"s{speaker:02d}_r{take:02d}", EMOTIONS[take % 4], take) for speaker in range(1, 6) for take in range(1, 13)]
 
 
 def iemocap() -> list[str]:
@@ -74,10 +70,7 @@ def test_a_session_stands_for_people_of_whom_nothing_is_known(tmp_path):
 
 
 def test_published_splits_in_directories_are_no_classes_and_no_people(tmp_path):
-    names = [
-        f"{split}_splits/dia{d}_utt{u}"
-        for split, d, u in product(("train", "dev", "test"), range(4), range(4))
-    ]
+    names = [f"{split}_splits/dia{d}_utt{u}" for split, d, u in product(("train", "dev", "test"), range(4), range(4))]
     tables = {
         f"{split}_sent_emo": rows(
             "Sr No.,Utterance,Speaker,Emotion,Dialogue_ID,Utterance_ID",
@@ -117,29 +110,22 @@ def test_splits_and_classes_in_directories(tmp_path, words):
     assert is_to_decide(found, "no field of the names tells who speaks")
     wanted = dict(zip(words, ("train", "validation", "test"), strict=True))
     found_splits = splits_by_clip(found)
-    assert [found_splits[name.rpartition("/")[2]] for name in names] == [
-        wanted[name.split("/")[0]] for name in names
-    ]
+    assert [found_splits[name.rpartition("/")[2]] for name in names] == [wanted[name.split("/")[0]] for name in names]
     assert not is_to_decide(found, "drawn")
 
 
 def test_without_a_validation_split_training_speakers_are_drawn(tmp_path):
-    names = [
-        f"{'test' if s > 6 else 'train'}/actor{s}_{e}_{t}" for s, e, t in product(range(9), EMOTIONS, (1, 2))
-    ]
+    names = [f"{'test' if s > 6 else 'train'}/actor{s}_{e}_{t}" for s, e, t in product(range(9), EMOTIONS, (1, 2))]
     found = described(tmp_path, names)
     counts = {
-        split: sum(split == of for of in splits_by_clip(found).values())
-        for split in ("train", "validation", "test")
+        split: sum(split == of for of in splits_by_clip(found).values()) for split in ("train", "validation", "test")
     }
     assert counts == {"train": 48, "validation": 8, "test": 16}
     assert not is_to_decide(found, "test split")
 
 
 def test_without_a_test_split_the_other_one_is_tested_and_that_is_to_decide(tmp_path):
-    names = [
-        f"{'val' if s > 6 else 'train'}/actor{s}_{e}_{t}" for s, e, t in product(range(9), EMOTIONS, (1, 2))
-    ]
+    names = [f"{'val' if s > 6 else 'train'}/actor{s}_{e}_{t}" for s, e, t in product(range(9), EMOTIONS, (1, 2))]
     found = described(tmp_path, names)
     assert {split for clip, split in splits_by_clip(found).items() if clip[5] in "78"} == {"test"}
     assert is_to_decide(found, "no split is called test")
@@ -147,8 +133,7 @@ def test_without_a_test_split_the_other_one_is_tested_and_that_is_to_decide(tmp_
 
 def test_published_splits_that_share_known_people_are_not_used(tmp_path):
     names = [
-        f"{split}/actor{s}_{e}_{n}"
-        for (n, split), s, e in product(enumerate(("train", "test")), range(9), EMOTIONS)
+        f"{split}/actor{s}_{e}_{n}" for (n, split), s, e in product(enumerate(("train", "test")), range(9), EMOTIONS)
     ]
     found = described(tmp_path, names)
     assert len(speakers_of(found)) == 9
@@ -166,8 +151,7 @@ def test_published_splits_that_share_known_people_are_not_used(tmp_path):
 )  # fmt: skip
 def test_a_column_of_splits_is_taken(tmp_path, column, of_speaker, expected):
     lines = [
-        f"{clip},{emotion},{of_speaker.get(clip[:3], of_speaker.get('s01', 'train'))}"
-        for clip, emotion, _ in CLIPS
+        f"{clip},{emotion},{of_speaker.get(clip[:3], of_speaker.get('s01', 'train'))}" for clip, emotion, _ in CLIPS
     ]
     found = described(tmp_path, [clip for clip, _, _ in CLIPS], labels=rows(f"clip,emotion,{column}", lines))
     assert found.problem == ""
@@ -227,16 +211,13 @@ def test_savee(tmp_path, directory):
     assert set(found.manifest.table["group_text"].to_pylist()) == {
         f"{emotion}_{take:02d}" for emotion in ("a", "d", "f", "h", "n", "sa", "su") for take in range(1, 5)
     }
-    states = {
-        finding.check: finding.state for finding in audit_labels(found.manifest, AuditSettings()).findings
-    }
+    states = {finding.check: finding.state for finding in audit_labels(found.manifest, AuditSettings()).findings}
     assert states[Check.SENTENCES] == State.WARNING
 
 
 def test_people_as_directories_with_codes_of_their_own(tmp_path):
     names = [
-        f"{who}/{code}{take}"
-        for who, code, take in product(("Ann", "Bo", "Cy"), ("wu", "fr", "tr", "an"), range(3))
+        f"{who}/{code}{take}" for who, code, take in product(("Ann", "Bo", "Cy"), ("wu", "fr", "tr", "an"), range(3))
     ]
     found = described(tmp_path, names)
     assert speakers_of(found) == ["Ann", "Bo", "Cy"]
@@ -269,9 +250,7 @@ def test_tess(tmp_path):
 def ravdess_video(silent: str = "02") -> list[str]:
     return [
         f"Actor_{actor:02d}/{kind}-01-{emotion}-01-{text}-01-{actor:02d}.mp4"
-        for actor, emotion, text, kind in product(
-            range(1, 5), ("01", "03", "04"), ("01", "02"), ("01", silent)
-        )
+        for actor, emotion, text, kind in product(range(1, 5), ("01", "03", "04"), ("01", "02"), ("01", silent))
     ]
 
 
@@ -284,9 +263,7 @@ def test_ravdess_without_its_silent_copies(tmp_path):
 
 
 def probe(name: str, has_sound: bool) -> Probed:
-    return Probed(
-        name, seconds=1.0, channels=1 if has_sound else None, sample_rate_hz=8000 if has_sound else None
-    )
+    return Probed(name, seconds=1.0, channels=1 if has_sound else None, sample_rate_hz=8000 if has_sound else None)
 
 
 def test_copies_without_sound_are_found_by_opening_files():
@@ -310,9 +287,7 @@ def test_words_for_splits():
 
 def test_two_actors_of_msp_improv(tmp_path):
     parts = product((1, 2, 3), ("S01A", "S05H"), "FM", "PS", ("FM", "MF"), (1, 2))
-    names = [
-        f"session{s}/{t}/MSP-IMPROV-{t}-{who}0{s}-{kind}-{pair}{n:02d}" for s, t, who, kind, pair, n in parts
-    ]
+    names = [f"session{s}/{t}/MSP-IMPROV-{t}-{who}0{s}-{kind}-{pair}{n:02d}" for s, t, who, kind, pair, n in parts]
     found = described(tmp_path, names)
     assert speakers_of(found) == ["F01", "F02", "F03", "M01", "M02", "M03"]
     assert is_to_decide(found, "two actors", "in the same splits")
@@ -326,27 +301,21 @@ def test_a_letter_and_the_number_of_a_turn_are_no_person(tmp_path):
 
 
 def test_directories_beside_the_splits_are_in_none(tmp_path):
-    names = [
-        f"{split}/{e}_{n}" for split, e, n in product(("train", "val", "test", "extra"), EMOTIONS, range(3))
-    ]
+    names = [f"{split}/{e}_{n}" for split, e, n in product(("train", "val", "test", "extra"), EMOTIONS, range(3))]
     found = described(tmp_path, names)
     assert set(splits_by_clip(found).values()) == {"train", "validation", "test", "none"}
     assert is_to_decide(found, "clips of extra are in no split")
 
 
 def test_splits_without_one_to_train_on_are_told(tmp_path):
-    found = described(
-        tmp_path, [f"{split}/{e}_{n}" for split, e, n in product(("dev", "eval"), EMOTIONS, range(5))]
-    )
+    found = described(tmp_path, [f"{split}/{e}_{n}" for split, e, n in product(("dev", "eval"), EMOTIONS, range(5))])
     assert found.manifest.classes == ("angry", "joy", "neutral", "sad")
     assert is_to_decide(found, "dev, eval in the names are splits")
 
 
 def test_splits_people_and_classes_in_one_name(tmp_path):
     who = {"train": ("f01", "m01", "f02"), "dev": ("m02",), "test": ("f03",)}
-    names = [
-        f"{split}/{name}/{e}_{t}" for split in who for name in who[split] for e in EMOTIONS for t in range(2)
-    ]
+    names = [f"{split}/{name}/{e}_{t}" for split in who for name in who[split] for e in EMOTIONS for t in range(2)]
     found = described(tmp_path, names)
     assert speakers_of(found) == ["f01", "f02", "f03", "m01", "m02"]
     assert splits_by_clip(found)["m02/joy_1"] == "validation"

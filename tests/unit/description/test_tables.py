@@ -8,11 +8,7 @@ from described_names import described, is_to_decide, rows
 from vavl.description.draft import card_content
 
 EMOTIONS = ("anger", "joy", "neutral", "sadness")
-CLIPS = [
-    (f"s{speaker:02d}_r{take:02d}", EMOTIONS[take % 4], take)
-    for speaker in range(1, 6)
-    for take in range(1, 13)
-]
+CLIPS = [(f"s{speaker:02d}_r{take:02d}", EMOTIONS[take % 4], take) for speaker in range(1, 6) for take in range(1, 13)]
 
 
 @pytest.mark.parametrize("mark", ["NA", "nan", "N/A", "none", "null", "-", "xxx", ""])
@@ -48,18 +44,14 @@ def test_a_row_per_rater_is_told(tmp_path):
 def test_other_columns_that_could_be_labels_are_named(tmp_path):
     lines = [f"{clip},{emotion},{'sad' if take % 2 else 'angry'}" for clip, emotion, take in CLIPS]
     found = described(
-        tmp_path,
-        [clip for clip, _, _ in CLIPS],
-        labels=rows("clip,intended_emotion,perceived_emotion", lines),
+        tmp_path, [clip for clip, _, _ in CLIPS], labels=rows("clip,intended_emotion,perceived_emotion", lines)
     )
     assert is_to_decide(found, "is taken as the class, not")
 
 
 def test_tables_of_parts_are_one_set_of_labels(tmp_path):
     tables = {
-        name: rows(
-            "clip,emotion", (f"{clip},{emotion}" for clip, emotion, _ in CLIPS if clip[:3] in speakers)
-        )
+        name: rows("clip,emotion", (f"{clip},{emotion}" for clip, emotion, _ in CLIPS if clip[:3] in speakers))
         for name, speakers in (("train", ("s01", "s02", "s03")), ("dev", ("s04",)), ("test", ("s05",)))
     }
     found = described(tmp_path, [clip for clip, _, _ in CLIPS], **tables)
@@ -96,9 +88,7 @@ def test_rows_without_a_split_are_in_none(tmp_path):
 
 def test_votes_for_forms_of_one_word_stay_apart(tmp_path):
     lines = [f"{clip},1,0,2,{take},1" for clip, _, take in CLIPS]
-    found = described(
-        tmp_path, [clip for clip, _, _ in CLIPS], votes=rows("clip,anger,angry,joy,happiness,sad", lines)
-    )
+    found = described(tmp_path, [clip for clip, _, _ in CLIPS], votes=rows("clip,anger,angry,joy,happiness,sad", lines))
     assert found.manifest.classes == ("anger", "angry", "joy", "happy", "sad")
 
 

@@ -66,9 +66,7 @@ def test_whole_inputs_score_as_in_training_and_degraded_ones_have_names_of_their
 def test_sound_is_untouched_by_what_happens_to_pictures(evaluation: Evaluation) -> None:
     whole = evaluation.whole.predictions
     for measured in evaluation.degraded[:3]:
-        np.testing.assert_allclose(
-            measured.predictions.predicted["audio"], whole.predicted["audio"], atol=1e-6
-        )
+        np.testing.assert_allclose(measured.predictions.predicted["audio"], whole.predicted["audio"], atol=1e-6)
         assert np.abs(measured.predictions.predicted["video"] - whole.predicted["video"]).max() > 1e-3
 
 
@@ -113,20 +111,9 @@ def test_scores_by_class_and_speaker_add_up(evaluation: Evaluation) -> None:
     assert low <= scores.metrics["accuracy"] <= high
 
 
-def test_predictions_have_a_row_per_clip_condition_and_degradation(
-    evaluation: Evaluation, tmp_path: Path
-) -> None:
+def test_predictions_have_a_row_per_clip_condition_and_degradation(evaluation: Evaluation, tmp_path: Path) -> None:
     table = pq.read_table(write_predictions(evaluation, tmp_path)).to_pandas()
-    assert {
-        "clip_id",
-        "corpus",
-        "speaker",
-        "split",
-        "label",
-        "probability_calm",
-        "target_mad",
-        "error",
-    } < set(table)
+    assert {"clip_id", "corpus", "speaker", "split", "label", "probability_calm", "target_mad", "error"} < set(table)
     whole = table[(table["degradation"] == "none") & (table["condition"] == "audio")]
     probabilities = whole[["probability_calm", "probability_glad", "probability_mad"]].to_numpy()
     target = whole[["target_calm", "target_glad", "target_mad"]].to_numpy()
@@ -147,16 +134,11 @@ def test_the_most_frequent_class_is_that_of_the_training_clips(evaluation: Evalu
 def test_clips_that_made_the_model_are_told(able: Any, tmp_path: Path) -> None:
     run = able
     told = {
-        split: _evaluate(
-            run, tmp_path, data={"store": run.store, "split": split}, degradations=NOTHING
-        ).standing
+        split: _evaluate(run, tmp_path, data={"store": run.store, "split": split}, degradations=NOTHING).standing
         for split in ("test", "validation", "train", "all")
     }
     assert told["test"].warnings == ()
-    assert (
-        "the epoch that is kept was chosen on all 2 measured speakers (s4, s5)"
-        in told["validation"].warnings[0]
-    )
+    assert "the epoch that is kept was chosen on all 2 measured speakers (s4, s5)" in told["validation"].warnings[0]
     assert "the model was trained on all 4 measured speakers" in told["train"].warnings[0]
     assert [text.split(" on ")[1][:8] for text in told["all"].warnings] == ["4 of the", "2 of the"]
 

@@ -81,9 +81,7 @@ def test_an_evaluation_states_them_and_clips_of_other_lengths(trained: Any, tmp_
     profile = described.audio.profile.model_copy(update={"shortest_frames": 1000, "longest_frames": 2000})
     audio = described.audio.model_copy(update={"profile": profile})
     (note,) = (
-        text
-        for text in unlike_training(described.model_copy(update={"audio": audio}), clips)
-        if "audio" in text
+        text for text in unlike_training(described.model_copy(update={"audio": audio}), clips) if "audio" in text
     )
     count = int((clips.collection.store_row["audio"][clips.rows] >= 0).sum())
     assert note.startswith(f"audio: of {count} clips {count} are shorter than every training clip (")
@@ -92,9 +90,7 @@ def test_an_evaluation_states_them_and_clips_of_other_lengths(trained: Any, tmp_
 
 
 def replace_profiles(described: Any) -> Any:
-    sides = {
-        name: getattr(described, name).model_copy(update={"profile": None}) for name in ("audio", "video")
-    }
+    sides = {name: getattr(described, name).model_copy(update={"profile": None}) for name in ("audio", "video")}
     return described.model_copy(update=sides)
 
 

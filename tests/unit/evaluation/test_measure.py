@@ -136,9 +136,7 @@ def test_what_a_model_cannot_be_measured_on_is_refused(trained: Any, renamed: Pa
     with pytest.raises(InputError, match=r"labeled quiet, cross; the model knows calm, glad, mad"):
         open_clips(model, ClipSelection(store=renamed))
     with pytest.raises(InputError, match="split test: holds no labeled clip"):
-        open_clips(
-            model, ClipSelection(store=store, split="test", labels=dict.fromkeys(("calm", "glad", "mad")))
-        )
+        open_clips(model, ClipSelection(store=store, split="test", labels=dict.fromkeys(("calm", "glad", "mad"))))
     other = copy_store(store, tmp_path / "other")
     content = json.loads((other / "store.json").read_text())
     content["modalities"]["audio"]["version"] = "2"

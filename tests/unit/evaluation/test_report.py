@@ -45,9 +45,7 @@ def test_the_page_states_scores_intervals_warnings_and_what_is_missing(page: Pat
 def test_scores_stand_by_the_length_of_the_clips(page: Path) -> None:
     lengths = page.read_text().split("Length of the clips: accuracy in %")[1]
     shortest, longest = lengths.split("<tr><td>")[1:3]
-    assert shortest.startswith(
-        "0.50 to 1.25</td><td>9</td><td>-</td><td>50.0<small>40.0 to 60.0</small></td></tr>"
-    )
+    assert shortest.startswith("0.50 to 1.25</td><td>9</td><td>-</td><td>50.0<small>40.0 to 60.0</small></td></tr>")
     assert longest.startswith("1.25 to 4.00</td><td>11</td><td>95.0<small>90.0 to 100.0</small></td>")
 
 
@@ -88,9 +86,7 @@ def test_speakers_are_sorted_and_those_without_a_side_lack_its_point(report: Eva
     points = {line.get_label(): line.get_xdata() for line in axes.lines if line.get_linestyle() == "None"}
     np.testing.assert_allclose(points["audio alone"], [75])
     many = {f"s{number}": 0.5 for number in range(60)}
-    crowded = replace(
-        report, speakers={"audio": many, "audio_video": many}, speaker_clips=dict.fromkeys(many, 3)
-    )
+    crowded = replace(report, speakers={"audio": many, "audio_video": many}, speaker_clips=dict.fromkeys(many, 3))
     assert _axes(crowded, "speakers").get_ylabel() == "60 speakers"
 
 

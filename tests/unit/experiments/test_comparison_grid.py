@@ -78,9 +78,7 @@ def test_what_cannot_exist_is_left_out_with_the_reason(comparison, caplog):
     sets = {"plain": {}, "pseudo": {"objectives.pseudo_label.weight": 1.0}}
     with caplog.at_level(logging.INFO):
         grid = plan_grid(comparison(objective_sets=sets, labelled_fractions=(0.5, 1.0)))
-    assert [(entry.cell.objective_set, entry.cell.labelled_fraction) for entry in grid.left_out] == [
-        ("pseudo", 1.0)
-    ]
+    assert [(entry.cell.objective_set, entry.cell.labelled_fraction) for entry in grid.left_out] == [("pseudo", 1.0)]
     assert "every training clip has a label" in grid.left_out[0].reason
     assert len(grid.runs) == 3
     assert "clips by split" not in caplog.text
@@ -97,10 +95,7 @@ def test_wrong_settings_of_all_sets_are_named_at_once(comparison):
     [
         ({"folds": (5,)}, "has no fold 5"),
         ({"overrides": {"data.store": "/nowhere"}}, "no feature store"),
-        (
-            {"overrides": {"evaluation.select_by": ["validation/audio/loss"]}},
-            "no run of the comparison is possible",
-        ),
+        ({"overrides": {"evaluation.select_by": ["validation/audio/loss"]}}, "no run of the comparison is possible"),
     ],
 )
 def test_faults_of_all_runs_are_errors(comparison, changes, message):
@@ -151,9 +146,7 @@ def train(logs):
     return go
 
 
-def test_a_run_that_failed_is_tried_again_from_its_checkpoint_and_a_finished_one_is_kept(
-    comparison, train, logs
-):
+def test_a_run_that_failed_is_tried_again_from_its_checkpoint_and_a_finished_one_is_kept(comparison, train, logs):
     one = {"objective_sets": {"plain": {}}, "overrides": {"training": {"max_epochs": 3}}}
     first = plan_grid(comparison(**one))
     assert (first.kept, first.done, first.total) == ((), 0, 1)
@@ -169,9 +162,7 @@ def test_a_run_that_failed_is_tried_again_from_its_checkpoint_and_a_finished_one
     assert done.state == "finished"
     assert [record["epoch"] for record in logs.made["plain/labels-100_unpaired-00/fold-0_seed-0"].records
             if record["kind"] == "epoch"] == [1, 2, 2, 3]  # fmt: skip
-    assert f"validation audio_video {done.metrics['validation/audio_video/accuracy']:.3f}" in second.line_of(
-        done
-    )
+    assert f"validation audio_video {done.metrics['validation/audio_video/accuracy']:.3f}" in second.line_of(done)
     assert not (plan.output_dir / "checkpoints").exists()
 
     third = plan_grid(comparison(**one))
@@ -196,14 +187,7 @@ def test_a_run_of_an_earlier_version_is_kept(comparison, train):
     one = {"objective_sets": {"plain": {}}, "overrides": {"training.max_epochs": 1}}
     plan, _ = train(plan_grid(comparison(**one)))
     summary = read_json(plan.output_dir / "summary.json")
-    new = {
-        "number",
-        "state",
-        "reason",
-        "epochs_run",
-        "epochs_full",
-        "memory_gb",
-    }  # that version 0.1 did not write
+    new = {"number", "state", "reason", "epochs_run", "epochs_full", "memory_gb"}  # that version 0.1 did not write
     old = {name: value for name, value in summary.items() if name not in new}
     write_json(plan.output_dir / "summary.json", old)
     assert plan_grid(comparison(**one)).kept == (0,)

@@ -40,9 +40,7 @@ def report(tmp_path: Path) -> Comparison:
         for place in places
         if place[0] != "supervised"
     ]
-    plan = ComparisonPlan(
-        output_dir=tmp_path, training=Path("train.yaml"), objective_sets={name: {} for name in SETS}
-    )
+    plan = ComparisonPlan(output_dir=tmp_path, training=Path("train.yaml"), objective_sets={name: {} for name in SETS})
     left_out = LeftOut(Cell("pseudo", 1.0, 0.0, 0, 0), "no <unlabeled> clip")
     summary = {
         "corpus": "demo", "protocol": "one fold", "label_target": "acted", "label_set": None, "seconds": 2.0,

@@ -30,9 +30,7 @@ def comparison(
     }  # fmt: skip
     base = tmp_path / "train.yaml"
     base.write_text(
-        yaml.safe_dump(
-            {"output_dir": "unused", "data": {"store": str(small_store(small_corpus()))}, "model": sizes}
-        )
+        yaml.safe_dump({"output_dir": "unused", "data": {"store": str(small_store(small_corpus()))}, "model": sizes})
     )
 
     def make(**changes: Any) -> ComparisonPlan:
@@ -59,9 +57,7 @@ def results_of(logs: Any) -> Callable[[ComparisonPlan], Results]:
     return results
 
 
-def test_attributes_are_compared_by_concordance(
-    comparison: Callable[..., ComparisonPlan], results_of: Any
-) -> None:
+def test_attributes_are_compared_by_concordance(comparison: Callable[..., ComparisonPlan], results_of: Any) -> None:
     plan = comparison(
         overrides={"data.target": "attributes", "evaluation.select_by": ["validation/audio_video/ccc_mean"]},
         seeds=(0, 1), test=True,
@@ -108,7 +104,5 @@ def test_failed_runs_are_stated_and_refused_at_the_end(comparison: Callable[...,
     files = write_results(found, {"mlflow_run_id": None})
     assert len(json.loads(files[1].read_text())["failed"]) == 2
     assert write_pages(found) == []
-    with pytest.raises(
-        TrainingError, match=r"(?s)2 run\(s\) failed; plain/.*no luck.*finished runs are kept"
-    ):
+    with pytest.raises(TrainingError, match=r"(?s)2 run\(s\) failed; plain/.*no luck.*finished runs are kept"):
         refuse_failures(found)

@@ -25,10 +25,7 @@ def ended():
 def searcher_of(sweep_plan, logs, ended, monkeypatch):
     """A function that opens a sweep and gives its searcher; the sweep stays open until the test ends."""
     opened = []
-    nodes = [
-        {"Alive": True, "Resources": {"CPU": 2.0, "memory": 10 * GB}},
-        {"Alive": False, "Resources": {"CPU": 9.0}},
-    ]
+    nodes = [{"Alive": True, "Resources": {"CPU": 2.0, "memory": 10 * GB}}, {"Alive": False, "Resources": {"CPU": 9.0}}]
     monkeypatch.setattr("vavl.ray_session.ray.nodes", lambda: nodes)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
 
@@ -50,10 +47,7 @@ def epoch(number, score, memory=0.1):
 
 
 def finish(sweep, number):
-    write_end(
-        sweep.folder_of(number),
-        TrialEnd(number, "finished", metrics={METRIC: 0.5}, epochs_run=9, epochs_full=9),
-    )
+    write_end(sweep.folder_of(number), TrialEnd(number, "finished", metrics={METRIC: 0.5}, epochs_run=9, epochs_full=9))
 
 
 def test_the_first_trial_runs_alone_until_its_memory_is_known(searcher_of, ended):
@@ -166,9 +160,7 @@ def test_a_failure_is_written_down_and_the_checkpoints_stay(trial, plan, actor):
 
 
 def test_a_trial_that_goes_on_tells_the_new_epochs_alone(trial, actor):
-    trial.log(
-        [{"kind": "epoch", "epoch": epoch, "total_epochs": 5, "metrics": {METRIC: 0.1}} for epoch in (1, 2)]
-    )
+    trial.log([{"kind": "epoch", "epoch": epoch, "total_epochs": 5, "metrics": {METRIC: 0.1}} for epoch in (1, 2)])
     told = []
     end = trial(actor(epochs=5), tell=told.append)
     assert [epoch["epoch"] for epoch in told] == [3, 4, 5]
@@ -191,8 +183,5 @@ def test_the_best_epoch_is_the_first_of_equals_and_needs_all_its_metrics():
         {"metrics": {METRIC: None}},
     ]
     assert best_epoch_metrics(epochs, [METRIC]) == {METRIC: 0.7}
-    assert (
-        best_epoch_metrics(epochs, [METRIC, "validation/audio_video/loss"])["validation/audio_video/loss"]
-        == 3.0
-    )
+    assert best_epoch_metrics(epochs, [METRIC, "validation/audio_video/loss"])["validation/audio_video/loss"] == 3.0
     assert best_epoch_metrics([], [METRIC]) == {}

@@ -41,11 +41,7 @@ def drive(sweep_plan, logs):
 
 def test_a_sweep_tries_the_base_first_stops_the_worse_and_finds_the_best(drive, actor):
     result = SweepResult.of(
-        drive(
-            actor(epoch_seconds=0.05, epochs=8),
-            trials=5,
-            pruner={"kind": "asha", "first_epochs": 1, "reduction": 2},
-        )
+        drive(actor(epoch_seconds=0.05, epochs=8), trials=5, pruner={"kind": "asha", "first_epochs": 1, "reduction": 2})
     )
     assert len(result.ends) == 5
     assert result.points[0] == {RATE: 0.001, "model.dropout": 0.2}
@@ -144,9 +140,7 @@ def test_the_winner_is_a_training_of_its_own(drive, actor):
 
 
 def test_of_equal_trials_the_first_is_the_best(sweep_plan):
-    ends = [
-        TrialEnd(number, "finished", metrics={METRIC: value}) for number, value in enumerate((0.4, 0.6, 0.6))
-    ]
+    ends = [TrialEnd(number, "finished", metrics={METRIC: value}) for number, value in enumerate((0.4, 0.6, 0.6))]
     assert best_of(sweep_plan(), ends).number == 1
     assert best_of(sweep_plan(), []) is None
     assert words_of({RATE: 0.00123456, "model.x": None}) == "learning_rate=0.001235, x=null"
@@ -188,11 +182,7 @@ def test_a_trial_is_a_full_training_that_never_measures_the_test_split(sweep_pla
     plan = plans.plan_of(7, {"training.optimizer.learning_rate": 0.01, "model.dropout": 0.0})
     assert (plan.training.launcher, plan.training.engine, plan.evaluation.test) == ("ray", "deepspeed", False)
     assert plan.output_dir == tmp_path / "sweep/trials/trial-0007"
-    assert (plan.training.optimizer.learning_rate, plan.model.dropout, plan.training.max_epochs) == (
-        0.01,
-        0.0,
-        3,
-    )
+    assert (plan.training.optimizer.learning_rate, plan.model.dropout, plan.training.max_epochs) == (0.01, 0.0, 3)
     assert plans.tracking == {"experiment": "of the training", "model_name": "trained"}
 
 

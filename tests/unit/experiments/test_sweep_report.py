@@ -8,13 +8,7 @@ from dataclasses import replace
 import pytest
 
 from vavl.experiments.sweep import plans_of
-from vavl.experiments.sweep_plots import (
-    epochs_figure,
-    front_figure,
-    history_figure,
-    parallel_figure,
-    sweep_plots,
-)
+from vavl.experiments.sweep_plots import epochs_figure, front_figure, history_figure, parallel_figure, sweep_plots
 from vavl.experiments.sweep_report import write_pages
 from vavl.experiments.sweep_result import SweepResult
 from vavl.experiments.sweep_settings import SweepPlan
@@ -24,9 +18,7 @@ from vavl.reports.plots import PLOTS_DIRECTORY
 FIRST, SECOND = "validation/audio_video/accuracy", "validation/audio/accuracy"
 
 
-def end(
-    number: int, state: str, scores: tuple[float, ...], epochs: tuple[int, int], reason: str = ""
-) -> TrialEnd:
+def end(number: int, state: str, scores: tuple[float, ...], epochs: tuple[int, int], reason: str = "") -> TrialEnd:
     metrics = dict(zip((FIRST, SECOND), scores, strict=False))
     return TrialEnd(number, state, reason, metrics, *epochs, seconds=12.0)  # type: ignore[arg-type]
 
@@ -34,10 +26,7 @@ def end(
 @pytest.fixture
 def result(sweep_plan: Callable[..., SweepPlan]) -> SweepResult:
     plan = sweep_plan(
-        search={
-            "optimizer.rate": {"low": 1e-4, "high": 1e-2, "log": True},
-            "model.width": {"choices": [64, 32, None]},
-        },
+        search={"optimizer.rate": {"low": 1e-4, "high": 1e-2, "log": True}, "model.width": {"choices": [64, 32, None]}},
         objectives=[{"metric": FIRST}, {"metric": SECOND}],
     )
     points = [(1e-3, 64), (1e-2, 32), (1e-4, 64), (1e-3, None)]

@@ -77,9 +77,7 @@ def ends_of(sweep: Sweep, parent: ParentRun, model: Path | None = None) -> list[
             log.end("finished", metrics)
             if model is not None:
                 (folder / "best").symlink_to(model)
-        write_end(
-            folder, TrialEnd(trial.number, state, reason, metrics, epochs, 9 if epochs else 0, 10.0, 1.5)
-        )
+        write_end(folder, TrialEnd(trial.number, state, reason, metrics, epochs, 9 if epochs else 0, 10.0, 1.5))
         ends.append((trial, sweep.trial_ended(trial.number)))
     return ends
 
@@ -103,9 +101,7 @@ def test_children_and_the_registered_best_reach_mlflow(
         result = SweepResult.of(sweep)
         files, tags = [*write_results(result, settings, {}), *write_pages(result)], {"sweep": result.run_id}
         kept = parent.finish_with_best(main_metrics(result), files, result.best_name, tags)
-        assert (
-            parent._register(str(result.best_name), tags) is not None
-        )  # a second start registers nothing new
+        assert parent._register(str(result.best_name), tags) is not None  # a second start registers nothing new
     assert kept["tracking_complete"]
     parent = tracking_client.get_run(kept["mlflow_run_id"])
     children = tracking_client.search_runs(

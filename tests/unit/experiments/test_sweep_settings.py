@@ -12,9 +12,7 @@ SEARCH = {"training.optimizer.learning_rate": RATE, "model.width": {"choices": [
 
 
 def plan(**changes):
-    return SweepPlan.model_validate(
-        {"output_dir": "out", "training": "train.yaml", "search": SEARCH, **changes}
-    )
+    return SweepPlan.model_validate({"output_dir": "out", "training": "train.yaml", "search": SEARCH, **changes})
 
 
 @pytest.mark.parametrize(
@@ -50,10 +48,7 @@ def test_a_sweep_that_makes_no_sense_is_refused(changes, message):
 
 def test_paths_that_only_begin_alike_do_not_overlap():
     axis = {"choices": [1, 2]}
-    assert plan(search={"model.width_x": axis, "model.width": axis}).search.keys() == {
-        "model.width",
-        "model.width_x",
-    }
+    assert plan(search={"model.width_x": axis, "model.width": axis}).search.keys() == {"model.width", "model.width_x"}
 
 
 def test_a_pruner_may_be_given_by_its_name():

@@ -17,9 +17,7 @@ from vavl.tracking.settings import TrackingSettings
 PARENT = {"run_id": "comparison-1", "run_name": "the comparison"}
 
 
-def run_start(
-    settings: TrackingSettings, run_id: str, parent: dict[str, str] | None = None
-) -> dict[str, Any]:
+def run_start(settings: TrackingSettings, run_id: str, parent: dict[str, str] | None = None) -> dict[str, Any]:
     return {
         "run_id": run_id, "run_name": f"name of {run_id}", "experiment": settings.experiment,
         "params": {"training.seed": 0}, "tags": {}, "dataset": None, "config_yaml": "", "parent": parent,
@@ -59,9 +57,7 @@ def test_a_child_that_comes_before_its_parent_finds_it(
         assert found[name].data.tags["mlflow.parentRunId"] == above.info.run_id
 
 
-def test_a_queue_brings_every_journal(
-    tmp_path: Path, tracking: TrackingSettings, tracking_client: Any
-) -> None:
+def test_a_queue_brings_every_journal(tmp_path: Path, tracking: TrackingSettings, tracking_client: Any) -> None:
     queue = Replayer([], tracking)
     queue.start()
     for number in range(5):
@@ -71,10 +67,7 @@ def test_a_queue_brings_every_journal(
 
 
 def test_a_store_that_is_away_is_not_waited_for_once_per_child(
-    tmp_path: Path,
-    tracking: TrackingSettings,
-    caplog: pytest.LogCaptureFixture,
-    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path, tracking: TrackingSettings, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("vavl.tracking.replayer._PATIENCE_SECONDS", 1.0)
     away = tracking.model_copy(update={"uri": "http://127.0.0.1:9"})
@@ -96,13 +89,9 @@ def test_a_store_that_is_away_is_not_waited_for_once_per_child(
     assert later.finish(60)
 
 
-def test_a_child_keeps_epochs_with_the_means_of_their_steps(
-    tmp_path: Path, tracking: TrackingSettings
-) -> None:
+def test_a_child_keeps_epochs_with_the_means_of_their_steps(tmp_path: Path, tracking: TrackingSettings) -> None:
     log = TrialLog(tmp_path, "run", tracking, {}, PARENT)
-    steps = [
-        {"kind": "step", "step": step, "metrics": {"train/loss/total": float(step)}} for step in range(4)
-    ]
+    steps = [{"kind": "step", "step": step, "metrics": {"train/loss/total": float(step)}} for step in range(4)]
     epoch = {"kind": "epoch", "epoch": 1, "step": 3, "metrics": {"validation/audio/accuracy": 0.5}}
     log(steps[:2])
     log([steps[2], epoch, steps[3]])

@@ -33,10 +33,7 @@ def test_a_corpus_of_films_gives_both_sides_of_every_clip(tmp_path):
 @pytest.mark.parametrize("suffix", [".flv", ".avi", ".mp4"])
 def test_sound_and_pictures_of_a_film_cover_the_same_time(tmp_path, suffix):
     path = write_film(tmp_path / f"film{suffix}")
-    pictures, sound = (
-        video_extractor(VideoFeatureSettings())(path),
-        audio_extractor(AudioFeatureSettings())(path),
-    )
+    pictures, sound = (video_extractor(VideoFeatureSettings())(path), audio_extractor(AudioFeatureSettings())(path))
     assert len(pictures.values) == 15
     # A codec fills its last block: sound may be some hundredths longer.
     assert sound.frame_times[-1] == pytest.approx(pictures.frame_times[-1], abs=0.08)

@@ -95,9 +95,7 @@ def test_every_clip_is_in_the_store_with_the_features_of_its_file(made_corpus, t
     for modality, expected in (("audio", audio), ("video", video)):
         at = store.rows(modality, ids)
         assert (at == np.arange(36)).all()
-        np.testing.assert_allclose(
-            store.features(modality, int(at[row])), expected.values, rtol=1e-5, atol=1e-4
-        )
+        np.testing.assert_allclose(store.features(modality, int(at[row])), expected.values, rtol=1e-5, atol=1e-4)
         np.testing.assert_array_equal(store.frame_times(modality, row), expected.frame_times)
     store.verify()
 
@@ -278,9 +276,7 @@ def test_one_feature_is_extracted_again_and_the_other_kept(
     assert contents(store) == contents(tmp_path / "anew")
 
 
-def test_settings_that_are_taken_back_after_an_interruption_cost_nothing(
-    made_corpus, made_store, store, monkeypatch
-):
+def test_settings_that_are_taken_back_after_an_interruption_cost_nothing(made_corpus, made_store, store, monkeypatch):
     def stop(part, *rest):
         raise KeyboardInterrupt
 
@@ -347,9 +343,7 @@ def test_settings_that_cannot_work_are_refused_before_any_file_is_read(made_corp
 
 
 def test_a_table_stands_for_the_video(corpus, tmp_path):
-    lines = ["clip,one,two"] + [
-        f"{clip_id},{number},{-number}" for number, clip_id in enumerate(clip_ids(TAKES))
-    ]
+    lines = ["clip,one,two"] + [f"{clip_id},{number},{-number}" for number, clip_id in enumerate(clip_ids(TAKES))]
     lines[-1] = lines[-1].rsplit(",", 1)[0] + ","
     (corpus / "media/units.csv").write_text("\n".join(lines) + "\n")
     table = {

@@ -58,8 +58,6 @@ def test_the_sheet_holds_clips_from_all_of_the_corpus(tmp_path, caplog):
     assert cv2.imread(str(path)).shape[0] == 40 + 12 * 104
 
     sound_only = read_card(write_card(tmp_path / "tiny.yaml", video=None))
-    plan = plan_extraction(
-        sound_only, build_manifest(sound_only, media), media, FeatureSettings(), tmp_path / "b"
-    )
+    plan = plan_extraction(sound_only, build_manifest(sound_only, media), media, FeatureSettings(), tmp_path / "b")
     assert write_face_preview(plan, 3) is None
     assert "no faces are looked for" in caplog.text

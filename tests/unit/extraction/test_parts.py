@@ -28,8 +28,7 @@ def part_in(folder: Path, count: int = 4) -> Part:
     for number in range(count):
         (folder / f"c{number}.wav").write_text(f"sound {number}")
     clips = tuple(
-        ClipPlace(f"c{number}", f"s{number % 2}", f"c{number}.wav", f"c{number}.wav")
-        for number in range(count)
+        ClipPlace(f"c{number}", f"s{number % 2}", f"c{number}.wav", f"c{number}.wav") for number in range(count)
     )
     return Part("audio", folder / "parts/audio-00000.parquet", "small", folder, 3, "features 1", clips)
 
@@ -122,9 +121,7 @@ def test_doing_a_part_again_tries_the_bad_clips_alone(tmp_path):
 
 
 @pytest.mark.parametrize("values_per_group", [1, 1_000_000])
-def test_rows_are_used_again_from_several_older_parts_unless_the_file_changed(
-    tmp_path, monkeypatch, values_per_group
-):
+def test_rows_are_used_again_from_several_older_parts_unless_the_file_changed(tmp_path, monkeypatch, values_per_group):
     monkeypatch.setattr(parts, "_VALUES_PER_GROUP", values_per_group)
     part = part_in(tmp_path, 6)
     old = [
@@ -145,9 +142,7 @@ def test_rows_are_used_again_from_several_older_parts_unless_the_file_changed(
 def test_rows_of_other_features_are_not_used_again(tmp_path):
     part = part_in(tmp_path)
     extract(part)
-    other = replace(
-        part, provenance="features 2", path=tmp_path / "parts/other.parquet", earlier=(part.path,)
-    )
+    other = replace(part, provenance="features 2", path=tmp_path / "parts/other.parquet", earlier=(part.path,))
     assert len(extract(other).extracted) == 4
 
 
@@ -177,8 +172,6 @@ def test_hugging_face_datasets_loads_parts(tmp_path):
     for path in (part.path, part.path.with_name("audio-00001.parquet")):
         extract(replace(part, path=path))
     files = [str(path) for path in sorted(part.path.parent.glob("audio-*.parquet"))]
-    table = datasets.load_dataset(
-        "parquet", data_files=files, split="train", cache_dir=str(tmp_path / "cache")
-    )
+    table = datasets.load_dataset("parquet", data_files=files, split="train", cache_dir=str(tmp_path / "cache"))
     assert len(table) == 8
     assert np.reshape(table[2]["values"], (3, 3)).tolist() == [[2.0] * 3] * 3

@@ -70,8 +70,7 @@ def test_frames_out_of_order_are_put_in_order(mosei):
 
 
 @pytest.mark.parametrize(
-    ("key", "message"),
-    [("v9[0]", "there is no such segment"), ("v4[0]", r"no frame lies between 0\.5 and 2\.5 s")],
+    ("key", "message"), [("v9[0]", "there is no such segment"), ("v4[0]", r"no frame lies between 0\.5 and 2\.5 s")]
 )
 def test_a_clip_without_frames_is_refused(mosei, key, message):
     with pytest.raises(ClipError, match=message):

@@ -128,9 +128,7 @@ def test_a_face_is_described_frame_by_frame(face_file):
 
 
 def test_a_video_without_face_says_why_its_crop_is_fixed(tmp_path):
-    extracted = VideoExtractor(VideoFeatureSettings()).extract(
-        write_mp4(tmp_path / "a.mp4", moving_square(6))
-    )
+    extracted = VideoExtractor(VideoFeatureSettings()).extract(write_mp4(tmp_path / "a.mp4", moving_square(6)))
     assert extracted.note is not None
     assert extracted.note.startswith("no face found")
     assert extracted.tally == {"video_frames": 6, "face_frames": 0, "masked_frames": 0, "fixed_crops": 1}
@@ -187,6 +185,4 @@ def test_every_setting_changes_the_features(face_file, change):
     usual = VideoExtractor(VideoFeatureSettings()).extract(face_file).values
     other = VideoExtractor(VideoFeatureSettings(**change)).extract(face_file).values
     assert usual.shape != other.shape or not np.allclose(usual, other)
-    assert (
-        video_info(VideoFeatureSettings(**change)).provenance != video_info(VideoFeatureSettings()).provenance
-    )
+    assert video_info(VideoFeatureSettings(**change)).provenance != video_info(VideoFeatureSettings()).provenance

@@ -84,9 +84,7 @@ def test_functionals_come_back_from_what_a_store_says(tmp_path):
     assert_comes_back(tmp_path, FunctionalSettings(cepstral_coefficients=13))
 
 
-@pytest.mark.parametrize(
-    "settings", [{"level": "descriptors"}, {"feature_set": "ComParE_2016", "channels": "mfcc.*"}]
-)
+@pytest.mark.parametrize("settings", [{"level": "descriptors"}, {"feature_set": "ComParE_2016", "channels": "mfcc.*"}])
 def test_opensmile_comes_back_from_what_a_store_says(tmp_path, settings):
     pytest.importorskip("opensmile", reason="openSMILE is not installed: pip install .[opensmile]")
     assert_comes_back(tmp_path, OpensmileSettings(**settings))

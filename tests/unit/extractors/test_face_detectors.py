@@ -85,9 +85,7 @@ def test_a_model_wants_the_same_yunet_again(tmp_path, yunet):
     settings = VideoFeatureSettings(faces=FaceSettings(detector="yunet", yunet_model=yunet, align=True))
     recorded = asdict(video_info(settings))
     assert len(recorded["settings"]["faces"]["yunet_model_sha256"]) == 64
-    np.testing.assert_array_equal(
-        extractor_of(recorded, "video")(path).values, video_extractor(settings)(path).values
-    )
+    np.testing.assert_array_equal(extractor_of(recorded, "video")(path).values, video_extractor(settings)(path).values)
     other = tmp_path / "other.onnx"
     other.write_bytes(yunet.read_bytes() + b" ")
     moved = VideoFeatureSettings(faces=settings.faces.model_copy(update={"yunet_model": other}))

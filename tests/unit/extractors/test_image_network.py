@@ -80,16 +80,12 @@ def test_pooled_output_is_that_of_the_network_itself(tiny):
     network = transformers.AutoModel.from_pretrained(tiny).eval()
     with torch.no_grad():
         output = network(pixel_values=torch.from_numpy(inputs).permute(0, 3, 1, 2).float())
-    wanted = (
-        output.last_hidden_state[:, 0] if "vit" in tiny.name else output.last_hidden_state.mean(dim=(2, 3))
-    )
+    wanted = output.last_hidden_state[:, 0] if "vit" in tiny.name else output.last_hidden_state.mean(dim=(2, 3))
     np.testing.assert_allclose(extractor.describe(crops), wanted.numpy(), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", BACKBONES)
-@pytest.mark.parametrize(
-    "change", [{}, {"rescale_offset": True, "include_top": False}, {"do_normalize": False}]
-)
+@pytest.mark.parametrize("change", [{}, {"rescale_offset": True, "include_top": False}, {"do_normalize": False}])
 def test_inputs_are_those_of_the_librarys_processor(tmp_path, kind, change):
     import transformers
 
@@ -162,17 +158,13 @@ def test_provenance_gives_back_the_extractor_and_refuses_other_weights(tmp_path,
     recorded = asdict(video_info(settings))
     assert len(recorded["settings"]["backbone_sha256"]["model.safetensors"]) == 64
     again = extractor_of(recorded, "video")(face_file)
-    np.testing.assert_allclose(
-        again.values, video_extractor(settings)(face_file).values, rtol=1e-4, atol=1e-5
-    )
+    np.testing.assert_allclose(again.values, video_extractor(settings)(face_file).values, rtol=1e-4, atol=1e-5)
     recorded["settings"]["backbone"]["folder"] = str(save_tiny(tmp_path / "other", seed=1))
     with pytest.raises(StoreError, match=r"different here: model\.safetensors"):
         extractor_of(recorded, "video")
 
 
-@pytest.mark.parametrize(
-    "change", [{"frame_rate_hz": 10}, {"crop_scale": 1.0}, {"faces": {"smoothing_ms": 0}}]
-)
+@pytest.mark.parametrize("change", [{"frame_rate_hz": 10}, {"crop_scale": 1.0}, {"faces": {"smoothing_ms": 0}}])
 def test_every_setting_changes_the_features(vit, face_file, change):
     usual = video_extractor(settings_of(vit))(face_file).values
     other = video_extractor(settings_of(vit, **change))(face_file).values
@@ -183,11 +175,7 @@ def test_every_setting_changes_the_features(vit, face_file, change):
 def test_frames_without_a_face_are_left_out_if_wanted(tmp_path, vit):
     pictures = talking_face(6)
     pictures[2:4] = 128
-    found = video_extractor(settings_of(vit, faces={"missed": "mask"}))(
-        write_mp4(tmp_path / "a.mp4", pictures)
-    )
+    found = video_extractor(settings_of(vit, faces={"missed": "mask"}))(write_mp4(tmp_path / "a.mp4", pictures))
     assert (len(found.values), found.tally["masked_frames"], found.facts["width_px"]) == (4, 2, 160)
     with pytest.raises(ClipError, match="no face found"):
-        video_extractor(settings_of(vit, faces={"missed": "mask"}))(
-            write_mp4(tmp_path / "b.mp4", moving_square(4))
-        )
+        video_extractor(settings_of(vit, faces={"missed": "mask"}))(write_mp4(tmp_path / "b.mp4", moving_square(4)))

@@ -13,9 +13,7 @@ from vavl.extractors.extracted import read_modality
 from vavl.extractors.extractor import audio_extractor, audio_info
 from vavl.extractors.settings import OpensmileSettings
 
-pytest.importorskip(
-    "opensmile", reason="openSMILE is not installed: pip install .[opensmile], research license"
-)
+pytest.importorskip("opensmile", reason="openSMILE is not installed: pip install .[opensmile], research license")
 
 
 def extracted(path, **settings):

@@ -81,9 +81,7 @@ def test_a_video_plugin_is_checked_by_its_info(monkeypatch, tmp_path):
     def missing(settings):
         raise ConfigError("features.video", "extractor", "its weights are not here", "fetch them")
 
-    plugin = ExtractorPlugin(
-        "video", loudness_extractor.LoudnessSettings, missing, loudness_extractor.extractor
-    )
+    plugin = ExtractorPlugin("video", loudness_extractor.LoudnessSettings, missing, loudness_extractor.extractor)
     monkeypatch.setattr(loudness_extractor, "loudness", plugin)
     settings = FeatureSettings.model_validate({"video": {"extractor": "loudness"}}).video
     with pytest.raises(ConfigError, match="its weights are not here"):
@@ -121,9 +119,7 @@ def test_a_registered_model_reads_media_with_it_and_asks_for_its_distribution(tm
     assert "plug-in" not in caplog.text
 
 
-def test_without_its_distribution_a_model_says_so_when_it_is_loaded_and_for_every_file(
-    tmp_path, model, caplog
-):
+def test_without_its_distribution_a_model_says_so_when_it_is_loaded_and_for_every_file(tmp_path, model, caplog):
     path = write_wav(tmp_path / "a.wav", tone(440, 0.5, amplitude=0.5))
     uninstall(tmp_path)
     with caplog.at_level(logging.WARNING):

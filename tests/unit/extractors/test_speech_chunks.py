@@ -47,9 +47,7 @@ def test_chunks_that_differ_fade_into_each_other_in_even_steps():
     np.testing.assert_allclose(np.diff(found[9:21]), 1 / 11, atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("samples", "frames"), [(0, 0), (399, 0), (400, 1), (719, 1), (720, 2), (16_000, 49)]
-)
+@pytest.mark.parametrize(("samples", "frames"), [(0, 0), (399, 0), (400, 1), (719, 1), (720, 2), (16_000, 49)])
 def test_frames_need_all_their_samples(samples, frames):
     assert GRID.frames(samples) == frames
 

@@ -68,9 +68,7 @@ def test_another_type_than_asked_for_and_layers_that_it_lacks_are_refused(tiny):
 def test_a_missing_folder_and_a_missing_download_say_what_to_fill(tmp_path, monkeypatch):
     from huggingface_hub import constants
 
-    with pytest.raises(
-        ConfigError, match=r"(?s)absent does not exist.*config\.json, model\.safetensors, prepro"
-    ):
+    with pytest.raises(ConfigError, match=r"(?s)absent does not exist.*config\.json, model\.safetensors, prepro"):
         check_audio(settings_of(tmp_path / "absent"))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))

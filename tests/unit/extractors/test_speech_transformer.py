@@ -24,8 +24,7 @@ def folders(tmp_path_factory):
     """Return the directory of each variant: type of model, and whether it is built as the large ones."""
     root = tmp_path_factory.mktemp("models")
     return {
-        (kind, is_large): save_tiny_speech(root / f"{kind}_{is_large}", kind, is_large)
-        for kind, is_large in VARIANTS
+        (kind, is_large): save_tiny_speech(root / f"{kind}_{is_large}", kind, is_large) for kind, is_large in VARIANTS
     }
 
 
@@ -45,9 +44,7 @@ def states_of(folder, waveform: np.ndarray) -> list[torch.Tensor]:
     """Return all hidden states as the library gives them, the last one as the network puts it out."""
     from transformers import AutoModel, Wav2Vec2FeatureExtractor
 
-    prepared = Wav2Vec2FeatureExtractor.from_pretrained(folder)(
-        waveform, sampling_rate=16_000, return_tensors="pt"
-    )
+    prepared = Wav2Vec2FeatureExtractor.from_pretrained(folder)(waveform, sampling_rate=16_000, return_tensors="pt")
     with torch.no_grad():
         found = AutoModel.from_pretrained(folder).eval()(prepared.input_values, output_hidden_states=True)
     return [*(state[0] for state in found.hidden_states[:LAYERS]), found.last_hidden_state[0]]
@@ -68,8 +65,7 @@ def test_layers_and_their_means_are_those_of_the_library(folders, voice, kind, i
 def test_a_batch_of_chunks_gives_what_each_gives_alone(folders, voice, kind, is_large):
     chunked = {"chunk_s": 1.0, "overlap_s": 0.3}
     alone, together = (
-        audio_extractor(settings_of(folders[kind, is_large], batch_size=size, **chunked))(voice)
-        for size in (1, 8)
+        audio_extractor(settings_of(folders[kind, is_large], batch_size=size, **chunked))(voice) for size in (1, 8)
     )
     np.testing.assert_allclose(together.values, alone.values, atol=2e-5)
 

@@ -61,16 +61,10 @@ def test_the_shape_tells_a_dark_sound_from_a_bright_one():
     white = generator.normal(scale=0.1, size=RATE_HZ)
     dark, bright = np.convolve(white, np.ones(16) / 16, "same"), np.diff(white)
     for name in ("centroid", "rolloff", "median"):
-        assert (
-            shape_of(described(dark), name)
-            < shape_of(described(white), name)
-            < shape_of(described(bright), name)
-        )
+        assert shape_of(described(dark), name) < shape_of(described(white), name) < shape_of(described(bright), name)
     for name in ("alpha_ratio", "hammarberg"):
         assert shape_of(described(dark), name) > shape_of(described(white), name)
-    assert shape_of(described(white), "flatness") > shape_of(
-        described(tone(1000, 1.0, amplitude=0.1)), "flatness"
-    )
+    assert shape_of(described(white), "flatness") > shape_of(described(tone(1000, 1.0, amplitude=0.1)), "flatness")
 
 
 def test_the_level_follows_the_loudness_in_decibels():
@@ -134,11 +128,7 @@ def test_a_clip_shorter_than_a_window_has_one_frame():
 
 
 @pytest.mark.parametrize(
-    ("content", "problem"),
-    [
-        ({"lowest_hz": 700}, "not below highest_hz"),
-        ({"window_ms": 20}, "less than two periods"),
-    ],
+    ("content", "problem"), [({"lowest_hz": 700}, "not below highest_hz"), ({"window_ms": 20}, "less than two periods")]
 )
 def test_a_range_that_does_not_fit_is_refused(content, problem):
     with pytest.raises(ConfigError, match=problem):

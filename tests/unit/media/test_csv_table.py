@@ -13,10 +13,7 @@ from vavl.media.csv_table import read_number_columns, read_text_columns
 
 def test_text_keeps_leading_zeros_and_drops_spaces(corpus):
     corpus.write("t.csv", '\ufeffactor, "fold, published"\n01, 4\n"1, 2",\n')
-    assert read_text_columns(corpus.root, "t.csv", ("actor", "fold, published")) == [
-        ["01", "1, 2"],
-        ["4", ""],
-    ]
+    assert read_text_columns(corpus.root, "t.csv", ("actor", "fold, published")) == [["01", "1, 2"], ["4", ""]]
 
 
 def test_an_empty_number_is_nan(corpus):

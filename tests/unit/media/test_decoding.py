@@ -16,9 +16,7 @@ from vavl.media.sound import read_audio
 
 @pytest.mark.parametrize(("sound_at_s", "pictures_at_s"), [(0, 0), (0.6, 0), (0, 0.6), (0.6, 1.0)])
 def test_the_presentation_starts_with_the_stream_that_starts_first(tmp_path, sound_at_s, pictures_at_s):
-    path = write_clip(
-        tmp_path / "a.mp4", tone(440, 1), sound_at_s=sound_at_s, pictures_at_s=pictures_at_s, seconds=1
-    )
+    path = write_clip(tmp_path / "a.mp4", tone(440, 1), sound_at_s=sound_at_s, pictures_at_s=pictures_at_s, seconds=1)
     with av.open(str(path)) as container:
         # Priming samples of the codec, and pictures that are shown before those they depend on: below 0.1 s.
         assert presentation_start(container) == pytest.approx(min(sound_at_s, pictures_at_s), abs=0.1)
@@ -26,9 +24,7 @@ def test_the_presentation_starts_with_the_stream_that_starts_first(tmp_path, sou
 
 @pytest.mark.parametrize(("sound_at_s", "pictures_at_s"), [(0, 0), (0.4, 0), (0, 0.4), (0.4, 0.4)])
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
-def test_a_beep_and_a_flash_at_once_are_at_one_time_on_both_sides(
-    tmp_path, suffix, sound_at_s, pictures_at_s
-):
+def test_a_beep_and_a_flash_at_once_are_at_one_time_on_both_sides(tmp_path, suffix, sound_at_s, pictures_at_s):
     samples = np.zeros(32_000)
     samples[round((1.2 - sound_at_s) * 16_000) :] = 0.3 * np.random.default_rng(0).normal(
         size=32_000 - round((1.2 - sound_at_s) * 16_000)
@@ -36,11 +32,7 @@ def test_a_beep_and_a_flash_at_once_are_at_one_time_on_both_sides(
     pictures = np.zeros((50, 64, 64, 3), np.uint8)
     pictures[round((1.2 - pictures_at_s) * 25) :] = 200
     path = write_clip(
-        tmp_path / f"a{suffix}",
-        samples,
-        sound_at_s=sound_at_s,
-        pictures_at_s=pictures_at_s,
-        pictures=pictures,
+        tmp_path / f"a{suffix}", samples, sound_at_s=sound_at_s, pictures_at_s=pictures_at_s, pictures=pictures
     )
     beep_s = np.flatnonzero(np.abs(read_audio(path, 16_000)) > 0.1)[0] / 16_000
     flash_s = next(middle for middle, picture in read_frames(path, 25) if picture.mean() > 100) - 0.5 / 25

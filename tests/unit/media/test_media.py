@@ -130,9 +130,7 @@ def test_a_picture_is_shown_until_the_next_one(tmp_path, suffix):
     assert facts["frame_rate_hz"] == pytest.approx(5 / facts["seconds"], abs=0.01)
 
 
-@pytest.mark.parametrize(
-    ("suffix", "has_sound"), [(".mkv", True), (".mov", True), (".mkv", False), (".ts", False)]
-)
+@pytest.mark.parametrize(("suffix", "has_sound"), [(".mkv", True), (".mov", True), (".mkv", False), (".ts", False)])
 def test_time_0_is_where_the_presentation_starts(tmp_path, suffix, has_sound):
     """Pictures that come later than the sound keep their delay; without sound the first one is at 0."""
     path = write_video(
@@ -181,9 +179,7 @@ def test_what_is_transparent_shows_a_grey_ground(tmp_path, suffix, codec, pixels
         assert np.abs(found[:, 36:].astype(int) - 128).max() < 12
 
 
-@pytest.mark.parametrize(
-    ("suffix", "codec", "pixels"), [(".mkv", "ffv1", "yuv420p"), (".avi", "mjpeg", "yuvj420p")]
-)
+@pytest.mark.parametrize(("suffix", "codec", "pixels"), [(".mkv", "ffv1", "yuv420p"), (".avi", "mjpeg", "yuvj420p")])
 def test_odd_sizes_are_read_whole(tmp_path, suffix, codec, pixels):
     path = write_video(tmp_path / f"a{suffix}", grey_levels((50, 90), 33, 47), codec, pixels)
     found = [picture for _, picture in Pictures(path, 25)]

@@ -121,11 +121,7 @@ def test_the_cover_of_a_song_is_no_video_and_no_picture_to_keep_time_with(tmp_pa
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [
-        (None, "media: the file does not exist"),
-        (b"", "is empty"),
-        (b"words " * 50, "media: cannot be decoded"),
-    ],
+    [(None, "media: the file does not exist"), (b"", "is empty"), (b"words " * 50, "media: cannot be decoded")],
 )
 def test_what_is_no_media_file_is_refused(tmp_path, content, message):
     path = tmp_path / "clip.mp4"

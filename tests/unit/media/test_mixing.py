@@ -19,9 +19,7 @@ def power(samples):
     return float((samples**2).mean())
 
 
-@pytest.mark.parametrize(
-    "right", [VOICE, SILENCE, OTHER, 0.2 * VOICE - OTHER], ids=["same", "silent", "other", "both"]
-)
+@pytest.mark.parametrize("right", [VOICE, SILENCE, OTHER, 0.2 * VOICE - OTHER], ids=["same", "silent", "other", "both"])
 def test_plain_stereo_is_the_mean_without_a_word(right):
     mixed = mix(np.stack([VOICE, right], axis=1))
     assert mixed.note is None
@@ -39,9 +37,7 @@ def test_an_inverted_channel_gives_way_to_the_louder_one_with_a_note(gain):
 def test_a_voice_in_the_centre_of_surround_sound_keeps_its_level():
     channels = np.stack([SILENCE, SILENCE, VOICE, OTHER, SILENCE, SILENCE], axis=1)
     mixed = mix(channels, FIVE_ONE)
-    assert 10 * np.log10(power(mixed.samples) / power(VOICE)) == pytest.approx(
-        -3, abs=0.1
-    )  # effects are left out
+    assert 10 * np.log10(power(mixed.samples) / power(VOICE)) == pytest.approx(-3, abs=0.1)  # effects are left out
     assert "6 channels" in mixed.note
     assert 3 not in mixed.taken
     unnamed = mix(channels)

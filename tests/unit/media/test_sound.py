@@ -151,8 +151,7 @@ def test_an_m4a_whose_sound_is_shorter_than_it_states_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "problem"),
-    [(None, "zero samples"), (b"", "the file is empty"), (b"RIFFxxxx", "not a readable")],
+    ("content", "problem"), [(None, "zero samples"), (b"", "the file is empty"), (b"RIFFxxxx", "not a readable")]
 )
 def test_a_wav_without_sound_is_refused(tmp_path, content, problem):
     path = tmp_path / "a.wav"

@@ -13,13 +13,7 @@ from sklearn.metrics import (
     recall_score,
 )
 
-from vavl.metrics.classes import (
-    brier_score,
-    calibration_error,
-    class_scores,
-    confusion_counts,
-    scores_of_classes,
-)
+from vavl.metrics.classes import brier_score, calibration_error, class_scores, confusion_counts, scores_of_classes
 
 
 @pytest.fixture(params=range(4))
@@ -60,10 +54,7 @@ def test_scores_are_those_of_scikit_learn(drawn):
 def test_permuting_the_classes_changes_no_score(drawn):
     probabilities, target = drawn
     order = np.array([3, 0, 4, 1, 2])
-    before, after = (
-        class_scores(probabilities, target),
-        class_scores(probabilities[:, order], target[:, order]),
-    )
+    before, after = (class_scores(probabilities, target), class_scores(probabilities[:, order], target[:, order]))
     assert before.keys() == after.keys()
     for name, value in before.items():
         assert after[name] == pytest.approx(value, abs=1e-12), name

@@ -5,14 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from vavl.metrics.paired import (
-    SpeakerSums,
-    difference_interval,
-    fold_scores,
-    gather,
-    score_interval,
-    speaker_interval,
-)
+from vavl.metrics.paired import SpeakerSums, difference_interval, fold_scores, gather, score_interval, speaker_interval
 from vavl.metrics.speaker_sums import class_measures
 
 ACCURACY = class_measures()["accuracy"].statistic
@@ -140,9 +133,7 @@ def test_interval_covers_the_truth_about_as_often_as_it_says() -> None:
         # 20 speakers of different talent, 30 clips each; the truth is the mean talent, 0.6.
         talent = generator.uniform(0.4, 0.8, size=20)
         right = (generator.random((20, 30)) < talent[:, None]).astype(float).ravel()
-        low, high = speaker_interval(
-            right, [f"s{clip // 30}" for clip in range(600)], np.random.default_rng(1)
-        )
+        low, high = speaker_interval(right, [f"s{clip // 30}" for clip in range(600)], np.random.default_rng(1))
         hits += low <= 0.6 <= high
     assert 85 <= hits <= 100
 

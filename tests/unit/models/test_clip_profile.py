@@ -17,9 +17,7 @@ def clips(count: int, shift: float = 0.0, seed: int = 0) -> list[np.ndarray]:
     ]
 
 
-PROFILE = TrainingProfile.of(
-    10.0, np.array([20, 35, 50], np.int32), [clip_distance(one) for one in clips(500)]
-)
+PROFILE = TrainingProfile.of(10.0, np.array([20, 35, 50], np.int32), [clip_distance(one) for one in clips(500)])
 
 
 def test_a_distance_is_that_of_the_mean_whatever_the_length():

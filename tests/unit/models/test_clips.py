@@ -44,9 +44,7 @@ def test_no_clips_make_no_group():
     assert list(groups_of_like_length([])) == []
 
 
-@pytest.mark.parametrize(
-    ("audio", "video", "condition"), [(2, 3, "audio_video"), (2, 0, "audio"), (0, 3, "video")]
-)
+@pytest.mark.parametrize(("audio", "video", "condition"), [(2, 3, "audio_video"), (2, 0, "audio"), (0, 3, "video")])
 def test_the_condition_is_what_a_clip_has(audio, video, condition):
     assert clip(audio, video).condition == condition
 
@@ -57,8 +55,7 @@ def test_each_clip_gets_the_logits_of_what_it_has():
     assert batch.audio.clip.tolist() == [1, 2]
     assert batch.video.clip.tolist() == [0, 1, 3]
     fusion, audio, video = (
-        torch.full((rows, 2), start) + torch.arange(rows)[:, None]
-        for rows, start in ((4, 10.0), (2, 20.0), (3, 30.0))
+        torch.full((rows, 2), start) + torch.arange(rows)[:, None] for rows, start in ((4, 10.0), (2, 20.0), (3, 30.0))
     )
     output = SimpleNamespace(
         fusion_logits=fusion, audio=SimpleNamespace(logits=audio), video=SimpleNamespace(logits=video)

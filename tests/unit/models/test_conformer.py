@@ -70,9 +70,7 @@ def test_a_clip_is_independent_of_its_batch_mates(block, frames):
 def test_padding_does_not_reach_real_frames(block, frames):
     is_real = real(9, 4, 1)
     other = frames.masked_fill(~is_real.unsqueeze(-1), 1e4)
-    torch.testing.assert_close(
-        block(frames, is_real)[is_real], block(other, is_real)[is_real], atol=1e-5, rtol=1e-5
-    )
+    torch.testing.assert_close(block(frames, is_real)[is_real], block(other, is_real)[is_real], atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("part", [RotaryAttention, TimeConvolution])
@@ -114,9 +112,7 @@ def test_training_and_evaluation_agree_without_dropout(block, frames):
     assert torch.equal(evaluated, block.train()(frames, is_real))
 
 
-def test_every_source_of_dropout_is_off_in_evaluation_and_without_keys_and_on_in_training(
-    tiny_settings, way, frames
-):
+def test_every_source_of_dropout_is_off_in_evaluation_and_without_keys_and_on_in_training(tiny_settings, way, frames):
     first, other = (keys_of_rows(DrawKey(0, step), torch.arange(3), 0) for step in (1, 2))
     for part in (FeedForward, RotaryAttention, TimeConvolution):
         torch.manual_seed(0)
@@ -198,9 +194,7 @@ def test_a_rotation_keeps_lengths():
 class TestActivationCheckpointing:
     BLOCKS = 3
 
-    def run(
-        self, tiny_settings, way, frames, checkpointing: bool
-    ) -> tuple[list[torch.Tensor], ConformerBlocks]:
+    def run(self, tiny_settings, way, frames, checkpointing: bool) -> tuple[list[torch.Tensor], ConformerBlocks]:
         torch.manual_seed(0)
         blocks = way(ConformerBlocks(self.BLOCKS, tiny_settings(dropout=0.3), checkpointing))
         rows = keys_of_rows(DrawKey(0, 1), torch.arange(3), 0)

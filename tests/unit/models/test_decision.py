@@ -76,10 +76,7 @@ def test_the_right_shares_make_a_shifted_sample_better_classified():
 @pytest.mark.parametrize(
     ("settings", "problem"),
     [
-        (
-            {"classes": ("calm", "gald")},
-            "no class 'gald'; it has calm, glad, mad\n  fix: did you mean 'glad'",
-        ),
+        ({"classes": ("calm", "gald")}, "no class 'gald'; it has calm, glad, mad\n  fix: did you mean 'glad'"),
         ({"class_shares": {"calm": 1, "made": 1}}, "no class 'made'.*\n.*'mad'"),
         ({"classes": ("calm", "calm")}, "a class stands there twice"),
         ({"class_shares": {"calm": 1, "mad": 1}}, "class_shares: no share of glad"),
@@ -102,11 +99,6 @@ def test_shares_need_those_of_the_training_run_and_a_model_of_classes():
 
 def test_values_from_outside_are_checked():
     assert decision_settings({"abstain_below": 0.5}, "params").abstain_below == 0.5
-    for given in (
-        {"abstain_below": 2},
-        {"classes": ["calm"]},
-        {"class_shares": {"calm": 0}},
-        {"klasses": []},
-    ):
+    for given in ({"abstain_below": 2}, {"classes": ["calm"]}, {"class_shares": {"calm": 0}}, {"klasses": []}):
         with pytest.raises(ConfigError, match=f"params: {next(iter(given))}"):
             decision_settings(given, "params")

@@ -28,11 +28,7 @@ def test_the_generator_is_splitmix64():
     """Against the published first outputs of seed 1234567 (Vigna's splitmix64.c)."""
     increment = 0x9E3779B97F4A7C15 - 2**64
     drawn = random_bytes(torch.tensor([1234567 + increment]), 0, 24).contiguous().view(torch.int64)[0]
-    assert [int(one) % 2**64 for one in drawn] == [
-        6457827717110365317,
-        3203168211198807973,
-        9817491932198370423,
-    ]
+    assert [int(one) % 2**64 for one in drawn] == [6457827717110365317, 3203168211198807973, 9817491932198370423]
 
 
 @pytest.mark.parametrize("count", [1, 7, 8, 9, 4095])
@@ -156,9 +152,7 @@ class TestNoise:
         assert torch.equal(torch.rand(3), expected)
 
     @pytest.mark.parametrize(
-        "change",
-        [{"key": DrawKey(4, 5)}, {"key": DrawKey(3, 6)}, {"stream": 1}],
-        ids=["seed", "step", "stream"],
+        "change", [{"key": DrawKey(4, 5)}, {"key": DrawKey(3, 6)}, {"stream": 1}], ids=["seed", "step", "stream"]
     )
     def test_another_seed_step_or_stream_gives_other_noise(self, batch, change):
         first, other = noise_of(batch.audio, batch.place), noise_of(batch.audio, batch.place, **change)

@@ -151,15 +151,11 @@ def estimates_by_place(network: Vavl, batch: ClipBatch) -> dict[tuple[str, int, 
 
 class TestPredictions:
     @EVERY_SHAPE
-    def test_they_depend_neither_on_decoder_weights_nor_on_a_seed(
-        self, ladder_network, tiny_network, batches, shape
-    ):
+    def test_they_depend_neither_on_decoder_weights_nor_on_a_seed(self, ladder_network, tiny_network, batches, shape):
         batch = batches.of(batches.clips(CLIPS))
         network = ladder_network(**shape).eval()
         plain = tiny_network().eval()
-        kept = {
-            name: value for name, value in network.state_dict().items() if not name.startswith(LADDER_PREFIX)
-        }
+        kept = {name: value for name, value in network.state_dict().items() if not name.startswith(LADDER_PREFIX)}
         assert len(kept) < len(network.state_dict())
         plain.load_state_dict(kept)
         expected = plain(batch)
@@ -220,12 +216,8 @@ class TestCrossing:
     ):
         batch, network = batches.of(batches.clips(CLIPS)), ladder_network(**shape)
         expected = network(batch, KEY)
-        mirror = LadderVavl(
-            tiny_settings(), batches.video_width, batches.audio_width, 3, LadderShape(**shape)
-        )
-        mirror.load_state_dict(
-            {swapped(name): mirrored(name, value) for name, value in network.state_dict().items()}
-        )
+        mirror = LadderVavl(tiny_settings(), batches.video_width, batches.audio_width, 3, LadderShape(**shape))
+        mirror.load_state_dict({swapped(name): mirrored(name, value) for name, value in network.state_dict().items()})
         turned = replace(
             batch, audio=batch.video, video=batch.audio, has_audio=batch.has_video, has_video=batch.has_audio
         )
@@ -258,9 +250,7 @@ def mirrored(name: str, value: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("detached", [True, False])
-def test_the_clean_layers_carry_a_gradient_only_where_targets_are_not_detached(
-    ladder_network, batches, detached
-):
+def test_the_clean_layers_carry_a_gradient_only_where_targets_are_not_detached(ladder_network, batches, detached):
     network, batch = ladder_network(detach_target=detached), batches.of(batches.clips(CLIPS))
     trace = network(batch, KEY).ladder.video
     assert [layer.requires_grad for layer in trace.clean] == [False] + [not detached] * 2

@@ -78,9 +78,7 @@ def test_the_expectation_is_exact_at_the_rounded_probability(probability: float)
     values = Dropout(probability)(torch.ones(2000, 1000), rows_for(2000))
     assert values.unique().tolist() == pytest.approx([0, 256 / (256 - levels)])
     share = levels / 256
-    assert (values == 0).double().mean().item() == pytest.approx(
-        share, abs=5 * (share * (1 - share) / 2e6) ** 0.5
-    )
+    assert (values == 0).double().mean().item() == pytest.approx(share, abs=5 * (share * (1 - share) / 2e6) ** 0.5)
 
 
 @pytest.mark.parametrize(
@@ -137,16 +135,11 @@ def test_gradient_is_zero_where_a_value_was_dropped_and_the_keys_decide() -> Non
 def test_it_is_the_product_with_the_plain_comparison_of_bytes_to_the_last_bit(probability, dtype) -> None:
     """In value and gradient, also where rows have no multiple of eight elements."""
     dropout, rows = Dropout(probability), rows_for(9)
-    found, plain = (
-        torch.randn(9, 7, 5, generator=torch.Generator().manual_seed(0)).to(dtype) for _ in range(2)
-    )
+    found, plain = (torch.randn(9, 7, 5, generator=torch.Generator().manual_seed(0)).to(dtype) for _ in range(2))
     is_kept = (random_bytes(rows, dropout.stream, 35) >= round(256 * probability)).view(9, 7, 5)
     above = torch.randn(9, 7, 5).to(dtype)
     scale = 256 / (256 - round(256 * probability))
-    outputs = (
-        dropout(found.requires_grad_(), rows),
-        plain.requires_grad_() * is_kept.to(dtype) * scale,
-    )
+    outputs = (dropout(found.requires_grad_(), rows), plain.requires_grad_() * is_kept.to(dtype) * scale)
     for output in outputs:
         output.backward(above)
     assert torch.equal(*outputs)

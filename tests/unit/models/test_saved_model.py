@@ -79,9 +79,7 @@ def numbers(predictions) -> np.ndarray:
     return np.array([found.probabilities or tuple(found.attributes.values()) for found in predictions])
 
 
-def test_a_loaded_model_predicts_what_the_saved_network_says(
-    saved, describe, tiny_network, features, batches
-):
+def test_a_loaded_model_predicts_what_the_saved_network_says(saved, describe, tiny_network, features, batches):
     model = load_model(saved())
     found = model.predict(features)
     conditions = ["audio_video", "audio", "video", "audio_video", "audio", "audio_video", "video"]
@@ -153,9 +151,7 @@ def test_the_folder_holds_no_pickle(saved):
 def test_a_modality_that_was_not_trained_is_not_used(saved, features):
     model = load_model(saved(video=False))
     assert [one.condition for one in model.predict([features[0], features[1]])] == ["audio", "audio"]
-    with pytest.raises(
-        InputError, match="clip 0: audio, video: has no modality that the model was trained on"
-    ):
+    with pytest.raises(InputError, match="clip 0: audio, video: has no modality that the model was trained on"):
         model.predict([features[2]])
 
 
@@ -171,10 +167,7 @@ def bad(**changes) -> ClipFeatures:
 @pytest.mark.parametrize(
     ("clip", "message"),
     [
-        (
-            bad(audio=np.zeros((4, 7), np.float32)),
-            r"clip 1: audio: has shape \(4, 7\), expected \(frames, 6\)",
-        ),
+        (bad(audio=np.zeros((4, 7), np.float32)), r"clip 1: audio: has shape \(4, 7\), expected \(frames, 6\)"),
         (bad(video=np.zeros((0, 5), np.float32)), r"clip 1: video: has shape \(0, 5\)"),
         (bad(video=np.zeros(5, np.float32)), r"clip 1: video: has shape \(5,\)"),
         (bad(audio=np.full((4, 6), np.nan, np.float32)), "clip 1: audio: holds NaN or infinite"),

@@ -13,11 +13,7 @@ from vavl.models.settings import AttributeTask, ClassTask, NetworkSettings, Task
 def test_the_defaults_are_the_sizes_of_the_paper():
     settings = NetworkSettings()
     assert (settings.width, settings.modality_blocks, settings.shared_blocks) == (512, 3, 2)
-    assert (settings.attention_heads, settings.convolution_kernel, settings.head_widths) == (
-        8,
-        31,
-        (512, 256),
-    )
+    assert (settings.attention_heads, settings.convolution_kernel, settings.head_widths) == (8, 31, (512, 256))
     assert (settings.dropout, settings.head_dropout, settings.feed_forward_expansion) == (0.1, 0.2, 4)
 
 

@@ -179,10 +179,7 @@ def test_both_modalities_share_the_upper_blocks(network):
 def test_the_shared_blocks_add_their_input_before_the_norm(network):
     """h = LayerNorm(S(x) + x)."""
     shared = network.shared
-    x, is_real = (
-        torch.randn(2, 5, 16, generator=torch.Generator().manual_seed(0)),
-        torch.ones(2, 5, dtype=torch.bool),
-    )
+    x, is_real = (torch.randn(2, 5, 16, generator=torch.Generator().manual_seed(0)), torch.ones(2, 5, dtype=torch.bool))
     inner = x
     for block in shared.blocks:
         inner = block(inner, is_real)
@@ -281,9 +278,7 @@ def test_activation_checkpointing_changes_no_number(tiny_settings, batches, grad
         output = network(batch, KEY)
         layers = [*output.ladder.audio.estimate, *output.ladder.video.clean]
         values = [*output.audio, *output.video, output.fusion_logits, output.label_correlation, *layers]
-        part = torch.autograd.grad(
-            output.audio.logits.sum(), list(network.shared.parameters()), retain_graph=True
-        )
+        part = torch.autograd.grad(output.audio.logits.sum(), list(network.shared.parameters()), retain_graph=True)
         sum(value.square().sum() for value in values).backward()
         found.append([*values, *part, *gradients(network).values()])
     for plain, checkpointed in zip(*found, strict=True):

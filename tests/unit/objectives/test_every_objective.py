@@ -32,9 +32,7 @@ def network(tiny_network):
 
 def settings_for(task) -> ObjectiveSettings:
     pseudo = PseudoLabelSettings(weight=0.7) if isinstance(task, ClassTask) else None
-    return ObjectiveSettings(
-        hgr=HgrSettings(weight=0.5), ladder=LadderSettings(weight=0.3), pseudo_label=pseudo
-    )
+    return ObjectiveSettings(hgr=HgrSettings(weight=0.5), ladder=LadderSettings(weight=0.3), pseudo_label=pseudo)
 
 
 def parts_of(network, micro_batches, task):

@@ -120,8 +120,7 @@ def test_parts_have_the_value_and_add_up_to_the_gradient_of_the_pooled_batch(pai
     expected.backward()
     knobs = [side.clone().requires_grad_() for side in pair]
     whole = {
-        name: moment.detach()
-        for name, moment in reduce(add_moments, moments_of_parts(*knobs, sizes, weight)).items()
+        name: moment.detach() for name, moment in reduce(add_moments, moments_of_parts(*knobs, sizes, weight)).items()
     }
     for part in moments_of_parts(*knobs, sizes, weight):
         loss = soft_hgr_loss(whole, part)
@@ -145,10 +144,7 @@ def test_the_gradient_of_a_mean_over_ranks_points_elsewhere(ranks, cosine):
         g = 0.5 * f + 0.75**0.5 * drawn(64, 8, seed=1000 + seed)
         sides = [side.requires_grad_() for side in (f, g)]
         apart = sum(value(f[rank::ranks], g[rank::ranks]) for rank in range(ranks)) / ranks
-        flat = [
-            torch.cat([one.flatten() for one in torch.autograd.grad(loss, sides)])
-            for loss in (value(f, g), apart)
-        ]
+        flat = [torch.cat([one.flatten() for one in torch.autograd.grad(loss, sides)]) for loss in (value(f, g), apart)]
         found.append(torch.cosine_similarity(*flat, dim=0))
     assert float(torch.stack(found).mean()) == pytest.approx(cosine, abs=0.08)
 
@@ -179,18 +175,14 @@ class TestClosedForms:
     def test_tables_reach_half_the_squared_singular_values(self, size, seed):
         """Over all functions of two discrete variables, without the trivial constant pair."""
         counts = np.random.default_rng(seed).integers(1, 12, size=(4, 5))
-        left, right = (
-            torch.from_numpy(np.repeat(side, counts.ravel())) for side in np.indices((4, 5)).reshape(2, -1)
-        )
+        left, right = (torch.from_numpy(np.repeat(side, counts.ravel())) for side in np.indices((4, 5)).reshape(2, -1))
         joint = torch.from_numpy(counts / counts.sum())
         scale = torch.outer(joint.sum(1), joint.sum(0)).sqrt()
         dependence = joint / scale - scale
         u, s, v = torch.linalg.svd(dependence)
         expected = 0.5 * float(s[: min(size, 3)].square().sum())
         assert s[3] < 1e-12  # the trivial pair is gone, so a 4 x 5 table has three
-        assert highest(lambda a, b: (a[left], b[right]), (4, size), (5, size)) == pytest.approx(
-            expected, abs=1e-7
-        )
+        assert highest(lambda a, b: (a[left], b[right]), (4, size), (5, size)) == pytest.approx(expected, abs=1e-7)
         # The functions that theory names: singular vectors over the root of the marginal.
         kept, unbiased = min(size, 3), 1 - 1 / counts.sum()
         f = (unbiased * s[:kept]).sqrt() * u[:, :kept] / joint.sum(1).sqrt()[:, None]

@@ -121,10 +121,7 @@ class TestParts:
                 replace(batches.of(clips[start:end], fillers=1), place=torch.arange(start, end + 1))
                 for start, end in itertools.pairwise(cuts)
             ]
-            known = [
-                ladder_moments(getattr(network(part, KEY).ladder, name), getattr(part, name))
-                for part in parts
-            ]
+            known = [ladder_moments(getattr(network(part, KEY).ladder, name), getattr(part, name)) for part in parts]
             together = {key: value.detach() for key, value in reduce(add_moments, known).items()}
             for local in known:
                 loss = ladder_loss(together, local, WEIGHTS)
@@ -134,9 +131,7 @@ class TestParts:
                 torch.testing.assert_close(value, expected[key], rtol=1e-3, atol=2e-5, msg=key)
 
     @DETACHED
-    def test_padding_and_fillers_change_neither_value_nor_gradient(
-        self, ladder_network, batches, gradients, detached
-    ):
+    def test_padding_and_fillers_change_neither_value_nor_gradient(self, ladder_network, batches, gradients, detached):
         network, clips = ladder_network(detach_target=detached, lateral="both"), batches.clips(CLIPS)
         plain, crowded = batches.of(clips), batches.padded(batches.of(clips, fillers=3), 9, float("nan"))
         for name in ("audio", "video"):
@@ -166,19 +161,14 @@ class TestAbsentModality:
 
     @DETACHED
     def test_clips_of_the_other_modality_leave_the_cost_unchanged(self, ladder_network, batches, detached):
-        network, clips = (
-            ladder_network(detach_target=detached, lateral="both"),
-            batches.clips("a a? a v v? v"),
-        )
+        network, clips = (ladder_network(detach_target=detached, lateral="both"), batches.clips("a a? a v v? v"))
         for few, name in ((clips[:3], "audio"), (clips[3:], "video")):
             alone = replace(batches.of(few), place=torch.arange(3) + (3 if name == "video" else 0))
             torch.testing.assert_close(
                 cost_of(network, alone, name), cost_of(network, batches.of(clips), name), rtol=1e-5, atol=0
             )
 
-    def test_hiding_one_side_of_pairs_leaves_the_cost_of_the_other_where_nothing_crosses(
-        self, ladder_network, batches
-    ):
+    def test_hiding_one_side_of_pairs_leaves_the_cost_of_the_other_where_nothing_crosses(self, ladder_network, batches):
         network, clips = ladder_network(lateral="own", top="own"), batches.clips(CLIPS)
         hidden = batches.of([replace(clip, video=None) for clip in clips])
         rows = [place for place, clip in enumerate(clips) if clip.audio is not None]
@@ -194,9 +184,7 @@ class TestAbsentModality:
             found = moved_by(network, gradients, cost_of(network, batch, "audio"))
             assert found == {"audio_path", "shared", "ladder.audio"} | moved
 
-    def test_a_batch_without_the_modality_costs_0_with_finite_gradients(
-        self, ladder_network, batches, gradients
-    ):
+    def test_a_batch_without_the_modality_costs_0_with_finite_gradients(self, ladder_network, batches, gradients):
         network = ladder_network(detach_target=False)
         for name in ("audio", "video"):
             cost = cost_of(network, batches.of([], fillers=2), name)
@@ -230,9 +218,7 @@ def test_weight_0_trains_the_plain_noisy_classifier(ladder_network, batches, gra
 
 def test_moments_ignore_rows_that_only_fill_up():
     values = torch.ones(2, 1, 3)
-    side = ModalityBatch(
-        values, torch.ones(2, 1, dtype=torch.bool), torch.arange(2), torch.tensor([1.0, 0.0])
-    )
+    side = ModalityBatch(values, torch.ones(2, 1, dtype=torch.bool), torch.arange(2), torch.tensor([1.0, 0.0]))
     moments = ladder_moments(LadderTrace((values,), (values + 1,)), side)
     assert moments["clips"] == moments["frames"] == 1
     assert moments["0/error"].tolist() == moments["0/sum"].tolist() == [1, 1, 1]

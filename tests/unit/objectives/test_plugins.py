@@ -65,9 +65,7 @@ def test_micro_batches_with_other_numbers_of_pairs_give_value_and_gradient_of_th
 
 
 def test_a_run_trains_with_it_and_a_resumed_one_repeats_itself(plan, train_from):
-    made = plan(
-        objectives=GIVEN, training={"max_steps": 6, "clips_per_forward": 5, "checkpoint_every_steps": 1}
-    )
+    made = plan(objectives=GIVEN, training={"max_steps": 6, "clips_per_forward": 5, "checkpoint_every_steps": 1})
     _, _, _, whole = train_from(made)
     steps = [record["metrics"] for record in whole.of("step")]
     assert [one["train/weight/agreement"] for one in steps[:2]] == [0, 0.5]

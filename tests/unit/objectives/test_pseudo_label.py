@@ -76,9 +76,7 @@ def test_without_an_unlabelled_clip_nothing_counts(tiny_network, batches):
     batch, weak = batches.of(batches.clips("av a v")), batches.of([], fillers=1)
     found = guess(tiny_network()(weak), WeakView(weak, torch.tensor([0])), batch.clips)
     assert not found.is_unlabelled.any()
-    assert not pseudo_target(
-        found, START.on(CPU).thresholds(PseudoLabelSettings(adaptive=True))
-    ).is_sure.any()
+    assert not pseudo_target(found, START.on(CPU).thresholds(PseudoLabelSettings(adaptive=True))).is_sure.any()
     assert guess_moments(found)["count"] == 0
 
 
@@ -146,7 +144,5 @@ def test_the_training_view_may_lack_a_side_that_the_weak_view_has(guessed, tiny_
     local = objective.moments(output, dropped, found)
     assert local["audio_video/guessed"] == 1
     assert local["audio/guessed"] == 4
-    parts = objective.parts(
-        output, dropped, local, local, pseudo_target(found, torch.tensor([0.9, 0.9, 0.9]))
-    )
+    parts = objective.parts(output, dropped, local, local, pseudo_target(found, torch.tensor([0.9, 0.9, 0.9])))
     assert parts["pseudo_label/audio"] > 0

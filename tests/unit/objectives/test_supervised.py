@@ -79,8 +79,7 @@ class TestCrossEntropy:
 
     def test_low_precision_logits_are_summed_in_float32(self):
         assert (
-            cross_entropy_sum(draw(4, 3).bfloat16(), torch.eye(3)[[0, 1, 2, 0]], torch.ones(4)).dtype
-            == torch.float32
+            cross_entropy_sum(draw(4, 3).bfloat16(), torch.eye(3)[[0, 1, 2, 0]], torch.ones(4)).dtype == torch.float32
         )
 
 

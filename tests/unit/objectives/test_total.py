@@ -12,12 +12,7 @@ from vavl.models.draws import DrawKey
 from vavl.models.settings import AttributeTask, ClassTask
 from vavl.objectives.moments import add_moments
 from vavl.objectives.predictions import predictions
-from vavl.objectives.settings import (
-    HgrSettings,
-    ObjectiveSettings,
-    ReconstructionSettings,
-    SupervisedSettings,
-)
+from vavl.objectives.settings import HgrSettings, ObjectiveSettings, ReconstructionSettings, SupervisedSettings
 from vavl.objectives.total import Objective
 
 CLASSES, ATTRIBUTES = ClassTask(classes=("calm", "glad", "mad")), AttributeTask()
@@ -102,10 +97,7 @@ def test_sorting_a_batch_by_partition_changes_nothing(tiny_network, batches, gra
         ("a a? a", {"audio_path", "audio_path.head", "audio_path.reconstruct", "shared"}),
         ("v v? v", {"video_path", "video_path.head", "video_path.reconstruct", "shared"}),
         ("a? a?", {"audio_path", "audio_path.reconstruct", "shared"}),
-        (
-            "av? av?",
-            {"audio_path", "video_path", "audio_path.reconstruct", "video_path.reconstruct", "shared"},
-        ),
+        ("av? av?", {"audio_path", "video_path", "audio_path.reconstruct", "video_path.reconstruct", "shared"}),
         (
             "a a v v",
             {"audio_path", "audio_path.head", "audio_path.reconstruct", "shared"}
@@ -113,9 +105,7 @@ def test_sorting_a_batch_by_partition_changes_nothing(tiny_network, batches, gra
         ),
     ],
 )
-def test_a_batch_moves_exactly_the_parts_that_it_feeds(
-    tiny_network, batches, gradients, task, description, moved
-):
+def test_a_batch_moves_exactly_the_parts_that_it_feeds(tiny_network, batches, gradients, task, description, moved):
     network = tiny_network()
     objective(network, [batches.of(clips_for(task, batches, description), fillers=2)], task).backward()
     assert parts_that_move(network, gradients) == moved
@@ -126,9 +116,7 @@ def test_no_trainable_tensor_is_unused_after_a_full_step(tiny_network, batches, 
     network = tiny_network()
     objective(network, [batches.of(clips_for(task, batches, MIXED))], task).backward()
     unused = [
-        name
-        for name, value in gradients(network).items()
-        if not value.abs().max() > 0 and "correlate" not in name
+        name for name, value in gradients(network).items() if not value.abs().max() > 0 and "correlate" not in name
     ]
     assert not unused
 

@@ -91,6 +91,5 @@ def test_what_is_no_table_is_refused(tmp_path, suffix):
 def test_no_rows_are_no_input(tmp_path):
     with pytest.raises(CorpusError, match="the table has no rows"):
         manifest_clips(
-            write(tmp_path, {"clip_id": pa.array([], pa.string()), "audio_path": pa.array([], pa.string())}),
-            tmp_path,
+            write(tmp_path, {"clip_id": pa.array([], pa.string()), "audio_path": pa.array([], pa.string())}), tmp_path
         )

@@ -19,9 +19,7 @@ def touch(folder: Path, *names: str) -> Path:
 
 
 def test_files_that_share_place_and_name_are_one_clip(tmp_path):
-    touch(
-        tmp_path, "a.wav", "a.mp4", "s1/a.FLAC", "s2/a.MP4", "s 1/ü.mp3", ".hidden.wav", "notes.txt", "t.csv"
-    )
+    touch(tmp_path, "a.wav", "a.mp4", "s1/a.FLAC", "s2/a.MP4", "s 1/ü.mp3", ".hidden.wav", "notes.txt", "t.csv")
     found = folder_clips(tmp_path)
     assert list(found.clips) == [
         ClipInput("a", "a.wav", "a.mp4"),
@@ -34,15 +32,7 @@ def test_files_that_share_place_and_name_are_one_clip(tmp_path):
 
 
 def test_folders_that_only_say_what_they_hold_do_not_part_the_sides(tmp_path):
-    touch(
-        tmp_path,
-        "audio/f01/a.wav",
-        "Video/f01/a.mp4",
-        "f02/wav/b.wav",
-        "f02/mp4/b.avi",
-        "f03/c.wav",
-        "f04/c.mp4",
-    )
+    touch(tmp_path, "audio/f01/a.wav", "Video/f01/a.mp4", "f02/wav/b.wav", "f02/mp4/b.avi", "f03/c.wav", "f04/c.mp4")
     clips = {clip.clip_id: (clip.audio, clip.video) for clip in folder_clips(tmp_path).clips}
     assert clips == {
         "f01/a": ("audio/f01/a.wav", "Video/f01/a.mp4"),

@@ -28,9 +28,7 @@ COLUMNS = [f"probability_{name}" for name in CLASSES]
 
 def voice(seconds: float) -> np.ndarray:
     noise = 0.05 * np.random.default_rng(0).normal(size=round(seconds * RATE))
-    return (
-        np.concatenate([tone(pitch, seconds / 4, amplitude=0.3) for pitch in (150, 300, 600, 1200)]) + noise
-    )
+    return np.concatenate([tone(pitch, seconds / 4, amplitude=0.3) for pitch in (150, 300, 600, 1200)]) + noise
 
 
 @pytest.fixture
@@ -51,17 +49,13 @@ def test_a_piece_of_sound_is_predicted_as_a_file_of_it(recording, predict, tmp_p
     whole = read_audio(recording / "talk.wav", RATE)
     write_wav(tmp_path / "alone/piece.wav", whole[8000:20000])
     (alone,) = result_table(predict(tmp_path / "alone", output_dir=tmp_path / "a")).to_pylist()
-    found = result_table(
-        predict(write_table(recording, [("talk.wav", "0.5", 1.25), ("talk.wav", "", "")]))
-    ).to_pylist()
+    found = result_table(predict(write_table(recording, [("talk.wav", "0.5", 1.25), ("talk.wav", "", "")]))).to_pylist()
     assert [(row["clip_id"], row["start_s"], row["end_s"]) for row in found] == [
         ("talk_0.50-1.25", 0.5, 1.25), ("talk_row2", None, None),
     ]  # fmt: skip
     assert found[0]["audio_seconds"] == pytest.approx(0.75)
     assert found[1]["audio_seconds"] == pytest.approx(2)
-    np.testing.assert_allclose(
-        [found[0][name] for name in COLUMNS], [alone[name] for name in COLUMNS], atol=1e-4
-    )
+    np.testing.assert_allclose([found[0][name] for name in COLUMNS], [alone[name] for name in COLUMNS], atol=1e-4)
 
 
 def test_pictures_of_a_piece_are_those_of_the_recording(recording):
@@ -164,8 +158,6 @@ def test_a_recording_that_cannot_be_read_says_so_for_every_piece(tmp_path):
 
 def test_pieces_have_no_timeline(recording, media_model, tmp_path):
     table = write_table(recording, [("talk.wav", 0, 1)])
-    settings = PredictionSettings(
-        input=table, model=str(media_model), output_dir=tmp_path / "out", timeline=True
-    )
+    settings = PredictionSettings(input=table, model=str(media_model), output_dir=tmp_path / "out", timeline=True)
     with pytest.raises(ConfigError, match="shows whole files"):
         check_timeline(plan_prediction(settings, media_model), settings)

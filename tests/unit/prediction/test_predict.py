@@ -23,13 +23,7 @@ from vavl.models.clips import TrainingProfile
 from vavl.models.saved_model import ClipFeatures, load_model
 from vavl.models.settings import AttributeTask
 from vavl.prediction import worker
-from vavl.prediction.results import (
-    failures_by_reason,
-    prediction_summary,
-    refuse_nothing,
-    result_table,
-    write_results,
-)
+from vavl.prediction.results import failures_by_reason, prediction_summary, refuse_nothing, result_table, write_results
 
 GOOD = {"pair": "audio_video", "été 雨/Ünï_ё 🙂": "audio_video", "only_heard": "audio", "only_seen": "video"}
 COLUMNS = [f"probability_{name}" for name in CLASSES]
@@ -151,9 +145,7 @@ def test_what_a_killed_job_had_finished_is_kept(media, predict, rows_of_result, 
     assert sorted(path.name for path in parts.glob("*")) == ["all.parquet", "input.json", "lock"]
 
 
-def test_a_clip_that_takes_too_long_is_told_and_the_next_one_is_predicted(
-    media, predict, rows_of_result, monkeypatch
-):
+def test_a_clip_that_takes_too_long_is_told_and_the_next_one_is_predicted(media, predict, rows_of_result, monkeypatch):
     real = worker.PartPredictor._read_side
 
     def slow(self, found, modality, file):
@@ -179,9 +171,7 @@ def test_predictions_of_another_input_are_not_replaced_by_an_oversight(media, pr
 
 
 @pytest.mark.parametrize("side", ["audio", "video"])
-def test_odd_files_are_predicted_or_told_and_touch_no_other_clip(
-    side, made_media, predict, rows_of_result, tmp_path
-):
+def test_odd_files_are_predicted_or_told_and_touch_no_other_clip(side, made_media, predict, rows_of_result, tmp_path):
     """The kinds that are quick to make and that end no process; the others go through workers, see test_odd_files."""
     slow = {"ten_thousand_frames", "a_week_of_nothing", "too_long", "fifo", "socket", "huge_declared_size"}
     kinds = [kind for kind in {"audio": AUDIO, "video": VIDEO}[side] if kind.name not in slow]
@@ -205,9 +195,7 @@ def test_odd_files_are_predicted_or_told_and_touch_no_other_clip(
     good = media / "good"
     (alone,) = rows_of_result(predict(good, output_dir=tmp_path / "alone", sound_of_video=False)).values()
     found = rows["good", side]
-    np.testing.assert_allclose(
-        [found[name] for name in COLUMNS], [alone[name] for name in COLUMNS], atol=1e-6
-    )
+    np.testing.assert_allclose([found[name] for name in COLUMNS], [alone[name] for name in COLUMNS], atol=1e-6)
 
 
 def test_odd_video_files_give_the_sides_that_they_hold(tmp_path, predict, rows_of_result):
@@ -229,9 +217,7 @@ def test_odd_video_files_give_the_sides_that_they_hold(tmp_path, predict, rows_o
 
 
 def test_attributes_have_their_names(made_media, predict, rows_of_result, tmp_path):
-    model = write_media_model(
-        tmp_path / "m", task=AttributeTask(attributes=("arousal", "valence", "dominance"))
-    )
+    model = write_media_model(tmp_path / "m", task=AttributeTask(attributes=("arousal", "valence", "dominance")))
     result = predict(made_media, model)
     row = rows_of_result(result)["pair", "audio_video"]
     (alone,) = load_model(model).predict([features(made_media, model, audio="pair.wav", video="pair.mp4")])
@@ -249,9 +235,7 @@ def test_a_side_that_the_model_does_not_know_is_not_read(made_media, predict, ro
     assert rows["only_seen", None]["error"] == "has neither audio nor video that the model can use"
 
 
-def test_a_side_whose_features_cannot_be_made_here_is_told(
-    made_media, predict, rows_of_result, tmp_path, caplog
-):
+def test_a_side_whose_features_cannot_be_made_here_is_told(made_media, predict, rows_of_result, tmp_path, caplog):
     table = ModalityInfo("table:abc", "1", {}, None, 4)
     half = write_media_model(tmp_path / "half", infos={**MEDIA, "video": table})
     result = predict(made_media, half)
@@ -270,15 +254,12 @@ def test_nothing_but_failures_is_a_failed_job(tmp_path, predict):
     (tmp_path / "bad/a.wav").write_bytes(b"")
     result = predict(tmp_path / "bad")
     summary = prediction_summary(result, result_table(result), {}, {})
-    with pytest.raises(
-        PredictionError, match=r"none of 1 clips could be predicted, e\.g\. audio: the file is empty"
-    ):
+    with pytest.raises(PredictionError, match=r"none of 1 clips could be predicted, e\.g\. audio: the file is empty"):
         refuse_nothing(result, summary)
 
 
 @pytest.mark.parametrize(
-    ("name", "problem"),
-    [("missing", "no such directory or file"), ("notes.txt", "`.txt` is neither a media file")],
+    ("name", "problem"), [("missing", "no such directory or file"), ("notes.txt", "`.txt` is neither a media file")]
 )
 def test_an_input_that_is_none_is_refused(made_media, predict, name, problem):
     with pytest.raises(CorpusError, match=problem):
@@ -320,9 +301,7 @@ def test_labels_are_chosen_anew_without_predicting_anew(made_media, media_model,
     assert set(summary["labels"]["audio_video"]) == set()
     table = result_table(predict(made_media))
     assert table["label"].equals(result_table(plain)["label"])
-    assert (
-        table["warning"].null_count == table["out_of_distribution"].null_count == len(table)
-    )  # an older model
+    assert table["warning"].null_count == table["out_of_distribution"].null_count == len(table)  # an older model
     with pytest.raises(ConfigError, match="did you mean 'glad'"):
         predict(made_media, classes=("calm", "gald"))
     with pytest.raises(ConfigError, match="training_shares"):

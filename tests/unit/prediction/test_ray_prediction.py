@@ -25,9 +25,7 @@ def test_clips_that_end_or_block_their_process_are_told_and_all_others_are_predi
     names = ["a", "b_deadly", "c", "d", "e_hanging", "f", "g"]
     model = load_model(media_model)
     clips = [ClipInput(name, audio=f"{name}.wav") for name in names]
-    plan = PredictionPlan(
-        ClipsFound("folder", clips), DeadlyClips(WIDTH), media_model, model.description, None, {}
-    )
+    plan = PredictionPlan(ClipsFound("folder", clips), DeadlyClips(WIDTH), media_model, model.description, None, {})
     settings = PredictionSettings.model_validate(
         {"input": tmp_path, "model": "m", "output_dir": tmp_path / "out", "workers": 2, "seconds_per_clip": 3}
     )
@@ -39,7 +37,4 @@ def test_clips_that_end_or_block_their_process_are_told_and_all_others_are_predi
     for name in good:
         values = [rows[name, "audio"][f"probability_{label}"] for label in model.classes]
         assert np.isclose(sum(values), 1, atol=1e-5)
-    assert sorted(path.name for path in (tmp_path / "out/model").iterdir()) == [
-        "model.json",
-        "model.safetensors",
-    ]
+    assert sorted(path.name for path in (tmp_path / "out/model").iterdir()) == ["model.json", "model.safetensors"]

@@ -12,10 +12,7 @@ from vavl.features import ModalityInfo
 from vavl.models.saved_model import ClipFeatures, load_model
 from vavl.store.store import FeatureStore
 
-INFOS = {
-    "audio": ModalityInfo("synthetic", "1", {}, 10.0, 6),
-    "video": ModalityInfo("synthetic", "1", {}, 10.0, 5),
-}
+INFOS = {"audio": ModalityInfo("synthetic", "1", {}, 10.0, 6), "video": ModalityInfo("synthetic", "1", {}, 10.0, 5)}
 
 
 @pytest.fixture
@@ -29,9 +26,7 @@ def store(small_store, small_corpus):
 
 
 @pytest.mark.parametrize("as_address", [False, True])
-def test_rows_are_those_of_single_clips(
-    store, model, predict, rows_of_result, as_address, tmp_path, monkeypatch
-):
+def test_rows_are_those_of_single_clips(store, model, predict, rows_of_result, as_address, tmp_path, monkeypatch):
     monkeypatch.setenv("VAVL_CACHE", str(tmp_path / "cache"))
     result = predict(f"file://{store}" if as_address else store, model)
     rows = rows_of_result(result)
@@ -44,9 +39,7 @@ def test_rows_are_those_of_single_clips(
         sides = {side: opened.features(side, row[place]) for side, row in at.items() if row[place] >= 0}
         (alone,) = loaded.predict([ClipFeatures(**sides)])
         row = rows[clip_id, alone.condition]
-        np.testing.assert_allclose(
-            [row[f"probability_{name}"] for name in CLASSES], alone.probabilities, atol=1e-6
-        )
+        np.testing.assert_allclose([row[f"probability_{name}"] for name in CLASSES], alone.probabilities, atol=1e-6)
         assert row["split"] == manifest["split_0"][place].as_py()
         assert (row["corpus"], row["speaker"]) == ("small", clip_id[:2])
     assert predict(store, model).kept == 80  # the content counts, not where it lies

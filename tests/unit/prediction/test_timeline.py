@@ -48,9 +48,7 @@ def test_a_point_is_the_model_on_the_frames_of_its_window(media_model, sides, co
     model = load_model(media_model)
     audio, video = sides["audio"].values, sides["video"].values
     cut = ClipFeatures(audio[25:50], video[12:25])  # 0.5 to 1.0 s
-    np.testing.assert_allclose(
-        course.values["audio_video"][3], model.predict([cut])[0].probabilities, atol=1e-6
-    )
+    np.testing.assert_allclose(course.values["audio_video"][3], model.predict([cut])[0].probabilities, atol=1e-6)
     # At both ends the window stays inside and whole.
     first, last = (model.predict([ClipFeatures(part)])[0].probabilities for part in (audio[:25], audio[75:]))
     np.testing.assert_allclose(course.values["audio"][[0, 8]], [first, last], atol=1e-6)
@@ -88,14 +86,7 @@ def test_the_picture_shows_every_class_and_condition(course, made_media, theme):
     figure = timeline_figure(course, media, TEXT, theme)
     assert dict(mpl.rcParams) == before
     words = {text.get_text() for axes in figure.axes for text in axes.texts}
-    assert words >= {
-        *CLASSES,
-        "audio + video",
-        "audio alone",
-        "video alone",
-        "sound",
-        "whole clip, audio + video",
-    }
+    assert words >= {*CLASSES, "audio + video", "audio alone", "video alone", "sound", "whole clip, audio + video"}
     assert any("model" in text.get_text() for text in figure.texts)
     assert len(figure.axes) == 7
 

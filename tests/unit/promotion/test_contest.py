@@ -16,14 +16,7 @@ from vavl.metrics.attributes import concordance_of
 from vavl.metrics.names import CONDITIONS
 from vavl.models.saved_model import SavedModel
 from vavl.models.settings import AttributeTask, ClassTask
-from vavl.promotion.contest import (
-    ConditionVerdict,
-    Contestant,
-    Verdict,
-    judge,
-    open_same_clips,
-    predict_same_clips,
-)
+from vavl.promotion.contest import ConditionVerdict, Contestant, Verdict, judge, open_same_clips, predict_same_clips
 from vavl.promotion.settings import PromotionRule
 from vavl.training.evaluation import SplitPredictions
 
@@ -72,9 +65,7 @@ def test_better_with_both_and_worse_with_audio_alone_is_refused() -> None:
 
 
 def test_better_with_both_and_no_worse_otherwise_is_promoted() -> None:
-    verdict = verdict_of(
-        {"audio_video": 0.9, "audio": 0.62, "video": 0.65}, {}, audio={"tolerated_loss": 0.1}
-    )
+    verdict = verdict_of({"audio_video": 0.9, "audio": 0.62, "video": 0.65}, {}, audio={"tolerated_loss": 0.1})
     assert verdict.holds
     assert verdict.reasons == ()
     measured = entry(verdict, "audio_video").measured
@@ -125,12 +116,7 @@ def test_confidence_and_metric_may_differ_by_condition() -> None:
 
 @pytest.mark.parametrize(
     ("share", "first", "holds"),
-    [
-        (0.8, "beat_chance", True),
-        (0.34, "beat_chance", False),
-        (0.2, "promote", True),
-        (0.9, "refuse", False),
-    ],
+    [(0.8, "beat_chance", True), (0.34, "beat_chance", False), (0.2, "promote", True), (0.9, "refuse", False)],
 )
 def test_the_first_champion(share: float, first: str, holds: bool) -> None:
     verdict = verdict_of(dict.fromkeys(CONDITIONS, share), None, first=first)
@@ -186,9 +172,7 @@ def test_attributes_are_compared_by_concordance() -> None:
     def model(noise: float) -> Contestant:
         predicted = target + noise * generator.normal(size=target.shape)
         counts = {condition: np.ones(240, np.bool_) for condition in CONDITIONS}
-        return Contestant(
-            SplitPredictions(np.arange(240), dict.fromkeys(CONDITIONS, predicted), counts, target), ALL
-        )
+        return Contestant(SplitPredictions(np.arange(240), dict.fromkeys(CONDITIONS, predicted), counts, target), ALL)
 
     better, worse = model(0.2), model(1.0)
     verdict = judge(better, worse, NAMES, task, PromotionRule())
@@ -225,9 +209,7 @@ def test_a_rule_that_says_nothing_clear_is_refused(rule: dict[str, Any], message
 
 
 def test_a_metric_of_another_task_is_refused() -> None:
-    with pytest.raises(
-        ConfigError, match=r"ccc_mean is no metric of these models\n.* accuracy, f1_macro, uar"
-    ):
+    with pytest.raises(ConfigError, match=r"ccc_mean is no metric of these models\n.* accuracy, f1_macro, uar"):
         verdict_of({}, {}, metric="ccc_mean")
 
 
@@ -276,7 +258,5 @@ def test_what_another_corpus_shares_is_not_known(model: SavedModel, store: Path)
 def test_models_of_other_things_are_not_compared(trained: Trained, model: SavedModel, store: Path) -> None:
     measured = {"test": True, "select_by": ["validation/audio_video/ccc_mean"]}
     attributes = trained(data={"target": "attributes"}, evaluation=measured).model()
-    with pytest.raises(
-        InputError, match="b: task: predicts arousal, dominance, valence; a predicts calm, glad, mad"
-    ):
+    with pytest.raises(InputError, match="b: task: predicts arousal, dominance, valence; a predicts calm, glad, mad"):
         open_same_clips({"a": model, "b": attributes}, ClipSelection(store=store, split="test"))

@@ -11,12 +11,7 @@ from vavl.promotion.decision import ComparedClips, Decision
 
 NOTHING = float("nan")
 MEASURED = Difference(
-    "audio",
-    "uar",
-    "champion",
-    Interval(0.7, 0.6, 0.8),
-    Interval(0.6, 0.5, 0.7),
-    Interval(0.1, NOTHING, NOTHING),
+    "audio", "uar", "champion", Interval(0.7, 0.6, 0.8), Interval(0.6, 0.5, 0.7), Interval(0.1, NOTHING, NOTHING)
 )
 ENTRY = ConditionVerdict("audio", "uar", 90, 4, 0.95, MEASURED, 0.0, False, "lower end nan is not > 0")
 DECISION = Decision(

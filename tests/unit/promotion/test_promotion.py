@@ -71,9 +71,7 @@ def test_an_alias_moved_by_hand_is_the_champion(model: ModelAliases) -> None:
     assert model.roll_back() == ("4", "2")
 
 
-def test_a_process_killed_between_list_and_alias_leaves_the_champion_that_people_load(
-    model: ModelAliases,
-) -> None:
+def test_a_process_killed_between_list_and_alias_leaves_the_champion_that_people_load(model: ModelAliases) -> None:
     promote(model, "1", "2")
     model._list(["1", "2", "3"])
     assert model.champions() == ["1", "2"]
@@ -114,9 +112,7 @@ def test_an_announcement_that_a_killed_process_left_is_passed_over(model: ModelA
     assert model.champion() == "3"
 
 
-def test_an_alias_that_somebody_else_sets_at_the_same_moment_is_told(
-    model: ModelAliases, monkeypatch: Any
-) -> None:
+def test_an_alias_that_somebody_else_sets_at_the_same_moment_is_told(model: ModelAliases, monkeypatch: Any) -> None:
     promote(model, "1")
     point = ModelAliases._point
 
@@ -140,9 +136,7 @@ def test_a_rollback_that_somebody_else_has_made_meanwhile_goes_no_further(
     assert model.champion() == "3"
 
 
-def test_an_announcement_that_cannot_be_withdrawn_changes_no_decision(
-    model: ModelAliases, monkeypatch: Any
-) -> None:
+def test_an_announcement_that_cannot_be_withdrawn_changes_no_decision(model: ModelAliases, monkeypatch: Any) -> None:
     from mlflow.exceptions import MlflowException
 
     def away(*_: Any) -> None:

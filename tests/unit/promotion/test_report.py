@@ -51,7 +51,4 @@ def test_the_forest_plot_has_a_line_a_point_and_a_bracket_per_row(report: Promot
     assert list(bracket.get_xdata()) == [0]
     assert list(second.get_xdata()) == pytest.approx([0.1, 0.3])  # a CCC is no share
     assert to_hex(open_point.get_markerfacecolor()) == LIGHT.surface
-    assert [label.get_text() for label in axes.get_yticklabels()] == [
-        "audio + video\nuar",
-        "audio alone\nccc_mean",
-    ]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["audio + video\nuar", "audio alone\nccc_mean"]

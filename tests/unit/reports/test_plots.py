@@ -55,9 +55,7 @@ def _rgb(color: str) -> list[float]:
 
 def _contrast(one: str, other: str) -> float:
     def luminance(color: str) -> float:
-        linear = [
-            part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in _rgb(color)
-        ]
+        linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in _rgb(color)]
         return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
     low, high = sorted((luminance(one), luminance(other)))
@@ -92,9 +90,7 @@ def test_one_empty_set_of_bins_is_drawn_without_points() -> None:
 
 
 def test_equal_plots_give_equal_files(tmp_path: Path) -> None:
-    first, second = (
-        Plot("table", "caption", "description", confusion_figure(COUNTS, ["a", "b"])) for _ in range(2)
-    )
+    first, second = (Plot("table", "caption", "description", confusion_figure(COUNTS, ["a", "b"])) for _ in range(2))
     (file,) = write_plots([first], tmp_path)
     assert file == tmp_path / PLOTS_DIRECTORY / "table.png"
     assert file.read_bytes().startswith(b"\x89PNG")

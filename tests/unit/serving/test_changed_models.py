@@ -140,9 +140,7 @@ CHANGES = [
 ]  # fmt: skip
 
 
-def test_an_unchanged_model_is_loaded_again_and_again(
-    registry: Registry, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_an_unchanged_model_is_loaded_again_and_again(registry: Registry, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         for _ in range(2):  # MLflow and Python leave files of their own there
             registry.load()

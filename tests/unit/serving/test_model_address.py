@@ -37,9 +37,7 @@ def registry(tracking_database: Path, model_folder: Path, tmp_path_factory: pyte
     return TrackingSettings(uri=uri), run
 
 
-@pytest.mark.parametrize(
-    ("address", "version"), [("models:/vavl-test/2", "2"), ("models:/vavl-test@champion", "1")]
-)
+@pytest.mark.parametrize(("address", "version"), [("models:/vavl-test/2", "2"), ("models:/vavl-test@champion", "1")])
 def test_a_registered_model_is_found_by_version_and_alias(registry: Any, address: str, version: str) -> None:
     tracking, run = registry
     found = resolve_model(address, tracking)
@@ -111,7 +109,5 @@ def test_files_that_another_training_did_not_write_are_refused(
     (tmp_path / "MLmodel").write_text("{}")
     client.create_registered_model("foreign")
     client.create_model_version("foreign", source=tmp_path.as_uri(), run_id=run)
-    with pytest.raises(
-        InputError, match=r"foreign version 1: holds no model\.json and no model\.safetensors"
-    ):
+    with pytest.raises(InputError, match=r"foreign version 1: holds no model\.json and no model\.safetensors"):
         resolve_model("models:/foreign/1", tracking)

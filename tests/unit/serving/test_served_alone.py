@@ -70,10 +70,7 @@ def test_a_fresh_environment_of_the_requirements_predicts(case: Case, tmp_path: 
     python = tmp_path / "fresh/bin/python"
     install = [python, "-m", "pip", "install", "--quiet", "--constraint", ROOT / "constraints.txt"]
     done = subprocess.run(
-        [*install, "--requirement", case.model / "requirements.txt"],
-        capture_output=True,
-        text=True,
-        check=False,
+        [*install, "--requirement", case.model / "requirements.txt"], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
     predict_alone(case, python)

@@ -72,11 +72,7 @@ def test_whatever_its_files_import_at_once_is_there(extractors: tuple[str, str])
 
 @pytest.mark.parametrize(
     ("name", "module"),
-    [
-        ("functionals", "functionals"),
-        ("opensmile", "opensmile_features"),
-        ("speech_transformer", "speech_transformer"),
-    ],
+    [("functionals", "functionals"), ("opensmile", "opensmile_features"), ("speech_transformer", "speech_transformer")],
 )
 def test_it_carries_the_extractors_that_it_was_trained_with(name: str, module: str) -> None:
     file = f"extractors/{module}.py"

@@ -46,9 +46,7 @@ def test_a_model_that_knows_its_training_clips_marks_others(tmp_path: Path) -> N
     folder = write_model(tmp_path / "m")
     description = load_model(folder).description
     marked = description.audio.model_copy(update={"profile": profile})
-    save_model(
-        folder, load_model(folder).network.state_dict(), description.model_copy(update={"audio": marked})
-    )
+    save_model(folder, load_model(folder).network.state_dict(), description.model_copy(update={"audio": marked}))
     model = served(folder, tmp_path / "served")
     like = np.random.default_rng(3).normal(size=(5, 4)).astype(np.float32)
     answer = model.predict(

@@ -71,9 +71,7 @@ def media(tmp_path_factory: pytest.TempPathFactory) -> Media:
     voice, pictures = 0.5 * tone(300, 0.4), moving_square(8, side=64)
     sound, film = write_wav(folder / "голос.wav", voice), write_mp4(folder / "лицо 🎭.mp4", pictures)
     both = write_mp4(folder / "ensemble été.mp4", pictures, sound=voice)
-    return Media(
-        sound, film, both, extract_audio(sound, AUDIO).values, VideoExtractor(VIDEO).extract(film).values
-    )
+    return Media(sound, film, both, extract_audio(sound, AUDIO).values, VideoExtractor(VIDEO).extract(film).values)
 
 
 @pytest.fixture
@@ -161,9 +159,7 @@ def test_one_file_serves_the_sides_that_it_has(model: Any, media: Media, tmp_pat
     assert np.abs(values_of(answer)[0] - values_of(answer)[5]).max() > 1e-3
 
 
-def test_temporary_files_are_gone(
-    model: Any, media: Media, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_temporary_files_are_gone(model: Any, media: Media, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     rows = [{"audio_bytes": media.sound.read_bytes()}, {"media_bytes": b"nothing that is a film"}]
     answer = model.predict(pd.DataFrame(rows))
@@ -214,9 +210,7 @@ def test_a_cut_off_sound_is_refused_as_bytes_too(model: Any, media: Media) -> No
     assert answer["error"][1] is None
 
 
-def test_more_bytes_than_a_file_may_have_are_refused(
-    model: Any, media: Media, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_more_bytes_than_a_file_may_have_are_refused(model: Any, media: Media, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("vavl.media.media_bytes.MOST_BYTES", 1000)
     answer = model.predict(pd.DataFrame({"audio_bytes": [media.sound.read_bytes()]}))
     assert "at most 1000 are taken" in answer["error"][0]
@@ -288,9 +282,7 @@ def test_columns_have_one_type_whatever_they_hold(model: Any, audio: Any) -> Non
 
 
 def test_an_answer_goes_through_parquet_and_json(model: Any, audio: Any) -> None:
-    answer = model.predict(
-        pd.DataFrame({"audio_features": [audio, None], "audio_path": [None, "\u2028.wav"]})
-    )
+    answer = model.predict(pd.DataFrame({"audio_features": [audio, None], "audio_path": [None, "\u2028.wav"]}))
     stream = io.BytesIO()
     answer.to_parquet(stream)
     again = pd.read_parquet(stream)

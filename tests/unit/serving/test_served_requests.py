@@ -46,15 +46,10 @@ def asked(client: Any, body: dict[str, Any]) -> list[dict[str, Any]]:
     assert answer.status_code == 200, answer.text
     rows = json.loads(answer.text, parse_constant=refused)["predictions"]
     # Another batch changes a prediction by rounding.
-    return [
-        {name: round(cell, 5) if isinstance(cell, float) else cell for name, cell in row.items()}
-        for row in rows
-    ]
+    return [{name: round(cell, 5) if isinstance(cell, float) else cell for name, cell in row.items()} for row in rows]
 
 
-def test_a_bad_row_of_a_request_is_null_and_changes_nothing_of_the_good_ones(
-    client: Any, sound: Path
-) -> None:
+def test_a_bad_row_of_a_request_is_null_and_changes_nothing_of_the_good_ones(client: Any, sound: Path) -> None:
     good = {"audio_path": str(sound)}
     (alone,) = asked(client, {"dataframe_records": [good]})
     rows = asked(client, {"dataframe_records": [good, {"audio_path": "/no/such.wav"}, good]})
@@ -68,12 +63,7 @@ def test_requests_come_in_every_form_of_mlflow(client: Any, sound: Path) -> None
     (alone,) = asked(client, {"dataframe_records": [{"audio_path": path}]})
     for body in (
         {"dataframe_split": {"columns": ["audio_path"], "data": [[path], [path]]}},
-        {
-            "dataframe_split": {
-                "columns": ["audio_bytes"],
-                "data": [[content], [f"data:audio/wav;base64,{content}"]],
-            }
-        },
+        {"dataframe_split": {"columns": ["audio_bytes"], "data": [[content], [f"data:audio/wav;base64,{content}"]]}},
         {"inputs": {"audio_path": [path, path]}},
         {"inputs": [{"audio_path": path}, {"audio_path": path}]},
         {"instances": [{"audio_path": path}, {"audio_path": path}]},
@@ -89,8 +79,7 @@ def test_a_server_reads_files_below_its_root_only(
     inside, outside = {"audio_path": sound.name}, {"audio_path": str(tmp_path / "link.wav")}
     (sound.parent / "out.wav").symlink_to("/etc/hostname")
     rows = asked(
-        client,
-        {"dataframe_records": [inside, outside, {"audio_path": "../x.wav"}, {"audio_path": "out.wav"}]},
+        client, {"dataframe_records": [inside, outside, {"audio_path": "../x.wav"}, {"audio_path": "out.wav"}]}
     )
     assert [row["error"] is None for row in rows] == [True, True, False, False]
     assert "this server reads no such file" in rows[2]["error"]

@@ -85,8 +85,7 @@ class Bench:
         cells = [self.cells(row) for row in rows]
         names = [name for name in INPUT_COLUMNS if any(name in one for one in cells)] or ["audio_path"]
         columns = {
-            name: pd.Series([one.get(name, absent) for one in cells], dtype=object, index=index)
-            for name in names
+            name: pd.Series([one.get(name, absent) for one in cells], dtype=object, index=index) for name in names
         }
         return self.model.predict(pd.DataFrame(columns))
 
@@ -136,17 +135,12 @@ ROWS = st.one_of(
 
 
 @settings(
-    max_examples=120,
-    deadline=None,
-    derandomize=True,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    max_examples=120, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(
     rows=st.lists(ROWS, max_size=7),
     absent=st.sampled_from([None, math.nan, "", pd.NA]),
-    sizes=st.tuples(
-        st.sampled_from([1, 2, 3, 32]), st.sampled_from([16, 64, 8192]), st.sampled_from([1, 3, 256])
-    ),
+    sizes=st.tuples(st.sampled_from([1, 2, 3, 32]), st.sampled_from([16, 64, 8192]), st.sampled_from([1, 3, 256])),
     start=st.integers(-5, 5),
 )
 def test_a_row_is_predicted_as_if_it_were_alone(

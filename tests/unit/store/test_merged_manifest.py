@@ -29,9 +29,7 @@ def test_shares_of_classes_that_become_one_are_added_up_and_dropped_ones_taken_o
 
 
 def test_a_soft_label_whose_largest_share_was_dropped_is_unknown_and_its_clip_dropped():
-    columns, is_dropped = mapped_labels(
-        soft([0.2, 0.2, 0.2, 0.4], [0.4, 0, 0.3, 0.3], [0, 0, 0, 1]), NAMES, CLASSES
-    )
+    columns, is_dropped = mapped_labels(soft([0.2, 0.2, 0.2, 0.4], [0.4, 0, 0.3, 0.3], [0, 0, 0, 1]), NAMES, CLASSES)
     shares = columns["soft_label"].to_pylist()
     assert shares[0] is None
     assert shares[1] == pytest.approx([3 / 7, 4 / 7])

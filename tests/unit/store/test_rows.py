@@ -84,9 +84,7 @@ def test_a_store_of_an_earlier_version_is_read_once_per_machine_and_state(
     without_checks(folder)
     hashed: list[str] = []
     whole = checked_files.check_hash
-    monkeypatch.setattr(
-        checked_files, "check_hash", lambda path, *rest: (hashed.append(path.name), whole(path, *rest))
-    )
+    monkeypatch.setattr(checked_files, "check_hash", lambda path, *rest: (hashed.append(path.name), whole(path, *rest)))
     with caplog.at_level(logging.INFO):
         for _ in range(3):  # as processes of one machine do
             store = FeatureStore.open(folder)
@@ -97,9 +95,7 @@ def test_a_store_of_an_earlier_version_is_read_once_per_machine_and_state(
     os.utime(folder / "audio.arrow")
     FeatureStore.open(folder).features("audio", 3)
     assert hashed == ["audio.arrow"] * 2
-    overwrite(
-        folder / "audio.arrow", store.features("audio", 9).tobytes(), bytes(store.features("audio", 9).nbytes)
-    )
+    overwrite(folder / "audio.arrow", store.features("audio", 9).tobytes(), bytes(store.features("audio", 9).nbytes))
     with pytest.raises(StoreError, match=r"audio\.arrow: sha256: the file was changed or damaged"):
         FeatureStore.open(folder).features("audio", 3)
 
@@ -120,9 +116,7 @@ def test_a_file_that_is_cut_while_it_is_in_use_is_an_error_and_no_bus_error(fold
     store.features("audio", 100)
     size = (folder / "audio.arrow").stat().st_size
     os.truncate(folder / "audio.arrow", size // 10)
-    with pytest.raises(
-        StoreError, match=r"audio\.arrow: ends before byte \d+: it was cut while it was in use"
-    ):
+    with pytest.raises(StoreError, match=r"audio\.arrow: ends before byte \d+: it was cut while it was in use"):
         store.features("audio", 100)
     store.check_uncut()
     os.truncate(folder / "manifest.arrow", 100)
@@ -152,9 +146,7 @@ def test_a_store_that_is_replaced_stays_readable_to_who_opened_it(folder: Path) 
         ({"frames": None}, r"modalities\.audio\.frames: is None"),
     ],
 )
-def test_a_wrong_number_in_store_json_is_named(
-    folder: Path, changes: dict[str, object], message: str
-) -> None:
+def test_a_wrong_number_in_store_json_is_named(folder: Path, changes: dict[str, object], message: str) -> None:
     content = json.loads((folder / "store.json").read_text())
     content["modalities"]["audio"] |= changes
     (folder / "store.json").write_text(json.dumps(content))

@@ -117,9 +117,7 @@ def test_the_hash_follows_the_content_alone(tmp_path, clips, monkeypatch, values
 def test_hugging_face_datasets_maps_the_arrow_file(store, clips):
     table = datasets.Dataset.from_file(str(store.directory / "audio.arrow"))
     assert table.column_names == ROW_SCHEMA.names
-    np.testing.assert_array_equal(
-        np.asarray(table[5]["values"], dtype=np.float32).reshape(-1, WIDTH), clips[5].values
-    )
+    np.testing.assert_array_equal(np.asarray(table[5]["values"], dtype=np.float32).reshape(-1, WIDTH), clips[5].values)
 
 
 def test_an_interrupted_store_is_none(store):
@@ -244,9 +242,7 @@ print(next(line.split()[1] for line in lines if line.startswith("RssAnon")))
 
 
 def private_kib(folder: Path) -> int:
-    done = subprocess.run(
-        [sys.executable, "-c", MEASURE, str(folder)], capture_output=True, text=True, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", MEASURE, str(folder)], capture_output=True, text=True, check=True)
     return int(done.stdout)
 
 

@@ -122,9 +122,7 @@ def test_a_damaged_entry_is_copied_anew(
     assert entries(cache) == [folder]
 
 
-def test_a_touched_file_is_read_again_and_kept(
-    origin: Path, cache: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_touched_file_is_read_again_and_kept(origin: Path, cache: Path, caplog: pytest.LogCaptureFixture) -> None:
     folder = local_store(origin.as_uri())
     (folder / "video.arrow").touch()
     assert local_store(origin.as_uri()) == folder
@@ -235,9 +233,7 @@ def test_another_filesystem_will_do(origin: Path, cache: Path) -> None:
     assert FeatureStore.open(local_store("memory://bucket/store")).corpus
 
 
-def test_what_cannot_be_reached_is_named_without_secrets(
-    cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_cannot_be_reached_is_named_without_secrets(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError, match=r"cannot be read: ClientConnectorError"):
         local_store("http://127.0.0.1:9/store")
     with pytest.raises(InputError, match=r"addresses of foo:// are not known"):
@@ -247,9 +243,7 @@ def test_what_cannot_be_reached_is_named_without_secrets(
         raise PermissionError(f"https://bucket/?X-Amz-Signature=hunter2 of {address}")
 
     monkeypatch.setattr("fsspec.core.url_to_fs", refuse)
-    with pytest.raises(
-        InputError, match=r"cannot be read: access denied \(PermissionError\)\n.*credentials"
-    ) as caught:
+    with pytest.raises(InputError, match=r"cannot be read: access denied \(PermissionError\)\n.*credentials") as caught:
         local_store("s3://bucket/store")
     assert "hunter2" not in str(caught.value)
 
@@ -266,9 +260,7 @@ def test_a_missing_driver_is_named_with_its_package(cache: Path, monkeypatch: py
 def test_a_disk_that_is_too_small_is_seen_before_anything_is_copied(
     origin: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        "vavl.store.remote_files.shutil.disk_usage", lambda path: type("Usage", (), {"free": 10})()
-    )
+    monkeypatch.setattr("vavl.store.remote_files.shutil.disk_usage", lambda path: type("Usage", (), {"free": 10})())
     with pytest.raises(InputError, match=r"the store takes .* are free\n.*VAVL_CACHE"):
         local_store(origin.as_uri())
 

@@ -34,9 +34,7 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("stores")
     return {
         "alpha": write_corpus_store(folder / "alpha", "alpha", ALPHA, folds=(0, 1, 2)),
-        "alpha_b": write_corpus_store(
-            folder / "alpha_b", "alpha_b", BETA, folds=(1, 2, 5), clips_per_speaker=8
-        ),
+        "alpha_b": write_corpus_store(folder / "alpha_b", "alpha_b", BETA, folds=(1, 2, 5), clips_per_speaker=8),
     }
 
 
@@ -90,9 +88,7 @@ def test_features_sums_and_times_are_those_of_the_corpora(
             assert (rows >= 0).all()
             for there, here in enumerate(rows.tolist()):
                 np.testing.assert_array_equal(store.features(modality, here), own.features(modality, there))
-                np.testing.assert_array_equal(
-                    store.frame_times(modality, here), own.frame_times(modality, there)
-                )
+                np.testing.assert_array_equal(store.frame_times(modality, here), own.frame_times(modality, there))
             merged_sums = store.speaker_sums(modality)
             for speaker, sums in own.speaker_sums(modality).items():
                 found = merged_sums[f"{corpus}/{speaker}"]
@@ -132,11 +128,7 @@ def test_labels_are_mapped_and_dropped_ones_leave_the_splits(merged: Callable[..
     assert table.loc["alpha_b/s2_001", "arousal"] == 0.5
     odd, unlabelled = table.loc["alpha_b/s2_007"], table.loc["alpha_b/s2_000"]
     assert (odd["label"], odd["soft_label"], odd["split_1"]) == (None, None, "none")
-    assert (unlabelled["label"], unlabelled["soft_label"], unlabelled["split_1"]) == (
-        None,
-        None,
-        "validation",
-    )
+    assert (unlabelled["label"], unlabelled["soft_label"], unlabelled["split_1"]) == (None, None, "validation")
     assert table["split_1"].value_counts()["none"] == 6 * 4 + 6 * 2
 
 
@@ -182,9 +174,7 @@ def speakers(manifest: Manifest, fold: int, split: int) -> set[str]:
     return set(manifest.table["speaker"].take(rows).to_pylist())
 
 
-def test_facts_are_joined_and_counts_added_up(
-    merged: Callable[..., FeatureStore], stores: dict[str, Path]
-) -> None:
+def test_facts_are_joined_and_counts_added_up(merged: Callable[..., FeatureStore], stores: dict[str, Path]) -> None:
     store = merged()
     facts = read_facts(store.directory)
     assert facts.num_rows == 2 * (72 + 48)
@@ -201,9 +191,7 @@ def test_facts_are_joined_and_counts_added_up(
     assert read_content(store.directory)["counts"] == {"clips": 120, "quarantined": 2}
 
 
-def test_the_store_says_where_it_comes_from(
-    merged: Callable[..., FeatureStore], stores: dict[str, Path]
-) -> None:
+def test_the_store_says_where_it_comes_from(merged: Callable[..., FeatureStore], stores: dict[str, Path]) -> None:
     sources = merged().content["sources"]
     assert [source["corpus"] for source in sources] == ["alpha", "alpha_b"]
     assert sources[0]["store_hash"] == FeatureStore.open(stores["alpha"]).hash
@@ -216,13 +204,9 @@ def test_the_same_stores_give_the_same_bytes_wherever_they_lie(
     merged: Callable[..., FeatureStore], stores: dict[str, Path], tmp_path: Path
 ) -> None:
     first = files_of(merged().directory)
-    moved = {
-        corpus: Path(shutil.copytree(folder, tmp_path / f"moved_{corpus}"))
-        for corpus, folder in stores.items()
-    }
+    moved = {corpus: Path(shutil.copytree(folder, tmp_path / f"moved_{corpus}")) for corpus, folder in stores.items()}
     again = merge_stores(
-        plan_merge(settings(moved, stores=[moved["alpha"].as_uri(), str(moved["alpha_b"])])),
-        tmp_path / "merged",
+        plan_merge(settings(moved, stores=[moved["alpha"].as_uri(), str(moved["alpha_b"])])), tmp_path / "merged"
     )
     assert files_of(again.directory) == first
     assert len(first) == 10
@@ -274,10 +258,7 @@ def test_one_corpus_alone_is_normalised_as_in_its_own_store(
         ({"label_sets": {"alpha": "votes"}}, "there is no set of labels `votes`"),
         ({"folds": {"rule": "aligned", "by_corpus": {"alpha": [0]}}}, "alpha_b has no fold 0"),
         ({"folds": {"rule": "aligned", "by_corpus": {"gamma": [0]}}}, "gamma: no such corpus"),
-        (
-            {"folds": {"rule": "aligned", "by_corpus": {"alpha": [0], "alpha_b": [1, 2]}}},
-            "equally many folds",
-        ),
+        ({"folds": {"rule": "aligned", "by_corpus": {"alpha": [0], "alpha_b": [1, 2]}}}, "equally many folds"),
         ({"labels": {"alpha": {"calm": "quiet"}}}, "quiet, not among the classes"),
         ({"classes": ["glad", "glad"]}, "a class is listed twice"),
     ],
@@ -289,15 +270,9 @@ def test_what_does_not_fit_is_refused(stores: dict[str, Path], changes: dict[str
 
 def test_folds_without_a_common_number_are_refused(stores: dict[str, Path], tmp_path: Path) -> None:
     other = write_corpus_store(tmp_path / "gamma", "gamma", ALPHA, folds=(7,), clips_per_speaker=3)
-    with pytest.raises(
-        ConfigError, match=r"no fold is in all corpora: alpha has \[0, 1, 2\]; gamma has \[7\]"
-    ):
+    with pytest.raises(ConfigError, match=r"no fold is in all corpora: alpha has \[0, 1, 2\]; gamma has \[7\]"):
         plan_merge(
-            settings(
-                stores,
-                stores=[stores["alpha"], other],
-                labels={"alpha": {"calm": None}, "gamma": {"calm": None}},
-            )
+            settings(stores, stores=[stores["alpha"], other], labels={"alpha": {"calm": None}, "gamma": {"calm": None}})
         )
 
 
@@ -308,25 +283,16 @@ def test_two_stores_of_one_corpus_are_refused(stores: dict[str, Path], tmp_path:
 
 
 def test_other_features_are_refused_with_the_difference(stores: dict[str, Path], tmp_path: Path) -> None:
-    other = write_corpus_store(
-        tmp_path / "gamma", "gamma", ALPHA, folds=(1,), settings={"hop_ms": 10.0, "bands": 6}
-    )
+    other = write_corpus_store(tmp_path / "gamma", "gamma", ALPHA, folds=(1,), settings={"hop_ms": 10.0, "bands": 6})
     labels = {"alpha": {"calm": None}, "gamma": {"calm": None}}
-    with pytest.raises(
-        StoreError, match=r"other audio features than alpha: bands absent -> 6, hop_ms 20.0 -> 10.0"
-    ):
+    with pytest.raises(StoreError, match=r"other audio features than alpha: bands absent -> 6, hop_ms 20.0 -> 10.0"):
         plan_merge(settings(stores, stores=[stores["alpha"], other], labels=labels))
 
 
 def test_one_side_alone_may_be_taken(stores: dict[str, Path], tmp_path: Path) -> None:
     other = write_corpus_store(tmp_path / "gamma", "gamma", ALPHA, extractors={"video": "table:0123"})
-    changes = {
-        "stores": [stores["alpha"], other],
-        "labels": {"alpha": {"calm": None}, "gamma": {"calm": None}},
-    }
-    with pytest.raises(
-        StoreError, match=r"other video features than alpha: log_mel 1 -> table:0123 1\n.*modalities"
-    ):
+    changes = {"stores": [stores["alpha"], other], "labels": {"alpha": {"calm": None}, "gamma": {"calm": None}}}
+    with pytest.raises(StoreError, match=r"other video features than alpha: log_mel 1 -> table:0123 1\n.*modalities"):
         plan_merge(settings(stores, **changes))
     store = merge_stores(plan_merge(settings(stores, **changes, modalities=["audio"])), tmp_path / "merged")
     assert store.info.keys() == {"audio"}
@@ -381,8 +347,7 @@ def test_a_merged_store_can_be_merged_again(
     first = merged()
     third = write_corpus_store(tmp_path / "gamma", "gamma", ("glad", "mad"), folds=(1,), clips_per_speaker=4)
     again = merge_stores(
-        plan_merge(settings(stores, name="all", stores=[first.directory, third], labels={})),
-        tmp_path / "again",
+        plan_merge(settings(stores, name="all", stores=[first.directory, third], labels={})), tmp_path / "again"
     )
     manifest = Manifest.read(again.directory)
     assert manifest.corpora == ("alpha", "alpha_b", "gamma")

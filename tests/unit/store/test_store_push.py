@@ -29,9 +29,7 @@ NEEDED = {"manifest.arrow"} | {
 
 
 def tree(folder: Path) -> dict[str, bytes]:
-    return {
-        path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()
-    }
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 @pytest.fixture(params=["folder", "file", "memory"])
@@ -64,11 +62,7 @@ def test_what_was_pushed_is_read_as_the_same_store(whole_store: Path, place: Pat
     assert pushed.versions == (pushed.version,)
     (record,) = list_stores(place)
     assert (record["place"], record["newest"]) == (pushed.place, True)
-    assert (record["version"], record["clips"], record["pushed"]) == (
-        pushed.version,
-        80,
-        "2026-03-01T12:00:00.000Z",
-    )
+    assert (record["version"], record["clips"], record["pushed"]) == (pushed.version, 80, "2026-03-01T12:00:00.000Z")
     assert record["features"]["audio"]["extractor"] == "synthetic"
 
 

@@ -89,9 +89,7 @@ def test_a_version_in_full_asks_for_nothing_else(pushed: tuple[Path, list[str]])
 
 def test_what_is_not_there_or_not_one_is_refused_with_what_there_is(pushed: tuple[Path, list[str]]) -> None:
     place, (older, newer) = pushed
-    with pytest.raises(
-        StoreError, match=rf"no version begins with ffffff\n  fix: name one of: {newer}, {older}"
-    ):
+    with pytest.raises(StoreError, match=rf"no version begins with ffffff\n  fix: name one of: {newer}, {older}"):
         pinned_store(f"{place}@ffffff")
     with pytest.raises(StoreError, match=rf"{newer}, {older} all begin with {older[:16]}"):
         pinned_store(f"{place}@{older[:16]}")
@@ -169,8 +167,7 @@ def test_of_pushes_at_once_the_last_is_the_latest(
     stores = [other_labels(whole_store, number) for number in range(6)]
     context = multiprocessing.get_context("fork")
     processes = [
-        context.Process(target=_push, args=(store, tmp_path / "pushed", minute))
-        for minute, store in enumerate(stores)
+        context.Process(target=_push, args=(store, tmp_path / "pushed", minute)) for minute, store in enumerate(stores)
     ]
     for process in processes:
         process.start()
@@ -181,6 +178,4 @@ def test_of_pushes_at_once_the_last_is_the_latest(
     records = versions_at(RemoteDirectory(place.as_uri()))
     assert len(records) == 6
     assert (place / "latest").read_text().strip() == records[0]["version"]
-    assert [record["pushed"] for record in records] == sorted(
-        (record["pushed"] for record in records), reverse=True
-    )
+    assert [record["pushed"] for record in records] == sorted((record["pushed"] for record in records), reverse=True)

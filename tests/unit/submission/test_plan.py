@@ -153,9 +153,7 @@ def test_every_cell_of_a_comparison_is_checked_here():
 
 def test_a_missing_card_is_found_here():
     with pytest.raises(ConfigError, match=r"absent.yaml: cannot be read"):
-        plan_submission(
-            submit("prepare_corpus", "prepare/demo.yaml", overrides=["card=absent.yaml"]), {}, ROOT
-        )
+        plan_submission(submit("prepare_corpus", "prepare/demo.yaml", overrides=["card=absent.yaml"]), {}, ROOT)
 
 
 def test_the_folder_must_be_the_project(tmp_path):
@@ -198,9 +196,7 @@ def test_the_readme_shows_a_valid_command_for_every_job():
     "name", ["HF_TOKEN", "AWS_SECRET_ACCESS_KEY", "MLFLOW_TRACKING_PASSWORD", "api_key", "GOOGLE_CREDENTIALS"]
 )
 def test_a_secret_is_refused_with_the_place_where_it_belongs(name):
-    with pytest.raises(
-        ValidationError, match=f"{name} looks like a secret.*ray_cluster.yaml, or a Kubernetes"
-    ):
+    with pytest.raises(ValidationError, match=f"{name} looks like a secret.*ray_cluster.yaml, or a Kubernetes"):
         submit(environment=["LANG", name])
 
 
@@ -231,9 +227,7 @@ def test_the_address_is_loopback_unless_asked():
     assert submit().is_loopback
 
 
-@pytest.mark.parametrize(
-    "address", ["127.0.0.1:8265", "ray://127.0.0.1:10001", "http://", "http://me:pw@host:1"]
-)
+@pytest.mark.parametrize("address", ["127.0.0.1:8265", "ray://127.0.0.1:10001", "http://", "http://me:pw@host:1"])
 def test_an_address_without_host_or_with_a_password_is_refused(address):
     with pytest.raises(ValidationError, match=r"write http://host:port|holds a user or password"):
         submit(address=address)

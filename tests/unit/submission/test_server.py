@@ -18,12 +18,7 @@ ADDRESS = "http://127.0.0.1:8265"
 
 def ended(status: str, code: int | None, message: str = "") -> JobDetails:
     return JobDetails(
-        type="SUBMISSION",
-        submission_id="a",
-        status=status,
-        driver_exit_code=code,
-        message=message,
-        entrypoint="python",
+        type="SUBMISSION", submission_id="a", status=status, driver_exit_code=code, message=message, entrypoint="python"
     )
 
 

@@ -20,13 +20,7 @@ def journal(tmp_path: Path) -> Journal:
 
 
 def skipped(step: int, time: float) -> dict[str, Any]:
-    return {
-        "what": "skipped_step",
-        "step": step,
-        "message": "loss is not finite",
-        "clips": ["a", "b"],
-        "time": time,
-    }
+    return {"what": "skipped_step", "step": step, "message": "loss is not finite", "clips": ["a", "b"], "time": time}
 
 
 def test_an_event_that_is_reported_again_is_the_same_event(journal: Journal) -> None:

@@ -106,9 +106,7 @@ def test_unwritable_file_names_place_and_fix(tmp_path: Path) -> None:
         Journal(tmp_path / "journal.jsonl").append("step", step=1)
 
 
-def test_a_journal_travels_into_a_process_with_another_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_journal_travels_into_a_process_with_another_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     journal = Journal(Path("journal.jsonl"))
     monkeypatch.chdir("/")

@@ -26,9 +26,7 @@ def trained(folder: Path, tracking: TrackingSettings, model_folder: Path) -> Jou
     journal = Journal(folder / "journal.jsonl")
     journal.append("run_start", run_id=folder.name, experiment=tracking.experiment)
     for epoch in (1, 2):
-        journal.append(
-            "epoch", epoch=epoch, step=epoch * 5, metrics={"validation/audio/accuracy": epoch * 0.25}
-        )
+        journal.append("epoch", epoch=epoch, step=epoch * 5, metrics={"validation/audio/accuracy": epoch * 0.25})
     tags = {"corpus": "demo", "fold": 0, "label_set": "", "test/audio_video/uar": "0.2500"}
     journal.append("model", folder=model_folder, name=name_of(folder), tags=tags)
     tags = {**run_page(SCORES, ["best epoch 2 of 2"], "report.html"), "vavl.best_epoch": "2"}

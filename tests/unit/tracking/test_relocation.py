@@ -54,9 +54,7 @@ def project(
     shutil.copy(tracking_database, project / "runs" / "mlflow.db")
     monkeypatch.chdir(project)
     journal = Journal(run / "journal.jsonl")
-    journal.append(
-        "run_start", run_id="one", run_name="one", experiment="vavl", config_yaml="training: {seed: 1}\n"
-    )
+    journal.append("run_start", run_id="one", run_name="one", experiment="vavl", config_yaml="training: {seed: 1}\n")
     journal.append("model", folder="best", name="mine", tags={})
     journal.append("run_end", status="FINISHED", metrics={})
     assert Replayer([journal], settings, register_model).finish(120)
@@ -85,10 +83,7 @@ def test_a_copied_or_moved_project_is_refused_until_it_is_mended(
     assert refused.value.file == str(database)
     assert project.as_uri() in refused.value.problem
     assert refused.value.fix == f"python jobs/sync_tracking.py {database.parent} relocate=true"
-    for use in (
-        lambda: resolve_model(MODEL, settings),
-        lambda: compare_runs(other / "runs", TrackingTarget()),
-    ):
+    for use in (lambda: resolve_model(MODEL, settings), lambda: compare_runs(other / "runs", TrackingTarget())):
         with pytest.raises(InputError, match="the project was copied or moved"):
             use()
 

@@ -205,10 +205,7 @@ def test_only_a_malformed_record_is_set_aside_by_name(
     journal.append("artifact", path=7)
     journal.append("model", folder="nowhere", name="waiting")
     with journal.path.open("a") as file:
-        file.write(
-            json.dumps({"seq": 11, "kind": "step", "time": "noon", "step": 2, "metrics": {"loss": 7.0}})
-            + "\n"
-        )
+        file.write(json.dumps({"seq": 11, "kind": "step", "time": "noon", "step": 2, "metrics": {"loss": 7.0}}) + "\n")
     journal.append("step", step=3, metrics={"loss": 0.25, "odd name: 50 %!": 2.0, "half \ud83d": 1.0})
     journal.append("run_end", status="FINISHED")
     replay = Replayer([journal], tracking, register_model)
@@ -225,10 +222,7 @@ def test_only_a_malformed_record_is_set_aside_by_name(
     # Its file is back: a comparison sends it, and the others stay named.
     (run / "gone.png").write_text("here")
     assert not Replayer([journal], tracking, register_model, compares=True).finish(60)
-    assert {file.path for file in tracking_client.list_artifacts(found.info.run_id)} == {
-        "config.yaml",
-        "gone.png",
-    }
+    assert {file.path for file in tracking_client.list_artifacts(found.info.run_id)} == {"config.yaml", "gone.png"}
     assert "8" not in json.loads(set_aside_path(journal.path).read_text())[tracking.uri]
 
 

@@ -59,9 +59,7 @@ def test_a_whole_run_arrives(journal: Journal, tracking: TrackingSettings, clien
     picture.write_text("<svg/>")
     _start(journal, tracking)
     _steps(journal, 1, 3)
-    journal.append(
-        "epoch", epoch=1, step=3, metrics={"validation/audio/accuracy": 0.5, "broken": float("nan")}
-    )
+    journal.append("epoch", epoch=1, step=3, metrics={"validation/audio/accuracy": 0.5, "broken": float("nan")})
     journal.append("system", metrics={"system/cpu_utilization_percentage": 7.0})
     journal.append("artifact", path=picture, artifact_path="pictures")
     journal.append("artifact", path="picture.svg")
@@ -102,9 +100,7 @@ def test_many_points_travel_in_few_requests(
     requests = []
     log_points = MlflowWriter.log_points
     monkeypatch.setattr(
-        MlflowWriter,
-        "log_points",
-        lambda self, run, points: (requests.append(1), log_points(self, run, points)),
+        MlflowWriter, "log_points", lambda self, run, points: (requests.append(1), log_points(self, run, points))
     )
     _start(journal, tracking)
     journal.append_all([("step", {"step": step, "metrics": {"a": step, "b": step}}) for step in range(1500)])
@@ -114,9 +110,7 @@ def test_many_points_travel_in_few_requests(
     assert len(client_of(tracking).get_metric_history(replay.state.mlflow_run_id, "b")) == 1500
 
 
-def test_replaying_twice_changes_nothing(
-    journal: Journal, tracking: TrackingSettings, client_of: ClientOf
-) -> None:
+def test_replaying_twice_changes_nothing(journal: Journal, tracking: TrackingSettings, client_of: ClientOf) -> None:
     _start(journal, tracking)
     _steps(journal, 1, 4)
     replay = Replayer([journal], tracking, register_model)

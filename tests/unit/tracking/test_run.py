@@ -11,14 +11,7 @@ import yaml
 
 from vavl.config.base import FrozenConfig
 from vavl.tracking.journal import Journal
-from vavl.tracking.run import (
-    CODE_VARIABLE,
-    DatasetNote,
-    TrackedRun,
-    run_page,
-    run_start,
-    source_tags,
-)
+from vavl.tracking.run import CODE_VARIABLE, DatasetNote, TrackedRun, run_page, run_start, source_tags
 from vavl.tracking.settings import TrackingSettings
 
 

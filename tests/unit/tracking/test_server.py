@@ -84,8 +84,6 @@ def test_only_silence_and_server_errors_count_as_unreachable(tmp_path: Path, ser
     assert "refused" in str(unreachable_reason(TrackingPlace(server.address, None), 1))
     assert unreachable_reason(TrackingPlace(f"sqlite:///{tmp_path}/not-there-yet.db", None), 1) is None
     assert unreachable_reason(TrackingPlace("postgresql://%2Frun%2Fpostgresql/data", None), 1) is None
-    closed = TrackingPlace(
-        server.address.replace("http://", "postgresql+psycopg://me:secret@") + "/data", None
-    )
+    closed = TrackingPlace(server.address.replace("http://", "postgresql+psycopg://me:secret@") + "/data", None)
     assert "Connection refused" in str(unreachable_reason(closed, 1))
     assert "secret" not in str(unreachable_reason(closed, 1))

@@ -33,15 +33,10 @@ def test_settings_win_over_the_environment_and_relative_places_become_absolute(t
     place = tracking_place(settings, {"MLFLOW_TRACKING_URI": "https://host"}, tmp_path)
     assert place.uri == f"sqlite:///{tmp_path}/my/runs.db"
     assert place.artifact_location == (tmp_path / "my" / "files").as_uri()
-    assert (
-        tracking_place(TrackingSettings(artifact_location="s3://bucket"), {}).artifact_location
-        == "s3://bucket"
-    )
+    assert tracking_place(TrackingSettings(artifact_location="s3://bucket"), {}).artifact_location == "s3://bucket"
 
 
-def test_a_data_base_gets_a_folder_for_artifacts_and_its_address_stays_in_the_environment(
-    tmp_path: Path,
-) -> None:
+def test_a_data_base_gets_a_folder_for_artifacts_and_its_address_stays_in_the_environment(tmp_path: Path) -> None:
     address = "postgresql://me@host/data?password=secret"
     place = tracking_place(TrackingSettings(), {"MLFLOW_TRACKING_URI": address}, tmp_path)
     assert place.uri == address
@@ -89,11 +84,7 @@ def test_a_token_in_an_address_is_refused_and_not_repeated(address: str, key: st
 
 @pytest.mark.parametrize(
     "address",
-    [
-        "postgresql://me@host/data?sslmode=require&sslkey=/keys/me",
-        "https://server/signature",
-        "sqlite:///a.db",
-    ],
+    ["postgresql://me@host/data?sslmode=require&sslkey=/keys/me", "https://server/signature", "sqlite:///a.db"],
 )
 def test_an_address_without_a_secret_is_taken(address: str) -> None:
     assert validate(TrackingSettings, {"uri": address}, "train.yaml").uri == address

@@ -90,9 +90,7 @@ def test_a_run_without_any_configuration_goes_to_the_local_store(
     assert only(tmp_path).store == SERVER
 
 
-def test_a_run_continues_in_the_store_that_it_began_in(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_continues_in_the_store_that_it_began_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     journal = run(tmp_path / "one", {"uri": None})
     monkeypatch.setenv("MLFLOW_TRACKING_URI", SERVER)
     replay = Replayer([journal], TrackingSettings(system_metrics=False))
@@ -103,19 +101,13 @@ def test_a_run_continues_in_the_store_that_it_began_in(
     assert settings_of(journal.path, TrackingTarget(uri="http://other")).uri == "http://other"
 
 
-def test_what_arrived_is_not_listed_unless_the_run_has_no_end(
-    tmp_path: Path, tracking: TrackingSettings
-) -> None:
+def test_what_arrived_is_not_listed_unless_the_run_has_no_end(tmp_path: Path, tracking: TrackingSettings) -> None:
     experiment = {"uri": tracking.uri, "experiment": tracking.experiment}
     whole = run(tmp_path / "a", experiment)
     run(tmp_path / "b", experiment, "run_start", "step", "system")
     run(tmp_path / "c", experiment, "run_start", "run_end", "run_start")
     for journal in tmp_path.rglob("journal.jsonl"):
-        text = (
-            journal.read_text()
-            .replace('"run"', f'"{journal.parent.name}"')
-            .replace("mine", tracking.experiment)
-        )
+        text = journal.read_text().replace('"run"', f'"{journal.parent.name}"').replace("mine", tracking.experiment)
         journal.write_text(text)
     assert [result.state for result in sync(tmp_path, tracking)] == ["arrived", "unfinished", "unfinished"]
     found = compare_runs(tmp_path, TrackingTarget())
@@ -163,11 +155,7 @@ def whole_run(folder: Path, tracking: TrackingSettings, model_folder: Path | Non
 
 
 def test_the_notes_next_to_a_journal_are_not_believed(
-    tmp_path: Path,
-    private_tracking: TrackingSettings,
-    tracking_database: Path,
-    client_of: Any,
-    model_folder: Path,
+    tmp_path: Path, private_tracking: TrackingSettings, tracking_database: Path, client_of: Any, model_folder: Path
 ) -> None:
     journal = whole_run(tmp_path / "runs" / "one", private_tracking, model_folder)
     (first,) = sync(tmp_path / "runs", private_tracking)
@@ -228,9 +216,7 @@ def test_notes_of_an_earlier_version_that_passed_records_over_are_made_good(
 ) -> None:
     journal = whole_run(tmp_path / "runs" / "one", tracking)
     last = list(journal.read())[-1]
-    noted = ReplayState(
-        seq=last.seq, offset=last.end, run_id="one", refused={11: "OSError: No space left on device"}
-    )
+    noted = ReplayState(seq=last.seq, offset=last.end, run_id="one", refused={11: "OSError: No space left on device"})
     write_state(journal.path, str(tracking.uri), noted)
     (result,) = sync(tmp_path / "runs", tracking)
     assert (result.state, result.sent) == ("arrived", 13)
@@ -266,9 +252,7 @@ def test_a_store_that_is_away_costs_the_others_nothing(
     assert (again.state, again.sent) == ("refused in part", 0)
 
 
-def test_the_summary_tells_of_every_run_and_overwrites_none(
-    tmp_path: Path, tracking: TrackingSettings
-) -> None:
+def test_the_summary_tells_of_every_run_and_overwrites_none(tmp_path: Path, tracking: TrackingSettings) -> None:
     gone(tmp_path / "a", tracking)
     results = sync(tmp_path / "a", tracking)
     content = json.loads(write_summary(results, tmp_path).read_text())

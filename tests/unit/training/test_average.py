@@ -16,9 +16,7 @@ from vavl.training.settings import TrainingSettings
 
 @pytest.fixture
 def engine():
-    return TorchEngine(
-        torch.nn.Linear(2, 1, bias=False), TrainingSettings(engine="torch"), torch.device("cpu")
-    )
+    return TorchEngine(torch.nn.Linear(2, 1, bias=False), TrainingSettings(engine="torch"), torch.device("cpu"))
 
 
 def built():

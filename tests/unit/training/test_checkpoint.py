@@ -75,9 +75,7 @@ def test_without_a_checkpoint_there_is_nothing_to_resume(folder):
 
 def test_what_was_saved_comes_back(folder, engine):
     before = engine(steps=3)
-    state = at(
-        3, epoch=2, best_epoch=1, best_score=0.25, epochs_without_gain=1, trained_seconds=1.5, skipped=(1,)
-    )
+    state = at(3, epoch=2, best_epoch=1, best_score=0.25, epochs_without_gain=1, trained_seconds=1.5, skipped=(1,))
     save(folder, before, state, [{"kind": "step", "step": 2}])
     found, after = loaded(folder, engine)
     assert found == state
@@ -273,15 +271,10 @@ def test_a_checkpoint_holds_tensors_and_json_only(folder, engine, tmp_path):
         ("deepspeed", 1, "fp32"),
         ("deepspeed", 3, "fp32"),
         ("deepspeed", 2, "bf16"),
-        *(
-            pytest.param("deepspeed", *how, marks=pytest.mark.slow)
-            for how in ((0, "fp32"), (2, "fp32"), (0, "bf16"))
-        ),
+        *(pytest.param("deepspeed", *how, marks=pytest.mark.slow) for how in ((0, "fp32"), (2, "fp32"), (0, "bf16"))),
     ],
 )
-def test_a_resumed_run_equals_the_uninterrupted_one_to_the_last_bit(
-    plan, train_from, engine_name, stage, precision
-):
+def test_a_resumed_run_equals_the_uninterrupted_one_to_the_last_bit(plan, train_from, engine_name, stage, precision):
     """With dropout, views, warm-up, decay and two micro-batches; killed within the second epoch."""
     sections = {
         "model": {**plan().model.model_dump(), "dropout": 0.2, "head_dropout": 0.2},
@@ -304,11 +297,7 @@ def test_a_resumed_run_equals_the_uninterrupted_one_to_the_last_bit(
     kept = [one["metrics"]["train/loss/total"] for one in run.restored.records if one["kind"] == "step"]
     assert kept + second_seen.losses() == whole_seen.losses()
     scores = [
-        {
-            name: value
-            for name, value in seen.of("epoch")[-1]["metrics"].items()
-            if "clips_per_second" not in name
-        }
+        {name: value for name, value in seen.of("epoch")[-1]["metrics"].items() if "clips_per_second" not in name}
         for seen in (whole_seen, second_seen)
     ]
     assert scores[0] == scores[1]

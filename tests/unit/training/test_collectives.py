@@ -64,10 +64,7 @@ def test_two_processes_agree(tmp_path):
     command = [sys.executable, "-W", "ignore", "-c", TWO_PROCESSES]
     started = [
         subprocess.Popen(
-            [*command, str(rank), str(tmp_path / "store")],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
+            [*command, str(rank), str(tmp_path / "store")], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
         for rank in range(2)
     ]

@@ -30,8 +30,7 @@ def test_batch_sizes_agree():
 
 @pytest.mark.parametrize("limit", [0.0, 1.0, 0.25])
 @pytest.mark.parametrize(
-    ("stage", "precision"),
-    [(stage, precision) for stage in (1, 2, 3) for precision in ("fp32", "bf16")],
+    ("stage", "precision"), [(stage, precision) for stage in (1, 2, 3) for precision in ("fp32", "bf16")]
 )
 def test_deepspeed_clips_wherever_it_shards_or_keeps_masters(limit, stage, precision):
     # Absent, the key means 1.0.
@@ -83,17 +82,11 @@ def test_the_users_keys_are_merged_over_the_generated_ones():
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (
-            {"gradient_clipping": 2},
-            "gradient_clipping cannot be set: is training.optimizer.gradient_clipping",
-        ),
+        ({"gradient_clipping": 2}, "gradient_clipping cannot be set: is training.optimizer.gradient_clipping"),
         ({"train_batch_size": 8}, "train_batch_size cannot be set: follows from data.composition.batch_size"),
         ({"zero_optimisation": {}}, "did you mean zero_optimization"),
         ({"zero_optimization": {"overlap_com": True}}, "did you mean overlap_comm"),
-        (
-            {"zero_optimization": {"stage": 2}},
-            "zero_optimization.stage cannot be set: is training.zero_stage",
-        ),
+        ({"zero_optimization": {"stage": 2}}, "zero_optimization.stage cannot be set: is training.zero_stage"),
         ({"zero_optimization": 3}, "write a section"),
         ({"fp16": {"enabled": True}}, "fp16 needs zero_stage 1, 2 or 3"),
     ],

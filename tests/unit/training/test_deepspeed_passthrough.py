@@ -100,9 +100,7 @@ def test_a_refused_key_of_zero_comes_with_its_reason(key):
     [("flop_profiler", "flops_profiler"), ("fp-16", "fp16"), ("zero_optimizations", "zero_optimization")],
 )
 def test_an_unknown_key_comes_with_the_nearest_name(wrong, right):
-    with pytest.raises(
-        ValueError, match=rf"{wrong} is not a key that DeepSpeed knows: did you mean {right}\?"
-    ):
+    with pytest.raises(ValueError, match=rf"{wrong} is not a key that DeepSpeed knows: did you mean {right}\?"):
         check_passthrough({wrong: {}}, 1, "fp32")
 
 
@@ -138,9 +136,7 @@ def test_the_example_of_the_readme_arrives_in_a_run(plan):
 
 
 @pytest.mark.parametrize(
-    ("content", "stage", "read", "expected"),
-    ARRIVES,
-    ids=lambda one: "read" if callable(one) else str(one)[:60],
+    ("content", "stage", "read", "expected"), ARRIVES, ids=lambda one: "read" if callable(one) else str(one)[:60]
 )
 def test_what_is_passed_on_arrives_in_deepspeed(content, stage, read, expected):
     engine = engine_of(torch.nn.Linear(4, 3), zero_stage=stage, deepspeed=content)
@@ -242,12 +238,9 @@ IN_PIECES = {"objectives": {"hgr": {"weight": 0.1}}, "pieces": {"clips_per_forwa
 
 
 @pytest.mark.parametrize(
-    ("case", "without"),
-    [pytest.param(TEACHING, 10, id="pseudo-labels"), pytest.param(IN_PIECES, 1, id="accumulation")],
+    ("case", "without"), [pytest.param(TEACHING, 10, id="pseudo-labels"), pytest.param(IN_PIECES, 1, id="accumulation")]
 )
-def test_the_order_of_modules_that_zero_3_prefetches_by_holds(
-    case, without, plan, records, monkeypatch, capsys
-):
+def test_the_order_of_modules_that_zero_3_prefetches_by_holds(case, without, plan, records, monkeypatch, capsys):
     """It is thrown away, at every step or once, where the first forward pass of an attempt has no gradient."""
     told = {"zero_optimization": {"log_trace_cache_warnings": True}}
     training = {

@@ -21,14 +21,7 @@ from vavl.training.driver_lock import LOCK_FILE, only_driver
 from vavl.training.storage import RunStorage
 
 HOLDER = Path(__file__).parents[2] / "support" / "processes" / "lock_holder.py"
-OTHER = {
-    "job": "train_model.py",
-    "owner": "ann",
-    "host": "node7",
-    "pid": 1,
-    "machine": "another",
-    "token": "0",
-}
+OTHER = {"job": "train_model.py", "owner": "ann", "host": "node7", "pid": 1, "machine": "another", "token": "0"}
 
 
 @pytest.fixture(params=["directory", "s3"])
@@ -116,10 +109,7 @@ def test_a_driver_of_another_machine_that_gives_a_sign_is_at_work(place: str) ->
     write_lock(place, beats=1)
     sign = threading.Timer(1.0, write_lock, (place,), {"beats": 2})
     sign.start()
-    with (
-        pytest.raises(InputError, match="of ann on host node7, pid 1"),
-        only_driver(place, silence_seconds=60),
-    ):
+    with pytest.raises(InputError, match="of ann on host node7, pid 1"), only_driver(place, silence_seconds=60):
         pass
     sign.join()
     assert json.loads(RunStorage(place).read(LOCK_FILE) or b"")["beats"] == 2

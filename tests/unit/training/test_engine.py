@@ -30,9 +30,7 @@ def test_the_optimizer_has_the_settings_and_leaves_frozen_parts_out():
     assert isinstance(optimizer, torch.optim.AdamW)
     (group,) = optimizer.param_groups
     assert (group["lr"], group["betas"], group["weight_decay"]) == (0.1, (0.5, 0.6), 0.3)
-    assert [id(parameter) for parameter in group["params"]] == [
-        id(parameter) for parameter in network[1].parameters()
-    ]
+    assert [id(parameter) for parameter in group["params"]] == [id(parameter) for parameter in network[1].parameters()]
 
 
 def test_the_settings_choose_the_engine(tiny_network):
@@ -67,19 +65,11 @@ def test_the_learning_rate_of_the_step_counts():
     torch.testing.assert_close(network.weight.detach(), torch.full((1, 3), 0.75), atol=1e-5, rtol=0)
 
 
-GRADIENTS = [
-    [3.0, -1.0, 2.0],
-    [0.1, 0.2, 0.3],
-    [float("nan"), 1.0, 1.0],
-    [-2.0, 0.5, 9.0],
-    [float("inf")] * 3,
-]
+GRADIENTS = [[3.0, -1.0, 2.0], [0.1, 0.2, 0.3], [float("nan"), 1.0, 1.0], [-2.0, 0.5, 9.0], [float("inf")] * 3]
 
 
 def states(optimizer):
-    return [
-        value for state in optimizer.state.values() for name, value in sorted(state.items()) if name != "step"
-    ]
+    return [value for state in optimizer.state.values() for name, value in sorted(state.items()) if name != "step"]
 
 
 def test_updates_are_those_of_a_loop_that_looks_at_the_norm_first_to_the_last_bit():
@@ -164,9 +154,7 @@ def test_all_engines_stages_and_micro_batches_give_the_same_curve(run_of, limit)
 def test_concordance_is_exact_over_micro_batches_at_every_stage(run_of, stage):
     """The first pass without gradient must not disturb the engine's own hooks."""
     expected = run_of("torch", target="attributes", max_steps=5)[0]
-    found = run_of(
-        "ds", target="attributes", engine="deepspeed", zero_stage=stage, clips_per_forward=5, max_steps=5
-    )[0]
+    found = run_of("ds", target="attributes", engine="deepspeed", zero_stage=stage, clips_per_forward=5, max_steps=5)[0]
     np.testing.assert_allclose(found, expected, rtol=1e-5)
     assert np.ptp(expected) > 0.05
 
@@ -219,8 +207,7 @@ def test_the_first_update_of_every_stage_is_that_of_adamw(stage, precision):
 
 
 @pytest.mark.parametrize(
-    ("stage", "offload"),
-    [(1, "optimizer"), (2, "optimizer"), (3, "optimizer"), (3, "optimizer_and_weights")],
+    ("stage", "offload"), [(1, "optimizer"), (2, "optimizer"), (3, "optimizer"), (3, "optimizer_and_weights")]
 )
 def test_what_is_offloaded_lies_in_main_memory_and_trains(stage, offload):
     engine = DeepSpeedEngine(torch.nn.Linear(4, 3), settings(zero_stage=stage, offload=offload), CPU, 1)

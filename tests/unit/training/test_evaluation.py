@@ -65,9 +65,7 @@ def test_the_batch_size_changes_no_prediction(data, network, batch_size):
     expected, found = (predict_split(network, data(batch_size=size), rows) for size in (7, batch_size))
     for condition in CONDITIONS:
         counts = expected.counts[condition]
-        np.testing.assert_allclose(
-            found.predicted[condition][counts], expected.predicted[condition][counts], atol=1e-5
-        )
+        np.testing.assert_allclose(found.predicted[condition][counts], expected.predicted[condition][counts], atol=1e-5)
 
 
 @pytest.mark.parametrize("world_size", [2, 3])
@@ -95,9 +93,7 @@ def test_a_prediction_is_that_of_the_clip_alone(data, network, batches):
         alone = predict_split(network, replace(inputs, batch_size=1), row)
         for condition in CONDITIONS:
             if found.counts[condition][place]:
-                np.testing.assert_allclose(
-                    alone.predicted[condition][0], found.predicted[condition][place], atol=1e-5
-                )
+                np.testing.assert_allclose(alone.predicted[condition][0], found.predicted[condition][place], atol=1e-5)
 
 
 def test_scores_are_those_of_the_counted_clips(data, network):
@@ -123,9 +119,7 @@ def test_a_condition_without_clips_has_no_scores(data, network):
     inputs = data(without_video=range(10))
     narrow = replace(inputs, collection=inputs.collection)
     torch.manual_seed(0)
-    network.video_path.projection = torch.nn.Linear(
-        1, 16
-    )  # the stand-in of a missing modality has one channel
+    network.video_path.projection = torch.nn.Linear(1, 16)  # the stand-in of a missing modality has one channel
     found = predict_split(network, narrow, rows_of(inputs.collection, TEST))
     assert {name.split("/")[1] for name in score_split("test", found, CLASSES)} == {"audio"}
 
@@ -140,9 +134,7 @@ def test_saved_predictions_have_one_row_per_clip_and_condition(data, network, tm
     one = table[(table["clip_id"] == "s1_0004") & (table["condition"] == "video")].iloc[0]
     place = int(np.flatnonzero(found.rows == 14)[0])
     assert (one["corpus"], one["speaker"]) == ("small", "s1")
-    np.testing.assert_allclose(
-        [one[f"predicted_{name}"] for name in CLASSES.classes], found.predicted["video"][place]
-    )
+    np.testing.assert_allclose([one[f"predicted_{name}"] for name in CLASSES.classes], found.predicted["video"][place])
     assert [one[f"target_{name}"] for name in CLASSES.classes] == found.target[place].tolist()
 
 

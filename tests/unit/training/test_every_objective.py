@@ -12,19 +12,10 @@ from vavl.training.loop import train_step
 from vavl.training.run import prepare_run
 
 STEPS = 6
-SHARDED = {
-    "label": [{"zero_stage": 1}, {"zero_stage": 3, "clips_per_forward": 5}],
-    "attributes": [{"zero_stage": 3}],
-}
+SHARDED = {"label": [{"zero_stage": 1}, {"zero_stage": 3, "clips_per_forward": 5}], "attributes": [{"zero_stage": 3}]}
 HGR = {"weight": 0.5, "audio_video": 0.3, "start_step": 1, "ramp_steps": 2}
 LADDER = {"weight": 0.3, "lateral": "both", "detach_target": False, "start_step": 2, "ramp_steps": 2}
-PSEUDO_LABEL = {
-    "weight": 0.5,
-    "adaptive": True,
-    "adaptive_momentum": 0.6,
-    "teacher": "average",
-    "ramp_steps": 3,
-}
+PSEUDO_LABEL = {"weight": 0.5, "adaptive": True, "adaptive_momentum": 0.6, "teacher": "average", "ramp_steps": 3}
 EVERY_OBJECTIVE = {"hgr": HGR, "ladder": LADDER, "pseudo_label": PSEUDO_LABEL}
 VIEWS = {"audio": {"noise": 0.3}, "video": {"noise": 0.3}, "modality_dropout": 0.3}
 BOTH_ENGINES = [("torch", 0), pytest.param("deepspeed", 2, marks=pytest.mark.slow)]
@@ -111,9 +102,7 @@ def test_the_students_own_labels_are_the_same_where_weights_are_sharded(full_pla
     def own(name, **training):
         plan = full_plan(name, **training)
         pseudo = plan.objectives.pseudo_label.model_copy(update={"teacher": "self"})
-        return plan.model_copy(
-            update={"objectives": plan.objectives.model_copy(update={"pseudo_label": pseudo})}
-        )
+        return plan.model_copy(update={"objectives": plan.objectives.model_copy(update={"pseudo_label": pseudo})})
 
     expected = go(own("torch"))
     found = go(own("sharded", engine="deepspeed", zero_stage=3, clips_per_forward=5))
@@ -167,9 +156,7 @@ def test_a_resumed_run_equals_the_uninterrupted_one_to_the_last_bit(full_plan, t
 
 def replace_times(steps):
     """Leave out when a step was done, and the words that the first one of an attempt brings for the log."""
-    return [
-        {name: value for name, value in record.items() if name != "setup"} | {"time": 0} for record in steps
-    ]
+    return [{name: value for name, value in record.items() if name != "setup"} | {"time": 0} for record in steps]
 
 
 @pytest.mark.parametrize(("engine", "stage"), BOTH_ENGINES)

@@ -17,10 +17,7 @@ from vavl.training.storage import full_disk_as_error
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
 def test_no_space_says_what_to_do(tmp_path: Path, code: int) -> None:
-    with (
-        pytest.raises(TrainingError, match=r"free disk space.*same command again"),
-        full_disk_as_error(tmp_path),
-    ):
+    with pytest.raises(TrainingError, match=r"free disk space.*same command again"), full_disk_as_error(tmp_path):
         raise OSError(code, os.strerror(code))
 
 

@@ -85,9 +85,7 @@ def test_a_message_lies_where_the_group_serves_it(config, device, message, serve
 
 
 VALUES = {
-    "sum": lambda device: add_over_ranks(
-        {"a": torch.zeros(2, device=device), "b": torch.ones((), device=device)}
-    ),
+    "sum": lambda device: add_over_ranks({"a": torch.zeros(2, device=device), "b": torch.ones((), device=device)}),
     "array": lambda device: add_array_over_ranks(np.zeros(3), device),
     "shards": lambda device: gather_shards(torch.zeros(2, device=device)),
 }

@@ -63,9 +63,7 @@ def test_what_a_gpu_does_not_measure_is_left_out_and_told_once(monkeypatch, capl
     sampler = GpuSampler(CUDA, clock=lambda: now[0])
     with caplog.at_level(logging.WARNING):
         for now[0] in (0.0, 20.0):
-            assert sampler.sample().keys() == under("system/").keys() - {
-                "system/gpu_1_utilization_percentage"
-            }
+            assert sampler.sample().keys() == under("system/").keys() - {"system/gpu_1_utilization_percentage"}
     (told,) = caplog.messages
     assert told == "system/gpu_1_utilization_percentage is not measured: Not Supported"
 

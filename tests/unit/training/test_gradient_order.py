@@ -17,11 +17,7 @@ MIXED = {"without_audio": (0,), "without_video": (1,), "without_label": (1, 2), 
 
 def test_parameters_get_their_gradients_in_one_order(plan):
     """Micro-batches of one and two clips: some lack a modality, some have a single frame."""
-    chosen = plan(
-        corpus=MIXED,
-        objectives=EVERY_OBJECTIVE,
-        training={"clips_per_forward": 2, "average_decay": 0.8},
-    )
+    chosen = plan(corpus=MIXED, objectives=EVERY_OBJECTIVE, training={"clips_per_forward": 2, "average_decay": 0.8})
     run = prepare_run(chosen)
     order: list[str] = []
     for name, parameter in run.engine.network.named_parameters():

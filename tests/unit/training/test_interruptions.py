@@ -43,9 +43,7 @@ def told(seen):
     """Return losses by step and scores by epoch, the latest attempt's."""
     losses = {one["step"]: one["metrics"]["train/loss/total"] for one in seen.of("step")}
     scores = {
-        one["epoch"]: {
-            name: value for name, value in one["metrics"].items() if "clips_per_second" not in name
-        }
+        one["epoch"]: {name: value for name, value in one["metrics"].items() if "clips_per_second" not in name}
         for one in seen.of("epoch")
     }
     return losses, scores
@@ -55,10 +53,7 @@ DRAWS = {"model": {"dropout": 0.2, "head_dropout": 0.2}}
 
 
 def sections(plan, **training):
-    return {
-        "model": {**plan().model.model_dump(), **DRAWS["model"]},
-        "training": {"report_every_steps": 1, **training},
-    }
+    return {"model": {**plan().model.model_dump(), **DRAWS["model"]}, "training": {"report_every_steps": 1, **training}}
 
 
 @pytest.mark.parametrize("step", [1, 3, 4, 5, 11])
@@ -75,10 +70,7 @@ def test_a_run_that_was_stopped_goes_on_as_if_nothing_had_happened(plan, records
 
 
 def test_a_run_whose_machine_will_go_away_writes_one_checkpoint_at_once_and_continues(plan, records):
-    chosen, seen = (
-        plan("preempted", **sections(plan, checkpoint_every_epochs=3, keep_checkpoints=9)),
-        records(),
-    )
+    chosen, seen = (plan("preempted", **sections(plan, checkpoint_every_epochs=3, keep_checkpoints=9)), records())
     end = train_on_worker(chosen, seen, AskedAt(report=2))
     assert end == {"is_stopped": False, "step": STEPS}
     assert [(one["what"], one["step"]) for one in seen.of("event")] == [("preemption", 2)]

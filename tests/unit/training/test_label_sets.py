@@ -36,10 +36,7 @@ def changed_store(small_store, small_corpus, tmp_path):
 def without_classes(table):
     """Attributes stay; every third clip is in no split."""
     split = [None if row % 3 else "none" for row in range(len(table))]
-    kept = [
-        before if now is None else now
-        for before, now in zip(table["split_0"].to_pylist(), split, strict=True)
-    ]
+    kept = [before if now is None else now for before, now in zip(table["split_0"].to_pylist(), split, strict=True)]
     return {
         "label": pa.nulls(len(table), pa.string()),
         "soft_label": pa.nulls(len(table), pa.list_(pa.float32())),
@@ -69,10 +66,7 @@ def test_some_of_the_attributes_are_trained_on(changed_store, plan, train_from, 
         lambda table: without_classes(table) | {name: pa.nulls(len(table), pa.float32()) for name in missing},
         classes=[],
     )
-    some = plan(
-        data={"store": store, "target": "attributes"},
-        evaluation={"select_by": ["validation/audio/ccc_mean"]},
-    )
+    some = plan(data={"store": store, "target": "attributes"}, evaluation={"select_by": ["validation/audio/ccc_mean"]})
     run, _, end, records = train_from(some)
     assert end is not None
     assert np.isfinite(records.losses()).all()

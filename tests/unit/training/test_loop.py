@@ -34,9 +34,7 @@ def test_the_loss_falls_and_every_step_and_epoch_is_reported_once(plan, start):
     run, state, seen = start(plan(training={"max_epochs": 12, "optimizer": {"learning_rate": 1e-2}}))
     assert (run.steps_per_epoch, run.total_steps) == (4, 48)
     assert [record["step"] for record in seen.of("step")] == list(range(48))
-    assert [(record["epoch"], record["step"]) for record in seen.of("epoch")] == [
-        (n, 4 * n) for n in range(1, 13)
-    ]
+    assert [(record["epoch"], record["step"]) for record in seen.of("epoch")] == [(n, 4 * n) for n in range(1, 13)]
     assert (state.step, state.epoch, state.trained_clips) == (48, 12, 480)
     losses = seen.losses()
     assert np.mean(losses[-4:]) < 0.7 * np.mean(losses[:4])
@@ -69,23 +67,15 @@ def test_records_hold_what_a_page_needs_and_are_json(plan, start):
 def test_the_total_is_the_weighted_sum_of_its_parts(plan, start):
     _, _, seen = start(plan(training={"max_epochs": 1}, objectives={"reconstruction": {"weight": 3}}))
     for record in seen.of("step"):
-        losses = {
-            name.split("/", 2)[2]: value for name, value in record["metrics"].items() if "/loss/" in name
-        }
-        parts = sum(
-            value * (3 if name.startswith("rec") else 1) for name, value in losses.items() if "/" in name
-        )
+        losses = {name.split("/", 2)[2]: value for name, value in record["metrics"].items() if "/loss/" in name}
+        parts = sum(value * (3 if name.startswith("rec") else 1) for name, value in losses.items() if "/" in name)
         assert losses["total"] == pytest.approx(parts)
 
 
 def test_the_same_seed_gives_the_same_run_and_another_seed_another(plan, start):
     dropped = {"dropout": 0.2, "head_dropout": 0.2}
     first, second, other = (
-        start(
-            plan(
-                name, model={**plan().model.model_dump(), **dropped}, training={"max_epochs": 2, "seed": seed}
-            )
-        )
+        start(plan(name, model={**plan().model.model_dump(), **dropped}, training={"max_epochs": 2, "seed": seed}))
         for name, seed in (("a", 0), ("b", 0), ("c", 1))
     )
     assert first[2].losses() == second[2].losses()
@@ -98,9 +88,7 @@ def test_the_same_seed_gives_the_same_run_and_another_seed_another(plan, start):
 def test_micro_batches_do_not_change_the_curve(plan, start, target):
     """Gradient accumulation is exact, for CCC too; 10 rows do not divide by 3."""
     chosen = {"store": plan().data.store, "target": target, "composition": {"batch_size": 10}}
-    select = {
-        "select_by": ["validation/audio/ccc_mean" if target == "attributes" else "validation/audio/uar"]
-    }
+    select = {"select_by": ["validation/audio/ccc_mean" if target == "attributes" else "validation/audio/uar"]}
     curves = [
         start(
             plan(
@@ -115,10 +103,7 @@ def test_micro_batches_do_not_change_the_curve(plan, start, target):
     assert np.ptp(curves[0].losses()) > 0.1
     for other in curves[1:]:
         np.testing.assert_allclose(other.losses(), curves[0].losses(), rtol=1e-5)
-        norms = [
-            [record["metrics"]["train/gradient_norm"] for record in one.of("step")]
-            for one in (other, curves[0])
-        ]
+        norms = [[record["metrics"]["train/gradient_norm"] for record in one.of("step")] for one in (other, curves[0])]
         np.testing.assert_allclose(norms[0], norms[1], rtol=1e-4)
 
 
@@ -141,9 +126,7 @@ def test_the_best_epoch_is_kept_with_the_weights_that_it_had(plan, start):
     until_best = chosen.model_copy(
         update={
             "output_dir": chosen.output_dir.with_name("again"),
-            "training": chosen.training.model_copy(
-                update={"max_steps": state.best_epoch * run.steps_per_epoch}
-            ),
+            "training": chosen.training.model_copy(update={"max_steps": state.best_epoch * run.steps_per_epoch}),
         }
     )
     again, _, _ = start(until_best)
@@ -160,9 +143,7 @@ def test_the_mean_of_several_metrics_chooses(plan, start):
 
 
 def test_early_stopping_ends_the_run_and_a_resumed_run_stays_ended(plan, start, records):
-    chosen = plan(
-        training={"max_epochs": 50, "early_stopping_epochs": 2, "optimizer": {"learning_rate": 1e-9}}
-    )
+    chosen = plan(training={"max_epochs": 50, "early_stopping_epochs": 2, "optimizer": {"learning_rate": 1e-9}})
     run, state, seen = start(chosen)
     assert state.best_epoch == 1
     assert state.epoch == 3
@@ -173,9 +154,7 @@ def test_early_stopping_ends_the_run_and_a_resumed_run_stays_ended(plan, start, 
 
 
 def test_a_metric_that_is_not_measured_is_a_fault_that_names_those_that_are(plan, start):
-    with pytest.raises(
-        TrainingError, match=r"validation/audio/ccc_mean is not measured\n.*validation/audio/uar"
-    ):
+    with pytest.raises(TrainingError, match=r"validation/audio/ccc_mean is not measured\n.*validation/audio/uar"):
         start(plan(evaluation={"select_by": ["validation/audio/ccc_mean"]}, training={"max_epochs": 1}))
 
 
@@ -209,8 +188,7 @@ def spoilt_features(at):
                 return batches
 
         return replace(
-            run,
-            loader=Spoilt(**{field.name: getattr(run.loader, field.name) for field in fields(run.loader)}),
+            run, loader=Spoilt(**{field.name: getattr(run.loader, field.name) for field in fields(run.loader)})
         )
 
     return spoil
@@ -242,9 +220,7 @@ def leaving_out(steps):
     ],
     ids=lambda value: " ".join(map(str, value.values())) if isinstance(value, dict) else str(value),
 )
-def test_a_step_that_is_not_finite_changes_nothing_and_is_counted(
-    plan, start, engine, micro_batches, monkeypatch
-):
+def test_a_step_that_is_not_finite_changes_nothing_and_is_counted(plan, start, engine, micro_batches, monkeypatch):
     """The steps around it are those of a run in which the step is left out altogether."""
     settings = {**engine, "clips_per_forward": -(-10 // micro_batches), "max_epochs": 2, "average_decay": 0.9}
     objectives = {"pseudo_label": {"teacher": "average", "adaptive": True}}
@@ -268,9 +244,7 @@ def test_a_step_that_is_not_finite_changes_nothing_and_is_counted(
 
 
 def test_more_steps_that_are_not_finite_than_allowed_stop_the_run(plan, start):
-    with pytest.raises(
-        TrainingError, match=r"step 7: loss: .*3 steps were skipped, 2 are allowed: \[1, 5, 7\]"
-    ):
+    with pytest.raises(TrainingError, match=r"step 7: loss: .*3 steps were skipped, 2 are allowed: \[1, 5, 7\]"):
         start(plan(training={"faults": {"skipped_steps": 2}}), spoilt_features({1, 5, 7}))
 
 
@@ -293,8 +267,7 @@ def test_what_the_clips_cannot_feed_stays_as_it_was(plan, start):
 
 def test_bf16_trains_to_nearly_the_same_losses(plan, start):
     exact, rough = (
-        start(plan(kind, training={"max_epochs": 2, "precision": kind}))[2].losses()
-        for kind in ("fp32", "bf16")
+        start(plan(kind, training={"max_epochs": 2, "precision": kind}))[2].losses() for kind in ("fp32", "bf16")
     )
     np.testing.assert_allclose(rough, exact, rtol=0.05)
     assert rough != exact

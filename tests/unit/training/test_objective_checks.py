@@ -30,9 +30,7 @@ def test_an_objective_without_clips_is_refused(plan, corpus, objectives, message
 
 def test_pseudo_labels_are_for_classes(plan):
     data = {"store": plan().data.store, "target": "attributes"}
-    chosen = plan(
-        data=data, objectives={"pseudo_label": {}}, evaluation={"select_by": ["validation/audio/ccc_mean"]}
-    )
+    chosen = plan(data=data, objectives={"pseudo_label": {}}, evaluation={"select_by": ["validation/audio/ccc_mean"]})
     with pytest.raises(ConfigError, match=r"pseudo_label.*labels classes, but data\.target is attributes"):
         check_plan(chosen)
 

@@ -46,9 +46,7 @@ def test_the_first_step_of_a_run_that_resumes_was_taken_earlier(tmp_path: Path) 
     assert progress.first_step_seconds is None
 
 
-def test_what_a_resumed_run_reports_again_is_no_news(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_what_a_resumed_run_reports_again_is_no_news(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     journal = Journal(tmp_path / "journal.jsonl")
     event = {"what": "skipped_step", "step": 3, "message": "loss is not finite"}
     for kind, payload in (("epoch", epoch(1)), ("event", event)):
@@ -67,12 +65,7 @@ FORECAST = {"train/seconds_per_step": 0.4123, "train/expected_seconds": 732.0}
 
 
 def step(number: int, **metrics: float) -> dict[str, object]:
-    return {
-        "step": number,
-        "total_steps": 63,
-        "time": float(number),
-        "metrics": {"train/loss/total": 1.0, **metrics},
-    }
+    return {"step": number, "total_steps": 63, "time": float(number), "metrics": {"train/loss/total": 1.0, **metrics}}
 
 
 def test_the_forecast_is_shown_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -102,8 +95,7 @@ def test_the_first_step_says_what_is_trained(tmp_path: Path, caplog: pytest.LogC
 
 
 @pytest.mark.parametrize(
-    ("seconds", "words"),
-    [(9.7, "10 s"), (99.0, "99 s"), (130.0, "2 min"), (5900.0, "98 min"), (9000.0, "2.5 h")],
+    ("seconds", "words"), [(9.7, "10 s"), (99.0, "99 s"), (130.0, "2 min"), (5900.0, "98 min"), (9000.0, "2.5 h")]
 )
 def test_the_forecast_without_gpu_and_in_units_that_fit(seconds: float, words: str) -> None:
     payload = step(1019, **{**FORECAST, "train/expected_seconds": seconds})

@@ -61,13 +61,7 @@ def test_micro_batches_and_ranks_write_the_same_file(plan, whole):
     train(run, run.start, lambda records: None)
     two = plan("two", **GIVEN)
     (two.directory.parent / "two.json").write_text(two.model_dump_json())
-    program = [
-        sys.executable,
-        "-W",
-        "ignore",
-        training_ranks.__file__,
-        str(two.directory.parent / "two.json"),
-    ]
+    program = [sys.executable, "-W", "ignore", training_ranks.__file__, str(two.directory.parent / "two.json")]
     done = subprocess.run(program, capture_output=True, text=True, timeout=TIME_LIMIT_S, check=False)
     assert done.returncode == 0, done.stderr
     for made in (small, two):

@@ -40,8 +40,7 @@ def report() -> TrainingReport:
         for name, value in (("accuracy", 0.7123), ("loss", 1.25), ("clips", 30.0))
     }
     history = [
-        {"epoch": epoch, "train/loss/total": 1 / epoch, "validation/audio/accuracy": 0.1 * epoch}
-        for epoch in (1, 2, 3)
+        {"epoch": epoch, "train/loss/total": 1 / epoch, "validation/audio/accuracy": 0.1 * epoch} for epoch in (1, 2, 3)
     ]
     probabilities = np.random.default_rng(0).dirichlet(np.ones(3), size=30)
     return TrainingReport(
@@ -68,9 +67,7 @@ def _page(report: TrainingReport, folder: Path) -> str:
     return write_report_page(report, folder).read_text(encoding="utf-8")
 
 
-def test_the_page_states_protocol_target_clips_speakers_and_scores(
-    report: TrainingReport, tmp_path: Path
-) -> None:
+def test_the_page_states_protocol_target_clips_speakers_and_scores(report: TrainingReport, tmp_path: Path) -> None:
     text = _page(report, tmp_path)
     for stated in (
         "speaker-disjoint, fold 0", "intended emotion", "1,200 clips of 2 speakers: s1, s2", "human raters",
@@ -95,8 +92,7 @@ def test_normalisation_per_speaker_is_marked(report: TrainingReport, tmp_path: P
 def test_without_test_scores_validation_heads_the_page(report: TrainingReport, tmp_path: Path) -> None:
     metrics = {name: value for name, value in report.metrics.items() if name.startswith("validation/audio/")}
     text = _page(
-        dataclasses.replace(report, metrics=metrics, confusion_split="validation", clips={"train": 9}),
-        tmp_path,
+        dataclasses.replace(report, metrics=metrics, confusion_split="validation", clips={"train": 9}), tmp_path
     )
     assert "Test was not measured" in text
     assert "Accuracy on validation" in text
@@ -202,16 +198,12 @@ def test_a_report_shows_the_references_of_the_chosen_labels_alone() -> None:
     sets = {name: {"target": name} for name in ("consensus", "intended")}
     facts = {"corpus": "c", "labels": sets, "label_set": "consensus", "target": "x", "yardsticks": notes}
     names = [f"{column}{ending}" for ending in ("", "__intended") for column in LABEL_COLUMNS]
-    table = pa.table({name: pa.nulls(1) for name in names}).replace_schema_metadata(
-        {b"vavl": json.dumps(facts)}
-    )
+    table = pa.table({name: pa.nulls(1) for name in names}).replace_schema_metadata({b"vavl": json.dumps(facts)})
     manifest = Manifest(table)
     assert [note.name for note in references_of(manifest)] == ["model", "both"]
     assert [note.name for note in references_of(manifest.with_labels("intended"))] == ["raters", "both"]
 
 
-@pytest.mark.parametrize(
-    ("name", "words"), [("votes", "perceived emotion (set votes)"), ("", "perceived emotion")]
-)
+@pytest.mark.parametrize(("name", "words"), [("votes", "perceived emotion (set votes)"), ("", "perceived emotion")])
 def test_the_labels_of_a_run_are_told_with_their_set(name: str, words: str) -> None:
     assert label_words({"label_target": "perceived emotion", "label_set": name}) == words

@@ -19,11 +19,7 @@ from vavl.training.run_data import check_plan, open_run_data
 
 def test_a_run_knows_its_clips_and_its_budget(plan):
     run = prepare_run(plan())
-    assert {name: len(rows) for name, rows in run.data.rows.items()} == {
-        "train": 40,
-        "validation": 20,
-        "test": 20,
-    }
+    assert {name: len(rows) for name, rows in run.data.rows.items()} == {"train": 40, "validation": 20, "test": 20}
     assert run.data.partitioned.count == 40
     assert sum(run.data.composition.values()) == 10
     assert (run.steps_per_epoch, run.total_steps) == (4, 12)
@@ -68,11 +64,7 @@ def test_an_epoch_is_the_training_clips_over_the_global_batch(plan, clips, batch
 def test_what_no_clip_feeds_is_frozen(tiny_network, names, frozen):
     network = tiny_network()
     assert (
-        freeze_parts(
-            network,
-            PartitionedClips({Partition(name): np.arange(3) for name in names}),
-            ObjectiveSettings(),
-        )
+        freeze_parts(network, PartitionedClips({Partition(name): np.arange(3) for name in names}), ObjectiveSettings())
         == frozen
     )
     for name, parameter in network.named_parameters():
@@ -97,17 +89,12 @@ def test_a_head_without_labels_is_not_offered_for_prediction(plan):
     run = prepare_run(chosen)
     assert run.frozen == ("video_path.head", "fusion_head")
     described = run.description
-    assert (described.audio.trained, described.video.trained, described.fusion_trained) == (
-        True,
-        False,
-        False,
-    )
+    assert (described.audio.trained, described.video.trained, described.fusion_trained) == (True, False, False)
 
 
 def test_the_first_weights_follow_the_seed(plan):
     weights = [
-        prepare_run(plan(training={"seed": seed})).engine.full_weights()["fusion_head.0.weight"]
-        for seed in (0, 0, 1)
+        prepare_run(plan(training={"seed": seed})).engine.full_weights()["fusion_head.0.weight"] for seed in (0, 0, 1)
     ]
     assert torch.equal(weights[0], weights[1])
     assert not torch.equal(weights[0], weights[2])
@@ -122,9 +109,7 @@ def test_the_description_holds_what_a_prediction_needs(plan):
     assert described.provenance["store_hash"] == run.data.collection.store.hash
     assert described.provenance["config_hash"] == run.plan.config_hash
     assert json.loads(described.model_dump_json())["audio"]["statistics"]["corpus"] == "small"
-    np.testing.assert_allclose(
-        described.audio.statistics["mean"], run.data.normaliser["audio"].common.mean, rtol=1e-6
-    )
+    np.testing.assert_allclose(described.audio.statistics["mean"], run.data.normaliser["audio"].common.mean, rtol=1e-6)
 
 
 def test_the_saved_description_says_what_the_training_clips_are_like(plan):
@@ -134,19 +119,14 @@ def test_the_saved_description_says_what_the_training_clips_are_like(plan):
     labelled = rows[collection.is_labelled[rows]]
     counts = np.bincount(collection.target[labelled].argmax(axis=1), minlength=3)
     np.testing.assert_allclose(described.class_shares, counts / counts.sum())
-    lengths = collection.store.lengths("audio")[
-        collection.store_row["audio"][rows[collection.has("audio")[rows]]]
-    ]
+    lengths = collection.store.lengths("audio")[collection.store_row["audio"][rows[collection.has("audio")[rows]]]]
     profile = described.audio.profile
     assert (profile.shortest_frames, profile.longest_frames) == (lengths.min(), lengths.max())
     assert profile.frame_rate_hz == collection.store.info["audio"].frame_rate_hz
-    used = [
-        row for name in ("train", "validation") for row in run.data.rows[name] if collection.has("audio")[row]
-    ]
+    used = [row for name in ("train", "validation") for row in run.data.rows[name] if collection.has("audio")[row]]
     normalisation = run.data.normaliser["audio"].common
     distances = [
-        np.square(normalisation.apply(collection.frames("audio", int(row))).mean(axis=0)).mean()
-        for row in used
+        np.square(normalisation.apply(collection.frames("audio", int(row))).mean(axis=0)).mean() for row in used
     ]
     assert profile.far == pytest.approx(np.quantile(distances, 0.99), rel=1e-5)
     per_speaker = prepare_run(plan(features={"speaker_normalisation": True})).described_with_clips

@@ -136,9 +136,7 @@ def test_the_latest_store_is_looked_up_once_for_a_run(plan, pushed, tmp_path):
     push_newer(tmp_path, versions)
     # The run goes on with what it began with; a new one takes what is the latest by then.
     assert with_pinned_store(chosen).data.store == f"{base}@{versions[0]}"
-    assert (
-        with_pinned_store(plan(data={"store": f"{base}@{versions[1]}"})).data.store == f"{base}@{versions[1]}"
-    )
+    assert with_pinned_store(plan(data={"store": f"{base}@{versions[1]}"})).data.store == f"{base}@{versions[1]}"
     first.finish()
     assert with_pinned_store(chosen).data.store == f"{base}@{versions[1]}"
 

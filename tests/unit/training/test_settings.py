@@ -27,10 +27,7 @@ def test_the_optimizer_defaults_are_those_of_the_paper():
         ({"memory_per_worker_gb": 3}, "memory_per_worker_gb is now resources_per_worker: {memory:"),
         ({"threads_per_worker": 2}, "threads_per_worker is gone: a worker has cpus_per_worker threads"),
         ({"gpus_per_worker": 2}, "gpus_per_worker: .*less than or equal to 1"),
-        (
-            {"gradient_norms_every_steps": 5, "zero_stage": 3},
-            "gradient_norms_every_steps needs zero_stage 0, 1 or 2",
-        ),
+        ({"gradient_norms_every_steps": 5, "zero_stage": 3}, "gradient_norms_every_steps needs zero_stage 0, 1 or 2"),
         ({"deepspeed": {"zero_optimization": {"overlap": True}}}, "did you mean overlap_comm"),
         ({"engine": "torch", "zero_stage": 1}, "zero_stage=1 needs engine: deepspeed"),
         ({"zero_stage": 4}, "zero_stage: .*less than or equal to 3"),
@@ -40,17 +37,11 @@ def test_the_optimizer_defaults_are_those_of_the_paper():
         ({"workers": [3, 2]}, r"workers=\[3, 2\]: write \[least, most\]"),
         ({"workers": 2, "gpus_per_worker": 0.5}, "several workers cannot share a GPU"),
         ({"offload": "optimizer"}, "offload=optimizer needs zero_stage 1, 2 or 3"),
-        (
-            {"offload": "optimizer_and_weights", "zero_stage": 2},
-            "offload=optimizer_and_weights needs zero_stage 3",
-        ),
+        ({"offload": "optimizer_and_weights", "zero_stage": 2}, "offload=optimizer_and_weights needs zero_stage 3"),
         ({"offload": "optimizer", "engine": "torch"}, "offload=optimizer needs engine: deepspeed"),
         ({"faults": {"skipped_steps": -1}}, "faults.skipped_steps: .*greater than or equal to 0"),
         ({"precision": "fp16"}, "precision: .*'fp32' or 'bf16'"),
-        (
-            {"optimizer": {"lr": 1}},
-            "optimizer.lr: unknown key; did you mean|optimizer.lr: unknown key; known here",
-        ),
+        ({"optimizer": {"lr": 1}}, "optimizer.lr: unknown key; did you mean|optimizer.lr: unknown key; known here"),
     ],
 )
 def test_contradictions_are_refused(content, message):
@@ -58,13 +49,9 @@ def test_contradictions_are_refused(content, message):
         validate(TrainingSettings, content, "here")
 
 
-@pytest.mark.parametrize(
-    "name", ["test/audio/accuracy", "accuracy", "validation/face/uar", "validation/audio/", ""]
-)
+@pytest.mark.parametrize("name", ["test/audio/accuracy", "accuracy", "validation/face/uar", "validation/audio/", ""])
 def test_the_best_epoch_is_chosen_on_validation_metrics_only(name):
-    with pytest.raises(
-        ConfigError, match="is not validation/<condition>/<metric>; conditions: audio_video, audio"
-    ):
+    with pytest.raises(ConfigError, match="is not validation/<condition>/<metric>; conditions: audio_video, audio"):
         validate(EvaluationSettings, {"select_by": ["validation/audio_video/accuracy", name]}, "here")
 
 
@@ -100,8 +87,7 @@ WHAT = [
 
 
 @pytest.mark.parametrize(
-    ("most", "workers", "micro_batches"),
-    [(None, 1, 1), (None, 3, 1), (8, 1, 2), (8, 2, 1), (4, 1, 4), (3, 2, 3)],
+    ("most", "workers", "micro_batches"), [(None, 1, 1), (None, 3, 1), (8, 1, 2), (8, 2, 1), (4, 1, 4), (3, 2, 3)]
 )
 def test_micro_batches_follow_from_the_workers_and_bound_a_forward_pass(most, workers, micro_batches):
     settings = TrainingSettings(clips_per_forward=most)

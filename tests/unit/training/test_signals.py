@@ -9,15 +9,7 @@ import time
 
 import pytest
 
-from vavl.training.stop import (
-    StopWatch,
-    ask_to_stop,
-    clear_stop,
-    in_thread,
-    stop_on_signals,
-    stop_reason,
-    stop_request,
-)
+from vavl.training.stop import StopWatch, ask_to_stop, clear_stop, in_thread, stop_on_signals, stop_reason, stop_request
 
 
 @pytest.mark.parametrize("kind", [signal.SIGTERM, signal.SIGINT])

@@ -101,9 +101,7 @@ def test_all_ways_of_one_precision_hold_the_same_after_the_same_steps(held: Path
 
 
 @pytest.mark.parametrize(("way", "other"), PAIRS, ids=name_of)
-def test_another_stage_and_number_of_ranks_hold_the_same_to_the_last_bit(
-    held: Path, way: Way, other: Way
-) -> None:
+def test_another_stage_and_number_of_ranks_hold_the_same_to_the_last_bit(held: Path, way: Way, other: Way) -> None:
     before, after = held / name_of(way) / "saved", held / name_of(way) / name_of(other)
     assert len(files_of(after)) == other[0]
     saved, loaded = CheckpointValues(before), CheckpointValues(after)

@@ -72,13 +72,8 @@ def test_the_step_runs_on_a_device_that_nobody_can_read(make_run, name, monkeypa
     seen = {}
 
     def stand_in(groups):
-        seen.update(
-            {f"{group}/{name}": one for group, named in groups.items() for name, one in named.items()}
-        )
-        return {
-            group: {name: [1.0] * one.numel() for name, one in named.items()}
-            for group, named in groups.items()
-        }
+        seen.update({f"{group}/{name}": one for group, named in groups.items() for name, one in named.items()})
+        return {group: {name: [1.0] * one.numel() for name, one in named.items()} for group, named in groups.items()}
 
     monkeypatch.setattr(step_module, "_on_host", stand_in)
     moved = [batch.to(meta) for batch in run.loader.load(0)]
@@ -96,14 +91,10 @@ def _move_to_meta(run, monkeypatch):
     if run.average is not None:
         run.average._held = {name: one.to("meta") for name, one in run.average._held.items()}
     optimizer = run.engine._optimizer
-    optimizer.param_groups[0]["params"] = [
-        one for one in run.engine.network.parameters() if one.requires_grad
-    ]
+    optimizer.param_groups[0]["params"] = [one for one in run.engine.network.parameters() if one.requires_grad]
     # torch knows no autocast for it, and refuses its fused kernels although it has them.
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())
-    monkeypatch.setattr(
-        sys.modules["torch.optim.adam"], "_device_dtype_check_for_fused", lambda *_, **__: None
-    )
+    monkeypatch.setattr(sys.modules["torch.optim.adam"], "_device_dtype_check_for_fused", lambda *_, **__: None)
 
 
 def test_numbers_come_back_under_their_names_to_the_last_bit():

@@ -142,12 +142,7 @@ def test_paths_of_this_machine_are_those_of_directories_only(storage: RunStorage
     ],
 )
 def test_what_object_storage_lacks_is_said(
-    s3: str,
-    monkeypatch: pytest.MonkeyPatch,
-    address: str,
-    environment: dict[str, str],
-    problem: str,
-    fix: str,
+    s3: str, monkeypatch: pytest.MonkeyPatch, address: str, environment: dict[str, str], problem: str, fix: str
 ) -> None:
     for name in environment:
         monkeypatch.delenv(name)

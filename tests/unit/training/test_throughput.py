@@ -55,11 +55,7 @@ def flops_by_hand(plan, run, batch):
     Not every input has a gradient: the frames, the detached representations and the labels have none.
     """
     model, outputs = plan.model, run.data.task.outputs
-    width, hidden, blocks = (
-        model.width,
-        model.feed_forward_expansion,
-        model.modality_blocks + model.shared_blocks,
-    )
+    width, hidden, blocks = (model.width, model.feed_forward_expansion, model.modality_blocks + model.shared_blocks)
     total = 0
     for clips in (batch.audio, batch.video):
         rows, frames, channels = clips.values.shape
@@ -202,10 +198,7 @@ def test_what_cannot_be_counted_is_logged_and_costs_the_mfu_alone(batch, caplog)
     clock = Clock()
     forecast = Forecast(Budget(0, 1000, 100), utilisation=fail, clock=clock)
     steps(forecast, clock, batch, MEASURED_AT)
-    assert forecast.metrics(MEASURED_AT - 1, batch).keys() == {
-        "train/seconds_per_step",
-        "train/expected_seconds",
-    }
+    assert forecast.metrics(MEASURED_AT - 1, batch).keys() == {"train/seconds_per_step", "train/expected_seconds"}
     assert "no such operation on meta" in caplog.text
 
 
@@ -235,9 +228,7 @@ def test_a_run_reports_its_forecast_at_one_step(plan, records):
     run, seen = prepare_run(plan(training={"max_epochs": 6})), records()
     train(run, run.start, seen)
     told = {
-        record["step"]: record["metrics"]
-        for record in seen.of("step")
-        if "train/expected_seconds" in record["metrics"]
+        record["step"]: record["metrics"] for record in seen.of("step") if "train/expected_seconds" in record["metrics"]
     }
     assert list(told) == [MEASURED_AT - 1]
     metrics = told[MEASURED_AT - 1]

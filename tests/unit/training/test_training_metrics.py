@@ -44,9 +44,7 @@ def tracked(
     return run, outcome, tracking_client.get_run(end["mlflow_run_id"]).data.metrics
 
 
-def test_forecast_and_gpus_arrive(
-    tracked: tuple[TrackedTraining, dict[str, Any], dict[str, float]],
-) -> None:
+def test_forecast_and_gpus_arrive(tracked: tuple[TrackedTraining, dict[str, Any], dict[str, float]]) -> None:
     run, outcome, metrics = tracked
     assert metrics["train/seconds_per_step"] > 0
     for sample in GPU_SAMPLES:

@@ -156,9 +156,7 @@ def test_what_a_training_must_not_see_changes_nothing(plan, records, monkeypatch
     def speaker_sums(store, modality):
         sums = add_up(store, modality)
         return {
-            name: ChannelSums(one.count, one.sum * np.nan, one.sum_of_squares)
-            if name in speakers[modality]
-            else one
+            name: ChannelSums(one.count, one.sum * np.nan, one.sum_of_squares) if name in speakers[modality] else one
             for name, one in sums.items()
         }
 

@@ -36,9 +36,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
 
 
 @pytest.fixture(params=["memory", "s3"])
-def chosen(
-    request: pytest.FixtureRequest, plan: Callable[..., TrainingPlan], machine: Machine
-) -> TrainingPlan:
+def chosen(request: pytest.FixtureRequest, plan: Callable[..., TrainingPlan], machine: Machine) -> TrainingPlan:
     machine("first")
     name = request.getfixturevalue("s3") if request.param == "s3" else f"memory://{secrets.token_hex(4)}"
     return plan().model_copy(update={"output_dir": f"{name}/my run"})
@@ -166,9 +164,7 @@ def test_a_move_aside_that_was_interrupted_is_continued(
     assert set(storage.tree(f"earlier/{first.run_id}")) >= {"run.json", "outcome.json", "best/weights"}
 
 
-def test_what_changes_is_published_while_the_run_works(
-    chosen: TrainingPlan, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_changes_is_published_while_the_run_works(chosen: TrainingPlan, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run_folder, "_PAUSE_SECONDS", 0.05)
     monkeypatch.setattr(run_folder, "_LEAST_PAUSE_PER_SECOND", 0)
     folder = claim_run_folder(chosen)
@@ -276,9 +272,7 @@ def test_a_damaged_run_json_is_said(chosen: TrainingPlan) -> None:
         with_pinned_store(chosen)
 
 
-def test_a_bucket_that_is_not_there_is_said_before_the_run(
-    s3: str, plan: Callable[..., TrainingPlan]
-) -> None:
+def test_a_bucket_that_is_not_there_is_said_before_the_run(s3: str, plan: Callable[..., TrainingPlan]) -> None:
     chosen = plan().model_copy(update={"output_dir": "s3://nowhere/run"})
     with pytest.raises(InputError, match="there is no such bucket"):
         check_run(chosen)

@@ -21,10 +21,7 @@ TWO = ExtractionRun(workers=2, seconds_per_clip=3)
 def results(folder: Path, names: list[list[str]], **source: bool) -> dict[int, PartResult]:
     parts = [part_of(folder, number, ids) for number, ids in enumerate(names)]
     work = PartExtractor({"audio": deadly_source(**source)}, TimeLimit(3, ends_process=True))
-    return {
-        int(result.name.split("-")[1]): result
-        for result in work_on_ray(parts, work, [folder], TWO, "extraction")
-    }
+    return {int(result.name.split("-")[1]): result for result in work_on_ray(parts, work, [folder], TWO, "extraction")}
 
 
 def test_clips_that_end_or_block_their_process_are_set_aside_and_all_others_are_done(tmp_path):

@@ -113,9 +113,7 @@ def _may_skip(*children: nn.Module) -> bool:
 
 def _has_hooks(child: nn.Module) -> bool:
     forward = (*child._forward_pre_hooks.values(), *child._forward_hooks.values())
-    return bool(child._backward_hooks) or any(
-        not str(hook.__module__).startswith(_ENGINE) for hook in forward
-    )
+    return bool(child._backward_hooks) or any(not str(hook.__module__).startswith(_ENGINE) for hook in forward)
 
 
 def _linear_of_norm(values: Tensor, norm: nn.LayerNorm, layer: nn.Linear) -> Tensor:

@@ -166,9 +166,7 @@ class _LinearOf(torch.autograd.Function):
         return (None, of_values, of_weight.result(weight, work.scale), of_bias, *more)
 
 
-def _computed(
-    work: _Work, values: Tensor, weight: Tensor, bias: Tensor | None, parameters: Sequence[Tensor]
-) -> Tensor:
+def _computed(work: _Work, values: Tensor, weight: Tensor, bias: Tensor | None, parameters: Sequence[Tensor]) -> Tensor:
     """Compute the layer."""
     with _without_autocast(values):
         factor, added = work.weight(weight), None if bias is None else bias.to(work.dtype)

@@ -65,9 +65,7 @@ def unscaled(dropout: Dropout, values: Tensor, rows: Tensor | None) -> Tensor:
     return keep(values, dropout.choices(rows, values))
 
 
-def add_dropped(
-    dropout: Dropout, frames: Tensor, extra: Tensor, rows: Tensor | None, weight: float = 1.0
-) -> Tensor:
+def add_dropped(dropout: Dropout, frames: Tensor, extra: Tensor, rows: Tensor | None, weight: float = 1.0) -> Tensor:
     """Return ``frames`` + ``weight`` * ``dropout(extra, rows)``, keeping nothing for the backward pass."""
     if not dropout.is_on(rows):
         return torch.add(frames, extra, alpha=weight)
@@ -79,9 +77,7 @@ class _Add(torch.autograd.Function):
     """A sum whose second part is dropped; it draws once more in the backward pass."""
 
     @staticmethod
-    def forward(
-        ctx: Any, frames: Tensor, extra: Tensor, rows: Tensor, dropout: Dropout, weight: float
-    ) -> Tensor:
+    def forward(ctx: Any, frames: Tensor, extra: Tensor, rows: Tensor, dropout: Dropout, weight: float) -> Tensor:
         """Add ``weight`` * some of ``extra`` to ``frames``, (rows, ...) both."""
         ctx.save_for_backward(rows)
         ctx.dropout, ctx.weight, ctx.dtypes = dropout, weight, (frames.dtype, extra.dtype)

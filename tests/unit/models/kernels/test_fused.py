@@ -84,8 +84,7 @@ def test_a_block_in_bf16_is_as_near_to_float64_as_the_plain_one(block, dropped):
     far, farther = ([0.0] * (2 + len(list(block.parameters()))) for _ in range(2))
     for seed in range(8):
         rounded, found = (
-            gradients_of(way, block.float(), torch.bfloat16, dropped=dropped, seed=seed)
-            for way in (plain, fast)
+            gradients_of(way, block.float(), torch.bfloat16, dropped=dropped, seed=seed) for way in (plain, fast)
         )
         exact = gradients_of(plain, block.double(), torch.float64, dropped=dropped, seed=seed)
         for place, (expected, one, other) in enumerate(zip(exact, found, rounded, strict=True)):
@@ -166,12 +165,7 @@ def test_every_plain_module_has_its_fast_form_and_back(tiny_network):
     use_kernels(network)
     fast_names = [type(module).__name__ for module in network.modules()]
     changed = {pair for pair in zip(names, fast_names, strict=True) if pair[0] != pair[1]}
-    assert {after for _, after in changed} == {
-        "FastFeedForward",
-        "FastAttention",
-        "FastConvolution",
-        "FastPath",
-    }
+    assert {after for _, after in changed} == {"FastFeedForward", "FastAttention", "FastConvolution", "FastPath"}
     assert all(type(module) is not nn.Linear for module in network.modules())
     use_kernels(network, on=False)
     assert [type(module).__name__ for module in network.modules()] == names
@@ -183,11 +177,7 @@ def test_the_network_is_the_plain_one(tiny_network, batches, key):
     batch, found = batches.of(batches.clips(CLIPS_OF_A_BATCH)), []
     for kernels in (True, False):
         network = tiny_network(
-            ladder=LadderShape(lateral="both"),
-            dropout=0.3,
-            head_dropout=0.3,
-            input_dropout=0.2,
-            kernels=kernels,
+            ladder=LadderShape(lateral="both"), dropout=0.3, head_dropout=0.3, input_dropout=0.2, kernels=kernels
         ).train(key is not None)
         outputs = everything(network, batch, key)
         sum(output.square().mean() for output in outputs).backward()
