@@ -91,7 +91,7 @@ def test_what_cannot_be_chosen_is_named(settings, problem):
 
 def test_shares_need_those_of_the_training_run_and_a_model_of_classes():
     settings = DecisionSettings(class_shares={"calm": 1, "glad": 1, "mad": 1})
-    with pytest.raises(ConfigError, match=r"does not state .*\n.*training_shares="):
+    with pytest.raises(ConfigError, match=r"does not state .*\n.*training_shares"):
         decision_of(settings, TASK, None)
     with pytest.raises(ConfigError, match="predicts attributes, not classes"):
         decision_of(settings, AttributeTask(), None)
