@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from vavl.errors import InputError, TrainingError, proxy_hint
+from vavl.errors import InputError, TrainingError, VavlError, proxy_hint
 
 _ANSWER_SECONDS = 3.0
 _LONGEST_SOCKET_BYTES = 107
@@ -52,7 +52,9 @@ def join_ray(threads: int, object_store_bytes: int | None = None) -> None:
             raise _no_ray(error) from None
 
 
-def _no_ray(error: Exception) -> TrainingError:
+def _no_ray(error: Exception) -> VavlError:
+    if "AF_UNIX" in str(error) and (too_long := long_socket_names()):
+        return too_long
     address = os.environ.get("RAY_ADDRESS")
     reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
     if address is not None:
@@ -80,18 +82,10 @@ def check_own_ray(environment: Mapping[str, str] = os.environ) -> None:
     """Refuse an environment in which Ray cannot start on this machine; a cluster that was named has started already.
 
     Raises:
-        InputError: Ray's sockets would have too long names, or its token cannot be written into the home directory.
+        InputError: its token cannot be written into the home directory.
     """
     if "RAY_ADDRESS" in environment:
         return
-    temporary = environment.get("TMPDIR", "/tmp")  # noqa: S108  Ray's own choice
-    length = len(os.fsencode(Path(temporary, _SOCKET)))
-    if length > _LONGEST_SOCKET_BYTES:
-        raise InputError(
-            "environment", "TMPDIR",
-            f"{temporary} is too long: the names of Ray's sockets below it would have {length} bytes, and the system "
-            f"takes {_LONGEST_SOCKET_BYTES}", "export TMPDIR=/tmp, or another directory with a short name",
-        )  # fmt: skip
     needs_no_token = environment.get("RAY_AUTH_MODE", "token").lower() != "token"
     if needs_no_token or {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & environment.keys():
         return
@@ -107,6 +101,24 @@ def check_own_ray(environment: Mapping[str, str] = os.environ) -> None:
             f"{home} cannot be written, and Ray keeps its token there: {getattr(error, 'strerror', None) or error}",
             "export HOME=/a/directory/that/can/be/written",
         ) from None  # fmt: skip
+
+
+def long_socket_names(environment: Mapping[str, str] = os.environ) -> InputError | None:
+    """Return what is wrong with ``TMPDIR`` where Ray's sockets below it would have too long names.
+
+    A warning only: whoever starts Ray may have told it another directory.
+    """
+    temporary = environment.get("TMPDIR", "/tmp")  # noqa: S108  Ray's own choice
+    length = len(os.fsencode(Path(temporary, _SOCKET)))
+    if "RAY_ADDRESS" in environment or length <= _LONGEST_SOCKET_BYTES:
+        return None
+    return InputError(
+        "environment",
+        "TMPDIR",
+        f"{temporary} is too long: the names of Ray's sockets below it would have {length} bytes, and the system "
+        f"takes {_LONGEST_SOCKET_BYTES}",
+        "export TMPDIR=/tmp, or another directory with a short name",
+    )
 
 
 def _is_news(record: logging.LogRecord) -> bool:

@@ -18,7 +18,7 @@ from packaging.version import Version
 from vavl.corpora.card import corpus_root, read_card
 from vavl.errors import ConfigError, CorpusError, InputError
 from vavl.job_config import CheckSetupJob
-from vavl.ray_session import check_own_ray
+from vavl.ray_session import check_own_ray, long_socket_names
 from vavl.setup_machine import (
     Finding,
     Status,
@@ -134,6 +134,8 @@ def check_ray(environment: Mapping[str, str], *, start: bool) -> Finding:
         check_own_ray(environment)
     except InputError as error:
         return Finding("Ray", "fail", f"{version}: {error.field}: {error.problem}", error.fix)
+    if too_long := long_socket_names(environment):
+        return Finding("Ray", "warn", f"{version}: {too_long.field}: {too_long.problem}", too_long.fix)
     address = environment.get("RAY_ADDRESS")
     where = f"jobs join the cluster at {address}" if address else "jobs start it on this machine"
     if not start:

@@ -25,6 +25,7 @@ from ray.cluster_utils import Cluster
 from s3_server import BUCKET, content, keys
 
 from vavl.store.store_push import push_store
+from vavl.training.pseudo_labels import PSEUDO_LABELS_FILE
 from vavl.training.run_folder import RESULTS
 
 pytestmark = [pytest.mark.ray, pytest.mark.xdist_group("clusters")]
@@ -140,7 +141,7 @@ class Job:
         assert summary["tracking_complete"]
         assert json.loads(self.read("run.json"))["state"] == "finished"
         names = {name.partition("/")[0] for name in self.keys()}
-        assert names >= {"config.yaml", "checkpoints", "plots", "report.html", *RESULTS}
+        assert names >= {"config.yaml", "checkpoints", "plots", "report.html", *RESULTS} - {PSEUDO_LABELS_FILE}
         assert not [name for name in self.keys() if ".probe" in name or ".partial" in name]
         assert f"s3://{BUCKET}/{self._prefix.rstrip('/')}: trained on small" in self.said
         with contextlib.closing(sqlite3.connect(self.database)) as tables:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +14,7 @@ import pytest
 import ray
 
 from vavl.errors import InputError, TrainingError
-from vavl.ray_session import _LONGEST_SOCKET_BYTES, check_own_ray, is_local, join_ray
+from vavl.ray_session import _LONGEST_SOCKET_BYTES, check_own_ray, is_local, join_ray, long_socket_names
 
 
 @pytest.fixture
@@ -72,16 +75,26 @@ def test_a_ray_that_does_not_start_or_answer_is_one_error_with_a_fix(monkeypatch
 LONG = "/scratch/a_long_group_name/a_long_user_name/slurm_job_1234567890"
 
 
-def test_a_directory_too_long_for_sockets_is_refused(tmp_path: Path) -> None:
-    home = {"HOME": str(tmp_path)}
-    check_own_ray(home | {"TMPDIR": "/scratch/ann"})
-    with pytest.raises(InputError) as refused:
-        check_own_ray(home | {"TMPDIR": LONG})
-    assert (refused.value.exit_code, refused.value.field) == (2, "TMPDIR")
-    assert f"{LONG} is too long" in refused.value.problem
-    assert "107" in refused.value.problem
-    assert "export TMPDIR=/tmp" in refused.value.fix
-    check_own_ray(home | {"TMPDIR": LONG, "RAY_ADDRESS": "192.0.2.1:6379"})
+def test_a_directory_too_long_for_sockets_is_named() -> None:
+    assert long_socket_names({"TMPDIR": "/scratch/ann"}) is None
+    assert long_socket_names({"TMPDIR": LONG, "RAY_ADDRESS": "192.0.2.1:6379"}) is None
+    found = long_socket_names({"TMPDIR": LONG})
+    assert found is not None
+    assert (found.exit_code, found.field) == (2, "TMPDIR")
+    assert f"{LONG} is too long" in found.problem
+    assert "107" in found.problem
+    assert "export TMPDIR=/tmp" in found.fix
+
+
+@pytest.mark.ray
+def test_a_ray_that_finds_its_sockets_too_long_is_one_error(tmp_path: Path) -> None:
+    long = tmp_path / ("x" * 60)
+    long.mkdir()
+    own = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")} | {"TMPDIR": str(long)}
+    program = "from vavl.ray_session import join_ray; join_ray(threads=1)"
+    done = subprocess.run([sys.executable, "-c", program], env=own, capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert f"environment: TMPDIR: {long} is too long" in done.stderr
 
 
 def test_the_limit_is_that_of_the_system(tmp_path: Path) -> None:
