@@ -27,9 +27,11 @@ def started(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     return options
 
 
-def test_without_an_address_ray_is_the_jobs_own_whatever_runs_on_the_machine(started, monkeypatch):
+def test_without_an_address_ray_is_the_jobs_own_whatever_runs_on_the_machine(started, monkeypatch, caplog):
+    caplog.set_level("INFO")
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     join_ray(threads=1, object_store_bytes=2**27)
+    assert "starting Ray on this machine" in caplog.text
     assert is_local()
     assert started["address"] == "local"
     assert started["object_store_memory"] == 2**27

@@ -15,7 +15,7 @@ from vavl.tracking.settings import TrackingSettings
 
 @pytest.fixture(scope="session")
 def tracking_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A SQLite file with MLflow's tables; tests that spoil it copy it first."""
+    """A SQLite file with MLflow's tables and nothing in them, to be copied."""
     from mlflow.tracking import MlflowClient
 
     database = tmp_path_factory.mktemp("tracking") / "mlflow.db"
@@ -23,9 +23,15 @@ def tracking_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return database
 
 
+@pytest.fixture(scope="session")
+def shared_database(tracking_database: Path) -> Path:
+    """The SQLite file that most tests write into."""
+    return Path(shutil.copy(tracking_database, tracking_database.with_name("shared.db")))
+
+
 @pytest.fixture
 def tracking(
-    tracking_database: Path, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+    shared_database: Path, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> TrackingSettings:
     """Settings of the shared store, with an experiment of the test's own and no system metrics."""
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
@@ -34,7 +40,7 @@ def tracking(
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
     monkeypatch.setenv("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     return TrackingSettings(
-        uri=f"sqlite:///{tracking_database}",
+        uri=f"sqlite:///{shared_database}",
         artifact_location=str(tmp_path / "artifacts"),
         experiment=f"{request.node.name}-{tmp_path.name}",
         flush_seconds=0.05,

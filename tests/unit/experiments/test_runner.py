@@ -26,7 +26,7 @@ def searcher_of(sweep_plan, logs, ended, monkeypatch):
     """A function that opens a sweep and gives its searcher; the sweep stays open until the test ends."""
     opened = []
     nodes = [{"Alive": True, "Resources": {"CPU": 2.0, "memory": 10 * GB}}, {"Alive": False, "Resources": {"CPU": 9.0}}]
-    monkeypatch.setattr("vavl.ray_session.ray.nodes", lambda: nodes)
+    monkeypatch.setattr("ray.nodes", lambda: nodes)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
 
     def searcher(**changes):
