@@ -231,7 +231,7 @@ def tracking_scenario(runs: Runs, disk: Path | None) -> PlannedRun:
 
 
 def tamper_with_model(run: Disturbed) -> str:
-    """Swap two classes in the files of the version that the finished run has registered."""
+    """Turn the order of the classes round in the files of the version that the finished run has registered."""
     job = _job(run)
     files = list(job.server.artifacts.resolve().rglob("model.json"))
     if not files:
@@ -239,17 +239,17 @@ def tamper_with_model(run: Disturbed) -> str:
     whole = {file: file.read_text() for file in files}
     for file, text in whole.items():
         content = json.loads(text)
-        first, second, *others = content["classes"]
-        file.write_text(json.dumps({**content, "classes": [second, first, *others]}))
+        content["task"]["classes"].reverse()
+        file.write_text(json.dumps(content))
     try:
         if job.loads_model():
-            raise AssertionError("a model whose classes were swapped was loaded")
+            raise AssertionError("a model whose classes were turned round was loaded")
         if "is not what was registered" not in job.error_message():
             raise AssertionError(f"it was refused for another reason: {job.error_message()}")
     finally:
         for file, text in whole.items():
             file.write_text(text)
-    return "classes swapped; refused, loaded again once its files were back"
+    return "classes turned round; refused, loaded again once its files were back"
 
 
 def loaded_again(run: Disturbed, fault: Fault, moment: float) -> None:
