@@ -23,6 +23,19 @@ def tracking_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return database
 
 
+def open_registry(tracking_database: Path, folder: Path) -> tuple[str, Any, str]:
+    """Return address, client and a run of a registry of its own in a directory."""
+    from vavl.tracking.mlflow_writer import import_mlflow
+
+    import_mlflow()
+    from mlflow.tracking import MlflowClient
+
+    uri = f"sqlite:///{shutil.copy(tracking_database, folder / 'mlflow.db')}"
+    client = MlflowClient(uri, registry_uri=uri)
+    experiment = client.create_experiment("models", (folder / "artifacts").as_uri())
+    return uri, client, client.create_run(experiment).info.run_id
+
+
 @pytest.fixture(scope="session")
 def shared_database(tracking_database: Path) -> Path:
     """The SQLite file that most tests write into."""

@@ -13,12 +13,12 @@ from typing import Any
 import mlflow
 import pytest
 from served_models import served, write_model
+from tracking_fixtures import open_registry
 
 from vavl.errors import InputError
 from vavl.serving.model_address import resolve_model
 from vavl.serving.registry import register_model, save_served_model
 from vavl.serving.served_code import ACCEPT_VARIABLE, CHECKSUMS_FILE, CHECKSUMS_TAG
-from vavl.tracking.mlflow_writer import import_mlflow
 from vavl.tracking.model_note import FILES_TAG, ModelNote
 from vavl.tracking.settings import TrackingSettings
 
@@ -51,14 +51,8 @@ class Registry:
 
 @pytest.fixture(scope="module")
 def made(tracking_database: Path, model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Registry:
-    import_mlflow()
-    from mlflow.tracking import MlflowClient
-
     folder = tmp_path_factory.mktemp("registry")
-    uri = f"sqlite:///{shutil.copy(tracking_database, folder / 'mlflow.db')}"
-    client = MlflowClient(uri, registry_uri=uri)
-    experiment = client.create_experiment("models", (folder / "artifacts").as_uri())
-    run = client.create_run(experiment).info.run_id
+    uri, client, run = open_registry(tracking_database, folder)
     register_model(client, run, ModelNote(model_folder, NAME, "record"))
     logged = client.get_model_version_download_uri(NAME, "1").removeprefix("file://")
     save_served_model(write_model(folder / "others_best", spread=0.5), folder / "other")

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tracking_fixtures import open_registry
 
 from vavl.errors import InputError, TrackingError
 from vavl.models.saved_model import load_model
 from vavl.serving.model_address import resolve_model
 from vavl.serving.registry import register_model, save_served_model
-from vavl.tracking.mlflow_writer import import_mlflow
 from vavl.tracking.model_note import ModelNote
 from vavl.tracking.settings import TrackingSettings
 
@@ -21,14 +21,8 @@ from vavl.tracking.settings import TrackingSettings
 @pytest.fixture(scope="module")
 def registry(tracking_database: Path, model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Settings of a store with two versions of one model, the first under an alias."""
-    import_mlflow()
-    from mlflow.tracking import MlflowClient
-
     folder = tmp_path_factory.mktemp("registry")
-    uri = f"sqlite:///{shutil.copy(tracking_database, folder / 'mlflow.db')}"
-    client = MlflowClient(uri, registry_uri=uri)
-    experiment = client.create_experiment("models", (folder / "artifacts").as_uri())
-    run = client.create_run(experiment).info.run_id
+    uri, client, run = open_registry(tracking_database, folder)
     other = Path(shutil.copytree(model_folder, folder / "other"))
     (other / "note.txt").write_text("other files")
     for number, files in enumerate((model_folder, other), 1):
