@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
 import signal
 import socket
@@ -85,7 +86,8 @@ def test_a_pid_that_another_process_has_by_now_is_no_driver(place: str) -> None:
         found = json.loads(RunStorage(place).read(LOCK_FILE) or b"")
     write_lock(place, **{**found, "process_start": "1"})
     with only_driver(place):
-        pass
+        taken = json.loads(RunStorage(place).read(LOCK_FILE) or b"")
+    assert taken["process_start"] == found["process_start"]
 
 
 def test_a_lock_that_was_copied_with_its_directory_holds_nothing(tmp_path: Path) -> None:
@@ -146,4 +148,4 @@ def test_a_lock_that_somebody_removed_is_there_again(place: str) -> None:
 def test_a_damaged_lock_counts_as_silent(tmp_path: Path) -> None:
     (tmp_path / LOCK_FILE).write_text("half a")
     with only_driver(tmp_path, silence_seconds=1):
-        pass
+        assert json.loads((tmp_path / LOCK_FILE).read_text())["pid"] == os.getpid()
