@@ -18,6 +18,7 @@ from vavl.corpora.manifest import Manifest
 from vavl.corpora.splits import SPLITS
 from vavl.data.augmentation import ViewMaker
 from vavl.data.batch import ClipBatch, ModalityBatch, middle_frames, pad_clips
+from vavl.data.normalization import Normaliser
 from vavl.data.sampler import FILLER
 from vavl.data.settings import DataSettings
 from vavl.errors import StoreError
@@ -30,26 +31,6 @@ ATTRIBUTES = ("arousal", "valence", "dominance")
 
 FrameChange = Callable[[str, int, NDArray[np.float32]], NDArray[np.float32]]
 """(modality, manifest row, raw frames (time, channel)) -> other raw frames, at least one."""
-
-
-@dataclass(frozen=True)
-class Normaliser:
-    """Normalization of one modality: one for all speakers, or one per speaker.
-
-    Attributes:
-        common: from the training speakers.
-        by_speaker: by speaker code; empty unless per-speaker normalization is on.
-        speaker_means: normalized mean frame (channel,) by code of the training speakers; empty where
-            per-speaker normalization has made them all zero.
-    """
-
-    common: Normalisation
-    by_speaker: Mapping[int, Normalisation]
-    speaker_means: Mapping[int, NDArray[np.float32]] = field(default_factory=dict)
-
-    def apply(self, values: NDArray[np.float32], speaker: int) -> NDArray[np.float32]:
-        """Normalize the frames (time, channel) of one clip."""
-        return self.by_speaker.get(speaker, self.common).apply(values)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from vavl.data.augmentation import AugmentationSettings, ViewMaker
 from vavl.data.batch import ClipBatch, WeakView
-from vavl.data.collection import ClipCollection, Normaliser, collate
+from vavl.data.collection import ClipCollection, collate
+from vavl.data.normalization import Normaliser
 from vavl.data.sampler import FILLER, Sampler
 
 _READ_AHEAD = 3

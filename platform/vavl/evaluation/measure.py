@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vavl.corpora.manifest import TEST, TRAIN, VALIDATION, Manifest
-from vavl.data.collection import ATTRIBUTES, ClipCollection, FrameChange, Normaliser, open_collection
+from vavl.data.collection import ATTRIBUTES, ClipCollection, FrameChange, open_collection
 from vavl.data.loader import RankPlace
+from vavl.data.normalization import Normaliser
 from vavl.data.settings import DataSettings
 from vavl.errors import ConfigError, InputError
 from vavl.evaluation.settings import EVERY_SPLIT, ClipSelection

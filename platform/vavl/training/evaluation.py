@@ -15,8 +15,9 @@ from scipy.special import softmax
 
 from vavl.config.files import written_beside
 from vavl.data.batch import ClipBatch
-from vavl.data.collection import ClipCollection, Normaliser
+from vavl.data.collection import ClipCollection
 from vavl.data.loader import RankPlace, evaluation_batches
+from vavl.data.normalization import Normaliser
 from vavl.errors import TrainingError
 from vavl.metrics.attributes import attribute_scores
 from vavl.metrics.classes import class_scores

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from vavl.audit.gate import pass_audit
 from vavl.corpora.manifest import TEST, TRAIN, VALIDATION, Manifest
-from vavl.data.collection import ClipCollection, Normaliser, attributes_of, normalisers, open_collection, targets_of
+from vavl.data.collection import ClipCollection, attributes_of, normalisers, open_collection, targets_of
+from vavl.data.normalization import Normaliser
 from vavl.data.partition_table import PartitionTable, partition_table
 from vavl.data.partitions import Partition, PartitionedClips, compose_batch, partition_clips
 from vavl.data.protocol import apply_partitions

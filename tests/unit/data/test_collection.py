@@ -14,11 +14,10 @@ from vavl.corpora.label_sets import LABEL_COLUMNS
 from vavl.corpora.manifest import TRAIN, Manifest
 from vavl.data.augmentation import AugmentationSettings, ViewMaker, ViewSettings
 from vavl.data.batch import middle_frames, pad_clips
-from vavl.data.collection import Normaliser, collate, normalisers, open_collection
+from vavl.data.collection import collate, normalisers, open_collection
 from vavl.data.sampler import FILLER
 from vavl.data.settings import DataSettings
 from vavl.errors import ConfigError, StoreError
-from vavl.features import ChannelSums, Normalisation
 
 
 @pytest.fixture
@@ -239,14 +238,6 @@ def test_exchanged_speakers_reach_the_batch(open_):
         assert shift.abs().max() > 0
         # One shift for all frames of a clip.
         torch.testing.assert_close(shift, shift[:1].expand_as(shift), atol=1e-5, rtol=0)
-
-
-def test_a_speaker_without_own_sums_gets_the_common_ones():
-    one, two = (ChannelSums.of(np.random.default_rng(seed).normal(size=(9, 2)).astype(np.float32)) for seed in (0, 1))
-    normaliser = Normaliser(Normalisation.from_sums(one), {3: Normalisation.from_sums(two)})
-    values = np.ones((4, 2), np.float32)
-    assert np.array_equal(normaliser.apply(values, 3), normaliser.by_speaker[3].apply(values))
-    assert np.array_equal(normaliser.apply(values, 2), normaliser.common.apply(values))
 
 
 def test_a_batch_holds_each_clip_at_its_place(open_):
