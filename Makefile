@@ -23,9 +23,9 @@ demo: $(READY)  ## from nothing to a registered model: render, extract, train, e
 	$(BIN)/python jobs/prepare_corpus.py jobs/configs/prepare/demo.yaml
 	$(BIN)/python jobs/train_model.py jobs/configs/demo.yaml
 
-# Three: the one with the tests on Ray waits for other processes most of the time.
+# Three: those with the tests on Ray wait for other processes most of the time. In the order of tests/conftest.py.
 test: $(READY)  ## run the tests in three processes, but for some long ones of kinds that it has already
-	$(BIN)/python -m pytest -m "not slow" --numprocesses 3 --dist loadgroup
+	$(BIN)/python -m pytest -m "not slow" --numprocesses 3 --dist loadgroup --no-loadscope-reorder
 
 slow: $(READY)  ## run the tests that make test leaves out
 	$(BIN)/python -m pytest -m slow

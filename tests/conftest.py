@@ -26,12 +26,18 @@ pytest_plugins = ["corpus_fixtures", "tracking_fixtures", "trained_model_fixture
 # Before pytest-xdist, which reads the groups in a hook of the same name and is asked first otherwise.
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Deal the files to the processes of pytest-xdist whole, and all tests that share a Ray to one of them."""
-    if config.pluginmanager.hasplugin("xdist"):
-        for item in items:
-            group = "ray" if item.get_closest_marker("ray") else str(item.path)
-            if item.get_closest_marker("xdist_group") is None:
-                item.add_marker(pytest.mark.xdist_group(group))
+    """Deal the files to the processes of pytest-xdist whole, and the tests of a directory that share a Ray to one.
+
+    Those come first: they are the longest chains, and one that starts late is waited for at the end.
+    """
+    if not config.pluginmanager.hasplugin("xdist"):
+        return
+    ungrouped = [item for item in items if item.get_closest_marker("xdist_group") is None]
+    shares_a_ray = {item for item in ungrouped if item.get_closest_marker("ray") is not None}
+    for item in ungrouped:
+        room = item.path.relative_to(config.rootpath / "tests").parts[0]
+        item.add_marker(pytest.mark.xdist_group(f"ray of {room}" if item in shares_a_ray else str(item.path)))
+    items.sort(key=lambda item: item not in shares_a_ray)
 
 
 def pytest_collection_finish() -> None:
