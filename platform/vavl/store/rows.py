@@ -1,7 +1,7 @@
 """Rows of one modality: read from the file into memory, compared with their checksums at their first reading.
 
 A mapped page of a file that somebody cuts ends the process with a bus error; a read that comes back short is an
-error with a message. So values are read, and only the clip ids, which are looked up at the start, stay mapped.
+error with a message. So values are read, and only the clip ids, which are looked up at the start, are mapped.
 """
 
 from __future__ import annotations
@@ -11,10 +11,9 @@ import os
 import zlib
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -25,6 +24,7 @@ from vavl.config.files import written_beside
 from vavl.errors import StoreError
 from vavl.features import ModalityInfo
 from vavl.store.checked_files import MAKE_AGAIN, REPAIR, check_hash, check_hash_once
+from vavl.store.index import ArrayWriter, ModalityIndex, file_state, shared_arrays
 
 ROW_SCHEMA = pa.schema(
     [
@@ -67,22 +67,20 @@ class _OpenFile:
         self.path, self._schema = path, schema
         try:
             self._file = path.open("rb", buffering=0)
-            self._mapped = pa.memory_map(str(path))
-            self._first = self._mapped.read_buffer().address
+            self._mapped = pa.memory_map(str(path)).read_buffer()
         except FileNotFoundError:
             raise StoreError(str(path), "", "the file of the store is missing", MAKE_AGAIN) from None
         except (pa.ArrowException, ValueError, OSError) as error:
             raise self.unreadable(error) from None
 
-    def batches(self) -> list[pa.RecordBatch]:
-        """Return the record batches, mapped in place; raises like the constructor."""
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        """Yield the record batches, mapped in place; raises like the constructor."""
         try:
-            self._mapped.seek(0)
-            with pa.ipc.open_stream(self._mapped) as reader:
+            with pa.ipc.open_stream(pa.BufferReader(self._mapped)) as reader:
                 if not reader.schema.equals(self._schema):
                     problem = "has other columns than a store's file"
                     raise StoreError(str(self.path), "schema", problem, MAKE_AGAIN)
-                return list(reader)
+                yield from reader
         except (pa.ArrowException, ValueError, OSError) as error:
             raise self.unreadable(error) from None
 
@@ -91,7 +89,7 @@ class _OpenFile:
 
     def place_of(self, numbers: pa.Array) -> int:
         """Return the byte of the file at which numbers of four bytes begin."""
-        place: int = numbers.buffers()[1].address - self._first + numbers.offset * _BYTES
+        place: int = numbers.buffers()[1].address - self._mapped.address + numbers.offset * _BYTES
         return place
 
     def read(self, place: int, count: int, dtype: type[Number]) -> NDArray[Number]:
@@ -110,18 +108,8 @@ class _OpenFile:
         return np.frombuffer(content, dtype)
 
 
-@dataclass(frozen=True)
-class _Chunk:
-    """One record batch of the file: a few objects per batch, none per clip; ids are mapped, frames in memory."""
-
-    clip_ids: pa.Array
-    frames: NDArray[np.int32]
-    values_at: int  # byte of the file
-    times_at: int
-
-
 class ModalityRows:
-    """Read access to ``<modality>.arrow`` of a store; opening reads ids and lengths, no features.
+    """Read access to ``<modality>.arrow`` of a store; where its rows lie is found out once per machine.
 
     Raises:
         StoreError: the file is missing or broken, or is not the one that store.json was written for.
@@ -132,40 +120,41 @@ class ModalityRows:
         self.info = ModalityInfo.from_entry(content["modalities"][modality])
         self._sha256, self._width = content["modalities"][modality]["sha256"], self.info.width
         self._file = _OpenFile(self.path, ROW_SCHEMA)
-        batches = self._file.batches()
-        self._first_row = np.cumsum([0, *(batch.num_rows for batch in batches)]).tolist()
-        if len(self) != self.info.clips:
-            problem = f"has {len(self)} clips, store.json says {self.info.clips}"
-            raise StoreError(str(self.path), "", problem, REPAIR)
-        self._check_width(batches, directory / "store.json", modality)
-        self.lengths = np.empty(len(self), np.int32)
-        """Frames of every row."""
-        self._chunks = [self._chunk(batch, row) for batch, row in zip(batches, self._first_row, strict=False)]
-        stated = content.get("files", {}).get(checks_file(modality))
-        self._checks: _Checks | None = None
-        if stated is not None:
-            self._checks = _Checks.of(directory / checks_file(modality), stated["sha256"], self.path, self._chunks)
+        checks = directory / checks_file(modality)
+        stated = content.get("files", {}).get(checks.name)
+        key = [self._sha256, stated, self._width, self.info.clips, file_state(self.path), file_state(checks)]
+        self._arrays = shared_arrays(
+            ["rows", str(self.path.absolute())], key, lambda to: self._find(to, checks, stated)
+        )
+        self._index = ModalityIndex(self._arrays.arrays, _BYTES * self._width)
         # A bit per row that was compared; of a store without checksums the first alone, for the file.
-        self._checked = bytearray(len(self) // 8 + 1)
+        self._checked = np.zeros(len(self) // 8 + 1, np.uint8)
 
     def __len__(self) -> int:
-        return int(self._first_row[-1])
+        return len(self._index)
+
+    @property
+    def lengths(self) -> NDArray[np.int32]:
+        """Frames of every row, mapped."""
+        return self._index.frames
 
     @property
     def clip_ids(self) -> pa.ChunkedArray:
-        """Clip ids of the rows, in their order."""
-        return pa.chunked_array([chunk.clip_ids for chunk in self._chunks], pa.string())
+        """Clip ids of the rows, in their order; mapped, and some memory for every record batch."""
+        return pa.chunked_array([batch.column("clip_id") for batch in self._file.batches()], pa.string())
 
     def places_of(self, clip_ids: pa.ChunkedArray) -> NDArray[np.int32]:
         """Return the row of each clip id, -1 where there is none."""
-        found = np.full(len(clip_ids), -1, dtype=np.int32)
+        found, first_row = np.full(len(clip_ids), -1, dtype=np.int32), 0
         # One index over all ids would take private memory for every clip; sorted ids need one at a time.
         is_sorted = _is_sorted(clip_ids)
-        for chunk, first_row in zip(self._chunks, self._first_row, strict=False):
-            start, end = _range_of(clip_ids, chunk.clip_ids) if is_sorted else (0, len(clip_ids))
-            places = pc.index_in(clip_ids.slice(start, end - start), value_set=chunk.clip_ids)
+        for batch in self._file.batches():
+            own = batch.column("clip_id")
+            start, end = _range_of(clip_ids, own) if is_sorted else (0, len(clip_ids))
+            places = pc.index_in(clip_ids.slice(start, end - start), value_set=own)
             local = pc.fill_null(places, -1).to_numpy()
             found[start:end] = np.where(local >= 0, local + first_row, found[start:end])
+            first_row += batch.num_rows
         return found
 
     def values(self, row: int) -> NDArray[np.float32]:
@@ -181,44 +170,73 @@ class ModalityRows:
         """Return the center of each frame of a row in seconds; read-only, raises like ``values``."""
         return self._read(row, with_times=True)[1]
 
+    def check_uncut(self) -> None:
+        """Refuse an index that was cut since it was mapped; raises ``StoreError``."""
+        self._arrays.check_uncut()
+
     def verify(self) -> None:
         """Read the whole file and compare it with store.json.
 
         Raises:
             StoreError: it was changed, a value is not finite, or frames and values do not fit.
         """
-        for batch in map_batches(self.path, ROW_SCHEMA):
+        for batch in self._file.batches():
             _check_batch(self.path, batch, self._width)
         check_hash(self.path, self._sha256)
 
     def _read(self, row: int, *, with_times: bool) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         if not 0 <= row < len(self):
             raise StoreError(str(self.path), "", f"there is no row {row} among {len(self)}", "ask rows() first")
-        number = bisect_right(self._first_row, row) - 1
-        chunk, place = self._chunks[number], row - self._first_row[number]
-        byte, bit = (row // 8, 1 << row % 8) if self._checks is not None else (0, 1)
+        crc = self._index.crc
+        byte, bit = (row // 8, 1 << row % 8) if crc is not None else (0, 1)
         is_new = not self._checked[byte] & bit
-        if is_new and self._checks is None:
+        if is_new and crc is None:
             check_hash_once(self.path, self._sha256)
-        before, count = int(chunk.frames[:place].sum(dtype=np.int64)), int(chunk.frames[place])
-        values_at = chunk.values_at + before * self._width * _BYTES
-        values = self._file.read(values_at, count * self._width, np.float32)
+        place = self._index.place(row)
+        values = self._file.read(place.values_at, place.frames * self._width, np.float32)
         with_times = with_times or is_new
-        times = self._file.read(chunk.times_at + before * _BYTES, count if with_times else 0, np.float32)
-        if is_new and self._checks is not None and _checksum(values, times) != self._checks.read(number, place):
+        times = self._file.read(place.times_at, place.frames if with_times else 0, np.float32)
+        if is_new and crc is not None and _checksum(values, times) != crc[row]:
             problem = "features are not those that were written (CRC-32): the file was changed or damaged"
-            raise StoreError(str(self.path), f"clip {chunk.clip_ids[place]}", problem, REPAIR)
+            raise StoreError(str(self.path), f"clip {self.clip_ids[row]}", problem, REPAIR)
         self._checked[byte] |= bit
         return values, times
 
-    def _chunk(self, batch: pa.RecordBatch, first_row: int) -> _Chunk:
-        """Return where the rows of a record batch lie, after a check that these places are in the file."""
+    def _find(self, writer: ArrayWriter, checks: Path, stated: Mapping[str, Any] | None) -> None:
+        """Write where the rows lie, after a check that these places are in the file and the ids those of the checksums.
+
+        Raises:
+            StoreError: the file or that of the checksums was changed or damaged.
+        """
+        if stated is not None:
+            check_hash(checks, stated["sha256"])
+        checked = iter(()) if stated is None else _OpenFile(checks, CHECKS_SCHEMA).batches()
+        rows = 0
+        for batch in self._file.batches():
+            frames, values_at, times_at = self._place_of(batch)
+            check = next(checked, None)
+            if stated is not None and (check is None or not check.column("clip_id").equals(batch.column("clip_id"))):
+                problem = "the clip ids are not those that were written: the file was changed or damaged"
+                raise StoreError(str(self.path), "clip_id", problem, REPAIR)
+            crc = None if check is None else check.column("crc32").to_numpy()
+            ModalityIndex.add_batch(writer, rows, frames, crc, (0, values_at, times_at))
+            rows += batch.num_rows
+        if rows != self.info.clips:
+            problem = f"has {rows} clips, store.json says {self.info.clips}"
+            raise StoreError(str(self.path), "", problem, REPAIR)
+
+    def _place_of(self, batch: pa.RecordBatch) -> tuple[NDArray[np.int32], int, int]:
+        """Return the frames of the rows of a record batch, and where its values and its times begin."""
         ids, values, times = (batch.column(name) for name in ("clip_id", "values", "frame_times"))
-        frames = self.lengths[first_row : first_row + batch.num_rows]
+        stated = batch.column("width")[0].as_py() if batch.num_rows else self._width
+        if stated != self._width:
+            field = f"modalities.{self.path.stem}.width"
+            problem = f"is {self._width}, the rows of {self.path.name} have {stated} channels"
+            raise StoreError(str(self.path.with_name("store.json")), field, problem, REPAIR)
         try:
             # A damaged offset of an id would be followed out of the file.
             ids.validate(full=True)
-            frames[:] = batch.column("frames").to_numpy()
+            frames: NDArray[np.int32] = batch.column("frames").to_numpy()
             for numbers in (values.values, times.values):
                 numbers.validate()
             values_at, times_at = self._file.place_of(values.values), self._file.place_of(times.values)
@@ -227,41 +245,7 @@ class ModalityRows:
         total = int(frames.sum(dtype=np.int64))
         if (frames < 1).any() or (len(values.values), len(times.values)) != (total * self._width, total):
             raise _misfit(self.path, "", self._width)
-        return _Chunk(ids, frames, values_at, times_at)
-
-    def _check_width(self, batches: list[pa.RecordBatch], source: Path, modality: str) -> None:
-        found = batches[0].column("width")[0].as_py() if batches[0].num_rows else self._width
-        if found != self._width:
-            problem = f"is {self._width}, the rows of {self.path.name} have {found} channels"
-            raise StoreError(str(source), f"modalities.{modality}.width", problem, REPAIR)
-
-
-@dataclass(frozen=True)
-class _Checks:
-    """The checksums of a modality, read one by one: they take no memory per clip."""
-
-    file: _OpenFile
-    places: list[int]  # of each record batch, byte of the file
-
-    @classmethod
-    def of(cls, path: Path, sha256: str, rows: Path, chunks: list[_Chunk]) -> Self:
-        """Open the file and compare the clip ids that it was written for.
-
-        Raises:
-            StoreError: the file was changed, or the ids of the rows were.
-        """
-        check_hash(path, sha256)
-        file = _OpenFile(path, CHECKS_SCHEMA)
-        batches = file.batches()
-        ids = [batch.column("clip_id") for batch in batches]
-        if len(ids) != len(chunks) or not all(map(pa.Array.equals, ids, (chunk.clip_ids for chunk in chunks))):
-            problem = "the clip ids are not those that were written: the file was changed or damaged"
-            raise StoreError(str(rows), "clip_id", problem, REPAIR)
-        return cls(file, [file.place_of(batch.column("crc32")) for batch in batches])
-
-    def read(self, number: int, place: int) -> int:
-        """Return the checksum of a row of a record batch."""
-        return int(self.file.read(self.places[number] + place * _BYTES, 1, np.uint32)[0])
+        return frames, values_at, times_at
 
 
 @contextlib.contextmanager
@@ -281,7 +265,7 @@ def map_batches(path: Path, schema: pa.Schema) -> list[pa.RecordBatch]:
     Raises:
         StoreError: the file is missing, broken or has other columns.
     """
-    return _OpenFile(path, schema).batches()
+    return list(_OpenFile(path, schema).batches())
 
 
 def _checksum(values: NDArray[np.float32], times: NDArray[np.float32]) -> int:

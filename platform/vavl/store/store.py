@@ -128,13 +128,15 @@ class FeatureStore:
         return sums
 
     def check_uncut(self) -> None:
-        """Refuse a manifest that was cut since the store was opened: the next look at it would be a bus error.
+        """Refuse a mapped file that was cut since the store was opened: the next look at it would be a bus error.
 
         Raises:
             StoreError: it was.
         """
         if self._manifest is not None:
             self._manifest.check()
+        for rows in self._rows.values():
+            rows.check_uncut()
 
     def verify(self) -> None:
         """Read everything and compare it with store.json: for a store from elsewhere.
