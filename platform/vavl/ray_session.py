@@ -6,14 +6,19 @@ import logging
 import os
 import socket
 import tempfile
+import threading
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import psutil
+
 from vavl.errors import InputError, TrainingError, VavlError, proxy_hint
 
 _ANSWER_SECONDS = 3.0
+_LOOK_SECONDS = 1.0
 _LONGEST_SOCKET_BYTES = 107
 # As Ray names them below its temporary directory, with the longest process id.
 _SOCKET = "ray/session_2026-11-29_13-48-23_123456_4194304/sockets/plasma_store"
@@ -50,6 +55,26 @@ def join_ray(threads: int, object_store_bytes: int | None = None) -> None:
             ray.init(log_to_driver=False, logging_level=logging.WARNING, **options)
         except Exception as error:  # noqa: BLE001  Ray raises plain exceptions here
             raise _no_ray(error) from None
+        threading.Thread(target=watch_raylet, name="raylet-watch", daemon=True).start()
+
+
+def watch_raylet() -> None:
+    """Say it when Ray's process on this machine ends while this one works: Ray ends this one too, without a word."""
+    import ray  # as above
+
+    node = str(ray.get_runtime_context().get_node_id())
+    for process in psutil.process_iter(["name", "cmdline"]):
+        if process.info["name"] == "raylet" and any(node in word for word in process.info["cmdline"] or ()):
+            while ray.is_initialized():
+                if not process.is_running() or process.status() == psutil.STATUS_ZOMBIE:
+                    _log.error(
+                        "Ray's process on this machine (raylet, pid %d) was killed, perhaps for want of memory; "
+                        "this job ends with it, and the same command goes on from what is finished",
+                        process.pid,
+                    )
+                    return
+                time.sleep(_LOOK_SECONDS)
+            return
 
 
 def _no_ray(error: Exception) -> VavlError:

@@ -16,6 +16,7 @@ from tiny_plans import tiny_plan
 from vavl.models.saved_model import load_model, save_model
 from vavl.tracking.mlflow_writer import open_client
 from vavl.tracking.settings import TrackingSettings, tracking_place
+from vavl.training.driver_lock import only_driver
 from vavl.training.worker import train_on_worker
 
 NAME = "vavl-test"
@@ -92,6 +93,14 @@ def case(made: tuple[Path, Path], tmp_path: Path, run_job: Callable[..., Any], m
     monkeypatch.setenv("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     store, folder = made
     return Case(store, Path(shutil.copy(folder / "mlflow.db", tmp_path / "own.db")), tmp_path, run_job)
+
+
+def test_a_promotion_waits_for_no_other_that_writes_the_same_directory(case: Case) -> None:
+    with only_driver(case.folder):
+        done = case.promote("3")
+    assert done.code == 2
+    assert "output_dir: another driver is at work there" in done.stderr
+    assert case.aliases == {}
 
 
 def test_better_with_both_and_worse_with_audio_alone_is_refused_with_the_table(case: Case) -> None:

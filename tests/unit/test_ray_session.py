@@ -8,13 +8,14 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import ray
 
 from vavl.errors import InputError, TrainingError
-from vavl.ray_session import _LONGEST_SOCKET_BYTES, check_own_ray, is_local, join_ray, long_socket_names
+from vavl.ray_session import _LONGEST_SOCKET_BYTES, check_own_ray, is_local, join_ray, long_socket_names, watch_raylet
 
 
 @pytest.fixture
@@ -23,6 +24,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     options: dict[str, Any] = {}
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray, "init", lambda **given: options.update(given))
+    monkeypatch.setattr("vavl.ray_session.watch_raylet", lambda: None)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     return options
 
@@ -44,6 +46,23 @@ def test_a_named_cluster_is_joined_as_it_is(started, monkeypatch):
     assert not is_local()
     assert "address" not in started
     assert "object_store_memory" not in started
+
+
+def test_the_end_of_rays_own_process_is_said(tmp_path, monkeypatch, caplog):
+    raylet = tmp_path / "raylet"
+    raylet.symlink_to("/bin/sleep")
+    monkeypatch.setattr(ray, "get_runtime_context", lambda: SimpleNamespace(get_node_id=lambda: "61"))
+    looks = iter([True, True, False])
+    with subprocess.Popen([raylet, "61"]) as process:
+        monkeypatch.setattr(ray, "is_initialized", lambda: next(looks))
+        monkeypatch.setattr("time.sleep", lambda _: None)
+        watch_raylet()
+        assert not caplog.records  # Ray was shut down
+        monkeypatch.setattr(ray, "is_initialized", lambda: True)
+        monkeypatch.setattr("time.sleep", lambda _: process.kill())
+        watch_raylet()
+    assert f"raylet, pid {process.pid}) was killed" in caplog.text
+    assert "the same command goes on" in caplog.text
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:9", "ray://127.0.0.1:9"])

@@ -25,7 +25,8 @@ def load_plugin(group: str, name: str, kind: type[Plugin], known: Collection[str
         known: names that the package itself has, for the message.
 
     Raises:
-        ValueError: there is none of this name, there are several, or it cannot be imported; pydantic names the key.
+        ValueError: there is none of this name, there are several, the name is no identifier, or it cannot be
+            imported; pydantic names the key.
     """
     entry = _entry(group, name, known)
     try:
@@ -89,6 +90,11 @@ def _entry(group: str, name: str, known: Collection[str]) -> EntryPoint:
     if len({entry.value for entry in found}) > 1:
         origins = ", ".join(sorted(map(_origin, found)))
         raise ValueError(f"several distributions bring a plug-in `{name}` ({group}): {origins}; uninstall all but one")
+    if not name.isidentifier():  # it stands in names of metrics, files and settings
+        raise ValueError(
+            f"the entry point `{name}` ({group}) of {_origin(found[0])} has no name of letters, digits and _; rename "
+            "it in the pyproject.toml of that distribution"
+        )
     return found[0]
 
 

@@ -8,6 +8,7 @@ what Tune saves is pickled, so nothing reads it: a start after an interruption a
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import math
@@ -28,6 +29,7 @@ from vavl.errors import TrainingStopped, VavlError
 from vavl.experiments.trials import ParentRun, Trial, TrialEnd, TrialLog, TrialLogs, trial_memory_gb, write_end
 from vavl.ray_session import is_local, ray_machines
 from vavl.training.checkpoint import CHECKPOINTS_FOLDER
+from vavl.training.driver_lock import only_driver
 from vavl.training.launch import launch_training, prepare_ray
 from vavl.training.records import Report
 from vavl.training.run_folder import RunFolder, claim_run_folder
@@ -112,39 +114,41 @@ def run_trial(
         launch: trains to the end; raises ``TrainingStopped`` when the stop file asked for it.
     """
     start, folder = time.monotonic(), None
-    try:
-        folder = claim_run_folder(plan)
-        log.start(plan, folder)
-        _follow(plan, log, lambda: launch(plan, folder, log), tell, seconds)
-        end = TrialEnd(number, "finished", metrics=read_outcome(plan.directory)["metrics"])
-    except TrainingStopped:
-        metrics = best_epoch_metrics(log.epochs(), plan.evaluation.select_by)
-        request = stop_request(plan.directory) or {"message": "stopped"}
-        end = TrialEnd(number, "pruned", request["message"], metrics)
-    except Exception as error:  # noqa: BLE001  the other trials continue
-        _log.exception("trial %d failed", number)
-        reason = str(error) if isinstance(error, VavlError) else f"{type(error).__name__}: {error}"
-        end = TrialEnd(number, "failed", reason)
-    epochs = log.epochs()
-    end = replace(
-        end,
-        epochs_run=len(epochs),
-        epochs_full=int(epochs[-1]["total_epochs"]) if epochs else 0,
-        memory_gb=trial_memory_gb(epochs),
-        seconds=time.monotonic() - start,
-        run_id=folder.run_id if folder else "",
-    )
-    # The journal first, then the end, then tidy up: a kill in between repeats nothing that was trained.
-    try:
-        log.end(end.state, end.metrics)
-    except Exception:  # noqa: BLE001  the trial has ended already
-        _log.exception("the end of trial %d could not be recorded", number)
-    write_end(plan.directory, end)
-    if folder is not None and end.state != "failed":
-        folder.finish()
-        # Hundreds of trials would fill the disk; the best weights stay.
-        shutil.rmtree(plan.directory / CHECKPOINTS_FOLDER, ignore_errors=True)
-    return end
+    with contextlib.ExitStack() as lock:
+        try:
+            lock.enter_context(only_driver(plan.output_dir))
+            folder = claim_run_folder(plan)
+            log.start(plan, folder)
+            _follow(plan, log, lambda: launch(plan, folder, log), tell, seconds)
+            end = TrialEnd(number, "finished", metrics=read_outcome(plan.directory)["metrics"])
+        except TrainingStopped:
+            metrics = best_epoch_metrics(log.epochs(), plan.evaluation.select_by)
+            request = stop_request(plan.directory) or {"message": "stopped"}
+            end = TrialEnd(number, "pruned", request["message"], metrics)
+        except Exception as error:  # noqa: BLE001  the other trials continue
+            _log.exception("trial %d failed", number)
+            reason = str(error) if isinstance(error, VavlError) else f"{type(error).__name__}: {error}"
+            end = TrialEnd(number, "failed", reason)
+        epochs = log.epochs()
+        end = replace(
+            end,
+            epochs_run=len(epochs),
+            epochs_full=int(epochs[-1]["total_epochs"]) if epochs else 0,
+            memory_gb=trial_memory_gb(epochs),
+            seconds=time.monotonic() - start,
+            run_id=folder.run_id if folder else "",
+        )
+        # The journal first, then the end, then tidy up: a kill in between repeats nothing that was trained.
+        try:
+            log.end(end.state, end.metrics)
+        except Exception:  # noqa: BLE001  the trial has ended already
+            _log.exception("the end of trial %d could not be recorded", number)
+        write_end(plan.directory, end)
+        if folder is not None and end.state != "failed":
+            folder.finish()
+            # Hundreds of trials would fill the disk; the best weights stay.
+            shutil.rmtree(plan.directory / CHECKPOINTS_FOLDER, ignore_errors=True)
+        return end
 
 
 def _follow(plan: TrainingPlan, log: TrialLog, train: Callable[[], None], tell: Tell, seconds: float | None) -> None:

@@ -45,6 +45,8 @@ _EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 _NOT_IN_NAMES = re.compile(r"[^\w\-. /:]")
 # Name, value, seconds since the epoch, step.
 Point = tuple[str, float, float, int]
+# Name and digest.
+DatasetId = tuple[str, str]
 Item = TypeVar("Item")
 RunStage = Literal["active", "deleted", "unknown"]
 
@@ -97,18 +99,22 @@ class MlflowWriter:
         self.client.update_run(run_id, status="RUNNING")
         return run_id
 
-    def log_points(self, mlflow_run_id: str, points: Sequence[Point], model_id: str | None = None) -> None:
+    def log_points(
+        self, mlflow_run_id: str, points: Sequence[Point], model_id: str | None = None, dataset: DatasetId | None = None
+    ) -> None:
         """Log metric points (name, value, seconds since the epoch, step); equal points are kept once.
 
         Args:
             mlflow_run_id: the run.
             points: of it.
             model_id: MLflow's id of a logged model that they are the scores of, too.
+            dataset: that the model has these scores on.
         """
         from mlflow.entities import Metric
 
+        measured = (model_id, *(dataset or (None, None))) if model_id else ()
         metrics = [
-            Metric(store_name(name), value, int(moment * 1000), step, model_id) for name, value, moment, step in points
+            Metric(store_name(name), value, int(moment * 1000), step, *measured) for name, value, moment, step in points
         ]
         for group in _groups(metrics, POINTS_PER_REQUEST):
             self.client.log_batch(mlflow_run_id, metrics=group, synchronous=True)
@@ -228,15 +234,21 @@ class MlflowWriter:
     def _log_dataset(self, run_id: str, note: Mapping[str, Any]) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
+        name, digest = dataset_id(note)
         dataset = Dataset(
-            name=str(note["name"]),
-            digest=str(note["store_hash"])[:_DIGEST_LIMIT],
+            name=name,
+            digest=digest,
             source_type="local",
             source=json.dumps({"uri": str(note["path"])}),
             profile=json.dumps({"store_hash": note["store_hash"], "card": note.get("card"), **note["counts"]}),
         )
         tag = InputTag("mlflow.data.context", note.get("context", "training"))
         self.client.log_inputs(run_id, [DatasetInput(dataset, [tag])])
+
+
+def dataset_id(note: Mapping[str, Any]) -> DatasetId:
+    """Return name and digest by which MLflow knows the ``dataset`` of a ``run_start`` record."""
+    return str(note["name"]), str(note["store_hash"])[:_DIGEST_LIMIT]
 
 
 def events_text(events: Sequence[Event]) -> str:

@@ -17,10 +17,12 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from vavl.errors import InputError, TrackingError
-from vavl.tracking.settings import TrackingSettings, tracking_place
+from vavl.tracking.mlflow_writer import open_client
+from vavl.tracking.settings import TrackingPlace, TrackingSettings, tracking_place, unreachable_reason
 
 _BACKUP = ".before-relocation"
 _BUSY_SECONDS = 10.0
+_MOST_RUNS = 1000
 _PLACES = {
     "experiments": ("artifact_location",),
     "runs": ("artifact_uri",),
@@ -58,6 +60,7 @@ def refuse_moved(settings: TrackingSettings, environment: Mapping[str, str] = os
     """
     place = tracking_place(settings, environment)
     if place.database is None:
+        _refuse_moved_from_server(settings, place)
         return
     for before, now in moved_artifacts(place.database).items():
         words = ["python", "jobs/sync_tracking.py", str(place.database.parent), "relocate=true"]
@@ -68,6 +71,36 @@ def refuse_moved(settings: TrackingSettings, environment: Mapping[str, str] = os
             f"the project was copied or moved: artifacts of its runs lie in {now}, but the database still names "
             f"{before}, and they would be read and written there", shlex.join(words),
         )  # fmt: skip
+
+
+def _refuse_moved_from_server(settings: TrackingSettings, place: TrackingPlace) -> None:
+    """Refuse an experiment of a database server whose artifacts, on disks of this machine, were moved."""
+    here = _directory(place.artifact_location)
+    if here is None or not here.is_dir() or unreachable_reason(place, _BUSY_SECONDS) is not None:
+        return
+    from mlflow.exceptions import MlflowException
+
+    client = open_client(settings, place)
+    with contextlib.suppress(MlflowException):  # a store that is away is somebody else's to say
+        experiment = client.get_experiment_by_name(settings.experiment)
+        named = _directory(experiment and experiment.artifact_location)
+        if named is None or (named.is_dir() and named.samefile(here)):
+            return
+        runs = client.search_runs([experiment.experiment_id], max_results=_MOST_RUNS)
+        if any((here / run.info.run_id).is_dir() for run in runs):
+            raise InputError(
+                place.public_uri, "artifact locations",
+                f"the project was copied or moved: artifacts of experiment {settings.experiment} lie in {here}, but "
+                f"the database still names {named}, and they would be read and written there",
+                "move it back; or name another experiment, whose artifacts lie here: tracking.experiment=NAME; where "
+                "many share a database, let a server keep the artifacts: mlflow server --serve-artifacts",
+            )  # fmt: skip
+
+
+def _directory(location: str | None) -> Path | None:
+    """Return the directory that a location of artifacts means, None for object storage and the like."""
+    parts = urlsplit(location or "")
+    return Path(unquote(parts.path)) if parts.path and parts.scheme in ("", "file") else None
 
 
 def relocate(database: Path) -> dict[str, str]:

@@ -16,7 +16,7 @@ from vavl.errors import TrackingError, VavlError
 from vavl.tracking.events import run_events
 from vavl.tracking.holdings import Holdings
 from vavl.tracking.journal import Journal, JournalReader, Record, clean
-from vavl.tracking.mlflow_writer import POINTS_PER_REQUEST, MlflowWriter, Point
+from vavl.tracking.mlflow_writer import POINTS_PER_REQUEST, MlflowWriter, Point, dataset_id
 from vavl.tracking.model_note import ModelNote, Register
 from vavl.tracking.records import (
     MalformedRecord,
@@ -169,7 +169,7 @@ class RecordReplay:
     def _log_scores(self, run_id: str, record: Record, points: Sequence[Point], model_id: str | None) -> None:
         """Write the scores of a run, and of the model that it trained or measured."""
         if not self._skips(record, is_held=self._holds_scores(run_id, points, model_id)):
-            self._writer.log_points(run_id, points, model_id)
+            self._writer.log_points(run_id, points, model_id, self.state.dataset)
 
     def _holds_scores(self, run_id: str, points: Sequence[Point], model_id: str | None) -> bool:
         if self._held is None:
@@ -195,7 +195,7 @@ class RecordReplay:
         if self._held and record.seq == self._end:
             is_held = is_held and self._held.has_status(run_id, status) and self._held.has_tags(run_id, tags)
         if not self._skips(record, is_held=is_held):
-            self._writer.log_points(run_id, points, self.state.model_id)
+            self._writer.log_points(run_id, points, self.state.model_id, self.state.dataset)
             self._writer.end_run(run_id, status, record.time, tags)
 
     def _open_run(self, record: Record) -> dict[str, object]:
@@ -209,12 +209,14 @@ class RecordReplay:
             mlflow_run = self._writer.open_run(record, mlflow_run or None)
         same = run_id == state.run_id
         measured = (record.payload.get("evaluates") or {}).get("model_id")
+        dataset = record.payload.get("dataset")
         return {
             "run_id": run_id,
             "mlflow_runs": {**state.mlflow_runs, run_id: mlflow_run or ""},
             "started": state.started if same else record.time,
             "last_steps": state.last_steps if same else {},
             "model_id": state.model_id if same else self._writer.known_model(measured),
+            "dataset": dataset_id(dataset) if dataset else None,
             **({"refused": self._listed(record, "; ".join(problems))} if problems else {}),
         }
 

@@ -23,6 +23,7 @@ class ReplayState(FrozenConfig):
         started: seconds since the epoch at which the current run first started.
         last_steps: last step by metric name; a resumed run repeats steps, the store keeps the first.
         model_id: MLflow's id of the logged model that the current run trained, or measured; its scores go there, too.
+        dataset: name and digest, for MLflow, of what the current run is trained on, or measures the model on.
         refused: records that were set aside, with their kind, name and reason.
     """
 
@@ -35,6 +36,7 @@ class ReplayState(FrozenConfig):
     model_name: str | None = None
     model_version: str | None = None
     model_id: str | None = None
+    dataset: tuple[str, str] | None = None
     refused: dict[int, str] = Field(default_factory=dict)
 
     @property

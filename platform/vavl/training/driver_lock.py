@@ -177,7 +177,9 @@ class _Lock:
         """End this process at once: whatever it wrote from here on would go between the files of the other driver."""
         print(
             f"error: {self._storage.address}: output_dir: this driver gave no sign for long and was taken for lost; "
-            f"{_described(found)} works there now\n  fix: nothing; that driver resumes from the last checkpoint",
+            f"{_described(found)} works there now\n  fix: leave the run to that driver, which resumes from the last "
+            f"checkpoint; or stop it (on {found.get('host')}: kill {found.get('pid')}), and start the same command "
+            "again",
             file=sys.stderr, flush=True,
         )  # fmt: skip
         os._exit(1)

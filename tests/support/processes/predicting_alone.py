@@ -19,7 +19,7 @@ ABSENT = ("ray", "deepspeed", "optuna", "transformers", "datasets")
 
 
 def main() -> int:
-    folder, table, answer = (Path(word) for word in sys.argv[1:4])
+    folder, table, answer = (Path(word) for word in sys.argv[-3:])
     if "--hide" in sys.argv:
         hide_all_but(required_packages(folder / "requirements.txt"))
     for name in ABSENT:

@@ -55,14 +55,20 @@ def race(address: str, models: Sequence[str], folder: Path) -> list[dict[str, st
     return [json.loads(text.splitlines()[-1]) for text in said]
 
 
-def check_race(client: Any, models: Sequence[str], said: Sequence[Mapping[str, str]]) -> None:
-    """Hold what two processes said to the alias of each model: one won at most, and it is the champion."""
-    for model in models:
-        winners = [version for version, answers in zip(RIVALS, said, strict=True) if answers[model] == "won"]
-        champion = str(client.get_registered_model(model).aliases["champion"])
-        assert [champion] == (winners or [CHAMPION])
-        lost = [answers[model] for answers in said if answers[model] != "won"]
-        assert all("is version" in text or "is being moved" in text for text in lost), lost
+def champions_and_winners(
+    client: Any, models: Sequence[str], said: Sequence[Mapping[str, str]]
+) -> tuple[list[list[str]], list[list[str]]]:
+    """Return by model who is champion, and who said that it won, or the champion before where nobody did."""
+    champions = [[str(client.get_registered_model(model).aliases["champion"])] for model in models]
+    winners = [
+        [version for version, answers in zip(RIVALS, said, strict=True) if answers[model] == "won"] for model in models
+    ]
+    return champions, [found or [CHAMPION] for found in winners]
+
+
+def reasons(said: Sequence[Mapping[str, str]]) -> list[str]:
+    """Return what the losers said."""
+    return [text for answers in said for text in answers.values() if text != "won"]
 
 
 def _environment(environment: Mapping[str, str]) -> dict[str, str]:

@@ -64,6 +64,13 @@ def test_two_distributions_of_one_name_are_refused(installed, monkeypatch):
         load_plugin(GROUP, "loss", object)
 
 
+def test_an_entry_point_is_named_like_a_variable(installed):
+    file = installed / "one/own_plugin-1.2.dist-info/entry_points.txt"
+    file.write_text(file.read_text().replace("loss =", "loss/../best ="))
+    with pytest.raises(ValueError, match=r"entry point `loss/../best` \(vavl.test\) of own-plugin has no name of let"):
+        load_plugin(GROUP, "loss/../best", object)
+
+
 def test_features_of_a_plugin_need_its_distribution(installed):
     assert missing_plugin({"extractor": "log_mel", "settings": {}}) is None
     assert missing_plugin({"extractor": "loudness", "settings": {"distribution": "own-plugin"}}) is None

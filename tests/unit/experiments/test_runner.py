@@ -10,6 +10,7 @@ import pytest
 from vavl.experiments.runner import _Searcher, best_epoch_metrics, run_trial
 from vavl.experiments.sweep import open_sweep, plans_of
 from vavl.experiments.trials import TrialEnd, read_end, write_end
+from vavl.training.driver_lock import LOCK_FILE, only_driver
 from vavl.training.stop import ask_to_stop
 
 METRIC = "validation/audio_video/accuracy"
@@ -117,6 +118,18 @@ def trial(plan, memory_log):
 
     run.log = log
     return run
+
+
+def test_a_trial_holds_its_directory(trial, plan):
+    seen = []
+    trial(lambda *_: seen.append((plan.directory / LOCK_FILE).exists()))
+    assert seen == [True]
+    assert not (plan.directory / LOCK_FILE).exists()
+    with only_driver(plan.output_dir):
+        end = trial(lambda *_: seen.append("trained"))
+    assert seen == [True]
+    assert end.state == "failed"
+    assert "another driver is at work there" in end.reason
 
 
 def test_a_finished_trial_tells_every_epoch_and_leaves_its_end(trial, plan, actor):

@@ -39,10 +39,13 @@ def value_of(network, micro_batches, settings):
     )
 
 
-def test_the_test_of_the_example_passes():
+def test_the_test_of_the_example_passes_and_can_fail(monkeypatch):
     import agreement_loss
 
     agreement_loss.test_heads_that_agree_cost_nothing()
+    monkeypatch.setattr(agreement_loss, "loss", lambda *_: torch.tensor(0.1))
+    with pytest.raises(AssertionError):
+        agreement_loss.test_heads_that_agree_cost_nothing()
 
 
 def test_micro_batches_with_other_numbers_of_pairs_give_value_and_gradient_of_the_pooled_batch(

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import venv
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,28 +45,12 @@ def case(tmp_path: Path) -> Case:
     return Case(tmp_path / "served", tmp_path / "table.json", expected)
 
 
-def predict_alone(case: Case, python: Path | str, *words: str) -> None:
-    """Predict in another process and compare."""
-    answer = case.table.with_name("answer.json")
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    done = subprocess.run(
-        [python, "-W", "ignore", PROGRAM, case.model, case.table, answer, *words],
-        cwd=case.table.parent, env=environment, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    rows = json.loads(answer.read_text())
-    assert [row["error"] for row in rows] == [None] * 3
-    assert [row["condition"] for row in rows] == ["audio_video", "audio", "audio"]
-    found = [[row[f"probability_{name}"] for name in CLASSES] for row in rows]
-    np.testing.assert_allclose(found, case.expected, atol=1e-5)
-
-
-def test_nothing_is_needed_but_what_the_requirements_bring(case: Case) -> None:
-    predict_alone(case, sys.executable, "--hide")
-
-
-@pytest.mark.slow
-def test_a_fresh_environment_of_the_requirements_predicts(case: Case, tmp_path: Path) -> None:
+@pytest.fixture(params=["hidden", pytest.param("fresh", marks=pytest.mark.slow)])
+def alone(request: pytest.FixtureRequest, case: Case, tmp_path: Path) -> Iterator[list[Path | str]]:
+    """A Python without other packages: this one, which hides them, or that of a fresh environment."""
+    if request.param == "hidden":
+        yield [sys.executable, "-W", "ignore", PROGRAM, "--hide"]
+        return
     venv.create(tmp_path / "fresh", with_pip=True)
     python = tmp_path / "fresh/bin/python"
     install = [python, "-m", "pip", "install", "--quiet", "--constraint", ROOT / "constraints.txt"]
@@ -73,5 +58,19 @@ def test_a_fresh_environment_of_the_requirements_predicts(case: Case, tmp_path: 
         [*install, "--requirement", case.model / "requirements.txt"], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    predict_alone(case, python)
+    yield [python, "-W", "ignore", PROGRAM]
     shutil.rmtree(tmp_path / "fresh")  # 2 GB
+
+
+def test_nothing_is_needed_but_what_the_requirements_bring(case: Case, alone: list[Path | str]) -> None:
+    answer = case.table.with_name("answer.json")
+    done = subprocess.run(
+        [*alone, case.model, case.table, answer], cwd=case.table.parent, capture_output=True, text=True, check=False,
+        env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(answer.read_text())
+    assert [row["error"] for row in rows] == [None] * 3
+    assert [row["condition"] for row in rows] == ["audio_video", "audio", "audio"]
+    found = [[row[f"probability_{name}"] for name in CLASSES] for row in rows]
+    np.testing.assert_allclose(found, case.expected, atol=1e-5)

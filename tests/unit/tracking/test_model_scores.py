@@ -112,12 +112,20 @@ def test_an_evaluation_gives_its_scores_to_the_model(
     if not is_known:
         link = {**link, "name": "elsewhere", "model_id": "m-" + 32 * "0"}
     journal = Journal(tmp_path / "evaluation" / "journal.jsonl")
-    journal.append("run_start", run_id="evaluation", experiment=tracking.experiment, evaluates=link)
+    data = {"name": "other", "store_hash": "0" * 64, "path": "/stores/other", "counts": {"test": 4}}
+    journal.append("run_start", run_id="evaluation", experiment=tracking.experiment, evaluates=link, dataset=data)
     journal.append("run_end", status="FINISHED", metrics={"test/video/uar": 0.125})
     done = replay(journal, tracking)
     run = tracking_client.get_run(done.state.mlflow_run_id)
     assert run.data.metrics == {"test/video/uar": 0.125}
     assert ("test/video/uar" in model_scores(tracking_client, name)) is is_known
+    # The page of models groups scores by what they were measured on.
+    measured = {
+        metric.key: (metric.dataset_name, metric.dataset_digest)
+        for metric in tracking_client.get_logged_model(model_id).metrics
+    }
+    assert measured.get("test/video/uar") == (("other", "0" * 36) if is_known else None)
+    assert [(one.dataset.name, one.dataset.digest) for one in run.inputs.dataset_inputs] == [("other", "0" * 36)]
 
 
 def test_scores_that_a_store_lost_are_sent_again(

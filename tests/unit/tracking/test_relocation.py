@@ -132,3 +132,21 @@ def test_a_store_that_the_settings_name_is_named_in_the_command(
     with pytest.raises(InputError) as refused:
         refuse_moved(named)
     assert refused.value.fix.endswith(f"relocate=true tracking.uri=sqlite:///{other}/runs/mlflow.db")
+
+
+def test_a_moved_project_whose_database_is_a_server_is_refused_with_what_can_be_done(
+    project: Path, settings: TrackingSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # An address that names its driver is one of a server to this project, and a file to MLflow.
+    server = settings.model_copy(update={"uri": f"sqlite+pysqlite:///{project}/runs/mlflow.db"})
+    refuse_moved(server)
+    other = tmp_path / "other"
+    shutil.copytree(project, other)
+    monkeypatch.chdir(other)
+    with pytest.raises(InputError, match="copied or moved: artifacts of experiment vavl lie in") as refused:
+        refuse_moved(server)
+    assert str(other / "runs" / "mlartifacts") in refused.value.problem
+    assert "tracking.experiment=NAME" in refused.value.fix
+    refuse_moved(server.model_copy(update={"experiment": "new"}))
+    shutil.rmtree(other / "runs" / "mlartifacts")
+    refuse_moved(server)

@@ -129,7 +129,10 @@ def test_a_driver_that_was_taken_for_lost_ends_itself(place: str) -> None:
         assert first_word(first) == "held"
         write_lock(place)
         assert first.wait(timeout=30) == 1
-        assert "of ann on host node7" in first.communicate()[1]
+        said = first.communicate()[1]
+        assert "of ann on host node7" in said
+        assert "fix: leave the run to that driver" in said
+        assert "kill 1)" in said
     assert json.loads(RunStorage(place).read(LOCK_FILE) or b"")["token"] == "0"
 
 

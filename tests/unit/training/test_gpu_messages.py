@@ -109,13 +109,18 @@ def test_bf16_is_refused_on_a_card_that_emulates_it_with_the_way_to_fp16(card, m
     fix = "set precision: fp32, zero_stage: 1 and deepspeed: {fp16: {enabled: true}}"
     assert (error.value.field, error.value.fix) == ("precision", fix)
     # What it says can be done.
-    TrainingSettings(precision="fp32", zero_stage=1, deepspeed={"fp16": {"enabled": True}})
-    check_precision(TrainingSettings(), CUDA)
+    assert TrainingSettings(precision="fp32", zero_stage=1, deepspeed={"fp16": {"enabled": True}}).zero_stage == 1
 
 
-def test_bf16_is_taken_where_the_card_computes_in_it(monkeypatch):
-    # That it does not raise is what is asserted.
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: True)
-    check_precision(TrainingSettings(precision="bf16"), CUDA)
-    monkeypatch.undo()
-    check_precision(TrainingSettings(precision="bf16"), torch.device("cpu"))
+@pytest.mark.parametrize(
+    ("device", "precision", "emulates"), [("cuda", "bf16", False), ("cuda", "fp32", True), ("cpu", "bf16", True)]
+)
+def test_what_a_device_computes_in_is_taken(device, precision, emulates, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        torch.cuda,
+        "is_bf16_supported",
+        lambda including_emulation=True: asked.append(1) or including_emulation or not emulates,
+    )
+    check_precision(TrainingSettings(precision=precision), torch.device(device))
+    assert asked == [1] * ((device, precision) == ("cuda", "bf16"))
