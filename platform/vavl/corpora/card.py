@@ -18,13 +18,14 @@ from vavl.config.base import FrozenConfig
 from vavl.config.files import sha256_of_json
 from vavl.config.load import read_yaml_mapping, validate
 from vavl.config.places import root_folder
-from vavl.corpora.card_labels import LabelSet, LabelSetName, NameLabels, classes_named
+from vavl.corpora.card_labels import LabelSet, LabelSetName, NameLabels, TableLabels, classes_named
 from vavl.corpora.card_sources import (
     ClipList,
     CsdSource,
     DefaultDirectory,
     FileSource,
     GroupValue,
+    HfSource,
     OpenFaceSource,
     SexTable,
     SpeakerTable,
@@ -97,13 +98,23 @@ class CorpusCard(FrozenConfig):
         default=None, description="directory to use when the variable is not set; counts from VAVL_ROOT"
     )
 
-    classes: tuple[str, ...] = Field(default=(), description="class names in the order of the network's outputs")
+    classes: tuple[str, ...] = Field(
+        default=(),
+        description="class names in the order of the network's outputs; may be left out where the label is a "
+        "ClassLabel column of a dataset (`source: hf`)",
+    )
 
     audio: (
-        Annotated[Annotated[FileSource, Tag("files")] | Annotated[CsdSource, Tag("csd")], Discriminator(_kind_of_audio)]
+        Annotated[
+            Annotated[FileSource, Tag("files")] | Annotated[CsdSource, Tag("csd")] | Annotated[HfSource, Tag("hf")],
+            Discriminator(_kind_of_audio),
+        ]
         | None
     ) = None
-    video: Annotated[FileSource | TableSource | OpenFaceSource | CsdSource, Field(discriminator="source")] | None = None
+    video: (
+        Annotated[FileSource | TableSource | OpenFaceSource | CsdSource | HfSource, Field(discriminator="source")]
+        | None
+    ) = None
     unpaired: Unpaired = Unpaired()
 
     speaker: Annotated[
@@ -134,38 +145,52 @@ class CorpusCard(FrozenConfig):
             raise ValueError("neither audio nor video is given")
         if len(set(self.classes)) != len(self.classes):
             raise ValueError(f"a class is listed twice: {', '.join(self.classes)}")
-        for key, value in self._values():
-            self._check_groups(key, value)
+        for key, group in self.groups_used():
+            self._check_group(key, group)
         self._check_labels()
         strange = [name for name in self.splits.disjoint_groups if name not in self.groups]
         if strange:
             raise ValueError(f"splits.disjoint_groups: no groups.{strange[0]}")
         return self
 
-    def _values(self) -> Iterator[tuple[str, GroupValue]]:
-        if isinstance(self.speaker, GroupValue):
-            yield "speaker", self.speaker
-        if isinstance(self.splits.folds, NameSplits):
-            yield "splits.folds", GroupValue(group=self.splits.folds.group)
-        if isinstance(self.sex, GroupValue):
-            yield "sex", self.sex
-        for name, labels in self.labels.items():
-            if isinstance(labels, NameLabels):
-                yield f"labels.{name}", labels.value
-        for name, value in self.groups.items():
-            yield f"groups.{name}", value
+    @property
+    def datasets(self) -> dict[str, HfSource]:
+        """The modalities that are columns of Hugging Face datasets."""
+        named = {"audio": self.audio, "video": self.video}
+        return {modality: source for modality, source in named.items() if isinstance(source, HfSource)}
 
-    def _check_groups(self, key: str, value: GroupValue) -> None:
-        sides = (("audio", self.audio), ("video", self.video), ("clip_list", self.clip_list))
-        for side, source in sides:
-            for group in value.groups:
-                if source is not None and group not in re.compile(source.pattern).groupindex:
-                    raise ValueError(f"{key}: the pattern of {side} has no group named `{group}`")
+    def groups_used(self) -> Iterator[tuple[str, str]]:
+        """Yield key of the card and name of each group, or column of a dataset, that the card reads."""
+        values = {"speaker": self.speaker, "sex": self.sex}
+        values |= {f"groups.{name}": value for name, value in self.groups.items()}
+        for key, value in values.items():
+            if isinstance(value, GroupValue):
+                yield from ((key, group) for group in value.groups)
+        if isinstance(self.splits.folds, NameSplits):
+            yield "splits.folds", self.splits.folds.group
+        for name, labels in self.labels.items():
+            match labels:
+                case NameLabels(group=group):
+                    yield f"labels.{name}", group
+                case TableLabels(tables=tables):
+                    own = (table for table in tables if table.file is None)
+                    yield from ((f"labels.{name}", column) for table in own for column in table.columns)
+
+    def _check_group(self, key: str, group: str) -> None:
+        sides = {"audio": self.audio, "video": self.video, "clip_list": self.clip_list}
+        for side, source in sides.items():
+            # The columns of a dataset are known when it is opened.
+            if source is None or isinstance(source, HfSource):
+                continue
+            if group not in re.compile(source.pattern).groupindex:
+                raise ValueError(f"{key}: the pattern of {side} has no group named `{group}`")
 
     def _check_labels(self) -> None:
         for name, labels in self.labels.items():
             outside = sorted(classes_named(labels) - set(self.classes))
-            if outside:
+            if isinstance(labels, TableLabels) and not self.datasets and any(not t.file for t in labels.tables):
+                raise ValueError(f"labels.{name}: a table without file needs a modality with `source: hf`")
+            if outside and (self.classes or not self.datasets):
                 problem = f"{', '.join(outside)} not among the classes {', '.join(self.classes)}"
                 raise ValueError(f"labels.{name}: {problem}")
         for note in self.yardsticks:
@@ -232,7 +257,7 @@ def corpus_root(card: CorpusCard, root: Path | None = None) -> Path:
         fix = f"export {variable}=/directory/of/the/corpus; how to get it: {card.obtain.strip()}"
         raise CorpusError(card.name, variable, problem, fix)
     directory = (root_folder() or Path.cwd()) / named
-    if not directory.is_dir():
+    if not directory.is_dir() and not any(source.is_on_hub for source in card.datasets.values()):
         problem = f"the directory of corpus {card.name} does not exist"
         fix = f"set {variable} to the directory of the corpus; how to get it: {card.obtain.strip()}"
         raise CorpusError(str(directory), variable, problem, fix)

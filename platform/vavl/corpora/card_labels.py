@@ -42,7 +42,7 @@ class RowFilter(FrozenConfig):
 
 
 class LabelTable(FrozenConfig):
-    """Labels from a CSV table with one row per clip, joined by clip id.
+    """Labels from a CSV table with one row per clip, joined by clip id, or from columns of a Hugging Face dataset.
 
     Any of three kinds, also together: one class per clip (``label_column``, translated by ``map``),
     a share, count of votes or intensity per class (``soft_columns``: class -> column; the rows are
@@ -51,8 +51,8 @@ class LabelTable(FrozenConfig):
     row are unlabeled.
     """
 
-    file: RelativeName
-    key_column: str
+    file: RelativeName | None = Field(default=None, description="null: the dataset of a modality with `source: hf`")
+    key_column: str | None = Field(default=None, description="column that names the clip; of a file alone")
     key_pattern: ClipExpression = Field(default=r"(?P<clip>.+)", description="reads the clip id out of the key")
     rows: RowFilter | None = Field(default=None, description="rows that count, where a table holds several kinds")
     label_column: str | None = None
@@ -73,11 +73,19 @@ class LabelTable(FrozenConfig):
     def _holds_a_label(self) -> Self:
         if not (self.label_column or self.soft_columns or self.attribute_columns):
             raise ValueError("names no label_column, soft_columns or attribute_columns")
+        if (self.file is None) != (self.key_column is None):
+            raise ValueError("file and key_column belong together: give both, or neither for columns of a dataset")
         if self.attribute_columns and self.attribute_range is None:
             raise ValueError("attribute_columns need an attribute_range")
         if self.attribute_range is not None and self.attribute_range[0] >= self.attribute_range[1]:
             raise ValueError("attribute_range is the lowest and the highest value, in this order")
         return self
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns that the label is read from."""
+        named = (self.label_column, self.rows.column if self.rows else None)
+        return (*(name for name in named if name), *self.soft_columns.values(), *self.attribute_columns.values())
 
     @property
     def classes(self) -> set[str]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from pathlib import PurePosixPath, PureWindowsPath
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
 from vavl.config.base import FrozenConfig
 
@@ -122,6 +122,53 @@ class CsdSource(FrozenConfig):
     non_finite: Literal["refuse", "zero"] = Field(
         default="refuse", description="values NaN or infinite: quarantine the clip, or 0 in their place, counted"
     )
+
+
+LOCAL_FORMS = ("audiofolder", "videofolder", "parquet", "saved")
+
+
+def _form_of_dataset(text: str) -> str:
+    if text not in LOCAL_FORMS and not re.fullmatch(r"[\w.-]+/[\w.-]+", text, re.ASCII):
+        raise ValueError(f"is none of {', '.join(LOCAL_FORMS)}, and no `owner/name` of a dataset on the hub")
+    return text
+
+
+class HfSource(FrozenConfig):
+    """One modality as a column of a Hugging Face dataset, one row per clip.
+
+    The other columns are groups like those of a pattern: ``speaker: {group: speaker_id}``. Two more are always there:
+    ``clip``, and ``split``, the name of the dataset's split where no column has that name.
+    """
+
+    source: Literal["hf"]
+    load: Annotated[str, AfterValidator(_form_of_dataset)] = Field(
+        description="audiofolder, videofolder or parquet (`load_dataset`), saved (`load_from_disk`), or owner/name of "
+        "a dataset on the hub, which is downloaded into the corpus directory"
+    )
+    config: str | None = Field(default=None, description="configuration of a dataset on the hub")
+    revision: str | None = Field(default=None, description="commit, tag or branch of a dataset on the hub")
+    data_dir: RelativeName | None = Field(default=None, description="directory of it below the corpus directory")
+    data_files: RelativeName | tuple[RelativeName, ...] | dict[str, RelativeName] | None = Field(
+        default=None, description="names or wildcards below data_dir, or split -> name; null: all"
+    )
+    split: str | None = Field(default=None, description="the split to take; null: all")
+    column: str | None = Field(default=None, description="of the media; null: `audio` or `video`, like the modality")
+    clip: str | None = Field(
+        default=None, description="column of the clip ids; null: the media's path below data_dir, without the suffix"
+    )
+
+    @property
+    def is_on_hub(self) -> bool:
+        """True for a dataset that is downloaded."""
+        return self.load not in LOCAL_FORMS
+
+    @model_validator(mode="after")
+    def _keys_fit(self) -> Self:
+        if not self.is_on_hub and (self.revision or self.config):
+            raise ValueError("revision and config are for datasets on the hub")
+        if self.load == "saved" and self.data_files is not None:
+            raise ValueError("a saved dataset is one directory: name it by data_dir")
+        return self
 
 
 class GroupValue(FrozenConfig):

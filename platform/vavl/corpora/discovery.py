@@ -8,10 +8,10 @@ import unicodedata
 from collections.abc import Iterable, Set
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 from vavl.corpora.card import CorpusCard
-from vavl.corpora.card_sources import ClipList, CsdSource, FileSource, OpenFaceSource, TableSource
+from vavl.corpora.card_sources import ClipList, CsdSource, FileSource, HfSource, OpenFaceSource, TableSource
+from vavl.corpora.hf_dataset import dataset_rows
 from vavl.errors import CorpusError
 from vavl.media.csd import open_container, read_segments
 from vavl.media.csv_table import place_inside, read_text_columns
@@ -26,7 +26,8 @@ class Found:
 
     Attributes:
         place: path relative to the corpus directory (POSIX), or the key of a row of the feature table.
-        groups: what the named groups of the pattern matched; None for a group without a part in it.
+        groups: what the named groups of the pattern matched, or the columns of the row of a dataset; None for a
+            group without a part in it.
     """
 
     place: str
@@ -45,8 +46,8 @@ def find_clips(card: CorpusCard, root: Path) -> tuple[Side, Side]:
     """
     wants_files = any(isinstance(side, FileSource | OpenFaceSource) for side in (card.audio, card.video))
     names = list_files(root) if wants_files else []
-    audio = _find_side("audio", card.audio, root, names)
-    video = _find_side("video", card.video, root, names)
+    audio = _find_side("audio", card.audio, card, root, names)
+    video = _find_side("video", card.video, card, root, names)
     if card.audio and card.video:
         _treat_unpaired(card, audio, video)
     _warn_of_case(card, audio.keys() | video.keys())
@@ -55,7 +56,8 @@ def find_clips(card: CorpusCard, root: Path) -> tuple[Side, Side]:
 
 def _find_side(
     modality: str,
-    source: FileSource | OpenFaceSource | TableSource | CsdSource | None,
+    source: FileSource | OpenFaceSource | TableSource | CsdSource | HfSource | None,
+    card: CorpusCard,
     root: Path,
     names: Iterable[str],
 ) -> Side:
@@ -66,6 +68,11 @@ def _find_side(
             return find_rows(modality, source, root)
         case CsdSource():
             return find_segments(modality, source, root)
+        case HfSource():
+            side: Side = {}
+            for place, groups in dataset_rows(modality, source, root, card.groups_used()):
+                _add(side, groups, place, f"{root}: {source.load}")
+            return side
         case None:
             return {}
 
@@ -110,7 +117,7 @@ def find_files(modality: str, source: FileSource | OpenFaceSource, root: Path, n
             unmatched.append(name)
             continue
         _check_file(root, name)
-        _add(side, match, name, str(root))
+        _add(side, match.groupdict(), name, str(root))
     what = f"{modality}.pattern"
     if not side:
         problem = f"no file matches {source.pattern} with {' '.join(source.suffixes)}" + (
@@ -142,7 +149,7 @@ def find_rows(name: str, source: TableSource | ClipList, root: Path) -> Side:
             problem = f"key {key!r} does not match {source.pattern}"
             fix = f"correct the table or {name}.pattern"
             raise CorpusError(str(root / source.file), f"{source.key_column}, row {row}", problem, fix)
-        _add(side, match, key, str(root / source.file))
+        _add(side, match.groupdict(), key, str(root / source.file))
     return side
 
 
@@ -170,7 +177,7 @@ def find_segments(name: str, source: CsdSource, root: Path) -> Side:
         match = whole_match(source.pattern, segment.key, f"{name}.pattern")
         if match is None:
             raise CorpusError(file, segment.key, f"the key does not match {source.pattern}", f"correct {name}.pattern")
-        _add(side, match, segment.key, file)
+        _add(side, match.groupdict(), segment.key, file)
     return side
 
 
@@ -183,8 +190,8 @@ def _check_file(root: Path, name: str) -> None:
         raise CorpusError(str(root), ascii(name), "the file's name is not UTF-8", "rename the file") from None
 
 
-def _add(side: Side, match: Any, place: str, file: str) -> None:
-    clip_id = one_writing(match["clip"])
+def _add(side: Side, groups: dict[str, str | None], place: str, file: str) -> None:
+    clip_id = one_writing(groups["clip"] or "")
     if not clip_id:
         raise CorpusError(file, place, "the clip id is empty", "let the group `clip` always match")
     if any(unicodedata.category(sign) == "Cc" for sign in clip_id):
@@ -195,7 +202,7 @@ def _add(side: Side, match: Any, place: str, file: str) -> None:
         problem = f"two entries for one clip: {side[clip_id].place} and {place}"
         fix = "remove one of them, or let the group `clip` tell them apart"
         raise CorpusError(file, clip_id, problem, fix)
-    side[clip_id] = Found(place, match.groupdict())
+    side[clip_id] = Found(place, groups)
 
 
 def _warn_of_case(card: CorpusCard, clip_ids: Set[str]) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vavl.corpora.card_labels import LabelTable
+from vavl.corpora.discovery import Found
 from vavl.errors import CorpusError
 from vavl.media.csd import KEY_COLUMN, read_csd_columns, read_csd_keys
 from vavl.media.csv_table import is_missing, read_number_columns, read_text_columns
@@ -42,11 +43,16 @@ class ClipLabel:
 
 @dataclass(frozen=True)
 class LabelRows:
-    """The rows of a label table that count."""
+    """The rows of a label table that count.
+
+    Attributes:
+        clips: clip id -> what was found; the rows of a table without a file, which is that of a dataset.
+    """
 
     classes: Sequence[str]
     table: LabelTable
     root: Path
+    clips: Mapping[str, Found] = field(default_factory=dict)
 
     def labels(self) -> dict[str, ClipLabel]:
         """Return clip id -> label; clips whose rows say nothing are absent.
@@ -70,16 +76,22 @@ class LabelRows:
 
     @property
     def _file(self) -> str:
-        return str(self.root / self.table.file)
+        return str(self.root / (self.table.file or ""))
+
+    def _column(self, column: str) -> list[str]:
+        """Return one column as text, all rows."""
+        if self.table.file is None:
+            return [found.groups[column] or "" for found in self.clips.values()]
+        return text_column(self.root, self.table.file, column)
 
     @cached_property
     def _kept(self) -> npt.NDArray[np.int64]:
         """Rows that count, from 0."""
-        keys = text_column(self.root, self.table.file, self.table.key_column)
         rule = self.table.rows
         if rule is None:
-            return np.arange(len(keys))
-        values = text_column(self.root, self.table.file, rule.column)
+            key = self.table.key_column
+            return np.arange(len(self.clips) if key is None else len(self._column(key)))
+        values = self._column(rule.column)
         kept = np.flatnonzero([whole_match(rule.pattern, value, "rows.pattern") is not None for value in values])
         if not len(kept):
             problem = f"no row matches {rule.pattern}; values e.g. {values[:2]}"
@@ -88,21 +100,36 @@ class LabelRows:
         return kept
 
     def _texts(self, column: str) -> list[str]:
-        texts = text_column(self.root, self.table.file, column)
+        texts = self._column(column)
         return [texts[row] for row in self._kept]
 
     def _numbers(self, columns: Sequence[str]) -> npt.NDArray[np.float64]:
-        return number_columns(self.root, self.table.file, columns)[self._kept]
+        if self.table.file is not None:
+            return number_columns(self.root, self.table.file, columns)[self._kept]
+        return np.stack([self._as_numbers(name) for name in columns], axis=1)[self._kept]
+
+    def _as_numbers(self, column: str) -> npt.NDArray[np.float64]:
+        numbers = np.full(len(self.clips), np.nan)
+        for row, (clip_id, text) in enumerate(zip(self.clips, self._column(column), strict=True)):
+            try:
+                numbers[row] = np.nan if is_missing(text) else float(text)
+            except ValueError:
+                problem, fix = f"{text!r} is no number", "name a column of numbers"
+                raise CorpusError(self._file, f"{column}, clip {clip_id}", problem, fix) from None
+        return numbers
 
     def _row_number(self, row: int) -> str:
         return f"row {int(self._kept[row]) + 1}"
 
     def _clip_ids(self) -> list[str]:
+        if self.table.key_column is None:
+            found = list(self.clips)
+            return [found[row] for row in self._kept]
         clip_ids: dict[str, None] = {}
         for row, key in enumerate(self._texts(self.table.key_column)):
             written = dict.fromkeys((key, key.replace("\\", "/")))  # the second for a path of Windows
-            found = [whole_match(self.table.key_pattern, text, "key_pattern") for text in written]
-            matches = [match for match in found if match is not None]
+            tried = [whole_match(self.table.key_pattern, text, "key_pattern") for text in written]
+            matches = [match for match in tried if match is not None]
             match = min(matches, key=lambda match: "\\" in (match["clip"] or ""), default=None)
             clip_id = one_writing(match["clip"]) if match and match["clip"] else None
             if not clip_id or clip_id in clip_ids:

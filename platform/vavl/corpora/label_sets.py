@@ -78,8 +78,9 @@ def _labels_of_tables(
 ) -> Labels:
     joined: Labels = {}
     for table in tables:
-        file = root / table.file
-        of_table = _of_clips(file, LabelRows(card.classes, table, root).labels(), clips)
+        file = root / (table.file or "")
+        labels = LabelRows(card.classes, table, root, clips).labels()
+        of_table = labels if table.file is None else _of_clips(file, labels, clips)
         for clip_id, label in of_table.items():
             joined[clip_id] = _both(file, clip_id, joined.get(clip_id, ClipLabel()), label)
     return joined

@@ -12,6 +12,7 @@ from vavl.corpora.card import CorpusCard, card_hash
 from vavl.corpora.card_labels import NameLabels, original_ranges
 from vavl.corpora.card_sources import CsdSource, GroupValue, SexTable, SpeakerTable, TableSource
 from vavl.corpora.discovery import Found, Side, find_clips, find_rows
+from vavl.corpora.hf_dataset import label_names
 from vavl.corpora.label_sets import Column, Labels, columns_of_labels, group_value, read_labels
 from vavl.corpora.splits import check_disjoint, clip_splits, published_folds
 from vavl.errors import CorpusError
@@ -25,6 +26,9 @@ def manifest_table(card: CorpusCard, root: Path, *, listed: bool = False) -> tup
     Raises:
         CorpusError: see ``vavl.corpora.manifest.build_manifest``.
     """
+    hash_of_card = card_hash(card)
+    if not card.classes and card.datasets:
+        card = card.model_copy(update={"classes": label_names(card, root)})
     audio, video = ({}, {}) if listed else find_clips(card, root)
     clips = _listed_clips(card, root) if listed else _both_sides(card, audio, video)
     labels = read_labels(card, root, clips)
@@ -54,7 +58,7 @@ def manifest_table(card: CorpusCard, root: Path, *, listed: bool = False) -> tup
     ]
     columns += [(f"group_{name}", pa.string(), values) for name, values in groups.items()]
     table = pa.table({name: pa.array(values, kind) for name, kind, values in columns})
-    return table, {"clips": len(clips)} | _metadata(card, tuple(splits))
+    return table, {"clips": len(clips)} | _metadata(card, tuple(splits)) | {"card_hash": hash_of_card}
 
 
 def _listed_clips(card: CorpusCard, root: Path) -> dict[str, Found]:
@@ -166,7 +170,6 @@ def _metadata(card: CorpusCard, folds: tuple[int, ...]) -> dict[str, Any]:
         "target": card.labels[default].target if default else "",
         "protocol": rules.protocol,
         "folds": list(folds),
-        "card_hash": card_hash(card),
         "licence": card.licence,
         "citation": card.citation,
         "expected": card.expected.model_dump(mode="json"),

@@ -1,7 +1,7 @@
 """Where the features of one modality of a corpus come from: the one place that knows the kinds of sources.
 
-Media files, tables of OpenFace, rows of a table of ready features, or intervals of a container (.csd) of the
-CMU Multimodal SDK.
+Media files (also of a Hugging Face dataset), tables of OpenFace, rows of a table of ready features, or intervals of a
+container (.csd) of the CMU Multimodal SDK.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from vavl.config.files import sha256_of_file
 from vavl.corpora.card import CorpusCard
-from vavl.corpora.card_sources import CsdSource, FileSource, OpenFaceSource, TableSource
+from vavl.corpora.card_sources import CsdSource, FileSource, HfSource, OpenFaceSource, TableSource
 from vavl.corpora.discovery import list_files
 from vavl.errors import ClipError, CorpusError
 from vavl.extraction.settings import FeatureSettings
@@ -103,7 +103,10 @@ def sources_of(card: CorpusCard, root: Path, settings: FeatureSettings) -> dict[
 
 
 def _source(
-    modality: str, source: FileSource | TableSource | OpenFaceSource | CsdSource, root: Path, settings: FeatureSettings
+    modality: str,
+    source: FileSource | TableSource | OpenFaceSource | CsdSource | HfSource,
+    root: Path,
+    settings: FeatureSettings,
 ) -> Source:
     match source:
         case TableSource():
@@ -122,10 +125,10 @@ def _source(
             return Source(info, key, None, partial(_reader_of_csd, root, source), shared_file=source.file)
         case OpenFaceSource():
             return _files("video", root, openface_settings(source, root))
-        case FileSource() if modality == "audio":
+        case FileSource() | HfSource() if modality == "audio":
             check_audio(settings.audio)
             return _files("audio", root, settings.audio)
-        case FileSource():
+        case FileSource() | HfSource():
             check_video(settings.video)
             return _files("video", root, settings.video)
 

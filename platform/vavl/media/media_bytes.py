@@ -46,7 +46,7 @@ def media_file(content: bytes | bytearray | memoryview | str, field: str) -> Ite
         raise InputError(
             field, "", f"holds {len(raw)} bytes, at most {MOST_BYTES} are taken", "give the path of the file"
         )
-    with tempfile.NamedTemporaryFile(prefix="vavl-", suffix=_suffix(raw)) as file:
+    with tempfile.NamedTemporaryFile(prefix="vavl-", suffix=suffix_of(raw)) as file:
         file.write(raw)
         file.flush()
         try:
@@ -88,6 +88,7 @@ def _from_base64(text: str) -> bytes:
     return base64.b64decode(bare + "=" * (-len(bare) % 4), validate=True)
 
 
-def _suffix(content: bytes | bytearray | memoryview) -> str:
+def suffix_of(content: bytes | bytearray | memoryview) -> str:
+    """Return the suffix of a kind of audio file by its first bytes; "" for any other content."""
     start = bytes(content[:12])
     return next((suffix for suffix, magic in _SUFFIXES.items() if magic.match(start)), "")
