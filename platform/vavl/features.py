@@ -37,7 +37,7 @@ class ModalityInfo:
         version: of the extractor.
         settings: of the extractor, in physical units.
         frame_rate_hz: frames per second; None where a clip is one frame.
-        width: channels of a frame.
+        width: channels of a frame; where layers of a network are kept, those of the first layer come first.
         channels: their names; empty if they have none.
         clips: clips that have the modality.
         frames: frames of all of them.
@@ -66,6 +66,14 @@ class ModalityInfo:
             clips=int(entry["clips"]),
             frames=int(entry["frames"]),
         )
+
+    @property
+    def layers(self) -> int:
+        """Layers of a network that lie side by side in a frame, each with ``width // layers`` channels; usually 1."""
+        if self.frame_rate_hz is None or not self.settings.get("keep_layers"):
+            return 1
+        first, last = self.settings["layers"]
+        return int(last - first + 1)
 
     @property
     def provenance(self) -> str:
@@ -226,12 +234,19 @@ class FeatureStatistics:
 
 def changed_settings(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     """Say in words in which entries one provenance differs from another, e.g. ``hop_ms 20.0 -> 10.0``."""
-    flat_old, flat_new = ({**entry, **entry["settings"], "settings": None} for entry in (old, new))
+    flat_old, flat_new = _flat(old), _flat(new)
     return ", ".join(
         f"{name} {_short(flat_old.get(name, 'absent'))} -> {_short(flat_new.get(name, 'absent'))}"
         for name in sorted(flat_old.keys() | flat_new.keys())
         if flat_old.get(name, "absent") != flat_new.get(name, "absent")
     )
+
+
+def _flat(entry: Mapping[str, Any]) -> dict[str, Any]:
+    settings = dict(entry["settings"])
+    for part in settings.pop("parts", ()):
+        settings |= {f"{part['extractor']}.{name}": value for name, value in _flat(part).items()}
+    return {**entry, **settings, "settings": None}
 
 
 def _short(value: Any) -> str:
@@ -253,6 +268,8 @@ def _without_places(settings: Mapping[str, Any]) -> dict[str, Any]:
             inner = _without_places(value)
             places = {"folder", "hub", "revision"} if is_hashed else set()
             kept[key] = {name: entry for name, entry in inner.items() if name not in places}
+        elif key == "parts":
+            kept[key] = [_without_places(part) for part in value]
         elif not is_hashed:
             kept[key] = value
     return kept

@@ -162,4 +162,6 @@ def _with_places(config: Settings, change: Callable[[Any], Any]) -> Settings:
             updates[name] = tuple(change(one) for one in value) if is_many else change(value)
         elif isinstance(value, FrozenConfig):
             updates[name] = _with_places(value, change)
+        elif isinstance(value, tuple):
+            updates[name] = tuple(_with_places(one, change) if isinstance(one, FrozenConfig) else one for one in value)
     return config.model_copy(update=updates)

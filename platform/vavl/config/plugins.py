@@ -53,7 +53,10 @@ def missing_plugin(provenance: Mapping[str, Any]) -> str | None:
     Args:
         provenance: ``extractor`` and ``settings``, as a store or a model keeps them.
     """
-    distribution = provenance.get("settings", {}).get("distribution")
+    settings = provenance.get("settings", {})
+    if parts := settings.get("parts"):
+        return next(filter(None, map(missing_plugin, parts)), None)
+    distribution = settings.get("distribution")
     if distribution is None:
         return None
     try:

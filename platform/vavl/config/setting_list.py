@@ -99,7 +99,7 @@ def _settings(
     for name, field in settings.model_fields.items():
         key = f"{prefix}{name}"
         value = getattr(instance, name) if instance is not None else _default(field)
-        sections = list(models_in(field.annotation))
+        sections = list(dict.fromkeys(models_in(field.annotation)))
         meaning = field.description or _from_docstring(settings, field, sections)
         if not sections:
             yield Setting(key, _kind(field), _written(value), meaning)

@@ -39,8 +39,10 @@ def write_face_preview(plan: ExtractionPlan, clips: int) -> Path | None:
     Returns:
         Its path; None (with a line in the log) where no faces are looked for in video files.
     """
-    settings = plan.sources["video"].video if "video" in plan.sources else None
-    if not isinstance(settings, FollowingSettings):
+    named = plan.sources["video"].video if "video" in plan.sources else None
+    several = named if isinstance(named, tuple) else (named,)
+    settings = next((one for one in several if isinstance(one, FollowingSettings)), None)
+    if settings is None:
         logger.warning("faces_preview: no faces are looked for in video files, so there are none to show")
         return None
     finder = FaceFinder(settings.faces, settings.frame_rate_hz)

@@ -28,6 +28,7 @@ class Extracted:
         tally: numbers that are added up over clips, e.g. frames in which a face was found.
         note: what a person should know about the clip, e.g. why its crop is fixed; None if nothing.
         facts: what the file is like; keys are number columns of ``facts.arrow`` of a store.
+        has_face: (time,), whether a face was found in a frame; None where none is looked for.
     """
 
     values: NDArray[np.float32]
@@ -35,6 +36,7 @@ class Extracted:
     tally: Mapping[str, int] = field(default_factory=dict)
     note: str | None = None
     facts: Mapping[str, float] = field(default_factory=dict)
+    has_face: NDArray[np.bool_] | None = None
 
 
 Place = TypeVar("Place")

@@ -6,22 +6,21 @@ An extractor is imported where its settings ask for it: a registered model carri
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from pydantic import TypeAdapter, ValidationError
 
 from vavl.config.plugins import missing_plugin, plugin_distribution
 from vavl.errors import ConfigError, StoreError
 from vavl.extractors import log_mel
+from vavl.extractors.combined import joined, joined_info, pooled, pooled_info
 from vavl.extractors.descriptor import VideoExtractor, descriptor_info
 from vavl.extractors.extracted import Extracted, Extractor, read_modality
 from vavl.extractors.face_detectors import make_detector
-from vavl.extractors.log_mel import STATISTICS, segment_statistics
 from vavl.extractors.settings import (
     AUDIO_EXTRACTORS,
     PLUGIN_GROUP,
@@ -30,6 +29,8 @@ from vavl.extractors.settings import (
     AudioSettings,
     FunctionalSettings,
     ImageNetworkSettings,
+    OneAudioSettings,
+    OneVideoSettings,
     OpenFaceSettings,
     OpensmileSettings,
     SpeechTransformerSettings,
@@ -38,15 +39,41 @@ from vavl.extractors.settings import (
     extractor_plugin,
 )
 from vavl.features import ModalityInfo
-from vavl.media.sound import Samples, read_sound
+from vavl.media.sound import read_sound
+
+logger = logging.getLogger(__name__)
 
 
 def audio_extractor(settings: AudioSettings) -> Extractor:
-    """Return the extractor of these settings.
+    """Return the extractor of these settings; of several it joins the channels.
 
     Raises:
-        ConfigError: the bands do not fit the window, or what the extractor needs is not installed.
+        ConfigError: the bands do not fit the window, what the extractor needs is not installed, or several
+            extractors have frames that do not agree.
     """
+    return _made(settings, "audio", _audio_extractor, audio_info)
+
+
+def _made(
+    settings: Any, modality: str, make: Callable[[Any], Extractor], info: Callable[[Any], ModalityInfo]
+) -> Extractor:
+    if isinstance(settings, tuple):
+        parts = [_made(one, modality, make, info) for one in settings]
+        return joined(parts, modality, info(settings).frame_rate_hz)
+    return pooled(make(settings), modality) if _is_pooled(settings) else make(settings)
+
+
+def _info(settings: Any, modality: str, info: Callable[[Any], ModalityInfo]) -> ModalityInfo:
+    if isinstance(settings, tuple):
+        return joined_info([_info(one, modality, info) for one in settings], modality)
+    return pooled_info(info(settings)) if _is_pooled(settings) else info(settings)
+
+
+def _is_pooled(settings: Any) -> bool:
+    return getattr(settings, "pooling", None) is not None  # a plug-in's settings need not have it
+
+
+def _audio_extractor(settings: OneAudioSettings) -> Extractor:
     match settings:
         case OpensmileSettings():
             from vavl.extractors.opensmile_features import OpensmileExtractor
@@ -74,7 +101,7 @@ def extract_audio(path: Path, settings: AudioFeatureSettings | FunctionalSetting
     sound = read_sound(path, spectral.sample_rate_hz, spectral.longest_clip_s)
     match settings:
         case AudioFeatureSettings():
-            values, times = _spectra(sound.waveform, settings)
+            values, times = log_mel.clip_spectra(sound.waveform, settings)
         case FunctionalSettings():
             from vavl.extractors.functionals import clip_functionals
 
@@ -88,10 +115,14 @@ def audio_info(settings: AudioSettings) -> ModalityInfo:
     Raises:
         ConfigError: as ``audio_extractor``.
     """
+    return _info(settings, "audio", _audio_info)
+
+
+def _audio_info(settings: OneAudioSettings) -> ModalityInfo:
     recorded = settings.model_dump(mode="json")
     match settings:
         case AudioFeatureSettings():
-            width = settings.mel_bands * (len(STATISTICS) if settings.segments else 1)
+            width = settings.mel_bands * (len(log_mel.STATISTICS) if settings.segments else 1)
             return ModalityInfo(log_mel.NAME, log_mel.VERSION, recorded, settings.frame_rate_hz, width)
         case FunctionalSettings():
             from vavl.extractors import functionals
@@ -120,6 +151,10 @@ def check_audio(settings: AudioSettings) -> None:
         ConfigError: as ``audio_extractor``.
     """
     match settings:
+        case tuple():
+            for one in settings:
+                check_audio(one)
+            audio_info(settings)
         case AudioFeatureSettings():
             log_mel.mel_filters(settings)
         case FunctionalSettings():
@@ -144,27 +179,17 @@ def _plugin_info(settings: Any, modality: str) -> ModalityInfo:
     return replace(info, extractor=name, settings=recorded)
 
 
-def _spectra(waveform: Samples, settings: AudioFeatureSettings) -> tuple[Samples, Samples]:
-    """Return frames (time, channel) and their times."""
-    spectra = log_mel.log_mel(torch.from_numpy(waveform), settings)
-    times = log_mel.frame_times(len(spectra), settings)
-    if settings.trim_silence_db is not None:
-        sounding = log_mel.sounding_frames(spectra, settings.trim_silence_db)
-        spectra, times = spectra[sounding].contiguous(), times[sounding]
-    if settings.segments is not None:
-        return segment_statistics(spectra.numpy(), times, settings.segments, settings.hop_ms)
-    return spectra.numpy(), times
-
-
-logger = logging.getLogger(__name__)
-
-
 def video_extractor(settings: VideoSettings) -> Extractor:
-    """Return the extractor of these settings.
+    """Return the extractor of these settings; of several it joins the channels.
 
     Raises:
-        ConfigError: a file that the extractor needs is missing or broken.
+        ConfigError: a file that the extractor needs is missing or broken, or several extractors have frames that
+            do not agree.
     """
+    return _made(settings, "video", _video_extractor, video_info)
+
+
+def _video_extractor(settings: OneVideoSettings) -> Extractor:
     match settings:
         case VideoFeatureSettings():
             return VideoExtractor(settings).extract
@@ -186,6 +211,10 @@ def video_info(settings: VideoSettings) -> ModalityInfo:
     Raises:
         ConfigError: a file that the extractor needs is missing.
     """
+    return _info(settings, "video", _video_info)
+
+
+def _video_info(settings: OneVideoSettings) -> ModalityInfo:
     match settings:
         case VideoFeatureSettings():
             return descriptor_info(settings)
@@ -207,6 +236,11 @@ def check_video(settings: VideoSettings) -> None:
     Raises:
         ConfigError: a file that the extractor needs is missing, or the settings are those of a card's tables.
     """
+    if isinstance(settings, tuple):
+        for one in settings:
+            check_video(one)
+        video_info(settings)
+        return
     if isinstance(settings, OpenFaceSettings):
         raise ConfigError(
             "features.video", "extractor", "openface reads tables, and the card names video files",
@@ -279,6 +313,8 @@ def extractor_settings(provenance: Mapping[str, Any], modality: str) -> AudioSet
         StoreError, ConfigError: see ``extractor_of``.
     """
     name = str(provenance.get("extractor", ""))
+    if (parts := provenance.get("settings", {}).get("parts")) is not None:
+        return tuple(extractor_settings(part, modality) for part in parts)
     settings = {**without_sha256(provenance.get("settings", {})), "extractor": name}
     distribution = settings.pop("distribution", None)
     if (missing := missing_plugin(provenance)) is not None:

@@ -249,7 +249,8 @@ def face_frames(
     }
     note = track.reason or missed_note(track.is_found, track.is_kept)
     known = {**facts, "face_share": round(float(track.is_found.mean()), 6)}
-    return Extracted(values, times[track.is_kept].astype(np.float32), tally, note, known)
+    kept_times = times[track.is_kept].astype(np.float32)
+    return Extracted(values, kept_times, tally, note, known, track.is_found[track.is_kept])
 
 
 def require_kept(path: Path, track: FaceTrack) -> None:

@@ -43,6 +43,20 @@ def log_mel(waveform: Tensor, settings: AudioFeatureSettings) -> Tensor:
     return 10 * torch.log10(in_bands.clamp_min(10 ** (settings.floor_db / 10)))
 
 
+def clip_spectra(
+    waveform: NDArray[np.float32], settings: AudioFeatureSettings
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return the frames (time, channel) of a clip (sample,) and their times (time,), as the settings want them."""
+    spectra = log_mel(torch.from_numpy(waveform), settings)
+    times = frame_times(len(spectra), settings)
+    if settings.trim_silence_db is not None:
+        sounding = sounding_frames(spectra, settings.trim_silence_db)
+        spectra, times = spectra[sounding].contiguous(), times[sounding]
+    if settings.segments is not None:
+        return segment_statistics(spectra.numpy(), times, settings.segments, settings.hop_ms)
+    return spectra.numpy(), times
+
+
 def sounding_frames(spectra: Tensor, below_db: float) -> slice:
     """Find the frames from the first to the last that is loud; pauses between them stay.
 

@@ -70,7 +70,7 @@ def read_openface(path: Path, settings: OpenFaceSettings) -> Extracted:
         "face_share": float(is_found.mean()),
     }
     note = missed_note(is_found, is_kept)
-    return Extracted(filled, times[is_kept].astype(np.float32), tally, note, facts)
+    return Extracted(filled, times[is_kept].astype(np.float32), tally, note, facts, is_found[is_kept])
 
 
 def _best_face(faces: NDArray[np.float64], confidence: NDArray[np.float64]) -> NDArray[np.int64]:

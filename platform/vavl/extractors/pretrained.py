@@ -177,7 +177,7 @@ def _sha256(path: Path, size: int, modified_ns: int) -> str:  # noqa: ARG001  th
 
 
 def load_model(
-    files: ModelFiles, model: PretrainedModel, key: str, may_lack: str = "", **options: Any
+    files: ModelFiles, model: PretrainedModel, key: str, may_lack: str = "", kind: Any = None, **options: Any
 ) -> torch.nn.Module:
     """Return the network on its device, in evaluation mode and without gradients.
 
@@ -187,17 +187,18 @@ def load_model(
         key: of the settings, for messages.
         may_lack: expression for the names of weights that need not be in the files, because nothing
             that is computed depends on them.
-        options: for ``AutoModel.from_pretrained``.
+        kind: class of the network; None: the one that config.json names.
+        options: for its ``from_pretrained``.
 
     Raises:
         ConfigError: transformers is not installed, the files do not fit together, weights are missing
             (they would be drawn at random), or the device is not there.
     """
     device = choose_device(model, key)
-    auto_model = transformers_module().AutoModel
+    kind = kind or transformers_module().AutoModel
     try:
         with _quiet():
-            network, loading = auto_model.from_pretrained(
+            network, loading = kind.from_pretrained(
                 files.folder, output_loading_info=True, use_safetensors=True, local_files_only=True,
                 trust_remote_code=False, **options,
             )  # fmt: skip

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Discriminator, Field, PlainValidator, Tag, field_validator, model_validator
+from pydantic import BeforeValidator, Discriminator, Field, PlainValidator, Tag, field_validator, model_validator
 
 from vavl.config.base import FrozenConfig
 from vavl.config.places import FROM_ROOT
@@ -18,7 +18,7 @@ PLUGIN_GROUP = "vavl.extractors"
 """Entry points of further extractors; each holds an ``ExtractorPlugin``."""
 AUDIO_EXTRACTORS = ("log_mel", "functionals", "opensmile", "speech_transformer")
 VIDEO_EXTRACTORS = ("face_descriptor", "image_network", "openface")
-_PLUGIN = "plugin"
+_PLUGIN, _SEVERAL = "plugin", "several"
 
 
 def extractor_plugin(name: str, modality: str) -> ExtractorPlugin:
@@ -42,10 +42,24 @@ def _by_extractor(*known: str) -> Discriminator:
     """
 
     def name(content: Any) -> str:
+        if isinstance(content, list | tuple):
+            return _SEVERAL
         named = _extractor_name(content) or known[0]
         return named if named in known else _PLUGIN
 
     return Discriminator(name)
+
+
+def _named(content: Any) -> Any:
+    """Read the name of an extractor as its settings, all at their defaults."""
+    if isinstance(content, list | tuple) and not content:
+        raise ValueError("names no extractor")
+    return {"extractor": content} if isinstance(content, str) else content
+
+
+def _is_unset(value: Any) -> bool:
+    """Tell whether a setting is left out of the provenance: features from before it was there keep theirs."""
+    return not value
 
 
 def _plugin_settings(modality: str) -> Callable[[Any], FrozenConfig]:
@@ -95,6 +109,16 @@ class PretrainedModel(FrozenConfig):
         return self
 
 
+class FrameSettings(FrozenConfig):
+    """What every extractor of frames can do with them; a plug-in's settings may inherit from it too."""
+
+    pooling: Literal["statistics"] | None = Field(
+        None,
+        exclude_if=_is_unset,
+        description="statistics: mean and deviation over the sounding frames, or those with a face: one frame per clip",
+    )
+
+
 class SegmentSettings(FrozenConfig):
     """Segments whose frames are summarized by their statistics."""
 
@@ -102,7 +126,7 @@ class SegmentSettings(FrozenConfig):
     hop_ms: float = Field(200, gt=0, le=10_000, description="from one segment to the next")
 
 
-class AudioFeatureSettings(FrozenConfig):
+class AudioFeatureSettings(FrameSettings):
     """Log-mel spectra: power in bands that are equally wide on the mel scale, in decibels."""
 
     extractor: Literal["log_mel"] = "log_mel"
@@ -165,8 +189,8 @@ class FunctionalSettings(FrozenConfig):
 
     @model_validator(mode="after")
     def _sizes_fit(self) -> Self:
-        if self.spectra.segments is not None:
-            raise ValueError("spectra.segments is for log_mel: functionals summarize the whole clip")
+        if self.spectra.segments is not None or self.spectra.pooling is not None:
+            raise ValueError("spectra.segments and .pooling are for log_mel: functionals summarize the whole clip")
         if not self.contoured <= self.cepstral_coefficients <= self.spectra.mel_bands:
             raise ValueError(
                 f"contoured {self.contoured} <= cepstral_coefficients {self.cepstral_coefficients} <= "
@@ -177,7 +201,7 @@ class FunctionalSettings(FrozenConfig):
         return self
 
 
-class OpensmileSettings(FrozenConfig):
+class OpensmileSettings(FrameSettings):
     """Feature sets of openSMILE: descriptors every 10 ms, or their functionals, one vector per clip."""
 
     extractor: Literal["opensmile"] = "opensmile"
@@ -189,6 +213,12 @@ class OpensmileSettings(FrozenConfig):
     sample_rate_hz: int = Field(16_000, ge=8_000, le=96_000, description="audio is resampled to this rate")
     longest_clip_s: float = Field(300, gt=0, description="a longer clip is quarantined: it would not fit")
 
+    @model_validator(mode="after")
+    def _pools_frames(self) -> Self:
+        if self.pooling is not None and self.level == "functionals":
+            raise ValueError("pooling is for level: descriptors; functionals are one frame per clip already")
+        return self
+
     @field_validator("channels")
     @classmethod
     def _is_an_expression(cls, value: str) -> str:
@@ -199,19 +229,26 @@ class OpensmileSettings(FrozenConfig):
         return value
 
 
-class SpeechTransformerSettings(FrozenConfig):
-    """Hidden states of wav2vec 2.0, WavLM or HuBERT; about 50 frames a second."""
+class SpeechTransformerSettings(FrameSettings):
+    """Hidden states of wav2vec 2.0, WavLM, HuBERT or Whisper's encoder; about 50 frames a second."""
 
     extractor: Literal["speech_transformer"] = "speech_transformer"
     backbone: PretrainedModel
-    kind: Literal["wav2vec2", "wavlm", "hubert"] | None = Field(
+    kind: Literal["wav2vec2", "wavlm", "hubert", "whisper"] | None = Field(
         None, description="refuse a directory that holds another type of model"
     )
     layers: tuple[int, int] = Field(
         description="first and last of the layers whose mean is taken; twice the same takes one. 0 is what enters "
         "the first block"
     )
-    chunk_s: float = Field(20, ge=1, le=300, description="a longer clip is cut into chunks of equal length")
+    keep_layers: bool = Field(
+        False,
+        exclude_if=_is_unset,
+        description="keep the layers side by side (layers x channels) instead of their mean",
+    )
+    chunk_s: float = Field(
+        20, ge=1, le=300, description="a longer clip is cut into chunks of equal length; Whisper's are its window"
+    )
     overlap_s: float = Field(4, ge=0, description="of neighboring chunks; there they fade into each other")
     batch_size: int = Field(4, ge=1, le=256, description="chunks of a clip that run at once")
     longest_clip_s: float = Field(300, gt=0, description="a longer clip is quarantined: it would not fit")
@@ -225,15 +262,20 @@ class SpeechTransformerSettings(FrozenConfig):
         return self
 
 
-AudioSettings = Annotated[
+_AudioUnion = (
     Annotated[AudioFeatureSettings, Tag("log_mel")]
     | Annotated[FunctionalSettings, Tag("functionals")]
     | Annotated[OpensmileSettings, Tag("opensmile")]
     | Annotated[SpeechTransformerSettings, Tag("speech_transformer")]
-    | Annotated[Any, PlainValidator(_plugin_settings("audio")), Tag(_PLUGIN)],
+    | Annotated[Any, PlainValidator(_plugin_settings("audio")), Tag(_PLUGIN)]
+)
+OneAudioSettings = Annotated[_AudioUnion, _by_extractor(*AUDIO_EXTRACTORS), BeforeValidator(_named)]
+AudioSettings = Annotated[
+    _AudioUnion | Annotated[tuple[OneAudioSettings, ...], Tag(_SEVERAL)],
     _by_extractor(*AUDIO_EXTRACTORS),
+    BeforeValidator(_named),
 ]
-"""Settings of any audio extractor; ``extractor`` tells which."""
+"""Settings of any audio extractor, ``extractor`` tells which; or of several, whose channels are joined."""
 
 
 class FaceSettings(FrozenConfig):
@@ -262,7 +304,7 @@ class FaceSettings(FrozenConfig):
     )
 
 
-class VideoFeatureSettings(FrozenConfig):
+class VideoFeatureSettings(FrameSettings):
     """Face crop, then appearance and motion of the face per frame; no weights."""
 
     extractor: Literal["face_descriptor"] = "face_descriptor"
@@ -272,7 +314,7 @@ class VideoFeatureSettings(FrozenConfig):
     longest_clip_s: float = Field(300, gt=0, description="a longer clip is quarantined: it would not fit")
 
 
-class ImageNetworkSettings(FrozenConfig):
+class ImageNetworkSettings(FrameSettings):
     """A pretrained image network on the face crop of every frame: EfficientNet, ViT, MobileNet V1 or V2."""
 
     extractor: Literal["image_network"]
@@ -284,7 +326,7 @@ class ImageNetworkSettings(FrozenConfig):
     longest_clip_s: float = Field(300, gt=0, description="a longer clip is quarantined: it would not fit")
 
 
-class OpenFaceSettings(FrozenConfig):
+class OpenFaceSettings(FrameSettings):
     """What is read from OpenFace's tables; a card with such tables makes these settings."""
 
     extractor: Literal["openface"] = "openface"
@@ -295,11 +337,16 @@ class OpenFaceSettings(FrozenConfig):
     longest_gap_s: float = Field(1.0, ge=0, description="frames of a longer gap are left out")
 
 
-VideoSettings = Annotated[
+_VideoUnion = (
     Annotated[VideoFeatureSettings, Tag("face_descriptor")]
     | Annotated[ImageNetworkSettings, Tag("image_network")]
     | Annotated[OpenFaceSettings, Tag("openface")]
-    | Annotated[Any, PlainValidator(_plugin_settings("video")), Tag(_PLUGIN)],
+    | Annotated[Any, PlainValidator(_plugin_settings("video")), Tag(_PLUGIN)]
+)
+OneVideoSettings = Annotated[_VideoUnion, _by_extractor(*VIDEO_EXTRACTORS), BeforeValidator(_named)]
+VideoSettings = Annotated[
+    _VideoUnion | Annotated[tuple[OneVideoSettings, ...], Tag(_SEVERAL)],
     _by_extractor(*VIDEO_EXTRACTORS),
+    BeforeValidator(_named),
 ]
-"""Settings of any video extractor; ``extractor`` tells which."""
+"""Settings of any video extractor; or of several."""

@@ -1,8 +1,9 @@
-"""Hidden states of pretrained speech networks: wav2vec 2.0, WavLM and HuBERT, with frozen weights."""
+"""Hidden states of pretrained speech networks with frozen weights: wav2vec 2.0, WavLM, HuBERT, Whisper's encoder."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,17 +31,20 @@ from vavl.media.sound import read_sound
 
 @dataclass(frozen=True)
 class FrameGrid:
-    """Frames of a network that reads samples without padding.
+    """Where the frames of a network lie.
 
     Attributes:
         rate_hz: of the samples.
         stride: samples from one frame to the next.
-        receptive: samples that a frame is made of.
+        receptive: samples that a frame is made of; those of a stride where the network pads (Whisper).
+        window: frames of the one length of input that the network takes (Whisper): what is shorter is filled up with
+            silence on its left, and the frames of a clip end with it. None takes any length.
     """
 
     rate_hz: int
     stride: int
     receptive: int
+    window: int | None = None
 
     def frames(self, samples: int) -> int:
         """Return the number of frames of so many samples."""
@@ -51,10 +55,24 @@ class FrameGrid:
         first = start * self.stride
         return slice(first, first + self.receptive + (frames - 1) * self.stride)
 
-    def times(self, frames: int) -> NDArray[np.float32]:
-        """Return the middle of what each frame is made of, in seconds, (frame,)."""
-        middles = (np.arange(frames) * self.stride + self.receptive / 2) / self.rate_hz
-        return middles.astype(np.float32)
+    def before(self, samples: int) -> int:
+        """Return the samples at the start of a clip that belong to no frame."""
+        return 0 if self.window is None else samples % self.stride
+
+    def times(self, samples: int) -> NDArray[np.float32]:
+        """Return the middle of what each frame of a clip is made of, in seconds, (frame,)."""
+        # Whisper pads its spectra and convolutions by half of what they see: a frame is centered where it begins.
+        first = self.receptive / 2 if self.window is None else self.before(samples)
+        return ((np.arange(self.frames(samples)) * self.stride + first) / self.rate_hz).astype(np.float32)
+
+    def filled(self, waveform: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return a clip (sample,) that fills the window, with silence on its left if it is shorter."""
+        missing = 0 if self.window is None else max(0, self.window * self.stride - len(waveform))
+        return np.pad(waveform, (missing, 0)) if missing else waveform
+
+    def chunk(self, seconds: float) -> int:
+        """Return the frames of a chunk of a long clip: those of the window, or of so many seconds."""
+        return self.window or max(2, self.frames(round(seconds * self.rate_hz)))
 
 
 def chunk_starts(frames: int, length: int, overlap: int) -> list[int]:
@@ -101,7 +119,7 @@ def joined_chunks(chunks: NDArray[np.float32], starts: list[int], frames: int, o
 
 
 KEY = "features.audio.backbone"
-KINDS = ("wav2vec2", "wavlm", "hubert")
+KINDS = ("wav2vec2", "wavlm", "hubert", "whisper")
 
 _PREPROCESSING = "preprocessor_config.json"
 
@@ -144,8 +162,10 @@ def find_speech_model(settings: SpeechTransformerSettings) -> SpeechModel:
         )  # fmt: skip
     try:
         config = library.AutoConfig.from_pretrained(files.folder, local_files_only=True, trust_remote_code=False)
-        grid = _grid(config, int(files.read_json(_PREPROCESSING)["sampling_rate"]))
-        is_normalised = bool(files.read_json(_PREPROCESSING)["do_normalize"])
+        preprocessing = files.read_json(_PREPROCESSING)
+        grid = _grid(config, preprocessing)
+        # What the library takes where the file says nothing.
+        is_normalised = bool(preprocessing.get("do_normalize", kind != "whisper"))
     except (KeyError, TypeError, ValueError) as fault:
         raise ConfigError(
             str(files.folder), KEY, f"config.json or {_PREPROCESSING} is not that of a speech model: {fault!r}",
@@ -156,15 +176,23 @@ def find_speech_model(settings: SpeechTransformerSettings) -> SpeechModel:
         raise ConfigError(
             "features.audio", "layers", f"{list(settings.layers)}, but the model has {blocks}", "name layers it has"
         )
+    if grid.window is not None and settings.overlap_s > (window_s := grid.window * grid.stride / grid.rate_hz) / 2:
+        raise ConfigError(
+            "features.audio", "overlap_s", f"{settings.overlap_s:g} s, more than half of the model's window of "
+            f"{window_s:g} s", f"say {window_s / 2:g} or less",
+        )  # fmt: skip
     return SpeechModel(files, kind, grid, is_normalised, blocks, int(config.hidden_size))
 
 
-def _grid(config: Any, rate_hz: int) -> FrameGrid:
-    """Work out what samples a frame of the convolutions is made of; they have no padding."""
+def _grid(config: Any, preprocessing: Mapping[str, Any]) -> FrameGrid:
+    """Work out what samples a frame is made of; only Whisper's convolutions have padding."""
+    if (rate_hz := int(preprocessing["sampling_rate"])) < 1:
+        raise ValueError(f"sampling_rate {rate_hz}")
+    if config.model_type == "whisper":
+        stride = _WHISPER_STRIDE * int(preprocessing["hop_length"])
+        return FrameGrid(rate_hz, stride, stride, int(config.max_source_positions))
     kernels, strides = list(config.conv_kernel), list(config.conv_stride)
     receptive = 1 + sum((kernel - 1) * math.prod(strides[:place]) for place, kernel in enumerate(kernels))
-    if rate_hz < 1:
-        raise ValueError(f"sampling_rate {rate_hz}")
     return FrameGrid(rate_hz, math.prod(strides), receptive)
 
 
@@ -173,6 +201,10 @@ VERSION = "1"
 
 # A vector that stands for masked frames during pretraining; models saved without it compute the same.
 _NEVER_USED = "masked_spec_embed"
+# Spectra to a frame: the second convolution takes every other one.
+_WHISPER_STRIDE = 2
+# A whole Whisper is stored with its decoder, which is not loaded; its encoder's weights have a longer name there.
+_WHISPER_ENCODER = {r"^(model\.)?encoder\.": ""}
 _TINY = 1e-7
 
 Samples = NDArray[np.float32]
@@ -191,16 +223,27 @@ class SpeechTransformerExtractor:
     def __init__(self, settings: SpeechTransformerSettings) -> None:
         self._settings = settings
         self._model = find_speech_model(settings)
-        self._network = load_model(self._model.files, settings.backbone, KEY, may_lack=_NEVER_USED)
-        self._device = choose_device(settings.backbone, KEY)
-        self._layers = _LayerMean(self._network.encoder, *settings.layers)
+        files, backbone = self._model.files, settings.backbone
+        self._spectra: Any = None
+        if self._model.grid.window is None:
+            self._network = load_model(files, backbone, KEY, may_lack=_NEVER_USED)
+            encoder = self._network.encoder
+        else:
+            from transformers.models.whisper.feature_extraction_whisper import WhisperFeatureExtractor
+            from transformers.models.whisper.modeling_whisper import WhisperEncoder
+
+            self._spectra = WhisperFeatureExtractor.from_pretrained(files.folder, local_files_only=True)
+            self._network = load_model(files, backbone, KEY, kind=WhisperEncoder, key_mapping=_WHISPER_ENCODER)
+            encoder = self._network
+        self._device = choose_device(backbone, KEY)
+        self._layers = _Layers(encoder, *settings.layers, keep=settings.keep_layers)
 
     def extract(self, path: Path) -> Extracted:
         """Return the features of a file.
 
         The clip is resampled to the network's rate and normalized as a whole, if the network's preprocessing
-        says so. A clip longer than ``chunk_s`` is cut into chunks that are all equally long, so that nothing
-        is padded, and that fade into each other where they overlap.
+        says so. A clip longer than ``chunk_s``, or than Whisper's window, is cut into chunks that are all equally
+        long, so that nothing is padded, and that fade into each other where they overlap.
 
         Raises:
             ClipError: the sound cannot be read (see ``vavl.media.sound.read_sound``) or gives no frame.
@@ -213,29 +256,39 @@ class SpeechTransformerExtractor:
                 str(path), "audio", f"{len(sound.waveform)} samples at {grid.rate_hz} Hz give no frame: "
                 f"it takes {grid.receptive}", "leave the clip out",
             )  # fmt: skip
-        waveform = normalised(sound.waveform) if self._model.is_normalised else sound.waveform
-        length = min(frames, max(2, grid.frames(round(settings.chunk_s * grid.rate_hz))))
+        waveform = grid.filled(sound.waveform)
+        if self._model.is_normalised:
+            waveform = normalised(waveform)
+        length = min(grid.frames(len(waveform)), grid.chunk(settings.chunk_s))
         overlap = min(length // 2, round(settings.overlap_s * grid.rate_hz / grid.stride))
-        starts = chunk_starts(frames, length, overlap)
+        starts = chunk_starts(grid.frames(len(waveform)), length, overlap)
         # A clip in one piece goes in whole, with the samples after its last frame: some networks normalize over them.
-        spans = [grid.span(start, length) for start in starts] if len(starts) > 1 else [slice(None)]
+        is_whole = len(starts) == 1 and grid.window is None
+        framed = waveform[grid.before(len(waveform)) :]
+        pieces = [waveform] if is_whole else [framed[grid.span(start, length)] for start in starts]
         chunks = [
-            self._hidden(np.stack([waveform[span] for span in spans[place : place + settings.batch_size]]))
-            for place in range(0, len(spans), settings.batch_size)
+            self._hidden(np.stack(pieces[place : place + settings.batch_size]))
+            for place in range(0, len(pieces), settings.batch_size)
         ]
-        values = joined_chunks(np.concatenate(chunks), starts, frames, overlap)
-        return Extracted(values, grid.times(frames), note=sound.note, facts=sound.facts)
+        values = joined_chunks(np.concatenate(chunks), starts, grid.frames(len(waveform)), overlap)
+        return Extracted(values[-frames:], grid.times(len(sound.waveform)), note=sound.note, facts=sound.facts)
 
     def _hidden(self, waveforms: Samples) -> Samples:
-        """Return the mean of the chosen layers (chunk, time, channel) of waveforms (chunk, sample)."""
+        """Return the chosen layers (chunk, time, channel) of waveforms (chunk, sample)."""
+        inputs = torch.from_numpy(waveforms)
+        if self._spectra is not None:
+            rate_hz, samples = self._model.grid.rate_hz, waveforms.shape[1]
+            inputs = self._spectra(
+                list(waveforms), sampling_rate=rate_hz, max_length=samples, return_tensors="pt"
+            ).input_features
         with inference(self._settings.backbone, self._device):
-            self._network(torch.from_numpy(waveforms).to(self._device))
+            self._network(inputs.to(self._device))
             hidden: Samples = self._layers.take().float().cpu().numpy()
         return hidden
 
 
-class _LayerMean:
-    """Adds up what the chosen layers of an encoder put out, while it runs.
+class _Layers:
+    """Takes what the chosen layers of an encoder put out, while it runs.
 
     Layer i is the output of block i, layer 0 the input of the first block, and the last layer is what the
     whole encoder puts out: in networks that normalize before each block, its final norm included. Blocks
@@ -245,11 +298,12 @@ class _LayerMean:
         encoder: of a speech network of transformers.
         first: layer.
         last: layer.
+        keep: give the layers side by side instead of their mean.
     """
 
-    def __init__(self, encoder: Any, first: int, last: int) -> None:
-        self._count = last - first + 1
-        self._sum: Tensor | None = None
+    def __init__(self, encoder: Any, first: int, last: int, *, keep: bool) -> None:
+        self._keep = keep
+        self._found: list[Tensor] = []
         blocks: nn.ModuleList = encoder.layers
         is_whole = last == len(blocks)
         encoder.layers = blocks[: max(1, last)]
@@ -262,14 +316,12 @@ class _LayerMean:
             encoder.register_forward_hook(lambda _, __, output: self._add(output[0]))
 
     def take(self) -> Tensor:
-        """Return the mean of the layers of the last run, and forget it."""
-        assert self._sum is not None
-        total, self._sum = self._sum, None
-        return total / self._count
+        """Return the layers of the last run (chunk, time, channel) and forget them."""
+        found, self._found = self._found, []
+        return torch.cat(found, dim=-1) if self._keep else torch.stack(found).mean(dim=0)
 
     def _add(self, output: Tensor | tuple[Tensor, ...]) -> None:
-        hidden = output[0] if isinstance(output, tuple) else output
-        self._sum = hidden.float() if self._sum is None else self._sum + hidden.float()
+        self._found.append((output[0] if isinstance(output, tuple) else output).float())
 
 
 def normalised(waveform: Samples) -> Samples:
@@ -287,10 +339,11 @@ def speech_transformer_info(settings: SpeechTransformerSettings) -> ModalityInfo
     """
     model = find_speech_model(settings)
     of_kind = settings.model_copy(update={"kind": model.kind})
+    layers = settings.layers[1] - settings.layers[0] + 1 if settings.keep_layers else 1
     return ModalityInfo(
         extractor=NAME,
         version=VERSION,
         settings=recorded_settings(of_kind, {"backbone": model.files}),
         frame_rate_hz=model.grid.rate_hz / model.grid.stride,
-        width=model.width,
+        width=model.width * layers,
     )

@@ -80,10 +80,12 @@ class PieceCutter:
     def _all(self, path: Path, modality: str, pieces: Sequence[Piece], target: Path) -> Cut:
         try:
             settings: Any = self._settings[modality]
+            several = settings if isinstance(settings, tuple) else (settings,)
             if modality == "audio":
-                spectral = settings.spectra if isinstance(settings, FunctionalSettings) else settings
-                return _cut_sound(path, pieces, getattr(spectral, "sample_rate_hz", _SOUND_RATE_HZ), target)
-            return _cut_pictures(path, pieces, settings.frame_rate_hz, target)
+                spectral = [one.spectra if isinstance(one, FunctionalSettings) else one for one in several]
+                rates = [getattr(one, "sample_rate_hz", _SOUND_RATE_HZ) for one in spectral]
+                return _cut_sound(path, pieces, max(rates), target)
+            return _cut_pictures(path, pieces, max(one.frame_rate_hz for one in several), target)
         except ClipError as error:  # every piece shares it; the file is not read again for each
             return dict.fromkeys(pieces, error)
 

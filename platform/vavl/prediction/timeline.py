@@ -171,8 +171,9 @@ def clip_media(files: Mapping[str, Path], video: Mapping[str, Any], thumbnails: 
 
 def _settings(video: Mapping[str, Any]) -> tuple[FaceSettings, float]:
     """Return how faces are found, and the frames per second that the model sees."""
-    match extractor_settings(video, "video"):
-        case (VideoFeatureSettings() | ImageNetworkSettings()) as settings:
+    found = extractor_settings(video, "video")
+    for settings in found if isinstance(found, tuple) else (found,):
+        if isinstance(settings, VideoFeatureSettings | ImageNetworkSettings):
             return settings.faces, settings.frame_rate_hz
     return FaceSettings(), _FRAME_RATE_HZ
 

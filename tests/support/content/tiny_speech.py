@@ -57,3 +57,33 @@ def save_tiny_speech(
         "sampling_rate": 16_000, "do_normalize": do_normalize, "return_attention_mask": is_large,
     }  # fmt: skip
     return save_network(folder, network, preprocessing)
+
+
+WINDOW = 50
+"""Frames of the window of the tiny Whisper: 1 s."""
+
+
+def save_tiny_whisper(folder: Path, *, has_decoder: bool = False, seed: int = 0, **preprocessing: Any) -> Path:
+    """Save a small random encoder of Whisper, as it is or within a whole Whisper."""
+    from transformers import WhisperConfig, WhisperForConditionalGeneration
+
+    sizes = {
+        "d_model": WIDTH, "encoder_layers": LAYERS, "encoder_attention_heads": 2, "encoder_ffn_dim": 24,
+        "decoder_layers": 1, "decoder_attention_heads": 2, "decoder_ffn_dim": 24, "vocab_size": 60,
+        "num_mel_bins": 20, "max_source_positions": WINDOW, "max_target_positions": 8,
+        "pad_token_id": 0, "bos_token_id": 0, "eos_token_id": 0, "decoder_start_token_id": 0,
+    }  # fmt: skip
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        network = WhisperForConditionalGeneration(WhisperConfig(**sizes))
+        with torch.no_grad():
+            for weights in network.parameters():
+                weights.add_(0.1 * torch.randn_like(weights))
+    kept = network if has_decoder else network.model.encoder
+    return save_network(
+        folder, kept,
+        {
+            "feature_extractor_type": "WhisperFeatureExtractor", "feature_size": 20, "sampling_rate": 16_000,
+            "hop_length": 160, "n_fft": 400, "chunk_length": 1, "padding_value": 0.0, **preprocessing,
+        },
+    )  # fmt: skip

@@ -130,7 +130,7 @@ def test_settings_choose_the_extractor():
     ("content", "problem"),
     [
         ({"contoured": 30}, "contoured 30 <= cepstral_coefficients 20"),
-        ({"spectra": {"segments": {}}}, "segments is for log_mel"),
+        ({"spectra": {"segments": {}}}, "segments and .pooling are for log_mel"),
         ({"pitch": {"highest_hz": 4000}}, "above an eighth of the sample rate"),
         ({"conturs": 3}, "unknown key"),
         ({"extractor": "wav2vec"}, "log_mel"),

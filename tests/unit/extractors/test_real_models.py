@@ -8,12 +8,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from rendered_media import write_mp4
+from rendered_media import write_mp4, write_wav
 from talking_face import talking_face
 
-from vavl.extractors.extractor import video_extractor
+from vavl.extractors.extractor import audio_extractor, audio_info, video_extractor
 from vavl.extractors.face_detectors import make_detector
-from vavl.extractors.settings import FaceSettings, ImageNetworkSettings, PretrainedModel
+from vavl.extractors.settings import FaceSettings, ImageNetworkSettings, PretrainedModel, SpeechTransformerSettings
 
 pytestmark = pytest.mark.realmodel
 
@@ -53,3 +53,37 @@ def test_a_face_network_tells_drawn_speakers_apart(tmp_path):
     similarity = np.einsum("afc,bgc->abfg", units, units).reshape(3, 3, -1)
     is_same = np.eye(3, dtype=bool)
     assert similarity[is_same].min() > 0.88 > similarity[~is_same].max()
+
+
+def test_whispers_middle_layer_tells_a_vowel_from_another_and_reads_long_clips(tmp_path):
+    backbone = PretrainedModel(folder=model_path("WHISPER_TINY_DIR"), device="cpu")
+    settings = SpeechTransformerSettings(backbone=backbone, kind="whisper", layers=(2, 2))
+    info, extract = audio_info(settings), audio_extractor(settings)
+    assert (info.width, info.frame_rate_hz) == (384, 50)
+    clips = {
+        name: extract(write_wav(tmp_path / f"{name}.wav", vowel(*formants)))
+        for name, formants in (("a", (130, 750, 1200)), ("a_higher", (180, 750, 1200)), ("i", (130, 280, 2300)))
+    }
+    assert all(found.values.shape == (75, 384) for found in clips.values())
+    means = {name: found.values[10:].mean(axis=0) for name, found in clips.items()}
+    center = np.mean(list(means.values()), axis=0)
+    units = {name: (mean - center) / np.linalg.norm(mean - center) for name, mean in means.items()}
+    assert units["a"] @ units["a_higher"] > max(units["a"] @ units["i"], units["a_higher"] @ units["i"])
+    # Longer than the window of 8 s: the end is what the last window alone gives, up to the level of the clip.
+    long = np.tile(vowel(130, 750, 1200), 8)
+    found = extract(write_wav(tmp_path / "long.wav", long))
+    last = extract(write_wav(tmp_path / "last.wav", long[-8 * 16_000 :]))
+    assert found.values.shape == (600, 384)
+    assert np.abs(found.values[-50:] - last.values[-50:]).max() < 0.05 * np.abs(last.values[-50:]).max()
+
+
+def vowel(pitch_hz: float, *formants_hz: float) -> np.ndarray:
+    """Return 1.5 s of pulses through two resonances."""
+    from scipy.signal import lfilter
+
+    pulses = np.zeros(24_000)
+    pulses[:: round(16_000 / pitch_hz)] = 1
+    for formant in formants_hz:
+        pole = 0.98 * np.exp(2j * np.pi * formant / 16_000)
+        pulses = lfilter([1], [1, -2 * pole.real, abs(pole) ** 2], pulses)
+    return (0.3 * pulses / np.abs(pulses).max()).astype(np.float32)

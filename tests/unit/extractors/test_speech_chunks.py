@@ -56,4 +56,4 @@ def test_a_span_gives_exactly_its_frames():
     for start, frames in ((0, 1), (3, 7), (100, 50)):
         span = GRID.span(start, frames)
         assert GRID.frames(span.stop - span.start) == frames
-        assert (span.start + 200) / 16_000 == pytest.approx(GRID.times(start + 1)[start])
+        assert (span.start + 200) / 16_000 == pytest.approx(GRID.times(span.stop)[start])
