@@ -95,7 +95,7 @@ def sampled(size: Size, count: int, window: int | None = None) -> list[ClipBatch
     chosen = sampler_module._WINDOW_STEPS if window is None else window
     with patch.object(sampler_module, "_WINDOW_STEPS", chosen):
         sampler = Sampler(
-            {Partition.PAIRED_LABELLED: numbers}, {Partition.PAIRED_LABELLED: size.batch_size}, longest, 0
+            {Partition.PAIRED_LABELLED: numbers}, {Partition.PAIRED_LABELLED: size.batch_size}, longest.__getitem__, 0
         )
         return [batch_of(size, sampler.global_batch(step)) for step in range(count)]
 

@@ -108,7 +108,7 @@ def train_at_every_stage(plan: TrainingPlan, run_id: str) -> dict[str, Any]:
 def has_by_rank(plan: TrainingPlan) -> np.ndarray:
     """Return (steps, ranks, audio only | video only | video at all): clips that each rank gets."""
     data, ranks = open_run_data(plan), plan.training.workers
-    sampler = Sampler(data.partitioned.clips, dict(data.composition), data.collection.lengths(), plan.training.seed)
+    sampler = Sampler(data.partitioned.clips, dict(data.composition), data.collection.lengths, plan.training.seed)
     has_audio, has_video = (data.collection.has(modality) for modality in ("audio", "video"))
     dealt = [[rows[rows != FILLER] for rows in sampler.slots(step, ranks)] for step in range(STEPS)]
     kinds = (has_audio & ~has_video, has_video & ~has_audio, has_video)

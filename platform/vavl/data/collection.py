@@ -69,14 +69,13 @@ class ClipCollection:
         """Tell for every clip whether the store holds the modality."""
         return self.store_row[modality] >= 0
 
-    def lengths(self) -> NDArray[np.int32]:
-        """Return frames per clip: the longer of its modalities, as it will be padded."""
-        longest = np.zeros(len(self.speaker), dtype=np.int32)
-        for modality in MODALITIES:
-            rows = self.store_row[modality]
-            if self.has(modality).any():
-                frames = self.store.lengths(modality)[np.maximum(rows, 0)]
-                longest = np.maximum(longest, np.where(rows >= 0, frames, 0))
+    def lengths(self, rows: NDArray[np.integer]) -> NDArray[np.int32]:
+        """Return the frames of manifest rows: of the longer modality, as a clip will be padded."""
+        longest = np.zeros(len(rows), dtype=np.int32)
+        for modality in self.store.info:
+            places = self.store_row[modality][rows]
+            frames = self.store.lengths(modality)[np.maximum(places, 0)]
+            longest = np.maximum(longest, np.where(places >= 0, frames, 0))
         return np.minimum(longest, self.max_frames).astype(np.int32)
 
     def width(self, modality: str) -> int:

@@ -113,7 +113,7 @@ def evaluation_batches(
     Every rank gets the same number of batches of the same number of rows (fillers where clips run
     out): under ZeRO-3 each forward is collective. ``pinned`` batches lie in page-locked memory.
     """
-    ordered = rows[np.argsort(collection.lengths()[rows], kind="stable")]
+    ordered = rows[np.argsort(collection.lengths(rows), kind="stable")]
     group = batch_size * place.world_size
     padded = np.full(-(-len(ordered) // group) * group, FILLER, dtype=np.int64)
     padded[: len(ordered)] = ordered

@@ -6,6 +6,8 @@ micro-batches continues with the same clips.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,6 +18,10 @@ from vavl.data.partitions import Partition
 FILLER = -1
 _WINDOW_STEPS = 16
 """Clips are sorted by length within windows of this many steps: little padding, still well shuffled."""
+_MOST_HELD = 2**16
+"""A larger partition computes its permutations window by window; up to here one order (512 KB) is held, as it always
+was, so that runs on the corpora of today repeat to the last digit."""
+_ROUNDS = 8
 
 
 @dataclass(frozen=True)
@@ -23,17 +29,17 @@ class Sampler:
     """Draws global batches of a fixed composition.
 
     Args:
-        clips: manifest rows of each partition.
+        clips: manifest rows of each partition; may be mapped.
         rows_per_step: rows that each partition gives to a global batch.
-        length: (clips of the manifest,), frames by which clips of like length are put together.
+        length_of: manifest rows -> frames, by which clips of like length are put together.
         seed: of the shuffles.
     """
 
-    clips: dict[Partition, NDArray[np.int64]]
-    rows_per_step: dict[Partition, int]
-    length: NDArray[np.int32]
+    clips: Mapping[Partition, NDArray[np.integer]]
+    rows_per_step: Mapping[Partition, int]
+    length_of: Callable[[NDArray[np.integer]], NDArray[np.integer]]
     seed: int
-    _orders: dict[Partition, tuple[int, NDArray[np.int64]]] = field(default_factory=dict, repr=False)
+    _orders: dict[Partition, tuple[tuple[int, int], NDArray[np.integer]]] = field(default_factory=dict, repr=False)
 
     @property
     def batch_size(self) -> int:
@@ -45,7 +51,7 @@ class Sampler:
 
         A partition that runs out starts over with a new shuffle, in the middle of a batch if need be.
         """
-        return np.concatenate([self._rows(name, step) for name in self.rows_per_step])
+        return np.concatenate([self._rows(name, step) for name in self.rows_per_step]).astype(np.int64)
 
     def slots(self, step: int, slots: int) -> list[NDArray[np.int64]]:
         """Deal the global batch to ``slots`` (ranks x micro-batches) in equal row counts.
@@ -59,36 +65,82 @@ class Sampler:
         padded[: len(dealt)] = dealt
         return [padded[slot::slots] for slot in range(slots)]
 
-    def _rows(self, partition: Partition, step: int) -> NDArray[np.int64]:
+    def _rows(self, partition: Partition, step: int) -> NDArray[np.integer]:
         rows, clips = self.rows_per_step[partition], len(self.clips[partition])
-        first = step * rows
-        parts: list[NDArray[np.int64]] = []
+        first, held = step * rows, self._held(partition)
+        parts: list[NDArray[np.integer]] = []
         while rows > 0:
-            turn, offset = divmod(first, clips)
-            part = self._order(partition, turn)[offset : offset + rows]
+            turn, place = divmod(first, clips)
+            number, offset = divmod(place, held)
+            part = self._order(partition, turn, number)[offset : offset + rows]
             parts.append(part)
             first, rows = first + len(part), rows - len(part)
         drawn = np.concatenate(parts)
-        return drawn[np.argsort(self.length[drawn], kind="stable")]
+        return drawn[np.argsort(self.length_of(drawn), kind="stable")]
 
-    def _order(self, partition: Partition, turn: int) -> NDArray[np.int64]:
-        """Order the clips of one partition for its ``turn``-th pass; the latest order is kept."""
+    def _held(self, partition: Partition) -> int:
+        """Return the clips of a pass whose order is in memory at once."""
+        clips = len(self.clips[partition])
+        return clips if clips <= _MOST_HELD else self.rows_per_step[partition] * _WINDOW_STEPS
+
+    def _order(self, partition: Partition, turn: int, number: int) -> NDArray[np.integer]:
+        """Order the ``number``-th part of the clips of one partition for its ``turn``-th pass; the latest is kept."""
         kept = self._orders.get(partition)
-        if kept is None or kept[0] != turn:
-            kept = (turn, self._shuffle(partition, turn))
+        if kept is None or kept[0] != (turn, number):
+            kept = ((turn, number), self._sorted(partition, *self._shuffled(partition, turn, number)))
             self._orders[partition] = kept
         return kept[1]
 
-    def _shuffle(self, partition: Partition, turn: int) -> NDArray[np.int64]:
-        place = list(Partition).index(partition)
-        generator = np.random.default_rng([self.seed, place, turn])
-        shuffled = generator.permutation(self.clips[partition])
+    def _shuffled(
+        self, partition: Partition, turn: int, number: int
+    ) -> tuple[NDArray[np.integer], np.random.Generator]:
+        """Return a part of the shuffled clips, and the generator of further draws."""
+        clips, held = self.clips[partition], self._held(partition)
+        key = [self.seed, list(Partition).index(partition), turn]
+        if held == len(clips):
+            generator = np.random.default_rng(key)
+            return generator.permutation(clips), generator
+        positions = np.arange(number * held, min((number + 1) * held, len(clips)))
+        return clips[permuted(positions, len(clips), key)], np.random.default_rng([*key, number, 1])
+
+    def _sorted(
+        self, partition: Partition, shuffled: NDArray[np.integer], generator: np.random.Generator
+    ) -> NDArray[np.integer]:
+        """Put clips of like length into the same step, window by window; the steps of a window come in any order."""
         rows = self.rows_per_step[partition]
-        order: list[NDArray[np.int64]] = []
+        order: list[NDArray[np.integer]] = []
         for start in range(0, len(shuffled), rows * _WINDOW_STEPS):
             window = shuffled[start : start + rows * _WINDOW_STEPS]
-            window = window[np.argsort(self.length[window], kind="stable")]
+            window = window[np.argsort(self.length_of(window), kind="stable")]
             whole = len(window) // rows * rows
             groups = window[:whole].reshape(-1, rows)
             order.extend((generator.permutation(groups).reshape(-1), window[whole:]))
         return np.concatenate(order)
+
+
+def permuted(positions: NDArray[np.int64], count: int, key: Sequence[int]) -> NDArray[np.int64]:
+    """Return where the permutation of 0 .. ``count`` - 1 that belongs to ``key`` sends positions; nothing is held.
+
+    A generalized Feistel network (Black and Rogaway, Ciphers with Arbitrary Finite Domains, 2002): a position is
+    two digits to a base of about the root of ``count``, each shifted in turn by a hash of the other. The few results
+    that are not below ``count`` go through again (cycle walking), so it is a bijection.
+    """
+    low_base = math.isqrt(count - 1) + 1
+    high_base = -(-count // low_base)
+    keys = np.random.SeedSequence(key).generate_state(_ROUNDS, np.uint64)
+    moved, waiting = positions.astype(np.uint64), np.arange(len(positions))
+    while len(waiting):
+        high, low = np.divmod(moved[waiting], np.uint64(low_base))
+        for first, second in keys.reshape(-1, 2):
+            high = (high + _mixed(low ^ first) % np.uint64(high_base)) % np.uint64(high_base)
+            low = (low + _mixed(high ^ second) % np.uint64(low_base)) % np.uint64(low_base)
+        moved[waiting] = high * np.uint64(low_base) + low
+        waiting = waiting[moved[waiting] >= count]
+    return moved.astype(np.int64)
+
+
+def _mixed(numbers: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Hash numbers: the last steps of SplitMix64 (Steele, Lea and Flood 2014)."""
+    numbers = (numbers ^ (numbers >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    numbers = (numbers ^ (numbers >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return numbers ^ (numbers >> np.uint64(31))

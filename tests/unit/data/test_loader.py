@@ -32,7 +32,7 @@ def loader(collection):
     rows = np.flatnonzero(collection.manifest.split(0) == TRAIN)
     clips = partition_clips(rows, collection.has("audio"), collection.has("video"), collection.is_labelled)
     composition = compose_batch(clips, CompositionSettings(batch_size=10))
-    sampler = Sampler(clips.clips, composition, collection.lengths(), seed=3)
+    sampler = Sampler(clips.clips, composition, collection.lengths, seed=3)
     normaliser = normalisers(collection, rows, per_speaker=False)
     views = AugmentationSettings(audio=ViewSettings(noise=0.5, tempo=0.2), video=ViewSettings(frame_masks=1))
 
