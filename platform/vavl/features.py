@@ -232,6 +232,15 @@ class FeatureStatistics:
         return cls(names[0], names[1], names[2], Normalisation(mean, std))
 
 
+def parts_of(provenance: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return the provenance of each extractor that made some features: itself, or those that were joined.
+
+    Args:
+        provenance: ``extractor``, ``version`` and ``settings``, as a store or a model keeps them; {} has none.
+    """
+    return list(provenance.get("settings", {}).get("parts", [provenance]))
+
+
 def changed_settings(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     """Say in words in which entries one provenance differs from another, e.g. ``hop_ms 20.0 -> 10.0``."""
     flat_old, flat_new = _flat(old), _flat(new)

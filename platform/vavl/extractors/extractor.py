@@ -17,7 +17,6 @@ from pydantic import TypeAdapter, ValidationError
 from vavl.config.plugins import missing_plugin, plugin_distribution
 from vavl.errors import ConfigError, StoreError
 from vavl.extractors import log_mel
-from vavl.extractors.combined import joined, joined_info, pooled, pooled_info
 from vavl.extractors.descriptor import VideoExtractor, descriptor_info
 from vavl.extractors.extracted import Extracted, Extractor, read_modality
 from vavl.extractors.face_detectors import make_detector
@@ -57,20 +56,28 @@ def audio_extractor(settings: AudioSettings) -> Extractor:
 def _made(
     settings: Any, modality: str, make: Callable[[Any], Extractor], info: Callable[[Any], ModalityInfo]
 ) -> Extractor:
-    if isinstance(settings, tuple):
-        parts = [_made(one, modality, make, info) for one in settings]
-        return joined(parts, modality, info(settings).frame_rate_hz)
-    return pooled(make(settings), modality) if _is_pooled(settings) else make(settings)
+    if not _is_combined(settings):
+        return make(settings)
+    from vavl.extractors.combined import joined, pooled
+
+    if not isinstance(settings, tuple):
+        return pooled(make(settings), modality)
+    parts = [_made(one, modality, make, info) for one in settings]
+    return joined(parts, modality, info(settings).frame_rate_hz)
 
 
 def _info(settings: Any, modality: str, info: Callable[[Any], ModalityInfo]) -> ModalityInfo:
-    if isinstance(settings, tuple):
-        return joined_info([_info(one, modality, info) for one in settings], modality)
-    return pooled_info(info(settings)) if _is_pooled(settings) else info(settings)
+    if not _is_combined(settings):
+        return info(settings)
+    from vavl.extractors.combined import joined_info, pooled_info
+
+    if not isinstance(settings, tuple):
+        return pooled_info(info(settings))
+    return joined_info([_info(one, modality, info) for one in settings], modality)
 
 
-def _is_pooled(settings: Any) -> bool:
-    return getattr(settings, "pooling", None) is not None  # a plug-in's settings need not have it
+def _is_combined(settings: Any) -> bool:
+    return isinstance(settings, tuple) or getattr(settings, "pooling", None) is not None  # a plug-in need not have it
 
 
 def _audio_extractor(settings: OneAudioSettings) -> Extractor:
@@ -302,8 +309,8 @@ def extractor_of(provenance: Mapping[str, Any], modality: str) -> Extractor:
             other weights or from a plug-in that is not installed here.
         ConfigError: what the extractor needs is not here: a package, or the files of its model.
     """
-    settings = extractor_settings(provenance, modality)
-    return audio_extractor(settings) if modality == "audio" else video_extractor(settings)
+    make = audio_extractor if modality == "audio" else video_extractor
+    return make(extractor_settings(provenance, modality))
 
 
 def extractor_settings(provenance: Mapping[str, Any], modality: str) -> AudioSettings | VideoSettings:
@@ -352,11 +359,8 @@ def _check_same(provenance: Mapping[str, Any], here: ModalityInfo, modality: str
 
 def without_sha256(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return recorded settings as a settings class takes them."""
-    return {
-        key: without_sha256(value) if isinstance(value, Mapping) else value
-        for key, value in settings.items()
-        if not key.endswith("_sha256")
-    }
+    kept = {key: value for key, value in settings.items() if not key.endswith("_sha256")}
+    return {key: without_sha256(value) if isinstance(value, Mapping) else value for key, value in kept.items()}
 
 
 def check_same_files(recorded: Mapping[str, Any], here: ModalityInfo, modality: str) -> None:

@@ -16,6 +16,7 @@ from packaging.version import Version
 import vavl
 from vavl.config.files import read_json
 from vavl.errors import TrackingError
+from vavl.features import MODALITIES, parts_of
 from vavl.serving.served_code import (
     CHECKSUMS_TAG,
     CODE_FILES_KEY,
@@ -38,6 +39,7 @@ _SERVING_PACKAGES = (
 )  # fmt: skip
 # What some extractors need next to it: modules that are imported for them alone, and packages.
 _EXTRACTOR_MODULES = {
+    "combined": "vavl.extractors.combined",  # statistics of frames, several extractors
     "functionals": "vavl.extractors.functionals",
     "image_network": "vavl.extractors.image_network",
     "openface": "vavl.extractors.openface",
@@ -242,12 +244,18 @@ def serving_code(model: Mapping[str, Any]) -> list[str]:
 
 
 def _extractors_of(model: Mapping[str, Any]) -> set[str]:
-    return {str(model[modality]["extractor"].get("extractor")) for modality in ("audio", "video")}
+    parts = _parts_of(model)
+    is_combined = len(parts) > len(MODALITIES) or any(part.get("settings", {}).get("pooling") for part in parts)
+    return {str(part.get("extractor")) for part in parts} | ({"combined"} if is_combined else set())
 
 
 def _plugin_distributions_of(model: Mapping[str, Any]) -> set[str]:
-    settings = [model[modality]["extractor"].get("settings", {}) for modality in ("audio", "video")]
+    settings = [part.get("settings", {}) for part in _parts_of(model)]
     return {str(one["distribution"]) for one in settings if "distribution" in one}
+
+
+def _parts_of(model: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    return [part for modality in MODALITIES for part in parts_of(model[modality]["extractor"])]
 
 
 def serving_requirements(model: Mapping[str, Any]) -> list[str]:

@@ -85,6 +85,9 @@ def test_requirements_follow_the_extractors(model_folder: Path, extractor: str, 
     model = read_json(model_folder / "model.json")
     model["audio"]["extractor"]["extractor"] = extractor
     assert [line.split("==")[0] for line in serving_requirements(model)].count(package) == 1
+    parts = [{"extractor": "log_mel"}, {"extractor": extractor}]
+    model["audio"]["extractor"] = {"extractor": f"log_mel+{extractor}", "settings": {"parts": parts}}
+    assert [line.split("==")[0] for line in serving_requirements(model)].count(package) == 1
 
 
 def test_no_model_folder_is_refused(tmp_path: Path) -> None:

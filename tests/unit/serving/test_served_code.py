@@ -48,6 +48,18 @@ def test_a_model_of_the_default_extractors_carries_little() -> None:
     assert lines <= MOST_LINES
 
 
+def test_it_carries_every_extractor_whose_channels_are_joined() -> None:
+    parts = [{"extractor": "functionals"}, {"extractor": "speech_transformer"}]
+    audio = {"extractor": "functionals+speech_transformer", "settings": {"parts": parts}}
+    names = serving_code({"audio": {"extractor": audio}, "video": {"extractor": {"extractor": "table:0123"}}})
+    assert {"extractors/functionals.py", "extractors/speech_transformer.py", "extractors/combined.py"} <= set(names)
+    assert "extractors/opensmile_features.py" not in names
+    pooled = {"extractor": "log_mel", "settings": {"pooling": "statistics"}}
+    for extractor, is_carried in ((pooled, True), ({"extractor": "log_mel", "settings": {}}, False)):
+        names = serving_code({"audio": {"extractor": extractor}, "video": {"extractor": {}}})
+        assert ("extractors/combined.py" in names) == is_carried
+
+
 @pytest.mark.parametrize("extractors", EXTRACTORS, ids="-".join)
 def test_it_carries_no_store_no_card_and_no_engine(extractors: tuple[str, str]) -> None:
     names = code_of(*extractors)
