@@ -18,7 +18,8 @@ import pytest
 
 from vavl.corpora.manifest import Manifest
 from vavl.features import ModalityInfo
-from vavl.store.store_writer import ClipFeatures, StoreWriter, row_batch
+from vavl.store.shards import ClipFeatures, row_batch
+from vavl.store.store_writer import StoreWriter
 
 pytest_plugins = ["corpus_fixtures", "tracking_fixtures", "trained_model_fixtures", "training_fixtures"]
 

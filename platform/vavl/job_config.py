@@ -99,6 +99,14 @@ class ListStoresJob(FrozenConfig):
     output_dir: Annotated[Path, FROM_ROOT] = Field(Path("runs/list_stores"), description="directory of summary.json")
 
 
+class ConvertStoreJob(FrozenConfig):
+    """Settings of ``jobs/convert_store.py``."""
+
+    folder_key: ClassVar[str | None] = "store"
+
+    store: Annotated[Path, FROM_ROOT] = Field(description="directory of a store of format 1; it is replaced")
+
+
 class AuditCorpusJob(FrozenConfig):
     """Settings of ``jobs/audit_corpus.py``."""
 
@@ -209,6 +217,7 @@ class CheckSetupJob(FrozenConfig):
 JOB_SETTINGS: dict[str, type[FrozenConfig]] = {
     "audit_corpus": AuditCorpusJob,
     "check_setup": CheckSetupJob,
+    "convert_store": ConvertStoreJob,
     "compare_objectives": CompareObjectivesJob,
     "describe_corpus": DescribeCorpusJob,
     "evaluate_model": EvaluateModelJob,

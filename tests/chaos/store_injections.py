@@ -24,7 +24,7 @@ _EVERY = 3
 
 def cut_store(run: Disturbed) -> str:
     """Cut a file of features to a half while the run reads it."""
-    with _put_back(run, "video.arrow") as path:
+    with _put_back(run, "video/data-00000.arrow") as path:
         os.truncate(path, path.stat().st_size // 2)
         run.wait_for_exit(run.FAILED)
     return f"{path.name} cut to a half; {_refused(run, 'it was cut while it was in use')}"
@@ -37,12 +37,12 @@ def spoil_store(value: float) -> Injection:
         run.command.kill()
         store, first = _store(run), run.random.randrange(_EVERY)
         clips = FeatureStore.open(store).clip_ids("audio").to_pylist()[first::_EVERY]
-        with _put_back(run, "audio.arrow"):
+        with _put_back(run, "audio/data-00000.arrow"):
             for row in range(first, first + _EVERY * len(clips), _EVERY):
                 set_value(store, "audio", row, value)
             run.ensure_started()
             run.wait_for_exit(run.FAILED)
-        said = _refused(run, "audio.arrow: clip ", "changed or damaged")
+        said = _refused(run, "audio/data-00000.arrow: clip ", "changed or damaged")
         named = [clip for clip in clips if f"clip {clip}:" in run.command.error_message()]
         if len(named) != 1:
             raise AssertionError(f"no damaged clip is named: {run.command.error_message()}")

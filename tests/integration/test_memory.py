@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np, pyarrow as pa
 from vavl.corpora.manifest import Manifest
 from vavl.features import ModalityInfo
-from vavl.store.rows import ROW_SCHEMA
+from vavl.store.shards import ROW_SCHEMA
 from vavl.store.store_writer import StoreWriter
 
 folder, clips = Path(sys.argv[1]), int(sys.argv[2])

@@ -238,7 +238,7 @@ def test_machines_that_share_no_directory_train_together(job: Job, cluster: Clus
     assert json.loads(job.read("summary.json"))["events"] == {"restarted": 1, "resumed": 1}
     assert {record["step"] for record in job.journal("step")} == set(range(STEPS))
     for name in ("node1", "node2"):
-        assert list((tmp_path / name / "cache").glob("*/audio.arrow")), name
+        assert list((tmp_path / name / "cache").glob("*/audio/data-00000.arrow")), name
         assert not list((tmp_path / name / "cache").rglob("step-*"))
     # The driver has the results and none of the checkpoints.
     (copy,) = (tmp_path / "project/head/cache/runs").iterdir()

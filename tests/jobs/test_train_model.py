@@ -187,13 +187,13 @@ def test_a_store_at_an_address_is_copied_when_the_training_starts(
     dry = run_job("train_model", config, *words, "--dry-run")
     assert dry.code == 0, dry.stderr
     assert "features are copied at the start" in dry.stderr
-    assert not list((tmp_path / "cache").glob("*/audio.arrow"))
+    assert not list((tmp_path / "cache").glob("*/audio/data-00000.arrow"))
     bad = run_job("train_model", config, *words, "data.fold=7", "--dry-run")
     assert bad.code == 2
     assert "has no fold 7" in bad.stderr
     done = run_job("train_model", config, *words)
     assert done.code == 0, done.stderr
-    assert len(list((tmp_path / "cache").glob("*/audio.arrow"))) == 1
+    assert len(list((tmp_path / "cache").glob("*/audio/data-00000.arrow"))) == 1
     assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["data"]["store"] == store.as_uri()
     in_place = run_job("train_model", config, *words[1:], f"output_dir={tmp_path / 'in_place'}")
     assert in_place.code == 0

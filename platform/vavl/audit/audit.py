@@ -13,7 +13,7 @@ from vavl.audit.finding import Check, Finding, State
 from vavl.audit.material import Material
 from vavl.audit.settings import AuditSettings
 from vavl.config.files import read_json, sha256_of_file, write_json
-from vavl.corpora.manifest import Manifest
+from vavl.corpora.manifest import MANIFEST_FILE, Manifest
 from vavl.errors import InputError
 from vavl.store.clip_facts import FILE_NAME as FACTS_FILE
 from vavl.store.store import read_content
@@ -72,7 +72,7 @@ class AuditKey:
             AUDIT_VERSION,
             settings.hash,
             str(read_content(directory)["store_hash"]),
-            sha256_of_file(directory / "manifest.arrow"),
+            sha256_of_file(directory / MANIFEST_FILE),
             sha256_of_file(facts) if facts.exists() else None,
         )
 

@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +57,19 @@ def read_json(path: Path) -> Any:
         raise InputError(str(path), "", "the file does not exist", "check the path") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as fault:
         raise InputError(str(path), "", f"not valid JSON: {fault}", "restore the file or make it again") from None
+
+
+def write_dataset_state(directory: Path, files: Sequence[str]) -> None:
+    """Make Arrow stream files in ``directory`` what ``Dataset.save_to_disk`` leaves: ``load_from_disk`` opens them."""
+    state: dict[str, Any] = {
+        "_data_files": [{"filename": name} for name in files],
+        "_fingerprint": sha256_of_json(list(files))[:16],
+        **dict.fromkeys(("_format_columns", "_format_type", "_split")),
+        "_format_kwargs": {},
+        "_output_all_columns": False,
+    }
+    write_json(directory / "state.json", state)
+    write_json(directory / "dataset_info.json", {})  # the columns are those of the files
 
 
 def make_folder(folder: Path, setting: str = "output_dir") -> Path:

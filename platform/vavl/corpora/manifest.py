@@ -14,9 +14,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from vavl.config.files import written_beside
+from vavl.config.files import write_dataset_state, written_beside
 from vavl.corpora.card import CorpusCard, corpus_root
 from vavl.corpora.label_sets import with_label_set
 from vavl.corpora.manifest_rows import manifest_table
@@ -27,6 +26,10 @@ logger = logging.getLogger(__name__)
 
 TRAIN, VALIDATION, TEST, NONE = 0, 1, 2, -1
 
+MANIFEST_FILE = "manifest/data-00000-of-00001.arrow"
+MANIFEST_FILES = (MANIFEST_FILE, "manifest/state.json", "manifest/dataset_info.json")
+FIRST_FORMAT_MANIFEST = "manifest.arrow"
+CONVERT = "convert the store once: python jobs/convert_store.py STORE"
 _METADATA_KEY = b"vavl"
 
 
@@ -151,32 +154,31 @@ class Manifest:
         return self._positions("speaker", names, np.int32), names
 
     def write(self, directory: Path) -> None:
-        """Write manifest.parquet (to exchange) and manifest.arrow (to map) into ``directory``.
+        """Write the data set ``manifest/`` of Hugging Face into ``directory``.
 
         Raises:
             InputError: the directory cannot be written.
         """
-        with written_beside(directory / "manifest.parquet") as partial:
-            pq.write_table(self.table, partial)
-        with (
-            written_beside(directory / "manifest.arrow") as partial,
-            pa.ipc.new_stream(str(partial), self.table.schema) as writer,
-        ):
+        path = directory / MANIFEST_FILE
+        with written_beside(path) as partial, pa.ipc.new_stream(str(partial), self.table.schema) as writer:
             writer.write_table(self.table)
+        write_dataset_state(path.parent, [path.name])
 
     @classmethod
     def read(cls, directory: Path) -> Self:
-        """Map manifest.arrow of ``directory`` in place.
+        """Map the manifest of ``directory`` in place.
 
         Raises:
             StoreError: the file is missing, cut off or not a manifest.
         """
-        path = directory / "manifest.arrow"
+        path = directory / MANIFEST_FILE
         fix = "make the store again: python jobs/prepare_corpus.py CONFIG"
         try:
             with pa.ipc.open_stream(pa.memory_map(str(path))) as reader:
                 manifest = cls(reader.read_all())
         except FileNotFoundError:
+            if (directory / FIRST_FORMAT_MANIFEST).exists():
+                raise StoreError(str(directory), "", "is a store of an earlier version", CONVERT) from None
             raise StoreError(str(path), "", "there is no manifest", fix) from None
         except (pa.ArrowException, ValueError, OSError) as error:
             raise StoreError(str(path), "", f"not a readable manifest: {error}", fix) from None

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from vavl.corpora.manifest import Manifest
+from vavl.corpora.manifest import MANIFEST_FILE, Manifest
 from vavl.corpora.splits import SPLITS
 from vavl.data.augmentation import ViewMaker
 from vavl.data.batch import ClipBatch, ModalityBatch, middle_frames, pad_clips
@@ -138,7 +138,7 @@ def open_collection(settings: DataSettings) -> ClipCollection:
     """
     folder = local_store(settings.store)
     store = FeatureStore.open(folder)
-    store.check_file("manifest.arrow")
+    store.check_file(MANIFEST_FILE)
     manifest = Manifest.read(folder).with_labels(settings.labels)
     clip_ids = manifest.table.column("clip_id")
     rows = {

@@ -23,8 +23,7 @@ from vavl.errors import ConfigError, NoSignalError, StoreError
 from vavl.extraction.report import Quarantined
 from vavl.extraction.sources import ClipPlace, Extract, Source
 from vavl.extractors.extracted import Extracted, read_modality
-from vavl.store.rows import ROW_SCHEMA
-from vavl.store.store_writer import ClipFeatures, row_batch
+from vavl.store.shards import ROW_SCHEMA, ClipFeatures, row_batch
 from vavl.workers.attempts import Attempts, TimeLimit
 
 logger = logging.getLogger(__name__)

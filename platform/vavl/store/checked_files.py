@@ -1,9 +1,8 @@
-"""Damage of files: hashes that are compared, once per machine where a file is large, and locks between processes."""
+"""Damage of files: sizes and hashes that are compared, and locks between processes."""
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import logging
 import os
 import shutil
@@ -13,9 +12,9 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from vavl.config.files import make_folder, read_json, sha256_of_file, write_json
+from vavl.config.files import sha256_of_file
 from vavl.config.places import CACHE_VARIABLE
-from vavl.errors import InputError, StoreError
+from vavl.errors import StoreError
 
 MAKE_AGAIN = "make the store again: python jobs/prepare_corpus.py CONFIG"
 REPAIR = f"copy or push the store here again from an undamaged copy, or {MAKE_AGAIN}"
@@ -53,31 +52,6 @@ def check_hash(path: Path, sha256: str, field: str = "sha256") -> None:
         raise StoreError(str(path), field, "the file was changed or damaged since it was written", REPAIR)
 
 
-def check_hash_once(path: Path, sha256: str) -> None:
-    """Do what ``check_hash`` does, once per machine and state of the file (size, time, inode).
-
-    Processes of one machine wait for the one that reads. What was found is kept in ``VAVL_CACHE``; where that
-    cannot be written every process reads the file.
-
-    Raises:
-        StoreError: see ``check_hash``.
-    """
-    try:
-        home = make_folder(cache_directory() / "verified", setting=CACHE_VARIABLE)
-    except InputError as error:
-        _log.warning("%s: %s; each process compares %s anew", error.file, error.problem, path)
-        check_hash(path, sha256)
-        return
-    marker = home / f"{hashlib.sha256(os.fsencode(path.absolute())).hexdigest()[:24]}.json"
-    with held_lock(marker.with_suffix(".lock")):
-        mark = file_mark(path, sha256) | {"inode": path.stat().st_ino}
-        if _mark_at(marker) == mark or _mark_at(path.parent / MARKER_FILE, path.name) == file_mark(path, sha256):
-            return
-        _log.info("%s holds no checksums of its clips: the file is read once to compare its SHA-256", path)
-        check_hash(path, sha256)
-        write_json(marker, mark)
-
-
 def file_mark(path: Path, sha256: str) -> dict[str, Any]:
     """Return what tells later whether a file with this hash is as it was."""
     status = path.stat()
@@ -113,10 +87,3 @@ def replace_directory(new: Path, place: Path) -> None:
         place.rename(old)
         shutil.rmtree(old, ignore_errors=True)
     new.rename(place)
-
-
-def _mark_at(marker: Path, name: str | None = None) -> Any:
-    with contextlib.suppress(InputError, OSError, AttributeError):
-        found = read_json(marker)
-        return found if name is None else found.get(name)
-    return None

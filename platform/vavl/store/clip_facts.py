@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from vavl.store.rows import map_batches, written_stream
+from vavl.store.shards import map_batches, written_stream
 
 FILE_NAME = "facts.arrow"
 _ROWS_PER_BATCH = 4096

@@ -20,10 +20,10 @@ from typing import Any, BinaryIO, NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from vavl.config.files import make_folder, read_json, sha256_of_json, write_json
+from vavl.config.files import make_folder, read_json, sha256_of_json, write_json, written_beside
 from vavl.config.places import CACHE_VARIABLE
 from vavl.errors import InputError, StoreError
-from vavl.store.checked_files import cache_directory, held_lock, replace_directory
+from vavl.store.checked_files import REPAIR, cache_directory, held_lock, replace_directory
 
 PIECE = 2**20
 """Clips that are held in memory at once where all of them are gone through."""
@@ -180,56 +180,52 @@ def file_state(path: Path) -> list[int]:
 
 
 class RowPlace(NamedTuple):
-    """Where the features of one row lie: number of the file, frames, and the bytes at which values and times begin."""
+    """Where a row lies: number of the shard, frames, CRC-32, and the bytes at which its values and its times begin."""
 
-    file: int
+    shard: int
     frames: int
+    crc32: int
     values_at: int
     times_at: int
 
 
+_OF_ROWS = {"frames": "<i4", "crc32": "<u4"}
+_OF_BATCHES = {"first_row": "<i8", "values_at": "<i8", "times_at": "<i8", "shard": "<i4"}
+
+
 @dataclass(frozen=True)
 class ModalityIndex:
-    """Where the rows of one modality lie in the files (shards) of a store, over mapped arrays.
+    """Where the rows of one modality lie in the shards of a store: the file ``<modality>_index.bin``, mapped.
 
     Within a record batch the values of its rows follow each other, and so do their times, as Arrow lays them out; so a
-    row costs 8 bytes, and a record batch 28. Who writes a format fills it with ``add_batch`` for every record batch of
-    every file in the order of the rows, either into the store itself or through ``shared_arrays``; who reads opens it
-    with ``ModalityIndex(arrays.arrays, bytes per frame)`` and reads ``place(row)``.
+    row costs 8 bytes, and a record batch 28. The arrays follow each other in the file.
 
     Attributes:
-        arrays: ``frames`` (rows,) int32, ``crc`` (rows,) uint32 or absent, and per record batch ``first_row`` and
-            ``values_at``, ``times_at`` int64, ``file`` int32.
+        arrays: ``frames`` (rows,) int32, ``crc32`` (rows,) uint32 over the bytes of a row's times, then its values, and
+            per record batch ``first_row``, ``values_at`` and ``times_at`` int64 and ``shard`` int32.
         frame_bytes: of the values of one frame; a time is a float32.
     """
 
     arrays: Mapping[str, NDArray[Any]]
     frame_bytes: int
 
-    @staticmethod
-    def add_batch(
-        writer: ArrayWriter,
-        first_row: int,
-        frames: NDArray[np.int32],
-        crc: NDArray[np.uint32] | None,
-        place: tuple[int, int, int],
-    ) -> None:
-        """Add the rows of a record batch.
+    @classmethod
+    def read(cls, path: Path, rows: int, frame_bytes: int) -> Self:
+        """Map the file of so many rows.
 
-        Args:
-            writer: of the arrays.
-            first_row: rows of all record batches before.
-            frames: (rows of the batch,).
-            crc: (rows of the batch,), CRC-32 over the bytes of each row's times, then its values; None where the store
-                has none.
-            place: number of the file, and the bytes at which the values and the times of the batch begin in it.
+        Raises:
+            StoreError: it has another number of them.
         """
-        writer.append("frames", frames)
-        if crc is not None:
-            writer.append("crc", crc)
-        for name, number in zip(("first_row", "values_at", "times_at"), (first_row, *place[1:]), strict=True):
-            writer.append(name, np.array([number], np.int64))
-        writer.append("file", np.array([place[0]], np.int32))
+        mapped = np.memmap(path, np.uint8, mode="r")
+        batches, rest = divmod(len(mapped) - rows * _size(_OF_ROWS), _size(_OF_BATCHES))
+        if rest or not 1 <= batches <= rows:
+            raise StoreError(str(path), "", f"is not of the {rows} clips that store.json says", REPAIR)
+        arrays, start = {}, 0
+        for count, kinds in ((rows, _OF_ROWS), (batches, _OF_BATCHES)):
+            for name, kind in kinds.items():
+                end = start + count * np.dtype(kind).itemsize
+                arrays[name], start = np.asarray(mapped[start:end]).view(kind), end
+        return cls(arrays, frame_bytes)
 
     def __len__(self) -> int:
         return len(self.frames)
@@ -239,23 +235,36 @@ class ModalityIndex:
         """Frames of every row."""
         return self.arrays["frames"]
 
-    @property
-    def crc(self) -> NDArray[np.uint32] | None:
-        """Checksum of every row, None where the store has none."""
-        return self.arrays.get("crc")
-
-    def batch_of(self, row: int) -> tuple[int, int]:
-        """Return the number of the record batch that holds a row, and the row's number in it."""
-        number = int(np.searchsorted(self.arrays["first_row"], row, side="right")) - 1
-        return number, row - int(self.arrays["first_row"][number])
-
     def place(self, row: int) -> RowPlace:
         """Return where a row lies; ``row`` must be one."""
-        number, within = self.batch_of(row)
-        before = int(self.frames[row - within : row].sum(dtype=np.int64))
-        return RowPlace(
-            int(self.arrays["file"][number]),
-            int(self.frames[row]),
-            int(self.arrays["values_at"][number]) + before * self.frame_bytes,
-            int(self.arrays["times_at"][number]) + before * 4,
-        )
+        number = int(np.searchsorted(self.arrays["first_row"], row, side="right")) - 1
+        first, values_at, times_at, shard = (int(self.arrays[name][number]) for name in _OF_BATCHES)
+        before = int(self.frames[first:row].sum(dtype=np.int64))
+        frames, crc32 = int(self.frames[row]), int(self.arrays["crc32"][row])
+        return RowPlace(shard, frames, crc32, values_at + before * self.frame_bytes, times_at + before * 4)
+
+
+class IndexWriter:
+    """Collects the index of a modality, 8 bytes per row, and writes it."""
+
+    def __init__(self) -> None:
+        self.rows = 0
+        self._arrays: dict[str, list[NDArray[Any]]] = {name: [] for name in (*_OF_ROWS, *_OF_BATCHES)}
+
+    def add(self, frames: NDArray[np.int32], crc32: NDArray[np.uint32], place: tuple[int, int, int]) -> None:
+        """Add a record batch; ``place`` is where its values and its times begin, and the number of its shard."""
+        self._arrays["frames"].append(frames)
+        self._arrays["crc32"].append(crc32)
+        for (name, kind), number in zip(_OF_BATCHES.items(), (self.rows, *place), strict=True):
+            self._arrays[name].append(np.array([number], kind))
+        self.rows += len(frames)
+
+    def write(self, path: Path) -> None:
+        """Write the file, whole or not at all."""
+        with written_beside(path) as partial, partial.open("wb") as file:
+            for name, kind in (_OF_ROWS | _OF_BATCHES).items():
+                file.writelines(piece.astype(kind).tobytes() for piece in self._arrays[name])
+
+
+def _size(kinds: Mapping[str, str]) -> int:
+    return sum(np.dtype(kind).itemsize for kind in kinds.values())

@@ -52,7 +52,7 @@ for _name in ("aiobotocore", "botocore"):
 
 @dataclass(frozen=True)
 class StoreFile:
-    """A file of a store; ``bytes`` and ``sha256`` are None where store.json does not say them."""
+    """A file of a store; ``bytes`` and ``sha256`` are None where nothing states them."""
 
     name: str
     bytes: int | None
@@ -210,6 +210,7 @@ def _copy(remote: RemoteDirectory, name: str, target: Path, clock: TransferClock
     """Copy one file; returns its size and hash."""
     digest, size = hashlib.sha256(), 0
     try:
+        target.parent.mkdir(exist_ok=True)
         with target.open("wb") as file:
             for chunk in remote.chunks(name):
                 file.write(chunk)

@@ -1,134 +1,76 @@
-"""Rows of one modality: read from the file into memory, compared with their checksums at their first reading.
+"""Rows of one modality: read from their shards into memory, compared with their checksums at their first reading.
 
 A mapped page of a file that somebody cuts ends the process with a bus error; a read that comes back short is an
-error with a message. So values are read, and only the clip ids, which are looked up at the start, are mapped.
+error with a message. So features are read by their place, and only the index and the clip ids are mapped.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
 import zlib
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Mapping
-from itertools import pairwise
+from io import FileIO
+from itertools import accumulate
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from vavl.config.files import written_beside
 from vavl.errors import StoreError
 from vavl.features import ModalityInfo
-from vavl.store.checked_files import MAKE_AGAIN, REPAIR, check_hash, check_hash_once
-from vavl.store.index import ArrayWriter, ModalityIndex, file_state, shared_arrays
+from vavl.store.checked_files import MAKE_AGAIN, REPAIR, check_hash, check_size
+from vavl.store.index import ModalityIndex
+from vavl.store.shards import Dtype, map_batches, shard_batches
 
-ROW_SCHEMA = pa.schema(
-    [
-        ("clip_id", pa.string()),
-        ("corpus", pa.string()),
-        ("speaker", pa.string()),
-        ("frames", pa.int32()),
-        ("width", pa.int32()),
-        ("dtype", pa.string()),
-        ("values", pa.list_(pa.float32())),  # flat, frame after frame
-        ("frame_times", pa.list_(pa.float32())),  # seconds, center of each frame
-    ]
-)
-CHECKS_SCHEMA = pa.schema([("clip_id", pa.string()), ("crc32", pa.uint32())])
-_BYTES = 4  # of each number here
-Number = TypeVar("Number", bound=np.number[Any])
+IDS_SCHEMA = pa.schema([("clip_id", pa.string())])
+# Who has them open keeps the shards that a new store replaces; above it one is opened when it is read.
+_MOST_OPEN = 256
 
 
-def checks_file(modality: str) -> str:
-    """Return the name of the file of checksums; a store of an earlier version has none."""
-    return f"{modality}_checks.arrow"
+def index_file(modality: str) -> str:
+    """Return the name of the file of the ``ModalityIndex``."""
+    return f"{modality}_index.bin"
 
 
-def checks_of(batch: pa.RecordBatch) -> pa.RecordBatch:
-    """Return the checksum of every row of ``ROW_SCHEMA``: CRC-32 over its times, then its values, as they lie."""
-    values, times = batch.column("values"), batch.column("frame_times")
-    rows = zip(_parts(values), _parts(times), strict=True)
-    found = np.array([_checksum(of_values, of_times) for of_values, of_times in rows], dtype=np.uint32)
-    return pa.RecordBatch.from_arrays([batch.column("clip_id"), pa.array(found)], schema=CHECKS_SCHEMA)
+def ids_file(modality: str) -> str:
+    """Return the name of the file of the clip ids."""
+    return f"{modality}_ids.arrow"
 
 
-class _OpenFile:
-    """An Arrow IPC stream file: its record batches are mapped, its numbers can be read by their place.
-
-    Raises:
-        StoreError: the file is missing, broken or has other columns.
-    """
-
-    def __init__(self, path: Path, schema: pa.Schema) -> None:
-        self.path, self._schema = path, schema
-        try:
-            self._file = path.open("rb", buffering=0)
-            self._mapped = pa.memory_map(str(path)).read_buffer()
-        except FileNotFoundError:
-            raise StoreError(str(path), "", "the file of the store is missing", MAKE_AGAIN) from None
-        except (pa.ArrowException, ValueError, OSError) as error:
-            raise self.unreadable(error) from None
-
-    def batches(self) -> Iterator[pa.RecordBatch]:
-        """Yield the record batches, mapped in place; raises like the constructor."""
-        try:
-            with pa.ipc.open_stream(pa.BufferReader(self._mapped)) as reader:
-                if not reader.schema.equals(self._schema):
-                    problem = "has other columns than a store's file"
-                    raise StoreError(str(self.path), "schema", problem, MAKE_AGAIN)
-                yield from reader
-        except (pa.ArrowException, ValueError, OSError) as error:
-            raise self.unreadable(error) from None
-
-    def unreadable(self, error: Exception) -> StoreError:
-        return StoreError(str(self.path), "", f"not a readable Arrow file: {error}", REPAIR)
-
-    def place_of(self, numbers: pa.Array) -> int:
-        """Return the byte of the file at which numbers of four bytes begin."""
-        place: int = numbers.buffers()[1].address - self._mapped.address + numbers.offset * _BYTES
-        return place
-
-    def read(self, place: int, count: int, dtype: type[Number]) -> NDArray[Number]:
-        """Read ``count`` numbers of four bytes into memory.
-
-        Raises:
-            StoreError: the file was cut, or its disk fails.
-        """
-        try:
-            content = os.pread(self._file.fileno(), count * _BYTES, place)
-        except OSError as error:
-            raise StoreError(str(self.path), "", f"cannot be read: {error.strerror}", REPAIR) from None
-        if len(content) != count * _BYTES:
-            problem = f"ends before byte {place + count * _BYTES}: it was cut while it was in use"
-            raise StoreError(str(self.path), "", problem, REPAIR)
-        return np.frombuffer(content, dtype)
+def checksum(values: NDArray[Any], times: NDArray[np.float32]) -> int:
+    """Return the CRC-32 of a clip."""
+    return zlib.crc32(values.data, zlib.crc32(times.data))
 
 
 class ModalityRows:
-    """Read access to ``<modality>.arrow`` of a store; where its rows lie is found out once per machine.
+    """Read access to one modality of a store; opening reads the index, no features.
 
     Raises:
-        StoreError: the file is missing or broken, or is not the one that store.json was written for.
+        StoreError: a file is missing or broken, or is not the one that store.json was written for.
     """
 
     def __init__(self, directory: Path, modality: str, content: Mapping[str, Any]) -> None:
-        self.path = directory / f"{modality}.arrow"
-        self.info = ModalityInfo.from_entry(content["modalities"][modality])
-        self._sha256, self._width = content["modalities"][modality]["sha256"], self.info.width
-        self._file = _OpenFile(self.path, ROW_SCHEMA)
-        checks = directory / checks_file(modality)
-        stated = content.get("files", {}).get(checks.name)
-        key = [self._sha256, stated, self._width, self.info.clips, file_state(self.path), file_state(checks)]
-        self._arrays = shared_arrays(
-            ["rows", str(self.path.absolute())], key, lambda to: self._find(to, checks, stated)
-        )
-        self._index = ModalityIndex(self._arrays.arrays, _BYTES * self._width)
-        # A bit per row that was compared; of a store without checksums the first alone, for the file.
-        self._checked = np.zeros(len(self) // 8 + 1, np.uint8)
+        entry = content["modalities"][modality]
+        self.info = ModalityInfo.from_entry(entry)
+        self._directory, self._shards = directory / modality, entry["shards"]
+        self.dtype: Dtype = entry.get("dtype", "float32")
+        self._number = np.dtype(self.dtype)
+        for name in (index_file(modality), ids_file(modality)):
+            check_hash(directory / name, content["files"][name]["sha256"])
+        path, frame_bytes = directory / index_file(modality), self.info.width * self._number.itemsize
+        self._index = ModalityIndex.read(path, self.info.clips, frame_bytes)
+        if int(self.lengths.min()) < 1 or int(self.lengths.sum(dtype=np.int64)) != self.info.frames:
+            raise StoreError(str(path), "frames", f"are not the {self.info.frames} that store.json says", REPAIR)
+        self._ids = _checked_ids(directory / ids_file(modality), self.info.clips)
+        self._first_row = list(accumulate((len(ids) for ids in self._ids), initial=0))
+        self._files = [self._opened(number) for number in range(min(len(self._shards), _MOST_OPEN))]
+        for shard in self._shards[_MOST_OPEN:]:
+            check_size(self._directory / shard["name"], shard["bytes"])
+        self._checked = bytearray(len(self) // 8 + 1)  # a bit per row that was compared
 
     def __len__(self) -> int:
         return len(self._index)
@@ -140,21 +82,19 @@ class ModalityRows:
 
     @property
     def clip_ids(self) -> pa.ChunkedArray:
-        """Clip ids of the rows, in their order; mapped, and some memory for every record batch."""
-        return pa.chunked_array([batch.column("clip_id") for batch in self._file.batches()], pa.string())
+        """Clip ids of the rows, in their order."""
+        return pa.chunked_array(self._ids, pa.string())
 
     def places_of(self, clip_ids: pa.ChunkedArray) -> NDArray[np.int32]:
         """Return the row of each clip id, -1 where there is none."""
-        found, first_row = np.full(len(clip_ids), -1, dtype=np.int32), 0
+        found = np.full(len(clip_ids), -1, dtype=np.int32)
         # One index over all ids would take private memory for every clip; sorted ids need one at a time.
         is_sorted = _is_sorted(clip_ids)
-        for batch in self._file.batches():
-            own = batch.column("clip_id")
-            start, end = _range_of(clip_ids, own) if is_sorted else (0, len(clip_ids))
-            places = pc.index_in(clip_ids.slice(start, end - start), value_set=own)
+        for ids, first_row in zip(self._ids, self._first_row, strict=False):
+            start, end = _range_of(clip_ids, ids) if is_sorted else (0, len(clip_ids))
+            places = pc.index_in(clip_ids.slice(start, end - start), value_set=ids)
             local = pc.fill_null(places, -1).to_numpy()
             found[start:end] = np.where(local >= 0, local + first_row, found[start:end])
-            first_row += batch.num_rows
         return found
 
     def values(self, row: int) -> NDArray[np.float32]:
@@ -164,117 +104,98 @@ class ModalityRows:
             StoreError: there is no such row, or the file was cut or damaged.
         """
         values, _ = self._read(row, with_times=False)
-        return values.reshape(-1, self._width)
+        return values.reshape(-1, self.info.width)
 
     def times(self, row: int) -> NDArray[np.float32]:
         """Return the center of each frame of a row in seconds; read-only, raises like ``values``."""
         return self._read(row, with_times=True)[1]
 
-    def check_uncut(self) -> None:
-        """Refuse an index that was cut since it was mapped; raises ``StoreError``."""
-        self._arrays.check_uncut()
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        """Yield all rows as ``ROW_SCHEMA``; raises like ``shard_batches``."""
+        for shard in self._shards:
+            for batch in shard_batches(self._directory / shard["name"], self.info.width, self.dtype):
+                yield batch.rows()
 
     def verify(self) -> None:
-        """Read the whole file and compare it with store.json.
+        """Read all shards and compare them with store.json.
 
         Raises:
-            StoreError: it was changed, a value is not finite, or frames and values do not fit.
+            StoreError: one was changed, a value is not finite, or frames and values do not fit.
         """
-        for batch in self._file.batches():
-            _check_batch(self.path, batch, self._width)
-        check_hash(self.path, self._sha256)
+        for shard in self._shards:
+            path = self._directory / shard["name"]
+            for batch in shard_batches(path, self.info.width, self.dtype):
+                is_bad = ~np.isfinite(batch.values)
+                if is_bad.any():
+                    frame = int(np.argmax(is_bad)) // self.info.width
+                    place = int(np.searchsorted(np.cumsum(batch.frames), frame, side="right"))
+                    fix = f"find out which extractor wrote them; {MAKE_AGAIN}"
+                    clip = str(batch.batch.column("clip_id")[place])
+                    raise StoreError(str(path), clip, "features hold NaN or infinite values", fix)
+            check_hash(path, shard["sha256"])
 
     def _read(self, row: int, *, with_times: bool) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         if not 0 <= row < len(self):
-            raise StoreError(str(self.path), "", f"there is no row {row} among {len(self)}", "ask rows() first")
-        crc = self._index.crc
-        byte, bit = (row // 8, 1 << row % 8) if crc is not None else (0, 1)
+            path = self._directory.with_name(index_file(self._directory.name))
+            raise StoreError(str(path), "", f"there is no row {row} among {len(self)}", "ask rows() first")
+        shard, frames, crc32, values_at, times_at = self._index.place(row)
+        byte, bit = row // 8, 1 << row % 8
         is_new = not self._checked[byte] & bit
-        if is_new and crc is None:
-            check_hash_once(self.path, self._sha256)
-        place = self._index.place(row)
-        values = self._file.read(place.values_at, place.frames * self._width, np.float32)
         with_times = with_times or is_new
-        times = self._file.read(place.times_at, place.frames if with_times else 0, np.float32)
-        if is_new and crc is not None and _checksum(values, times) != crc[row]:
+        if not 0 <= shard < len(self._shards):
+            path = self._directory / "state.json"
+            raise StoreError(str(path), "", f"row {row} is in shard {shard} of {len(self._shards)}", REPAIR)
+        file = self._files[shard] if shard < len(self._files) else self._opened(shard)
+        values = _numbers(file, values_at, frames * self.info.width, self._number)
+        times = _numbers(file, times_at, frames if with_times else 0, np.dtype(np.float32))
+        if is_new and checksum(values, times) != crc32:
             problem = "features are not those that were written (CRC-32): the file was changed or damaged"
-            raise StoreError(str(self.path), f"clip {self.clip_ids[row]}", problem, REPAIR)
+            raise StoreError(str(file.name), f"clip {self._id(row)}", problem, REPAIR)
         self._checked[byte] |= bit
+        if self.dtype == "float16":
+            values = values.astype(np.float32)
+            values.flags.writeable = False
         return values, times
 
-    def _find(self, writer: ArrayWriter, checks: Path, stated: Mapping[str, Any] | None) -> None:
-        """Write where the rows lie, after a check that these places are in the file and the ids those of the checksums.
+    def _id(self, row: int) -> str:
+        number = bisect_right(self._first_row, row) - 1
+        return str(self._ids[number][row - self._first_row[number]])
 
-        Raises:
-            StoreError: the file or that of the checksums was changed or damaged.
-        """
-        if stated is not None:
-            check_hash(checks, stated["sha256"])
-        checked = iter(()) if stated is None else _OpenFile(checks, CHECKS_SCHEMA).batches()
-        rows = 0
-        for batch in self._file.batches():
-            frames, values_at, times_at = self._place_of(batch)
-            check = next(checked, None)
-            if stated is not None and (check is None or not check.column("clip_id").equals(batch.column("clip_id"))):
-                problem = "the clip ids are not those that were written: the file was changed or damaged"
-                raise StoreError(str(self.path), "clip_id", problem, REPAIR)
-            crc = None if check is None else check.column("crc32").to_numpy()
-            ModalityIndex.add_batch(writer, rows, frames, crc, (0, values_at, times_at))
-            rows += batch.num_rows
-        if rows != self.info.clips:
-            problem = f"has {rows} clips, store.json says {self.info.clips}"
-            raise StoreError(str(self.path), "", problem, REPAIR)
-
-    def _place_of(self, batch: pa.RecordBatch) -> tuple[NDArray[np.int32], int, int]:
-        """Return the frames of the rows of a record batch, and where its values and its times begin."""
-        ids, values, times = (batch.column(name) for name in ("clip_id", "values", "frame_times"))
-        stated = batch.column("width")[0].as_py() if batch.num_rows else self._width
-        if stated != self._width:
-            field = f"modalities.{self.path.stem}.width"
-            problem = f"is {self._width}, the rows of {self.path.name} have {stated} channels"
-            raise StoreError(str(self.path.with_name("store.json")), field, problem, REPAIR)
-        try:
-            # A damaged offset of an id would be followed out of the file.
-            ids.validate(full=True)
-            frames: NDArray[np.int32] = batch.column("frames").to_numpy()
-            for numbers in (values.values, times.values):
-                numbers.validate()
-            values_at, times_at = self._file.place_of(values.values), self._file.place_of(times.values)
-        except (pa.ArrowException, ValueError, AttributeError) as error:
-            raise self._file.unreadable(error) from None
-        total = int(frames.sum(dtype=np.int64))
-        if (frames < 1).any() or (len(values.values), len(times.values)) != (total * self._width, total):
-            raise _misfit(self.path, "", self._width)
-        return frames, values_at, times_at
+    def _opened(self, number: int) -> FileIO:
+        shard = self._shards[number]
+        path = self._directory / shard["name"]
+        check_size(path, shard["bytes"])
+        return FileIO(path)
 
 
-@contextlib.contextmanager
-def written_stream(path: Path, schema: pa.Schema) -> Iterator[Any]:
-    """Yield the writer of an Arrow IPC stream file, which is whole or absent.
+def _numbers(file: FileIO, place: int, count: int, dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Read numbers at a byte of a shard.
 
     Raises:
-        InputError: the directory cannot be written.
+        StoreError: the file was cut, or its disk fails.
     """
-    with written_beside(path) as partial, pa.ipc.new_stream(str(partial), schema) as writer:
-        yield writer
+    size = count * dtype.itemsize
+    try:
+        content = os.pread(file.fileno(), size, place)
+    except (OSError, OverflowError, MemoryError) as error:
+        problem = f"cannot be read: {getattr(error, 'strerror', None) or error!r}"
+        raise StoreError(str(file.name), "", problem, REPAIR) from None
+    if len(content) != size:
+        problem = f"ends before byte {place + size}: it was cut while it was in use"
+        raise StoreError(str(file.name), "", problem, REPAIR)
+    return np.frombuffer(content, dtype)
 
 
-def map_batches(path: Path, schema: pa.Schema) -> list[pa.RecordBatch]:
-    """Map an Arrow IPC stream file in place.
-
-    Raises:
-        StoreError: the file is missing, broken or has other columns.
-    """
-    return list(_OpenFile(path, schema).batches())
-
-
-def _checksum(values: NDArray[np.float32], times: NDArray[np.float32]) -> int:
-    return zlib.crc32(values.data, zlib.crc32(times.data))
-
-
-def _parts(lists: pa.ListArray) -> list[NDArray[np.float32]]:
-    flat, offsets = lists.values.to_numpy(), lists.offsets.to_numpy()
-    return [flat[start:end] for start, end in pairwise(offsets)]
+def _checked_ids(path: Path, clips: int) -> list[pa.Array]:
+    ids = [batch.column("clip_id") for batch in map_batches(path, IDS_SCHEMA)]
+    if sum(map(len, ids)) != clips:
+        raise StoreError(str(path), "", f"has {sum(map(len, ids))} clips, store.json says {clips}", REPAIR)
+    try:
+        for column in ids:  # a damaged offset would be followed out of the file
+            column.validate(full=True)
+    except pa.ArrowException as error:
+        raise StoreError(str(path), "clip_id", f"not readable: {error}", REPAIR) from None
+    return ids
 
 
 def _is_sorted(clip_ids: pa.ChunkedArray) -> bool:
@@ -292,22 +213,3 @@ def _range_of(clip_ids: pa.ChunkedArray, chunk_ids: pa.Array) -> tuple[int, int]
     places = range(len(clip_ids))
     start = bisect_left(places, chunk_ids[0].as_py(), key=clip_id)
     return start, bisect_right(places, chunk_ids[-1].as_py(), lo=start, key=clip_id)
-
-
-def _check_batch(path: Path, batch: pa.RecordBatch, width: int) -> None:
-    """Refuse values that are not finite and rows whose sizes do not fit together."""
-    ids, frames = batch.column("clip_id"), batch.column("frames").to_numpy()
-    values, ends = batch.column("values").values.to_numpy(), batch.column("values").offsets.to_numpy()
-    lengths, times = np.diff(ends), np.diff(batch.column("frame_times").offsets.to_numpy())
-    wrong = (lengths != frames * width) | (times != frames) | (lengths == 0)
-    if wrong.any():
-        raise _misfit(path, str(ids[int(np.argmax(wrong))]), width)
-    is_bad = ~np.isfinite(values)
-    if is_bad.any():
-        place = int(np.searchsorted(ends, int(np.argmax(is_bad)), side="right")) - 1
-        fix = f"find out which extractor wrote them; {MAKE_AGAIN}"
-        raise StoreError(str(path), str(ids[place]), "features hold NaN or infinite values", fix)
-
-
-def _misfit(path: Path, clip: str, width: int) -> StoreError:
-    return StoreError(str(path), clip, f"frames and values do not fit at width {width}", REPAIR)

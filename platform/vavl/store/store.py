@@ -2,13 +2,13 @@
 
 A store is a directory:
 
-    store.json                 provenance, counts, hash; written last, so a directory without it is incomplete
-    audio.arrow, video.arrow   Arrow IPC streams with ``ROW_SCHEMA``, sorted by clip id
-    *_checks.arrow             a checksum of each row, which its first reading is compared with
+    store.json                 provenance, counts, hashes; written last, so a directory without it is incomplete
+    audio/, video/, manifest/  data sets of Hugging Face: ``datasets.load_from_disk`` opens them
+        *.arrow                shards of at most 256 MB with the columns of ``shards.shard_schema``, sorted by clip id
+    *_index.bin, *_ids.arrow   where each clip lies, its frames and a checksum, which its first reading is compared with
     *_sums.arrow               per speaker: count, sum and sum of squares of each channel, float64
-    manifest.arrow, .parquet   labels, speakers and splits (vavl.corpora.manifest)
     facts.arrow                the files behind the rows: hash, length, ... (vavl.store.clip_facts)
-    parts/*.parquet            the same rows to exchange, and what an interrupted extraction continues from
+    parts/                     what an extraction knows of its work, so that it continues where it was interrupted
     quarantine.jsonl           clips that could not be read
 
 Features are raw; a run normalizes them with the sums of its training speakers.
@@ -18,21 +18,23 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, get_args
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from vavl.config.files import read_json, sha256_of_json
+from vavl.corpora.manifest import CONVERT, MANIFEST_FILE
 from vavl.errors import InputError, StoreError
 from vavl.features import MODALITIES, ChannelSums, ModalityInfo
-from vavl.store.checked_files import MAKE_AGAIN, REPAIR, check_hash, check_size
-from vavl.store.rows import ModalityRows, map_batches
+from vavl.store.checked_files import MAKE_AGAIN, REPAIR, check_hash
+from vavl.store.rows import ModalityRows, ids_file, index_file
+from vavl.store.shards import Dtype, map_batches
 
-FORMAT_VERSION = 1
+FIRST_FORMAT, FORMAT_VERSION = 1, 2
 SUMS_SCHEMA = pa.schema(
     [
         ("speaker", pa.string()),
@@ -42,6 +44,7 @@ SUMS_SCHEMA = pa.schema(
     ]
 )
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
+_FILE_NAME = re.compile(rf"(audio/|video/|manifest/)?{_PLAIN_NAME.pattern}")
 _MOST = {"width": 2**20, "clips": 2**31 - 1, "frames": 2**53, "bytes": 2**53}
 """The largest number that a store.json may state; larger ones would end in an error of the memory."""
 
@@ -58,7 +61,8 @@ class FeatureStore:
         self.content = content
         self._rows = {name: ModalityRows(directory, name, content) for name in content["modalities"]}
         self.info: dict[str, ModalityInfo] = {name: rows.info for name, rows in self._rows.items()}
-        self._manifest = _MappedSize(directory / "manifest.arrow") if (directory / "manifest.arrow").exists() else None
+        mapped = [MANIFEST_FILE, *(file(name) for name in self._rows for file in (index_file, ids_file))]
+        self._mapped = [_MappedSize(directory / name) for name in mapped if (directory / name).exists()]
 
     @classmethod
     def open(cls, directory: Path) -> Self:
@@ -67,10 +71,7 @@ class FeatureStore:
         Raises:
             StoreError: there is no complete store, its format is unknown, or a file of it is missing or cut.
         """
-        content = read_content(directory)
-        for name, entry in content["modalities"].items():
-            check_size(directory / f"{name}.arrow", entry["bytes"])
-        return cls(directory, content)
+        return cls(directory, read_content(directory))
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Another process maps the files itself; copying the store would copy every feature.
@@ -110,33 +111,32 @@ class FeatureStore:
         """Return the center of each frame of a row in seconds, read-only; raises like ``features``."""
         return self._rows[modality].times(row)
 
+    def batches(self, modality: str) -> Iterator[pa.RecordBatch]:
+        """Yield all rows of a modality as ``ROW_SCHEMA``, one record batch in memory at a time."""
+        return self._rows[modality].batches()
+
+    def dtype(self, modality: str) -> Dtype:
+        """Return how the features lie on disk."""
+        return self._rows[modality].dtype
+
     def speaker_sums(self, modality: str) -> dict[str, ChannelSums]:
         """Return the sums over each speaker's frames, by speaker.
 
         Raises:
             StoreError: the file of the sums is missing or damaged.
         """
-        sums: dict[str, ChannelSums] = {}
-        path, width = self.directory / f"{modality}_sums.arrow", self.info[modality].width
+        path = self.directory / f"{modality}_sums.arrow"
         check_hash(path, self.content["modalities"][modality]["sums_sha256"], "sums_sha256")
-        for batch in map_batches(path, SUMS_SCHEMA):
-            total = batch.column("sum").values.to_numpy().reshape(-1, width)
-            squares = batch.column("sum_of_squares").values.to_numpy().reshape(-1, width)
-            counts = batch.column("count").to_pylist()
-            for row, speaker in enumerate(batch.column("speaker").to_pylist()):
-                sums[speaker] = ChannelSums(counts[row], total[row], squares[row])
-        return sums
+        return read_sums(path, self.info[modality].width)
 
     def check_uncut(self) -> None:
         """Refuse a mapped file that was cut since the store was opened: the next look at it would be a bus error.
 
         Raises:
-            StoreError: it was.
+            StoreError: the manifest, an index or its clip ids were.
         """
-        if self._manifest is not None:
-            self._manifest.check()
-        for rows in self._rows.values():
-            rows.check_uncut()
+        for file in self._mapped:
+            file.check()
 
     def verify(self) -> None:
         """Read everything and compare it with store.json: for a store from elsewhere.
@@ -147,7 +147,7 @@ class FeatureStore:
         for name, entry in self.content["modalities"].items():
             self._rows[name].verify()
             check_hash(self.directory / f"{name}_sums.arrow", entry["sums_sha256"], "sums_sha256")
-        for file in self.content.get("files", {}):
+        for file in self.content["files"]:
             self.check_file(file)
         if content_hash(self.content) != self.hash:
             raise StoreError(str(self.directory / "store.json"), "store_hash", "the file was changed", REPAIR)
@@ -158,9 +158,21 @@ class FeatureStore:
         Raises:
             StoreError: it is missing, or it was changed.
         """
-        stated = self.content.get("files", {}).get(name)
+        stated = self.content["files"].get(name)
         if stated is not None:
             check_hash(self.directory / name, stated["sha256"])
+
+
+def read_sums(path: Path, width: int) -> dict[str, ChannelSums]:
+    """Return the sums of a file by speaker; raises StoreError if it is missing or broken."""
+    sums: dict[str, ChannelSums] = {}
+    for batch in map_batches(path, SUMS_SCHEMA):
+        total = batch.column("sum").values.to_numpy().reshape(-1, width)
+        squares = batch.column("sum_of_squares").values.to_numpy().reshape(-1, width)
+        counts = batch.column("count").to_pylist()
+        for row, speaker in enumerate(batch.column("speaker").to_pylist()):
+            sums[speaker] = ChannelSums(counts[row], total[row], squares[row])
+    return sums
 
 
 class _MappedSize:
@@ -202,6 +214,8 @@ def checked_content(content: Any, source: str) -> dict[str, Any]:
         StoreError: its format is unknown, or it names a modality that there is not.
     """
     version = content.get("format_version") if isinstance(content, dict) else None
+    if version == FIRST_FORMAT:
+        raise StoreError(source, "format_version", "the store is of an earlier version (format 1)", CONVERT)
     if version != FORMAT_VERSION:
         raise StoreError(source, "format_version", f"format {version} is unknown, {FORMAT_VERSION} is read", MAKE_AGAIN)
     try:
@@ -211,22 +225,34 @@ def checked_content(content: Any, source: str) -> dict[str, Any]:
         _ = [content[key] for key in ("card_hash", "store_hash")]
         # These become names of files and directories, too.
         _check_name(source, "corpus", content["corpus"])
-        for name, stated in content.get("files", {}).items():
-            _check_name(source, f"files.{name}", name)
+        for name, stated in content["files"].items():
+            _check_name(source, f"files.{name}", name, _FILE_NAME)
             _ = [stated[key] for key in ("bytes", "sha256")]
-        for modality, entry in content["modalities"].items():
-            for key, most in _MOST.items():
-                _check_number(source, f"modalities.{modality}.{key}", entry[key], most)
-            ModalityInfo.from_entry(entry)
-            _ = [entry[key] for key in ("sha256", "sums_sha256")]
+        for modality in content["modalities"]:
+            _check_modality(content, source, modality)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise StoreError(source, "", f"the file was damaged: {error!r}", REPAIR) from None
     known: dict[str, Any] = content
     return known
 
 
-def _check_name(source: str, field: str, name: Any) -> None:
-    if not isinstance(name, str) or not _PLAIN_NAME.fullmatch(name):
+def _check_modality(content: Mapping[str, Any], source: str, modality: str) -> None:
+    entry = content["modalities"][modality]
+    for key, most in _MOST.items():
+        _check_number(source, f"modalities.{modality}.{key}", entry[key], most)
+    ModalityInfo.from_entry(entry)
+    _ = [entry[key] for key in ("sha256", "sums_sha256")]
+    _ = [content["files"][file(modality)] for file in (index_file, ids_file)]
+    if entry.get("dtype", "float32") not in get_args(Dtype):
+        raise StoreError(source, f"modalities.{modality}.dtype", f"is {entry['dtype']!r}", REPAIR)
+    for shard in entry["shards"]:
+        _check_name(source, f"modalities.{modality}.shards", shard["name"])
+        _check_number(source, f"modalities.{modality}.shards.bytes", shard["bytes"], _MOST["bytes"])
+        _ = shard["sha256"]
+
+
+def _check_name(source: str, field: str, name: Any, allowed: re.Pattern[str] = _PLAIN_NAME) -> None:
+    if not isinstance(name, str) or not allowed.fullmatch(name):
         problem = f"{name!r} is not the name of a file or directory: letters, digits, `_`, `-`, `.`"
         raise StoreError(source, field, problem, REPAIR)
 
@@ -237,6 +263,13 @@ def _check_number(source: str, field: str, value: Any, most: int) -> None:
 
 
 def content_hash(content: Mapping[str, Any]) -> str:
-    """Return the hash of a store from its store.json; file names and counts of quarantine do not count."""
-    parts = {key: content[key] for key in ("format_version", "corpus", "card_hash", "modalities")}
-    return sha256_of_json(parts)[:16]
+    """Return the hash of a store from its store.json; where its shards end, file names and counts do not count.
+
+    It is over what format 1 said of the same content, so that a converted store keeps its hash.
+    """
+    modalities = {
+        name: {key: value for key, value in entry.items() if key != "shards"}
+        for name, entry in content["modalities"].items()
+    }
+    parts = {key: content[key] for key in ("corpus", "card_hash")}
+    return sha256_of_json(parts | {"format_version": FIRST_FORMAT, "modalities": modalities})[:16]

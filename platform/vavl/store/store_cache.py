@@ -3,8 +3,8 @@
 A store in a directory, shared or not, is mapped where it is. An address is copied into
 ``VAVL_CACHE`` (default ``~/.cache/vavl/stores``), one directory per address and content:
 
-    <corpus>-<store hash>-<digest>/   store.json, *.arrow; verified.json holds sizes, times and hashes
-    <corpus>-...-<digest>.notes/      store.json and manifest.arrow alone, for who needs no features
+    <corpus>-<store hash>-<digest>/   all files; verified.json holds sizes, times and hashes
+    <corpus>-...-<digest>.notes/      store.json and the manifest alone, for who needs no features
 
 Credentials come from the environment, as the drivers read them (AWS_ACCESS_KEY_ID,
 GOOGLE_APPLICATION_CREDENTIALS, ...); their settings as ``FSSPEC_S3_ENDPOINT_URL`` and the like.
@@ -24,13 +24,14 @@ from typing import Any
 
 from vavl.config.files import make_folder, read_json, sha256_of_file, write_json
 from vavl.config.places import CACHE_VARIABLE
+from vavl.corpora.manifest import MANIFEST_FILES
 from vavl.errors import VavlError
 from vavl.store.checked_files import MARKER_FILE, cache_directory, file_mark, held_lock, replace_directory
 from vavl.store.remote_files import RemoteDirectory, StoreFile, copy_files
 from vavl.store.store import checked_content, read_content
 from vavl.store.store_versions import check_version, store_directory
 
-_STORE_FILE, _MANIFEST_FILE = "store.json", "manifest.arrow"
+_STORE_FILE = "store.json"
 _NOT_IN_NAMES = re.compile(r"[^\w.-]")
 _log = logging.getLogger(__name__)
 
@@ -106,7 +107,7 @@ class _CachedStore:
     def directory(self, *, with_features: bool) -> Path:
         """Return the directory in the cache, filled and checked."""
         entry = self._entry if with_features else self._entry.with_name(self._entry.name + ".notes")
-        files = store_files(self._content) if with_features else [_manifest_file(self._content)]
+        files = [file for file in store_files(self._content) if with_features or file.name in MANIFEST_FILES]
         with held_lock(entry.with_name(entry.name + ".lock")):
             error = _error_of(entry) if entry.exists() else None
             if entry.exists() and error is None:
@@ -128,20 +129,13 @@ class _CachedStore:
 
 
 def store_files(content: Mapping[str, Any]) -> list[StoreFile]:
-    """Return the files that a reader of a store needs next to store.json, with what is known of each."""
-    files = [_manifest_file(content)]
-    for name, known in content.get("files", {}).items():
-        if name != _MANIFEST_FILE:
-            files.append(StoreFile(name, known["bytes"], known["sha256"]))
-    for name, entry in content["modalities"].items():
-        files.append(StoreFile(f"{name}.arrow", entry["bytes"], entry["sha256"]))
-        files.append(StoreFile(f"{name}_sums.arrow", None, entry["sums_sha256"]))
-    return files
-
-
-def _manifest_file(content: Mapping[str, Any]) -> StoreFile:
-    known = content.get("files", {}).get(_MANIFEST_FILE, {})
-    return StoreFile(_MANIFEST_FILE, known.get("bytes"), known.get("sha256"))
+    """Return the files of a store next to store.json, those that a reader needs first before the shards."""
+    files = [StoreFile(name, known["bytes"], known["sha256"]) for name, known in content["files"].items()]
+    return files + [
+        StoreFile(f"{modality}/{shard['name']}", shard["bytes"], shard["sha256"])
+        for modality, entry in content["modalities"].items()
+        for shard in entry["shards"]
+    ]
 
 
 def _parsed(text: bytes) -> Any:

@@ -22,7 +22,7 @@ from vavl.store.clip_facts import FILE_NAME as FACTS_FILE
 from vavl.store.clip_facts import SCHEMA as FACTS_SCHEMA
 from vavl.store.merge_settings import MergeSettings
 from vavl.store.merged_manifest import MergedFold, class_maps, merged_folds, merged_manifest, unique_names
-from vavl.store.rows import ROW_SCHEMA, map_batches, written_stream
+from vavl.store.shards import Dtype, map_batches, written_stream
 from vavl.store.store import FeatureStore, read_content
 from vavl.store.store_cache import local_notes, local_store
 from vavl.store.store_versions import pinned_store, version_of
@@ -189,9 +189,11 @@ def _difference(one: ModalityInfo, other: ModalityInfo) -> str:
 
 
 def _write(plan: MergePlan, directory: Path) -> None:
-    writer = StoreWriter(directory, plan.settings.name, plan.card_hash)
-    plan.manifest().write(directory)
     stores = {corpus: FeatureStore.open(local_store(one.place)) for corpus, one in plan.sources.items()}
+    all_halved = all(store.dtype(name) == "float16" for store in stores.values() for name in store.info)
+    dtype: Dtype = "float16" if all_halved else "float32"
+    writer = StoreWriter(directory, plan.settings.name, plan.card_hash, dtype)
+    plan.manifest().write(directory)
     for corpus, store in stores.items():
         _log.info("checking %s", corpus)
         store.verify()
@@ -214,7 +216,7 @@ def _write(plan: MergePlan, directory: Path) -> None:
 def _rows(stores: Mapping[str, FeatureStore], modality: str) -> Iterator[pa.RecordBatch]:
     for corpus, store in stores.items():
         if modality in store.info:
-            for batch in map_batches(store.directory / f"{modality}.arrow", ROW_SCHEMA):
+            for batch in store.batches(modality):
                 yield _renamed(batch, corpus, ("clip_id", "speaker"))
 
 

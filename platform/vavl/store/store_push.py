@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from vavl.config.files import sha256_of_file
-from vavl.corpora.manifest import Manifest
+from vavl.corpora.manifest import MANIFEST_FILE, Manifest
 from vavl.errors import InputError, StoreError
 from vavl.store.checked_files import MAKE_AGAIN
 from vavl.store.remote_files import (
@@ -40,7 +40,7 @@ from vavl.store.store_versions import (
 
 # What people read alongside a store, if it is there; a reader of features needs none of it.
 _COMPANIONS = (
-    "manifest.parquet", "quarantine.jsonl", "notes.jsonl", "audit.json", "audit.html", "config.yaml", "summary.json",
+    "quarantine.jsonl", "notes.jsonl", "audit.json", "audit.html", "config.yaml", "summary.json",
 )  # fmt: skip
 _log = logging.getLogger(__name__)
 
@@ -111,7 +111,7 @@ def check_push(directory: Path, to: Path | str) -> FeatureStore:
         fix = "push to a directory or to object storage, e.g. s3://bucket/stores"
         raise InputError(str(to), "", f"{remote.protocol}:// can only be read", fix)
     store = FeatureStore.open(directory)
-    if "manifest.arrow" not in store.content.get("files", {}):
+    if MANIFEST_FILE not in store.content["files"]:
         problem = "holds no hash of the manifest, so a version could change unseen"
         raise StoreError(str(directory / STORE_FILE), "files", problem, MAKE_AGAIN)
     return store

@@ -4,7 +4,7 @@
     <address>/<corpus>/<version>/version.json   when it was pushed and what it holds, never changed
     <address>/<corpus>/latest                   name of the newest version
 
-A version is ``<store hash>-<8 digits over the hashes of manifest and facts>``: other features, another card
+A version is ``<store hash>-<8 digits over the hashes of all files>``: other features, another card
 or other label tables are another version, and what a version holds never changes. A store is named
 ``<address>/<corpus>@<version>``; the first digits of a version will do, and ``latest`` is the newest one.
 
@@ -38,7 +38,8 @@ _NAMED = re.compile(r"(?P<place>.+)@(?P<version>latest|[0-9a-f]{6,16}|[0-9a-f]{1
 
 def version_of(content: Mapping[str, Any]) -> str:
     """Return the name of the version that a store is, from its store.json."""
-    return f"{content['store_hash']}-{sha256_of_json(content.get('files', {}))[:8]}"
+    shards = {name: entry["shards"] for name, entry in content["modalities"].items()}
+    return f"{content['store_hash']}-{sha256_of_json([content['files'], shards])[:8]}"
 
 
 def split_version(place: Path | str) -> tuple[Path | str, str | None]:

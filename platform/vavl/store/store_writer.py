@@ -1,21 +1,37 @@
-"""Write a feature store from record batches that are already in order."""
+"""Write a feature store from record batches that are already in order, or from shards that workers wrote."""
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from itertools import chain
+from dataclasses import replace
+from itertools import chain, zip_longest
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from vavl.config.files import make_folder, sha256_of_file, write_json
+from vavl.config.files import make_folder, sha256_of_file, write_dataset_state, write_json
+from vavl.corpora.manifest import MANIFEST_FILES
 from vavl.errors import StoreError
 from vavl.features import MODALITIES, ChannelSums, ModalityInfo
-from vavl.store.rows import CHECKS_SCHEMA, ROW_SCHEMA, checks_file, checks_of, written_stream
+from vavl.store.index import IndexWriter
+from vavl.store.rows import IDS_SCHEMA, checksum, ids_file, index_file
+from vavl.store.shards import (
+    ROW_SCHEMA,
+    SHARD_BYTES,
+    Dtype,
+    Shard,
+    ShardBatch,
+    ShardWriter,
+    list_column,
+    shard_batches,
+    written_stream,
+)
 from vavl.store.store import FORMAT_VERSION, SUMS_SCHEMA, content_hash
 
 # Large enough that 200,000 clips need few batches, which a reader pays for; small enough that a writer holds some.
@@ -23,39 +39,8 @@ _ROWS_PER_BATCH = 2000
 _VALUES_PER_BATCH = 2_000_000
 # A whole batch in float64, and squared, would take ten times the memory of anything else in an extraction.
 _CLIPS_IN_FLOAT64 = 16
-
-
-@dataclass(frozen=True)
-class ClipFeatures:
-    """Features of one modality of one clip.
-
-    Attributes:
-        values: (time, channel), float32.
-        frame_times: (time,), float32, seconds, center of each frame.
-    """
-
-    clip_id: str
-    speaker: str
-    values: NDArray[np.float32]
-    frame_times: NDArray[np.float32]
-
-
-def row_batch(corpus: str, width: int, clips: Sequence[ClipFeatures]) -> pa.RecordBatch:
-    """Put clips into rows of ``ROW_SCHEMA``."""
-    frames = np.array([len(clip.values) for clip in clips], dtype=np.int32)
-    values = [clip.values.astype(np.float32, copy=False).reshape(-1) for clip in clips]
-    times = [clip.frame_times.astype(np.float32, copy=False) for clip in clips]
-    columns = [
-        pa.array([clip.clip_id for clip in clips], pa.string()),
-        pa.array([corpus] * len(clips), pa.string()),
-        pa.array([clip.speaker for clip in clips], pa.string()),
-        pa.array(frames, pa.int32()),
-        pa.array(np.full(len(clips), width), pa.int32()),
-        pa.array(["float32"] * len(clips), pa.string()),
-        _lists(values),
-        _lists(times),
-    ]
-    return pa.RecordBatch.from_arrays(columns, schema=ROW_SCHEMA)
+# A reader looks clips up batch by batch, with a table of the ids of one in memory.
+_IDS_PER_BATCH = 2**13
 
 
 class StoreWriter:
@@ -65,13 +50,14 @@ class StoreWriter:
         directory: of the store; an older store.json in it is removed, for its files are about to change.
         corpus: name.
         card_hash: of the card that the clips were found with.
+        dtype: of the features on disk.
 
     Raises:
         InputError: the directory cannot be written.
     """
 
-    def __init__(self, directory: Path, corpus: str, card_hash: str) -> None:
-        self.directory, self.corpus, self.card_hash = make_folder(directory), corpus, card_hash
+    def __init__(self, directory: Path, corpus: str, card_hash: str, dtype: Dtype = "float32") -> None:
+        self.directory, self.corpus, self.card_hash, self.dtype = make_folder(directory), corpus, card_hash, dtype
         (directory / "store.json").unlink(missing_ok=True)
         self._modalities: dict[str, dict[str, Any]] = {}
 
@@ -91,40 +77,74 @@ class StoreWriter:
             known_sums: by speaker, of all these rows; None adds them up from the rows.
 
         Raises:
-            StoreError: a value is not finite, a width differs, the clips are out of order, or the known sums
-                are over other frames.
+            StoreError: a value is not finite or too large for float16, a width differs, the clips are out of
+                order, or the known sums are over other frames.
+        """
+        with ShardWriter(self.directory / modality, "data", info.width, self.dtype, SHARD_BYTES) as writer:
+            for batch in rebatched(batches):
+                writer.write(batch)
+            shards = writer.finish()
+        self.add_shards(modality, info, shards, known_sums=known_sums)
+
+    def add_shards(
+        self,
+        modality: str,
+        info: ModalityInfo,
+        shards: Sequence[Shard],
+        checksums: Iterable[Sequence[int]] = (),
+        known_sums: Mapping[str, ChannelSums] | None = None,
+    ) -> None:
+        """Take shards that lie in the modality's directory, in their order; without any, the modality is left out.
+
+        Args:
+            modality: "audio" or "video".
+            info: provenance; its counts are filled in here.
+            shards: sorted by clip id over all of them.
+            checksums: of the clips of each shard, as they were when it was written; none compares nothing.
+            known_sums: by speaker, of all these rows; None adds them up from the rows.
+
+        Raises:
+            StoreError: a shard was damaged since, the clips are out of order, or the known sums are over other frames.
         """
         assert modality in MODALITIES
-        path, sums_path = self.directory / f"{modality}.arrow", self.directory / f"{modality}_sums.arrow"
-        batches = _rebatched(batches)
-        first = next(batches, None)
-        if first is None:
-            self.leave_out(modality)
+        self.leave_out(modality, keep=[shard.name for shard in shards])
+        if not shards:
             return
-        sums = _SpeakerSums(info.width, known_sums)
-        clips, last_id = 0, ""
-        batches = chain([first], batches)
-        del first  # one batch is in memory, not the first as well, nor the last while the next is made
-        with (
-            written_stream(path, ROW_SCHEMA) as writer,
-            written_stream(self.directory / checks_file(modality), CHECKS_SCHEMA) as checks,
-        ):
-            for batch in batches:
-                last_id = _check_order(path, batch, last_id)
-                sums.add(path, batch)
-                writer.write_batch(batch)
-                checks.write_batch(checks_of(batch))
-                clips += batch.num_rows
-                del batch
+        folder, sums, index = self.directory / modality, _SpeakerSums(info.width, known_sums), _Index()
+        found = chain.from_iterable(
+            index.rows(number, shard_batches(folder / shard.name, info.width, self.dtype), folder / shard.name, stated)
+            for number, (shard, stated) in enumerate(zip_longest(shards, checksums))
+        )
+        with index.written(self.directory, modality), _FirstFormat() as stream:
+            for batch in rebatched(found):
+                sums.add(batch)
+                stream.add(batch)
+        sums_path = self.directory / f"{modality}_sums.arrow"
         sums.check(sums_path)
         with written_stream(sums_path, SUMS_SCHEMA) as writer:
             writer.write_batch(sums.batch())
-        self._modalities[modality] = self._entry(modality, replace(info, clips=clips, frames=sums.total_frames()))
+        write_dataset_state(folder, [shard.name for shard in shards])
+        info = replace(info, clips=index.places.rows, frames=sums.total_frames())
+        self._modalities[modality] = {
+            **vars(info),
+            "settings": dict(info.settings),
+            "channels": list(info.channels),
+            **({} if self.dtype == "float32" else {"dtype": self.dtype}),
+            "bytes": stream.bytes,
+            "sha256": stream.sha256,
+            "sums_sha256": sha256_of_file(sums_path),
+            "shards": [shard.entry() for shard in shards],
+        }
 
-    def leave_out(self, modality: str) -> None:
-        """Remove files of ``modality`` that an older store in the directory may have had."""
-        for name in (f"{modality}.arrow", f"{modality}_sums.arrow", checks_file(modality)):
+    def leave_out(self, modality: str, keep: Sequence[str] = ()) -> None:
+        """Remove files of ``modality`` of an older store in the directory, but for shards in ``keep``."""
+        for name in _side_files(modality):
             (self.directory / name).unlink(missing_ok=True)
+        for path in (self.directory / modality).glob("*"):
+            if path.name not in keep:
+                path.unlink()
+        if not keep:
+            shutil.rmtree(self.directory / modality, ignore_errors=True)
 
     def finish(self, counts: Mapping[str, int], sources: Sequence[Mapping[str, Any]] | None = None) -> str:
         """Write store.json and return the store's hash.
@@ -148,23 +168,104 @@ class StoreWriter:
         return str(content["store_hash"])
 
     def _other_files(self) -> dict[str, Any]:
-        """Size and hash of the other files, so that a copy can be checked; the store's hash has the card."""
-        checks = map(checks_file, self._modalities)
-        paths = [self.directory / name for name in ("manifest.arrow", "facts.arrow", *checks)]
+        """Size and hash of all files but the shards, so that a copy can be checked; the store's hash has the card."""
+        names = [*MANIFEST_FILES, "facts.arrow"]
+        for modality in self._modalities:
+            names += [*_side_files(modality), f"{modality}/state.json", f"{modality}/dataset_info.json"]
+        paths = {name: self.directory / name for name in names}
         return {
-            path.name: {"bytes": path.stat().st_size, "sha256": sha256_of_file(path)} for path in paths if path.exists()
+            name: {"bytes": path.stat().st_size, "sha256": sha256_of_file(path)}
+            for name, path in paths.items()
+            if path.exists()
         }
 
-    def _entry(self, modality: str, info: ModalityInfo) -> dict[str, Any]:
-        path = self.directory / f"{modality}.arrow"
-        return {
-            **vars(info),
-            "settings": dict(info.settings),
-            "channels": list(info.channels),
-            "bytes": path.stat().st_size,
-            "sha256": sha256_of_file(path),
-            "sums_sha256": sha256_of_file(self.directory / f"{modality}_sums.arrow"),
-        }
+
+def _side_files(modality: str) -> tuple[str, ...]:
+    return f"{modality}_sums.arrow", index_file(modality), ids_file(modality)
+
+
+class _Index:
+    """Makes the index of a modality while its rows pass."""
+
+    def __init__(self) -> None:
+        self.places = IndexWriter()
+        self._last_id = ""
+        self._waiting: list[pa.Array] = []
+
+    @contextlib.contextmanager
+    def written(self, directory: Path, modality: str) -> Iterator[None]:
+        """Write the index and the clip ids when the rows have passed, each file whole or not at all."""
+        with written_stream(directory / ids_file(modality), IDS_SCHEMA) as self._ids:
+            yield
+            self._write_ids()
+        self.places.write(directory / index_file(modality))
+
+    def rows(
+        self, number: int, batches: Iterable[ShardBatch], path: Path, stated: Sequence[int] | None
+    ) -> Iterator[pa.RecordBatch]:
+        """Yield the rows of a shard as ``ROW_SCHEMA`` and enter them; ``stated`` are the checksums it was written with.
+
+        Raises:
+            StoreError: a clip is repeated, out of order or not what was written.
+        """
+        first = 0
+        for batch in batches:
+            ids = batch.batch.column("clip_id")
+            self._last_id = _check_order(path, ids.to_pylist(), self._last_id)
+            found = np.array([checksum(*clip) for clip in batch.clips()], np.uint32)
+            if stated is not None and found.tolist() != list(stated[first : first + len(found)]):
+                fix = "remove this file and start the same command again: it extracts these clips alone"
+                raise StoreError(str(path), "", "the finished shard was damaged since it was written (CRC-32)", fix)
+            self.places.add(batch.frames, found, (batch.values_at, batch.times_at, number))
+            self._waiting.append(ids)
+            first += len(found)
+            if sum(map(len, self._waiting)) >= _IDS_PER_BATCH:
+                self._write_ids()
+            yield batch.rows()
+
+    def _write_ids(self) -> None:
+        if self._waiting:
+            self._ids.write_batch(pa.RecordBatch.from_arrays([pa.concat_arrays(self._waiting)], schema=IDS_SCHEMA))
+            self._waiting = []
+
+
+class _FirstFormat:
+    """Size and SHA-256 of the one file that a store of format 1 had of these rows; they enter the store's hash.
+
+    So equal content has the hash that it had before, however it is cut into shards.
+    """
+
+    closed = False
+
+    def __init__(self) -> None:
+        self.bytes, self._digest = 0, hashlib.sha256()
+
+    def __enter__(self) -> Self:
+        self._writer = pa.ipc.new_stream(pa.PythonFile(self, mode="w"), ROW_SCHEMA)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._writer.close()
+
+    @property
+    def sha256(self) -> str:
+        return self._digest.hexdigest()
+
+    def add(self, batch: pa.RecordBatch) -> None:
+        """Count one record batch as the file would have had it."""
+        self._writer.write_batch(batch)
+
+    def write(self, content: bytes) -> int:
+        """Be a file to Arrow."""
+        self._digest.update(content)
+        self.bytes += len(content)
+        return len(content)
+
+    def flush(self) -> None:
+        """Be a file to Arrow."""
+
+    def close(self) -> None:
+        """Be a file to Arrow."""
 
 
 class _SpeakerSums:
@@ -175,17 +276,12 @@ class _SpeakerSums:
         self._sums: dict[str, ChannelSums] = dict(known or {})
         self._is_known, self._frames = known is not None, 0
 
-    def add(self, path: Path, batch: pa.RecordBatch) -> None:
+    def add(self, batch: pa.RecordBatch) -> None:
         frames = batch.column("frames").to_numpy()
-        values = batch.column("values").flatten().to_numpy()
-        fix = "repair the extractor: each clip needs at least one frame of finite values"
-        if len(values) != int(frames.sum()) * self.width or (frames < 1).any():
-            raise StoreError(str(path), "values", f"sizes do not fit {self.width} channels a frame", fix)
-        if not np.isfinite(values).all():
-            raise StoreError(str(path), "values", "features hold NaN or infinite values", fix)
         self._frames += int(frames.sum())
         if self._is_known:
             return
+        values = batch.column("values").flatten().to_numpy()
         by_clip, squares_by_clip = _sums_by_clip(values.reshape(-1, self.width), frames)
         coded = batch.column("speaker").dictionary_encode()
         codes = coded.indices.to_numpy()
@@ -208,8 +304,8 @@ class _SpeakerSums:
         columns = [
             pa.array(speakers, pa.string()),
             pa.array([self._sums[name].count for name in speakers], pa.int64()),
-            _lists([self._sums[name].sum for name in speakers]),
-            _lists([self._sums[name].sum_of_squares for name in speakers]),
+            list_column([self._sums[name].sum for name in speakers]),
+            list_column([self._sums[name].sum_of_squares for name in speakers]),
         ]
         return pa.RecordBatch.from_arrays(columns, schema=SUMS_SCHEMA)
 
@@ -230,14 +326,7 @@ def _sums_by_clip(
     return np.concatenate(sums), np.concatenate(squares)
 
 
-def _lists(arrays: Sequence[NDArray[Any]]) -> pa.ListArray:
-    """Return a list column from one-dimensional arrays without a Python object per value."""
-    offsets = np.concatenate([[0], np.cumsum([len(array) for array in arrays])]).astype(np.int32)
-    flat = np.concatenate(arrays) if arrays else np.zeros(0, np.float32)
-    return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(flat))
-
-
-def _rebatched(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+def rebatched(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     """Cut rows into batches by their sizes alone, so that the file does not depend on how the rows come."""
     waiting: list[pa.RecordBatch] = []
     rows = values = 0
@@ -257,9 +346,8 @@ def _rebatched(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         yield pa.concat_batches(waiting)
 
 
-def _check_order(path: Path, batch: pa.RecordBatch, last_id: str) -> str:
+def _check_order(path: Path, ids: list[str], last_id: str) -> str:
     """Refuse clips that are repeated or out of order; return the last clip id."""
-    ids = batch.column("clip_id").to_pylist()
     if any(later <= earlier for earlier, later in zip([last_id, *ids], ids, strict=False)):
         raise StoreError(str(path), "clip_id", "clips are repeated or not sorted", "sort the clips by clip id")
     return str(ids[-1])

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from vavl.corpora.manifest import Manifest
 from vavl.features import ModalityInfo
 from vavl.store.clip_facts import FILE_NAME, SCHEMA
-from vavl.store.store_writer import ClipFeatures, StoreWriter, row_batch
+from vavl.store.shards import ClipFeatures, row_batch
+from vavl.store.store_writer import StoreWriter
 
 CLASSES = ("calm", "glad", "mad")
 SENTENCES = ("door", "dogs")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow.compute as pc
 
 from vavl.config.files import sha256_of_file
-from vavl.corpora.manifest import Manifest
+from vavl.corpora.manifest import MANIFEST_FILES, Manifest
 
 
 def copy_store(store: Path, folder: Path) -> Path:
@@ -29,9 +29,8 @@ def relabelled_copy(store: Path, folder: Path, clip: int = 0) -> Path:
 def mark_manifest(folder: Path) -> Path:
     """State the hash of the manifest in store.json, as an extraction does."""
     content = json.loads((folder / "store.json").read_text())
-    path = folder / "manifest.arrow"
-    content["files"] = content.get("files", {}) | {
-        path.name: {"bytes": path.stat().st_size, "sha256": sha256_of_file(path)}
-    }
+    for name in MANIFEST_FILES:
+        path = folder / name
+        content["files"][name] = {"bytes": path.stat().st_size, "sha256": sha256_of_file(path)}
     (folder / "store.json").write_text(json.dumps(content))
     return folder

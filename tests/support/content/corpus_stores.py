@@ -13,7 +13,8 @@ import pyarrow as pa
 from vavl.corpora.manifest import Manifest
 from vavl.features import ModalityInfo
 from vavl.store.clip_facts import FILE_NAME, SCHEMA
-from vavl.store.store_writer import ClipFeatures, StoreWriter, row_batch
+from vavl.store.shards import ClipFeatures, row_batch
+from vavl.store.store_writer import StoreWriter
 
 WIDTHS = {"audio": 6, "video": 5}
 SETTINGS = {"hop_ms": 20.0}

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
 from vavl.config.files import sha256_of_file, write_json
-from vavl.store.rows import CHECKS_SCHEMA, ROW_SCHEMA, checks_file, checks_of, map_batches
-from vavl.store.store import FeatureStore, content_hash
+from vavl.corpora.manifest import FIRST_FORMAT_MANIFEST, MANIFEST_FILE
+from vavl.store.index import ModalityIndex
+from vavl.store.rows import index_file
+from vavl.store.shards import ROW_SCHEMA, Shard
+from vavl.store.store import FIRST_FORMAT, FeatureStore
+from vavl.store.store_writer import StoreWriter, rebatched
 
 
 def overwrite(path: Path, old: bytes, new: bytes) -> None:
@@ -22,32 +28,51 @@ def overwrite(path: Path, old: bytes, new: bytes) -> None:
         file.write(new)
 
 
+def place_of(folder: Path, modality: str, row: int) -> tuple[Path, int]:
+    """Return the shard of a row and the byte at which its values begin."""
+    entry = json.loads((folder / "store.json").read_text())["modalities"][modality]
+    frame_bytes = entry["width"] * np.dtype(entry.get("dtype", "float32")).itemsize
+    place = ModalityIndex.read(folder / index_file(modality), entry["clips"], frame_bytes).place(row)
+    return folder / modality / entry["shards"][place.shard]["name"], place.values_at
+
+
 def set_value(folder: Path, modality: str, row: int, value: float) -> None:
     """Overwrite the first value of a row."""
-    first = FeatureStore.open(folder).features(modality, row).tobytes()[:64]
-    overwrite(folder / f"{modality}.arrow", first, np.float32(value).tobytes() + first[4:])
+    path, place = place_of(folder, modality, row)
+    with path.open("r+b") as file:
+        file.seek(place)
+        file.write(np.float32(value).tobytes())
 
 
 def state_anew(folder: Path) -> Path:
     """State hashes and checksums of the features as they are: as if an extractor had written these values."""
-    content = json.loads((folder / "store.json").read_text())
-    for modality, entry in content["modalities"].items():
-        path, checks = folder / f"{modality}.arrow", folder / checks_file(modality)
-        entry["sha256"] = sha256_of_file(path)
-        if checks.name in content.get("files", {}):
-            with pa.ipc.new_stream(str(checks), CHECKS_SCHEMA) as writer:
-                for batch in map_batches(path, ROW_SCHEMA):
-                    writer.write_batch(checks_of(batch))
-            content["files"][checks.name] = {"bytes": checks.stat().st_size, "sha256": sha256_of_file(checks)}
-    write_json(folder / "store.json", content | {"store_hash": content_hash(content)})
+    store = FeatureStore.open(folder)
+    sums = {name: store.speaker_sums(name) for name in store.info}
+    writer = StoreWriter(folder, store.corpus, store.content["card_hash"])
+    for name, info in store.info.items():
+        shards = [Shard(**entry) for entry in store.content["modalities"][name]["shards"]]
+        shards = [replace(shard, sha256=sha256_of_file(folder / name / shard.name)) for shard in shards]
+        writer.add_shards(name, info, shards, known_sums=sums[name])
+    writer.finish(store.content["counts"])
     return folder
 
 
-def without_checks(folder: Path) -> Path:
-    """Make a store what an earlier version of this project wrote: no checksums of its rows."""
-    content = json.loads((folder / "store.json").read_text())
-    for modality in content["modalities"]:
-        (folder / checks_file(modality)).unlink(missing_ok=True)
-        content.get("files", {}).pop(checks_file(modality), None)
+def as_first_format(folder: Path) -> Path:
+    """Make a store what earlier versions of this project wrote: a file per modality and one of the manifest."""
+    store = FeatureStore.open(folder)
+    content = dict(store.content, format_version=FIRST_FORMAT, files={})
+    for name, entry in content["modalities"].items():
+        with pa.ipc.new_stream(str(folder / f"{name}.arrow"), ROW_SCHEMA) as writer:
+            for batch in rebatched(store.batches(name)):
+                writer.write_batch(batch)
+        assert sha256_of_file(folder / f"{name}.arrow") == entry["sha256"]
+        del entry["shards"]
+        shutil.rmtree(folder / name)
+        for path in folder.glob(f"{name}_i*"):
+            path.unlink()
+    if (folder / MANIFEST_FILE).exists():
+        path = (folder / MANIFEST_FILE).rename(folder / FIRST_FORMAT_MANIFEST)
+        shutil.rmtree(folder / "manifest")
+        content["files"][path.name] = {"bytes": path.stat().st_size, "sha256": sha256_of_file(path)}
     write_json(folder / "store.json", content)
     return folder

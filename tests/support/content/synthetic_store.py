@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from vavl.corpora.manifest import Manifest
 from vavl.features import ModalityInfo
-from vavl.store.rows import ROW_SCHEMA
+from vavl.store.shards import ROW_SCHEMA
 from vavl.store.store_writer import StoreWriter
 
 CLASSES = ("calm", "glad", "mad")

@@ -31,8 +31,9 @@ from vavl.features import ModalityInfo
 from vavl.media.csv_table import read_number_columns, read_text_columns
 from vavl.media.media import read_frames
 from vavl.media.sound import read_audio
+from vavl.store.shards import ClipFeatures, row_batch
 from vavl.store.store import FeatureStore, content_hash
-from vavl.store.store_writer import ClipFeatures, StoreWriter, row_batch
+from vavl.store.store_writer import StoreWriter
 
 LONGEST_S = 5.0
 # On a busy machine a case has to wait; a hang would never end.
@@ -85,14 +86,16 @@ def read_finished_part(path: Path) -> None:
 
 def read_store(path: Path) -> None:
     """Open the store whose features were replaced, read it all and compare it with its hashes."""
-    content = path.parent / "store.json"
+    folder = path.parent.parent if path.parent.name == "audio" else path.parent
+    content = folder / "store.json"
     if path != content:
-        # As if whoever changed the features had stated their new size and hash: the content itself is met.
+        # As if whoever changed the file had stated its new size and hash: the content itself is met.
         stated = json.loads(content.read_text())
-        entry = stated["modalities"]["audio"]
+        is_shard = path.parent != folder
+        entry = stated["modalities"]["audio"]["shards"][0] if is_shard else stated["files"][path.name]
         entry |= {"bytes": path.stat().st_size, "sha256": sha256_of_file(path)}
         content.write_text(json.dumps({**stated, "store_hash": content_hash(stated)}))
-    store = FeatureStore.open(path.parent)
+    store = FeatureStore.open(folder)
     store.verify()
     store.features("audio", 0)
     store.rows("audio", store.clip_ids("audio"))
@@ -144,9 +147,11 @@ def kinds(folder: Path) -> dict[str, tuple[Path, Reader]]:
         "csv": (corpus.root / "labels.csv", read_table),
         "yaml": (card, read_card),
         "parquet": (write_part(folder / "parts" / "audio-00000.parquet"), read_finished_part),
-        "arrow": (store / "audio.arrow", read_store),
+        "arrow": (store / "audio/data-00000.arrow", read_store),
+        "index": (store / "audio_index.bin", read_store),
+        "ids": (store / "audio_ids.arrow", read_store),
         "store_json": (folder / "stated" / "store.json", read_store),
-        "manifest": (store / "manifest.arrow", lambda path: Manifest.read(path.parent)),
+        "manifest": (store / "manifest/data-00000-of-00001.arrow", lambda path: Manifest.read(path.parent)),
     }
 
 

@@ -109,7 +109,7 @@ def test_a_store_at_an_address_is_judged_by_its_record_or_on_the_copy(leaky, tmp
     address = f"file://{far}"
     with pytest.raises(ConfigError, match="check speakers failed"):
         pass_audit(address, None, ())
-    assert not list((tmp_path / "cache").glob("*/audio.arrow"))  # the record was enough
+    assert not list((tmp_path / "cache").glob("*/audio/data-00000.arrow"))  # the record was enough
 
     (far / RECORD_FILE).unlink()
     with caplog.at_level(logging.INFO), pytest.raises(ConfigError, match="check speakers failed"):

@@ -84,10 +84,10 @@ def test_the_screen_says_what_training_will_do(audit):
 def test_a_damaged_store_is_refused_by_its_hashes(tmp_path):
     """Speakers of the rows are read by no training run; the audit compares them all the same."""
     store = write_audited_corpus(tmp_path)
-    path = store / "audio.arrow"
+    path = store / "audio/data-00000.arrow"
     with pa.memory_map(str(path)) as file:
         speaker = pa.ipc.open_stream(file).read_next_batch().column("speaker")[0].as_py().encode()
     overwrite(path, speaker, speaker[::-1] if speaker != speaker[::-1] else speaker.swapcase())
-    with pytest.raises(StoreError, match=r"audio\.arrow: .*(changed|not those that were written)"):
+    with pytest.raises(StoreError, match=r"audio/data-00000\.arrow: .*(changed|not those that were written)"):
         audit_place(store, None, AuditSettings())
     assert not (store / "audit.html").exists()

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 
+import datasets
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
-from vavl.corpora.manifest import NONE, TEST, TRAIN, VALIDATION, Manifest, build_manifest
+from vavl.corpora.manifest import MANIFEST_FILE, NONE, TEST, TRAIN, VALIDATION, Manifest, build_manifest
 from vavl.errors import CorpusError, StoreError
 
 
@@ -158,14 +158,12 @@ def test_the_folder_comes_from_the_environment(corpus, monkeypatch):
     assert len(build_manifest(corpus.card())) == 24
 
 
-def test_both_files_hold_the_same_table(corpus, tmp_path):
+def test_hugging_face_datasets_opens_a_manifest_that_reads_as_it_was(corpus, tmp_path):
     manifest = corpus.manifest()
     manifest.write(tmp_path)
-    assert sorted(path.name for path in tmp_path.glob("manifest*")) == ["manifest.arrow", "manifest.parquet"]
     assert Manifest.read(tmp_path).table.equals(manifest.table, check_metadata=True)
-    exchanged = pq.read_table(tmp_path / "manifest.parquet")
-    assert exchanged.equals(manifest.table)
-    assert Manifest(exchanged).metadata == manifest.metadata
+    opened = datasets.load_from_disk(str(tmp_path / "manifest"))
+    assert opened.data.table.to_pylist() == manifest.table.to_pylist()
 
 
 def test_a_read_manifest_is_mapped_in_place(corpus, tmp_path):
@@ -176,6 +174,12 @@ def test_a_read_manifest_is_mapped_in_place(corpus, tmp_path):
     assert len(manifest.split(0)) == 24
 
 
+def test_the_manifest_of_an_earlier_version_names_the_command_that_converts_it(corpus, tmp_path):
+    (tmp_path / "manifest.arrow").write_bytes(b"of format 1")
+    with pytest.raises(StoreError, match=r"(?s)earlier version.*convert_store\.py STORE"):
+        Manifest.read(tmp_path)
+
+
 def test_a_missing_manifest_says_how_to_make_it(tmp_path):
     with pytest.raises(StoreError, match=r"(?s)there is no manifest.*prepare_corpus\.py CONFIG"):
         Manifest.read(tmp_path)
@@ -183,7 +187,8 @@ def test_a_missing_manifest_says_how_to_make_it(tmp_path):
 
 @pytest.mark.parametrize("content", [b"", b"not arrow at all"])
 def test_a_broken_manifest_is_refused(tmp_path, content):
-    (tmp_path / "manifest.arrow").write_bytes(content)
+    (tmp_path / "manifest").mkdir()
+    (tmp_path / MANIFEST_FILE).write_bytes(content)
     with pytest.raises(StoreError, match="not a readable manifest"):
         Manifest.read(tmp_path)
 
@@ -191,7 +196,7 @@ def test_a_broken_manifest_is_refused(tmp_path, content):
 @pytest.mark.parametrize("share", [0.3, 0.6, 0.95])
 def test_a_manifest_that_was_cut_off_is_refused(corpus, tmp_path, share):
     corpus.manifest().write(tmp_path)
-    path = tmp_path / "manifest.arrow"
+    path = tmp_path / MANIFEST_FILE
     path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
     with pytest.raises(StoreError, match=r"not a readable manifest|holds 0 of 24 clips"):
         Manifest.read(tmp_path)
@@ -199,7 +204,8 @@ def test_a_manifest_that_was_cut_off_is_refused(corpus, tmp_path, share):
 
 def test_a_manifest_that_ends_between_two_messages_is_refused(corpus, tmp_path):
     manifest = corpus.manifest()
-    with pa.ipc.new_stream(str(tmp_path / "manifest.arrow"), manifest.table.schema) as writer:
+    (tmp_path / "manifest").mkdir()
+    with pa.ipc.new_stream(str(tmp_path / MANIFEST_FILE), manifest.table.schema) as writer:
         writer.write_table(manifest.table.slice(0, 7))
     with pytest.raises(StoreError, match="holds 7 of 24 clips"):
         Manifest.read(tmp_path)
@@ -207,7 +213,8 @@ def test_a_manifest_that_ends_between_two_messages_is_refused(corpus, tmp_path):
 
 def test_an_arrow_file_of_another_kind_is_refused(tmp_path):
     table = pa.table({"clip_id": ["a"]})
-    with pa.ipc.new_stream(str(tmp_path / "manifest.arrow"), table.schema) as writer:
+    (tmp_path / "manifest").mkdir()
+    with pa.ipc.new_stream(str(tmp_path / MANIFEST_FILE), table.schema) as writer:
         writer.write_table(table)
     with pytest.raises(StoreError, match="holds no vavl metadata"):
         Manifest.read(tmp_path)

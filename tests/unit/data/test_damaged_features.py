@@ -11,7 +11,7 @@ import pytest
 from copied_store import copy_store
 from damaged_store import overwrite, set_value, state_anew
 
-from vavl.corpora.manifest import TRAIN
+from vavl.corpora.manifest import MANIFEST_FILE, TRAIN
 from vavl.corpora.splits import SPLITS
 from vavl.data.collection import collate, normalisers, open_collection
 from vavl.data.settings import DataSettings
@@ -54,8 +54,8 @@ def test_a_clip_whose_features_are_not_finite_is_named_with_its_split(
 def test_a_changed_manifest_is_not_trained_on(small_store, small_corpus, tmp_path):
     store = copy_store(small_store(small_corpus()), tmp_path / "store")
     label = open_collection(DataSettings(store=store)).manifest.classes[0].encode()
-    overwrite(store / "manifest.arrow", label, label.upper())
-    with pytest.raises(StoreError, match=r"manifest\.arrow: sha256: the file was changed or damaged"):
+    overwrite(store / MANIFEST_FILE, label, label.upper())
+    with pytest.raises(StoreError, match=r"data-00000-of-00001\.arrow: sha256: the file was changed or damaged"):
         open_collection(DataSettings(store=store))
 
 
@@ -65,8 +65,8 @@ def test_a_manifest_that_is_cut_under_a_run_is_an_error_at_the_next_batch(small_
     collection = open_collection(DataSettings(store=folder))
     normaliser = normalisers(collection, training_rows(collection), per_speaker=False)
     collate(collection, np.array([1]), normaliser)
-    os.truncate(folder / "manifest.arrow", 64)
-    with pytest.raises(StoreError, match=r"manifest\.arrow: has 64 of \d+ bytes: it was cut while it was in use"):
+    os.truncate(folder / MANIFEST_FILE, 64)
+    with pytest.raises(StoreError, match=r"data-00000-of-00001\.arrow: has 64 of \d+ bytes: it was cut"):
         collate(collection, np.array([1]), normaliser)
 
 

@@ -17,7 +17,7 @@ from vavl.extraction.parts import Part, PartExtractor, PartResult, part_batches,
 from vavl.extraction.sources import ClipPlace, Source
 from vavl.extractors.extracted import Extracted
 from vavl.features import ModalityInfo
-from vavl.store.rows import ROW_SCHEMA
+from vavl.store.shards import ROW_SCHEMA
 from vavl.workers.attempts import TimeLimit
 
 LIMIT = TimeLimit(60, ends_process=False)

@@ -13,7 +13,7 @@ import pytest
 
 from vavl.errors import InputError, StoreError
 from vavl.store import index
-from vavl.store.index import ArrayWriter, MappedArrays, ModalityIndex, file_state, pieces, shared_arrays
+from vavl.store.index import ArrayWriter, IndexWriter, MappedArrays, ModalityIndex, file_state, pieces, shared_arrays
 
 
 @pytest.fixture(autouse=True)
@@ -190,23 +190,24 @@ def test_pieces_are_the_whole():
     assert index.PIECE > 0
 
 
-@pytest.mark.parametrize("with_crc", [True, False])
-def test_every_row_is_found_where_its_record_batch_puts_it(tmp_path, with_crc):
+def test_every_row_is_found_where_its_record_batch_puts_it(tmp_path):
     """Against the same sums done one after the other."""
-    generator, width, writer = np.random.default_rng(0), 6, ArrayWriter(tmp_path)
-    expected, crcs = [], []
-    for file, byte in ((0, 64), (0, 9000), (1, 64), (3, 800)):
+    generator, width, writer, path = np.random.default_rng(0), 6, IndexWriter(), tmp_path / "audio_index.bin"
+    expected = []
+    for shard, byte in ((0, 64), (0, 9000), (1, 64), (3, 800)):
         frames = generator.integers(1, 9, size=generator.integers(1, 20)).astype(np.int32)
         crc = generator.integers(2**32, size=len(frames), dtype=np.uint32)
         values_at, times_at = byte, byte + 5000
-        ModalityIndex.add_batch(writer, len(expected), frames, crc if with_crc else None, (file, values_at, times_at))
-        for count in frames.tolist():
-            expected.append((file, count, values_at, times_at))
+        writer.add(frames, crc, (values_at, times_at, shard))
+        for count, check in zip(frames.tolist(), crc.tolist(), strict=True):
+            expected.append((shard, count, check, values_at, times_at))
             values_at, times_at = values_at + count * width * 2, times_at + count * 4
-        crcs += crc.tolist()
-    writer.finish([], None)
-    found = ModalityIndex(MappedArrays.read(tmp_path).arrays, width * 2)
+    writer.write(path)
+    assert path.stat().st_size == 8 * len(expected) + 28 * 4
+    found = ModalityIndex.read(path, len(expected), width * 2)
     assert len(found) == len(expected)
     assert [tuple(found.place(row)) for row in range(len(found))] == expected
-    assert found.frames.tolist() == [count for _, count, _, _ in expected]
-    assert (found.crc.tolist() if with_crc else found.crc) == (crcs if with_crc else None)
+    assert found.frames.tolist() == [place[1] for place in expected]
+    for clips in (len(expected) - 1, len(expected) + 1):
+        with pytest.raises(StoreError, match=rf"audio_index\.bin: is not of the {clips} clips"):
+            ModalityIndex.read(path, clips, width * 2)

@@ -7,20 +7,22 @@ import pickle
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import datasets
 import numpy as np
 import pyarrow as pa
 import pytest
+from synthetic_store import write_synthetic_store
 
 from vavl.corpora.manifest import Manifest
 from vavl.errors import InputError, StoreError
 from vavl.features import ChannelSums, ModalityInfo
-from vavl.store import store_writer
-from vavl.store.rows import ROW_SCHEMA
+from vavl.store import rows, store_writer
+from vavl.store.shards import ClipFeatures, Dtype, row_batch
 from vavl.store.store import FeatureStore
-from vavl.store.store_writer import ClipFeatures, StoreWriter, row_batch
+from vavl.store.store_writer import StoreWriter
 
 SUPPORT = Path(__file__).parents[2] / "support/content"
 WIDTH = 5
@@ -42,8 +44,8 @@ def info(**changes: object) -> ModalityInfo:
     return ModalityInfo(**{**facts, "frame_rate_hz": 50.0, "width": WIDTH, **changes})  # type: ignore[arg-type]
 
 
-def write(folder: Path, clips: list[ClipFeatures], per_batch: int = 7) -> FeatureStore:
-    writer = StoreWriter(folder, "small", "0" * 16)
+def write(folder: Path, clips: list[ClipFeatures], per_batch: int = 7, dtype: Dtype = "float32") -> FeatureStore:
+    writer = StoreWriter(folder, "small", "0" * 16, dtype)
     starts = range(0, len(clips), per_batch)
     batches = [row_batch("small", WIDTH, clips[start : start + per_batch]) for start in starts]
     writer.write_modality("audio", info(), batches)
@@ -85,7 +87,8 @@ def test_rows_finds_clips_and_says_where_there_are_none(store, clips, order):
     assert store.rows("audio", pa.chunked_array([wanted])).tolist() == expected
 
 
-def test_rows_over_many_record_batches(tmp_path):
+def test_rows_over_many_record_batches(tmp_path, monkeypatch):
+    monkeypatch.setattr(store_writer, "_IDS_PER_BATCH", 300)
     store = write(tmp_path, some_clips(2500), per_batch=300)
     ids = store.clip_ids("audio")
     assert ids.num_chunks > 1
@@ -103,21 +106,107 @@ def test_speaker_sums_are_those_of_the_speakers_frames(store, clips):
         np.testing.assert_allclose(found.sum_of_squares, expected.sum_of_squares, rtol=1e-12)
 
 
-@pytest.mark.parametrize("values_per_batch", [1, 60, 1_000_000])
-def test_the_hash_follows_the_content_alone(tmp_path, clips, monkeypatch, values_per_batch):
-    monkeypatch.setattr(store_writer, "_VALUES_PER_BATCH", values_per_batch)
+def test_the_hash_and_the_shards_follow_the_content_alone(tmp_path, clips):
     first = write(tmp_path / "first", clips)
     again = write(tmp_path / "again", clips, per_batch=11)
     other = write(tmp_path / "other", some_clips(seed=1))
-    assert first.hash == again.hash
-    assert (tmp_path / "first/audio.arrow").read_bytes() == (tmp_path / "again/audio.arrow").read_bytes()
+    assert first.content == again.content
+    assert (tmp_path / "first/audio/data-00000.arrow").read_bytes() == (
+        tmp_path / "again/audio/data-00000.arrow"
+    ).read_bytes()
     assert first.hash != other.hash
 
 
-def test_hugging_face_datasets_maps_the_arrow_file(store, clips):
-    table = datasets.Dataset.from_file(str(store.directory / "audio.arrow"))
-    assert table.column_names == ROW_SCHEMA.names
-    np.testing.assert_array_equal(np.asarray(table[5]["values"], dtype=np.float32).reshape(-1, WIDTH), clips[5].values)
+def test_hugging_face_datasets_opens_joins_and_saves_a_modality(store, clips, tmp_path):
+    opened = datasets.load_from_disk(str(store.directory / "audio")).with_format("numpy")
+    assert opened.column_names == ["clip_id", "corpus", "speaker", "features", "frame_times"]
+    for number, clip in enumerate(clips):
+        row = opened[number]
+        assert (row["clip_id"], row["speaker"]) == (clip.clip_id, clip.speaker)
+        assert row["features"].dtype == np.float32
+        np.testing.assert_array_equal(row["features"], clip.values)  # (frames, channels)
+        np.testing.assert_array_equal(row["frame_times"], clip.frame_times)
+    datasets.concatenate_datasets([opened, opened]).save_to_disk(str(tmp_path / "both"))
+    assert len(datasets.load_from_disk(str(tmp_path / "both"))) == 2 * len(clips)
+
+
+# As version 0.1 wrote them, in its format 1.
+@pytest.mark.parametrize(("clips", "known"), [(300, "0762b1ebd52f160a"), (5000, "3cfd81d260dc2173")])
+def test_equal_content_has_the_hash_that_it_had_in_format_1(tmp_path, clips, known):
+    store = FeatureStore.open(write_synthetic_store(tmp_path, clips))
+    assert store.hash == known
+
+
+def test_shards_are_cut_by_bytes_and_read_as_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(store_writer, "SHARD_BYTES", 20_000_000)
+    store = FeatureStore.open(write_synthetic_store(tmp_path, 300, most_frames=125, widths={"audio": 1024}))
+    shards = store.content["modalities"]["audio"]["shards"]
+    assert len(shards) > 3
+    assert all(shard["bytes"] < 20_100_000 for shard in shards)
+    assert store.hash == "06ee15888daa2f07"  # as version 0.1 wrote it, in one file
+    store.verify()
+    opened = datasets.load_from_disk(str(tmp_path / "audio")).with_format("numpy")
+    assert opened["clip_id"][:].tolist() == store.clip_ids("audio").to_pylist()
+    for row in (0, 100, 299):
+        np.testing.assert_array_equal(opened[row]["features"], store.features("audio", row))
+        np.testing.assert_array_equal(opened[row]["frame_times"], store.frame_times("audio", row))
+
+
+def test_more_shards_than_stay_open_are_read(tmp_path, clips, monkeypatch):
+    monkeypatch.setattr(store_writer, "SHARD_BYTES", 1)
+    monkeypatch.setattr(store_writer, "_VALUES_PER_BATCH", 1)
+    monkeypatch.setattr(rows, "_MOST_OPEN", 5)
+    store = write(tmp_path, clips)
+    for row in reversed(range(len(clips))):
+        np.testing.assert_array_equal(store.features("audio", row), clips[row].values)
+    (tmp_path / "audio/data-00031.arrow").unlink()
+    with pytest.raises(StoreError, match=r"data-00031\.arrow: .*missing"):
+        store.features("audio", 31)
+    with pytest.raises(StoreError, match=r"data-00031\.arrow: .*missing"):
+        FeatureStore.open(tmp_path)
+
+
+def test_a_shard_of_another_store_is_refused_at_its_first_clip(tmp_path, clips):
+    store = write(tmp_path / "one", clips)
+    other = write(tmp_path / "other", [replace(clip, values=clip.values + 1) for clip in clips])
+    name = "audio/data-00000.arrow"
+    (store.directory / name).write_bytes((other.directory / name).read_bytes())
+    opened = FeatureStore.open(store.directory)
+    with pytest.raises(StoreError, match=r"clip clip_0002: .*not those that were written"):
+        opened.features("audio", 2)
+    with pytest.raises(StoreError, match="sha256: the file was changed"):
+        opened.verify()
+
+
+def test_float16_takes_half_the_bytes_and_states_its_largest_error(tmp_path, clips):
+    store = write(tmp_path / "half", clips, dtype="float16")
+    whole = write(tmp_path / "whole", clips)
+    assert store.dtype("audio") == "float16"
+    assert store.hash != whole.hash
+    store.verify()
+    largest = 0.0
+    for row, clip in enumerate(clips):
+        found = store.features("audio", row)
+        assert found.dtype == np.float32
+        assert not found.flags.writeable
+        np.testing.assert_array_equal(found, clip.values.astype(np.float16).astype(np.float32))
+        largest = max(largest, float((abs(found - clip.values) / abs(clip.values)).max()))
+    assert store.content["modalities"]["audio"]["shards"][0]["relative_error"] == pytest.approx(largest, rel=0.01)
+    sizes = [shards[0]["bytes"] for shards in (one.content["modalities"]["audio"]["shards"] for one in (store, whole))]
+    assert sizes[0] < sizes[1]
+    hugging_face = datasets.load_from_disk(str(store.directory / "audio")).with_format("numpy")
+    np.testing.assert_array_equal(hugging_face[7]["features"], store.features("audio", 7))
+    sums = store.speaker_sums("audio")["s1"].sum
+    expected = sum(store.features("audio", row).sum(axis=0, dtype=np.float64) for row in range(1, len(clips), 3))
+    np.testing.assert_allclose(sums, expected, rtol=1e-12)
+
+
+def test_what_float16_cannot_hold_is_refused_by_clip_and_channel(tmp_path, clips):
+    clips[12].values[0, 3] = 7e4
+    with pytest.raises(StoreError, match=r"clip clip_0012: channel 3 holds 70000, .*\n.*features\.dtype=float32"):
+        write(tmp_path, clips, dtype="float16")
+    assert not (tmp_path / "store.json").exists()
+    assert not list(tmp_path.rglob("*.partial"))
 
 
 def test_an_interrupted_store_is_none(store):
@@ -152,7 +241,7 @@ def test_a_modality_that_would_name_a_file_elsewhere_is_refused(store):
 
 
 def test_a_file_that_was_cut_off_or_is_missing_is_noticed_at_opening(store):
-    path = store.directory / "audio.arrow"
+    path = store.directory / "audio/data-00000.arrow"
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(StoreError, match=r"bytes, store\.json says"):
         FeatureStore.open(store.directory)
@@ -169,7 +258,7 @@ def test_a_broken_store_json_is_refused(store):
 
 def test_verify_accepts_a_good_store_and_finds_changed_values(store):
     store.verify()
-    path = store.directory / "audio.arrow"
+    path = store.directory / "audio/data-00000.arrow"
     content = bytearray(path.read_bytes())
     place = content.index(store.features("audio", 20).tobytes())
     content[place : place + 4] = np.float32(np.nan).tobytes()
@@ -187,8 +276,8 @@ def test_values_that_are_not_finite_are_not_written(tmp_path, clips, value):
     clips[12].values[0, 2] = value
     with pytest.raises(StoreError, match="NaN or infinite"):
         write(tmp_path, clips)
-    assert not (tmp_path / "audio.arrow").exists()
-    assert not list(tmp_path.glob(".*"))
+    assert not (tmp_path / "store.json").exists()
+    assert not list(tmp_path.rglob("*.partial"))
 
 
 def test_clips_out_of_order_are_not_written(tmp_path, clips):
@@ -203,7 +292,7 @@ def test_a_modality_without_clips_has_no_file(tmp_path, clips):
     writer.finish({})
     store = FeatureStore.open(tmp_path)
     assert store.info == {}
-    assert not (tmp_path / "audio.arrow").exists()
+    assert not (tmp_path / "audio/data-00000.arrow").exists()
 
 
 def test_a_folder_that_cannot_be_written_is_an_input_error(tmp_path):
@@ -225,6 +314,7 @@ def test_a_row_that_is_not_there_is_refused(store):
 
 MEASURE = """
 import sys
+from dataclasses import replace
 from pathlib import Path
 import numpy as np
 from vavl.corpora.manifest import Manifest
@@ -260,14 +350,14 @@ def test_private_memory_does_not_grow_with_the_corpus(tmp_path):
 
 def test_the_manifest_is_checked_like_the_features(tmp_path, clips):
     folder = tmp_path / "store"
-    folder.mkdir()
-    (folder / "manifest.arrow").write_bytes(b"a manifest")
+    (folder / "manifest").mkdir(parents=True)
+    (folder / "manifest/data-00000-of-00001.arrow").write_bytes(b"a manifest")
     store = write(folder, clips)
-    assert store.content["files"]["manifest.arrow"]["bytes"] == 10
+    assert store.content["files"]["manifest/data-00000-of-00001.arrow"]["bytes"] == 10
     assert store.hash == write(tmp_path / "without", clips).hash  # the card's hash stands for it
     store.verify()
-    (folder / "manifest.arrow").write_bytes(b"a_manifest")
-    with pytest.raises(StoreError, match=r"manifest\.arrow: sha256: the file was changed"):
+    (folder / "manifest/data-00000-of-00001.arrow").write_bytes(b"a_manifest")
+    with pytest.raises(StoreError, match=r"data-00000-of-00001\.arrow: sha256: the file was changed"):
         store.verify()
 
 

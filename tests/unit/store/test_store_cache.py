@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from copied_store import copy_store, mark_manifest
 
-from vavl.corpora.manifest import Manifest
+from vavl.corpora.manifest import MANIFEST_FILES, Manifest
 from vavl.data.collection import open_collection
 from vavl.data.settings import DataSettings
 from vavl.errors import InputError, StoreError
@@ -26,9 +26,19 @@ from vavl.store.store import FeatureStore, read_content
 from vavl.store.store_cache import is_at_hand, local_notes, local_store
 
 FILES = {
-    "audio.arrow", "audio_checks.arrow", "audio_sums.arrow", "video.arrow", "video_checks.arrow", "video_sums.arrow",
-    "manifest.arrow", "store.json",
+    *(
+        f"{modality}{name}"
+        for modality in ("audio", "video")
+        for name in (
+            "_index.bin", "_ids.arrow", "_sums.arrow", "/data-00000.arrow", "/state.json", "/dataset_info.json",
+        )
+    ),
+    *MANIFEST_FILES, "store.json",
 }  # fmt: skip
+
+
+def files_of(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
 
 
 @pytest.fixture
@@ -61,7 +71,7 @@ def test_an_address_is_copied_once_and_reads_like_the_store(
     with caplog.at_level(logging.INFO):
         folder = local_store(address)
     assert "copied file://" in caplog.text
-    assert {path.name for path in folder.iterdir()} == FILES | {"verified.json"}
+    assert files_of(folder) == FILES | {"verified.json"}
     assert is_at_hand(address)
     caplog.clear()
     before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
@@ -80,7 +90,11 @@ def test_an_address_is_copied_once_and_reads_like_the_store(
 
 def test_notes_come_without_features(origin: Path, cache: Path) -> None:
     folder = local_notes(origin.as_uri())
-    assert {path.name for path in folder.iterdir()} == {"store.json", "manifest.arrow", "verified.json"}
+    assert files_of(folder) == {
+        "store.json",
+        *MANIFEST_FILES,
+        "verified.json",
+    }
     assert len(Manifest.read(folder)) == read_content(folder)["counts"]["clips"]
     assert not is_at_hand(origin.as_uri())
     whole = local_store(origin.as_uri())
@@ -105,7 +119,7 @@ def test_a_damaged_entry_is_copied_anew(
     origin: Path, cache: Path, damage: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = local_store(origin.as_uri())
-    path = folder / "video.arrow"
+    path = folder / "video/data-00000.arrow"
     content = path.read_bytes()
     match damage:
         case "cut":
@@ -124,7 +138,7 @@ def test_a_damaged_entry_is_copied_anew(
 
 def test_a_touched_file_is_read_again_and_kept(origin: Path, cache: Path, caplog: pytest.LogCaptureFixture) -> None:
     folder = local_store(origin.as_uri())
-    (folder / "video.arrow").touch()
+    (folder / "video/data-00000.arrow").touch()
     assert local_store(origin.as_uri()) == folder
     assert "copying it anew" not in caplog.text
 
@@ -133,21 +147,21 @@ def test_a_copy_that_was_torn_is_started_anew(origin: Path, cache: Path) -> None
     name = local_store(origin.as_uri()).name
     shutil.rmtree(cache / name)
     torn = cache / f".{name}.partial"
-    torn.mkdir()
-    (torn / "audio.arrow").write_bytes(b"half")
+    (torn / "audio").mkdir(parents=True)
+    (torn / "audio/data-00000.arrow").write_bytes(b"half")
     (torn / "stray.arrow").write_bytes(b"")
     folder = local_store(origin.as_uri())
-    assert {path.name for path in folder.iterdir()} == FILES | {"verified.json"}
+    assert files_of(folder) == FILES | {"verified.json"}
     assert entries(cache) == [folder]
 
 
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("audio.arrow", None, "there is no such file"),
-        ("audio.arrow", b"other", "has 5 bytes, store.json says"),
-        ("audio_sums.arrow", b"other", "SHA-256"),
-        ("manifest.arrow", b"other", "has 5 bytes, store.json says"),
+        ("audio/data-00000.arrow", None, "there is no such file"),
+        ("audio/data-00000.arrow", b"other", "has 5 bytes, store.json says"),
+        ("audio_sums.arrow", b"other", "has 5 bytes, store.json says"),
+        ("manifest/data-00000-of-00001.arrow", b"other", "has 5 bytes, store.json says"),
         ("store.json", None, "there is no such file"),
         ("store.json", b"{}", "format None is unknown"),
     ],
@@ -167,22 +181,10 @@ def test_what_is_not_the_store_is_refused_and_leaves_nothing(
 @pytest.mark.parametrize("name", ["../outside", "/etc/outside", ".hidden", ""])
 def test_a_store_that_names_files_elsewhere_is_refused(origin: Path, cache: Path, name: str) -> None:
     content = json.loads((origin / "store.json").read_text())
-    content["files"][name] = content["files"]["manifest.arrow"]
+    content["files"][name] = content["files"]["manifest/data-00000-of-00001.arrow"]
     (origin / "store.json").write_text(json.dumps(content))
     with pytest.raises(StoreError, match="is not the name of a file"):
         local_store(origin.as_uri())
-
-
-def test_an_older_store_without_a_hash_of_its_manifest_is_taken_and_that_is_said(
-    origin: Path, cache: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    content = json.loads((origin / "store.json").read_text())
-    del content["files"]
-    (origin / "store.json").write_text(json.dumps(content))
-    with caplog.at_level(logging.INFO):
-        folder = local_store(origin.as_uri())
-    assert "manifest.arrow: store.json holds no hash of it" in caplog.text
-    assert FeatureStore.open(folder).hash == content["store_hash"]
 
 
 def _copy_in_a_process(address: str, log: Path) -> None:
@@ -219,7 +221,7 @@ def web(origin: Path) -> Iterator[str]:
 
 def test_a_web_server_will_do(web: str, cache: Path, origin: Path) -> None:
     folder = local_store(f"{web}/origin")
-    assert (folder / "audio.arrow").read_bytes() == (origin / "audio.arrow").read_bytes()
+    assert (folder / "audio/data-00000.arrow").read_bytes() == (origin / "audio/data-00000.arrow").read_bytes()
     FeatureStore.open(folder).verify()
     with pytest.raises(StoreError, match="there is no such file"):
         local_store(f"{web}/nothing")
@@ -227,9 +229,8 @@ def test_a_web_server_will_do(web: str, cache: Path, origin: Path) -> None:
 
 def test_another_filesystem_will_do(origin: Path, cache: Path) -> None:
     files = fsspec.filesystem("memory")
-    for path in origin.glob("*.*"):
-        if path.is_file():
-            files.pipe(f"/bucket/store/{path.name}", path.read_bytes())
+    for name in files_of(origin):
+        files.pipe(f"/bucket/store/{name}", (origin / name).read_bytes())
     assert FeatureStore.open(local_store("memory://bucket/store")).corpus
 
 

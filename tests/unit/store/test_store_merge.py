@@ -16,7 +16,7 @@ from corpus_stores import write_corpus_store
 
 from vavl.config.files import read_json
 from vavl.config.load import validate
-from vavl.corpora.manifest import TEST, TRAIN, VALIDATION, Manifest
+from vavl.corpora.manifest import MANIFEST_FILES, TEST, TRAIN, VALIDATION, Manifest
 from vavl.data.collection import normalisers, open_collection
 from vavl.data.settings import DataSettings
 from vavl.errors import ConfigError, StoreError
@@ -25,6 +25,7 @@ from vavl.store.merge_settings import MergeSettings
 from vavl.store.store import FeatureStore, read_content
 from vavl.store.store_merge import merge_stores, plan_merge
 
+SIDE_FILES = ("_index.bin", "_ids.arrow", "_sums.arrow", "/state.json", "/dataset_info.json")
 ALPHA, BETA = ("glad", "mad", "calm"), ("happy", "angry", "glad", "odd")
 
 
@@ -69,7 +70,7 @@ def rows_of(store: FeatureStore) -> pd.DataFrame:
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def test_features_sums_and_times_are_those_of_the_corpora(
@@ -183,10 +184,9 @@ def test_facts_are_joined_and_counts_added_up(merged: Callable[..., FeatureStore
         entry for corpus in stores for entry in read_facts(stores[corpus])["sha256"].to_pylist()
     ]
     assert read_content(store.directory)["files"].keys() == {
-        "manifest.arrow",
+        *MANIFEST_FILES,
         "facts.arrow",
-        "audio_checks.arrow",
-        "video_checks.arrow",
+        *(f"{modality}{name}" for modality in ("audio", "video") for name in SIDE_FILES),
     }
     assert read_content(store.directory)["counts"] == {"clips": 120, "quarantined": 2}
 
@@ -209,7 +209,7 @@ def test_the_same_stores_give_the_same_bytes_wherever_they_lie(
         plan_merge(settings(moved, stores=[moved["alpha"].as_uri(), str(moved["alpha_b"])])), tmp_path / "merged"
     )
     assert files_of(again.directory) == first
-    assert len(first) == 10
+    assert len(first) == 17
     assert not list(tmp_path.glob(".*.partial")) + list(tmp_path.glob(".*.old"))
 
 
@@ -297,8 +297,7 @@ def test_one_side_alone_may_be_taken(stores: dict[str, Path], tmp_path: Path) ->
     store = merge_stores(plan_merge(settings(stores, **changes, modalities=["audio"])), tmp_path / "merged")
     assert store.info.keys() == {"audio"}
     assert {path.name for path in store.directory.iterdir()} == {
-        "store.json", "manifest.arrow", "manifest.parquet", "facts.arrow", "audio.arrow", "audio_sums.arrow",
-        "audio_checks.arrow",
+        "store.json", "manifest", "facts.arrow", "audio", "audio_sums.arrow", "audio_index.bin", "audio_ids.arrow",
     }  # fmt: skip
 
 
@@ -321,10 +320,10 @@ def test_a_changed_store_is_refused_and_the_earlier_one_stays(
 ) -> None:
     before = files_of(merged().directory)
     changed = Path(shutil.copytree(stores["alpha"], tmp_path / "changed"))
-    damaged = bytearray((changed / "audio.arrow").read_bytes())
+    damaged = bytearray((changed / "audio/data-00000.arrow").read_bytes())
     damaged[-600] ^= 1
-    (changed / "audio.arrow").write_bytes(damaged)
-    with pytest.raises(StoreError, match=r"audio.arrow: "):
+    (changed / "audio/data-00000.arrow").write_bytes(damaged)
+    with pytest.raises(StoreError, match=r"audio/data-00000.arrow: "):
         merge_stores(plan_merge(settings(stores, stores=[changed, stores["alpha_b"]])), tmp_path / "merged")
     assert files_of(tmp_path / "merged") == before
 

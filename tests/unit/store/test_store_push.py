@@ -14,6 +14,7 @@ import fsspec
 import pytest
 
 from vavl.config.files import sha256_of_file
+from vavl.corpora.manifest import MANIFEST_FILES
 from vavl.errors import InputError, StoreError
 from vavl.store import remote_files, store_push
 from vavl.store.remote_files import RemoteDirectory
@@ -23,8 +24,10 @@ from vavl.store.store_push import Pushed, list_stores, push_store
 from vavl.store.store_versions import version_of
 
 NOON = dt.datetime(2026, 3, 1, 12, tzinfo=dt.UTC)
-NEEDED = {"manifest.arrow"} | {
-    f"{modality}{kind}.arrow" for modality in ("audio", "video") for kind in ("", "_checks", "_sums")
+NEEDED = set(MANIFEST_FILES) | {
+    f"{modality}{name}"
+    for modality in ("audio", "video")
+    for name in ("_index.bin", "_ids.arrow", "_sums.arrow", "/data-00000.arrow", "/state.json", "/dataset_info.json")
 }
 
 
@@ -121,7 +124,7 @@ def test_an_interrupted_push_is_no_version_and_resumes(
     FeatureStore.open(local_store(place / "small@latest")).verify()
 
 
-@pytest.mark.parametrize("name", ["video.arrow", "store.json"])
+@pytest.mark.parametrize("name", ["video/data-00000.arrow", "store.json"])
 def test_a_file_that_was_damaged_there_is_sent_again(whole_store: Path, tmp_path: Path, name: str) -> None:
     place = tmp_path / "pushed"
     version = push_store(whole_store, place, NOON).version
@@ -135,11 +138,11 @@ def test_a_file_that_was_damaged_there_is_sent_again(whole_store: Path, tmp_path
 def test_without_reading_back_sizes_are_compared(whole_store: Path, tmp_path: Path) -> None:
     place = tmp_path / "pushed"
     version = push_store(whole_store, place, NOON, read_back=False).version
-    damaged = place / "small" / version / "video.arrow"
+    damaged = place / "small" / version / "video/data-00000.arrow"
     damaged.write_bytes(bytes(damaged.stat().st_size))
     assert push_store(whole_store, place, NOON, read_back=False).sent == ()
     damaged.write_bytes(b"short")
-    assert push_store(whole_store, place, NOON, read_back=False).sent == ("video.arrow",)
+    assert push_store(whole_store, place, NOON, read_back=False).sent == ("video/data-00000.arrow",)
 
 
 def test_what_arrives_damaged_is_not_committed(
@@ -172,14 +175,16 @@ def damaged(folder: Path, name: str) -> None:
 
 def without_manifest_hash(folder: Path, name: str) -> None:
     content = json.loads((folder / name).read_text())
-    (folder / name).write_text(json.dumps({**content, "files": {}}))
+    for file in MANIFEST_FILES:
+        del content["files"][file]
+    (folder / name).write_text(json.dumps(content))
 
 
 @pytest.mark.parametrize(
     ("change", "name", "message"),
     [
         (damaged, "audio_sums.arrow", "sums_sha256: the file was changed"),
-        (damaged, "manifest.arrow", "the file was changed"),
+        (damaged, "manifest/data-00000-of-00001.arrow", "the file was changed"),
         (without_manifest_hash, "store.json", "holds no hash of the manifest"),
     ],
 )
@@ -234,7 +239,7 @@ def test_object_storage_will_do(whole_store: Path, s3_bucket: str) -> None:
     files = fsspec.filesystem("s3")
     root = f"bucket/stores/small/{pushed.version}"
     assert not [name for name in files.find(root) if "partial" in name]
-    files.rm([f"{root}/store.json", f"{root}/video.arrow"])
-    assert push_store(whole_store, s3_bucket, NOON).sent == ("video.arrow",)
+    files.rm([f"{root}/store.json", f"{root}/video/data-00000.arrow"])
+    assert push_store(whole_store, s3_bucket, NOON).sent == ("video/data-00000.arrow",)
     folder = local_store(f"{s3_bucket}/small@latest")
-    assert sha256_of_file(folder / "video.arrow") == sha256_of_file(whole_store / "video.arrow")
+    assert sha256_of_file(folder / "video/data-00000.arrow") == sha256_of_file(whole_store / "video/data-00000.arrow")

@@ -21,7 +21,8 @@ from vavl.corpora.manifest import Manifest
 from vavl.features import ModalityInfo
 from vavl.metrics.names import CONDITIONS
 from vavl.models.conformer import ConformerBlock
-from vavl.store.store_writer import ClipFeatures, StoreWriter, row_batch
+from vavl.store.shards import ClipFeatures, row_batch
+from vavl.store.store_writer import StoreWriter
 from vavl.training.evaluation import predict_split, score_split
 from vavl.training.loop import train
 from vavl.training.run import TrainingRun, prepare_run
