@@ -50,8 +50,8 @@ class VideoExtractor:
         self.settings = settings
         self._finder = FaceFinder(settings.faces, settings.frame_rate_hz)
 
-    def extract(self, path: Path) -> Extracted:
-        """Return the video features of a file.
+    def extract(self, path: Path, known: FaceTrack | None = None) -> Extracted:
+        """Return the video features of a file: of the face that is followed, or of a known track.
 
         Raises:
             ClipError: the video cannot be read (see ``vavl.media.media``), or no frame of it is kept.
@@ -60,7 +60,7 @@ class VideoExtractor:
         pictures = Pictures(path, settings.frame_rate_hz, settings.longest_clip_s)
         times: list[float] = []
         small: list[NDArray[np.uint8]] = []
-        track = self._finder.track(self._looked_at(pictures, times, small))
+        track = self._finder.track(self._looked_at(pictures, times, small), known)
         crops = cut_faces(small, track, settings.crop_scale)
         values = describe_face(crops, track, settings.frame_rate_hz)
         return face_frames(path, values[track.is_kept], np.array(times), track, pictures.facts)

@@ -20,6 +20,7 @@ from vavl.extractors import log_mel
 from vavl.extractors.descriptor import VideoExtractor, descriptor_info
 from vavl.extractors.extracted import Extracted, Extractor, read_modality
 from vavl.extractors.face_detectors import make_detector
+from vavl.extractors.faces import FaceTrack
 from vavl.extractors.settings import (
     AUDIO_EXTRACTORS,
     PLUGIN_GROUP,
@@ -277,24 +278,27 @@ class MediaReader:
     """
 
     def __init__(self, provenance: Mapping[str, Mapping[str, Any]]) -> None:
-        self._provenance = provenance
+        self.provenance = provenance
         self._extractors: dict[str, Extractor] = {}
 
-    def read(self, path: Path, modality: str, name: str = "") -> Extracted:
+    def read(self, path: Path, modality: str, name: str = "", face: FaceTrack | None = None) -> Extracted:
         """Return the features of one modality of a file.
 
         Args:
             path: of the file.
             modality: "audio" or "video".
             name: of the file, for messages; its path by default.
+            face: that is described, of extractors that follow one; by default the one that they follow.
 
         Raises:
             StoreError, ConfigError: see ``extractor_of``.
             ClipError: see ``read_modality``.
         """
         if modality not in self._extractors:
-            self._extractors[modality] = extractor_of(self._provenance[modality], modality)
-        return read_modality(self._extractors[modality], path, name or str(path), modality)
+            self._extractors[modality] = extractor_of(self.provenance[modality], modality)
+        extract: Callable[..., Extracted] = self._extractors[modality]
+        of_face = extract if face is None else partial(extract, known=face)
+        return read_modality(of_face, path, name or str(path), modality)
 
 
 def extractor_of(provenance: Mapping[str, Any], modality: str) -> Extractor:

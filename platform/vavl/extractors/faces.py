@@ -35,6 +35,7 @@ class FaceTrack:
         landmarks: (time, 5, 2), float32, smoothed, if crops are to be aligned by them.
         is_kept: (time,), bool; False where nobody knows where the face was, so that the frame is left out.
         reduction: side of the reduced picture over that of the picture.
+        size: rows and columns of the reduced picture.
     """
 
     boxes: NDArray[np.float32]
@@ -43,6 +44,7 @@ class FaceTrack:
     landmarks: NDArray[np.float32] | None = None
     is_kept: NDArray[np.bool_] = field(default_factory=lambda: np.ones(0, dtype=bool))
     reduction: float = 1.0
+    size: tuple[int, int] = (0, 0)
 
 
 class FaceCutter:
@@ -119,6 +121,8 @@ def similarity(points: NDArray[np.float64], wanted: NDArray[np.float64]) -> NDAr
 _FIXED_SHARE = 0.8
 # How far the same face may move and grow between two pictures in which it is found, in its own sides.
 _FARTHEST, _LARGEST_GROWTH = 1.0, 2.0
+# Two boxes of one picture that overlap more are one face.
+_SAME = 0.3
 
 
 class FaceFinder:
@@ -139,12 +143,16 @@ class FaceFinder:
         self.settings, self.rate = settings, frame_rate_hz
         self._detector = detector or make_detector(settings)
 
-    def track(self, pictures: Iterable[Picture]) -> FaceTrack:
+    def track(self, pictures: Iterable[Picture], known: FaceTrack | None = None) -> FaceTrack:
         """Find the face in every picture (row, column, RGB); all of one size, one or more, each looked at once.
 
         Where it is missed its place is between those before and after; a clip without any face gets a
-        fixed square in the middle.
+        fixed square in the middle. A ``known`` track is returned as it is, after all pictures.
         """
+        if known is not None:
+            for _ in pictures:
+                pass
+            return known
         found: list[Face | None] = []
         last: Face | None = None
         missed = 0
@@ -157,6 +165,44 @@ class FaceFinder:
             last = face or last
             found.append(face)
         return self._finish(found, reduced_size, reduced_size[1] / max(size[1], 1))
+
+    def every(self, pictures: Iterable[Picture]) -> list[FaceTrack]:
+        """Follow every face of a clip; the one that is seen longest and largest comes first.
+
+        Faces that are found for less than half a second, or half of a shorter clip, are left out.
+        """
+        found: list[list[Face | None]] = []  # by picture, then person; later pictures have more persons
+        last: list[Face | None] = []
+        size, reduced_size = (0, 0), (0, 0)
+        longest_gap = max(1, round(self.settings.longest_gap_s * self.rate))
+        for picture in pictures:
+            prepared = self._detector.prepare(picture, self.settings.longest_side_px)
+            size, reduced_size = picture.shape[:2], prepared.shape[:2]
+            found.append(self._everybody(prepared, last))
+            recent = found[: -longest_gap - 1 : -1]
+            last = [
+                next((faces[person] for faces in recent if person < len(faces) and faces[person]), None)
+                for person in range(len(found[-1]))
+            ]
+        people = [[faces[person] if person < len(faces) else None for faces in found] for person in range(len(last))]
+        sides = [[face.side for face in faces if face is not None] for faces in people]
+        order = sorted(range(len(people)), key=lambda person: -sum(sides[person]))
+        reduction = reduced_size[1] / max(size[1], 1)
+        fewest = min(self.rate, len(found)) / 2
+        return [self._finish(people[who], reduced_size, reduction) for who in order if len(sides[who]) >= fewest]
+
+    def _everybody(self, picture: Picture, last: Sequence[Face | None]) -> list[Face | None]:
+        """Return the face of each known person, None where it is missed, and then those of new ones."""
+        new = self._detector.candidates(picture, None)
+        found: list[Face | None] = []
+        for before in last:
+            face = None if before is None else nearest(new, before)
+            if before is not None and face is None:
+                close = self._detector.candidates(picture, before)
+                face = nearest([one for one in close if not any(_is_same(one, other) for other in found)], before)
+            new = [other for other in new if not _is_same(other, face)]
+            found.append(face)
+        return [*found, *new]
 
     def _find(self, picture: Picture, last: Face | None, missed: int) -> Face | None:
         if last is not None and missed == 0:
@@ -174,7 +220,7 @@ class FaceFinder:
             reason = f"no face found in any of {len(found)} frames: fixed crop of the middle"
             boxes = np.tile(_middle_box(size), (len(found), 1))
             is_kept = np.full(len(found), self.settings.missed == "interpolate")
-            return FaceTrack(boxes, is_found, reason, None, is_kept, reduction)
+            return FaceTrack(boxes, is_found, reason, None, is_kept, reduction, size)
         places = np.arange(len(found), dtype=np.float64)
         boxes = self._smooth([None if face is None else [face.x, face.y, face.side] for face in found], is_found)
         has_landmarks = all(face.landmarks is not None for face in found if face is not None)
@@ -185,7 +231,7 @@ class FaceFinder:
         is_kept = believed_frames(
             is_found, (places + 0.5) / self.rate, self.settings.missed, self.settings.longest_gap_s
         )
-        return FaceTrack(boxes, is_found, None, landmarks, is_kept, reduction)
+        return FaceTrack(boxes, is_found, None, landmarks, is_kept, reduction, size)
 
     def _smooth(
         self, rows: Sequence[Sequence[float] | NDArray[np.float64] | None], is_found: NDArray[np.bool_]
@@ -197,6 +243,10 @@ class FaceFinder:
         sigma = self.settings.smoothing_ms / 1000 * self.rate
         smooth = gaussian_filter1d(filled, sigma, axis=0, mode="nearest") if sigma > 0 else filled
         return smooth.astype(np.float32)
+
+
+def _is_same(face: Face, other: Face | None) -> bool:
+    return other is not None and overlap(face, other) > _SAME
 
 
 def nearest(candidates: Sequence[Face], last: Face) -> Face | None:

@@ -107,15 +107,15 @@ class ImageNetworkExtractor:
         self._network = load_model(files, settings.backbone, KEY, **_options(files))
         self._device = next(self._network.parameters()).device
 
-    def extract(self, path: Path) -> Extracted:
-        """Return the pooled output of the network for every frame.
+    def extract(self, path: Path, known: FaceTrack | None = None) -> Extracted:
+        """Return the pooled output of the network for every frame: of the face that is followed, or of a known track.
 
         Raises:
             ClipError: the video cannot be read (see ``vavl.media.media``), or no frame of it is kept.
         """
         pictures = self._pictures(path)
         times: list[float] = []
-        track = self._finder.track(_noting(pictures, times))
+        track = self._finder.track(_noting(pictures, times), known)
         require_kept(path, track)
         values = np.concatenate([self.describe(crops) for crops in self._crops(path, track)])
         return face_frames(path, values, np.array(times), track, pictures.facts)

@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 
 from vavl.config.files import sha256_of_file, sha256_of_json
-from vavl.errors import CorpusError, InputError, StoreError, readable
+from vavl.errors import ConfigError, CorpusError, InputError, StoreError, readable
 from vavl.extractors.extractor import extractor_settings
 from vavl.features import MODALITIES
 from vavl.metrics.names import CONDITIONS
@@ -18,7 +18,7 @@ from vavl.models.saved_model import ModelDescription, load_model
 from vavl.models.settings import Decision, decision_of
 from vavl.prediction.inputs import folder_clips, manifest_clips, single_clip, store_clips
 from vavl.prediction.settings import MANIFEST_SUFFIXES, MEDIA_SUFFIXES, PredictionSettings
-from vavl.prediction.sources import ClipInput, ClipsFound, MediaSource, Source
+from vavl.prediction.sources import ClipInput, ClipsFound, MediaSource, Source, following
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +63,9 @@ class PredictionPlan:
 
     def _key(self, clip: ClipInput, mark: str) -> str:
         # What decides which sides are looked for: the same file may give its sound track or not.
-        how = [self.source.sound_of_video, *self.source.modalities] if isinstance(self.source, MediaSource) else []
+        how = []
+        if isinstance(self.source, MediaSource):
+            how = [self.source.sound_of_video, *self.source.modalities, *["each face"] * self.source.each_face]
         content = [_FORMAT, self.model_hash, self.conditions, how, clip.clip_id, clip.audio, clip.video, mark]
         piece = [] if clip.piece is None else list(clip.piece)
         return sha256_of_json([*content, clip.problem, *piece])[:24]
@@ -78,7 +80,7 @@ def plan_prediction(settings: PredictionSettings, model_folder: Path) -> Predict
 
     Raises:
         InputError: the model cannot be loaded, or needs features normalized per speaker.
-        ConfigError: labels cannot be chosen as asked for.
+        ConfigError: labels cannot be chosen, or faces followed, as asked for.
         CorpusError: there is no input, or it holds no clips.
         StoreError: a store's features, or those that can be made here, are not the model's.
     """
@@ -89,6 +91,8 @@ def plan_prediction(settings: PredictionSettings, model_folder: Path) -> Predict
             "predict with a model that was trained with features.speaker_normalisation=false",
         )  # fmt: skip
     decision = decision_of(settings, model.task, model.class_shares)
+    if settings.faces == "each":
+        _check_faces(settings, model)
     found, source, unavailable = _input(settings, model)
     conditions: tuple[str, ...] | None = settings.conditions
     if conditions is None and found.kind == "file":
@@ -127,7 +131,15 @@ def _input(settings: PredictionSettings, model: ModelDescription) -> tuple[Clips
             "name a directory, a media file such as clip.mp4, a .parquet or .csv table, or a feature store",
         )  # fmt: skip
     can, cannot = _sides(model)
-    return found, MediaSource(root, limit, settings.sound_of_video, can), cannot
+    return found, MediaSource(root, limit, settings.sound_of_video, can, settings.faces == "each"), cannot
+
+
+def _check_faces(settings: PredictionSettings, model: ModelDescription) -> None:
+    if _is_store(settings.input):
+        problem = "a store holds the features of one face per clip"
+        raise ConfigError("prediction", "faces", problem, "set faces=largest, or give the media as input")
+    if model.video.trained:
+        following(model.extractors["video"])
 
 
 def _is_store(place: Path | str) -> bool:

@@ -21,7 +21,7 @@ from vavl.metrics.names import CONDITIONS
 from vavl.models.settings import AttributeTask, ClassTask
 from vavl.prediction.plan import PredictionPlan
 from vavl.prediction.predict import PredictionResult
-from vavl.prediction.worker import value_columns
+from vavl.prediction.worker import FACE_COLUMNS, value_columns
 from vavl.reports.theme import CONDITION_TITLES
 
 PARQUET, CSV, FAILURES = "predictions.parquet", "predictions.csv", "failures.csv"
@@ -35,7 +35,7 @@ def result_table(result: PredictionResult) -> pa.Table:
 
     Columns: clip_id, corpus, speaker, split, condition, label, one per class (``probability_<class>``) or
     attribute, error, audio_seconds, video_seconds, audio_path, video_path, out_of_distribution, distance, warning,
-    start_s, end_s.
+    start_s, end_s, face_track, face_start_s, face_end_s, face_box.
     """
     plan = result.plan
     joined = plan.found.table(plan.keys).join(result.rows, "key", join_type="inner")
@@ -44,7 +44,7 @@ def result_table(result: PredictionResult) -> pa.Table:
     return ordered.select(
         ["clip_id", "corpus", "speaker", "split", "condition", "label", *value_columns(plan.model.task), "error",
          "audio_seconds", "video_seconds", "audio_path", "video_path",
-         "out_of_distribution", "distance", "warning", "start_s", "end_s"]
+         "out_of_distribution", "distance", "warning", "start_s", "end_s", *(name for name, _ in FACE_COLUMNS)]
     )  # fmt: skip
 
 
@@ -201,9 +201,11 @@ def print_predictions(table: pa.Table, plan: PredictionPlan) -> None:
     console = Console(highlight=False)
     for clip in plan.found.clips:
         rows = [row for row in table.to_pylist() if row["clip_id"] == clip.clip_id]
-        told = {row["condition"]: row for row in rows if row["condition"] is not None}
-        if told:
-            console.print(_table(clip.clip_id, told, plan))
+        for face in dict.fromkeys(row["face_track"] for row in rows):
+            told = {row["condition"]: row for row in rows if row["condition"] and row["face_track"] == face}
+            title = clip.clip_id if face is None else f"{clip.clip_id}, face {face}"
+            if told:
+                console.print(_table(title, told, plan))
         for text in dict.fromkeys((rows[0]["error"], *(row["warning"] for row in rows))):
             if text:
                 console.print(f"{clip.clip_id}: {text}", markup=False)

@@ -55,6 +55,10 @@ class PredictionSettings(DecisionSettings, WorkerSettings):
         description="a row for each of these that a clip allows; null: one row from all that a clip has, "
         "and every condition for a single file",
     )
+    faces: Literal["largest", "each"] = Field(
+        "largest",
+        description="largest: one face per clip, as in the training run; each: rows for every face that is followed",
+    )
     clips_per_batch: int = Field(16, ge=1, le=4096, description="clips that go through the network at once")
     resume: bool = Field(True, description="keep what is predicted already from the same files and model")
     retry_failed: bool = Field(True, description="try clips again that failed before, though nothing changed")

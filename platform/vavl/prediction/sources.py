@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from vavl.errors import ClipError
+from vavl.errors import ClipError, ConfigError
 from vavl.extractors.extractor import MediaReader, extractor_settings
+from vavl.extractors.faces import FaceFinder
+from vavl.extractors.settings import ImageNetworkSettings, VideoFeatureSettings
 from vavl.features import MODALITIES
 from vavl.media.decoding import require_media_file
+from vavl.media.media import Pictures
 from vavl.media.media_probe import probe
 from vavl.models.saved_model import ModelDescription
 from vavl.prediction.pieces import Piece, PieceCutter
 from vavl.store.store import FeatureStore
 from vavl.store.store_cache import local_store
+
+_MOST_FACES = 20
+"""Of a clip; a crowd is nobody's emotion."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +95,21 @@ class ClipsFound:
         return pa.table(columns)
 
 
+class FaceSpan(NamedTuple):
+    """Which face of a clip a prediction is about.
+
+    Attributes:
+        face_track: its number in the clip, from 1; the first is seen longest and largest.
+        face_start_s, face_end_s: first and last frame that is used of it, in seconds.
+        face_box: left, top, right and bottom of its usual box, in shares of the picture.
+    """
+
+    face_track: int
+    face_start_s: float
+    face_end_s: float
+    face_box: str
+
+
 @dataclass(frozen=True)
 class Side:
     """Raw features of one modality of a clip.
@@ -97,11 +118,13 @@ class Side:
         values: (time, channel), float32.
         frame_times: (time,), float32, seconds, center of each frame.
         seconds: length of the file's sound or pictures; None where nobody measured it.
+        face: whose features they are, where every face is asked for.
     """
 
     values: NDArray[np.float32]
     frame_times: NDArray[np.float32]
     seconds: float | None
+    face: FaceSpan | None = None
 
 
 class Reader(Protocol):
@@ -113,8 +136,8 @@ class Reader(Protocol):
     def sides(self, clip: ClipInput) -> Mapping[str, str]:
         """Return the file of each modality that the clip has."""
 
-    def read(self, clip: ClipInput, modality: str, file: str) -> Side:
-        """Return the features of a modality; raises whatever a damaged file provokes."""
+    def read(self, clip: ClipInput, modality: str, file: str) -> Sequence[Side]:
+        """Return the features of a modality, or of each face of it; raises whatever a damaged file provokes."""
 
 
 class Source(Protocol):
@@ -143,12 +166,14 @@ class MediaSource:
         limit: absolute directory that links may not lead out of.
         sound_of_video: the sound track of a video file is the clip's sound where no sound file is.
         modalities: that the model's extractors can read from media.
+        each_face: whether every face of a video is read, or the one that is followed.
     """
 
     root: Path
     limit: Path
     sound_of_video: bool
     modalities: tuple[str, ...]
+    each_face: bool = False
 
     @property
     def may_hang(self) -> bool:
@@ -220,12 +245,29 @@ class _MediaReader:
             if file is not None and modality in self.source.modalities
         }
 
-    def read(self, clip: ClipInput, modality: str, file: str) -> Side:
+    def read(self, clip: ClipInput, modality: str, file: str) -> Sequence[Side]:
         path = self.source.file(file, modality)
         if clip.piece is not None:
             path = self.pieces.file(path, file, modality, clip.piece)
+        faces = list(self._faces(path, file)) if modality == "video" and self.source.each_face else []
+        if faces:
+            return faces
+        # Also of a clip without a face: the crop of its middle.
         found = self.media.read(path, modality, file)
-        return Side(found.values, found.frame_times, found.facts.get("seconds"))
+        return [Side(found.values, found.frame_times, found.facts.get("seconds"))]
+
+    def _faces(self, path: Path, file: str) -> Iterator[Side]:
+        settings = following(self.media.provenance["video"])
+        pictures = Pictures(path, settings.frame_rate_hz, settings.longest_clip_s)
+        tracks = FaceFinder(settings.faces, settings.frame_rate_hz).every(picture for _, picture in pictures)
+        for number, track in enumerate(tracks[:_MOST_FACES], start=1):
+            found = self.media.read(path, "video", file, track)
+            rows, columns = track.size
+            x, y, side = np.median(track.boxes[track.is_found], axis=0)
+            ends = (x - side / 2) / columns, (y - side / 2) / rows, (x + side / 2) / columns, (y + side / 2) / rows
+            first, last = found.frame_times[[0, -1]].tolist()
+            face = FaceSpan(number, round(first, 3), round(last, 3), " ".join(f"{share:.3f}" for share in ends))
+            yield Side(found.values, found.frame_times, found.facts.get("seconds"), face)
 
 
 @dataclass(frozen=True)
@@ -277,9 +319,22 @@ class _StoreReader:
             modality: str(clip.side(modality) or "") for modality, rows in self._rows.items() if rows[clip.clip_id] >= 0
         }
 
-    def read(self, clip: ClipInput, modality: str, file: str) -> Side:  # noqa: ARG002
+    def read(self, clip: ClipInput, modality: str, file: str) -> Sequence[Side]:  # noqa: ARG002
         row = self._rows[modality][clip.clip_id]
-        return Side(self.store.features(modality, row), self.store.frame_times(modality, row), None)
+        return [Side(self.store.features(modality, row), self.store.frame_times(modality, row), None)]
+
+
+def following(provenance: Mapping[str, Any]) -> VideoFeatureSettings | ImageNetworkSettings:
+    """Return the settings of a model's video extractor that follows faces in video files.
+
+    Raises:
+        ConfigError: it is another one, which has no faces to choose from.
+    """
+    settings = extractor_settings(provenance, "video")
+    if isinstance(settings, VideoFeatureSettings | ImageNetworkSettings):
+        return settings
+    problem = f"the model's video features ({provenance['extractor']}) are not those of a face that is followed"
+    raise ConfigError("prediction", "faces", problem, "set faces=largest")
 
 
 def _file_mark(root: Path, name: str | None) -> str:

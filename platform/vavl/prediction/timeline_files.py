@@ -117,7 +117,7 @@ class TimelineDrawer:
         named = self._reader.sides(clip)
         for modality, file in named.items():
             try:
-                sides[modality] = self._reader.read(clip, modality, file)
+                sides[modality] = self._reader.read(clip, modality, file)[0]
                 files[modality] = self._source.root / file
             except ConfigError:
                 raise

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from vavl.features import MODALITIES
 from vavl.metrics.names import AUDIO_VIDEO, CONDITIONS, MODALITIES_OF
 from vavl.models.saved_model import ClipFeatures, Prediction, SavedModel, load_model
 from vavl.models.settings import ClassTask, Decision, Task
-from vavl.prediction.sources import ClipInput, Side, Source
+from vavl.prediction.sources import ClipInput, FaceSpan, Side, Source
 from vavl.workers.attempts import Attempts, TimeLimit
 
 
@@ -57,15 +58,23 @@ class ClipAnswer:
 
     Attributes:
         key: of the clip and all that its prediction depends on.
-        predictions: of each condition that was asked for and that the clip allows.
+        predictions: of each condition that was asked for and that the clip allows, and the face that it is about.
         faults: of the clip and its sides.
         seconds: length by side, where it is known.
     """
 
     key: str
-    predictions: Sequence[Prediction]
+    predictions: Sequence[tuple[Prediction, FaceSpan | None]]
     faults: Sequence[Fault]
     seconds: Mapping[str, float | None]
+
+
+FACE_COLUMNS = (
+    ("face_track", pa.int16()),
+    ("face_start_s", pa.float64()),
+    ("face_end_s", pa.float64()),
+    ("face_box", pa.string()),
+)
 
 
 def value_columns(task: Task) -> tuple[str, ...]:
@@ -88,6 +97,7 @@ def part_schema(task: Task) -> pa.Schema:
             ("audio_seconds", pa.float64()),
             ("video_seconds", pa.float64()),
             ("faults", pa.string()),  # JSON
+            *FACE_COLUMNS,
         ]
     )
 
@@ -103,12 +113,13 @@ def rows_of(answer: ClipAnswer, task: Task) -> list[dict[str, Any]]:
     }
     names = value_columns(task)
     rows = []
-    for found in answer.predictions:
+    for found, face in answer.predictions:
         values = found.probabilities or tuple(found.attributes.values())
         told = {
             "condition": found.condition,
             "label": found.label or None,
-            "rank": CONDITIONS.index(found.condition),
+            "rank": CONDITIONS.index(found.condition) + (len(CONDITIONS) * face.face_track if face else 0),
+            **(face._asdict() if face else {}),
             "distance": found.distance,
             "warning": found.warning or None,
         }
@@ -197,9 +208,9 @@ class _Clip:
     key: str
     clip: ClipInput
     files: Mapping[str, str] = field(default_factory=dict)
-    sides: dict[str, Side] = field(default_factory=dict)
+    sides: dict[str, Sequence[Side]] = field(default_factory=dict)
     faults: list[Fault] = field(default_factory=list)
-    predictions: list[Prediction] = field(default_factory=list)
+    predictions: list[tuple[Prediction, FaceSpan | None]] = field(default_factory=list)
 
 
 class PartPredictor:
@@ -237,7 +248,7 @@ class PartPredictor:
                 clips = [self._read(key, clip, attempts) for key, clip in part.clips[start : start + size]]
                 self._predict(clips)
                 for clip in clips:
-                    seconds = {modality: side.seconds for modality, side in clip.sides.items()}
+                    seconds = {modality: sides[0].seconds for modality, sides in clip.sides.items()}
                     yield ClipAnswer(clip.key, clip.predictions, clip.faults, seconds)
         finally:
             # Only a process that ends without a word leaves its marker behind.
@@ -273,33 +284,35 @@ class PartPredictor:
             found.faults.append(Fault.of(modality, file, fault))
 
     def _predict(self, clips: Sequence[_Clip]) -> None:
-        asked: list[tuple[_Clip, ClipFeatures]] = []
+        asked: list[tuple[_Clip, ClipFeatures, FaceSpan | None]] = []
         for clip in clips:
-            wanted = [(clip, features) for features in self._views(clip.sides)]
+            wanted = [(clip, features, face) for features, face in self._views(clip.sides)]
             if not wanted and not clip.faults:
                 clip.faults.append(Fault("", _name(clip.clip), self._nothing_to_see(clip)))
             asked += wanted
-        found = _predicted(self.model, [features for _, features in asked])
-        for (clip, _), prediction in zip(asked, found, strict=True):
+        found = _predicted(self.model, [features for _, features, _ in asked])
+        for (clip, _, face), prediction in zip(asked, found, strict=True):
             if isinstance(prediction, Exception):
                 clip.faults.append(Fault.of("", _name(clip.clip), prediction))
             elif not is_finite(prediction):
                 clip.faults.append(Fault("", _name(clip.clip), "the prediction is not finite"))
             else:
-                clip.predictions.append(prediction)
+                clip.predictions.append((prediction, face))
 
-    def _views(self, sides: Mapping[str, Side]) -> Iterator[ClipFeatures]:
-        """Yield the clip as each condition sees it."""
-        values = {modality: side.values for modality, side in sides.items()}
-        if self._work.conditions is None:
-            if values:
-                yield ClipFeatures(**values)
-            return
-        for condition in self._work.conditions:
-            needed = MODALITIES_OF[condition]
-            can = condition != AUDIO_VIDEO or self.model.description.fusion_trained
-            if can and all(modality in values for modality in needed):
-                yield ClipFeatures(**{modality: values[modality] for modality in needed})
+    def _views(self, sides: Mapping[str, Sequence[Side]]) -> Iterator[tuple[ClipFeatures, FaceSpan | None]]:
+        """Yield the clip as each condition sees it, for every face that the condition sees."""
+        wanted = [MODALITIES_OF[name] for name in self._work.conditions or () if self._can(name)]
+        if self._work.conditions is None and sides:
+            wanted = [tuple(sides)]
+        for needed in wanted:
+            if not all(modality in sides for modality in needed):
+                continue
+            for views in product(*(sides[modality] for modality in needed)):
+                features = {modality: side.values for modality, side in zip(needed, views, strict=True)}
+                yield ClipFeatures(**features), next((side.face for side in views if side.face), None)
+
+    def _can(self, condition: str) -> bool:
+        return condition != AUDIO_VIDEO or self.model.description.fusion_trained
 
     def _nothing_to_see(self, clip: _Clip) -> str:
         if clip.sides:

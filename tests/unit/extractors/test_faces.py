@@ -264,3 +264,15 @@ def test_a_similarity_is_the_nearest_one_where_none_fits():
         if place[1] < 2:  # stay a similarity
             other[1 - place[0], 1 - place[1]] += 0.01 if place[0] == place[1] else -0.01
         assert ((STANDARD_LANDMARKS @ other[:, :2].T + other[:, 2] - wanted) ** 2).sum() > left
+
+
+def test_every_face_has_a_track_of_its_own_and_blinks_of_the_detector_have_none():
+    one, other, blink = Face(50, 50, 30), Face(150, 50, 20), Face(100, 20, 20)
+    script = [[other, one] if number >= 5 else [one] for number in range(20)]
+    script[8], script[12] = [other], [one, blink, other]
+    detector = ScriptedDetector(script)
+    pictures = [np.full((100, 200), number, dtype=np.uint8) for number in range(20)]
+    tracks = FaceFinder(FaceSettings(smoothing_ms=0, missed="mask"), 10, detector).every(pictures)
+    assert [track.boxes[-1].tolist() for track in tracks] == [[50, 50, 30], [150, 50, 20]]
+    assert [np.flatnonzero(~track.is_kept).tolist() for track in tracks] == [[8], [0, 1, 2, 3, 4]]
+    assert tracks[0].size == (100, 200)
