@@ -331,9 +331,10 @@ def following(provenance: Mapping[str, Any]) -> VideoFeatureSettings | ImageNetw
         ConfigError: it is another one, which has no faces to choose from.
     """
     settings = extractor_settings(provenance, "video")
-    if isinstance(settings, VideoFeatureSettings | ImageNetworkSettings):
+    is_pooled = getattr(settings, "pooling", None) is not None
+    if isinstance(settings, VideoFeatureSettings | ImageNetworkSettings) and not is_pooled:
         return settings
-    problem = f"the model's video features ({provenance['extractor']}) are not those of a face that is followed"
+    problem = f"the model's video features ({provenance['extractor']}) are not the frames of one face that is followed"
     raise ConfigError("prediction", "faces", problem, "set faces=largest")
 
 
