@@ -1,16 +1,14 @@
-"""The clips of a run: flags and labels as arrays, features read from the store.
-
-Nothing here grows with the corpus but a few numbers per clip.
-"""
+"""The clips of a run: flags and labels as arrays that all processes of a machine map, features read from the store."""
 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
+import pyarrow.compute as pc
 import torch
 from numpy.typing import NDArray
 
@@ -24,6 +22,7 @@ from vavl.data.settings import DataSettings
 from vavl.errors import StoreError
 from vavl.features import MODALITIES, ChannelSums, Normalisation
 from vavl.store.checked_files import MAKE_AGAIN
+from vavl.store.index import PIECE, ArrayWriter, MappedArrays, file_state, pieces, shared_arrays
 from vavl.store.store import FeatureStore
 from vavl.store.store_cache import local_store
 
@@ -50,6 +49,7 @@ class ClipCollection:
         widths: channels per modality that a network expects of a modality which the store lacks or must not give.
         change: of the raw frames before they are cut and normalized; None reads them as they are.
         fold: whose splits messages name; None names none.
+        mapped: what the arrays are mapped from.
     """
 
     store: FeatureStore
@@ -64,10 +64,52 @@ class ClipCollection:
     widths: Mapping[str, int] = field(default_factory=dict)
     change: FrameChange | None = None
     fold: int | None = None
+    mapped: tuple[MappedArrays, ...] = ()
 
-    def has(self, modality: str) -> NDArray[np.bool_]:
-        """Tell for every clip whether the store holds the modality."""
-        return self.store_row[modality] >= 0
+    def has(self, modality: str, rows: NDArray[np.integer] | slice = slice(None)) -> NDArray[np.bool_]:
+        """Tell of manifest rows, by default of all, whether the run sees the modality."""
+        return self.store_row[modality][rows] >= 0
+
+    def speakers_of(self, rows: NDArray[np.integer]) -> NDArray[np.int64]:
+        """Return the codes of the speakers of manifest rows, ascending."""
+        occurs = np.zeros(len(self.speakers), np.bool_)
+        for piece in pieces(rows):
+            occurs[self.speaker[piece]] = True
+        return np.flatnonzero(occurs)
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Return the arrays of all clips by name, e.g. ``store_row.audio``."""
+        named: dict[str, NDArray[Any]] = {
+            "target": self.target,
+            "is_labelled": self.is_labelled,
+            "speaker": self.speaker,
+        }
+        for kind in ("store_row", "hidden"):
+            named.update({f"{kind}.{modality}": array for modality, array in getattr(self, kind).items()})
+        return named
+
+    def with_arrays(self, mapped: MappedArrays) -> Self:
+        """Return the collection with those of its ``arrays`` that are mapped."""
+        named = {**self.arrays(), **mapped.arrays}
+        store_row, hidden = (
+            {name: named[f"{kind}.{name}"] for name in MODALITIES if f"{kind}.{name}" in named}
+            for kind in ("store_row", "hidden")
+        )
+        target, is_labelled, speaker = (named[name] for name in ("target", "is_labelled", "speaker"))
+        return replace(
+            self, store_row=store_row, hidden=hidden, target=target, is_labelled=is_labelled, speaker=speaker,
+            mapped=(*self.mapped, mapped),
+        )  # fmt: skip
+
+    def check_uncut(self) -> None:
+        """Refuse mapped files that were cut: the next look at them would be a bus error.
+
+        Raises:
+            StoreError: one was.
+        """
+        self.store.check_uncut()
+        for arrays in self.mapped:
+            arrays.check_uncut()
 
     def lengths(self, rows: NDArray[np.integer]) -> NDArray[np.int32]:
         """Return the frames of manifest rows: of the longer modality, as a clip will be padded."""
@@ -138,24 +180,41 @@ def open_collection(settings: DataSettings) -> ClipCollection:
     """
     folder = local_store(settings.store)
     store = FeatureStore.open(folder)
-    store.check_file(MANIFEST_FILE)
     manifest = Manifest.read(folder).with_labels(settings.labels)
-    clip_ids = manifest.table.column("clip_id")
-    rows = {
-        modality: store.rows(modality, clip_ids)
-        if modality in store.info
-        else np.full(len(clip_ids), -1, dtype=np.int32)
-        for modality in MODALITIES
-    }
-    if not any((found >= 0).any() for found in rows.values()):
+    purpose = ["clips", str(folder.absolute()), settings.labels, settings.target, settings.attributes]
+    mapped = shared_arrays(purpose, state_of(store), lambda writer: _write_clips(writer, store, manifest, settings))
+    store_row = {modality: mapped[f"store_row.{modality}"] for modality in MODALITIES}
+    plain = (mapped["target"], mapped["is_labelled"], mapped["speaker"], tuple(mapped.facts))
+    return ClipCollection(store, manifest, store_row, *plain, settings.max_frames, fold=settings.fold, mapped=(mapped,))
+
+
+def state_of(store: FeatureStore) -> list[Any]:
+    """Return what the arrays of a store's clips are made from: store.json and the state of the manifest's file."""
+    return [store.content, file_state(store.directory / MANIFEST_FILE)]
+
+
+def _write_clips(
+    writer: ArrayWriter, store: FeatureStore, manifest: Manifest, settings: DataSettings
+) -> tuple[str, ...]:
+    """Write the arrays of a collection, and return the names of the speakers."""
+    store.check_file(MANIFEST_FILE)
+    clip_ids, found = manifest.table.column("clip_id"), False
+    for modality in MODALITIES:
+        rows = np.full(len(clip_ids), -1, np.int32)
+        if modality in store.info:
+            rows = store.rows(modality, clip_ids)
+        writer.append(f"store_row.{modality}", rows)
+        found = found or bool((rows >= 0).any())
+    if not found:
         problem = "no clip of the manifest has features in the store"
         fix = "prepare the corpus again: python jobs/prepare_corpus.py CONFIG"
         raise StoreError(str(settings.store), "clip_id", problem, fix)
-    target, is_labelled = targets_of(manifest, settings.target, settings.attributes)
+    for target, is_labelled in targets_of(manifest, settings.target, settings.attributes):
+        writer.append("target", target)
+        writer.append("is_labelled", is_labelled)
     speaker, speakers = manifest.speaker_codes()
-    return ClipCollection(
-        store, manifest, rows, target, is_labelled, speaker, tuple(speakers), settings.max_frames, fold=settings.fold
-    )
+    writer.append("speaker", speaker)
+    return speakers
 
 
 def normalisers(
@@ -171,7 +230,7 @@ def normalisers(
     Returns:
         By modality; one that no training speaker has leaves features as they are.
     """
-    training_speakers = {collection.speakers[code] for code in np.unique(collection.speaker[training_rows])}
+    training_speakers = {collection.speakers[code] for code in collection.speakers_of(training_rows)}
     built: dict[str, Normaliser] = {}
     for modality in MODALITIES:
         sums = collection.speaker_sums(modality) if modality in collection.store.info else {}
@@ -215,10 +274,10 @@ def collate(
     Raises:
         StoreError: the store was damaged or cut, or features are not finite; names the clip.
     """
-    collection.store.check_uncut()
+    collection.check_uncut()
     real = rows != FILLER
     safe = np.maximum(rows, 0)
-    has = {modality: collection.has(modality)[safe] & real for modality in MODALITIES}
+    has = {modality: collection.has(modality, safe) & real for modality in MODALITIES}
     if views is not None:
         has = views.shown(has)
     read = _ClipReader(collection, rows, normaliser, views)
@@ -294,8 +353,8 @@ def attributes_of(manifest: Manifest, wanted: Sequence[str] | None = None) -> tu
 
 def targets_of(
     manifest: Manifest, kind: str, attributes: Sequence[str] | None = None
-) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Return (clips, outputs) targets and which clips have one; a clip has all attributes of a target or none.
+) -> Iterator[tuple[NDArray[np.float32], NDArray[np.bool_]]]:
+    """Yield (clips, outputs) targets and which clips have one, piece by piece; a clip has all attributes or none.
 
     Args:
         manifest: labels.
@@ -305,12 +364,27 @@ def targets_of(
     Raises:
         StoreError: no clip has the target; the message names what is missing.
     """
-    problem, fix = "no clip has this target", "choose another data.target: label, soft_label or attributes"
+    names, found = attributes_of(manifest, attributes) if kind == "attributes" else (), False
+    for start in range(0, len(manifest), PIECE):
+        target, is_labelled = _targets(Manifest(manifest.table.slice(start, PIECE)), kind, names)
+        found = found or bool(is_labelled.any())
+        yield target, is_labelled
+    if not found:
+        problem, fix = "no clip has this target", "choose another data.target: label, soft_label or attributes"
+        if names:
+            columns = {name: manifest.table.column(name) for name in names}
+            counts = (f"{name} {pc.sum(pc.is_finite(column)).as_py() or 0}" for name, column in columns.items())
+            problem = f"no clip has {' and '.join(names)} together; clips with each: {', '.join(counts)}"
+            fix = "name those to train, e.g. data.attributes=[valence]"
+        raise StoreError(f"manifest of {manifest.corpus}", f"data.target={kind}", problem, fix)
+
+
+def _targets(manifest: Manifest, kind: str, attributes: Sequence[str]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     match kind:
         case "label":
             index = manifest.class_index()
-            target = np.zeros((len(index), len(manifest.classes)), dtype=np.float32)
             labelled = index >= 0
+            target = np.zeros((len(index), len(manifest.classes)), dtype=np.float32)
             target[labelled, index[labelled]] = 1
         case "soft_label":
             column = manifest.table.column("soft_label").combine_chunks()
@@ -318,14 +392,8 @@ def targets_of(
             target = np.zeros((len(column), len(manifest.classes)), dtype=np.float32)
             target[labelled] = np.asarray(column.drop_null().flatten()).reshape(-1, len(manifest.classes))
         case _:
-            names = attributes_of(manifest, attributes)
-            columns = [np.asarray(manifest.table.column(name), dtype=np.float32) for name in names]
+            columns = [np.asarray(manifest.table.column(name), dtype=np.float32) for name in attributes]
             target = np.stack(columns, axis=1)
             labelled = np.asarray(np.isfinite(target).all(axis=1))
             target = np.where(labelled[:, None], target, 0).astype(np.float32)
-            counts = (f"{name} {np.isfinite(values).sum()}" for name, values in zip(names, columns, strict=True))
-            problem = f"no clip has {' and '.join(names)} together; clips with each: {', '.join(counts)}"
-            fix = "name those to train, e.g. data.attributes=[valence]"
-    if not labelled.any():
-        raise StoreError(f"manifest of {manifest.corpus}", f"data.target={kind}", problem, fix)
     return target, labelled

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from vavl.config.files import written_beside
 from vavl.data.collection import ClipCollection
-from vavl.data.partitions import Partition, partition_clips
+from vavl.data.partitions import Partition, PartitionedClips
 from vavl.data.protocol import clip_classes
+from vavl.store.index import pieces
 
 NO_CLASS = "-"
 COLUMNS = ("partition", "class", "speaker", "clips")
@@ -81,19 +81,17 @@ class PartitionTable:
         return f"{total} clips ({share}): {classes}; {few} to {many} of a speaker"
 
 
-def partition_table(collection: ClipCollection, rows: NDArray[np.int64]) -> PartitionTable:
-    """Count the clips of ``rows`` that have any side.
-
-    Args:
-        collection: after ``apply_partitions``.
-        rows: manifest rows, of the training clips.
-    """
-    names = (*collection.manifest.classes, NO_CLASS)  # code -1 is the last one
+def partition_table(collection: ClipCollection, partitioned: PartitionedClips) -> PartitionTable:
+    """Count partitioned clips of a collection."""
+    names, speakers = (NO_CLASS, *collection.manifest.classes), collection.speakers  # code -1 comes first
     classes = clip_classes(collection.manifest)
-    partitioned = partition_clips(rows, collection.has("audio"), collection.has("video"), collection.is_labelled)
-    counts: Counter[tuple[Partition, str, str]] = Counter()
+    counts: dict[tuple[Partition, str, str], int] = {}
     for partition, clips in partitioned.clips.items():
-        keys, found = np.unique(np.stack((classes[clips], collection.speaker[clips])), axis=1, return_counts=True)
-        for (code, speaker), count in zip(keys.T.tolist(), found.tolist(), strict=True):
-            counts[partition, names[code], collection.speakers[speaker]] = count
-    return PartitionTable(dict(counts))
+        found = np.zeros(len(names) * len(speakers), np.int64)
+        for piece in pieces(clips):
+            code = (classes[piece] + np.int64(1)) * len(speakers) + collection.speaker[piece]
+            found += np.bincount(code, minlength=len(found))
+        for code in np.flatnonzero(found).tolist():
+            name, speaker = divmod(code, len(speakers))
+            counts[partition, names[name], speakers[speaker]] = int(found[code])
+    return PartitionTable(counts)

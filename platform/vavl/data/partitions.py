@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal, Self
@@ -84,7 +84,7 @@ class PartitionedClips:
         clips: manifest rows of each partition that has any, ascending.
     """
 
-    clips: dict[Partition, NDArray[np.int64]]
+    clips: Mapping[Partition, NDArray[np.integer]]
 
     @property
     def count(self) -> int:
@@ -116,11 +116,13 @@ def partition_clips(
     Returns:
         Partitions that have clips; a clip without any modality belongs to none.
     """
-    code = has_audio[rows] * 4 + has_video[rows] * 2 + is_labelled[rows]
+    code = (has_audio[rows] * np.uint8(4)) + (has_video[rows] * np.uint8(2)) + is_labelled[rows]
     found: dict[Partition, NDArray[np.int64]] = {}
-    for value in np.unique(code[code >= 2]):
-        name = Partition.of(has_audio=bool(value & 4), has_video=bool(value & 2), is_labelled=bool(value & 1))
-        found[name] = np.sort(rows[code == value])
+    for value in range(2, 8):
+        clips = rows[code == value]
+        if len(clips):
+            name = Partition.of(has_audio=bool(value & 4), has_video=bool(value & 2), is_labelled=bool(value & 1))
+            found[name] = np.sort(clips)
     return PartitionedClips({name: found[name] for name in Partition if name in found})
 
 

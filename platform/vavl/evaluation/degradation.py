@@ -234,7 +234,7 @@ class NoisySound:
     def disagreement(self) -> str:
         """Compare some clips, extracted again without noise, with the store; "" if they agree."""
         collection = self.clips.collection
-        rows = [int(row) for row in self.clips.rows if collection.has("audio")[row]][:_CHECKED_CLIPS]
+        rows = self.clips.rows[collection.has("audio", self.clips.rows)][:_CHECKED_CLIPS].tolist()
         largest = 0.0
         for row in rows:
             stored = collection.store.features("audio", int(collection.store_row["audio"][row]))

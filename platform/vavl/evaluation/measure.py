@@ -260,7 +260,7 @@ def _check_any(
     collection: ClipCollection, rows: NDArray[np.int64], conditions: tuple[str, ...], selection: ClipSelection
 ) -> None:
     trained = {modality for condition in conditions for modality in MODALITIES_OF[condition]}
-    if not any(collection.has(modality)[rows].any() for modality in trained):
+    if not any(collection.has(modality, rows).any() for modality in trained):
         names = ", ".join(sorted(trained)) or "nothing"
         problem = f"holds no labeled clip with what the model was trained on ({names})"
         fix = "choose another data.split, data.fold or data.labels"

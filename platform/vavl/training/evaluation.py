@@ -99,7 +99,7 @@ def predict_split(forward: Forward, data: EvaluationData, rows: NDArray[np.int64
     found = add_array_over_ranks(found, data.device)
     if isinstance(data.task, ClassTask):
         found = softmax(found, axis=-1)
-    has_audio, has_video = data.collection.has("audio")[rows], data.collection.has("video")[rows]
+    has_audio, has_video = data.collection.has("audio", rows), data.collection.has("video", rows)
     counts = {AUDIO_VIDEO: has_audio & has_video, AUDIO: has_audio, VIDEO: has_video}
     return SplitPredictions(
         rows,

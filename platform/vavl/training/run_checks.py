@@ -195,7 +195,7 @@ def _untrained(
 
 
 def _present(condition: str, collection: ClipCollection, validation: NDArray[np.int64]) -> NDArray[np.bool_]:
-    sides = [collection.has(modality)[validation] for modality in MODALITIES_OF[condition]]
+    sides = [collection.has(modality, validation) for modality in MODALITIES_OF[condition]]
     present: NDArray[np.bool_] = np.logical_and.reduce([*sides, collection.is_labelled[validation]])
     return present
 

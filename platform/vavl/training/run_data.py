@@ -11,18 +11,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vavl.audit.gate import pass_audit
-from vavl.corpora.manifest import TEST, TRAIN, VALIDATION, Manifest
-from vavl.data.collection import ClipCollection, attributes_of, normalisers, open_collection, targets_of
+from vavl.corpora.manifest import Manifest
+from vavl.data.collection import ClipCollection, attributes_of, normalisers, targets_of
 from vavl.data.normalization import Normaliser
-from vavl.data.partition_table import PartitionTable, partition_table
-from vavl.data.partitions import Partition, PartitionedClips, compose_batch, partition_clips
-from vavl.data.protocol import apply_partitions
+from vavl.data.partition_table import PartitionTable
+from vavl.data.partitions import Partition, PartitionedClips, compose_batch
+from vavl.data.training_clips import open_training_clips, rows_by_split
 from vavl.errors import InputError
 from vavl.features import MODALITIES, FeatureStatistics
 from vavl.models.clips import TrainingProfile, clip_distance
 from vavl.models.saved_model import ModalityDescription, ModelDescription
 from vavl.models.settings import AttributeTask, ClassTask, Task
 from vavl.ray_session import check_own_ray
+from vavl.store.index import pieces
 from vavl.store.store_cache import is_at_hand, local_notes
 from vavl.training.run_checks import check_objectives, check_selection
 from vavl.training.run_folder import with_pinned_store
@@ -64,51 +65,44 @@ def open_run_data(plan: TrainingPlan) -> RunData:
         StoreError, InputError, ConfigError: the store, the fold, the partitions or the composition cannot
             be used.
     """
-    collection = open_collection(plan.data)
-    rows = _rows_by_split(plan, collection.manifest, collection.is_labelled)
-    collection = apply_partitions(collection, rows["train"], plan.data.partitions)
-    has_audio, has_video = collection.has("audio"), collection.has("video")
-    partitioned = partition_clips(rows["train"], has_audio, has_video, collection.is_labelled)
+    collection, rows, partitioned, table = open_training_clips(plan.data)
+    _check_labels(plan, rows, collection.is_labelled)
     normaliser = normalisers(collection, rows["train"], per_speaker=plan.features.speaker_normalisation)
     composition = compose_batch(partitioned, plan.data.composition)
     # A partition that gives no rows to any batch feeds nothing, and its clips make no epoch longer.
     used = partitioned.only(composition)
     task = _task(collection, plan)
     check_classes(collection, rows["train"], plan)
-    table = partition_table(collection, rows["train"])
     warnings = check_objectives(plan, used, composition, task)
     return RunData(collection, rows, table, used, composition, normaliser, task, tuple(warnings))
 
 
-def _rows_by_split(
-    plan: TrainingPlan, manifest: Manifest, is_labelled: NDArray[np.bool_]
-) -> dict[str, NDArray[np.int64]]:
-    """Return the manifest rows of each split, and refuse a split without a label where one is needed."""
-    split = manifest.split(plan.data.fold)
-    rows = {
-        name: np.flatnonzero(split == code).astype(np.int64)
-        for name, code in (("train", TRAIN), ("validation", VALIDATION), ("test", TEST))
-    }
+def _check_labels(plan: TrainingPlan, rows: Mapping[str, NDArray[np.int64]], is_labelled: NDArray[np.bool_]) -> None:
+    """Refuse a split without a label where one is needed."""
     wanted = ("train", "validation", "test") if plan.evaluation.test else ("train", "validation")
     for name in wanted:
-        if not is_labelled[rows[name]].any():
+        if not any(is_labelled[piece].any() for piece in pieces(rows[name])):
             raise InputError(
                 str(plan.data.store),
                 f"split {name} of fold {plan.data.fold}",
                 "holds no labeled clip",
                 "check the card's splits, data.fold and the quarantine of the store",
             )
-    return rows
 
 
 def check_classes(collection: ClipCollection, rows: NDArray[np.int64], plan: TrainingPlan) -> None:
     """Refuse training labels that are all alike: there is nothing to tell apart."""
-    target = collection.target[rows[collection.is_labelled[rows]]]
-    if len(target) and not (target != target[0]).any():
+    first, count = None, 0
+    for piece in pieces(rows):
+        target = collection.target[piece[collection.is_labelled[piece]]]
+        first, count = target[:1] if first is None or not len(first) else first, count + len(target)
+        if (target != first).any():
+            return
+    if count:
         raise InputError(
             str(plan.data.store),
             f"data.target={plan.data.target}, fold {plan.data.fold}",
-            f"all {len(target)} labeled training clips have the same target {target[0].tolist()}",
+            f"all {count} labeled training clips have the same target {target[0].tolist()}",
             "label clips of other classes too, or choose another fold or target",
         )
 
@@ -139,7 +133,9 @@ def check_plan(plan: TrainingPlan) -> PlanNotes:
     if not is_at_hand(plan.data.store):
         # Which clips have which side stands with the features; workers look at that once they have copied them.
         manifest = Manifest.read(local_notes(plan.data.store)).with_labels(plan.data.labels)
-        _rows_by_split(plan, manifest, targets_of(manifest, plan.data.target, plan.data.attributes)[1])
+        targets = targets_of(manifest, plan.data.target, plan.data.attributes)
+        is_labelled = np.concatenate([labelled for _, labelled in targets])
+        _check_labels(plan, rows_by_split(manifest, plan.data.fold), is_labelled)
         line = f"{plan.data.store}: manifest and splits are in order; features are copied at the start"
         return PlanNotes([line, *_objective_lines(plan)])
     data = open_run_data(plan)
@@ -217,7 +213,9 @@ def with_training_clips(description: ModelDescription, data: RunData) -> ModelDe
     changes: dict[str, Any] = {}
     if isinstance(data.task, ClassTask):
         rows = data.rows["train"]
-        shares = data.collection.target[rows[data.collection.is_labelled[rows]]].mean(axis=0, dtype=np.float64)
+        labelled = [piece[data.collection.is_labelled[piece]] for piece in pieces(rows)]
+        total = sum(data.collection.target[piece].sum(axis=0, dtype=np.float64) for piece in labelled)
+        shares = total / sum(map(len, labelled))
         changes["class_shares"] = tuple(shares.tolist())
     for modality in MODALITIES:
         part: ModalityDescription = getattr(description, modality)

@@ -131,7 +131,7 @@ def _outcome(run: TrainingRun, state: LoopState, metrics: dict[str, float]) -> d
         "partitions": data.table.summary(),
         "clips": {name: len(rows) for name, rows in data.rows.items()},
         "speakers": {
-            name: sorted({data.collection.speakers[code] for code in data.collection.speaker[rows]})
+            name: [data.collection.speakers[code] for code in data.collection.speakers_of(rows)]
             for name, rows in data.rows.items()
         },
         "corpus": manifest.corpus,

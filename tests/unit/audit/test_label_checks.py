@@ -147,10 +147,10 @@ def test_batches_in_file_name_order_are_a_leak_and_the_sampler_is_not(material):
 
 
 def test_a_sampler_that_does_not_shuffle_trips_the_canary(material, monkeypatch):
-    def in_order(sampler, partition, turn):
+    def in_order(sampler, partition, turn, number):
         return np.sort(sampler.clips[partition])
 
-    monkeypatch.setattr(Sampler, "_shuffle", in_order)
+    monkeypatch.setattr(Sampler, "_order", in_order)
     monkeypatch.setattr("vavl.audit.label_checks._lengths", lambda found: np.ones(len(found.manifest), np.int32))
     small = AuditSettings.model_validate({"leaks": {"batch_size": 4}})
     finding = check_batches(material(), small)
