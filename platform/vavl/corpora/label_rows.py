@@ -15,7 +15,7 @@ from vavl.corpora.discovery import Found
 from vavl.errors import CorpusError
 from vavl.media.csd import KEY_COLUMN, read_csd_columns, read_csd_keys
 from vavl.media.csv_table import is_missing, read_number_columns, read_text_columns
-from vavl.media.patterns import one_writing, whole_match
+from vavl.media.patterns import named_in, whole_match
 
 ATTRIBUTES = ("arousal", "valence", "dominance")
 Attributes = tuple[float | None, float | None, float | None]
@@ -127,11 +127,7 @@ class LabelRows:
             return [found[row] for row in self._kept]
         clip_ids: dict[str, None] = {}
         for row, key in enumerate(self._texts(self.table.key_column)):
-            written = dict.fromkeys((key, key.replace("\\", "/")))  # the second for a path of Windows
-            tried = [whole_match(self.table.key_pattern, text, "key_pattern") for text in written]
-            matches = [match for match in tried if match is not None]
-            match = min(matches, key=lambda match: "\\" in (match["clip"] or ""), default=None)
-            clip_id = one_writing(match["clip"]) if match and match["clip"] else None
+            clip_id = named_in(self.table.key_pattern, key, "key_pattern")
             if not clip_id or clip_id in clip_ids:
                 problem = "is there twice" if clip_id else f"does not match {self.table.key_pattern}"
                 problem = f"key {key!r} {problem}"

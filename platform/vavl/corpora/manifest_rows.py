@@ -17,7 +17,7 @@ from vavl.corpora.label_sets import Column, Labels, columns_of_labels, group_val
 from vavl.corpora.splits import check_disjoint, clip_splits, published_folds
 from vavl.errors import CorpusError
 from vavl.media.csv_table import is_missing, read_text_columns
-from vavl.media.patterns import one_writing, whole_match
+from vavl.media.patterns import named_in
 
 
 def manifest_table(card: CorpusCard, root: Path, *, listed: bool = False) -> tuple[pa.Table, dict[str, Any]]:
@@ -116,10 +116,9 @@ def _listed_speakers(table: SpeakerTable, root: Path) -> dict[str, str]:
     speakers: dict[str, str] = {}
     columns = read_text_columns(root, table.file, (table.key_column, table.speaker_column))
     for row, (key, speaker) in enumerate(zip(*columns, strict=True), start=1):
-        match = whole_match(table.key_pattern, key, "speaker.key_pattern")
-        if match is None or is_missing(speaker) or speaker.lower() == "unknown":
+        clip_id = named_in(table.key_pattern, key, "speaker.key_pattern")
+        if clip_id is None or is_missing(speaker) or speaker.lower() == "unknown":
             continue
-        clip_id = one_writing(match["clip"])
         if speakers.setdefault(clip_id, speaker) != speaker:
             problem = f"clip {clip_id} is spoken by {speakers[clip_id]} and by {speaker}"
             raise CorpusError(file, f"{table.speaker_column}, row {row}", problem, "keep one speaker per clip")

@@ -14,7 +14,7 @@ from vavl.corpora.card_splits import FoldTable, ListedFolds, NameSplits, SplitRu
 from vavl.corpora.discovery import Found
 from vavl.errors import CorpusError
 from vavl.media.csv_table import is_missing, read_text_columns
-from vavl.media.patterns import one_writing, whole_match
+from vavl.media.patterns import named_in
 
 logger = logging.getLogger(__name__)
 
@@ -277,10 +277,8 @@ def _rows(tables: SplitTables, root: Path, fold: int) -> dict[str, str]:
 
 
 def _key(tables: SplitTables, text: str) -> str | None:
-    if tables.key_pattern is None:
-        return one_writing(text) or None
-    match = whole_match(tables.key_pattern, text, "splits.folds.key_pattern")
-    return one_writing(match[tables.key]) if match and match[tables.key] else None
+    pattern = tables.key_pattern or f"(?P<{tables.key}>.+)"
+    return named_in(pattern, text, "splits.folds.key_pattern", tables.key)
 
 
 def _check_speakers(tables: SplitTables, root: Path, fold: int, speakers: Mapping[str, str]) -> None:

@@ -8,7 +8,7 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from vavl.description import words
@@ -89,7 +89,7 @@ class TableFound:
     def by_clip(self, title: str) -> dict[str, str]:
         """Return clip id -> value of a column; of rows without a clip id nothing."""
         assert self.key_column is not None
-        matches = (re.fullmatch(self.key_pattern, key) for key in self.texts[self.key_column])
+        matches = (re.fullmatch(self.key_pattern, _slashed(key)) for key in self.texts[self.key_column])
         pairs = zip(matches, self.texts[title], strict=True)
         return {match["clip"]: value for match, value in pairs if match is not None}
 
@@ -152,15 +152,23 @@ def _joins(
     values: Sequence[str], known: set[str], shortened: Sequence[tuple[int, list[str]]]
 ) -> list[tuple[int, str, int]]:
     """Return for each way to read a clip id out of a key: clips found, pattern, fields left out of the clip id."""
-    bare = [value.rpartition("/")[2] for value in values]
-    stems = [PurePosixPath(value).stem if "." in value else value for value in bare]
-    directory = "(?:.*/)?" if any("/" in value for value in values) else ""
+    values = [_slashed(value) for value in values]
+    levels = max((clip_id.count("/") for clip_id in known), default=0)  # directories that belong to the clip
+    bare = ["/".join(value.split("/")[-1 - levels :]) for value in values]
+    stems = [re.sub(r"(?<=[^/])\.\w+$", "", value) for value in bare]
+    directory = "(?:.*/)?" if bare != values else ""
     ends = "" if stems == bare else r"\.\w+"
+    clip = rf"(?P<clip>(?:[^/]+/){{{levels}}}[^/]+?)" if levels else "(?P<clip>[^/]+?)"
     return [
         (len(known.intersection(values)), _ANY_KEY, 0),
-        (len(known.intersection(stems)), rf"{directory}(?P<clip>[^/]+?){ends}", 0),
+        (len(known.intersection(stems)), f"{directory}{clip}{ends}", 0),
         *((len(set(short).intersection(values)), _ANY_KEY, skips) for skips, short in shortened),
     ]
+
+
+def _slashed(key: str) -> str:
+    """Return a path as it is written here; tables from Windows name drives and part directories by backslashes."""
+    return key.replace("\\", "/")
 
 
 def _repeated(columns: Mapping[str, Sequence[str]], clip_ids: Collection[str]) -> dict[str, Any]:

@@ -31,6 +31,20 @@ def whole_match(expression: str, text: str, field: str) -> Any:
         ) from None  # fmt: skip
 
 
+def named_in(expression: str, key: str, field: str, group: str = "clip") -> str | None:
+    """Return what ``group`` of a card's expression reads in the key of a table; None where it does not match.
+
+    A path that was written on Windows is read with its own marks and with ``/``, and without them where that matches.
+
+    Raises:
+        CorpusError: see ``whole_match``.
+    """
+    texts = dict.fromkeys((key, key.replace("\\", "/")))
+    matches = [match for text in texts if (match := whole_match(expression, text, field)) is not None]
+    found = min((match[group] or "" for match in matches), key=lambda name: "\\" in name, default="")
+    return one_writing(found) or None
+
+
 def one_writing(name: str) -> str:
     """Return a name with letters such as u with dots as one sign: a Mac stores them as two (Unicode NFC)."""
     return unicodedata.normalize("NFC", name)

@@ -104,3 +104,22 @@ def test_ratings_without_a_title_that_says_labels_are_told_too(tmp_path):
     lines = [f"{k},{clip},{'AHSN'[k]}" for clip, _, _ in CLIPS for k in range(3)]
     found = described(tmp_path, [clip for clip, _, _ in CLIPS], votes=rows("id,name,answer", lines))
     assert is_to_decide(found, "votes.csv has several rows per clip in `name`")
+
+
+@pytest.mark.parametrize("start", ["", "C:\\data\\", "\\\\server\\share\\"])
+@pytest.mark.parametrize("mark", ["_", "/"])
+def test_a_table_of_windows_paths_joins_with_the_clips(tmp_path, start, mark):
+    """With ``/`` the directory of the speaker belongs to the clip, as file names alone are not unique."""
+    clips = [(clip.replace("_", mark), emotion, take) for clip, emotion, take in CLIPS]
+    split = {"s01": "train", "s02": "train", "s03": "train", "s04": "dev", "s05": "test"}
+    lines = [
+        f"{start}{clip.replace('/', chr(92))}.wav,{emotion},{split[clip[:3]]},{clip[:3]}" for clip, emotion, _ in clips
+    ]
+    found = described(tmp_path, [clip for clip, _, _ in clips], labels=rows("file,emotion,split,speaker", lines))
+    assert found.problem == ""
+    table = found.manifest.table
+    assert table["label"].null_count == 0
+    assert table["speaker"].to_pylist() == [clip[:3] for clip in table["clip_id"].to_pylist()]
+    assert table["split_0"].to_pylist() == [
+        split[name].replace("dev", "validation") for name in table["speaker"].to_pylist()
+    ]
