@@ -23,11 +23,12 @@ _EVERY = 3
 
 
 def cut_store(run: Disturbed) -> str:
-    """Cut a file of features to a half while the run reads it."""
-    with _put_back(run, "video/data-00000.arrow") as path:
-        os.truncate(path, path.stat().st_size // 2)
+    """Cut the shards of a modality to a half while the run reads them."""
+    with _put_back(run, "video") as paths:
+        for path in paths:
+            os.truncate(path, path.stat().st_size // 2)
         run.wait_for_exit(run.FAILED)
-    return f"{path.name} cut to a half; {_refused(run, 'it was cut while it was in use')}"
+    return f"{len(paths)} shards of video cut to a half; {_refused(run, 'it was cut while it was in use')}"
 
 
 def spoil_store(value: float) -> Injection:
@@ -37,12 +38,12 @@ def spoil_store(value: float) -> Injection:
         run.command.kill()
         store, first = _store(run), run.random.randrange(_EVERY)
         clips = FeatureStore.open(store).clip_ids("audio").to_pylist()[first::_EVERY]
-        with _put_back(run, "audio/data-00000.arrow"):
+        with _put_back(run, "audio"):
             for row in range(first, first + _EVERY * len(clips), _EVERY):
                 set_value(store, "audio", row, value)
             run.ensure_started()
             run.wait_for_exit(run.FAILED)
-        said = _refused(run, "audio/data-00000.arrow: clip ", "changed or damaged")
+        said = _refused(run, "/audio/data-", ".arrow: clip ", "changed or damaged")
         named = [clip for clip in clips if f"clip {clip}:" in run.command.error_message()]
         if len(named) != 1:
             raise AssertionError(f"no damaged clip is named: {run.command.error_message()}")
@@ -57,14 +58,14 @@ def goes_on_once_put_back(run: Disturbed, fault: Fault, moment: float) -> None:
 
 
 @contextlib.contextmanager
-def _put_back(run: Disturbed, name: str) -> Iterator[Path]:
-    """Yield a file of the store, and give it its content back."""
-    path = _store(run) / name
-    whole = path.read_bytes()
+def _put_back(run: Disturbed, modality: str) -> Iterator[list[Path]]:
+    """Yield the shards of a modality, and give them their content back."""
+    whole = {path: path.read_bytes() for path in sorted((_store(run) / modality).glob("*.arrow"))}
     try:
-        yield path
+        yield list(whole)
     finally:
-        path.write_bytes(whole)
+        for path, content in whole.items():
+            path.write_bytes(content)
 
 
 def _store(run: Disturbed) -> Path:

@@ -11,7 +11,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 EXAMPLES = 30
 KINDS = (
-    "wav", "flac", "mp4_sound", "mp4_pictures", "csv", "yaml", "parquet", "arrow", "index", "ids",
+    "wav", "flac", "mp4_sound", "mp4_pictures", "csv", "yaml", "part", "arrow", "index", "ids",
     "store_json", "manifest"
 )  # fmt: skip
 

@@ -140,7 +140,7 @@ def test_a_killed_job_continues_and_gives_the_same_bytes_as_no_workers(monkeypat
     log = tmp_path / "killed.log"
     with log.open("w") as stream:
         job = subprocess.Popen([sys.executable, str(JOB), str(killed)], cwd=ROOT, stderr=stream)
-    wait_until(lambda: bool(list(parts.glob("*.parquet"))), job, log)
+    wait_until(lambda: bool(list(parts.glob("*-*.json"))), job, log)
     processes = psutil.Process(job.pid).children(recursive=True)
     os.kill(job.pid, signal.SIGKILL)
     job.wait()
@@ -152,7 +152,7 @@ def test_a_killed_job_continues_and_gives_the_same_bytes_as_no_workers(monkeypat
     for agent in agents:
         agent.kill()
     assert not (tmp_path / "killed/store.json").exists()
-    finished = {path: path.stat().st_mtime_ns for path in parts.glob("*.parquet")}
+    finished = {path: path.stat().st_mtime_ns for path in parts.glob("*-*.json")}
     assert finished
 
     monkeypatch.chdir(ROOT)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -13,13 +14,15 @@ from typing import Any
 
 from vavl.errors import InputError
 
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
 
 @contextlib.contextmanager
 def written_beside(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; rename it into place if the block succeeds.
 
     Raises:
-        InputError: the directory cannot be written.
+        InputError: the directory cannot be written, or its disk is full.
     """
     make_folder(path.parent)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
@@ -30,6 +33,11 @@ def written_beside(path: Path) -> Iterator[Path]:
         # mkstemp creates files that only the owner reads; results are to be shared like other files.
         partial.chmod(0o644)
         partial.replace(path)
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        fix = "free disk space there or name another directory; the same command then goes on"
+        raise InputError(str(path), "", f"cannot be written: {os.strerror(error.errno or 0)}", fix) from None
     finally:
         partial.unlink(missing_ok=True)
 

@@ -18,13 +18,14 @@ import pyarrow.compute as pc
 from vavl.config.files import make_folder, written_beside
 from vavl.config.progress import Progress
 from vavl.errors import InputError, StoreError
-from vavl.extraction.parts import ClipRecord, PartExtractor, PartResult, part_batches, read_part_record
+from vavl.extraction.parts import ClipRecord, PartExtractor, PartRecord, PartResult
 from vavl.extraction.plan import ExtractionPlan, FoundParts, find_parts
 from vavl.extraction.report import ExtractionResult, Quarantined, write_quarantine
 from vavl.extraction.settings import ExtractionRun
 from vavl.extraction.sources import ClipPlace
 from vavl.features import MODALITIES
 from vavl.store.clip_facts import write_facts
+from vavl.store.shards import Shard
 from vavl.store.store import FeatureStore
 from vavl.store.store_writer import StoreWriter
 from vavl.workers.attempts import TimeLimit
@@ -76,8 +77,8 @@ def extract_features(plan: ExtractionPlan, run: ExtractionRun) -> ExtractionResu
         added=before.added,
         extracted_again=before.again,
         removed=before.removed(plan),
-        quarantined=_entries(results, "quarantined"),
-        without_signal=_entries(results, "without_signal"),
+        quarantined=_entries(plan, results, "quarantined"),
+        without_signal=_entries(plan, results, "without_signal"),
         tally=dict(tally),
     )
     message = "files: %d added, %d kept, %d extracted again, %d removed, %d in quarantine"
@@ -143,13 +144,14 @@ class _StoreBefore:
         return pa.array([], pa.string()) if ids is None else ids.combine_chunks()
 
 
-def _entries(results: Mapping[str, PartResult], kind: str) -> tuple[Quarantined, ...]:
-    """Return the clips in ``quarantined`` or ``without_signal`` of all parts, in order."""
-    return tuple(entry for name in sorted(results) for entry in getattr(results[name], kind))
+def _entries(plan: ExtractionPlan, results: Mapping[str, PartResult], kind: str) -> tuple[Quarantined, ...]:
+    """Return the clips in ``quarantined`` or ``without_signal`` of all finished parts, in order."""
+    names = (place.name for places in plan.layout.values() for place in places if place.name in results)
+    return tuple(entry for name in names for entry in getattr(results[name], kind))
 
 
 def _refuse_too_many(plan: ExtractionPlan, results: Mapping[str, PartResult], allowed: int) -> None:
-    quarantined = _entries(results, "quarantined")
+    quarantined = _entries(plan, results, "quarantined")
     if len(quarantined) <= allowed:
         return
     path = write_quarantine(plan.folder, quarantined)
@@ -160,18 +162,23 @@ def _refuse_too_many(plan: ExtractionPlan, results: Mapping[str, PartResult], al
 
 
 def _write_store(plan: ExtractionPlan, results: Mapping[str, PartResult]) -> FeatureStore:
-    """Put the parts together; store.json comes last and makes the directory a store."""
-    quarantined = _entries(results, "quarantined")
-    writer = StoreWriter(plan.folder, plan.manifest.corpus, plan.manifest.card_hash)
+    """Put the indices of the parts together; store.json comes last and makes the directory a store."""
+    quarantined = _entries(plan, results, "quarantined")
+    writer = StoreWriter(plan.folder, plan.manifest.corpus, plan.manifest.card_hash, plan.dtype)
     plan.manifest.write(plan.folder)
     write_quarantine(plan.folder, quarantined)
-    _write_notes(plan, _entries(results, "without_signal"))
+    _write_notes(plan, _entries(plan, results, "without_signal"))
     rows = [_facts(plan, modality) for modality in plan.sources]
     write_facts(plan.folder, heapq.merge(*rows, key=lambda row: (row["clip_id"], row["modality"])))
     for modality in MODALITIES:
         if modality in plan.sources:
-            batches = (batch for part in plan.parts(modality) for batch in part_batches(part.path))
-            writer.write_modality(modality, plan.infos[modality], batches)
+            shards: list[Shard] = []
+            checksums: list[tuple[int, ...]] = []
+            for part in plan.parts(modality):
+                record = _record(part.path)
+                shards += record.shards
+                checksums += record.checksums
+            writer.add_shards(modality, plan.infos[modality], shards, checksums)
         else:
             writer.leave_out(modality)
     writer.finish({"clips": len(plan.manifest), "quarantined": len(quarantined)})
@@ -207,7 +214,12 @@ def _facts(plan: ExtractionPlan, modality: str) -> Iterator[dict[str, Any]]:
 def _records(plan: ExtractionPlan, modality: str) -> Iterator[tuple[ClipPlace, ClipRecord]]:
     """Yield the clips of the store in their order; one part's records are in memory."""
     for part in plan.parts(modality):
-        record = read_part_record(part.path)
-        if record is None:
-            raise StoreError(str(part.path), "", "was changed while the store was written", "try again")
+        record = _record(part.path)
         yield from ((clip, record.clips[clip.clip_id]) for clip in part.clips if clip.clip_id in record.clips)
+
+
+def _record(path: Path) -> PartRecord:
+    record = PartRecord.read(path)
+    if record is None:
+        raise StoreError(str(path), "", "or a shard of it was changed while the store was written", "try again")
+    return record

@@ -1,7 +1,7 @@
-"""One part of an extraction: a run of clips of one modality, in a file of its own.
+"""One part of an extraction: a run of clips of one modality, in shards of its own.
 
-A part is the unit of work of a process and of resumption: its file is whole or absent. It holds rows of the
-store and, in its metadata, what is known of each clip.
+A part is the unit of work of a process and of resumption. Its shards lie where the store has them; its record, which
+says what is known of each clip, is written after them, whole or not at all.
 """
 
 from __future__ import annotations
@@ -9,30 +9,29 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
-from vavl.config.files import make_folder, sha256_of_file, written_beside
-from vavl.errors import ConfigError, NoSignalError, StoreError
+from vavl.config.files import make_folder, read_json, sha256_of_file, write_text
+from vavl.errors import ConfigError, InputError, NoSignalError, StoreError
 from vavl.extraction.report import Quarantined
 from vavl.extraction.sources import ClipPlace, Extract, Source
 from vavl.extractors.extracted import Extracted, read_modality
-from vavl.store.shards import ROW_SCHEMA, ClipFeatures, row_batch
+from vavl.store.checked_files import check_size
+from vavl.store.rows import checksum
+from vavl.store.shards import SHARD_BYTES, ClipFeatures, Dtype, Shard, ShardBatch, ShardWriter, row_batch, shard_batches
 from vavl.workers.attempts import Attempts, TimeLimit
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 2
+FORMAT = 3
 """Of the record; a part of another format is made again."""
-_METADATA_KEY = b"vavl"
-# What a reader of Parquet raises on bytes that were changed.
-_DAMAGE = (OSError, pa.ArrowException, ValueError, IndexError)
 # A part of long clips with wide features would not fit into memory as a whole; some copies of a group have to.
 _VALUES_PER_GROUP = 1_000_000
 
@@ -43,9 +42,11 @@ class Part:
 
     Attributes:
         modality: "audio" or "video".
+        path: of the record.
         provenance: ``ModalityInfo.provenance`` of the features.
+        dtype: of the features on disk.
         clips: in the order of the manifest.
-        earlier: files of older parts whose rows are used again where a clip's file has not changed.
+        earlier: records of older parts whose rows are used again where a clip's file has not changed.
     """
 
     modality: str
@@ -54,6 +55,7 @@ class Part:
     root: Path
     width: int
     provenance: str
+    dtype: Dtype
     clips: tuple[ClipPlace, ...]
     earlier: tuple[Path, ...] = ()
 
@@ -61,6 +63,16 @@ class Part:
     def marker(self) -> Path:
         """File that names the clip in work, for the case that the process ends in the middle of it."""
         return self.path.with_name(f".{self.path.stem}.current")
+
+    def shard_writer(self) -> ShardWriter:
+        """Return a writer of the shards, which have the key of the part in their names."""
+        stem = f"data-{self.path.stem.rpartition('-')[2]}"
+        return ShardWriter(shard_directory(self.path), stem, self.width, self.dtype, SHARD_BYTES)
+
+
+def shard_directory(record: Path) -> Path:
+    """Return where the shards of a part lie, by the path of its record: ``STORE/parts/audio-<key>.json``."""
+    return record.parents[1] / record.stem.partition("-")[0]
 
 
 @dataclass(frozen=True)
@@ -86,38 +98,49 @@ class PartRecord:
 
     Attributes:
         provenance: ``ModalityInfo.provenance`` of the features.
+        dtype: of the features on disk.
+        width: channels of a frame.
         clips: clip id -> record, in the order of the rows.
+        shards: in the order of the rows.
+        checksums: of the rows of each shard, in their order.
         quarantined: clips left out.
         without_signal: clips that count as clips without the modality: it carries nothing.
     """
 
     provenance: str
+    dtype: Dtype
+    width: int
     clips: Mapping[str, ClipRecord]
+    shards: tuple[Shard, ...]
+    checksums: tuple[tuple[int, ...], ...]
     quarantined: tuple[Quarantined, ...] = ()
     without_signal: tuple[Quarantined, ...] = ()
 
-    def to_json(self) -> bytes:
-        """Return the record as JSON for the metadata of the part's file."""
-        return json.dumps({"format": FORMAT, **asdict(self)}, sort_keys=True, ensure_ascii=False).encode()
+    def write(self, path: Path) -> None:
+        """Write the record, whole or not at all."""
+        write_text(path, json.dumps({"format": FORMAT, **asdict(self)}, ensure_ascii=False) + "\n")
 
     @classmethod
-    def from_json(cls, text: bytes) -> Self:
-        """Read what ``to_json`` wrote.
-
-        Raises:
-            ValueError: the format is another one.
-        """
-        content: dict[str, Any] = json.loads(text)
-        if content.get("format") != FORMAT:
-            raise ValueError("another format")
-        return cls(
-            content["provenance"],
-            {clip_id: ClipRecord(**entry) for clip_id, entry in content["clips"].items()},
-            *(
-                tuple(Quarantined(**entry) for entry in content.get(key, ()))
-                for key in ("quarantined", "without_signal")
-            ),
-        )
+    def read(cls, path: Path) -> Self | None:
+        """Return what ``write`` wrote; None if it cannot be read, is of another format, or lacks a whole shard."""
+        try:
+            content: dict[str, Any] = read_json(path)
+            if content.pop("format") != FORMAT:
+                return None
+            content["clips"] = {clip_id: ClipRecord(**entry) for clip_id, entry in content["clips"].items()}
+            for key, kind in (("shards", Shard), ("quarantined", Quarantined), ("without_signal", Quarantined)):
+                content[key] = tuple(kind(**entry) for entry in content[key])
+            content["checksums"] = tuple(map(tuple, content["checksums"]))
+            record = cls(**content)
+            if [len(one) for one in record.checksums] != [one.clips for one in record.shards] or (
+                sum(map(len, record.checksums)) != len(record.clips)
+            ):
+                return None
+            for shard in record.shards:
+                check_size(shard_directory(path) / shard.name, shard.bytes)
+        except (InputError, StoreError, OSError, KeyError, TypeError, ValueError, AttributeError):
+            return None
+        return record
 
 
 @dataclass(frozen=True)
@@ -154,7 +177,7 @@ class PartExtractor:
         self._extractors: dict[str, Extract] = {}
 
     def __call__(self, part: Part) -> PartResult:
-        """Extract the clips of a part and write its file.
+        """Extract the clips of a part, write its shards, then its record.
 
         Clips that fail are quarantined. A clip whose row is in an earlier part, made from the same content of
         its file with the same extractor, keeps that row.
@@ -162,6 +185,7 @@ class PartExtractor:
         Raises:
             ConfigError: the settings of the extractor do not fit; no clip could be extracted with them.
             InputError: the directory cannot be written.
+            StoreError: a value is too large for float16.
             TrainingError: processes end before they touch a clip of the part.
         """
         source = self._sources[part.modality]
@@ -171,9 +195,9 @@ class PartExtractor:
         try:
             if part.modality not in self._extractors:
                 self._extractors[part.modality] = source.make()
-            extract, earlier = self._extractors[part.modality], EarlierRows(part.earlier, part.provenance)
-            with written_beside(part.path) as partial:
-                writer = PartWriter(partial, part.corpus, part.width)
+            extract, earlier = self._extractors[part.modality], EarlierRows(part)
+            with part.shard_writer() as shards:
+                writer = PartWriter(part, shards)
                 for clip in part.clips:
                     try:
                         with attempts.at(clip.clip_id, clip.file, part.modality):
@@ -193,7 +217,7 @@ class PartExtractor:
                         writer.leave_out(Quarantined.of(clip.clip_id, part.modality, clip.file, error))
                     else:
                         writer.add(*row)
-                record = writer.finish(part.provenance)
+                record = writer.finish()
         finally:
             # Only a process that ends without a word leaves its marker behind.
             attempts.finish()
@@ -222,12 +246,8 @@ def _content_hash(part: Part, clip: ClipPlace) -> str | None:
 class PartWriter:
     """Writes the rows of a part while they come, so that no more than some MB of them are in memory."""
 
-    def __init__(self, path: Path, corpus: str, width: int) -> None:
-        # Values hardly repeat: a dictionary of them would cost several times their memory for nothing.
-        self._writer = pq.ParquetWriter(
-            path, ROW_SCHEMA, write_page_checksum=True, use_dictionary=["corpus", "speaker", "dtype"]
-        )
-        self._corpus, self._width = corpus, width
+    def __init__(self, part: Part, shards: ShardWriter) -> None:
+        self._part, self._shards = part, shards
         self._waiting: list[ClipFeatures] = []
         self._values = 0
         self._clips: dict[str, ClipRecord] = {}
@@ -235,7 +255,7 @@ class PartWriter:
         self._without_signal: list[Quarantined] = []
 
     def add(self, features: ClipFeatures, record: ClipRecord) -> None:
-        """Append the row of a clip."""
+        """Append the row of a clip; raises StoreError if float16 cannot hold a value of it."""
         self._clips[features.clip_id] = record
         self._waiting.append(features)
         self._values += features.values.size
@@ -246,78 +266,60 @@ class PartWriter:
         """Note a clip that has no row: one that cannot be read, or one whose modality carries nothing."""
         (self._quarantined if has_signal else self._without_signal).append(clip)
 
-    def finish(self, provenance: str) -> PartRecord:
-        """Write what is left, and the record of features of this provenance."""
-        if self._waiting:
-            self._flush()
-        record = PartRecord(provenance, self._clips, tuple(self._quarantined), tuple(self._without_signal))
-        self._writer.add_key_value_metadata({_METADATA_KEY: record.to_json()})
-        self._writer.close()
+    def finish(self) -> PartRecord:
+        """Write what is left, and the record of the part."""
+        self._flush()
+        part, shards = self._part, tuple(self._shards.finish())
+        batches = (shard_batches(shard_directory(part.path) / one.name, part.width, part.dtype) for one in shards)
+        checksums = tuple(tuple(checksum(*clip) for batch in shard for clip in batch.clips()) for shard in batches)
+        left_out = tuple(self._quarantined), tuple(self._without_signal)
+        record = PartRecord(part.provenance, part.dtype, part.width, self._clips, shards, checksums, *left_out)
+        record.write(part.path)
         return record
 
     def _flush(self) -> None:
-        self._writer.write_batch(row_batch(self._corpus, self._width, self._waiting))
-        self._waiting, self._values = [], 0
-
-
-def read_part_record(path: Path) -> PartRecord | None:
-    """Return the record of a finished part; None if there is no readable file of this format."""
-    try:
-        return PartRecord.from_json(pq.read_metadata(path).metadata[_METADATA_KEY])
-    except (*_DAMAGE, KeyError, TypeError):
-        return None
-
-
-def part_batches(path: Path) -> Iterator[pa.RecordBatch]:
-    """Yield the rows of a part, one group after the other.
-
-    Raises:
-        StoreError: the file was damaged after it had been written.
-    """
-    try:
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
-            for group in range(file.num_row_groups):
-                table = file.read_row_group(group, use_threads=False)
-                yield from table.replace_schema_metadata(None).cast(ROW_SCHEMA).combine_chunks().to_batches()
-        # Arrow's allocator would keep what it has freed, some 100 MB over a thousand clips.
-        pa.default_memory_pool().release_unused()
-    except _DAMAGE as error:
-        fix = "remove this file and start the same command again: it extracts the clips of this part alone"
-        raise StoreError(str(path), "", f"the finished part was damaged: {error}", fix) from error
+        if self._waiting:
+            self._shards.write(row_batch(self._part.corpus, self._part.width, self._waiting))
+            self._waiting, self._values = [], 0
 
 
 class EarlierRows:
-    """Rows of older parts that may be used again; one group of rows is in memory."""
+    """Rows of older parts that may be used again; their shards are mapped, one at a time."""
 
-    def __init__(self, paths: Sequence[Path], provenance: str) -> None:
-        self._places: dict[str, tuple[Path, int, ClipRecord]] = {}
-        for path in paths:
-            record = read_part_record(path)
-            if record is not None and record.provenance == provenance:
-                for row, (clip_id, clip) in enumerate(record.clips.items()):
-                    self._places.setdefault(clip_id, (path, row, clip))
-        self._group: tuple[Path, int, pa.Table] | None = None
+    def __init__(self, part: Part) -> None:
+        self._width, self._dtype = part.width, part.dtype
+        self._places: dict[str, tuple[Path, int, int, ClipRecord]] = {}
+        for path in part.earlier:
+            record = PartRecord.read(path)
+            if record is None or (record.provenance, record.dtype) != (part.provenance, part.dtype):
+                continue
+            clips = iter(record.clips.items())
+            for shard, checksums in zip(record.shards, record.checksums, strict=True):
+                for row, crc32 in enumerate(checksums):
+                    clip_id, clip = next(clips)
+                    self._places.setdefault(clip_id, (shard_directory(path) / shard.name, row, crc32, clip))
+        self._shard: tuple[Path, list[ShardBatch]] | None = None
 
     def find(self, clip: ClipPlace, sha256: str | None) -> tuple[ClipFeatures, ClipRecord] | None:
         """Return the row of a clip that was made from the same content of its file; None if there is none."""
-        path, row, record = self._places.get(clip.clip_id, (None, 0, None))
-        if path is None or record is None or record.sha256 != sha256:
+        if clip.clip_id not in self._places or self._places[clip.clip_id][3].sha256 != sha256:
             return None
+        path, row, crc32, record = self._places[clip.clip_id]
         try:
-            entry = self._row(path, row)
-        except _DAMAGE as error:
-            logger.warning("%s was damaged (%s); clip %s is extracted again", path, error, clip.clip_id)
+            values, times = self._row(path, row)
+            if checksum(values, times) != crc32:
+                raise StoreError(str(path), f"clip {clip.clip_id}", "CRC-32", "")
+        except StoreError as error:
+            logger.warning("%s was damaged (%s); clip %s is extracted again", path, error.problem, clip.clip_id)
             return None
-        values = entry["values"].values.to_numpy(zero_copy_only=False).reshape(-1, entry["width"].as_py())
-        times = entry["frame_times"].values.to_numpy(zero_copy_only=False)
-        return ClipFeatures(clip.clip_id, clip.speaker, values.astype(np.float32), times), record
+        frames = values.astype(np.float32, copy=False).reshape(-1, self._width)
+        return ClipFeatures(clip.clip_id, clip.speaker, frames, times), record
 
-    def _row(self, path: Path, row: int) -> dict[str, Any]:
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
-            group, start = 0, 0
-            while row >= start + (rows := file.metadata.row_group(group).num_rows):
-                group, start = group + 1, start + rows
-            if self._group is None or self._group[:2] != (path, group):
-                self._group = (path, group, file.read_row_group(group))
-        table = self._group[2]
-        return {name: table[name][row - start] for name in table.column_names}
+    def _row(self, path: Path, row: int) -> tuple[NDArray[Any], NDArray[np.float32]]:
+        if self._shard is None or self._shard[0] != path:
+            self._shard = path, list(shard_batches(path, self._width, self._dtype))
+        for batch in self._shard[1]:
+            if row < len(batch.frames):
+                return next(islice(batch.clips(), row, None))
+            row -= len(batch.frames)
+        raise StoreError(str(path), "", "rows are missing", "")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -18,20 +17,20 @@ import pyarrow.compute as pc
 
 from vavl.config.files import read_json, sha256_of_json, write_json
 from vavl.corpora.card import CorpusCard, card_hash, corpus_root
-from vavl.corpora.manifest import Manifest
+from vavl.corpora.manifest import CONVERT, FIRST_FORMAT_MANIFEST, Manifest
 from vavl.errors import InputError, StoreError
-from vavl.extraction.parts import FORMAT, Part, PartResult, read_part_record
+from vavl.extraction.parts import FORMAT, Part, PartRecord, PartResult
 from vavl.extraction.settings import FeatureSettings
 from vavl.extraction.sources import Source, sources_of
 from vavl.features import MODALITIES, ModalityInfo, changed_settings
+from vavl.store.shards import Dtype
 
 logger = logging.getLogger(__name__)
 
-_FEWEST_CLIPS, _MOST_CLIPS, _PARTS_AIMED_AT = 16, 256, 64
+_FEWEST_CLIPS, _MOST_CLIPS, _PARTS_AIMED_AT = 16, 1024, 64
 _FARTHEST = 4
 _THREADS_THAT_LOOK = 16
 STATEMENT = "extraction.json"
-_NAME = re.compile(r"(?P<modality>[a-z]+)-\d+-(?P<key>[0-9a-f]+)\.parquet")
 
 
 @dataclass(frozen=True)
@@ -40,15 +39,13 @@ class PartPlace:
 
     Attributes:
         start: first row among those of the manifest that have the modality.
-        name: of its file; in it stands a hash of everything that the file depends on, media by size and time of
+        name: of its record; in it stands a hash of everything that the part depends on, media by size and time of
             change.
-        key: that hash.
     """
 
     start: int
     length: int
     name: str
-    key: str
 
 
 @dataclass(frozen=True)
@@ -57,12 +54,14 @@ class ExtractionPlan:
 
     Attributes:
         sources: of each modality that a clip of the manifest has.
+        dtype: of the features on disk.
     """
 
     manifest: Manifest
     root: Path
     folder: Path
     sources: Mapping[str, Source]
+    dtype: Dtype = "float32"
 
     @property
     def infos(self) -> Mapping[str, ModalityInfo]:
@@ -101,6 +100,7 @@ class ExtractionPlan:
             root=self.root,
             width=source.info.width,
             provenance=source.info.provenance,
+            dtype=self.dtype,
             clips=tuple(source.place(row) for row in rows.to_pylist()),
             earlier=tuple(earlier),
         )
@@ -120,6 +120,7 @@ class ExtractionPlan:
                     "version": info.version,
                     "settings": dict(info.settings),
                     "channels": list(info.channels),
+                    "dtype": self.dtype,
                 }
                 for name, info in self.infos.items()
             },
@@ -134,14 +135,13 @@ class ExtractionPlan:
     def _layout(self, modality: str) -> Iterator[PartPlace]:
         rows, source = self._rows(modality), self.sources[modality]
         with ThreadPoolExecutor(_THREADS_THAT_LOOK) as threads:
-            for number, (start, end) in enumerate(part_bounds(rows["clip_id"], len(self.manifest))):
+            for start, end in part_bounds(rows["clip_id"], len(self.manifest)):
                 own = rows.slice(start, end - start)
                 media = own[source.media_column].to_pylist() if source.media_column else []
                 marks = list(threads.map(self._mark, media))
                 content = [own[name].to_pylist() for name in ("clip_id", "speaker", source.file_column)]
-                parts = [FORMAT, self.manifest.corpus, source.info.provenance, content, marks]
-                key = sha256_of_json(parts)[:12]
-                yield PartPlace(start, end - start, f"{modality}-{number:05d}-{key}.parquet", key)
+                parts = [FORMAT, self.manifest.corpus, source.info.provenance, self.dtype, content, marks]
+                yield PartPlace(start, end - start, f"{modality}-{sha256_of_json(parts)[:12]}.json")
 
     def _mark(self, name: str | None) -> str:
         """Return size and time of change of a media file: what changes when it is replaced."""
@@ -171,7 +171,7 @@ def plan_extraction(
         for name in MODALITIES
         if name in found and manifest.table[found[name].file_column].null_count < len(manifest)
     }
-    return ExtractionPlan(manifest, place, folder.absolute(), sources)
+    return ExtractionPlan(manifest, place, folder.absolute(), sources, settings.dtype)
 
 
 def part_bounds(clip_ids: pa.ChunkedArray, clips: int) -> Iterator[tuple[int, int]]:
@@ -206,10 +206,10 @@ class FoundParts:
     """The parts of a plan, as they are found at the start.
 
     Attributes:
-        finished: file name -> result of each part that needs no more work.
+        finished: name of the record -> result of each part that needs no more work.
         pending: modality and place of each other part.
         was_killed: a process ended in the middle of a clip, in an earlier job.
-        older: path, provenance, first and last clip of each part whose file is not one of the plan's, or that
+        older: path of the record, provenance, first and last clip of each part that is not one of the plan's, or that
             has clips in quarantine.
     """
 
@@ -237,7 +237,7 @@ class FoundParts:
                 yield self.plan.part(modality, place, sorted(earlier))
 
     def remove_rest(self) -> None:
-        """Remove every file that is not of a finished extraction of this plan."""
+        """Remove every record that is not of a finished extraction of this plan."""
         wanted = {STATEMENT, "lock"} | {place.name for places in self.plan.layout.values() for place in places}
         for path in self.plan.parts_folder.iterdir():
             if path.name not in wanted:
@@ -260,7 +260,7 @@ def find_parts(plan: ExtractionPlan, *, resume: bool) -> FoundParts:
             logger.info("%s", line)
     found = FoundParts(plan, was_killed=any(folder.glob(".*.current")))
     # Half-written files; a clip in which a killed job was at work gets a new chance.
-    for path in (*plan.folder.glob(".*.partial"), *folder.glob(".*.*")):
+    for path in (*plan.folder.rglob(".*.partial"), *folder.glob(".*.*")):
         path.unlink()
     write_json(folder / STATEMENT, plan.statement())
     _find_finished(found)
@@ -271,21 +271,15 @@ def find_parts(plan: ExtractionPlan, *, resume: bool) -> FoundParts:
 
 
 def _find_finished(found: FoundParts) -> None:
-    """Look at the file of every part; those that cannot be read are removed."""
-    names = {(name, place.key): place.name for name, places in found.plan.layout.items() for place in places}
-    for path in sorted(found.plan.parts_folder.glob("*.parquet")):
-        match = _NAME.fullmatch(path.name)
-        record = read_part_record(path) if match else None
-        if match is None or record is None:
-            logger.warning("%s is damaged or of an older version; it is made again", path.name)
+    """Look at the record of every part; those that cannot be read, or whose shards are not there, are removed."""
+    names = {place.name for places in found.plan.layout.values() for place in places}
+    for path in sorted(found.plan.parts_folder.glob("*-*")):
+        record = PartRecord.read(path)
+        if record is None:
+            logger.warning("%s or a shard of it is damaged or of an older version; it is made again", path.name)
             path.unlink()
-            continue
-        name = names.get((match["modality"], match["key"]))
-        if name is not None and name != path.name:
-            # A part before it came or went.
-            path = path.rename(path.with_name(name))  # noqa: PLW2901
-        if name is not None and not record.quarantined:
-            found.finished[name] = PartResult.of(name, record)
+        elif path.name in names and not record.quarantined:
+            found.finished[path.name] = PartResult.of(path.name, record)
         elif record.clips:
             ids = list(record.clips)
             found.older.append((path, record.provenance, ids[0], ids[-1]))
@@ -295,8 +289,10 @@ def read_statement(plan: ExtractionPlan) -> dict[str, Any] | None:
     """Return what an earlier extraction into the same directory stated; None if there was none.
 
     Raises:
-        StoreError: the directory holds another corpus.
+        StoreError: the directory holds another corpus, or a store of an earlier version.
     """
+    if (plan.folder / FIRST_FORMAT_MANIFEST).exists():
+        raise StoreError(str(plan.folder), "", "holds a store of an earlier version", CONVERT)
     path = plan.parts_folder / STATEMENT
     try:
         old: dict[str, Any] | None = read_json(path) if path.is_file() else None

@@ -85,6 +85,7 @@ def extraction_summary(result: ExtractionResult) -> dict[str, Any]:
     ``fixed_crops``, clips in which no face was found, and ``face_share`` of video frames with a found
     face (null without video); ``extracted`` pairs of this run and ``kept`` ones of earlier runs;
     ``added``, ``extracted_again`` and ``removed`` pairs, compared with the store that was there;
+    ``largest_relative_error`` of the numbers on disk by modality, zero unless ``features.dtype`` is float16;
     ``seconds`` of this run, ``clips_per_second`` (pairs); ``store_hash``, ``card_hash``.
     """
     store, tally = result.store, result.tally
@@ -110,6 +111,10 @@ def extraction_summary(result: ExtractionResult) -> dict[str, Any]:
         "added": result.added,
         "extracted_again": result.extracted_again,
         "removed": result.removed,
+        "largest_relative_error": {
+            name: max(shard["relative_error"] for shard in entry["shards"])
+            for name, entry in store.content["modalities"].items()
+        },
         "seconds": round(result.seconds, 3),
         "clips_per_second": round(result.extracted / max(result.seconds, 1e-6), 3),
         "store_hash": store.hash,
@@ -127,6 +132,8 @@ def summary_rows(summary: Mapping[str, Any], folder: Path) -> Sequence[tuple[str
     if summary["face_share"] is not None:
         found = f"found in {summary['face_share']:.1%} of the frames"
         rows.append(("faces", f"{found}, in none of {summary['fixed_crops']} clips"))
+    if error := max(summary["largest_relative_error"].values(), default=0.0):
+        rows.append(("float16", f"largest relative error {error:.2g}"))
     speed = f"{summary['seconds']:.1f} s, {summary['clips_per_second']:.1f} per second"
     changes = "{added} added, {kept} kept, {extracted_again} extracted again, {removed} removed"
     return [

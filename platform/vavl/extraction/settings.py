@@ -6,6 +6,7 @@ from pydantic import Field
 
 from vavl.config.base import FrozenConfig
 from vavl.extractors.settings import AudioFeatureSettings, AudioSettings, VideoFeatureSettings, VideoSettings
+from vavl.store.shards import Dtype
 from vavl.workers.settings import WorkerSettings
 
 
@@ -15,6 +16,9 @@ class FeatureSettings(FrozenConfig):
     ``video`` is not used where the corpus card names a table of ready features.
     """
 
+    dtype: Dtype = Field(
+        "float32", description="numbers on disk; float16 takes half the bytes and is refused where a value is too large"
+    )
     audio: AudioSettings = AudioFeatureSettings()
     video: VideoSettings = VideoFeatureSettings()
 

@@ -17,13 +17,10 @@ from vavl.features import MODALITIES, ModalityInfo
 from vavl.store.checked_files import REPAIR, check_hash, held_lock, replace_directory
 from vavl.store.shards import ROW_SCHEMA, mapped_stream
 from vavl.store.store import FIRST_FORMAT, FeatureStore, read_sums
-from vavl.store.store_writer import StoreWriter
+from vavl.store.store_writer import FIRST_FORMAT_FILES, StoreWriter
 
-# Written anew, or twins of what is; rows that an interrupted extraction left are extracted again.
-_LEFT_BEHIND = frozenset(
-    {"store.json", FIRST_FORMAT_MANIFEST, "manifest.parquet", "parts"}
-    | {f"{name}{kind}.arrow" for name in MODALITIES for kind in ("", "_checks", "_sums")}
-)
+# Written anew; rows that an interrupted extraction left are extracted again.
+_LEFT_BEHIND = {"store.json", "parts", *FIRST_FORMAT_FILES, *(f"{name}_sums.arrow" for name in MODALITIES)}
 _log = logging.getLogger(__name__)
 
 

@@ -16,7 +16,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from vavl.config.files import make_folder, sha256_of_file, write_dataset_state, write_json
-from vavl.corpora.manifest import MANIFEST_FILES
+from vavl.corpora.manifest import FIRST_FORMAT_MANIFEST, MANIFEST_FILES
 from vavl.errors import StoreError
 from vavl.features import MODALITIES, ChannelSums, ModalityInfo
 from vavl.store.index import IndexWriter
@@ -39,6 +39,12 @@ _ROWS_PER_BATCH = 2000
 _VALUES_PER_BATCH = 2_000_000
 # A whole batch in float64, and squared, would take ten times the memory of anything else in an extraction.
 _CLIPS_IN_FLOAT64 = 16
+FIRST_FORMAT_FILES = (
+    FIRST_FORMAT_MANIFEST,
+    "manifest.parquet",
+    *(f"{name}{kind}.arrow" for name in MODALITIES for kind in ("", "_checks")),
+)
+"""Which format 1 had and today's has not."""
 # A reader looks clips up batch by batch, with a table of the ids of one in memory.
 _IDS_PER_BATCH = 2**13
 
@@ -58,7 +64,8 @@ class StoreWriter:
 
     def __init__(self, directory: Path, corpus: str, card_hash: str, dtype: Dtype = "float32") -> None:
         self.directory, self.corpus, self.card_hash, self.dtype = make_folder(directory), corpus, card_hash, dtype
-        (directory / "store.json").unlink(missing_ok=True)
+        for name in ("store.json", *FIRST_FORMAT_FILES):
+            (directory / name).unlink(missing_ok=True)
         self._modalities: dict[str, dict[str, Any]] = {}
 
     def write_modality(

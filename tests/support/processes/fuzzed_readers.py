@@ -26,7 +26,7 @@ from vavl.config.files import sha256_of_file
 from vavl.corpora.card import read_card
 from vavl.corpora.manifest import Manifest
 from vavl.errors import InputError, VavlError
-from vavl.extraction.parts import ClipRecord, PartWriter, part_batches, read_part_record
+from vavl.extraction.parts import ClipRecord, Part, PartRecord, PartWriter
 from vavl.features import ModalityInfo
 from vavl.media.csv_table import read_number_columns, read_text_columns
 from vavl.media.media import read_frames
@@ -80,8 +80,9 @@ def read_table(path: Path) -> None:
 
 
 def read_finished_part(path: Path) -> None:
-    if read_part_record(path) is not None:
-        assert sum(batch.num_rows for batch in part_batches(path)) <= 4
+    record = PartRecord.read(path)
+    if record is not None:
+        assert sum(map(len, record.checksums)) <= 4
 
 
 def read_store(path: Path) -> None:
@@ -107,11 +108,12 @@ def clip_features() -> list[ClipFeatures]:
 
 
 def write_part(path: Path) -> Path:
-    path.parent.mkdir(parents=True)
-    writer = PartWriter(path, "odd", 2)
-    for clip in clip_features():
-        writer.add(clip, ClipRecord("0" * 64))
-    writer.finish("made by the test")
+    part = Part("audio", path, "odd", path.parent, 2, "made by the test", "float32", ())
+    with part.shard_writer() as shards:
+        writer = PartWriter(part, shards)
+        for clip in clip_features():
+            writer.add(clip, ClipRecord("0" * 64))
+        writer.finish()
     return path
 
 
@@ -146,7 +148,7 @@ def kinds(folder: Path) -> dict[str, tuple[Path, Reader]]:
         "mp4_pictures": (good_mp4(folder / "pictures.mp4"), read_pictures),
         "csv": (corpus.root / "labels.csv", read_table),
         "yaml": (card, read_card),
-        "parquet": (write_part(folder / "parts" / "audio-00000.parquet"), read_finished_part),
+        "part": (write_part(folder / "parts" / "audio-0.json"), read_finished_part),
         "arrow": (store / "audio/data-00000.arrow", read_store),
         "index": (store / "audio_index.bin", read_store),
         "ids": (store / "audio_ids.arrow", read_store),

@@ -10,14 +10,15 @@ import datasets
 import numpy as np
 import pyarrow as pa
 import pytest
+from damaged_store import overwrite
 
-from vavl.errors import ClipError, ConfigError
+from vavl.errors import ClipError, ConfigError, StoreError
 from vavl.extraction import parts
-from vavl.extraction.parts import Part, PartExtractor, PartResult, part_batches, read_part_record
+from vavl.extraction.parts import Part, PartExtractor, PartRecord, PartResult, shard_directory
 from vavl.extraction.sources import ClipPlace, Source
 from vavl.extractors.extracted import Extracted
 from vavl.features import ModalityInfo
-from vavl.store.shards import ROW_SCHEMA
+from vavl.store.shards import ROW_SCHEMA, shard_batches
 from vavl.workers.attempts import TimeLimit
 
 LIMIT = TimeLimit(60, ends_process=False)
@@ -30,7 +31,7 @@ def part_in(folder: Path, count: int = 4) -> Part:
     clips = tuple(
         ClipPlace(f"c{number}", f"s{number % 2}", f"c{number}.wav", f"c{number}.wav") for number in range(count)
     )
-    return Part("audio", folder / "parts/audio-00000.parquet", "small", folder, 3, "features 1", clips)
+    return Part("audio", folder / "parts/audio-0.json", "small", folder, 3, "features 1", "float32", clips)
 
 
 class Extractor:
@@ -57,20 +58,35 @@ def extract(part: Part, extractor: Extractor | None = None) -> PartResult:
     return PartExtractor({"audio": source}, LIMIT)(part)
 
 
-def rows(path: Path) -> pa.Table:
-    return pa.Table.from_batches(part_batches(path), ROW_SCHEMA)
+def record_of(part: Part) -> PartRecord:
+    record = PartRecord.read(part.path)
+    assert record is not None
+    return record
+
+
+def rows(part: Part) -> pa.Table:
+    paths = [shard_directory(part.path) / shard.name for shard in record_of(part).shards]
+    batches = [batch.rows() for path in paths for batch in shard_batches(path, part.width, part.dtype)]
+    return pa.Table.from_batches(batches, ROW_SCHEMA)
+
+
+def files_of(part: Part) -> dict[str, bytes]:
+    """Return record and shards of a part by name."""
+    paths = [part.path, *(shard_directory(part.path) / shard.name for shard in record_of(part).shards)]
+    return {path.name: path.read_bytes() for path in paths}
 
 
 def test_rows_and_record_are_written_together(tmp_path):
     part = part_in(tmp_path)
     result = extract(part)
-    assert rows(part.path)["clip_id"].to_pylist() == ["c0", "c1", "c2", "c3"]
-    assert rows(part.path)["frames"].to_pylist() == [1, 2, 3, 4]
-    record = read_part_record(part.path)
+    assert rows(part)["clip_id"].to_pylist() == ["c0", "c1", "c2", "c3"]
+    assert rows(part)["frames"].to_pylist() == [1, 2, 3, 4]
+    record = record_of(part)
     assert (result.extracted, result.tally) == (("c0", "c1", "c2", "c3"), {"frames": 10})
     assert (record.clips["c2"].note, record.clips["c3"].facts) == ("a note", {"seconds": 3.25})
     assert len({clip.sha256 for clip in record.clips.values()}) == 4
-    assert [path.name for path in part.path.parent.iterdir()] == ["audio-00000.parquet"]
+    assert [path.name for path in part.path.parent.iterdir()] == ["audio-0.json"]
+    assert [path.name for path in (tmp_path / "audio").iterdir()] == ["data-0-00000.arrow"]
 
 
 @pytest.mark.parametrize(
@@ -89,7 +105,7 @@ def test_a_bad_clip_is_set_aside_and_the_others_go_on(tmp_path, fault, reason):
     (quarantined,) = result.quarantined
     assert (quarantined.clip_id, quarantined.modality, quarantined.file) == ("c1", "audio", "c1.wav")
     assert quarantined.reason.startswith(reason)
-    assert rows(part.path)["clip_id"].to_pylist() == ["c0", "c2", "c3"]
+    assert rows(part)["clip_id"].to_pylist() == ["c0", "c2", "c3"]
 
 
 def test_what_is_wrong_with_a_missing_file_or_a_pipe_is_for_the_extractor_to_say(tmp_path):
@@ -108,6 +124,7 @@ def test_wrong_settings_are_no_fault_of_a_clip_and_leave_nothing(tmp_path):
     with pytest.raises(ConfigError, match="do not fit"):
         extract(part, Extractor({"c1": fault}))
     assert not list(part.path.parent.iterdir())
+    assert not list((tmp_path / "audio").iterdir())
 
 
 def test_doing_a_part_again_tries_the_bad_clips_alone(tmp_path):
@@ -117,7 +134,7 @@ def test_doing_a_part_again_tries_the_bad_clips_alone(tmp_path):
     result = extract(replace(two, earlier=(two.path,)), again)
     extract(one)
     assert (again.calls, result.extracted, result.quarantined) == (["c1"], ("c1",), ())
-    assert two.path.read_bytes() == one.path.read_bytes()
+    assert files_of(two) == files_of(one)
 
 
 @pytest.mark.parametrize("values_per_group", [1, 1_000_000])
@@ -125,24 +142,25 @@ def test_rows_are_used_again_from_several_older_parts_unless_the_file_changed(tm
     monkeypatch.setattr(parts, "_VALUES_PER_GROUP", values_per_group)
     part = part_in(tmp_path, 6)
     old = [
-        replace(part, path=tmp_path / f"parts/old-{number}.parquet", clips=part.clips[start : start + 3])
+        replace(part, path=tmp_path / f"parts/audio-{number + 1}.json", clips=part.clips[start : start + 3])
         for number, start in enumerate((0, 3))
     ]
     for each in old:
         extract(each)
     (tmp_path / "c4.wav").write_text("another sound")
     wanted = replace(part, clips=(part.clips[0], *part.clips[2:]), earlier=(old[0].path, old[1].path))
-    again, fresh = Extractor(), replace(wanted, path=tmp_path / "parts/fresh.parquet", earlier=())
+    (tmp_path / "anew").mkdir()
+    again, fresh = Extractor(), replace(wanted, path=tmp_path / "anew/parts/audio-0.json", earlier=())
     assert extract(wanted, again).extracted == ("c4",)
     extract(fresh)
     assert again.calls == ["c4"]
-    assert wanted.path.read_bytes() == fresh.path.read_bytes()
+    assert files_of(wanted) == files_of(fresh)
 
 
 def test_rows_of_other_features_are_not_used_again(tmp_path):
     part = part_in(tmp_path)
     extract(part)
-    other = replace(part, provenance="features 2", path=tmp_path / "parts/other.parquet", earlier=(part.path,))
+    other = replace(part, provenance="features 2", path=tmp_path / "parts/audio-9.json", earlier=(part.path,))
     assert len(extract(other).extracted) == 4
 
 
@@ -151,27 +169,69 @@ def test_a_new_speaker_takes_the_row_along(tmp_path):
     extract(part)
     clips = tuple(replace(clip, speaker="someone else") for clip in part.clips)
     assert extract(replace(part, clips=clips, earlier=(part.path,))).extracted == ()
-    assert set(rows(part.path)["speaker"].to_pylist()) == {"someone else"}
+    assert set(rows(part)["speaker"].to_pylist()) == {"someone else"}
 
 
 def test_a_part_of_bad_clips_only_is_empty(tmp_path):
     part = part_in(tmp_path, 2)
     fault = ClipError("x", "", "bad", "repair")
     assert len(extract(part, Extractor({"c0": fault, "c1": fault})).quarantined) == 2
-    assert rows(part.path).num_rows == 0
+    assert rows(part).num_rows == 0
 
 
-def test_a_file_that_is_no_part_has_no_record(tmp_path):
-    (tmp_path / "audio-00000.parquet").write_bytes(b"cut off")
-    assert read_part_record(tmp_path / "audio-00000.parquet") is None
-    assert read_part_record(tmp_path / "missing.parquet") is None
-
-
-def test_hugging_face_datasets_loads_parts(tmp_path):
+def test_a_record_that_cannot_be_read_or_lacks_a_whole_shard_is_none(tmp_path):
     part = part_in(tmp_path)
-    for path in (part.path, part.path.with_name("audio-00001.parquet")):
-        extract(replace(part, path=path))
-    files = [str(path) for path in sorted(part.path.parent.glob("audio-*.parquet"))]
-    table = datasets.load_dataset("parquet", data_files=files, split="train", cache_dir=str(tmp_path / "cache"))
+    assert PartRecord.read(part.path) is None
+    extract(part)
+    shard = tmp_path / "audio/data-0-00000.arrow"
+    whole = shard.read_bytes()
+    shard.write_bytes(whole[:-1])
+    assert PartRecord.read(part.path) is None
+    shard.write_bytes(whole)
+    assert PartRecord.read(part.path) is not None
+    for content in (b"cut off", b"{}", b"\xff\xfe", part.path.read_bytes().replace(b'"format": 3', b'"format": 2')):
+        part.path.write_bytes(content)
+        assert PartRecord.read(part.path) is None
+
+
+def test_a_row_that_was_damaged_is_extracted_again(tmp_path, caplog):
+    part = part_in(tmp_path)
+    extract(part)
+    shard = tmp_path / "audio/data-0-00000.arrow"
+    overwrite(shard, np.full(9, 2, np.float32).tobytes(), np.full(9, 3, np.float32).tobytes())
+    again = replace(part, path=tmp_path / "parts/audio-1.json", earlier=(part.path,))
+    assert extract(again).extracted == ("c2",)
+    assert "damaged (CRC-32); clip c2 is extracted again" in caplog.text
+    assert rows(again)["values"][2].as_py() == [2.0] * 9
+
+
+def test_a_large_part_has_several_shards(tmp_path, monkeypatch):
+    monkeypatch.setattr(parts, "_VALUES_PER_GROUP", 1)
+    monkeypatch.setattr(parts, "SHARD_BYTES", 400)
+    part = part_in(tmp_path, 8)
+    extract(part)
+    assert len(record_of(part).shards) > 2
+    assert rows(part)["clip_id"].to_pylist() == [f"c{number}" for number in range(8)]
+    again = replace(part, path=tmp_path / "parts/audio-1.json", earlier=(part.path,))
+    assert extract(again).extracted == ()
+    assert rows(again).equals(rows(part))
+
+
+def test_a_value_that_float16_cannot_hold_ends_the_job_with_clip_and_channel(tmp_path):
+    part = replace(part_in(tmp_path), dtype="float16")
+    large = Extracted(np.array([[0, 1e5, 0]], np.float32), np.zeros(1, np.float32))
+    with pytest.raises(StoreError, match=r"clip c1: channel 1 holds 100000, float16 ends at 65504"):
+        extract(part, Extractor({"c1": large}))
+    assert not list(part.path.parent.iterdir())
+    extract(part)
+    assert extract(replace(part, dtype="float32", earlier=(part.path,))).extracted == ("c0", "c1", "c2", "c3")
+
+
+def test_hugging_face_datasets_opens_the_shards_of_parts(tmp_path):
+    part = part_in(tmp_path)
+    for number in range(2):
+        extract(replace(part, path=tmp_path / f"parts/audio-{number}.json"))
+    files = [str(path) for path in sorted((tmp_path / "audio").iterdir())]
+    table = datasets.concatenate_datasets([datasets.Dataset.from_file(file) for file in files])
     assert len(table) == 8
-    assert np.reshape(table[2]["values"], (3, 3)).tolist() == [[2.0] * 3] * 3
+    assert table[2]["features"] == [[2.0] * 3] * 3
