@@ -28,7 +28,7 @@ from training_load import QUICK, SIZES, Load, Size, load_of, plan_of, write_stor
 
 PLAIN = "plain"
 _OFF: dict[str, Any] = {"reconstruction": {"weight": 0}}
-_ALL = {"hgr": {"weight": 0.1}, "ladder": {"weight": 0.1}, "pseudo_label": {"threshold": 0.2}}
+_ALL = {"hgr": {"weight": 0.1}, "ladder": {"weight": 0.1}, "pseudo_label": {}}
 OBJECTIVES: dict[str, tuple[dict[str, Any], int]] = {
     PLAIN: (_OFF, 16),
     "plain again": (_OFF, 16),

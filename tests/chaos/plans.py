@@ -63,7 +63,7 @@ def plan_of(folder: Path, store: Path, steps: int, hidden_share: float = 0.15, *
             "objectives": {
                 "hgr": {"weight": 0.1},
                 "ladder": {"weight": 0.1},
-                "pseudo_label": {"weight": 0.3, "adaptive": True, "teacher": "average", "ramp_steps": 30},
+                "pseudo_label": {"weight": 0.3, "teacher": "average", "ramp_steps": 30},
             },
             "training": {
                 "max_epochs": 1000, "max_steps": steps, "average_decay": 0.9, "checkpoint_every_steps": 7,

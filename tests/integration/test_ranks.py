@@ -21,8 +21,9 @@ RANKS = (1, 2, 4)
 TIME_LIMIT_S = 600
 ALL_OBJECTIVES = {
     "hgr": {"weight": 0.5, "audio_video": 0.5},
+    "contrastive": {"weight": 0.5, "size": 6},
     "ladder": {"weight": 0.5, "lateral": "both", "detach_target": False},
-    "pseudo_label": {"weight": 0.5, "adaptive": True, "adaptive_momentum": 0.5, "teacher": "average"},
+    "pseudo_label": {"weight": 0.5, "teacher": "average"},
 }
 
 Found = dict[int, dict[str, Tensor]]
@@ -90,8 +91,17 @@ def test_soft_hgr_and_its_gradients_are_those_of_one_rank(found: Found, case: st
     assert_equal_to_one_rank(found, case, "together", ranks, 1e-6)
 
 
-@pytest.mark.parametrize("ranks", [2, 4])
+@pytest.mark.parametrize("ranks", RANKS)
 @pytest.mark.parametrize("case", ["in turn", "uneven", "sorted"])
+def test_contrast_and_its_gradients_are_those_of_one_rank(found: Found, case: str, ranks: int) -> None:
+    """Each clip is compared with those of all ranks, whatever the ranks hold."""
+    assert found[1][f"contrast {case}/together/loss"].abs() > 0.1
+    assert found[1][f"contrast {case}/together/audio"].abs().max() > 0.01
+    assert_equal_to_one_rank(found, f"contrast {case}", "together", ranks, 1e-6)
+
+
+@pytest.mark.parametrize("ranks", [2, 4])
+@pytest.mark.parametrize("case", ["in turn", "uneven", "sorted", "contrast in turn", "contrast uneven"])
 def test_the_mean_of_the_ranks_own_losses_fails_the_same_test(found: Found, case: str, ranks: int) -> None:
     with pytest.raises(AssertionError, match="not close"):
         assert_equal_to_one_rank(found, case, "apart", ranks, 1e-2)
@@ -102,7 +112,7 @@ def test_the_mean_of_the_ranks_own_losses_fails_the_same_test(found: Found, case
 def test_training_with_all_objectives_is_that_of_one_rank(found: Found, ranks: int, way: str) -> None:
     """Parts, gradient norms and weights over several steps with dropout, in one micro-batch or three per rank."""
     curve = {name: value for name, value in found[1].items() if name.startswith("network/together/curve")}
-    for part in ("hgr/audio_label", "ladder/video", "pseudo_label/audio", "sure", "norm"):
+    for part in ("hgr/audio_label", "contrastive", "ladder/video", "pseudo_label/audio", "sure", "norm"):
         assert curve[f"network/together/curve {part}"].abs().max() > 0, part
     assert_equal_to_one_rank(found, "network", way, ranks, 1e-6, "curve")
     # Adam divides by the size of a gradient, also where that is little more than rounding.

@@ -141,7 +141,7 @@ def plan(small_store: Callable[..., Path], small_corpus: Callable[..., Any], tmp
                 "objectives": {
                     "hgr": {"weight": 0.5, **pairs},
                     "ladder": {"weight": 0.3, "lateral": "both", "detach_target": False},
-                    "pseudo_label": {"weight": 0.5, "adaptive": True, "adaptive_momentum": 0.5},
+                    "pseudo_label": {"weight": 0.5},
                 },
                 "training": {
                     "max_epochs": 99, "max_steps": STEPS, "average_decay": 0.8,

@@ -120,11 +120,18 @@ def tiny_network(tiny_settings: Callable[..., NetworkSettings]) -> Callable[...,
     """Return a function that gives a small network, evaluating, with weights that are all away from zero."""
 
     def make(
-        seed: int = 0, outputs: int = OUTPUTS, ladder: LadderShape | None = None, kernels: bool = True, **changes: Any
+        seed: int = 0,
+        outputs: int = OUTPUTS,
+        ladder: LadderShape | None = None,
+        contrast_size: int = 0,
+        kernels: bool = True,
+        **changes: Any,
     ) -> Vavl:
         torch.manual_seed(seed)
         sizes = tiny_settings(**changes), AUDIO_WIDTH, VIDEO_WIDTH, outputs
         network = Vavl(*sizes) if ladder is None else LadderVavl(*sizes, ladder)
+        if contrast_size:
+            network.add_contrast(contrast_size)
         _shake(network)
         use_kernels(network, on=kernels)
         return network.eval()

@@ -32,7 +32,7 @@ from vavl.models.clips import (
 )
 from vavl.models.kernels.fused import use_kernels
 from vavl.models.settings import AttributeTask, ClassTask, LadderShape, NetworkSettings, Task
-from vavl.models.vavl import LADDER_PREFIX, Vavl, VavlOutput
+from vavl.models.vavl import TRAINING_PREFIXES, Vavl, VavlOutput
 
 __all__ = [
     "ClipFeatures",
@@ -290,7 +290,7 @@ class SavedModel:
 def save_model(folder: Path, weights: Mapping[str, Tensor], description: ModelDescription) -> None:
     """Write a model without what only training needs; the description comes last and holds the checksum."""
     make_folder(folder)
-    served = {name: value for name, value in weights.items() if not name.startswith(LADDER_PREFIX)}
+    served = {name: value for name, value in weights.items() if not name.startswith(TRAINING_PREFIXES)}
     with written_beside(folder / _WEIGHTS_FILE) as partial:
         save_file({name: value.contiguous() for name, value in served.items()}, partial)
         checksum = sha256_of_file(partial)
@@ -341,6 +341,7 @@ def _read_description(file: Path) -> tuple[ModelDescription, str]:
 def build_network(
     description: ModelDescription,
     ladder: LadderShape | None = None,
+    contrast_size: int = 0,
     *,
     activation_checkpointing: bool = False,
     kernels: bool = True,
@@ -350,6 +351,7 @@ def build_network(
     Args:
         description: of the model.
         ladder: adds the decoders that train one.
+        contrast_size: adds the projections that the contrastive objective compares; 0 for none.
         activation_checkpointing: how it trains, not what it computes; see ``Vavl``.
         kernels: take the fast paths; see ``use_kernels``.
     """
@@ -360,5 +362,7 @@ def build_network(
         from vavl.models.ladder import LadderVavl  # no registered model carries it
 
         network = LadderVavl(description.network, audio, video, outputs, ladder, activation_checkpointing)
+    if contrast_size:
+        network.add_contrast(contrast_size)  # last, so that all other weights are drawn as without them
     use_kernels(network, on=kernels)
     return network

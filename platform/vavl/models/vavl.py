@@ -21,8 +21,8 @@ from vavl.models.draws import DrawKey, keys_of_rows
 from vavl.models.layers import Dropout, SequentialWithDropout, masked_mean, number_streams, without_padding
 from vavl.models.settings import NetworkSettings
 
-LADDER_PREFIX = "ladder."
-"""Start of the names of weights that only training needs."""
+TRAINING_PREFIXES = ("ladder.", "contrast.")
+"""Starts of the names of weights that only training needs."""
 
 _AUDIO, _VIDEO, _BOTH = 0, 1, 2
 
@@ -73,6 +73,8 @@ class VavlOutput(NamedTuple):
     label_correlation: Tensor
     """(N, K): the function h of soft-HGR; meaningful where a clip has a label."""
     ladder: LadderOutput | None = None
+    contrast: tuple[Tensor, Tensor] | None = None
+    """(clips of the modality, K) of audio and of video: embeddings that the contrastive objective compares."""
 
 
 class Vavl(nn.Module):
@@ -104,7 +106,13 @@ class Vavl(nn.Module):
         self.shared = SharedBlocks(settings, activation_checkpointing)
         self.fusion_head = feed_forward_head(2 * settings.width, outputs, settings)
         self.correlate_label = CorrelationFunction(outputs, settings.correlation_size)
+        self.contrast = nn.ModuleDict()
         number_streams(self)
+
+    def add_contrast(self, size: int) -> None:
+        """Add the linear projections to ``size`` channels that the contrastive objective compares."""
+        width = self.shared.norm.normalized_shape[0]
+        self.contrast = nn.ModuleDict({name: CorrelationFunction(width, size) for name in ("audio", "video")})
 
     def forward(self, batch: ClipBatch, key: DrawKey | None = None) -> VavlOutput:
         """Run both modality paths and the fusion head; every module runs for every batch.
@@ -156,7 +164,11 @@ class Vavl(nn.Module):
             ),
             dim=-1,
         )
-        return VavlOutput(audio, video, self.fusion_head(both, rows.clip), self.correlate_label(batch.target))
+        found = VavlOutput(audio, video, self.fusion_head(both, rows.clip), self.correlate_label(batch.target))
+        if not self.contrast:
+            return found
+        sides = (self.contrast["audio"](audio.representation), self.contrast["video"](video.representation))
+        return found._replace(contrast=sides)
 
 
 class ModalityPath(nn.Module):
@@ -238,7 +250,7 @@ def feed_forward_head(input_width: int, outputs: int, settings: NetworkSettings)
 
 
 class CorrelationFunction(nn.Linear):
-    """One of the functions f, g, h of soft-HGR; computes in float32, as its moments need every digit.
+    """One of the functions f, g, h of soft-HGR, or a projection for contrast; computes in float32: moments need it.
 
     It has no bias: soft-HGR centers, so a bias would get rounding errors for a gradient and AdamW would walk it.
     """

@@ -1,7 +1,10 @@
-"""Pseudo-labels: what the network says of unlabeled clips when it is sure (Sohn et al. 2020).
+"""Pseudo-labels: what a teacher predicts of clips without label, as targets for the network.
 
-The label of a clip is the most probable class of the surest of the conditions it offers. No gradient
-goes to the labels.
+``soft`` averages the predictions of the conditions that a clip has (1/2 audio and video, 1/4 audio, 1/4 video, made to
+sum to 1). Probabilities are then moved such that their running mean has the class shares of the labeled clips
+(distribution alignment, Berthelot et al., ICLR 2020) and sharpened; every clip counts. Attributes count the less, the
+more the conditions differ. ``hard`` takes the most probable class of the most confident condition, where that is
+confident enough (FixMatch, Sohn et al. 2020). No gradient goes to the teacher.
 """
 
 from __future__ import annotations
@@ -12,129 +15,155 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from vavl.config.base import FrozenConfig
 from vavl.data.batch import WeakView
-from vavl.metrics.names import CONDITIONS
+from vavl.metrics.names import AUDIO, AUDIO_VIDEO, CONDITIONS, VIDEO
+from vavl.models.settings import ClassTask, Task
 from vavl.models.vavl import VavlOutput
 from vavl.objectives.moments import Moments
 from vavl.objectives.predictions import predictions
 from vavl.objectives.settings import PseudoLabelSettings
 
+CONDITION_SHARES = {AUDIO_VIDEO: 0.5, AUDIO: 0.25, VIDEO: 0.25}
+_TINY = 1e-12
+
 
 @dataclass(frozen=True)
-class Guess:
-    """What a teacher says of the clips of a micro-batch.
+class TeacherPrediction:
+    """What a teacher predicts of the clips of a micro-batch.
 
     Attributes:
-        probabilities: (clips, classes), of the surest condition; zeros where there is nothing to guess.
-        is_unlabelled: (clips,), float32: 1 where the clip is a candidate.
-        votes: (clips, conditions), int64: class that each of CONDITIONS says; -1 where it says none.
+        values: (clips, outputs), float32: class probabilities or attributes; zeros where it predicts nothing.
+        is_taught: (clips,), float32: 1 where it predicts something.
+        variance: (clips, outputs), float32: between the conditions; 0 where there is one.
+        votes: (clips, conditions), int64: class that each of CONDITIONS predicts; -1 where it predicts none.
     """
 
-    probabilities: Tensor
-    is_unlabelled: Tensor
+    values: Tensor
+    is_taught: Tensor
+    variance: Tensor
     votes: Tensor
 
 
 @dataclass(frozen=True)
 class PseudoTarget:
-    """Hard labels for a micro-batch.
+    """Pseudo-labels of a micro-batch.
 
     Attributes:
-        target: (clips, classes), one-hot.
-        is_sure: (clips,), float32: 1 where the label counts.
+        target: (clips, outputs), float32: class probabilities or attributes.
+        weight: (clips,), float32, from 0 to 1: how much each counts.
+        variance: (outputs,), float32, of the labels: the unit of the squared error of attributes.
     """
 
     target: Tensor
-    is_sure: Tensor
-
-
-class ConfidenceState(FrozenConfig):
-    """Running means behind the adaptive thresholds (FreeMatch, Wang et al., ICLR 2023, eq. 4 and 5)."""
-
-    confidence: float
-    by_class: tuple[float, ...]
-
-    @classmethod
-    def at_start(cls, classes: int) -> ConfidenceState:
-        """Return the state of a network that knows nothing."""
-        return cls(confidence=1 / classes, by_class=(1 / classes,) * classes)
-
-    @classmethod
-    def of(cls, values: Sequence[float]) -> ConfidenceState:
-        """Return the state from the numbers of a ``RunningConfidence``."""
-        return cls(confidence=values[0], by_class=tuple(values[1:]))
-
-    def on(self, device: torch.device) -> RunningConfidence:
-        """Bring it to a device, without waiting for it as a copy from the host would."""
-        numbers = [self.confidence, *self.by_class]
-        filled = [torch.full((), number, dtype=torch.float64, device=device) for number in numbers]
-        return RunningConfidence(torch.stack(filled))
+    weight: Tensor
+    variance: Tensor
 
 
 @dataclass(frozen=True)
-class RunningConfidence:
-    """A ``ConfidenceState`` on the device of a step, which resumes without reading it.
+class LabelStatistics:
+    """What pseudo-labels need to know of the labeled training clips.
 
     Attributes:
-        values: (1 + classes,), float64: the confidence, then that by class.
+        mean: (outputs,), float64: shares of the classes, or means of the attributes.
+        variance: (outputs,), float64.
     """
 
-    values: Tensor
-
-    def after(self, moments: Moments, momentum: float) -> RunningConfidence:
-        """Return the state after a step whose global moments are ``guess_moments``; the same without any clip."""
-        new = torch.cat((moments["confidence"].reshape(1), moments["by_class"])) / moments["count"]
-        moved = momentum * self.values + (1 - momentum) * new
-        return RunningConfidence(torch.where(moments["count"] > 0, moved, self.values))
-
-    def thresholds(self, settings: PseudoLabelSettings) -> Tensor:
-        """Return (classes,), float32: the least confidence (FreeMatch, eq. 6; FixMatch's constant if not adaptive)."""
-        by_class = self.values[1:]
-        if not settings.adaptive:
-            return torch.full_like(by_class, settings.threshold).float()
-        return (self.values[0] * by_class / by_class.max()).float()
+    mean: Tensor
+    variance: Tensor
 
 
-def guess(output: VavlOutput, view: WeakView, clips: int, conditions: Collection[str] = CONDITIONS) -> Guess:
-    """Take the surest condition of every unlabeled clip.
+def combine_conditions(
+    output: VavlOutput,
+    view: WeakView,
+    clips: int,
+    task: Task,
+    settings: PseudoLabelSettings,
+    conditions: Collection[str] = CONDITIONS,
+) -> TeacherPrediction:
+    """Make one prediction of those of the conditions that each unlabeled clip has.
 
     Args:
         output: of the weak view.
         view: the weak view.
         clips: clips of the micro-batch.
-        conditions: those whose heads labels train; another head's confidence means nothing.
+        task: classes or attributes.
+        settings: soft or hard.
+        conditions: those whose heads labels train; another head's prediction means nothing.
     """
-    probabilities = output.fusion_logits.new_zeros(clips, output.fusion_logits.shape[1], dtype=torch.float32)
-    is_candidate = torch.zeros_like(probabilities[:, 0])
-    votes = torch.full((clips, len(CONDITIONS)), -1, dtype=torch.int64, device=probabilities.device)
+    by_condition, there, shares = [], [], []
+    like = output.fusion_logits.new_zeros(clips, output.fusion_logits.shape[1], dtype=torch.float32)
+    votes = torch.full((clips, len(CONDITIONS)), -1, dtype=torch.int64, device=like.device)
     offers = predictions(output, view.batch, labelled_only=False)
     for condition in sorted(conditions):
         found = offers[condition]
-        sure = torch.softmax(found.logits.detach().float(), dim=-1)
+        values = found.logits.detach().float()
+        if isinstance(task, ClassTask):
+            values = torch.softmax(values, dim=-1)
         offered = torch.where(found.weight > 0, 1.0, 0.0)
         place = view.clip[found.clip]
-        rows = torch.zeros_like(probabilities).index_copy(0, place, sure * offered.unsqueeze(-1))
-        is_surer = rows.amax(-1) > probabilities.amax(-1)
-        probabilities = torch.where(is_surer.unsqueeze(-1), rows, probabilities)
-        is_candidate = torch.maximum(is_candidate, torch.zeros_like(is_candidate).index_copy(0, place, offered))
-        votes[place, CONDITIONS.index(condition)] = torch.where(found.weight > 0, sure.argmax(-1), -1)
-    return Guess(probabilities, is_candidate, votes)
+        by_condition.append(torch.zeros_like(like).index_copy(0, place, values * offered.unsqueeze(-1)))
+        there.append(torch.zeros_like(like[:, 0]).index_copy(0, place, offered))
+        shares.append(CONDITION_SHARES[condition])
+        if isinstance(task, ClassTask):
+            votes[place, CONDITIONS.index(condition)] = torch.where(found.weight > 0, values.argmax(-1), -1)
+    every, is_there = torch.stack(by_condition), torch.stack(there)  # (conditions, clips, ...)
+    if settings.kind == "hard":
+        best = every.amax(-1).argmax(0, keepdim=True)
+        weight = torch.zeros_like(is_there).scatter(0, best, 1.0) * is_there
+    else:
+        weight = torch.stack([share * one for share, one in zip(shares, there, strict=True)])
+        weight = weight / weight.sum(0).clamp_min(_TINY)
+    mean = (weight.unsqueeze(-1) * every).sum(0)
+    variance = (weight.unsqueeze(-1) * (every - mean).square()).sum(0)
+    return TeacherPrediction(mean, is_there.amax(0), variance, votes)
 
 
-def guess_moments(guessed: Guess) -> dict[str, Tensor]:
-    """Sum over the unlabeled clips: ``count`` (), ``confidence`` (), ``by_class`` (classes,); float64."""
-    return {
-        "count": guessed.is_unlabelled.double().sum(),
-        "confidence": guessed.probabilities.amax(-1).double().sum(),
-        "by_class": guessed.probabilities.double().sum(0),
-    }
+def teacher_moments(predicted: TeacherPrediction) -> dict[str, Tensor]:
+    """Sum over the taught clips: ``count`` () and ``values`` (outputs,); float64."""
+    return {"count": predicted.is_taught.double().sum(), "values": predicted.values.double().sum(0)}
 
 
-def pseudo_target(guessed: Guess, thresholds: Tensor) -> PseudoTarget:
-    """Keep the guesses that reach the threshold of their class; ``thresholds`` is (classes,), float32."""
-    label = guessed.probabilities.argmax(-1)
-    is_sure = (guessed.probabilities.amax(-1) >= thresholds[label]).float() * guessed.is_unlabelled
-    # functional.one_hot reads the smallest label on a CPU.
-    classes = torch.arange(guessed.probabilities.shape[1], device=label.device)
-    return PseudoTarget((label.unsqueeze(-1) == classes).float(), is_sure)
+def running_mean(mean: Tensor, moments: Moments, momentum: float) -> Tensor:
+    """Return the mean prediction (outputs,), float64, after a step; the same without any clip.
+
+    Args:
+        mean: before it.
+        moments: of ``teacher_moments``, over the global batch.
+        momentum: share of the mean before.
+    """
+    moved = momentum * mean + (1 - momentum) * moments["values"] / moments["count"]
+    return torch.where(moments["count"] > 0, moved, mean)
+
+
+def pseudo_target(
+    predicted: TeacherPrediction, task: Task, settings: PseudoLabelSettings, labels: LabelStatistics, mean: Tensor
+) -> PseudoTarget:
+    """Turn a teacher's predictions into targets.
+
+    Args:
+        predicted: of the clips of a micro-batch.
+        task: classes or attributes.
+        settings: soft or hard.
+        labels: of the labeled training clips.
+        mean: of ``running_mean``, after this step.
+    """
+    values, is_taught, variance = predicted.values, predicted.is_taught, labels.variance.float().clamp_min(_TINY)
+    if not isinstance(task, ClassTask):
+        disagreement = (predicted.variance / variance).mean(-1)
+        return PseudoTarget(values, is_taught / (1 + disagreement), variance)
+    if settings.kind == "hard":
+        label = values.argmax(-1)
+        # functional.one_hot reads the smallest label on a CPU.
+        classes = torch.arange(values.shape[1], device=values.device)
+        confident = (values.amax(-1) >= settings.least_confidence).float()
+        return PseudoTarget((label.unsqueeze(-1) == classes).float(), confident * is_taught, variance)
+    if settings.align:
+        values = values * (labels.mean / mean.clamp_min(_TINY)).float()
+    # Divided by the largest first: powers of small numbers would vanish.
+    sharp = (values / values.amax(-1, keepdim=True).clamp_min(_TINY)) ** (1 / settings.temperature)
+    return PseudoTarget(sharp / sharp.sum(-1, keepdim=True).clamp_min(_TINY), is_taught, variance)
+
+
+def on_device(numbers: Sequence[float], device: torch.device) -> Tensor:
+    """Bring numbers (float64) to a device, without waiting for it as a copy from the host would."""
+    return torch.stack([torch.full((), number, dtype=torch.float64, device=device) for number in numbers])

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
-from pydantic import Field, create_model, field_validator
+from pydantic import Field, create_model, field_validator, model_validator
 
 from vavl.config.base import FrozenConfig
 from vavl.config.plugins import check_keys, load_plugin
@@ -20,10 +20,13 @@ if TYPE_CHECKING:  # settings are read where torch need not be imported
 
 PLUGIN_GROUP = "vavl.objectives"
 """Entry points of further objectives; each holds an ``ObjectivePlugin``."""
+_THRESHOLD = 0.95
 
 
 class ScheduledSettings(FrozenConfig):
-    """Weight of an objective: 0 before ``start_step``, then a straight line up to ``weight``.
+    """Weight of an objective: 0 before ``start_step``, then a straight line up to ``weight``, and 0 from ``end_step``.
+
+    So objectives make phases: pretraining without labels is ``hgr.end_step: 150, supervised.start_step: 150``.
 
     A weight of 0 computes the objective, logs it and does not train on it.
     """
@@ -32,9 +35,17 @@ class ScheduledSettings(FrozenConfig):
     start_step: int = Field(0, ge=0, description="first optimizer step with a weight above 0")
     ramp_steps: int = Field(0, ge=0, description="steps from there to the full weight")
 
+    end_step: int | None = Field(None, ge=1, description="first optimizer step with a weight of 0 again; null = never")
+
+    @model_validator(mode="after")
+    def _ends_after_its_start(self) -> Self:
+        if self.end_step is not None and self.end_step <= self.start_step:
+            raise ValueError(f"end_step={self.end_step} must come after start_step={self.start_step}")
+        return self
+
     def weight_at(self, step: int) -> float:
         """Return the weight at an optimizer step, from 0."""
-        if step < self.start_step:
+        if step < self.start_step or (self.end_step is not None and step >= self.end_step):
             return 0.0
         return self.weight * min(1.0, (step - self.start_step + 1) / (self.ramp_steps + 1))
 
@@ -63,6 +74,13 @@ class HgrSettings(ScheduledSettings):
     video_label: float = Field(1.0, ge=0, description="weight of the term over labeled clips with video")
 
 
+class ContrastiveSettings(ScheduledSettings):
+    """InfoNCE between the audio and the video of a clip, against those of the global batch's other pairs."""
+
+    temperature: float = Field(0.1, gt=0, description="the smaller, the more the nearest other clips count")
+    size: int = Field(64, ge=1, description="channels of the two projections; they are not part of the saved model")
+
+
 class LadderSettings(ScheduledSettings, LadderShape):
     """Cross-modal ladder on every clip. While configured, supervised losses are those of the noisy pass."""
 
@@ -70,20 +88,54 @@ class LadderSettings(ScheduledSettings, LadderShape):
 
 
 class PseudoLabelSettings(ScheduledSettings):
-    """Hard labels that the network gives to unlabeled clips (FixMatch, Sohn et al. 2020); classes only.
+    """Targets that a teacher gives to unlabeled clips.
 
-    The label comes from the weak view (``data.weak_view``) under the surest of audio + video, audio and
-    video; it trains all conditions of the clip under the training view (``data.augmentation``).
+    They come from the weak view (``data.weak_view``) and train all conditions of the clip under the training view
+    (``data.augmentation``).
     """
 
-    threshold: float = Field(0.95, gt=0, le=1, description="least confidence of a label that counts")
-    adaptive: bool = Field(
-        False, description="thresholds per class follow the network's confidence (FreeMatch); threshold is unused"
+    kind: Literal["soft", "hard"] = Field(
+        "soft",
+        description="soft: average of the conditions at hand, every clip counts; hard (classes only): the class of the "
+        "most confident condition, from threshold up",
     )
-    adaptive_momentum: float = Field(0.99, ge=0, lt=1, description="of the running means behind them")
+    temperature: float = Field(0.5, gt=0, description="soft labels of classes: below 1 makes them sharper")
+    align: bool = Field(
+        True, description="soft labels of classes: move their running mean to the class shares of the labeled clips"
+    )
+    threshold: float | None = Field(
+        None, gt=0, le=1, description="hard labels: least confidence of one that counts; null = 0.95"
+    )
     teacher: Literal["self", "average"] = Field(
         "self", description="average: the averaged weights, see training.average_decay"
     )
+
+    @property
+    def least_confidence(self) -> float:
+        """Threshold of hard labels."""
+        return _THRESHOLD if self.threshold is None else self.threshold
+
+    @model_validator(mode="before")
+    @classmethod
+    def _former_keys(cls, content: Any) -> Any:
+        if not isinstance(content, dict):
+            return content
+        if content.get("adaptive"):
+            raise ValueError(
+                "adaptive is gone: kind: soft learns from every clip and aligns the classes; kind: hard with threshold "
+                "learns from confident ones"
+            )
+        # Configurations that earlier runs saved hold them where they were not used.
+        return {name: value for name, value in content.items() if name not in ("adaptive", "adaptive_momentum")}
+
+    @model_validator(mode="after")
+    def _threshold_is_for_hard_labels(self) -> Self:
+        if self.threshold is not None and self.kind == "soft":
+            raise ValueError(
+                f"threshold={self.threshold:g} is for hard labels: write kind: hard for those that earlier versions "
+                "trained on, or leave threshold out: soft labels, now the default, train on every clip"
+            )
+        return self
 
 
 @dataclass(frozen=True)
@@ -120,6 +172,7 @@ class ObjectiveSettings(FrozenConfig):
     supervised: SupervisedSettings = SupervisedSettings()
     reconstruction: ReconstructionSettings = ReconstructionSettings()
     hgr: HgrSettings | None = None
+    contrastive: ContrastiveSettings | None = None
     ladder: LadderSettings | None = None
     pseudo_label: PseudoLabelSettings | None = None
     plugins: dict[str, Any] = Field(
@@ -140,21 +193,47 @@ class ObjectiveSettings(FrozenConfig):
         fields: dict[str, Any] = {name: (one, ...) for name, one in classes.items()}
         return dict(create_model("Plugins", __base__=FrozenConfig, **fields).model_validate(given))
 
+    @property
+    def hashed(self) -> dict[str, Any]:
+        """What counts for the hash of a configuration; runs that an earlier version began can be resumed.
+
+        What it did not know yet counts where it is used, and what is gone with the value that it had.
+        """
+        content = self.model_dump(mode="json")
+        if not content["plugins"]:
+            del content["plugins"]
+        if content["contrastive"] is None:
+            del content["contrastive"]
+        parts = [part for name, part in content.items() if name != "plugins" and part is not None]
+        for part in (*parts, *content.get("plugins", {}).values()):
+            if part["end_step"] is None:
+                del part["end_step"]
+        if self.pseudo_label is not None and self.pseudo_label.kind == "hard":
+            former = {"threshold": self.pseudo_label.least_confidence, "adaptive": False, "adaptive_momentum": 0.99}
+            kept = {name: content["pseudo_label"][name] for name in ("weight", "start_step", "ramp_steps", "teacher")}
+            content["pseudo_label"] = kept | former
+        return content
+
+    @property
+    def contrast_size(self) -> int:
+        """Channels of the projections that the network needs, 0 for none."""
+        return self.contrastive.size if self.contrastive else 0
+
     def weights_at(self, step: int) -> dict[str, float]:
         """Return the weight of every configured objective at an optimizer step."""
         return {name: part.weight_at(step) for name, part in self._configured().items()}
 
     def in_words(self) -> list[str]:
         """Describe every configured objective, e.g. ``hgr x 0.1 (from step 100 over 50 steps)``."""
-        return [f"{name} x {part.weight:g}{_begin(part)}" for name, part in self._configured().items()]
+        return [f"{name} x {part.weight:g}{_when(part)}" for name, part in self._configured().items()]
 
     def _configured(self) -> dict[str, ScheduledSettings]:
         parts = {name: getattr(self, name) for name in type(self).model_fields if name != "plugins"}
         return {name: part for name, part in parts.items() if part is not None} | self.plugins
 
 
-def _begin(part: ScheduledSettings) -> str:
-    if not part.start_step and not part.ramp_steps:
-        return ""
+def _when(part: ScheduledSettings) -> str:
     ramp = f" over {part.ramp_steps} steps" if part.ramp_steps else ""
-    return f" (from step {part.start_step}{ramp})"
+    begin = f"from step {part.start_step}{ramp}" if part.start_step or part.ramp_steps else ""
+    end = f"up to step {part.end_step}" if part.end_step is not None else ""
+    return f" ({', '.join(filter(None, (begin, end)))})" if begin or end else ""

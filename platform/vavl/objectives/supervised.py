@@ -1,4 +1,4 @@
-"""Task losses: cross-entropy for classes, 1 - CCC for attributes.
+"""Task losses: cross-entropy for classes, 1 - CCC for attributes, squared error for attributes that a teacher gives.
 
 Gradient goes to the logits or predictions only.
 """
@@ -27,6 +27,24 @@ def cross_entropy_sum(logits: Tensor, target: Tensor, weight: Tensor) -> Tensor:
     """
     per_clip = functional.cross_entropy(logits.float(), target, reduction="none")
     # where, not a product: a filler's logit may be anything finite, and 0 * inf is NaN.
+    return torch.where(weight > 0, per_clip * weight, 0.0).sum()
+
+
+def squared_error_sum(prediction: Tensor, target: Tensor, weight: Tensor, variance: Tensor) -> Tensor:
+    """Sum over the clips with weight, and over attributes, half the squared error in units of the label's variance.
+
+    Where prediction and target vary as labels do and have one mean, its average over clips is 1 - CCC.
+
+    Args:
+        prediction: (clips, attributes).
+        target: (clips, attributes).
+        weight: (clips,), 0 for clips that do not count.
+        variance: (attributes,).
+
+    Returns:
+        Scalar, float32: the sum, to be divided by the global number of clips.
+    """
+    per_clip = ((prediction.float() - target).square() / (2 * variance)).sum(-1)
     return torch.where(weight > 0, per_clip * weight, 0.0).sum()
 
 

@@ -16,16 +16,17 @@ from torch import Tensor
 from vavl.data.batch import ClipBatch, ModalityBatch
 from vavl.metrics.names import AUDIO, AUDIO_VIDEO, CONDITIONS, VIDEO
 from vavl.models.layers import masked_mean
-from vavl.models.settings import AttributeTask, ClassTask, NetworkSettings, Task
+from vavl.models.settings import AttributeTask, ClassTask, Task
 from vavl.models.vavl import ModalityOutput, VavlOutput
+from vavl.objectives.contrastive import contrastive_loss, contrastive_moments
 from vavl.objectives.hgr import correlation_moments, soft_hgr_loss
 from vavl.objectives.ladder import ladder_loss, ladder_moments
 from vavl.objectives.moments import Moments, linked_moments, moments_under, named_moments
 from vavl.objectives.predictions import predictions
-from vavl.objectives.pseudo_label import Guess, PseudoTarget, guess_moments
+from vavl.objectives.pseudo_label import PseudoTarget, TeacherPrediction, teacher_moments
 from vavl.objectives.reconstruction import reconstruction_error_sum
 from vavl.objectives.settings import ObjectivePlugin, ObjectiveSettings, objective_plugin
-from vavl.objectives.supervised import concordance_loss, concordance_moments, cross_entropy_sum
+from vavl.objectives.supervised import concordance_loss, concordance_moments, cross_entropy_sum, squared_error_sum
 
 HGR_PAIRS = (AUDIO_VIDEO, "audio_label", "video_label")
 
@@ -39,6 +40,7 @@ class Objective:
         settings: which objectives, with their weights.
         ladder_weights: of each layer of the ladder.
         pieces: micro-batches of a global batch over all ranks.
+        rows: of a global batch, fillers included.
         labelled: conditions whose heads labels train; pseudo-labels come from these and train these.
     """
 
@@ -46,37 +48,33 @@ class Objective:
     settings: ObjectiveSettings
     ladder_weights: tuple[float, ...]
     pieces: int
+    rows: int
     labelled: tuple[str, ...] = CONDITIONS
-
-    @classmethod
-    def of(
-        cls, task: Task, settings: ObjectiveSettings, network: NetworkSettings, pieces: int, labelled: tuple[str, ...]
-    ) -> Objective:
-        """Resolve the settings for a network."""
-        given = settings.ladder.layer_weights if settings.ladder else None
-        return cls(task, settings, given or (1.0,) * network.ladder_layers, pieces, labelled)
 
     @property
     def needs_output_moments(self) -> bool:
         """Tell whether a loss depends on moments of the network's output over the global batch.
 
-        Counts are known from the batch alone; the moments of CCC, soft-HGR, the ladder and plug-ins are not,
-        and with several micro-batches they need a first pass without gradient.
+        Counts are known from the batch alone; the moments of CCC, soft-HGR, contrast, the ladder and plug-ins are
+        not, and with several micro-batches they need a first pass without gradient.
         """
-        settings = self.settings
-        return bool(isinstance(self.task, AttributeTask) or settings.hgr or settings.ladder or settings.plugins)
+        chosen = self.settings
+        needy = (chosen.hgr, chosen.contrastive, chosen.ladder, chosen.plugins)
+        return isinstance(self.task, AttributeTask) or any(needy)
 
     @cached_property
     def _plugins(self) -> dict[str, ObjectivePlugin]:
         return {name: objective_plugin(name) for name in self.settings.plugins}
 
-    def moments(self, output: VavlOutput | None, batch: ClipBatch, guessed: Guess | None) -> dict[str, Tensor]:
+    def moments(
+        self, output: VavlOutput | None, batch: ClipBatch, teacher: TeacherPrediction | None
+    ) -> dict[str, Tensor]:
         """Sum over one micro-batch what the objectives need of the global batch.
 
         Args:
             output: the network's output; may be None unless ``needs_output_moments``.
             batch: the micro-batch.
-            guessed: pseudo-labels, when they are configured.
+            teacher: its predictions, when pseudo-labels are configured.
 
         Returns:
             Float64 sums by name, to be added over micro-batches and ranks. They carry the gradient of
@@ -92,10 +90,10 @@ class Objective:
             f"{VIDEO}/labelled": (batch.has_video * batch.is_labelled).double().sum(),
             f"{AUDIO_VIDEO}/labelled": (both * batch.is_labelled).double().sum(),
         }
-        if guessed is not None:
-            found |= named_moments("guess", guess_moments(guessed))
+        if teacher is not None:
+            found |= named_moments("teacher", teacher_moments(teacher))
             for condition, has in ((AUDIO, batch.has_audio), (VIDEO, batch.has_video), (AUDIO_VIDEO, both)):
-                found[f"{condition}/guessed"] = (has * guessed.is_unlabelled).double().sum()
+                found[f"{condition}/taught"] = (has * teacher.is_taught).double().sum()
         if output is not None:
             found |= self._output_moments(output, batch)
         return found
@@ -123,6 +121,9 @@ class Objective:
             found[prefix] = self._shared_value(
                 soft_hgr_loss(moments_under(prefix, together), moments_under(prefix, local))
             )
+        if self.settings.contrastive:
+            sides = moments_under("contrastive", together), moments_under("contrastive", local)
+            found["contrastive"] = self._shared_value(contrastive_loss(*sides, self.settings.contrastive.temperature))
         for name in (AUDIO, VIDEO) if output.ladder is not None else ():
             prefix = f"ladder/{name}"
             loss = ladder_loss(moments_under(prefix, together), moments_under(prefix, local), self.ladder_weights)
@@ -132,8 +133,7 @@ class Objective:
             sums = linked_moments(moments_under(prefix, together), moments_under(prefix, local))
             found[name] = self._shared_value(plugin.loss(self.settings.plugins[name], sums).float().reshape(()))
         if pseudo is not None:
-            taught = _pseudo_label(output, batch, pseudo, together)
-            found |= {f"pseudo_label/{condition}": taught[condition] for condition in self.labelled}
+            found |= self._pseudo_label(output, batch, pseudo, together)
         return found
 
     def weighted(self, parts: Mapping[str, Tensor], step: int) -> dict[str, Tensor]:
@@ -152,6 +152,8 @@ class Objective:
                 )
         if self.settings.hgr:
             found |= hgr_moments(output, batch)
+        if output.contrast is not None:
+            found |= named_moments("contrastive", contrastive_moments(*output.contrast, batch, self.rows))
         if output.ladder is not None:
             found |= named_moments(f"ladder/{AUDIO}", ladder_moments(output.ladder.audio, batch.audio))
             found |= named_moments(f"ladder/{VIDEO}", ladder_moments(output.ladder.video, batch.video))
@@ -174,6 +176,23 @@ class Objective:
                     found[f"supervised/{condition}"] = self._shared_value(loss)
         return found
 
+    def _pseudo_label(
+        self, output: VavlOutput, batch: ClipBatch, pseudo: PseudoTarget, together: Moments
+    ) -> dict[str, Tensor]:
+        """Return the loss against pseudo-labels, over the number of *all* taught clips (FixMatch, eq. 4)."""
+        found = {}
+        offered = predictions(output, batch, labelled_only=False)
+        for condition in self.labelled:
+            logits, clip = offered[condition].logits, offered[condition].clip
+            target, weight = pseudo.target[clip], offered[condition].weight * pseudo.weight[clip]
+            match self.task:
+                case ClassTask():
+                    total = cross_entropy_sum(logits, target, weight)
+                case AttributeTask():
+                    total = squared_error_sum(logits, target, weight, pseudo.variance)
+            found[f"pseudo_label/{condition}"] = _mean(total, together[f"{condition}/taught"])
+        return found
+
     def _shared_value(self, loss: Tensor) -> Tensor:
         """Let a value that every piece computes whole count once in the sum, with its gradient intact."""
         return loss.detach() / self.pieces + (loss - loss.detach())
@@ -190,16 +209,6 @@ def hgr_moments(output: VavlOutput, batch: ClipBatch) -> dict[str, Tensor]:
         rows[name] = torch.zeros_like(output.label_correlation).index_copy(0, clips.clip, path.correlation)
     pairs = batch.has_audio * batch.has_video
     return found | named_moments(f"hgr/{AUDIO_VIDEO}", correlation_moments(rows[AUDIO], rows[VIDEO], pairs))
-
-
-def _pseudo_label(output: VavlOutput, batch: ClipBatch, pseudo: PseudoTarget, together: Moments) -> dict[str, Tensor]:
-    """Cross-entropy against sure pseudo-labels, over the number of *all* unlabeled clips (FixMatch, eq. 4)."""
-    found = {}
-    for condition, predicted in predictions(output, batch, labelled_only=False).items():
-        weight = predicted.weight * pseudo.is_sure[predicted.clip]
-        total = cross_entropy_sum(predicted.logits, pseudo.target[predicted.clip], weight)
-        found[condition] = _mean(total, together[f"{condition}/guessed"])
-    return found
 
 
 def _reconstruction(clips: ModalityBatch, path: ModalityOutput, count: Tensor) -> Tensor:

@@ -30,7 +30,6 @@ from torch import Tensor
 from vavl.config.base import FrozenConfig
 from vavl.config.files import read_json, sha256_of_file, write_json
 from vavl.errors import TrainingError, VavlError
-from vavl.objectives.pseudo_label import ConfidenceState
 from vavl.training.engine import WEIGHT, Pieces
 from vavl.training.storage import RunStorage
 
@@ -56,7 +55,7 @@ class LoopState(FrozenConfig):
         epochs_without_gain: for early stopping.
         trained_clips: so far.
         trained_seconds: in steps so far, over all attempts.
-        confidence: running means behind adaptive pseudo-labels.
+        teacher_mean: running mean of what the teacher predicts, which aligns soft labels; None without pseudo-labels.
         skipped: steps whose loss or gradient was not finite; they changed nothing.
     """
 
@@ -72,14 +71,14 @@ class LoopState(FrozenConfig):
     epochs_without_gain: int = 0
     trained_clips: int = 0
     trained_seconds: float = 0.0
-    confidence: ConfidenceState | None = None
+    teacher_mean: tuple[float, ...] | None = None
     skipped: tuple[int, ...] = ()
 
     @model_validator(mode="before")
     @classmethod
-    def _without_spikes(cls, content: dict[str, Any]) -> dict[str, Any]:
-        """Drop what earlier checkpoints say of steps left out because their loss jumped."""
-        return {name: value for name, value in content.items() if name not in ("avoided", "losses")}
+    def _without_former(cls, content: dict[str, Any]) -> dict[str, Any]:
+        """Drop what earlier checkpoints hold of jumps of the loss and of adaptive thresholds."""
+        return {name: value for name, value in content.items() if name not in ("avoided", "losses", "confidence")}
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,6 @@ from vavl.data.batch import ClipBatch
 from vavl.errors import TrainingError
 from vavl.models.saved_model import save_model
 from vavl.objectives.moments import add_moments
-from vavl.objectives.pseudo_label import ConfidenceState
 from vavl.training.checkpoint_files import LoopState
 from vavl.training.context import LocalContext, WorkerContext
 from vavl.training.evaluation import predict_split, score_split
@@ -81,7 +80,7 @@ def train(run: TrainingRun, start: LoopState, report: Report, context: WorkerCon
             "report": run.place.rank == 0 and records.are_due(),
         }
         batches = [batch.to(run.engine.device) for batch in micro_batches]
-        done = train_step(run, step, batches, state.confidence, requests)
+        done = train_step(run, step, batches, state.teacher_mean, requests)
         state = _after_step(run, state, done, micro_batches, (records, clock))
         is_last = state.step == run.total_steps
         ends_epoch = is_last or state.step % run.steps_per_epoch == 0
@@ -110,7 +109,7 @@ def train_step(
     run: TrainingRun,
     step: int,
     micro_batches: Sequence[ClipBatch],
-    confidence: ConfidenceState | None,
+    teacher_mean: Sequence[float] | None,
     requests: Mapping[str, bool] | None = None,
 ) -> StepResult:
     """Take one optimizer step. Every rank must call.
@@ -119,12 +118,12 @@ def train_step(
         run: network, engine and objectives.
         step: from 0.
         micro_batches: of this rank.
-        confidence: running means behind adaptive pseudo-labels, None without pseudo-labels.
+        teacher_mean: running mean of the teacher's predictions, None without pseudo-labels.
         requests: what this rank asks for, to be agreed on along with the losses; the same names on every rank.
     """
     passes = [Pass(batch, teacher_prediction(run, batch)) for batch in micro_batches]
     moments = first_pass(run, step, passes)  # of the global batch
-    running, pseudo = pseudo_targets(run, passes, confidence, moments)
+    running, pseudo = pseudo_targets(run, passes, teacher_mean, moments)
     norms = part_norms(run, step, micro_batches, pseudo, moments)
     sums: dict[str, Tensor] = {}
     for one, labels in zip(passes, pseudo, strict=True):
@@ -161,7 +160,7 @@ def _after_step(
         return state
     forecast = clock.forecast.metrics(step, micro_batches[0]) if run.place.rank == 0 else {}
     records.add_step(run, step, done, forecast)
-    return state.model_copy(update={"confidence": done.confidence})
+    return state.model_copy(update={"teacher_mean": done.teacher_mean})
 
 
 def _checkpoint_is_due(settings: TrainingSettings, state: LoopState, *, ends_epoch: bool) -> bool:

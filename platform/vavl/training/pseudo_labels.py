@@ -1,7 +1,9 @@
 """``pseudo_labels.parquet`` of a run: what its teacher said of every unlabeled clip; and an alarm.
 
-One row per clip and step: ``step``, ``clip_id``, ``label``, ``confidence``, ``kept`` (it counted in the loss), and
-``vote_audio_video``, ``vote_audio``, ``vote_video``: the class of each condition that the clip has and labels train.
+One row per clip and step: ``step``, ``clip_id``, ``weight`` in the loss; of classes ``label`` (most probable of the
+target), ``confidence`` (largest probability of the teacher), ``kept`` (it counted in the loss), and
+``vote_audio_video``, ``vote_audio``, ``vote_video``: the class of each condition that the clip has and labels train; of
+attributes ``predicted_<attribute>``.
 """
 
 from __future__ import annotations
@@ -9,15 +11,18 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from vavl.config.files import written_beside
 from vavl.data.batch import ClipBatch
 from vavl.metrics.names import CONDITIONS
-from vavl.objectives.pseudo_label import Guess, PseudoTarget
+from vavl.models.settings import AttributeTask, ClassTask, Task
+from vavl.objectives.pseudo_label import PseudoTarget, TeacherPrediction
 from vavl.training.collectives import gather_shards
 from vavl.training.storage import WorkerOutput
 
@@ -25,7 +30,6 @@ PSEUDO_LABELS_FILE = "pseudo_labels.parquet"
 ALARM_STEPS = 200
 """Steps, or one epoch if that is longer, over which the share of kept pseudo-labels is taken for the alarm."""
 LEAST_KEPT, MOST_KEPT = 0.01, 0.95
-_COLUMNS = 4 + len(CONDITIONS) + 1
 
 
 class PseudoLabels:
@@ -37,16 +41,14 @@ class PseudoLabels:
     Args:
         output: where the file goes.
         clip_ids: of the manifest.
-        classes: by number.
+        task: what is predicted.
         rank: of this process.
         step: first step of this attempt; what the file holds of it and later ones is dropped.
     """
 
-    def __init__(
-        self, output: WorkerOutput, clip_ids: pa.ChunkedArray, classes: Sequence[str], rank: int, step: int
-    ) -> None:
+    def __init__(self, output: WorkerOutput, clip_ids: pa.ChunkedArray, task: Task, rank: int, step: int) -> None:
         self._output, self._clip_ids, self._rank = output, clip_ids, rank
-        self._classes = pa.array(classes)
+        self._task = task
         self._rows: list[Tensor] = []
         self._written: list[pa.Table] = []
         file = output.fetch_file(PSEUDO_LABELS_FILE) if rank == 0 and step else None
@@ -57,23 +59,27 @@ class PseudoLabels:
         self,
         step: int,
         batches: Sequence[ClipBatch],
-        taught: Sequence[Guess | None],
-        kept: Sequence[PseudoTarget | None],
+        predicted: Sequence[TeacherPrediction | None],
+        targets: Sequence[PseudoTarget | None],
     ) -> None:
         """Take the pseudo-labels of the micro-batches of a step."""
-        for batch, teacher, target in zip(batches, taught, kept, strict=True):
-            if teacher is not None and target is not None:
-                clip = torch.where(teacher.is_unlabelled > 0, batch.index, -1)
-                label, confidence = target.target.argmax(-1), teacher.probabilities.amax(-1)
-                columns = (torch.full_like(clip, step), clip, label, confidence, target.is_sure, *teacher.votes.T)
-                self._rows.append(torch.stack([column.double() for column in columns], dim=1))
+        for batch, teacher, target in zip(batches, predicted, targets, strict=True):
+            if teacher is None or target is None:
+                continue
+            clip = torch.where(teacher.is_taught > 0, batch.index, -1)
+            of_task: tuple[Tensor, ...] = tuple(target.target.T)
+            if isinstance(self._task, ClassTask):
+                of_task = (target.target.argmax(-1), teacher.values.amax(-1), *teacher.votes.T)
+            columns = (torch.full_like(clip, step), clip, target.weight, *of_task)
+            self._rows.append(torch.stack([column.double() for column in columns], dim=1))
 
     def write(self) -> None:
         """Write the file anew with what was added since the last call. Every rank must call."""
         if not self._rows:
             return
         # Every rank has as many rows: micro-batches are filled up.
-        rows = gather_shards(torch.cat(self._rows).flatten()).view(-1, _COLUMNS)
+        own = torch.cat(self._rows)
+        rows = gather_shards(own.flatten()).view(-1, own.shape[1])
         self._rows = []
         if self._rank != 0:
             return
@@ -83,26 +89,37 @@ class PseudoLabels:
         self._output.publish(PSEUDO_LABELS_FILE)
 
     def _table(self, rows: Tensor) -> pa.Table:
-        step, clip, label, confidence, kept, *votes = rows[rows[:, 1] >= 0].numpy().T
-
-        def names(numbers: object) -> pa.Array:
-            places = pa.array(numbers, mask=numbers < 0).cast(pa.int32())  # type: ignore[operator]
-            return pa.DictionaryArray.from_arrays(places, self._classes)
-
+        step, clip, weight, *of_task = rows[rows[:, 1] >= 0].numpy().T
         columns = {
             "step": pa.array(step).cast(pa.int32()),
             "clip_id": self._clip_ids.take(pa.array(clip).cast(pa.int64())).combine_chunks(),
-            "label": names(label),
-            "confidence": pa.array(confidence).cast(pa.float32()),
-            "kept": pa.array(kept > 0),
-            **{f"vote_{name}": names(vote) for name, vote in zip(CONDITIONS, votes, strict=True)},
         }
+        match self._task:
+            case ClassTask(classes=classes):
+
+                def names(numbers: NDArray[np.float64]) -> pa.Array:
+                    places = pa.array(numbers, mask=numbers < 0).cast(pa.int32())
+                    return pa.DictionaryArray.from_arrays(places, pa.array(classes))
+
+                label, confidence, *votes = of_task
+                columns |= {
+                    "label": names(label),
+                    "confidence": pa.array(confidence).cast(pa.float32()),
+                    "kept": pa.array(weight > 0),
+                    **{f"vote_{name}": names(vote) for name, vote in zip(CONDITIONS, votes, strict=True)},
+                }
+            case AttributeTask(attributes=attributes):
+                columns |= {
+                    f"predicted_{name}": pa.array(values).cast(pa.float32())
+                    for name, values in zip(attributes, of_task, strict=True)
+                }
         # The same order for any number of workers.
-        return pa.table(columns).sort_by([("step", "ascending"), ("clip_id", "ascending")])
+        order = [("step", "ascending"), ("clip_id", "ascending")]
+        return pa.table({**columns, "weight": pa.array(weight).cast(pa.float32())}).sort_by(order)
 
 
 class KeptAlarm:
-    """Says once when hardly any pseudo-label is kept for long, or nearly all; again after it was between."""
+    """Says once when hardly any hard label is kept for long, or nearly all; again after it was between."""
 
     def __init__(self) -> None:
         self._recent: deque[tuple[float, float]] = deque()
@@ -129,7 +146,7 @@ class KeptAlarm:
         if was_raised or not self._is_raised:
             return None
         advice = (
-            "they teach nothing; lower objectives.pseudo_label.threshold, set adaptive, or begin later (start_step)"
+            "they teach nothing; lower objectives.pseudo_label.threshold, set kind: soft, or begin later (start_step)"
             if share < LEAST_KEPT
             else "wrong ones are kept too; raise objectives.pseudo_label.threshold, and look at pseudo_labels.parquet"
         )

@@ -86,7 +86,7 @@ class Records:
         weights = run.plan.objectives.weights_at(step)
         metrics |= {f"train/weight/{name}": weight for name, weight in weights.items()}
         metrics |= {f"train/gradient_norm/{name}": norm for name, norm in done.part_norms.items()}
-        if done.confidence is not None:
+        if done.teacher_mean is not None:
             metrics["train/pseudo_label/sure"] = done.confident
             metrics["train/pseudo_label/unlabelled"] = done.unlabelled
         record = _record("step", step, {**metrics, **forecast}, total_steps=run.total_steps)
@@ -99,7 +99,8 @@ class Records:
             }
         self.add(record)
         self._warn_of_one_class(run, step, done)
-        if weights.get("pseudo_label", 0) > 0:
+        pseudo_label = run.plan.objectives.pseudo_label
+        if pseudo_label is not None and pseudo_label.kind == "hard" and weights["pseudo_label"] > 0:
             alarm = self._alarm.after(done.confident, done.unlabelled, run.steps_per_epoch)
             if alarm is not None:
                 self.add(event("pseudo_labels", step, alarm))

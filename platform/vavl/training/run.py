@@ -18,7 +18,7 @@ from vavl.models.draws import DrawKey
 from vavl.models.saved_model import ModelDescription, build_network
 from vavl.models.vavl import Vavl, VavlOutput, parameter_count
 from vavl.objectives.moments import Moments
-from vavl.objectives.pseudo_label import ConfidenceState, PseudoTarget
+from vavl.objectives.pseudo_label import LabelStatistics, PseudoTarget
 from vavl.objectives.settings import ObjectiveSettings
 from vavl.objectives.total import Objective
 from vavl.training.average import WeightAverage
@@ -48,6 +48,8 @@ class TrainingRun:
     engine: Engine
     average: WeightAverage | None
     pseudo_labels: PseudoLabels | None
+    labels: LabelStatistics | None
+    """Of the labeled training clips, on the device; None without pseudo-labels."""
     untrained: Mapping[str, Tensor]
     """Weights that are not trained, on the CPU."""
     objective: Objective
@@ -147,8 +149,11 @@ def prepare_run(
     if restored is not None:
         restored.load_weights(network)
     device, slots = context.device(settings), world_size * place.micro_batches
-    engine = make_engine(network, settings, device, -(-sampler.batch_size // slots), place.micro_batches)
-    labeled = labelled_conditions(data.partitioned)
+    rows_per_slot = -(-sampler.batch_size // slots)
+    engine = make_engine(network, settings, device, rows_per_slot, place.micro_batches)
+    layer_weights = (plan.objectives.ladder and plan.objectives.ladder.layer_weights) or (
+        1.0,
+    ) * plan.model.ladder_layers
     steps_per_epoch, total_steps = steps_of_plan(plan, data.partitioned.count, sampler.batch_size)
     run = TrainingRun(
         plan=plan,
@@ -159,8 +164,16 @@ def prepare_run(
         engine=engine,
         average=_average(plan, engine, description),
         pseudo_labels=_pseudo_labels(plan, data, output, start, rank),
+        labels=_label_statistics(data, device) if plan.objectives.pseudo_label else None,
         untrained=untrained,
-        objective=Objective.of(data.task, plan.objectives, plan.model, slots, labeled),
+        objective=Objective(
+            task=data.task,
+            settings=plan.objectives,
+            ladder_weights=layer_weights,
+            pieces=slots,
+            rows=slots * rows_per_slot,
+            labelled=labelled_conditions(data.partitioned),
+        ),
         loader=_loader(plan, data, sampler, place, pinned=device.type == "cuda"),
         checkpoints=checkpoints,
         output=output,
@@ -177,7 +190,10 @@ def prepare_run(
 def _network(plan: TrainingPlan, description: ModelDescription) -> Vavl:
     torch.manual_seed(plan.training.seed)
     return build_network(
-        description, plan.objectives.ladder, activation_checkpointing=plan.training.activation_checkpointing
+        description,
+        plan.objectives.ladder,
+        plan.objectives.contrast_size,
+        activation_checkpointing=plan.training.activation_checkpointing,
     )
 
 
@@ -214,13 +230,16 @@ def _average(plan: TrainingPlan, engine: Engine, description: ModelDescription) 
     return WeightAverage(engine, decay, partial(_network, plan, description), is_teacher=is_teacher)
 
 
+def _label_statistics(data: RunData, device: torch.device) -> LabelStatistics:
+    return LabelStatistics(*(torch.from_numpy(numbers).to(device) for numbers in data.label_statistics()))
+
+
 def _pseudo_labels(
     plan: TrainingPlan, data: RunData, output: WorkerOutput, start: LoopState, rank: int
 ) -> PseudoLabels | None:
     if plan.objectives.pseudo_label is None:
         return None
-    manifest = data.collection.manifest
-    return PseudoLabels(output, manifest.table.column("clip_id"), manifest.classes, rank, start.step)
+    return PseudoLabels(output, data.collection.manifest.table.column("clip_id"), data.task, rank, start.step)
 
 
 def _loader(plan: TrainingPlan, data: RunData, sampler: Sampler, place: RankPlace, *, pinned: bool) -> StepLoader:
@@ -252,13 +271,12 @@ def _start_engine(run: TrainingRun) -> None:
 
 def first_state(plan: TrainingPlan, data: RunData, world_size: int) -> LoopState:
     """Return the state before the first step of a new run."""
-    pseudo_labels = plan.objectives.pseudo_label
     return LoopState(
         config_hash=plan.config_hash,
         store_hash=data.collection.store.hash,
         workers=world_size,
         zero_stage=plan.training.zero_stage,
-        confidence=ConfidenceState.at_start(data.task.outputs) if pseudo_labels else None,
+        teacher_mean=tuple(data.label_statistics()[0].tolist()) if plan.objectives.pseudo_label else None,
     )
 
 
@@ -276,13 +294,14 @@ def _start(plan: TrainingPlan, data: RunData, restored: Restored | None) -> Loop
                 f"the checkpoint has {before}, this run {now}",
                 "go back to the earlier setting, or set training.resume=never to start anew",
             )
-    return restored.state
+    # Checkpoints of earlier versions hold no mean of the teacher; the hard labels of their runs need none.
+    return restored.state.model_copy(update={"teacher_mean": restored.state.teacher_mean or fresh.teacher_mean})
 
 
 def freeze_parts(network: Vavl, partitioned: PartitionedClips, objectives: ObjectiveSettings) -> tuple[str, ...]:
     """Freeze what no training clip can feed: weight decay would move it without any evidence.
 
-    The functions of soft-HGR are frozen unmentioned where soft-HGR is not trained.
+    The functions of soft-HGR and the projections for contrast are frozen unmentioned where those are not trained.
 
     Returns:
         Names of the parts that are frozen for want of clips.
@@ -293,6 +312,9 @@ def freeze_parts(network: Vavl, partitioned: PartitionedClips, objectives: Objec
         "video_path.correlate": bool(pairs & {"audio_video", "video_label"}),
         "correlate_label": bool(pairs & {"audio_label", "video_label"}),
     }
+    if objectives.contrastive is not None:
+        fed_pairs = partitioned.feed("audio", "video")
+        correlated["contrast"] = fed_pairs and objectives.contrastive.weight > 0
     fed = {
         "audio_path": partitioned.feed("audio"),
         "video_path": partitioned.feed("video"),

@@ -44,6 +44,8 @@ def check_objectives(
     if objectives.hgr is not None and objectives.hgr.weight > 0:
         _check_hgr(objectives.hgr, partitioned)
         warnings += _correlation_size_warnings(plan, objectives.hgr, composition)
+    if objectives.contrastive is not None and objectives.contrastive.weight > 0:
+        _check_contrastive(composition)
     if objectives.ladder is not None:
         _check_ladder(objectives.ladder, plan.model.ladder_layers)
     if objectives.pseudo_label is not None:
@@ -87,6 +89,17 @@ def _correlation_size_warnings(
     return [warning]
 
 
+def _check_contrastive(composition: Mapping[Partition, int]) -> None:
+    pairs = sum(rows for name, rows in composition.items() if len(name.modalities) == 2)
+    if pairs < 2:
+        raise ConfigError(
+            "objectives",
+            "contrastive.weight",
+            f"has weight, but a global batch has {pairs} clips with both audio and video, and none to compare with",
+            "set objectives.contrastive=null, or raise data.composition.batch_size or the share of pairs",
+        )
+
+
 def _check_ladder(settings: LadderSettings, layers: int) -> None:
     given = settings.layer_weights
     if given is not None and len(given) != layers:
@@ -101,12 +114,12 @@ def _check_ladder(settings: LadderSettings, layers: int) -> None:
 def _check_pseudo_label(
     plan: TrainingPlan, settings: PseudoLabelSettings, partitioned: PartitionedClips, task: Task
 ) -> None:
-    if not isinstance(task, ClassTask):
+    if settings.kind == "hard" and not isinstance(task, ClassTask):
         raise ConfigError(
             "objectives",
-            "pseudo_label",
-            "labels classes, but data.target is attributes",
-            "set objectives.pseudo_label=null",
+            "pseudo_label.kind",
+            "is hard, which labels classes, but data.target is attributes",
+            "set objectives.pseudo_label.kind=soft and leave out threshold",
         )
     if settings.weight > 0 and all(name.is_labelled for name in partitioned.clips):
         raise ConfigError(

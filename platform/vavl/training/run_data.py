@@ -57,6 +57,15 @@ class RunData:
     task: Task
     warnings: tuple[str, ...] = ()
 
+    def label_statistics(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return mean and variance (outputs,) of the labels of the training clips: of classes the mean are shares."""
+        count, total, squares = 0, np.zeros(self.task.outputs), np.zeros(self.task.outputs)
+        for rows in pieces(self.rows["train"]):
+            target = self.collection.target[rows[self.collection.is_labelled[rows]]].astype(np.float64)
+            count, total, squares = count + len(target), total + target.sum(axis=0), squares + (target**2).sum(axis=0)
+        mean = total / count
+        return mean, np.maximum(squares / count - mean**2, 0)
+
 
 def open_run_data(plan: TrainingPlan) -> RunData:
     """Read store and manifest, apply the partition protocol, and decide what a global batch is made of.
@@ -212,11 +221,7 @@ def with_training_clips(description: ModelDescription, data: RunData) -> ModelDe
     """
     changes: dict[str, Any] = {}
     if isinstance(data.task, ClassTask):
-        rows = data.rows["train"]
-        labelled = [piece[data.collection.is_labelled[piece]] for piece in pieces(rows)]
-        total = sum(data.collection.target[piece].sum(axis=0, dtype=np.float64) for piece in labelled)
-        shares = total / sum(map(len, labelled))
-        changes["class_shares"] = tuple(shares.tolist())
+        changes["class_shares"] = tuple(data.label_statistics()[0].tolist())
     for modality in MODALITIES:
         part: ModalityDescription = getattr(description, modality)
         if part.trained:

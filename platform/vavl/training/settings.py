@@ -271,6 +271,7 @@ class TrainingPlan(FrozenConfig):
         workers and which ZeRO stage it is computed, nor what a job adds to the plan; the features have their own.
         """
         content = self.model_dump(mode="json", include=set(TrainingPlan.model_fields), exclude={"output_dir"})
+        content["objectives"] = self.objectives.hashed
         content["data"].pop("store")
         content["data"].pop("waive_audit")
         passed_on = content["training"]["deepspeed"]
@@ -283,8 +284,6 @@ class TrainingPlan(FrozenConfig):
         # and what is gone counts with the value that it had.
         if content["data"]["attributes"] is None:
             content["data"].pop("attributes")
-        if not content["objectives"]["plugins"]:
-            content["objectives"].pop("plugins")
         for views in (content["data"]["augmentation"], content["data"]["weak_view"]):
             for modality in ("audio", "video"):
                 views[modality] |= {"channel_shift": 0, "level": 0.0}

@@ -18,10 +18,20 @@ from torch import Tensor, nn
 from vavl.data.batch import ClipBatch
 from vavl.models.vavl import VavlOutput
 from vavl.objectives.moments import Moments, add_moments, moments_under
-from vavl.objectives.pseudo_label import ConfidenceState, Guess, PseudoTarget, guess, pseudo_target
+from vavl.objectives.pseudo_label import (
+    PseudoTarget,
+    TeacherPrediction,
+    combine_conditions,
+    on_device,
+    pseudo_target,
+    running_mean,
+)
 from vavl.training.collectives import add_over_ranks
 from vavl.training.run import TrainingRun
 from vavl.training.settings import OptimizerSettings
+
+_MEAN_LASTS = 10
+"""The running mean of the teacher forgets over a tenth of the run: momentum 1 - 10 / steps."""
 
 
 @dataclass(frozen=True)
@@ -35,9 +45,9 @@ class StepResult:
         learning_rate: used.
         gradient_norm: of the whole gradient before clipping.
         part_norms: norm of the gradient of every weighted part, where it was measured.
-        confidence: after the step.
-        confident: unlabeled clips whose pseudo-label counted.
-        unlabelled: those that could have one.
+        teacher_mean: running mean of its predictions after the step; None without pseudo-labels.
+        confident: sum of the weights of the pseudo-labels: of hard ones the clips whose label counted.
+        unlabelled: clips that could have one.
         is_skipped: True when nothing was updated, since the loss or the gradient was not finite.
         requests: by name, whether any rank made it.
     """
@@ -48,7 +58,7 @@ class StepResult:
     learning_rate: float
     gradient_norm: float
     part_norms: dict[str, float]
-    confidence: ConfidenceState | None
+    teacher_mean: tuple[float, ...] | None
     confident: float
     unlabelled: float
     is_skipped: bool
@@ -61,13 +71,13 @@ class Pass:
 
     Attributes:
         batch: its clips.
-        teacher: what the teacher predicts of their weak view, with pseudo-labels.
+        teacher: its predictions of their weak view, with pseudo-labels.
         output: of the network, with its graph, until the backward pass.
         local: moments of the output.
     """
 
     batch: ClipBatch
-    teacher: Guess | None
+    teacher: TeacherPrediction | None
     output: VavlOutput | None = None
     local: dict[str, Tensor] = field(default_factory=dict)
 
@@ -88,8 +98,8 @@ def learning_rate(step: int, total_steps: int, settings: OptimizerSettings) -> f
     return settings.learning_rate * share
 
 
-def teacher_prediction(run: TrainingRun, batch: ClipBatch) -> Guess | None:
-    """Let the teacher label the weak view, without dropout and gradient."""
+def teacher_prediction(run: TrainingRun, batch: ClipBatch) -> TeacherPrediction | None:
+    """Let the teacher predict the weak view, without dropout and gradient."""
     settings = run.plan.objectives.pseudo_label
     if settings is None or batch.weak is None:
         return None
@@ -101,7 +111,7 @@ def teacher_prediction(run: TrainingRun, batch: ClipBatch) -> Guess | None:
             run.engine.network.eval()
             output = run.engine.forward(weak.batch)
             run.engine.network.train()
-    return guess(output, weak, batch.clips, run.objective.labelled)
+    return combine_conditions(output, weak, batch.clips, run.data.task, settings, run.objective.labelled)
 
 
 def first_pass(run: TrainingRun, step: int, passes: Sequence[Pass]) -> dict[str, Tensor]:
@@ -122,17 +132,18 @@ def first_pass(run: TrainingRun, step: int, passes: Sequence[Pass]) -> dict[str,
 
 
 def pseudo_targets(
-    run: TrainingRun, passes: Sequence[Pass], confidence: ConfidenceState | None, moments: Moments
+    run: TrainingRun, passes: Sequence[Pass], teacher_mean: Sequence[float] | None, moments: Moments
 ) -> tuple[dict[str, dict[str, Tensor]], list[PseudoTarget | None]]:
-    """Return the confidence after this step, for ``step_result``, and the pseudo-labels of the micro-batches."""
-    settings = run.plan.objectives.pseudo_label
-    if confidence is None or settings is None:
+    """Return the teacher's mean after this step, for ``step_result``, and the pseudo-labels of the micro-batches."""
+    settings, labels = run.plan.objectives.pseudo_label, run.labels
+    if settings is None or labels is None or teacher_mean is None:
         return {}, [None] * len(passes)
-    before = confidence.on(passes[0].batch.index.device)
-    running = before.after(moments_under("guess", moments), settings.adaptive_momentum)
-    thresholds = running.thresholds(settings)
-    targets = [pseudo_target(one.teacher, thresholds) if one.teacher else None for one in passes]
-    return {"confidence": {"values": running.values}}, targets
+    before = on_device(teacher_mean, passes[0].batch.index.device)
+    # A momentum for long runs would leave the mean of a short one where it began.
+    mean = running_mean(before, moments_under("teacher", moments), max(0.0, 1 - _MEAN_LASTS / run.total_steps))
+    task = run.data.task
+    targets = [pseudo_target(one.teacher, task, settings, labels, mean) if one.teacher else None for one in passes]
+    return {"teacher": {"mean": mean}}, targets
 
 
 def second_pass(
@@ -197,11 +208,11 @@ def _gradient(loss: Tensor, parameters: Sequence[nn.Parameter]) -> list[Tensor]:
 def over_ranks(
     sums: Mapping[str, Tensor], pseudo: Sequence[PseudoTarget | None], requests: Mapping[str, bool]
 ) -> dict[str, Tensor]:
-    """Add the parts of the objective, the confident pseudo-labels and the requests of all ranks, in one operation."""
+    """Add the parts of the objective, the weights of pseudo-labels and the requests of all ranks, in one operation."""
     device = next(iter(sums.values())).device
     # torch.tensor would wait for its copy to the device.
     made = {f"requests/{name}": torch.full((), float(value), device=device) for name, value in requests.items()}
-    counts = [labels.is_sure.sum() for labels in pseudo if labels is not None]
+    counts = [labels.weight.sum() for labels in pseudo if labels is not None]
     confident = torch.stack(counts).sum() if counts else torch.zeros((), device=device)
     return add_over_ranks({**sums, **made, "confident": confident})
 
@@ -220,11 +231,11 @@ def step_result(
         agreed: see ``over_ranks``.
         moments: of the global batch.
         part_norms: see there.
-        running: confidence after the step, see ``pseudo_targets``.
+        running: mean of the teacher after the step, see ``pseudo_targets``.
         rate: of learning.
         norm: of the whole gradient.
     """
-    counted = {name: value for name, value in moments.items() if name in ("clips", "label", "guess/count")}
+    counted = {name: value for name, value in moments.items() if name in ("clips", "label", "teacher/count")}
     found = _on_host({"agreed": agreed, "norms": part_norms, "counts": counted, "whole": {"norm": norm}, **running})
     parts = {name: value for name, (value,) in found["agreed"].items()}
     requests = {name: parts.pop(name) > 0 for name in list(parts) if name.startswith("requests/")}
@@ -237,8 +248,8 @@ def step_result(
         learning_rate=rate,
         gradient_norm=whole,
         part_norms={name: value for name, (value,) in found["norms"].items()},
-        confidence=ConfidenceState.of(found["confidence"]["values"]) if "confidence" in found else None,
-        unlabelled=sum(counts.get("guess/count", [])),
+        teacher_mean=tuple(found["teacher"]["mean"]) if "teacher" in found else None,
+        unlabelled=sum(counts.get("teacher/count", [])),
         is_skipped=not math.isfinite(whole),
         requests={name.removeprefix("requests/"): value for name, value in requests.items()},
     )

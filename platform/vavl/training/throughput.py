@@ -266,8 +266,9 @@ def forecast_of(run: TrainingRun, start: LoopState) -> Forecast:
 
 def meta_network(run: TrainingRun) -> Vavl:
     """Build the network of a run once more on the meta device, for counting: without memory and checkpointing."""
+    objectives = run.plan.objectives
     with torch.device("meta"):
-        network = build_network(run.description, run.plan.objectives.ladder)
+        network = build_network(run.description, objectives.ladder, objectives.contrast_size)
     for mine, theirs in zip(network.parameters(), run.engine.network.parameters(), strict=True):
         mine.requires_grad_(theirs.requires_grad)
     return network.train()

@@ -158,7 +158,7 @@ def check_meta(bench: Bench) -> None:
         patch.object(torch, "autocast", lambda *_, **__: nullcontext()),  # it knows no meta device
         patch.object(run.engine, "step", lambda _: torch.zeros((), device=meta)),  # the fused kernel has no meta form
     ):
-        train_step(run, 0, batches, run.start.confidence)
+        train_step(run, 0, batches, run.start.teacher_mean)
     empty = [name for name, one in run.engine.network.named_parameters() if one.requires_grad and one.grad is None]
     if empty:
         raise Difference(f"no gradient: {empty}")

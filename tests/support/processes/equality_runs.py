@@ -32,10 +32,11 @@ _MODEL = {
 }  # fmt: skip
 _OBJECTIVES = {
     "hgr": {"weight": 0.5, "audio_video": 0.3},
+    "contrastive": {"weight": 0.3, "size": 8},
     "ladder": {"weight": 0.3, "lateral": "both", "detach_target": False},
-    "pseudo_label": {"weight": 0.5, "adaptive": True, "adaptive_momentum": 0.6, "teacher": "average"},
+    "pseudo_label": {"weight": 0.5, "teacher": "average"},
 }
-_PARTS = ("supervised", "reconstruction", "hgr", "ladder", "pseudo_label")
+_PARTS = ("supervised", "reconstruction", "hgr", "contrastive", "ladder", "pseudo_label")
 
 
 @dataclass(frozen=True)
@@ -144,7 +145,7 @@ def _check_it_tells(case: Case, steps: list[dict[str, Any]]) -> None:
             abs(value)
             for step in steps
             for name, value in step["metrics"].items()
-            if name.startswith(f"train/loss/{part}/")
+            if f"{name}/".startswith(f"train/loss/{part}/")
         ]
         if not max(values, default=0) > 0:
             raise RuntimeError(f"{case.name}: {part} took no part")

@@ -13,9 +13,11 @@ from __future__ import annotations
 
 import multiprocessing
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 from unittest.mock import patch
 
 import torch
@@ -24,6 +26,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from vavl.config.files import read_json
+from vavl.objectives.contrastive import contrastive_loss, contrastive_moments
 from vavl.objectives.hgr import correlation_moments, soft_hgr_loss
 from vavl.objectives.moments import Moments, moments_under, named_moments
 from vavl.training import step as step_module
@@ -64,6 +67,7 @@ def run_rank(rank: int, folder: Path) -> None:
         for case in ("in turn", "uneven", "sorted"):
             for way in ("together", "apart"):
                 found |= named_moments(f"{case}/{way}", soft_hgr_of(case, way))
+                found |= named_moments(f"contrast {case}/{way}", contrast_of(case, way))
         for way in ("together", "in pieces", "apart"):
             found |= named_moments(f"network/{way}", training_of(plan, way))
         if rank == 0:
@@ -71,8 +75,21 @@ def run_rank(rank: int, folder: Path) -> None:
         dist.destroy_process_group()
 
 
-def soft_hgr_of(case: str, way: str) -> dict[str, Tensor]:
-    """Return loss and gradients of three linear maps on this rank's rows, added over the ranks."""
+def contrast_of(case: str, way: str) -> dict[str, Tensor]:
+    """Return loss and gradients of two linear maps, as ``soft_hgr_of`` does."""
+    values, there, maps = _made_up()
+    rows = own_rows(case, there)
+    has = {name: there[name][rows] for name in ("audio", "video")}
+    every = torch.arange(len(rows))
+    sides = {name: SimpleNamespace(clip=every, weight=has[name]) for name in has}
+    batch: Any = SimpleNamespace(place=rows, has_audio=has["audio"], has_video=has["video"], **sides)
+    embeddings = [values[name][rows] @ maps[name] for name in has]
+    local = contrastive_moments(*embeddings, batch, ROWS)
+    return _added_up(way, local, {name: maps[name] for name in has}, lambda whole: contrastive_loss(whole, local, 0.3))
+
+
+def _made_up() -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
+    """Return values, which rows have them, and linear maps."""
     generator = torch.Generator().manual_seed(0)
     values = {name: torch.randn(ROWS, width, generator=generator) for name, width in WIDTHS.items()}
     values["video"][:, :3] += values["audio"][:, :3]
@@ -81,6 +98,12 @@ def soft_hgr_of(case: str, way: str) -> dict[str, Tensor]:
     maps = {
         name: (0.5 * torch.randn(width, SIZE, generator=generator)).requires_grad_() for name, width in WIDTHS.items()
     }
+    return values, there, maps
+
+
+def soft_hgr_of(case: str, way: str) -> dict[str, Tensor]:
+    """Return loss and gradients of three linear maps on this rank's rows, added over the ranks."""
+    values, there, maps = _made_up()
     rows = own_rows(case, there)
     local: dict[str, Tensor] = {}
     for first, second in PAIRS:
@@ -88,10 +111,16 @@ def soft_hgr_of(case: str, way: str) -> dict[str, Tensor]:
         local |= named_moments(
             f"{first}_{second}", correlation_moments(*sides, there[first][rows] * there[second][rows])
         )
+    return _added_up(way, local, maps, lambda whole: sum_of_losses(whole, local))
+
+
+def _added_up(
+    way: str, local: dict[str, Tensor], maps: dict[str, Tensor], loss_of: Callable[[Moments], Tensor]
+) -> dict[str, Tensor]:
     ranks = dist.get_world_size()
     # The gradients of parts of one loss add up; those of losses of their own are averaged.
     whole, share = (add_over_ranks(local), 1.0) if way == "together" else (local, 1 / ranks)
-    loss = sum_of_losses(whole, local) * share
+    loss = loss_of(whole) * share
     loss.backward()
     mine = {"loss": loss.detach() / (ranks * share), **{name: one.grad for name, one in maps.items()}}
     return {name: value.float() for name, value in add_over_ranks(mine).items()}
@@ -126,7 +155,7 @@ def training_of(plan: TrainingPlan, way: str) -> dict[str, Tensor]:
         training = plan.training.model_copy(update={"clips_per_forward": clips})
         plan = plan.model_copy(update={"training": training})
     run = prepare_run(plan)
-    confidence = run.start.confidence
+    teacher_mean = run.start.teacher_mean
     curve = []
     agree = add_over_ranks
     if way == "apart":
@@ -139,8 +168,8 @@ def training_of(plan: TrainingPlan, way: str) -> dict[str, Tensor]:
 
     with patch.object(step_module, "add_over_ranks", agree):
         for step in range(STEPS):
-            done = train_step(run, step, run.loader.load(step), confidence)
-            confidence = done.confidence
+            done = train_step(run, step, run.loader.load(step), teacher_mean)
+            teacher_mean = done.teacher_mean
             facts = {**done.parts, **done.part_norms, "sure": done.confident, "norm": done.gradient_norm}
             curve.append(facts)
     found = {f"curve {name}": torch.tensor([facts[name] for facts in curve]) for name in curve[-1]}

@@ -187,10 +187,10 @@ def test_a_trial_is_a_full_training_that_never_measures_the_test_split(sweep_pla
 
 
 def test_a_section_is_one_value_that_replaces_what_was_there(sweep_plan):
-    search = {"objectives.pseudo_label": {"choices": [None, {"weight": 0.5, "threshold": 0.9}]}}
+    search = {"objectives.pseudo_label": {"choices": [None, {"weight": 0.5, "kind": "hard", "threshold": 0.9}]}}
     plans = plans_of(sweep_plan(search=search, overrides={"objectives.pseudo_label": None}))
     assert plans.own_point == {"objectives.pseudo_label": None}
-    with_section = plans.plan_of(0, {"objectives.pseudo_label": {"weight": 0.5, "threshold": 0.9}})
+    with_section = plans.plan_of(0, {"objectives.pseudo_label": {"weight": 0.5, "kind": "hard", "threshold": 0.9}})
     assert with_section.objectives.pseudo_label.threshold == 0.9
     assert plans.plan_of(1, {"objectives.pseudo_label": None}).objectives.pseudo_label is None
 

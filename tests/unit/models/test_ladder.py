@@ -12,7 +12,7 @@ from vavl.data.batch import ClipBatch
 from vavl.models.draws import DrawKey
 from vavl.models.ladder import Combinator, LadderVavl, layer_noise
 from vavl.models.settings import LadderShape
-from vavl.models.vavl import LADDER_PREFIX, Vavl
+from vavl.models.vavl import TRAINING_PREFIXES, Vavl
 
 KEY = DrawKey(seed=3, step=5)
 CLIPS = "av av? a v av a? v? av"
@@ -155,7 +155,7 @@ class TestPredictions:
         batch = batches.of(batches.clips(CLIPS))
         network = ladder_network(**shape).eval()
         plain = tiny_network().eval()
-        kept = {name: value for name, value in network.state_dict().items() if not name.startswith(LADDER_PREFIX)}
+        kept = {name: value for name, value in network.state_dict().items() if not name.startswith(TRAINING_PREFIXES)}
         assert len(kept) < len(network.state_dict())
         plain.load_state_dict(kept)
         expected = plain(batch)

@@ -13,11 +13,18 @@ from vavl.data.batch import WeakView
 from vavl.models.draws import DrawKey
 from vavl.models.settings import AttributeTask, ClassTask, LadderShape
 from vavl.objectives.moments import add_moments
-from vavl.objectives.pseudo_label import guess, pseudo_target
-from vavl.objectives.settings import HgrSettings, LadderSettings, ObjectiveSettings, PseudoLabelSettings
+from vavl.objectives.pseudo_label import LabelStatistics, combine_conditions, pseudo_target
+from vavl.objectives.settings import (
+    ContrastiveSettings,
+    HgrSettings,
+    LadderSettings,
+    ObjectiveSettings,
+    PseudoLabelSettings,
+)
 from vavl.objectives.total import Objective
 
 CLASSES, ATTRIBUTES = ClassTask(classes=("calm", "glad", "mad")), AttributeTask()
+ROWS = 16
 KEY = DrawKey(seed=3, step=5)
 MIXED = "av av? a v av a? v? av a av av? av?"
 SIDES = ("audio", "video")
@@ -27,34 +34,39 @@ UNPAIRED_CASES = [("a a? a a", "audio"), ("v v? v v", "video")]
 
 @pytest.fixture
 def network(tiny_network):
-    return tiny_network(ladder=LadderShape(lateral="both", detach_target=False))
+    return tiny_network(ladder=LadderShape(lateral="both", detach_target=False), contrast_size=5)
 
 
 def settings_for(task) -> ObjectiveSettings:
-    pseudo = PseudoLabelSettings(weight=0.7) if isinstance(task, ClassTask) else None
-    return ObjectiveSettings(hgr=HgrSettings(weight=0.5), ladder=LadderSettings(weight=0.3), pseudo_label=pseudo)
+    pseudo = PseudoLabelSettings(weight=0.7)
+    contrastive = ContrastiveSettings(weight=0.4)
+    return ObjectiveSettings(
+        hgr=HgrSettings(weight=0.5), contrastive=contrastive, ladder=LadderSettings(weight=0.3), pseudo_label=pseudo
+    )
 
 
 def parts_of(network, micro_batches, task):
     """Return the objective and the parts of each micro-batch, as a training step computes them."""
     settings = settings_for(task)
-    made = Objective(task, settings, (1.0, 0.5, 2.0), len(micro_batches))
-    guesses = [guess_of(network, batch) if settings.pseudo_label else None for batch in micro_batches]
+    made = Objective(task, settings, (1.0, 0.5, 2.0), len(micro_batches), rows=ROWS)
+    taught = [prediction_of(network, batch, task, settings.pseudo_label) for batch in micro_batches]
     outputs = [network(batch, KEY) for batch in micro_batches]
-    sums = [made.moments(*one) for one in zip(outputs, micro_batches, guesses, strict=True)]
+    sums = [made.moments(*one) for one in zip(outputs, micro_batches, taught, strict=True)]
     together = {name: value.detach() for name, value in reduce(add_moments, sums).items()}
-    pseudo = [one and pseudo_target(one, torch.full((3,), 1e-6)) for one in guesses]
+    labels = LabelStatistics(torch.full((3,), 1 / 3), torch.full((3,), 0.2))
+    pseudo = [pseudo_target(one, task, settings.pseudo_label, labels, labels.mean) for one in taught]
     return made, [
         made.parts(output, batch, local, together, labels)
         for output, batch, local, labels in zip(outputs, micro_batches, sums, pseudo, strict=True)
     ]
 
 
-def guess_of(network, batch):
-    """Let the network label the unlabeled clips of a batch, which is its own weak view here."""
+def prediction_of(network, batch, task, settings):
+    """Let the network teach the unlabeled clips of a batch, which is its own weak view here."""
+    view = WeakView(batch, torch.arange(batch.clips))
     with torch.no_grad():
-        found = guess(network(batch), WeakView(batch, torch.arange(batch.clips)), batch.clips)
-    return replace(found, is_unlabelled=found.is_unlabelled * (1 - batch.is_labelled))
+        found = combine_conditions(network(batch), view, batch.clips, task, settings)
+    return replace(found, is_taught=found.is_taught * (1 - batch.is_labelled))
 
 
 def total_of(network, micro_batches, task):
@@ -73,7 +85,7 @@ def moved(gradients) -> set[str]:
     for name, value in gradients.items():
         first, second, *_ = name.split(".")
         if value.abs().max() > 0:
-            is_apart = first == "ladder" or second in ("head", "reconstruct", "correlate")
+            is_apart = first in ("ladder", "contrast") or second in ("head", "reconstruct", "correlate")
             found.add(f"{first}.{second}" if is_apart else first)
     return found
 
@@ -91,6 +103,7 @@ def encoder(*names: str) -> set[str]:
         ("hgr/audio_video", {"audio_path.correlate", "video_path.correlate"} | encoder(*SIDES)),
         ("hgr/audio_label", {"audio_path.correlate", "correlate_label"} | encoder("audio")),
         ("hgr/video_label", {"video_path.correlate", "correlate_label"} | encoder("video")),
+        ("contrastive", {"contrast.audio", "contrast.video"} | encoder(*SIDES)),
         ("ladder/audio", {"ladder.audio"} | encoder(*SIDES)),
         ("ladder/video", {"ladder.video"} | encoder(*SIDES)),
         ("pseudo_label/audio_video", {"fusion_head"}),
@@ -152,7 +165,7 @@ def test_a_batch_of_one_modality_leaves_the_other_and_the_fusion_at_exactly_0(
     found = gradients(network)
     for name, value in found.items():
         assert torch.isfinite(value).all(), name
-        if name.startswith((f"{absent}_path", f"ladder.{absent}", "fusion_head")):
+        if name.startswith((f"{absent}_path", f"ladder.{absent}", "fusion_head", "contrast")):
             assert not value.any(), name
     expected = {f"{there}_path.{head}" for head in ("head", "reconstruct", "correlate")} | {"correlate_label"}
     assert moved(found) == expected | encoder(there) | {f"ladder.{there}"}

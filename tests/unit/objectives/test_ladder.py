@@ -196,7 +196,7 @@ class TestAbsentModality:
 def test_weight_0_trains_the_plain_noisy_classifier(ladder_network, batches, gradients):
     network, batch = ladder_network(detach_target=False), batches.of(batches.clips(CLIPS))
     settings = ObjectiveSettings(ladder=LadderSettings(weight=0), hgr=HgrSettings())
-    objective = Objective(ClassTask(classes=("calm", "glad", "mad")), settings, WEIGHTS, 1)
+    objective = Objective(ClassTask(classes=("calm", "glad", "mad")), settings, WEIGHTS, 1, rows=0)
 
     def gradients_of(output) -> dict[str, torch.Tensor]:
         network.zero_grad()

@@ -28,7 +28,7 @@ def _installed(tmp_path, monkeypatch):
 
 def value_of(network, micro_batches, settings):
     """Return the sum of the plug-in's part over micro-batches, as a training step makes it."""
-    objective = Objective(ClassTask(classes=("a", "b", "c")), settings, (1.0,), len(micro_batches))
+    objective = Objective(ClassTask(classes=("a", "b", "c")), settings, (1.0,), len(micro_batches), rows=0)
     assert objective.needs_output_moments
     outputs = [network(batch, DrawKey(0, 0)) for batch in micro_batches]
     sums = [objective.moments(one, batch, None) for one, batch in zip(outputs, micro_batches, strict=True)]

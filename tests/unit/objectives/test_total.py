@@ -23,7 +23,7 @@ TASKS = pytest.mark.parametrize("task", [CLASSES, ATTRIBUTES], ids=["classes", "
 
 def make_objective(network, task, settings, pieces) -> Objective:
     layers = len(network.audio_path.widths)
-    return Objective(task, settings, (1.0,) * layers, pieces)
+    return Objective(task, settings, (1.0,) * layers, pieces, rows=0)
 
 
 def parts_of(network, micro_batches, task, settings=None):
@@ -234,7 +234,7 @@ def test_weights_scale_their_parts():
     settings = ObjectiveSettings(
         supervised=SupervisedSettings(weight=0.5), reconstruction=ReconstructionSettings(weight=3)
     )
-    made = Objective(CLASSES, settings, (1.0,), 1)
+    made = Objective(CLASSES, settings, (1.0,), 1, rows=0)
     assert made.weighted(parts, 0) == {
         "supervised/audio": 0.5, "supervised/video": 1.0, "reconstruction/audio": 12.0,
     }  # fmt: skip
@@ -243,7 +243,7 @@ def test_weights_scale_their_parts():
 def test_the_pairs_of_hgr_have_weights_of_their_own():
     settings = ObjectiveSettings(hgr=HgrSettings(weight=2, audio_video=0.5, audio_label=3, video_label=0))
     parts = {f"hgr/{pair}": torch.tensor(1.0) for pair in ("audio_video", "audio_label", "video_label")}
-    weighted = Objective(CLASSES, settings, (1.0,), 1).weighted(parts, 0)
+    weighted = Objective(CLASSES, settings, (1.0,), 1, rows=0).weighted(parts, 0)
     assert [float(value) for value in weighted.values()] == [1.0, 6.0, 0.0]
 
 

@@ -233,7 +233,7 @@ def test_communication_overlaps_the_backward_pass(stage):
     assert engine_of(torch.nn.Linear(4, 3), zero_stage=stage)._engine.zero_overlap_comm()
 
 
-TEACHING = {"objectives": {"pseudo_label": {"threshold": 0.5}}}
+TEACHING = {"objectives": {"pseudo_label": {}}}
 IN_PIECES = {"objectives": {"hgr": {"weight": 0.1}}, "pieces": {"clips_per_forward": 4}}
 
 

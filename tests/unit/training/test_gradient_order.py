@@ -8,7 +8,7 @@ from vavl.training.run import prepare_run
 EVERY_OBJECTIVE = {
     "hgr": {"weight": 0.5, "audio_video": 0.3},
     "ladder": {"weight": 0.3, "lateral": "both", "detach_target": False},
-    "pseudo_label": {"weight": 0.5, "adaptive": True, "teacher": "average"},
+    "pseudo_label": {"weight": 0.5, "teacher": "average"},
 }
 STEPS = 12
 # Audio of 3 to 5 frames, video of 1 or 2.

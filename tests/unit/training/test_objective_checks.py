@@ -19,6 +19,7 @@ ALL_LABELLED = {"without_audio": (0,), "without_video": (1,)}
     [
         (AUDIO_ONLY, {"hgr": {}}, r"hgr\.audio_video.*no training clip has both audio and video"),
         (AUDIO_ONLY, {"hgr": {"audio_video": 0}}, r"hgr\.video_label.*no training clip has video and a label"),
+        (AUDIO_ONLY, {"contrastive": {}}, r"contrastive\.weight.*a global batch has 0 clips with both"),
         (ALL_LABELLED, {"pseudo_label": {}}, r"pseudo_label\.weight.*every training clip has a label"),
         (None, {"pseudo_label": {"teacher": "average"}}, r"teacher.*no average of the weights"),
         (None, {"ladder": {"layer_weights": [1, 1]}}, r"layer_weights.*has 2 numbers for 3 layers"),
@@ -30,11 +31,15 @@ def test_an_objective_without_clips_is_refused(plan, corpus, objectives, message
         check_plan(chosen)
 
 
-def test_pseudo_labels_are_for_classes(plan):
-    data = {"store": plan().data.store, "target": "attributes"}
-    chosen = plan(data=data, objectives={"pseudo_label": {}}, evaluation={"select_by": ["validation/audio/ccc_mean"]})
-    with pytest.raises(ConfigError, match=r"pseudo_label.*labels classes, but data\.target is attributes"):
-        check_plan(chosen)
+def test_hard_labels_are_for_classes(plan):
+    data, evaluation = (
+        {"store": plan().data.store, "target": "attributes"},
+        {"select_by": ["validation/audio/ccc_mean"]},
+    )
+    hard = plan(data=data, objectives={"pseudo_label": {"kind": "hard"}}, evaluation=evaluation)
+    with pytest.raises(ConfigError, match=r"pseudo_label\.kind.*is hard, .* but data\.target is attributes"):
+        check_plan(hard)
+    check_plan(plan(data=data, objectives={"pseudo_label": {}}, evaluation=evaluation))
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,8 @@ from vavl.training.run import prepare_run
 
 TIME_LIMIT_S = 600
 VOTES = ("vote_audio_video", "vote_audio", "vote_video")
-GIVEN = {"objectives": {"pseudo_label": {"threshold": 0.4}}}
+GIVEN = {"objectives": {"pseudo_label": {"kind": "hard", "threshold": 0.4}}}
+SOFT = {"objectives": {"pseudo_label": {}}}
 
 
 def file_of(plan):
@@ -33,7 +34,7 @@ def whole(plan, train_from):
 def test_it_holds_every_unlabeled_clip_of_every_step(whole):
     made, seen = whole
     table = file_of(made)
-    assert table.column_names == ["step", "clip_id", "label", "confidence", "kept", *VOTES]
+    assert table.column_names == ["step", "clip_id", "label", "confidence", "kept", *VOTES, "weight"]
     steps = [record["metrics"] for record in seen.of("step")]
     rows = table.to_pylist()
     for step, metrics in enumerate(steps):
@@ -41,6 +42,7 @@ def test_it_holds_every_unlabeled_clip_of_every_step(whole):
         assert len(here) == metrics["train/pseudo_label/unlabelled"]
         assert sum(row["kept"] for row in here) == metrics["train/pseudo_label/sure"]
     assert {row["kept"] for row in rows} == {True, False}
+    assert all(row["weight"] == row["kept"] for row in rows)
     assert all(row["kept"] == (row["confidence"] >= 0.4) for row in rows)
     unlabeled = {f"s{speaker}_{number:04d}" for speaker in range(4) for number in (1, 2)}
     assert {row["clip_id"] for row in rows} <= {
@@ -54,12 +56,39 @@ def test_it_holds_every_unlabeled_clip_of_every_step(whole):
         assert row["label"] in {row[vote] for vote in VOTES}
 
 
-def test_micro_batches_and_ranks_write_the_same_file(plan, whole):
-    expected = file_of(whole[0]).to_pydict()
-    small = plan("small", **GIVEN, training={"clips_per_forward": 3})
+def test_soft_labels_all_count_and_may_be_no_vote(plan, train_from):
+    made = plan("soft", **SOFT)
+    _, _, state, seen = train_from(made)
+    rows = file_of(made).to_pylist()
+    assert rows
+    assert all(row["weight"] == 1 and row["kept"] for row in rows)
+    assert 1 / 3 < max(row["confidence"] for row in rows) < 1
+    assert all(record["metrics"]["train/pseudo_label/sure"] > 0 for record in seen.of("step"))
+    assert sum(state.teacher_mean) == pytest.approx(1)
+
+
+def test_of_attributes_it_holds_values_and_weights(plan, train_from):
+    data = {"store": plan().data.store, "target": "attributes"}
+    made = plan("attributes", data=data, **SOFT, evaluation={"select_by": ["validation/audio/ccc_mean"]})
+    train_from(made)
+    table = file_of(made)
+    names = [f"predicted_{name}" for name in ("arousal", "valence", "dominance")]
+    assert table.column_names == ["step", "clip_id", *names, "weight"]
+    rows = table.to_pylist()
+    # Clips whose number ends with 1 have no video: there is nothing that could differ.
+    assert {row["weight"] for row in rows if row["clip_id"].endswith("1")} == {1.0}
+    assert all(0 < row["weight"] < 1 for row in rows if not row["clip_id"].endswith("1"))
+
+
+@pytest.mark.parametrize("given", [GIVEN, SOFT], ids=["hard", "soft"])
+def test_micro_batches_and_ranks_write_the_same_file(plan, train_from, given):
+    expected_plan = plan("one", **given)
+    train_from(expected_plan)
+    expected = file_of(expected_plan).to_pydict()
+    small = plan("small", **given, training={"clips_per_forward": 3})
     run = prepare_run(small)
     train(run, run.start, lambda records: None)
-    two = plan("two", **GIVEN)
+    two = plan("two", **given)
     (two.directory.parent / "two.json").write_text(two.model_dump_json())
     program = [sys.executable, "-W", "ignore", training_ranks.__file__, str(two.directory.parent / "two.json")]
     done = subprocess.run(program, capture_output=True, text=True, timeout=TIME_LIMIT_S, check=False)
@@ -135,7 +164,9 @@ def test_a_long_epoch_is_waited_for():
 
 def test_the_alarm_is_an_event_of_the_run(plan, records, monkeypatch):
     monkeypatch.setattr("vavl.training.pseudo_labels.ALARM_STEPS", 6)
-    made = plan(objectives={"pseudo_label": {"threshold": 1.0, "start_step": 2}}, training={"max_steps": 9})
+    made = plan(
+        objectives={"pseudo_label": {"kind": "hard", "threshold": 1.0, "start_step": 2}}, training={"max_steps": 9}
+    )
     run, seen = prepare_run(made), records()
     train(run, run.start, seen)
     (found,) = seen.of("event")

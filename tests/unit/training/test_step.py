@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from contextlib import nullcontext
+from dataclasses import replace
 from itertools import count
 
 import pytest
@@ -22,7 +23,8 @@ STEPS = {
     "hgr in two micro-batches": {**HGR, "training": {"clips_per_forward": 5}},
     "average": {"training": {"average_decay": 0.9}},
     "gradients of parts": {**HGR, "training": {"gradient_norms_every_steps": 1}},
-    "pseudo-labels": {"objectives": {"pseudo_label": {"adaptive": True}}},
+    "pseudo-labels": {"objectives": {"pseudo_label": {}}},
+    "hard labels": {"objectives": {"pseudo_label": {"kind": "hard", "threshold": 0.4}}},
     "pseudo-labels of the average": {
         "objectives": {"pseudo_label": {"teacher": "average"}},
         "training": {"average_decay": 0.9},
@@ -56,7 +58,7 @@ def test_the_host_reads_the_device_once_and_after_the_update(make_run, name):
     run.engine.step = remember
     micro_batches = run.loader.load(0)
     with HostReads() as reads:
-        done = train_step(run, 0, micro_batches, run.start.confidence, REQUESTS)
+        done = train_step(run, 0, micro_batches, run.start.teacher_mean, REQUESTS)
     assert until_update == []
     (read,) = reads.found
     assert read.startswith("tolist at step.py:")
@@ -68,7 +70,7 @@ def test_the_host_reads_the_device_once_and_after_the_update(make_run, name):
 def test_the_step_runs_on_a_device_that_nobody_can_read(make_run, name, monkeypatch):
     """On torch's meta device every read raises, as does whatever mixes its tensors with the host's."""
     run, meta = make_run(**STEPS[name]), torch.device("meta")
-    _move_to_meta(run, monkeypatch)
+    run = _moved_to_meta(run, monkeypatch)
     seen = {}
 
     def stand_in(groups):
@@ -77,13 +79,13 @@ def test_the_step_runs_on_a_device_that_nobody_can_read(make_run, name, monkeypa
 
     monkeypatch.setattr(step_module, "_on_host", stand_in)
     moved = [batch.to(meta) for batch in run.loader.load(0)]
-    done = train_step(run, 0, moved, run.start.confidence, REQUESTS)
+    done = train_step(run, 0, moved, run.start.teacher_mean, REQUESTS)
     assert {one.device for one in seen.values()} == {meta}
     assert {"whole/norm", "counts/clips", "agreed/requests/stop", "agreed/supervised/audio"} <= seen.keys()
     assert done.gradient_norm == 1.0
 
 
-def _move_to_meta(run, monkeypatch):
+def _moved_to_meta(run, monkeypatch):
     if run.average is not None:
         run.average.network().to("meta")
     run.engine.network.to("meta")
@@ -95,6 +97,10 @@ def _move_to_meta(run, monkeypatch):
     # torch knows no autocast for it, and refuses its fused kernels although it has them.
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())
     monkeypatch.setattr(sys.modules["torch.optim.adam"], "_device_dtype_check_for_fused", lambda *_, **__: None)
+    if run.labels is None:
+        return run
+    labels = {name: one.to("meta") for name, one in vars(run.labels).items()}
+    return replace(run, labels=replace(run.labels, **labels))
 
 
 def test_numbers_come_back_under_their_names_to_the_last_bit():
