@@ -15,6 +15,7 @@ from vavl.config.base import FrozenConfig
 from vavl.config.places import FROM_PROJECT, FROM_ROOT
 from vavl.evaluation.settings import EvaluationPlan
 from vavl.experiments.comparison_settings import ComparisonPlan
+from vavl.experiments.distillation_settings import DistillationPlan
 from vavl.experiments.sweep_settings import SweepPlan
 from vavl.extraction.settings import ExtractionRun, FeatureSettings
 from vavl.prediction.settings import MANIFEST_SUFFIXES, MEDIA_SUFFIXES, PredictionSettings
@@ -149,6 +150,12 @@ class CompareObjectivesJob(ComparisonPlan):
     tracking: TrackingSettings = TrackingSettings()
 
 
+class DistillModelsJob(DistillationPlan):
+    """Settings of ``jobs/distill_models.py``: teachers, student and rounds, and where registered teachers are found."""
+
+    tracking: TrackingSettings = TrackingSettings()
+
+
 class EvaluateModelJob(EvaluationPlan):
     """Settings of ``jobs/evaluate_model.py``: what is measured, and where model and results are tracked."""
 
@@ -220,6 +227,7 @@ JOB_SETTINGS: dict[str, type[FrozenConfig]] = {
     "convert_store": ConvertStoreJob,
     "compare_objectives": CompareObjectivesJob,
     "describe_corpus": DescribeCorpusJob,
+    "distill_models": DistillModelsJob,
     "evaluate_model": EvaluateModelJob,
     "export_model": ExportModelJob,
     "list_stores": ListStoresJob,

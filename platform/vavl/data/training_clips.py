@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -35,8 +36,10 @@ class TrainingClips(NamedTuple):
     table: PartitionTable
 
 
-def open_training_clips(settings: DataSettings) -> TrainingClips:
+def open_training_clips(settings: DataSettings, *, refit: bool = False) -> TrainingClips:
     """Open the store of a run and apply its fold and its partition protocol; see ``open_collection``.
+
+    With ``refit`` the validation clips are training clips.
 
     Raises:
         StoreError, ConfigError: the store or the partitions cannot be used.
@@ -44,27 +47,31 @@ def open_training_clips(settings: DataSettings) -> TrainingClips:
     """
     collection = open_collection(settings)
     named = settings.model_dump(mode="json", include={"labels", "target", "attributes", "fold", "partitions"})
-    purpose = ["training", str(collection.store.directory.absolute()), named]
-    mapped = shared_arrays(purpose, state_of(collection.store), lambda writer: _write(writer, collection, settings))
+    purpose = ["training", str(collection.store.directory.absolute()), named, refit]
+    mapped = shared_arrays(
+        purpose, state_of(collection.store), lambda writer: _write(writer, collection, settings, refit)
+    )
     rows = {name: mapped[f"rows.{name}"] for name in _SPLITS}
     clips = {name: mapped[f"clips.{name}"] for name in Partition if f"clips.{name}" in mapped.arrays}
     table = {(Partition(name), *others): count for name, *others, count in mapped.facts}
     return TrainingClips(collection.with_arrays(mapped), rows, PartitionedClips(clips), PartitionTable(table))
 
 
-def rows_by_split(manifest: Manifest, fold: int) -> dict[str, NDArray[np.int64]]:
-    """Return the manifest rows of each split, ascending.
+def rows_by_split(manifest: Manifest, fold: int, *, refit: bool = False) -> dict[str, NDArray[np.int64]]:
+    """Return the manifest rows of each split, ascending; with ``refit`` those of validation are among those of train.
 
     Raises:
         CorpusError: there is no such fold.
     """
     split = manifest.split(fold)
+    if refit:
+        split = np.where(split == VALIDATION, TRAIN, split)
     return {name: np.flatnonzero(split == code) for name, code in _SPLITS.items()}
 
 
-def _write(writer: ArrayWriter, collection: ClipCollection, settings: DataSettings) -> list[Any]:
+def _write(writer: ArrayWriter, collection: ClipCollection, settings: DataSettings, refit: bool) -> list[Any]:
     """Write rows by split and partition and what the protocol hides, and return the lines of the table."""
-    rows = rows_by_split(collection.manifest, settings.fold)
+    rows = rows_by_split(collection.manifest, settings.fold, refit=refit)
     for name, found in rows.items():
         writer.append(f"rows.{name}", found)
     before, collection = collection.arrays(), apply_partitions(collection, rows["train"], settings.partitions)

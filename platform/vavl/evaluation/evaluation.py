@@ -207,6 +207,8 @@ def _own_corpus(trained_on: dict[str, Any], clips: MeasuredClips) -> Iterator[st
         yield f"the model was trained on fold {fold}, which the store does not have: its speakers may be among these"
         return
     split = manifest.split(fold)
+    if trained_on.get("refit_steps") is not None:  # the validation speakers were trained on, too
+        split = np.where(split == VALIDATION, TRAIN, split)
     speaker = clips.collection.speaker
     measured = set(speaker[clips.rows].tolist())
     for code, what in (

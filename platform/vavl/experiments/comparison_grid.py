@@ -241,12 +241,19 @@ def cell_plans(comparison: ComparisonPlan) -> list[tuple[Cell, TrainingPlan]]:
         cell, source = Cell(name, fraction, share, fold, seed), f"objective_sets.{name}"
         try:
             plan = validate(TrainingPlan, _content(comparison, base, cell), f"{path} with {source}")
+            _check_refit(plan)
             plans.append((cell, anchored(plan, root_folder())))
         except ConfigError as error:
             problems.setdefault(name, f"{source}: {error.problem}")
     if problems:
         raise ConfigError(str(path), "", "\n".join(problems.values()), "correct the keys above")
     return plans
+
+
+def _check_refit(plan: TrainingPlan) -> None:
+    if plan.training.refit and (plan.training.refit_from or not plan.evaluation.test):
+        problem = "training.refit: no run of a comparison can be named, and nothing is measured on validation clips"
+        raise ConfigError("comparison", "training.refit", problem, "set training.max_steps and test: true")
 
 
 def _content(comparison: ComparisonPlan, base: Mapping[str, Any], cell: Cell) -> dict[str, Any]:

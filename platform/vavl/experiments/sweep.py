@@ -127,6 +127,9 @@ def plans_of(sweep: SweepPlan) -> TrialPlans:
     check_space(plans)
     plans = replace(plans, store=type(store)(note.store) if note else pinned_store(store))
     checked = plans.plan_of(0, {})
+    if checked.training.refit:
+        problem = "has no validation clips that trials could be chosen by"
+        raise ConfigError(str(sweep.training), "training.refit", problem, "set overrides: {training.refit: false}")
     _check_base(plans, checked)
     # The check of what is selected by speaks of the objectives too.
     wanted = [objective.metric for objective in sweep.objectives if objective.mode == "max"]

@@ -20,11 +20,11 @@ from vavl.tracking.run import DatasetNote, best_scores, run_start, source_tags
 from vavl.tracking.settings import TrackingSettings, tracking_place
 from vavl.training.loop import BEST_FOLDER
 from vavl.training.records import Record
-from vavl.training.run_folder import RunFolder
+from vavl.training.run_folder import OUTCOME_FILE, RunFolder
 from vavl.training.settings import TrainingPlan
 from vavl.training.throughput import RUN_MEMORY, peak_memory_bytes
 from vavl.training.training_result import choice_tags, dataset_note, version_tags
-from vavl.training.worker import OUTCOME_FILE, read_outcome
+from vavl.training.worker import read_outcome
 
 _LAST_FLUSH_SECONDS = 600.0
 _LAST_FLUSH_AFTER_AN_ERROR_SECONDS = 30.0

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Self
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import Field, create_model, field_validator, model_validator
 
 from vavl.config.base import FrozenConfig
+from vavl.config.places import FROM_ROOT
 from vavl.config.plugins import check_keys, load_plugin
 from vavl.models.settings import LadderShape
 
@@ -109,6 +111,11 @@ class PseudoLabelSettings(ScheduledSettings):
     teacher: Literal["self", "average"] = Field(
         "self", description="average: the averaged weights, see training.average_decay"
     )
+    predictions: Annotated[Path | None, FROM_ROOT] = Field(
+        None,
+        description="Parquet file of predictions in place of the teacher's, of all training clips that it names: "
+        "clip_id and predicted_<class> or predicted_<attribute>; jobs/distill_models.py writes it",
+    )
 
     @property
     def least_confidence(self) -> float:
@@ -208,8 +215,13 @@ class ObjectiveSettings(FrozenConfig):
         for part in (*parts, *content.get("plugins", {}).values()):
             if part["end_step"] is None:
                 del part["end_step"]
-        if self.pseudo_label is not None and self.pseudo_label.kind == "hard":
-            former = {"threshold": self.pseudo_label.least_confidence, "adaptive": False, "adaptive_momentum": 0.99}
+        pseudo = self.pseudo_label
+        if pseudo is not None and pseudo.predictions is not None:
+            content["pseudo_label"]["predictions"] = pseudo.predictions.name
+        elif pseudo is not None:
+            del content["pseudo_label"]["predictions"]
+        if pseudo is not None and pseudo.kind == "hard" and pseudo.predictions is None:
+            former = {"threshold": pseudo.least_confidence, "adaptive": False, "adaptive_momentum": 0.99}
             kept = {name: content["pseudo_label"][name] for name in ("weight", "start_step", "ramp_steps", "teacher")}
             content["pseudo_label"] = kept | former
         return content

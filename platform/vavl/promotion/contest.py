@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vavl.config.files import sha256_of_json
-from vavl.corpora.manifest import TRAIN
+from vavl.corpora.manifest import TRAIN, VALIDATION
 from vavl.errors import ConfigError, InputError, TrainingError
 from vavl.evaluation.measure import MeasuredClips, open_clips, predict_clips
 from vavl.evaluation.settings import ClipSelection
@@ -339,7 +339,8 @@ def _check_unseen(title: str, description: ModelDescription, clips: MeasuredClip
     fold = trained_on.get("fold")
     if trained_on.get("corpus") != manifest.corpus or fold not in manifest.folds:
         return False
-    seen = int((manifest.split(fold)[clips.rows] == TRAIN).sum())
+    trained = (TRAIN, VALIDATION) if trained_on.get("refit_steps") is not None else (TRAIN,)
+    seen = int(np.isin(manifest.split(fold)[clips.rows], trained).sum())
     if seen:
         raise InputError(
             title, "data", f"was trained on {seen} of these {len(clips.rows)} clips (fold {fold})",

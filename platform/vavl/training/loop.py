@@ -171,15 +171,15 @@ def _checkpoint_is_due(settings: TrainingSettings, state: LoopState, *, ends_epo
 
 
 def _finish_epoch(run: TrainingRun, state: LoopState, clock: _EpochClock, records: Records) -> LoopState:
-    """Validate, keep the weights if they are the best so far, and describe the epoch."""
+    """Validate, keep the weights if they are the best so far, and describe the epoch; a refit keeps its last step."""
     clock.stop()
-    run.engine.network.eval()
-    forward = run.average.network() if run.average else run.engine.forward
-    predictions = predict_split(forward, run.evaluation_data(), run.data.rows["validation"])
-    run.engine.network.train()
-    scores = score_split("validation", predictions, run.data.task)
-    score = _selection_score(run.plan.evaluation.select_by, scores)
-    is_better = state.best_score is None or score > state.best_score
+    if run.plan.training.refit:
+        scores, score = {}, None
+        is_better = state.step == run.total_steps
+    else:
+        scores = _validate(run)
+        score = _selection_score(run.plan.evaluation.select_by, scores)
+        is_better = state.best_score is None or score > state.best_score
     if is_better:
         _save_best(run)
     state = state.model_copy(
@@ -195,6 +195,15 @@ def _finish_epoch(run: TrainingRun, state: LoopState, clock: _EpochClock, record
     state = clock.taken_into(state)
     clock.start()
     return state
+
+
+def _validate(run: TrainingRun) -> dict[str, float]:
+    """Measure the weights, or their average, on the validation clips. Every rank must call."""
+    run.engine.network.eval()
+    forward = run.average.network() if run.average else run.engine.forward
+    predictions = predict_split(forward, run.evaluation_data(), run.data.rows["validation"])
+    run.engine.network.train()
+    return score_split("validation", predictions, run.data.task)
 
 
 def _save_best(run: TrainingRun) -> None:

@@ -80,10 +80,11 @@ class TrainingProgress:
             for condition in CONDITIONS
             if (name := f"validation/{condition}/{self._metric}") in metrics
         )
+        # A refit measures nothing.
+        best = f"validation {self._metric}: {scores}  (best epoch {payload['best_epoch']}, " if scores else "("
         return (
-            f"epoch {payload['epoch']}/{payload['total_epochs']}  validation {self._metric}: {scores}  "
-            f"(best epoch {payload['best_epoch']}, {metrics['train/clips_per_second']:.0f} clips/s, "
-            f"{time.monotonic() - self._start:.0f} s)"
+            f"epoch {payload['epoch']}/{payload['total_epochs']}  {best}"
+            f"{metrics['train/clips_per_second']:.0f} clips/s, {time.monotonic() - self._start:.0f} s)"
         )
 
 

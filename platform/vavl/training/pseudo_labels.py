@@ -1,4 +1,4 @@
-"""``pseudo_labels.parquet`` of a run: what its teacher said of every unlabeled clip; and an alarm.
+"""Predictions from a file in place of a teacher; ``pseudo_labels.parquet``: what was predicted; and an alarm.
 
 One row per clip and step: ``step``, ``clip_id``, ``weight`` in the loss; of classes ``label`` (most probable of the
 target), ``confidence`` (largest probability of the teacher), ``kept`` (it counted in the loss), and
@@ -10,9 +10,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
@@ -20,6 +23,7 @@ from torch import Tensor
 
 from vavl.config.files import written_beside
 from vavl.data.batch import ClipBatch
+from vavl.errors import InputError
 from vavl.metrics.names import CONDITIONS
 from vavl.models.settings import AttributeTask, ClassTask, Task
 from vavl.objectives.pseudo_label import PseudoTarget, TeacherPrediction
@@ -30,6 +34,72 @@ PSEUDO_LABELS_FILE = "pseudo_labels.parquet"
 ALARM_STEPS = 200
 """Steps, or one epoch if that is longer, over which the share of kept pseudo-labels is taken for the alarm."""
 LEAST_KEPT, MOST_KEPT = 0.01, 0.95
+_SUM_TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True)
+class GivenPredictions:
+    """What a file predicts of clips, in place of a teacher.
+
+    Attributes:
+        values: (clips of the manifest, outputs), float32: class probabilities or attributes.
+        is_taught: (clips of the manifest,), float32: 1 for training clips that the file names.
+    """
+
+    values: Tensor
+    is_taught: Tensor
+
+    @classmethod
+    def read(
+        cls, path: Path, clip_ids: pa.ChunkedArray, training_rows: NDArray[np.int64], task: Task
+    ) -> GivenPredictions:
+        """Read the predictions of training clips.
+
+        Args:
+            path: Parquet file with ``clip_id`` and ``predicted_<name>`` of every class or attribute.
+            clip_ids: of the manifest.
+            training_rows: of the manifest; what the file says of other clips is not read.
+            task: what is predicted.
+
+        Raises:
+            InputError: there is no such file, it is of other outputs, or it names no training clip.
+        """
+        names = [f"predicted_{name}" for name in (task.classes if isinstance(task, ClassTask) else task.attributes)]
+        try:
+            table = pq.read_table(path)
+        except (OSError, pa.ArrowInvalid) as error:
+            fix = "write one with jobs/distill_models.py, or set objectives.pseudo_label.predictions=null"
+            raise InputError(str(path), "", f"cannot be read: {error}", fix) from None
+        if missing := [name for name in ("clip_id", *names) if name not in table.column_names]:
+            raise InputError(str(path), ", ".join(missing), "is missing", "predict with a model of the same task")
+        given = np.stack([table[name].to_numpy() for name in names], axis=1)
+        place = pc.index_in(clip_ids, table["clip_id"]).fill_null(-1).to_numpy()
+        is_taught = np.zeros(len(place), bool)
+        is_taught[training_rows] = place[training_rows] >= 0
+        values = given[place[is_taught]]
+        if not is_taught.any():
+            problem = "names no training clip of this run"
+        elif not np.isfinite(values).all():
+            problem = "holds values that are not finite"
+        elif isinstance(task, ClassTask) and (values.min() < 0 or np.abs(values.sum(1) - 1).max() > _SUM_TOLERANCE):
+            problem = "holds values that are no probabilities: those of a clip must sum to 1"
+        else:
+            whole = np.zeros((len(place), len(names)), np.float32)
+            whole[is_taught] = values
+            return cls(torch.from_numpy(whole), torch.from_numpy(is_taught.astype(np.float32)))
+        raise InputError(str(path), "predictions", problem, "predict the training clips with a model of the same task")
+
+    def to(self, device: torch.device) -> GivenPredictions:
+        """Copy to ``device``."""
+        return GivenPredictions(self.values.to(device), self.is_taught.to(device))
+
+    def of(self, batch: ClipBatch) -> TeacherPrediction:
+        """Look up the clips of a micro-batch."""
+        row = batch.index.clamp_min(0)
+        is_taught = self.is_taught[row] * (batch.index >= 0)
+        values = self.values[row] * is_taught.unsqueeze(-1)
+        votes = torch.full((batch.clips, len(CONDITIONS)), -1, device=row.device)
+        return TeacherPrediction(values, is_taught, torch.zeros_like(values), votes)
 
 
 class PseudoLabels:

@@ -34,10 +34,12 @@ from vavl.store.store_cache import local_notes
 from vavl.tracking.events import event_line, run_events
 from vavl.tracking.journal import Journal, Record
 from vavl.training.settings import TrainingPlan
-from vavl.training.training_result import corpus_words, label_words
+from vavl.training.training_result import chosen_words, corpus_words, label_words
 from vavl.training.worker import PREDICTIONS_FOLDER
 
 _INTERVAL_SEED = 0
+_NO_PREDICTIONS = pa.table({"condition": pa.array([], pa.string()), "corpus": pa.array([], pa.string())})
+"""Of a refit that does not measure the test split."""
 # Metric, its title, and whether it is a share shown in percent. Only those that were measured appear.
 _COLUMNS = (
     ("accuracy", "accuracy %", True),
@@ -137,10 +139,11 @@ def write_report(directory: Path, plan: TrainingPlan, outcome: Mapping[str, Any]
     """Write ``report.html`` and its plots into the run's directory on this machine; return the page's path."""
     manifest = Manifest.read(local_notes(plan.data.store)).with_labels(plan.data.labels)
     split = "test" if plan.evaluation.test else "validation"
-    predictions = pq.read_table(directory / PREDICTIONS_FOLDER / f"{split}.parquet")
     classes = tuple(outcome["classes"]) if plan.data.target != "attributes" else ()
     confusion: dict[str, NDArray[np.int64]] = {}
     reliability: dict[str, ReliabilityBins] = {}
+    is_measured = plan.evaluation.test or not plan.training.refit
+    predictions = pq.read_table(directory / PREDICTIONS_FOLDER / f"{split}.parquet") if is_measured else _NO_PREDICTIONS
     for condition in CONDITIONS:
         rows = predictions.filter(pc.equal(predictions["condition"], condition))
         if classes and rows.num_rows:
@@ -164,7 +167,7 @@ def write_report(directory: Path, plan: TrainingPlan, outcome: Mapping[str, Any]
         reliability=reliability,
         intervals=accuracy_intervals(predictions, split, classes),
         by_corpus=scores_by_corpus(predictions, split, outcome["corpora"], _scorer(classes)),
-        best_epoch=outcome["best_epoch"],
+        best_epoch=None if plan.training.refit else outcome["best_epoch"],
         references=references_of(manifest),
         facts=_facts(plan, outcome),
         notes=_notes(plan, outcome),
@@ -359,9 +362,9 @@ def _facts(plan: TrainingPlan, outcome: Mapping[str, Any]) -> dict[str, Any]:
         "rows per step": ", ".join(f"{rows} {name}" for name, rows in outcome["rows_per_step"].items()),
         "objectives": ", ".join(plan.objectives.in_words()),
         "weights kept": (
-            "those of the best epoch"
+            chosen_words(outcome)
             if training.average_decay is None
-            else f"running average of the weights, decay {training.average_decay:g}"
+            else f"{chosen_words(outcome)}; running average of the weights, decay {training.average_decay:g}"
         ),
         "optimizer steps": f"{outcome['steps']} in {outcome['epochs']} epochs",
         "workers": f"{outcome['workers']}, ZeRO stage {outcome['zero_stage']}, {training.precision}",
@@ -373,6 +376,11 @@ def _facts(plan: TrainingPlan, outcome: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _notes(plan: TrainingPlan, outcome: Mapping[str, Any]) -> list[str]:
+    if plan.training.refit:
+        why = f"; validation chose their number in {plan.training.refit_from}" if plan.training.refit_from else ""
+        test = "was measured once, with these weights" if plan.evaluation.test else "was not measured (evaluation.test)"
+        speakers = "the validation speakers were trained on and not measured"
+        return [f"Refit for {outcome['refit_steps']} steps{why}: {speakers}; the test split {test}."]
     chosen = f"Epoch {outcome['best_epoch']} was chosen by {', '.join(plan.evaluation.select_by)}"
     if plan.evaluation.test:
         return [f"{chosen}; the test split was measured once, with the weights of that epoch."]

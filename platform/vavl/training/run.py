@@ -28,7 +28,7 @@ from vavl.training.collectives import add_over_ranks, rank_and_world_size
 from vavl.training.context import LocalContext, WorkerContext
 from vavl.training.engine import Engine, TorchEngine, check_precision, on_cpu
 from vavl.training.evaluation import EvaluationData
-from vavl.training.pseudo_labels import PseudoLabels
+from vavl.training.pseudo_labels import GivenPredictions, PseudoLabels
 from vavl.training.run_checks import hgr_feeds, labelled_conditions
 from vavl.training.run_data import RunData, describe_model, open_run_data, with_training_clips
 from vavl.training.settings import TrainingPlan, TrainingSettings
@@ -48,6 +48,8 @@ class TrainingRun:
     engine: Engine
     average: WeightAverage | None
     pseudo_labels: PseudoLabels | None
+    given: GivenPredictions | None
+    """Predictions from a file in place of a teacher's, on the device."""
     labels: LabelStatistics | None
     """Of the labeled training clips, on the device; None without pseudo-labels."""
     untrained: Mapping[str, Tensor]
@@ -113,6 +115,9 @@ class TrainingRun:
 def steps_of_plan(plan: TrainingPlan, training_clips: int, batch_size: int) -> tuple[int, int]:
     """Return the steps of an epoch, (training clips) / (global batch), and of the whole run."""
     per_epoch = -(-training_clips // batch_size)
+    if plan.training.refit:
+        assert plan.training.max_steps is not None  # ``resolved`` looked it up
+        return per_epoch, plan.training.max_steps
     return per_epoch, min(plan.training.max_epochs * per_epoch, plan.training.max_steps or 2**62)
 
 
@@ -164,6 +169,7 @@ def prepare_run(
         engine=engine,
         average=_average(plan, engine, description),
         pseudo_labels=_pseudo_labels(plan, data, output, start, rank),
+        given=_given(plan, data, device),
         labels=_label_statistics(data, device) if plan.objectives.pseudo_label else None,
         untrained=untrained,
         objective=Objective(
@@ -230,6 +236,11 @@ def _average(plan: TrainingPlan, engine: Engine, description: ModelDescription) 
     return WeightAverage(engine, decay, partial(_network, plan, description), is_teacher=is_teacher)
 
 
+def _given(plan: TrainingPlan, data: RunData, device: torch.device) -> GivenPredictions | None:
+    path = plan.objectives.pseudo_label and plan.objectives.pseudo_label.predictions
+    return data.given_predictions(path).to(device) if path else None
+
+
 def _label_statistics(data: RunData, device: torch.device) -> LabelStatistics:
     return LabelStatistics(*(torch.from_numpy(numbers).to(device) for numbers in data.label_statistics()))
 
@@ -243,7 +254,8 @@ def _pseudo_labels(
 
 
 def _loader(plan: TrainingPlan, data: RunData, sampler: Sampler, place: RankPlace, *, pinned: bool) -> StepLoader:
-    weak_view = plan.data.weak_view if plan.objectives.pseudo_label else None
+    pseudo = plan.objectives.pseudo_label
+    weak_view = plan.data.weak_view if pseudo and pseudo.predictions is None else None
     collection, normaliser = data.collection, data.normaliser
     return StepLoader(collection, sampler, normaliser, place, plan.data.augmentation, weak_view, pinned)
 

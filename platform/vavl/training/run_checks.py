@@ -121,7 +121,7 @@ def _check_pseudo_label(
             "is hard, which labels classes, but data.target is attributes",
             "set objectives.pseudo_label.kind=soft and leave out threshold",
         )
-    if settings.weight > 0 and all(name.is_labelled for name in partitioned.clips):
+    if settings.weight > 0 and settings.predictions is None and all(name.is_labelled for name in partitioned.clips):
         raise ConfigError(
             "objectives",
             "pseudo_label.weight",

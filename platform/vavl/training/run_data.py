@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,8 +26,9 @@ from vavl.models.settings import AttributeTask, ClassTask, Task
 from vavl.ray_session import check_own_ray
 from vavl.store.index import pieces
 from vavl.store.store_cache import is_at_hand, local_notes
+from vavl.training.pseudo_labels import GivenPredictions
 from vavl.training.run_checks import check_objectives, check_selection
-from vavl.training.run_folder import with_pinned_store
+from vavl.training.run_folder import resolved
 from vavl.training.settings import TrainingPlan
 from vavl.training.storage import RunStorage
 
@@ -39,7 +41,8 @@ class RunData:
 
     Attributes:
         collection: all clips of the store, as far as the partition protocol lets the run see them.
-        rows: manifest rows by split; validation and test rows as they are in the manifest.
+        rows: manifest rows by split; validation and test rows as they are in the manifest. A refit has no rows of
+            validation: they are among those of train.
         table: of all training clips.
         partitioned: training clips of the partitions that are drawn from.
         composition: rows of a global batch by partition.
@@ -66,6 +69,11 @@ class RunData:
         mean = total / count
         return mean, np.maximum(squares / count - mean**2, 0)
 
+    def given_predictions(self, path: Path) -> GivenPredictions:
+        """Read a file of predictions of the training clips; see ``GivenPredictions.read``."""
+        clip_ids = self.collection.manifest.table.column("clip_id")
+        return GivenPredictions.read(path, clip_ids, self.rows["train"], self.task)
+
 
 def open_run_data(plan: TrainingPlan) -> RunData:
     """Read store and manifest, apply the partition protocol, and decide what a global batch is made of.
@@ -74,7 +82,7 @@ def open_run_data(plan: TrainingPlan) -> RunData:
         StoreError, InputError, ConfigError: the store, the fold, the partitions or the composition cannot
             be used.
     """
-    collection, rows, partitioned, table = open_training_clips(plan.data)
+    collection, rows, partitioned, table = open_training_clips(plan.data, refit=plan.training.refit)
     _check_labels(plan, rows, collection.is_labelled)
     normaliser = normalisers(collection, rows["train"], per_speaker=plan.features.speaker_normalisation)
     composition = compose_batch(partitioned, plan.data.composition)
@@ -88,8 +96,8 @@ def open_run_data(plan: TrainingPlan) -> RunData:
 
 def _check_labels(plan: TrainingPlan, rows: Mapping[str, NDArray[np.int64]], is_labelled: NDArray[np.bool_]) -> None:
     """Refuse a split without a label where one is needed."""
-    wanted = ("train", "validation", "test") if plan.evaluation.test else ("train", "validation")
-    for name in wanted:
+    wanted = {"train": True, "validation": not plan.training.refit, "test": plan.evaluation.test}
+    for name in (name for name, is_wanted in wanted.items() if is_wanted):
         if not any(is_labelled[piece].any() for piece in pieces(rows[name])):
             raise InputError(
                 str(plan.data.store),
@@ -138,17 +146,22 @@ def check_plan(plan: TrainingPlan) -> PlanNotes:
     """
     if plan.training.launcher == "ray":
         check_own_ray()
-    plan = with_pinned_store(plan)
+    plan = resolved(plan)
     if not is_at_hand(plan.data.store):
         # Which clips have which side stands with the features; workers look at that once they have copied them.
         manifest = Manifest.read(local_notes(plan.data.store)).with_labels(plan.data.labels)
         targets = targets_of(manifest, plan.data.target, plan.data.attributes)
         is_labelled = np.concatenate([labelled for _, labelled in targets])
-        _check_labels(plan, rows_by_split(manifest, plan.data.fold), is_labelled)
+        _check_labels(plan, rows_by_split(manifest, plan.data.fold, refit=plan.training.refit), is_labelled)
         line = f"{plan.data.store}: manifest and splits are in order; features are copied at the start"
         return PlanNotes([line, *_objective_lines(plan)])
     data = open_run_data(plan)
-    warnings = check_selection(plan, data.collection, data.rows["validation"], data.partitioned, data.task)
+    pseudo = plan.objectives.pseudo_label
+    if pseudo is not None and pseudo.predictions is not None:
+        data.given_predictions(pseudo.predictions)
+    warnings: list[str] = []
+    if not plan.training.refit:
+        warnings = check_selection(plan, data.collection, data.rows["validation"], data.partitioned, data.task)
     return PlanNotes([*_data_lines(data), *_objective_lines(plan)], [*data.warnings, *warnings])
 
 
@@ -162,7 +175,7 @@ def check_run(plan: TrainingPlan) -> None:
     """
     if isinstance(plan.output_dir, str):
         RunStorage(plan.output_dir).check_writable()
-    plan = with_pinned_store(plan)  # the audit is of the version that the run reads
+    plan = resolved(plan)  # the audit is of the version that the run reads
     check_plan(plan).log()
     pass_audit(plan.data.store, plan.data.labels, plan.data.waive_audit)
 
@@ -205,6 +218,7 @@ def describe_model(plan: TrainingPlan, data: RunData) -> ModelDescription:
             "waived_audit": list(plan.data.waive_audit),
             "store_hash": store.hash,
             "config_hash": plan.config_hash,
+            **({"refit_steps": plan.training.max_steps} if plan.training.refit else {}),
         },
     )
 

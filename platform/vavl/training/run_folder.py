@@ -31,7 +31,7 @@ from typing import Any, TypeVar
 from vavl.config.files import make_folder, read_json, write_json
 from vavl.config.places import CACHE_VARIABLE
 from vavl.config.snapshot import save_config
-from vavl.errors import InputError, VavlError
+from vavl.errors import ConfigError, InputError, VavlError
 from vavl.store.store_cache import run_cache_directory
 from vavl.store.store_versions import LATEST, pinned_store, split_version
 from vavl.training.driver_lock import LOCK_FILE
@@ -40,7 +40,8 @@ from vavl.training.storage import RunStorage
 
 RUN_FILE = "run.json"
 EARLIER_FOLDER = "earlier"
-RESULTS = ("best", "outcome.json", "partitions.csv", "predictions", "pseudo_labels.parquet")
+OUTCOME_FILE = "outcome.json"
+RESULTS = ("best", OUTCOME_FILE, "partitions.csv", "predictions", "pseudo_labels.parquet")
 """What the workers leave for people; they write it to the address themselves."""
 _WORK = ("checkpoints", "stop.json")
 _RECORD_FIELDS = ("run_id", "config_hash", "state")
@@ -261,16 +262,46 @@ def claim_run_folder(plan: TrainingPlan) -> RunFolder:
     return folder
 
 
-def with_pinned_store(plan: Plan) -> Plan:
-    """Return the plan with the version of its store in full, looked up once for the whole run.
+def resolved(plan: Plan) -> Plan:
+    """Return the plan with what it takes from elsewhere, looked up once for the whole run.
 
-    A run that resumes keeps the version that it began with, whatever is ``latest`` by now.
+    That is the version of its store in full, and the steps of a refit. A run that resumes keeps the version that it
+    began with, whatever is ``latest`` by now.
 
     Raises:
         StoreError, InputError: see ``vavl.store.store_versions.pinned_store``.
+        ConfigError: see ``with_refit_steps``.
     """
+    plan = with_refit_steps(plan)
     store = begun_store(plan) if _is_continued(_earlier(plan), plan) else None
     return with_store(plan, pinned_store(plan.data.store) if store is None else store)
+
+
+def with_refit_steps(plan: Plan) -> Plan:
+    """Return the plan of a refit with the steps that validation chose in ``training.refit_from``.
+
+    Raises:
+        ConfigError: that is no finished run of this fold and store, or says nothing of its steps.
+    """
+    named, stated = plan.training.refit_from, plan.training.max_steps
+    if named is None:
+        return plan
+    text = RunStorage(named).read(OUTCOME_FILE)
+    outcome = {} if text is None else json.loads(text)
+    steps = outcome.get("best_step")
+    if text is None:
+        problem = f"{named} holds no finished run"
+    elif outcome.get("refit_steps") is not None:
+        problem = f"{named} is a refit itself: no validation chose its steps"
+    elif steps is None:
+        problem = f"{named} is of an earlier version, which did not note the step of the best epoch"
+    elif outcome["fold"] != plan.data.fold:
+        problem = f"{named} is of fold {outcome['fold']}, this run of fold {plan.data.fold}"
+    elif stated not in (None, steps):
+        problem = f"{named} chose step {steps}, and training.max_steps is {stated}"
+    else:
+        return plan.model_copy(update={"training": plan.training.model_copy(update={"max_steps": steps})})
+    raise ConfigError("training", "refit_from", problem, "name another run, or leave refit_from out and set max_steps")
 
 
 def with_store(plan: Plan, store: Path | str) -> Plan:

@@ -100,8 +100,18 @@ class TrainingSettings(FrozenConfig):
         {}, description="keys of DeepSpeed's own configuration, merged over the generated one"
     )
     seed: int = Field(0, ge=0, description="of weights, batches and every draw")
-    max_epochs: int = Field(20, ge=1, description="an epoch is (training clips) / (global batch) steps")
+    max_epochs: int = Field(
+        20, ge=1, description="an epoch is (training clips) / (global batch) steps; does not count for a refit"
+    )
     max_steps: int | None = Field(None, ge=1, description="ends earlier than max_epochs if smaller")
+    refit: bool = Field(
+        False,
+        description="train on the validation clips too, without looking at them, and keep the last step; needs "
+        "max_steps or refit_from",
+    )
+    refit_from: Annotated[StoreAddress | None, FROM_ROOT] = Field(
+        None, description="directory of an earlier run of this fold: refit for the steps that validation chose there"
+    )
     early_stopping_epochs: int | None = Field(None, ge=1, description="epochs without a better validation score")
     resume: Literal["auto", "never"] = Field(
         "auto", description="from the newest whole checkpoint, or always from the start"
@@ -170,6 +180,7 @@ class TrainingSettings(FrozenConfig):
             raise ValueError(f"zero_stage={self.zero_stage} needs engine: deepspeed")
         if self.most_workers > 1 and self.gpus_per_worker % 1:
             raise ValueError(f"gpus_per_worker={self.gpus_per_worker:g}: several workers cannot share a GPU (NCCL)")
+        self._check_refit()
         self._check_offload()
         self._check_deepspeed()
         if self.gradient_norms_every_steps and self.zero_stage == 3:
@@ -178,6 +189,17 @@ class TrainingSettings(FrozenConfig):
                 "the norms do not depend on the stage"
             )
         return self
+
+    def _check_refit(self) -> None:
+        if self.refit_from is not None and not self.refit:
+            raise ValueError("refit_from needs refit: true")
+        if self.refit and self.max_steps is None and self.refit_from is None:
+            raise ValueError(
+                "refit: true has no validation clips that could choose the number of steps: set max_steps, or "
+                "refit_from to the directory of the run that chose it"
+            )
+        if self.refit and self.early_stopping_epochs is not None:
+            raise ValueError("refit: true never stops early: set early_stopping_epochs: null")
 
     def _check_deepspeed(self) -> None:
         if self.deepspeed and self.engine == "torch":
@@ -279,6 +301,9 @@ class TrainingPlan(FrozenConfig):
         # DeepSpeed's other keys decide how a step is computed, not what.
         if numerics := {name: passed_on[name] for name in NUMERIC_SECTIONS if name in passed_on}:
             content["training"]["deepspeed"] = numerics
+        if not self.training.refit:
+            content["training"].pop("refit")
+        content["training"].pop("refit_from")  # the number of steps counts
         content["evaluation"].pop("batch_size")
         # Runs of earlier versions can be resumed: what they did not know yet counts where it is used,
         # and what is gone counts with the value that it had.
@@ -292,4 +317,9 @@ class TrainingPlan(FrozenConfig):
     def with_absolute_paths(self) -> Self:
         """Resolve every path: Ray's workers run in another directory."""
         data = self.data.model_copy(update={"store": absolute_store(self.data.store)})
-        return self.model_copy(update={"output_dir": absolute_store(self.output_dir), "data": data})
+        objectives, pseudo = self.objectives, self.objectives.pseudo_label
+        if pseudo is not None and pseudo.predictions is not None:
+            pseudo = pseudo.model_copy(update={"predictions": pseudo.predictions.absolute()})
+            objectives = objectives.model_copy(update={"pseudo_label": pseudo})
+        places = {"output_dir": absolute_store(self.output_dir), "data": data, "objectives": objectives}
+        return self.model_copy(update=places)

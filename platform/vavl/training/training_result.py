@@ -60,7 +60,8 @@ def training_summary(outcome: Mapping[str, Any], journal: Journal, first_step_se
     """Return the content of ``summary.json`` but for what the tracking server adds.
 
     Keys: ``metrics`` (flat, ``<split>/<condition>/<metric>``), ``best_epoch`` (from 1), ``epochs``,
-    ``steps``, ``clips_per_second`` (training steps alone), ``seconds_to_first_step`` (from the start
+    ``steps``, ``best_step`` (at the end of the best epoch), ``refit_steps`` (None unless it is a refit),
+    ``clips_per_second`` (training steps alone), ``seconds_to_first_step`` (from the start
     of the command; None where an earlier attempt took it), ``seconds`` (of this attempt), ``expected_seconds``
     (forecast early in the last attempt) and ``mfu`` (a share of 1; None where not measured), ``workers``,
     ``zero_stage``, ``config_hash``, ``store_hash``, and what the scores
@@ -105,15 +106,23 @@ def version_tags(outcome: Mapping[str, Any]) -> dict[str, Any]:
     facts = {name: outcome[name] for name in ("corpus", "protocol", "fold", "label_set", "label_target")}
     facts |= {name: outcome[name] for name in ("config_hash", "store_hash", "speaker_normalisation")}
     scores = {name: f"{value:.4f}" for name, value in outcome["metrics"].items() if name.split("/")[-1] in _SHOWN}
+    refit = {"refit_steps": outcome["refit_steps"]} if outcome.get("refit_steps") is not None else {}
     waived = {"waived_audit": ", ".join(outcome["waived_audit"])} if outcome["waived_audit"] else {}
-    return facts | waived | scores
+    return facts | refit | waived | scores
+
+
+def chosen_words(outcome: Mapping[str, Any]) -> str:
+    """Say which weights a run kept."""
+    if outcome.get("refit_steps") is not None:
+        return f"last of {outcome['refit_steps']} steps, refit on training and validation speakers"
+    return f"best epoch {outcome['best_epoch']} of {outcome['epochs']}, chosen on validation"
 
 
 def end_tags(outcome: Mapping[str, Any]) -> dict[str, str]:
     """Return what a finished run is tagged with: its description, the best epoch, the device."""
     device = str(outcome.get("device", "unknown"))  # workers of an earlier version may have concluded the run
     facts = [
-        f"best epoch {outcome['best_epoch']} of {outcome['epochs']}, chosen on validation",
+        chosen_words(outcome),
         f"{corpus_words(outcome)}, {outcome['protocol']}, fold {outcome['fold_title']}; labels: {label_words(outcome)}",
         f"{outcome['parameters']:,} parameters, {outcome['workers']} x {device}",
     ]
@@ -129,7 +138,7 @@ def result_rows(outcome: Mapping[str, Any], summary: Mapping[str, Any]) -> list[
     rows = [
         ("protocol", f"{outcome['protocol']}, fold {outcome['fold_title']}, target: {label_words(outcome)}"),
         ("training clips", _training_clips(outcome["partitions"])),
-        ("best epoch", f"{outcome['best_epoch']} of {outcome['epochs']}, chosen on validation"),
+        ("weights", chosen_words(outcome)),
     ]
     metrics: Mapping[str, float] = outcome["metrics"]
     for split in ("validation", "test"):

@@ -20,10 +20,10 @@ from vavl.training.evaluation import predict_split, save_predictions, score_spli
 from vavl.training.loop import BEST_FOLDER, train
 from vavl.training.records import Report, resumed_events
 from vavl.training.run import TrainingRun, prepare_run
+from vavl.training.run_folder import OUTCOME_FILE
 from vavl.training.settings import TrainingPlan
 from vavl.training.storage import WorkerOutput, full_disk_as_error
 
-OUTCOME_FILE = "outcome.json"
 PREDICTIONS_FOLDER = "predictions"
 PARTITIONS_FILE = "partitions.csv"
 ENGINE_FILE = "deepspeed.json"
@@ -82,7 +82,7 @@ def _prepare_process(plan: TrainingPlan) -> None:
 def conclude(run: TrainingRun, state: LoopState) -> None:
     """Measure the model that is kept: the saved weights of the best epoch, in float32.
 
-    Validation always, test only when the plan asks. Every rank must call.
+    Validation always but for a refit, test only when the plan asks. Every rank must call.
     """
     if state.best_epoch < 0:
         raise TrainingError("training", "best epoch", "no epoch was finished", "train at least one epoch")
@@ -92,7 +92,8 @@ def conclude(run: TrainingRun, state: LoopState) -> None:
     model.check_features(store.corpus, store.info)
     network = model.network.to(run.engine.device)
     metrics: dict[str, float] = {}
-    for split in ("validation", "test") if run.plan.evaluation.test else ("validation",):
+    asked = {"validation": not run.plan.training.refit, "test": run.plan.evaluation.test}
+    for split in (name for name, is_asked in asked.items() if is_asked):
         predictions = predict_split(network, run.evaluation_data(), run.data.rows[split])
         metrics |= score_split(split, predictions, run.data.task)
         if run.place.rank == 0:
@@ -119,6 +120,8 @@ def _outcome(run: TrainingRun, state: LoopState, metrics: dict[str, float]) -> d
         "best_epoch": state.best_epoch,
         "epochs": state.epoch,
         "steps": state.step,
+        "best_step": min(state.best_epoch * run.steps_per_epoch, state.step),
+        "refit_steps": run.total_steps if run.plan.training.refit else None,
         "skipped_steps": list(state.skipped),
         "clips_per_second": state.trained_clips / max(state.trained_seconds, 1e-9),
         "workers": run.place.world_size,

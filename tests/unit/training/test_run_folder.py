@@ -12,7 +12,7 @@ from copied_store import copy_store, relabelled_copy
 from vavl.config.load import read_config
 from vavl.errors import InputError
 from vavl.store.store_push import push_store
-from vavl.training.run_folder import claim_run_folder, finished_hash, with_pinned_store
+from vavl.training.run_folder import claim_run_folder, finished_hash, resolved
 from vavl.training.settings import TrainingPlan
 
 
@@ -89,7 +89,7 @@ def test_a_run_file_that_says_nothing_usable_is_refused_and_nothing_is_moved(pla
     claim_run_folder(chosen)
     (chosen.output_dir / "run.json").write_text(json.dumps({**state(chosen), **changes}))
     before = sorted(chosen.output_dir.rglob("*"))
-    for use in (with_pinned_store, claim_run_folder, lambda plan: finished_hash(plan.output_dir)):
+    for use in (resolved, claim_run_folder, lambda plan: finished_hash(plan.output_dir)):
         with pytest.raises(InputError) as refused:
             use(chosen)
         assert refused.value.file == str(chosen.output_dir / "run.json")
@@ -127,7 +127,7 @@ def push_newer(tmp_path: Path, versions: list[str]) -> None:
 def test_the_latest_store_is_looked_up_once_for_a_run(plan, pushed, tmp_path):
     base, versions = pushed
     chosen = plan(data={"store": f"{base}@latest", "composition": {"batch_size": 10}})
-    pinned = with_pinned_store(chosen)
+    pinned = resolved(chosen)
     assert pinned.data.store == f"{base}@{versions[0]}"
     assert pinned.config_hash == chosen.config_hash
     first = claim_run_folder(pinned)
@@ -135,13 +135,13 @@ def test_the_latest_store_is_looked_up_once_for_a_run(plan, pushed, tmp_path):
     assert read_config(TrainingPlan, pinned.output_dir / "config.yaml").data.store == pinned.data.store
     push_newer(tmp_path, versions)
     # The run goes on with what it began with; a new one takes what is the latest by then.
-    assert with_pinned_store(chosen).data.store == f"{base}@{versions[0]}"
-    assert with_pinned_store(plan(data={"store": f"{base}@{versions[1]}"})).data.store == f"{base}@{versions[1]}"
+    assert resolved(chosen).data.store == f"{base}@{versions[0]}"
+    assert resolved(plan(data={"store": f"{base}@{versions[1]}"})).data.store == f"{base}@{versions[1]}"
     first.finish()
-    assert with_pinned_store(chosen).data.store == f"{base}@{versions[1]}"
+    assert resolved(chosen).data.store == f"{base}@{versions[1]}"
 
 
 def test_a_store_without_version_stays_as_it_is(plan):
     chosen = plan()
     claim_run_folder(chosen)
-    assert with_pinned_store(chosen) == chosen
+    assert resolved(chosen) == chosen

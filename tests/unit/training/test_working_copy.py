@@ -19,11 +19,11 @@ from vavl.training.checkpoint import CHECKPOINTS_FOLDER
 from vavl.training.loop import BEST_FOLDER
 from vavl.training.pseudo_labels import PSEUDO_LABELS_FILE
 from vavl.training.run_data import check_run
-from vavl.training.run_folder import claim_run_folder, finished_hash, run_id_at, with_pinned_store
+from vavl.training.run_folder import OUTCOME_FILE, claim_run_folder, finished_hash, resolved, run_id_at
 from vavl.training.settings import TrainingPlan
 from vavl.training.stop import STOP_FILE
 from vavl.training.storage import RunStorage
-from vavl.training.worker import OUTCOME_FILE, PARTITIONS_FILE, PREDICTIONS_FOLDER
+from vavl.training.worker import PARTITIONS_FILE, PREDICTIONS_FOLDER
 
 Machine = Callable[[str], None]
 RESULTS = ("best/weights", "outcome.json", "partitions.csv", "predictions/test.parquet")
@@ -269,7 +269,7 @@ def test_a_directory_needs_no_copy(plan: Callable[..., TrainingPlan]) -> None:
 def test_a_damaged_run_json_is_said(chosen: TrainingPlan) -> None:
     RunStorage(chosen.output_dir).write("run.json", b"{half")
     with pytest.raises(InputError, match="not valid JSON"):
-        with_pinned_store(chosen)
+        resolved(chosen)
 
 
 def test_a_bucket_that_is_not_there_is_said_before_the_run(s3: str, plan: Callable[..., TrainingPlan]) -> None:

@@ -1,0 +1,149 @@
+"""Teachers and a student: predictions of trained models, averaged, are the pseudo-labels of the next training run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from vavl.config.changes import with_changes
+from vavl.config.files import sha256_of_file, sha256_of_json, written_beside
+from vavl.config.load import read_yaml_mapping, validate
+from vavl.config.places import anchored, root_folder
+from vavl.errors import InputError
+from vavl.experiments.distillation_settings import DistillationPlan
+from vavl.metrics.names import MODALITIES_OF
+from vavl.models.saved_model import ClipFeatures, Prediction, SavedModel, load_model
+from vavl.models.settings import ClassTask
+from vavl.objectives.pseudo_label import CONDITION_SHARES
+from vavl.training.run_data import RunData, open_run_data
+from vavl.training.run_folder import resolved
+from vavl.training.settings import TrainingPlan
+
+_CLIPS_AT_ONCE = 256
+
+
+def student_content(plan: DistillationPlan, number: int, predictions: Path | None) -> dict[str, Any]:
+    """Return the training configuration of a round; only the last round registers its model.
+
+    Args:
+        plan: of all rounds.
+        number: of the round, from 1.
+        predictions: of its teachers; None without any.
+    """
+    changes: dict[str, Any] = {**plan.overrides, "output_dir": str(plan.output_dir / f"round-{number}")}
+    if predictions is not None:
+        changes["objectives.pseudo_label.predictions"] = str(predictions)
+    if number < plan.rounds:
+        changes["tracking.model_name"] = None
+    return with_changes(read_yaml_mapping(plan.student), changes, "overrides")
+
+
+def write_predictions(models: Mapping[str, Path], student: TrainingPlan, folder: Path) -> Path:
+    """Write what teachers predict of the student's training clips, unless that is there; return the file.
+
+    One row per clip: ``clip_id`` and ``predicted_<class>`` or ``predicted_<attribute>``, averaged over the teachers,
+    and over the conditions that the clip has and the teacher was trained on with ``CONDITION_SHARES``.
+
+    Args:
+        models: directories with model.json and model.safetensors, by the names that messages call them.
+        student: whose clips and classes count, and whose hidden labels and modalities stay hidden.
+        folder: of the file, whose name tells the models and clips apart.
+
+    Raises:
+        InputError: a teacher predicts something else, may have seen the student's validation or test clips, or needs
+            features of another kind.
+    """
+    student = resolved(student)
+    data = open_run_data(student)
+    weights = [sha256_of_file(path / "model.safetensors") for path in models.values()]
+    clips = [data.collection.store.hash, student.data.fold, student.data.partitions.model_dump(mode="json")]
+    file = folder / f"teachers-{sha256_of_json([weights, clips, student.training.refit])[:12]}.parquet"
+    if file.exists():
+        return file
+    total: NDArray[np.float64] | None = None
+    for name, path in models.items():
+        model = load_model(path)
+        _check_teacher(name, model, student, data)
+        found = predict_training_clips(model, data)
+        total = found if total is None else total + found
+    assert total is not None
+    names = data.task.classes if isinstance(data.task, ClassTask) else data.task.attributes
+    rows = data.rows["train"]
+    columns = {f"predicted_{name}": pa.array(total[:, place] / len(models)) for place, name in enumerate(names)}
+    table = pa.table({"clip_id": data.collection.manifest.table["clip_id"].take(pa.array(rows)), **columns})
+    # A clip that no teacher can predict is not taught.
+    table = table.filter(pa.array(np.isfinite(total).all(axis=1)))
+    with written_beside(file) as partial:
+        pq.write_table(table, partial)
+    return file
+
+
+def predict_training_clips(model: SavedModel, data: RunData) -> NDArray[np.float64]:
+    """Return (training clips, outputs): the average over conditions; NaN where the model can predict from none."""
+    asked = list(_asked(data))
+    found = np.zeros((len(data.rows["train"]), data.task.outputs))
+    weight = np.zeros((len(found), 1))
+    order = _order(model, data)
+    for start in range(0, len(asked), _CLIPS_AT_ONCE):
+        some = asked[start : start + _CLIPS_AT_ONCE]
+        features = [_features(data, place, condition) for place, condition in some]
+        for (place, condition), one in zip(some, model.predict_each(features), strict=True):
+            # A model that lacks a modality answers from the other one, which is asked for by itself.
+            if isinstance(one, Prediction) and one.condition == condition:
+                found[place] += CONDITION_SHARES[condition] * np.asarray(one.values)[order]
+                weight[place] += CONDITION_SHARES[condition]
+    return np.divide(found, weight, out=np.full_like(found, np.nan), where=weight > 0)
+
+
+def _asked(data: RunData) -> Iterator[tuple[int, str]]:
+    """Yield place among the training clips, and condition, for every condition that a clip has."""
+    for place, row in enumerate(data.rows["train"]):
+        for condition, modalities in MODALITIES_OF.items():
+            if all(data.collection.has(modality)[row] for modality in modalities):
+                yield place, condition
+
+
+def _features(data: RunData, place: int, condition: str) -> ClipFeatures:
+    row = int(data.rows["train"][place])
+    frames = {name: data.collection.frames(name, row) for name in MODALITIES_OF[condition]}
+    return ClipFeatures(frames.get("audio"), frames.get("video"))
+
+
+def _order(model: SavedModel, data: RunData) -> list[int]:
+    """Return where the student's outputs stand among the teacher's."""
+    theirs, ours = _outputs(model.description.task), _outputs(data.task)
+    return [theirs.index(name) for name in ours]
+
+
+def _outputs(task: Any) -> Sequence[str]:
+    names: Sequence[str] = task.classes if isinstance(task, ClassTask) else task.attributes
+    return names
+
+
+def _check_teacher(name: str, model: SavedModel, student: TrainingPlan, data: RunData) -> None:
+    """Refuse a teacher that predicts other outputs, or that may have seen clips that the student is measured on."""
+    store, trained_on, manifest = data.collection.store, model.description.provenance, data.collection.manifest
+    model.check_single_clips()
+    model.check_features(store.corpus, store.info)
+    theirs, ours = _outputs(model.description.task), _outputs(data.task)
+    if model.description.task.kind != data.task.kind or set(theirs) != set(ours):
+        problem, fix = f"predicts {', '.join(theirs)}; the student {', '.join(ours)}", "name a model of the same task"
+        raise InputError(name, "task", problem, fix)
+    for field, own in (("protocol", manifest.protocol), ("fold", student.data.fold)):
+        if trained_on.get(field) != own:
+            problem = f"was trained under {trained_on.get(field)}, the student under {own}: it may have seen the "
+            raise InputError(name, field, f"{problem}student's test clips", "name a teacher of the same fold")
+    if trained_on.get("refit_steps") is not None and not student.training.refit:
+        problem = "was trained on the validation clips, which choose the student's epoch"
+        raise InputError(name, "refit_steps", problem, "refit the student too, or name a teacher that is no refit")
+
+
+def validated(settings: type[TrainingPlan], content: Mapping[str, Any], plan: DistillationPlan) -> TrainingPlan:
+    """Return the settings of a round, with paths counted from ``VAVL_ROOT``."""
+    return anchored(validate(settings, content, f"{plan.student} with overrides"), root_folder())

@@ -1,0 +1,66 @@
+"""jobs/distill_models.py: self-training in rounds, each taught by the one before."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+
+@pytest.fixture
+def config(
+    small_store: Callable[..., Path], small_corpus: Callable[..., Any], tmp_path: Path, tracking_database: Path
+) -> Path:
+    shutil.copy(tracking_database, tmp_path / "mlflow.db")
+    store = small_store(small_corpus(clips_per_speaker=20, without_audio=(0,), without_label=(1, 2)))
+    tracking = {
+        "uri": f"sqlite:///{tmp_path}/mlflow.db", "artifact_location": str(tmp_path / "artifacts"),
+        "system_metrics": False,
+    }  # fmt: skip
+    student = {
+        "output_dir": "unused",
+        "data": {"store": str(store), "composition": {"batch_size": 16}},
+        "model": {"preset": "small", "width": 16, "modality_blocks": 1, "attention_heads": 2},
+        "training": {"launcher": "in_process", "engine": "torch", "max_steps": 3},
+        "tracking": {**tracking, "model_name": "vavl-student"},
+    }
+    (tmp_path / "student.yaml").write_text(yaml.safe_dump(student))
+    path = tmp_path / "distill.yaml"
+    plan = {
+        "output_dir": str(tmp_path / "distilled"), "student": str(tmp_path / "student.yaml"), "rounds": 2,
+        "tracking": tracking,
+    }  # fmt: skip
+    path.write_text(yaml.safe_dump(plan))
+    return path
+
+
+def test_two_rounds_of_self_training_and_an_ensemble(config: Path, run_job: Callable[..., Any]) -> None:
+    done = run_job("distill_models", config)
+    assert done.code == 0, done.stderr
+    folder = config.parent / "distilled"
+    summary = json.loads((folder / "summary.json").read_text())
+    first, second = summary["rounds"]
+    assert (first["teachers"], second["teachers"]) == ([], [str(folder / "round-1")])
+    assert summary["metrics"] == second["metrics"]
+    assert (summary["model_name"], summary["model_version"]) == ("vavl-student", "1")
+    learned = yaml.safe_load((folder / "round-2/config.yaml").read_text())["objectives"]["pseudo_label"]
+    assert Path(learned["predictions"]).name == next(folder.glob("teachers-*.parquet")).name
+    (run,) = {json.loads((folder / f"round-{number}/run.json").read_text())["run_id"] for number in (1,)}
+    teachers = f"teachers=[{folder}/round-1, models:/vavl-student/1]"
+    again = run_job("distill_models", config, teachers, "rounds=1", f"output_dir={config.parent / 'ensemble'}")
+    assert again.code == 0, again.stderr
+    assert run_job("distill_models", config).code == 0
+    kept = json.loads((folder / "round-1/run.json").read_text())
+    assert kept["run_id"] == run  # a finished round is not trained again
+    assert not (folder / "round-1/earlier").exists()
+
+
+def test_a_teacher_that_is_not_there_is_named(config: Path, run_job: Callable[..., Any]) -> None:
+    done = run_job("distill_models", config, "teachers=[nowhere]", "--dry-run")
+    assert done.code == 2
+    assert "there is no such directory" in done.stderr
