@@ -9,13 +9,16 @@ from vavl.config.command_line import print_table, run_job
 from vavl.config.files import write_json
 from vavl.config.snapshot import save_config
 from vavl.job_config import MergeStoresJob
-from vavl.store.store_merge import check_target, merge_rows, merge_stores, merge_summary, plan_merge
+from vavl.store.store_merge import check_replaced, merge_rows, merge_stores, merge_summary, plan_merge
+from vavl.store.store_push import check_target, push_finished
 
 
 def check(job: MergeStoresJob) -> None:
     """Look at the stores, their labels, folds and features' provenance; read no features."""
-    check_target(job.output_dir)
+    check_replaced(job.output_dir)
     plan_merge(job).manifest()
+    if job.push_to is not None:
+        check_target(job.push_to)
 
 
 def story(job: MergeStoresJob) -> None:
@@ -26,8 +29,9 @@ def story(job: MergeStoresJob) -> None:
     save_config(job, job.output_dir / "config.yaml")
     summary = merge_summary(plan, store, time.monotonic() - start)
     write_json(job.output_dir / "summary.json", summary)
-    print_table(f"{job.name}: {', '.join(plan.sources)}", merge_rows(summary, job.output_dir))
-    print(f"\nnext: python jobs/train_model.py CONFIG.yaml {shlex.quote(f'data.store={job.output_dir}')}")
+    place, rows = push_finished(job.output_dir, job.push_to, merge_rows(summary, job.output_dir))
+    print_table(f"{job.name}: {', '.join(plan.sources)}", rows)
+    print(f"\nnext: python jobs/train_model.py CONFIG.yaml {shlex.quote(f'data.store={place}')}")
 
 
 def main() -> int:

@@ -15,6 +15,7 @@ from vavl.extraction.face_preview import write_face_preview
 from vavl.extraction.plan import plan_extraction, read_statement
 from vavl.extraction.report import extraction_summary, summary_rows
 from vavl.job_config import PrepareCorpusJob
+from vavl.store.store_push import check_target, push_finished
 
 
 def check(job: PrepareCorpusJob) -> None:
@@ -24,6 +25,8 @@ def check(job: PrepareCorpusJob) -> None:
     plan = plan_extraction(card, build_manifest(card, job.root), job.root, job.features, job.output_dir)
     if job.resume:
         read_statement(plan)
+    if job.push_to is not None:
+        check_target(job.push_to)
 
 
 def story(job: PrepareCorpusJob) -> None:
@@ -41,10 +44,11 @@ def story(job: PrepareCorpusJob) -> None:
     summary = extraction_summary(result) | {"audit": audit.summary()}
     write_json(job.output_dir / "summary.json", summary)
     rows = [*summary_rows(summary, job.output_dir), ("audit", f"{verdict(audit)}; see {job.output_dir}/audit.html")]
+    place, rows = push_finished(job.output_dir, job.push_to, rows)
     print_table(f"features of {card.name}", rows)
     for line in failed_lines(audit):
         print(f"audit failed: {line}")
-    print(f"\nnext: python jobs/train_model.py CONFIG.yaml {shlex.quote(f'data.store={job.output_dir}')}")
+    print(f"\nnext: python jobs/train_model.py CONFIG.yaml {shlex.quote(f'data.store={place}')}")
 
 
 def main() -> int:

@@ -65,6 +65,10 @@ class PrepareCorpusJob(ExtractionRun):
     faces_preview: int = Field(
         0, ge=0, le=500, description="clips whose found faces are drawn into faces.png next to the store"
     )
+    push_to: Annotated[StoreAddress | None, FROM_ROOT] = Field(
+        None,
+        description="directory or address that the finished store is pushed to as a version, e.g. s3://bucket/stores",
+    )
     features: FeatureSettings = FeatureSettings()
 
 
@@ -73,6 +77,10 @@ class MergeStoresJob(MergeSettings):
 
     output_dir: Annotated[Path, FROM_ROOT] = Field(
         description="directory of the merged store; one that was merged earlier there is replaced"
+    )
+    push_to: Annotated[StoreAddress | None, FROM_ROOT] = Field(
+        None,
+        description="directory or address that the merged store is pushed to as a version, e.g. s3://bucket/stores",
     )
 
 

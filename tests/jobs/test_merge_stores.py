@@ -15,6 +15,9 @@ from corpus_stores import write_corpus_store
 
 from vavl.config.load import read_config
 from vavl.job_config import MergeStoresJob
+from vavl.store.store import FeatureStore
+from vavl.store.store_cache import local_store
+from vavl.store.store_push import list_stores
 
 Job = Callable[..., Any]
 
@@ -52,6 +55,19 @@ def test_a_merged_store_has_a_summary_and_can_be_merged_again(config: Path, run_
     again = run_job("merge_stores", config)
     assert again.code == 0, again.stderr
     assert json.loads((folder / "summary.json").read_text())["store_hash"] == summary["store_hash"]
+
+
+def test_a_merged_store_is_pushed_at_once(config: Path, run_job: Job, tmp_path: Path) -> None:
+    done = run_job("merge_stores", config, f"push_to={tmp_path}/pushed")
+    assert done.code == 0, done.stderr
+    (place,) = [place for place in list_stores(tmp_path / "pushed") if place["newest"]]
+    assert f"data.store={place['place']}" in done.stdout
+    pushed = FeatureStore.open(local_store(Path(place["place"])))
+    pushed.verify()
+    assert pushed.hash == FeatureStore.open(tmp_path / "merged it").hash
+    refused = run_job("merge_stores", config, "push_to=https://bucket/stores")
+    assert refused.code == 2
+    assert "can only be read" in refused.stderr
 
 
 def test_a_model_is_trained_on_it_and_its_report_names_the_corpora(config: Path, run_job: Job, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import secrets
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,11 +21,14 @@ from typing import Any
 import fsspec.core
 from fsspec.callbacks import Callback
 
+from vavl.config.files import sha256_of_file
 from vavl.errors import InputError, StoreError, VavlError
 
 _CHUNK_BYTES = 16 * 2**20
 _SPARE_BYTES = 100 * 2**20
 _SECONDS_BETWEEN_LINES = 10.0
+_AT_ONCE = 4
+_PAUSES_S = (1.0, 5.0)
 _NOT_FOUND = 404
 _MORE_SPACE = "free disk space, or export VAVL_CACHE=/another/disk"
 _DRIVERS = {
@@ -37,7 +41,10 @@ _KNOWN_ERRORS = {
         "no credentials were found",
         "export AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY on every node, or give the machines a role",
     ),
-    "PermissionError": ("access denied", "check the rights of the credentials in the environment of every node"),
+    "PermissionError": (
+        "access denied",
+        "check the rights of the credentials in the environment of every node, and whether they have expired",
+    ),
     "FileNotFoundError": ("there is no such bucket or file", "create the bucket, or correct the address"),
     "EndpointConnectionError": ("no server answers", "check the network, and AWS_ENDPOINT_URL where it is set"),
 }  # fmt: skip
@@ -50,13 +57,21 @@ for _name in ("aiobotocore", "botocore"):
     logging.getLogger(_name).setLevel(logging.WARNING)
 
 
+class PassingError(InputError):
+    """An address that may be reached a little later: a timeout, a connection that broke, a server that is busy."""
+
+
+class OtherFileError(StoreError):
+    """A file that is not the expected one: a short read, or a store that was just being written."""
+
+
 @dataclass(frozen=True)
 class StoreFile:
-    """A file of a store; ``bytes`` and ``sha256`` are None where nothing states them."""
+    """A file of a store, by its path in it."""
 
     name: str
-    bytes: int | None
-    sha256: str | None
+    bytes: int
+    sha256: str
 
 
 class RemoteDirectory:
@@ -142,37 +157,32 @@ class RemoteDirectory:
             ("", "check the address, the network and the credentials in the environment of every node"),
         )
         said = f"{problem} ({reason})" if problem else reason
-        return InputError(self.address, "", f"cannot be {what}: {said}", fix)
+        return (InputError if problem else PassingError)(self.address, "", f"cannot be {what}: {said}", fix)
 
 
-def copy_files(remote: RemoteDirectory, files: Sequence[StoreFile], directory: Path) -> dict[str, str]:
-    """Copy files into ``directory`` and compare each with its known size and hash.
+def copy_files(remote: RemoteDirectory, files: Sequence[StoreFile], directory: Path) -> None:
+    """Copy files into ``directory``, some at a time, and compare each with its size and hash.
 
-    Returns:
-        SHA-256 by file name.
+    A whole file that an interrupted copy left there stays. What a network loses is asked for again.
 
     Raises:
         InputError: a file cannot be reached, or the disk is too small or cannot be written.
         StoreError: a file is missing, or is not what was expected.
     """
-    total = sum(file.bytes or 0 for file in files)
+    left = [file for file in files if not _is_here(directory / file.name, file)]
+    total = sum(file.bytes for file in left)
     _check_space(directory, total)
     clock = TransferClock(f"copying {remote.address}", total)
-    hashes = {}
-    for file in files:
-        size, hashes[file.name] = _copy(remote, file.name, directory / file.name, clock)
-        place = f"{remote.address}/{file.name}"
-        if file.bytes is not None and size != file.bytes:
-            raise _other(place, f"has {size} bytes, store.json says {file.bytes}")
-        if file.sha256 is None:
-            _log.info("%s: store.json holds no hash of it, its form alone is checked", place)
-        elif hashes[file.name] != file.sha256:
-            raise _other(place, "is not the file that store.json was written for (SHA-256)")
+    threads = ThreadPoolExecutor(_AT_ONCE)
+    try:
+        list(threads.map(lambda file: _copy(remote, file, directory / file.name, clock), left))
+    finally:
+        threads.shutdown(cancel_futures=True)
+    kept = f", {len(files) - len(left)} files were here" if len(left) < len(files) else ""
     _log.info(
-        "copied %s (%s) in %.1f s, %s, to %s",
-        remote.address, size_text(clock.done), clock.seconds, clock.rate(), directory.parent,
+        "copied %s (%s) in %.1f s, %s, to %s%s",
+        remote.address, size_text(clock.done), clock.seconds, clock.rate(), directory.parent, kept,
     )  # fmt: skip
-    return hashes
 
 
 class TransferClock:
@@ -206,8 +216,30 @@ class TransferClock:
         return f"{self.done / max(self.seconds, 1e-6) / 1e6:.1f} MB/s"
 
 
-def _copy(remote: RemoteDirectory, name: str, target: Path, clock: TransferClock) -> tuple[int, str]:
-    """Copy one file; returns its size and hash."""
+def _is_here(target: Path, file: StoreFile) -> bool:
+    return target.is_file() and target.stat().st_size == file.bytes and sha256_of_file(target) == file.sha256
+
+
+def _copy(remote: RemoteDirectory, file: StoreFile, target: Path, clock: TransferClock) -> None:
+    """Copy one file and compare it; an error that may pass is met by another attempt, all of them together by it."""
+    place = f"{remote.address}/{file.name}"
+    for pause in (*_PAUSES_S, None):
+        try:
+            size, sha256 = _copied(remote, file.name, target, clock)
+            if size != file.bytes:
+                raise _other(place, f"has {size} bytes, store.json says {file.bytes}")
+            if sha256 != file.sha256:
+                raise _other(place, "is not the file that store.json was written for (SHA-256)")
+        except (PassingError, OtherFileError) as error:
+            if pause is None:
+                raise
+            _log.warning("%s %s; again in %g s", place, error.problem, pause)
+            time.sleep(pause)
+        else:
+            return
+
+
+def _copied(remote: RemoteDirectory, name: str, target: Path, clock: TransferClock) -> tuple[int, str]:
     digest, size = hashlib.sha256(), 0
     try:
         target.parent.mkdir(exist_ok=True)
@@ -236,8 +268,10 @@ def _check_space(directory: Path, needed: int) -> None:
         raise InputError(str(directory.parent), "", problem, _MORE_SPACE)
 
 
-def _other(place: str, problem: str) -> VavlError:
-    return StoreError(place, "", problem, "start again if the store was just being written; else copy it there anew")
+def _other(place: str, problem: str) -> OtherFileError:
+    return OtherFileError(
+        place, "", problem, "start again if the store was just being written; else copy it there anew"
+    )
 
 
 def size_text(count: Any) -> str:

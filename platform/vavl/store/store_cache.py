@@ -17,7 +17,6 @@ import json
 import logging
 import os
 import re
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -119,11 +118,13 @@ class _CachedStore:
 
     def _copy(self, entry: Path, files: list[StoreFile]) -> None:
         partial = entry.with_name(f".{entry.name}.partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir()
-        hashes = copy_files(self._remote, files, partial)
+        partial.mkdir(exist_ok=True)
+        copy_files(self._remote, files, partial)
         (partial / _STORE_FILE).write_bytes(self._text)
-        hashes[_STORE_FILE] = hashlib.sha256(self._text).hexdigest()
+        hashes = {file.name: file.sha256 for file in files} | {_STORE_FILE: hashlib.sha256(self._text).hexdigest()}
+        for path in partial.rglob("*"):
+            if path.is_file() and path.relative_to(partial).as_posix() not in hashes:
+                path.unlink()
         write_json(partial / MARKER_FILE, {name: file_mark(partial / name, sha) for name, sha in hashes.items()})
         replace_directory(partial, entry)
 

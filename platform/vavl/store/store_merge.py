@@ -113,7 +113,7 @@ def merge_stores(plan: MergePlan, directory: Path) -> FeatureStore:
         StoreError: a store was changed, or the directory holds a store that was not merged.
         InputError: the directory cannot be written.
     """
-    check_target(directory)
+    check_replaced(directory)
     make_folder(directory.parent)
     partial = directory.with_name(f".{directory.name}.partial")
     with held_lock(directory.with_name(f".{directory.name}.lock")):
@@ -123,7 +123,7 @@ def merge_stores(plan: MergePlan, directory: Path) -> FeatureStore:
     return FeatureStore.open(directory)
 
 
-def check_target(directory: Path) -> None:
+def check_replaced(directory: Path) -> None:
     """Refuse to replace anything but a store that was merged.
 
     Raises:

@@ -99,6 +99,17 @@ class Pushed:
         ]
 
 
+def check_target(to: Path | str) -> None:
+    """Look whether stores can be pushed below an address.
+
+    Raises:
+        InputError: it cannot be reached, or can only be read.
+    """
+    if RemoteDirectory(as_address(to)).protocol in ("http", "https"):
+        fix = "push to a directory or to object storage, e.g. s3://bucket/stores"
+        raise InputError(str(to), "", "http:// and https:// can only be read", fix)
+
+
 def check_push(directory: Path, to: Path | str) -> FeatureStore:
     """Look at the store and at the address before anything is read or sent.
 
@@ -106,15 +117,26 @@ def check_push(directory: Path, to: Path | str) -> FeatureStore:
         StoreError: the directory holds no complete store.
         InputError: the address can only be read.
     """
-    remote = RemoteDirectory(as_address(to))
-    if remote.protocol in ("http", "https"):
-        fix = "push to a directory or to object storage, e.g. s3://bucket/stores"
-        raise InputError(str(to), "", f"{remote.protocol}:// can only be read", fix)
+    check_target(to)
     store = FeatureStore.open(directory)
     if MANIFEST_FILE not in store.content["files"]:
         problem = "holds no hash of the manifest, so a version could change unseen"
         raise StoreError(str(directory / STORE_FILE), "files", problem, MAKE_AGAIN)
     return store
+
+
+def push_finished(
+    directory: Path, to: Path | str | None, rows: Sequence[tuple[str, Any]]
+) -> tuple[Path | str, list[tuple[str, Any]]]:
+    """Push a store that a job has just written, if ``to`` says where; return what a run names, and the job's table.
+
+    Raises:
+        StoreError, InputError: see ``push_store``.
+    """
+    if to is None:
+        return directory, list(rows)
+    pushed = push_store(directory, to, dt.datetime.now(dt.UTC))
+    return pushed.place, [*rows, *pushed.rows()]
 
 
 def push_store(directory: Path, to: Path | str, now: dt.datetime, *, read_back: bool = True) -> Pushed:
@@ -140,12 +162,12 @@ def push_store(directory: Path, to: Path | str, now: dt.datetime, *, read_back: 
     remote = RemoteDirectory(f"{corpus.address}/{version}")
     is_committed = _is_committed(remote, version)
     files = _files_of(store, with_companions=not is_committed)
-    clock = TransferClock(f"pushing to {remote.address}", sum(file.bytes or 0 for file in files))
+    clock = TransferClock(f"pushing to {remote.address}", sum(file.bytes for file in files))
     sent = [file for file in files if _sent(remote, directory, file, clock, read_back=read_back)]
     if not is_committed:
         write_small(remote, RECORD_FILE, as_json(_record(store, version, files, now)))
         write_small(remote, STORE_FILE, (directory / STORE_FILE).read_bytes())
-    sent_bytes, seconds = sum(file.bytes or 0 for file in sent), clock.seconds
+    sent_bytes, seconds = sum(file.bytes for file in sent), clock.seconds
     _log.info(
         "sent %s in %.1f s, %s; %d of %d files were there",
         size_text(sent_bytes), seconds, clock.rate(), len(files) - len(sent), len(files),
@@ -171,13 +193,10 @@ def _is_committed(remote: RemoteDirectory, version: str) -> bool:
 
 def _files_of(store: FeatureStore, *, with_companions: bool) -> list[StoreFile]:
     """Return the files of the store with size and hash, what a reader needs first."""
-    beside = [StoreFile(name, None, None) for name in _COMPANIONS if with_companions]
-    files = []
-    for file in [*store_files(store.content), *beside]:
-        path = store.directory / file.name
-        if path.is_file() or file not in beside:
-            files.append(StoreFile(file.name, path.stat().st_size, file.sha256 or sha256_of_file(path)))
-    return files
+    beside = [store.directory / name for name in _COMPANIONS if with_companions]
+    return store_files(store.content) + [
+        StoreFile(path.name, path.stat().st_size, sha256_of_file(path)) for path in beside if path.is_file()
+    ]
 
 
 def _sent(remote: RemoteDirectory, directory: Path, file: StoreFile, clock: TransferClock, *, read_back: bool) -> bool:
@@ -206,7 +225,7 @@ def _record(store: FeatureStore, version: str, files: list[StoreFile], now: dt.d
         "store_hash": store.hash,
         "pushed": now.astimezone(dt.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
         "clips": len(manifest),
-        "bytes": sum(file.bytes or 0 for file in files),
+        "bytes": sum(file.bytes for file in files),
         "target": manifest.target,
         "classes": list(manifest.classes),
         "features": {

@@ -6,6 +6,7 @@ import http.server
 import json
 import logging
 import multiprocessing
+import re
 import shutil
 import threading
 from collections.abc import Callable, Iterator
@@ -22,6 +23,7 @@ from vavl.corpora.manifest import MANIFEST_FILES, Manifest
 from vavl.data.collection import open_collection
 from vavl.data.settings import DataSettings
 from vavl.errors import InputError, StoreError
+from vavl.store import remote_files
 from vavl.store.store import FeatureStore, read_content
 from vavl.store.store_cache import is_at_hand, local_notes, local_store
 
@@ -44,6 +46,7 @@ def files_of(folder: Path) -> set[str]:
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("VAVL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(remote_files, "_PAUSES_S", (0.0, 0.0))
     return tmp_path / "cache"
 
 
@@ -153,6 +156,60 @@ def test_a_copy_that_was_torn_is_started_anew(origin: Path, cache: Path) -> None
     folder = local_store(origin.as_uri())
     assert files_of(folder) == FILES | {"verified.json"}
     assert entries(cache) == [folder]
+
+
+def test_a_copy_that_was_interrupted_goes_on_with_the_files_that_are_whole(
+    origin: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    read, asked = remote_files.RemoteDirectory.chunks, []
+
+    def chunks(remote: Any, name: str) -> Iterator[bytes]:
+        asked.append(name)
+        if name == "video/data-00000.arrow":
+            raise InputError("s3://x", "", "cannot be read: access denied (ExpiredToken)", "new credentials")
+        return read(remote, name)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(remote_files.RemoteDirectory, "chunks", chunks)
+        with pytest.raises(InputError, match="ExpiredToken"):
+            local_store(origin.as_uri())
+    assert asked.count("video/data-00000.arrow") == 1, "what another attempt cannot mend is not asked for again"
+    assert not [path for path in entries(cache) if not path.name.startswith(".")]
+    with caplog.at_level(logging.INFO):
+        FeatureStore.open(local_store(origin.as_uri())).verify()
+    found = re.search(r"(\d+) files were here", caplog.text)
+    assert found is not None
+    assert int(found[1]) > 3
+
+
+@pytest.mark.parametrize("fault", ["timeout", "short", "changed"])
+@pytest.mark.parametrize("times", [2, 3])
+def test_what_a_network_loses_is_asked_for_again_and_not_for_ever(
+    origin: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, fault: str, times: int
+) -> None:
+    read, faults = remote_files.RemoteDirectory.chunks, []
+
+    def chunks(remote: Any, name: str) -> Iterator[bytes]:
+        whole = b"".join(read(remote, name))
+        if name == "audio/data-00000.arrow" and len(faults) < times:
+            faults.append(name)
+            match fault:
+                case "timeout":
+                    raise remote.unreachable(TimeoutError())
+                case "short":
+                    whole = whole[: len(whole) // 2]
+                case _:
+                    whole = bytes(len(whole))
+        yield whole
+
+    monkeypatch.setattr(remote_files.RemoteDirectory, "chunks", chunks)
+    if times == 2:
+        FeatureStore.open(local_store(origin.as_uri())).verify()
+        return
+    message = {"timeout": "TimeoutError", "short": r"has \d+ bytes, store\.json says", "changed": "SHA-256"}[fault]
+    with pytest.raises((InputError, StoreError), match=message):
+        local_store(origin.as_uri())
+    assert not [path for path in entries(cache) if not path.name.startswith(".")]
 
 
 @pytest.mark.parametrize(
