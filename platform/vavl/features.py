@@ -10,10 +10,11 @@ import functools
 import operator
 from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BeforeValidator
 
 from vavl.config.files import sha256_of_json
 from vavl.errors import StoreError
@@ -25,6 +26,7 @@ CONDITIONS = (AUDIO_VIDEO, AUDIO, VIDEO)
 # A channel whose deviation is smaller than this share of its size is constant up to rounding.
 _CONSTANT = 1e-5
 _MOST_SHOWN = 10
+_SHRINKAGE_CLIPS = 8
 _SAME_STORE = "use the store that the model was trained on, or one made with the same corpus and settings"
 
 
@@ -149,6 +151,44 @@ class Normalisation:
         """Normalize frames (time, channel); the input stays as it is."""
         normalised: NDArray[np.float32] = (values - self.mean) / self.std
         return normalised
+
+
+def normalisation_kind(value: Any) -> Any:
+    """Return the name for what configurations, models and summaries of earlier versions call true or false."""
+    return ("full" if value else "none") if isinstance(value, bool) else value
+
+
+SpeakerNormalisation = Annotated[Literal["none", "mean", "causal_mean", "full"], BeforeValidator(normalisation_kind)]
+"""What of each speaker's own unlabeled clips normalization takes: nothing; their mean, or that of their earlier clips;
+mean and deviation."""
+SpeakerOrder = Literal["shuffled", "file"]
+"""Which clips of a speaker in a store count as earlier: in the order of hashes of their ids, or in the store's own."""
+
+
+@dataclass
+class CausalMean:
+    """Mean frame of a speaker's earlier clips, shrunk to that of the training speakers with the weight of 8 clips.
+
+    Attributes:
+        prior: (channel,), mean of the training speakers' frames.
+        clips: earlier ones.
+        total: (channel,), sum of their mean frames; each clip counts once, however long it is.
+    """
+
+    prior: NDArray[np.float32]
+    clips: int = 0
+    total: NDArray[np.float64] | float = 0.0
+
+    @property
+    def mean(self) -> NDArray[np.float32]:
+        """(channel,); that of the training speakers before the first clip."""
+        found = (_SHRINKAGE_CLIPS * self.prior.astype(np.float64) + self.total) / (_SHRINKAGE_CLIPS + self.clips)
+        return found.astype(np.float32)
+
+    def add(self, frames: NDArray[np.float32]) -> None:
+        """Count a clip (time, channel) among the earlier ones."""
+        self.total = self.total + frames.mean(axis=0, dtype=np.float64)
+        self.clips += 1
 
 
 @dataclass(frozen=True)

@@ -110,7 +110,7 @@ def test_the_overrides_that_others_rely_on_reach_every_training(path):
     assert (config.data.fold, config.training.seed, config.training.workers) == (3, 7, 3)
     assert (config.training.zero_stage, config.training.max_steps) == (2, 11)
     assert config.evaluation.test is False
-    assert config.features.speaker_normalisation is True
+    assert config.features.speaker_normalisation == "full"
 
 
 def test_every_path_of_every_job_refuses_an_address_that_it_cannot_use():

@@ -9,18 +9,14 @@ from typing import Any, Self
 
 import numpy as np
 import pyarrow.compute as pc
-import torch
 from numpy.typing import NDArray
 
 from vavl.corpora.manifest import MANIFEST_FILE, Manifest
 from vavl.corpora.splits import SPLITS
-from vavl.data.augmentation import ViewMaker
-from vavl.data.batch import ClipBatch, ModalityBatch, middle_frames, pad_clips
-from vavl.data.normalization import Normaliser
-from vavl.data.sampler import FILLER
+from vavl.data.batch import middle_frames
 from vavl.data.settings import DataSettings
 from vavl.errors import StoreError
-from vavl.features import MODALITIES, ChannelSums, Normalisation
+from vavl.features import MODALITIES, ChannelSums
 from vavl.store.checked_files import MAKE_AGAIN
 from vavl.store.index import PIECE, ArrayWriter, MappedArrays, file_state, pieces, shared_arrays
 from vavl.store.store import FeatureStore
@@ -133,7 +129,7 @@ class ClipCollection:
     def _finite(self, modality: str, row: int) -> NDArray[np.float32]:
         raw = self.store.features(modality, int(self.store_row[modality][row]))
         if not np.isfinite(raw).all():
-            raise _not_finite(self, modality, row, raw)
+            raise not_finite(self, modality, row, raw)
         return raw
 
     def clip_name(self, row: int) -> str:
@@ -217,111 +213,8 @@ def _write_clips(
     return speakers
 
 
-def normalisers(
-    collection: ClipCollection, training_rows: NDArray[np.int64], *, per_speaker: bool
-) -> dict[str, Normaliser]:
-    """Build the normalization of each modality from per-speaker sums.
-
-    Args:
-        collection: clips and store.
-        training_rows: clips whose speakers give the common statistics; no other speaker's features enter.
-        per_speaker: normalize each speaker by their own sums (their labels are not used).
-
-    Returns:
-        By modality; one that no training speaker has leaves features as they are.
-    """
-    training_speakers = {collection.speakers[code] for code in collection.speakers_of(training_rows)}
-    built: dict[str, Normaliser] = {}
-    for modality in MODALITIES:
-        sums = collection.speaker_sums(modality) if modality in collection.store.info else {}
-        known = [sums[name] for name in sorted(training_speakers) if name in sums]
-        if not known:
-            width = collection.width(modality)
-            unchanged = Normalisation(np.zeros(width, np.float32), np.ones(width, np.float32))
-            built[modality] = Normaliser(unchanged, {})
-            continue
-        own = (
-            {code: Normalisation.from_sums(sums[name]) for code, name in enumerate(collection.speakers) if name in sums}
-            if per_speaker
-            else {}
-        )
-        common = Normalisation.from_sums(ChannelSums.total(known))
-        means = {
-            code: common.apply((sums[name].sum / sums[name].count).astype(np.float32))
-            for code, name in enumerate(collection.speakers)
-            if name in training_speakers and name in sums and not per_speaker
-        }
-        built[modality] = Normaliser(common, own, means)
-    return built
-
-
-def collate(
-    collection: ClipCollection,
-    rows: NDArray[np.int64],
-    normaliser: Mapping[str, Normaliser],
-    views: ViewMaker | None = None,
-    places: NDArray[np.int64] | None = None,
-) -> ClipBatch:
-    """Read, normalize and pad the clips of one micro-batch.
-
-    Args:
-        collection: where the clips are.
-        rows: manifest rows; ``FILLER`` rows become clips without modality and label.
-        normaliser: by modality.
-        views: changes the frames for training, or shows one modality of a pair; None takes clips as they are.
-        places: of the rows in the global batch; by default their number in ``rows``.
-
-    Raises:
-        StoreError: the store was damaged or cut, or features are not finite; names the clip.
-    """
-    collection.check_uncut()
-    real = rows != FILLER
-    safe = np.maximum(rows, 0)
-    has = {modality: collection.has(modality, safe) & real for modality in MODALITIES}
-    if views is not None:
-        has = views.shown(has)
-    read = _ClipReader(collection, rows, normaliser, views)
-    return ClipBatch(
-        audio=read.modality("audio", has["audio"]),
-        video=read.modality("video", has["video"]),
-        index=torch.from_numpy(rows.copy()),
-        target=torch.from_numpy(np.where(real[:, None], collection.target[safe], 0).astype(np.float32)),
-        is_labelled=torch.from_numpy((collection.is_labelled[safe] & real).astype(np.float32)),
-        has_audio=torch.from_numpy(has["audio"].astype(np.float32)),
-        has_video=torch.from_numpy(has["video"].astype(np.float32)),
-        place=torch.from_numpy(np.arange(len(rows)) if places is None else places),
-    )
-
-
-@dataclass(frozen=True)
-class _ClipReader:
-    """Reads the frames of one micro-batch."""
-
-    collection: ClipCollection
-    rows: NDArray[np.int64]
-    normaliser: Mapping[str, Normaliser]
-    views: ViewMaker | None
-
-    def modality(self, modality: str, has: NDArray[np.bool_]) -> ModalityBatch:
-        """Read the rows that have the modality."""
-        places = np.flatnonzero(has).tolist()
-        clips = [self._frames(modality, place) for place in places]
-        return pad_clips(clips, places, self.collection.width(modality))
-
-    def _frames(self, modality: str, place: int) -> NDArray[np.float32]:
-        collection, row = self.collection, int(self.rows[place])
-        cut = collection.frames(modality, row)
-        normaliser, speaker = self.normaliser[modality], int(collection.speaker[row])
-        normalised = normaliser.apply(cut, speaker)
-        if not np.isfinite(normalised).all():
-            raise _not_finite(collection, modality, row, cut)
-        if self.views is None:
-            return normalised
-        moved = self.views.exchanged(place, normalised, speaker, normaliser.speaker_means)
-        return self.views.view(modality, place, moved)
-
-
-def _not_finite(collection: ClipCollection, modality: str, row: int, raw: NDArray[np.float32]) -> StoreError:
+def not_finite(collection: ClipCollection, modality: str, row: int, raw: NDArray[np.float32]) -> StoreError:
+    """Return the error that names the clip of a manifest row whose frames ``raw`` cannot be used."""
     is_bad = ~np.isfinite(raw)
     kind = f"{int(is_bad.sum())} of {raw.size} values are NaN or infinite"
     problem = kind if is_bad.any() else "features are so large that they are infinite when normalized"

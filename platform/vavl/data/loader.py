@@ -1,4 +1,4 @@
-"""Micro-batches of a rank, read ahead in a background thread."""
+"""Micro-batches of a rank: read, normalized, padded; ahead in a background thread."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ import torch
 from numpy.typing import NDArray
 
 from vavl.data.augmentation import AugmentationSettings, ViewMaker
-from vavl.data.batch import ClipBatch, WeakView
-from vavl.data.collection import ClipCollection, collate
+from vavl.data.batch import ClipBatch, ModalityBatch, WeakView, pad_clips
+from vavl.data.collection import ClipCollection, not_finite
 from vavl.data.normalization import Normaliser
 from vavl.data.sampler import FILLER, Sampler
+from vavl.features import MODALITIES
 
 _READ_AHEAD = 3
 
@@ -37,6 +38,72 @@ class RankPlace:
     rank: int = 0
     world_size: int = 1
     micro_batches: int = 1
+
+
+def collate(
+    collection: ClipCollection,
+    rows: NDArray[np.int64],
+    normaliser: Mapping[str, Normaliser],
+    views: ViewMaker | None = None,
+    places: NDArray[np.int64] | None = None,
+) -> ClipBatch:
+    """Read, normalize and pad the clips of one micro-batch.
+
+    Args:
+        collection: where the clips are.
+        rows: manifest rows; ``FILLER`` rows become clips without modality and label.
+        normaliser: by modality.
+        views: changes the frames for training, or shows one modality of a pair; None takes clips as they are.
+        places: of the rows in the global batch; by default their number in ``rows``.
+
+    Raises:
+        StoreError: the store was damaged or cut, or features are not finite; names the clip.
+    """
+    collection.check_uncut()
+    real = rows != FILLER
+    safe = np.maximum(rows, 0)
+    has = {modality: collection.has(modality, safe) & real for modality in MODALITIES}
+    if views is not None:
+        has = views.shown(has)
+    read = _ClipReader(collection, rows, normaliser, views)
+    return ClipBatch(
+        audio=read.modality("audio", has["audio"]),
+        video=read.modality("video", has["video"]),
+        index=torch.from_numpy(rows.copy()),
+        target=torch.from_numpy(np.where(real[:, None], collection.target[safe], 0).astype(np.float32)),
+        is_labelled=torch.from_numpy((collection.is_labelled[safe] & real).astype(np.float32)),
+        has_audio=torch.from_numpy(has["audio"].astype(np.float32)),
+        has_video=torch.from_numpy(has["video"].astype(np.float32)),
+        place=torch.from_numpy(np.arange(len(rows)) if places is None else places),
+    )
+
+
+@dataclass(frozen=True)
+class _ClipReader:
+    """Reads the frames of one micro-batch."""
+
+    collection: ClipCollection
+    rows: NDArray[np.int64]
+    normaliser: Mapping[str, Normaliser]
+    views: ViewMaker | None
+
+    def modality(self, modality: str, has: NDArray[np.bool_]) -> ModalityBatch:
+        """Read the rows that have the modality."""
+        places = np.flatnonzero(has).tolist()
+        clips = [self._frames(modality, place) for place in places]
+        return pad_clips(clips, places, self.collection.width(modality))
+
+    def _frames(self, modality: str, place: int) -> NDArray[np.float32]:
+        collection, row = self.collection, int(self.rows[place])
+        cut = collection.frames(modality, row)
+        normaliser, speaker = self.normaliser[modality], int(collection.speaker[row])
+        normalised = normaliser.apply(cut, speaker, row)
+        if not np.isfinite(normalised).all():
+            raise not_finite(collection, modality, row, cut)
+        if self.views is None:
+            return normalised
+        moved = self.views.exchanged(place, normalised, speaker, normaliser.speaker_means)
+        return self.views.view(modality, place, moved)
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from vavl.config.base import FrozenConfig
 from vavl.config.places import FROM_ROOT
 from vavl.data.augmentation import AugmentationSettings
 from vavl.data.partitions import CompositionSettings, PartitionSettings
+from vavl.features import SpeakerNormalisation, SpeakerOrder
 
 
 class DataSettings(FrozenConfig):
@@ -61,6 +62,13 @@ class DataSettings(FrozenConfig):
 class FeatureUse(FrozenConfig):
     """How a run uses the raw features of the store."""
 
-    speaker_normalisation: bool = Field(
-        False, description="normalize each speaker by their own unlabeled clips, test speakers included; reports say so"
+    speaker_normalisation: SpeakerNormalisation = Field(
+        "none",
+        description="by each speaker's own unlabeled clips, test speakers included: their mean; causal_mean, that of "
+        "earlier clips alone; full, mean and deviation (earlier: true); reports say so",
+    )
+    speaker_order: SpeakerOrder = Field(
+        "shuffled",
+        description="which clips count as earlier for causal_mean: shuffled by their ids, or file, in the order of the "
+        "store, where names do not sort by label",
     )

@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from vavl.corpora.manifest import TEST, TRAIN, VALIDATION, Manifest
 from vavl.data.collection import ATTRIBUTES, ClipCollection, FrameChange, open_collection
 from vavl.data.loader import RankPlace
-from vavl.data.normalization import Normaliser
-from vavl.data.settings import DataSettings
+from vavl.data.normalization import Normaliser, speaker_normaliser
+from vavl.data.settings import DataSettings, FeatureUse
 from vavl.errors import ConfigError, InputError
 from vavl.evaluation.settings import EVERY_SPLIT, ClipSelection
-from vavl.features import MODALITIES, FeatureStatistics, Normalisation
+from vavl.features import MODALITIES, FeatureStatistics
 from vavl.metrics.names import AUDIO_VIDEO, CONDITIONS, MODALITIES_OF
 from vavl.models.saved_model import ModelDescription, SavedModel
 from vavl.models.settings import AttributeTask, ClassTask
@@ -120,7 +120,7 @@ def open_clips(model: SavedModel, selection: ClipSelection) -> MeasuredClips:
     kept = labelled[collection.is_labelled[labelled]]
     conditions = trained_conditions(description)
     _check_any(collection, kept, conditions, selection)
-    normaliser = _normalisers(collection, statistics, description.speaker_normalisation)
+    normaliser = _normalisers(collection, statistics, description)
     return MeasuredClips(selection, collection, normaliser, kept, fold, conditions, len(labelled) - len(kept))
 
 
@@ -154,23 +154,18 @@ def _statistics(description: ModelDescription) -> dict[str, FeatureStatistics]:
 
 
 def _normalisers(
-    collection: ClipCollection, statistics: Mapping[str, FeatureStatistics], per_speaker: bool
+    collection: ClipCollection, statistics: Mapping[str, FeatureStatistics], description: ModelDescription
 ) -> dict[str, Normaliser]:
+    kind = description.speaker_normalisation
+    features = FeatureUse(speaker_normalisation=kind, speaker_order=description.speaker_order)
     found = {}
     for modality in MODALITIES:
         if modality not in statistics:
-            width = collection.width(modality)
-            found[modality] = Normaliser(Normalisation(np.zeros(width, np.float32), np.ones(width, np.float32)), {})
-            continue
-        own = {}
-        if per_speaker and modality in collection.store.info:
-            sums = collection.speaker_sums(modality)
-            own = {
-                code: Normalisation.from_sums(sums[name])
-                for code, name in enumerate(collection.speakers)
-                if name in sums
-            }
-        found[modality] = Normaliser(statistics[modality].normalisation, own)
+            found[modality] = Normaliser.unchanged(collection.width(modality))
+        elif kind == "none" or modality not in collection.store.info:
+            found[modality] = Normaliser(statistics[modality].normalisation)
+        else:
+            found[modality] = speaker_normaliser(collection, modality, statistics[modality].normalisation, features)
     return found
 
 

@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vavl.data.normalization import NORMALIZED_BY
 from vavl.evaluation.degradation import Degradation, DroppedFrames, NoiseInSound, NoiseOnFeatures, ShiftedSync
 from vavl.evaluation.evaluation import Evaluation, chance_and_majority
 from vavl.evaluation.lengths import LengthScores
 from vavl.evaluation.plots import DegradedScore, Measure, degraded_figure, speakers_figure, values_figure
 from vavl.evaluation.scores import ConditionScores
+from vavl.features import SpeakerNormalisation
 from vavl.metrics.classes import CALIBRATION_BINS, ClassScore
 from vavl.metrics.paired import Interval
 from vavl.models.settings import AttributeTask, ClassTask
@@ -72,7 +74,7 @@ class EvaluationReport:
         notes: sentences for the end.
         origin: what was measured on what, in this order.
         facts: further facts, in this order.
-        speaker_normalisation: features were normalized by unlabeled clips of each speaker.
+        speaker_normalisation: by which unlabeled clips of each speaker features were normalized.
     """
 
     model: str
@@ -99,7 +101,7 @@ class EvaluationReport:
     notes: Sequence[str] = ()
     origin: Mapping[str, Any] = field(default_factory=dict)
     facts: Mapping[str, Any] = field(default_factory=dict)
-    speaker_normalisation: bool = False
+    speaker_normalisation: SpeakerNormalisation = "none"
 
     @property
     def main_measure(self) -> Measure:
@@ -331,9 +333,7 @@ def _origin(evaluation: Evaluation) -> Mapping[str, Any]:
         "split": split,
         "labels": manifest.target + (f" (set {manifest.label_set})" if manifest.label_set else ""),
         "trained on": f"{trained_on.get('corpus', 'unknown')}, {trained_on.get('protocol', 'unknown')}{fold}",
-        "feature normalization": "per speaker, by the unlabeled clips of this store"
-        if description.speaker_normalisation
-        else "one, from the training speakers of the model",
+        "feature normalization": NORMALIZED_BY[description.speaker_normalisation],
     }
 
 

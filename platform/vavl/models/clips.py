@@ -13,14 +13,16 @@ from pydantic import Field
 from torch import Tensor
 
 from vavl.config.base import FrozenConfig
-from vavl.data.batch import ClipBatch, pad_clips
-from vavl.features import AUDIO, AUDIO_VIDEO, VIDEO
+from vavl.data.batch import ClipBatch, middle_frames, pad_clips
+from vavl.features import AUDIO, AUDIO_VIDEO, VIDEO, CausalMean
 from vavl.models.vavl import VavlOutput
 
 MOST_CLIPS = 32
 """Clips of one forward; more win no time on a CPU."""
 MOST_FRAMES = 8192
 """Frames of one forward, padding included; they bound its memory (paper sizes: some hundred MB)."""
+MOST_SPEAKERS = 10_000
+"""Whose earlier clips are remembered."""
 FAR_QUANTILE = 0.99
 """Share of the training and validation clips that lie within ``TrainingProfile.far``."""
 
@@ -54,6 +56,47 @@ class ClipFeatures:
         if self.audio is not None and self.video is not None:
             return AUDIO_VIDEO
         return AUDIO if self.audio is not None else VIDEO
+
+
+class CenteredClip(ClipFeatures):
+    """A clip whose features have lost the mean of its speaker's earlier clips, see ``SpeakerMeans``."""
+
+
+class SpeakerMeans:
+    """Takes the mean of each speaker's earlier clips off their features, and counts every clip as an earlier one.
+
+    Of more than ``MOST_SPEAKERS`` the one that was not met for longest is forgotten.
+
+    Args:
+        priors: mean frame (channel,) of the training speakers, by modality.
+        max_frames: longer clips are cut around their middle.
+    """
+
+    def __init__(self, priors: Mapping[str, NDArray[np.float32]], max_frames: int) -> None:
+        self._priors, self._max_frames = priors, max_frames
+        self._known: dict[str, dict[str, CausalMean]] = {}
+
+    def centered(self, sides: Mapping[str, NDArray[np.float32]], speaker: str) -> dict[str, NDArray[np.float32]]:
+        """Return the sides of a clip as if the speaker's mean were that of the training speakers.
+
+        Features that cannot be predicted from are given back, and do not count.
+
+        Args:
+            sides: raw features (time, channel), by modality.
+            speaker: of the clip; the order of the calls is that of their clips.
+        """
+        own = self._known.pop(speaker, None) or {name: CausalMean(prior) for name, prior in self._priors.items()}
+        self._known[speaker] = own
+        if len(self._known) > MOST_SPEAKERS:
+            del self._known[next(iter(self._known))]
+        found = dict(sides)
+        for modality, values in sides.items():
+            prior = self._priors.get(modality)
+            if prior is None or values.shape[1:] != prior.shape or not len(values) or not np.isfinite(values).all():
+                continue
+            found[modality] = values - (own[modality].mean - prior)
+            own[modality].add(middle_frames(values, self._max_frames))
+        return found
 
 
 def groups_of_like_length(clips: Sequence[ClipFeatures]) -> Iterator[list[int]]:

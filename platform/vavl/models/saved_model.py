@@ -20,9 +20,11 @@ from vavl.config.base import FrozenConfig
 from vavl.config.files import make_folder, read_json, sha256_of_file, write_json, written_beside
 from vavl.data.batch import middle_frames
 from vavl.errors import ConfigError, InputError
-from vavl.features import FeatureStatistics, ModalityInfo
+from vavl.features import FeatureStatistics, ModalityInfo, SpeakerNormalisation, SpeakerOrder
 from vavl.models.clips import (
+    CenteredClip,
     ClipFeatures,
+    SpeakerMeans,
     TrainingProfile,
     batch_of,
     compare_clip,
@@ -74,7 +76,8 @@ class ModelDescription(FrozenConfig):
     audio: ModalityDescription
     video: ModalityDescription
     fusion_trained: bool
-    speaker_normalisation: bool
+    speaker_normalisation: SpeakerNormalisation
+    speaker_order: SpeakerOrder = "shuffled"
     max_frames: int
     provenance: dict[str, Any] = Field(description="corpus, card, store and configuration of the training run")
     class_shares: tuple[float, ...] | None = Field(
@@ -178,20 +181,24 @@ class SavedModel:
         """Refuse a model that cannot predict clips by themselves.
 
         Raises:
-            InputError: it needs statistics of each clip's speaker.
+            InputError: it needs other clips of each clip's speaker.
         """
-        if self.description.speaker_normalisation:
-            raise InputError(
-                "model", "speaker_normalisation", "was trained on features normalized per speaker",
-                "use a model trained with features.speaker_normalisation=false for single clips",
-            )  # fmt: skip
+        if self.description.speaker_normalisation != "none":
+            raise _needs_speakers("model", "use a model trained with features.speaker_normalisation=none here")
+
+    def speaker_means(self) -> SpeakerMeans | None:
+        """Return what remembers the earlier clips of speakers, with none so far; None where the model needs none."""
+        if self.description.speaker_normalisation != "causal_mean":
+            return None
+        priors = {name: one.normalisation.mean for name, one in self._statistics.items()}
+        return SpeakerMeans(priors, self.description.max_frames)
 
     def predict(self, clips: Sequence[ClipFeatures]) -> list[Prediction]:
         """Predict clips from whatever modality each has; no prediction depends on the other clips.
 
         Raises:
             InputError: a clip has no modality that the model was trained on, the wrong number of
-                channels, non-finite values, or the model needs per-speaker statistics.
+                channels, non-finite values, or the model needs other clips of its speaker.
         """
         found: list[Prediction] = []
         for number, one in enumerate(self.predict_each(clips)):
@@ -203,14 +210,17 @@ class SavedModel:
     def predict_each(self, clips: Sequence[ClipFeatures]) -> list[Prediction | InputError]:
         """Predict clips as ``predict`` does; the error of a clip stands in its place.
 
+        A model of causal means takes clips that its ``speaker_means`` have centered.
+
         The clips go through the network in groups of like length, so that memory does not grow with their
         number. Another group changes a prediction by rounding alone (float32; up to 3e-7 of a probability with
         trained models).
 
         Raises:
-            InputError: the model needs per-speaker statistics.
+            InputError: the model needs all clips of each speaker.
         """
-        self.check_single_clips()
+        if self.description.speaker_normalisation in ("mean", "full"):
+            self.check_single_clips()
         found: dict[int, Prediction | InputError] = {}
         usable: dict[int, ClipFeatures] = {}
         for place, clip in enumerate(clips):
@@ -249,6 +259,8 @@ class SavedModel:
 
     def _prepared(self, clip: ClipFeatures) -> ClipFeatures:
         """Check, cut and normalize one clip; drop modalities that the model cannot use."""
+        if self.description.speaker_normalisation == "causal_mean" and not isinstance(clip, CenteredClip):
+            raise _needs_speakers("clip", "name the speaker of each clip, and give their clips in order")
         audio = self._normalised("audio", clip.audio, self.description.audio)
         video = self._normalised("video", clip.video, self.description.video)
         if audio is None and video is None:
@@ -285,6 +297,10 @@ class SavedModel:
                 return Prediction(classes[values.index(max(values))], tuple(values), {}, condition)
             case AttributeTask(attributes=names):
                 return Prediction("", (), dict(zip(names, values, strict=True)), condition)
+
+
+def _needs_speakers(what: str, fix: str) -> InputError:
+    return InputError(what, "speaker_normalisation", "was trained on features normalized per speaker", fix)
 
 
 def save_model(folder: Path, weights: Mapping[str, Tensor], description: ModelDescription) -> None:

@@ -7,9 +7,11 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 
 from vavl.config.files import sha256_of_file, sha256_of_json
+from vavl.data.normalization import order_of_clips
 from vavl.errors import ConfigError, CorpusError, InputError, StoreError, readable
 from vavl.extractors.extractor import extractor_settings
 from vavl.features import MODALITIES
@@ -59,7 +61,25 @@ class PredictionPlan:
         """Hash of all that the prediction of each clip depends on; looks at size and time of every file once."""
         with ThreadPoolExecutor(_THREADS_THAT_LOOK) as threads:
             marks = threads.map(self.source.mark, self.found.clips)
-            return tuple(self._key(clip, mark) for clip, mark in zip(self.found.clips, marks, strict=True))
+            keys = [self._key(clip, mark) for clip, mark in zip(self.found.clips, marks, strict=True)]
+        if self.by_speaker is None:
+            return tuple(keys)
+        for places in self.by_speaker:
+            for before, place in pairwise(places):
+                keys[place] = sha256_of_json([keys[before], keys[place]])[:24]
+        return tuple(keys)
+
+    @cached_property
+    def by_speaker(self) -> list[list[int]] | None:
+        """Places of each speaker's clips in their order; None where the clips of a speaker do not need each other."""
+        if self.model.speaker_normalisation != "causal_mean":
+            return None
+        # A table is in order; a store has none but that of names.
+        order = self.model.speaker_order if self.found.kind == "store" else "file"
+        found: dict[str, list[int]] = {}
+        for place in order_of_clips([clip.clip_id for clip in self.found.clips], order):
+            found.setdefault(str(self.found.clips[place].speaker), []).append(place)
+        return list(found.values())
 
     def _key(self, clip: ClipInput, mark: str) -> str:
         # What decides which sides are looked for: the same file may give its sound track or not.
@@ -85,15 +105,17 @@ def plan_prediction(settings: PredictionSettings, model_folder: Path) -> Predict
         StoreError: a store's features, or those that can be made here, are not the model's.
     """
     model = load_model(model_folder).description
-    if model.speaker_normalisation:
+    if model.speaker_normalisation in ("mean", "full"):
         raise InputError(
             str(model_folder), "speaker_normalisation", "was trained on features normalized per speaker",
-            "predict with a model that was trained with features.speaker_normalisation=false",
+            "predict with a model that was trained with features.speaker_normalisation=none or causal_mean",
         )  # fmt: skip
     decision = decision_of(settings, model.task, model.class_shares)
     if settings.faces == "each":
         _check_faces(settings, model)
     found, source, unavailable = _input(settings, model)
+    if model.speaker_normalisation == "causal_mean":
+        _check_speakers(settings, found)
     conditions: tuple[str, ...] | None = settings.conditions
     if conditions is None and found.kind == "file":
         conditions = CONDITIONS
@@ -140,6 +162,23 @@ def _check_faces(settings: PredictionSettings, model: ModelDescription) -> None:
         raise ConfigError("prediction", "faces", problem, "set faces=largest, or give the media as input")
     if model.video.trained:
         following(model.extractors["video"])
+
+
+def _check_speakers(settings: PredictionSettings, found: ClipsFound) -> None:
+    missing = [clip.clip_id for clip in found.clips if not clip.speaker]
+    if missing:
+        raise CorpusError(
+            readable(str(settings.input)), "speaker",
+            f"the model takes the mean of each speaker's earlier clips off, and {len(missing)} of "
+            f"{len(found.clips)} clips have no speaker, e.g. {readable(missing[0])}",
+            "predict a table (.csv, .parquet) with a column `speaker`, one row per clip, in the order of recording",
+        )  # fmt: skip
+    for key, is_asked in (("timeline", settings.timeline), ("faces", settings.faces == "each")):
+        if is_asked:
+            raise ConfigError(
+                "prediction", key, "takes no earlier clips of a speaker into account, which this model needs",
+                f"leave {key} out, or use a model trained with features.speaker_normalisation=none",
+            )  # fmt: skip
 
 
 def _is_store(place: Path | str) -> bool:

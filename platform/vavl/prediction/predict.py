@@ -6,8 +6,8 @@ import logging
 import math
 import shutil
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -102,20 +102,33 @@ def check_input(folder: Path, name: str, done: DoneRows, *, resume: bool) -> Non
     write_json(path, {"input": name})
 
 
-def parts_to_do(
-    folder: Path, clips: Sequence[ClipInput], keys: Sequence[str], done: set[str], most: int
-) -> Iterator[ClipPart]:
-    """Yield the clips that are left, in parts of at most ``most`` clips."""
+def parts_to_do(folder: Path, plan: PredictionPlan, done: Collection[str], most: int) -> Iterator[ClipPart]:
+    """Yield the clips that are left, in parts of ``most`` clips, of more where a speaker's clips stay together."""
+    groups = [[place] for place in range(len(plan.keys))] if plan.by_speaker is None else plan.by_speaker
     waiting: list[tuple[str, ClipInput]] = []
-    for key, clip in zip(keys, clips, strict=True):
-        if key in done or clip.problem is not None:
-            continue
-        waiting.append((key, clip))
-        if len(waiting) == most:
+    for places in groups:
+        clips = [(plan.keys[place], plan.found.clips[place]) for place in places]
+        waiting += [(key, clip) for key, clip in clips if key not in done and clip.problem is None]
+        if len(waiting) >= most:
             yield _part(folder, waiting)
             waiting = []
     if waiting:
         yield _part(folder, waiting)
+
+
+def without_torn_speakers(plan: PredictionPlan, done: DoneRows) -> DoneRows:
+    """Leave out speakers of whom a clip is left to predict: it needs the features of their earlier ones."""
+    if plan.by_speaker is None:
+        return done
+    known = done.keys
+    wanted = {place for place, clip in enumerate(plan.found.clips) if clip.problem is None}
+    whole = [
+        plan.keys[place]
+        for places in plan.by_speaker
+        if all(plan.keys[place] in known for place in wanted & set(places))
+        for place in places
+    ]
+    return replace(done, rows=done.rows.filter(pc.is_in(done.rows["key"], value_set=pa.array(whole, pa.string()))))
 
 
 def read_part(path: Path, task: Task) -> pa.Table:
@@ -199,10 +212,11 @@ def predict_clips(plan: PredictionPlan, settings: PredictionSettings) -> Predict
         wanted = [key for key, clip in zip(plan.keys, plan.found.clips, strict=True) if clip.problem is None]
         done = read_done(parts_folder, wanted, task, resume=settings.resume, retry_failed=settings.retry_failed)
         check_input(parts_folder, without_secrets(str(settings.input)), done, resume=settings.resume)
+        done = without_torn_speakers(plan, done)
         keys = done.keys
         of_media = isinstance(plan.source, MediaSource)
         most = _CLIPS_OF_MEDIA if of_media else _CLIPS_OF_STORE
-        parts = list(parts_to_do(parts_folder, plan.found.clips, plan.keys, keys, most))
+        parts = list(parts_to_do(parts_folder, plan, keys, most))
         total, left = len(plan.found.clips), sum(len(part.clips) for part in parts)
         if keys:
             logger.info("%d of %d clips are predicted already, from the same files", len(keys), total)

@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from itertools import product
 from pathlib import Path
@@ -20,6 +20,7 @@ from vavl.config.files import written_beside
 from vavl.errors import ConfigError, VavlError, readable
 from vavl.features import MODALITIES
 from vavl.metrics.names import AUDIO_VIDEO, CONDITIONS, MODALITIES_OF
+from vavl.models.clips import CenteredClip, SpeakerMeans
 from vavl.models.saved_model import ClipFeatures, Prediction, SavedModel, load_model
 from vavl.models.settings import ClassTask, Decision, Task
 from vavl.prediction.sources import ClipInput, FaceSpan, Side, Source
@@ -243,10 +244,11 @@ class PartPredictor:
         attempts = Attempts(part.marker, self._work.limit)
         try:
             self._reader.prepare([clip for _, clip in part.clips])
+            means = self.model.speaker_means()
             size = self._work.clips_per_batch
             for start in range(0, len(part.clips), size):
                 clips = [self._read(key, clip, attempts) for key, clip in part.clips[start : start + size]]
-                self._predict(clips)
+                self._predict(clips, means)
                 for clip in clips:
                     seconds = {modality: sides[0].seconds for modality, sides in clip.sides.items()}
                     yield ClipAnswer(clip.key, clip.predictions, clip.faults, seconds)
@@ -283,10 +285,13 @@ class PartPredictor:
                 raise
             found.faults.append(Fault.of(modality, file, fault))
 
-    def _predict(self, clips: Sequence[_Clip]) -> None:
+    def _predict(self, clips: Sequence[_Clip], means: SpeakerMeans | None) -> None:
         asked: list[tuple[_Clip, ClipFeatures, FaceSpan | None]] = []
         for clip in clips:
-            wanted = [(clip, features, face) for features, face in self._views(clip.sides)]
+            if means is not None:
+                _center(clip, means)
+            kind = ClipFeatures if means is None else CenteredClip
+            wanted = [(clip, kind(**features), face) for features, face in self._views(clip.sides)]
             if not wanted and not clip.faults:
                 clip.faults.append(Fault("", _name(clip.clip), self._nothing_to_see(clip)))
             asked += wanted
@@ -299,7 +304,7 @@ class PartPredictor:
             else:
                 clip.predictions.append((prediction, face))
 
-    def _views(self, sides: Mapping[str, Sequence[Side]]) -> Iterator[tuple[ClipFeatures, FaceSpan | None]]:
+    def _views(self, sides: Mapping[str, Sequence[Side]]) -> Iterator[tuple[Mapping[str, Any], FaceSpan | None]]:
         """Yield the clip as each condition sees it, for every face that the condition sees."""
         wanted = [MODALITIES_OF[name] for name in self._work.conditions or () if self._can(name)]
         if self._work.conditions is None and sides:
@@ -309,7 +314,7 @@ class PartPredictor:
                 continue
             for views in product(*(sides[modality] for modality in needed)):
                 features = {modality: side.values for modality, side in zip(needed, views, strict=True)}
-                yield ClipFeatures(**features), next((side.face for side in views if side.face), None)
+                yield features, next((side.face for side in views if side.face), None)
 
     def _can(self, condition: str) -> bool:
         return condition != AUDIO_VIDEO or self.model.description.fusion_trained
@@ -320,6 +325,13 @@ class PartPredictor:
         if clip.files:
             return f"has {' and '.join(clip.files)} alone, which the model was not trained on"
         return "has neither audio nor video that the model can use"
+
+
+def _center(clip: _Clip, means: SpeakerMeans) -> None:
+    """Take the mean of the speaker's earlier clips off; the plan has refused several faces for such a model."""
+    raw = {modality: sides[0].values for modality, sides in clip.sides.items()}
+    values = means.centered(raw, str(clip.clip.speaker))
+    clip.sides = {modality: [replace(sides[0], values=values[modality])] for modality, sides in clip.sides.items()}
 
 
 def _predicted(model: SavedModel, clips: Sequence[ClipFeatures]) -> list[Prediction | Exception]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -25,7 +25,7 @@ from vavl.serving.served_code import (
     import_closure,
     write_checksums,
 )
-from vavl.serving.served_rows import INPUT_COLUMNS, value_columns
+from vavl.serving.served_rows import INPUT_COLUMNS, SPEAKER_COLUMN, value_columns
 from vavl.tracking.model_note import ModelNote, holds_files, logged_model_of, version_of
 from vavl.tracking.run import score_table
 
@@ -195,7 +195,7 @@ def save_served_model(model_folder: Path, target: Path, description: Any = None)
             artifacts={_NAME_IN_RUN: str(files)},
             code_paths=[str(code)],
             pip_requirements=serving_requirements(model),
-            signature=_signature(value_columns(model["task"]), model["task"].get("classes") or ()),
+            signature=_signature(model),
             input_example=_example(model),
             model_config={CODE_HASH_KEY: code_hash(package, names), CODE_FILES_KEY: names},
         )
@@ -226,9 +226,9 @@ def _example(model: Mapping[str, Any]) -> Any:
     """Return a table of one clip of one silent frame; it shows callers the form of the input."""
     import pandas as pd  # comes with MLflow
 
-    return pd.DataFrame(
-        {f"{modality}_features": [[[0.0] * model[modality]["width"]]] for modality in ("audio", "video")}
-    )
+    sides = {f"{modality}_features": [[[0.0] * model[modality]["width"]]] for modality in MODALITIES}
+    more = {name: ["anna"] for name in _input_columns(model) if name == SPEAKER_COLUMN}
+    return pd.DataFrame({**sides, **more})
 
 
 def serving_code(model: Mapping[str, Any]) -> list[str]:
@@ -275,14 +275,20 @@ def serving_requirements(model: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _signature(values: Sequence[str], classes: Sequence[str]) -> Any:
+def _input_columns(model: Mapping[str, Any]) -> tuple[str, ...]:
+    needs_speaker = model.get("speaker_normalisation") == "causal_mean"
+    return (*INPUT_COLUMNS, SPEAKER_COLUMN) if needs_speaker else INPUT_COLUMNS
+
+
+def _signature(model: Mapping[str, Any]) -> Any:
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, DataType, Schema
     from mlflow.types.schema import AnyType, Object, ParamSchema, ParamSpec, Property
 
+    values, classes = value_columns(model["task"]), model["task"].get("classes") or ()
     # One refused cell would refuse the whole table. Columns of strings refuse an empty column of a CSV file, which is
     # one of NaN; columns of bytes the None of a row without them; nested arrays lists. A row says itself what is wrong.
-    inputs = Schema([ColSpec(AnyType(), name, required=False) for name in INPUT_COLUMNS])
+    inputs = Schema([ColSpec(AnyType(), name, required=False) for name in _input_columns(model)])
     outputs = [ColSpec(DataType.string, "label", required=False)]
     outputs += [ColSpec(DataType.double, name, required=False) for name in values]
     outputs += [ColSpec(DataType.string, name, required=False) for name in ("condition", "error")]

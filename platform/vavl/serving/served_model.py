@@ -15,6 +15,7 @@ import pandas as pd  # comes with MLflow
 from mlflow.models import Model, set_model
 from mlflow.pyfunc import PythonModel
 
+_SPEAKER = "speaker"
 _TEXTS = ("label", "condition", "error", "warning")
 _log = logging.getLogger(__name__)
 
@@ -47,6 +48,10 @@ class ServedModel(PythonModel):  # type: ignore[misc]  # MLflow carries no types
 
     What stands first in this list wins where a row gives one modality twice.
 
+    A model trained with ``features.speaker_normalisation: causal_mean`` also needs ``speaker``: the mean of the
+    speaker's earlier clips is taken off, and the rows of a speaker count in the order in which they are given, over all
+    calls of the loaded model.
+
     Output columns, a row for each row of the input and under its index: ``label`` (None for a model of
     attributes), ``probability_<class>`` or one column per attribute, ``condition`` (``audio_video``, ``audio`` or
     ``video``: what the prediction rests on) and ``error``. A row that cannot be predicted has its reason in
@@ -70,7 +75,7 @@ class ServedModel(PythonModel):  # type: ignore[misc]  # MLflow carries no types
         self._compares = any(self._predictor.model.description.profiles.values())
         for modality, missing in self._predictor.missing_plugins().items():
             _log.warning("%s features %s: only ready features of it can be predicted from", modality, missing)
-        self._input_columns = INPUT_COLUMNS
+        self._input_columns = (*INPUT_COLUMNS, _SPEAKER)
         self._value_columns = value_columns(self._predictor.model.description.task.model_dump())
         config = context.model_config or {}
         expected, names = config.get(CODE_HASH_KEY), config.get(CODE_FILES_KEY)
@@ -92,7 +97,7 @@ class ServedModel(PythonModel):  # type: ignore[misc]  # MLflow carries no types
         decision = self._predictor.decision(params or {})
         table = _rows(model_input)
         names = [name for name in table.columns if name in self._input_columns]
-        if not names:
+        if not set(names) - {_SPEAKER}:
             # MLflow drops columns that it does not know, and with the last one the rows.
             _log.warning("nothing to predict: the table has none of %s", ", ".join(self._input_columns))
         columns = {name: table[name].tolist() for name in names} or {"audio_path": [None] * len(table)}

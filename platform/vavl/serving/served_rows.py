@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from vavl.config.plugins import missing_plugin
 from vavl.errors import InputError, NoSignalError, VavlError, readable
-from vavl.models.clips import ClipFeatures
+from vavl.models.clips import CenteredClip, ClipFeatures
 from vavl.models.saved_model import Prediction, SavedModel
 from vavl.models.settings import Decision, decision_of, decision_settings
 
@@ -25,6 +25,9 @@ INPUT_COLUMNS = (
     "media_bytes",
 )
 """All optional. What stands first wins where a row gives one modality twice."""
+
+SPEAKER_COLUMN = "speaker"
+"""Needed by a model that takes the mean of each speaker's earlier clips off; other models do not look at it."""
 
 SERVED_ROOT_VARIABLE = "VAVL_SERVED_ROOT"
 """Directory that paths of requests have to lie below; empty: no path is read, bytes alone."""
@@ -49,6 +52,8 @@ class RowPredictor:
         self._media: Any = None  # a MediaReader, which rows of ready features need not import
         # The detectors of faces keep a clip's state while they follow it.
         self._extracting = Lock()
+        self._means = model.speaker_means()
+        self._centering = Lock()
 
     def decision(self, params: Mapping[str, Any]) -> Decision | None:
         """Return what the parameters of a call ask for; empty ones ask for nothing.
@@ -69,7 +74,8 @@ class RowPredictor:
         """Return the prediction of each row, or the text of its error.
 
         Args:
-            columns: of equal length, by names of INPUT_COLUMNS. None, NaN and empty texts count as not given.
+            columns: of equal length, by names of INPUT_COLUMNS and SPEAKER_COLUMN. None, NaN and empty texts count as
+                not given.
         """
         rows = [dict(zip(columns, cells, strict=True)) for cells in zip(*columns.values(), strict=True)]
         answers: list[Prediction | str] = []
@@ -93,9 +99,22 @@ class RowPredictor:
     def _clip_or_error(self, row: Row) -> ClipFeatures | Exception:
         try:
             with contextlib.ExitStack() as files:
-                return self._clip({name: cell for name, cell in row.items() if not _is_missing(cell)}, files)
+                given = {name: cell for name, cell in row.items() if not _is_missing(cell)}
+                speaker = given.pop(SPEAKER_COLUMN, None)
+                return self._centered(self._clip(given, files), speaker)
         except Exception as fault:  # noqa: BLE001  whatever spoils a row is that row's error
             return fault
+
+    def _centered(self, clip: ClipFeatures, speaker: Any) -> ClipFeatures:
+        if self._means is None:
+            return clip
+        if speaker is None:
+            raise InputError(
+                "row", SPEAKER_COLUMN, "is missing: the model takes the mean of each speaker's earlier clips off",
+                "name the speaker of each row, and give their clips in order",
+            )  # fmt: skip
+        with self._centering:
+            return CenteredClip(**self._means.centered(clip.by_modality, str(speaker)))
 
     def _clip(self, row: Row, files: contextlib.ExitStack) -> ClipFeatures:
         """Read what the model can use of a row.

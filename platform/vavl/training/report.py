@@ -14,6 +14,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from vavl.corpora.manifest import Manifest
+from vavl.data.normalization import NORMALIZED_BY
+from vavl.features import SpeakerNormalisation, normalisation_kind
 from vavl.metrics.attributes import attribute_scores
 from vavl.metrics.classes import class_scores, confusion_counts
 from vavl.metrics.names import CONDITIONS, SPLITS, TEST, VALIDATION, metric_name
@@ -110,7 +112,7 @@ class TrainingReport:
     corpus: str
     protocol: str
     label_target: str
-    speaker_normalisation: bool
+    speaker_normalisation: SpeakerNormalisation
     clips: Mapping[str, int]
     speakers: Mapping[str, Sequence[str]]
     metrics: Mapping[str, float]
@@ -155,7 +157,7 @@ def write_report(directory: Path, plan: TrainingPlan, outcome: Mapping[str, Any]
         corpus=corpus_words(outcome),
         protocol=f"{outcome['protocol']}, fold {outcome['fold_title']}",
         label_target=label_words(outcome),
-        speaker_normalisation=outcome["speaker_normalisation"],
+        speaker_normalisation=normalisation_kind(outcome["speaker_normalisation"]),
         waived_audit=outcome["waived_audit"],
         clips=outcome["clips"],
         speakers=outcome["speakers"],
@@ -193,6 +195,7 @@ def write_report_page(report: TrainingReport, directory: Path) -> Path:
         confusions=[plot for plot in plots if plot.name.startswith("confusion_")],
         other_plots=[plot for plot in plots if not plot.name.startswith("confusion_")],
         splits=SPLITS,
+        normalized_by=NORMALIZED_BY,
         conditions=CONDITION_TITLES,
         columns=[column for column in _COLUMNS if column[0] in measured],
         headlines=_HEADLINES,

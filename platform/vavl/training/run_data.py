@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from vavl.audit.gate import pass_audit
 from vavl.corpora.manifest import Manifest
-from vavl.data.collection import ClipCollection, attributes_of, normalisers, targets_of
-from vavl.data.normalization import Normaliser
+from vavl.data.collection import ClipCollection, attributes_of, targets_of
+from vavl.data.normalization import Normaliser, normalisers
 from vavl.data.partition_table import PartitionTable
 from vavl.data.partitions import Partition, PartitionedClips, compose_batch
 from vavl.data.training_clips import open_training_clips, rows_by_split
@@ -84,7 +84,7 @@ def open_run_data(plan: TrainingPlan) -> RunData:
     """
     collection, rows, partitioned, table = open_training_clips(plan.data, refit=plan.training.refit)
     _check_labels(plan, rows, collection.is_labelled)
-    normaliser = normalisers(collection, rows["train"], per_speaker=plan.features.speaker_normalisation)
+    normaliser = normalisers(collection, rows["train"], plan.features)
     composition = compose_batch(partitioned, plan.data.composition)
     # A partition that gives no rows to any batch feeds nothing, and its clips make no epoch longer.
     used = partitioned.only(composition)
@@ -207,6 +207,7 @@ def describe_model(plan: TrainingPlan, data: RunData) -> ModelDescription:
         video=_describe_modality("video", data),
         fusion_trained=data.partitioned.feed("audio", "video", with_label=True),
         speaker_normalisation=plan.features.speaker_normalisation,
+        speaker_order=plan.features.speaker_order,
         max_frames=plan.data.max_frames,
         provenance={
             "corpus": manifest.corpus,
@@ -239,7 +240,7 @@ def with_training_clips(description: ModelDescription, data: RunData) -> ModelDe
     for modality in MODALITIES:
         part: ModalityDescription = getattr(description, modality)
         if part.trained:
-            profile = _profile(modality, data, measure=not description.speaker_normalisation)
+            profile = _profile(modality, data, measure=description.speaker_normalisation == "none")
             changes[modality] = part.model_copy(update={"profile": profile})
     return description.model_copy(update=changes)
 

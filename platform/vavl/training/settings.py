@@ -309,6 +309,11 @@ class TrainingPlan(FrozenConfig):
         # and what is gone counts with the value that it had.
         if content["data"]["attributes"] is None:
             content["data"].pop("attributes")
+        content["features"]["speaker_normalisation"] = {"none": False, "full": True}.get(
+            self.features.speaker_normalisation, self.features.speaker_normalisation
+        )
+        if self.features.speaker_normalisation != "causal_mean":
+            content["features"].pop("speaker_order")
         for views in (content["data"]["augmentation"], content["data"]["weak_view"]):
             for modality in ("audio", "video"):
                 views[modality] |= {"channel_shift": 0, "level": 0.0}

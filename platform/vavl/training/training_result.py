@@ -9,6 +9,8 @@ from typing import Any
 from vavl.config.addresses import absolute_store
 from vavl.config.progress import process_seconds
 from vavl.corpora.manifest import Manifest
+from vavl.data.normalization import NORMALIZED_BY
+from vavl.features import normalisation_kind
 from vavl.metrics.names import CONDITIONS
 from vavl.serving.registry import register_model
 from vavl.store.store import read_content
@@ -151,8 +153,8 @@ def result_rows(outcome: Mapping[str, Any], summary: Mapping[str, Any]) -> list[
     if summary["events"]:
         events = ", ".join(f"{what} {count} x" for what, count in summary["events"].items())
         rows.append(("on the way", f"{events} (see the report)"))
-    if outcome["speaker_normalisation"]:
-        rows.append(("NOTE", "features are normalized per speaker, by unlabeled clips of the test speakers too"))
+    if (kind := normalisation_kind(outcome["speaker_normalisation"])) != "none":
+        rows.append(("NOTE", f"features are normalized per speaker: {NORMALIZED_BY[kind]}"))
     if outcome["waived_audit"]:
         rows.append(
             ("NOTE", f"trained although the audit of the store was waived: {', '.join(outcome['waived_audit'])}")

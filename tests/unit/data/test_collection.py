@@ -14,9 +14,11 @@ from vavl.corpora.label_sets import LABEL_COLUMNS
 from vavl.corpora.manifest import TRAIN, Manifest
 from vavl.data.augmentation import AugmentationSettings, ViewMaker, ViewSettings
 from vavl.data.batch import middle_frames, pad_clips
-from vavl.data.collection import collate, normalisers, open_collection
+from vavl.data.collection import open_collection
+from vavl.data.loader import collate
+from vavl.data.normalization import normalisers
 from vavl.data.sampler import FILLER
-from vavl.data.settings import DataSettings
+from vavl.data.settings import DataSettings, FeatureUse
 from vavl.errors import ConfigError, StoreError
 
 
@@ -55,7 +57,7 @@ def test_reading_a_clip_twice_gives_the_same_features_and_label(open_):
     """The published reader flips arousal in place at every read."""
     for target in ("label", "soft_label", "attributes"):
         collection = open_(target, **MIXED)
-        normaliser = normalisers(collection, training_rows(collection), per_speaker=False)
+        normaliser = normalisers(collection, training_rows(collection))
         rows = np.array([3, 11, 40, 3])
         first, second = (collate(collection, rows, normaliser) for _ in range(2))
         for batch in (second, collate(open_(target, **MIXED), rows, normaliser)):
@@ -187,11 +189,11 @@ def test_a_missing_store_is_refused(tmp_path):
 def test_training_speakers_alone_give_the_normalisation(open_):
     collection = open_()
     rows = training_rows(collection)
-    normaliser = normalisers(collection, rows, per_speaker=False)
+    normaliser = normalisers(collection, rows)
     frames = np.concatenate([collection.store.features("audio", row) for row in collection.store_row["audio"][rows]])
     np.testing.assert_allclose(normaliser["audio"].common.mean, frames.mean(axis=0), rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(normaliser["audio"].common.std, frames.std(axis=0), rtol=1e-4)
-    everyone = normalisers(collection, np.arange(len(collection.speaker)), per_speaker=False)
+    everyone = normalisers(collection, np.arange(len(collection.speaker)))
     assert np.abs(everyone["audio"].common.mean - frames.mean(axis=0)).max() > 0.01
     assert not normaliser["audio"].by_speaker
 
@@ -199,7 +201,7 @@ def test_training_speakers_alone_give_the_normalisation(open_):
 def test_normalised_training_frames_have_mean_0_and_deviation_1(open_):
     collection = open_(**MIXED)
     rows = training_rows(collection)
-    batch = collate(collection, rows, normalisers(collection, rows, per_speaker=False))
+    batch = collate(collection, rows, normalisers(collection, rows))
     for side in (batch.audio, batch.video):
         frames = side.values[side.is_real]
         torch.testing.assert_close(frames.mean(0), torch.zeros(frames.shape[1]), atol=1e-4, rtol=0)
@@ -208,7 +210,7 @@ def test_normalised_training_frames_have_mean_0_and_deviation_1(open_):
 
 def test_normalised_per_speaker_each_speaker_has_mean_0(open_):
     collection = open_()
-    normaliser = normalisers(collection, training_rows(collection), per_speaker=True)
+    normaliser = normalisers(collection, training_rows(collection), FeatureUse(speaker_normalisation="full"))
     for code in range(8):
         batch = collate(collection, np.flatnonzero(collection.speaker == code), normaliser)
         frames = batch.video.values[batch.video.is_real]
@@ -218,19 +220,19 @@ def test_normalised_per_speaker_each_speaker_has_mean_0(open_):
 def test_speaker_means_are_those_of_the_training_speakers_normalised(open_):
     collection = open_(**MIXED)
     rows = training_rows(collection)
-    normaliser = normalisers(collection, rows, per_speaker=False)
+    normaliser = normalisers(collection, rows)
     assert set(normaliser["audio"].speaker_means) == set(collection.speaker[rows].tolist())
     for code, mean in normaliser["video"].speaker_means.items():
         batch = collate(collection, np.flatnonzero(collection.speaker == code), normaliser)
         frames = batch.video.values[batch.video.is_real]
         torch.testing.assert_close(frames.mean(0), torch.from_numpy(mean), atol=1e-4, rtol=0)
-    assert not normalisers(collection, rows, per_speaker=True)["audio"].speaker_means
+    assert not normalisers(collection, rows, FeatureUse(speaker_normalisation="full"))["audio"].speaker_means
 
 
 def test_exchanged_speakers_reach_the_batch(open_):
     collection = open_()
     rows = training_rows(collection)[:8]
-    normaliser = normalisers(collection, training_rows(collection), per_speaker=False)
+    normaliser = normalisers(collection, training_rows(collection))
     views = ViewMaker(AugmentationSettings(speaker_exchange=1), 0, 0, np.arange(8))
     moved, plain = collate(collection, rows, normaliser, views), collate(collection, rows, normaliser)
     for side, before in ((moved.audio, plain.audio), (moved.video, plain.video)):
@@ -242,7 +244,7 @@ def test_exchanged_speakers_reach_the_batch(open_):
 
 def test_a_batch_holds_each_clip_at_its_place(open_):
     collection = open_(**MIXED)
-    normaliser = normalisers(collection, training_rows(collection), per_speaker=False)
+    normaliser = normalisers(collection, training_rows(collection))
     number = numbers(collection)
     rows = np.array([np.flatnonzero(number == n)[0] for n in (5, 0, 1, 2)] + [FILLER, FILLER])
     batch = collate(collection, rows, normaliser)
@@ -267,7 +269,7 @@ def test_a_batch_holds_each_clip_at_its_place(open_):
 
 def test_a_batch_of_fillers_alone_has_one_row_without_weight_per_modality(open_):
     collection = open_()
-    normaliser = normalisers(collection, training_rows(collection), per_speaker=False)
+    normaliser = normalisers(collection, training_rows(collection))
     batch = collate(collection, np.array([FILLER, FILLER]), normaliser)
     for side, width in ((batch.audio, 6), (batch.video, 5)):
         assert side.values.shape == (1, 1, width)
@@ -280,7 +282,7 @@ def test_a_store_without_one_modality_has_a_stand_in(open_):
     collection = open_(without_video=range(10))
     assert collection.width("video") == 1
     assert not collection.has("video").any()
-    normaliser = normalisers(collection, training_rows(collection), per_speaker=False)
+    normaliser = normalisers(collection, training_rows(collection))
     batch = collate(collection, np.array([0, 1]), normaliser)
     assert batch.video.values.shape == (1, 1, 1)
     assert batch.video.weight.tolist() == [0]
@@ -293,7 +295,7 @@ def test_long_clips_are_cut_around_their_middle(open_):
     assert middle_frames(values, 10) is not None
     assert len(middle_frames(values, 99)) == 10
     collection = open_(max_frames=4)
-    normaliser = normalisers(collection, training_rows(collection), per_speaker=False)
+    normaliser = normalisers(collection, training_rows(collection))
     batch = collate(collection, np.arange(8), normaliser)
     assert batch.audio.values.shape[1] == 4
     assert collection.lengths(np.arange(len(collection.speaker))).max() == 4
@@ -321,7 +323,7 @@ def test_clips_are_padded_to_the_longest():
 
 def test_a_batch_moves_to_a_device_whole(open_):
     collection = open_()
-    batch = collate(collection, np.arange(3), normalisers(collection, training_rows(collection), per_speaker=False))
+    batch = collate(collection, np.arange(3), normalisers(collection, training_rows(collection)))
     moved = batch.to(torch.device("meta"))
     for place in (moved, moved.audio, moved.video):
         tensors = [value for value in vars(place).values() if isinstance(value, torch.Tensor)]
@@ -331,7 +333,7 @@ def test_a_batch_moves_to_a_device_whole(open_):
 
 def test_views_change_the_frames_and_nothing_else(open_):
     collection = open_(**MIXED)
-    normaliser = normalisers(collection, training_rows(collection), per_speaker=False)
+    normaliser = normalisers(collection, training_rows(collection))
     rows = np.arange(6)
     views = ViewMaker(AugmentationSettings(audio=ViewSettings(noise=0.5)), 0, 0, rows)
     plain, noisy = collate(collection, rows, normaliser), collate(collection, rows, normaliser, views)

@@ -13,7 +13,9 @@ from damaged_store import overwrite, set_value, state_anew
 
 from vavl.corpora.manifest import MANIFEST_FILE, TRAIN
 from vavl.corpora.splits import SPLITS
-from vavl.data.collection import collate, normalisers, open_collection
+from vavl.data.collection import open_collection
+from vavl.data.loader import collate
+from vavl.data.normalization import normalisers
 from vavl.data.settings import DataSettings
 from vavl.errors import StoreError
 
@@ -37,7 +39,7 @@ def test_a_clip_whose_features_are_not_finite_is_named_with_its_split(
     store = shutil.copytree(small_store(small_corpus()), tmp_path / "store")
     whole = open_collection(DataSettings(store=store))
     row = int(np.flatnonzero(whole.manifest.split(0) == SPLITS.index(split))[0])
-    normaliser = normalisers(whole, training_rows(whole), per_speaker=False)
+    normaliser = normalisers(whole, training_rows(whole))
     small = replace(normaliser["video"].common, std=normaliser["video"].common.std * 1e-2)
     normaliser["video"] = replace(normaliser["video"], common=small)
     set_value(store, "video", int(whole.store_row["video"][row]), value)
@@ -63,7 +65,7 @@ def test_a_manifest_that_is_cut_under_a_run_is_an_error_at_the_next_batch(small_
     shared = open_collection(DataSettings(store=small_store(small_corpus())))
     folder = shutil.copytree(shared.store.directory, tmp_path / "store")
     collection = open_collection(DataSettings(store=folder))
-    normaliser = normalisers(collection, training_rows(collection), per_speaker=False)
+    normaliser = normalisers(collection, training_rows(collection))
     collate(collection, np.array([1]), normaliser)
     os.truncate(folder / MANIFEST_FILE, 64)
     with pytest.raises(StoreError, match=r"data-00000-of-00001\.arrow: has 64 of \d+ bytes: it was cut"):

@@ -14,8 +14,9 @@ from pydantic import ValidationError
 from vavl.corpora.manifest import TRAIN
 from vavl.data.augmentation import AugmentationSettings, ViewSettings
 from vavl.data.batch import ClipBatch
-from vavl.data.collection import normalisers, open_collection
+from vavl.data.collection import open_collection
 from vavl.data.loader import RankPlace, StepLoader, evaluation_batches, read_ahead
+from vavl.data.normalization import normalisers
 from vavl.data.partitions import CompositionSettings, compose_batch, partition_clips
 from vavl.data.sampler import Sampler
 from vavl.data.settings import DataSettings
@@ -33,7 +34,7 @@ def loader(collection):
     clips = partition_clips(rows, collection.has("audio"), collection.has("video"), collection.is_labelled)
     composition = compose_batch(clips, CompositionSettings(batch_size=10))
     sampler = Sampler(clips.clips, composition, collection.lengths, seed=3)
-    normaliser = normalisers(collection, rows, per_speaker=False)
+    normaliser = normalisers(collection, rows)
     views = AugmentationSettings(audio=ViewSettings(noise=0.5, tempo=0.2), video=ViewSettings(frame_masks=1))
 
     def make(rank: int = 0, world_size: int = 1, micro_batches: int = 1, **changes) -> StepLoader:

@@ -10,10 +10,12 @@ import pytest
 from pydantic import ValidationError
 
 from vavl.corpora.manifest import TEST, TRAIN, VALIDATION, Manifest
-from vavl.data.collection import collate, normalisers, open_collection
+from vavl.data.collection import open_collection
+from vavl.data.loader import collate
+from vavl.data.normalization import normalisers
 from vavl.data.partitions import PartitionSettings
 from vavl.data.protocol import apply_partitions, clip_classes, stratified_draw
-from vavl.data.settings import DataSettings
+from vavl.data.settings import DataSettings, FeatureUse
 from vavl.errors import ConfigError
 from vavl.store.store import FeatureStore
 
@@ -188,8 +190,8 @@ def test_the_corpus_itself_is_not_changed(open_):
     assert np.array_equal(before.store_row["audio"], rows)
 
 
-@pytest.mark.parametrize("per_speaker", [False, True])
-def test_hidden_sides_are_never_read(open_, monkeypatch, per_speaker):
+@pytest.mark.parametrize("kind", ["none", "mean", "causal_mean", "full"])
+def test_hidden_sides_are_never_read(open_, monkeypatch, kind):
     before = open_()
     after = applied(before, audio_only_share=0.4, video_only_share=0.4)
     rows = training_rows(before)
@@ -205,18 +207,18 @@ def test_hidden_sides_are_never_read(open_, monkeypatch, per_speaker):
         return read(store, modality, row)
 
     monkeypatch.setattr(FeatureStore, "features", guarded)
-    normaliser = normalisers(after, rows, per_speaker=per_speaker)
+    normaliser = normalisers(after, rows, FeatureUse(speaker_normalisation=kind))
     batch = collate(after, rows, normaliser)
     assert batch.audio.clip.tolist() == np.flatnonzero(after.has("audio")[rows]).tolist()
     assert batch.has_video.sum() == 72
     assert after.lengths(rows).max() <= 12
 
 
-@pytest.mark.parametrize("per_speaker", [False, True])
-def test_statistics_are_those_of_the_visible_clips(open_, per_speaker):
+@pytest.mark.parametrize("kind", ["none", "mean", "causal_mean", "full"])
+def test_statistics_are_those_of_the_visible_clips(open_, kind):
     after = applied(open_(), audio_only_share=0.4, video_only_share=0.4)
     rows = training_rows(after)
-    normaliser = normalisers(after, rows, per_speaker=per_speaker)
+    normaliser = normalisers(after, rows, FeatureUse(speaker_normalisation=kind))
 
     def frames(modality, chosen):
         places = after.store_row[modality][chosen]
@@ -230,12 +232,12 @@ def test_statistics_are_those_of_the_visible_clips(open_, per_speaker):
         for speaker, own in normaliser[modality].by_speaker.items():
             mine = frames(modality, np.flatnonzero(after.speaker == speaker))
             np.testing.assert_allclose(own.mean, mine.mean(0), rtol=1e-4, atol=1e-4)
-        assert len(normaliser[modality].by_speaker) == (8 if per_speaker else 0)
+        assert len(normaliser[modality].by_speaker) == (8 if kind in ("mean", "full") else 0)
 
 
 def test_a_modality_that_is_hidden_whole_has_no_statistics(open_):
     after = applied(open_(), audio_only_share=1)
-    normaliser = normalisers(after, training_rows(after), per_speaker=True)
+    normaliser = normalisers(after, training_rows(after), FeatureUse(speaker_normalisation="full"))
     assert normaliser["video"].common.mean.tolist() == [0] * 5
     assert normaliser["video"].common.std.tolist() == [1] * 5
     assert not normaliser["video"].by_speaker

@@ -12,7 +12,8 @@ import pytest
 from vavl.corpora.manifest import TEST, TRAIN, VALIDATION, Manifest
 from vavl.data import collection as collection_module
 from vavl.data import training_clips as training_clips_module
-from vavl.data.collection import normalisers, open_collection
+from vavl.data.collection import open_collection
+from vavl.data.normalization import normalisers
 from vavl.data.partition_table import partition_table
 from vavl.data.partitions import partition_clips
 from vavl.data.protocol import apply_partitions
@@ -67,7 +68,7 @@ def test_they_are_what_the_protocol_gives(store, protocol):
     for name, clips in partitioned.clips.items():
         assert opened.partitioned.clips[name].tolist() == clips.tolist()
     assert list(opened.table.clips.items()) == list(partition_table(expected, partitioned).clips.items())
-    both = [normalisers(one, rows, per_speaker=False) for one in (opened.collection, expected)]
+    both = [normalisers(one, rows) for one in (opened.collection, expected)]
     for modality in ("audio", "video"):
         assert np.array_equal(both[0][modality].common.mean, both[1][modality].common.mean)
 

@@ -35,9 +35,10 @@ def listener(trained: Any) -> Any:
         {},
         {"data": {"target": "soft_label", "composition": {"batch_size": 10}, "max_frames": 5}},
         ATTRIBUTES,
-        {"features": {"speaker_normalisation": True}},
+        {"features": {"speaker_normalisation": "full"}},
+        {"features": {"speaker_normalisation": "causal_mean"}, "data": {"max_frames": 5}},
     ],
-    ids=["classes", "votes, cut clips", "attributes", "per speaker"],
+    ids=["classes", "votes, cut clips", "attributes", "per speaker", "earlier clips"],
 )  # fmt: skip
 @pytest.mark.parametrize("split", ["validation", "test"])
 def test_scores_are_those_of_the_training(trained: Any, sections: dict[str, Any], split: Any) -> None:

@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 import torch
 
+from vavl.data.batch import middle_frames
 from vavl.errors import InputError, StoreError
 from vavl.features import ChannelSums, FeatureStatistics, ModalityInfo
+from vavl.models.clips import CenteredClip
 from vavl.models.saved_model import (
     ClipFeatures,
     ModalityDescription,
@@ -180,9 +182,45 @@ def test_bad_input_is_refused_with_the_clip_and_the_field(saved, features, clip,
         load_model(saved()).predict([features[0], clip])
 
 
-def test_a_model_of_speaker_statistics_refuses_single_clips(saved, features):
+@pytest.mark.parametrize("kind", [True, "mean", "full", "causal_mean"])
+def test_a_model_of_speaker_statistics_refuses_single_clips(saved, features, kind):
     with pytest.raises(InputError, match="normalized per speaker"):
-        load_model(saved(speaker_normalisation=True)).predict(features)
+        load_model(saved(speaker_normalisation=kind)).predict(features)
+
+
+def test_a_model_of_causal_means_predicts_clips_less_the_mean_of_earlier_ones(saved, features):
+    plain = load_model(saved())
+    model = load_model(saved(speaker_normalisation="causal_mean"))
+    assert plain.speaker_means() is None
+    means, clip = model.speaker_means(), features[0].by_modality
+    first = model.predict([CenteredClip(**means.centered(clip, "anna"))])[0]
+    assert first == plain.predict([features[0]])[0]
+    other = {name: values + 3 for name, values in clip.items()}
+    found = model.predict([CenteredClip(**means.centered(other, "anna"))])[0]
+    statistics = {name: getattr(model.description, name).statistics for name in clip}
+    shifted = {
+        # One earlier clip against the weight of eight, cut to max_frames as for the prediction.
+        name: values - (middle_frames(clip[name], 10).mean(axis=0) - np.asarray(statistics[name]["mean"], "f4")) / 9
+        for name, values in other.items()
+    }
+    expected = plain.predict([ClipFeatures(**{name: values.astype("f4") for name, values in shifted.items()})])[0]
+    np.testing.assert_allclose(found.probabilities, expected.probabilities, atol=1e-6)
+    # Nobody else's clips count, nor do features that cannot be used.
+    assert model.predict([CenteredClip(**means.centered(clip, "bert"))])[0] == first
+    broken = {"audio": np.full((4, 6), np.nan, np.float32)}
+    assert np.isnan(means.centered(broken, "carl")["audio"]).all()
+    assert model.predict([CenteredClip(**means.centered(clip, "carl"))])[0] == first
+
+
+def test_of_very_many_speakers_the_one_not_met_for_longest_is_forgotten(saved, features, monkeypatch):
+    monkeypatch.setattr("vavl.models.clips.MOST_SPEAKERS", 2)
+    means, clip = load_model(saved(speaker_normalisation="causal_mean")).speaker_means(), features[0].by_modality
+    second = [means.centered(clip, "anna")["audio"] for _ in range(2)][1]
+    for speaker in ("bert", "anna", "carl"):
+        means.centered(clip, speaker)
+    assert not np.array_equal(means.centered(clip, "anna")["audio"], second)
+    # Bert was forgotten: the clip is his first again.
+    np.testing.assert_array_equal(means.centered(clip, "bert")["audio"], clip["audio"])
 
 
 def test_another_store_is_refused(saved, small_store, small_corpus):

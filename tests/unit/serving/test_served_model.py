@@ -32,6 +32,7 @@ from served_models import (
 
 from vavl.extractors.descriptor import VideoExtractor
 from vavl.extractors.extractor import extract_audio
+from vavl.models.clips import CenteredClip
 from vavl.models.saved_model import ClipFeatures, load_model
 from vavl.models.settings import AttributeTask
 from vavl.serving.served_rows import INPUT_COLUMNS
@@ -321,6 +322,24 @@ def test_a_model_of_speaker_statistics_says_so_in_every_row(tmp_path: Path, audi
     model = served(folder, tmp_path / "served")
     answer = model.predict(pd.DataFrame({"audio_features": [audio, audio]}))
     assert all("normalized per speaker" in text for text in answer["error"])
+
+
+def test_a_model_of_causal_means_remembers_the_clips_of_each_speaker(tmp_path: Path, audio: Any) -> None:
+    folder = write_media_model(tmp_path / "best", speaker_normalisation="causal_mean")
+    model = served(folder, tmp_path / "served")
+    assert "speaker" in model.metadata.get_input_schema().input_names()
+    means, other = load_model(folder).speaker_means(), audio + 5
+    order = [(audio, "anna"), (other, "bert"), (other, "anna"), (audio, "anna")]
+    clips = [CenteredClip(**means.centered({"audio": values}, name)) for values, name in order]
+    expected = [one.probabilities for one in load_model(folder).predict(clips)]
+    table = pd.DataFrame({"audio_features": [values for values, _ in order], "speaker": [name for _, name in order]})
+    # Over two calls, as over one.
+    found = np.concatenate([values_of(model.predict(table[:1])), values_of(model.predict(table[1:]))])
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    answer = model.predict(pd.DataFrame({"audio_features": [audio, audio], "speaker": [None, "new"]}))
+    assert "speaker: is missing" in answer["error"][0]
+    np.testing.assert_allclose(values_of(answer)[1], expected[0], atol=1e-6)
+    assert model.predict(pd.DataFrame({"speaker": ["anna"]}))["error"][0].startswith("row: has neither audio nor video")
 
 
 def test_threads_do_not_disturb_each_other(model: Any, media: Media) -> None:

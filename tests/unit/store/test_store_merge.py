@@ -17,7 +17,8 @@ from corpus_stores import write_corpus_store
 from vavl.config.files import read_json
 from vavl.config.load import validate
 from vavl.corpora.manifest import MANIFEST_FILES, TEST, TRAIN, VALIDATION, Manifest
-from vavl.data.collection import normalisers, open_collection
+from vavl.data.collection import open_collection
+from vavl.data.normalization import normalisers
 from vavl.data.settings import DataSettings
 from vavl.errors import ConfigError, StoreError
 from vavl.store.clip_facts import read_facts
@@ -237,10 +238,7 @@ def test_one_corpus_alone_is_normalised_as_in_its_own_store(
     theirs = np.flatnonzero(np.isin(together.manifest.split(0), [TRAIN]))
     names = {together.speakers[code].partition("/")[2] for code in together.speaker[theirs]}
     own = np.array([row for row, code in enumerate(alone.speaker) if alone.speakers[code] in names])
-    one, other = (
-        normalisers(found, rows, per_speaker=False)["audio"].common
-        for found, rows in ((together, theirs), (alone, own))
-    )
+    one, other = (normalisers(found, rows)["audio"].common for found, rows in ((together, theirs), (alone, own)))
     np.testing.assert_array_equal(one.mean, other.mean)
     np.testing.assert_array_equal(one.std, other.std)
 

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from vavl.corpora.manifest import TEST, TRAIN, VALIDATION
-from vavl.data.collection import collate, normalisers, open_collection
-from vavl.data.loader import RankPlace
+from vavl.data.collection import open_collection
+from vavl.data.loader import RankPlace, collate
+from vavl.data.normalization import normalisers
 from vavl.data.settings import DataSettings
 from vavl.metrics.classes import class_scores
 from vavl.metrics.names import CONDITIONS
@@ -30,7 +31,7 @@ def data(small_store, small_corpus):
         store = small_store(small_corpus(**(corpus or MIXED)))
         collection = open_collection(DataSettings(store=store, target=target))
         rows = rows_of(collection, TRAIN)
-        normaliser = normalisers(collection, rows, per_speaker=False)
+        normaliser = normalisers(collection, rows)
         return EvaluationData(collection, normaliser, task, batch_size, place, torch.device("cpu"))
 
     return make

@@ -48,7 +48,7 @@ def report() -> TrainingReport:
         corpus="demo",
         protocol="speaker-disjoint, fold 0",
         label_target="intended emotion",
-        speaker_normalisation=False,
+        speaker_normalisation="none",
         clips={"train": 1200, "test": 30},
         speakers={"train": ["s1", "s2"], "test": ["s3"]},
         metrics=metrics,
@@ -84,7 +84,7 @@ def test_the_page_states_protocol_target_clips_speakers_and_scores(report: Train
 
 
 def test_normalisation_per_speaker_is_marked(report: TrainingReport, tmp_path: Path) -> None:
-    text = _page(dataclasses.replace(report, speaker_normalisation=True), tmp_path)
+    text = _page(dataclasses.replace(report, speaker_normalisation="full"), tmp_path)
     assert 'class="mark"' in text
     assert text.index("normalized per speaker") < text.index("<h2>Scores")
 
