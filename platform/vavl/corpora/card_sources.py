@@ -95,6 +95,11 @@ class OpenFaceSource(FrozenConfig):
     longest_gap_s: float = Field(
         1.0, ge=0, description="frames of a longer gap are left out: nobody knows what the face did"
     )
+    pooling: Literal["statistics"] | None = Field(
+        None,
+        exclude_if=lambda value: value is None,  # hashes of earlier cards stay
+        description="statistics: mean and deviation over the frames with a face: one frame per clip",
+    )
 
 
 class CsdSegments(FrozenConfig):

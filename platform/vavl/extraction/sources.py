@@ -172,6 +172,7 @@ def openface_settings(source: OpenFaceSource, root: Path) -> OpenFaceSettings:
         least_confidence=source.least_confidence,
         missed=source.missed,
         longest_gap_s=source.longest_gap_s,
+        pooling=source.pooling,
     )
 
 

@@ -109,6 +109,18 @@ def test_the_card_finds_its_columns_in_the_first_table(tmp_path):
         openface_settings(OpenFaceSource(**{**SOURCE, "pattern": r"faces/(?P<clip>\w+)"}), tmp_path)
 
 
+def test_a_card_may_pool_its_tables_over_the_frames_with_a_face(tmp_path):
+    assert "pooling" not in OpenFaceSource(**SOURCE).model_dump()  # hashes of earlier cards stay
+    rows = openface_rows(6)
+    rows[2:4, NAMES.index("confidence")] = 0.1
+    path = write_openface(tmp_path / "openface/b.csv", rows)
+    settings = openface_settings(OpenFaceSource(**SOURCE, pooling="statistics"), tmp_path)
+    found = video_extractor(settings)(path).values[0]
+    seen = rows[[0, 1, 4, 5], 5:]
+    np.testing.assert_allclose(found, np.concatenate([seen.mean(axis=0), seen.std(axis=0)]), rtol=1e-5, atol=1e-6)
+    assert video_info(settings).width == 2 * WIDTH
+
+
 def test_a_model_reads_tables_with_the_settings_of_its_store(tmp_path):
     settings = OpenFaceSettings(columns=NAMES[9:], frame_rate_hz=25, missed="mask")
     assert video_info(settings).channels == NAMES[9:]

@@ -31,7 +31,8 @@ from served_models import (
 )
 
 from vavl.extractors.descriptor import VideoExtractor
-from vavl.extractors.extractor import extract_audio
+from vavl.extractors.extractor import audio_extractor, audio_info, extract_audio, video_info
+from vavl.extractors.settings import FunctionalSettings
 from vavl.models.clips import CenteredClip
 from vavl.models.saved_model import ClipFeatures, load_model
 from vavl.models.settings import AttributeTask
@@ -322,6 +323,18 @@ def test_a_model_of_speaker_statistics_says_so_in_every_row(tmp_path: Path, audi
     model = served(folder, tmp_path / "served")
     answer = model.predict(pd.DataFrame({"audio_features": [audio, audio]}))
     assert all("normalized per speaker" in text for text in answer["error"])
+
+
+def test_a_model_of_several_extractors_reads_media_with_all_of_them(tmp_path: Path, media: Media) -> None:
+    pooled = AUDIO.model_copy(update={"pooling": "statistics"})
+    settings = (FunctionalSettings(), pooled)
+    folder = write_model(tmp_path / "best", audio=audio_info(settings), video=video_info(VIDEO))
+    assert load_model(folder).description.audio.width == 417 + 2 * AUDIO_WIDTH
+    answer = served(folder, tmp_path / "served").predict(pd.DataFrame({"audio_path": [str(media.sound)]}))
+    (expected,) = load_model(folder).predict([ClipFeatures(audio=audio_extractor(settings)(media.sound).values)])
+    assert (answer["condition"][0], answer["error"][0]) == ("audio", None)
+    np.testing.assert_allclose(values_of(answer)[0], expected.probabilities, atol=1e-6)
+    assert (tmp_path / "served/code/vavl/extractors/combined.py").is_file()
 
 
 def test_a_model_of_causal_means_remembers_the_clips_of_each_speaker(tmp_path: Path, audio: Any) -> None:

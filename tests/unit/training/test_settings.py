@@ -105,3 +105,15 @@ def test_a_run_may_go_on_when_only_the_way_it_is_computed_changes(plan, training
 @pytest.mark.parametrize("training", WHAT, ids=str)
 def test_what_decides_the_result_makes_another_run(plan, training):
     assert plan(training=training).config_hash != plan().config_hash
+
+
+def test_the_hash_of_earlier_configurations_stays_and_what_is_new_counts_where_it_is_used(plan):
+    def hash_of(**features):
+        return plan(features=features).config_hash
+
+    assert hash_of(speaker_normalisation=False) == hash_of(speaker_normalisation="none") == hash_of()
+    assert hash_of(speaker_order="file") == hash_of()
+    assert hash_of(speaker_normalisation=True) == hash_of(speaker_normalisation="full")
+    hashes = [hash_of(speaker_normalisation=kind) for kind in ("none", "mean", "causal_mean", "full")]
+    hashes.append(hash_of(speaker_normalisation="causal_mean", speaker_order="file"))
+    assert len(set(hashes)) == 5
