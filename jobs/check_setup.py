@@ -11,8 +11,7 @@ from vavl.config.command_line import run_job
 from vavl.config.files import make_folder, write_json
 from vavl.errors import VavlError
 from vavl.job_config import CheckSetupJob
-from vavl.setup_checks import count, run_checks
-from vavl.setup_machine import Finding
+from vavl.setup_checks import Finding, count, run_checks
 
 _COLOURS = {"ok": "green", "warn": "yellow", "fail": "bold red"}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 
 from vavl.config.command_line import print_table, run_job
-from vavl.experiments.comparison_grid import RUNS_FOLDER, check_grid, log_grid, plan_grid, run_id_of
+from vavl.experiments.comparison_grid import RUNS_DIRECTORY, check_grid, log_grid, plan_grid, run_id_of
 from vavl.experiments.comparison_report import main_metrics, refuse_failures, result_rows, write_pages
 from vavl.experiments.comparison_result import Results, write_results
 from vavl.experiments.runner import run_trials
@@ -20,7 +20,7 @@ def compare_objectives(job: CompareObjectivesJob) -> None:
     """Train every cell of the grid, several at a time, and write table, summary, plots and report."""
     with only_driver(job.output_dir):
         grid = plan_grid(job)
-        with ParentRun(job.output_dir, RUNS_FOLDER, job.tracking) as parent:
+        with ParentRun(job.output_dir, RUNS_DIRECTORY, job.tracking) as parent:
             parent.start(job, job.config_hash, run_id_of(job.output_dir), dataset_note(grid.runs[0].plan))
             results = Results(job, grid)
             run_trials(grid, parent, results.add)

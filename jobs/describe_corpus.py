@@ -32,12 +32,12 @@ def describe_corpus(job: DescribeCorpusJob) -> None:
         job.folder, job.name or corpus_name(job.folder),
         cards=job.cards, most_files=job.most_files, probed_files=job.probed_files,
     )  # fmt: skip
-    folder = _output(job)
-    summary = write_results(found, folder, job.pictured_clips)
+    directory = _output(job)
+    summary = write_results(found, directory, job.pictured_clips)
     print_table(f"directory {job.folder}", summary_rows(summary))
-    print(f"\ncard: {folder / 'card.yaml'}\nlook: {folder / 'description.html'}")
-    require_valid(found, folder)
-    command = shlex.join(["python", "jobs/prepare_corpus.py", str(folder / "prepare.yaml")])
+    print(f"\ncard: {directory / 'card.yaml'}\nlook: {directory / 'description.html'}")
+    require_valid(found, directory)
+    command = shlex.join(["python", "jobs/prepare_corpus.py", str(directory / "prepare.yaml")])
     print(f"next: answer the DECIDE lines of the card, then {command}")
 
 

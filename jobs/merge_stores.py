@@ -7,7 +7,7 @@ import time
 
 from vavl.config.command_line import print_table, run_job
 from vavl.config.files import write_json
-from vavl.config.snapshot import save_config
+from vavl.config.load import save_config
 from vavl.job_config import MergeStoresJob
 from vavl.store.store_merge import check_replaced, merge_rows, merge_stores, merge_summary, plan_merge
 from vavl.store.store_push import check_target, push_finished

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from vavl.config.command_line import print_table, run_job
 from vavl.config.files import write_json
-from vavl.config.snapshot import save_config
+from vavl.config.load import save_config
 from vavl.job_config import PredictClipsJob
 from vavl.prediction.plan import plan_prediction
 from vavl.prediction.predict import predict_clips

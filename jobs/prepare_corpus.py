@@ -7,7 +7,7 @@ import shlex
 from vavl.audit.report import audit_and_report, failed_lines, verdict
 from vavl.config.command_line import print_table, run_job
 from vavl.config.files import write_json
-from vavl.config.snapshot import save_config
+from vavl.config.load import save_config
 from vavl.corpora.card import read_card, require_decided
 from vavl.corpora.manifest import build_manifest
 from vavl.extraction.extract import extract_features

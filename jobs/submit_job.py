@@ -9,8 +9,15 @@ from pathlib import Path
 
 from vavl.config.command_line import print_table, run_job
 from vavl.config.files import make_folder, write_json
-from vavl.submission.plan import SubmitJob, plan_submission, submission_rows
-from vavl.submission.server import connect, follow, refuse_failure, submit
+from vavl.submission.submission import (
+    SubmitJob,
+    connect,
+    follow,
+    plan_submission,
+    refuse_failure,
+    submission_rows,
+    submit,
+)
 
 
 def check(job: SubmitJob) -> None:

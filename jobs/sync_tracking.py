@@ -11,7 +11,7 @@ from vavl.tracking.sync import (
     print_results,
     refuse_failures,
     relocate_stores,
-    summary_folder,
+    summary_directory,
     sync_runs,
     write_summary,
 )
@@ -25,7 +25,7 @@ def sync_tracking(job: SyncTrackingJob) -> None:
         return
     results = list(sync_runs(compare_runs(job.folder, job.tracking), job.seconds_per_run, register_model))
     print_results(results)
-    path = write_summary(results, summary_folder(job.folder, job.output_dir))
+    path = write_summary(results, summary_directory(job.folder, job.output_dir))
     print(f"\nsummary: {path}")
     refuse_failures(results)
 
@@ -36,7 +36,7 @@ def check(job: SyncTrackingJob) -> None:
         print(*relocate_stores(job.folder, job.tracking, is_dry=True) or ["nothing was moved"], sep="\n")
         return
     print_results([run.result(is_dry=True) for run in compare_runs(job.folder, job.tracking)])
-    make_folder(summary_folder(job.folder, job.output_dir))
+    make_folder(summary_directory(job.folder, job.output_dir))
 
 
 def main() -> int:

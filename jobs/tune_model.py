@@ -7,7 +7,7 @@ import shlex
 from vavl.config.command_line import print_table, run_job
 from vavl.config.files import sha256_of_json
 from vavl.experiments.runner import run_trials
-from vavl.experiments.sweep import TRIALS_FOLDER, check_sweep, open_sweep
+from vavl.experiments.sweep import TRIALS_DIRECTORY, check_sweep, open_sweep
 from vavl.experiments.sweep_report import write_pages
 from vavl.experiments.sweep_result import (
     BEST_FILE,
@@ -26,7 +26,7 @@ from vavl.training.training_result import dataset_note
 
 def tune_model(job: TuneModelJob) -> None:
     """Run the trials, or those that an interrupted sweep has left; report, and register the best."""
-    with open_sweep(job) as sweep, ParentRun(job.output_dir, TRIALS_FOLDER, job.tracking, job.search) as parent:
+    with open_sweep(job) as sweep, ParentRun(job.output_dir, TRIALS_DIRECTORY, job.tracking, job.search) as parent:
         settings_hash = sha256_of_json(job.model_dump(mode="json"))[:16]
         parent.start(job, settings_hash, sweep.run_id, dataset_note(sweep.plans.plan_of(0, {})))
         sweep.resume(parent.logs)

@@ -27,14 +27,10 @@ _FOLDERS = ("audio", "video")
 
 @dataclass(frozen=True)
 class RenderReport:
-    """What a call of ``render_corpus`` did.
-
-    Attributes:
-        rendered: clips rendered now; the others were there already.
-    """
+    """What a call of ``render_corpus`` did."""
 
     clips: int
-    rendered: int
+    rendered: int  # clips rendered now; the others were there already
     seconds: float
     media_seconds: float
 

@@ -24,30 +24,18 @@ _EYE_WHITE, _EYE_SHADE = (196, 206, 212), (150, 158, 170)
 
 @dataclass(frozen=True)
 class Pose:
-    """The face at one moment; 0 is at rest and 1 a strong expression unless stated otherwise.
+    """The face at one moment; 0 is at rest and 1 a strong expression unless stated otherwise."""
 
-    Attributes:
-        smile: corners of the mouth up (+) or down (-).
-        mouth_open: gap between the lips.
-        mouth_stretch: wide (+) or rounded (-).
-        brow_raise: both brows up (+) or down (-).
-        brow_slant: inner ends down as in anger (+) or up as in sorrow (-).
-        eye_open: wide (+) or drooping (-) upper lids.
-        squint: lower lids raised.
-        blink: 0 open to 1 shut.
-        gaze: direction of the eyes, horizontal and vertical, in pixels.
-        turn: the head's turn and nod, seen as a shift of the features over the head, in pixels.
-    """
-
-    smile: float = 0.0
-    mouth_open: float = 0.0
-    mouth_stretch: float = 0.0
-    brow_raise: float = 0.0
-    brow_slant: float = 0.0
-    eye_open: float = 0.0
-    squint: float = 0.0
-    blink: float = 0.0
-    gaze: tuple[float, float] = (0.0, 0.0)
+    smile: float = 0.0  # corners of the mouth up (+) or down (-)
+    mouth_open: float = 0.0  # gap between the lips
+    mouth_stretch: float = 0.0  # wide (+) or rounded (-)
+    brow_raise: float = 0.0  # both brows up (+) or down (-)
+    brow_slant: float = 0.0  # inner ends down as in anger (+) or up as in sorrow (-)
+    eye_open: float = 0.0  # wide (+) or drooping (-) upper lids
+    squint: float = 0.0  # lower lids raised
+    blink: float = 0.0  # 0 open to 1 shut
+    gaze: tuple[float, float] = (0.0, 0.0)  # direction of the eyes, horizontal and vertical, in pixels
+    # the head's turn and nod, seen as a shift of the features over the head, in pixels
     turn: tuple[float, float] = (0.0, 0.0)
 
 

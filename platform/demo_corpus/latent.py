@@ -48,44 +48,27 @@ class Clip:
 
 @dataclass(frozen=True)
 class Syllable:
-    """One syllable: when it sounds, what it is made of.
+    """One syllable: when it sounds, what it is made of."""
 
-    Attributes:
-        start_s: onset in seconds from the start of the clip.
-        length_s: duration in seconds.
-        stress: loudness and pitch accent, about 0.6 to 1.3.
-        vowel: index into the voice's vowels.
-        consonant: index into the voice's consonants, heard at the onset.
-    """
-
-    start_s: float
-    length_s: float
-    stress: float
-    vowel: int
-    consonant: int
+    start_s: float  # onset in seconds from the start of the clip
+    length_s: float  # duration in seconds
+    stress: float  # loudness and pitch accent, about 0.6 to 1.3
+    vowel: int  # index into the voice's vowels
+    consonant: int  # index into the voice's consonants, heard at the onset
 
 
 @dataclass(frozen=True)
 class ClipLatent:
-    """Everything about a clip that both modalities share, and what each of them sees of the emotion.
-
-    Attributes:
-        shared: (6,) weight of each emotion, in the order of ``EMOTIONS``.
-        voice: (6,) the blend as the voice expresses it.
-        face: (6,) the blend as the face expresses it.
-        tempo: speed of speech relative to the sentence's own.
-        peak: when the expression peaks, as a share of the clip.
-        syllables: the rhythm that the voice speaks and the mouth follows.
-    """
+    """Everything about a clip that both modalities share, and what each of them sees of the emotion."""
 
     clip: Clip
-    shared: Array
-    voice: Array
-    face: Array
-    tempo: float
+    shared: Array  # (6,) weight of each emotion, in the order of `EMOTIONS`
+    voice: Array  # (6,) the blend as the voice expresses it
+    face: Array  # (6,) the blend as the face expresses it
+    tempo: float  # speed of speech relative to the sentence's own
     seconds: float
-    peak: float
-    syllables: tuple[Syllable, ...]
+    peak: float  # when the expression peaks, as a share of the clip
+    syllables: tuple[Syllable, ...]  # the rhythm that the voice speaks and the mouth follows
 
 
 def generator(seed: int, *names: str) -> np.random.Generator:

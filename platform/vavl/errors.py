@@ -14,13 +14,13 @@ def readable(text: str) -> str:
 
 
 class VavlError(Exception):
-    """A fault with a known place and a known repair.
+    """An error with a known place and a known repair.
 
     Every subclass keeps this constructor: an exception that does not hand all its arguments to
     ``super().__init__`` loses its message when it leaves a Ray worker.
 
     Args:
-        file: path, address or part of the system where the fault lies.
+        file: path, address or part of the system where the error lies.
         field: dotted key, column or line within the file; empty when the whole file is meant.
         problem: what is wrong, with the value found.
         fix: what the reader can do about it.
@@ -56,7 +56,7 @@ class StoreError(InputError):
 
 
 class ClipError(InputError):
-    """One clip cannot be read; a job puts it into quarantine and goes on."""
+    """One clip cannot be read; a job puts it into quarantine and continues."""
 
 
 class NoSignalError(ClipError):

@@ -28,7 +28,7 @@ _log = logging.getLogger(__name__)
 def join_ray(threads: int, object_store_bytes: int | None = None) -> None:
     """Join the cluster of ``RAY_ADDRESS``, or start Ray on this machine, with ``threads`` per worker.
 
-    Another Ray that happens to run on this machine is left alone: its places belong to others.
+    Another Ray that happens to run on this machine is left alone: its resources belong to others.
 
     Args:
         threads: of the numeric libraries in each worker.
@@ -69,7 +69,7 @@ def watch_raylet() -> None:
                 if not process.is_running() or process.status() == psutil.STATUS_ZOMBIE:
                     _log.error(
                         "Ray's process on this machine (raylet, pid %d) was killed, perhaps for want of memory; "
-                        "this job ends with it, and the same command goes on from what is finished",
+                        "this job ends with it, and the same command continues from what is finished",
                         process.pid,
                     )
                     return

@@ -1,16 +1,24 @@
-"""Everything that can be known before the first run: one finding per check, with its fix."""
+"""Everything that can be known before the first run, of machine and packages: one finding per check, with its fix."""
 
 from __future__ import annotations
 
 import json
+import os
+import shlex
+import shutil
 import subprocess
 import sys
+import sysconfig
+import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from typing import Literal
 
+import psutil
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.version import Version
@@ -19,18 +27,161 @@ from vavl.corpora.card import corpus_root, read_card
 from vavl.errors import ConfigError, CorpusError, InputError
 from vavl.job_config import CheckSetupJob
 from vavl.ray_session import check_own_ray, long_socket_names
-from vavl.setup_machine import (
-    Finding,
-    Status,
-    check_build_locks,
-    check_compiler,
-    check_disk,
-    check_gpu,
-    check_memory,
-    check_shared_memory,
-)
 from vavl.tracking.relocation import refuse_moved
 from vavl.tracking.settings import TrackingSettings, tracking_place, unreachable_reason
+
+Status = Literal["ok", "warn", "fail"]
+
+_GIGA = 1e9
+_LOCK_IS_OLD_SECONDS = 600
+_SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  Ray's object store lives there
+_CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+
+
+@dataclass(frozen=True)
+class Finding:
+    """The result of one check."""
+
+    name: str  # what was looked at
+    status: Status  # "ok"; "warn": something works less well or is not needed by all; "fail": a run fails
+    found: str  # what was found
+    fix: str = ""  # what the reader can do; empty when ok
+
+
+def check_compiler(environment: Mapping[str, str]) -> Finding:
+    """Look for what DeepSpeed needs to build its own operations."""
+    path = environment.get("PATH", os.defpath)
+    compiler = environment.get("CXX") or "c++"
+    missing = [f"a C++ compiler ({compiler})"] if shutil.which(compiler, path=path) is None else []
+    if shutil.which("ninja", path=path) is None:
+        missing.append("ninja on PATH")
+    if not Path(sysconfig.get_paths()["include"], "Python.h").exists():
+        missing.append("Python's header files")
+    if not missing:
+        return Finding(
+            "compiler", "ok", f"{shutil.which(compiler, path=path)} and ninja: DeepSpeed can build its operations"
+        )
+    return Finding(
+        "compiler",
+        "warn",
+        f"missing: {', '.join(missing)}; torch's optimizer and gloo are used instead of DeepSpeed's own operations",
+        "nothing has to be done; for DeepSpeed's operations install a compiler (Debian: apt-get install g++ "
+        "python3-dev) and put the directory of the environment's ninja (.venv/bin) on PATH",
+    )
+
+
+def check_build_locks(environment: Mapping[str, str], now: float | None = None) -> Finding:
+    """Look for locks that a killed build of an operation left: the next build waits for them for ever."""
+    named = environment.get("TORCH_EXTENSIONS_DIR")
+    cache = Path(environment.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    directory = Path(named) if named else cache / "torch_extensions"
+    moment = time.time() if now is None else now
+    ages = {lock: moment - lock.stat().st_mtime for lock in sorted(directory.rglob("lock")) if lock.is_file()}
+    old = [str(lock) for lock, age in ages.items() if age > _LOCK_IS_OLD_SECONDS]
+    if old:
+        return Finding(
+            "build locks",
+            "fail",
+            f"left by a killed build, the next one hangs: {', '.join(old)}",
+            f"rm {shlex.join(old)}",
+        )
+    if ages:
+        return Finding(
+            "build locks",
+            "warn",
+            f"a build may be running: {', '.join(map(str, ages))}",
+            "wait for it; if none is running, remove the file",
+        )
+    return Finding("build locks", "ok", f"none in {directory}")
+
+
+def check_disk(directory: Path, least_free_gb: float) -> Finding:
+    """Compare the free space where results go with what a run needs."""
+    existing = next(place for place in (directory.absolute(), *directory.absolute().parents) if place.exists())
+    free = shutil.disk_usage(existing).free / _GIGA
+    found = f"{free:.1f} GB free at {existing}"
+    if free >= least_free_gb:
+        return Finding("disk", "ok", found)
+    return Finding(
+        "disk", "fail", f"{found}, {least_free_gb:g} GB are wanted", "free some space or choose another output_dir"
+    )
+
+
+def check_memory(least_gb: float) -> Finding:
+    """Compare the memory that this process may use with what a run needs."""
+    available, limit = psutil.virtual_memory().available, _container_limit()
+    gigabytes = min(available, limit) / _GIGA if limit is not None else available / _GIGA
+    found = f"{gigabytes:.1f} GB available, {_usable_cores()} cores"
+    if gigabytes >= least_gb:
+        return Finding("memory", "ok", found)
+    return Finding(
+        "memory", "warn", f"{found}; {least_gb:g} GB are wanted", "close other programs, or use fewer workers"
+    )
+
+
+def check_shared_memory(least_free_gb: float, directory: Path = _SHARED_MEMORY) -> Finding:
+    """Look at the memory file system that Ray keeps its objects in; containers often have 64 MB."""
+    if not directory.is_dir():
+        return Finding("shared memory", "warn", f"{directory} does not exist", "Ray uses the disk instead, slowly")
+    free = shutil.disk_usage(directory).free / _GIGA
+    if free >= least_free_gb:
+        return Finding("shared memory", "ok", f"{free:.1f} GB free in {directory}")
+    return Finding(
+        "shared memory",
+        "warn",
+        f"{free:.2f} GB free in {directory}: Ray falls back to the disk, slowly",
+        "start the container with --shm-size=2g or more",
+    )
+
+
+def check_gpu(torch_sees: int | None, environment: Mapping[str, str], *, tried: bool = True) -> Finding:
+    """Compare the GPUs of the machine with those that torch can use.
+
+    Args:
+        torch_sees: devices that torch reports; None when torch cannot be imported.
+        environment: gives PATH.
+        tried: False when torch was not asked.
+    """
+    present = _nvidia_gpus(environment)
+    if torch_sees:
+        return Finding("GPU", "ok", f"torch can use {torch_sees}: {', '.join(present) or 'unnamed'}")
+    if not present:
+        return Finding("GPU", "ok", "none; training runs on the processor")
+    if not tried:
+        return Finding("GPU", "ok", f"{', '.join(present)} (whether torch can use it was not tried)")
+    return Finding(
+        "GPU",
+        "warn",
+        f"{', '.join(present)}: present, but torch cannot use it",
+        "install a CUDA build of torch that fits the driver (see README)",
+    )
+
+
+def _nvidia_gpus(environment: Mapping[str, str]) -> list[str]:
+    program = shutil.which("nvidia-smi", path=environment.get("PATH", os.defpath))
+    if program is None:
+        return []
+    command = [program, "--query-gpu=name", "--format=csv,noheader"]
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)  # noqa: S603
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    return answer.stdout.strip().splitlines() if answer.returncode == 0 else []
+
+
+def _container_limit() -> int | None:
+    return next(_limits(), None)
+
+
+def _limits() -> Iterator[int]:
+    for file in _CGROUP_LIMITS:
+        if file.exists() and (text := file.read_text().strip()).isdigit():
+            yield int(text)
+
+
+def _usable_cores() -> int:
+    return len(os.sched_getaffinity(0))
+
 
 _INSTALL = "pip install -c constraints.txt -e ."
 _PROBE_SECONDS = 5.0
@@ -46,8 +197,8 @@ name = sys.argv[1]
 try:
     module = importlib.import_module(name)
     answer = {"gpus": module.cuda.device_count()} if name == "torch" else {}
-except BaseException as fault:
-    answer = {"fault": f"{type(fault).__name__}: {fault}"}
+except BaseException as error:
+    answer = {"error": f"{type(error).__name__}: {error}"}
 print("\\n" + json.dumps(answer))
 """
 _RAY_PROGRAM = """
@@ -92,7 +243,7 @@ def check_python(version: Version | None = None) -> Finding:
 
 
 def check_packages(requirements: Sequence[str] | None = None) -> Iterator[Finding]:
-    """Compare the installed packages with the project's ranges; one finding, or one per fault.
+    """Compare the installed packages with the project's ranges; one finding, or one per error.
 
     Args:
         requirements: lines such as ``torch>=2.13,<3``; those of the project by default.
@@ -100,9 +251,9 @@ def check_packages(requirements: Sequence[str] | None = None) -> Iterator[Findin
     lines = requirements if requirements is not None else metadata.requires("vavl") or []
     wanted = [Requirement(line) for line in lines]
     needed = [entry for entry in wanted if entry.marker is None or entry.marker.evaluate({"extra": ""})]
-    faults = [finding for entry in needed if (finding := _package_fault(entry)) is not None]
-    yield from faults
-    if not faults:
+    errors = [finding for entry in needed if (finding := _package_error(entry)) is not None]
+    yield from errors
+    if not errors:
         yield Finding("packages", "ok", f"{len(needed)} installed, all within the project's ranges")
 
 
@@ -114,13 +265,13 @@ def check_imports(names: Sequence[str] = _IMPORTS) -> tuple[list[Finding], int |
     """
     with ThreadPoolExecutor(_IMPORTS_AT_ONCE) as pool:
         answers = dict(zip(names, pool.map(_import_answer, names), strict=True))
-    faults = {name: str(answer["fault"]) for name, answer in answers.items() if "fault" in answer}
+    errors = {name: str(answer["error"]) for name, answer in answers.items() if "error" in answer}
     findings = [
-        Finding(f"import {name}", "fail", fault, "install the package again, with the system libraries it names")
-        for name, fault in faults.items()
+        Finding(f"import {name}", "fail", error, "install the package again, with the system libraries it names")
+        for name, error in errors.items()
     ]
     gpus = answers.get("torch", {}).get("gpus")
-    usable = [name for name in names if name not in faults]
+    usable = [name for name in names if name not in errors]
     return findings or [Finding("imports", "ok", ", ".join(usable))], gpus if isinstance(gpus, int) else None
 
 
@@ -140,13 +291,13 @@ def check_ray(environment: Mapping[str, str], *, start: bool) -> Finding:
     where = f"jobs join the cluster at {address}" if address else "jobs start it on this machine"
     if not start:
         return Finding("Ray", "ok", f"{version}; {where} (not tried: start_ray is false)")
-    fault = _program_fault([sys.executable, "-c", _RAY_PROGRAM], _RAY_SECONDS)
-    if fault is None:
+    problem = _program_error([sys.executable, "-c", _RAY_PROGRAM], _RAY_SECONDS)
+    if problem is None:
         return Finding("Ray", "ok", f"{version}: started here and ran a task; {where}")
     return Finding(
         "Ray",
         "fail",
-        f"{version} does not start: {fault}",
+        f"{version} does not start: {problem}",
         "ray stop --force, which ends jobs on Ray here too; then look into /tmp/ray",
     )
 
@@ -194,7 +345,7 @@ def count(findings: Sequence[Finding]) -> dict[str, int]:
     return {status: found[status] for status in ("ok", "warn", "fail")}
 
 
-def _package_fault(wanted: Requirement) -> Finding | None:
+def _package_error(wanted: Requirement) -> Finding | None:
     try:
         installed = metadata.version(wanted.name)
     except metadata.PackageNotFoundError:
@@ -210,13 +361,13 @@ def _import_answer(name: str) -> dict[str, object]:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_IMPORT_SECONDS, check=False)  # noqa: S603
         answer: dict[str, object] = json.loads(done.stdout.splitlines()[-1])
     except subprocess.TimeoutExpired:
-        return {"fault": f"takes more than {_IMPORT_SECONDS} s"}
+        return {"error": f"takes more than {_IMPORT_SECONDS} s"}
     except (IndexError, ValueError):
-        return {"fault": f"ended the process with code {done.returncode}"}
+        return {"error": f"ended the process with code {done.returncode}"}
     return answer
 
 
-def _program_fault(command: Sequence[str], seconds: float) -> str | None:
+def _program_error(command: Sequence[str], seconds: float) -> str | None:
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, check=False)  # noqa: S603
     except subprocess.TimeoutExpired:
@@ -228,10 +379,10 @@ def _corpus_finding(file: Path, if_missing: Status) -> Finding:
     name = f"corpus {file.stem}"
     try:
         card = read_card(file)
-    except ConfigError as fault:
-        return Finding(name, "fail", f"the card cannot be used: {fault.problem}", fault.fix)
+    except ConfigError as error:
+        return Finding(name, "fail", f"the card cannot be used: {error.problem}", error.fix)
     try:
-        folder = corpus_root(card)
-    except CorpusError as fault:
-        return Finding(name, if_missing, fault.problem, fault.fix)
-    return Finding(name, "ok", f"{folder} ({card.title})")
+        directory = corpus_root(card)
+    except CorpusError as error:
+        return Finding(name, if_missing, error.problem, error.fix)
+    return Finding(name, "ok", f"{directory} ({card.title})")

@@ -43,7 +43,7 @@ from torch import nn
 from torch.nn import functional
 from training_load import QUICK, SIZES, Size, plan_of, write_store
 
-from vavl.audit.gate import audit_of
+from vavl.audit.audit import audit_of
 from vavl.data.batch import ClipBatch
 from vavl.models.draws import DrawKey
 from vavl.models.layers import masked_mean

@@ -16,7 +16,7 @@ import vavl.promotion.report
 # Writes a report of its kind into a directory, and how many plots that has.
 REPORTS = {
     "evaluation": (partial(vavl.evaluation.report.write_report_page, evaluation_content()), 6),
-    "promotion": (partial(vavl.promotion.report.write_report_page, promotion_content()), 1),
+    "promotion": (lambda directory: vavl.promotion.report.write_pages(promotion_content(), [], directory)[0], 1),
 }
 
 

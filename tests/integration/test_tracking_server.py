@@ -20,7 +20,7 @@ from vavl.serving.model_address import resolve_model
 from vavl.serving.registry import register_model
 from vavl.tracking.journal import Journal
 from vavl.tracking.mlflow_writer import open_client
-from vavl.tracking.replay_state import state_path
+from vavl.tracking.records import state_path
 from vavl.tracking.replayer import Replayer
 from vavl.tracking.settings import TrackingPlace, TrackingSettings, tracking_place
 from vavl.training.worker import train_on_worker

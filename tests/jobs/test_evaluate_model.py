@@ -20,8 +20,8 @@ from vavl.extraction.extract import extract_features
 from vavl.extraction.plan import plan_extraction
 from vavl.extraction.settings import ExtractionRun, FeatureSettings
 from vavl.serving.registry import register_model
+from vavl.tracking.holdings import ModelNote
 from vavl.tracking.mlflow_writer import import_mlflow
-from vavl.tracking.model_note import ModelNote
 from vavl.training.worker import read_outcome, train_on_worker
 
 

@@ -18,7 +18,7 @@ import yaml
 from mlflow_server import MlflowServer
 
 from vavl.tracking.journal import Journal
-from vavl.tracking.replay_state import read_state, state_path
+from vavl.tracking.records import read_state, state_path
 from vavl.tracking.replayer import following
 
 ROOT = Path(__file__).parents[2]

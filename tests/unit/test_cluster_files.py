@@ -13,7 +13,7 @@ import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
 
 from vavl.job_config import JOB_SETTINGS
-from vavl.submission.plan import check_configuration
+from vavl.submission.submission import check_configuration
 
 ROOT = Path(__file__).parents[2]
 CLUSTER = ROOT / "ray_cluster.yaml"

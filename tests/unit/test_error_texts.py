@@ -20,7 +20,7 @@ import pytest
 from vavl.config.setting_list import list_settings
 from vavl.corpora.card import CorpusCard
 from vavl.job_config import JOB_SETTINGS
-from vavl.submission.plan import SubmitJob
+from vavl.submission.submission import SubmitJob
 
 ROOT = Path(__file__).parents[2]
 VALUE = re.compile("«[^»]*»")

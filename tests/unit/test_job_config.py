@@ -8,9 +8,8 @@ from typing import get_args
 
 import pytest
 
-from vavl.config.load import read_config, validate
+from vavl.config.load import read_config, save_config, validate
 from vavl.config.places import FROM_PROJECT, FROM_ROOT, anchored, marked_settings
-from vavl.config.snapshot import save_config
 from vavl.errors import ConfigError
 from vavl.experiments.comparison_grid import cell_plans
 from vavl.job_config import (
@@ -33,7 +32,7 @@ from vavl.job_config import (
     TrainModelJob,
     TuneModelJob,
 )
-from vavl.submission.plan import SubmitJob
+from vavl.submission.submission import SubmitJob
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted((ROOT / "jobs/configs").rglob("*.yaml"))

@@ -62,7 +62,7 @@ def test_the_end_of_rays_own_process_is_said(tmp_path, monkeypatch, caplog):
         monkeypatch.setattr("time.sleep", lambda _: process.kill())
         watch_raylet()
     assert f"raylet, pid {process.pid}) was killed" in caplog.text
-    assert "the same command goes on" in caplog.text
+    assert "the same command continues" in caplog.text
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:9", "ray://127.0.0.1:9"])

@@ -13,7 +13,7 @@ from rendered_media import moving_square, tone, write_mp4, write_wav
 from served_models import served, write_media_model
 
 from vavl.job_config import JOB_SETTINGS
-from vavl.submission.plan import SubmitJob
+from vavl.submission.submission import SubmitJob
 from vavl.tracking.mlflow_writer import open_client
 from vavl.tracking.settings import TrackingSettings, tracking_place
 

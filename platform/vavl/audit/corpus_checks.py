@@ -11,8 +11,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vavl.audit.finding import PREPARE_AGAIN, Check, Finding, State, not_known, state_of, with_unknown
-from vavl.audit.material import Material, histogram
+from vavl.audit.finding import (
+    PREPARE_AGAIN,
+    Check,
+    Finding,
+    Material,
+    State,
+    histogram,
+    not_known,
+    state_of,
+    with_unknown,
+)
 from vavl.audit.settings import AuditSettings
 from vavl.features import MODALITIES
 
@@ -88,19 +97,12 @@ def check_partners(material: Material, settings: AuditSettings) -> Finding:
 
 @dataclass(frozen=True)
 class _Odd:
-    """Which clips stand out, of those that a check knows something of.
+    """Which clips stand out, of those that a check knows something of."""
 
-    Attributes:
-        known: (clips,), the check could look at it.
-        odd: (clips,), it stands out.
-        degree: (clips,), how much, for the order of the examples.
-        shown: values of each clip that an example states.
-    """
-
-    known: NDArray[np.bool_]
-    odd: NDArray[np.bool_]
-    degree: NDArray[np.float64]
-    shown: dict[str, NDArray[np.float64]]
+    known: NDArray[np.bool_]  # (clips,), the check could look at it
+    odd: NDArray[np.bool_]  # (clips,), it stands out
+    degree: NDArray[np.float64]  # (clips,), how much, for the order of the examples
+    shown: dict[str, NDArray[np.float64]]  # values of each clip that an example states
 
     def finding(
         self, material: Material, settings: AuditSettings, check: Check, words: str, limits: tuple[float, float]

@@ -15,8 +15,17 @@ import numpy as np
 import scipy.sparse
 from numpy.typing import NDArray
 
-from vavl.audit.finding import CHANCE_DEVIATIONS, Check, Example, Finding, State, above_chance, state_of
-from vavl.audit.material import SPLIT_CODES, Material
+from vavl.audit.finding import (
+    CHANCE_DEVIATIONS,
+    SPLIT_CODES,
+    Check,
+    Example,
+    Finding,
+    Material,
+    State,
+    above_chance,
+    state_of,
+)
 from vavl.audit.settings import AuditSettings
 from vavl.corpora.manifest import TEST, TRAIN
 from vavl.data.collection import ATTRIBUTES

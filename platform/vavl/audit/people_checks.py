@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vavl.audit.finding import Check, Example, Finding, State, above_chance
-from vavl.audit.material import Material
+from vavl.audit.finding import Check, Example, Finding, Material, State, above_chance
 from vavl.audit.settings import AuditSettings
 from vavl.corpora.manifest import TEST, TRAIN
 from vavl.data.protocol import clip_classes

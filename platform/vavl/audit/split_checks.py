@@ -10,8 +10,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vavl.audit.finding import PREPARE_AGAIN, Check, Example, Finding, State, not_known, state_of, with_unknown
-from vavl.audit.material import SPLIT_CODES, Material, histogram
+from vavl.audit.finding import (
+    PREPARE_AGAIN,
+    SPLIT_CODES,
+    Check,
+    Example,
+    Finding,
+    Material,
+    State,
+    histogram,
+    not_known,
+    state_of,
+    with_unknown,
+)
 from vavl.audit.settings import AuditSettings
 from vavl.corpora.manifest import TEST, TRAIN
 from vavl.features import MODALITIES

@@ -37,7 +37,7 @@ def run_job(
         settings: the configuration class of the job.
         story: does the work; prints its own result.
         check: looks at everything that the work needs (directories, cards, stores) without starting
-            anything heavy; raises ``VavlError`` on a fault. It also runs before the story.
+            anything heavy; raises ``VavlError`` on a error. It also runs before the story.
         arguments: words of the command line; ``sys.argv`` by default.
 
     Returns:
@@ -52,9 +52,9 @@ def run_job(
             print(f"dry run: {words.config} is valid; nothing was started")
             return 0
         story(config)
-    except VavlError as fault:
-        print(f"error: {fault}", file=sys.stderr)
-        return fault.exit_code
+    except VavlError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
     except KeyboardInterrupt:
         print("interrupted: start the same command again to continue", file=sys.stderr)
         return 1

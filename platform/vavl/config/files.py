@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import errno
 import hashlib
+import io
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 @contextlib.contextmanager
 def written_beside(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside ``path``; rename it into place if the block succeeds.
+    """Yield a temporary path next to ``path``; rename it into place if the block succeeds.
 
     Raises:
         InputError: the directory cannot be written, or its disk is full.
@@ -53,6 +55,16 @@ def write_json(path: Path, content: Any) -> None:
     write_text(path, json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
 
 
+def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> Path:
+    """Write a table, whole or not at all; a value that a row lacks stays empty. Returns the path."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, text.getvalue())
+    return path
+
+
 def read_json(path: Path) -> Any:
     """Read a JSON file.
 
@@ -63,8 +75,8 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(str(path), "", "the file does not exist", "check the path") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as fault:
-        raise InputError(str(path), "", f"not valid JSON: {fault}", "restore the file or make it again") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InputError(str(path), "", f"not valid JSON: {error}", "restore the file or make it again") from None
 
 
 def write_dataset_state(directory: Path, files: Sequence[str]) -> None:
@@ -80,26 +92,26 @@ def write_dataset_state(directory: Path, files: Sequence[str]) -> None:
     write_json(directory / "dataset_info.json", {})  # the columns are those of the files
 
 
-def make_folder(folder: Path, setting: str = "output_dir") -> Path:
-    """Create ``folder`` and its parents, and prove that it can be written.
+def make_folder(directory: Path, setting: str = "output_dir") -> Path:
+    """Create ``directory`` and its parents, and prove that it can be written.
 
     Args:
-        folder: to make.
+        directory: to make.
         setting: what names another directory, for the message.
 
     Raises:
         InputError: the directory cannot be created or is read-only.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
+        directory.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=directory):
             pass
-    except OSError as fault:
+    except OSError as error:
         raise InputError(
-            str(folder), "", f"the directory cannot be written: {fault.strerror or fault}",
+            str(directory), "", f"the directory cannot be written: {error.strerror or error}",
             f"choose another {setting} or change the directory's permissions",
         ) from None  # fmt: skip
-    return folder
+    return directory
 
 
 def sha256_of_file(path: Path) -> str:

@@ -1,22 +1,133 @@
-"""Read a YAML file with dotted overrides into a settings class; report every fault at once."""
+"""Read a YAML file with dotted overrides into a settings class, naming all that is wrong; write settings back."""
 
 from __future__ import annotations
 
+import copy
 import os
 import re
 import types
 import typing
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+import yaml
 from pydantic import BaseModel, ValidationError
 
 from vavl.config.base import FrozenConfig
-from vavl.config.places import root_folder
+from vavl.config.files import write_text
+from vavl.config.places import portable, root_folder
 from vavl.config.plugins import hint
-from vavl.config.yaml_text import parse_yaml
 from vavl.errors import ConfigError
+
+_MOST_VALUES = 100_000
+_MERGE = "tag:yaml.org,2002:merge"
+
+
+def parse_yaml(text: str) -> Any:
+    """Return the plain value of a YAML text; tags that build other objects are refused.
+
+    Raises:
+        ValueError: not YAML, a key stands twice, an anchor refers to itself, nested too deeply, or more
+            than 100,000 values when its anchors are written out.
+    """
+    try:
+        loader = yaml.SafeLoader(text)
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        _count_values(node, {})
+        return loader.construct_document(node)
+    except yaml.YAMLError as error:
+        raise ValueError(str(error)) from None
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def _count_values(node: yaml.Node, known: dict[int, int]) -> int:
+    """Return how many values ``node`` holds with its anchors written out.
+
+    Args:
+        node: to look at.
+        known: counts of the nodes seen so far by identity; 0 while a node's own count is not complete.
+    """
+    if id(node) in known:
+        if not known[id(node)]:
+            raise ValueError(f"an anchor refers to itself{_line(node)}")
+        return known[id(node)]
+    known[id(node)] = 0
+    total = 1
+    for child in _children(node):
+        total += _count_values(child, known)
+        if total > _MOST_VALUES:
+            raise ValueError(f"more than {_MOST_VALUES} values{_line(node)}: anchors that refer to anchors?")
+    known[id(node)] = total
+    return total
+
+
+def _children(node: yaml.Node) -> list[yaml.Node]:
+    if isinstance(node, yaml.SequenceNode):
+        return list(node.value)
+    if not isinstance(node, yaml.MappingNode):
+        return []
+    seen: set[tuple[str, str]] = set()
+    for key, _ in node.value:
+        if isinstance(key, yaml.ScalarNode) and key.tag != _MERGE:
+            if (key.tag, key.value) in seen:
+                raise ValueError(f"the key `{key.value}` stands twice{_line(key)}")
+            seen.add((key.tag, key.value))
+    return [part for pair in node.value for part in pair]
+
+
+def _line(node: yaml.Node) -> str:
+    return f" in line {node.start_mark.line + 1}" if node.start_mark else ""
+
+
+def with_changes(content: Mapping[str, Any], changes: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """Return a copy of ``content`` with ``changes`` applied in their order.
+
+    Args:
+        content: a configuration as nested mappings.
+        changes: dotted keys or nested mappings, mixed as one likes; null switches a section off.
+        source: where the changes stand, for messages.
+
+    Raises:
+        ConfigError: a key leads through a value that is no section.
+    """
+    changed = copy.deepcopy(dict(content))
+    for keys, value in leaves(changes):
+        _set(changed, keys, copy.deepcopy(value), source)
+    return changed
+
+
+def _set(content: dict[str, Any], keys: Sequence[str], value: Any, source: str) -> None:
+    place = content
+    for key in keys[:-1]:
+        if place.get(key) is None:
+            place[key] = {}
+        place = place[key]
+        if not isinstance(place, dict):
+            raise ConfigError(source, ".".join(keys), f"`{key}` is not a section", "check the dotted key")
+    place[keys[-1]] = value
+
+
+def value_at(content: Mapping[str, Any], path: str) -> Any:
+    """Return what stands at a dotted path of nested mappings, None where nothing does."""
+    value: Any = content
+    for key in path.split("."):
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return value
+
+
+def leaves(changes: Mapping[str, Any], above: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Yield every value that is no section, with the keys that lead to it; an empty section is a value."""
+    for dotted, value in changes.items():
+        keys = (*above, *str(dotted).split("."))
+        if isinstance(value, Mapping) and value:
+            yield from leaves(value, keys)
+        else:
+            yield keys, value
+
 
 Settings = TypeVar("Settings", bound=FrozenConfig)
 
@@ -33,11 +144,11 @@ def read_config(settings: type[Settings], path: Path | str, overrides: Sequence[
     ``folder_key`` may be given a directory, a file of one of their own kinds, or an address as a text, instead.
 
     Raises:
-        ConfigError: the file is missing, is not YAML, or holds wrong settings; every fault is
+        ConfigError: the file is missing, is not YAML, or holds wrong settings; every error is
             listed with its dotted key, and an unknown key with the nearest known name.
     """
-    folder = _folder_meant(settings, path) if settings.folder_key else None
-    content = {str(settings.folder_key): str(folder)} if folder else read_yaml_mapping(Path(path))
+    directory = _directory_meant(settings, path) if settings.folder_key else None
+    content = {str(settings.folder_key): str(directory)} if directory else read_yaml_mapping(Path(path))
     for override in overrides:
         _apply_override(content, override)
     return validate(settings, content, source=str(path))
@@ -47,7 +158,7 @@ def validate(settings: type[Settings], content: Mapping[str, Any], source: str) 
     """Validate ``content`` as ``settings``; ``source`` names the file in messages.
 
     Raises:
-        ConfigError: with all faults.
+        ConfigError: with all errors.
     """
     missing: list[str] = []
     expanded = _expand_variables(content, missing)
@@ -58,8 +169,8 @@ def validate(settings: type[Settings], content: Mapping[str, Any], source: str) 
         )
     try:
         return settings.model_validate(expanded)
-    except ValidationError as fault:
-        lines = [_describe(settings, error) for error in fault.errors()]
+    except ValidationError as error:
+        lines = [_describe(settings, one) for one in error.errors()]
         problem = f"{len(lines)} wrong setting{'s' if len(lines) > 1 else ''}\n" + "\n".join(
             f"  - {line}" for line in lines
         )
@@ -77,22 +188,22 @@ def read_yaml_mapping(path: Path) -> dict[str, Any]:
             raise ConfigError(str(path), "", "not a regular file", "write the settings into a file")
         with path.open("rb") as stream:
             read = stream.read(_MOST_BYTES + 1)
-    except OSError as fault:
-        raise ConfigError(str(path), "", f"cannot be read: {fault.strerror or fault}", "check the path") from None
+    except OSError as error:
+        raise ConfigError(str(path), "", f"cannot be read: {error.strerror or error}", "check the path") from None
     if len(read) > _MOST_BYTES:
         raise ConfigError(str(path), "", f"larger than {_MOST_BYTES} bytes", "check that it is the right file")
     try:
         content = parse_yaml(read.decode("utf-8-sig"))
-    except UnicodeDecodeError as fault:
-        raise ConfigError(str(path), "", f"not UTF-8 text: {fault}", "save the file as UTF-8") from None
-    except ValueError as fault:
-        raise ConfigError(str(path), "", f"not valid YAML: {fault}", "correct the line named above") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(str(path), "", f"not UTF-8 text: {error}", "save the file as UTF-8") from None
+    except ValueError as error:
+        raise ConfigError(str(path), "", f"not valid YAML: {error}", "correct the line named above") from None
     if not isinstance(content, dict):
         raise ConfigError(str(path), "", f"holds {type(content).__name__}, not a mapping", "write `key: value` lines")
     return content
 
 
-def _folder_meant(settings: type[FrozenConfig], path: Path | str) -> Path | str | None:
+def _directory_meant(settings: type[FrozenConfig], path: Path | str) -> Path | str | None:
     """Return the directory that ``path`` names, from the current directory or else from ``VAVL_ROOT``; or an address.
 
     A file counts like a directory where its ending is one that the settings take; also one that is not there.
@@ -111,17 +222,9 @@ def _apply_override(content: dict[str, Any], override: str) -> None:
         raise ConfigError("command line", override, "not of the form dotted.key=value", "write e.g. data.fold=0")
     try:
         value = parse_yaml(text)
-    except ValueError as fault:
-        raise ConfigError("command line", key, f"value is not valid YAML: {fault}", "quote the value") from None
-    *parents, leaf = key.split(".")
-    place = content
-    for parent in parents:
-        if place.get(parent) is None:
-            place[parent] = {}
-        place = place[parent]
-        if not isinstance(place, dict):
-            raise ConfigError("command line", key, f"`{parent}` is not a section", "check the dotted key")
-    place[leaf] = value
+    except ValueError as error:
+        raise ConfigError("command line", key, f"value is not valid YAML: {error}", "quote the value") from None
+    _set(content, key.split("."), value, "command line")
 
 
 def _expand_variables(value: Any, missing: list[str]) -> Any:
@@ -180,3 +283,23 @@ def models_in(annotation: Any) -> Iterable[type[BaseModel]]:
     elif typing.get_origin(annotation) in (typing.Union, types.UnionType, list, tuple, dict, typing.Annotated):
         for part in typing.get_args(annotation):
             yield from models_in(part)
+
+
+def save_config(config: FrozenConfig, path: Path) -> None:
+    """Write the resolved settings as YAML; reading the file again gives an equal configuration."""
+    write_text(path, settings_yaml(config))
+
+
+def settings_yaml(config: FrozenConfig) -> str:
+    """Return the resolved settings as YAML; places below ``VAVL_ROOT`` are relative to it."""
+    return yaml.safe_dump(resolved_settings(config), sort_keys=False, allow_unicode=True)
+
+
+def resolved_settings(config: FrozenConfig) -> dict[str, Any]:
+    """Return the settings as nested plain values; places below ``VAVL_ROOT`` are relative to it."""
+    return portable(config, root_folder()).model_dump(mode="json")
+
+
+def flat_settings(config: FrozenConfig) -> dict[str, Any]:
+    """Return the settings as one level of dotted keys, as tracking servers want them."""
+    return {".".join(keys): value for keys, value in leaves(resolved_settings(config))}

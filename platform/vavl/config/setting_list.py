@@ -15,7 +15,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from vavl.config.load import models_in, read_yaml_mapping
+from vavl.config.load import leaves, models_in, read_yaml_mapping
 
 _BOUNDS = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
 _PLAIN = {Path: "path", str: "text", type(None): "null"}
@@ -23,23 +23,14 @@ _PLAIN = {Path: "path", str: "text", type(None): "null"}
 
 @dataclass(frozen=True)
 class Setting:
-    """One key a person may write.
+    """One key a person may write."""
 
-    Attributes:
-        key: dotted, from the top of the file.
-        kind: type and bounds, in words.
-        default: as YAML, or "required".
-        meaning: one line; empty where the name says it.
-        section: settings class that this key opens, if it is a whole section.
-        same_as: key of an earlier section with the same settings and defaults.
-    """
-
-    key: str
-    kind: str
-    default: str
-    meaning: str
-    section: type[BaseModel] | None = None
-    same_as: str | None = None
+    key: str  # dotted, from the top of the file
+    kind: str  # type and bounds, in words
+    default: str  # as YAML, or "required"
+    meaning: str  # one line; empty where the name says it
+    section: type[BaseModel] | None = None  # settings class that this key opens, if it is a whole section
+    same_as: str | None = None  # key of an earlier section with the same settings and defaults
 
 
 def list_settings(
@@ -62,7 +53,8 @@ def help_text(settings: type[BaseModel], config: Path | None = None) -> str:
     """
     lines: list[str] = []
     if config is not None:
-        lines += [f"set in {config}:", *(f"  {key} = {_written(value)}" for key, value in _leaves(config)), ""]
+        given = leaves(read_yaml_mapping(config))
+        lines += [f"set in {config}:", *(f"  {'.'.join(keys)} = {_written(value)}" for keys, value in given), ""]
     lines.append("all settings (dotted key = default  # type; meaning):")
     heading = ""
     for one in list_settings(settings):
@@ -80,17 +72,6 @@ def _help_line(one: Setting) -> str:
     if one.default == "required":
         return f"{one.key}  # required; " + "; ".join(filter(None, (one.kind, one.meaning)))
     return f"{one.key} = {one.default}  # " + "; ".join(filter(None, (one.kind, one.meaning)))
-
-
-def _leaves(config: Path) -> Iterator[tuple[str, Any]]:
-    def walk(content: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
-        for name, value in content.items():
-            if isinstance(value, Mapping) and value:
-                yield from walk(value, f"{prefix}{name}.")
-            else:
-                yield f"{prefix}{name}", value
-
-    return walk(read_yaml_mapping(config), "")
 
 
 def _settings(

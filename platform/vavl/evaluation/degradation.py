@@ -187,22 +187,14 @@ def add_noise(
 
 @dataclass
 class NoisySound:
-    """Features of the audio of clips with noise in it.
+    """Features of the audio of clips with noise in it."""
 
-    Attributes:
-        clips: the clips, with the manifest's paths.
-        root: directory of the media.
-        extractor: of the model.
-        seed: of all noise.
-        kind: of the noise.
-        failed: why a clip could not be read, by manifest row; its features stay as they are in the store.
-    """
-
-    clips: MeasuredClips
-    root: Path
-    extractor: Extractor
-    seed: int
-    kind: Literal["white", "pink"]
+    clips: MeasuredClips  # the clips, with the manifest's paths
+    root: Path  # directory of the media
+    extractor: Extractor  # of the model
+    seed: int  # of all noise
+    kind: Literal["white", "pink"]  # of the noise
+    # why a clip could not be read, by manifest row; its features stay as they are in the store
     failed: dict[int, str] = field(default_factory=dict)
 
     def features(self, row: int, snr_db: float | None) -> NDArray[np.float32]:
@@ -295,17 +287,11 @@ def _root(clips: MeasuredClips, media: MediaSettings) -> Path:
 
 @dataclass(frozen=True)
 class Degradations:
-    """The degradations that can be measured on some clips.
+    """The degradations that can be measured on some clips."""
 
-    Attributes:
-        changes: each with what it does to the frames of a clip.
-        not_measured: why others cannot be, by name.
-        sound: the media, where noise is added to them.
-    """
-
-    changes: tuple[tuple[Degradation, FrameChange], ...]
-    not_measured: Mapping[str, str]
-    sound: NoisySound | None
+    changes: tuple[tuple[Degradation, FrameChange], ...]  # each with what it does to the frames of a clip
+    not_measured: Mapping[str, str]  # why others cannot be, by name
+    sound: NoisySound | None  # the media, where noise is added to them
 
 
 def open_degradations(model: SavedModel, plan: EvaluationPlan, clips: MeasuredClips) -> Degradations:

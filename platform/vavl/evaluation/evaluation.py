@@ -12,9 +12,17 @@ import numpy as np
 from vavl.config.progress import show_progress
 from vavl.corpora.manifest import TRAIN, VALIDATION, Manifest
 from vavl.evaluation.degradation import Degradation, Degradations, DroppedFrames, ShiftedSync
-from vavl.evaluation.lengths import LengthScores, scores_by_length, seconds_of_clips, unlike_training
 from vavl.evaluation.measure import MeasuredClips, predict_clips
-from vavl.evaluation.scores import ConditionScores, differences, main_measure, scores_by_condition
+from vavl.evaluation.scores import (
+    ConditionScores,
+    LengthScores,
+    differences,
+    main_measure,
+    scores_by_condition,
+    scores_by_length,
+    seconds_of_clips,
+    unlike_training,
+)
 from vavl.evaluation.settings import EvaluationPlan
 from vavl.metrics.names import metric_name
 from vavl.metrics.paired import Interval
@@ -28,36 +36,22 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Standing:
-    """How the measured clips stand to the model.
+    """How the measured clips stand to the model."""
 
-    Attributes:
-        warnings: what makes the scores too high or hard to compare.
-        notes: what a reader should know.
-        is_cross_corpus: the clips are of another corpus than the model's.
-    """
-
-    warnings: tuple[str, ...]
-    notes: tuple[str, ...]
-    is_cross_corpus: bool
+    warnings: tuple[str, ...]  # what makes the scores too high or hard to compare
+    notes: tuple[str, ...]  # what a reader should know
+    is_cross_corpus: bool  # the clips are of another corpus than the model's
 
 
 @dataclass(frozen=True)
 class Measured:
-    """The clips measured in one way.
+    """The clips measured in one way."""
 
-    Attributes:
-        degradation: None for whole inputs.
-        predictions: of every clip.
-        scores: by condition; only conditions that the degradation can change.
-        differences: of the main measure from that of whole inputs, paired, by condition.
-        failed: why a clip is missing, by manifest row.
-    """
-
-    degradation: Degradation | None
-    predictions: SplitPredictions
-    scores: Mapping[str, ConditionScores]
-    differences: Mapping[str, Interval]
-    failed: Mapping[int, str]
+    degradation: Degradation | None  # None for whole inputs
+    predictions: SplitPredictions  # of every clip
+    scores: Mapping[str, ConditionScores]  # by condition; only conditions that the degradation can change
+    differences: Mapping[str, Interval]  # of the main measure from that of whole inputs, paired, by condition
+    failed: Mapping[int, str]  # why a clip is missing, by manifest row
 
     @property
     def name(self) -> str:
@@ -72,27 +66,16 @@ class Measured:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Everything that an evaluation found.
+    """Everything that an evaluation found."""
 
-    Attributes:
-        plan: that was asked for.
-        model: that was measured.
-        clips: that it was measured on.
-        whole: inputs as they are.
-        degraded: in the order of the settings.
-        not_measured: why a degradation was not measured, by its name.
-        standing: what the scores are worth.
-        lengths: scores of whole inputs by the length of the clips.
-    """
-
-    plan: EvaluationPlan
-    model: SavedModel
-    clips: MeasuredClips
-    whole: Measured
-    degraded: tuple[Measured, ...]
-    not_measured: Mapping[str, str]
-    standing: Standing
-    lengths: tuple[LengthScores, ...] = ()
+    plan: EvaluationPlan  # that was asked for
+    model: SavedModel  # that was measured
+    clips: MeasuredClips  # that it was measured on
+    whole: Measured  # inputs as they are
+    degraded: tuple[Measured, ...]  # in the order of the settings
+    not_measured: Mapping[str, str]  # why a degradation was not measured, by its name
+    standing: Standing  # what the scores are worth
+    lengths: tuple[LengthScores, ...] = ()  # scores of whole inputs by the length of the clips
 
     @property
     def main_measure(self) -> str:

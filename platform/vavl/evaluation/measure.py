@@ -32,26 +32,17 @@ _SPLITS = {"train": TRAIN, "validation": VALIDATION, "test": TEST}
 
 @dataclass(frozen=True)
 class MeasuredClips:
-    """The clips of a selection as one model sees them.
+    """The clips of a selection as one model sees them."""
 
-    Attributes:
-        selection: that was asked for.
-        collection: all clips of the store, with targets in the model's classes or attributes; sides that the
-            model was not trained on are absent.
-        normaliser: by modality, from the model.
-        rows: manifest rows of the labeled clips of the selection, ascending.
-        fold: of the splits; None where all clips are measured.
-        conditions: those that a label has trained.
-        left_out: labeled clips of the selection whose class the label map sets to null.
-    """
-
-    selection: ClipSelection
+    selection: ClipSelection  # that was asked for
+    # all clips of the store, with targets in the model's classes or attributes; modalities that the model was not
+    # trained on are absent
     collection: ClipCollection
-    normaliser: Mapping[str, Normaliser]
-    rows: NDArray[np.int64]
-    fold: int | None
-    conditions: tuple[str, ...]
-    left_out: int = 0
+    normaliser: Mapping[str, Normaliser]  # by modality, from the model
+    rows: NDArray[np.int64]  # manifest rows of the labeled clips of the selection, ascending
+    fold: int | None  # of the splits; None where all clips are measured
+    conditions: tuple[str, ...]  # those that a label has trained
+    left_out: int = 0  # labeled clips of the selection whose class the label map sets to null
 
     @property
     def clip_ids(self) -> list[str]:
@@ -98,8 +89,8 @@ def open_clips(model: SavedModel, selection: ClipSelection) -> MeasuredClips:
         InputError: classes that the model does not have, or no labeled clip in the selection.
         ConfigError: there is no such set of labels, or the label map names classes that there are not.
     """
-    folder, description = local_store(selection.store), model.description
-    collection = open_collection(_data_settings(description, selection, Manifest.read(folder)))
+    directory, description = local_store(selection.store), model.description
+    collection = open_collection(_data_settings(description, selection, Manifest.read(directory)))
     statistics = _statistics(description)
     for modality, one in statistics.items():
         if modality in collection.store.info:
@@ -149,8 +140,8 @@ def _data_settings(description: ModelDescription, selection: ClipSelection, mani
 
 
 def _statistics(description: ModelDescription) -> dict[str, FeatureStatistics]:
-    sides = {"audio": description.audio, "video": description.video}
-    return {name: FeatureStatistics.from_dict(side.statistics) for name, side in sides.items() if side.trained}
+    parts = {"audio": description.audio, "video": description.video}
+    return {name: FeatureStatistics.from_dict(part.statistics) for name, part in parts.items() if part.trained}
 
 
 def _normalisers(

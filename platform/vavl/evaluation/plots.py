@@ -40,23 +40,14 @@ class Measure:
 
 @dataclass(frozen=True)
 class DegradedScore:
-    """The main measure of one condition under one degradation.
+    """The main measure of one condition under one degradation."""
 
-    Attributes:
-        kind: what was done, e.g. "noise in the audio"; one plot each.
-        level: how much, e.g. "10 dB".
-        condition: that was measured.
-        score: of the degraded inputs.
-        difference: from whole inputs, paired over speakers.
-        clips: that were measured.
-    """
-
-    kind: str
-    level: str
-    condition: str
-    score: Interval
-    difference: Interval
-    clips: int
+    kind: str  # what was done, e.g. "noise in the audio"; one plot each.
+    level: str  # how much, e.g. "10 dB".
+    condition: str  # that was measured
+    score: Interval  # of the degraded inputs
+    difference: Interval  # from whole inputs, paired over speakers
+    clips: int  # that were measured
 
 
 def degraded_figure(

@@ -13,12 +13,11 @@ from numpy.typing import NDArray
 from vavl.data.normalization import NORMALIZED_BY
 from vavl.evaluation.degradation import Degradation, DroppedFrames, NoiseInSound, NoiseOnFeatures, ShiftedSync
 from vavl.evaluation.evaluation import Evaluation, chance_and_majority
-from vavl.evaluation.lengths import LengthScores
 from vavl.evaluation.plots import DegradedScore, Measure, degraded_figure, speakers_figure, values_figure
-from vavl.evaluation.scores import ConditionScores
+from vavl.evaluation.scores import ConditionScores, LengthScores
 from vavl.features import SpeakerNormalisation
-from vavl.metrics.classes import CALIBRATION_BINS, ClassScore
 from vavl.metrics.paired import Interval
+from vavl.metrics.scores import CALIBRATION_BINS, ClassScore
 from vavl.models.settings import AttributeTask, ClassTask
 from vavl.reports.plots import (
     Plot,
@@ -47,60 +46,37 @@ _PER_ATTRIBUTE = (("ccc", "CCC"), ("rmse", "RMSE"), ("mae", "MAE"))
 
 @dataclass(frozen=True)
 class EvaluationReport:
-    """Everything that the report of an evaluation shows.
+    """Everything that the report of an evaluation shows."""
 
-    Attributes:
-        model: name and version, or directory.
-        corpus: of the clips.
-        split: that was measured.
-        protocol: of the splits, with the fold.
-        label_target: what the labels mean.
-        measure: name of the main metric.
-        is_share: it is a share, shown in percent.
-        scores: by condition, then by metric; bounds are NaN where there is no interval.
-        outputs: classes or attributes, by name.
-        confusion: counts (true class, predicted class) by condition; empty for attributes.
-        reliability: by condition.
-        bins: of the calibration error and of ``reliability``.
-        classes: scores of each class by condition.
-        speakers: the main measure of each speaker's clips, by condition.
-        speaker_clips: clips of each speaker.
-        values: (clips, attributes) predicted and true, by condition; empty for classes.
-        lengths: main measure by the length of the clips.
-        degraded: in order.
-        not_measured: why, by what was asked for.
-        references: that the scores are held against.
-        warnings: what makes the scores too high or hard to compare; marked at the top.
-        notes: sentences for the end.
-        origin: what was measured on what, in this order.
-        facts: further facts, in this order.
-        speaker_normalisation: by which unlabeled clips of each speaker features were normalized.
-    """
-
-    model: str
-    corpus: str
-    split: str
-    protocol: str
-    label_target: str
-    measure: str
-    is_share: bool
+    model: str  # name and version, or directory
+    corpus: str  # of the clips
+    split: str  # that was measured
+    protocol: str  # of the splits, with the fold
+    label_target: str  # what the labels mean
+    measure: str  # name of the main metric
+    is_share: bool  # it is a share, shown in percent
+    # by condition, then by metric; bounds are NaN where there is no interval
     scores: Mapping[str, Mapping[str, Interval]]
-    outputs: Sequence[str]
+    outputs: Sequence[str]  # classes or attributes, by name
+    # counts (true class, predicted class) by condition; empty for attributes
     confusion: Mapping[str, NDArray[np.int64]] = field(default_factory=dict)
-    reliability: Mapping[str, ReliabilityBins] = field(default_factory=dict)
-    bins: int = 15
-    classes: Mapping[str, Sequence[ClassScore]] = field(default_factory=dict)
+    reliability: Mapping[str, ReliabilityBins] = field(default_factory=dict)  # by condition
+    bins: int = 15  # of the calibration error and of `reliability`
+    classes: Mapping[str, Sequence[ClassScore]] = field(default_factory=dict)  # scores of each class by condition
+    # the main measure of each speaker's clips, by condition
     speakers: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-    speaker_clips: Mapping[str, int] = field(default_factory=dict)
+    speaker_clips: Mapping[str, int] = field(default_factory=dict)  # clips of each speaker
+    # (clips, attributes) predicted and true, by condition; empty for classes
     values: Mapping[str, tuple[NDArray[np.float64], NDArray[np.float64]]] = field(default_factory=dict)
-    lengths: Sequence[LengthScores] = ()
-    degraded: Sequence[DegradedScore] = ()
-    not_measured: Mapping[str, str] = field(default_factory=dict)
-    references: Sequence[ReferenceScore] = ()
-    warnings: Sequence[str] = ()
-    notes: Sequence[str] = ()
-    origin: Mapping[str, Any] = field(default_factory=dict)
-    facts: Mapping[str, Any] = field(default_factory=dict)
+    lengths: Sequence[LengthScores] = ()  # main measure by the length of the clips
+    degraded: Sequence[DegradedScore] = ()  # in order
+    not_measured: Mapping[str, str] = field(default_factory=dict)  # why, by what was asked for
+    references: Sequence[ReferenceScore] = ()  # that the scores are held against
+    warnings: Sequence[str] = ()  # what makes the scores too high or hard to compare; marked at the top
+    notes: Sequence[str] = ()  # sentences for the end
+    origin: Mapping[str, Any] = field(default_factory=dict)  # what was measured on what, in this order
+    facts: Mapping[str, Any] = field(default_factory=dict)  # further facts, in this order
+    # by which unlabeled clips of each speaker features were normalized
     speaker_normalisation: SpeakerNormalisation = "none"
 
     @property

@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 from vavl.config.files import write_json, written_beside
 from vavl.evaluation.evaluation import Evaluation, Measured
 from vavl.evaluation.report import references
-from vavl.metrics.classes import CALIBRATION_BINS
 from vavl.metrics.names import CONDITIONS, metric_name
+from vavl.metrics.scores import CALIBRATION_BINS
 from vavl.models.settings import AttributeTask, ClassTask
 from vavl.serving.model_address import ResolvedModel
 from vavl.tracking.journal import clean

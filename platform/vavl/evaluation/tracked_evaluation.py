@@ -13,10 +13,10 @@ from typing import Any
 
 import torch
 
-from vavl.config.addresses import absolute_store
 from vavl.config.base import FrozenConfig
 from vavl.config.files import make_folder, write_json
-from vavl.config.snapshot import save_config
+from vavl.config.load import save_config
+from vavl.config.places import absolute_store
 from vavl.errors import ConfigError
 from vavl.evaluation.degradation import Degradations, open_degradations
 from vavl.evaluation.evaluation import Evaluation, standing_of
@@ -45,19 +45,12 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Opened:
-    """What an evaluation starts from.
+    """What an evaluation starts from."""
 
-    Attributes:
-        resolved: where the model came from.
-        model: on the device of the plan.
-        clips: that it is measured on.
-        degradations: that can be measured.
-    """
-
-    resolved: ResolvedModel
-    model: SavedModel
-    clips: MeasuredClips
-    degradations: Degradations
+    resolved: ResolvedModel  # where the model came from
+    model: SavedModel  # on the device of the plan
+    clips: MeasuredClips  # that it is measured on
+    degradations: Degradations  # that can be measured
 
 
 def open_evaluation(plan: EvaluationPlan, tracking: TrackingSettings) -> Opened:
@@ -105,16 +98,16 @@ class TrackedEvaluation(TrackedRun):
     server never reaches the evaluation.
 
     Args:
-        folder: of the results; the journal lies there.
+        directory: of the results; the journal lies there.
         settings: where to track.
     """
 
-    def __init__(self, folder: Path, settings: TrackingSettings) -> None:
-        make_folder(folder)
-        if (record := read_record(RunStorage(folder), ["run_id"])) is not None:
-            put_aside(folder, record["run_id"])
+    def __init__(self, directory: Path, settings: TrackingSettings) -> None:
+        make_folder(directory)
+        if (record := read_record(RunStorage(directory), ["run_id"])) is not None:
+            put_aside(directory, record["run_id"])
         settings = settings.model_copy(update={"system_metrics": False, "model_name": None})
-        super().__init__(folder, settings, register_model)
+        super().__init__(directory, settings, register_model)
 
     def start(self, config: FrozenConfig, opened: Opened) -> None:
         """Record settings, model and data; from here on the tracking server follows."""
@@ -151,13 +144,13 @@ class TrackedEvaluation(TrackedRun):
 
 def _dataset(clips: MeasuredClips) -> DatasetNote:
     store, manifest = clips.collection.store, clips.collection.manifest
-    sides = {f"{name}_clips": int(clips.collection.has(name)[clips.rows].sum()) for name in store.info}
+    by_modality = {f"{name}_clips": int(clips.collection.has(name)[clips.rows].sum()) for name in store.info}
     return DatasetNote(
         name=manifest.corpus,
         store_hash=store.hash,
         path=str(absolute_store(clips.selection.store)),
         card=f"{manifest.corpus} (card hash {manifest.card_hash})",
-        counts={"clips": len(clips.rows), **sides},
+        counts={"clips": len(clips.rows), **by_modality},
         context="evaluation",
     )
 

@@ -11,10 +11,9 @@ from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vavl.audit.gate import pass_audit
-from vavl.config.changes import with_changes
+from vavl.audit.audit import pass_audit
 from vavl.config.files import read_json, write_json
-from vavl.config.load import read_yaml_mapping, validate
+from vavl.config.load import read_yaml_mapping, validate, with_changes
 from vavl.config.places import anchored, root_folder
 from vavl.config.progress import in_words
 from vavl.errors import ConfigError, VavlError
@@ -29,7 +28,7 @@ from vavl.training.run_data import check_plan
 from vavl.training.run_folder import begun_store, finished_hash, with_store
 from vavl.training.settings import TrainingPlan, TrainingSettings
 
-RUNS_FOLDER, COMPARISON_FILE = "runs", "comparison.json"
+RUNS_DIRECTORY, COMPARISON_FILE = "runs", "comparison.json"
 _log = logging.getLogger(__name__)
 
 
@@ -265,7 +264,7 @@ def _content(comparison: ComparisonPlan, base: Mapping[str, Any], cell: Cell) ->
         "data.partitions.seed": partition_seed,
     }
     own = {
-        "output_dir": str(comparison.output_dir / RUNS_FOLDER / cell.name),
+        "output_dir": str(comparison.output_dir / RUNS_DIRECTORY / cell.name),
         "data.fold": cell.fold,
         "training.seed": cell.seed,
         "evaluation.test": comparison.test,
@@ -285,9 +284,9 @@ def _reason_against(plan: TrainingPlan, warnings: dict[str, None]) -> str | None
     return None
 
 
-def run_id_of(folder: Path) -> str:
+def run_id_of(directory: Path) -> str:
     """Return the id of the directory's comparison, made once."""
-    file = folder / COMPARISON_FILE
+    file = directory / COMPARISON_FILE
     if not file.exists():
         write_json(file, {"run_id": f"comparison-{secrets.token_hex(4)}"})
     return str(read_json(file)["run_id"])

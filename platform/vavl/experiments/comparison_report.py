@@ -54,7 +54,7 @@ def refuse_failures(comparison: Comparison) -> None:
 
 def result_rows(comparison: Comparison) -> list[tuple[str, str]]:
     """Return the rows of the table that the job prints: the main measure by group, best condition first."""
-    main, reference = comparison.main_measure, comparison.reference
+    main, reference = comparison.main_measure, comparison.plan.reference_set
     differences = {
         (entry.group, entry.condition): entry
         for entry in comparison.differences
@@ -92,7 +92,7 @@ def write_pages(comparison: Comparison) -> list[Path]:
         directory / "report.html",
         "experiments/comparison.html",
         f"Objectives compared on {first['corpus']}",
-        f"{comparison.title} on {comparison.split}, {corpus_words(first)}, {_protocol(comparison)}",
+        f"{comparison.title} on {comparison.plan.split}, {corpus_words(first)}, {_protocol(comparison)}",
         comparison=comparison,
         is_normalised_per_speaker=first["speaker_normalisation"],
         plots=[(_TITLES[plot.name.split("_")[0]], plot) for plot in plots],
@@ -141,7 +141,7 @@ def _table(comparison: Comparison, fraction: float, share: float) -> dict[str, d
     """Return the points of a place of the grid by objective set, then by condition and what was subtracted."""
     table: dict[str, dict[tuple[str, str], GroupScore]] = {}
     points = (*comparison.main_scores, *comparison.main_differences)
-    for name in comparison.sets:
+    for name in comparison.plan.objective_sets:
         for point in points:
             if point.group == (name, fraction, share):
                 table.setdefault(name, {})[point.condition, point.against] = point
@@ -151,7 +151,7 @@ def _table(comparison: Comparison, fraction: float, share: float) -> dict[str, d
 def comparison_plots(comparison: Comparison) -> Iterator[Plot]:
     """Yield the plots that the points of a comparison allow."""
     fractions, shares = comparison.fractions, comparison.shares
-    what = f"{comparison.split} {comparison.title}"
+    what = f"{comparison.plan.split} {comparison.title}"
     if len(fractions) > 1:
         for share in shares:
             note = f", {100 * share:g} % of the pairs taken apart" if len(shares) > 1 or share else ""
@@ -174,7 +174,7 @@ def comparison_plots(comparison: Comparison) -> Iterator[Plot]:
     if comparison.main_differences:
         yield Plot(
             "differences",
-            f"difference of {comparison.split} {comparison.title}, paired over speakers and seeds; "
+            f"difference of {comparison.plan.split} {comparison.title}, paired over speakers and seeds; "
             "a filled point's 95 % interval excludes zero",
             "Differences between objective sets as points with intervals around a line at zero",
             differences_figure(comparison),
@@ -187,13 +187,18 @@ def curve_figure(comparison: Comparison, points: Sequence[GroupScore], over: str
     values = sorted({getattr(point.group, over) for point in points})
     is_log = over == "labelled_fraction" and values[-1] >= _LOG_SPAN * values[0]
     for axes, condition in zip(panels, comparison.conditions, strict=True):
-        for place, name in enumerate(comparison.sets):
+        for place, name in enumerate(comparison.plan.objective_sets):
             own = sorted(
                 (point for point in points if (point.group.objective_set, point.condition) == (name, condition)),
                 key=lambda point: float(getattr(point.group, over)),
             )
             if own:
-                x = _dodged([getattr(point.group, over) for point in own], place, len(comparison.sets), is_log=is_log)
+                x = _dodged(
+                    [getattr(point.group, over) for point in own],
+                    place,
+                    len(comparison.plan.objective_sets),
+                    is_log=is_log,
+                )
                 _line(axes, comparison, own, x)
         axes.set_title(CONDITION_TITLES[condition], color=LIGHT.text, fontsize=10)
         _share_axis(axes, values, is_log=is_log)
@@ -226,7 +231,9 @@ def differences_figure(comparison: Comparison) -> Figure:
                 face = color if point.interval.excludes_zero else LIGHT.surface
                 axes.plot(scale * point.interval.value, row, marker, color=color, markerfacecolor=face, markersize=5)
         axes.set_title(CONDITION_TITLES[condition], color=LIGHT.text, fontsize=10)
-        axes.set_xlabel(f"{'points' if comparison.is_share else comparison.title} more than {comparison.reference}")
+        axes.set_xlabel(
+            f"{'points' if comparison.is_share else comparison.title} more than {comparison.plan.reference_set}"
+        )
         axes.tick_params(axis="y", length=0)
         axes.grid(axis="x", color=LIGHT.line, linewidth=0.8)
     panels[0].set_yticks(range(len(rows)), rows)
@@ -238,7 +245,7 @@ def _row_of(comparison: Comparison, point: GroupScore) -> str:
     name, fraction, share = point.group
     place = f"{100 * fraction:g} %" if len(comparison.fractions) > 1 else ""
     unpaired = f"unpaired {100 * share:g} %" if len(comparison.shares) > 1 else ""
-    name = name if point.against == comparison.reference else f"{name} - {point.against}"
+    name = name if point.against == comparison.plan.reference_set else f"{name} - {point.against}"
     return ", ".join(part for part in (name, place, unpaired) if part)
 
 
@@ -264,9 +271,9 @@ def _line(axes: Any, comparison: Comparison, own: Sequence[GroupScore], x: Seque
 
 def _look(comparison: Comparison, name: str) -> tuple[str, str]:
     """Color and marker of an objective set; the reference is quiet."""
-    if name == comparison.reference:
+    if name == comparison.plan.reference_set:
         return LIGHT.quiet, "o"
-    place = [other for other in comparison.sets if other != comparison.reference].index(name)
+    place = [other for other in comparison.plan.objective_sets if other != comparison.plan.reference_set].index(name)
     return LIGHT.series[place % len(LIGHT.series)], _MARKERS[(place + 1) % len(_MARKERS)]
 
 

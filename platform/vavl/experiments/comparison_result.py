@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass
@@ -13,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from vavl.config.files import write_json, write_text
+from vavl.config.files import write_csv, write_json
 from vavl.config.progress import process_seconds
 from vavl.experiments.comparison_grid import Grid, Group, LeftOut
 from vavl.experiments.comparison_scores import (
@@ -36,23 +34,14 @@ _GROUP_COLUMNS = ("set", "labelled_fraction", "unpaired_share")
 
 @dataclass(frozen=True)
 class Comparison:
-    """All results of a comparison.
+    """All results of a comparison."""
 
-    Attributes:
-        plan: what was asked for.
-        grid: its runs, with their ends.
-        measures: names, the main one first.
-        finished: runs that are there.
-        scores: of every group, condition and measure.
-        differences: to the reference and between further pairs.
-    """
-
-    plan: ComparisonPlan
-    grid: Grid
-    measures: tuple[str, ...]
-    finished: Sequence[FinishedRun]
-    scores: Sequence[GroupScore]
-    differences: Sequence[GroupScore]
+    plan: ComparisonPlan  # what was asked for
+    grid: Grid  # its runs, with their ends
+    measures: tuple[str, ...]  # names, the main one first
+    finished: Sequence[FinishedRun]  # runs that are there
+    scores: Sequence[GroupScore]  # of every group, condition and measure
+    differences: Sequence[GroupScore]  # to the reference and between further pairs
 
     @property
     def main_measure(self) -> str:
@@ -68,21 +57,6 @@ class Comparison:
     def is_share(self) -> bool:
         """True where the main measure is a share, shown in percent."""
         return not self.main_measure.startswith("ccc")
-
-    @property
-    def split(self) -> str:
-        """The split that the sets are compared on."""
-        return self.plan.split
-
-    @property
-    def sets(self) -> list[str]:
-        """All objective sets, in the order of every table and legend."""
-        return list(self.plan.objective_sets)
-
-    @property
-    def reference(self) -> str:
-        """The set that the others are compared with."""
-        return self.plan.reference_set
 
     @property
     def main_scores(self) -> list[GroupScore]:
@@ -184,13 +158,8 @@ def table_rows(finished: Iterable[FinishedRun], split: str) -> Iterator[dict[str
 
 def write_table(finished: Iterable[FinishedRun], plan: ComparisonPlan) -> Path:
     """Write ``table.csv``: one row per cell and condition; returns its path."""
-    path, text = plan.output_dir / TABLE_FILE, io.StringIO()
     rows = list(table_rows(finished, plan.split))
-    writer = csv.DictWriter(text, list(dict.fromkeys(name for row in rows for name in row)), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_text(path, text.getvalue())
-    return path
+    return write_csv(plan.output_dir / TABLE_FILE, list(dict.fromkeys(name for row in rows for name in row)), rows)
 
 
 def summary_of(comparison: Comparison) -> dict[str, Any]:
@@ -208,8 +177,8 @@ def summary_of(comparison: Comparison) -> dict[str, Any]:
     """
     grid = comparison.grid
     return {
-        "split": comparison.split,
-        "reference": comparison.reference,
+        "split": comparison.plan.split,
+        "reference": comparison.plan.reference_set,
         "main_measure": comparison.main_measure,
         **_origin(comparison),
         "scores": [_entry(score) | {"folds": score.folds} for score in comparison.scores],
@@ -290,5 +259,5 @@ def _origin(comparison: Comparison) -> dict[str, Any]:
         **{name: first[name] for name in names},
         "waived_audit": comparison.waived_audit,
         "clips": {fold: by_fold[fold]["clips"] for fold in sorted(by_fold)},
-        "speakers": {fold: by_fold[fold]["speakers"][comparison.split] for fold in sorted(by_fold)},
+        "speakers": {fold: by_fold[fold]["speakers"][comparison.plan.split] for fold in sorted(by_fold)},
     }

@@ -22,7 +22,7 @@ from vavl.experiments.comparison_grid import Group, PlannedRun
 from vavl.experiments.trials import SUMMARY_FILE
 from vavl.metrics.names import AUDIO, AUDIO_VIDEO, CONDITIONS, VIDEO
 from vavl.metrics.paired import Interval, SpeakerSums, difference_interval, fold_scores, gather, score_interval
-from vavl.metrics.speaker_sums import SummedScore, attribute_measures, class_measures, sums_of_speakers
+from vavl.metrics.scores import SummedScore, attribute_measures, class_measures, sums_of_speakers
 from vavl.store.store_cache import local_notes
 from vavl.training.worker import PREDICTIONS_FOLDER
 
@@ -49,25 +49,15 @@ class FinishedRun:
 
 @dataclass(frozen=True)
 class GroupScore:
-    """Score of one group under one condition, or its difference to another set.
+    """Score of one group under one condition, or its difference to another set."""
 
-    Attributes:
-        group: objective set, labeled fraction, unpaired share.
-        condition: how clips are predicted.
-        measure: e.g. ``accuracy``.
-        interval: of the score or the difference, 95 %; shares from 0 to 1.
-        runs: that it rests on.
-        folds: score by fold, empty for a difference.
-        against: set that was subtracted; "" for a score.
-    """
-
-    group: Group
-    condition: str
-    measure: str
-    interval: Interval
-    runs: int
-    folds: Mapping[int, float] = field(default_factory=dict)
-    against: str = ""
+    group: Group  # objective set, labeled fraction, unpaired share
+    condition: str  # how clips are predicted
+    measure: str  # e.g. `accuracy`.
+    interval: Interval  # of the score or the difference, 95 %; shares from 0 to 1
+    runs: int  # that it rests on
+    folds: Mapping[int, float] = field(default_factory=dict)  # score by fold, empty for a difference
+    against: str = ""  # set that was subtracted; "" for a score
 
     @property
     def words(self) -> tuple[str, str, str]:
@@ -82,10 +72,10 @@ class GroupScore:
 
 def read_run(run: PlannedRun, split: str, measures: Measures) -> FinishedRun:
     """Read summary and predictions of a finished run."""
-    folder = run.plan.directory
-    summary = read_json(folder / SUMMARY_FILE)
+    directory = run.plan.directory
+    summary = read_json(directory / SUMMARY_FILE)
     conditions = trained_conditions(summary)
-    sums = speaker_sums(folder / PREDICTIONS_FOLDER / f"{split}.parquet", measures, conditions)
+    sums = speaker_sums(directory / PREDICTIONS_FOLDER / f"{split}.parquet", measures, conditions)
     return FinishedRun(run, summary, sums)
 
 

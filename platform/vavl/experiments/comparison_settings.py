@@ -10,8 +10,8 @@ from typing import Annotated, Any, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from vavl.config.base import FrozenConfig
-from vavl.config.changes import leaves
 from vavl.config.files import sha256_of_json
+from vavl.config.load import leaves
 from vavl.config.places import FROM_PROJECT, FROM_ROOT
 
 SINGLE_PROCESS = {

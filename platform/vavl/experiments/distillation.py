@@ -11,9 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from vavl.config.changes import with_changes
 from vavl.config.files import sha256_of_file, sha256_of_json, written_beside
-from vavl.config.load import read_yaml_mapping, validate
+from vavl.config.load import read_yaml_mapping, validate, with_changes
 from vavl.config.places import anchored, root_folder
 from vavl.errors import InputError
 from vavl.experiments.distillation_settings import DistillationPlan

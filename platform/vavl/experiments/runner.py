@@ -37,7 +37,7 @@ from vavl.training.settings import TrainingPlan, TrainingSettings
 from vavl.training.stop import ask_to_stop, stop_request
 from vavl.training.worker import read_outcome
 
-TUNE_FOLDER = "tune"
+TUNE_DIRECTORY = "tune"
 _LOOK_SECONDS = 0.3
 _DRIVER_BYTES = 2**28
 _EPOCH = "vavl_epoch"
@@ -113,13 +113,13 @@ def run_trial(
         seconds: longest time of this attempt, None without limit.
         launch: trains to the end; raises ``TrainingStopped`` when the stop file asked for it.
     """
-    start, folder = time.monotonic(), None
+    start, claimed = time.monotonic(), None
     with contextlib.ExitStack() as lock:
         try:
             lock.enter_context(only_driver(plan.output_dir))
-            folder = claim_run_folder(plan)
-            log.start(plan, folder)
-            _follow(plan, log, lambda: launch(plan, folder, log), tell, seconds)
+            claimed = claim_run_folder(plan)
+            log.start(plan, claimed)
+            _follow(plan, log, lambda: launch(plan, claimed, log), tell, seconds)
             end = TrialEnd(number, "finished", metrics=read_outcome(plan.directory)["metrics"])
         except TrainingStopped:
             metrics = best_epoch_metrics(log.epochs(), plan.evaluation.select_by)
@@ -136,7 +136,7 @@ def run_trial(
             epochs_full=int(epochs[-1]["total_epochs"]) if epochs else 0,
             memory_gb=trial_memory_gb(epochs),
             seconds=time.monotonic() - start,
-            run_id=folder.run_id if folder else "",
+            run_id=claimed.run_id if claimed else "",
         )
         # The journal first, then the end, then tidy up: a kill in between repeats nothing that was trained.
         try:
@@ -144,8 +144,8 @@ def run_trial(
         except Exception:  # noqa: BLE001  the trial has ended already
             _log.exception("the end of trial %d could not be recorded", number)
         write_end(plan.directory, end)
-        if folder is not None and end.state != "failed":
-            folder.finish()
+        if claimed is not None and end.state != "failed":
+            claimed.finish()
             # Hundreds of trials would fill the disk; the best weights stay.
             shutil.rmtree(plan.directory / CHECKPOINTS_FOLDER, ignore_errors=True)
         return end
@@ -202,7 +202,7 @@ def run_trials(
     # It misses the files of Tune's own loggers, which journals stand in for.
     logging.getLogger("ray.tune.analysis.experiment_analysis").setLevel(logging.ERROR)
     prepare_ray(work.training)
-    storage = parent.folder / TUNE_FOLDER
+    storage = parent.folder / TUNE_DIRECTORY
     shutil.rmtree(storage, ignore_errors=True)  # of an earlier start; nothing reads it
     with Progress("trials", work.total, work.done, counts=False) as progress:
 

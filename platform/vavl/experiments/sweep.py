@@ -18,10 +18,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vavl.audit.gate import pass_audit
-from vavl.config.changes import value_at, with_changes
+from vavl.audit.audit import pass_audit
 from vavl.config.files import make_folder, read_json, sha256_of_json, write_json
-from vavl.config.load import read_yaml_mapping, validate
+from vavl.config.load import read_yaml_mapping, validate, value_at, with_changes
 from vavl.config.places import anchored, root_folder
 from vavl.errors import ConfigError, InputError
 from vavl.experiments.study import Drawn, Judge, SweepStudy, best_of, storage_address, study_name
@@ -35,7 +34,7 @@ from vavl.training.run_folder import with_store
 from vavl.training.settings import TrainingPlan, TrainingSettings
 from vavl.training.stop import ask_to_stop
 
-SWEEP_FILE, TRIALS_FOLDER = "sweep.json", "trials"
+SWEEP_FILE, TRIALS_DIRECTORY = "sweep.json", "trials"
 _MOST_CORNERS = 64
 _NO_NOTES = PlanNotes(())
 _MEMORY_SHARE = 0.85  # of Ray's memory that all trials may take together
@@ -49,7 +48,7 @@ class TrialPlans:
     sweep: SweepPlan
     base: Mapping[str, Any]  # content of the training configuration with the overrides, without its tracking
     tracking: Mapping[str, Any]  # of the training configuration
-    # Version that every trial reads; None: as the training configuration says.
+    # Version that every trial reads; None: as the training configuration says
     store: Path | str | None = None
     notes: PlanNotes = _NO_NOTES  # what every trial is trained on
 
@@ -59,7 +58,7 @@ class TrialPlans:
         Raises:
             ConfigError: these values do not go together.
         """
-        own = {"output_dir": str(folder_of(self.sweep.output_dir, number)), "evaluation.test": False}
+        own = {"output_dir": str(directory_of(self.sweep.output_dir, number)), "evaluation.test": False}
         own |= {"training.launcher": "ray", "training.resume": "auto"}
         # A section is one value: it replaces what was there.
         cleared = with_changes(with_changes(self.base, own, "sweep"), dict.fromkeys(point), "search")
@@ -79,9 +78,9 @@ class TrialPlans:
         return {path: value_at(content, path) for path in self.sweep.search}
 
 
-def folder_of(output_dir: Path, number: int) -> Path:
+def directory_of(output_dir: Path, number: int) -> Path:
     """Return the directory of a trial."""
-    return output_dir / TRIALS_FOLDER / f"trial-{number:04d}"
+    return output_dir / TRIALS_DIRECTORY / f"trial-{number:04d}"
 
 
 class SweepNote(NamedTuple):
@@ -93,9 +92,9 @@ class SweepNote(NamedTuple):
     storage: str = ""  # address of the study
 
 
-def read_note(folder: Path) -> SweepNote | None:
+def read_note(directory: Path) -> SweepNote | None:
     """Return what the directory says of its sweep, None where it holds none."""
-    path = folder / SWEEP_FILE
+    path = directory / SWEEP_FILE
     return SweepNote(**read_json(path)) if path.exists() else None
 
 
@@ -225,16 +224,16 @@ def open_sweep(plan: SweepPlan) -> Iterator[Sweep]:
         ConfigError: see ``plans_of``.
     """
     plans = plans_of(plan)
-    folder = make_folder(plan.output_dir)
-    with only_driver(folder):
-        note = read_note(folder) or note_of(plans)
-        write_json(folder / SWEEP_FILE, note._asdict())
+    directory = make_folder(plan.output_dir)
+    with only_driver(directory):
+        note = read_note(directory) or note_of(plans)
+        write_json(directory / SWEEP_FILE, note._asdict())
         study = SweepStudy(plan, study_name(plan, note.run_id))
         if study.is_new:
-            if any((folder / TRIALS_FOLDER).glob("*")):
+            if any((directory / TRIALS_DIRECTORY).glob("*")):
                 problem = "holds trials, but their study is gone or empty"
                 fix = "choose another output_dir, or bring the study back"
-                raise InputError(str(folder / TRIALS_FOLDER), "", problem, fix)
+                raise InputError(str(directory / TRIALS_DIRECTORY), "", problem, fix)
             study.try_first(plans.first_points)
         yield Sweep(plans, study, note.run_id)
 
@@ -284,16 +283,16 @@ class Sweep:
     def resume(self, logs: TrialLogs) -> None:
         """Take in what earlier starts left: their ends, their epochs, and the trials that they did not finish."""
         for drawn in self.study.interrupted():
-            end = read_end(self.folder_of(drawn.number))
+            end = read_end(self.directory_of(drawn.number))
             if end is None:
                 self._waiting.append(drawn)
             else:
                 self._record(end)  # the driver was killed between the two
         for number, state in sorted(self.study.ended().items()):
-            end = read_end(self.folder_of(number))
+            end = read_end(self.directory_of(number))
             self.ends[number] = end or TrialEnd(number, state, "its directory is gone")
         for number in sorted({*self.ends, *(drawn.number for drawn in self._waiting)}):
-            epochs, end = logs.of(self.folder_of(number).name, {}).epochs(), self.ends.get(number)
+            epochs, end = logs.of(self.directory_of(number).name, {}).epochs(), self.ends.get(number)
             for record in epochs:
                 self._judge.stops(number, int(record["epoch"]), record["metrics"])
             if end is not None:
@@ -322,13 +321,13 @@ class Sweep:
         self._note_memory(trial_memory_gb([record]))
         if self._judge.stops(number, epoch, record["metrics"]):
             rule = f"{self.plan.pruner.kind}: stopped after epoch {epoch}"
-            ask_to_stop(self.folder_of(number), "stop", rule)
+            ask_to_stop(self.directory_of(number), "stop", rule)
         if number in self._judge.best:
             self.study.note_epoch(number, epoch, self._judge.best[number] * self.plan.objectives[0].sign)
 
     def trial_ended(self, number: int, lost: str = "") -> TrialEnd:
         """Take in the end of a trial; ``lost`` is what is known when its process died without leaving one."""
-        return self._record(end_of(self.folder_of(number), number, lost))
+        return self._record(end_of(self.directory_of(number), number, lost))
 
     def line_of(self, end: TrialEnd) -> str:
         """Return the end of a trial as a line of the log."""
@@ -336,9 +335,9 @@ class Sweep:
         epochs = f"{end.epochs_run} of {end.epochs_full} epochs, {end.seconds:.0f} s"
         return f"trial {end.number} {end.state}{reason}: {scores} in {epochs}"
 
-    def folder_of(self, number: int) -> Path:
+    def directory_of(self, number: int) -> Path:
         """Return the directory of a trial."""
-        return folder_of(self.plan.output_dir, number)
+        return directory_of(self.plan.output_dir, number)
 
     def values_of(self, end: TrialEnd) -> list[float] | None:
         """Return the values of the objectives, None where one was not measured."""
@@ -354,7 +353,7 @@ class Sweep:
             names = [goal.metric for goal in self.plan.objectives if goal.metric not in end.metrics]
             end, write = replace(end, state="failed", reason=f"{', '.join(names)} is not measured"), True
         if write:
-            write_end(self.folder_of(end.number), end)
+            write_end(self.directory_of(end.number), end)
         self.study.tell(end.number, end.state, values, end.reason)
         self._judge.ended(end.number, is_finished=end.state == "finished")
         self._failed_in_a_row = self._failed_in_a_row + 1 if end.state == "failed" else 0

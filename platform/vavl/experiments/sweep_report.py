@@ -1,17 +1,256 @@
-"""The HTML page of a sweep."""
+"""The HTML page of a sweep and its plots: history, settings, importance, epochs, front."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
 from vavl.corpora.manifest import Manifest
 from vavl.experiments.study import storage_address, study_name
-from vavl.experiments.sweep_plots import is_share, sweep_plots, titles_of
 from vavl.experiments.sweep_result import SweepResult
-from vavl.reports.plots import PLOTS_DIRECTORY, write_plots
-from vavl.reports.render import write_page
+from vavl.experiments.sweep_settings import Axis, ChoiceAxis, name_of
+from vavl.experiments.trials import TrialEnd
+from vavl.reports.plots import PLOTS_DIRECTORY, Plot, legend_below, new_figure, write_plots
+from vavl.reports.render import number, write_page
+from vavl.reports.theme import LIGHT
 from vavl.store.store_cache import local_notes
+
+_ROW_HEIGHT = 0.24
+_NO_SHARES = ("ccc", "loss")
+_STATES = {"finished": "trained to its end", "pruned": "stopped early"}
+
+
+def titles_of(result: SweepResult) -> list[str]:
+    """Return the objectives as they are to be read, e.g. ``validation audio_video accuracy``."""
+    return [goal.metric.replace("/", " ").replace("_", " ") for goal in result.plan.objectives]
+
+
+def is_share(result: SweepResult) -> bool:
+    """Tell whether the first objective is a share, shown in percent."""
+    return not result.plan.objectives[0].metric.rpartition("/")[2].startswith(_NO_SHARES)
+
+
+def sweep_plots(result: SweepResult) -> Iterator[Plot]:
+    """Yield the plots that the trials of a sweep allow."""
+    titles = titles_of(result)
+    if result.scored:
+        yield Plot(
+            "history",
+            f"{titles[0]} of each trial, and the best so far; a hollow point was stopped early",
+            "Scores of the trials in their order with a stair of the best so far",
+            history_figure(result),
+        )
+        yield Plot(
+            "parallel_coordinates",
+            "every line is a trial: its values, and its score at the right; thin lines were stopped early",
+            "Trials as lines over one axis per searched setting",
+            parallel_figure(result),
+        )
+    if result.importances:
+        yield Plot(
+            "importance",
+            f"share of each setting in what {titles[0]} varies by (PED-ANOVA); stopped trials count "
+            "with the best epoch they reached",
+            "Bars of the importance of each searched setting",
+            importance_figure(result),
+        )
+    if result.epochs[1]:
+        run, full = result.epochs
+        yield Plot(
+            "epochs_saved",
+            f"epochs of each trial: {run} of {full}, {100 * (1 - run / full):.0f} % saved by stopping early",
+            "Bars of the trained epochs of each trial next to the epochs that it would have had",
+            epochs_figure(result),
+        )
+    if len(titles) > 1 and result.front:
+        yield Plot(
+            "front",
+            f"{titles[0]} and {titles[1]}; filled: no other trial is better in every objective",
+            "Trials as points over two objectives, the front among them filled",
+            front_figure(result),
+        )
+
+
+def history_figure(result: SweepResult) -> Figure:
+    """Draw the first objective over the number of the trial."""
+    figure, axes = new_figure((5.6, 3.5))
+    scale = 100 if is_share(result) else 1
+    for state, label in _STATES.items():
+        own = [trial for trial in result.scored if trial.state == state]
+        if own:
+            face = LIGHT.audio_video if state == "finished" else LIGHT.surface
+            axes.scatter(
+                [trial.number for trial in own],
+                [scale * _known(result, trial) for trial in own],
+                s=30,
+                zorder=3,
+                edgecolors=LIGHT.audio_video,
+                facecolors=face,
+                linewidths=1.2,
+                label=label,
+            )
+    finished = [trial for trial in result.scored if trial.state == "finished"]
+    if finished:
+        sign = result.plan.objectives[0].sign
+        best = sign * np.maximum.accumulate([sign * _known(result, trial) for trial in finished])
+        axes.step(
+            [trial.number for trial in finished], scale * best, where="post", color=LIGHT.audio, label="best so far"
+        )
+    if result.base is not None:
+        axes.axhline(
+            scale * _known(result, result.base),
+            color=LIGHT.quiet,
+            linewidth=1,
+            linestyle=(0, (3, 3)),
+            label="the training configuration",
+        )
+    axes.set_xlabel("trial")
+    axes.set_ylabel(_score_label(result))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid(color=LIGHT.line, linewidth=0.8)
+    legend_below(axes, columns=2)
+    return figure
+
+
+def parallel_figure(result: SweepResult) -> Figure:
+    """Draw every trial as a line over one vertical axis per searched setting, and one for the score."""
+    search, trials, sign = result.plan.search, result.scored, result.plan.objectives[0].sign
+    count = len(search)
+    figure, axes = new_figure((max(5.6, 1.3 * (count + 1)), 3.8))
+    colors = LinearSegmentedColormap.from_list("score", LIGHT.ramp[1:])
+    scores = np.array([sign * _known(result, trial) for trial in trials])
+    places = (scores - scores.min()) / max(float(np.ptp(scores)), 1e-12)
+    points, tried = [result.point(trial) for trial in trials], [result.point(end) for end in result.ends]
+    columns = {
+        path: _places(axis, [point[path] for point in points], [point[path] for point in tried if path in point])
+        for path, axis in search.items()
+    }
+    lines = zip(*(heights for heights, _ in columns.values()), places.tolist(), strict=True)
+    for trial, heights in sorted(zip(trials, lines, strict=True), key=lambda entry: entry[1][-1]):
+        place = heights[-1]
+        is_done = trial.state == "finished"
+        axes.plot(
+            range(count + 1),
+            heights,
+            color=colors(place),
+            linewidth=1.8 if is_done else 0.9,
+            alpha=1.0 if is_done else 0.7,
+            zorder=2 + place,
+        )
+    for position, (_, marks) in enumerate(columns.values()):
+        axes.axvline(position, color=LIGHT.quiet, linewidth=0.8)
+        for height, text in marks.items():
+            axes.text(position + 0.04, height, text, color=LIGHT.text, fontsize=7.5, va="center", zorder=5)
+    axes.axvline(count, color=LIGHT.quiet, linewidth=0.8)
+    ends = sorted((float(scores.min()), float(scores.max())))
+    for height, score in zip((0, 1), ends, strict=True):
+        axes.text(
+            count + 0.04, height, number(sign * score, is_share(result)), color=LIGHT.text, fontsize=7.5, va="center"
+        )
+    axes.set_xticks(
+        range(count + 1),
+        [*(".\n".join(path.split(".")[-2:]) for path in search), _score_label(result).replace(" ", "\n")],
+        fontsize=7.5,
+    )
+    axes.set_yticks([])
+    axes.spines[:].set_visible(False)
+    axes.set_xlim(-0.1, count + 0.35)
+    return figure
+
+
+def importance_figure(result: SweepResult) -> Figure:
+    """Draw the importance of each setting as a bar, the largest at the top."""
+    entries = sorted(result.importances.items(), key=lambda entry: entry[1])
+    figure, axes = new_figure((5.6, 0.9 + 1.4 * _ROW_HEIGHT * len(entries)))
+    axes.barh([name for name, _ in entries], [100 * value for _, value in entries], color=LIGHT.audio_video, height=0.6)
+    axes.set_xlabel("share (%)")
+    axes.tick_params(axis="y", length=0)
+    axes.grid(axis="x", color=LIGHT.line, linewidth=0.8)
+    return figure
+
+
+def epochs_figure(result: SweepResult) -> Figure:
+    """Draw the trained epochs of each trial in front of the epochs that it would have had."""
+    trials = [trial for trial in result.ends if trial.epochs_full]
+    figure, axes = new_figure((5.6, 0.9 + _ROW_HEIGHT * len(trials)))
+    rows = range(len(trials))
+    axes.barh(rows, [trial.epochs_full for trial in trials], color=LIGHT.line, height=0.7, label="without a stop")
+    for state, color in (("finished", LIGHT.audio_video), ("pruned", LIGHT.audio), ("failed", LIGHT.quiet)):
+        own = [(row, trial.epochs_run) for row, trial in zip(rows, trials, strict=True) if trial.state == state]
+        if own:
+            axes.barh([row for row, _ in own], [epochs for _, epochs in own], color=color, height=0.7, label=state)
+    axes.set_yticks(rows, [f"trial {trial.number}" for trial in trials])
+    axes.invert_yaxis()
+    axes.set_xlabel("epochs")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.tick_params(axis="y", length=0)
+    figure.legend(
+        loc="upper center", bbox_to_anchor=(0.5, -0.02), ncols=4, frameon=False, labelcolor=LIGHT.text, fontsize=9
+    )
+    return figure
+
+
+def front_figure(result: SweepResult) -> Figure:
+    """Draw the finished trials over the first two objectives."""
+    figure, axes = new_figure((4.6, 4.2))
+    for trial in result.scored:
+        scores = result.scores(trial)[:2]
+        if trial.state != "finished" or None in scores:
+            continue
+        on_front = trial.number in result.front
+        axes.scatter(
+            *scores,
+            s=34,
+            edgecolors=LIGHT.audio_video,
+            linewidths=1.2,
+            facecolors=LIGHT.audio_video if on_front else LIGHT.surface,
+        )
+        if on_front:
+            axes.annotate(
+                str(trial.number), scores, xytext=(5, 4), textcoords="offset points", color=LIGHT.text, fontsize=8
+            )
+    titles = titles_of(result)
+    axes.set(xlabel=titles[0], ylabel=titles[1])
+    axes.grid(color=LIGHT.line, linewidth=0.8)
+    return figure
+
+
+def _known(result: SweepResult, trial: TrialEnd) -> float:
+    score = result.scores(trial)[0]
+    assert score is not None
+    return score
+
+
+def _score_label(result: SweepResult) -> str:
+    title = titles_of(result)[0]
+    return f"{title} (%)" if is_share(result) else title
+
+
+def _places(axis: Axis, values: Sequence[Any], tried: Sequence[Any]) -> tuple[list[float], dict[float, str]]:
+    """Return where values lie on an axis, 0 at the bottom and 1 at the top, and the words next to it.
+
+    Args:
+        axis: a searched setting.
+        values: to place.
+        tried: values of all trials, which a range reaches over.
+    """
+    if isinstance(axis, ChoiceAxis):
+        names = [name_of(value) for value in axis.choices]
+        steps = np.linspace(0, 1, len(names)).tolist()
+        return [steps[names.index(value)] for value in values], dict(zip(steps, map(str, names), strict=True))
+    scale = np.log if axis.log else np.asarray
+    low, high = min(tried), max(tried)
+    ends = scale([float(low), float(high)])
+    heights = (scale([float(value) for value in values]) - ends[0]) / (np.ptp(ends) or 1.0)
+    marks = {0.0: f"{low:.3g}", 1.0: f"{high:.3g}"}
+    return (heights if high > low else heights + 0.5).tolist(), marks
+
 
 _TITLES = {
     "history": "History",

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import logging
 import shlex
 from collections.abc import Mapping, Sequence
@@ -14,13 +12,12 @@ from typing import Any, Self, get_args
 import yaml
 
 from vavl.config.base import FrozenConfig
-from vavl.config.changes import with_changes
-from vavl.config.files import write_json, write_text
+from vavl.config.files import write_csv, write_json, write_text
+from vavl.config.load import resolved_settings, with_changes
 from vavl.config.progress import process_seconds
-from vavl.config.snapshot import resolved_settings
 from vavl.errors import TrainingError
 from vavl.experiments.study import BASE_TRIAL, best_of, storage_address, study_name
-from vavl.experiments.sweep import TRIALS_FOLDER, Sweep, TrialPlans, folder_of, read_note
+from vavl.experiments.sweep import TRIALS_DIRECTORY, Sweep, TrialPlans, directory_of, read_note
 from vavl.experiments.sweep_settings import ChoiceAxis, Point, SweepPlan, name_of, words_of
 from vavl.experiments.trials import SUMMARY_FILE, State, TrialEnd
 from vavl.training.launch import log_capacity
@@ -45,7 +42,7 @@ def log_sweep(plans: TrialPlans) -> None:
     log_capacity(training, "trials", training.least_workers)
     _log.info(f"study: {storage_address(plan)}")
     if note := read_note(plan.output_dir):
-        ended = len(list(plan.output_dir.glob(f"{TRIALS_FOLDER}/*/{SUMMARY_FILE}")))
+        ended = len(list(plan.output_dir.glob(f"{TRIALS_DIRECTORY}/*/{SUMMARY_FILE}")))
         _log.info(f"continues {note.run_id}: {ended} trials have ended already")
 
 
@@ -82,27 +79,17 @@ def _trial_words(plan: SweepPlan, training: TrainingSettings) -> str:
 
 @dataclass(frozen=True)
 class SweepResult:
-    """What a sweep has found so far.
+    """What a sweep has found so far."""
 
-    Attributes:
-        plan: settings of the sweep.
-        plans: make the plan of a trial.
-        run_id: of the sweep.
-        gave_up: too many trials failed one after the other.
-        ends: of the trials that have ended, by number.
-        points: values of all trials by number.
-        front: numbers of the finished trials that no other beats in every objective.
-        importances: share of each setting in what the first objective varies by, stopped trials included; empty where
-            too few trials have a score.
-    """
-
-    plan: SweepPlan
-    plans: TrialPlans
-    run_id: str
-    gave_up: bool
-    ends: Sequence[TrialEnd]
-    points: Mapping[int, Point]
-    front: Sequence[int]
+    plan: SweepPlan  # settings of the sweep
+    plans: TrialPlans  # make the plan of a trial
+    run_id: str  # of the sweep
+    gave_up: bool  # too many trials failed one after the other
+    ends: Sequence[TrialEnd]  # of the trials that have ended, by number
+    points: Mapping[int, Point]  # values of all trials by number
+    front: Sequence[int]  # numbers of the finished trials that no other beats in every objective
+    # share of each setting in what the first objective varies by, stopped trials included; empty where too few
+    # trials have a score
     importances: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
@@ -129,7 +116,7 @@ class SweepResult:
     @property
     def best_name(self) -> str | None:
         """Name of the best trial's directory."""
-        return folder_of(self.plan.output_dir, self.best.number).name if self.best else None
+        return directory_of(self.plan.output_dir, self.best.number).name if self.best else None
 
     @property
     def scored(self) -> list[TrialEnd]:
@@ -222,19 +209,18 @@ def sweep_summary(result: SweepResult) -> dict[str, Any]:
 
 def write_results(result: SweepResult, tracking: FrozenConfig, further: Mapping[str, Any]) -> list[Path]:
     """Write ``summary.json`` with ``further`` keys, ``trials.csv`` and ``best.yaml``; return the files."""
-    folder = result.plan.output_dir
-    write_json(folder / SUMMARY_FILE, {**sweep_summary(result), **further})
-    write_text(folder / TABLE_FILE, _table(result))
-    files = [folder / SUMMARY_FILE, folder / TABLE_FILE]
+    directory = result.plan.output_dir
+    write_json(directory / SUMMARY_FILE, {**sweep_summary(result), **further})
+    files = [directory / SUMMARY_FILE, _write_table(result, directory / TABLE_FILE)]
     if result.best is not None:
         content = winning_settings(result, resolved_settings(tracking))
-        train = shlex.join(["python", "jobs/train_model.py", str(folder / BEST_FILE)])
+        train = shlex.join(["python", "jobs/train_model.py", str(directory / BEST_FILE)])
         head = (
-            f"# The best of {len(result.ends)} trials, trial {result.best.number} of {folder}: "
+            f"# The best of {len(result.ends)} trials, trial {result.best.number} of {directory}: "
             f"{words_of(result.points[result.best.number])}\n# {train}\n"
         )
-        write_text(folder / BEST_FILE, head + yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
-        files.append(folder / BEST_FILE)
+        write_text(directory / BEST_FILE, head + yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
+        files.append(directory / BEST_FILE)
     return files
 
 
@@ -288,21 +274,23 @@ def _entry(result: SweepResult, end: TrialEnd | None) -> dict[str, Any] | None:
     return {"trial": end.number, "overrides": dict(result.points[end.number]), "metrics": dict(end.metrics)}
 
 
-def _table(result: SweepResult) -> str:
-    """One row per trial."""
-    text, metrics = io.StringIO(), [goal.metric for goal in result.plan.objectives]
+def _write_table(result: SweepResult, path: Path) -> Path:
+    """Write one row per trial."""
+    metrics = [goal.metric for goal in result.plan.objectives]
     kept = ("epochs_run", "epochs_full", "seconds", "memory_gb", "reason")
-    columns = ["trial", "state", *metrics, *result.plan.search, "is_base", *kept]
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    for end in result.ends:
-        row: dict[str, Any] = {"trial": end.number, "state": end.state}
-        row |= {name: end.metrics.get(name) for name in metrics}
-        row |= result.point(end)
-        row["is_base"] = result.base is not None and end.number == BASE_TRIAL
-        row |= {name: getattr(end, name) for name in kept}
-        writer.writerow({**row, "seconds": round(end.seconds, 1)})
-    return text.getvalue()
+    rows = [
+        {
+            "trial": end.number,
+            "state": end.state,
+            **{name: end.metrics.get(name) for name in metrics},
+            **result.point(end),
+            "is_base": result.base is not None and end.number == BASE_TRIAL,
+            **{name: getattr(end, name) for name in kept},
+            "seconds": round(end.seconds, 1),
+        }
+        for end in result.ends
+    ]
+    return write_csv(path, ["trial", "state", *metrics, *result.plan.search, "is_base", *kept], rows)
 
 
 def main_metrics(result: SweepResult) -> dict[str, float]:

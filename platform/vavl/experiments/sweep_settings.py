@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from pydantic import BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from vavl.config.base import FrozenConfig
-from vavl.config.changes import leaves
+from vavl.config.load import leaves
 from vavl.config.places import FROM_PROJECT, FROM_ROOT
 from vavl.experiments.comparison_settings import Changes
 from vavl.metrics.names import CONDITIONS, VALIDATION

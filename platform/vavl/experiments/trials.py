@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import math
-import os
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Self
+from types import TracebackType
+from typing import Any, Literal, NamedTuple
 
 from vavl.config.base import FrozenConfig
-from vavl.config.changes import value_at
 from vavl.config.files import make_folder, read_json, write_json
+from vavl.config.load import value_at
 from vavl.serving.registry import register_model
 from vavl.tracking.journal import JOURNAL_NAME, Journal, JournalReader, JournalSink
-from vavl.tracking.replayer import Replayer, unfinished_journals
-from vavl.tracking.run import DatasetNote, best_scores, run_start, source_tags
-from vavl.tracking.settings import TrackingSettings, tracking_place
+from vavl.tracking.replayer import unfinished_journals
+from vavl.tracking.run import DatasetNote, TrackedRun, best_scores, run_start, source_tags
+from vavl.tracking.settings import TrackingSettings
 from vavl.training.loop import BEST_FOLDER
 from vavl.training.records import Record
 from vavl.training.run_folder import OUTCOME_FILE, RunFolder
@@ -26,8 +26,6 @@ from vavl.training.throughput import RUN_MEMORY, peak_memory_bytes
 from vavl.training.training_result import choice_tags, dataset_note, version_tags
 from vavl.training.worker import read_outcome
 
-_LAST_FLUSH_SECONDS = 600.0
-_LAST_FLUSH_AFTER_AN_ERROR_SECONDS = 30.0
 SUMMARY_FILE = "summary.json"
 State = Literal["finished", "pruned", "failed"]
 _STATUSES: dict[State, str] = {"finished": "FINISHED", "pruned": "KILLED", "failed": "FAILED"}
@@ -57,27 +55,27 @@ class TrialEnd:
     run_id: str = ""
 
 
-def read_end(folder: Path) -> TrialEnd | None:
-    """Return the end of the trial in ``folder``, None where it has none yet."""
-    if not (folder / SUMMARY_FILE).exists():
+def read_end(directory: Path) -> TrialEnd | None:
+    """Return the end of the trial in ``directory``, None where it has none yet."""
+    if not (directory / SUMMARY_FILE).exists():
         return None
     names = {entry.name for entry in fields(TrialEnd)}
-    return TrialEnd(**{name: value for name, value in read_json(folder / SUMMARY_FILE).items() if name in names})
+    return TrialEnd(**{name: value for name, value in read_json(directory / SUMMARY_FILE).items() if name in names})
 
 
-def write_end(folder: Path, end: TrialEnd) -> None:
+def write_end(directory: Path, end: TrialEnd) -> None:
     """Write ``summary.json`` of a trial, with the outcome of a finished one; from then on it has ended."""
-    has_outcome = end.state == "finished" and (folder / OUTCOME_FILE).exists()
-    outcome = read_outcome(folder) if has_outcome else {}
-    write_json(make_folder(folder) / SUMMARY_FILE, {**outcome, **asdict(end)})
+    has_outcome = end.state == "finished" and (directory / OUTCOME_FILE).exists()
+    outcome = read_outcome(directory) if has_outcome else {}
+    write_json(make_folder(directory) / SUMMARY_FILE, {**outcome, **asdict(end)})
 
 
-def end_of(folder: Path, number: int, lost: str) -> TrialEnd:
+def end_of(directory: Path, number: int, lost: str) -> TrialEnd:
     """Return the end of a trial whose process has ended, and write it where the process left none."""
-    end = read_end(folder)
+    end = read_end(directory)
     if end is None:
         end = TrialEnd(number, "failed", lost or "its process left no end; does its machine share output_dir?")
-        write_end(folder, end)
+        write_end(directory, end)
     return end
 
 
@@ -87,7 +85,7 @@ class TrialLog:
     It keeps epochs, not steps: an epoch carries the means of its steps' losses.
 
     Args:
-        folder: of the trial.
+        directory: of the trial.
         name: of its MLflow run.
         tracking: as the parent.
         tags: of its MLflow run.
@@ -97,25 +95,25 @@ class TrialLog:
 
     def __init__(
         self,
-        folder: Path,
+        directory: Path,
         name: str,
         tracking: TrackingSettings,
         tags: Mapping[str, Any],
         parent: Mapping[str, str],
         searched: Sequence[str] = (),
     ) -> None:
-        self.journal = Journal(folder / JOURNAL_NAME)
+        self.journal = Journal(directory / JOURNAL_NAME)
         self._tracking = tracking.model_copy(update={"run_name": name})
         self._tags, self._parent, self._searched = dict(tags), dict(parent), tuple(searched)
         self._sink, self._reader = JournalSink(self.journal), JournalReader(self.journal)
         self._epochs: dict[int, dict[str, Any]] = {}
         self._steps: dict[int, Mapping[str, float | None]] = {}
 
-    def start(self, plan: TrainingPlan, folder: RunFolder) -> None:
+    def start(self, plan: TrainingPlan, claimed: RunFolder) -> None:
         """Record settings and data."""
         dataset = dataset_note(plan)
         tags = {**self._tags, "vavl.config_hash": plan.config_hash, **dataset.tags, **choice_tags(plan)}
-        payload = run_start(plan, self._tracking, folder.run_id, dataset, tags, self._parent)
+        payload = run_start(plan, self._tracking, claimed.run_id, dataset, tags, self._parent)
         settings = plan.model_dump(mode="json")
         payload["params"] |= {f"search.{path}": value_at(settings, path) for path in self._searched}
         self.journal.append("run_start", **payload)
@@ -156,21 +154,13 @@ class TrialLog:
 
 @dataclass(frozen=True)
 class TrialLogs:
-    """Gives the logs of the trials of one parent, in any process; picklable.
+    """Gives the logs of the trials of one parent, in any process; picklable."""
 
-    Attributes:
-        folder: the directories of the trials lie in it.
-        tracking: as the parent.
-        source: tags of all of them: who started which code.
-        parent: ``run_id`` and ``run_name`` of the parent.
-        searched: dotted paths of the settings in which the trials of a sweep differ.
-    """
-
-    folder: Path
-    tracking: TrackingSettings
-    source: Mapping[str, str]
-    parent: Mapping[str, str]
-    searched: tuple[str, ...] = ()
+    folder: Path  # the directories of the trials lie in it
+    tracking: TrackingSettings  # as the parent
+    source: Mapping[str, str]  # tags of all of them: who started which code
+    parent: Mapping[str, str]  # `run_id` and `run_name` of the parent
+    searched: tuple[str, ...] = ()  # dotted paths of the settings in which the trials of a sweep differ
 
     def of(self, name: str, tags: Mapping[str, Any]) -> TrialLog:
         """Return the log of a trial, in the directory of that name."""
@@ -195,28 +185,28 @@ def trial_memory_gb(epochs: Sequence[Mapping[str, Any]]) -> float | None:
     return max(measured) + peak_memory_bytes() / 2**30 if measured else None
 
 
-class ParentRun:
+class ParentRun(TrackedRun):
     """Records a parent and its trials; use as a context around the work.
 
     One directory is one MLflow run, however often it is started again. A failure of the tracking
     server never reaches the trials.
 
     Args:
-        folder: of the parent.
+        directory: of the parent.
         trials: the directories of the trials lie below it.
         settings: where to track; ``model_name`` registers the checkpoint of the best trial.
         searched: dotted paths of the settings in which the trials of a sweep differ.
     """
 
-    def __init__(self, folder: Path, trials: str, settings: TrackingSettings, searched: Iterable[str] = ()) -> None:
-        self._searched = tuple(searched)
-        self.folder = make_folder(folder.absolute())
-        self.trials = self.folder / trials
-        self._model_name = settings.model_name
+    flush_seconds = 600.0
+    flush_after_error_seconds = 30.0
+
+    def __init__(self, directory: Path, trials: str, settings: TrackingSettings, searched: Iterable[str] = ()) -> None:
         # One look at the machine is enough, and a trial is no candidate for the registry by itself.
-        self._settings = settings.model_copy(update={"system_metrics": False, "model_name": None})
-        self.journal = Journal(self.folder / JOURNAL_NAME)
-        self._replayer = Replayer([self.journal], self._settings, register_model)
+        own = settings.model_copy(update={"system_metrics": False, "model_name": None})
+        super().__init__(make_folder(directory.absolute()), own, register_model)
+        self.trials = self.folder / trials
+        self._searched, self._model_name = tuple(searched), settings.model_name
         self._names: dict[str, str] = {}
         self._source: dict[str, str] = {}
 
@@ -256,11 +246,11 @@ class ParentRun:
         """Note the model in the journal of the best trial, where its settings and scores are; None without a name."""
         if self._model_name is None:
             return None
-        folder = self.trials / name
-        journal = Journal(folder / JOURNAL_NAME)
+        directory = self.trials / name
+        journal = Journal(directory / JOURNAL_NAME)
         records = [record for record in journal.read() if record.kind in ("model", "run_end")]
         if not any(record.payload.get("name") == self._model_name for record in records):
-            outcome, ended = read_outcome(folder), records[-1].time if records else None
+            outcome, ended = read_outcome(directory), records[-1].time if records else None
             # The scores that the run has already, at the time that they have there: each is kept once.
             journal.append(
                 "model", at=ended, folder=BEST_FOLDER, name=self._model_name,
@@ -277,7 +267,7 @@ class ParentRun:
         for path in artifacts:
             inside = path.absolute().relative_to(self.folder)
             self.journal.append("artifact", path=inside, artifact_path=None)
-        return self._finish("FINISHED", metrics, _LAST_FLUSH_SECONDS)
+        return self._end("FINISHED", metrics)
 
     def finish_with_best(
         self, metrics: Mapping[str, float], artifacts: Iterable[Path], best: str | None, tags: Mapping[str, str]
@@ -292,20 +282,8 @@ class ParentRun:
         version = self._replayer.state_of(registered).model_version if registered else None
         return {**kept, "model_name": self._model_name, "model_version": version}
 
-    def _finish(self, status: str, metrics: Mapping[str, float], patience: float) -> dict[str, Any]:
-        self.journal.append("run_end", status=status, metrics=metrics)
-        is_complete = self._replayer.finish(patience)
-        return {"mlflow_run_id": self._replayer.state.mlflow_run_id, "tracking_complete": is_complete}
-
-    @property
-    def show_command(self) -> str:
-        """What a person types to look at the runs."""
-        return tracking_place(self._settings, os.environ).show_command
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if error is not None and self._names:
-            status = "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
-            self._finish(status, {}, _LAST_FLUSH_AFTER_AN_ERROR_SECONDS)
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._names:  # it has begun
+            super().__exit__(kind, error, trace)

@@ -46,18 +46,12 @@ def speaker_interval(
 
 @dataclass(frozen=True)
 class SpeakerSums:
-    """What every speaker adds to the score of a run.
+    """What every speaker adds to the score of a run."""
 
-    Attributes:
-        folds: (units,), fold of each unit; a unit is a speaker within a fold.
-        speakers: (units,), name.
-        sums: (units, seeds, sums), additive over speakers; NaN where the run is missing.
-    """
-
-    folds: NDArray[np.int64]
-    speakers: Sequence[str]
+    folds: NDArray[np.int64]  # (units,), fold of each unit; a unit is a speaker within a fold
+    speakers: Sequence[str]  # (units,), name
     seeds: tuple[int, ...]
-    sums: NDArray[np.float64]
+    sums: NDArray[np.float64]  # (units, seeds, sums), additive over speakers; NaN where the run is missing
 
     @property
     def runs(self) -> int:

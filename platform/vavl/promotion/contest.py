@@ -16,7 +16,7 @@ from vavl.evaluation.measure import MeasuredClips, open_clips, predict_clips
 from vavl.evaluation.settings import ClipSelection
 from vavl.metrics.names import CONDITIONS, MODALITIES_OF
 from vavl.metrics.paired import Interval, SpeakerSums, difference_interval, gather, score_interval
-from vavl.metrics.speaker_sums import SummedScore, attribute_measures, class_measures, sums_of_speakers
+from vavl.metrics.scores import SummedScore, attribute_measures, class_measures, sums_of_speakers
 from vavl.models.saved_model import ModelDescription, SavedModel
 from vavl.models.settings import ClassTask, Task
 from vavl.promotion.settings import PromotionRule
@@ -28,80 +28,48 @@ CONSTANT_ANSWER = "one constant answer: the most frequent class, or the mean of 
 
 @dataclass(frozen=True)
 class Contestant:
-    """What one model says of the clips.
+    """What one model says of the clips."""
 
-    Attributes:
-        predictions: of all conditions; its target is in the order of the model's own classes.
-        trained: conditions that it was trained for; what it says under the others means nothing.
-    """
-
-    predictions: SplitPredictions
-    trained: frozenset[str]
+    predictions: SplitPredictions  # of all conditions; its target is in the order of the model's own classes
+    trained: frozenset[str]  # conditions that it was trained for; what it says under the others means nothing
 
 
 @dataclass(frozen=True)
 class Difference:
-    """One score of both models under one condition, with bootstrap intervals over speakers.
+    """One score of both models under one condition, with bootstrap intervals over speakers."""
 
-    Attributes:
-        condition: how the clips are predicted.
-        metric: e.g. ``uar``.
-        opponent: whom the challenger is compared with.
-        challenger, other: scores of both.
-        difference: challenger minus opponent, paired: both under the same draws of speakers.
-    """
-
-    condition: str
-    metric: str
-    opponent: Opponent
-    challenger: Interval
+    condition: str  # how the clips are predicted
+    metric: str  # e.g. `uar`.
+    opponent: Opponent  # whom the challenger is compared with
+    challenger: Interval  # challenger, other: scores of both
     other: Interval
-    difference: Interval
+    difference: Interval  # challenger minus opponent, paired: both under the same draws of speakers
 
 
 @dataclass(frozen=True)
 class ConditionVerdict:
-    """What the rule makes of one condition.
+    """What the rule makes of one condition."""
 
-    Attributes:
-        condition: how the clips are predicted.
-        metric: that the rule looks at.
-        clips, speakers: that have the condition's modalities and a label.
-        confidence: of the intervals.
-        measured: scores and difference; None where nothing can be measured.
-        threshold: what the lower end of the difference must exceed; None where nothing is asked.
-        holds: None where nothing is asked.
-        reason: one line for people.
-    """
-
-    condition: str
-    metric: str
-    clips: int
+    condition: str  # how the clips are predicted
+    metric: str  # that the rule looks at
+    clips: int  # clips, speakers: that have the condition's modalities and a label
     speakers: int
-    confidence: float
-    measured: Difference | None
-    threshold: float | None
-    holds: bool | None
-    reason: str
+    confidence: float  # of the intervals
+    measured: Difference | None  # scores and difference; None where nothing can be measured
+    threshold: float | None  # what the lower end of the difference must exceed; None where nothing is asked
+    holds: bool | None  # None where nothing is asked
+    reason: str  # one line for people
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the rule says of a challenger.
+    """What the rule says of a challenger."""
 
-    Attributes:
-        holds: the challenger may become champion.
-        is_first: there was no champion.
-        reasons: why not, or why in spite of the scores.
-        conditions: in the order of every table.
-        differences: of all measures, for the reader; only those in ``conditions`` count.
-    """
-
-    holds: bool
-    is_first: bool
-    reasons: tuple[str, ...]
-    conditions: tuple[ConditionVerdict, ...]
-    differences: tuple[Difference, ...]
+    holds: bool  # the challenger may become champion
+    is_first: bool  # there was no champion
+    reasons: tuple[str, ...]  # why not, or why in spite of the scores
+    conditions: tuple[ConditionVerdict, ...]  # in the order of every table
+    differences: tuple[Difference, ...]  # of all measures, for the reader; only those in `conditions` count
 
 
 def check_metrics(rule: PromotionRule, task: Task) -> None:
@@ -252,14 +220,10 @@ class _Contest:
 
 @dataclass(frozen=True)
 class SameClips:
-    """The clips of a contest, as each model sees them.
+    """The clips of a contest, as each model sees them."""
 
-    Attributes:
-        by_model: title of a model -> its view, the challenger first; all of the same rows.
-        unknown: titles of models that were trained on another corpus: what it shares with this one is not known.
-    """
-
-    by_model: Mapping[str, MeasuredClips]
+    by_model: Mapping[str, MeasuredClips]  # title of a model -> its view, the challenger first; all of the same rows
+    # titles of models that were trained on another corpus: what it shares with this one is not known
     unknown: tuple[str, ...]
 
     @property

@@ -34,27 +34,18 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ComparedClips:
-    """What both models were measured on.
+    """What both models were measured on."""
 
-    Attributes:
-        corpus, protocol, fold, split: of the store; fold is None where all clips were taken.
-        store: its address.
-        store_hash: of its features.
-        clips_hash: of the names and labels of the clips, in their order.
-        clips, speakers: measured.
-        earlier_decisions: how often these very clips have decided about a champion before.
-    """
-
-    corpus: str
+    corpus: str  # corpus, protocol, fold, split: of the store; fold is None where all clips were taken
     protocol: str
     fold: int | None
     split: str
-    store: str
-    store_hash: str
-    clips_hash: str
-    clips: int
+    store: str  # its address
+    store_hash: str  # of its features
+    clips_hash: str  # of the names and labels of the clips, in their order
+    clips: int  # clips, speakers: measured
     speakers: int
-    earlier_decisions: int = 0
+    earlier_decisions: int = 0  # how often these very clips have decided about a champion before
 
     @property
     def words(self) -> str:
@@ -65,39 +56,34 @@ class ComparedClips:
 
 @dataclass(frozen=True)
 class Decision:
-    """What was decided about the champion of a registered model.
+    """What was decided about the champion of a registered model."""
 
-    Attributes:
-        what: the decision.
-        model, alias: what it is about.
-        version: challenger; of a rollback the version that left.
-        compared_with: version that was champion when they were compared; None: there was none.
-        champion, previous: versions that the aliases point to afterwards.
-        reasons: of a refusal, or why the scores did not count.
-        verdict: None where nothing was compared.
-        clips: that were measured.
-        rule: as configured.
-        mlflow_run_id: the run with the full evidence.
-        by, time: user and machine; UTC, ISO 8601.
-    """
-
-    what: What
-    model: str
+    what: What  # the decision
+    model: str  # model, alias: what it is about
     alias: str
-    version: str
-    compared_with: str | None
-    champion: str | None
+    version: str  # challenger; of a rollback the version that left
+    compared_with: str | None  # version that was champion when they were compared; None: there was none
+    champion: str | None  # champion, previous: versions that the aliases point to afterwards
     previous: str | None
-    reasons: tuple[str, ...] = ()
-    verdict: Verdict | None = None
-    clips: ComparedClips | None = None
-    rule: Mapping[str, Any] = field(default_factory=dict)
-    mlflow_run_id: str | None = None
+    reasons: tuple[str, ...] = ()  # of a refusal, or why the scores did not count
+    verdict: Verdict | None = None  # None where nothing was compared
+    clips: ComparedClips | None = None  # that were measured
+    rule: Mapping[str, Any] = field(default_factory=dict)  # as configured
+    mlflow_run_id: str | None = None  # the run with the full evidence
+    # by, time: user and machine; UTC, ISO 8601
     by: str = field(default_factory=lambda: f"{user_name()}@{socket.gethostname()}")
     time: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
 
     def as_dict(self) -> dict[str, Any]:
-        """Return everything as plain values; what could not be measured is None."""
+        """Return the content of ``summary.json``; what could not be measured is None.
+
+        Keys: ``decision`` (``promoted``, ``refused``, ``compare_again``, ``already_champion`` or ``rolled_back``),
+        ``model``, ``alias``, ``version``, ``compared_with``, ``champion`` and ``previous`` (afterwards), ``reasons``,
+        ``holds``, ``is_first``, ``conditions`` (one each: ``metric``, ``challenger``, ``other`` and ``difference`` as
+        value, lower and upper end, ``against``, ``threshold``, ``holds``, ``reason``, ``clips``, ``speakers``,
+        ``confidence``), ``differences`` (all measures), ``clips`` (``clips_hash``, ``store_hash``, ``split``, ...),
+        ``rule``, ``by``, ``time``, ``mlflow_run_id``.
+        """
         verdict = self.verdict
         plain = {name: value for name, value in vars(self).items() if name not in ("what", "verdict", "clips")}
         return {
@@ -150,17 +136,11 @@ def _bounds(interval: Interval) -> list[float | None]:
 
 @dataclass(frozen=True)
 class PromotionRun:
-    """One run; it goes to the server at once, without a journal: without a server nothing is promoted.
+    """One run; it goes to the server at once, without a journal: without a server nothing is promoted."""
 
-    Attributes:
-        client: an ``MlflowClient``.
-        writer: to the same store.
-        run_id: in MLflow.
-    """
-
-    client: Any
-    writer: MlflowWriter
-    run_id: str
+    client: Any  # an `MlflowClient`
+    writer: MlflowWriter  # to the same store
+    run_id: str  # in MLflow
 
     def log_verdict(self, decision: Decision, files: Iterable[Path]) -> None:
         """Write the evidence before anything moves.
@@ -185,8 +165,8 @@ class PromotionRun:
             for file in files:
                 self.writer.log_artifact(self.run_id, file, None)
             self.writer.end_run(self.run_id, "FINISHED", time.time())
-        except (MlflowException, OSError) as fault:
-            _log.error("the decision stands, but MLflow run %s lacks a part of it: %s", self.run_id, one_line(fault))
+        except (MlflowException, OSError) as error:
+            _log.error("the decision stands, but MLflow run %s lacks a part of it: %s", self.run_id, one_line(error))
             return False
         return True
 
@@ -196,8 +176,8 @@ class PromotionRun:
 
         try:
             self.writer.end_run(self.run_id, "FAILED", time.time())
-        except MlflowException as fault:
-            _log.error("MLflow run %s stays open: %s", self.run_id, one_line(fault))
+        except MlflowException as error:
+            _log.error("MLflow run %s stays open: %s", self.run_id, one_line(error))
 
 
 def open_promotion_run(

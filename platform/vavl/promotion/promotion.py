@@ -17,11 +17,12 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from vavl.config.addresses import absolute_store
 from vavl.config.files import make_folder, write_json
+from vavl.config.places import absolute_store
 from vavl.errors import InputError, PromotionError
 from vavl.models.saved_model import SavedModel, load_model
 from vavl.promotion.contest import SameClips, check_metrics, judge, open_same_clips, predict_same_clips
@@ -29,7 +30,7 @@ from vavl.promotion.decision import ComparedClips, Decision, PromotionRun, earli
 from vavl.promotion.report import write_pages
 from vavl.promotion.settings import PromotionPlan
 from vavl.serving.model_address import ResolvedModel, check_store, resolve_model, told_as_ours
-from vavl.tracking.mlflow_writer import one_line, open_client
+from vavl.tracking.mlflow_writer import if_there, one_line, open_client
 from vavl.tracking.settings import tracking_place
 
 _log = logging.getLogger(__name__)
@@ -45,19 +46,12 @@ _LEFT_BEHIND_SECONDS = 600.0
 
 @dataclass(frozen=True)
 class ModelAliases:
-    """The aliases of one registered model.
+    """The aliases of one registered model."""
 
-    Attributes:
-        client: an ``MlflowClient``.
-        model: registered model.
-        alias: of the champion.
-        previous_alias: of the version that a rollback returns to.
-    """
-
-    client: Any
-    model: str
-    alias: str
-    previous_alias: str
+    client: Any  # an `MlflowClient`
+    model: str  # registered model
+    alias: str  # of the champion
+    previous_alias: str  # of the version that a rollback returns to
 
     def champion(self) -> str | None:
         """Return the version that is champion now, None while there is none."""
@@ -158,9 +152,9 @@ class ModelAliases:
 
         try:
             self.client.delete_model_version_tag(self.model, version, _MOVING_TAG)
-        except MlflowException as fault:
+        except MlflowException as error:
             _log.error(
-                "%s of %s version %s stays for ten minutes: %s", _MOVING_TAG, self.model, version, one_line(fault)
+                "%s of %s version %s stays for ten minutes: %s", _MOVING_TAG, self.model, version, one_line(error)
             )
 
     def _conflict(self, problem: str) -> PromotionError:
@@ -169,15 +163,11 @@ class ModelAliases:
         )
 
     def _registered(self) -> Any:
-        from mlflow.exceptions import MlflowException
-
-        try:
-            return self.client.get_registered_model(self.model)
-        except MlflowException as fault:
-            if fault.error_code != "RESOURCE_DOES_NOT_EXIST":
-                raise
+        model = if_there(lambda: self.client.get_registered_model(self.model))
+        if model is None:
             name, fix = f"models:/{self.model}", "check the name and tracking.uri"
-            raise InputError(name, "", "there is no such registered model", fix) from None
+            raise InputError(name, "", "there is no such registered model", fix)
+        return model
 
     def _list(self, champions: Sequence[str]) -> None:
         listed = json.dumps([*champions][-_MOST_CHAMPIONS:])
@@ -194,18 +184,10 @@ class ModelAliases:
 
     def _last_of(self, versions: Sequence[str]) -> str | None:
         """Return the last of ``versions`` that was not deleted from the registry."""
-        return next((version for version in reversed(versions) if self._exists(version)), None)
-
-    def _exists(self, version: str) -> bool:
-        from mlflow.exceptions import MlflowException
-
-        try:
-            self.client.get_model_version(self.model, version)
-        except MlflowException as fault:
-            if fault.error_code != "RESOURCE_DOES_NOT_EXIST":
-                raise
-            return False
-        return True
+        for version in reversed(versions):
+            if if_there(partial(self.client.get_model_version, self.model, version)) is not None:
+                return version
+        return None
 
 
 def _up_to(versions: Sequence[str], last: str) -> list[str]:
@@ -215,19 +197,12 @@ def _up_to(versions: Sequence[str], last: str) -> list[str]:
 
 @dataclass(frozen=True)
 class Contest:
-    """Two models and the clips that they are compared on.
+    """Two models and the clips that they are compared on."""
 
-    Attributes:
-        challenger: the version that wants the place.
-        champion: the version that has it; None while there is none, or while the challenger has it.
-        models: by title, the challenger first.
-        clips: of both.
-    """
-
-    challenger: ResolvedModel
-    champion: ResolvedModel | None
-    models: Mapping[str, SavedModel]
-    clips: SameClips
+    challenger: ResolvedModel  # the version that wants the place
+    champion: ResolvedModel | None  # the version that has it; None while there is none, or while the challenger has it
+    models: Mapping[str, SavedModel]  # by title, the challenger first
+    clips: SameClips  # of both
 
 
 def open_aliases(plan: PromotionPlan) -> ModelAliases:
@@ -303,7 +278,7 @@ def promote(plan: PromotionPlan) -> Decision:
         run.fail()
         raise
     evidence = _write_evidence(plan.output_dir, decision)
-    run.close(decision, [evidence, *write_pages(plan, contest.clips, decision)])
+    run.close(decision, [evidence, *write_pages(decision, contest.clips.unknown, plan.output_dir)])
     return decision
 
 
@@ -354,8 +329,8 @@ def _decided(aliases: ModelAliases, decision: Decision) -> Decision:
             aliases.record(decision.version, decision.as_tag())
             aliases.move_to(decision.version, decision.compared_with)
             decision = replace(decision, what="promoted", champion=decision.version, previous=aliases.previous())
-        except PromotionError as fault:
-            reasons = (f"{fault.problem}: {fault.fix}",)
+        except PromotionError as error:
+            reasons = (f"{error.problem}: {error.fix}",)
             decision = replace(decision, what="compare_again", reasons=reasons, champion=aliases.champion())
     else:
         decision = replace(decision, what="refused")
@@ -381,6 +356,6 @@ def _compared_clips(plan: PromotionPlan, client: Any, clips: SameClips) -> Compa
     )  # fmt: skip
 
 
-def _write_evidence(folder: Path, decision: Decision) -> Path:
-    write_json(folder / EVIDENCE_FILE, decision.as_dict())
-    return folder / EVIDENCE_FILE
+def _write_evidence(directory: Path, decision: Decision) -> Path:
+    write_json(directory / EVIDENCE_FILE, decision.as_dict())
+    return directory / EVIDENCE_FILE

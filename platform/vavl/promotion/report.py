@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from matplotlib.figure import Figure
 
 from vavl.errors import PromotionError
 from vavl.metrics.names import TEST, VALIDATION
-from vavl.promotion.contest import CONSTANT_ANSWER, ConditionVerdict, Difference, SameClips
+from vavl.promotion.contest import CONSTANT_ANSWER, ConditionVerdict, Difference
 from vavl.promotion.decision import Decision
 from vavl.promotion.settings import PromotionPlan
 from vavl.reports.plots import PLOTS_DIRECTORY, Plot, new_figure, write_plots
@@ -30,49 +29,6 @@ _WORDS = {
     "restored": "Champion again",
 }
 _DONE = ("promoted", "already_champion", "rolled_back")
-
-
-@dataclass(frozen=True)
-class PromotionReport:
-    """Everything that the report of a promotion shows.
-
-    Attributes:
-        title: of the page.
-        subtitle: what was measured on what.
-        decision: in words, e.g. "Refused".
-        is_promoted: the challenger is champion now.
-        reasons: of the decision.
-        challenger, champion: names of both, as legends say them.
-        rows: conditions of the rule, in the order of every table.
-        differences: all measures.
-        facts: rule, clips, versions, who and when.
-        marks: titles and texts of boxes that cannot be overlooked.
-    """
-
-    title: str
-    subtitle: str
-    decision: str
-    is_promoted: bool
-    reasons: Sequence[str]
-    challenger: str
-    champion: str
-    rows: Sequence[ConditionVerdict]
-    differences: Sequence[Difference] = ()
-    facts: Mapping[str, Any] = field(default_factory=dict)
-    marks: Mapping[str, str] = field(default_factory=dict)
-
-
-def summary_of(decision: Decision) -> dict[str, Any]:
-    """Return the content of ``summary.json``.
-
-    Keys: ``decision`` (``promoted``, ``refused``, ``compare_again``, ``already_champion`` or ``rolled_back``),
-    ``model``, ``alias``, ``version``, ``compared_with``, ``champion`` and ``previous`` (afterwards), ``reasons``,
-    ``holds``, ``is_first``, ``conditions`` (one each: ``metric``, ``challenger``, ``other`` and ``difference`` as
-    value, lower and upper end, ``against``, ``threshold``, ``holds``, ``reason``, ``clips``, ``speakers``,
-    ``confidence``), ``differences`` (all measures), ``clips`` (``clips_hash``, ``store_hash``, ``split``, ...),
-    ``rule``, ``by``, ``time``, ``mlflow_run_id``.
-    """
-    return decision.as_dict()
 
 
 def decision_rows(decision: Decision) -> list[tuple[str, str]]:
@@ -117,64 +73,52 @@ def refuse(decision: Decision) -> None:
         raise PromotionError(f"models:/{decision.model}/{decision.version}", "", problem, fix)
 
 
-def write_pages(plan: PromotionPlan, clips: SameClips, decision: Decision) -> list[Path]:
-    """Write ``report.html`` and its plot into the directory of the job."""
-    page = write_report_page(promotion_report(clips, decision), plan.output_dir)
-    plots = plan.output_dir / PLOTS_DIRECTORY
-    return [page, *([plots] if plots.exists() else [])]
+def write_pages(decision: Decision, unknown: Sequence[str], directory: Path) -> list[Path]:
+    """Write ``report.html`` and its plot, and return the page and the directory of the plot, if there is one.
 
-
-def promotion_report(same: SameClips, decision: Decision) -> PromotionReport:
-    """Return what the report of a comparison states."""
+    Args:
+        decision: with verdict and clips.
+        unknown: models that were trained on another corpus.
+        directory: of the job.
+    """
     assert decision.verdict is not None
     assert decision.clips is not None
-    metric = decision.verdict.conditions[0].metric
-    return PromotionReport(
-        title=f"{decision.model} version {decision.version} for {decision.alias}",
-        subtitle=f"{metric} and others on {decision.clips.words}",
-        decision=_WORDS[decision.what],
-        is_promoted=decision.what == "promoted",
-        reasons=decision.reasons,
-        challenger=f"version {decision.version}",
-        champion=f"version {decision.compared_with}" if decision.compared_with else "one constant answer",
-        rows=decision.verdict.conditions,
-        differences=decision.verdict.differences,
-        facts=dict(_facts(decision)),
-        marks=dict(_marks(same, decision)),
-    )
-
-
-def write_report_page(report: PromotionReport, directory: Path) -> Path:
-    """Write ``report.html`` and its plot into ``directory``; return the page's path."""
-    plots = list(promotion_plots(report))
+    challenger = f"version {decision.version}"
+    champion = f"version {decision.compared_with}" if decision.compared_with else "one constant answer"
+    plots = list(promotion_plots(decision.verdict.conditions, f"{challenger} minus {champion}"))
     write_plots(plots, directory)
     by_condition: dict[str, list[Difference]] = {}
-    for row in report.differences:
+    for row in decision.verdict.differences:
         by_condition.setdefault(row.condition, []).append(row)
-    return write_page(
+    page = write_page(
         directory / "report.html",
         "promotion/report.html",
-        report.title,
-        report.subtitle,
-        report=report,
+        f"{decision.model} version {decision.version} for {decision.alias}",
+        f"{decision.verdict.conditions[0].metric} and others on {decision.clips.words}",
+        decision=decision,
+        decided=_WORDS[decision.what],
+        challenger=challenger,
+        champion=champion,
         plots=plots,
         differences=by_condition,
+        facts=dict(_facts(decision)),
+        marks=dict(_marks(unknown, decision)),
         conditions=CONDITION_TITLES,
         is_share=_is_share,
         threshold=_threshold_text,
     )
+    return [page, *([directory / PLOTS_DIRECTORY] if plots else [])]
 
 
-def promotion_plots(report: PromotionReport) -> Iterator[Plot]:
-    """Yield the forest plot, unless nothing could be measured."""
-    rows = [row for row in report.rows if row.measured is not None]
-    if rows:
+def promotion_plots(rows: Sequence[ConditionVerdict], what: str) -> Iterator[Plot]:
+    """Yield the forest plot of ``what``, unless nothing could be measured."""
+    measured = [row for row in rows if row.measured is not None]
+    if measured:
         yield Plot(
             "difference",
-            f"{report.challenger} minus {report.champion}; a bracket marks what the interval must lie right of, "
-            "a filled point holds",
+            f"{what}; a bracket marks what the interval must lie right of, a filled point holds",
             "Differences between challenger and champion as points with intervals, one row per condition",
-            _forest_figure(rows),
+            _forest_figure(measured),
         )
 
 
@@ -225,7 +169,7 @@ def _rule_words(rule: Mapping[str, Any]) -> str:
     )
 
 
-def _marks(same: SameClips, decision: Decision) -> Iterator[tuple[str, str]]:
+def _marks(unknown: Sequence[str], decision: Decision) -> Iterator[tuple[str, str]]:
     assert decision.clips is not None
     if decision.clips.split == VALIDATION:
         text = (
@@ -239,9 +183,9 @@ def _marks(same: SameClips, decision: Decision) -> Iterator[tuple[str, str]]:
             "no longer that of an untouched test."
         )
         yield "The test clips chose between two models", text
-    if same.unknown:
+    if unknown:
         text = "Whether these clips, or other clips of their speakers, were among its training clips is not known."
-        yield f"Trained on another corpus: {', '.join(same.unknown)}", text
+        yield f"Trained on another corpus: {', '.join(unknown)}", text
     conditions = decision.verdict.conditions if decision.verdict else ()
     if any(entry.measured and entry.measured.opponent == "constant" for entry in conditions):
         text = f"Where there is none the challenger is compared with {CONSTANT_ANSWER}."

@@ -31,19 +31,12 @@ _DPI = 160
 
 @dataclass(frozen=True)
 class Plot:
-    """A figure of a report.
+    """A figure of a report."""
 
-    Attributes:
-        name: file name without suffix.
-        caption: one line for the reader.
-        description: what it shows, for those who cannot see it.
-        figure: of matplotlib.
-    """
-
-    name: str
-    caption: str
-    description: str
-    figure: Figure
+    name: str  # file name without suffix
+    caption: str  # one line for the reader
+    description: str  # what it shows, for those who cannot see it
+    figure: Figure  # of matplotlib
 
     @property
     def address(self) -> str:
@@ -63,17 +56,11 @@ class Curve:
 
 @dataclass(frozen=True)
 class ReliabilityBins:
-    """Stated confidence against the share that was right.
+    """Stated confidence against the share that was right."""
 
-    Attributes:
-        confidence: (bins,), mean stated probability of the predicted class; NaN in an empty bin.
-        accuracy: (bins,), share of right predictions; NaN in an empty bin.
-        clips: (bins,), clips in the bin.
-    """
-
-    confidence: NDArray[np.float64]
-    accuracy: NDArray[np.float64]
-    clips: NDArray[np.int64]
+    confidence: NDArray[np.float64]  # (bins,), mean stated probability of the predicted class; NaN in an empty bin
+    accuracy: NDArray[np.float64]  # (bins,), share of right predictions; NaN in an empty bin
+    clips: NDArray[np.int64]  # (bins,), clips in the bin
 
 
 def reliability_bins(probabilities: NDArray[np.float64], truth: NDArray[np.int64], bins: int = 10) -> ReliabilityBins:

@@ -1,4 +1,4 @@
-"""Colors of pictures and pages, for light and dark screens."""
+"""Colors of plots and pages, for light and dark screens."""
 
 from __future__ import annotations
 
@@ -9,27 +9,18 @@ from vavl.metrics.names import AUDIO, AUDIO_VIDEO, VIDEO
 
 @dataclass(frozen=True)
 class Theme:
-    """One set of colors; the page's style sheet uses the same values.
+    """One set of colors; the page's style sheet uses the same values."""
 
-    Attributes:
-        name: "light" or "dark".
-        surface: behind a picture.
-        text: words and numbers; ``quiet`` for axes and notes; ``line`` for the grid.
-        ramp: from no clip to all clips of a class, for tables of counts.
-        audio_video, audio, video: the three ways to predict a clip.
-        series: for lines that are compared, told apart by color-blind readers too.
-    """
-
-    name: str
-    surface: str
-    text: str
+    name: str  # "light" or "dark"
+    surface: str  # behind a plot
+    text: str  # words and numbers; `quiet` for axes and notes; `line` for the grid
     quiet: str
     line: str
-    ramp: tuple[str, ...]
-    audio_video: str
+    ramp: tuple[str, ...]  # from no clip to all clips of a class, for tables of counts
+    audio_video: str  # audio_video, audio, video: the three ways to predict a clip
     audio: str
     video: str
-    series: tuple[str, ...]
+    series: tuple[str, ...]  # for lines that are compared, told apart by color-blind readers too
 
     def of_condition(self, condition: str) -> str:
         """Return the color of a condition; that of quiet text for anything else."""

@@ -19,43 +19,31 @@ from vavl.config.files import make_folder
 from vavl.config.places import CACHE_VARIABLE, root_folder
 from vavl.errors import InputError, TrackingError
 from vavl.serving.served_code import CHECKSUMS_FILE, CHECKSUMS_TAG, check_files, refuse_changed
-from vavl.tracking.mlflow_writer import one_line, open_client
-from vavl.tracking.model_note import FILES_TAG, ModelNote
+from vavl.tracking.holdings import FILES_IN_MODEL, FILES_TAG, ModelNote
+from vavl.tracking.mlflow_writer import if_there, logged_model_of, one_line, open_client
 from vavl.tracking.relocation import refuse_moved
 from vavl.tracking.settings import TrackingPlace, TrackingSettings, tracking_place, unreachable_reason
 
 FORMS = "models:/NAME@ALIAS, models:/NAME/VERSION, or a directory"
 _REGISTERED = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>\d+))")
-_LOGGED_MODEL = re.compile(r"(?<=/)m-[0-9a-f]{32}\b")
 _MODEL_FILES = ("model.json", "model.safetensors")
-# Where a logged model keeps the directory that training wrote.
-_WITHIN_LOGGED_MODEL = "artifacts/model"
-_BEST_FOLDER = "best"
+_BEST_DIRECTORY = "best"
 _SHOWN = 20
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class ResolvedModel:
-    """A model that an address led to.
+    """A model that an address led to."""
 
-    Attributes:
-        address: as it was given.
-        folder: of this machine, holds model.json and model.safetensors; ``load_model`` reads it.
-        name: registered model; None for a directory.
-        version: of the registered model, as MLflow writes it ("1", "2", ...); None for a directory.
-        mlflow_run_id: the run that the version belongs to; None for a directory, and where MLflow knows none.
-        tags: of the version; empty for a directory.
-        model_id: MLflow's id of the logged model behind the version, if it has one.
-    """
-
-    address: str
-    folder: Path
-    name: str | None = None
-    version: str | None = None
+    address: str  # as it was given
+    folder: Path  # of this machine, holds model.json and model.safetensors; `load_model` reads it
+    name: str | None = None  # registered model; None for a directory
+    version: str | None = None  # of the registered model, as MLflow writes it ("1", "2", ...); None for a directory
+    # the run that the version belongs to; None for a directory, and where MLflow knows none
     mlflow_run_id: str | None = None
-    tags: Mapping[str, str] = field(default_factory=dict)
-    model_id: str | None = None
+    tags: Mapping[str, str] = field(default_factory=dict)  # of the version; empty for a directory
+    model_id: str | None = None  # MLflow's id of the logged model behind the version, if it has one
 
     @property
     def title(self) -> str:
@@ -76,7 +64,7 @@ def resolve_model(address: str, tracking: TrackingSettings) -> ResolvedModel:
         TrackingError: the tracking store cannot be reached, or refused.
     """
     if not address.startswith("models:"):
-        return ResolvedModel(address, _model_folder(address))
+        return ResolvedModel(address, _model_directory(address))
     parts = _REGISTERED.fullmatch(address)
     if parts is None:
         raise InputError("model", address, "is no address of a registered model", f"write {FORMS}")
@@ -85,28 +73,27 @@ def resolve_model(address: str, tracking: TrackingSettings) -> ResolvedModel:
     with told_as_ours(place):
         client = open_client(tracking, place)
         found = _version(client, address, parts)
-        folder = _files_of(client, place, found)
+        directory = _files_of(client, place, found)
     tags = {str(key): str(value) for key, value in found.tags.items()}
-    # A database forgets the id of the logged model; its place still names it.
-    logged = _LOGGED_MODEL.search(str(found.source))
-    model_id = logged[0] if logged else None
-    return ResolvedModel(address, folder, found.name, str(found.version), found.run_id or None, tags, model_id)
+    return ResolvedModel(
+        address, directory, found.name, str(found.version), found.run_id or None, tags, logged_model_of(found)
+    )
 
 
-def _model_folder(address: str) -> Path:
+def _model_directory(address: str) -> Path:
     given = (root_folder() or Path.cwd()) / Path(address).expanduser()
-    for folder in (given, given / _BEST_FOLDER, given / _WITHIN_LOGGED_MODEL):
-        if all((folder / name).is_file() for name in _MODEL_FILES):
-            _check_downloaded(folder)
-            return folder
+    for directory in (given, given / _BEST_DIRECTORY, given / FILES_IN_MODEL):
+        if all((directory / name).is_file() for name in _MODEL_FILES):
+            _check_downloaded(directory)
+            return directory
     problem = f"holds no {' and '.join(_MODEL_FILES)}" if given.is_dir() else "there is no such directory"
     raise InputError(str(given), "", problem, f"give the directory of a training run or of a model, or write {FORMS}")
 
 
-def _check_downloaded(folder: Path) -> None:
+def _check_downloaded(directory: Path) -> None:
     """Check the checksums of a model that MLflow keeps or downloaded; the directory of a run has none."""
-    if folder.as_posix().endswith(f"/{_WITHIN_LOGGED_MODEL}"):
-        root = folder.parents[1]
+    if directory.as_posix().endswith(f"/{FILES_IN_MODEL}"):
+        root = directory.parents[1]
         if (root / CHECKSUMS_FILE).exists():
             check_files(root, str(root))
         elif (root / "MLmodel").exists():
@@ -144,34 +131,26 @@ def told_as_ours(place: TrackingPlace) -> Iterator[None]:
 
     try:
         yield
-    except (MlflowException, SQLAlchemyError, OSError) as fault:
+    except (MlflowException, SQLAlchemyError, OSError) as error:
         raise TrackingError(
-            place.public_uri, "", f"the tracking store refused: {one_line(fault)}",
+            place.public_uri, "", f"the tracking store refused: {one_line(error)}",
             "check its address, the rights and the place of its artifacts",
         ) from None  # fmt: skip
 
 
 def _version(client: Any, address: str, parts: re.Match[str]) -> Any:
     """Return MLflow's entity of the version that the address names."""
-    from mlflow.exceptions import MlflowException
-
     name, alias, version = parts["name"], parts["alias"], parts["version"]
-    try:
-        model = client.get_registered_model(name)
-    except MlflowException as fault:
-        if fault.error_code != "RESOURCE_DOES_NOT_EXIST":
-            raise
+    model = if_there(lambda: client.get_registered_model(name))
+    if model is None:
         known = sorted(entry.name for entry in client.search_registered_models(max_results=1000))
-        raise InputError("model", address, f"there is no registered model {name}", _one_of(known)) from None
+        raise InputError("model", address, f"there is no registered model {name}", _one_of(known))
     number = version or model.aliases.get(alias)
-    try:
-        if number is not None:
-            return client.get_model_version(name, str(number))
-    except MlflowException as fault:
-        if fault.error_code != "RESOURCE_DOES_NOT_EXIST":
-            raise
-    wanted = f"version {version}" if version else f"alias {alias}"
-    raise InputError("model", address, f"{name} has no {wanted}", _one_of(_known_addresses(client, model))) from None
+    found = None if number is None else if_there(lambda: client.get_model_version(name, str(number)))
+    if found is None:
+        wanted = f"version {version}" if version else f"alias {alias}"
+        raise InputError("model", address, f"{name} has no {wanted}", _one_of(_known_addresses(client, model)))
+    return found
 
 
 def _known_addresses(client: Any, model: Any) -> list[str]:
@@ -201,9 +180,9 @@ def _files_of(client: Any, place: TrackingPlace, version: Any) -> Path:
     kept = _cache() / f"{name}-{version.version}-{digest}"
     if not kept.exists():
         make_folder(kept.parent, CACHE_VARIABLE)
-        with tempfile.TemporaryDirectory(dir=kept.parent) as beside:
+        with tempfile.TemporaryDirectory(dir=kept.parent) as temporary:
             _log.info("copying %s version %s from %s", version.name, version.version, place.public_uri)
-            copy = Path(download_artifacts(artifact_uri=uri, dst_path=beside, tracking_uri=place.uri))
+            copy = Path(download_artifacts(artifact_uri=uri, dst_path=temporary, tracking_uri=place.uri))
             _checked(copy, version)
             _keep(copy, kept)
     return _checked(kept, version)
@@ -211,8 +190,8 @@ def _files_of(client: Any, place: TrackingPlace, version: Any) -> Path:
 
 def _checked(root: Path, version: Any) -> Path:
     """Return the model directory within MLflow's form of a version, whose files are those that were registered."""
-    title, folder = f"{version.name} version {version.version}", root / _WITHIN_LOGGED_MODEL
-    missing = [name for name in _MODEL_FILES if not (folder / name).is_file()]
+    title, directory = f"{version.name} version {version.version}", root / FILES_IN_MODEL
+    missing = [name for name in _MODEL_FILES if not (directory / name).is_file()]
     if missing:
         raise InputError(
             title, "", f"holds no {' and no '.join(missing)}",
@@ -223,9 +202,9 @@ def _checked(root: Path, version: Any) -> Path:
         check_files(root, title, expected)
     elif files is None:
         _log.warning("%s was registered without checksums, its files are not checked", title)
-    elif files != ModelNote(folder, version.name, "").marks[FILES_TAG]:
-        refuse_changed(title, "files", f"the files in {folder} are not those of this version")
-    return folder
+    elif files != ModelNote(directory, version.name, "").marks[FILES_TAG]:
+        refuse_changed(title, "files", f"the files in {directory} are not those of this version")
+    return directory
 
 
 def _keep(copy: Path, kept: Path) -> None:

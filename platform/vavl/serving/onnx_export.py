@@ -118,11 +118,11 @@ def check_packages() -> None:
             raise ConfigError("environment", name, problem, fix) from None
 
 
-def export_onnx(folder: Path, settings: ExportSettings, output_dir: Path) -> dict[str, Any]:
+def export_onnx(directory: Path, settings: ExportSettings, output_dir: Path) -> dict[str, Any]:
     """Write ``model.onnx`` and compare it; nothing is left there that failed.
 
     Args:
-        folder: of the model.
+        directory: of the model.
         settings: of the gate.
         output_dir: directory of the file.
 
@@ -135,7 +135,7 @@ def export_onnx(folder: Path, settings: ExportSettings, output_dir: Path) -> dic
         PredictionError: the file differs from the model by more than the tolerance.
     """
     check_packages()
-    model = load_model(folder)
+    model = load_model(directory)
     model.check_single_clips()
     # Before the graph takes the network off its fast paths: what is compared is the model as every job runs it.
     clips = _random_clips(model, settings.seed)

@@ -26,7 +26,8 @@ from vavl.serving.served_code import (
     write_checksums,
 )
 from vavl.serving.served_rows import INPUT_COLUMNS, SPEAKER_COLUMN, value_columns
-from vavl.tracking.model_note import ModelNote, holds_files, logged_model_of, version_of
+from vavl.tracking.holdings import ModelNote, holds_files, version_of
+from vavl.tracking.mlflow_writer import logged_model_of
 from vavl.tracking.run import score_table
 
 _NAME_IN_RUN = "model"
@@ -157,17 +158,17 @@ def _log_files(client: Any, note: ModelNote, logged: Any, mlflow_run_id: str) ->
         utc_time_created=str(moment.replace(tzinfo=None)),
     )
     with tempfile.TemporaryDirectory(prefix="vavl-model-") as temporary:
-        folder = Path(temporary) / "model"
-        checksums = save_served_model(note.folder, folder, description)
-        client.log_model_artifacts(logged.model_id, str(folder))
+        directory = Path(temporary) / "model"
+        checksums = save_served_model(note.folder, directory, description)
+        client.log_model_artifacts(logged.model_id, str(directory))
     return checksums
 
 
-def save_served_model(model_folder: Path, target: Path, description: Any = None) -> str:
+def save_served_model(model_directory: Path, target: Path, description: Any = None) -> str:
     """Write the MLflow form of a model directory: its files, the code that reads them, no pickle, and checksums.
 
     Args:
-        model_folder: holds model.json and model.safetensors.
+        model_directory: holds model.json and model.safetensors.
         target: directory to make.
         description: ``mlflow.models.Model`` to complete; a new one by default.
 
@@ -179,7 +180,7 @@ def save_served_model(model_folder: Path, target: Path, description: Any = None)
     """
     import mlflow.pyfunc
 
-    model = _model_description(model_folder)
+    model = _model_description(model_directory)
     package = Path(vavl.__file__).parent
     with tempfile.TemporaryDirectory(prefix="vavl-code-") as temporary:
         code, files = Path(temporary) / package.name, Path(temporary) / _NAME_IN_RUN
@@ -187,7 +188,7 @@ def save_served_model(model_folder: Path, target: Path, description: Any = None)
         for name in names:
             (code / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(package / name, code / name)
-        shutil.copytree(model_folder, files)
+        shutil.copytree(model_directory, files)
         mlflow.pyfunc.save_model(
             path=str(target),
             mlflow_model=description,
@@ -214,8 +215,8 @@ def _forget_temporary_places(target: Path) -> None:
     description.save(str(target / "MLmodel"))
 
 
-def _model_description(model_folder: Path) -> dict[str, Any]:
-    file = model_folder / "model.json"
+def _model_description(model_directory: Path) -> dict[str, Any]:
+    file = model_directory / "model.json"
     if not file.exists():
         raise TrackingError(str(file), "", "the file does not exist", "give the directory that training wrote")
     description: dict[str, Any] = read_json(file)
@@ -315,6 +316,6 @@ def _make_registered_model(client: Any, name: str) -> None:
     try:
         page = ["What people load has the alias `champion`, once a version has been promoted:", ""]
         client.create_registered_model(name, description="\n".join([*page, *_loading(f"models:/{name}@champion")]))
-    except MlflowException as fault:
-        if fault.error_code != "RESOURCE_ALREADY_EXISTS":
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise

@@ -74,21 +74,21 @@ def code_hash(package: Path, files: Sequence[str] | None = None) -> str:
     return total.hexdigest()
 
 
-def write_checksums(folder: Path) -> str:
+def write_checksums(directory: Path) -> str:
     """List the files of a model in its ``checksums.json``; returns the SHA-256 of that list.
 
     Args:
-        folder: MLflow's form of a model, complete.
+        directory: MLflow's form of a model, complete.
     """
-    write_json(folder / CHECKSUMS_FILE, _checksums(folder))
-    return sha256_of_file(folder / CHECKSUMS_FILE)
+    write_json(directory / CHECKSUMS_FILE, _checksums(directory))
+    return sha256_of_file(directory / CHECKSUMS_FILE)
 
 
-def check_files(folder: Path, title: str, expected: str | None = None, model_id: str | None = None) -> None:
+def check_files(directory: Path, title: str, expected: str | None = None, model_id: str | None = None) -> None:
     """Refuse a model that is not what was registered: files changed, missing, added, or those of another model.
 
     Args:
-        folder: MLflow's form of a model, as it was downloaded or where it lies.
+        directory: MLflow's form of a model, as it was downloaded or where it lies.
         title: of the model, for the message.
         expected: SHA-256 of its ``checksums.json``, which the registry keeps with the version; None where only the
             model itself can be asked.
@@ -97,8 +97,8 @@ def check_files(folder: Path, title: str, expected: str | None = None, model_id:
     Raises:
         InputError: names the files; with ``VAVL_ACCEPT_CHANGED_MODELS=true`` a warning does.
     """
-    listing = folder / CHECKSUMS_FILE
-    place = next((part for part in reversed(folder.absolute().parts) if _MODEL_ID.fullmatch(part)), None)
+    listing = directory / CHECKSUMS_FILE
+    place = next((part for part in reversed(directory.absolute().parts) if _MODEL_ID.fullmatch(part)), None)
     if None not in (place, model_id) and place != model_id:
         refuse_changed(title, "MLmodel", f"the files of {model_id} lie in the place of {place}")
     if not listing.is_file():
@@ -106,10 +106,10 @@ def check_files(folder: Path, title: str, expected: str | None = None, model_id:
     elif expected not in (None, sha256_of_file(listing)):
         refuse_changed(title, CHECKSUMS_FILE, f"{listing} is that of another model, or was changed")
     else:
-        changes = _changes(read_json(listing), _checksums(folder))
+        changes = _changes(read_json(listing), _checksums(directory))
         if changes:
             more = f" and {len(changes) - _SHOWN} more" if len(changes) > _SHOWN else ""
-            refuse_changed(title, "files", f"in {folder}: {', '.join(changes[:_SHOWN])}{more}")
+            refuse_changed(title, "files", f"in {directory}: {', '.join(changes[:_SHOWN])}{more}")
 
 
 def refuse_changed(title: str, field: str, problem: str) -> None:
@@ -128,10 +128,10 @@ def refuse_changed(title: str, field: str, problem: str) -> None:
     )  # fmt: skip
 
 
-def _checksums(folder: Path) -> dict[str, str]:
+def _checksums(directory: Path) -> dict[str, str]:
     # A link to a directory is none of the model's own either.
-    paths = [path for path in sorted(folder.rglob("*")) if path.is_symlink() or not path.is_dir()]
-    files = {path.relative_to(folder): path for path in paths}
+    paths = [path for path in sorted(directory.rglob("*")) if path.is_symlink() or not path.is_dir()]
+    files = {path.relative_to(directory): path for path in paths}
     return {
         name.as_posix(): sha256_of_file(path) if path.is_file() else "no file"
         for name, path in files.items()

@@ -88,8 +88,8 @@ class RowPredictor:
         usable = [clip for clip in clips if isinstance(clip, ClipFeatures)]
         try:
             predictions = iter(self.model.predict_each(usable))
-        except InputError as fault:  # the model predicts no single clips at all
-            return [_in_one_line(fault)] * len(rows)
+        except InputError as error:  # the model predicts no single clips at all
+            return [_in_one_line(error)] * len(rows)
         answers: list[Prediction | str] = []
         for clip in clips:
             found = next(predictions) if isinstance(clip, ClipFeatures) else clip
@@ -102,8 +102,8 @@ class RowPredictor:
                 given = {name: cell for name, cell in row.items() if not _is_missing(cell)}
                 speaker = given.pop(SPEAKER_COLUMN, None)
                 return self._centered(self._clip(given, files), speaker)
-        except Exception as fault:  # noqa: BLE001  whatever spoils a row is that row's error
-            return fault
+        except Exception as error:  # noqa: BLE001  whatever spoils a row is that row's error
+            return error
 
     def _centered(self, clip: ClipFeatures, speaker: Any) -> ClipFeatures:
         if self._means is None:
@@ -215,9 +215,9 @@ def _frames(value: Any, field: str) -> NDArray[np.float32]:
         # Numbers beyond float32 become infinite, which is said of them where all values are checked.
         with np.errstate(over="ignore"):
             return np.asarray(value, dtype=np.float32)
-    except (TypeError, ValueError) as fault:
+    except (TypeError, ValueError) as error:
         raise InputError(
-            field, "", f"is not a table (frame, channel) of numbers: {fault}", "give one row of channels a frame"
+            field, "", f"is not a table (frame, channel) of numbers: {error}", "give one row of channels a frame"
         ) from None
 
 
@@ -228,7 +228,7 @@ def _is_missing(value: Any) -> bool:
     return value is None or type(value).__name__ in {"NAType", "NaTType"} or (isinstance(value, str) and not value)
 
 
-def _in_one_line(fault: Exception) -> str:
+def _in_one_line(error: Exception) -> str:
     """Return the text of an error; a path may hold bytes that are no text, and a table would refuse them."""
-    text = str(fault) if isinstance(fault, VavlError) else f"{type(fault).__name__}: {fault}"
+    text = str(error) if isinstance(error, VavlError) else f"{type(error).__name__}: {error}"
     return "; ".join(line.strip() for line in readable(text).splitlines())

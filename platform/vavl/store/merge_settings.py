@@ -6,9 +6,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from vavl.config.addresses import StoreAddress
 from vavl.config.base import FrozenConfig
-from vavl.config.places import FROM_ROOT
+from vavl.config.places import FROM_ROOT, StoreAddress
 
 CorpusName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
 CorpusFold = Annotated[int, Field(ge=0, le=32_767)]

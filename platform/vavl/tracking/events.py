@@ -16,21 +16,13 @@ _NAMED = ("what", "step", "message")
 
 @dataclass(frozen=True)
 class Event:
-    """One event of a run.
+    """One event of a run."""
 
-    Attributes:
-        time: seconds since the epoch.
-        what: short word: restarted, resumed, stopped, grown, shrunk, skipped_step, rolled_back ...
-        step: optimizer step at which it happened, None where there is none.
-        message: for a person.
-        facts: further values, as JSON types.
-    """
-
-    time: float
-    what: str
-    step: int | None
-    message: str
-    facts: dict[str, Any] = field(default_factory=dict)
+    time: float  # seconds since the epoch
+    what: str  # short word: restarted, resumed, stopped, grown, shrunk, skipped_step, rolled_back ..
+    step: int | None  # optimizer step at which it happened, None where there is none
+    message: str  # for a person
+    facts: dict[str, Any] = field(default_factory=dict)  # further values, as JSON types
 
     @property
     def moment(self) -> str:

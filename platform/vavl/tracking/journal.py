@@ -29,23 +29,14 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Record:
-    """One line of a journal.
+    """One line of a journal."""
 
-    Attributes:
-        seq: 1, 2, 3, ... in the order of writing.
-        kind: what happened.
-        time: seconds since the epoch.
-        payload: the values, as JSON types.
-        end: byte position behind the line; reading can resume from there.
-        start: byte position of the line.
-    """
-
-    seq: int
-    kind: Kind
-    time: float
-    payload: dict[str, Any]
-    end: int
-    start: int = 0
+    seq: int  # 1, 2, 3, ... in the order of writing.
+    kind: Kind  # what happened
+    time: float  # seconds since the epoch
+    payload: dict[str, Any]  # the values, as JSON types
+    end: int  # byte position behind the line; reading can resume from there
+    start: int = 0  # byte position of the line
 
     @property
     def metrics(self) -> dict[str, Any]:
@@ -108,9 +99,9 @@ class Journal:
                 # A line torn by a killed process is ended here, so that it spoils only itself.
                 text = ("" if ends_whole else "\n") + "".join(line + "\n" for line in lines)
                 _write_or_undo(file, text.encode())
-        except OSError as fault:
+        except OSError as error:
             raise TrackingError(
-                str(self.path), "", f"the journal cannot be written: {fault.strerror or fault}", "free disk space"
+                str(self.path), "", f"the journal cannot be written: {error.strerror or error}", "free disk space"
             ) from None
         return last + len(records)
 
@@ -177,13 +168,10 @@ class JournalSink:
     A journal that cannot be written (full disk, share gone for a while) never stops the training run:
     the records wait in memory and go first, with their own times, as soon as it can. Beyond
     100,000 waiting records the oldest are given up, and the log says so.
-
-    Attributes:
-        journal: of the run.
-        waiting: records that could not be written yet, each with its time.
     """
 
-    journal: Journal
+    journal: Journal  # of the run
+    # records that could not be written yet, each with its time
     waiting: deque[tuple[Kind, dict[str, Any]]] = field(default_factory=deque, compare=False, repr=False)
 
     def __call__(self, records: Sequence[Mapping[str, Any]]) -> None:
@@ -196,21 +184,21 @@ class JournalSink:
             self.waiting.append((cast("Kind", record["kind"]), payload))
         try:
             self.journal.append_all(list(self.waiting))
-        except (VavlError, OSError) as fault:
-            self._keep(fault, was_waiting)
+        except (VavlError, OSError) as error:
+            self._keep(error, was_waiting)
             return
         self.waiting.clear()
         if was_waiting:
             _log.warning("%s: can be written again; %d records had waited", self.journal.path, was_waiting)
 
-    def _keep(self, fault: Exception, was_waiting: int) -> None:
+    def _keep(self, error: Exception, was_waiting: int) -> None:
         lost = max(0, len(self.waiting) - _MOST_WAITING)
         for _ in range(lost):
             self.waiting.popleft()
         if lost:
             _log.error("%s: %d records are lost, too many wait for the disk", self.journal.path, lost)
         if not was_waiting:
-            _log.error("the training run continues and keeps its records in memory, but: %s", fault)
+            _log.error("the training run continues and keeps its records in memory, but: %s", error)
 
 
 class JournalReader:

@@ -16,14 +16,13 @@ import sqlite3
 import subprocess
 import sys
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from vavl.tracking.events import Event, count_events, event_line, events_as_json
 from vavl.tracking.journal import Record
-from vavl.tracking.model_note import logged_model_of
 from vavl.tracking.settings import TrackingPlace, TrackingSettings
 
 NOTE_TAG = "mlflow.note.content"
@@ -69,14 +68,9 @@ class MlflowWriter:
 
     def run_stage(self, mlflow_run_id: str) -> RunStage:
         """Tell whether the run is active, was deleted by a person, or is unknown (database made anew)."""
-        from mlflow.exceptions import MlflowException
-
-        try:
-            run = self.client.get_run(mlflow_run_id)
-        except MlflowException as fault:
-            if fault.error_code == "RESOURCE_DOES_NOT_EXIST":
-                return "unknown"
-            raise
+        run = if_there(lambda: self.client.get_run(mlflow_run_id))
+        if run is None:
+            return "unknown"
         return "active" if run.info.lifecycle_stage == "active" else "deleted"
 
     def open_run(self, start: Record, mlflow_run_id: str | None) -> str:
@@ -144,14 +138,8 @@ class MlflowWriter:
 
     def known_model(self, model_id: str | None) -> str | None:
         """Return the id of a logged model, None where this store does not hold it."""
-        from mlflow.exceptions import MlflowException
-
-        try:
-            return model_id and str(self.client.get_logged_model(model_id).model_id)
-        except MlflowException as fault:
-            if fault.error_code != "RESOURCE_DOES_NOT_EXIST":
-                raise
-            return None
+        model = if_there(lambda: self.client.get_logged_model(model_id)) if model_id else None
+        return None if model is None else str(model.model_id)
 
     def model_of(self, name: str, version: str) -> str | None:
         """Return the id of the logged model behind a registered version, None where it has none."""
@@ -194,8 +182,8 @@ class MlflowWriter:
         if found is None:
             try:
                 return str(self.client.create_experiment(name, self._place.artifact_location, _EXPERIMENT_TAGS))
-            except MlflowException as fault:
-                if fault.error_code != "RESOURCE_ALREADY_EXISTS":
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_ALREADY_EXISTS":
                     raise
                 # Another process was quicker.
                 found = self.client.get_experiment_by_name(name)
@@ -227,8 +215,8 @@ class MlflowWriter:
             self.client.set_model_version_tag(note["name"], note["version"], f"vavl.evaluation.{note['what']}", run_id)
             if note.get("model_id"):
                 self.client.log_inputs(run_id, models=[LoggedModelInput(note["model_id"])])
-        except MlflowException as fault:
-            if fault.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+        except MlflowException as error:
+            if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
                 raise
 
     def _log_dataset(self, run_id: str, note: Mapping[str, Any]) -> None:
@@ -244,6 +232,24 @@ class MlflowWriter:
         )
         tag = InputTag("mlflow.data.context", note.get("context", "training"))
         self.client.log_inputs(run_id, [DatasetInput(dataset, [tag])])
+
+
+def if_there(ask: Callable[[], Any]) -> Any | None:
+    """Return what MLflow answers, None where it says that there is no such thing."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return ask()
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+    return None
+
+
+def logged_model_of(version: Any) -> str | None:
+    """Return the id of the logged model behind a version; a search leaves it to the address of the files."""
+    found = re.search(r"/(m-[0-9a-f]{32})(?:/|$)", version.source or "")
+    return found[1] if found else None
 
 
 def dataset_id(note: Mapping[str, Any]) -> DatasetId:
@@ -310,9 +316,9 @@ def _quiet_and_quick(settings: TrackingSettings) -> None:
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
 
-def one_line(fault: Exception) -> str:
+def one_line(error: Exception) -> str:
     """Return what went wrong without the statement and the advice that SQLAlchemy writes behind it."""
-    return f"{type(fault).__name__}: {fault}".splitlines()[0]
+    return f"{type(error).__name__}: {error}".splitlines()[0]
 
 
 def store_name(text: str) -> str:

@@ -14,23 +14,24 @@ from collections.abc import Callable, Iterable, Sequence
 
 from vavl.errors import TrackingError, VavlError
 from vavl.tracking.events import run_events
-from vavl.tracking.holdings import Holdings
+from vavl.tracking.holdings import Holdings, ModelNote, Register
 from vavl.tracking.journal import Journal, JournalReader, Record, clean
 from vavl.tracking.mlflow_writer import POINTS_PER_REQUEST, MlflowWriter, Point, dataset_id
-from vavl.tracking.model_note import ModelNote, Register
 from vavl.tracking.records import (
     MalformedRecord,
+    ReplayState,
     check_readable,
     check_record,
     fresh_points,
     metric_points,
     name_of,
+    note_set_aside,
     readable,
     requests_of,
+    set_aside_path,
     text_of,
     usable_start,
 )
-from vavl.tracking.replay_state import ReplayState, note_set_aside, set_aside_path
 
 _LONGEST_REASON = 500
 _log = logging.getLogger(__name__)
@@ -61,7 +62,7 @@ class RecordReplay:
     ) -> None:
         self.state, self.lacking = state, list[int]()
         self._writer, self._reader, self._save = writer, JournalReader(journal), save
-        self._journal, self._folder = journal, journal.path.parent
+        self._journal, self._directory = journal, journal.path.parent
         self._register, self._held, self._is_dry = register, held, save is None
         self._events: list[Record] = []
         self._last_event = 0
@@ -89,11 +90,11 @@ class RecordReplay:
     def _apply(self, group: Sequence[Record]) -> None:
         try:
             change = self._send(group)
-        except Exception as fault:
-            if not self._is_records_own(group[0], fault):
+        except Exception as error:
+            if not self._is_records_own(group[0], error):
                 raise
             if len(group) == 1:
-                self._set_aside(group[0], fault)
+                self._set_aside(group[0], error)
                 return
             middle = len(group) // 2  # one of them spoils the request: find it
             self._apply(group[:middle])
@@ -139,7 +140,7 @@ class RecordReplay:
 
     def _log_artifact(self, run_id: str, record: Record) -> None:
         path, place = text_of(record, "path"), record.payload.get("artifact_path")
-        source = self._folder / path
+        source = self._directory / path
         if self._skips(record, is_held=bool(self._held and self._held.has_files(run_id, source, place))):
             return
         check_readable(source)
@@ -153,7 +154,7 @@ class RecordReplay:
         if not record.payload.get("name"):
             return {}
         name, tags = f"{self.state.run_id}:{record.seq}", record.payload.get("tags", {})
-        note = ModelNote(self._folder / text_of(record, "folder"), text_of(record, "name"), name, tags)
+        note = ModelNote(self._directory / text_of(record, "folder"), text_of(record, "name"), name, tags)
         version = self._held.version(run_id, note) if self._held else None
         if not self._skips(record, is_held=version is not None):
             if self._register is None:
@@ -220,22 +221,22 @@ class RecordReplay:
             **({"refused": self._listed(record, "; ".join(problems))} if problems else {}),
         }
 
-    def _is_records_own(self, record: Record, fault: Exception) -> bool:
+    def _is_records_own(self, record: Record, error: Exception) -> bool:
         """Tell a record that can never be written from a store that cannot be written now."""
-        if isinstance(fault, MalformedRecord):
+        if isinstance(error, MalformedRecord):
             return True
         if record.kind == "run_start":
             return False  # without its run nothing of the journal has a place
-        if isinstance(fault, VavlError):
+        if isinstance(error, VavlError):
             return True  # the directory holds no model
-        if getattr(fault, "error_code", "") != "INVALID_PARAMETER_VALUE":
+        if getattr(error, "error_code", "") != "INVALID_PARAMETER_VALUE":
             return False
         # MLflow says the same of a run that a person has deleted.
         run_id = self.state.mlflow_run_id
         return bool(run_id) and self._writer.run_stage(str(run_id)) == "active"
 
-    def _set_aside(self, record: Record, fault: Exception) -> None:
-        reason = str(fault) if isinstance(fault, MalformedRecord) else f"{type(fault).__name__}: {fault}"
+    def _set_aside(self, record: Record, error: Exception) -> None:
+        reason = str(error) if isinstance(error, MalformedRecord) else f"{type(error).__name__}: {error}"
         self._arrived(record, refused=self._listed(record, reason))
 
     def _listed(self, record: Record, reason: str) -> dict[int, str]:

@@ -12,12 +12,11 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from vavl.tracking.holdings import Holdings
+from vavl.tracking.holdings import Holdings, Register
 from vavl.tracking.journal import JOURNAL_NAME, Journal
 from vavl.tracking.mlflow_writer import MlflowWriter, import_mlflow, one_line
-from vavl.tracking.model_note import Register
+from vavl.tracking.records import ReplayState, note_set_aside, read_state, read_states, write_state
 from vavl.tracking.replay import RecordReplay
-from vavl.tracking.replay_state import ReplayState, note_set_aside, read_state, read_states, write_state
 from vavl.tracking.settings import TrackingPlace, TrackingSettings, tracking_place, unreachable_reason
 
 _LONGEST_PAUSE_SECONDS = 120.0
@@ -57,7 +56,7 @@ class Replayer:
         self._settings, self._register, self._on_progress = settings, register, on_progress
         self._own, self._compares = journals[0] if journals else None, compares
         self.place: TrackingPlace = tracking_place(settings, os.environ)
-        self.fault = ""
+        self.error = ""
         """Why the last attempt failed, "" when it did not."""
         self._line, self._leftovers = list(journals), list[Journal]()
         self._lock = threading.Lock()
@@ -85,9 +84,9 @@ class Replayer:
             self._line.append(journal)  # a second time too: the thread may be taking it out at this moment
         return journal
 
-    def add_leftovers(self, folder: Path) -> None:
+    def add_leftovers(self, directory: Path) -> None:
         """Replay runs below a directory that ended while the store was away; ``finish`` does not wait for them."""
-        self._leftovers += [Journal(path) for path in unfinished_journals(folder, self._settings)]
+        self._leftovers += [Journal(path) for path in unfinished_journals(directory, self._settings)]
 
     def start(self) -> None:
         """Follow the journals in the background until ``finish``; other processes leave the own one alone so long."""
@@ -100,8 +99,8 @@ class Replayer:
                     # Whoever resumes this journal has to know where it belongs, even if nothing arrives.
                     self._save(self._own, ReplayState())
             import_mlflow()  # here, not in the thread: two threads must not import it at the same time
-        except Exception as fault:  # noqa: BLE001  tracking never stops the work
-            self._failed(fault)
+        except Exception as error:  # noqa: BLE001  tracking never stops the work
+            self._failed(error)
         self._thread.start()
 
     def finish(self, timeout: float = 60.0) -> bool:
@@ -140,10 +139,10 @@ class Replayer:
                 return False
             try:
                 self._bring(journal)
-            except Exception as fault:  # noqa: BLE001  tracking never stops the work
-                self._failed(fault)
+            except Exception as error:  # noqa: BLE001  tracking never stops the work
+                self._failed(error)
                 failures += 1
-                if isinstance(fault, ConnectionError) or failures == _MOST_FAILURES:
+                if isinstance(error, ConnectionError) or failures == _MOST_FAILURES:
                     return False  # the others would fail as well
             else:
                 self._arrived(journal)
@@ -162,7 +161,7 @@ class Replayer:
         return [] if failures else [journal for journal in self._line if journal is not self._own]
 
     def _caught_up(self) -> None:
-        self.fault = ""
+        self.error = ""
         if self._is_warned:
             _log.info("MLflow (%s) caught up with the journal", self.place.public_uri)
             self._is_warned = False
@@ -173,8 +172,8 @@ class Replayer:
         try:
             while self._leftovers and self._bring(self._leftovers[0], until):
                 _log.info("%s: replayed a run that ended while MLflow was away", self._leftovers.pop(0).path)
-        except Exception as fault:  # noqa: BLE001  tracking never stops the work
-            self._failed(fault)
+        except Exception as error:  # noqa: BLE001  tracking never stops the work
+            self._failed(error)
 
     def _bring(self, journal: Journal, until: float = float("inf")) -> bool:
         with only_one(journal.path) as is_alone:
@@ -250,15 +249,15 @@ class Replayer:
     def _reached(self) -> tuple[int, int]:
         return len(self._line), self.state_of(self._line[0]).seq if self._line else 0
 
-    def _failed(self, fault: Exception) -> None:
-        self.fault = one_line(fault)
+    def _failed(self, error: Exception) -> None:
+        self.error = one_line(error)
         self._connections.clear()  # the next look connects anew
         self._writer = None
         if not self._is_warned:
             self._is_warned = True
             _log.warning(
                 "MLflow (%s) cannot be written now (%s); the work continues and %s keeps everything",
-                self.place.public_uri, self.fault, self._line[0].path if self._line else "its journal",
+                self.place.public_uri, self.error, self._line[0].path if self._line else "its journal",
             )  # fmt: skip
 
 
@@ -267,13 +266,13 @@ def known_runs(writer: MlflowWriter, state: ReplayState) -> dict[str, str]:
     return {run: own for run, own in state.mlflow_runs.items() if own and writer.run_stage(own) != "unknown"}
 
 
-def unfinished_journals(folder: Path, settings: TrackingSettings) -> Iterator[Path]:
-    """Yield the journals below ``folder`` that did not reach the tracking store to their end.
+def unfinished_journals(directory: Path, settings: TrackingSettings) -> Iterator[Path]:
+    """Yield the journals below ``directory`` that did not reach the tracking store to their end.
 
     A journal that another store holds completely counts as finished: it belongs there.
     """
     public_uri = tracking_place(settings, os.environ).public_uri
-    for path in sorted(folder.rglob(JOURNAL_NAME)):
+    for path in sorted(directory.rglob(JOURNAL_NAME)):
         states = read_states(path)
         reached = states.get(public_uri) or max(states.values(), key=lambda state: state.seq, default=ReplayState())
         if next(Journal(path).read(reached.seq, reached.offset), None) is not None:
@@ -311,7 +310,7 @@ def is_followed(journal: Path) -> bool:
 
     A training run replays what earlier runs in its directory left over, a comparison the journals of its training runs.
     """
-    return any(_is_held(following(folder / journal.name)) for folder in journal.absolute().parents)
+    return any(_is_held(following(directory / journal.name)) for directory in journal.absolute().parents)
 
 
 def _is_held(lock: FileLock) -> bool:

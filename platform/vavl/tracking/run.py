@@ -1,4 +1,4 @@
-"""A run from its first record, with settings, code and data, to its end."""
+"""A run from its first record, with settings, code and data, to its end, and the load of its machine meanwhile."""
 
 from __future__ import annotations
 
@@ -10,23 +10,120 @@ import logging
 import os
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import TracebackType
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+import psutil
 
 import vavl
 from vavl.config.base import FrozenConfig
-from vavl.config.snapshot import flat_settings, settings_yaml
+from vavl.config.load import flat_settings, settings_yaml
 from vavl.errors import TrainingStopped, VavlError
+from vavl.tracking.holdings import Register
 from vavl.tracking.journal import JOURNAL_NAME, Journal
 from vavl.tracking.mlflow_writer import ARTIFACT_LINK, NOTE_TAG
-from vavl.tracking.model_note import Register
 from vavl.tracking.replayer import Replayer
 from vavl.tracking.settings import TrackingSettings
-from vavl.tracking.system_metrics import SystemSampler
+
+if TYPE_CHECKING:
+    from mlflow.system_metrics.metrics.gpu_monitor import GPUMonitor
+
+_MEGA = 1e6
+_log = logging.getLogger(__name__)
+
+
+class SystemSampler:
+    """Appends a ``system`` record to a journal every few seconds, from a thread of its own.
+
+    The journal carries the samples, so a tracking server that is down loses none of them.
+
+    Args:
+        journal: of the run.
+        seconds: between two samples.
+        gpus: measure this machine's GPUs too; False where workers report theirs, here and elsewhere.
+    """
+
+    def __init__(self, journal: Journal, seconds: float, *, gpus: bool = True) -> None:
+        self._journal, self._seconds = journal, seconds
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._follow, name="system-metrics", daemon=True)
+        self._sample = machine_sampler(journal.path.parent, gpus=gpus)
+
+    def start(self) -> None:
+        """Start sampling."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop sampling; returns when the last sample is written."""
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def _follow(self) -> None:
+        is_failing = False
+        while not self._stop.wait(self._seconds):
+            try:
+                self._journal.append("system", metrics=self._sample())
+                is_failing = False
+            except (VavlError, OSError, psutil.Error) as error:
+                if not is_failing:
+                    _log.warning("no system metrics for now: %s", error)
+                is_failing = True
+
+
+def machine_sampler(directory: Path, *, gpus: bool = True) -> Callable[[], dict[str, float]]:
+    """Return a function that measures the machine.
+
+    Args:
+        directory: the disk that holds it is measured.
+        gpus: measure NVIDIA GPUs too, where there are any.
+
+    Returns:
+        A function giving ``system/<name>`` to value; network traffic counts from the making of
+        the function, processor load from its last call.
+    """
+    start = psutil.net_io_counters()
+    psutil.cpu_percent()
+    gpu = _gpu_monitor() if gpus else None
+
+    def sample() -> dict[str, float]:
+        memory, disk = psutil.virtual_memory(), psutil.disk_usage(str(directory))
+        network = psutil.net_io_counters()
+        values = {
+            "cpu_utilization_percentage": psutil.cpu_percent(),
+            "system_memory_usage_megabytes": memory.used / _MEGA,
+            "system_memory_usage_percentage": memory.used / memory.total * 100,
+            "disk_usage_percentage": disk.percent,
+            "disk_usage_megabytes": disk.used / _MEGA,
+            "disk_available_megabytes": disk.free / _MEGA,
+        }
+        if start is not None and network is not None:
+            values["network_receive_megabytes"] = (network.bytes_recv - start.bytes_recv) / _MEGA
+            values["network_transmit_megabytes"] = (network.bytes_sent - start.bytes_sent) / _MEGA
+        if gpu is not None:
+            gpu.clear_metrics()
+            gpu.collect_metrics()
+            values |= gpu.aggregate_metrics()
+        return {f"system/{name}": round(value, 2) for name, value in values.items()}
+
+    return sample
+
+
+def _gpu_monitor() -> GPUMonitor | None:
+    """Return MLflow's own, None where NVIDIA's management library or a GPU is missing."""
+    from mlflow.system_metrics.metrics.gpu_monitor import GPUMonitor
+
+    try:
+        return GPUMonitor()
+    except (ImportError, RuntimeError) as error:
+        _log.debug("no GPU metrics: %s", error)
+        return None
+
 
 CODE_VARIABLE = "VAVL_CODE"
 """Environment variable: ``repository_tags`` as JSON, for a submitted job, whose copy of the code is no repository."""
@@ -34,7 +131,6 @@ CODE_VARIABLE = "VAVL_CODE"
 BEST = "best/"
 """Begins the names of the scores of the model that is kept; those of every epoch are curves of their own."""
 
-_LAST_FLUSH_SECONDS = 180.0
 _PACKAGES = ("torch", "ray", "deepspeed")
 _SCORES = ("clips", "accuracy", "f1_macro", "uar", "ccc_mean", "calibration_error")
 _log = logging.getLogger(__name__)
@@ -42,25 +138,15 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class DatasetNote:
-    """The data of a run, as its lineage shows them.
+    """The data of a run, as its lineage shows them."""
 
-    Attributes:
-        name: corpus.
-        store_hash: hash of the feature store.
-        path: directory of the feature store.
-        card: path or name of the corpus card.
-        counts: clips by split, partition or modality.
-        waived: checks of the store's audit that may fail.
-        context: what the run does with the data, "training" or "evaluation".
-    """
-
-    name: str
-    store_hash: str
-    path: str
-    card: str
-    counts: Mapping[str, int]
-    waived: tuple[str, ...] = ()
-    context: str = "training"
+    name: str  # corpus
+    store_hash: str  # hash of the feature store
+    path: str  # directory of the feature store
+    card: str  # path or name of the corpus card
+    counts: Mapping[str, int]  # clips by split, partition or modality
+    waived: tuple[str, ...] = ()  # checks of the store's audit that may fail
+    context: str = "training"  # what the run does with the data, "training" or "evaluation"
 
     @property
     def tags(self) -> dict[str, str]:
@@ -146,13 +232,13 @@ def source_tags() -> dict[str, str]:
     The hash stands where there is no repository, and where changes are not committed.
     """
     job, package = Path(sys.argv[0]).absolute(), Path(vavl.__file__).parent
-    folders = [package, *([job.parent] if job.parent.name == "jobs" else [])]
+    directories = [package, *([job.parent] if job.parent.name == "jobs" else [])]
     sent = os.environ.get(CODE_VARIABLE)
     return {
         "mlflow.source.name": job.name,
         "mlflow.source.type": "LOCAL",
         "mlflow.user": user_name(),
-        "vavl.code_hash": _code_hash(folders),
+        "vavl.code_hash": _code_hash(directories),
         **_package_tags(),
         **(json.loads(sent) if sent else repository_tags(package)),
     }
@@ -172,13 +258,13 @@ def repository_tags(code: Path) -> dict[str, str]:
     }
 
 
-def _code_hash(folders: Iterable[Path]) -> str:
+def _code_hash(directories: Iterable[Path]) -> str:
     """Return a hash over names and content of the Python files in these directories."""
     digest = hashlib.sha256()
-    for folder in folders:
-        for file in sorted(folder.rglob("*.py")):
+    for directory in directories:
+        for file in sorted(directory.rglob("*.py")):
             content = file.read_bytes()
-            digest.update(f"{file.relative_to(folder.parent)} {len(content)}\n".encode() + content)
+            digest.update(f"{file.relative_to(directory.parent)} {len(content)}\n".encode() + content)
     return digest.hexdigest()[:16]
 
 
@@ -198,9 +284,9 @@ def user_name() -> str:
         return "unknown"
 
 
-def _git(folder: Path, *words: str) -> str:
+def _git(directory: Path, *words: str) -> str:
     """Return what git prints, "" without git or outside a repository."""
-    command: list[Any] = ["git", "-C", folder, *words]
+    command: list[Any] = ["git", "-C", directory, *words]
     try:
         answer = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)  # noqa: S603
     except (OSError, subprocess.TimeoutExpired):
@@ -214,7 +300,7 @@ class TrackedRun:
     A failure of the tracking server never reaches the work.
 
     Args:
-        folder: of the run; the journal lies there.
+        directory: of the run; the journal lies there.
         settings: where to track.
         register: what registers a model that the work records.
     """
@@ -222,9 +308,15 @@ class TrackedRun:
     workers_report_gpus: ClassVar[bool] = False
     """True where the work itself records the load of the GPUs that it uses, on whatever machine."""
 
-    def __init__(self, folder: Path, settings: TrackingSettings, register: Register | None = None) -> None:
-        self.folder, self._settings = folder, settings
-        self.journal = Journal(folder / JOURNAL_NAME)
+    flush_seconds: ClassVar[float] = 180.0
+    """Longest wait for the tracking server at the end."""
+
+    flush_after_error_seconds: ClassVar[float] = 180.0
+    """The same after work that failed."""
+
+    def __init__(self, directory: Path, settings: TrackingSettings, register: Register | None = None) -> None:
+        self.folder, self._settings = directory, settings
+        self.journal = Journal(directory / JOURNAL_NAME)
         self._replayer = Replayer([self.journal], settings, register)
         self._sampler: SystemSampler | None = None
 
@@ -245,13 +337,20 @@ class TrackedRun:
         self._replayer.add_leftovers(earlier)
         self._replayer.start()
 
-    def _end(self, status: str, metrics: Mapping[str, Any], tags: Mapping[str, str] | None = None) -> dict[str, Any]:
+    def _end(
+        self,
+        status: str,
+        metrics: Mapping[str, Any],
+        tags: Mapping[str, str] | None = None,
+        seconds: float | None = None,
+    ) -> dict[str, Any]:
         """Record the end and wait for the tracking server.
 
         Args:
             status: FINISHED, FAILED or KILLED.
             metrics: of the run.
             tags: that are known at its end.
+            seconds: longest wait; ``flush_seconds`` by default.
 
         Returns:
             ``mlflow_run_id`` (None where the server does not hold the run yet) and ``tracking_complete``.
@@ -259,20 +358,20 @@ class TrackedRun:
         if self._sampler is not None:
             self._sampler.stop()
         self.journal.append("run_end", status=status, metrics=metrics, tags=tags or {})
-        is_complete = self._replayer.finish(_LAST_FLUSH_SECONDS)
+        is_complete = self._replayer.finish(seconds or self.flush_seconds)
         return {"mlflow_run_id": self._replayer.state.mlflow_run_id, "tracking_complete": is_complete}
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if fault is None:
+        if error is None:
             return
-        status = "KILLED" if isinstance(fault, (KeyboardInterrupt, TrainingStopped)) else "FAILED"
+        status = "KILLED" if isinstance(error, (KeyboardInterrupt, TrainingStopped)) else "FAILED"
         try:
-            self._end(status, {})
+            self._end(status, {}, seconds=self.flush_after_error_seconds)
         except (VavlError, OSError) as second:  # a full disk may have ended the run: its reason comes first
             _log.error("the end of the run cannot be recorded: %s", second)
-            self._replayer.finish(_LAST_FLUSH_SECONDS)
+            self._replayer.finish(self.flush_after_error_seconds)

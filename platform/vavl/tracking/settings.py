@@ -80,15 +80,10 @@ class TrackingTarget(FrozenConfig):
 
 @dataclass(frozen=True)
 class TrackingPlace:
-    """Absolute addresses of one tracking store.
+    """Absolute addresses of one tracking store."""
 
-    Attributes:
-        uri: address for MLflow; may hold a password.
-        artifact_location: address given to a new experiment; None leaves it to the server.
-    """
-
-    uri: str
-    artifact_location: str | None
+    uri: str  # address for MLflow; may hold a password
+    artifact_location: str | None  # address given to a new experiment; None leaves it to the server
 
     @property
     def public_uri(self) -> str:
@@ -96,7 +91,7 @@ class TrackingPlace:
         parts = urlsplit(self.uri)
         if "@" not in parts.netloc and not parts.query:
             return self.uri
-        # Data bases take user and password behind a question mark too.
+        # Databases take user and password behind a question mark too.
         return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], query=""))
 
     @property
@@ -117,16 +112,16 @@ class TrackingPlace:
 
 
 def tracking_place(
-    settings: TrackingSettings, environment: Mapping[str, str], folder: Path | None = None
+    settings: TrackingSettings, environment: Mapping[str, str], directory: Path | None = None
 ) -> TrackingPlace:
     """Resolve the settings to absolute addresses; call it before any worker changes its directory.
 
     Args:
         settings: what the user asked for.
         environment: usually ``os.environ``; ``MLFLOW_TRACKING_URI`` is read from it.
-        folder: base of relative paths; ``VAVL_ROOT`` by default, else the current directory.
+        directory: base of relative paths; ``VAVL_ROOT`` by default, else the current directory.
     """
-    base = (folder or root_folder(environment) or Path.cwd()).resolve()
+    base = (directory or root_folder(environment) or Path.cwd()).resolve()
     uri = settings.uri or environment.get("MLFLOW_TRACKING_URI") or f"{_SQLITE}{base / 'runs' / 'mlflow.db'}"
     if uri.startswith(_SQLITE):
         uri = f"{_SQLITE}{base / uri.removeprefix(_SQLITE)}"
@@ -146,37 +141,37 @@ def unreachable_reason(place: TrackingPlace, timeout_seconds: float) -> str | No
     server must be open; MLflow itself would try it for minutes. Other addresses are taken as reachable.
     """
     if place.database is not None:
-        return _sqlite_fault(place.database, timeout_seconds)
+        return _sqlite_error(place.database, timeout_seconds)
     if place.uri.startswith(("http://", "https://")):
-        return _server_fault(place.public_uri, timeout_seconds)
-    return _port_fault(place, timeout_seconds)
+        return _server_error(place.public_uri, timeout_seconds)
+    return _port_error(place, timeout_seconds)
 
 
-def _sqlite_fault(database: Path, timeout_seconds: float) -> str | None:
+def _sqlite_error(database: Path, timeout_seconds: float) -> str | None:
     if not database.exists():
         return None
     try:
         with contextlib.closing(sqlite3.connect(database, timeout=timeout_seconds)) as connection:
             connection.execute("BEGIN IMMEDIATE")
             connection.rollback()
-    except sqlite3.Error as fault:
-        return f"{database}: {fault}"
+    except sqlite3.Error as error:
+        return f"{database}: {error}"
     return None
 
 
-def _server_fault(address: str, timeout_seconds: float) -> str | None:
+def _server_error(address: str, timeout_seconds: float) -> str | None:
     try:
         with urllib.request.urlopen(f"{address.rstrip('/')}/health", timeout=timeout_seconds):  # noqa: S310  http(s) only
             return None
-    except urllib.error.HTTPError as fault:
+    except urllib.error.HTTPError as error:
         # A refusal (no such page, no permission) is an answer; the server itself is there.
-        reason = f"HTTP status {fault.code}" if fault.code >= _SERVER_ERROR else ""
-    except (OSError, ValueError) as fault:
-        reason = str(getattr(fault, "reason", fault))
+        reason = f"HTTP status {error.code}" if error.code >= _SERVER_ERROR else ""
+    except (OSError, ValueError) as error:
+        reason = str(getattr(error, "reason", error))
     return f"{address}: {reason}{proxy_hint(urlsplit(address).hostname or '')}" if reason else None
 
 
-def _port_fault(place: TrackingPlace, timeout_seconds: float) -> str | None:
+def _port_error(place: TrackingPlace, timeout_seconds: float) -> str | None:
     parts = urlsplit(place.public_uri)
     port = parts.port or _PORTS.get(parts.scheme.partition("+")[0])
     if not parts.hostname or "%2f" in parts.hostname.lower() or port is None:  # a Unix socket, or unknown
@@ -184,5 +179,5 @@ def _port_fault(place: TrackingPlace, timeout_seconds: float) -> str | None:
     try:
         with socket.create_connection((parts.hostname, port), timeout=timeout_seconds):
             return None
-    except OSError as fault:
-        return f"{place.public_uri}: {fault}"
+    except OSError as error:
+        return f"{place.public_uri}: {error}"

@@ -16,18 +16,17 @@ from vavl.config.files import make_folder, write_json
 from vavl.config.load import read_yaml_mapping, validate
 from vavl.config.progress import Progress
 from vavl.errors import InputError, TrackingError
-from vavl.tracking.holdings import Holdings
+from vavl.tracking.holdings import Holdings, Register
 from vavl.tracking.journal import JOURNAL_NAME, Journal
 from vavl.tracking.mlflow_writer import MlflowWriter, one_line
-from vavl.tracking.model_note import Register
+from vavl.tracking.records import ReplayState, read_state, read_states, set_aside_path
 from vavl.tracking.relocation import known_ids, moved_artifacts, refuse_moved, relocate
 from vavl.tracking.replay import RecordReplay
-from vavl.tracking.replay_state import ReplayState, read_state, read_states, set_aside_path
 from vavl.tracking.replayer import Replayer, is_followed, known_runs
 from vavl.tracking.settings import TrackingSettings, TrackingTarget, tracking_place, unreachable_reason
 
 SUMMARY_FILE = "summary.json"
-_OWN_FOLDER = "sync"
+_OWN_DIRECTORY = "sync"
 _CONFIG_NAME = "config.yaml"
 _LEVELS_ABOVE = 3
 _PROBE_SECONDS = 3.0
@@ -45,29 +44,19 @@ _WORDS: dict[State, str] = {
 
 @dataclass(frozen=True)
 class Synced:
-    """What became of one run.
+    """What became of one run."""
 
-    Attributes:
-        run: its directory, relative to the directory that was looked through.
-        journal: its journal.
-        store: the tracking store, without user and password.
-        state: ``lacking`` (only in a dry run); ``arrived``; ``unfinished`` (all records arrived, the run has no end
-            yet); ``left to its run`` (at work, it replays itself); ``not arrived``; ``refused in part`` (some records
-            can never be sent; they are set aside).
-        sent: records that arrived now.
-        missing: records that the store does not hold still, by what it says itself.
-        mlflow_run_id: None when the store has no such run yet.
-        problem: why something did not arrive, else "".
-    """
-
-    run: str
-    journal: str
-    store: str
+    run: str  # its directory, relative to the directory that was looked through
+    journal: str  # its journal
+    store: str  # the tracking store, without user and password
+    # `lacking` (only in a dry run); `arrived`; `unfinished` (all records arrived, the run has no end yet);
+    # `left to its run` (at work, it replays itself); `not arrived`; `refused in part` (some records can
+    # never be sent; they are set aside)
     state: State
-    sent: int
-    missing: int
-    mlflow_run_id: str | None
-    problem: str = ""
+    sent: int  # records that arrived now
+    missing: int  # records that the store does not hold still, by what it says itself
+    mlflow_run_id: str | None  # None when the store has no such run yet
+    problem: str = ""  # why something did not arrive, else ""
 
     @property
     def is_failed(self) -> bool:
@@ -77,31 +66,20 @@ class Synced:
 
 @dataclass(frozen=True)
 class Compared:
-    """A journal and what its tracking store lacks of it.
+    """A journal and what its tracking store lacks of it."""
 
-    Attributes:
-        journal: the journal.
-        name: directory of the run, relative to the directory that was looked through.
-        settings: where its records belong.
-        store: address of that store, without user and password.
-        lacking: ``seq`` of the records that the store does not hold.
-        refused: records that can never be sent, with the reason.
-        mlflow_run_id: None when the store has no such run.
-        problem: why the store could not be asked, else "".
-    """
+    journal: Journal  # the journal
+    name: str  # directory of the run, relative to the directory that was looked through
+    settings: TrackingSettings  # where its records belong
+    store: str  # address of that store, without user and password
+    lacking: tuple[int, ...] = ()  # `seq` of the records that the store does not hold
+    refused: Mapping[int, str] | None = None  # records that can never be sent, with the reason
+    mlflow_run_id: str | None = None  # None when the store has no such run
+    problem: str = ""  # why the store could not be asked, else ""
 
-    journal: Journal
-    name: str
-    settings: TrackingSettings
-    store: str
-    lacking: tuple[int, ...] = ()
-    refused: Mapping[int, str] | None = None
-    mlflow_run_id: str | None = None
-    problem: str = ""
-
-    def result(self, sent: int = 0, *, is_dry: bool = False, fault: str = "") -> Synced:
+    def result(self, sent: int = 0, *, is_dry: bool = False, error: str = "") -> Synced:
         """Return what is said of the run, once ``sent`` records were sent and it was compared again."""
-        state, problem = self._state(fault, is_dry=is_dry)
+        state, problem = self._state(error, is_dry=is_dry)
         return Synced(
             run=self.name,
             journal=str(self.journal.path),
@@ -113,11 +91,11 @@ class Compared:
             problem=problem,
         )
 
-    def _state(self, fault: str, *, is_dry: bool) -> tuple[State, str]:
+    def _state(self, error: str, *, is_dry: bool) -> tuple[State, str]:
         if is_followed(self.journal.path):
             return "left to its run", ""
         if self.problem or (self.lacking and not is_dry):
-            return "not arrived", self.problem or fault or "the time was up"
+            return "not arrived", self.problem or error or "the time was up"
         if self.lacking:
             return "lacking", ""
         if self.refused:
@@ -128,27 +106,27 @@ class Compared:
         return ("arrived" if self.journal.end() else "unfinished"), ""
 
 
-def compare_runs(folder: Path, target: TrackingTarget) -> list[Compared]:
-    """Compare the journals below ``folder`` with their stores; return those that are not there whole, or not ended.
+def compare_runs(directory: Path, target: TrackingTarget) -> list[Compared]:
+    """Compare the journals below ``directory`` with their stores; return those that are not there whole, or not ended.
 
     Args:
-        folder: of one run or of many.
+        directory: of one run or of many.
         target: replaces the store that a run was started with.
 
     Raises:
         InputError: there is no journal at all, a run's configuration cannot be read, or its store was moved.
     """
-    paths = sorted(folder.rglob(JOURNAL_NAME))
+    paths = sorted(directory.rglob(JOURNAL_NAME))
     if not paths:
         raise InputError(
-            str(folder), "", f"holds no run: there is no {JOURNAL_NAME} in it or below",
+            str(directory), "", f"holds no run: there is no {JOURNAL_NAME} in it or below",
             "give the directory of a run (its output_dir) or of many, e.g. runs",
         )  # fmt: skip
     runs = []
     for path in paths:
         settings = settings_of(path, target)
         refuse_moved(settings)
-        name = path.parent.relative_to(folder).as_posix() if path.parent != folder else folder.name
+        name = path.parent.relative_to(directory).as_posix() if path.parent != directory else directory.name
         store = tracking_place(settings, os.environ).public_uri
         runs.append(Compared(Journal(path), name, settings, store))
     away: dict[str, str] = {}
@@ -186,7 +164,7 @@ def _send(run: Compared, seconds: float, register: Register, progress: Progress)
     refused = {**(after.refused or {}), **replayer.state.refused}
     after = replace(after, lacking=tuple(seq for seq in after.lacking if seq not in refused), refused=refused)
     sent = len({*run.lacking} - {*after.lacking} - refused.keys())
-    return after.result(sent, fault=replayer.fault)
+    return after.result(sent, error=replayer.error)
 
 
 def _compare(run: Compared, away: dict[str, str]) -> Compared:
@@ -211,8 +189,8 @@ def _compare(run: Compared, away: dict[str, str]) -> Compared:
         start = ReplayState(mlflow_runs=known_runs(writer, read_state(run.journal.path, run.store)))
         look = RecordReplay(writer, run.journal, start, None, held=Holdings(writer.client))
         look.apply(run.journal.read())
-    except Exception as fault:  # noqa: BLE001  whatever MLflow raises: this store cannot say what it holds
-        return replace(run, lacking=everything, problem=one_line(fault))
+    except Exception as error:  # noqa: BLE001  whatever MLflow raises: this store cannot say what it holds
+        return replace(run, lacking=everything, problem=one_line(error))
     known = look.state.mlflow_run_id or None
     return replace(run, lacking=tuple(look.lacking), refused=look.state.refused, mlflow_run_id=known)
 
@@ -239,11 +217,11 @@ def _came_along(database: Path | None, states: Iterable[ReplayState]) -> bool:
     return database is not None and not ids.isdisjoint(known_ids(database))
 
 
-def relocate_stores(folder: Path, target: TrackingTarget, *, is_dry: bool) -> list[str]:
+def relocate_stores(directory: Path, target: TrackingTarget, *, is_dry: bool) -> list[str]:
     """Let the SQLite stores of a copied or moved project name the places where their artifacts are now.
 
     Args:
-        folder: of one run or of many, whose stores are meant, next to that of ``target`` or of this machine.
+        directory: of one run or of many, whose stores are meant, next to that of ``target`` or of this machine.
         target: replaces the store that a run was started with.
         is_dry: only look.
 
@@ -254,7 +232,7 @@ def relocate_stores(folder: Path, target: TrackingTarget, *, is_dry: bool) -> li
         TrackingError: a database cannot be written.
     """
     settings = [target.applied_to(TrackingSettings())]
-    settings += [settings_of(path, target) for path in sorted(folder.rglob(JOURNAL_NAME))]
+    settings += [settings_of(path, target) for path in sorted(directory.rglob(JOURNAL_NAME))]
     databases = {tracking_place(entry, os.environ).database for entry in settings}
     lines = []
     for database in sorted(filter(None, databases)):
@@ -265,16 +243,16 @@ def relocate_stores(folder: Path, target: TrackingTarget, *, is_dry: bool) -> li
 
 def _configured(journal: Path) -> TrackingSettings:
     """Return the settings that the run was started with; the runs of a comparison have those of the one above them."""
-    for folder in list(journal.absolute().parents)[:_LEVELS_ABOVE]:
-        for source, content in _configurations(folder):
+    for directory in list(journal.absolute().parents)[:_LEVELS_ABOVE]:
+        for source, content in _configurations(directory):
             if isinstance(content.get("tracking"), dict):
                 return validate(TrackingSettings, content["tracking"], f"{source}: tracking")
     return TrackingSettings()
 
 
-def _configurations(folder: Path) -> Iterator[tuple[Path, Mapping[str, Any]]]:
-    """Yield what says how the run of ``folder`` was started: its file, then its journal's first record."""
-    file, journal = folder / _CONFIG_NAME, folder / JOURNAL_NAME
+def _configurations(directory: Path) -> Iterator[tuple[Path, Mapping[str, Any]]]:
+    """Yield what says how the run of ``directory`` was started: its file, then its journal's first record."""
+    file, journal = directory / _CONFIG_NAME, directory / JOURNAL_NAME
     if file.exists():
         yield file, read_yaml_mapping(file)
     start = next((record for record in Journal(journal).read() if record.kind == "run_start"), None)
@@ -301,20 +279,20 @@ def refuse_failures(results: Iterable[Synced]) -> None:
         )  # fmt: skip
 
 
-def summary_folder(folder: Path, output_dir: Path | None) -> Path:
+def summary_directory(directory: Path, output_dir: Path | None) -> Path:
     """Return where the summary goes; a run's directory has a summary of its own that must stay."""
     if output_dir is not None:
         return output_dir
-    return folder / _OWN_FOLDER if (folder / JOURNAL_NAME).exists() else folder
+    return directory / _OWN_DIRECTORY if (directory / JOURNAL_NAME).exists() else directory
 
 
-def write_summary(results: Sequence[Synced], folder: Path) -> Path:
+def write_summary(results: Sequence[Synced], directory: Path) -> Path:
     """Write ``summary.json`` and return its path.
 
     Keys: ``complete`` (every run arrived as far as it went), ``sent`` and ``missing`` (records of all
     runs), ``runs`` (list with the attributes of ``Synced``; runs that had arrived before are not listed).
     """
-    path = make_folder(folder) / SUMMARY_FILE
+    path = make_folder(directory) / SUMMARY_FILE
     content = {
         "complete": not any(result.is_failed for result in results),
         "sent": sum(result.sent for result in results),

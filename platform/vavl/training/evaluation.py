@@ -19,9 +19,8 @@ from vavl.data.collection import ClipCollection
 from vavl.data.loader import RankPlace, evaluation_batches
 from vavl.data.normalization import Normaliser
 from vavl.errors import TrainingError
-from vavl.metrics.attributes import attribute_scores
-from vavl.metrics.classes import class_scores
 from vavl.metrics.names import AUDIO, AUDIO_VIDEO, CONDITIONS, VIDEO, metric_name
+from vavl.metrics.scores import attribute_scores, class_scores
 from vavl.models.clips import logits_by_condition
 from vavl.models.settings import AttributeTask, ClassTask, Task
 from vavl.models.vavl import VavlOutput

@@ -16,10 +16,9 @@ from numpy.typing import NDArray
 from vavl.corpora.manifest import Manifest
 from vavl.data.normalization import NORMALIZED_BY
 from vavl.features import SpeakerNormalisation, normalisation_kind
-from vavl.metrics.attributes import attribute_scores
-from vavl.metrics.classes import class_scores, confusion_counts
 from vavl.metrics.names import CONDITIONS, SPLITS, TEST, VALIDATION, metric_name
 from vavl.metrics.paired import Interval, speaker_interval
+from vavl.metrics.scores import attribute_scores, class_scores, confusion_counts
 from vavl.reports.plots import (
     Curve,
     Plot,

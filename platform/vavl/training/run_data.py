@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from vavl.audit.gate import pass_audit
+from vavl.audit.audit import pass_audit
 from vavl.corpora.manifest import Manifest
 from vavl.data.collection import ClipCollection, attributes_of, targets_of
 from vavl.data.normalization import Normaliser, normalisers

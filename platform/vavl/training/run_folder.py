@@ -29,8 +29,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from vavl.config.files import make_folder, read_json, write_json
+from vavl.config.load import save_config
 from vavl.config.places import CACHE_VARIABLE
-from vavl.config.snapshot import save_config
 from vavl.errors import ConfigError, InputError, VavlError
 from vavl.store.store_cache import run_cache_directory
 from vavl.store.store_versions import LATEST, pinned_store, split_version

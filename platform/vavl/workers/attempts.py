@@ -19,31 +19,21 @@ _TRIES = 2
 
 @dataclass(frozen=True)
 class TimeLimit:
-    """Longest time for one clip.
+    """Longest time for one clip."""
 
-    Attributes:
-        seconds: of it.
-        ends_process: the process ends when the time is over, whatever it is doing, and another one continues
-            without the clip; otherwise the clip is interrupted where Python can interrupt it.
-    """
-
-    seconds: float
+    seconds: float  # of it
+    # the process ends when the time is over, whatever it is doing, and another one continues without the clip;
+    # otherwise the clip is interrupted where Python can interrupt it
     ends_process: bool
 
 
 @dataclass(frozen=True)
 class _State:
-    """What a process is at.
+    """What a process is at."""
 
-    Attributes:
-        clip_id: of the clip in work; empty before the first.
-        tries: processes that have begun this clip, one after the other.
-        lost: clip id -> why the clip is given up.
-    """
-
-    clip_id: str = ""
-    tries: int = 0
-    lost: dict[str, str] = field(default_factory=dict)
+    clip_id: str = ""  # of the clip in work; empty before the first
+    tries: int = 0  # processes that have begun this clip, one after the other
+    lost: dict[str, str] = field(default_factory=dict)  # clip id -> why the clip is given up
 
 
 class Attempts:
@@ -102,7 +92,7 @@ class Attempts:
         self._stack.unlink(missing_ok=True)
 
     def _write(self, state: _State) -> None:
-        # Beside, then renamed: a process that ends here leaves the clip before, or this one.
+        # Written next to it, then renamed: a process that ends here leaves the clip before, or this one.
         partial = self._marker.with_suffix(".next")
         partial.write_text(json.dumps(asdict(state)), encoding="utf-8")
         partial.replace(self._marker)

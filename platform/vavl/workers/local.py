@@ -58,22 +58,22 @@ def set_threads(count: int) -> None:
 
 
 @contextlib.contextmanager
-def only_job(folder: Path, what: str = "store") -> Iterator[None]:
+def only_job(directory: Path, what: str = "store") -> Iterator[None]:
     """Hold the lock of a directory; the system frees it when the process ends, however it ends.
 
     Args:
-        folder: of the parts, in that of the results.
+        directory: of the parts, in that of the results.
         what: the results are, for the message.
 
     Raises:
         StoreError: another job holds it.
     """
-    lock = FileLock(folder / "lock")
+    lock = FileLock(directory / "lock")
     try:
         lock.acquire(blocking=False)
     except Timeout:
         problem = f"another job is writing this {what}"
-        raise StoreError(str(folder.parent), "", problem, "wait for it, or end it") from None
+        raise StoreError(str(directory.parent), "", problem, "wait for it, or end it") from None
     try:
         yield
     finally:

@@ -34,13 +34,13 @@ class RayPartWorker:
 
     Args:
         work: does a part; what is expensive it makes at the first.
-        folders: that this machine has to see.
+        directories: that this machine has to see.
         threads: of the libraries.
     """
 
-    def __init__(self, work: Callable[[Any], Any], folders: Sequence[Path], threads: int) -> None:
+    def __init__(self, work: Callable[[Any], Any], directories: Sequence[Path], threads: int) -> None:
         set_threads(threads)
-        self._work, self._folders = work, folders
+        self._work, self._directories = work, directories
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[bytes]]:
         """Do the parts of a batch.
@@ -60,22 +60,22 @@ class RayPartWorker:
         return {"result": [pickle.dumps(result) for result in done]}
 
     def _check_shared(self) -> None:
-        for folder in self._folders:
-            if not folder.is_dir():
+        for directory in self._directories:
+            if not directory.is_dir():
                 problem = f"the machine {ray.util.get_node_ip_address()} does not see this directory"
                 fix = "put media and output_dir into a directory that every machine of the cluster shares"
-                raise InputError(str(folder), "", problem, fix)
+                raise InputError(str(directory), "", problem, fix)
 
 
 def work_on_ray(
-    parts: Sequence[Part], work: Callable[[Part], Result], folders: Sequence[Path], run: WorkerSettings, what: str
+    parts: Sequence[Part], work: Callable[[Part], Result], directories: Sequence[Path], run: WorkerSettings, what: str
 ) -> Iterator[Result]:
     """Let Ray's workers do parts and yield the result of each when it is there, in any order.
 
     Args:
         parts: small, for features never pass through Ray.
         work: does a part; each worker gets a copy, which makes what is expensive when it is first needed.
-        folders: that every machine has to see.
+        directories: that every machine has to see.
         run: resources of a worker; ``workers`` null takes all that there is capacity for.
         what: of the work, for messages.
 
@@ -95,7 +95,7 @@ def work_on_ray(
             done = ray.data.from_items(rows, override_num_blocks=len(parts))
             done = done.map_batches(
                 RayPartWorker,
-                fn_constructor_args=(work, folders, threads),
+                fn_constructor_args=(work, directories, threads),
                 batch_size=1,
                 compute=ActorPoolStrategy(min_size=1, max_size=workers, initial_size=workers),
                 num_cpus=run.cpus_per_worker,
@@ -131,22 +131,22 @@ def _start_ray(threads: int, what: str) -> None:
 
 
 def number_of_workers(run: WorkerSettings, parts: int, what: str = "extraction") -> int:
-    """Return how many workers to start: as many as wanted, no more than parts and places.
+    """Return how many workers to start: as many as wanted, no more than parts and capacity.
 
     Raises:
-        ConfigError: no machine has place for one.
+        ConfigError: no machine has capacity for one.
     """
     wanted = {"CPU": run.cpus_per_worker, "GPU": run.gpus_per_worker, "memory": _memory_bytes(run) or 0}
-    places = sum(
+    capacity = sum(
         min(math.floor(machine.get(name, 0) / amount + 1e-9) for name, amount in wanted.items() if amount)
         for machine in ray_machines()
     )
-    if is_local() and places == 0:
+    if is_local() and capacity == 0:
         problem = f"this machine has no capacity for a worker with {_resources_in_words(run)}"
         fix = "lower them, or set workers=0 to work without Ray"
         raise ConfigError(what, "cpus_per_worker, gpus_per_worker, memory_per_worker_gb", problem, fix)
-    # A cluster may grow when workers wait for a place.
-    most = run.workers if run.workers is not None and not is_local() else min(run.workers or places, places)
+    # A cluster may grow when workers wait for resources.
+    most = run.workers if run.workers is not None and not is_local() else min(run.workers or capacity, capacity)
     if run.workers is not None and most < run.workers:
         logger.info("%d workers are asked for, this machine has capacity for %d", run.workers, most)
     return max(min(most, parts), 1)

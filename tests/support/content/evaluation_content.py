@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from vavl.evaluation.lengths import LengthScores
 from vavl.evaluation.plots import DegradedScore
 from vavl.evaluation.report import EvaluationReport
-from vavl.metrics.classes import scores_of_classes
+from vavl.evaluation.scores import LengthScores
 from vavl.metrics.paired import Interval
+from vavl.metrics.scores import scores_of_classes
 from vavl.reports.plots import reliability_bins
 from vavl.training.report import ReferenceScore
 

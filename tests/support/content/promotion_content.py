@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from vavl.metrics.paired import Interval
-from vavl.promotion.contest import ConditionVerdict, Difference
-from vavl.promotion.report import PromotionReport
+from vavl.promotion.contest import ConditionVerdict, Difference, Verdict
+from vavl.promotion.decision import ComparedClips, Decision
 
 MEASURED = (
     Difference(
@@ -21,10 +21,12 @@ ROWS = (
 )
 
 
-def promotion_content() -> PromotionReport:
+CLIPS = ComparedClips("demo", "one fold", 0, "test", "/stores/demo", "0123", "abcd", 90, 4, 2)
+
+
+def promotion_content() -> Decision:
     """Return a refused promotion."""
-    return PromotionReport(
-        title="demo version 3 for champion", subtitle="on demo", decision="Refused", is_promoted=False,
-        reasons=["video: no clip has <video>"], challenger="version 3", champion="version 2",
-        rows=ROWS, differences=MEASURED[:1], facts={"hash of clips": "abcd"}, marks={"Look": "at this"},
-    )  # fmt: skip
+    verdict = Verdict(False, False, ("video: no clip has <video>",), ROWS, MEASURED[:1])
+    return Decision(
+        "refused", "demo", "champion", "3", "2", "2", None, verdict.reasons, verdict, CLIPS, {"metric": "uar"}, "f00"
+    )

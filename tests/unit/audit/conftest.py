@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from audited_corpus import write_audited_corpus
 
-from vavl.audit.material import Material
+from vavl.audit.finding import Material
 
 
 @pytest.fixture

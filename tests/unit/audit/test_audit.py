@@ -1,15 +1,19 @@
-"""A clean corpus passes every check, and what an audit leaves reads back equal."""
+"""The record of an audit, and what it lets through to training."""
 
 from __future__ import annotations
 
+import logging
+import shutil
 from pathlib import Path
 
 import pytest
 from audited_corpus import CLIPS, write_audited_corpus
 
-from vavl.audit.audit import Audit, audit_store, current_audit, recorded_audit, write_audit
+from vavl.audit.audit import RECORD_FILE, Audit, audit_store, current_audit, pass_audit, recorded_audit, write_audit
 from vavl.audit.finding import TITLES, Check, State
+from vavl.audit.report import audit_and_report
 from vavl.audit.settings import AuditSettings
+from vavl.errors import ConfigError
 
 
 @pytest.fixture(scope="module")
@@ -86,3 +90,112 @@ def test_without_facts_checks_say_that_they_are_not_known(tmp_path):
     assert all("not known" in finding.text for finding in audit.findings if not finding.is_known)
     # A copy without facts is still the store that was audited with them.
     assert not audit.key.is_of(audit_store(write_audited_corpus(tmp_path / "b"), AuditSettings()).key)
+
+
+def leak_speaker(clips):
+    next(clip for clip in clips if clip.split == "test").split = "train"
+
+
+def lose_class_of_heard(clips):
+    for clip in clips:
+        if clip.split == "validation" and clip.heard == "mad":
+            clip.heard = None
+
+
+@pytest.fixture(scope="module")
+def clean(tmp_path_factory) -> Path:
+    return write_audited_corpus(tmp_path_factory.mktemp("clean"))
+
+
+@pytest.fixture(scope="module")
+def leaky(tmp_path_factory) -> Path:
+    return write_audited_corpus(tmp_path_factory.mktemp("leaky"), leak_speaker)
+
+
+def test_a_clean_store_passes_and_keeps_its_record(clean):
+    audit = pass_audit(clean, None, ())
+    assert (clean / RECORD_FILE).exists()
+    assert not audit.failures(None)
+
+
+def test_a_failed_check_stops_with_finding_fix_and_the_waiver_to_write(leaky):
+    with pytest.raises(ConfigError, match="check speakers failed: 1 speaker") as caught:
+        pass_audit(leaky, None, ())
+    assert "correct the card's splits" in caught.value.fix
+    assert "data.waive_audit=[speakers]" in caught.value.fix
+    assert f"python jobs/audit_corpus.py {leaky}" in caught.value.fix
+
+
+def test_a_waiver_lets_it_through_and_says_so(leaky, caplog):
+    with caplog.at_level(logging.INFO):
+        pass_audit(leaky, None, ("speakers", "silence"))
+    assert "waived: check speakers failed" in caplog.text
+    assert "names silence, which did not fail" in caplog.text
+    with pytest.raises(ConfigError, match="check speakers failed"):
+        pass_audit(leaky, None, ("silence",))
+
+
+def test_a_waiver_of_no_check_is_refused_before_anything_is_read():
+    with pytest.raises(ConfigError, match="there is no check `speeakers`") as caught:
+        pass_audit(Path("/nowhere"), None, ("speeakers",))
+    assert "did you mean `speakers`" in caught.value.fix
+    assert all(check.value in caught.value.fix for check in Check)
+
+
+def test_findings_on_other_labels_do_not_count(tmp_path):
+    store = write_audited_corpus(tmp_path, lose_class_of_heard)
+    pass_audit(store, None, ())
+    pass_audit(store, "given", ())
+    with pytest.raises(ConfigError, match="check label_balance of the labels heard failed"):
+        pass_audit(store, "heard", ())
+
+
+def test_a_record_is_reused_and_a_forged_pass_of_another_store_is_not(clean, leaky, tmp_path, monkeypatch):
+    store = shutil.copytree(leaky, tmp_path / "store")
+    (store / RECORD_FILE).unlink(missing_ok=True)
+    audit_and_report(clean)
+    shutil.copy(clean / RECORD_FILE, store / RECORD_FILE)
+    with pytest.raises(ConfigError, match="check speakers failed"):
+        pass_audit(store, None, ())
+    monkeypatch.setattr("vavl.audit.audit.audit_store", lambda *_: pytest.fail("audited again"))
+    with pytest.raises(ConfigError, match="check speakers failed"):
+        pass_audit(store, None, ())
+
+
+def test_a_folder_that_cannot_be_written_is_audited_all_the_same(leaky, tmp_path, monkeypatch, caplog):
+    store = shutil.copytree(leaky, tmp_path / "store")
+    (store / RECORD_FILE).unlink(missing_ok=True)
+
+    def refuse(audit, folder):
+        from vavl.errors import InputError
+
+        raise InputError(str(folder), "", "the directory cannot be written", "change its permissions")
+
+    monkeypatch.setattr("vavl.audit.audit.write_audit", refuse)
+    with pytest.raises(ConfigError, match="check speakers failed"):
+        pass_audit(store, None, ())
+    assert "the audit is not kept" in caplog.text
+
+
+def test_a_store_at_an_address_is_judged_by_its_record_or_on_the_copy(leaky, tmp_path, monkeypatch, caplog):
+    monkeypatch.setenv("VAVL_CACHE", str(tmp_path / "cache"))
+    far = shutil.copytree(leaky, tmp_path / "far")
+    audit_and_report(far)
+    address = f"file://{far}"
+    with pytest.raises(ConfigError, match="check speakers failed"):
+        pass_audit(address, None, ())
+    assert not list((tmp_path / "cache").glob("*/audio/data-00000.arrow"))  # the record was enough
+
+    (far / RECORD_FILE).unlink()
+    with caplog.at_level(logging.INFO), pytest.raises(ConfigError, match="check speakers failed"):
+        pass_audit(address, None, ())
+    assert "copied here" in caplog.text
+    assert list((tmp_path / "cache").glob(f"*/{RECORD_FILE}"))
+
+
+def test_a_broken_record_at_an_address_is_made_anew(clean, tmp_path, monkeypatch):
+    monkeypatch.setenv("VAVL_CACHE", str(tmp_path / "cache"))
+    far = shutil.copytree(clean, tmp_path / "far")
+    (far / RECORD_FILE).write_text('{"key": 1}')
+    fresh = audit_store(clean, AuditSettings())
+    assert [f.check for f in pass_audit(f"file://{far}", None, ()).findings] == [f.check for f in fresh.findings]

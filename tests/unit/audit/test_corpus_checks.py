@@ -17,8 +17,7 @@ from vavl.audit.corpus_checks import (
     check_side_lengths,
     check_silence,
 )
-from vavl.audit.finding import State
-from vavl.audit.material import Material
+from vavl.audit.finding import Material, State
 from vavl.audit.settings import AuditSettings
 from vavl.store.store import FeatureStore
 

@@ -8,7 +8,7 @@ import pytest
 from audited_corpus import CLASSES, made_clips
 
 from vavl.audit.audit import audit_labels
-from vavl.audit.finding import Check, State
+from vavl.audit.finding import Check, Material, State
 from vavl.audit.label_checks import (
     batch_agreement,
     check_batches,
@@ -16,7 +16,6 @@ from vavl.audit.label_checks import (
     check_label_balance,
     check_label_sets,
 )
-from vavl.audit.material import Material
 from vavl.audit.report import label_rows
 from vavl.audit.settings import AuditSettings
 from vavl.corpora.manifest import TRAIN, Manifest

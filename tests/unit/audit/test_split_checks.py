@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from audited_corpus import CLIPS, made_clips, write_audited_corpus
 
-from vavl.audit.finding import State
-from vavl.audit.material import Material
+from vavl.audit.finding import Material, State
 from vavl.audit.settings import AuditSettings
 from vavl.audit.split_checks import check_duplicate_files, check_equal_features, check_near_duplicates, check_speakers
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -9,7 +11,7 @@ import pytest
 from pydantic import Field, ValidationError
 
 from vavl.config.base import FrozenConfig
-from vavl.config.load import read_config, validate
+from vavl.config.load import leaves, parse_yaml, read_config, read_yaml_mapping, validate, with_changes
 from vavl.errors import ConfigError
 
 
@@ -185,3 +187,99 @@ def test_an_address_may_stand_for_a_file_too():
 def test_a_folder_is_no_configuration_of_other_jobs(tmp_path):
     with pytest.raises(ConfigError, match="cannot be read"):
         read_config(FrozenConfig, tmp_path)
+
+
+def bomb(levels: int = 12) -> str:
+    """Nine to the power of ``levels`` values in a few lines."""
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{level}: &a{level} [{', '.join([f'*a{level - 1}'] * 9)}]" for level in range(1, levels)]
+    return "\n".join(lines)
+
+
+def test_plain_values_and_small_anchors_are_read():
+    assert parse_yaml("a: &x [1, 2]\nb: *x\nc: {d: null}") == {"a": [1, 2], "b": [1, 2], "c": {"d": None}}
+    assert parse_yaml("base: &b {a: 1}\nown: {<<: *b, c: 2}")["own"] == {"a": 1, "c": 2}
+    assert parse_yaml("") is None
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        (bomb(), "more than 100000 values"),
+        ("a: &a [*a]", "an anchor refers to itself in line 1"),
+        ("a: &a {b: {c: *a}}", "an anchor refers to itself"),
+        ("a: 1\nb: 2\na: 3", "the key `a` stands twice in line 3"),
+        ("b:\n  {c: 1, c: 1}", "the key `c` stands twice in line 2"),
+        ("[" * 3000, "nested too deeply"),
+        ("a: !!python/object/apply:os.system [id]", "could not determine a constructor"),
+        ("a: !other 1", "could not determine a constructor"),
+        ("a: 2026-13-45", "month must be"),
+        ("a: " + "9" * 5000, "Exceeds the limit"),
+        ("a: [", "expected the node content"),
+        ("a: 1\n--- \nb: 2", "another document"),
+        ("{[1, 2]: 3}", "unhashable key"),
+        ("a: b\0c", "special characters"),
+    ],
+)
+def test_what_no_card_needs_is_refused(text, problem):
+    with pytest.raises(ValueError, match=re.escape(problem)):
+        parse_yaml(text)
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        ("name: Björn".encode("latin-1"), "not UTF-8 text"),
+        ("name: x".encode("utf-16"), "not UTF-8 text"),
+        (b"name: x\n" + b"#" * (4 << 20), "larger than 4194304 bytes"),
+        (b"- a", "holds list, not a mapping"),
+        (b"", "holds NoneType, not a mapping"),
+    ],
+)
+def test_a_file_that_is_no_mapping_of_text_is_refused_by_its_name(tmp_path, content, problem):
+    path = tmp_path / "card.yaml"
+    path.write_bytes(content)
+    with pytest.raises(ConfigError, match=problem) as caught:
+        read_yaml_mapping(path)
+    assert caught.value.file == str(path)
+
+
+def test_a_pipe_named_like_a_card_is_refused_without_waiting(tmp_path):
+    os.mkfifo(tmp_path / "card.yaml")
+    with pytest.raises(ConfigError, match="not a regular file"):
+        read_yaml_mapping(tmp_path / "card.yaml")
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_key(tmp_path):
+    (tmp_path / "card.yaml").write_bytes(b"\xef\xbb\xbfname: x\r\n")
+    assert read_yaml_mapping(tmp_path / "card.yaml") == {"name": "x"}
+
+
+BASE = {"a": {"b": 1, "c": {"d": 2}}, "e": None}
+
+
+@pytest.mark.parametrize(
+    ("changes", "wanted"),
+    [
+        ({"a.b": 5}, {"a": {"b": 5, "c": {"d": 2}}, "e": None}),
+        ({"a": {"c.d": 3}}, {"a": {"b": 1, "c": {"d": 3}}, "e": None}),
+        ({"a.c": None}, {"a": {"b": 1, "c": None}, "e": None}),
+        ({"a.c": {}}, {"a": {"b": 1, "c": {}}, "e": None}),
+        ({"e.f": 1}, {"a": {"b": 1, "c": {"d": 2}}, "e": {"f": 1}}),
+        ({"a.b": 5, "a": {"b": 6}}, {"a": {"b": 6, "c": {"d": 2}}, "e": None}),
+        ({}, BASE),
+    ],
+)
+def test_dotted_keys_and_sections_mean_the_same(changes: dict[str, object], wanted: dict[str, object]) -> None:
+    assert with_changes(BASE, changes, "here") == wanted
+    assert BASE == {"a": {"b": 1, "c": {"d": 2}}, "e": None}
+
+
+def test_a_value_is_no_section() -> None:
+    with pytest.raises(ConfigError, match="`b` is not a section"):
+        with_changes(BASE, {"a.b.c": 1}, "objective_sets.x")
+
+
+def test_leaves_name_every_value() -> None:
+    found = dict(leaves({"a.b": 1, "c": {"d": {"e.f": None}}}))
+    assert found == {("a", "b"): 1, ("c", "d", "e", "f"): None}

@@ -9,13 +9,13 @@ from typing import Annotated, Any, get_args
 import pytest
 from pydantic import BaseModel
 
-from vavl.config.addresses import StoreAddress
 from vavl.config.base import FrozenConfig
 from vavl.config.command_line import run_job
-from vavl.config.load import read_config
+from vavl.config.load import flat_settings, read_config, save_config
 from vavl.config.places import (
     FROM_PROJECT,
     FROM_ROOT,
+    StoreAddress,
     anchored,
     check_project_files,
     is_lost_with_the_job,
@@ -23,7 +23,6 @@ from vavl.config.places import (
     portable,
     root_folder,
 )
-from vavl.config.snapshot import flat_settings, save_config
 from vavl.errors import ConfigError
 from vavl.job_config import JOB_SETTINGS, TrainModelJob
 

@@ -8,8 +8,7 @@ import pytest
 from pydantic import Field
 
 from vavl.config.base import FrozenConfig
-from vavl.config.load import read_config
-from vavl.config.snapshot import flat_settings, save_config
+from vavl.config.load import flat_settings, read_config, save_config
 from vavl.data.partitions import Partition
 from vavl.data.settings import DataSettings
 from vavl.models.settings import NetworkSettings

@@ -15,7 +15,7 @@ from vavl.evaluation.evaluation import Evaluation, chance_and_majority, evaluate
 from vavl.evaluation.measure import open_clips
 from vavl.evaluation.results import numbers_of, write_predictions
 from vavl.evaluation.settings import EvaluationPlan
-from vavl.metrics.classes import class_scores
+from vavl.metrics.scores import class_scores
 
 DEGRADED = {
     "noise_db": [10], "dropped_frames": [0.5], "shifted_s": [0.3, -0.3], "feature_noise": [0.5, 4],

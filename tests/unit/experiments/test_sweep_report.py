@@ -8,8 +8,14 @@ from dataclasses import replace
 import pytest
 
 from vavl.experiments.sweep import plans_of
-from vavl.experiments.sweep_plots import epochs_figure, front_figure, history_figure, parallel_figure, sweep_plots
-from vavl.experiments.sweep_report import write_pages
+from vavl.experiments.sweep_report import (
+    epochs_figure,
+    front_figure,
+    history_figure,
+    parallel_figure,
+    sweep_plots,
+    write_pages,
+)
 from vavl.experiments.sweep_result import SweepResult
 from vavl.experiments.sweep_settings import SweepPlan
 from vavl.experiments.trials import TrialEnd

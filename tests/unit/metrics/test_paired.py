@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from vavl.metrics.paired import SpeakerSums, difference_interval, fold_scores, gather, score_interval, speaker_interval
-from vavl.metrics.speaker_sums import class_measures
+from vavl.metrics.scores import class_measures
 
 ACCURACY = class_measures()["accuracy"].statistic
 

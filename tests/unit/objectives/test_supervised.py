@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vavl.metrics.attributes import concordance_of
+from vavl.metrics.scores import concordance_of
 from vavl.objectives.supervised import concordance, concordance_loss, concordance_moments, cross_entropy_sum
 
 

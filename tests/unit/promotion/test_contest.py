@@ -12,8 +12,8 @@ import pytest
 from vavl.config.load import validate
 from vavl.errors import ConfigError, InputError, TrainingError
 from vavl.evaluation.settings import ClipSelection
-from vavl.metrics.attributes import concordance_of
 from vavl.metrics.names import CONDITIONS
+from vavl.metrics.scores import concordance_of
 from vavl.models.saved_model import SavedModel
 from vavl.models.settings import AttributeTask, ClassTask
 from vavl.promotion.contest import ConditionVerdict, Contestant, Verdict, judge, open_same_clips, predict_same_clips

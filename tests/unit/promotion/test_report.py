@@ -9,20 +9,22 @@ import pytest
 from matplotlib.colors import to_hex
 from promotion_content import ROWS, promotion_content
 
-from vavl.promotion.report import PromotionReport, promotion_plots, write_report_page
-from vavl.reports.plots import PLOTS_DIRECTORY
+from vavl.promotion.decision import Decision
+from vavl.promotion.report import promotion_plots, write_pages
 from vavl.reports.theme import LIGHT
 
 
 @pytest.fixture
-def report() -> PromotionReport:
+def decision() -> Decision:
     return promotion_content()
 
 
-def test_the_page_states_decision_table_and_reasons(report: PromotionReport, tmp_path: Path) -> None:
-    text = write_report_page(report, tmp_path).read_text()
+def test_the_page_states_decision_table_and_reasons(decision: Decision, tmp_path: Path) -> None:
+    page, plots = write_pages(decision, ["vavl version 2"], tmp_path)
+    text = page.read_text()
     for words in (
-        "Refused", "version 3 against version 2", "at this", "abcd", "no clip has &lt;video&gt;",
+        "Refused", "version 3 against version 2", "Trained on another corpus: vavl version 2",
+        "They have decided 2 times before", "abcd", "demo version 3 for champion", "no clip has &lt;video&gt;",
         "80.0<small>70.0 to 90.0</small>", "+10.0<small>+4.0 to +16.0</small>",
         "0.100<small>0.000 to 0.200, one constant answer</small>", "+0.200<small>+0.100 to +0.300</small>",
         "above 0", "above +0.050", "above -5.0 points", "holds", "fails",
@@ -30,18 +32,19 @@ def test_the_page_states_decision_table_and_reasons(report: PromotionReport, tmp
         assert words in text, words
     assert "<video>" not in text
     assert "http" not in text.replace("http://www.w3.org", "")
-    assert [path.name for path in (tmp_path / PLOTS_DIRECTORY).iterdir()] == ["difference.png"]
+    assert [path.name for path in plots.iterdir()] == ["difference.png"]
 
 
-def test_a_report_without_any_measurement_has_no_plot(report: PromotionReport, tmp_path: Path) -> None:
-    bare = replace(report, rows=ROWS[2:], differences=())
-    assert list(promotion_plots(bare)) == []
-    assert "No" not in write_report_page(bare, tmp_path).read_text().partition("<h2>The rule")[0]
+def test_a_report_without_any_measurement_has_no_plot(decision: Decision, tmp_path: Path) -> None:
+    assert decision.verdict is not None
+    bare = replace(decision, verdict=replace(decision.verdict, conditions=ROWS[2:], differences=()))
+    (page,) = write_pages(bare, [], tmp_path)
+    assert "Differences" not in page.read_text().partition("<h2>The rule")[0]
 
 
-def test_the_forest_plot_has_a_line_a_point_and_a_bracket_per_row(report: PromotionReport) -> None:
+def test_the_forest_plot_has_a_line_a_point_and_a_bracket_per_row() -> None:
     rows = [*ROWS[:1], replace(ROWS[1], holds=None, threshold=None)]
-    (plot,) = promotion_plots(replace(report, rows=rows))
+    (plot,) = promotion_plots(rows, "version 3 minus version 2")
     (axes,) = plot.figure.axes
     zero, interval, point, bracket, second, open_point = axes.lines
     assert list(zero.get_xdata()) == [0, 0]

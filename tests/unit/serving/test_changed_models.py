@@ -19,7 +19,7 @@ from vavl.errors import InputError
 from vavl.serving.model_address import resolve_model
 from vavl.serving.registry import register_model, save_served_model
 from vavl.serving.served_code import ACCEPT_VARIABLE, CHECKSUMS_FILE, CHECKSUMS_TAG
-from vavl.tracking.model_note import FILES_TAG, ModelNote
+from vavl.tracking.holdings import FILES_TAG, ModelNote
 from vavl.tracking.settings import TrackingSettings
 
 NAME = "vavl-kept"

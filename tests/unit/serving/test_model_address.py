@@ -14,7 +14,7 @@ from vavl.errors import InputError, TrackingError
 from vavl.models.saved_model import load_model
 from vavl.serving.model_address import resolve_model
 from vavl.serving.registry import register_model, save_served_model
-from vavl.tracking.model_note import ModelNote
+from vavl.tracking.holdings import ModelNote
 from vavl.tracking.settings import TrackingSettings
 
 

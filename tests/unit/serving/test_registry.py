@@ -98,7 +98,7 @@ def test_no_model_folder_is_refused(tmp_path: Path) -> None:
 def test_a_journal_record_registers_one_version(
     model_folder: Path, tmp_path: Path, tracking: TrackingSettings, tracking_client: Any
 ) -> None:
-    from vavl.tracking.replay_state import state_path
+    from vavl.tracking.records import state_path
 
     journal = Journal(tmp_path / "journal.jsonl")
     name = f"vavl-{tmp_path.name}"

@@ -11,7 +11,7 @@ import pytest
 
 from vavl.serving.registry import register_model
 from vavl.tracking.journal import Journal
-from vavl.tracking.model_note import logged_model_of
+from vavl.tracking.mlflow_writer import logged_model_of
 from vavl.tracking.replayer import Replayer
 from vavl.tracking.run import best_scores, run_page
 from vavl.tracking.settings import TrackingSettings, TrackingTarget
@@ -40,7 +40,7 @@ def name_of(folder: Path) -> str:
 
 def replay(journal: Journal, tracking: TrackingSettings) -> Replayer:
     done = Replayer([journal], tracking, register_model)
-    assert done.finish(60), done.fault
+    assert done.finish(60), done.error
     return done
 
 

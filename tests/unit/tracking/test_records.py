@@ -12,7 +12,7 @@ import pytest
 from vavl.errors import TrackingError
 from vavl.tracking.events import run_events
 from vavl.tracking.journal import Journal
-from vavl.tracking.replay_state import set_aside_path
+from vavl.tracking.records import set_aside_path
 from vavl.tracking.replayer import Replayer
 from vavl.tracking.settings import TrackingSettings, TrackingTarget
 from vavl.tracking.sync import compare_runs
@@ -71,7 +71,7 @@ def test_no_value_of_a_line_stops_those_behind_it(
     replay = Replayer([journal], tracking, register)
     assert not replay.finish(300)
     *_, last = journal.read()
-    assert (replay.state.seq, replay.fault) == (last.seq, "")
+    assert (replay.state.seq, replay.error) == (last.seq, "")
     listed = json.loads(set_aside_path(journal.path).read_text())[str(tracking.uri)]
     assert {entry["kind"] for entry in listed.values()} == {kind for kind, _ in LATER} - {"event"}
     run = tracking_client.get_run(replay.state.mlflow_run_id)
@@ -91,7 +91,7 @@ def test_a_run_is_opened_without_what_its_first_record_spoils(
         journal.append("step", step=1, metrics={"loss": 1.0})
     replay = Replayer([journal], tracking, register)
     assert not replay.finish(300)
-    assert replay.fault == ""
+    assert replay.error == ""
     experiment = tracking_client.get_experiment_by_name(tracking.experiment).experiment_id
     runs = tracking_client.search_runs([experiment], "metrics.loss = 1", max_results=1000)
     assert len({run.data.tags["vavl.run_id"] for run in runs}) == len(starts)

@@ -15,9 +15,8 @@ import pytest
 
 from vavl.serving.registry import register_model
 from vavl.tracking.journal import Journal
-from vavl.tracking.mlflow_writer import MlflowWriter
-from vavl.tracking.model_note import logged_model_of
-from vavl.tracking.replay_state import read_states, set_aside_path
+from vavl.tracking.mlflow_writer import MlflowWriter, logged_model_of
+from vavl.tracking.records import read_states, set_aside_path
 from vavl.tracking.replayer import Replayer
 from vavl.tracking.settings import TrackingSettings
 

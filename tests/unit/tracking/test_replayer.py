@@ -17,7 +17,7 @@ import pytest
 from vavl.serving.registry import register_model
 from vavl.tracking.journal import Journal
 from vavl.tracking.mlflow_writer import MlflowWriter
-from vavl.tracking.replay_state import state_path
+from vavl.tracking.records import state_path
 from vavl.tracking.replayer import Replayer, following, is_followed, only_one, unfinished_journals
 from vavl.tracking.settings import TrackingSettings
 
@@ -217,16 +217,6 @@ def test_whatever_mlflow_raises_stays_inside(
     assert replay.state.seq == 3
 
 
-def test_a_store_that_stays_silent_is_not_waited_for(
-    journal: Journal, tracking: TrackingSettings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("vavl.tracking.replayer._PATIENCE_SECONDS", 0.2)
-    _start(journal, tracking)
-    started = time.monotonic()
-    assert Replayer([journal], tracking.model_copy(update={"uri": "http://127.0.0.1:9"})).finish(300) is False
-    assert time.monotonic() - started < 30
-
-
 def test_a_failure_in_the_middle_repeats_no_point(
     journal: Journal, tracking: TrackingSettings, client_of: ClientOf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -243,7 +233,7 @@ def test_a_failure_in_the_middle_repeats_no_point(
 
 
 def _raise_after_points() -> Callable[..., None]:
-    from vavl.tracking.replay_state import write_state
+    from vavl.tracking.records import write_state
 
     def write(path: Path, uri: str, state: Any) -> None:
         if state.seq > 1:
@@ -251,40 +241,6 @@ def _raise_after_points() -> Callable[..., None]:
         write_state(path, uri, state)
 
     return write
-
-
-def test_a_record_that_can_never_be_written_is_passed_over(
-    journal: Journal, tracking: TrackingSettings, client_of: ClientOf, caplog: pytest.LogCaptureFixture
-) -> None:
-    _start(journal, tracking)
-    journal.append("artifact", path="/no/such/file.png")
-    journal.append("step", step=1, metrics={"train/loss": 1.0, "odd name: 50 %!": 2.0})
-    journal.append("step", step=2, metrics={"../outside": 1.0})
-    _steps(journal, 3, 3)
-    replay = Replayer([journal], tracking, register_model)
-    assert replay.finish(60) is False
-    assert list(replay.state.refused) == [2, 4]
-    assert "/no/such/file.png" in caplog.text
-    run = client_of(tracking).get_run(replay.state.mlflow_run_id)
-    assert run.data.metrics == {"train/loss": pytest.approx(1 / 3), "odd name: 50 __": 2.0}
-
-
-def test_a_store_that_was_made_anew_gets_everything_again(
-    journal: Journal, private_tracking: TrackingSettings, tracking_database: Path, client_of: ClientOf
-) -> None:
-    _start(journal, private_tracking)
-    _steps(journal, 1, 2)
-    assert Replayer([journal], private_tracking, register_model).finish(60)
-    # The same address now leads to an empty store.
-    other = journal.path.parent / "new.db"
-    other.write_bytes(tracking_database.read_bytes())
-    fresh = private_tracking.model_copy(update={"uri": f"sqlite:///{other}"})
-    states = json.loads(state_path(journal.path).read_text())
-    state_path(journal.path).write_text(json.dumps({fresh.uri: states[private_tracking.uri]}))
-    _steps(journal, 3, 3)
-    replay = Replayer([journal], fresh, register_model)
-    assert replay.finish(60)
-    assert [step for step, _ in _history(client_of(fresh), replay.state.mlflow_run_id)] == [1, 2, 3]
 
 
 def test_only_one_replay_at_a_time(journal: Journal, tracking: TrackingSettings) -> None:
@@ -373,11 +329,3 @@ def test_a_killed_run_leaves_its_journal(tmp_path: Path) -> None:
     process.kill()
     process.join()
     assert not is_followed(journal)
-
-
-def test_only_one_replays_at_a_time(tmp_path: Path) -> None:
-    journal = tmp_path / "journal.jsonl"
-    with only_one(journal) as first, only_one(journal) as second:
-        assert (first, second) == (True, False)
-    with only_one(journal) as again:
-        assert again

@@ -14,7 +14,7 @@ from mlflow_server import MlflowServer
 from vavl.serving.model_address import resolve_model
 from vavl.serving.registry import register_model
 from vavl.tracking.journal import Journal
-from vavl.tracking.replay_state import state_path
+from vavl.tracking.records import state_path
 from vavl.tracking.replayer import Replayer
 from vavl.tracking.settings import TrackingPlace, TrackingSettings, unreachable_reason
 

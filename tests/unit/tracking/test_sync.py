@@ -13,8 +13,8 @@ import yaml
 from vavl.errors import ConfigError, InputError, TrackingError
 from vavl.serving.registry import register_model
 from vavl.tracking.journal import Journal
-from vavl.tracking.model_note import logged_model_of
-from vavl.tracking.replay_state import ReplayState, read_state, write_state
+from vavl.tracking.mlflow_writer import logged_model_of
+from vavl.tracking.records import ReplayState, read_state, write_state
 from vavl.tracking.replayer import Replayer, following
 from vavl.tracking.settings import TrackingSettings, TrackingTarget
 from vavl.tracking.sync import (
@@ -24,7 +24,7 @@ from vavl.tracking.sync import (
     print_results,
     refuse_failures,
     settings_of,
-    summary_folder,
+    summary_directory,
     sync_runs,
     write_summary,
 )
@@ -259,6 +259,6 @@ def test_the_summary_tells_of_every_run_and_overwrites_none(tmp_path: Path, trac
     assert content.keys() == {"complete", "sent", "missing", "runs"}
     assert content["complete"] is False
     assert content["runs"][0]["state"] == "refused in part"
-    assert summary_folder(tmp_path, None) == tmp_path
-    assert summary_folder(tmp_path / "a", None) == tmp_path / "a" / "sync"
-    assert summary_folder(tmp_path / "a", tmp_path / "x") == tmp_path / "x"
+    assert summary_directory(tmp_path, None) == tmp_path
+    assert summary_directory(tmp_path / "a", None) == tmp_path / "a" / "sync"
+    assert summary_directory(tmp_path / "a", tmp_path / "x") == tmp_path / "x"

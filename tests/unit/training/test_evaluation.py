@@ -14,8 +14,8 @@ from vavl.data.collection import open_collection
 from vavl.data.loader import RankPlace, collate
 from vavl.data.normalization import normalisers
 from vavl.data.settings import DataSettings
-from vavl.metrics.classes import class_scores
 from vavl.metrics.names import CONDITIONS
+from vavl.metrics.scores import class_scores
 from vavl.models.settings import AttributeTask, ClassTask
 from vavl.training import evaluation
 from vavl.training.evaluation import EvaluationData, predict_split, save_predictions, score_split

@@ -11,8 +11,8 @@ from mlflow.system_metrics.metrics import gpu_monitor
 from synthetic_store import write_synthetic_store
 from tiny_plans import tiny_plan
 
+from vavl.tracking.run import machine_sampler
 from vavl.tracking.settings import TrackingSettings
-from vavl.tracking.system_metrics import machine_sampler
 from vavl.training.launch import launch_training
 from vavl.training.progress import TrainingProgress
 from vavl.training.run_folder import claim_run_folder

@@ -12,9 +12,9 @@ from pydantic import ValidationError
 
 from vavl.evaluation.degradation import open_degradations
 from vavl.evaluation.evaluation import evaluate
-from vavl.evaluation.lengths import scores_by_length, seconds_of_clips, unlike_training
 from vavl.evaluation.measure import open_clips
 from vavl.evaluation.results import numbers_of
+from vavl.evaluation.scores import scores_by_length, seconds_of_clips, unlike_training
 from vavl.evaluation.settings import ClipSelection, EvaluationPlan
 from vavl.metrics.names import CONDITIONS
 from vavl.models.settings import ClassTask
