@@ -16,7 +16,8 @@ from vavl.errors import InputError, StoreError
 from vavl.features import MODALITIES, ModalityInfo
 from vavl.store.checked_files import REPAIR, check_hash, held_lock, replace_directory
 from vavl.store.shards import ROW_SCHEMA, mapped_stream
-from vavl.store.store import FIRST_FORMAT, FeatureStore, read_sums
+from vavl.store.speaker_sums import read_sums
+from vavl.store.store import FIRST_FORMAT, FeatureStore
 from vavl.store.store_writer import FIRST_FORMAT_FILES, StoreWriter
 
 # Written anew; rows that an interrupted extraction left are extracted again.

@@ -29,6 +29,8 @@ from vavl.store.shards import Dtype, map_batches, shard_batches
 IDS_SCHEMA = pa.schema([("clip_id", pa.string())])
 # Who has them open keeps the shards that a new store replaces; above it one is opened when it is read.
 _MOST_OPEN = 256
+# Every float16 as float32: looking them up takes a fifth of the time of NumPy's conversion.
+_WIDENED = np.arange(2**16, dtype=np.uint16).view(np.float16).astype(np.float32)
 
 
 def index_file(modality: str) -> str:
@@ -153,7 +155,7 @@ class ModalityRows:
             raise StoreError(str(file.name), f"clip {self._id(row)}", problem, REPAIR)
         self._checked[byte] |= bit
         if self.dtype == "float16":
-            values = values.astype(np.float32)
+            values = np.take(_WIDENED, values.view(np.uint16), mode="clip")
             values.flags.writeable = False
         return values, times
 

@@ -32,17 +32,10 @@ from vavl.errors import InputError, StoreError
 from vavl.features import MODALITIES, ChannelSums, ModalityInfo
 from vavl.store.checked_files import MAKE_AGAIN, REPAIR, check_hash
 from vavl.store.rows import ModalityRows, ids_file, index_file
-from vavl.store.shards import Dtype, map_batches
+from vavl.store.shards import Dtype
+from vavl.store.speaker_sums import read_sums
 
 FIRST_FORMAT, FORMAT_VERSION = 1, 2
-SUMS_SCHEMA = pa.schema(
-    [
-        ("speaker", pa.string()),
-        ("count", pa.int64()),
-        ("sum", pa.list_(pa.float64())),
-        ("sum_of_squares", pa.list_(pa.float64())),
-    ]
-)
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
 _FILE_NAME = re.compile(rf"(audio/|video/|manifest/)?{_PLAIN_NAME.pattern}")
 _MOST = {"width": 2**20, "clips": 2**31 - 1, "frames": 2**53, "bytes": 2**53}
@@ -161,18 +154,6 @@ class FeatureStore:
         stated = self.content["files"].get(name)
         if stated is not None:
             check_hash(self.directory / name, stated["sha256"])
-
-
-def read_sums(path: Path, width: int) -> dict[str, ChannelSums]:
-    """Return the sums of a file by speaker; raises StoreError if it is missing or broken."""
-    sums: dict[str, ChannelSums] = {}
-    for batch in map_batches(path, SUMS_SCHEMA):
-        total = batch.column("sum").values.to_numpy().reshape(-1, width)
-        squares = batch.column("sum_of_squares").values.to_numpy().reshape(-1, width)
-        counts = batch.column("count").to_pylist()
-        for row, speaker in enumerate(batch.column("speaker").to_pylist()):
-            sums[speaker] = ChannelSums(counts[row], total[row], squares[row])
-    return sums
 
 
 class _MappedSize:

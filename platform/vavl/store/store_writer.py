@@ -13,7 +13,6 @@ from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from vavl.config.files import make_folder, sha256_of_file, write_dataset_state, write_json
 from vavl.corpora.manifest import FIRST_FORMAT_MANIFEST, MANIFEST_FILES
@@ -28,17 +27,15 @@ from vavl.store.shards import (
     Shard,
     ShardBatch,
     ShardWriter,
-    list_column,
     shard_batches,
     written_stream,
 )
-from vavl.store.store import FORMAT_VERSION, SUMS_SCHEMA, content_hash
+from vavl.store.speaker_sums import SUMS_SCHEMA, SpeakerSums
+from vavl.store.store import FORMAT_VERSION, content_hash
 
 # Large enough that 200,000 clips need few batches, which a reader pays for; small enough that a writer holds some.
 _ROWS_PER_BATCH = 2000
 _VALUES_PER_BATCH = 2_000_000
-# A whole batch in float64, and squared, would take ten times the memory of anything else in an extraction.
-_CLIPS_IN_FLOAT64 = 16
 FIRST_FORMAT_FILES = (
     FIRST_FORMAT_MANIFEST,
     "manifest.parquet",
@@ -117,7 +114,7 @@ class StoreWriter:
         self.leave_out(modality, keep=[shard.name for shard in shards])
         if not shards:
             return
-        folder, sums, index = self.directory / modality, _SpeakerSums(info.width, known_sums), _Index()
+        folder, sums, index = self.directory / modality, SpeakerSums(info.width, known_sums), _Index()
         found = chain.from_iterable(
             index.rows(number, shard_batches(folder / shard.name, info.width, self.dtype), folder / shard.name, stated)
             for number, (shard, stated) in enumerate(zip_longest(shards, checksums))
@@ -273,64 +270,6 @@ class _FirstFormat:
 
     def close(self) -> None:
         """Be a file to Arrow."""
-
-
-class _SpeakerSums:
-    """Adds up frames per speaker, one record batch after the other; known sums are taken as they are."""
-
-    def __init__(self, width: int, known: Mapping[str, ChannelSums] | None = None) -> None:
-        self.width = width
-        self._sums: dict[str, ChannelSums] = dict(known or {})
-        self._is_known, self._frames = known is not None, 0
-
-    def add(self, batch: pa.RecordBatch) -> None:
-        frames = batch.column("frames").to_numpy()
-        self._frames += int(frames.sum())
-        if self._is_known:
-            return
-        values = batch.column("values").flatten().to_numpy()
-        by_clip, squares_by_clip = _sums_by_clip(values.reshape(-1, self.width), frames)
-        coded = batch.column("speaker").dictionary_encode()
-        codes = coded.indices.to_numpy()
-        for code, speaker in enumerate(coded.dictionary.to_pylist()):
-            own = codes == code
-            more = ChannelSums(int(frames[own].sum()), by_clip[own].sum(axis=0), squares_by_clip[own].sum(axis=0))
-            self._sums[speaker] = self._sums[speaker] + more if speaker in self._sums else more
-
-    def total_frames(self) -> int:
-        return sum(sums.count for sums in self._sums.values())
-
-    def check(self, path: Path) -> None:
-        if self.total_frames() != self._frames:
-            problem = f"sums over {self.total_frames()} frames, the rows have {self._frames}"
-            fix = "give the sums of all rows"
-            raise StoreError(str(path), "count", problem, fix)
-
-    def batch(self) -> pa.RecordBatch:
-        speakers = sorted(self._sums)
-        columns = [
-            pa.array(speakers, pa.string()),
-            pa.array([self._sums[name].count for name in speakers], pa.int64()),
-            list_column([self._sums[name].sum for name in speakers]),
-            list_column([self._sums[name].sum_of_squares for name in speakers]),
-        ]
-        return pa.RecordBatch.from_arrays(columns, schema=SUMS_SCHEMA)
-
-
-def _sums_by_clip(
-    values: NDArray[np.float32], frames: NDArray[np.int32]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return sum and sum of squares (clip, channel) of each clip's frames, which follow each other in ``values``."""
-    ends = np.cumsum(frames)
-    starts = ends - frames
-    sums, squares = [], []
-    for first in range(0, len(frames), _CLIPS_IN_FLOAT64):
-        last = min(first + _CLIPS_IN_FLOAT64, len(frames))
-        exact = values[starts[first] : ends[last - 1]].astype(np.float64)
-        own = starts[first:last] - starts[first]
-        sums.append(np.add.reduceat(exact, own, axis=0))
-        squares.append(np.add.reduceat(np.square(exact), own, axis=0))
-    return np.concatenate(sums), np.concatenate(squares)
 
 
 def rebatched(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
