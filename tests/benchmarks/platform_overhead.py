@@ -45,8 +45,8 @@ from training_load import QUICK, SIZES, Size, plan_of, write_store
 
 from vavl.audit.audit import audit_of
 from vavl.data.batch import ClipBatch
+from vavl.models.conformer import masked_mean
 from vavl.models.draws import DrawKey
-from vavl.models.layers import masked_mean
 from vavl.ray_session import join_ray
 from vavl.tracking.journal import JOURNAL_NAME
 from vavl.training.checkpoint import Checkpoints

@@ -90,7 +90,8 @@ class Batches:
             rows, _, width = modality.values.shape
             is_real = torch.cat((modality.is_real, torch.zeros(rows, frames, dtype=torch.bool)), dim=1)
             values = torch.cat((modality.values, torch.zeros(rows, frames, width)), dim=1)
-            return replace(modality, values=values.masked_fill(~is_real.unsqueeze(-1), garbage), is_real=is_real)
+            filled = values.masked_fill(~is_real.unsqueeze(-1), garbage)
+            return replace(modality, values=filled, is_real=is_real, is_padded=True)
 
         return replace(batch, audio=side(batch.audio), video=side(batch.video))
 

@@ -11,6 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+GPU_MULTIPLE = 32
+"""Frames of a padded batch are a multiple of this on a GPU: few lengths, and aligned."""
+
 
 @dataclass(frozen=True)
 class ModalityBatch:
@@ -28,6 +31,13 @@ class ModalityBatch:
     """(clips of the modality,), int64: place of each row among the clips of the batch."""
     weight: Tensor
     """(clips of the modality,), float32: 1 for a clip, 0 for a row that only fills up."""
+    is_padded: bool = True
+    """False where the host knows that every frame is real; then nothing has to be hidden."""
+
+    @property
+    def mask(self) -> Tensor | None:
+        """``is_real``, or None where every frame is."""
+        return self.is_real if self.is_padded else None
 
 
 @dataclass(frozen=True)
@@ -54,6 +64,8 @@ class ClipBatch:
     """(clips,), int64: place of each row in the global batch of its step; all draws of a row are keyed by it."""
     weak: WeakView | None = None
     """The unlabeled clips once more, where pseudo-labels are trained."""
+    copied: torch.cuda.Event | None = None
+    """On the GPU already, by ``sent``: when the copies are there."""
 
     @property
     def clips(self) -> int:
@@ -61,8 +73,22 @@ class ClipBatch:
         return int(self.index.shape[0])
 
     def to(self, device: torch.device) -> Self:
-        """Copy every tensor to ``device``; from ``pinned`` memory without waiting for the copies."""
-        return _with_each(self, lambda tensor: tensor.to(device, non_blocking=True))
+        """Copy every tensor to ``device``; the host does not wait where they are ``pinned`` or were ``sent``."""
+        if self.copied is None:
+            return _with_each(self, lambda tensor: tensor.to(device, non_blocking=True))
+        stream = torch.cuda.current_stream(device)
+        stream.wait_event(self.copied)
+
+        def received(tensor: Tensor) -> Tensor:
+            tensor.record_stream(stream)  # its memory is free again after this stream's work, not after the copy's
+            return tensor
+
+        return _with_each(replace(self, copied=None), received)
+
+    def sent(self, device: torch.device, stream: torch.cuda.Stream) -> Self:
+        """Begin to copy every tensor to a GPU on a stream of its own, while it computes; ``to`` receives them."""
+        with torch.cuda.stream(stream):
+            return replace(self.pinned().to(device), copied=stream.record_event())
 
     def pinned(self) -> Self:
         """Copy every tensor to page-locked memory, which a GPU reads by itself; needs a CUDA device."""
@@ -84,21 +110,32 @@ class WeakView:
 Batch = TypeVar("Batch", bound=ClipBatch | ModalityBatch | WeakView)
 
 
-def pad_clips(clips: list[NDArray[np.float32]], places: list[int], width: int) -> ModalityBatch:
-    """Pad clips (time, channel) of one modality to the longest; ``places`` are their rows in the batch.
+def pad_clips(clips: list[NDArray[np.float32]], places: list[int], width: int, multiple: int = 1) -> ModalityBatch:
+    """Pad clips (time, channel) of one modality to the longest.
 
     Without any clip one row of one zero frame stands in with weight 0 (see ``ModalityBatch``).
+
+    Args:
+        clips: of the modality.
+        places: their rows in the batch.
+        width: channels.
+        multiple: frames of a batch that needs padding are rounded up to a multiple of this.
     """
     if not clips:
         one_frame = torch.ones(1, 1, dtype=torch.bool)
-        return ModalityBatch(torch.zeros(1, 1, width), one_frame, torch.zeros(1, dtype=torch.int64), torch.zeros(1))
-    longest = max(len(clip) for clip in clips)
+        nothing, first = torch.zeros(1, 1, width), torch.zeros(1, dtype=torch.int64)
+        return ModalityBatch(nothing, one_frame, first, torch.zeros(1), is_padded=False)
+    shortest, longest = min(map(len, clips)), max(map(len, clips))
+    is_padded = shortest < longest
+    if is_padded:
+        longest = -(-longest // multiple) * multiple
     values = torch.zeros(len(clips), longest, width)
     is_real = torch.zeros(len(clips), longest, dtype=torch.bool)
     for place, clip in enumerate(clips):
         values[place, : len(clip)] = torch.from_numpy(np.ascontiguousarray(clip))
         is_real[place, : len(clip)] = True
-    return ModalityBatch(values, is_real, torch.tensor(places, dtype=torch.int64), torch.ones(len(clips)))
+    numbers = torch.tensor(places, dtype=torch.int64)
+    return ModalityBatch(values, is_real, numbers, torch.ones(len(clips)), is_padded)
 
 
 def middle_frames(values: NDArray[np.float32], most: int) -> NDArray[np.float32]:
@@ -114,6 +151,6 @@ def _with_each(batch: Batch, change: Callable[[Tensor], Tensor]) -> Batch:
         value = getattr(batch, field.name)
         if isinstance(value, Tensor):
             changed[field.name] = change(value)
-        elif value is not None:
+        elif isinstance(value, ClipBatch | ModalityBatch | WeakView):
             changed[field.name] = _with_each(value, change)
     return replace(batch, **changed)

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TypeVar
 
 import numpy as np
@@ -13,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from vavl.data.augmentation import AugmentationSettings, ViewMaker
-from vavl.data.batch import ClipBatch, ModalityBatch, WeakView, pad_clips
+from vavl.data.batch import GPU_MULTIPLE, ClipBatch, ModalityBatch, WeakView, pad_clips
 from vavl.data.collection import ClipCollection, not_finite
 from vavl.data.normalization import Normaliser
 from vavl.data.sampler import FILLER, Sampler
@@ -46,6 +47,7 @@ def collate(
     normaliser: Mapping[str, Normaliser],
     views: ViewMaker | None = None,
     places: NDArray[np.int64] | None = None,
+    multiple: int = 1,
 ) -> ClipBatch:
     """Read, normalize and pad the clips of one micro-batch.
 
@@ -55,6 +57,7 @@ def collate(
         normaliser: by modality.
         views: changes the frames for training, or shows one modality of a pair; None takes clips as they are.
         places: of the rows in the global batch; by default their number in ``rows``.
+        multiple: of which the frames are, where clips have to be padded.
 
     Raises:
         StoreError: the store was damaged or cut, or features are not finite; names the clip.
@@ -65,7 +68,7 @@ def collate(
     has = {modality: collection.has(modality, safe) & real for modality in MODALITIES}
     if views is not None:
         has = views.shown(has)
-    read = _ClipReader(collection, rows, normaliser, views)
+    read = _ClipReader(collection, rows, normaliser, views, multiple)
     return ClipBatch(
         audio=read.modality("audio", has["audio"]),
         video=read.modality("video", has["video"]),
@@ -86,12 +89,13 @@ class _ClipReader:
     rows: NDArray[np.int64]
     normaliser: Mapping[str, Normaliser]
     views: ViewMaker | None
+    multiple: int
 
     def modality(self, modality: str, has: NDArray[np.bool_]) -> ModalityBatch:
         """Read the rows that have the modality."""
         places = np.flatnonzero(has).tolist()
         clips = [self._frames(modality, place) for place in places]
-        return pad_clips(clips, places, self.collection.width(modality))
+        return pad_clips(clips, places, self.collection.width(modality), self.multiple)
 
     def _frames(self, modality: str, place: int) -> NDArray[np.float32]:
         collection, row = self.collection, int(self.rows[place])
@@ -117,7 +121,7 @@ class StepLoader:
         place: of this rank.
         augmentation: views of the training clips.
         weak_view: of the unlabeled clips, when pseudo-labels are trained.
-        pinned: load into page-locked memory, for a run on a GPU.
+        device: a GPU that the micro-batches are copied to while it computes; None leaves them in main memory.
     """
 
     collection: ClipCollection
@@ -126,7 +130,7 @@ class StepLoader:
     place: RankPlace
     augmentation: AugmentationSettings = field(default_factory=AugmentationSettings)
     weak_view: AugmentationSettings | None = None
-    pinned: bool = False
+    device: torch.device | None = None
 
     def steps(self, first: int, end: int) -> Iterator[list[ClipBatch]]:
         """Yield the micro-batches of this rank for steps ``first`` to ``end - 1``."""
@@ -137,11 +141,21 @@ class StepLoader:
         total = self.place.world_size * self.place.micro_batches
         slots = self.sampler.slots(step, total)
         batches = [self._collate(slots[slot], step, slot, total) for slot in self._own_slots()]
-        return [batch.pinned() for batch in batches] if self.pinned else batches
+        if self.device is None:
+            return batches
+        return [batch.sent(self.device, self._copies) for batch in batches]
 
     def filler(self) -> ClipBatch:
         """Return a batch of one row without modality and label: the whole graph runs on it, and nothing counts."""
         return collate(self.collection, np.full(1, FILLER), self.normaliser)
+
+    @cached_property
+    def _copies(self) -> torch.cuda.Stream:
+        return torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
+
+    @property
+    def _multiple(self) -> int:
+        return 1 if self.device is None else GPU_MULTIPLE
 
     def _own_slots(self) -> range:
         return range(self.place.rank, self.place.world_size * self.place.micro_batches, self.place.world_size)
@@ -150,7 +164,7 @@ class StepLoader:
         # The sampler deals in turn: row i of a slot stands at slot + i * slots of the global batch.
         places = slot + slots * np.arange(len(rows))
         views = ViewMaker(self.augmentation, self.sampler.seed, step, places)
-        batch = collate(self.collection, rows, self.normaliser, views, places)
+        batch = collate(self.collection, rows, self.normaliser, views, places, self._multiple)
         if self.weak_view is None:
             return batch
         return replace(batch, weak=self._weak(rows, step, places, self.weak_view))
@@ -163,7 +177,7 @@ class StepLoader:
         if not len(clip):
             clip, chosen = np.zeros(1, np.int64), np.full(1, FILLER)
         views = ViewMaker(settings, self.sampler.seed, step, places[clip], is_weak=True)
-        batch = collate(self.collection, chosen, self.normaliser, views, places[clip])
+        batch = collate(self.collection, chosen, self.normaliser, views, places[clip], self._multiple)
         return WeakView(batch, torch.from_numpy(clip))
 
 
@@ -178,7 +192,8 @@ def evaluation_batches(
     """Yield this rank's share of ``rows``, each clip once over all ranks, in batches of like length.
 
     Every rank gets the same number of batches of the same number of rows (fillers where clips run
-    out): under ZeRO-3 each forward is collective. ``pinned`` batches lie in page-locked memory.
+    out): under ZeRO-3 each forward is collective. ``pinned`` batches are for a GPU:
+    in page-locked memory, with frames in multiples of 32.
     """
     ordered = rows[np.argsort(collection.lengths(rows), kind="stable")]
     group = batch_size * place.world_size
@@ -187,7 +202,7 @@ def evaluation_batches(
     shares = [chunk[place.rank :: place.world_size] for chunk in padded.reshape(-1, group)]
 
     def load(share: NDArray[np.int64]) -> ClipBatch:
-        batch = collate(collection, share, normaliser)
+        batch = collate(collection, share, normaliser, multiple=GPU_MULTIPLE if pinned else 1)
         return batch.pinned() if pinned else batch
 
     return read_ahead(load, shares)

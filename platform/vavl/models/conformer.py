@@ -1,23 +1,38 @@
 """The Conformer block without BatchNorm, with rotary positions, safe against padding.
 
-Every module here is plain torch and calls its children. ``vavl.models.kernels`` holds faster forms of the same modules.
+Every module here is plain torch and calls its children. ``vavl.models.kernels`` holds faster forms of the same modules
+for a CPU. Where a mask of real frames is asked for, None says that nothing is padded: then there is nothing to hide.
 
 Axes: B clips, H heads, T frames, D channels of a head.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple, TypeGuard, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from vavl.models.layers import Dropout, SequentialWithDropout, without_padding
+from vavl.models import gpu
+from vavl.models.draws import Dropout, SequentialWithDropout, SwishDropout, keys_from_stream
 from vavl.models.settings import NetworkSettings
 
 _ROTARY_BASE = 10_000.0
+
+
+class Frames(NamedTuple):
+    """What the attention of every block reads of the frames of a batch, made once for all of them."""
+
+    cosine: Tensor
+    """(T, D / 2), float32: of the rotation of each frame and channel pair."""
+    sine: Tensor
+    """Likewise."""
+    hidden: Tensor | None
+    """(B, 1, 1, T), to be added to the scores: -inf for padding; None where nothing is padded."""
 
 
 class FeedForward(SequentialWithDropout):
@@ -25,14 +40,15 @@ class FeedForward(SequentialWithDropout):
 
     def __init__(self, settings: NetworkSettings) -> None:
         hidden = settings.width * settings.feed_forward_expansion
-        super().__init__(
-            nn.LayerNorm(settings.width),
-            nn.Linear(settings.width, hidden),
-            nn.SiLU(),
-            Dropout(settings.dropout),
-            nn.Linear(hidden, settings.width),
-            Dropout(settings.dropout),
-        )
+        # Numbered as when Swish was a module of its own: saved weights are found by these names.
+        layers = {
+            "0": nn.LayerNorm(settings.width),
+            "1": nn.Linear(settings.width, hidden),
+            "3": SwishDropout(settings.dropout),
+            "4": nn.Linear(hidden, settings.width),
+            "5": Dropout(settings.dropout),
+        }
+        super().__init__(OrderedDict(layers))
 
     def forward(self, frames: Tensor, rows: Tensor | None = None, weight: float = 1.0) -> Tensor:
         """Return ``frames`` + ``weight`` * what the layers make of them.
@@ -42,7 +58,12 @@ class FeedForward(SequentialWithDropout):
             rows: (batch,), key of each clip for dropout; None without dropout.
             weight: of what is added.
         """
-        return frames + weight * super().forward(frames, rows)
+        *layers, last = self
+        mixed = frames
+        for layer in layers:
+            mixed = layer(mixed, rows) if isinstance(layer, Dropout) else layer(mixed)
+        added: Tensor = last(mixed, rows, frames, weight)
+        return added
 
 
 class RotaryAttention(nn.Module):
@@ -56,22 +77,25 @@ class RotaryAttention(nn.Module):
         self.output = nn.Linear(settings.width, settings.width)
         self.dropout = Dropout(settings.dropout)
 
-    def forward(self, frames: Tensor, is_real: Tensor, rows: Tensor | None = None) -> Tensor:
+    def forward(
+        self, frames: Tensor, is_real: Tensor | None, rows: Tensor | None = None, about: Frames | None = None
+    ) -> Tensor:
         """Return ``frames`` + what each of them gathers within its clip.
 
         Args:
             frames: (batch, time, channel).
             is_real: (batch, time), bool; padding is never attended to. Every clip needs a real frame.
             rows: (batch,), key of each clip for dropout; None without dropout.
+            about: the frames; made where None is given.
         """
-        query, key, value = split_heads(self.query_key_value(self.norm(frames)), self.heads)
-        angles = rotary_angles(query.shape[2], query.shape[3], query.device)
-        # No dropout of the attention weights: it would rule out the fused kernels. The output has it.
-        mixed = functional.scaled_dot_product_attention(
-            rotate(query, *angles), rotate(key, *angles), value, attn_mask=is_real[:, None, None, :]
-        )
-        attended: Tensor = frames + self.dropout(self.output(join_heads(mixed)), rows)
+        qkv = self.query_key_value(self.norm(frames))
+        mixed = self.output(attend(qkv, self.heads, about or self.about(frames, is_real)))
+        attended: Tensor = self.dropout(mixed, rows, frames)
         return attended
+
+    def about(self, frames: Tensor, is_real: Tensor | None) -> Frames:
+        """Return what attention reads of frames, for a call of this module alone."""
+        return frames_of(frames, frames.shape[2] // self.heads, is_real)
 
 
 class DepthwiseConvolution(nn.Conv2d):
@@ -99,7 +123,7 @@ class TimeConvolution(nn.Module):
         self.project = nn.Linear(width, width)
         self.dropout = Dropout(settings.dropout)
 
-    def forward(self, frames: Tensor, is_real: Tensor, rows: Tensor | None = None) -> Tensor:
+    def forward(self, frames: Tensor, is_real: Tensor | None, rows: Tensor | None = None) -> Tensor:
         """Return ``frames`` + their convolution within each clip, where padding counts as silence.
 
         Args:
@@ -107,11 +131,13 @@ class TimeConvolution(nn.Module):
             is_real: (batch, time), bool; False where the frame is padding.
             rows: (batch,), key of each clip for dropout; None without dropout.
         """
-        gated = without_padding(functional.glu(self.expand(self.norm(frames)), dim=-1), is_real)
+        gated = functional.glu(self.expand(self.norm(frames)), dim=-1)
+        if is_real is not None:
+            gated = gated * is_real.unsqueeze(-1)  # a product will do: within blocks padding is finite
         # (B, T, C) read as (B, C, 1, T) is conv2d's channels-last layout: no copy, and the fastest form.
         image = self.depthwise(gated.unsqueeze(1).permute(0, 3, 1, 2))
         mixed = functional.silu(self.depthwise_norm(image.permute(0, 2, 3, 1).squeeze(1)))
-        convolved: Tensor = frames + self.dropout(self.project(mixed), rows)
+        convolved: Tensor = self.dropout(self.project(mixed), rows, frames)
         return convolved
 
 
@@ -125,17 +151,22 @@ class ConformerBlock(nn.Module):
         self.convolution = TimeConvolution(settings)
         self.second_feed_forward = FeedForward(settings)
         self.norm = nn.LayerNorm(settings.width)
+        self.first_stream = 0
+        """Of its draws among those of the network: blocks differ by their keys, so that one compiled form fits all."""
 
-    def forward(self, frames: Tensor, is_real: Tensor, rows: Tensor | None = None) -> Tensor:
+    def forward(
+        self, frames: Tensor, is_real: Tensor | None, rows: Tensor | None = None, about: Frames | None = None
+    ) -> Tensor:
         """Map (batch, time, channel) to the same shape; padded frames come out undefined but finite.
 
         Args:
             frames: (batch, time, channel).
             is_real: (batch, time), bool; False where the frame is padding.
-            rows: (batch,), key of each clip for dropout; None without dropout.
+            rows: (batch,), key of each clip for the dropout of this block; None without dropout.
+            about: the frames.
         """
         frames = self.first_feed_forward(frames, rows, 0.5)
-        frames = self.attention(frames, is_real, rows)
+        frames = self.attention(frames, is_real, rows, about)
         frames = self.convolution(frames, is_real, rows)
         frames = self.second_feed_forward(frames, rows, 0.5)
         normalized: Tensor = self.norm(frames)
@@ -157,7 +188,12 @@ class ConformerBlocks(nn.ModuleList):
         self.activation_checkpointing = activation_checkpointing
 
     def forward(
-        self, frames: Tensor, is_real: Tensor, rows: Tensor | None, noise: Sequence[Tensor | None]
+        self,
+        frames: Tensor,
+        is_real: Tensor | None,
+        rows: Tensor | None,
+        noise: Sequence[Tensor | None],
+        about: Frames | None = None,
     ) -> list[Tensor]:
         """Return the output of every block for (batch, time, channel).
 
@@ -166,27 +202,106 @@ class ConformerBlocks(nn.ModuleList):
             is_real: (batch, time), bool; False where the frame is padding.
             rows: (batch,), key of each clip for dropout; None without dropout.
             noise: (batch, time, channel) per block, added to its output; None for none.
+            about: the frames.
         """
         layers: list[Tensor] = []
-        for block, extra in zip(self, noise, strict=True):
-            frames = with_noise(self._run(block, frames, is_real, rows), extra)
+        for block, extra in zip(cast("Iterable[ConformerBlock]", self), noise, strict=True):
+            keys = keys_from_stream(rows, block.first_stream)
+            frames = with_noise(self._run(block, frames, is_real, keys, about), extra)
             layers.append(frames)
         return layers
 
-    def _run(self, block: nn.Module, frames: Tensor, is_real: Tensor, rows: Tensor | None) -> Tensor:
+    def _run(self, block: nn.Module, frames: Tensor, *others: Tensor | Frames | None) -> Tensor:
         if self.activation_checkpointing and torch.is_grad_enabled():
             # Found with 2 ranks, DeepSpeed 0.19, fp32 and bf16: this way every ZeRO stage gives, to the last bit, what
             # it gives without checkpointing. The re-entrant way runs a backward of its own per block, and ZeRO 2
             # and 3 refuse a gradient in two parts, as the shared blocks have one per modality.
-            kept: Tensor = checkpoint(block, frames, is_real, rows, use_reentrant=False, preserve_rng_state=False)
+            kept: Tensor = checkpoint(gpu.call, block, frames, *others, use_reentrant=False, preserve_rng_state=False)
             return kept
-        output: Tensor = block(frames, is_real, rows)
+        output: Tensor = gpu.call(block, frames, *others)
         return output
+
+
+def number_streams(network: nn.Module) -> None:
+    """Give every Dropout of a network a stream of its own, by its place; those of a block count from its first one."""
+    numbers = {id(one): number for number, one in enumerate(filter(_draws, network.modules()))}
+    for module in filter(_draws, network.modules()):
+        module.stream = numbers[id(module)]
+    for one in network.modules():
+        if isinstance(one, ConformerBlock):
+            own = list(filter(_draws, one.modules()))
+            one.first_stream = numbers[id(own[0])]
+            for module in own:
+                module.stream -= one.first_stream
+
+
+def _draws(module: nn.Module) -> TypeGuard[Dropout]:
+    return isinstance(module, Dropout)
+
+
+def without_padding(frames: Tensor, is_real: Tensor | None) -> Tensor:
+    """Return (batch, time, channel) with zeros where ``is_real`` (batch, time) is False, whatever was there."""
+    # Filling, not multiplying: even infinite padding leaves no trace.
+    return frames if is_real is None else frames.masked_fill(~is_real.unsqueeze(-1), 0)
+
+
+def masked_mean(frames: Tensor, is_real: Tensor | None) -> Tensor:
+    """Average each clip over its real frames.
+
+    Args:
+        frames: (batch, time, channel), floating point.
+        is_real: (batch, time), bool; False where the frame is padding.
+
+    Returns:
+        (batch, channel); padding and batch-mates never change a clip's row.
+    """
+    if is_real is None:
+        return frames.sum(dim=1) / frames.shape[1]
+    total = without_padding(frames, is_real).sum(dim=1)
+    # A clip of padding only would divide by zero; it comes out as zeros instead.
+    return total / is_real.sum(dim=1, keepdim=True).clamp_min(1).to(frames.dtype)
 
 
 def with_noise(frames: Tensor, noise: Tensor | None) -> Tensor:
     """Add noise in the precision of the frames."""
     return frames if noise is None else frames + noise.to(frames.dtype)
+
+
+def attend(qkv: Tensor, heads: int, about: Frames) -> Tensor:
+    """Return softmax(rotated query rotated key' / sqrt(D)) value within each clip.
+
+    Args:
+        qkv: (B, T, 3 * H * D): query, key and value side by side, head by head.
+        heads: H.
+        about: the frames.
+
+    Returns:
+        (B, T, H * D).
+    """
+    if gpu.is_usable(qkv):
+        query, key, value = gpu.rotated_heads(qkv, heads, about.cosine, about.sine)
+    else:
+        query, key, value = split_heads(qkv, heads)
+        query, key = (rotate(one, about.cosine, about.sine) for one in (query, key))
+    mask = None if about.hidden is None else about.hidden.to(query.dtype)
+    # No dropout of the attention weights: it would rule out the fused kernels. The output has it.
+    return join_heads(functional.scaled_dot_product_attention(query, key, value, attn_mask=mask))
+
+
+def frames_of(values: Tensor, head_width: int, is_real: Tensor | None) -> Frames:
+    """Make what attention reads of frames.
+
+    Args:
+        values: (B, T, channel), of the frames.
+        head_width: D.
+        is_real: (B, T), bool; None where nothing is padded.
+    """
+    cosine, sine = rotary_angles(values.shape[1], head_width, values.device)
+    if is_real is None:
+        return Frames(cosine, sine, None)
+    dtype = gpu.autocast_dtype(values.device.type) or values.dtype
+    hidden = torch.zeros_like(is_real, dtype=dtype).masked_fill(~is_real, -torch.inf)
+    return Frames(cosine, sine, hidden[:, None, None, :])
 
 
 def split_heads(qkv: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -210,8 +325,8 @@ def rotary_angles(frames: int, head_width: int, device: torch.device) -> tuple[T
     Returns:
         Two tensors (frames, head_width / 2), float32.
     """
-    pair = torch.arange(0, head_width, 2, device=device, dtype=torch.float32)
-    speed = _ROTARY_BASE ** (-pair / head_width)
+    pair = torch.arange(0, -head_width, -2, device=device, dtype=torch.float32)
+    speed = _ROTARY_BASE ** (pair / head_width)
     angle = torch.arange(frames, device=device, dtype=torch.float32).unsqueeze(1) * speed
     return angle.cos(), angle.sin()
 

@@ -24,8 +24,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from vavl.data.batch import ClipBatch, ModalityBatch
+from vavl.models.conformer import masked_mean
 from vavl.models.draws import DrawKey, keys_of_rows, mixed, random_bytes
-from vavl.models.layers import masked_mean
 from vavl.models.settings import LadderShape, NetworkSettings
 from vavl.models.vavl import Encoding, LadderOutput, LadderTrace, Vavl, VavlOutput, keys_of_batch, spread
 
@@ -180,10 +180,10 @@ class LadderVavl(Vavl):
         super().__init__(settings, audio_width, video_width, outputs, activation_checkpointing)
         self.ladder = CrossModalLadder(settings, (audio_width, video_width), shape)
 
-    def forward(self, batch: ClipBatch, key: DrawKey | None = None) -> VavlOutput:
+    def run(self, batch: ClipBatch, key: DrawKey | None) -> VavlOutput:
         """Predict and reconstruct from a noisy pass; a clean one, without dropout, gives the ladder's targets."""
         if key is None:
-            return super().forward(batch)
+            return super().run(batch, None)
         ladder, rows = self.ladder, keys_of_batch(batch, key)
         modalities = ((self.audio_path, batch.audio), (self.video_path, batch.video))
         noise = [

@@ -16,9 +16,17 @@ from torch.nn import functional
 
 from vavl.data.batch import ClipBatch, ModalityBatch
 from vavl.errors import InputError
-from vavl.models.conformer import ConformerBlocks, with_noise
-from vavl.models.draws import DrawKey, keys_of_rows
-from vavl.models.layers import Dropout, SequentialWithDropout, masked_mean, number_streams, without_padding
+from vavl.models import gpu
+from vavl.models.conformer import (
+    ConformerBlocks,
+    Frames,
+    frames_of,
+    masked_mean,
+    number_streams,
+    with_noise,
+    without_padding,
+)
+from vavl.models.draws import DrawKey, Dropout, SequentialWithDropout, keys_of_rows
 from vavl.models.settings import NetworkSettings
 
 TRAINING_PREFIXES = ("ladder.", "contrast.")
@@ -92,6 +100,9 @@ class Vavl(nn.Module):
             keeping what is within them: less memory, more time, the same numbers.
     """
 
+    weights_side_by_side = False
+    """Set on a GPU by an engine that holds whole weights: fewer operators, a copy more; see ``vavl.models.gpu``."""
+
     def __init__(
         self,
         settings: NetworkSettings,
@@ -101,6 +112,7 @@ class Vavl(nn.Module):
         activation_checkpointing: bool = False,
     ) -> None:
         super().__init__()
+        self.head_width = settings.width // settings.attention_heads
         self.audio_path = ModalityPath(settings, audio_width, outputs, activation_checkpointing)
         self.video_path = ModalityPath(settings, video_width, outputs, activation_checkpointing)
         self.shared = SharedBlocks(settings, activation_checkpointing)
@@ -129,6 +141,15 @@ class Vavl(nn.Module):
                 "network", "key", "is missing in training mode, so that nothing could be drawn",
                 "pass DrawKey(seed, step), or call eval() for a pass without dropout and noise",
             )  # fmt: skip
+        if not self.weights_side_by_side:
+            return self.run(batch, key)
+        paths = (self.audio_path, self.video_path)
+        parts = (part for path in paths for part in (path.projection, *path.blocks, path.head, path.reconstruct))
+        with gpu.weights_side_by_side((*parts, self.fusion_head), self.shared.blocks):
+            return self.run(batch, key)
+
+    def run(self, batch: ClipBatch, key: DrawKey | None) -> VavlOutput:
+        """Do what ``forward`` does, with the weights as they lie."""
         rows = keys_of_batch(batch, key)
         audio = self.encode(self.audio_path, batch.audio, rows.audio)
         video = self.encode(self.video_path, batch.video, rows.video)
@@ -145,11 +166,12 @@ class Vavl(nn.Module):
             rows: (clips,), key of each row for dropout; None without dropout.
             noise: (clips, time, channel) per layer, added to the input and after every block.
         """
-        own = 1 + len(path.blocks)
-        below: tuple[Tensor, ...] = path(clips.values, clips.is_real, rows, noise and noise[:own])
+        own, mask = 1 + len(path.blocks), clips.mask
+        about = frames_of(clips.values, self.head_width, mask)
+        below: tuple[Tensor, ...] = path(clips.values, mask, rows, noise and noise[:own], about)
         added = noise[own:] if noise else [None] * len(self.shared.blocks)
-        top, above = self.shared(below[-1], clips.is_real, rows, added)
-        return Encoding(masked_mean(top, clips.is_real), (*below, *above))
+        top, above = self.shared(below[-1], mask, rows, added, about)
+        return Encoding(masked_mean(top, mask), (*below, *above))
 
     def predict(
         self, batch: ClipBatch, rows: RowKeys, audio_encoding: Encoding, video_encoding: Encoding
@@ -164,7 +186,8 @@ class Vavl(nn.Module):
             ),
             dim=-1,
         )
-        found = VavlOutput(audio, video, self.fusion_head(both, rows.clip), self.correlate_label(batch.target))
+        fused = gpu.call(self.fusion_head, both, rows.clip)
+        found = VavlOutput(audio, video, fused, self.correlate_label(batch.target))
         if not self.contrast:
             return found
         sides = (self.contrast["audio"](audio.representation), self.contrast["video"](video.representation))
@@ -187,35 +210,42 @@ class ModalityPath(nn.Module):
         self.correlate = CorrelationFunction(settings.width, settings.correlation_size)
 
     def forward(
-        self, frames: Tensor, is_real: Tensor, rows: Tensor | None, noise: Sequence[Tensor] | None = None
+        self,
+        frames: Tensor,
+        is_real: Tensor | None,
+        rows: Tensor | None,
+        noise: Sequence[Tensor] | None = None,
+        about: Frames | None = None,
     ) -> tuple[Tensor, ...]:
         """Return the layers of this modality: the input frames, and the output of every block of its own.
 
         Args:
             frames: (clips, time, input channel), normalized.
-            is_real: (clips, time), bool; False where the frame is padding.
+            is_real: (clips, time), bool; False where the frame is padding; None where none is.
             rows: (clips,), key of each clip for dropout; None without dropout.
             noise: (clips, time, channel) per layer, added to it.
+            about: the frames.
         """
         bottom = frames
         if noise:
             # A decoder reads this layer, and would multiply what lies in the padding by gradients of zero.
             bottom = with_noise(without_padding(frames, is_real), noise[0])
         projected = self.input_dropout(self.project(bottom, is_real), rows)
-        layers = self.blocks(projected, is_real, rows, noise[1:] if noise else [None] * len(self.blocks))
+        added = noise[1:] if noise else [None] * len(self.blocks)
+        layers = self.blocks(projected, is_real, rows, added, about)
         return (bottom, *layers)
 
-    def project(self, frames: Tensor, is_real: Tensor) -> Tensor:
+    def project(self, frames: Tensor, is_real: Tensor | None) -> Tensor:
         """Map (clips, time, input channel) to (clips, time, width); padding counts as silence."""
-        projected: Tensor = self.projection(without_padding(frames, is_real))
+        projected: Tensor = gpu.call(self.projection, without_padding(frames, is_real))
         return projected
 
     def predict(self, representation: Tensor, rows: Tensor | None) -> ModalityOutput:
         """Apply the head, the reconstruction and the correlation function to (clips, width)."""
         return ModalityOutput(
             representation,
-            self.head(representation, rows),
-            self.reconstruct(representation, rows),
+            gpu.call(self.head, representation, rows),
+            gpu.call(self.reconstruct, representation, rows),
             self.correlate(representation),
         )
 
@@ -229,10 +259,15 @@ class SharedBlocks(nn.Module):
         self.norm = nn.LayerNorm(settings.width)
 
     def forward(
-        self, frames: Tensor, is_real: Tensor, rows: Tensor | None, noise: Sequence[Tensor | None]
+        self,
+        frames: Tensor,
+        is_real: Tensor | None,
+        rows: Tensor | None,
+        noise: Sequence[Tensor | None],
+        about: Frames | None = None,
     ) -> tuple[Tensor, list[Tensor]]:
         """Map (batch, time, channel) to the same shape; also return the output of every block."""
-        layers: list[Tensor] = self.blocks(frames, is_real, rows, noise)
+        layers: list[Tensor] = self.blocks(frames, is_real, rows, noise, about)
         return self.norm(layers[-1] + frames), layers
 
 
@@ -283,11 +318,8 @@ def keys_of_batch(batch: ClipBatch, key: DrawKey | None) -> RowKeys:
     """Key the rows; the modalities differ, as the shared blocks see one after the other."""
     if key is None:
         return RowKeys(None, None, None)
-    return RowKeys(
-        keys_of_rows(key, batch.place[batch.audio.clip], _AUDIO),
-        keys_of_rows(key, batch.place[batch.video.clip], _VIDEO),
-        keys_of_rows(key, batch.place, _BOTH),
-    )
+    audio, video, both = keys_of_rows(key, batch.place, _AUDIO, _VIDEO, _BOTH)
+    return RowKeys(audio[batch.audio.clip], video[batch.video.clip], both)
 
 
 def spread(rows: Tensor, clip: Tensor, clips: int) -> Tensor:

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from vavl.data.batch import ModalityBatch
-from vavl.models.kernels.masking import keep
+from vavl.models.draws import keep
 from vavl.models.vavl import LadderTrace
 from vavl.objectives.moments import Moments, linked_moments
 

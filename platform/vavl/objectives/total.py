@@ -15,7 +15,7 @@ from torch import Tensor
 
 from vavl.data.batch import ClipBatch, ModalityBatch
 from vavl.metrics.names import AUDIO, AUDIO_VIDEO, CONDITIONS, VIDEO
-from vavl.models.layers import masked_mean
+from vavl.models.conformer import masked_mean
 from vavl.models.settings import AttributeTask, ClassTask, Task
 from vavl.models.vavl import ModalityOutput, VavlOutput
 from vavl.objectives.contrastive import contrastive_loss, contrastive_moments

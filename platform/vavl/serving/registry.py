@@ -47,7 +47,7 @@ _EXTRACTOR_MODULES = {
     "opensmile": "vavl.extractors.opensmile_features",
     "speech_transformer": "vavl.extractors.speech_transformer",
 }
-_ONLY_TRAINING = {"vavl.models.ladder"}
+_ONLY_TRAINING = {"vavl.models.ladder", "vavl.models.triton_kernels"}
 _EXTRACTOR_PACKAGES = {
     "image_network": ("transformers",), "speech_transformer": ("transformers",), "opensmile": ("opensmile",),
 }  # fmt: skip

@@ -19,7 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 from vavl.data.batch import ClipBatch
 from vavl.errors import TrainingError
 from vavl.models.draws import DrawKey
-from vavl.models.vavl import VavlOutput
+from vavl.models.vavl import Vavl, VavlOutput
 from vavl.training.collectives import rank_and_world_size
 from vavl.training.settings import TrainingSettings
 
@@ -172,6 +172,8 @@ class TorchEngine:
         self.device = device
         self.config: dict[str, Any] = {}
         self.network = network.to(device)
+        if device.type == "cuda" and isinstance(self.network, Vavl):
+            self.network.weights_side_by_side = True
         self._clipping = settings.optimizer.gradient_clipping
         self._bf16 = settings.precision == "bf16"
         self._optimizer = make_optimizer(self.network, settings)

@@ -180,7 +180,7 @@ def prepare_run(
             rows=slots * rows_per_slot,
             labelled=labelled_conditions(data.partitioned),
         ),
-        loader=_loader(plan, data, sampler, place, pinned=device.type == "cuda"),
+        loader=_loader(plan, data, sampler, place, device),
         checkpoints=checkpoints,
         output=output,
         restored=restored,
@@ -253,11 +253,11 @@ def _pseudo_labels(
     return PseudoLabels(output, data.collection.manifest.table.column("clip_id"), data.task, rank, start.step)
 
 
-def _loader(plan: TrainingPlan, data: RunData, sampler: Sampler, place: RankPlace, *, pinned: bool) -> StepLoader:
+def _loader(plan: TrainingPlan, data: RunData, sampler: Sampler, place: RankPlace, device: torch.device) -> StepLoader:
     pseudo = plan.objectives.pseudo_label
     weak_view = plan.data.weak_view if pseudo and pseudo.predictions is None else None
-    collection, normaliser = data.collection, data.normaliser
-    return StepLoader(collection, sampler, normaliser, place, plan.data.augmentation, weak_view, pinned)
+    collection, normaliser, gpu = data.collection, data.normaliser, device if device.type == "cuda" else None
+    return StepLoader(collection, sampler, normaliser, place, plan.data.augmentation, weak_view, gpu)
 
 
 def _start_engine(run: TrainingRun) -> None:

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from vavl.data.batch import ClipBatch, ModalityBatch
-from vavl.models.layers import masked_mean
+from vavl.models.conformer import masked_mean
 from vavl.models.settings import NetworkSettings
 
 RECONSTRUCTION_WEIGHT = 2.0

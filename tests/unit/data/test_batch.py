@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
+from dataclasses import fields, is_dataclass, replace
 
+import numpy as np
 import pytest
 import torch
 
-from vavl.data.batch import ModalityBatch, WeakView
+from vavl.data.batch import ModalityBatch, WeakView, pad_clips
 
 
 @pytest.fixture
@@ -24,7 +25,7 @@ def tensors_of(part, path: str = "") -> dict[str, torch.Tensor]:
         value = getattr(part, field.name)
         if isinstance(value, torch.Tensor):
             found[path + field.name] = value
-        elif value is not None:
+        elif is_dataclass(value):
             found |= tensors_of(value, f"{path}{field.name}.")
     return found
 
@@ -82,3 +83,49 @@ def test_pinned_memory_is_copied_without_waiting(batch):
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert all(torch.equal(tensor.cpu(), tensors_of(batch)[name]) for name, tensor in tensors_of(moved).items())
+
+
+@pytest.mark.gpu
+def test_batches_that_were_sent_are_received_whole(batch):
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    device = torch.device("cuda", torch.cuda.current_device())
+    sent = batch.sent(device, torch.cuda.Stream(device))
+    received = sent.to(device)
+    assert received.copied is None
+    assert all(torch.equal(one.cpu(), tensors_of(batch)[name]) for name, one in tensors_of(received).items())
+
+
+def test_a_batch_that_was_sent_is_waited_for_by_the_stream_that_reads_it(batch, monkeypatch):
+    class Stream:
+        waited, readers = [], []
+
+        def wait_event(self, event):
+            self.waited.append(event)
+
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: stream)
+    monkeypatch.setattr(torch.Tensor, "record_stream", lambda tensor, by: by.readers.append(id(tensor)))
+    stream, before = Stream(), tensors_of(batch)
+    received = replace(batch, copied="copies are there").to(torch.device("cuda"))
+    assert stream.waited == ["copies are there"]
+    assert sorted(stream.readers) == sorted(map(id, before.values()))
+    assert all(tensors_of(received)[name] is one for name, one in before.items())
+    assert received.copied is None
+
+
+def test_the_host_knows_whether_anything_is_padded():
+    def batch_of(*lengths, multiple=1):
+        clips = [np.ones((length, 2), np.float32) for length in lengths]
+        return pad_clips(clips, list(range(len(clips))), 2, multiple)
+
+    for side, frames, is_padded in (
+        (batch_of(5, 5), 5, False),
+        (batch_of(5, 4), 5, True),
+        (batch_of(5, 4, multiple=32), 32, True),
+        (batch_of(33, 64, multiple=32), 64, True),
+        (batch_of(1, 1, multiple=32), 1, False),
+        (batch_of(), 1, False),
+    ):
+        assert (side.values.shape[1], side.is_padded) == (frames, is_padded)
+        assert side.is_real.all().item() is not is_padded
+        assert (side.mask is None) is not is_padded

@@ -202,21 +202,26 @@ def test_an_evaluation_of_no_clips_has_no_batches(collection, loader):
     assert list(evaluation_batches(collection, np.zeros(0, np.int64), loader().normaliser, 8, RankPlace())) == []
 
 
-@pytest.mark.parametrize("pinned", [False, True])
-def test_batches_are_pinned_where_a_gpu_reads_them_by_the_thread_that_loads(loader, collection, monkeypatch, pinned):
+def test_the_thread_that_loads_sends_batches_to_a_gpu_and_rounds_their_frames_up(loader, collection, monkeypatch):
     threads = []
 
-    def pin(batch):
+    def stay(batch, *_):
         threads.append(threading.current_thread().name)
         return replace(batch)
 
-    monkeypatch.setattr(ClipBatch, "pinned", pin)
-    changed = loader(micro_batches=2, pinned=pinned)
+    monkeypatch.setattr(ClipBatch, "sent", stay)
+    monkeypatch.setattr(ClipBatch, "pinned", stay)
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: None)
+    changed = loader(micro_batches=2, device=torch.device("cuda"))
     loaded = [batch for batches in changed.steps(0, 3) for batch in batches]
     same(clips_of(loaded[:2]), clips_of(loader(micro_batches=2).load(0)))
-    evaluated = list(evaluation_batches(collection, np.arange(9), changed.normaliser, 4, RankPlace(), pinned))
-    assert len(threads) == (len(loaded) + len(evaluated) if pinned else 0)
+    evaluated = list(evaluation_batches(collection, np.arange(9), changed.normaliser, 4, RankPlace(), pinned=True))
+    assert len(threads) == len(loaded) + len(evaluated)
     assert all(name.startswith("read-ahead") for name in threads)
+    padded = [side for one in (*loaded, *evaluated) for side in (one.audio, one.video) if side.is_padded]
+    assert padded
+    assert all(side.values.shape[1] % 32 == 0 == side.is_real.shape[1] % 32 for side in padded)
+    assert any(one.audio.values.shape[1] % 32 for one in loader().load(0))
 
 
 def test_reading_ahead_keeps_the_order_and_stays_a_few_items_ahead():

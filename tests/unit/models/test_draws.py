@@ -6,9 +6,20 @@ import itertools
 
 import pytest
 import torch
+from torch import nn
 
 from vavl.models import ladder as ladder_module
-from vavl.models.draws import DrawKey, keys_of_rows, mixed, random_bytes, random_choices
+from vavl.models.conformer import number_streams
+from vavl.models.draws import (
+    DrawKey,
+    Dropout,
+    SequentialWithDropout,
+    keep,
+    keys_of_rows,
+    mixed,
+    random_bytes,
+    random_choices,
+)
 from vavl.models.ladder import layer_noise
 
 KEY = DrawKey(seed=3, step=5)
@@ -195,3 +206,159 @@ class TestNoise:
         rows, frames = batch.audio.is_real.shape
         shapes = [tuple(layer.shape) for layer in layer_noise(KEY, 0, batch.audio, batch.place, WIDTHS)]
         assert shapes == [(rows, frames, width) for width in WIDTHS]
+
+
+def rows_for(count: int, key: DrawKey = KEY, group: int = 0) -> torch.Tensor:
+    return keys_of_rows(key, torch.arange(count), group)
+
+
+def dropped(shape: tuple[int, ...], probability: float = 0.25, stream: int = 0, **key) -> torch.Tensor:
+    """Return 1 where an element of ones was dropped."""
+    module = Dropout(probability)
+    module.stream = stream
+    return (module(torch.ones(shape), rows_for(shape[0], **key)) == 0).float()
+
+
+def test_share_and_mean_are_right_and_neighbours_are_independent() -> None:
+    shape = (1000, 1003)
+    values = Dropout(0.25)(torch.ones(shape), rows_for(1000))
+    assert (values == 0).float().mean().item() == pytest.approx(0.25, abs=0.002)
+    assert values.mean().item() == pytest.approx(1, abs=0.003)
+    # Eight neighbors share one 64-bit draw: none of its bytes may follow another, nor be biased.
+    flat = (values == 0).float()[:, :1000].reshape(-1, 8)
+    assert flat.mean(dim=0).sub(0.25).abs().max().item() < 0.005
+    assert torch.corrcoef(flat.T).sub(torch.eye(8)).abs().max().item() < 0.02
+
+
+@pytest.mark.parametrize("probability", [0.01, 0.1, 0.2, 0.5, 0.9])
+def test_the_expectation_is_exact_at_the_rounded_probability(probability: float) -> None:
+    levels = round(256 * probability)
+    values = Dropout(probability)(torch.ones(2000, 1000), rows_for(2000))
+    assert values.unique().tolist() == pytest.approx([0, 256 / (256 - levels)])
+    share = levels / 256
+    assert (values == 0).double().mean().item() == pytest.approx(share, abs=5 * (share * (1 - share) / 2e6) ** 0.5)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"key": DrawKey(4, 5)}, {"key": DrawKey(3, 6)}, {"group": 1}, {"stream": 1}],
+    ids=["seed", "step", "modality", "stream"],
+)
+def test_other_seeds_steps_modalities_and_streams_drop_independently(change) -> None:
+    shape = (400, 50, 20)
+    pair = torch.stack((dropped(shape).flatten(), dropped(shape, **change).flatten()))
+    assert abs(torch.corrcoef(pair)[0, 1].item()) < 0.01
+
+
+def test_rows_frames_and_channels_drop_independently() -> None:
+    zero = dropped((300, 60, 24))
+    for one, other in (
+        (zero[1:], zero[:-1]),
+        (zero[:, 1:], zero[:, :-1]),
+        (zero[..., 1:], zero[..., :-1]),
+        (zero[..., 8:], zero[..., :-8]),
+    ):
+        assert abs(torch.corrcoef(torch.stack((one.flatten(), other.flatten())))[0, 1].item()) < 0.01
+    for axes in ((1, 2), (0, 2), (0, 1)):
+        assert zero.mean(dim=axes).sub(0.25).abs().max().item() < 0.06
+
+
+@pytest.mark.parametrize("width", [16, 5])
+def test_neither_padding_nor_batch_mates_change_what_a_row_loses(width: int) -> None:
+    whole = dropped((6, 11, width))
+    assert torch.equal(dropped((6, 29, width))[:, :11], whole)
+    alone = Dropout(0.25)(torch.ones(2, 11, width), rows_for(6)[[4, 1]])
+    assert torch.equal((alone == 0).float(), whole[[4, 1]])
+
+
+def test_nothing_is_dropped_in_evaluation_at_probability_zero_and_without_keys() -> None:
+    values = torch.randn(7, 5)
+    assert Dropout(0.5).eval()(values, rows_for(7)) is values
+    assert Dropout(0.0)(values, rows_for(7)) is values
+    assert Dropout(0.5)(values, None) is values
+
+
+def test_gradient_is_zero_where_a_value_was_dropped_and_the_keys_decide() -> None:
+    values = torch.randn(64, 33, requires_grad=True)
+    first = Dropout(0.5)(values, rows_for(64))
+    first.sum().backward()
+    assert values.grad is not None
+    assert torch.equal(values.grad == 0, first == 0)
+    torch.rand(5)
+    assert torch.equal(Dropout(0.5)(values, rows_for(64)), first)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("probability", [0.1, 0.5, 0.75])
+def test_it_is_the_product_with_the_plain_comparison_of_bytes_to_the_last_bit(probability, dtype) -> None:
+    """In value and gradient, also where rows have no multiple of eight elements."""
+    dropout, rows = Dropout(probability), rows_for(9)
+    found, plain = (torch.randn(9, 7, 5, generator=torch.Generator().manual_seed(0)).to(dtype) for _ in range(2))
+    is_kept = (random_bytes(rows, dropout.stream, 35) >= round(256 * probability)).view(9, 7, 5)
+    above = torch.randn(9, 7, 5).to(dtype)
+    scale = 256 / (256 - round(256 * probability))
+    outputs = (dropout(found.requires_grad_(), rows), plain.requires_grad_() * is_kept.to(dtype) * scale)
+    for output in outputs:
+        output.backward(above)
+    assert torch.equal(*outputs)
+    assert torch.equal(found.grad, plain.grad)
+
+
+def test_nothing_but_the_keys_is_kept_for_the_backward() -> None:
+    kept: list[torch.Tensor] = []
+    values = torch.randn(4, 30, 8, requires_grad=True)
+    with torch.autograd.graph.saved_tensors_hooks(lambda one: kept.append(one) or one, lambda one: one):
+        Dropout(0.25)(values, rows_for(4))
+    assert sum(one.nbytes for one in kept) == rows_for(4).nbytes
+
+
+def test_every_dropout_of_a_network_gets_a_stream_of_its_own() -> None:
+    network = nn.Sequential(Dropout(0.1), nn.Sequential(nn.Linear(2, 2), Dropout(0.1)), Dropout(0.1))
+    number_streams(network)
+    assert [module.stream for module in network.modules() if isinstance(module, Dropout)] == [0, 1, 2]
+
+
+def test_a_chain_hands_its_keys_to_every_dropout() -> None:
+    chain = SequentialWithDropout(Dropout(0.5), nn.Identity(), Dropout(0.5))
+    number_streams(chain)
+    values = torch.ones(50, 40)
+    found = chain(values, rows_for(50))
+    assert torch.equal(found, chain[2](chain[0](values, rows_for(50)), rows_for(50)))
+    assert (found == 0).float().mean().item() == pytest.approx(0.75, abs=0.05)
+    assert torch.equal(chain(values), values)
+
+
+DTYPES = [torch.bfloat16, torch.float16, torch.float32, torch.float64]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("kind", [torch.bool, torch.int8])
+def test_it_is_where_in_value_and_gradient(dtype, kind):
+    values = torch.randn(4, 3, 5).to(dtype).requires_grad_()
+    chosen = torch.rand(4, 3, 1) > 0.4
+    found = keep(values, chosen if kind is torch.bool else -chosen.to(torch.int8))
+    assert torch.equal(found, torch.where(chosen, values, 0))
+    above = torch.randn(4, 3, 5).to(dtype)
+    found.backward(above)
+    assert torch.equal(values.grad, torch.where(chosen, above, 0))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_nothing_survives_where_nothing_is_kept(dtype):
+    values = torch.tensor([torch.nan, torch.inf, -torch.inf, -1.0], dtype=dtype)
+    assert keep(values, torch.zeros(4, dtype=torch.bool)).tolist() == [0, 0, 0, 0]
+
+
+def test_gradients_that_are_expanded_are_taken():
+    values = torch.ones(2, 3, requires_grad=True)
+    keep(values, torch.tensor([[True], [False]])).sum().backward()
+    assert values.grad.tolist() == [[1, 1, 1], [0, 0, 0]]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_gpu_drops_the_same(dtype: torch.dtype) -> None:
+    values = torch.randn(16, 125, 33, dtype=dtype)
+    on_gpu = Dropout(0.3)(values.cuda(), rows_for(16).cuda())
+    assert torch.equal(on_gpu.cpu(), Dropout(0.3)(values, rows_for(16)))

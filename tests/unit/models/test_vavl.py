@@ -9,9 +9,8 @@ import pytest
 import torch
 
 from vavl.errors import InputError
-from vavl.models.draws import DrawKey, random_choices
+from vavl.models.draws import DrawKey, Dropout, random_choices
 from vavl.models.ladder import LadderVavl
-from vavl.models.layers import Dropout
 from vavl.models.settings import LadderShape, NetworkSettings
 from vavl.models.vavl import Vavl, VavlOutput, parameter_count
 
@@ -246,7 +245,7 @@ def test_every_dropout_draws_numbers_of_its_own(tiny_network, batches, monkeypat
         seen.append((stream, *rows.tolist()))
         return random_choices(rows, stream, count, level)
 
-    monkeypatch.setattr("vavl.models.layers.random_choices", record)
+    monkeypatch.setattr("vavl.models.draws.random_choices", record)
     network(batches.of(batches.clips("av av")), KEY)
     modules = [name for name, module in network.named_modules() if isinstance(module, Dropout)]
     shared = [name for name in modules if name.startswith("shared")]

@@ -1,19 +1,17 @@
-"""Attention of the frames of a clip to each other, with rotary positions: torch's fused kernels.
-
-In bf16 on a CPU it is written in plain products: twice as quick, and with less to keep.
+"""Attention of the frames of a clip to each other in plain products: in bf16 on a CPU twice as quick, and less to keep.
 
 Axes: B clips, H heads, T frames, D channels of a head.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
-from vavl.models.conformer import join_heads, rotary_angles, rotate, split_heads
+from vavl.models.conformer import Frames, attend, join_heads, split_heads
 
 _MOST_FRAMES = 1024
 """Up to here one clip's (H, T, T) matrices may lie in memory; measured up to 600 frames."""
@@ -21,27 +19,12 @@ _BYTES_AT_ONCE = 2**22
 """Of a (B, H, T, T) matrix: few enough clips at a time that it stays in the cache."""
 
 
-def attend(qkv: Tensor, heads: int, is_real: Tensor) -> Tensor:
-    """Return softmax(rotated query rotated key' / sqrt(D)) value within each clip.
-
-    Args:
-        qkv: (B, T, 3 * H * D): query, key and value side by side, head by head.
-        heads: H.
-        is_real: (B, T), bool; padding is never attended to.
-
-    Returns:
-        (B, T, H * D).
-    """
-    if qkv.device.type == "cpu" and qkv.dtype == torch.bfloat16 and qkv.shape[1] <= _MOST_FRAMES:
-        mixed: Tensor = _ShortAttention.apply(qkv, heads, is_real)  # type: ignore[no-untyped-call]
-        return mixed
-    query, key, value = split_heads(qkv, heads)
-    angles = rotary_angles(query.shape[2], query.shape[3], qkv.device)
-    return join_heads(
-        functional.scaled_dot_product_attention(
-            rotate(query, *angles), rotate(key, *angles), value, attn_mask=is_real[:, None, None, :]
-        )
-    )
+def attend_on_cpu(qkv: Tensor, heads: int, about: Frames) -> Tensor:
+    """Do what ``attend`` does."""
+    if qkv.dtype != torch.bfloat16 or qkv.shape[1] > _MOST_FRAMES:
+        return attend(qkv, heads, about)
+    mixed: Tensor = _ShortAttention.apply(qkv, heads, *about)  # type: ignore[no-untyped-call]
+    return mixed
 
 
 class _ShortAttention(torch.autograd.Function):
@@ -52,31 +35,29 @@ class _ShortAttention(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, qkv: Tensor, heads: int, is_real: Tensor) -> Tensor:
+    def forward(ctx: Any, qkv: Tensor, heads: int, cosine: Tensor, sine: Tensor, hidden: Tensor | None) -> Tensor:
         """Attend; the scores are rounded to bf16, their softmax is computed in float32."""
-        ctx.save_for_backward(qkv, is_real)
+        ctx.save_for_backward(qkv, cosine, sine, hidden)
         ctx.heads = heads
-        query, key, value = _turned(qkv, heads)
-        hidden = _hidden_scores(is_real)
+        query, key, value = _turned(qkv, heads, (cosine, sine))
         mixed = torch.empty_like(value)
         for some in _portions(value):
-            weight = _weights(query[some], key[some], hidden[some])
+            weight = _weights(query[some], key[some], None if hidden is None else hidden[some])
             mixed[some] = weight.to(value.dtype) @ value[some]
         return join_heads(mixed)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None]:
         """Differentiate (Dao et al. 2022, section B.2)."""
-        qkv, is_real = ctx.saved_tensors
-        query, key, value = _turned(qkv, ctx.heads)
+        qkv, *angles, hidden = ctx.saved_tensors
+        query, key, value = _turned(qkv, ctx.heads, angles)
         above = grad.view(*grad.shape[:2], ctx.heads, -1).transpose(1, 2)
         gradient = torch.empty_like(qkv)
         # Views into the gradient, (B, H, T, D) each.
         of_query, of_key, of_value = split_heads(gradient, ctx.heads)
-        hidden = _hidden_scores(is_real)
         for some in _portions(value):
             asks, keys, upper = query[some], key[some], above[some]
-            weight = _weights(asks, keys, hidden[some])
+            weight = _weights(asks, keys, None if hidden is None else hidden[some])
             # Of the softmax w with the gradient g above it: w * (g - sum(w * g)) = w * g - w * sum(w * g).
             weighted = (upper @ value[some].transpose(-1, -2)).float().mul_(weight)
             of_row = weighted.sum(dim=-1, keepdim=True)
@@ -85,19 +66,14 @@ class _ShortAttention(torch.autograd.Function):
             of_key[some] = by_score.transpose(-1, -2) @ asks
             of_value[some] = weight.to(grad.dtype).transpose(-1, -2) @ upper
         pair = gradient[..., : 2 * qkv.shape[2] // 3]
-        pair.copy_(_turn(pair, ctx.heads, forward=False))
-        return gradient, None, None
+        pair.copy_(_turn(pair, ctx.heads, angles, forward=False))
+        return gradient, None, None, None, None
 
 
-def _weights(query: Tensor, key: Tensor, hidden: Tensor) -> Tensor:
+def _weights(query: Tensor, key: Tensor, hidden: Tensor | None) -> Tensor:
     """Return the softmax of the scores (B, H, T, T), float32; the query is scaled."""
-    return (query @ key.transpose(-1, -2)).float().add_(hidden).softmax(dim=-1)
-
-
-def _hidden_scores(is_real: Tensor) -> Tensor:
-    """Return (B, 1, 1, T), to be added to scores: -inf for padding."""
-    hidden = torch.zeros(is_real.shape, dtype=torch.float32).masked_fill_(~is_real, -torch.inf)
-    return hidden[:, None, None, :]
+    scores = (query @ key.transpose(-1, -2)).float()
+    return (scores if hidden is None else scores.add_(hidden)).softmax(dim=-1)
 
 
 def _portions(value: Tensor) -> list[slice]:
@@ -106,17 +82,17 @@ def _portions(value: Tensor) -> list[slice]:
     return [slice(first, first + at_once) for first in range(0, clips, at_once)]
 
 
-def _turned(qkv: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor]:
+def _turned(qkv: Tensor, heads: int, angles: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
     """Return query, turned and scaled by 1 / sqrt(D), key, turned, and value: (B, H, T, D) each."""
-    pair = _turn(qkv[..., : 2 * qkv.shape[2] // 3], heads, forward=True)
+    pair = _turn(qkv[..., : 2 * qkv.shape[2] // 3], heads, angles, forward=True)
     query, key = pair.view(*pair.shape[:2], 2, heads, -1).permute(2, 0, 3, 1, 4)
     return query, key, split_heads(qkv, heads)[2]
 
 
-def _turn(pair: Tensor, heads: int, *, forward: bool) -> Tensor:
+def _turn(pair: Tensor, heads: int, angles: Sequence[Tensor], *, forward: bool) -> Tensor:
     """Turn query and key (B, T, 2 * H * D) and scale the query, or do so the other way round with gradients."""
     width = pair.shape[2] // (2 * heads)
-    cosine, sine = rotary_angles(pair.shape[1], width, pair.device)
+    cosine, sine = angles
     cosine, sine = torch.cat((cosine, cosine), -1), torch.cat((-sine, sine), -1)
     # (T, 2 * H * D): whole rows at a time are quicker than the channels of a head.
     cosine, sine = (

@@ -34,7 +34,7 @@ def depthwise(image: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     weight = weight.to(image.dtype)
     if image.shape[-1] == 1:
         mapped = image * weight[:, 0, 0, weight.shape[-1] // 2].view(1, -1, 1, 1)
-    elif image.device.type == "cpu" and image.dtype == torch.bfloat16:
+    elif image.dtype == torch.bfloat16:
         mapped = _Convolve.apply(image, weight)  # type: ignore[no-untyped-call]
     else:
         mapped = _convolve(image, weight)

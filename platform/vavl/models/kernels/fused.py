@@ -4,9 +4,10 @@
 whose weights, names and results are the same (up to rounding). ``use_kernels(network, on=False)`` turns them back.
 ``build_network`` calls it for training, evaluation, serving and prediction.
 
-A fast module reads the weights of its children and calls none of them. So it takes the plain way, by itself, as soon as
-somebody needs the children to be called: where one was replaced (LoRA, quantization), where one has a hook, and under
-``torch.compile`` and ``torch.export``.
+They are for a CPU: on a GPU a fast module takes the plain way, whose operators are quicker there. It reads the weights
+of its children and calls none of them, so it takes the plain way as well as soon as somebody needs the children to be
+called: where one was replaced (LoRA, quantization), where one has a hook, and under ``torch.compile`` and
+``torch.export``.
 """
 
 from __future__ import annotations
@@ -18,15 +19,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from vavl.models.conformer import DepthwiseConvolution, FeedForward, RotaryAttention, TimeConvolution
-from vavl.models.kernels.attention import attend
+from vavl.models.conformer import DepthwiseConvolution, FeedForward, Frames, RotaryAttention, TimeConvolution
+from vavl.models.draws import Dropout, SwishDropout, keep, kept_elements
+from vavl.models.kernels.attention import attend_on_cpu
 from vavl.models.kernels.depthwise import depthwise
 from vavl.models.kernels.linear import Linear, linear_of, normalized
-from vavl.models.kernels.masking import add_dropped, keep, unscaled
-from vavl.models.layers import Dropout
 from vavl.models.vavl import ModalityPath
 
-_KNOWN = (nn.LayerNorm, nn.Linear, Linear, nn.SiLU, Dropout, DepthwiseConvolution)
+_KNOWN = (nn.LayerNorm, nn.Linear, Linear, Dropout, SwishDropout, DepthwiseConvolution)
 _ENGINE = "deepspeed."
 """Owner of hooks that gather a sharded weight; ZeRO-3 gathers one as well when it is read without a call."""
 
@@ -46,50 +46,54 @@ class FastFeedForward(FeedForward):
 
     def forward(self, frames: Tensor, rows: Tensor | None = None, weight: float = 1.0) -> Tensor:
         """See ``FeedForward``."""
-        if not _may_skip(*self):
+        if not _may_skip(frames, *self):
             return super().forward(frames, rows, weight)
-        norm, expand, _, inner, project, outer = cast(
-            "tuple[nn.LayerNorm, nn.Linear, nn.SiLU, Dropout, nn.Linear, Dropout]", tuple(self)
+        norm, expand, inner, project, outer = cast(
+            "tuple[nn.LayerNorm, nn.Linear, SwishDropout, nn.Linear, Dropout]", tuple(self)
         )
         hidden = _linear_of_norm(frames, norm, expand)
-        keys = () if rows is None else (rows,)
-        mixed = linear_of(partial(_swish, inner), hidden, project, constants=keys, scale=inner.scale(rows))
-        return add_dropped(outer, frames, mixed, rows, weight)
+        mixed = linear_of(partial(_swish, inner), hidden, project, constants=_known(rows), scale=inner.scale(rows))
+        total: Tensor = outer(mixed, rows, frames, weight)
+        return total
 
 
 class FastAttention(RotaryAttention):
     """The norm is computed again in the backward pass; in bf16 on a CPU attention by plain products."""
 
-    def forward(self, frames: Tensor, is_real: Tensor, rows: Tensor | None = None) -> Tensor:
+    def forward(
+        self, frames: Tensor, is_real: Tensor | None, rows: Tensor | None = None, about: Frames | None = None
+    ) -> Tensor:
         """See ``RotaryAttention``."""
-        if not _may_skip(*self.children()):
-            return super().forward(frames, is_real, rows)
+        if not _may_skip(frames, *self.children()):
+            return super().forward(frames, is_real, rows, about)
         qkv = _linear_of_norm(frames, self.norm, self.query_key_value)
-        mixed = self.output(attend(qkv, self.heads, is_real))
-        return add_dropped(self.dropout, frames, mixed, rows)
+        mixed = self.output(attend_on_cpu(qkv, self.heads, about or self.about(frames, is_real)))
+        total: Tensor = self.dropout(mixed, rows, frames)
+        return total
 
 
 class FastConvolution(TimeConvolution):
     """All but the two linear layers is computed again in the backward pass."""
 
-    def forward(self, frames: Tensor, is_real: Tensor, rows: Tensor | None = None) -> Tensor:
+    def forward(self, frames: Tensor, is_real: Tensor | None, rows: Tensor | None = None) -> Tensor:
         """See ``TimeConvolution``."""
-        if not _may_skip(*self.children()):
+        if not _may_skip(frames, *self.children()):
             return super().forward(frames, is_real, rows)
         last = self.depthwise_norm
         expanded = _linear_of_norm(frames, self.norm, self.expand)
         trained = (self.depthwise.weight, self.depthwise.bias, last.weight, last.bias)
         gated_convolution = partial(_gated_convolution, last.eps)
-        mixed = linear_of(gated_convolution, expanded, self.project, parameters=trained, constants=(is_real,))
-        return add_dropped(self.dropout, frames, mixed, rows)
+        mixed = linear_of(gated_convolution, expanded, self.project, parameters=trained, constants=_known(is_real))
+        total: Tensor = self.dropout(mixed, rows, frames)
+        return total
 
 
 class FastPath(ModalityPath):
     """Padding is filled again in the backward pass: no copy of the input frames is kept."""
 
-    def project(self, frames: Tensor, is_real: Tensor) -> Tensor:
+    def project(self, frames: Tensor, is_real: Tensor | None) -> Tensor:
         """See ``ModalityPath``."""
-        if not _may_skip(self.projection):
+        if is_real is None or not _may_skip(frames, self.projection):
             return super().project(frames, is_real)
         return linear_of(_without_padding, frames, self.projection, constants=(is_real,))
 
@@ -103,11 +107,15 @@ _FAST: dict[type[nn.Module], type[nn.Module]] = {
 }
 
 
-def _may_skip(*children: nn.Module) -> bool:
-    """Tell whether nobody notices that the children are not called."""
-    return not torch.compiler.is_compiling() and all(
-        type(child) in _KNOWN and getattr(child, "bias", child) is not None and not _has_hooks(child)
-        for child in children
+def _may_skip(frames: Tensor, *children: nn.Module) -> bool:
+    """Tell whether it is quicker not to call the children, and nobody notices."""
+    return (
+        frames.device.type == "cpu"
+        and not torch.compiler.is_compiling()
+        and all(
+            type(child) in _KNOWN and getattr(child, "bias", child) is not None and not _has_hooks(child)
+            for child in children
+        )
     )
 
 
@@ -121,12 +129,23 @@ def _linear_of_norm(values: Tensor, norm: nn.LayerNorm, layer: nn.Linear) -> Ten
 
 
 def _swish(dropout: Dropout, hidden: Tensor, rows: Tensor | None = None) -> Tensor:
-    return unscaled(dropout, functional.silu(hidden), rows)
+    # Dropout without its scale, which the weight of the next layer takes: it is smaller.
+    made = functional.silu(hidden)
+    if rows is None or not dropout.is_on(rows):
+        return made
+    return keep(made, kept_elements(made, rows, dropout.draw(rows)))
 
 
-def _gated_convolution(eps: float, expanded: Tensor, is_real: Tensor, *trained: Tensor) -> Tensor:
-    weight, bias, norm_weight, norm_bias = trained
-    gated = keep(functional.glu(expanded, dim=-1), is_real.unsqueeze(-1))
+def _known(constant: Tensor | None) -> tuple[Tensor, ...]:
+    return () if constant is None else (constant,)
+
+
+def _gated_convolution(eps: float, expanded: Tensor, *others: Tensor) -> Tensor:
+    """Compute the middle of a ``TimeConvolution``; ``others`` are the real frames, if some are padding, and weights."""
+    *is_real, weight, bias, norm_weight, norm_bias = others
+    gated = functional.glu(expanded, dim=-1)
+    if is_real:
+        gated = keep(gated, is_real[0].unsqueeze(-1))
     image = depthwise(gated.unsqueeze(1).permute(0, 3, 1, 2), weight, bias)
     convolved = image.permute(0, 2, 3, 1).squeeze(1)
     return functional.silu(normalized(convolved, norm_weight, norm_bias, eps))

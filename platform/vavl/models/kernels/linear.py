@@ -20,6 +20,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from vavl.models.gpu import autocast_dtype
+
 InputFunction = Callable[..., Tensor]
 """Maps values (B, ..., any), constants (B, ...) and parameters to a layer's input (B, ..., F), clip by clip.
 
@@ -37,7 +39,8 @@ class Linear(nn.Linear):
 
     def forward(self, values: Tensor) -> Tensor:
         """Map (..., in_features) to (..., out_features)."""
-        return super().forward(values) if torch.compiler.is_compiling() else linear_of(None, values, self)
+        is_plain = values.device.type != "cpu" or torch.compiler.is_compiling()
+        return super().forward(values) if is_plain else linear_of(None, values, self)
 
 
 def linear_of(
@@ -65,7 +68,7 @@ def linear_of(
         (B, ..., features of the layer's output).
     """
     kind, weight, bias = values.device.type, layer.weight, layer.bias
-    dtype = torch.get_autocast_dtype(kind) if _has_autocast(kind) else weight.dtype
+    dtype = autocast_dtype(kind) or weight.dtype
     work = _Work(input_fn, tuple(constants), dtype, scale)
     if not torch.is_grad_enabled():
         return _computed(work, values, weight, bias, parameters)
@@ -74,9 +77,7 @@ def linear_of(
 
 
 def normalized(values: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5) -> Tensor:
-    """Apply LayerNorm over the channels; a GPU computes in the precision of the weight, as under autocast."""
-    if values.device.type != "cpu":
-        values = values.to(weight.dtype)
+    """Apply LayerNorm over the channels."""
     return functional.layer_norm(values, values.shape[-1:], weight, bias, eps)
 
 
@@ -106,7 +107,7 @@ class _Work(NamedTuple):
     def portions(self, values: Tensor, features: int) -> list[slice]:
         """Return which clips to work on at a time."""
         clips = max(1, values.shape[0])
-        if values.device.type != "cpu" or self.input_fn is None:
+        if self.input_fn is None:
             return [slice(clips)]
         of_a_clip = max(1, math.prod(values.shape[1:-1]) * features * self.dtype.itemsize)
         at_once = max(1, _BYTES_AT_ONCE // of_a_clip)
@@ -183,11 +184,7 @@ def _computed(work: _Work, values: Tensor, weight: Tensor, bias: Tensor | None, 
 
 def _without_autocast(values: Tensor) -> AbstractContextManager[object]:
     kind = values.device.type
-    return torch.autocast(kind, enabled=False) if _has_autocast(kind) else nullcontext()
-
-
-def _has_autocast(kind: str) -> bool:
-    return torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    return torch.autocast(kind, enabled=False) if autocast_dtype(kind) else nullcontext()
 
 
 class _Sum:
@@ -214,7 +211,7 @@ class _Sum:
 def _product(left: Tensor, right: Tensor, bias: Tensor | None = None) -> Tensor:
     """Return ``left @ right.T + bias``; (..., K) and (N, K) to (..., N). Nothing here is differentiated."""
     is_large = left.numel() * right.shape[0] >= _LEAST_PRODUCTS
-    if is_large and left.dtype == torch.float32 and left.device.type == "cpu" and _onednn_is_quicker():
+    if is_large and left.dtype == torch.float32 and _onednn_is_quicker():
         found: Tensor = torch.ops.mkldnn._linear_pointwise(left, right, bias, "none", [], "")
         return found
     return functional.linear(left, right, bias)
@@ -227,6 +224,10 @@ def _onednn_is_quicker() -> bool:
     MKL leaves the 512-bit units of AMD's processors alone: 108 against 240 GFLOP/s on a core of Zen 5.
     """
     if not (torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()):  # type: ignore[no-untyped-call]
+        return False
+    try:
+        _ = torch.ops.mkldnn._linear_pointwise
+    except AttributeError:  # a private name, and this build of torch lacks it
         return False
     processor = Path("/proc/cpuinfo")
     is_amd = processor.exists() and "AuthenticAMD" in processor.read_text()

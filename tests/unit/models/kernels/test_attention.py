@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch.nn import functional
 
-from vavl.models.conformer import join_heads, rotary_angles, rotate, split_heads
+from vavl.models.conformer import frames_of, join_heads, rotate, split_heads
 from vavl.models.kernels import attention as attention_module
-from vavl.models.kernels.attention import attend
+from vavl.models.kernels.attention import attend_on_cpu
 
 CLIPS, HEADS, WIDTH = 5, 3, 16
 
@@ -24,17 +24,16 @@ def inputs(frames: int, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor,
 
 def run(way, frames: int, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
     qkv, is_real, above = inputs(frames, dtype)
-    mixed = way(qkv, HEADS, is_real)
+    mixed = way(qkv, HEADS, frames_of(qkv, WIDTH, is_real))
     mixed.backward(above)
     # Query, key, value.
     return mixed.detach(), qkv.grad.double().view(CLIPS, frames, 3, -1).permute(2, 0, 1, 3)
 
 
-def fused(qkv, heads, is_real):
+def fused(qkv, heads, about):
     query, key, value = split_heads(qkv, heads)
-    angles = rotary_angles(query.shape[2], query.shape[3], qkv.device)
-    query, key = (rotate(turned, *angles) for turned in (query, key))
-    mask = is_real[:, None, None, :]
+    query, key = (rotate(turned, about.cosine, about.sine) for turned in (query, key))
+    mask = about.hidden
     return join_heads(functional.scaled_dot_product_attention(query, key, value, attn_mask=mask))
 
 
@@ -43,7 +42,7 @@ def fused(qkv, heads, is_real):
 def test_in_bf16_plain_products_are_as_near_to_float64_as_the_fused_kernel(frames, at_once, monkeypatch):
     """Within 0.4 % forward and 1 % of the gradients (norm over norm); the fused kernel has 0.2 and 0.3 to 0.65 %."""
     monkeypatch.setattr(attention_module, "_BYTES_AT_ONCE", at_once)
-    exact, found = run(fused, frames, torch.float64), run(attend, frames, torch.bfloat16)
+    exact, found = run(fused, frames, torch.float64), run(attend_on_cpu, frames, torch.bfloat16)
     assert (found[0] - exact[0]).norm() / exact[0].norm() < 0.004
     for part in range(3):
         error = (found[1][part] - exact[1][part]).norm() / exact[1][part].norm()
@@ -53,7 +52,7 @@ def test_in_bf16_plain_products_are_as_near_to_float64_as_the_fused_kernel(frame
 def test_plain_products_are_used_in_bf16_for_clips_that_are_not_too_long(monkeypatch):
     def is_quick(frames: int, dtype: torch.dtype) -> bool:
         qkv, is_real, _ = inputs(frames, dtype)
-        return "ShortAttention" in attend(qkv, HEADS, is_real).grad_fn.name()
+        return "ShortAttention" in attend_on_cpu(qkv, HEADS, frames_of(qkv, WIDTH, is_real)).grad_fn.name()
 
     monkeypatch.setattr(attention_module, "_MOST_FRAMES", 8)
     assert is_quick(8, torch.bfloat16)
@@ -63,7 +62,7 @@ def test_plain_products_are_used_in_bf16_for_clips_that_are_not_too_long(monkeyp
 
 def test_in_bf16_padding_gets_no_gradient_and_gives_none():
     qkv, is_real, above = inputs(9, torch.bfloat16)
-    attend(qkv, HEADS, is_real).backward(above * is_real[..., None])
+    attend_on_cpu(qkv, HEADS, frames_of(qkv, WIDTH, is_real)).backward(above * is_real[..., None])
     assert qkv.grad.isfinite().all()
     assert not qkv.grad[~is_real].any()
     assert qkv.grad[is_real].abs().sum() > 1
@@ -73,7 +72,7 @@ def test_a_frame_of_padding_with_large_values_changes_nothing_in_bf16():
     for change in (1.0, 1e4):
         qkv, is_real, above = inputs(9, torch.bfloat16)
         filled = torch.where(is_real[..., None], qkv, qkv * change)
-        mixed = attend(filled, HEADS, is_real)
+        mixed = attend_on_cpu(filled, HEADS, frames_of(filled, WIDTH, is_real))
         mixed.backward(above * is_real[..., None])
         found = (mixed.detach() * is_real[..., None], qkv.grad)
         if change == 1.0:

@@ -55,3 +55,19 @@ def test_a_layer_takes_rows_without_time_and_batches_without_clips_or_frames():
         torch.testing.assert_close(found, functional.linear(values, layer.weight, layer.bias))
         found.sum().backward()
         assert values.grad.shape == shape
+
+
+def test_without_the_private_operator_the_public_one_multiplies(monkeypatch):
+    class Nothing:
+        """The operators of a build of torch that lacks it."""
+
+    for name in ("mkl", "mkldnn"):
+        monkeypatch.setattr(getattr(torch.backends, name), "is_available", lambda: True)
+    monkeypatch.setattr(torch.ops, "mkldnn", Nothing())
+    linear_module._onednn_is_quicker.cache_clear()
+    try:
+        assert not linear_module._onednn_is_quicker()
+        values, layer = torch.randn(2000, 40), Linear(40, 30)
+        assert torch.equal(layer(values), torch.nn.functional.linear(values, layer.weight, layer.bias))
+    finally:
+        linear_module._onednn_is_quicker.cache_clear()

@@ -1,0 +1,85 @@
+"""What a GPU would run, on a CPU: each kernel of ``vavl.models.gpu`` by tensor operations, and operators counted."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from vavl.models import gpu
+from vavl.models.conformer import rotate as rotate_pairs
+from vavl.models.draws import kept_elements, where_kept
+from vavl.models.gpu import Draw
+
+_NO_WORK = ("empty", "detach")
+
+
+class Operators(TorchDispatchMode):
+    """Counts operators that compute something, by name: neither views nor allocations.
+
+    Those of the backward pass count, as those of a CPU run in the thread that calls it.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.by_name: Counter[str] = Counter()
+        self._is_within_kernel = False
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__
+        if not (self._is_within_kernel or func.is_view or name.startswith(_NO_WORK)):
+            self.by_name[name] += 1
+        return func(*args, **(kwargs or {}))
+
+    @contextmanager
+    def kernel(self, name: str) -> Iterator[None]:
+        """Count what is done within as one."""
+        self.by_name[name] += 1
+        self._is_within_kernel = True
+        try:
+            yield
+        finally:
+            self._is_within_kernel = False
+
+
+@contextmanager
+def as_on_gpu() -> Iterator[Operators]:
+    """Count operators, and take the branches of a GPU; the network has its plain modules, see ``use_kernels``."""
+    operators = Operators()
+
+    def counted(function: Any) -> Any:
+        def run(*arguments: Any) -> Tensor:
+            with operators.kernel(function.__name__):
+                return function(*arguments)
+
+        return run
+
+    kernels = {one.__name__: counted(one) for one in (drop, swish_drop, rotate)}
+    with patch.multiple(gpu, is_usable=lambda _: True, **kernels), operators:
+        yield operators
+
+
+def drop(values: Tensor, rows: Tensor, draw: Draw, residual: Tensor | None) -> Tensor:
+    """Do what ``gpu.drop`` does."""
+    dropped = where_kept(values, kept_elements(values, rows, draw)) * draw.scale
+    return dropped if residual is None else residual + dropped
+
+
+def swish_drop(values: Tensor, rows: Tensor, draw: Draw, grad: Tensor | None) -> Tensor:
+    """Do what ``gpu.swish_drop`` does."""
+    if grad is None:
+        return drop(torch.nn.functional.silu(values), rows, draw, None)
+    return torch.ops.aten.silu_backward(drop(grad, rows, draw, None), values)
+
+
+def rotate(qkv: Tensor, cosine: Tensor, sine: Tensor, sign: int) -> Tensor:
+    """Do what ``gpu.rotate`` does."""
+    query, key, value = qkv.permute(2, 0, 3, 1, 4)
+    turned = [rotate_pairs(one, cosine, sign * sine) for one in (query, key)]
+    return torch.stack([*turned, value]).permute(1, 3, 0, 2, 4).contiguous()

@@ -1,0 +1,159 @@
+"""What a GPU runs: few operators, and the numbers of the plain way. Kernels by tensor operations; see ``as_on_gpu``."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+
+import numpy as np
+import pytest
+import torch
+from as_on_gpu import as_on_gpu
+from training_load import Size, batch_of
+
+from vavl.models import gpu
+from vavl.models.draws import DrawKey, Dropout, keys_of_rows
+from vavl.models.settings import LadderShape, NetworkSettings
+from vavl.models.vavl import Vavl
+
+KEY, CLIPS = DrawKey(3, 5), "av a v av? a?"
+TINY = Size({}, {"audio": 12, "video": 8}, batch_size=4)
+
+
+def passes(network, batch, low: bool = False) -> list[torch.Tensor]:
+    """Return every output and every gradient of a training pass."""
+    with torch.autocast("cpu", torch.bfloat16) if low else nullcontext():
+        output = network(batch, KEY)
+    layers = [] if output.ladder is None else [*output.ladder.audio.estimate, *output.ladder.video.estimate]
+    found = [*output.audio, *output.video, output.fusion_logits, *layers]
+    sum(one.float().square().mean() for one in found).backward()
+    return [*found, *(one.grad for one in network.parameters() if one.grad is not None)]
+
+
+@pytest.mark.parametrize(("low", "most"), [(False, 900), (True, 1000)], ids=["fp32", "bf16"])
+def test_operators_of_a_training_pass_at_paper_depth(low, most):
+    """Dropout and reconstruction on, clips of one length; it was 4,500. On a GPU autocast adds casts around norms."""
+    torch.manual_seed(0)
+    network = Vavl(NetworkSettings(width=16, head_widths=(16, 16), attention_heads=2), 12, 8, 3).train()
+    network.weights_side_by_side = True
+    batch = batch_of(TINY, np.arange(4))
+    with as_on_gpu() as operators:
+        with torch.autocast("cpu", torch.bfloat16) if low else nullcontext():
+            output = network(batch, KEY)
+        parts = [one for side in (output.audio, output.video) for one in (side.logits, side.reconstruction)]
+        torch.stack([one.float().sum() for one in (*parts, output.fusion_logits)]).sum().backward()
+    assert 500 < operators.by_name.total() <= most
+    assert operators.by_name["drop"] == 2 * (40 + 5)
+    assert operators.by_name["swish_drop"] == operators.by_name["rotate"] * 2 == 2 * 20
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("padded", [False, True])
+def test_in_fp32_the_branches_of_a_gpu_give_the_same(tiny_network, batches, padded, checkpointing):
+    """Also with weights side by side, whose gradients come in one piece."""
+    clips = batches.clips(CLIPS) if padded else batches.clips("av")
+    batch, found = batches.of(clips), []
+    assert batch.audio.is_padded is padded
+    for on_gpu in (False, True):
+        network = tiny_network(
+            ladder=LadderShape(lateral="both"), dropout=0.3, head_dropout=0.3, input_dropout=0.2, kernels=False,
+            modality_blocks=2,
+        ).train()  # fmt: skip
+        network.weights_side_by_side = on_gpu
+        for blocks in (network.audio_path.blocks, network.video_path.blocks, network.shared.blocks):
+            blocks.activation_checkpointing = checkpointing
+        with as_on_gpu() if on_gpu else nullcontext():
+            found.append(passes(network, batch))
+    assert len(found[0]) > 60
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+
+
+def test_in_bf16_they_are_as_near_to_fp32_as_the_plain_way(tiny_network, batches):
+    """Norm over norm over all outputs and gradients: at most 1.3 times as far."""
+    batch, far = batches.of(batches.clips(CLIPS)), []
+    ways = {"exact": nullcontext, "plain": nullcontext, "gpu": as_on_gpu}
+    found = {}
+    for name, way in ways.items():
+        network = tiny_network(dropout=0.3, kernels=False).train()
+        network.weights_side_by_side = name == "gpu"
+        with way():
+            found[name] = torch.cat([one.detach().float().flatten() for one in passes(network, batch, name != "exact")])
+    far = [float((found[name] - found["exact"]).norm() / found["exact"].norm()) for name in ("plain", "gpu")]
+    assert 0 < far[1] < 1.3 * far[0]
+
+
+def test_weights_lie_side_by_side_only_within_a_pass(tiny_network, batches):
+    network = tiny_network(kernels=False)
+    network.weights_side_by_side, names = True, [name for name, _ in network.named_parameters()]
+    before = [dict(vars(module)) for module in network.modules()]
+    network(batches.of(batches.clips(CLIPS)))
+    assert [dict(vars(module)) for module in network.modules()] == before
+    assert [name for name, _ in network.named_parameters()] == names
+    with pytest.raises(AttributeError):
+        network(None)
+    assert [dict(vars(module)) for module in network.modules()] == before
+
+
+def test_a_cpu_takes_none_of_it():
+    assert not gpu.is_usable(torch.ones(1))
+
+
+class TestTriton:
+    """The kernels themselves, by Triton's interpreter; the environment variable is read when they are imported."""
+
+    @pytest.fixture(autouse=True, scope="class")
+    def kernels(self):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("TRITON_INTERPRET", "1")
+            pytest.importorskip("triton", reason="comes with torch for CUDA, and in the extra dev")
+            from vavl.models import triton_kernels
+
+            yield triton_kernels
+
+    @pytest.fixture(params=[torch.float32, torch.bfloat16, torch.float16], ids=str)
+    def values(self, request):
+        return torch.randn(3, 7, 155, generator=torch.Generator().manual_seed(0)).to(request.param)
+
+    rows = keys_of_rows(KEY, torch.arange(3), 0)
+
+    @pytest.mark.parametrize("probability", [0.02, 0.1, 0.5, 0.75])
+    @pytest.mark.parametrize("stream", [0, 1, 63])
+    def test_dropout_is_that_of_a_cpu_to_the_last_bit(self, kernels, values, probability, stream):
+        dropout = Dropout(probability)
+        dropout.stream = stream
+        found = kernels.drop(values, self.rows, dropout.draw(self.rows))
+        assert found.dtype == values.dtype
+        expected = dropout(values, self.rows)
+        assert torch.equal(found == 0, expected == 0)
+        # Triton's interpreter cuts bits off where a GPU rounds to the nearest bf16.
+        bound = 2**-7 if values.dtype == torch.bfloat16 else 0
+        torch.testing.assert_close(found, expected, rtol=bound, atol=0)
+
+    def test_a_sum_is_rounded_once_in_the_wider_type(self, kernels, values):
+        dropout, frames = Dropout(0.3), torch.randn(3, 7, 155)
+        found = kernels.drop(values, self.rows, dropout.draw(self.rows, 0.5), residual=frames)
+        assert found.dtype == torch.float32
+        torch.testing.assert_close(found, dropout(values, self.rows, frames, 0.5), rtol=1e-6, atol=1e-6)
+
+    def test_swish_and_its_gradient(self, kernels, values):
+        dropout, above = Dropout(0.3), torch.randn(3, 7, 155).to(values.dtype)
+        draw, given = dropout.draw(self.rows), values.float().requires_grad_()
+        expected = dropout(torch.nn.functional.silu(given), self.rows)
+        expected.backward(above.float())
+        found = kernels.drop(values, self.rows, draw, swish=True)
+        gradient = kernels.drop(values, self.rows, draw, grad=above, swish=True)
+        bound = {"rtol": 1e-6, "atol": 1e-6} if values.dtype == torch.float32 else {"rtol": 1e-2, "atol": 1e-3}
+        torch.testing.assert_close(found.float(), expected, **bound)
+        torch.testing.assert_close(gradient.float(), given.grad, **bound)
+        assert torch.equal(found == 0, expected == 0)
+
+    @pytest.mark.parametrize("heads", [1, 3])
+    def test_rotation_is_that_of_a_cpu(self, kernels, heads):
+        from as_on_gpu import rotate
+
+        from vavl.models.conformer import rotary_angles
+
+        qkv = torch.randn(2, 9, 3, heads, 10, generator=torch.Generator().manual_seed(0))
+        angles = rotary_angles(9, 10, qkv.device)
+        for sign in (1, -1):
+            assert torch.equal(kernels.rotate(qkv, *angles, sign), rotate(qkv, *angles, sign))
