@@ -137,7 +137,6 @@ def write_small_store(folder: Path, corpus: SmallCorpus) -> Path:
     for modality, width in (("audio", AUDIO_WIDTH), ("video", VIDEO_WIDTH)):
         batches = [row_batch(corpus.name, width, rows[modality])] if rows[modality] else []
         writer.write_modality(modality, ModalityInfo("synthetic", "1", {}, 10.0, width), batches)
-    writer.finish({"clips": len(table)})
     metadata = {
         "corpus": corpus.name, "classes": CLASSES, "target": "drawn class", "protocol": "first speakers",
         "folds": [0], "clips": len(table), "card_hash": "0" * 16,
@@ -149,6 +148,7 @@ def write_small_store(folder: Path, corpus: SmallCorpus) -> Path:
         metadata={b"vavl": json.dumps(metadata).encode()},
     )
     Manifest(pa.Table.from_pylist(table, schema=schema)).write(folder)
+    writer.finish({"clips": len(table)})  # last: store.json names the files of the manifest
     return folder
 
 

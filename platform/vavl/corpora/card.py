@@ -18,7 +18,6 @@ from vavl.config.base import FrozenConfig
 from vavl.config.files import sha256_of_json
 from vavl.config.load import read_yaml_mapping, validate
 from vavl.config.places import root_folder
-from vavl.corpora.card_labels import LabelSet, LabelSetName, NameLabels, TableLabels, classes_named
 from vavl.corpora.card_sources import (
     ClipList,
     CsdSource,
@@ -26,10 +25,15 @@ from vavl.corpora.card_sources import (
     FileSource,
     GroupValue,
     HfSource,
+    LabelSet,
+    LabelSetName,
+    NameLabels,
     OpenFaceSource,
     SexTable,
     SpeakerTable,
+    TableLabels,
     TableSource,
+    classes_named,
 )
 from vavl.corpora.card_splits import NameSplits, SplitRules
 from vavl.errors import ConfigError, CorpusError

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from vavl.corpora.card_labels import LabelTable
+from vavl.corpora.card_sources import LabelTable
 from vavl.corpora.discovery import Found
 from vavl.errors import CorpusError
 from vavl.media.csd import KEY_COLUMN, read_csd_columns, read_csd_keys

@@ -13,8 +13,7 @@ from typing import Any
 import pyarrow as pa
 
 from vavl.corpora.card import CorpusCard
-from vavl.corpora.card_labels import LabelTable, NameLabels, TableLabels
-from vavl.corpora.card_sources import GroupValue
+from vavl.corpora.card_sources import GroupValue, LabelTable, NameLabels, TableLabels
 from vavl.corpora.discovery import Found
 from vavl.corpora.label_rows import ATTRIBUTES, ClipLabel, LabelRows, known_class
 from vavl.errors import ConfigError, CorpusError

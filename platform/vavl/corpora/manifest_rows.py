@@ -9,8 +9,15 @@ from typing import Any
 import pyarrow as pa
 
 from vavl.corpora.card import CorpusCard, card_hash
-from vavl.corpora.card_labels import NameLabels, original_ranges
-from vavl.corpora.card_sources import CsdSource, GroupValue, SexTable, SpeakerTable, TableSource
+from vavl.corpora.card_sources import (
+    CsdSource,
+    GroupValue,
+    NameLabels,
+    SexTable,
+    SpeakerTable,
+    TableSource,
+    original_ranges,
+)
 from vavl.corpora.discovery import Found, Side, find_clips, find_rows
 from vavl.corpora.hf_dataset import label_names
 from vavl.corpora.label_sets import Column, Labels, columns_of_labels, group_value, read_labels

@@ -8,8 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from vavl.description.names import CODE, NameTable
-from vavl.description.schemes import MOST_VOICES
+from vavl.description.names import CODE, MOST_VOICES, NameTable
 from vavl.description.words import (
     LEVELS,
     SENTENCE_WORDS,

@@ -288,7 +288,7 @@ class MediaReader:
             path: of the file.
             modality: "audio" or "video".
             name: of the file, for messages; its path by default.
-            face: that is described, of extractors that follow one; by default the one that they follow.
+            face: to describe, of extractors that follow one; by default the one that they follow.
 
         Raises:
             StoreError, ConfigError: see ``extractor_of``.
@@ -296,9 +296,8 @@ class MediaReader:
         """
         if modality not in self._extractors:
             self._extractors[modality] = extractor_of(self.provenance[modality], modality)
-        extract: Callable[..., Extracted] = self._extractors[modality]
-        of_face = extract if face is None else partial(extract, known=face)
-        return read_modality(of_face, path, name or str(path), modality)
+        extract: Callable[..., Extracted] = partial(self._extractors[modality], **({"known": face} if face else {}))
+        return read_modality(extract, path, name or str(path), modality)
 
 
 def extractor_of(provenance: Mapping[str, Any], modality: str) -> Extractor:
@@ -391,10 +390,9 @@ def _check_hashes(recorded: Mapping[str, Any], here: Mapping[str, Any], modality
         if old == new:
             continue
         differing = ", ".join(name for name in sorted(old.keys() | new.keys()) if old.get(name) != new.get(name))
-        raise StoreError(
-            f"{modality} features", key, f"made with other files of the model, different here: {differing}",
-            "put the files there that the features were made with (their SHA-256 is in the store)",
-        )  # fmt: skip
+        problem = f"made with other files of the model, different here: {differing}"
+        fix = "put the files there that the features were made with (their SHA-256 is in the store)"
+        raise StoreError(f"{modality} features", key, problem, fix)
 
 
 def _by_file(key: str, hashes: Any) -> dict[str, Any]:

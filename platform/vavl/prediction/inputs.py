@@ -220,8 +220,8 @@ def _parquet(file: Path) -> _Columns:
         known = [name for name in pq.read_schema(file).names if name in _READ]
         table = pq.read_table(file, columns=known)
         return {name: table[name].cast(pa.string()).to_pylist() for name in known}
-    except (pa.ArrowException, OSError, UnicodeError) as fault:
-        raise CorpusError(str(file), "", f"not a readable Parquet table: {fault}", "write it again") from None
+    except (pa.ArrowException, OSError, UnicodeError) as error:
+        raise CorpusError(str(file), "", f"not a readable Parquet table: {error}", "write it again") from None
 
 
 def _csv(file: Path) -> _Columns:

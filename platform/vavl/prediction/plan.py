@@ -199,8 +199,8 @@ def _sides(model: ModelDescription) -> tuple[tuple[str, ...], dict[str, str]]:
     for name in trained:
         try:
             extractor_settings(getattr(model, name).extractor, name)
-        except StoreError as fault:
-            cannot[name] = fault.problem.partition("\n")[0]
+        except StoreError as error:
+            cannot[name] = error.problem.partition("\n")[0]
     if len(cannot) == len(trained):
         raise StoreError(
             "model", "extractor",

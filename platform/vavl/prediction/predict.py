@@ -22,7 +22,7 @@ from vavl.models.settings import Task
 from vavl.prediction.plan import PredictionPlan
 from vavl.prediction.settings import PredictionSettings
 from vavl.prediction.sources import ClipInput, MediaSource, Source
-from vavl.prediction.worker import ClipAnswer, ClipPart, Fault, PredictionWork, decided, part_schema, rows_of
+from vavl.prediction.worker import ClipPart, ClipWork, PredictionWork, Problem, decided, part_schema, rows_of
 from vavl.workers.attempts import TimeLimit
 from vavl.workers.local import only_job, threads_of_libraries, uses_ray
 
@@ -276,7 +276,7 @@ def _known_problems(plan: PredictionPlan) -> pa.Table:
         row
         for key, clip in zip(plan.keys, plan.found.clips, strict=True)
         if clip.problem is not None
-        for row in rows_of(ClipAnswer(key, (), (Fault("", _name(clip), clip.problem),), {}), plan.model.task)
+        for row in rows_of(ClipWork(key, clip, problems=[Problem("", _name(clip), clip.problem)]), plan.model.task)
     ]
     return pa.Table.from_pylist(rows, schema=part_schema(plan.model.task))
 

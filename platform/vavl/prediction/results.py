@@ -153,10 +153,10 @@ def refuse_nothing(result: PredictionResult, summary: Mapping[str, Any]) -> None
 def _failures(result: PredictionResult) -> Iterator[dict[str, str]]:
     """Yield what is wrong with clips and their sides, each once, in the order of the clips."""
     bad = result.rows.filter(pc.is_valid(result.rows["error"]))
-    faults = dict(zip(bad["key"].to_pylist(), bad["faults"].to_pylist(), strict=True))
+    problems = dict(zip(bad["key"].to_pylist(), bad["problems"].to_pylist(), strict=True))
     for key, clip in zip(result.plan.keys, result.plan.found.clips, strict=True):
-        for fault in json.loads(faults[key]) if key in faults else ():
-            yield {"clip_id": clip.clip_id, **fault}
+        for problem in json.loads(problems[key]) if key in problems else ():
+            yield {"clip_id": clip.clip_id, **problem}
 
 
 def _counts(values: pa.ChunkedArray, order: Sequence[str] = ()) -> dict[str, int]:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -127,36 +127,6 @@ class Side:
     face: FaceSpan | None = None
 
 
-class Reader(Protocol):
-    """Reads clips in one process; what is expensive to make is made once."""
-
-    def prepare(self, clips: Sequence[ClipInput]) -> None:
-        """Look up clips that are read next."""
-
-    def sides(self, clip: ClipInput) -> Mapping[str, str]:
-        """Return the file of each modality that the clip has."""
-
-    def read(self, clip: ClipInput, modality: str, file: str) -> Sequence[Side]:
-        """Return the features of a modality, or of each face of it; raises whatever a damaged file provokes."""
-
-
-class Source(Protocol):
-    """Knows the clips' features; small, and it travels to other processes."""
-
-    @property
-    def may_hang(self) -> bool:
-        """Whether a clip may block its process or end it, so that each is watched."""
-
-    def mark(self, clip: ClipInput) -> str:
-        """Return a text that changes when the features of the clip may change; reads no content."""
-
-    def reader(self, model: ModelDescription) -> Reader:
-        """Return a reader of the sides that the model can use."""
-
-    def folders(self) -> Sequence[Path]:
-        """Return directories that every machine must see."""
-
-
 @dataclass(frozen=True)
 class MediaSource:
     """Media files below a directory.
@@ -174,11 +144,6 @@ class MediaSource:
     sound_of_video: bool
     modalities: tuple[str, ...]
     each_face: bool = False
-
-    @property
-    def may_hang(self) -> bool:
-        """Media may do anything to a decoder."""
-        return True
 
     def file(self, name: str, modality: str) -> Path:
         """Return the path of a file of a clip: a regular one that may be read.
@@ -205,26 +170,29 @@ class MediaSource:
         return path
 
     def mark(self, clip: ClipInput) -> str:
-        """Return size and time of change of both files."""
+        """Return size and time of change of both files: they change when the features may change."""
         return " ".join(_file_mark(self.root, name) for name in (clip.audio, clip.video))
 
-    def reader(self, model: ModelDescription) -> Reader:
-        """See ``Source.reader``."""
+    def reader(self, model: ModelDescription) -> MediaClips:
+        """Return a reader of the modalities that the model can use."""
         settings = {name: extractor_settings(model.extractors[name], name) for name in self.modalities}
-        return _MediaReader(self, MediaReader(model.extractors), PieceCutter(settings))
+        return MediaClips(self, MediaReader(model.extractors), PieceCutter(settings))
 
     def folders(self) -> Sequence[Path]:
-        """Return the root."""
+        """Return directories that every machine must see: the root."""
         return (self.root,)
 
 
 @dataclass
-class _MediaReader:
+class MediaClips:
+    """Reads clips of media files in one process; what is expensive to make is made once."""
+
     source: MediaSource
     media: MediaReader
     pieces: PieceCutter
 
     def prepare(self, clips: Sequence[ClipInput]) -> None:
+        """Look up clips that are read next."""
         self.pieces.expect(
             (file, clip.piece)
             for clip in clips
@@ -233,6 +201,7 @@ class _MediaReader:
         )
 
     def sides(self, clip: ClipInput) -> Mapping[str, str]:
+        """Return the file of each modality that the clip has; raises whatever a damaged file provokes."""
         named = {modality: clip.side(modality) for modality in MODALITIES}
         if clip.video is not None and clip.audio is None and self.source.sound_of_video:
             head = probe(self.source.file(clip.video, "video"), clip.video)
@@ -246,6 +215,7 @@ class _MediaReader:
         }
 
     def read(self, clip: ClipInput, modality: str, file: str) -> Sequence[Side]:
+        """Return the features of a modality, or of each face of it; raises whatever a damaged file provokes."""
         path = self.source.file(file, modality)
         if clip.piece is not None:
             path = self.pieces.file(path, file, modality, clip.piece)
@@ -284,18 +254,13 @@ class StoreSource:
     store_hash: str
     modalities: tuple[str, ...]
 
-    @property
-    def may_hang(self) -> bool:
-        """Rows of a store do not; watching a million of them would take longer than reading them."""
-        return False
-
     def mark(self, clip: ClipInput) -> str:  # noqa: ARG002
         """Return the hash of the store: another store, other features."""
         return self.store_hash
 
-    def reader(self, model: ModelDescription) -> Reader:  # noqa: ARG002
-        """See ``Source.reader``; an address is copied to the machine's cache once."""
-        return _StoreReader(FeatureStore.open(local_store(self.place)), self.modalities)
+    def reader(self, model: ModelDescription) -> StoreClips:  # noqa: ARG002
+        """Return a reader of the modalities; an address is copied to the machine's cache once."""
+        return StoreClips(FeatureStore.open(local_store(self.place)), self.modalities)
 
     def folders(self) -> Sequence[Path]:
         """Return the store's directory; an address is reached from everywhere."""
@@ -303,25 +268,34 @@ class StoreSource:
 
 
 @dataclass
-class _StoreReader:
+class StoreClips:
+    """Reads clips of a store in one process."""
+
     store: FeatureStore
     modalities: tuple[str, ...]
     _rows: dict[str, dict[str, int]] = field(default_factory=dict)
 
     def prepare(self, clips: Sequence[ClipInput]) -> None:
+        """Look up the rows of clips that are read next."""
         ids = [clip.clip_id for clip in clips]
         asked = pa.chunked_array([ids], pa.string())
         for modality in self.modalities:
             self._rows[modality] = dict(zip(ids, self.store.rows(modality, asked).tolist(), strict=True))
 
     def sides(self, clip: ClipInput) -> Mapping[str, str]:
+        """Return what names each modality that the clip has."""
         return {
             modality: str(clip.side(modality) or "") for modality, rows in self._rows.items() if rows[clip.clip_id] >= 0
         }
 
     def read(self, clip: ClipInput, modality: str, file: str) -> Sequence[Side]:  # noqa: ARG002
+        """Return the features of a modality."""
         row = self._rows[modality][clip.clip_id]
         return [Side(self.store.features(modality, row), self.store.frame_times(modality, row), None)]
+
+
+Source = MediaSource | StoreSource
+"""Knows the clips' features; small, and it travels to other processes."""
 
 
 def following(provenance: Mapping[str, Any]) -> VideoFeatureSettings | ImageNetworkSettings:

@@ -62,8 +62,8 @@ def write_timelines(plan: PredictionPlan, settings: PredictionSettings, model_ti
             drawer.draw(clip, path)
         except ConfigError:
             raise
-        except VavlError as fault:
-            logger.warning("%s has no timeline: %s", clip.clip_id, fault)
+        except VavlError as error:
+            logger.warning("%s has no timeline: %s", clip.clip_id, error)
         else:
             drawn.append(path)
     return drawn
@@ -121,8 +121,8 @@ class TimelineDrawer:
                 files[modality] = self._source.root / file
             except ConfigError:
                 raise
-            except VavlError as fault:
+            except VavlError as error:
                 if len(named) == 1:
                     raise
-                logger.warning("the timeline of %s leaves out its %s: %s", clip.clip_id, modality, fault.problem)
+                logger.warning("the timeline of %s leaves out its %s: %s", clip.clip_id, modality, error.problem)
         return files, sides

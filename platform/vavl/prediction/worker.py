@@ -23,12 +23,12 @@ from vavl.metrics.names import AUDIO_VIDEO, CONDITIONS, MODALITIES_OF
 from vavl.models.clips import CenteredClip, SpeakerMeans
 from vavl.models.saved_model import ClipFeatures, Prediction, SavedModel, load_model
 from vavl.models.settings import ClassTask, Decision, Task
-from vavl.prediction.sources import ClipInput, FaceSpan, Side, Source
+from vavl.prediction.sources import ClipInput, FaceSpan, MediaSource, Side, Source
 from vavl.workers.attempts import Attempts, TimeLimit
 
 
 @dataclass(frozen=True)
-class Fault:
+class Problem:
     """What is wrong with a clip or with one modality of it.
 
     Attributes:
@@ -42,32 +42,37 @@ class Fault:
     problem: str
 
     @classmethod
-    def of(cls, side: str, file: str, fault: Exception) -> Fault:
+    def of(cls, side: str, file: str, error: Exception) -> Problem:
         """Describe what was raised; anything but an error of ours is named by its class."""
-        if isinstance(fault, VavlError):
+        if isinstance(error, VavlError):
             # The field of an error about a clip is its side, or "clip" where the time limit rang.
-            return cls(fault.field if fault.field in MODALITIES else side, file, readable(fault.problem))
-        return cls(side, file, readable(f"unexpected error: {type(fault).__name__}: {fault}"))
+            return cls(error.field if error.field in MODALITIES else side, file, readable(error.problem))
+        return cls(side, file, readable(f"unexpected error: {type(error).__name__}: {error}"))
 
     def __str__(self) -> str:
         return f"{self.side}: {self.problem}" if self.side else self.problem
 
 
-@dataclass(frozen=True)
-class ClipAnswer:
-    """Everything that is known of a clip after its turn.
+@dataclass
+class ClipWork:
+    """One clip, from its files to what is to be said of it.
 
     Attributes:
         key: of the clip and all that its prediction depends on.
         predictions: of each condition that was asked for and that the clip allows, and the face that it is about.
-        faults: of the clip and its sides.
-        seconds: length by side, where it is known.
     """
 
     key: str
-    predictions: Sequence[tuple[Prediction, FaceSpan | None]]
-    faults: Sequence[Fault]
-    seconds: Mapping[str, float | None]
+    clip: ClipInput
+    files: Mapping[str, str] = field(default_factory=dict)
+    sides: dict[str, Sequence[Side]] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+    predictions: list[tuple[Prediction, FaceSpan | None]] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        """What a person calls it: its file."""
+        return self.clip.audio or self.clip.video or self.clip.clip_id
 
 
 FACE_COLUMNS = (
@@ -97,26 +102,25 @@ def part_schema(task: Task) -> pa.Schema:
             ("error", pa.string()),
             ("audio_seconds", pa.float64()),
             ("video_seconds", pa.float64()),
-            ("faults", pa.string()),  # JSON
+            ("problems", pa.string()),  # JSON
             *FACE_COLUMNS,
         ]
     )
 
 
-def rows_of(answer: ClipAnswer, task: Task) -> list[dict[str, Any]]:
+def rows_of(clip: ClipWork, task: Task) -> list[dict[str, Any]]:
     """Return the rows of a clip: one for each prediction, or one that says why there is none."""
     common = {
-        "key": answer.key,
-        "error": "; ".join(map(str, answer.faults)) or None,
-        "audio_seconds": answer.seconds.get("audio"),
-        "video_seconds": answer.seconds.get("video"),
-        "faults": json.dumps([asdict(fault) for fault in answer.faults], ensure_ascii=False),
+        "key": clip.key,
+        "error": "; ".join(map(str, clip.problems)) or None,
+        **{f"{modality}_seconds": sides[0].seconds for modality, sides in clip.sides.items()},
+        "problems": json.dumps([asdict(problem) for problem in clip.problems], ensure_ascii=False),
     }
     names = value_columns(task)
     rows = []
-    for found, face in answer.predictions:
+    for found, face in clip.predictions:
         values = found.probabilities or tuple(found.attributes.values())
-        told = {
+        said = {
             "condition": found.condition,
             "label": found.label or None,
             "rank": CONDITIONS.index(found.condition) + (len(CONDITIONS) * face.face_track if face else 0),
@@ -124,7 +128,7 @@ def rows_of(answer: ClipAnswer, task: Task) -> list[dict[str, Any]]:
             "distance": found.distance,
             "warning": found.warning or None,
         }
-        rows.append({**common, **told, **dict(zip(names, values, strict=True))})
+        rows.append({**common, **said, **dict(zip(names, values, strict=True))})
     return rows or [{**common, "rank": 0}]
 
 
@@ -202,18 +206,6 @@ class PredictionWork:
         return part.path, self.predictor.predict(part)
 
 
-@dataclass
-class _Clip:
-    """A clip whose features are there."""
-
-    key: str
-    clip: ClipInput
-    files: Mapping[str, str] = field(default_factory=dict)
-    sides: dict[str, Sequence[Side]] = field(default_factory=dict)
-    faults: list[Fault] = field(default_factory=list)
-    predictions: list[tuple[Prediction, FaceSpan | None]] = field(default_factory=list)
-
-
 class PartPredictor:
     """Predicts parts; the model and its extractors are made once.
 
@@ -234,13 +226,13 @@ class PartPredictor:
             VavlError: what concerns more than one clip: settings of an extractor, a store that is gone.
         """
         task = self.model.description.task
-        rows = [row for answer in self.answers(part) for row in rows_of(answer, task)]
+        rows = [row for clip in self.clips(part) for row in rows_of(clip, task)]
         with written_beside(part.path) as partial:
             pq.write_table(pa.Table.from_pylist(rows, schema=part_schema(task)), partial)
         return len(part.clips)
 
-    def answers(self, part: ClipPart) -> Iterator[ClipAnswer]:
-        """Yield what is to be said of each clip, in order; the features of one batch are in memory."""
+    def clips(self, part: ClipPart) -> Iterator[ClipWork]:
+        """Yield each clip with its predictions, in order; the features of one batch are in memory."""
         attempts = Attempts(part.marker, self._work.limit)
         try:
             self._reader.prepare([clip for _, clip in part.clips])
@@ -249,58 +241,56 @@ class PartPredictor:
             for start in range(0, len(part.clips), size):
                 clips = [self._read(key, clip, attempts) for key, clip in part.clips[start : start + size]]
                 self._predict(clips, means)
-                for clip in clips:
-                    seconds = {modality: sides[0].seconds for modality, sides in clip.sides.items()}
-                    yield ClipAnswer(clip.key, clip.predictions, clip.faults, seconds)
+                yield from clips
         finally:
             # Only a process that ends without a word leaves its marker behind.
             attempts.finish()
 
-    def _read(self, key: str, clip: ClipInput, attempts: Attempts) -> _Clip:
+    def _read(self, key: str, clip: ClipInput, attempts: Attempts) -> ClipWork:
         """Read the modalities of a clip; whatever a damaged file provokes concerns that modality only."""
-        found = _Clip(key, clip)
-        name = clip.audio or clip.video or clip.clip_id
+        found = ClipWork(key, clip)
         try:
-            watched = attempts.at(clip.clip_id, name, "clip") if self._work.source.may_hang else nullcontext()
-            with watched:
+            # Media may do anything to a decoder; watching the rows of a store would take longer than reading them.
+            is_watched = isinstance(self._work.source, MediaSource)
+            with attempts.at(clip.clip_id, found.name, "clip") if is_watched else nullcontext():
                 found.files = self._reader.sides(clip)
                 for modality, file in found.files.items():
                     self._read_side(found, modality, file)
         except (ConfigError, KeyboardInterrupt):
             raise
-        except Exception as fault:  # noqa: BLE001  it took too long, or ended a process before
+        except Exception as error:  # noqa: BLE001  it took too long, or ended a process before
             found.sides.clear()
-            found.faults.append(Fault.of("", name, fault))
+            found.problems.append(Problem.of("", found.name, error))
         return found
 
-    def _read_side(self, found: _Clip, modality: str, file: str) -> None:
+    def _read_side(self, found: ClipWork, modality: str, file: str) -> None:
         if not getattr(self.model.description, modality).trained:
             return
         try:
             found.sides[modality] = self._reader.read(found.clip, modality, file)
         except ConfigError:
             raise
-        except Exception as fault:
-            if _is_of_the_clip(fault):
+        except Exception as error:
+            if _is_of_the_clip(error):
                 raise
-            found.faults.append(Fault.of(modality, file, fault))
+            found.problems.append(Problem.of(modality, file, error))
 
-    def _predict(self, clips: Sequence[_Clip], means: SpeakerMeans | None) -> None:
-        asked: list[tuple[_Clip, ClipFeatures, FaceSpan | None]] = []
+    def _predict(self, clips: Sequence[ClipWork], means: SpeakerMeans | None) -> None:
+        asked: list[tuple[ClipWork, ClipFeatures, FaceSpan | None]] = []
         for clip in clips:
             if means is not None:
                 _center(clip, means)
             kind = ClipFeatures if means is None else CenteredClip
             wanted = [(clip, kind(**features), face) for features, face in self._views(clip.sides)]
-            if not wanted and not clip.faults:
-                clip.faults.append(Fault("", _name(clip.clip), self._nothing_to_see(clip)))
+            if not wanted and not clip.problems:
+                clip.problems.append(Problem("", clip.name, self._nothing_to_see(clip)))
             asked += wanted
         found = _predicted(self.model, [features for _, features, _ in asked])
         for (clip, _, face), prediction in zip(asked, found, strict=True):
             if isinstance(prediction, Exception):
-                clip.faults.append(Fault.of("", _name(clip.clip), prediction))
+                clip.problems.append(Problem.of("", clip.name, prediction))
             elif not is_finite(prediction):
-                clip.faults.append(Fault("", _name(clip.clip), "the prediction is not finite"))
+                clip.problems.append(Problem("", clip.name, "the prediction is not finite"))
             else:
                 clip.predictions.append((prediction, face))
 
@@ -319,7 +309,7 @@ class PartPredictor:
     def _can(self, condition: str) -> bool:
         return condition != AUDIO_VIDEO or self.model.description.fusion_trained
 
-    def _nothing_to_see(self, clip: _Clip) -> str:
+    def _nothing_to_see(self, clip: ClipWork) -> str:
         if clip.sides:
             return f"has {' and '.join(clip.sides)} alone, which none of the conditions asked for takes"
         if clip.files:
@@ -327,7 +317,7 @@ class PartPredictor:
         return "has neither audio nor video that the model can use"
 
 
-def _center(clip: _Clip, means: SpeakerMeans) -> None:
+def _center(clip: ClipWork, means: SpeakerMeans) -> None:
     """Take the mean of the speaker's earlier clips off; the plan has refused several faces for such a model."""
     raw = {modality: sides[0].values for modality, sides in clip.sides.items()}
     values = means.centered(raw, str(clip.clip.speaker))
@@ -338,16 +328,12 @@ def _predicted(model: SavedModel, clips: Sequence[ClipFeatures]) -> list[Predict
     """Predict clips together; where one spoils the batch, one by one."""
     try:
         return [*model.predict(clips)]
-    except Exception as fault:  # noqa: BLE001  whatever the features of a clip provoke is that clip's fault
+    except Exception as error:  # noqa: BLE001  whatever the features of a clip provoke concerns it alone
         if len(clips) == 1:
-            return [fault]
+            return [error]
     return [_predicted(model, [clip])[0] for clip in clips]
 
 
-def _is_of_the_clip(fault: Exception) -> bool:
-    """Tell whether the alarm of the time limit rang: what it interrupts is not one modality's fault."""
-    return isinstance(fault, VavlError) and fault.field == "clip"
-
-
-def _name(clip: ClipInput) -> str:
-    return clip.audio or clip.video or clip.clip_id
+def _is_of_the_clip(error: Exception) -> bool:
+    """Tell whether the alarm of the time limit rang: what it interrupts is not the error of one modality."""
+    return isinstance(error, VavlError) and error.field == "clip"

@@ -10,8 +10,8 @@ from described_names import described, is_to_decide, rows, speakers_of, splits_b
 from vavl.audit.audit import audit_labels
 from vavl.audit.finding import Check, State
 from vavl.audit.settings import AuditSettings
+from vavl.description.describe import choose_videos
 from vavl.description.draft import card_content
-from vavl.description.videos import choose_videos
 from vavl.description.words import class_names, split_of, splits_of
 from vavl.media.media_probe import Probed
 

@@ -113,7 +113,8 @@ def test_an_interrupted_push_is_no_version_and_resumes(
         with pytest.raises(InputError, match=r"cannot be written: CutOffError"):
             push_store(whole_store, place, NOON)
     (version,) = (place / "small").iterdir()
-    there = {path.name: path.stat().st_mtime_ns for path in version.iterdir()}
+    files = [path for path in version.rglob("*") if path.is_file()]
+    there = {path.relative_to(version).as_posix(): path.stat().st_mtime_ns for path in files}
     assert len(there) == 2
     assert there.keys() < NEEDED
     with pytest.raises(StoreError, match="no store was pushed there"):

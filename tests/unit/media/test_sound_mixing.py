@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from rendered_media import tone, write_wav
 
-from vavl.media.mixing import mix
-from vavl.media.sound import read_sound
+from vavl.media.sound import mix, read_sound
 
 VOICE = tone(300, 0.5, amplitude=0.4).astype(np.float32)
 SILENCE = np.zeros_like(VOICE)

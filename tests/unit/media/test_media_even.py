@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from vavl.media.even_pictures import Shown, evenly
+from vavl.media.media import Shown, evenly
 
 
 def frames(times, rate, seconds=0.04):
