@@ -10,8 +10,9 @@ from pydantic import Field, model_validator
 
 from demo_corpus.settings import DemoCorpusSettings
 from vavl.audit.settings import AuditSettings
+from vavl.config.addresses import StoreAddress
 from vavl.config.base import FrozenConfig
-from vavl.config.places import FROM_PROJECT, FROM_ROOT, StoreAddress
+from vavl.config.places import FROM_PROJECT, FROM_ROOT
 from vavl.evaluation.settings import EvaluationPlan
 from vavl.experiments.comparison_settings import ComparisonPlan
 from vavl.experiments.distillation_settings import DistillationPlan

@@ -1,4 +1,4 @@
-"""Where the paths of a configuration count from, which files it may name, and what is an address in place of a path.
+"""Where the paths of a configuration count from, and which files it may name.
 
 Results, stores and corpora count from the directory named by ``VAVL_ROOT``, by default the current one: a job
 that was submitted to Ray runs in a temporary copy of the project. Cards and configurations belong to the
@@ -9,54 +9,16 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_args
-from urllib.parse import urlsplit
+from typing import Any, TypeVar, get_args
 
-from pydantic import BaseModel, BeforeValidator, GetCoreSchemaHandler
+from pydantic import BaseModel, GetCoreSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
 from vavl.config.base import FrozenConfig
 from vavl.errors import ConfigError
-
-_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
-_COLLAPSED = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/[^/]")
-
-
-def store_address(value: Any) -> Any:
-    """Return a directory as a path and an address (``s3://bucket/store``) as the text it is.
-
-    Raises:
-        ValueError: the address is malformed, lost a slash, or holds something secret.
-    """
-    if not isinstance(value, (str, Path)):
-        return value
-    text = str(value)
-    if isinstance(value, Path) and _COLLAPSED.match(text):
-        raise ValueError("was an address and lost a slash on its way through a path; write it as text")
-    if "://" not in text:
-        return Path(text)
-    if not _SCHEME.match(text):
-        raise ValueError("is neither a directory nor an address such as s3://bucket/demo")
-    parts = urlsplit(text)
-    if parts.password is not None or parts.query or parts.fragment:
-        raise ValueError(
-            "holds a password or a signature; the address is saved with the run: give credentials by the "
-            "environment, e.g. AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
-        )
-    return text.rstrip("/")
-
-
-StoreAddress = Annotated[Path | str, BeforeValidator(store_address)]
-"""Type of a setting that names a store or a run: a ``Path`` is a directory, a ``str`` an address."""
-
-
-def absolute_store(place: Path | str) -> Path | str:
-    """Return the place of a store or a run such that it means the same in every directory."""
-    return place.absolute() if isinstance(place, Path) else place
-
 
 Settings = TypeVar("Settings", bound=FrozenConfig)
 
@@ -153,7 +115,8 @@ def check_project_files(
     said = {override.partition("=")[0] for override in overrides}
     directories = [directory.resolve() for directory in (Path.cwd(), source.parent, root) if directory is not None]
     for key, path in _marked(config, FROM_PROJECT):
-        if path is not None and key not in said and not _is_below(Path(path), directories):
+        is_below = path is not None and any(Path(path).resolve().is_relative_to(one) for one in directories)
+        if path is not None and key not in said and not is_below:
             raise ConfigError(
                 str(source), key,
                 f"{path} leads to {Path(path).resolve()}, outside the directories that a configuration may read",
@@ -177,10 +140,6 @@ def _refuse_address(value: Any) -> Any:
             "(addresses are for stores and for the output_dir of train_model)"
         )
     return value
-
-
-def _is_below(path: Path, directories: Collection[Path]) -> bool:
-    return any(path.resolve().is_relative_to(directory) for directory in directories)
 
 
 def _marked(config: FrozenConfig, mark: _Place) -> Iterator[tuple[str, Any]]:

@@ -39,11 +39,7 @@ def load_plugin(group: str, name: str, kind: type[Plugin], known: Collection[str
 
 
 def plugin_distribution(group: str, name: str) -> str:
-    """Return the name of the distribution that brings a plug-in, as pip takes it.
-
-    Raises:
-        ValueError: as ``load_plugin``.
-    """
+    """Return the name of the distribution that brings a plug-in, as pip takes it; raises as ``load_plugin``."""
     return _origin(_entry(group, name, ()))
 
 

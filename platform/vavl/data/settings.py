@@ -6,8 +6,9 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from vavl.config.addresses import StoreAddress
 from vavl.config.base import FrozenConfig
-from vavl.config.places import FROM_ROOT, StoreAddress
+from vavl.config.places import FROM_ROOT
 from vavl.data.augmentation import AugmentationSettings
 from vavl.data.partitions import CompositionSettings, PartitionSettings
 from vavl.features import SpeakerNormalisation, SpeakerOrder

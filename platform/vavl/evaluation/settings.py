@@ -8,8 +8,9 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from vavl.config.addresses import StoreAddress
 from vavl.config.base import FrozenConfig
-from vavl.config.places import FROM_PROJECT, FROM_ROOT, StoreAddress
+from vavl.config.places import FROM_PROJECT, FROM_ROOT
 
 EVERY_SPLIT = "all"
 Share = Annotated[float, Field(gt=0, lt=1)]

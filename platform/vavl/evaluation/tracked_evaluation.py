@@ -13,10 +13,10 @@ from typing import Any
 
 import torch
 
+from vavl.config.addresses import absolute_store
 from vavl.config.base import FrozenConfig
 from vavl.config.files import make_folder, write_json
 from vavl.config.load import save_config
-from vavl.config.places import absolute_store
 from vavl.errors import ConfigError
 from vavl.evaluation.degradation import Degradations, open_degradations
 from vavl.evaluation.evaluation import Evaluation, standing_of

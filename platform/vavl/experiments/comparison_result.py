@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from vavl.config.files import write_csv, write_json
+from vavl.config.files import write_json
 from vavl.config.progress import process_seconds
 from vavl.experiments.comparison_grid import Grid, Group, LeftOut
 from vavl.experiments.comparison_scores import (
@@ -25,7 +25,7 @@ from vavl.experiments.comparison_scores import (
     trained_conditions,
 )
 from vavl.experiments.comparison_settings import SINGLE_PROCESS, ComparisonPlan
-from vavl.experiments.trials import SUMMARY_FILE, TrialEnd
+from vavl.experiments.trials import SUMMARY_FILE, TrialEnd, write_csv
 from vavl.metrics.names import metric_name
 
 TABLE_FILE = "table.csv"

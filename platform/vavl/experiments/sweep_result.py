@@ -12,14 +12,14 @@ from typing import Any, Self, get_args
 import yaml
 
 from vavl.config.base import FrozenConfig
-from vavl.config.files import write_csv, write_json, write_text
+from vavl.config.files import write_json, write_text
 from vavl.config.load import resolved_settings, with_changes
 from vavl.config.progress import process_seconds
 from vavl.errors import TrainingError
 from vavl.experiments.study import BASE_TRIAL, best_of, storage_address, study_name
 from vavl.experiments.sweep import TRIALS_DIRECTORY, Sweep, TrialPlans, directory_of, read_note
 from vavl.experiments.sweep_settings import ChoiceAxis, Point, SweepPlan, name_of, words_of
-from vavl.experiments.trials import SUMMARY_FILE, State, TrialEnd
+from vavl.experiments.trials import SUMMARY_FILE, State, TrialEnd, write_csv
 from vavl.training.launch import log_capacity
 from vavl.training.settings import TrainingSettings
 

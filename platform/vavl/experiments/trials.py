@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,7 +13,7 @@ from types import TracebackType
 from typing import Any, Literal, NamedTuple
 
 from vavl.config.base import FrozenConfig
-from vavl.config.files import make_folder, read_json, write_json
+from vavl.config.files import make_folder, read_json, write_json, write_text
 from vavl.config.load import value_at
 from vavl.serving.registry import register_model
 from vavl.tracking.journal import JOURNAL_NAME, Journal, JournalReader, JournalSink
@@ -77,6 +79,16 @@ def end_of(directory: Path, number: int, lost: str) -> TrialEnd:
         end = TrialEnd(number, "failed", lost or "its process left no end; does its machine share output_dir?")
         write_end(directory, end)
     return end
+
+
+def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> Path:
+    """Write a table, whole or not at all; a value that a row lacks stays empty. Returns the path."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, text.getvalue())
+    return path
 
 
 class TrialLog:

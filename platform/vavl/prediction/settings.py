@@ -7,8 +7,9 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from vavl.config.addresses import StoreAddress
 from vavl.config.base import FrozenConfig
-from vavl.config.places import FROM_ROOT, StoreAddress, root_folder
+from vavl.config.places import FROM_ROOT, root_folder
 from vavl.media.listing import AUDIO_SUFFIXES, VIDEO_SUFFIXES
 from vavl.models.settings import DecisionSettings
 from vavl.workers.settings import WorkerSettings

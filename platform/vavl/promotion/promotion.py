@@ -21,8 +21,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from vavl.config.addresses import absolute_store
 from vavl.config.files import make_folder, write_json
-from vavl.config.places import absolute_store
 from vavl.errors import InputError, PromotionError
 from vavl.models.saved_model import SavedModel, load_model
 from vavl.promotion.contest import SameClips, check_metrics, judge, open_same_clips, predict_same_clips

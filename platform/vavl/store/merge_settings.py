@@ -6,8 +6,9 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from vavl.config.addresses import StoreAddress
 from vavl.config.base import FrozenConfig
-from vavl.config.places import FROM_ROOT, StoreAddress
+from vavl.config.places import FROM_ROOT
 
 CorpusName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
 CorpusFold = Annotated[int, Field(ge=0, le=32_767)]

@@ -7,9 +7,10 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from vavl.config.addresses import StoreAddress, absolute_store
 from vavl.config.base import FrozenConfig
 from vavl.config.files import sha256_of_json
-from vavl.config.places import FROM_ROOT, StoreAddress, absolute_store
+from vavl.config.places import FROM_ROOT
 from vavl.data.settings import DataSettings, FeatureUse
 from vavl.errors import ConfigError
 from vavl.metrics.names import CONDITIONS, VALIDATION

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from vavl.config.places import absolute_store
+from vavl.config.addresses import absolute_store
 from vavl.config.progress import process_seconds
 from vavl.corpora.manifest import Manifest
 from vavl.data.normalization import NORMALIZED_BY

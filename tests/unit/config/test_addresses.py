@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from vavl.config.addresses import absolute_store
 from vavl.config.load import read_config, save_config, validate
-from vavl.config.places import absolute_store
 from vavl.data.settings import DataSettings
 from vavl.errors import ConfigError
 

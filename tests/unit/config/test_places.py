@@ -9,13 +9,13 @@ from typing import Annotated, Any, get_args
 import pytest
 from pydantic import BaseModel
 
+from vavl.config.addresses import StoreAddress
 from vavl.config.base import FrozenConfig
 from vavl.config.command_line import run_job
 from vavl.config.load import flat_settings, read_config, save_config
 from vavl.config.places import (
     FROM_PROJECT,
     FROM_ROOT,
-    StoreAddress,
     anchored,
     check_project_files,
     is_lost_with_the_job,
