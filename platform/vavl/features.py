@@ -149,7 +149,8 @@ class Normalisation:
 
     def apply(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
         """Normalize frames (time, channel); the input stays as it is."""
-        normalised: NDArray[np.float32] = (values - self.mean) / self.std
+        normalised: NDArray[np.float32] = values - self.mean
+        normalised /= self.std  # in place: a third of the time of the loader was spent on making arrays
         return normalised
 
 

@@ -1,23 +1,30 @@
-"""The loader: clips and bytes per second against a plain copy, what a step waits for it, and stores of all sizes.
+"""The loader: clips per second, what a step waits for it, and what a rank spends on stores of all sizes.
 
-    python tests/benchmarks/loader.py [--size paper] [--steps 12] [--most-clips 1000000] [--out FILE.json]
+    python tests/benchmarks/loader.py [--size paper] [--steps 12] [--clips 10000 1000000 100000000] [--out FILE.json]
 
-- Speed: ``StepLoader.load`` (read from the mapped store, normalize, pad) in turn with a copy of the same bytes by
-  numpy, on one thread; the store is in the page cache.
+- Speed: ``StepLoader.load`` (read, normalize, pad) on one thread from a store in the page cache, in turn with a copy of
+  the same bytes by numpy and with the same clips in float16 (``float16_ratio``). Per second of the chosen clock.
 - Waiting: the loop's ``for`` over ``loader.steps`` with the platform's training step; the share of the time that the
-  loop stands and waits for the next batch, after the first one. ``waiting_share``.
-- Size: for 10 thousand clips and more, each in a process of its own, the time to open the run, the memory of the
-  process after that and after some batches, and the clips per second. ``memory_growth`` is the largest store's peak
-  over the smallest one's.
+  loop stands and waits for the next batch, after the first one (``waiting_share``), and how many times as long the
+  step takes as its loading (``loader_to_step``).
+- Size: stores whose index is as large as it says, over the shards of a small one. Each is opened in processes of
+  their own: by the first, which builds the arrays of the clips, and by one that finds them. ``open_seconds`` is
+  the time to the first batch of the latter by size, ``private_bytes`` its memory (RssAnon) after some batches;
+  ``private_bytes_per_clip`` is what that grows from the smallest to the largest store, per clip. ``shared`` is the part
+  of the mapped arrays that two ranks of a machine share: 1 - (Pss of both) / (Rss of both), 0.5 if all.
+  100 million clips take 15 GB of disk and some minutes; the default leaves them out.
 """
 
 from __future__ import annotations
 
 import argparse
+import multiprocessing
+import os
+import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,15 +33,17 @@ sys.path.extend(str(path) for path in (Path(__file__).parents[1] / "support").it
 import numpy as np
 import torch
 from benchmark_program import conditions, finish, in_words, read_arguments, table
-from measured import in_own_process, in_turn, peak_of_private_memory, ratio
-from synthetic_store import write_synthetic_store
+from measured import CLOCKS, in_own_process, in_turn, peak_of_private_memory, private_memory, ratio
+from repeated_store import write_repeated_store
 from training_load import QUICK, SIZES, Size, load_of, plan_of, write_store
 
 from vavl.data.batch import ClipBatch
+from vavl.data.loader import RankPlace, StepLoader
+from vavl.data.sampler import Sampler
 from vavl.training.loop import train_step
-from vavl.training.run import prepare_run
+from vavl.training.run_data import open_run_data
 
-_GROWTH = 10
+_CLIPS_OF_THE_SHARDS = 40
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -43,61 +52,134 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--size", choices=list(SIZES), default="paper")
     parser.add_argument("--steps", type=int, default=12, help="of the training that waits for its batches")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="bf16")
-    parser.add_argument("--least-clips", type=int, default=10_000)
-    parser.add_argument("--most-clips", type=int, default=1_000_000)
+    parser.add_argument("--clips", type=int, nargs="+", default=[10_000, 1_000_000], help="of the stores, ascending")
     words = read_arguments(__doc__, "loader", argv, parser)
     if words.quick:
-        words.steps, words.least_clips, words.most_clips = 3, 200, 2000
+        words.steps, words.clips = 3, [4_000, 400_000]
     size = QUICK if words.quick else SIZES[words.size]
     with tempfile.TemporaryDirectory(dir=words.out.parent) as folder:
-        stores = measure_stores(Path(folder), words)  # first: forks want a process without threads
-        speed = measure_speed(size, Path(folder) / "one", words)
-    growth = stores[-1]["peak_bytes"] / stores[0]["peak_bytes"]
-    result = {"conditions": conditions(words), **speed, "stores": stores, "memory_growth": growth}
+        os.environ["VAVL_CACHE"] = str(Path(folder, "cache").absolute())
+        stores = measure_stores(size, Path(folder), words.clips)  # first: forks want a process without threads
+        speed = measure_speed(size, Path(folder), words)
+    result = {"conditions": conditions(words), **speed, **summary(stores)}
     finish(words, result, lines_of(result, words.clock))
     return 0
 
 
-def measure_stores(folder: Path, words: argparse.Namespace) -> list[dict[str, float]]:
-    """Write stores of growing size and read each in a process of its own."""
-    found, clips = [], words.least_clips
-    while clips <= words.most_clips:
+def measure_stores(size: Size, folder: Path, sizes: Sequence[int]) -> list[dict[str, Any]]:
+    """Write stores of growing size and open each in processes of their own."""
+    few = Size(size.model, size.widths, size.batch_size, size.seconds, _CLIPS_OF_THE_SHARDS)
+    real, found = folder / "real", []
+    in_own_process(lambda: str(write_store(few, real)))
+    for clips in sizes:
         store = folder / f"{clips}"
-        in_own_process(lambda store=store, clips=clips: str(write_synthetic_store(store, clips)))
-        found.append({"clips": clips, **in_own_process(lambda store=store: read_some(store))})
-        clips *= _GROWTH
+        in_own_process(lambda store=store, clips=clips: str(write_repeated_store(store, real, clips)))
+        first, again = (in_own_process(lambda store=store: read_some(few, store)) for _ in range(2))
+        found.append({"clips": clips, "first": first, "again": again, "shared": shared_by_two(few, store)})
+        shutil.rmtree(store)
+        shutil.rmtree(folder / "cache")
     return found
 
 
-def read_some(store: Path, batches: int = 200) -> dict[str, float]:
-    """Open a run on a store and read batches of 32 clips in the sampler's order."""
+def read_some(
+    size: Size, store: Path, rank: int = 0, ranks: int = 1, together: Callable[[], object] = int, batches: int = 100
+) -> dict[str, Any]:
+    """Open the clips of a run and read batches in the sampler's order, as one rank does; ``together`` waits for all."""
     torch.set_num_threads(1)
-    small = Size(QUICK.model, {}, 32)
+    before, start = private_memory(), {clock: read() for clock, read in CLOCKS.items()}
     with tempfile.TemporaryDirectory() as folder, peak_of_private_memory() as memory:
-        start = time.perf_counter()
-        run = prepare_run(plan_of(small, store, Path(folder)))
+        plan = plan_of(size, store, Path(folder))
+        data = open_run_data(plan)
+        sampler = Sampler(data.partitioned.clips, data.composition, data.collection.lengths, plan.training.seed)
+        loader = StepLoader(data.collection, sampler, data.normaliser, RankPlace(rank, ranks))
+        loader.load(0)
+        spent = {f"{clock}_seconds": read() - start[clock] for clock, read in CLOCKS.items()}
         opened = time.perf_counter()
-        for step in range(batches):
-            run.loader.load(step)
-        done = time.perf_counter()
+        # Far apart, as a long run would come to them: every batch needs another window of the sampler.
+        for step in np.linspace(1, data.partitioned.count // size.batch_size, batches).astype(int).tolist():
+            loader.load(step)
+        speed = batches * size.batch_size / (time.perf_counter() - opened)
+        together()
+        mapped = mapped_memory()
+        together()
     return {
-        "seconds_to_open": opened - start,
-        "clips_per_second": batches * 32 / (done - opened),
+        "to_first_batch": spent,
+        "clips_per_second": speed,
+        "private_bytes": private_memory(),
+        "added_bytes": private_memory() - before,
         "peak_bytes": memory["bytes"],
+        "mapped": mapped,
+    }
+
+
+def shared_by_two(size: Size, store: Path) -> float:
+    """Return the part of their mapped arrays that two ranks share while both read."""
+    fork = multiprocessing.get_context("fork")
+    both, results = fork.Barrier(2), fork.SimpleQueue()
+
+    def read(rank: int) -> None:
+        results.put(read_some(size, store, rank, 2, both.wait)["mapped"])
+
+    ranks = [fork.Process(target=read, args=(rank,)) for rank in range(2)]
+    for process in ranks:
+        process.start()
+    found = [results.get() for _ in ranks]
+    for process in ranks:
+        process.join()
+    return 1 - sum(one["Pss"] for one in found) / sum(one["Rss"] for one in found)
+
+
+def mapped_memory() -> dict[str, int]:
+    """Return Rss and Pss in bytes of the files with arrays of clips that this process has mapped."""
+    found, is_one = {"Rss": 0, "Pss": 0}, False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        name, _, rest = line.partition(":")
+        if "-" in name.split(" ")[0]:
+            is_one = "/cache/arrays/" in line or line.endswith("_index.bin")
+        elif is_one and name in found:
+            found[name] += 1024 * int(rest.split()[0])
+    return found
+
+
+def summary(stores: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return what is asked of all sizes together."""
+    least, most = stores[0], stores[-1]
+    grown = most["again"]["added_bytes"] - least["again"]["added_bytes"]
+    return {
+        "stores": stores,
+        "open_seconds": {str(one["clips"]): one["again"]["to_first_batch"] for one in stores},
+        "private_bytes": {str(one["clips"]): one["again"]["private_bytes"] for one in stores},
+        "private_bytes_per_clip": grown / max(1, most["clips"] - least["clips"]),
+        "memory_growth": most["again"]["private_bytes"] / least["again"]["private_bytes"],
     }
 
 
 def measure_speed(size: Size, folder: Path, words: argparse.Namespace) -> dict[str, Any]:
-    """Load batches in turn with copies of as many bytes, and train while loading."""
-    plan = plan_of(size, write_store(size, folder / "store"), folder / "run", training={"precision": words.precision})
-    load = load_of(plan, batches=1)
+    """Load batches in turn with copies of as many bytes and with the same clips in float16, and train while loading."""
+    load, halved = (
+        load_of(
+            plan_of(
+                size,
+                write_store(size, folder / f"speed_{dtype}", dtype),
+                folder / f"run_{dtype}",
+                training={"precision": words.precision},
+            ),
+            batches=1,
+        )
+        for dtype in ("float32", "float16")
+    )
     byte_count = sum(bytes_of(batch) for batch in load.batches[0])
     source = np.ones(byte_count, dtype=np.uint8)
     target = np.empty_like(source)
-    steps = iter(range(2**62))
-    ways = {"loader": lambda: load.run.loader.load(next(steps)), "copy": lambda: np.copyto(target, source)}
-    timings = in_turn(ways, words.repeats or (3 if words.quick else 30), warm_up=2)
+    steps, more = iter(range(2**62)), iter(range(2**62))
+    ways = {
+        "loader": lambda: load.run.loader.load(next(steps)),
+        "copy": lambda: np.copyto(target, source),
+        "float16": lambda: halved.run.loader.load(next(more)),
+    }
+    timings = in_turn(ways, words.repeats or (3 if words.quick else 30), warm_up=2 + size.clips // size.batch_size)
     loading = timings["loader"].median(words.clock)
+    waiting = measure_waiting(load, words.steps)
     return {
         "precision": words.precision,
         "bytes_of_a_batch": byte_count,
@@ -105,7 +187,9 @@ def measure_speed(size: Size, folder: Path, words: argparse.Namespace) -> dict[s
         "bytes_per_second": byte_count / loading,
         "timings": {name: timing.as_json() for name, timing in timings.items()},
         "ratio_to_copy": ratio(timings["loader"], timings["copy"], words.clock),
-        **measure_waiting(load, words.steps),
+        "float16_ratio": ratio(timings["loader"], timings["float16"], words.clock),
+        "loader_to_step": waiting["seconds_training"] / words.steps / timings["loader"].median("wall"),
+        **waiting,
     }
 
 
@@ -133,21 +217,35 @@ def lines_of(result: dict[str, Any], clock: str) -> list[str]:
     mega = 1e6
     rows = [
         [
-            f"{one['clips']:,}", f"{one['seconds_to_open']:.2f}", f"{one['clips_per_second']:,.0f}",
-            f"{one['peak_bytes'] / mega:.0f}",
+            f"{one['clips']:,}",
+            *(f"{one[which]['to_first_batch'][f'{clock}_seconds']:.2f}" for which in ("first", "again")),
+            *(f"{one[which]['peak_bytes'] / mega:.0f}" for which in ("first", "again")),
+            f"{one['again']['private_bytes'] / mega:.1f}", f"{one['shared']:.2f}",
         ]
         for one in result["stores"]
+    ]  # fmt: skip
+    header = [
+        "clips of the store", "s to a batch: first", "again", "peak MB: first", "again", "private MB", "shared",
     ]  # fmt: skip
     speed = (
         f"a batch of {result['bytes_of_a_batch'] / mega:.1f} MB: {result['clips_per_second']:,.0f} clips/s, "
         f"{result['bytes_per_second'] / mega:,.0f} MB/s; "
         f"{in_words(result['ratio_to_copy'])} x the time of a copy ({clock} clock)"
     )
+    waiting = (
+        f"a training step takes {result['loader_to_step']:.0f} x as long as its loading, and waits "
+        f"{100 * result['waiting_share']:.2f} % of its time for it"
+    )
+    memory = (
+        f"private memory: {result['private_bytes_per_clip']:.2f} bytes per clip, "
+        f"{result['memory_growth']:.2f} x from the smallest to the largest store"
+    )
     return [
         speed,
-        f"a training step waits {100 * result['waiting_share']:.2f} % of its time for its batch",
-        *table(["clips of the store", "s to open", "clips/s", "peak MB"], rows),
-        f"memory: {result['memory_growth']:.2f} x from the smallest to the largest store",
+        f"float16: {in_words(result['float16_ratio'])} x the clips/s",
+        waiting,
+        *table(header, rows),
+        memory,
     ]
 
 

@@ -8,14 +8,19 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from measured import Timings, count_operations, in_turn, ratio
+from repeated_store import write_repeated_store
 from step_profile import attention_kernels, group_of
+from synthetic_store import write_synthetic_store
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from vavl.config.files import read_json
+from vavl.corpora.manifest import Manifest
 from vavl.models.kernels import linear as linear_module
+from vavl.store.store import FeatureStore
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 PROGRAMS = sorted(path.stem for path in FOLDER.glob("*.py"))
@@ -54,6 +59,37 @@ def test_a_cheap_one_runs_and_writes_what_others_read(name, tmp_path, capsys):
     assert found["conditions"]["quick"]
     assert set(CHEAP[name]) <= set(found)
     assert "(" in capsys.readouterr().out
+
+
+def test_a_rank_spends_no_private_memory_on_clips_and_shares_the_rest(tmp_path):
+    """The loader's benchmark with small sizes, in a process of its own: it forks."""
+    file = tmp_path / "found.json"
+    command = [sys.executable, str(FOLDER / "loader.py"), "--quick", "--repeats", "1", "--out", str(file)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found = read_json(file)
+    assert [one["clips"] for one in found["stores"]] == [4_000, 400_000]
+    assert found["private_bytes_per_clip"] <= 3
+    assert found["memory_growth"] <= 1.1
+    assert all(one["shared"] > 0.45 for one in found["stores"])
+    mapped = [one["again"]["mapped"]["Rss"] for one in found["stores"]]
+    assert 0 < mapped[0] < mapped[1]
+    assert found["open_seconds"].keys() == {"4000", "400000"}
+
+
+def test_a_repeated_store_is_a_store(tmp_path):
+    real = FeatureStore.open(write_synthetic_store(tmp_path / "real", 20, speakers=20))
+    large = FeatureStore.open(write_repeated_store(tmp_path / "large", tmp_path / "real", 2**21 + 68))
+    clips = len(large.lengths("audio"))
+    manifest = Manifest.read(large.directory)
+    assert clips == len(manifest) == 2**21 + 68
+    for row in (0, 19, 20, 2**20 + 1, clips - 1):
+        for modality in ("audio", "video"):
+            np.testing.assert_array_equal(large.features(modality, row), real.features(modality, row % 20))
+        assert manifest.table["clip_id"][row].as_py() == large.clip_ids("audio")[row].as_py() == f"clip{row:09d}"
+        assert manifest.table["speaker"][row].as_py() == f"s{row % 20:03d}"
+    assert sorted(np.bincount(manifest.split(0)).tolist()) == [clips // 5] * 2 + [clips // 5 * 3]
+    large.verify()
 
 
 GPU_ON_CPU = ["--device", "cpu", "--quick", "--repeats", "1"]

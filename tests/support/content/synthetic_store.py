@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from vavl.corpora.manifest import Manifest
 from vavl.features import ModalityInfo
-from vavl.store.shards import ROW_SCHEMA
+from vavl.store.shards import ROW_SCHEMA, Dtype
 from vavl.store.store_writer import StoreWriter
 
 CLASSES = ("calm", "glad", "mad")
@@ -32,13 +32,14 @@ def write_synthetic_store(
     most_frames: int = 12,
     widths: Mapping[str, int] = WIDTHS,
     frames: Frames | None = None,
+    dtype: Dtype = "float32",
 ) -> Path:
     """Write a store of both modalities and its manifest; fold 0 has 6, 2 and 2 tenths of the speakers.
 
     Clips have 1 to ``most_frames`` frames of noise around a class mean, or as many as ``frames`` says; the
     values depend on the clip's number alone.
     """
-    writer = StoreWriter(folder, "synthetic", "0" * 16)
+    writer = StoreWriter(folder, "synthetic", "0" * 16, dtype)
     for modality, width in widths.items():
         info = ModalityInfo("synthetic", "1", {}, 10.0, width)
         counted = most_frames if frames is None else partial(frames, modality)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from synthetic_store import write_synthetic_store
 
 from vavl.data.batch import ClipBatch, ModalityBatch, pad_clips
+from vavl.store.shards import Dtype
 from vavl.training.loop import train_step
 from vavl.training.run import TrainingRun, prepare_run
 from vavl.training.settings import TrainingPlan
@@ -89,9 +91,10 @@ def plan_of(size: Size, store: Path, folder: Path, **sections: Mapping[str, Any]
     return TrainingPlan.model_validate(content)
 
 
-def write_store(size: Size, folder: Path) -> Path:
+def write_store(size: Size, folder: Path, dtype: Dtype = "float32") -> Path:
     """Write the clips of a size."""
-    return write_synthetic_store(folder, size.clips, widths=size.widths, frames=lambda *of: frames_of(size, *of))
+    frames = partial(frames_of, size)
+    return write_synthetic_store(folder, size.clips, widths=size.widths, frames=frames, dtype=dtype)
 
 
 def load_of(plan: TrainingPlan, batches: int = 2) -> Load:
