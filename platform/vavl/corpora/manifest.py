@@ -29,7 +29,7 @@ TRAIN, VALIDATION, TEST, NONE = 0, 1, 2, -1
 MANIFEST_FILE = "manifest/data-00000-of-00001.arrow"
 MANIFEST_FILES = (MANIFEST_FILE, "manifest/state.json", "manifest/dataset_info.json")
 FIRST_FORMAT_MANIFEST = "manifest.arrow"
-CONVERT = "convert the store once: python jobs/convert_store.py STORE"
+CONVERT = "convert the store once: python jobs/convert_store.py STORE; of an address convert a copy, and push it again"
 _METADATA_KEY = b"vavl"
 
 
