@@ -153,7 +153,7 @@ def kinds(folder: Path) -> dict[str, tuple[Path, Reader]]:
         "index": (store / "audio_index.bin", read_store),
         "ids": (store / "audio_ids.arrow", read_store),
         "store_json": (folder / "stated" / "store.json", read_store),
-        "manifest": (store / "manifest/data-00000-of-00001.arrow", lambda path: Manifest.read(path.parent)),
+        "manifest": (store / "manifest/data-00000-of-00001.arrow", lambda path: Manifest.read(path.parent.parent)),
     }
 
 

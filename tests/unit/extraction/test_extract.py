@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import json
 import re
@@ -10,21 +9,18 @@ import shutil
 import time
 from pathlib import Path
 
-import datasets
 import numpy as np
 import pytest
-from damaged_store import as_first_format
 from rendered_media import tone, write_mp4, write_sound_only_mp4, write_wav
-from small_media_corpus import clip_ids, write_card, write_small_corpus
+from small_extraction import HERE, TAKES, contents, extract, plan_of
+from small_media_corpus import clip_ids, write_card
 
 from vavl.config.files import sha256_of_file
-from vavl.corpora.card import read_card
-from vavl.corpora.manifest import Manifest, build_manifest
+from vavl.corpora.manifest import Manifest
 from vavl.errors import ConfigError, InputError, StoreError, TrainingError
 from vavl.extraction import parts
-from vavl.extraction.extract import ExtractionResult, extract_features
+from vavl.extraction.extract import extract_features
 from vavl.extraction.parts import PartExtractor
-from vavl.extraction.plan import ExtractionPlan, plan_extraction
 from vavl.extraction.report import Quarantined, extraction_summary, summary_rows
 from vavl.extraction.settings import ExtractionRun, FeatureSettings
 from vavl.extractors.descriptor import VideoExtractor
@@ -34,52 +30,6 @@ from vavl.store.clip_facts import read_facts
 from vavl.store.store import FeatureStore
 from vavl.workers import ray_pool
 from vavl.workers.local import uses_ray
-
-HERE = ExtractionRun(workers=0, max_quarantined_share=0.2)
-TAKES = 3
-
-
-@pytest.fixture(scope="module")
-def made_corpus(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("corpus")
-    write_small_corpus(folder, takes=TAKES)
-    return folder
-
-
-@pytest.fixture
-def corpus(made_corpus, tmp_path) -> Path:
-    """Return a copy of the corpus that a test may damage."""
-    return Path(shutil.copytree(made_corpus, tmp_path / "corpus"))
-
-
-@pytest.fixture(scope="module")
-def made_store(made_corpus, tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("made") / "store"
-    extract(made_corpus, folder)
-    return folder
-
-
-@pytest.fixture
-def store(made_store, tmp_path) -> Path:
-    """Return a copy of the finished store."""
-    return Path(shutil.copytree(made_store, tmp_path / "store"))
-
-
-def plan_of(corpus: Path, store: Path, settings: FeatureSettings | None = None) -> ExtractionPlan:
-    card = read_card(corpus / "tiny.yaml")
-    root = corpus / "media"
-    return plan_extraction(card, build_manifest(card, root), root, settings or FeatureSettings(), store)
-
-
-def extract(corpus: Path, store: Path, run: ExtractionRun = HERE) -> ExtractionResult:
-    return extract_features(plan_of(corpus, store), run)
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    """Return the files of a store by name, but for the (empty) lock."""
-    files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
-    assert "store.json" in files
-    return {name: path.read_bytes() for name, path in files.items() if name != "parts/lock"}
 
 
 def read_quarantine(store: Path) -> list[Quarantined]:
@@ -227,94 +177,6 @@ def test_a_failure_in_the_middle_is_continued_and_finished_parts_are_not_done_ag
     assert (result.extracted + result.kept, result.added) == (72, result.extracted)
     assert {name: (broken / "parts" / name).stat().st_mtime_ns for name in kept} == kept
     assert contents(broken) == contents(whole)
-
-
-def test_a_damaged_part_is_done_again(made_corpus, made_store, store):
-    part = min((store / "parts").glob("audio-*.json"))
-    clips = len(json.loads(part.read_text())["clips"])
-    part.write_bytes(b"cut off")
-    assert extract(made_corpus, store).extracted == clips
-    assert contents(store) == contents(made_store)
-
-
-@pytest.mark.parametrize("damage", ["cut", "gone"])
-def test_a_torn_or_missing_shard_is_extracted_again(made_corpus, made_store, store, damage):
-    shard = min((store / "video").glob("data-*.arrow"))
-    clips = len(datasets.Dataset.from_file(str(shard)))
-    if damage == "cut":
-        shard.write_bytes(shard.read_bytes()[:-100])
-    else:
-        shard.unlink()
-    assert extract(made_corpus, store).extracted == clips
-    assert contents(store) == contents(made_store)
-
-
-def test_a_shard_that_was_damaged_after_its_part_was_finished_is_named_and_once_removed_made_again(
-    made_corpus, made_store, store
-):
-    shard = min((store / "audio").glob("data-*.arrow"))
-    content = bytearray(shard.read_bytes())
-    content[len(content) // 2] ^= 1
-    shard.write_bytes(content)
-    with pytest.raises(StoreError, match=rf"{shard.name}: .*damaged since it was written.*\n.*remove this file"):
-        extract(made_corpus, store)
-    with pytest.raises(StoreError, match="incomplete"):
-        FeatureStore.open(store)
-    shard.unlink()
-    assert extract(made_corpus, store).extracted > 0
-    assert contents(store) == contents(made_store)
-
-
-def test_what_a_killed_job_left_half_done_is_swept_away(made_corpus, made_store, store):
-    """Killed after a shard and before its record, and in the middle of a shard."""
-    (store / "store.json").unlink()
-    min((store / "parts").glob("audio-*.json")).unlink()
-    (store / "audio/.data-000000000000-00000.arrow.x.partial").write_bytes(b"half")
-    shutil.copy(min((store / "audio").glob("data-*.arrow")), store / "audio/data-ffffffffffff-00000.arrow")
-    assert 0 < extract(made_corpus, store).extracted < 36
-    assert contents(store) == contents(made_store)
-
-
-def test_a_full_disk_ends_the_job_and_the_same_command_goes_on(made_corpus, made_store, tmp_path, monkeypatch):
-    made: list[Path] = []
-
-    def replace(path, to):
-        made.extend([to] if to.name.startswith("data-") else [])
-        if len(made) == 3:
-            raise OSError(errno.ENOSPC, "No space left on device")
-        return path.rename(to)
-
-    monkeypatch.setattr(Path, "replace", replace)
-    with pytest.raises(InputError, match=r"cannot be written: No space left on device\n.*free disk space"):
-        extract(made_corpus, tmp_path / "store")
-    monkeypatch.undo()
-    with pytest.raises(StoreError, match="incomplete"):
-        FeatureStore.open(tmp_path / "store")
-    assert extract(made_corpus, tmp_path / "store").kept > 0
-    assert contents(tmp_path / "store") == contents(made_store)
-
-
-def test_float16_is_a_setting_and_its_largest_error_is_reported(made_corpus, made_store, store):
-    settings = FeatureSettings(dtype="float16")
-    result = extract_features(plan_of(made_corpus, store, settings), HERE)
-    assert (result.kept, result.extracted_again) == (0, 72)  # numbers that were rounded do not come back
-    summary = extraction_summary(result)
-    assert 0 < summary["largest_relative_error"]["audio"] <= 2**-11
-    assert any(name == "float16" for name, _ in summary_rows(summary, store))
-    whole = FeatureStore.open(made_store)
-    np.testing.assert_array_equal(
-        result.store.features("audio", 5), whole.features("audio", 5).astype(np.float16).astype(np.float32)
-    )
-    result.store.verify()
-
-
-def test_a_directory_with_a_store_of_an_earlier_version_is_not_written_into(made_corpus, store):
-    as_first_format(store)
-    with pytest.raises(StoreError, match=r"earlier version\n.*convert_store\.py STORE"):
-        extract(made_corpus, store)
-    anew = extract(made_corpus, store, ExtractionRun(workers=0, resume=False))
-    assert anew.extracted == 72
-    assert not list(store.glob("audio.arrow"))
 
 
 def test_new_replaced_touched_and_removed_files_change_the_store_as_if_it_were_made_from_nothing(
