@@ -124,10 +124,9 @@ def check_clips_of_speakers(place: str, setting: str, modality: str, counts: Map
     """
     alone = sorted(name for name, count in counts.items() if count == 1)
     if alone:
-        shown = ", ".join(alone[:5]) + (", ..." if len(alone) > 5 else "")
         raise StoreError(
             place, f"features.speaker_normalisation={setting}",
-            f"{len(alone)} of {len(counts)} speakers have fewer than two clips with {modality}: {shown}",
+            f"{len(alone)} of {len(counts)} speakers have fewer than two clips with {modality}, e.g. {alone[0]}",
             "leave these speakers out of the corpus, or use causal_mean or none",
         )  # fmt: skip
 

@@ -107,13 +107,12 @@ def extract_audio(path: Path, settings: AudioFeatureSettings | FunctionalSetting
     """
     spectral = settings.spectra if isinstance(settings, FunctionalSettings) else settings
     sound = read_sound(path, spectral.sample_rate_hz, spectral.longest_clip_s)
-    match settings:
-        case AudioFeatureSettings():
-            values, times = log_mel.clip_spectra(sound.waveform, settings)
-        case FunctionalSettings():
-            from vavl.extractors.functionals import clip_functionals
+    if isinstance(settings, AudioFeatureSettings):
+        values, times = log_mel.clip_spectra(sound.waveform, settings)
+    else:
+        from vavl.extractors.functionals import clip_functionals
 
-            values, times = clip_functionals(sound.waveform, settings)
+        values, times = clip_functionals(sound.waveform, settings)
     return Extracted(values, times, note=sound.note, facts=sound.facts)
 
 
@@ -266,8 +265,10 @@ def check_video(settings: VideoSettings) -> None:
         check_image_network(settings)
 
 
-_AUDIO: TypeAdapter[AudioSettings] = TypeAdapter(AudioSettings)
-_VIDEO: TypeAdapter[VideoSettings] = TypeAdapter(VideoSettings)
+_KINDS: Mapping[str, tuple[tuple[str, ...], TypeAdapter[Any], Callable[[Any], ModalityInfo]]] = {
+    "audio": (AUDIO_EXTRACTORS, TypeAdapter(AudioSettings), audio_info),
+    "video": (VIDEO_EXTRACTORS, TypeAdapter(VideoSettings), video_info),
+}
 
 
 class MediaReader:
@@ -330,15 +331,12 @@ def extractor_settings(provenance: Mapping[str, Any], modality: str) -> AudioSet
     if (missing := missing_plugin(provenance)) is not None:
         fix = f"pip install {distribution}; requirements.txt of a registered model names its version"
         raise StoreError(f"{modality} features", "extractor", missing, fix)
+    known, kinds, info = _KINDS[modality]
     try:
-        if modality == "audio" and (name in AUDIO_EXTRACTORS or distribution):
-            audio = _AUDIO.validate_python(settings)
-            _check_same(provenance, audio_info(audio), modality)
-            return audio
-        if modality == "video" and (name in VIDEO_EXTRACTORS or distribution):
-            video = _VIDEO.validate_python(settings)
-            _check_same(provenance, video_info(video), modality)
-            return video
+        if name in known or distribution:
+            found: AudioSettings | VideoSettings = kinds.validate_python(settings)
+            _check_same(provenance, info(found), modality)
+            return found
     except ValidationError as fault:
         raise StoreError(
             f"{modality} features", "settings", f"not known to {name}: {fault}", "use the version that made them"
