@@ -8,6 +8,8 @@ Axes: B clips, H heads, T frames, D channels of a head.
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple, TypeGuard, cast
@@ -17,11 +19,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
+from vavl.errors import InputError
 from vavl.models import gpu
 from vavl.models.draws import Dropout, SequentialWithDropout, SwishDropout, keys_from_stream
 from vavl.models.settings import NetworkSettings
 
 _ROTARY_BASE = 10_000.0
+_LEAST_VARIANCE = 1e-5
 
 
 class Frames(NamedTuple):
@@ -142,13 +146,18 @@ class TimeConvolution(nn.Module):
 
 
 class ConformerBlock(nn.Module):
-    """Half feed-forward, self-attention, convolution, half feed-forward, LayerNorm (Gulati et al. 2020)."""
+    """Half feed-forward, self-attention, convolution, half feed-forward, LayerNorm (Gulati et al. 2020).
+
+    With ``blocks: feed_forward`` nothing mixes frames: attention and convolution are left out.
+    """
 
     def __init__(self, settings: NetworkSettings) -> None:
         super().__init__()
         self.first_feed_forward = FeedForward(settings)
-        self.attention = RotaryAttention(settings)
-        self.convolution = TimeConvolution(settings)
+        self.mixes_frames = settings.blocks == "conformer"
+        if self.mixes_frames:
+            self.attention = RotaryAttention(settings)
+            self.convolution = TimeConvolution(settings)
         self.second_feed_forward = FeedForward(settings)
         self.norm = nn.LayerNorm(settings.width)
         self.first_stream = 0
@@ -166,8 +175,9 @@ class ConformerBlock(nn.Module):
             about: the frames.
         """
         frames = self.first_feed_forward(frames, rows, 0.5)
-        frames = self.attention(frames, is_real, rows, about)
-        frames = self.convolution(frames, is_real, rows)
+        if self.mixes_frames:
+            frames = self.attention(frames, is_real, rows, about)
+            frames = self.convolution(frames, is_real, rows)
         frames = self.second_feed_forward(frames, rows, 0.5)
         normalized: Tensor = self.norm(frames)
         return normalized
@@ -220,6 +230,22 @@ class ConformerBlocks(nn.ModuleList):
             return kept
         output: Tensor = gpu.call(block, frames, *others)
         return output
+
+
+def compile_blocks(network: nn.Module, backend: str = "inductor") -> None:
+    """Let ``torch.compile`` compile the blocks: one graph for all of them, for any length, step and draw.
+
+    Raises:
+        InputError: no C++ compiler is installed.
+    """
+    if not any(map(shutil.which, (os.environ.get("CXX", "g++"), "g++", "clang++"))):
+        raise InputError(
+            "training", "compile", "needs a C++ compiler, and none is installed",
+            "install g++, or set training.compile: false",
+        )  # fmt: skip
+    for module in network.modules():
+        if isinstance(module, ConformerBlock):
+            module.compile(dynamic=True, backend=backend)
 
 
 def number_streams(network: nn.Module) -> None:
@@ -302,6 +328,56 @@ def frames_of(values: Tensor, head_width: int, is_real: Tensor | None) -> Frames
     dtype = gpu.autocast_dtype(values.device.type) or values.dtype
     hidden = torch.zeros_like(is_real, dtype=dtype).masked_fill(~is_real, -torch.inf)
     return Frames(cosine, sine, hidden[:, None, None, :])
+
+
+class Subsampling(nn.ModuleList):
+    """Convolutions over time, each of stride 2 and with Swish after it."""
+
+    def __init__(self, width: int, factor: int) -> None:
+        super().__init__(nn.Conv1d(width, width, 3, stride=2, padding=1) for _ in range(factor.bit_length() - 1))
+
+    def forward(self, frames: Tensor, is_real: Tensor | None) -> Tensor:
+        """Map (batch, time, channel) to (batch, time / factor rounded up, channel); padding counts as silence."""
+        for layer in self:
+            frames = without_padding(frames, is_real)
+            frames = functional.silu(layer(frames.transpose(1, 2)).transpose(1, 2))
+            is_real = None if is_real is None else is_real[:, ::2]
+        return frames
+
+
+class Pooling(nn.Module):
+    """The frames of a clip as one vector: their mean, learned weights, or mean and deviation projected."""
+
+    def __init__(self, settings: NetworkSettings) -> None:
+        super().__init__()
+        self.kind, width = settings.pooling, settings.width
+        if self.kind == "attention":
+            self.score = nn.Linear(width, 1)
+        if self.kind == "statistics":
+            self.project = nn.Linear(2 * width, width)
+
+    def forward(self, frames: Tensor, is_real: Tensor | None) -> Tensor:
+        """Map (batch, time, channel) to (batch, channel); ``is_real`` (batch, time) is False for padding."""
+        match self.kind:
+            case "attention":
+                scores = self.score(frames).float()
+                if is_real is not None:
+                    scores = scores.masked_fill(~is_real.unsqueeze(-1), -torch.inf)
+                gathered: Tensor = (scores.softmax(dim=1) * without_padding(frames, is_real)).sum(dim=1)
+                return gathered.to(frames.dtype)
+            case "statistics":
+                projected: Tensor = self.project(mean_and_deviation(frames, is_real))
+                return projected
+            case _:
+                return masked_mean(frames, is_real)
+
+
+def mean_and_deviation(frames: Tensor, is_real: Tensor | None) -> Tensor:
+    """Return mean and standard deviation of each channel over the real frames, (batch, 2 * channel)."""
+    mean = masked_mean(frames, is_real)
+    variance = masked_mean((frames - mean.unsqueeze(1)).square(), is_real)
+    # The slope of a root is infinite at 0, where a clip of one frame lies.
+    return torch.cat((mean, (variance + _LEAST_VARIANCE).sqrt()), dim=-1)
 
 
 def split_heads(qkv: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor]:

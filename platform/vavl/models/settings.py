@@ -36,8 +36,21 @@ class NetworkSettings(FrozenConfig):
 
     preset: Literal["paper", "small"] = Field("paper", description="sizes for every key not given")
     width: int = Field(512, ge=8, description="channels of every hidden layer")
-    modality_blocks: int = Field(3, ge=1, description="Conformer blocks of each modality")
-    shared_blocks: int = Field(2, ge=1, description="Conformer blocks that both modalities share")
+    blocks: Literal["conformer", "feed_forward"] = Field(
+        "conformer",
+        description="what blocks consist of; feed_forward: no attention and no convolution, where clips are one frame",
+    )
+    modality_blocks: int = Field(3, ge=1, description="blocks of each modality")
+    shared_blocks: int = Field(2, ge=1, description="blocks that both modalities share")
+    subsampling: Literal[1, 2, 4] = Field(
+        1, description="frames of the input for one of the blocks, by convolutions of stride 2; 1: none"
+    )
+    pooling: Literal["mean", "attention", "statistics"] = Field(
+        "mean", description="of the frames of a clip; attention: learned weights, statistics: mean and deviation"
+    )
+    input_statistics: bool = Field(
+        False, description="mean and deviation of a clip's input frames, projected, join what its blocks give"
+    )
     attention_heads: int = Field(8, ge=1, description="of each Conformer block")
     feed_forward_expansion: int = Field(4, ge=1, description="hidden size of feed-forward layers, in widths")
     convolution_kernel: int = Field(31, ge=1, description="frames under the depthwise kernel; odd")

@@ -20,8 +20,10 @@ from vavl.models import gpu
 from vavl.models.conformer import (
     ConformerBlocks,
     Frames,
+    Pooling,
+    Subsampling,
     frames_of,
-    masked_mean,
+    mean_and_deviation,
     number_streams,
     with_noise,
     without_padding,
@@ -52,9 +54,9 @@ class Encoding(NamedTuple):
     """What one pass of a modality's encoder gives."""
 
     representation: Tensor
-    """(rows, width): masked mean over time of the last layer."""
+    """(rows, width): the last layer, pooled over time."""
     layers: tuple[Tensor, ...]
-    """(rows, T, D) each, padding undefined: the input frames, then the output of every Conformer block."""
+    """(rows, T, D) each, padding undefined: the input frames, then, subsampled, the output of every block."""
 
 
 class LadderTrace(NamedTuple):
@@ -167,11 +169,15 @@ class Vavl(nn.Module):
             noise: (clips, time, channel) per layer, added to the input and after every block.
         """
         own, mask = 1 + len(path.blocks), clips.mask
-        about = frames_of(clips.values, self.head_width, mask)
+        kept = None if mask is None else mask[:, :: path.stride]
+        about = frames_of(clips.values[:, :: path.stride], self.head_width, kept)
         below: tuple[Tensor, ...] = path(clips.values, mask, rows, noise and noise[:own], about)
         added = noise[own:] if noise else [None] * len(self.shared.blocks)
-        top, above = self.shared(below[-1], mask, rows, added, about)
-        return Encoding(masked_mean(top, mask), (*below, *above))
+        top, above = self.shared(below[-1], kept, rows, added, about)
+        pooled = path.pool(top, kept)
+        if path.input_statistics is not None:
+            pooled = pooled + path.input_statistics(mean_and_deviation(without_padding(below[0], mask), mask))
+        return Encoding(pooled, (*below, *above))
 
     def predict(
         self, batch: ClipBatch, rows: RowKeys, audio_encoding: Encoding, video_encoding: Encoding
@@ -208,6 +214,10 @@ class ModalityPath(nn.Module):
         self.head = feed_forward_head(settings.width, outputs, settings)
         self.reconstruct = feed_forward_head(settings.width, input_width, settings)
         self.correlate = CorrelationFunction(settings.width, settings.correlation_size)
+        self.stride = settings.subsampling
+        self.subsample = Subsampling(settings.width, settings.subsampling)
+        self.pool = Pooling(settings)
+        self.input_statistics = nn.Linear(2 * input_width, settings.width) if settings.input_statistics else None
 
     def forward(
         self,
@@ -230,7 +240,8 @@ class ModalityPath(nn.Module):
         if noise:
             # A decoder reads this layer, and would multiply what lies in the padding by gradients of zero.
             bottom = with_noise(without_padding(frames, is_real), noise[0])
-        projected = self.input_dropout(self.project(bottom, is_real), rows)
+        projected = self.input_dropout(self.subsample(self.project(bottom, is_real), is_real), rows)
+        is_real = None if is_real is None else is_real[:, :: self.stride]
         added = noise[1:] if noise else [None] * len(self.blocks)
         layers = self.blocks(projected, is_real, rows, added, about)
         return (bottom, *layers)

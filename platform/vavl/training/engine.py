@@ -172,7 +172,7 @@ class TorchEngine:
         self.device = device
         self.config: dict[str, Any] = {}
         self.network = network.to(device)
-        if device.type == "cuda" and isinstance(self.network, Vavl):
+        if device.type == "cuda" and isinstance(self.network, Vavl) and not settings.compile:
             self.network.weights_side_by_side = True
         self._clipping = settings.optimizer.gradient_clipping
         self._bf16 = settings.precision == "bf16"

@@ -14,6 +14,7 @@ from vavl.data.loader import RankPlace, StepLoader
 from vavl.data.partitions import PartitionedClips
 from vavl.data.sampler import Sampler
 from vavl.errors import TrainingError
+from vavl.models.conformer import compile_blocks
 from vavl.models.draws import DrawKey
 from vavl.models.saved_model import ModelDescription, build_network
 from vavl.models.vavl import Vavl, VavlOutput, parameter_count
@@ -195,12 +196,15 @@ def prepare_run(
 
 def _network(plan: TrainingPlan, description: ModelDescription) -> Vavl:
     torch.manual_seed(plan.training.seed)
-    return build_network(
+    network = build_network(
         description,
         plan.objectives.ladder,
         plan.objectives.contrast_size,
         activation_checkpointing=plan.training.activation_checkpointing,
     )
+    if plan.training.compile:
+        compile_blocks(network)
+    return network
 
 
 def make_engine(

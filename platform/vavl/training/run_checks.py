@@ -11,7 +11,7 @@ from vavl.data.collection import ClipCollection
 from vavl.data.partitions import Partition, PartitionedClips
 from vavl.errors import ConfigError, InputError
 from vavl.metrics.names import MODALITIES_OF
-from vavl.models.settings import AttributeTask, ClassTask, Task
+from vavl.models.settings import AttributeTask, ClassTask, NetworkSettings, Task
 from vavl.objectives.settings import HgrSettings, LadderSettings, PseudoLabelSettings
 from vavl.training.settings import TrainingPlan
 
@@ -47,7 +47,7 @@ def check_objectives(
     if objectives.contrastive is not None and objectives.contrastive.weight > 0:
         _check_contrastive(composition)
     if objectives.ladder is not None:
-        _check_ladder(objectives.ladder, plan.model.ladder_layers)
+        _check_ladder(objectives.ladder, plan.model)
     if objectives.pseudo_label is not None:
         _check_pseudo_label(plan, objectives.pseudo_label, partitioned, task)
     return warnings
@@ -100,7 +100,13 @@ def _check_contrastive(composition: Mapping[Partition, int]) -> None:
         )
 
 
-def _check_ladder(settings: LadderSettings, layers: int) -> None:
+def _check_ladder(settings: LadderSettings, model: NetworkSettings) -> None:
+    layers = model.ladder_layers
+    if model.subsampling > 1:
+        raise ConfigError(
+            "objectives", "ladder", f"rebuilds layers of one length, and model.subsampling is {model.subsampling}",
+            "set model.subsampling: 1, or objectives.ladder: null",
+        )  # fmt: skip
     given = settings.layer_weights
     if given is not None and len(given) != layers:
         raise ConfigError(

@@ -92,6 +92,9 @@ class TrainingSettings(FrozenConfig):
     activation_checkpointing: bool = Field(
         False, description="compute the blocks once more in the backward pass instead of keeping them"
     )
+    compile: bool = Field(
+        False, description="compile the blocks by torch.compile, once for all lengths; needs a C++ compiler"
+    )
     precision: Literal["fp32", "bf16"] = Field("fp32", description="bf16: autocast over float32 weights")
     clips_per_forward: int | None = Field(
         None, ge=1, description="most clips of one forward pass of a worker: bounds its memory; null = its whole share"
@@ -204,6 +207,8 @@ class TrainingSettings(FrozenConfig):
     def _check_deepspeed(self) -> None:
         if self.deepspeed and self.engine == "torch":
             raise ValueError("deepspeed: needs engine: deepspeed")
+        if self.compile and self.engine == "deepspeed" and self.zero_stage == 3:
+            raise ValueError("compile: true needs zero_stage 0, 1 or 2: 3 gathers weights within the blocks")
         check_passthrough(self.deepspeed, self.zero_stage, self.precision)
 
     def micro_batches(self, batch_size: int, workers: int) -> int:
@@ -230,9 +235,9 @@ class TrainingSettings(FrozenConfig):
 # A run may be continued with other values of these: they decide how it is computed, not what.
 _HOW = frozenset({
     "launcher", "engine", "workers", "placement", "cpus_per_worker", "gpus_per_worker", "resources_per_worker",
-    "zero_stage", "offload", "activation_checkpointing", "clips_per_forward", "resume", "checkpoint_every_epochs",
-    "checkpoint_every_steps", "keep_checkpoints", "report_every_steps", "gradient_norms_every_steps", "faults",
-    "deepspeed",
+    "zero_stage", "offload", "activation_checkpointing", "compile", "clips_per_forward", "resume", "faults",
+    "checkpoint_every_epochs", "checkpoint_every_steps", "keep_checkpoints", "report_every_steps",
+    "gradient_norms_every_steps", "deepspeed",
 })  # fmt: skip
 
 

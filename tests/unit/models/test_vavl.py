@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from vavl.errors import InputError
+from vavl.models.conformer import Subsampling, compile_blocks, mean_and_deviation
 from vavl.models.draws import DrawKey, Dropout, random_choices
 from vavl.models.ladder import LadderVavl
 from vavl.models.settings import LadderShape, NetworkSettings
@@ -301,3 +302,98 @@ def test_permuting_the_classes_permutes_the_outputs_only(tiny_network, batches):
     torch.testing.assert_close(after.fusion_logits, before.fusion_logits[:, order])
     torch.testing.assert_close(after.audio.logits, before.audio.logits[:, order])
     torch.testing.assert_close(after.audio.reconstruction, before.audio.reconstruction)
+
+
+OPTIONS = (
+    {"blocks": "feed_forward"}, {"subsampling": 2}, {"subsampling": 4}, {"pooling": "attention"},
+    {"pooling": "statistics"}, {"input_statistics": True},
+)  # fmt: skip
+
+
+class TestOptions:
+    @torch.no_grad()
+    @pytest.mark.parametrize("options", OPTIONS, ids=str)
+    @pytest.mark.parametrize("kernels", [True, False])
+    def test_a_prediction_depends_on_its_clip_alone(self, tiny_network, batches, options, kernels):
+        """Neither on batch-mates nor on the amount and content of padding; it is another one than without."""
+        network, clips = tiny_network(kernels=kernels, **options), batches.clips(CLIPS)
+        batch = batches.of(clips)
+        expected = rows_of(network(batch), batch)
+        padded = batches.padded(batch, 7, math.nan)
+        assert_same(rows_of(network(padded), padded), expected)
+        alone = {}
+        for place, clip in enumerate(clips):
+            single = batches.of([clip])
+            alone |= {(name, place): value for (name, _), value in rows_of(network(single), single).items()}
+        assert_same(alone, expected)
+
+    @pytest.mark.parametrize("options", OPTIONS, ids=str)
+    def test_every_weight_is_trained_and_stays_finite_with_single_frames(self, tiny_network, batches, options):
+        network = tiny_network(dropout=0.2, **options).train()
+        clips = [replace(clip, audio=None if clip.audio is None else clip.audio[:1]) for clip in batches.clips(CLIPS)]
+        output = network(batches.of(clips), KEY)
+        sum(one.square().sum() for one in (*output.audio, *output.video, output.fusion_logits)).backward()
+        for name, weight in network.named_parameters():
+            if name != "correlate_label.weight":
+                assert weight.grad is not None, name
+                assert weight.grad.isfinite().all(), name
+
+    def test_without_options_a_network_has_the_weights_of_before(self, tiny_network):
+        names = {name for name, _ in tiny_network().named_parameters()}
+        assert not {name for name in names if "pool" in name or "subsample" in name or "statistics" in name}
+        for options in OPTIONS[1:]:
+            assert names < {name for name, _ in tiny_network(**options).named_parameters()}
+
+    @torch.no_grad()
+    def test_feed_forward_blocks_mix_no_frames(self, tiny_network, batches):
+        network, clip = tiny_network(blocks="feed_forward"), batches.clips("a")[0]
+        assert len(clip.audio) > 2
+        turned = [network(batches.of([replace(clip, audio=frames)])) for frames in (clip.audio, clip.audio[::-1])]
+        torch.testing.assert_close(turned[0].audio.logits, turned[1].audio.logits)
+        assert not any("attention" in name or "convolution" in name for name, _ in network.named_modules())
+
+    @torch.no_grad()
+    @pytest.mark.parametrize(("frames", "factor", "left"), [(1, 2, 1), (8, 2, 4), (9, 2, 5), (9, 4, 3), (5, 1, 5)])
+    def test_subsampling_leaves_one_of_so_many_frames(self, frames, factor, left):
+        assert Subsampling(3, factor)(torch.randn(2, frames, 3), None).shape == (2, left, 3)
+
+    def test_mean_and_deviation_are_those_of_the_real_frames(self):
+        frames = torch.randn(2, 6, 3)
+        is_real = torch.arange(6) < torch.tensor([[6], [4]])
+        found = mean_and_deviation(frames, is_real)
+        for row, length in enumerate((6, 4)):
+            real = frames[row, :length]
+            torch.testing.assert_close(found[row, :3], real.mean(0))
+            torch.testing.assert_close(found[row, 3:], real.std(0, correction=0), rtol=1e-3, atol=1e-4)
+
+
+class TestCompiled:
+    @pytest.mark.filterwarnings(
+        "ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning"
+    )  # of the tracer
+    def test_blocks_share_one_graph_over_steps_of_any_length_and_key(self, tiny_network, batches, gradients):
+        """And give the numbers of the plain way. The backend traces as inductor does, and generates no code."""
+        torch.compiler.reset()
+        networks = [tiny_network(dropout=0.3, modality_blocks=2).train() for _ in range(2)]
+        compile_blocks(networks[1], backend="aot_eager")
+        graphs = []
+        for step in range(20):
+            clips = batches.clips("av? a v av a" if step % 3 else "a av v")
+            batch, key = batches.padded(batches.of(clips), 1 + 3 * step, 0.0), DrawKey(0, step)
+            outputs = [network(batch, key) for network in networks]
+            for one, other in zip(outputs[0].audio, outputs[1].audio, strict=True):
+                torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+            for network, output in zip(networks, outputs, strict=True):
+                network.zero_grad()
+                (output.audio.logits.square().sum() + output.video.logits.square().sum()).backward()
+            for name, expected in gradients(networks[0]).items():
+                torch.testing.assert_close(gradients(networks[1])[name], expected, rtol=1e-3, atol=1e-5, msg=name)
+            graphs.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
+        torch.compiler.reset()
+        assert graphs[0] > 0
+        assert graphs[-1] == graphs[1], graphs
+
+    def test_a_machine_without_a_compiler_is_refused(self, tiny_network, monkeypatch):
+        monkeypatch.setattr("shutil.which", lambda _: None)
+        with pytest.raises(InputError, match=r"training: compile: needs a C\+\+ compiler"):
+            compile_blocks(tiny_network())

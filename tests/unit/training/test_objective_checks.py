@@ -76,3 +76,9 @@ def test_training_labels_of_one_class_alone_are_refused(plan):
 
     with pytest.raises(InputError, match=r"labeled training clips have the same target"):
         check_classes(alike, rows, chosen)
+
+
+def test_a_ladder_needs_layers_of_one_length(plan):
+    chosen = plan(objectives={"ladder": {}}, model={**plan().model.model_dump(), "subsampling": 2})
+    with pytest.raises(ConfigError, match=r"objectives: ladder: rebuilds layers of one length.*subsampling is 2"):
+        open_run_data(chosen)

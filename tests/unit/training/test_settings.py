@@ -39,6 +39,7 @@ def test_the_optimizer_defaults_are_those_of_the_paper():
         ({"offload": "optimizer"}, "offload=optimizer needs zero_stage 1, 2 or 3"),
         ({"offload": "optimizer_and_weights", "zero_stage": 2}, "offload=optimizer_and_weights needs zero_stage 3"),
         ({"offload": "optimizer", "engine": "torch"}, "offload=optimizer needs engine: deepspeed"),
+        ({"compile": True, "zero_stage": 3}, "compile: true needs zero_stage 0, 1 or 2"),
         ({"faults": {"skipped_steps": -1}}, "faults.skipped_steps: .*greater than or equal to 0"),
         ({"precision": "fp16"}, "precision: .*'fp32' or 'bf16'"),
         ({"optimizer": {"lr": 1}}, "optimizer.lr: unknown key; did you mean|optimizer.lr: unknown key; known here"),
@@ -76,7 +77,7 @@ def test_paths_become_absolute_for_workers_in_other_folders(tmp_path, monkeypatc
 HOW = [
     {"workers": 4}, {"workers": [1, 4]}, {"zero_stage": 3}, {"clips_per_forward": 4}, {"checkpoint_every_steps": 5},
     {"deepspeed": {"zero_optimization": {"overlap_comm": False}}},
-    {"keep_checkpoints": 9}, {"report_every_steps": 1}, {"offload": "optimizer", "zero_stage": 1},
+    {"keep_checkpoints": 9}, {"report_every_steps": 1}, {"compile": True}, {"offload": "optimizer", "zero_stage": 1},
     {"activation_checkpointing": True}, {"faults": {"skipped_steps": 3}}, {"placement": "spread"},
 ]  # fmt: skip
 WHAT = [
