@@ -25,7 +25,6 @@ from vavl.extraction.settings import ExtractionRun
 from vavl.extraction.sources import ClipPlace
 from vavl.features import MODALITIES
 from vavl.store.clip_facts import write_facts
-from vavl.store.shards import Shard
 from vavl.store.store import FeatureStore
 from vavl.store.store_writer import StoreWriter
 from vavl.workers.attempts import TimeLimit
@@ -172,12 +171,10 @@ def _write_store(plan: ExtractionPlan, results: Mapping[str, PartResult]) -> Fea
     write_facts(plan.folder, heapq.merge(*rows, key=lambda row: (row["clip_id"], row["modality"])))
     for modality in MODALITIES:
         if modality in plan.sources:
-            shards: list[Shard] = []
-            checksums: list[tuple[int, ...]] = []
-            for part in plan.parts(modality):
-                record = _record(part.path)
-                shards += record.shards
-                checksums += record.checksums
+            # Read twice, for the checksums of all clips are not to be in memory.
+            paths = [part.path for part in plan.parts(modality)]
+            shards = [shard for path in paths for shard in _record(path).shards]
+            checksums = (one for path in paths for one in _record(path).checksums)
             writer.add_shards(modality, plan.infos[modality], shards, checksums)
         else:
             writer.leave_out(modality)
