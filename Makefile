@@ -18,10 +18,11 @@ $(READY): pyproject.toml constraints.txt
 
 setup: $(READY)  ## make .venv with the exact versions of constraints.txt
 
-demo: $(READY)  ## from nothing to a registered model: render, extract, train, evaluate, register
+demo: $(READY)  ## from nothing to a registered model, and what unlabeled clips are worth
 	$(BIN)/python jobs/make_demo_corpus.py jobs/configs/demo_corpus.yaml
 	$(BIN)/python jobs/prepare_corpus.py jobs/configs/prepare/demo.yaml
 	$(BIN)/python jobs/train_model.py jobs/configs/demo.yaml
+	$(BIN)/python jobs/compare_objectives.py jobs/configs/compare/demo.yaml
 
 # Three: those with the tests on Ray wait for other processes most of the time. In the order of tests/conftest.py.
 test: $(READY)  ## run the tests in three processes, but for some long ones of kinds that it has already

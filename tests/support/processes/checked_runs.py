@@ -52,7 +52,7 @@ def checked_plan(bench: Bench, name: str, case: Case, **training: Any) -> Traini
             "composition": demo["data"]["composition"],
         },
         "model": _SMALL if bench.quick else demo["model"],
-        "objectives": demo["objectives"],
+        "objectives": {**demo["objectives"], "ladder": {"weight": 0.1}},
         "training": {
             "launcher": "in_process", "max_steps": STEPS, "report_every_steps": 1, "optimizer": optimizer,
             "average_decay": demo["training"]["average_decay"], "gpus_per_worker": int(bench.on_gpu),
