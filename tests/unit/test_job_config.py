@@ -148,8 +148,8 @@ FORMER_DEMO = [
     "data.augmentation={}",
     "objectives.reconstruction.weight=1.0", "objectives.hgr.weight=0.1", "objectives.contrastive=null",
     "objectives.ladder={weight: 0.1}",
-    "objectives.pseudo_label={kind: hard, weight: 0.5, threshold: 0.95, teacher: average, start_step: 60, "
-    "ramp_steps: 60}",
+    "objectives.pseudo_label={kind: hard, weight: 0.5, threshold: 0.95, start_step: 60, ramp_steps: 60}",
+    "objectives.pseudo_label.teacher=average",
 ]  # fmt: skip
 
 
