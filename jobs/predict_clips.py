@@ -37,12 +37,12 @@ def story(job: PredictClipsJob) -> None:
     files = write_results(result, table)
     timelines = [str(path) for path in write_timelines(result.plan, job, model.title)]
 
-    save_config(job, job.folder / "config.yaml")
+    save_config(job, job.directory / "config.yaml")
     address = {key: getattr(model, key) for key in ("address", "name", "version", "mlflow_run_id")}
     summary = prediction_summary(result, table, address, {**files, "timelines": timelines})
-    write_json(job.folder / "summary.json", summary)
+    write_json(job.directory / "summary.json", summary)
     print_predictions(table, result.plan)
-    print_table(f"{job.folder}: predictions by {model.title}", summary_rows(summary))
+    print_table(f"{job.directory}: predictions by {model.title}", summary_rows(summary))
     print(f"\nnext: look at {timelines[0] if timelines else files['csv']}")
     refuse_nothing(result, summary)
 

@@ -24,15 +24,15 @@ from vavl.store.store import read_content
 from vavl.store.store_cache import local_notes
 
 _MOST_FILES = 5_000_000
-_AUDIO_FOLDERS = {"audio", "audios", "sound", "sounds", "speech", "voice", "wav", "wavs", "flac", "mp3"}
-_VIDEO_FOLDERS = {"video", "videos", "film", "films", "mp4", "avi", "mov", "mkv", "flv", "webm", "visual"}
+_AUDIO_DIRECTORIES = {"audio", "audios", "sound", "sounds", "speech", "voice", "wav", "wavs", "flac", "mp3"}
+_VIDEO_DIRECTORIES = {"video", "videos", "film", "films", "mp4", "avi", "mov", "mkv", "flv", "webm", "visual"}
 
 
-def folder_clips(root: Path) -> ClipsFound:
+def directory_clips(root: Path) -> ClipsFound:
     """Find the clips below ``root`` by the names of files alone.
 
     A sound and a video file are the two sides of one clip where their paths are equal without their endings and
-    without a folder that only says what kind of files it holds: ``f01/a.wav`` and ``f01/a.mp4``, ``audio/f01/a.wav``
+    without a directory that only says what kind of files it holds: ``f01/a.wav`` and ``f01/a.mp4``, ``audio/f01/a.wav``
     and ``video/f01/a.mp4``. That path is the clip's id.
 
     Raises:
@@ -44,8 +44,8 @@ def folder_clips(root: Path) -> ClipsFound:
     if not listing.is_complete:
         raise CorpusError(str(root), "", f"holds more than {_MOST_FILES} files", "predict its directories one by one")
     sides = {
-        "audio": _by_clip((name for name in media if not _is_video(name)), _AUDIO_FOLDERS),
-        "video": _by_clip(filter(_is_video, media), _VIDEO_FOLDERS),
+        "audio": _by_clip((name for name in media if not _is_video(name)), _AUDIO_DIRECTORIES),
+        "video": _by_clip(filter(_is_video, media), _VIDEO_DIRECTORIES),
     }
     clips = [_clip(clip_id, sides) for clip_id in sorted(sides["audio"].keys() | sides["video"].keys())]
     clips += [ClipInput(name, problem="the name is not UTF-8: rename the file") for name in listing.not_text]
@@ -77,11 +77,11 @@ def single_clip(file: Path) -> ClipsFound:
     return ClipsFound("file", [ClipInput(file.stem, files["audio"], files["video"])])
 
 
-def _by_clip(names: Iterable[str], folders: set[str]) -> Mapping[str, list[str]]:
+def _by_clip(names: Iterable[str], directories: set[str]) -> Mapping[str, list[str]]:
     found: dict[str, list[str]] = defaultdict(list)
     for name in names:
         path = PurePosixPath(name)
-        kept = [part for part in path.parts[:-1] if part.lower() not in folders]
+        kept = [part for part in path.parts[:-1] if part.lower() not in directories]
         found["/".join([*kept, path.stem])].append(name)
     return found
 

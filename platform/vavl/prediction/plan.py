@@ -18,7 +18,7 @@ from vavl.features import MODALITIES
 from vavl.metrics.names import CONDITIONS
 from vavl.models.saved_model import ModelDescription, load_model
 from vavl.models.settings import Decision, decision_of
-from vavl.prediction.inputs import folder_clips, manifest_clips, single_clip, store_clips
+from vavl.prediction.inputs import directory_clips, manifest_clips, single_clip, store_clips
 from vavl.prediction.settings import MANIFEST_SUFFIXES, MEDIA_SUFFIXES, PredictionSettings
 from vavl.prediction.sources import ClipInput, ClipsFound, MediaSource, Source, following
 
@@ -36,7 +36,7 @@ class PredictionPlan:
     Attributes:
         found: the clips.
         source: of their features.
-        model_folder: absolute.
+        model_directory: absolute.
         model: that predicts.
         conditions: a row for each that a clip allows; None: one row, from all that a clip has.
         unavailable: side that the model knows -> why its features cannot be made here.
@@ -45,7 +45,7 @@ class PredictionPlan:
 
     found: ClipsFound
     source: Source
-    model_folder: Path
+    model_directory: Path
     model: ModelDescription
     conditions: tuple[str, ...] | None
     unavailable: Mapping[str, str]
@@ -54,7 +54,7 @@ class PredictionPlan:
     @cached_property
     def model_hash(self) -> str:
         """Sixteen hexadecimal digits over weights and description."""
-        return sha256_of_file(self.model_folder / _DESCRIPTION)[:16]
+        return sha256_of_file(self.model_directory / _DESCRIPTION)[:16]
 
     @cached_property
     def keys(self) -> tuple[str, ...]:
@@ -91,12 +91,12 @@ class PredictionPlan:
         return sha256_of_json([*content, clip.problem, *piece])[:24]
 
 
-def plan_prediction(settings: PredictionSettings, model_folder: Path) -> PredictionPlan:
+def plan_prediction(settings: PredictionSettings, model_directory: Path) -> PredictionPlan:
     """Find the clips of an input and check that the model can predict them; opens no media.
 
     Args:
         settings: of the job.
-        model_folder: what the address of the model stands for.
+        model_directory: what the address of the model stands for.
 
     Raises:
         InputError: the model cannot be loaded, or needs features normalized per speaker.
@@ -104,10 +104,10 @@ def plan_prediction(settings: PredictionSettings, model_folder: Path) -> Predict
         CorpusError: there is no input, or it holds no clips.
         StoreError: a store's features, or those that can be made here, are not the model's.
     """
-    model = load_model(model_folder).description
+    model = load_model(model_directory).description
     if model.speaker_normalisation in ("mean", "full"):
         raise InputError(
-            str(model_folder), "speaker_normalisation", "was trained on features normalized per speaker",
+            str(model_directory), "speaker_normalisation", "was trained on features normalized per speaker",
             "predict with a model that was trained with features.speaker_normalisation=none or causal_mean",
         )  # fmt: skip
     decision = decision_of(settings, model.task, model.class_shares)
@@ -119,7 +119,7 @@ def plan_prediction(settings: PredictionSettings, model_folder: Path) -> Predict
     conditions: tuple[str, ...] | None = settings.conditions
     if conditions is None and found.kind == "file":
         conditions = CONDITIONS
-    return PredictionPlan(found, source, model_folder.absolute(), model, conditions, unavailable, decision)
+    return PredictionPlan(found, source, model_directory.absolute(), model, conditions, unavailable, decision)
 
 
 def _input(settings: PredictionSettings, model: ModelDescription) -> tuple[ClipsFound, Source, Mapping[str, str]]:
@@ -138,7 +138,7 @@ def _input(settings: PredictionSettings, model: ModelDescription) -> tuple[Clips
             raise CorpusError(
                 str(limit), "root", f"does not hold the input, {root}", "leave root out, or name a directory above it"
             )
-        found = folder_clips(root)
+        found = directory_clips(root)
     elif not place.is_file():
         raise CorpusError(str(place), "input", "there is no such directory or file", "check the path")
     elif place.suffix.lower() in MANIFEST_SUFFIXES:

@@ -49,25 +49,25 @@ class DoneRows:
         return set(self.rows["key"].to_pylist())
 
 
-def read_done(folder: Path, keys: Sequence[str], task: Task, *, resume: bool, retry_failed: bool) -> DoneRows:
+def read_done(directory: Path, keys: Sequence[str], task: Task, *, resume: bool, retry_failed: bool) -> DoneRows:
     """Read what earlier jobs finished of these clips; remove what they left half done.
 
     Args:
-        folder: of the parts.
+        directory: of the parts.
         keys: of the clips that are wanted now.
         task: of the model.
         resume: use what is there, or throw it away.
         retry_failed: leave out clips with an error.
     """
     schema = part_schema(task)
-    was_killed = any(folder.glob(".*.current"))
+    was_killed = any(directory.glob(".*.current"))
     # A clip in which a killed job was at work gets a new chance.
-    for path in folder.glob(".*.*"):
+    for path in directory.glob(".*.*"):
         path.unlink()
     wanted = pa.array(keys, pa.string())
     known: set[str] = set()
     tables = [schema.empty_table()]
-    for path in sorted(folder.glob("*.parquet")) if resume else ():
+    for path in sorted(directory.glob("*.parquet")) if resume else ():
         table = _rows_of(path, schema)
         if table is None:
             logger.warning("%s is damaged or of an older version; its clips are predicted again", path.name)
@@ -79,12 +79,12 @@ def read_done(folder: Path, keys: Sequence[str], task: Task, *, resume: bool, re
         known |= set(fresh["key"].to_pylist())
         tables.append(fresh)
     if not resume:
-        for path in folder.glob("*.parquet"):
+        for path in directory.glob("*.parquet"):
             path.unlink()
     return DoneRows(pa.concat_tables(tables), was_killed)
 
 
-def check_input(folder: Path, name: str, done: DoneRows, *, resume: bool) -> None:
+def check_input(directory: Path, name: str, done: DoneRows, *, resume: bool) -> None:
     """Refuse to replace the predictions of another input by an oversight, and note the one that is predicted.
 
     A directory that was moved is the same input: rows of it are kept.
@@ -92,17 +92,17 @@ def check_input(folder: Path, name: str, done: DoneRows, *, resume: bool) -> Non
     Raises:
         StoreError: another input was predicted into the directory, and nothing of it can be kept.
     """
-    path = folder / _INPUT
+    path = directory / _INPUT
     before = read_json(path).get("input") if path.exists() else None
     if resume and before not in (None, name) and not len(done.rows):
         raise StoreError(
-            str(folder.parent), "output_dir", f"holds the predictions of {before}, not of {name}",
+            str(directory.parent), "output_dir", f"holds the predictions of {before}, not of {name}",
             "choose another output_dir, or set resume=false to replace them",
         )  # fmt: skip
     write_json(path, {"input": name})
 
 
-def parts_to_do(folder: Path, plan: PredictionPlan, done: Collection[str], most: int) -> Iterator[ClipPart]:
+def parts_to_do(directory: Path, plan: PredictionPlan, done: Collection[str], most: int) -> Iterator[ClipPart]:
     """Yield the clips that are left, in parts of ``most`` clips, of more where a speaker's clips stay together."""
     groups = [[place] for place in range(len(plan.keys))] if plan.by_speaker is None else plan.by_speaker
     waiting: list[tuple[str, ClipInput]] = []
@@ -110,10 +110,10 @@ def parts_to_do(folder: Path, plan: PredictionPlan, done: Collection[str], most:
         clips = [(plan.keys[place], plan.found.clips[place]) for place in places]
         waiting += [(key, clip) for key, clip in clips if key not in done and clip.problem is None]
         if len(waiting) >= most:
-            yield _part(folder, waiting)
+            yield _part(directory, waiting)
             waiting = []
     if waiting:
-        yield _part(folder, waiting)
+        yield _part(directory, waiting)
 
 
 def without_torn_speakers(plan: PredictionPlan, done: DoneRows) -> DoneRows:
@@ -136,18 +136,18 @@ def read_part(path: Path, task: Task) -> pa.Table:
     return pq.read_table(path, schema=part_schema(task))
 
 
-def keep_all(folder: Path, rows: pa.Table) -> None:
+def keep_all(directory: Path, rows: pa.Table) -> None:
     """Put all rows into one file in place of the parts, which only an interrupted job needs."""
-    with written_beside(folder / _ALL) as partial:
+    with written_beside(directory / _ALL) as partial:
         pq.write_table(rows, partial)
-    for path in folder.glob("*.parquet"):
+    for path in directory.glob("*.parquet"):
         if path.name != _ALL:
             path.unlink()
 
 
-def _part(folder: Path, clips: Sequence[tuple[str, ClipInput]]) -> ClipPart:
+def _part(directory: Path, clips: Sequence[tuple[str, ClipInput]]) -> ClipPart:
     name = sha256_of_json([key for key, _ in clips])[:16]
-    return ClipPart(folder / f"{name}.parquet", tuple(clips))
+    return ClipPart(directory / f"{name}.parquet", tuple(clips))
 
 
 def _rows_of(path: Path, schema: pa.Schema) -> pa.Table | None:
@@ -179,7 +179,7 @@ class PredictionResult:
 
     Attributes:
         plan: what was asked for.
-        folder: of the results.
+        directory: of the results.
         rows: of all clips, columns of ``vavl.prediction.worker.part_schema``.
         kept: clips that were predicted before, from the same files.
         worked_on: clips of this time.
@@ -187,7 +187,7 @@ class PredictionResult:
     """
 
     plan: PredictionPlan
-    folder: Path
+    directory: Path
     rows: pa.Table
     kept: int
     worked_on: int
@@ -206,17 +206,17 @@ def predict_clips(plan: PredictionPlan, settings: PredictionSettings) -> Predict
         TrainingError: Ray does not start, or processes end before they touch a clip.
     """
     start = time.monotonic()
-    parts_folder = make_folder(settings.folder.absolute() / "parts")
+    parts_directory = make_folder(settings.directory.absolute() / "parts")
     task = plan.model.task
-    with only_job(parts_folder, "prediction"):
+    with only_job(parts_directory, "prediction"):
         wanted = [key for key, clip in zip(plan.keys, plan.found.clips, strict=True) if clip.problem is None]
-        done = read_done(parts_folder, wanted, task, resume=settings.resume, retry_failed=settings.retry_failed)
-        check_input(parts_folder, without_secrets(str(settings.input)), done, resume=settings.resume)
+        done = read_done(parts_directory, wanted, task, resume=settings.resume, retry_failed=settings.retry_failed)
+        check_input(parts_directory, without_secrets(str(settings.input)), done, resume=settings.resume)
         done = without_torn_speakers(plan, done)
         keys = done.keys
         of_media = isinstance(plan.source, MediaSource)
         most = _CLIPS_OF_MEDIA if of_media else _CLIPS_OF_STORE
-        parts = list(parts_to_do(parts_folder, plan, keys, most))
+        parts = list(parts_to_do(parts_directory, plan, keys, most))
         total, left = len(plan.found.clips), sum(len(part.clips) for part in parts)
         if keys:
             logger.info("%d of %d clips are predicted already, from the same files", len(keys), total)
@@ -226,9 +226,9 @@ def predict_clips(plan: PredictionPlan, settings: PredictionSettings) -> Predict
                 tables.append(read_part(path, task))
                 progress.advance(clips)
         rows = pa.concat_tables(tables)
-        keep_all(parts_folder, rows)
+        keep_all(parts_directory, rows)
     rows = decided(rows, task, plan.decision)  # what is kept does not depend on it
-    return PredictionResult(plan, settings.folder, rows, len(keys), left, time.monotonic() - start)
+    return PredictionResult(plan, settings.directory, rows, len(keys), left, time.monotonic() - start)
 
 
 def _work(
@@ -241,12 +241,12 @@ def _work(
         # Reading Ray's package alone takes seconds.
         from vavl.workers.ray_pool import work_on_ray
 
-        work = _how(plan, settings, _shared_model(plan, settings.folder), ends_process=True)
-        folders = (parts[0].path.parent, work.model_folder, *work.source.folders())
-        yield from work_on_ray(parts, work, folders, settings, "prediction")
+        work = _how(plan, settings, _shared_model(plan, settings.directory), ends_process=True)
+        directories = (parts[0].path.parent, work.model_directory, *work.source.directories())
+        yield from work_on_ray(parts, work, directories, settings, "prediction")
         return
     with threads_of_libraries(max(1, math.ceil(settings.cpus_per_worker))):
-        yield from map(_how(plan, settings, plan.model_folder, ends_process=False), parts)
+        yield from map(_how(plan, settings, plan.model_directory, ends_process=False), parts)
 
 
 def _uses_ray(source: Source, settings: PredictionSettings, clips: int, was_killed: bool) -> bool:
@@ -261,12 +261,12 @@ def _how(plan: PredictionPlan, settings: PredictionSettings, model: Path, *, end
     return PredictionWork(model, plan.source, plan.conditions, settings.clips_per_batch, limit, device)
 
 
-def _shared_model(plan: PredictionPlan, folder: Path) -> Path:
+def _shared_model(plan: PredictionPlan, directory: Path) -> Path:
     """Copy the model next to the results: other machines may not see where it was downloaded to."""
-    target = make_folder(folder.absolute() / _COPY)
+    target = make_folder(directory.absolute() / _COPY)
     for name in _MODEL_FILES:
         with written_beside(target / name) as partial_copy:
-            shutil.copyfile(plan.model_folder / name, partial_copy)
+            shutil.copyfile(plan.model_directory / name, partial_copy)
     return target
 
 

@@ -50,7 +50,9 @@ def result_table(result: PredictionResult) -> pa.Table:
 
 def write_results(result: PredictionResult, table: pa.Table) -> dict[str, str]:
     """Write the rows as Parquet and CSV, and the list of failures; return the files by kind."""
-    files = {kind: result.folder / name for kind, name in (("parquet", PARQUET), ("csv", CSV), ("failures", FAILURES))}
+    files = {
+        kind: result.directory / name for kind, name in (("parquet", PARQUET), ("csv", CSV), ("failures", FAILURES))
+    }
     with written_beside(files["parquet"]) as partial:
         pq.write_table(table, partial)
     failures = pa.Table.from_pylist(list(_failures(result)), schema=_FAILURE_SCHEMA)
@@ -145,7 +147,7 @@ def refuse_nothing(result: PredictionResult, summary: Mapping[str, Any]) -> None
         return
     reason = next(iter(summary["failed_by_reason"]), "unknown")
     raise PredictionError(
-        str(result.folder / FAILURES), "", f"none of {summary['clips']} clips could be predicted, e.g. {reason}",
+        str(result.directory / FAILURES), "", f"none of {summary['clips']} clips could be predicted, e.g. {reason}",
         "look at the files listed there; the same command then tries them again",
     )  # fmt: skip
 

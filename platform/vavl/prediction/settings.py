@@ -72,7 +72,7 @@ class PredictionSettings(DecisionSettings, WorkerSettings):
         return self
 
     @property
-    def folder(self) -> Path:
+    def directory(self) -> Path:
         """Directory of the results."""
         if self.output_dir is not None:
             return self.output_dir

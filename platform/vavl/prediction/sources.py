@@ -178,7 +178,7 @@ class MediaSource:
         settings = {name: extractor_settings(model.extractors[name], name) for name in self.modalities}
         return MediaClips(self, MediaReader(model.extractors), PieceCutter(settings))
 
-    def folders(self) -> Sequence[Path]:
+    def directories(self) -> Sequence[Path]:
         """Return directories that every machine must see: the root."""
         return (self.root,)
 
@@ -262,7 +262,7 @@ class StoreSource:
         """Return a reader of the modalities; an address is copied to the machine's cache once."""
         return StoreClips(FeatureStore.open(local_store(self.place)), self.modalities)
 
-    def folders(self) -> Sequence[Path]:
+    def directories(self) -> Sequence[Path]:
         """Return the store's directory; an address is reached from everywhere."""
         return (self.place,) if isinstance(self.place, Path) else ()
 

@@ -57,7 +57,7 @@ def write_timelines(plan: PredictionPlan, settings: PredictionSettings, model_ti
     drawn = []
     for clip in clips[:most]:
         name = "timeline" if plan.found.kind == "file" else f"timelines/{_file_name(clip.clip_id)}"
-        path = settings.folder / f"{name}.png"
+        path = settings.directory / f"{name}.png"
         try:
             drawer.draw(clip, path)
         except ConfigError:
@@ -89,7 +89,7 @@ class TimelineDrawer:
         self, plan: PredictionPlan, source: MediaSource, settings: PredictionSettings, model_title: str
     ) -> None:
         self._plan, self._source, self._settings, self._title = plan, source, settings, model_title
-        self._model = load_model(plan.model_folder)
+        self._model = load_model(plan.model_directory)
         self._reader = source.reader(plan.model)
 
     def draw(self, clip: ClipInput, path: Path) -> None:

@@ -177,7 +177,7 @@ class PredictionWork:
     """How parts are done; travels to the workers.
 
     Attributes:
-        model_folder: of the model.
+        model_directory: of the model.
         source: of the features.
         conditions: a prediction for each that a clip allows; None: one, from all that a clip has.
         clips_per_batch: clips that go through the network at once.
@@ -185,7 +185,7 @@ class PredictionWork:
         device: of the network, "cpu" or "cuda".
     """
 
-    model_folder: Path
+    model_directory: Path
     source: Source
     conditions: tuple[str, ...] | None
     clips_per_batch: int
@@ -216,7 +216,7 @@ class PartPredictor:
 
     def __init__(self, work: PredictionWork) -> None:
         self._work = work
-        self.model = load_model(work.model_folder).to(work.device)
+        self.model = load_model(work.model_directory).to(work.device)
         self._reader = work.source.reader(self.model.description)
 
     def predict(self, part: ClipPart) -> int:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from vavl.errors import CorpusError
-from vavl.prediction.inputs import folder_clips, single_clip
+from vavl.prediction.inputs import directory_clips, single_clip
 from vavl.prediction.sources import ClipInput
 
 
@@ -20,7 +20,7 @@ def touch(folder: Path, *names: str) -> Path:
 
 def test_files_that_share_place_and_name_are_one_clip(tmp_path):
     touch(tmp_path, "a.wav", "a.mp4", "s1/a.FLAC", "s2/a.MP4", "s 1/ü.mp3", ".hidden.wav", "notes.txt", "t.csv")
-    found = folder_clips(tmp_path)
+    found = directory_clips(tmp_path)
     assert list(found.clips) == [
         ClipInput("a", "a.wav", "a.mp4"),
         ClipInput("s 1/ü", "s 1/ü.mp3"),
@@ -33,7 +33,7 @@ def test_files_that_share_place_and_name_are_one_clip(tmp_path):
 
 def test_folders_that_only_say_what_they_hold_do_not_part_the_sides(tmp_path):
     touch(tmp_path, "audio/f01/a.wav", "Video/f01/a.mp4", "f02/wav/b.wav", "f02/mp4/b.avi", "f03/c.wav", "f04/c.mp4")
-    clips = {clip.clip_id: (clip.audio, clip.video) for clip in folder_clips(tmp_path).clips}
+    clips = {clip.clip_id: (clip.audio, clip.video) for clip in directory_clips(tmp_path).clips}
     assert clips == {
         "f01/a": ("audio/f01/a.wav", "Video/f01/a.mp4"),
         "f02/b": ("f02/wav/b.wav", "f02/mp4/b.avi"),
@@ -44,7 +44,7 @@ def test_folders_that_only_say_what_they_hold_do_not_part_the_sides(tmp_path):
 
 def test_two_files_of_one_kind_with_one_name_are_a_problem_of_that_clip(tmp_path):
     touch(tmp_path, "a.wav", "a.flac", "a.mp4", "b.wav")
-    bad, good = folder_clips(tmp_path).clips
+    bad, good = directory_clips(tmp_path).clips
     assert bad.problem == "2 audio files have this name: a.flac, a.wav"
     assert good.problem is None
 
@@ -52,9 +52,9 @@ def test_two_files_of_one_kind_with_one_name_are_a_problem_of_that_clip(tmp_path
 def test_a_folder_without_media_says_what_it_holds(tmp_path):
     touch(tmp_path, "a.txt", "b.txt")
     with pytest.raises(CorpusError, match=r"no audio or video file .* found 2 \.txt"):
-        folder_clips(tmp_path)
+        directory_clips(tmp_path)
     with pytest.raises(CorpusError, match="cannot be listed"):
-        folder_clips(tmp_path / "missing")
+        directory_clips(tmp_path / "missing")
 
 
 def test_a_file_is_the_side_that_its_ending_names(tmp_path):
