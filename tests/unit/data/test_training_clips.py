@@ -8,6 +8,7 @@ import shutil
 import numpy as np
 import pyarrow as pa
 import pytest
+from damaged_store import state_anew
 
 from vavl.corpora.manifest import TEST, TRAIN, VALIDATION, Manifest
 from vavl.data import collection as collection_module
@@ -106,6 +107,7 @@ def test_a_store_that_was_written_anew_is_computed_anew(store, builds):
     splits = pa.array(["train", "test", "validation", "train"] * (len(manifest) // 4))
     place = manifest.table.column_names.index("split_0")
     Manifest(manifest.table.set_column(place, "split_0", splits)).write(store)
+    state_anew(store)
     after = open_training_clips(DataSettings(store=store))
     assert after.rows["train"].tolist() == [row for row in range(len(manifest)) if row % 4 in (0, 3)]
     assert before.rows["train"].tolist() == np.flatnonzero(before.collection.manifest.split(0) == TRAIN).tolist()
