@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from damaged_store import state_anew
 
 from vavl.corpora.label_sets import LABEL_COLUMNS
 from vavl.corpora.manifest import TRAIN, Manifest
@@ -109,6 +110,7 @@ def without_columns(store, folder, *names):
         field = table.schema.field(name)
         table = table.set_column(table.column_names.index(name), field, pa.nulls(len(table), field.type))
     Manifest(table).write(copy)
+    state_anew(copy)
     return copy
 
 
@@ -139,6 +141,7 @@ def test_attributes_that_no_clip_has_together_are_counted(small_store, small_cor
         values = pa.array([0.5 if half == is_even else None for half in halves], pa.float32())
         table = table.set_column(table.column_names.index(name), name, values)
     Manifest(table).write(store)
+    state_anew(store)
     with pytest.raises(StoreError, match=r"no clip has arousal and valence together; clips with each: arousal \d+"):
         open_collection(DataSettings(store=store, target="attributes"))
 
@@ -161,6 +164,7 @@ def test_another_set_of_labels_is_chosen_by_its_name(small_store, small_corpus, 
     sets = {"drawn": {"target": "drawn class"}, "alike": {"target": "one for all"}}
     facts = {**manifest.metadata, "labels": sets, "label_set": "drawn"}
     Manifest(table.replace_schema_metadata({b"vavl": json.dumps(facts).encode()})).write(store)
+    state_anew(store)
     chosen = open_collection(DataSettings(store=store, labels="alike"))
     assert (chosen.manifest.label_set, chosen.manifest.target) == ("alike", "one for all")
     assert set(chosen.manifest.table["label"].to_pylist()) == {first}
@@ -177,6 +181,7 @@ def test_a_store_without_any_clip_of_the_manifest_is_refused(small_store, small_
     table = Manifest.read(store).table
     renamed = pa.array([f"other_{number:05d}" for number in range(len(table))])
     Manifest(table.set_column(table.column_names.index("clip_id"), "clip_id", renamed)).write(store)
+    state_anew(store)
     with pytest.raises(StoreError, match="no clip of the manifest has features"):
         open_collection(DataSettings(store=store))
 
