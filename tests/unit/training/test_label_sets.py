@@ -8,6 +8,7 @@ import shutil
 import numpy as np
 import pyarrow as pa
 import pytest
+from damaged_store import state_anew
 
 from vavl.corpora.label_sets import LABEL_COLUMNS
 from vavl.corpora.manifest import Manifest
@@ -28,6 +29,7 @@ def changed_store(small_store, small_corpus, tmp_path):
             table = kept.append_column(name, values)
         text = json.dumps({**manifest.metadata, **facts}).encode()
         Manifest(table.replace_schema_metadata({b"vavl": text})).write(store)
+        state_anew(store)
         return store
 
     return make
