@@ -128,7 +128,7 @@ def called_parts(network, batch) -> tuple[set[str], set[str]]:
     ran: set[str] = set()
     handles, every = [], set()
     for name, module in network.named_modules():
-        if type(module) is not nn.ModuleList:
+        if type(module) not in (nn.ModuleList, nn.ModuleDict):
             every.add(name)
             handles.append(module.register_forward_hook(lambda *_, name=name: ran.add(name)))
     network(batch, KEY)
