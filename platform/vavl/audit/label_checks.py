@@ -287,7 +287,7 @@ def _sampled(
     partitioned = partition_clips(rows, has["audio"], has["video"], classes >= 0)
     size = max(batch_size, len(partitioned.clips))
     composition = compose_batch(partitioned, CompositionSettings(batch_size=size))
-    sampler = Sampler(partitioned.clips, composition, _lengths(material).__getitem__, _SEED)
+    sampler = Sampler(partitioned.clips, composition, _lengths(material).take, _SEED)
     for step in range(-(-clips // size)):
         yield sampler.global_batch(step)
 
