@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from media_model import CLASSES, MEDIA, write_media_model
 from odd_media import AUDIO, VIDEO
-from rendered_media import moving_square, tone, write_mp4, write_sound_only_mp4, write_wav
+from rendered_media import moving_square, write_mp4, write_sound_only_mp4, write_wav
 
 from vavl.errors import ConfigError, CorpusError, InputError, PredictionError, StoreError
 from vavl.extractors.extractor import extractor_of
