@@ -114,6 +114,7 @@ class ConvertStoreJob(FrozenConfig):
     folder_key: ClassVar[str | None] = "store"
 
     store: Annotated[Path, FROM_ROOT] = Field(description="directory of a store of format 1; it is replaced")
+    output_dir: Annotated[Path, FROM_ROOT] = Field(Path("runs/convert_store"), description="directory of summary.json")
 
 
 class AuditCorpusJob(FrozenConfig):

@@ -29,6 +29,7 @@ from vavl.store.shards import SHARD_BYTES, ClipFeatures, Dtype, Shard, ShardBatc
 from vavl.workers.attempts import Attempts, TimeLimit
 
 logger = logging.getLogger(__name__)
+_AGAIN = "run: jobs/prepare_corpus.py again, which extracts the clip anew"
 
 FORMAT = 3
 """Of the record; a part of another format is made again."""
@@ -308,7 +309,7 @@ class EarlierRows:
         try:
             values, times = self._row(path, row)
             if checksum(values, times) != crc32:
-                raise StoreError(str(path), f"clip {clip.clip_id}", "CRC-32", "")
+                raise StoreError(str(path), f"clip {clip.clip_id}", "its CRC-32 differs", _AGAIN)
         except StoreError as error:
             logger.warning("%s was damaged (%s); clip %s is extracted again", path, error.problem, clip.clip_id)
             return None
@@ -322,4 +323,4 @@ class EarlierRows:
             if row < len(batch.frames):
                 return next(islice(batch.clips(), row, None))
             row -= len(batch.frames)
-        raise StoreError(str(path), "", "rows are missing", "")
+        raise StoreError(str(path), "", "rows are missing", _AGAIN)

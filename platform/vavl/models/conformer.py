@@ -128,13 +128,7 @@ class TimeConvolution(nn.Module):
         self.dropout = Dropout(settings.dropout)
 
     def forward(self, frames: Tensor, is_real: Tensor | None, rows: Tensor | None = None) -> Tensor:
-        """Return ``frames`` + their convolution within each clip, where padding counts as silence.
-
-        Args:
-            frames: (batch, time, channel).
-            is_real: (batch, time), bool; False where the frame is padding.
-            rows: (batch,), key of each clip for dropout; None without dropout.
-        """
+        """Return ``frames`` + their convolution within each clip, where padding counts as silence; see the block."""
         gated = functional.glu(self.expand(self.norm(frames)), dim=-1)
         if is_real is not None:
             gated = gated * is_real.unsqueeze(-1)  # a product will do: within blocks padding is finite
@@ -198,22 +192,10 @@ class ConformerBlocks(nn.ModuleList):
         self.activation_checkpointing = activation_checkpointing
 
     def forward(
-        self,
-        frames: Tensor,
-        is_real: Tensor | None,
-        rows: Tensor | None,
-        noise: Sequence[Tensor | None],
+        self, frames: Tensor, is_real: Tensor | None, rows: Tensor | None, noise: Sequence[Tensor | None],
         about: Frames | None = None,
-    ) -> list[Tensor]:
-        """Return the output of every block for (batch, time, channel).
-
-        Args:
-            frames: (batch, time, channel).
-            is_real: (batch, time), bool; False where the frame is padding.
-            rows: (batch,), key of each clip for dropout; None without dropout.
-            noise: (batch, time, channel) per block, added to its output; None for none.
-            about: the frames.
-        """
+    ) -> list[Tensor]:  # fmt: skip
+        """Return the output of every block; ``noise`` per block, (batch, time, channel) or None, is added to it."""
         layers: list[Tensor] = []
         for block, extra in zip(cast("Iterable[ConformerBlock]", self), noise, strict=True):
             keys = keys_from_stream(rows, block.first_stream)
@@ -239,10 +221,8 @@ def compile_blocks(network: nn.Module, backend: str = "inductor") -> None:
         InputError: no C++ compiler is installed.
     """
     if not any(map(shutil.which, (os.environ.get("CXX", "g++"), "g++", "clang++"))):
-        raise InputError(
-            "training", "compile", "needs a C++ compiler, and none is installed",
-            "install g++, or set training.compile: false",
-        )  # fmt: skip
+        fix = "install g++, or set training.compile: false"
+        raise InputError("training", "compile", "needs a compiler, and none is installed", fix)
     for module in network.modules():
         if isinstance(module, ConformerBlock):
             module.compile(dynamic=True, backend=backend)
@@ -251,14 +231,14 @@ def compile_blocks(network: nn.Module, backend: str = "inductor") -> None:
 def number_streams(network: nn.Module) -> None:
     """Give every Dropout of a network a stream of its own, by its place; those of a block count from its first one."""
     numbers = {id(one): number for number, one in enumerate(filter(_draws, network.modules()))}
-    for module in filter(_draws, network.modules()):
-        module.stream = numbers[id(module)]
+    for drawing in filter(_draws, network.modules()):
+        drawing.stream = numbers[id(drawing)]
     for one in network.modules():
         if isinstance(one, ConformerBlock):
             own = list(filter(_draws, one.modules()))
             one.first_stream = numbers[id(own[0])]
-            for module in own:
-                module.stream -= one.first_stream
+            for drawing in own:
+                drawing.stream -= one.first_stream
 
 
 def _draws(module: nn.Module) -> TypeGuard[Dropout]:

@@ -157,9 +157,6 @@ def prepare_run(
     device, slots = context.device(settings), world_size * place.micro_batches
     rows_per_slot = -(-sampler.batch_size // slots)
     engine = make_engine(network, settings, device, rows_per_slot, place.micro_batches)
-    layer_weights = (plan.objectives.ladder and plan.objectives.ladder.layer_weights) or (
-        1.0,
-    ) * plan.model.ladder_layers
     steps_per_epoch, total_steps = steps_of_plan(plan, data.partitioned.count, sampler.batch_size)
     run = TrainingRun(
         plan=plan,
@@ -173,14 +170,7 @@ def prepare_run(
         given=_given(plan, data, device),
         labels=_label_statistics(data, device) if plan.objectives.pseudo_label else None,
         untrained=untrained,
-        objective=Objective(
-            task=data.task,
-            settings=plan.objectives,
-            ladder_weights=layer_weights,
-            pieces=slots,
-            rows=slots * rows_per_slot,
-            labelled=labelled_conditions(data.partitioned),
-        ),
+        objective=_objective(plan, data, slots, rows_per_slot),
         loader=_loader(plan, data, sampler, place, device),
         checkpoints=checkpoints,
         output=output,
@@ -192,6 +182,18 @@ def prepare_run(
     )
     _start_engine(run)
     return run
+
+
+def _objective(plan: TrainingPlan, data: RunData, slots: int, rows_per_slot: int) -> Objective:
+    ladder = plan.objectives.ladder
+    return Objective(
+        task=data.task,
+        settings=plan.objectives,
+        ladder_weights=(ladder and ladder.layer_weights) or (1.0,) * plan.model.ladder_layers,
+        pieces=slots,
+        rows=slots * rows_per_slot,
+        labelled=labelled_conditions(data.partitioned),
+    )
 
 
 def _network(plan: TrainingPlan, description: ModelDescription) -> Vavl:

@@ -310,8 +310,14 @@ class TrainingPlan(FrozenConfig):
             content["training"].pop("refit")
         content["training"].pop("refit_from")  # the number of steps counts
         content["evaluation"].pop("batch_size")
-        # Runs of earlier versions can be resumed: what they did not know yet counts where it is used,
-        # and what is gone counts with the value that it had.
+        self._forget_what_is_new(content)
+        return sha256_of_json(content)[:16]
+
+    def _forget_what_is_new(self, content: dict[str, Any]) -> None:
+        """Let runs of earlier versions be resumed.
+
+        What they did not know yet counts where it is used, and what is gone with the value that it had.
+        """
         if content["data"]["attributes"] is None:
             content["data"].pop("attributes")
         content["features"]["speaker_normalisation"] = {"none": False, "full": True}.get(
@@ -319,10 +325,12 @@ class TrainingPlan(FrozenConfig):
         )
         if self.features.speaker_normalisation != "causal_mean":
             content["features"].pop("speaker_order")
+        for name in ("blocks", "subsampling", "pooling", "input_statistics"):
+            if content["model"][name] == NetworkSettings.model_fields[name].default:
+                content["model"].pop(name)
         for views in (content["data"]["augmentation"], content["data"]["weak_view"]):
             for modality in ("audio", "video"):
                 views[modality] |= {"channel_shift": 0, "level": 0.0}
-        return sha256_of_json(content)[:16]
 
     def with_absolute_paths(self) -> Self:
         """Resolve every path: Ray's workers run in another directory."""

@@ -12,6 +12,7 @@ from corpus_stores import write_corpus_store
 from damaged_store import as_first_format, overwrite
 
 from vavl.audit.report import audit_and_report
+from vavl.config.files import read_json
 from vavl.corpora.manifest import Manifest
 from vavl.errors import StoreError
 from vavl.store.first_format import convert_store
@@ -83,9 +84,10 @@ def test_a_store_json_that_lacks_a_part_is_refused(old: Path) -> None:
 
 
 def test_the_job_converts_in_place(old: Path, run_job: Any) -> None:
-    done = run_job("convert_store", str(old))
+    done = run_job("convert_store", str(old), f"output_dir={old.parent}/out")
     assert done.code == 0, done.stderr
     assert f"hash {FeatureStore.open(old).hash}, as before" in done.stdout
-    done = run_job("convert_store", str(old.parent))
+    assert read_json(old.parent / "out/summary.json")["store_hash"] == FeatureStore.open(old).hash
+    done = run_job("convert_store", str(old.parent), f"output_dir={old.parent}/out")
     assert done.code == 2
     assert "name the directory of a feature store" in done.stderr
