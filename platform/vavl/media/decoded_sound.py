@@ -112,7 +112,7 @@ def stated_length(sound: soundfile.SoundFile) -> float | None:
 def length_in(container: Any, path: Path) -> float:
     """Return the length of a container's sound in seconds: of its packets, or of what is decoded."""
     stream = _sound_stream(container, path)
-    if stream.codec_context.name.startswith(("mp3", "vorbis", "opus")):
+    if stream.codec_context.name.startswith(("vorbis", "opus")):
         return _packet_seconds(container, stream)
     found = _decode_container(container, path, float("inf"))
     return len(found.channels) / found.rate_hz

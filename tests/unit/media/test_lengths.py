@@ -65,8 +65,8 @@ def test_the_length_and_the_energy_are_those_that_ffmpeg_decodes(form: Path):
 
 def test_a_description_states_the_same_length(form: Path):
     read = len(read_sound(form, RATE_HZ).waveform) / RATE_HZ
-    assert sound_seconds(form) == pytest.approx(read, abs=0.2)
-    assert probe(form, form.name).seconds == pytest.approx(read, abs=0.2)
+    assert sound_seconds(form) == pytest.approx(read, abs=0.03)
+    assert probe(form, form.name).seconds == pytest.approx(read, abs=0.03)
 
 
 @pytest.mark.parametrize("name", sorted(FORMS.keys() - OPEN - STREAMS))
