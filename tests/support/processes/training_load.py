@@ -73,7 +73,7 @@ class Load:
         at = self._step
         self._step += 1
         moving = [batch.to(self.run.engine.device) for batch in self.batches[at % len(self.batches)]]
-        return train_step(self.run, at, moving, self.run.start.confidence)
+        return train_step(self.run, at, moving, self.run.start.teacher_mean)
 
 
 def plan_of(size: Size, store: Path, folder: Path, **sections: Mapping[str, Any]) -> TrainingPlan:

@@ -201,7 +201,7 @@ def test_a_row_that_was_damaged_is_extracted_again(tmp_path, caplog):
     overwrite(shard, np.full(9, 2, np.float32).tobytes(), np.full(9, 3, np.float32).tobytes())
     again = replace(part, path=tmp_path / "parts/audio-1.json", earlier=(part.path,))
     assert extract(again).extracted == ("c2",)
-    assert "damaged (CRC-32); clip c2 is extracted again" in caplog.text
+    assert "damaged (its CRC-32 differs); clip c2 is extracted again" in caplog.text
     assert rows(again)["values"][2].as_py() == [2.0] * 9
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from corpus_fixtures import CorpusFolder
 from csd_files import frames, write_csd, write_mosei
 from rendered_media import write_wav
 
@@ -144,6 +145,11 @@ def test_the_provenance_is_the_file(rows):
     info = rows.info
     assert info.extractor == "table:" + "f" * 16
     assert (info.width, info.channels, info.frame_rate_hz) == (3, ("AU01", "AU02", "AU04"), None)
+
+
+@pytest.fixture
+def corpus(tmp_path) -> CorpusFolder:
+    return CorpusFolder(tmp_path / "corpus")
 
 
 def test_the_feature_table_holds_the_selected_columns(corpus):

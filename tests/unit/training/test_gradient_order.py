@@ -22,11 +22,11 @@ def test_parameters_get_their_gradients_in_one_order(plan):
     order: list[str] = []
     for name, parameter in run.engine.network.named_parameters():
         parameter.register_post_accumulate_grad_hook(lambda _, name=name: order.append(name))
-    frames, confidence = set(), run.start.confidence
+    frames, teacher_mean = set(), run.start.teacher_mean
     for step in range(STEPS):
         batches = run.loader.load(step)
         frames |= {min(batch.video.is_real.shape[1], 2) for batch in batches}
-        confidence = train_step(run, step, batches, confidence).confidence
+        teacher_mean = train_step(run, step, batches, teacher_mean).teacher_mean
     names = len(list(run.engine.network.named_parameters()))
     assert len(order) == names * STEPS * 5
     orders = {tuple(order[start : start + names]) for start in range(0, len(order), names)}
