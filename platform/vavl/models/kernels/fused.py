@@ -93,9 +93,10 @@ class FastPath(ModalityPath):
 
     def project(self, frames: Tensor, is_real: Tensor | None) -> Tensor:
         """See ``ModalityPath``."""
-        if is_real is None or not _may_skip(frames, self.projection):
+        if not _may_skip(frames, self.projection):
             return super().project(frames, is_real)
-        return linear_of(_without_padding, frames, self.projection, constants=(is_real,))
+        # Without padding, too: under ZeRO-3 every batch has to read the weights in one order.
+        return linear_of(_without_padding, frames, self.projection, constants=_known(is_real))
 
 
 _FAST: dict[type[nn.Module], type[nn.Module]] = {
@@ -151,5 +152,5 @@ def _gated_convolution(eps: float, expanded: Tensor, *others: Tensor) -> Tensor:
     return functional.silu(normalized(convolved, norm_weight, norm_bias, eps))
 
 
-def _without_padding(frames: Tensor, is_real: Tensor) -> Tensor:
-    return keep(frames, is_real.unsqueeze(-1))
+def _without_padding(frames: Tensor, is_real: Tensor | None = None) -> Tensor:
+    return frames if is_real is None else keep(frames, is_real.unsqueeze(-1))
