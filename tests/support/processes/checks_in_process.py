@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -148,6 +149,9 @@ def check_meta(bench: Bench) -> None:
     meta = torch.device("meta")
     run.engine.device = meta
     run.engine.network.to(meta)
+    assert run.labels is not None
+    labels = {name: one.to(meta) for name, one in vars(run.labels).items()}
+    run = replace(run, labels=replace(run.labels, **labels))
     batches = [batch.to(meta) for batch in run.loader.load(0)]
 
     def on_host(groups: Any) -> Any:
