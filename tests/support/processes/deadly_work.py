@@ -49,5 +49,5 @@ def extract_or_die(clip: ClipPlace) -> Extracted:
 
 def part_of(folder: Path, number: int, clip_ids: list[str]) -> Part:
     clips = tuple(ClipPlace(clip_id, "s1", f"{clip_id}.wav", None) for clip_id in clip_ids)
-    path = folder / f"audio-{number:05d}-abc.json"
+    path = folder / f"audio-{number:05d}-abc.parquet"
     return Part("audio", path, "small", folder, 3, "deadly", "float32", clips)
