@@ -38,8 +38,6 @@ def ray_scenarios(runs: Runs, cluster: RayNodes) -> list[PlannedRun]:
             steps,
             launcher="ray",
             checkpoint_every_steps=CHECKPOINT_EVERY,
-            # Weights that are sharded travel for every micro-batch: steps are slow enough without many.
-            clips_per_forward=None if training["zero_stage"] == 3 else 1,
             **limits,
             **training,
         )
@@ -48,16 +46,18 @@ def ray_scenarios(runs: Runs, cluster: RayNodes) -> list[PlannedRun]:
     def command(plan: TrainingPlan) -> RayRun:
         return RayRun(plan, cluster, runs.folder)
 
-    def two(stage: int, placement: str) -> Maker:
-        return lambda name, faults: make(name, faults, workers=2, zero_stage=stage, placement=placement)
+    # Micro-batches make steps slow enough to be hit; weights that are sharded, which travel for each, do so without.
+    def two(stage: int, placement: str, clips: int | None) -> Maker:
+        how = {"zero_stage": stage, "placement": placement, "clips_per_forward": clips}
+        return lambda name, faults: make(name, faults, workers=2, **how)
 
     def elastic(name: str, faults: Sequence[Planned]) -> Scenario:
-        return make(name, faults, OTHER_WORKERS, workers=(2, 4), zero_stage=1)
+        return make(name, faults, OTHER_WORKERS, workers=(2, 4), zero_stage=1, clips_per_forward=1)
 
     table: list[tuple[str, list[Planned], Maker]] = [
         ("ray-spread", [WORKER, CONTROLLER, NODE, DRIVER, PREEMPTED, FROZEN, STOP_FILE],
-         two(1, "strict_spread")),
-        ("ray-pack", [NODE, SIGTERM, CONTROLLER, FROZEN], two(3, "pack")),
+         two(1, "strict_spread", 2)),
+        ("ray-pack", [NODE, SIGTERM, CONTROLLER, FROZEN], two(3, "pack", None)),
         ("ray-elastic", [NODE_LOST, WORKER, NODE_JOINS, CONTROLLER], elastic),
     ]  # fmt: skip
     return [PlannedRun(*row) for row in table]

@@ -16,7 +16,6 @@ Prints a table, writes the summary, and exits with 1 when a promise is broken. K
         resumed_from                 null, or engine, workers, zero_stage and clips_per_forward of the run before
         largest_relative_difference  of a step's loss to that of the reference
         promise                      largest difference that holds it
-        difference_with_same_labels  bf16 only: the same over the steps with equally many pseudo-labels
         difference_to_fp32           bf16 only: to one worker in fp32
         seconds                      the run took
 """
@@ -44,7 +43,7 @@ from vavl.config.files import write_json
 STEPS, FEW_STEPS = 32, 16
 AT_ONCE = 2
 _COLUMNS = ("workers", "zero_stage", "precision", "clips_per_forward", "offload", "activation_checkpointing")
-_TABLE = "{:>7} {:>4}  {:<9} {:>5}  {:<21} {:<9} {:<16} {:>10}  {:>7}  {:>11}  {:>7}  {}"
+_TABLE = "{:>7} {:>4}  {:<9} {:>5}  {:<21} {:<9} {:<16} {:>10}  {:>7}  {:>7}  {}"
 
 
 def main() -> int:
@@ -77,7 +76,7 @@ def compare(cases: list[Case], steps: int) -> list[dict[str, Any]]:
     print(
         _TABLE.format(
             "workers", "ZeRO", "precision", "clips", "offload", "recompute", "resumed from", "difference",
-            "promise", "same labels", "to fp32", "",
+            "promise", "to fp32", "",
         )
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
@@ -104,7 +103,6 @@ def row_of(case: Case, curves: Mapping[Case, Curve]) -> dict[str, Any]:
         "promise": case.promise,
     }
     if case.precision == "bf16":
-        row["difference_with_same_labels"] = curve.largest_relative_difference(reference, same_labels=True)
         row["difference_to_fp32"] = curve.largest_relative_difference(curves[PLAIN])
     return row
 
@@ -116,8 +114,7 @@ def line_of(row: dict[str, Any]) -> str:
     values[3] = values[3] or "all"
     values[-1] = "yes" if values[-1] else "no"
     differences = [
-        f"{row[name]:.1e}" if name in row else ""
-        for name in ("largest_relative_difference", "difference_with_same_labels", "difference_to_fp32")
+        f"{row[name]:.1e}" if name in row else "" for name in ("largest_relative_difference", "difference_to_fp32")
     ]
     return _TABLE.format(
         *values,

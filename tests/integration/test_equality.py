@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from equality_cases import BF16_SAME_LABELS, PLAIN, PLAIN_BF16, Case, few_runs, is_kept, resumed_runs, whole_runs
+from equality_cases import PLAIN, PLAIN_BF16, Case, few_runs, is_kept, resumed_runs, whole_runs
 from equality_runs import Curve
 
 PROGRAM = Path(__file__).parents[1] / "equality/run_equality.py"
@@ -40,7 +40,7 @@ def test_workers_stages_precision_and_resumes_give_one_loss_curve(tmp_path: Path
 @pytest.mark.parametrize(
     ("case", "promise"),
     [
-        (PLAIN, 0), (Case(4, 3), 1e-5), (Case(4, 3, resumed_from=Case(4, 3)), 0), (Case(2, 2, "bf16"), 1e-1),
+        (PLAIN, 0), (Case(4, 3), 1e-5), (Case(4, 3, resumed_from=Case(4, 3)), 0), (Case(2, 2, "bf16"), 2e-3),
         (Case(2, 1, resumed_from=Case(4, 1)), 1e-4), (Case(2, 1, resumed_from=Case(2, 1, clips_per_forward=4)), 1e-4),
     ],
 )  # fmt: skip
@@ -52,17 +52,9 @@ def test_a_promise_is_broken_by_a_larger_difference_and_by_none_at_all(case: Cas
         assert not is_kept({**row, "largest_relative_difference": worse})
 
 
-def test_a_precision_that_drifts_breaks_its_promise_though_no_step_jumps() -> None:
-    row = {"promise": 1e-1, "largest_relative_difference": 2e-2}
-    assert is_kept({**row, "difference_with_same_labels": BF16_SAME_LABELS})
-    assert not is_kept({**row, "difference_with_same_labels": 1.1 * BF16_SAME_LABELS})
-
-
 def test_differences_are_those_of_the_steps_that_both_have() -> None:
-    reference = Curve(np.array([9.0, 1.0, 2.0, 4.0]), np.array([0, 3, 3, 3]))
-    resumed = Curve(np.array([2.2, 6.0]), np.array([3, 4]))
-    assert resumed.largest_relative_difference(reference) == pytest.approx(0.5)
-    assert resumed.largest_relative_difference(reference, same_labels=True) == pytest.approx(0.1)
+    reference = Curve(np.array([9.0, 1.0, 2.0, 4.0]))
+    assert Curve(np.array([2.2, 6.0])).largest_relative_difference(reference) == pytest.approx(0.5)
 
 
 def test_every_number_of_workers_stage_and_precision_is_there_and_every_resume_has_its_checkpoint() -> None:

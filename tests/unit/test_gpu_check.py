@@ -38,7 +38,7 @@ def test_the_checks_of_this_process_pass_on_a_cpu(tmp_path):
     assert summary["launches_are"] == "operators of the CPU"
     assert summary["speed"][0]["step_seconds"] > 0
     assert summary["figures"]["training, engine torch, fp32"]["largest_relative_difference"] == 0
-    assert summary["versions"]["torch"] == torch.__version__
+    assert torch.__version__.startswith(summary["versions"]["torch"])  # which may lack the build, +cu130
 
 
 @pytest.mark.ray

@@ -41,29 +41,14 @@ _PARTS = ("supervised", "reconstruction", "hgr", "contrastive", "ladder", "pseud
 
 @dataclass(frozen=True)
 class Curve:
-    """What happened at every step.
-
-    Attributes:
-        loss: total.
-        labels: unlabeled clips whose pseudo-label counted.
-    """
+    """The total loss of every step."""
 
     loss: NDArray[np.float64]
-    labels: NDArray[np.float64]
 
-    def largest_relative_difference(self, reference: Curve, *, same_labels: bool = False) -> float:
-        """Compare the steps that both have: the curve of a resumed run holds the later ones.
-
-        Args:
-            reference: of at least as many steps.
-            same_labels: leave out the steps with another number of pseudo-labels.
-        """
-        steps = len(self.loss)
-        expected = reference.loss[-steps:]
-        difference = np.abs(self.loss - expected) / np.abs(expected)
-        if same_labels:
-            difference = difference[self.labels == reference.labels[-steps:]]
-        return float(difference.max())
+    def largest_relative_difference(self, reference: Curve) -> float:
+        """Compare the steps that both have: the curve of a resumed run holds the later ones."""
+        expected = reference.loss[-len(self.loss) :]
+        return float((np.abs(self.loss - expected) / np.abs(expected)).max())
 
 
 class CaseRunner:
@@ -94,8 +79,7 @@ class CaseRunner:
         if [step["step"] for step in steps] != list(range(first, self._steps)):
             raise RuntimeError(f"{case.name}: other steps were trained: {[step['step'] for step in steps]}")
         _check_it_tells(case, steps)
-        names = ("train/loss/total", "train/pseudo_label/sure")
-        return Curve(*(np.array([step["metrics"][name] for step in steps]) for name in names))
+        return Curve(np.array([step["metrics"]["train/loss/total"] for step in steps]))
 
     def timed_curve(self, case: Case) -> tuple[Curve, float]:
         """Return the curve of a case, and the seconds that it took."""
