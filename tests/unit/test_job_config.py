@@ -153,11 +153,12 @@ FORMER_DEMO = [
     "objectives.pseudo_label={kind: hard, weight: 0.5, threshold: 0.95, start_step: 60, ramp_steps: 60}",
     "objectives.pseudo_label.teacher=average",
 ]  # fmt: skip
+FORMER_RAVDESS = ["model.blocks=conformer", "model.convolution_kernel=1"]
 
 
 @pytest.mark.parametrize(
     ("name", "overrides", "expected"),
-    [("demo", FORMER_DEMO, "82939e26e7a05f26"), ("ravdess", [], "a87960552ef25cf7")],
+    [("demo", FORMER_DEMO, "82939e26e7a05f26"), ("ravdess", FORMER_RAVDESS, "a87960552ef25cf7")],
     ids=["demo", "ravdess"],
 )
 def test_unfinished_runs_of_earlier_versions_are_resumed(name, overrides, expected):
