@@ -81,6 +81,7 @@ class SmallCorpus:
         signal: distance of the class means in standard deviations of a clip.
         seed: of everything.
         max_frames: of audio; video has half as many.
+        layers: of a network, that are kept side by side in an audio frame.
     """
 
     clips_per_speaker: int = 10
@@ -91,6 +92,7 @@ class SmallCorpus:
     seed: int = 0
     max_frames: int = 12
     name: str = "small"
+    layers: int = 1
 
 
 StoreMaker = Callable[[Path, SmallCorpus], Path]
@@ -136,7 +138,9 @@ def write_small_store(folder: Path, corpus: SmallCorpus) -> Path:
     writer = StoreWriter(folder, corpus.name, "0" * 16)
     for modality, width in (("audio", AUDIO_WIDTH), ("video", VIDEO_WIDTH)):
         batches = [row_batch(corpus.name, width, rows[modality])] if rows[modality] else []
-        writer.write_modality(modality, ModalityInfo("synthetic", "1", {}, 10.0, width), batches)
+        is_layered = modality == "audio" and corpus.layers > 1
+        settings = {"keep_layers": True, "layers": [1, corpus.layers]} if is_layered else {}
+        writer.write_modality(modality, ModalityInfo("synthetic", "1", settings, 10.0, width), batches)
     metadata = {
         "corpus": corpus.name, "classes": CLASSES, "target": "drawn class", "protocol": "first speakers",
         "folds": [0], "clips": len(table), "card_hash": "0" * 16,

@@ -126,11 +126,12 @@ def tiny_network(tiny_settings: Callable[..., NetworkSettings]) -> Callable[...,
         ladder: LadderShape | None = None,
         contrast_size: int = 0,
         kernels: bool = True,
+        layers: tuple[int, int] = (1, 1),
         **changes: Any,
     ) -> Vavl:
         torch.manual_seed(seed)
         sizes = tiny_settings(**changes), AUDIO_WIDTH, VIDEO_WIDTH, outputs
-        network = Vavl(*sizes) if ladder is None else LadderVavl(*sizes, ladder)
+        network = Vavl(*sizes, layers=layers) if ladder is None else LadderVavl(*sizes, ladder, layers=layers)
         if contrast_size:
             network.add_contrast(contrast_size)
         _shake(network)

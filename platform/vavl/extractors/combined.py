@@ -7,34 +7,27 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from vavl.errors import ClipError, ConfigError
 from vavl.extractors import log_mel
 from vavl.extractors.extracted import Extracted, Extractor
-from vavl.extractors.settings import AudioFeatureSettings
 from vavl.features import ModalityInfo
 from vavl.media.sound import read_sound
 
 # Sound counts from the first to the last frame that is at most so far below the loudest one; see ``functionals``.
 _SOUNDING_DB = 35.0
-_SPECTRA = AudioFeatureSettings(hop_ms=10)
+_RATE_HZ = 16_000
 _VERSION = "1"
 
-Interval = tuple[float, float]
 
-
-def sounding_interval(path: Path) -> Interval:
+def sounding_interval(path: Path) -> tuple[float, float]:
     """Return where the sound of a file begins and ends, in seconds; silence before and after is left out.
 
     Raises:
         ClipError: see ``read_sound``.
     """
-    spectra = log_mel.log_mel(torch.from_numpy(read_sound(path, _SPECTRA.sample_rate_hz).waveform), _SPECTRA)
-    times = log_mel.frame_times(len(spectra), _SPECTRA)[log_mel.sounding_frames(spectra, _SOUNDING_DB)]
-    half = _SPECTRA.hop_ms / 2000
-    return float(times[0]) - half, float(times[-1]) + half
+    return log_mel.sounding_interval(read_sound(path, _RATE_HZ).waveform, _RATE_HZ, _SOUNDING_DB)
 
 
 def pooled(extract: Extractor, modality: str) -> Extractor:
@@ -54,10 +47,7 @@ def pooled(extract: Extractor, modality: str) -> Extractor:
             counted = np.ones(len(found.values), bool) if found.has_face is None else found.has_face
             counted = counted if counted.any() else ~counted
         else:
-            start, end = sounding_interval(path)
-            counted = (found.frame_times >= start) & (found.frame_times <= end)
-            if not counted.any():
-                counted = np.arange(len(counted)) == np.abs(found.frame_times - (start + end) / 2).argmin()
+            counted = log_mel.within(found.frame_times, sounding_interval(path))
         frames = found.values[counted].astype(np.float64)
         values = np.concatenate([frames.mean(axis=0), frames.std(axis=0)]).astype(np.float32)
         times = found.frame_times[counted].mean(keepdims=True)

@@ -72,6 +72,22 @@ def sounding_frames(spectra: Tensor, below_db: float) -> slice:
     return slice(int(loud[0]), int(loud[-1]) + 1)
 
 
+def sounding_interval(waveform: NDArray[np.float32], rate_hz: int, below_db: float) -> tuple[float, float]:
+    """Return where the sound of a waveform (sample,) begins and ends, in seconds; see ``sounding_frames``."""
+    settings = AudioFeatureSettings(sample_rate_hz=rate_hz, hop_ms=10, f_max_hz=min(8_000, rate_hz / 2))
+    spectra = log_mel(torch.from_numpy(waveform), settings)
+    times = frame_times(len(spectra), settings)[sounding_frames(spectra, below_db)]
+    half = settings.hop_ms / 2000
+    return float(times[0]) - half, float(times[-1]) + half
+
+
+def within(times: NDArray[np.float32], interval: tuple[float, float]) -> NDArray[np.bool_]:
+    """Tell which frames lie in an interval, (time,); the nearest one where it falls between two."""
+    start, end = interval
+    inside = (times >= start) & (times <= end)
+    return inside if inside.any() else np.arange(len(times)) == np.abs(times - (start + end) / 2).argmin()
+
+
 def frame_times(frames: int, settings: AudioFeatureSettings) -> NDArray[np.float32]:
     """Return the center of each frame in seconds, (time,), float32."""
     hop, window = _samples(settings.hop_ms, settings), _samples(settings.window_ms, settings)

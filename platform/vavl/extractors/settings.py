@@ -246,6 +246,12 @@ class SpeechTransformerSettings(FrameSettings):
         exclude_if=_is_unset,
         description="keep the layers side by side (layers x channels) instead of their mean",
     )
+    trim_silence_db: float | None = Field(
+        None,
+        gt=0,
+        exclude_if=_is_unset,
+        description="frames before and after the audio are left out, as for log_mel; the network hears them all",
+    )
     chunk_s: float = Field(
         20, ge=1, le=300, description="a longer clip is cut into chunks of equal length; Whisper's are its window"
     )

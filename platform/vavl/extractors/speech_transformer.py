@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from vavl.errors import ClipError, ConfigError
+from vavl.extractors import log_mel
 from vavl.extractors.extracted import Extracted
 from vavl.extractors.pretrained import (
     ModelFiles,
@@ -243,7 +244,8 @@ class SpeechTransformerExtractor:
 
         The clip is resampled to the network's rate and normalized as a whole, if the network's preprocessing
         says so. A clip longer than ``chunk_s``, or than Whisper's window, is cut into chunks that are all equally
-        long, so that nothing is padded, and that fade into each other where they overlap.
+        long, so that nothing is padded, and that fade into each other where they overlap. Frames of silence before
+        and after the sound are left out at the end, if the settings say so.
 
         Raises:
             ClipError: the sound cannot be read (see ``vavl.media.sound.read_sound``) or gives no frame.
@@ -271,7 +273,12 @@ class SpeechTransformerExtractor:
             for place in range(0, len(pieces), settings.batch_size)
         ]
         values = joined_chunks(np.concatenate(chunks), starts, grid.frames(len(waveform)), overlap)
-        return Extracted(values[-frames:], grid.times(len(sound.waveform)), note=sound.note, facts=sound.facts)
+        values, times = values[-frames:], grid.times(len(sound.waveform))
+        if settings.trim_silence_db is not None:
+            sounding = log_mel.sounding_interval(sound.waveform, grid.rate_hz, settings.trim_silence_db)
+            kept = log_mel.within(times, sounding)
+            values, times = values[kept], times[kept]
+        return Extracted(values, times, note=sound.note, facts=sound.facts)
 
     def _hidden(self, waveforms: Samples) -> Samples:
         """Return the chosen layers (chunk, time, channel) of waveforms (chunk, sample)."""

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -165,7 +165,7 @@ class LadderVavl(Vavl):
         video_width: channels of a video frame.
         outputs: numbers predicted per clip.
         shape: of the ladder.
-        activation_checkpointing: see ``Vavl``.
+        options: further arguments of ``Vavl``.
     """
 
     def __init__(
@@ -175,9 +175,9 @@ class LadderVavl(Vavl):
         video_width: int,
         outputs: int,
         shape: LadderShape,
-        activation_checkpointing: bool = False,
+        **options: Any,
     ) -> None:
-        super().__init__(settings, audio_width, video_width, outputs, activation_checkpointing)
+        super().__init__(settings, audio_width, video_width, outputs, **options)
         self.ladder = CrossModalLadder(settings, (audio_width, video_width), shape)
 
     def run(self, batch: ClipBatch, key: DrawKey | None) -> VavlOutput:

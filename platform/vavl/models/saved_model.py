@@ -57,6 +57,7 @@ class ModalityDescription(FrozenConfig):
     """What a model expects of one modality."""
 
     width: int = Field(ge=1, description="channels of a raw frame")
+    layers: int = Field(1, ge=1, description="of a network, side by side in a frame, that the model weighs; else 1")
     statistics: dict[str, Any] = Field(description="FeatureStatistics of the training speakers; {} if not trained")
     trained: bool = Field(
         description="False when no labeled training clip had the modality; it cannot be predicted from"
@@ -372,12 +373,14 @@ def build_network(
         kernels: take the fast paths; see ``use_kernels``.
     """
     audio, video, outputs = description.audio.width, description.video.width, description.task.outputs
+    layers = description.audio.layers, description.video.layers
+    options: dict[str, Any] = {"activation_checkpointing": activation_checkpointing, "layers": layers}
     if ladder is None:
-        network = Vavl(description.network, audio, video, outputs, activation_checkpointing)
+        network = Vavl(description.network, audio, video, outputs, **options)
     else:
         from vavl.models.ladder import LadderVavl  # no registered model carries it
 
-        network = LadderVavl(description.network, audio, video, outputs, ladder, activation_checkpointing)
+        network = LadderVavl(description.network, audio, video, outputs, ladder, **options)
     if contrast_size:
         network.add_contrast(contrast_size)  # last, so that all other weights are drawn as without them
     use_kernels(network, on=kernels)

@@ -40,6 +40,9 @@ class NetworkSettings(FrozenConfig):
         "conformer",
         description="what blocks consist of; feed_forward: no attention and no convolution, where clips are one frame",
     )
+    layer_weights: bool = Field(
+        False, description="learn how much each layer counts, of frames that a store keeps with several (keep_layers)"
+    )
     modality_blocks: int = Field(3, ge=1, description="blocks of each modality")
     shared_blocks: int = Field(2, ge=1, description="blocks that both modalities share")
     subsampling: Literal[1, 2, 4] = Field(

@@ -100,6 +100,7 @@ class Vavl(nn.Module):
         outputs: numbers predicted per clip (classes or attributes).
         activation_checkpointing: compute the Conformer blocks once more in the backward pass instead of
             keeping what is within them: less memory, more time, the same numbers.
+        layers: that lie side by side in an audio and in a video frame, and are weighted; 1 for a plain frame.
     """
 
     weights_side_by_side = False
@@ -112,11 +113,14 @@ class Vavl(nn.Module):
         video_width: int,
         outputs: int,
         activation_checkpointing: bool = False,
+        layers: tuple[int, int] = (1, 1),
     ) -> None:
         super().__init__()
         self.head_width = settings.width // settings.attention_heads
-        self.audio_path = ModalityPath(settings, audio_width, outputs, activation_checkpointing)
-        self.video_path = ModalityPath(settings, video_width, outputs, activation_checkpointing)
+        self.audio_path, self.video_path = (
+            ModalityPath(settings, width, outputs, activation_checkpointing, count)
+            for width, count in zip((audio_width, video_width), layers, strict=True)
+        )
         self.shared = SharedBlocks(settings, activation_checkpointing)
         self.fusion_head = feed_forward_head(2 * settings.width, outputs, settings)
         self.correlate_label = CorrelationFunction(outputs, settings.correlation_size)
@@ -176,7 +180,8 @@ class Vavl(nn.Module):
         top, above = self.shared(below[-1], kept, rows, added, about)
         pooled = path.pool(top, kept)
         if path.input_statistics is not None:
-            pooled = pooled + path.input_statistics(mean_and_deviation(without_padding(below[0], mask), mask))
+            frames = path.weigh(without_padding(below[0], mask), mask)
+            pooled = pooled + path.input_statistics(mean_and_deviation(frames, mask))
         return Encoding(pooled, (*below, *above))
 
     def predict(
@@ -200,15 +205,46 @@ class Vavl(nn.Module):
         return found._replace(contrast=sides)
 
 
+class LayerWeights(nn.Module):
+    """The mean of the layers that lie side by side in a frame, each with a learned weight (SUPERB, Yang et al. 2021).
+
+    The weights are equal at first. No layer counts more for its size: input channels are normalized.
+    """
+
+    def __init__(self, layers: int) -> None:
+        super().__init__()
+        self.layers = layers
+        if layers > 1:
+            self.logits = nn.Parameter(torch.zeros(layers))
+
+    def forward(self, frames: Tensor, is_real: Tensor | None) -> Tensor:
+        """Map (batch, time, layers * channel) to (batch, time, channel); of a single layer nothing changes."""
+        if self.layers == 1:
+            return frames
+        each = without_padding(frames, is_real).reshape(*frames.shape[:-1], self.layers, -1)
+        mean: Tensor = (each * self.shares().to(frames.dtype).unsqueeze(-1)).sum(dim=-2)
+        return mean
+
+    def shares(self) -> Tensor:
+        """Return how much each layer counts, (layers,), float32, with a sum of 1."""
+        return self.logits.float().softmax(dim=0)
+
+
 class ModalityPath(nn.Module):
     """Projection, Conformer blocks, head, reconstruction and correlation function of one modality."""
 
     def __init__(
-        self, settings: NetworkSettings, input_width: int, outputs: int, activation_checkpointing: bool = False
+        self,
+        settings: NetworkSettings,
+        input_width: int,
+        outputs: int,
+        activation_checkpointing: bool = False,
+        layers: int = 1,
     ) -> None:
         super().__init__()
         self.widths = (input_width, *[settings.width] * (settings.ladder_layers - 1))
-        self.projection = nn.Linear(input_width, settings.width)
+        self.weigh = LayerWeights(layers)
+        self.projection = nn.Linear(input_width // layers, settings.width)
         self.input_dropout = Dropout(settings.input_dropout)
         self.blocks = ConformerBlocks(settings.modality_blocks, settings, activation_checkpointing)
         self.head = feed_forward_head(settings.width, outputs, settings)
@@ -217,7 +253,8 @@ class ModalityPath(nn.Module):
         self.stride = settings.subsampling
         self.subsample = Subsampling(settings.width, settings.subsampling)
         self.pool = Pooling(settings)
-        self.input_statistics = nn.Linear(2 * input_width, settings.width) if settings.input_statistics else None
+        statistics = 2 * input_width // layers
+        self.input_statistics = nn.Linear(statistics, settings.width) if settings.input_statistics else None
 
     def forward(
         self,
@@ -240,7 +277,8 @@ class ModalityPath(nn.Module):
         if noise:
             # A decoder reads this layer, and would multiply what lies in the padding by gradients of zero.
             bottom = with_noise(without_padding(frames, is_real), noise[0])
-        projected = self.input_dropout(self.subsample(self.project(bottom, is_real), is_real), rows)
+        weighed = self.project(self.weigh(bottom, is_real), is_real)
+        projected = self.input_dropout(self.subsample(weighed, is_real), rows)
         is_real = None if is_real is None else is_real[:, :: self.stride]
         added = noise[1:] if noise else [None] * len(self.blocks)
         layers = self.blocks(projected, is_real, rows, added, about)

@@ -35,7 +35,7 @@ from vavl.store.store_cache import local_notes
 from vavl.tracking.events import event_line, run_events
 from vavl.tracking.journal import Journal, Record
 from vavl.training.settings import TrainingPlan
-from vavl.training.training_result import chosen_words, corpus_words, label_words
+from vavl.training.training_result import chosen_words, corpus_words, label_words, layer_words
 from vavl.training.worker import PREDICTIONS_FOLDER
 
 _INTERVAL_SEED = 0
@@ -359,6 +359,7 @@ def _facts(plan: TrainingPlan, outcome: Mapping[str, Any]) -> dict[str, Any]:
     training = plan.training
     return {
         "network": f"{outcome['parameters'] / 1e6:.2f} M parameters, width {plan.model.width}",
+        **({"learned weights of layers": layers} if (layers := layer_words(outcome)) else {}),
         "frozen for want of clips": ", ".join(outcome["frozen_parts"]) or "none",
         **{f"training clips, {name}": line for name, line in outcome["partitions"].items()},
         "rows per step": ", ".join(f"{rows} {name}" for name, rows in outcome["rows_per_step"].items()),

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from vavl.data.collection import ClipCollection
 from vavl.data.partitions import Partition, PartitionedClips
 from vavl.errors import ConfigError, InputError
+from vavl.features import ModalityInfo
 from vavl.metrics.names import MODALITIES_OF
 from vavl.models.settings import AttributeTask, ClassTask, NetworkSettings, Task
 from vavl.objectives.settings import HgrSettings, LadderSettings, PseudoLabelSettings
@@ -51,6 +52,23 @@ def check_objectives(
     if objectives.pseudo_label is not None:
         _check_pseudo_label(plan, objectives.pseudo_label, partitioned, task)
     return warnings
+
+
+def check_layers(plan: TrainingPlan, info: Mapping[str, ModalityInfo]) -> None:
+    """Refuse learned weights of layers for a store, whose ``info`` by modality is given, that keeps none.
+
+    Raises:
+        ConfigError: no modality has frames of several layers.
+    """
+    if plan.model.layer_weights and all(one.layers == 1 for one in info.values()):
+        found = ", ".join(f"{modality}: {one.extractor}" for modality, one in info.items())
+        raise ConfigError(
+            "model",
+            "layer_weights",
+            f"is true, but no frame of {plan.data.store} holds several layers of a network ({found})",
+            "make a store with features.audio.keep_layers: true, a range of layers and no pooling (one extractor "
+            "alone), or set model.layer_weights: false",
+        )
 
 
 def hgr_feeds(partitioned: PartitionedClips, settings: HgrSettings) -> frozenset[str]:

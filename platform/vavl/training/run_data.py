@@ -27,7 +27,7 @@ from vavl.ray_session import check_own_ray
 from vavl.store.index import pieces
 from vavl.store.store_cache import is_at_hand, local_notes
 from vavl.training.pseudo_labels import GivenPredictions
-from vavl.training.run_checks import check_objectives, check_selection
+from vavl.training.run_checks import check_layers, check_objectives, check_selection
 from vavl.training.run_folder import resolved
 from vavl.training.settings import TrainingPlan
 from vavl.training.storage import RunStorage
@@ -84,6 +84,7 @@ def open_run_data(plan: TrainingPlan) -> RunData:
     """
     collection, rows, partitioned, table = open_training_clips(plan.data, refit=plan.training.refit)
     _check_labels(plan, rows, collection.is_labelled)
+    check_layers(plan, collection.store.info)
     normaliser = normalisers(collection, rows["train"], plan.features)
     composition = compose_batch(partitioned, plan.data.composition)
     # A partition that gives no rows to any batch feeds nothing, and its clips make no epoch longer.
@@ -203,8 +204,8 @@ def describe_model(plan: TrainingPlan, data: RunData) -> ModelDescription:
     return ModelDescription(
         network=plan.model,
         task=data.task,
-        audio=_describe_modality("audio", data),
-        video=_describe_modality("video", data),
+        audio=_describe_modality("audio", data, weighs_layers=plan.model.layer_weights),
+        video=_describe_modality("video", data, weighs_layers=plan.model.layer_weights),
         fusion_trained=data.partitioned.feed("audio", "video", with_label=True),
         speaker_normalisation=plan.features.speaker_normalisation,
         speaker_order=plan.features.speaker_order,
@@ -257,13 +258,14 @@ def _profile(modality: str, data: RunData, *, measure: bool) -> TrainingProfile:
     return TrainingProfile.of(rate_hz, frames, [found for found in distances if np.isfinite(found)])
 
 
-def _describe_modality(modality: str, data: RunData) -> ModalityDescription:
+def _describe_modality(modality: str, data: RunData, *, weighs_layers: bool) -> ModalityDescription:
     collection = data.collection
     info = collection.store.info.get(modality)
     # A head that no label has trained says nothing, however well its encoder reconstructs.
     trained = data.partitioned.feed(modality, with_label=True)
     return ModalityDescription(
         width=collection.width(modality),
+        layers=info.layers if info and weighs_layers else 1,
         statistics=_statistics(modality, data) if trained else {},
         trained=trained,
         extractor=_provenance(info),

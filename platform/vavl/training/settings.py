@@ -325,7 +325,7 @@ class TrainingPlan(FrozenConfig):
         )
         if self.features.speaker_normalisation != "causal_mean":
             content["features"].pop("speaker_order")
-        for name in ("blocks", "subsampling", "pooling", "input_statistics"):
+        for name in ("blocks", "layer_weights", "subsampling", "pooling", "input_statistics"):
             if content["model"][name] == NetworkSettings.model_fields[name].default:
                 content["model"].pop(name)
         for views in (content["data"]["augmentation"], content["data"]["weak_view"]):

@@ -69,7 +69,7 @@ def training_summary(outcome: Mapping[str, Any], journal: Journal, first_step_se
     ``zero_stage``, ``config_hash``, ``store_hash``, and what the scores
     belong to: ``corpus``, ``protocol``, ``fold``, ``label_set``, ``label_target``, ``clips``, ``speakers``,
     ``speaker_normalisation``, ``waived_audit`` (checks that may fail), ``rows_per_step``, ``partitions`` (training
-    clips in words), ``frozen_parts``, ``parameters``,
+    clips in words), ``frozen_parts``, ``parameters``, ``layer_weights`` (learned, by modality and layer),
     ``device`` (name of the GPU, or "cpu"); and what happened on the way: ``skipped_steps`` (loss or gradient
     not finite) and ``events`` (how often each, e.g. ``restarted``).
     """
@@ -120,6 +120,14 @@ def chosen_words(outcome: Mapping[str, Any]) -> str:
     return f"best epoch {outcome['best_epoch']} of {outcome['epochs']}, chosen on validation"
 
 
+def layer_words(outcome: Mapping[str, Any]) -> str:
+    """Say how much each layer counts where their weights are learned; "" elsewhere."""
+    return "; ".join(
+        f"{modality} " + ", ".join(f"layer {number}: {share:.2f}" for number, share in shares.items())
+        for modality, shares in outcome.get("layer_weights", {}).items()
+    )
+
+
 def end_tags(outcome: Mapping[str, Any]) -> dict[str, str]:
     """Return what a finished run is tagged with: its description, the best epoch, the device."""
     device = str(outcome.get("device", "unknown"))  # workers of an earlier version may have concluded the run
@@ -142,6 +150,8 @@ def result_rows(outcome: Mapping[str, Any], summary: Mapping[str, Any]) -> list[
         ("training clips", _training_clips(outcome["partitions"])),
         ("weights", chosen_words(outcome)),
     ]
+    if layers := layer_words(outcome):
+        rows.append(("layers", layers))
     metrics: Mapping[str, float] = outcome["metrics"]
     for split in ("validation", "test"):
         for condition in CONDITIONS:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ from vavl.config.files import read_json, write_json
 from vavl.config.progress import log_to_stderr
 from vavl.corpora.manifest import Manifest
 from vavl.errors import TrainingError
+from vavl.features import AUDIO, VIDEO, ModalityInfo
 from vavl.models.saved_model import load_model
+from vavl.models.vavl import Vavl
 from vavl.training.checkpoint_files import LoopState
 from vavl.training.collectives import wait_for_all
 from vavl.training.context import LocalContext, WorkerContext
@@ -101,7 +104,7 @@ def conclude(run: TrainingRun, state: LoopState) -> None:
             save_predictions(path, split, predictions, run.data.collection, run.data.task)
             run.output.publish(f"{PREDICTIONS_FOLDER}/{path.name}")
     if run.place.rank == 0:
-        write_json(run.output.folder / OUTCOME_FILE, _outcome(run, state, metrics))
+        write_json(run.output.folder / OUTCOME_FILE, _outcome(run, state, metrics, layer_weights(network, store.info)))
         run.output.publish(OUTCOME_FILE)
     wait_for_all()
 
@@ -112,7 +115,19 @@ def read_outcome(output_dir: Path) -> dict[str, Any]:
     return outcome
 
 
-def _outcome(run: TrainingRun, state: LoopState, metrics: dict[str, float]) -> dict[str, Any]:
+def layer_weights(network: Vavl, info: Mapping[str, ModalityInfo]) -> dict[str, dict[int, float]]:
+    """Return how much each layer counts in a frame, by modality and number of the layer; {} where none are weighted."""
+    paths = {AUDIO: network.audio_path, VIDEO: network.video_path}
+    return {
+        modality: dict(enumerate(path.weigh.shares().tolist(), start=info[modality].settings["layers"][0]))
+        for modality, path in paths.items()
+        if path.weigh.layers > 1
+    }
+
+
+def _outcome(
+    run: TrainingRun, state: LoopState, metrics: dict[str, float], layers: dict[str, dict[int, float]]
+) -> dict[str, Any]:
     data = run.data
     manifest: Manifest = data.collection.manifest
     return {
@@ -128,6 +143,7 @@ def _outcome(run: TrainingRun, state: LoopState, metrics: dict[str, float]) -> d
         "zero_stage": run.plan.training.zero_stage,
         "device": _device_name(run.engine.device),
         "parameters": run.parameters,
+        "layer_weights": layers,
         "frozen_parts": list(run.frozen),
         "rows_per_step": {str(name): rows for name, rows in data.composition.items()},
         "clips_by_partition": {str(name): len(rows) for name, rows in data.partitioned.clips.items()},

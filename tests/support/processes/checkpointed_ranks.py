@@ -87,7 +87,9 @@ def network(is_checkpointed: bool) -> Vavl:
         dropout=0.2, head_dropout=0.2, correlation_size=4,
     )  # fmt: skip
     torch.manual_seed(0)
-    made = LadderVavl(settings, AUDIO, VIDEO, CLASSES, LadderShape(detach_target=False), is_checkpointed)
+    made = LadderVavl(
+        settings, AUDIO, VIDEO, CLASSES, LadderShape(detach_target=False), activation_checkpointing=is_checkpointed
+    )
     use_kernels(made)
     return made.train()
 

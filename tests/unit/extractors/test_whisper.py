@@ -82,6 +82,19 @@ def test_layers_are_kept_side_by_side(tiny, tmp_path):
     assert audio_info(settings_of(tiny, (1, 3))).layers == 1
 
 
+def test_silence_before_and_after_the_sound_is_left_out_where_it_is_asked_for(tiny, tmp_path):
+    """The network hears all of it, so the other frames stay as they are."""
+    samples = np.zeros(RATE, np.float32)
+    samples[4_000:9_000] = voice(5_000)
+    path = write_wav(tmp_path / "late.wav", samples)
+    whole, trimmed = (audio_extractor(settings_of(tiny, **one))(path) for one in ({}, {"trim_silence_db": 35}))
+    start, end = trimmed.frame_times[[0, -1]]
+    assert (start, end) == (pytest.approx(0.25, abs=0.03), pytest.approx(0.5625, abs=0.03))
+    kept = (whole.frame_times >= start) & (whole.frame_times <= end)
+    np.testing.assert_array_equal(trimmed.values, whole.values[kept])
+    assert "trim_silence_db" not in audio_info(settings_of(tiny)).settings  # features of before keep their provenance
+
+
 def test_a_longer_clip_goes_through_windows_whose_borders_do_not_show(tiny, tmp_path):
     path = write_wav(tmp_path / "long.wav", voice(41_000))
     found = [audio_extractor(settings_of(tiny, batch_size=size))(path) for size in (1, 8)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -274,7 +275,9 @@ def test_activation_checkpointing_changes_no_number(tiny_settings, batches, grad
     found = []
     for checkpointing in (False, True):
         torch.manual_seed(0)
-        network = LadderVavl(settings, 6, 5, 3, LadderShape(detach_target=detached), checkpointing).train()
+        network = LadderVavl(
+            settings, 6, 5, 3, LadderShape(detach_target=detached), activation_checkpointing=checkpointing
+        ).train()
         output = network(batch, KEY)
         layers = [*output.ladder.audio.estimate, *output.ladder.video.clean]
         values = [*output.audio, *output.video, output.fusion_logits, output.label_correlation, *layers]
@@ -306,7 +309,8 @@ def test_permuting_the_classes_permutes_the_outputs_only(tiny_network, batches):
 
 OPTIONS = (
     {"blocks": "feed_forward"}, {"subsampling": 2}, {"subsampling": 4}, {"pooling": "attention"},
-    {"pooling": "statistics"}, {"input_statistics": True},
+    {"pooling": "statistics"}, {"input_statistics": True}, {"layers": (3, 1)},
+    {"layers": (3, 1), "input_statistics": True},
 )  # fmt: skip
 
 
@@ -340,7 +344,8 @@ class TestOptions:
 
     def test_without_options_a_network_has_the_weights_of_before(self, tiny_network):
         names = {name for name, _ in tiny_network().named_parameters()}
-        assert not {name for name in names if "pool" in name or "subsample" in name or "statistics" in name}
+        options = ("pool", "subsample", "statistics", ".weigh.")
+        assert not {name for name in names if any(option in name for option in options)}
         for options in OPTIONS[1:]:
             assert names < {name for name, _ in tiny_network(**options).named_parameters()}
 
@@ -365,6 +370,41 @@ class TestOptions:
             real = frames[row, :length]
             torch.testing.assert_close(found[row, :3], real.mean(0))
             torch.testing.assert_close(found[row, 3:], real.std(0, correction=0), rtol=1e-3, atol=1e-4)
+
+
+class TestLayerWeights:
+    @torch.no_grad()
+    @pytest.mark.parametrize("options", [{}, {"input_statistics": True, "pooling": "attention"}], ids=str)
+    def test_layers_count_alike_at_first_and_then_as_learned(self, tiny_network, batches, options):
+        """A clip of three layers is predicted as one whose layers are all their weighted mean."""
+        network = tiny_network(layers=(3, 1), **options)
+        weights = network.audio_path.weigh
+        clip = batches.clips("av")[0]
+        layers = clip.audio.reshape(len(clip.audio), 3, -1)
+        for logits, shares in (((0, 0, 0), (1 / 3, 1 / 3, 1 / 3)), ((0, math.log(2), 0), (0.25, 0.5, 0.25))):
+            weights.logits.copy_(torch.tensor(logits))
+            torch.testing.assert_close(weights.shares(), torch.tensor(shares))
+            mean = np.einsum("tlc,l->tc", layers, np.float32(shares))
+            same = batches.of([replace(clip, audio=np.tile(mean, 3))])
+            batch = batches.of([clip])
+            assert_same(rows_of(network(batch), batch), rows_of(network(same), same))
+
+    def test_fresh_weights_are_equal(self, tiny_settings):
+        network = Vavl(tiny_settings(), 6, 5, 3, layers=(2, 5))
+        assert network.video_path.weigh.shares().tolist() == [pytest.approx(0.2)] * 5
+
+    def test_the_gradient_reaches_the_weight_of_every_layer(self, tiny_network, batches):
+        network = tiny_network(layers=(3, 1)).train()
+        output = network(batches.of(batches.clips(CLIPS)), KEY)
+        output.audio.logits.square().sum().backward()
+        gradient = network.audio_path.weigh.logits.grad
+        assert (gradient.abs() > 1e-6).all()
+        assert gradient.sum().abs() < 1e-4  # all weights up together change nothing
+
+    def test_a_ladder_rebuilds_all_layers(self, tiny_network, batches):
+        network = tiny_network(layers=(3, 1), ladder=LadderShape()).train()
+        trace = network(batches.of(batches.clips("av a v")), KEY).ladder.audio
+        assert trace.clean[0].shape[-1] == trace.estimate[0].shape[-1] == batches.audio_width
 
 
 class TestCompiled:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from training_fixtures import MIXED
 
 from vavl.models.draws import DrawKey
 from vavl.objectives.total import Objective
 from vavl.training.loop import train_step
 from vavl.training.run import prepare_run
 
+LAYERED = {**MIXED, "layers": 3}
 STEPS = 6
 SHARDED = {"label": [{"zero_stage": 1}, {"zero_stage": 3, "clips_per_forward": 5}], "attributes": [{"zero_stage": 3}]}
 HGR = {"weight": 0.5, "audio_video": 0.3, "start_step": 1, "ramp_steps": 2}
@@ -31,14 +33,14 @@ PARTS = {
 
 @pytest.fixture
 def full_plan(plan):
-    """Return a function that makes a plan with all objectives and an average of the weights."""
+    """Return a function that makes a plan with all objectives, weighted layers and an average of the weights."""
 
     def make(name, target="label", **training):
         metric = "uar" if target == "label" else "ccc_mean"
         return plan(
             name,
-            data={**plan().data.model_dump(), "target": target, "augmentation": VIEWS},
-            model={**plan().model.model_dump(), "correlation_size": 3},
+            data={**plan(corpus=LAYERED).data.model_dump(), "target": target, "augmentation": VIEWS},
+            model={**plan().model.model_dump(), "correlation_size": 3, "layer_weights": True},
             objectives=EVERY_OBJECTIVE,
             training={
                 "max_steps": STEPS, "average_decay": 0.8,
