@@ -10,7 +10,7 @@ from vavl.config.files import make_folder
 from vavl.corpora.card import corpus_root, read_card
 from vavl.job_config import AuditCorpusJob
 from vavl.store.store import read_content
-from vavl.store.store_cache import local_notes
+from vavl.store.store_cache import local_store
 
 
 def audit_corpus(job: AuditCorpusJob) -> None:
@@ -30,7 +30,7 @@ def check(job: AuditCorpusJob) -> None:
     if job.card is not None:
         corpus_root(read_card(job.card), job.root)
     elif job.store is not None:
-        read_content(local_notes(job.store))
+        read_content(local_store(job.store))
     if job.output_dir is not None:
         make_folder(job.output_dir)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from vavl.config.command_line import print_table, run_job
 from vavl.config.files import make_folder, write_json
 from vavl.job_config import ListStoresJob
-from vavl.store.store_push import list_stores, listed_rows
+from vavl.store.store_versions import list_stores, listed_rows
 
 
 def check(job: ListStoresJob) -> None:

@@ -10,7 +10,7 @@ from vavl.config.files import write_json
 from vavl.config.load import save_config
 from vavl.job_config import MergeStoresJob
 from vavl.store.store_merge import check_replaced, merge_rows, merge_stores, merge_summary, plan_merge
-from vavl.store.store_push import check_target, push_finished
+from vavl.store.store_versions import check_target, push_finished
 
 
 def check(job: MergeStoresJob) -> None:

@@ -15,7 +15,7 @@ from vavl.extraction.face_preview import write_face_preview
 from vavl.extraction.plan import plan_extraction, read_statement
 from vavl.extraction.report import extraction_summary, summary_rows
 from vavl.job_config import PrepareCorpusJob
-from vavl.store.store_push import check_target, push_finished
+from vavl.store.store_versions import check_target, push_finished
 
 
 def check(job: PrepareCorpusJob) -> None:

@@ -8,7 +8,7 @@ import shlex
 from vavl.config.command_line import print_table, run_job
 from vavl.config.files import make_folder, write_json
 from vavl.job_config import PushStoreJob
-from vavl.store.store_push import check_push, push_store
+from vavl.store.store_versions import check_push, push_store
 
 
 def check(job: PushStoreJob) -> None:

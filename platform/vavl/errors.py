@@ -43,6 +43,10 @@ class InputError(VavlError):
     exit_code = 2
 
 
+class FullDiskError(InputError):
+    """The disk that results are written to has no space left: no clip's fault, and the same command goes on."""
+
+
 class ConfigError(InputError):
     """One or more settings are wrong; ``problem`` lists all of them, one per line."""
 

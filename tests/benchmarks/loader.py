@@ -7,6 +7,11 @@
 - Waiting: the loop's ``for`` over ``loader.steps`` with the platform's training step; the share of the time that the
   loop stands and waits for the next batch, after the first one (``waiting_share``), and how many times as long the
   step takes as its loading (``loader_to_step``).
+- Writing: rows of audio into shards, as the workers of an extraction write them, by one process and by two in turn;
+  ``writers`` is how many times as fast the two are. ``by_processor`` compares the processor time of the one with that
+  of the busier of the two: what they reach where each has a processor to itself. ``with_index`` counts what the job
+  does alone afterwards, too: it reads all rows once for sums, checksums and the store's hash. ``peak_growth`` is the
+  private memory of a writer of all clips over that of one of a tenth.
 - Size: stores whose index is as large as it says, over the shards of a small one. Each is opened in processes of
   their own: by the first, which builds the arrays of the clips, and by one that finds them. ``open_seconds`` is
   the time to the first batch of the latter by size, ``private_bytes`` its memory (RssAnon) after some batches;
@@ -21,6 +26,7 @@ import argparse
 import multiprocessing
 import os
 import shutil
+import statistics
 import sys
 import tempfile
 import time
@@ -33,17 +39,22 @@ sys.path.extend(str(path) for path in (Path(__file__).parents[1] / "support").it
 import numpy as np
 import torch
 from benchmark_program import conditions, finish, in_words, read_arguments, table
-from measured import CLOCKS, in_own_process, in_turn, peak_of_private_memory, private_memory, ratio
+from measured import CLOCKS, in_own_process, in_turn, peak_of_private_memory, private_memory, ratio, spread, timed
 from repeated_store import write_repeated_store
-from training_load import QUICK, SIZES, Size, load_of, plan_of, write_store
+from training_load import AUDIO_FRAMES_PER_SECOND, QUICK, SIZES, Size, load_of, plan_of, write_store
 
 from vavl.data.batch import ClipBatch
 from vavl.data.loader import RankPlace, StepLoader
 from vavl.data.sampler import Sampler
+from vavl.extraction.parts import ClipRecord, Part, PartRecord, PartWriter
+from vavl.features import ModalityInfo
+from vavl.store.shards import ClipFeatures
+from vavl.store.store_writer import StoreWriter
 from vavl.training.loop import train_step
 from vavl.training.run_data import open_run_data
 
 _CLIPS_OF_THE_SHARDS = 40
+_PARTS = 8
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -60,8 +71,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(dir=words.out.parent) as folder:
         os.environ["VAVL_CACHE"] = str(Path(folder, "cache").absolute())
         stores = measure_stores(size, Path(folder), words.clips)  # first: forks want a process without threads
+        writing = measure_writing(size, Path(folder), 40 if words.quick else 800, words.repeats or 3)
         speed = measure_speed(size, Path(folder), words)
-    result = {"conditions": conditions(words), **speed, **summary(stores)}
+    result = {"conditions": conditions(words), **speed, **summary(stores), "writing": writing}
     finish(words, result, lines_of(result, words.clock))
     return 0
 
@@ -79,6 +91,77 @@ def measure_stores(size: Size, folder: Path, sizes: Sequence[int]) -> list[dict[
         shutil.rmtree(store)
         shutil.rmtree(folder / "cache")
     return found
+
+
+def measure_writing(size: Size, folder: Path, clips: int, repeats: int) -> dict[str, Any]:
+    """Write the same rows by one process and by two, then their index by one."""
+    found: dict[int, list[dict[str, float]]] = {1: [], 2: []}
+    alone: list[dict[str, float]] = []
+    for turn in range(repeats):
+        for writers in (1, 2) if turn % 2 else (2, 1):
+            store = folder / "written"
+            found[writers].append(write_rows(size, store, clips, writers))
+            alone.append(in_own_process(lambda store=store: timed(lambda: write_index(size, store))))
+            shutil.rmtree(store)
+    few = write_rows(size, folder / "few", clips // 10, 1)
+    index = statistics.median(one["wall"] for one in alone)
+    pairs = list(zip(found[1], found[2], strict=True))
+    return {
+        "clips": clips,
+        "writers": spread([one["wall"] / two["wall"] for one, two in pairs]),
+        "by_processor": spread([one["processor"] / two["processor"] for one, two in pairs]),
+        "with_index": spread([(one["wall"] + index) / (two["wall"] + index) for one, two in pairs]),
+        "clips_per_second": {n: clips / statistics.median(one["wall"] for one in runs) for n, runs in found.items()},
+        "index_seconds": index,
+        "peak_growth": found[1][0]["peak"] / few["peak"],
+    }
+
+
+def write_rows(size: Size, store: Path, clips: int, writers: int) -> dict[str, float]:
+    """Let processes write the parts of a store; return wall time, and the most processor time and memory of one."""
+    fork = multiprocessing.get_context("fork")
+    results = fork.SimpleQueue()
+
+    def write(number: int) -> None:
+        before = time.process_time()
+        with peak_of_private_memory() as memory:
+            for part in range(number, _PARTS, writers):
+                write_part(size, store, part, range(part * clips // _PARTS, (part + 1) * clips // _PARTS))
+        results.put((time.process_time() - before, memory["bytes"]))
+
+    start = time.perf_counter()
+    processes = [fork.Process(target=write, args=(number,)) for number in range(writers)]
+    for process in processes:
+        process.start()
+    spent = [results.get() for _ in processes]
+    for process in processes:
+        process.join()
+    wall = time.perf_counter() - start
+    return {"wall": wall, "processor": max(one for one, _ in spent), "peak": max(peak for _, peak in spent)}
+
+
+def write_part(size: Size, store: Path, number: int, clips: range) -> None:
+    """Write rows as the worker of an extraction does."""
+    width, frames = size.widths["audio"], round(size.seconds * AUDIO_FRAMES_PER_SECOND)
+    values = np.random.default_rng(number).normal(size=(frames, width)).astype(np.float32)
+    times = np.arange(frames, dtype=np.float32)
+    part = Part("audio", store / f"parts/audio-{number:012d}.json", "synthetic", store, width, "", "float32", ())
+    part.path.parent.mkdir(parents=True, exist_ok=True)
+    with part.shard_writer() as shards:
+        writer = PartWriter(part, shards)
+        for clip in clips:
+            writer.add(ClipFeatures(f"clip{clip:06d}", f"s{clip % 8}", values, times), ClipRecord(None))
+        writer.finish()
+
+
+def write_index(size: Size, store: Path) -> None:
+    """Make a store of the parts, as an extraction does at its end."""
+    records = [PartRecord.read(path) for path in sorted((store / "parts").glob("*.json"))]
+    writer = StoreWriter(store, "synthetic", "0" * 16)
+    shards = [shard for record in records for shard in record.shards]
+    checksums = (one for record in records for one in record.checksums)
+    writer.add_shards("audio", ModalityInfo("synthetic", "1", {}, 50.0, size.widths["audio"]), shards, checksums)
+    writer.finish({})
 
 
 def read_some(
@@ -240,8 +323,15 @@ def lines_of(result: dict[str, Any], clock: str) -> list[str]:
         f"private memory: {result['private_bytes_per_clip']:.2f} bytes per clip, "
         f"{result['memory_growth']:.2f} x from the smallest to the largest store"
     )
+    writing = result["writing"]
+    writing_words = (
+        f"two writers: {in_words(writing['writers'])} x as fast as one, {in_words(writing['by_processor'])} x by the "
+        f"processor's clock, {in_words(writing['with_index'])} x with the index; memory "
+        f"{writing['peak_growth']:.2f} x with 10 x the clips"
+    )
     return [
         speed,
+        writing_words,
         f"float16: {in_words(result['float16_ratio'])} x the clips/s",
         waiting,
         *table(header, rows),

@@ -24,7 +24,7 @@ from copied_store import copy_store
 from ray.cluster_utils import Cluster
 from s3_server import BUCKET, content, keys
 
-from vavl.store.store_push import push_store
+from vavl.store.store_versions import push_store
 from vavl.training.pseudo_labels import PSEUDO_LABELS_FILE
 from vavl.training.run_folder import RESULTS
 

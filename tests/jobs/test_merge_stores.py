@@ -17,7 +17,7 @@ from vavl.config.load import read_config
 from vavl.job_config import MergeStoresJob
 from vavl.store.store import FeatureStore
 from vavl.store.store_cache import local_store
-from vavl.store.store_push import list_stores
+from vavl.store.store_versions import list_stores
 
 Job = Callable[..., Any]
 

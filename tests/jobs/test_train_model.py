@@ -18,7 +18,7 @@ import pytest
 import yaml
 from copied_store import copy_store
 
-from vavl.store.store_push import push_store
+from vavl.store.store_versions import push_store
 from vavl.training.storage import RunStorage
 
 ROOT = Path(__file__).parents[2]
@@ -186,7 +186,7 @@ def test_a_store_at_an_address_is_copied_when_the_training_starts(
     words = (f"data.store={store.as_uri()}", "training.max_epochs=1", "tracking.model_name=null")
     dry = run_job("train_model", config, *words, "--dry-run")
     assert dry.code == 0, dry.stderr
-    assert "features are copied at the start" in dry.stderr
+    assert "features are copied when they are read" in dry.stderr
     assert not list((tmp_path / "cache").glob("*/audio/data-00000.arrow"))
     bad = run_job("train_model", config, *words, "data.fold=7", "--dry-run")
     assert bad.code == 2

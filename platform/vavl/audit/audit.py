@@ -20,7 +20,7 @@ from vavl.errors import ConfigError, InputError, VavlError
 from vavl.store.clip_facts import FILE_NAME as FACTS_FILE
 from vavl.store.remote_files import RemoteDirectory
 from vavl.store.store import read_content
-from vavl.store.store_cache import is_at_hand, local_notes, local_store
+from vavl.store.store_cache import is_at_hand, local_store
 from vavl.store.store_versions import split_version, store_directory
 
 RECORD_FILE = "audit.json"
@@ -316,7 +316,7 @@ def _audit_at(address: str, settings: AuditSettings) -> Audit | None:
         audit = Audit.from_json(json.loads(RemoteDirectory(str(store_directory(address))).read(RECORD_FILE)))
     except (VavlError, KeyError, TypeError, ValueError):
         return None
-    return audit if audit.key.is_of(AuditKey.of(local_notes(address), settings)) else None
+    return audit if audit.key.is_of(AuditKey.of(local_store(address), settings)) else None
 
 
 def _line(finding: Finding) -> str:

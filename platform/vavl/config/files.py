@@ -12,9 +12,21 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from vavl.errors import InputError
+from vavl.errors import FullDiskError, InputError
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+@contextlib.contextmanager
+def full_disk_named(path: Path) -> Iterator[None]:
+    """Turn what a full disk raises, while ``path`` is written, into a ``FullDiskError``; other errors pass."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        fix = "free disk space there or name another directory; the same command then goes on"
+        raise FullDiskError(str(path), "", f"cannot be written: {os.strerror(error.errno or 0)}", fix) from None
 
 
 @contextlib.contextmanager
@@ -29,15 +41,11 @@ def written_beside(path: Path) -> Iterator[Path]:
     os.close(handle)
     partial = Path(name)
     try:
-        yield partial
-        # mkstemp creates files that only the owner reads; results are to be shared like other files.
-        partial.chmod(0o644)
-        partial.replace(path)
-    except OSError as error:
-        if error.errno not in _FULL:
-            raise
-        fix = "free disk space there or name another directory; the same command then goes on"
-        raise InputError(str(path), "", f"cannot be written: {os.strerror(error.errno or 0)}", fix) from None
+        with full_disk_named(path):
+            yield partial
+            # mkstemp creates files that only the owner reads; results are to be shared like other files.
+            partial.chmod(0o644)
+            partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
 

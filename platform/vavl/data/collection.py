@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
@@ -30,37 +31,24 @@ FrameChange = Callable[[str, int, NDArray[np.float32]], NDArray[np.float32]]
 
 @dataclass(frozen=True)
 class ClipCollection:
-    """All clips of a manifest with their features.
+    """All clips of a manifest with their features."""
 
-    Attributes:
-        store: features.
-        manifest: labels, speakers and splits.
-        store_row: per modality (clips,), row in the store or -1.
-        target: (clips, outputs), float32; zeros without label.
-        is_labelled: (clips,).
-        speaker: (clips,), codes into ``speakers``.
-        speakers: names.
-        max_frames: longer clips are cut around their middle.
-        hidden: per modality (clips,), True where the store has a modality that the run must not read.
-        widths: channels per modality that a network expects of a modality which the store lacks or must not give.
-        change: of the raw frames before they are cut and normalized; None reads them as they are.
-        fold: whose splits messages name; None names none.
-        mapped: what the arrays are mapped from.
-    """
-
-    store: FeatureStore
-    manifest: Manifest
-    store_row: Mapping[str, NDArray[np.int32]]
-    target: NDArray[np.float32]
-    is_labelled: NDArray[np.bool_]
-    speaker: NDArray[np.int32]
-    speakers: tuple[str, ...]
-    max_frames: int
+    store: FeatureStore  # features.
+    manifest: Manifest  # labels, speakers and splits.
+    store_row: Mapping[str, NDArray[np.int32]]  # per modality (clips,), row in the store or -1.
+    target: NDArray[np.float32]  # (clips, outputs), float32; zeros without label.
+    is_labelled: NDArray[np.bool_]  # (clips,).
+    speaker: NDArray[np.int32]  # (clips,), codes into ``speakers``.
+    speakers: tuple[str, ...]  # names.
+    max_frames: int  # longer clips are cut around their middle.
+    # per modality (clips,), True where the store has a modality that the run must not read.
     hidden: Mapping[str, NDArray[np.bool_]] = field(default_factory=dict)
+    # channels per modality that a network expects of a modality which the store lacks or must not give.
     widths: Mapping[str, int] = field(default_factory=dict)
+    # of the raw frames before they are cut and normalized; None reads them as they are.
     change: FrameChange | None = None
-    fold: int | None = None
-    mapped: tuple[MappedArrays, ...] = ()
+    fold: int | None = None  # whose splits messages name; None names none.
+    mapped: tuple[MappedArrays, ...] = ()  # what the arrays are mapped from.
 
     def has(self, modality: str, rows: NDArray[np.integer] | slice = slice(None)) -> NDArray[np.bool_]:
         """Tell of manifest rows, by default of all, whether the run sees the modality."""
@@ -106,6 +94,14 @@ class ClipCollection:
         self.store.check_uncut()
         for arrays in self.mapped:
             arrays.check_uncut()
+
+    def copied_ahead(self, batches: Iterable[NDArray[np.int64]]) -> AbstractContextManager[None]:
+        """Copy in the background what a store at an address has not here yet, as the manifest rows of batches need it.
+
+        See ``FeatureStore.copied_ahead``; rows below 0 are none.
+        """
+        known = ({name: self.store_row[name][rows[rows >= 0]] for name in self.store.info} for rows in batches)
+        return self.store.copied_ahead(known)
 
     def lengths(self, rows: NDArray[np.integer]) -> NDArray[np.int32]:
         """Return the frames of manifest rows: of the longer modality, as a clip will be padded."""

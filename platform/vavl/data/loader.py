@@ -21,6 +21,8 @@ from vavl.data.sampler import FILLER, Sampler
 from vavl.features import MODALITIES
 
 _READ_AHEAD = 3
+_STEPS_AHEAD = 1000
+"""In whose order shards are copied; by then nearly every shard was needed."""
 
 Item = TypeVar("Item")
 Made = TypeVar("Made")
@@ -28,17 +30,11 @@ Made = TypeVar("Made")
 
 @dataclass(frozen=True)
 class RankPlace:
-    """Where a process stands among those that share the global batch.
+    """Where a process stands among those that share the global batch."""
 
-    Attributes:
-        rank: 0 to world_size - 1.
-        world_size: number of processes.
-        micro_batches: micro-batches of a process per optimizer step.
-    """
-
-    rank: int = 0
-    world_size: int = 1
-    micro_batches: int = 1
+    rank: int = 0  # 0 to world_size - 1.
+    world_size: int = 1  # number of processes.
+    micro_batches: int = 1  # micro-batches of a process per optimizer step.
 
 
 def collate(
@@ -134,7 +130,10 @@ class StepLoader:
 
     def steps(self, first: int, end: int) -> Iterator[list[ClipBatch]]:
         """Yield the micro-batches of this rank for steps ``first`` to ``end - 1``."""
-        return read_ahead(self.load, range(first, end))
+        sampler = replace(self.sampler, _orders={})  # it goes ahead, and would drop the order that is in use
+        ahead = map(sampler.global_batch, range(first, min(end, first + _STEPS_AHEAD)))
+        with self.collection.copied_ahead(ahead):
+            yield from read_ahead(self.load, range(first, end))
 
     def load(self, step: int) -> list[ClipBatch]:
         """Load the micro-batches of one step."""
@@ -205,7 +204,8 @@ def evaluation_batches(
         batch = collate(collection, share, normaliser, multiple=GPU_MULTIPLE if pinned else 1)
         return batch.pinned() if pinned else batch
 
-    return read_ahead(load, shares)
+    with collection.copied_ahead(shares):
+        yield from read_ahead(load, shares)
 
 
 def read_ahead(make: Callable[[Item], Made], items: Iterable[Item]) -> Iterator[Made]:

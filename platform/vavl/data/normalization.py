@@ -27,20 +27,15 @@ NORMALIZED_BY: Mapping[str, str] = {
 
 @dataclass(frozen=True)
 class Normaliser:
-    """Normalization of one modality: one for all speakers, one per speaker, or one per clip.
+    """Normalization of one modality: one for all speakers, one per speaker, or one per clip."""
 
-    Attributes:
-        common: from the training speakers.
-        by_speaker: by speaker code; empty unless speakers are normalized by all of their clips.
-        speaker_means: normalized mean frame (channel,) by code of the training speakers; empty where speakers are
-            normalized by clips of their own, which leaves them alike.
-        by_row: (clips, channel), by manifest row: what is subtracted, where it is the mean of the speaker's earlier
-            clips.
-    """
-
-    common: Normalisation
+    common: Normalisation  # from the training speakers.
+    # by speaker code; empty unless speakers are normalized by all of their clips.
     by_speaker: Mapping[int, Normalisation] = field(default_factory=dict)
+    # normalized mean frame (channel,) by code of the training speakers; empty where speakers are normalized by
+    # clips of their own, which leaves them alike.
     speaker_means: Mapping[int, NDArray[np.float32]] = field(default_factory=dict)
+    # (clips, channel), by manifest row: what is subtracted, where it is the mean of the speaker's earlier clips.
     by_row: NDArray[np.float32] | None = None
 
     @classmethod
@@ -196,4 +191,5 @@ def speaker_normaliser(
     ordered = rows[order_of_clips(ids, features.speaker_order)]
     codes = collection.speaker[ordered]
     speakers = (ordered[codes == code].tolist() for code in np.unique(codes))
-    return of_earlier_clips(common, speakers, partial(collection.frames, modality), len(collection.speaker))
+    with collection.copied_ahead([ordered]):
+        return of_earlier_clips(common, speakers, partial(collection.frames, modality), len(collection.speaker))

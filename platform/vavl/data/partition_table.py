@@ -22,13 +22,9 @@ COLUMNS = ("partition", "class", "speaker", "clips")
 
 @dataclass(frozen=True)
 class PartitionTable:
-    """Clips by partition, class and speaker; a clip whose label is hidden counts under its class.
+    """Clips by partition, class and speaker; a clip whose label is hidden counts under its class."""
 
-    Attributes:
-        clips: counts above 0, by partition, class and speaker in sorted order.
-    """
-
-    clips: Mapping[tuple[Partition, str, str], int]
+    clips: Mapping[tuple[Partition, str, str], int]  # counts above 0, by partition, class and speaker in sorted order.
 
     @property
     def total(self) -> int:

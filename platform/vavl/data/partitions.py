@@ -78,13 +78,9 @@ class PartitionSettings(FrozenConfig):
 
 @dataclass(frozen=True)
 class PartitionedClips:
-    """The training clips by partition.
+    """The training clips by partition."""
 
-    Attributes:
-        clips: manifest rows of each partition that has any, ascending.
-    """
-
-    clips: Mapping[Partition, NDArray[np.integer]]
+    clips: Mapping[Partition, NDArray[np.integer]]  # manifest rows of each partition that has any, ascending.
 
     @property
     def count(self) -> int:

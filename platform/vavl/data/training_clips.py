@@ -20,19 +20,13 @@ _SPLITS = {"train": TRAIN, "validation": VALIDATION, "test": TEST}
 
 
 class TrainingClips(NamedTuple):
-    """The clips of a run by split and partition.
+    """The clips of a run by split and partition."""
 
-    Attributes:
-        collection: all clips of the store, as far as the partition protocol lets the run see them.
-        rows: manifest rows by split; validation and test rows as they are in the manifest.
-        partitioned: the training clips that have a modality.
-        table: their counts.
-    """
-
-    collection: ClipCollection
+    collection: ClipCollection  # all clips of the store, as far as the partition protocol lets the run see them.
+    # manifest rows by split; validation and test rows as they are in the manifest.
     rows: Mapping[str, NDArray[np.int64]]
-    partitioned: PartitionedClips
-    table: PartitionTable
+    partitioned: PartitionedClips  # the training clips that have a modality.
+    table: PartitionTable  # their counts.
 
 
 def open_training_clips(settings: DataSettings, *, refit: bool = False) -> TrainingClips:

@@ -21,7 +21,7 @@ from vavl.experiments.comparison_settings import SINGLE_PROCESS, ComparisonPlan
 from vavl.experiments.trials import SUMMARY_FILE, Trial, TrialEnd, end_of
 from vavl.metrics.names import CONDITIONS, metric_name
 from vavl.store.store import read_content
-from vavl.store.store_cache import local_notes
+from vavl.store.store_cache import local_store
 from vavl.store.store_versions import pinned_store
 from vavl.training.launch import log_capacity
 from vavl.training.run_data import check_plan
@@ -83,7 +83,7 @@ class PlannedRun:
             summary = read_json(self.plan.directory / SUMMARY_FILE)
         except VavlError:
             return False
-        return bool(summary["store_hash"] == read_content(local_notes(self.plan.data.store))["store_hash"])
+        return bool(summary["store_hash"] == read_content(local_store(self.plan.data.store))["store_hash"])
 
 
 class LeftOut(NamedTuple):

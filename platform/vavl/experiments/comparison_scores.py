@@ -23,7 +23,7 @@ from vavl.experiments.trials import SUMMARY_FILE
 from vavl.metrics.names import AUDIO, AUDIO_VIDEO, CONDITIONS, VIDEO
 from vavl.metrics.paired import Interval, SpeakerSums, difference_interval, fold_scores, gather, score_interval
 from vavl.metrics.scores import SummedScore, attribute_measures, class_measures, sums_of_speakers
-from vavl.store.store_cache import local_notes
+from vavl.store.store_cache import local_store
 from vavl.training.worker import PREDICTIONS_FOLDER
 
 _PARTS = {
@@ -89,7 +89,7 @@ def measures_of(data: DataSettings) -> Measures:
     """Return the measures that fit a label target; the first is the main one."""
     if data.target != "attributes":
         return class_measures()
-    manifest = Manifest.read(local_notes(data.store)).with_labels(data.labels)
+    manifest = Manifest.read(local_store(data.store)).with_labels(data.labels)
     return attribute_measures(attributes_of(manifest, data.attributes))
 
 

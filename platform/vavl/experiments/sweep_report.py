@@ -19,7 +19,7 @@ from vavl.experiments.trials import TrialEnd
 from vavl.reports.plots import PLOTS_DIRECTORY, Plot, legend_below, new_figure, write_plots
 from vavl.reports.render import number, write_page
 from vavl.reports.theme import LIGHT
-from vavl.store.store_cache import local_notes
+from vavl.store.store_cache import local_store
 
 _ROW_HEIGHT = 0.24
 _NO_SHARES = ("ccc", "loss")
@@ -272,7 +272,7 @@ def write_pages(result: SweepResult) -> list[Path]:
     directory, plots = result.plan.output_dir, list(sweep_plots(result))
     write_plots(plots, directory)
     training = result.plans.plan_of(0, {})
-    corpus, titles = Manifest.read(local_notes(training.data.store)).corpus, titles_of(result)
+    corpus, titles = Manifest.read(local_store(training.data.store)).corpus, titles_of(result)
     sign = result.plan.objectives[0].sign
 
     def rank(score: float | None) -> float:

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vavl.config.files import make_folder, read_json, sha256_of_file, write_text
-from vavl.errors import ConfigError, InputError, NoSignalError, StoreError
+from vavl.errors import ConfigError, FullDiskError, InputError, NoSignalError, StoreError
 from vavl.extraction.report import Quarantined
 from vavl.extraction.sources import ClipPlace, Extract, Source
 from vavl.extractors.extracted import Extracted, read_modality
@@ -185,7 +185,7 @@ class PartExtractor:
 
         Raises:
             ConfigError: the settings of the extractor do not fit; no clip could be extracted with them.
-            InputError: the directory cannot be written.
+            InputError: the directory cannot be written, or a disk is full.
             StoreError: a value is too large for float16.
             TrainingError: processes end before they touch a clip of the part.
         """
@@ -209,7 +209,7 @@ class PartExtractor:
                                 place = source.argument(clip)
                                 found = read_modality(extract, place, clip.file, part.modality, part.width)
                                 row = _row(clip, found, sha256)
-                    except ConfigError:
+                    except (ConfigError, FullDiskError):
                         raise
                     except NoSignalError as error:
                         nothing = Quarantined.of(clip.clip_id, part.modality, clip.file, error)

@@ -21,7 +21,7 @@ from vavl.models.saved_model import ModelDescription
 from vavl.prediction.pieces import Piece
 from vavl.prediction.sources import ClipInput, ClipsFound, StoreSource
 from vavl.store.store import read_content
-from vavl.store.store_cache import local_notes
+from vavl.store.store_cache import local_store
 
 _MOST_FILES = 5_000_000
 _AUDIO_DIRECTORIES = {"audio", "audios", "sound", "sounds", "speech", "voice", "wav", "wavs", "flac", "mp3"}
@@ -272,7 +272,7 @@ def store_clips(place: Path | str, model: ModelDescription) -> tuple[ClipsFound,
         StoreError: there is no store, or its features are not those of the model.
         InputError: the address cannot be reached.
     """
-    notes = local_notes(place)
+    notes = local_store(place)
     content, manifest = read_content(notes), Manifest.read(notes)
     modalities = [name for name in MODALITIES if name in content["modalities"] and getattr(model, name).trained]
     if not modalities:

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vavl.config.files import written_beside
-from vavl.errors import ConfigError, VavlError, readable
+from vavl.errors import ConfigError, FullDiskError, VavlError, readable
 from vavl.features import MODALITIES
 from vavl.metrics.names import AUDIO_VIDEO, CONDITIONS, MODALITIES_OF
 from vavl.models.clips import CenteredClip, SpeakerMeans
@@ -256,7 +256,7 @@ class PartPredictor:
                 found.files = self._reader.sides(clip)
                 for modality, file in found.files.items():
                     self._read_side(found, modality, file)
-        except (ConfigError, KeyboardInterrupt):
+        except (ConfigError, FullDiskError, KeyboardInterrupt):
             raise
         except Exception as error:  # noqa: BLE001  it took too long, or ended a process before
             found.sides.clear()

@@ -1,25 +1,33 @@
-"""Damage of files: sizes and hashes that are compared, and locks between processes."""
+"""Files compared with their sizes and hashes: those of a store, and copies of them; and locks between processes."""
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import logging
 import os
 import shutil
-from collections.abc import Iterator
+import threading
+import zlib
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Self
 
 from filelock import FileLock, Timeout
 
-from vavl.config.files import sha256_of_file
+from vavl.config.files import sha256_of_file, write_text
 from vavl.config.places import CACHE_VARIABLE
-from vavl.errors import StoreError
+from vavl.errors import InputError, StoreError
+from vavl.store.remote_files import OtherFileError, RemoteDirectory, StoreFile, Transfer, again, size_text
 
 MAKE_AGAIN = "make the store again: python jobs/prepare_corpus.py CONFIG"
 REPAIR = f"copy or push the store here again from an undamaged copy, or {MAKE_AGAIN}"
-MARKER_FILE = "verified.json"
-"""Of a copy in the cache: the state of its files when they were compared with their hashes."""
+_SPARE_BYTES = 100 * 2**20
+_AT_ONCE = 4
+_ORIGIN_FILE, _LOCKS = ".origin", ".locks"
+_MORE_SPACE = "free disk space, or export VAVL_CACHE=/another/disk"
 _log = logging.getLogger(__name__)
 
 
@@ -52,12 +60,6 @@ def check_hash(path: Path, sha256: str, field: str = "sha256") -> None:
         raise StoreError(str(path), field, "the file was changed or damaged since it was written", REPAIR)
 
 
-def file_mark(path: Path, sha256: str) -> dict[str, Any]:
-    """Return what tells later whether a file with this hash is as it was."""
-    status = path.stat()
-    return {"bytes": status.st_size, "mtime_ns": status.st_mtime_ns, "sha256": sha256}
-
-
 def cache_directory() -> Path:
     """Return the directory of this machine for copies of stores: ``VAVL_CACHE``, or one in the home directory."""
     named = os.environ.get(CACHE_VARIABLE)
@@ -87,3 +89,123 @@ def replace_directory(new: Path, place: Path) -> None:
         place.rename(old)
         shutil.rmtree(old, ignore_errors=True)
     new.rename(place)
+
+
+@dataclass(frozen=True)
+class CopiedFiles:
+    """A directory of this machine whose files come from an address, each when it is first asked for.
+
+    A file that was compared with its SHA-256 gets a time that follows from it: whoever finds both, size and time, need
+    not read it again.
+    """
+
+    directory: Path
+    address: str
+
+    @classmethod
+    def at(cls, directory: Path) -> Self | None:
+        """Return the copy that ``begin`` made of a directory; None for any other one."""
+        try:
+            return cls(directory, (directory / _ORIGIN_FILE).read_text(encoding="utf-8"))
+        except OSError:
+            return None
+
+    def begin(self) -> None:
+        """Make the directory a copy of the address, without any file yet."""
+        (self.directory / _LOCKS).mkdir(parents=True, exist_ok=True)
+        if self.at(self.directory) is None:
+            write_text(self.directory / _ORIGIN_FILE, self.address)
+
+    def lock(self, name: str) -> FileLock:
+        """Return a lock between the processes of this machine."""
+        return FileLock(self.directory / _LOCKS / name.replace("/", "-"))
+
+    def lacks(self, file: StoreFile) -> bool:
+        """Tell whether a file is not here, or was changed since it was compared; reads a file whose time is unknown."""
+        path = self.directory / file.name
+        try:
+            status = path.stat()
+            if status.st_size == file.bytes and status.st_mtime_ns != _time_of(file):
+                if sha256_of_file(path) != file.sha256:
+                    return True
+                with contextlib.suppress(PermissionError):  # it is another user's
+                    os.utime(path, ns=(_time_of(file), _time_of(file)))
+        except FileNotFoundError:
+            return True
+        return status.st_size != file.bytes
+
+    def check_space(self, files: Iterable[StoreFile]) -> int:
+        """Return the bytes of files that are to be copied; raises InputError if the disk has no room for them."""
+        total, free = sum(file.bytes for file in files), shutil.disk_usage(self.directory).free
+        if total + _SPARE_BYTES > free:
+            problem = f"the store takes {size_text(total)}, {size_text(free)} are free"
+            raise InputError(str(self.directory.parent), "", problem, _MORE_SPACE)
+        return total
+
+    def fetch(self, files: Iterable[StoreFile], stop: threading.Event | None = None) -> None:
+        """Copy the files that are not here, some at a time, until ``stop`` is set.
+
+        One process of this machine copies a file, the others wait for it. What a network loses is asked for again.
+
+        Raises:
+            InputError: a file cannot be reached, or the disk is too small or cannot be written.
+            StoreError: a file is missing, or is not what was expected.
+        """
+        left = [file for file in files if self.lacks(file)]
+        if not left:
+            return
+        total = self.check_space(left)
+        remote, clock = RemoteDirectory(self.address), Transfer(f"copying {self.address}", total, stop)
+        threads = ThreadPoolExecutor(_AT_ONCE)
+        try:
+            list(threads.map(lambda file: self._fetch(remote, file, clock), left))
+        finally:
+            threads.shutdown(cancel_futures=True)
+        if len(left) > 1:  # a reader asks for one after the other
+            size, here = size_text(clock.done), self.directory
+            _log.info("copied %s (%s) in %.1f s, %s, to %s", self.address, size, clock.seconds, clock.rate, here)
+
+    def _fetch(self, remote: RemoteDirectory, file: StoreFile, clock: Transfer) -> None:
+        path = self.directory / file.name
+        with self.lock(file.name):
+            if clock.stop.is_set() or not self.lacks(file):
+                return
+            if path.exists():
+                _log.warning("%s was changed; copying it anew", path)
+            again(f"{self.address}/{file.name}", lambda: self._copy(remote, file, path, clock))
+
+    def _copy(self, remote: RemoteDirectory, file: StoreFile, path: Path, clock: Transfer) -> None:
+        digest, size = hashlib.sha256(), 0
+        partial = path.with_name(f".{path.name}.partial")
+        try:
+            path.parent.mkdir(exist_ok=True)
+            with partial.open("wb") as target:
+                for chunk in remote.chunks(file.name):
+                    if clock.stop.is_set():
+                        return
+                    target.write(chunk)
+                    digest.update(chunk)
+                    size += len(chunk)
+                    clock.add(len(chunk))
+                target.flush()
+                os.fsync(target.fileno())
+            if size != file.bytes:
+                problem = f"has {size} bytes, store.json says {file.bytes}"
+            elif digest.hexdigest() != file.sha256:
+                problem = "is not the file that store.json was written for (SHA-256)"
+            else:
+                os.utime(partial, ns=(_time_of(file), _time_of(file)))
+                partial.replace(path)
+                return
+        except OSError as error:
+            problem = f"cannot be written: {error.strerror or error}"
+            raise InputError(str(path.parent), "", problem, _MORE_SPACE) from None
+        finally:
+            partial.unlink(missing_ok=True)
+        fix = "start again if the store was just being written; else copy it there anew"
+        raise OtherFileError(f"{remote.address}/{file.name}", "", problem, fix)
+
+
+def _time_of(file: StoreFile) -> int:
+    """Return the time in ns that a checked file gets: whole seconds of 2001 to 2010, which every file system keeps."""
+    return (10**9 + (zlib.crc32(str(file.sha256).encode()) >> 4)) * 10**9

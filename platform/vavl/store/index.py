@@ -71,15 +71,10 @@ class ArrayWriter:
 
 @dataclass(frozen=True)
 class MappedArrays:
-    """Named read-only arrays of a directory, mapped; they stay as they are when the directory is replaced.
+    """Named read-only arrays of a directory, mapped; they stay as they are when the directory is replaced."""
 
-    Attributes:
-        arrays: by name.
-        facts: what the builder stated next to them.
-    """
-
-    arrays: Mapping[str, NDArray[Any]]
-    facts: Any
+    arrays: Mapping[str, NDArray[Any]]  # by name.
+    facts: Any  # what the builder stated next to them.
     _maps: Sequence[mmap.mmap] = field(repr=False)
 
     @classmethod
@@ -202,15 +197,12 @@ class ModalityIndex:
 
     Within a record batch the values of its rows follow each other, and so do their times, as Arrow lays them out; so a
     row costs 8 bytes, and a record batch 28. The arrays follow each other in the file.
-
-    Attributes:
-        arrays: ``frames`` (rows,) int32, ``crc32`` (rows,) uint32 over the bytes of a row's times, then its values, and
-            per record batch ``first_row``, ``values_at`` and ``times_at`` int64 and ``shard`` int32.
-        frame_bytes: of the values of one frame; a time is a float32.
     """
 
+    # ``frames`` (rows,) int32, ``crc32`` (rows,) uint32 over the bytes of a row's times, then its values, and per
+    # record batch ``first_row``, ``values_at`` and ``times_at`` int64 and ``shard`` int32.
     arrays: Mapping[str, NDArray[Any]]
-    frame_bytes: int
+    frame_bytes: int  # of the values of one frame; a time is a float32.
 
     @classmethod
     def read(cls, path: Path, rows: int, frame_bytes: int) -> Self:
@@ -237,6 +229,10 @@ class ModalityIndex:
     def frames(self) -> NDArray[np.int32]:
         """Frames of every row."""
         return self.arrays["frames"]
+
+    def shards(self, rows: NDArray[np.integer]) -> NDArray[np.int32]:
+        """Return the numbers of the shards that rows lie in."""
+        return self.arrays["shard"][np.searchsorted(self.arrays["first_row"], rows, side="right") - 1]
 
     def place(self, row: int) -> RowPlace:
         """Return where a row lies; ``row`` must be one."""

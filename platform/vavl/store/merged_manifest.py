@@ -216,16 +216,11 @@ def _column(table: pa.Table, name: str, kind: pa.DataType) -> pa.Array:
 
 @dataclass(frozen=True)
 class MergedFold:
-    """One fold of a merged store.
-
-    Attributes:
-        of_corpus: the fold of each corpus that gives its splits.
-        test_corpus: that is tested as a whole; None where every corpus tests its own speakers.
-    """
+    """One fold of a merged store."""
 
     number: int
-    of_corpus: Mapping[str, int]
-    test_corpus: str | None = None
+    of_corpus: Mapping[str, int]  # the fold of each corpus that gives its splits.
+    test_corpus: str | None = None  # that is tested as a whole; None where every corpus tests its own speakers.
 
     @property
     def name(self) -> str:

@@ -1,4 +1,4 @@
-"""Files at an address (``s3://``, ``gs://``, ``http://``, ``file://`` ...): read, copied, checked and written.
+"""Files at an address (``s3://``, ``gs://``, ``http://``, ``file://`` ...): read, listed and written.
 
 What cannot be reached, read, listed or written is an ``InputError``; other errors are named where they are raised.
 """
@@ -10,27 +10,21 @@ import hashlib
 import logging
 import os
 import secrets
-import shutil
+import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import fsspec.core
-from fsspec.callbacks import Callback
 
-from vavl.config.files import sha256_of_file
 from vavl.errors import InputError, StoreError, VavlError
 
 _CHUNK_BYTES = 16 * 2**20
-_SPARE_BYTES = 100 * 2**20
 _SECONDS_BETWEEN_LINES = 10.0
-_AT_ONCE = 4
 _PAUSES_S = (1.0, 5.0)
 _NOT_FOUND = 404
-_MORE_SPACE = "free disk space, or export VAVL_CACHE=/another/disk"
 _DRIVERS = {
     "s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "abfs": "adlfs", "abfss": "adlfs", "az": "adlfs",
     "http": "aiohttp", "https": "aiohttp", "sftp": "paramiko", "ssh": "paramiko",
@@ -50,7 +44,7 @@ _KNOWN_ERRORS = {
 }  # fmt: skip
 # An upload to these appears when it is complete; elsewhere a reader could see half a file.
 _WHOLE_OR_ABSENT = frozenset({"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az"})
-Tick = Callable[[int], None]
+Found = TypeVar("Found")
 _log = logging.getLogger(__name__)
 # Every client would say where it found its credentials.
 for _name in ("aiobotocore", "botocore"):
@@ -114,18 +108,25 @@ class RemoteDirectory:
             StoreError: there is no such file.
             InputError: it cannot be reached.
         """
-        return b"".join(self.chunks(name))
+        with self._found(name):
+            return bytes(self.files.cat_file(self.path(name)))
 
     def chunks(self, name: str) -> Iterator[bytes]:
         """Yield the content of a file, piece by piece; raises like ``read``."""
+        with self._found(name), self.files.open(self.path(name), "rb", block_size=self._block) as stream:
+            while chunk := stream.read(_CHUNK_BYTES):
+                yield chunk
+
+    @contextlib.contextmanager
+    def _found(self, name: str) -> Iterator[None]:
         try:
-            with self.reached(), self.files.open(self.path(name), "rb", block_size=self._block) as stream:
-                while chunk := stream.read(_CHUNK_BYTES):
-                    yield chunk
+            with self.reached():
+                yield
         except FileNotFoundError as error:
             # The HTTP driver calls a server that is away by this name, too.
-            if isinstance(error.__cause__, Exception) and not _is_absence(error.__cause__):
-                raise self.unreachable(error.__cause__) from None
+            cause = error.__cause__
+            if self._block == 0 and isinstance(cause, Exception) and getattr(cause, "status", None) != _NOT_FOUND:
+                raise self.unreachable(cause) from None
             problem = "there is no such file: no feature store, or an incomplete one"
             fix = "check the address; copy the whole store there"
             raise StoreError(f"{self.address}/{name}", "", problem, fix) from None
@@ -152,49 +153,38 @@ class RemoteDirectory:
         status, number = getattr(error, "status", None), getattr(error, "errno", None)
         detail = status if isinstance(status, int) else os.strerror(number) if isinstance(number, int) else ""
         reason = type(error).__name__ + (f" ({detail})" if detail else "")
+        # HEAD has no body that could say why S3 refuses: 400 is that of a token that has expired.
+        is_refused = "(400)" in str(error.__cause__)
         problem, fix = _KNOWN_ERRORS.get(
-            type(error).__name__,
+            "PermissionError" if is_refused else type(error).__name__,
             ("", "check the address, the network and the credentials in the environment of every node"),
         )
         said = f"{problem} ({reason})" if problem else reason
         return (InputError if problem else PassingError)(self.address, "", f"cannot be {what}: {said}", fix)
 
 
-def copy_files(remote: RemoteDirectory, files: Sequence[StoreFile], directory: Path) -> None:
-    """Copy files into ``directory``, some at a time, and compare each with its size and hash.
-
-    A whole file that an interrupted copy left there stays. What a network loses is asked for again.
-
-    Raises:
-        InputError: a file cannot be reached, or the disk is too small or cannot be written.
-        StoreError: a file is missing, or is not what was expected.
-    """
-    left = [file for file in files if not _is_here(directory / file.name, file)]
-    total = sum(file.bytes for file in left)
-    _check_space(directory, total)
-    clock = TransferClock(f"copying {remote.address}", total)
-    threads = ThreadPoolExecutor(_AT_ONCE)
-    try:
-        list(threads.map(lambda file: _copy(remote, file, directory / file.name, clock), left))
-    finally:
-        threads.shutdown(cancel_futures=True)
-    kept = f", {len(files) - len(left)} files were here" if len(left) < len(files) else ""
-    _log.info(
-        "copied %s (%s) in %.1f s, %s, to %s%s",
-        remote.address, size_text(clock.done), clock.seconds, clock.rate(), directory.parent, kept,
-    )  # fmt: skip
+def again(place: str, attempt: Callable[[], Found]) -> Found:
+    """Return what an attempt does; an error that may pass is met by another one, twice."""
+    for pause in _PAUSES_S:
+        try:
+            return attempt()
+        except (PassingError, OtherFileError) as error:
+            _log.warning("%s %s; again in %g s", place, error.problem, pause)
+            time.sleep(pause)
+    return attempt()
 
 
-class TransferClock:
-    """Says from time to time how far a transfer has come, and how fast it is.
+class Transfer:
+    """Counts the bytes of a transfer, and says from time to time how far it has come.
 
     Args:
         what: is done and with which address, e.g. "copying s3://bucket/demo".
-        total: bytes, as far as they are known.
+        total: bytes.
+        stop: ends the transfer.
     """
 
-    def __init__(self, what: str, total: int) -> None:
-        self._what, self._total, self.done = what, total, 0
+    def __init__(self, what: str, total: int, stop: threading.Event | None = None) -> None:
+        self._what, self._total, self.done, self.stop = what, total, 0, stop or threading.Event()
         self._start = self._last = time.monotonic()
 
     @property
@@ -202,96 +192,30 @@ class TransferClock:
         """Since the start."""
         return time.monotonic() - self._start
 
-    def tick(self, count: int) -> None:
+    @property
+    def rate(self) -> str:
+        """Mean rate in words."""
+        return f"{self.done / max(self.seconds, 1e-6) / 1e6:.1f} MB/s"
+
+    def add(self, count: int) -> None:
         """Count bytes that were moved."""
         self.done += count
         if time.monotonic() - self._last >= _SECONDS_BETWEEN_LINES:
             self._last = time.monotonic()
-            left = (self._total - self.done) * self.seconds / max(1, self.done)
+            left = max(0, self._total - self.done) * self.seconds / max(1, self.done)
             done, total = size_text(self.done), size_text(self._total)
-            _log.info("%s: %s of %s, %s, about %.0f s left", self._what, done, total, self.rate(), max(0.0, left))
-
-    def rate(self) -> str:
-        """Return the mean rate in words."""
-        return f"{self.done / max(self.seconds, 1e-6) / 1e6:.1f} MB/s"
+            _log.info("%s: %s of %s, %s, about %.0f s left", self._what, done, total, self.rate, left)
 
 
-def _is_here(target: Path, file: StoreFile) -> bool:
-    return target.is_file() and target.stat().st_size == file.bytes and sha256_of_file(target) == file.sha256
-
-
-def _copy(remote: RemoteDirectory, file: StoreFile, target: Path, clock: TransferClock) -> None:
-    """Copy one file and compare it; an error that may pass is met by another attempt, all of them together by it."""
-    place = f"{remote.address}/{file.name}"
-    for pause in (*_PAUSES_S, None):
-        try:
-            size, sha256 = _copied(remote, file.name, target, clock)
-            if size != file.bytes:
-                raise _other(place, f"has {size} bytes, store.json says {file.bytes}")
-            if sha256 != file.sha256:
-                raise _other(place, "is not the file that store.json was written for (SHA-256)")
-        except (PassingError, OtherFileError) as error:
-            if pause is None:
-                raise
-            _log.warning("%s %s; again in %g s", place, error.problem, pause)
-            time.sleep(pause)
-        else:
-            return
-
-
-def _copied(remote: RemoteDirectory, name: str, target: Path, clock: TransferClock) -> tuple[int, str]:
-    digest, size = hashlib.sha256(), 0
-    try:
-        target.parent.mkdir(exist_ok=True)
-        with target.open("wb") as file:
-            for chunk in remote.chunks(name):
-                file.write(chunk)
-                digest.update(chunk)
-                size += len(chunk)
-                clock.tick(len(chunk))
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        problem = f"cannot be written: {error.strerror or error}"
-        raise InputError(str(target.parent), "", problem, _MORE_SPACE) from None
-    return size, digest.hexdigest()
-
-
-def _is_absence(error: Exception) -> bool:
-    return isinstance(error, FileNotFoundError) or getattr(error, "status", None) == _NOT_FOUND
-
-
-def _check_space(directory: Path, needed: int) -> None:
-    free = shutil.disk_usage(directory).free
-    if needed + _SPARE_BYTES > free:
-        problem = f"the store takes {size_text(needed)}, {size_text(free)} are free"
-        raise InputError(str(directory.parent), "", problem, _MORE_SPACE)
-
-
-def _other(place: str, problem: str) -> OtherFileError:
-    return OtherFileError(
-        place, "", problem, "start again if the store was just being written; else copy it there anew"
-    )
-
-
-def size_text(count: Any) -> str:
+def size_text(count: float) -> str:
     """Return a number of bytes in words."""
     return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.2f} MB"
 
 
-def send_file(remote: RemoteDirectory, source: Path, name: str, tick: Tick) -> None:
-    """Copy ``source`` to ``name`` below the address; ``tick`` receives how many bytes went."""
-    reported = 0
-
-    def report(size: int, value: int, **_: Any) -> None:  # noqa: ARG001  fsspec calls it by these names
-        nonlocal reported
-        tick(value - reported)
-        reported = value
-
+def send_file(remote: RemoteDirectory, source: Path, name: str) -> None:
+    """Copy ``source`` to ``name`` below the address, whole or not at all."""
     with _beside(remote, name) as place:
-        remote.files.put_file(str(source), place, callback=Callback(hooks={"bytes": report}))
-    # Some drivers report nothing while they copy.
-    tick(source.stat().st_size - reported)
+        remote.files.put_file(str(source), place)
 
 
 def write_small(remote: RemoteDirectory, name: str, content: bytes) -> None:

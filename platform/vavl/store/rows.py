@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import zlib
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from io import FileIO
 from itertools import accumulate
 from pathlib import Path
@@ -22,8 +22,9 @@ from numpy.typing import NDArray
 
 from vavl.errors import StoreError
 from vavl.features import ModalityInfo
-from vavl.store.checked_files import MAKE_AGAIN, REPAIR, check_hash, check_size
+from vavl.store.checked_files import MAKE_AGAIN, REPAIR, CopiedFiles, check_hash, check_size
 from vavl.store.index import ModalityIndex
+from vavl.store.remote_files import StoreFile
 from vavl.store.shards import Dtype, map_batches, shard_batches
 
 IDS_SCHEMA = pa.schema([("clip_id", pa.string())])
@@ -41,6 +42,15 @@ def ids_file(modality: str) -> str:
     return f"{modality}_ids.arrow"
 
 
+def shard_files(content: Mapping[str, Any], *modalities: str) -> list[StoreFile]:
+    """Return the shards of some modalities, by default of all, from a store.json; names are paths in the store."""
+    return [
+        StoreFile(f"{modality}/{shard['name']}", shard["bytes"], shard["sha256"])
+        for modality in modalities or content["modalities"]
+        for shard in content["modalities"][modality]["shards"]
+    ]
+
+
 def checksum(values: NDArray[Any], times: NDArray[np.float32]) -> int:
     """Return the CRC-32 of a clip."""
     return zlib.crc32(values.data, zlib.crc32(times.data))
@@ -49,14 +59,17 @@ def checksum(values: NDArray[Any], times: NDArray[np.float32]) -> int:
 class ModalityRows:
     """Read access to one modality of a store; opening reads the index, no features.
 
+    Shards of a copy (``copied``) may be missing: each comes when a row of it is first read.
+
     Raises:
         StoreError: a file is missing or broken, or is not the one that store.json was written for.
     """
 
-    def __init__(self, directory: Path, modality: str, content: Mapping[str, Any]) -> None:
+    def __init__(self, directory: Path, modality: str, content: Mapping[str, Any], copied: CopiedFiles | None) -> None:
         entry = content["modalities"][modality]
         self.info = ModalityInfo.from_entry(entry)
-        self._directory, self._shards = directory / modality, entry["shards"]
+        self._directory, self._shards, self._copied = directory, shard_files(content, modality), copied
+        self._modality = modality
         self.dtype: Dtype = entry.get("dtype", "float32")
         self._number = np.dtype(self.dtype)
         for name in (index_file(modality), ids_file(modality)):
@@ -67,9 +80,12 @@ class ModalityRows:
             raise StoreError(str(path), "frames", f"are not the {self.info.frames} that store.json says", REPAIR)
         self._ids = _checked_ids(directory / ids_file(modality), self.info.clips)
         self._first_row = list(accumulate((len(ids) for ids in self._ids), initial=0))
-        self._files = [self._opened(number) for number in range(min(len(self._shards), _MOST_OPEN))]
-        for shard in self._shards[_MOST_OPEN:]:
-            check_size(self._directory / shard["name"], shard["bytes"])
+        self._files: dict[int, FileIO] = {}
+        for number, shard in enumerate(self._shards):
+            if copied is None or (directory / shard.name).exists():
+                check_size(directory / shard.name, shard.bytes)
+                if number < _MOST_OPEN:
+                    self._files[number] = FileIO(directory / shard.name)
         self._checked = bytearray(len(self) // 8 + 1)  # a bit per row that was compared
 
     def __len__(self) -> int:
@@ -112,8 +128,9 @@ class ModalityRows:
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         """Yield all rows as ``ROW_SCHEMA``; raises like ``shard_batches``."""
+        self._fetch(self._shards)
         for shard in self._shards:
-            for batch in shard_batches(self._directory / shard["name"], self.info.width, self.dtype):
+            for batch in shard_batches(self._directory / shard.name, self.info.width, self.dtype):
                 yield batch.rows()
 
     def verify(self) -> None:
@@ -122,8 +139,9 @@ class ModalityRows:
         Raises:
             StoreError: one was changed, a value is not finite, or frames and values do not fit.
         """
+        self._fetch(self._shards)
         for shard in self._shards:
-            path = self._directory / shard["name"]
+            path = self._directory / shard.name
             for batch in shard_batches(path, self.info.width, self.dtype):
                 is_bad = ~np.isfinite(batch.values)
                 if is_bad.any():
@@ -132,20 +150,20 @@ class ModalityRows:
                     fix = f"find out which extractor wrote them; {MAKE_AGAIN}"
                     clip = str(batch.batch.column("clip_id")[place])
                     raise StoreError(str(path), clip, "features hold NaN or infinite values", fix)
-            check_hash(path, shard["sha256"])
+            check_hash(path, shard.sha256)
 
     def _read(self, row: int, *, with_times: bool) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         if not 0 <= row < len(self):
-            path = self._directory.with_name(index_file(self._directory.name))
+            path = self._directory / index_file(self._modality)
             raise StoreError(str(path), "", f"there is no row {row} among {len(self)}", "ask rows() first")
         shard, frames, crc32, values_at, times_at = self._index.place(row)
         byte, bit = row // 8, 1 << row % 8
         is_new = not self._checked[byte] & bit
         with_times = with_times or is_new
         if not 0 <= shard < len(self._shards):
-            path = self._directory / "state.json"
+            path = self._directory / self._modality / "state.json"
             raise StoreError(str(path), "", f"row {row} is in shard {shard} of {len(self._shards)}", REPAIR)
-        file = self._files[shard] if shard < len(self._files) else self._opened(shard)
+        file = self._files.get(shard) or self._keep_open(shard)
         values = _numbers(file, values_at, frames * self.info.width, self._number)
         times = _numbers(file, times_at, frames if with_times else 0, np.dtype(np.float32))
         if is_new and checksum(values, times) != crc32:
@@ -163,11 +181,24 @@ class ModalityRows:
         number = bisect_right(self._first_row, row) - 1
         return str(self._ids[number][row - self._first_row[number]])
 
-    def _opened(self, number: int) -> FileIO:
+    def shards_of(self, rows: NDArray[np.integer]) -> list[StoreFile]:
+        """Return the shards that rows lie in, in the order of their first row; -1 is no row."""
+        numbers, first = np.unique(self._index.shards(rows[rows >= 0]), return_index=True)
+        return [self._shards[number] for number in numbers[np.argsort(first)].tolist()]
+
+    def _fetch(self, shards: Sequence[StoreFile]) -> None:
+        if self._copied is not None:
+            self._copied.fetch(shards)
+
+    def _keep_open(self, number: int) -> FileIO:
+        """Open a shard, which is copied first where it is not here yet."""
         shard = self._shards[number]
-        path = self._directory / shard["name"]
-        check_size(path, shard["bytes"])
-        return FileIO(path)
+        self._fetch([shard])
+        check_size(self._directory / shard.name, shard.bytes)
+        file = FileIO(self._directory / shard.name)
+        if len(self._files) < _MOST_OPEN:
+            self._files[number] = file
+        return file
 
 
 def _numbers(file: FileIO, place: int, count: int, dtype: np.dtype[Any]) -> NDArray[Any]:

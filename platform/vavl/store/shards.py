@@ -42,17 +42,12 @@ _FIX_EXTRACTOR = "repair the extractor: each clip needs at least one frame of fi
 
 @dataclass(frozen=True)
 class ClipFeatures:
-    """Features of one modality of one clip.
-
-    Attributes:
-        values: (time, channel), float32.
-        frame_times: (time,), float32, seconds, center of each frame.
-    """
+    """Features of one modality of one clip."""
 
     clip_id: str
     speaker: str
-    values: NDArray[np.float32]
-    frame_times: NDArray[np.float32]
+    values: NDArray[np.float32]  # (time, channel), float32.
+    frame_times: NDArray[np.float32]  # (time,), float32, seconds, center of each frame.
 
 
 def row_batch(corpus: str, width: int, clips: Sequence[ClipFeatures]) -> pa.RecordBatch:
@@ -204,22 +199,14 @@ class ShardWriter:
 
 @dataclass(frozen=True)
 class ShardBatch:
-    """A record batch of a shard, mapped in place.
-
-    Attributes:
-        frames: (clips,), of every clip.
-        values: (all frames x channels,), as they lie.
-        times: (all frames,).
-        values_at: byte of the shard at which ``values`` begin.
-        times_at: likewise.
-    """
+    """A record batch of a shard, mapped in place."""
 
     batch: pa.RecordBatch
-    frames: NDArray[np.int32]
-    values: NDArray[Any]
-    times: NDArray[np.float32]
-    values_at: int
-    times_at: int
+    frames: NDArray[np.int32]  # (clips,), of every clip.
+    values: NDArray[Any]  # (all frames x channels,), as they lie.
+    times: NDArray[np.float32]  # (all frames,).
+    values_at: int  # byte of the shard at which ``values`` begin.
+    times_at: int  # likewise.
 
     def clips(self) -> Iterator[tuple[NDArray[Any], NDArray[np.float32]]]:
         """Yield flat values and times of every clip."""

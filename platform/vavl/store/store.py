@@ -16,26 +16,33 @@ Features are raw; a run normalizes them with the sums of its training speakers.
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
 import re
-from collections.abc import Iterator, Mapping
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Self, get_args
 
 import numpy as np
 import pyarrow as pa
+from filelock import Timeout
 from numpy.typing import NDArray
 
 from vavl.config.files import read_json, sha256_of_json
 from vavl.corpora.manifest import CONVERT, MANIFEST_FILE
 from vavl.errors import InputError, StoreError
 from vavl.features import MODALITIES, ChannelSums, ModalityInfo
-from vavl.store.checked_files import MAKE_AGAIN, REPAIR, check_hash
-from vavl.store.rows import ModalityRows, ids_file, index_file
+from vavl.store.checked_files import MAKE_AGAIN, REPAIR, CopiedFiles, check_hash
+from vavl.store.remote_files import StoreFile
+from vavl.store.rows import ModalityRows, ids_file, index_file, shard_files
 from vavl.store.shards import Dtype
 from vavl.store.speaker_sums import read_sums
 
 FIRST_FORMAT, FORMAT_VERSION = 1, 2
+_log = logging.getLogger(__name__)
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
 _FILE_NAME = re.compile(rf"(audio/|video/|manifest/)?{_PLAIN_NAME.pattern}")
 _MOST = {"width": 2**20, "clips": 2**31 - 1, "frames": 2**53, "bytes": 2**53}
@@ -52,7 +59,8 @@ class FeatureStore:
     def __init__(self, directory: Path, content: Mapping[str, Any]) -> None:
         self.directory = directory
         self.content = content
-        self._rows = {name: ModalityRows(directory, name, content) for name in content["modalities"]}
+        self._copied = CopiedFiles.at(directory)
+        self._rows = {name: ModalityRows(directory, name, content, self._copied) for name in content["modalities"]}
         self.info: dict[str, ModalityInfo] = {name: rows.info for name, rows in self._rows.items()}
         mapped = [MANIFEST_FILE, *(file(name) for name in self._rows for file in (index_file, ids_file))]
         self._mapped = [_MappedSize(directory / name) for name in mapped if (directory / name).exists()]
@@ -108,6 +116,50 @@ class FeatureStore:
         """Yield all rows of a modality as ``ROW_SCHEMA``, one record batch in memory at a time."""
         return self._rows[modality].batches()
 
+    @contextlib.contextmanager
+    def copied_ahead(self, rows: Iterable[Mapping[str, NDArray[np.integer]]]) -> Iterator[None]:
+        """While the block reads, copy the shards that a store at an address has not on this machine yet.
+
+        One process of the machine does, in the background. Whoever reads a shard that is not here waits for it anyway.
+
+        Args:
+            rows: by modality, -1 is none; shards come in their order, then the rest.
+
+        Raises:
+            InputError: the disk has no room for them.
+        """
+        copied = self._copied
+        missing = {file for file in shard_files(self.content) if copied.lacks(file)} if copied is not None else set()
+        if copied is None or not missing:
+            yield
+            return
+        copied.check_space(missing)
+        stop = threading.Event()
+        with ThreadPoolExecutor(1, "copy-ahead") as thread:
+            thread.submit(self._copy_ahead, copied, missing, rows, stop)
+            try:
+                yield
+            finally:
+                stop.set()
+
+    def _copy_ahead(
+        self,
+        copied: CopiedFiles,
+        missing: set[StoreFile],
+        rows: Iterable[Mapping[str, NDArray[np.integer]]],
+        stop: threading.Event,
+    ) -> None:
+        order: dict[StoreFile, None] = {}
+        with contextlib.suppress(Timeout), copied.lock("ahead").acquire(blocking=False):
+            for places in rows:
+                order |= {file: None for name, found in places.items() for file in self._rows[name].shards_of(found)}
+                if stop.is_set() or order.keys() >= missing:
+                    break
+            try:
+                copied.fetch([*order, *(missing - order.keys())], stop)
+            except InputError as error:
+                _log.warning("%s; each shard is asked for again when it is read", error)
+
     def dtype(self, modality: str) -> Dtype:
         """Return how the features lie on disk."""
         return self._rows[modality].dtype
@@ -154,6 +206,11 @@ class FeatureStore:
         stated = self.content["files"].get(name)
         if stated is not None:
             check_hash(self.directory / name, stated["sha256"])
+
+
+def small_files(content: Mapping[str, Any]) -> list[StoreFile]:
+    """Return all files of a store but store.json and the shards, from its store.json."""
+    return [StoreFile(name, known["bytes"], known["sha256"]) for name, known in content["files"].items()]
 
 
 class _MappedSize:
@@ -208,7 +265,8 @@ def checked_content(content: Any, source: str) -> dict[str, Any]:
         _check_name(source, "corpus", content["corpus"])
         for name, stated in content["files"].items():
             _check_name(source, f"files.{name}", name, _FILE_NAME)
-            _ = [stated[key] for key in ("bytes", "sha256")]
+            _check_number(source, f"files.{name}.bytes", stated["bytes"], _MOST["bytes"])
+            _ = stated["sha256"]
         for modality in content["modalities"]:
             _check_modality(content, source, modality)
     except (KeyError, TypeError, ValueError, AttributeError) as error:

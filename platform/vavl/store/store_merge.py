@@ -24,7 +24,7 @@ from vavl.store.merge_settings import MergeSettings
 from vavl.store.merged_manifest import MergedFold, class_maps, merged_folds, merged_manifest, unique_names
 from vavl.store.shards import Dtype, map_batches, written_stream
 from vavl.store.store import FeatureStore, read_content
-from vavl.store.store_cache import local_notes, local_store
+from vavl.store.store_cache import local_store
 from vavl.store.store_versions import pinned_store, version_of
 from vavl.store.store_writer import StoreWriter
 
@@ -33,16 +33,11 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Source:
-    """One of the stores that are merged.
+    """One of the stores that are merged."""
 
-    Attributes:
-        place: directory or address, its version in full.
-        manifest: with the set of labels that is taken.
-    """
-
-    place: Path | str
+    place: Path | str  # directory or address, its version in full.
     content: Mapping[str, Any]
-    manifest: Manifest
+    manifest: Manifest  # with the set of labels that is taken.
     classes: Mapping[str, str | None]
 
     @property
@@ -67,15 +62,11 @@ class Source:
 
 @dataclass(frozen=True)
 class MergePlan:
-    """Everything that decides the content of a merged store.
-
-    Attributes:
-        infos: by modality that any of the stores has, the provenance that all share.
-    """
+    """Everything that decides the content of a merged store."""
 
     settings: MergeSettings
     sources: Mapping[str, Source]
-    infos: Mapping[str, ModalityInfo]
+    infos: Mapping[str, ModalityInfo]  # by modality that any of the stores has, the provenance that all share.
     folds: list[MergedFold]
 
     @property
@@ -141,7 +132,7 @@ def _sources(settings: MergeSettings) -> dict[str, Source]:
     found: dict[str, Source] = {}
     for asked in settings.stores:
         place = pinned_store(asked)
-        directory = local_notes(place)
+        directory = local_store(place)
         content = read_content(directory)
         corpus = str(content["corpus"])
         if corpus in found:

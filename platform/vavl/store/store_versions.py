@@ -1,4 +1,4 @@
-"""Versions of stores below one address: directories named by their content.
+"""Stores below an address, each a version of its corpus: named by their content, pushed, found and listed.
 
     <address>/<corpus>/<version>/store.json     written last: a directory without it is no version
     <address>/<corpus>/<version>/version.json   when it was pushed and what it holds, never changed
@@ -16,24 +16,43 @@ listings late (NFS); the next push repairs ``latest`` then.
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vavl.config.files import sha256_of_json
-from vavl.errors import StoreError
-from vavl.store.remote_files import RemoteDirectory, directories_there, read_if_there, size_there, write_small
-from vavl.store.store import content_hash
+from vavl.config.files import sha256_of_file, sha256_of_json
+from vavl.corpora.manifest import MANIFEST_FILE, Manifest
+from vavl.errors import InputError, StoreError
+from vavl.store.checked_files import MAKE_AGAIN
+from vavl.store.remote_files import (
+    RemoteDirectory,
+    StoreFile,
+    Transfer,
+    again,
+    directories_there,
+    hash_there,
+    read_if_there,
+    send_file,
+    size_text,
+    size_there,
+    write_small,
+)
+from vavl.store.rows import shard_files
+from vavl.store.store import FeatureStore, content_hash, small_files
 
 LATEST = "latest"
 RECORD_FILE, STORE_FILE = "version.json", "store.json"
-_log = logging.getLogger(__name__)
+# What people read alongside a store, if it is there; a reader of features needs none of it.
+_COMPANIONS = ("quarantine.jsonl", "notes.jsonl", "audit.json", "audit.html", "config.yaml", "summary.json")
 _MOST_ROUNDS = 20
 _WHOLE = re.compile(r"[0-9a-f]{16}-[0-9a-f]{8}")
 _NAMED = re.compile(r"(?P<place>.+)@(?P<version>latest|[0-9a-f]{6,16}|[0-9a-f]{16}-[0-9a-f]{1,8})")
+_log = logging.getLogger(__name__)
 
 
 def version_of(content: Mapping[str, Any]) -> str:
@@ -63,7 +82,7 @@ def pinned_store(place: Path | str) -> Path | str:
     base, version = split_version(place)
     if version is None or _WHOLE.fullmatch(version):
         return place
-    remote = RemoteDirectory(as_address(base))
+    remote = _at(base)
     newest = (read_if_there(remote, LATEST) or b"").decode(errors="replace").strip()
     if version != LATEST or not _WHOLE.fullmatch(newest):
         newest = _only_one(base, remote, version)
@@ -95,15 +114,173 @@ def check_version(directory: Path | str, content: Mapping[str, Any]) -> None:
         raise StoreError(f"{directory}/{STORE_FILE}", "", f"is not that of version {name}", fix)
 
 
-def versions_at(remote: RemoteDirectory) -> list[dict[str, Any]]:
-    """Return the records of the versions of a corpus, newest first: the content of each version.json.
+@dataclass(frozen=True)
+class Pushed:
+    """What a push did."""
+
+    place: str  # that a run names as its store, ``<address>/<corpus>@<version>``
+    version: str
+    sent: tuple[str, ...]  # files that went there now
+    kept: tuple[str, ...]  # files that were there already
+    sent_bytes: int
+    seconds: float
+    versions: tuple[str, ...]  # of the corpus there, newest first
+
+    def summary(self) -> dict[str, Any]:
+        """Return the content of summary.json: the fields, the ``newest`` version, how many ``versions``."""
+        return vars(self) | {
+            "newest": self.versions[0],
+            "versions": len(self.versions),
+            "seconds": round(self.seconds, 3),
+            "bytes_per_second": round(self.bytes_per_second),
+        }
+
+    @property
+    def bytes_per_second(self) -> float:
+        """Of what was sent."""
+        return self.sent_bytes / max(self.seconds, 1e-6)
+
+    def rows(self) -> list[tuple[str, str]]:
+        """Return the rows of the table that the job prints."""
+        speed = f"{self.seconds:.1f} s, {self.bytes_per_second / 1e6:.1f} MB/s with reading back"
+        newest = "this one" if self.versions[0] == self.version else self.versions[0]
+        return [
+            ("store", self.place),
+            ("sent", f"{len(self.sent)} files, {size_text(self.sent_bytes)} in {speed}"),
+            ("there already", f"{len(self.kept)} files"),
+            ("versions", f"{len(self.versions)}, newest {newest}"),
+        ]
+
+
+def check_target(to: Path | str) -> None:
+    """Look whether stores can be pushed below an address.
 
     Raises:
-        StoreError: a record is broken.
-        InputError: the place cannot be listed or read.
+        InputError: it cannot be reached, or can only be read.
     """
-    records = [_record(remote, name) for name in _complete(remote)]
-    return sorted(records, key=lambda record: (record["pushed"], record["version"]), reverse=True)
+    if _at(to).protocol in ("http", "https"):
+        fix = "push to a directory or to object storage, e.g. s3://bucket/stores"
+        raise InputError(str(to), "", "http:// and https:// can only be read", fix)
+
+
+def check_push(directory: Path, to: Path | str) -> FeatureStore:
+    """Look at the store and at the address before anything is read or sent.
+
+    Raises:
+        StoreError: the directory holds no complete store.
+        InputError: the address can only be read.
+    """
+    check_target(to)
+    store = FeatureStore.open(directory)
+    if MANIFEST_FILE not in store.content["files"]:
+        problem = "holds no hash of the manifest, so a version could change unseen"
+        raise StoreError(str(directory / STORE_FILE), "files", problem, MAKE_AGAIN)
+    return store
+
+
+def push_finished(
+    directory: Path, to: Path | str | None, rows: Sequence[tuple[str, Any]]
+) -> tuple[Path | str, list[tuple[str, Any]]]:
+    """Push a store that a job has just written, if ``to`` says where; return what a run names, and the job's table.
+
+    Raises:
+        StoreError, InputError: see ``push_store``.
+    """
+    if to is None:
+        return directory, list(rows)
+    pushed = push_store(directory, to, dt.datetime.now(dt.UTC))
+    return pushed.place, [*rows, *pushed.rows()]
+
+
+def push_store(directory: Path, to: Path | str, now: dt.datetime, *, read_back: bool = True) -> Pushed:
+    """Copy a store to ``<to>/<corpus>/<version>/``.
+
+    The store is read and compared with its store.json first. A file that is there already is not sent
+    again; store.json goes last, so an interrupted push is no version, and the same call continues it.
+
+    Args:
+        directory: of the store.
+        to: directory or address below which the versions of all corpora lie.
+        now: date and time that the record states.
+        read_back: read every file back and compare its SHA-256; otherwise its size alone is compared.
+
+    Raises:
+        StoreError: the store is incomplete or changed, or what arrived is not what was sent.
+        InputError: the address cannot be written or read.
+    """
+    store = check_push(directory, to)
+    store.verify()
+    version, corpus = version_of(store.content), _at(to, store.corpus)
+    remote = _at(to, store.corpus, version)
+    files = [*small_files(store.content), *shard_files(store.content)]
+    # What a version holds is never changed, only repaired.
+    is_committed = _version_in(read_if_there(remote, STORE_FILE)) == version
+    if not is_committed:
+        beside = [directory / name for name in _COMPANIONS if (directory / name).is_file()]
+        files += [StoreFile(path.name, path.stat().st_size, sha256_of_file(path)) for path in beside]
+    clock = Transfer(f"pushing to {remote.address}", sum(file.bytes for file in files))
+    sent = [file for file in files if _sent(remote, directory, file, clock, read_back=read_back)]
+    if not is_committed:
+        record = _as_json(_record(store, version, files, now))
+        for name, content in ((RECORD_FILE, record), (STORE_FILE, (directory / STORE_FILE).read_bytes())):
+            again(f"{remote.address}/{name}", lambda name=name, content=content: write_small(remote, name, content))
+    seconds, there = clock.seconds, len(files) - len(sent)
+    size = size_text(clock.done)
+    _log.info("sent %s in %.1f s, %s; %d of %d files were there", size, seconds, clock.rate, there, len(files))
+    return Pushed(
+        place=f"{to}/{store.corpus}@{version}",
+        version=version,
+        sent=tuple(file.name for file in sent),
+        kept=tuple(file.name for file in files if file not in sent),
+        sent_bytes=clock.done,
+        seconds=seconds,
+        versions=tuple(write_latest(corpus)),
+    )
+
+
+def _version_in(text: bytes | None) -> str | None:
+    """Return the version that a store.json is of; None where it is none, or is broken."""
+    try:
+        return version_of(json.loads(text or b"{}"))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def _sent(remote: RemoteDirectory, directory: Path, file: StoreFile, clock: Transfer, *, read_back: bool) -> bool:
+    """Send a file unless it lies there; returns whether it was sent."""
+
+    def is_there() -> bool:
+        is_same = size_there(remote, file.name) == file.bytes
+        return is_same and (not read_back or hash_there(remote, file.name) == file.sha256)
+
+    place = f"{remote.address}/{file.name}"
+    if again(place, is_there):
+        return False
+    again(place, lambda: send_file(remote, directory / file.name, file.name))
+    clock.add(file.bytes)
+    if not again(place, is_there):
+        problem = "what arrived is not what was sent (size or SHA-256)"
+        raise StoreError(place, "", problem, "start the same command again")
+    return True
+
+
+def _record(store: FeatureStore, version: str, files: Sequence[StoreFile], now: dt.datetime) -> dict[str, Any]:
+    """Return what is known of a version without opening it."""
+    manifest = Manifest.read(store.directory)
+    shown = ("extractor", "version", "settings", "clips", "frames")
+    return {
+        "version": version,
+        "corpus": store.corpus,
+        "store_hash": store.hash,
+        "pushed": now.astimezone(dt.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        "clips": len(manifest),
+        "bytes": sum(file.bytes for file in files),
+        "target": manifest.target,
+        "classes": list(manifest.classes),
+        "features": {
+            name: {key: entry[key] for key in shown} for name, entry in sorted(store.content["modalities"].items())
+        },
+    }
 
 
 def write_latest(remote: RemoteDirectory) -> list[str]:
@@ -124,25 +301,84 @@ def write_latest(remote: RemoteDirectory) -> list[str]:
     raise StoreError(f"{remote.address}/{LATEST}", "", problem, "push again when the others are done")
 
 
-def as_address(place: Path | str) -> str:
-    """Return a directory as an address; an address stays."""
-    return f"file://{place.absolute()}" if isinstance(place, Path) else place
+def versions_at(remote: RemoteDirectory) -> list[dict[str, Any]]:
+    """Return the records of the versions of a corpus, newest first: the content of each version.json.
+
+    Raises:
+        StoreError: a record is broken.
+        InputError: the place cannot be listed or read.
+    """
+    records = []
+    for name in _complete(remote):
+        try:
+            record: dict[str, Any] = json.loads(remote.read(f"{name}/{RECORD_FILE}"))
+            _ = [record[key] for key in ("version", "pushed", "clips", "bytes", "features")]
+        except (ValueError, KeyError, TypeError) as error:
+            problem = f"not the record of a version: {error!r}"
+            place = f"{remote.address}/{name}/{RECORD_FILE}"
+            raise StoreError(place, "", problem, "push the store again") from None
+        records.append(record)
+    return sorted(records, key=lambda record: (record["pushed"], record["version"]), reverse=True)
 
 
-def as_json(content: Any) -> bytes:
-    """Return JSON as it is written to an address."""
-    return (json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False) + "\n").encode()
+def list_stores(address: Path | str) -> list[dict[str, Any]]:
+    """Return the stores at an address, or at one of the corpora there; corpora sorted, newest versions first.
+
+    Returns:
+        The entries of summary.json's ``stores``: ``place`` that a run names as its store, whether it is the
+        ``newest`` of its corpus, and its version.json, or ``store_hash`` alone of a store without version.
+
+    Raises:
+        InputError: there is no store, or the address cannot be listed.
+        StoreError: a record is broken.
+    """
+    found = _stores_in(str(address), _at(address))
+    for name in () if found else directories_there(_at(address)):
+        found += _stores_in(f"{address}/{name}", _at(address, name))
+    if not found:
+        fix = "name the directory or address that stores were pushed to (`to` of jobs/push_store.py)"
+        raise InputError(str(address), "", "there is no feature store", fix)
+    return found
+
+
+def listed_rows(found: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """Return the rows of the table that the job prints: place, and what is known of it."""
+    return [(store["place"], _words(store)) for store in found]
+
+
+def _stores_in(place: str, remote: RemoteDirectory) -> list[dict[str, Any]]:
+    """Return what one directory holds: versions, a store without version, or nothing."""
+    records = versions_at(remote)
+    if records:
+        return [{"place": f"{place}@{one['version']}", "newest": one is records[0]} | one for one in records]
+    text = read_if_there(remote, STORE_FILE)
+    if text is None:
+        return []
+    try:
+        store_hash = json.loads(text).get("store_hash")
+    except ValueError:
+        store_hash = None
+    return [{"place": place, "newest": False, "store_hash": store_hash}]
+
+
+def _words(store: Mapping[str, Any]) -> str:
+    if "version" not in store:
+        return f"without version, hash {store['store_hash'] or 'unknown'}"
+    features = ", ".join(f"{name} {entry['extractor']} {entry['version']}" for name, entry in store["features"].items())
+    newest = "newest, " if store["newest"] else ""
+    when = store["pushed"][:16].replace("T", " ")
+    return f"{newest}{when} UTC, {store['clips']} clips, {size_text(store['bytes'])}, {features}"
 
 
 def _only_one(base: Path | str, remote: RemoteDirectory, version: str) -> str:
     """Return the newest of the versions there, or the only one that begins with ``version``."""
-    known = [record["version"] for record in versions_at(remote)]
+    known = [str(record["version"]) for record in versions_at(remote)]
     if not known:
         fix = "python jobs/push_store.py CONFIG; python jobs/list_stores.py ADDRESS shows what there is"
         raise StoreError(str(base), "version", "no store was pushed there", fix)
     found = known[:1] if version == LATEST else [name for name in known if name.startswith(version)]
     if len(found) == 1:
-        return str(found[0])
+        return found[0]
     problem = f"{', '.join(found)} all begin with {version}" if found else f"no version begins with {version}"
     raise StoreError(str(base), "version", problem, f"name one of: {', '.join(known)}")
 
@@ -153,12 +389,10 @@ def _complete(remote: RemoteDirectory) -> list[str]:
     return [name for name in names if size_there(remote, f"{name}/{STORE_FILE}") is not None]
 
 
-def _record(remote: RemoteDirectory, version: str) -> dict[str, Any]:
-    name = f"{version}/{RECORD_FILE}"
-    try:
-        content: dict[str, Any] = json.loads(remote.read(name))
-        _ = [content[key] for key in ("version", "pushed", "clips", "bytes", "features")]
-    except (ValueError, KeyError, TypeError) as error:
-        problem = f"not the record of a version: {error!r}"
-        raise StoreError(f"{remote.address}/{name}", "", problem, "push the store again") from None
-    return content
+def _at(place: Path | str, *below: str) -> RemoteDirectory:
+    """Return what lies at a directory or address, or below it."""
+    return RemoteDirectory("/".join([f"file://{place.absolute()}" if isinstance(place, Path) else place, *below]))
+
+
+def _as_json(content: Any) -> bytes:
+    return (json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False) + "\n").encode()

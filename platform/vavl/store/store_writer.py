@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain, zip_longest
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -44,6 +44,7 @@ FIRST_FORMAT_FILES = (
 """Which format 1 had and today's has not."""
 # A reader looks clips up batch by batch, with a table of the ids of one in memory.
 _IDS_PER_BATCH = 2**13
+_END_OF_STREAM = b"\xff\xff\xff\xff\0\0\0\0"  # of Arrow IPC
 
 
 class StoreWriter:
@@ -119,7 +120,8 @@ class StoreWriter:
             index.rows(number, shard_batches(folder / shard.name, info.width, self.dtype), folder / shard.name, stated)
             for number, (shard, stated) in enumerate(zip_longest(shards, checksums))
         )
-        with index.written(self.directory, modality), _FirstFormat() as stream:
+        stream = _FirstFormat()
+        with index.written(self.directory, modality):
             for batch in rebatched(found):
                 sums.add(batch)
                 stream.add(batch)
@@ -134,8 +136,7 @@ class StoreWriter:
             "settings": dict(info.settings),
             "channels": list(info.channels),
             **({} if self.dtype == "float32" else {"dtype": self.dtype}),
-            "bytes": stream.bytes,
-            "sha256": stream.sha256,
+            **stream.entry(),
             "sums_sha256": sha256_of_file(sums_path),
             "shards": [shard.entry() for shard in shards],
         }
@@ -239,37 +240,22 @@ class _FirstFormat:
     So equal content has the hash that it had before, however it is cut into shards.
     """
 
-    closed = False
-
     def __init__(self) -> None:
-        self.bytes, self._digest = 0, hashlib.sha256()
-
-    def __enter__(self) -> Self:
-        self._writer = pa.ipc.new_stream(pa.PythonFile(self, mode="w"), ROW_SCHEMA)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._writer.close()
-
-    @property
-    def sha256(self) -> str:
-        return self._digest.hexdigest()
+        self._bytes, self._digest = 0, hashlib.sha256()
+        self._count(ROW_SCHEMA.serialize())
 
     def add(self, batch: pa.RecordBatch) -> None:
         """Count one record batch as the file would have had it."""
-        self._writer.write_batch(batch)
+        self._count(batch.serialize())
 
-    def write(self, content: bytes) -> int:
-        """Be a file to Arrow."""
+    def entry(self) -> dict[str, Any]:
+        """Return what store.json says of the file."""
+        self._count(pa.py_buffer(_END_OF_STREAM))
+        return {"bytes": self._bytes, "sha256": self._digest.hexdigest()}
+
+    def _count(self, content: pa.Buffer) -> None:
         self._digest.update(content)
-        self.bytes += len(content)
-        return len(content)
-
-    def flush(self) -> None:
-        """Be a file to Arrow."""
-
-    def close(self) -> None:
-        """Be a file to Arrow."""
+        self._bytes += content.size
 
 
 def rebatched(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:

@@ -31,7 +31,7 @@ from vavl.reports.plots import (
 )
 from vavl.reports.render import write_page
 from vavl.reports.theme import CONDITION_TITLES
-from vavl.store.store_cache import local_notes
+from vavl.store.store_cache import local_store
 from vavl.tracking.events import event_line, run_events
 from vavl.tracking.journal import Journal, Record
 from vavl.training.settings import TrainingPlan
@@ -138,7 +138,7 @@ class TrainingReport:
 
 def write_report(directory: Path, plan: TrainingPlan, outcome: Mapping[str, Any], journal: Journal) -> Path:
     """Write ``report.html`` and its plots into the run's directory on this machine; return the page's path."""
-    manifest = Manifest.read(local_notes(plan.data.store)).with_labels(plan.data.labels)
+    manifest = Manifest.read(local_store(plan.data.store)).with_labels(plan.data.labels)
     split = "test" if plan.evaluation.test else "validation"
     classes = tuple(outcome["classes"]) if plan.data.target != "attributes" else ()
     confusion: dict[str, NDArray[np.int64]] = {}

@@ -25,7 +25,7 @@ from vavl.models.saved_model import ModalityDescription, ModelDescription
 from vavl.models.settings import AttributeTask, ClassTask, Task
 from vavl.ray_session import check_own_ray
 from vavl.store.index import pieces
-from vavl.store.store_cache import is_at_hand, local_notes
+from vavl.store.store_cache import is_at_hand, local_store
 from vavl.training.pseudo_labels import GivenPredictions
 from vavl.training.run_checks import check_layers, check_objectives, check_selection
 from vavl.training.run_folder import resolved
@@ -149,12 +149,12 @@ def check_plan(plan: TrainingPlan) -> PlanNotes:
         check_own_ray()
     plan = resolved(plan)
     if not is_at_hand(plan.data.store):
-        # Which clips have which side stands with the features; workers look at that once they have copied them.
-        manifest = Manifest.read(local_notes(plan.data.store)).with_labels(plan.data.labels)
+        # Normalization may read features, which are not to be copied for a look.
+        manifest = Manifest.read(local_store(plan.data.store)).with_labels(plan.data.labels)
         targets = targets_of(manifest, plan.data.target, plan.data.attributes)
         is_labelled = np.concatenate([labelled for _, labelled in targets])
         _check_labels(plan, rows_by_split(manifest, plan.data.fold, refit=plan.training.refit), is_labelled)
-        line = f"{plan.data.store}: manifest and splits are in order; features are copied at the start"
+        line = f"{plan.data.store}: manifest and splits are in order; features are copied when they are read"
         return PlanNotes([line, *_objective_lines(plan)])
     data = open_run_data(plan)
     pseudo = plan.objectives.pseudo_label

@@ -63,7 +63,7 @@ class RunStorage:
             InputError: the storage cannot be written.
         """
         if self._local is None:
-            send_file(self._remote, source, name, lambda _: None)
+            send_file(self._remote, source, name)
             source.unlink()
             return
         target = self._local / name
@@ -81,12 +81,12 @@ class RunStorage:
             InputError: the storage cannot be written.
         """
         if source.is_file():
-            send_file(self._remote, source, name, lambda _: None)
+            send_file(self._remote, source, name)
             return
         there = self.tree(name)
         for path in sorted(path for path in source.rglob("*") if path.is_file()):
             below = path.relative_to(source).as_posix()
-            send_file(self._remote, path, f"{name}/{below}", lambda _: None)
+            send_file(self._remote, path, f"{name}/{below}")
             there.pop(below, None)
         for former in there:
             self.remove(f"{name}/{former}")

@@ -14,7 +14,7 @@ from vavl.features import normalisation_kind
 from vavl.metrics.names import CONDITIONS
 from vavl.serving.registry import register_model
 from vavl.store.store import read_content
-from vavl.store.store_cache import local_notes
+from vavl.store.store_cache import local_store
 from vavl.tracking.events import count_events, run_events
 from vavl.tracking.journal import Journal, JournalSink
 from vavl.tracking.run import DatasetNote, TrackedRun, best_scores, run_page, run_start, source_tags
@@ -31,7 +31,7 @@ _SHOWN = ("accuracy", "f1_macro", "uar", "ccc_mean")
 
 def dataset_note(plan: TrainingPlan) -> DatasetNote:
     """Describe the data of a run for its lineage."""
-    folder = local_notes(plan.data.store)
+    folder = local_store(plan.data.store)
     content, manifest = read_content(folder), Manifest.read(folder)
     sides = {f"{name}_clips": int(entry["clips"]) for name, entry in content["modalities"].items()}
     return DatasetNote(
@@ -46,7 +46,7 @@ def dataset_note(plan: TrainingPlan) -> DatasetNote:
 
 def choice_tags(plan: TrainingPlan) -> dict[str, str]:
     """Return the tags for what tells the runs on one corpus apart: fold, set of labels, seed."""
-    labels = plan.data.labels or Manifest.read(local_notes(plan.data.store)).label_set
+    labels = plan.data.labels or Manifest.read(local_store(plan.data.store)).label_set
     chosen = {"vavl.label_set": labels} if labels else {}
     return {"vavl.fold": str(plan.data.fold), "vavl.seed": str(plan.training.seed), **chosen}
 

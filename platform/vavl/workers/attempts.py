@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from vavl.config.files import full_disk_named
 from vavl.errors import ClipError, TrainingError
 
 _TRIES = 2
@@ -68,7 +69,13 @@ class Attempts:
 
         Raises:
             ClipError: the clip ended a process before, or takes too long.
+            FullDiskError: the disk of the marker, or another that the work writes to, is full; never the clip's fault.
         """
+        with full_disk_named(self._marker), self._watched(clip_id, file, modality):
+            yield
+
+    @contextlib.contextmanager
+    def _watched(self, clip_id: str, file: str, modality: str) -> Iterator[None]:
         fix = "look at the file; make it again from its source, or leave the clip out"
         left = self._left
         if clip_id in left.lost:
@@ -94,8 +101,9 @@ class Attempts:
     def _write(self, state: _State) -> None:
         # Written next to it, then renamed: a process that ends here leaves the clip before, or this one.
         partial = self._marker.with_suffix(".next")
-        partial.write_text(json.dumps(asdict(state)), encoding="utf-8")
-        partial.replace(self._marker)
+        with full_disk_named(self._marker):
+            partial.write_text(json.dumps(asdict(state)), encoding="utf-8")
+            partial.replace(self._marker)
 
 
 def _too_slow(limit: TimeLimit) -> str:

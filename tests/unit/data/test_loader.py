@@ -20,6 +20,7 @@ from vavl.data.normalization import normalisers
 from vavl.data.partitions import CompositionSettings, compose_batch, partition_clips
 from vavl.data.sampler import Sampler
 from vavl.data.settings import DataSettings
+from vavl.store.remote_files import RemoteDirectory
 
 
 @pytest.fixture
@@ -42,6 +43,57 @@ def loader(collection):
         return replace(StepLoader(collection, sampler, normaliser, place, views), **changes)
 
     return make
+
+
+@pytest.fixture
+def at_an_address(small_store, small_corpus, tmp_path, monkeypatch):
+    """A collection in many small shards, and the same one at an address, of which nothing was copied yet."""
+    monkeypatch.setenv("VAVL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("vavl.store.store_writer.SHARD_BYTES", 1000)
+    monkeypatch.setattr("vavl.store.store_writer._ROWS_PER_BATCH", 5)
+    origin = small_store(small_corpus(seed=7, clips_per_speaker=40))
+    here, there = (open_collection(DataSettings(store=place)) for place in (origin, origin.as_uri()))
+    assert not list(there.store.directory.glob("*o/data-*.arrow"))
+    return here, there
+
+
+@pytest.mark.parametrize("ahead", [True, False])
+def test_batches_come_as_soon_as_their_shards_are_here(at_an_address, monkeypatch, ahead):
+    here, there = at_an_address
+    if not ahead:
+        monkeypatch.setattr("vavl.store.store.FeatureStore._copy_ahead", lambda *_: None)
+    rows = np.arange(len(here.manifest))
+    normaliser = normalisers(here, rows)
+    expected, found = (evaluation_batches(one, rows, normaliser, 4, RankPlace()) for one in (here, there))
+    shards = len(list(here.store.directory.glob("*o/data-*.arrow")))
+    for number, (one, other) in enumerate(zip(expected, found, strict=True)):
+        assert torch.equal(one.audio.values, other.audio.values)
+        if not ahead and not number:
+            assert 0 < len(list(there.store.directory.glob("*o/data-*.arrow"))) < shards
+    assert len(list(there.store.directory.glob("*o/data-*.arrow"))) == shards
+
+
+def test_shards_are_copied_in_the_order_of_the_steps_by_one_process(at_an_address, monkeypatch):
+    here, there = at_an_address
+    copied, chunks = [], RemoteDirectory.chunks
+
+    def noted(remote, name):
+        copied.append(name)
+        return chunks(remote, name)
+
+    monkeypatch.setattr(RemoteDirectory, "chunks", noted)
+    monkeypatch.setattr("vavl.store.checked_files._AT_ONCE", 1)
+    home = here.store.directory
+    shards = sorted(path.relative_to(home).as_posix() for path in home.glob("*o/data-*"))
+    audio, video = ([name for name in shards if name.startswith(kind)] for kind in ("audio", "video"))
+    batches = [np.array([row]) for row in (len(there.manifest) - 1, 0)]
+    with there.copied_ahead(batches), there.copied_ahead(batches):
+        deadline = time.monotonic() + 60
+        while len(copied) < len(shards):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+    assert copied[:4] == [audio[-1], video[-1], audio[0], video[0]]
+    assert sorted(copied) == shards
 
 
 def clips_of(batches) -> dict[int, dict[str, torch.Tensor]]:

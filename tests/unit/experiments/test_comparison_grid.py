@@ -15,7 +15,7 @@ from vavl.experiments.comparison_grid import Cell, plan_grid
 from vavl.experiments.comparison_settings import ComparisonPlan
 from vavl.experiments.runner import run_trial
 from vavl.experiments.trials import read_end
-from vavl.store.store_push import push_store
+from vavl.store.store_versions import push_store
 from vavl.training.launch import launch_training
 from vavl.training.run_folder import claim_run_folder
 

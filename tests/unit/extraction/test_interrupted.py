@@ -66,12 +66,16 @@ def test_what_a_killed_job_left_half_done_is_swept_away(made_corpus, made_store,
     assert contents(store) == contents(made_store)
 
 
-def test_a_full_disk_ends_the_job_and_the_same_command_goes_on(made_corpus, made_store, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("written", "last"), [("data-", 3), (".current", 30)])
+def test_a_full_disk_ends_the_job_quarantines_nothing_and_the_same_command_goes_on(
+    made_corpus, made_store, tmp_path, monkeypatch, written, last
+):
+    """While a shard is written, and while the marker of the clip in work is."""
     made: list[Path] = []
 
     def replace(path, to):
-        made.extend([to] if to.name.startswith("data-") else [])
-        if len(made) == 3:
+        made.extend([to] if written in to.name else [])
+        if len(made) >= last:
             raise OSError(errno.ENOSPC, "No space left on device")
         return path.rename(to)
 
@@ -79,6 +83,7 @@ def test_a_full_disk_ends_the_job_and_the_same_command_goes_on(made_corpus, made
     with pytest.raises(InputError, match=r"cannot be written: No space left on device\n.*free disk space"):
         extract(made_corpus, tmp_path / "store")
     monkeypatch.undo()
+    assert not list(tmp_path.rglob("quarantine.jsonl"))
     with pytest.raises(StoreError, match="incomplete"):
         FeatureStore.open(tmp_path / "store")
     assert extract(made_corpus, tmp_path / "store").kept > 0

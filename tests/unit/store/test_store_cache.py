@@ -6,8 +6,7 @@ import http.server
 import json
 import logging
 import multiprocessing
-import re
-import shutil
+import pickle
 import threading
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -25,7 +24,7 @@ from vavl.data.settings import DataSettings
 from vavl.errors import InputError, StoreError
 from vavl.store import remote_files
 from vavl.store.store import FeatureStore, read_content
-from vavl.store.store_cache import is_at_hand, local_notes, local_store
+from vavl.store.store_cache import is_at_hand, local_store
 
 FILES = {
     *(
@@ -37,10 +36,19 @@ FILES = {
     ),
     *MANIFEST_FILES, "store.json",
 }  # fmt: skip
+SHARDS = {"audio/data-00000.arrow", "video/data-00000.arrow"}
 
 
 def files_of(folder: Path) -> set[str]:
-    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    files = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    return {name for name in files if name != ".origin" and ".locks/" not in name}
+
+
+def whole_copy(address: str) -> Path:
+    """Return the directory of this machine with everything of a store, read and compared."""
+    folder = local_store(address)
+    FeatureStore.open(folder).verify()
+    return folder
 
 
 @pytest.fixture
@@ -61,7 +69,7 @@ def entries(cache: Path) -> list[Path]:
 
 
 def test_a_folder_is_used_in_place(origin: Path, cache: Path) -> None:
-    assert local_store(origin) == local_notes(origin) == origin
+    assert local_store(origin) == origin
     assert is_at_hand(origin)
     assert not cache.exists()
 
@@ -74,7 +82,10 @@ def test_an_address_is_copied_once_and_reads_like_the_store(
     with caplog.at_level(logging.INFO):
         folder = local_store(address)
     assert "copied file://" in caplog.text
-    assert files_of(folder) == FILES | {"verified.json"}
+    assert files_of(folder) == FILES - SHARDS, "a shard comes when one of its clips is read"
+    assert not is_at_hand(address)
+    whole_copy(address)
+    assert files_of(folder) == FILES
     assert is_at_hand(address)
     caplog.clear()
     before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
@@ -91,17 +102,19 @@ def test_an_address_is_copied_once_and_reads_like_the_store(
     here.store.verify()
 
 
-def test_notes_come_without_features(origin: Path, cache: Path) -> None:
-    folder = local_notes(origin.as_uri())
-    assert files_of(folder) == {
-        "store.json",
-        *MANIFEST_FILES,
-        "verified.json",
-    }
+def test_a_shard_comes_when_a_clip_of_it_is_read(origin: Path, cache: Path) -> None:
+    folder = local_store(origin.as_uri())
+    store, there = FeatureStore.open(folder), FeatureStore.open(origin)
     assert len(Manifest.read(folder)) == read_content(folder)["counts"]["clips"]
-    assert not is_at_hand(origin.as_uri())
-    whole = local_store(origin.as_uri())
-    assert local_notes(origin.as_uri()) == whole != folder
+    np.testing.assert_array_equal(store.lengths("video"), there.lengths("video"))
+    assert store.speaker_sums("video").keys() == there.speaker_sums("video").keys()
+    assert not files_of(folder) & SHARDS
+    for _ in range(2):
+        np.testing.assert_array_equal(store.features("audio", 3), there.features("audio", 3))
+        assert files_of(folder) & SHARDS == {"audio/data-00000.arrow"}
+    again = pickle.loads(pickle.dumps(store))
+    np.testing.assert_array_equal(again.features("video", 5), there.features("video", 5))
+    assert is_at_hand(origin.as_uri())
 
 
 def test_a_changed_store_at_the_same_address_is_another_entry(origin: Path, cache: Path) -> None:
@@ -117,11 +130,11 @@ def test_a_changed_store_at_the_same_address_is_another_entry(origin: Path, cach
     assert entries(cache) == sorted([first, second])
 
 
-@pytest.mark.parametrize("damage", ["cut", "changed", "missing", "unmarked"])
+@pytest.mark.parametrize("damage", ["cut", "changed", "missing"])
 def test_a_damaged_entry_is_copied_anew(
     origin: Path, cache: Path, damage: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    folder = local_store(origin.as_uri())
+    folder = whole_copy(origin.as_uri())
     path = folder / "video/data-00000.arrow"
     content = path.read_bytes()
     match damage:
@@ -129,43 +142,39 @@ def test_a_damaged_entry_is_copied_anew(
             path.write_bytes(content[:-100])
         case "changed":
             path.write_bytes(content[:-9] + b"\x01" + content[-8:])
-        case "missing":
+        case _:
             path.unlink()
-        case "unmarked":
-            (folder / "verified.json").write_text("{")
-    assert local_store(origin.as_uri()) == folder
-    assert "copying it anew" in caplog.text
+    assert whole_copy(origin.as_uri()) == folder
+    assert ("copying it anew" in caplog.text) == (damage != "missing")
     assert path.read_bytes() == content
     assert entries(cache) == [folder]
 
 
 def test_a_touched_file_is_read_again_and_kept(origin: Path, cache: Path, caplog: pytest.LogCaptureFixture) -> None:
-    folder = local_store(origin.as_uri())
+    folder = whole_copy(origin.as_uri())
+    before = (folder / "video/data-00000.arrow").stat().st_ino
     (folder / "video/data-00000.arrow").touch()
     assert local_store(origin.as_uri()) == folder
     assert "copying it anew" not in caplog.text
+    assert (folder / "video/data-00000.arrow").stat().st_ino == before
 
 
-def test_a_copy_that_was_torn_is_started_anew(origin: Path, cache: Path) -> None:
-    name = local_store(origin.as_uri()).name
-    shutil.rmtree(cache / name)
-    torn = cache / f".{name}.partial"
-    (torn / "audio").mkdir(parents=True)
-    (torn / "audio/data-00000.arrow").write_bytes(b"half")
-    (torn / "stray.arrow").write_bytes(b"")
+def test_a_copy_of_a_shard_that_was_torn_is_started_anew(origin: Path, cache: Path) -> None:
     folder = local_store(origin.as_uri())
-    assert files_of(folder) == FILES | {"verified.json"}
+    (folder / "audio/.data-00000.arrow.partial").write_bytes(b"half")
+    assert whole_copy(origin.as_uri()) == folder
+    assert files_of(folder) == FILES
     assert entries(cache) == [folder]
 
 
 def test_a_copy_that_was_interrupted_goes_on_with_the_files_that_are_whole(
-    origin: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    origin: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read, asked = remote_files.RemoteDirectory.chunks, []
 
     def chunks(remote: Any, name: str) -> Iterator[bytes]:
         asked.append(name)
-        if name == "video/data-00000.arrow":
+        if name == "video_index.bin":
             raise InputError("s3://x", "", "cannot be read: access denied (ExpiredToken)", "new credentials")
         return read(remote, name)
 
@@ -173,13 +182,13 @@ def test_a_copy_that_was_interrupted_goes_on_with_the_files_that_are_whole(
         patch.setattr(remote_files.RemoteDirectory, "chunks", chunks)
         with pytest.raises(InputError, match="ExpiredToken"):
             local_store(origin.as_uri())
-    assert asked.count("video/data-00000.arrow") == 1, "what another attempt cannot mend is not asked for again"
-    assert not [path for path in entries(cache) if not path.name.startswith(".")]
-    with caplog.at_level(logging.INFO):
-        FeatureStore.open(local_store(origin.as_uri())).verify()
-    found = re.search(r"(\d+) files were here", caplog.text)
-    assert found is not None
-    assert int(found[1]) > 3
+    assert asked.count("video_index.bin") == 1, "what another attempt cannot mend is not asked for again"
+    assert not list(cache.rglob("store.json"))
+    (entry,) = entries(cache)
+    before = {name: (entry / name).stat().st_ino for name in files_of(entry)}
+    assert len(before) > 3
+    whole_copy(origin.as_uri())
+    assert {name: (entry / name).stat().st_ino for name in before} == before
 
 
 @pytest.mark.parametrize("fault", ["timeout", "short", "changed"])
@@ -204,12 +213,12 @@ def test_what_a_network_loses_is_asked_for_again_and_not_for_ever(
 
     monkeypatch.setattr(remote_files.RemoteDirectory, "chunks", chunks)
     if times == 2:
-        FeatureStore.open(local_store(origin.as_uri())).verify()
+        whole_copy(origin.as_uri())
         return
     message = {"timeout": "TimeoutError", "short": r"has \d+ bytes, store\.json says", "changed": "SHA-256"}[fault]
     with pytest.raises((InputError, StoreError), match=message):
-        local_store(origin.as_uri())
-    assert not [path for path in entries(cache) if not path.name.startswith(".")]
+        whole_copy(origin.as_uri())
+    assert not files_of(cache) & {"audio/data-00000.arrow"}
 
 
 @pytest.mark.parametrize(
@@ -231,8 +240,9 @@ def test_what_is_not_the_store_is_refused_and_leaves_nothing(
     else:
         (origin / name).write_bytes(content)
     with pytest.raises(StoreError, match=message):
-        local_store(origin.as_uri())
-    assert not [path for path in entries(cache) if not path.name.startswith(".")] if cache.exists() else True
+        whole_copy(origin.as_uri())
+    if cache.exists():
+        assert name not in {path.relative_to(entry).as_posix() for entry in entries(cache) for path in entry.rglob("*")}
 
 
 @pytest.mark.parametrize("name", ["../outside", "/etc/outside", ".hidden", ""])
@@ -277,9 +287,8 @@ def web(origin: Path) -> Iterator[str]:
 
 
 def test_a_web_server_will_do(web: str, cache: Path, origin: Path) -> None:
-    folder = local_store(f"{web}/origin")
+    folder = whole_copy(f"{web}/origin")
     assert (folder / "audio/data-00000.arrow").read_bytes() == (origin / "audio/data-00000.arrow").read_bytes()
-    FeatureStore.open(folder).verify()
     with pytest.raises(StoreError, match="there is no such file"):
         local_store(f"{web}/nothing")
 
@@ -288,7 +297,7 @@ def test_another_filesystem_will_do(origin: Path, cache: Path) -> None:
     files = fsspec.filesystem("memory")
     for name in files_of(origin):
         files.pipe(f"/bucket/store/{name}", (origin / name).read_bytes())
-    assert FeatureStore.open(local_store("memory://bucket/store")).corpus
+    whole_copy("memory://bucket/store")
 
 
 def test_what_cannot_be_reached_is_named_without_secrets(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -318,7 +327,7 @@ def test_a_missing_driver_is_named_with_its_package(cache: Path, monkeypatch: py
 def test_a_disk_that_is_too_small_is_seen_before_anything_is_copied(
     origin: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("vavl.store.remote_files.shutil.disk_usage", lambda path: type("Usage", (), {"free": 10})())
+    monkeypatch.setattr("vavl.store.checked_files.shutil.disk_usage", lambda path: type("Usage", (), {"free": 10})())
     with pytest.raises(InputError, match=r"the store takes .* are free\n.*VAVL_CACHE"):
         local_store(origin.as_uri())
 

@@ -1,8 +1,9 @@
-"""Versions are found by name, by their first digits and as the newest; `latest` follows what lies there."""
+"""A pushed store is a version by its content: whole or absent, checked, sent once, found by name or as the newest."""
 
 from __future__ import annotations
 
 import datetime as dt
+import itertools
 import json
 import multiprocessing
 import shutil
@@ -11,13 +12,17 @@ from pathlib import Path
 
 import pytest
 
-from vavl.errors import StoreError
-from vavl.store import store_versions
+from vavl.corpora.manifest import MANIFEST_FILES
+from vavl.errors import InputError, StoreError
+from vavl.store import remote_files, store_versions
 from vavl.store.remote_files import RemoteDirectory
-from vavl.store.store_cache import local_notes, local_store
-from vavl.store.store_push import push_store
+from vavl.store.store import FeatureStore
+from vavl.store.store_cache import local_store
 from vavl.store.store_versions import (
+    Pushed,
+    list_stores,
     pinned_store,
+    push_store,
     split_version,
     store_directory,
     version_of,
@@ -27,11 +32,200 @@ from vavl.store.store_versions import (
 
 NOON = dt.datetime(2026, 3, 1, 12, tzinfo=dt.UTC)
 WHOLE = "0123456789abcdef-01234567"
+NEEDED = set(MANIFEST_FILES) | {
+    f"{modality}{name}"
+    for modality in ("audio", "video")
+    for name in ("_index.bin", "_ids.arrow", "_sums.arrow", "/data-00000.arrow", "/state.json", "/dataset_info.json")
+}
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 @pytest.fixture(autouse=True)
 def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VAVL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(remote_files, "_PAUSES_S", (0.0, 0.0))
+
+
+@pytest.fixture(params=["folder", "file", "memory"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Path | str:
+    match request.param:
+        case "folder":
+            return tmp_path / "pushed"
+        case "file":
+            return f"file://{tmp_path}/pushed"
+        case _:
+            return f"memory://bucket/{tmp_path.name}"
+
+
+def test_what_was_pushed_is_read_as_the_same_store(whole_store: Path, place: Path | str) -> None:
+    pushed = push_store(whole_store, place, NOON)
+    store = FeatureStore.open(whole_store)
+    assert pushed.version == version_of(store.content)
+    assert pushed.version.startswith(store.hash)
+    assert pushed.place == f"{place}/small@{pushed.version}"
+    assert set(pushed.sent) >= NEEDED
+    assert pushed.sent_bytes == sum((whole_store / name).stat().st_size for name in pushed.sent)
+    arrived = FeatureStore.open(local_store(type(place)(pushed.place)))
+    arrived.verify()
+    assert arrived.content == store.content
+    assert pushed.versions == (pushed.version,)
+    (record,) = list_stores(place)
+    assert (record["place"], record["newest"]) == (pushed.place, True)
+    assert (record["version"], record["clips"], record["pushed"]) == (pushed.version, 80, "2026-03-01T12:00:00.000Z")
+    assert record["features"]["audio"]["extractor"] == "synthetic"
+
+
+def test_a_second_push_sends_nothing_and_changes_nothing(whole_store: Path, tmp_path: Path) -> None:
+    place = tmp_path / "pushed"
+    push_store(whole_store, place, NOON)
+    before = tree(place)
+    again = push_store(whole_store, place, NOON + dt.timedelta(days=1))
+    assert again.sent == ()
+    assert set(again.kept) == NEEDED
+    assert tree(place) == before
+
+
+class CutOffError(Exception):
+    """Stands for whatever ends a push."""
+
+
+def cut_after(files: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the connection break in the middle of the next file after ``files`` whole ones."""
+    count = itertools.count()
+    whole = store_versions.send_file
+
+    def send(remote: RemoteDirectory, source: Path, name: str) -> None:
+        if next(count) < files:
+            whole(remote, source, name)
+            return
+
+        def half(origin: str, target: str) -> None:
+            Path(target).write_bytes(Path(origin).read_bytes()[:100])
+            raise CutOffError
+
+        with monkeypatch.context() as patch:
+            patch.setattr(remote.files, "put_file", half)
+            remote_files.send_file(remote, source, name)
+
+    monkeypatch.setattr(store_versions, "send_file", send)
+
+
+def test_an_interrupted_push_is_no_version_and_resumes(
+    whole_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / "pushed"
+    with monkeypatch.context() as patch:
+        cut_after(2, patch)
+        with pytest.raises(InputError, match=r"cannot be written: CutOffError"):
+            push_store(whole_store, place, NOON)
+    (version,) = (place / "small").iterdir()
+    files = [path for path in version.rglob("*") if path.is_file()]
+    there = {path.relative_to(version).as_posix(): path.stat().st_mtime_ns for path in files}
+    assert len(there) == 2
+    assert there.keys() < NEEDED
+    with pytest.raises(StoreError, match="no store was pushed there"):
+        local_store(place / "small@latest")
+    pushed = push_store(whole_store, place, NOON)
+    assert set(pushed.kept) == there.keys()
+    assert {name: (version / name).stat().st_mtime_ns for name in there} == there
+    FeatureStore.open(local_store(place / "small@latest")).verify()
+
+
+@pytest.mark.parametrize("name", ["video/data-00000.arrow", "store.json"])
+def test_a_file_that_was_damaged_there_is_sent_again(whole_store: Path, tmp_path: Path, name: str) -> None:
+    place = tmp_path / "pushed"
+    version = push_store(whole_store, place, NOON).version
+    damaged = place / "small" / version / name
+    content = damaged.read_bytes()
+    damaged.write_bytes(content[:-9] + b"\x01" + content[-8:])
+    assert set(push_store(whole_store, place, NOON).sent) == {name} - {"store.json"}
+    assert damaged.read_bytes() == content
+
+
+def test_without_reading_back_sizes_are_compared(whole_store: Path, tmp_path: Path) -> None:
+    place = tmp_path / "pushed"
+    version = push_store(whole_store, place, NOON, read_back=False).version
+    damaged = place / "small" / version / "video/data-00000.arrow"
+    damaged.write_bytes(bytes(damaged.stat().st_size))
+    assert push_store(whole_store, place, NOON, read_back=False).sent == ()
+    damaged.write_bytes(b"short")
+    assert push_store(whole_store, place, NOON, read_back=False).sent == ("video/data-00000.arrow",)
+
+
+def test_what_arrives_damaged_is_not_committed(
+    whole_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def send(remote: RemoteDirectory, source: Path, name: str) -> None:
+        remote_files.write_small(remote, name, bytes(source.stat().st_size))
+
+    monkeypatch.setattr(store_versions, "send_file", send)
+    with pytest.raises(StoreError, match=r"what arrived is not what was sent \(size or SHA-256\)"):
+        push_store(whole_store, tmp_path / "pushed", NOON)
+    assert not list((tmp_path / "pushed").rglob("store.json"))
+
+
+def test_other_labels_are_another_version_of_the_same_features(
+    whole_store: Path, other_labels: Callable[[Path], Path], tmp_path: Path
+) -> None:
+    first = push_store(whole_store, tmp_path / "pushed", NOON)
+    other = push_store(other_labels(whole_store), tmp_path / "pushed", NOON + dt.timedelta(hours=1))
+    assert first.version != other.version
+    assert first.version[:16] == other.version[:16]
+    assert other.versions == (other.version, first.version)
+
+
+def damaged(folder: Path, name: str) -> None:
+    content = bytearray((folder / name).read_bytes())
+    content[-400] ^= 1
+    (folder / name).write_bytes(content)
+
+
+def without_manifest_hash(folder: Path, name: str) -> None:
+    content = json.loads((folder / name).read_text())
+    for file in MANIFEST_FILES:
+        del content["files"][file]
+    (folder / name).write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize(
+    ("change", "name", "message"),
+    [
+        (damaged, "audio_sums.arrow", "sums_sha256: the file was changed"),
+        (damaged, "manifest/data-00000-of-00001.arrow", "the file was changed"),
+        (without_manifest_hash, "store.json", "holds no hash of the manifest"),
+    ],
+)
+def test_a_store_that_cannot_be_trusted_is_not_pushed(
+    whole_store: Path, tmp_path: Path, change: Callable[[Path, str], None], name: str, message: str
+) -> None:
+    folder = Path(shutil.copytree(whole_store, tmp_path / "changed"))
+    change(folder, name)
+    with pytest.raises(StoreError, match=message):
+        push_store(folder, tmp_path / "pushed", NOON)
+    assert not (tmp_path / "pushed").exists()
+
+
+def test_what_can_only_be_read_is_refused(whole_store: Path) -> None:
+    with pytest.raises(InputError, match=r"https:// can only be read\n  fix: push to a directory or"):
+        push_store(whole_store, "https://host/stores", NOON)
+
+
+def test_a_place_that_cannot_be_written_is_named_with_its_reason(whole_store: Path) -> None:
+    with pytest.raises(InputError, match=r"cannot be written: .*FileNotFoundError \(No such file"):
+        push_store(whole_store, "file:///proc/nothing", NOON)
+
+
+def test_the_rate_is_said_while_a_store_is_sent(
+    whole_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("vavl.store.remote_files._SECONDS_BETWEEN_LINES", 0.0)
+    with caplog.at_level("INFO"):
+        pushed: Pushed = push_store(whole_store, f"memory://bucket/{tmp_path.name}", NOON)
+    assert "MB/s, about" in caplog.text
+    assert pushed.bytes_per_second == pytest.approx(pushed.sent_bytes / pushed.seconds)
 
 
 @pytest.fixture
@@ -78,7 +272,7 @@ def test_the_newest_and_each_by_its_first_digits_are_found(pushed: tuple[Path, l
         content = json.loads((local_store(f"{base}@{version}") / "store.json").read_text())
         assert version_of(content) == version
         assert local_store(place.with_name(f"small@{version}")) == place / version
-    assert local_notes(f"{base}@latest").name.startswith("small-")
+    assert local_store(f"{base}@latest").name.startswith("small-")
 
 
 def test_a_version_in_full_asks_for_nothing_else(pushed: tuple[Path, list[str]]) -> None:

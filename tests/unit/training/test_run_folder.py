@@ -11,7 +11,7 @@ from copied_store import copy_store, relabelled_copy
 
 from vavl.config.load import read_config
 from vavl.errors import InputError
-from vavl.store.store_push import push_store
+from vavl.store.store_versions import push_store
 from vavl.training.run_folder import claim_run_folder, finished_hash, resolved
 from vavl.training.settings import TrainingPlan
 
