@@ -31,25 +31,15 @@ _DESCRIPTION, _STORE_FILE = "model.json", "store.json"
 
 @dataclass(frozen=True)
 class PredictionPlan:
-    """Everything that decides what the results hold.
+    """Everything that decides what the results hold."""
 
-    Attributes:
-        found: the clips.
-        source: of their features.
-        model_directory: absolute.
-        model: that predicts.
-        conditions: a row for each that a clip allows; None: one row, from all that a clip has.
-        unavailable: side that the model knows -> why its features cannot be made here.
-        decision: how labels are chosen; None: the most probable class.
-    """
-
-    found: ClipsFound
-    source: Source
-    model_directory: Path
-    model: ModelDescription
-    conditions: tuple[str, ...] | None
-    unavailable: Mapping[str, str]
-    decision: Decision | None = None
+    found: ClipsFound  # the clips.
+    source: Source  # of their features.
+    model_directory: Path  # absolute.
+    model: ModelDescription  # that predicts.
+    conditions: tuple[str, ...] | None  # a row for each that a clip allows; None: one row, from all that a clip has.
+    unavailable: Mapping[str, str]  # side that the model knows -> why its features cannot be made here.
+    decision: Decision | None = None  # how labels are chosen; None: the most probable class.
 
     @cached_property
     def model_hash(self) -> str:

@@ -33,15 +33,10 @@ _ALL, _INPUT = "all.parquet", "input.json"
 
 @dataclass(frozen=True)
 class DoneRows:
-    """Rows of earlier work that hold now.
+    """Rows of earlier work that hold now."""
 
-    Attributes:
-        rows: of the columns of a part; each key's rows once.
-        was_killed: a process ended in the middle of a clip, in an earlier job.
-    """
-
-    rows: pa.Table
-    was_killed: bool
+    rows: pa.Table  # of the columns of a part; each key's rows once.
+    was_killed: bool  # a process ended in the middle of a clip, in an earlier job.
 
     @property
     def keys(self) -> set[str]:
@@ -175,23 +170,14 @@ _MODEL_FILES = ("model.json", "model.safetensors")
 
 @dataclass(frozen=True)
 class PredictionResult:
-    """What a prediction did.
+    """What a prediction did."""
 
-    Attributes:
-        plan: what was asked for.
-        directory: of the results.
-        rows: of all clips, columns of ``vavl.prediction.worker.part_schema``.
-        kept: clips that were predicted before, from the same files.
-        worked_on: clips of this time.
-        seconds: of work, this time.
-    """
-
-    plan: PredictionPlan
-    directory: Path
-    rows: pa.Table
-    kept: int
-    worked_on: int
-    seconds: float
+    plan: PredictionPlan  # what was asked for.
+    directory: Path  # of the results.
+    rows: pa.Table  # of all clips, columns of ``vavl.prediction.worker.part_schema``.
+    kept: int  # clips that were predicted before, from the same files.
+    worked_on: int  # clips of this time.
+    seconds: float  # of work, this time.
 
 
 def predict_clips(plan: PredictionPlan, settings: PredictionSettings) -> PredictionResult:

@@ -31,25 +31,17 @@ _MOST_FACES = 20
 
 @dataclass(frozen=True, slots=True)
 class ClipInput:
-    """One clip.
+    """One clip."""
 
-    Attributes:
-        clip_id: names it among all clips of an input.
-        audio: file below the root, or any text where a store has the features; None: the side is missing.
-        video: likewise.
-        corpus, speaker, split: where they are known.
-        problem: why it cannot be predicted, where that is known beforehand.
-        piece: of its files that is meant; None: the whole.
-    """
-
-    clip_id: str
+    clip_id: str  # names it among all clips of an input.
+    # file below the root, or any text where a store has the features; None: the side is missing.
     audio: str | None = None
-    video: str | None = None
-    corpus: str | None = None
+    video: str | None = None  # likewise.
+    corpus: str | None = None  # corpus, speaker, split: where they are known.
     speaker: str | None = None
     split: str | None = None
-    problem: str | None = None
-    piece: Piece | None = None
+    problem: str | None = None  # why it cannot be predicted, where that is known beforehand.
+    piece: Piece | None = None  # of its files that is meant; None: the whole.
 
     def side(self, modality: str) -> str | None:
         """Return what is known of "audio" or "video"."""
@@ -58,17 +50,11 @@ class ClipInput:
 
 @dataclass(frozen=True)
 class ClipsFound:
-    """What an input holds.
+    """What an input holds."""
 
-    Attributes:
-        kind: of the input, in words: "directory", "file", "manifest" or "store".
-        clips: in the order of the results.
-        left_out: what was not looked at -> how many.
-    """
-
-    kind: str
-    clips: Sequence[ClipInput]
-    left_out: Mapping[str, int] = field(default_factory=dict)
+    kind: str  # of the input, in words: "directory", "file", "manifest" or "store".
+    clips: Sequence[ClipInput]  # in the order of the results.
+    left_out: Mapping[str, int] = field(default_factory=dict)  # what was not looked at -> how many.
 
     @property
     def counts(self) -> dict[str, int]:
@@ -96,54 +82,33 @@ class ClipsFound:
 
 
 class FaceSpan(NamedTuple):
-    """Which face of a clip a prediction is about.
+    """Which face of a clip a prediction is about."""
 
-    Attributes:
-        face_track: its number in the clip, from 1; the first is seen longest and largest.
-        face_start_s, face_end_s: first and last frame that is used of it, in seconds.
-        face_box: left, top, right and bottom of its usual box, in shares of the picture.
-    """
-
-    face_track: int
-    face_start_s: float
+    face_track: int  # its number in the clip, from 1; the first is seen longest and largest.
+    face_start_s: float  # face_start_s, face_end_s: first and last frame that is used of it, in seconds.
     face_end_s: float
-    face_box: str
+    face_box: str  # left, top, right and bottom of its usual box, in shares of the picture.
 
 
 @dataclass(frozen=True)
 class Side:
-    """Raw features of one modality of a clip.
+    """Raw features of one modality of a clip."""
 
-    Attributes:
-        values: (time, channel), float32.
-        frame_times: (time,), float32, seconds, center of each frame.
-        seconds: length of the file's sound or pictures; None where nobody measured it.
-        face: whose features they are, where every face is asked for.
-    """
-
-    values: NDArray[np.float32]
-    frame_times: NDArray[np.float32]
-    seconds: float | None
-    face: FaceSpan | None = None
+    values: NDArray[np.float32]  # (time, channel), float32.
+    frame_times: NDArray[np.float32]  # (time,), float32, seconds, center of each frame.
+    seconds: float | None  # length of the file's sound or pictures; None where nobody measured it.
+    face: FaceSpan | None = None  # whose features they are, where every face is asked for.
 
 
 @dataclass(frozen=True)
 class MediaSource:
-    """Media files below a directory.
+    """Media files below a directory."""
 
-    Attributes:
-        root: absolute.
-        limit: absolute directory that links may not lead out of.
-        sound_of_video: the sound track of a video file is the clip's sound where no sound file is.
-        modalities: that the model's extractors can read from media.
-        each_face: whether every face of a video is read, or the one that is followed.
-    """
-
-    root: Path
-    limit: Path
-    sound_of_video: bool
-    modalities: tuple[str, ...]
-    each_face: bool = False
+    root: Path  # absolute.
+    limit: Path  # absolute directory that links may not lead out of.
+    sound_of_video: bool  # the sound track of a video file is the clip's sound where no sound file is.
+    modalities: tuple[str, ...]  # that the model's extractors can read from media.
+    each_face: bool = False  # whether every face of a video is read, or the one that is followed.
 
     def file(self, name: str, modality: str) -> Path:
         """Return the path of a file of a clip: a regular one that may be read.
@@ -242,17 +207,11 @@ class MediaClips:
 
 @dataclass(frozen=True)
 class StoreSource:
-    """A feature store whose features are those of the model.
+    """A feature store whose features are those of the model."""
 
-    Attributes:
-        place: absolute directory or address.
-        store_hash: of its content.
-        modalities: that are in the store and that the model can use.
-    """
-
-    place: Path | str
-    store_hash: str
-    modalities: tuple[str, ...]
+    place: Path | str  # absolute directory or address.
+    store_hash: str  # of its content.
+    modalities: tuple[str, ...]  # that are in the store and that the model can use.
 
     def mark(self, clip: ClipInput) -> str:  # noqa: ARG002
         """Return the hash of the store: another store, other features."""

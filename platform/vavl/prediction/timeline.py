@@ -28,26 +28,17 @@ _FEWEST_FRAMES = 2
 
 @dataclass(frozen=True)
 class Course:
-    """How a prediction runs through a clip.
+    """How a prediction runs through a clip."""
 
-    Attributes:
-        times_s: (window,), from the start of the clip to its end, evenly.
-        values: by condition (window, output): probabilities of the classes, or attributes; NaN where the window
-            holds no frame of the condition's sides.
-        whole: prediction of the whole clip by condition.
-        names: of the outputs.
-        are_classes: whether they are probabilities that sum to 1.
-        seconds: length of the clip.
-        note: what is missing and why; empty if nothing.
-    """
-
-    times_s: NDArray[np.float64]
+    times_s: NDArray[np.float64]  # (window,), from the start of the clip to its end, evenly.
+    # by condition (window, output): probabilities of the classes, or attributes; NaN where the window holds no
+    # frame of the condition's sides.
     values: Mapping[str, NDArray[np.float64]]
-    whole: Mapping[str, Prediction]
-    names: tuple[str, ...]
-    are_classes: bool
-    seconds: float
-    note: str = ""
+    whole: Mapping[str, Prediction]  # prediction of the whole clip by condition.
+    names: tuple[str, ...]  # of the outputs.
+    are_classes: bool  # whether they are probabilities that sum to 1.
+    seconds: float  # length of the clip.
+    note: str = ""  # what is missing and why; empty if nothing.
 
     @property
     def main(self) -> str:
@@ -132,16 +123,11 @@ def _values(model: SavedModel, windows: Sequence[ClipFeatures | None], batch_siz
 
 @dataclass(frozen=True)
 class ClipMedia:
-    """What a picture shows of the clip itself.
+    """What a picture shows of the clip itself."""
 
-    Attributes:
-        waveform: (sample,), about -1..1; None without sound.
-        rate_hz: of the waveform.
-        thumbnails: times in seconds and pictures (row, column, RGB), square.
-    """
-
-    waveform: NDArray[np.float32] | None = None
-    rate_hz: int = 0
+    waveform: NDArray[np.float32] | None = None  # (sample,), about -1..1; None without sound.
+    rate_hz: int = 0  # of the waveform.
+    # times in seconds and pictures (row, column, RGB), square.
     thumbnails: tuple[tuple[float, NDArray[np.uint8]], ...] = ()
 
 

@@ -31,17 +31,11 @@ _LEAST_WORD_SHARE = 0.0085
 
 @dataclass(frozen=True)
 class TimelineText:
-    """Words of a picture.
+    """Words of a picture."""
 
-    Attributes:
-        title: name of the clip.
-        model: name and version, or directory.
-        windows: what one point of the course sees.
-    """
-
-    title: str
-    model: str
-    windows: str
+    title: str  # name of the clip.
+    model: str  # name and version, or directory.
+    windows: str  # what one point of the course sees.
 
 
 def timeline_figure(course: Course, media: ClipMedia, text: TimelineText, theme: Theme) -> Figure:

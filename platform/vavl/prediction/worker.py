@@ -29,17 +29,11 @@ from vavl.workers.attempts import Attempts, TimeLimit
 
 @dataclass(frozen=True)
 class Problem:
-    """What is wrong with a clip or with one modality of it.
+    """What is wrong with a clip or with one modality of it."""
 
-    Attributes:
-        side: "audio", "video", or empty for the whole clip.
-        file: as the input names it.
-        problem: for a person.
-    """
-
-    side: str
-    file: str
-    problem: str
+    side: str  # "audio", "video", or empty for the whole clip.
+    file: str  # as the input names it.
+    problem: str  # for a person.
 
     @classmethod
     def of(cls, side: str, file: str, error: Exception) -> Problem:
@@ -55,18 +49,14 @@ class Problem:
 
 @dataclass
 class ClipWork:
-    """One clip, from its files to what is to be said of it.
+    """One clip, from its files to what is to be said of it."""
 
-    Attributes:
-        key: of the clip and all that its prediction depends on.
-        predictions: of each condition that was asked for and that the clip allows, and the face that it is about.
-    """
-
-    key: str
+    key: str  # of the clip and all that its prediction depends on.
     clip: ClipInput
     files: Mapping[str, str] = field(default_factory=dict)
     sides: dict[str, Sequence[Side]] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
+    # of each condition that was asked for and that the clip allows, and the face that it is about.
     predictions: list[tuple[Prediction, FaceSpan | None]] = field(default_factory=list)
 
     @property
@@ -156,15 +146,10 @@ def is_finite(prediction: Prediction) -> bool:
 
 @dataclass(frozen=True)
 class ClipPart:
-    """What a process works on.
+    """What a process works on."""
 
-    Attributes:
-        path: of its file.
-        clips: key and clip.
-    """
-
-    path: Path
-    clips: tuple[tuple[str, ClipInput], ...]
+    path: Path  # of its file.
+    clips: tuple[tuple[str, ClipInput], ...]  # key and clip.
 
     @property
     def marker(self) -> Path:
@@ -174,23 +159,14 @@ class ClipPart:
 
 @dataclass(frozen=True)
 class PredictionWork:
-    """How parts are done; travels to the workers.
+    """How parts are done; travels to the workers."""
 
-    Attributes:
-        model_directory: of the model.
-        source: of the features.
-        conditions: a prediction for each that a clip allows; None: one, from all that a clip has.
-        clips_per_batch: clips that go through the network at once.
-        limit: longest time for one clip.
-        device: of the network, "cpu" or "cuda".
-    """
-
-    model_directory: Path
-    source: Source
-    conditions: tuple[str, ...] | None
-    clips_per_batch: int
-    limit: TimeLimit
-    device: str = "cpu"
+    model_directory: Path  # of the model.
+    source: Source  # of the features.
+    conditions: tuple[str, ...] | None  # a prediction for each that a clip allows; None: one, from all that a clip has.
+    clips_per_batch: int  # clips that go through the network at once.
+    limit: TimeLimit  # longest time for one clip.
+    device: str = "cpu"  # of the network, "cpu" or "cuda".
 
     @cached_property
     def predictor(self) -> PartPredictor:
