@@ -116,9 +116,7 @@ class Audit:
     def failures(self, labels: str | None, waived: Collection[str] = ()) -> list[Finding]:
         """Return what stands against a training.
 
-        Args:
-            labels: the label set of the training; None is the default. What fails of another does not count.
-            waived: names of checks that may fail.
+        ``labels`` is the label set of the training; what fails of another does not count.
         """
         chosen = labels or next(iter(self.label_sets), None)
         return [
@@ -247,13 +245,9 @@ _log = logging.getLogger(__name__)
 def pass_audit(place: Path | str, labels: str | None, waived: Collection[str]) -> Audit:
     """Audit a store by the default thresholds, and refuse it when a check failed that is not waived.
 
-    A current record is reused: that of the store's directory, or that which lies at its address. Without
-    one the store is audited here, which needs its features.
-
-    Args:
-        place: directory or address of the store.
-        labels: label set of the run; None is the default of the corpus.
-        waived: names of checks that may fail.
+    A current record is reused: that of the store's directory, or that which lies at its address. Without one the store
+    is audited here, which needs its features. ``labels`` is the label set of the run; None is the default of the
+    corpus. Checks named in ``waived`` may fail.
 
     Raises:
         ConfigError: a check failed, or a waiver names no check.

@@ -226,9 +226,7 @@ def check_batches(material: Material, settings: AuditSettings) -> Finding:
 def batch_agreement(classes: NDArray[np.integer], batches: Iterable[NDArray[np.int64]]) -> dict[str, float]:
     """Say how far the label of a batch-mate tells the own one.
 
-    Args:
-        classes: (clips,), codes, -1 without label.
-        batches: clips of each batch in their order.
+    ``classes`` (clips,) are codes, -1 without label; ``batches`` the clips of each batch in their order.
 
     Returns:
         ``mate`` (any other clip of the batch) and ``neighbour`` (the clip next to it) as kappa:

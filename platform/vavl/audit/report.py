@@ -51,13 +51,8 @@ def audit_and_report(directory: Path) -> Audit:
 def audit_place(place: Path | str, output_dir: Path | None, settings: AuditSettings) -> tuple[Audit, Path]:
     """Audit the store at ``place`` and write ``audit.json``, ``audit.html`` and ``summary.json``.
 
-    The whole store is read and compared with its hashes first.
-
-    Args:
-        place: directory or address of the store; an address is copied to this machine first.
-        output_dir: directory of all three. None: the summary goes into ``audit/`` of the store, the others
-            next to the store if they are made by the default thresholds, which training judges by.
-        settings: thresholds.
+    The whole store is read and compared with its hashes first. Without ``output_dir`` the summary goes into ``audit/``
+    of the store, the others next to the store if they are made by the default thresholds, which training judges by.
 
     Returns:
         The audit, and the path of its page.

@@ -169,11 +169,8 @@ def add_noise(
 ) -> Frames:
     """Return the sound with noise of the stated signal-to-noise ratio, power over power of the whole clip.
 
-    Args:
-        waveform: (sample,); silence stays as it is, for it has no ratio.
-        snr_db: 10 log10 of the power of the sound over that of the noise.
-        generator: of the noise; the same one gives the same noise at every ratio.
-        kind: of the spectrum; pink falls by 3 dB per octave.
+    Silence stays as it is, for it has no ratio. The same generator gives the same noise at every ratio. Pink noise
+    falls by 3 dB per octave.
     """
     noise = generator.standard_normal(len(waveform))
     if kind == "pink":
@@ -248,11 +245,7 @@ def open_sound(
 ) -> NoisySound:
     """Find the media and make the model's audio extractor.
 
-    Args:
-        clips: to be measured.
-        provenance: of the model's audio features.
-        media: where the media are.
-        settings: seed and kind of the noise.
+    ``provenance`` is that of the model's audio features.
 
     Raises:
         InputError: only features are at hand: no media are named, the directory is not there, the store has no

@@ -95,14 +95,7 @@ class Evaluation:
 
 
 def evaluate(model: SavedModel, plan: EvaluationPlan, clips: MeasuredClips, degradations: Degradations) -> Evaluation:
-    """Measure the clips whole, then degraded in each way.
-
-    Args:
-        model: on its device.
-        plan: settings.
-        clips: from ``open_clips``.
-        degradations: from ``open_degradations``.
-    """
+    """Measure the clips whole, then degraded in each way."""
     predictions = predict_clips(model, clips)
     speakers, task = clips.speaker_names, model.description.task
     scores = scores_by_condition(predictions, speakers, task, plan.bootstrap_seed)

@@ -61,13 +61,7 @@ class MeasuredClips:
 
 
 def predict_clips(model: SavedModel, clips: MeasuredClips, change: FrameChange | None = None) -> SplitPredictions:
-    """Predict the clips, as they are or with their raw frames changed.
-
-    Args:
-        model: on the device that is to compute.
-        clips: from ``open_clips`` with the same model.
-        change: of the raw frames of a clip; see ``FrameChange``.
-    """
+    """Predict the clips, as they are or with their raw frames changed."""
     data = EvaluationData(
         collection=replace(clips.collection, change=change),
         normaliser=clips.normaliser,
@@ -197,10 +191,7 @@ def class_table(
 ) -> NDArray[np.float32]:
     """Return which class of the model each class of a store stands for.
 
-    Args:
-        store_classes: of the manifest.
-        model_classes: in the order of the outputs.
-        labels: where names differ; null leaves the clips of a class out.
+    ``labels`` says so where names differ; null leaves the clips of a class out.
 
     Returns:
         (store classes, model classes): 1 where they are the same, a row of -1 for a class that is left out, a

@@ -55,11 +55,7 @@ def degraded_figure(
 ) -> Figure:
     """Draw the main measure over the strength of one kind of degradation; whole inputs come first.
 
-    Args:
-        kind: that is drawn.
-        scores: of all kinds, which share one value axis so that their heights compare.
-        whole: the measure of whole inputs by condition.
-        measure: what is drawn.
+    All kinds share one value axis, so that their heights compare.
     """
     figure, axes = new_figure((4.6, 3.6))
     own = [score for score in scores if score.kind == kind]
@@ -109,14 +105,7 @@ def speakers_figure(
     whole: Mapping[str, Interval],
     measure: Measure,
 ) -> Figure:
-    """Draw the main measure of each speaker by condition, ordered by the first condition.
-
-    Args:
-        speakers: the measure of each speaker's clips, by condition.
-        clips: number of clips of each speaker.
-        whole: the measure of all clips by condition.
-        measure: what is drawn.
-    """
+    """Draw the main measure of each speaker by condition, ordered by the first condition."""
     first = speakers.get(next(iter(whole)), {})
     names = sorted(clips, key=lambda name: (first.get(name, float("inf")), name))
     figure, axes = new_figure((5.6, max(2.2, 0.8 + _ROW_HEIGHT * min(len(names), _MOST_NAMED))))
@@ -148,11 +137,7 @@ def values_figure(
 ) -> Figure:
     """Draw predicted over true values, one panel per attribute, with the line where they are equal.
 
-    Args:
-        predicted: (clips, attributes).
-        target: (clips, attributes).
-        ccc: concordance correlation by attribute, in the order of the columns.
-        condition: that was measured.
+    ``predicted`` and ``target`` are (clips, attributes).
     """
     figure = Figure(figsize=(3.1 * len(ccc), 3.2), facecolor=LIGHT.surface)
     panels = figure.subplots(1, len(ccc), sharex=True, sharey=True, squeeze=False)[0]

@@ -93,11 +93,7 @@ class EvaluationReport:
 def write_report(evaluation: Evaluation, resolved: ResolvedModel, test_evaluations: str, directory: Path) -> Path:
     """Write ``report.html`` and its plots; return the page's path.
 
-    Args:
-        evaluation: what was measured.
-        resolved: which model.
-        test_evaluations: how often the test split was measured before, in words; "" where it does not matter.
-        directory: of the results.
+    ``test_evaluations`` says how often the test split was measured before; "" where it does not matter.
     """
     clips, task = evaluation.clips, evaluation.model.description.task
     manifest, whole = clips.collection.manifest, evaluation.whole.scores

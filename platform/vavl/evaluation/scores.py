@@ -55,12 +55,7 @@ def scores_by_condition(
 ) -> dict[str, ConditionScores]:
     """Score every condition that has clips.
 
-    Args:
-        predictions: of the clips.
-        speakers: (clips,), of each clip.
-        task: what is predicted.
-        seed: of the bootstrap.
-        in_detail: with the intervals of all metrics and the scores of each speaker.
+    ``speakers`` is (clips,). ``in_detail`` gives the intervals of all metrics and the scores of each speaker.
 
     Raises:
         InputError: a prediction is not finite.
@@ -213,13 +208,8 @@ def scores_by_length(
 ) -> tuple[LengthScores, ...]:
     """Score the clips by their length.
 
-    Args:
-        predictions: of the clips.
-        seconds: (clips,), NaN where it is not known: such clips are left out.
-        speakers: (clips,).
-        task: what is predicted.
-        seed: of the bootstrap.
-        edges_s: between the groups, ascending; by default the quartiles of the lengths.
+    ``seconds`` and ``speakers`` are (clips,); clips of unknown length (NaN) are left out. ``edges_s`` lie between the
+    groups, ascending; by default the quartiles of the lengths.
 
     Returns:
         The groups that have a clip, the shortest first; none where all clips are of one group.

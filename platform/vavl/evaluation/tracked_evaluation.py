@@ -96,10 +96,6 @@ class TrackedEvaluation(TrackedRun):
 
     What an earlier evaluation left in the directory is moved to ``earlier/<run id>``. A failure of the tracking
     server never reaches the evaluation.
-
-    Args:
-        directory: of the results; the journal lies there.
-        settings: where to track.
     """
 
     def __init__(self, directory: Path, settings: TrackingSettings) -> None:
@@ -184,10 +180,6 @@ def earlier_test_evaluations(clips: MeasuredClips, settings: TrackingSettings) -
     """Say how many finished runs measured test clips of a store before; "" where no test clip is measured.
 
     Never fails: a tracking store that does not answer is what is said then.
-
-    Args:
-        clips: to be measured.
-        settings: of the tracking store that is asked.
     """
     if clips.selection.split not in _WITH_TEST:
         return ""

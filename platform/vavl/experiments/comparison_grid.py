@@ -94,14 +94,7 @@ class LeftOut(NamedTuple):
 
 
 class Grid:
-    """All runs of a comparison in the order of starting, handed out one after the other.
-
-    Args:
-        runs: what is trained; a finished run with the same settings and features is kept.
-        left_out: cells that cannot be trained.
-        comparison: its settings.
-        warnings: what can be trained and will hardly help.
-    """
+    """All runs of a comparison in the order of starting, handed out one after the other."""
 
     standing = ""
 

@@ -100,12 +100,7 @@ class Comparison:
 
 
 class Results:
-    """Takes in runs as they end; the table on disk always holds all that have finished.
-
-    Args:
-        plan: of the comparison.
-        grid: its runs; those that are kept are read at once.
-    """
+    """Takes in runs as they end; the table on disk always holds all that have finished."""
 
     def __init__(self, plan: ComparisonPlan, grid: Grid) -> None:
         self._plan, self._grid = plan, grid

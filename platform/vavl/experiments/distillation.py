@@ -28,13 +28,7 @@ _CLIPS_AT_ONCE = 256
 
 
 def student_content(plan: DistillationPlan, number: int, predictions: Path | None) -> dict[str, Any]:
-    """Return the training configuration of a round; only the last round registers its model.
-
-    Args:
-        plan: of all rounds.
-        number: of the round, from 1.
-        predictions: of its teachers; None without any.
-    """
+    """Return the training configuration of a round; only the last round registers its model."""
     changes: dict[str, Any] = {**plan.overrides, "output_dir": str(plan.output_dir / f"round-{number}")}
     if predictions is not None:
         changes["objectives.pseudo_label.predictions"] = str(predictions)
@@ -47,12 +41,9 @@ def write_predictions(models: Mapping[str, Path], student: TrainingPlan, folder:
     """Write what teachers predict of the student's training clips, unless that is there; return the file.
 
     One row per clip: ``clip_id`` and ``predicted_<class>`` or ``predicted_<attribute>``, averaged over the teachers,
-    and over the conditions that the clip has and the teacher was trained on with ``CONDITION_SHARES``.
-
-    Args:
-        models: directories with model.json and model.safetensors, by the names that messages call them.
-        student: whose clips and classes count, and whose hidden labels and modalities stay hidden.
-        folder: of the file, whose name tells the models and clips apart.
+    and over the conditions that the clip has and the teacher was trained on with ``CONDITION_SHARES``. ``models`` are
+    directories by the names that messages call them. Labels and modalities that are hidden from the student stay
+    hidden.
 
     Raises:
         InputError: a teacher predicts something else, may have seen the student's validation or test clips, or needs

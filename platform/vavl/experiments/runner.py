@@ -73,9 +73,8 @@ class Work(Protocol):
     def at_once(self, machines: Sequence[Mapping[str, float]], *, is_shared: bool) -> int:
         """Return how many trials may run at the same time; at least one, or the work would never end.
 
-        Args:
-            machines: all resources of each living machine by Ray's names, free or not.
-            is_shared: the user named the cluster, so that it may have an autoscaler.
+        ``machines`` are all resources of each living machine by Ray's names, free or not; ``is_shared`` says that the
+        user named the cluster, so that it may have an autoscaler.
         """
 
     def next_trial(self, running: int) -> Trial | None:
@@ -105,13 +104,8 @@ def run_trial(
 ) -> TrialEnd:
     """Train one trial, or resume it from its checkpoint; whatever goes wrong is the end of this trial only.
 
-    Args:
-        number: of the trial.
-        plan: of the training run, in the trial's directory.
-        log: of the trial.
-        tell: receives ``epoch``, ``total_epochs`` and ``metrics`` of every epoch.
-        seconds: longest time of this attempt, None without limit.
-        launch: trains to the end; raises ``TrainingStopped`` when the stop file asked for it.
+    ``tell`` receives ``epoch``, ``total_epochs`` and ``metrics`` of every epoch; ``launch`` raises ``TrainingStopped``
+    when the stop file asked for it.
     """
     start, claimed = time.monotonic(), None
     with contextlib.ExitStack() as lock:
@@ -171,9 +165,7 @@ def _follow(plan: TrainingPlan, log: TrialLog, train: Callable[[], None], tell: 
 def best_epoch_metrics(epochs: Sequence[Mapping[str, Any]], select_by: Sequence[str]) -> dict[str, float]:
     """Return the validation metrics of the best epoch, the first of equals; empty without epochs.
 
-    Args:
-        epochs: with ``metrics`` by name, None where one is not finite.
-        select_by: metrics whose mean chooses the best epoch; an epoch that lacks one is no candidate.
+    The mean of ``select_by`` chooses the best epoch; one that lacks a metric (None: not finite) is no candidate.
     """
     known = [{name: value for name, value in record["metrics"].items() if value is not None} for record in epochs]
     complete = [metrics for metrics in known if all(name in metrics for name in select_by)]
@@ -186,11 +178,7 @@ def run_trials(
 ) -> None:
     """Run what is left of a comparison or a sweep, and show it; without anything left, Ray is not started.
 
-    Args:
-        work: with what earlier starts left.
-        parent: records the trials.
-        ended: called with every trial that has ended, in this process.
-        seconds: longest time of a trial, None without limit.
+    ``ended`` is called with every trial that has ended, in this process; no trial takes longer than ``seconds``.
 
     Raises:
         TrainingError: this machine has no resources for the workers of one trial.

@@ -47,10 +47,6 @@ class Drawn(NamedTuple):
 class SweepStudy:
     """Draws points and keeps what became of them.
 
-    Args:
-        sweep: its settings.
-        name: of the study within its storage.
-
     Raises:
         InputError: the storage cannot be opened.
     """
@@ -118,14 +114,7 @@ class SweepStudy:
             self._storage.set_trial_intermediate_value(self._id_of(number), epoch, value)
 
     def tell(self, number: int, state: State, values: Sequence[float] | None, reason: str = "") -> None:
-        """Record the end of a trial; one that was recorded before stays as it is.
-
-        Args:
-            number: of the trial.
-            state: how it ended.
-            values: of the objectives, for a finished trial.
-            reason: why it was stopped or failed.
-        """
+        """Record the end of a trial; one that was recorded before stays as it is."""
         trial_id = self._id_of(number)
         if self._storage.get_trial(trial_id).state.is_finished():
             return
@@ -139,9 +128,6 @@ class SweepStudy:
 
         Watanabe et al., PED-ANOVA: Efficiently Quantifying Hyperparameter Importance in Arbitrary Subspaces,
         IJCAI 2023, as Optuna has it. Optuna itself looks at finished trials, which early stopping leaves few of.
-
-        Args:
-            scores: by trial, more is better; of stopped trials that of the best epoch they reached.
 
         Returns:
             Empty with fewer different scores than tell anything.

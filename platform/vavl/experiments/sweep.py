@@ -376,16 +376,11 @@ def trials_at_once(
 ) -> int:
     """Return how many trials may run at the same time; at least one, or the sweep would never end.
 
-    The user's number wins over memory, but not over resources; without one the first trial runs alone until its
-    memory is known. Where machines may be added, one trial more than there are resources for waits for its workers,
-    which is what an autoscaler acts on; not under a time limit, of which the waiting would be a part.
-
-    Args:
-        machines: all resources of each living machine by Ray's names, free or not.
-        settings: of the training runs.
-        plan: knows the limits.
-        memory_gb: most that a trial was seen to take, None before that is known.
-        is_shared: the user named the cluster, so that it may have an autoscaler.
+    The user's number wins over memory, but not over resources; without one the first trial runs alone until its memory
+    is known. Where machines may be added, one trial more than there are resources for waits for its workers, which is
+    what an autoscaler acts on; not under a time limit, of which the waiting would be a part. ``machines`` and
+    ``is_shared`` are as of ``Work.at_once``; ``memory_gb`` is the most that a trial was seen to take, None before that
+    is known.
     """
     trials = workers_that_fit(machines, settings) // settings.least_workers
     trials += int(is_shared and plan.seconds_per_trial is None)

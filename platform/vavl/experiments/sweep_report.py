@@ -235,10 +235,7 @@ def _score_label(result: SweepResult) -> str:
 def _places(axis: Axis, values: Sequence[Any], tried: Sequence[Any]) -> tuple[list[float], dict[float, str]]:
     """Return where values lie on an axis, 0 at the bottom and 1 at the top, and the words next to it.
 
-    Args:
-        axis: a searched setting.
-        values: to place.
-        tried: values of all trials, which a range reaches over.
+    A range reaches over the values of all trials, ``tried``.
     """
     if isinstance(axis, ChoiceAxis):
         names = [name_of(value) for value in axis.choices]

@@ -157,12 +157,7 @@ class SweepResult:
 
 
 def winning_settings(result: SweepResult, tracking: Mapping[str, object]) -> dict[str, object]:
-    """Return the configuration of the best trial as ``train_model`` reads it, to be trained in its own directory.
-
-    Args:
-        result: with a best trial.
-        tracking: where to track where the training configuration does not say.
-    """
+    """Return the configuration of the best trial as ``train_model`` reads it, to be trained in its own directory."""
     assert result.best is not None
     plans = result.plans
     plan = plans.plan_of(result.best.number, result.points[result.best.number])

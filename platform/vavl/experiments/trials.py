@@ -94,15 +94,8 @@ def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, An
 class TrialLog:
     """The journal of one trial, written by the process that trains; picklable.
 
-    It keeps epochs, not steps: an epoch carries the means of its steps' losses.
-
-    Args:
-        directory: of the trial.
-        name: of its MLflow run.
-        tracking: as the parent.
-        tags: of its MLflow run.
-        parent: ``run_id`` and ``run_name`` of the comparison or the sweep.
-        searched: dotted paths of the settings that become parameters ``search.<path>``.
+    It keeps epochs, not steps: an epoch carries the means of its steps' losses. ``searched`` are dotted paths of the
+    settings that become parameters ``search.<path>``.
     """
 
     def __init__(
@@ -200,14 +193,8 @@ def trial_memory_gb(epochs: Sequence[Mapping[str, Any]]) -> float | None:
 class ParentRun(TrackedRun):
     """Records a parent and its trials; use as a context around the work.
 
-    One directory is one MLflow run, however often it is started again. A failure of the tracking
-    server never reaches the trials.
-
-    Args:
-        directory: of the parent.
-        trials: the directories of the trials lie below it.
-        settings: where to track; ``model_name`` registers the checkpoint of the best trial.
-        searched: dotted paths of the settings in which the trials of a sweep differ.
+    One directory is one MLflow run, however often it is started again. A failure of the tracking server never reaches
+    the trials. ``settings.model_name`` registers the checkpoint of the best trial.
     """
 
     flush_seconds = 600.0
@@ -223,14 +210,7 @@ class ParentRun(TrackedRun):
         self._source: dict[str, str] = {}
 
     def start(self, config: FrozenConfig, config_hash: str, run_id: str, dataset: DatasetNote) -> None:
-        """Record what is done; from here on the tracking server follows.
-
-        Args:
-            config: all settings of the job.
-            config_hash: of them.
-            run_id: of the parent; its first word names it where the settings do not.
-            dataset: what is trained on.
-        """
+        """Record what is done; from here on the tracking server follows."""
         name = self._settings.run_name or f"{run_id.partition('-')[0]} {run_id}"
         self._names, self._source = {"run_id": run_id, "run_name": name}, source_tags()
         tags = {**self._source, "vavl.config_hash": config_hash, **dataset.tags}

@@ -25,13 +25,7 @@ def speaker_interval(
 ) -> tuple[float, float]:
     """Return the percentile bootstrap interval of a mean over clips (Efron & Tibshirani 1993).
 
-    Speakers are drawn with replacement, each with all of their clips.
-
-    Args:
-        values: (clips,), e.g. 1 for a right prediction.
-        speakers: (clips,), name of the speaker.
-        generator: of the draws.
-        level: of the interval.
+    Speakers are drawn with replacement, each with all of their clips. ``values`` and ``speakers`` are (clips,).
 
     Returns:
         Lower and upper bound; both the mean itself when there is one speaker only.
@@ -86,8 +80,7 @@ class Interval:
 def gather(runs: Mapping[tuple[int, int], Mapping[str, NDArray[np.float64]]]) -> SpeakerSums:
     """Put the sums of runs together.
 
-    Args:
-        runs: by (fold, seed): the sums of each speaker, all of one length.
+    ``runs`` holds by (fold, seed) the sums of each speaker, all of one length.
     """
     units = sorted({(fold, speaker) for (fold, _), sums in runs.items() for speaker in sums})
     seeds = tuple(sorted({seed for _, seed in runs}))
@@ -181,12 +174,7 @@ def _fold_score(
 ) -> NDArray[np.float64]:
     """(draws,) score of one fold; NaN where no speaker or no finished run of it was drawn.
 
-    Args:
-        table: of all folds.
-        fold: the one.
-        statistic: of summed speakers.
-        speakers: (draws, units), how often each is drawn.
-        seeds: (draws, seeds), likewise.
+    ``speakers`` (draws, units) and ``seeds`` (draws, seeds) say how often each is drawn.
     """
     here = table.folds == fold
     sums, weight = table.sums[here], speakers[:, here]

@@ -111,10 +111,7 @@ def attribute_scores(
 ) -> dict[str, float]:
     """Score predicted attributes.
 
-    Args:
-        predicted: (clips, attributes).
-        target: (clips, attributes).
-        names: of the attributes.
+    ``predicted`` and ``target`` are (clips, attributes).
 
     Returns:
         ``ccc_<name>`` and ``rmse_<name>`` per attribute, ``ccc_mean`` over them, and ``loss`` (sum of
@@ -145,9 +142,7 @@ def absolute_errors(
 def concordance_of(predicted: NDArray[np.float64], target: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return Lin's concordance correlation per column; 0 where both are constant and equal.
 
-    Args:
-        predicted: (clips, attributes).
-        target: (clips, attributes).
+    ``predicted`` and ``target`` are (clips, attributes).
     """
     centered_p, centered_y = predicted - predicted.mean(axis=0), target - target.mean(axis=0)
     covariance = (centered_p * centered_y).mean(axis=0)

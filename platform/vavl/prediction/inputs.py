@@ -108,12 +108,9 @@ def manifest_clips(file: Path, root: Path) -> ClipsFound:
     """Read a manifest: ``clip_id``, ``audio_path`` and/or ``video_path``; also ``corpus``, ``speaker``, ``split``.
 
     With ``start`` and ``end`` (seconds) a row is a piece of its files, and a bad one says so; ``clip_id`` may then be
-    left out. ``id`` stands for ``clip_id``, and ``path`` for either path, by its ending.
-
-    Args:
-        file: .parquet, .csv, or .rttm as diarization writes it; an empty field means that the clip lacks it.
-            Paths with the separators of Windows are read where the file is found below the root.
-        root: directory that the paths count from.
+    left out. ``id`` stands for ``clip_id``, and ``path`` for either path, by its ending. An empty field means that the
+    clip lacks it. Paths count from ``root``; those with the separators of Windows are read where the file is found
+    below it.
 
     Raises:
         CorpusError: the table is not readable, lacks a column, names a clip twice or not at all, or a path as it

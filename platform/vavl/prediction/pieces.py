@@ -36,8 +36,7 @@ Cut = Mapping[Piece, Path | ClipError]
 class PieceCutter:
     """Cuts pieces out of media, for one process; a file is read once for all pieces that are expected.
 
-    Args:
-        settings: of the extractors, by modality; pieces have the rates that they work at, so that nothing is lost.
+    Pieces have the rates that the extractors of ``settings`` work at, so that nothing is lost.
     """
 
     def __init__(self, settings: Mapping[str, AudioSettings | VideoSettings]) -> None:
@@ -58,11 +57,7 @@ class PieceCutter:
     def file(self, path: Path, name: str, modality: str, piece: Piece) -> Path:
         """Return the file of a piece.
 
-        Args:
-            path: of the recording.
-            name: of the recording, as clips name it.
-            modality: "audio" or "video".
-            piece: one of those expected.
+        ``name`` is that of the recording as clips name it, ``piece`` one of those expected.
 
         Raises:
             ClipError: the piece lies beyond the end, or the recording cannot be read.

@@ -84,10 +84,6 @@ class PredictionPlan:
 def plan_prediction(settings: PredictionSettings, model_directory: Path) -> PredictionPlan:
     """Find the clips of an input and check that the model can predict them; opens no media.
 
-    Args:
-        settings: of the job.
-        model_directory: what the address of the model stands for.
-
     Raises:
         InputError: the model cannot be loaded, or needs features normalized per speaker.
         ConfigError: labels cannot be chosen, or faces followed, as asked for.

@@ -45,15 +45,7 @@ class DoneRows:
 
 
 def read_done(directory: Path, keys: Sequence[str], task: Task, *, resume: bool, retry_failed: bool) -> DoneRows:
-    """Read what earlier jobs finished of these clips; remove what they left half done.
-
-    Args:
-        directory: of the parts.
-        keys: of the clips that are wanted now.
-        task: of the model.
-        resume: use what is there, or throw it away.
-        retry_failed: leave out clips with an error.
-    """
+    """Read what earlier jobs finished of these clips; remove what they left half done."""
     schema = part_schema(task)
     was_killed = any(directory.glob(".*.current"))
     # A clip in which a killed job was at work gets a new chance.

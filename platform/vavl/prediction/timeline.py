@@ -52,12 +52,6 @@ def clip_course(model: SavedModel, sides: Mapping[str, Side], settings: Timeline
     The features are those of the whole clip, cut: what an extractor lets a frame know of its neighbors, it knows
     here too. At both ends of the clip the window stays inside and whole.
 
-    Args:
-        model: of the features.
-        sides: of the clip, as a reader gives them.
-        settings: of the windows.
-        batch_size: windows that go through the network at once.
-
     Raises:
         InputError: every side is one frame for the whole clip.
     """
@@ -142,10 +136,7 @@ _FRAME_RATE_HZ = 25.0
 def clip_media(files: Mapping[str, Path], video: Mapping[str, Any], thumbnails: int) -> ClipMedia:
     """Read the sound of a clip and cut out the face that the model sees, at evenly spaced moments.
 
-    Args:
-        files: of the sides, "audio" and "video"; either may be missing.
-        video: provenance of the model's video features; it says how faces are found.
-        thumbnails: number of moments.
+    Either file may be missing. ``video`` is the provenance of the model's video features: it says how faces are found.
 
     Raises:
         ClipError: a file cannot be read.

@@ -76,14 +76,7 @@ def _file_name(clip_id: str) -> str:
 
 
 class TimelineDrawer:
-    """Draws clips with one model.
-
-    Args:
-        plan: of the prediction.
-        source: its media.
-        settings: of windows and pictures.
-        model_title: name and version of the model, or its directory.
-    """
+    """Draws clips with one model."""
 
     def __init__(
         self, plan: PredictionPlan, source: MediaSource, settings: PredictionSettings, model_title: str

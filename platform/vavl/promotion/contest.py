@@ -93,12 +93,7 @@ def judge(
 ) -> Verdict:
     """Compare two models on the same clips and apply the rule.
 
-    Args:
-        challenger: who wants to become champion.
-        champion: who is; None while there is none. Its predictions are of the same clips in the same order.
-        speakers: of each clip of the predictions.
-        task: of both models.
-        rule: what is asked.
+    ``champion`` is None while there is none; its predictions are of the same clips in the same order.
 
     Raises:
         ConfigError: the rule names a metric that the task does not have.
@@ -247,9 +242,7 @@ class SameClips:
 def open_same_clips(models: Mapping[str, SavedModel], selection: ClipSelection) -> SameClips:
     """Open the clips of a selection for every model.
 
-    Args:
-        models: by title, the challenger first.
-        selection: without a fold, that of the challenger.
+    The models are named by title, the challenger first, whose fold counts where the selection has none.
 
     Raises:
         InputError: the models predict different things, see different clips, or one was trained on some of them.

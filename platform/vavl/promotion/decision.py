@@ -183,15 +183,7 @@ class PromotionRun:
 def open_promotion_run(
     client: Any, tracking: TrackingSettings, config: FrozenConfig, clips: ComparedClips, title: str
 ) -> PromotionRun:
-    """Create the run of a comparison.
-
-    Args:
-        client: an ``MlflowClient``.
-        tracking: store, experiment and name.
-        config: all settings of the job.
-        clips: that were measured.
-        title: name of the run, unless the settings name it.
-    """
+    """Create the run of a comparison."""
     writer = MlflowWriter(tracking, tracking_place(tracking, os.environ))
     dataset = DatasetNote(
         clips.corpus, clips.store_hash, clips.store, "", {"clips": clips.clips, "speakers": clips.speakers}

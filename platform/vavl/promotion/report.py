@@ -76,10 +76,7 @@ def refuse(decision: Decision) -> None:
 def write_pages(decision: Decision, unknown: Sequence[str], directory: Path) -> list[Path]:
     """Write ``report.html`` and its plot, and return the page and the directory of the plot, if there is one.
 
-    Args:
-        decision: with verdict and clips.
-        unknown: models that were trained on another corpus.
-        directory: of the job.
+    ``unknown`` are models that were trained on another corpus.
     """
     assert decision.verdict is not None
     assert decision.clips is not None

@@ -66,10 +66,7 @@ class ReliabilityBins:
 def reliability_bins(probabilities: NDArray[np.float64], truth: NDArray[np.int64], bins: int = 10) -> ReliabilityBins:
     """Sort predictions into equal bins of confidence.
 
-    Args:
-        probabilities: (clips, classes).
-        truth: (clips,), class index.
-        bins: from confidence 0 to 1.
+    ``probabilities`` are (clips, classes), ``truth`` (clips,) class indices.
     """
     confidence = probabilities.max(axis=1)
     right = probabilities.argmax(axis=1) == truth

@@ -17,11 +17,7 @@ _PACKAGE = Path(__file__).parents[1]
 def render_page(template: str, title: str, subtitle: str, **content: Any) -> str:
     """Return a page; every text is escaped, a name that ``content`` lacks is an error.
 
-    Args:
-        template: below the package, e.g. ``training/report.html``; extends ``reports/base.html``.
-        title: heads the page.
-        subtitle: below the title.
-        content: names of the template.
+    ``template`` is a path below the package, e.g. ``training/report.html``, and extends ``reports/base.html``.
     """
     environment = Environment(
         loader=FileSystemLoader(_PACKAGE),
@@ -44,10 +40,7 @@ def write_page(path: Path, template: str, title: str, subtitle: str, **content: 
 def number(value: float | None, is_share: bool, sign: str = "") -> str:
     """Return a score as it is read: a share in percent, "-" for one that is not known.
 
-    Args:
-        value: shares from 0 to 1.
-        is_share: to be shown in percent.
-        sign: "+" for differences.
+    Shares are given from 0 to 1; ``sign`` is "+" for differences.
     """
     if value is None or math.isnan(value):
         return "-"

@@ -41,12 +41,9 @@ class Event:
 def run_events(records: Iterable[Record], run_id: str | None = None) -> list[Event]:
     """Return the events of a run in the order of the journal.
 
-    A run that resumes from a checkpoint reports again what it had reported since: an event that is
-    equal to an earlier one, its time included, is the same event and is listed once.
-
-    Args:
-        records: of the journal.
-        run_id: of the run, for a journal of several; all events by default.
+    A run that resumes from a checkpoint reports again what it had reported since: an event that is equal to an earlier
+    one, its time included, is the same event and is listed once. ``run_id`` chooses the run of a journal of several;
+    all events by default.
     """
     events: dict[str, Event] = {}
     is_in_run = run_id is None

@@ -50,13 +50,7 @@ Register = Callable[[Any, str, ModelNote], str]
 
 
 def version_of(client: Any, mlflow_run_id: str, note: ModelNote) -> Any | None:
-    """Return the version that a run registered of this model, as MLflow's entity; None while there is none.
-
-    Args:
-        client: an ``MlflowClient``.
-        mlflow_run_id: the run that trained the model.
-        note: the model.
-    """
+    """Return the version that a run registered of this model, as MLflow's entity; None while there is none."""
     found = client.search_model_versions(f"name = '{note.name}' and run_id = '{mlflow_run_id}'")
     marks = note.marks
     matching = [entry for entry in found if any(entry.tags.get(key) == marks[key] for key in marks)]
@@ -80,9 +74,6 @@ class Holdings:
     """What a store really holds; asks it only for what is asked for here, and once.
 
     A run without an id, "", holds nothing.
-
-    Args:
-        client: an ``MlflowClient``.
     """
 
     def __init__(self, client: Any) -> None:

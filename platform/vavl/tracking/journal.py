@@ -49,13 +49,9 @@ class Record:
 class Journal:
     """Appends records to one file; several processes of one machine may take turns.
 
-    Holds no open file, so it can be pickled into another process. A line that was torn by a
-    killed process is skipped when reading and closed off by the next append.
-
-    Args:
-        path: the file; its directory is created by the first append. It is made absolute, since other
-            processes work in other directories.
-        clock: seconds since the epoch.
+    Holds no open file, so it can be pickled into another process. A line that was torn by a killed process is skipped
+    when reading and closed off by the next append. The directory of ``path`` is created by the first append; the path
+    is made absolute, since other processes work in other directories. ``clock`` gives seconds since the epoch.
     """
 
     path: Path
@@ -67,11 +63,8 @@ class Journal:
     def append(self, kind: Kind, *, at: float | None = None, **payload: Any) -> int:
         """Write one record and hand it to the operating system.
 
-        Args:
-            kind: what happened.
-            at: seconds since the epoch; now by default.
-            payload: JSON-like values; numpy scalars, paths and tuples are converted, a number that
-                is not finite becomes null.
+        Numpy scalars, paths and tuples of the payload are converted, a number that is not finite becomes null. ``at``
+        is in seconds since the epoch, now by default.
 
         Returns:
             The record's ``seq``.
@@ -108,10 +101,7 @@ class Journal:
     def read(self, after_seq: int = 0, offset: int = 0) -> Iterator[Record]:
         """Yield the whole records behind ``after_seq``, in order.
 
-        Args:
-            after_seq: records up to this one are skipped.
-            offset: byte position to start from, an ``end`` of an earlier record; a position behind
-                the end of the file counts as 0.
+        ``offset`` is an ``end`` of an earlier record, in bytes; one behind the end of the file counts as 0.
         """
         if not self.path.exists():
             return
@@ -206,9 +196,6 @@ class JournalReader:
 
     Holds no open file, so it can be pickled into another process. A last line that is still being written is
     read once it is whole.
-
-    Args:
-        journal: to follow; its file need not exist yet.
     """
 
     def __init__(self, journal: Journal) -> None:

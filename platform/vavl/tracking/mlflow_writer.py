@@ -98,11 +98,7 @@ class MlflowWriter:
     ) -> None:
         """Log metric points (name, value, seconds since the epoch, step); equal points are kept once.
 
-        Args:
-            mlflow_run_id: the run.
-            points: of it.
-            model_id: MLflow's id of a logged model that they are the scores of, too.
-            dataset: that the model has these scores on.
+        With ``model_id`` they are the scores of that logged model too, on ``dataset``.
         """
         from mlflow.entities import Metric
 

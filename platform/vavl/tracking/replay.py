@@ -41,14 +41,9 @@ class RecordReplay:
     """Moves records into a store, in order; ``state`` says how far it came.
 
     A record that is malformed is set aside; any other failure is raised with ``state`` in front of that record.
-
-    Args:
-        writer: the connection.
-        journal: where the records come from; relative paths count from its directory, so that a run can be moved.
-        state: where to resume.
-        save: called with the new state after every request; None sends nothing and notes in ``lacking`` what would be.
-        register: what registers a model; None where no journal has one.
-        held: what the store holds already: only what it lacks is sent.
+    Relative paths count from the journal's directory, so that a run can be moved. ``save`` is called with the new state
+    after every request; None sends nothing and notes in ``lacking`` what would be. With ``held`` only what the store
+    lacks is sent.
     """
 
     def __init__(
@@ -71,9 +66,7 @@ class RecordReplay:
     def apply(self, records: Iterable[Record], until: float = math.inf) -> bool:
         """Write the records; consecutive metrics travel together.
 
-        Args:
-            records: behind ``state``.
-            until: time of ``time.monotonic`` from which no further request begins.
+        No further request begins after ``until``, a time of ``time.monotonic``.
 
         Returns:
             Whether all records were dealt with.

@@ -33,15 +33,10 @@ class Replayer:
 
     The position is kept next to each journal, per tracking store: a new ``Replayer`` resumes where the last one
     stopped, in the same MLflow run. While the store does not answer, records wait in the journals, only the first in
-    line is tried, and the pauses between attempts grow. A store that no longer knows a run gets all of it again, and
-    so do the other runs in the directory of the first journal.
-
-    Args:
-        journals: the first one is the caller's own; ``start`` keeps other processes away from it.
-        settings: where and how to track. Relative places count from the current directory, now.
-        register: what registers a model that a journal records.
-        on_progress: called with the new state after every request, from the thread that replays.
-        compares: ask the store what it really holds and send what it lacks, instead of believing the position.
+    line is tried, and the pauses between attempts grow. A store that no longer knows a run gets all of it again, and so
+    do the other runs in the directory of the first journal. ``start`` keeps other processes away from the first
+    journal, the caller's own. ``on_progress`` is called with the new state after every request, from the thread that
+    replays. With ``compares`` the store is asked what it really holds, instead of believing the position.
     """
 
     def __init__(
@@ -107,9 +102,6 @@ class Replayer:
         """Replay what is left and stop; works without ``start`` too.
 
         A store that takes nothing for 15 seconds is not waited for any longer.
-
-        Args:
-            timeout: longest time to spend, in seconds.
 
         Returns:
             True when the store holds every record. False is logged with the place of the journals;

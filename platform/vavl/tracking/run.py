@@ -40,12 +40,8 @@ _log = logging.getLogger(__name__)
 class SystemSampler:
     """Appends a ``system`` record to a journal every few seconds, from a thread of its own.
 
-    The journal carries the samples, so a tracking server that is down loses none of them.
-
-    Args:
-        journal: of the run.
-        seconds: between two samples.
-        gpus: measure this machine's GPUs too; False where workers report theirs, here and elsewhere.
+    The journal carries the samples, so a tracking server that is down loses none of them. ``gpus`` is False where
+    workers report theirs, here and elsewhere.
     """
 
     def __init__(self, journal: Journal, seconds: float, *, gpus: bool = True) -> None:
@@ -78,10 +74,6 @@ class SystemSampler:
 
 def machine_sampler(directory: Path, *, gpus: bool = True) -> Callable[[], dict[str, float]]:
     """Return a function that measures the machine.
-
-    Args:
-        directory: the disk that holds it is measured.
-        gpus: measure NVIDIA GPUs too, where there are any.
 
     Returns:
         A function giving ``system/<name>`` to value; network traffic counts from the making of
@@ -163,16 +155,7 @@ def run_start(
     tags: Mapping[str, Any],
     parent: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
-    """Return the payload of ``run_start``; a resumed run records it again with the same ``run_id``.
-
-    Args:
-        config: all settings; they become parameters and the artifact ``config.yaml``.
-        tracking: experiment and name of the run.
-        run_id: the same for all attempts of one run.
-        dataset: what is trained on.
-        tags: of the run.
-        parent: ``run_id`` and ``run_name`` of the run that this one belongs to.
-    """
+    """Return the payload of ``run_start``; a resumed run records it again with the same ``run_id``."""
     return {
         "run_id": run_id,
         "run_name": tracking.run_name or run_id,
@@ -191,23 +174,13 @@ def best_scores(metrics: Mapping[str, float]) -> dict[str, float]:
 
 
 def run_page(metrics: Mapping[str, float], facts: Sequence[str], report: str) -> dict[str, str]:
-    """Return the tag that describes a run on its page: a table of scores, some facts, a link to the report.
-
-    Args:
-        metrics: by ``<split>/<condition>/<metric>``.
-        facts: in Markdown.
-        report: file among the artifacts of the run.
-    """
+    """Return the tag that describes a run on its page: a table of scores, some facts, a link to the report."""
     link = f"[{report}]({ARTIFACT_LINK}{report})"
     return {NOTE_TAG: "\n".join([" · ".join([link, *facts]), "", *score_table(metrics)])}
 
 
 def score_table(metrics: Mapping[str, float]) -> list[str]:
-    """Return the main scores as lines of a Markdown table, a row for each split and condition.
-
-    Args:
-        metrics: by ``<split>/<condition>/<metric>``.
-    """
+    """Return the main scores as lines of a Markdown table, a row for each split and condition."""
     rows: dict[tuple[str, str], dict[str, float]] = {}
     for name, value in metrics.items():
         split, _, rest = name.partition("/")
@@ -298,11 +271,6 @@ class TrackedRun:
     """Records a run; use as a context around the work, whose failure becomes the end of the run.
 
     A failure of the tracking server never reaches the work.
-
-    Args:
-        directory: of the run; the journal lies there.
-        settings: where to track.
-        register: what registers a model that the work records.
     """
 
     workers_report_gpus: ClassVar[bool] = False
@@ -346,11 +314,7 @@ class TrackedRun:
     ) -> dict[str, Any]:
         """Record the end and wait for the tracking server.
 
-        Args:
-            status: FINISHED, FAILED or KILLED.
-            metrics: of the run.
-            tags: that are known at its end.
-            seconds: longest wait; ``flush_seconds`` by default.
+        It is waited ``flush_seconds`` at most, unless ``seconds`` says otherwise.
 
         Returns:
             ``mlflow_run_id`` (None where the server does not hold the run yet) and ``tracking_complete``.

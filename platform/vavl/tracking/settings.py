@@ -116,10 +116,7 @@ def tracking_place(
 ) -> TrackingPlace:
     """Resolve the settings to absolute addresses; call it before any worker changes its directory.
 
-    Args:
-        settings: what the user asked for.
-        environment: usually ``os.environ``; ``MLFLOW_TRACKING_URI`` is read from it.
-        directory: base of relative paths; ``VAVL_ROOT`` by default, else the current directory.
+    Relative places count from ``directory``; ``VAVL_ROOT`` by default, else the current directory.
     """
     base = (directory or root_folder(environment) or Path.cwd()).resolve()
     uri = settings.uri or environment.get("MLFLOW_TRACKING_URI") or f"{_SQLITE}{base / 'runs' / 'mlflow.db'}"

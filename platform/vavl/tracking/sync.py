@@ -109,10 +109,6 @@ class Compared:
 def compare_runs(directory: Path, target: TrackingTarget) -> list[Compared]:
     """Compare the journals below ``directory`` with their stores; return those that are not there whole, or not ended.
 
-    Args:
-        directory: of one run or of many.
-        target: replaces the store that a run was started with.
-
     Raises:
         InputError: there is no journal at all, a run's configuration cannot be read, or its store was moved.
     """
@@ -135,13 +131,7 @@ def compare_runs(directory: Path, target: TrackingTarget) -> list[Compared]:
 
 
 def sync_runs(runs: Sequence[Compared], seconds_per_run: float, register: Register) -> Iterator[Synced]:
-    """Send what is missing, run after run, each into its own store, and yield how each ended.
-
-    Args:
-        runs: what their stores lack.
-        seconds_per_run: longest time for one of them.
-        register: what registers a model that a journal records.
-    """
+    """Send what is missing, run after run, each into its own store, and yield how each ended."""
     with Progress("records", sum(len(run.lacking) for run in runs)) as progress:
         for run in runs:
             before, result = progress.done, run.result()
@@ -170,9 +160,7 @@ def _send(run: Compared, seconds: float, register: Register, progress: Progress)
 def _compare(run: Compared, away: dict[str, str]) -> Compared:
     """Ask the store what it holds of a run.
 
-    Args:
-        run: to be compared.
-        away: stores that did not answer, with the reason; none is asked twice.
+    ``away`` holds the stores that did not answer, with the reason: none is asked twice.
     """
     place = tracking_place(run.settings, os.environ)
     everything = tuple(record.seq for record in run.journal.read())
@@ -220,10 +208,7 @@ def _came_along(database: Path | None, states: Iterable[ReplayState]) -> bool:
 def relocate_stores(directory: Path, target: TrackingTarget, *, is_dry: bool) -> list[str]:
     """Let the SQLite stores of a copied or moved project name the places where their artifacts are now.
 
-    Args:
-        directory: of one run or of many, whose stores are meant, next to that of ``target`` or of this machine.
-        target: replaces the store that a run was started with.
-        is_dry: only look.
+    Those of the runs below ``directory`` and that of ``target`` or of this machine.
 
     Returns:
         A line for each place that is or would be replaced.
