@@ -21,7 +21,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import numpy as np
 import soundfile
@@ -48,114 +48,64 @@ Frames = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class NoiseInSound:
-    """Noise in the waveform; ``snr_db`` is 10 log10 of the power of the clip's sound over that of the noise."""
+class Degradation:
+    """One kind of damage in one strength."""
 
-    snr_db: float
-    conditions: ClassVar[tuple[str, ...]] = (AUDIO_VIDEO, AUDIO)  # that it can change
-
-    @property
-    def name(self) -> str:
-        """As in metric names."""
-        return f"noise_{self.snr_db:g}db"
-
-    @property
-    def title(self) -> str:
-        """For people."""
-        return f"noise, {self.snr_db:g} dB SNR"
+    kind: Literal["noise", "dropped_frames", "shifted", "feature_noise"]
+    # noise: 10 log10 of the power of the clip's audio over that of the noise; dropped_frames: share, between 0 and 1;
+    # shifted: seconds that the video comes later than the audio; feature_noise: deviations of the training speakers
+    strength: float
+    conditions: tuple[str, ...]  # that it can change
+    name: str  # in metric names
+    title: str
+    plot: str  # title of the plot of its kind
+    level: str  # marks its strength there
 
 
-@dataclass(frozen=True)
-class DroppedFrames:
-    """Video frames that did not arrive; ``share`` of them, between 0 and 1."""
-
-    share: float
-    conditions: ClassVar[tuple[str, ...]] = (AUDIO_VIDEO, VIDEO)  # that it can change
-
-    @property
-    def name(self) -> str:
-        """As in metric names."""
-        return f"dropped_frames_{self.share:g}"
-
-    @property
-    def title(self) -> str:
-        """For people."""
-        return f"{100 * self.share:g} % of video frames dropped"
-
-    def apply(self, frames: Frames, generator: np.random.Generator) -> Frames:
-        """Return frames (time, channel) with the last kept one in place of each dropped one; one is always kept."""
-        dropped = min(round(self.share * len(frames)), len(frames) - 1)
-        kept = np.ones(len(frames), dtype=np.bool_)
-        kept[np.argsort(generator.random(len(frames)), kind="stable")[:dropped]] = False
-        source = np.maximum.accumulate(np.where(kept, np.arange(len(frames)), -1))
-        shown: Frames = frames[np.where(source < 0, np.argmax(kept), source)]
-        return shown
+def degradations_of(settings: DegradationSettings) -> Iterator[Degradation]:
+    """Yield the degradations in the order of the report; a shift of 0 s is none."""
+    with_audio, with_video = (AUDIO_VIDEO, AUDIO), (AUDIO_VIDEO, VIDEO)
+    for snr in settings.noise_db:
+        name, title, plot = f"noise_{snr:g}db", f"noise, {snr:g} dB SNR", f"{settings.noise_kind} noise in the audio"
+        yield Degradation("noise", snr, with_audio, name, title, plot, f"{snr:g} dB")
+    for share in settings.dropped_frames:
+        name, level, plot = f"dropped_frames_{share:g}", f"{100 * share:g} %", "video frames dropped"
+        yield Degradation("dropped_frames", share, with_video, name, f"{level} of {plot}", plot, level)
+    for seconds in filter(None, settings.shifted_s):
+        title = f"video {abs(seconds):g} s {'late' if seconds > 0 else 'early'}"
+        yield Degradation(
+            "shifted", seconds, with_video, f"shifted_{seconds:g}s", title, "video late", f"{seconds:+g} s"
+        )
+    for size in settings.feature_noise:
+        name, title = f"feature_noise_{size:g}", f"noise on features, {size:g} deviations"
+        yield Degradation("feature_noise", size, CONDITIONS, name, title, "noise on features (deviations)", f"{size:g}")
 
 
-@dataclass(frozen=True)
-class ShiftedSync:
-    """Video that comes ``seconds`` later than the audio; earlier, if negative."""
-
-    seconds: float
-    conditions: ClassVar[tuple[str, ...]] = (AUDIO_VIDEO, VIDEO)  # that it can change
-
-    @property
-    def name(self) -> str:
-        """As in metric names."""
-        return f"shifted_{self.seconds:g}s"
-
-    @property
-    def title(self) -> str:
-        """For people."""
-        return f"video {abs(self.seconds):g} s {'late' if self.seconds > 0 else 'early'}"
-
-    def apply(self, frames: Frames, times: Frames) -> Frames:
-        """Return for each frame (time, channel) the one recorded ``seconds`` before it.
-
-        Args:
-            frames: (time, channel).
-            times: (time,), seconds, ascending.
-        """
-        wanted = times - self.seconds
-        after = np.clip(np.searchsorted(times, wanted), 1, max(1, len(times) - 1))
-        before = after - 1
-        after = np.minimum(after, len(times) - 1)
-        is_nearer = np.abs(times[after] - wanted) < np.abs(times[before] - wanted)
-        shown: Frames = frames[np.where(is_nearer, after, before)]
-        return shown
+def drop_frames(frames: Frames, share: float, generator: np.random.Generator) -> Frames:
+    """Return frames (time, channel) with the last kept one in place of each dropped one; one is always kept."""
+    dropped = min(round(share * len(frames)), len(frames) - 1)
+    kept = np.ones(len(frames), dtype=np.bool_)
+    kept[np.argsort(generator.random(len(frames)), kind="stable")[:dropped]] = False
+    source = np.maximum.accumulate(np.where(kept, np.arange(len(frames)), -1))
+    shown: Frames = frames[np.where(source < 0, np.argmax(kept), source)]
+    return shown
 
 
-@dataclass(frozen=True)
-class NoiseOnFeatures:
-    """Normal noise on the normalized frames of both modalities; ``deviation`` in units of the training speakers'."""
-
-    deviation: float
-    conditions: ClassVar[tuple[str, ...]] = CONDITIONS  # that it can change
-
-    @property
-    def name(self) -> str:
-        """As in metric names."""
-        return f"feature_noise_{self.deviation:g}"
-
-    @property
-    def title(self) -> str:
-        """For people."""
-        return f"noise on features, {self.deviation:g} deviations"
-
-    def apply(self, frames: Frames, std: Frames, generator: np.random.Generator) -> Frames:
-        """Return frames (time, channel) with noise.
-
-        Args:
-            frames: raw, (time, channel).
-            std: (channel,), deviation that normalization divides by.
-            generator: of the draws.
-        """
-        noise = generator.standard_normal(frames.shape, dtype=np.float32)
-        noisy: Frames = frames + np.float32(self.deviation) * std * noise
-        return noisy
+def shift_frames(frames: Frames, times: Frames, seconds: float) -> Frames:
+    """Return for each frame (time, channel) the one recorded ``seconds`` before it; ``times`` (time,) ascend."""
+    wanted = times - seconds
+    after = np.clip(np.searchsorted(times, wanted), 1, max(1, len(times) - 1))
+    before = after - 1
+    after = np.minimum(after, len(times) - 1)
+    is_nearer = np.abs(times[after] - wanted) < np.abs(times[before] - wanted)
+    shown: Frames = frames[np.where(is_nearer, after, before)]
+    return shown
 
 
-Degradation = NoiseInSound | DroppedFrames | ShiftedSync | NoiseOnFeatures
+def add_feature_noise(frames: Frames, std: Frames, generator: np.random.Generator) -> Frames:
+    """Return raw frames (time, channel) with normal noise of deviations ``std`` (channel,)."""
+    noisy: Frames = frames + std * generator.standard_normal(frames.shape, dtype=np.float32)
+    return noisy
 
 
 def draws_of(seed: int, kind: str, clip_id: str) -> np.random.Generator:
@@ -296,14 +246,14 @@ def open_degradations(model: SavedModel, plan: EvaluationPlan, clips: MeasuredCl
     settings = plan.degradations
     wanted = [each for each in degradations_of(settings) if set(each.conditions) & set(clips.conditions)]
     sound, why = None, ""
-    if any(isinstance(each, NoiseInSound) for each in wanted):
+    if any(each.kind == "noise" for each in wanted):
         try:
             sound = open_sound(clips, model.description.audio.extractor, plan.media, settings)
         except ConfigError:
             raise
         except InputError as error:
             why = f"noise needs the audio itself: {error.problem}"
-    not_measured = {each.name: why for each in wanted if why and isinstance(each, NoiseInSound)}
+    not_measured = {each.name: why for each in wanted if why and each.kind == "noise"}
     usable = [each for each in wanted if each.name not in not_measured]
     changes = tuple((each, _change(each, clips, settings.seed, sound)) for each in usable)
     if not_measured:
@@ -319,27 +269,20 @@ def _change(degradation: Degradation, clips: MeasuredClips, seed: int, sound: No
         return draws_of(seed, kind, clips.clip_id(row))
 
     def change(modality: str, row: int, raw: Frames) -> Frames:
-        match degradation:
-            case NoiseInSound(snr_db=snr_db) if modality == AUDIO:
+        match degradation.kind, modality:
+            case "noise", "audio":
                 assert sound is not None
-                return sound.changed(row, raw, snr_db)
-            case DroppedFrames() if modality == VIDEO:
-                return degradation.apply(raw, draws("dropped frames", row))
-            case ShiftedSync() if modality == VIDEO:
-                store_row = int(collection.store_row[modality][row])
-                return degradation.apply(raw, collection.store.frame_times(modality, store_row))
-            case NoiseOnFeatures():
+                return sound.changed(row, raw, degradation.strength)
+            case "dropped_frames", "video":
+                return drop_frames(raw, degradation.strength, draws("dropped frames", row))
+            case "shifted", "video":
+                times = collection.store.frame_times(modality, int(collection.store_row[modality][row]))
+                return shift_frames(raw, times, degradation.strength)
+            case "feature_noise", _:
                 normaliser = clips.normaliser[modality]
                 own = normaliser.by_speaker.get(int(collection.speaker[row]), normaliser.common)
-                return degradation.apply(raw, own.std, draws(f"{modality} features", row))
+                std = np.float32(degradation.strength) * own.std
+                return add_feature_noise(raw, std, draws(f"{modality} features", row))
         return raw
 
     return change
-
-
-def degradations_of(settings: DegradationSettings) -> Iterator[Degradation]:
-    """Yield the degradations in the order of the report; a shift of 0 s is none."""
-    yield from map(NoiseInSound, settings.noise_db)
-    yield from map(DroppedFrames, settings.dropped_frames)
-    yield from (ShiftedSync(seconds) for seconds in settings.shifted_s if seconds)
-    yield from map(NoiseOnFeatures, settings.feature_noise)

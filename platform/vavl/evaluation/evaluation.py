@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from vavl.config.progress import show_progress
-from vavl.corpora.manifest import TRAIN, VALIDATION, Manifest
-from vavl.evaluation.degradation import Degradation, Degradations, DroppedFrames, ShiftedSync
+from vavl.corpora.manifest import TRAIN, VALIDATION
+from vavl.evaluation.degradation import Degradation, Degradations
 from vavl.evaluation.measure import MeasuredClips, predict_clips
 from vavl.evaluation.scores import (
     ConditionScores,
@@ -24,7 +24,7 @@ from vavl.evaluation.scores import (
     unlike_training,
 )
 from vavl.evaluation.settings import EvaluationPlan
-from vavl.metrics.names import metric_name
+from vavl.metrics.names import CONDITIONS, metric_name
 from vavl.metrics.paired import Interval
 from vavl.models.saved_model import ModelDescription, SavedModel
 from vavl.models.settings import ClassTask
@@ -115,10 +115,9 @@ def evaluate(model: SavedModel, plan: EvaluationPlan, clips: MeasuredClips, degr
             )
         )
     standing = standing_of(model.description, clips)
-    notes = (*standing.notes, *_notes(degradations, clips))
-    for note in (*standing.warnings, *notes):
+    standing = replace(standing, notes=(*standing.notes, *_notes(degradations, clips)))
+    for note in (*standing.warnings, *standing.notes):
         _log.warning("%s", note)
-    standing = replace(standing, notes=notes)
     lengths = scores_by_length(
         predictions, seconds_of_clips(clips), speakers, task, plan.bootstrap_seed, plan.lengths_s
     )
@@ -128,8 +127,8 @@ def evaluate(model: SavedModel, plan: EvaluationPlan, clips: MeasuredClips, degr
 def _notes(degradations: Degradations, clips: MeasuredClips) -> Iterator[str]:
     if degradations.sound is not None and (problem := degradations.sound.disagreement()):
         yield f"scores with noise carry more than the noise: {problem}"
-    moves_frames = any(isinstance(each, (DroppedFrames, ShiftedSync)) for each, _ in degradations.changes)
     collection = clips.collection
+    moves_frames = any(each.kind in ("dropped_frames", "shifted") for each, _ in degradations.changes)
     if moves_frames and "video" in collection.store.info:
         rows = collection.store_row["video"][clips.rows]
         frames = collection.store.lengths("video")[rows[rows >= 0]]
@@ -151,23 +150,23 @@ def standing_of(description: ModelDescription, clips: MeasuredClips) -> Standing
     """Compare the provenance of a model with the clips that it is measured on."""
     manifest, trained_on = clips.collection.manifest, description.provenance
     is_cross = trained_on.get("corpus") != manifest.corpus
-    warnings = list(_cross_corpus(trained_on, manifest) if is_cross else _own_corpus(trained_on, clips))
-    notes = [*_labels(trained_on, manifest), *_classes(description, clips), *unlike_training(description, clips)]
+    warnings = [] if is_cross else list(_own_corpus(trained_on, clips))
+    if is_cross:
+        warnings.append(
+            f"the model was trained on corpus {trained_on.get('corpus', 'unknown')}, the clips are of "
+            f"{manifest.corpus}; whether some of their speakers took part in its training is not known here"
+        )
     if waived := trained_on.get("waived_audit"):
         warnings.append(f"the training run waived checks of the audit of its store: {', '.join(waived)}")
+    notes = [*_classes(description, clips), *unlike_training(description, clips)]
+    if trained_on.get("label_target") != manifest.target:
+        notes.insert(0, f"the labels mean {manifest.target!r}; the model learned {trained_on.get('label_target')!r}")
     if clips.left_out:
         notes.append(f"{clips.left_out} labeled clips are left out by data.labels")
-    untrained = [name for name in ("audio_video", "audio", "video") if name not in clips.conditions]
+    untrained = [name for name in CONDITIONS if name not in clips.conditions]
     if untrained:
         notes.append(f"no label has trained {', '.join(untrained)}: not measured")
     return Standing(tuple(warnings), tuple(notes), is_cross)
-
-
-def _cross_corpus(trained_on: dict[str, Any], manifest: Manifest) -> Iterator[str]:
-    yield (
-        f"the model was trained on corpus {trained_on.get('corpus', 'unknown')}, the clips are of {manifest.corpus}; "
-        "whether some of their speakers took part in its training is not known here"
-    )
 
 
 def _own_corpus(trained_on: dict[str, Any], clips: MeasuredClips) -> Iterator[str]:
@@ -193,19 +192,9 @@ def _own_corpus(trained_on: dict[str, Any], clips: MeasuredClips) -> Iterator[st
     ):
         seen = sorted(clips.collection.speakers[one] for one in measured & set(speaker[split == code].tolist()))
         if seen:
-            yield what.format(who=_who(seen, len(measured)))
-
-
-def _who(names: list[str], of: int) -> str:
-    shown = ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
-    every = "all" if len(names) == of else f"{len(names)} of the"
-    return f"{every} {of} measured speakers ({shown})"
-
-
-def _labels(trained_on: dict[str, Any], manifest: Manifest) -> Iterator[str]:
-    meant, here = trained_on.get("label_target"), manifest.target
-    if meant != here:
-        yield f"the labels mean {here!r}; the model learned {meant!r}"
+            shown = ", ".join(seen[:_SHOWN]) + (", ..." if len(seen) > _SHOWN else "")
+            every = "all" if len(seen) == len(measured) else f"{len(seen)} of the"
+            yield what.format(who=f"{every} {len(measured)} measured speakers ({shown})")
 
 
 def _classes(description: ModelDescription, clips: MeasuredClips) -> Iterator[str]:

@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vavl.data.normalization import NORMALIZED_BY
-from vavl.evaluation.degradation import Degradation, DroppedFrames, NoiseInSound, NoiseOnFeatures, ShiftedSync
 from vavl.evaluation.evaluation import Evaluation, chance_and_majority
 from vavl.evaluation.plots import DegradedScore, Measure, degraded_figure, speakers_figure, values_figure
 from vavl.evaluation.scores import ConditionScores, LengthScores
@@ -110,12 +109,19 @@ def write_report(evaluation: Evaluation, resolved: ResolvedModel, test_evaluatio
         scores={condition: _intervals(scores) for condition, scores in whole.items()},
         outputs=task.classes if isinstance(task, ClassTask) else task.attributes,
         confusion={name: one.confusion for name, one in whole.items() if one.confusion is not None},
-        reliability=dict(_reliability(evaluation)) if is_classes else {},
+        reliability={
+            condition: reliability_bins(predicted, target.argmax(axis=1), CALIBRATION_BINS)
+            for condition, (predicted, target) in _counted(evaluation)
+            if is_classes
+        },
         bins=CALIBRATION_BINS,
         classes={name: one.classes for name, one in whole.items() if one.classes},
-        speakers={name: _by_speaker(one, evaluation.main_measure) for name, one in whole.items()},
+        speakers={
+            name: {speaker: found[evaluation.main_measure] for speaker, found in one.by_speaker.items()}
+            for name, one in whole.items()
+        },
         speaker_clips={name: int(found["clips"]) for name, found in first.by_speaker.items()},
-        values={} if is_classes else dict(_values(evaluation)),
+        values={} if is_classes else dict(_counted(evaluation)),
         lengths=evaluation.lengths,
         degraded=tuple(_degraded(evaluation)),
         not_measured=evaluation.not_measured,
@@ -236,19 +242,8 @@ def _intervals(scores: ConditionScores) -> dict[str, Interval]:
     }
 
 
-def _by_speaker(scores: ConditionScores, measure: str) -> dict[str, float]:
-    return {speaker: found[measure] for speaker, found in scores.by_speaker.items()}
-
-
-def _reliability(evaluation: Evaluation) -> Iterator[tuple[str, ReliabilityBins]]:
-    predictions = evaluation.whole.predictions
-    for condition in evaluation.whole.scores:
-        counts = predictions.counts[condition]
-        truth = predictions.target[counts].argmax(axis=1)
-        yield condition, reliability_bins(predictions.predicted[condition][counts], truth, CALIBRATION_BINS)
-
-
-def _values(evaluation: Evaluation) -> Iterator[tuple[str, tuple[Any, Any]]]:
+def _counted(evaluation: Evaluation) -> Iterator[tuple[str, tuple[Any, Any]]]:
+    """Yield by condition what is predicted of whole inputs, and the truth."""
     predictions = evaluation.whole.predictions
     for condition in evaluation.whole.scores:
         counts = predictions.counts[condition]
@@ -259,28 +254,10 @@ def _degraded(evaluation: Evaluation) -> Iterator[DegradedScore]:
     nothing = Interval(float("nan"), float("nan"), float("nan"))
     for measured in evaluation.degraded:
         assert measured.degradation is not None
-        kind, level = _kind_and_level(measured.degradation, evaluation.plan.degradations.noise_kind)
+        kind, level = measured.degradation.plot, measured.degradation.level
         for condition, scores in measured.scores.items():
-            yield DegradedScore(
-                kind,
-                level,
-                condition,
-                scores.intervals[evaluation.main_measure],
-                measured.differences.get(condition, nothing),
-                int(scores.metrics["clips"]),
-            )
-
-
-def _kind_and_level(degradation: Degradation, noise_kind: str) -> tuple[str, str]:
-    match degradation:
-        case NoiseInSound(snr_db=snr_db):
-            return f"{noise_kind} noise in the audio", f"{snr_db:g} dB"
-        case DroppedFrames(share=share):
-            return "video frames dropped", f"{100 * share:g} %"
-        case ShiftedSync(seconds=seconds):
-            return "video late", f"{seconds:+g} s"
-        case NoiseOnFeatures(deviation=deviation):
-            return "noise on features (deviations)", f"{deviation:g}"
+            score, change = scores.intervals[evaluation.main_measure], measured.differences.get(condition, nothing)
+            yield DegradedScore(kind, level, condition, score, change, int(scores.metrics["clips"]))
 
 
 def _failures(evaluation: Evaluation) -> Iterator[str]:
@@ -296,9 +273,8 @@ def _origin(evaluation: Evaluation) -> Mapping[str, Any]:
     manifest, trained_on = clips.collection.manifest, description.provenance
     speakers = sorted(set(np.asarray(clips.speaker_names).tolist()))
     fold = "" if trained_on.get("fold") is None else f", fold {trained_on['fold']}"
-    split = "every labeled clip"
-    if clips.fold is not None:
-        split = f"{clips.selection.split} of {_protocol(evaluation)}"
+    split = f"{clips.selection.split} of {_protocol(evaluation)}"
+    split = "every labeled clip" if clips.fold is None else split
     return {
         "clips": f"{len(clips.rows):,} labeled clips of {len(speakers)} speakers: {', '.join(speakers)}",
         "corpus": manifest.corpus,

@@ -39,12 +39,9 @@ def write_predictions(evaluation: Evaluation, directory: Path) -> Path:
 
 
 def _tables(evaluation: Evaluation, measured: Measured) -> Iterator[pa.Table]:
-    degradation = measured.degradation
-    conditions = CONDITIONS if degradation is None else degradation.conditions
-    whole = evaluation.whole.predictions
-    for condition in conditions:
+    for condition in CONDITIONS if measured.degradation is None else measured.degradation.conditions:
         # Clips that could not be degraded keep their row, with the reason.
-        rows = np.flatnonzero(whole.counts[condition])
+        rows = np.flatnonzero(evaluation.whole.predictions.counts[condition])
         if len(rows):
             yield _table(evaluation, measured, condition, rows)
 
@@ -146,8 +143,17 @@ def numbers_of(evaluation: Evaluation) -> dict[str, Any]:
         "is_cross_corpus": evaluation.standing.is_cross_corpus,
         "speaker_normalisation": description.speaker_normalisation,
         "metrics": evaluation.metrics(),
-        "intervals": dict(_intervals(evaluation)),
-        "differences": dict(_differences(evaluation)),
+        "intervals": {
+            metric_name(split, condition, name) + measured.suffix: [interval.low, interval.high]
+            for measured in (evaluation.whole, *evaluation.degraded)
+            for condition, scores in measured.scores.items()
+            for name, interval in scores.intervals.items()
+        },
+        "differences": {
+            metric_name(split, condition, evaluation.main_measure) + measured.suffix: asdict(interval)
+            for measured in evaluation.degraded
+            for condition, interval in measured.differences.items()
+        },
         "calibration_bins": CALIBRATION_BINS,
         "confusion": {name: one.confusion.tolist() for name, one in whole.items() if one.confusion is not None},
         "classes": {
@@ -166,20 +172,3 @@ def numbers_of(evaluation: Evaluation) -> dict[str, Any]:
             if measured.failed
         },
     }
-
-
-def _intervals(evaluation: Evaluation) -> Iterator[tuple[str, list[float]]]:
-    for measured in (evaluation.whole, *evaluation.degraded):
-        for condition, scores in measured.scores.items():
-            for name, interval in scores.intervals.items():
-                yield _name(evaluation, measured, condition, name), [interval.low, interval.high]
-
-
-def _differences(evaluation: Evaluation) -> Iterator[tuple[str, Mapping[str, float]]]:
-    for measured in evaluation.degraded:
-        for condition, interval in measured.differences.items():
-            yield _name(evaluation, measured, condition, evaluation.main_measure), asdict(interval)
-
-
-def _name(evaluation: Evaluation, measured: Measured, condition: str, metric: str) -> str:
-    return metric_name(evaluation.clips.selection.split, condition, metric) + measured.suffix

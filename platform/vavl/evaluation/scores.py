@@ -67,9 +67,21 @@ def scores_by_condition(
             predicted, target = predictions.predicted[condition][counts], predictions.target[counts]
             _check_finite(condition, predicted)
             own = speakers[counts]
-            intervals = _intervals(predicted, target, own, task, seed, in_detail=in_detail)
-            by_speaker = _by_speaker(predicted, target, own, task) if in_detail else {}
-            found[condition] = _score(predicted, target, task, intervals, by_speaker, len(np.unique(own)))
+            names = np.unique(own)
+            intervals = {
+                name: score_interval(_sums(predicted, target, own, measure), measure.statistic, seed)
+                for name, measure in _measures(task).items()
+                if in_detail or name == main_measure(task)
+            }
+            by_speaker = {
+                str(name): {**metrics_of(predicted[is_own], target[is_own], task), "clips": float(is_own.sum())}
+                for name, is_own in ((name, own == name) for name in (names if in_detail else ()))
+            }
+            confusion = confusion_counts(predicted, target) if isinstance(task, ClassTask) else None
+            classes = [] if confusion is None else scores_of_classes(confusion)
+            sizes = {"clips": float(len(target)), "speakers": float(len(names))}
+            metrics = {**metrics_of(predicted, target, task), **sizes}
+            found[condition] = ConditionScores(metrics, intervals, confusion, classes, by_speaker)
     return found
 
 
@@ -87,47 +99,6 @@ def differences(
                 for each in (changed, whole)
             )
             found[condition] = difference_interval(first, second, measure.statistic, seed)
-    return found
-
-
-def _score(
-    predicted: NDArray[np.float64],
-    target: NDArray[np.float64],
-    task: Task,
-    intervals: Mapping[str, Interval],
-    by_speaker: Mapping[str, Mapping[str, float]],
-    speakers: int,
-) -> ConditionScores:
-    counts = {"clips": float(len(target)), "speakers": float(speakers)}
-    confusion = confusion_counts(predicted, target) if isinstance(task, ClassTask) else None
-    classes = scores_of_classes(confusion) if confusion is not None else []
-    metrics = {**metrics_of(predicted, target, task), **counts}
-    return ConditionScores(metrics, intervals, confusion, classes, by_speaker)
-
-
-def _intervals(
-    predicted: NDArray[np.float64],
-    target: NDArray[np.float64],
-    speakers: NDArray[np.str_],
-    task: Task,
-    seed: int,
-    *,
-    in_detail: bool,
-) -> dict[str, Interval]:
-    return {
-        name: score_interval(_sums(predicted, target, speakers, measure), measure.statistic, seed)
-        for name, measure in _measures(task).items()
-        if in_detail or name == main_measure(task)
-    }
-
-
-def _by_speaker(
-    predicted: NDArray[np.float64], target: NDArray[np.float64], speakers: NDArray[np.str_], task: Task
-) -> dict[str, dict[str, float]]:
-    found = {}
-    for name in np.unique(speakers):
-        own = speakers == name
-        found[str(name)] = {**metrics_of(predicted[own], target[own], task), "clips": float(own.sum())}
     return found
 
 
@@ -162,15 +133,11 @@ def _check_finite(condition: str, predicted: NDArray[np.float64]) -> None:
         raise InputError("model", condition, problem, fix)
 
 
-_QUARTILES = (0.25, 0.5, 0.75)
-
-
 @dataclass(frozen=True)
 class LengthScores:
     """The main measure of the clips of some length."""
 
-    # low_s, high_s: longer than `low_s`, at most `high_s`; those of the shortest and longest clip at the
-    # ends
+    # low_s, high_s: longer than `low_s`, at most `high_s`; those of the shortest and longest clip at the ends
     low_s: float
     high_s: float
     clips: int  # so many
@@ -218,7 +185,7 @@ def scores_by_length(
     if not known.any():
         return ()
     shortest, longest = float(seconds[known].min()), float(seconds[known].max())
-    inner = edges_s or np.unique(np.quantile(seconds[known], _QUARTILES)).tolist()
+    inner = edges_s or np.unique(np.quantile(seconds[known], (0.25, 0.5, 0.75))).tolist()
     edges = [shortest, *(edge for edge in inner if shortest <= edge < longest), longest]
     found = []
     # The first edge may be that of the shortest clips: they are a group of their own.

@@ -61,9 +61,8 @@ def open_evaluation(plan: EvaluationPlan, tracking: TrackingSettings) -> Opened:
         TrackingError: the tracking store that holds the model does not answer.
     """
     if plan.device == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(
-            "evaluation", "device", "there is no CUDA device", "set device=cpu, or run on a machine with a GPU"
-        )
+        fix = "set device=cpu, or run on a machine with a GPU"
+        raise ConfigError("evaluation", "device", "there is no CUDA device", fix)
     make_folder(plan.output_dir)
     refuse_moved(tracking)
     resolved = resolve_model(plan.model, tracking)
@@ -124,7 +123,9 @@ class TrackedEvaluation(TrackedRun):
         name = self._settings.run_name or f"evaluation of {resolved.title}"
         settings = self._settings.model_copy(update={"run_name": name})
         payload = run_start(config, settings, run_id, dataset, tags)
-        self.journal.append("run_start", **payload, evaluates=_link(resolved, clips))
+        what = f"{clips.collection.manifest.corpus}.{clips.selection.split}"
+        link = {"name": resolved.name, "version": resolved.version, "model_id": resolved.model_id, "what": what}
+        self.journal.append("run_start", **payload, evaluates=link if resolved.name else None)
         self._follow(self.folder / EARLIER_FOLDER)
 
     def finish(self, metrics: Mapping[str, float]) -> dict[str, Any]:
@@ -149,14 +150,6 @@ def _dataset(clips: MeasuredClips) -> DatasetNote:
         counts={"clips": len(clips.rows), **by_modality},
         context="evaluation",
     )
-
-
-def _link(resolved: ResolvedModel, clips: MeasuredClips) -> dict[str, Any] | None:
-    if resolved.name is None:
-        return None
-    what = f"{clips.collection.manifest.corpus}.{clips.selection.split}"
-    model = {"name": resolved.name, "version": resolved.version, "model_id": resolved.model_id}
-    return {**model, "what": what}
 
 
 def result_rows(evaluation: Evaluation, summary: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -205,9 +198,9 @@ def earlier_test_evaluations(clips: MeasuredClips, settings: TrackingSettings) -
 
 def _count(client: Any, filter_string: str) -> int:
     experiments = [found.experiment_id for found in client.search_experiments(max_results=_MOST_EXPERIMENTS)]
-    count, token = 0, None
-    while True:
-        page = client.search_runs(experiments, filter_string, max_results=_PAGE, page_token=token)
-        count, token = count + len(page), page.token
-        if not token:
-            return count
+    page = client.search_runs(experiments, filter_string, max_results=_PAGE)
+    count = len(page)
+    while page.token:
+        page = client.search_runs(experiments, filter_string, max_results=_PAGE, page_token=page.token)
+        count += len(page)
+    return count

@@ -8,12 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vavl.evaluation.degradation import (
-    DroppedFrames,
-    NoiseOnFeatures,
-    ShiftedSync,
+    add_feature_noise,
     add_noise,
     degradations_of,
     draws_of,
+    drop_frames,
+    shift_frames,
 )
 from vavl.evaluation.settings import DegradationSettings
 
@@ -26,7 +26,7 @@ TIMES = (np.arange(10, dtype=np.float32) + 0.5) * 0.1
 @given(st.integers(1, 40), st.floats(0.01, 0.99), st.integers(0, 5))
 def test_a_dropped_frame_shows_the_last_that_arrived(count: int, share: float, seed: int) -> None:
     frames = np.arange(count, dtype=np.float32)[:, None]
-    shown = DroppedFrames(share).apply(frames, draws_of(seed, "frames", "clip"))[:, 0]
+    shown = drop_frames(frames, share, draws_of(seed, "frames", "clip"))[:, 0]
     arrived = sorted(set(shown.tolist()))
     assert len(shown) == count
     assert len(arrived) == max(1, count - round(share * count))
@@ -36,10 +36,7 @@ def test_a_dropped_frame_shows_the_last_that_arrived(count: int, share: float, s
 
 
 def test_a_larger_share_drops_what_a_smaller_one_does() -> None:
-    kept = [
-        set(DroppedFrames(share).apply(FRAMES, draws_of(0, "frames", "clip"))[:, 0].tolist())
-        for share in (0.2, 0.5, 0.9)
-    ]
+    kept = [set(drop_frames(FRAMES, share, draws_of(0, "frames", "clip"))[:, 0].tolist()) for share in (0.2, 0.5, 0.9)]
     assert kept[0] > kept[1] > kept[2]
     assert [len(each) for each in kept] == [8, 5, 1]
 
@@ -54,18 +51,18 @@ def test_a_larger_share_drops_what_a_smaller_one_does() -> None:
     ],
 )
 def test_a_shift_shows_what_was_recorded_that_much_earlier(seconds: float, expected: list[int]) -> None:
-    assert ShiftedSync(seconds).apply(FRAMES, TIMES)[:, 0].tolist() == expected
+    assert shift_frames(FRAMES, TIMES, seconds)[:, 0].tolist() == expected
 
 
 def test_a_shift_counts_in_seconds_not_in_frames() -> None:
     uneven = np.array([0.0, 0.1, 0.2, 1.0, 1.1], dtype=np.float32)
-    assert ShiftedSync(0.1).apply(FRAMES[:5], uneven)[:, 0].tolist() == [0, 0, 1, 3, 3]
-    assert ShiftedSync(0.5).apply(FRAMES[:1], uneven[:1])[:, 0].tolist() == [0]
+    assert shift_frames(FRAMES[:5], uneven, 0.1)[:, 0].tolist() == [0, 0, 1, 3, 3]
+    assert shift_frames(FRAMES[:1], uneven[:1], 0.5)[:, 0].tolist() == [0]
 
 
 def test_noise_on_features_has_the_stated_deviation_per_channel() -> None:
     frames, std = np.zeros((20_000, 2), np.float32), np.array([1.0, 5.0], np.float32)
-    noisy = NoiseOnFeatures(0.5).apply(frames, std, draws_of(0, "features", "clip"))
+    noisy = add_feature_noise(frames, 0.5 * std, draws_of(0, "features", "clip"))
     np.testing.assert_allclose(noisy.std(axis=0), [0.5, 2.5], rtol=0.03)
     np.testing.assert_allclose(noisy.mean(axis=0), 0, atol=0.05)
 
