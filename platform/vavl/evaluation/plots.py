@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from vavl.metrics.paired import Interval
-from vavl.reports.plots import legend_below, new_figure, style_axes
+from vavl.reports.plots import DASHED, draw_intervals, legend_below, new_figure, style_axes
 from vavl.reports.theme import CONDITION_TITLES, LIGHT
 
 _MOST_NAMED = 40
@@ -64,39 +64,20 @@ def degraded_figure(
         points = [score for score in own if score.condition == condition]
         if points:
             values = [whole[condition], *(score.score for score in points)]
-            x = np.array([0, *(1 + levels.index(score.level) for score in points)])
-            _draw_line(axes, condition, x + _STEP_ASIDE * (place - 1), values, measure.scale)
+            x = np.array([0, *(1 + levels.index(score.level) for score in points)]) + _STEP_ASIDE * (place - 1)
+            style = {"color": LIGHT.of_condition(condition), "marker": _MARKERS.get(condition, "o")}
+            draw_intervals(axes, x, values, measure.scale, {**style, "label": CONDITION_TITLES[condition]})
     axes.set_xticks(range(len(levels) + 1), ["whole", *levels])
     axes.set_xlim(-0.35, len(levels) + 0.35)
-    axes.set_ylim(*_common_range([*(score.score for score in scores), *whole.values()], measure.scale))
+    ends = np.array([[one.value, one.low, one.high] for one in (*(score.score for score in scores), *whole.values())])
+    low, high = measure.scale * np.nanmin(ends), measure.scale * np.nanmax(ends)
+    margin = 0.06 * max(high - low, 0.01 * measure.scale)
+    axes.set_ylim(low - margin, high + margin)
     axes.set_ylabel(measure.label)
     axes.set_title(kind, color=LIGHT.text, fontsize=10)
     axes.grid(color=LIGHT.line, linewidth=0.8)
     legend_below(axes, columns=3)
     return figure
-
-
-def _common_range(scores: Sequence[Interval], scale: int) -> tuple[float, float]:
-    ends = np.array([[one.value, one.low, one.high] for one in scores])
-    low, high = scale * np.nanmin(ends), scale * np.nanmax(ends)
-    margin = 0.06 * max(high - low, 0.01 * scale)
-    return low - margin, high + margin
-
-
-def _draw_line(axes: Any, condition: str, x: NDArray[np.float64], values: Sequence[Interval], scale: int) -> None:
-    y, low, high = (scale * np.array([getattr(one, name) for one in values]) for name in ("value", "low", "high"))
-    axes.errorbar(
-        x,
-        y,
-        yerr=np.maximum(np.nan_to_num(np.stack([y - low, high - y])), 0),
-        color=LIGHT.of_condition(condition),
-        marker=_MARKERS.get(condition, "o"),
-        markersize=5,
-        linewidth=1.6,
-        elinewidth=0.9,
-        capsize=2,
-        label=CONDITION_TITLES[condition],
-    )
 
 
 def speakers_figure(
@@ -145,7 +126,7 @@ def values_figure(
     color = LIGHT.of_condition(condition)
     for column, (axes, name) in enumerate(zip(panels, ccc, strict=True)):
         style_axes(axes)
-        axes.plot(ends, ends, color=LIGHT.quiet, linewidth=1, linestyle=(0, (3, 3)))
+        axes.plot(ends, ends, color=LIGHT.quiet, linewidth=1, linestyle=DASHED)
         axes.scatter(target[:, column], predicted[:, column], s=14, color=color, alpha=0.55, linewidths=0)
         axes.set_title(f"{name}, CCC {ccc[name]:.3f}", color=LIGHT.text, fontsize=10)
         axes.set_xlabel("true")

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter, NullLocator
 
@@ -18,7 +17,7 @@ from vavl.experiments.comparison_scores import GroupScore
 from vavl.experiments.comparison_settings import SINGLE_PROCESS
 from vavl.experiments.trials import SUMMARY_FILE
 from vavl.metrics.names import CONDITIONS
-from vavl.reports.plots import PLOTS_DIRECTORY, Plot, style_axes, write_plots
+from vavl.reports.plots import LEGEND, PLOTS_DIRECTORY, Plot, draw_intervals, style_axes, write_plots
 from vavl.reports.render import write_page
 from vavl.reports.theme import CONDITION_TITLES, LIGHT
 from vavl.training.training_result import corpus_words, label_words
@@ -80,7 +79,7 @@ def write_pages(comparison: Comparison) -> list[Path]:
     """Write ``report.html`` and its plots into the directory of the comparison; nothing without scores."""
     if not comparison.finished:
         return []
-    directory, first = comparison.plan.output_dir, comparison.finished[0].summary
+    directory, first, facts = comparison.plan.output_dir, comparison.finished[0].summary, _facts(comparison)
     plots = list(comparison_plots(comparison))
     write_plots(plots, directory)
     ordered = sorted(comparison.main_differences, key=lambda point: point.group[1:])
@@ -92,7 +91,7 @@ def write_pages(comparison: Comparison) -> list[Path]:
         directory / "report.html",
         "experiments/comparison.html",
         f"Objectives compared on {first['corpus']}",
-        f"{comparison.title} on {comparison.plan.split}, {corpus_words(first)}, {_protocol(comparison)}",
+        f"{comparison.title} on {comparison.plan.split}, {facts['corpus']}, {facts['protocol']}",
         comparison=comparison,
         is_normalised_per_speaker=first["speaker_normalisation"],
         plots=[(_TITLES[plot.name.split("_")[0]], plot) for plot in plots],
@@ -101,36 +100,33 @@ def write_pages(comparison: Comparison) -> list[Path]:
             _place(*place): _table(comparison, *place) for place in product(comparison.fractions, comparison.shares)
         },
         conditions=CONDITION_TITLES,
-        facts=_facts(comparison),
+        facts=facts,
         left_out={entry.cell.name: entry.reason for entry in comparison.grid.left_out},
     )
     return [report, directory / PLOTS_DIRECTORY]
 
 
-def _protocol(comparison: Comparison) -> str:
-    folds = ", ".join(str(fold) for fold in comparison.plan.folds)
-    return f"{comparison.finished[0].summary['protocol']}, folds {folds}"
-
-
 def _facts(comparison: Comparison) -> dict[str, Any]:
     plan, first = comparison.plan, comparison.finished[0].summary
     seconds = [entry.summary["seconds"] for entry in comparison.finished]
-    sets = {
-        name: ", ".join(f"{key}={value}" for key, value in changes.items()) or "as the base"
-        for name, changes in plan.objective_sets.items()
-    }
+    sets = [f"{name}: {_pairs(changes) or 'as the base'}" for name, changes in plan.objective_sets.items()]
+    folds = ", ".join(map(str, plan.folds))
     return {
         "corpus": corpus_words(first),
-        "protocol": _protocol(comparison),
+        "protocol": f"{first['protocol']}, folds {folds}",
         "labels": label_words(first),
         "base configuration": plan.training,
-        "folds": ", ".join(str(fold) for fold in plan.folds),
-        "seeds": ", ".join(str(seed) for seed in plan.seeds),
+        "folds": folds,
+        "seeds": ", ".join(map(str, plan.seeds)),
         "runs": f"{len(seconds)}, {sum(seconds) / len(seconds):.0f} s each",
-        "objective sets": "; ".join(f"{name}: {changes}" for name, changes in sets.items()),
-        "forced for every run": ", ".join(f"{key}={value}" for key, value in SINGLE_PROCESS.items()),
+        "objective sets": "; ".join(sets),
+        "forced for every run": _pairs(SINGLE_PROCESS),
         "feature store hash": first["store_hash"],
     }
+
+
+def _pairs(settings: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key}={value}" for key, value in settings.items())
 
 
 def _place(fraction: float, share: float) -> str:
@@ -186,26 +182,34 @@ def curve_figure(comparison: Comparison, points: Sequence[GroupScore], over: str
     figure, panels = _panels(len(comparison.conditions), height=3.4)
     values = sorted({getattr(point.group, over) for point in points})
     is_log = over == "labelled_fraction" and values[-1] >= _LOG_SPAN * values[0]
+    scale, sets = 100 if comparison.is_share else 1, comparison.plan.objective_sets
     for axes, condition in zip(panels, comparison.conditions, strict=True):
-        for place, name in enumerate(comparison.plan.objective_sets):
-            own = sorted(
-                (point for point in points if (point.group.objective_set, point.condition) == (name, condition)),
-                key=lambda point: float(getattr(point.group, over)),
-            )
+        for place, name in enumerate(sets):
+            own = {
+                100 * getattr(point.group, over): point.interval
+                for point in points
+                if (point.group.objective_set, point.condition) == (name, condition)
+            }
             if own:
-                x = _dodged(
-                    [getattr(point.group, over) for point in own],
-                    place,
-                    len(comparison.plan.objective_sets),
-                    is_log=is_log,
-                )
-                _line(axes, comparison, own, x)
+                # A little to the side, so that intervals of the sets do not cover each other.
+                step = place - (len(sets) - 1) / 2
+                x = [share * 1.045**step if is_log else share + 0.8 * step for share in sorted(own)]
+                color, marker = _look(comparison, name)
+                style = {"color": color, "marker": marker, "label": name}
+                draw_intervals(axes, x, [own[share] for share in sorted(own)], scale, style)
         axes.set_title(CONDITION_TITLES[condition], color=LIGHT.text, fontsize=10)
-        _share_axis(axes, values, is_log=is_log)
+        if is_log:
+            axes.set_xscale("log")
+            axes.xaxis.set_minor_locator(NullLocator())
+            axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.set_xticks([100 * value for value in values], [f"{100 * value:g}" for value in values])
         axes.set_xlabel("labeled training clips (%)" if over == "labelled_fraction" else "pairs taken apart (%)")
         axes.grid(color=LIGHT.line, linewidth=0.8)
     panels[0].set_ylabel(f"{comparison.title} (%)" if comparison.is_share else comparison.title)
-    _legend(figure, panels)
+    # Every set once, also one that the first panel lacks.
+    lines = {label: handle for axes in panels for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+    below = {"bbox_to_anchor": (0.5, -0.02), "ncols": min(4, len(lines)), **LEGEND}
+    figure.legend(lines.values(), lines.keys(), **below)
     return figure
 
 
@@ -221,19 +225,16 @@ def differences_figure(comparison: Comparison) -> Figure:
         axes.axvline(0, color=LIGHT.quiet, linewidth=1)
         for row in first_rows.values():
             axes.axhline(row - 0.5, color=LIGHT.line, linewidth=0.8)
-        for point in comparison.main_differences:
+        for point in ordered:
             if point.condition == condition:
-                row = rows.index(_row_of(comparison, point))
+                row, interval = rows.index(_row_of(comparison, point)), point.interval
                 color, marker = _look(comparison, point.group.objective_set)
-                axes.plot(
-                    [scale * point.interval.low, scale * point.interval.high], [row, row], color=color, linewidth=1.6
-                )
-                face = color if point.interval.excludes_zero else LIGHT.surface
-                axes.plot(scale * point.interval.value, row, marker, color=color, markerfacecolor=face, markersize=5)
+                axes.plot([scale * interval.low, scale * interval.high], [row, row], color=color, linewidth=1.6)
+                face = color if interval.excludes_zero else LIGHT.surface
+                axes.plot(scale * interval.value, row, marker, color=color, markerfacecolor=face, markersize=5)
         axes.set_title(CONDITION_TITLES[condition], color=LIGHT.text, fontsize=10)
-        axes.set_xlabel(
-            f"{'points' if comparison.is_share else comparison.title} more than {comparison.plan.reference_set}"
-        )
+        unit = "points" if comparison.is_share else comparison.title
+        axes.set_xlabel(f"{unit} more than {comparison.plan.reference_set}")
         axes.tick_params(axis="y", length=0)
         axes.grid(axis="x", color=LIGHT.line, linewidth=0.8)
     panels[0].set_yticks(range(len(rows)), rows)
@@ -249,46 +250,12 @@ def _row_of(comparison: Comparison, point: GroupScore) -> str:
     return ", ".join(part for part in (name, place, unpaired) if part)
 
 
-def _line(axes: Any, comparison: Comparison, own: Sequence[GroupScore], x: Sequence[float]) -> None:
-    scale = 100 if comparison.is_share else 1
-    value, low, high = (
-        scale * np.array([getattr(point.interval, name) for point in own]) for name in ("value", "low", "high")
-    )
-    color, marker = _look(comparison, own[0].group.objective_set)
-    axes.errorbar(
-        x,
-        value,
-        yerr=(np.maximum(value - low, 0), np.maximum(high - value, 0)),
-        color=color,
-        marker=marker,
-        markersize=4.5,
-        linewidth=1.5,
-        elinewidth=0.9,
-        capsize=2,
-        label=own[0].group.objective_set,
-    )
-
-
 def _look(comparison: Comparison, name: str) -> tuple[str, str]:
     """Color and marker of an objective set; the reference is quiet."""
     if name == comparison.plan.reference_set:
         return LIGHT.quiet, "o"
     place = [other for other in comparison.plan.objective_sets if other != comparison.plan.reference_set].index(name)
     return LIGHT.series[place % len(LIGHT.series)], _MARKERS[(place + 1) % len(_MARKERS)]
-
-
-def _dodged(values: Sequence[float], place: int, sets: int, *, is_log: bool) -> list[float]:
-    """Move the points of each set a little to the side, so that intervals do not cover each other."""
-    steps = place - (sets - 1) / 2
-    return [100 * value * 1.045**steps if is_log else 100 * value + 0.8 * steps for value in values]
-
-
-def _share_axis(axes: Any, values: Sequence[float], *, is_log: bool) -> None:
-    if is_log:
-        axes.set_xscale("log")
-        axes.xaxis.set_minor_locator(NullLocator())
-        axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.set_xticks([100 * value for value in values], [f"{100 * value:g}" for value in values])
 
 
 def _panels(count: int, height: float, *, share_rows: bool = False) -> tuple[Figure, list[Any]]:
@@ -298,18 +265,3 @@ def _panels(count: int, height: float, *, share_rows: bool = False) -> tuple[Fig
         style_axes(axes)
     figure.subplots_adjust(wspace=0.08 if share_rows else 0.22)
     return figure, panels
-
-
-def _legend(figure: Figure, panels: Sequence[Any]) -> None:
-    """Name every set once, also one that the first panel lacks."""
-    lines = {label: handle for axes in panels for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
-    figure.legend(
-        lines.values(),
-        lines.keys(),
-        loc="upper center",
-        bbox_to_anchor=(0.5, -0.02),
-        ncols=min(4, len(lines)),
-        frameon=False,
-        labelcolor=LIGHT.text,
-        fontsize=9,
-    )

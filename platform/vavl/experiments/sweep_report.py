@@ -16,7 +16,7 @@ from vavl.experiments.study import storage_address, study_name
 from vavl.experiments.sweep_result import SweepResult
 from vavl.experiments.sweep_settings import Axis, ChoiceAxis, name_of
 from vavl.experiments.trials import TrialEnd
-from vavl.reports.plots import PLOTS_DIRECTORY, Plot, legend_below, new_figure, write_plots
+from vavl.reports.plots import DASHED, LEGEND, PLOTS_DIRECTORY, Plot, legend_below, new_figure, write_plots
 from vavl.reports.render import number, write_page
 from vavl.reports.theme import LIGHT
 from vavl.store.store_cache import local_store
@@ -24,6 +24,7 @@ from vavl.store.store_cache import local_store
 _ROW_HEIGHT = 0.24
 _NO_SHARES = ("ccc", "loss")
 _STATES = {"finished": "trained to its end", "pruned": "stopped early"}
+_POINTS = {"s": 32, "edgecolors": LIGHT.audio_video, "linewidths": 1.2}
 
 
 def titles_of(result: SweepResult) -> list[str]:
@@ -85,31 +86,17 @@ def history_figure(result: SweepResult) -> Figure:
         own = [trial for trial in result.scored if trial.state == state]
         if own:
             face = LIGHT.audio_video if state == "finished" else LIGHT.surface
-            axes.scatter(
-                [trial.number for trial in own],
-                [scale * _known(result, trial) for trial in own],
-                s=30,
-                zorder=3,
-                edgecolors=LIGHT.audio_video,
-                facecolors=face,
-                linewidths=1.2,
-                label=label,
-            )
+            x, y = [trial.number for trial in own], [scale * _known(result, trial) for trial in own]
+            axes.scatter(x, y, zorder=3, **{**_POINTS, "facecolors": face, "label": label})
     finished = [trial for trial in result.scored if trial.state == "finished"]
     if finished:
         sign = result.plan.objectives[0].sign
-        best = sign * np.maximum.accumulate([sign * _known(result, trial) for trial in finished])
-        axes.step(
-            [trial.number for trial in finished], scale * best, where="post", color=LIGHT.audio, label="best so far"
-        )
+        best = scale * sign * np.maximum.accumulate([sign * _known(result, trial) for trial in finished])
+        numbers = [trial.number for trial in finished]
+        axes.step(numbers, best, where="post", color=LIGHT.audio, label="best so far")
     if result.base is not None:
-        axes.axhline(
-            scale * _known(result, result.base),
-            color=LIGHT.quiet,
-            linewidth=1,
-            linestyle=(0, (3, 3)),
-            label="the training configuration",
-        )
+        style = {"color": LIGHT.quiet, "linewidth": 1, "linestyle": DASHED, "label": "the training configuration"}
+        axes.axhline(scale * _known(result, result.base), **style)
     axes.set_xlabel("trial")
     axes.set_ylabel(_score_label(result))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -133,31 +120,17 @@ def parallel_figure(result: SweepResult) -> Figure:
     }
     lines = zip(*(heights for heights, _ in columns.values()), places.tolist(), strict=True)
     for trial, heights in sorted(zip(trials, lines, strict=True), key=lambda entry: entry[1][-1]):
-        place = heights[-1]
-        is_done = trial.state == "finished"
-        axes.plot(
-            range(count + 1),
-            heights,
-            color=colors(place),
-            linewidth=1.8 if is_done else 0.9,
-            alpha=1.0 if is_done else 0.7,
-            zorder=2 + place,
-        )
-    for position, (_, marks) in enumerate(columns.values()):
+        width, alpha = (1.8, 1.0) if trial.state == "finished" else (0.9, 0.7)
+        style = {"color": colors(heights[-1]), "linewidth": width, "alpha": alpha, "zorder": 2 + heights[-1]}
+        axes.plot(range(count + 1), heights, **style)
+    ends = {0.0: float(scores.min()), 1.0: float(scores.max())}
+    of_scores = {height: number(sign * score, is_share(result)) for height, score in ends.items()}
+    for position, marks in enumerate((*(marks for _, marks in columns.values()), of_scores)):
         axes.axvline(position, color=LIGHT.quiet, linewidth=0.8)
         for height, text in marks.items():
             axes.text(position + 0.04, height, text, color=LIGHT.text, fontsize=7.5, va="center", zorder=5)
-    axes.axvline(count, color=LIGHT.quiet, linewidth=0.8)
-    ends = sorted((float(scores.min()), float(scores.max())))
-    for height, score in zip((0, 1), ends, strict=True):
-        axes.text(
-            count + 0.04, height, number(sign * score, is_share(result)), color=LIGHT.text, fontsize=7.5, va="center"
-        )
-    axes.set_xticks(
-        range(count + 1),
-        [*(".\n".join(path.split(".")[-2:]) for path in search), _score_label(result).replace(" ", "\n")],
-        fontsize=7.5,
-    )
+    titles = [*(".\n".join(path.split(".")[-2:]) for path in search), _score_label(result).replace(" ", "\n")]
+    axes.set_xticks(range(count + 1), titles, fontsize=7.5)
     axes.set_yticks([])
     axes.spines[:].set_visible(False)
     axes.set_xlim(-0.1, count + 0.35)
@@ -190,9 +163,7 @@ def epochs_figure(result: SweepResult) -> Figure:
     axes.set_xlabel("epochs")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.tick_params(axis="y", length=0)
-    figure.legend(
-        loc="upper center", bbox_to_anchor=(0.5, -0.02), ncols=4, frameon=False, labelcolor=LIGHT.text, fontsize=9
-    )
+    figure.legend(bbox_to_anchor=(0.5, -0.02), ncols=4, **LEGEND)
     return figure
 
 
@@ -204,17 +175,10 @@ def front_figure(result: SweepResult) -> Figure:
         if trial.state != "finished" or None in scores:
             continue
         on_front = trial.number in result.front
-        axes.scatter(
-            *scores,
-            s=34,
-            edgecolors=LIGHT.audio_video,
-            linewidths=1.2,
-            facecolors=LIGHT.audio_video if on_front else LIGHT.surface,
-        )
+        axes.scatter(*scores, **{**_POINTS, "facecolors": LIGHT.audio_video if on_front else LIGHT.surface})
         if on_front:
-            axes.annotate(
-                str(trial.number), scores, xytext=(5, 4), textcoords="offset points", color=LIGHT.text, fontsize=8
-            )
+            place = {"xytext": (5, 4), "textcoords": "offset points"}
+            axes.annotate(str(trial.number), scores, **place, color=LIGHT.text, fontsize=8)
     titles = titles_of(result)
     axes.set(xlabel=titles[0], ylabel=titles[1])
     axes.grid(color=LIGHT.line, linewidth=0.8)

@@ -18,13 +18,16 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from vavl.config.files import written_beside
+from vavl.metrics.paired import Interval
 from vavl.reports.theme import CONDITION_TITLES, LIGHT, Theme
 
 PLOTS_DIRECTORY = "plots"
 _COUNTS_FIT = 6
+LEGEND: dict[str, Any] = {"loc": "upper center", "frameon": False, "labelcolor": LIGHT.text, "fontsize": 9}
+DASHED = (0, (3, 3))
 _LUMINANCE = np.array([0.2126, 0.7152, 0.0722])
 _DPI = 160
 
@@ -87,18 +90,11 @@ def confusion_figure(counts: NDArray[np.int64], classes: Sequence[str]) -> Figur
     colors = LinearSegmentedColormap.from_list("share", LIGHT.ramp)
     centered: dict[str, Any] = {"ha": "center", "va": "center"}
     axes.imshow(share, cmap=colors, vmin=0, vmax=1)
+    with_count = len(classes) <= _COUNTS_FIT
+    above, size = (0.1, 12) if with_count else (0, 10)
     for (row, column), value in np.ndenumerate(share):
-        ink = ink_on(to_rgb(colors(value)))
-        with_count = len(classes) <= _COUNTS_FIT
-        axes.text(
-            column,
-            row - (0.1 if with_count else 0),
-            f"{100 * value:.0f}",
-            color=ink,
-            fontsize=12 if with_count else 10,
-            fontweight="bold" if row == column else "normal",
-            **centered,
-        )
+        ink, weight = ink_on(to_rgb(colors(value))), "bold" if row == column else "normal"
+        axes.text(column, row - above, f"{100 * value:.0f}", color=ink, fontsize=size, fontweight=weight, **centered)
         if with_count:
             axes.text(column, row + 0.24, str(counts[row, column]), color=ink, fontsize=7.5, **centered)
     places = np.arange(len(classes))
@@ -122,17 +118,10 @@ def curves_figure(
     figure, axes = new_figure((5.6, 3.5))
     scale = 100 if percent else 1
     if best_epoch is not None:
-        axes.axvline(best_epoch, color=LIGHT.quiet, linewidth=1, linestyle=(0, (3, 3)))
-        axes.annotate(
-            f"best epoch {best_epoch}",
-            (best_epoch, 1),
-            xycoords=("data", "axes fraction"),
-            xytext=(0, 4),
-            textcoords="offset points",
-            ha="center",
-            color=LIGHT.quiet,
-            fontsize=8,
-        )
+        axes.axvline(best_epoch, color=LIGHT.quiet, linewidth=1, linestyle=DASHED)
+        place: dict[str, Any] = {"xycoords": ("data", "axes fraction"), "xytext": (0, 4), "textcoords": "offset points"}
+        title = f"best epoch {best_epoch}"
+        axes.annotate(title, (best_epoch, 1), **place, ha="center", color=LIGHT.quiet, fontsize=8)
     for curve in curves:
         color = LIGHT.of_condition(curve.condition)
         style = "-" if curve.condition else (0, (5, 2))
@@ -153,7 +142,7 @@ def reliability_figure(bins: Mapping[str, ReliabilityBins]) -> Figure:
     A point's area grows with its number of clips; points below the diagonal are overconfident.
     """
     figure, axes = new_figure((4.6, 4.6))
-    axes.plot([0, 100], [0, 100], color=LIGHT.quiet, linewidth=1, linestyle=(0, (3, 3)), label="exact")
+    axes.plot([0, 100], [0, 100], color=LIGHT.quiet, linewidth=1, linestyle=DASHED, label="exact")
     for condition, found in bins.items():
         filled = found.clips > 0
         x, y = 100 * found.confidence[filled], 100 * found.accuracy[filled]
@@ -213,16 +202,20 @@ def style_axes(axes: Any, theme: Theme = LIGHT) -> None:
 
 def legend_below(axes: Any, columns: int, gap: float = 0.15) -> None:
     """Put the names of the lines below the axes, ``gap`` of their height away, where they cover nothing."""
-    axes.legend(
-        loc="upper center", bbox_to_anchor=(0.5, -gap), ncols=columns, frameon=False, labelcolor=LIGHT.text, fontsize=9
-    )
+    axes.legend(bbox_to_anchor=(0.5, -gap), ncols=columns, **LEGEND)
+
+
+def draw_intervals(
+    axes: Any, x: ArrayLike, intervals: Sequence[Interval], scale: int, style: Mapping[str, Any]
+) -> None:
+    """Draw a line through values with their intervals as bars; ``style`` has at least its label, color and marker."""
+    y, low, high = (scale * np.array([getattr(one, name) for one in intervals]) for name in ("value", "low", "high"))
+    errors = np.maximum(np.nan_to_num(np.stack([y - low, high - y])), 0)
+    axes.errorbar(x, y, yerr=errors, markersize=5, linewidth=1.6, elinewidth=0.9, capsize=2, **style)
 
 
 def ink_on(background: Sequence[float]) -> str:
     """Return black or white, whichever stands out more on the color (WCAG relative luminance)."""
-    linear = np.where(
-        np.asarray(background) <= 0.04045,
-        np.asarray(background) / 12.92,
-        ((np.asarray(background) + 0.055) / 1.055) ** 2.4,
-    )
+    color = np.asarray(background)
+    linear = np.where(color <= 0.04045, color / 12.92, ((color + 0.055) / 1.055) ** 2.4)
     return "#10161d" if float(linear @ _LUMINANCE) > 0.18 else "#ffffff"
