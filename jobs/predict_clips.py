@@ -17,7 +17,7 @@ from vavl.prediction.results import (
     summary_rows,
     write_results,
 )
-from vavl.prediction.timeline_files import check_timeline, write_timelines
+from vavl.prediction.timeline_plot import check_timeline, write_timelines
 from vavl.serving.model_address import resolve_model
 
 

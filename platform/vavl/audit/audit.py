@@ -265,9 +265,8 @@ def _check_waivers(waived: Collection[str]) -> None:
         if name not in known:
             close = difflib.get_close_matches(name, known, n=1)
             meant = f"; did you mean `{close[0]}`?" if close else ""
-            raise ConfigError(
-                "configuration", _KEY, f"there is no check `{name}`", f"choose from {', '.join(known)}{meant}"
-            )
+            fix = f"choose from {', '.join(known)}{meant}"
+            raise ConfigError("configuration", _KEY, f"there is no check `{name}`", fix)
 
 
 def _refuse_failures(audit: Audit, place: Path | str, labels: str | None, waived: Collection[str]) -> None:

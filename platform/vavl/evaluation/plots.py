@@ -42,8 +42,8 @@ class Measure:
 class DegradedScore:
     """The main measure of one condition under one degradation."""
 
-    kind: str  # what was done, e.g. "noise in the audio"; one plot each.
-    level: str  # how much, e.g. "10 dB".
+    kind: str  # what was done, e.g. "noise in the audio"; one plot each
+    level: str  # how much, e.g. "10 dB"
     condition: str  # that was measured
     score: Interval  # of the degraded inputs
     difference: Interval  # from whole inputs, paired over speakers

@@ -53,7 +53,7 @@ class GroupScore:
 
     group: Group  # objective set, labeled fraction, unpaired share
     condition: str  # how clips are predicted
-    measure: str  # e.g. `accuracy`.
+    measure: str  # e.g. `accuracy`
     interval: Interval  # of the score or the difference, 95 %; shares from 0 to 1
     runs: int  # that it rests on
     folds: Mapping[int, float] = field(default_factory=dict)  # score by fold, empty for a difference

@@ -16,7 +16,7 @@ from vavl.corpora.manifest import Manifest
 from vavl.errors import CorpusError, StoreError
 from vavl.features import MODALITIES, FeatureStatistics, ModalityInfo
 from vavl.media.csv_table import read_header, read_text_columns, with_slashes
-from vavl.media.listing import AUDIO_SUFFIXES, VIDEO_SUFFIXES, Listing, list_directory
+from vavl.media.listing import AUDIO_SUFFIXES, VIDEO_SUFFIXES, list_directory
 from vavl.models.saved_model import ModelDescription
 from vavl.prediction.pieces import Piece
 from vavl.prediction.sources import ClipInput, ClipsFound, StoreSource
@@ -39,8 +39,10 @@ def directory_clips(root: Path) -> ClipsFound:
         CorpusError: there is no such directory, or no media in it.
     """
     listing = list_directory(root, _MOST_FILES)
-    # What is no file is refused by the reader, as its clip's other side may be fine.
-    media = (*listing.audio, *listing.video, *_without_clips(listing))
+    # What has the name of a medium and is no file is refused by the reader, as its clip's other side may be fine; a
+    # directory that holds media is no mistake.
+    holding = {str(place) for name in (*listing.audio, *listing.video) for place in PurePosixPath(name).parents}
+    media = (*listing.audio, *listing.video, *(name for name in listing.irregular if name not in holding))
     if not listing.is_complete:
         raise CorpusError(str(root), "", f"holds more than {_MOST_FILES} files", "predict its directories one by one")
     sides = {
@@ -52,18 +54,11 @@ def directory_clips(root: Path) -> ClipsFound:
     clips += [ClipInput(f"{name}/", problem=problem) for name, problem in listing.unlisted.items()]
     if not clips:
         found = ", ".join(f"{count} {suffix}" for suffix, count in list(listing.others.items())[:5])
-        raise CorpusError(
-            str(root), "", f"no audio or video file is in the directory{f'; found {found}' if found else ''}",
-            "name the directory that holds the recordings (links to directories are not followed)",
-        )  # fmt: skip
+        problem = f"no audio or video file is in the directory{f'; found {found}' if found else ''}"
+        fix = "name the directory that holds the recordings (links to directories are not followed)"
+        raise CorpusError(str(root), "", problem, fix)
     left_out = {**listing.left_out, "files that are no media": sum(listing.others.values()) + len(listing.tables)}
     return ClipsFound("folder", clips, {what: count for what, count in left_out.items() if count})
-
-
-def _without_clips(listing: Listing) -> Iterator[str]:
-    """Yield what has the name of a medium and is none; a directory that holds media is no mistake."""
-    holding = {str(place) for name in (*listing.audio, *listing.video) for place in PurePosixPath(name).parents}
-    return (name for name in listing.irregular if name not in holding)
 
 
 def _is_video(name: str) -> bool:
@@ -129,13 +124,12 @@ def manifest_clips(file: Path, root: Path) -> ClipsFound:
     missing += ["audio_path or video_path"] * all(name not in columns for name in _PATHS)
     missing += [name for name, has in zip(_TIMES, has_times, strict=True) if not has and any(has_times)]
     if missing:
-        raise CorpusError(
-            str(file), ", ".join(missing), f"no such column; the table has {', '.join(columns) or 'none of them'}",
-            f"name the columns {', '.join(_COLUMNS)}; all but the first and one path may be left out",
-        )  # fmt: skip
+        problem = f"no such column; the table has {', '.join(columns) or 'none of them'}"
+        fix = f"name the columns {', '.join(_COLUMNS)}; all but the first and one path may be left out"
+        raise CorpusError(str(file), ", ".join(missing), problem, fix)
     for name in columns.keys() & set(_PATHS):
         columns[name] = [with_slashes(root, value) if value else None for value in columns[name]]
-    clips = [_row_clip(row) for row in _rows(columns)]
+    clips = [_row_clip(dict(zip(columns, row, strict=True))) for row in zip(*columns.values(), strict=True)]
     if all(has_times):
         clips = list(_named(clips))
     _check_ids(file, clips)
@@ -197,10 +191,8 @@ def _rttm(file: Path, root: Path) -> _Columns:
         lines = [line.split() for line in file.read_text(encoding="utf-8").splitlines()]
         turns = [(words[1], float(words[3]), float(words[4]), words[7]) for words in lines if words[:1] == ["SPEAKER"]]
     except (OSError, ValueError, IndexError) as error:
-        raise CorpusError(
-            str(file), "", f"not a readable RTTM file: {error}",
-            "lines are SPEAKER recording channel start seconds <NA> <NA> speaker <NA> <NA>",
-        ) from None  # fmt: skip
+        fix = "lines are SPEAKER recording channel start seconds <NA> <NA> speaker <NA> <NA>"
+        raise CorpusError(str(file), "", f"not a readable RTTM file: {error}", fix) from None
     for recording, start, seconds, speaker in turns:
         for name, suffixes in (("audio_path", AUDIO_SUFFIXES), ("video_path", VIDEO_SUFFIXES)):
             found = sorted(recording + suffix for suffix in suffixes if (root / (recording + suffix)).exists())
@@ -227,11 +219,6 @@ def _csv(file: Path) -> _Columns:
     return {name: list(column) for name, column in zip(known, values, strict=True)}
 
 
-def _rows(columns: _Columns) -> Iterator[dict[str, str | None]]:
-    for values in zip(*columns.values(), strict=True):
-        yield dict(zip(columns, values, strict=True))
-
-
 def _check_ids(file: Path, clips: Sequence[ClipInput]) -> None:
     if not clips:
         raise CorpusError(str(file), "", "the table has no rows", "name at least one clip")
@@ -254,10 +241,8 @@ def _check_paths(file: Path, clips: Sequence[ClipInput], root: Path) -> None:
             problem = "holds a null character" if "\0" in name else f"lies outside the root: {place}"
             if "\0" in name or is_of_windows or not is_inside:
                 problem = "is a path of Windows" if is_of_windows else problem
-                raise CorpusError(
-                    str(file), f"row {row}, {clip.clip_id}", f"{name}: {problem}",
-                    f"name files below {root}, or give root=DIRECTORY",
-                )  # fmt: skip
+                fix = f"name files below {root}, or give root=DIRECTORY"
+                raise CorpusError(str(file), f"row {row}, {clip.clip_id}", f"{name}: {problem}", fix)
 
 
 def store_clips(place: Path | str, model: ModelDescription) -> tuple[ClipsFound, StoreSource]:
@@ -273,10 +258,8 @@ def store_clips(place: Path | str, model: ModelDescription) -> tuple[ClipsFound,
     content, manifest = read_content(notes), Manifest.read(notes)
     modalities = [name for name in MODALITIES if name in content["modalities"] and getattr(model, name).trained]
     if not modalities:
-        raise StoreError(
-            str(place), "modalities", f"holds {', '.join(content['modalities'])}; the model was trained on neither",
-            "use a store that has a modality which the model knows",
-        )  # fmt: skip
+        problem = f"holds {', '.join(content['modalities'])}; the model was trained on neither"
+        raise StoreError(str(place), "modalities", problem, "use a store that has a modality which the model knows")
     for name in modalities:
         statistics = FeatureStatistics.from_dict(getattr(model, name).statistics)
         statistics.check(statistics.corpus, ModalityInfo.from_entry(content["modalities"][name]))
@@ -286,27 +269,15 @@ def store_clips(place: Path | str, model: ModelDescription) -> tuple[ClipsFound,
 
 def _clips(manifest: Manifest, model: ModelDescription, modalities: list[str]) -> list[ClipInput]:
     names = {"clip_id": "clip_id", "corpus": "corpus", "speaker": "speaker"}
-    split = _split_column(manifest, model)
-    if split is not None:
+    trained, known = model.provenance, manifest.table.column_names
+    split = f"split_{trained.get('fold')}"  # of the fold that the model was trained on, where the store has its splits
+    is_same = (manifest.corpus, manifest.protocol) == (trained.get("corpus"), trained.get("protocol"))
+    if is_same and split in known:
         names["split"] = split
     for modality in modalities:
         # A store knows what it has when its rows are asked for; paths are for people.
-        column = next(
-            (name for name in (f"{modality}_path", f"{modality}_table_key") if _has_values(manifest.table, name)), None
-        )
-        if column is not None:
-            names[modality] = column
+        for column in (f"{modality}_table_key", f"{modality}_path"):
+            if column in known and manifest.table[column].null_count < len(manifest):
+                names[modality] = column
     columns = {name: manifest.table[column].to_pylist() for name, column in names.items()}
     return [ClipInput(**dict(zip(columns, values, strict=True))) for values in zip(*columns.values(), strict=True)]
-
-
-def _split_column(manifest: Manifest, model: ModelDescription) -> str | None:
-    """Return the column of the fold that the model was trained on; None where the store splits otherwise."""
-    trained = model.provenance
-    column = f"split_{trained.get('fold')}"
-    is_same = (manifest.corpus, manifest.protocol) == (trained.get("corpus"), trained.get("protocol"))
-    return column if is_same and column in manifest.table.column_names else None
-
-
-def _has_values(table: pa.Table, column: str) -> bool:
-    return column in table.column_names and table[column].null_count < len(table)

@@ -33,13 +33,13 @@ _DESCRIPTION, _STORE_FILE = "model.json", "store.json"
 class PredictionPlan:
     """Everything that decides what the results hold."""
 
-    found: ClipsFound  # the clips.
-    source: Source  # of their features.
-    model_directory: Path  # absolute.
-    model: ModelDescription  # that predicts.
-    conditions: tuple[str, ...] | None  # a row for each that a clip allows; None: one row, from all that a clip has.
-    unavailable: Mapping[str, str]  # side that the model knows -> why its features cannot be made here.
-    decision: Decision | None = None  # how labels are chosen; None: the most probable class.
+    found: ClipsFound  # the clips
+    source: Source  # of their features
+    model_directory: Path  # absolute
+    model: ModelDescription  # that predicts
+    conditions: tuple[str, ...] | None  # a row for each that a clip allows; None: one row, from all that a clip has
+    unavailable: Mapping[str, str]  # side that the model knows -> why its features cannot be made here
+    decision: Decision | None = None  # how labels are chosen; None: the most probable class
 
     @cached_property
     def model_hash(self) -> str:
@@ -92,13 +92,15 @@ def plan_prediction(settings: PredictionSettings, model_directory: Path) -> Pred
     """
     model = load_model(model_directory).description
     if model.speaker_normalisation in ("mean", "full"):
-        raise InputError(
-            str(model_directory), "speaker_normalisation", "was trained on features normalized per speaker",
-            "predict with a model that was trained with features.speaker_normalisation=none or causal_mean",
-        )  # fmt: skip
+        problem = "was trained on features normalized per speaker"
+        fix = "predict with a model that was trained with features.speaker_normalisation=none or causal_mean"
+        raise InputError(str(model_directory), "speaker_normalisation", problem, fix)
     decision = decision_of(settings, model.task, model.class_shares)
-    if settings.faces == "each":
-        _check_faces(settings, model)
+    if settings.faces == "each" and _is_store(settings.input):
+        problem = "a store holds the features of one face per clip"
+        raise ConfigError("prediction", "faces", problem, "set faces=largest, or give the media as input")
+    if settings.faces == "each" and model.video.trained:
+        following(model.extractors["video"])
     found, source, unavailable = _input(settings, model)
     if model.speaker_normalisation == "causal_mean":
         _check_speakers(settings, found)
@@ -121,9 +123,8 @@ def _input(settings: PredictionSettings, model: ModelDescription) -> tuple[Clips
     if place.is_dir():
         limit = settings.root or root
         if not root.resolve().is_relative_to(limit.resolve()):
-            raise CorpusError(
-                str(limit), "root", f"does not hold the input, {root}", "leave root out, or name a directory above it"
-            )
+            fix = "leave root out, or name a directory above it"
+            raise CorpusError(str(limit), "root", f"does not hold the input, {root}", fix)
         found = directory_clips(root)
     elif not place.is_file():
         raise CorpusError(str(place), "input", "there is no such directory or file", "check the path")
@@ -134,37 +135,26 @@ def _input(settings: PredictionSettings, model: ModelDescription) -> tuple[Clips
         # Whoever names a link means the file that it leads to.
         root, limit, found = root.parent, Path(root.anchor), single_clip(place)
     else:
-        raise CorpusError(
-            str(place), "input", f"`{place.suffix}` is neither a media file nor a manifest",
-            "name a directory, a media file such as clip.mp4, a .parquet or .csv table, or a feature store",
-        )  # fmt: skip
+        fix = "name a directory, a media file such as clip.mp4, a .parquet or .csv table, or a feature store"
+        raise CorpusError(str(place), "input", f"`{place.suffix}` is neither a media file nor a manifest", fix)
     can, cannot = _sides(model)
     return found, MediaSource(root, limit, settings.sound_of_video, can, settings.faces == "each"), cannot
-
-
-def _check_faces(settings: PredictionSettings, model: ModelDescription) -> None:
-    if _is_store(settings.input):
-        problem = "a store holds the features of one face per clip"
-        raise ConfigError("prediction", "faces", problem, "set faces=largest, or give the media as input")
-    if model.video.trained:
-        following(model.extractors["video"])
 
 
 def _check_speakers(settings: PredictionSettings, found: ClipsFound) -> None:
     missing = [clip.clip_id for clip in found.clips if not clip.speaker]
     if missing:
-        raise CorpusError(
-            readable(str(settings.input)), "speaker",
+        problem = (
             f"the model takes the mean of each speaker's earlier clips off, and {len(missing)} of "
-            f"{len(found.clips)} clips have no speaker, e.g. {readable(missing[0])}",
-            "predict a table (.csv, .parquet) with a column `speaker`, one row per clip, in the order of recording",
-        )  # fmt: skip
+            f"{len(found.clips)} clips have no speaker, e.g. {readable(missing[0])}"
+        )
+        fix = "predict a table (.csv, .parquet) with a column `speaker`, one row per clip, in the order of recording"
+        raise CorpusError(readable(str(settings.input)), "speaker", problem, fix)
     for key, is_asked in (("timeline", settings.timeline), ("faces", settings.faces == "each")):
         if is_asked:
-            raise ConfigError(
-                "prediction", key, "takes no earlier clips of a speaker into account, which this model needs",
-                f"leave {key} out, or use a model trained with features.speaker_normalisation=none",
-            )  # fmt: skip
+            problem = "takes no earlier clips of a speaker into account, which this model needs"
+            fix = f"leave {key} out, or use a model trained with features.speaker_normalisation=none"
+            raise ConfigError("prediction", key, problem, fix)
 
 
 def _is_store(place: Path | str) -> bool:
@@ -188,11 +178,8 @@ def _sides(model: ModelDescription) -> tuple[tuple[str, ...], dict[str, str]]:
         except StoreError as error:
             cannot[name] = error.problem.partition("\n")[0]
     if len(cannot) == len(trained):
-        raise StoreError(
-            "model", "extractor",
-            "reads no media: " + "; ".join(f"{name} features {why}" for name, why in cannot.items()),
-            "predict from a store that holds its features: input=DIRECTORY",
-        )  # fmt: skip
+        problem = "reads no media: " + "; ".join(f"{name} features {why}" for name, why in cannot.items())
+        raise StoreError("model", "extractor", problem, "predict from a store that holds its features: input=DIRECTORY")
     for name, why in cannot.items():
         logger.warning("%s is left out of every clip: its features %s", name, why)
     return tuple(name for name in trained if name not in cannot), cannot

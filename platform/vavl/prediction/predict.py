@@ -21,22 +21,28 @@ from vavl.errors import StoreError
 from vavl.models.settings import Task
 from vavl.prediction.plan import PredictionPlan
 from vavl.prediction.settings import PredictionSettings
-from vavl.prediction.sources import ClipInput, MediaSource, Source
+from vavl.prediction.sources import ClipInput, MediaSource
 from vavl.prediction.worker import ClipPart, ClipWork, PredictionWork, Problem, decided, part_schema, rows_of
 from vavl.workers.attempts import TimeLimit
 from vavl.workers.local import only_job, threads_of_libraries, uses_ray
 
 logger = logging.getLogger(__name__)
 
-_ALL, _INPUT = "all.parquet", "input.json"
+_ALL, _INPUT, _COPY = "all.parquet", "input.json", "model"
+_MODEL_FILES = ("model.json", "model.safetensors")
+_CLIPS_OF_MEDIA, _CLIPS_OF_STORE = 32, 512
+"""In a part: little is lost with a killed process, and a part is worth its file."""
+
+_CLIPS_WORTH_RAY = 4096
+"""Of a store, which this process reads as fast as it can compute."""
 
 
 @dataclass(frozen=True)
 class DoneRows:
     """Rows of earlier work that hold now."""
 
-    rows: pa.Table  # of the columns of a part; each key's rows once.
-    was_killed: bool  # a process ended in the middle of a clip, in an earlier job.
+    rows: pa.Table  # of the columns of a part; each key's rows once
+    was_killed: bool  # a process ended in the middle of a clip, in an earlier job
 
     @property
     def keys(self) -> set[str]:
@@ -82,10 +88,8 @@ def check_input(directory: Path, name: str, done: DoneRows, *, resume: bool) -> 
     path = directory / _INPUT
     before = read_json(path).get("input") if path.exists() else None
     if resume and before not in (None, name) and not len(done.rows):
-        raise StoreError(
-            str(directory.parent), "output_dir", f"holds the predictions of {before}, not of {name}",
-            "choose another output_dir, or set resume=false to replace them",
-        )  # fmt: skip
+        fix = "choose another output_dir, or set resume=false to replace them"
+        raise StoreError(str(directory.parent), "output_dir", f"holds the predictions of {before}, not of {name}", fix)
     write_json(path, {"input": name})
 
 
@@ -118,11 +122,6 @@ def without_torn_speakers(plan: PredictionPlan, done: DoneRows) -> DoneRows:
     return replace(done, rows=done.rows.filter(pc.is_in(done.rows["key"], value_set=pa.array(whole, pa.string()))))
 
 
-def read_part(path: Path, task: Task) -> pa.Table:
-    """Read the rows of a part that was just written."""
-    return pq.read_table(path, schema=part_schema(task))
-
-
 def keep_all(directory: Path, rows: pa.Table) -> None:
     """Put all rows into one file in place of the parts, which only an interrupted job needs."""
     with written_beside(directory / _ALL) as partial:
@@ -148,28 +147,16 @@ def _rows_of(path: Path, schema: pa.Schema) -> pa.Table | None:
         return None
 
 
-logger = logging.getLogger(__name__)
-
-_CLIPS_OF_MEDIA, _CLIPS_OF_STORE = 32, 512
-"""In a part: little is lost with a killed process, and a part is worth its file."""
-
-_CLIPS_WORTH_RAY = 4096
-"""Of a store, which this process reads as fast as it can compute."""
-
-_COPY = "model"
-_MODEL_FILES = ("model.json", "model.safetensors")
-
-
 @dataclass(frozen=True)
 class PredictionResult:
     """What a prediction did."""
 
-    plan: PredictionPlan  # what was asked for.
-    directory: Path  # of the results.
-    rows: pa.Table  # of all clips, columns of ``vavl.prediction.worker.part_schema``.
-    kept: int  # clips that were predicted before, from the same files.
-    worked_on: int  # clips of this time.
-    seconds: float  # of work, this time.
+    plan: PredictionPlan  # what was asked for
+    directory: Path  # of the results
+    rows: pa.Table  # of all clips, columns of ``vavl.prediction.worker.part_schema``
+    kept: int  # clips that were predicted before, from the same files
+    worked_on: int  # clips of this time
+    seconds: float  # of work, this time
 
 
 def predict_clips(plan: PredictionPlan, settings: PredictionSettings) -> PredictionResult:
@@ -201,7 +188,7 @@ def predict_clips(plan: PredictionPlan, settings: PredictionSettings) -> Predict
         tables = [done.rows, _known_problems(plan)]
         with Progress("predicting", total, total - left, "clips") as progress:
             for path, clips in _work(plan, settings, parts, was_killed=done.was_killed):
-                tables.append(read_part(path, task))
+                tables.append(pq.read_table(path, schema=part_schema(task)))
                 progress.advance(clips)
         rows = pa.concat_tables(tables)
         keep_all(parts_directory, rows)
@@ -215,28 +202,24 @@ def _work(
     """Predict parts; yield file and number of clips of each when it is there, in any order."""
     if not parts:
         return
-    if _uses_ray(plan.source, settings, sum(len(part.clips) for part in parts), was_killed):
+    count = sum(len(part.clips) for part in parts)
+    if isinstance(plan.source, MediaSource):
+        on_ray = uses_ray(settings, count * len(plan.source.modalities), was_killed)
+    else:
+        on_ray = uses_ray(settings, count, was_killed, _CLIPS_WORTH_RAY)
+    limit = TimeLimit(settings.seconds_per_clip, ends_process=on_ray)
+    device = "cuda" if settings.gpus_per_worker else "cpu"
+    model = _shared_model(plan, settings.directory) if on_ray else plan.model_directory
+    work = PredictionWork(model, plan.source, plan.conditions, settings.clips_per_batch, limit, device)
+    if on_ray:
         # Reading Ray's package alone takes seconds.
         from vavl.workers.ray_pool import work_on_ray
 
-        work = _how(plan, settings, _shared_model(plan, settings.directory), ends_process=True)
-        directories = (parts[0].path.parent, work.model_directory, *work.source.directories())
+        directories = (parts[0].path.parent, model, *plan.source.directories())
         yield from work_on_ray(parts, work, directories, settings, "prediction")
         return
     with threads_of_libraries(max(1, math.ceil(settings.cpus_per_worker))):
-        yield from map(_how(plan, settings, plan.model_directory, ends_process=False), parts)
-
-
-def _uses_ray(source: Source, settings: PredictionSettings, clips: int, was_killed: bool) -> bool:
-    if isinstance(source, MediaSource):
-        return uses_ray(settings, clips * len(source.modalities), was_killed)
-    return uses_ray(settings, clips, was_killed, _CLIPS_WORTH_RAY)
-
-
-def _how(plan: PredictionPlan, settings: PredictionSettings, model: Path, *, ends_process: bool) -> PredictionWork:
-    limit = TimeLimit(settings.seconds_per_clip, ends_process=ends_process)
-    device = "cuda" if settings.gpus_per_worker else "cpu"
-    return PredictionWork(model, plan.source, plan.conditions, settings.clips_per_batch, limit, device)
+        yield from map(work, parts)
 
 
 def _shared_model(plan: PredictionPlan, directory: Path) -> Path:
@@ -254,10 +237,6 @@ def _known_problems(plan: PredictionPlan) -> pa.Table:
         row
         for key, clip in zip(plan.keys, plan.found.clips, strict=True)
         if clip.problem is not None
-        for row in rows_of(ClipWork(key, clip, problems=[Problem("", _name(clip), clip.problem)]), plan.model.task)
+        for row in rows_of(ClipWork(key, clip, problems=[Problem("", clip.name, clip.problem)]), plan.model.task)
     ]
     return pa.Table.from_pylist(rows, schema=part_schema(plan.model.task))
-
-
-def _name(clip: ClipInput) -> str:
-    return clip.audio or clip.video or clip.clip_id

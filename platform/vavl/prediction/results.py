@@ -27,7 +27,7 @@ from vavl.reports.theme import CONDITION_TITLES
 PARQUET, CSV, FAILURES = "predictions.parquet", "predictions.csv", "failures.csv"
 _FAILURE_SCHEMA = pa.schema([(name, pa.string()) for name in ("clip_id", "side", "file", "problem")])
 _NUMBERS = re.compile(r"\d[\d.,]*")
-_MOST_REASONS = 20
+_MOST_REASONS, _MOST_CLIPS, _MOST_PROBLEMS = 20, 3, 5
 
 
 def result_table(result: PredictionResult) -> pa.Table:
@@ -50,9 +50,8 @@ def result_table(result: PredictionResult) -> pa.Table:
 
 def write_results(result: PredictionResult, table: pa.Table) -> dict[str, str]:
     """Write the rows as Parquet and CSV, and the list of failures; return the files by kind."""
-    files = {
-        kind: result.directory / name for kind, name in (("parquet", PARQUET), ("csv", CSV), ("failures", FAILURES))
-    }
+    names = {"parquet": PARQUET, "csv": CSV, "failures": FAILURES}
+    files = {kind: result.directory / name for kind, name in names.items()}
     with written_beside(files["parquet"]) as partial:
         pq.write_table(table, partial)
     failures = pa.Table.from_pylist(list(_failures(result)), schema=_FAILURE_SCHEMA)
@@ -89,8 +88,11 @@ def prediction_summary(
         "failed_by_reason": failures_by_reason(result),
         "conditions": _counts(answered["condition"], CONDITIONS),
         ("attributes" if is_attributes else "labels"): {
-            condition: _means(rows, result) if is_attributes else _counts(rows["label"])
-            for condition, rows in _by_condition(answered)
+            condition: {name: float(pc.mean(rows[name]).as_py()) for name in value_columns(result.plan.model.task)}
+            if is_attributes
+            else _counts(rows["label"])
+            for condition in CONDITIONS
+            if len(rows := answered.filter(pc.equal(answered["condition"], condition)))
         },
         "kept": result.kept,
         "worked_on": result.worked_on,
@@ -146,10 +148,9 @@ def refuse_nothing(result: PredictionResult, summary: Mapping[str, Any]) -> None
     if summary["predicted"]:
         return
     reason = next(iter(summary["failed_by_reason"]), "unknown")
-    raise PredictionError(
-        str(result.directory / FAILURES), "", f"none of {summary['clips']} clips could be predicted, e.g. {reason}",
-        "look at the files listed there; the same command then tries them again",
-    )  # fmt: skip
+    problem = f"none of {summary['clips']} clips could be predicted, e.g. {reason}"
+    fix = "look at the files listed there; the same command then tries them again"
+    raise PredictionError(str(result.directory / FAILURES), "", problem, fix)
 
 
 def _failures(result: PredictionResult) -> Iterator[dict[str, str]]:
@@ -166,21 +167,6 @@ def _counts(values: pa.ChunkedArray, order: Sequence[str] = ()) -> dict[str, int
     return {name: counts[name] for name in order if name in counts} or dict(counts.most_common())
 
 
-def _by_condition(table: pa.Table) -> Iterator[tuple[str, pa.Table]]:
-    for condition in CONDITIONS:
-        rows = table.filter(pc.equal(table["condition"], condition))
-        if len(rows):
-            yield condition, rows
-
-
-def _means(rows: pa.Table, result: PredictionResult) -> dict[str, float]:
-    return {name: float(pc.mean(rows[name]).as_py()) for name in value_columns(result.plan.model.task)}
-
-
-_MOST_CLIPS = 3
-_MOST_PROBLEMS = 5
-
-
 def plan_rows(plan: PredictionPlan, model_title: str) -> list[tuple[str, str]]:
     """Return what is about to be predicted, for a table of two columns."""
     found = plan.found
@@ -192,8 +178,9 @@ def plan_rows(plan: PredictionPlan, model_title: str) -> list[tuple[str, str]]:
     rows.append(("conditions", ", ".join(CONDITION_TITLES.get(name, name) for name in wanted)))
     rows += [("not looked at", f"{count} {what}") for what, count in found.left_out.items()]
     rows += [("left out", f"{side} of every clip: its features {why}") for side, why in plan.unavailable.items()]
-    rows += [("problem", line) for line in _problems(plan)]
-    return rows
+    bad = [clip for clip in found.clips if clip.problem is not None]
+    rows += [("problem", f"{clip.clip_id}: {clip.problem}") for clip in bad[:_MOST_PROBLEMS]]
+    return rows + [("problem", f"and {len(bad) - _MOST_PROBLEMS} more")] * (len(bad) > _MOST_PROBLEMS)
 
 
 def print_predictions(table: pa.Table, plan: PredictionPlan) -> None:
@@ -223,18 +210,7 @@ def _table(clip_id: str, told: Mapping[str, Mapping[str, Any]], plan: Prediction
     if is_classes:
         drawn.add_row("label", *(f"[bold]{told[name]['label'] or 'none'}[/bold]" for name in conditions))
     for column in value_columns(plan.model.task):
-        numbers = (_number(told[name][column], is_share=is_classes) for name in conditions)
-        drawn.add_row(column.removeprefix("probability_"), *numbers)
+        values = [told[name][column] for name in conditions]
+        texts = [f"{100 * value:.1f} %" if is_classes else f"{value:.3f}" for value in values]
+        drawn.add_row(column.removeprefix("probability_"), *texts)
     return drawn
-
-
-def _number(value: float, *, is_share: bool) -> str:
-    return f"{100 * value:.1f} %" if is_share else f"{value:.3f}"
-
-
-def _problems(plan: PredictionPlan) -> Iterator[str]:
-    bad = [clip for clip in plan.found.clips if clip.problem is not None]
-    for clip in bad[:_MOST_PROBLEMS]:
-        yield f"{clip.clip_id}: {clip.problem}"
-    if len(bad) > _MOST_PROBLEMS:
-        yield f"and {len(bad) - _MOST_PROBLEMS} more"

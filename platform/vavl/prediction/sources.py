@@ -33,15 +33,20 @@ _MOST_FACES = 20
 class ClipInput:
     """One clip."""
 
-    clip_id: str  # names it among all clips of an input.
-    # file below the root, or any text where a store has the features; None: the side is missing.
+    clip_id: str  # names it among all clips of an input
+    # audio, video: file below the root, or any text where a store has the features; None: the modality is missing
     audio: str | None = None
-    video: str | None = None  # likewise.
-    corpus: str | None = None  # corpus, speaker, split: where they are known.
+    video: str | None = None
+    corpus: str | None = None  # corpus, speaker, split: where they are known
     speaker: str | None = None
     split: str | None = None
-    problem: str | None = None  # why it cannot be predicted, where that is known beforehand.
-    piece: Piece | None = None  # of its files that is meant; None: the whole.
+    problem: str | None = None  # why it cannot be predicted, where that is known beforehand
+    piece: Piece | None = None  # of its files that is meant; None: the whole
+
+    @property
+    def name(self) -> str:
+        """What a person calls it: its file."""
+        return self.audio or self.video or self.clip_id
 
     def side(self, modality: str) -> str | None:
         """Return what is known of "audio" or "video"."""
@@ -52,9 +57,9 @@ class ClipInput:
 class ClipsFound:
     """What an input holds."""
 
-    kind: str  # of the input, in words: "directory", "file", "manifest" or "store".
-    clips: Sequence[ClipInput]  # in the order of the results.
-    left_out: Mapping[str, int] = field(default_factory=dict)  # what was not looked at -> how many.
+    kind: str  # of the input, in words: "directory", "file", "manifest" or "store"
+    clips: Sequence[ClipInput]  # in the order of the results
+    left_out: Mapping[str, int] = field(default_factory=dict)  # what was not looked at -> how many
 
     @property
     def counts(self) -> dict[str, int]:
@@ -84,31 +89,31 @@ class ClipsFound:
 class FaceSpan(NamedTuple):
     """Which face of a clip a prediction is about."""
 
-    face_track: int  # its number in the clip, from 1; the first is seen longest and largest.
-    face_start_s: float  # face_start_s, face_end_s: first and last frame that is used of it, in seconds.
+    face_track: int  # its number in the clip, from 1; the first is seen longest and largest
+    face_start_s: float  # face_start_s, face_end_s: first and last frame that is used of it, in seconds
     face_end_s: float
-    face_box: str  # left, top, right and bottom of its usual box, in shares of the picture.
+    face_box: str  # left, top, right and bottom of its usual box, in shares of the picture
 
 
 @dataclass(frozen=True)
 class Side:
     """Raw features of one modality of a clip."""
 
-    values: NDArray[np.float32]  # (time, channel), float32.
-    frame_times: NDArray[np.float32]  # (time,), float32, seconds, center of each frame.
-    seconds: float | None  # length of the file's sound or pictures; None where nobody measured it.
-    face: FaceSpan | None = None  # whose features they are, where every face is asked for.
+    values: NDArray[np.float32]  # (time, channel), float32
+    frame_times: NDArray[np.float32]  # (time,), float32, seconds, center of each frame
+    seconds: float | None  # length of the file's sound or pictures; None where nobody measured it
+    face: FaceSpan | None = None  # whose features they are, where every face is asked for
 
 
 @dataclass(frozen=True)
 class MediaSource:
     """Media files below a directory."""
 
-    root: Path  # absolute.
-    limit: Path  # absolute directory that links may not lead out of.
-    sound_of_video: bool  # the sound track of a video file is the clip's sound where no sound file is.
-    modalities: tuple[str, ...]  # that the model's extractors can read from media.
-    each_face: bool = False  # whether every face of a video is read, or the one that is followed.
+    root: Path  # absolute
+    limit: Path  # absolute directory that links may not lead out of
+    sound_of_video: bool  # the sound track of a video file is the clip's sound where no sound file is
+    modalities: tuple[str, ...]  # that the model's extractors can read from media
+    each_face: bool = False  # whether every face of a video is read, or the one that is followed
 
     def file(self, name: str, modality: str) -> Path:
         """Return the path of a file of a clip: a regular one that may be read.
@@ -122,9 +127,8 @@ class MediaSource:
             place = path.resolve()
             if not place.is_relative_to(self.limit.resolve()):
                 problem = f"a link out of the input directory, to {place}"
-                raise ClipError(
-                    name, modality, problem, "put the file there, or set root to a directory that holds both"
-                )
+                fix = "put the file there, or set root to a directory that holds both"
+                raise ClipError(name, modality, problem, fix)
             require_media_file(path, modality)
         except RuntimeError:
             raise ClipError(name, modality, "a link that leads to itself", "put the file there") from None
@@ -209,9 +213,9 @@ class MediaClips:
 class StoreSource:
     """A feature store whose features are those of the model."""
 
-    place: Path | str  # absolute directory or address.
-    store_hash: str  # of its content.
-    modalities: tuple[str, ...]  # that are in the store and that the model can use.
+    place: Path | str  # absolute directory or address
+    store_hash: str  # of its content
+    modalities: tuple[str, ...]  # that are in the store and that the model can use
 
     def mark(self, clip: ClipInput) -> str:  # noqa: ARG002
         """Return the hash of the store: another store, other features."""

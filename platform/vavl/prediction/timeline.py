@@ -30,15 +30,15 @@ _FEWEST_FRAMES = 2
 class Course:
     """How a prediction runs through a clip."""
 
-    times_s: NDArray[np.float64]  # (window,), from the start of the clip to its end, evenly.
+    times_s: NDArray[np.float64]  # (window,), from the start of the clip to its end, evenly
     # by condition (window, output): probabilities of the classes, or attributes; NaN where the window holds no
     # frame of the condition's sides.
     values: Mapping[str, NDArray[np.float64]]
-    whole: Mapping[str, Prediction]  # prediction of the whole clip by condition.
-    names: tuple[str, ...]  # of the outputs.
-    are_classes: bool  # whether they are probabilities that sum to 1.
-    seconds: float  # length of the clip.
-    note: str = ""  # what is missing and why; empty if nothing.
+    whole: Mapping[str, Prediction]  # prediction of the whole clip by condition
+    names: tuple[str, ...]  # of the outputs
+    are_classes: bool  # whether they are probabilities that sum to 1
+    seconds: float  # length of the clip
+    note: str = ""  # what is missing and why; empty if nothing
 
     @property
     def main(self) -> str:
@@ -57,10 +57,8 @@ def clip_course(model: SavedModel, sides: Mapping[str, Side], settings: Timeline
     """
     moving = {name: side for name, side in sides.items() if len(side.values) >= _FEWEST_FRAMES}
     if not moving:
-        raise InputError(
-            "timeline", "", "the features of this model are one frame for a whole clip, so nothing moves",
-            "use timeline=false, or a model of features with frames",
-        )  # fmt: skip
+        problem = "the features of this model are one frame for a whole clip, so nothing moves"
+        raise InputError("timeline", "", problem, "use timeline=false, or a model of features with frames")
     seconds = max(_end_s(side) for side in moving.values())
     times = np.linspace(0, seconds, max(2, round(seconds / settings.hop_s) + 1))
     conditions = [name for name in CONDITIONS if _allows(model, moving, name)]
@@ -119,8 +117,8 @@ def _values(model: SavedModel, windows: Sequence[ClipFeatures | None], batch_siz
 class ClipMedia:
     """What a picture shows of the clip itself."""
 
-    waveform: NDArray[np.float32] | None = None  # (sample,), about -1..1; None without sound.
-    rate_hz: int = 0  # of the waveform.
+    waveform: NDArray[np.float32] | None = None  # (sample,), about -1..1; None without sound
+    rate_hz: int = 0  # of the waveform
     # times in seconds and pictures (row, column, RGB), square.
     thumbnails: tuple[tuple[float, NDArray[np.uint8]], ...] = ()
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
@@ -23,7 +22,7 @@ from vavl.metrics.names import AUDIO_VIDEO, CONDITIONS, MODALITIES_OF
 from vavl.models.clips import CenteredClip, SpeakerMeans
 from vavl.models.saved_model import ClipFeatures, Prediction, SavedModel, load_model
 from vavl.models.settings import ClassTask, Decision, Task
-from vavl.prediction.sources import ClipInput, FaceSpan, MediaSource, Side, Source
+from vavl.prediction.sources import ClipInput, FaceSpan, MediaClips, MediaSource, Side, Source, StoreClips
 from vavl.workers.attempts import Attempts, TimeLimit
 
 
@@ -31,9 +30,9 @@ from vavl.workers.attempts import Attempts, TimeLimit
 class Problem:
     """What is wrong with a clip or with one modality of it."""
 
-    side: str  # "audio", "video", or empty for the whole clip.
-    file: str  # as the input names it.
-    problem: str  # for a person.
+    side: str  # "audio", "video", or empty for the whole clip
+    file: str  # as the input names it
+    problem: str  # for a person
 
     @classmethod
     def of(cls, side: str, file: str, error: Exception) -> Problem:
@@ -51,18 +50,13 @@ class Problem:
 class ClipWork:
     """One clip, from its files to what is to be said of it."""
 
-    key: str  # of the clip and all that its prediction depends on.
+    key: str  # of the clip and all that its prediction depends on
     clip: ClipInput
     files: Mapping[str, str] = field(default_factory=dict)
     sides: dict[str, Sequence[Side]] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
     # of each condition that was asked for and that the clip allows, and the face that it is about.
     predictions: list[tuple[Prediction, FaceSpan | None]] = field(default_factory=list)
-
-    @property
-    def name(self) -> str:
-        """What a person calls it: its file."""
-        return self.clip.audio or self.clip.video or self.clip.clip_id
 
 
 FACE_COLUMNS = (
@@ -109,7 +103,6 @@ def rows_of(clip: ClipWork, task: Task) -> list[dict[str, Any]]:
     names = value_columns(task)
     rows = []
     for found, face in clip.predictions:
-        values = found.probabilities or tuple(found.attributes.values())
         said = {
             "condition": found.condition,
             "label": found.label or None,
@@ -118,7 +111,7 @@ def rows_of(clip: ClipWork, task: Task) -> list[dict[str, Any]]:
             "distance": found.distance,
             "warning": found.warning or None,
         }
-        rows.append({**common, **said, **dict(zip(names, values, strict=True))})
+        rows.append({**common, **said, **dict(zip(names, found.values, strict=True))})
     return rows or [{**common, "rank": 0}]
 
 
@@ -139,17 +132,12 @@ def decided(rows: pa.Table, task: Task, decision: Decision | None) -> pa.Table:
     return pa.table(columns)
 
 
-def is_finite(prediction: Prediction) -> bool:
-    """Tell whether every number of a prediction is one."""
-    return all(math.isfinite(value) for value in (*prediction.probabilities, *prediction.attributes.values()))
-
-
 @dataclass(frozen=True)
 class ClipPart:
     """What a process works on."""
 
-    path: Path  # of its file.
-    clips: tuple[tuple[str, ClipInput], ...]  # key and clip.
+    path: Path  # of its file
+    clips: tuple[tuple[str, ClipInput], ...]  # key and clip
 
     @property
     def marker(self) -> Path:
@@ -161,59 +149,41 @@ class ClipPart:
 class PredictionWork:
     """How parts are done; travels to the workers."""
 
-    model_directory: Path  # of the model.
-    source: Source  # of the features.
-    conditions: tuple[str, ...] | None  # a prediction for each that a clip allows; None: one, from all that a clip has.
-    clips_per_batch: int  # clips that go through the network at once.
-    limit: TimeLimit  # longest time for one clip.
-    device: str = "cpu"  # of the network, "cpu" or "cuda".
+    model_directory: Path  # of the model
+    source: Source  # of the features
+    conditions: tuple[str, ...] | None  # a prediction for each that a clip allows; None: one, from all that a clip has
+    clips_per_batch: int  # clips that go through the network at once
+    limit: TimeLimit  # longest time for one clip
+    device: str = "cpu"  # of the network, "cpu" or "cuda"
 
     @cached_property
-    def predictor(self) -> PartPredictor:
-        """The model and its extractors, made in the process that works."""
-        return PartPredictor(self)
+    def model(self) -> SavedModel:
+        """The model, loaded in the process that works."""
+        return load_model(self.model_directory).to(self.device)
+
+    @cached_property
+    def _reader(self) -> MediaClips | StoreClips:
+        return self.source.reader(self.model.description)
 
     def __call__(self, part: ClipPart) -> tuple[Path, int]:
-        """Do a part; return its file and the number of its clips.
+        """Predict the clips of a part and write its file; return that and their number.
 
         Raises:
-            VavlError: see ``PartPredictor.predict``.
-        """
-        return part.path, self.predictor.predict(part)
-
-
-class PartPredictor:
-    """Predicts parts; the model and its extractors are made once.
-
-    Raises:
-        InputError: the model cannot be loaded.
-        ConfigError: there is no such device.
-    """
-
-    def __init__(self, work: PredictionWork) -> None:
-        self._work = work
-        self.model = load_model(work.model_directory).to(work.device)
-        self._reader = work.source.reader(self.model.description)
-
-    def predict(self, part: ClipPart) -> int:
-        """Predict the clips of a part and write its file; return their number.
-
-        Raises:
-            VavlError: what concerns more than one clip: settings of an extractor, a store that is gone.
+            VavlError: what concerns more than one clip: a model that cannot be loaded, a device that is not there,
+                settings of an extractor, a store that is gone.
         """
         task = self.model.description.task
-        rows = [row for clip in self.clips(part) for row in rows_of(clip, task)]
+        rows = [row for clip in self._clips(part) for row in rows_of(clip, task)]
         with written_beside(part.path) as partial:
             pq.write_table(pa.Table.from_pylist(rows, schema=part_schema(task)), partial)
-        return len(part.clips)
+        return part.path, len(part.clips)
 
-    def clips(self, part: ClipPart) -> Iterator[ClipWork]:
+    def _clips(self, part: ClipPart) -> Iterator[ClipWork]:
         """Yield each clip with its predictions, in order; the features of one batch are in memory."""
-        attempts = Attempts(part.marker, self._work.limit)
+        attempts = Attempts(part.marker, self.limit)
         try:
             self._reader.prepare([clip for _, clip in part.clips])
-            means = self.model.speaker_means()
-            size = self._work.clips_per_batch
+            means, size = self.model.speaker_means(), self.clips_per_batch
             for start in range(0, len(part.clips), size):
                 clips = [self._read(key, clip, attempts) for key, clip in part.clips[start : start + size]]
                 self._predict(clips, means)
@@ -227,8 +197,8 @@ class PartPredictor:
         found = ClipWork(key, clip)
         try:
             # Media may do anything to a decoder; watching the rows of a store would take longer than reading them.
-            is_watched = isinstance(self._work.source, MediaSource)
-            with attempts.at(clip.clip_id, found.name, "clip") if is_watched else nullcontext():
+            is_watched = isinstance(self.source, MediaSource)
+            with attempts.at(clip.clip_id, clip.name, "clip") if is_watched else nullcontext():
                 found.files = self._reader.sides(clip)
                 for modality, file in found.files.items():
                     self._read_side(found, modality, file)
@@ -236,7 +206,7 @@ class PartPredictor:
             raise
         except Exception as error:  # noqa: BLE001  it took too long, or ended a process before
             found.sides.clear()
-            found.problems.append(Problem.of("", found.name, error))
+            found.problems.append(Problem.of("", clip.name, error))
         return found
 
     def _read_side(self, found: ClipWork, modality: str, file: str) -> None:
@@ -247,7 +217,8 @@ class PartPredictor:
         except ConfigError:
             raise
         except Exception as error:
-            if _is_of_the_clip(error):
+            # The alarm of the time limit rang: what it interrupts is not the error of one modality.
+            if isinstance(error, VavlError) and error.field == "clip":
                 raise
             found.problems.append(Problem.of(modality, file, error))
 
@@ -259,21 +230,22 @@ class PartPredictor:
             kind = ClipFeatures if means is None else CenteredClip
             wanted = [(clip, kind(**features), face) for features, face in self._views(clip.sides)]
             if not wanted and not clip.problems:
-                clip.problems.append(Problem("", clip.name, self._nothing_to_see(clip)))
+                clip.problems.append(Problem("", clip.clip.name, _nothing_to_see(clip)))
             asked += wanted
         found = _predicted(self.model, [features for _, features, _ in asked])
         for (clip, _, face), prediction in zip(asked, found, strict=True):
             if isinstance(prediction, Exception):
-                clip.problems.append(Problem.of("", clip.name, prediction))
-            elif not is_finite(prediction):
-                clip.problems.append(Problem("", clip.name, "the prediction is not finite"))
+                clip.problems.append(Problem.of("", clip.clip.name, prediction))
+            elif not np.isfinite(prediction.values).all():
+                clip.problems.append(Problem("", clip.clip.name, "the prediction is not finite"))
             else:
                 clip.predictions.append((prediction, face))
 
     def _views(self, sides: Mapping[str, Sequence[Side]]) -> Iterator[tuple[Mapping[str, Any], FaceSpan | None]]:
         """Yield the clip as each condition sees it, for every face that the condition sees."""
-        wanted = [MODALITIES_OF[name] for name in self._work.conditions or () if self._can(name)]
-        if self._work.conditions is None and sides:
+        known = [name for name in self.conditions or () if name != AUDIO_VIDEO or self.model.description.fusion_trained]
+        wanted = [MODALITIES_OF[name] for name in known]
+        if self.conditions is None and sides:
             wanted = [tuple(sides)]
         for needed in wanted:
             if not all(modality in sides for modality in needed):
@@ -282,15 +254,13 @@ class PartPredictor:
                 features = {modality: side.values for modality, side in zip(needed, views, strict=True)}
                 yield features, next((side.face for side in views if side.face), None)
 
-    def _can(self, condition: str) -> bool:
-        return condition != AUDIO_VIDEO or self.model.description.fusion_trained
 
-    def _nothing_to_see(self, clip: ClipWork) -> str:
-        if clip.sides:
-            return f"has {' and '.join(clip.sides)} alone, which none of the conditions asked for takes"
-        if clip.files:
-            return f"has {' and '.join(clip.files)} alone, which the model was not trained on"
-        return "has neither audio nor video that the model can use"
+def _nothing_to_see(clip: ClipWork) -> str:
+    if clip.sides:
+        return f"has {' and '.join(clip.sides)} alone, which none of the conditions asked for takes"
+    if clip.files:
+        return f"has {' and '.join(clip.files)} alone, which the model was not trained on"
+    return "has neither audio nor video that the model can use"
 
 
 def _center(clip: ClipWork, means: SpeakerMeans) -> None:
@@ -308,8 +278,3 @@ def _predicted(model: SavedModel, clips: Sequence[ClipFeatures]) -> list[Predict
         if len(clips) == 1:
             return [error]
     return [_predicted(model, [clip])[0] for clip in clips]
-
-
-def _is_of_the_clip(error: Exception) -> bool:
-    """Tell whether the alarm of the time limit rang: what it interrupts is not the error of one modality."""
-    return isinstance(error, VavlError) and error.field == "clip"

@@ -39,7 +39,7 @@ class Difference:
     """One score of both models under one condition, with bootstrap intervals over speakers."""
 
     condition: str  # how the clips are predicted
-    metric: str  # e.g. `uar`.
+    metric: str  # e.g. `uar`
     opponent: Opponent  # whom the challenger is compared with
     challenger: Interval  # challenger, other: scores of both
     other: Interval
@@ -82,10 +82,8 @@ def check_metrics(rule: PromotionRule, task: Task) -> None:
     for condition in CONDITIONS:
         metric = rule.metric_of(condition)
         if metric is not None and metric not in known:
-            raise ConfigError(
-                "configuration", f"rule.{condition}", f"{metric} is no metric of these models",
-                f"choose one of {', '.join(known)}",
-            )  # fmt: skip
+            fix = f"choose one of {', '.join(known)}"
+            raise ConfigError("configuration", f"rule.{condition}", f"{metric} is no metric of these models", fix)
 
 
 def judge(
@@ -260,10 +258,9 @@ def open_same_clips(models: Mapping[str, SavedModel], selection: ClipSelection) 
     same = SameClips(opened, tuple(unknown))
     for title, clips in opened.items():
         if not np.array_equal(clips.rows, same.first.rows):
-            raise InputError(
-                title, "clips", f"is measured on {len(clips.rows)} clips, the challenger on {len(same.first.rows)}",
-                "name the labels that both are to be measured on: data.label_set, data.labels",
-            )  # fmt: skip
+            problem = f"is measured on {len(clips.rows)} clips, the challenger on {len(same.first.rows)}"
+            fix = "name the labels that both are to be measured on: data.label_set, data.labels"
+            raise InputError(title, "clips", problem, fix)
     return same
 
 
@@ -279,10 +276,9 @@ def _check_tasks(descriptions: Mapping[str, ModelDescription]) -> None:
     (first, one), *others = ((title, _outputs(entry)) for title, entry in descriptions.items())
     for title, outputs in others:
         if outputs != one:
-            raise InputError(
-                title, "task", f"predicts {', '.join(sorted(outputs))}; {first} predicts {', '.join(sorted(one))}",
-                "register models of other classes or attributes under another name",
-            )  # fmt: skip
+            problem = f"predicts {', '.join(sorted(outputs))}; {first} predicts {', '.join(sorted(one))}"
+            fix = "register models of other classes or attributes under another name"
+            raise InputError(title, "task", problem, fix)
 
 
 def _outputs(description: ModelDescription) -> frozenset[str]:
@@ -299,8 +295,6 @@ def _check_unseen(title: str, description: ModelDescription, clips: MeasuredClip
     trained = (TRAIN, VALIDATION) if trained_on.get("refit_steps") is not None else (TRAIN,)
     seen = int(np.isin(manifest.split(fold)[clips.rows], trained).sum())
     if seen:
-        raise InputError(
-            title, "data", f"was trained on {seen} of these {len(clips.rows)} clips (fold {fold})",
-            "choose data.split=test, or the fold that both models were trained on: data.fold",
-        )  # fmt: skip
+        fix = "choose data.split=test, or the fold that both models were trained on: data.fold"
+        raise InputError(title, "data", f"was trained on {seen} of these {len(clips.rows)} clips (fold {fold})", fix)
     return True

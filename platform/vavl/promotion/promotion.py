@@ -95,11 +95,9 @@ class ModelAliases:
         """
         champions, previous = self.champions(), self.previous()
         if not champions or previous is None:
-            raise InputError(
-                f"models:/{self.model}@{self.alias}", "rollback",
-                f"version {champions[-1]} is the first champion" if champions else "there is no champion",
-                "promote another version first: there is none to roll back to",
-            )  # fmt: skip
+            problem = f"version {champions[-1]} is the first champion" if champions else "there is no champion"
+            fix = "promote another version first: there is none to roll back to"
+            raise InputError(f"models:/{self.model}@{self.alias}", "rollback", problem, fix)
         return _up_to(champions[:-1], previous)
 
     def roll_back(self) -> tuple[str, str]:

@@ -31,7 +31,7 @@ _log = logging.getLogger(__name__)
 class Record:
     """One line of a journal."""
 
-    seq: int  # 1, 2, 3, ... in the order of writing.
+    seq: int  # 1, 2, 3, ... in the order of writing
     kind: Kind  # what happened
     time: float  # seconds since the epoch
     payload: dict[str, Any]  # the values, as JSON types
@@ -93,9 +93,8 @@ class Journal:
                 text = ("" if ends_whole else "\n") + "".join(line + "\n" for line in lines)
                 _write_or_undo(file, text.encode())
         except OSError as error:
-            raise TrackingError(
-                str(self.path), "", f"the journal cannot be written: {error.strerror or error}", "free disk space"
-            ) from None
+            problem = f"the journal cannot be written: {error.strerror or error}"
+            raise TrackingError(str(self.path), "", problem, "free disk space") from None
         return last + len(records)
 
     def read(self, after_seq: int = 0, offset: int = 0) -> Iterator[Record]:

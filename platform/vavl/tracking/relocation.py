@@ -66,11 +66,11 @@ def refuse_moved(settings: TrackingSettings, environment: Mapping[str, str] = os
         words = ["python", "jobs/sync_tracking.py", str(place.database.parent), "relocate=true"]
         if place.uri != tracking_place(TrackingSettings(), environment).uri:
             words.append(f"tracking.uri={place.uri}")
-        raise InputError(
-            str(place.database), "artifact locations",
+        problem = (
             f"the project was copied or moved: artifacts of its runs lie in {now}, but the database still names "
-            f"{before}, and they would be read and written there", shlex.join(words),
-        )  # fmt: skip
+            f"{before}, and they would be read and written there"
+        )
+        raise InputError(str(place.database), "artifact locations", problem, shlex.join(words))
 
 
 def _refuse_moved_from_server(settings: TrackingSettings, place: TrackingPlace) -> None:

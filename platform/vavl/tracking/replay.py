@@ -151,9 +151,8 @@ class RecordReplay:
         version = self._held.version(run_id, note) if self._held else None
         if not self._skips(record, is_held=version is not None):
             if self._register is None:
-                raise TrackingError(
-                    note.name, "", "is recorded by a run that registers no models", "report this as a bug"
-                )
+                fix = "report this as a bug"
+                raise TrackingError(note.name, "", "is recorded by a run that registers no models", fix)
             version = self._register(self._writer.client, run_id, note)
         model_id = None if version is None else self._writer.model_of(note.name, version)
         if model_id is not None:

@@ -114,10 +114,8 @@ def compare_runs(directory: Path, target: TrackingTarget) -> list[Compared]:
     """
     paths = sorted(directory.rglob(JOURNAL_NAME))
     if not paths:
-        raise InputError(
-            str(directory), "", f"holds no run: there is no {JOURNAL_NAME} in it or below",
-            "give the directory of a run (its output_dir) or of many, e.g. runs",
-        )  # fmt: skip
+        fix = "give the directory of a run (its output_dir) or of many, e.g. runs"
+        raise InputError(str(directory), "", f"holds no run: there is no {JOURNAL_NAME} in it or below", fix)
     runs = []
     for path in paths:
         settings = settings_of(path, target)
@@ -258,10 +256,9 @@ def refuse_failures(results: Iterable[Synced]) -> None:
     """
     failed = [result for result in results if result.is_failed]
     if failed:
-        raise TrackingError(
-            failed[0].store, failed[0].run, f"{len(failed)} of the runs did not arrive whole: {failed[0].problem}",
-            "start the same command again when the store answers: nothing is lost, the journals have it",
-        )  # fmt: skip
+        problem = f"{len(failed)} of the runs did not arrive whole: {failed[0].problem}"
+        fix = "start the same command again when the store answers: nothing is lost, the journals have it"
+        raise TrackingError(failed[0].store, failed[0].run, problem, fix)
 
 
 def summary_directory(directory: Path, output_dir: Path | None) -> Path:

@@ -20,7 +20,7 @@ from vavl.prediction.pieces import Piece, PieceCutter
 from vavl.prediction.plan import plan_prediction
 from vavl.prediction.results import result_table
 from vavl.prediction.settings import PredictionSettings
-from vavl.prediction.timeline_files import check_timeline
+from vavl.prediction.timeline_plot import check_timeline
 
 RATE = 16_000
 COLUMNS = [f"probability_{name}" for name in CLASSES]

@@ -125,7 +125,7 @@ def test_what_a_killed_job_had_finished_is_kept(media, predict, rows_of_result, 
     whole = rows_of_result(predict(media))
     parts = media.parent / "out/parts"
     (parts / "all.parquet").unlink()
-    real = worker.PartPredictor.predict
+    real = worker.PredictionWork.__call__
 
     def killed_in_the_third(self, part):
         if len(list(parts.glob("*.parquet"))) == 2:
@@ -133,12 +133,12 @@ def test_what_a_killed_job_had_finished_is_kept(media, predict, rows_of_result, 
             raise KeyboardInterrupt
         return real(self, part)
 
-    monkeypatch.setattr(worker.PartPredictor, "predict", killed_in_the_third)
+    monkeypatch.setattr(worker.PredictionWork, "__call__", killed_in_the_third)
     with pytest.raises(KeyboardInterrupt):
         predict(media)
     assert len(list(parts.glob("*.parquet"))) == 2
     (parts / "torn.parquet").write_bytes(b"PAR1")
-    monkeypatch.setattr(worker.PartPredictor, "predict", real)
+    monkeypatch.setattr(worker.PredictionWork, "__call__", real)
     result = predict(media, retry_failed=False)
     assert (result.kept, result.worked_on) == (4, 4)
     assert rows_of_result(result) == whole
@@ -146,14 +146,14 @@ def test_what_a_killed_job_had_finished_is_kept(media, predict, rows_of_result, 
 
 
 def test_a_clip_that_takes_too_long_is_told_and_the_next_one_is_predicted(media, predict, rows_of_result, monkeypatch):
-    real = worker.PartPredictor._read_side
+    real = worker.PredictionWork._read_side
 
     def slow(self, found, modality, file):
         if found.clip.clip_id == "pair":
             time.sleep(600)
         real(self, found, modality, file)
 
-    monkeypatch.setattr(worker.PartPredictor, "_read_side", slow)
+    monkeypatch.setattr(worker.PredictionWork, "_read_side", slow)
     rows = rows_of_result(predict(media, seconds_per_clip=2))
     assert rows["pair", None]["error"] == "takes longer than seconds_per_clip allows: 2 s"
     assert rows["only_seen", "video"]["error"] is None

@@ -17,8 +17,7 @@ from vavl.prediction.plan import plan_prediction
 from vavl.prediction.settings import PredictionSettings, TimelineSettings
 from vavl.prediction.sources import Side
 from vavl.prediction.timeline import Course, clip_course, clip_media
-from vavl.prediction.timeline_files import check_timeline, write_timelines
-from vavl.prediction.timeline_picture import TimelineText, class_colours, timeline_figure
+from vavl.prediction.timeline_plot import TimelineText, check_timeline, class_colours, timeline_figure, write_timelines
 from vavl.reports.theme import DARK, LIGHT
 
 WINDOWS = TimelineSettings(window_s=0.5, hop_s=0.25)

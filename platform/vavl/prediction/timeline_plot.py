@@ -1,10 +1,18 @@
-"""Draw the course of a prediction: faces, sound, probabilities over time and what wins under each condition."""
+"""Timelines: plots of the course of a prediction for some clips, each a file.
+
+Faces, sound, probabilities over time and what wins under each condition.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import logging
+import re
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby, pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,10 +22,18 @@ from matplotlib.patches import FancyBboxPatch
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from vavl.prediction.timeline import ClipMedia, Course
-from vavl.reports.plots import ink_on, style_axes
-from vavl.reports.theme import CONDITION_TITLES, Theme
+from vavl.errors import ConfigError, VavlError
+from vavl.models.saved_model import load_model
+from vavl.prediction.plan import PredictionPlan
+from vavl.prediction.settings import PredictionSettings
+from vavl.prediction.sources import ClipInput, MediaClips, MediaSource, Side
+from vavl.prediction.timeline import ClipMedia, Course, clip_course, clip_media
+from vavl.reports.plots import ink_on, style_axes, write_png
+from vavl.reports.theme import CONDITION_TITLES, THEMES, Theme
 
+logger = logging.getLogger(__name__)
+
+_LONGEST_NAME = 80
 _WIDTH_IN = 11.0
 _LEFT_IN, _RIGHT_IN = 1.25, 2.55
 _THUMBNAIL_IN, _WAVE_IN, _COURSE_IN, _RIBBON_IN, _HEAD_IN, _FOOT_IN = 0.78, 0.62, 2.5, 0.27, 0.86, 0.62
@@ -29,13 +45,85 @@ _LEAST_WORD_SHARE = 0.0085
 """Width of a letter in a ribbon, as a share of its length."""
 
 
+def check_timeline(plan: PredictionPlan, settings: PredictionSettings) -> None:
+    """Refuse timelines of what has no media, and of pieces.
+
+    Raises:
+        ConfigError: the input is a store, or a table of pieces.
+    """
+    if settings.timeline and any(clip.piece is not None for clip in plan.found.clips):
+        problem = "shows whole files, and the table names pieces"
+        raise ConfigError("prediction", "timeline", problem, "set timeline=false")
+    if settings.timeline and not isinstance(plan.source, MediaSource):
+        fix = "name the media themselves as input, or set timeline=false"
+        raise ConfigError("prediction", "timeline", "a store holds no audio and no video to draw", fix)
+
+
+def write_timelines(plan: PredictionPlan, settings: PredictionSettings, model_title: str) -> list[Path]:
+    """Draw the course of the prediction within the first clips; one that cannot be drawn is told in the log.
+
+    Returns:
+        The plots: ``timeline.png`` for a single file, else ``timelines/<clip>.png``.
+    """
+    if not settings.timeline or not isinstance(plan.source, MediaSource):
+        return []
+    clips = [clip for clip in plan.found.clips if clip.problem is None]
+    windows, drawn = settings.windows, []
+    if len(clips) > windows.most_clips:
+        logger.warning("of %d clips the first %d get a timeline (windows.most_clips)", len(clips), windows.most_clips)
+    model, reader = load_model(plan.model_directory), plan.source.reader(plan.model)
+    theme = next(theme for theme in THEMES if theme.name == windows.theme)
+    seen = f"{windows.window_s:g} s at a time, every {windows.hop_s:g} s"
+    for clip in clips[: windows.most_clips]:
+        try:
+            files, sides = _read_sides(reader, clip)
+            course = clip_course(model, sides, windows, settings.clips_per_batch)
+            media = clip_media(files, plan.model.video.extractor, windows.thumbnails)
+        except ConfigError:
+            raise
+        except VavlError as error:
+            logger.warning("%s has no timeline: %s", clip.clip_id, error)
+            continue
+        name = "timeline" if plan.found.kind == "file" else f"timelines/{_file_name(clip.clip_id)}"
+        drawn.append(settings.directory / f"{name}.png")
+        with warnings.catch_warnings():
+            # A name in letters that the font lacks is drawn as boxes.
+            warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+            text = TimelineText(clip.clip_id, model_title, seen)
+            write_png(timeline_figure(course, media, text, theme), drawn[-1])
+    return drawn
+
+
+def _file_name(clip_id: str) -> str:
+    """Return a name of one file; two clips never share it."""
+    plain = re.sub(r"[^\w.-]+", "_", clip_id)[:_LONGEST_NAME]
+    return plain if plain == clip_id else f"{plain}-{hashlib.sha256(clip_id.encode()).hexdigest()[:8]}"
+
+
+def _read_sides(reader: MediaClips, clip: ClipInput) -> tuple[dict[str, Path], dict[str, Side]]:
+    """Read the modalities of a clip; a bad one is left out as long as there is another."""
+    files, sides = {}, {}
+    named = reader.sides(clip)
+    for modality, file in named.items():
+        try:
+            sides[modality] = reader.read(clip, modality, file)[0]
+            files[modality] = reader.source.root / file
+        except ConfigError:
+            raise
+        except VavlError as error:
+            if len(named) == 1:
+                raise
+            logger.warning("the timeline of %s leaves out its %s: %s", clip.clip_id, modality, error.problem)
+    return files, sides
+
+
 @dataclass(frozen=True)
 class TimelineText:
-    """Words of a picture."""
+    """Words of a plot."""
 
-    title: str  # name of the clip.
-    model: str  # name and version, or directory.
-    windows: str  # what one point of the course sees.
+    title: str  # name of the clip
+    model: str  # name and version, or directory
+    windows: str  # what one point of the course sees
 
 
 def timeline_figure(course: Course, media: ClipMedia, text: TimelineText, theme: Theme) -> Figure:
@@ -105,18 +193,12 @@ def _winners(course: Course, condition: str) -> NDArray[np.int64]:
     return np.where(known, np.argmax(np.nan_to_num(values, nan=-np.inf), axis=1), -1)
 
 
-def _at(course: Course, times: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Return the window of each time."""
-    step = course.seconds / max(len(course.times_s) - 1, 1)
-    places: NDArray[np.int64] = np.clip(np.rint(times / step), 0, len(course.times_s) - 1).astype(np.int64)
-    return places
-
-
 def _colours_at(course: Course, times: Sequence[float], colours: Sequence[str], otherwise: str) -> list[str]:
     if not course.are_classes:
         return [otherwise] * len(times)
-    winners = _winners(course, course.main)[_at(course, np.asarray(times))]
-    return [colours[winner] if winner >= 0 else otherwise for winner in winners]
+    last = len(course.times_s) - 1
+    windows = np.clip(np.rint(np.asarray(times) * max(last, 1) / course.seconds), 0, last).astype(np.int64)
+    return [colours[place] if place >= 0 else otherwise for place in _winners(course, course.main)[windows]]
 
 
 def _draw_faces(axes: Any, course: Course, media: ClipMedia, colours: Sequence[str]) -> None:
@@ -130,18 +212,14 @@ def _draw_faces(axes: Any, course: Course, media: ClipMedia, colours: Sequence[s
     # Axes of square inches, so that what is round stays round.
     axes.set(xlim=(0, wide), ylim=(0, _THUMBNAIL_IN))
     frames = _colours_at(course, [time for time, _ in chosen], colours, "#8a97a5")
+    inset, size = 0.035, _THUMBNAIL_IN - 0.07
+    frame: dict[str, Any] = {"boxstyle": "round,pad=0,rounding_size=0.09", "facecolor": "none", "linewidth": 2.2}
     for (time, picture), colour in zip(chosen, frames, strict=True):
-        left = float(np.clip(time / course.seconds * wide - _THUMBNAIL_IN / 2, 0, wide - _THUMBNAIL_IN))
-        inset = 0.035
-        shape = FancyBboxPatch(
-            (left + inset, inset), _THUMBNAIL_IN - 2 * inset, _THUMBNAIL_IN - 2 * inset,
-            boxstyle="round,pad=0,rounding_size=0.09", facecolor="none", edgecolor=colour, linewidth=2.2, zorder=3,
-        )  # fmt: skip
+        left = float(np.clip(time / course.seconds * wide - _THUMBNAIL_IN / 2, 0, wide - _THUMBNAIL_IN)) + inset
+        shape = FancyBboxPatch((left, inset), size, size, edgecolor=colour, zorder=3, **frame)
         axes.add_patch(shape)
-        image = axes.imshow(
-            picture, extent=(left + inset, left + _THUMBNAIL_IN - inset, inset, _THUMBNAIL_IN - inset),
-            interpolation="lanczos", aspect="auto", zorder=2,
-        )  # fmt: skip
+        extent = (left, left + size, inset, inset + size)
+        image = axes.imshow(picture, extent=extent, interpolation="lanczos", aspect="auto", zorder=2)
         image.set_clip_path(shape)
     axes.set(xlim=(0, wide), ylim=(0, _THUMBNAIL_IN))
 
@@ -164,12 +242,10 @@ def _draw_course(axes: Any, course: Course, colours: Sequence[str], theme: Theme
     values = course.values[course.main]
     times = course.times_s
     if course.are_classes:
-        stack = np.nan_to_num(values).T[::-1]
-        axes.stackplot(
-            times, 100 * stack, colors=list(colours)[::-1], edgecolor=theme.surface, linewidth=0.8, alpha=0.93
-        )  # fmt: skip
-        axes.set(ylim=(0, 100), yticks=[0, 25, 50, 75, 100])
-        axes.set_yticklabels(["0", "25", "50", "75", "100 %"])
+        style = {"edgecolor": theme.surface, "linewidth": 0.8, "alpha": 0.93}
+        axes.stackplot(times, 100 * np.nan_to_num(values).T[::-1], colors=list(colours)[::-1], **style)
+        axes.set(ylim=(0, 100))
+        axes.set_yticks([0, 25, 50, 75, 100], ["0", "25", "50", "75", "100 %"])
         axes.grid(axis="y", color=theme.surface, linewidth=0.7, alpha=0.55)
         axes.set_axisbelow(False)
     else:
@@ -201,11 +277,9 @@ def _draw_ribbon(axes: Any, course: Course, condition: str, colours: Sequence[st
         places = list(run)
         name = course.names[winner] if winner >= 0 else ""
         if name and len(places) / len(winners) > _LEAST_WORD_SHARE * (len(name) + 2):
-            middle = places[len(places) // 2]
-            axes.text(
-                float(course.times_s[[places[0], places[-1]]].mean()), 0.47, name, ha="center", va="center",
-                fontsize=8.5, color=ink_on(strip[middle]), clip_on=True, parse_math=False,
-            )  # fmt: skip
+            x, ink = float(course.times_s[[places[0], places[-1]]].mean()), ink_on(strip[places[len(places) // 2]])
+            style = {"ha": "center", "va": "center", "fontsize": 8.5, "clip_on": True, "parse_math": False}
+            axes.text(x, 0.47, name, color=ink, **style)
     _name_row(axes, CONDITION_TITLES[condition], theme.text)
 
 
@@ -238,47 +312,26 @@ def _draw_whole(figure: Figure, beside: Any, course: Course, colours: Sequence[s
         weight = "bold" if is_best else "normal"
         axes.barh(place - 0.17, 1, height=0.2, color=theme.line, alpha=0.55, linewidth=0)
         axes.barh(place - 0.17, share, height=0.2, color=colour, linewidth=0)
-        axes.text(
-            0, place + 0.06, name, fontsize=9, color=theme.text, fontweight=weight, va="bottom", parse_math=False
-        )  # fmt: skip
         words = f"{100 * value:.0f} %" if course.are_classes else f"{value:.2f}"
-        axes.text(1, place + 0.06, words, fontsize=9, color=theme.text, fontweight=weight, ha="right", va="bottom")
+        for x, text, side in ((0, name, "left"), (1, words, "right")):
+            style = {"fontsize": 9, "color": theme.text, "fontweight": weight, "va": "bottom", "parse_math": False}
+            axes.text(x, place + 0.06, text, ha=side, **style)
     axes.set(xlim=(0, 1), ylim=(-0.4, len(values) - 0.4))
     title = f"whole clip, {CONDITION_TITLES[course.main]}"
     axes.text(0, 1.015, title, transform=axes.transAxes, fontsize=8.5, color=theme.quiet, va="bottom")
 
 
 def _write_head(figure: Figure, course: Course, text: TimelineText, theme: Theme, height: float) -> None:
-    left = _LEFT_IN / _WIDTH_IN
-    verdict = _verdict(course)
-    figure.text(
-        left,
-        1 - 0.3 / height,
-        _short(text.title),
-        fontsize=15,
-        fontweight="bold",
-        color=theme.text,
-        va="center",
-        parse_math=False,
-    )
-    notes = "   ·   ".join(note for note in (verdict, text.model, text.windows, course.note) if note)
-    figure.text(
-        left, 1 - 0.58 / height, notes, fontsize=9, color=theme.quiet, va="center", parse_math=False
-    )  # fmt: skip
-
-
-def _short(title: str) -> str:
-    """Return a title that fits; of a long path the end says most."""
-    return title if len(title) <= _LONGEST_TITLE else f"… {title[-_LONGEST_TITLE:]}"
-
-
-def _verdict(course: Course) -> str:
-    found = course.whole[course.main]
-    title = CONDITION_TITLES[course.main]
-    return f"{found.label} {100 * max(found.probabilities):.0f} % by {title}" if course.are_classes else f"by {title}"
+    left, found, verdict = _LEFT_IN / _WIDTH_IN, course.whole[course.main], f"by {CONDITION_TITLES[course.main]}"
+    if course.are_classes:
+        verdict = f"{found.label} {100 * max(found.probabilities):.0f} % {verdict}"
+    # Of a long path the end says most.
+    title = text.title if len(text.title) <= _LONGEST_TITLE else f"… {text.title[-_LONGEST_TITLE:]}"
+    notes = "   ·   ".join(filter(None, (verdict, text.model, text.windows, course.note)))
+    plain: dict[str, Any] = {"va": "center", "parse_math": False}
+    figure.text(left, 1 - 0.3 / height, title, fontsize=15, fontweight="bold", color=theme.text, **plain)
+    figure.text(left, 1 - 0.58 / height, notes, fontsize=9, color=theme.quiet, **plain)
 
 
 def _name_row(axes: Any, name: str, colour: str) -> None:
-    axes.text(
-        -0.013, 0.5, name, transform=axes.transAxes, ha="right", va="center", fontsize=8.5, color=colour
-    )  # fmt: skip
+    axes.text(-0.013, 0.5, name, transform=axes.transAxes, ha="right", va="center", fontsize=8.5, color=colour)
