@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vavl.config.files import sha256_of_file, sha256_of_json
-from vavl.tracking.events import Event
+from vavl.tracking.journal import Event
 from vavl.tracking.mlflow_writer import EVENTS_FILE, Point, events_text, logged_model_of, store_name
 
 RECORD_TAG = "vavl.journal_record"

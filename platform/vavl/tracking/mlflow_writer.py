@@ -21,8 +21,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from vavl.tracking.events import Event, count_events, event_line, events_as_json
-from vavl.tracking.journal import Record
+from vavl.tracking.journal import Event, Record, count_events, event_line, events_as_json
 from vavl.tracking.settings import TrackingPlace, TrackingSettings
 
 NOTE_TAG = "mlflow.note.content"

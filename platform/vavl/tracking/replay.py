@@ -13,9 +13,8 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 
 from vavl.errors import TrackingError, VavlError
-from vavl.tracking.events import run_events
 from vavl.tracking.holdings import Holdings, ModelNote, Register
-from vavl.tracking.journal import Journal, JournalReader, Record, clean
+from vavl.tracking.journal import Journal, JournalReader, Record, clean, run_events
 from vavl.tracking.mlflow_writer import POINTS_PER_REQUEST, MlflowWriter, Point, dataset_id
 from vavl.tracking.records import (
     MalformedRecord,
@@ -87,7 +86,8 @@ class RecordReplay:
             if not self._is_records_own(group[0], error):
                 raise
             if len(group) == 1:
-                self._set_aside(group[0], error)
+                reason = str(error) if isinstance(error, MalformedRecord) else f"{type(error).__name__}: {error}"
+                self._arrived(group[0], refused=self._listed(group[0], reason))
                 return
             middle = len(group) // 2  # one of them spoils the request: find it
             self._apply(group[:middle])
@@ -155,14 +155,10 @@ class RecordReplay:
                 raise TrackingError(note.name, "", "is recorded by a run that registers no models", fix)
             version = self._register(self._writer.client, run_id, note)
         model_id = None if version is None else self._writer.model_of(note.name, version)
-        if model_id is not None:
-            self._log_scores(run_id, record, metric_points(record, self.state), model_id)
-        return {"model_name": note.name, "model_version": version, "model_id": model_id}
-
-    def _log_scores(self, run_id: str, record: Record, points: Sequence[Point], model_id: str | None) -> None:
-        """Write the scores of a run, and of the model that it trained or measured."""
-        if not self._skips(record, is_held=self._holds_scores(run_id, points, model_id)):
+        points = metric_points(record, self.state) if model_id is not None else []
+        if points and not self._skips(record, is_held=self._holds_scores(run_id, points, model_id)):
             self._writer.log_points(run_id, points, model_id, self.state.dataset)
+        return {"model_name": note.name, "model_version": version, "model_id": model_id}
 
     def _holds_scores(self, run_id: str, points: Sequence[Point], model_id: str | None) -> bool:
         if self._held is None:
@@ -226,10 +222,6 @@ class RecordReplay:
         # MLflow says the same of a run that a person has deleted.
         run_id = self.state.mlflow_run_id
         return bool(run_id) and self._writer.run_stage(str(run_id)) == "active"
-
-    def _set_aside(self, record: Record, error: Exception) -> None:
-        reason = str(error) if isinstance(error, MalformedRecord) else f"{type(error).__name__}: {error}"
-        self._arrived(record, refused=self._listed(record, reason))
 
     def _listed(self, record: Record, reason: str) -> dict[int, str]:
         """List a record that no store will take, or a part of it; returns all that were set aside."""

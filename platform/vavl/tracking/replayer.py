@@ -8,6 +8,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -136,21 +137,16 @@ class Replayer:
                 failures += 1
                 if isinstance(error, ConnectionError) or failures == _MOST_FAILURES:
                     return False  # the others would fail as well
-            else:
-                self._arrived(journal)
-                todo = todo or self._added_meanwhile(failures)
+                continue
+            self._has_refused |= bool(self.state_of(journal).refused)
+            if journal is not self._own:
+                with self._lock:
+                    self._line.remove(journal)
+            if not todo and not failures:
+                todo = [added for added in self._line if added is not self._own]  # meanwhile
         if failures == 0:
             self._caught_up()
         return failures == 0
-
-    def _arrived(self, journal: Journal) -> None:
-        self._has_refused |= bool(self.state_of(journal).refused)
-        if journal is not self._own:
-            with self._lock:
-                self._line.remove(journal)
-
-    def _added_meanwhile(self, failures: int) -> list[Journal]:
-        return [] if failures else [journal for journal in self._line if journal is not self._own]
 
     def _caught_up(self) -> None:
         self.error = ""
@@ -201,11 +197,7 @@ class Replayer:
             note_set_aside(journal.path, self._writer.store, None)
             self._compared.add(journal.path)
         held = Holdings(self._writer.client) if self._compares else None
-
-        def save(state: ReplayState) -> None:
-            self._save(journal, state)
-
-        return RecordReplay(self._writer, journal, state, save, self._register, held)
+        return RecordReplay(self._writer, journal, state, partial(self._save, journal), self._register, held)
 
     def _look_again(self) -> None:
         """Put the other runs of this directory in line: a store that lost one may have lost all."""
@@ -274,17 +266,13 @@ def unfinished_journals(directory: Path, settings: TrackingSettings) -> Iterator
 @contextlib.contextmanager
 def only_one(journal: Path) -> Iterator[bool]:
     """Yield whether this is the only replay of ``journal``, for as long as the block lasts."""
-    if not journal.parent.exists():
-        yield True
-        return
     lock = FileLock(f"{journal}.replaying")
+    has_directory = journal.parent.exists()
+    if has_directory:
+        with contextlib.suppress(Timeout):
+            lock.acquire(0)
     try:
-        lock.acquire(0)
-    except Timeout:
-        yield False
-        return
-    try:
-        yield True
+        yield lock.is_locked or not has_directory
     finally:
         lock.release()
 
@@ -306,12 +294,12 @@ def is_followed(journal: Path) -> bool:
 
 
 def _is_held(lock: FileLock) -> bool:
-    if not Path(lock.lock_file).exists():
-        return False
     try:
-        with lock.acquire(0):
-            return False
+        if Path(lock.lock_file).exists():
+            lock.acquire(0)
+            lock.release()
     except Timeout:
         return True
     except OSError:
-        return False
+        pass
+    return False

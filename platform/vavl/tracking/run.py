@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import getpass
 import hashlib
 import json
@@ -13,7 +12,8 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -125,7 +125,6 @@ BEST = "best/"
 
 _PACKAGES = ("torch", "ray", "deepspeed")
 _SCORES = ("clips", "accuracy", "f1_macro", "uar", "ccc_mean", "calibration_error")
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -212,7 +211,8 @@ def source_tags() -> dict[str, str]:
         "mlflow.source.type": "LOCAL",
         "mlflow.user": user_name(),
         "vavl.code_hash": _code_hash(directories),
-        **_package_tags(),
+        # DeepSpeed is left out of some installations.
+        **{f"vavl.{name}": version(name) for name in _PACKAGES if find_spec(name)},
         **(json.loads(sent) if sent else repository_tags(package)),
     }
 
@@ -239,14 +239,6 @@ def _code_hash(directories: Iterable[Path]) -> str:
             content = file.read_bytes()
             digest.update(f"{file.relative_to(directory.parent)} {len(content)}\n".encode() + content)
     return digest.hexdigest()[:16]
-
-
-def _package_tags() -> dict[str, str]:
-    tags = {}
-    for name in _PACKAGES:
-        with contextlib.suppress(PackageNotFoundError):  # DeepSpeed is left out of some installations
-            tags[f"vavl.{name}"] = version(name)
-    return tags
 
 
 def user_name() -> str:

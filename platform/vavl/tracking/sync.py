@@ -80,16 +80,8 @@ class Compared:
     def result(self, sent: int = 0, *, is_dry: bool = False, error: str = "") -> Synced:
         """Return what is said of the run, once ``sent`` records were sent and it was compared again."""
         state, problem = self._state(error, is_dry=is_dry)
-        return Synced(
-            run=self.name,
-            journal=str(self.journal.path),
-            store=self.store,
-            state=state,
-            sent=sent,
-            missing=len(self.lacking),
-            mlflow_run_id=self.mlflow_run_id,
-            problem=problem,
-        )
+        counts = sent, len(self.lacking)
+        return Synced(self.name, str(self.journal.path), self.store, state, *counts, self.mlflow_run_id, problem)
 
     def _state(self, error: str, *, is_dry: bool) -> tuple[State, str]:
         if is_followed(self.journal.path):
@@ -100,9 +92,8 @@ class Compared:
             return "lacking", ""
         if self.refused:
             seq, reason = next(iter(self.refused.items()))
-            return "refused in part", (
-                f"{len(self.refused)} records refused; record {seq}: {reason}; {set_aside_path(self.journal.path)}"
-            )
+            first = f"record {seq}: {reason}; {set_aside_path(self.journal.path)}"
+            return "refused in part", f"{len(self.refused)} records refused; {first}"
         return ("arrived" if self.journal.end() else "unfinished"), ""
 
 
@@ -275,13 +266,9 @@ def write_summary(results: Sequence[Synced], directory: Path) -> Path:
     runs), ``runs`` (list with the attributes of ``Synced``; runs that had arrived before are not listed).
     """
     path = make_folder(directory) / SUMMARY_FILE
-    content = {
-        "complete": not any(result.is_failed for result in results),
-        "sent": sum(result.sent for result in results),
-        "missing": sum(result.missing for result in results),
-        "runs": [asdict(result) for result in results],
-    }
-    write_json(path, content)
+    sums = {name: sum(getattr(result, name) for result in results) for name in ("sent", "missing")}
+    is_complete = not any(result.is_failed for result in results)
+    write_json(path, {"complete": is_complete, **sums, "runs": [asdict(result) for result in results]})
     return path
 
 
@@ -292,9 +279,10 @@ def print_results(results: Sequence[Synced]) -> None:
         print("every run has arrived already")
         return
     rows = [("run", "records sent", "missing", "store", "MLflow run", "state", "problem")]
-    for entry in results:
-        counts = (str(entry.sent), str(entry.missing))
-        rows.append((entry.run, *counts, entry.store, entry.mlflow_run_id or "", _WORDS[entry.state], entry.problem))
+    rows += [
+        (one.run, f"{one.sent}", f"{one.missing}", one.store, one.mlflow_run_id or "", _WORDS[one.state], one.problem)
+        for one in results
+    ]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

@@ -8,8 +8,7 @@ from typing import Any, Self
 
 from vavl.config.progress import Progress, in_words, process_seconds
 from vavl.metrics.names import CONDITIONS
-from vavl.tracking.events import event_line, event_of
-from vavl.tracking.journal import Journal, JournalReader, Record
+from vavl.tracking.journal import Journal, JournalReader, Record, event_line, event_of
 from vavl.training.throughput import EXPECTED_SECONDS, MFU, SECONDS_PER_STEP
 
 _LOOK_SECONDS = 0.5

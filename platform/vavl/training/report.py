@@ -32,8 +32,7 @@ from vavl.reports.plots import (
 from vavl.reports.render import write_page
 from vavl.reports.theme import CONDITION_TITLES
 from vavl.store.store_cache import local_store
-from vavl.tracking.events import event_line, run_events
-from vavl.tracking.journal import Journal, Record
+from vavl.tracking.journal import Journal, Record, event_line, run_events
 from vavl.training.settings import TrainingPlan
 from vavl.training.training_result import chosen_words, corpus_words, label_words, layer_words
 from vavl.training.worker import PREDICTIONS_FOLDER

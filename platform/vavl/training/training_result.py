@@ -15,8 +15,7 @@ from vavl.metrics.names import CONDITIONS
 from vavl.serving.registry import register_model
 from vavl.store.store import read_content
 from vavl.store.store_cache import local_store
-from vavl.tracking.events import count_events, run_events
-from vavl.tracking.journal import Journal, JournalSink
+from vavl.tracking.journal import Journal, JournalSink, count_events, run_events
 from vavl.tracking.run import DatasetNote, TrackedRun, best_scores, run_page, run_start, source_tags
 from vavl.tracking.settings import TrackingSettings
 from vavl.training.loop import BEST_FOLDER

@@ -14,7 +14,22 @@ import pytest
 
 from vavl.errors import TrackingError
 from vavl.tracking import journal as journal_module
-from vavl.tracking.journal import Journal, JournalReader, JournalSink, clean
+from vavl.tracking.journal import (
+    Journal,
+    JournalReader,
+    JournalSink,
+    clean,
+    count_events,
+    event_line,
+    run_events,
+)
+from vavl.tracking.replayer import Replayer
+from vavl.tracking.settings import TrackingSettings
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Journal:
+    return Journal(tmp_path / "journal.jsonl")
 
 
 def test_records_come_back_in_order_with_increasing_numbers(tmp_path: Path) -> None:
@@ -34,8 +49,7 @@ def test_no_file_reads_as_empty(tmp_path: Path) -> None:
     assert list(Journal(tmp_path / "none.jsonl").read()) == []
 
 
-def test_torn_last_line_spoils_only_itself(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    journal = Journal(tmp_path / "journal.jsonl")
+def test_torn_last_line_spoils_only_itself(journal: Journal, caplog: pytest.LogCaptureFixture) -> None:
     journal.append("step", step=1)
     with journal.path.open("a") as file:
         file.write('{"seq": 2, "kind": "st')
@@ -45,8 +59,7 @@ def test_torn_last_line_spoils_only_itself(tmp_path: Path, caplog: pytest.LogCap
     assert "torn line" in caplog.text
 
 
-def test_whole_line_without_its_end_is_not_lost(tmp_path: Path) -> None:
-    journal = Journal(tmp_path / "journal.jsonl")
+def test_whole_line_without_its_end_is_not_lost(journal: Journal) -> None:
     journal.append("step", step=1)
     journal.path.write_bytes(journal.path.read_bytes()[:-1])
     assert list(journal.read()) == []  # its writer may be at work still
@@ -54,8 +67,7 @@ def test_whole_line_without_its_end_is_not_lost(tmp_path: Path) -> None:
     assert [record.payload["step"] for record in journal.read()] == [1, 2]
 
 
-def test_last_number_is_found_behind_a_line_longer_than_the_tail(tmp_path: Path) -> None:
-    journal = Journal(tmp_path / "journal.jsonl")
+def test_last_number_is_found_behind_a_line_longer_than_the_tail(journal: Journal) -> None:
     journal.append("step", step=1)
     journal.append("run_start", config_yaml="x" * 300_000)
     assert journal.append("step", step=3) == 3
@@ -80,8 +92,7 @@ def test_two_processes_take_turns(tmp_path: Path) -> None:
     assert sorted(record.payload["step"] for record in records) == sorted([*range(200), *range(200)])
 
 
-def test_values_that_json_does_not_know_are_cleaned(tmp_path: Path) -> None:
-    journal = Journal(tmp_path / "journal.jsonl")
+def test_values_that_json_does_not_know_are_cleaned(journal: Journal, tmp_path: Path) -> None:
     metrics = {"nan": float("nan"), "inf": np.float32("inf"), "good": np.float64(0.5), "count": np.int64(3)}
     journal.append("epoch", epoch=1, step=4, metrics=metrics, path=tmp_path, matrix=np.array([[1.0, np.nan]]))
     (record,) = journal.read()
@@ -119,8 +130,7 @@ def steps_of(reader: JournalReader) -> list[int]:
     return [record.payload["step"] for record in reader.read()]
 
 
-def test_a_reader_yields_every_record_once(tmp_path: Path) -> None:
-    journal = Journal(tmp_path / "journal.jsonl")
+def test_a_reader_yields_every_record_once(journal: Journal) -> None:
     reader = JournalReader(journal)
     assert steps_of(reader) == []
     journal.append_all([("step", {"step": step}) for step in range(3)])
@@ -150,8 +160,7 @@ def test_a_poll_of_a_reader_parses_what_is_new_however_long_the_journal_is(
         assert len(parsed) == 2  # the one before tells that the file is the same
 
 
-def test_a_reader_waits_for_the_end_of_a_torn_line(tmp_path: Path) -> None:
-    journal = Journal(tmp_path / "journal.jsonl")
+def test_a_reader_waits_for_the_end_of_a_torn_line(journal: Journal) -> None:
     reader = JournalReader(journal)
     journal.append_all([("step", {"step": 0}), ("step", {"step": 1})])
     whole = journal.path.read_bytes()
@@ -162,8 +171,7 @@ def test_a_reader_waits_for_the_end_of_a_torn_line(tmp_path: Path) -> None:
     assert steps_of(reader) == [1]
 
 
-def test_a_torn_line_that_is_never_completed_costs_a_reader_only_itself(tmp_path: Path) -> None:
-    journal = Journal(tmp_path / "journal.jsonl")
+def test_a_torn_line_that_is_never_completed_costs_a_reader_only_itself(journal: Journal) -> None:
     reader = JournalReader(journal)
     journal.append("step", step=0)
     with journal.path.open("a") as file:
@@ -176,9 +184,8 @@ def test_a_torn_line_that_is_never_completed_costs_a_reader_only_itself(tmp_path
 
 
 @pytest.mark.parametrize("how", ["truncated", "replaced", "moved aside"])
-def test_a_reader_of_a_journal_that_was_made_anew_begins_anew(tmp_path: Path, how: str) -> None:
+def test_a_reader_of_a_journal_that_was_made_anew_begins_anew(journal: Journal, tmp_path: Path, how: str) -> None:
     """Also when the new one has grown longer than the old one was."""
-    journal = Journal(tmp_path / "journal.jsonl")
     reader = JournalReader(journal)
     journal.append_all([("step", {"step": 0}), ("step", {"step": 1})])
     assert steps_of(reader) == [0, 1]
@@ -201,8 +208,7 @@ def test_a_reader_of_a_journal_that_was_made_anew_begins_anew(tmp_path: Path, ho
     assert not reader.began_anew
 
 
-def test_the_end_is_found_behind_long_lines(tmp_path: Path) -> None:
-    journal = Journal(tmp_path / "journal.jsonl")
+def test_the_end_is_found_behind_long_lines(journal: Journal) -> None:
     assert journal.end() is None
     journal.append("run_start", run_id="run")
     journal.append("run_start", run_id="run", config_yaml="# " + "x" * 200_000)
@@ -294,3 +300,57 @@ def test_a_half_written_batch_is_undone_and_written_once(tmp_path: Path) -> None
     records = list(Journal(path).read())
     assert [record.payload["step"] for record in records] == list(range(1, 21))
     assert [record.seq for record in records] == list(range(1, 21))
+
+
+def skipped(step: int, time: float) -> dict[str, Any]:
+    return {"what": "skipped_step", "step": step, "message": "loss is not finite", "clips": ["a", "b"], "time": time}
+
+
+def test_an_event_that_is_reported_again_is_the_same_event(journal: Journal) -> None:
+    journal.append("event", **skipped(7, 10.0))
+    journal.append("event", **skipped(7, 10.0))  # from a checkpoint, after a resume
+    journal.append("event", **skipped(7, 30.0))  # it happened again
+    journal.append("event", what="resumed", message="from step 5")
+    events = run_events(journal.read())
+    assert count_events(events) == {"resumed": 1, "skipped_step": 2}
+    assert [event.time for event in events[:2]] == [10.0, 30.0]
+    assert events[0].facts == {"clips": ["a", "b"]}
+    assert event_line(events[0]) == "skipped step at step 7: loss is not finite"
+    assert event_line(events[2]) == "resumed: from step 5"
+    assert events[0].moment == "1970-01-01 00:00:10"
+
+
+def test_a_journal_of_several_runs_gives_those_of_one(journal: Journal) -> None:
+    for name in ("one", "two"):
+        journal.append("run_start", run_id=name)
+        journal.append("event", what="stopped", message=name)
+    assert [event.message for event in run_events(journal.read(), "one")] == ["one"]
+    assert len(run_events(journal.read())) == 2
+
+
+def test_mlflow_shows_the_list_and_counts(
+    journal: Journal, tracking: TrackingSettings, tracking_client: Any, tmp_path: Path
+) -> None:
+    journal.append("run_start", run_id="run", experiment=tracking.experiment)
+    journal.append("step", step=6, metrics={"loss": 1.0})
+    journal.append("event", **skipped(7, 10.0))
+    replay = Replayer([journal], tracking)
+    assert replay.run_once()
+    journal.append("event", **skipped(7, 10.0))
+    journal.append("event", what="restarted", step=5, message="worker 1 was lost", attempt=2)
+    journal.append("event", what="stopped", step=9, message="asked to")
+    assert replay.finish(60)
+    run_id = replay.state.mlflow_run_id
+    run = tracking_client.get_run(run_id)
+    counts = {name: value for name, value in run.data.tags.items() if name.startswith("vavl.events.")}
+    assert counts == {
+        "vavl.events.restarted": "1", "vavl.events.skipped_step": "1", "vavl.events.stopped": "1"
+    }  # fmt: skip
+    assert run.data.tags["vavl.last_event"] == "stopped at step 9: asked to"
+    assert run.data.metrics == {"loss": 1.0}
+    (file,) = [file.path for file in tracking_client.list_artifacts(run_id)]
+    listed = json.loads(Path(tracking_client.download_artifacts(run_id, file, str(tmp_path))).read_text())
+    assert [entry["what"] for entry in listed] == ["skipped_step", "restarted", "stopped"]
+    assert listed[1] == {
+        "time": listed[1]["time"], "what": "restarted", "step": 5, "message": "worker 1 was lost", "attempt": 2
+    }  # fmt: skip

@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 
 from vavl.errors import TrackingError
-from vavl.tracking.events import run_events
-from vavl.tracking.journal import Journal
+from vavl.tracking.journal import Journal, run_events
 from vavl.tracking.records import set_aside_path
 from vavl.tracking.replayer import Replayer
 from vavl.tracking.settings import TrackingSettings, TrackingTarget
