@@ -17,14 +17,13 @@ from vavl.metrics.paired import Interval, SpeakerSums, difference_interval, gath
 from vavl.metrics.scores import (
     ClassScore,
     SummedScore,
-    absolute_errors,
     attribute_measures_over_clips,
     attribute_scores,
-    brier_score,
     class_measures_over_clips,
     class_scores,
     confusion_counts,
     scores_of_classes,
+    scores_over_clips,
     sums_of_speakers,
 )
 from vavl.models.saved_model import ModelDescription
@@ -104,11 +103,15 @@ def differences(
 
 def metrics_of(predicted: NDArray[np.float64], target: NDArray[np.float64], task: Task) -> dict[str, float]:
     """Return the metrics of some clips: (clips, outputs) predicted and true."""
+    measured = scores_over_clips(_measures(task), predicted, target)
     match task:
         case ClassTask():
-            return {**class_scores(predicted, target), "brier": brier_score(predicted, target)}
+            return {**class_scores(predicted, target), "brier": measured["brier"]}
         case AttributeTask(attributes=names):
-            return {**attribute_scores(predicted, target, names), **absolute_errors(predicted, target, names)}
+            return {
+                **attribute_scores(predicted, target, names),
+                **{f"mae_{name}": measured[f"mae_{name}"] for name in names},
+            }
 
 
 def _measures(task: Task) -> Mapping[str, SummedScore]:

@@ -27,32 +27,14 @@ def class_scores(probabilities: NDArray[np.float64], target: NDArray[np.float64]
     """
     if len(target) == 0:
         return {}
-    # Every training reads this file at its start, and scikit-learn takes longer to import than torch.
-    from sklearn.metrics import f1_score, log_loss
-
-    truth, predicted = target.argmax(axis=1), probabilities.argmax(axis=1)
-    classes = np.arange(target.shape[1])
-    confusion = confusion_counts(probabilities, target)
-    occurring = confusion.sum(axis=1) > 0
-    recall = np.diag(confusion)[occurring] / confusion.sum(axis=1)[occurring]
-    return {
-        "accuracy": float((truth == predicted).mean()),
-        "f1_micro": float(f1_score(truth, predicted, labels=classes, average="micro", zero_division=0)),
-        "f1_macro": float(f1_score(truth, predicted, labels=classes, average="macro", zero_division=0)),
-        "uar": float(recall.mean()),
-        "calibration_error": calibration_error(probabilities, truth),
-        "loss": float(log_loss(truth, probabilities, labels=classes)),
-    }
+    names = ("accuracy", "f1_macro", "uar", "calibration_error", "loss")
+    scores = scores_over_clips(class_measures_over_clips(), probabilities, target)
+    return {"accuracy": scores["accuracy"], "f1_micro": scores["accuracy"], **{name: scores[name] for name in names}}
 
 
 def confusion_counts(probabilities: NDArray[np.float64], target: NDArray[np.float64]) -> NDArray[np.int64]:
     """Count clips by true class (row) and predicted class (column)."""
-    from sklearn.metrics import confusion_matrix
-
-    counts: NDArray[np.int64] = confusion_matrix(
-        target.argmax(axis=1), probabilities.argmax(axis=1), labels=np.arange(target.shape[1])
-    )
-    return counts
+    return _square(_confusion(probabilities, target)).astype(np.int64)
 
 
 @dataclass(frozen=True)
@@ -81,31 +63,6 @@ def scores_of_classes(counts: NDArray[np.int64]) -> list[ClassScore]:
     ]
 
 
-def brier_score(probabilities: NDArray[np.float64], target: NDArray[np.float64]) -> float:
-    """Return the mean over clips of ``squared_distances`` (Brier 1950): 0 (certain, right) to 2 (certain, wrong)."""
-    return float(squared_distances(probabilities, target).mean())
-
-
-def squared_distances(probabilities: NDArray[np.float64], target: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return (clips,), the squared distance to the truth, summed over classes; arguments as of ``class_scores``."""
-    truth = np.eye(target.shape[1])[target.argmax(axis=1)]
-    distances: NDArray[np.float64] = np.square(probabilities - truth).sum(axis=1)
-    return distances
-
-
-def calibration_error(probabilities: NDArray[np.float64], truth: NDArray[np.int64]) -> float:
-    """Return the expected calibration error over 15 equal bins of confidence (Guo et al., ICML 2017)."""
-    return float(np.abs(confidence_gaps(probabilities, truth)).sum() / len(truth))
-
-
-def confidence_gaps(probabilities: NDArray[np.float64], truth: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Return per bin of confidence the sum of what is stated minus the clips that are right."""
-    confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == truth
-    bins = np.minimum((confidence * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
-    stated = np.bincount(bins, weights=confidence, minlength=CALIBRATION_BINS)
-    return np.asarray(stated - np.bincount(bins, weights=right, minlength=CALIBRATION_BINS), np.float64)
-
-
 def attribute_scores(
     predicted: NDArray[np.float64], target: NDArray[np.float64], names: Sequence[str]
 ) -> dict[str, float]:
@@ -127,16 +84,6 @@ def attribute_scores(
         "ccc_mean": float(ccc.mean()),
         "loss": float((1 - ccc).sum()),
     }
-
-
-def absolute_errors(
-    predicted: NDArray[np.float64], target: NDArray[np.float64], names: Sequence[str]
-) -> dict[str, float]:
-    """Return ``mae_<name>``, the mean absolute error, per attribute; arguments as of ``attribute_scores``."""
-    if len(target) == 0:
-        return {}
-    error = np.abs(predicted - target).mean(axis=0)
-    return {f"mae_{name}": float(value) for name, value in zip(names, error, strict=True)}
 
 
 def concordance_of(predicted: NDArray[np.float64], target: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -187,9 +134,11 @@ def attribute_measures(names: Sequence[str]) -> Mapping[str, SummedScore]:
 
 
 def class_measures_over_clips() -> Mapping[str, SummedScore]:
-    """Return the scores of ``class_scores`` and ``brier_score``, with all clips of all speakers together.
+    """Return the scores of classes with all clips of all speakers together.
 
-    Here ``accuracy`` is the share of right clips, so a speaker with more clips counts more.
+    Here ``accuracy`` is the share of right clips, so a speaker with more clips counts more. ``calibration_error`` is
+    the expected one over 15 equal bins of confidence (Guo et al., ICML 2017); ``brier`` the squared distance to the
+    truth, summed over classes (Brier 1950), from 0 (certain, right) to 2 (certain, wrong).
     """
     return {
         "accuracy": SummedScore(_mean_of(lambda p, y: p.argmax(axis=1) == y.argmax(axis=1)), _mean_of_sums),
@@ -198,7 +147,7 @@ def class_measures_over_clips() -> Mapping[str, SummedScore]:
         "calibration_error": SummedScore(
             _calibration, lambda sums: _ratio(np.abs(sums[..., :-1]).sum(axis=-1), sums[..., -1])
         ),
-        "brier": SummedScore(_mean_of(squared_distances), _mean_of_sums),
+        "brier": SummedScore(_mean_of(_squared_distances), _mean_of_sums),
         "loss": SummedScore(_mean_of(_cross_entropy), _mean_of_sums),
     }
 
@@ -214,6 +163,13 @@ def attribute_measures_over_clips(names: Sequence[str]) -> Mapping[str, SummedSc
     return found
 
 
+def scores_over_clips(
+    measures: Mapping[str, SummedScore], predicted: NDArray[np.float64], target: NDArray[np.float64]
+) -> dict[str, float]:
+    """Return each score of (clips, outputs) ``predicted`` and ``target``."""
+    return {name: float(one.statistic(one.sums(predicted, target))) for name, one in measures.items()}
+
+
 def _mean_of(values: Sums) -> Sums:
     """Return sums that ``_mean_of_sums`` turns into the mean over clips of ``values``, (clips,)."""
 
@@ -225,12 +181,23 @@ def _mean_of(values: Sums) -> Sums:
 
 def _cross_entropy(predicted: NDArray[np.float64], target: NDArray[np.float64]) -> NDArray[np.float64]:
     stated = np.take_along_axis(predicted, target.argmax(axis=1)[:, None], axis=1)[:, 0]
-    entropy: NDArray[np.float64] = -np.log(np.clip(stated, np.finfo(np.float64).eps, 1))
+    least = np.finfo(np.float64).eps  # as scikit-learn's log_loss
+    entropy: NDArray[np.float64] = -np.log(np.clip(stated, least, 1 - least))
     return entropy
 
 
+def _squared_distances(predicted: NDArray[np.float64], target: NDArray[np.float64]) -> NDArray[np.float64]:
+    truth = np.eye(target.shape[1])[target.argmax(axis=1)]
+    distances: NDArray[np.float64] = np.square(predicted - truth).sum(axis=1)
+    return distances
+
+
 def _calibration(predicted: NDArray[np.float64], target: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.append(confidence_gaps(predicted, target.argmax(axis=1)), float(len(target)))
+    """Per bin of confidence the sum of what is stated minus the clips that are right; then the clips."""
+    confidence, right = predicted.max(axis=1), predicted.argmax(axis=1) == target.argmax(axis=1)
+    bins = np.minimum((confidence * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
+    stated, found = (np.bincount(bins, values, CALIBRATION_BINS) for values in (confidence, right))
+    return np.append(stated - found, float(len(target)))
 
 
 def sums_of_speakers(
