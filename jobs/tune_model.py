@@ -7,7 +7,7 @@ import shlex
 from vavl.config.command_line import print_table, run_job
 from vavl.config.files import sha256_of_json
 from vavl.experiments.runner import run_trials
-from vavl.experiments.sweep import TRIALS_DIRECTORY, check_sweep, open_sweep
+from vavl.experiments.sweep import check_sweep, open_sweep
 from vavl.experiments.sweep_report import write_pages
 from vavl.experiments.sweep_result import (
     BEST_FILE,
@@ -18,6 +18,7 @@ from vavl.experiments.sweep_result import (
     result_rows,
     write_results,
 )
+from vavl.experiments.sweep_settings import TRIALS_DIRECTORY
 from vavl.experiments.trials import ParentRun
 from vavl.job_config import TuneModelJob
 from vavl.tracking.relocation import refuse_moved

@@ -6,7 +6,7 @@ import difflib
 import json
 import logging
 import shlex
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -27,6 +27,7 @@ RECORD_FILE = "audit.json"
 AUDIT_VERSION = 2
 """Raised with every change of a check; an older record is made anew."""
 
+_KEY = "data.waive_audit"
 _log = logging.getLogger(__name__)
 
 CheckFunction = Callable[[Material, AuditSettings], Finding]
@@ -158,21 +159,14 @@ def audit_store(directory: Path, settings: AuditSettings) -> Audit:
     Raises:
         StoreError: the store is missing, incomplete or broken.
     """
-    material = Material.of(directory)
-    findings = [corpus_checks.check_counts(material), label_checks.check_label_sets(material)]
-    findings += [check(material, settings) for check in _OF_THE_CORPUS]
-    findings += _label_findings(material, settings, _OF_THE_LABELS)
-    return _audit(AuditKey.of(directory, settings), material, findings)
+    material, key = Material.of(directory), AuditKey.of(directory, settings)
+    return _audit(key, material, settings, _OF_THE_CORPUS, _OF_THE_LABELS)
 
 
 def audit_labels(manifest: Manifest, settings: AuditSettings) -> Audit:
     """Make the checks that need neither features nor files: of a corpus whose media are not at hand."""
-    material = Material(manifest, None, None)
-    findings = [corpus_checks.check_counts(material), label_checks.check_label_sets(material)]
-    findings += [check(material, settings) for check in _OF_THE_CORPUS[:2]]
-    findings += _label_findings(material, settings, _OF_TABLES)
     key = AuditKey(AUDIT_VERSION, settings.hash, "", manifest.card_hash, None)
-    return _audit(key, material, findings)
+    return _audit(key, Material(manifest, None, None), settings, _OF_THE_CORPUS[:2], _OF_TABLES)
 
 
 def current_audit(directory: Path, settings: AuditSettings, *, keep: bool = True) -> Audit:
@@ -213,33 +207,22 @@ def write_audit(audit: Audit, directory: Path) -> Path:
     return path
 
 
-def _label_findings(
-    material: Material, settings: AuditSettings, checks: tuple[CheckFunction, ...]
-) -> Iterator[Finding]:
-    names = list(material.manifest.label_sets) or [""]
-    for name in names:
+def _audit(
+    key: AuditKey,
+    material: Material,
+    settings: AuditSettings,
+    of_the_corpus: Iterable[CheckFunction],
+    of_the_labels: Sequence[CheckFunction],
+) -> Audit:
+    manifest, order = material.manifest, list(Check)
+    findings = [corpus_checks.check_counts(material), label_checks.check_label_sets(material)]
+    findings += [check(material, settings) for check in of_the_corpus]
+    for name in list(manifest.label_sets) or [""]:
         chosen = material.with_labels(name) if name else material
-        for check in checks:
-            yield check(chosen, settings).with_labels(name)
-
-
-def _audit(key: AuditKey, material: Material, findings: list[Finding]) -> Audit:
-    manifest = material.manifest
-    order = list(Check)
+        findings += [check(chosen, settings).with_labels(name) for check in of_the_labels]
     findings.sort(key=lambda finding: order.index(finding.check))
-    return Audit(
-        key,
-        manifest.corpus,
-        manifest.protocol,
-        manifest.label_sets or {"": manifest.target},
-        len(manifest),
-        len(material.speakers[1]),
-        tuple(findings),
-    )
-
-
-_KEY = "data.waive_audit"
-_log = logging.getLogger(__name__)
+    label_sets, sizes = manifest.label_sets or {"": manifest.target}, (len(manifest), len(material.speakers[1]))
+    return Audit(key, manifest.corpus, manifest.protocol, label_sets, *sizes, tuple(findings))
 
 
 def pass_audit(place: Path | str, labels: str | None, waived: Collection[str]) -> Audit:

@@ -31,49 +31,35 @@ class State(StrEnum):
 
 
 class Check(StrEnum):
-    """The checks, by the names that ``data.waive_audit`` takes."""
+    """The checks, by the names that ``data.waive_audit`` takes, each with what it is about, for people."""
 
-    SPEAKERS = "speakers"
-    SPEAKER_NAMES = "speaker_names"
-    DUPLICATE_FILES = "duplicate_files"
-    EQUAL_FEATURES = "equal_features"
-    NEAR_DUPLICATES = "near_duplicates"
-    IDENTITY_CANARY = "identity_canary"
-    BATCH_CANARY = "batch_canary"
-    SENTENCES = "sentences"
-    LABEL_BALANCE = "label_balance"
-    LABEL_SETS = "label_sets"
-    COUNTS = "counts"
-    QUARANTINE = "quarantine"
-    PARTNERS = "partners"
-    DURATIONS = "durations"
-    SIDE_LENGTHS = "side_lengths"
-    SILENCE = "silence"
-    CLIPPING = "clipping"
-    FACES = "faces"
+    about: str
 
+    def __new__(cls, name: str, about: str) -> Self:
+        """Make a check."""
+        check = str.__new__(cls, name)
+        check._value_, check.about = name, about
+        return check
 
-TITLES = {
-    Check.SPEAKERS: "speakers across splits",
-    Check.SPEAKER_NAMES: "names of speakers",
-    Check.DUPLICATE_FILES: "equal files across splits",
-    Check.EQUAL_FEATURES: "equal features across splits",
-    Check.NEAR_DUPLICATES: "near-duplicates between train and test",
-    Check.IDENTITY_CANARY: "canary: speaker and sentence alone",
-    Check.BATCH_CANARY: "canary: labels of batch-mates",
-    Check.SENTENCES: "sentences that tell the emotion",
-    Check.LABEL_BALANCE: "label balance",
-    Check.LABEL_SETS: "agreement of label sets",
-    Check.COUNTS: "clips and speakers as the card expects",
-    Check.QUARANTINE: "unreadable files",
-    Check.PARTNERS: "clips without a partner",
-    Check.DURATIONS: "durations",
-    Check.SIDE_LENGTHS: "audio and video of equal length",
-    Check.SILENCE: "silence",
-    Check.CLIPPING: "clipping",
-    Check.FACES: "frames without a face",
-}
-"""What a check is about, for people."""
+    SPEAKERS = "speakers", "speakers across splits"
+    SPEAKER_NAMES = "speaker_names", "names of speakers"
+    DUPLICATE_FILES = "duplicate_files", "equal files across splits"
+    EQUAL_FEATURES = "equal_features", "equal features across splits"
+    NEAR_DUPLICATES = "near_duplicates", "near-duplicates between train and test"
+    IDENTITY_CANARY = "identity_canary", "canary: speaker and sentence alone"
+    BATCH_CANARY = "batch_canary", "canary: labels of batch-mates"
+    SENTENCES = "sentences", "sentences that tell the emotion"
+    LABEL_BALANCE = "label_balance", "label balance"
+    LABEL_SETS = "label_sets", "agreement of label sets"
+    COUNTS = "counts", "clips and speakers as the card expects"
+    QUARANTINE = "quarantine", "unreadable files"
+    PARTNERS = "partners", "clips without a partner"
+    DURATIONS = "durations", "durations"
+    SIDE_LENGTHS = "side_lengths", "audio and video of equal length"
+    SILENCE = "silence", "silence"
+    CLIPPING = "clipping", "clipping"
+    FACES = "faces", "frames without a face"
+
 
 CHANCE_DEVIATIONS = 4
 
@@ -101,7 +87,7 @@ class Finding:
     @property
     def title(self) -> str:
         """What was looked at, with the label set."""
-        return TITLES[self.check] + (f" ({self.labels})" if self.labels else "")
+        return self.check.about + (f" ({self.labels})" if self.labels else "")
 
     def with_labels(self, name: str) -> Self:
         """Return the finding as one of the label set ``name``."""

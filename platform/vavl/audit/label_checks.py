@@ -203,7 +203,8 @@ def check_batches(material: Material, settings: AuditSettings) -> Finding:
     classes = clip_classes(material.manifest)
     scores: list[Example] = []
     for fold, split in material.splits.items():
-        rows = np.flatnonzero((split == TRAIN) & _has_any(material)).astype(np.int64)
+        has_any = np.logical_or.reduce([rows >= 0 for rows in material.rows.values()])
+        rows = np.flatnonzero((split == TRAIN) & has_any).astype(np.int64)
         if (classes[rows] >= 0).any():
             drawn = _sampled(material, classes, rows, limits.batch_size, _BATCH_CLIPS)
             scores.append({"fold": fold, **batch_agreement(classes, drawn)})
@@ -269,11 +270,6 @@ def _one_hot(material: Material, columns: list[str]) -> scipy.sparse.csr_matrix:
         shape = (len(column), int(values.max()) + 1)
         parts.append(scipy.sparse.csr_matrix((np.ones(len(values)), (np.flatnonzero(known), values)), shape))
     return scipy.sparse.hstack(parts, format="csr")
-
-
-def _has_any(material: Material) -> NDArray[np.bool_]:
-    has_any: NDArray[np.bool_] = np.logical_or.reduce([rows >= 0 for rows in material.rows.values()])
-    return has_any
 
 
 def _sampled(

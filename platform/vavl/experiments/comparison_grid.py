@@ -153,13 +153,13 @@ class Grid:
         name = self.runs[end.number].name
         if end.state == "failed":
             return f"{name} FAILED: {end.reason}"
-        names = [
-            metric_name(self.split, condition, measure)
+        scores = [
+            f"{condition} {end.metrics[metric]:.3f}"
             for condition in CONDITIONS
             for measure in ("accuracy", "ccc_mean")
+            if (metric := metric_name(self.split, condition, measure)) in end.metrics
         ]
-        scores = "  ".join(f"{one.split('/')[1]} {end.metrics[one]:.3f}" for one in names if one in end.metrics)
-        return f"{name}: {self.split} {scores}  ({end.seconds:.0f} s)"
+        return f"{name}: {self.split} {'  '.join(scores)}  ({end.seconds:.0f} s)"
 
 
 def check_grid(comparison: ComparisonPlan) -> Grid:
@@ -233,19 +233,15 @@ def cell_plans(comparison: ComparisonPlan) -> list[tuple[Cell, TrainingPlan]]:
         cell, source = Cell(name, fraction, share, fold, seed), f"objective_sets.{name}"
         try:
             plan = validate(TrainingPlan, _content(comparison, base, cell), f"{path} with {source}")
-            _check_refit(plan)
+            if plan.training.refit and (plan.training.refit_from or not plan.evaluation.test):
+                problem = "training.refit: no run can be named, and nothing is measured on validation clips"
+                raise ConfigError("comparison", "training.refit", problem, "set training.max_steps and test: true")
             plans.append((cell, anchored(plan, root_folder())))
         except ConfigError as error:
             problems.setdefault(name, f"{source}: {error.problem}")
     if problems:
         raise ConfigError(str(path), "", "\n".join(problems.values()), "correct the keys above")
     return plans
-
-
-def _check_refit(plan: TrainingPlan) -> None:
-    if plan.training.refit and (plan.training.refit_from or not plan.evaluation.test):
-        problem = "training.refit: no run of a comparison can be named, and nothing is measured on validation clips"
-        raise ConfigError("comparison", "training.refit", problem, "set training.max_steps and test: true")
 
 
 def _content(comparison: ComparisonPlan, base: Mapping[str, Any], cell: Cell) -> dict[str, Any]:
@@ -287,12 +283,10 @@ def run_id_of(directory: Path) -> str:
 
 def log_grid(comparison: ComparisonPlan, grid: Grid) -> None:
     """Log what is going to be compared: the grid, its number of runs, what is there already, what is left out."""
-    values = {
-        "labeled fractions": comparison.labelled_fractions,
-        "unpaired shares": comparison.unpaired_shares,
-        "folds": comparison.folds,
-        "seeds": comparison.seeds,
-    }
+    values: dict[str, Sequence[float]] = {
+        "labeled fractions": comparison.labelled_fractions, "unpaired shares": comparison.unpaired_shares,
+        "folds": comparison.folds, "seeds": comparison.seeds,
+    }  # fmt: skip
     forced = ", ".join(f"{key}={value}" for key, value in SINGLE_PROCESS.items())
     left_out: dict[str, None] = {}  # in order, each once
     for cell, reason in grid.left_out:

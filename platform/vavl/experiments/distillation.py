@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,10 +63,10 @@ def write_predictions(models: Mapping[str, Path], student: TrainingPlan, folder:
         found = predict_training_clips(model, data)
         total = found if total is None else total + found
     assert total is not None
-    names = data.task.classes if isinstance(data.task, ClassTask) else data.task.attributes
-    rows = data.rows["train"]
-    columns = {f"predicted_{name}": pa.array(total[:, place] / len(models)) for place, name in enumerate(names)}
-    table = pa.table({"clip_id": data.collection.manifest.table["clip_id"].take(pa.array(rows)), **columns})
+    means = enumerate(_outputs(data.task))
+    columns = {f"predicted_{name}": pa.array(total[:, place] / len(models)) for place, name in means}
+    clip_ids = data.collection.manifest.table["clip_id"].take(pa.array(data.rows["train"]))
+    table = pa.table({"clip_id": clip_ids, **columns})
     # A clip that no teacher can predict is not taught.
     table = table.filter(pa.array(np.isfinite(total).all(axis=1)))
     with written_beside(file) as partial:
@@ -76,39 +76,28 @@ def write_predictions(models: Mapping[str, Path], student: TrainingPlan, folder:
 
 def predict_training_clips(model: SavedModel, data: RunData) -> NDArray[np.float64]:
     """Return (training clips, outputs): the average over conditions; NaN where the model can predict from none."""
-    asked = list(_asked(data))
-    found = np.zeros((len(data.rows["train"]), data.task.outputs))
-    weight = np.zeros((len(found), 1))
-    order = _order(model, data)
+    rows = data.rows["train"]
+    asked = [
+        (place, condition)
+        for place, row in enumerate(rows)
+        for condition, modalities in MODALITIES_OF.items()
+        if all(data.collection.has(modality)[row] for modality in modalities)
+    ]
+    found, weight = np.zeros((len(rows), data.task.outputs)), np.zeros((len(rows), 1))
+    theirs = _outputs(model.description.task)
+    order = [theirs.index(name) for name in _outputs(data.task)]
     for start in range(0, len(asked), _CLIPS_AT_ONCE):
         some = asked[start : start + _CLIPS_AT_ONCE]
-        features = [_features(data, place, condition) for place, condition in some]
+        features = [
+            ClipFeatures(**{name: data.collection.frames(name, int(rows[place])) for name in MODALITIES_OF[condition]})
+            for place, condition in some
+        ]
         for (place, condition), one in zip(some, model.predict_each(features), strict=True):
             # A model that lacks a modality answers from the other one, which is asked for by itself.
             if isinstance(one, Prediction) and one.condition == condition:
                 found[place] += CONDITION_SHARES[condition] * np.asarray(one.values)[order]
                 weight[place] += CONDITION_SHARES[condition]
     return np.divide(found, weight, out=np.full_like(found, np.nan), where=weight > 0)
-
-
-def _asked(data: RunData) -> Iterator[tuple[int, str]]:
-    """Yield place among the training clips, and condition, for every condition that a clip has."""
-    for place, row in enumerate(data.rows["train"]):
-        for condition, modalities in MODALITIES_OF.items():
-            if all(data.collection.has(modality)[row] for modality in modalities):
-                yield place, condition
-
-
-def _features(data: RunData, place: int, condition: str) -> ClipFeatures:
-    row = int(data.rows["train"][place])
-    frames = {name: data.collection.frames(name, row) for name in MODALITIES_OF[condition]}
-    return ClipFeatures(frames.get("audio"), frames.get("video"))
-
-
-def _order(model: SavedModel, data: RunData) -> list[int]:
-    """Return where the student's outputs stand among the teacher's."""
-    theirs, ours = _outputs(model.description.task), _outputs(data.task)
-    return [theirs.index(name) for name in ours]
 
 
 def _outputs(task: Any) -> Sequence[str]:

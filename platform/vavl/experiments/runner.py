@@ -255,7 +255,8 @@ class _Searcher(Searcher):  # type: ignore[misc]
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """Return the next trial, None while there are no resources for one, FINISHED when nothing is left."""
-        if len(self._running) >= self._count_slots():
+        # Machines come and go.
+        if len(self._running) >= self._work.at_once(ray_machines(), is_shared=not is_local()):
             return None
         trial = self._work.next_trial(len(self._running))
         if trial is None:
@@ -278,10 +279,8 @@ class _Searcher(Searcher):  # type: ignore[misc]
         """Take in the end of a trial, as its directory says."""
         trial = self._running.pop(trial_id, None)
         if trial is not None:
-            end = self._work.trial_ended(
-                trial.number, "its process died twice; the log of Ray Tune says why" if error else ""
-            )
-            self._ended(trial, end)
+            lost = "its process died twice; the log of Ray Tune says why" if error else ""
+            self._ended(trial, self._work.trial_ended(trial.number, lost))
 
     def save(self, checkpoint_path: str) -> None:
         """Leave the file that Tune expects; the directories of the trials hold everything."""
@@ -290,7 +289,3 @@ class _Searcher(Searcher):  # type: ignore[misc]
     def __getstate__(self) -> dict[str, Any]:
         # Tune pickles its searcher into its own directory, which nothing reads.
         return {}
-
-    def _count_slots(self) -> int:
-        """Return how many trials may run at the same time now: machines come and go."""
-        return self._work.at_once(ray_machines(), is_shared=not is_local())

@@ -24,7 +24,7 @@ from vavl.config.load import read_yaml_mapping, validate, value_at, with_changes
 from vavl.config.places import anchored, root_folder
 from vavl.errors import ConfigError, InputError
 from vavl.experiments.study import Drawn, Judge, SweepStudy, best_of, storage_address, study_name
-from vavl.experiments.sweep_settings import Point, SweepPlan, Value, name_of, words_of
+from vavl.experiments.sweep_settings import TRIALS_DIRECTORY, Point, SweepPlan, Value, name_of, words_of
 from vavl.experiments.trials import Trial, TrialEnd, TrialLogs, end_of, read_end, trial_memory_gb, write_end
 from vavl.store.store_versions import pinned_store
 from vavl.training.driver_lock import only_driver
@@ -34,7 +34,7 @@ from vavl.training.run_folder import with_store
 from vavl.training.settings import TrainingPlan, TrainingSettings
 from vavl.training.stop import ask_to_stop
 
-SWEEP_FILE, TRIALS_DIRECTORY = "sweep.json", "trials"
+SWEEP_FILE = "sweep.json"
 _MOST_CORNERS = 64
 _NO_NOTES = PlanNotes(())
 _MEMORY_SHARE = 0.85  # of Ray's memory that all trials may take together
@@ -58,7 +58,7 @@ class TrialPlans:
         Raises:
             ConfigError: these values do not go together.
         """
-        own = {"output_dir": str(directory_of(self.sweep.output_dir, number)), "evaluation.test": False}
+        own = {"output_dir": str(self.sweep.trial_directory(number)), "evaluation.test": False}
         own |= {"training.launcher": "ray", "training.resume": "auto"}
         # A section is one value: it replaces what was there.
         cleared = with_changes(with_changes(self.base, own, "sweep"), dict.fromkeys(point), "search")
@@ -76,11 +76,6 @@ class TrialPlans:
         """What the training configuration itself has at the searched paths."""
         content = self.plan_of(0, {}).model_dump(mode="json")
         return {path: value_at(content, path) for path in self.sweep.search}
-
-
-def directory_of(output_dir: Path, number: int) -> Path:
-    """Return the directory of a trial."""
-    return output_dir / TRIALS_DIRECTORY / f"trial-{number:04d}"
 
 
 class SweepNote(NamedTuple):
@@ -337,7 +332,7 @@ class Sweep:
 
     def directory_of(self, number: int) -> Path:
         """Return the directory of a trial."""
-        return directory_of(self.plan.output_dir, number)
+        return self.plan.trial_directory(number)
 
     def values_of(self, end: TrialEnd) -> list[float] | None:
         """Return the values of the objectives, None where one was not measured."""

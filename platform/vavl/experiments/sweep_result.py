@@ -17,8 +17,8 @@ from vavl.config.load import resolved_settings, with_changes
 from vavl.config.progress import process_seconds
 from vavl.errors import TrainingError
 from vavl.experiments.study import BASE_TRIAL, best_of, storage_address, study_name
-from vavl.experiments.sweep import TRIALS_DIRECTORY, Sweep, TrialPlans, directory_of, read_note
-from vavl.experiments.sweep_settings import ChoiceAxis, Point, SweepPlan, name_of, words_of
+from vavl.experiments.sweep import Sweep, TrialPlans, read_note
+from vavl.experiments.sweep_settings import TRIALS_DIRECTORY, ChoiceAxis, Point, SweepPlan, name_of, words_of
 from vavl.experiments.trials import SUMMARY_FILE, State, TrialEnd, write_csv
 from vavl.training.launch import log_capacity
 from vavl.training.settings import TrainingSettings
@@ -35,7 +35,11 @@ def log_sweep(plans: TrialPlans) -> None:
     for path in plan.search:
         _log.info(f"search {path}: {_axis_words(plan, path)}; now {name_of(own[path])}")
     _log.info("objectives: " + ", ".join(f"{goal.metric} ({goal.mode})" for goal in plan.objectives))
-    _log.info(_method_words(plan))
+    pruner = plan.pruner
+    trials = min(plan.trials, plan.grid_points) if plan.sampler == "grid" else plan.trials
+    stopped = "none is stopped early" if pruner.kind == "none" else f"{pruner.kind} from epoch {pruner.first_epochs} on"
+    limit = "" if plan.seconds_per_trial is None else f", each at most {plan.seconds_per_trial:g} s"
+    _log.info(f"{trials} trials by {plan.sampler}; {stopped}{limit}")
     for point in plans.first_points:
         _log.info(f"tried first: {words_of(point) or 'drawn'}")
     _log.info(_trial_words(plan, training))
@@ -53,14 +57,6 @@ def _axis_words(plan: SweepPlan, path: str) -> str:
     spread = "over the logarithm" if axis.log else f"in steps of {axis.step:g}" if axis.step else ""
     words = f"{'whole numbers ' if axis.is_whole else ''}{axis.low:g} to {axis.last:g} {spread}"
     return words.strip()
-
-
-def _method_words(plan: SweepPlan) -> str:
-    trials = min(plan.trials, plan.grid_points) if plan.sampler == "grid" else plan.trials
-    pruner = plan.pruner
-    stopped = "none is stopped early" if pruner.kind == "none" else f"{pruner.kind} from epoch {pruner.first_epochs} on"
-    limit = "" if plan.seconds_per_trial is None else f", each at most {plan.seconds_per_trial:g} s"
-    return f"{trials} trials by {plan.sampler}; {stopped}{limit}"
 
 
 def _trial_words(plan: SweepPlan, training: TrainingSettings) -> str:
@@ -116,7 +112,7 @@ class SweepResult:
     @property
     def best_name(self) -> str | None:
         """Name of the best trial's directory."""
-        return directory_of(self.plan.output_dir, self.best.number).name if self.best else None
+        return self.plan.trial_directory(self.best.number).name if self.best else None
 
     @property
     def scored(self) -> list[TrialEnd]:

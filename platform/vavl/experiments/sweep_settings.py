@@ -27,6 +27,7 @@ Point = Mapping[str, Value]
 _OWN_KEYS = ("output_dir", "tracking", "evaluation.test", "training.launcher", "training.resume")
 # With other clips, labels or measures the scores of trials could not be compared.
 _NEVER_SEARCHED = (*_OWN_KEYS, "data.store", "data.fold", "data.labels", "data.target", "evaluation")
+TRIALS_DIRECTORY = "trials"
 _MOST_GRID_POINTS = 10_000
 _MARKS = {"low", "high", "choices"}
 _AXIS_KEYS = {*_MARKS, "log", "step", "int", "is_whole"}
@@ -249,6 +250,10 @@ class SweepPlan(FrozenConfig):
         if address is not None and urlsplit(address).password is not None:
             raise ValueError("holds a password; give it by PGPASSWORD or ~/.pgpass")
         return address
+
+    def trial_directory(self, number: int) -> Path:
+        """Return the directory of a trial."""
+        return self.output_dir / TRIALS_DIRECTORY / f"trial-{number:04d}"
 
     @property
     def has_base(self) -> bool:
