@@ -12,8 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter, NullLocator
 
 from vavl.errors import TrainingError
-from vavl.experiments.comparison_result import Comparison
-from vavl.experiments.comparison_scores import GroupScore
+from vavl.experiments.comparison_result import Comparison, GroupScore
 from vavl.experiments.comparison_settings import SINGLE_PROCESS
 from vavl.experiments.trials import SUMMARY_FILE
 from vavl.metrics.names import CONDITIONS

@@ -10,8 +10,7 @@ import pytest
 
 from vavl.experiments.comparison_grid import Cell, Grid, Group, LeftOut
 from vavl.experiments.comparison_report import comparison_plots, curve_figure, differences_figure, write_pages
-from vavl.experiments.comparison_result import Comparison
-from vavl.experiments.comparison_scores import FinishedRun, GroupScore
+from vavl.experiments.comparison_result import Comparison, FinishedRun, GroupScore
 from vavl.experiments.comparison_settings import ComparisonPlan
 from vavl.metrics.paired import Interval
 from vavl.reports.plots import PLOTS_DIRECTORY
