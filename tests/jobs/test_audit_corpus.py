@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +18,16 @@ def leak_speaker(clips: list[Any]) -> None:
 
 
 @pytest.fixture
-def clean(tmp_path: Path) -> Path:
+def clean(tmp_path):
     return write_audited_corpus(tmp_path / "clean")
 
 
 @pytest.fixture
-def leaky(tmp_path: Path) -> Path:
+def leaky(tmp_path):
     return write_audited_corpus(tmp_path / "leaky", leak_speaker)
 
 
-def test_a_clean_store_ends_with_code_0(clean: Path, run_job: Callable[..., Any]) -> None:
+def test_a_clean_store_ends_with_code_0(clean, run_job):
     done = run_job("audit_corpus", clean)
     assert done.code == 0, done.stderr
     assert (clean / "audit.json").exists()
@@ -39,7 +38,7 @@ def test_a_clean_store_ends_with_code_0(clean: Path, run_job: Callable[..., Any]
     assert f"next: open {clean}/audit.html" in done.stdout
 
 
-def test_a_failed_check_ends_with_code_1_and_the_fix(leaky: Path, run_job: Callable[..., Any]) -> None:
+def test_a_failed_check_ends_with_code_1_and_the_fix(leaky, run_job):
     done = run_job("audit_corpus", leaky)
     assert done.code == 1
     assert re.search(r"^ +speakers +failed ", done.stdout, re.MULTILINE)
@@ -49,13 +48,13 @@ def test_a_failed_check_ends_with_code_1_and_the_fix(leaky: Path, run_job: Calla
     assert json.loads((leaky / "audit/summary.json").read_text())["checks"]["failed"] == ["speakers"]
 
 
-def test_other_thresholds_are_no_record_for_training(clean: Path, run_job: Callable[..., Any]) -> None:
+def test_other_thresholds_are_no_record_for_training(clean, run_job):
     assert run_job("audit_corpus", clean, "audit.most_examples=3").code == 0
     assert not (clean / "audit.json").exists()
     assert (clean / "audit/audit.json").exists()
 
 
-def test_a_file_names_store_and_folder(clean: Path, tmp_path: Path, run_job: Callable[..., Any]) -> None:
+def test_a_file_names_store_and_folder(clean, tmp_path, run_job):
     config = tmp_path / "audit.yaml"
     config.write_text(yaml.safe_dump({"store": str(clean), "output_dir": str(tmp_path / "out")}))
     done = run_job("audit_corpus", config)
@@ -64,7 +63,7 @@ def test_a_file_names_store_and_folder(clean: Path, tmp_path: Path, run_job: Cal
     assert not (clean / "audit.json").exists()
 
 
-def test_a_dry_run_writes_nothing(clean: Path, run_job: Callable[..., Any]) -> None:
+def test_a_dry_run_writes_nothing(clean, run_job):
     before = {path.name for path in clean.iterdir()}
     assert run_job("audit_corpus", clean, "--dry-run").code == 0
     assert {path.name for path in clean.iterdir()} == before
@@ -79,9 +78,7 @@ def test_a_dry_run_writes_nothing(clean: Path, run_job: Callable[..., Any]) -> N
         (("card=datasets/demo.yaml",), "name either a store, or a card"),
     ],
 )
-def test_bad_input_ends_with_code_2(
-    clean: Path, words: tuple[str, ...], message: str, run_job: Callable[..., Any]
-) -> None:
+def test_bad_input_ends_with_code_2(clean, words, message, run_job):
     done = run_job("audit_corpus", clean, *words)
     assert done.code == 2, done.stderr
     assert message in done.stderr
@@ -90,7 +87,7 @@ def test_bad_input_ends_with_code_2(
 
 @pytest.mark.skipif(not os.environ.get("CREMA_D_ROOT"), reason="CREMA_D_ROOT does not name the corpus directory")
 @pytest.mark.realdata
-def test_the_labels_of_crema_d_are_audited_from_its_tables(tmp_path: Path, run_job: Callable[..., Any]) -> None:
+def test_the_labels_of_crema_d_are_audited_from_its_tables(tmp_path, run_job):
     config = Path(__file__).parents[2] / "jobs/configs/audit/crema_d.yaml"
     done = run_job("audit_corpus", config, f"output_dir={tmp_path}")
     assert done.code == 0, done.stderr
@@ -106,7 +103,7 @@ def test_the_labels_of_crema_d_are_audited_from_its_tables(tmp_path: Path, run_j
 
 
 @pytest.fixture
-def training(tmp_path: Path) -> Callable[[Path], Path]:
+def training(tmp_path):
     def write(store: Path) -> Path:
         path = tmp_path / "train.yaml"
         content = {
@@ -126,9 +123,7 @@ def training(tmp_path: Path) -> Callable[[Path], Path]:
 
 
 @pytest.mark.parametrize("words", [(), ("--dry-run",)])
-def test_a_failed_audit_stops_a_training_before_it_starts(
-    leaky: Path, words: tuple[str, ...], training: Callable[[Path], Path], run_job: Callable[..., Any]
-) -> None:
+def test_a_failed_audit_stops_a_training_before_it_starts(leaky, words, training, run_job):
     done = run_job("train_model", training(leaky), *words)
     assert done.code == 2
     assert "check speakers failed: 1 speaker(s) in more than one split" in done.stderr
@@ -136,9 +131,7 @@ def test_a_failed_audit_stops_a_training_before_it_starts(
     assert not (leaky.parent / "run").exists()
 
 
-def test_a_waiver_trains_and_is_recorded_everywhere(
-    leaky: Path, training: Callable[[Path], Path], run_job: Callable[..., Any]
-) -> None:
+def test_a_waiver_trains_and_is_recorded_everywhere(leaky, training, run_job):
     done = run_job("train_model", training(leaky), "data.waive_audit=[speakers]")
     assert done.code == 0, done.stderr
     folder = leaky.parent / "run"
@@ -151,9 +144,7 @@ def test_a_waiver_trains_and_is_recorded_everywhere(
     assert start["tags"]["vavl.waived_audit"] == "speakers"
 
 
-def test_a_failed_audit_stops_a_comparison(
-    leaky: Path, tmp_path: Path, training: Callable[[Path], Path], run_job: Callable[..., Any]
-) -> None:
+def test_a_failed_audit_stops_a_comparison(leaky, tmp_path, training, run_job):
     compare = tmp_path / "compare.yaml"
     content = {
         "output_dir": str(tmp_path / "compared"), "training": str(training(leaky)),

@@ -5,9 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
@@ -20,13 +18,7 @@ SUMMARY_KEYS = {
 
 
 @pytest.fixture
-def config(
-    small_store: Callable[..., Path],
-    small_corpus: Callable[..., Any],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    tracking_database: Path,
-) -> Path:
+def config(small_store, small_corpus, tmp_path, monkeypatch, tracking_database):
     shutil.copy(tracking_database, tmp_path / "mlflow.db")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.chdir(tmp_path)
@@ -67,9 +59,7 @@ def config(
 
 
 @pytest.mark.ray
-def test_a_comparison_leaves_its_table_and_a_longer_one_keeps_the_runs(
-    config: Path, run_job: Callable[..., Any]
-) -> None:
+def test_a_comparison_leaves_its_table_and_a_longer_one_keeps_the_runs(config, run_job):
     done = run_job("compare_objectives", config)
     assert done.code == 0, done.stderr
     folder = config.parent / "compared"
@@ -124,7 +114,7 @@ def _look_at_mlflow(folder: Path, parent: str, runs: int) -> None:
 
 
 @pytest.mark.ray
-def test_a_failing_run_is_recorded_and_the_others_go_on(config: Path, run_job: Callable[..., Any]) -> None:
+def test_a_failing_run_is_recorded_and_the_others_go_on(config, run_job):
     words = (
         "labelled_fractions=[1.0]", "overrides.training.max_epochs=1",
         "objective_sets.broken={training.optimizer: {learning_rate: 1.0e+30, gradient_clipping: 0}}",
@@ -157,13 +147,11 @@ def test_a_failing_run_is_recorded_and_the_others_go_on(config: Path, run_job: C
         (("overrides.data.composition.batch_size=1",), "no run of the comparison is possible"),
     ],
 )
-def test_bad_settings_end_with_code_2_before_anything_starts(
-    config: Path, words: tuple[str, ...], message: str, refused: Callable[..., None]
-) -> None:
+def test_bad_settings_end_with_code_2_before_anything_starts(config, words, message, refused):
     refused("compare_objectives", config, words, message, config.parent / "compared")
 
 
-def test_dry_run_shows_the_grid_and_starts_nothing(config: Path, run_job: Callable[..., Any]) -> None:
+def test_dry_run_shows_the_grid_and_starts_nothing(config, run_job):
     words = ("seeds=[0, 1, 2]", "objective_sets.copy={objectives.reconstruction.weight: 0}")
     impossible = "objective_sets.impossible={data.composition.rows_per_step: {video_only_unlabelled: 4}}"
     done = run_job("compare_objectives", config, "--dry-run", *words, impossible)

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 
 
 @pytest.fixture
-def config(
-    small_store: Callable[..., Path], small_corpus: Callable[..., Any], tmp_path: Path, tracking_database: Path
-) -> Path:
+def config(small_store, small_corpus, tmp_path, tracking_database):
     shutil.copy(tracking_database, tmp_path / "mlflow.db")
     store = small_store(small_corpus(clips_per_speaker=20, without_audio=(0,), without_label=(1, 2)))
     tracking = {
@@ -39,7 +35,7 @@ def config(
     return path
 
 
-def test_two_rounds_of_self_training_and_an_ensemble(config: Path, run_job: Callable[..., Any]) -> None:
+def test_two_rounds_of_self_training_and_an_ensemble(config, run_job):
     done = run_job("distill_models", config)
     assert done.code == 0, done.stderr
     folder = config.parent / "distilled"
@@ -60,7 +56,7 @@ def test_two_rounds_of_self_training_and_an_ensemble(config: Path, run_job: Call
     assert not (folder / "round-1/earlier").exists()
 
 
-def test_a_teacher_that_is_not_there_is_named(config: Path, run_job: Callable[..., Any]) -> None:
+def test_a_teacher_that_is_not_there_is_named(config, run_job):
     done = run_job("distill_models", config, "teachers=[nowhere]", "--dry-run")
     assert done.code == 2
     assert "there is no such directory" in done.stderr

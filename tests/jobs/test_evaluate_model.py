@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,7 @@ from vavl.training.worker import read_outcome, train_on_worker
 
 
 @pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def corpus(tmp_path_factory):
     """A directory with media, their store, a training, and a registry with its model as tiny/1@champion."""
     folder = tmp_path_factory.mktemp("evaluated")
     card = read_card(write_small_corpus(folder, takes=2, frames=12))
@@ -45,7 +44,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def config(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def config(corpus, tmp_path, monkeypatch):
     """A configuration that measures test clips of the champion in several ways."""
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     content = {
@@ -64,9 +63,7 @@ def config(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     return path
 
 
-def test_an_alias_is_measured_and_the_run_names_its_version(
-    corpus: Path, config: Path, tmp_path: Path, run_job: Callable[..., Any]
-) -> None:
+def test_an_alias_is_measured_and_the_run_names_its_version(corpus, config, tmp_path, run_job):
     done = run_job("evaluate_model", config)
     assert done.code == 0, done.stderr
     out = tmp_path / "out"
@@ -128,9 +125,7 @@ def _check_mlflow(corpus: Path, summary: dict[str, Any]) -> None:
     assert {"report.html", "summary.json", "predictions.parquet", "plots", "config.yaml"} <= files
 
 
-def test_a_dry_run_says_what_would_be_measured_and_measures_nothing(
-    corpus: Path, config: Path, tmp_path: Path, run_job: Callable[..., Any]
-) -> None:
+def test_a_dry_run_says_what_would_be_measured_and_measures_nothing(corpus, config, tmp_path, run_job):
     words = (f"model={corpus / 'run'}", "data.split=validation", "media.root=null")
     done = run_job("evaluate_model", config, "--dry-run", *words)
     assert done.code == 0, done.stderr
@@ -149,7 +144,7 @@ def test_a_dry_run_says_what_would_be_measured_and_measures_nothing(
         (["degradations.dropped_frames=[1]"], "less than 1"),
     ],
 )
-def test_bad_input_ends_with_code_2(config: Path, run_job: Callable[..., Any], words: list[str], message: str) -> None:
+def test_bad_input_ends_with_code_2(config, run_job, words, message):
     done = run_job("evaluate_model", config, "--dry-run", *words)
     assert done.code == 2
     assert message in done.stderr

@@ -26,12 +26,12 @@ SUMMARY_KEYS = {
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory) -> Path:
+def model(tmp_path_factory):
     return write_media_model(tmp_path_factory.mktemp("run") / "best").parent
 
 
 @pytest.fixture(scope="module")
-def film(tmp_path_factory) -> Path:
+def film(tmp_path_factory):
     folder = tmp_path_factory.mktemp("film")
     return write_mp4(folder / "ein Film.mp4", moving_square(20, side=64), sound=tone(220, 0.8, amplitude=0.3))
 

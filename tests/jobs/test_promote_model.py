@@ -25,9 +25,7 @@ SILENT = {"1": "fusion_head.", "2": "", "3": "audio_path.head.", "4": "fusion_he
 
 
 @pytest.fixture(scope="module")
-def made(
-    small_store: Callable[..., Path], small_corpus: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Path, Path]:
+def made(small_store, small_corpus, tmp_path_factory):
     """A store, and a database with four versions of a model that knows all three conditions."""
     store = small_store(small_corpus(clips_per_speaker=20, signal=4.0))
     folder = tmp_path_factory.mktemp("registry")
@@ -88,14 +86,14 @@ class Case:
 
 
 @pytest.fixture
-def case(made: tuple[Path, Path], tmp_path: Path, run_job: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> Case:
+def case(made, tmp_path, run_job, monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.setenv("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     store, folder = made
     return Case(store, Path(shutil.copy(folder / "mlflow.db", tmp_path / "own.db")), tmp_path, run_job)
 
 
-def test_a_promotion_waits_for_no_other_that_writes_the_same_directory(case: Case) -> None:
+def test_a_promotion_waits_for_no_other_that_writes_the_same_directory(case):
     with only_driver(case.folder):
         done = case.promote("3")
     assert done.code == 2
@@ -103,7 +101,7 @@ def test_a_promotion_waits_for_no_other_that_writes_the_same_directory(case: Cas
     assert case.aliases == {}
 
 
-def test_better_with_both_and_worse_with_audio_alone_is_refused_with_the_table(case: Case) -> None:
+def test_better_with_both_and_worse_with_audio_alone_is_refused_with_the_table(case):
     case.crown("1")
     done = case.promote("3")
     assert done.code == 1
@@ -136,7 +134,7 @@ def test_better_with_both_and_worse_with_audio_alone_is_refused_with_the_table(c
     assert case.summary["clips"]["clips_hash"] == summary["clips"]["clips_hash"]
 
 
-def test_a_better_model_is_promoted_and_the_way_back_is_one_command(case: Case) -> None:
+def test_a_better_model_is_promoted_and_the_way_back_is_one_command(case):
     case.crown("1")
     done = case.promote("2")
     assert done.code == 0, done.stderr
@@ -160,7 +158,7 @@ def test_a_better_model_is_promoted_and_the_way_back_is_one_command(case: Case) 
     assert [model.name for model in case.client.search_registered_models()] == [NAME]
 
 
-def test_the_first_champion_must_know_more_than_one_constant_answer(case: Case) -> None:
+def test_the_first_champion_must_know_more_than_one_constant_answer(case):
     assert case.promote("1", "--dry-run").code == 0
     done = case.promote("1")
     assert done.code == 1
@@ -171,14 +169,14 @@ def test_the_first_champion_must_know_more_than_one_constant_answer(case: Case) 
     assert case.aliases == {"champion": "2"}
 
 
-def test_a_first_champion_may_be_declared(case: Case) -> None:
+def test_a_first_champion_may_be_declared(case):
     done = case.promote("1", "rule.first=promote")
     assert done.code == 0, done.stderr
     assert "scores do not count" in done.stdout
     assert case.aliases == {"champion": "1"}
 
 
-def test_a_champion_that_changes_meanwhile_is_to_be_compared_again(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_champion_that_changes_meanwhile_is_to_be_compared_again(case, monkeypatch):
     import vavl.promotion.promotion as promotion
 
     case.crown("1")
@@ -212,7 +210,7 @@ def test_a_champion_that_changes_meanwhile_is_to_be_compared_again(case: Case, m
         (["champion_alias=previous"], "are the same"),
     ],
 )
-def test_what_cannot_be_compared_is_said_before_anything_starts(case: Case, words: list[str], message: str) -> None:
+def test_what_cannot_be_compared_is_said_before_anything_starts(case, words, message):
     done = case.promote("2", *words, "--dry-run")
     assert done.code == 2
     assert message in done.stderr

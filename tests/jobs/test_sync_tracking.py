@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,7 @@ METRICS = ("train/loss/total", "train/learning_rate", "train/gradient_norm")
 
 
 @pytest.fixture(scope="module")
-def module_server(tmp_path_factory: pytest.TempPathFactory, tracking_database: Path) -> Iterator[MlflowServer]:
+def module_server(tmp_path_factory, tracking_database):
     folder = tmp_path_factory.mktemp("server")
     server = MlflowServer(folder, Path(shutil.copy(tracking_database, folder / "mlflow.db")))
     server.start()
@@ -36,7 +35,7 @@ def module_server(tmp_path_factory: pytest.TempPathFactory, tracking_database: P
 
 
 @pytest.fixture
-def server(module_server: MlflowServer, monkeypatch: pytest.MonkeyPatch) -> MlflowServer:
+def server(module_server, monkeypatch):
     """The server, there and with no other store named in the environment."""
     for name in ("MLFLOW_TRACKING_URI", "VAVL_ROOT"):
         monkeypatch.delenv(name, raising=False)
@@ -108,9 +107,7 @@ def wait_for_the_middle(process: subprocess.Popen[str], journal: Journal) -> Non
         time.sleep(0.005)
 
 
-def test_runs_that_never_reached_their_server_arrive(
-    server: MlflowServer, tmp_path: Path, run_job: Callable[..., Any]
-) -> None:
+def test_runs_that_never_reached_their_server_arrive(server, tmp_path, run_job):
     runs = tmp_path / "runs"
     first, second = (make_run(runs / "one", server.address), make_run(runs / "two" / "earlier", server.address, 5))
     listed = run_job("sync_tracking", runs, "--dry-run")
@@ -134,9 +131,7 @@ def test_runs_that_never_reached_their_server_arrive(
     assert "every run has arrived already" in again.stdout
 
 
-def test_the_folder_of_one_run_keeps_its_own_summary(
-    server: MlflowServer, tmp_path: Path, run_job: Callable[..., Any]
-) -> None:
+def test_the_folder_of_one_run_keeps_its_own_summary(server, tmp_path, run_job):
     make_run(tmp_path / "run", server.address)
     (tmp_path / "run" / "summary.json").write_text("{}")
     assert run_job("sync_tracking", tmp_path / "run").code == 0
@@ -144,9 +139,7 @@ def test_the_folder_of_one_run_keeps_its_own_summary(
     assert json.loads((tmp_path / "run" / "sync" / "summary.json").read_text())["sent"] == 6
 
 
-def test_a_file_and_another_store_may_be_named(
-    server: MlflowServer, tmp_path: Path, run_job: Callable[..., Any]
-) -> None:
+def test_a_file_and_another_store_may_be_named(server, tmp_path, run_job):
     make_run(tmp_path / "runs" / "one", "http://127.0.0.1:9")
     config = tmp_path / "sync.yaml"
     config.write_text(yaml.safe_dump({"folder": str(tmp_path / "runs"), "output_dir": str(tmp_path / "out")}))
@@ -162,9 +155,7 @@ def test_a_file_and_another_store_may_be_named(
     assert (run["state"], run["store"]) == ("arrived", server.address)
 
 
-def test_a_run_without_an_end_is_sent_and_left_open(
-    server: MlflowServer, tmp_path: Path, run_job: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_without_an_end_is_sent_and_left_open(server, tmp_path, run_job, monkeypatch):
     journal = make_run(tmp_path / "runs" / "dead", server.address, is_ended=False)
     living = following(make_run(tmp_path / "runs" / "living", server.address).path)
     living.acquire(0)
@@ -190,14 +181,14 @@ def test_a_run_without_an_end_is_sent_and_left_open(
     assert server.points(run_id, METRICS[0]) == [(number, float(number)) for number in range(4)]
 
 
-def test_a_folder_without_any_run_is_bad_input(tmp_path: Path, run_job: Callable[..., Any]) -> None:
+def test_a_folder_without_any_run_is_bad_input(tmp_path, run_job):
     done = run_job("sync_tracking", tmp_path)
     assert done.code == 2
     assert "holds no run" in done.stderr
     assert run_job("sync_tracking", tmp_path / "nowhere").code == 2
 
 
-def test_a_server_killed_in_the_middle_gets_the_rest_later(server: MlflowServer, tmp_path: Path) -> None:
+def test_a_server_killed_in_the_middle_gets_the_rest_later(server, tmp_path):
     journal = make_long_run(tmp_path / "runs" / "long", server)
     job = start_job(tmp_path / "runs")
     wait_for_the_middle(job, journal)
@@ -214,7 +205,7 @@ def test_a_server_killed_in_the_middle_gets_the_rest_later(server: MlflowServer,
     assert_whole(server, journal)
 
 
-def test_a_replay_killed_in_the_middle_is_gone_on_with(server: MlflowServer, tmp_path: Path) -> None:
+def test_a_replay_killed_in_the_middle_is_gone_on_with(server, tmp_path):
     journal = make_long_run(tmp_path / "runs" / "long", server)
     job = start_job(tmp_path / "runs")
     wait_for_the_middle(job, journal)
@@ -228,7 +219,7 @@ def test_a_replay_killed_in_the_middle_is_gone_on_with(server: MlflowServer, tmp
 
 
 @pytest.mark.slow
-def test_two_processes_at_once_send_everything_once(server: MlflowServer, tmp_path: Path) -> None:
+def test_two_processes_at_once_send_everything_once(server, tmp_path):
     journal = make_long_run(tmp_path / "runs" / "long", server)
     jobs = [start_job(tmp_path / "runs") for _ in range(2)]
     printed = [job.communicate(timeout=600)[0] for job in jobs]

@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +25,7 @@ SUMMARY_KEYS = {
 
 
 @pytest.fixture
-def config(
-    small_store: Callable[..., Path],
-    small_corpus: Callable[..., Any],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    tracking_database: Path,
-) -> Path:
+def config(small_store, small_corpus, tmp_path, monkeypatch, tracking_database):
     shutil.copy(tracking_database, tmp_path / "mlflow.db")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.chdir(tmp_path)
@@ -59,7 +52,7 @@ def config(
 
 
 @pytest.mark.ray
-def test_a_sweep_leaves_its_best_and_a_second_start_adds_trials(config: Path, run_job: Callable[..., Any]) -> None:
+def test_a_sweep_leaves_its_best_and_a_second_start_adds_trials(config, run_job):
     done = run_job("tune_model", config, "trials=2")
     assert done.code == 0, done.stderr
     done = run_job("tune_model", config, "search.training.optimizer.learning_rate.low=1.0e-4")
@@ -113,7 +106,7 @@ def _look_at_the_study(summary: dict[str, Any]) -> None:
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_a_killed_driver_repeats_no_finished_trial(config: Path) -> None:
+def test_a_killed_driver_repeats_no_finished_trial(config):
     # Long enough trials that one is still running when another one's end is seen.
     words = ["trials=4", "at_once=2", "pruner=none", "sampler=random", "overrides.training.max_epochs=24"]
     command = [sys.executable, str(ROOT / "jobs/tune_model.py"), str(config), *words]
@@ -167,13 +160,11 @@ def _points(folder: Path) -> dict[str, Any]:
         (("storage=postgresql://me:secret@host/vavl",), "holds a password"),
     ],
 )
-def test_bad_settings_end_with_code_2_before_anything_starts(
-    config: Path, words: tuple[str, ...], message: str, refused: Callable[..., None]
-) -> None:
+def test_bad_settings_end_with_code_2_before_anything_starts(config, words, message, refused):
     refused("tune_model", config, words, message, config.parent / "sweep")
 
 
-def test_dry_run_shows_the_space_and_the_room_and_starts_nothing(config: Path, run_job: Callable[..., Any]) -> None:
+def test_dry_run_shows_the_space_and_the_room_and_starts_nothing(config, run_job):
     done = run_job("tune_model", config, "--dry-run", "at_once=null")
     assert done.code == 0, done.stderr
     assert "learning_rate: 0.0001 to 0.01 over the logarithm; now 0.003" in done.stderr

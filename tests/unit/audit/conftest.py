@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +11,7 @@ from vavl.audit.finding import Material
 
 
 @pytest.fixture
-def material(tmp_path: Path) -> Callable[..., Material]:
+def material(tmp_path):
     """Return a function that writes the corpus after some changes and returns what an audit sees of it."""
 
     def make(*changes: Any, **more: Any) -> Material:

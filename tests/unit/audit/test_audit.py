@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from audited_corpus import CLIPS, write_audited_corpus
 
-from vavl.audit.audit import RECORD_FILE, Audit, audit_store, current_audit, pass_audit, recorded_audit, write_audit
+from vavl.audit.audit import RECORD_FILE, audit_store, current_audit, pass_audit, recorded_audit, write_audit
 from vavl.audit.finding import Check, State
 from vavl.audit.report import audit_and_report
 from vavl.audit.settings import AuditSettings
@@ -17,12 +17,12 @@ from vavl.errors import ConfigError
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory) -> Path:
+def store(tmp_path_factory):
     return write_audited_corpus(tmp_path_factory.mktemp("clean"))
 
 
 @pytest.fixture(scope="module")
-def audit(store) -> Audit:
+def audit(store):
     return audit_store(store, AuditSettings())
 
 
@@ -103,12 +103,12 @@ def lose_class_of_heard(clips):
 
 
 @pytest.fixture(scope="module")
-def clean(tmp_path_factory) -> Path:
+def clean(tmp_path_factory):
     return write_audited_corpus(tmp_path_factory.mktemp("clean"))
 
 
 @pytest.fixture(scope="module")
-def leaky(tmp_path_factory) -> Path:
+def leaky(tmp_path_factory):
     return write_audited_corpus(tmp_path_factory.mktemp("leaky"), leak_speaker)
 
 

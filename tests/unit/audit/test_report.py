@@ -9,7 +9,6 @@ import pytest
 from audited_corpus import write_audited_corpus
 from damaged_store import overwrite
 
-from vavl.audit.audit import Audit
 from vavl.audit.finding import Check
 from vavl.audit.report import (
     audit_and_report,
@@ -38,7 +37,7 @@ def store(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def audit(store) -> Audit:
+def audit(store):
     return audit_and_report(store)
 
 

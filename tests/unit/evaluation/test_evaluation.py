@@ -36,19 +36,17 @@ def _evaluate(run: Any, folder: Path, **changes: Any) -> Evaluation:
 
 
 @pytest.fixture
-def able(trained: Any) -> Any:
+def able(trained):
     """A training long enough to know the classes apart."""
     return trained(training={"max_epochs": 12, "optimizer": {"learning_rate": 2e-2}})
 
 
 @pytest.fixture
-def evaluation(able: Any, tmp_path: Path) -> Evaluation:
+def evaluation(able, tmp_path):
     return _evaluate(able, tmp_path)
 
 
-def test_whole_inputs_score_as_in_training_and_degraded_ones_have_names_of_their_own(
-    able: Any, evaluation: Evaluation
-) -> None:
+def test_whole_inputs_score_as_in_training_and_degraded_ones_have_names_of_their_own(able, evaluation):
     metrics = evaluation.metrics()
     expected = {name: value for name, value in able.metrics.items() if name.startswith("test/")}
     assert {name: metrics[name] for name in expected} == pytest.approx(expected, abs=1e-6)
@@ -63,14 +61,14 @@ def test_whole_inputs_score_as_in_training_and_degraded_ones_have_names_of_their
     assert all(np.isfinite(value) for value in metrics.values())
 
 
-def test_sound_is_untouched_by_what_happens_to_pictures(evaluation: Evaluation) -> None:
+def test_sound_is_untouched_by_what_happens_to_pictures(evaluation):
     whole = evaluation.whole.predictions
     for measured in evaluation.degraded[:3]:
         np.testing.assert_allclose(measured.predictions.predicted["audio"], whole.predicted["audio"], atol=1e-6)
         assert np.abs(measured.predictions.predicted["video"] - whole.predicted["video"]).max() > 1e-3
 
 
-def test_an_evaluation_repeats_itself_and_another_seed_draws_anew(able: Any, tmp_path: Path) -> None:
+def test_an_evaluation_repeats_itself_and_another_seed_draws_anew(able, tmp_path):
     first, again = (_evaluate(able, tmp_path / name).metrics() for name in ("one", "two"))
     assert first == again
     other = _evaluate(able, tmp_path, degradations={**DEGRADED, "seed": 1}).metrics()
@@ -79,7 +77,7 @@ def test_an_evaluation_repeats_itself_and_another_seed_draws_anew(able: Any, tmp
     assert not changed & {"", "shifted_0.3s", "shifted_-0.3s"}
 
 
-def test_more_noise_on_features_costs_more_and_differences_are_paired(evaluation: Evaluation) -> None:
+def test_more_noise_on_features_costs_more_and_differences_are_paired(evaluation):
     weak, strong = (
         measured.differences["audio_video"]
         for measured in evaluation.degraded
@@ -92,15 +90,13 @@ def test_more_noise_on_features_costs_more_and_differences_are_paired(evaluation
     assert strong.value == pytest.approx(expected)
 
 
-def test_noise_without_media_is_not_measured_and_that_is_said(
-    evaluation: Evaluation, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_noise_without_media_is_not_measured_and_that_is_said(evaluation, caplog):
     assert list(evaluation.not_measured) == ["noise_10db"]
     assert "only features are at hand" in evaluation.not_measured["noise_10db"]
     assert numbers_of(evaluation)["not_measured"] == evaluation.not_measured
 
 
-def test_scores_by_class_and_speaker_add_up(evaluation: Evaluation) -> None:
+def test_scores_by_class_and_speaker_add_up(evaluation):
     scores = evaluation.whole.scores["audio_video"]
     clips = sum(found["clips"] for found in scores.by_speaker.values())
     right = sum(found["accuracy"] * found["clips"] for found in scores.by_speaker.values())
@@ -111,7 +107,7 @@ def test_scores_by_class_and_speaker_add_up(evaluation: Evaluation) -> None:
     assert low <= scores.metrics["accuracy"] <= high
 
 
-def test_predictions_have_a_row_per_clip_condition_and_degradation(evaluation: Evaluation, tmp_path: Path) -> None:
+def test_predictions_have_a_row_per_clip_condition_and_degradation(evaluation, tmp_path):
     table = pq.read_table(write_predictions(evaluation, tmp_path)).to_pandas()
     assert {"clip_id", "corpus", "speaker", "split", "label", "probability_calm", "target_mad", "error"} < set(table)
     whole = table[(table["degradation"] == "none") & (table["condition"] == "audio")]
@@ -123,7 +119,7 @@ def test_predictions_have_a_row_per_clip_condition_and_degradation(evaluation: E
     assert set(table.loc[table["degradation"] == "shifted_0.3s", "condition"]) == {"audio_video", "video"}
 
 
-def test_the_most_frequent_class_is_that_of_the_training_clips(evaluation: Evaluation) -> None:
+def test_the_most_frequent_class_is_that_of_the_training_clips(evaluation):
     chance, majority, whose = chance_and_majority(evaluation.clips)
     assert (chance, whose) == (pytest.approx(1 / 3), "the training clips of fold 0")
     labels = evaluation.clips.collection.manifest.table.to_pandas()
@@ -131,7 +127,7 @@ def test_the_most_frequent_class_is_that_of_the_training_clips(evaluation: Evalu
     assert majority == pytest.approx((labels[labels["split_0"] == "test"]["label"] == most).mean())
 
 
-def test_clips_that_made_the_model_are_told(able: Any, tmp_path: Path) -> None:
+def test_clips_that_made_the_model_are_told(able, tmp_path):
     run = able
     told = {
         split: _evaluate(run, tmp_path, data={"store": run.store, "split": split}, degradations=NOTHING).standing
@@ -146,7 +142,7 @@ def test_clips_that_made_the_model_are_told(able: Any, tmp_path: Path) -> None:
 NOTHING: dict[str, Any] = {"noise_db": [], "dropped_frames": [], "shifted_s": [], "feature_noise": []}
 
 
-def test_attributes_are_measured_too(trained: Any, tmp_path: Path) -> None:
+def test_attributes_are_measured_too(trained, tmp_path):
     run = trained(
         data={"target": "attributes", "composition": {"batch_size": 10}},
         evaluation={"test": True, "select_by": ["validation/audio/ccc_mean"]},
@@ -160,7 +156,7 @@ def test_attributes_are_measured_too(trained: Any, tmp_path: Path) -> None:
     assert numbers_of(evaluation)["classes"] == {}
 
 
-def test_the_media_have_to_be_those_of_the_corpus(able: Any, tmp_path: Path) -> None:
+def test_the_media_have_to_be_those_of_the_corpus(able, tmp_path):
     card = Path(__file__).parents[3] / "datasets" / "demo.yaml"
     with pytest.raises(ConfigError, match="is the card of demo, the store holds small"):
         _evaluate(able, tmp_path, media={"card": card})

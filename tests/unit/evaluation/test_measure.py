@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,7 +21,7 @@ ATTRIBUTES: dict[str, Any] = {
 
 
 @pytest.fixture
-def listener(trained: Any) -> Any:
+def listener(trained):
     """A training run without any picture."""
     only_audio = {"test": True, "select_by": ["validation/audio/accuracy"]}
     return trained({"without_video": tuple(range(10))}, evaluation=only_audio)
@@ -41,7 +39,7 @@ def listener(trained: Any) -> Any:
     ids=["classes", "votes, cut clips", "attributes", "per speaker", "earlier clips"],
 )  # fmt: skip
 @pytest.mark.parametrize("split", ["validation", "test"])
-def test_scores_are_those_of_the_training(trained: Any, sections: dict[str, Any], split: Any) -> None:
+def test_scores_are_those_of_the_training(trained, sections, split):
     run = trained(**sections)
     model = run.model()
     clips = open_clips(model, ClipSelection(store=run.store, split=split, batch_size=7))
@@ -52,7 +50,7 @@ def test_scores_are_those_of_the_training(trained: Any, sections: dict[str, Any]
     assert scores == pytest.approx(expected, abs=1e-6)
 
 
-def test_a_condition_that_no_label_trained_is_not_measured(listener: Any) -> None:
+def test_a_condition_that_no_label_trained_is_not_measured(listener):
     clips = open_clips(listener.model(), ClipSelection(store=listener.store, split="test"))
     assert clips.conditions == ("audio",)
     found = predict_clips(listener.model(), clips)
@@ -61,9 +59,7 @@ def test_a_condition_that_no_label_trained_is_not_measured(listener: Any) -> Non
     }  # fmt: skip
 
 
-def test_a_store_may_lack_a_side_or_have_one_more_than_the_model(
-    trained: Any, listener: Any, small_store: Callable[..., Path], small_corpus: Callable[..., Any]
-) -> None:
+def test_a_store_may_lack_a_side_or_have_one_more_than_the_model(trained, listener, small_store, small_corpus):
     both = small_store(small_corpus())
     audio_only = small_store(small_corpus(without_video=tuple(range(10))))
     scores = []
@@ -74,7 +70,7 @@ def test_a_store_may_lack_a_side_or_have_one_more_than_the_model(
     assert [sorted({name.split("/")[1] for name in each}) for each in scores] == [["audio"], ["audio"]]
 
 
-def test_changed_frames_reach_the_network_and_nothing_else(trained: Any) -> None:
+def test_changed_frames_reach_the_network_and_nothing_else(trained):
     run = trained()
     clips = open_clips(run.model(), ClipSelection(store=run.store, split="test"))
     plain = predict_clips(run.model(), clips)
@@ -92,7 +88,7 @@ def test_changed_frames_reach_the_network_and_nothing_else(trained: Any) -> None
     np.testing.assert_array_equal(again.predicted["audio"], plain.predicted["audio"])
 
 
-def test_classes_of_another_store_are_mapped_by_name() -> None:
+def test_classes_of_another_store_are_mapped_by_name():
     table = class_table(("calm", "cross", "glad"), ("glad", "mad"), {"cross": "mad", "calm": None})
     np.testing.assert_array_equal(table, [[-1, -1], [0, 1], [1, 0]])
     with pytest.raises(ConfigError, match="the store has no class odd"):
@@ -102,7 +98,7 @@ def test_classes_of_another_store_are_mapped_by_name() -> None:
 
 
 @pytest.fixture
-def renamed(trained: Any, tmp_path: Path) -> Path:
+def renamed(trained, tmp_path):
     """The store of the training with other names of two classes, as another corpus."""
     from vavl.corpora.manifest import Manifest
 
@@ -117,7 +113,7 @@ def renamed(trained: Any, tmp_path: Path) -> Path:
     return mark_manifest(folder)
 
 
-def test_a_label_map_makes_another_store_equal_and_leaves_classes_out(trained: Any, renamed: Path) -> None:
+def test_a_label_map_makes_another_store_equal_and_leaves_classes_out(trained, renamed):
     run, task = trained(), trained().model().description.task
     labels = {"quiet": "calm", "cross": "mad"}
     clips = open_clips(run.model(), ClipSelection(store=renamed, split="test", labels=labels))
@@ -132,7 +128,7 @@ def test_a_label_map_makes_another_store_equal_and_leaves_classes_out(trained: A
     assert not kept.target[:, 2].any()
 
 
-def test_what_a_model_cannot_be_measured_on_is_refused(trained: Any, renamed: Path, tmp_path: Path) -> None:
+def test_what_a_model_cannot_be_measured_on_is_refused(trained, renamed, tmp_path):
     model, store = trained().model(), trained().store
     with pytest.raises(InputError, match=r"labeled quiet, cross; the model knows calm, glad, mad"):
         open_clips(model, ClipSelection(store=renamed))

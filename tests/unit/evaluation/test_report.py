@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,17 +17,17 @@ NOTHING = float("nan")
 
 
 @pytest.fixture(scope="module")
-def report() -> EvaluationReport:
+def report():
     return evaluation_content()
 
 
 @pytest.fixture(scope="module")
-def page(report: EvaluationReport, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def page(report, tmp_path_factory):
     """The page, written once."""
     return write_report_page(report, tmp_path_factory.mktemp("report"))
 
 
-def test_the_page_states_scores_intervals_warnings_and_what_is_missing(page: Path) -> None:
+def test_the_page_states_scores_intervals_warnings_and_what_is_missing(page):
     text = page.read_text()
     assert "75.0<small>60.0 to 90.0</small>" in text
     assert "0.750<small>0.600 to 0.900</small>" in text
@@ -42,14 +41,14 @@ def test_the_page_states_scores_intervals_warnings_and_what_is_missing(page: Pat
     assert "nan" not in text.split("</style>")[1].replace("financ", "").split("base64")[0]
 
 
-def test_scores_stand_by_the_length_of_the_clips(page: Path) -> None:
+def test_scores_stand_by_the_length_of_the_clips(page):
     lengths = page.read_text().split("Length of the clips: accuracy in %")[1]
     shortest, longest = lengths.split("<tr><td>")[1:3]
     assert shortest.startswith("0.50 to 1.25</td><td>9</td><td>-</td><td>50.0<small>40.0 to 60.0</small></td></tr>")
     assert longest.startswith("1.25 to 4.00</td><td>11</td><td>95.0<small>90.0 to 100.0</small></td>")
 
 
-def test_changes_stand_beside_degraded_scores_bold_where_their_interval_excludes_zero(page: Path) -> None:
+def test_changes_stand_beside_degraded_scores_bold_where_their_interval_excludes_zero(page):
     text = page.read_text()
     assert "<td><b>-25.0</b><small>-30.0 to -20.0</small></td>" in text
     assert "<td>-5.0<small>-10.0 to 2.0</small></td>" in text
@@ -58,7 +57,7 @@ def test_changes_stand_beside_degraded_scores_bold_where_their_interval_excludes
     assert "<td>-</td><td></td></tr>" in shift
 
 
-def test_every_part_has_its_plot(report: EvaluationReport, page: Path) -> None:
+def test_every_part_has_its_plot(report, page):
     names = [plot.name for plot in evaluation_plots(report)]
     parts = ["confusion_audio_video", "confusion_audio", "reliability", "speakers"]
     assert names == ["degraded_0", "degraded_1", *parts]
@@ -71,7 +70,7 @@ def _axes(report: EvaluationReport, name: str) -> Any:
     return {plot.name: plot.figure for plot in evaluation_plots(report)}[name].axes[0]
 
 
-def test_degraded_curves_start_with_whole_inputs_on_a_common_axis(report: EvaluationReport) -> None:
+def test_degraded_curves_start_with_whole_inputs_on_a_common_axis(report):
     noise, shift = (_axes(report, f"degraded_{number}") for number in range(2))
     assert [len(axes.containers) for axes in (noise, shift)] == [2, 1]
     assert [label.get_text() for label in noise.get_xticklabels()] == ["whole", "20 dB", "0 dB"]
@@ -80,7 +79,7 @@ def test_degraded_curves_start_with_whole_inputs_on_a_common_axis(report: Evalua
     assert {text.get_text() for text in noise.get_legend().get_texts()} == {"audio + video", "audio alone"}
 
 
-def test_speakers_are_sorted_and_those_without_a_side_lack_its_point(report: EvaluationReport) -> None:
+def test_speakers_are_sorted_and_those_without_a_side_lack_its_point(report):
     axes = _axes(report, "speakers")
     assert [label.get_text() for label in axes.get_yticklabels()] == ["s2 (8)", "s1 (12)"]
     points = {line.get_label(): line.get_xdata() for line in axes.lines if line.get_linestyle() == "None"}
@@ -90,7 +89,7 @@ def test_speakers_are_sorted_and_those_without_a_side_lack_its_point(report: Eva
     assert _axes(crowded, "speakers").get_ylabel() == "60 speakers"
 
 
-def test_attributes_have_their_scores_and_a_plot_of_values(report: EvaluationReport, tmp_path: Path) -> None:
+def test_attributes_have_their_scores_and_a_plot_of_values(report, tmp_path):
     values = np.random.default_rng(0).random((20, 2))
     names = ("arousal", "valence")
     scores = {f"{kind}_{name}": Interval(0.4, 0.3, 0.5) for kind in ("ccc", "rmse", "mae") for name in names}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -56,7 +55,7 @@ def test_a_group_without_a_condition_lacks_its_score_and_one_group_says_nothing(
     assert scores_by_length(predictions(), np.full(8, np.nan), SPEAKERS, TASK, 0) == ()
 
 
-def test_an_evaluation_states_them_and_clips_of_other_lengths(trained: Any, tmp_path: Path):
+def test_an_evaluation_states_them_and_clips_of_other_lengths(trained, tmp_path):
     run = trained()
     plan = EvaluationPlan.model_validate(
         {
@@ -94,7 +93,7 @@ def replace_profiles(described: Any) -> Any:
     return described.model_copy(update=sides)
 
 
-def test_clips_of_one_frame_have_the_length_of_their_file(trained: Any):
+def test_clips_of_one_frame_have_the_length_of_their_file(trained):
     run = trained()
     selection = ClipSelection.model_validate({"store": run.store, "split": "test"})
     clips = open_clips(run.model(), selection)
@@ -115,7 +114,7 @@ def test_clips_of_one_frame_have_the_length_of_their_file(trained: Any):
     np.testing.assert_array_equal(seconds_of_clips(clips), expected)
 
 
-def test_lengths_that_do_not_ascend_are_refused(tmp_path: Path):
+def test_lengths_that_do_not_ascend_are_refused(tmp_path):
     with pytest.raises(ValidationError, match="do not ascend"):
         EvaluationPlan.model_validate(
             {"output_dir": tmp_path, "model": "m", "data": {"store": tmp_path}, "lengths_s": [3, 2]}

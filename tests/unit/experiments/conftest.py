@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -88,36 +87,36 @@ class Actor:
 
 
 @pytest.fixture(autouse=True)
-def _quick_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+def _quick_looks(monkeypatch):
     monkeypatch.setattr("vavl.experiments.runner._LOOK_SECONDS", 0.01)
 
 
 @pytest.fixture
-def killed() -> type[Killed]:
+def killed():
     """What a killed driver looks like."""
     return Killed
 
 
 @pytest.fixture
-def actor() -> type[Actor]:
+def actor():
     """The class of acted training runs: test modules cannot import this file."""
     return Actor
 
 
 @pytest.fixture
-def memory_log() -> type[MemoryLog]:
+def memory_log():
     """The class of logs in memory."""
     return MemoryLog
 
 
 @pytest.fixture
-def logs() -> MemoryLogs:
+def logs():
     """Logs of the trials of a comparison or a sweep."""
     return MemoryLogs()
 
 
 @pytest.fixture
-def training_file(small_store: Callable[..., Path], small_corpus: Callable[..., Any], tmp_path: Path) -> Path:
+def training_file(small_store, small_corpus, tmp_path):
     """A training configuration of the small corpus."""
     path = tmp_path / "train.yaml"
     content = {
@@ -132,7 +131,7 @@ def training_file(small_store: Callable[..., Path], small_corpus: Callable[..., 
 
 
 @pytest.fixture
-def sweep_plan(training_file: Path, tmp_path: Path) -> Callable[..., SweepPlan]:
+def sweep_plan(training_file, tmp_path):
     """A function that gives the settings of a sweep over the learning rate, with changes."""
 
     def plan(**changes: Any) -> SweepPlan:

@@ -24,7 +24,7 @@ def score(name, fraction, share, condition, value, low, high, against="") -> Gro
 
 
 @pytest.fixture
-def report(tmp_path: Path) -> Comparison:
+def report(tmp_path):
     places = [
         (name, fraction, share, condition)
         for condition in ("audio_video", "audio")
@@ -50,7 +50,7 @@ def report(tmp_path: Path) -> Comparison:
     return Comparison(plan, Grid([], [left_out], plan), ("accuracy",), finished, scores, differences)
 
 
-def test_the_page_states_scores_differences_and_what_is_missing(report: Comparison, tmp_path: Path) -> None:
+def test_the_page_states_scores_differences_and_what_is_missing(report, tmp_path):
     text = write_pages(report)[0].read_text()
     assert "Measured on validation" in text
     assert "60.0<small>55.0 to 66.0</small>" in text
@@ -64,7 +64,7 @@ def test_the_page_states_scores_differences_and_what_is_missing(report: Comparis
     assert "None." in tested
 
 
-def test_plots_follow_what_was_varied(report: Comparison) -> None:
+def test_plots_follow_what_was_varied(report):
     names = [plot.name for plot in comparison_plots(report)]
     assert names == [
         "label_efficiency", "label_efficiency_unpaired_50", "unpaired_labels_10", "unpaired_labels_100", "differences",
@@ -73,7 +73,7 @@ def test_plots_follow_what_was_varied(report: Comparison) -> None:
     assert not list(comparison_plots(replace(report, scores=one, differences=[])))
 
 
-def test_every_set_has_a_line_and_a_name(report: Comparison) -> None:
+def test_every_set_has_a_line_and_a_name(report):
     points = [point for point in report.scores if point.group.unpaired_share == 0]
     figure = curve_figure(report, points, "labelled_fraction")
     assert [len(axes.containers) for axes in figure.axes] == [2, 3]
@@ -81,7 +81,7 @@ def test_every_set_has_a_line_and_a_name(report: Comparison) -> None:
     assert [axes.get_title() for axes in figure.axes] == ["audio + video", "audio alone"]
 
 
-def test_rows_of_differences_are_grouped_by_place(report: Comparison) -> None:
+def test_rows_of_differences_are_grouped_by_place(report):
     figure = differences_figure(report)
     rows = [label.get_text() for label in figure.axes[0].get_yticklabels()]
     assert rows[:2] == ["all, 10 %, unpaired 0 %", "hgr, 10 %, unpaired 0 %"]

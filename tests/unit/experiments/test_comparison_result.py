@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,9 +18,7 @@ from vavl.experiments.runner import run_trial
 
 
 @pytest.fixture
-def comparison(
-    small_store: Callable[..., Path], small_corpus: Callable[..., Any], tmp_path: Path
-) -> Callable[..., ComparisonPlan]:
+def comparison(small_store, small_corpus, tmp_path):
     """Return a function that makes a comparison of runs that take less than a second."""
     sizes = {
         "width": 8, "modality_blocks": 1, "shared_blocks": 1, "attention_heads": 2, "convolution_kernel": 3,
@@ -43,7 +39,7 @@ def comparison(
 
 
 @pytest.fixture
-def results_of(logs: Any) -> Callable[[ComparisonPlan], Results]:
+def results_of(logs):
     """Return a function that trains all runs of a comparison in this process."""
 
     def results(plan: ComparisonPlan) -> Results:
@@ -57,7 +53,7 @@ def results_of(logs: Any) -> Callable[[ComparisonPlan], Results]:
     return results
 
 
-def test_attributes_are_compared_by_concordance(comparison: Callable[..., ComparisonPlan], results_of: Any) -> None:
+def test_attributes_are_compared_by_concordance(comparison, results_of):
     plan = comparison(
         overrides={"data.target": "attributes", "evaluation.select_by": ["validation/audio_video/ccc_mean"]},
         seeds=(0, 1), test=True,
@@ -78,9 +74,7 @@ def test_attributes_are_compared_by_concordance(comparison: Callable[..., Compar
     assert write_pages(found)[0].exists()
 
 
-def test_a_condition_that_nothing_trained_has_no_score(
-    comparison: Callable[..., ComparisonPlan], results_of: Any
-) -> None:
+def test_a_condition_that_nothing_trained_has_no_score(comparison, results_of):
     audio = {"data.partitions.audio_only_share": 1.0, "evaluation.select_by": ["validation/audio/accuracy"]}
     plan = comparison(objective_sets={"all": {}, "audio_only": audio})
     found = results_of(plan).compare()
@@ -94,7 +88,7 @@ def test_a_condition_that_nothing_trained_has_no_score(
     assert sum("against all" in line for line in text) == 1
 
 
-def test_failed_runs_are_stated_and_refused_at_the_end(comparison: Callable[..., ComparisonPlan]) -> None:
+def test_failed_runs_are_stated_and_refused_at_the_end(comparison):
     plan = comparison()
     grid = plan_grid(plan)
     results = Results(plan, grid)

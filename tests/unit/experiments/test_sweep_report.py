@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -17,7 +16,6 @@ from vavl.experiments.sweep_report import (
     write_pages,
 )
 from vavl.experiments.sweep_result import SweepResult
-from vavl.experiments.sweep_settings import SweepPlan
 from vavl.experiments.trials import TrialEnd
 from vavl.reports.plots import PLOTS_DIRECTORY
 
@@ -30,7 +28,7 @@ def end(number: int, state: str, scores: tuple[float, ...], epochs: tuple[int, i
 
 
 @pytest.fixture
-def result(sweep_plan: Callable[..., SweepPlan]) -> SweepResult:
+def result(sweep_plan):
     plan = sweep_plan(
         search={"optimizer.rate": {"low": 1e-4, "high": 1e-2, "log": True}, "model.width": {"choices": [64, 32, None]}},
         objectives=[{"metric": FIRST}, {"metric": SECOND}],
@@ -54,7 +52,7 @@ def with_first(result: SweepResult, metric: str, mode: str) -> SweepResult:
     return replace(result, plan=result.plan.model_copy(update={"objectives": (goal,)}), ends=ends)
 
 
-def test_the_page_states_the_best_the_base_the_epochs_and_the_failures(result: SweepResult) -> None:
+def test_the_page_states_the_best_the_base_the_epochs_and_the_failures(result):
     page, plots = write_pages(result)
     text = page.read_text()
     assert "Chosen on validation" in text
@@ -70,7 +68,7 @@ def test_the_page_states_the_best_the_base_the_epochs_and_the_failures(result: S
     assert table.index("<small>finished") < table.index("<small>pruned") < table.index("<small>failed")
 
 
-def test_plots_follow_what_there_is(result: SweepResult) -> None:
+def test_plots_follow_what_there_is(result):
     names = [plot.name for plot in sweep_plots(result)]
     assert names == ["history", "parallel_coordinates", "importance", "epochs_saved", "front"]
     failed = replace(result, ends=result.ends[3:], front=[], importances={})
@@ -81,7 +79,7 @@ def test_plots_follow_what_there_is(result: SweepResult) -> None:
     assert [plot.name for plot in sweep_plots(single)] == ["history", "parallel_coordinates", "epochs_saved"]
 
 
-def test_the_history_climbs_and_falls_with_the_direction(result: SweepResult) -> None:
+def test_the_history_climbs_and_falls_with_the_direction(result):
     [axes] = history_figure(result).axes
     assert list(axes.lines[0].get_ydata()) == [50.0, 60.0]
     down = replace(result, plan=result.plan.model_copy(update={"objectives": (
@@ -91,7 +89,7 @@ def test_the_history_climbs_and_falls_with_the_direction(result: SweepResult) ->
     assert sum(len(points.get_offsets()) for points in axes.collections) == 3  # the failed trial has no score
 
 
-def test_every_trial_is_a_line_over_all_settings(result: SweepResult) -> None:
+def test_every_trial_is_a_line_over_all_settings(result):
     [axes] = parallel_figure(result).axes
     trials = [line for line in axes.lines if len(line.get_xdata()) == 3]
     assert len(trials) == 3
@@ -100,7 +98,7 @@ def test_every_trial_is_a_line_over_all_settings(result: SweepResult) -> None:
     assert heights == {(0.5, 0.0, 0.667), (1.0, 0.5, 1.0), (0.0, 0.0, 0.0)}
 
 
-def test_epochs_and_front_show_their_trials(result: SweepResult) -> None:
+def test_epochs_and_front_show_their_trials(result):
     [axes] = epochs_figure(result).axes
     assert [label.get_text() for label in axes.get_yticklabels()] == ["trial 0", "trial 1", "trial 2"]
     [axes] = front_figure(result).axes

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -41,7 +40,7 @@ OUTCOME = {
 
 
 @pytest.fixture
-def plan(small_store: Callable[..., Path], small_corpus: Callable[..., Any], tmp_path: Path) -> SweepPlan:
+def plan(small_store, small_corpus, tmp_path):
     training = {
         "output_dir": "unused",
         "data": {"store": str(small_store(small_corpus(clips_per_speaker=20))), "composition": {"batch_size": 16}},
@@ -89,9 +88,7 @@ def small_sweep(plan: SweepPlan, tracking: TrackingSettings) -> SweepResult:
         return SweepResult.of(sweep)
 
 
-def test_children_and_the_registered_best_reach_mlflow(
-    plan: SweepPlan, tracking: TrackingSettings, tracking_client: Any, model_folder: Path
-) -> None:
+def test_children_and_the_registered_best_reach_mlflow(plan, tracking, tracking_client, model_folder):
     settings = tracking.model_copy(update={"model_name": f"best-{plan.output_dir.parent.name}"})
     with open_sweep(plan) as sweep, ParentRun(plan.output_dir, "trials", settings, plan.search) as parent:
         parent.start(plan, "hash", sweep.run_id, dataset_note(sweep.plans.plan_of(0, {})))
@@ -123,9 +120,7 @@ def test_children_and_the_registered_best_reach_mlflow(
     assert len(tracking_client.search_model_versions(f"name='{settings.model_name}'")) == 1
 
 
-def test_the_folder_holds_summary_table_and_a_configuration_that_runs(
-    plan: SweepPlan, tracking: TrackingSettings
-) -> None:
+def test_the_folder_holds_summary_table_and_a_configuration_that_runs(plan, tracking):
     result = small_sweep(plan, tracking)
     write_results(result, tracking, {"mlflow_run_id": "7"})
     summary = json.loads((plan.output_dir / "summary.json").read_text())
@@ -149,7 +144,7 @@ def test_the_folder_holds_summary_table_and_a_configuration_that_runs(
     assert winner.model_copy(update={"evaluation": evaluation}).config_hash == trial.config_hash
 
 
-def test_the_table_says_what_was_found(plan: SweepPlan, tracking: TrackingSettings) -> None:
+def test_the_table_says_what_was_found(plan, tracking):
     result = small_sweep(plan, tracking)
     rows = dict(result_rows(result, {"model_name": "tuned", "model_version": "3", "mlflow_run_id": "abc"}))
     assert rows["trials"] == "4: 2 finished, 1 pruned, 1 failed"
@@ -161,7 +156,7 @@ def test_the_table_says_what_was_found(plan: SweepPlan, tracking: TrackingSettin
     refuse_nothing_found(result)
 
 
-def test_a_sweep_that_found_nothing_says_why(plan: SweepPlan, tracking: TrackingSettings) -> None:
+def test_a_sweep_that_found_nothing_says_why(plan, tracking):
     with open_sweep(plan) as sweep:
         trial = sweep.next_trial(0)
         assert trial is not None
@@ -174,7 +169,7 @@ def test_a_sweep_that_found_nothing_says_why(plan: SweepPlan, tracking: Tracking
         refuse_nothing_found(result)
 
 
-def test_every_trial_has_a_line(plan: SweepPlan, caplog: pytest.LogCaptureFixture) -> None:
+def test_every_trial_has_a_line(plan, caplog):
     caplog.set_level("INFO")
     with open_sweep(plan) as sweep:
         assert sweep.next_trial(0) is not None

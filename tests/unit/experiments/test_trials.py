@@ -37,9 +37,7 @@ def runs(client: Any, settings: TrackingSettings) -> dict[str, Any]:
     return {run.data.tags["vavl.run_id"]: run for run in found}
 
 
-def test_a_child_that_comes_before_its_parent_finds_it(
-    tmp_path: Path, tracking: TrackingSettings, tracking_client: Any
-) -> None:
+def test_a_child_that_comes_before_its_parent_finds_it(tmp_path, tracking, tracking_client):
     assert Replayer([Journal(child(tmp_path, tracking, "a"))], tracking).finish()
     parent = Journal(tmp_path / "journal.jsonl")
     parent.append("run_start", **run_start(tracking, PARENT["run_id"]))
@@ -81,7 +79,7 @@ def test_a_store_that_is_away_is_not_waited_for_once_per_child(
     assert len(runs(tracking_client, tracking)) == len(journals) + 1
 
 
-def test_a_child_keeps_epochs_with_the_means_of_their_steps(tmp_path: Path, tracking: TrackingSettings) -> None:
+def test_a_child_keeps_epochs_with_the_means_of_their_steps(tmp_path, tracking):
     log = TrialLog(tmp_path, "run", tracking, {}, PARENT)
     steps = [{"kind": "step", "step": step, "metrics": {"train/loss/total": float(step)}} for step in range(4)]
     epoch = {"kind": "epoch", "epoch": 1, "step": 3, "metrics": {"validation/audio/accuracy": 0.5}}

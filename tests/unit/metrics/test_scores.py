@@ -188,7 +188,7 @@ def test_scores_by_name():
 
 
 @pytest.fixture
-def predictions() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def predictions():
     generator = np.random.default_rng(0)
     predicted = generator.dirichlet(np.ones(4), size=90)
     target = np.eye(4)[generator.integers(3, size=90)]  # the last class never occurs
@@ -196,7 +196,7 @@ def predictions() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 @pytest.mark.parametrize("name", ["f1_macro", "uar", "accuracy"])
-def test_class_scores(name: str, predictions: tuple[np.ndarray, np.ndarray, np.ndarray]) -> None:
+def test_class_scores(name, predictions):
     predicted, target, speaker = predictions
     measure = class_measures()[name]
     sums = sum(measure.sums(predicted[speaker == code], target[speaker == code]) for code in range(5))
@@ -204,14 +204,14 @@ def test_class_scores(name: str, predictions: tuple[np.ndarray, np.ndarray, np.n
     assert measure.statistic(sums) == pytest.approx(class_scores(predicted, target)[name])
 
 
-def test_accuracy_counts_speakers_not_clips() -> None:
+def test_accuracy_counts_speakers_not_clips():
     measure = class_measures()["accuracy"]
     right, wrong = np.eye(2)[[0]], np.eye(2)[[1]]
     sums = measure.sums(np.repeat(right, 9, axis=0), np.repeat(right, 9, axis=0)) + measure.sums(right, wrong)
     assert measure.statistic(sums) == 0.5
 
 
-def test_concordance() -> None:
+def test_concordance():
     generator = np.random.default_rng(1)
     target = generator.normal(size=(60, 2))
     predicted = 0.5 * target + generator.normal(size=(60, 2)) + 0.3
@@ -223,16 +223,14 @@ def test_concordance() -> None:
         assert measure.statistic(sums) == pytest.approx(value)
 
 
-def test_no_clip_gives_no_score() -> None:
+def test_no_clip_gives_no_score():
     for name, measure in class_measures().items():
         width = 2 if name == "accuracy" else 9
         assert np.isnan(measure.statistic(np.zeros(width)))
     assert np.isnan(attribute_measures(("a",))["ccc_mean"].statistic(np.zeros(6)))
 
 
-def test_measures_over_clips_are_the_scores_of_all_clips_though_speakers_have_unequal_many(
-    predictions: tuple[np.ndarray, np.ndarray, np.ndarray],
-) -> None:
+def test_measures_over_clips_are_the_scores_of_all_clips_though_speakers_have_unequal_many(predictions):
     predicted, target, _ = predictions
     expected = {**class_scores(predicted, target), "brier": brier_score(predicted, target)}
     for name, measure in class_measures_over_clips().items():

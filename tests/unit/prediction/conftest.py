@@ -26,7 +26,7 @@ def sound(number: int) -> np.ndarray:
 
 
 @pytest.fixture(scope="session")
-def made_media(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def made_media(tmp_path_factory):
     folder = tmp_path_factory.mktemp("media")
     for number, name in enumerate(("pair", UNICODE)):
         write_wav(folder / f"{name}.wav", sound(number))
@@ -43,13 +43,13 @@ def made_media(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def media(made_media: Path, tmp_path: Path) -> Path:
+def media(made_media, tmp_path):
     """A copy of the directory that a test may change."""
     return Path(shutil.copytree(made_media, tmp_path / "media"))
 
 
 @pytest.fixture(scope="session")
-def media_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def media_model(tmp_path_factory):
     return write_media_model(tmp_path_factory.mktemp("model"))
 
 
@@ -57,7 +57,7 @@ Predict = Callable[..., PredictionResult]
 
 
 @pytest.fixture
-def predict(media_model: Path, tmp_path: Path) -> Predict:
+def predict(media_model, tmp_path):
     """A function that predicts an input in this process, by default with the media model."""
 
     def run(place: Path | str, model: Path = media_model, **changes: Any) -> PredictionResult:
@@ -73,7 +73,7 @@ def predict(media_model: Path, tmp_path: Path) -> Predict:
 
 
 @pytest.fixture
-def rows_of_result() -> Callable[[PredictionResult], dict[tuple[str, str | None], dict[str, Any]]]:
+def rows_of_result():
     """A function that gives the rows of a result by clip and condition."""
 
     def rows(result: PredictionResult) -> dict[tuple[str, str | None], dict[str, Any]]:

@@ -32,7 +32,7 @@ def voice(seconds: float) -> np.ndarray:
 
 
 @pytest.fixture
-def recording(tmp_path: Path) -> Path:
+def recording(tmp_path):
     """Two seconds of sound, and a film of two seconds with the same sound."""
     write_wav(tmp_path / "talk.wav", voice(2))
     write_mp4(tmp_path / "film.mp4", moving_square(50, side=64), sound=voice(2))

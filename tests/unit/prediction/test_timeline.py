@@ -16,7 +16,7 @@ from vavl.models.settings import AttributeTask
 from vavl.prediction.plan import plan_prediction
 from vavl.prediction.settings import PredictionSettings, TimelineSettings
 from vavl.prediction.sources import Side
-from vavl.prediction.timeline import Course, clip_course, clip_media
+from vavl.prediction.timeline import clip_course, clip_media
 from vavl.prediction.timeline_plot import TimelineText, check_timeline, class_colours, timeline_figure, write_timelines
 from vavl.reports.theme import DARK, LIGHT
 
@@ -32,12 +32,12 @@ def side(width: int, rate_hz: float, seconds: float, seed: int = 0) -> Side:
 
 
 @pytest.fixture(scope="module")
-def sides() -> dict[str, Side]:
+def sides():
     return {"audio": side(64, 50, 2.0), "video": side(186, 25, 1.2, seed=1)}
 
 
 @pytest.fixture
-def course(media_model, sides) -> Course:
+def course(media_model, sides):
     return clip_course(load_model(media_model), sides, WINDOWS, batch_size=4)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -56,7 +55,7 @@ def entry(verdict: Verdict, condition: str) -> ConditionVerdict:
     return next(one for one in verdict.conditions if one.condition == condition)
 
 
-def test_better_with_both_and_worse_with_audio_alone_is_refused() -> None:
+def test_better_with_both_and_worse_with_audio_alone_is_refused():
     verdict = verdict_of({"audio_video": 0.9, "audio": 0.4}, {"audio_video": 0.6, "audio": 0.6})
     assert not verdict.holds
     assert entry(verdict, "audio_video").holds
@@ -64,7 +63,7 @@ def test_better_with_both_and_worse_with_audio_alone_is_refused() -> None:
     assert len([reason for reason in verdict.reasons if reason.startswith("audio: lower end -0.")]) == 1
 
 
-def test_better_with_both_and_no_worse_otherwise_is_promoted() -> None:
+def test_better_with_both_and_no_worse_otherwise_is_promoted():
     verdict = verdict_of({"audio_video": 0.9, "audio": 0.62, "video": 0.65}, {}, audio={"tolerated_loss": 0.1})
     assert verdict.holds
     assert verdict.reasons == ()
@@ -76,7 +75,7 @@ def test_better_with_both_and_no_worse_otherwise_is_promoted() -> None:
     }
 
 
-def test_the_lower_end_decides_and_not_the_difference() -> None:
+def test_the_lower_end_decides_and_not_the_difference():
     # 3 points more on 240 clips may be chance, however the rule is called.
     verdict = verdict_of({"audio_video": 0.63}, {"audio_video": 0.6}, audio=None, video=None)
     measured = entry(verdict, "audio_video").measured
@@ -88,7 +87,7 @@ def test_the_lower_end_decides_and_not_the_difference() -> None:
     assert not verdict_of({"audio_video": 0.75}, {"audio_video": 0.6}, **surely).holds
 
 
-def test_the_same_model_twice_neither_gains_nor_loses() -> None:
+def test_the_same_model_twice_neither_gains_nor_loses():
     same = Contestant(says({}), ALL)
     asks_gain = judge(same, same, NAMES, TASK, PromotionRule())
     assert [one.holds for one in asks_gain.conditions] == [False, True, True]
@@ -96,7 +95,7 @@ def test_the_same_model_twice_neither_gains_nor_loses() -> None:
     assert judge(same, same, NAMES, TASK, validate(PromotionRule, losing, "rule")).holds
 
 
-def test_confidence_and_metric_may_differ_by_condition() -> None:
+def test_confidence_and_metric_may_differ_by_condition():
     rule: dict[str, Any] = {
         "metric": "uar", "confidence": 0.9, "video": None,
         "audio": {"tolerated_loss": 0.2, "metric": "accuracy", "confidence": 0.6},
@@ -118,7 +117,7 @@ def test_confidence_and_metric_may_differ_by_condition() -> None:
     ("share", "first", "holds"),
     [(0.8, "beat_chance", True), (0.34, "beat_chance", False), (0.2, "promote", True), (0.9, "refuse", False)],
 )
-def test_the_first_champion(share: float, first: str, holds: bool) -> None:
+def test_the_first_champion(share, first, holds):
     verdict = verdict_of(dict.fromkeys(CONDITIONS, share), None, first=first)
     assert verdict.holds is holds
     assert verdict.is_first
@@ -127,7 +126,7 @@ def test_the_first_champion(share: float, first: str, holds: bool) -> None:
         assert f"rule.first is {first}" in verdict.reasons[0]
 
 
-def test_a_constant_answer_is_the_most_frequent_class() -> None:
+def test_a_constant_answer_is_the_most_frequent_class():
     verdict = verdict_of({}, None)
     measured = entry(verdict, "audio").measured
     assert measured is not None
@@ -135,7 +134,7 @@ def test_a_constant_answer_is_the_most_frequent_class() -> None:
     assert measured.other.value == pytest.approx(np.bincount(truth).max() / len(truth))
 
 
-def test_conditions_that_a_model_was_not_trained_for() -> None:
+def test_conditions_that_a_model_was_not_trained_for():
     pictures, no_pictures = ALL, frozenset({"audio"})
     rule = {"audio_video": {"tolerated_loss": 0.05}, "audio": {"needed_gain": 0}}
     lost = verdict_of({"audio": 0.9}, {}, (no_pictures, pictures), **rule)
@@ -151,20 +150,20 @@ def test_conditions_that_a_model_was_not_trained_for() -> None:
     assert "against one constant answer" in entry(gained, "video").reason
 
 
-def test_too_few_speakers_promote_nothing() -> None:
+def test_too_few_speakers_promote_nothing():
     verdict = verdict_of({"audio_video": 0.9}, {}, least_speakers=9)
     assert not verdict.holds
     assert "8 speakers are too few, rule.least_speakers is 9" in verdict.reasons[0]
 
 
-def test_a_condition_without_clips_cannot_hold() -> None:
+def test_a_condition_without_clips_cannot_hold():
     challenger, champion = (Contestant(says({"audio": 0.9}, seed, without="video"), ALL) for seed in (1, 2))
     verdict = judge(challenger, champion, NAMES, TASK, PromotionRule())
     assert entry(verdict, "video").reason == "no labeled clip has video"
     assert entry(verdict, "audio_video").holds is False
 
 
-def test_attributes_are_compared_by_concordance() -> None:
+def test_attributes_are_compared_by_concordance():
     task = AttributeTask(attributes=("arousal", "valence"))
     generator = np.random.default_rng(0)
     target = generator.normal(size=(240, 2))
@@ -187,7 +186,7 @@ def test_attributes_are_compared_by_concordance() -> None:
     assert judge(better, None, NAMES, task, PromotionRule()).holds
 
 
-def test_a_prediction_that_is_not_finite_is_no_score() -> None:
+def test_a_prediction_that_is_not_finite_is_no_score():
     broken = says({})
     broken.predicted["audio"][3] = np.nan
     with pytest.raises(TrainingError, match="a prediction is not finite"):
@@ -203,23 +202,23 @@ def test_a_prediction_that_is_not_finite_is_no_score() -> None:
         ({"audio": {"tolerated_loss": -0.1}}, "greater than or equal to 0"),
     ],
 )
-def test_a_rule_that_says_nothing_clear_is_refused(rule: dict[str, Any], message: str) -> None:
+def test_a_rule_that_says_nothing_clear_is_refused(rule, message):
     with pytest.raises(ConfigError, match=message):
         validate(PromotionRule, rule, "rule")
 
 
-def test_a_metric_of_another_task_is_refused() -> None:
+def test_a_metric_of_another_task_is_refused():
     with pytest.raises(ConfigError, match=r"ccc_mean is no metric of these models\n.* accuracy, f1_macro, uar"):
         verdict_of({}, {}, metric="ccc_mean")
 
 
 @pytest.fixture
-def model(trained: Trained) -> SavedModel:
+def model(trained):
     return trained().model()
 
 
 @pytest.fixture
-def store(trained: Trained) -> Path:
+def store(trained):
     return trained().store
 
 
@@ -228,7 +227,7 @@ def with_provenance(model: SavedModel, **changes: Any) -> SavedModel:
     return SavedModel(model.network, model.description.model_copy(update={"provenance": provenance}))
 
 
-def test_both_see_the_same_clips_and_their_hash_tells_them(trained: Trained, model: SavedModel) -> None:
+def test_both_see_the_same_clips_and_their_hash_tells_them(trained, model):
     other = trained(training={"seed": 5}).model()
     clips = open_same_clips({"a": model, "b": other}, ClipSelection(store=trained().store, split="test"))
     assert clips.unknown == ()
@@ -244,18 +243,18 @@ def test_both_see_the_same_clips_and_their_hash_tells_them(trained: Trained, mod
 
 
 @pytest.mark.parametrize("split", ["train", "all"])
-def test_clips_that_a_model_was_trained_on_are_refused(model: SavedModel, store: Path, split: Any) -> None:
+def test_clips_that_a_model_was_trained_on_are_refused(model, store, split):
     with pytest.raises(InputError, match=r"b: data: was trained on \d+ of these \d+ clips \(fold 0\)"):
         open_same_clips({"b": model}, ClipSelection(store=store, split=split))
 
 
-def test_what_another_corpus_shares_is_not_known(model: SavedModel, store: Path) -> None:
+def test_what_another_corpus_shares_is_not_known(model, store):
     elsewhere = with_provenance(model, corpus="elsewhere")
     clips = open_same_clips({"a": model, "b": elsewhere}, ClipSelection(store=store, split="test"))
     assert clips.unknown == ("b",)
 
 
-def test_models_of_other_things_are_not_compared(trained: Trained, model: SavedModel, store: Path) -> None:
+def test_models_of_other_things_are_not_compared(trained, model, store):
     measured = {"test": True, "select_by": ["validation/audio_video/ccc_mean"]}
     attributes = trained(data={"target": "attributes"}, evaluation=measured).model()
     with pytest.raises(InputError, match="b: task: predicts arousal, dominance, valence; a predicts calm, glad, mad"):

@@ -22,7 +22,7 @@ DECISION = Decision(
 )  # fmt: skip
 
 
-def test_a_decision_is_plain_values() -> None:
+def test_a_decision_is_plain_values():
     found = json.loads(json.dumps(DECISION.as_dict(), allow_nan=False))
     assert found["decision"] == "refused"
     assert found["clips"]["clips_hash"] == "cd" * 8
@@ -33,7 +33,7 @@ def test_a_decision_is_plain_values() -> None:
     assert found["time"].endswith("+00:00")
 
 
-def test_a_tag_holds_what_fits_and_says_what_does_not() -> None:
+def test_a_tag_holds_what_fits_and_says_what_does_not():
     small = json.loads(DECISION.as_tag())
     assert small["left_out"] == []
     assert small["conditions"] == json.loads(json.dumps(DECISION.as_dict()))["conditions"]

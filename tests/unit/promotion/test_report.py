@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from matplotlib.colors import to_hex
 from promotion_content import ROWS, promotion_content
 
-from vavl.promotion.decision import Decision
 from vavl.promotion.report import promotion_plots, write_pages
 from vavl.reports.theme import LIGHT
 
 
 @pytest.fixture
-def decision() -> Decision:
+def decision():
     return promotion_content()
 
 
-def test_the_page_states_decision_table_and_reasons(decision: Decision, tmp_path: Path) -> None:
+def test_the_page_states_decision_table_and_reasons(decision, tmp_path):
     page, plots = write_pages(decision, ["vavl version 2"], tmp_path)
     text = page.read_text()
     for words in (
@@ -35,14 +33,14 @@ def test_the_page_states_decision_table_and_reasons(decision: Decision, tmp_path
     assert [path.name for path in plots.iterdir()] == ["difference.png"]
 
 
-def test_a_report_without_any_measurement_has_no_plot(decision: Decision, tmp_path: Path) -> None:
+def test_a_report_without_any_measurement_has_no_plot(decision, tmp_path):
     assert decision.verdict is not None
     bare = replace(decision, verdict=replace(decision.verdict, conditions=ROWS[2:], differences=()))
     (page,) = write_pages(bare, [], tmp_path)
     assert "Differences" not in page.read_text().partition("<h2>The rule")[0]
 
 
-def test_the_forest_plot_has_a_line_a_point_and_a_bracket_per_row() -> None:
+def test_the_forest_plot_has_a_line_a_point_and_a_bracket_per_row():
     rows = [*ROWS[:1], replace(ROWS[1], holds=None, threshold=None)]
     (plot,) = promotion_plots(rows, "version 3 minus version 2")
     (axes,) = plot.figure.axes

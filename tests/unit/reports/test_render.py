@@ -36,7 +36,7 @@ BLOCKS = """
 
 
 @pytest.fixture
-def page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+def page(tmp_path, monkeypatch):
     """A page with every building block."""
     (tmp_path / "reports").symlink_to(Path(render.__file__).parent)
     (tmp_path / "blocks.html").write_text(BLOCKS)
@@ -47,7 +47,7 @@ def page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return written.read_text(encoding="utf-8")
 
 
-def test_a_page_has_no_outside_address(page: str) -> None:
+def test_a_page_has_no_outside_address(page):
     addresses = re.findall(r"""(?:src|srcset|href)="([^"]*)|url\(([^)]*)\)""", page)
     assert len(addresses) == 1
     assert all(address.startswith("data:image/svg+xml;base64,") for address, _ in addresses)
@@ -56,19 +56,19 @@ def test_a_page_has_no_outside_address(page: str) -> None:
     assert "prefers-color-scheme: dark" in page
 
 
-def test_everything_given_is_escaped(page: str) -> None:
+def test_everything_given_is_escaped(page):
     assert "<script" not in page
     assert page.count("&lt;script&gt;&amp;") == 22
     assert 'a "table"' in html.unescape(page)
     assert 'a "table"' not in page
 
 
-def test_bars_stay_inside_the_page(page: str) -> None:
+def test_bars_stay_inside_the_page(page):
     assert "calc(100.00% * .86)" in page
     assert "calc(0.00% * .86)" in page
 
 
-def test_scores_have_their_interval_in_small_letters(page: str) -> None:
+def test_scores_have_their_interval_in_small_letters(page):
     assert "50.0<small>25.0 to 75.0</small>" in page
     assert "+0.500<small>+0.250 to +0.750</small>" in page
     nothing = float("nan")
@@ -76,12 +76,12 @@ def test_scores_have_their_interval_in_small_letters(page: str) -> None:
     assert render.bounds(Interval(0.5, nothing, nothing), is_share=True) == ""
 
 
-def test_a_name_that_is_not_given_is_an_error(tmp_path: Path) -> None:
+def test_a_name_that_is_not_given_is_an_error(tmp_path):
     with pytest.raises(UndefinedError, match="report"):
         render.render_page("training/report.html", "title", "subtitle")
 
 
-def test_the_style_sheet_has_the_colors_of_the_plots() -> None:
+def test_the_style_sheet_has_the_colors_of_the_plots():
     style = Path(render.__file__).with_name("page.css").read_text()
     light, dark = style.split("@media (prefers-color-scheme: dark)", 1)
     for theme, part in ((LIGHT, light), (DARK, dark)):

@@ -24,15 +24,14 @@ from vavl.tracking.journal import (
     run_events,
 )
 from vavl.tracking.replayer import Replayer
-from vavl.tracking.settings import TrackingSettings
 
 
 @pytest.fixture
-def journal(tmp_path: Path) -> Journal:
+def journal(tmp_path):
     return Journal(tmp_path / "journal.jsonl")
 
 
-def test_records_come_back_in_order_with_increasing_numbers(tmp_path: Path) -> None:
+def test_records_come_back_in_order_with_increasing_numbers(tmp_path):
     journal = Journal(tmp_path / "deep" / "journal.jsonl", clock=lambda: 12.5)
     assert journal.append("step", step=1, metrics={"loss": 0.5}) == 1
     assert journal.append_all([("step", {"step": 2}), ("step", {"step": 3})]) == 3
@@ -45,11 +44,11 @@ def test_records_come_back_in_order_with_increasing_numbers(tmp_path: Path) -> N
     assert [record.seq for record in journal.read(offset=records[1].end)] == [3]
 
 
-def test_no_file_reads_as_empty(tmp_path: Path) -> None:
+def test_no_file_reads_as_empty(tmp_path):
     assert list(Journal(tmp_path / "none.jsonl").read()) == []
 
 
-def test_torn_last_line_spoils_only_itself(journal: Journal, caplog: pytest.LogCaptureFixture) -> None:
+def test_torn_last_line_spoils_only_itself(journal, caplog):
     journal.append("step", step=1)
     with journal.path.open("a") as file:
         file.write('{"seq": 2, "kind": "st')
@@ -59,7 +58,7 @@ def test_torn_last_line_spoils_only_itself(journal: Journal, caplog: pytest.LogC
     assert "torn line" in caplog.text
 
 
-def test_whole_line_without_its_end_is_not_lost(journal: Journal) -> None:
+def test_whole_line_without_its_end_is_not_lost(journal):
     journal.append("step", step=1)
     journal.path.write_bytes(journal.path.read_bytes()[:-1])
     assert list(journal.read()) == []  # its writer may be at work still
@@ -67,7 +66,7 @@ def test_whole_line_without_its_end_is_not_lost(journal: Journal) -> None:
     assert [record.payload["step"] for record in journal.read()] == [1, 2]
 
 
-def test_last_number_is_found_behind_a_line_longer_than_the_tail(journal: Journal) -> None:
+def test_last_number_is_found_behind_a_line_longer_than_the_tail(journal):
     journal.append("step", step=1)
     journal.append("run_start", config_yaml="x" * 300_000)
     assert journal.append("step", step=3) == 3
@@ -79,7 +78,7 @@ def _append_many(path: Path, count: int) -> None:
         journal.append("step", step=step, filler="x" * 500)
 
 
-def test_two_processes_take_turns(tmp_path: Path) -> None:
+def test_two_processes_take_turns(tmp_path):
     path = tmp_path / "journal.jsonl"
     context = multiprocessing.get_context("fork")
     writers = [context.Process(target=_append_many, args=(path, 200)) for _ in range(2)]
@@ -92,7 +91,7 @@ def test_two_processes_take_turns(tmp_path: Path) -> None:
     assert sorted(record.payload["step"] for record in records) == sorted([*range(200), *range(200)])
 
 
-def test_values_that_json_does_not_know_are_cleaned(journal: Journal, tmp_path: Path) -> None:
+def test_values_that_json_does_not_know_are_cleaned(journal, tmp_path):
     metrics = {"nan": float("nan"), "inf": np.float32("inf"), "good": np.float64(0.5), "count": np.int64(3)}
     journal.append("epoch", epoch=1, step=4, metrics=metrics, path=tmp_path, matrix=np.array([[1.0, np.nan]]))
     (record,) = journal.read()
@@ -102,22 +101,22 @@ def test_values_that_json_does_not_know_are_cleaned(journal: Journal, tmp_path: 
     json.loads(journal.path.read_text(), parse_constant=lambda name: pytest.fail(f"{name} in the journal"))
 
 
-def test_clean_keeps_text_and_truth() -> None:
+def test_clean_keeps_text_and_truth():
     assert clean({"a": ("x", True, None), 3: {1}}) == {"a": ["x", True, None], "3": [1]}
 
 
-def test_unknown_kind_is_refused(tmp_path: Path) -> None:
+def test_unknown_kind_is_refused(tmp_path):
     with pytest.raises(ValueError, match="unknown kinds of record"):
         Journal(tmp_path / "journal.jsonl").append("stepp", step=1)  # type: ignore[arg-type]
 
 
-def test_unwritable_file_names_place_and_fix(tmp_path: Path) -> None:
+def test_unwritable_file_names_place_and_fix(tmp_path):
     (tmp_path / "journal.jsonl").mkdir()
     with pytest.raises(TrackingError, match="journal cannot be written"):
         Journal(tmp_path / "journal.jsonl").append("step", step=1)
 
 
-def test_a_journal_travels_into_a_process_with_another_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_journal_travels_into_a_process_with_another_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     journal = Journal(Path("journal.jsonl"))
     monkeypatch.chdir("/")
@@ -130,7 +129,7 @@ def steps_of(reader: JournalReader) -> list[int]:
     return [record.payload["step"] for record in reader.read()]
 
 
-def test_a_reader_yields_every_record_once(journal: Journal) -> None:
+def test_a_reader_yields_every_record_once(journal):
     reader = JournalReader(journal)
     assert steps_of(reader) == []
     journal.append_all([("step", {"step": step}) for step in range(3)])
@@ -144,9 +143,7 @@ def test_a_reader_yields_every_record_once(journal: Journal) -> None:
     assert not reader.began_anew
 
 
-def test_a_poll_of_a_reader_parses_what_is_new_however_long_the_journal_is(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_poll_of_a_reader_parses_what_is_new_however_long_the_journal_is(tmp_path, monkeypatch):
     journal, parsed = Journal(tmp_path / "journal.jsonl"), []
     reader = JournalReader(journal)
     journal.append_all([("step", {"step": step}) for step in range(2000)])
@@ -160,7 +157,7 @@ def test_a_poll_of_a_reader_parses_what_is_new_however_long_the_journal_is(
         assert len(parsed) == 2  # the one before tells that the file is the same
 
 
-def test_a_reader_waits_for_the_end_of_a_torn_line(journal: Journal) -> None:
+def test_a_reader_waits_for_the_end_of_a_torn_line(journal):
     reader = JournalReader(journal)
     journal.append_all([("step", {"step": 0}), ("step", {"step": 1})])
     whole = journal.path.read_bytes()
@@ -171,7 +168,7 @@ def test_a_reader_waits_for_the_end_of_a_torn_line(journal: Journal) -> None:
     assert steps_of(reader) == [1]
 
 
-def test_a_torn_line_that_is_never_completed_costs_a_reader_only_itself(journal: Journal) -> None:
+def test_a_torn_line_that_is_never_completed_costs_a_reader_only_itself(journal):
     reader = JournalReader(journal)
     journal.append("step", step=0)
     with journal.path.open("a") as file:
@@ -184,7 +181,7 @@ def test_a_torn_line_that_is_never_completed_costs_a_reader_only_itself(journal:
 
 
 @pytest.mark.parametrize("how", ["truncated", "replaced", "moved aside"])
-def test_a_reader_of_a_journal_that_was_made_anew_begins_anew(journal: Journal, tmp_path: Path, how: str) -> None:
+def test_a_reader_of_a_journal_that_was_made_anew_begins_anew(journal, tmp_path, how):
     """Also when the new one has grown longer than the old one was."""
     reader = JournalReader(journal)
     journal.append_all([("step", {"step": 0}), ("step", {"step": 1})])
@@ -208,7 +205,7 @@ def test_a_reader_of_a_journal_that_was_made_anew_begins_anew(journal: Journal, 
     assert not reader.began_anew
 
 
-def test_the_end_is_found_behind_long_lines(journal: Journal) -> None:
+def test_the_end_is_found_behind_long_lines(journal):
     assert journal.end() is None
     journal.append("run_start", run_id="run")
     journal.append("run_start", run_id="run", config_yaml="# " + "x" * 200_000)
@@ -230,16 +227,14 @@ def written_steps(journal: Journal) -> list[int]:
 
 
 @pytest.fixture
-def full_disk(tmp_path: Path) -> Path:
+def full_disk(tmp_path):
     """A journal on a device whose every write fails with ENOSPC; `unlink` it to free the disk."""
     path = tmp_path / "journal.jsonl"
     path.symlink_to("/dev/full")
     return path
 
 
-def test_records_wait_for_the_disk_and_keep_their_order_and_times(
-    full_disk: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_records_wait_for_the_disk_and_keep_their_order_and_times(full_disk, caplog):
     now = [10.0]
     sink = JournalSink(Journal(full_disk, clock=lambda: now[0]))
     sink([step(1), step(2)])
@@ -256,9 +251,7 @@ def test_records_wait_for_the_disk_and_keep_their_order_and_times(
     assert "3 records had waited" in caplog.text
 
 
-def test_what_waits_is_bounded(
-    full_disk: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_waits_is_bounded(full_disk, caplog, monkeypatch):
     monkeypatch.setattr(journal_module, "_MOST_WAITING", 3)
     sink = JournalSink(Journal(full_disk))
     for number in range(5):
@@ -269,7 +262,7 @@ def test_what_waits_is_bounded(
     assert written_steps(sink.journal) == [2, 3, 4]
 
 
-def test_what_waits_travels_with_the_sink(full_disk: Path) -> None:
+def test_what_waits_travels_with_the_sink(full_disk):
     sink = JournalSink(Journal(full_disk))
     sink([step(1)])
     copy = pickle.loads(pickle.dumps(sink))
@@ -291,7 +284,7 @@ def _write_under_a_limit(path: Path, limit: int) -> None:
     sink([step(20)])
 
 
-def test_a_half_written_batch_is_undone_and_written_once(tmp_path: Path) -> None:
+def test_a_half_written_batch_is_undone_and_written_once(tmp_path):
     path = tmp_path / "journal.jsonl"
     process = multiprocessing.get_context("fork").Process(target=_write_under_a_limit, args=(path, 400))
     process.start()
@@ -306,7 +299,7 @@ def skipped(step: int, time: float) -> dict[str, Any]:
     return {"what": "skipped_step", "step": step, "message": "loss is not finite", "clips": ["a", "b"], "time": time}
 
 
-def test_an_event_that_is_reported_again_is_the_same_event(journal: Journal) -> None:
+def test_an_event_that_is_reported_again_is_the_same_event(journal):
     journal.append("event", **skipped(7, 10.0))
     journal.append("event", **skipped(7, 10.0))  # from a checkpoint, after a resume
     journal.append("event", **skipped(7, 30.0))  # it happened again
@@ -320,7 +313,7 @@ def test_an_event_that_is_reported_again_is_the_same_event(journal: Journal) -> 
     assert events[0].moment == "1970-01-01 00:00:10"
 
 
-def test_a_journal_of_several_runs_gives_those_of_one(journal: Journal) -> None:
+def test_a_journal_of_several_runs_gives_those_of_one(journal):
     for name in ("one", "two"):
         journal.append("run_start", run_id=name)
         journal.append("event", what="stopped", message=name)
@@ -328,9 +321,7 @@ def test_a_journal_of_several_runs_gives_those_of_one(journal: Journal) -> None:
     assert len(run_events(journal.read())) == 2
 
 
-def test_mlflow_shows_the_list_and_counts(
-    journal: Journal, tracking: TrackingSettings, tracking_client: Any, tmp_path: Path
-) -> None:
+def test_mlflow_shows_the_list_and_counts(journal, tracking, tracking_client, tmp_path):
     journal.append("run_start", run_id="run", experiment=tracking.experiment)
     journal.append("step", step=6, metrics={"loss": 1.0})
     journal.append("event", **skipped(7, 10.0))

@@ -50,9 +50,7 @@ def model_scores(client: Any, name: str) -> dict[str, tuple[float, int]]:
     return {metric.key: (metric.value, metric.step) for metric in model.metrics or ()}
 
 
-def test_scores_of_the_best_epoch_are_metrics_of_run_and_model(
-    tmp_path: Path, tracking: TrackingSettings, tracking_client: Any, model_folder: Path
-) -> None:
+def test_scores_of_the_best_epoch_are_metrics_of_run_and_model(tmp_path, tracking, tracking_client, model_folder):
     done = replay(trained(tmp_path / "run", tracking, model_folder), tracking)
     run = tracking_client.get_run(done.state.mlflow_run_id)
     assert {name: run.data.metrics[name] for name in BEST} == BEST
@@ -67,9 +65,7 @@ def test_scores_of_the_best_epoch_are_metrics_of_run_and_model(
     assert page.startswith(f"[report.html]({link}) · best epoch 2 of 2\n\n| split")
 
 
-def test_version_and_model_say_how_they_are_loaded(
-    tmp_path: Path, tracking: TrackingSettings, tracking_client: Any, model_folder: Path
-) -> None:
+def test_version_and_model_say_how_they_are_loaded(tmp_path, tracking, tracking_client, model_folder):
     replay(trained(tmp_path / "run", tracking, model_folder), tracking)
     name = name_of(tmp_path / "run")
     page = tracking_client.get_model_version(name, "1").description
@@ -102,9 +98,7 @@ def test_a_model_that_is_registered_after_the_end_gets_the_scores_of_its_run(
 
 
 @pytest.mark.parametrize("is_known", [True, False], ids=["in this store", "in another store"])
-def test_an_evaluation_gives_its_scores_to_the_model(
-    tmp_path: Path, tracking: TrackingSettings, tracking_client: Any, model_folder: Path, is_known: bool
-) -> None:
+def test_an_evaluation_gives_its_scores_to_the_model(tmp_path, tracking, tracking_client, model_folder, is_known):
     replay(trained(tmp_path / "run", tracking, model_folder), tracking)
     name = name_of(tmp_path / "run")
     model_id = logged_model_of(tracking_client.get_model_version(name, "1"))
@@ -128,9 +122,7 @@ def test_an_evaluation_gives_its_scores_to_the_model(
     assert [(one.dataset.name, one.dataset.digest) for one in run.inputs.dataset_inputs] == [("other", "0" * 36)]
 
 
-def test_scores_that_a_store_lost_are_sent_again(
-    tmp_path: Path, private_tracking: TrackingSettings, client_of: Any, model_folder: Path
-) -> None:
+def test_scores_that_a_store_lost_are_sent_again(tmp_path, private_tracking, client_of, model_folder):
     target = TrackingTarget(uri=private_tracking.uri, artifact_location=private_tracking.artifact_location)
     trained(tmp_path / "run", private_tracking, model_folder)
     (first,) = sync_runs(compare_runs(tmp_path / "run", target), 60, register_model)
@@ -149,9 +141,7 @@ def test_scores_that_a_store_lost_are_sent_again(
     assert client.get_run(second.mlflow_run_id).data.tags["vavl.best_epoch"] == "2"
 
 
-def test_a_journal_of_an_earlier_version_arrives_as_it_did(
-    tmp_path: Path, tracking: TrackingSettings, tracking_client: Any
-) -> None:
+def test_a_journal_of_an_earlier_version_arrives_as_it_did(tmp_path, tracking, tracking_client):
     journal = Journal(tmp_path / "journal.jsonl")
     journal.append("run_start", run_id="old", experiment=tracking.experiment)
     journal.append("epoch", epoch=1, step=3, metrics={"validation/audio/accuracy": 0.25})
@@ -160,7 +150,7 @@ def test_a_journal_of_an_earlier_version_arrives_as_it_did(
     assert tracking_client.get_run(done.state.mlflow_run_id).data.metrics == {**SCORES, "epoch": 1.0}
 
 
-def test_an_end_whose_tags_are_no_tags_is_set_aside(tmp_path: Path, tracking: TrackingSettings) -> None:
+def test_an_end_whose_tags_are_no_tags_is_set_aside(tmp_path, tracking):
     journal = Journal(tmp_path / "journal.jsonl")
     journal.append("run_start", run_id="odd", experiment=tracking.experiment)
     journal.append("run_end", status="FINISHED", metrics={}, tags=["a"])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +12,7 @@ from vavl.errors import TrackingError
 from vavl.tracking.journal import Journal, run_events
 from vavl.tracking.records import set_aside_path
 from vavl.tracking.replayer import Replayer
-from vavl.tracking.settings import TrackingSettings, TrackingTarget
+from vavl.tracking.settings import TrackingTarget
 from vavl.tracking.sync import compare_runs
 
 ODD: tuple[Any, ...] = (7, 2**80, True, "", "odd", "../out", "half \ud83d", "nul \0", [1, [2]], {"a": {"b": [1]}})
@@ -44,7 +43,7 @@ def changed(payload: dict[str, Any], odds: Sequence[Any] = ODD) -> Iterator[dict
 
 
 @pytest.fixture
-def journal(tmp_path: Path) -> Journal:
+def journal(tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "page.html").write_text("page")
     return Journal(tmp_path / "run" / "journal.jsonl")
@@ -57,9 +56,7 @@ def register(client: Any, run_id: str, note: Any) -> str:
     raise TrackingError(str(note.folder), "", "holds no model", "train one")
 
 
-def test_no_value_of_a_line_stops_those_behind_it(
-    journal: Journal, tracking: TrackingSettings, tracking_client: Any
-) -> None:
+def test_no_value_of_a_line_stops_those_behind_it(journal, tracking, tracking_client):
     journal.append("run_start", run_id="run", experiment=tracking.experiment)
     for kind, payload in LATER:
         for odd in changed(payload):
@@ -81,9 +78,7 @@ def test_no_value_of_a_line_stops_those_behind_it(
     assert entry.problem == ""
 
 
-def test_a_run_is_opened_without_what_its_first_record_spoils(
-    journal: Journal, tracking: TrackingSettings, tracking_client: Any
-) -> None:
+def test_a_run_is_opened_without_what_its_first_record_spoils(journal, tracking, tracking_client):
     starts = list(changed(START, (7, 2**80, "", "../out", "half \ud83d")))
     for number, payload in enumerate(starts):
         journal.append("run_start", run_id=f"run {number}", experiment=tracking.experiment, **payload)

@@ -7,9 +7,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -32,7 +30,7 @@ MODEL = "models:/mine/1"
 
 
 @pytest.fixture
-def settings(monkeypatch: pytest.MonkeyPatch) -> TrackingSettings:
+def settings(monkeypatch):
     """Settings without an address: ``runs/mlflow.db`` and ``runs/mlartifacts`` of the current directory."""
     for name in ("MLFLOW_TRACKING_URI", "VAVL_ROOT"):
         monkeypatch.delenv(name, raising=False)
@@ -40,13 +38,7 @@ def settings(monkeypatch: pytest.MonkeyPatch) -> TrackingSettings:
 
 
 @pytest.fixture
-def project(
-    tmp_path: Path,
-    tracking_database: Path,
-    settings: TrackingSettings,
-    model_folder: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> Path:
+def project(tmp_path, tracking_database, settings, model_folder, monkeypatch):
     """A project with a run that is tracked and has a registered model; the current directory."""
     project = tmp_path / "my project"
     run = project / "runs" / "one"
@@ -67,9 +59,7 @@ def places(project: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("how", [shutil.copytree, shutil.move])
-def test_a_copied_or_moved_project_is_refused_until_it_is_mended(
-    project: Path, settings: TrackingSettings, how: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_copied_or_moved_project_is_refused_until_it_is_mended(project, settings, how, monkeypatch):
     refuse_moved(settings)
     assert resolve_model(MODEL, settings).folder.is_relative_to(project)
     other = project.with_name("other") / "place"
@@ -110,9 +100,7 @@ def sync(*words: str) -> str:
     return done.stdout
 
 
-def test_artifacts_on_another_disk_or_gone_are_left_alone(
-    project: Path, settings: TrackingSettings, tmp_path: Path
-) -> None:
+def test_artifacts_on_another_disk_or_gone_are_left_alone(project, settings, tmp_path):
     database = project / "runs" / "mlflow.db"
     shutil.move(project / "runs" / "mlartifacts", tmp_path / "unmounted")
     assert moved_artifacts(database) == {}
@@ -123,9 +111,7 @@ def test_artifacts_on_another_disk_or_gone_are_left_alone(
     assert moved_artifacts(tmp_path / "no.db") == {}
 
 
-def test_a_store_that_the_settings_name_is_named_in_the_command(
-    project: Path, settings: TrackingSettings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_store_that_the_settings_name_is_named_in_the_command(project, settings, monkeypatch, tmp_path):
     other = tmp_path / "other"
     shutil.copytree(project, other)
     named = settings.model_copy(update={"uri": f"sqlite:///{other}/runs/mlflow.db"})

@@ -25,7 +25,7 @@ MEGABYTE = 2**20
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> Path:
+def run(tmp_path):
     """The directory of a run."""
     (tmp_path / "run").mkdir()
     return tmp_path / "run"
@@ -73,9 +73,7 @@ def assert_waits(replay: Replayer, seq: int) -> None:
     assert (replay.state.seq, replay.state.refused) == (seq, {})
 
 
-def test_an_artifact_directory_that_is_away_delays_and_loses_nothing(
-    run: Path, private_tracking: TrackingSettings, client_of: Any, model_folder: Path
-) -> None:
+def test_an_artifact_directory_that_is_away_delays_and_loses_nothing(run, private_tracking, client_of, model_folder):
     artifacts = Path(str(private_tracking.artifact_location))
     journal = start(run, private_tracking)
     replay = Replayer([journal], private_tracking, register_model)
@@ -104,9 +102,7 @@ def full_disk(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def test_a_full_artifact_store_delays_and_loses_nothing(
-    run: Path, private_tracking: TrackingSettings, client_of: Any, model_folder: Path
-) -> None:
+def test_a_full_artifact_store_delays_and_loses_nothing(run, private_tracking, client_of, model_folder):
     journal = start(run, private_tracking)
     finish(journal, model_folder, size=12 * MEGABYTE)
     replay = Replayer([journal], private_tracking, register_model)
@@ -116,9 +112,7 @@ def test_a_full_artifact_store_delays_and_loses_nothing(
     assert_whole(journal, private_tracking, client_of(private_tracking))
 
 
-def test_a_full_database_delays_and_loses_nothing(
-    run: Path, private_tracking: TrackingSettings, client_of: Any, model_folder: Path
-) -> None:
+def test_a_full_database_delays_and_loses_nothing(run, private_tracking, client_of, model_folder):
     journal = start(run, private_tracking)
     replay = Replayer([journal], private_tracking, register_model)
     assert replay.run_once()
@@ -188,9 +182,7 @@ def test_a_database_that_was_deleted_or_replaced_gets_the_run_again(
     assert other.data.metrics == {"loss": 1.0}
 
 
-def test_only_a_malformed_record_is_set_aside_by_name(
-    run: Path, tracking: TrackingSettings, tracking_client: Any, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_only_a_malformed_record_is_set_aside_by_name(run, tracking, tracking_client, caplog):
     journal = start(run, tracking)
     for payload in (
         {"step": "two", "metrics": {"loss": 1.0}},
@@ -225,10 +217,7 @@ def test_only_a_malformed_record_is_set_aside_by_name(
     assert "8" not in json.loads(set_aside_path(journal.path).read_text())[tracking.uri]
 
 
-def test_waiting_ends_when_the_patience_does(
-    run: Path, private_tracking: TrackingSettings, model_folder: Path, monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-) -> None:  # fmt: skip
+def test_waiting_ends_when_the_patience_does(run, private_tracking, model_folder, monkeypatch, caplog):
     monkeypatch.setattr("vavl.tracking.replayer._PATIENCE_SECONDS", 1.0)
     artifacts = Path(str(private_tracking.artifact_location))
     artifacts.write_text("no directory")

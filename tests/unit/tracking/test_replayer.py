@@ -25,7 +25,7 @@ ClientOf = Callable[[TrackingSettings], Any]
 
 
 @pytest.fixture
-def journal(tmp_path: Path) -> Journal:
+def journal(tmp_path):
     return Journal(tmp_path / "run" / "journal.jsonl")
 
 
@@ -53,7 +53,7 @@ def _history(client: Any, run_id: str, name: str = "train/loss") -> list[tuple[i
     return [(point.step, point.value) for point in client.get_metric_history(run_id, name)]
 
 
-def test_a_whole_run_arrives(journal: Journal, tracking: TrackingSettings, client_of: ClientOf) -> None:
+def test_a_whole_run_arrives(journal, tracking, client_of):
     picture = journal.path.parent / "picture.svg"
     picture.parent.mkdir()
     picture.write_text("<svg/>")
@@ -94,9 +94,7 @@ def test_a_whole_run_arrives(journal: Journal, tracking: TrackingSettings, clien
     assert client.list_artifacts(run.info.run_id, "pictures")[0].path == "pictures/picture.svg"
 
 
-def test_many_points_travel_in_few_requests(
-    journal: Journal, tracking: TrackingSettings, client_of: ClientOf, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_many_points_travel_in_few_requests(journal, tracking, client_of, monkeypatch):
     requests = []
     log_points = MlflowWriter.log_points
     monkeypatch.setattr(
@@ -110,7 +108,7 @@ def test_many_points_travel_in_few_requests(
     assert len(client_of(tracking).get_metric_history(replay.state.mlflow_run_id, "b")) == 1500
 
 
-def test_replaying_twice_changes_nothing(journal: Journal, tracking: TrackingSettings, client_of: ClientOf) -> None:
+def test_replaying_twice_changes_nothing(journal, tracking, client_of):
     _start(journal, tracking)
     _steps(journal, 1, 4)
     replay = Replayer([journal], tracking, register_model)
@@ -128,9 +126,7 @@ def test_replaying_twice_changes_nothing(journal: Journal, tracking: TrackingSet
     assert len(client.search_runs([experiment.experiment_id])) == 1
 
 
-def test_a_new_process_goes_on_in_the_same_run(
-    journal: Journal, tracking: TrackingSettings, client_of: ClientOf
-) -> None:
+def test_a_new_process_goes_on_in_the_same_run(journal, tracking, client_of):
     _start(journal, tracking)
     _steps(journal, 1, 5)
     first = Replayer([journal], tracking, register_model)
@@ -149,9 +145,7 @@ def test_a_new_process_goes_on_in_the_same_run(
     assert [step for step, _ in _history(client, run.info.run_id)] == [1, 2, 3, 4, 5, 6, 7]
 
 
-def test_a_server_that_is_down_loses_nothing(
-    journal: Journal, tracking: TrackingSettings, client_of: ClientOf, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_server_that_is_down_loses_nothing(journal, tracking, client_of, caplog):
     down = tracking.model_copy(update={"uri": "http://127.0.0.1:9"})
     replay = Replayer([journal], down, register_model)
     replay.start()
@@ -180,9 +174,7 @@ def _locked(database: Path) -> Iterator[None]:
         connection.execute("ROLLBACK")
 
 
-def test_a_locked_sqlite_file_delays_and_loses_nothing(
-    journal: Journal, private_tracking: TrackingSettings, client_of: ClientOf, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_locked_sqlite_file_delays_and_loses_nothing(journal, private_tracking, client_of, monkeypatch):
     monkeypatch.setattr("vavl.tracking.replayer._PROBE_SECONDS", 0.1)
     database = Path(str(private_tracking.uri).removeprefix("sqlite:///"))
     replay = Replayer([journal], private_tracking, register_model)
@@ -200,9 +192,7 @@ def test_a_locked_sqlite_file_delays_and_loses_nothing(
     assert [step for step, _ in points] == [1, 2, 3, 4, 5]
 
 
-def test_whatever_mlflow_raises_stays_inside(
-    journal: Journal, tracking: TrackingSettings, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_whatever_mlflow_raises_stays_inside(journal, tracking, monkeypatch):
     def fail(*_: Any, **__: Any) -> None:
         raise RuntimeError("surprise")
 
@@ -217,9 +207,7 @@ def test_whatever_mlflow_raises_stays_inside(
     assert replay.state.seq == 3
 
 
-def test_a_failure_in_the_middle_repeats_no_point(
-    journal: Journal, tracking: TrackingSettings, client_of: ClientOf, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failure_in_the_middle_repeats_no_point(journal, tracking, client_of, monkeypatch):
     _start(journal, tracking)
     _steps(journal, 1, 3)
     replay = Replayer([journal], tracking, register_model)
@@ -243,7 +231,7 @@ def _raise_after_points() -> Callable[..., None]:
     return write
 
 
-def test_only_one_replay_at_a_time(journal: Journal, tracking: TrackingSettings) -> None:
+def test_only_one_replay_at_a_time(journal, tracking):
     _start(journal, tracking)
     with only_one(journal.path) as alone:
         assert alone
@@ -267,9 +255,7 @@ def _ended_run(folder: Path, tracking: TrackingSettings) -> Journal:
     return journal
 
 
-def test_a_run_put_aside_before_it_was_replayed_arrives(
-    tmp_path: Path, tracking: TrackingSettings, tracking_client: Any
-) -> None:
+def test_a_run_put_aside_before_it_was_replayed_arrives(tmp_path, tracking, tracking_client):
     down = tracking.model_copy(update={"uri": "http://127.0.0.1:9"})
     journal = _ended_run(tmp_path / "run", tracking)
     assert Replayer([journal], down, register_model).finish(0.1) is False
@@ -291,14 +277,14 @@ def test_a_run_put_aside_before_it_was_replayed_arrives(
     assert tracking_client.list_artifacts(run.info.run_id)[0].path == "report.html"
 
 
-def test_a_run_that_another_store_holds_stays_there(tmp_path: Path, tracking: TrackingSettings) -> None:
+def test_a_run_that_another_store_holds_stays_there(tmp_path, tracking):
     journal = _ended_run(tmp_path / "run", tracking)
     assert Replayer([journal], tracking, register_model).finish(60)
     other = tracking.model_copy(update={"uri": f"sqlite:///{tmp_path}/other.db"})
     assert list(unfinished_journals(tmp_path, other)) == []
 
 
-def test_a_followed_journal_and_those_below_it_are_left_alone(tmp_path: Path) -> None:
+def test_a_followed_journal_and_those_below_it_are_left_alone(tmp_path):
     own = tmp_path / "comparison" / "journal.jsonl"
     child, other = own.parent / "runs" / "one" / own.name, tmp_path / "other" / own.name
     follower = following(own)
@@ -318,7 +304,7 @@ def _follow_for_ever(journal: Path) -> None:
         time.sleep(600)
 
 
-def test_a_killed_run_leaves_its_journal(tmp_path: Path) -> None:
+def test_a_killed_run_leaves_its_journal(tmp_path):
     journal = tmp_path / "journal.jsonl"
     process = multiprocessing.get_context("fork").Process(target=_follow_for_ever, args=(journal,))
     process.start()

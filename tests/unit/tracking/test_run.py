@@ -24,7 +24,7 @@ class _Job(FrozenConfig):
     training: _Inner = _Inner()
 
 
-def test_run_start_holds_settings_code_and_data(tmp_path: Path) -> None:
+def test_run_start_holds_settings_code_and_data(tmp_path):
     journal = Journal(tmp_path / "journal.jsonl")
     dataset = DatasetNote("demo", "f" * 64, "/stores/demo", "datasets/demo.yaml", {"train": 9})
     tracking = TrackingSettings(experiment="trial")
@@ -42,7 +42,7 @@ def test_run_start_holds_settings_code_and_data(tmp_path: Path) -> None:
     assert record.payload["tags"].keys() >= {"mlflow.user", "vavl.torch", "vavl.ray", "vavl.deepspeed"}
 
 
-def test_the_page_of_a_run_is_a_table_of_scores_with_a_link_to_the_report() -> None:
+def test_the_page_of_a_run_is_a_table_of_scores_with_a_link_to_the_report():
     metrics = {
         "validation/audio_video/accuracy": 0.5, "validation/audio_video/clips": 12.0, "validation/audio/uar": 0.25,
         "test/audio/loss": 3.0, "test/audio/accuracy:noise_10db": 0.125,
@@ -58,7 +58,7 @@ def test_the_page_of_a_run_is_a_table_of_scores_with_a_link_to_the_report() -> N
     ]
 
 
-def test_source_tags_name_commit_or_hash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_source_tags_name_commit_or_hash(tmp_path, monkeypatch):
     monkeypatch.delenv(CODE_VARIABLE, raising=False)
     package = tmp_path / "vavl"
     package.mkdir()
@@ -87,7 +87,7 @@ class _Work(TrackedRun):
         self._follow(self.folder / "earlier")
 
 
-def test_a_run_is_followed_with_the_load_of_its_machine(tmp_path: Path, tracking: TrackingSettings) -> None:
+def test_a_run_is_followed_with_the_load_of_its_machine(tmp_path, tracking):
     settings = tracking.model_copy(update={"system_metrics": True, "system_metrics_seconds": 0.05})
 
     def fail() -> _Work:

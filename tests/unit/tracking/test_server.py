@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from mlflow_server import MlflowServer
@@ -16,11 +15,11 @@ from vavl.serving.registry import register_model
 from vavl.tracking.journal import Journal
 from vavl.tracking.records import state_path
 from vavl.tracking.replayer import Replayer
-from vavl.tracking.settings import TrackingPlace, TrackingSettings, unreachable_reason
+from vavl.tracking.settings import TrackingPlace, unreachable_reason
 
 
 @pytest.fixture
-def server(tracking_database: Path, tmp_path: Path) -> Iterator[MlflowServer]:
+def server(tracking_database, tmp_path):
     """A server over a database of its own; the test starts and kills it."""
     database = shutil.copy(tracking_database, tmp_path / "server.db")
     server = MlflowServer(tmp_path / "server", Path(database))
@@ -35,10 +34,7 @@ def _wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
         time.sleep(0.02)
 
 
-def test_a_server_may_go_away_and_come_back(
-    tracking: TrackingSettings, server: MlflowServer, model_folder: Path, tmp_path: Path, client_of: Any,
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
-) -> None:  # fmt: skip
+def test_a_server_may_go_away_and_come_back(tracking, server, model_folder, tmp_path, client_of, monkeypatch, caplog):
     settings = tracking.model_copy(update={"uri": server.address, "artifact_location": None})
     journal = Journal(tmp_path / "journal.jsonl")
     replay = Replayer([journal], settings, register_model)
@@ -80,7 +76,7 @@ def test_a_server_may_go_away_and_come_back(
         }
 
 
-def test_only_silence_and_server_errors_count_as_unreachable(tmp_path: Path, server: MlflowServer) -> None:
+def test_only_silence_and_server_errors_count_as_unreachable(tmp_path, server):
     assert "refused" in str(unreachable_reason(TrackingPlace(server.address, None), 1))
     assert unreachable_reason(TrackingPlace(f"sqlite:///{tmp_path}/not-there-yet.db", None), 1) is None
     assert unreachable_reason(TrackingPlace("postgresql://%2Frun%2Fpostgresql/data", None), 1) is None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -13,7 +12,7 @@ from vavl.errors import ConfigError
 from vavl.tracking.settings import TrackingPlace, TrackingSettings, TrackingTarget, tracking_place
 
 
-def test_default_is_an_absolute_sqlite_file_and_artifact_folder(tmp_path: Path) -> None:
+def test_default_is_an_absolute_sqlite_file_and_artifact_folder(tmp_path):
     place = tracking_place(TrackingSettings(), {}, tmp_path)
     assert place.uri == f"sqlite:///{tmp_path}/runs/mlflow.db"
     assert place.database == tmp_path / "runs" / "mlflow.db"
@@ -21,14 +20,14 @@ def test_default_is_an_absolute_sqlite_file_and_artifact_folder(tmp_path: Path) 
     assert "mlflow server" in place.show_command
 
 
-def test_server_comes_from_the_environment_and_keeps_its_own_artifacts(tmp_path: Path) -> None:
+def test_server_comes_from_the_environment_and_keeps_its_own_artifacts(tmp_path):
     place = tracking_place(TrackingSettings(), {"MLFLOW_TRACKING_URI": "https://host:5000"}, tmp_path)
     assert place == TrackingPlace("https://host:5000", None)
     assert place.database is None
     assert place.show_command == "https://host:5000"
 
 
-def test_settings_win_over_the_environment_and_relative_places_become_absolute(tmp_path: Path) -> None:
+def test_settings_win_over_the_environment_and_relative_places_become_absolute(tmp_path):
     settings = TrackingSettings(uri="sqlite:///my/runs.db", artifact_location="my/files")
     place = tracking_place(settings, {"MLFLOW_TRACKING_URI": "https://host"}, tmp_path)
     assert place.uri == f"sqlite:///{tmp_path}/my/runs.db"
@@ -36,7 +35,7 @@ def test_settings_win_over_the_environment_and_relative_places_become_absolute(t
     assert tracking_place(TrackingSettings(artifact_location="s3://bucket"), {}).artifact_location == "s3://bucket"
 
 
-def test_a_data_base_gets_a_folder_for_artifacts_and_its_address_stays_in_the_environment(tmp_path: Path) -> None:
+def test_a_data_base_gets_a_folder_for_artifacts_and_its_address_stays_in_the_environment(tmp_path):
     address = "postgresql://me@host/data?password=secret"
     place = tracking_place(TrackingSettings(), {"MLFLOW_TRACKING_URI": address}, tmp_path)
     assert place.uri == address
@@ -48,13 +47,13 @@ def test_a_data_base_gets_a_folder_for_artifacts_and_its_address_stays_in_the_en
     assert "secret" not in str(caught.value)
 
 
-def test_passwords_do_not_leave_the_address() -> None:
+def test_passwords_do_not_leave_the_address():
     place = TrackingPlace("https://me:secret@host:5000/path", None)
     assert place.public_uri == "https://host:5000/path"
     assert "secret" not in place.show_command
 
 
-def test_reading_settings_imports_neither_mlflow_nor_torch() -> None:
+def test_reading_settings_imports_neither_mlflow_nor_torch():
     code = (
         "import sys, vavl.tracking.settings, vavl.tracking.journal, vavl.tracking.replay; "
         "sys.exit(bool({'mlflow', 'torch', 'pandas'} & set(sys.modules)))"
@@ -76,7 +75,7 @@ def test_a_password_in_the_settings_is_refused_and_not_repeated():
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("key", ["uri", "artifact_location"])
-def test_a_token_in_an_address_is_refused_and_not_repeated(address: str, key: str) -> None:
+def test_a_token_in_an_address_is_refused_and_not_repeated(address, key):
     with pytest.raises(ConfigError, match="MLFLOW_TRACKING_TOKEN") as caught:
         validate(TrackingSettings, {key: address}, "train.yaml")
     assert "hunter2" not in str(caught.value)
@@ -86,7 +85,7 @@ def test_a_token_in_an_address_is_refused_and_not_repeated(address: str, key: st
     "address",
     ["postgresql://me@host/data?sslmode=require&sslkey=/keys/me", "https://server/signature", "sqlite:///a.db"],
 )
-def test_an_address_without_a_secret_is_taken(address: str) -> None:
+def test_an_address_without_a_secret_is_taken(address):
     assert validate(TrackingSettings, {"uri": address}, "train.yaml").uri == address
 
 

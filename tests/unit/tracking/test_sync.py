@@ -33,7 +33,7 @@ SERVER = "http://127.0.0.1:9"
 
 
 @pytest.fixture(autouse=True)
-def _no_other_store(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def _no_other_store(monkeypatch, tmp_path):
     for name in ("MLFLOW_TRACKING_URI", "VAVL_ROOT"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(tmp_path)
@@ -59,7 +59,7 @@ def sync(folder: Path, tracking: TrackingSettings) -> list[Synced]:
     return list(sync_runs(compare_runs(folder, target), 60, register_model))
 
 
-def test_a_run_goes_where_its_configuration_says(tmp_path: Path) -> None:
+def test_a_run_goes_where_its_configuration_says(tmp_path):
     run(tmp_path / "runs" / "one", {"uri": SERVER, "experiment": "mine"})
     entry = only(tmp_path / "runs")
     assert (entry.name, entry.store, len(entry.lacking)) == ("one", SERVER, 3)
@@ -69,7 +69,7 @@ def test_a_run_goes_where_its_configuration_says(tmp_path: Path) -> None:
     assert only(tmp_path / "runs", TrackingTarget(uri="http://127.0.0.1:7")).store == "http://127.0.0.1:7"
 
 
-def test_the_runs_of_a_comparison_go_where_the_comparison_goes(tmp_path: Path) -> None:
+def test_the_runs_of_a_comparison_go_where_the_comparison_goes(tmp_path):
     config = yaml.safe_dump({"tracking": {"uri": SERVER}})
     comparison = Journal(tmp_path / "compare" / "journal.jsonl")
     comparison.append("run_start", run_id="all", config_yaml=config)
@@ -79,9 +79,7 @@ def test_the_runs_of_a_comparison_go_where_the_comparison_goes(tmp_path: Path) -
     assert [entry.store for entry in compare_runs(tmp_path, TrackingTarget())] == [SERVER, SERVER]
 
 
-def test_a_run_without_any_configuration_goes_to_the_local_store(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_without_any_configuration_goes_to_the_local_store(tmp_path, monkeypatch):
     run(tmp_path / "one")
     entry = only(tmp_path)
     assert (entry.store, len(entry.lacking), entry.problem) == (f"sqlite:///{tmp_path}/runs/mlflow.db", 3, "")
@@ -90,7 +88,7 @@ def test_a_run_without_any_configuration_goes_to_the_local_store(
     assert only(tmp_path).store == SERVER
 
 
-def test_a_run_continues_in_the_store_that_it_began_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_continues_in_the_store_that_it_began_in(tmp_path, monkeypatch):
     journal = run(tmp_path / "one", {"uri": None})
     monkeypatch.setenv("MLFLOW_TRACKING_URI", SERVER)
     replay = Replayer([journal], TrackingSettings(system_metrics=False))
@@ -101,7 +99,7 @@ def test_a_run_continues_in_the_store_that_it_began_in(tmp_path: Path, monkeypat
     assert settings_of(journal.path, TrackingTarget(uri="http://other")).uri == "http://other"
 
 
-def test_what_arrived_is_not_listed_unless_the_run_has_no_end(tmp_path: Path, tracking: TrackingSettings) -> None:
+def test_what_arrived_is_not_listed_unless_the_run_has_no_end(tmp_path, tracking):
     experiment = {"uri": tracking.uri, "experiment": tracking.experiment}
     whole = run(tmp_path / "a", experiment)
     run(tmp_path / "b", experiment, "run_start", "step", "system")
@@ -119,7 +117,7 @@ def test_what_arrived_is_not_listed_unless_the_run_has_no_end(tmp_path: Path, tr
     assert [entry.name for entry in compare_runs(tmp_path, TrackingTarget())] == ["a", "b", "c"]
 
 
-def test_a_living_run_is_left_to_itself(tmp_path: Path) -> None:
+def test_a_living_run_is_left_to_itself(tmp_path):
     follower = following(run(tmp_path / "one").path)
     follower.acquire(0)
     assert only(tmp_path).result().state == "left to its run"
@@ -127,7 +125,7 @@ def test_a_living_run_is_left_to_itself(tmp_path: Path) -> None:
     assert only(tmp_path).result(is_dry=True).state == "lacking"
 
 
-def test_no_run_and_broken_settings_are_named(tmp_path: Path) -> None:
+def test_no_run_and_broken_settings_are_named(tmp_path):
     with pytest.raises(InputError, match="holds no run"):
         compare_runs(tmp_path, TrackingTarget())
     run(tmp_path / "one", {"urri": SERVER})
@@ -190,9 +188,7 @@ def test_the_notes_next_to_a_journal_are_not_believed(
     assert read_state(journal.path, str(private_tracking.uri)).mlflow_run_id == third.mlflow_run_id
 
 
-def test_an_older_copy_of_the_database_gets_what_it_lacks_in_the_same_run(
-    tmp_path: Path, private_tracking: TrackingSettings, client_of: Any
-) -> None:
+def test_an_older_copy_of_the_database_gets_what_it_lacks_in_the_same_run(tmp_path, private_tracking, client_of):
     journal = whole_run(tmp_path / "runs" / "one", private_tracking)
     database = Path(str(private_tracking.uri).removeprefix("sqlite:///"))
     lines = journal.path.read_text().splitlines(keepends=True)
@@ -211,9 +207,7 @@ def test_an_older_copy_of_the_database_gets_what_it_lacks_in_the_same_run(
     assert [point.step for point in client.get_metric_history(second.mlflow_run_id, "loss")] == [*range(1, 9)]
 
 
-def test_notes_of_an_earlier_version_that_passed_records_over_are_made_good(
-    tmp_path: Path, tracking: TrackingSettings, tracking_client: Any
-) -> None:
+def test_notes_of_an_earlier_version_that_passed_records_over_are_made_good(tmp_path, tracking, tracking_client):
     journal = whole_run(tmp_path / "runs" / "one", tracking)
     last = list(journal.read())[-1]
     noted = ReplayState(seq=last.seq, offset=last.end, run_id="one", refused={11: "OSError: No space left on device"})
@@ -229,9 +223,7 @@ def gone(folder: Path, tracking: TrackingSettings) -> None:
     journal.append("run_end", status="FINISHED")
 
 
-def test_a_store_that_is_away_costs_the_others_nothing(
-    tmp_path: Path, tracking: TrackingSettings, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_store_that_is_away_costs_the_others_nothing(tmp_path, tracking, capsys):
     run(tmp_path / "runs" / "a", {"uri": SERVER})
     gone(tmp_path / "runs" / "b", tracking)
     first, second = sync_runs(compare_runs(tmp_path / "runs", TrackingTarget()), 60, register_model)
@@ -252,7 +244,7 @@ def test_a_store_that_is_away_costs_the_others_nothing(
     assert (again.state, again.sent) == ("refused in part", 0)
 
 
-def test_the_summary_tells_of_every_run_and_overwrites_none(tmp_path: Path, tracking: TrackingSettings) -> None:
+def test_the_summary_tells_of_every_run_and_overwrites_none(tmp_path, tracking):
     gone(tmp_path / "a", tracking)
     results = sync(tmp_path / "a", tracking)
     content = json.loads(write_summary(results, tmp_path).read_text())
