@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 from audited_corpus import CLIPS, write_audited_corpus
+from tiny_plans import own_tracking, write_small_training
 
 
 def leak_speaker(clips: list[Any]) -> None:
@@ -105,19 +106,10 @@ def test_the_labels_of_crema_d_are_audited_from_its_tables(tmp_path, run_job):
 @pytest.fixture
 def training(tmp_path):
     def write(store: Path) -> Path:
-        path = tmp_path / "train.yaml"
-        content = {
-            "output_dir": str(tmp_path / "run"),
-            "data": {"store": str(store), "composition": {"batch_size": 16}},
-            "model": {"preset": "small", "width": 16, "modality_blocks": 1, "attention_heads": 2},
-            "training": {"launcher": "in_process", "engine": "torch", "max_epochs": 1},
-            "tracking": {
-                "uri": f"sqlite:///{tmp_path}/mlflow.db", "artifact_location": str(tmp_path / "artifacts"),
-                "model_name": None, "system_metrics": False,
-            },
-        }  # fmt: skip
-        path.write_text(yaml.safe_dump(content))
-        return path
+        training = {"launcher": "in_process", "engine": "torch", "max_epochs": 1}
+        tracking = own_tracking(tmp_path, model_name=None, system_metrics=False)
+        run = {"output_dir": str(tmp_path / "run"), "training": training, "tracking": tracking}
+        return write_small_training(tmp_path / "train.yaml", store, **run)
 
     return write
 

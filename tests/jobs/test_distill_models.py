@@ -8,24 +8,17 @@ from pathlib import Path
 
 import pytest
 import yaml
+from tiny_plans import own_tracking, write_small_training
 
 
 @pytest.fixture
 def config(small_store, small_corpus, tmp_path, tracking_database):
     shutil.copy(tracking_database, tmp_path / "mlflow.db")
     store = small_store(small_corpus(clips_per_speaker=20, without_audio=(0,), without_label=(1, 2)))
-    tracking = {
-        "uri": f"sqlite:///{tmp_path}/mlflow.db", "artifact_location": str(tmp_path / "artifacts"),
-        "system_metrics": False,
-    }  # fmt: skip
-    student = {
-        "output_dir": "unused",
-        "data": {"store": str(store), "composition": {"batch_size": 16}},
-        "model": {"preset": "small", "width": 16, "modality_blocks": 1, "attention_heads": 2},
-        "training": {"launcher": "in_process", "engine": "torch", "max_steps": 3},
-        "tracking": {**tracking, "model_name": "vavl-student"},
-    }
-    (tmp_path / "student.yaml").write_text(yaml.safe_dump(student))
+    tracking = own_tracking(tmp_path, system_metrics=False)
+    training = {"launcher": "in_process", "engine": "torch", "max_steps": 3}
+    student = {"training": training, "tracking": {**tracking, "model_name": "vavl-student"}}
+    write_small_training(tmp_path / "student.yaml", store, **student)
     path = tmp_path / "distill.yaml"
     plan = {
         "output_dir": str(tmp_path / "distilled"), "student": str(tmp_path / "student.yaml"), "rounds": 2,

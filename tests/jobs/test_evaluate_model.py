@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 from small_media_corpus import write_small_corpus
-from tiny_plans import tiny_plan
+from tiny_plans import own_tracking, tiny_plan
 
 from vavl.corpora.card import read_card
 from vavl.corpora.manifest import build_manifest
@@ -53,10 +53,7 @@ def config(corpus, tmp_path, monkeypatch):
         "data": {"store": str(corpus / "store"), "split": "test"},
         "degradations": {"noise_db": [60, 0], "dropped_frames": [0.5], "shifted_s": [0.1]},
         "media": {"root": str(corpus / "media")},
-        "tracking": {
-            "uri": f"sqlite:///{corpus}/mlflow.db", "artifact_location": str(corpus / "artifacts"),
-            "experiment": "tiny", "flush_seconds": 0.1,
-        },
+        "tracking": own_tracking(corpus, experiment="tiny", flush_seconds=0.1),
     }  # fmt: skip
     path = tmp_path / "evaluate.yaml"
     path.write_text(yaml.safe_dump(content))

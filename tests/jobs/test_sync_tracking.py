@@ -188,30 +188,21 @@ def test_a_folder_without_any_run_is_bad_input(tmp_path, run_job):
     assert run_job("sync_tracking", tmp_path / "nowhere").code == 2
 
 
-def test_a_server_killed_in_the_middle_gets_the_rest_later(server, tmp_path):
+@pytest.mark.parametrize("killed", ["server", "job"])
+def test_who_is_killed_in_the_middle_is_continued_with(server, tmp_path, killed):
     journal = make_long_run(tmp_path / "runs" / "long", server)
     job = start_job(tmp_path / "runs")
     wait_for_the_middle(job, journal)
-    server.kill()
+    if killed == "server":
+        server.kill()
+    else:
+        job.send_signal(signal.SIGKILL)
     printed, _ = job.communicate(timeout=600)
-    assert job.returncode == 1, printed
-    assert "not arrived" in printed
-    reached = read_state(journal.path, server.address).seq
-    assert 1 < reached < sum(1 for _ in journal.read())
+    if killed == "server":
+        assert job.returncode == 1, printed
+        assert "not arrived" in printed
+    assert 1 < read_state(journal.path, server.address).seq < sum(1 for _ in journal.read())
     server.start()
-    job = start_job(tmp_path / "runs")
-    printed, _ = job.communicate(timeout=600)
-    assert job.returncode == 0, printed
-    assert_whole(server, journal)
-
-
-def test_a_replay_killed_in_the_middle_is_gone_on_with(server, tmp_path):
-    journal = make_long_run(tmp_path / "runs" / "long", server)
-    job = start_job(tmp_path / "runs")
-    wait_for_the_middle(job, journal)
-    job.send_signal(signal.SIGKILL)
-    job.communicate()
-    assert read_state(journal.path, server.address).seq < sum(1 for _ in journal.read())
     job = start_job(tmp_path / "runs")
     printed, _ = job.communicate(timeout=600)
     assert job.returncode == 0, printed

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from vavl.training.settings import TrainingPlan
 
 _SIZES = {
@@ -27,3 +29,20 @@ def tiny_plan(output_dir: Path, store: Path, **sections: Any) -> TrainingPlan:
     for section, changes in sections.items():
         content[section] = {**content.get(section, {}), **changes}
     return TrainingPlan.model_validate(content)
+
+
+def write_small_training(path: Path, store: Path, **sections: Any) -> Path:
+    """Write a training configuration of a small network as YAML, with these sections; return its path."""
+    content = {
+        "output_dir": "unused",
+        "data": {"store": str(store), "composition": {"batch_size": 16}},
+        "model": {"preset": "small", "width": 16, "modality_blocks": 1, "attention_heads": 2},
+        **sections,
+    }
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+def own_tracking(folder: Path, **settings: Any) -> dict[str, Any]:
+    """Return tracking settings with database and artifacts in a directory."""
+    return {"uri": f"sqlite:///{folder}/mlflow.db", "artifact_location": str(folder / "artifacts"), **settings}

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-import yaml
+from tiny_plans import write_small_training
 
 from vavl.config.files import write_json
 from vavl.experiments.sweep_settings import SweepPlan
@@ -118,16 +118,12 @@ def logs():
 @pytest.fixture
 def training_file(small_store, small_corpus, tmp_path):
     """A training configuration of the small corpus."""
-    path = tmp_path / "train.yaml"
-    content = {
-        "output_dir": "unused",
-        "data": {"store": str(small_store(small_corpus(clips_per_speaker=20))), "composition": {"batch_size": 16}},
-        "model": {"preset": "small", "width": 16, "modality_blocks": 1, "attention_heads": 2},
-        "training": {"max_epochs": 9, "optimizer": {"learning_rate": 1e-3}},
-        "tracking": {"experiment": "of the training", "model_name": "trained"},
-    }  # fmt: skip
-    path.write_text(yaml.safe_dump(content))
-    return path
+    return write_small_training(
+        tmp_path / "train.yaml",
+        small_store(small_corpus(clips_per_speaker=20)),
+        training={"max_epochs": 9, "optimizer": {"learning_rate": 1e-3}},
+        tracking={"experiment": "of the training", "model_name": "trained"},
+    )
 
 
 @pytest.fixture

@@ -68,7 +68,6 @@ def test_better_with_both_and_no_worse_otherwise_is_promoted():
     assert verdict.holds
     assert verdict.reasons == ()
     measured = entry(verdict, "audio_video").measured
-    assert measured is not None
     assert measured.difference.value == pytest.approx(measured.challenger.value - measured.other.value)
     assert {(one.condition, one.metric) for one in verdict.differences} == {
         (condition, metric) for condition in CONDITIONS for metric in ("accuracy", "f1_macro", "uar")
@@ -79,7 +78,6 @@ def test_the_lower_end_decides_and_not_the_difference():
     # 3 points more on 240 clips may be chance, however the rule is called.
     verdict = verdict_of({"audio_video": 0.63}, {"audio_video": 0.6}, audio=None, video=None)
     measured = entry(verdict, "audio_video").measured
-    assert measured is not None
     assert measured.difference.low < 0 < measured.difference.high
     assert not verdict.holds
     surely = {"audio_video": {"needed_gain": 0.1}, "audio": None, "video": None}
@@ -106,8 +104,6 @@ def test_confidence_and_metric_may_differ_by_condition():
     ]  # fmt: skip
     wide = entry(verdict_of({"audio_video": 0.9}, {}, metric="uar", confidence=0.99), "audio_video").measured
     narrow = entry(verdict, "audio_video").measured
-    assert wide is not None
-    assert narrow is not None
     assert wide.difference.low < narrow.difference.low
     assert entry(verdict, "video").holds is None
     assert entry(verdict, "video").reason == "shown, not asked"
@@ -129,7 +125,6 @@ def test_the_first_champion(share, first, holds):
 def test_a_constant_answer_is_the_most_frequent_class():
     verdict = verdict_of({}, None)
     measured = entry(verdict, "audio").measured
-    assert measured is not None
     truth = says({}).target.argmax(axis=1)
     assert measured.other.value == pytest.approx(np.bincount(truth).max() / len(truth))
 
@@ -177,7 +172,6 @@ def test_attributes_are_compared_by_concordance():
     verdict = judge(better, worse, NAMES, task, PromotionRule())
     assert verdict.holds
     measured = entry(verdict, "audio").measured
-    assert measured is not None
     assert measured.metric == "ccc_mean"
     assert measured.challenger.value == pytest.approx(
         concordance_of(better.predictions.predicted["audio"], target).mean()

@@ -61,22 +61,16 @@ def test_reading_settings_imports_neither_mlflow_nor_torch():
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_a_password_in_the_settings_is_refused_and_not_repeated():
-    with pytest.raises(ConfigError, match="MLFLOW_TRACKING_PASSWORD") as caught:
-        validate(TrackingSettings, {"uri": "http://me:hunter2@server:5000"}, "train.yaml")
-    assert "hunter2" not in str(caught.value)
-
-
 @pytest.mark.parametrize(
     "address",
     [
-        "https://server/mlflow?token=hunter2", "https://server?x=1&access_token=hunter2", "https://hunter2@server",
+        "http://me:hunter2@server:5000", "https://server/mlflow?token=hunter2", "https://server?x=1&access_token=hunter2", "https://hunter2@server",
         "https://server#api_key=hunter2", "postgresql://me@host/data?sslpassword=hunter2", "s3://b/a?X-Sig=hunter2",
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("key", ["uri", "artifact_location"])
 def test_a_token_in_an_address_is_refused_and_not_repeated(address, key):
-    with pytest.raises(ConfigError, match="MLFLOW_TRACKING_TOKEN") as caught:
+    with pytest.raises(ConfigError, match=r"MLFLOW_TRACKING_TOKEN.*MLFLOW_TRACKING_PASSWORD") as caught:
         validate(TrackingSettings, {key: address}, "train.yaml")
     assert "hunter2" not in str(caught.value)
 
