@@ -64,7 +64,8 @@ def test_reading_settings_imports_neither_mlflow_nor_torch():
 @pytest.mark.parametrize(
     "address",
     [
-        "http://me:hunter2@server:5000", "https://server/mlflow?token=hunter2", "https://server?x=1&access_token=hunter2", "https://hunter2@server",
+        "http://me:hunter2@server:5000", "https://server/mlflow?token=hunter2", "https://hunter2@server",
+        "https://server?x=1&access_token=hunter2",
         "https://server#api_key=hunter2", "postgresql://me@host/data?sslpassword=hunter2", "s3://b/a?X-Sig=hunter2",
     ],
 )  # fmt: skip
