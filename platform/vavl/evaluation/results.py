@@ -87,20 +87,12 @@ def summary_of(evaluation: Evaluation, resolved: ResolvedModel, test_evaluations
     ``accuracy_percent``, ``protocol``), ``test_looks`` (how often test was measured before, in words; "" where
     no test clip is measured). After tracking: ``mlflow_run_id`` and ``tracking_complete`` of the evaluation.
     """
+    named = {name: getattr(resolved, name) for name in ("address", "name", "version", "mlflow_run_id")}
+    provenance = evaluation.model.description.provenance
     return {
-        "model": {
-            "address": resolved.address,
-            "name": resolved.name,
-            "version": resolved.version,
-            "folder": str(resolved.folder),
-            "mlflow_run_id": resolved.mlflow_run_id,
-            "provenance": evaluation.model.description.provenance,
-        },
+        "model": {**named, "folder": str(resolved.folder), "provenance": provenance},
         **numbers_of(evaluation),
-        "yardsticks": [
-            {"name": one.name, "accuracy_percent": one.accuracy_percent, "protocol": one.protocol}
-            for one in references(evaluation)
-        ],
+        "yardsticks": [asdict(one) for one in references(evaluation)],
         "test_looks": test_evaluations,
     }
 

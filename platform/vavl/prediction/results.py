@@ -44,7 +44,7 @@ def result_table(result: PredictionResult) -> pa.Table:
     return ordered.select(
         ["clip_id", "corpus", "speaker", "split", "condition", "label", *value_columns(plan.model.task), "error",
          "audio_seconds", "video_seconds", "audio_path", "video_path",
-         "out_of_distribution", "distance", "warning", "start_s", "end_s", *(name for name, _ in FACE_COLUMNS)]
+         "out_of_distribution", "distance", "warning", "start_s", "end_s", *FACE_COLUMNS]
     )  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -64,25 +65,18 @@ class ClipsFound:
     @property
     def counts(self) -> dict[str, int]:
         """Number of clips by the sides they have, as far as names say."""
-        found = {"audio and video": 0, "audio alone": 0, "video alone": 0, "neither": 0}
-        for clip in self.clips:
-            has = [clip.side(modality) is not None for modality in MODALITIES]
-            found[list(found)[2 * (not has[0]) + (not has[1])]] += 1
-        return {name: count for name, count in found.items() if count}
+        names = ("audio and video", "audio alone", "video alone", "neither")
+        found = Counter(names[2 * (clip.audio is None) + (clip.video is None)] for clip in self.clips)
+        return {name: found[name] for name in names if found[name]}
 
     def table(self, keys: Sequence[str]) -> pa.Table:
         """Return what the results say of each clip, with its place and its key."""
-        columns: dict[str, pa.Array] = {
-            "place": pa.array(range(len(self.clips)), pa.int64()),
-            "key": pa.array(keys, pa.string()),
-        }
-        names = {"audio_path": "audio", "video_path": "video"}
+        columns = {"place": pa.array(range(len(self.clips)), pa.int64()), "key": pa.array(keys, pa.string())}
         for column in ("clip_id", "corpus", "speaker", "split", "audio_path", "video_path"):
-            values = [getattr(clip, names.get(column, column)) for clip in self.clips]
+            values = [getattr(clip, column.removesuffix("_path")) for clip in self.clips]
             columns[column] = pa.array(values, pa.string())
         for column in Piece._fields:
-            times = [getattr(clip.piece, column, None) for clip in self.clips]
-            columns[column] = pa.array(times, pa.float64())
+            columns[column] = pa.array([getattr(clip.piece, column, None) for clip in self.clips], pa.float64())
         return pa.table(columns)
 
 

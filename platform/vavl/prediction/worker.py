@@ -59,12 +59,8 @@ class ClipWork:
     predictions: list[tuple[Prediction, FaceSpan | None]] = field(default_factory=list)
 
 
-FACE_COLUMNS = (
-    ("face_track", pa.int16()),
-    ("face_start_s", pa.float64()),
-    ("face_end_s", pa.float64()),
-    ("face_box", pa.string()),
-)
+_TEXT, _NUMBER = pa.string(), pa.float64()
+FACE_COLUMNS = {"face_track": pa.int16(), "face_start_s": _NUMBER, "face_end_s": _NUMBER, "face_box": _TEXT}
 
 
 def value_columns(task: Task) -> tuple[str, ...]:
@@ -74,22 +70,11 @@ def value_columns(task: Task) -> tuple[str, ...]:
 
 def part_schema(task: Task) -> pa.Schema:
     """Return the columns of a part's file."""
-    return pa.schema(
-        [
-            ("key", pa.string()),
-            ("rank", pa.int8()),  # order of the rows of one clip
-            ("condition", pa.string()),
-            ("label", pa.string()),
-            *((name, pa.float64()) for name in value_columns(task)),
-            ("distance", pa.float64()),
-            ("warning", pa.string()),
-            ("error", pa.string()),
-            ("audio_seconds", pa.float64()),
-            ("video_seconds", pa.float64()),
-            ("problems", pa.string()),  # JSON
-            *FACE_COLUMNS,
-        ]
-    )
+    # rank: order of the rows of one clip; problems: JSON
+    before = {"key": _TEXT, "rank": pa.int8(), "condition": _TEXT, "label": _TEXT}
+    after = {"distance": _NUMBER, "warning": _TEXT, "error": _TEXT, "audio_seconds": _NUMBER, "video_seconds": _NUMBER}
+    columns = before | dict.fromkeys(value_columns(task), _NUMBER) | after | {"problems": _TEXT} | FACE_COLUMNS
+    return pa.schema(list(columns.items()))
 
 
 def rows_of(clip: ClipWork, task: Task) -> list[dict[str, Any]]:
