@@ -108,8 +108,8 @@ class TrackedEvaluation(TrackedRun):
         """Record settings, model and data; from here on the tracking server follows."""
         now = dt.datetime.now(dt.UTC).strftime("%Y%m%d-%H%M%S")
         run_id = f"evaluation-{now}-{secrets.token_hex(2)}"
-        write_json(self.folder / RUN_FILE, {"run_id": run_id})
-        save_config(config, self.folder / "config.yaml")
+        write_json(self.directory / RUN_FILE, {"run_id": run_id})
+        save_config(config, self.directory / "config.yaml")
         clips, resolved = opened.clips, opened.resolved
         dataset = _dataset(clips)
         tags = {
@@ -126,7 +126,7 @@ class TrackedEvaluation(TrackedRun):
         what = f"{clips.collection.manifest.corpus}.{clips.selection.split}"
         link = {"name": resolved.name, "version": resolved.version, "model_id": resolved.model_id, "what": what}
         self.journal.append("run_start", **payload, evaluates=link if resolved.name else None)
-        self._follow(self.folder / EARLIER_FOLDER)
+        self._follow(self.directory / EARLIER_FOLDER)
 
     def finish(self, metrics: Mapping[str, float]) -> dict[str, Any]:
         """Record the results, which lie in the directory, and wait for the tracking server.

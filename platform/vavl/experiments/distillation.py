@@ -37,7 +37,7 @@ def student_content(plan: DistillationPlan, number: int, predictions: Path | Non
     return with_changes(read_yaml_mapping(plan.student), changes, "overrides")
 
 
-def write_predictions(models: Mapping[str, Path], student: TrainingPlan, folder: Path) -> Path:
+def write_predictions(models: Mapping[str, Path], student: TrainingPlan, directory: Path) -> Path:
     """Write what teachers predict of the student's training clips, unless that is there; return the file.
 
     One row per clip: ``clip_id`` and ``predicted_<class>`` or ``predicted_<attribute>``, averaged over the teachers,
@@ -53,7 +53,7 @@ def write_predictions(models: Mapping[str, Path], student: TrainingPlan, folder:
     data = open_run_data(student)
     weights = [sha256_of_file(path / "model.safetensors") for path in models.values()]
     clips = [data.collection.store.hash, student.data.fold, student.data.partitions.model_dump(mode="json")]
-    file = folder / f"teachers-{sha256_of_json([weights, clips, student.training.refit])[:12]}.parquet"
+    file = directory / f"teachers-{sha256_of_json([weights, clips, student.training.refit])[:12]}.parquet"
     if file.exists():
         return file
     total: NDArray[np.float64] | None = None

@@ -190,7 +190,7 @@ def run_trials(
     # It misses the files of Tune's own loggers, which journals stand in for.
     logging.getLogger("ray.tune.analysis.experiment_analysis").setLevel(logging.ERROR)
     prepare_ray(work.training)
-    storage = parent.folder / TUNE_DIRECTORY
+    storage = parent.directory / TUNE_DIRECTORY
     shutil.rmtree(storage, ignore_errors=True)  # of an earlier start; nothing reads it
     with Progress("trials", work.total, work.done, counts=False) as progress:
 

@@ -161,7 +161,7 @@ class TrialLog:
 class TrialLogs:
     """Gives the logs of the trials of one parent, in any process; picklable."""
 
-    folder: Path  # the directories of the trials lie in it
+    directory: Path  # the directories of the trials lie in it
     tracking: TrackingSettings  # as the parent
     source: Mapping[str, str]  # tags of all of them: who started which code
     parent: Mapping[str, str]  # `run_id` and `run_name` of the parent
@@ -170,7 +170,7 @@ class TrialLogs:
     def of(self, name: str, tags: Mapping[str, Any]) -> TrialLog:
         """Return the log of a trial, in the directory of that name."""
         tags = {**self.source, **tags}
-        return TrialLog(self.folder / name, name, self.tracking, tags, self.parent, self.searched)
+        return TrialLog(self.directory / name, name, self.tracking, tags, self.parent, self.searched)
 
 
 def _means(steps: Iterable[Mapping[str, float | None]]) -> dict[str, float]:
@@ -204,7 +204,7 @@ class ParentRun(TrackedRun):
         # One look at the machine is enough, and a trial is no candidate for the registry by itself.
         own = settings.model_copy(update={"system_metrics": False, "model_name": None})
         super().__init__(make_folder(directory.absolute()), own, register_model)
-        self.trials = self.folder / trials
+        self.trials = self.directory / trials
         self._searched, self._model_name = tuple(searched), settings.model_name
         self._names: dict[str, str] = {}
         self._source: dict[str, str] = {}
@@ -257,7 +257,7 @@ class ParentRun(TrackedRun):
             ``mlflow_run_id`` (None where the server does not hold it yet) and ``tracking_complete``.
         """
         for path in artifacts:
-            inside = path.absolute().relative_to(self.folder)
+            inside = path.absolute().relative_to(self.directory)
             self.journal.append("artifact", path=inside, artifact_path=None)
         return self._end("FINISHED", metrics)
 

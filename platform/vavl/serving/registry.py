@@ -54,7 +54,7 @@ _EXTRACTOR_PACKAGES = {
 
 
 def register_model(client: Any, mlflow_run_id: str, note: ModelNote) -> str:
-    """Log ``note.folder`` as a pyfunc model of the run and register a version of it.
+    """Log ``note.directory`` as a pyfunc model of the run and register a version of it.
 
     Args:
         client: an ``MlflowClient``.
@@ -159,7 +159,7 @@ def _log_files(client: Any, note: ModelNote, logged: Any, mlflow_run_id: str) ->
     )
     with tempfile.TemporaryDirectory(prefix="vavl-model-") as temporary:
         directory = Path(temporary) / "model"
-        checksums = save_served_model(note.folder, directory, description)
+        checksums = save_served_model(note.directory, directory, description)
         client.log_model_artifacts(logged.model_id, str(directory))
     return checksums
 

@@ -21,7 +21,7 @@ FILES_IN_MODEL = "artifacts/model"
 class ModelNote:
     """A model directory to register."""
 
-    folder: Path  # holds model.json and model.safetensors
+    directory: Path  # holds model.json and model.safetensors
     name: str  # registered model
     # names the journal record; registering the same record again gives the same version, and so does another
     # record of the same run with the same files: a run whose process died between the registration and its end
@@ -42,7 +42,7 @@ class ModelNote:
         return {path.name: path.stat().st_size for path in self._files()}
 
     def _files(self) -> list[Path]:
-        return sorted(path for path in self.folder.glob("*") if path.is_file())
+        return sorted(path for path in self.directory.glob("*") if path.is_file())
 
 
 Register = Callable[[Any, str, ModelNote], str]

@@ -275,7 +275,7 @@ class TrackedRun:
     """The same after work that failed."""
 
     def __init__(self, directory: Path, settings: TrackingSettings, register: Register | None = None) -> None:
-        self.folder, self._settings = directory, settings
+        self.directory, self._settings = directory, settings
         self.journal = Journal(directory / JOURNAL_NAME)
         self._replayer = Replayer([self.journal], settings, register)
         self._sampler: SystemSampler | None = None

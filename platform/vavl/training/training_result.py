@@ -216,7 +216,7 @@ class TrackedTraining(TrackedRun):
         """Record settings, code and data; from here on the tracking server follows."""
         tags = {**source_tags(), "vavl.config_hash": config_hash, **dataset.tags, **choice_tags(plan)}
         self.journal.append("run_start", **run_start(plan, self._settings, run_id, dataset, tags))
-        self._follow(self.folder / EARLIER_FOLDER)
+        self._follow(self.directory / EARLIER_FOLDER)
 
     def finish(self, outcome: Mapping[str, Any]) -> dict[str, Any]:
         """Record results, plots and the model, and wait for the tracking server.
@@ -228,9 +228,9 @@ class TrackedTraining(TrackedRun):
             ``mlflow_run_id``, ``model_name``, ``model_version`` (None where the server does not hold
             them yet) and ``tracking_complete``.
         """
-        for path in artifacts_of(self.folder):
+        for path in artifacts_of(self.directory):
             # Relative, so that the journal stays true when the directory is moved or put aside.
-            self.journal.append("artifact", path=path.relative_to(self.folder), artifact_path=None)
+            self.journal.append("artifact", path=path.relative_to(self.directory), artifact_path=None)
         name = self._settings.model_name
         if name is not None:
             self.journal.append("model", folder=BEST_FOLDER, name=name, tags=version_tags(outcome))

@@ -53,7 +53,7 @@ def register(client: Any, run_id: str, note: Any) -> str:
     """Stand for the registry: no directory here holds a model."""
     assert isinstance(note.tags, dict)
     assert client.get_run(run_id)
-    raise TrackingError(str(note.folder), "", "holds no model", "train one")
+    raise TrackingError(str(note.directory), "", "holds no model", "train one")
 
 
 def test_no_value_of_a_line_stops_those_behind_it(journal, tracking, tracking_client):

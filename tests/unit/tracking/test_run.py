@@ -84,7 +84,7 @@ def test_source_tags_name_commit_or_hash(tmp_path, monkeypatch):
 class _Work(TrackedRun):
     def start(self) -> None:
         self.journal.append("run_start", run_id="run", experiment=self._settings.experiment)
-        self._follow(self.folder / "earlier")
+        self._follow(self.directory / "earlier")
 
 
 def test_a_run_is_followed_with_the_load_of_its_machine(tmp_path, tracking):
