@@ -35,7 +35,7 @@ class Check(StrEnum):
 
     about: str
 
-    def __new__(cls, name: str, about: str) -> Self:
+    def __new__(cls, name: str, about: str = "") -> Self:
         """Make a check."""
         check = str.__new__(cls, name)
         check._value_, check.about = name, about

@@ -314,8 +314,8 @@ def _draw_whole(figure: Figure, beside: Any, course: Course, colours: Sequence[s
         axes.barh(place - 0.17, share, height=0.2, color=colour, linewidth=0)
         words = f"{100 * value:.0f} %" if course.are_classes else f"{value:.2f}"
         for x, text, side in ((0, name, "left"), (1, words, "right")):
-            style = {"fontsize": 9, "color": theme.text, "fontweight": weight, "va": "bottom", "parse_math": False}
-            axes.text(x, place + 0.06, text, ha=side, **style)
+            style: dict[str, Any] = {"fontsize": 9, "color": theme.text, "fontweight": weight, "va": "bottom"}
+            axes.text(x, place + 0.06, text, ha=side, parse_math=False, **style)
     axes.set(xlim=(0, 1), ylim=(-0.4, len(values) - 0.4))
     title = f"whole clip, {CONDITION_TITLES[course.main]}"
     axes.text(0, 1.015, title, transform=axes.transAxes, fontsize=8.5, color=theme.quiet, va="bottom")
