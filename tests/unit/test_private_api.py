@@ -16,7 +16,7 @@ LIBRARIES = {"torch", "ray", "deepspeed", "optuna", "mlflow"}
 MOST = 7
 # Without a leading underscore, and yet no part of the public API.
 INTERNAL_MODULES = ("ray.core.generated", "torch.ops.mkldnn")
-PUBLIC_UNDERSCORES = {"_replace", "_asdict", "_fields", "_make", "_value_", "_exit"}  # of named tuples and enums; os._exit
+PUBLIC_UNDERSCORES = {"_replace", "_asdict", "_fields", "_make", "_value_", "_exit"}  # named tuples, enums, os
 PUBLIC_DUNDERS = {
     "__version__", "__name__", "__file__", "__module__", "__cause__", "__traceback__", "__init__", "__enter__",
     "__exit__", "__setattr__", "__dict__", "__class__",
