@@ -19,6 +19,7 @@ from selection import PlannedRun
 from vavl.training.settings import TrainingPlan
 
 STEPS_PER_FAULT = 24
+_PATIENT_SECONDS = 300
 
 Maker = Callable[[str, Sequence[Planned]], Scenario]
 
@@ -76,7 +77,10 @@ class Runs:
             self._undisturbed[key] = self.folder / f"undisturbed_{len(self._undisturbed)}"
             # The same features, also where a run had a store of its own to be damaged.
             data = plan.data.model_copy(update={"store": self.bad_store if is_bad else self.store})
-            finished(plan.model_copy(update={"output_dir": self._undisturbed[key], "data": data}))
+            # Nothing freezes there: a busy machine is not taken for it.
+            faults = settings.faults.model_copy(update={"step_timeout_seconds": _PATIENT_SECONDS})
+            training = settings.model_copy(update={"faults": faults})
+            finished(plan.model_copy(update={"output_dir": self._undisturbed[key], "data": data, "training": training}))
         return self._undisturbed[key]
 
     def forked(self, name: str, hits: Sequence[Planned], **options: Any) -> Scenario:
