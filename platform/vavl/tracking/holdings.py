@@ -42,7 +42,9 @@ class ModelNote:
         return {path.name: path.stat().st_size for path in self._files()}
 
     def _files(self) -> list[Path]:
-        return sorted(path for path in self.directory.glob("*") if path.is_file())
+        if not self.directory.is_dir():
+            return []
+        return sorted(path for path in self.directory.iterdir() if path.is_file())
 
 
 Register = Callable[[Any, str, ModelNote], str]
