@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from vavl.data.batch import ClipBatch, ModalityBatch, pad_clips
-from vavl.models.kernels.fused import use_kernels
+from vavl.models.fused import use_kernels
 from vavl.models.ladder import LadderVavl
 from vavl.models.settings import LadderShape, NetworkSettings
 from vavl.models.vavl import Vavl

@@ -19,7 +19,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from vavl.config.files import read_json
 from vavl.corpora.manifest import Manifest
-from vavl.models.kernels import linear as linear_module
+from vavl.models import fast_linear as linear_module
 from vavl.store.store import FeatureStore
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"

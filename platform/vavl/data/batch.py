@@ -24,7 +24,7 @@ class ModalityBatch:
     """
 
     values: Tensor
-    """(clips of the modality, time, channel), float32, normalized."""
+    """(clips of the modality, time, channel), float32, normalized; float16 on the way where it was ``halved``."""
     is_real: Tensor
     """(clips of the modality, time), bool; False where the frame is padding."""
     clip: Tensor
@@ -73,22 +73,36 @@ class ClipBatch:
         return int(self.index.shape[0])
 
     def to(self, device: torch.device) -> Self:
-        """Copy every tensor to ``device``; the host does not wait where they are ``pinned`` or were ``sent``."""
+        """Copy every tensor to ``device``; the host does not wait where they are ``pinned`` or were ``sent``.
+
+        There frames that were ``halved`` become float32 again.
+        """
         if self.copied is None:
-            return _with_each(self, lambda tensor: tensor.to(device, non_blocking=True))
+            return _with_each(self, lambda tensor: _widened(tensor.to(device, non_blocking=True)))
         stream = torch.cuda.current_stream(device)
         stream.wait_event(self.copied)
 
         def received(tensor: Tensor) -> Tensor:
             tensor.record_stream(stream)  # its memory is free again after this stream's work, not after the copy's
-            return tensor
+            return _widened(tensor)
 
         return _with_each(replace(self, copied=None), received)
 
     def sent(self, device: torch.device, stream: torch.cuda.Stream) -> Self:
         """Begin to copy every tensor to a GPU on a stream of its own, while it computes; ``to`` receives them."""
         with torch.cuda.stream(stream):
-            return replace(self.pinned().to(device), copied=stream.record_event())
+            moved = _with_each(self.pinned(), lambda tensor: tensor.to(device, non_blocking=True))
+            return replace(moved, copied=stream.record_event())
+
+    def halved(self) -> Self:
+        """Round all frames to float16, half the bytes to copy, for features that a store holds as float16.
+
+        The normalized frames are rounded as finely as the features were: to 1/2048 of each.
+        """
+        sides = {name: getattr(self, name) for name in ("audio", "video")}
+        halves = {name: replace(side, values=_halved(side.values)) for name, side in sides.items()}
+        weak = self.weak and replace(self.weak, batch=self.weak.batch.halved())
+        return replace(self, **halves, weak=weak)
 
     def pinned(self) -> Self:
         """Copy every tensor to page-locked memory, which a GPU reads by itself; needs a CUDA device."""
@@ -142,6 +156,15 @@ def middle_frames(values: NDArray[np.float32], most: int) -> NDArray[np.float32]
     """Cut (time, channel) to at most ``most`` frames around the middle."""
     start = max(0, (len(values) - most) // 2)
     return values[start : start + most]
+
+
+def _halved(values: Tensor) -> Tensor:
+    most = torch.finfo(torch.float16).max
+    return values.clamp(-most, most).half()
+
+
+def _widened(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.dtype == torch.float16 else tensor
 
 
 def _with_each(batch: Batch, change: Callable[[Tensor], Tensor]) -> Batch:

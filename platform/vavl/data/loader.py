@@ -142,6 +142,8 @@ class StepLoader:
         batches = [self._collate(slots[slot], step, slot, total) for slot in self._own_slots()]
         if self.device is None:
             return batches
+        if self._is_half:
+            batches = [batch.halved() for batch in batches]
         return [batch.sent(self.device, self._copies) for batch in batches]
 
     def filler(self) -> ClipBatch:
@@ -151,6 +153,11 @@ class StepLoader:
     @cached_property
     def _copies(self) -> torch.cuda.Stream:
         return torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
+
+    @cached_property
+    def _is_half(self) -> bool:
+        store = self.collection.store
+        return all(store.dtype(modality) == "float16" for modality in store.info)
 
     @property
     def _multiple(self) -> int:

@@ -1,6 +1,6 @@
 """The Conformer block without BatchNorm, with rotary positions, safe against padding.
 
-Every module here is plain torch and calls its children. ``vavl.models.kernels`` holds faster forms of the same modules
+Every module here is plain torch and calls its children. ``vavl.models.fused`` holds faster forms of the same modules
 for a CPU. Where a mask of real frames is asked for, None says that nothing is padded: then there is nothing to hide.
 
 Axes: B clips, H heads, T frames, D channels of a head.
@@ -12,6 +12,7 @@ import os
 import shutil
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import NamedTuple, TypeGuard, cast
 
 import torch
@@ -155,7 +156,7 @@ class ConformerBlock(nn.Module):
         self.second_feed_forward = FeedForward(settings)
         self.norm = nn.LayerNorm(settings.width)
         self.first_stream = 0
-        """Of its draws among those of the network: blocks differ by their keys, so that one compiled form fits all."""
+        """What its draws count from: compiled blocks differ by their keys alone, so that one form fits all."""
 
     def forward(
         self, frames: Tensor, is_real: Tensor | None, rows: Tensor | None = None, about: Frames | None = None
@@ -225,20 +226,17 @@ def compile_blocks(network: nn.Module, backend: str = "inductor") -> None:
         raise InputError("training", "compile", "needs a compiler, and none is installed", fix)
     for module in network.modules():
         if isinstance(module, ConformerBlock):
+            own = list(filter(_draws, module.modules()))
+            module.first_stream = own[0].stream
+            for drawing in own:
+                drawing.stream -= module.first_stream
             module.compile(dynamic=True, backend=backend)
 
 
 def number_streams(network: nn.Module) -> None:
-    """Give every Dropout of a network a stream of its own, by its place; those of a block count from its first one."""
-    numbers = {id(one): number for number, one in enumerate(filter(_draws, network.modules()))}
-    for drawing in filter(_draws, network.modules()):
-        drawing.stream = numbers[id(drawing)]
-    for one in network.modules():
-        if isinstance(one, ConformerBlock):
-            own = list(filter(_draws, one.modules()))
-            one.first_stream = numbers[id(own[0])]
-            for drawing in own:
-                drawing.stream -= one.first_stream
+    """Give every Dropout of a network a stream of its own, by its place."""
+    for number, drawing in enumerate(filter(_draws, network.modules())):
+        drawing.stream = number
 
 
 def _draws(module: nn.Module) -> TypeGuard[Dropout]:
@@ -302,7 +300,8 @@ def frames_of(values: Tensor, head_width: int, is_real: Tensor | None) -> Frames
         head_width: D.
         is_real: (B, T), bool; None where nothing is padded.
     """
-    cosine, sine = rotary_angles(values.shape[1], head_width, values.device)
+    angles = rotary_angles if torch.compiler.is_compiling() else _kept_angles
+    cosine, sine = angles(values.shape[1], head_width, values.device)
     if is_real is None:
         return Frames(cosine, sine, None)
     dtype = gpu.autocast_dtype(values.device.type) or values.dtype
@@ -385,6 +384,12 @@ def rotary_angles(frames: int, head_width: int, device: torch.device) -> tuple[T
     speed = _ROTARY_BASE ** (pair / head_width)
     angle = torch.arange(frames, device=device, dtype=torch.float32).unsqueeze(1) * speed
     return angle.cos(), angle.sin()
+
+
+@lru_cache(maxsize=64)
+def _kept_angles(frames: int, head_width: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    with torch.inference_mode(mode=False):  # a later training pass may save them
+        return rotary_angles(frames, head_width, device)
 
 
 def rotate(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:

@@ -167,8 +167,9 @@ class Dropout(nn.Module):
             ``values`` themselves in evaluation and without keys, where nothing is added.
         """
         if rows is None or not self.is_on(rows):
-            scaled = values if weight == 1 else values * weight
-            return scaled if residual is None else residual + scaled
+            if residual is not None:
+                return torch.add(residual, values, alpha=weight)
+            return values if weight == 1 else values * weight
         draw = self.draw(rows, weight)
         if torch.compiler.is_compiling():
             scaled = torch.where(_is_kept(rows, draw, values.shape), values, 0) * draw.scale

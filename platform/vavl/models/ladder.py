@@ -24,15 +24,25 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from vavl.data.batch import ClipBatch, ModalityBatch
+from vavl.models import gpu
 from vavl.models.conformer import masked_mean
 from vavl.models.draws import DrawKey, keys_of_rows, mixed, random_bytes
 from vavl.models.settings import LadderShape, NetworkSettings
-from vavl.models.vavl import Encoding, LadderOutput, LadderTrace, Vavl, VavlOutput, keys_of_batch, spread
+from vavl.models.vavl import (
+    Encoding,
+    LadderOutput,
+    LadderTrace,
+    RowKeys,
+    Vavl,
+    VavlOutput,
+    keys_of_batch,
+    spread,
+)
 
 _BITS_OF_A_SEED = 63
 _BYTES_OF_A_WORD = 4
-_FIRST_GROUP_OF_NOISE = 3
-"""Of the keys of rows; those of dropout have lower ones."""
+_STREAM_OF_NOISE = 2**20
+"""Of the keys of rows; those of dropout are far lower."""
 
 
 class OtherModality(NamedTuple):
@@ -62,7 +72,9 @@ class Combinator(nn.Module):
             self.linear[1] = 1
 
     def forward(self, lateral: Tensor, vertical: Tensor) -> Tensor:
-        """Combine (rows, T or 1, D) inputs in the type of ``lateral``; the result has T frames."""
+        """Combine (rows, T, D) with (rows, T or 1, D) in the type of ``lateral``."""
+        if gpu.is_usable(lateral):
+            return gpu.combined(lateral, vertical, (self.linear, self.gate, self.gate_scale))
         straight, gate = (
             # bias + a l + b v + c l v, in three passes over the frames.
             torch.addcmul(
@@ -186,25 +198,54 @@ class LadderVavl(Vavl):
             return super().run(batch, None)
         ladder, rows = self.ladder, keys_of_batch(batch, key)
         modalities = ((self.audio_path, batch.audio), (self.video_path, batch.video))
-        noise = [
-            [ladder.shape.noise * one for one in layer_noise(key, stream, clips, batch.place, path.widths)]
-            for stream, (path, clips) in enumerate(modalities)
-        ]
-        noisy = [
-            self.encode(path, clips, keys, extra)
-            for (path, clips), keys, extra in zip(modalities, (rows.audio, rows.video), noise, strict=True)
-        ]
+        noisy = []
+        for stream, ((path, clips), keys) in enumerate(zip(modalities, (rows.audio, rows.video), strict=True)):
+            drawn = layer_noise(key, stream, clips, batch.place, sum(path.widths), keys)
+            noise = (ladder.shape.noise * drawn).split(path.widths, dim=-1)
+            noisy.append(self.encode(path, clips.values, clips.mask, keys, noise))
         follows_target = torch.is_grad_enabled() and not ladder.shape.detach_target
         with torch.set_grad_enabled(follows_target):
-            # Dropout is noise as well, and a clean layer has none.
-            clean = [self.encode(path, clips, None) for path, clips in modalities]
+            clean, weak = self._clean_pass(batch)
         others = [
             _other_modality(ladder, batch.audio, batch.video, noisy[1], batch.clips),
             _other_modality(ladder, batch.video, batch.audio, noisy[0], batch.clips),
         ]
         audio, video = ladder(noisy, others)
         traces = LadderOutput(LadderTrace(clean[0].layers, audio), LadderTrace(clean[1].layers, video))
-        return self.predict(batch, rows, *noisy)._replace(ladder=traces)
+        return self.predict(batch, rows, *noisy)._replace(ladder=traces, weak=weak)
+
+    def _clean_pass(self, batch: ClipBatch) -> tuple[list[Encoding], VavlOutput | None]:
+        """Encode without noise and dropout, which is noise as well; predict the weak view, in the same pass if it can.
+
+        With targets that carry a gradient it cannot: the weak view has none.
+        """
+        weak, modalities = None if batch.weak is None else batch.weak.batch, (batch.audio, batch.video)
+        paths = (self.audio_path, self.video_path)
+        if weak is None or torch.is_grad_enabled():
+            given = zip(paths, modalities, strict=True)
+            clean = [self.encode(path, clips.values, clips.mask, None) for path, clips in given]
+            with torch.no_grad():
+                return clean, None if weak is None else super().run(weak, None)
+        clean, taught = [], []
+        for path, clips, more in zip(paths, modalities, (weak.audio, weak.video), strict=True):
+            both = self.encode(path, *_stacked(clips, more), None)
+            rows, (_, frames, _) = len(clips.values), clips.values.shape
+            clean.append(Encoding(both.representation[:rows], tuple(layer[:rows, :frames] for layer in both.layers)))
+            taught.append(Encoding(both.representation[rows:], ()))
+        return clean, self.predict(weak, RowKeys(None, None, None), *taught)
+
+
+def _stacked(first: ModalityBatch, second: ModalityBatch) -> tuple[Tensor, Tensor | None]:
+    """Return frames and mask of the clips of two batches together, padded to the longer."""
+    sides = (first, second)
+    frames = max(one.values.shape[1] for one in sides)
+    missing = [frames - one.values.shape[1] for one in sides]
+    if any(missing):
+        values = [functional.pad(one.values, (0, 0, 0, more)) for one, more in zip(sides, missing, strict=True)]
+        masks = [functional.pad(one.is_real, (0, more)) for one, more in zip(sides, missing, strict=True)]
+        return torch.cat(values), torch.cat(masks)
+    is_padded = first.is_padded or second.is_padded
+    return torch.cat([one.values for one in sides]), torch.cat([one.is_real for one in sides]) if is_padded else None
 
 
 def pooled_layers(encoding: Encoding, is_real: Tensor) -> tuple[Tensor, ...]:
@@ -216,19 +257,17 @@ def _other_modality(
     ladder: CrossModalLadder, own: ModalityBatch, other: ModalityBatch, encoding: Encoding, clips: int
 ) -> OtherModality:
     """Look up the other modality's noisy pass for each row of ``own``."""
-    is_there = spread(other.weight.unsqueeze(-1), other.clip, clips)[own.clip, 0] > 0
     pooled = pooled_layers(encoding, other.is_real) if ladder.reads_other_layers else ()
-    representation, *layers = (
-        spread(torch.where(other.weight.unsqueeze(-1) > 0, rows, 0), other.clip, clips)[own.clip]
-        for rows in (encoding.representation, *pooled)
-    )
-    return OtherModality(is_there, representation, tuple(layer.unsqueeze(1) for layer in layers))
+    counts = other.weight.unsqueeze(-1)
+    given = [rows.masked_fill(counts <= 0, 0) for rows in (encoding.representation, *pooled)]
+    is_there, representation, *layers = (spread(rows, other.clip, clips)[own.clip] for rows in (counts, *given))
+    return OtherModality(is_there[:, 0] > 0, representation, tuple(layer.unsqueeze(1) for layer in layers))
 
 
 def layer_noise(
-    key: DrawKey, stream: int, clips: ModalityBatch, place: Tensor, widths: Sequence[int]
-) -> tuple[Tensor, ...]:
-    """Draw standard normal noise for some layers of one modality.
+    key: DrawKey, stream: int, clips: ModalityBatch, place: Tensor, channels: int, keys: Tensor | None = None
+) -> Tensor:
+    """Draw standard normal noise for one modality.
 
     Args:
         key: of the step.
@@ -236,13 +275,15 @@ def layer_noise(
         clips: the rows; padded frames get zeros.
         place: (clips of the batch,), place in the global batch; each row draws from a generator of its
             own, so neither padding nor batch-mates nor the number of ranks changes what it gets.
-        widths: channels of each layer.
+        channels: of all layers together.
+        keys: (rows,), those of the dropout of these rows, which are looked up where None is given.
 
     Returns:
-        (rows, time, channel) per layer, float32.
+        (rows, time, channels), float32.
     """
-    draw = _by_generators if clips.values.device.type == "cpu" else _by_counter
-    return torch.split(draw(key, stream, clips, place, sum(widths)), list(widths), dim=-1)
+    if clips.values.device.type == "cpu" and not gpu.is_usable(clips.values):
+        return _by_generators(key, stream, clips, place, channels)
+    return _by_counter(key, stream, clips, place, channels, keys)
 
 
 def _by_generators(key: DrawKey, stream: int, clips: ModalityBatch, place: Tensor, channels: int) -> Tensor:
@@ -256,22 +297,36 @@ def _by_generators(key: DrawKey, stream: int, clips: ModalityBatch, place: Tenso
     return values
 
 
-def _by_counter(key: DrawKey, stream: int, clips: ModalityBatch, place: Tensor, channels: int) -> Tensor:
+def _by_counter(
+    key: DrawKey, stream: int, clips: ModalityBatch, place: Tensor, channels: int, keys: Tensor | None = None
+) -> Tensor:
+    """Draw (rows, time, channels) by the hash."""
+    rows = keys_of_rows(key, place[clips.clip], stream) if keys is None else keys
+    draw = gpu.noise if gpu.is_usable(clips.values) else normal_numbers
+    return draw(rows, clips.is_real, channels, _STREAM_OF_NOISE)
+
+
+def normal_numbers(rows: Tensor, is_real: Tensor, channels: int, stream: int = 0) -> Tensor:
     """Draw (rows, time, channels) without asking the device for a number; on a CPU it takes three times as long.
 
     Box and Muller (1958): two uniform numbers make two normal ones.
+
+    Args:
+        rows: (rows,), int64, from ``keys_of_rows``.
+        is_real: (rows, time), bool; padded frames get zeros.
+        channels: of a frame.
+        stream: one number per use of the same keys.
     """
-    rows = keys_of_rows(key, place[clips.clip], _FIRST_GROUP_OF_NOISE + stream)
-    frames = clips.is_real.shape[1]
+    frames = is_real.shape[1]
     pairs = -(-frames * channels // 2)
-    words = random_bytes(rows, 0, 2 * _BYTES_OF_A_WORD * pairs).view(torch.int32).float()
+    words = random_bytes(rows, stream, 2 * _BYTES_OF_A_WORD * pairs).view(torch.int32).float()
     # From (0, 1], as its logarithm is taken, and from [-pi, pi].
     share = ((words[:, 0::2] + 2.0**31) * 2.0**-32).clamp(2.0**-33, 1.0)
     angle = words[:, 1::2] * (math.pi / 2**31)
     radius = share.log().mul(-2).sqrt()
     drawn = torch.stack((radius * angle.cos(), radius * angle.sin()), dim=-1).flatten(1)
     noise = drawn[:, : frames * channels].view(-1, frames, channels)
-    return noise.masked_fill(~clips.is_real.unsqueeze(-1), 0)
+    return noise.masked_fill(~is_real.unsqueeze(-1), 0)
 
 
 def _unit(values: Tensor) -> Tensor:

@@ -32,7 +32,7 @@ from vavl.models.clips import (
     logits_by_condition,
     logits_of_clips,
 )
-from vavl.models.kernels.fused import use_kernels
+from vavl.models.fused import use_kernels
 from vavl.models.settings import AttributeTask, ClassTask, LadderShape, NetworkSettings, Task
 from vavl.models.vavl import TRAINING_PREFIXES, Vavl, VavlOutput
 

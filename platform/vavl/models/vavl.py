@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from vavl.data.batch import ClipBatch, ModalityBatch
+from vavl.data.batch import ClipBatch
 from vavl.errors import InputError
 from vavl.models import gpu
 from vavl.models.conformer import (
@@ -85,6 +85,8 @@ class VavlOutput(NamedTuple):
     ladder: LadderOutput | None = None
     contrast: tuple[Tensor, Tensor] | None = None
     """(clips of the modality, K) of audio and of video: embeddings that the contrastive objective compares."""
+    weak: VavlOutput | None = None
+    """Of the batch's weak view, without noise, dropout and gradient, where a ladder's clean pass took it along."""
 
 
 class Vavl(nn.Module):
@@ -157,25 +159,31 @@ class Vavl(nn.Module):
     def run(self, batch: ClipBatch, key: DrawKey | None) -> VavlOutput:
         """Do what ``forward`` does, with the weights as they lie."""
         rows = keys_of_batch(batch, key)
-        audio = self.encode(self.audio_path, batch.audio, rows.audio)
-        video = self.encode(self.video_path, batch.video, rows.video)
+        audio = self.encode(self.audio_path, batch.audio.values, batch.audio.mask, rows.audio)
+        video = self.encode(self.video_path, batch.video.values, batch.video.mask, rows.video)
         return self.predict(batch, rows, audio, video)
 
     def encode(
-        self, path: ModalityPath, clips: ModalityBatch, rows: Tensor | None, noise: Sequence[Tensor] | None = None
+        self,
+        path: ModalityPath,
+        frames: Tensor,
+        mask: Tensor | None,
+        rows: Tensor | None,
+        noise: Sequence[Tensor] | None = None,
     ) -> Encoding:
         """Encode the clips of a modality: its own blocks, the shared ones, mean over time.
 
         Args:
             path: of the modality.
-            clips: of the modality.
+            frames: (clips, time, input channel), normalized.
+            mask: (clips, time), bool; False where the frame is padding; None where none is.
             rows: (clips,), key of each row for dropout; None without dropout.
             noise: (clips, time, channel) per layer, added to the input and after every block.
         """
-        own, mask = 1 + len(path.blocks), clips.mask
+        own = 1 + len(path.blocks)
         kept = None if mask is None else mask[:, :: path.stride]
-        about = frames_of(clips.values[:, :: path.stride], self.head_width, kept)
-        below: tuple[Tensor, ...] = path(clips.values, mask, rows, noise and noise[:own], about)
+        about = frames_of(frames[:, :: path.stride], self.head_width, kept)
+        below: tuple[Tensor, ...] = path(frames, mask, rows, noise and noise[:own], about)
         added = noise[own:] if noise else [None] * len(self.shared.blocks)
         top, above = self.shared(below[-1], kept, rows, added, about)
         pooled = path.pool(top, kept)

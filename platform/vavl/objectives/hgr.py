@@ -16,26 +16,31 @@ from vavl.objectives.moments import Moments, linked_moments
 
 
 def correlation_moments(first: Tensor, second: Tensor, weight: Tensor) -> dict[str, Tensor]:
-    """Sum what soft-HGR needs over rows that have both modalities.
+    """Sum what soft-HGR needs over rows that have both modalities; (...) are several pairs of functions at once.
 
     Args:
-        first: (rows, K), f of each row.
-        second: (rows, K), g of the same rows.
-        weight: (rows,), 0 where a modality is missing.
+        first: (..., rows, K), f of each row.
+        second: (..., rows, K), g of the same rows.
+        weight: (..., rows), 1, or 0 where a modality is missing.
 
     Returns:
-        Float64: ``count`` (), ``f`` (K,), ``g`` (K,), ``ff`` (K, K), ``gg`` (K, K) and ``fg`` (), the sum of f'g.
+        Float64: ``count`` (...); ``sums`` (2, ..., K) and ``squares`` (2, ..., K, K) of f and of g; ``fg`` (...), the
+        sum of f'g.
     """
-    column = weight.double().unsqueeze(-1)
     # Outside autocast and in float64: centring by moments cancels digits.
     with torch.autocast(first.device.type, enabled=False):
-        f = torch.where(column > 0, first.double(), 0.0) * column
-        g = torch.where(column > 0, second.double(), 0.0) * column
-        return {"count": column.sum(), "f": f.sum(0), "g": g.sum(0), "ff": f.T @ f, "gg": g.T @ g, "fg": (f * g).sum()}
+        sides = torch.stack((first, second)).double().masked_fill(weight.unsqueeze(-1) <= 0, 0)
+        f, g = sides.unbind()
+        return {
+            "count": weight.double().sum(-1),
+            "sums": sides.sum(-2),
+            "squares": sides.mT @ sides,
+            "fg": (f * g).sum((-2, -1)),
+        }
 
 
 def soft_hgr(moments: Moments) -> Tensor:
-    """Return soft-HGR from moments; 0 with fewer than two rows.
+    """Return soft-HGR (...) from moments; 0 with fewer than two rows.
 
     At most min(K, rows - 1) / 2, which independent data reach too when rows are few: keep K well below
     their number.
@@ -44,15 +49,16 @@ def soft_hgr(moments: Moments) -> Tensor:
         moments: of ``correlation_moments``, summed over everything that belongs together.
     """
     rows = moments["count"].clamp_min(2)
-    f, g = moments["f"], moments["g"]
-    shared = moments["fg"] - f @ g / rows
-    first = moments["ff"] - torch.outer(f, f) / rows
-    second = moments["gg"] - torch.outer(g, g) / rows
-    value = shared / (rows - 1) - 0.5 * (first * second).sum() / (rows - 1) ** 2
-    return torch.where(moments["count"] >= 2, value, 0.0 * value)
+    sums = moments["sums"]
+    f, g = sums.unbind()
+    shared = moments["fg"] - (f * g).sum(-1) / rows
+    outer = sums.unsqueeze(-1) * (sums / rows.unsqueeze(-1)).unsqueeze(-2)
+    first, second = (moments["squares"] - outer).unbind()
+    value = shared / (rows - 1) - 0.5 * (first * second).sum((-2, -1)) / (rows - 1) ** 2
+    return value.masked_fill(moments["count"] < 2, 0)
 
 
 def soft_hgr_loss(global_moments: Moments, local_moments: Moments) -> Tensor:
-    """Return -soft_hgr of the global batch, with the local part's gradient."""
+    """Return -soft_hgr (...) of the global batch, with the local part's gradient."""
     joined = linked_moments(global_moments, local_moments)
     return -soft_hgr(joined).float()

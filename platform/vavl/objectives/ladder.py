@@ -11,7 +11,9 @@ Gradient goes to the estimate, and to the clean layers as well where they are no
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
+import torch
 from torch import Tensor
 
 from vavl.data.batch import ModalityBatch
@@ -31,18 +33,21 @@ def ladder_moments(trace: LadderTrace, clips: ModalityBatch) -> dict[str, Tensor
         clips: masks and weights of the rows.
 
     Returns:
-        Float64 ``clips`` () and ``frames`` (), and per layer l ``l/error``, ``l/sum``, ``l/square`` (D,).
+        Float64 ``clips`` () and ``frames`` (), and per layer l ``l/error`` (D,) and ``l/clean`` (2, D), the sums of
+        the clean layer and of its square.
     """
     real = (clips.is_real & (clips.weight > 0).unsqueeze(-1)).unsqueeze(-1)
     frames = real.sum(dim=1).clamp_min(1)
+    # The channels of all layers side by side: every sum is one operator.
+    target = keep(torch.cat(trace.clean, dim=-1).float(), real)
+    error = keep(torch.cat(trace.estimate, dim=-1).float() - target, real)
+    # Within a clip in float32, which is several times as quick; a clip's sums are the same on any rank.
+    clean = torch.stack((target.sum(dim=1), target.square().sum(dim=1)))
+    sums = {"error": error.square().sum(dim=1) / frames, "clean": clean}
     moments = {"clips": clips.weight.double().sum(), "frames": real.double().sum()}
-    for number, (clean, estimate) in enumerate(zip(trace.clean, trace.estimate, strict=True)):
-        target = keep(clean.float(), real)
-        error = keep(estimate.float() - target, real)
-        # Within a clip in float32, which is several times as quick; a clip's sums are the same on any rank.
-        sums = {"error": error.square().sum(dim=1) / frames, "sum": target.sum(dim=1)}
-        sums["square"] = target.square().sum(dim=1)
-        moments |= {f"{number}/{name}": of_clips.double().sum(dim=0) for name, of_clips in sums.items()}
+    for name, of_clips in sums.items():
+        layers = of_clips.double().sum(dim=-2).split([layer.shape[-1] for layer in trace.clean], dim=-1)
+        moments |= {f"{number}/{name}": layer for number, layer in enumerate(layers)}
     return moments
 
 
@@ -54,12 +59,19 @@ def ladder_cost(moments: Moments, layer_weights: Sequence[float]) -> Tensor:
         layer_weights: input first.
     """
     clips, frames = moments["clips"].clamp_min(1), moments["frames"].clamp_min(1)
-    cost = moments["clips"] * 0.0
-    for number, weight in enumerate(layer_weights):
-        mean = moments[f"{number}/sum"] / frames
-        variance = (moments[f"{number}/square"] / frames - mean.square()).clamp_min(_LEAST_VARIANCE)
-        cost = cost + weight * (moments[f"{number}/error"] / variance).mean() / clips
-    return cost
+    numbers = range(len(layer_weights))
+    errors = [moments[f"{number}/error"] for number in numbers]
+    total, square = torch.cat([moments[f"{number}/clean"] for number in numbers], dim=-1).unbind()
+    variance = (square / frames - (total / frames).square()).clamp_min(_LEAST_VARIANCE)
+    shares = _shares(tuple(layer_weights), tuple(map(len, errors)), clips.device)
+    return (torch.cat(errors) / variance * shares).sum() / clips
+
+
+@lru_cache
+def _shares(layer_weights: tuple[float, ...], widths: tuple[int, ...], device: torch.device) -> Tensor:
+    """Return what each channel of all layers counts."""
+    each = [weight / width for weight, width in zip(layer_weights, widths, strict=True) for _ in range(width)]
+    return torch.tensor(each, dtype=torch.float64, device=device)
 
 
 def ladder_loss(global_moments: Moments, local_moments: Moments, layer_weights: Sequence[float]) -> Tensor:

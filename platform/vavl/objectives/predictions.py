@@ -1,38 +1,20 @@
-"""What each condition predicts of a batch, and which clips count for it."""
+"""What each condition predicts of a batch, and which clips count for it: CONDITIONS side by side, in their order."""
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from vavl.data.batch import ClipBatch
-from vavl.metrics.names import AUDIO, AUDIO_VIDEO, VIDEO
-from vavl.models.vavl import VavlOutput
+from vavl.models.vavl import VavlOutput, spread
 
 
-@dataclass(frozen=True)
-class Prediction:
-    """The predictions of one condition.
-
-    Attributes:
-        logits: (rows, outputs).
-        clip: (rows,), int64: place of each row among the clips of the batch.
-        weight: (rows,), 1 where the clip has the condition's modalities, and a label if it needs one.
-    """
-
-    logits: Tensor
-    clip: Tensor
-    weight: Tensor
+def predictions(output: VavlOutput, batch: ClipBatch) -> Tensor:
+    """Return logits (conditions, clips, outputs); they mean something where ``conditions_there`` is 1."""
+    sides = ((output.audio.logits, batch.audio.clip), (output.video.logits, batch.video.clip))
+    return torch.stack([output.fusion_logits, *(spread(logits, clip, batch.clips) for logits, clip in sides)])
 
 
-def predictions(output: VavlOutput, batch: ClipBatch, *, labelled_only: bool = True) -> dict[str, Prediction]:
-    """Gather the predictions of a batch by condition."""
-    counts = batch.is_labelled if labelled_only else torch.ones_like(batch.is_labelled)
-    everywhere = torch.arange(batch.clips, device=batch.index.device)
-    return {
-        AUDIO_VIDEO: Prediction(output.fusion_logits, everywhere, batch.has_audio * batch.has_video * counts),
-        AUDIO: Prediction(output.audio.logits, batch.audio.clip, batch.audio.weight * counts[batch.audio.clip]),
-        VIDEO: Prediction(output.video.logits, batch.video.clip, batch.video.weight * counts[batch.video.clip]),
-    }
+def conditions_there(batch: ClipBatch) -> Tensor:
+    """Return (conditions, clips), 1 where the clip has the modalities of the condition, else 0."""
+    return torch.stack((batch.has_audio * batch.has_video, batch.has_audio, batch.has_video))

@@ -20,7 +20,7 @@ from vavl.metrics.names import AUDIO, AUDIO_VIDEO, CONDITIONS, VIDEO
 from vavl.models.settings import ClassTask, Task
 from vavl.models.vavl import VavlOutput
 from vavl.objectives.moments import Moments
-from vavl.objectives.predictions import predictions
+from vavl.objectives.predictions import conditions_there, predictions
 from vavl.objectives.settings import PseudoLabelSettings
 
 CONDITION_SHARES = {AUDIO_VIDEO: 0.5, AUDIO: 0.25, VIDEO: 0.25}
@@ -90,32 +90,30 @@ def combine_conditions(
         settings: soft or hard.
         conditions: those whose heads labels train; another head's prediction means nothing.
     """
-    by_condition, there, shares = [], [], []
-    like = output.fusion_logits.new_zeros(clips, output.fusion_logits.shape[1], dtype=torch.float32)
-    votes = torch.full((clips, len(CONDITIONS)), -1, dtype=torch.int64, device=like.device)
-    offers = predictions(output, view.batch, labelled_only=False)
-    for condition in sorted(conditions):
-        found = offers[condition]
-        values = found.logits.detach().float()
-        if isinstance(task, ClassTask):
-            values = torch.softmax(values, dim=-1)
-        offered = torch.where(found.weight > 0, 1.0, 0.0)
-        place = view.clip[found.clip]
-        by_condition.append(torch.zeros_like(like).index_copy(0, place, values * offered.unsqueeze(-1)))
-        there.append(torch.zeros_like(like[:, 0]).index_copy(0, place, offered))
-        shares.append(CONDITION_SHARES[condition])
-        if isinstance(task, ClassTask):
-            votes[place, CONDITIONS.index(condition)] = torch.where(found.weight > 0, values.argmax(-1), -1)
-    every, is_there = torch.stack(by_condition), torch.stack(there)  # (conditions, clips, ...)
+    values = predictions(output, view.batch).detach().float()  # (conditions, rows, outputs)
+    offered = torch.stack(
+        [
+            there if condition in conditions else torch.zeros_like(there)
+            for condition, there in zip(CONDITIONS, conditions_there(view.batch), strict=True)
+        ]
+    )
+    votes = torch.full((len(CONDITIONS), clips), -1, dtype=torch.int64, device=values.device)
+    if isinstance(task, ClassTask):
+        values = torch.softmax(values, dim=-1)
+        votes = votes.index_copy(1, view.clip, torch.where(offered > 0, values.argmax(-1), -1))
+    found = values.masked_fill(offered.unsqueeze(-1) <= 0, 0)
+    every = values.new_zeros(len(CONDITIONS), clips, values.shape[-1]).index_copy(1, view.clip, found)
+    is_there = values.new_zeros(len(CONDITIONS), clips).index_copy(1, view.clip, offered)
     if settings.kind == "hard":
         best = every.amax(-1).argmax(0, keepdim=True)
         weight = torch.zeros_like(is_there).scatter(0, best, 1.0) * is_there
     else:
-        weight = torch.stack([share * one for share, one in zip(shares, there, strict=True)])
+        shares = zip(CONDITIONS, is_there, strict=True)
+        weight = torch.stack([CONDITION_SHARES[condition] * there for condition, there in shares])
         weight = weight / weight.sum(0).clamp_min(_TINY)
     mean = (weight.unsqueeze(-1) * every).sum(0)
     variance = (weight.unsqueeze(-1) * (every - mean).square()).sum(0)
-    return TeacherPrediction(mean, is_there.amax(0), variance, votes)
+    return TeacherPrediction(mean, is_there.amax(0), variance, votes.T)
 
 
 def teacher_moments(predicted: TeacherPrediction) -> dict[str, Tensor]:

@@ -5,7 +5,6 @@ Gradient goes to the reconstruction only; the target carries none.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 
@@ -21,4 +20,4 @@ def reconstruction_error_sum(estimate: Tensor, target: Tensor, weight: Tensor) -
         Scalar, float32: to be divided by the global sum of the weights.
     """
     per_clip = (estimate.float() - target.detach().float()).square().mean(dim=-1)
-    return torch.where(weight > 0, per_clip * weight, 0.0).sum()
+    return (per_clip * weight).masked_fill(weight <= 0, 0).sum()

@@ -6,7 +6,7 @@ batch. The engine must therefore add gradients up, not average them (``training/
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -17,12 +17,12 @@ from vavl.data.batch import ClipBatch, ModalityBatch
 from vavl.metrics.names import AUDIO, AUDIO_VIDEO, CONDITIONS, VIDEO
 from vavl.models.conformer import masked_mean
 from vavl.models.settings import AttributeTask, ClassTask, Task
-from vavl.models.vavl import ModalityOutput, VavlOutput
+from vavl.models.vavl import ModalityOutput, VavlOutput, spread
 from vavl.objectives.contrastive import contrastive_loss, contrastive_moments
 from vavl.objectives.hgr import correlation_moments, soft_hgr_loss
 from vavl.objectives.ladder import ladder_loss, ladder_moments
 from vavl.objectives.moments import Moments, linked_moments, moments_under, named_moments
-from vavl.objectives.predictions import predictions
+from vavl.objectives.predictions import conditions_there, predictions
 from vavl.objectives.pseudo_label import PseudoTarget, TeacherPrediction, teacher_moments
 from vavl.objectives.reconstruction import reconstruction_error_sum
 from vavl.objectives.settings import ObjectivePlugin, ObjectiveSettings, objective_plugin
@@ -80,20 +80,17 @@ class Objective:
             Float64 sums by name, to be added over micro-batches and ranks. They carry the gradient of
             ``output``.
         """
-        both = batch.has_audio * batch.has_video
+        there = conditions_there(batch).double()
         found = {
             "clips": (batch.index >= 0).double().sum(),
             "label": (batch.target * batch.is_labelled.unsqueeze(-1)).double().sum(0),
-            f"{AUDIO}/clips": batch.audio.weight.double().sum(),
-            f"{VIDEO}/clips": batch.video.weight.double().sum(),
-            f"{AUDIO}/labelled": (batch.has_audio * batch.is_labelled).double().sum(),
-            f"{VIDEO}/labelled": (batch.has_video * batch.is_labelled).double().sum(),
-            f"{AUDIO_VIDEO}/labelled": (both * batch.is_labelled).double().sum(),
+            # (conditions,) each.
+            "there": there.sum(-1),
+            "labelled": (there * batch.is_labelled).sum(-1),
         }
         if teacher is not None:
             found |= named_moments("teacher", teacher_moments(teacher))
-            for condition, has in ((AUDIO, batch.has_audio), (VIDEO, batch.has_video), (AUDIO_VIDEO, both)):
-                found[f"{condition}/taught"] = (has * teacher.is_taught).double().sum()
+            found["taught"] = (there * teacher.is_taught).sum(-1)
         if output is not None:
             found |= self._output_moments(output, batch)
         return found
@@ -113,14 +110,14 @@ class Objective:
         Returns:
             Scalars by name; each, summed over all micro-batches and ranks, is the part's global value.
         """
-        found = self._supervised(output, batch, local, together)
+        logits, there = predictions(output, batch), conditions_there(batch)
+        found = _named("supervised", CONDITIONS, self._supervised(logits, there, batch, local, together))
         for name, clips, path in ((AUDIO, batch.audio, output.audio), (VIDEO, batch.video, output.video)):
-            found[f"reconstruction/{name}"] = _reconstruction(clips, path, together[f"{name}/clips"])
-        for pair in HGR_PAIRS if self.settings.hgr else ():
-            prefix = f"hgr/{pair}"
-            found[prefix] = self._shared_value(
-                soft_hgr_loss(moments_under(prefix, together), moments_under(prefix, local))
-            )
+            count = together["there"][CONDITIONS.index(name)]
+            found[f"reconstruction/{name}"] = _reconstruction(clips, path, count)
+        if self.settings.hgr:
+            loss = soft_hgr_loss(moments_under("hgr", together), moments_under("hgr", local))
+            found |= _named("hgr", HGR_PAIRS, self._shared_value(loss))
         if self.settings.contrastive:
             sides = moments_under("contrastive", together), moments_under("contrastive", local)
             found["contrastive"] = self._shared_value(contrastive_loss(*sides, self.settings.contrastive.temperature))
@@ -133,23 +130,25 @@ class Objective:
             sums = linked_moments(moments_under(prefix, together), moments_under(prefix, local))
             found[name] = self._shared_value(plugin.loss(self.settings.plugins[name], sums).float().reshape(()))
         if pseudo is not None:
-            found |= self._pseudo_label(output, batch, pseudo, together)
+            taught = _named("pseudo_label", CONDITIONS, self._pseudo_label(logits, there, pseudo, together))
+            found |= {name: part for name, part in taught.items() if name.rpartition("/")[2] in self.labelled}
         return found
 
     def weighted(self, parts: Mapping[str, Tensor], step: int) -> dict[str, Tensor]:
         """Return every part times its weight at an optimizer step."""
         weights, hgr = self.settings.weights_at(step), self.settings.hgr
         pairs = {f"hgr/{pair}": getattr(hgr, pair) for pair in HGR_PAIRS} if hgr else {}
-        return {name: weights[name.partition("/")[0]] * pairs.get(name, 1.0) * part for name, part in parts.items()}
+        found = {}
+        for name, part in parts.items():
+            weight = weights[name.partition("/")[0]] * pairs.get(name, 1.0)
+            found[name] = part if weight == 1 else weight * part
+        return found
 
     def _output_moments(self, output: VavlOutput, batch: ClipBatch) -> dict[str, Tensor]:
         found: dict[str, Tensor] = {}
         if isinstance(self.task, AttributeTask):
-            for condition, predicted in predictions(output, batch).items():
-                target = batch.target[predicted.clip]
-                found |= named_moments(
-                    f"{condition}/ccc", concordance_moments(predicted.logits, target, predicted.weight)
-                )
+            counts = conditions_there(batch) * batch.is_labelled
+            found |= named_moments("ccc", concordance_moments(predictions(output, batch), batch.target, counts))
         if self.settings.hgr:
             found |= hgr_moments(output, batch)
         if output.contrast is not None:
@@ -162,57 +161,49 @@ class Objective:
             found |= named_moments(f"plugins/{name}", {part: value.double() for part, value in sums.items()})
         return found
 
-    def _supervised(self, output: VavlOutput, batch: ClipBatch, local: Moments, together: Moments) -> dict[str, Tensor]:
-        found: dict[str, Tensor] = {}
-        for condition, predicted in predictions(output, batch).items():
-            match self.task:
-                case ClassTask():
-                    target = _smoothed(batch.target[predicted.clip], self.settings.supervised.label_smoothing)
-                    total = cross_entropy_sum(predicted.logits, target, predicted.weight)
-                    found[f"supervised/{condition}"] = _mean(total, together[f"{condition}/labelled"])
-                case AttributeTask():
-                    prefix = f"{condition}/ccc"
-                    loss = concordance_loss(moments_under(prefix, together), moments_under(prefix, local))
-                    found[f"supervised/{condition}"] = self._shared_value(loss)
-        return found
+    def _supervised(self, logits: Tensor, there: Tensor, batch: ClipBatch, local: Moments, together: Moments) -> Tensor:
+        """Return the task loss (conditions,)."""
+        match self.task:
+            case ClassTask():
+                target = _smoothed(batch.target, self.settings.supervised.label_smoothing)
+                return _mean(cross_entropy_sum(logits, target, there * batch.is_labelled), together["labelled"])
+            case AttributeTask():
+                loss = concordance_loss(moments_under("ccc", together), moments_under("ccc", local))
+                return self._shared_value(loss)
 
-    def _pseudo_label(
-        self, output: VavlOutput, batch: ClipBatch, pseudo: PseudoTarget, together: Moments
-    ) -> dict[str, Tensor]:
-        """Return the loss against pseudo-labels, over the number of *all* taught clips (FixMatch, eq. 4)."""
-        found = {}
-        offered = predictions(output, batch, labelled_only=False)
-        for condition in self.labelled:
-            logits, clip = offered[condition].logits, offered[condition].clip
-            target, weight = pseudo.target[clip], offered[condition].weight * pseudo.weight[clip]
-            match self.task:
-                case ClassTask():
-                    total = cross_entropy_sum(logits, target, weight)
-                case AttributeTask():
-                    total = squared_error_sum(logits, target, weight, pseudo.variance)
-            found[f"pseudo_label/{condition}"] = _mean(total, together[f"{condition}/taught"])
-        return found
+    def _pseudo_label(self, logits: Tensor, there: Tensor, pseudo: PseudoTarget, together: Moments) -> Tensor:
+        """Return the loss (conditions,) against pseudo-labels, over *all* taught clips (FixMatch, eq. 4)."""
+        match self.task:
+            case ClassTask():
+                total = cross_entropy_sum(logits, pseudo.target, there * pseudo.weight)
+            case AttributeTask():
+                total = squared_error_sum(logits, pseudo.target, there * pseudo.weight, pseudo.variance)
+        return _mean(total, together["taught"])
 
     def _shared_value(self, loss: Tensor) -> Tensor:
         """Let a value that every piece computes whole count once in the sum, with its gradient intact."""
-        return loss.detach() / self.pieces + (loss - loss.detach())
+        return loss if self.pieces == 1 else loss.detach() / self.pieces + (loss - loss.detach())
 
 
 def hgr_moments(output: VavlOutput, batch: ClipBatch) -> dict[str, Tensor]:
-    """Sum what soft-HGR of the three pairs needs: ``hgr/<pair>/<moment>``."""
-    found: dict[str, Tensor] = {}
-    rows = {}
-    for name, clips, path in ((AUDIO, batch.audio, output.audio), (VIDEO, batch.video, output.video)):
-        label = output.label_correlation[clips.clip]
-        labelled = clips.weight * batch.is_labelled[clips.clip]
-        found |= named_moments(f"hgr/{name}_label", correlation_moments(path.correlation, label, labelled))
-        rows[name] = torch.zeros_like(output.label_correlation).index_copy(0, clips.clip, path.correlation)
-    pairs = batch.has_audio * batch.has_video
-    return found | named_moments(f"hgr/{AUDIO_VIDEO}", correlation_moments(rows[AUDIO], rows[VIDEO], pairs))
+    """Sum what soft-HGR of the three pairs needs, in the order of HGR_PAIRS: ``hgr/<moment>``."""
+    audio, video = (
+        spread(path.correlation, clips.clip, batch.clips)
+        for path, clips in ((output.audio, batch.audio), (output.video, batch.video))
+    )
+    label = output.label_correlation
+    first, second = torch.stack((audio, audio, video)), torch.stack((video, label, label))
+    pairs, *alone = conditions_there(batch)
+    weight = torch.stack((pairs, *(there * batch.is_labelled for there in alone)))
+    return named_moments("hgr", correlation_moments(first, second, weight))
+
+
+def _named(prefix: str, names: Sequence[str], parts: Tensor) -> dict[str, Tensor]:
+    return {f"{prefix}/{name}": part for name, part in zip(names, parts.unbind(), strict=True)}
 
 
 def _reconstruction(clips: ModalityBatch, path: ModalityOutput, count: Tensor) -> Tensor:
-    target = masked_mean(clips.values, clips.is_real)
+    target = masked_mean(clips.values, clips.mask)
     return _mean(reconstruction_error_sum(path.reconstruction, target, clips.weight), count)
 
 

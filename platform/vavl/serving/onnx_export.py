@@ -32,7 +32,7 @@ from vavl.config.files import make_folder, written_beside
 from vavl.data.batch import ModalityBatch
 from vavl.errors import ConfigError, PredictionError
 from vavl.features import AUDIO, AUDIO_VIDEO, VIDEO, FeatureStatistics
-from vavl.models.kernels.fused import use_kernels
+from vavl.models.fused import use_kernels
 from vavl.models.saved_model import ClipFeatures, ModelDescription, SavedModel, load_model
 from vavl.models.settings import ClassTask
 

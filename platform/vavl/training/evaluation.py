@@ -110,7 +110,7 @@ def predict_split(forward: Forward, data: EvaluationData, rows: NDArray[np.int64
 
 
 def _correlation(moments: Mapping[str, torch.Tensor]) -> dict[str, float]:
-    return {pair: float(soft_hgr(moments_under(f"hgr/{pair}", moments))) for pair in HGR_PAIRS}
+    return dict(zip(HGR_PAIRS, soft_hgr(moments_under("hgr", moments)).tolist(), strict=True))
 
 
 def _check_finite(split: str, condition: str, predicted: NDArray[np.float64]) -> None:

@@ -22,8 +22,8 @@ from vavl.training.records import Records, Report, skipped_step
 from vavl.training.run import TrainingRun
 from vavl.training.settings import TrainingSettings
 from vavl.training.step import (
-    Pass,
     StepResult,
+    begin_pass,
     first_pass,
     learning_rate,
     over_ranks,
@@ -31,7 +31,6 @@ from vavl.training.step import (
     pseudo_targets,
     second_pass,
     step_result,
-    teacher_prediction,
 )
 from vavl.training.throughput import Forecast, forecast_of
 
@@ -121,7 +120,7 @@ def train_step(
         teacher_mean: running mean of the teacher's predictions, None without pseudo-labels.
         requests: what this rank asks for, to be agreed on along with the losses; the same names on every rank.
     """
-    passes = [Pass(batch, teacher_prediction(run, batch)) for batch in micro_batches]
+    passes = [begin_pass(run, batch) for batch in micro_batches]
     moments = first_pass(run, step, passes)  # of the global batch
     running, pseudo = pseudo_targets(run, passes, teacher_mean, moments)
     norms = part_norms(run, step, micro_batches, pseudo, moments)

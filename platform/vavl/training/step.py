@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 
 import torch
@@ -70,7 +70,7 @@ class Pass:
     """A micro-batch on its way through the step.
 
     Attributes:
-        batch: its clips.
+        batch: its clips; their weak view until the teacher has predicted it.
         teacher: its predictions of their weak view, with pseudo-labels.
         output: of the network, with its graph, until the backward pass.
         local: moments of the output.
@@ -98,22 +98,38 @@ def learning_rate(step: int, total_steps: int, settings: OptimizerSettings) -> f
     return settings.learning_rate * share
 
 
-def teacher_prediction(run: TrainingRun, batch: ClipBatch) -> TeacherPrediction | None:
-    """Let the teacher predict the weak view, without dropout and gradient; or look predictions up that were given."""
+def begin_pass(run: TrainingRun, batch: ClipBatch) -> Pass:
+    """Let the teacher predict the weak view, without dropout and gradient; or look predictions up that were given.
+
+    A network with a ladder that is its own teacher predicts it later, along with its clean pass.
+    """
     settings = run.plan.objectives.pseudo_label
     if run.given is not None:
-        return run.given.of(batch)
+        return Pass(batch, run.given.of(batch))
     if settings is None or batch.weak is None:
-        return None
-    weak = batch.weak
+        return Pass(batch, None)
+    is_average = settings.teacher == "average" and run.average is not None
+    if run.plan.objectives.ladder is not None and not is_average:
+        return Pass(batch, None)
     with torch.no_grad():
-        if settings.teacher == "average" and run.average is not None:
-            output = run.average.network()(weak.batch)
+        if is_average and run.average is not None:
+            output = run.average.network()(batch.weak.batch)
         else:
             run.engine.network.eval()
-            output = run.engine.forward(weak.batch)
+            output = run.engine.forward(batch.weak.batch)
             run.engine.network.train()
-    return combine_conditions(output, weak, batch.clips, run.data.task, settings, run.objective.labelled)
+    return _taught(run, Pass(batch, None), output)
+
+
+def _taught(run: TrainingRun, one: Pass, output: VavlOutput) -> Pass:
+    """Make the teacher's prediction of what the network gives for the weak view, which has served then."""
+    settings, weak = run.plan.objectives.pseudo_label, one.batch.weak
+    assert settings is not None
+    assert weak is not None
+    task, labelled = run.data.task, run.objective.labelled
+    one.teacher = combine_conditions(output, weak, one.batch.clips, task, settings, labelled)
+    one.batch = replace(one.batch, weak=None)
+    return one
 
 
 def first_pass(run: TrainingRun, step: int, passes: Sequence[Pass]) -> dict[str, Tensor]:
@@ -128,6 +144,8 @@ def first_pass(run: TrainingRun, step: int, passes: Sequence[Pass]) -> dict[str,
         if single or run.objective.needs_output_moments:
             with nullcontext() if single else torch.no_grad():
                 one.output = run.engine.forward(one.batch, run.draws(step))
+            if one.output.weak is not None:
+                _taught(run, one, one.output.weak)
         one.local = run.objective.moments(one.output, one.batch, one.teacher)
         total = add_moments(total, one.local) if total else one.local
     return add_over_ranks(total)
@@ -161,7 +179,8 @@ def second_pass(
     loss, parts = run.loss(step, one.batch, one.output, one.local, moments, pseudo)
     one.output, one.local = None, {}
     finite = torch.where(loss.detach().isfinite(), 1.0, math.nan)
-    return loss * finite, {name: part.detach().double() for name, part in parts.items()}
+    values = torch.stack([part.detach() for part in parts.values()]).double()
+    return loss * finite, dict(zip(parts, values.unbind(), strict=True))
 
 
 def part_norms(
@@ -182,7 +201,7 @@ def part_norms(
     trained = [one for one in run.engine.network.parameters() if one.requires_grad]
 
     def losses(batch: ClipBatch, labels: PseudoTarget | None) -> dict[str, Tensor]:
-        output = run.engine.forward_alone(batch, run.draws(step))
+        output = run.engine.forward_alone(replace(batch, weak=None), run.draws(step))
         local = run.objective.moments(output, batch, None)
         return run.objective.weighted(run.objective.parts(output, batch, local, moments, labels), step)
 

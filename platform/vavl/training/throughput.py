@@ -8,7 +8,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -120,7 +120,7 @@ def training_flops(network: Vavl, batch: ClipBatch) -> int:
         network.train()
         teaching = counter.get_total_flops()
     with FlopCounterMode(display=False) as forward:
-        output = network(shapes, key)
+        output = network(replace(shapes, weak=None), key)
     trained = [tensor.sum() for tensor in _tensors(output) if tensor.requires_grad]
     with FlopCounterMode(display=False, custom_mapping=_BACKWARD) as backward:
         torch.autograd.backward(torch.stack(trained).sum())

@@ -15,7 +15,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from vavl.models import gpu
 from vavl.models.conformer import rotate as rotate_pairs
 from vavl.models.draws import kept_elements, where_kept
-from vavl.models.gpu import Draw
+from vavl.models.gpu import CombinatorWeights, Draw
+from vavl.models.ladder import Combinator, normal_numbers
 
 _NO_WORK = ("empty", "detach")
 
@@ -54,13 +55,13 @@ def as_on_gpu() -> Iterator[Operators]:
     operators = Operators()
 
     def counted(function: Any) -> Any:
-        def run(*arguments: Any) -> Tensor:
+        def run(*arguments: Any) -> Any:
             with operators.kernel(function.__name__):
                 return function(*arguments)
 
         return run
 
-    kernels = {one.__name__: counted(one) for one in (drop, swish_drop, rotate)}
+    kernels = {one.__name__: counted(one) for one in (drop, swish_drop, rotate, noise, combine)}
     with patch.multiple(gpu, is_usable=lambda _: True, **kernels), operators:
         yield operators
 
@@ -83,3 +84,22 @@ def rotate(qkv: Tensor, cosine: Tensor, sine: Tensor, sign: int) -> Tensor:
     query, key, value = qkv.permute(2, 0, 3, 1, 4)
     turned = [rotate_pairs(one, cosine, sign * sine) for one in (query, key)]
     return torch.stack([*turned, value]).permute(1, 3, 0, 2, 4).contiguous()
+
+
+def noise(rows: Tensor, is_real: Tensor, channels: int, stream: int) -> Tensor:
+    """Do what ``gpu.noise`` does."""
+    return normal_numbers(rows, is_real, channels, stream)
+
+
+def combine(
+    lateral: Tensor, vertical: Tensor, weights: CombinatorWeights, above: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Do what ``gpu.combine`` does, by the gradients of the plain way."""
+    given = [one.detach().requires_grad_() for one in (lateral, vertical.expand_as(lateral), *weights)]
+    parts = dict(zip(("linear", "gate", "gate_scale"), given[2:], strict=True))
+    with patch.object(gpu, "is_usable", lambda _: False), torch.enable_grad():
+        estimate = torch.func.functional_call(Combinator(lateral.shape[-1]), parts, (given[0], given[1]))
+    if above is None:
+        return estimate.detach(), vertical, lateral
+    of_lateral, of_vertical, linear, gate, scale = torch.autograd.grad(estimate, given, above)
+    return of_lateral, of_vertical, torch.cat((linear, gate, scale.unsqueeze(0))).unsqueeze(0)

@@ -22,7 +22,7 @@ from torch import Tensor
 from vavl.data.batch import ClipBatch, ModalityBatch
 from vavl.models.conformer import ConformerBlock
 from vavl.models.draws import DrawKey
-from vavl.models.kernels.fused import use_kernels
+from vavl.models.fused import use_kernels
 from vavl.models.ladder import LadderVavl
 from vavl.models.settings import LadderShape, NetworkSettings
 from vavl.models.vavl import Vavl, VavlOutput

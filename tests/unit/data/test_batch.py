@@ -65,6 +65,22 @@ def test_every_tensor_is_pinned_and_keeps_its_values(batch, pinning):
         assert after[name] is not tensor
 
 
+def test_halves_stay_halves_until_they_are_on_the_device(batch, pinning):
+    """Every tensor that is pinned, and so copied, has two bytes per number; frames are float32 where they arrive."""
+    frames = {name for name in tensors_of(batch) if name.endswith("values")}
+    assert len(frames) == 4
+    batch.audio.values[0, 0, 0] = 1e6
+    pinned = batch.halved().pinned()
+    assert {name for name, tensor in tensors_of(pinned).items() if tensor.dtype == torch.float16} == frames
+    assert sum(tensor.dtype == torch.float16 for tensor in pinning) == 4
+    arrived, before = tensors_of(pinned.to(torch.device("cpu"))), tensors_of(batch)
+    assert arrived["audio.values"][0, 0, 0] == torch.finfo(torch.float16).max
+    batch.audio.values[0, 0, 0] = torch.finfo(torch.float16).max
+    for name, tensor in arrived.items():
+        assert tensor.dtype == before[name].dtype
+        torch.testing.assert_close(tensor, before[name], rtol=2**-11, atol=1e-7, msg=name)
+
+
 def test_a_batch_without_a_weak_view_stays_without(batches, pinning):
     pinned = batches.of(batches.clips("av a")).pinned()
     assert pinned.weak is None

@@ -19,7 +19,7 @@ from vavl.models.conformer import (
     split_heads,
 )
 from vavl.models.draws import DrawKey, keys_of_rows
-from vavl.models.kernels.fused import use_kernels
+from vavl.models.fused import use_kernels
 
 FRAMES, WIDTH = 9, 16
 

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from as_on_gpu import as_on_gpu
+from as_on_gpu import as_on_gpu, combine
 from training_load import Size, batch_of
 
+from vavl.data.batch import WeakView
 from vavl.models import gpu
+from vavl.models import ladder as ladder_module
 from vavl.models.draws import DrawKey, Dropout, keys_of_rows
-from vavl.models.settings import LadderShape, NetworkSettings
+from vavl.models.ladder import LadderVavl, normal_numbers
+from vavl.models.settings import ClassTask, LadderShape, NetworkSettings
 from vavl.models.vavl import Vavl
+from vavl.objectives.pseudo_label import LabelStatistics, combine_conditions, pseudo_target
+from vavl.objectives.settings import HgrSettings, LadderSettings, ObjectiveSettings, PseudoLabelSettings
+from vavl.objectives.total import Objective
 
 KEY, CLIPS = DrawKey(3, 5), "av a v av? a?"
 TINY = Size({}, {"audio": 12, "video": 8}, batch_size=4)
@@ -46,10 +53,36 @@ def test_operators_of_a_training_pass_at_paper_depth(low, most):
     assert operators.by_name["swish_drop"] == operators.by_name["rotate"] * 2 == 2 * 20
 
 
+def test_operators_of_a_micro_batch_with_ladder_hgr_and_pseudo_labels():
+    """All that a training step does with a micro-batch at paper depth; it was 3.5 times a plain training pass."""
+    torch.manual_seed(0)
+    settings = NetworkSettings(width=16, head_widths=(16, 16), attention_heads=2)
+    network, task = LadderVavl(settings, 12, 8, 3, LadderShape()).train(), ClassTask(classes=("calm", "glad", "mad"))
+    network.weights_side_by_side = True
+    chosen = ObjectiveSettings(hgr=HgrSettings(), ladder=LadderSettings(), pseudo_label=PseudoLabelSettings())
+    objective = Objective(task, chosen, (1.0,) * settings.ladder_layers, 1, rows=4)
+    batch, labels = batch_of(TINY, np.arange(4)), LabelStatistics(torch.full((3,), 1 / 3), torch.ones(3))
+    view = WeakView(batch_of(TINY, np.arange(2)), torch.tensor([1, 3]))
+    batch = replace(batch, weak=view, is_labelled=torch.tensor([1.0, 0, 1, 0]))
+    with as_on_gpu() as operators:
+        output = network(batch, KEY)
+        teacher = combine_conditions(output.weak, batch.weak, batch.clips, task, chosen.pseudo_label)
+        local = objective.moments(output, batch, teacher)
+        together = {name: value.detach() for name, value in local.items()}
+        pseudo = pseudo_target(teacher, task, chosen.pseudo_label, labels, labels.mean)
+        parts = objective.parts(output, batch, local, together, pseudo)
+        torch.stack(list(objective.weighted(parts, 0).values())).sum().backward()
+    assert len(parts) == 3 + 2 + 3 + 2 + 3
+    assert operators.by_name["combine"] == 2 * 2 * settings.ladder_layers
+    assert operators.by_name["noise"] == 2
+    assert 1000 < operators.by_name.total() <= 1700
+
+
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize("padded", [False, True])
-def test_in_fp32_the_branches_of_a_gpu_give_the_same(tiny_network, batches, padded, checkpointing):
+def test_in_fp32_the_branches_of_a_gpu_give_the_same(tiny_network, batches, padded, checkpointing, monkeypatch):
     """Also with weights side by side, whose gradients come in one piece."""
+    monkeypatch.setattr(ladder_module, "_by_generators", ladder_module._by_counter)  # the noise of a GPU
     clips = batches.clips(CLIPS) if padded else batches.clips("av")
     batch, found = batches.of(clips), []
     assert batch.audio.is_padded is padded
@@ -146,6 +179,32 @@ class TestTriton:
         torch.testing.assert_close(found.float(), expected, **bound)
         torch.testing.assert_close(gradient.float(), given.grad, **bound)
         assert torch.equal(found == 0, expected == 0)
+
+    @pytest.mark.parametrize("channels", [1, 5, 300])
+    def test_noise_is_that_of_a_cpu(self, kernels, channels):
+        is_real = torch.arange(7) < torch.tensor([[7], [1], [4]])
+        expected = normal_numbers(self.rows, is_real, channels, 2**20)
+        torch.testing.assert_close(kernels.noise(self.rows, is_real, channels, 2**20), expected, rtol=1e-5, atol=1e-6)
+        assert not expected[1, 1:].any()
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+    @pytest.mark.parametrize(("width", "frames"), [(70, 9), (16, 1), (3, 40)])
+    @pytest.mark.parametrize("is_broadcast", [False, True])
+    def test_the_combinator_and_its_gradients(self, kernels, dtype, width, frames, is_broadcast):
+        generator = torch.Generator().manual_seed(0)
+        lateral, above = torch.randn(2, 3, frames, width, generator=generator).to(dtype)
+        vertical = torch.randn(3, 1 if is_broadcast else frames, width, generator=generator)
+        weights = torch.randn(9, width, generator=generator).split((4, 4, 1))
+        weights = (weights[0], weights[1], weights[2][0])
+        found = kernels.combine(lateral, vertical, weights)[0]
+        gradients = kernels.combine(lateral, vertical, weights, above)
+        as_given = (lateral.float(), vertical, weights)
+        bound = {"rtol": 1e-5, "atol": 1e-5} if dtype == torch.float32 else {"rtol": 2e-2, "atol": 2e-2}
+        torch.testing.assert_close(found.float(), combine(*as_given, None)[0], **bound)
+        expected = combine(*as_given, above.float())
+        assert (found.dtype, gradients[0].dtype) == (dtype, dtype)
+        for one, other in zip((*gradients[:2], gradients[2].sum(0, keepdim=True)), expected, strict=True):
+            torch.testing.assert_close(one.float(), other, **bound)
 
     @pytest.mark.parametrize("heads", [1, 3])
     def test_rotation_is_that_of_a_cpu(self, kernels, heads):

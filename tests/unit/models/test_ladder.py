@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from vavl.data.batch import ClipBatch
+from vavl.data.batch import ClipBatch, WeakView
 from vavl.models.draws import DrawKey
 from vavl.models.ladder import Combinator, LadderVavl, layer_noise
 from vavl.models.settings import LadderShape
@@ -87,7 +87,8 @@ class TestNoise:
         make_identity(network)
         trace = network(batch, KEY).ladder.audio
         assert len(trace.clean) == 3  # input, one block of the modality, one shared
-        drawn = layer_noise(KEY, 0, batch.audio, batch.place, network.audio_path.widths)
+        widths = network.audio_path.widths
+        drawn = layer_noise(KEY, 0, batch.audio, batch.place, sum(widths)).split(widths, dim=-1)
         noise = [
             one - other
             for one, other in zip(
@@ -257,6 +258,26 @@ def test_the_clean_layers_carry_a_gradient_only_where_targets_are_not_detached(l
     assert all(layer.requires_grad for layer in trace.estimate)
     with torch.no_grad():
         assert not any(layer.requires_grad for layer in network(batch, KEY).ladder.video.clean)
+
+
+@pytest.mark.parametrize("detached", [True, False])
+@pytest.mark.parametrize("description", ["av? a? v?", "a? a?", "-"])
+def test_the_weak_view_is_predicted_along_with_the_clean_pass(ladder_network, batches, detached, description):
+    """As a pass by itself predicts it, without a gradient; the rest of the output stays what it is."""
+    network, batch = ladder_network(detach_target=detached, lateral="both"), batches.of(batches.clips(CLIPS))
+    weak = batches.of(batches.clips(description), fillers=1)
+    expected, alone = network(weak), network(batch, KEY)
+    found = network(replace(batch, weak=WeakView(weak, torch.arange(weak.clips))), KEY)
+    assert alone.weak is None
+    for name in ("audio", "video"):
+        assert_all_equal(getattr(found.weak, name), getattr(expected, name), rtol=1e-5, atol=1e-6)
+        assert_all_equal(getattr(found, name), getattr(alone, name))
+        for part in ("clean", "estimate"):
+            layers = [getattr(getattr(one.ladder, name), part) for one in (found, alone)]
+            assert_all_equal(*(real_frames(one, getattr(batch, name)) for one in layers), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(found.weak.fusion_logits, expected.fusion_logits, rtol=1e-5, atol=1e-6)
+    assert not found.weak.fusion_logits.requires_grad
+    assert found.fusion_logits.requires_grad
 
 
 @EVERY_SHAPE

@@ -10,8 +10,16 @@ import pytest
 import torch
 
 from vavl.errors import InputError
-from vavl.models.conformer import Subsampling, compile_blocks, mean_and_deviation
-from vavl.models.draws import DrawKey, Dropout, random_choices
+from vavl.models.conformer import (
+    ConformerBlocks,
+    Subsampling,
+    compile_blocks,
+    frames_of,
+    mean_and_deviation,
+    number_streams,
+    without_padding,
+)
+from vavl.models.draws import DrawKey, Dropout, keys_of_rows, random_choices
 from vavl.models.ladder import LadderVavl
 from vavl.models.settings import LadderShape, NetworkSettings
 from vavl.models.vavl import Vavl, VavlOutput, parameter_count
@@ -411,23 +419,32 @@ class TestCompiled:
     @pytest.mark.filterwarnings(
         "ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning"
     )  # of the tracer
-    def test_blocks_share_one_graph_over_steps_of_any_length_and_key(self, tiny_network, batches, gradients):
-        """And give the numbers of the plain way. The backend traces as inductor does, and generates no code."""
+    @pytest.mark.parametrize("backend", ["eager", pytest.param("aot_eager", marks=pytest.mark.slow)])
+    def test_blocks_share_one_graph_over_steps_of_any_length_and_key(self, tiny_settings, backend):
+        """And give the numbers of the plain way. The slow backend traces as inductor does, and generates no code."""
         torch.compiler.reset()
-        networks = [tiny_network(dropout=0.3, modality_blocks=2).train() for _ in range(2)]
-        compile_blocks(networks[1], backend="aot_eager")
-        graphs = []
-        for step in range(20):
-            clips = batches.clips("av? a v av a" if step % 3 else "a av v")
-            batch, key = batches.padded(batches.of(clips), 1 + 3 * step, 0.0), DrawKey(0, step)
-            outputs = [network(batch, key) for network in networks]
-            for one, other in zip(outputs[0].audio, outputs[1].audio, strict=True):
-                torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
-            for network, output in zip(networks, outputs, strict=True):
-                network.zero_grad()
-                (output.audio.logits.square().sum() + output.video.logits.square().sum()).backward()
-            for name, expected in gradients(networks[0]).items():
-                torch.testing.assert_close(gradients(networks[1])[name], expected, rtol=1e-3, atol=1e-5, msg=name)
+        torch.manual_seed(0)
+        settings = tiny_settings(dropout=0.3)
+        blocks = ConformerBlocks(2, settings).train()
+        number_streams(blocks)
+
+        def step(number: int) -> list[torch.Tensor]:
+            frames = torch.randn(4, 8 + 3 * number, settings.width, generator=torch.Generator().manual_seed(number))
+            lengths = torch.tensor([frames.shape[1], 1, 5, 8])
+            is_real = torch.arange(frames.shape[1]) < lengths.unsqueeze(1) if number % 3 else None
+            about = frames_of(frames, settings.width // settings.attention_heads, is_real)
+            rows = keys_of_rows(DrawKey(0, number), torch.arange(4), 0)
+            blocks.zero_grad()
+            *_, top = blocks(frames.requires_grad_(), is_real, rows, [None, None], about)
+            shown = without_padding(top, is_real)
+            shown.square().sum().backward()
+            return [shown.detach(), frames.grad, *(weight.grad.clone() for weight in blocks.parameters())]
+
+        expected, graphs = [step(number) for number in range(20)], []
+        compile_blocks(blocks, backend=backend)
+        for number, wanted in enumerate(expected):
+            for found, one in zip(step(number), wanted, strict=True):
+                torch.testing.assert_close(found, one, rtol=1e-3, atol=1e-4)
             graphs.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
         torch.compiler.reset()
         assert graphs[0] > 0

@@ -221,4 +221,4 @@ def test_moments_ignore_rows_that_only_fill_up():
     side = ModalityBatch(values, torch.ones(2, 1, dtype=torch.bool), torch.arange(2), torch.tensor([1.0, 0.0]))
     moments = ladder_moments(LadderTrace((values,), (values + 1,)), side)
     assert moments["clips"] == moments["frames"] == 1
-    assert moments["0/error"].tolist() == moments["0/sum"].tolist() == [1, 1, 1]
+    assert moments["0/error"].tolist() == moments["0/clean"][0].tolist() == [1, 1, 1]

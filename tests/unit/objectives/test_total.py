@@ -11,7 +11,7 @@ import torch
 from vavl.models.draws import DrawKey
 from vavl.models.settings import AttributeTask, ClassTask
 from vavl.objectives.moments import add_moments
-from vavl.objectives.predictions import predictions
+from vavl.objectives.predictions import conditions_there, predictions
 from vavl.objectives.settings import HgrSettings, ObjectiveSettings, ReconstructionSettings, SupervisedSettings
 from vavl.objectives.total import Objective
 
@@ -256,11 +256,11 @@ def test_a_part_of_weight_0_trains_nothing(tiny_network, batches, gradients):
 
 def test_each_condition_counts_the_clips_that_have_it_and_a_label(tiny_network, batches):
     batch = batches.of(batches.clips("av av? a v? v a?"), fillers=1)
-    found = predictions(tiny_network()(batch), batch)
-    assert found["audio_video"].weight.tolist() == [1, 0, 0, 0, 0, 0, 0]
-    assert found["audio"].weight.tolist() == [1, 0, 1, 0]
-    assert found["video"].weight.tolist() == [1, 0, 0, 1]
-    assert found["video"].clip.tolist() == [0, 1, 3, 4]
-    everyone = predictions(tiny_network()(batch), batch, labelled_only=False)
-    assert everyone["audio_video"].weight.tolist() == [1, 1, 0, 0, 0, 0, 0]
-    assert everyone["audio"].weight.tolist() == [1, 1, 1, 1]
+    assert conditions_there(batch).tolist() == [[1, 1, 0, 0, 0, 0, 0], [1, 1, 1, 0, 0, 1, 0], [1, 1, 0, 1, 1, 0, 0]]
+    output = tiny_network()(batch)
+    objective = make_objective(tiny_network(), CLASSES, ObjectiveSettings(), 1)
+    assert objective.moments(output, batch, None)["labelled"].tolist() == [1, 2, 2]
+    found = predictions(output, batch)
+    assert torch.equal(found[0], output.fusion_logits)
+    assert torch.equal(found[1, [0, 1, 2, 5]], output.audio.logits)
+    assert torch.equal(found[2, [0, 1, 3, 4]], output.video.logits)

@@ -198,6 +198,6 @@ def test_the_second_pass_has_the_random_draws_of_the_first(full_plan, monkeypatc
         assert len(seen) == 4
         for first, second in zip(seen[:2], seen[2:], strict=True):
             assert not any(value.requires_grad for value in first.values())
-            assert second["hgr/audio_video/ff"].requires_grad
+            assert second["hgr/squares"].requires_grad
             assert all(torch.equal(value, second[name]) for name, value in first.items())
-        assert not torch.equal(seen[0]["hgr/audio_video/ff"], seen[1]["hgr/audio_video/ff"])
+        assert not torch.equal(seen[0]["hgr/squares"], seen[1]["hgr/squares"])

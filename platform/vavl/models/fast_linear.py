@@ -137,7 +137,8 @@ class _LinearOf(torch.autograd.Function):
         needs = (needs_values, *needs_more)
         portions = work.portions(values, weight.shape[1])
         of_values = torch.empty_like(values) if needs_values and len(portions) > 1 else None
-        of_weight, of_parameters = _Sum(), [_Sum() for _ in parameters]
+        of_weight: Tensor | None = None
+        of_parameters: list[Tensor | None] = [None] * len(parameters)
         with _without_autocast(values):
             factor = work.weight(weight)
             for some in portions:
@@ -149,7 +150,7 @@ class _LinearOf(torch.autograd.Function):
                 with torch.enable_grad():
                     made = work.make(given, some)
                 if needs_weight:
-                    of_weight.add(_product(rows.t(), work.rows(made).t()))
+                    of_weight = _added(of_weight, _product(rows.t(), work.rows(made).t()))
                 if not any(needs):
                     continue
                 above = _product(rows, factor.t()).view(made.shape).to(made.dtype)
@@ -159,12 +160,13 @@ class _LinearOf(torch.autograd.Function):
                     of_values[some] = next(gradients)
                 elif needs_values:
                     of_values = next(gradients)
-                for total, needed in zip(of_parameters, needs_more, strict=True):
-                    if needed:
-                        total.add(next(gradients))
+                for place in (place for place, needed in enumerate(needs_more) if needed):
+                    of_parameters[place] = _added(of_parameters[place], next(gradients))
         of_bias = grad.flatten(0, -2).sum(0).to(weight.dtype) if needs_bias else None
-        more = (total.result(one) for total, one in zip(of_parameters, parameters, strict=True))
-        return (None, of_values, of_weight.result(weight, work.scale), of_bias, *more)
+        if of_weight is not None:
+            of_weight = of_weight.to(weight.dtype) * work.scale if work.scale != 1 else of_weight.to(weight.dtype)
+        # autograd casts a gradient to the type of what it is for.
+        return (None, of_values, of_weight, of_bias, *of_parameters)
 
 
 def _computed(work: _Work, values: Tensor, weight: Tensor, bias: Tensor | None, parameters: Sequence[Tensor]) -> Tensor:
@@ -187,25 +189,9 @@ def _without_autocast(values: Tensor) -> AbstractContextManager[object]:
     return torch.autocast(kind, enabled=False) if autocast_dtype(kind) else nullcontext()
 
 
-class _Sum:
-    """A gradient that comes in parts, added up in float32 at least."""
-
-    def __init__(self) -> None:
-        self._total: Tensor | None = None
-
-    def add(self, part: Tensor) -> None:
-        """Take one part; it may be overwritten."""
-        if self._total is None:
-            self._total = part
-        else:
-            self._total = self._total.to(torch.promote_types(part.dtype, torch.float32)).add_(part)
-
-    def result(self, parameter: Tensor, scale: float = 1.0) -> Tensor | None:
-        """Return ``scale`` * the sum in the type of its parameter, None without any part."""
-        if self._total is None:
-            return None
-        total = self._total.to(parameter.dtype)
-        return total if scale == 1 else total * scale
+def _added(total: Tensor | None, part: Tensor) -> Tensor:
+    """Add up a gradient that comes in parts, in float32 at least; ``total`` is overwritten."""
+    return part if total is None else total.to(torch.promote_types(part.dtype, torch.float32)).add_(part)
 
 
 def _product(left: Tensor, right: Tensor, bias: Tensor | None = None) -> Tensor:

@@ -21,9 +21,8 @@ from torch.nn import functional
 
 from vavl.models.conformer import DepthwiseConvolution, FeedForward, Frames, RotaryAttention, TimeConvolution
 from vavl.models.draws import Dropout, SwishDropout, keep, kept_elements
-from vavl.models.kernels.attention import attend_on_cpu
-from vavl.models.kernels.depthwise import depthwise
-from vavl.models.kernels.linear import Linear, linear_of, normalized
+from vavl.models.fast_frames import attend_on_cpu, depthwise
+from vavl.models.fast_linear import Linear, linear_of, normalized
 from vavl.models.vavl import ModalityPath
 
 _KNOWN = (nn.LayerNorm, nn.Linear, Linear, Dropout, SwishDropout, DepthwiseConvolution)

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from vavl.models.kernels import linear as linear_module
-from vavl.models.kernels.linear import Linear, linear_of, normalized
+from vavl.models import fast_linear as linear_module
+from vavl.models.fast_linear import Linear, linear_of, normalized
 
 
 def test_constants_are_those_of_the_clips_at_work(monkeypatch):

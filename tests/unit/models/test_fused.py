@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import nn
 
+from vavl.models import fast_linear as linear_module
 from vavl.models.conformer import ConformerBlock, FeedForward, number_streams
 from vavl.models.draws import DrawKey, keys_of_rows
-from vavl.models.kernels import linear as linear_module
-from vavl.models.kernels.fused import FastFeedForward, use_kernels
+from vavl.models.fused import FastFeedForward, use_kernels
 from vavl.models.settings import LadderShape
 
 CLIPS, FRAMES, WIDTH = 5, 9, 16
