@@ -164,7 +164,7 @@ class ClipCollection:
 
 
 def open_collection(settings: DataSettings) -> ClipCollection:
-    """Open the store and the manifest of a run; a store at an address is copied to this machine first.
+    """Open the store and the manifest of a run; features at an address are copied when they are read.
 
     Raises:
         StoreError: no store, an incomplete or damaged one, or one without a usable clip.

@@ -38,6 +38,12 @@ def pieces(rows: NDArray[Any], size: int = PIECE) -> Iterator[NDArray[Any]]:
         yield rows[start : start + size]
 
 
+def mapped_file(path: Path) -> mmap.mmap:
+    """Map a file for reading; its ``size()`` is that of the same file later, whatever takes its place."""
+    with path.open("rb") as file:
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+
 @dataclass
 class ArrayWriter:
     """Writes named arrays of a directory, piece by piece; the first piece decides type and shape of a row."""
@@ -95,8 +101,7 @@ class MappedArrays:
             arrays, maps = {}, []
             for name, form in content["arrays"].items():
                 dtype, shape = np.dtype(form["dtype"]), (form["rows"], *form["row"])
-                with (directory / name).open("rb") as file:
-                    buffer = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if np.prod(shape) else None
+                buffer = mapped_file(directory / name) if np.prod(shape) else None
                 if key is not None and (directory / name).stat().st_mtime_ns != form["mtime_ns"]:
                     raise ValueError(f"{name} was changed")
                 if buffer is not None:
@@ -211,7 +216,7 @@ class ModalityIndex:
         Raises:
             StoreError: it has another number of them.
         """
-        mapped = np.memmap(path, np.uint8, mode="r")
+        mapped = np.frombuffer(mapped_file(path), np.uint8)
         batches, rest = divmod(len(mapped) - rows * _size(_OF_ROWS), _size(_OF_BATCHES))
         if rest or not 1 <= batches <= rows:
             raise StoreError(str(path), "", f"is not of the {rows} clips that store.json says", REPAIR)

@@ -19,6 +19,7 @@ from vavl.features import MODALITIES
 from vavl.store.merge_settings import AlignedFolds, LeaveOneCorpusOut, MergeSettings
 
 LABEL_SET = "merged"
+_TEXT = pa.string()
 _NAMES = np.array([*SPLITS, NO_SPLIT], dtype=object)  # code -1 is the last one
 
 
@@ -89,20 +90,16 @@ def _table(
     # In the order of an ordinary manifest; one that lacks a column has nulls there.
     columns: dict[str, Any] = {
         "clip_id": unique_names(corpus, table["clip_id"]),
-        "corpus": _texts(table, "corpus"),
+        "corpus": _column(table, "corpus"),
         "speaker": unique_names(corpus, table["speaker"]),
-        "sex": _texts(table, "sex"),
+        "sex": _column(table, "sex"),
         **labels,
         "test_fold": _test_fold(splits, len(manifest)),
-        **{f"{name}_{kind}": _texts(table, f"{name}_{kind}") for name in MODALITIES for kind in ("path", "table_key")},
+        **{f"{name}_{kind}": _column(table, f"{name}_{kind}") for name in MODALITIES for kind in ("path", "table_key")},
         **{f"split_{number}": column for number, column in splits.items()},
-        **{name: _texts(table, name) for name in groups},
+        **{name: _column(table, name) for name in groups},
     }
     return pa.table(columns)
-
-
-def _texts(table: pa.Table, name: str) -> pa.ChunkedArray | pa.Array:
-    return table[name].cast(pa.string()) if name in table.column_names else pa.nulls(table.num_rows, pa.string())
 
 
 def _test_fold(splits: Mapping[int, pa.Array], clips: int) -> pa.Array:
@@ -168,7 +165,7 @@ def mapped_labels(
         The label columns by name, and (clips,), True where the class of the clip was dropped.
     """
     old = pa.array(list(names), pa.string())
-    label = _column(table, "label", pa.string())
+    label = _column(table, "label")
     places = pc.index_in(label, value_set=old)
     new_label = pa.array(list(names.values()), pa.string()).take(places)
     is_dropped = np.asarray(pc.and_(pc.is_valid(places), pc.is_null(new_label)))
@@ -207,7 +204,7 @@ def _mapped_shares(
     return lists, is_dropped
 
 
-def _column(table: pa.Table, name: str, kind: pa.DataType) -> pa.Array:
+def _column(table: pa.Table, name: str, kind: pa.DataType = _TEXT) -> pa.Array:
     if name not in table.column_names:
         return pa.nulls(table.num_rows, kind)
     column = table[name].cast(kind).combine_chunks()

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import re
 import threading
 from collections.abc import Iterable, Iterator, Mapping
@@ -36,6 +35,7 @@ from vavl.corpora.manifest import CONVERT, MANIFEST_FILE
 from vavl.errors import InputError, StoreError
 from vavl.features import MODALITIES, ChannelSums, ModalityInfo
 from vavl.store.checked_files import MAKE_AGAIN, REPAIR, CopiedFiles, check_hash
+from vavl.store.index import mapped_file
 from vavl.store.remote_files import StoreFile
 from vavl.store.rows import ModalityRows, ids_file, index_file, shard_files
 from vavl.store.shards import Dtype
@@ -63,7 +63,7 @@ class FeatureStore:
         self._rows = {name: ModalityRows(directory, name, content, self._copied) for name in content["modalities"]}
         self.info: dict[str, ModalityInfo] = {name: rows.info for name, rows in self._rows.items()}
         mapped = [MANIFEST_FILE, *(file(name) for name in self._rows for file in (index_file, ids_file))]
-        self._mapped = [_MappedSize(directory / name) for name in mapped if (directory / name).exists()]
+        self._mapped = {name: mapped_file(directory / name) for name in mapped if (directory / name).exists()}
 
     @classmethod
     def open(cls, directory: Path) -> Self:
@@ -180,8 +180,10 @@ class FeatureStore:
         Raises:
             StoreError: the manifest, an index or its clip ids were.
         """
-        for file in self._mapped:
-            file.check()
+        for name, mapped in self._mapped.items():
+            if mapped.size() < len(mapped):
+                problem = f"has {mapped.size()} of {len(mapped)} bytes: it was cut while it was in use"
+                raise StoreError(str(self.directory / name), "", problem, REPAIR)
 
     def verify(self) -> None:
         """Read everything and compare it with store.json: for a store from elsewhere.
@@ -211,20 +213,6 @@ class FeatureStore:
 def small_files(content: Mapping[str, Any]) -> list[StoreFile]:
     """Return all files of a store but store.json and the shards, from its store.json."""
     return [StoreFile(name, known["bytes"], known["sha256"]) for name, known in content["files"].items()]
-
-
-class _MappedSize:
-    """The size of a file that is mapped; one that takes its place later does not count."""
-
-    def __init__(self, path: Path) -> None:
-        self._path, self._file = path, path.open("rb", buffering=0)
-        self._bytes = os.fstat(self._file.fileno()).st_size
-
-    def check(self) -> None:
-        size = os.fstat(self._file.fileno()).st_size
-        if size < self._bytes:
-            problem = f"has {size} of {self._bytes} bytes: it was cut while it was in use"
-            raise StoreError(str(self._path), "", problem, REPAIR)
 
 
 def read_content(directory: Path) -> dict[str, Any]:
