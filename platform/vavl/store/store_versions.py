@@ -216,8 +216,8 @@ def push_store(directory: Path, to: Path | str, now: dt.datetime, *, read_back: 
     # What a version holds is never changed, only repaired.
     is_committed = _version_in(read_if_there(remote, STORE_FILE)) == version
     if not is_committed:
-        beside = [directory / name for name in _COMPANIONS if (directory / name).is_file()]
-        files += [StoreFile(path.name, path.stat().st_size, sha256_of_file(path)) for path in beside]
+        companions = [directory / name for name in _COMPANIONS if (directory / name).is_file()]
+        files += [StoreFile(path.name, path.stat().st_size, sha256_of_file(path)) for path in companions]
     clock = Transfer(f"pushing to {remote.address}", sum(file.bytes for file in files))
     sent = [file for file in files if _sent(remote, directory, file, clock, read_back=read_back)]
     if not is_committed:
