@@ -32,27 +32,16 @@ _SAME_STORE = "use the store that the model was trained on, or one made with the
 
 @dataclass(frozen=True)
 class ModalityInfo:
-    """What a store holds of one modality and where it comes from.
+    """What a store holds of one modality and where it comes from."""
 
-    Attributes:
-        extractor: name of the function that made the features, e.g. "log_mel" or "table:<file hash>".
-        version: of the extractor.
-        settings: of the extractor, in physical units.
-        frame_rate_hz: frames per second; None where a clip is one frame.
-        width: channels of a frame; where layers of a network are kept, those of the first layer come first.
-        channels: their names; empty if they have none.
-        clips: clips that have the modality.
-        frames: frames of all of them.
-    """
-
-    extractor: str
-    version: str
-    settings: Mapping[str, Any]
-    frame_rate_hz: float | None
-    width: int
-    channels: tuple[str, ...] = ()
-    clips: int = 0
-    frames: int = 0
+    extractor: str  # name of the function that made the features, e.g. "log_mel" or "table:<file hash>"
+    version: str  # of the extractor
+    settings: Mapping[str, Any]  # of the extractor, in physical units
+    frame_rate_hz: float | None  # frames per second; None where a clip is one frame
+    width: int  # channels of a frame; where layers of a network are kept, those of the first layer come first
+    channels: tuple[str, ...] = ()  # their names; empty if they have none
+    clips: int = 0  # clips that have the modality
+    frames: int = 0  # frames of all of them
 
     @classmethod
     def from_entry(cls, entry: Mapping[str, Any]) -> Self:
@@ -90,17 +79,11 @@ class ModalityInfo:
 
 @dataclass(frozen=True)
 class ChannelSums:
-    """Count, sum and sum of squares of each channel over frames; sums of disjoint frames add up.
+    """Count, sum and sum of squares of each channel over frames; sums of disjoint frames add up."""
 
-    Attributes:
-        count: frames.
-        sum: (channel,), float64.
-        sum_of_squares: (channel,), float64.
-    """
-
-    count: int
-    sum: NDArray[np.float64]
-    sum_of_squares: NDArray[np.float64]
+    count: int  # frames
+    sum: NDArray[np.float64]  # (channel,), float64
+    sum_of_squares: NDArray[np.float64]  # (channel,), float64
 
     @classmethod
     def of(cls, values: NDArray[np.float32]) -> Self:
@@ -123,15 +106,10 @@ class ChannelSums:
 
 @dataclass(frozen=True)
 class Normalisation:
-    """Shift and scale of each channel.
+    """Shift and scale of each channel."""
 
-    Attributes:
-        mean: (channel,), float32.
-        std: (channel,), float32, above 0: a constant channel has 1, so it comes out as zeros.
-    """
-
-    mean: NDArray[np.float32]
-    std: NDArray[np.float32]
+    mean: NDArray[np.float32]  # (channel,), float32
+    std: NDArray[np.float32]  # (channel,), float32, above 0: a constant channel has 1, so it comes out as zeros
 
     @classmethod
     def from_sums(cls, sums: ChannelSums) -> Self:
@@ -168,16 +146,11 @@ SpeakerOrder = Literal["shuffled", "file"]
 
 @dataclass
 class CausalMean:
-    """Mean frame of a speaker's earlier clips, shrunk to that of the training speakers with the weight of 8 clips.
+    """Mean frame of a speaker's earlier clips, shrunk to that of the training speakers with the weight of 8 clips."""
 
-    Attributes:
-        prior: (channel,), mean of the training speakers' frames.
-        clips: earlier ones.
-        total: (channel,), sum of their mean frames; each clip counts once, however long it is.
-    """
-
-    prior: NDArray[np.float32]
-    clips: int = 0
+    prior: NDArray[np.float32]  # (channel,), mean of the training speakers' frames
+    clips: int = 0  # earlier ones
+    # (channel,), sum of their mean frames; each clip counts once, however long it is
     total: NDArray[np.float64] | float = 0.0
 
     @property
@@ -194,19 +167,12 @@ class CausalMean:
 
 @dataclass(frozen=True)
 class FeatureStatistics:
-    """The normalization of a modality, as it is saved with a model, and what it belongs to.
+    """The normalization of a modality, as it is saved with a model, and what it belongs to."""
 
-    Attributes:
-        corpus: whose training speakers were summed up.
-        modality: "audio" or "video".
-        provenance: ``ModalityInfo.provenance`` of the features.
-        normalisation: shift and scale.
-    """
-
-    corpus: str
-    modality: str
-    provenance: str
-    normalisation: Normalisation
+    corpus: str  # whose training speakers were summed up
+    modality: str  # "audio" or "video"
+    provenance: str  # ``ModalityInfo.provenance`` of the features
+    normalisation: Normalisation  # shift and scale
 
     @classmethod
     def of(cls, corpus: str, modality: str, info: ModalityInfo, sums: ChannelSums) -> Self:

@@ -22,15 +22,11 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Found:
-    """One modality of a clip.
+    """One modality of a clip."""
 
-    Attributes:
-        place: path relative to the corpus directory (POSIX), or the key of a row of the feature table.
-        groups: what the named groups of the pattern matched, or the columns of the row of a dataset; None for a
-            group without a part in it.
-    """
-
-    place: str
+    place: str  # path relative to the corpus directory (POSIX), or the key of a row of the feature table
+    # what the named groups of the pattern matched, or the columns of the row of a dataset; None for a group
+    # without a part in it
     groups: dict[str, str | None]
 
 

@@ -24,15 +24,11 @@ NO_ATTRIBUTES: Attributes = (None, None, None)
 
 @dataclass(frozen=True)
 class ClipLabel:
-    """What is known about the emotion of one clip; every part may be missing.
-
-    Attributes:
-        shares: one share per class in the card's order, sum 1.
-        attributes: arousal, valence, dominance, rescaled from the corpus' own range to 0 .. 1.
-    """
+    """What is known about the emotion of one clip; every part may be missing."""
 
     name: str | None = None
-    shares: tuple[float, ...] | None = None
+    shares: tuple[float, ...] | None = None  # one share per class in the card's order, sum 1
+    # arousal, valence, dominance, rescaled from the corpus' own range to 0 .. 1
     attributes: Attributes = NO_ATTRIBUTES
 
     @property
@@ -43,15 +39,12 @@ class ClipLabel:
 
 @dataclass(frozen=True)
 class LabelRows:
-    """The rows of a label table that count.
-
-    Attributes:
-        clips: clip id -> what was found; the rows of a table without a file, which is that of a dataset.
-    """
+    """The rows of a label table that count."""
 
     classes: Sequence[str]
     table: LabelTable
     root: Path
+    # clip id -> what was found; the rows of a table without a file, which is that of a dataset
     clips: Mapping[str, Found] = field(default_factory=dict)
 
     def labels(self) -> dict[str, ClipLabel]:

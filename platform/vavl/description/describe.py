@@ -38,20 +38,15 @@ class KnownCard:
 
 @dataclass(frozen=True)
 class Description:
-    """Everything found in a directory.
-
-    Attributes:
-        probed: heads of some of the media files.
-        manifest: built from the card; None if that failed.
-    """
+    """Everything found in a directory."""
 
     root: Path
     listing: Listing
     layout: Layout
     tables: tuple[TableFound, ...]
-    probed: tuple[Probed, ...]
+    probed: tuple[Probed, ...]  # heads of some of the media files
     sections: tuple[Section, ...]
-    manifest: Manifest | None
+    manifest: Manifest | None  # built from the card; None if that failed
     problem: str
     known: tuple[KnownCard, ...]
 
@@ -153,15 +148,11 @@ _MOST_VALUES = 3
 
 @dataclass(frozen=True)
 class Videos:
-    """The video files of the clips.
-
-    Attributes:
-        notes: what was decided, for a comment.
-    """
+    """The video files of the clips."""
 
     names: tuple[str, ...]
     has_sound: bool
-    notes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()  # what was decided, for a comment
 
 
 def choose_videos(names: Sequence[str], probed: Sequence[Probed], *, has_audio: bool = False) -> Videos:

@@ -49,21 +49,15 @@ class Section:
 
 @dataclass(frozen=True)
 class Found:
-    """What a card is drafted from.
-
-    Attributes:
-        has_sound: the video files hold the audio.
-        people: who speaks in which clip.
-        notes: on video files and their sound, for the comment of their section.
-    """
+    """What a card is drafted from."""
 
     name: str
     layout: Layout
-    has_sound: bool
+    has_sound: bool  # the video files hold the audio
     tables: Sequence[TableFound]
-    people: People
+    people: People  # who speaks in which clip
     splits: SplitsFound
-    notes: Sequence[str] = ()
+    notes: Sequence[str] = ()  # on video files and their sound, for the comment of their section
 
     @property
     def clips(self) -> Mapping[str, str]:

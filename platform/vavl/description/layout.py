@@ -19,14 +19,10 @@ _MOST_PREFIX_LETTERS = 6
 
 @dataclass(frozen=True)
 class Side:
-    """One modality of a directory.
-
-    Attributes:
-        suffixes: of its files, most frequent first.
-    """
+    """One modality of a directory."""
 
     table: NameTable
-    suffixes: tuple[str, ...]
+    suffixes: tuple[str, ...]  # of its files, most frequent first
 
     @property
     def levels(self) -> int:
@@ -36,21 +32,14 @@ class Side:
 
 @dataclass(frozen=True)
 class Layout:
-    """How the clips of a directory are named.
+    """How the clips of a directory are named."""
 
-    Attributes:
-        audio, video: the modalities at hand; the same where one file holds both.
-        first: first field of the file name that belongs to the clip.
-        last: last one, counted from the end, 0 for the last field of all.
-        directories: levels of directories that belong to the clip, because file names alone are not unique.
-    """
-
-    audio: Side | None
+    audio: Side | None  # audio, video: the modalities at hand; the same where one file holds both
     video: Side | None
     roles: Roles
-    first: int = 0
-    last: int = 0
-    directories: int = 0
+    first: int = 0  # first field of the file name that belongs to the clip
+    last: int = 0  # last one, counted from the end, 0 for the last field of all
+    directories: int = 0  # levels of directories that belong to the clip, because file names alone are not unique
 
     @property
     def lead(self) -> Side:

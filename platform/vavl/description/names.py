@@ -18,23 +18,17 @@ _SESSION = r"(?i:session|sess|ses|dialogue|dialog|dia|conversation|conv|recordin
 
 @dataclass(frozen=True)
 class Scheme:
-    """How a corpus names its files.
-
-    Attributes:
-        pieces: text before the field, what the field is, and its expression, from the left.
-        classes: code of the field ``emotion`` -> class, as published.
-        names_people: the scheme is published, so that the speaker is certain; False where names only look like it.
-        cuts: fields are taken as the scheme says; False where marks between them part them as well.
-        doubt: what a person must decide all the same.
-        sentence: fields that name the sentence together, where its number begins anew in each of them.
-    """
+    """How a corpus names its files."""
 
     title: str
+    # text before the field, what the field is, and its expression, from the left
     pieces: tuple[tuple[str, str, str], ...]
-    classes: Mapping[str, str] = field(default_factory=dict)
+    classes: Mapping[str, str] = field(default_factory=dict)  # code of the field ``emotion`` -> class, as published
+    # the scheme is published, so that the speaker is certain; False where names only look like it
     names_people: bool = True
-    cuts: bool = True
-    doubt: str = ""
+    cuts: bool = True  # fields are taken as the scheme says; False where marks between them part them as well
+    doubt: str = ""  # what a person must decide all the same
+    # fields that name the sentence together, where its number begins anew in each of them
     sentence: tuple[str, ...] = ()
 
     @cached_property
@@ -157,39 +151,26 @@ CODE = "code"
 
 @dataclass(frozen=True)
 class Part:
-    """One directory level of the names, or the file name without its suffix.
+    """One directory level of the names, or the file name without its suffix."""
 
-    Attributes:
-        separators: before, between and after the fields.
-        fields: one tuple of values per field, one value per name; "" where an optional level is absent.
-        is_whole: the level is not cut: its one field is all of it.
-        is_optional: some names lack this level.
-        words, expressions: what each field is and how a card reads it, where a published scheme says so.
-    """
-
-    separators: tuple[str, ...]
+    separators: tuple[str, ...]  # before, between and after the fields
+    # one tuple of values per field, one value per name; "" where an optional level is absent
     fields: tuple[tuple[str, ...], ...]
-    is_whole: bool = False
-    is_optional: bool = False
+    is_whole: bool = False  # the level is not cut: its one field is all of it
+    is_optional: bool = False  # some names lack this level
+    # words, expressions: what each field is and how a card reads it, where a published scheme says so
     words: tuple[str, ...] = ()
     expressions: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class NameTable:
-    """Names of one modality as a table.
+    """Names of one modality as a table."""
 
-    Attributes:
-        names: those that fit the parts, with their suffix.
-        parts: from the outermost directory to the file name.
-        unmatched: names that do not fit.
-        scheme: of a published corpus or a session that the file names follow, if any.
-    """
-
-    names: tuple[str, ...]
-    parts: tuple[Part, ...]
-    unmatched: tuple[str, ...]
-    scheme: Scheme | None = None
+    names: tuple[str, ...]  # those that fit the parts, with their suffix
+    parts: tuple[Part, ...]  # from the outermost directory to the file name
+    unmatched: tuple[str, ...]  # names that do not fit
+    scheme: Scheme | None = None  # of a published corpus or a session that the file names follow, if any
 
 
 def cut_names(names: Sequence[str]) -> NameTable:

@@ -25,18 +25,12 @@ _ANY_KEY = r"(?P<clip>.+)"
 
 @dataclass(frozen=True)
 class People:
-    """Who speaks.
-
-    Attributes:
-        clips: clip id -> speaker; the clip itself where nobody is known.
-        comments: of the card; those that begin with ``DECIDE`` are tasks.
-        is_certain: a stated rule names the speaker.
-    """
+    """Who speaks."""
 
     content: Mapping[str, Any]
-    clips: Mapping[str, str]
-    comments: tuple[str, ...]
-    is_certain: bool
+    clips: Mapping[str, str]  # clip id -> speaker; the clip itself where nobody is known
+    comments: tuple[str, ...]  # of the card; those that begin with ``DECIDE`` are tasks
+    is_certain: bool  # a stated rule names the speaker
 
 
 @dataclass(frozen=True)

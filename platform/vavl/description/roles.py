@@ -36,18 +36,12 @@ class Place:
 
 @dataclass(frozen=True)
 class Column:
-    """One field of all names.
-
-    Attributes:
-        values: one per name; "" where an optional directory is absent.
-        word: the constant word before it in the same level, or its own constant letters, lower case.
-        same_as: other places that always say the same.
-    """
+    """One field of all names."""
 
     place: Place
-    values: tuple[str, ...]
-    word: str = ""
-    same_as: tuple[Place, ...] = ()
+    values: tuple[str, ...]  # one per name; "" where an optional directory is absent
+    word: str = ""  # the constant word before it in the same level, or its own constant letters, lower case
+    same_as: tuple[Place, ...] = ()  # other places that always say the same
 
     @property
     def distinct(self) -> list[str]:
@@ -57,31 +51,20 @@ class Column:
 
 @dataclass(frozen=True)
 class Roles:
-    """The meaning of the fields of one modality.
+    """The meaning of the fields of one modality."""
 
-    Attributes:
-        speaker: None where no field looks like one.
-        emotion: the class of a clip; None where no field looks like one.
-        is_emotion_named: the values are words for emotions; False for a field that only could be one.
-        groups: name -> further field.
-        columns: all fields that vary, those that say the same only once.
-        split: a field whose values are train, validation and test in some writing.
-        joint: groups that name the speaker together (session and letter), or stand for it (session).
-        rule: by which the speaker is surely known; "" for a guess.
-        class_names: of the values of ``emotion``, where a published scheme names them.
-        also_emotions: further fields whose values are words for emotions.
-    """
-
-    speaker: Column | None
-    emotion: Column | None
-    is_emotion_named: bool
-    groups: Mapping[str, Column] = field(default_factory=dict)
-    columns: tuple[Column, ...] = ()
-    split: Column | None = None
+    speaker: Column | None  # None where no field looks like one.
+    emotion: Column | None  # the class of a clip; None where no field looks like one
+    is_emotion_named: bool  # the values are words for emotions; False for a field that only could be one
+    groups: Mapping[str, Column] = field(default_factory=dict)  # name -> further field
+    columns: tuple[Column, ...] = ()  # all fields that vary, those that say the same only once
+    split: Column | None = None  # a field whose values are train, validation and test in some writing
+    # groups that name the speaker together (session and letter), or stand for it (session)
     joint: tuple[str, ...] = ()
-    rule: str = ""
+    rule: str = ""  # by which the speaker is surely known; "" for a guess
+    # of the values of ``emotion``, where a published scheme names them
     class_names: Mapping[str, str] = field(default_factory=dict)
-    also_emotions: tuple[Column, ...] = ()
+    also_emotions: tuple[Column, ...] = ()  # further fields whose values are words for emotions
 
     @property
     def people(self) -> tuple[str, ...]:

@@ -107,15 +107,10 @@ def are_emotions(values: Collection[str]) -> float:
 
 @dataclass(frozen=True)
 class ClassNames:
-    """Classes for the values of a label field.
+    """Classes for the values of a label field."""
 
-    Attributes:
-        by_value: value -> class, None for a value that is no label.
-        doubts: what a person must decide about them.
-    """
-
-    by_value: Mapping[str, str | None]
-    doubts: tuple[str, ...] = ()
+    by_value: Mapping[str, str | None]  # value -> class, None for a value that is no label
+    doubts: tuple[str, ...] = ()  # what a person must decide about them
 
     @property
     def classes(self) -> list[str]:

@@ -39,25 +39,17 @@ _VALUES_PER_GROUP = 1_000_000
 
 @dataclass(frozen=True)
 class Part:
-    """What a process works on.
+    """What a process works on."""
 
-    Attributes:
-        modality: "audio" or "video".
-        path: of the record.
-        provenance: ``ModalityInfo.provenance`` of the features.
-        dtype: of the features on disk.
-        clips: in the order of the manifest.
-        earlier: records of older parts whose rows are used again where a clip's file has not changed.
-    """
-
-    modality: str
-    path: Path
+    modality: str  # "audio" or "video"
+    path: Path  # of the record
     corpus: str
     root: Path
     width: int
-    provenance: str
-    dtype: Dtype
-    clips: tuple[ClipPlace, ...]
+    provenance: str  # ``ModalityInfo.provenance`` of the features
+    dtype: Dtype  # of the features on disk
+    clips: tuple[ClipPlace, ...]  # in the order of the manifest
+    # records of older parts whose rows are used again where a clip's file has not changed
     earlier: tuple[Path, ...] = ()
 
     @property
@@ -78,44 +70,26 @@ def shard_directory(record: Path) -> Path:
 
 @dataclass(frozen=True)
 class ClipRecord:
-    """What is known of an extracted clip besides its rows.
+    """What is known of an extracted clip besides its rows."""
 
-    Attributes:
-        sha256: of the media file that the features depend on; None if there is none.
-        facts: what the file is like, see ``Extracted.facts``.
-        tally: numbers that are added up over clips.
-        note: what a person should know about the clip; None if nothing.
-    """
-
-    sha256: str | None
-    facts: Mapping[str, float] = field(default_factory=dict)
-    tally: Mapping[str, int] = field(default_factory=dict)
-    note: str | None = None
+    sha256: str | None  # of the media file that the features depend on; None if there is none
+    facts: Mapping[str, float] = field(default_factory=dict)  # what the file is like, see ``Extracted.facts``
+    tally: Mapping[str, int] = field(default_factory=dict)  # numbers that are added up over clips
+    note: str | None = None  # what a person should know about the clip; None if nothing
 
 
 @dataclass(frozen=True)
 class PartRecord:
-    """What is known of a finished part besides its rows.
+    """What is known of a finished part besides its rows."""
 
-    Attributes:
-        provenance: ``ModalityInfo.provenance`` of the features.
-        dtype: of the features on disk.
-        width: channels of a frame.
-        clips: clip id -> record, in the order of the rows.
-        shards: in the order of the rows.
-        checksums: of the rows of each shard, in their order.
-        quarantined: clips left out.
-        without_signal: clips that count as clips without the modality: it carries nothing.
-    """
-
-    provenance: str
-    dtype: Dtype
-    width: int
-    clips: Mapping[str, ClipRecord]
-    shards: tuple[Shard, ...]
-    checksums: tuple[tuple[int, ...], ...]
-    quarantined: tuple[Quarantined, ...] = ()
-    without_signal: tuple[Quarantined, ...] = ()
+    provenance: str  # ``ModalityInfo.provenance`` of the features
+    dtype: Dtype  # of the features on disk
+    width: int  # channels of a frame
+    clips: Mapping[str, ClipRecord]  # clip id -> record, in the order of the rows
+    shards: tuple[Shard, ...]  # in the order of the rows
+    checksums: tuple[tuple[int, ...], ...]  # of the rows of each shard, in their order
+    quarantined: tuple[Quarantined, ...] = ()  # clips left out
+    without_signal: tuple[Quarantined, ...] = ()  # clips that count as clips without the modality: it carries nothing
 
     def write(self, path: Path) -> None:
         """Write the record, whole or not at all."""
@@ -146,20 +120,13 @@ class PartRecord:
 
 @dataclass(frozen=True)
 class PartResult:
-    """What the job has to know of a finished part: small, whatever the features are.
-
-    Attributes:
-        extracted: clip ids that were worked on, those in quarantine included.
-        quarantined: clips left out.
-        without_signal: clips whose modality carries nothing.
-        tally: sums over the clips of the part.
-    """
+    """What the job has to know of a finished part: small, whatever the features are."""
 
     name: str
-    extracted: tuple[str, ...] = ()
-    quarantined: tuple[Quarantined, ...] = ()
-    without_signal: tuple[Quarantined, ...] = ()
-    tally: Mapping[str, int] = field(default_factory=dict)
+    extracted: tuple[str, ...] = ()  # clip ids that were worked on, those in quarantine included
+    quarantined: tuple[Quarantined, ...] = ()  # clips left out
+    without_signal: tuple[Quarantined, ...] = ()  # clips whose modality carries nothing
+    tally: Mapping[str, int] = field(default_factory=dict)  # sums over the clips of the part
 
     @classmethod
     def of(cls, name: str, record: PartRecord, extracted: tuple[str, ...] = ()) -> Self:

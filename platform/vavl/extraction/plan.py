@@ -35,33 +35,23 @@ STATEMENT = "extraction.json"
 
 @dataclass(frozen=True)
 class PartPlace:
-    """One part of the layout.
+    """One part of the layout."""
 
-    Attributes:
-        start: first row among those of the manifest that have the modality.
-        name: of its record; in it stands a hash of everything that the part depends on, media by size and time of
-            change.
-    """
-
-    start: int
+    start: int  # first row among those of the manifest that have the modality
     length: int
+    # of its record; in it stands a hash of everything that the part depends on, media by size and time of change
     name: str
 
 
 @dataclass(frozen=True)
 class ExtractionPlan:
-    """Everything that decides the content of a store.
-
-    Attributes:
-        sources: of each modality that a clip of the manifest has.
-        dtype: of the features on disk.
-    """
+    """Everything that decides the content of a store."""
 
     manifest: Manifest
     root: Path
     folder: Path
-    sources: Mapping[str, Source]
-    dtype: Dtype = "float32"
+    sources: Mapping[str, Source]  # of each modality that a clip of the manifest has
+    dtype: Dtype = "float32"  # of the features on disk
 
     @property
     def infos(self) -> Mapping[str, ModalityInfo]:
@@ -203,20 +193,15 @@ def _begins(clip_id: str, size: int) -> bool:
 
 @dataclass
 class FoundParts:
-    """The parts of a plan, as they are found at the start.
-
-    Attributes:
-        finished: name of the record -> result of each part that needs no more work.
-        pending: modality and place of each other part.
-        was_killed: a process ended in the middle of a clip, in an earlier job.
-        older: path of the record, provenance, first and last clip of each part that is not one of the plan's, or that
-            has clips in quarantine.
-    """
+    """The parts of a plan, as they are found at the start."""
 
     plan: ExtractionPlan
+    # name of the record -> result of each part that needs no more work
     finished: dict[str, PartResult] = field(default_factory=dict)
-    pending: list[tuple[str, PartPlace]] = field(default_factory=list)
-    was_killed: bool = False
+    pending: list[tuple[str, PartPlace]] = field(default_factory=list)  # modality and place of each other part
+    was_killed: bool = False  # a process ended in the middle of a clip, in an earlier job
+    # path of the record, provenance, first and last clip of each part that is not one of the plan's, or that has
+    # clips in quarantine
     older: list[tuple[Path, str, str, str]] = field(default_factory=list)
 
     def pairs_left(self, *modalities: str) -> int:

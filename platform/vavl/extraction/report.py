@@ -19,19 +19,13 @@ QUARANTINE_FILE = "quarantine.jsonl"
 
 @dataclass(frozen=True)
 class Quarantined:
-    """One modality of one clip that is left out of the store.
-
-    Attributes:
-        modality: "audio" or "video"; the clip's other modality is not touched.
-        reason: what a person should know.
-        exception: type and text of the error underneath.
-    """
+    """One modality of one clip that is left out of the store."""
 
     clip_id: str
-    modality: str
+    modality: str  # "audio" or "video"; the clip's other modality is not touched
     file: str
-    reason: str
-    exception: str
+    reason: str  # what a person should know
+    exception: str  # type and text of the error underneath
 
     @classmethod
     def of(cls, clip_id: str, modality: str, file: str, error: Exception) -> Self:
@@ -51,29 +45,20 @@ def write_quarantine(folder: Path, quarantined: Iterable[Quarantined]) -> Path:
 
 @dataclass(frozen=True)
 class ExtractionResult:
-    """What an extraction did; all counts but ``tally`` and ``clips`` are of (clip, modality) pairs.
-
-    Attributes:
-        kept: taken over from earlier: neither file nor settings changed.
-        added: extracted, and not in the store before.
-        extracted_again: extracted, and in the store before: the file or the settings changed.
-        removed: in the store before, and no longer in the corpus directory.
-        quarantined: all that are left out.
-        without_signal: all that are there and carry nothing; their clips count as clips without the modality.
-        tally: sums over all clips, e.g. ``face_frames``.
-    """
+    """What an extraction did; all counts but ``tally`` and ``clips`` are of (clip, modality) pairs."""
 
     store: FeatureStore
     clips: int
     seconds: float
     extracted: int
-    kept: int
-    added: int
-    extracted_again: int
-    removed: int
-    quarantined: tuple[Quarantined, ...]
+    kept: int  # taken over from earlier: neither file nor settings changed
+    added: int  # extracted, and not in the store before
+    extracted_again: int  # extracted, and in the store before: the file or the settings changed
+    removed: int  # in the store before, and no longer in the corpus directory
+    quarantined: tuple[Quarantined, ...]  # all that are left out
+    # all that are there and carry nothing; their clips count as clips without the modality
     without_signal: tuple[Quarantined, ...]
-    tally: Mapping[str, int]
+    tally: Mapping[str, int]  # sums over all clips, e.g. ``face_frames``
 
 
 def extraction_summary(result: ExtractionResult) -> dict[str, Any]:

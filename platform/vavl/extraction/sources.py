@@ -37,17 +37,13 @@ VERSION = "1"
 
 @dataclass(frozen=True)
 class ClipPlace:
-    """Where one modality of a clip is found.
-
-    Attributes:
-        file: path relative to the corpus directory, or the key of a row of ready features.
-        media: the file below the corpus directory that the features depend on: a change of it makes them
-            out of date; None if there is no such file.
-    """
+    """Where one modality of a clip is found."""
 
     clip_id: str
     speaker: str
-    file: str
+    file: str  # path relative to the corpus directory, or the key of a row of ready features
+    # the file below the corpus directory that the features depend on: a change of it makes them out of date; None
+    # if there is no such file
     media: str | None
 
 
@@ -57,27 +53,19 @@ Extract = Callable[[Any], Extracted]
 
 @dataclass(frozen=True)
 class Source:
-    """One modality of a corpus. Workers get a copy, so it holds no more than it needs.
+    """One modality of a corpus. Workers get a copy, so it holds no more than it needs."""
 
-    Attributes:
-        info: provenance of the features, known before any clip is read.
-        file_column: of the manifest, for ``ClipPlace.file``; null where a clip lacks the modality.
-        media_column: of the manifest, for ``ClipPlace.media``.
-        make: makes the extractor, once per process; raises ConfigError where a model's file is missing.
-        root: of media files; None where features are ready, and their reader takes the place of a clip.
-        shared_file: file below the corpus directory that holds the features of all clips; None: each has its own.
-        in_workers: whether extracting is worth a process; otherwise the job itself does it.
-        video: settings of the extractor of video files.
-    """
-
-    info: ModalityInfo
-    file_column: str
-    media_column: str | None
+    info: ModalityInfo  # provenance of the features, known before any clip is read
+    file_column: str  # of the manifest, for ``ClipPlace.file``; null where a clip lacks the modality
+    media_column: str | None  # of the manifest, for ``ClipPlace.media``
+    # makes the extractor, once per process; raises ConfigError where a model's file is missing
     make: Callable[[], Extract]
+    # of media files; None where features are ready, and their reader takes the place of a clip
     root: Path | None = None
+    # file below the corpus directory that holds the features of all clips; None: each has its own
     shared_file: str | None = None
-    in_workers: bool = True
-    video: VideoSettings | None = None
+    in_workers: bool = True  # whether extracting is worth a process; otherwise the job itself does it
+    video: VideoSettings | None = None  # settings of the extractor of video files
 
     def place(self, row: dict[str, Any]) -> ClipPlace:
         """Return where a clip is found, from its row of the manifest."""
@@ -178,21 +166,14 @@ def openface_settings(source: OpenFaceSource, root: Path) -> OpenFaceSettings:
 
 @dataclass(frozen=True)
 class FeatureTable:
-    """Ready features of one modality, one frame per clip.
-
-    Attributes:
-        keys: one key per row, each once.
-        columns: names of the features, in the order of the file.
-        values: (row, feature) float32; NaN where the file has none.
-        file_hash: SHA-256 of the file.
-    """
+    """Ready features of one modality, one frame per clip."""
 
     root: Path
     file: str
-    keys: tuple[str, ...]
-    columns: tuple[str, ...]
-    values: NDArray[np.float32]
-    file_hash: str
+    keys: tuple[str, ...]  # one key per row, each once
+    columns: tuple[str, ...]  # names of the features, in the order of the file
+    values: NDArray[np.float32]  # (row, feature) float32; NaN where the file has none
+    file_hash: str  # SHA-256 of the file.
 
     @cached_property
     def _row_of(self) -> Mapping[str, int]:
@@ -262,15 +243,11 @@ def feature_columns(path: Path, expression: str, width: int) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class CsdClips:
-    """Cuts clips out of a container (.csd) of features.
-
-    Attributes:
-        segments: key -> interval of the clip.
-    """
+    """Cuts clips out of a container (.csd) of features."""
 
     root: Path
     source: CsdSource
-    segments: dict[str, Segment] = field(repr=False)
+    segments: dict[str, Segment] = field(repr=False)  # key -> interval of the clip
 
     @classmethod
     def open(cls, root: Path, source: CsdSource) -> CsdClips:

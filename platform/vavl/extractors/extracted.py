@@ -20,22 +20,16 @@ MissedRule = Literal["interpolate", "mask"]
 
 @dataclass(frozen=True)
 class Extracted:
-    """Features of one modality of one clip.
+    """Features of one modality of one clip."""
 
-    Attributes:
-        values: (time, channel), float32, at least one frame.
-        frame_times: (time,), float32, seconds, center of each frame.
-        tally: numbers that are added up over clips, e.g. frames in which a face was found.
-        note: what a person should know about the clip, e.g. why its crop is fixed; None if nothing.
-        facts: what the file is like; keys are number columns of ``facts.arrow`` of a store.
-        has_face: (time,), whether a face was found in a frame; None where none is looked for.
-    """
-
-    values: NDArray[np.float32]
-    frame_times: NDArray[np.float32]
+    values: NDArray[np.float32]  # (time, channel), float32, at least one frame
+    frame_times: NDArray[np.float32]  # (time,), float32, seconds, center of each frame
+    # numbers that are added up over clips, e.g. frames in which a face was found
     tally: Mapping[str, int] = field(default_factory=dict)
-    note: str | None = None
+    note: str | None = None  # what a person should know about the clip, e.g. why its crop is fixed; None if nothing
+    # what the file is like; keys are number columns of ``facts.arrow`` of a store
     facts: Mapping[str, float] = field(default_factory=dict)
+    # (time,), whether a face was found in a frame; None where none is looked for
     has_face: NDArray[np.bool_] | None = None
 
 
@@ -46,20 +40,14 @@ Extractor = Callable[[Path], Extracted]
 
 @dataclass(frozen=True)
 class ExtractorPlugin:
-    """An extractor of another distribution; the name of its entry point is that of the extractor.
+    """An extractor of another distribution; the name of its entry point is that of the extractor."""
 
-    Attributes:
-        modality: "audio" or "video".
-        settings: class of its settings, with a field ``extractor: Literal["<name>"]``.
-        info: from its settings to the provenance of its features; the version changes when the numbers do. Raises
-            ``ConfigError`` for what is missing here.
-        extractor: from its settings to the function from a media file to features.
-    """
-
-    modality: Literal["audio", "video"]
-    settings: type[FrozenConfig]
+    modality: Literal["audio", "video"]  # "audio" or "video"
+    settings: type[FrozenConfig]  # class of its settings, with a field ``extractor: Literal["<name>"]``
+    # from its settings to the provenance of its features; the version changes when the numbers do. Raises
+    # ``ConfigError`` for what is missing here.
     info: Callable[[Any], ModalityInfo]
-    extractor: Callable[[Any], Extractor]
+    extractor: Callable[[Any], Extractor]  # from its settings to the function from a media file to features
 
 
 def read_modality(

@@ -37,19 +37,12 @@ Landmarks = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Face:
-    """A face in a picture, in pixels.
+    """A face in a picture, in pixels."""
 
-    Attributes:
-        x: of the center of its square.
-        y: of the center.
-        side: of the square.
-        landmarks: None if the detector finds none.
-    """
-
-    x: float
-    y: float
-    side: float
-    landmarks: Landmarks | None = None
+    x: float  # of the center of its square
+    y: float  # of the center
+    side: float  # of the square
+    landmarks: Landmarks | None = None  # None if the detector finds none.
 
 
 class Detector(Protocol):

@@ -26,25 +26,16 @@ STANDARD_LANDMARKS = (
 
 @dataclass(frozen=True)
 class FaceTrack:
-    """Where the face is in each picture of a clip, in pixels of the reduced picture.
+    """Where the face is in each picture of a clip, in pixels of the reduced picture."""
 
-    Attributes:
-        boxes: (time, 3), float32: center x, center y, side in pixels, smoothed.
-        is_found: (time,), bool; False where the box is carried over from other pictures.
-        reason: why the crop is fixed to the middle; None if a face was found anywhere.
-        landmarks: (time, 5, 2), float32, smoothed, if crops are to be aligned by them.
-        is_kept: (time,), bool; False where nobody knows where the face was, so that the frame is left out.
-        reduction: side of the reduced picture over that of the picture.
-        size: rows and columns of the reduced picture.
-    """
-
-    boxes: NDArray[np.float32]
-    is_found: NDArray[np.bool_]
-    reason: str | None
-    landmarks: NDArray[np.float32] | None = None
+    boxes: NDArray[np.float32]  # (time, 3), float32: center x, center y, side in pixels, smoothed
+    is_found: NDArray[np.bool_]  # (time,), bool; False where the box is carried over from other pictures
+    reason: str | None  # why the crop is fixed to the middle; None if a face was found anywhere
+    landmarks: NDArray[np.float32] | None = None  # (time, 5, 2), float32, smoothed, if crops are to be aligned by them
+    # (time,), bool; False where nobody knows where the face was, so that the frame is left out
     is_kept: NDArray[np.bool_] = field(default_factory=lambda: np.ones(0, dtype=bool))
-    reduction: float = 1.0
-    size: tuple[int, int] = (0, 0)
+    reduction: float = 1.0  # side of the reduced picture over that of the picture
+    size: tuple[int, int] = (0, 0)  # rows and columns of the reduced picture
 
 
 class FaceCutter:

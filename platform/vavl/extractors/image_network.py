@@ -37,21 +37,13 @@ _PREPROCESSING = "preprocessor_config.json"
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """What a network is fed with: (value * factor - offset - mean) / std, channel by channel.
+    """What a network is fed with: (value * factor - offset - mean) / std, channel by channel."""
 
-    Attributes:
-        side_px: of its square input; the face is cut out at this size, nothing is cropped off again.
-        factor: on values 0 .. 255.
-        offset: subtracted after the factor.
-        mean: of red, green, blue.
-        std: of red, green, blue.
-    """
-
-    side_px: int
-    factor: float
-    offset: float
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    side_px: int  # of its square input; the face is cut out at this size, nothing is cropped off again
+    factor: float  # on values 0 .. 255
+    offset: float  # subtracted after the factor
+    mean: tuple[float, ...]  # of red, green, blue
+    std: tuple[float, ...]  # of red, green, blue
 
     @classmethod
     def of(cls, files: ModelFiles) -> Self:

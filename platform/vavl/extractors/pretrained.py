@@ -26,15 +26,10 @@ WEIGHTS, SHARDED_WEIGHTS = "model.safetensors", "model.safetensors.index.json"
 
 @dataclass(frozen=True)
 class ModelFiles:
-    """The files of a pretrained network, all present.
+    """The files of a pretrained network, all present."""
 
-    Attributes:
-        folder: absolute.
-        names: config.json, the weights and what else was asked for, sorted.
-    """
-
-    folder: Path
-    names: tuple[str, ...]
+    folder: Path  # absolute
+    names: tuple[str, ...]  # config.json, the weights and what else was asked for, sorted
 
     def sha256(self) -> dict[str, str]:
         """Return the SHA-256 of every file; computed once per process and state of a file."""

@@ -32,19 +32,13 @@ from vavl.media.sound import read_sound
 
 @dataclass(frozen=True)
 class FrameGrid:
-    """Where the frames of a network lie.
+    """Where the frames of a network lie."""
 
-    Attributes:
-        rate_hz: of the samples.
-        stride: samples from one frame to the next.
-        receptive: samples that a frame is made of; those of a stride where the network pads (Whisper).
-        window: frames of the one length of input that the network takes (Whisper): what is shorter is filled up with
-            silence on its left, and the frames of a clip end with it. None takes any length.
-    """
-
-    rate_hz: int
-    stride: int
-    receptive: int
+    rate_hz: int  # of the samples
+    stride: int  # samples from one frame to the next
+    receptive: int  # samples that a frame is made of; those of a stride where the network pads (Whisper)
+    # frames of the one length of input that the network takes (Whisper): what is shorter is filled up with
+    # silence on its left, and the frames of a clip end with it. None takes any length.
     window: int | None = None
 
     def frames(self, samples: int) -> int:
@@ -127,23 +121,14 @@ _PREPROCESSING = "preprocessor_config.json"
 
 @dataclass(frozen=True)
 class SpeechModel:
-    """A speech network on this machine.
+    """A speech network on this machine."""
 
-    Attributes:
-        files: its files.
-        kind: one of KINDS.
-        grid: where its frames lie; its sample rate.
-        is_normalised: whether a clip is brought to mean 0 and deviation 1 before it goes in.
-        layers: number of transformer blocks.
-        width: channels of a frame.
-    """
-
-    files: ModelFiles
-    kind: str
-    grid: FrameGrid
-    is_normalised: bool
-    layers: int
-    width: int
+    files: ModelFiles  # its files
+    kind: str  # one of KINDS
+    grid: FrameGrid  # where its frames lie; its sample rate
+    is_normalised: bool  # whether a clip is brought to mean 0 and deviation 1 before it goes in
+    layers: int  # number of transformer blocks
+    width: int  # channels of a frame
 
 
 def find_speech_model(settings: SpeechTransformerSettings) -> SpeechModel:

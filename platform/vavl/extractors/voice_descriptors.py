@@ -128,29 +128,17 @@ _LEAST_VOICED = 5  # frames; fewer give no pitch statistics
 
 @dataclass(frozen=True)
 class VoiceDescriptors:
-    """Descriptors of one clip by frame; silence before and after the sound is left out.
+    """Descriptors of one clip by frame; silence before and after the sound is left out."""
 
-    Attributes:
-        times: (time,), seconds.
-        seconds_per_frame: distance of the frames.
-        spectra: (time, band), dB.
-        cepstra: (time, coefficient), cosine transform of the spectrum in nepers.
-        level: (time,), dB, power over all bands.
-        pitch: (time,), semitones above 100 Hz, straight lines between voiced frames.
-        is_voiced: (time,).
-        periodicity: (time,), autocorrelation at the period.
-        shape: (time, channel) in the order of ``SHAPE``.
-    """
-
-    times: NDArray[np.float32]
-    seconds_per_frame: float
-    spectra: Numbers
-    cepstra: Numbers
-    level: Numbers
-    pitch: Numbers
-    is_voiced: NDArray[np.bool_]
-    periodicity: Numbers
-    shape: Numbers
+    times: NDArray[np.float32]  # (time,), seconds
+    seconds_per_frame: float  # distance of the frames
+    spectra: Numbers  # (time, band), dB
+    cepstra: Numbers  # (time, coefficient), cosine transform of the spectrum in nepers
+    level: Numbers  # (time,), dB, power over all bands
+    pitch: Numbers  # (time,), semitones above 100 Hz, straight lines between voiced frames
+    is_voiced: NDArray[np.bool_]  # (time,)
+    periodicity: Numbers  # (time,), autocorrelation at the period
+    shape: Numbers  # (time, channel) in the order of ``SHAPE``
 
     @classmethod
     def of(cls, waveform: NDArray[np.float32], settings: FunctionalSettings) -> Self:

@@ -31,16 +31,11 @@ _MOST_BYTES = 2**32  # of one video; a longer one is a header that lies
 
 @dataclass(frozen=True)
 class Segment:
-    """One interval of a video.
+    """One interval of a video."""
 
-    Attributes:
-        key: ``video[n]``.
-        start: seconds from the start of the video.
-    """
-
-    key: str
+    key: str  # ``video[n]``
     video: str
-    start: float
+    start: float  # seconds from the start of the video
     end: float
 
 

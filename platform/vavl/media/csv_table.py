@@ -94,18 +94,12 @@ def read_header(path: Path) -> list[str]:
 
 @dataclass(frozen=True)
 class TableForm:
-    """How a table is written.
-
-    Attributes:
-        mark: between columns: comma, semicolon or tab, or the one that a first line ``sep=`` names.
-        encoding: ``utf8``, or ``utf-16`` (-le, -be) as Excel and SPSS write it.
-        head_lines: lines before the first row.
-    """
+    """How a table is written."""
 
     header: list[str]
-    mark: str
-    encoding: str
-    head_lines: int
+    mark: str  # between columns: comma, semicolon or tab, or the one that a first line ``sep=`` names
+    encoding: str  # ``utf8``, or ``utf-16`` (-le, -be) as Excel and SPSS write it
+    head_lines: int  # lines before the first row
 
     def decimal_points(self) -> tuple[str, ...]:
         """Return what may stand before decimals: a comma too, where it does not part the columns."""

@@ -35,24 +35,17 @@ Samples = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class DecodedSound:
-    """Sound as the file holds it.
+    """Sound as the file holds it."""
 
-    Attributes:
-        channels: (sample, channel), float32; gaps between time stamps are silence.
-        full_scale: largest sample above zero that the file's format can hold.
-        late_s: from the start of the container's presentation to the first sample; negative for priming samples.
-        pictures_end_s: end of the pictures in the same file; 0 if there are none.
-        layout: name of each channel as FFmpeg knows it, e.g. ("FL", "FR"); empty where nothing says.
-        note: which of several audio tracks was taken; None if there is one.
-    """
-
-    channels: Samples
+    channels: Samples  # (sample, channel), float32; gaps between time stamps are silence
     rate_hz: int
-    full_scale: float
+    full_scale: float  # largest sample above zero that the file's format can hold
+    # from the start of the container's presentation to the first sample; negative for priming samples
     late_s: float = 0.0
-    pictures_end_s: float = 0.0
+    pictures_end_s: float = 0.0  # end of the pictures in the same file; 0 if there are none
+    # name of each channel as FFmpeg knows it, e.g. ("FL", "FR"); empty where nothing says
     layout: tuple[str, ...] = ()
-    note: str | None = None
+    note: str | None = None  # which of several audio tracks was taken; None if there is one
 
 
 def decode_sound(path: Path, longest_s: float) -> DecodedSound:

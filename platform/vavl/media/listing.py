@@ -18,28 +18,20 @@ _SUFFIXES = {"audio": AUDIO_SUFFIXES, "video": VIDEO_SUFFIXES, "tables": frozens
 
 @dataclass(frozen=True)
 class Listing:
-    """The files of a directory, relative, POSIX, sorted.
+    """The files of a directory, relative, POSIX, sorted."""
 
-    Attributes:
-        audio, video, tables: names by kind of suffix.
-        others: suffix -> number of files that are none of these.
-        left_out: what was not looked at -> how many (hidden files, links to directories, pipes ...).
-        irregular: names with a suffix of media that are no files: links to nothing, to themselves or to a
-            directory, directories, pipes, sockets, devices.
-        not_text: names with a suffix of media that are not UTF-8, so that no table can hold them; escaped.
-        unlisted: directory that cannot be listed -> why.
-        is_complete: False where the bound on files was reached.
-    """
-
-    audio: tuple[str, ...]
+    audio: tuple[str, ...]  # audio, video, tables: names by kind of suffix
     video: tuple[str, ...]
     tables: tuple[str, ...]
-    others: Mapping[str, int]
-    left_out: Mapping[str, int]
+    others: Mapping[str, int]  # suffix -> number of files that are none of these
+    left_out: Mapping[str, int]  # what was not looked at -> how many (hidden files, links to directories, pipes ...)
+    # names with a suffix of media that are no files: links to nothing, to themselves or to a directory,
+    # directories, pipes, sockets, devices
     irregular: tuple[str, ...]
+    # names with a suffix of media that are not UTF-8, so that no table can hold them; escaped
     not_text: tuple[str, ...]
-    unlisted: Mapping[str, str]
-    is_complete: bool
+    unlisted: Mapping[str, str]  # directory that cannot be listed -> why
+    is_complete: bool  # False where the bound on files was reached.
 
 
 def list_directory(root: Path, most_files: int) -> Listing:

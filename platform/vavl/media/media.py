@@ -36,15 +36,10 @@ _ROUNDING_S = 1e-6
 
 
 class Shown(NamedTuple):
-    """A picture and when it is shown.
+    """A picture and when it is shown."""
 
-    Attributes:
-        time: seconds from the start of the presentation.
-        seconds: how long, if no other picture follows.
-    """
-
-    time: float
-    seconds: float
+    time: float  # seconds from the start of the presentation
+    seconds: float  # how long, if no other picture follows
     picture: Any
 
 

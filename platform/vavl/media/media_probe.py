@@ -20,25 +20,17 @@ _GOLDEN = 0.618034
 
 @dataclass(frozen=True)
 class Probed:
-    """One media file.
-
-    Attributes:
-        seconds: length of its sound, or else of its pictures.
-        sample_rate_hz, channels: of its sound; None without sound.
-        frame_rate_hz, width, height: of its pictures; None without pictures.
-        coding: of audio and video.
-        problem: why it could not be opened.
-    """
+    """One media file."""
 
     name: str
-    seconds: float | None = None
-    sample_rate_hz: int | None = None
+    seconds: float | None = None  # length of its sound, or else of its pictures
+    sample_rate_hz: int | None = None  # sample_rate_hz, channels: of its sound; None without sound
     channels: int | None = None
-    frame_rate_hz: float | None = None
+    frame_rate_hz: float | None = None  # frame_rate_hz, width, height: of its pictures; None without pictures
     width: int | None = None
     height: int | None = None
-    coding: str = ""
-    problem: str = ""
+    coding: str = ""  # of audio and video
+    problem: str = ""  # why it could not be opened
 
     @property
     def has_sound(self) -> bool:

@@ -33,17 +33,11 @@ of it they cancel each other out (correlation of two equally loud channels below
 
 @dataclass(frozen=True)
 class Mixed:
-    """One channel.
+    """One channel."""
 
-    Attributes:
-        samples: (sample,) float32; several loud channels may add up to more than 1.
-        taken: places of the channels that are in it.
-        note: what a person should know of the mix; None for one channel and for plain stereo.
-    """
-
-    samples: Samples
-    taken: list[int]
-    note: str | None = None
+    samples: Samples  # (sample,) float32; several loud channels may add up to more than 1
+    taken: list[int]  # places of the channels that are in it
+    note: str | None = None  # what a person should know of the mix; None for one channel and for plain stereo
 
 
 def mix(channels: Samples, layout: Sequence[str] = ()) -> Mixed:
@@ -85,18 +79,14 @@ _SILENCE_DB = -60.0  # 0 dB is the power of a full-scale sine
 
 @dataclass(frozen=True)
 class Sound:
-    """The sound of a clip.
+    """The sound of a clip."""
 
-    Attributes:
-        waveform: (sample,), float32 in about -1..1; sample 0 is at the start of the container's presentation.
-        facts: ``seconds``, ``sample_rate_hz`` and ``channels`` of the file; ``peak``, ``silence_share`` and
-            ``clipped_share`` of what is heard, after mixing and resampling.
-        note: which track or channel was taken, how channels were mixed, where silence was filled in; None where
-            nothing is to be said.
-    """
-
-    waveform: Samples
+    waveform: Samples  # (sample,), float32 in about -1..1; sample 0 is at the start of the container's presentation
+    # ``seconds``, ``sample_rate_hz`` and ``channels`` of the file; ``peak``, ``silence_share`` and
+    # ``clipped_share`` of what is heard, after mixing and resampling
     facts: Mapping[str, float]
+    # which track or channel was taken, how channels were mixed, where silence was filled in; None where nothing
+    # is to be said
     note: str | None = None
 
 

@@ -23,23 +23,15 @@ _EBML, _SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"
 
 @dataclass(frozen=True)
 class _Chunks:
-    """How a container writes its chunks, one after the other: a name, a size, the content.
+    """How a container writes its chunks, one after the other: a name, a size, the content."""
 
-    Attributes:
-        first: byte of the first chunk.
-        samples: name of the chunk with the samples; what follows it does not count.
-        name_bytes, size_bytes, order: of the head of a chunk.
-        step: chunks begin at its multiples.
-        counts_head: the size is that of head and content.
-    """
-
-    first: int
-    samples: bytes | None = None
-    name_bytes: int = 4
+    first: int  # byte of the first chunk
+    samples: bytes | None = None  # name of the chunk with the samples; what follows it does not count
+    name_bytes: int = 4  # name_bytes, size_bytes, order: of the head of a chunk
     size_bytes: int = 4
     order: Literal["big", "little"] = "big"
-    step: int = 2
-    counts_head: bool = False
+    step: int = 2  # chunks begin at its multiples
+    counts_head: bool = False  # the size is that of head and content
 
     def is_open(self, size: int) -> bool:
         """Tell whether a size is that of a writer that could not go back to correct it: to the end of the file."""

@@ -40,21 +40,13 @@ _STEP = re.compile(r"step-(\d{8})")
 
 @dataclass(frozen=True)
 class Restored:
-    """A checkpoint that a run resumes from.
+    """A checkpoint that a run resumes from."""
 
-    Attributes:
-        folder: of the checkpoint, on this machine.
-        name: of the checkpoint below ``checkpoints/``.
-        state: of the loop.
-        records: what was reported between the checkpoint before and this one.
-        torn: newer checkpoints that were skipped, with what is wrong with them.
-    """
-
-    folder: Path
-    name: str
-    state: LoopState
-    records: Sequence[dict[str, Any]]
-    torn: Sequence[str]
+    folder: Path  # of the checkpoint, on this machine
+    name: str  # of the checkpoint below ``checkpoints/``
+    state: LoopState  # of the loop
+    records: Sequence[dict[str, Any]]  # what was reported between the checkpoint before and this one
+    torn: Sequence[str]  # newer checkpoints that were skipped, with what is wrong with them
 
     def values(self) -> CheckpointValues:
         """Open its tensors."""

@@ -83,27 +83,16 @@ class LoopState(FrozenConfig):
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What one rank writes, copied off the engine so that training can continue.
+    """What one rank writes, copied off the engine so that training can continue."""
 
-    Attributes:
-        rank: of the process.
-        ranks: that write.
-        token: of the attempt; files of different attempts make no checkpoint together.
-        state: of the loop.
-        optimizer_steps: updates done.
-        pieces: weights and optimizer state.
-        average: averaged weights; rank 0 only.
-        records: reported since the last checkpoint.
-    """
-
-    rank: int
-    ranks: int
-    token: str
-    state: LoopState
-    optimizer_steps: int
-    pieces: Pieces
-    average: Mapping[str, Tensor] = field(default_factory=dict)
-    records: Sequence[Mapping[str, Any]] = ()
+    rank: int  # of the process
+    ranks: int  # that write
+    token: str  # of the attempt; files of different attempts make no checkpoint together
+    state: LoopState  # of the loop
+    optimizer_steps: int  # updates done
+    pieces: Pieces  # weights and optimizer state
+    average: Mapping[str, Tensor] = field(default_factory=dict)  # averaged weights; rank 0 only
+    records: Sequence[Mapping[str, Any]] = ()  # reported since the last checkpoint
 
     def write(self, storage: RunStorage) -> None:
         """Write this rank's files; the small one that names them comes last.

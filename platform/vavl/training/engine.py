@@ -30,15 +30,10 @@ KINDS = (WEIGHT, *MOMENTS)
 
 @dataclass(frozen=True)
 class Pieces:
-    """What one rank keeps of weights and optimizer state, float32 on the CPU.
+    """What one rank keeps of weights and optimizer state, float32 on the CPU."""
 
-    Attributes:
-        tensors: by ``<kind>/<parameter>``: whole parameters, or flat runs of their elements.
-        starts: first element of each parameter's run.
-    """
-
-    tensors: Mapping[str, Tensor]
-    starts: Mapping[str, int]
+    tensors: Mapping[str, Tensor]  # by ``<kind>/<parameter>``: whole parameters, or flat runs of their elements
+    starts: Mapping[str, int]  # first element of each parameter's run
 
 
 class WholeValues(Protocol):

@@ -34,44 +34,29 @@ Forward = Callable[[ClipBatch], VavlOutput]
 
 @dataclass(frozen=True)
 class SplitPredictions:
-    """What the network says of every labeled clip of a split.
+    """What the network says of every labeled clip of a split."""
 
-    Attributes:
-        rows: (clips,), manifest rows, ascending.
-        predicted: by condition (clips, outputs): class probabilities or attribute values.
-        counts: by condition (clips,): the clip has the condition's modalities and a label.
-        target: (clips, outputs).
-    """
-
-    rows: NDArray[np.int64]
+    rows: NDArray[np.int64]  # (clips,), manifest rows, ascending
+    # by condition (clips, outputs): class probabilities or attribute values
     predicted: Mapping[str, NDArray[np.float64]]
+    # by condition (clips,): the clip has the condition's modalities and a label
     counts: Mapping[str, NDArray[np.bool_]]
-    target: NDArray[np.float64]
+    target: NDArray[np.float64]  # (clips, outputs)
     correlation: Mapping[str, float] = field(default_factory=dict)
     """Soft-HGR over the split by pair of ``HGR_PAIRS``; empty where it is not trained."""
 
 
 @dataclass(frozen=True)
 class EvaluationData:
-    """What an evaluation reads.
+    """What an evaluation reads."""
 
-    Attributes:
-        collection: the clips.
-        normaliser: by modality.
-        task: what is predicted.
-        batch_size: clips per rank and forward.
-        place: of this rank.
-        device: where the network is.
-        correlates: soft-HGR is trained, so it is measured as well.
-    """
-
-    collection: ClipCollection
-    normaliser: Mapping[str, Normaliser]
-    task: Task
-    batch_size: int
-    place: RankPlace
-    device: torch.device
-    correlates: bool = False
+    collection: ClipCollection  # the clips
+    normaliser: Mapping[str, Normaliser]  # by modality
+    task: Task  # what is predicted
+    batch_size: int  # clips per rank and forward
+    place: RankPlace  # of this rank
+    device: torch.device  # where the network is
+    correlates: bool = False  # soft-HGR is trained, so it is measured as well
 
 
 @torch.no_grad()

@@ -41,15 +41,10 @@ SETUP_SECONDS = 600.0
 
 @dataclass(frozen=True)
 class LoopEnd:
-    """How the loop ended.
+    """How the loop ended."""
 
-    Attributes:
-        state: after the last step.
-        is_stopped: it stopped with a checkpoint before the end, as it was asked to.
-    """
-
-    state: LoopState
-    is_stopped: bool = False
+    state: LoopState  # after the last step
+    is_stopped: bool = False  # it stopped with a checkpoint before the end, as it was asked to
 
 
 def train(run: TrainingRun, start: LoopState, report: Report, context: WorkerContext | None = None) -> LoopEnd:

@@ -39,15 +39,10 @@ _SUM_TOLERANCE = 1e-3
 
 @dataclass(frozen=True)
 class GivenPredictions:
-    """What a file predicts of clips, in place of a teacher.
+    """What a file predicts of clips, in place of a teacher."""
 
-    Attributes:
-        values: (clips of the manifest, outputs), float32: class probabilities or attributes.
-        is_taught: (clips of the manifest,), float32: 1 for training clips that the file names.
-    """
-
-    values: Tensor
-    is_taught: Tensor
+    values: Tensor  # (clips of the manifest, outputs), float32: class probabilities or attributes
+    is_taught: Tensor  # (clips of the manifest,), float32: 1 for training clips that the file names
 
     @classmethod
     def read(

@@ -79,54 +79,35 @@ class EventNote:
 
 @dataclass(frozen=True)
 class TrainingReport:
-    """Everything that the report of a training shows.
+    """Everything that the report of a training shows."""
 
-    Attributes:
-        title: of the page, e.g. "demo: VAVL, fold 0".
-        corpus: name of the corpus.
-        protocol: name of the split protocol, with the fold.
-        label_target: what the labels mean, e.g. "intended emotion".
-        speaker_normalisation: features were normalized by unlabeled clips of each speaker, test
-            speakers included; marked at the top of the page.
-        clips: clips by split.
-        speakers: speakers by split.
-        metrics: flat, ``<split>/<condition>/<metric>``; shares from 0 to 1.
-        history: one mapping per epoch: ``epoch`` and metrics.
-        classes: in the order of the confusion matrices; empty for attributes.
-        confusion: counts (true class, predicted class) by condition, of ``confusion_split``.
-        confusion_split: split of ``confusion`` and ``reliability``.
-        reliability: by condition.
-        intervals: 95 % intervals by metric name, with the unit of ``metrics``.
-        by_corpus: metrics of ``confusion_split`` for each corpus of a merged store; empty for one corpus.
-        best_epoch: that the metrics belong to.
-        references: published or known results; chance is added by itself.
-        facts: what else to state (model, hashes, settings), in this order.
-        notes: sentences for the end of the page.
-        events: what happened to the run, in order: restarts, skipped steps and the like.
-        waived_audit: checks of the store's audit that were waived; marked at the top of the page.
-    """
-
-    title: str
-    corpus: str
-    protocol: str
-    label_target: str
+    title: str  # of the page, e.g. "demo: VAVL, fold 0"
+    corpus: str  # name of the corpus
+    protocol: str  # name of the split protocol, with the fold
+    label_target: str  # what the labels mean, e.g. "intended emotion"
+    # features were normalized by unlabeled clips of each speaker, test speakers included; marked at the top of
+    # the page
     speaker_normalisation: SpeakerNormalisation
-    clips: Mapping[str, int]
-    speakers: Mapping[str, Sequence[str]]
-    metrics: Mapping[str, float]
-    history: Sequence[Mapping[str, Any]]
-    classes: Sequence[str] = ()
+    clips: Mapping[str, int]  # clips by split
+    speakers: Mapping[str, Sequence[str]]  # speakers by split
+    metrics: Mapping[str, float]  # flat, ``<split>/<condition>/<metric>``; shares from 0 to 1
+    history: Sequence[Mapping[str, Any]]  # one mapping per epoch: ``epoch`` and metrics
+    classes: Sequence[str] = ()  # in the order of the confusion matrices; empty for attributes
+    # counts (true class, predicted class) by condition, of ``confusion_split``
     confusion: Mapping[str, NDArray[np.int64]] = field(default_factory=dict)
-    confusion_split: str = TEST
-    reliability: Mapping[str, ReliabilityBins] = field(default_factory=dict)
+    confusion_split: str = TEST  # split of ``confusion`` and ``reliability``
+    reliability: Mapping[str, ReliabilityBins] = field(default_factory=dict)  # by condition
+    # 95 % intervals by metric name, with the unit of ``metrics``
     intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    # metrics of ``confusion_split`` for each corpus of a merged store; empty for one corpus
     by_corpus: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-    best_epoch: int | None = None
-    references: Sequence[ReferenceScore] = ()
+    best_epoch: int | None = None  # that the metrics belong to
+    references: Sequence[ReferenceScore] = ()  # published or known results; chance is added by itself
+    # what else to state (model, hashes, settings), in this order
     facts: Mapping[str, Any] = field(default_factory=dict)
-    notes: Sequence[str] = ()
-    events: Sequence[EventNote] = ()
-    waived_audit: Sequence[str] = ()
+    notes: Sequence[str] = ()  # sentences for the end of the page
+    events: Sequence[EventNote] = ()  # what happened to the run, in order: restarts, skipped steps and the like
+    waived_audit: Sequence[str] = ()  # checks of the store's audit that were waived; marked at the top of the page
 
     @property
     def headline_split(self) -> str | None:

@@ -37,28 +37,18 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class RunData:
-    """The clips of a run by split and partition.
+    """The clips of a run by split and partition."""
 
-    Attributes:
-        collection: all clips of the store, as far as the partition protocol lets the run see them.
-        rows: manifest rows by split; validation and test rows as they are in the manifest. A refit has no rows of
-            validation: they are among those of train.
-        table: of all training clips.
-        partitioned: training clips of the partitions that are drawn from.
-        composition: rows of a global batch by partition.
-        normaliser: by modality, from the training speakers.
-        task: what is predicted.
-        warnings: what can be trained and will hardly help.
-    """
-
-    collection: ClipCollection
+    collection: ClipCollection  # all clips of the store, as far as the partition protocol lets the run see them
+    # manifest rows by split; validation and test rows as they are in the manifest. A refit has no rows of
+    # validation: they are among those of train.
     rows: Mapping[str, NDArray[np.int64]]
-    table: PartitionTable
-    partitioned: PartitionedClips
-    composition: Mapping[Partition, int]
-    normaliser: Mapping[str, Normaliser]
-    task: Task
-    warnings: tuple[str, ...] = ()
+    table: PartitionTable  # of all training clips
+    partitioned: PartitionedClips  # training clips of the partitions that are drawn from
+    composition: Mapping[Partition, int]  # rows of a global batch by partition
+    normaliser: Mapping[str, Normaliser]  # by modality, from the training speakers
+    task: Task  # what is predicted
+    warnings: tuple[str, ...] = ()  # what can be trained and will hardly help
 
     def label_statistics(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return mean and variance (outputs,) of the labels of the training clips: of classes the mean are shares."""

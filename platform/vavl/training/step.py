@@ -36,50 +36,30 @@ _MEAN_LASTS = 10
 
 @dataclass(frozen=True)
 class StepResult:
-    """What a step did, the same on every rank.
+    """What a step did, the same on every rank."""
 
-    Attributes:
-        parts: unweighted objectives of the global batch.
-        clips: of the global batch, fillers left out.
-        label: sum of the labels of the global batch, per output.
-        learning_rate: used.
-        gradient_norm: of the whole gradient before clipping.
-        part_norms: norm of the gradient of every weighted part, where it was measured.
-        teacher_mean: running mean of its predictions after the step; None without pseudo-labels.
-        confident: sum of the weights of the pseudo-labels: of hard ones the clips whose label counted.
-        unlabelled: clips that could have one.
-        is_skipped: True when nothing was updated, since the loss or the gradient was not finite.
-        requests: by name, whether any rank made it.
-    """
-
-    parts: dict[str, float]
-    clips: int
-    label: tuple[float, ...]
-    learning_rate: float
-    gradient_norm: float
-    part_norms: dict[str, float]
+    parts: dict[str, float]  # unweighted objectives of the global batch
+    clips: int  # of the global batch, fillers left out
+    label: tuple[float, ...]  # sum of the labels of the global batch, per output
+    learning_rate: float  # used
+    gradient_norm: float  # of the whole gradient before clipping
+    part_norms: dict[str, float]  # norm of the gradient of every weighted part, where it was measured
+    # running mean of its predictions after the step; None without pseudo-labels
     teacher_mean: tuple[float, ...] | None
-    confident: float
-    unlabelled: float
-    is_skipped: bool
-    requests: Mapping[str, bool]
+    confident: float  # sum of the weights of the pseudo-labels: of hard ones the clips whose label counted
+    unlabelled: float  # clips that could have one
+    is_skipped: bool  # True when nothing was updated, since the loss or the gradient was not finite.
+    requests: Mapping[str, bool]  # by name, whether any rank made it
 
 
 @dataclass
 class Pass:
-    """A micro-batch on its way through the step.
+    """A micro-batch on its way through the step."""
 
-    Attributes:
-        batch: its clips; their weak view until the teacher has predicted it.
-        teacher: its predictions of their weak view, with pseudo-labels.
-        output: of the network, with its graph, until the backward pass.
-        local: moments of the output.
-    """
-
-    batch: ClipBatch
-    teacher: TeacherPrediction | None
-    output: VavlOutput | None = None
-    local: dict[str, Tensor] = field(default_factory=dict)
+    batch: ClipBatch  # its clips; their weak view until the teacher has predicted it
+    teacher: TeacherPrediction | None  # its predictions of their weak view, with pseudo-labels
+    output: VavlOutput | None = None  # of the network, with its graph, until the backward pass
+    local: dict[str, Tensor] = field(default_factory=dict)  # moments of the output
 
 
 def learning_rate(step: int, total_steps: int, settings: OptimizerSettings) -> float:

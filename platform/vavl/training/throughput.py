@@ -157,19 +157,12 @@ def padded_frames(batch: ClipBatch) -> int:
 
 @dataclass(frozen=True)
 class Budget:
-    """The steps of a run and where an attempt begins.
+    """The steps of a run and where an attempt begins."""
 
-    Attributes:
-        first: step at which the attempt begins.
-        total: steps of the run.
-        per_epoch: steps of an epoch; every epoch ends with an evaluation.
-        seconds_before: of earlier attempts.
-    """
-
-    first: int
-    total: int
-    per_epoch: int
-    seconds_before: float = 0.0
+    first: int  # step at which the attempt begins
+    total: int  # steps of the run
+    per_epoch: int  # steps of an epoch; every epoch ends with an evaluation
+    seconds_before: float = 0.0  # of earlier attempts
 
     def epochs_after(self, step: int) -> int:
         """Return how many epochs end after ``step`` steps."""
