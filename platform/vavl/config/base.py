@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Set
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict
 
@@ -22,3 +22,24 @@ class FrozenConfig(BaseModel):
     """Endings of files, in lower case, that the command line takes for ``folder_key`` as well, e.g. ``.mp4``."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)
+
+
+COUNTS_IF_USED = "counts for a hash if it is used"
+"""Marks a field that came after its class: ``Annotated[int | None, COUNTS_IF_USED]``; see ``counted``."""
+
+
+def counted(settings: FrozenConfig) -> dict[str, Any]:
+    """Return the settings in plain values for a hash: fields marked ``COUNTS_IF_USED`` only where not the default.
+
+    So a field that is added later leaves the hashes of earlier configurations as they are.
+    """
+    content = settings.model_dump(mode="json")
+    for name, field in type(settings).model_fields.items():
+        value = getattr(settings, name)
+        if COUNTS_IF_USED in field.metadata and value == field.default:
+            del content[name]
+        elif isinstance(value, FrozenConfig):
+            content[name] = counted(value)
+        elif isinstance(value, dict):
+            content[name] |= {key: counted(one) for key, one in value.items() if isinstance(one, FrozenConfig)}
+    return content

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from vavl.config.addresses import StoreAddress
-from vavl.config.base import FrozenConfig
+from vavl.config.base import COUNTS_IF_USED, FrozenConfig
 from vavl.config.places import FROM_ROOT
 from vavl.data.augmentation import AugmentationSettings
 from vavl.data.partitions import CompositionSettings, PartitionSettings
@@ -28,7 +28,7 @@ class DataSettings(FrozenConfig):
     target: Literal["label", "soft_label", "attributes"] = Field(
         "label", description="hard class, distribution of votes, or arousal/valence/dominance"
     )
-    attributes: tuple[Literal["arousal", "valence", "dominance"], ...] | None = Field(
+    attributes: Annotated[tuple[Literal["arousal", "valence", "dominance"], ...] | None, COUNTS_IF_USED] = Field(
         None, min_length=1, description="attributes to train for target attributes; null: those that the labels hold"
     )
     waive_audit: tuple[str, ...] = Field(

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, ValidationError, model_validator
 
-from vavl.config.base import FrozenConfig
+from vavl.config.base import COUNTS_IF_USED, FrozenConfig
 from vavl.errors import ConfigError
 
 ATTRIBUTES = ("arousal", "valence", "dominance")
@@ -36,22 +36,22 @@ class NetworkSettings(FrozenConfig):
 
     preset: Literal["paper", "small"] = Field("paper", description="sizes for every key not given")
     width: int = Field(512, ge=8, description="channels of every hidden layer")
-    blocks: Literal["conformer", "feed_forward"] = Field(
+    blocks: Annotated[Literal["conformer", "feed_forward"], COUNTS_IF_USED] = Field(
         "conformer",
         description="what blocks consist of; feed_forward: no attention and no convolution, where clips are one frame",
     )
-    layer_weights: bool = Field(
+    layer_weights: Annotated[bool, COUNTS_IF_USED] = Field(
         False, description="learn how much each layer counts, of frames that a store keeps with several (keep_layers)"
     )
     modality_blocks: int = Field(3, ge=1, description="blocks of each modality")
     shared_blocks: int = Field(2, ge=1, description="blocks that both modalities share")
-    subsampling: Literal[1, 2, 4] = Field(
+    subsampling: Annotated[Literal[1, 2, 4], COUNTS_IF_USED] = Field(
         1, description="frames of the input for one of the blocks, by convolutions of stride 2; 1: none"
     )
-    pooling: Literal["mean", "attention", "statistics"] = Field(
+    pooling: Annotated[Literal["mean", "attention", "statistics"], COUNTS_IF_USED] = Field(
         "mean", description="of the frames of a clip; attention: learned weights, statistics: mean and deviation"
     )
-    input_statistics: bool = Field(
+    input_statistics: Annotated[bool, COUNTS_IF_USED] = Field(
         False, description="mean and deviation of a clip's input frames, projected, join what its blocks give"
     )
     attention_heads: int = Field(8, ge=1, description="of each Conformer block")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import Field, create_model, field_validator, model_validator
 
-from vavl.config.base import FrozenConfig
+from vavl.config.base import COUNTS_IF_USED, FrozenConfig, counted
 from vavl.config.places import FROM_ROOT
 from vavl.config.plugins import check_keys, load_plugin
 from vavl.models.settings import LadderShape
@@ -36,8 +36,9 @@ class ScheduledSettings(FrozenConfig):
     weight: float = Field(1.0, ge=0, description="of this objective in the loss")
     start_step: int = Field(0, ge=0, description="first optimizer step with a weight above 0")
     ramp_steps: int = Field(0, ge=0, description="steps from there to the full weight")
-
-    end_step: int | None = Field(None, ge=1, description="first optimizer step with a weight of 0 again; null = never")
+    end_step: Annotated[int | None, COUNTS_IF_USED] = Field(
+        None, ge=1, description="first optimizer step with a weight of 0 again; null = never"
+    )
 
     @model_validator(mode="after")
     def _ends_after_its_start(self) -> Self:
@@ -111,7 +112,7 @@ class PseudoLabelSettings(ScheduledSettings):
     teacher: Literal["self", "average"] = Field(
         "self", description="average: the averaged weights, see training.average_decay"
     )
-    predictions: Annotated[Path | None, FROM_ROOT] = Field(
+    predictions: Annotated[Path | None, FROM_ROOT, COUNTS_IF_USED] = Field(
         None,
         description="Parquet file of predictions in place of the teacher's, of all training clips that it names: "
         "clip_id and predicted_<class> or predicted_<attribute>; jobs/distill_models.py writes it",
@@ -179,10 +180,10 @@ class ObjectiveSettings(FrozenConfig):
     supervised: SupervisedSettings = SupervisedSettings()
     reconstruction: ReconstructionSettings = ReconstructionSettings()
     hgr: HgrSettings | None = None
-    contrastive: ContrastiveSettings | None = None
+    contrastive: Annotated[ContrastiveSettings | None, COUNTS_IF_USED] = None
     ladder: LadderSettings | None = None
     pseudo_label: PseudoLabelSettings | None = None
-    plugins: dict[str, Any] = Field(
+    plugins: Annotated[dict[str, Any], COUNTS_IF_USED] = Field(
         {}, description="settings of installed plug-ins by name: {name: {weight: 0.1}}; see objectives/README.md"
     )
 
@@ -202,25 +203,11 @@ class ObjectiveSettings(FrozenConfig):
 
     @property
     def hashed(self) -> dict[str, Any]:
-        """What counts for the hash of a configuration; runs that an earlier version began can be resumed.
-
-        What it did not know yet counts where it is used, and what is gone with the value that it had.
-        """
-        content = self.model_dump(mode="json")
-        if not content["plugins"]:
-            del content["plugins"]
-        if content["contrastive"] is None:
-            del content["contrastive"]
-        parts = [part for name, part in content.items() if name != "plugins" and part is not None]
-        for part in (*parts, *content.get("plugins", {}).values()):
-            if part["end_step"] is None:
-                del part["end_step"]
-        pseudo = self.pseudo_label
+        """What counts for the hash of a configuration; what is gone counts with the value that it had."""
+        content, pseudo = counted(self), self.pseudo_label
         if pseudo is not None and pseudo.predictions is not None:
             content["pseudo_label"]["predictions"] = pseudo.predictions.name
-        elif pseudo is not None:
-            del content["pseudo_label"]["predictions"]
-        if pseudo is not None and pseudo.kind == "hard" and pseudo.predictions is None:
+        elif pseudo is not None and pseudo.kind == "hard":
             former = {"threshold": pseudo.least_confidence, "adaptive": False, "adaptive_momentum": 0.99}
             kept = {name: content["pseudo_label"][name] for name in ("weight", "start_step", "ramp_steps", "teacher")}
             content["pseudo_label"] = kept | former

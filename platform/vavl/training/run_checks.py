@@ -40,8 +40,7 @@ def check_objectives(
     Raises:
         ConfigError: an objective has weight and no clips, or does not fit the network or the task.
     """
-    objectives = plan.objectives
-    warnings: list[str] = []
+    objectives, warnings = plan.objectives, _exchange_warnings(plan)
     if objectives.hgr is not None and objectives.hgr.weight > 0:
         _check_hgr(objectives.hgr, partitioned)
         warnings += _correlation_size_warnings(plan, objectives.hgr, composition)
@@ -105,6 +104,17 @@ def _correlation_size_warnings(
         f"its bound {bound:g} on independent data there; lower it, or raise data.composition.batch_size"
     )
     return [warning]
+
+
+def _exchange_warnings(plan: TrainingPlan) -> list[str]:
+    kind = plan.features.speaker_normalisation
+    views = {"augmentation": plan.data.augmentation, "weak_view": plan.data.weak_view}
+    return [
+        f"data.{name}.speaker_exchange {view.speaker_exchange:g} changes nothing: features.speaker_normalisation {kind} "
+        "takes the speakers' means out of the clips; set one of the two to 0 or none"
+        for name, view in views.items()
+        if view.speaker_exchange and kind != "none"
+    ]
 
 
 def _check_contrastive(composition: Mapping[Partition, int]) -> None:

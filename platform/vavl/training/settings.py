@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from vavl.config.addresses import StoreAddress, absolute_store
-from vavl.config.base import FrozenConfig
+from vavl.config.base import COUNTS_IF_USED, FrozenConfig, counted
 from vavl.config.files import sha256_of_json
 from vavl.config.places import FROM_ROOT
 from vavl.data.settings import DataSettings, FeatureUse
@@ -107,7 +107,7 @@ class TrainingSettings(FrozenConfig):
         20, ge=1, description="an epoch is (training clips) / (global batch) steps; does not count for a refit"
     )
     max_steps: int | None = Field(None, ge=1, description="ends earlier than max_epochs if smaller")
-    refit: bool = Field(
+    refit: Annotated[bool, COUNTS_IF_USED] = Field(
         False,
         description="train on the validation clips too, without looking at them, and keep the last step; needs "
         "max_steps or refit_from",
@@ -232,13 +232,21 @@ class TrainingSettings(FrozenConfig):
             raise ValueError("offload=optimizer_and_weights needs zero_stage 3")
 
 
-# A run may be continued with other values of these: they decide how it is computed, not what.
-_HOW = frozenset({
-    "launcher", "engine", "workers", "placement", "cpus_per_worker", "gpus_per_worker", "resources_per_worker",
-    "zero_stage", "offload", "activation_checkpointing", "compile", "clips_per_forward", "resume", "faults",
-    "checkpoint_every_epochs", "checkpoint_every_steps", "keep_checkpoints", "report_every_steps",
-    "gradient_norms_every_steps", "deepspeed",
-})  # fmt: skip
+# By section: a run may be continued with other values of these. They decide how it is computed, not what.
+_HOW: dict[str, set[str]] = {
+    "data": {"store", "waive_audit"},
+    "features": set(),
+    "model": set(),
+    "objectives": set(),
+    "training": {
+        "launcher", "engine", "workers", "placement", "cpus_per_worker", "gpus_per_worker", "resources_per_worker",
+        "zero_stage", "offload", "activation_checkpointing", "compile", "clips_per_forward", "resume", "faults",
+        "checkpoint_every_epochs", "checkpoint_every_steps", "keep_checkpoints", "report_every_steps",
+        "gradient_norms_every_steps", "deepspeed",
+        "refit_from",  # the number of steps counts
+    },
+    "evaluation": {"batch_size"},
+}  # fmt: skip
 
 
 class EvaluationSettings(FrozenConfig):
@@ -297,40 +305,24 @@ class TrainingPlan(FrozenConfig):
         Where the run and the store lie does not count, nor what of the store's audit is waived, nor with how many
         workers and which ZeRO stage it is computed, nor what a job adds to the plan; the features have their own.
         """
-        content = self.model_dump(mode="json", include=set(TrainingPlan.model_fields), exclude={"output_dir"})
+        content = {name: counted(getattr(self, name)) for name in _HOW}
         content["objectives"] = self.objectives.hashed
-        content["data"].pop("store")
-        content["data"].pop("waive_audit")
-        passed_on = content["training"]["deepspeed"]
-        content["training"] = {name: value for name, value in content["training"].items() if name not in _HOW}
         # DeepSpeed's other keys decide how a step is computed, not what.
-        if numerics := {name: passed_on[name] for name in NUMERIC_SECTIONS if name in passed_on}:
+        passed_on = self.training.deepspeed
+        numerics = {name: content["training"]["deepspeed"][name] for name in NUMERIC_SECTIONS if name in passed_on}
+        for section, names in _HOW.items():
+            content[section] = {name: value for name, value in content[section].items() if name not in names}
+        if numerics:
             content["training"]["deepspeed"] = numerics
-        if not self.training.refit:
-            content["training"].pop("refit")
-        content["training"].pop("refit_from")  # the number of steps counts
-        content["evaluation"].pop("batch_size")
-        self._forget_what_is_new(content)
-        return sha256_of_json(content)[:16]
-
-    def _forget_what_is_new(self, content: dict[str, Any]) -> None:
-        """Let runs of earlier versions be resumed.
-
-        What they did not know yet counts where it is used, and what is gone with the value that it had.
-        """
-        if content["data"]["attributes"] is None:
-            content["data"].pop("attributes")
-        content["features"]["speaker_normalisation"] = {"none": False, "full": True}.get(
-            self.features.speaker_normalisation, self.features.speaker_normalisation
-        )
-        if self.features.speaker_normalisation != "causal_mean":
+        kind = self.features.speaker_normalisation
+        if kind != "causal_mean":
             content["features"].pop("speaker_order")
-        for name in ("blocks", "layer_weights", "subsampling", "pooling", "input_statistics"):
-            if content["model"][name] == NetworkSettings.model_fields[name].default:
-                content["model"].pop(name)
+        # What is gone counts with the value that it had, and what was renamed by its former name.
+        content["features"]["speaker_normalisation"] = {"none": False, "full": True}.get(kind, kind)
         for views in (content["data"]["augmentation"], content["data"]["weak_view"]):
             for modality in ("audio", "video"):
                 views[modality] |= {"channel_shift": 0, "level": 0.0}
+        return sha256_of_json(content)[:16]
 
     def with_absolute_paths(self) -> Self:
         """Resolve every path: Ray's workers run in another directory."""

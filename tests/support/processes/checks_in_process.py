@@ -6,11 +6,8 @@ import os
 import subprocess
 import sys
 import time
-from contextlib import nullcontext
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import checked_runs
 import torch
@@ -27,10 +24,10 @@ from checked_runs import (
 )
 from gpu_checks import Bench, Case, Difference, relative_difference
 from measured import count_operations, finished, in_turn
+from meta_device import META, on_meta
 from step_profile import launches_of
 from training_load import SIZES, Load, load_of, plan_of, write_store
 
-from vavl.training import step as step_module
 from vavl.training.checkpoint import Checkpoints
 from vavl.training.checkpoint_files import CheckpointValues
 from vavl.training.engine import KINDS
@@ -146,24 +143,10 @@ def check_meta(bench: Bench) -> None:
     plan = checked_plan(bench, "meta", Case(), average_decay=None, gpus_per_worker=0)
     plan = plan.model_copy(update={"objectives": _self_taught(plan)})
     run = prepare_run(plan.model_copy(update={"training": plan.training.model_copy(update={"gpus_per_worker": 0})}))
-    meta = torch.device("meta")
-    run.engine.device = meta
-    run.engine.network.to(meta)
-    assert run.labels is not None
-    labels = {name: one.to(meta) for name, one in vars(run.labels).items()}
-    run = replace(run, labels=replace(run.labels, **labels))
-    batches = [batch.to(meta) for batch in run.loader.load(0)]
-
-    def on_host(groups: Any) -> Any:
-        return {name: {one: [1.0] * tensor.numel() for one, tensor in group.items()} for name, group in groups.items()}
-
-    with (
-        patch.object(step_module, "_on_host", on_host),
-        patch.object(torch, "autocast", lambda *_, **__: nullcontext()),  # it knows no meta device
-        patch.object(run.engine, "step", lambda _: torch.zeros((), device=meta)),  # the fused kernel has no meta form
-    ):
-        train_step(run, 0, batches, run.start.teacher_mean)
-    empty = [name for name, one in run.engine.network.named_parameters() if one.requires_grad and one.grad is None]
+    with on_meta(run) as (run, _):
+        train_step(run, 0, [batch.to(META) for batch in run.loader.load(0)], run.start.teacher_mean)
+    updated: Any = vars(run.engine)["_optimizer"].state  # of every parameter that had a gradient
+    empty = [name for name, one in run.engine.network.named_parameters() if one.requires_grad and one not in updated]
     if empty:
         raise Difference(f"no gradient: {empty}")
 

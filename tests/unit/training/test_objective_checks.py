@@ -65,6 +65,13 @@ def test_a_correlation_size_that_memory_alone_could_reach_is_warned_of(plan):
     assert not check_plan(plan(objectives={"hgr": {}}, model=small)).warnings
 
 
+def test_an_exchange_of_means_that_the_normalization_has_taken_out_is_warned_of(plan):
+    data = {"store": plan().data.store, "augmentation": {"speaker_exchange": 0.5}}
+    (warning,) = check_plan(plan(data=data, features={"speaker_normalisation": "mean"})).warnings
+    assert warning.startswith("data.augmentation.speaker_exchange 0.5 changes nothing: features.speaker_normalisation")
+    assert not check_plan(plan(data=data)).warnings
+
+
 def test_training_labels_of_one_class_alone_are_refused(plan):
     """Fold 0 of a corpus whose training speakers only ever say one thing."""
     chosen = plan()

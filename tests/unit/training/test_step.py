@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import sys
-from contextlib import nullcontext
-from dataclasses import replace
 from itertools import count
 
 import pytest
 import torch
 from host_reads import HostReads, synchronisations
+from meta_device import META, on_meta
 
 from vavl.training import step as step_module
 from vavl.training.loop import train_step
@@ -67,40 +65,14 @@ def test_the_host_reads_the_device_once_and_after_the_update(make_run, name):
 
 
 @pytest.mark.parametrize("name", sorted(STEPS))
-def test_the_step_runs_on_a_device_that_nobody_can_read(make_run, name, monkeypatch):
+def test_the_step_runs_on_a_device_that_nobody_can_read(make_run, name):
     """On torch's meta device every read raises, as does whatever mixes its tensors with the host's."""
-    run, meta = make_run(**STEPS[name]), torch.device("meta")
-    run = _moved_to_meta(run, monkeypatch)
-    seen = {}
-
-    def stand_in(groups):
-        seen.update({f"{group}/{name}": one for group, named in groups.items() for name, one in named.items()})
-        return {group: {name: [1.0] * one.numel() for name, one in named.items()} for group, named in groups.items()}
-
-    monkeypatch.setattr(step_module, "_on_host", stand_in)
-    moved = [batch.to(meta) for batch in run.loader.load(0)]
-    done = train_step(run, 0, moved, run.start.teacher_mean, REQUESTS)
-    assert {one.device for one in seen.values()} == {meta}
+    with on_meta(make_run(**STEPS[name])) as (run, seen):
+        moved = [batch.to(META) for batch in run.loader.load(0)]
+        done = train_step(run, 0, moved, run.start.teacher_mean, REQUESTS)
+    assert {one.device for one in seen.values()} == {META}
     assert {"whole/norm", "counts/clips", "agreed/requests/stop", "agreed/supervised/audio"} <= seen.keys()
     assert done.gradient_norm == 1.0
-
-
-def _moved_to_meta(run, monkeypatch):
-    if run.average is not None:
-        run.average.network().to("meta")
-    run.engine.network.to("meta")
-    run.engine.device = torch.device("meta")
-    if run.average is not None:
-        run.average._held = {name: one.to("meta") for name, one in run.average._held.items()}
-    optimizer = run.engine._optimizer
-    optimizer.param_groups[0]["params"] = [one for one in run.engine.network.parameters() if one.requires_grad]
-    # torch knows no autocast for it, and refuses its fused kernels although it has them.
-    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())
-    monkeypatch.setattr(sys.modules["torch.optim.adam"], "_device_dtype_check_for_fused", lambda *_, **__: None)
-    if run.labels is None:
-        return run
-    labels = {name: one.to("meta") for name, one in vars(run.labels).items()}
-    return replace(run, labels=replace(run.labels, **labels))
 
 
 def test_numbers_come_back_under_their_names_to_the_last_bit():
