@@ -110,8 +110,8 @@ def _exchange_warnings(plan: TrainingPlan) -> list[str]:
     kind = plan.features.speaker_normalisation
     views = {"augmentation": plan.data.augmentation, "weak_view": plan.data.weak_view}
     return [
-        f"data.{name}.speaker_exchange {view.speaker_exchange:g} changes nothing: features.speaker_normalisation {kind} "
-        "takes the speakers' means out of the clips; set one of the two to 0 or none"
+        f"data.{name}.speaker_exchange {view.speaker_exchange:g} changes nothing: features.speaker_normalisation "
+        f"{kind} takes the speakers' means out of the clips; set one of the two to 0 or none"
         for name, view in views.items()
         if view.speaker_exchange and kind != "none"
     ]
