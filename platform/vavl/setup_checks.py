@@ -137,10 +137,8 @@ def check_shared_memory(least_free_gb: float, directory: Path = _SHARED_MEMORY) 
 def check_gpu(torch_sees: int | None, environment: Mapping[str, str], *, tried: bool = True) -> Finding:
     """Compare the GPUs of the machine with those that torch can use.
 
-    Args:
-        torch_sees: devices that torch reports; None when torch cannot be imported.
-        environment: gives PATH.
-        tried: False when torch was not asked.
+    ``torch_sees``: devices that torch reports; None when torch cannot be imported. ``tried``: False when torch was not
+    asked.
     """
     present = _nvidia_gpus(environment)
     if torch_sees:
@@ -210,12 +208,7 @@ ray.shutdown()
 
 
 def run_checks(job: CheckSetupJob, environment: Mapping[str, str]) -> Iterator[Finding]:
-    """Yield the findings of all checks, the quick ones first.
-
-    Args:
-        job: what to look at.
-        environment: usually ``os.environ``.
-    """
+    """Yield the findings of all checks, the quick ones first."""
     yield check_python()
     yield from check_packages()
     yield check_compiler(environment)
@@ -324,9 +317,7 @@ def check_tracking(settings: TrackingSettings, environment: Mapping[str, str]) -
 def check_corpora(cards: Path, needed: Sequence[str]) -> Iterator[Finding]:
     """Look for the directory of every corpus card.
 
-    Args:
-        cards: directory of the cards.
-        needed: names of corpora whose absence is a failure; for others it is a warning.
+    ``needed``: names of corpora whose absence is a failure; for others it is a warning.
     """
     files = sorted(cards.glob("*.yaml"))
     if not files:

@@ -42,7 +42,7 @@ from vavl.training import loop as loop_module
 from vavl.training.checkpoint import Checkpoints
 from vavl.training.checkpoint_files import LoopState
 from vavl.training.collectives import add_over_ranks, wait_for_all
-from vavl.training.context import LocalContext, WorkerContext
+from vavl.training.context import LocalContext
 from vavl.training.loop import train
 from vavl.training.run import TrainingRun, prepare_run
 from vavl.training.settings import TrainingPlan
@@ -115,7 +115,7 @@ def _train_in_turn(plan: TrainingPlan, repeats: int, epochs: int) -> None:
     found: dict[str, Any] = {"on": [], "off": [], "steps": steps, "checks": _seconds_of_checks()}
     for repeat in range(repeats):
         # Whichever comes first changes, so that a machine that slows down favors neither.
-        pair: list[tuple[str, TrainingRun, WorkerContext]] = [("on", run, on), ("off", quiet, LocalContext())]
+        pair: list[tuple[str, TrainingRun, LocalContext]] = [("on", run, on), ("off", quiet, LocalContext())]
         for name, one, context in pair if repeat % 2 else reversed(pair):
             state, spent = _stretch(one, state, context, steps)
             found[name].append({clock: seconds / steps for clock, seconds in spent.items()})
@@ -125,7 +125,7 @@ def _train_in_turn(plan: TrainingPlan, repeats: int, epochs: int) -> None:
 
 
 def _stretch(
-    run: TrainingRun, state: LoopState, context: WorkerContext, steps: int
+    run: TrainingRun, state: LoopState, context: LocalContext, steps: int
 ) -> tuple[LoopState, dict[str, float]]:
     """Train some steps; return the seconds by the clock and of all ranks' processors, without validation."""
     run = replace(run, total_steps=state.step + steps)

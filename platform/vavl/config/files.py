@@ -62,11 +62,7 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file.
-
-    Raises:
-        InputError: the file is missing or is not JSON.
-    """
+    """Read a JSON file. Raises InputError if the file is missing or is not JSON."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -91,9 +87,7 @@ def write_dataset_state(directory: Path, files: Sequence[str]) -> None:
 def make_folder(directory: Path, setting: str = "output_dir") -> Path:
     """Create ``directory`` and its parents, and prove that it can be written.
 
-    Args:
-        directory: to make.
-        setting: what names another directory, for the message.
+    ``setting``: what names another directory, for the message.
 
     Raises:
         InputError: the directory cannot be created or is read-only.

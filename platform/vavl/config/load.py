@@ -47,9 +47,7 @@ def parse_yaml(text: str) -> Any:
 def _count_values(node: yaml.Node, known: dict[int, int]) -> int:
     """Return how many values ``node`` holds with its anchors written out.
 
-    Args:
-        node: to look at.
-        known: counts of the nodes seen so far by identity; 0 while a node's own count is not complete.
+    ``known``: counts of the nodes seen so far by identity; 0 while a node's own count is not complete.
     """
     if id(node) in known:
         if not known[id(node)]:

@@ -38,9 +38,7 @@ def list_settings(
 ) -> list[Setting]:
     """Return all settings of a job; a section that was listed before is named once more and not repeated.
 
-    Args:
-        settings: class of the job.
-        known: sections listed already, by class and defaults, with their names; those of this job are added.
+    ``known``: sections listed already, by class and defaults, with their names; those of this job are added.
     """
     return list(_settings(settings, None, "", {} if known is None else known))
 

@@ -196,11 +196,7 @@ class LabelRows:
 
 
 def known_class(classes: Sequence[str], name: str, file: str, field: str) -> str:
-    """Return ``name`` if it is a class of the card.
-
-    Raises:
-        CorpusError: it is not.
-    """
+    """Return ``name`` if it is a class of the card. Raises CorpusError if it is not."""
     if name not in classes:
         problem = f"label {name!r} is outside the classes {', '.join(classes)}"
         fix = "correct the label, or add the class or a map to the card"

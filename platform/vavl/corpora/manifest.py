@@ -202,9 +202,7 @@ def build_manifest(card: CorpusCard, root: Path | None = None) -> Manifest:
 
     Reads names and tables only, no media. The same files and card always give the same manifest.
 
-    Args:
-        card: the corpus.
-        root: corpus directory; by default the card's environment variable, then its default directory.
+    ``root``: corpus directory; by default the card's environment variable, then its default directory.
 
     Raises:
         CorpusError: the directory is missing, a pattern matches nothing, a clip is there twice, a label is

@@ -96,11 +96,7 @@ def _both_sides(card: CorpusCard, audio: Side, video: Side) -> dict[str, Found]:
 
 
 def clip_speakers(card: CorpusCard, root: Path, clips: Mapping[str, Found]) -> dict[str, str]:
-    """Return clip -> speaker.
-
-    Raises:
-        CorpusError: a clip has no speaker, or rows of a table that name two.
-    """
+    """Return clip -> speaker. Raises CorpusError if a clip has no speaker, or rows of a table that name two."""
     match card.speaker:
         case GroupValue() as value:
             known = {clip_id: group_value("speaker", value, found) for clip_id, found in clips.items()}

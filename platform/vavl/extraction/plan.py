@@ -170,9 +170,7 @@ def part_bounds(clip_ids: pa.ChunkedArray, clips: int) -> Iterator[tuple[int, in
     Where a part ends depends on the ids around it alone, so that clips which are added or removed
     leave the other parts as they are.
 
-    Args:
-        clip_ids: those of one modality.
-        clips: of the whole manifest; parts of a larger corpus are larger.
+    ``clips``: of the whole manifest; parts of a larger corpus are larger.
     """
     power = 1 << max((clips // _PARTS_AIMED_AT).bit_length() - 1, 0)
     size = min(max(power, _FEWEST_CLIPS), _MOST_CLIPS)

@@ -251,11 +251,7 @@ class CsdClips:
 
     @classmethod
     def open(cls, root: Path, source: CsdSource) -> CsdClips:
-        """Read the intervals of all clips.
-
-        Raises:
-            CorpusError: the container of the segments is missing or broken.
-        """
+        """Read the intervals of all clips. Raises CorpusError if the container of the segments is missing or broken."""
         return cls(root, source, read_segments(root, source.segments.file, source.segments.sequence))
 
     def extract(self, clip: ClipPlace) -> Extracted:

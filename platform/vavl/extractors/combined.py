@@ -36,9 +36,7 @@ def pooled(extract: Extractor, modality: str) -> Extractor:
     Counted are the frames of a video that show a face (all, if none does and the crop is fixed), and those of
     audio from its first to its last sound; of a sound that falls between two frames the nearer one.
 
-    Args:
-        extract: gives the frames.
-        modality: "audio" or "video".
+    ``modality``: "audio" or "video".
     """
 
     def of_clip(path: Path) -> Extracted:
@@ -68,10 +66,7 @@ def joined(extractors: Sequence[Extractor], modality: str, frame_rate_hz: float 
 
     Kept are the frames that all have; the times are those of the first extractor.
 
-    Args:
-        extractors: of one modality.
-        modality: "audio" or "video".
-        frame_rate_hz: of all of them; None where each gives one frame per clip.
+    ``modality``: "audio" or "video". ``frame_rate_hz``: of all of them; None where each gives one frame per clip.
     """
 
     def of_clip(path: Path) -> Extracted:

@@ -93,10 +93,7 @@ def descriptor_info(settings: VideoFeatureSettings) -> ModalityInfo:
 def describe_face(crops: NDArray[np.uint8], track: FaceTrack, frame_rate_hz: float) -> Frames:
     """Describe the face in every frame of a clip.
 
-    Args:
-        crops: (time, CROP_PX, CROP_PX), gray.
-        track: of the same frames.
-        frame_rate_hz: of the frames; speeds are per second.
+    ``crops``: (time, CROP_PX, CROP_PX), gray. ``frame_rate_hz``: of the frames; speeds are per second.
 
     Returns:
         (time, len(channel_names())), float32.

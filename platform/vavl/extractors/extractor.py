@@ -213,11 +213,7 @@ def _video_extractor(settings: OneVideoSettings) -> Extractor:
 
 
 def video_info(settings: VideoSettings) -> ModalityInfo:
-    """Return the provenance of video features.
-
-    Raises:
-        ConfigError: a file that the extractor needs is missing.
-    """
+    """Return the provenance of video features. Raises ConfigError if a file that the extractor needs is missing."""
     return _info(settings, "video", _video_info)
 
 
@@ -367,10 +363,8 @@ def without_sha256(settings: Mapping[str, Any]) -> dict[str, Any]:
 def check_same_files(recorded: Mapping[str, Any], here: ModalityInfo, modality: str) -> None:
     """Refuse to go on with other weights than the recorded ones.
 
-    Args:
-        recorded: settings as ``recorded_settings`` gave them.
-        here: the provenance of the same settings on this machine.
-        modality: for messages.
+    ``recorded``: settings as ``recorded_settings`` gave them. ``here``: the provenance of the same settings on this
+    machine.
 
     Raises:
         StoreError: a file of the model differs.

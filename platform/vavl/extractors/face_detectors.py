@@ -54,17 +54,12 @@ class Detector(Protocol):
     def candidates(self, picture: Picture, near: Face | None) -> list[Face]:
         """Return the faces of a prepared picture.
 
-        Args:
-            picture: of ``prepare``.
-            near: look near this face only, if looking everywhere costs more.
+        ``near``: look near this face only, if looking everywhere costs more.
         """
 
 
 class CascadeDetector:
     """OpenCV's frontal-face cascade (Viola & Jones 2001); it comes with OpenCV and finds no landmarks.
-
-    Args:
-        settings: smallest face.
 
     Raises:
         ConfigError: this OpenCV comes without the cascade.
@@ -140,11 +135,7 @@ class YuNetDetector:
 
 
 def make_detector(settings: FaceSettings) -> Detector:
-    """Return the detector of the settings.
-
-    Raises:
-        ConfigError: a file that it needs is missing.
-    """
+    """Return the detector of the settings. Raises ConfigError if a file that it needs is missing."""
     match settings.detector:
         case "cascade":
             return CascadeDetector(settings)

@@ -41,11 +41,8 @@ class FaceTrack:
 class FaceCutter:
     """Cuts the tracked face out of the pictures of a clip; outside of a picture its edge is repeated.
 
-    Args:
-        track: of the clip.
-        crop_scale: side of the square in sides of the box; larger shows more around an aligned face too.
-        crop_px: side of the crop.
-        from_reduced: whether reduced pictures are given, as the track was made of, or those of the file.
+    ``crop_scale``: side of the square in sides of the box; larger shows more around an aligned face too.
+    ``from_reduced``: whether reduced pictures are given, as the track was made of, or those of the file.
     """
 
     def __init__(self, track: FaceTrack, crop_scale: float, crop_px: int, *, from_reduced: bool) -> None:
@@ -96,9 +93,7 @@ def crop_move(track: FaceTrack, number: int, crop_scale: float, crop_px: int) ->
 def similarity(points: NDArray[np.float64], wanted: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the matrix (2, 3) that turns, sizes and moves ``points`` nearest to ``wanted``, by least squares.
 
-    Args:
-        points: (point, 2), not all in one place.
-        wanted: (point, 2).
+    ``points``: (point, 2), not all in one place. ``wanted``: (point, 2).
     """
     centre, wanted_centre = points.mean(axis=0), wanted.mean(axis=0)
     # As complex numbers turning and sizing are one product, whose least-squares solution is a quotient.
@@ -121,10 +116,7 @@ class FaceFinder:
 
     Another person is not taken while the face is missed, until it was missed for the longest gap.
 
-    Args:
-        settings: detector and track.
-        frame_rate_hz: of the pictures.
-        detector: in place of the one that the settings name.
+    ``detector``: in place of the one that the settings name.
 
     Raises:
         ConfigError: a file of the detector is missing.
@@ -271,12 +263,7 @@ def face_frames(
 ) -> Extracted:
     """Return the features of a clip.
 
-    Args:
-        path: of the file, for messages.
-        values: (kept frame, channel).
-        times: (frame,), of all frames.
-        track: of all frames.
-        facts: of the file.
+    ``values``: (kept frame, channel). ``times``: (frame,), of all frames.
 
     Raises:
         ClipError: no frame is kept.

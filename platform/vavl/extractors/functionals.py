@@ -32,9 +32,7 @@ _NEAR_PEAK_DB = 20.0
 def functionals(voice: VoiceDescriptors, settings: FunctionalSettings) -> dict[str, float]:
     """Return the statistics of one clip by name, in a fixed order; all finite.
 
-    Args:
-        voice: descriptors by frame, at least one frame.
-        settings: number of coefficients.
+    ``voice``: descriptors by frame, at least one frame.
     """
     names = [f"mfcc{number}" for number in range(voice.cepstra.shape[1])]
     return dict(

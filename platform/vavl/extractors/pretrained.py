@@ -36,11 +36,7 @@ class ModelFiles:
         return {name: _sha256(self.folder / name, *_state(self.folder / name)) for name in self.names}
 
     def read_json(self, name: str) -> dict[str, Any]:
-        """Return the content of one of the files.
-
-        Raises:
-            ConfigError: it is not a JSON object.
-        """
+        """Return the content of one of the files. Raises ConfigError if it is not a JSON object."""
         try:
             content = json.loads((self.folder / name).read_text(encoding="utf-8"))
         except ValueError as fault:
@@ -53,10 +49,8 @@ class ModelFiles:
 def find_model(model: PretrainedModel, key: str, also: Sequence[str] = ("preprocessor_config.json",)) -> ModelFiles:
     """Return the files of a model, downloaded if it is one of the hub and not here yet.
 
-    Args:
-        model: which one.
-        key: dotted key of the settings, for messages, e.g. "features.video.backbone".
-        also: files that the caller reads beside config.json and the weights.
+    ``key``: dotted key of the settings, for messages, e.g. "features.video.backbone". ``also``: files that the caller
+    reads beside config.json and the weights.
 
     Raises:
         ConfigError: the directory or a file is missing, the weights are pickles, or the hub cannot be
@@ -75,11 +69,7 @@ def find_model(model: PretrainedModel, key: str, also: Sequence[str] = ("preproc
 
 
 def transformers_module() -> Any:
-    """Import transformers.
-
-    Raises:
-        ConfigError: it is not installed; names the command.
-    """
+    """Import transformers. Raises ConfigError if it is not installed; names the command."""
     try:
         import transformers
     except ImportError as fault:
@@ -214,11 +204,7 @@ def load_model(
 
 
 def choose_device(model: PretrainedModel, key: str) -> torch.device:
-    """Return the device that the settings mean on this machine.
-
-    Raises:
-        ConfigError: cuda is asked for and absent.
-    """
+    """Return the device that the settings mean on this machine. Raises ConfigError if cuda is asked for and absent."""
     import torch
 
     has_gpu = torch.cuda.is_available()
@@ -245,9 +231,7 @@ def recorded_settings(settings: FrozenConfig, files: Mapping[str, ModelFiles]) -
 
     Left out is what no number depends on beyond rounding: the device, and how many inputs run at once.
 
-    Args:
-        settings: of an extractor.
-        files: key of the settings that holds a model -> its files.
+    ``files``: key of the settings that holds a model -> its files.
     """
     kept = portable(settings, root_folder()).model_dump(mode="json", exclude={"batch_size"})
     for key, found in files.items():

@@ -39,11 +39,7 @@ def track_pitch(
 ) -> PitchTrack:
     """Follow the fundamental frequency of a voice.
 
-    Args:
-        waveform: (sample,).
-        centres: (time,), seconds, middle of each frame.
-        sample_rate_hz: of the waveform.
-        settings: range and window.
+    ``waveform``: (sample,). ``centres``: (time,), seconds, middle of each frame.
 
     Returns:
         One value per frame.

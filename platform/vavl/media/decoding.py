@@ -64,11 +64,7 @@ def video_streams(container: Any) -> list[Any]:
 
 @contextlib.contextmanager
 def ffmpeg_errors(path: Path, field: str) -> Iterator[None]:
-    """Say of an error inside FFmpeg which file provoked it.
-
-    Raises:
-        ClipError: instead of FFmpeg's error.
-    """
+    """Say of an error inside FFmpeg which file provoked it. Raises ClipError in place of FFmpeg's."""
     try:
         yield
     except (av.error.FFmpegError, ValueError) as error:

@@ -35,11 +35,7 @@ class Listing:
 
 
 def list_directory(root: Path, most_files: int) -> Listing:
-    """List the files below ``root``; no file is opened.
-
-    Raises:
-        CorpusError: the directory itself cannot be listed.
-    """
+    """List the files below ``root``; no file is opened. Raises CorpusError if the directory itself cannot be listed."""
     names: dict[str, list[str]] = {kind: [] for kind in ("audio", "video", "tables", "irregular", "not_text")}
     others: Counter[str] = Counter()
     left_out: Counter[str] = Counter()

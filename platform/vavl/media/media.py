@@ -93,10 +93,7 @@ class Pictures:
     after the start of the presentation, and the picture that is on show then. A picture is repeated for as
     long as it is shown; before the first one there are no frames.
 
-    Args:
-        path: of the file.
-        frame_rate_hz: frames wanted per second.
-        longest_s: a longer video is refused.
+    ``longest_s``: a longer video is refused.
 
     Attributes:
         facts: of the file, once all pictures are taken: ``seconds`` from the first picture to the end of the

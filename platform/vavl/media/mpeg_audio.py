@@ -55,12 +55,7 @@ class MpegParts:
         self.left_out_s = 0.0
 
     def frames(self, packet: Any) -> Iterator[Any]:
-        """Decode a packet.
-
-        Raises:
-            ValueError: the rest of a frame that was cut off.
-            FFmpegError: damaged.
-        """
+        """Decode a packet. Raises ValueError for the rest of a cut-off frame, FFmpegError for a damaged one."""
         content = bytes(packet) if packet.size else b""
         rest = _without_tags(content)
         if rest and len(rest) < frame_bytes(rest):

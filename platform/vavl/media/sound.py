@@ -43,10 +43,8 @@ class Mixed:
 def mix(channels: Samples, layout: Sequence[str] = ()) -> Mixed:
     """Mix (sample, channel) to one channel; channels that cancel each other out give way to the louder one.
 
-    Args:
-        channels: at least one sample, finite.
-        layout: name of each channel, e.g. ("FL", "FR", "FC", "LFE", "BL", "BR"); where it is unknown, the usual one
-            for so many channels, or equal weights; the note says so.
+    ``channels``: at least one sample, finite. ``layout``: name of each channel, e.g. ("FL", "FR", "FC", "LFE", "BL",
+    "BR"); where it is unknown, the usual one for so many channels, or equal weights; the note says so.
     """
     count = channels.shape[1]
     if count == 1:

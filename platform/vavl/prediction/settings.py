@@ -57,8 +57,8 @@ class PredictionSettings(DecisionSettings, WorkerSettings):
     )
     faces: Literal["largest", "each"] = Field(
         "largest",
-        description="largest: one face per clip, as in the training run: the largest where one is first found, and that "
-        "person from there on; each: rows for every face that is followed",
+        description="largest: one face per clip, as in the training run: the largest where one is first found, and "
+        "that person from there on; each: rows for every face that is followed",
     )
     clips_per_batch: int = Field(16, ge=1, le=4096, description="clips that go through the network at once")
     resume: bool = Field(True, description="keep what is predicted already from the same files and model")

@@ -104,11 +104,7 @@ def output_names(description: ModelDescription) -> list[str]:
 
 
 def check_packages() -> None:
-    """Refuse to begin without the packages of the extra.
-
-    Raises:
-        ConfigError: one of them cannot be imported.
-    """
+    """Refuse to begin without the packages of the extra. Raises ConfigError if one of them cannot be imported."""
     for name in _PACKAGES:
         try:
             __import__(name)
@@ -120,11 +116,6 @@ def check_packages() -> None:
 
 def export_onnx(directory: Path, settings: ExportSettings, output_dir: Path) -> dict[str, Any]:
     """Write ``model.onnx`` and compare it; nothing is left there that failed.
-
-    Args:
-        directory: of the model.
-        settings: of the gate.
-        output_dir: directory of the file.
 
     Returns:
         What ``summary.json`` holds of it: file, opset, inputs, outputs, tolerance, largest difference by condition.

@@ -56,10 +56,7 @@ _EXTRACTOR_PACKAGES = {
 def register_model(client: Any, mlflow_run_id: str, note: ModelNote) -> str:
     """Log ``note.directory`` as a pyfunc model of the run and register a version of it.
 
-    Args:
-        client: an ``MlflowClient``.
-        mlflow_run_id: the run that trained the model.
-        note: what to register.
+    ``mlflow_run_id``: the run that trained the model.
 
     Returns:
         The version, as MLflow writes it ("1", "2", ...).
@@ -167,10 +164,7 @@ def _log_files(client: Any, note: ModelNote, logged: Any, mlflow_run_id: str) ->
 def save_served_model(model_directory: Path, target: Path, description: Any = None) -> str:
     """Write the MLflow form of a model directory: its files, the code that reads them, no pickle, and checksums.
 
-    Args:
-        model_directory: holds model.json and model.safetensors.
-        target: directory to make.
-        description: ``mlflow.models.Model`` to complete; a new one by default.
+    ``description``: ``mlflow.models.Model`` to complete; a new one by default.
 
     Returns:
         The SHA-256 of the list of checksums.

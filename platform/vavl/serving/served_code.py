@@ -36,10 +36,8 @@ _log = logging.getLogger(__name__)
 def import_closure(package: Path, entry: str, without: Collection[str] = ()) -> list[str]:
     """Return the files of ``package`` that a module imports, itself, through others, and within functions.
 
-    Args:
-        package: directory of the package.
-        entry: dotted name of the module, the name of the package included.
-        without: modules that are imported within functions and are known not to be needed.
+    ``entry``: dotted name of the module, the name of the package included. ``without``: modules that are imported
+    within functions and are known not to be needed.
 
     Returns:
         Names relative to ``package``, with ``/``, sorted; without the file of ``entry``.
@@ -61,9 +59,7 @@ def import_closure(package: Path, entry: str, without: Collection[str] = ()) -> 
 def code_hash(package: Path, files: Sequence[str] | None = None) -> str:
     """Return a hash over Python files of ``package``: which code a model was made with.
 
-    Args:
-        package: directory of the package.
-        files: names relative to it; all of its Python files by default. One that is absent changes the hash.
+    ``files``: names relative to it; all of its Python files by default. One that is absent changes the hash.
     """
     names = files or [file.relative_to(package).as_posix() for file in package.rglob("*.py")]
     total = hashlib.sha256()

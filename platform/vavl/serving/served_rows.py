@@ -42,9 +42,6 @@ class RowPredictor:
     """Predicts rows of features, media paths and bytes of media; no row changes another's answer.
 
     Several threads may call it: a server answers its requests next to each other.
-
-    Args:
-        model: whose extractors read media.
     """
 
     def __init__(self, model: SavedModel) -> None:
@@ -119,9 +116,7 @@ class RowPredictor:
     def _clip(self, row: Row, files: contextlib.ExitStack) -> ClipFeatures:
         """Read what the model can use of a row.
 
-        Args:
-            row: the cells that are given.
-            files: closes temporary files after the row.
+        ``row``: the cells that are given. ``files``: closes temporary files after the row.
         """
         if not row:
             raise InputError("row", "", "has neither audio nor video", f"fill one of {', '.join(INPUT_COLUMNS)}")

@@ -101,10 +101,8 @@ class SubmitJob(FrozenConfig):
 def plan_submission(job: SubmitJob, environment: Mapping[str, str], project: Path) -> dict[str, Any]:
     """Check the job as far as this machine can; return what ``JobSubmissionClient.submit_job`` takes.
 
-    Args:
-        job: what to submit.
-        environment: usually ``os.environ``; gives the variables that are named.
-        project: its directory, usually the current one.
+    ``environment``: usually ``os.environ``; gives the variables that are named. ``project``: its directory, usually the
+    current one.
 
     Raises:
         ConfigError: no project, no such job, a configuration that the job would refuse or that is not

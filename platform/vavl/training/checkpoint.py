@@ -67,10 +67,7 @@ class Restored:
 class PendingWrite:
     """The write of one rank's share of a checkpoint; called once, in any thread.
 
-    Args:
-        name: of the checkpoint's directory, e.g. ``step-00000120``.
-        storage: the directory of the checkpoint.
-        snapshot: what is written.
+    ``name``: of the checkpoint's directory, e.g. ``step-00000120``.
     """
 
     def __init__(self, name: str, storage: RunStorage, snapshot: Snapshot) -> None:

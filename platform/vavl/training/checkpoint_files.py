@@ -97,9 +97,6 @@ class Snapshot:
     def write(self, storage: RunStorage) -> None:
         """Write this rank's files; the small one that names them comes last.
 
-        Args:
-            storage: the directory of the checkpoint.
-
         Raises:
             InputError, OSError, SafetensorError: the storage cannot be written.
         """
@@ -123,10 +120,6 @@ class Snapshot:
 def shares(sizes: Mapping[str, int], ranks: int) -> dict[str, int]:
     """Deal parameters to ranks so that all write about as much.
 
-    Args:
-        sizes: elements of every parameter.
-        ranks: that write.
-
     Returns:
         The rank of every parameter, the same on all ranks.
     """
@@ -142,9 +135,7 @@ def shares(sizes: Mapping[str, int], ranks: int) -> dict[str, int]:
 def problem_of(storage: RunStorage, *, by_size: bool = False) -> str | None:
     """Say what is wrong with a checkpoint, None if it is whole.
 
-    Args:
-        storage: the directory of the checkpoint.
-        by_size: compare sizes alone, for a checkpoint that is fetched and compared afterwards.
+    ``by_size``: compare sizes alone, for a checkpoint that is fetched and compared afterwards.
     """
     try:
         expected = _expected_files(storage)
@@ -202,9 +193,6 @@ class CheckpointValues:
     """The whole weights and optimizer state of a checkpoint; use as a context, which closes the files.
 
     Tensors are mapped: what is not copied is not read.
-
-    Args:
-        folder: of a whole checkpoint.
     """
 
     def __init__(self, folder: Path) -> None:

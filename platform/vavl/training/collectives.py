@@ -28,11 +28,7 @@ def rank_and_world_size() -> tuple[int, int]:
 
 
 def start_single_process_group(device: torch.device) -> None:
-    """Start a process group of this process alone, as DeepSpeed wants one; not collective.
-
-    Args:
-        device: whose tensors it serves.
-    """
+    """Start a process group of this process alone, as DeepSpeed wants one; not collective."""
     if not dist.is_initialized():
         dist.init_process_group(backend_of(device), store=HashStore(), rank=0, world_size=1)
 
@@ -81,14 +77,9 @@ def from_rank_zero(text: str) -> str:
     """Return the text that rank 0 passed. Every rank must call."""
     if not dist.is_initialized():
         return text
-    device = message_device()
-    content = torch.tensor(list(text.encode()), dtype=torch.uint8, device=device)
-    length = torch.tensor([len(content)], device=device)
-    dist.broadcast(length, src=0)
-    if dist.get_rank() != 0:
-        content = torch.empty(int(length.item()), dtype=torch.uint8, device=device)
-    dist.broadcast(content, src=0)
-    return bytes(content.tolist()).decode()
+    held = [text]
+    dist.broadcast_object_list(held, src=0, device=message_device())
+    return held[0]
 
 
 def any_rank(*, is_true: bool) -> bool:

@@ -8,7 +8,7 @@ import re
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Protocol, TextIO
+from typing import TextIO
 
 import torch
 
@@ -18,61 +18,36 @@ from vavl.training.settings import TrainingSettings
 from vavl.training.stop import StopWatch
 
 
-class WorkerContext(Protocol):
-    """What the loop asks of whatever launched it; the loop knows neither Ray nor files."""
-
-    @property
-    def attempt(self) -> str:
-        """Directory of this attempt's checkpoints below ``checkpoints/``; "" for none."""
-
-    @property
-    def submit(self) -> Submit | None:
-        """Has checkpoints written; None: by a thread of this process."""
-
-    @property
-    def report_pause_seconds(self) -> float:
-        """Least time between two reports; one that comes sooner would make the loop wait."""
-
-    def device(self, settings: TrainingSettings) -> torch.device:
-        """Return the device of this worker."""
-
-    def beat(self, least_seconds: float | None = 0.0) -> None:
-        """Note that a step or an evaluation begins; it may take ``least_seconds`` at least, None: any time."""
-
-    def is_asked_to_stop(self) -> bool:
-        """Return whether this rank was notified that the run is to stop; the ranks agree on it afterwards."""
-
-    def is_preempted(self) -> bool:
-        """Return whether machines of the run will go away soon. Every rank must call, and all get the same."""
-
-
 class LocalContext:
-    """One process without Ray.
+    """What the loop asks of whatever launched it, for one process without Ray; the loop knows neither Ray nor files.
 
     Args:
         stop: of the run; None where nobody can ask.
     """
 
     attempt = ""
+    """Directory of this attempt's checkpoints below ``checkpoints/``; "" for none."""
     submit: Submit | None = None
+    """Has checkpoints written; None: by a thread of this process."""
     report_pause_seconds = 0.0
+    """Least time between two reports; one that comes sooner would make the loop wait."""
 
     def __init__(self, stop: StopWatch | None = None) -> None:
         self._stop = stop
 
     def device(self, settings: TrainingSettings) -> torch.device:
-        """Return the CPU, or the GPU that ``LOCAL_RANK`` names."""
+        """Return the device of this worker: the CPU, or the GPU that ``LOCAL_RANK`` names."""
         return default_device(settings)
 
     def beat(self, least_seconds: float | None = 0.0) -> None:
-        """Nothing watches."""
+        """Note that a step or an evaluation begins; it may take ``least_seconds`` at least, None: any time."""
 
     def is_asked_to_stop(self) -> bool:
-        """Look for the stop request."""
+        """Return whether this rank was notified that the run is to stop; the ranks agree on it afterwards."""
         return self._stop is not None and self._stop.is_asked()
 
     def is_preempted(self) -> bool:
-        """This machine stays."""
+        """Return whether machines of the run will go away soon. Every rank must call, and all get the same."""
         return False
 
 
@@ -86,10 +61,8 @@ _SILENT = "left no stack: it was stopped, had ended, or came on"
 class Watchdog:
     """Ends this process when ``beat`` is not called for too long.
 
-    Args:
-        stacks: directory of this machine; the stacks go to ``rank-<rank>.txt`` there.
-        rank: of this process.
-        timeout_seconds: longest time between two beats; None = never.
+    ``stacks``: directory of this machine; the stacks go to ``rank-<rank>.txt`` there. ``timeout_seconds``: longest time
+    between two beats; None = never.
     """
 
     def __init__(self, stacks: Path, rank: int, timeout_seconds: float | None) -> None:

@@ -98,11 +98,6 @@ REFUSED_ZERO = {
 def check_passthrough(content: Mapping[str, Any], stage: int, precision: str) -> None:
     """Refuse keys that DeepSpeed would ignore, or that would break what the platform promises.
 
-    Args:
-        content: ``training.deepspeed``.
-        stage: ``training.zero_stage``.
-        precision: ``training.precision``.
-
     Raises:
         ValueError: names the key, the reason, and the nearest known name of an unknown one.
     """

@@ -133,11 +133,7 @@ def no_gpu(problem: str) -> TrainingError:
 
 
 def check_precision(settings: TrainingSettings, device: torch.device) -> None:
-    """Refuse bf16 on a GPU that only emulates it.
-
-    Raises:
-        TrainingError: names the card and the way to fp16.
-    """
+    """Refuse bf16 on a GPU that only emulates it. Raises TrainingError that names the card and the way to fp16."""
     if device.type != "cuda" or settings.precision != "bf16":
         return
     if not torch.cuda.is_bf16_supported(including_emulation=False):
@@ -152,11 +148,8 @@ def check_precision(settings: TrainingSettings, device: torch.device) -> None:
 class TorchEngine:
     """torch alone, with DistributedDataParallel over several ranks: the reference.
 
-    Args:
-        network: on the CPU, float32; parts that must not train have ``requires_grad`` False.
-        settings: optimizer and precision.
-        device: that the network trains on.
-        micro_batches: of this rank per optimizer step.
+    ``network``: on the CPU, float32; parts that must not train have ``requires_grad`` False. ``device``: that the
+    network trains on.
     """
 
     is_sharded = False

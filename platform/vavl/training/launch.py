@@ -62,11 +62,8 @@ _ENVIRONMENT = {
 def launch_training(plan: TrainingPlan, folder: RunFolder, sink: Report) -> None:
     """Train with as many workers as the plan says, and return when the run is finished.
 
-    Args:
-        plan: of the run.
-        folder: of the run; its id names the Ray run.
-        sink: receives the records of rank 0, in this process or in Ray's controller process; it must
-            be picklable and must not raise.
+    ``folder``: of the run; its id names the Ray run. ``sink``: receives the records of rank 0, in this process or in
+    Ray's controller process; it must be picklable and must not raise.
 
     Raises:
         VavlError: what stopped a worker.
@@ -270,9 +267,7 @@ def free_workers(settings: TrainingSettings) -> int:
 def wait_for_workers(settings: TrainingSettings, check: Callable[[], None]) -> int:
     """Wait until the least number of workers fits on what is free; return how many fit.
 
-    Args:
-        settings: of the run.
-        check: called while waiting; raises where the run was asked to stop.
+    ``check``: called while waiting; raises where the run was asked to stop.
 
     Raises:
         TrainingError: it took longer than ``training.faults.wait_for_workers_seconds``.
@@ -301,10 +296,7 @@ def wait_for_workers(settings: TrainingSettings, check: Callable[[], None]) -> i
 def log_capacity(settings: TrainingSettings, what: str = "workers", workers: int = 1) -> None:
     """Log what the cluster that ``RAY_ADDRESS`` names, which is joined, or else this machine has capacity for.
 
-    Args:
-        settings: of a training run.
-        what: fits there, for the message.
-        workers: that one of these takes.
+    ``what``: fits there, for the message. ``workers``: that one of these takes.
     """
     where = free = ""
     if is_local():

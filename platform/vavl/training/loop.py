@@ -16,7 +16,7 @@ from vavl.errors import TrainingError
 from vavl.models.saved_model import save_model
 from vavl.objectives.moments import add_moments
 from vavl.training.checkpoint_files import LoopState
-from vavl.training.context import LocalContext, WorkerContext
+from vavl.training.context import LocalContext
 from vavl.training.evaluation import predict_split, score_split
 from vavl.training.records import Records, Report, skipped_step
 from vavl.training.run import TrainingRun
@@ -47,14 +47,11 @@ class LoopEnd:
     is_stopped: bool = False  # it stopped with a checkpoint before the end, as it was asked to
 
 
-def train(run: TrainingRun, start: LoopState, report: Report, context: WorkerContext | None = None) -> LoopEnd:
+def train(run: TrainingRun, start: LoopState, report: Report, context: LocalContext | None = None) -> LoopEnd:
     """Train from ``start`` to the last step, to early stopping or until asked to stop. Every rank must call.
 
-    Args:
-        run: data, network, engine.
-        start: of a new run or from a checkpoint.
-        report: receives records of kind ``step``, ``epoch`` and ``event``.
-        context: of whatever launched this process.
+    ``start``: of a new run or from a checkpoint. ``report``: receives records of kind ``step``, ``epoch`` and
+    ``event``.
 
     Raises:
         TrainingError: too many losses were not finite, a checkpoint could not be written, or the

@@ -17,9 +17,7 @@ _LOOK_SECONDS = 0.5
 class TrainingProgress:
     """Follows a journal and shows steps and epochs; use as a context.
 
-    Args:
-        journal: of the run.
-        select_by: name of the metric that chooses the epoch; its last part is shown per condition.
+    ``select_by``: name of the metric that chooses the epoch; its last part is shown per condition.
 
     Attributes:
         first_step_seconds: from the start of this process to the first step; None before it, and where an earlier

@@ -50,11 +50,8 @@ class GivenPredictions:
     ) -> GivenPredictions:
         """Read the predictions of training clips.
 
-        Args:
-            path: Parquet file with ``clip_id`` and ``predicted_<name>`` of every class or attribute.
-            clip_ids: of the manifest.
-            training_rows: of the manifest; what the file says of other clips is not read.
-            task: what is predicted.
+        ``path``: Parquet file with ``clip_id`` and ``predicted_<name>`` of every class or attribute. ``training_rows``:
+        of the manifest; what the file says of other clips is not read.
 
         Raises:
             InputError: there is no such file, it is of other outputs, or it names no training clip.
@@ -103,12 +100,7 @@ class PseudoLabels:
     A step costs a few copies on the device; the host waits for nothing before ``write``. Rank 0 holds the whole table,
     some 60 bytes per unlabeled clip and step.
 
-    Args:
-        output: where the file goes.
-        clip_ids: of the manifest.
-        task: what is predicted.
-        rank: of this process.
-        step: first step of this attempt; what the file holds of it and later ones is dropped.
+    ``step``: first step of this attempt; what the file holds of it and later ones is dropped.
     """
 
     def __init__(self, output: WorkerOutput, clip_ids: pa.ChunkedArray, task: Task, rank: int, step: int) -> None:
@@ -193,10 +185,7 @@ class KeptAlarm:
     def after(self, kept: float, of: float, steps: int) -> str | None:
         """Count a step.
 
-        Args:
-            kept: pseudo-labels that counted.
-            of: clips that could have one.
-            steps: of an epoch.
+        ``of``: clips that could have one.
 
         Returns:
             What is wrong, and what may help; None most of the time.

@@ -61,11 +61,7 @@ def train_on_ray_worker(plan: TrainingPlan, run_id: str) -> dict[str, Any]:
 
 
 class RayContext(LocalContext):
-    """What Ray Train gives a worker.
-
-    Args:
-        plan: of the run.
-    """
+    """What Ray Train gives a worker."""
 
     report_pause_seconds = _REPORT_PAUSE_SECONDS
     """Longer than Ray takes to fetch a report, however quick the steps are."""
@@ -171,10 +167,7 @@ def failure_of(error: Exception, settings: TrainingSettings) -> Exception:
 class RunCallback(UserCallback):  # type: ignore[misc]
     """Hands on the records of rank 0 in Ray's controller process, and decides whether lost workers end the run.
 
-    Args:
-        sink: takes records; picklable, must not raise.
-        faults: how often workers may be lost.
-        stacks: directory of the watchdogs' stacks.
+    ``sink``: takes records; picklable, must not raise. ``faults``: how often workers may be lost.
     """
 
     def __init__(self, sink: Callable[[Sequence[Record]], None], faults: FaultSettings, stacks: Path | None) -> None:

@@ -14,7 +14,7 @@ from vavl.errors import TrainingError
 from vavl.models.settings import ClassTask
 from vavl.training.checkpoint import Restored
 from vavl.training.checkpoint_files import LoopState
-from vavl.training.context import WorkerContext
+from vavl.training.context import LocalContext
 from vavl.training.pseudo_labels import KeptAlarm
 from vavl.training.run import TrainingRun
 from vavl.training.step import StepResult
@@ -62,7 +62,7 @@ class Records:
         found, self._unsaved = self._unsaved, []
         return found
 
-    def is_preempted(self, context: WorkerContext, step: int) -> bool:
+    def is_preempted(self, context: LocalContext, step: int) -> bool:
         """Return whether the run was just notified that machines go away. Every rank must call.
 
         One checkpoint is written at once; training continues until Ray restarts it elsewhere.

@@ -267,11 +267,8 @@ def scores_by_corpus(
 ) -> dict[str, dict[str, float]]:
     """Return the metrics of each corpus, named like those of the whole split; nothing for a single corpus.
 
-    Args:
-        predictions: of the split.
-        split: its name.
-        corpora: of the store; one without clips in the split is left out.
-        scorer: metrics of the rows of one condition.
+    ``corpora``: of the store; one without clips in the split is left out. ``scorer``: metrics of the rows of one
+    condition.
     """
     found: dict[str, dict[str, float]] = {}
     for corpus in corpora if len(corpora) > 1 else ():

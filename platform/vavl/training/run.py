@@ -26,7 +26,7 @@ from vavl.training.average import WeightAverage
 from vavl.training.checkpoint import Checkpoints, Restored
 from vavl.training.checkpoint_files import LoopState
 from vavl.training.collectives import add_over_ranks, rank_and_world_size
-from vavl.training.context import LocalContext, WorkerContext
+from vavl.training.context import LocalContext
 from vavl.training.engine import Engine, TorchEngine, check_precision, on_cpu
 from vavl.training.evaluation import EvaluationData
 from vavl.training.pseudo_labels import GivenPredictions, PseudoLabels
@@ -123,16 +123,13 @@ def steps_of_plan(plan: TrainingPlan, training_clips: int, batch_size: int) -> t
 
 
 def prepare_run(
-    plan: TrainingPlan, context: WorkerContext | None = None, output: WorkerOutput | None = None
+    plan: TrainingPlan, context: LocalContext | None = None, output: WorkerOutput | None = None
 ) -> TrainingRun:
     """Set up one rank, from the newest whole checkpoint if there is one.
 
     Every rank must call, after the process group was started.
 
-    Args:
-        plan: of the run.
-        context: of whatever launched this process.
-        output: where results go; one of its own by default.
+    ``output``: where results go; one of its own by default.
 
     Raises:
         TrainingError: the checkpoint belongs to another configuration, store or network.

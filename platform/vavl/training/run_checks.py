@@ -28,12 +28,6 @@ def check_objectives(
 ) -> list[str]:
     """Refuse objectives that no training clip could feed.
 
-    Args:
-        plan: the run.
-        partitioned: training clips that are drawn from.
-        composition: rows of a global batch by partition.
-        task: what is predicted.
-
     Returns:
         Warnings: what can be trained and will hardly help.
 
@@ -179,13 +173,6 @@ def check_selection(
     task: Task,
 ) -> list[str]:
     """Refuse metrics that choose the epoch and that mean nothing.
-
-    Args:
-        plan: the run.
-        collection: all clips.
-        validation: manifest rows.
-        partitioned: training clips that are drawn from.
-        task: what is predicted.
 
     Returns:
         A warning for each condition that is measured although no labeled training clip has it.

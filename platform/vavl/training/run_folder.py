@@ -67,7 +67,7 @@ class RunFolder:
         is_resumed: True when an unfinished run of the same configuration is resumed.
 
     Raises:
-        InputError: the address has no driver here, or the directory cannot be written.
+        InputError, StoreError: the address has no driver here, or cannot be read or written; so do the methods.
     """
 
     def __init__(self, output_dir: Path | str) -> None:
@@ -83,11 +83,7 @@ class RunFolder:
             self.path = make_folder(Path(output_dir))
 
     def refresh(self) -> None:
-        """Fetch the driver's files from an address, unless this machine was the last to publish.
-
-        Raises:
-            InputError, StoreError: the address cannot be read.
-        """
+        """Fetch the driver's files from an address, unless this machine was the last to publish."""
         if not self.storage.is_remote:
             return
         there, here = read_record(self.storage), read_record(RunStorage(self.path))
@@ -101,11 +97,7 @@ class RunFolder:
             self.storage.fetch(self._published(without=(*RESULTS, *_WORK)), self.path)
 
     def put_aside(self, run_id: str) -> None:
-        """Move what is there of a run to ``earlier/<run id>``; at an address its checkpoints are removed.
-
-        Raises:
-            InputError: the directory or the address cannot be written.
-        """
+        """Move what is there of a run to ``earlier/<run id>``; at an address its checkpoints are removed."""
         if self.storage.is_remote:
             for name in _WORK:
                 self.storage.remove(name)
@@ -124,11 +116,7 @@ class RunFolder:
         self.publish()
 
     def publish(self) -> None:
-        """Send the files that have changed; nothing is to do for a directory.
-
-        Raises:
-            InputError: the address cannot be written.
-        """
+        """Send the files that have changed; nothing is to do for a directory."""
         if not self.storage.is_remote:
             return
         marks = {name: self._mark(name) for name in self._files()}
@@ -150,11 +138,7 @@ class RunFolder:
 
     @contextlib.contextmanager
     def publishing(self) -> Iterator[None]:
-        """Publish every few seconds from a thread while the block works, and at its end, however it ends.
-
-        Raises:
-            InputError: the address cannot be written at the end of a block that succeeded.
-        """
+        """Publish every few seconds from a thread while the block works, and at its end, however it ends."""
         if not self.storage.is_remote:
             yield
             return
@@ -173,11 +157,7 @@ class RunFolder:
         self.publish()
 
     def collect(self) -> None:
-        """Bring the results of the workers into ``path``.
-
-        Raises:
-            InputError, StoreError: the address cannot be read.
-        """
+        """Bring the results of the workers into ``path``."""
         if self.storage.is_remote:
             for name in RESULTS:
                 shutil.rmtree(self.path / name, ignore_errors=True)
@@ -185,11 +165,7 @@ class RunFolder:
             self.storage.fetch([name for name in self.storage.files() if name in RESULTS], self.path)
 
     def finish(self) -> None:
-        """Mark the run as finished: the next start in this directory is a new run.
-
-        Raises:
-            InputError: the address cannot be written.
-        """
+        """Mark the run as finished: the next start in this directory is a new run."""
         write_json(self.path / RUN_FILE, {**read_json(self.path / RUN_FILE), "state": "finished"})
         self.publish()
 
@@ -356,9 +332,7 @@ def put_aside(folder: Path, run_id: str) -> None:
 def read_record(storage: RunStorage, fields: Sequence[str] = _RECORD_FIELDS) -> dict[str, Any] | None:
     """Return the content of ``run.json``, None where there is no run.
 
-    Args:
-        storage: of the run.
-        fields: that have to be there, as texts.
+    ``fields``: that have to be there, as texts.
 
     Raises:
         InputError: the storage cannot be read, the file is no JSON or lacks a field, or the run's id is no file name.

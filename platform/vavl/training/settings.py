@@ -212,12 +212,7 @@ class TrainingSettings(FrozenConfig):
         check_passthrough(self.deepspeed, self.zero_stage, self.precision)
 
     def micro_batches(self, batch_size: int, workers: int) -> int:
-        """Return the forward passes of a worker per optimizer step.
-
-        Args:
-            batch_size: clips of the global batch.
-            workers: that share it.
-        """
+        """Return the forward passes of a worker per optimizer step."""
         share = -(-batch_size // workers)
         return -(-share // (self.clips_per_forward or share))
 

@@ -65,10 +65,7 @@ class Pass:
 def learning_rate(step: int, total_steps: int, settings: OptimizerSettings) -> float:
     """Return the learning rate: linear warm-up from the first step, then cosine to the final share.
 
-    Args:
-        step: optimizer step, from 0.
-        total_steps: of the whole run.
-        settings: peak, warm-up and final share.
+    ``step``: optimizer step, from 0. ``settings``: peak, warm-up and final share.
     """
     if step < settings.warmup_steps:
         return settings.learning_rate * (step + 1) / settings.warmup_steps
@@ -228,13 +225,7 @@ def step_result(
 ) -> StepResult:
     """Read all numbers of a step; here it waits for its device.
 
-    Args:
-        agreed: see ``over_ranks``.
-        moments: of the global batch.
-        part_norms: see there.
-        running: mean of the teacher after the step, see ``pseudo_targets``.
-        rate: of learning.
-        norm: of the whole gradient.
+    ``running``: mean of the teacher after the step, see ``pseudo_targets``.
     """
     counted = {name: value for name, value in moments.items() if name in ("clips", "label", "teacher/count")}
     found = _on_host({"agreed": agreed, "norms": part_norms, "counts": counted, "whole": {"norm": norm}, **running})

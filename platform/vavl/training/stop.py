@@ -51,11 +51,7 @@ def clear_stop(output_dir: Path | str) -> None:
 
 
 class StopWatch:
-    """Looks for the request, a few times a second at most; in object storage from a thread of its own.
-
-    Args:
-        output_dir: of the run.
-    """
+    """Looks for the request, a few times a second at most; in object storage from a thread of its own."""
 
     def __init__(self, output_dir: Path | str) -> None:
         self._storage = RunStorage(output_dir)
@@ -122,9 +118,7 @@ def in_thread(work: Callable[[], Result], look: Callable[[], None] = lambda: Non
 
     Ray's waiting does not let Python's signal handlers run.
 
-    Args:
-        work: to do.
-        look: called several times a second meanwhile.
+    ``look``: called several times a second meanwhile.
     """
     pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="attempt")
     done = pool.submit(work)

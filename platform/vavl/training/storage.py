@@ -23,11 +23,11 @@ from vavl.store.remote_files import RemoteDirectory, directories_there, hash_the
 class RunStorage:
     """Reads and writes files below ``output_dir``; each is whole or absent.
 
+    Every method raises InputError where the storage cannot be reached, read or written, and StoreError for a file
+    that is missing.
+
     Args:
         output_dir: a directory, or an address such as ``s3://bucket/runs/demo``.
-
-    Raises:
-        InputError: the address has no driver here or cannot be reached.
     """
 
     def __init__(self, output_dir: Path | str) -> None:
@@ -57,11 +57,7 @@ class RunStorage:
             yield Path(folder)
 
     def put(self, source: Path, name: str) -> None:
-        """Move a file of this machine to ``name``.
-
-        Raises:
-            InputError: the storage cannot be written.
-        """
+        """Move a file of this machine to ``name``."""
         if self._local is None:
             send_file(self._remote, source, name)
             source.unlink()
@@ -76,9 +72,6 @@ class RunStorage:
         """Copy a file or a directory of this machine to ``name``; a directory that is there is replaced.
 
         Its files are replaced one by one, so that a killed process leaves no name without a file.
-
-        Raises:
-            InputError: the storage cannot be written.
         """
         if source.is_file():
             send_file(self._remote, source, name)
@@ -92,20 +85,13 @@ class RunStorage:
             self.remove(f"{name}/{former}")
 
     def write(self, name: str, content: bytes) -> None:
-        """Write a small file.
-
-        Raises:
-            InputError: the storage cannot be written.
-        """
+        """Write a small file."""
         write_small(self._remote, name, content)
 
     def create(self, name: str, content: bytes) -> bool:
         """Write a small file where there is none, in one step; return False where there is one.
 
         Object storage without conditional writes lets the last of several writers win: read it back there.
-
-        Raises:
-            InputError: the storage cannot be written.
         """
         if self._local is not None:
             target = make_folder(self._local) / name
@@ -139,11 +125,7 @@ class RunStorage:
         return True
 
     def read(self, name: str) -> bytes | None:
-        """Return the content of a small file, None where there is none.
-
-        Raises:
-            InputError: the storage cannot be read.
-        """
+        """Return the content of a small file, None where there is none."""
         try:
             # In one request: what is replaced between two could not be read.
             return bytes(self._remote.files.cat_file(self._remote.path(name)))
@@ -153,21 +135,13 @@ class RunStorage:
             raise self._remote.unreachable(error) from None
 
     def check_writable(self) -> None:
-        """Prove that files can be written and removed; leaves none.
-
-        Raises:
-            InputError: they cannot, with the reason and what to do.
-        """
+        """Prove that files can be written and removed; leaves none."""
         name = f".probe-{secrets.token_hex(4)}"
         self.write(name, b"vavl")
         self.remove(name)
 
     def sha256(self, name: str) -> str:
-        """Read a file and return its SHA-256.
-
-        Raises:
-            InputError, StoreError: it cannot be read, or is missing.
-        """
+        """Read a file and return its SHA-256."""
         return hash_there(self._remote, name)
 
     def directories(self) -> list[str]:
@@ -175,48 +149,28 @@ class RunStorage:
         return directories_there(self._remote)
 
     def files(self) -> dict[str, int]:
-        """Return the sizes in bytes of the files right below this directory, by name.
-
-        Raises:
-            InputError: the storage cannot be listed.
-        """
+        """Return the sizes in bytes of the files right below this directory, by name."""
         entries = self._listed("ls", "")
         return {name: size for name, size in entries.items() if "/" not in name}
 
     def tree(self, name: str = "") -> dict[str, int]:
-        """Return the sizes in bytes of all files below the directory ``name``, by path relative to it.
-
-        Raises:
-            InputError: the storage cannot be listed.
-        """
+        """Return the sizes in bytes of all files below the directory ``name``, by path relative to it."""
         return self._listed("find", name)
 
     def fetch(self, names: Iterable[str], target: Path) -> None:
-        """Copy files to a directory of this machine; each is whole or absent there.
-
-        Raises:
-            InputError, StoreError: a file cannot be read, or is missing.
-        """
+        """Copy files to a directory of this machine; each is whole or absent there."""
         for name in names:
             with written_beside(target / name) as partial, partial.open("wb") as file:
                 for chunk in self._remote.chunks(name):
                     file.write(chunk)
 
     def fetch_tree(self, name: str, target: Path) -> None:
-        """Copy everything below ``name`` to a directory of this machine; nothing where it is that directory itself.
-
-        Raises:
-            InputError, StoreError: see ``fetch``.
-        """
+        """Copy everything below ``name`` to a directory of this machine; nothing where it is that directory itself."""
         if self._local is None or (self._local / name) != target.absolute():
             self.directory(name).fetch(sorted(self.tree(name)), target)
 
     def remove(self, name: str) -> None:
-        """Remove a file or a directory with everything below it, if it is there.
-
-        Raises:
-            InputError: the storage cannot be written.
-        """
+        """Remove a file or a directory with everything below it, if it is there."""
         try:
             self._remote.files.rm(self._remote.path(name), recursive=True)
         except FileNotFoundError:
@@ -227,11 +181,7 @@ class RunStorage:
             self._remote.files.invalidate_cache()
 
     def move(self, name: str, target: str) -> None:
-        """Move a file or a directory within the storage: a rename, in object storage a copy of every file.
-
-        Raises:
-            InputError: the storage cannot be written, or there is no such file.
-        """
+        """Move a file or a directory within the storage: a rename, in object storage a copy of every file."""
         found = self.tree(name) if self._local is None else {}
         for below in found or ("",):
             tail = f"/{below}" if below else ""

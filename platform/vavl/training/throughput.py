@@ -8,7 +8,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -36,45 +36,27 @@ WARM_UP_STEPS = 5
 Arithmetic = Literal["bf16", "fp16", "tf32", "fp32"]
 
 
-@dataclass(frozen=True)
-class _Peak:
-    """Dense peak of a card in TFLOP/s, by NVIDIA's data sheet, at the clock of its best form factor."""
-
-    half: float
-    fp32: float
-    is_ampere_or_later: bool = True
-
-    def of(self, arithmetic: Arithmetic) -> float | None:
-        match arithmetic:
-            case "fp16":
-                return self.half
-            case "bf16":
-                return self.half if self.is_ampere_or_later else None
-            case "tf32":
-                return self.half / 2 if self.is_ampere_or_later else self.fp32
-            case "fp32":
-                return self.fp32
-
-
-# By words of the device's name; the first entry that fits counts. A card that is not sure to belong here is left out.
-_PEAKS = (
-    ("H200 NVL", _Peak(835, 60)),
-    ("H200", _Peak(989, 67)),
-    ("H100 NVL", _Peak(835, 60)),
-    ("H100 PCIe", _Peak(756, 51)),
-    ("H100", _Peak(989, 67)),
-    ("A100", _Peak(312, 19.5)),
-    ("A10G", _Peak(70, 35)),
-    ("A10", _Peak(125, 31.2)),
-    ("A40", _Peak(149.7, 37.4)),
-    ("L40S", _Peak(362, 91.6)),
-    ("L4", _Peak(121, 30.3)),
-    ("RTX 4090", _Peak(165, 82.6)),
-    ("V100-SXM2", _Peak(125, 15.7, is_ampere_or_later=False)),
-    ("T4", _Peak(65, 8.1, is_ampere_or_later=False)),
-)
-
-
+# Dense peaks in TFLOP/s of half precision and of fp32, by NVIDIA's data sheets, at the clock of a card's best form
+# factor. By words of the device's name; the first entry that fits counts. A card that is not sure to belong here is
+# left out.
+_PEAKS: dict[str, tuple[float, float]] = {
+    "H200 NVL": (835, 60),
+    "H200": (989, 67),
+    "H100 NVL": (835, 60),
+    "H100 PCIe": (756, 51),
+    "H100": (989, 67),
+    "A100": (312, 19.5),
+    "A10G": (70, 35),
+    "A10": (125, 31.2),
+    "A40": (149.7, 37.4),
+    "L40S": (362, 91.6),
+    "L4": (121, 30.3),
+    "RTX 4090": (165, 82.6),
+    "V100-SXM2": (125, 15.7),
+    "T4": (65, 8.1),
+}
+_BEFORE_AMPERE = {"V100-SXM2", "T4"}
+"""Without bf16 and TF32."""
 _OTHERS = {"MIG", "Laptop", "D"}
 """Words that make another card of the name, with a peak of its own."""
 
@@ -91,10 +73,11 @@ def peak_flops(device_name: str, arithmetic: Arithmetic) -> float | None:
         None for an unknown card, a MIG slice or a lesser form of a known one, and arithmetic that it does not have.
     """
     words = device_name.replace("-", " ").split()
-    for name, peak in () if _OTHERS & set(words) else _PEAKS:
+    for name, (half, fp32) in {} if _OTHERS & set(words) else _PEAKS.items():
         wanted = name.replace("-", " ").split()
         if any(words[place : place + len(wanted)] == wanted for place in range(len(words))):
-            found = peak.of(arithmetic)
+            tensor_cores = {} if name in _BEFORE_AMPERE else {"bf16": half, "tf32": half / 2}
+            found = {"fp16": half, "fp32": fp32, "tf32": fp32, **tensor_cores}.get(arithmetic)
             return None if found is None else found * 1e12
     return None
 
@@ -155,20 +138,6 @@ def padded_frames(batch: ClipBatch) -> int:
     return batch.audio.is_real.numel() + batch.video.is_real.numel()
 
 
-@dataclass(frozen=True)
-class Budget:
-    """The steps of a run and where an attempt begins."""
-
-    first: int  # step at which the attempt begins
-    total: int  # steps of the run
-    per_epoch: int  # steps of an epoch; every epoch ends with an evaluation
-    seconds_before: float = 0.0  # of earlier attempts
-
-    def epochs_after(self, step: int) -> int:
-        """Return how many epochs end after ``step`` steps."""
-        return -(-self.total // self.per_epoch) - step // self.per_epoch
-
-
 class Forecast:
     """Times the steps of an attempt and says once what they tell about the run.
 
@@ -176,7 +145,9 @@ class Forecast:
     evaluations left out. Evaluations count as often as they are to come, if one was timed before.
 
     Args:
-        budget: steps of the run.
+        total: steps of the run.
+        per_epoch: steps of an epoch; every epoch ends with an evaluation.
+        seconds_before: of earlier attempts.
         utilisation: model FLOPs of a micro-batch as a share of what the rank's GPU could do in a second, in
             seconds; None where it is not known. Called once: counting takes 3 s of a core at the paper's size.
         clock: seconds.
@@ -184,11 +155,14 @@ class Forecast:
 
     def __init__(
         self,
-        budget: Budget,
+        total: int,
+        per_epoch: int,
+        seconds_before: float = 0.0,
         utilisation: Callable[[ClipBatch], float] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._budget, self._utilisation, self._clock = budget, utilisation, clock
+        self._total, self._per_epoch, self._seconds_before = total, per_epoch, seconds_before
+        self._utilisation, self._clock = utilisation, clock
         self._begin = self._timed_from = clock()
         self._steps = self._frames = 0
         self._paused_at: float | None = None
@@ -229,9 +203,9 @@ class Forecast:
         self._is_made = True
         now, timed = self._clock(), self._steps - WARM_UP_STEPS
         per_step = (now - self._timed_from - self._paused) / timed
-        rest = (self._budget.total - step - 1) * per_step
-        evaluations = self._budget.epochs_after(step + 1) * self._last_pause
-        whole = self._budget.seconds_before + (now - self._begin) + rest + evaluations
+        epochs_left = -(-self._total // self._per_epoch) - (step + 1) // self._per_epoch
+        rest = (self._total - step - 1) * per_step + epochs_left * self._last_pause
+        whole = self._seconds_before + (now - self._begin) + rest
         found = {SECONDS_PER_STEP: per_step, EXPECTED_SECONDS: whole}
         if self._utilisation is not None:
             try:
@@ -244,17 +218,22 @@ class Forecast:
 
 def forecast_of(run: TrainingRun, start: LoopState) -> Forecast:
     """Return the forecast of an attempt of a run; only on a GPU of known peak with its utilisation."""
-    budget = Budget(start.step, run.total_steps, run.steps_per_epoch, start.trained_seconds)
     device, settings = run.engine.device, run.plan.training
+    plain = Forecast(run.total_steps, run.steps_per_epoch, start.trained_seconds)
     if device.type != "cuda":
-        return Forecast(budget)
+        return plain
     uses_tf32 = settings.precision == "fp32" and torch.backends.cuda.matmul.allow_tf32
     arithmetic: Arithmetic = "tf32" if uses_tf32 else settings.precision
     peak = peak_flops(torch.cuda.get_device_name(device), arithmetic)
     if peak is None:
-        return Forecast(budget)
+        return plain
     share = peak * settings.gpus_per_worker
-    return Forecast(budget, lambda batch: training_flops(meta_network(run), batch) / share)
+    return Forecast(
+        run.total_steps,
+        run.steps_per_epoch,
+        start.trained_seconds,
+        lambda batch: training_flops(meta_network(run), batch) / share,
+    )
 
 
 def meta_network(run: TrainingRun) -> Vavl:
@@ -269,7 +248,6 @@ def meta_network(run: TrainingRun) -> Vavl:
 
 _MEGA, _MILLI = 1e6, 1e-3
 _EVERY_SECONDS = 10.0
-_log = logging.getLogger(__name__)
 
 
 def _measures(index: int) -> dict[str, Callable[[], float]]:

@@ -18,7 +18,7 @@ from vavl.models.saved_model import load_model
 from vavl.models.vavl import Vavl
 from vavl.training.checkpoint_files import LoopState
 from vavl.training.collectives import wait_for_all
-from vavl.training.context import LocalContext, WorkerContext
+from vavl.training.context import LocalContext
 from vavl.training.evaluation import predict_split, save_predictions, score_split
 from vavl.training.loop import BEST_FOLDER, train
 from vavl.training.records import Report, resumed_events
@@ -33,7 +33,7 @@ ENGINE_FILE = "deepspeed.json"
 """DeepSpeed's whole configuration: what was generated, and the user's keys over it."""
 
 
-def train_on_worker(plan: TrainingPlan, report: Report, context: WorkerContext | None = None) -> dict[str, Any]:
+def train_on_worker(plan: TrainingPlan, report: Report, context: LocalContext | None = None) -> dict[str, Any]:
     """Set up, train, and measure the best epoch. Every rank must call.
 
     Leaves in ``plan.output_dir``: ``partitions.csv``, ``deepspeed.json``, ``best/`` (the model), ``checkpoints/``,

@@ -40,9 +40,7 @@ class _State:
 class Attempts:
     """The attempts at one part, kept in a marker file until the part is finished.
 
-    Args:
-        marker: the file; what is left of an earlier process is taken over.
-        limit: longest time for one clip.
+    ``marker``: the file; what is left of an earlier process is taken over. ``limit``: longest time for one clip.
 
     Raises:
         TrainingError: processes end before they touch a clip.

@@ -61,9 +61,7 @@ def set_threads(count: int) -> None:
 def only_job(directory: Path, what: str = "store") -> Iterator[None]:
     """Hold the lock of a directory; the system frees it when the process ends, however it ends.
 
-    Args:
-        directory: of the parts, in that of the results.
-        what: the results are, for the message.
+    ``directory``: of the parts, in that of the results. ``what``: the results are, for the message.
 
     Raises:
         StoreError: another job holds it.

@@ -32,10 +32,7 @@ Result = TypeVar("Result")
 class RayPartWorker:
     """An actor of Ray Data.
 
-    Args:
-        work: does a part; what is expensive it makes at the first.
-        directories: that this machine has to see.
-        threads: of the libraries.
+    ``work``: does a part; what is expensive it makes at the first. ``directories``: that this machine has to see.
     """
 
     def __init__(self, work: Callable[[Any], Any], directories: Sequence[Path], threads: int) -> None:
@@ -44,9 +41,6 @@ class RayPartWorker:
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[bytes]]:
         """Do the parts of a batch.
-
-        Args:
-            batch: column ``part``, pickled.
 
         Returns:
             Column ``result``, pickled; a ``VavlError`` ends the job: raised here, Ray would lose its fields.

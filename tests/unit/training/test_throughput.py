@@ -16,7 +16,6 @@ from vavl.training.run import prepare_run
 from vavl.training.throughput import (
     MEASURED_AT,
     WARM_UP_STEPS,
-    Budget,
     Forecast,
     forecast_of,
     meta_network,
@@ -144,7 +143,7 @@ def steps(forecast, clock, batch, count, seconds=0.5):
 
 def test_the_forecast_comes_once_after_so_many_steps_and_leaves_the_warm_up_out(batch):
     clock = Clock()
-    forecast = Forecast(Budget(first=0, total=120, per_epoch=60), clock=clock)
+    forecast = Forecast(120, 60, clock=clock)
     steps(forecast, clock, batch, WARM_UP_STEPS, seconds=10)
     steps(forecast, clock, batch, MEASURED_AT - WARM_UP_STEPS - 1)
     assert forecast.metrics(MEASURED_AT - 2, batch) == {}
@@ -159,7 +158,7 @@ def test_the_forecast_comes_once_after_so_many_steps_and_leaves_the_warm_up_out(
 def test_evaluations_are_no_steps_and_those_to_come_are_counted(batch):
     """Epochs of 8 steps, the last of them short; 2 were evaluated by step 20 and 4 are to come."""
     clock = Clock()
-    forecast = Forecast(Budget(first=0, total=41, per_epoch=8), clock=clock)
+    forecast = Forecast(41, 8, clock=clock)
     for step in range(MEASURED_AT):
         steps(forecast, clock, batch, 1)
         if (step + 1) % 8 == 0:
@@ -173,7 +172,7 @@ def test_evaluations_are_no_steps_and_those_to_come_are_counted(batch):
 
 def test_a_resumed_run_counts_what_earlier_attempts_took(batch):
     clock = Clock()
-    forecast = Forecast(Budget(first=100, total=200, per_epoch=50, seconds_before=70.0), clock=clock)
+    forecast = Forecast(200, 50, seconds_before=70.0, clock=clock)
     steps(forecast, clock, batch, MEASURED_AT)
     found = forecast.metrics(100 + MEASURED_AT - 1, batch)
     assert found["train/expected_seconds"] == pytest.approx(70 + 100 * 0.5)
@@ -182,7 +181,7 @@ def test_a_resumed_run_counts_what_earlier_attempts_took(batch):
 def test_mfu_is_the_share_of_the_peak_over_the_steps_that_were_timed(batch):
     """60 frames take 0.1 s at the peak; steps of twice as many frames take 0.5 s: 40 %."""
     clock, asked = Clock(), []
-    forecast = Forecast(Budget(0, 1000, 100), utilisation=lambda one: asked.append(one) or 0.1, clock=clock)
+    forecast = Forecast(1000, 100, utilisation=lambda one: asked.append(one) or 0.1, clock=clock)
     steps(forecast, clock, batch, WARM_UP_STEPS, seconds=9)
     for _ in range(MEASURED_AT - WARM_UP_STEPS):
         clock.now += 0.5
@@ -196,7 +195,7 @@ def test_what_cannot_be_counted_is_logged_and_costs_the_mfu_alone(batch, caplog)
         raise NotImplementedError("no such operation on meta")
 
     clock = Clock()
-    forecast = Forecast(Budget(0, 1000, 100), utilisation=fail, clock=clock)
+    forecast = Forecast(1000, 100, utilisation=fail, clock=clock)
     steps(forecast, clock, batch, MEASURED_AT)
     assert forecast.metrics(MEASURED_AT - 1, batch).keys() == {"train/seconds_per_step", "train/expected_seconds"}
     assert "no such operation on meta" in caplog.text
