@@ -137,13 +137,11 @@ def long_socket_names(environment: Mapping[str, str] = os.environ) -> InputError
     length = len(os.fsencode(Path(temporary, _SOCKET)))
     if "RAY_ADDRESS" in environment or length <= _LONGEST_SOCKET_BYTES:
         return None
-    return InputError(
-        "environment",
-        "TMPDIR",
+    problem = (
         f"{temporary} is too long: the names of Ray's sockets below it would have {length} bytes, and the system "
-        f"takes {_LONGEST_SOCKET_BYTES}",
-        "export TMPDIR=/tmp, or another directory with a short name",
+        f"takes {_LONGEST_SOCKET_BYTES}"
     )
+    return InputError("environment", "TMPDIR", problem, "export TMPDIR=/tmp, or another directory with a short name")
 
 
 def _is_news(record: logging.LogRecord) -> bool:

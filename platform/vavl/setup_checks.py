@@ -79,19 +79,11 @@ def check_build_locks(environment: Mapping[str, str], now: float | None = None) 
     ages = {lock: moment - lock.stat().st_mtime for lock in sorted(directory.rglob("lock")) if lock.is_file()}
     old = [str(lock) for lock, age in ages.items() if age > _LOCK_IS_OLD_SECONDS]
     if old:
-        return Finding(
-            "build locks",
-            "fail",
-            f"left by a killed build, the next one hangs: {', '.join(old)}",
-            f"rm {shlex.join(old)}",
-        )
+        fix = f"rm {shlex.join(old)}"
+        return Finding("build locks", "fail", f"left by a killed build, the next one hangs: {', '.join(old)}", fix)
     if ages:
-        return Finding(
-            "build locks",
-            "warn",
-            f"a build may be running: {', '.join(map(str, ages))}",
-            "wait for it; if none is running, remove the file",
-        )
+        fix = "wait for it; if none is running, remove the file"
+        return Finding("build locks", "warn", f"a build may be running: {', '.join(map(str, ages))}", fix)
     return Finding("build locks", "ok", f"none in {directory}")
 
 
@@ -126,12 +118,8 @@ def check_shared_memory(least_free_gb: float, directory: Path = _SHARED_MEMORY) 
     free = shutil.disk_usage(directory).free / _GIGA
     if free >= least_free_gb:
         return Finding("shared memory", "ok", f"{free:.1f} GB free in {directory}")
-    return Finding(
-        "shared memory",
-        "warn",
-        f"{free:.2f} GB free in {directory}: Ray falls back to the disk, slowly",
-        "start the container with --shm-size=2g or more",
-    )
+    found = f"{free:.2f} GB free in {directory}: Ray falls back to the disk, slowly"
+    return Finding("shared memory", "warn", found, "start the container with --shm-size=2g or more")
 
 
 def check_gpu(torch_sees: int | None, environment: Mapping[str, str], *, tried: bool = True) -> Finding:
@@ -147,12 +135,8 @@ def check_gpu(torch_sees: int | None, environment: Mapping[str, str], *, tried: 
         return Finding("GPU", "ok", "none; training runs on the processor")
     if not tried:
         return Finding("GPU", "ok", f"{', '.join(present)} (whether torch can use it was not tried)")
-    return Finding(
-        "GPU",
-        "warn",
-        f"{', '.join(present)}: present, but torch cannot use it",
-        "install a CUDA build of torch that fits the driver (see README)",
-    )
+    fix = "install a CUDA build of torch that fits the driver (see README)"
+    return Finding("GPU", "warn", f"{', '.join(present)}: present, but torch cannot use it", fix)
 
 
 def _nvidia_gpus(environment: Mapping[str, str]) -> list[str]:
@@ -287,12 +271,8 @@ def check_ray(environment: Mapping[str, str], *, start: bool) -> Finding:
     problem = _program_error([sys.executable, "-c", _RAY_PROGRAM], _RAY_SECONDS)
     if problem is None:
         return Finding("Ray", "ok", f"{version}: started here and ran a task; {where}")
-    return Finding(
-        "Ray",
-        "fail",
-        f"{version} does not start: {problem}",
-        "ray stop --force, which ends jobs on Ray here too; then look into /tmp/ray",
-    )
+    fix = "ray stop --force, which ends jobs on Ray here too; then look into /tmp/ray"
+    return Finding("Ray", "fail", f"{version} does not start: {problem}", fix)
 
 
 def check_tracking(settings: TrackingSettings, environment: Mapping[str, str]) -> Finding:
@@ -306,12 +286,8 @@ def check_tracking(settings: TrackingSettings, environment: Mapping[str, str]) -
     if reason is None:
         note = " (made by the first run)" if place.database is not None and not place.database.exists() else ""
         return Finding("tracking", "ok", f"{place.public_uri}{note}")
-    return Finding(
-        "tracking",
-        "warn",
-        f"not reachable: {reason}; runs keep a journal and are replayed later",
-        "start the server, or unset MLFLOW_TRACKING_URI and tracking.uri to use a local SQLite file",
-    )
+    fix = "start the server, or unset MLFLOW_TRACKING_URI and tracking.uri to use a local SQLite file"
+    return Finding("tracking", "warn", f"not reachable: {reason}; runs keep a journal and are replayed later", fix)
 
 
 def check_corpora(cards: Path, needed: Sequence[str]) -> Iterator[Finding]:

@@ -117,11 +117,9 @@ def check_project_files(
     for key, path in _marked(config, FROM_PROJECT):
         is_below = path is not None and any(Path(path).resolve().is_relative_to(one) for one in directories)
         if path is not None and key not in said and not is_below:
-            raise ConfigError(
-                str(source), key,
-                f"{path} leads to {Path(path).resolve()}, outside the directories that a configuration may read",
-                f"put the file below {directories[0]} or next to the configuration, or say it yourself: {key}={path}",
-            )  # fmt: skip
+            problem = f"{path} leads to {Path(path).resolve()}, outside the directories that a configuration may read"
+            fix = f"put the file below {directories[0]} or next to the configuration, or say it yourself: {key}={path}"
+            raise ConfigError(str(source), key, problem, fix)
 
 
 def marked_settings(settings: type[BaseModel], mark: _Place, above: str = "") -> Iterator[str]:

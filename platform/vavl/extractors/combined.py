@@ -106,10 +106,8 @@ def joined_info(infos: Sequence[ModalityInfo], modality: str) -> ModalityInfo:
     rates = {info.frame_rate_hz for info in infos}
     if len(rates) > 1:
         said = ", ".join(f"{info.extractor}: {_rate(info)}" for info in infos)
-        raise ConfigError(
-            f"features.{modality}", "", f"the frames of its extractors do not agree ({said})",
-            "say `pooling: statistics` for those with frames, or choose extractors of one frame rate",
-        )  # fmt: skip
+        fix = "say `pooling: statistics` for those with frames, or choose extractors of one frame rate"
+        raise ConfigError(f"features.{modality}", "", f"the frames of its extractors do not agree ({said})", fix)
     parts = [{name: getattr(info, name) for name in ("extractor", "version", "settings")} for info in infos]
     return ModalityInfo(
         extractor="+".join(info.extractor for info in infos),

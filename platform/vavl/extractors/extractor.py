@@ -245,10 +245,8 @@ def check_video(settings: VideoSettings) -> None:
         video_info(settings)
         return
     if isinstance(settings, OpenFaceSettings):
-        raise ConfigError(
-            "features.video", "extractor", "openface reads tables, and the card names video files",
-            "write `source: openface` into the card, or choose another extractor",
-        )  # fmt: skip
+        fix = "write `source: openface` into the card, or choose another extractor"
+        raise ConfigError("features.video", "extractor", "openface reads tables, and the card names video files", fix)
     if settings.extractor not in VIDEO_EXTRACTORS:
         _plugin_info(settings, "video")
         return
@@ -338,19 +336,14 @@ def extractor_settings(provenance: Mapping[str, Any], modality: str) -> AudioSet
             f"{modality} features", "settings", f"not known to {name}: {fault}", "use the version that made them"
         ) from None
     what = "come from a table of ready features" if name.startswith("table:") else f"come from `{name}`"
-    raise StoreError(
-        f"{modality} features", "extractor", f"{what}, which cannot be computed from a media file",
-        f"give ready features ({modality}_features)",
-    )  # fmt: skip
+    fix = f"give ready features ({modality}_features)"
+    raise StoreError(f"{modality} features", "extractor", f"{what}, which cannot be computed from a media file", fix)
 
 
 def _check_same(provenance: Mapping[str, Any], here: ModalityInfo, modality: str) -> None:
     if str(provenance.get("version")) != here.version:
-        raise StoreError(
-            f"{modality} features", "version",
-            f"made by {here.extractor} {provenance.get('version')}, here is {here.version}",
-            "use the code that the model was made with",
-        )  # fmt: skip
+        problem = f"made by {here.extractor} {provenance.get('version')}, here is {here.version}"
+        raise StoreError(f"{modality} features", "version", problem, "use the code that the model was made with")
     check_same_files(provenance.get("settings", {}), here, modality)
 
 

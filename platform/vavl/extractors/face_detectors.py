@@ -70,10 +70,8 @@ class CascadeDetector:
         path = Path(haarcascades) / _CASCADE
         self._cascade = cv2.CascadeClassifier(str(path))
         if self._cascade.empty():
-            raise ConfigError(
-                str(path), "", "OpenCV's frontal-face cascade is not there",
-                "install opencv-python-headless below version 5, as pyproject.toml says",
-            )  # fmt: skip
+            fix = "install opencv-python-headless below version 5, as pyproject.toml says"
+            raise ConfigError(str(path), "", "OpenCV's frontal-face cascade is not there", fix)
 
     def prepare(self, picture: Picture, longest_side_px: int) -> Picture:
         """See ``Detector.prepare``: gray; a gray picture stays as it is."""

@@ -65,10 +65,8 @@ class Preprocessing:
                 raise ValueError("image_mean and image_std need three values, deviations not 0")
             side = _side(content)
         except (KeyError, TypeError, ValueError) as fault:
-            raise ConfigError(
-                str(files.folder / _PREPROCESSING), "", f"not that of an image network: {fault!r}",
-                "get the model's files again",
-            ) from None  # fmt: skip
+            problem = f"not that of an image network: {fault!r}"
+            raise ConfigError(str(files.folder / _PREPROCESSING), "", problem, "get the model's files again") from None
         return cls(side, factor, float(bool(content.get("rescale_offset", False))), mean, std)
 
     def __call__(self, crops: NDArray[np.uint8], device: torch.device) -> torch.Tensor:
@@ -193,10 +191,8 @@ def _width(files: ModelFiles) -> int:
             return int(_pooled(network(pixel_values=torch.zeros(1, 3, side, side))).shape[1])
     except Exception as fault:
         # What a configuration that fits no network raises in there is not one type.
-        raise ConfigError(
-            str(files.folder), KEY, f"config.json and {_PREPROCESSING} do not fit together: {fault}",
-            "get the model's files again",
-        ) from fault  # fmt: skip
+        problem = f"config.json and {_PREPROCESSING} do not fit together: {fault}"
+        raise ConfigError(str(files.folder), KEY, problem, "get the model's files again") from fault
 
 
 def _pooled(output: Any) -> torch.Tensor:

@@ -112,11 +112,8 @@ def mel_filters(settings: AudioFeatureSettings) -> Tensor:
     filters = torch.minimum(rising, falling).clamp_min(0)
     empty = (filters.sum(dim=0) == 0).nonzero().flatten()
     if len(empty):
-        raise ConfigError(
-            "features.audio", "mel_bands",
-            f"band {int(empty[0])} of {settings.mel_bands} is narrower than the frequency resolution",
-            "use fewer mel_bands or a longer window_ms",
-        )  # fmt: skip
+        problem = f"band {int(empty[0])} of {settings.mel_bands} is narrower than the frequency resolution"
+        raise ConfigError("features.audio", "mel_bands", problem, "use fewer mel_bands or a longer window_ms")
     return filters.float()
 
 

@@ -61,10 +61,8 @@ class OpensmileExtractor:
         rate = self._settings.sample_rate_hz
         sound = read_sound(path, rate, self._settings.longest_clip_s)
         if len(sound.waveform) < _SHORTEST_S * rate:
-            raise ClipError(
-                str(path), "audio", f"{len(sound.waveform) / rate:.3f} s are too short for openSMILE: it needs 0.06 s",
-                "leave the clip out, or use log_mel",
-            )  # fmt: skip
+            problem = f"{len(sound.waveform) / rate:.3f} s are too short for openSMILE: it needs 0.06 s"
+            raise ClipError(str(path), "audio", problem, "leave the clip out, or use log_mel")
         values = self._values(sound)
         if self._settings.level == "functionals":
             times = np.array([len(sound.waveform) / rate / 2])
@@ -90,11 +88,9 @@ def channel_names(settings: OpensmileSettings) -> tuple[str, ...]:
     names = _smile(settings.feature_set, settings.level).feature_names
     found = tuple(name for name in names if re.fullmatch(settings.channels, name))
     if not found:
-        raise ConfigError(
-            "features.audio", "channels",
-            f"`{settings.channels}` matches none of the {len(names)} channels, e.g. {names[0]}",
-            "write an expression for whole names, or leave it out for all",
-        )  # fmt: skip
+        problem = f"`{settings.channels}` matches none of the {len(names)} channels, e.g. {names[0]}"
+        fix = "write an expression for whole names, or leave it out for all"
+        raise ConfigError("features.audio", "channels", problem, fix)
     return found
 
 
@@ -109,8 +105,6 @@ def _package() -> Any:
     try:
         import opensmile
     except ImportError:
-        raise ConfigError(
-            "features.audio", "extractor", "opensmile is not installed",
-            "pip install --constraint constraints.txt --editable '.[opensmile]' (license: research, not products)",
-        ) from None  # fmt: skip
+        fix = "pip install --constraint constraints.txt --editable '.[opensmile]' (license: research, not products)"
+        raise ConfigError("features.audio", "extractor", "opensmile is not installed", fix) from None
     return opensmile

@@ -87,10 +87,8 @@ def _complete(folder: Path, key: str, also: Sequence[str]) -> ModelFiles:
             "save the model again with save_pretrained of transformers, which writes safetensors",
         )  # fmt: skip
     if missing is not None:
-        raise ConfigError(
-            str(folder), key, f"{missing} is missing",
-            f"fill the directory with {', '.join(('config.json', WEIGHTS, *also))} of the model",
-        )  # fmt: skip
+        fix = f"fill the directory with {', '.join(('config.json', WEIGHTS, *also))} of the model"
+        raise ConfigError(str(folder), key, f"{missing} is missing", fix)
     return ModelFiles(folder.resolve(), tuple(sorted({"config.json", *_weight_names(folder), *also})))
 
 

@@ -153,10 +153,8 @@ def find_speech_model(settings: SpeechTransformerSettings) -> SpeechModel:
         # What the library takes where the file says nothing.
         is_normalised = bool(preprocessing.get("do_normalize", kind != "whisper"))
     except (KeyError, TypeError, ValueError) as fault:
-        raise ConfigError(
-            str(files.folder), KEY, f"config.json or {_PREPROCESSING} is not that of a speech model: {fault!r}",
-            "get the model's files again",
-        ) from fault  # fmt: skip
+        problem = f"config.json or {_PREPROCESSING} is not that of a speech model: {fault!r}"
+        raise ConfigError(str(files.folder), KEY, problem, "get the model's files again") from fault
     blocks = int(config.num_hidden_layers)
     if settings.layers[1] > blocks:
         raise ConfigError(

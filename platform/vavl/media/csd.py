@@ -129,18 +129,14 @@ def open_container(root: Path, name: str, sequence: str | None) -> Iterator[Cont
     try:
         import h5py
     except ImportError:
-        raise ConfigError(
-            str(path), "", "reading .csd files needs h5py, which is not installed",
-            "pip install --constraint constraints.txt 'vavl[mosei]'",
-        ) from None  # fmt: skip
+        fix = "pip install --constraint constraints.txt 'vavl[mosei]'"
+        raise ConfigError(str(path), "", "reading .csd files needs h5py, which is not installed", fix) from None
     try:
         with h5py.File(path, "r") as file:
             yield Container(file, path, sequence)
     except (OSError, RuntimeError, KeyError) as error:
-        raise CorpusError(
-            str(path), "", f"not a readable .csd file: {str(error).splitlines()[0]}",
-            "put the file there, get it again, or correct its name in the card",
-        ) from None  # fmt: skip
+        fix = "put the file there, get it again, or correct its name in the card"
+        raise CorpusError(str(path), "", f"not a readable .csd file: {str(error).splitlines()[0]}", fix) from None
 
 
 def read_segments(root: Path, name: str, sequence: str | None) -> dict[str, Segment]:
@@ -171,10 +167,8 @@ def read_csd_columns(root: Path, name: str, columns: Sequence[str]) -> npt.NDArr
         known = container.dimensions()
         for column in columns:
             if column not in known:
-                raise CorpusError(
-                    str(root / name), column, f"no such column; the container has {', '.join(known)}",
-                    "correct the column's name in the card",
-                )  # fmt: skip
+                problem = f"no such column; the container has {', '.join(known)}"
+                raise CorpusError(str(root / name), column, problem, "correct the column's name in the card")
         places = [known.index(column) for column in columns]
         rows = [container.features(video, 0, len(container.intervals(video)))[:, places] for video in container.videos]
     return np.concatenate(rows).astype(np.float64) if rows else np.zeros((0, len(columns)))

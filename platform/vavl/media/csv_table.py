@@ -44,10 +44,8 @@ def place_inside(root: Path, name: str) -> Path:
     except (OSError, RuntimeError):
         raise CorpusError(str(root), name, "is a link that leads to itself", "put the file there") from None
     if not place.is_relative_to(root.resolve()):
-        raise CorpusError(
-            str(root), name, f"lies outside the corpus directory: {place}",
-            "name files inside the corpus directory; put the file there in place of the link",
-        )  # fmt: skip
+        fix = "name files inside the corpus directory; put the file there in place of the link"
+        raise CorpusError(str(root), name, f"lies outside the corpus directory: {place}", fix)
     return path
 
 

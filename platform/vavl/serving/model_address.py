@@ -110,17 +110,13 @@ def check_store(settings: TrackingSettings) -> None:
     place = tracking_place(settings, os.environ)
     if place.database is not None and not place.database.exists():
         # A client would make an empty database and say that there is no such model.
-        raise InputError(
-            str(place.database), "", "there is no tracking store",
-            "set tracking.uri or MLFLOW_TRACKING_URI, or train a model with tracking.model_name first",
-        )  # fmt: skip
+        fix = "set tracking.uri or MLFLOW_TRACKING_URI, or train a model with tracking.model_name first"
+        raise InputError(str(place.database), "", "there is no tracking store", fix)
     refuse_moved(settings)
     reason = unreachable_reason(place, settings.request_timeout_seconds)
     if reason is not None:
-        raise TrackingError(
-            place.public_uri, "", f"the tracking store does not answer: {reason}",
-            "start it, or correct tracking.uri or MLFLOW_TRACKING_URI",
-        )  # fmt: skip
+        fix = "start it, or correct tracking.uri or MLFLOW_TRACKING_URI"
+        raise TrackingError(place.public_uri, "", f"the tracking store does not answer: {reason}", fix)
 
 
 @contextmanager
@@ -132,10 +128,8 @@ def told_as_ours(place: TrackingPlace) -> Iterator[None]:
     try:
         yield
     except (MlflowException, SQLAlchemyError, OSError) as error:
-        raise TrackingError(
-            place.public_uri, "", f"the tracking store refused: {one_line(error)}",
-            "check its address, the rights and the place of its artifacts",
-        ) from None  # fmt: skip
+        fix = "check its address, the rights and the place of its artifacts"
+        raise TrackingError(place.public_uri, "", f"the tracking store refused: {one_line(error)}", fix) from None
 
 
 def _version(client: Any, address: str, parts: re.Match[str]) -> Any:
@@ -193,10 +187,8 @@ def _checked(root: Path, version: Any) -> Path:
     title, directory = f"{version.name} version {version.version}", root / FILES_IN_MODEL
     missing = [name for name in _MODEL_FILES if not (directory / name).is_file()]
     if missing:
-        raise InputError(
-            title, "", f"holds no {' and no '.join(missing)}",
-            "choose a version that jobs/train_model.py registered",
-        )  # fmt: skip
+        fix = "choose a version that jobs/train_model.py registered"
+        raise InputError(title, "", f"holds no {' and no '.join(missing)}", fix)
     expected, files = version.tags.get(CHECKSUMS_TAG), version.tags.get(FILES_TAG)
     if expected is not None or (root / CHECKSUMS_FILE).exists():
         check_files(root, title, expected)

@@ -118,10 +118,8 @@ def refuse_changed(title: str, field: str, problem: str) -> None:
     if os.environ.get(ACCEPT_VARIABLE) == "true":
         _log.warning("%s: %s; it is used all the same: %s=true", title, problem, ACCEPT_VARIABLE)
         return
-    raise InputError(
-        title, field, problem,
-        f"register the model again or restore its files; to use it as it is: export {ACCEPT_VARIABLE}=true",
-    )  # fmt: skip
+    fix = f"register the model again or restore its files; to use it as it is: export {ACCEPT_VARIABLE}=true"
+    raise InputError(title, field, problem, fix)
 
 
 def _checksums(directory: Path) -> dict[str, str]:

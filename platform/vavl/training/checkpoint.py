@@ -187,12 +187,8 @@ class Checkpoints:
         """Say why this rank, or another one, could not write a checkpoint."""
         cause = self._pending.error if self._pending is not None else None
         problem = f"a checkpoint could not be written: {cause or 'see the log of the other workers'}"
-        raise TrainingError(
-            self._root.address,
-            "",
-            problem,
-            "free space or repair the storage, then start again: the last whole checkpoint is intact",
-        ) from cause
+        fix = "free space or repair the storage, then start again: the last whole checkpoint is intact"
+        raise TrainingError(self._root.address, "", problem, fix) from cause
 
     def newest(self, scratch: Path) -> Restored | None:
         """Find the newest whole checkpoint. Every rank must call, and all get the same.

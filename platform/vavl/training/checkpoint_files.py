@@ -181,12 +181,9 @@ def read_state(folder: Path) -> LoopState:
         return LoopState.model_validate(read_json(folder / LOOP_FILE))
     except ValidationError as error:
         wrong = ", ".join(".".join(map(str, entry["loc"])) for entry in error.errors())
-        raise TrainingError(
-            str(folder),
-            LOOP_FILE,
-            f"was written by another version; fields that differ: {wrong}",
-            "set training.resume=never to start anew, or continue with the version that wrote it",
-        ) from None
+        problem = f"was written by another version; fields that differ: {wrong}"
+        fix = "set training.resume=never to start anew, or continue with the version that wrote it"
+        raise TrainingError(str(folder), LOOP_FILE, problem, fix) from None
 
 
 class CheckpointValues:
@@ -228,24 +225,16 @@ class CheckpointValues:
         else:
             if found:
                 return found[0][1] if len(found) == 1 else torch.cat([piece for _, piece in found])
-        raise TrainingError(
-            str(self._folder),
-            f"{kind}/{name}",
-            f"is whole only up to element {end}",
-            "set training.resume=never to start anew: the checkpoint belongs to another network",
-        )
+        fix = "set training.resume=never to start anew: the checkpoint belongs to another network"
+        raise TrainingError(str(self._folder), f"{kind}/{name}", f"is whole only up to element {end}", fix)
 
     def weights(self, shapes: Mapping[str, torch.Size]) -> dict[str, Tensor]:
         """Return all trained weights in the shapes of the network."""
         try:
             return {name: self.whole(name, WEIGHT).view(shapes[name]) for name in self.names()}
         except (KeyError, RuntimeError, SafetensorError) as error:
-            raise TrainingError(
-                str(self._folder),
-                "weights",
-                f"do not fit this network: {error}",
-                "set training.resume=never to start anew",
-            ) from None
+            fix = "set training.resume=never to start anew"
+            raise TrainingError(str(self._folder), "weights", f"do not fit this network: {error}", fix) from None
 
     def __enter__(self) -> Self:
         return self

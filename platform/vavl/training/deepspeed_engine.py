@@ -106,12 +106,9 @@ class DeepSpeedEngine:
                 model=network, optimizer=self._torch_optimizer, config=self.config, dist_init_required=False
             )
         except (ValidationError, ValueError, AssertionError, deepspeed.DeepSpeedConfigError) as error:
-            raise TrainingError(
-                "training",
-                "deepspeed",
-                f"DeepSpeed refuses its configuration: {_first_line(error)}",
-                f"correct training.deepspeed; the merged configuration was {json.dumps(self.config)}",
-            ) from error
+            problem = f"DeepSpeed refuses its configuration: {_first_line(error)}"
+            fix = f"correct training.deepspeed; the merged configuration was {json.dumps(self.config)}"
+            raise TrainingError("training", "deepspeed", problem, fix) from error
         self.network = self._engine.module
         self._layout: list[_Run] | None = None
 

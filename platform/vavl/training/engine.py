@@ -124,12 +124,8 @@ def default_device(settings: TrainingSettings) -> torch.device:
 
 def no_gpu(problem: str) -> TrainingError:
     """Return the error of a worker that cannot use the GPU it was given."""
-    return TrainingError(
-        "training",
-        "gpus_per_worker",
-        f"is above 0, and {problem}",
-        "set gpus_per_worker: 0, or install a CUDA build of torch on machines with a GPU",
-    )
+    fix = "set gpus_per_worker: 0, or install a CUDA build of torch on machines with a GPU"
+    return TrainingError("training", "gpus_per_worker", f"is above 0, and {problem}", fix)
 
 
 def check_precision(settings: TrainingSettings, device: torch.device) -> None:
@@ -137,12 +133,9 @@ def check_precision(settings: TrainingSettings, device: torch.device) -> None:
     if device.type != "cuda" or settings.precision != "bf16":
         return
     if not torch.cuda.is_bf16_supported(including_emulation=False):
-        raise TrainingError(
-            "training",
-            "precision",
-            f"{torch.cuda.get_device_name(device)} does not compute in bf16",
-            "set precision: fp32, zero_stage: 1 and deepspeed: {fp16: {enabled: true}}",
-        )
+        problem = f"{torch.cuda.get_device_name(device)} does not compute in bf16"
+        fix = "set precision: fp32, zero_stage: 1 and deepspeed: {fp16: {enabled: true}}"
+        raise TrainingError("training", "precision", problem, fix)
 
 
 class TorchEngine:

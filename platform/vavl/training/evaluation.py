@@ -101,12 +101,8 @@ def _correlation(moments: Mapping[str, torch.Tensor]) -> dict[str, float]:
 def _check_finite(split: str, condition: str, predicted: NDArray[np.float64]) -> None:
     bad = int((~np.isfinite(predicted).all(axis=-1)).sum())
     if bad:
-        raise TrainingError(
-            split,
-            condition,
-            f"the prediction of {bad} of {len(predicted)} clips is not finite",
-            "lower training.optimizer.learning_rate, or look at the features: the weights have grown out of bounds",
-        )
+        fix = "lower training.optimizer.learning_rate, or look at the features: the weights have grown out of bounds"
+        raise TrainingError(split, condition, f"the prediction of {bad} of {len(predicted)} clips is not finite", fix)
 
 
 def score_split(split: str, predictions: SplitPredictions, task: Task) -> dict[str, float]:

@@ -205,22 +205,14 @@ def _result_of(fit: Callable[[], Any]) -> dict[str, Any]:
 def _failed(error: BaseException) -> TrainingError:
     if "NCCL" in str(error) and "built in" in str(error):  # torch's words, met before a worker runs code of ours
         return no_gpu("NCCL is not part of torch on the workers")
-    return TrainingError(
-        "training",
-        "",
-        f"Ray Train failed: {type(error).__name__}: {in_short(error)}",
-        "start the same command again to resume from the last checkpoint",
-    )
+    fix = "start the same command again to resume from the last checkpoint"
+    return TrainingError("training", "", f"Ray Train failed: {type(error).__name__}: {in_short(error)}", fix)
 
 
 def stopped(output_dir: Path | str) -> TrainingStopped:
     """Describe a run that stopped as it was asked to."""
-    return TrainingStopped(
-        str(output_dir),
-        "",
-        f"stopped as asked; a checkpoint holds step {newest_step(output_dir)}",
-        "start the same command again to continue",
-    )
+    problem = f"stopped as asked; a checkpoint holds step {newest_step(output_dir)}"
+    return TrainingStopped(str(output_dir), "", problem, "start the same command again to continue")
 
 
 _POLL_SECONDS = 2.0

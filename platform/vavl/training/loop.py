@@ -209,12 +209,8 @@ def _save_best(run: TrainingRun) -> None:
 def _selection_score(names: Sequence[str], scores: Mapping[str, float]) -> float:
     missing = [name for name in names if name not in scores]
     if missing:
-        raise TrainingError(
-            "evaluation",
-            "select_by",
-            f"{', '.join(missing)} is not measured",
-            f"choose of: {', '.join(sorted(scores))}",
-        )
+        fix = f"choose of: {', '.join(sorted(scores))}"
+        raise TrainingError("evaluation", "select_by", f"{', '.join(missing)} is not measured", fix)
     return sum(scores[name] for name in names) / len(names)
 
 

@@ -143,12 +143,9 @@ def failure_of(error: Exception, settings: TrainingSettings) -> Exception:
     """
     if isinstance(error, torch.OutOfMemoryError) or "out of memory" in str(error).lower():
         now = "its whole share" if settings.clips_per_forward is None else settings.clips_per_forward
-        return TrainingError(
-            "training",
-            "clips_per_forward",
-            f"out of memory with {now} per forward pass: {in_short(error)}",
-            "lower training.clips_per_forward; also zero_stage, activation_checkpointing or offload",
-        )
+        problem = f"out of memory with {now} per forward pass: {in_short(error)}"
+        fix = "lower training.clips_per_forward; also zero_stage, activation_checkpointing or offload"
+        return TrainingError("training", "clips_per_forward", problem, fix)
     is_ray = type(error).__module__.partition(".")[0] == "ray"
     is_lost = isinstance(error, (dist.DistError, ConnectionError)) or (
         isinstance(error, RuntimeError) and _LOST_PEER.search(str(error)) is not None
@@ -156,12 +153,8 @@ def failure_of(error: Exception, settings: TrainingSettings) -> Exception:
     if is_ray or is_lost:
         return error
     where = traceback.TracebackException.from_exception(error).stack[-1]
-    return TrainingError(
-        f"{Path(where.filename).name}:{where.lineno}",
-        type(error).__name__,
-        in_short(error),
-        "read the traceback in the log of the worker: a bug or a bad input, so the run is not restarted",
-    )
+    fix = "read the traceback in the log of the worker: a bug or a bad input, so the run is not restarted"
+    return TrainingError(f"{Path(where.filename).name}:{where.lineno}", type(error).__name__, in_short(error), fix)
 
 
 class RunCallback(UserCallback):  # type: ignore[misc]
@@ -238,12 +231,9 @@ def _check_storage(output_dir: Path | str, run_id: str) -> None:
     """Refuse a machine that does not share the run's directory with the driver."""
     seen = run_id_at(output_dir)
     if seen != run_id:
-        raise InputError(
-            str(output_dir),
-            "output_dir",
-            f"machine {os.uname().nodename} sees {seen or 'no run'} there, not {run_id}",
-            "put output_dir on storage that all machines of the cluster share, or on object storage",
-        )
+        problem = f"machine {os.uname().nodename} sees {seen or 'no run'} there, not {run_id}"
+        fix = "put output_dir on storage that all machines of the cluster share, or on object storage"
+        raise InputError(str(output_dir), "output_dir", problem, fix)
 
 
 def _with_memory(records: list[Record], metrics: Sequence[Mapping[str, Any]]) -> list[Record]:

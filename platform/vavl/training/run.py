@@ -303,12 +303,8 @@ def _start(plan: TrainingPlan, data: RunData, restored: Restored | None) -> Loop
     for name in ("config_hash", "store_hash"):
         before, now = getattr(restored.state, name), getattr(fresh, name)
         if before != now:
-            raise TrainingError(
-                str(restored.folder),
-                name,
-                f"the checkpoint has {before}, this run {now}",
-                "go back to the earlier setting, or set training.resume=never to start anew",
-            )
+            fix = "go back to the earlier setting, or set training.resume=never to start anew"
+            raise TrainingError(str(restored.folder), name, f"the checkpoint has {before}, this run {now}", fix)
     # Checkpoints of earlier versions hold no mean of the teacher; the hard labels of their runs need none.
     return restored.state.model_copy(update={"teacher_mean": restored.state.teacher_mean or fresh.teacher_mean})
 

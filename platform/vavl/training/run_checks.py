@@ -77,12 +77,8 @@ def _check_hgr(settings: HgrSettings, partitioned: PartitionedClips) -> None:
     fed = hgr_feeds(partitioned, settings)
     for pair, (_, _, what) in _NEEDS.items():
         if getattr(settings, pair) > 0 and pair not in fed:
-            raise ConfigError(
-                "objectives",
-                f"hgr.{pair}",
-                f"has weight, but no training clip has {what}",
-                f"set objectives.hgr.{pair}=0, or change data.partitions",
-            )
+            fix = f"set objectives.hgr.{pair}=0, or change data.partitions"
+            raise ConfigError("objectives", f"hgr.{pair}", f"has weight, but no training clip has {what}", fix)
 
 
 def _correlation_size_warnings(
@@ -125,44 +121,28 @@ def _check_contrastive(composition: Mapping[Partition, int]) -> None:
 def _check_ladder(settings: LadderSettings, model: NetworkSettings) -> None:
     layers = model.ladder_layers
     if model.subsampling > 1:
-        raise ConfigError(
-            "objectives", "ladder", f"rebuilds layers of one length, and model.subsampling is {model.subsampling}",
-            "set model.subsampling: 1, or objectives.ladder: null",
-        )  # fmt: skip
+        problem = f"rebuilds layers of one length, and model.subsampling is {model.subsampling}"
+        raise ConfigError("objectives", "ladder", problem, "set model.subsampling: 1, or objectives.ladder: null")
     given = settings.layer_weights
     if given is not None and len(given) != layers:
-        raise ConfigError(
-            "objectives",
-            "ladder.layer_weights",
-            f"has {len(given)} numbers for {layers} layers",
-            "give one for the input frames and one for every modality block and shared block, or null",
-        )
+        fix = "give one for the input frames and one for every modality block and shared block, or null"
+        raise ConfigError("objectives", "ladder.layer_weights", f"has {len(given)} numbers for {layers} layers", fix)
 
 
 def _check_pseudo_label(
     plan: TrainingPlan, settings: PseudoLabelSettings, partitioned: PartitionedClips, task: Task
 ) -> None:
     if settings.kind == "hard" and not isinstance(task, ClassTask):
-        raise ConfigError(
-            "objectives",
-            "pseudo_label.kind",
-            "is hard, which labels classes, but data.target is attributes",
-            "set objectives.pseudo_label.kind=soft and leave out threshold",
-        )
+        problem = "is hard, which labels classes, but data.target is attributes"
+        fix = "set objectives.pseudo_label.kind=soft and leave out threshold"
+        raise ConfigError("objectives", "pseudo_label.kind", problem, fix)
     if settings.weight > 0 and settings.predictions is None and all(name.is_labelled for name in partitioned.clips):
-        raise ConfigError(
-            "objectives",
-            "pseudo_label.weight",
-            "has weight, but every training clip has a label",
-            "set objectives.pseudo_label=null, or data.partitions.labelled_fraction below 1",
-        )
+        fix = "set objectives.pseudo_label=null, or data.partitions.labelled_fraction below 1"
+        raise ConfigError("objectives", "pseudo_label.weight", "has weight, but every training clip has a label", fix)
     if settings.teacher == "average" and plan.training.average_decay is None:
-        raise ConfigError(
-            "objectives",
-            "pseudo_label.teacher",
-            "is average, but no average of the weights is kept",
-            "set training.average_decay, e.g. 0.99, or objectives.pseudo_label.teacher=self",
-        )
+        problem = "is average, but no average of the weights is kept"
+        fix = "set training.average_decay, e.g. 0.99, or objectives.pseudo_label.teacher=self"
+        raise ConfigError("objectives", "pseudo_label.teacher", problem, fix)
 
 
 def check_selection(
@@ -185,19 +165,12 @@ def check_selection(
     for name in plan.evaluation.select_by:
         _, condition, metric = name.split("/")
         if metric not in known:
-            raise ConfigError(
-                "evaluation",
-                "select_by",
-                f"{name} is no metric of which more is better",
-                f"choose one that ends in {', '.join(known)}",
-            )
+            fix = f"choose one that ends in {', '.join(known)}"
+            raise ConfigError("evaluation", "select_by", f"{name} is no metric of which more is better", fix)
         if not _present(condition, collection, validation).any():
-            raise InputError(
-                str(plan.data.store),
-                f"evaluation.select_by {name}",
-                "no validation clip has these modalities",
-                "choose metrics of a condition that the corpus has",
-            )
+            problem = "no validation clip has these modalities"
+            fix = "choose metrics of a condition that the corpus has"
+            raise InputError(str(plan.data.store), f"evaluation.select_by {name}", problem, fix)
     return _untrained(plan, collection, validation, partitioned)
 
 

@@ -90,12 +90,9 @@ def _check_labels(plan: TrainingPlan, rows: Mapping[str, NDArray[np.int64]], is_
     wanted = {"train": True, "validation": not plan.training.refit, "test": plan.evaluation.test}
     for name in (name for name, is_wanted in wanted.items() if is_wanted):
         if not any(is_labelled[piece].any() for piece in pieces(rows[name])):
-            raise InputError(
-                str(plan.data.store),
-                f"split {name} of fold {plan.data.fold}",
-                "holds no labeled clip",
-                "check the card's splits, data.fold and the quarantine of the store",
-            )
+            problem = "holds no labeled clip"
+            fix = "check the card's splits, data.fold and the quarantine of the store"
+            raise InputError(str(plan.data.store), f"split {name} of fold {plan.data.fold}", problem, fix)
 
 
 def check_classes(collection: ClipCollection, rows: NDArray[np.int64], plan: TrainingPlan) -> None:
@@ -107,12 +104,9 @@ def check_classes(collection: ClipCollection, rows: NDArray[np.int64], plan: Tra
         if (target != first).any():
             return
     if count:
-        raise InputError(
-            str(plan.data.store),
-            f"data.target={plan.data.target}, fold {plan.data.fold}",
-            f"all {count} labeled training clips have the same target {target[0].tolist()}",
-            "label clips of other classes too, or choose another fold or target",
-        )
+        problem = f"all {count} labeled training clips have the same target {target[0].tolist()}"
+        fix = "label clips of other classes too, or choose another fold or target"
+        raise InputError(str(plan.data.store), f"data.target={plan.data.target}, fold {plan.data.fold}", problem, fix)
 
 
 class PlanNotes(NamedTuple):

@@ -268,12 +268,8 @@ def full_disk_as_error(output_dir: str) -> Iterator[None]:
     except (OSError, SafetensorError) as fault:
         if _code_of(fault) not in _FULL:
             raise
-        raise TrainingError(
-            output_dir,
-            "",
-            f"the run's results cannot be written: {fault}",
-            "free disk space, then start the same command again: the last whole checkpoint is intact",
-        ) from fault
+        fix = "free disk space, then start the same command again: the last whole checkpoint is intact"
+        raise TrainingError(output_dir, "", f"the run's results cannot be written: {fault}", fix) from fault
 
 
 def _code_of(fault: OSError | SafetensorError) -> int | None:
