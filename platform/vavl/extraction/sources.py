@@ -23,7 +23,7 @@ from vavl.corpora.discovery import list_files
 from vavl.errors import ClipError, CorpusError
 from vavl.extraction.settings import FeatureSettings
 from vavl.extractors.extracted import Extracted
-from vavl.extractors.extractor import audio_extractor, audio_info, check_audio, check_video, video_extractor, video_info
+from vavl.extractors.extractor import audio_extractor, audio_info, check_features, video_extractor, video_info
 from vavl.extractors.settings import OpenFaceSettings, VideoSettings
 from vavl.features import ModalityInfo
 from vavl.media.csd import Segment, open_container, read_segments
@@ -104,20 +104,20 @@ def _source(
                 table.info,
                 "video_table_key",
                 "audio_path",  # the length of the clip's audio gives a row its time
-                partial(_reader_of_table, table),
+                lambda: table.extract,
                 shared_file=source.file,
                 in_workers=False,
             )
         case CsdSource():
             info, key = csd_info(root, source), f"{modality}_table_key"
-            return Source(info, key, None, partial(_reader_of_csd, root, source), shared_file=source.file)
+            return Source(info, key, None, partial(_cut_out, root, source), shared_file=source.file)
         case OpenFaceSource():
             return _files("video", root, openface_settings(source, root))
         case FileSource() | HfSource() if modality == "audio":
-            check_audio(settings.audio)
+            check_features(settings.audio, "audio")
             return _files("audio", root, settings.audio)
         case FileSource() | HfSource():
-            check_video(settings.video)
+            check_features(settings.video, "video")
             return _files("video", root, settings.video)
 
 
@@ -129,11 +129,7 @@ def _files(modality: str, root: Path, settings: Any) -> Source:
     return Source(video_info(settings), column, column, make, root, video=settings)
 
 
-def _reader_of_table(table: FeatureTable) -> Extract:
-    return table.extract
-
-
-def _reader_of_csd(root: Path, source: CsdSource) -> Extract:
+def _cut_out(root: Path, source: CsdSource) -> Extract:
     return CsdClips.open(root, source).extract
 
 

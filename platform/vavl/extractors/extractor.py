@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -44,6 +44,46 @@ from vavl.media.sound import read_sound
 logger = logging.getLogger(__name__)
 
 
+class _Kind(NamedTuple):
+    """What is done with the settings of one kind of extractor."""
+
+    make: Callable[[Any], Extractor]
+    info: Callable[[Any], ModalityInfo]
+    check: Callable[[Any], object]  # raises before any file is read what would fail at each; loads no network
+
+
+def _kind(settings: OneAudioSettings | OneVideoSettings, modality: str) -> _Kind:
+    match settings:
+        case AudioFeatureSettings():
+            return _Kind(_of_sound, log_mel.log_mel_info, log_mel.mel_filters)
+        case FunctionalSettings():
+            from vavl.extractors.functionals import functionals_info
+
+            return _Kind(_of_sound, functionals_info, lambda one: log_mel.mel_filters(one.spectra))
+        case OpensmileSettings():
+            from vavl.extractors import opensmile_features as smile
+
+            return _Kind(lambda one: smile.OpensmileExtractor(one).extract, smile.opensmile_info, smile.channel_names)
+        case SpeechTransformerSettings():
+            from vavl.extractors import speech_transformer as speech
+
+            make = speech.SpeechTransformerExtractor
+            return _Kind(lambda one: make(one).extract, speech.speech_transformer_info, speech.find_speech_model)
+        case VideoFeatureSettings():
+            return _Kind(lambda one: VideoExtractor(one).extract, descriptor_info, _check_faces)
+        case ImageNetworkSettings():
+            from vavl.extractors import image_network as images
+
+            return _Kind(lambda one: images.ImageNetworkExtractor(one).extract, images.image_network_info, _check_faces)
+        case OpenFaceSettings():
+            from vavl.extractors.openface import openface_info, read_openface
+
+            return _Kind(lambda one: partial(read_openface, settings=one), openface_info, _refuse_tables)
+        case _:
+            info = partial(_plugin_info, modality=modality)
+            return _Kind(extractor_plugin(settings.extractor, modality).extractor, info, info)
+
+
 def audio_extractor(settings: AudioSettings) -> Extractor:
     """Return the extractor of these settings; of several it joins the channels.
 
@@ -51,51 +91,36 @@ def audio_extractor(settings: AudioSettings) -> Extractor:
         ConfigError: the bands do not fit the window, what the extractor needs is not installed, or several
             extractors have frames that do not agree.
     """
-    return _made(settings, "audio", _audio_extractor, audio_info)
+    return _made(settings, "audio")
 
 
-def _made(
-    settings: Any, modality: str, make: Callable[[Any], Extractor], info: Callable[[Any], ModalityInfo]
-) -> Extractor:
-    if not _is_combined(settings):
-        return make(settings)
-    from vavl.extractors.combined import joined, pooled
-
-    if not isinstance(settings, tuple):
-        return pooled(make(settings), modality)
-    parts = [_made(one, modality, make, info) for one in settings]
-    return joined(parts, modality, info(settings).frame_rate_hz)
+def video_extractor(settings: VideoSettings) -> Extractor:
+    """Return the extractor of these settings, as ``audio_extractor`` does; ConfigError also if a file is missing."""
+    return _made(settings, "video")
 
 
-def _info(settings: Any, modality: str, info: Callable[[Any], ModalityInfo]) -> ModalityInfo:
-    if not _is_combined(settings):
-        return info(settings)
-    from vavl.extractors.combined import joined_info, pooled_info
-
-    if not isinstance(settings, tuple):
-        return pooled_info(info(settings))
-    return joined_info([_info(one, modality, info) for one in settings], modality)
+def audio_info(settings: AudioSettings) -> ModalityInfo:
+    """Return the provenance of audio features; raises as ``audio_extractor``."""
+    return _info(settings, "audio")
 
 
-def _is_combined(settings: Any) -> bool:
-    return isinstance(settings, tuple) or getattr(settings, "pooling", None) is not None  # a plug-in need not have it
+def video_info(settings: VideoSettings) -> ModalityInfo:
+    """Return the provenance of video features. Raises ConfigError if a file that the extractor needs is missing."""
+    return _info(settings, "video")
 
 
-def _audio_extractor(settings: OneAudioSettings) -> Extractor:
-    match settings:
-        case OpensmileSettings():
-            from vavl.extractors.opensmile_features import OpensmileExtractor
+def check_features(settings: AudioSettings | VideoSettings, modality: str) -> None:
+    """Raise before any file is read what would fail at each; loads no network.
 
-            return OpensmileExtractor(settings).extract
-        case SpeechTransformerSettings():
-            from vavl.extractors.speech_transformer import SpeechTransformerExtractor
-
-            return SpeechTransformerExtractor(settings).extract
-        case AudioFeatureSettings() | FunctionalSettings():
-            check_audio(settings)
-            return partial(extract_audio, settings=settings)
-        case _:
-            return extractor_plugin(settings.extractor, "audio").extractor(settings)
+    Raises:
+        ConfigError: as ``audio_extractor`` and ``video_extractor``, or the settings are those of a card's tables.
+    """
+    if isinstance(settings, tuple):
+        for one in settings:
+            check_features(one, modality)
+        _info(settings, modality)
+    else:
+        _kind(settings, modality).check(settings)
 
 
 def extract_audio(path: Path, settings: AudioFeatureSettings | FunctionalSettings) -> Extracted:
@@ -116,66 +141,49 @@ def extract_audio(path: Path, settings: AudioFeatureSettings | FunctionalSetting
     return Extracted(values, times, note=sound.note, facts=sound.facts)
 
 
-def audio_info(settings: AudioSettings) -> ModalityInfo:
-    """Return the provenance of audio features.
+def _made(settings: Any, modality: str) -> Extractor:
+    if not _is_combined(settings):
+        return _kind(settings, modality).make(settings)
+    from vavl.extractors.combined import joined, pooled
 
-    Raises:
-        ConfigError: as ``audio_extractor``.
-    """
-    return _info(settings, "audio", _audio_info)
-
-
-def _audio_info(settings: OneAudioSettings) -> ModalityInfo:
-    recorded = settings.model_dump(mode="json")
-    match settings:
-        case AudioFeatureSettings():
-            width = settings.mel_bands * (len(log_mel.STATISTICS) if settings.segments else 1)
-            return ModalityInfo(log_mel.NAME, log_mel.VERSION, recorded, settings.frame_rate_hz, width)
-        case FunctionalSettings():
-            from vavl.extractors import functionals
-
-            names = functionals.channel_names(settings)
-            return ModalityInfo(functionals.NAME, functionals.VERSION, recorded, None, len(names), names)
-        case OpensmileSettings():
-            from vavl.extractors import opensmile_features
-
-            names = opensmile_features.channel_names(settings)
-            rate = None if settings.level == "functionals" else 1 / opensmile_features.HOP_S
-            name, version = opensmile_features.NAME, opensmile_features.VERSION
-            return ModalityInfo(name, version, recorded, rate, len(names), names)
-        case SpeechTransformerSettings():
-            from vavl.extractors.speech_transformer import speech_transformer_info
-
-            return speech_transformer_info(settings)
-        case _:
-            return _plugin_info(settings, "audio")
+    if not isinstance(settings, tuple):
+        return pooled(_kind(settings, modality).make(settings), modality)
+    parts = [_made(one, modality) for one in settings]
+    return joined(parts, modality, _info(settings, modality).frame_rate_hz)
 
 
-def check_audio(settings: AudioSettings) -> None:
-    """Raise before any file is read what would fail at each.
+def _info(settings: Any, modality: str) -> ModalityInfo:
+    if not _is_combined(settings):
+        return _kind(settings, modality).info(settings)
+    from vavl.extractors.combined import joined_info, pooled_info
 
-    Raises:
-        ConfigError: as ``audio_extractor``.
-    """
-    match settings:
-        case tuple():
-            for one in settings:
-                check_audio(one)
-            audio_info(settings)
-        case AudioFeatureSettings():
-            log_mel.mel_filters(settings)
-        case FunctionalSettings():
-            log_mel.mel_filters(settings.spectra)
-        case OpensmileSettings():
-            from vavl.extractors import opensmile_features
+    if not isinstance(settings, tuple):
+        return pooled_info(_kind(settings, modality).info(settings))
+    return joined_info([_info(one, modality) for one in settings], modality)
 
-            opensmile_features.channel_names(settings)
-        case SpeechTransformerSettings():
-            from vavl.extractors.speech_transformer import find_speech_model
 
-            find_speech_model(settings)
-        case _:
-            _plugin_info(settings, "audio")
+def _is_combined(settings: Any) -> bool:
+    return isinstance(settings, tuple) or getattr(settings, "pooling", None) is not None  # a plug-in need not have it
+
+
+def _of_sound(settings: AudioFeatureSettings | FunctionalSettings) -> Extractor:
+    check_features(settings, "audio")
+    return partial(extract_audio, settings=settings)
+
+
+def _check_faces(settings: VideoFeatureSettings | ImageNetworkSettings) -> None:
+    make_detector(settings.faces)
+    if settings.faces.align and settings.faces.detector == "cascade":
+        logger.warning("features.video.faces.align: the cascade finds no landmarks, its crops stay level")
+    if isinstance(settings, ImageNetworkSettings):
+        from vavl.extractors.image_network import check_image_network
+
+        check_image_network(settings)
+
+
+def _refuse_tables(_: OpenFaceSettings) -> None:
+    fix = "write `source: openface` into the card, or choose another extractor"
+    raise ConfigError("features.video", "extractor", "openface reads tables, and the card names video files", fix)
 
 
 def _plugin_info(settings: Any, modality: str) -> ModalityInfo:
@@ -186,82 +194,9 @@ def _plugin_info(settings: Any, modality: str) -> ModalityInfo:
     return replace(info, extractor=name, settings=recorded)
 
 
-def video_extractor(settings: VideoSettings) -> Extractor:
-    """Return the extractor of these settings; of several it joins the channels.
-
-    Raises:
-        ConfigError: a file that the extractor needs is missing or broken, or several extractors have frames that
-            do not agree.
-    """
-    return _made(settings, "video", _video_extractor, video_info)
-
-
-def _video_extractor(settings: OneVideoSettings) -> Extractor:
-    match settings:
-        case VideoFeatureSettings():
-            return VideoExtractor(settings).extract
-        case ImageNetworkSettings():
-            from vavl.extractors.image_network import ImageNetworkExtractor
-
-            return ImageNetworkExtractor(settings).extract
-        case OpenFaceSettings():
-            from vavl.extractors.openface import openface_extractor
-
-            return openface_extractor(settings)
-        case _:
-            return extractor_plugin(settings.extractor, "video").extractor(settings)
-
-
-def video_info(settings: VideoSettings) -> ModalityInfo:
-    """Return the provenance of video features. Raises ConfigError if a file that the extractor needs is missing."""
-    return _info(settings, "video", _video_info)
-
-
-def _video_info(settings: OneVideoSettings) -> ModalityInfo:
-    match settings:
-        case VideoFeatureSettings():
-            return descriptor_info(settings)
-        case ImageNetworkSettings():
-            from vavl.extractors.image_network import image_network_info
-
-            return image_network_info(settings)
-        case OpenFaceSettings():
-            from vavl.extractors.openface import openface_info
-
-            return openface_info(settings)
-        case _:
-            return _plugin_info(settings, "video")
-
-
-def check_video(settings: VideoSettings) -> None:
-    """Raise before any file is read what would fail at each; loads no network.
-
-    Raises:
-        ConfigError: a file that the extractor needs is missing, or the settings are those of a card's tables.
-    """
-    if isinstance(settings, tuple):
-        for one in settings:
-            check_video(one)
-        video_info(settings)
-        return
-    if isinstance(settings, OpenFaceSettings):
-        fix = "write `source: openface` into the card, or choose another extractor"
-        raise ConfigError("features.video", "extractor", "openface reads tables, and the card names video files", fix)
-    if settings.extractor not in VIDEO_EXTRACTORS:
-        _plugin_info(settings, "video")
-        return
-    make_detector(settings.faces)
-    if settings.faces.align and settings.faces.detector == "cascade":
-        logger.warning("features.video.faces.align: the cascade finds no landmarks, its crops stay level")
-    if isinstance(settings, ImageNetworkSettings):
-        from vavl.extractors.image_network import check_image_network
-
-        check_image_network(settings)
-
-
-_KINDS: Mapping[str, tuple[tuple[str, ...], TypeAdapter[Any], Callable[[Any], ModalityInfo]]] = {
-    "audio": (AUDIO_EXTRACTORS, TypeAdapter(AudioSettings), audio_info),
-    "video": (VIDEO_EXTRACTORS, TypeAdapter(VideoSettings), video_info),
+_SETTINGS: Mapping[str, tuple[tuple[str, ...], TypeAdapter[Any]]] = {
+    "audio": (AUDIO_EXTRACTORS, TypeAdapter(AudioSettings)),
+    "video": (VIDEO_EXTRACTORS, TypeAdapter(VideoSettings)),
 }
 
 
@@ -307,8 +242,7 @@ def extractor_of(provenance: Mapping[str, Any], modality: str) -> Extractor:
             other weights or from a plug-in that is not installed here.
         ConfigError: what the extractor needs is not here: a package, or the files of its model.
     """
-    make = audio_extractor if modality == "audio" else video_extractor
-    return make(extractor_settings(provenance, modality))
+    return _made(extractor_settings(provenance, modality), modality)
 
 
 def extractor_settings(provenance: Mapping[str, Any], modality: str) -> AudioSettings | VideoSettings:
@@ -325,16 +259,15 @@ def extractor_settings(provenance: Mapping[str, Any], modality: str) -> AudioSet
     if (missing := missing_plugin(provenance)) is not None:
         fix = f"pip install {distribution}; requirements.txt of a registered model names its version"
         raise StoreError(f"{modality} features", "extractor", missing, fix)
-    known, kinds, info = _KINDS[modality]
+    known, kinds = _SETTINGS[modality]
     try:
         if name in known or distribution:
             found: AudioSettings | VideoSettings = kinds.validate_python(settings)
-            _check_same(provenance, info(found), modality)
+            _check_same(provenance, _info(found, modality), modality)
             return found
-    except ValidationError as fault:
-        raise StoreError(
-            f"{modality} features", "settings", f"not known to {name}: {fault}", "use the version that made them"
-        ) from None
+    except ValidationError as error:
+        problem = f"not known to {name}: {error}"
+        raise StoreError(f"{modality} features", "settings", problem, "use the version that made them") from None
     what = "come from a table of ready features" if name.startswith("table:") else f"come from `{name}`"
     fix = f"give ready features ({modality}_features)"
     raise StoreError(f"{modality} features", "extractor", f"{what}, which cannot be computed from a media file", fix)

@@ -16,6 +16,7 @@ from scipy.fft import dct
 
 from vavl.extractors.settings import FunctionalSettings
 from vavl.extractors.voice_descriptors import SHAPE, VoiceDescriptors
+from vavl.features import ModalityInfo
 
 NAME = "functionals"
 VERSION = "1"
@@ -55,6 +56,12 @@ def clip_functionals(
     voice = VoiceDescriptors.of(waveform, settings)
     values = np.array([list(functionals(voice, settings).values())], dtype=np.float32)
     return values, np.array([voice.times.mean()], dtype=np.float32)
+
+
+def functionals_info(settings: FunctionalSettings) -> ModalityInfo:
+    """Return the provenance of the features."""
+    names = channel_names(settings)
+    return ModalityInfo(NAME, VERSION, settings.model_dump(mode="json"), None, len(names), names)
 
 
 def channel_names(settings: FunctionalSettings) -> tuple[str, ...]:

@@ -11,9 +11,19 @@ from torch import Tensor
 
 from vavl.errors import ConfigError
 from vavl.extractors.settings import AudioFeatureSettings, SegmentSettings
+from vavl.features import ModalityInfo
 
 NAME = "log_mel"
 VERSION = "1"
+STATISTICS = ("mean", "deviation", "change", "high")
+"""Of a segment per channel: mean, standard deviation, mean absolute difference of neighboring frames, quantile."""
+_HIGH = 0.9
+
+
+def log_mel_info(settings: AudioFeatureSettings) -> ModalityInfo:
+    """Return the provenance of the features."""
+    width = settings.mel_bands * (len(STATISTICS) if settings.segments else 1)
+    return ModalityInfo(NAME, VERSION, settings.model_dump(mode="json"), settings.frame_rate_hz, width)
 
 
 def log_mel(waveform: Tensor, settings: AudioFeatureSettings) -> Tensor:
@@ -131,12 +141,6 @@ def _samples(milliseconds: float, settings: AudioFeatureSettings) -> int:
 def _transform_size(window: int) -> int:
     # Filled up to twice the window, so that narrow low bands still hold a frequency each.
     return int(2 ** (math.ceil(math.log2(window)) + 1))
-
-
-_HIGH = 0.9
-
-STATISTICS = ("mean", "deviation", "change", "high")
-"""Per channel: mean, standard deviation, mean absolute difference of neighboring frames, 90 % quantile."""
 
 
 def segment_statistics(

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vavl.errors import ClipError
-from vavl.extractors.extracted import Extracted, Extractor, believed_frames, interpolated, missed_note
+from vavl.extractors.extracted import Extracted, believed_frames, interpolated, missed_note
 from vavl.extractors.settings import OpenFaceSettings
 from vavl.features import ModalityInfo
 from vavl.media.csv_table import read_header, read_number_columns
@@ -21,21 +20,10 @@ _RATE_TOLERANCE = 0.05
 _AGAIN = "run OpenFace on the clip again, or leave the clip out"
 
 
-def openface_extractor(settings: OpenFaceSettings) -> Extractor:
-    """Return the function from a table of OpenFace to features."""
-    return partial(read_openface, settings=settings)
-
-
 def openface_info(settings: OpenFaceSettings) -> ModalityInfo:
     """Return the provenance of the features."""
-    return ModalityInfo(
-        extractor=NAME,
-        version=VERSION,
-        settings=settings.model_dump(mode="json"),
-        frame_rate_hz=settings.frame_rate_hz,
-        width=len(settings.columns),
-        channels=settings.columns,
-    )
+    recorded, names = settings.model_dump(mode="json"), settings.columns
+    return ModalityInfo(NAME, VERSION, recorded, settings.frame_rate_hz, len(names), names)
 
 
 def read_openface(path: Path, settings: OpenFaceSettings) -> Extracted:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from vavl.errors import ClipError, ConfigError
 from vavl.extractors.extracted import Extracted
 from vavl.extractors.settings import OpensmileSettings
+from vavl.features import ModalityInfo
 from vavl.media.sound import Sound, read_sound
 
 if TYPE_CHECKING:
@@ -77,6 +78,12 @@ class OpensmileExtractor:
             warnings.simplefilter("ignore")  # about its own use of pandas
             table = self._smile.process_signal(bounded, self._settings.sample_rate_hz)
         return np.ascontiguousarray(table.to_numpy(np.float32)[:, self._columns])
+
+
+def opensmile_info(settings: OpensmileSettings) -> ModalityInfo:
+    """Return the provenance of the features; raises as ``channel_names``."""
+    names, rate = channel_names(settings), None if settings.level == "functionals" else 1 / HOP_S
+    return ModalityInfo(NAME, VERSION, settings.model_dump(mode="json"), rate, len(names), names)
 
 
 def channel_names(settings: OpensmileSettings) -> tuple[str, ...]:

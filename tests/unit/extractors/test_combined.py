@@ -21,8 +21,7 @@ from vavl.extractors.extracted import Extracted
 from vavl.extractors.extractor import (
     audio_extractor,
     audio_info,
-    check_audio,
-    check_video,
+    check_features,
     extractor_of,
     extractor_settings,
     video_extractor,
@@ -107,7 +106,7 @@ def test_functionals_and_a_pooled_network_are_one_vector(tmp_path, late):
     backbone = {"folder": str(save_tiny_whisper(tmp_path / "whisper")), "device": "cpu"}
     whisper = {"extractor": "speech_transformer", "backbone": backbone, "layers": [2, 2], "overlap_s": 0.4}
     settings = audio("functionals", {**whisper, "pooling": "statistics"})
-    check_audio(settings)
+    check_features(settings, "audio")
     info = audio_info(settings)
     assert (info.extractor, info.frame_rate_hz) == ("functionals+speech_transformer", None)
     assert info.width == len(info.channels) == 417 + 2 * WIDTH
@@ -158,13 +157,13 @@ def test_frames_at_one_rate_are_joined_where_all_extractors_have_them(tmp_path, 
 )
 def test_frames_that_do_not_agree_are_refused_before_a_file_is_read(parts, problem):
     with pytest.raises(ConfigError, match=rf"(?s)features\.audio: .*do not agree.*{problem}"):
-        check_audio(audio(*parts))
+        check_features(audio(*parts), "audio")
 
 
 def test_video_extractors_are_checked_together():
     video = validate(FeatureSettings, {"video": [{"pooling": "statistics"}, {"frame_rate_hz": 10}]}, "test").video
     with pytest.raises(ConfigError, match=r"face_descriptor: one frame per clip, face_descriptor: 10 frames"):
-        check_video(video)
+        check_features(video, "video")
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from talking_face import talking_face
 
 from vavl.errors import ClipError, ConfigError
 from vavl.extractors.descriptor import VideoExtractor, channel_names, describe_face
-from vavl.extractors.extractor import check_video, video_info
+from vavl.extractors.extractor import check_features, video_info
 from vavl.extractors.faces import CROP_PX, FaceTrack
 from vavl.extractors.settings import OpenFaceSettings, VideoFeatureSettings
 
@@ -171,7 +171,7 @@ def test_a_clip_without_any_face_has_nothing_to_give_where_missed_frames_are_lef
 
 def test_settings_of_tables_are_refused_for_video_files():
     with pytest.raises(ConfigError, match="openface reads tables"):
-        check_video(OpenFaceSettings(columns=("AU01_r",), frame_rate_hz=25))
+        check_features(OpenFaceSettings(columns=("AU01_r",), frame_rate_hz=25), "video")
 
 
 @pytest.mark.parametrize(

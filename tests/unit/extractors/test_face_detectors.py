@@ -11,7 +11,7 @@ from yunet_stand_in import FACE_SIDE, OFFSETS, write_yunet
 
 from vavl.errors import ConfigError, StoreError
 from vavl.extractors import face_detectors
-from vavl.extractors.extractor import check_video, extractor_of, video_extractor, video_info
+from vavl.extractors.extractor import check_features, extractor_of, video_extractor, video_info
 from vavl.extractors.face_detectors import make_detector
 from vavl.extractors.faces import FaceFinder
 from vavl.extractors.settings import FaceSettings, VideoFeatureSettings
@@ -40,7 +40,7 @@ def test_without_its_file_yunet_says_which_one_and_where_from(tmp_path, named):
     settings = FaceSettings(detector="yunet", yunet_model=None if named is None else tmp_path / named)
     problem = "needs its file" if named is None else r"absent\.onnx.* does not exist"
     with pytest.raises(ConfigError, match=problem) as refused:
-        check_video(VideoFeatureSettings(faces=settings))
+        check_features(VideoFeatureSettings(faces=settings), "video")
     assert "face_detection_yunet_2023mar.onnx" in refused.value.fix
     assert "https://github.com/opencv/opencv_zoo" in refused.value.fix
 
@@ -96,5 +96,5 @@ def test_a_model_wants_the_same_yunet_again(tmp_path, yunet):
 
 
 def test_alignment_with_the_cascade_is_said_to_be_level(caplog):
-    check_video(VideoFeatureSettings(faces=FaceSettings(align=True)))
+    check_features(VideoFeatureSettings(faces=FaceSettings(align=True)), "video")
     assert "its crops stay level" in caplog.text

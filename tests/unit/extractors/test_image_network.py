@@ -13,7 +13,7 @@ from talking_face import talking_face
 from tiny_networks import BACKBONES, PREPROCESSING, SIDE_PX, save_network, save_tiny, tiny_config
 
 from vavl.errors import ClipError, ConfigError, StoreError
-from vavl.extractors.extractor import check_video, extractor_of, video_extractor, video_info
+from vavl.extractors.extractor import check_features, extractor_of, video_extractor, video_info
 from vavl.extractors.image_network import KINDS, ImageNetworkExtractor, Preprocessing
 from vavl.extractors.pretrained import ModelFiles
 from vavl.extractors.settings import ImageNetworkSettings, PretrainedModel
@@ -141,16 +141,16 @@ def test_networks_of_another_kind_or_size_are_refused_before_any_file_is_read(tm
         transformers.ResNetModel(transformers.ResNetConfig(embedding_size=4, hidden_sizes=[4], depths=[1])),
     )
     with pytest.raises(ConfigError, match="resnet, not one of efficientnet, vit"):
-        check_video(settings_of(tmp_path / "a"))
+        check_features(settings_of(tmp_path / "a"), "video")
     small = tmp_path / "b"
     small.mkdir()
     for name in ("config.json", "model.safetensors"):
         (small / name).write_bytes((vit / name).read_bytes())
     (small / "preprocessor_config.json").write_text(json.dumps({**PREPROCESSING, "size": 48}))
     with pytest.raises(ConfigError, match="do not fit together"):
-        check_video(settings_of(small))
+        check_features(settings_of(small), "video")
     with pytest.raises(ConfigError, match="fill it with"):
-        check_video(settings_of(tmp_path / "absent"))
+        check_features(settings_of(tmp_path / "absent"), "video")
 
 
 def test_provenance_gives_back_the_extractor_and_refuses_other_weights(tmp_path, vit, face_file):

@@ -18,7 +18,7 @@ from small_media_corpus import write_small_corpus
 from vavl.config.load import validate
 from vavl.errors import ConfigError, StoreError
 from vavl.extraction.settings import FeatureSettings
-from vavl.extractors.extractor import audio_extractor, audio_info, check_audio, check_video, extractor_of
+from vavl.extractors.extractor import audio_extractor, audio_info, check_features, extractor_of
 from vavl.features import ModalityInfo
 from vavl.serving.registry import serving_code, serving_requirements
 from vavl.store.store import FeatureStore
@@ -41,7 +41,7 @@ def features(**audio) -> FeatureSettings:
 def test_it_reads_sound_and_comes_back_from_what_a_store_says(tmp_path):
     settings = features(floor_db=-60).audio
     path = write_wav(tmp_path / "a.wav", tone(440, 0.5, amplitude=0.5))
-    check_audio(settings)
+    check_features(settings, "audio")
     found = audio_extractor(settings)(path)
     np.testing.assert_allclose(found.values, 20 * np.log10(0.5 / np.sqrt(2)), atol=0.1)
     info = audio_info(settings)
@@ -85,7 +85,7 @@ def test_a_video_plugin_is_checked_by_its_info(monkeypatch, tmp_path):
     monkeypatch.setattr(loudness_extractor, "loudness", plugin)
     settings = FeatureSettings.model_validate({"video": {"extractor": "loudness"}}).video
     with pytest.raises(ConfigError, match="its weights are not here"):
-        check_video(settings)
+        check_features(settings, "video")
 
 
 def test_a_corpus_is_prepared_with_it(tmp_path, run_job):

@@ -10,7 +10,7 @@ from tiny_speech import KINDS, LAYERS, WIDTH, save_tiny_speech
 from vavl.config.load import validate
 from vavl.errors import ConfigError
 from vavl.extraction.settings import FeatureSettings
-from vavl.extractors.extractor import check_audio
+from vavl.extractors.extractor import check_features
 from vavl.extractors.settings import SpeechTransformerSettings
 from vavl.extractors.speech_transformer import FrameGrid, find_speech_model
 
@@ -55,26 +55,26 @@ def test_rate_grid_layers_and_width_are_read(tmp_path, kind):
 )
 def test_files_that_are_none_of_a_speech_model_are_refused(tiny, tmp_path, name, content, problem):
     with pytest.raises(ConfigError, match=problem):
-        check_audio(settings_of(copied(tiny, tmp_path / "other", name, content)))
+        check_features(settings_of(copied(tiny, tmp_path / "other", name, content)), "audio")
 
 
 def test_another_type_than_asked_for_and_layers_that_it_lacks_are_refused(tiny):
     with pytest.raises(ConfigError, match="model_type: wavlm, not hubert"):
-        check_audio(settings_of(tiny, kind="hubert"))
+        check_features(settings_of(tiny, kind="hubert"), "audio")
     with pytest.raises(ConfigError, match=r"\[1, 4\], but the model has 3"):
-        check_audio(settings_of(tiny, layers=(1, 4)))
+        check_features(settings_of(tiny, layers=(1, 4)), "audio")
 
 
 def test_a_missing_folder_and_a_missing_download_say_what_to_fill(tmp_path, monkeypatch):
     from huggingface_hub import constants
 
     with pytest.raises(ConfigError, match=r"(?s)absent does not exist.*config\.json, model\.safetensors, prepro"):
-        check_audio(settings_of(tmp_path / "absent"))
+        check_features(settings_of(tmp_path / "absent"), "audio")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     hub = SpeechTransformerSettings(backbone={"hub": NAME, "revision": COMMIT}, layers=(12, 12))
     with pytest.raises(ConfigError, match=rf"(?s)cannot be downloaded.*hf download {NAME}.*{tmp_path}/hub"):
-        check_audio(hub)
+        check_features(hub, "audio")
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from rendered_media import write_wav
 from tiny_speech import LAYERS, WIDTH, WINDOW, save_tiny_whisper
 
 from vavl.errors import ClipError, ConfigError
-from vavl.extractors.extractor import audio_extractor, audio_info, check_audio, extractor_of
+from vavl.extractors.extractor import audio_extractor, audio_info, check_features, extractor_of
 from vavl.extractors.settings import SpeechTransformerSettings
 
 RATE = 16_000
@@ -146,7 +146,7 @@ def test_provenance_gives_the_extractor_back(tiny, tmp_path):
 def test_what_does_not_fit_is_refused_before_a_file_is_read(tmp_path, preprocessing, settings, problem):
     folder = save_tiny_whisper(tmp_path / "tiny", **preprocessing)
     with pytest.raises(ConfigError, match=problem):
-        check_audio(settings_of(folder, **settings))
+        check_features(settings_of(folder, **settings), "audio")
 
 
 def test_a_clip_without_a_frame_is_refused(tiny, tmp_path):
