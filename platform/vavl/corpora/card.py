@@ -212,9 +212,8 @@ def read_card(path: Path) -> CorpusCard:
     for key, text in _texts(content):
         # A card says the same on every machine: its hash may not depend on the environment.
         if "${" in text:
-            problem = "a card takes nothing from the environment"
             fix = "write the value itself; the corpus directory is given by root_environment_variable"
-            raise ConfigError(str(path), key, problem, fix)
+            raise ConfigError(str(path), key, "a card takes nothing from the environment", fix)
     return validate(CorpusCard, content, source=str(path))
 
 
@@ -233,9 +232,8 @@ def require_decided(path: Path) -> None:
     }
     if open_lines:
         listed = "".join(f"\n  - line {number}: {text}" for number, text in open_lines.items())
-        problem = f"{len(open_lines)} guesses about the corpus are not decided yet{listed}"
         fix = "look at each line, correct the keys below it where the guess is wrong, then take the DECIDE line out"
-        raise ConfigError(str(path), "", problem, fix)
+        raise ConfigError(str(path), "", f"{len(open_lines)} guesses about the corpus are not decided yet{listed}", fix)
 
 
 def card_hash(card: CorpusCard) -> str:
@@ -262,9 +260,8 @@ def corpus_root(card: CorpusCard, root: Path | None = None) -> Path:
         raise CorpusError(card.name, variable, problem, fix)
     directory = (root_folder() or Path.cwd()) / named
     if not directory.is_dir() and not any(source.is_on_hub for source in card.datasets.values()):
-        problem = f"the directory of corpus {card.name} does not exist"
         fix = f"set {variable} to the directory of the corpus; how to get it: {card.obtain.strip()}"
-        raise CorpusError(str(directory), variable, problem, fix)
+        raise CorpusError(str(directory), variable, f"the directory of corpus {card.name} does not exist", fix)
     return directory
 
 

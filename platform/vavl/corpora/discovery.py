@@ -84,8 +84,7 @@ def list_files(root: Path) -> list[str]:
 
     def refuse(error: OSError) -> None:
         problem = f"the directory cannot be listed: {error.strerror}"
-        fix = "change its permissions"
-        raise CorpusError(str(error.filename), "", problem, fix)
+        raise CorpusError(str(error.filename), "", problem, "change its permissions")
 
     names: list[str] = []
     for directory, directories, files in os.walk(root, onerror=refuse):
@@ -192,12 +191,10 @@ def _add(side: Side, groups: dict[str, str | None], place: str, file: str) -> No
         raise CorpusError(file, place, "the clip id is empty", "let the group `clip` always match")
     if any(unicodedata.category(sign) == "Cc" for sign in clip_id):
         problem = "the name of the clip holds a control character, such as a line break"
-        fix = "rename the file or correct the key"
-        raise CorpusError(file, ascii(place), problem, fix)
+        raise CorpusError(file, ascii(place), problem, "rename the file or correct the key")
     if clip_id in side:
         problem = f"two entries for one clip: {side[clip_id].place} and {place}"
-        fix = "remove one of them, or let the group `clip` tell them apart"
-        raise CorpusError(file, clip_id, problem, fix)
+        raise CorpusError(file, clip_id, problem, "remove one of them, or let the group `clip` tell them apart")
     side[clip_id] = Found(place, groups)
 
 

@@ -106,9 +106,8 @@ def _open(modality: str, source: HfSource, root: Path) -> tuple[Path, Mapping[st
                 builder.BASE_FEATURE = Video
             splits = builder.as_streaming_dataset()
     except Exception as error:  # a library of many formats raises what each of them raises
-        problem = f"`{source.load}` cannot be opened: {error}"
         fix = "correct load, data_dir, data_files or config of the card, or restore the dataset"
-        raise CorpusError(str(base), f"{modality}.load", problem, fix) from error
+        raise CorpusError(str(base), f"{modality}.load", f"`{source.load}` cannot be opened: {error}", fix) from error
     if source.split is not None and source.split not in splits:
         problem = f"the dataset has no split `{source.split}`; {hint(source.split, map(str, splits))}"
         raise CorpusError(str(base), f"{modality}.split", problem, "correct the name in the card")

@@ -88,8 +88,7 @@ class LabelRows:
         kept = np.flatnonzero([whole_match(rule.pattern, value, "rows.pattern") is not None for value in values])
         if not len(kept):
             problem = f"no row matches {rule.pattern}; values e.g. {values[:2]}"
-            fix = "correct rows.pattern of the card"
-            raise CorpusError(self._file, rule.column, problem, fix)
+            raise CorpusError(self._file, rule.column, problem, "correct rows.pattern of the card")
         return kept
 
     def _texts(self, column: str) -> list[str]:
@@ -142,8 +141,7 @@ class LabelRows:
         if text not in names:
             outcomes = ", ".join(str(name) for name in dict.fromkeys(names.values()))
             problem = f"`{text}` is not in the card's map, which leads to {outcomes}"
-            fix = "add it to the map of the card's label table"
-            raise CorpusError(self._file, column, problem, fix)
+            raise CorpusError(self._file, column, problem, "add it to the map of the card's label table")
         name = names[text]
         return None if name is None else known_class(self.classes, name, self._file, column)
 
@@ -199,8 +197,7 @@ def known_class(classes: Sequence[str], name: str, file: str, field: str) -> str
     """Return ``name`` if it is a class of the card. Raises CorpusError if it is not."""
     if name not in classes:
         problem = f"label {name!r} is outside the classes {', '.join(classes)}"
-        fix = "correct the label, or add the class or a map to the card"
-        raise CorpusError(file, field, problem, fix)
+        raise CorpusError(file, field, problem, "correct the label, or add the class or a map to the card")
     return name
 
 

@@ -57,8 +57,7 @@ def group_value(fact: str, value: GroupValue, found: Found) -> str | None:
         outcomes = dict.fromkeys(str(name) for name in value.map.values())
         groups = ", ".join(value.groups)
         problem = f"`{text}` (group {groups}) is not in the card's map, which leads to {', '.join(outcomes)}"
-        fix = f"add it to {fact}.map of the card, or remove the clip"
-        raise CorpusError(found.place, fact, problem, fix)
+        raise CorpusError(found.place, fact, problem, f"add it to {fact}.map of the card, or remove the clip")
     return value.map[text]
 
 

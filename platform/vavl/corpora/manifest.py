@@ -63,9 +63,8 @@ class Manifest:
         try:
             found: dict[str, Any] = json.loads(stored)
         except ValueError as error:
-            problem = f"its metadata was damaged: {error!r}"
             fix = "make the store again: python jobs/prepare_corpus.py CONFIG"
-            raise StoreError("manifest", "schema", problem, fix) from None
+            raise StoreError("manifest", "schema", f"its metadata was damaged: {error!r}", fix) from None
         return found
 
     @property
@@ -140,8 +139,7 @@ class Manifest:
         if fold not in self.folds:
             known = ", ".join(str(known) for known in self.folds)
             problem = f"protocol {self.protocol} has no fold {fold} here"
-            fix = f"choose one of {known}"
-            raise CorpusError(f"{self.corpus} manifest", "fold", problem, fix)
+            raise CorpusError(f"{self.corpus} manifest", "fold", problem, f"choose one of {known}")
         return self._positions(f"split_{fold}", SPLITS, np.int8)
 
     def class_index(self) -> npt.NDArray[np.int16]:
@@ -186,8 +184,7 @@ class Manifest:
             raise StoreError(str(path), "schema", "holds no vavl metadata", fix)
         # A stream that was cut off between two messages reads as a shorter one, without an error.
         if len(manifest) != manifest.metadata.get("clips"):
-            problem = f"holds {len(manifest)} of {manifest.metadata.get('clips')} clips"
-            raise StoreError(str(path), "", problem, fix)
+            raise StoreError(str(path), "", f"holds {len(manifest)} of {manifest.metadata.get('clips')} clips", fix)
         return manifest
 
     def _positions(self, column: str, names: tuple[str, ...], dtype: Any) -> npt.NDArray[Any]:

@@ -70,9 +70,8 @@ def manifest_table(card: CorpusCard, root: Path, *, listed: bool = False) -> tup
 
 def _listed_clips(card: CorpusCard, root: Path) -> dict[str, Found]:
     if card.clip_list is None:
-        problem = "the card names no list of clips"
         fix = "name one (file, key_column, pattern), or look at the corpus with its media"
-        raise CorpusError(f"{card.name} card", "clip_list", problem, fix)
+        raise CorpusError(f"{card.name} card", "clip_list", "the card names no list of clips", fix)
     clips = find_rows("clip_list", card.clip_list, root)
     return {clip_id: clips[clip_id] for clip_id in sorted(clips)}
 
@@ -109,8 +108,7 @@ def clip_speakers(card: CorpusCard, root: Path, clips: Mapping[str, Found]) -> d
     speakers = {clip_id: speaker for clip_id, speaker in known.items() if speaker is not None}
     nameless = next((clip_id for clip_id in clips if clip_id not in speakers), None)
     if nameless is not None:
-        problem = "the clip has no speaker, so it can be in no split"
-        raise CorpusError(clips[nameless].place, "speaker", problem, fix)
+        raise CorpusError(clips[nameless].place, "speaker", "the clip has no speaker, so it can be in no split", fix)
     return speakers
 
 
@@ -204,8 +202,7 @@ def _from_names(value: GroupValue, clips: Mapping[str, Found], speakers: Mapping
         sex, speaker = group_value("sex", value, found), speakers[clip_id]
         if sexes.setdefault(speaker, sex) != sex:
             problem = f"speaker {speaker} is {sex} here and {sexes[speaker]} elsewhere"
-            fix = "correct the name or the card's sex"
-            raise CorpusError(found.place, "sex", problem, fix)
+            raise CorpusError(found.place, "sex", problem, "correct the name or the card's sex")
     return sexes
 
 
@@ -216,18 +213,15 @@ def _from_table(table: SexTable, root: Path, speakers: set[str]) -> dict[str, st
     for speaker, text in zip(*columns, strict=True):
         if table.map is not None and text and text not in table.map:
             problem = f"`{text}` of speaker {speaker} is not in the card's map"
-            fix = "add it to sex.map of the card"
-            raise CorpusError(file, table.sex_column, problem, fix)
+            raise CorpusError(file, table.sex_column, problem, "add it to sex.map of the card")
         sex = (text or None) if table.map is None else table.map.get(text)
         if sexes.setdefault(speaker, sex) != sex:
             problem = f"speaker {speaker} is {sexes[speaker]} and {sex}"
-            fix = "keep one row per speaker"
-            raise CorpusError(file, table.speaker_column, problem, fix)
+            raise CorpusError(file, table.speaker_column, problem, "keep one row per speaker")
     if not speakers & sexes.keys():
         problem = (
             f"no row is about a speaker of the corpus; rows e.g. {sorted(sexes)[:1]}, "
             f"speakers e.g. {sorted(speakers)[:1]}"
         )
-        fix = "correct sex.speaker_column of the card"
-        raise CorpusError(file, table.speaker_column, problem, fix)
+        raise CorpusError(file, table.speaker_column, problem, "correct sex.speaker_column of the card")
     return {speaker: sexes.get(speaker) for speaker in sorted(speakers)}

@@ -95,8 +95,7 @@ def published_folds(card: CorpusCard, root: Path) -> dict[str, int]:
     for speaker, fold in pairs:
         if folds.setdefault(speaker, fold) != fold:
             problem = f"the speaker is in the test set of fold {folds[speaker]} and of fold {fold}"
-            fix = "test each speaker in one fold only"
-            raise CorpusError(place, speaker, problem, fix)
+            raise CorpusError(place, speaker, problem, "test each speaker in one fold only")
     return folds
 
 
@@ -120,9 +119,8 @@ def assign_splits(
     """
     unlisted = sorted(set(sexes) - set(test_folds))
     if unlisted and rules.untested_speakers == "refuse":
-        problem = f"speakers without a fold: {', '.join(unlisted[:8])}"
         fix = "list them in the card's folds, remove their clips, or write `untested_speakers: train`"
-        raise CorpusError(rules.protocol, "splits.folds", problem, fix)
+        raise CorpusError(rules.protocol, "splits.folds", f"speakers without a fold: {', '.join(unlisted[:8])}", fix)
     _report_absent(rules.protocol, set(sexes), test_folds)
     splits = {}
     for fold in sorted({test_folds[speaker] for speaker in sexes if speaker in test_folds}):
@@ -179,8 +177,7 @@ def _folds_of_table(table: FoldTable, root: Path) -> list[tuple[str, int]]:
     for speaker, fold in zip(speakers, folds, strict=True):
         if not fold.isdecimal():
             problem = f"fold {fold!r} of speaker {speaker} is not a number"
-            fix = "write folds as whole numbers from 0"
-            raise CorpusError(str(root / table.file), table.fold_column, problem, fix)
+            raise CorpusError(str(root / table.file), table.fold_column, problem, "write folds as whole numbers from 0")
         pairs.append((speaker.zfill(table.speaker_digits), int(fold)))
     return pairs
 
@@ -239,8 +236,7 @@ def _splits_of_fold(tables: SplitTables, root: Path, fold: int, speakers: Mappin
             f"no clip at hand is in the test split; rows e.g. {sorted(listed)[:1]}, "
             f"clips e.g. {sorted(keys.values())[:1]}"
         )
-        fix = "correct key_column, key_pattern or names of the card"
-        raise CorpusError(file, tables.split_column, problem, fix)
+        raise CorpusError(file, tables.split_column, problem, "correct key_column, key_pattern or names of the card")
     if tables.speaker_column is not None:
         _check_speakers(tables, root, fold, speakers)
     absent = len(listed.keys() - set(keys.values()))
@@ -301,9 +297,8 @@ def _unlisted(
     if not missing:
         return {}
     if tables.unlisted_clips == "refuse":
-        problem = f"{len(missing)} clips are not listed, e.g. {missing[0]}"
         fix = "complete the table, or write splits.folds.unlisted_clips: none (or train) into the card"
-        raise CorpusError(file, f"fold {fold}", problem, fix)
+        raise CorpusError(file, f"fold {fold}", f"{len(missing)} clips are not listed, e.g. {missing[0]}", fix)
     held_out = {speakers[clip_id] for clip_id, split in splits.items() if split != "train"}
     trains = tables.unlisted_clips == "train"
     found = {clip_id: "train" if trains and speakers[clip_id] not in held_out else NO_SPLIT for clip_id in missing}

@@ -196,8 +196,7 @@ class FeatureTable:
         if is_bad.any():
             columns = ", ".join(np.asarray(self.columns)[is_bad][:5])
             problem = f"{int(is_bad.sum())} features are NaN or infinite: {columns}"
-            fix = "complete the row, or leave the clip out"
-            raise ClipError(self.file, key, problem, fix)
+            raise ClipError(self.file, key, problem, "complete the row, or leave the clip out")
         seconds = sound_seconds(self.root / clip.media) if clip.media else None
         return Extracted(values, np.array([(seconds or 0.0) / 2], dtype=np.float32))
 

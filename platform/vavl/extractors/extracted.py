@@ -74,8 +74,7 @@ def read_modality(
         problem = f"features hold NaN or infinite values ({bad} of {found.values.size})"
         raise ClipError(name, modality, problem, "look at the file, or leave the clip out")
     if width is not None and found.values.shape[1] != width:
-        problem = f"{found.values.shape[1]} channels instead of {width}"
-        raise ClipError(name, modality, problem, "repair the extractor")
+        raise ClipError(name, modality, f"{found.values.shape[1]} channels instead of {width}", "repair the extractor")
     return found
 
 

@@ -143,8 +143,7 @@ def _first_lines(path: Path) -> tuple[str, list[str]]:
             head = stream.read(_LONGEST_HEADER)
     except (OSError, EOFError, zlib.error) as error:
         problem = f"the table cannot be read: {getattr(error, 'strerror', None) or error}"
-        fix = "put the table there, or correct its name in the card"
-        raise CorpusError(str(path), "", problem, fix) from None
+        raise CorpusError(str(path), "", problem, "put the table there, or correct its name in the card") from None
     encoding = _encoding(head)
     try:
         if encoding == "utf8":

@@ -109,9 +109,8 @@ def check_packages() -> None:
         try:
             __import__(name)
         except ImportError as error:
-            problem = f"{name} cannot be imported: {error}"
             fix = "pip install --constraint constraints.txt --editable '.[export]'"
-            raise ConfigError("environment", name, problem, fix) from None
+            raise ConfigError("environment", name, f"{name} cannot be imported: {error}", fix) from None
 
 
 def export_onnx(directory: Path, settings: ExportSettings, output_dir: Path) -> dict[str, Any]:

@@ -182,8 +182,7 @@ def _variables(job: SubmitJob, environment: Mapping[str, str]) -> dict[str, str]
     values = {name: environment[name] for name in job.environment}
     for name, value in values.items():
         if _PASSWORD.search(value):
-            problem = f"{name} holds a password, and {_VISIBLE}"
-            raise ConfigError("submission", "environment", problem, _OWN_ENVIRONMENT)
+            raise ConfigError("submission", "environment", f"{name} holds a password, and {_VISIBLE}", _OWN_ENVIRONMENT)
     return values
 
 

@@ -55,9 +55,8 @@ class Attempts:
         elif left.clip_id and left.tries >= _TRIES:
             left.lost[left.clip_id] = "the process that decoded it ended without a word (crash or out of memory)"
         elif not left.clip_id and left.tries >= _TRIES:
-            problem = "its process ends before it has read a clip"
             fix = "look for the reason in the system's log (out of memory?), then start the same command again"
-            raise TrainingError("extraction", marker.stem, problem, fix)
+            raise TrainingError("extraction", marker.stem, "its process ends before it has read a clip", fix)
         self._stack.unlink(missing_ok=True)
         self._write(_State("", left.tries + 1 if not left.clip_id else 1, left.lost))
 
