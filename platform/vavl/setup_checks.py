@@ -101,9 +101,8 @@ def check_disk(directory: Path, least_free_gb: float) -> Finding:
 
 def check_memory(least_gb: float) -> Finding:
     """Compare the memory that this process may use with what a run needs."""
-    available, limit = psutil.virtual_memory().available, _container_limit()
-    gigabytes = min(available, limit) / _GIGA if limit is not None else available / _GIGA
-    found = f"{gigabytes:.1f} GB available, {_usable_cores()} cores"
+    gigabytes = min([psutil.virtual_memory().available, *_container_limits()]) / _GIGA
+    found = f"{gigabytes:.1f} GB available, {len(os.sched_getaffinity(0))} cores"
     if gigabytes >= least_gb:
         return Finding("memory", "ok", found)
     return Finding(
@@ -151,18 +150,10 @@ def _nvidia_gpus(environment: Mapping[str, str]) -> list[str]:
     return answer.stdout.strip().splitlines() if answer.returncode == 0 else []
 
 
-def _container_limit() -> int | None:
-    return next(_limits(), None)
-
-
-def _limits() -> Iterator[int]:
+def _container_limits() -> Iterator[int]:
     for file in _CGROUP_LIMITS:
         if file.exists() and (text := file.read_text().strip()).isdigit():
             yield int(text)
-
-
-def _usable_cores() -> int:
-    return len(os.sched_getaffinity(0))
 
 
 _INSTALL = "pip install -c constraints.txt -e ."

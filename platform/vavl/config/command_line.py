@@ -74,7 +74,8 @@ def parse_arguments(
     words = sys.argv[1:] if arguments is None else list(arguments)
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     if {"-h", "--help"} & set(words):
-        parser.epilog = help_text(settings, next((Path(word) for word in words if _is_config(word)), None))
+        files = (Path(word) for word in words if word.endswith((".yaml", ".yml")) and Path(word).is_file())
+        parser.epilog = help_text(settings, next(files, None))
     kinds = ["directory"] * (settings.folder_key is not None) + ["file"] * bool(settings.folder_key_suffixes)
     metavar = "|".join([*(kind.upper() for kind in kinds), "CONFIG.yaml"])
     note = "".join(f"{kind}, or " for kind in kinds)
@@ -96,10 +97,6 @@ def _read_settings(settings: type[Settings], words: argparse.Namespace) -> Setti
     config = read_config(settings, words.config, words.overrides)
     check_project_files(config, Path(words.config), words.overrides, root)
     return anchored(config, root)
-
-
-def _is_config(word: str) -> bool:
-    return word.endswith((".yaml", ".yml")) and Path(word).is_file()
 
 
 def _place(word: str) -> Path | str:

@@ -42,19 +42,14 @@ from vavl.errors import ConfigError, CorpusError
 _PROSE = {"title", "licence", "citation", "obtain", "yardsticks"}
 
 
-def _kind_of_value(value: Any) -> str:
-    """Tell values from the name, which need not say so, from those of a table."""
-    return _source_of(value, "pattern")
+def _source_or(otherwise: str) -> Discriminator:
+    """Tell the kinds of a part by its ``source``, which need not stand there for the usual kind."""
 
+    def source_of(value: Any) -> str:
+        source = value.get("source") if isinstance(value, dict) else getattr(value, "source", None)
+        return otherwise if source is None else str(source)
 
-def _kind_of_audio(value: Any) -> str:
-    """Tell media files, which need not say so, from containers of features."""
-    return _source_of(value, "files")
-
-
-def _source_of(value: Any, otherwise: str) -> str:
-    source = value.get("source") if isinstance(value, dict) else getattr(value, "source", None)
-    return otherwise if source is None else str(source)
+    return Discriminator(source_of)
 
 
 class Counts(FrozenConfig):
@@ -111,7 +106,7 @@ class CorpusCard(FrozenConfig):
     audio: (
         Annotated[
             Annotated[FileSource, Tag("files")] | Annotated[CsdSource, Tag("csd")] | Annotated[HfSource, Tag("hf")],
-            Discriminator(_kind_of_audio),
+            _source_or("files"),
         ]
         | None
     ) = None
@@ -122,13 +117,11 @@ class CorpusCard(FrozenConfig):
     unpaired: Unpaired = Unpaired()
 
     speaker: Annotated[
-        Annotated[GroupValue, Tag("pattern")] | Annotated[SpeakerTable, Tag("table")], Discriminator(_kind_of_value)
+        Annotated[GroupValue, Tag("pattern")] | Annotated[SpeakerTable, Tag("table")], _source_or("pattern")
     ]
     clip_list: ClipList | None = None
     sex: (
-        Annotated[
-            Annotated[GroupValue, Tag("pattern")] | Annotated[SexTable, Tag("table")], Discriminator(_kind_of_value)
-        ]
+        Annotated[Annotated[GroupValue, Tag("pattern")] | Annotated[SexTable, Tag("table")], _source_or("pattern")]
         | None
     ) = None
     labels: dict[LabelSetName, LabelSet] = Field(

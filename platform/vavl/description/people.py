@@ -109,8 +109,8 @@ def _listed(table: TableFound, clips: Mapping[str, str]) -> People | None:
     column = table.person_column
     if column is None or table.key_column is None:
         return None
-    named = table.by_clip(column)
-    known = {clip: named[clip] for clip in clips if clip in named and not _is_nobody(named[clip])}
+    named = {clip: name for clip, name in table.by_clip(column).items() if not is_missing(name)}
+    known = {clip: named[clip] for clip in clips if clip in named and not NO_AGREEMENT.fullmatch(named[clip])}
     if not known or len(set(known.values())) == len(known):
         return None
     content = {"source": "table", "file": table.file, "key_column": table.key_column}
@@ -122,10 +122,6 @@ def _listed(table: TableFound, clips: Mapping[str, str]) -> People | None:
         count = len(clips) - len(known)
         comments.append(f"{DECIDE}{count} clips have no speaker there and count as speakers of their own.")
     return People(content, {clip: known.get(clip, clip) for clip in clips}, tuple(comments), is_certain=True)
-
-
-def _is_nobody(text: str) -> bool:
-    return is_missing(text) or NO_AGREEMENT.fullmatch(text) is not None
 
 
 def find_splits(layout: Layout, tables: Sequence[TableFound], people: People) -> tuple[SplitsFound, People]:

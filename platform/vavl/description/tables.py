@@ -35,51 +35,33 @@ _RATER_TITLE = re.compile(r"(?i)rater|annotator|evaluator|worker|judge|listener|
 
 @dataclass(frozen=True)
 class TableFound:
-    """A table of the directory and what it could be used for.
-
-    Attributes:
-        key_column: the column that names clips, if any; ``key_pattern`` reads the clip id out of it.
-        joined: clips that have a row.
-        skips: fields of a clip id before the part that the key holds.
-        repeated: a column that names clips in several rows each, and ``rater_column`` the one who judges there.
-        speaker_column: the column that names speakers, one row each; ``speaker_digits`` fills them up.
-        person_column: the column that names the speaker of a clip.
-        label_column: column of classes, with its values; ``label_columns`` are all that could be.
-        soft_columns: class -> column of shares.
-        attribute_columns: attribute -> column; ``attribute_range`` is inferred from the values.
-        fold_column: test folds of speakers.
-        split_column: column of train, validation and test; ``split_names`` says what they are called.
-        mixed_splits: columns of splits and other words.
-        feature_columns: columns of numbers that are nothing else.
-        by_clip: clip -> title -> value, of the columns that are one value per clip.
-        problem: why it could not be read.
-    """
+    """A table of the directory and what it could be used for."""
 
     file: str
     rows: int = 0
     columns: tuple[str, ...] = ()
-    key_column: str | None = None
+    key_column: str | None = None  # names the clips; ``key_pattern`` reads the clip id out of it
     key_pattern: str = _ANY_KEY
-    joined: int = 0
-    skips: int = 0
-    repeated: str | None = None
+    joined: int = 0  # clips that have a row
+    skips: int = 0  # fields of a clip id before the part that the key holds
+    repeated: str | None = None  # a column that names clips in several rows each; ``rater_column`` who judges there
     rater_column: str | None = None
-    speaker_column: str | None = None
+    speaker_column: str | None = None  # names speakers, one row each; ``speaker_digits`` fills them up
     speaker_digits: int = 0
-    person_column: str | None = None
-    label_column: str | None = None
+    person_column: str | None = None  # names the speaker of a clip
+    label_column: str | None = None  # of classes, ``label_values``; ``label_columns`` are all that could be
     label_values: tuple[str, ...] = ()
     label_columns: tuple[str, ...] = ()
-    soft_columns: Mapping[str, str] | None = None
+    soft_columns: Mapping[str, str] | None = None  # class -> column of shares
     attribute_columns: Mapping[str, str] | None = None
-    attribute_range: tuple[float, float] | None = None
-    fold_column: str | None = None
-    split_column: str | None = None
+    attribute_range: tuple[float, float] | None = None  # inferred from the values
+    fold_column: str | None = None  # test folds of speakers
+    split_column: str | None = None  # train, validation and test; ``split_names`` says what they are called
     split_names: Mapping[str, str] = field(default_factory=dict)
-    mixed_splits: tuple[str, ...] = ()
-    feature_columns: tuple[str, ...] = ()
+    mixed_splits: tuple[str, ...] = ()  # columns of splits and other words
+    feature_columns: tuple[str, ...] = ()  # of numbers that are nothing else
     texts: Mapping[str, Sequence[str]] = field(default_factory=dict, repr=False)
-    problem: str = ""
+    problem: str = ""  # why it could not be read
 
     @property
     def is_labels(self) -> bool:

@@ -127,7 +127,8 @@ class _StoreBefore:
         modality = result.name.partition("-")[0]
         bad = {entry.clip_id for entry in (*result.quarantined, *result.without_signal)}
         good = pa.array([clip_id for clip_id in result.extracted if clip_id not in bad], pa.string())
-        again = pc.sum(pc.is_in(good, value_set=self._ids_of(modality))).as_py() or 0
+        known = self._ids.get(modality, pa.chunked_array([], pa.string())).combine_chunks()
+        again = pc.sum(pc.is_in(good, value_set=known)).as_py() or 0
         self.again += again
         self.added += len(good) - again
 
@@ -137,10 +138,6 @@ class _StoreBefore:
             now = plan.clip_ids(modality).combine_chunks()
             count += len(ids) - (pc.sum(pc.is_in(ids, value_set=now)).as_py() or 0)
         return count
-
-    def _ids_of(self, modality: str) -> pa.Array:
-        ids = self._ids.get(modality)
-        return pa.array([], pa.string()) if ids is None else ids.combine_chunks()
 
 
 def _entries(plan: ExtractionPlan, results: Mapping[str, PartResult], kind: str) -> tuple[Quarantined, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import textwrap
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -65,7 +66,7 @@ def clip_row(clip_id: str, path: Path, settings: FollowingSettings, finder: Face
             row[1:-1, left + 1 : left + _CROP_PX + 2 * _BORDER_PX - 1] = color
             row[_BORDER_PX:-_BORDER_PX, left + _BORDER_PX : left + _BORDER_PX + _CROP_PX] = crop
     except ClipError as error:
-        _write(row, [clip_id, *_wrapped(f"not read: {error.problem}")])
+        _write(row, [clip_id, *textwrap.wrap(f"not read: {error.problem}", 36)[:3]])
         return row
     found, kept = track.is_found.mean(), track.is_kept.mean()
     _write(row, [clip_id, f"found in {found:.0%} of {len(track.is_found)} frames", f"left out: {1 - kept:.0%}"])
@@ -110,7 +111,3 @@ def _write(row: Picture, lines: list[str]) -> None:
         text = line.encode("ascii", "replace").decode()[:36]
         place = (8, 24 + number * _LINE_PX)
         cv2.putText(row, text, place, cv2.FONT_HERSHEY_SIMPLEX, _TEXT_SIZE, _INK, 1, cv2.LINE_AA)
-
-
-def _wrapped(text: str) -> list[str]:
-    return [text[start : start + 36] for start in range(0, min(len(text), 108), 36)]

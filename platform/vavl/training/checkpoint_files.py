@@ -109,7 +109,10 @@ class Snapshot:
             if self.rank == 0:
                 write_json(folder / LOOP_FILE, self.state.model_dump(mode="json"))
                 write_json(folder / RECORDS_FILE, list(self.records))
-            files = {path.name: _sum_of(path) for path in sorted(folder.iterdir())}
+            files = {
+                path.name: {"bytes": path.stat().st_size, "sha256": sha256_of_file(path)}
+                for path in sorted(folder.iterdir())
+            }
             for name in files:
                 storage.put(folder / name, name)
             entry = {"token": self.token, "ranks": self.ranks, "files": files}
@@ -260,10 +263,6 @@ def _expected_files(storage: RunStorage) -> dict[str, dict[str, Any]] | str:
     if len({(entry["token"], entry["ranks"]) for entry in entries}) > 1:
         return "holds files of different attempts"
     return {name: entry for one in entries for name, entry in one["files"].items()}
-
-
-def _sum_of(path: Path) -> dict[str, int | str]:
-    return {"bytes": path.stat().st_size, "sha256": sha256_of_file(path)}
 
 
 def _sum_there(storage: RunStorage, name: str) -> str:

@@ -81,6 +81,7 @@ def predict_split(forward: Forward, data: EvaluationData, rows: NDArray[np.int64
             place = np.searchsorted(rows, index[real])
             found[CONDITIONS.index(condition), place] = logits.numpy()[real]
     found = add_array_over_ranks(found, data.device)
+    total = add_over_ranks(moments) if moments else {}
     if isinstance(data.task, ClassTask):
         found = softmax(found, axis=-1)
     has_audio, has_video = data.collection.has("audio", rows), data.collection.has("video", rows)
@@ -90,12 +91,8 @@ def predict_split(forward: Forward, data: EvaluationData, rows: NDArray[np.int64
         dict(zip(CONDITIONS, found, strict=True)),
         counts,
         data.collection.target[rows].astype(np.float64),
-        _correlation(add_over_ranks(moments)) if moments else {},
+        dict(zip(HGR_PAIRS, soft_hgr(moments_under("hgr", total)).tolist(), strict=True)) if moments else {},
     )
-
-
-def _correlation(moments: Mapping[str, torch.Tensor]) -> dict[str, float]:
-    return dict(zip(HGR_PAIRS, soft_hgr(moments_under("hgr", moments)).tolist(), strict=True))
 
 
 def _check_finite(split: str, condition: str, predicted: NDArray[np.float64]) -> None:

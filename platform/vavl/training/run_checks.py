@@ -184,18 +184,19 @@ def _untrained(
 ) -> list[str]:
     trained = labelled_conditions(partitioned)
     missing = [condition for condition in MODALITIES_OF if condition not in trained]
-    if all(name.split("/")[1] in missing for name in plan.evaluation.select_by):
+    selecting = [name.split("/")[1] for name in plan.evaluation.select_by]
+    if set(selecting) <= set(missing):
         raise ConfigError(
             "evaluation",
             "select_by",
             f"{', '.join(plan.evaluation.select_by)}: no labeled training clip has "
-            f"{_words(plan.evaluation.select_by[0].split('/')[1])}, so its scores mean nothing",
+            f"{_words(selecting[0])}, so its scores mean nothing",
             f"choose metrics of a trained condition ({', '.join(trained) or 'none'}), or change data.partitions",
         )
     return [
         f"no labeled training clip has {_words(condition)}, but validation clips have: scores of {condition} "
         "come from weights that are never trained and mean nothing"
-        + (", also in evaluation.select_by" if _selects(plan, condition) else "")
+        + (", also in evaluation.select_by" if condition in selecting else "")
         for condition in missing
         if _present(condition, collection, validation).any()
     ]
@@ -209,10 +210,6 @@ def _present(condition: str, collection: ClipCollection, validation: NDArray[np.
 
 def _words(condition: str) -> str:
     return " and ".join(MODALITIES_OF[condition])
-
-
-def _selects(plan: TrainingPlan, condition: str) -> bool:
-    return any(name.split("/")[1] == condition for name in plan.evaluation.select_by)
 
 
 def _selecting_metrics(task: Task) -> tuple[str, ...]:

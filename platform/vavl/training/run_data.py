@@ -147,7 +147,9 @@ def check_plan(plan: TrainingPlan) -> PlanNotes:
     warnings: list[str] = []
     if not plan.training.refit:
         warnings = check_selection(plan, data.collection, data.rows["validation"], data.partitioned, data.task)
-    return PlanNotes([*_data_lines(data), *_objective_lines(plan)], [*data.warnings, *warnings])
+    splits = ", ".join(f"{name} {len(rows)}" for name, rows in data.rows.items())
+    lines = [f"clips by split: {splits}", *data.table.lines(data.composition), *_objective_lines(plan)]
+    return PlanNotes(lines, [*data.warnings, *warnings])
 
 
 def check_run(plan: TrainingPlan) -> None:
@@ -163,11 +165,6 @@ def check_run(plan: TrainingPlan) -> None:
     plan = resolved(plan)  # the audit is of the version that the run reads
     check_plan(plan).log()
     pass_audit(plan.data.store, plan.data.labels, plan.data.waive_audit)
-
-
-def _data_lines(data: RunData) -> list[str]:
-    splits = ", ".join(f"{name} {len(rows)}" for name, rows in data.rows.items())
-    return [f"clips by split: {splits}", *data.table.lines(data.composition)]
 
 
 def _objective_lines(plan: TrainingPlan) -> list[str]:
@@ -247,22 +244,16 @@ def _describe_modality(modality: str, data: RunData, *, weighs_layers: bool) -> 
     info = collection.store.info.get(modality)
     # A head that no label has trained says nothing, however well its encoder reconstructs.
     trained = data.partitioned.feed(modality, with_label=True)
+    statistics: dict[str, Any] = {}
+    provenance: dict[str, Any] = {}
+    if info is not None:
+        provenance = {"extractor": info.extractor, "version": info.version, "settings": dict(info.settings)}
+        common = data.normaliser[modality].common
+        statistics = FeatureStatistics(collection.store.corpus, modality, info.provenance, common).to_dict()
     return ModalityDescription(
         width=collection.width(modality),
         layers=info.layers if info and weighs_layers else 1,
-        statistics=_statistics(modality, data) if trained else {},
+        statistics=statistics if trained else {},
         trained=trained,
-        extractor=_provenance(info),
+        extractor=provenance,
     )
-
-
-def _statistics(modality: str, data: RunData) -> dict[str, Any]:
-    store = data.collection.store
-    common = data.normaliser[modality].common
-    return FeatureStatistics(store.corpus, modality, store.info[modality].provenance, common).to_dict()
-
-
-def _provenance(info: Any) -> dict[str, Any]:
-    if info is None:
-        return {}
-    return {"extractor": info.extractor, "version": info.version, "settings": dict(info.settings)}

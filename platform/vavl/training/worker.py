@@ -128,7 +128,7 @@ def layer_weights(network: Vavl, info: Mapping[str, ModalityInfo]) -> dict[str, 
 def _outcome(
     run: TrainingRun, state: LoopState, metrics: dict[str, float], layers: dict[str, dict[int, float]]
 ) -> dict[str, Any]:
-    data = run.data
+    data, device = run.data, run.engine.device
     manifest: Manifest = data.collection.manifest
     return {
         "metrics": metrics,
@@ -141,7 +141,7 @@ def _outcome(
         "clips_per_second": state.trained_clips / max(state.trained_seconds, 1e-9),
         "workers": run.place.world_size,
         "zero_stage": run.plan.training.zero_stage,
-        "device": _device_name(run.engine.device),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "parameters": run.parameters,
         "layer_weights": layers,
         "frozen_parts": list(run.frozen),
@@ -166,7 +166,3 @@ def _outcome(
         "store_hash": state.store_hash,
         "config_hash": state.config_hash,
     }
-
-
-def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
