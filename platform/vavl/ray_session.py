@@ -121,11 +121,9 @@ def check_own_ray(environment: Mapping[str, str] = os.environ) -> None:
         with tempfile.TemporaryFile(dir=directory):
             pass
     except (OSError, RuntimeError) as error:
-        raise InputError(
-            "environment", "HOME",
-            f"{home} cannot be written, and Ray keeps its token there: {getattr(error, 'strerror', None) or error}",
-            "export HOME=/a/directory/that/can/be/written",
-        ) from None  # fmt: skip
+        reason = getattr(error, "strerror", None) or error
+        problem = f"{home} cannot be written, and Ray keeps its token there: {reason}"
+        raise InputError("environment", "HOME", problem, "export HOME=/a/directory/that/can/be/written") from None
 
 
 def long_socket_names(environment: Mapping[str, str] = os.environ) -> InputError | None:

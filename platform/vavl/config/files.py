@@ -97,10 +97,9 @@ def make_folder(directory: Path, setting: str = "output_dir") -> Path:
         with tempfile.TemporaryFile(dir=directory):
             pass
     except OSError as error:
-        raise InputError(
-            str(directory), "", f"the directory cannot be written: {error.strerror or error}",
-            f"choose another {setting} or change the directory's permissions",
-        ) from None  # fmt: skip
+        problem = f"the directory cannot be written: {error.strerror or error}"
+        fix = f"choose another {setting} or change the directory's permissions"
+        raise InputError(str(directory), "", problem, fix) from None
     return directory
 
 

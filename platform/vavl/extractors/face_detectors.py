@@ -112,8 +112,8 @@ class YuNetDetector:
             self._network = cv2.FaceDetectorYN.create(
                 str(path), "", (320, 320), settings.least_score, _YUNET_OVERLAP, _YUNET_MOST
             )
-        except cv2.error as fault:
-            reason = str(fault).strip().splitlines()[-1]
+        except cv2.error as error:
+            reason = str(error).strip().splitlines()[-1]
             raise ConfigError(
                 str(path), "faces.yunet_model", f"OpenCV cannot read it: {reason}", _YUNET_SOURCE
             ) from None

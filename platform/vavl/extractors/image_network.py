@@ -64,8 +64,8 @@ class Preprocessing:
             if len(mean) != 3 or len(std) != 3 or not all(std):
                 raise ValueError("image_mean and image_std need three values, deviations not 0")
             side = _side(content)
-        except (KeyError, TypeError, ValueError) as fault:
-            problem = f"not that of an image network: {fault!r}"
+        except (KeyError, TypeError, ValueError) as error:
+            problem = f"not that of an image network: {error!r}"
             raise ConfigError(str(files.folder / _PREPROCESSING), "", problem, "get the model's files again") from None
         return cls(side, factor, float(bool(content.get("rescale_offset", False))), mean, std)
 
@@ -167,10 +167,10 @@ def _find(settings: ImageNetworkSettings) -> ModelFiles:
     files = find_model(settings.backbone, KEY, also=(_PREPROCESSING,))
     kind = files.read_json("config.json").get("model_type")
     if kind not in KINDS:
+        problem = f"{kind}, not one of {', '.join(KINDS)}"
         raise ConfigError(
-            str(files.folder / "config.json"), "model_type", f"{kind}, not one of {', '.join(KINDS)}",
-            "give the directory of such a model",
-        )  # fmt: skip
+            str(files.folder / "config.json"), "model_type", problem, "give the directory of such a model"
+        )
     return files
 
 
@@ -189,10 +189,10 @@ def _width(files: ModelFiles) -> int:
         with torch.device("meta"), torch.no_grad():
             network = library.AutoModel.from_config(config, **_options(files)).eval()
             return int(_pooled(network(pixel_values=torch.zeros(1, 3, side, side))).shape[1])
-    except Exception as fault:
+    except Exception as error:
         # What a configuration that fits no network raises in there is not one type.
-        problem = f"config.json and {_PREPROCESSING} do not fit together: {fault}"
-        raise ConfigError(str(files.folder), KEY, problem, "get the model's files again") from fault
+        problem = f"config.json and {_PREPROCESSING} do not fit together: {error}"
+        raise ConfigError(str(files.folder), KEY, problem, "get the model's files again") from error
 
 
 def _pooled(output: Any) -> torch.Tensor:

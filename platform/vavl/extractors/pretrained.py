@@ -39,8 +39,8 @@ class ModelFiles:
         """Return the content of one of the files. Raises ConfigError if it is not a JSON object."""
         try:
             content = json.loads((self.folder / name).read_text(encoding="utf-8"))
-        except ValueError as fault:
-            content = fault
+        except ValueError as error:
+            content = error
         if not isinstance(content, dict):
             raise ConfigError(str(self.folder / name), "", "does not hold a JSON object", "get the model's files again")
         return content
@@ -59,11 +59,9 @@ def find_model(model: PretrainedModel, key: str, also: Sequence[str] = ("preproc
     if model.folder is not None:
         folder = (root_folder() or Path.cwd()) / model.folder
         if not folder.is_dir():
-            raise ConfigError(
-                key, "folder", f"{folder} does not exist",
-                f"fill it with {', '.join(('config.json', WEIGHTS, *also))}, e.g. by "
-                f"`hf download ORGANISATION/NAME --revision COMMIT --local-dir {folder}`",
-            )  # fmt: skip
+            fix = f"fill it with {', '.join(('config.json', WEIGHTS, *also))}, e.g. by "
+            fix += f"`hf download ORGANISATION/NAME --revision COMMIT --local-dir {folder}`"
+            raise ConfigError(key, "folder", f"{folder} does not exist", fix)
         return _complete(folder, key, also)
     return _complete(_hub_folder(model, key, also), key, also)
 
@@ -72,20 +70,18 @@ def transformers_module() -> Any:
     """Import transformers. Raises ConfigError if it is not installed; names the command."""
     try:
         import transformers
-    except ImportError as fault:
-        raise ConfigError(
-            "environment", "transformers", f"pretrained networks need the package transformers: {fault}", INSTALL
-        ) from None  # fmt: skip
+    except ImportError as error:
+        problem = f"pretrained networks need the package transformers: {error}"
+        raise ConfigError("environment", "transformers", problem, INSTALL) from None
     return transformers
 
 
 def _complete(folder: Path, key: str, also: Sequence[str]) -> ModelFiles:
     missing = _missing(folder, also)
     if missing == WEIGHTS and any(folder.glob("*.bin")):
-        raise ConfigError(
-            str(folder), key, f"{missing} is missing: the weights are pickles (.bin), which can run any code",
-            "save the model again with save_pretrained of transformers, which writes safetensors",
-        )  # fmt: skip
+        problem = f"{missing} is missing: the weights are pickles (.bin), which can run any code"
+        fix = "save the model again with save_pretrained of transformers, which writes safetensors"
+        raise ConfigError(str(folder), key, problem, fix)
     if missing is not None:
         fix = f"fill the directory with {', '.join(('config.json', WEIGHTS, *also))} of the model"
         raise ConfigError(str(folder), key, f"{missing} is missing", fix)
@@ -106,8 +102,8 @@ def _weight_names(folder: Path) -> list[str]:
         return [WEIGHTS]
     try:
         names = {str(name) for name in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()}
-    except (ValueError, KeyError, TypeError, AttributeError) as fault:
-        raise ConfigError(str(index), "weight_map", f"not readable: {fault!r}", "get the model's files again") from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(str(index), "weight_map", f"not readable: {error!r}", "get the model's files again") from None
     if any(Path(name).name != name for name in names):
         raise ConfigError(str(index), "weight_map", "names a file in another directory", "get the model's files again")
     return [SHARDED_WEIGHTS, *sorted(names)]
@@ -128,9 +124,9 @@ def _hub_folder(model: PretrainedModel, key: str, also: Sequence[str]) -> Path:
                     model.hub, revision=model.revision, allow_patterns=wanted, local_files_only=is_offline
                 )
             )
-        except OSError as fault:
+        except OSError as error:
             # The hub's own messages run over many lines; the first says what it is.
-            reason = f"{type(fault).__name__}: {str(fault).strip().splitlines()[0]}"
+            reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
             continue
         # Without network the library gives what its cache holds, also if that is not all.
         missing = _missing(folder, also)
@@ -138,12 +134,13 @@ def _hub_folder(model: PretrainedModel, key: str, also: Sequence[str]) -> Path:
             return folder
         reason = f"{missing} is not there"
     cache = Path(constants.HF_HUB_CACHE) / f"models--{model.hub.replace('/', '--')}"
-    raise ConfigError(
-        key, "hub", f"{model.hub} at {model.revision} is not on this machine and cannot be downloaded ({reason})",
+    problem = f"{model.hub} at {model.revision} is not on this machine and cannot be downloaded ({reason})"
+    fix = (
         f"on a machine with network: `hf download {model.hub} --revision {model.revision} --local-dir DIRECTORY`; "
         f"bring DIRECTORY here and set {key}.folder to it ({key}.hub and .revision to null), or fill the hub's "
-        f"cache {cache}; a model that is published without safetensors is to be saved again with save_pretrained",
-    )  # fmt: skip
+        f"cache {cache}; a model that is published without safetensors is to be saved again with save_pretrained"
+    )
+    raise ConfigError(key, "hub", problem, fix)
 
 
 def _state(path: Path) -> tuple[int, int]:
@@ -155,8 +152,8 @@ def _state(path: Path) -> tuple[int, int]:
 def _sha256(path: Path, size: int, modified_ns: int) -> str:  # noqa: ARG001  the state of the file is the cache's key
     try:
         return sha256_of_file(path)
-    except OSError as fault:
-        raise InputError(str(path), "", f"cannot be read: {fault.strerror}", "change its permissions") from None
+    except OSError as error:
+        raise InputError(str(path), "", f"cannot be read: {error.strerror}", "change its permissions") from None
 
 
 def load_model(
@@ -181,22 +178,17 @@ def load_model(
     kind = kind or transformers_module().AutoModel
     try:
         with _quiet():
-            network, loading = kind.from_pretrained(
-                files.folder, output_loading_info=True, use_safetensors=True, local_files_only=True,
-                trust_remote_code=False, **options,
-            )  # fmt: skip
-    except Exception as fault:
+            safely = {"use_safetensors": True, "local_files_only": True, "trust_remote_code": False}
+            network, loading = kind.from_pretrained(files.folder, output_loading_info=True, **safely, **options)
+    except Exception as error:
         # What a damaged or foreign file raises in there is not one type.
-        raise ConfigError(
-            str(files.folder), key, f"cannot be loaded: {type(fault).__name__}: {fault}", "get the model's files again"
-        ) from fault  # fmt: skip
+        problem = f"cannot be loaded: {type(error).__name__}: {error}"
+        raise ConfigError(str(files.folder), key, problem, "get the model's files again") from error
     missing = sorted(name for name in loading["missing_keys"] if not (may_lack and re.fullmatch(may_lack, name)))
     wrong = missing + sorted(str(entry) for entry in loading["mismatched_keys"])
     if wrong:
-        raise ConfigError(
-            str(files.folder), key, f"{len(wrong)} weights of {type(network).__name__} are missing or of another "
-            f"shape, e.g. {wrong[0]}", "use weights and config.json of one model",
-        )  # fmt: skip
+        problem = f"{len(wrong)} weights of {type(network).__name__} are missing or of another shape, e.g. {wrong[0]}"
+        raise ConfigError(str(files.folder), key, problem, "use weights and config.json of one model")
     frozen: torch.nn.Module = network.eval().requires_grad_(requires_grad=False).to(device)
     return frozen
 

@@ -224,8 +224,8 @@ class OpensmileSettings(FrameSettings):
     def _is_an_expression(cls, value: str) -> str:
         try:
             re.compile(value)
-        except re.error as fault:
-            raise ValueError(f"not a regular expression: {fault}") from None
+        except re.error as error:
+            raise ValueError(f"not a regular expression: {error}") from None
         return value
 
 

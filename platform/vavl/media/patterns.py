@@ -25,10 +25,9 @@ def whole_match(expression: str, text: str, field: str) -> Any:
     try:
         return _compiled(expression).fullmatch(text, timeout=LONGEST_MATCH_S)
     except TimeoutError:
-        raise CorpusError(
-            "card", field, f"{expression} is still at work on {text[:80]!r} after {LONGEST_MATCH_S:g} s",
-            "write it so that a text can be matched in one way only: no repeat in a repeat, e.g. a+ for (a|aa)+",
-        ) from None  # fmt: skip
+        problem = f"{expression} is still at work on {text[:80]!r} after {LONGEST_MATCH_S:g} s"
+        fix = "write it so that a text can be matched in one way only: no repeat in a repeat, e.g. a+ for (a|aa)+"
+        raise CorpusError("card", field, problem, fix) from None
 
 
 def named_in(expression: str, key: str, field: str, group: str = "clip") -> str | None:

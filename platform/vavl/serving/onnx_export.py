@@ -141,10 +141,9 @@ def export_onnx(directory: Path, settings: ExportSettings, output_dir: Path) -> 
             differences[prediction.condition] = max(differences.get(prediction.condition, 0.0), largest)
         worst = max(differences.values())
         if not worst <= settings.tolerance:
-            raise PredictionError(
-                MODEL_FILE, "tolerance", f"differs from the model by {worst:.2g}, {settings.tolerance:g} is allowed",
-                "raise tolerance if that is enough for its use; the file was not kept",
-            )  # fmt: skip
+            problem = f"differs from the model by {worst:.2g}, {settings.tolerance:g} is allowed"
+            fix = "raise tolerance if that is enough for its use; the file was not kept"
+            raise PredictionError(MODEL_FILE, "tolerance", problem, fix)
     return {
         "file": str(target),
         "bytes": target.stat().st_size,

@@ -106,10 +106,10 @@ class RowPredictor:
         if self._means is None:
             return clip
         if speaker is None:
+            problem = "is missing: the model takes the mean of each speaker's earlier clips off"
             raise InputError(
-                "row", SPEAKER_COLUMN, "is missing: the model takes the mean of each speaker's earlier clips off",
-                "name the speaker of each row, and give their clips in order",
-            )  # fmt: skip
+                "row", SPEAKER_COLUMN, problem, "name the speaker of each row, and give their clips in order"
+            )
         with self._centering:
             return CenteredClip(**self._means.centered(clip.by_modality, str(speaker)))
 

@@ -265,16 +265,16 @@ def full_disk_as_error(output_dir: str) -> Iterator[None]:
     """
     try:
         yield
-    except (OSError, SafetensorError) as fault:
-        if _code_of(fault) not in _FULL:
+    except (OSError, SafetensorError) as error:
+        if _code_of(error) not in _FULL:
             raise
         fix = "free disk space, then start the same command again: the last whole checkpoint is intact"
-        raise TrainingError(output_dir, "", f"the run's results cannot be written: {fault}", fix) from fault
+        raise TrainingError(output_dir, "", f"the run's results cannot be written: {error}", fix) from error
 
 
-def _code_of(fault: OSError | SafetensorError) -> int | None:
-    if isinstance(fault, OSError):
-        return fault.errno
+def _code_of(error: OSError | SafetensorError) -> int | None:
+    if isinstance(error, OSError):
+        return error.errno
     # safetensors gives the code in its text alone: "I/O error: File too large (os error 27)".
-    found = re.search(r"os error (\d+)", str(fault))
+    found = re.search(r"os error (\d+)", str(error))
     return int(found[1]) if found else None

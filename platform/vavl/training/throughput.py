@@ -211,8 +211,8 @@ class Forecast:
             try:
                 busy = self._utilisation(batch) * self._frames / padded_frames(batch)
                 found[MFU] = busy / (timed * per_step)
-            except RuntimeError as fault:  # an operation that cannot be counted is not worth the run
-                _log.warning("no MFU: the FLOPs of a step cannot be counted: %s", fault)
+            except RuntimeError as error:  # an operation that cannot be counted is not worth the run
+                _log.warning("no MFU: the FLOPs of a step cannot be counted: %s", error)
         return found
 
 
@@ -291,9 +291,9 @@ class GpuSampler:
         for name, measure in _measures(self._index).items():
             try:
                 values[f"{self._prefix}gpu_{self._index}_{name}"] = round(float(measure()), 2)
-            except Exception as fault:  # noqa: BLE001  NVML's errors share no class with torch's
+            except Exception as error:  # noqa: BLE001  NVML's errors share no class with torch's
                 if name not in self._missing:
-                    _log.warning("%sgpu_%d_%s is not measured: %s", self._prefix, self._index, name, fault)
+                    _log.warning("%sgpu_%d_%s is not measured: %s", self._prefix, self._index, name, error)
                 self._missing.add(name)
         return values
 
