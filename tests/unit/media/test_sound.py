@@ -1,6 +1,8 @@
-"""The sound of clips: rates, channels, formats and times are right; damaged files are told apart."""
+"""The sound of a clip: decoded, mixed to one channel, resampled, with its facts; a silent one is none."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,8 +10,10 @@ import soundfile
 from rendered_media import moving_square, tone, write_mp4, write_sound_only_mp4, write_wav
 from sounding_media import write_clip, write_sound
 
-from vavl.errors import ClipError
-from vavl.media.sound import read_audio, read_sound, sound_seconds
+from vavl.errors import ClipError, NoSignalError
+from vavl.media.media import Pictures
+from vavl.media.sound import clipped_share, level_facts, mix, read_audio, read_sound, sound_seconds
+from vavl.store.clip_facts import SCHEMA
 
 RATES_HZ = (8000, 11_025, 16_000, 22_050, 32_000, 44_100, 48_000, 96_000)
 WAV_FORMATS = ("PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ULAW", "IMA_ADPCM")
@@ -192,3 +196,149 @@ def test_missing_files_long_clips_and_clips_without_sound_are_refused(tmp_path):
     late = write_clip(tmp_path / "d.mp4", burst(16_000, 0.2, 0.5), sound_at_s=3, seconds=0.2)
     with pytest.raises(ClipError, match="longer than 2 s"):
         read_audio(late, 16_000, longest_s=2)
+
+
+FULL_SCALE = 32767 / 32768
+
+
+def facts_of(samples: np.ndarray, rate_hz: int = 16_000) -> dict[str, float]:
+    mono = samples.astype(np.float32)
+    return {**level_facts(mono, rate_hz), "clipped_share": clipped_share(mono[:, None], FULL_SCALE)}
+
+
+def test_levels_are_those_of_what_is_heard_after_mixing_and_resampling(tmp_path):
+    samples = np.stack([tone(440, 0.5, 44_100, 0.8), np.zeros(22_050)], axis=1)
+    facts = read_sound(write_wav(tmp_path / "a.wav", samples, 44_100), 16_000).facts
+    assert facts.keys() <= set(SCHEMA.names)
+    assert (facts["seconds"], facts["sample_rate_hz"], facts["channels"]) == (0.5, 44_100, 2)
+    assert facts["peak"] == pytest.approx(0.4, abs=0.02)
+    assert facts["silence_share"] == facts["clipped_share"] == 0
+
+
+@pytest.mark.parametrize(("below_db", "share"), [(40, 0.0), (59, 0.0), (61, 1.0), (200, 1.0)])
+def test_silence_is_60_db_below_a_full_scale_sine(below_db, share):
+    assert facts_of(tone(440, 1, amplitude=10 ** (-below_db / 20)))["silence_share"] == share
+
+
+def test_silence_is_a_share_of_the_time(tmp_path):
+    half = np.concatenate([tone(440, 0.5), np.zeros(8000)])
+    assert facts_of(half)["silence_share"] == pytest.approx(0.5, abs=0.02)
+    both = np.stack([half, half[::-1]], axis=1)
+    assert read_sound(write_wav(tmp_path / "a.wav", both), 16_000).facts["silence_share"] == 0
+
+
+@pytest.mark.parametrize("subtype", ["PCM_U8", "PCM_16", "PCM_24", "FLOAT"])
+def test_samples_at_full_scale_count_as_clipped(tmp_path, subtype):
+    path = tmp_path / "a.wav"
+    samples = np.clip(tone(440, 1, amplitude=2.0), -1, 1)
+    soundfile.write(path, samples, 16_000, subtype=subtype)
+    # A sine of twice full scale is beyond it two thirds of the time.
+    assert read_sound(path, 16_000).facts["clipped_share"] == pytest.approx(2 / 3, abs=0.01)
+
+
+def test_sound_beyond_full_scale_keeps_its_peak(tmp_path):
+    path = tmp_path / "a.wav"
+    soundfile.write(path, np.full(100, 1.5), 16_000, subtype="FLOAT")
+    facts = read_sound(path, 16_000).facts
+    assert (facts["peak"], facts["clipped_share"]) == (1.5, 1.0)
+
+
+def test_one_sample_has_facts():
+    assert facts_of(np.zeros(1))["silence_share"] == 1
+
+
+VOICE = tone(300, 0.5, amplitude=0.4).astype(np.float32)
+SILENCE = np.zeros_like(VOICE)
+OTHER = tone(1700, 0.5, amplitude=0.4).astype(np.float32)
+FIVE_ONE = ("FL", "FR", "FC", "LFE", "BL", "BR")
+
+
+def power(samples):
+    return float((samples**2).mean())
+
+
+@pytest.mark.parametrize("right", [VOICE, SILENCE, OTHER, 0.2 * VOICE - OTHER], ids=["same", "silent", "other", "both"])
+def test_plain_stereo_is_the_mean_without_a_word(right):
+    mixed = mix(np.stack([VOICE, right], axis=1))
+    assert mixed.note is None
+    np.testing.assert_allclose(mixed.samples, (VOICE + right) / 2, atol=1e-6)
+
+
+@pytest.mark.parametrize("gain", [-1.0, -0.6, -1.7])
+def test_an_inverted_channel_gives_way_to_the_louder_one_with_a_note(gain):
+    mixed = mix(np.stack([VOICE, gain * VOICE + 0.01 * OTHER], axis=1).astype(np.float32))
+    louder = VOICE if abs(gain) <= 1 else gain * VOICE
+    assert power(mixed.samples) == pytest.approx(power(louder), rel=0.01)
+    assert "cancel each other out" in mixed.note
+
+
+def test_a_voice_in_the_centre_of_surround_sound_keeps_its_level():
+    channels = np.stack([SILENCE, SILENCE, VOICE, OTHER, SILENCE, SILENCE], axis=1)
+    mixed = mix(channels, FIVE_ONE)
+    assert 10 * np.log10(power(mixed.samples) / power(VOICE)) == pytest.approx(-3, abs=0.1)  # effects are left out
+    assert "6 channels" in mixed.note
+    assert 3 not in mixed.taken
+    unnamed = mix(channels)
+    np.testing.assert_array_equal(unnamed.samples, mixed.samples)
+    assert "taken as FL FR FC" in unnamed.note
+    three = mix(channels[:, 1:4])
+    assert power(three.samples) == pytest.approx(power(VOICE) * 2 / 9, rel=0.05)
+    assert "equal weights" in three.note
+
+
+def test_the_facts_are_of_the_channel_that_was_taken(tmp_path):
+    path = write_wav(tmp_path / "a.wav", np.stack([VOICE, -VOICE], axis=1))
+    sound = read_sound(path, 16_000)
+    assert sound.facts["peak"] == pytest.approx(0.4, abs=0.01)
+    assert sound.facts["silence_share"] == 0
+    assert "cancel" in sound.note
+
+
+RATE = 16_000
+
+
+@pytest.mark.parametrize("level", [0.0, 1 / 32768, 5e-5])
+def test_digital_silence_and_its_noise_are_no_sound(tmp_path: Path, level: float):
+    noise = level * np.sign(np.random.default_rng(0).normal(size=RATE))
+    with pytest.raises(NoSignalError, match="silence from start to end"):
+        read_sound(write_wav(tmp_path / "a.wav", noise), RATE)
+
+
+def test_a_silent_track_of_a_film_is_no_sound_while_its_pictures_are_read(tmp_path: Path):
+    path = write_clip(tmp_path / "a.mp4", np.zeros(2 * RATE))
+    with pytest.raises(NoSignalError):
+        read_sound(path, RATE)
+    assert len(list(Pictures(path, 25))) == 50
+
+
+@pytest.mark.parametrize("level", [2e-4, 1.0])
+def test_a_quiet_sound_is_one(tmp_path: Path, level: float):
+    sound = read_sound(write_wav(tmp_path / "a.wav", level * tone(300, 0.5)), RATE)
+    assert sound.waveform.max() > level / 2
+
+
+def film(tmp_path: Path, pictures: np.ndarray) -> Pictures:
+    return Pictures(write_mp4(tmp_path / "a.mp4", pictures.astype(np.uint8)), 25)
+
+
+@pytest.mark.parametrize("level", [0, 16])
+def test_black_is_no_video(tmp_path: Path, level: int):
+    noise = np.random.default_rng(0).integers(0, 4, (25, 64, 64, 3))
+    with pytest.raises(NoSignalError, match="black from start to end"):
+        list(film(tmp_path, level + noise))
+
+
+def test_a_still_picture_all_the_time_is_no_video(tmp_path: Path):
+    with pytest.raises(NoSignalError, match="one still image"):
+        list(film(tmp_path, np.repeat(moving_square(1, side=64), 25, axis=0)))
+
+
+def test_a_small_movement_and_a_dark_film_are_video(tmp_path: Path):
+    still = np.repeat(moving_square(1, side=64), 25, axis=0)
+    still[12:, 30:34, 30:34] = 255 - still[12:, 30:34, 30:34]
+    assert len(list(film(tmp_path, still))) == 25
+    assert len(list(film(tmp_path, moving_square(25, side=64) // 4))) == 25
+
+
+def test_a_picture_shown_for_a_moment_is_read(tmp_path: Path):
+    assert len(list(film(tmp_path, np.repeat(moving_square(1, side=64), 5, axis=0)))) == 5

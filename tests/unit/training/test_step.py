@@ -1,7 +1,8 @@
-"""One optimizer step: what the host reads of the device, and when."""
+"""One optimizer step: its learning rate, what the host reads of the device and when, the order of its gradients."""
 
 from __future__ import annotations
 
+import math
 from itertools import count
 
 import pytest
@@ -12,6 +13,8 @@ from meta_device import META, on_meta
 from vavl.training import step as step_module
 from vavl.training.loop import train_step
 from vavl.training.run import prepare_run
+from vavl.training.settings import OptimizerSettings
+from vavl.training.step import learning_rate
 
 REQUESTS = {"stop": False, "report": True}
 HGR = {"objectives": {"hgr": {"weight": 1.0}}}
@@ -113,3 +116,73 @@ def test_on_a_gpu_the_host_waits_once_in_a_step(make_run):
     take()  # the first one makes the optimizer's state
     (wait,) = synchronisations(take, run.engine.device)
     assert wait.startswith("wait at step.py:")
+
+
+def curve(total: int = 100, **settings) -> list[float]:
+    chosen = OptimizerSettings(learning_rate=2.0, **settings)
+    return [learning_rate(step, total, chosen) for step in range(total)]
+
+
+def test_by_default_the_rate_is_constant():
+    assert set(curve()) == {2.0}
+
+
+def test_warm_up_rises_in_equal_steps_from_the_first_to_the_peak():
+    rates = curve(warmup_steps=4)
+    assert rates[:6] == pytest.approx([0.5, 1.0, 1.5, 2.0, 2.0, 2.0])
+
+
+def test_the_rate_falls_as_a_cosine_to_the_final_share():
+    rates = curve(final_share=0.1)
+    assert rates[0] == 2.0
+    assert rates[50] == pytest.approx(2.0 * (0.1 + 0.9 / 2))
+    assert rates[-1] == pytest.approx(0.2, rel=0.02)
+    assert rates == sorted(rates, reverse=True)
+    expected = 2.0 * (0.1 + 0.9 * (1 + math.cos(math.pi * 0.25)) / 2)
+    assert rates[25] == pytest.approx(expected)
+
+
+def test_warm_up_and_decay_join_at_the_peak():
+    rates = curve(warmup_steps=10, final_share=0.0)
+    assert max(rates) == rates[9] == rates[10] == 2.0
+    assert min(rates) > 0
+
+
+@pytest.mark.parametrize("total", [1, 3, 10])
+def test_a_run_shorter_than_its_warm_up_never_leaves_it(total):
+    rates = curve(total, warmup_steps=20, final_share=0.1)
+    assert rates == pytest.approx([2.0 * (step + 1) / 20 for step in range(total)])
+
+
+def test_the_rate_of_a_step_beyond_the_end_is_the_last():
+    chosen = OptimizerSettings(learning_rate=2.0, final_share=0.1)
+    assert learning_rate(500, 100, chosen) == pytest.approx(0.2)
+
+
+EVERY_OBJECTIVE = {
+    "hgr": {"weight": 0.5, "audio_video": 0.3},
+    "ladder": {"weight": 0.3, "lateral": "both", "detach_target": False},
+    "pseudo_label": {"weight": 0.5, "teacher": "average"},
+}
+TAKEN = 12
+# Audio of 3 to 5 frames, video of 1 or 2.
+MIXED = {"without_audio": (0,), "without_video": (1,), "without_label": (1, 2), "max_frames": 5}
+
+
+def test_parameters_get_their_gradients_in_one_order(plan):
+    """Micro-batches of one and two clips: some lack a modality, some have a single frame."""
+    chosen = plan(corpus=MIXED, objectives=EVERY_OBJECTIVE, training={"clips_per_forward": 2, "average_decay": 0.8})
+    run = prepare_run(chosen)
+    order: list[str] = []
+    for name, parameter in run.engine.network.named_parameters():
+        parameter.register_post_accumulate_grad_hook(lambda _, name=name: order.append(name))
+    frames, teacher_mean = set(), run.start.teacher_mean
+    for step in range(TAKEN):
+        batches = run.loader.load(step)
+        frames |= {min(batch.video.is_real.shape[1], 2) for batch in batches}
+        teacher_mean = train_step(run, step, batches, teacher_mean).teacher_mean
+    names = len(list(run.engine.network.named_parameters()))
+    assert len(order) == names * TAKEN * 5
+    orders = {tuple(order[start : start + names]) for start in range(0, len(order), names)}
+    assert frames == {1, 2}  # single frames and more: else this would show nothing
+    assert len(orders) == 1

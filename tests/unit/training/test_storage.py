@@ -1,17 +1,22 @@
-"""Files of a run are the same in a directory, at an address and in object storage: whole, listed, replaced, removed."""
+"""The directory of a run on a file system and in object storage; a full disk is an error of the platform."""
 
 from __future__ import annotations
 
+import errno
+import os
+import resource
 import secrets
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 from fsspec.registry import _registry
 from pyarrow.fs import FileSelector, LocalFileSystem
+from safetensors.torch import save_file
 
-from vavl.errors import InputError, StoreError
-from vavl.training.storage import RunStorage
+from vavl.errors import InputError, StoreError, TrainingError
+from vavl.training.storage import RunStorage, full_disk_as_error
 
 
 @pytest.fixture(params=["directory", "file", "memory", "s3"])
@@ -166,3 +171,25 @@ def test_a_missing_driver_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     assert caught.value.fix == "pip install s3fs"
     with pytest.raises(InputError, match=r"addresses of foo:// are not known"):
         RunStorage("foo://bucket/run")
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
+def test_no_space_says_what_to_do(tmp_path: Path, code: int) -> None:
+    with pytest.raises(TrainingError, match=r"free disk space.*same command again"), full_disk_as_error(tmp_path):
+        raise OSError(code, os.strerror(code))
+
+
+def test_weights_that_do_not_fit_are_told_too(tmp_path: Path) -> None:
+    """safetensors raises an error of its own."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (512, before[1]))
+    try:
+        with pytest.raises(TrainingError, match="cannot be written"), full_disk_as_error(tmp_path):
+            save_file({"weight": torch.zeros(10_000)}, tmp_path / "model.safetensors")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_other_faults_pass(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="nowhere"), full_disk_as_error(tmp_path):
+        (tmp_path / "nowhere").read_text()

@@ -1,4 +1,4 @@
-"""Model FLOPs against a count by hand, peaks of GPUs, and the forecast of a run's time."""
+"""Model FLOPs against a count by hand, peaks of GPUs, the forecast of a run's time, and its memory."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import replace
 from itertools import pairwise
 from types import SimpleNamespace
 
+import psutil
 import pytest
 import torch
 
@@ -21,6 +22,7 @@ from vavl.training.throughput import (
     meta_network,
     padded_frames,
     peak_flops,
+    peak_memory_bytes,
     training_flops,
 )
 
@@ -245,3 +247,15 @@ def test_a_run_of_fewer_steps_has_no_forecast(plan, records):
 
 def test_frames_are_counted_with_their_padding(batch):
     assert padded_frames(batch) == 60
+
+
+def test_the_peak_is_that_of_this_process_and_stays():
+    now = psutil.Process().memory_info().rss
+    before = peak_memory_bytes()
+    assert before >= 0.9 * now
+    block = bytearray(64 << 20)
+    block[::4096] = b"x" * len(block[::4096])
+    with_block = peak_memory_bytes()
+    del block
+    assert with_block >= before
+    assert peak_memory_bytes() >= with_block

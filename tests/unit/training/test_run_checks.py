@@ -1,4 +1,4 @@
-"""Objectives that no clip can feed are refused with what to change."""
+"""Objectives that no clip can feed and metrics that mean nothing are refused with what to change."""
 
 from __future__ import annotations
 
@@ -89,3 +89,31 @@ def test_a_ladder_needs_layers_of_one_length(plan):
     chosen = plan(objectives={"ladder": {}}, model={**plan().model.model_dump(), "subsampling": 2})
     with pytest.raises(ConfigError, match=r"objectives: ladder: rebuilds layers of one length.*subsampling is 2"):
         open_run_data(chosen)
+
+
+def test_a_modality_that_only_validation_has_is_refused_for_choosing_the_epoch(plan):
+    data = {**plan(corpus={}).data.model_dump(), "partitions": {"audio_only_share": 1.0}}
+    problem = "validation/audio_video/accuracy: no labeled training clip has audio and video"
+    with pytest.raises(ConfigError, match=problem) as caught:
+        check_plan(plan(data=data))
+    assert "(audio)" in caught.value.fix
+
+
+def test_scores_that_mean_nothing_are_announced(plan):
+    data = {**plan(corpus={}).data.model_dump(), "partitions": {"audio_only_share": 1.0}}
+    chosen = ["validation/audio/accuracy", "validation/video/accuracy"]
+    warnings = check_plan(plan(data=data, evaluation={"select_by": chosen})).warnings
+    assert len(warnings) == 2
+    assert warnings[0].startswith("no labeled training clip has audio and video, but validation clips have")
+    assert not warnings[0].endswith("select_by")
+    assert warnings[1].startswith("no labeled training clip has video")
+    assert warnings[1].endswith("also in evaluation.select_by")
+
+
+def test_trained_conditions_need_no_warning(plan):
+    assert not check_plan(plan()).warnings
+
+
+def test_a_metric_of_another_task_is_refused(plan):
+    with pytest.raises(ConfigError, match="validation/audio/ccc_mean is no metric of which more is better"):
+        check_plan(plan(evaluation={"select_by": ["validation/audio/ccc_mean"]}))
