@@ -12,54 +12,14 @@ from vavl.config.load import read_config, save_config, validate
 from vavl.config.places import FROM_PROJECT, FROM_ROOT, anchored, marked_settings
 from vavl.errors import ConfigError
 from vavl.experiments.comparison_grid import cell_plans
-from vavl.job_config import (
-    JOB_SETTINGS,
-    AuditCorpusJob,
-    CheckSetupJob,
-    CompareObjectivesJob,
-    ConvertStoreJob,
-    DescribeCorpusJob,
-    DistillModelsJob,
-    EvaluateModelJob,
-    ExportModelJob,
-    ListStoresJob,
-    MakeDemoCorpusJob,
-    MergeStoresJob,
-    PredictClipsJob,
-    PrepareCorpusJob,
-    PromoteModelJob,
-    PushStoreJob,
-    SyncTrackingJob,
-    TrainModelJob,
-    TuneModelJob,
-)
+from vavl.job_config import JOB_SETTINGS, CompareObjectivesJob, TrainModelJob
 from vavl.submission.submission import SubmitJob
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted((ROOT / "jobs/configs").rglob("*.yaml"))
 COMPARISONS = sorted((ROOT / "jobs/configs/compare").glob("*.yaml"))
 TRAININGS = [path for path in CONFIGS if "# python jobs/train_model.py" in path.read_text(encoding="utf-8")]
-JOBS = {
-    "audit_corpus": AuditCorpusJob,
-    "check_setup": CheckSetupJob,
-    "compare_objectives": CompareObjectivesJob,
-    "convert_store": ConvertStoreJob,
-    "describe_corpus": DescribeCorpusJob,
-    "distill_models": DistillModelsJob,
-    "evaluate_model": EvaluateModelJob,
-    "export_model": ExportModelJob,
-    "list_stores": ListStoresJob,
-    "make_demo_corpus": MakeDemoCorpusJob,
-    "merge_stores": MergeStoresJob,
-    "predict_clips": PredictClipsJob,
-    "prepare_corpus": PrepareCorpusJob,
-    "promote_model": PromoteModelJob,
-    "push_store": PushStoreJob,
-    "submit_job": SubmitJob,
-    "sync_tracking": SyncTrackingJob,
-    "train_model": TrainModelJob,
-    "tune_model": TuneModelJob,
-}
+JOBS = {**JOB_SETTINGS, "submit_job": SubmitJob}
 
 
 def name_of(path: Path) -> str:

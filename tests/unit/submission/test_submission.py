@@ -174,10 +174,6 @@ def test_the_folder_must_be_the_project(tmp_path):
         plan_submission(submit(), {}, tmp_path)
 
 
-def test_every_job_can_be_submitted():
-    assert {path.stem for path in (ROOT / "jobs").glob("*.py")} - {"submit_job"} == JOB_SETTINGS.keys()
-
-
 def test_the_package_is_small_and_holds_what_jobs_need(tmp_path):
     """``runs`` and the environment hold gigabytes; Ray refuses more than 512 MiB."""
     runtime_env = read_yaml_mapping(ROOT / "jobs/runtime_env.yaml")
