@@ -77,9 +77,14 @@ def from_rank_zero(text: str) -> str:
     """Return the text that rank 0 passed. Every rank must call."""
     if not dist.is_initialized():
         return text
-    held = [text]
-    dist.broadcast_object_list(held, src=0, device=message_device())
-    return held[0]
+    device = message_device()
+    content = torch.tensor(list(text.encode()), dtype=torch.uint8, device=device)
+    length = torch.tensor([len(content)], device=device)
+    dist.broadcast(length, src=0)
+    if dist.get_rank() != 0:
+        content = torch.empty(int(length.item()), dtype=torch.uint8, device=device)
+    dist.broadcast(content, src=0)
+    return bytes(content.tolist()).decode()
 
 
 def any_rank(*, is_true: bool) -> bool:
