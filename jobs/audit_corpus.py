@@ -6,7 +6,7 @@ import shlex
 
 from vavl.audit.report import audit_card, audit_place, finding_rows, label_rows, refuse_failed, verdict
 from vavl.config.command_line import print_table, run_job
-from vavl.config.files import make_folder
+from vavl.config.files import make_directory
 from vavl.corpora.card import corpus_root, read_card
 from vavl.job_config import AuditCorpusJob
 from vavl.store.store import read_content
@@ -32,7 +32,7 @@ def check(job: AuditCorpusJob) -> None:
     elif job.store is not None:
         read_content(local_store(job.store))
     if job.output_dir is not None:
-        make_folder(job.output_dir)
+        make_directory(job.output_dir)
 
 
 def main() -> int:

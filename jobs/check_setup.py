@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.text import Text
 
 from vavl.config.command_line import run_job
-from vavl.config.files import make_folder, write_json
+from vavl.config.files import make_directory, write_json
 from vavl.errors import VavlError
 from vavl.job_config import CheckSetupJob
 from vavl.setup_checks import Finding, count, run_checks
@@ -41,7 +41,7 @@ def print_finding(console: Console, finding: Finding) -> None:
 
 def check(job: CheckSetupJob) -> None:
     """Refuse an output directory that cannot be written."""
-    make_folder(job.output_dir)
+    make_directory(job.output_dir)
 
 
 def main() -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 
 from vavl.config.command_line import print_table, run_job
-from vavl.config.files import make_folder, write_json
+from vavl.config.files import make_directory, write_json
 from vavl.job_config import ConvertStoreJob
 from vavl.store.first_format import convert_store, stated_content
 
@@ -19,7 +19,7 @@ def story(job: ConvertStoreJob) -> None:
     """Write the store anew next to its place, compare its hash, and put it there."""
     store = convert_store(job.store)
     counts = {name: {"clips": info.clips, "frames": info.frames} for name, info in store.info.items()}
-    make_folder(job.output_dir)
+    make_directory(job.output_dir)
     write_json(job.output_dir / "summary.json", {"store": str(job.store), "store_hash": store.hash, **counts})
     rows = [(name, f"{info.clips} clips, {info.frames} frames") for name, info in store.info.items()]
     print_table(f"converted {job.store}", [*rows, ("store", f"hash {store.hash}, as before")])

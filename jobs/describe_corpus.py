@@ -6,7 +6,7 @@ import shlex
 from pathlib import Path
 
 from vavl.config.command_line import print_table, run_job
-from vavl.config.files import make_folder
+from vavl.config.files import make_directory
 from vavl.description.describe import corpus_name, describe_directory
 from vavl.description.report import require_valid, summary_rows, write_results
 from vavl.errors import ConfigError, CorpusError
@@ -23,7 +23,7 @@ def check(job: DescribeCorpusJob) -> None:
             str(card), "overwrite", "an earlier proposal is there, perhaps corrected by hand",
             "say overwrite=true to replace it, or choose another output_dir",
         )  # fmt: skip
-    make_folder(_output(job))
+    make_directory(_output(job))
 
 
 def describe_corpus(job: DescribeCorpusJob) -> None:

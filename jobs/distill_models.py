@@ -12,7 +12,7 @@ from vavl.serving.model_address import resolve_model
 from vavl.training.driver import train_and_report
 from vavl.training.driver_lock import only_driver
 from vavl.training.run_data import check_run
-from vavl.training.run_folder import finished_hash, resolved
+from vavl.training.run_directory import finished_hash, resolved
 
 
 def distill_models(job: DistillModelsJob) -> None:

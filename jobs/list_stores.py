@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from vavl.config.command_line import print_table, run_job
-from vavl.config.files import make_folder, write_json
+from vavl.config.files import make_directory, write_json
 from vavl.job_config import ListStoresJob
 from vavl.store.store_versions import list_stores, listed_rows
 
@@ -15,7 +15,7 @@ def check(job: ListStoresJob) -> None:
 
 def story(job: ListStoresJob) -> None:
     """List the versions of every corpus and the stores without version."""
-    make_folder(job.output_dir)
+    make_directory(job.output_dir)
     found = list_stores(job.address)
     write_json(job.output_dir / "summary.json", {"stores": found})
     print_table(f"stores at {job.address}", listed_rows(found))

@@ -6,7 +6,7 @@ import datetime as dt
 import shlex
 
 from vavl.config.command_line import print_table, run_job
-from vavl.config.files import make_folder, write_json
+from vavl.config.files import make_directory, write_json
 from vavl.job_config import PushStoreJob
 from vavl.store.store_versions import check_push, push_store
 
@@ -18,7 +18,7 @@ def check(job: PushStoreJob) -> None:
 
 def story(job: PushStoreJob) -> None:
     """Send what is not there, commit the version, write which one is the newest."""
-    make_folder(job.output_dir)
+    make_directory(job.output_dir)
     pushed = push_store(job.store, job.to, dt.datetime.now(dt.UTC), read_back=job.read_back)
     write_json(job.output_dir / "summary.json", pushed.summary())
     print_table(f"pushed {job.store}", pushed.rows())

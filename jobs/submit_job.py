@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from vavl.config.command_line import print_table, run_job
-from vavl.config.files import make_folder, write_json
+from vavl.config.files import make_directory, write_json
 from vavl.submission.submission import (
     SubmitJob,
     connect,
@@ -22,7 +22,7 @@ from vavl.submission.submission import (
 
 def check(job: SubmitJob) -> None:
     """Check the job's own configuration and say what is sent; ask nobody."""
-    make_folder(job.output_dir)
+    make_directory(job.output_dir)
     print_table("submission", submission_rows(job, plan_submission(job, os.environ, Path.cwd())))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from vavl.config.command_line import run_job
-from vavl.config.files import make_folder
+from vavl.config.files import make_directory
 from vavl.job_config import SyncTrackingJob
 from vavl.serving.registry import register_model
 from vavl.tracking.sync import (
@@ -36,7 +36,7 @@ def check(job: SyncTrackingJob) -> None:
         print(*relocate_stores(job.folder, job.tracking, is_dry=True) or ["nothing was moved"], sep="\n")
         return
     print_results([run.result(is_dry=True) for run in compare_runs(job.folder, job.tracking)])
-    make_folder(summary_directory(job.folder, job.output_dir))
+    make_directory(summary_directory(job.folder, job.output_dir))
 
 
 def main() -> int:

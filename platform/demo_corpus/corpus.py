@@ -18,7 +18,7 @@ from demo_corpus.contact_sheet import write_contact_sheet
 from demo_corpus.latent import Clip, clip_latent, clips_of
 from demo_corpus.render import is_finished, render_clip
 from demo_corpus.settings import EMOTIONS, GENERATOR_VERSION, DemoCorpusSettings, settings_hash
-from vavl.config.files import make_folder, read_json, write_json, write_text
+from vavl.config.files import make_directory, read_json, write_json, write_text
 from vavl.config.progress import show_progress
 from vavl.errors import CorpusError
 
@@ -73,7 +73,7 @@ def render_corpus(
     """
     started = time.monotonic()
     check_folder(root, settings, overwrite)
-    make_folder(root)
+    make_directory(root)
     if overwrite:
         for name in _FOLDERS:
             shutil.rmtree(root / name, ignore_errors=True)

@@ -38,7 +38,7 @@ class MakeDemoCorpusJob(FrozenConfig):
 class DescribeCorpusJob(FrozenConfig):
     """Settings of ``jobs/describe_corpus.py``."""
 
-    folder_key: ClassVar[str | None] = "folder"
+    directory_key: ClassVar[str | None] = "folder"
 
     folder: Annotated[Path, FROM_ROOT] = Field(description="directory of the recordings")
     output_dir: Annotated[Path, FROM_ROOT] = Field(
@@ -100,7 +100,7 @@ class PushStoreJob(FrozenConfig):
 class ListStoresJob(FrozenConfig):
     """Settings of ``jobs/list_stores.py``."""
 
-    folder_key: ClassVar[str | None] = "address"
+    directory_key: ClassVar[str | None] = "address"
 
     address: Annotated[StoreAddress, FROM_ROOT] = Field(
         description="directory or address that stores were pushed to, or one of the corpora in it"
@@ -111,7 +111,7 @@ class ListStoresJob(FrozenConfig):
 class ConvertStoreJob(FrozenConfig):
     """Settings of ``jobs/convert_store.py``."""
 
-    folder_key: ClassVar[str | None] = "store"
+    directory_key: ClassVar[str | None] = "store"
 
     store: Annotated[Path, FROM_ROOT] = Field(description="directory of a store of format 1; it is replaced")
     output_dir: Annotated[Path, FROM_ROOT] = Field(Path("runs/convert_store"), description="directory of summary.json")
@@ -120,7 +120,7 @@ class ConvertStoreJob(FrozenConfig):
 class AuditCorpusJob(FrozenConfig):
     """Settings of ``jobs/audit_corpus.py``."""
 
-    folder_key: ClassVar[str | None] = "store"
+    directory_key: ClassVar[str | None] = "store"
 
     store: Annotated[StoreAddress | None, FROM_ROOT] = Field(
         None, description="directory or address of a feature store"
@@ -181,8 +181,8 @@ class ExportModelJob(ExportSettings):
 class PredictClipsJob(PredictionSettings):
     """Settings of ``jobs/predict_clips.py``: what is predicted, and where registered models are found."""
 
-    folder_key: ClassVar[str | None] = "input"
-    folder_key_suffixes: ClassVar[Set[str]] = MEDIA_SUFFIXES | MANIFEST_SUFFIXES
+    directory_key: ClassVar[str | None] = "input"
+    directory_key_suffixes: ClassVar[Set[str]] = MEDIA_SUFFIXES | MANIFEST_SUFFIXES
 
     tracking: TrackingSettings = TrackingSettings()
 
@@ -200,7 +200,7 @@ class PromoteModelJob(PromotionPlan):
 class SyncTrackingJob(FrozenConfig):
     """Settings of ``jobs/sync_tracking.py``."""
 
-    folder_key: ClassVar[str | None] = "folder"
+    directory_key: ClassVar[str | None] = "folder"
 
     folder: Annotated[Path, FROM_ROOT] = Field(description="directory of a run, or of many")
     output_dir: Annotated[Path | None, FROM_ROOT] = Field(

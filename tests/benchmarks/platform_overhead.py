@@ -53,7 +53,7 @@ from vavl.training.checkpoint import Checkpoints
 from vavl.training.launch import launch_training
 from vavl.training.loop import train, train_step
 from vavl.training.run import prepare_run
-from vavl.training.run_folder import claim_run_folder
+from vavl.training.run_directory import claim_run_directory
 from vavl.training.settings import TrainingPlan
 
 ROOT = Path(__file__).parents[2]
@@ -199,7 +199,7 @@ def ray_steps(plan: TrainingPlan) -> list[float]:
     """Train on Ray with DeepSpeed."""
     plan.output_dir.mkdir(parents=True)
     seen = plan.output_dir / "records.jsonl"
-    launch_training(plan, claim_run_folder(plan), TimedSink(seen))
+    launch_training(plan, claim_run_directory(plan), TimedSink(seen))
     records = [json.loads(line) for line in seen.read_text().splitlines()]
     return between([record["time"] for record in records if record["kind"] == "step"])
 

@@ -10,7 +10,7 @@ from typing import Any, Protocol, TypeVar
 
 from reading import RunReading
 
-from vavl.training.checkpoint import CHECKPOINTS_FOLDER, checkpoint_names, step_of
+from vavl.training.checkpoint import CHECKPOINTS_DIRECTORY, checkpoint_names, step_of
 from vavl.training.checkpoint_files import problem_of
 from vavl.training.settings import TrainingPlan
 from vavl.training.storage import RunStorage
@@ -100,9 +100,9 @@ class Disturbed:
 
     def checkpoints(self) -> list[Path]:
         """Return the whole checkpoints, oldest first."""
-        root = RunStorage(self.folder / CHECKPOINTS_FOLDER)
+        root = RunStorage(self.folder / CHECKPOINTS_DIRECTORY)
         names = [name for name in checkpoint_names(root) if problem_of(root.directory(name), by_size=True) is None]
-        return [self.folder / CHECKPOINTS_FOLDER / name for name in names]
+        return [self.folder / CHECKPOINTS_DIRECTORY / name for name in names]
 
     def newest_checkpoint(self) -> int:
         """Return the step of the newest whole checkpoint, 0 without any."""

@@ -27,12 +27,12 @@ from watched_context import WatchedContext
 from vavl.errors import TrainingStopped, VavlError
 from vavl.tracking.journal import Journal, JournalSink
 from vavl.training.checkpoint import newest_step
-from vavl.training.context import clear_stacks, stacks_folder
+from vavl.training.context import clear_stacks, stacks_directory
 from vavl.training.driver_lock import only_driver
 from vavl.training.launch import launch_training, stopped
 from vavl.training.ray_worker import RunCallback, failure_of
 from vavl.training.records import Record, Report
-from vavl.training.run_folder import claim_run_folder
+from vavl.training.run_directory import claim_run_directory
 from vavl.training.settings import TrainingPlan
 from vavl.training.stop import clear_stop, stop_on_signals
 from vavl.training.worker import train_on_worker
@@ -115,7 +115,7 @@ def _drive(plan: TrainingPlan, error_file: Path) -> None:
     logging.basicConfig(level=logging.INFO, force=True, stream=sys.stderr)
     try:
         with only_driver(plan.output_dir):
-            folder = claim_run_folder(plan)
+            folder = claim_run_directory(plan)
             sink = JournalSink(Journal(plan.output_dir / "journal.jsonl"))
             if plan.training.launcher == "in_process":
                 launch_training(plan, folder, sink)
@@ -134,7 +134,7 @@ def _drive(plan: TrainingPlan, error_file: Path) -> None:
 def _train_on_ranks(plan: TrainingPlan, sink: Report) -> None:
     """Start the ranks, again after every loss that the callback lets pass."""
     clear_stop(plan.output_dir)
-    callback = RunCallback(sink, plan.training.faults, stacks_folder(plan.output_dir))
+    callback = RunCallback(sink, plan.training.faults, stacks_directory(plan.output_dir))
     attempt, reached = f"forked-{secrets.token_hex(2)}", newest_step(plan.output_dir)
     with stop_on_signals(plan.output_dir):
         while True:

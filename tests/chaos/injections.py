@@ -19,7 +19,7 @@ import psutil
 from disturbed import Disturbed, InjectionError
 from forked import ForkedRun
 
-from vavl.training.checkpoint import CHECKPOINTS_FOLDER, step_of
+from vavl.training.checkpoint import CHECKPOINTS_DIRECTORY, step_of
 from vavl.training.checkpoint_files import problem_of
 from vavl.training.stop import ask_to_stop
 from vavl.training.storage import RunStorage
@@ -44,7 +44,7 @@ def kill_driver(run: Disturbed) -> str:
 
 def kill_while_writing(run: Disturbed) -> str:
     """SIGKILL everything while a checkpoint is half written."""
-    root, least = run.folder / CHECKPOINTS_FOLDER, run.random.randrange(6)
+    root, least = run.folder / CHECKPOINTS_DIRECTORY, run.random.randrange(6)
 
     def is_writing() -> bool:
         return any(

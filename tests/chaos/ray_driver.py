@@ -10,7 +10,7 @@ from pathlib import Path
 from vavl.errors import TrainingStopped, VavlError
 from vavl.tracking.journal import Journal, JournalSink
 from vavl.training.launch import launch_training
-from vavl.training.run_folder import claim_run_folder
+from vavl.training.run_directory import claim_run_directory
 from vavl.training.settings import TrainingPlan
 
 FINISHED, FAILED, STOPPED = 0, 2, 3
@@ -20,7 +20,7 @@ def main(plan_file: Path) -> int:
     """Train; return how it ended."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
     plan = TrainingPlan.model_validate(json.loads(plan_file.read_text()))
-    folder = claim_run_folder(plan)
+    folder = claim_run_directory(plan)
     try:
         launch_training(plan, folder, JournalSink(Journal(plan.output_dir / "journal.jsonl")))
     except TrainingStopped as stop:

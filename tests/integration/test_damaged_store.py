@@ -19,7 +19,7 @@ from vavl.evaluation.measure import ClipSelection, open_clips, predict_clips
 from vavl.models.saved_model import load_model
 from vavl.store.store import FeatureStore
 from vavl.training.launch import launch_training
-from vavl.training.run_folder import claim_run_folder
+from vavl.training.run_directory import claim_run_directory
 from vavl.training.settings import TrainingPlan
 
 Plan = Callable[..., TrainingPlan]
@@ -49,7 +49,7 @@ def clip_of(store: Path, split: str) -> tuple[int, str]:
 
 
 def train(chosen: TrainingPlan, report: Any) -> None:
-    launch_training(chosen, claim_run_folder(chosen), report)
+    launch_training(chosen, claim_run_directory(chosen), report)
 
 
 @pytest.mark.parametrize("split", SPLITS)

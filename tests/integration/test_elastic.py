@@ -22,7 +22,7 @@ from ray.cluster_utils import Cluster
 from vavl.config.files import read_json
 from vavl.errors import TrainingStopped
 from vavl.training.launch import launch_training
-from vavl.training.run_folder import claim_run_folder
+from vavl.training.run_directory import claim_run_directory
 from vavl.training.settings import TrainingPlan
 from vavl.training.stop import ask_to_stop
 from vavl.training.worker import train_on_worker
@@ -172,7 +172,7 @@ def test_a_run_grows_is_preempted_hangs_and_loses_a_node_and_ends_the_same(clust
     assert driver.process.wait(300) == 0, driver.said
     alone = plan("alone", launcher="in_process", engine="torch")
     seen: list[dict[str, Any]] = []
-    claim_run_folder(alone)
+    claim_run_directory(alone)
     train_on_worker(alone, seen.extend)
     expected = {record["step"]: record["metrics"]["train/loss/total"] for record in seen if record["kind"] == "step"}
     found = {record["step"]: record["metrics"]["train/loss/total"] for record in driver.records("step")}
@@ -227,7 +227,7 @@ def test_a_run_starts_at_once_on_the_free_half_of_a_cluster_and_grows_when_the_o
     watcher.start()
     try:
         with pytest.raises(TrainingStopped):
-            launch_training(chosen, claim_run_folder(chosen), sink)
+            launch_training(chosen, claim_run_directory(chosen), sink)
     finally:
         ray.shutdown()
     events = [(record["what"], record["message"]) for record in sink.records() if record["kind"] == "event"]

@@ -19,7 +19,7 @@ from ray.train.v2._internal.callbacks import accelerators
 
 from vavl.errors import TrainingError
 from vavl.training import launch
-from vavl.training.run_folder import claim_run_folder
+from vavl.training.run_directory import claim_run_directory
 from vavl.training.settings import TrainingPlan
 
 pytestmark = [pytest.mark.ray]
@@ -75,7 +75,7 @@ def test_our_trainer_shares_the_gpus_of_a_machine_among_its_workers(
     monkeypatch.setattr(launch, "prepare_ray", lambda settings: None)
     monkeypatch.setattr(launch, "wait_for_workers", lambda settings, check: 2)
     monkeypatch.setattr(accelerators.ray, "get", lambda futures: None)
-    launch.launch_training(plan, claim_run_folder(plan), print)
+    launch.launch_training(plan, claim_run_directory(plan), print)
     assert type(built["torch_config"]) is TorchConfig
     assert built["torch_config"].backend == "cpu:gloo,cuda:nccl"
     scaling: ScalingConfig = built["scaling_config"]
@@ -104,7 +104,7 @@ def test_two_workers_on_one_machine_get_different_devices(
 ) -> None:
     monkeypatch.setattr(launch, "GPU_BACKEND", "gloo")  # NCCL wants real ones
     monkeypatch.setattr(launch, "train_on_ray_worker", note_device)
-    launch.launch_training(plan, claim_run_folder(plan), print)
+    launch.launch_training(plan, claim_run_directory(plan), print)
     found = [json.loads((plan.output_dir / f"rank-{rank}.json").read_text()) for rank in (0, 1)]
     assert [one["visible"] for one in found] == ["0,1", "0,1"]
     assert sorted(one["device"] for one in found) == ["cuda:0", "cuda:1"]
@@ -115,4 +115,4 @@ def test_a_torch_that_sees_no_gpu_ends_the_run_with_the_setting_that_helps(
     logical_gpus: None, plan: TrainingPlan
 ) -> None:
     with pytest.raises(TrainingError, match="gpus_per_worker: is above 0, and "):
-        launch.launch_training(plan, claim_run_folder(plan), print)
+        launch.launch_training(plan, claim_run_directory(plan), print)

@@ -26,7 +26,7 @@ from s3_server import BUCKET, content, keys
 
 from vavl.store.store_versions import push_store
 from vavl.training.pseudo_labels import PSEUDO_LABELS_FILE
-from vavl.training.run_folder import RESULTS
+from vavl.training.run_directory import RESULTS
 
 pytestmark = [pytest.mark.ray, pytest.mark.xdist_group("clusters")]
 

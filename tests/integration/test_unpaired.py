@@ -17,7 +17,7 @@ from vavl.ray_session import join_ray
 from vavl.training.launch import launch_training
 from vavl.training.records import Report
 from vavl.training.run_data import open_run_data
-from vavl.training.run_folder import claim_run_folder
+from vavl.training.run_directory import claim_run_directory
 from vavl.training.settings import TrainingPlan
 from vavl.training.worker import read_outcome, train_on_worker
 
@@ -50,7 +50,7 @@ def launch_within(seconds: int, plan: TrainingPlan, sink: Report) -> None:
 
     def launch() -> None:
         try:
-            done.set_result(launch_training(plan, claim_run_folder(plan), sink))
+            done.set_result(launch_training(plan, claim_run_directory(plan), sink))
         except BaseException as error:  # noqa: BLE001  raised again in the test's thread
             done.set_exception(error)
 

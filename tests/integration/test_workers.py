@@ -16,7 +16,7 @@ import torch
 
 from vavl.errors import InputError, TrainingError
 from vavl.training.launch import launch_training
-from vavl.training.run_folder import claim_run_folder
+from vavl.training.run_directory import claim_run_directory
 from vavl.training.settings import TrainingPlan
 from vavl.training.worker import read_outcome
 
@@ -62,7 +62,7 @@ def train(file_sink: type[Any]) -> Train:
 
     def train_it(plan: TrainingPlan) -> np.ndarray:
         sink = file_sink(plan.output_dir.with_suffix(".jsonl"))
-        launch_training(plan, claim_run_folder(plan), sink)
+        launch_training(plan, claim_run_directory(plan), sink)
         losses = {
             record["step"]: record["metrics"]["train/loss/total"]
             for record in sink.records()

@@ -92,7 +92,7 @@ def test_every_command_shown_names_a_job_a_configuration_and_settings_that_exist
             SubmitJob.model_validate({"output_dir": "out", "job": job, "config": config, "overrides": overrides})
             assert (ROOT / config).is_file()
         else:
-            assert settings.folder_key is not None
+            assert settings.directory_key is not None
         for override in overrides:
             assert override.partition("=")[0].partition(".")[0] in settings.model_fields
 

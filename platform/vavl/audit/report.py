@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from vavl.audit.audit import Audit, audit_labels, audit_store, write_audit
 from vavl.audit.finding import Check, Finding, State
 from vavl.audit.settings import AuditSettings
-from vavl.config.files import make_folder, write_json
+from vavl.config.files import make_directory, write_json
 from vavl.corpora.card import read_card
 from vavl.corpora.manifest import listed_manifest
 from vavl.errors import VavlError
@@ -65,7 +65,7 @@ def audit_place(place: Path | str, output_dir: Path | None, settings: AuditSetti
     directory = local_store(place)
     FeatureStore.open(directory).verify()
     audit = audit_store(directory, settings)
-    home = make_folder(output_dir or directory / _SUMMARY_DIRECTORY)
+    home = make_directory(output_dir or directory / _SUMMARY_DIRECTORY)
     is_record = output_dir is None and settings == AuditSettings()
     report = write_results(audit, directory if is_record else home)
     _write_summary(audit, home, time.monotonic() - start)
@@ -81,7 +81,7 @@ def audit_card(card: Path, root: Path | None, output_dir: Path, settings: AuditS
     """
     start = time.monotonic()
     audit = audit_labels(listed_manifest(read_card(card), root), settings)
-    report = write_results(audit, make_folder(output_dir))
+    report = write_results(audit, make_directory(output_dir))
     _write_summary(audit, output_dir, time.monotonic() - start)
     return audit, report
 

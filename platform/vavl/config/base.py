@@ -15,11 +15,11 @@ class FrozenConfig(BaseModel):
     ``Field(description=...)``: ``--help`` and the error messages print them.
     """
 
-    folder_key: ClassVar[str | None] = None
+    directory_key: ClassVar[str | None] = None
     """Key of a job's setting that a directory on the command line gives; None: it takes a file only."""
 
-    folder_key_suffixes: ClassVar[Set[str]] = frozenset()
-    """Endings of files, in lower case, that the command line takes for ``folder_key`` as well, e.g. ``.mp4``."""
+    directory_key_suffixes: ClassVar[Set[str]] = frozenset()
+    """Endings of files, in lower case, that the command line takes for ``directory_key`` as well, e.g. ``.mp4``."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)
 

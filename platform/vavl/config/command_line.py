@@ -14,7 +14,7 @@ from rich.console import Console
 
 from vavl.config.base import FrozenConfig
 from vavl.config.load import read_config
-from vavl.config.places import ROOT_VARIABLE, anchored, check_project_files, is_lost_with_the_job, root_folder
+from vavl.config.places import ROOT_VARIABLE, anchored, check_project_files, is_lost_with_the_job, root_directory
 from vavl.config.progress import log_to_stderr
 from vavl.config.setting_list import help_text
 from vavl.errors import VavlError
@@ -76,7 +76,7 @@ def parse_arguments(
     if {"-h", "--help"} & set(words):
         files = (Path(word) for word in words if word.endswith((".yaml", ".yml")) and Path(word).is_file())
         parser.epilog = help_text(settings, next(files, None))
-    kinds = ["directory"] * (settings.folder_key is not None) + ["file"] * bool(settings.folder_key_suffixes)
+    kinds = ["directory"] * (settings.directory_key is not None) + ["file"] * bool(settings.directory_key_suffixes)
     metavar = "|".join([*(kind.upper() for kind in kinds), "CONFIG.yaml"])
     note = "".join(f"{kind}, or " for kind in kinds)
     parser.add_argument("config", type=_place, metavar=metavar, help=f"{note}configuration file")
@@ -88,7 +88,7 @@ def parse_arguments(
 
 
 def _read_settings(settings: type[Settings], words: argparse.Namespace) -> Settings:
-    root = root_folder()
+    root = root_directory()
     if is_lost_with_the_job():
         _log.warning(
             f"{ROOT_VARIABLE} is not set: relative results go into {Path.cwd()}, which Ray deletes; pass "

@@ -36,7 +36,7 @@ def written_beside(path: Path) -> Iterator[Path]:
     Raises:
         InputError: the directory cannot be written, or its disk is full.
     """
-    make_folder(path.parent)
+    make_directory(path.parent)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
     os.close(handle)
     partial = Path(name)
@@ -84,7 +84,7 @@ def write_dataset_state(directory: Path, files: Sequence[str]) -> None:
     write_json(directory / "dataset_info.json", {})  # the columns are those of the files
 
 
-def make_folder(directory: Path, setting: str = "output_dir") -> Path:
+def make_directory(directory: Path, setting: str = "output_dir") -> Path:
     """Create ``directory`` and its parents, and prove that it can be written.
 
     ``setting``: what names another directory, for the message.

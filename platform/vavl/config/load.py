@@ -16,7 +16,7 @@ from pydantic import BaseModel, ValidationError
 
 from vavl.config.base import FrozenConfig
 from vavl.config.files import write_text
-from vavl.config.places import portable, root_folder
+from vavl.config.places import portable, root_directory
 from vavl.config.plugins import hint
 from vavl.errors import ConfigError
 
@@ -139,14 +139,14 @@ def read_config(settings: type[Settings], path: Path | str, overrides: Sequence[
     """Read ``path``, apply ``dotted.key=value`` overrides and validate.
 
     ``${NAME}`` and ``${NAME:-default}`` in a text value are taken from the environment. Settings with a
-    ``folder_key`` may be given a directory, a file of one of their own kinds, or an address as a text, instead.
+    ``directory_key`` may be given a directory, a file of one of their own kinds, or an address as a text, instead.
 
     Raises:
         ConfigError: the file is missing, is not YAML, or holds wrong settings; every error is
             listed with its dotted key, and an unknown key with the nearest known name.
     """
-    directory = _directory_meant(settings, path) if settings.folder_key else None
-    content = {str(settings.folder_key): str(directory)} if directory else read_yaml_mapping(Path(path))
+    directory = _directory_meant(settings, path) if settings.directory_key else None
+    content = {str(settings.directory_key): str(directory)} if directory else read_yaml_mapping(Path(path))
     for override in overrides:
         _apply_override(content, override)
     return validate(settings, content, source=str(path))
@@ -208,8 +208,8 @@ def _directory_meant(settings: type[FrozenConfig], path: Path | str) -> Path | s
     """
     if isinstance(path, str):
         return path
-    places = [base / path for base in (Path.cwd(), root_folder()) if base is not None]
-    if path.suffix.lower() in settings.folder_key_suffixes:
+    places = [base / path for base in (Path.cwd(), root_directory()) if base is not None]
+    if path.suffix.lower() in settings.directory_key_suffixes:
         return next((place for place in places if place.exists()), places[0])
     return next((place for place in places if place.is_dir()), None)
 
@@ -295,7 +295,7 @@ def settings_yaml(config: FrozenConfig) -> str:
 
 def resolved_settings(config: FrozenConfig) -> dict[str, Any]:
     """Return the settings as nested plain values; places below ``VAVL_ROOT`` are relative to it."""
-    return portable(config, root_folder()).model_dump(mode="json")
+    return portable(config, root_directory()).model_dump(mode="json")
 
 
 def flat_settings(config: FrozenConfig) -> dict[str, Any]:

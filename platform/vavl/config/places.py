@@ -52,7 +52,7 @@ FROM_ROOT = _Place("result, store or corpus; counts from VAVL_ROOT")
 FROM_PROJECT = _Place("file of the project; counts from the current directory and may not lie outside")
 
 
-def root_folder(environment: Mapping[str, str] = os.environ) -> Path | None:
+def root_directory(environment: Mapping[str, str] = os.environ) -> Path | None:
     """Return the directory that results and stores count from, None for the current one.
 
     Raises:

@@ -17,7 +17,7 @@ from pydantic import Discriminator, Field, Tag, model_validator
 from vavl.config.base import FrozenConfig
 from vavl.config.files import sha256_of_json
 from vavl.config.load import read_yaml_mapping, validate
-from vavl.config.places import root_folder
+from vavl.config.places import root_directory
 from vavl.corpora.card_sources import (
     ClipList,
     CsdSource,
@@ -251,7 +251,7 @@ def corpus_root(card: CorpusCard, root: Path | None = None) -> Path:
         problem = "the corpus directory is not known: the environment variable is not set"
         fix = f"export {variable}=/directory/of/the/corpus; how to get it: {card.obtain.strip()}"
         raise CorpusError(card.name, variable, problem, fix)
-    directory = (root_folder() or Path.cwd()) / named
+    directory = (root_directory() or Path.cwd()) / named
     if not directory.is_dir() and not any(source.is_on_hub for source in card.datasets.values()):
         fix = f"set {variable} to the directory of the corpus; how to get it: {card.obtain.strip()}"
         raise CorpusError(str(directory), variable, f"the directory of corpus {card.name} does not exist", fix)

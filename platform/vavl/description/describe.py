@@ -75,8 +75,8 @@ def describe_directory(root: Path, name: str, *, cards: Path, most_files: int, p
         CorpusError: the directory cannot be listed or holds no media.
     """
     listing = list_directory(root, most_files)
-    for folder, problem in listing.unlisted.items():
-        raise CorpusError(str(root / folder), "", problem, "change its permissions")
+    for directory, problem in listing.unlisted.items():
+        raise CorpusError(str(root / directory), "", problem, "change its permissions")
     media = (*listing.audio, *listing.video)
     if not media:
         others = ", ".join(f"{count} {suffix}" for suffix, count in list(listing.others.items())[:5])

@@ -15,7 +15,7 @@ import torch
 
 from vavl.config.addresses import absolute_store
 from vavl.config.base import FrozenConfig
-from vavl.config.files import make_folder, write_json
+from vavl.config.files import make_directory, write_json
 from vavl.config.load import save_config
 from vavl.errors import ConfigError
 from vavl.evaluation.degradation import Degradations, open_degradations
@@ -32,7 +32,7 @@ from vavl.tracking.mlflow_writer import one_line, open_client
 from vavl.tracking.relocation import refuse_moved
 from vavl.tracking.run import DatasetNote, TrackedRun, run_page, run_start, source_tags
 from vavl.tracking.settings import TrackingSettings, tracking_place, unreachable_reason
-from vavl.training.run_folder import EARLIER_FOLDER, RUN_FILE, put_aside, read_record
+from vavl.training.run_directory import EARLIER_DIRECTORY, RUN_FILE, put_aside, read_record
 from vavl.training.storage import RunStorage
 
 _SPLIT_TAG = "vavl.evaluated_split"
@@ -63,7 +63,7 @@ def open_evaluation(plan: EvaluationPlan, tracking: TrackingSettings) -> Opened:
     if plan.device == "cuda" and not torch.cuda.is_available():
         fix = "set device=cpu, or run on a machine with a GPU"
         raise ConfigError("evaluation", "device", "there is no CUDA device", fix)
-    make_folder(plan.output_dir)
+    make_directory(plan.output_dir)
     refuse_moved(tracking)
     resolved = resolve_model(plan.model, tracking)
     model = load_model(resolved.folder)
@@ -98,7 +98,7 @@ class TrackedEvaluation(TrackedRun):
     """
 
     def __init__(self, directory: Path, settings: TrackingSettings) -> None:
-        make_folder(directory)
+        make_directory(directory)
         if (record := read_record(RunStorage(directory), ["run_id"])) is not None:
             put_aside(directory, record["run_id"])
         settings = settings.model_copy(update={"system_metrics": False, "model_name": None})
@@ -126,7 +126,7 @@ class TrackedEvaluation(TrackedRun):
         what = f"{clips.collection.manifest.corpus}.{clips.selection.split}"
         link = {"name": resolved.name, "version": resolved.version, "model_id": resolved.model_id, "what": what}
         self.journal.append("run_start", **payload, evaluates=link if resolved.name else None)
-        self._follow(self.directory / EARLIER_FOLDER)
+        self._follow(self.directory / EARLIER_DIRECTORY)
 
     def finish(self, metrics: Mapping[str, float]) -> dict[str, Any]:
         """Record the results, which lie in the directory, and wait for the tracking server.

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from vavl.audit.audit import pass_audit
 from vavl.config.files import read_json, write_json
 from vavl.config.load import read_yaml_mapping, validate, with_changes
-from vavl.config.places import anchored, root_folder
+from vavl.config.places import anchored, root_directory
 from vavl.config.progress import in_words
 from vavl.errors import ConfigError, VavlError
 from vavl.experiments.comparison_settings import SINGLE_PROCESS, ComparisonPlan
@@ -25,7 +25,7 @@ from vavl.store.store_cache import local_store
 from vavl.store.store_versions import pinned_store
 from vavl.training.launch import log_capacity
 from vavl.training.run_data import check_plan
-from vavl.training.run_folder import begun_store, finished_hash, with_store
+from vavl.training.run_directory import begun_store, finished_hash, with_store
 from vavl.training.settings import TrainingPlan, TrainingSettings
 
 RUNS_DIRECTORY, COMPARISON_FILE = "runs", "comparison.json"
@@ -236,7 +236,7 @@ def cell_plans(comparison: ComparisonPlan) -> list[tuple[Cell, TrainingPlan]]:
             if plan.training.refit and (plan.training.refit_from or not plan.evaluation.test):
                 problem = "training.refit: no run can be named, and nothing is measured on validation clips"
                 raise ConfigError("comparison", "training.refit", problem, "set training.max_steps and test: true")
-            plans.append((cell, anchored(plan, root_folder())))
+            plans.append((cell, anchored(plan, root_directory())))
         except ConfigError as error:
             problems.setdefault(name, f"{source}: {error.problem}")
     if problems:

@@ -27,7 +27,7 @@ from vavl.metrics.names import AUDIO, AUDIO_VIDEO, CONDITIONS, VIDEO, metric_nam
 from vavl.metrics.paired import Interval, SpeakerSums, difference_interval, fold_scores, gather, score_interval
 from vavl.metrics.scores import SummedScore, attribute_measures, class_measures, sums_of_speakers
 from vavl.store.store_cache import local_store
-from vavl.training.worker import PREDICTIONS_FOLDER
+from vavl.training.worker import PREDICTIONS_DIRECTORY
 
 TABLE_FILE = "table.csv"
 _GROUP_COLUMNS = ("set", "labelled_fraction", "unpaired_share")
@@ -80,7 +80,7 @@ def read_run(run: PlannedRun, split: str, measures: Measures) -> FinishedRun:
     directory = run.plan.directory
     summary = read_json(directory / SUMMARY_FILE)
     conditions = trained_conditions(summary)
-    sums = speaker_sums(directory / PREDICTIONS_FOLDER / f"{split}.parquet", measures, conditions)
+    sums = speaker_sums(directory / PREDICTIONS_DIRECTORY / f"{split}.parquet", measures, conditions)
     return FinishedRun(run, summary, sums)
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from vavl.config.files import sha256_of_file, sha256_of_json, written_beside
 from vavl.config.load import read_yaml_mapping, validate, with_changes
-from vavl.config.places import anchored, root_folder
+from vavl.config.places import anchored, root_directory
 from vavl.errors import InputError
 from vavl.experiments.distillation_settings import DistillationPlan
 from vavl.metrics.names import MODALITIES_OF
@@ -21,7 +21,7 @@ from vavl.models.saved_model import ClipFeatures, Prediction, SavedModel, load_m
 from vavl.models.settings import ClassTask
 from vavl.objectives.pseudo_label import CONDITION_SHARES
 from vavl.training.run_data import RunData, open_run_data
-from vavl.training.run_folder import resolved
+from vavl.training.run_directory import resolved
 from vavl.training.settings import TrainingPlan
 
 _CLIPS_AT_ONCE = 256
@@ -125,4 +125,4 @@ def _check_teacher(name: str, model: SavedModel, student: TrainingPlan, data: Ru
 
 def validated(settings: type[TrainingPlan], content: Mapping[str, Any], plan: DistillationPlan) -> TrainingPlan:
     """Return the settings of a round, with paths counted from ``VAVL_ROOT``."""
-    return anchored(validate(settings, content, f"{plan.student} with overrides"), root_folder())
+    return anchored(validate(settings, content, f"{plan.student} with overrides"), root_directory())

@@ -28,11 +28,11 @@ from vavl.config.progress import Progress, log_to_stderr
 from vavl.errors import TrainingStopped, VavlError
 from vavl.experiments.trials import ParentRun, Trial, TrialEnd, TrialLog, TrialLogs, trial_memory_gb, write_end
 from vavl.ray_session import is_local, ray_machines
-from vavl.training.checkpoint import CHECKPOINTS_FOLDER
+from vavl.training.checkpoint import CHECKPOINTS_DIRECTORY
 from vavl.training.driver_lock import only_driver
 from vavl.training.launch import launch_training, prepare_ray
 from vavl.training.records import Report
-from vavl.training.run_folder import RunFolder, claim_run_folder
+from vavl.training.run_directory import RunDirectory, claim_run_directory
 from vavl.training.settings import TrainingPlan, TrainingSettings
 from vavl.training.stop import ask_to_stop, stop_request
 from vavl.training.worker import read_outcome
@@ -90,7 +90,7 @@ class Work(Protocol):
         """Return the end of a trial as a line of the log."""
 
 
-Launch = Callable[[TrainingPlan, RunFolder, Report], None]
+Launch = Callable[[TrainingPlan, RunDirectory, Report], None]
 Tell = Callable[[Mapping[str, Any]], None]
 
 
@@ -111,7 +111,7 @@ def run_trial(
     with contextlib.ExitStack() as lock:
         try:
             lock.enter_context(only_driver(plan.output_dir))
-            claimed = claim_run_folder(plan)
+            claimed = claim_run_directory(plan)
             log.start(plan, claimed)
             _follow(plan, log, lambda: launch(plan, claimed, log), tell, seconds)
             end = TrialEnd(number, "finished", metrics=read_outcome(plan.directory)["metrics"])
@@ -141,7 +141,7 @@ def run_trial(
         if claimed is not None and end.state != "failed":
             claimed.finish()
             # Hundreds of trials would fill the disk; the best weights stay.
-            shutil.rmtree(plan.directory / CHECKPOINTS_FOLDER, ignore_errors=True)
+            shutil.rmtree(plan.directory / CHECKPOINTS_DIRECTORY, ignore_errors=True)
         return end
 
 

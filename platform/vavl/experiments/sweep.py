@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from vavl.audit.audit import pass_audit
-from vavl.config.files import make_folder, read_json, sha256_of_json, write_json
+from vavl.config.files import make_directory, read_json, sha256_of_json, write_json
 from vavl.config.load import read_yaml_mapping, validate, value_at, with_changes
-from vavl.config.places import anchored, root_folder
+from vavl.config.places import anchored, root_directory
 from vavl.errors import ConfigError, InputError
 from vavl.experiments.study import Drawn, Judge, SweepStudy, best_of, storage_address, study_name
 from vavl.experiments.sweep_settings import TRIALS_DIRECTORY, Point, SweepPlan, Value, name_of, words_of
@@ -30,7 +30,7 @@ from vavl.store.store_versions import pinned_store
 from vavl.training.driver_lock import only_driver
 from vavl.training.launch import workers_that_fit
 from vavl.training.run_data import PlanNotes, check_plan
-from vavl.training.run_folder import with_store
+from vavl.training.run_directory import with_store
 from vavl.training.settings import TrainingPlan, TrainingSettings
 from vavl.training.stop import ask_to_stop
 
@@ -63,7 +63,7 @@ class TrialPlans:
         # A section is one value: it replaces what was there.
         cleared = with_changes(with_changes(self.base, own, "sweep"), dict.fromkeys(point), "search")
         content = with_changes(cleared, point, "search")
-        plan = anchored(validate(TrainingPlan, content, f"{self.sweep.training} with search"), root_folder())
+        plan = anchored(validate(TrainingPlan, content, f"{self.sweep.training} with search"), root_directory())
         return plan if self.store is None else with_store(plan, self.store)
 
     @property
@@ -219,7 +219,7 @@ def open_sweep(plan: SweepPlan) -> Iterator[Sweep]:
         ConfigError: see ``plans_of``.
     """
     plans = plans_of(plan)
-    directory = make_folder(plan.output_dir)
+    directory = make_directory(plan.output_dir)
     with only_driver(directory):
         note = read_note(directory) or note_of(plans)
         write_json(directory / SWEEP_FILE, note._asdict())

@@ -13,16 +13,16 @@ from types import TracebackType
 from typing import Any, Literal, NamedTuple
 
 from vavl.config.base import FrozenConfig
-from vavl.config.files import make_folder, read_json, write_json, write_text
+from vavl.config.files import make_directory, read_json, write_json, write_text
 from vavl.config.load import value_at
 from vavl.serving.registry import register_model
 from vavl.tracking.journal import JOURNAL_NAME, Journal, JournalReader, JournalSink
 from vavl.tracking.replayer import unfinished_journals
 from vavl.tracking.run import DatasetNote, TrackedRun, best_scores, run_start, source_tags
 from vavl.tracking.settings import TrackingSettings
-from vavl.training.loop import BEST_FOLDER
+from vavl.training.loop import BEST_DIRECTORY
 from vavl.training.records import Record
-from vavl.training.run_folder import OUTCOME_FILE, RunFolder
+from vavl.training.run_directory import OUTCOME_FILE, RunDirectory
 from vavl.training.settings import TrainingPlan
 from vavl.training.throughput import RUN_MEMORY, peak_memory_bytes
 from vavl.training.training_result import choice_tags, dataset_note, version_tags
@@ -69,7 +69,7 @@ def write_end(directory: Path, end: TrialEnd) -> None:
     """Write ``summary.json`` of a trial, with the outcome of a finished one; from then on it has ended."""
     has_outcome = end.state == "finished" and (directory / OUTCOME_FILE).exists()
     outcome = read_outcome(directory) if has_outcome else {}
-    write_json(make_folder(directory) / SUMMARY_FILE, {**outcome, **asdict(end)})
+    write_json(make_directory(directory) / SUMMARY_FILE, {**outcome, **asdict(end)})
 
 
 def end_of(directory: Path, number: int, lost: str) -> TrialEnd:
@@ -114,7 +114,7 @@ class TrialLog:
         self._epochs: dict[int, dict[str, Any]] = {}
         self._steps: dict[int, Mapping[str, float | None]] = {}
 
-    def start(self, plan: TrainingPlan, claimed: RunFolder) -> None:
+    def start(self, plan: TrainingPlan, claimed: RunDirectory) -> None:
         """Record settings and data."""
         dataset = dataset_note(plan)
         tags = {**self._tags, "vavl.config_hash": plan.config_hash, **dataset.tags, **choice_tags(plan)}
@@ -203,7 +203,7 @@ class ParentRun(TrackedRun):
     def __init__(self, directory: Path, trials: str, settings: TrackingSettings, searched: Iterable[str] = ()) -> None:
         # One look at the machine is enough, and a trial is no candidate for the registry by itself.
         own = settings.model_copy(update={"system_metrics": False, "model_name": None})
-        super().__init__(make_folder(directory.absolute()), own, register_model)
+        super().__init__(make_directory(directory.absolute()), own, register_model)
         self.trials = self.directory / trials
         self._searched, self._model_name = tuple(searched), settings.model_name
         self._names: dict[str, str] = {}
@@ -245,7 +245,7 @@ class ParentRun(TrackedRun):
             outcome, ended = read_outcome(directory), records[-1].time if records else None
             # The scores that the run has already, at the time that they have there: each is kept once.
             journal.append(
-                "model", at=ended, folder=BEST_FOLDER, name=self._model_name,
+                "model", at=ended, folder=BEST_DIRECTORY, name=self._model_name,
                 tags={**version_tags(outcome), **tags}, metrics=best_scores(outcome["metrics"]),
             )  # fmt: skip
         return self._replayer.add(journal.path)

@@ -15,7 +15,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from vavl.config.files import make_folder, written_beside
+from vavl.config.files import make_directory, written_beside
 from vavl.config.progress import Progress
 from vavl.errors import InputError, StoreError
 from vavl.extraction.parts import ClipRecord, PartExtractor, PartRecord, PartResult
@@ -46,9 +46,9 @@ def extract_features(plan: ExtractionPlan, run: ExtractionRun) -> ExtractionResu
         ConfigError: settings of an extractor do not fit together.
     """
     start = time.monotonic()
-    make_folder(plan.parts_folder)
-    with only_job(plan.parts_folder):
-        before = _StoreBefore(plan.folder if run.resume else None)
+    make_directory(plan.parts_directory)
+    with only_job(plan.parts_directory):
+        before = _StoreBefore(plan.directory if run.resume else None)
         found = find_parts(plan, resume=run.resume)
         total, left = plan.total, found.pairs_left(*plan.sources)
         if total > left:
@@ -103,7 +103,7 @@ def extract_parts(found: FoundParts, run: ExtractionRun) -> Iterator[PartResult]
 
         parts = [part for name in away for part in found.parts_left(name)]
         work = PartExtractor({name: plan.sources[name] for name in away}, TimeLimit(limit, ends_process=True))
-        yield from work_on_ray(parts, work, (plan.root, plan.parts_folder), run, "extraction")
+        yield from work_on_ray(parts, work, (plan.root, plan.parts_directory), run, "extraction")
         here = [name for name in here if not plan.sources[name].in_workers]
     work = PartExtractor(plan.sources, TimeLimit(limit, ends_process=False))
     with threads_of_libraries(math.ceil(run.cpus_per_worker)):
@@ -112,13 +112,13 @@ def extract_parts(found: FoundParts, run: ExtractionRun) -> Iterator[PartResult]
 
 
 class _StoreBefore:
-    """The store that was in ``folder`` (None if it is to be replaced): tells new clips from those extracted again."""
+    """The store that was there (None if it is to be replaced): tells new clips from those extracted again."""
 
-    def __init__(self, folder: Path | None) -> None:
+    def __init__(self, directory: Path | None) -> None:
         self.added = self.again = 0
         self._ids: dict[str, pa.ChunkedArray] = {}
         try:
-            store = FeatureStore.open(folder) if folder is not None else None
+            store = FeatureStore.open(directory) if directory is not None else None
         except (StoreError, KeyError):
             return
         self._ids = {name: store.clip_ids(name) for name in store.info} if store is not None else {}
@@ -150,7 +150,7 @@ def _refuse_too_many(plan: ExtractionPlan, results: Mapping[str, PartResult], al
     quarantined = _entries(plan, results, "quarantined")
     if len(quarantined) <= allowed:
         return
-    path = write_quarantine(plan.folder, quarantined)
+    path = write_quarantine(plan.directory, quarantined)
     first = quarantined[0]
     problem = f"more than {allowed} of {plan.total} files cannot be read, e.g. {first.file}: {first.reason}"
     fix = "repair the files listed there, or raise max_quarantined_share; the same command then continues"
@@ -160,12 +160,12 @@ def _refuse_too_many(plan: ExtractionPlan, results: Mapping[str, PartResult], al
 def _write_store(plan: ExtractionPlan, results: Mapping[str, PartResult]) -> FeatureStore:
     """Put the indices of the parts together; store.json comes last and makes the directory a store."""
     quarantined = _entries(plan, results, "quarantined")
-    writer = StoreWriter(plan.folder, plan.manifest.corpus, plan.manifest.card_hash, plan.dtype)
-    plan.manifest.write(plan.folder)
-    write_quarantine(plan.folder, quarantined)
+    writer = StoreWriter(plan.directory, plan.manifest.corpus, plan.manifest.card_hash, plan.dtype)
+    plan.manifest.write(plan.directory)
+    write_quarantine(plan.directory, quarantined)
     _write_notes(plan, _entries(plan, results, "without_signal"))
     rows = [_facts(plan, modality) for modality in plan.sources]
-    write_facts(plan.folder, heapq.merge(*rows, key=lambda row: (row["clip_id"], row["modality"])))
+    write_facts(plan.directory, heapq.merge(*rows, key=lambda row: (row["clip_id"], row["modality"])))
     for modality in MODALITIES:
         if modality in plan.sources:
             # Read twice, for the checksums of all clips are not to be in memory.
@@ -176,11 +176,11 @@ def _write_store(plan: ExtractionPlan, results: Mapping[str, PartResult]) -> Fea
         else:
             writer.leave_out(modality)
     writer.finish({"clips": len(plan.manifest), "quarantined": len(quarantined)})
-    return FeatureStore.open(plan.folder)
+    return FeatureStore.open(plan.directory)
 
 
 def _write_notes(plan: ExtractionPlan, without_signal: Iterable[Quarantined]) -> None:
-    with written_beside(plan.folder / "notes.jsonl") as partial, partial.open("w", encoding="utf-8") as file:
+    with written_beside(plan.directory / "notes.jsonl") as partial, partial.open("w", encoding="utf-8") as file:
         for entry in without_signal:
             note = f"{entry.reason}; the clip counts as one without {entry.modality}"
             line = {"clip_id": entry.clip_id, "modality": entry.modality, "note": note}

@@ -51,9 +51,9 @@ def write_face_preview(plan: ExtractionPlan, clips: int) -> Path | None:
     for clip_id, path in _sample(plan, clips):
         rows.append(clip_row(clip_id, path, settings, finder))
     sheet = np.concatenate(rows)
-    with written_beside(plan.folder / FILE_NAME) as partial:
+    with written_beside(plan.directory / FILE_NAME) as partial:
         partial.write_bytes(cv2.imencode(".png", cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR))[1].tobytes())
-    return plan.folder / FILE_NAME
+    return plan.directory / FILE_NAME
 
 
 def clip_row(clip_id: str, path: Path, settings: FollowingSettings, finder: FaceFinder) -> Picture:

@@ -18,7 +18,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from vavl.config.files import make_folder, read_json, sha256_of_file, write_text
+from vavl.config.files import make_directory, read_json, sha256_of_file, write_text
 from vavl.errors import ConfigError, FullDiskError, InputError, NoSignalError, StoreError
 from vavl.extraction.report import Quarantined
 from vavl.extraction.sources import ClipPlace, Extract, Source
@@ -158,7 +158,7 @@ class PartExtractor:
         """
         source = self._sources[part.modality]
         extracted: list[str] = []
-        make_folder(part.path.parent)
+        make_directory(part.path.parent)
         attempts = Attempts(part.marker, self._limit)
         try:
             if part.modality not in self._extractors:

@@ -49,7 +49,7 @@ class ExtractionPlan:
 
     manifest: Manifest
     root: Path
-    folder: Path
+    directory: Path
     sources: Mapping[str, Source]  # of each modality that a clip of the manifest has
     dtype: Dtype = "float32"  # of the features on disk
 
@@ -59,9 +59,9 @@ class ExtractionPlan:
         return {name: source.info for name, source in self.sources.items()}
 
     @property
-    def parts_folder(self) -> Path:
+    def parts_directory(self) -> Path:
         """Where the parts are."""
-        return self.folder / "parts"
+        return self.directory / "parts"
 
     @cached_property
     def layout(self) -> Mapping[str, tuple[PartPlace, ...]]:
@@ -85,7 +85,7 @@ class ExtractionPlan:
         rows = self._rows(modality).slice(place.start, place.length)
         return Part(
             modality=modality,
-            path=self.parts_folder / place.name,
+            path=self.parts_directory / place.name,
             corpus=self.manifest.corpus,
             root=self.root,
             width=source.info.width,
@@ -145,7 +145,7 @@ class ExtractionPlan:
 
 
 def plan_extraction(
-    card: CorpusCard, manifest: Manifest, root: Path | None, settings: FeatureSettings, folder: Path
+    card: CorpusCard, manifest: Manifest, root: Path | None, settings: FeatureSettings, directory: Path
 ) -> ExtractionPlan:
     """Return the plan of an extraction; reads tables of ready features that the card names.
 
@@ -161,7 +161,7 @@ def plan_extraction(
         for name in MODALITIES
         if name in found and manifest.table[found[name].file_column].null_count < len(manifest)
     }
-    return ExtractionPlan(manifest, place, folder.absolute(), sources, settings.dtype)
+    return ExtractionPlan(manifest, place, directory.absolute(), sources, settings.dtype)
 
 
 def part_bounds(clip_ids: pa.ChunkedArray, clips: int) -> Iterator[tuple[int, int]]:
@@ -222,7 +222,7 @@ class FoundParts:
     def remove_rest(self) -> None:
         """Remove every record that is not of a finished extraction of this plan."""
         wanted = {STATEMENT, "lock"} | {place.name for places in self.plan.layout.values() for place in places}
-        for path in self.plan.parts_folder.iterdir():
+        for path in self.plan.parts_directory.iterdir():
             if path.name not in wanted:
                 path.unlink()
 
@@ -233,19 +233,19 @@ def find_parts(plan: ExtractionPlan, *, resume: bool) -> FoundParts:
     Raises:
         StoreError: the directory holds another corpus.
     """
-    folder = plan.parts_folder
+    directory = plan.parts_directory
     old = read_statement(plan) if resume else None
     if old is None:
-        for path in folder.glob("*.*"):
+        for path in directory.glob("*.*"):
             path.unlink()
     else:
         for line in differences(plan, old):
             logger.info("%s", line)
-    found = FoundParts(plan, was_killed=any(folder.glob(".*.current")))
+    found = FoundParts(plan, was_killed=any(directory.glob(".*.current")))
     # Half-written files; a clip in which a killed job was at work gets a new chance.
-    for path in (*plan.folder.rglob(".*.partial"), *folder.glob(".*.*")):
+    for path in (*plan.directory.rglob(".*.partial"), *directory.glob(".*.*")):
         path.unlink()
-    write_json(folder / STATEMENT, plan.statement())
+    write_json(directory / STATEMENT, plan.statement())
     _find_finished(found)
     found.pending = [
         (name, place) for name, places in plan.layout.items() for place in places if place.name not in found.finished
@@ -256,7 +256,7 @@ def find_parts(plan: ExtractionPlan, *, resume: bool) -> FoundParts:
 def _find_finished(found: FoundParts) -> None:
     """Look at the record of every part; those that cannot be read, or whose shards are not there, are removed."""
     names = {place.name for places in found.plan.layout.values() for place in places}
-    for path in sorted(found.plan.parts_folder.glob("*-*")):
+    for path in sorted(found.plan.parts_directory.glob("*-*")):
         record = PartRecord.read(path)
         if record is None:
             logger.warning("%s or a shard of it is damaged or of an older version; it is made again", path.name)
@@ -274,9 +274,9 @@ def read_statement(plan: ExtractionPlan) -> dict[str, Any] | None:
     Raises:
         StoreError: the directory holds another corpus, or a store of an earlier version.
     """
-    if (plan.folder / FIRST_FORMAT_MANIFEST).exists():
-        raise StoreError(str(plan.folder), "", "holds a store of an earlier version", CONVERT)
-    path = plan.parts_folder / STATEMENT
+    if (plan.directory / FIRST_FORMAT_MANIFEST).exists():
+        raise StoreError(str(plan.directory), "", "holds a store of an earlier version", CONVERT)
+    path = plan.parts_directory / STATEMENT
     try:
         old: dict[str, Any] | None = read_json(path) if path.is_file() else None
     except InputError:  # cut off; the keys of the parts say what they are
@@ -284,7 +284,7 @@ def read_statement(plan: ExtractionPlan) -> dict[str, Any] | None:
     if old is not None and old.get("corpus") != plan.manifest.corpus:
         problem = f"the store holds the corpus {old.get('corpus')}, not {plan.manifest.corpus}"
         fix = "choose another output_dir, or set resume=false to replace the store"
-        raise StoreError(str(plan.folder), "corpus", problem, fix)
+        raise StoreError(str(plan.directory), "corpus", problem, fix)
     return old
 
 

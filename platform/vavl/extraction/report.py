@@ -36,9 +36,9 @@ class Quarantined:
         return cls(clip_id, modality, file, reason, f"{type(cause).__name__}: {text}")
 
 
-def write_quarantine(folder: Path, quarantined: Iterable[Quarantined]) -> Path:
+def write_quarantine(directory: Path, quarantined: Iterable[Quarantined]) -> Path:
     """Write quarantine.jsonl, one record per line in the given order; an empty file when all is well."""
-    path = folder / QUARANTINE_FILE
+    path = directory / QUARANTINE_FILE
     write_text(path, "".join(json.dumps(asdict(entry), ensure_ascii=False) + "\n" for entry in quarantined))
     return path
 
@@ -107,8 +107,8 @@ def extraction_summary(result: ExtractionResult) -> dict[str, Any]:
     }
 
 
-def summary_rows(summary: Mapping[str, Any], folder: Path) -> Sequence[tuple[str, Any]]:
-    """Return the rows of the table that the job prints; ``folder`` is that of the store."""
+def summary_rows(summary: Mapping[str, Any], directory: Path) -> Sequence[tuple[str, Any]]:
+    """Return the rows of the table that the job prints; ``directory`` is that of the store."""
     rows = [
         ("clips", f"{summary['clips']}, {summary['paired_clips']} with audio and video"),
         ("audio", f"{summary['audio_clips']} clips, {summary['audio_frames']} frames"),
@@ -128,7 +128,7 @@ def summary_rows(summary: Mapping[str, Any], folder: Path) -> Sequence[tuple[str
             (f"{name} without signal", f"{count} clips count as clips without it, see notes.jsonl")
             for name, count in summary["without_signal"].items()
         ),
-        ("quarantined", f"{summary['quarantined']}, see {folder / QUARANTINE_FILE}"),
+        ("quarantined", f"{summary['quarantined']}, see {directory / QUARANTINE_FILE}"),
         ("speed", f"{summary['extracted']} files in {speed}"),
-        ("store", f"{folder} (hash {summary['store_hash']})"),
+        ("store", f"{directory} (hash {summary['store_hash']})"),
     ]

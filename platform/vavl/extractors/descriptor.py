@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from vavl.config.places import portable, root_folder
+from vavl.config.places import portable, root_directory
 from vavl.extractors.extracted import Extracted
 from vavl.extractors.face_detectors import reduced, with_detector_hash
 from vavl.extractors.faces import CROP_PX, FaceFinder, FaceTrack, cut_faces, face_frames
@@ -79,7 +79,7 @@ class VideoExtractor:
 def descriptor_info(settings: VideoFeatureSettings) -> ModalityInfo:
     """Return the provenance of the features."""
     names = channel_names()
-    kept = portable(settings, root_folder()).model_dump(mode="json")
+    kept = portable(settings, root_directory()).model_dump(mode="json")
     return ModalityInfo(
         extractor=NAME,
         version=VERSION,

@@ -13,7 +13,7 @@ from cv2.data import haarcascades
 from numpy.typing import NDArray
 
 from vavl.config.files import sha256_of_file
-from vavl.config.places import root_folder
+from vavl.config.places import root_directory
 from vavl.errors import ConfigError
 from vavl.extractors.settings import FaceSettings
 
@@ -149,7 +149,7 @@ def yunet_file(settings: FaceSettings) -> Path:
     """
     if settings.yunet_model is None:
         raise ConfigError("faces", "yunet_model", "the detector yunet needs its file", _YUNET_SOURCE)
-    path = (root_folder() or Path.cwd()) / settings.yunet_model
+    path = (root_directory() or Path.cwd()) / settings.yunet_model
     if not path.is_file():
         raise ConfigError(str(path), "faces.yunet_model", "the file does not exist", _YUNET_SOURCE)
     return path

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from vavl.config.base import FrozenConfig
 from vavl.config.files import sha256_of_file
-from vavl.config.places import portable, root_folder
+from vavl.config.places import portable, root_directory
 from vavl.errors import ConfigError, InputError
 from vavl.extractors.settings import PretrainedModel
 
@@ -57,13 +57,13 @@ def find_model(model: PretrainedModel, key: str, also: Sequence[str] = ("preproc
             reached; names the directory to fill.
     """
     if model.folder is not None:
-        folder = (root_folder() or Path.cwd()) / model.folder
+        folder = (root_directory() or Path.cwd()) / model.folder
         if not folder.is_dir():
             fix = f"fill it with {', '.join(('config.json', WEIGHTS, *also))}, e.g. by "
             fix += f"`hf download ORGANISATION/NAME --revision COMMIT --local-dir {folder}`"
             raise ConfigError(key, "folder", f"{folder} does not exist", fix)
         return _complete(folder, key, also)
-    return _complete(_hub_folder(model, key, also), key, also)
+    return _complete(_hub_directory(model, key, also), key, also)
 
 
 def transformers_module() -> Any:
@@ -109,7 +109,7 @@ def _weight_names(folder: Path) -> list[str]:
     return [SHARDED_WEIGHTS, *sorted(names)]
 
 
-def _hub_folder(model: PretrainedModel, key: str, also: Sequence[str]) -> Path:
+def _hub_directory(model: PretrainedModel, key: str, also: Sequence[str]) -> Path:
     """Return the directory of the model in the hub's cache; what is missing there is downloaded."""
     transformers_module()
     from huggingface_hub import constants, snapshot_download
@@ -223,7 +223,7 @@ def recorded_settings(settings: FrozenConfig, files: Mapping[str, ModelFiles]) -
 
     ``files``: key of the settings that holds a model -> its files.
     """
-    kept = portable(settings, root_folder()).model_dump(mode="json", exclude={"batch_size"})
+    kept = portable(settings, root_directory()).model_dump(mode="json", exclude={"batch_size"})
     for key, found in files.items():
         kept[key] = {name: value for name, value in kept[key].items() if name != "device"}
         kept[f"{key}_sha256"] = found.sha256()

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from vavl.config.base import FrozenConfig
-from vavl.config.files import make_folder, read_json, sha256_of_file, write_json, written_beside
+from vavl.config.files import make_directory, read_json, sha256_of_file, write_json, written_beside
 from vavl.data.batch import middle_frames
 from vavl.errors import ConfigError, InputError
 from vavl.features import FeatureStatistics, ModalityInfo, SpeakerNormalisation, SpeakerOrder
@@ -306,7 +306,7 @@ def _needs_speakers(what: str, fix: str) -> InputError:
 
 def save_model(folder: Path, weights: Mapping[str, Tensor], description: ModelDescription) -> None:
     """Write a model without what only training needs; the description comes last and holds the checksum."""
-    make_folder(folder)
+    make_directory(folder)
     served = {name: value for name, value in weights.items() if not name.startswith(TRAINING_PREFIXES)}
     with written_beside(folder / _WEIGHTS_FILE) as partial:
         save_file({name: value.contiguous() for name, value in served.items()}, partial)

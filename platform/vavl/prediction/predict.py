@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from vavl.config.files import make_folder, read_json, sha256_of_json, write_json, written_beside
+from vavl.config.files import make_directory, read_json, sha256_of_json, write_json, written_beside
 from vavl.config.load import without_secrets
 from vavl.config.progress import Progress
 from vavl.errors import StoreError
@@ -171,7 +171,7 @@ def predict_clips(plan: PredictionPlan, settings: PredictionSettings) -> Predict
         TrainingError: Ray does not start, or processes end before they touch a clip.
     """
     start = time.monotonic()
-    parts_directory = make_folder(settings.directory.absolute() / "parts")
+    parts_directory = make_directory(settings.directory.absolute() / "parts")
     task = plan.model.task
     with only_job(parts_directory, "prediction"):
         wanted = [key for key, clip in zip(plan.keys, plan.found.clips, strict=True) if clip.problem is None]
@@ -224,7 +224,7 @@ def _work(
 
 def _shared_model(plan: PredictionPlan, directory: Path) -> Path:
     """Copy the model next to the results: other machines may not see where it was downloaded to."""
-    target = make_folder(directory.absolute() / _COPY)
+    target = make_directory(directory.absolute() / _COPY)
     for name in _MODEL_FILES:
         with written_beside(target / name) as partial_copy:
             shutil.copyfile(plan.model_directory / name, partial_copy)

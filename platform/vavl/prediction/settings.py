@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from vavl.config.addresses import StoreAddress
 from vavl.config.base import FrozenConfig
-from vavl.config.places import FROM_ROOT, root_folder
+from vavl.config.places import FROM_ROOT, root_directory
 from vavl.media.listing import AUDIO_SUFFIXES, VIDEO_SUFFIXES
 from vavl.models.settings import DecisionSettings
 from vavl.workers.settings import WorkerSettings
@@ -79,4 +79,4 @@ class PredictionSettings(DecisionSettings, WorkerSettings):
             return self.output_dir
         place = self.input.absolute() if isinstance(self.input, Path) else self.input
         name = str(place).rstrip("/").rpartition("/")[2].partition("@")[0]
-        return (root_folder() or Path()) / _RESULTS / (name or "input")
+        return (root_directory() or Path()) / _RESULTS / (name or "input")

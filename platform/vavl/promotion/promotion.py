@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from vavl.config.addresses import absolute_store
-from vavl.config.files import make_folder, write_json
+from vavl.config.files import make_directory, write_json
 from vavl.errors import InputError, PromotionError
 from vavl.models.saved_model import SavedModel, load_model
 from vavl.promotion.contest import SameClips, check_metrics, judge, open_same_clips, predict_same_clips
@@ -242,7 +242,7 @@ def open_contest(plan: PromotionPlan, aliases: ModelAliases) -> Contest:
 
 def check_promotion(plan: PromotionPlan) -> None:
     """Check all that a promotion or a rollback needs, without measuring or moving anything."""
-    make_folder(plan.output_dir)
+    make_directory(plan.output_dir)
     aliases = open_aliases(plan)
     if not plan.rollback:
         open_contest(plan, aliases)

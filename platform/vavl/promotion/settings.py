@@ -96,7 +96,7 @@ class PromotionRule(FrozenConfig):
 class PromotionPlan(FrozenConfig):
     """A challenger and the rule that it must win by; or a rollback."""
 
-    folder_key: ClassVar[str | None] = "challenger"
+    directory_key: ClassVar[str | None] = "challenger"
 
     challenger: str = Field(
         description="models:/NAME/VERSION or models:/NAME@ALIAS; for a rollback models:/NAME is enough"

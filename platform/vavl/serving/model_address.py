@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from vavl.config.files import make_folder
-from vavl.config.places import CACHE_VARIABLE, root_folder
+from vavl.config.files import make_directory
+from vavl.config.places import CACHE_VARIABLE, root_directory
 from vavl.errors import InputError, TrackingError
 from vavl.serving.served_code import CHECKSUMS_FILE, CHECKSUMS_TAG, check_files, refuse_changed
 from vavl.tracking.holdings import FILES_IN_MODEL, FILES_TAG, ModelNote
@@ -81,7 +81,7 @@ def resolve_model(address: str, tracking: TrackingSettings) -> ResolvedModel:
 
 
 def _model_directory(address: str) -> Path:
-    given = (root_folder() or Path.cwd()) / Path(address).expanduser()
+    given = (root_directory() or Path.cwd()) / Path(address).expanduser()
     for directory in (given, given / _BEST_DIRECTORY, given / FILES_IN_MODEL):
         if all((directory / name).is_file() for name in _MODEL_FILES):
             _check_downloaded(directory)
@@ -173,7 +173,7 @@ def _files_of(client: Any, place: TrackingPlace, version: Any) -> Path:
     name = re.sub(r"[^\w.-]", "_", version.name)
     kept = _cache() / f"{name}-{version.version}-{digest}"
     if not kept.exists():
-        make_folder(kept.parent, CACHE_VARIABLE)
+        make_directory(kept.parent, CACHE_VARIABLE)
         with tempfile.TemporaryDirectory(dir=kept.parent) as temporary:
             _log.info("copying %s version %s from %s", version.name, version.version, place.public_uri)
             copy = Path(download_artifacts(artifact_uri=uri, dst_path=temporary, tracking_uri=place.uri))

@@ -28,7 +28,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from vavl.config.base import FrozenConfig
-from vavl.config.files import make_folder, written_beside
+from vavl.config.files import make_directory, written_beside
 from vavl.data.batch import ModalityBatch
 from vavl.errors import ConfigError, PredictionError
 from vavl.features import AUDIO, AUDIO_VIDEO, VIDEO, FeatureStatistics
@@ -130,7 +130,7 @@ def export_onnx(directory: Path, settings: ExportSettings, output_dir: Path) -> 
     # Before the graph takes the network off its fast paths: what is compared is the model as every job runs it.
     clips = _random_clips(model, settings.seed)
     expected = model.predict(clips)
-    target, start = make_folder(output_dir) / MODEL_FILE, time.monotonic()
+    target, start = make_directory(output_dir) / MODEL_FILE, time.monotonic()
     target.unlink(missing_ok=True)
     with written_beside(target) as partial:
         _write(model, partial)

@@ -21,7 +21,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from vavl.config.files import make_folder, read_json, sha256_of_json, write_json, written_beside
+from vavl.config.files import make_directory, read_json, sha256_of_json, write_json, written_beside
 from vavl.config.places import CACHE_VARIABLE
 from vavl.errors import InputError, StoreError
 from vavl.store.checked_files import REPAIR, cache_directory, held_lock, replace_directory
@@ -139,7 +139,7 @@ def shared_arrays(purpose: Sequence[Any], key: Any, build: Callable[[ArrayWriter
     """
     name = sha256_of_json(purpose)[:24]
     try:
-        home = make_folder(cache_directory() / "arrays", setting=CACHE_VARIABLE)
+        home = make_directory(cache_directory() / "arrays", setting=CACHE_VARIABLE)
     except InputError as error:
         _log.warning("%s: %s; each process builds the arrays of its clips for itself", error.file, error.problem)
         with tempfile.TemporaryDirectory(prefix="vavl-arrays-") as folder:

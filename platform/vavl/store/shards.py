@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from vavl.config.files import make_folder, sha256_of_file, written_beside
+from vavl.config.files import make_directory, sha256_of_file, written_beside
 from vavl.errors import StoreError
 from vavl.store.checked_files import MAKE_AGAIN, REPAIR
 
@@ -114,7 +114,7 @@ class ShardWriter:
     """
 
     def __init__(self, directory: Path, stem: str, width: int, dtype: Dtype, most_bytes: int = SHARD_BYTES) -> None:
-        self._directory, self._stem, self._width, self._dtype = make_folder(directory), stem, width, dtype
+        self._directory, self._stem, self._width, self._dtype = make_directory(directory), stem, width, dtype
         self._most_bytes, self._schema = most_bytes, shard_schema(width, dtype)
         self._shards: list[Shard] = []
         self._open = contextlib.ExitStack()

@@ -17,7 +17,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from vavl.config.files import make_folder, write_text
+from vavl.config.files import make_directory, write_text
 from vavl.config.places import CACHE_VARIABLE
 from vavl.store.checked_files import CopiedFiles, cache_directory, held_lock
 from vavl.store.remote_files import RemoteDirectory
@@ -82,5 +82,5 @@ def _copy_of(place: str) -> tuple[CopiedFiles, dict[str, Any], str]:
         check_version(address, content)
     digest = hashlib.sha256(address.encode() + b"\0" + text).hexdigest()[:12]
     name = _NOT_IN_NAMES.sub("_", f"{content['corpus']}-{content['store_hash']}")
-    entry = make_folder(cache_directory(), setting=CACHE_VARIABLE) / f"{name}-{digest}"
+    entry = make_directory(cache_directory(), setting=CACHE_VARIABLE) / f"{name}-{digest}"
     return CopiedFiles(entry, address), content, text.decode()

@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from vavl.config.files import make_folder, sha256_of_json
+from vavl.config.files import make_directory, sha256_of_json
 from vavl.corpora.manifest import Manifest
 from vavl.corpora.splits import SPLITS
 from vavl.errors import ConfigError, StoreError
@@ -105,7 +105,7 @@ def merge_stores(plan: MergePlan, directory: Path) -> FeatureStore:
         InputError: the directory cannot be written.
     """
     check_replaced(directory)
-    make_folder(directory.parent)
+    make_directory(directory.parent)
     partial = directory.with_name(f".{directory.name}.partial")
     with held_lock(directory.with_name(f".{directory.name}.lock")):
         shutil.rmtree(partial, ignore_errors=True)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from vavl.config.files import make_folder, sha256_of_file, write_dataset_state, write_json
+from vavl.config.files import make_directory, sha256_of_file, write_dataset_state, write_json
 from vavl.corpora.manifest import FIRST_FORMAT_MANIFEST, MANIFEST_FILES
 from vavl.errors import StoreError
 from vavl.features import MODALITIES, ChannelSums, ModalityInfo
@@ -61,7 +61,7 @@ class StoreWriter:
     """
 
     def __init__(self, directory: Path, corpus: str, card_hash: str, dtype: Dtype = "float32") -> None:
-        self.directory, self.corpus, self.card_hash, self.dtype = make_folder(directory), corpus, card_hash, dtype
+        self.directory, self.corpus, self.card_hash, self.dtype = make_directory(directory), corpus, card_hash, dtype
         for name in ("store.json", *FIRST_FORMAT_FILES):
             (directory / name).unlink(missing_ok=True)
         self._modalities: dict[str, dict[str, Any]] = {}

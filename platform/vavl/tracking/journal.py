@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
-from vavl.config.files import make_folder
+from vavl.config.files import make_directory
 from vavl.errors import TrackingError, VavlError
 
 Kind = Literal["run_start", "step", "epoch", "event", "system", "artifact", "model", "run_end"]
@@ -86,7 +86,7 @@ class Journal:
             raise ValueError(f"unknown kinds of record {sorted(unknown)}; known: {sorted(_KINDS)}")
         moment = self.clock() if at is None else at
         if not self.path.parent.is_dir():
-            make_folder(self.path.parent)
+            make_directory(self.path.parent)
         try:
             with self._locked_file() as file:
                 last, ends_whole = _last_seq(file)

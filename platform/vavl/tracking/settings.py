@@ -17,7 +17,7 @@ from urllib.parse import urlsplit, urlunsplit
 from pydantic import Field, field_validator
 
 from vavl.config.base import FrozenConfig
-from vavl.config.places import root_folder
+from vavl.config.places import root_directory
 from vavl.errors import proxy_hint
 
 _SQLITE = "sqlite:///"
@@ -118,7 +118,7 @@ def tracking_place(
 
     Relative places count from ``directory``; ``VAVL_ROOT`` by default, else the current directory.
     """
-    base = (directory or root_folder(environment) or Path.cwd()).resolve()
+    base = (directory or root_directory(environment) or Path.cwd()).resolve()
     uri = settings.uri or environment.get("MLFLOW_TRACKING_URI") or f"{_SQLITE}{base / 'runs' / 'mlflow.db'}"
     if uri.startswith(_SQLITE):
         uri = f"{_SQLITE}{base / uri.removeprefix(_SQLITE)}"

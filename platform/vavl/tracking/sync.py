@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import yaml
 
-from vavl.config.files import make_folder, write_json
+from vavl.config.files import make_directory, write_json
 from vavl.config.load import read_yaml_mapping, validate
 from vavl.config.progress import Progress
 from vavl.errors import InputError, TrackingError
@@ -265,7 +265,7 @@ def write_summary(results: Sequence[Synced], directory: Path) -> Path:
     Keys: ``complete`` (every run arrived as far as it went), ``sent`` and ``missing`` (records of all
     runs), ``runs`` (list with the attributes of ``Synced``; runs that had arrived before are not listed).
     """
-    path = make_folder(directory) / SUMMARY_FILE
+    path = make_directory(directory) / SUMMARY_FILE
     sums = {name: sum(getattr(result, name) for result in results) for name in ("sent", "missing")}
     is_complete = not any(result.is_failed for result in results)
     write_json(path, {"complete": is_complete, **sums, "runs": [asdict(result) for result in results]})

@@ -34,7 +34,7 @@ from vavl.training.storage import RunStorage
 
 _log = logging.getLogger(__name__)
 
-CHECKPOINTS_FOLDER = "checkpoints"
+CHECKPOINTS_DIRECTORY = "checkpoints"
 _STEP = re.compile(r"step-(\d{8})")
 
 
@@ -42,7 +42,7 @@ _STEP = re.compile(r"step-(\d{8})")
 class Restored:
     """A checkpoint that a run resumes from."""
 
-    folder: Path  # of the checkpoint, on this machine
+    directory: Path  # of the checkpoint, on this machine
     name: str  # of the checkpoint below ``checkpoints/``
     state: LoopState  # of the loop
     records: Sequence[dict[str, Any]]  # what was reported between the checkpoint before and this one
@@ -50,7 +50,7 @@ class Restored:
 
     def values(self) -> CheckpointValues:
         """Open its tensors."""
-        return CheckpointValues(self.folder)
+        return CheckpointValues(self.directory)
 
     def load_weights(self, network: nn.Module) -> None:
         """Fill the trained weights of a network."""
@@ -61,7 +61,7 @@ class Restored:
     @property
     def average_file(self) -> Path:
         """Where averaged weights are, if the run kept them."""
-        return self.folder / AVERAGE_FILE
+        return self.directory / AVERAGE_FILE
 
 
 class PendingWrite:
@@ -112,7 +112,7 @@ class Checkpoints:
     """
 
     def __init__(self, output_dir: Path | str, keep: int, attempt: str = "") -> None:
-        self._root = RunStorage(output_dir).directory(CHECKPOINTS_FOLDER)
+        self._root = RunStorage(output_dir).directory(CHECKPOINTS_DIRECTORY)
         self._storage = self._root.directory(attempt) if attempt else self._root
         self._keep = keep
         self._rank, self._ranks = rank_and_world_size()
@@ -205,8 +205,8 @@ class Checkpoints:
         name, torn = json.loads(from_rank_zero(found))
         if name is None:
             return None
-        folder = fetched(self._root.directory(name), scratch / "checkpoint")
-        return Restored(folder, name, read_state(folder), read_json(folder / RECORDS_FILE), torn)
+        directory = fetched(self._root.directory(name), scratch / "checkpoint")
+        return Restored(directory, name, read_state(directory), read_json(directory / RECORDS_FILE), torn)
 
 
 def step_of(name: str) -> int:
@@ -229,7 +229,7 @@ def checkpoint_names(root: RunStorage) -> list[str]:
 
 def newest_step(output_dir: Path | str) -> int:
     """Return the step of the newest checkpoint by name, 0 without any."""
-    names = checkpoint_names(RunStorage(output_dir).directory(CHECKPOINTS_FOLDER))
+    names = checkpoint_names(RunStorage(output_dir).directory(CHECKPOINTS_DIRECTORY))
     return step_of(names[-1]) if names else 0
 
 

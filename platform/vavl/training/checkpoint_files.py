@@ -101,23 +101,23 @@ class Snapshot:
             InputError, OSError, SafetensorError: the storage cannot be written.
         """
         stem = f"rank-{self.rank:03d}"
-        with storage.scratch() as folder:
+        with storage.scratch() as directory:
             metadata = {"starts": json.dumps(dict(self.pieces.starts)), "optimizer_steps": str(self.optimizer_steps)}
-            save_file(dict(self.pieces.tensors), folder / f"{stem}.safetensors", metadata)
+            save_file(dict(self.pieces.tensors), directory / f"{stem}.safetensors", metadata)
             if self.average:
-                save_file(dict(self.average), folder / AVERAGE_FILE)
+                save_file(dict(self.average), directory / AVERAGE_FILE)
             if self.rank == 0:
-                write_json(folder / LOOP_FILE, self.state.model_dump(mode="json"))
-                write_json(folder / RECORDS_FILE, list(self.records))
+                write_json(directory / LOOP_FILE, self.state.model_dump(mode="json"))
+                write_json(directory / RECORDS_FILE, list(self.records))
             files = {
                 path.name: {"bytes": path.stat().st_size, "sha256": sha256_of_file(path)}
-                for path in sorted(folder.iterdir())
+                for path in sorted(directory.iterdir())
             }
             for name in files:
-                storage.put(folder / name, name)
+                storage.put(directory / name, name)
             entry = {"token": self.token, "ranks": self.ranks, "files": files}
-            write_json(folder / f"{stem}.json", entry)
-            storage.put(folder / f"{stem}.json", f"{stem}.json")
+            write_json(directory / f"{stem}.json", entry)
+            storage.put(directory / f"{stem}.json", f"{stem}.json")
 
 
 def shares(sizes: Mapping[str, int], ranks: int) -> dict[str, int]:
@@ -174,19 +174,19 @@ def fetched(storage: RunStorage, target: Path) -> Path:
     return target
 
 
-def read_state(folder: Path) -> LoopState:
+def read_state(directory: Path) -> LoopState:
     """Read the loop's state.
 
     Raises:
         TrainingError: another version of the platform wrote it.
     """
     try:
-        return LoopState.model_validate(read_json(folder / LOOP_FILE))
+        return LoopState.model_validate(read_json(directory / LOOP_FILE))
     except ValidationError as error:
         wrong = ", ".join(".".join(map(str, entry["loc"])) for entry in error.errors())
         problem = f"was written by another version; fields that differ: {wrong}"
         fix = "set training.resume=never to start anew, or continue with the version that wrote it"
-        raise TrainingError(str(folder), LOOP_FILE, problem, fix) from None
+        raise TrainingError(str(directory), LOOP_FILE, problem, fix) from None
 
 
 class CheckpointValues:
@@ -195,12 +195,12 @@ class CheckpointValues:
     Tensors are mapped: what is not copied is not read.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, directory: Path) -> None:
+        self._folder = directory
         self._open = ExitStack()
         self._files: list[tuple[Any, dict[str, int]]] = []
         self.optimizer_steps = 0
-        for path in sorted(folder.glob("rank-*.safetensors")):
+        for path in sorted(directory.glob("rank-*.safetensors")):
             file = self._open.enter_context(safe_open(path, "pt"))
             metadata = file.metadata()
             self._files.append((file, json.loads(metadata["starts"])))

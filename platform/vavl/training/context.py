@@ -51,7 +51,7 @@ class LocalContext:
         return False
 
 
-STACKS_FOLDER = "stacks"
+STACKS_DIRECTORY = "stacks"
 _HEADER = "Timeout ("
 _TRAINING = "in train_on_worker"
 _FRAMES = 30
@@ -93,17 +93,17 @@ class Watchdog:
             self._file = None
 
 
-def stacks_folder(output_dir: Path | str) -> Path:
+def stacks_directory(output_dir: Path | str) -> Path:
     """Return where the stacks of a run go: into its directory, or to this machine's temporary files."""
     if isinstance(output_dir, Path):
-        return output_dir / STACKS_FOLDER
+        return output_dir / STACKS_DIRECTORY
     digest = hashlib.sha256(output_dir.encode()).hexdigest()[:12]
     return Path(tempfile.gettempdir()) / f"vavl-stacks-{digest}"
 
 
 def clear_stacks(output_dir: Path | str) -> None:
     """Remove the stacks of an earlier attempt."""
-    shutil.rmtree(stacks_folder(output_dir), ignore_errors=True)
+    shutil.rmtree(stacks_directory(output_dir), ignore_errors=True)
 
 
 def _in_short(text: str) -> str:

@@ -20,7 +20,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from vavl.config.files import make_folder
+from vavl.config.files import make_directory
 from vavl.errors import InputError, VavlError
 from vavl.tracking.run import user_name
 from vavl.training.storage import RunStorage, full_disk_as_error
@@ -161,7 +161,7 @@ class _Lock:
         here = self._storage.local_path("")
         if here is None:
             return None
-        status = make_folder(here).stat()
+        status = make_directory(here).stat()
         return f"{status.st_dev} {status.st_ino}"
 
     def _held(self, found: Mapping[str, Any]) -> InputError:

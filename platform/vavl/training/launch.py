@@ -30,13 +30,13 @@ from ray.train.torch import TorchConfig, TorchTrainer
 
 from vavl.errors import InputError, TrainingError, TrainingStopped
 from vavl.ray_session import is_local, join_ray, ray_machines
-from vavl.training.checkpoint import CHECKPOINTS_FOLDER, newest_step, remove_old
+from vavl.training.checkpoint import CHECKPOINTS_DIRECTORY, newest_step, remove_old
 from vavl.training.collectives import CPU_BACKEND, GPU_BACKEND
-from vavl.training.context import LocalContext, clear_stacks, stacks_folder
+from vavl.training.context import LocalContext, clear_stacks, stacks_directory
 from vavl.training.engine import no_gpu
 from vavl.training.ray_worker import RunCallback, first_failure, in_short, train_on_ray_worker
 from vavl.training.records import Report, event
-from vavl.training.run_folder import RunFolder
+from vavl.training.run_directory import RunDirectory
 from vavl.training.settings import TrainingPlan, TrainingSettings
 from vavl.training.stop import StopWatch, ask_to_stop, clear_stop, in_thread, stop_on_signals, stop_reason
 from vavl.training.storage import RunStorage
@@ -59,10 +59,10 @@ _ENVIRONMENT = {
 }
 
 
-def launch_training(plan: TrainingPlan, folder: RunFolder, sink: Report) -> None:
+def launch_training(plan: TrainingPlan, directory: RunDirectory, sink: Report) -> None:
     """Train with as many workers as the plan says, and return when the run is finished.
 
-    ``folder``: of the run; its id names the Ray run. ``sink``: receives the records of rank 0, in this process or in
+    ``directory``: of the run; its id names the Ray run. ``sink``: receives the records of rank 0, in this process or in
     Ray's controller process; it must be picklable and must not raise.
 
     Raises:
@@ -81,8 +81,8 @@ def launch_training(plan: TrainingPlan, folder: RunFolder, sink: Report) -> None
         case "ray":
             prepare_ray(plan.training)
             with stop_on_signals(plan.output_dir):
-                _train_on_ray(plan, folder, sink)
-    remove_old(RunStorage(plan.output_dir).directory(CHECKPOINTS_FOLDER), plan.training.keep_checkpoints)
+                _train_on_ray(plan, directory, sink)
+    remove_old(RunStorage(plan.output_dir).directory(CHECKPOINTS_DIRECTORY), plan.training.keep_checkpoints)
 
 
 def prepare_ray(settings: TrainingSettings) -> None:
@@ -108,7 +108,7 @@ def prepare_ray(settings: TrainingSettings) -> None:
         )
 
 
-def _train_on_ray(plan: TrainingPlan, folder: RunFolder, sink: Report) -> None:
+def _train_on_ray(plan: TrainingPlan, directory: RunDirectory, sink: Report) -> None:
     settings = plan.training
 
     def check() -> None:
@@ -118,7 +118,7 @@ def _train_on_ray(plan: TrainingPlan, folder: RunFolder, sink: Report) -> None:
     while True:
         most = wait_for_workers(settings, check)
         growth = _Growth(plan, most)
-        end = in_thread(partial(_fit, plan, folder.run_id, most, sink), growth.look)
+        end = in_thread(partial(_fit, plan, directory.run_id, most, sink), growth.look)
         if not end["is_stopped"]:
             return
         check()
@@ -161,7 +161,7 @@ def _fit(plan: TrainingPlan, run_id: str, most: int, sink: Report) -> dict[str, 
     settings, faults = plan.training, plan.training.faults
     _log.info(f"starting {most} worker(s), which load torch, {settings.engine} and the network")
     clear_stacks(plan.output_dir)
-    path, filesystem = RunStorage(plan.output_dir).directory(CHECKPOINTS_FOLDER).ray_arguments()
+    path, filesystem = RunStorage(plan.output_dir).directory(CHECKPOINTS_DIRECTORY).ray_arguments()
     trainer = TorchTrainer(
         partial(train_on_ray_worker, plan, run_id),
         torch_config=TorchConfig(backend=GPU_BACKEND if settings.gpus_per_worker else CPU_BACKEND),
@@ -178,7 +178,7 @@ def _fit(plan: TrainingPlan, run_id: str, most: int, sink: Report) -> dict[str, 
             name=f"{run_id}-{secrets.token_hex(2)}",
             storage_path=path,
             storage_filesystem=filesystem,
-            callbacks=[RunCallback(sink, faults, stacks_folder(plan.output_dir))],
+            callbacks=[RunCallback(sink, faults, stacks_directory(plan.output_dir))],
             checkpoint_config=CheckpointConfig(num_to_keep=settings.keep_checkpoints),
             failure_config=FailureConfig(
                 max_failures=-1,  # the callback counts those without progress

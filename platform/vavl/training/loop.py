@@ -34,7 +34,7 @@ from vavl.training.step import (
 )
 from vavl.training.throughput import Forecast, forecast_of
 
-BEST_FOLDER = "best"
+BEST_DIRECTORY = "best"
 SETUP_SECONDS = 600.0
 """Longest time for what comes before the first step, and for that step, whatever its timeout."""
 
@@ -202,8 +202,8 @@ def _save_best(run: TrainingRun) -> None:
     is_first = run.place.rank == 0
     weights = run.weights(kept=is_first)
     if is_first:
-        save_model(run.output.folder / BEST_FOLDER, weights, run.described_with_clips)
-        run.output.publish(BEST_FOLDER)
+        save_model(run.output.directory / BEST_DIRECTORY, weights, run.described_with_clips)
+        run.output.publish(BEST_DIRECTORY)
 
 
 def _selection_score(names: Sequence[str], scores: Mapping[str, float]) -> float:

@@ -141,7 +141,7 @@ class PseudoLabels:
         if self._rank != 0:
             return
         self._written.append(self._table(rows.cpu()))
-        with written_beside(self._output.folder / PSEUDO_LABELS_FILE) as partial:
+        with written_beside(self._output.directory / PSEUDO_LABELS_FILE) as partial:
             pq.write_table(pa.concat_tables(self._written), partial)
         self._output.publish(PSEUDO_LABELS_FILE)
 

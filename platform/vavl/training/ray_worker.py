@@ -19,11 +19,11 @@ import torch.distributed as dist
 from ray.train import Checkpoint, CheckpointUploadMode, UserCallback
 
 from vavl.errors import InputError, TrainingError, VavlError
-from vavl.training.checkpoint import CHECKPOINTS_FOLDER, PendingWrite
-from vavl.training.context import LocalContext, Watchdog, read_stacks, stacks_folder
+from vavl.training.checkpoint import CHECKPOINTS_DIRECTORY, PendingWrite
+from vavl.training.context import LocalContext, Watchdog, read_stacks, stacks_directory
 from vavl.training.engine import default_device
 from vavl.training.records import event
-from vavl.training.run_folder import run_id_at
+from vavl.training.run_directory import run_id_at
 from vavl.training.settings import FaultSettings, TrainingPlan, TrainingSettings
 from vavl.training.stop import StopWatch
 from vavl.training.storage import RunStorage
@@ -71,8 +71,8 @@ class RayContext(LocalContext):
         context = ray.train.get_context()
         self.attempt = context.get_experiment_name()
         timeout = plan.training.faults.step_timeout_seconds
-        self._watchdog = Watchdog(stacks_folder(plan.output_dir), context.get_world_rank(), timeout)
-        root = RunStorage(plan.output_dir).directory(CHECKPOINTS_FOLDER)
+        self._watchdog = Watchdog(stacks_directory(plan.output_dir), context.get_world_rank(), timeout)
+        root = RunStorage(plan.output_dir).directory(CHECKPOINTS_DIRECTORY)
         self._gpu: GpuSampler | None = None
         self._path, self._filesystem = root.directory(self.attempt).ray_arguments()
 

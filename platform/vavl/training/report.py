@@ -35,7 +35,7 @@ from vavl.store.store_cache import local_store
 from vavl.tracking.journal import Journal, Record, event_line, run_events
 from vavl.training.settings import TrainingPlan
 from vavl.training.training_result import chosen_words, corpus_words, label_words, layer_words
-from vavl.training.worker import PREDICTIONS_FOLDER
+from vavl.training.worker import PREDICTIONS_DIRECTORY
 
 _INTERVAL_SEED = 0
 _NO_PREDICTIONS = pa.table({"condition": pa.array([], pa.string()), "corpus": pa.array([], pa.string())})
@@ -124,7 +124,8 @@ def write_report(directory: Path, plan: TrainingPlan, outcome: Mapping[str, Any]
     confusion: dict[str, NDArray[np.int64]] = {}
     reliability: dict[str, ReliabilityBins] = {}
     is_measured = plan.evaluation.test or not plan.training.refit
-    predictions = pq.read_table(directory / PREDICTIONS_FOLDER / f"{split}.parquet") if is_measured else _NO_PREDICTIONS
+    file = directory / PREDICTIONS_DIRECTORY / f"{split}.parquet"
+    predictions = pq.read_table(file) if is_measured else _NO_PREDICTIONS
     for condition in CONDITIONS:
         rows = predictions.filter(pc.equal(predictions["condition"], condition))
         if classes and rows.num_rows:

@@ -142,7 +142,7 @@ def prepare_run(
     output = output or WorkerOutput(plan.output_dir)
     checkpoints = Checkpoints(plan.output_dir, settings.keep_checkpoints, context.attempt)
     checkpoints.open()
-    restored = checkpoints.newest(output.folder)
+    restored = checkpoints.newest(output.directory)
     start = _start(plan, data, restored)
     description = describe_model(plan, data)
     network = _network(plan, description)
@@ -304,7 +304,7 @@ def _start(plan: TrainingPlan, data: RunData, restored: Restored | None) -> Loop
         before, now = getattr(restored.state, name), getattr(fresh, name)
         if before != now:
             fix = "go back to the earlier setting, or set training.resume=never to start anew"
-            raise TrainingError(str(restored.folder), name, f"the checkpoint has {before}, this run {now}", fix)
+            raise TrainingError(str(restored.directory), name, f"the checkpoint has {before}, this run {now}", fix)
     # Checkpoints of earlier versions hold no mean of the teacher; the hard labels of their runs need none.
     return restored.state.model_copy(update={"teacher_mean": restored.state.teacher_mean or fresh.teacher_mean})
 

@@ -28,7 +28,7 @@ from vavl.store.index import pieces
 from vavl.store.store_cache import is_at_hand, local_store
 from vavl.training.pseudo_labels import GivenPredictions
 from vavl.training.run_checks import check_layers, check_objectives, check_selection
-from vavl.training.run_folder import resolved
+from vavl.training.run_directory import resolved
 from vavl.training.settings import TrainingPlan
 from vavl.training.storage import RunStorage
 

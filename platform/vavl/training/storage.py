@@ -15,7 +15,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from vavl.config.files import make_folder, written_beside
+from vavl.config.files import make_directory, written_beside
 from vavl.errors import TrainingError
 from vavl.store.remote_files import RemoteDirectory, directories_there, hash_there, move_there, send_file, write_small
 
@@ -52,9 +52,9 @@ class RunStorage:
     @contextlib.contextmanager
     def scratch(self) -> Iterator[Path]:
         """Yield an empty directory of this machine for files that ``put`` moves here; it is removed afterwards."""
-        above = make_folder(self._local) if self._local is not None else None
-        with tempfile.TemporaryDirectory(prefix=".writing-", dir=above, ignore_cleanup_errors=True) as folder:
-            yield Path(folder)
+        above = make_directory(self._local) if self._local is not None else None
+        with tempfile.TemporaryDirectory(prefix=".writing-", dir=above, ignore_cleanup_errors=True) as directory:
+            yield Path(directory)
 
     def put(self, source: Path, name: str) -> None:
         """Move a file of this machine to ``name``."""
@@ -63,7 +63,7 @@ class RunStorage:
             source.unlink()
             return
         target = self._local / name
-        make_folder(target.parent)
+        make_directory(target.parent)
         _sync(source)
         shutil.move(source, target)
         _sync(target.parent)
@@ -94,9 +94,9 @@ class RunStorage:
         Object storage without conditional writes lets the last of several writers win: read it back there.
         """
         if self._local is not None:
-            target = make_folder(self._local) / name
-            with self.scratch() as folder:
-                made = folder / name
+            target = make_directory(self._local) / name
+            with self.scratch() as directory:
+                made = directory / name
                 made.write_bytes(content)
                 try:
                     os.link(made, target)  # whole from the start, and exclusive on NFS too
@@ -230,27 +230,27 @@ class WorkerOutput:
         if here is None:
             self._scratch = tempfile.TemporaryDirectory(prefix="vavl-run-")
             here = Path(self._scratch.name)
-        self.folder: Path = here
+        self.directory: Path = here
         """Directory of this machine: the run's own, or temporary files."""
 
     def publish(self, name: str) -> None:
-        """Put a file or directory of ``folder`` into the run's storage; nothing is left to do for a directory."""
+        """Put a file or directory of this machine into the run's storage; nothing is left to do where it is one."""
         if self._scratch is not None:
-            self.storage.put_copy(self.folder / name, name)
+            self.storage.put_copy(self.directory / name, name)
 
     def fetch(self, name: str) -> Path:
         """Return a directory of this machine with what ``name`` holds in the run's storage."""
         if self._scratch is not None:
-            self.storage.fetch_tree(name, self.folder / name)
-        return self.folder / name
+            self.storage.fetch_tree(name, self.directory / name)
+        return self.directory / name
 
     def fetch_file(self, name: str) -> Path | None:
-        """Return a file of ``folder`` with what the run's storage holds of it; None where it holds none."""
+        """Return a file of this machine with what the run's storage holds of it; None where it holds none."""
         if name not in self.storage.files():
             return None
         if self._scratch is not None:
-            self.storage.fetch([name], self.folder)
-        return self.folder / name
+            self.storage.fetch([name], self.directory)
+        return self.directory / name
 
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})

@@ -18,9 +18,9 @@ from vavl.store.store_cache import local_store
 from vavl.tracking.journal import Journal, JournalSink, count_events, run_events
 from vavl.tracking.run import DatasetNote, TrackedRun, best_scores, run_page, run_start, source_tags
 from vavl.tracking.settings import TrackingSettings
-from vavl.training.loop import BEST_FOLDER
+from vavl.training.loop import BEST_DIRECTORY
 from vavl.training.pseudo_labels import PSEUDO_LABELS_FILE
-from vavl.training.run_folder import EARLIER_FOLDER
+from vavl.training.run_directory import EARLIER_DIRECTORY
 from vavl.training.settings import TrainingPlan
 from vavl.training.throughput import EXPECTED_SECONDS, MFU
 from vavl.training.worker import ENGINE_FILE, PARTITIONS_FILE
@@ -30,8 +30,8 @@ _SHOWN = ("accuracy", "f1_macro", "uar", "ccc_mean")
 
 def dataset_note(plan: TrainingPlan) -> DatasetNote:
     """Describe the data of a run for its lineage."""
-    folder = local_store(plan.data.store)
-    content, manifest = read_content(folder), Manifest.read(folder)
+    directory = local_store(plan.data.store)
+    content, manifest = read_content(directory), Manifest.read(directory)
     sides = {f"{name}_clips": int(entry["clips"]) for name, entry in content["modalities"].items()}
     return DatasetNote(
         name=str(content["corpus"]),
@@ -184,7 +184,7 @@ def _training_clips(partitions: Mapping[str, str]) -> str:
     return f"{sum(counts.values())}, {labeled} of them labeled, {paired} with audio and video; see partitions.csv"
 
 
-def artifacts_of(folder: Path) -> list[Path]:
+def artifacts_of(directory: Path) -> list[Path]:
     """Return what the directory of a run holds for the tracking server."""
     names = (
         "config.yaml",
@@ -196,7 +196,7 @@ def artifacts_of(folder: Path) -> list[Path]:
         "predictions",
         PSEUDO_LABELS_FILE,
     )
-    return [folder / name for name in names if (folder / name).exists()]
+    return [directory / name for name in names if (directory / name).exists()]
 
 
 class TrackedTraining(TrackedRun):
@@ -204,8 +204,8 @@ class TrackedTraining(TrackedRun):
 
     workers_report_gpus = True
 
-    def __init__(self, folder: Path, settings: TrackingSettings) -> None:
-        super().__init__(folder, settings, register_model)
+    def __init__(self, directory: Path, settings: TrackingSettings) -> None:
+        super().__init__(directory, settings, register_model)
 
     @property
     def sink(self) -> JournalSink:
@@ -216,7 +216,7 @@ class TrackedTraining(TrackedRun):
         """Record settings, code and data; from here on the tracking server follows."""
         tags = {**source_tags(), "vavl.config_hash": config_hash, **dataset.tags, **choice_tags(plan)}
         self.journal.append("run_start", **run_start(plan, self._settings, run_id, dataset, tags))
-        self._follow(self.directory / EARLIER_FOLDER)
+        self._follow(self.directory / EARLIER_DIRECTORY)
 
     def finish(self, outcome: Mapping[str, Any]) -> dict[str, Any]:
         """Record results, plots and the model, and wait for the tracking server.
@@ -233,6 +233,6 @@ class TrackedTraining(TrackedRun):
             self.journal.append("artifact", path=path.relative_to(self.directory), artifact_path=None)
         name = self._settings.model_name
         if name is not None:
-            self.journal.append("model", folder=BEST_FOLDER, name=name, tags=version_tags(outcome))
+            self.journal.append("model", folder=BEST_DIRECTORY, name=name, tags=version_tags(outcome))
         kept = self._end("FINISHED", best_scores(outcome["metrics"]), end_tags(outcome))
         return {**kept, "model_name": name, "model_version": self._replayer.state.model_version}

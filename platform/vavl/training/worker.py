@@ -20,14 +20,14 @@ from vavl.training.checkpoint_files import LoopState
 from vavl.training.collectives import wait_for_all
 from vavl.training.context import LocalContext
 from vavl.training.evaluation import predict_split, save_predictions, score_split
-from vavl.training.loop import BEST_FOLDER, train
+from vavl.training.loop import BEST_DIRECTORY, train
 from vavl.training.records import Report, resumed_events
 from vavl.training.run import TrainingRun, prepare_run
-from vavl.training.run_folder import OUTCOME_FILE
+from vavl.training.run_directory import OUTCOME_FILE
 from vavl.training.settings import TrainingPlan
 from vavl.training.storage import WorkerOutput, full_disk_as_error
 
-PREDICTIONS_FOLDER = "predictions"
+PREDICTIONS_DIRECTORY = "predictions"
 PARTITIONS_FILE = "partitions.csv"
 ENGINE_FILE = "deepspeed.json"
 """DeepSpeed's whole configuration: what was generated, and the user's keys over it."""
@@ -66,10 +66,10 @@ def train_on_worker(plan: TrainingPlan, report: Report, context: LocalContext | 
 
 
 def _write_setup(run: TrainingRun) -> None:
-    run.data.table.write_csv(run.output.folder / PARTITIONS_FILE)
+    run.data.table.write_csv(run.output.directory / PARTITIONS_FILE)
     run.output.publish(PARTITIONS_FILE)
     if run.engine.config:
-        write_json(run.output.folder / ENGINE_FILE, run.engine.config)
+        write_json(run.output.directory / ENGINE_FILE, run.engine.config)
         run.output.publish(ENGINE_FILE)
 
 
@@ -90,7 +90,7 @@ def conclude(run: TrainingRun, state: LoopState) -> None:
     if state.best_epoch < 0:
         raise TrainingError("training", "best epoch", "no epoch was finished", "train at least one epoch")
     wait_for_all()
-    model = load_model(run.output.fetch(BEST_FOLDER))
+    model = load_model(run.output.fetch(BEST_DIRECTORY))
     store = run.data.collection.store
     model.check_features(store.corpus, store.info)
     network = model.network.to(run.engine.device)
@@ -100,11 +100,12 @@ def conclude(run: TrainingRun, state: LoopState) -> None:
         predictions = predict_split(network, run.evaluation_data(), run.data.rows[split])
         metrics |= score_split(split, predictions, run.data.task)
         if run.place.rank == 0:
-            path = run.output.folder / PREDICTIONS_FOLDER / f"{split}.parquet"
+            path = run.output.directory / PREDICTIONS_DIRECTORY / f"{split}.parquet"
             save_predictions(path, split, predictions, run.data.collection, run.data.task)
-            run.output.publish(f"{PREDICTIONS_FOLDER}/{path.name}")
+            run.output.publish(f"{PREDICTIONS_DIRECTORY}/{path.name}")
     if run.place.rank == 0:
-        write_json(run.output.folder / OUTCOME_FILE, _outcome(run, state, metrics, layer_weights(network, store.info)))
+        outcome = _outcome(run, state, metrics, layer_weights(network, store.info))
+        write_json(run.output.directory / OUTCOME_FILE, outcome)
         run.output.publish(OUTCOME_FILE)
     wait_for_all()
 

@@ -24,9 +24,9 @@ from gpu_checks import Bench, Case, Difference
 from synthetic_store import write_synthetic_store
 
 from vavl.errors import VavlError
-from vavl.training.checkpoint import CHECKPOINTS_FOLDER, checkpoint_names
+from vavl.training.checkpoint import CHECKPOINTS_DIRECTORY, checkpoint_names
 from vavl.training.checkpoint_files import problem_of
-from vavl.training.run_folder import claim_run_folder
+from vavl.training.run_directory import claim_run_directory
 from vavl.training.settings import TrainingPlan
 from vavl.training.storage import RunStorage
 from vavl.training.worker import train_on_worker
@@ -95,7 +95,7 @@ def run_plan(plan: TrainingPlan, sink: FileSink) -> None:
     Raises:
         VavlError: what stopped it.
     """
-    folder = claim_run_folder(plan)
+    folder = claim_run_directory(plan)
     if plan.training.launcher == "ray":
         from vavl.training.launch import launch_training  # a machine without Ray trains in this process
 
@@ -144,7 +144,7 @@ def reference_curve(bench: Bench, precision: str) -> list[float]:
 def whole_checkpoints(output_dir: Path | None) -> list[str]:
     """Return the names of the checkpoints of a run that would be resumed from, oldest first."""
     assert output_dir is not None
-    root = RunStorage(output_dir).directory(CHECKPOINTS_FOLDER)
+    root = RunStorage(output_dir).directory(CHECKPOINTS_DIRECTORY)
     return [name for name in checkpoint_names(root) if problem_of(root.directory(name)) is None]
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from vavl.errors import VavlError
 from vavl.training.launch import launch_training
-from vavl.training.run_folder import claim_run_folder
+from vavl.training.run_directory import claim_run_directory
 from vavl.training.settings import TrainingPlan
 
 
@@ -37,7 +37,7 @@ def main(plan_file: Path, records_file: Path) -> int:
     """Train; return the exit code."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
     plan = TrainingPlan.model_validate(json.loads(plan_file.read_text()))
-    folder = claim_run_folder(plan)
+    folder = claim_run_directory(plan)
     try:
         launch_training(plan, folder, TimedSink(records_file))
     except VavlError as fault:

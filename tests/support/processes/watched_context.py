@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vavl.training.context import LocalContext, Watchdog, stacks_folder
+from vavl.training.context import LocalContext, Watchdog, stacks_directory
 from vavl.training.settings import TrainingPlan
 from vavl.training.stop import StopWatch
 
@@ -20,7 +20,7 @@ class WatchedContext(LocalContext):
         super().__init__(StopWatch(plan.output_dir))
         self.attempt = attempt
         timeout = plan.training.faults.step_timeout_seconds
-        self._watchdog = Watchdog(stacks_folder(plan.output_dir), rank, timeout)
+        self._watchdog = Watchdog(stacks_directory(plan.output_dir), rank, timeout)
 
     def beat(self, least_seconds: float | None = 0.0) -> None:
         """Restart the watchdog's time."""

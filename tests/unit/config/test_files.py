@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from vavl.config.files import (
-    make_folder,
+    make_directory,
     read_json,
     sha256_of_file,
     sha256_of_json,
@@ -79,15 +79,15 @@ def test_broken_json_names_the_file(tmp_path):
 def test_a_read_only_folder_is_refused(tmp_path):
     tmp_path.chmod(0o500)
     with pytest.raises(InputError, match="cannot be written: Permission denied"):
-        make_folder(tmp_path)
+        make_directory(tmp_path)
     with pytest.raises(InputError, match="cannot be written: Permission denied"):
-        make_folder(tmp_path / "inner")
+        make_directory(tmp_path / "inner")
 
 
 def test_a_file_in_place_of_the_folder_is_refused(tmp_path):
     (tmp_path / "a").write_text("")
     with pytest.raises(InputError, match="cannot be written: File exists"):
-        make_folder(tmp_path / "a")
+        make_directory(tmp_path / "a")
 
 
 @pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="needs the proc file system of Linux")
@@ -95,7 +95,7 @@ def test_a_file_in_place_of_the_folder_is_refused(tmp_path):
 def test_a_folder_that_nobody_can_write_is_refused(folder):
     """Even root cannot write here, whether the directory is missing or there."""
     with pytest.raises(InputError, match="cannot be written"):
-        make_folder(Path(folder))
+        make_directory(Path(folder))
     with pytest.raises(InputError, match="cannot be written"):
         write_text(Path(folder) / "a.txt", "x")
 

@@ -157,7 +157,7 @@ def test_settings_cannot_change():
 
 
 class OfFolder(FrozenConfig):
-    folder_key: ClassVar[str | None] = "folder"
+    directory_key: ClassVar[str | None] = "folder"
 
     folder: Path
     many: int = 1
@@ -177,7 +177,7 @@ def test_a_folder_may_stand_for_a_file_where_the_settings_say_so(tmp_path, monke
 
 
 class OfPlace(FrozenConfig):
-    folder_key: ClassVar[str | None] = "place"
+    directory_key: ClassVar[str | None] = "place"
 
     place: str
 

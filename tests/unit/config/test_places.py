@@ -21,7 +21,7 @@ from vavl.config.places import (
     is_lost_with_the_job,
     marked_settings,
     portable,
-    root_folder,
+    root_directory,
 )
 from vavl.errors import ConfigError
 from vavl.job_config import JOB_SETTINGS, TrainModelJob
@@ -69,11 +69,11 @@ def test_what_is_saved_does_not_name_the_root():
 
 
 def test_the_root_must_be_absolute():
-    assert root_folder({}) is None
-    assert root_folder({"VAVL_ROOT": ""}) is None
-    assert root_folder({"VAVL_ROOT": "/shared"}) == ROOT
+    assert root_directory({}) is None
+    assert root_directory({"VAVL_ROOT": ""}) is None
+    assert root_directory({"VAVL_ROOT": "/shared"}) == ROOT
     with pytest.raises(ConfigError, match="VAVL_ROOT: shared/runs is not absolute"):
-        root_folder({"VAVL_ROOT": "shared/runs"})
+        root_directory({"VAVL_ROOT": "shared/runs"})
 
 
 def test_a_job_works_below_the_root_and_saves_the_same_configuration_and_hash(tmp_path, monkeypatch):

@@ -14,7 +14,7 @@ from tiny_plans import write_small_training
 from vavl.config.files import write_json
 from vavl.experiments.sweep_settings import SweepPlan
 from vavl.training.launch import stopped
-from vavl.training.run_folder import RunFolder
+from vavl.training.run_directory import RunDirectory
 from vavl.training.settings import TrainingPlan
 from vavl.training.stop import clear_stop, stop_reason
 
@@ -29,7 +29,7 @@ class MemoryLog:
     records: list[dict[str, Any]] = field(default_factory=list)
     states: list[str] = field(default_factory=list)
 
-    def start(self, plan: TrainingPlan, folder: RunFolder) -> None:
+    def start(self, plan: TrainingPlan, folder: RunDirectory) -> None:
         """Nothing is kept of the start."""
 
     def __call__(self, records: Sequence[Mapping[str, Any]]) -> None:
@@ -67,7 +67,7 @@ class Actor:
     killed_in: int | None = None
     trained: list[int] = field(default_factory=list)
 
-    def __call__(self, plan: TrainingPlan, folder: RunFolder, log: MemoryLog) -> None:
+    def __call__(self, plan: TrainingPlan, folder: RunDirectory, log: MemoryLog) -> None:
         clear_stop(plan.output_dir)
         rate = plan.training.optimizer.learning_rate
         metrics = dict(log.epochs()[-1]["metrics"]) if log.epochs() else {}

@@ -17,7 +17,7 @@ from vavl.experiments.runner import run_trial
 from vavl.experiments.trials import read_end
 from vavl.store.store_versions import push_store
 from vavl.training.launch import launch_training
-from vavl.training.run_folder import claim_run_folder
+from vavl.training.run_directory import claim_run_directory
 
 
 @pytest.fixture
@@ -116,7 +116,7 @@ def test_all_runs_of_a_comparison_have_one_version_of_the_latest_store(compariso
     latest = comparison(overrides={"data.store": f"{place}/small@latest"}, seeds=(3, 4))
     grid = plan_grid(latest)
     assert {run.plan.data.store for run in grid.runs} == {first.place}
-    claim_run_folder(grid.runs[0].plan)
+    claim_run_directory(grid.runs[0].plan)
     newer = relabelled_copy(store, tmp_path / "newer")
     second = push_store(newer, place, noon + dt.timedelta(hours=1))
     assert {run.plan.data.store for run in plan_grid(latest).runs} == {first.place}

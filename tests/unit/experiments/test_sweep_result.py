@@ -28,7 +28,7 @@ from vavl.experiments.sweep_settings import SweepPlan
 from vavl.experiments.trials import ParentRun, Trial, TrialEnd, write_end
 from vavl.job_config import TrainModelJob
 from vavl.tracking.settings import TrackingSettings
-from vavl.training.run_folder import RunFolder
+from vavl.training.run_directory import RunDirectory
 from vavl.training.training_result import dataset_note
 
 METRIC = "validation/audio_video/accuracy"
@@ -60,7 +60,7 @@ def ends_of(sweep: Sweep, parent: ParentRun, model: Path | None = None) -> list[
         folder, metrics = sweep.directory_of(trial.number), {METRIC: score} if score else {}
         folder.mkdir(parents=True)
         log = parent.logs.of(trial.name, trial.tags)
-        log.start(trial.plan, cast("RunFolder", SimpleNamespace(run_id=f"run-{trial.number}")))
+        log.start(trial.plan, cast("RunDirectory", SimpleNamespace(run_id=f"run-{trial.number}")))
         for epoch in range(1, epochs + 1):
             log([{"kind": "epoch", "epoch": epoch, "step": epoch, "metrics": metrics}])
         if state == "finished":

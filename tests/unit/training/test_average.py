@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from vavl.models.saved_model import load_model
 from vavl.training.average import WeightAverage
 from vavl.training.engine import TorchEngine
-from vavl.training.loop import BEST_FOLDER, train
+from vavl.training.loop import BEST_DIRECTORY, train
 from vavl.training.run import prepare_run
 from vavl.training.settings import TrainingSettings
 
@@ -68,7 +68,7 @@ def test_what_is_saved_and_measured_is_the_average(plan, records, stage):
     for step, weights in enumerate(steps):
         share = 1 - min(0.8, (1 + step) / (10 + step))
         expected = {name: value + share * (weights[name] - value) for name, value in expected.items()}
-    saved = load_model(chosen.output_dir / BEST_FOLDER).network.state_dict()
+    saved = load_model(chosen.output_dir / BEST_DIRECTORY).network.state_dict()
     best = seen.of("epoch")[-1]["best_epoch"]
     for name, value in run.average.weights().items():
         torch.testing.assert_close(value, expected[name], rtol=1e-5, atol=1e-6, msg=name)

@@ -14,7 +14,7 @@ from vavl.data.loader import StepLoader
 from vavl.errors import TrainingError
 from vavl.models.saved_model import load_model
 from vavl.training import loop
-from vavl.training.loop import BEST_FOLDER, train, train_step
+from vavl.training.loop import BEST_DIRECTORY, train, train_step
 from vavl.training.run import prepare_run
 from vavl.training.step import StepResult
 
@@ -122,7 +122,7 @@ def test_the_best_epoch_is_kept_with_the_weights_that_it_had(plan, start):
     assert state.best_score == max(scores)
     assert state.best_epoch == 1 + scores.index(max(scores))
     assert [record["best_epoch"] for record in seen.of("epoch")][-1] == state.best_epoch
-    kept = load_model(chosen.output_dir / BEST_FOLDER)
+    kept = load_model(chosen.output_dir / BEST_DIRECTORY)
     until_best = chosen.model_copy(
         update={
             "output_dir": chosen.output_dir.with_name("again"),

@@ -14,7 +14,7 @@ from vavl.tracking.journal import Journal
 from vavl.training.report import write_report
 from vavl.training.run import prepare_run
 from vavl.training.run_data import check_plan, open_run_data
-from vavl.training.run_folder import resolved
+from vavl.training.run_directory import resolved
 from vavl.training.settings import TrainingSettings
 from vavl.training.training_result import chosen_words, end_tags, result_rows, version_tags
 from vavl.training.worker import read_outcome, train_on_worker

@@ -15,7 +15,7 @@ from vavl.tracking.run import machine_sampler
 from vavl.tracking.settings import TrackingSettings
 from vavl.training.launch import launch_training
 from vavl.training.progress import TrainingProgress
-from vavl.training.run_folder import claim_run_folder
+from vavl.training.run_directory import claim_run_directory
 from vavl.training.throughput import system_records
 from vavl.training.training_result import TrackedTraining, dataset_note, training_summary
 from vavl.training.worker import read_outcome
@@ -33,7 +33,7 @@ def tracked(
     """Train 21 steps in this process; return the run, what its end told, and its metrics in MLflow."""
     store = write_synthetic_store(tmp_path / "store", clips=110, speakers=10)
     plan = tiny_plan(tmp_path / "run", store, training={"max_epochs": 3})
-    folder = claim_run_folder(plan)
+    folder = claim_run_directory(plan)
     run = TrackedTraining(plan.output_dir, tracking)
     with run, TrainingProgress(run.journal, "validation/audio_video/accuracy"), caplog.at_level("INFO"):
         run.start(plan, plan.config_hash, folder.run_id, dataset_note(plan))

@@ -20,13 +20,13 @@ from vavl.training.checkpoint_files import LoopState
 from vavl.training.launch import launch_training
 from vavl.training.run import prepare_run
 from vavl.training.run_data import open_run_data
-from vavl.training.run_folder import claim_run_folder
+from vavl.training.run_directory import claim_run_directory
 from vavl.training.worker import conclude, read_outcome, train_on_worker
 
 
 def trained(plan, records):
     seen = records()
-    launch_training(plan, claim_run_folder(plan), seen)
+    launch_training(plan, claim_run_directory(plan), seen)
     return read_outcome(plan.output_dir), seen
 
 

@@ -14,16 +14,16 @@ import pytest
 
 from vavl.config.load import read_config
 from vavl.errors import InputError
-from vavl.training import run_folder
-from vavl.training.checkpoint import CHECKPOINTS_FOLDER
-from vavl.training.loop import BEST_FOLDER
+from vavl.training import run_directory
+from vavl.training.checkpoint import CHECKPOINTS_DIRECTORY
+from vavl.training.loop import BEST_DIRECTORY
 from vavl.training.pseudo_labels import PSEUDO_LABELS_FILE
 from vavl.training.run_data import check_run
-from vavl.training.run_folder import OUTCOME_FILE, claim_run_folder, finished_hash, resolved, run_id_at
+from vavl.training.run_directory import OUTCOME_FILE, claim_run_directory, finished_hash, resolved, run_id_at
 from vavl.training.settings import TrainingPlan
 from vavl.training.stop import STOP_FILE
 from vavl.training.storage import RunStorage
-from vavl.training.worker import PARTITIONS_FILE, PREDICTIONS_FOLDER
+from vavl.training.worker import PARTITIONS_FILE, PREDICTIONS_DIRECTORY
 
 Machine = Callable[[str], None]
 RESULTS = ("best/weights", "outcome.json", "partitions.csv", "predictions/test.parquet")
@@ -67,7 +67,7 @@ def at(plan: TrainingPlan, name: str) -> dict:
 
 
 def test_a_run_belongs_to_its_address(chosen: TrainingPlan, tmp_path: Path) -> None:
-    folder = claim_run_folder(chosen)
+    folder = claim_run_directory(chosen)
     assert not folder.is_resumed
     assert folder.path.parent == tmp_path / "first/runs"
     assert folder.path.name.startswith("my_run-")
@@ -78,7 +78,7 @@ def test_a_run_belongs_to_its_address(chosen: TrainingPlan, tmp_path: Path) -> N
 
 
 def test_another_machine_resumes_with_what_was_published(chosen: TrainingPlan, machine: Machine) -> None:
-    first = claim_run_folder(chosen)
+    first = claim_run_directory(chosen)
     (first.path / "journal.jsonl").write_text("one\n")
     with first.publishing():
         (first.path / "pages").mkdir()
@@ -87,7 +87,7 @@ def test_another_machine_resumes_with_what_was_published(chosen: TrainingPlan, m
         (first.path / ".half.partial").write_text("half")
     leave_results(chosen)
     machine("second")
-    again = claim_run_folder(chosen)
+    again = claim_run_directory(chosen)
     assert again.is_resumed
     assert again.run_id == first.run_id
     assert again.path != first.path
@@ -97,31 +97,31 @@ def test_another_machine_resumes_with_what_was_published(chosen: TrainingPlan, m
 
 
 def test_the_last_machine_to_publish_keeps_what_it_has(chosen: TrainingPlan, machine: Machine) -> None:
-    first = claim_run_folder(chosen)
+    first = claim_run_directory(chosen)
     (first.path / "journal.jsonl").write_text("not published before the kill\n")
-    assert claim_run_folder(chosen).path == first.path
+    assert claim_run_directory(chosen).path == first.path
     assert (first.path / "journal.jsonl").exists()
     machine("second")
-    second = claim_run_folder(chosen)
+    second = claim_run_directory(chosen)
     with second.publishing():
         (second.path / "journal.jsonl").write_text("newer\n")
     machine("first")
-    assert claim_run_folder(chosen).is_resumed
+    assert claim_run_directory(chosen).is_resumed
     assert (first.path / "journal.jsonl").read_text() == "newer\n"
 
 
 def test_a_run_that_was_removed_from_its_address_begins_anew(chosen: TrainingPlan) -> None:
-    first = claim_run_folder(chosen)
+    first = claim_run_directory(chosen)
     for name in RunStorage(chosen.output_dir).tree():
         RunStorage(chosen.output_dir).remove(name)
-    again = claim_run_folder(chosen)
+    again = claim_run_directory(chosen)
     assert not again.is_resumed
     assert again.run_id != first.run_id
 
 
 @pytest.mark.parametrize("where", ["first", "second"])
 def test_another_run_puts_the_earlier_one_aside(chosen: TrainingPlan, machine: Machine, where: str) -> None:
-    first = claim_run_folder(chosen)
+    first = claim_run_directory(chosen)
     storage = leave_results(chosen)
     storage.write("earlier/former/outcome.json", b"{}")
     (first.path / "summary.json").write_text("{}")
@@ -130,7 +130,7 @@ def test_another_run_puts_the_earlier_one_aside(chosen: TrainingPlan, machine: M
     assert finished_hash(first.path) == chosen.config_hash
     assert at(chosen, "run.json")["state"] == "finished"
     machine(where)
-    again = claim_run_folder(changed(chosen, seed=5))
+    again = claim_run_directory(changed(chosen, seed=5))
     assert not again.is_resumed
     aside = f"earlier/{first.run_id}"
     kept = {f"{aside}/{name}" for name in (*RESULTS, "config.yaml", "run.json", "summary.json")}
@@ -143,7 +143,7 @@ def test_another_run_puts_the_earlier_one_aside(chosen: TrainingPlan, machine: M
 def test_a_move_aside_that_was_interrupted_is_continued(
     chosen: TrainingPlan, machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = claim_run_folder(chosen)
+    first = claim_run_directory(chosen)
     storage = leave_results(chosen)
     moved: list[str] = []
 
@@ -157,17 +157,17 @@ def test_a_move_aside_that_was_interrupted_is_continued(
     with monkeypatch.context() as patch:
         patch.setattr(RunStorage, "move", killed)
         with pytest.raises(KeyboardInterrupt):
-            claim_run_folder(changed(chosen, resume="never"))
+            claim_run_directory(changed(chosen, resume="never"))
     assert "run.json" not in moved
     machine("second")
-    claim_run_folder(changed(chosen, resume="never"))
+    claim_run_directory(changed(chosen, resume="never"))
     assert set(storage.tree(f"earlier/{first.run_id}")) >= {"run.json", "outcome.json", "best/weights"}
 
 
 def test_what_changes_is_published_while_the_run_works(chosen: TrainingPlan, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run_folder, "_PAUSE_SECONDS", 0.05)
-    monkeypatch.setattr(run_folder, "_LEAST_PAUSE_PER_SECOND", 0)
-    folder = claim_run_folder(chosen)
+    monkeypatch.setattr(run_directory, "_PAUSE_SECONDS", 0.05)
+    monkeypatch.setattr(run_directory, "_LEAST_PAUSE_PER_SECOND", 0)
+    folder = claim_run_directory(chosen)
     storage = RunStorage(chosen.output_dir)
 
     def work() -> None:
@@ -187,8 +187,8 @@ def test_what_changes_is_published_while_the_run_works(chosen: TrainingPlan, mon
 def test_storage_that_is_away_stops_no_run(
     chosen: TrainingPlan, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(run_folder, "_PAUSE_SECONDS", 0.02)
-    folder = claim_run_folder(chosen)
+    monkeypatch.setattr(run_directory, "_PAUSE_SECONDS", 0.02)
+    folder = claim_run_directory(chosen)
     away = InputError("s3://runs", "", "cannot be written", "wait")
 
     def fail(*_: object) -> None:
@@ -206,14 +206,14 @@ def test_storage_that_is_away_stops_no_run(
             work()
     assert caplog.text.count("keeps what cannot be published now") == 1
     # The next start on this machine has it all.
-    assert claim_run_folder(chosen).is_resumed
+    assert claim_run_directory(chosen).is_resumed
     assert (folder.path / "journal.jsonl").exists()
 
 
 def test_the_state_of_the_replay_never_counts_records_that_the_published_journal_lacks(
     chosen: TrainingPlan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = claim_run_folder(chosen)
+    folder = claim_run_directory(chosen)
     journal, state = folder.path / "journal.jsonl", folder.path / "journal.jsonl.replayed.json"
     journal.write_text("1")
     state.write_text("1")
@@ -232,7 +232,7 @@ def test_the_state_of_the_replay_never_counts_records_that_the_published_journal
 
 
 def test_results_are_collected_and_replace_older_ones(chosen: TrainingPlan) -> None:
-    folder = claim_run_folder(chosen)
+    folder = claim_run_directory(chosen)
     storage = leave_results(chosen)
     (folder.path / "best").mkdir()
     (folder.path / "best/former").write_text("of an earlier attempt")
@@ -247,18 +247,18 @@ def test_results_are_collected_and_replace_older_ones(chosen: TrainingPlan) -> N
 
 
 def test_the_names_are_those_of_the_workers() -> None:
-    assert set(run_folder.RESULTS) == {
-        BEST_FOLDER,
+    assert set(run_directory.RESULTS) == {
+        BEST_DIRECTORY,
         OUTCOME_FILE,
         PARTITIONS_FILE,
-        PREDICTIONS_FOLDER,
+        PREDICTIONS_DIRECTORY,
         PSEUDO_LABELS_FILE,
     }
-    assert set(run_folder._WORK) == {CHECKPOINTS_FOLDER, STOP_FILE}
+    assert set(run_directory._WORK) == {CHECKPOINTS_DIRECTORY, STOP_FILE}
 
 
 def test_a_directory_needs_no_copy(plan: Callable[..., TrainingPlan]) -> None:
-    folder = claim_run_folder(plan())
+    folder = claim_run_directory(plan())
     assert (folder.path, folder.is_resumed) == (plan().output_dir, False)
     with folder.publishing():
         folder.collect()

@@ -28,7 +28,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from vavl.config.files import make_folder, read_json, write_json
+from vavl.config.files import make_directory, read_json, write_json
 from vavl.config.load import save_config
 from vavl.config.places import CACHE_VARIABLE
 from vavl.errors import ConfigError, InputError, VavlError
@@ -39,7 +39,7 @@ from vavl.training.settings import TrainingPlan
 from vavl.training.storage import RunStorage
 
 RUN_FILE = "run.json"
-EARLIER_FOLDER = "earlier"
+EARLIER_DIRECTORY = "earlier"
 OUTCOME_FILE = "outcome.json"
 RESULTS = ("best", OUTCOME_FILE, "partitions.csv", "predictions", "pseudo_labels.parquet")
 """What the workers leave for people; they write it to the address themselves."""
@@ -55,8 +55,8 @@ Plan = TypeVar("Plan", bound=TrainingPlan)
 _log = logging.getLogger(__name__)
 
 
-class RunFolder:
-    """An output directory that belongs to one run; ``claim_run_folder`` makes it.
+class RunDirectory:
+    """An output directory that belongs to one run; ``claim_run_directory`` makes it.
 
     Args:
         output_dir: a directory, or an address.
@@ -78,9 +78,9 @@ class RunFolder:
             address = str(output_dir)
             name = _NOT_IN_NAMES.sub("_", address.rstrip("/").rpartition("/")[2])
             digest = hashlib.sha256(address.encode()).hexdigest()[:12]
-            self.path = make_folder(run_cache_directory() / f"{name}-{digest}", setting=CACHE_VARIABLE)
+            self.path = make_directory(run_cache_directory() / f"{name}-{digest}", setting=CACHE_VARIABLE)
         else:
-            self.path = make_folder(Path(output_dir))
+            self.path = make_directory(Path(output_dir))
 
     def refresh(self) -> None:
         """Fetch the driver's files from an address, unless this machine was the last to publish."""
@@ -91,7 +91,7 @@ class RunFolder:
         if revision is not None and revision == (here or {}).get("revision"):
             return
         for item in self.path.iterdir():
-            if item.name != EARLIER_FOLDER:
+            if item.name != EARLIER_DIRECTORY:
                 shutil.rmtree(item) if item.is_dir() else item.unlink()
         if there is not None:
             self.storage.fetch(self._published(without=(*RESULTS, *_WORK)), self.path)
@@ -103,7 +103,7 @@ class RunFolder:
                 self.storage.remove(name)
             # run.json goes last: what was interrupted is continued by the next start.
             for name in sorted(self._published(), key=lambda name: (name == RUN_FILE, name)):
-                self.storage.move(name, f"{EARLIER_FOLDER}/{run_id}/{name}")
+                self.storage.move(name, f"{EARLIER_DIRECTORY}/{run_id}/{name}")
         put_aside(self.path, run_id)
 
     def begin(self, plan: TrainingPlan) -> None:
@@ -123,10 +123,10 @@ class RunFolder:
         changed = sorted(name for name, mark in marks.items() if self._sent.get(name) != mark)
         if not changed:
             return
-        with tempfile.TemporaryDirectory(prefix="vavl-publish-") as folder:
+        with tempfile.TemporaryDirectory(prefix="vavl-publish-") as directory:
             # journal.jsonl.replayed.json says how far the journal was replayed: it is copied before the journal
             # and sent after it, so that it never counts records that the other one lacks.
-            copies = {name: Path(folder, name.replace("/", "__")) for name in changed if name != RUN_FILE}
+            copies = {name: Path(directory, name.replace("/", "__")) for name in changed if name != RUN_FILE}
             for name, copied in reversed(copies.items()):
                 shutil.copyfile(self.path / name, copied)
             for name, copied in copies.items():
@@ -194,7 +194,7 @@ class RunFolder:
         return [
             name.as_posix()
             for name in names
-            if name.parts[0] not in (*RESULTS, EARLIER_FOLDER)
+            if name.parts[0] not in (*RESULTS, EARLIER_DIRECTORY)
             and not name.name.startswith(".")
             # The locks of tracking are empty.
             and (self.path / name).stat().st_size
@@ -206,13 +206,13 @@ class RunFolder:
 
     def _published(self, without: tuple[str, ...] = ()) -> list[str]:
         """Return the files of the current run at the address, but for some names at the top."""
-        kept = (*without, EARLIER_FOLDER, LOCK_FILE)
+        kept = (*without, EARLIER_DIRECTORY, LOCK_FILE)
         top = [name for name in self.storage.directories() if name not in kept]
         below = [f"{name}/{file}" for name in top for file in self.storage.tree(name)]
         return [*(name for name in self.storage.files() if name not in kept), *below]
 
 
-def claim_run_folder(plan: TrainingPlan) -> RunFolder:
+def claim_run_directory(plan: TrainingPlan) -> RunDirectory:
     """Resume the unfinished run of the directory or address, or make way for a new one.
 
     With ``training.resume: auto`` an unfinished run of the same configuration is resumed. Anything
@@ -221,21 +221,21 @@ def claim_run_folder(plan: TrainingPlan) -> RunFolder:
     Raises:
         InputError: the directory or the address cannot be written.
     """
-    folder = RunFolder(plan.output_dir)
-    folder.refresh()
-    earlier = read_record(RunStorage(folder.path))
+    directory = RunDirectory(plan.output_dir)
+    directory.refresh()
+    earlier = read_record(RunStorage(directory.path))
     if earlier is not None:
         if _is_continued(earlier, plan):
             _log.info("resuming run %s in %s", earlier["run_id"], plan.output_dir)
-            folder.run_id, folder.is_resumed = earlier["run_id"], True
-            return folder
-        folder.put_aside(earlier["run_id"])
+            directory.run_id, directory.is_resumed = earlier["run_id"], True
+            return directory
+        directory.put_aside(earlier["run_id"])
         is_finished = earlier["state"] == "finished"
         reason = "is finished" if is_finished else "is not resumed (resume=never or other settings)"
-        kept = f"{plan.output_dir}/{EARLIER_FOLDER}/{earlier['run_id']}"
+        kept = f"{plan.output_dir}/{EARLIER_DIRECTORY}/{earlier['run_id']}"
         _log.info("run %s %s; it is kept in %s", earlier["run_id"], reason, kept)
-    folder.begin(plan)
-    return folder
+    directory.begin(plan)
+    return directory
 
 
 def resolved(plan: Plan) -> Plan:
@@ -303,9 +303,9 @@ def run_id_at(output_dir: Path | str) -> str | None:
     return None if record is None else str(record["run_id"])
 
 
-def finished_hash(folder: Path) -> str | None:
-    """Return the configuration hash of the finished run in ``folder``, None where there is none."""
-    record = read_record(RunStorage(folder))
+def finished_hash(directory: Path) -> str | None:
+    """Return the configuration hash of the finished run in ``directory``, None where there is none."""
+    record = read_record(RunStorage(directory))
     return str(record["config_hash"]) if record is not None and record["state"] == "finished" else None
 
 
@@ -321,11 +321,11 @@ def _is_continued(earlier: Mapping[str, Any] | None, plan: TrainingPlan) -> bool
     return bool(earlier["state"] == "running" and plan.training.resume == "auto")
 
 
-def put_aside(folder: Path, run_id: str) -> None:
-    """Move what ``folder`` holds of a run to ``earlier/<run id>`` in it."""
-    place = make_folder(folder / EARLIER_FOLDER / run_id)
-    for item in sorted(folder.iterdir()):
-        if item.name not in (EARLIER_FOLDER, LOCK_FILE):
+def put_aside(directory: Path, run_id: str) -> None:
+    """Move what ``directory`` holds of a run to ``earlier/<run id>`` in it."""
+    place = make_directory(directory / EARLIER_DIRECTORY / run_id)
+    for item in sorted(directory.iterdir()):
+        if item.name not in (EARLIER_DIRECTORY, LOCK_FILE):
             shutil.move(item, place / item.name)
 
 

@@ -12,7 +12,7 @@ from copied_store import copy_store, relabelled_copy
 from vavl.config.load import read_config
 from vavl.errors import InputError
 from vavl.store.store_versions import push_store
-from vavl.training.run_folder import claim_run_folder, finished_hash, resolved
+from vavl.training.run_directory import claim_run_directory, finished_hash, resolved
 from vavl.training.settings import TrainingPlan
 
 
@@ -22,7 +22,7 @@ def state(plan) -> dict:
 
 def test_a_new_folder_belongs_to_a_new_run(plan):
     chosen = plan()
-    folder = claim_run_folder(chosen)
+    folder = claim_run_directory(chosen)
     assert not folder.is_resumed
     assert state(chosen) == {
         "run_id": folder.run_id, "config_hash": chosen.config_hash, "state": "running", "store": str(chosen.data.store),
@@ -32,9 +32,9 @@ def test_a_new_folder_belongs_to_a_new_run(plan):
 
 def test_an_unfinished_run_is_continued(plan):
     chosen = plan()
-    first = claim_run_folder(chosen)
+    first = claim_run_directory(chosen)
     (chosen.output_dir / "half.txt").write_text("done")
-    again = claim_run_folder(chosen)
+    again = claim_run_directory(chosen)
     assert again.is_resumed
     assert again.run_id == first.run_id
     assert (chosen.output_dir / "half.txt").exists()
@@ -43,7 +43,7 @@ def test_an_unfinished_run_is_continued(plan):
 @pytest.mark.parametrize("why", ["finished", "never", "settings"])
 def test_another_run_puts_the_earlier_one_aside(plan, why):
     chosen = plan()
-    first = claim_run_folder(chosen)
+    first = claim_run_directory(chosen)
     (chosen.output_dir / "result.txt").write_text("kept")
     match why:
         case "finished":
@@ -52,14 +52,14 @@ def test_another_run_puts_the_earlier_one_aside(plan, why):
             chosen = plan(training={"resume": "never"})
         case "settings":
             chosen = plan(training={"seed": 5})
-    again = claim_run_folder(chosen)
+    again = claim_run_directory(chosen)
     assert not again.is_resumed
     assert again.run_id != first.run_id
     kept = chosen.output_dir / "earlier" / first.run_id
     assert (kept / "result.txt").read_text() == "kept"
     assert json.loads((kept / "run.json").read_text())["run_id"] == first.run_id
     assert not (chosen.output_dir / "result.txt").exists()
-    third = claim_run_folder(plan(training={"seed": 7}))
+    third = claim_run_directory(plan(training={"seed": 7}))
     earlier = sorted(path.name for path in (chosen.output_dir / "earlier").iterdir())
     assert earlier == sorted([first.run_id, again.run_id])
     assert third.run_id not in earlier
@@ -68,7 +68,7 @@ def test_another_run_puts_the_earlier_one_aside(plan, why):
 def test_a_place_that_cannot_be_written_is_refused(plan, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot be written"):
-        claim_run_folder(plan().model_copy(update={"output_dir": tmp_path / "file" / "run"}))
+        claim_run_directory(plan().model_copy(update={"output_dir": tmp_path / "file" / "run"}))
 
 
 @pytest.mark.parametrize(
@@ -86,10 +86,10 @@ def test_a_place_that_cannot_be_written_is_refused(plan, tmp_path):
 )
 def test_a_run_file_that_says_nothing_usable_is_refused_and_nothing_is_moved(plan, changes, field):
     chosen = plan()
-    claim_run_folder(chosen)
+    claim_run_directory(chosen)
     (chosen.output_dir / "run.json").write_text(json.dumps({**state(chosen), **changes}))
     before = sorted(chosen.output_dir.rglob("*"))
-    for use in (resolved, claim_run_folder, lambda plan: finished_hash(plan.output_dir)):
+    for use in (resolved, claim_run_directory, lambda plan: finished_hash(plan.output_dir)):
         with pytest.raises(InputError) as refused:
             use(chosen)
         assert refused.value.file == str(chosen.output_dir / "run.json")
@@ -104,7 +104,7 @@ def test_a_run_file_of_another_form_is_refused(plan, content):
     chosen.output_dir.mkdir(parents=True)
     (chosen.output_dir / "run.json").write_text(content)
     with pytest.raises(InputError, match=r"run\.json: "):
-        claim_run_folder(chosen)
+        claim_run_directory(chosen)
 
 
 NOON = dt.datetime(2026, 3, 1, 12, tzinfo=dt.UTC)
@@ -130,7 +130,7 @@ def test_the_latest_store_is_looked_up_once_for_a_run(plan, pushed, tmp_path):
     pinned = resolved(chosen)
     assert pinned.data.store == f"{base}@{versions[0]}"
     assert pinned.config_hash == chosen.config_hash
-    first = claim_run_folder(pinned)
+    first = claim_run_directory(pinned)
     assert state(pinned)["store"] == pinned.data.store
     assert read_config(TrainingPlan, pinned.output_dir / "config.yaml").data.store == pinned.data.store
     push_newer(tmp_path, versions)
@@ -143,5 +143,5 @@ def test_the_latest_store_is_looked_up_once_for_a_run(plan, pushed, tmp_path):
 
 def test_a_store_without_version_stays_as_it_is(plan):
     chosen = plan()
-    claim_run_folder(chosen)
+    claim_run_directory(chosen)
     assert resolved(chosen) == chosen
