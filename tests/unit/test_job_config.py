@@ -107,7 +107,7 @@ def nested(key, value):
 
 
 FORMER_DEMO = [
-    "data.augmentation={}",
+    "data.augmentation={}", "model.blocks=conformer",
     "objectives.reconstruction.weight=1.0", "objectives.hgr.weight=0.1", "objectives.contrastive=null",
     "objectives.ladder={weight: 0.1}",
     "objectives.pseudo_label={kind: hard, weight: 0.5, threshold: 0.95, start_step: 60, ramp_steps: 60}",
