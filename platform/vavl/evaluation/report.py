@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from vavl.data.normalization import NORMALIZED_BY
 from vavl.evaluation.evaluation import Evaluation, chance_and_majority
 from vavl.evaluation.plots import DegradedScore, Measure, degraded_figure, speakers_figure, values_figure
-from vavl.evaluation.scores import ConditionScores, LengthScores
+from vavl.evaluation.scores import LengthScores
 from vavl.features import SpeakerNormalisation
 from vavl.metrics.paired import Interval
 from vavl.metrics.scores import CALIBRATION_BINS, ClassScore
@@ -97,7 +97,12 @@ def write_report(evaluation: Evaluation, resolved: ResolvedModel, test_evaluatio
     clips, task = evaluation.clips, evaluation.model.description.task
     manifest, whole = clips.collection.manifest, evaluation.whole.scores
     is_classes = isinstance(task, ClassTask)
-    first = next(iter(whole.values()))
+    first, nothing = next(iter(whole.values())), float("nan")
+    failures = [
+        f"{one.degradation.title}: {len(one.failed)} clips could not be read, e.g. {next(iter(one.failed.values()))}"
+        for one in evaluation.degraded
+        if one.failed and one.degradation
+    ]
     report = EvaluationReport(
         model=f"Evaluation of {resolved.title}",
         corpus=manifest.corpus,
@@ -106,7 +111,12 @@ def write_report(evaluation: Evaluation, resolved: ResolvedModel, test_evaluatio
         label_target=manifest.target,
         measure=evaluation.main_measure,
         is_share=is_classes,
-        scores={condition: _intervals(scores) for condition, scores in whole.items()},
+        scores={
+            condition: {
+                name: one.intervals.get(name, Interval(value, nothing, nothing)) for name, value in one.metrics.items()
+            }
+            for condition, one in whole.items()
+        },
         outputs=task.classes if isinstance(task, ClassTask) else task.attributes,
         confusion={name: one.confusion for name, one in whole.items() if one.confusion is not None},
         reliability={
@@ -127,7 +137,7 @@ def write_report(evaluation: Evaluation, resolved: ResolvedModel, test_evaluatio
         not_measured=evaluation.not_measured,
         references=references(evaluation),
         warnings=evaluation.standing.warnings,
-        notes=[*evaluation.standing.notes, *_failures(evaluation), *([test_evaluations] if test_evaluations else [])],
+        notes=[*evaluation.standing.notes, *failures, *([test_evaluations] if test_evaluations else [])],
         origin=_origin(evaluation),
         facts=_facts(evaluation, resolved),
         speaker_normalisation=evaluation.model.description.speaker_normalisation,
@@ -235,13 +245,6 @@ def references(evaluation: Evaluation) -> list[ReferenceScore]:
     ]
 
 
-def _intervals(scores: ConditionScores) -> dict[str, Interval]:
-    nothing = float("nan")
-    return {
-        name: scores.intervals.get(name, Interval(value, nothing, nothing)) for name, value in scores.metrics.items()
-    }
-
-
 def _counted(evaluation: Evaluation) -> Iterator[tuple[str, tuple[Any, Any]]]:
     """Yield by condition what is predicted of whole inputs, and the truth."""
     predictions = evaluation.whole.predictions
@@ -258,14 +261,6 @@ def _degraded(evaluation: Evaluation) -> Iterator[DegradedScore]:
         for condition, scores in measured.scores.items():
             score, change = scores.intervals[evaluation.main_measure], measured.differences.get(condition, nothing)
             yield DegradedScore(kind, level, condition, score, change, int(scores.metrics["clips"]))
-
-
-def _failures(evaluation: Evaluation) -> Iterator[str]:
-    for measured in evaluation.degraded:
-        if measured.failed:
-            assert measured.degradation is not None
-            reason = next(iter(measured.failed.values()))
-            yield f"{measured.degradation.title}: {len(measured.failed)} clips could not be read, e.g. {reason}"
 
 
 def _origin(evaluation: Evaluation) -> Mapping[str, Any]:

@@ -64,7 +64,10 @@ def scores_by_condition(
         counts = predictions.counts[condition]
         if counts.any():
             predicted, target = predictions.predicted[condition][counts], predictions.target[counts]
-            _check_finite(condition, predicted)
+            if bad := int((~np.isfinite(predicted).all(axis=-1)).sum()):
+                problem = f"the prediction of {bad} of {len(predicted)} clips is not finite"
+                fix = "look at the features of the store: python jobs/audit_corpus.py STORE"
+                raise InputError("model", condition, problem, fix)
             own = speakers[counts]
             names = np.unique(own)
             intervals = {
@@ -126,14 +129,6 @@ def _sums(
     predicted: NDArray[np.float64], target: NDArray[np.float64], speakers: NDArray[np.str_], measure: SummedScore
 ) -> SpeakerSums:
     return gather({(0, 0): sums_of_speakers(measure, predicted, target, speakers)})
-
-
-def _check_finite(condition: str, predicted: NDArray[np.float64]) -> None:
-    bad = int((~np.isfinite(predicted).all(axis=-1)).sum())
-    if bad:
-        problem = f"the prediction of {bad} of {len(predicted)} clips is not finite"
-        fix = "look at the features of the store: python jobs/audit_corpus.py STORE"
-        raise InputError("model", condition, problem, fix)
 
 
 @dataclass(frozen=True)

@@ -283,10 +283,8 @@ def run_id_of(directory: Path) -> str:
 
 def log_grid(comparison: ComparisonPlan, grid: Grid) -> None:
     """Log what is going to be compared: the grid, its number of runs, what is there already, what is left out."""
-    values: dict[str, Sequence[float]] = {
-        "labeled fractions": comparison.labelled_fractions, "unpaired shares": comparison.unpaired_shares,
-        "folds": comparison.folds, "seeds": comparison.seeds,
-    }  # fmt: skip
+    titles = ("labeled fractions", "unpaired shares", "folds", "seeds")
+    values = (comparison.labelled_fractions, comparison.unpaired_shares, comparison.folds, comparison.seeds)
     forced = ", ".join(f"{key}={value}" for key, value in SINGLE_PROCESS.items())
     left_out: dict[str, None] = {}  # in order, each once
     for cell, reason in grid.left_out:
@@ -295,7 +293,9 @@ def log_grid(comparison: ComparisonPlan, grid: Grid) -> None:
         left_out[f"left out: {name}, {place}: {reason}"] = None
     for line in (
         f"objective sets: {', '.join(comparison.objective_sets)} (reference {comparison.reference_set})",
-        " x ".join(f"{title} {'/'.join(f'{one:g}' for one in ones)}" for title, ones in values.items()),
+        " x ".join(
+            f"{title} {'/'.join(f'{one:g}' for one in ones)}" for title, ones in zip(titles, values, strict=True)
+        ),
         f"measured on {comparison.split}; every run is forced to: {forced}",
         _amount(grid),
         *left_out,

@@ -151,11 +151,6 @@ class TrialLog:
             self.journal.append("artifact", path=OUTCOME_FILE, artifact_path=None)
         self.journal.append("run_end", status=_STATUSES[state], metrics=best_scores(metrics))
 
-    @property
-    def has_ended(self) -> bool:
-        """True when the journal holds the end of the trial."""
-        return any(record.kind == "run_end" for record in self.journal.read())
-
 
 @dataclass(frozen=True)
 class TrialLogs:
@@ -230,7 +225,7 @@ class ParentRun(TrackedRun):
         log = self.logs.of(trial.name, {})
         if not log.journal.path.exists():
             return  # its process died before anything was written
-        if end.state == "failed" and not log.has_ended:
+        if end.state == "failed" and log.journal.end() is None:
             log.end("failed", {})  # its process died
         self._replayer.add(log.journal.path)
 
@@ -244,10 +239,9 @@ class ParentRun(TrackedRun):
         if not any(record.payload.get("name") == self._model_name for record in records):
             outcome, ended = read_outcome(directory), records[-1].time if records else None
             # The scores that the run has already, at the time that they have there: each is kept once.
-            journal.append(
-                "model", at=ended, folder=BEST_DIRECTORY, name=self._model_name,
-                tags={**version_tags(outcome), **tags}, metrics=best_scores(outcome["metrics"]),
-            )  # fmt: skip
+            scores, all_tags = best_scores(outcome["metrics"]), {**version_tags(outcome), **tags}
+            note = {"folder": BEST_DIRECTORY, "name": self._model_name, "tags": all_tags, "metrics": scores}
+            journal.append("model", at=ended, **note)
         return self._replayer.add(journal.path)
 
     def finish(self, metrics: Mapping[str, float], artifacts: Iterable[Path]) -> dict[str, Any]:

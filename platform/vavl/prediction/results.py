@@ -41,11 +41,10 @@ def result_table(result: PredictionResult) -> pa.Table:
     joined = plan.found.table(plan.keys).join(result.rows, "key", join_type="inner")
     ordered = joined.sort_by([("place", "ascending"), ("rank", "ascending")])
     ordered = ordered.append_column("out_of_distribution", pc.greater(ordered["distance"], 1.0))
-    return ordered.select(
-        ["clip_id", "corpus", "speaker", "split", "condition", "label", *value_columns(plan.model.task), "error",
-         "audio_seconds", "video_seconds", "audio_path", "video_path",
-         "out_of_distribution", "distance", "warning", "start_s", "end_s", *FACE_COLUMNS]
-    )  # fmt: skip
+    first = ("clip_id", "corpus", "speaker", "split", "condition", "label", *value_columns(plan.model.task), "error")
+    media = ("audio_seconds", "video_seconds", "audio_path", "video_path")
+    rest = ("out_of_distribution", "distance", "warning", "start_s", "end_s")
+    return ordered.select([*first, *media, *rest, *FACE_COLUMNS])
 
 
 def write_results(result: PredictionResult, table: pa.Table) -> dict[str, str]:
@@ -79,6 +78,9 @@ def prediction_summary(
     predicted = len(pc.unique(answered["clip_id"]))
     one_side = len(pc.unique(answered.filter(pc.is_valid(answered["error"]))["clip_id"]))
     is_attributes = isinstance(result.plan.model.task, AttributeTask)
+    # Numbers stand in brackets behind what is unusual.
+    given = (text for text in answered["warning"].to_pylist() if text)
+    warned = Counter(warning.partition(" (")[0] for text in given for warning in text.split("; "))
     return {
         "input": result.plan.found.kind,
         "clips": clips,
@@ -100,17 +102,10 @@ def prediction_summary(
         "clips_per_second": round(result.worked_on / max(result.seconds, 1e-6), 3),
         "unavailable": dict(result.plan.unavailable),
         "left_out": dict(result.plan.found.left_out),
-        **({"warned": warned} if (warned := _warnings_by_reason(answered)) else {}),
+        **({"warned": dict(warned.most_common(_MOST_REASONS))} if warned else {}),
         "model": {**model, "hash": result.plan.model_hash},
         "files": dict(files),
     }
-
-
-def _warnings_by_reason(rows: pa.Table) -> dict[str, int]:
-    # Numbers stand in brackets behind what is unusual.
-    given = (text for text in rows["warning"].to_pylist() if text)
-    reasons = Counter(warning.partition(" (")[0] for text in given for warning in text.split("; "))
-    return dict(reasons.most_common(_MOST_REASONS))
 
 
 def failures_by_reason(result: PredictionResult) -> dict[str, int]:
@@ -128,7 +123,7 @@ def summary_rows(summary: Mapping[str, Any]) -> list[tuple[str, Any]]:
     rows: list[tuple[str, Any]] = [
         ("clips", "{clips}: {predicted} predicted, {failed} not, {one_side} by one modality alone".format(**summary)),
         ("this time", "{worked_on} in {seconds} s, {clips_per_second} per second; {kept} kept".format(**summary)),
-    ]  # fmt: skip
+    ]
     for condition, counts in summary.get("labels", {}).items():
         rows.append((condition, ", ".join(f"{label} {count}" for label, count in counts.items())))
     for condition, means in summary.get("attributes", {}).items():

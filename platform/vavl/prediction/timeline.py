@@ -59,33 +59,22 @@ def clip_course(model: SavedModel, sides: Mapping[str, Side], settings: Timeline
     if not moving:
         problem = "the features of this model are one frame for a whole clip, so nothing moves"
         raise InputError("timeline", "", problem, "use timeline=false, or a model of features with frames")
-    seconds = max(_end_s(side) for side in moving.values())
+    # The end of a modality is that of the file, or of its last frame.
+    steps = {name: float(np.median(np.diff(side.frame_times))) for name, side in moving.items()}
+    ends = (max(side.seconds or 0.0, float(side.frame_times[-1]) + steps[name] / 2) for name, side in moving.items())
+    seconds = max(ends)
     times = np.linspace(0, seconds, max(2, round(seconds / settings.hop_s) + 1))
-    conditions = [name for name in CONDITIONS if _allows(model, moving, name)]
-    values = {
-        name: _values(model, [_cut(moving, name, time, seconds, settings.window_s) for time in times], batch_size)
-        for name in conditions
-    }
-    whole = {name: model.predict([_features(moving, name)])[0] for name in conditions}
+    trained = [name for name in CONDITIONS if name != AUDIO_VIDEO or model.description.fusion_trained]
+    values, whole = {}, {}
+    for name in (name for name in trained if all(modality in moving for modality in MODALITIES_OF[name])):
+        seen = [_cut(moving, name, time, seconds, settings.window_s) for time in times]
+        values[name] = _values(model, seen, batch_size)
+        features = ClipFeatures(**{modality: moving[modality].values for modality in MODALITIES_OF[name]})
+        whole[name] = model.predict([features])[0]
     names = model.classes or tuple(next(iter(whole.values())).attributes)
     still = sorted(set(sides) - set(moving))
     note = f"{' and '.join(still)}: one frame for the whole clip, left out" if still else ""
     return Course(times, values, whole, names, bool(model.classes), seconds, note)
-
-
-def _end_s(side: Side) -> float:
-    """Return the end of a modality: that of the file, or of its last frame."""
-    step = float(np.median(np.diff(side.frame_times)))
-    return max(side.seconds or 0.0, float(side.frame_times[-1]) + step / 2)
-
-
-def _allows(model: SavedModel, sides: Mapping[str, Side], condition: str) -> bool:
-    is_trained = condition != AUDIO_VIDEO or model.description.fusion_trained
-    return is_trained and all(name in sides for name in MODALITIES_OF[condition])
-
-
-def _features(sides: Mapping[str, Side], condition: str) -> ClipFeatures:
-    return ClipFeatures(**{name: sides[name].values for name in MODALITIES_OF[condition]})
 
 
 def _cut(

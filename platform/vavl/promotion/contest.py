@@ -132,12 +132,10 @@ class _Contest:
         metric = self.rule.metric_of(condition) or next(iter(self.measures))
         measured = self.measured(condition, metric) if clips and self._can(condition) else None
         threshold = self._threshold(condition)
-        holds, reason = (
-            (None, "shown, not asked") if threshold is None else self._decided(condition, measured, threshold, speakers)
-        )
-        return ConditionVerdict(
-            condition, metric, clips, speakers, self.rule.confidence_of(condition), measured, threshold, holds, reason
-        )  # fmt: skip
+        level, holds, reason = self.rule.confidence_of(condition), None, "shown, not asked"
+        if threshold is not None:
+            holds, reason = self._decided(condition, measured, threshold, speakers)
+        return ConditionVerdict(condition, metric, clips, speakers, level, measured, threshold, holds, reason)
 
     def measured(self, condition: str, metric: str) -> Difference:
         """Return the scores of both and their difference; against the constant answer where no champion can."""
@@ -273,17 +271,16 @@ def predict_same_clips(models: Mapping[str, SavedModel], clips: SameClips) -> di
 
 
 def _check_tasks(descriptions: Mapping[str, ModelDescription]) -> None:
-    (first, one), *others = ((title, _outputs(entry)) for title, entry in descriptions.items())
+    tasks = {title: entry.task for title, entry in descriptions.items()}
+    (first, one), *others = (
+        (title, frozenset(task.classes if isinstance(task, ClassTask) else task.attributes))
+        for title, task in tasks.items()
+    )
     for title, outputs in others:
         if outputs != one:
             problem = f"predicts {', '.join(sorted(outputs))}; {first} predicts {', '.join(sorted(one))}"
             fix = "register models of other classes or attributes under another name"
             raise InputError(title, "task", problem, fix)
-
-
-def _outputs(description: ModelDescription) -> frozenset[str]:
-    task = description.task
-    return frozenset(task.classes if isinstance(task, ClassTask) else task.attributes)
 
 
 def _check_unseen(title: str, description: ModelDescription, clips: MeasuredClips) -> bool:

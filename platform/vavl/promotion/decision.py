@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from vavl.config.base import FrozenConfig
 from vavl.metrics.paired import Interval
-from vavl.promotion.contest import ConditionVerdict, Difference, Verdict
+from vavl.promotion.contest import Difference, Verdict
 from vavl.tracking.journal import Record
 from vavl.tracking.mlflow_writer import MlflowWriter, Point, one_line
 from vavl.tracking.run import DatasetNote, run_start, source_tags, user_name
@@ -93,7 +93,13 @@ class Decision:
             "clips": vars(self.clips) if self.clips else None,
             "is_first": verdict.is_first if verdict else None,
             "holds": verdict.holds if verdict else None,
-            "conditions": [_verdict_dict(entry) for entry in verdict.conditions] if verdict else [],
+            "conditions": [
+                {
+                    **{name: value for name, value in vars(entry).items() if name != "measured"},
+                    **(_difference_dict(entry.measured) if entry.measured else {}),
+                }
+                for entry in (verdict.conditions if verdict else ())
+            ],
             "differences": [_difference_dict(entry) for entry in verdict.differences] if verdict else [],
         }
 
@@ -109,23 +115,9 @@ class Decision:
         return text
 
 
-def _verdict_dict(entry: ConditionVerdict) -> dict[str, Any]:
-    measured = entry.measured
-    return {
-        **{name: value for name, value in vars(entry).items() if name != "measured"},
-        **(_difference_dict(measured) if measured else {}),
-    }
-
-
 def _difference_dict(entry: Difference) -> dict[str, Any]:
-    return {
-        "condition": entry.condition,
-        "metric": entry.metric,
-        "against": entry.opponent,
-        "challenger": _bounds(entry.challenger),
-        "other": _bounds(entry.other),
-        "difference": _bounds(entry.difference),
-    }
+    bounds = {name: _bounds(getattr(entry, name)) for name in ("challenger", "other", "difference")}
+    return {"condition": entry.condition, "metric": entry.metric, "against": entry.opponent, **bounds}
 
 
 def _bounds(interval: Interval) -> list[float | None]:
@@ -138,8 +130,7 @@ def _bounds(interval: Interval) -> list[float | None]:
 class PromotionRun:
     """One run; it goes to the server at once, without a journal: without a server nothing is promoted."""
 
-    client: Any  # an `MlflowClient`
-    writer: MlflowWriter  # to the same store
+    writer: MlflowWriter
     run_id: str  # in MLflow
 
     def log_verdict(self, decision: Decision, files: Iterable[Path]) -> None:
@@ -161,7 +152,7 @@ class PromotionRun:
         from mlflow.exceptions import MlflowException
 
         try:
-            self.client.set_tag(self.run_id, DECISION_TAG, decision.what)
+            self.writer.client.set_tag(self.run_id, DECISION_TAG, decision.what)
             for file in files:
                 self.writer.log_artifact(self.run_id, file, None)
             self.writer.end_run(self.run_id, "FINISHED", time.time())
@@ -181,7 +172,7 @@ class PromotionRun:
 
 
 def open_promotion_run(
-    client: Any, tracking: TrackingSettings, config: FrozenConfig, clips: ComparedClips, title: str
+    tracking: TrackingSettings, config: FrozenConfig, clips: ComparedClips, title: str
 ) -> PromotionRun:
     """Create the run of a comparison."""
     writer = MlflowWriter(tracking, tracking_place(tracking, os.environ))
@@ -191,7 +182,7 @@ def open_promotion_run(
     tags = {**source_tags(), **dataset.tags, CLIPS_TAG: clips.clips_hash, "vavl.kind": "promotion"}
     named = tracking.model_copy(update={"run_name": tracking.run_name or title})
     payload = run_start(config, named, f"promotion-{secrets.token_hex(6)}", dataset, tags)
-    return PromotionRun(client, writer, writer.open_run(Record(1, "run_start", time.time(), payload, 0), None))
+    return PromotionRun(writer, writer.open_run(Record(1, "run_start", time.time(), payload, 0), None))
 
 
 def earlier_decisions(client: Any, experiment: str, clips_hash: str) -> int:

@@ -26,7 +26,7 @@ from vavl.config.files import make_directory, write_json
 from vavl.errors import InputError, PromotionError
 from vavl.models.saved_model import SavedModel, load_model
 from vavl.promotion.contest import SameClips, check_metrics, judge, open_same_clips, predict_same_clips
-from vavl.promotion.decision import ComparedClips, Decision, PromotionRun, earlier_decisions, open_promotion_run
+from vavl.promotion.decision import ComparedClips, Decision, earlier_decisions, open_promotion_run
 from vavl.promotion.report import write_pages
 from vavl.promotion.settings import PromotionPlan
 from vavl.serving.model_address import ResolvedModel, check_store, resolve_model, told_as_ours
@@ -264,8 +264,11 @@ def promote(plan: PromotionPlan) -> Decision:
     decision = _compared(plan, aliases, contest)
     if decision.what == "already_champion":
         return decision
+    against = f"version {decision.compared_with}" if decision.compared_with else "no champion"
+    title = f"promotion: {plan.model_name} version {decision.version} against {against}"
+    assert decision.clips is not None
     with _refusals_of(plan):
-        run = _open_run(plan, aliases, decision)
+        run = open_promotion_run(plan.tracking, plan, decision.clips, title)
     decision = replace(decision, mlflow_run_id=run.run_id)
     try:
         evidence = _write_evidence(plan.output_dir, decision)
@@ -297,12 +300,10 @@ def _compared(plan: PromotionPlan, aliases: ModelAliases, contest: Contest) -> D
     """Let both predict, and apply the rule; nothing is moved."""
     challenger, champion = contest.challenger, contest.champion
     assert challenger.version is not None
+    about, now = (plan.model_name, plan.champion_alias, challenger.version), champion.version if champion else None
+    rule = plan.rule.model_dump(mode="json")
     with _refusals_of(plan):
-        decision = Decision(
-            "promoting", plan.model_name, plan.champion_alias, challenger.version,
-            champion.version if champion else None, aliases.champion(), aliases.previous(),
-            rule=plan.rule.model_dump(mode="json"),
-        )  # fmt: skip
+        decision = Decision("promoting", *about, now, aliases.champion(), aliases.previous(), rule=rule)
     if decision.champion == challenger.version:
         return replace(decision, what="already_champion", compared_with=challenger.version)
     contestants = predict_same_clips(contest.models, contest.clips)
@@ -336,22 +337,15 @@ def _decided(aliases: ModelAliases, decision: Decision) -> Decision:
     return decision
 
 
-def _open_run(plan: PromotionPlan, aliases: ModelAliases, decision: Decision) -> PromotionRun:
-    assert decision.clips is not None
-    against = f"version {decision.compared_with}" if decision.compared_with else "no champion"
-    title = f"promotion: {plan.model_name} version {decision.version} against {against}"
-    return open_promotion_run(aliases.client, plan.tracking, plan, decision.clips, title)
-
-
 def _compared_clips(plan: PromotionPlan, client: Any, clips: SameClips) -> ComparedClips:
     assert plan.data is not None
     first = clips.first
     manifest = first.collection.manifest
-    return ComparedClips(
-        manifest.corpus, manifest.protocol, first.fold, plan.data.split, str(absolute_store(plan.data.store)),
-        str(first.collection.store.content["store_hash"]), clips.hash, len(first.rows), len(set(clips.speakers)),
-        earlier_decisions(client, plan.tracking.experiment, clips.hash),
-    )  # fmt: skip
+    store = str(absolute_store(plan.data.store)), str(first.collection.store.content["store_hash"])
+    sizes = len(first.rows), len(set(clips.speakers))
+    before = earlier_decisions(client, plan.tracking.experiment, clips.hash)
+    named = manifest.corpus, manifest.protocol, first.fold, plan.data.split
+    return ComparedClips(*named, *store, clips.hash, *sizes, before)
 
 
 def _write_evidence(directory: Path, decision: Decision) -> Path:

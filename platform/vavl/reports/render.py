@@ -14,26 +14,17 @@ from vavl.metrics.paired import Interval
 _PACKAGE = Path(__file__).parents[1]
 
 
-def render_page(template: str, title: str, subtitle: str, **content: Any) -> str:
-    """Return a page; every text is escaped, a name that ``content`` lacks is an error.
-
-    ``template`` is a path below the package, e.g. ``training/report.html``, and extends ``reports/base.html``.
-    """
-    environment = Environment(
-        loader=FileSystemLoader(_PACKAGE),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters |= {"number": number, "bounds": bounds, "sentence": sentence}
-    return environment.get_template(template).render(title=title, subtitle=subtitle, **content)
-
-
 def write_page(path: Path, template: str, title: str, subtitle: str, **content: Any) -> Path:
-    """Write a page (see ``render_page``), whole or not at all, and return its path."""
-    write_text(path, render_page(template, title, subtitle, **content))
+    """Write a page, whole or not at all, and return its path.
+
+    Every text is escaped, a name that ``content`` lacks is an error. ``template`` is a path below the package, e.g.
+    ``training/report.html``, and extends ``reports/base.html``.
+    """
+    blocks: dict[str, Any] = dict.fromkeys(("trim_blocks", "lstrip_blocks", "keep_trailing_newline"), True)
+    loader = FileSystemLoader(_PACKAGE)
+    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, **blocks)
+    environment.filters |= {"number": number, "bounds": bounds, "sentence": sentence}
+    write_text(path, environment.get_template(template).render(title=title, subtitle=subtitle, **content))
     return path
 
 

@@ -62,8 +62,11 @@ class MlflowWriter:
         self.store = place.public_uri
         self._settings, self._place = settings, place
         self.client: Any = open_client(settings, place)
-        if place.database is not None and not _has_tables(place.database):
-            _make_tables(place)
+        if place.database is not None:
+            with contextlib.closing(sqlite3.connect(place.database)) as database:
+                has_tables = database.execute("SELECT 1 FROM sqlite_master WHERE name = 'runs'").fetchone()
+            if not has_tables:
+                _make_tables(place)
 
     def run_stage(self, mlflow_run_id: str) -> RunStage:
         """Tell whether the run is active, was deleted by a person, or is unknown (database made anew)."""
@@ -285,11 +288,6 @@ def import_mlflow() -> None:
         logging.getLogger(name).setLevel(logging.WARNING)  # table migrations are no news to a user
     # It logs every refusal with its traceback before it raises it.
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
-
-
-def _has_tables(database: Path) -> bool:
-    with contextlib.closing(sqlite3.connect(database)) as connection:
-        return bool(connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'runs'").fetchone())
 
 
 def _make_tables(place: TrackingPlace) -> None:

@@ -23,6 +23,10 @@ from vavl.tracking.settings import TrackingPlace, TrackingSettings, tracking_pla
 _BACKUP = ".before-relocation"
 _BUSY_SECONDS = 10.0
 _MOST_RUNS = 1000
+_MOVED = (
+    "the project was copied or moved: artifacts of {} lie in {}, but the database still names {}, and they would be "
+    "read and written there"
+)
 _PLACES = {
     "experiments": ("artifact_location",),
     "runs": ("artifact_uri",),
@@ -66,10 +70,7 @@ def refuse_moved(settings: TrackingSettings, environment: Mapping[str, str] = os
         words = ["python", "jobs/sync_tracking.py", str(place.database.parent), "relocate=true"]
         if place.uri != tracking_place(TrackingSettings(), environment).uri:
             words.append(f"tracking.uri={place.uri}")
-        problem = (
-            f"the project was copied or moved: artifacts of its runs lie in {now}, but the database still names "
-            f"{before}, and they would be read and written there"
-        )
+        problem = _MOVED.format("its runs", now, before)
         raise InputError(str(place.database), "artifact locations", problem, shlex.join(words))
 
 
@@ -88,13 +89,12 @@ def _refuse_moved_from_server(settings: TrackingSettings, place: TrackingPlace) 
             return
         runs = client.search_runs([experiment.experiment_id], max_results=_MOST_RUNS)
         if any((here / run.info.run_id).is_dir() for run in runs):
-            raise InputError(
-                place.public_uri, "artifact locations",
-                f"the project was copied or moved: artifacts of experiment {settings.experiment} lie in {here}, but "
-                f"the database still names {named}, and they would be read and written there",
+            problem = _MOVED.format(f"experiment {settings.experiment}", here, named)
+            fix = (
                 "move it back; or name another experiment, whose artifacts lie here: tracking.experiment=NAME; where "
-                "many share a database, let a server keep the artifacts: mlflow server --serve-artifacts",
-            )  # fmt: skip
+                "many share a database, let a server keep the artifacts: mlflow server --serve-artifacts"
+            )
+            raise InputError(place.public_uri, "artifact locations", problem, fix)
 
 
 def _directory(location: str | None) -> Path | None:

@@ -116,11 +116,9 @@ class Replayer:
         if self._following is not None:
             self._following.release()
         if self._line:
-            _log.warning(
-                "MLflow (%s) does not hold %d journal(s) to the end yet; nothing is lost: %s has it, and the next "
-                "start in this directory replays the rest",
-                self.place.public_uri, len(self._line), self._line[0].path,
-            )  # fmt: skip
+            lacking = f"MLflow ({self.place.public_uri}) does not hold {len(self._line)} journal(s) to the end yet"
+            kept = f"{self._line[0].path} has it, and the next start in this directory replays the rest"
+            _log.warning("%s; nothing is lost: %s", lacking, kept)
         return not self._line and not self._has_refused
 
     def run_once(self) -> bool:
@@ -239,10 +237,9 @@ class Replayer:
         self._writer = None
         if not self._is_warned:
             self._is_warned = True
-            _log.warning(
-                "MLflow (%s) cannot be written now (%s); the work continues and %s keeps everything",
-                self.place.public_uri, self.error, self._line[0].path if self._line else "its journal",
-            )  # fmt: skip
+            kept = self._line[0].path if self._line else "its journal"
+            text = "MLflow (%s) cannot be written now (%s); the work continues and %s keeps everything"
+            _log.warning(text, self.place.public_uri, self.error, kept)
 
 
 def known_runs(writer: MlflowWriter, state: ReplayState) -> dict[str, str]:

@@ -78,7 +78,7 @@ def test_scores_have_their_interval_in_small_letters(page):
 
 def test_a_name_that_is_not_given_is_an_error(tmp_path):
     with pytest.raises(UndefinedError, match="report"):
-        render.render_page("training/report.html", "title", "subtitle")
+        render.write_page(tmp_path / "page.html", "training/report.html", "title", "subtitle")
 
 
 def test_the_style_sheet_has_the_colors_of_the_plots():
