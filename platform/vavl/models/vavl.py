@@ -35,6 +35,8 @@ TRAINING_PREFIXES = ("ladder.", "contrast.")
 """Starts of the names of weights that only training needs."""
 
 _AUDIO, _VIDEO, _BOTH = 0, 1, 2
+# Adam moves any number by about the learning rate a step: without it, hundreds of steps would leave the shares equal.
+_PACE_OF_SHARES = 30.0
 
 
 class ModalityOutput(NamedTuple):
@@ -235,7 +237,7 @@ class LayerWeights(nn.Module):
 
     def shares(self) -> Tensor:
         """Return how much each layer counts, (layers,), float32, with a sum of 1."""
-        return self.logits.float().softmax(dim=0)
+        return (_PACE_OF_SHARES * self.logits.float()).softmax(dim=0)
 
 
 class ModalityPath(nn.Module):

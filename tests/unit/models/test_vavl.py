@@ -390,7 +390,7 @@ class TestLayerWeights:
         clip = batches.clips("av")[0]
         layers = clip.audio.reshape(len(clip.audio), 3, -1)
         for logits, shares in (((0, 0, 0), (1 / 3, 1 / 3, 1 / 3)), ((0, math.log(2), 0), (0.25, 0.5, 0.25))):
-            weights.logits.copy_(torch.tensor(logits))
+            weights.logits.copy_(torch.tensor(logits) / 30)
             torch.testing.assert_close(weights.shares(), torch.tensor(shares))
             mean = np.einsum("tlc,l->tc", layers, np.float32(shares))
             same = batches.of([replace(clip, audio=np.tile(mean, 3))])
@@ -407,7 +407,7 @@ class TestLayerWeights:
         output.audio.logits.square().sum().backward()
         gradient = network.audio_path.weigh.logits.grad
         assert (gradient.abs() > 1e-6).all()
-        assert gradient.sum().abs() < 1e-4  # all weights up together change nothing
+        assert gradient.sum().abs() < 1e-4 * gradient.abs().max()  # all weights up together change nothing
 
     def test_a_ladder_rebuilds_all_layers(self, tiny_network, batches):
         network = tiny_network(layers=(3, 1), ladder=LadderShape()).train()
