@@ -86,7 +86,9 @@ def measure_stores(size: Size, folder: Path, sizes: Sequence[int]) -> list[dict[
     for clips in sizes:
         store = folder / f"{clips}"
         in_own_process(lambda store=store, clips=clips: str(write_repeated_store(store, real, clips)))
-        first, again = (in_own_process(lambda store=store: read_some(few, store)) for _ in range(2))
+        first, *later = (in_own_process(lambda store=store: read_some(few, store)) for _ in range(4))
+        # Now and then the allocator gives 40 MB back: the median is not of such a process.
+        again = sorted(later, key=lambda one: one["added_bytes"])[1]
         found.append({"clips": clips, "first": first, "again": again, "shared": shared_by_two(few, store)})
         shutil.rmtree(store)
         shutil.rmtree(folder / "cache")
