@@ -8,8 +8,6 @@ Axes: B clips, H heads, T frames, D channels of a head.
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
@@ -20,7 +18,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from vavl.errors import InputError
 from vavl.models import gpu
 from vavl.models.draws import Dropout, SequentialWithDropout, SwishDropout, keys_from_stream
 from vavl.models.settings import NetworkSettings
@@ -85,14 +82,7 @@ class RotaryAttention(nn.Module):
     def forward(
         self, frames: Tensor, is_real: Tensor | None, rows: Tensor | None = None, about: Frames | None = None
     ) -> Tensor:
-        """Return ``frames`` + what each of them gathers within its clip.
-
-        Args:
-            frames: (batch, time, channel).
-            is_real: (batch, time), bool; padding is never attended to. Every clip needs a real frame.
-            rows: (batch,), key of each clip for dropout; None without dropout.
-            about: the frames; made where None is given.
-        """
+        """Return ``frames`` + what each gathers within its clip, which needs a real frame; see ``ConformerBlock``."""
         qkv = self.query_key_value(self.norm(frames))
         mixed = self.output(attend(qkv, self.heads, about or self.about(frames, is_real)))
         attended: Tensor = self.dropout(mixed, rows, frames)
@@ -213,24 +203,6 @@ class ConformerBlocks(nn.ModuleList):
             return kept
         output: Tensor = gpu.call(block, frames, *others)
         return output
-
-
-def compile_blocks(network: nn.Module, backend: str = "inductor") -> None:
-    """Let ``torch.compile`` compile the blocks: one graph for all of them, for any length, step and draw.
-
-    Raises:
-        InputError: no C++ compiler is installed.
-    """
-    if not any(map(shutil.which, (os.environ.get("CXX", "g++"), "g++", "clang++"))):
-        fix = "install g++, or set training.compile: false"
-        raise InputError("training", "compile", "needs a compiler, and none is installed", fix)
-    for module in network.modules():
-        if isinstance(module, ConformerBlock):
-            own = list(filter(_draws, module.modules()))
-            module.first_stream = own[0].stream
-            for drawing in own:
-                drawing.stream -= module.first_stream
-            module.compile(dynamic=True, backend=backend)
 
 
 def number_streams(network: nn.Module) -> None:

@@ -72,13 +72,7 @@ def random_bytes(rows: Tensor, stream: int, count: int) -> Tensor:
 
 
 def random_choices(rows: Tensor, stream: int, count: int, level: int) -> Tensor:
-    """Tell of the bytes of ``random_bytes`` which are at least ``level``.
-
-    Args:
-        rows: (rows,), int64, from ``keys_of_rows``.
-        stream: one number per use of the same keys.
-        count: per row.
-        level: 1 to 255.
+    """Tell of the bytes of ``random_bytes`` which are at least ``level``, 1 to 255.
 
     Returns:
         (rows, count), int8: -1 (all bits set) or 0. A third of the time of comparing byte by byte on a CPU.
@@ -189,10 +183,6 @@ class Dropout(nn.Module):
         """Return what ``forward`` draws, and the scale of what it keeps."""
         return Draw(self.stream, self.level, weight * self.scale(rows))
 
-    def extra_repr(self) -> str:
-        """Show the probability and the stream when the module is printed."""
-        return f"probability={self.probability}, stream={self.stream}"
-
 
 class SwishDropout(Dropout):
     """Swish, then dropout."""
@@ -272,12 +262,7 @@ def where_kept(values: Tensor, is_kept: Tensor) -> Tensor:
 
 
 def keep(values: Tensor, is_kept: Tensor) -> Tensor:
-    """Return ``values`` where ``is_kept``, zeros elsewhere; gradient goes to what is kept.
-
-    Args:
-        values: floating point.
-        is_kept: int8 or bool, of a shape that broadcasts to that of ``values``: -1 (all bits set) or True, else 0.
-    """
+    """Return what ``where_kept`` does; gradient goes to what is kept."""
     kept: Tensor = _Keep.apply(values, is_kept)  # type: ignore[no-untyped-call]
     return kept
 

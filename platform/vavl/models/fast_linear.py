@@ -23,9 +23,7 @@ from torch.nn import functional
 from vavl.models.gpu import autocast_dtype
 
 InputFunction = Callable[..., Tensor]
-"""Maps values (B, ..., any), constants (B, ...) and parameters to a layer's input (B, ..., F), clip by clip.
-
-It is called for some clips at a time, and once more in the backward pass."""
+"""Maps values (B, ..., any), constants (B, ...) and parameters to a layer's input (B, ..., F), some clips at a time."""
 
 _BYTES_AT_ONCE = 2**22
 """Of the layer's input, on a CPU: what that function needs next to it stays small and in the cache."""

@@ -2,12 +2,9 @@
 
 ``use_kernels(network)`` is the one place that chooses: it turns the modules of a plain network into the ones here,
 whose weights, names and results are the same (up to rounding). ``use_kernels(network, on=False)`` turns them back.
-``build_network`` calls it for training, evaluation, serving and prediction.
 
-They are for a CPU: on a GPU a fast module takes the plain way, whose operators are quicker there. It reads the weights
-of its children and calls none of them, so it takes the plain way as well as soon as somebody needs the children to be
-called: where one was replaced (LoRA, quantization), where one has a hook, and under ``torch.compile`` and
-``torch.export``.
+They are for a CPU; on a GPU a fast module takes the plain way. It calls none of its children, so it does that as well
+where one was replaced (LoRA, quantization) or has a hook, and under ``torch.compile`` and ``torch.export``.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What a GPU does in one kernel where tensor operations take many: draws, rotary positions, the ladder, casts.
+"""What a GPU does in one kernel where tensor operations take many: draws, rotary positions, casts.
 
 The kernels are Triton's and stand in ``triton_kernels.py``; without Triton, on a CPU and under a compiler, which makes
-kernels of its own, callers take the plain way.
+kernels of its own, callers take the plain way. Those of the ladder are called in ``ladder.py``.
 """
 
 from __future__ import annotations
@@ -26,66 +26,34 @@ class Draw(NamedTuple):
 
 def is_usable(values: Tensor) -> bool:
     """Tell whether the kernels take a tensor."""
-    return values.is_cuda and not torch.compiler.is_compiling() and _has_triton()
+    return values.is_cuda and not torch.compiler.is_compiling() and kernels() is not None
 
 
 @cache
-def _has_triton() -> bool:
+def kernels() -> Any:
+    """Return the module of the kernels; None without Triton, which comes with torch for CUDA alone."""
     try:
-        from vavl.models import triton_kernels  # noqa: F401  Triton comes with torch for CUDA alone
+        from vavl.models import triton_kernels
     except ImportError:
-        return False
-    return True
+        return None
+    return triton_kernels
 
 
 def drop(values: Tensor, rows: Tensor, draw: Draw, residual: Tensor | None) -> Tensor:
     """Return ``residual`` + what dropout makes of ``values`` (rows, ...), without gradient."""
-    from vavl.models import triton_kernels
-
-    return triton_kernels.drop(values, rows, draw, residual=residual)
+    found: Tensor = kernels().drop(values, rows, draw, residual=residual)
+    return found
 
 
 def swish_drop(values: Tensor, rows: Tensor, draw: Draw, grad: Tensor | None) -> Tensor:
     """Return what dropout makes of Swish of ``values``; with the gradient above it, that of ``values``."""
-    from vavl.models import triton_kernels
-
-    return triton_kernels.drop(values, rows, draw, grad=grad, swish=True)
+    found: Tensor = kernels().drop(values, rows, draw, grad=grad, swish=True)
+    return found
 
 
 def rotate(qkv: Tensor, cosine: Tensor, sine: Tensor, sign: int) -> Tensor:
     """Turn query and key of (B, T, 3, H, D) by ``sign`` times their angles (T, D / 2); the value stays."""
-    from vavl.models import triton_kernels
-
-    return triton_kernels.rotate(qkv, cosine, sine, sign)
-
-
-def noise(rows: Tensor, is_real: Tensor, channels: int, stream: int) -> Tensor:
-    """Draw (rows, time, channels) of normal numbers as ``ladder.normal_numbers`` does."""
-    from vavl.models import triton_kernels
-
-    return triton_kernels.noise(rows, is_real, channels, stream)
-
-
-CombinatorWeights = tuple[Tensor, Tensor, Tensor]
-"""``linear`` (4, D), ``gate`` (4, D) and ``gate_scale`` (D,) of a ladder's ``Combinator``."""
-
-
-def combine(
-    lateral: Tensor, vertical: Tensor, weights: CombinatorWeights, above: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Do what a ladder's ``Combinator`` does, in the first result.
-
-    With the gradient above it, return those of ``lateral``, of ``vertical`` with all frames, and (parts, 9, D) of the
-    weights one under the other, whose sum it is.
-    """
-    from vavl.models import triton_kernels
-
-    return triton_kernels.combine(lateral, vertical, weights, above)
-
-
-def combined(lateral: Tensor, vertical: Tensor, weights: CombinatorWeights) -> Tensor:
-    """Do what ``combine`` does, with a gradient."""
-    found: Tensor = _Combine.apply(lateral, vertical, *weights)  # type: ignore[no-untyped-call]
+    found: Tensor = kernels().rotate(qkv, cosine, sine, sign)
     return found
 
 
@@ -187,19 +155,3 @@ class _Rotate(torch.autograd.Function):
         together = torch.stack([one.transpose(1, 2) for one in above], dim=2)
         cosine, sine = ctx.saved_tensors
         return rotate(together, cosine, sine, -1).flatten(2), None, None, None
-
-
-class _Combine(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, lateral: Tensor, vertical: Tensor, *weights: Tensor) -> Tensor:
-        ctx.save_for_backward(lateral, vertical, *weights)
-        return combine(lateral, vertical, (weights[0], weights[1], weights[2]), None)[0]
-
-    @staticmethod
-    def backward(ctx: Any, above: Tensor) -> tuple[Tensor, ...]:
-        lateral, vertical, *weights = ctx.saved_tensors
-        of_lateral, of_vertical, parts = combine(lateral, vertical, (weights[0], weights[1], weights[2]), above)
-        if vertical.shape != lateral.shape:
-            of_vertical = of_vertical.sum(dim=1, keepdim=True)
-        linear, gate, scale = parts.sum(dim=0).split((4, 4, 1))
-        return of_lateral, of_vertical, linear, gate, scale[0]

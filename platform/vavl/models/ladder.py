@@ -74,7 +74,8 @@ class Combinator(nn.Module):
     def forward(self, lateral: Tensor, vertical: Tensor) -> Tensor:
         """Combine (rows, T, D) with (rows, T or 1, D) in the type of ``lateral``."""
         if gpu.is_usable(lateral):
-            return gpu.combined(lateral, vertical, (self.linear, self.gate, self.gate_scale))
+            combined: Tensor = _Combine.apply(lateral, vertical, self.linear, self.gate, self.gate_scale)  # type: ignore[no-untyped-call]
+            return combined
         straight, gate = (
             # bias + a l + b v + c l v, in three passes over the frames.
             torch.addcmul(
@@ -302,7 +303,7 @@ def _by_counter(
 ) -> Tensor:
     """Draw (rows, time, channels) by the hash."""
     rows = keys_of_rows(key, place[clips.clip], stream) if keys is None else keys
-    draw = gpu.noise if gpu.is_usable(clips.values) else normal_numbers
+    draw = noise_on_gpu if gpu.is_usable(clips.values) else normal_numbers
     return draw(rows, clips.is_real, channels, _STREAM_OF_NOISE)
 
 
@@ -332,3 +333,37 @@ def normal_numbers(rows: Tensor, is_real: Tensor, channels: int, stream: int = 0
 def _unit(values: Tensor) -> Tensor:
     """Give every frame zero mean and unit variance over its channels."""
     return functional.layer_norm(values, values.shape[-1:])
+
+
+def noise_on_gpu(rows: Tensor, is_real: Tensor, channels: int, stream: int) -> Tensor:
+    """Do what ``normal_numbers`` does, in one kernel."""
+    drawn: Tensor = gpu.kernels().noise(rows, is_real, channels, stream)
+    return drawn
+
+
+def combine_on_gpu(
+    lateral: Tensor, vertical: Tensor, weights: Sequence[Tensor], above: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Do what a ``Combinator`` with these weights does, in the first result, in one kernel.
+
+    With the gradient above it, return those of ``lateral``, of ``vertical`` with all frames, and (parts, 9, D) of the
+    weights one under the other, whose sum it is.
+    """
+    found: tuple[Tensor, Tensor, Tensor] = gpu.kernels().combine(lateral, vertical, weights, above)
+    return found
+
+
+class _Combine(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, lateral: Tensor, vertical: Tensor, *weights: Tensor) -> Tensor:
+        ctx.save_for_backward(lateral, vertical, *weights)
+        return combine_on_gpu(lateral, vertical, weights, None)[0]
+
+    @staticmethod
+    def backward(ctx: Any, above: Tensor) -> tuple[Tensor, ...]:
+        lateral, vertical, *weights = ctx.saved_tensors
+        of_lateral, of_vertical, parts = combine_on_gpu(lateral, vertical, weights, above)
+        if vertical.shape != lateral.shape:
+            of_vertical = of_vertical.sum(dim=1, keepdim=True)
+        linear, gate, scale = parts.sum(dim=0).split((4, 4, 1))
+        return of_lateral, of_vertical, linear, gate, scale[0]

@@ -1,10 +1,13 @@
 # mypy: ignore-errors
 """Triton kernels of keyed dropout, keyed noise, rotary positions and the ladder's combinator.
 
-``gpu.py`` calls them; ``draws.py``, ``conformer.py`` and ``ladder.py`` hold the plain ways that they are equal to.
+``gpu.py`` and ``ladder.py`` call them; ``draws.py``, ``conformer.py`` and ``ladder.py`` hold the plain ways that they
+are equal to.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 import triton
@@ -127,7 +130,7 @@ def _noise(rows, is_real, out, frames, channels, stream, WORDS: tl.constexpr):  
 
 
 def noise(rows: Tensor, is_real: Tensor, channels: int, stream: int) -> Tensor:
-    """Launch the kernel of ``gpu.noise``."""
+    """Launch the kernel of ``ladder.noise_on_gpu``."""
     clips, frames = is_real.shape
     out = torch.empty(clips, frames, channels, device=rows.device)
     grid = (clips, triton.cdiv(frames * channels, 2 * _WORDS))
@@ -188,9 +191,9 @@ def _combine(  # noqa: PLR0913
 
 
 def combine(
-    lateral: Tensor, vertical: Tensor, weights: tuple[Tensor, Tensor, Tensor], above: Tensor | None = None
+    lateral: Tensor, vertical: Tensor, weights: Sequence[Tensor], above: Tensor | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Launch the kernel of ``gpu.combine``; without ``above`` only the first result means anything."""
+    """Launch the kernel of ``ladder.combine_on_gpu``; without ``above`` only the first result means anything."""
     lateral, vertical = lateral.contiguous(), vertical.contiguous()
     frames, width = lateral.shape[0] * lateral.shape[1], lateral.shape[2]
     blocks, repeats = triton.cdiv(frames, _ROWS), lateral.shape[1] // vertical.shape[1]

@@ -276,12 +276,7 @@ class ModalityPath(nn.Module):
     ) -> tuple[Tensor, ...]:
         """Return the layers of this modality: the input frames, and the output of every block of its own.
 
-        Args:
-            frames: (clips, time, input channel), normalized.
-            is_real: (clips, time), bool; False where the frame is padding; None where none is.
-            rows: (clips,), key of each clip for dropout; None without dropout.
-            noise: (clips, time, channel) per layer, added to it.
-            about: the frames.
+        The arguments are those of ``Vavl.encode``, with the noise of these layers.
         """
         bottom = frames
         if noise:

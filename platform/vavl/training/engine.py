@@ -7,6 +7,7 @@ global loss gives the gradient of the global loss.
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -17,8 +18,9 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from vavl.data.batch import ClipBatch
-from vavl.errors import TrainingError
-from vavl.models.draws import DrawKey
+from vavl.errors import InputError, TrainingError
+from vavl.models.conformer import ConformerBlock
+from vavl.models.draws import DrawKey, Dropout
 from vavl.models.vavl import Vavl, VavlOutput
 from vavl.training.collectives import rank_and_world_size
 from vavl.training.settings import TrainingSettings
@@ -230,6 +232,24 @@ class TorchEngine:
     def load(self, source: WholeValues) -> None:
         """Continue from whole values."""
         load_unsharded(self.network, self._optimizer, source)
+
+
+def compile_blocks(network: nn.Module, backend: str = "inductor") -> None:
+    """Let ``torch.compile`` compile the blocks: one graph for all of them, for any length, step and draw.
+
+    Raises:
+        InputError: no C++ compiler is installed.
+    """
+    if not any(map(shutil.which, (os.environ.get("CXX", "g++"), "g++", "clang++"))):
+        fix = "install g++, or set training.compile: false"
+        raise InputError("training", "compile", "needs a compiler, and none is installed", fix)
+    for module in network.modules():
+        if isinstance(module, ConformerBlock):
+            own = [one for one in module.modules() if isinstance(one, Dropout)]
+            module.first_stream = own[0].stream
+            for drawing in own:
+                drawing.stream -= module.first_stream
+            module.compile(dynamic=True, backend=backend)
 
 
 def make_optimizer(network: nn.Module, settings: TrainingSettings) -> torch.optim.Optimizer:

@@ -14,7 +14,6 @@ from vavl.data.loader import RankPlace, StepLoader
 from vavl.data.partitions import PartitionedClips
 from vavl.data.sampler import Sampler
 from vavl.errors import TrainingError
-from vavl.models.conformer import compile_blocks
 from vavl.models.draws import DrawKey
 from vavl.models.saved_model import ModelDescription, build_network
 from vavl.models.vavl import Vavl, VavlOutput, parameter_count
@@ -27,7 +26,7 @@ from vavl.training.checkpoint import Checkpoints, Restored
 from vavl.training.checkpoint_files import LoopState
 from vavl.training.collectives import add_over_ranks, rank_and_world_size
 from vavl.training.context import LocalContext
-from vavl.training.engine import Engine, TorchEngine, check_precision, on_cpu
+from vavl.training.engine import Engine, TorchEngine, check_precision, compile_blocks, on_cpu
 from vavl.training.evaluation import EvaluationData
 from vavl.training.pseudo_labels import GivenPredictions, PseudoLabels
 from vavl.training.run_checks import hgr_feeds, labelled_conditions

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 from unittest.mock import patch
@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from vavl.models import gpu
+from vavl.models import gpu, ladder
 from vavl.models.conformer import rotate as rotate_pairs
 from vavl.models.draws import kept_elements, where_kept
-from vavl.models.gpu import CombinatorWeights, Draw
+from vavl.models.gpu import Draw
 from vavl.models.ladder import Combinator, normal_numbers
 
 _NO_WORK = ("empty", "detach")
@@ -61,8 +61,9 @@ def as_on_gpu() -> Iterator[Operators]:
 
         return run
 
-    kernels = {one.__name__: counted(one) for one in (drop, swish_drop, rotate, noise, combine)}
-    with patch.multiple(gpu, is_usable=lambda _: True, **kernels), operators:
+    kernels = {one.__name__: counted(one) for one in (drop, swish_drop, rotate)}
+    of_ladder = {one.__name__: counted(one) for one in (noise_on_gpu, combine_on_gpu)}
+    with patch.multiple(gpu, is_usable=lambda _: True, **kernels), patch.multiple(ladder, **of_ladder), operators:
         yield operators
 
 
@@ -86,15 +87,15 @@ def rotate(qkv: Tensor, cosine: Tensor, sine: Tensor, sign: int) -> Tensor:
     return torch.stack([*turned, value]).permute(1, 3, 0, 2, 4).contiguous()
 
 
-def noise(rows: Tensor, is_real: Tensor, channels: int, stream: int) -> Tensor:
-    """Do what ``gpu.noise`` does."""
+def noise_on_gpu(rows: Tensor, is_real: Tensor, channels: int, stream: int) -> Tensor:
+    """Do what ``ladder.noise_on_gpu`` does."""
     return normal_numbers(rows, is_real, channels, stream)
 
 
-def combine(
-    lateral: Tensor, vertical: Tensor, weights: CombinatorWeights, above: Tensor | None
+def combine_on_gpu(
+    lateral: Tensor, vertical: Tensor, weights: Sequence[Tensor], above: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Do what ``gpu.combine`` does, by the gradients of the plain way."""
+    """Do what ``ladder.combine_on_gpu`` does, by the gradients of the plain way."""
     given = [one.detach().requires_grad_() for one in (lateral, vertical.expand_as(lateral), *weights)]
     parts = dict(zip(("linear", "gate", "gate_scale"), given[2:], strict=True))
     with patch.object(gpu, "is_usable", lambda _: False), torch.enable_grad():

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from as_on_gpu import as_on_gpu, combine
+from as_on_gpu import as_on_gpu, combine_on_gpu
 from training_load import Size, batch_of
 
 from vavl.data.batch import WeakView
@@ -73,8 +73,8 @@ def test_operators_of_a_micro_batch_with_ladder_hgr_and_pseudo_labels():
         parts = objective.parts(output, batch, local, together, pseudo)
         torch.stack(list(objective.weighted(parts, 0).values())).sum().backward()
     assert len(parts) == 3 + 2 + 3 + 2 + 3
-    assert operators.by_name["combine"] == 2 * 2 * settings.ladder_layers
-    assert operators.by_name["noise"] == 2
+    assert operators.by_name["combine_on_gpu"] == 2 * 2 * settings.ladder_layers
+    assert operators.by_name["noise_on_gpu"] == 2
     assert 1000 < operators.by_name.total() <= 1700
 
 
@@ -200,8 +200,8 @@ class TestTriton:
         gradients = kernels.combine(lateral, vertical, weights, above)
         as_given = (lateral.float(), vertical, weights)
         bound = {"rtol": 1e-5, "atol": 1e-5} if dtype == torch.float32 else {"rtol": 2e-2, "atol": 2e-2}
-        torch.testing.assert_close(found.float(), combine(*as_given, None)[0], **bound)
-        expected = combine(*as_given, above.float())
+        torch.testing.assert_close(found.float(), combine_on_gpu(*as_given, None)[0], **bound)
+        expected = combine_on_gpu(*as_given, above.float())
         assert (found.dtype, gradients[0].dtype) == (dtype, dtype)
         for one, other in zip((*gradients[:2], gradients[2].sum(0, keepdim=True)), expected, strict=True):
             torch.testing.assert_close(one.float(), other, **bound)

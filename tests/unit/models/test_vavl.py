@@ -10,16 +10,8 @@ import pytest
 import torch
 
 from vavl.errors import InputError
-from vavl.models.conformer import (
-    ConformerBlocks,
-    Subsampling,
-    compile_blocks,
-    frames_of,
-    mean_and_deviation,
-    number_streams,
-    without_padding,
-)
-from vavl.models.draws import DrawKey, Dropout, keys_of_rows, random_choices
+from vavl.models.conformer import Subsampling, mean_and_deviation
+from vavl.models.draws import DrawKey, Dropout, random_choices
 from vavl.models.ladder import LadderVavl
 from vavl.models.settings import LadderShape, NetworkSettings
 from vavl.models.vavl import Vavl, VavlOutput, parameter_count
@@ -413,44 +405,3 @@ class TestLayerWeights:
         network = tiny_network(layers=(3, 1), ladder=LadderShape()).train()
         trace = network(batches.of(batches.clips("av a v")), KEY).ladder.audio
         assert trace.clean[0].shape[-1] == trace.estimate[0].shape[-1] == batches.audio_width
-
-
-class TestCompiled:
-    @pytest.mark.filterwarnings(
-        "ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning"
-    )  # of the tracer
-    @pytest.mark.parametrize("backend", ["eager", pytest.param("aot_eager", marks=pytest.mark.slow)])
-    def test_blocks_share_one_graph_over_steps_of_any_length_and_key(self, tiny_settings, backend):
-        """And give the numbers of the plain way. The slow backend traces as inductor does, and generates no code."""
-        torch.compiler.reset()
-        torch.manual_seed(0)
-        settings = tiny_settings(dropout=0.3)
-        blocks = ConformerBlocks(2, settings).train()
-        number_streams(blocks)
-
-        def step(number: int) -> list[torch.Tensor]:
-            frames = torch.randn(4, 8 + 3 * number, settings.width, generator=torch.Generator().manual_seed(number))
-            lengths = torch.tensor([frames.shape[1], 1, 5, 8])
-            is_real = torch.arange(frames.shape[1]) < lengths.unsqueeze(1) if number % 3 else None
-            about = frames_of(frames, settings.width // settings.attention_heads, is_real)
-            rows = keys_of_rows(DrawKey(0, number), torch.arange(4), 0)
-            blocks.zero_grad()
-            *_, top = blocks(frames.requires_grad_(), is_real, rows, [None, None], about)
-            shown = without_padding(top, is_real)
-            shown.square().sum().backward()
-            return [shown.detach(), frames.grad, *(weight.grad.clone() for weight in blocks.parameters())]
-
-        expected, graphs = [step(number) for number in range(20)], []
-        compile_blocks(blocks, backend=backend)
-        for number, wanted in enumerate(expected):
-            for found, one in zip(step(number), wanted, strict=True):
-                torch.testing.assert_close(found, one, rtol=1e-3, atol=1e-4)
-            graphs.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
-        torch.compiler.reset()
-        assert graphs[0] > 0
-        assert graphs[-1] == graphs[1], graphs
-
-    def test_a_machine_without_a_compiler_is_refused(self, tiny_network, monkeypatch):
-        monkeypatch.setattr("shutil.which", lambda _: None)
-        with pytest.raises(InputError, match=r"training: compile: needs a compiler"):
-            compile_blocks(tiny_network())

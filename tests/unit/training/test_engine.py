@@ -6,8 +6,11 @@ import numpy as np
 import pytest
 import torch
 
+from vavl.errors import InputError
+from vavl.models.conformer import ConformerBlocks, frames_of, number_streams, without_padding
+from vavl.models.draws import DrawKey, keys_of_rows
 from vavl.training.deepspeed_engine import DeepSpeedEngine
-from vavl.training.engine import TorchEngine, make_optimizer
+from vavl.training.engine import TorchEngine, compile_blocks, make_optimizer
 from vavl.training.loop import train
 from vavl.training.run import make_engine, prepare_run
 from vavl.training.settings import OptimizerSettings, TrainingSettings
@@ -236,3 +239,44 @@ def test_a_gradient_that_is_not_finite_updates_nothing_and_the_next_one_does(pre
     assert float(engine.step(learning_rate=0.1)) == pytest.approx(8**0.5, rel=0.01)
     assert engine.optimizer_steps == 1
     assert not torch.equal(engine.full_weights()["weight"], before["weight"])
+
+
+class TestCompiled:
+    @pytest.mark.filterwarnings(
+        "ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning"
+    )  # of the tracer
+    @pytest.mark.parametrize("backend", ["eager", pytest.param("aot_eager", marks=pytest.mark.slow)])
+    def test_blocks_share_one_graph_over_steps_of_any_length_and_key(self, tiny_settings, backend):
+        """And give the numbers of the plain way. The slow backend traces as inductor does, and generates no code."""
+        torch.compiler.reset()
+        torch.manual_seed(0)
+        settings = tiny_settings(dropout=0.3)
+        blocks = ConformerBlocks(2, settings).train()
+        number_streams(blocks)
+
+        def step(number: int) -> list[torch.Tensor]:
+            frames = torch.randn(4, 8 + 3 * number, settings.width, generator=torch.Generator().manual_seed(number))
+            lengths = torch.tensor([frames.shape[1], 1, 5, 8])
+            is_real = torch.arange(frames.shape[1]) < lengths.unsqueeze(1) if number % 3 else None
+            about = frames_of(frames, settings.width // settings.attention_heads, is_real)
+            rows = keys_of_rows(DrawKey(0, number), torch.arange(4), 0)
+            blocks.zero_grad()
+            *_, top = blocks(frames.requires_grad_(), is_real, rows, [None, None], about)
+            shown = without_padding(top, is_real)
+            shown.square().sum().backward()
+            return [shown.detach(), frames.grad, *(weight.grad.clone() for weight in blocks.parameters())]
+
+        expected, graphs = [step(number) for number in range(20)], []
+        compile_blocks(blocks, backend=backend)
+        for number, wanted in enumerate(expected):
+            for found, one in zip(step(number), wanted, strict=True):
+                torch.testing.assert_close(found, one, rtol=1e-3, atol=1e-4)
+            graphs.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
+        torch.compiler.reset()
+        assert graphs[0] > 0
+        assert graphs[-1] == graphs[1], graphs
+
+    def test_a_machine_without_a_compiler_is_refused(self, tiny_network, monkeypatch):
+        monkeypatch.setattr("shutil.which", lambda _: None)
+        with pytest.raises(InputError, match=r"training: compile: needs a compiler"):
+            compile_blocks(tiny_network())
