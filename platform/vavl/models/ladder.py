@@ -202,7 +202,7 @@ class LadderVavl(Vavl):
         noisy = []
         for stream, ((path, clips), keys) in enumerate(zip(modalities, (rows.audio, rows.video), strict=True)):
             drawn = layer_noise(key, stream, clips, batch.place, sum(path.widths), keys)
-            noise = (ladder.shape.noise * drawn).split(path.widths, dim=-1)
+            noise = torch.split(ladder.shape.noise * drawn, list(path.widths), dim=-1)
             noisy.append(self.encode(path, clips.values, clips.mask, keys, noise))
         follows_target = torch.is_grad_enabled() and not ladder.shape.detach_target
         with torch.set_grad_enabled(follows_target):
@@ -365,5 +365,5 @@ class _Combine(torch.autograd.Function):
         of_lateral, of_vertical, parts = combine_on_gpu(lateral, vertical, weights, above)
         if vertical.shape != lateral.shape:
             of_vertical = of_vertical.sum(dim=1, keepdim=True)
-        linear, gate, scale = parts.sum(dim=0).split((4, 4, 1))
+        linear, gate, scale = torch.split(parts.sum(dim=0), [4, 4, 1])
         return of_lateral, of_vertical, linear, gate, scale[0]

@@ -46,7 +46,7 @@ def ladder_moments(trace: LadderTrace, clips: ModalityBatch) -> dict[str, Tensor
     sums = {"error": error.square().sum(dim=1) / frames, "clean": clean}
     moments = {"clips": clips.weight.double().sum(), "frames": real.double().sum()}
     for name, of_clips in sums.items():
-        layers = of_clips.double().sum(dim=-2).split([layer.shape[-1] for layer in trace.clean], dim=-1)
+        layers = torch.split(of_clips.double().sum(dim=-2), [layer.shape[-1] for layer in trace.clean], dim=-1)
         moments |= {f"{number}/{name}": layer for number, layer in enumerate(layers)}
     return moments
 

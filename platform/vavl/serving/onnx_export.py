@@ -29,7 +29,6 @@ from torch import Tensor, nn
 
 from vavl.config.base import FrozenConfig
 from vavl.config.files import make_directory, written_beside
-from vavl.data.batch import ModalityBatch
 from vavl.errors import ConfigError, PredictionError
 from vavl.features import AUDIO, AUDIO_VIDEO, VIDEO, FeatureStatistics
 from vavl.models.fused import use_kernels
@@ -82,8 +81,7 @@ class ExportGraph(nn.Module):
             normalized = (values - self.get_buffer(f"{name}_mean")) / self.get_buffer(f"{name}_std")
             is_real = torch.arange(values.shape[1]) < frames.unsqueeze(1)
             path = getattr(self.network, f"{name}_path")
-            clips = ModalityBatch(normalized, is_real, frames, frames)  # encode reads neither place nor weight
-            representation = self.network.encode(path, clips, None).representation
+            representation = self.network.encode(path, normalized, is_real, None).representation
             representations.append(representation)
             found[name] = path.head(representation)
         if AUDIO_VIDEO in self.conditions:

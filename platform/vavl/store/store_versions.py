@@ -22,6 +22,7 @@ import logging
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -223,7 +224,7 @@ def push_store(directory: Path, to: Path | str, now: dt.datetime, *, read_back: 
     if not is_committed:
         record = _as_json(_record(store, version, files, now))
         for name, content in ((RECORD_FILE, record), (STORE_FILE, (directory / STORE_FILE).read_bytes())):
-            again(f"{remote.address}/{name}", lambda name=name, content=content: write_small(remote, name, content))
+            again(f"{remote.address}/{name}", partial(write_small, remote, name, content))
     seconds, there = clock.seconds, len(files) - len(sent)
     size = size_text(clock.done)
     _log.info("sent %s in %.1f s, %s; %d of %d files were there", size, seconds, clock.rate, there, len(files))

@@ -290,3 +290,9 @@ def test_batches_without_pairs_run_the_whole_graph(ladder_network, batches, grad
     sum(layer.square().sum() for layer in every).backward()
     without = [name for name, parameter in network.ladder.named_parameters() if parameter.grad is None]
     assert not without
+
+
+def test_a_ladder_rebuilds_all_stored_layers(tiny_network, batches):
+    network = tiny_network(layers=(3, 1), ladder=LadderShape()).train()
+    trace = network(batches.of(batches.clips("av a v")), KEY).ladder.audio
+    assert trace.clean[0].shape[-1] == trace.estimate[0].shape[-1] == batches.audio_width

@@ -389,10 +389,6 @@ class TestLayerWeights:
             batch = batches.of([clip])
             assert_same(rows_of(network(batch), batch), rows_of(network(same), same))
 
-    def test_fresh_weights_are_equal(self, tiny_settings):
-        network = Vavl(tiny_settings(), 6, 5, 3, layers=(2, 5))
-        assert network.video_path.weigh.shares().tolist() == [pytest.approx(0.2)] * 5
-
     def test_the_gradient_reaches_the_weight_of_every_layer(self, tiny_network, batches):
         network = tiny_network(layers=(3, 1)).train()
         output = network(batches.of(batches.clips(CLIPS)), KEY)
@@ -400,8 +396,3 @@ class TestLayerWeights:
         gradient = network.audio_path.weigh.logits.grad
         assert (gradient.abs() > 1e-6).all()
         assert gradient.sum().abs() < 1e-4 * gradient.abs().max()  # all weights up together change nothing
-
-    def test_a_ladder_rebuilds_all_layers(self, tiny_network, batches):
-        network = tiny_network(layers=(3, 1), ladder=LadderShape()).train()
-        trace = network(batches.of(batches.clips("av a v")), KEY).ladder.audio
-        assert trace.clean[0].shape[-1] == trace.estimate[0].shape[-1] == batches.audio_width
