@@ -22,6 +22,8 @@ from vavl.training.launch import launch_training
 from vavl.training.run_directory import claim_run_directory
 from vavl.training.settings import TrainingPlan
 
+pytestmark = pytest.mark.promise
+
 Plan = Callable[..., TrainingPlan]
 
 

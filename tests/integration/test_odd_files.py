@@ -21,7 +21,7 @@ from vavl.extraction.report import Quarantined
 from vavl.extraction.settings import ExtractionRun, FeatureSettings
 from vavl.store.store import FeatureStore
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.promise]
 
 KINDS = [("audio", kind) for kind in AUDIO] + [("video", kind) for kind in VIDEO]
 SPEAKERS = ("s1", "s2", "s3")

@@ -25,7 +25,10 @@ from vavl.tracking.replayer import Replayer
 from vavl.tracking.settings import TrackingPlace, TrackingSettings, tracking_place
 from vavl.training.worker import train_on_worker
 
-pytestmark = pytest.mark.skipif(reason_to_skip() is not None, reason=str(reason_to_skip()))
+pytestmark = [
+    pytest.mark.skipif(reason_to_skip() is not None, reason=str(reason_to_skip())),
+    pytest.mark.promise,
+]
 
 SETTINGS = TrackingSettings(experiment="team", flush_seconds=0.05, system_metrics=False)
 

@@ -19,6 +19,8 @@ from vavl.data.normalization import normalisers
 from vavl.data.settings import DataSettings
 from vavl.errors import StoreError
 
+pytestmark = pytest.mark.promise
+
 
 def training_rows(collection) -> np.ndarray:
     return np.flatnonzero(collection.manifest.split(0) == TRAIN)

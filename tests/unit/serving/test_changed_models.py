@@ -22,6 +22,8 @@ from vavl.serving.served_code import ACCEPT_VARIABLE, CHECKSUMS_FILE, CHECKSUMS_
 from vavl.tracking.holdings import FILES_TAG, ModelNote
 from vavl.tracking.settings import TrackingSettings
 
+pytestmark = pytest.mark.promise
+
 NAME = "vavl-kept"
 
 

@@ -15,6 +15,8 @@ from vavl.tracking.replayer import Replayer
 from vavl.tracking.settings import TrackingTarget
 from vavl.tracking.sync import compare_runs
 
+pytestmark = pytest.mark.promise
+
 ODD: tuple[Any, ...] = (7, 2**80, True, "", "odd", "../out", "half \ud83d", "nul \0", [1, [2]], {"a": {"b": [1]}})
 START: dict[str, Any] = {
     "run_name": "demo", "params": {"seed": 1}, "tags": {"a": "b"}, "config_yaml": "a: 1\n",

@@ -20,6 +20,8 @@ from vavl.tracking.replayer import Replayer
 from vavl.tracking.settings import TrackingSettings, TrackingTarget
 from vavl.tracking.sync import compare_runs
 
+pytestmark = pytest.mark.promise
+
 ALL_PLACES = """
 SELECT artifact_location FROM experiments WHERE name = 'vavl' UNION ALL SELECT artifact_uri FROM runs
 UNION ALL SELECT artifact_location FROM logged_models UNION ALL SELECT source FROM model_versions

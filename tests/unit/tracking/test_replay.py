@@ -20,6 +20,8 @@ from vavl.tracking.records import read_states, set_aside_path
 from vavl.tracking.replayer import Replayer
 from vavl.tracking.settings import TrackingSettings
 
+pytestmark = pytest.mark.promise
+
 LOOKS = 5  # more than any count of tries after which a record might be given up
 MEGABYTE = 2**20
 

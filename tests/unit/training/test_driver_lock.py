@@ -21,6 +21,8 @@ from vavl.errors import InputError
 from vavl.training.driver_lock import LOCK_FILE, only_driver
 from vavl.training.storage import RunStorage
 
+pytestmark = pytest.mark.promise
+
 HOLDER = Path(__file__).parents[2] / "support" / "processes" / "lock_holder.py"
 OTHER = {"job": "train_model.py", "owner": "ann", "host": "node7", "pid": 1, "machine": "another", "token": "0"}
 
