@@ -57,7 +57,7 @@ def test_a_process_that_dies_takes_no_other_run_with_it(small_store, small_corpu
         runs.append(PlannedRun(TrainingPlan.model_validate(content), (Cell(name, 1.0, 0.0, 0, 0),)))
     grid = Grid(runs, [], SimpleNamespace(split="validation", at_once=1))
     recorded = []
-    parent = SimpleNamespace(folder=tmp_path, logs=Logs(), trial_ended=lambda trial, end: recorded.append(end))
+    parent = SimpleNamespace(directory=tmp_path, logs=Logs(), trial_ended=lambda trial, end: recorded.append(end))
     run_trials(grid, parent)
     dead, alive = (grid.ends[number] for number in (0, 1))
     assert (dead.state, alive.state) == ("failed", "finished")

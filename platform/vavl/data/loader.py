@@ -130,10 +130,12 @@ class StepLoader:
 
     def steps(self, first: int, end: int) -> Iterator[list[ClipBatch]]:
         """Yield the micro-batches of this rank for steps ``first`` to ``end - 1``."""
-        sampler = replace(self.sampler, _orders={})  # it goes ahead, and would drop the order that is in use
-        ahead = map(sampler.global_batch, range(first, min(end, first + _STEPS_AHEAD)))
-        with self.collection.copied_ahead(ahead):
+        with self.collection.copied_ahead(self._batches_ahead(first, min(end, first + _STEPS_AHEAD))):
             yield from read_ahead(self.load, range(first, end))
+
+    def _batches_ahead(self, first: int, end: int) -> Iterator[NDArray[np.int64]]:
+        sampler = replace(self.sampler, _orders={})  # it goes ahead, and would drop the order that is in use
+        yield from map(sampler.global_batch, range(first, end))
 
     def load(self, step: int) -> list[ClipBatch]:
         """Load the micro-batches of one step."""
