@@ -146,7 +146,7 @@ def _train_on_ranks(plan: TrainingPlan, sink: Report) -> None:
                 return
             step = newest_step(plan.output_dir)
             if step > reached:
-                callback.after_report(None, [{"records": "[]", "step": step}], attempt)
+                callback.after_report(None, [{"records": "[]", "step": step, "memory_bytes": 0}], attempt)
             reached = step
             callback.after_exception(None, errors)
 
