@@ -142,7 +142,7 @@ def _train_on_ranks(plan: TrainingPlan, sink: Report) -> None:
             errors, end = _attempt(plan, sink, attempt)
             if not errors:
                 if end["is_stopped"]:
-                    raise stopped(plan)
+                    raise stopped(plan.output_dir)
                 return
             step = newest_step(plan.output_dir)
             if step > reached:
