@@ -11,7 +11,7 @@ from plans import plan_of
 from ray_nodes import RayNodes
 from ray_run import RayRun
 from scenario import Planned, Scenario
-from schedule import DRIVER, FROZEN, SIGTERM, STOP_FILE, WORKER, Maker, Runs
+from schedule import DRIVER, FROZEN, FROZEN_AFTER_SECONDS, SIGTERM, STOP_FILE, WORKER, Maker, Runs
 from selection import PlannedRun
 
 from vavl.training.settings import TrainingPlan
@@ -31,7 +31,7 @@ def ray_scenarios(runs: Runs, cluster: RayNodes) -> list[PlannedRun]:
 
     def make(name: str, faults: Sequence[Planned], allowed: float = BITWISE, **training: Any) -> Scenario:
         steps = STEPS_PER_FAULT * (len(faults) + 1)
-        limits = {"faults": {"step_timeout_seconds": 6}}
+        limits = {"faults": {"step_timeout_seconds": FROZEN_AFTER_SECONDS}}
         plan = plan_of(
             runs.folder / name,
             runs.store,
@@ -52,7 +52,7 @@ def ray_scenarios(runs: Runs, cluster: RayNodes) -> list[PlannedRun]:
         return lambda name, faults: make(name, faults, workers=2, **how)
 
     def elastic(name: str, faults: Sequence[Planned]) -> Scenario:
-        return make(name, faults, OTHER_WORKERS, workers=(2, 4), zero_stage=1, clips_per_forward=1)
+        return make(name, faults, OTHER_WORKERS, workers=(2, 4), zero_stage=1, clips_per_forward=2)
 
     table: list[tuple[str, list[Planned], Maker]] = [
         ("ray-spread", [WORKER, CONTROLLER, NODE, DRIVER, PREEMPTED, FROZEN, STOP_FILE],

@@ -19,6 +19,8 @@ from selection import PlannedRun
 from vavl.training.settings import TrainingPlan
 
 STEPS_PER_FAULT = 24
+FROZEN_AFTER_SECONDS = 12
+"""Of a step in the runs that are frozen; a step that measures gradient norms on a busy machine took more than 6."""
 _PATIENT_SECONDS = 300
 
 Maker = Callable[[str, Sequence[Planned]], Scenario]
@@ -108,7 +110,7 @@ def forked_scenarios(runs: Runs, small_disk: Path | None) -> list[PlannedRun]:
     """Return the runs of forked processes; ``small_disk`` is a file system that one of them may fill."""
     norms = {"gradient_norms_every_steps": 20}
     alone = {"launcher": "in_process", "engine": "torch", **norms}
-    quick = {"faults": {"step_timeout_seconds": 6}, **norms}
+    quick = {"faults": {"step_timeout_seconds": FROZEN_AFTER_SECONDS}, **norms}
 
     def two(stage: int, **more: Any) -> Maker:
         return lambda name, faults: runs.forked(name, faults, workers=2, zero_stage=stage, **more)
