@@ -7,15 +7,14 @@ from pathlib import Path
 
 import pytest
 from browser import NAMES, browser, look_at
-from evaluation_content import evaluation_content
+from evaluation_content import evaluation_content, write_content
 from promotion_content import promotion_content
 
-import vavl.evaluation.report
 import vavl.promotion.report
 
 # Writes a report of its kind into a directory, and how many plots that has.
 REPORTS = {
-    "evaluation": (partial(vavl.evaluation.report.write_report_page, evaluation_content()), 6),
+    "evaluation": (partial(write_content, evaluation_content()), 6),
     "promotion": (lambda directory: vavl.promotion.report.write_pages(promotion_content(), [], directory)[0], 1),
 }
 

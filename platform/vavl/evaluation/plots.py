@@ -10,7 +10,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from vavl.metrics.paired import Interval
+from vavl.evaluation.evaluation import Measured
+from vavl.evaluation.scores import ConditionScores
 from vavl.reports.plots import DASHED, draw_intervals, legend_below, new_figure, style_axes
 from vavl.reports.theme import CONDITION_TITLES, LIGHT
 
@@ -22,10 +23,15 @@ _STEP_ASIDE = 0.09
 
 @dataclass(frozen=True)
 class Measure:
-    """The main measure of a report: its title for people, and whether it is a share, shown in percent."""
+    """The main measure of a report, and whether it is a share, shown in percent."""
 
-    title: str
+    name: str  # of the metric
     is_share: bool
+
+    @property
+    def title(self) -> str:
+        """For people."""
+        return "mean CCC" if self.name == "ccc_mean" else self.name
 
     @property
     def scale(self) -> int:
@@ -38,38 +44,28 @@ class Measure:
         return f"{self.title} (%)" if self.is_share else self.title
 
 
-@dataclass(frozen=True)
-class DegradedScore:
-    """The main measure of one condition under one degradation."""
-
-    kind: str  # what was done, e.g. "noise in the audio"; one plot each
-    level: str  # how much, e.g. "10 dB"
-    condition: str  # that was measured
-    score: Interval  # of the degraded inputs
-    difference: Interval  # from whole inputs, paired over speakers
-    clips: int  # that were measured
-
-
 def degraded_figure(
-    kind: str, scores: Sequence[DegradedScore], whole: Mapping[str, Interval], measure: Measure
+    kind: str, degraded: Sequence[Measured], whole: Mapping[str, ConditionScores], measure: Measure
 ) -> Figure:
     """Draw the main measure over the strength of one kind of degradation; whole inputs come first.
 
     All kinds share one value axis, so that their heights compare.
     """
     figure, axes = new_figure((4.6, 3.6))
-    own = [score for score in scores if score.kind == kind]
-    levels = list(dict.fromkeys(score.level for score in own))
-    for place, condition in enumerate(whole):
-        points = [score for score in own if score.condition == condition]
+    own = [one for one in degraded if one.degradation and one.degradation.plot == kind]
+    for place, (condition, scores) in enumerate(whole.items()):
+        points = [(level, one.scores[condition]) for level, one in enumerate(own, 1) if condition in one.scores]
         if points:
-            values = [whole[condition], *(score.score for score in points)]
-            x = np.array([0, *(1 + levels.index(score.level) for score in points)]) + _STEP_ASIDE * (place - 1)
+            values = [found.score(measure.name) for found in (scores, *(found for _, found in points))]
+            x = np.array([0, *(level for level, _ in points)]) + _STEP_ASIDE * (place - 1)
             style = {"color": LIGHT.of_condition(condition), "marker": _MARKERS.get(condition, "o")}
             draw_intervals(axes, x, values, measure.scale, {**style, "label": CONDITION_TITLES[condition]})
-    axes.set_xticks(range(len(levels) + 1), ["whole", *levels])
-    axes.set_xlim(-0.35, len(levels) + 0.35)
-    ends = np.array([[one.value, one.low, one.high] for one in (*(score.score for score in scores), *whole.values())])
+    axes.set_xticks(range(len(own) + 1), ["whole", *(one.degradation.level for one in own if one.degradation)])
+    axes.set_xlim(-0.35, len(own) + 0.35)
+    every = [
+        found.score(measure.name) for each in (*(one.scores for one in degraded), whole) for found in each.values()
+    ]
+    ends = np.array([[one.value, one.low, one.high] for one in every])
     low, high = measure.scale * np.nanmin(ends), measure.scale * np.nanmax(ends)
     margin = 0.06 * max(high - low, 0.01 * measure.scale)
     axes.set_ylim(low - margin, high + margin)
@@ -80,27 +76,21 @@ def degraded_figure(
     return figure
 
 
-def speakers_figure(
-    speakers: Mapping[str, Mapping[str, float]],
-    clips: Mapping[str, int],
-    whole: Mapping[str, Interval],
-    measure: Measure,
-) -> Figure:
+def speakers_figure(whole: Mapping[str, ConditionScores], measure: Measure) -> Figure:
     """Draw the main measure of each speaker by condition, ordered by the first condition."""
-    first = speakers.get(next(iter(whole)), {})
-    names = sorted(clips, key=lambda name: (first.get(name, float("inf")), name))
+    first = next(iter(whole.values())).by_speaker
+    names = sorted(first, key=lambda name: (first[name][measure.name], name))
     figure, axes = new_figure((5.6, max(2.2, 0.8 + _ROW_HEIGHT * min(len(names), _MOST_NAMED))))
-    for condition, mean in whole.items():
+    for condition, scores in whole.items():
         color, marker = LIGHT.of_condition(condition), _MARKERS.get(condition, "o")
-        axes.axvline(measure.scale * mean.value, color=color, linewidth=1, linestyle=(0, (4, 3)))
-        known = speakers.get(condition, {})
-        rows = [row for row, name in enumerate(names) if name in known]
-        values = [measure.scale * known[names[row]] for row in rows]
+        axes.axvline(measure.scale * scores.metrics[measure.name], color=color, linewidth=1, linestyle=(0, (4, 3)))
+        rows = [row for row, name in enumerate(names) if name in scores.by_speaker]
+        values = [measure.scale * scores.by_speaker[names[row]][measure.name] for row in rows]
         style: dict[str, Any] = {"linestyle": "none", "markersize": 5.5, "alpha": 0.85, "clip_on": False}
         axes.plot(values, rows, marker, color=color, label=CONDITION_TITLES[condition], **style)
     axes.set_ylim(len(names) - 0.4, -0.6)
     if len(names) <= _MOST_NAMED:
-        axes.set_yticks(range(len(names)), [f"{name} ({clips[name]})" for name in names])
+        axes.set_yticks(range(len(names)), [f"{name} ({first[name]['clips']:.0f})" for name in names])
     else:
         axes.set_yticks([])
         axes.set_ylabel(f"{len(names)} speakers")

@@ -43,6 +43,10 @@ class ConditionScores:
     classes: Sequence[ClassScore]  # scores of each class, in the order of the classes; empty for attributes
     by_speaker: Mapping[str, Mapping[str, float]]  # the metrics of each speaker's clips; empty for degraded inputs
 
+    def score(self, name: str) -> Interval:
+        """Return a metric with its interval; the bounds are NaN where it has none."""
+        return self.intervals.get(name, Interval(self.metrics[name], float("nan"), float("nan")))
+
 
 def main_measure(task: Task) -> str:
     """Return the metric that differences are stated in."""

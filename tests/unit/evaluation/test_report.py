@@ -7,24 +7,22 @@ from typing import Any
 
 import numpy as np
 import pytest
-from evaluation_content import evaluation_content
+from evaluation_content import attribute_content, evaluation_content, write_content
 
-from vavl.evaluation.report import EvaluationReport, evaluation_plots, write_report_page
-from vavl.metrics.paired import Interval
+from vavl.evaluation.evaluation import Evaluation
+from vavl.evaluation.report import evaluation_plots
 from vavl.reports.plots import PLOTS_DIRECTORY
-
-NOTHING = float("nan")
 
 
 @pytest.fixture(scope="module")
-def report():
+def evaluation():
     return evaluation_content()
 
 
 @pytest.fixture(scope="module")
-def page(report, tmp_path_factory):
+def page(evaluation, tmp_path_factory):
     """The page, written once."""
-    return write_report_page(report, tmp_path_factory.mktemp("report"))
+    return write_content(evaluation, tmp_path_factory.mktemp("report"))
 
 
 def test_the_page_states_scores_intervals_warnings_and_what_is_missing(page):
@@ -57,21 +55,20 @@ def test_changes_stand_beside_degraded_scores_bold_where_their_interval_excludes
     assert "<td>-</td><td></td></tr>" in shift
 
 
-def test_every_part_has_its_plot(report, page):
-    names = [plot.name for plot in evaluation_plots(report)]
+def test_every_part_has_its_plot(evaluation, page):
+    names = [plot.name for plot in evaluation_plots(evaluation)]
     parts = ["confusion_audio_video", "confusion_audio", "reliability", "speakers"]
     assert names == ["degraded_0", "degraded_1", *parts]
     assert {path.stem for path in (page.parent / PLOTS_DIRECTORY).glob("*.png")} == set(names)
-    bare = replace(report, degraded=(), confusion={}, reliability={})
-    assert [plot.name for plot in evaluation_plots(bare)] == ["speakers"]
+    assert [plot.name for plot in evaluation_plots(replace(evaluation, degraded=()))] == parts
 
 
-def _axes(report: EvaluationReport, name: str) -> Any:
-    return {plot.name: plot.figure for plot in evaluation_plots(report)}[name].axes[0]
+def _axes(evaluation: Evaluation, name: str) -> Any:
+    return {plot.name: plot.figure for plot in evaluation_plots(evaluation)}[name].axes[0]
 
 
-def test_degraded_curves_start_with_whole_inputs_on_a_common_axis(report):
-    noise, shift = (_axes(report, f"degraded_{number}") for number in range(2))
+def test_degraded_curves_start_with_whole_inputs_on_a_common_axis(evaluation):
+    noise, shift = (_axes(evaluation, f"degraded_{number}") for number in range(2))
     assert [len(axes.containers) for axes in (noise, shift)] == [2, 1]
     assert [label.get_text() for label in noise.get_xticklabels()] == ["whole", "20 dB", "0 dB"]
     np.testing.assert_allclose(noise.containers[0].lines[0].get_ydata(), [75, 70, 50])
@@ -79,27 +76,20 @@ def test_degraded_curves_start_with_whole_inputs_on_a_common_axis(report):
     assert {text.get_text() for text in noise.get_legend().get_texts()} == {"audio + video", "audio alone"}
 
 
-def test_speakers_are_sorted_and_those_without_a_side_lack_its_point(report):
-    axes = _axes(report, "speakers")
+def test_speakers_are_sorted_and_those_without_a_side_lack_its_point(evaluation):
+    axes = _axes(evaluation, "speakers")
     assert [label.get_text() for label in axes.get_yticklabels()] == ["s2 (8)", "s1 (12)"]
     points = {line.get_label(): line.get_xdata() for line in axes.lines if line.get_linestyle() == "None"}
     np.testing.assert_allclose(points["audio alone"], [75])
-    many = {f"s{number}": 0.5 for number in range(60)}
-    crowded = replace(report, speakers={"audio": many, "audio_video": many}, speaker_clips=dict.fromkeys(many, 3))
+    many = {f"s{number}": {"accuracy": 0.5, "clips": 3.0} for number in range(60)}
+    scores = {name: replace(found, by_speaker=many) for name, found in evaluation.whole.scores.items()}
+    crowded = replace(evaluation, whole=replace(evaluation.whole, scores=scores))
     assert _axes(crowded, "speakers").get_ylabel() == "60 speakers"
 
 
-def test_attributes_have_their_scores_and_a_plot_of_values(report, tmp_path):
-    values = np.random.default_rng(0).random((20, 2))
-    names = ("arousal", "valence")
-    scores = {f"{kind}_{name}": Interval(0.4, 0.3, 0.5) for kind in ("ccc", "rmse", "mae") for name in names}
-    scores |= {"ccc_mean": Interval(0.4, 0.3, 0.5), "clips": Interval(20, NOTHING, NOTHING)}
-    scores |= {"speakers": Interval(2, NOTHING, NOTHING)}
-    attributes = replace(
-        report, measure="ccc_mean", is_share=False, outputs=names, scores={"audio": scores}, confusion={},
-        reliability={}, classes={}, degraded=(), values={"audio": (values, values)}, references=(),
-    )  # fmt: skip
-    text = write_report_page(attributes, tmp_path).read_text()
+def test_attributes_have_their_scores_and_a_plot_of_values(tmp_path):
+    text = write_content(attribute_content(), tmp_path).read_text()
     assert "<th>valence RMSE</th>" in text
     assert "reference scores" not in text
+    assert "Confusions" not in text
     assert (tmp_path / PLOTS_DIRECTORY / "values_audio.png").exists()
