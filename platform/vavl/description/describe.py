@@ -181,20 +181,20 @@ def choose_videos(names: Sequence[str], probed: Sequence[Probed], *, has_audio: 
 def _with_sound(names: Sequence[str], sound: dict[str, bool]) -> tuple[Sequence[str], str]:
     if not names:
         return names, ""
-    table = cut_names(names)
-    part = table.parts[-1]
-    for place, values in enumerate(part.fields):
-        by_value = _by_value(table.names, values)
-        if not 1 < len(by_value) <= _MOST_VALUES or len(part.fields) == 1:
+    cut = cut_names(names)
+    fields = cut.parts[-1].fields
+    for one in fields:
+        by_value = _by_value(cut.names, one.values)
+        if not 1 < len(by_value) <= _MOST_VALUES or len(fields) == 1:
             continue
-        if table.scheme is not None and table.scheme.title == "RAVDESS" and place == 0:
+        if cut.scheme is not None and cut.scheme.title == "RAVDESS" and one.number == 0:
             silent = {"02"} & by_value.keys() if "01" in by_value else set()
         else:
             silent = _silent_values(by_value, sound)
         copies = {name for value in silent for name in by_value[value]}
         # A copy may lie in another directory: the file name alone counts.
-        rests = zip(*part.fields[:place], *part.fields[place + 1 :], strict=True)
-        rest_of_name = dict(zip(table.names, rests, strict=True))
+        rests = zip(*(other.values for other in fields if other is not one), strict=True)
+        rest_of_name = dict(zip(cut.names, rests, strict=True))
         others = {text for name, text in rest_of_name.items() if name not in copies}
         twice = sum(rest_of_name[name] in others for name in copies)
         if copies and twice >= _LEAST_TWICE * len(copies):

@@ -11,7 +11,8 @@ from typing import Any
 import yaml
 
 from vavl.description import words
-from vavl.description.layout import Layout, Side, escaped, has_sex
+from vavl.description.layout import Layout, escaped, has_sex
+from vavl.description.names import Names
 from vavl.description.people import DECIDE, People, SplitsFound
 from vavl.description.roles import Roles
 from vavl.description.tables import TableFound
@@ -67,7 +68,7 @@ class Found:
     @property
     def feature_table(self) -> TableFound | None:
         """The table of ready features that stands for the video, where there are no video files."""
-        has_directory_groups = any(place.level for place in self.layout.groups()) or self.layout.directories
+        has_directory_groups = any(level for level, _ in self.layout.groups()) or self.layout.directories
         if self.layout.video is not None or has_directory_groups:
             return None
         return next((table for table in self.tables if table.key_column and table.feature_columns), None)
@@ -90,7 +91,7 @@ def draft_card(found: Found) -> list[Section]:
     return [
         _origin(found),
         *_labels(found),
-        *_sides(found),
+        *_modalities(found),
         *_people(found),
         *_groups(found),
         _splits(found),
@@ -253,7 +254,7 @@ def _table_labels(table: TableFound, comments: list[str]) -> tuple[dict[str, Any
     return content, list(dict.fromkeys(classes))
 
 
-def _sides(found: Found) -> list[Section]:
+def _modalities(found: Found) -> list[Section]:
     layout = found.layout
     audio, video = layout.audio, layout.video
     sections = []
@@ -281,18 +282,15 @@ def _sides(found: Found) -> list[Section]:
     return sections
 
 
-def _files(layout: Layout, side: Side) -> dict[str, Any]:
-    return {"pattern": layout.pattern(side), "suffixes": _suffixes(layout, side)}
+def _files(layout: Layout, names: Names) -> dict[str, Any]:
+    """Take all suffixes, or the most frequent one where a clip is there with several."""
+    ids = layout.clip_ids(names)
+    suffixes = names.suffixes if len(set(ids)) == len(ids) else names.suffixes[:1]
+    return {"pattern": layout.pattern(names), "suffixes": list(suffixes)}
 
 
-def _suffixes(layout: Layout, side: Side) -> list[str]:
-    """Return all suffixes, or the most frequent one where a clip is there with several."""
-    ids = layout.clip_ids(side)
-    return list(side.suffixes if len(set(ids)) == len(ids) else side.suffixes[:1])
-
-
-def _others(side: Side) -> str:
-    found = side.table.unmatched
+def _others(names: Names) -> str:
+    found = names.unmatched
     return f"{DECIDE}{len(found)} files are named otherwise and left out, e.g. {found[0]}" if found else ""
 
 
@@ -324,7 +322,7 @@ def _groups(found: Found) -> list[Section]:
     groups: dict[str, Any] = {name: {"group": name} for name in found.layout.roles.groups}
     unnamed = [name for name in groups if name.startswith("field_")]
     comments = [f"{DECIDE}give {', '.join(unnamed)} a name, or take them out."] if unnamed else []
-    scheme = found.layout.lead.table.scheme
+    scheme = found.layout.lead.scheme
     if scheme is not None and scheme.sentence and found.has_name_labels and groups.pop("sentence", None):
         groups["text"] = {"group": list(scheme.sentence)}
         comments.append("Numbers of sentences begin anew in each emotion: both name a sentence together.")

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import PurePosixPath
 
-from vavl.description.names import NameTable, Part, cut_names, digit_runs
-from vavl.description.roles import Column, Place, Roles, find_roles
+from vavl.description.names import Field, Names, Part, Place, cut_names, digit_runs
+from vavl.description.roles import Roles, find_roles
 
 _FEWEST_TO_COUNT = 3
 _SPECIAL = re.compile(r"([.^$*+?{}\[\]\\|()])")
@@ -18,52 +17,38 @@ _MOST_PREFIX_LETTERS = 6
 
 
 @dataclass(frozen=True)
-class Side:
-    """One modality of a directory."""
-
-    table: NameTable
-    suffixes: tuple[str, ...]  # of its files, most frequent first
-
-    @property
-    def levels(self) -> int:
-        """Directory levels and the file name."""
-        return len(self.table.parts)
-
-
-@dataclass(frozen=True)
 class Layout:
     """How the clips of a directory are named."""
 
-    audio: Side | None  # audio, video: the modalities at hand; the same where one file holds both
-    video: Side | None
+    audio: Names | None  # audio, video: the modalities at hand; the same where one file holds both
+    video: Names | None
     roles: Roles
     first: int = 0  # first field of the file name that belongs to the clip
     last: int = 0  # last one, counted from the end, 0 for the last field of all
     directories: int = 0  # levels of directories that belong to the clip, because file names alone are not unique
 
     @property
-    def lead(self) -> Side:
+    def modalities(self) -> list[Names]:
+        """Those at hand, audio first."""
+        return [names for names in (self.audio, self.video) if names is not None]
+
+    @property
+    def lead(self) -> Names:
         """The modality that the roles were read from."""
-        side = self.audio or self.video
-        assert side is not None
-        return side
+        return self.modalities[0]
 
     def groups(self) -> dict[Place, str]:
         """Return the place of every named group but the clip's and the sex's."""
-        named = {column.place: name for name, column in self.roles.groups.items()}
-        if self.roles.emotion is not None:
-            named[self.roles.emotion.place] = "emotion"
-        if self.roles.speaker is not None:
-            named[self.roles.speaker.place] = "speaker"
-        if self.roles.split is not None:
-            named[self.roles.split.place] = "split"
-        return named
+        roles = self.roles
+        named = {column.place: name for name, column in roles.groups.items()}
+        chosen = {"emotion": roles.emotion, "speaker": roles.speaker, "split": roles.split}
+        return named | {column.place: name for name, column in chosen.items() if column is not None}
 
-    def pattern(self, side: Side) -> str:
+    def pattern(self, names: Names) -> str:
         """Return the regular expression of one modality for a card."""
         groups, texts = self.groups(), []
-        for number, part in enumerate(side.table.parts):
-            level = side.levels - 1 - number
+        for number, part in enumerate(names.parts):
+            level = len(names.parts) - 1 - number
             text = self._part(part, level, groups)
             if level:
                 text = f"(?:{text}/)?" if part.is_optional else f"{text}/"
@@ -81,29 +66,32 @@ class Layout:
                 return text[start : place + 1]
         raise AssertionError("the group of the clip is not closed")
 
-    @property
-    def sides(self) -> list[Side]:
-        """The modalities at hand, audio first."""
-        return [side for side in (self.audio, self.video) if side is not None]
-
-    def matches(self, side: Side) -> Iterator[re.Match[str] | None]:
+    def matches(self, names: Names) -> Iterator[re.Match[str] | None]:
         """Yield what the pattern of one modality reads in each of its names."""
-        expression = re.compile(self.pattern(side))
-        return (expression.fullmatch(name.rpartition(".")[0]) for name in side.table.names)
+        expression = re.compile(self.pattern(names))
+        return (expression.fullmatch(name.rpartition(".")[0]) for name in names.names)
 
-    def clip_ids(self, side: Side) -> list[str]:
-        """Return the clip ids that the pattern will read, one per name of the side."""
-        return [match["clip"] if match else "" for match in self.matches(side)]
+    def clip_ids(self, names: Names) -> list[str]:
+        """Return the clip ids that the pattern will read, one per name."""
+        return [match["clip"] if match else "" for match in self.matches(names)]
 
     def without_first(self, fields: int) -> Layout:
         """Return the layout whose clips begin so many fields later, as a table names them."""
         later = replace(self, first=self.first + fields)
-        return later if not self.directories and all(_are_unique(later, side) for side in self.sides) else self
+        return later if not self.directories and later.is_unique else self
+
+    @property
+    def is_unique(self) -> bool:
+        """Tell whether no clip is there twice; one file per suffix may stand for it."""
+        return all(
+            len(set(zip(self.clip_ids(one), map(_suffix, one.names), strict=True))) == len(one.names)
+            for one in self.modalities
+        )
 
     def speakers_of_clips(self) -> dict[str, str]:
         """Return clip id -> speaker, over both modalities; the clip itself where no speaker is known."""
         found: dict[str, str] = {}
-        for match in chain.from_iterable(map(self.matches, self.sides)):
+        for match in chain.from_iterable(map(self.matches, self.modalities)):
             if match is not None:
                 texts = [match[group] for group in self.roles.people]
                 found.setdefault(match["clip"], "_".join(texts) if texts and all(texts) else match["clip"])
@@ -113,43 +101,46 @@ class Layout:
         """Return clip id -> what its name calls its split; empty where no field is one."""
         if self.roles.split is None:
             return {}
-        matches = chain.from_iterable(map(self.matches, self.sides))
+        matches = chain.from_iterable(map(self.matches, self.modalities))
         return {match["clip"]: match["split"] for match in matches if match is not None}
 
     def _part(self, part: Part, level: int, groups: Mapping[Place, str]) -> str:
-        first, end = self.first, len(part.fields) - self.last
-        begins_above = self.directories > 0
+        """Return the expression of one level; the clip begins and ends at fields of the file name, or above it."""
+        end = len(part.fields) - self.last
         text = ""
-        for place, values in enumerate(part.fields):
-            if level == 0 and place == first and not begins_above:
-                text += escaped(part.separators[place]) if place else ""
-                text += "(?P<clip>" + ("" if place else escaped(part.separators[0]))
-            else:
-                text += escaped(part.separators[place])
-            named = groups.get(Place(level, place))
-            expression = field_expression(values, is_whole=part.is_whole, splits_sex=named == "speaker")
-            if part.expressions and len(set(values)) > 1 and "(?P<sex>" not in expression:
-                expression = part.expressions[place]
+        for one in part.fields:
+            mark = escaped(one.before)
+            if level == 0 and one.number == self.first and not self.directories:
+                mark = f"{mark}(?P<clip>" if one.number else f"(?P<clip>{mark}"
+            named = groups.get(one.place)
+            expression = field_expression(one.values, is_whole=part.is_whole, splits_sex=named == "speaker")
+            if one.expression and len(one.distinct) > 1 and "(?P<sex>" not in expression:
+                expression = one.expression
             if not named and "|" in expression:
                 expression = f"(?:{expression})"
-            text += f"(?P<{named}>{expression})" if named else expression
-            if level == 0 and place == end - 1 < len(part.fields) - 1:
+            text += mark + (f"(?P<{named}>{expression})" if named else expression)
+            if level == 0 and one.number == end - 1 < len(part.fields) - 1:
                 text += ")"
-        text += escaped(part.separators[-1])
+        text += escaped(part.after)
         if level == 0 and end == len(part.fields):
             text += ")"
-        return "(?P<clip>" + text if begins_above and level == self.directories else text
+        return "(?P<clip>" + text if self.directories and level == self.directories else text
 
 
 def find_layout(audio: Sequence[str], video: Sequence[str]) -> Layout:
     """Return the layout of media files; ``audio`` is empty where the audio is inside the video files."""
-    sides = [_side(names) if names else None for names in (audio, video)]
-    lead = sides[0] or sides[1]
+    found = [cut_names(names) if names else None for names in (audio, video)]
+    lead = found[0] or found[1]
     assert lead is not None, "no media"
-    layout = Layout(sides[0], sides[1], find_roles(lead.table))
-    if sides[0] and sides[1]:
+    layout = Layout(found[0], found[1], find_roles(lead))
+    if len(layout.modalities) > 1:
         layout = _joined(layout)
-    return _unique(layout)
+    # Directories belong to the clip until none is there twice.
+    wider = (
+        replace(layout, directories=directories, first=layout.first if not directories else 0)
+        for directories in range(min(len(names.parts) for names in layout.modalities))
+    )
+    return next((one for one in wider if one.is_unique), layout)
 
 
 def field_expression(values: Sequence[str], *, is_whole: bool = False, splits_sex: bool = False) -> str:
@@ -203,59 +194,38 @@ def _letters(values: Sequence[str], *, is_listed: bool = True) -> str:
     return "[A-Z]+" if all(value.isupper() for value in values) else "[A-Za-z]+"
 
 
-def _side(names: Sequence[str]) -> Side:
-    counts = Counter(PurePosixPath(name).suffix.lower() for name in names)
-    return Side(cut_names(names), tuple(suffix for suffix, _ in counts.most_common()))
+def _suffix(name: str) -> str:
+    return PurePosixPath(name).suffix
 
 
 def _joined(layout: Layout) -> Layout:
     """Leave out of the clip what stands before or after it and differs between audio and video."""
-    assert layout.audio
-    assert layout.video
-    audio, video = (side.table.parts[-1] for side in (layout.audio, layout.video))
-    if audio.separators != video.separators:
-        return _roles_for_both(layout)
-    fields = list(zip(audio.fields, video.fields, strict=True))
-    differing = [not set(one) & set(other) for one, other in fields]
+    audio, video = (names.parts[-1] for names in layout.modalities)
+    shared = _roles_for_both(layout)
+    if [one.before for one in audio.fields] + [audio.after] != [one.before for one in video.fields] + [video.after]:
+        return shared
+    pairs = zip(audio.fields, video.fields, strict=True)
+    differing = [not set(one.values) & set(other.values) for one, other in pairs]
     first = differing.index(False) if False in differing else 0
     last = differing[::-1].index(False) if False in differing else 0
-    return _roles_for_both(replace(layout, first=first, last=last))
+    return replace(shared, first=first, last=last)
 
 
 def _roles_for_both(layout: Layout) -> Layout:
     """Keep the groups that both modalities have; a speaker in a directory of one alone helps nobody."""
 
-    def is_there(column: Column | None) -> bool:
-        return column is not None and all(
-            column.place.level < side.levels
-            and column.place.field < len(side.table.parts[-1 - column.place.level].fields)
-            for side in layout.sides
-        )
+    def known(column: Field | None) -> Field | None:
+        parts = [names.level(column.level) for names in layout.modalities] if column is not None else [None]
+        is_there = all(part is not None and column and column.number < len(part.fields) for part in parts)
+        return column if is_there else None
 
     roles = layout.roles
-    return replace(
-        layout,
-        roles=replace(
-            roles,
-            speaker=roles.speaker if is_there(roles.speaker) else None,
-            split=roles.split if is_there(roles.split) else None,
-            joint=roles.joint if all(is_there(roles.groups[name]) for name in roles.joint) else (),
-            emotion=roles.emotion if is_there(roles.emotion) else None,
-            groups={name: column for name, column in roles.groups.items() if is_there(column)},
-        ),
+    shared = replace(
+        roles,
+        speaker=known(roles.speaker),
+        split=known(roles.split),
+        joint=roles.joint if all(known(roles.groups[name]) for name in roles.joint) else (),
+        emotion=known(roles.emotion),
+        groups={name: column for name, column in roles.groups.items() if known(column)},
     )
-
-
-def _unique(layout: Layout) -> Layout:
-    """Take directories into the clip until no clip is there twice."""
-    for directories in range(min(side.levels for side in layout.sides)):
-        wider = replace(layout, directories=directories, first=layout.first if not directories else 0)
-        if all(_are_unique(wider, side) for side in layout.sides):
-            return wider
-    return layout
-
-
-def _are_unique(layout: Layout, side: Side) -> bool:
-    # One file per suffix may stand for a clip: a choice of suffix, not of the clip's name.
-    suffixes = (PurePosixPath(name).suffix for name in side.table.names)
-    return len(set(zip(layout.clip_ids(side), suffixes, strict=True))) == len(side.table.names)
+    return replace(layout, roles=shared)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import groupby, product
+from pathlib import PurePosixPath
 
 _LEAST_SHARE = 0.9
 MOST_VOICES = 6
@@ -142,61 +143,93 @@ _LEAST_RUNS = 3
 _MOST_CODES = 30
 _FEWEST_CODES = 3
 _VOICE_AND_TURN = re.compile(r"([A-Za-z])(\d+)")
+_LETTERS_AND_NUMBER = re.compile(r"([^\W\d_]+)(\d+)")
 _SESSION_NUMBER = re.compile(
     r"(?i)(?:session|sess|ses|dialogue|dialog|dia|conversation|conv|meeting|interview)[\W_]*\d"
 )
 CODE = "code"
 """Word of a field of letters that stood before a number."""
+Place = tuple[int, int]
+"""Of a field: level and number."""
+
+
+@dataclass(frozen=True)
+class Field:
+    """One field of all names."""
+
+    level: int  # counts from the file name (0) outwards
+    number: int  # counts from the left
+    before: str  # mark before it
+    values: tuple[str, ...]  # one per name; "" where an optional directory is absent
+    # what it is: as a scheme says, the constant word before it in its level, or the letters that all values begin with
+    word: str = ""
+    expression: str = ""  # how a card reads it, where a scheme says so
+    same_as: tuple[Place, ...] = ()  # other fields that always say the same
+
+    @property
+    def place(self) -> Place:
+        """Where it stands."""
+        return self.level, self.number
+
+    @cached_property
+    def distinct(self) -> list[str]:
+        """The values, each once, sorted; without the absent one."""
+        return sorted(set(self.values) - {""})
 
 
 @dataclass(frozen=True)
 class Part:
     """One directory level of the names, or the file name without its suffix."""
 
-    separators: tuple[str, ...]  # before, between and after the fields
-    # one tuple of values per field, one value per name; "" where an optional level is absent
-    fields: tuple[tuple[str, ...], ...]
+    fields: tuple[Field, ...]
+    after: str = ""  # mark after the last field
     is_whole: bool = False  # the level is not cut: its one field is all of it
     is_optional: bool = False  # some names lack this level
-    # words, expressions: what each field is and how a card reads it, where a published scheme says so
-    words: tuple[str, ...] = ()
-    expressions: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
-class NameTable:
-    """Names of one modality as a table."""
+class Names:
+    """The names of one modality, cut into fields."""
 
     names: tuple[str, ...]  # those that fit the parts, with their suffix
+    suffixes: tuple[str, ...]  # most frequent first
     parts: tuple[Part, ...]  # from the outermost directory to the file name
     unmatched: tuple[str, ...]  # names that do not fit
     scheme: Scheme | None = None  # of a published corpus or a session that the file names follow, if any
 
+    def level(self, number: int) -> Part | None:
+        """Return a level, counted from the file name (0); None where there are not so many."""
+        return self.parts[-1 - number] if number < len(self.parts) else None
 
-def cut_names(names: Sequence[str]) -> NameTable:
+
+def cut_names(names: Sequence[str]) -> Names:
     """Cut names (relative paths) into the parts and fields that most of them share."""
+    suffixes = Counter(PurePosixPath(name).suffix.lower() for name in names)
     levels = {name: name.rpartition(".")[0].split("/") for name in names}
     depth = Counter(len(parts) for parts in levels.values()).most_common(1)[0][0]
     shapes = _common_shapes([parts for parts in levels.values() if len(parts) == depth])
     optional = _optional_level([parts for parts in levels.values() if len(parts) == depth - 1], shapes)
     scheme = find_scheme([parts[-1] for parts in levels.values()])
+    cutting = scheme if scheme is not None and scheme.cuts else None
+    if cutting is not None:
+        shapes[-1] = None  # the scheme cuts the file name, whatever its marks are
     rows: dict[str, list[str]] = {}
-    is_cut = scheme is not None and scheme.cuts
     for name, parts in levels.items():
         full = parts
         if optional is not None and len(parts) == depth - 1:
             full = [*parts[:optional], "", *parts[optional:]]
-        fits = scheme is None or not is_cut or scheme.cut(full[-1]) is not None
-        if fits and len(full) == depth and _fits(full, shapes, optional, is_cut=is_cut):
+        is_named = cutting is None or cutting.cut(full[-1]) is not None
+        if is_named and len(full) == depth and _fits(full, shapes, optional):
             rows[name] = full
     columns = list(zip(*rows.values(), strict=True))
-    cut = [_part(columns[level], shapes[level], is_optional=level == optional) for level in range(depth)]
-    if scheme is not None and is_cut:
-        cut[-1] = _scheme_part(columns[-1], scheme)
-    else:
-        cut = _with_voices(cut)
+    cut = [
+        _part(depth - 1 - place, columns[place], shapes[place], is_optional=place == optional) for place in range(depth)
+    ]
+    cut = _with_voices(cut) if cutting is None else [*cut[:-1], _scheme_part(columns[-1], cutting)]
+    parts_with_words = tuple(replace(part, fields=tuple(_with_words(part.fields))) for part in cut)
     unmatched = tuple(name for name in names if name not in rows)
-    return NameTable(tuple(rows), tuple(cut), unmatched, scheme)
+    ordered = tuple(suffix for suffix, _ in suffixes.most_common())
+    return Names(tuple(rows), ordered, parts_with_words, unmatched, scheme)
 
 
 def digit_runs(value: str) -> tuple[str, ...]:
@@ -208,101 +241,64 @@ def _common_shapes(names: Sequence[Sequence[str]]) -> list[tuple[str, ...] | Non
     """Return per level the marks between the fields that nearly all share; None where they differ."""
     shapes: list[tuple[str, ...] | None] = []
     for level in zip(*names, strict=True):
-        shape, count = Counter(_separators(text) for text in level).most_common(1)[0]
+        shape, count = Counter(_marks(text) for text in level).most_common(1)[0]
         is_cut = count >= _AGREEING_SHARE * len(level) and len(shape) > 1
         shapes.append(shape if is_cut else None)
     return shapes
 
 
-def _separators(text: str) -> tuple[str, ...]:
+def _marks(text: str) -> tuple[str, ...]:
     return tuple(_FIELD.split(text))
 
 
-def _fits(
-    parts: Sequence[str], shapes: Sequence[tuple[str, ...] | None], optional: int | None, *, is_cut: bool = False
-) -> bool:
-    """Tell whether a name has the marks of its levels; the file name's do not count where a scheme cuts it."""
+def _fits(parts: Sequence[str], shapes: Sequence[tuple[str, ...] | None], optional: int | None) -> bool:
+    """Tell whether a name has the marks of its levels."""
     return all(
-        (level == optional and not text)
-        or shape is None
-        or (is_cut and level == len(shapes) - 1)
-        or _separators(text) == shape
+        (level == optional and not text) or shape is None or _marks(text) == shape
         for level, (text, shape) in enumerate(zip(parts, shapes, strict=True))
     )
 
 
 def _optional_level(shorter: Sequence[Sequence[str]], shapes: Sequence[tuple[str, ...] | None]) -> int | None:
     """Return the directory level that names with one level less lack; None where no level explains them."""
-    if not shorter:
-        return None
     fitting = {
         level: sum(_fits([*parts[:level], "", *parts[level:]], shapes, level) for parts in shorter)
         for level in range(len(shapes) - 1)
     }
     best = max(fitting, key=lambda level: fitting[level], default=None)
-    return best if best is not None and fitting[best] >= _AGREEING_SHARE * len(shorter) else None
+    return best if shorter and best is not None and fitting[best] >= _AGREEING_SHARE * len(shorter) else None
 
 
-def _part(level: Sequence[str], shape: tuple[str, ...] | None, *, is_optional: bool) -> Part:
+def _part(level: int, texts: Sequence[str], shape: tuple[str, ...] | None, *, is_optional: bool) -> Part:
     if shape is None:
-        return Part(("", ""), (tuple(level),), is_whole=True, is_optional=is_optional)
-    found = [_FIELD.findall(text) or [""] * (len(shape) - 1) for text in level]
-    part = Part(shape, tuple(zip(*found, strict=True)), is_optional=is_optional)
-    return _without_long_runs(part)
+        return Part((Field(level, 0, "", tuple(texts)),), is_whole=True, is_optional=is_optional)
+    found = [_FIELD.findall(text) or [""] * (len(shape) - 1) for text in texts]
+    cut = [
+        piece
+        for before, values in zip(shape[:-1], zip(*found, strict=True), strict=True)
+        for piece in _cut_runs(before, values)
+    ]
+    fields = (Field(level, number, *piece) for number, piece in enumerate(cut))
+    return Part(tuple(fields), shape[-1], is_optional=is_optional)
 
 
-def _with_voices(parts: list[Part]) -> list[Part]:
-    """Cut the letter of who speaks off the number of a turn (Session1/F003), where turns count anew per session."""
-    *_, values = parts[-1].fields
-    matches = [_VOICE_AND_TURN.fullmatch(value) for value in values]
-    voices = {match[1] for match in matches if match}
-    fields = (other for part in parts for other in part.fields if other is not values)
-    session = next((other for other in fields if all(_SESSION_NUMBER.match(value) for value in other)), None)
-    if session is None or not all(matches) or not 1 < len(voices) <= MOST_VOICES:
-        return parts
-    if len(set(zip(session, values, strict=True))) == len(set(values)):
-        return parts
-    last = parts[-1]
-    cut = [tuple(match[group] for match in matches if match) for group in (1, 2)]
-    names = last.words or ("",) * len(last.fields)
-    last = replace(
-        last,
-        separators=(*last.separators[:-1], "", last.separators[-1]),
-        fields=(*last.fields[:-1], *cut),
-        words=(*names[:-1], "who", "turn"),
-        is_whole=False,
-    )
-    return [*parts[:-1], last]
-
-
-def _scheme_part(level: Sequence[str], scheme: Scheme) -> Part:
-    """Cut file names as their scheme does."""
-    cuts = [cut for text in level if (cut := scheme.cut(text)) is not None]
-    separators, words, expressions = zip(*scheme.pieces, strict=True)
-    return Part((*separators, ""), tuple(zip(*cuts, strict=True)), words=words, expressions=expressions)
-
-
-def _without_long_runs(part: Part) -> Part:
-    """Cut fields further where digits and letters take turns alike in all names, as in 03a01Fa.
+def _cut_runs(before: str, values: tuple[str, ...]) -> Iterator[tuple[str, tuple[str, ...], str]]:
+    """Cut a field further where digits and letters take turns alike in all names, as in 03a01Fa.
 
     A code before a number is cut off too (a01, sa02): where there are at least three codes, each with several
     numbers. Two letters (f01, m01) stay with their number: they name people.
+
+    Yields:
+        Mark before the field, its values and its word.
     """
-    separators: list[str] = [part.separators[0]]
-    fields: list[tuple[str, ...]] = []
-    words: list[str] = []
-    for values, after in zip(part.fields, part.separators[1:], strict=True):
-        runs = [digit_runs(value) for value in values]
-        shapes = {tuple((run.isdecimal(), len(run)) for run in value) for value in runs}
-        if (len(shapes) == 1 and len(runs[0]) >= _LEAST_RUNS) or _are_codes(runs):
-            fields += list(zip(*runs, strict=True))
-            separators += [""] * (len(runs[0]) - 1)
-            words += [CODE, ""] if len(runs[0]) < _LEAST_RUNS else [""] * len(runs[0])
-        else:
-            fields.append(values)
-            words.append("")
-        separators.append(after)
-    return replace(part, separators=tuple(separators), fields=tuple(fields), words=tuple(words))
+    runs = [digit_runs(value) for value in values]
+    shapes = {tuple((run.isdecimal(), len(run)) for run in value) for value in runs}
+    is_long = len(runs[0]) >= _LEAST_RUNS
+    if not (len(shapes) == 1 and is_long) and not _are_codes(runs):
+        yield before, values, ""
+        return
+    for number, cut in enumerate(zip(*runs, strict=True)):
+        yield "" if number else before, cut, "" if number or is_long else CODE
 
 
 def _are_codes(runs: Sequence[tuple[str, ...]]) -> bool:
@@ -312,3 +308,49 @@ def _are_codes(runs: Sequence[tuple[str, ...]]) -> bool:
     for letters, number in runs:
         numbers.setdefault(letters, set()).add(number)
     return _FEWEST_CODES <= len(numbers) <= _MOST_CODES and all(len(found) > 1 for found in numbers.values())
+
+
+def _with_voices(parts: list[Part]) -> list[Part]:
+    """Cut the letter of who speaks off the number of a turn (Session1/F003), where turns count anew per session."""
+    *others, last = parts[-1].fields
+    matches = [_VOICE_AND_TURN.fullmatch(value) for value in last.values]
+    voices = {match[1] for match in matches if match}
+    fields = [*(field for part in parts[:-1] for field in part.fields), *others]
+    session = next((one.values for one in fields if all(map(_SESSION_NUMBER.match, one.values))), None)
+    if session is None or not all(matches) or not 1 < len(voices) <= MOST_VOICES:
+        return parts
+    if len(set(zip(session, last.values, strict=True))) == len(last.distinct):
+        return parts
+    who, turn = (tuple(match[group] for match in matches if match) for group in (1, 2))
+    after = replace(last, number=last.number + 1, before="", values=turn, word="turn")
+    cut = (*others, replace(last, values=who, word="who"), after)
+    return [*parts[:-1], replace(parts[-1], fields=cut, is_whole=False)]
+
+
+def _scheme_part(texts: Sequence[str], scheme: Scheme) -> Part:
+    """Cut file names as their scheme does."""
+    cuts = zip(*(cut for text in texts if (cut := scheme.cut(text)) is not None), strict=True)
+    fields = [
+        Field(0, number, before, values, word, expression)
+        for number, ((before, word, expression), values) in enumerate(zip(scheme.pieces, cuts, strict=True))
+    ]
+    return Part(tuple(fields))
+
+
+def _with_words(fields: Iterable[Field]) -> Iterator[Field]:
+    """Name the fields that vary after the constant word before them, or after their own constant letters."""
+    before = ""
+    for one in fields:
+        if len(one.distinct) > 1:
+            yield replace(one, word=one.word or before or _own_letters(one.distinct))
+            before = ""
+        else:
+            yield one
+            before = "".join(one.distinct).lower()
+
+
+def _own_letters(values: Sequence[str]) -> str:
+    """Return the letters that all values begin with before their number, e.g. ``s`` for s01, s02."""
+    matches = [_LETTERS_AND_NUMBER.fullmatch(value) for value in values]
+    letters = {match[1].lower() for match in matches if match}
+    return letters.pop() if all(matches) and len(letters) == 1 else ""

@@ -58,7 +58,7 @@ def find_people(layout: Layout, tables: Sequence[TableFound]) -> People:
     listed = next((found for table in tables if (found := _listed(table, of_names))), None)
     if roles.people and roles.rule:
         comments = [f"Who speaks is certain: {roles.rule}."]
-        scheme = layout.lead.table.scheme
+        scheme = layout.lead.scheme
         comments += [f"{DECIDE}{scheme.doubt}"] if scheme is not None and scheme.doubt else []
         if listed is not None and not _agree(of_names, listed.clips):
             file, column = listed.content["file"], listed.content["speaker_column"]
@@ -168,7 +168,7 @@ def _published(layout: Layout, tables: Sequence[TableFound], people: People) -> 
     of_names = layout.splits_of_clips()
     names = splits_of(set(of_names.values()), with_others=True)
     if names:
-        where = "a directory" if layout.roles.split and layout.roles.split.place.level else "a field"
+        where = "a directory" if layout.roles.split and layout.roles.split.level else "a field"
         place = f"{where} of the names ({', '.join(sorted(names))})"
         folds = {"source": "pattern", "group": "split", "map": names}
         yield _Published(place, folds, {clip: names[text] for clip, text in of_names.items()})

@@ -42,7 +42,6 @@ def summary_of(found: Description) -> dict[str, Any]:
     content = card_content(found.sections)
     seconds = [head.seconds for head in found.probed if head.seconds is not None]
     counts = _clip_counts(found)
-    modalities = [side for side in (found.layout.audio, found.layout.video) if side]
     return {
         "corpus": found.name,
         "folder": str(found.root),
@@ -51,7 +50,7 @@ def summary_of(found: Description) -> dict[str, Any]:
         "audio_files": len(found.listing.audio),
         "video_files": len(found.listing.video),
         "tables": [entry.file for entry in found.tables],
-        "files_named_otherwise": sum(len(side.table.unmatched) for side in modalities),
+        "files_named_otherwise": sum(len(names.unmatched) for names in found.layout.modalities),
         "left_out": dict(found.listing.left_out),
         "is_complete": found.listing.is_complete,
         **counts,

@@ -6,9 +6,9 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from vavl.description.names import CODE, MOST_VOICES, NameTable
+from vavl.description.names import CODE, MOST_VOICES, Field, Names
 from vavl.description.words import (
     LEVELS,
     SENTENCE_WORDS,
@@ -22,49 +22,25 @@ from vavl.description.words import (
 
 _LEAST_SPEAKER_SCORE = 2.0
 _MOST_CLASSES = 30
-_LETTERS_AND_NUMBER = re.compile(r"([^\W\d_]+)(\d+)")
 _SEX_AND_NUMBER = re.compile(r"[fmwFMW]\d+")
-
-
-@dataclass(frozen=True, order=True)
-class Place:
-    """Where a field stands: ``level`` counts from the file name (0) outwards, ``field`` from the left."""
-
-    level: int
-    field: int
-
-
-@dataclass(frozen=True)
-class Column:
-    """One field of all names."""
-
-    place: Place
-    values: tuple[str, ...]  # one per name; "" where an optional directory is absent
-    word: str = ""  # the constant word before it in the same level, or its own constant letters, lower case
-    same_as: tuple[Place, ...] = ()  # other places that always say the same
-
-    @property
-    def distinct(self) -> list[str]:
-        """The values, each once, sorted; without the absent one."""
-        return sorted(set(self.values) - {""})
 
 
 @dataclass(frozen=True)
 class Roles:
     """The meaning of the fields of one modality."""
 
-    speaker: Column | None  # None where no field looks like one.
-    emotion: Column | None  # the class of a clip; None where no field looks like one
+    speaker: Field | None  # None where no field looks like one.
+    emotion: Field | None  # the class of a clip; None where no field looks like one
     is_emotion_named: bool  # the values are words for emotions; False for a field that only could be one
-    groups: Mapping[str, Column] = field(default_factory=dict)  # name -> further field
-    columns: tuple[Column, ...] = ()  # all fields that vary, those that say the same only once
-    split: Column | None = None  # a field whose values are train, validation and test in some writing
+    groups: Mapping[str, Field] = field(default_factory=dict)  # name -> further field
+    columns: tuple[Field, ...] = ()  # all fields that vary, those that say the same only once
+    split: Field | None = None  # a field whose values are train, validation and test in some writing
     # groups that name the speaker together (session and letter), or stand for it (session)
     joint: tuple[str, ...] = ()
     rule: str = ""  # by which the speaker is surely known; "" for a guess
     # of the values of ``emotion``, where a published scheme names them
     class_names: Mapping[str, str] = field(default_factory=dict)
-    also_emotions: tuple[Column, ...] = ()  # further fields whose values are words for emotions
+    also_emotions: tuple[Field, ...] = ()  # further fields whose values are words for emotions
 
     @property
     def people(self) -> tuple[str, ...]:
@@ -72,21 +48,19 @@ class Roles:
         return self.joint or (("speaker",) if self.speaker is not None else ())
 
 
-def find_roles(table: NameTable) -> Roles:
+def find_roles(names: Names) -> Roles:
     """Infer what each field of the names means."""
-    columns = _merged(list(_varying(table)))
+    columns = _merged([one for part in names.parts for one in part.fields if len(one.distinct) > 1])
     split = next((column for column in columns if splits_of(column.distinct, with_others=True)), None)
     meant = [column for column in columns if not _name_splits(column)]
-    is_one_field = len(table.parts[-1].fields) == 1
+    is_one_field = len(names.parts[-1].fields) == 1
     emotions = [column for column in meant if are_emotions(column.distinct) > 0]
     emotion = max(emotions, key=lambda column: are_emotions(column.distinct), default=None)
     is_named = emotion is not None
     emotion = emotion or next((column for column in meant if column.word == "emotion"), None)
     # A file name of one field, say a number, tells recordings apart and not who speaks in them.
     sure = [column for column in meant if names_people(column) and not _begins_anew(column, meant)]
-    people = sure or [
-        column for column in meant if (column.place.level or not is_one_field) and not names_people(column)
-    ]
+    people = sure or [column for column in meant if (column.level or not is_one_field) and not names_people(column)]
     joint = {} if sure else _joint_speaker(meant)
     code = next((column for column in meant if column.word == CODE), None)
     speaker = None if len(joint) > 1 else _speaker(people, emotion or code)
@@ -97,8 +71,8 @@ def find_roles(table: NameTable) -> Roles:
             [column for column in meant if column not in taken], speaker or joint.get("session")
         )
     rest = [column for column in columns if column not in (*taken, emotion)]
-    groups = {**joint, **dict(_groups(rest, len(table.names), joint))}
-    scheme = table.scheme
+    groups = {**joint, **dict(_groups(rest, len(names.names), joint))}
+    scheme = names.scheme
     rule = names_people(speaker) if speaker is not None else ""
     if scheme is not None and scheme.names_people and (speaker is not None or len(joint) > 1):
         rule = f"names as of {scheme.title}"
@@ -110,13 +84,13 @@ def find_roles(table: NameTable) -> Roles:
     )  # fmt: skip
 
 
-def _name_splits(column: Column) -> bool:
+def _name_splits(column: Field) -> bool:
     """Tell whether values of a field name splits: such a field is no speaker and no class, even if others do not."""
     named = [value for value in column.distinct if split_of(value)]
     return len(named) == len(column.distinct) or len({split_of(value) for value in named}) > 1
 
 
-def _begins_anew(column: Column, columns: Sequence[Column]) -> bool:
+def _begins_anew(column: Field, columns: Sequence[Field]) -> bool:
     """Tell whether a letter and number counts turns: values occur in several sessions."""
     if column.word in SPEAKER_WORDS:
         return False
@@ -124,7 +98,7 @@ def _begins_anew(column: Column, columns: Sequence[Column]) -> bool:
     return any(len(set(zip(column.values, session.values, strict=True))) > len(column.distinct) for session in sessions)
 
 
-def _joint_speaker(columns: Sequence[Column]) -> dict[str, Column]:
+def _joint_speaker(columns: Sequence[Field]) -> dict[str, Field]:
     """Return the session and the letter of who speaks in it; the session alone where no field is such a letter.
 
     Numbers of people begin anew in each session, so neither part names a person alone.
@@ -140,7 +114,7 @@ def _joint_speaker(columns: Sequence[Column]) -> dict[str, Column]:
     return {"session": session} | ({"who": who} if who is not None else {})
 
 
-def _is_letter_of_people(column: Column, session: Column) -> bool:
+def _is_letter_of_people(column: Field, session: Field) -> bool:
     """Tell whether a field is a letter of which most sessions have two or more: F and M, A and B."""
     values = column.distinct
     if column is session or column.word == "worn" or "" in column.values:
@@ -151,34 +125,12 @@ def _is_letter_of_people(column: Column, session: Column) -> bool:
     return sum(count > 1 for count in voices.values()) >= len(voices) / 2
 
 
-def _varying(table: NameTable) -> Iterator[Column]:
-    """Yield the fields that have more than one value, each with the word that introduces it."""
-    for number, part in enumerate(table.parts):
-        level = len(table.parts) - 1 - number
-        before = ""
-        for place, values in enumerate(part.fields):
-            distinct = set(values) - {""}
-            if len(distinct) > 1:
-                word = (part.words[place] if part.words else "") or before or _own_letters(distinct)
-                yield Column(Place(level, place), values, word)
-                before = ""
-            else:
-                before = "".join(distinct).lower()
-
-
-def _own_letters(values: set[str]) -> str:
-    """Return the letters that all values begin with before their number, e.g. ``s`` for s01, s02."""
-    matches = [_LETTERS_AND_NUMBER.fullmatch(value) for value in values]
-    letters = {match[1].lower() for match in matches if match}
-    return letters.pop() if all(matches) and len(letters) == 1 else ""
-
-
-def _merged(columns: Sequence[Column]) -> list[Column]:
+def _merged(columns: Sequence[Field]) -> list[Field]:
     """Keep one of the columns that are translations of each other: the one that says most.
 
     A field of the file name is preferred to one of a directory, words for emotions to abbreviations.
     """
-    kept: list[Column] = []
+    kept: list[Field] = []
     for column in sorted(columns, key=_preference):
         twin = next((place for place, other in enumerate(kept) if _say_the_same(column, other)), None)
         if twin is None:
@@ -187,23 +139,23 @@ def _merged(columns: Sequence[Column]) -> list[Column]:
         other = kept[twin]
         named = other.word in SPEAKER_WORDS or other.word in SENTENCE_WORDS
         word = other.word if named or not column.word else column.word
-        kept[twin] = Column(other.place, other.values, word, (*other.same_as, column.place))
-    return sorted(kept, key=lambda column: (-column.place.level, column.place.field))
+        kept[twin] = replace(other, word=word, same_as=(*other.same_as, column.place))
+    return sorted(kept, key=lambda column: (-column.level, column.number))
 
 
-def _preference(column: Column) -> tuple[bool, float, int, int]:
+def _preference(column: Field) -> tuple[bool, float, int, int]:
     is_split = bool(splits_of(column.distinct, with_others=True))
-    return (not is_split, -are_emotions(column.distinct), column.place.level, column.place.field)
+    return (not is_split, -are_emotions(column.distinct), column.level, column.number)
 
 
-def _say_the_same(one: Column, other: Column) -> bool:
+def _say_the_same(one: Field, other: Field) -> bool:
     if "" in one.values or "" in other.values:
         return False
     pairs = len(set(zip(one.values, other.values, strict=True)))
     return pairs == len(one.distinct) == len(other.distinct)
 
 
-def _speaker(columns: Sequence[Column], emotion: Column | None) -> Column | None:
+def _speaker(columns: Sequence[Field], emotion: Field | None) -> Field | None:
     scored = [
         (_speaker_score(column, emotion), column)
         for column in columns
@@ -213,26 +165,25 @@ def _speaker(columns: Sequence[Column], emotion: Column | None) -> Column | None
     return best[1] if best[0] >= _LEAST_SPEAKER_SCORE else None
 
 
-def _speaker_score(column: Column, emotion: Column | None) -> float:
+def _speaker_score(column: Field, emotion: Field | None) -> float:
     """Return how much a field looks like the speaker; each sign has a weight of its own."""
     values = column.distinct
     if len(column.values) < 2 * len(values):
         return -1.0
-    first_in_name = column.place.level == 0 and column.place.field == 0
-    signs = [
-        (bool(names_people(column)), 5.0),
-        (column.word in SENTENCE_WORDS | TAKE_WORDS | SESSION_WORDS | {CODE}, -5.0),
-        (any(place.level > 0 for place in column.same_as), 2.0),
-        (first_in_name, 1.5),
-        (column.place.level > 0, 1.0),
-        (column.word in {"s", "p", "sp", "id", "pid"}, 1.0),
-        ({value.lower() for value in values} <= LEVELS, -5.0),
-        (_meets_all(column, emotion), 1.5),
-    ]
+        signs = [
+            (bool(names_people(column)), 5.0),
+            (column.word in SENTENCE_WORDS | TAKE_WORDS | SESSION_WORDS | {CODE}, -5.0),
+            (any(level > 0 for level, _ in column.same_as), 2.0),
+            (column.place == (0, 0), 1.5),
+            (column.level > 0, 1.0),
+            (column.word in {"s", "p", "sp", "id", "pid"}, 1.0),
+            ({value.lower() for value in values} <= LEVELS, -5.0),
+            (_meets_all(column, emotion), 1.5),
+        ]
     return sum(weight for is_true, weight in signs if is_true) + math.log2(len(values)) / 4
 
 
-def names_people(column: Column) -> str:
+def names_people(column: Field) -> str:
     """Return the rule by which a field surely names people; "" for a field that only could."""
     if column.word in SPEAKER_WORDS:
         return f"the word `{column.word}` introduces it"
@@ -241,7 +192,7 @@ def names_people(column: Column) -> str:
     return ""
 
 
-def _meets_all(column: Column, other: Column | None) -> bool:
+def _meets_all(column: Field, other: Field | None) -> bool:
     """Tell whether each value of a field occurs with at least half of the values of another."""
     if other is None:
         return False
@@ -249,7 +200,7 @@ def _meets_all(column: Column, other: Column | None) -> bool:
     return min(partners.values()) >= len(other.distinct) / 2
 
 
-def _possible_classes(columns: Sequence[Column], speaker: Column | None) -> Column | None:
+def _possible_classes(columns: Sequence[Field], speaker: Field | None) -> Field | None:
     """Return the field with most values, of those that every speaker goes through and that name no order."""
     unlikely = SENTENCE_WORDS | TAKE_WORDS | SPEAKER_WORDS | SESSION_WORDS
     possible = [
@@ -263,7 +214,7 @@ def _possible_classes(columns: Sequence[Column], speaker: Column | None) -> Colu
     return max(possible, key=lambda column: (column.word == CODE, len(column.distinct)), default=None)
 
 
-def _groups(columns: Sequence[Column], names: int, taken: Mapping[str, Column]) -> Iterator[tuple[str, Column]]:
+def _groups(columns: Sequence[Field], names: int, taken: Mapping[str, Field]) -> Iterator[tuple[str, Field]]:
     """Yield further fields with a name; one that numbers the files says nothing and is left out."""
     used: set[str] = {"clip", "speaker", "emotion", "sex", "split", *taken}
     for number, column in enumerate(columns, start=1):
@@ -278,7 +229,7 @@ def _groups(columns: Sequence[Column], names: int, taken: Mapping[str, Column]) 
         yield name, column
 
 
-def _group_name(column: Column) -> str:
+def _group_name(column: Field) -> str:
     known = ((SENTENCE_WORDS, "sentence"), (TAKE_WORDS, "take"), (SESSION_WORDS, "session"))
     for names, name in known:
         if column.word in names:

@@ -32,11 +32,15 @@ def evaluation_content() -> Evaluation:
     metrics = {**dict.fromkeys(names, 0.75), "clips": 20.0, "speakers": 2.0}
     of_speakers = {"audio_video": {"s1": 0.8, "s2": 0.7}, "audio": {"s1": 0.75}}
     scores = {
-        condition: ConditionScores(metrics, intervals, COUNTS, scores_of_classes(COUNTS), {
-            name: {"accuracy": value, "clips": float(SPEAKERS[name])} for name, value in found.items()
-        })
+        condition: ConditionScores(
+            metrics,
+            intervals,
+            COUNTS,
+            scores_of_classes(COUNTS),
+            {name: {"accuracy": value, "clips": float(SPEAKERS[name])} for name, value in found.items()},
+        )
         for condition, found in of_speakers.items()
-    }  # fmt: skip
+    }
     degraded = [
         _degraded(kind, level, conditions, value, change)
         for kind, conditions in (("noise", ("audio", "audio_video")), ("shift", ("audio_video",)))
@@ -103,9 +107,13 @@ def _predictions(predicted: Any, target: Any) -> SplitPredictions:
 def _model(task: Any) -> Any:
     modality = SimpleNamespace(trained=True, extractor={"extractor": "log_mel"})
     description = SimpleNamespace(
-        task=task, speaker_normalisation="none", provenance={"corpus": "demo", "protocol": "one fold"},
-        network=SimpleNamespace(width=8), audio=modality, video=modality,
-    )  # fmt: skip
+        task=task,
+        speaker_normalisation="none",
+        provenance={"corpus": "demo", "protocol": "one fold"},
+        network=SimpleNamespace(width=8),
+        audio=modality,
+        video=modality,
+    )
     return SimpleNamespace(description=description)
 
 
@@ -117,6 +125,9 @@ def _clips() -> Any:
     target = np.eye(2)[np.arange(20) % 2]
     collection = SimpleNamespace(manifest=manifest, store=SimpleNamespace(hash="abc"), target=target)
     return SimpleNamespace(
-        selection=SimpleNamespace(split="test"), fold=None, rows=np.arange(20), collection=collection,
+        selection=SimpleNamespace(split="test"),
+        fold=None,
+        rows=np.arange(20),
+        collection=collection,
         speaker_names=np.repeat(list(SPEAKERS), list(SPEAKERS.values())),
-    )  # fmt: skip
+    )

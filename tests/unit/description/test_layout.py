@@ -52,10 +52,9 @@ def test_the_pattern_of_a_layout(case):
     assert len(set(found.values())) == (speakers or len(found))
     assert layout.roles.emotion is not None
     assert len(layout.roles.emotion.distinct) == classes
-    for side in (layout.audio, layout.video):
-        if side is not None:
-            assert not side.table.unmatched
-            assert all(re.fullmatch(layout.pattern(side), name.rpartition(".")[0]) for name in side.table.names)
+    for names in layout.modalities:
+        assert not names.unmatched
+        assert all(re.fullmatch(layout.pattern(names), name.rpartition(".")[0]) for name in names.names)
 
 
 def test_a_speaker_without_marks_around_is_found():
@@ -75,7 +74,7 @@ def test_values_of_numbers_are_not_taken_for_emotions():
 def test_files_named_otherwise_are_unmatched():
     audio, video = name_layouts.demo()
     layout = find_layout([*audio, "audio/f01/notes on the recording.wav"], video)
-    assert layout.lead.table.unmatched == ("audio/f01/notes on the recording.wav",)
+    assert layout.lead.unmatched == ("audio/f01/notes on the recording.wav",)
     assert len(layout.speakers_of_clips()) == 432
 
 
