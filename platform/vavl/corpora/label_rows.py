@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -17,24 +18,20 @@ from vavl.media.csd import KEY_COLUMN, read_csd_columns, read_csd_keys
 from vavl.media.csv_table import is_missing, read_number_columns, read_text_columns
 from vavl.media.patterns import named_in, whole_match
 
-ATTRIBUTES = ("arousal", "valence", "dominance")
-Attributes = tuple[float | None, float | None, float | None]
-NO_ATTRIBUTES: Attributes = (None, None, None)
 
+class ClipLabel(NamedTuple):
+    """What is known about the emotion of one clip: the label columns of a manifest; every part may be missing."""
 
-@dataclass(frozen=True)
-class ClipLabel:
-    """What is known about the emotion of one clip; every part may be missing."""
-
-    name: str | None = None
-    shares: tuple[float, ...] | None = None  # one share per class in the card's order, sum 1
-    # arousal, valence, dominance, rescaled from the corpus' own range to 0 .. 1
-    attributes: Attributes = NO_ATTRIBUTES
+    label: str | None = None
+    soft_label: tuple[float, ...] | None = None  # one share per class in the card's order, sum 1
+    arousal: float | None = None  # attributes are rescaled from the corpus' own range to 0 .. 1
+    valence: float | None = None
+    dominance: float | None = None
 
     @property
     def is_known(self) -> bool:
         """True when at least one part is known."""
-        return self.name is not None or self.shares is not None or self.attributes != NO_ATTRIBUTES
+        return any(part is not None for part in self)
 
 
 @dataclass(frozen=True)
@@ -56,14 +53,14 @@ class LabelRows:
         clip_ids = self._clip_ids()
         names = self._names() if self.table.label_column is not None else [None] * len(clip_ids)
         shares = self._shares() if self.table.soft_columns else None
-        attributes = self._attributes() if self.table.attribute_columns else [NO_ATTRIBUTES] * len(clip_ids)
+        attributes = self._attributes() if self.table.attribute_columns else {}
         labels = {}
         for row, clip_id in enumerate(clip_ids):
             share = None if shares is None or np.isnan(shares[row]).any() else shares[row]
             labels[clip_id] = ClipLabel(
-                name=names[row] if share is None else names[row] or self._largest(share),
-                shares=None if share is None else tuple(share.tolist()),
-                attributes=attributes[row],
+                names[row] if share is None else names[row] or self._largest(share),
+                None if share is None else tuple(share.tolist()),
+                **{name: values[row] for name, values in attributes.items()},
             )
         return {clip_id: label for clip_id, label in labels.items() if label.is_known}
 
@@ -171,9 +168,10 @@ class LabelRows:
             return None
         return self.classes[int(share.argmax())]
 
-    def _attributes(self) -> list[Attributes]:
+    def _attributes(self) -> dict[str, list[float | None]]:
+        """Return each attribute of the table by row, 0 .. 1; None where the table has nothing."""
         columns = self.table.attribute_columns
-        named = [name for name in ATTRIBUTES if name in columns]
+        named = list(columns)
         read = self._numbers([columns[name] for name in named])
         assert self.table.attribute_range is not None
         low, high = self.table.attribute_range
@@ -185,12 +183,10 @@ class LabelRows:
             raise CorpusError(self._file, f"{columns[named[place]]}, {self._row_number(row)}", problem, fix)
         # A new array: what the table says stays as it is, however often it is read.
         rescaled = (read - low) / (high - low)
-        unknown: list[float | None] = [None] * len(read)
-        values: dict[str, list[float | None]] = {
+        return {
             name: [None if np.isnan(value) else float(value) for value in rescaled[:, place]]
             for place, name in enumerate(named)
         }
-        return list(zip(*(values.get(name, unknown) for name in ATTRIBUTES), strict=True))
 
 
 def known_class(classes: Sequence[str], name: str, file: str, field: str) -> str:

@@ -15,12 +15,14 @@ import pyarrow as pa
 from vavl.corpora.card import CorpusCard
 from vavl.corpora.card_sources import GroupValue, LabelTable, NameLabels, TableLabels
 from vavl.corpora.discovery import Found
-from vavl.corpora.label_rows import ATTRIBUTES, ClipLabel, LabelRows, known_class
+from vavl.corpora.label_rows import ClipLabel, LabelRows, known_class
 from vavl.errors import ConfigError, CorpusError
 
 logger = logging.getLogger(__name__)
 
-LABEL_COLUMNS = ("label", "soft_label", *ATTRIBUTES)
+LABEL_COLUMNS = ClipLabel._fields
+_KINDS = (pa.string(), pa.list_(pa.float32()), pa.float32(), pa.float32(), pa.float32())
+_PARTS = ("class", "shares", "attributes", "attributes", "attributes")  # for messages
 
 Column = tuple[str, pa.DataType, list[Any]]
 Labels = dict[str, ClipLabel]  # clip id -> label; unlabeled clips are absent
@@ -65,7 +67,7 @@ def _labels_of_names(card: CorpusCard, name: str, labels: NameLabels, clips: Map
     fact = f"labels.{name}"
     named = ((clip_id, group_value(fact, labels.value, found)) for clip_id, found in clips.items())
     return {
-        clip_id: ClipLabel(name=known_class(card.classes, label, clips[clip_id].place, fact))
+        clip_id: ClipLabel(known_class(card.classes, label, clips[clip_id].place, fact))
         for clip_id, label in named
         if label is not None
     }
@@ -97,26 +99,13 @@ def _of_clips(file: Path, labels: Labels, clips: Mapping[str, Found]) -> Labels:
 
 def _both(file: Path, clip_id: str, one: ClipLabel, other: ClipLabel) -> ClipLabel:
     """Join what two tables say of a clip; neither overrules the other."""
-    first, second = one.attributes, other.attributes
-    twice = [
-        part
-        for part, is_twice in (
-            ("class", one.name is not None and other.name is not None),
-            ("shares", one.shares is not None and other.shares is not None),
-            ("attributes", any(a is not None and b is not None for a, b in zip(first, second, strict=True))),
-        )
-        if is_twice
-    ]
+    pairs = list(zip(one, other, strict=True))
+    twice = [part for part, (first, second) in zip(_PARTS, pairs, strict=True) if None not in (first, second)]
     if twice:
-        problem = f"an earlier table of the set gives the clip's {' and '.join(twice)} too"
+        problem = f"an earlier table of the set gives the clip's {' and '.join(dict.fromkeys(twice))} too"
         fix = "name each part of a label in one table only, or make two sets of labels"
         raise CorpusError(str(file), clip_id, problem, fix)
-    arousal, valence, dominance = (a if a is not None else b for a, b in zip(first, second, strict=True))
-    return ClipLabel(
-        name=one.name if one.name is not None else other.name,
-        shares=one.shares if one.shares is not None else other.shares,
-        attributes=(arousal, valence, dominance),
-    )
+    return ClipLabel._make(first if first is not None else second for first, second in pairs)
 
 
 def column_of_set(column: str, name: str) -> str:
@@ -129,11 +118,9 @@ def columns_of_labels(clip_ids: Sequence[str], sets: Mapping[str, Mapping[str, C
     columns: list[Column] = []
     for position, (name, known) in enumerate(sets.items() or [("", {})]):
         labels = [known.get(clip_id, ClipLabel()) for clip_id in clip_ids]
-        values: list[list[Any]] = [[label.name for label in labels], [label.shares for label in labels]]
-        values += [[label.attributes[place] for label in labels] for place in range(len(ATTRIBUTES))]
-        kinds = (pa.string(), pa.list_(pa.float32()), *(pa.float32() for _ in ATTRIBUTES))
-        for column, kind, of_clips in zip(LABEL_COLUMNS, kinds, values, strict=True):
-            columns.append((column_of_set(column, name) if position else column, kind, of_clips))
+        for place, (column, kind) in enumerate(zip(LABEL_COLUMNS, _KINDS, strict=True)):
+            named = column_of_set(column, name) if position else column
+            columns.append((named, kind, [label[place] for label in labels]))
     return columns
 
 

@@ -127,7 +127,7 @@ def test_a_code_of_a_table_that_the_map_does_not_hold_is_refused(by_table):
 
 def test_any_part_makes_a_label_known():
     assert not ClipLabel().is_known
-    assert ClipLabel(attributes=(None, None, 2.0)).is_known
+    assert ClipLabel(dominance=2.0).is_known
 
 
 VOTES = {"soft_columns": {"angry": "an", "calm": "ca"}, "on_tie": "no_class", "on_zero": "unlabelled"}
