@@ -41,7 +41,7 @@ def check(job: DistillModelsJob) -> None:
 
 
 def _teachers(job: DistillModelsJob) -> dict[str, Path]:
-    return {name: resolve_model(name, job.tracking).folder for name in job.teachers}
+    return {name: resolve_model(name, job.tracking).directory for name in job.teachers}
 
 
 def _plan(job: DistillModelsJob, number: int, predictions: Path | None) -> TrainModelJob:

@@ -13,7 +13,7 @@ from vavl.serving.onnx_export import check_packages, export_onnx, output_names, 
 def export_model(job: ExportModelJob) -> None:
     """Write ``model.onnx`` and ``summary.json``."""
     resolved = resolve_model(job.model, job.tracking)
-    exported = export_onnx(resolved.folder, job, job.output_dir)
+    exported = export_onnx(resolved.directory, job, job.output_dir)
     model = {"address": resolved.address, "name": resolved.name, "version": resolved.version}
     write_json(job.output_dir / "summary.json", {"model": model, **exported})
     print_table(f"{job.output_dir}: {resolved.title}", result_rows(exported))
@@ -23,7 +23,7 @@ def check(job: ExportModelJob) -> None:
     """Find the model and the packages, and say what is to be exported."""
     check_packages()
     resolved = resolve_model(job.model, job.tracking)
-    model = load_model(resolved.folder)
+    model = load_model(resolved.directory)
     model.check_single_clips()
     outputs = ", ".join(output_names(model.description))
     print_table("what is exported", [("model", resolved.title), ("outputs", outputs)])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from demo_corpus.corpus import check_folder, render_corpus
+from demo_corpus.corpus import check_directory, render_corpus
 from demo_corpus.settings import settings_hash
 from vavl.config.command_line import print_table, run_job
 from vavl.config.files import write_json
@@ -11,7 +11,7 @@ from vavl.job_config import MakeDemoCorpusJob
 
 def check(config: MakeDemoCorpusJob) -> None:
     """Refuse a directory that holds something else."""
-    check_folder(config.output_dir, config.corpus, config.overwrite)
+    check_directory(config.output_dir, config.corpus, config.overwrite)
 
 
 def story(config: MakeDemoCorpusJob) -> None:

@@ -24,7 +24,7 @@ from vavl.serving.model_address import resolve_model
 def check(job: PredictClipsJob) -> None:
     """Find the model and the clips, and say what was found; open no media."""
     model = resolve_model(job.model, job.tracking)
-    plan = plan_prediction(job, model.folder)
+    plan = plan_prediction(job, model.directory)
     check_timeline(plan, job)
     print_table(f"input {job.input}", plan_rows(plan, model.title))
 
@@ -32,7 +32,7 @@ def check(job: PredictClipsJob) -> None:
 def story(job: PredictClipsJob) -> None:
     """Predict what is not predicted yet, write rows, failures, timelines and summary."""
     model = resolve_model(job.model, job.tracking)
-    result = predict_clips(plan_prediction(job, model.folder), job)
+    result = predict_clips(plan_prediction(job, model.directory), job)
     table = result_table(result)
     files = write_results(result, table)
     timelines = [str(path) for path in write_timelines(result.plan, job, model.title)]

@@ -22,7 +22,7 @@ from vavl.config.files import make_directory, read_json, write_json, write_text
 from vavl.config.progress import show_progress
 from vavl.errors import CorpusError
 
-_FOLDERS = ("audio", "video")
+_DIRECTORIES = ("audio", "video")
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class RenderReport:
         return self.rendered / self.seconds
 
 
-def check_folder(root: Path, settings: DemoCorpusSettings, overwrite: bool) -> None:
+def check_directory(root: Path, settings: DemoCorpusSettings, overwrite: bool) -> None:
     """Make sure that rendering into ``root`` harms nothing.
 
     Raises:
@@ -49,7 +49,7 @@ def check_folder(root: Path, settings: DemoCorpusSettings, overwrite: bool) -> N
     """
     mark = root / "corpus.json"
     if not mark.exists():
-        if any((root / name).exists() for name in _FOLDERS):
+        if any((root / name).exists() for name in _DIRECTORIES):
             raise CorpusError(
                 str(root), "output_dir", "holds media that this job did not render", "choose another output_dir"
             )
@@ -68,14 +68,14 @@ def render_corpus(
     """Render all clips that are not there yet, the table of latents and a contact sheet.
 
     Raises:
-        CorpusError: see ``check_folder``.
+        CorpusError: see ``check_directory``.
         InputError: the directory cannot be written.
     """
     started = time.monotonic()
-    check_folder(root, settings, overwrite)
+    check_directory(root, settings, overwrite)
     make_directory(root)
     if overwrite:
-        for name in _FOLDERS:
+        for name in _DIRECTORIES:
             shutil.rmtree(root / name, ignore_errors=True)
     _remove_leftovers(root)
     content = {
@@ -110,7 +110,7 @@ def _rendered(root: Path, settings: DemoCorpusSettings, clips: Sequence[Clip], w
 
 def _remove_leftovers(root: Path) -> None:
     """Remove the unfinished files of a run that was killed."""
-    for name in _FOLDERS:
+    for name in _DIRECTORIES:
         for leftover in (root / name).rglob(".*.partial"):
             leftover.unlink(missing_ok=True)
 

@@ -151,7 +151,7 @@ def test_a_model_comes_back_through_the_proxy(
     found = resolve_model("models:/loaded-model@champion", over_http)
     assert found.version == "1"
     for name in ("model.json", "model.safetensors"):
-        assert (found.folder / name).read_bytes() == (model_folder / name).read_bytes()
+        assert (found.directory / name).read_bytes() == (model_folder / name).read_bytes()
     monkeypatch.chdir(tmp_path)
     mlflow.set_tracking_uri(server.address)
     try:

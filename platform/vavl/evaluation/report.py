@@ -206,7 +206,7 @@ def _facts(evaluation: Evaluation, resolved: ResolvedModel) -> Mapping[str, Any]
     description, trained_on = evaluation.model.description, evaluation.model.description.provenance
     return {
         "model": resolved.address,
-        "model directory": resolved.folder,
+        "model directory": resolved.directory,
         "network": f"width {description.network.width}",
         **{
             f"{modality} features": side.extractor.get("extractor", "unknown")

@@ -90,7 +90,7 @@ def summary_of(evaluation: Evaluation, resolved: ResolvedModel, test_evaluations
     named = {name: getattr(resolved, name) for name in ("address", "name", "version", "mlflow_run_id")}
     provenance = evaluation.model.description.provenance
     return {
-        "model": {**named, "folder": str(resolved.folder), "provenance": provenance},
+        "model": {**named, "folder": str(resolved.directory), "provenance": provenance},
         **numbers_of(evaluation),
         "yardsticks": [asdict(one) for one in references(evaluation)],
         "test_looks": test_evaluations,

@@ -66,7 +66,7 @@ def open_evaluation(plan: EvaluationPlan, tracking: TrackingSettings) -> Opened:
     make_directory(plan.output_dir)
     refuse_moved(tracking)
     resolved = resolve_model(plan.model, tracking)
-    model = load_model(resolved.folder)
+    model = load_model(resolved.directory)
     model.network.to(plan.device)
     clips = open_clips(model, plan.data)
     return Opened(resolved, model, clips, open_degradations(model, plan, clips))
@@ -78,7 +78,7 @@ def preview_rows(opened: Opened) -> list[tuple[str, str]]:
     fold = "" if clips.fold is None else f", fold {manifest.fold_title(clips.fold)} of {manifest.protocol}"
     named = [degradation.title for degradation, _ in opened.degradations.changes]
     rows = [
-        ("model", f"{opened.resolved.title} ({opened.resolved.folder})"),
+        ("model", f"{opened.resolved.title} ({opened.resolved.directory})"),
         ("clips", f"{len(clips.rows)} labeled, {clips.selection.split} of {manifest.corpus}{fold}"),
         ("speakers", str(len(set(clips.speaker_names.tolist())))),
         ("labels", manifest.target),

@@ -17,6 +17,7 @@ from vavl.extractors.extracted import Extracted
 from vavl.extractors.face_detectors import with_detector_hash
 from vavl.extractors.faces import FaceCutter, FaceFinder, FaceTrack, face_frames, require_kept
 from vavl.extractors.pretrained import (
+    AGAIN,
     ModelFiles,
     find_model,
     inference,
@@ -66,7 +67,7 @@ class Preprocessing:
             side = _side(content)
         except (KeyError, TypeError, ValueError) as error:
             problem = f"not that of an image network: {error!r}"
-            raise ConfigError(str(files.folder / _PREPROCESSING), "", problem, "get the model's files again") from None
+            raise ConfigError(str(files.directory / _PREPROCESSING), "", problem, AGAIN) from None
         return cls(side, factor, float(bool(content.get("rescale_offset", False))), mean, std)
 
     def __call__(self, crops: NDArray[np.uint8], device: torch.device) -> torch.Tensor:
@@ -169,7 +170,7 @@ def _find(settings: ImageNetworkSettings) -> ModelFiles:
     if kind not in KINDS:
         problem = f"{kind}, not one of {', '.join(KINDS)}"
         raise ConfigError(
-            str(files.folder / "config.json"), "model_type", problem, "give the directory of such a model"
+            str(files.directory / "config.json"), "model_type", problem, "give the directory of such a model"
         )
     return files
 
@@ -185,14 +186,14 @@ def _width(files: ModelFiles) -> int:
     library = transformers_module()
     side = Preprocessing.of(files).side_px
     try:
-        config = library.AutoConfig.from_pretrained(files.folder, local_files_only=True, trust_remote_code=False)
+        config = library.AutoConfig.from_pretrained(files.directory, local_files_only=True, trust_remote_code=False)
         with torch.device("meta"), torch.no_grad():
             network = library.AutoModel.from_config(config, **_options(files)).eval()
             return int(_pooled(network(pixel_values=torch.zeros(1, 3, side, side))).shape[1])
     except Exception as error:
         # What a configuration that fits no network raises in there is not one type.
         problem = f"config.json and {_PREPROCESSING} do not fit together: {error}"
-        raise ConfigError(str(files.folder), KEY, problem, "get the model's files again") from error
+        raise ConfigError(str(files.directory), KEY, problem, AGAIN) from error
 
 
 def _pooled(output: Any) -> torch.Tensor:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:  # torch takes seconds to import, and settings are read withou
     import torch
 
 INSTALL = "pip install --constraint constraints.txt '.[backbones]'"
+AGAIN = "get the model's files again"
 WEIGHTS, SHARDED_WEIGHTS = "model.safetensors", "model.safetensors.index.json"
 
 
@@ -28,21 +29,21 @@ WEIGHTS, SHARDED_WEIGHTS = "model.safetensors", "model.safetensors.index.json"
 class ModelFiles:
     """The files of a pretrained network, all present."""
 
-    folder: Path  # absolute
+    directory: Path  # absolute
     names: tuple[str, ...]  # config.json, the weights and what else was asked for, sorted
 
     def sha256(self) -> dict[str, str]:
         """Return the SHA-256 of every file; computed once per process and state of a file."""
-        return {name: _sha256(self.folder / name, *_state(self.folder / name)) for name in self.names}
+        return {name: _sha256(self.directory / name, *_state(self.directory / name)) for name in self.names}
 
     def read_json(self, name: str) -> dict[str, Any]:
         """Return the content of one of the files. Raises ConfigError if it is not a JSON object."""
         try:
-            content = json.loads((self.folder / name).read_text(encoding="utf-8"))
+            content = json.loads((self.directory / name).read_text(encoding="utf-8"))
         except ValueError as error:
             content = error
         if not isinstance(content, dict):
-            raise ConfigError(str(self.folder / name), "", "does not hold a JSON object", "get the model's files again")
+            raise ConfigError(str(self.directory / name), "", "does not hold a JSON object", AGAIN)
         return content
 
 
@@ -57,12 +58,12 @@ def find_model(model: PretrainedModel, key: str, also: Sequence[str] = ("preproc
             reached; names the directory to fill.
     """
     if model.folder is not None:
-        folder = (root_directory() or Path.cwd()) / model.folder
-        if not folder.is_dir():
+        directory = (root_directory() or Path.cwd()) / model.folder
+        if not directory.is_dir():
             fix = f"fill it with {', '.join(('config.json', WEIGHTS, *also))}, e.g. by "
-            fix += f"`hf download ORGANISATION/NAME --revision COMMIT --local-dir {folder}`"
-            raise ConfigError(key, "folder", f"{folder} does not exist", fix)
-        return _complete(folder, key, also)
+            fix += f"`hf download ORGANISATION/NAME --revision COMMIT --local-dir {directory}`"
+            raise ConfigError(key, "folder", f"{directory} does not exist", fix)
+        return _complete(directory, key, also)
     return _complete(_hub_directory(model, key, also), key, also)
 
 
@@ -76,36 +77,36 @@ def transformers_module() -> Any:
     return transformers
 
 
-def _complete(folder: Path, key: str, also: Sequence[str]) -> ModelFiles:
-    missing = _missing(folder, also)
-    if missing == WEIGHTS and any(folder.glob("*.bin")):
+def _complete(directory: Path, key: str, also: Sequence[str]) -> ModelFiles:
+    missing = _missing(directory, also)
+    if missing == WEIGHTS and any(directory.glob("*.bin")):
         problem = f"{missing} is missing: the weights are pickles (.bin), which can run any code"
         fix = "save the model again with save_pretrained of transformers, which writes safetensors"
-        raise ConfigError(str(folder), key, problem, fix)
+        raise ConfigError(str(directory), key, problem, fix)
     if missing is not None:
         fix = f"fill the directory with {', '.join(('config.json', WEIGHTS, *also))} of the model"
-        raise ConfigError(str(folder), key, f"{missing} is missing", fix)
-    return ModelFiles(folder.resolve(), tuple(sorted({"config.json", *_weight_names(folder), *also})))
+        raise ConfigError(str(directory), key, f"{missing} is missing", fix)
+    return ModelFiles(directory.resolve(), tuple(sorted({"config.json", *_weight_names(directory), *also})))
 
 
-def _missing(folder: Path, also: Sequence[str]) -> str | None:
+def _missing(directory: Path, also: Sequence[str]) -> str | None:
     """Return the first file that a model lacks."""
     return next(
-        (name for name in ("config.json", *_weight_names(folder), *also) if not (folder / name).is_file()), None
+        (name for name in ("config.json", *_weight_names(directory), *also) if not (directory / name).is_file()), None
     )
 
 
-def _weight_names(folder: Path) -> list[str]:
+def _weight_names(directory: Path) -> list[str]:
     """Return the names that the weights have or should have; sharded ones are listed in an index."""
-    index = folder / SHARDED_WEIGHTS
-    if (folder / WEIGHTS).is_file() or not index.is_file():
+    index = directory / SHARDED_WEIGHTS
+    if (directory / WEIGHTS).is_file() or not index.is_file():
         return [WEIGHTS]
     try:
         names = {str(name) for name in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ConfigError(str(index), "weight_map", f"not readable: {error!r}", "get the model's files again") from None
+        raise ConfigError(str(index), "weight_map", f"not readable: {error!r}", AGAIN) from None
     if any(Path(name).name != name for name in names):
-        raise ConfigError(str(index), "weight_map", "names a file in another directory", "get the model's files again")
+        raise ConfigError(str(index), "weight_map", "names a file in another directory", AGAIN)
     return [SHARDED_WEIGHTS, *sorted(names)]
 
 
@@ -119,7 +120,7 @@ def _hub_directory(model: PretrainedModel, key: str, also: Sequence[str]) -> Pat
     reason = ""
     for is_offline in (True, False):
         try:
-            folder = Path(
+            directory = Path(
                 snapshot_download(
                     model.hub, revision=model.revision, allow_patterns=wanted, local_files_only=is_offline
                 )
@@ -129,9 +130,9 @@ def _hub_directory(model: PretrainedModel, key: str, also: Sequence[str]) -> Pat
             reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
             continue
         # Without network the library gives what its cache holds, also if that is not all.
-        missing = _missing(folder, also)
+        missing = _missing(directory, also)
         if missing is None:
-            return folder
+            return directory
         reason = f"{missing} is not there"
     cache = Path(constants.HF_HUB_CACHE) / f"models--{model.hub.replace('/', '--')}"
     problem = f"{model.hub} at {model.revision} is not on this machine and cannot be downloaded ({reason})"
@@ -179,16 +180,16 @@ def load_model(
     try:
         with _quiet():
             safely = {"use_safetensors": True, "local_files_only": True, "trust_remote_code": False}
-            network, loading = kind.from_pretrained(files.folder, output_loading_info=True, **safely, **options)
+            network, loading = kind.from_pretrained(files.directory, output_loading_info=True, **safely, **options)
     except Exception as error:
         # What a damaged or foreign file raises in there is not one type.
         problem = f"cannot be loaded: {type(error).__name__}: {error}"
-        raise ConfigError(str(files.folder), key, problem, "get the model's files again") from error
+        raise ConfigError(str(files.directory), key, problem, AGAIN) from error
     missing = sorted(name for name in loading["missing_keys"] if not (may_lack and re.fullmatch(may_lack, name)))
     wrong = missing + sorted(str(entry) for entry in loading["mismatched_keys"])
     if wrong:
         problem = f"{len(wrong)} weights of {type(network).__name__} are missing or of another shape, e.g. {wrong[0]}"
-        raise ConfigError(str(files.folder), key, problem, "use weights and config.json of one model")
+        raise ConfigError(str(files.directory), key, problem, "use weights and config.json of one model")
     frozen: torch.nn.Module = network.eval().requires_grad_(requires_grad=False).to(device)
     return frozen
 

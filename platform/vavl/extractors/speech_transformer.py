@@ -17,6 +17,7 @@ from vavl.errors import ClipError, ConfigError
 from vavl.extractors import log_mel
 from vavl.extractors.extracted import Extracted
 from vavl.extractors.pretrained import (
+    AGAIN,
     ModelFiles,
     choose_device,
     find_model,
@@ -143,18 +144,18 @@ def find_speech_model(settings: SpeechTransformerSettings) -> SpeechModel:
     kind = str(files.read_json("config.json").get("model_type"))
     if kind not in KINDS or settings.kind not in (None, kind):
         raise ConfigError(
-            str(files.folder / "config.json"), "model_type", f"{kind}, not {settings.kind or ', '.join(KINDS)}",
+            str(files.directory / "config.json"), "model_type", f"{kind}, not {settings.kind or ', '.join(KINDS)}",
             "give the directory of such a model",
         )  # fmt: skip
     try:
-        config = library.AutoConfig.from_pretrained(files.folder, local_files_only=True, trust_remote_code=False)
+        config = library.AutoConfig.from_pretrained(files.directory, local_files_only=True, trust_remote_code=False)
         preprocessing = files.read_json(_PREPROCESSING)
         grid = _grid(config, preprocessing)
         # What the library takes where the file says nothing.
         is_normalised = bool(preprocessing.get("do_normalize", kind != "whisper"))
     except (KeyError, TypeError, ValueError) as fault:
         problem = f"config.json or {_PREPROCESSING} is not that of a speech model: {fault!r}"
-        raise ConfigError(str(files.folder), KEY, problem, "get the model's files again") from fault
+        raise ConfigError(str(files.directory), KEY, problem, AGAIN) from fault
     blocks = int(config.num_hidden_layers)
     if settings.layers[1] > blocks:
         raise ConfigError(
@@ -216,7 +217,7 @@ class SpeechTransformerExtractor:
             from transformers.models.whisper.feature_extraction_whisper import WhisperFeatureExtractor
             from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
-            self._spectra = WhisperFeatureExtractor.from_pretrained(files.folder, local_files_only=True)
+            self._spectra = WhisperFeatureExtractor.from_pretrained(files.directory, local_files_only=True)
             self._network = load_model(files, backbone, KEY, kind=WhisperEncoder, key_mapping=_WHISPER_ENCODER)
             encoder = self._network
         self._device = choose_device(backbone, KEY)

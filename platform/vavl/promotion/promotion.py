@@ -235,7 +235,7 @@ def open_contest(plan: PromotionPlan, aliases: ModelAliases) -> Contest:
     champion = None
     if version is not None and version != challenger.version:
         champion = resolve_model(f"models:/{plan.model_name}/{version}", plan.tracking)
-    models = {entry.title: load_model(entry.folder) for entry in (challenger, champion) if entry is not None}
+    models = {entry.title: load_model(entry.directory) for entry in (challenger, champion) if entry is not None}
     check_metrics(plan.rule, models[challenger.title].description.task)
     return Contest(challenger, champion, models, open_same_clips(models, plan.data))
 

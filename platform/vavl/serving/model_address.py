@@ -37,7 +37,7 @@ class ResolvedModel:
     """A model that an address led to."""
 
     address: str  # as it was given
-    folder: Path  # of this machine, holds model.json and model.safetensors; `load_model` reads it
+    directory: Path  # of this machine, holds model.json and model.safetensors; `load_model` reads it
     name: str | None = None  # registered model; None for a directory
     version: str | None = None  # of the registered model, as MLflow writes it ("1", "2", ...); None for a directory
     # the run that the version belongs to; None for a directory, and where MLflow knows none

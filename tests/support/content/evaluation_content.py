@@ -22,7 +22,7 @@ from vavl.training.evaluation import SplitPredictions
 CLASSES = ("joy", "<anger>")
 COUNTS = np.array([[8, 2], [3, 7]])
 SPEAKERS = {"s1": 12, "s2": 8}
-RESOLVED: Any = SimpleNamespace(title="demo version 3", address="models:/demo/3", folder="runs/demo")
+RESOLVED: Any = SimpleNamespace(title="demo version 3", address="models:/demo/3", directory="runs/demo")
 
 
 def evaluation_content() -> Evaluation:

@@ -8,7 +8,7 @@ import shutil
 import cv2
 import pytest
 
-from demo_corpus.corpus import check_folder, render_corpus
+from demo_corpus.corpus import check_directory, render_corpus
 from demo_corpus.latent import clips_of
 from demo_corpus.settings import EMOTIONS, DemoCorpusSettings, audio_path, settings_hash, video_path
 from vavl.config.files import read_json
@@ -93,7 +93,7 @@ def test_other_settings_are_refused(copy, small_settings):
     with pytest.raises(CorpusError, match=r"a demo corpus of other settings is here.*\n.*overwrite=true"):
         render_corpus(copy, other, workers=1)
     assert _times(copy) == before
-    check_folder(copy, other, overwrite=True)
+    check_directory(copy, other, overwrite=True)
 
 
 def test_media_of_unknown_origin_are_never_touched(tmp_path, small_settings):

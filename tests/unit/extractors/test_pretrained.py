@@ -118,7 +118,7 @@ def test_recorded_settings_can_be_read_again(tiny):
 def test_a_folder_below_the_root_is_recorded_relative(tiny, monkeypatch):
     monkeypatch.setenv("VAVL_ROOT", str(tiny.parent))
     assert info_of(tiny).settings["backbone"]["folder"] == "tiny"
-    assert find_model(PretrainedModel(folder="tiny"), KEY).folder == tiny
+    assert find_model(PretrainedModel(folder="tiny"), KEY).directory == tiny
 
 
 def test_other_weights_than_the_recorded_ones_are_refused(tmp_path, tiny):

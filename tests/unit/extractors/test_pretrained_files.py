@@ -127,7 +127,7 @@ def test_the_hubs_cache_is_used_without_network(empty_hub, tiny):
     names = ["config.json", "model.safetensors", "preprocessor_config.json"]
     folder = fill_hub(empty_hub, tiny, names)
     files = find_model(PretrainedModel(hub="someone/tiny", revision=COMMIT), KEY)
-    assert files.folder == folder.resolve()
+    assert files.directory == folder.resolve()
 
 
 @pytest.mark.parametrize("names", [[], ["config.json"]])

@@ -39,7 +39,7 @@ class Registry:
 
     def resolve(self) -> Path:
         """Find the model as evaluation, prediction and promotion do."""
-        return resolve_model(f"models:/{NAME}/1", self.tracking).folder
+        return resolve_model(f"models:/{NAME}/1", self.tracking).directory
 
     def load(self) -> Any:
         """Load the model as MLflow's users do."""

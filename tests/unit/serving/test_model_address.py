@@ -37,9 +37,9 @@ def test_a_registered_model_is_found_by_version_and_alias(registry: Any, address
     found = resolve_model(address, tracking)
     assert (found.name, found.version, found.mlflow_run_id) == ("vavl-test", version, run)
     assert found.tags["fold"] == version
-    assert str(found.model_id) in {part for part in found.folder.parts if part.startswith("m-")}
+    assert str(found.model_id) in {part for part in found.directory.parts if part.startswith("m-")}
     assert found.title == f"vavl-test version {version}"
-    assert load_model(found.folder).classes == ("anger", "joy", "sadness")
+    assert load_model(found.directory).classes == ("anger", "joy", "sadness")
 
 
 def test_folders_of_a_model_a_run_and_a_downloaded_model_are_found(
@@ -54,7 +54,7 @@ def test_folders_of_a_model_a_run_and_a_downloaded_model_are_found(
         ("served", tmp_path / "served" / "artifacts" / "model"),
     ):
         found = resolve_model(address, TrackingSettings())
-        assert (found.folder, found.name, found.version) == (folder, None, None)
+        assert (found.directory, found.name, found.version) == (folder, None, None)
 
 
 @pytest.mark.parametrize(

@@ -63,7 +63,7 @@ def places(project: Path) -> list[str]:
 @pytest.mark.parametrize("how", [shutil.copytree, shutil.move])
 def test_a_copied_or_moved_project_is_refused_until_it_is_mended(project, settings, how, monkeypatch):
     refuse_moved(settings)
-    assert resolve_model(MODEL, settings).folder.is_relative_to(project)
+    assert resolve_model(MODEL, settings).directory.is_relative_to(project)
     other = project.with_name("other") / "place"
     other.parent.mkdir()
     how(project, other)
@@ -89,7 +89,7 @@ def test_a_copied_or_moved_project_is_refused_until_it_is_mended(project, settin
     with sqlite3.connect(f"{database}.before-relocation") as kept:
         assert all(project.as_uri() in row[0] for row in kept.execute(ALL_PLACES))
     refuse_moved(settings)
-    assert resolve_model(MODEL, settings).folder.is_relative_to(other)
+    assert resolve_model(MODEL, settings).directory.is_relative_to(other)
     assert relocate(database) == {}
     # The run stays in the store that came with it, and nothing is sent twice.
     assert "every run has arrived already" in sync(command[2])

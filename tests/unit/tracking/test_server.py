@@ -70,8 +70,8 @@ def test_a_server_may_go_away_and_come_back(tracking, server, model_folder, tmp_
     monkeypatch.setenv("VAVL_CACHE", str(tmp_path / "cache"))
     for _ in range(2):
         copied = resolve_model("models:/served/1", settings)
-        assert copied.folder.is_relative_to(tmp_path / "cache" / "models")
-        assert {file.name: file.read_bytes() for file in copied.folder.iterdir()} == {
+        assert copied.directory.is_relative_to(tmp_path / "cache" / "models")
+        assert {file.name: file.read_bytes() for file in copied.directory.iterdir()} == {
             file.name: file.read_bytes() for file in model_folder.iterdir()
         }
 
