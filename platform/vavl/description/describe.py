@@ -12,10 +12,10 @@ from vavl.config.load import validate
 from vavl.config.progress import show_progress
 from vavl.corpora.card import CorpusCard, read_card
 from vavl.corpora.manifest import Manifest, build_manifest
-from vavl.description.draft import Found, Section, card_content, draft_card
+from vavl.description.draft import Found, card_content, draft_card
 from vavl.description.layout import Layout, find_layout
 from vavl.description.names import cut_names
-from vavl.description.people import DECIDE, find_people, find_splits
+from vavl.description.people import DECIDE, Section, find_people, find_splits
 from vavl.description.tables import TableFound, look_at_table
 from vavl.errors import CorpusError, InputError
 from vavl.media.listing import Listing, list_directory
@@ -58,7 +58,7 @@ class Description:
     @property
     def decisions(self) -> list[str]:
         """What a person must decide, one line each."""
-        lines = [line for section in self.sections for line in section.comment.splitlines()]
+        lines = [line for section in self.sections for line in section.comments]
         return [line.removeprefix(DECIDE) for line in lines if line.startswith(DECIDE)]
 
 

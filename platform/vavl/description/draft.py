@@ -13,7 +13,7 @@ import yaml
 from vavl.description import words
 from vavl.description.layout import Layout, escaped, has_sex
 from vavl.description.names import Names
-from vavl.description.people import DECIDE, People, SplitsFound
+from vavl.description.people import DECIDE, People, Section
 from vavl.description.roles import Roles
 from vavl.description.tables import TableFound
 from vavl.description.words import ClassNames, class_names
@@ -41,14 +41,6 @@ _CardDumper.add_representer(str, _text_node)
 
 
 @dataclass(frozen=True)
-class Section:
-    """A piece of the card with the comment above it; a comment that begins with ``DECIDE`` is a task."""
-
-    content: Mapping[str, Any]
-    comment: str = ""
-
-
-@dataclass(frozen=True)
 class Found:
     """What a card is drafted from."""
 
@@ -57,7 +49,7 @@ class Found:
     has_sound: bool  # the video files hold the audio
     tables: Sequence[TableFound]
     people: People  # who speaks in which clip
-    splits: SplitsFound
+    splits: Section  # but for the protocol
     notes: Sequence[str] = ()  # on video files and their sound, for the comment of their section
 
     @property
@@ -97,7 +89,7 @@ def draft_card(found: Found) -> list[Section]:
         _splits(found),
         Section(
             {"expected": {"clips": len(found.clips), "speakers": len(set(found.clips.values()))}},
-            "What was found here. Correct it where the corpus as published has more.",
+            ["What was found here. Correct it where the corpus as published has more."],
         ),
     ]
 
@@ -109,15 +101,15 @@ def card_content(sections: Sequence[Section]) -> dict[str, Any]:
 
 def card_text(sections: Sequence[Section], head: str) -> str:
     """Return the card as YAML with its comments."""
-    blocks = [_commented(head)]
+    blocks = [_commented(head.splitlines())]
     for section in sections:
         text = yaml.dump(dict(section.content), Dumper=_CardDumper, sort_keys=False, allow_unicode=True, width=1000)
-        blocks.append((_commented(section.comment) if section.comment else "") + text)
+        blocks.append(_commented(section.comments) + text)
     return "\n".join(blocks)
 
 
-def _commented(text: str) -> str:
-    return "".join(f"# {line}\n" for line in text.splitlines())
+def _commented(lines: Sequence[str]) -> str:
+    return "".join(f"# {line}\n" for text in lines for line in text.splitlines())  # names of files may hold line breaks
 
 
 def _origin(found: Found) -> Section:
@@ -130,7 +122,7 @@ def _origin(found: Found) -> Section:
             "obtain": "own recordings",
             "root_environment_variable": f"{found.name.upper()}_ROOT",
         },
-        f"{DECIDE}title, license, citation, and how others get the corpus.",
+        [f"{DECIDE}title, license, citation, and how others get the corpus."],
     )
 
 
@@ -157,9 +149,9 @@ def _labels(found: Found) -> list[Section]:
     comments += [f"{DECIDE}{line}" for table in found.tables for line in _unused_labels(table)]
     if not sets:
         none = f"{DECIDE}no labels were found: the corpus is taken as unlabeled."
-        return [Section({"classes": []}, "\n".join((none, *comments)))]
+        return [Section({"classes": []}, [none, *comments])]
     comments.append("The first set is the default of a training run; data.labels chooses another.")
-    return [Section({"classes": classes, "labels": sets}, "\n".join(comments))]
+    return [Section({"classes": classes, "labels": sets}, comments)]
 
 
 def _name_labels(roles: Roles, sets: dict[str, Any], comments: list[str]) -> ClassNames:
@@ -260,12 +252,12 @@ def _modalities(found: Found) -> list[Section]:
     sections = []
     if audio is None and video is not None and found.has_sound:
         files = _files(layout, video)
-        note = "\n".join(("One file holds audio and video of a clip.", *found.notes))
-        return [Section({"audio": files}, note), Section({"video": {"source": "files", **files}})]
+        notes = ["One file holds audio and video of a clip.", *found.notes]
+        return [Section({"audio": files}, notes), Section({"video": {"source": "files", **files}})]
     if audio is not None:
         sections.append(Section({"audio": _files(layout, audio)}, _others(audio)))
     if video is not None:
-        notes = "\n".join(filter(None, (_others(video), *found.notes)))
+        notes = [*_others(video), *found.notes]
         sections.append(Section({"video": {"source": "files", **_files(layout, video)}}, notes))
     table = found.feature_table
     if table is not None:
@@ -278,7 +270,7 @@ def _modalities(found: Found) -> list[Section]:
             "width": len(table.feature_columns),
         }
         comment = f"{DECIDE}{table.file} is taken as ready features of the video, one row per clip."
-        sections += [Section({"video": content}, comment), Section({"unpaired": {"video_only": "drop"}})]
+        sections += [Section({"video": content}, [comment]), Section({"unpaired": {"video_only": "drop"}})]
     return sections
 
 
@@ -289,9 +281,9 @@ def _files(layout: Layout, names: Names) -> dict[str, Any]:
     return {"pattern": layout.pattern(names), "suffixes": list(suffixes)}
 
 
-def _others(names: Names) -> str:
+def _others(names: Names) -> list[str]:
     found = names.unmatched
-    return f"{DECIDE}{len(found)} files are named otherwise and left out, e.g. {found[0]}" if found else ""
+    return [f"{DECIDE}{len(found)} files are named otherwise and left out, e.g. {found[0]}"] if found else []
 
 
 def columns_expression(table: TableFound) -> str:
@@ -305,7 +297,7 @@ def columns_expression(table: TableFound) -> str:
 
 def _people(found: Found) -> list[Section]:
     roles, content = found.layout.roles, found.people.content
-    sections = [Section({"speaker": content}, "\n".join(found.people.comments))]
+    sections = [Section({"speaker": content}, found.people.comments)]
     letters: dict[str, set[str]] = {}
     if content.get("group") == "speaker" and roles.speaker and has_sex(roles.speaker.values):
         letters["sex"] = {value[0] for value in roles.speaker.distinct}
@@ -326,13 +318,13 @@ def _groups(found: Found) -> list[Section]:
     if scheme is not None and scheme.sentence and found.has_name_labels and groups.pop("sentence", None):
         groups["text"] = {"group": list(scheme.sentence)}
         comments.append("Numbers of sentences begin anew in each emotion: both name a sentence together.")
-    return [Section({"groups": groups}, "\n".join(comments))] if groups else []
+    return [Section({"groups": groups}, comments)] if groups else []
 
 
 def _splits(found: Found) -> Section:
     labelled: dict[str, Any] = {} if _is_labeled(found) else {"labelled": []}
-    rules = {"protocol": f"{found.name}-proposed", **found.splits.rules, **labelled}
-    return Section({"splits": rules}, "\n".join(found.splits.comments))
+    rules = {"protocol": f"{found.name}-proposed", **found.splits.content, **labelled}
+    return Section({"splits": rules}, found.splits.comments)
 
 
 def _is_labeled(found: Found) -> bool:

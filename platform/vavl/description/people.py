@@ -34,11 +34,11 @@ class People:
 
 
 @dataclass(frozen=True)
-class SplitsFound:
-    """Rules of the card's ``splits`` but for its protocol, and their comments."""
+class Section:
+    """A piece of the card with the comments above it; one that begins with ``DECIDE`` is a task."""
 
-    rules: Mapping[str, Any]
-    comments: tuple[str, ...]
+    content: Mapping[str, Any]
+    comments: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -124,11 +124,12 @@ def _listed(table: TableFound, clips: Mapping[str, str]) -> People | None:
     return People(content, {clip: known.get(clip, clip) for clip in clips}, tuple(comments), is_certain=True)
 
 
-def find_splits(layout: Layout, tables: Sequence[TableFound], people: People) -> tuple[SplitsFound, People]:
+def find_splits(layout: Layout, tables: Sequence[TableFound], people: People) -> tuple[Section, People]:
     """Take published splits as they are; draw test speakers where there are none, or where they share speakers.
 
     Returns:
-        The splits, and the people: every clip on its own where a guess at the speaker contradicts published splits.
+        The card's ``splits`` but for its protocol, and the people: every clip on its own where a guess at the speaker
+        contradicts published splits.
     """
     folds = next((found for table in tables if (found := _fold_table(table, people))), None)
     published = list(_published(layout, tables, people))
@@ -199,7 +200,7 @@ def _names(splits: Mapping[str, str]) -> dict[str, Any]:
     return {split: found[0] if len(found) == 1 else found for split, found in sorted(texts.items())}
 
 
-def _as_published(found: _Published, people: People) -> SplitsFound:
+def _as_published(found: _Published, people: People) -> Section:
     """Return published splits as rules; what they lack is drawn, or taken from the other one with a question."""
     folds, there = dict(found.folds), set(found.clips.values())
     comments = [f"The splits are published: {found.place}."]
@@ -215,17 +216,17 @@ def _as_published(found: _Published, people: People) -> SplitsFound:
         else:
             folds[key] = {"train": old["train"], "test": old["validation"]}
     if there >= {"train", "validation", "test"}:
-        return SplitsFound({"folds": folds}, tuple(comments))
+        return Section({"folds": folds}, comments)
     if "names" in folds:
         folds["names"] = {split: text for split, text in folds["names"].items() if split != "validation"}
     training = {people.clips[clip] for clip, split in found.clips.items() if split == "train"}
     own = people.content.get("group") == "clip"
     count = max(1, len(training) // 10 if own else min(len(training) // 6, 4))
     comments.append(f"No validation split is published: {count} training {'clips' if own else 'speakers'} are drawn.")
-    return SplitsFound({"folds": folds, "validation_speakers": count}, tuple(comments))
+    return Section({"folds": folds, "validation_speakers": count}, comments)
 
 
-def _fold_table(table: TableFound, people: People) -> SplitsFound | None:
+def _fold_table(table: TableFound, people: People) -> Section | None:
     """Return test folds of a table with one row per speaker, or per clip where a speaker has one fold."""
     speakers = sorted(set(people.clips.values()))
     if table.fold_column is None or not (table.speaker_column or table.key_column):
@@ -251,14 +252,14 @@ def _fold_table(table: TableFound, people: People) -> SplitsFound | None:
             return None
         rules = {"source": "list", "test_speakers": dict(sorted(listed.items()))}
     comment = f"{DECIDE}the test speakers of each fold are those of {table.file}."
-    return SplitsFound({"folds": rules, "validation_speakers": _validating(speakers)}, (comment,))
+    return Section({"folds": rules, "validation_speakers": _validating(speakers)}, (comment,))
 
 
 def _validating(speakers: Sequence[str]) -> int:
     return max(1, min(len(speakers) // 6, 4))
 
 
-def _drawn(people: People) -> SplitsFound:
+def _drawn(people: People) -> Section:
     speakers = sorted(set(people.clips.values()))
     # The people of a session talk to each other: they are tested together.
     sessions = {name: name.rpartition("_")[0] if _is_of_session(people) else name for name in speakers}
@@ -274,7 +275,7 @@ def _drawn(people: People) -> SplitsFound:
     if len(speakers) < _FEWEST_SPEAKERS:
         text = f"{len(speakers)} speakers are too few to test, validate and train on different ones."
         comments.append(DECIDE + text)
-    return SplitsFound(rules, tuple(comments))
+    return Section(rules, comments)
 
 
 def _is_of_session(people: People) -> bool:
