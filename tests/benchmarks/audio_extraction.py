@@ -29,7 +29,8 @@ from vavl.errors import InputError
 from vavl.extractors.extracted import Extractor
 from vavl.extractors.extractor import audio_extractor
 from vavl.extractors.settings import AudioFeatureSettings, AudioSettings, FunctionalSettings, OpensmileSettings
-from vavl.media.sound import read_audio, sound_seconds
+from vavl.media.media_probe import sound_seconds
+from vavl.media.sound import read_audio
 
 PROMISE = 300.0
 PUBLISHED_HZ = 48_000

@@ -28,8 +28,8 @@ from vavl.extractors.settings import OpenFaceSettings, VideoSettings
 from vavl.features import ModalityInfo
 from vavl.media.csd import Segment, open_container, read_segments
 from vavl.media.csv_table import place_inside, read_header, read_number_columns, read_text_columns
+from vavl.media.media_probe import sound_seconds
 from vavl.media.patterns import whole_match
-from vavl.media.sound import sound_seconds
 
 VERSION = "1"
 """Of the readers of ready features."""

@@ -80,23 +80,6 @@ def decode_sound(path: Path, longest_s: float) -> DecodedSound:
     raise unusable(path, "audio", f"not a readable audio file: {problem}") from problem
 
 
-def sound_length(path: Path) -> float:
-    """Return the length of a file's sound in seconds; decodes only where its packets do not tell.
-
-    Raises:
-        ClipError: not a sound file, or cut off.
-    """
-    check_whole(path, "audio")
-    try:
-        with soundfile.SoundFile(str(path)) as sound:
-            if (seconds := stated_length(sound)) is not None:
-                return seconds
-    except soundfile.SoundFileError:
-        pass
-    with ffmpeg_errors(path, "audio"), av.open(str(path), options=OPTIONS) as container:
-        return length_in(container, path)
-
-
 def stated_length(sound: soundfile.SoundFile) -> float | None:
     """Return the length in seconds that libsndfile reads; None where the header only estimates it."""
     return None if _is_estimated(sound) else float(sound.frames / sound.samplerate)

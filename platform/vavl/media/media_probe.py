@@ -70,6 +70,12 @@ def probe(path: Path, name: str) -> Probed:
         return Probed(name, problem=f"cannot be opened: {getattr(error, 'strerror', None) or error}")
 
 
+def sound_seconds(path: Path) -> float | None:
+    """Return the length of a file's sound; None if it has none or cannot be read."""
+    head = probe(path, path.name)
+    return head.seconds if head.has_sound else None
+
+
 def _libsndfile_head(path: Path, name: str) -> Probed | None:
     """Return what libsndfile reads, the length None where it only estimates it; None for a file of another kind."""
     try:

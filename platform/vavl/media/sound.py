@@ -10,8 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from vavl.errors import ClipError
-from vavl.media.decoded_sound import LEAST_GAP_S, decode_sound, sound_length
+from vavl.media.decoded_sound import LEAST_GAP_S, decode_sound
 from vavl.media.decoding import no_signal, require_media_file, too_long, unusable
 
 Samples = NDArray[np.float32]
@@ -136,14 +135,6 @@ def read_sound(path: Path, sample_rate_hz: int, longest_s: float = math.inf) -> 
 def read_audio(path: Path, sample_rate_hz: int, longest_s: float = math.inf) -> Samples:
     """Return the waveform of ``read_sound`` alone, (sample,)."""
     return read_sound(path, sample_rate_hz, longest_s).waveform
-
-
-def sound_seconds(path: Path) -> float | None:
-    """Return the length of a file's sound; None if it cannot be read."""
-    try:
-        return sound_length(path)
-    except (ClipError, OSError):
-        return None
 
 
 def level_facts(samples: Samples, rate_hz: int) -> dict[str, float]:

@@ -10,8 +10,8 @@ import pytest
 from sound_forms import FORMS, RATE_HZ
 
 from vavl.errors import ClipError
-from vavl.media.media_probe import probe
-from vavl.media.sound import read_sound, sound_seconds
+from vavl.media.media_probe import probe, sound_seconds
+from vavl.media.sound import read_sound
 from vavl.media.whole import check_whole
 
 SECONDS = 3.0

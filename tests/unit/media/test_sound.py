@@ -12,7 +12,8 @@ from sounding_media import write_clip, write_sound
 
 from vavl.errors import ClipError, NoSignalError
 from vavl.media.media import Pictures
-from vavl.media.sound import clipped_share, level_facts, mix, read_audio, read_sound, sound_seconds
+from vavl.media.media_probe import sound_seconds
+from vavl.media.sound import clipped_share, level_facts, mix, read_audio, read_sound
 from vavl.store.clip_facts import SCHEMA
 
 RATES_HZ = (8000, 11_025, 16_000, 22_050, 32_000, 44_100, 48_000, 96_000)
