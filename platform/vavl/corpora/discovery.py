@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import unicodedata
 from collections.abc import Iterable, Set
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from vavl.corpora.hf_dataset import dataset_rows
 from vavl.errors import CorpusError
 from vavl.media.csd import open_container, read_segments
 from vavl.media.csv_table import place_inside, read_text_columns
+from vavl.media.listing import list_files
 from vavl.media.patterns import one_writing, whole_match
 
 logger = logging.getLogger(__name__)
@@ -71,27 +71,6 @@ def _find_side(
             return side
         case None:
             return {}
-
-
-def list_files(root: Path) -> list[str]:
-    """Return the paths of all files below ``root``, relative, POSIX, sorted; hidden ones are left out.
-
-    Links to directories are not followed.
-
-    Raises:
-        CorpusError: a directory cannot be listed.
-    """
-
-    def refuse(error: OSError) -> None:
-        problem = f"the directory cannot be listed: {error.strerror}"
-        raise CorpusError(str(error.filename), "", problem, "change its permissions")
-
-    names: list[str] = []
-    for directory, directories, files in os.walk(root, onerror=refuse):
-        directories[:] = [name for name in directories if not name.startswith(".")]
-        relative = Path(directory).relative_to(root)
-        names += [(relative / name).as_posix() for name in files if not name.startswith(".")]
-    return sorted(names)
 
 
 def find_files(modality: str, source: FileSource | OpenFaceSource, root: Path, names: Iterable[str]) -> Side:

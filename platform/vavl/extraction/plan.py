@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -15,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from vavl.config.files import read_json, sha256_of_json, write_json
+from vavl.config.files import file_mark, read_json, sha256_of_json, write_json
 from vavl.corpora.card import CorpusCard, card_hash, corpus_root
 from vavl.corpora.manifest import CONVERT, FIRST_FORMAT_MANIFEST, Manifest
 from vavl.errors import InputError, StoreError
@@ -134,14 +133,7 @@ class ExtractionPlan:
                 yield PartPlace(start, end - start, f"{modality}-{sha256_of_json(parts)[:12]}.json")
 
     def _mark(self, name: str | None) -> str:
-        """Return size and time of change of a media file: what changes when it is replaced."""
-        if name is None:
-            return ""
-        try:
-            status = os.stat(self.root / name)  # noqa: PTH116  half the time of Path.stat, for every file
-        except OSError:
-            return "missing"
-        return f"{status.st_size} {status.st_mtime_ns}"
+        return "" if name is None else file_mark(self.root / name)
 
 
 def plan_extraction(

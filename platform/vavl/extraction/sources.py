@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from vavl.config.files import sha256_of_file
 from vavl.corpora.card import CorpusCard
 from vavl.corpora.card_sources import CsdSource, FileSource, HfSource, OpenFaceSource, TableSource
-from vavl.corpora.discovery import list_files
 from vavl.errors import ClipError, CorpusError
 from vavl.extraction.settings import FeatureSettings
 from vavl.extractors.extracted import Extracted
@@ -28,6 +27,7 @@ from vavl.extractors.settings import OpenFaceSettings, VideoSettings
 from vavl.features import ModalityInfo
 from vavl.media.csd import Segment, open_container, read_segments
 from vavl.media.csv_table import place_inside, read_header, read_number_columns, read_text_columns
+from vavl.media.listing import list_files
 from vavl.media.media_probe import sound_seconds
 from vavl.media.patterns import whole_match
 

@@ -34,6 +34,21 @@ class Listing:
     is_complete: bool  # False where the bound on files was reached.
 
 
+def list_files(root: Path) -> list[str]:
+    """Return the paths of all files below ``root``, relative, POSIX, sorted; hidden ones are left out.
+
+    Links to directories are not followed.
+
+    Raises:
+        CorpusError: a directory cannot be listed.
+    """
+    unlisted: dict[str, str] = {}
+    names = sorted(name for entry, name in _entries(root, Counter(), unlisted) if not _holds(entry.is_dir))
+    for directory, problem in unlisted.items():
+        raise CorpusError(str(root / directory), "", problem, "change its permissions")
+    return names
+
+
 def list_directory(root: Path, most_files: int) -> Listing:
     """List the files below ``root``; no file is opened. Raises CorpusError if the directory itself cannot be listed."""
     names: dict[str, list[str]] = {kind: [] for kind in ("audio", "video", "tables", "irregular", "not_text")}

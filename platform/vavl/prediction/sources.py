@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from vavl.config.files import file_mark
 from vavl.errors import ClipError, ConfigError
 from vavl.extractors.extractor import MediaReader, extractor_settings
 from vavl.extractors.faces import FaceFinder
@@ -134,7 +135,7 @@ class MediaSource:
 
     def mark(self, clip: ClipInput) -> str:
         """Return size and time of change of both files: they change when the features may change."""
-        return " ".join(_file_mark(self.root, name) for name in (clip.audio, clip.video))
+        return " ".join("-" if name is None else file_mark(self.root / name) for name in (clip.audio, clip.video))
 
     def reader(self, model: ModelDescription) -> MediaClips:
         """Return a reader of the modalities that the model can use."""
@@ -267,13 +268,3 @@ def following(provenance: Mapping[str, Any]) -> VideoFeatureSettings | ImageNetw
         return settings
     problem = f"the model's video features ({provenance['extractor']}) are not the frames of one face that is followed"
     raise ConfigError("prediction", "faces", problem, "set faces=largest")
-
-
-def _file_mark(root: Path, name: str | None) -> str:
-    if name is None:
-        return "-"
-    try:
-        status = os.stat(root / name)  # noqa: PTH116  half the time of Path.stat, for every file
-    except OSError:
-        return "missing"
-    return f"{status.st_size} {status.st_mtime_ns}"
