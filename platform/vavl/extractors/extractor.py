@@ -277,7 +277,7 @@ def _check_same(provenance: Mapping[str, Any], here: ModalityInfo, modality: str
     if str(provenance.get("version")) != here.version:
         problem = f"made by {here.extractor} {provenance.get('version')}, here is {here.version}"
         raise StoreError(f"{modality} features", "version", problem, "use the code that the model was made with")
-    check_same_files(provenance.get("settings", {}), here, modality)
+    check_same_files(provenance.get("settings", {}), here.settings, modality)
 
 
 def without_sha256(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -286,31 +286,25 @@ def without_sha256(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {key: without_sha256(value) if isinstance(value, Mapping) else value for key, value in kept.items()}
 
 
-def check_same_files(recorded: Mapping[str, Any], here: ModalityInfo, modality: str) -> None:
+def check_same_files(recorded: Mapping[str, Any], here: Mapping[str, Any], modality: str) -> None:
     """Refuse to go on with other weights than the recorded ones.
 
-    ``recorded``: settings as ``recorded_settings`` gave them. ``here``: the provenance of the same settings on this
-    machine.
+    ``recorded``: settings as ``recorded_settings`` gave them. ``here``: the same settings on this machine.
 
     Raises:
         StoreError: a file of the model differs.
     """
-    _check_hashes(recorded, here.settings, modality)
-
-
-def _check_hashes(recorded: Mapping[str, Any], here: Mapping[str, Any], modality: str) -> None:
     for key, value in here.items():
         if not key.endswith("_sha256"):
             if isinstance(value, Mapping):
-                _check_hashes(recorded.get(key) or {}, value, modality)
+                check_same_files(recorded.get(key) or {}, value, modality)
             continue
         old, new = _by_file(key, recorded.get(key)), _by_file(key, value)
-        if old == new:
-            continue
-        differing = ", ".join(name for name in sorted(old.keys() | new.keys()) if old.get(name) != new.get(name))
-        problem = f"made with other files of the model, different here: {differing}"
-        fix = "put the files there that the features were made with (their SHA-256 is in the store)"
-        raise StoreError(f"{modality} features", key, problem, fix)
+        if old != new:
+            differing = ", ".join(name for name in sorted(old.keys() | new.keys()) if old.get(name) != new.get(name))
+            problem = f"made with other files of the model, different here: {differing}"
+            fix = "put the files there that the features were made with (their SHA-256 is in the store)"
+            raise StoreError(f"{modality} features", key, problem, fix)
 
 
 def _by_file(key: str, hashes: Any) -> dict[str, Any]:

@@ -123,7 +123,7 @@ def test_a_folder_below_the_root_is_recorded_relative(tiny, monkeypatch):
 
 def test_other_weights_than_the_recorded_ones_are_refused(tmp_path, tiny):
     recorded = info_of(tiny)
-    check_same_files(recorded.settings, info_of(tiny), "video")
+    check_same_files(recorded.settings, info_of(tiny).settings, "video")
     other = info_of(save_tiny(tmp_path / "other", seed=1))
     with pytest.raises(StoreError, match=r"different here: model\.safetensors\n"):
-        check_same_files(recorded.settings, other, "video")
+        check_same_files(recorded.settings, other.settings, "video")
