@@ -12,9 +12,16 @@ import soundfile
 from numpy.typing import NDArray
 
 from vavl.errors import ClipError
-from vavl.media.decoding import OPTIONS, ffmpeg_errors, presentation_start, too_long, unusable, video_streams
+from vavl.media.decoding import (
+    OPTIONS,
+    check_whole,
+    ffmpeg_errors,
+    presentation_start,
+    too_long,
+    unusable,
+    video_streams,
+)
 from vavl.media.mpeg_audio import MpegParts
-from vavl.media.whole import check_whole
 
 LEAST_GAP_S = 0.02
 """Time stamps of some containers are rounded to milliseconds; only more than this is a gap."""

@@ -21,6 +21,7 @@ from vavl.errors import ClipError
 from vavl.media.decoding import (
     MOST_PIXELS,
     OPTIONS,
+    check_whole,
     ffmpeg_errors,
     no_signal,
     presentation_start,
@@ -29,7 +30,6 @@ from vavl.media.decoding import (
     unusable,
     video_streams,
 )
-from vavl.media.whole import check_whole
 
 # Time stamps are rounded, to milliseconds in some containers.
 _ROUNDING_S = 1e-6

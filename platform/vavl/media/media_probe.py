@@ -12,8 +12,7 @@ import soundfile
 
 from vavl.errors import ClipError
 from vavl.media.decoded_sound import length_in, packet_end_s, stated_length
-from vavl.media.decoding import OPTIONS, ffmpeg_errors, presentation_start, require_media_file
-from vavl.media.whole import check_whole
+from vavl.media.decoding import OPTIONS, check_whole, ffmpeg_errors, presentation_start, require_media_file
 
 _GOLDEN = 0.618034
 

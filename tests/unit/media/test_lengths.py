@@ -10,9 +10,9 @@ import pytest
 from sound_forms import FORMS, RATE_HZ
 
 from vavl.errors import ClipError
+from vavl.media.decoding import check_whole
 from vavl.media.media_probe import probe, sound_seconds
 from vavl.media.sound import read_sound
-from vavl.media.whole import check_whole
 
 SECONDS = 3.0
 TIMES = np.arange(round(SECONDS * RATE_HZ)) / RATE_HZ
