@@ -24,7 +24,6 @@ from vavl.media.csd import KEY_COLUMN, read_csd_columns, read_csd_keys
 from vavl.media.csv_table import is_missing, read_number_columns, read_text_columns
 from vavl.media.patterns import named_in, whole_match
 
-
 logger = logging.getLogger(__name__)
 
 

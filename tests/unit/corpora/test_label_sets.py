@@ -1,4 +1,4 @@
-"""Labels from names and from tables: classes, shares, attributes; which set is chosen, and that choosing copies nothing."""
+"""Labels from names and tables: classes, shares, attributes; which set is chosen, and that this copies nothing."""
 
 from __future__ import annotations
 
