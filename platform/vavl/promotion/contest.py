@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -108,7 +109,7 @@ def judge(
             holds, reasons = False, ["there is no champion yet, and rule.first is refuse"]
         case _:
             holds, reasons = not failed, failed
-    return Verdict(holds, champion is None, tuple(reasons), conditions, tuple(contest.all_differences()))
+    return Verdict(holds, champion is None, tuple(reasons), conditions, tuple(contest.differences.values()))
 
 
 def _measures(task: Task) -> Mapping[str, SummedScore]:
@@ -130,14 +131,24 @@ class _Contest:
         counts = self.challenger.predictions.counts[condition]
         clips, speakers = int(counts.sum()), len(np.unique(self.speakers[counts]))
         metric = self.rule.metric_of(condition) or next(iter(self.measures))
-        measured = self.measured(condition, metric) if clips and self._can(condition) else None
+        measured = self.differences.get((condition, metric))
         threshold = self._threshold(condition)
         level, holds, reason = self.rule.confidence_of(condition), None, "shown, not asked"
         if threshold is not None:
             holds, reason = self._decided(condition, measured, threshold, speakers)
         return ConditionVerdict(condition, metric, clips, speakers, level, measured, threshold, holds, reason)
 
-    def measured(self, condition: str, metric: str) -> Difference:
+    @cached_property
+    def differences(self) -> Mapping[tuple[str, str], Difference]:
+        """The differences of all measures under all conditions that can be measured, by condition and metric."""
+        return {
+            (condition, metric): self._measured(condition, metric)
+            for condition in CONDITIONS
+            if self._can(condition) and self.challenger.predictions.counts[condition].any()
+            for metric in self.measures
+        }
+
+    def _measured(self, condition: str, metric: str) -> Difference:
         """Return the scores of both and their difference; against the constant answer where no champion can."""
         level, statistic = self.rule.confidence_of(condition), self.measures[metric].statistic
         own = self._sums(self.challenger.predictions, condition, metric)
@@ -151,15 +162,6 @@ class _Contest:
             score_interval(other, statistic, level=level),
             difference_interval(own, other, statistic, level=level),
         )
-
-    def all_differences(self) -> list[Difference]:
-        """Return the differences of all measures under all conditions that can be measured."""
-        return [
-            self.measured(condition, metric)
-            for condition in CONDITIONS
-            if self._can(condition) and self.challenger.predictions.counts[condition].any()
-            for metric in self.measures
-        ]
 
     def _can(self, condition: str) -> bool:
         return condition in self.challenger.trained
