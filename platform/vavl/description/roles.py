@@ -170,16 +170,16 @@ def _speaker_score(column: Field, emotion: Field | None) -> float:
     values = column.distinct
     if len(column.values) < 2 * len(values):
         return -1.0
-        signs = [
-            (bool(names_people(column)), 5.0),
-            (column.word in SENTENCE_WORDS | TAKE_WORDS | SESSION_WORDS | {CODE}, -5.0),
-            (any(level > 0 for level, _ in column.same_as), 2.0),
-            (column.place == (0, 0), 1.5),
-            (column.level > 0, 1.0),
-            (column.word in {"s", "p", "sp", "id", "pid"}, 1.0),
-            ({value.lower() for value in values} <= LEVELS, -5.0),
-            (_meets_all(column, emotion), 1.5),
-        ]
+    signs = [
+        (bool(names_people(column)), 5.0),
+        (column.word in SENTENCE_WORDS | TAKE_WORDS | SESSION_WORDS | {CODE}, -5.0),
+        (any(level > 0 for level, _ in column.same_as), 2.0),
+        (column.place == (0, 0), 1.5),
+        (column.level > 0, 1.0),
+        (column.word in {"s", "p", "sp", "id", "pid"}, 1.0),
+        ({value.lower() for value in values} <= LEVELS, -5.0),
+        (_meets_all(column, emotion), 1.5),
+    ]
     return sum(weight for is_true, weight in signs if is_true) + math.log2(len(values)) / 4
 
 

@@ -215,7 +215,7 @@ def test_a_class_that_is_named_like_a_missing_value_stays_one(corpus):
     assert seen_by_clip(corpus, ["none", "angry"] * 12).null_count == 0
 
 
-ATTRIBUTES = {"attribute_columns": {"arousal": "act"}, "attribute_range": [1, 5]}
+ACTIVATION = {"attribute_columns": {"arousal": "act"}, "attribute_range": [1, 5]}
 
 
 @pytest.fixture
@@ -224,7 +224,7 @@ def two_sets(corpus) -> Manifest:
     corpus.write("seen.csv", "file,an,ca,act\nf01_s1_ca,3,1,2\nf01_s1_an,0,2,5\n")
     table = {"file": "seen.csv", "key_column": "file", "soft_columns": {"angry": "an", "calm": "ca"}}
     corpus.content["labels"]["seen"] = {
-        "source": "tables", "target": "perceived emotion", "tables": [table | ATTRIBUTES],
+        "source": "tables", "target": "perceived emotion", "tables": [table | ACTIVATION],
     }  # fmt: skip
     return corpus.manifest()
 
