@@ -8,26 +8,30 @@ import logging
 import os
 import shutil
 import threading
+import time
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Self, TypeVar
 
 from filelock import FileLock, Timeout
 
 from vavl.config.files import sha256_of_file, write_text
 from vavl.config.places import CACHE_VARIABLE
 from vavl.errors import InputError, StoreError
-from vavl.store.remote_files import OtherFileError, RemoteDirectory, StoreFile, Transfer, again, size_text
+from vavl.store.remote_files import OtherFileError, PassingError, RemoteDirectory, StoreFile
 
 MAKE_AGAIN = "make the store again: python jobs/prepare_corpus.py CONFIG"
 REPAIR = f"copy or push the store here again from an undamaged copy, or {MAKE_AGAIN}"
 _SPARE_BYTES = 100 * 2**20
 _AT_ONCE = 4
+_PAUSES_S = (1.0, 5.0)
+_SECONDS_BETWEEN_LINES = 10.0
 _ORIGIN_FILE, _LOCKS = ".origin", ".locks"
 _MORE_SPACE = "free disk space, or export VAVL_CACHE=/another/disk"
+_Found = TypeVar("_Found")
 _log = logging.getLogger(__name__)
 
 
@@ -81,6 +85,24 @@ def held_lock(path: Path) -> Iterator[None]:
         lock.release()
 
 
+@contextlib.contextmanager
+def replaced_directory(place: Path) -> Iterator[Path]:
+    """Yield the path of a new directory next to ``place``, which takes its place when the block has succeeded.
+
+    One process at a time; nothing is replaced if the block makes no directory there. Who has files of the old one
+    open or mapped keeps them.
+    """
+    new = place.with_name(f".{place.name}.partial")
+    with held_lock(place.with_name(f".{place.name}.lock")):
+        shutil.rmtree(new, ignore_errors=True)
+        try:
+            yield new
+            if new.exists():
+                replace_directory(new, place)
+        finally:
+            shutil.rmtree(new, ignore_errors=True)
+
+
 def replace_directory(new: Path, place: Path) -> None:
     """Put a directory in the place of another one, if there is one; who has its files open or mapped keeps them."""
     if place.exists():
@@ -89,6 +111,62 @@ def replace_directory(new: Path, place: Path) -> None:
         place.rename(old)
         shutil.rmtree(old, ignore_errors=True)
     new.rename(place)
+
+
+def size_text(count: float) -> str:
+    """Return a number of bytes in words."""
+    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.2f} MB"
+
+
+def again(place: str, attempt: Callable[[], _Found]) -> _Found:
+    """Return what an attempt does; an error that may pass is met by another one, twice."""
+    for pause in _PAUSES_S:
+        try:
+            return attempt()
+        except (PassingError, OtherFileError) as error:
+            _log.warning("%s %s; again in %g s", place, error.problem, pause)
+            time.sleep(pause)
+    return attempt()
+
+
+class Transfer:
+    """Copies files, some at a time, and says from time to time how far it has come.
+
+    Args:
+        what: is done and with which address, e.g. "copying s3://bucket/demo".
+        files: that are copied.
+        stop: ends the transfer.
+    """
+
+    def __init__(self, what: str, files: Sequence[StoreFile], stop: threading.Event | None = None) -> None:
+        self._what, self._files, self.stop = what, files, stop or threading.Event()
+        self._total, self.done = sum(file.bytes for file in files), 0
+        self._start = self._last = time.monotonic()
+
+    def run(self, copy: Callable[[StoreFile], _Found]) -> list[_Found]:
+        """Copy each file, and return what ``copy`` says of it; the first error ends the transfer."""
+        threads = ThreadPoolExecutor(_AT_ONCE)
+        try:
+            return list(threads.map(copy, self._files))
+        finally:
+            threads.shutdown(cancel_futures=True)
+
+    def add(self, count: int) -> None:
+        """Count bytes that were copied."""
+        self.done += count
+        if time.monotonic() - self._last >= _SECONDS_BETWEEN_LINES:
+            self._last = time.monotonic()
+            left = max(0, self._total - self.done) * self.seconds / max(1, self.done)
+            _log.info("%s (%s): %s, about %.0f s left", self._what, size_text(self._total), self, left)
+
+    @property
+    def seconds(self) -> float:
+        """Since the start."""
+        return time.monotonic() - self._start
+
+    def __str__(self) -> str:
+        rate = self.done / max(self.seconds, 1e-6) / 1e6
+        return f"{size_text(self.done)} in {self.seconds:.1f} s, {rate:.1f} MB/s"
 
 
 @dataclass(frozen=True)
@@ -134,13 +212,16 @@ class CopiedFiles:
             return True
         return status.st_size != file.bytes
 
-    def check_space(self, files: Iterable[StoreFile]) -> int:
-        """Return the bytes of files that are to be copied; raises InputError if the disk has no room for them."""
+    def check_space(self, files: Iterable[StoreFile]) -> None:
+        """Refuse to copy files that the disk has no room for.
+
+        Raises:
+            InputError: see above.
+        """
         total, free = sum(file.bytes for file in files), shutil.disk_usage(self.directory).free
         if total + _SPARE_BYTES > free:
             problem = f"the store takes {size_text(total)}, {size_text(free)} are free"
             raise InputError(str(self.directory.parent), "", problem, _MORE_SPACE)
-        return total
 
     def fetch(self, files: Iterable[StoreFile], stop: threading.Event | None = None) -> None:
         """Copy the files that are not here, some at a time, until ``stop`` is set.
@@ -151,59 +232,51 @@ class CopiedFiles:
             InputError: a file cannot be reached, or the disk is too small or cannot be written.
             StoreError: a file is missing, or is not what was expected.
         """
-        left = [file for file in files if self.lacks(file)]
-        if not left:
+        missing = [file for file in files if self.lacks(file)]
+        if not missing:
             return
-        total = self.check_space(left)
-        remote, clock = RemoteDirectory(self.address), Transfer(f"copying {self.address}", total, stop)
-        threads = ThreadPoolExecutor(_AT_ONCE)
-        try:
-            list(threads.map(lambda file: self._fetch(remote, file, clock), left))
-        finally:
-            threads.shutdown(cancel_futures=True)
-        if len(left) > 1:  # a reader asks for one after the other
-            size, here = size_text(clock.done), self.directory
-            _log.info("copied %s (%s) in %.1f s, %s, to %s", self.address, size, clock.seconds, clock.rate, here)
+        self.check_space(missing)
+        remote, transfer = RemoteDirectory(self.address), Transfer(f"copying {self.address}", missing, stop)
+        transfer.run(lambda file: self._fetch(remote, file, transfer))
+        if len(missing) > 1:  # a reader asks for one after the other
+            _log.info("copied %s: %s, to %s", self.address, transfer, self.directory)
 
-    def _fetch(self, remote: RemoteDirectory, file: StoreFile, clock: Transfer) -> None:
+    def _fetch(self, remote: RemoteDirectory, file: StoreFile, transfer: Transfer) -> None:
         path = self.directory / file.name
         with self.lock(file.name):
-            if clock.stop.is_set() or not self.lacks(file):
+            if transfer.stop.is_set() or not self.lacks(file):
                 return
             if path.exists():
                 _log.warning("%s was changed; copying it anew", path)
-            again(f"{self.address}/{file.name}", lambda: self._copy(remote, file, path, clock))
+            again(f"{self.address}/{file.name}", lambda: self._copy(remote, file, transfer))
 
-    def _copy(self, remote: RemoteDirectory, file: StoreFile, path: Path, clock: Transfer) -> None:
-        digest, size = hashlib.sha256(), 0
+    def _copy(self, remote: RemoteDirectory, file: StoreFile, transfer: Transfer) -> None:
+        path, digest, size = self.directory / file.name, hashlib.sha256(), 0
         partial = path.with_name(f".{path.name}.partial")
         try:
             path.parent.mkdir(exist_ok=True)
             with partial.open("wb") as target:
                 for chunk in remote.chunks(file.name):
-                    if clock.stop.is_set():
+                    if transfer.stop.is_set():
                         return
                     target.write(chunk)
                     digest.update(chunk)
                     size += len(chunk)
-                    clock.add(len(chunk))
+                    transfer.add(len(chunk))
                 target.flush()
                 os.fsync(target.fileno())
-            if size != file.bytes:
-                problem = f"has {size} bytes, store.json says {file.bytes}"
-            elif digest.hexdigest() != file.sha256:
-                problem = "is not the file that store.json was written for (SHA-256)"
-            else:
-                os.utime(partial, ns=(_time_of(file), _time_of(file)))
-                partial.replace(path)
-                return
+            if (size, digest.hexdigest()) != (file.bytes, file.sha256):
+                other = "is not the file that store.json was written for (SHA-256)"
+                problem = other if size == file.bytes else f"has {size} bytes, store.json says {file.bytes}"
+                fix = "start again if the store was just being written; else copy it there anew"
+                raise OtherFileError(f"{remote.address}/{file.name}", "", problem, fix)
+            os.utime(partial, ns=(_time_of(file), _time_of(file)))
+            partial.replace(path)
         except OSError as error:
             problem = f"cannot be written: {error.strerror or error}"
             raise InputError(str(path.parent), "", problem, _MORE_SPACE) from None
         finally:
             partial.unlink(missing_ok=True)
-        fix = "start again if the store was just being written; else copy it there anew"
-        raise OtherFileError(f"{remote.address}/{file.name}", "", problem, fix)
 
 
 def _time_of(file: StoreFile) -> int:

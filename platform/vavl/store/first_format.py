@@ -14,7 +14,7 @@ from vavl.config.files import read_json, write_dataset_state
 from vavl.corpora.manifest import FIRST_FORMAT_MANIFEST, MANIFEST_FILE
 from vavl.errors import InputError, StoreError
 from vavl.features import MODALITIES, ModalityInfo
-from vavl.store.checked_files import REPAIR, check_hash, held_lock, replace_directory
+from vavl.store.checked_files import REPAIR, check_hash, replaced_directory
 from vavl.store.shards import ROW_SCHEMA, mapped_stream
 from vavl.store.speaker_sums import read_sums
 from vavl.store.store import FIRST_FORMAT, FeatureStore
@@ -34,20 +34,17 @@ def convert_store(directory: Path) -> FeatureStore:
         StoreError: there is no store, it was changed since it was written, or its hash would change.
         InputError: the directory cannot be written.
     """
-    partial = directory.with_name(f".{directory.name}.partial")
-    with held_lock(directory.with_name(f".{directory.name}.lock")):
+    with replaced_directory(directory) as new:
         content = stated_content(directory)
         if content.get("format_version") != FIRST_FORMAT:
             return FeatureStore.open(directory)
-        shutil.rmtree(partial, ignore_errors=True)
         try:
-            found = _write(directory, content, partial)
+            found = _write(directory, content, new)
         except (KeyError, TypeError, AttributeError) as error:
             raise StoreError(str(directory / "store.json"), "", f"the file was damaged: {error!r}", REPAIR) from None
         if found != content["store_hash"]:
             problem = f"is {content['store_hash']}, the content has {found}: the store was changed since it was written"
             raise StoreError(str(directory / "store.json"), "store_hash", problem, REPAIR)
-        replace_directory(partial, directory)
     return FeatureStore.open(directory)
 
 
@@ -65,15 +62,15 @@ def stated_content(directory: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def _write(directory: Path, content: Mapping[str, Any], partial: Path) -> str:
+def _write(directory: Path, content: Mapping[str, Any], new: Path) -> str:
     for name, stated in content.get("files", {}).items():
         check_hash(directory / name, stated["sha256"])
-    writer = StoreWriter(partial, content["corpus"], content["card_hash"])
+    writer = StoreWriter(new, content["corpus"], content["card_hash"])
     for path in directory.iterdir():
         if path.name not in _LEFT_BEHIND and not path.name.startswith("."):
-            (shutil.copytree if path.is_dir() else shutil.copy2)(path, partial / path.name)
+            (shutil.copytree if path.is_dir() else shutil.copy2)(path, new / path.name)
     if (directory / FIRST_FORMAT_MANIFEST).exists():
-        manifest = partial / MANIFEST_FILE
+        manifest = new / MANIFEST_FILE
         manifest.parent.mkdir()
         shutil.copy2(directory / FIRST_FORMAT_MANIFEST, manifest)
         write_dataset_state(manifest.parent, [manifest.name])

@@ -1,4 +1,4 @@
-"""Files at an address (``s3://``, ``gs://``, ``http://``, ``file://`` ...): read, listed and written.
+"""Files in a directory or at an address (``s3://``, ``gs://``, ``http://`` ...): read, listed and written.
 
 What cannot be reached, read, listed or written is an ``InputError``; other errors are named where they are raised.
 """
@@ -10,20 +10,16 @@ import hashlib
 import logging
 import os
 import secrets
-import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import fsspec.core
 
 from vavl.errors import InputError, StoreError, VavlError
 
 _CHUNK_BYTES = 16 * 2**20
-_SECONDS_BETWEEN_LINES = 10.0
-_PAUSES_S = (1.0, 5.0)
 _NOT_FOUND = 404
 _DRIVERS = {
     "s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "abfs": "adlfs", "abfss": "adlfs", "az": "adlfs",
@@ -41,11 +37,10 @@ _KNOWN_ERRORS = {
     ),
     "FileNotFoundError": ("there is no such bucket or file", "create the bucket, or correct the address"),
     "EndpointConnectionError": ("no server answers", "check the network, and AWS_ENDPOINT_URL where it is set"),
-}  # fmt: skip
+    "NotImplementedError": ("it can only be read", "name a directory or object storage, e.g. s3://bucket/demo"),
+}
 # An upload to these appears when it is complete; elsewhere a reader could see half a file.
 _WHOLE_OR_ABSENT = frozenset({"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az"})
-Found = TypeVar("Found")
-_log = logging.getLogger(__name__)
 # Every client would say where it found its credentials.
 for _name in ("aiobotocore", "botocore"):
     logging.getLogger(_name).setLevel(logging.WARNING)
@@ -69,30 +64,32 @@ class StoreFile:
 
 
 class RemoteDirectory:
-    """A directory at an address.
+    """A directory, here or at an address; nothing of it need be there yet.
 
     Args:
-        address: without password or signature, for it stands in messages.
+        place: a directory, or an address without password or signature, for it stands in messages.
+        below: names of directories in it, one in the other.
 
     Raises:
         InputError: nothing here reads such addresses, or the place cannot be reached.
     """
 
-    def __init__(self, address: str) -> None:
-        self.address = address
+    def __init__(self, place: Path | str, *below: str) -> None:
+        # Not ``as_uri``: fsspec takes %20 for part of the name.
+        address = f"file://{place.absolute()}" if isinstance(place, Path) else place
+        self.address = "/".join([address, *below])
         self.protocol = protocol = address.partition("://")[0].lower()
-        # A server that knows no ranges can still be read from start to end.
-        self._block = 0 if protocol in ("http", "https") else _CHUNK_BYTES
+        self._is_web = protocol in ("http", "https")
         try:
             # A cached listing hides what other machines have written since.
-            self.files, self._root = fsspec.core.url_to_fs(address, use_listings_cache=False)
+            self.files, self._root = fsspec.core.url_to_fs(self.address, use_listings_cache=False)
         except ImportError as error:
             driver = _DRIVERS.get(protocol)
             fix = f"pip install {driver}" if driver else str(error)
-            raise InputError(address, "", f"the driver of {protocol}:// is not installed", fix) from None
+            raise InputError(self.address, "", f"the driver of {protocol}:// is not installed", fix) from None
         except ValueError:
             fix = "give a directory, or an address of s3://, gs://, abfs://, https:// or file://"
-            raise InputError(address, "", f"addresses of {protocol}:// are not known", fix) from None
+            raise InputError(self.address, "", f"addresses of {protocol}:// are not known", fix) from None
         except Exception as error:  # noqa: BLE001  every driver raises errors of its own
             raise self.unreachable(error) from None
         self.files.invalidate_cache()
@@ -106,30 +103,61 @@ class RemoteDirectory:
 
         Raises:
             StoreError: there is no such file.
-            InputError: it cannot be reached.
         """
         with self._found(name):
             return bytes(self.files.cat_file(self.path(name)))
 
+    def read_if_there(self, name: str) -> bytes | None:
+        """Return the content of a small file, None where there is none."""
+        with contextlib.suppress(FileNotFoundError), self.reached():
+            # In one request: what is replaced between two could not be read.
+            return bytes(self.files.cat_file(self.path(name)))
+        return None
+
     def chunks(self, name: str) -> Iterator[bytes]:
         """Yield the content of a file, piece by piece; raises like ``read``."""
-        with self._found(name), self.files.open(self.path(name), "rb", block_size=self._block) as stream:
+        # A server that knows no ranges can still be read from start to end: block size 0.
+        block = 0 if self._is_web else _CHUNK_BYTES
+        with self._found(name), self.files.open(self.path(name), "rb", block_size=block) as stream:
             while chunk := stream.read(_CHUNK_BYTES):
                 yield chunk
 
-    @contextlib.contextmanager
-    def _found(self, name: str) -> Iterator[None]:
-        try:
-            with self.reached():
-                yield
-        except FileNotFoundError as error:
-            # The HTTP driver calls a server that is away by this name, too.
-            cause = error.__cause__
-            if self._block == 0 and isinstance(cause, Exception) and getattr(cause, "status", None) != _NOT_FOUND:
-                raise self.unreachable(cause) from None
-            problem = "there is no such file: no feature store, or an incomplete one"
-            fix = "check the address; copy the whole store there"
-            raise StoreError(f"{self.address}/{name}", "", problem, fix) from None
+    def size(self, name: str) -> int | None:
+        """Return the bytes of a file, None where there is none."""
+        with contextlib.suppress(FileNotFoundError), self.reached():
+            return int(self.files.info(self.path(name))["size"])
+        return None
+
+    def sha256(self, name: str) -> str:
+        """Read a file and return its SHA-256; raises like ``read``."""
+        digest = hashlib.sha256()
+        for chunk in self.chunks(name):
+            digest.update(chunk)
+        return digest.hexdigest()
+
+    def directories(self) -> list[str]:
+        """Return the names of the directories right below this one; none where nothing was written yet."""
+        entries: list[dict[str, Any]] = []
+        with contextlib.suppress(FileNotFoundError), self.reached("listed"):
+            self.files.invalidate_cache()
+            entries = self.files.ls(self.path(""), detail=True)
+        directories = (entry["name"].rstrip("/") for entry in entries if entry["type"] == "directory")
+        return sorted(name.rpartition("/")[2] for name in directories)
+
+    def send(self, source: Path, name: str) -> None:
+        """Copy a file of this machine to ``name``, whole or not at all."""
+        with self._written_beside(name) as place:
+            self.files.put_file(str(source), place)
+
+    def write(self, name: str, content: bytes) -> None:
+        """Write a small file, whole or not at all; an earlier one is replaced."""
+        with self._written_beside(name) as place:
+            self.files.pipe_file(place, content)
+
+    def move(self, name: str, target: str) -> None:
+        """Move a file to another name."""
+        with self._written_beside(target) as place:
+            self.files.mv(self.path(name), place)
 
     @contextlib.contextmanager
     def reached(self, what: str = "read") -> Iterator[None]:
@@ -140,10 +168,47 @@ class RemoteDirectory:
         """
         try:
             yield
-        except (FileNotFoundError, VavlError):
+        except VavlError:
+            raise
+        except FileNotFoundError as error:
+            # The HTTP driver calls a server that is away by this name, too.
+            cause = error.__cause__
+            if self._is_web and isinstance(cause, Exception) and getattr(cause, "status", None) != _NOT_FOUND:
+                raise self.unreachable(cause, what) from None
             raise
         except Exception as error:  # noqa: BLE001  every driver raises errors of its own
             raise self.unreachable(error, what) from None
+
+    @contextlib.contextmanager
+    def _found(self, name: str) -> Iterator[None]:
+        try:
+            with self.reached():
+                yield
+        except FileNotFoundError:
+            problem = "there is no such file: no feature store, or an incomplete one"
+            fix = "check the address; copy the whole store there"
+            raise StoreError(f"{self.address}/{name}", "", problem, fix) from None
+
+    @contextlib.contextmanager
+    def _written_beside(self, name: str) -> Iterator[str]:
+        """Yield where to write ``name``; it stands in its place when the block has succeeded."""
+        place = self.path(name)
+        try:
+            if self.protocol in _WHOLE_OR_ABSENT:
+                yield place
+                return
+            directory, _, file = place.rpartition("/")
+            partial = f"{directory}/.{file}.{secrets.token_hex(4)}.partial"
+            self.files.makedirs(directory, exist_ok=True)
+            try:
+                yield partial
+                self.files.mv(partial, place)
+            except BaseException:
+                with contextlib.suppress(Exception):
+                    self.files.rm_file(partial)
+                raise
+        except Exception as error:  # noqa: BLE001  every driver raises errors of its own
+            raise self.unreachable(error, "written") from None
 
     def unreachable(self, error: Exception, what: str = "read") -> InputError:
         """Return the error for an error of a driver; ``what`` cannot be done.
@@ -161,132 +226,3 @@ class RemoteDirectory:
         )
         said = f"{problem} ({reason})" if problem else reason
         return (InputError if problem else PassingError)(self.address, "", f"cannot be {what}: {said}", fix)
-
-
-def again(place: str, attempt: Callable[[], Found]) -> Found:
-    """Return what an attempt does; an error that may pass is met by another one, twice."""
-    for pause in _PAUSES_S:
-        try:
-            return attempt()
-        except (PassingError, OtherFileError) as error:
-            _log.warning("%s %s; again in %g s", place, error.problem, pause)
-            time.sleep(pause)
-    return attempt()
-
-
-class Transfer:
-    """Counts the bytes of a transfer, and says from time to time how far it has come.
-
-    Args:
-        what: is done and with which address, e.g. "copying s3://bucket/demo".
-        total: bytes.
-        stop: ends the transfer.
-    """
-
-    def __init__(self, what: str, total: int, stop: threading.Event | None = None) -> None:
-        self._what, self._total, self.done, self.stop = what, total, 0, stop or threading.Event()
-        self._start = self._last = time.monotonic()
-
-    @property
-    def seconds(self) -> float:
-        """Since the start."""
-        return time.monotonic() - self._start
-
-    @property
-    def rate(self) -> str:
-        """Mean rate in words."""
-        return f"{self.done / max(self.seconds, 1e-6) / 1e6:.1f} MB/s"
-
-    def add(self, count: int) -> None:
-        """Count bytes that were moved."""
-        self.done += count
-        if time.monotonic() - self._last >= _SECONDS_BETWEEN_LINES:
-            self._last = time.monotonic()
-            left = max(0, self._total - self.done) * self.seconds / max(1, self.done)
-            done, total = size_text(self.done), size_text(self._total)
-            _log.info("%s: %s of %s, %s, about %.0f s left", self._what, done, total, self.rate, left)
-
-
-def size_text(count: float) -> str:
-    """Return a number of bytes in words."""
-    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.2f} MB"
-
-
-def send_file(remote: RemoteDirectory, source: Path, name: str) -> None:
-    """Copy ``source`` to ``name`` below the address, whole or not at all."""
-    with _beside(remote, name) as place:
-        remote.files.put_file(str(source), place)
-
-
-def write_small(remote: RemoteDirectory, name: str, content: bytes) -> None:
-    """Write a small file, whole or not at all; an earlier one is replaced."""
-    with _beside(remote, name) as place:
-        remote.files.pipe_file(place, content)
-
-
-def move_there(remote: RemoteDirectory, name: str, target: str) -> None:
-    """Move a file below the address."""
-    with _beside(remote, target) as place:
-        remote.files.mv(remote.path(name), place)
-
-
-def size_there(remote: RemoteDirectory, name: str) -> int | None:
-    """Return the bytes of a file at the address, None where there is none."""
-    with remote.reached(), contextlib.suppress(FileNotFoundError):
-        return int(remote.files.info(remote.path(name))["size"])
-    return None
-
-
-def hash_there(remote: RemoteDirectory, name: str) -> str:
-    """Read a file back and return its SHA-256.
-
-    Raises:
-        InputError, StoreError: see ``RemoteDirectory.read``.
-    """
-    digest = hashlib.sha256()
-    for chunk in remote.chunks(name):
-        digest.update(chunk)
-    return digest.hexdigest()
-
-
-def directories_there(remote: RemoteDirectory) -> list[str]:
-    """Return the names of the directories right below the address; none where nothing was written yet."""
-    entries: list[dict[str, Any]] = []
-    with remote.reached("listed"), contextlib.suppress(FileNotFoundError):
-        remote.files.invalidate_cache()
-        entries = remote.files.ls(remote.path(""), detail=True)
-    directories = (entry["name"].rstrip("/") for entry in entries if entry["type"] == "directory")
-    return sorted(name.rpartition("/")[2] for name in directories)
-
-
-def read_if_there(remote: RemoteDirectory, name: str) -> bytes | None:
-    """Return the content of a small file, None where there is none."""
-    try:
-        return remote.read(name)
-    except StoreError:
-        return None
-
-
-@contextlib.contextmanager
-def _beside(remote: RemoteDirectory, name: str) -> Iterator[str]:
-    """Yield where to write ``name``; it stands in its place when the block has succeeded."""
-    place = remote.path(name)
-    try:
-        if remote.protocol in _WHOLE_OR_ABSENT:
-            yield place
-            return
-        directory, _, file = place.rpartition("/")
-        partial = f"{directory}/.{file}.{secrets.token_hex(4)}.partial"
-        remote.files.makedirs(directory, exist_ok=True)
-        try:
-            yield partial
-            remote.files.mv(partial, place)
-        except BaseException:
-            with contextlib.suppress(Exception):
-                remote.files.rm_file(partial)
-            raise
-    except NotImplementedError:
-        fix = "name a directory or object storage, e.g. s3://bucket/demo"
-        raise InputError(remote.address, "", f"{remote.protocol}:// can only be read", fix) from None
-    except Exception as error:  # noqa: BLE001  every driver raises errors of its own
-        raise remote.unreachable(error, "written") from None

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-import shutil
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from vavl.corpora.manifest import Manifest
 from vavl.corpora.splits import SPLITS
 from vavl.errors import ConfigError, StoreError
 from vavl.features import MODALITIES, ModalityInfo, changed_settings
-from vavl.store.checked_files import held_lock, replace_directory
+from vavl.store.checked_files import replaced_directory
 from vavl.store.clip_facts import FILE_NAME as FACTS_FILE
 from vavl.store.clip_facts import SCHEMA as FACTS_SCHEMA
 from vavl.store.merge_settings import MergeSettings
@@ -36,26 +36,26 @@ class Source:
     """One of the stores that are merged."""
 
     place: Path | str  # directory or address, its version in full.
-    content: Mapping[str, Any]
+    store: FeatureStore
     manifest: Manifest  # with the set of labels that is taken.
-    classes: Mapping[str, str | None]
+    classes: Mapping[str, str | None]  # what becomes of each class.
 
     @property
     def provenance(self) -> dict[str, Any]:
         """What the merged store.json says of the store; nothing that depends on where it lies."""
-        content, facts = self.content, self.manifest.metadata
+        content, manifest = self.store.content, self.manifest
         return {
             "corpus": content["corpus"],
             "store_hash": content["store_hash"],
             "version": version_of(content),
             "card_hash": content["card_hash"],
-            "licence": facts.get("licence"),
-            "citation": facts.get("citation"),
-            "target": self.manifest.target,
-            "label_set": self.manifest.label_set,
+            "licence": manifest.metadata.get("licence"),
+            "citation": manifest.metadata.get("citation"),
+            "target": manifest.target,
+            "label_set": manifest.label_set,
             "classes": dict(self.classes),
-            "protocol": self.manifest.protocol,
-            "clips": len(self.manifest),
+            "protocol": manifest.protocol,
+            "clips": len(manifest),
             "sources": content.get("sources", []),
         }
 
@@ -65,7 +65,7 @@ class MergePlan:
     """Everything that decides the content of a merged store."""
 
     settings: MergeSettings
-    sources: Mapping[str, Source]
+    sources: Mapping[str, Source]  # by corpus, in alphabetical order.
     infos: Mapping[str, ModalityInfo]  # by modality that any of the stores has, the provenance that all share.
     folds: list[MergedFold]
 
@@ -106,11 +106,8 @@ def merge_stores(plan: MergePlan, directory: Path) -> FeatureStore:
     """
     check_replaced(directory)
     make_directory(directory.parent)
-    partial = directory.with_name(f".{directory.name}.partial")
-    with held_lock(directory.with_name(f".{directory.name}.lock")):
-        shutil.rmtree(partial, ignore_errors=True)
-        _write(plan, partial)
-        replace_directory(partial, directory)
+    with replaced_directory(directory) as new:
+        _write(plan, new)
     return FeatureStore.open(directory)
 
 
@@ -132,15 +129,13 @@ def _sources(settings: MergeSettings) -> dict[str, Source]:
     found: dict[str, Source] = {}
     for asked in settings.stores:
         place = pinned_store(asked)
-        directory = local_store(place)
-        content = read_content(directory)
-        corpus = str(content["corpus"])
-        if corpus in found:
-            problem = f"{found[corpus].place} and {place} are both of {corpus}"
+        store = FeatureStore.open(local_store(place))
+        if store.corpus in found:
+            problem = f"{found[store.corpus].place} and {place} are both of {store.corpus}"
             fix = "take one of them; clips are added to a store by jobs/prepare_corpus.py"
             raise ConfigError("merge", "stores", problem, fix)
-        manifest = Manifest.read(directory).with_labels(settings.label_sets.get(corpus))
-        found[corpus] = Source(place, content, manifest, {})
+        manifest = Manifest.read(store.directory).with_labels(settings.label_sets.get(store.corpus))
+        found[store.corpus] = Source(place, store, manifest, {})
     strange = sorted({*settings.labels, *settings.label_sets} - set(found))
     if strange:
         problem = f"{', '.join(strange)}: none of the stores is of it"
@@ -154,15 +149,12 @@ def _common_infos(sources: Mapping[str, Source], settings: MergeSettings) -> dic
     """Return the provenance of each modality that is taken; all stores that have it must agree."""
     infos: dict[str, ModalityInfo] = {}
     for modality in (name for name in MODALITIES if name in settings.modalities):
-        first = ""
-        for corpus, source in sources.items():
-            entry = source.content["modalities"].get(modality)
-            if entry is None:
-                continue
-            info = ModalityInfo.from_entry(entry)
+        having = {corpus: source for corpus, source in sources.items() if modality in source.store.info}
+        for corpus, source in having.items():
+            info = source.store.info[modality]
             known = infos.setdefault(modality, info)
-            first = first or corpus
             if (known.provenance, known.frame_rate_hz) != (info.provenance, info.frame_rate_hz):
+                first = next(iter(having))
                 problem = f"has other {modality} features than {first}: {_difference(known, info)}"
                 fix = (
                     f"extract {corpus} with the settings of {first} (python jobs/prepare_corpus.py CONFIG), or take "
@@ -180,7 +172,7 @@ def _difference(one: ModalityInfo, other: ModalityInfo) -> str:
 
 
 def _write(plan: MergePlan, directory: Path) -> None:
-    stores = {corpus: FeatureStore.open(local_store(one.place)) for corpus, one in plan.sources.items()}
+    stores = {corpus: source.store for corpus, source in plan.sources.items()}
     all_halved = all(store.dtype(name) == "float16" for store in stores.values() for name in store.info)
     dtype: Dtype = "float16" if all_halved else "float32"
     writer = StoreWriter(directory, plan.settings.name, plan.card_hash, dtype)
@@ -190,25 +182,23 @@ def _write(plan: MergePlan, directory: Path) -> None:
         store.verify()
     _join_facts(stores, directory)
     for modality, info in plan.infos.items():
-        _log.info("writing %s of %s", modality, ", ".join(stores))
+        having = {corpus: store for corpus, store in stores.items() if modality in store.info}
+        _log.info("writing %s of %s", modality, ", ".join(having))
         sums = {
             str(unique_names(corpus, pa.scalar(speaker)).as_py()): own
-            for corpus, store in stores.items()
-            if modality in store.info
+            for corpus, store in having.items()
             for speaker, own in store.speaker_sums(modality).items()
         }
-        writer.write_modality(modality, replace(info, clips=0, frames=0), _rows(stores, modality), sums)
-    counts = {"clips": sum(len(one.manifest) for one in plan.sources.values())}
-    for key in sorted({key for one in plan.sources.values() for key in one.content["counts"]} - {"clips"}):
-        counts[key] = sum(int(one.content["counts"].get(key, 0)) for one in plan.sources.values())
+        rows = (
+            _renamed(batch, corpus, "clip_id", "speaker")
+            for corpus, store in having.items()
+            for batch in store.batches(modality)
+        )
+        writer.write_modality(modality, replace(info, clips=0, frames=0), rows, sums)
+    counts = Counter({"clips": sum(len(source.manifest) for source in plan.sources.values())})
+    for store in stores.values():
+        counts.update({key: int(count) for key, count in sorted(store.content["counts"].items()) if key != "clips"})
     writer.finish(counts, [source.provenance for source in plan.sources.values()])
-
-
-def _rows(stores: Mapping[str, FeatureStore], modality: str) -> Iterator[pa.RecordBatch]:
-    for corpus, store in stores.items():
-        if modality in store.info:
-            for batch in store.batches(modality):
-                yield _renamed(batch, corpus, ("clip_id", "speaker"))
 
 
 def _join_facts(stores: Mapping[str, FeatureStore], directory: Path) -> None:
@@ -220,10 +210,10 @@ def _join_facts(stores: Mapping[str, FeatureStore], directory: Path) -> None:
     with written_stream(directory / FACTS_FILE, FACTS_SCHEMA) as writer:
         for corpus, store in known.items():
             for batch in map_batches(store.directory / FACTS_FILE, FACTS_SCHEMA):
-                writer.write_batch(_renamed(batch, corpus, ("clip_id",)))
+                writer.write_batch(_renamed(batch, corpus, "clip_id"))
 
 
-def _renamed(batch: pa.RecordBatch, corpus: str, columns: tuple[str, ...]) -> pa.RecordBatch:
+def _renamed(batch: pa.RecordBatch, corpus: str, *columns: str) -> pa.RecordBatch:
     for name in columns:
         place = batch.schema.get_field_index(name)
         batch = batch.set_column(place, batch.schema.field(place), unique_names(corpus, batch.column(place)))

@@ -29,20 +29,8 @@ from typing import Any
 from vavl.config.files import sha256_of_file, sha256_of_json
 from vavl.corpora.manifest import MANIFEST_FILE, Manifest
 from vavl.errors import InputError, StoreError
-from vavl.store.checked_files import MAKE_AGAIN
-from vavl.store.remote_files import (
-    RemoteDirectory,
-    StoreFile,
-    Transfer,
-    again,
-    directories_there,
-    hash_there,
-    read_if_there,
-    send_file,
-    size_text,
-    size_there,
-    write_small,
-)
+from vavl.store.checked_files import MAKE_AGAIN, Transfer, again, size_text
+from vavl.store.remote_files import RemoteDirectory, StoreFile
 from vavl.store.rows import shard_files
 from vavl.store.store import FeatureStore, content_hash, small_files
 
@@ -68,9 +56,7 @@ def split_version(place: Path | str) -> tuple[Path | str, str | None]:
     A directory whose own name looks like that is taken as it is.
     """
     match = None if isinstance(place, Path) and place.exists() else _NAMED.fullmatch(str(place))
-    if match is None:
-        return place, None
-    return type(place)(match["place"]), match["version"]
+    return (place, None) if match is None else (type(place)(match["place"]), match["version"])
 
 
 def pinned_store(place: Path | str) -> Path | str:
@@ -83,12 +69,24 @@ def pinned_store(place: Path | str) -> Path | str:
     base, version = split_version(place)
     if version is None or _WHOLE.fullmatch(version):
         return place
-    remote = _at(base)
-    newest = (read_if_there(remote, LATEST) or b"").decode(errors="replace").strip()
-    if version != LATEST or not _WHOLE.fullmatch(newest):
-        newest = _only_one(base, remote, version)
-    _log.info("%s is version %s", place, newest)
-    return type(base)(f"{base}@{newest}")
+    corpus = RemoteDirectory(base)
+    newest = (corpus.read_if_there(LATEST) or b"").decode(errors="replace").strip() if version == LATEST else ""
+    found = newest if _WHOLE.fullmatch(newest) else _listed(base, corpus, version)
+    _log.info("%s is version %s", place, found)
+    return type(base)(f"{base}@{found}")
+
+
+def _listed(base: Path | str, corpus: RemoteDirectory, version: str) -> str:
+    """Return the newest of the versions there, or the only one that begins with ``version``."""
+    known = [str(record["version"]) for record in versions_at(corpus)]
+    if not known:
+        fix = "python jobs/push_store.py CONFIG; python jobs/list_stores.py ADDRESS shows what there is"
+        raise StoreError(str(base), "version", "no store was pushed there", fix)
+    found = known[:1] if version == LATEST else [name for name in known if name.startswith(version)]
+    if len(found) == 1:
+        return found[0]
+    problem = f"{', '.join(found)} all begin with {version}" if found else f"no version begins with {version}"
+    raise StoreError(str(base), "version", problem, f"name one of: {', '.join(known)}")
 
 
 def store_directory(place: Path | str) -> Path | str:
@@ -98,9 +96,7 @@ def store_directory(place: Path | str) -> Path | str:
         StoreError, InputError: see ``pinned_store``.
     """
     base, version = split_version(pinned_store(place))
-    if version is None:
-        return place
-    return base / version if isinstance(base, Path) else f"{base}/{version}"
+    return place if version is None else type(base)(f"{base}/{version}")
 
 
 def check_version(directory: Path | str, content: Mapping[str, Any]) -> None:
@@ -109,8 +105,8 @@ def check_version(directory: Path | str, content: Mapping[str, Any]) -> None:
     Raises:
         StoreError: its store.json was changed, or is that of another store.
     """
-    name, found = str(directory).rpartition("/")[2], version_of(content)
-    if found != name or content_hash(content) != content["store_hash"]:
+    name = str(directory).rpartition("/")[2]
+    if version_of(content) != name or content_hash(content) != content["store_hash"]:
         fix = "push the store again: the version was changed where it lies"
         raise StoreError(f"{directory}/{STORE_FILE}", "", f"is not that of version {name}", fix)
 
@@ -133,17 +129,12 @@ class Pushed:
             "newest": self.versions[0],
             "versions": len(self.versions),
             "seconds": round(self.seconds, 3),
-            "bytes_per_second": round(self.bytes_per_second),
+            "bytes_per_second": round(self.sent_bytes / max(self.seconds, 1e-6)),
         }
-
-    @property
-    def bytes_per_second(self) -> float:
-        """Of what was sent."""
-        return self.sent_bytes / max(self.seconds, 1e-6)
 
     def rows(self) -> list[tuple[str, str]]:
         """Return the rows of the table that the job prints."""
-        speed = f"{self.seconds:.1f} s, {self.bytes_per_second / 1e6:.1f} MB/s with reading back"
+        speed = f"{self.seconds:.1f} s, {self.summary()['bytes_per_second'] / 1e6:.1f} MB/s with reading back"
         newest = "this one" if self.versions[0] == self.version else self.versions[0]
         return [
             ("store", self.place),
@@ -159,7 +150,7 @@ def check_target(to: Path | str) -> None:
     Raises:
         InputError: it cannot be reached, or can only be read.
     """
-    if _at(to).protocol in ("http", "https"):
+    if RemoteDirectory(to).protocol in ("http", "https"):
         fix = "push to a directory or to object storage, e.g. s3://bucket/stores"
         raise InputError(str(to), "", "http:// and https:// can only be read", fix)
 
@@ -211,31 +202,29 @@ def push_store(directory: Path, to: Path | str, now: dt.datetime, *, read_back: 
     """
     store = check_push(directory, to)
     store.verify()
-    version, corpus = version_of(store.content), _at(to, store.corpus)
-    remote = _at(to, store.corpus, version)
+    version, corpus = version_of(store.content), RemoteDirectory(to, store.corpus)
+    remote = RemoteDirectory(to, store.corpus, version)
     files = [*small_files(store.content), *shard_files(store.content)]
     # What a version holds is never changed, only repaired.
-    is_committed = _version_in(read_if_there(remote, STORE_FILE)) == version
+    is_committed = _version_in(again(remote.address, partial(remote.read_if_there, STORE_FILE))) == version
     if not is_committed:
         companions = [directory / name for name in _COMPANIONS if (directory / name).is_file()]
         files += [StoreFile(path.name, path.stat().st_size, sha256_of_file(path)) for path in companions]
-    clock = Transfer(f"pushing to {remote.address}", sum(file.bytes for file in files))
-    sent = [file for file in files if _sent(remote, directory, file, clock, read_back=read_back)]
+    transfer = Transfer(f"pushing to {remote.address}", files)
+    sent = [file for file in transfer.run(lambda file: _sent(remote, directory, file, transfer, read_back)) if file]
     if not is_committed:
-        record = _as_json(_record(store, version, files, now))
-        for name, content in ((RECORD_FILE, record), (STORE_FILE, (directory / STORE_FILE).read_bytes())):
-            again(f"{remote.address}/{name}", partial(write_small, remote, name, content))
-    seconds, there = clock.seconds, len(files) - len(sent)
-    size = size_text(clock.done)
-    _log.info("sent %s in %.1f s, %s; %d of %d files were there", size, seconds, clock.rate, there, len(files))
+        record = json.dumps(_record(store, version, files, now), indent=2, ensure_ascii=False) + "\n"
+        for name, content in ((RECORD_FILE, record.encode()), (STORE_FILE, (directory / STORE_FILE).read_bytes())):
+            again(f"{remote.address}/{name}", partial(remote.write, name, content))
+    _log.info("sent %s; %d of %d files were there", transfer, len(files) - len(sent), len(files))
     return Pushed(
         place=f"{to}/{store.corpus}@{version}",
         version=version,
         sent=tuple(file.name for file in sent),
         kept=tuple(file.name for file in files if file not in sent),
-        sent_bytes=clock.done,
-        seconds=seconds,
-        versions=tuple(write_latest(corpus)),
+        sent_bytes=sum(file.bytes for file in sent),
+        seconds=transfer.seconds,
+        versions=tuple(again(corpus.address, partial(write_latest, corpus))),
     )
 
 
@@ -247,22 +236,23 @@ def _version_in(text: bytes | None) -> str | None:
         return None
 
 
-def _sent(remote: RemoteDirectory, directory: Path, file: StoreFile, clock: Transfer, *, read_back: bool) -> bool:
-    """Send a file unless it lies there; returns whether it was sent."""
+def _sent(
+    remote: RemoteDirectory, directory: Path, file: StoreFile, transfer: Transfer, read_back: bool
+) -> StoreFile | None:
+    """Send a file and return it; None if it lies there already."""
 
     def is_there() -> bool:
-        is_same = size_there(remote, file.name) == file.bytes
-        return is_same and (not read_back or hash_there(remote, file.name) == file.sha256)
+        return remote.size(file.name) == file.bytes and (not read_back or remote.sha256(file.name) == file.sha256)
 
     place = f"{remote.address}/{file.name}"
     if again(place, is_there):
-        return False
-    again(place, lambda: send_file(remote, directory / file.name, file.name))
-    clock.add(file.bytes)
+        return None
+    again(place, lambda: remote.send(directory / file.name, file.name))
+    transfer.add(file.bytes)
     if not again(place, is_there):
         problem = "what arrived is not what was sent (size or SHA-256)"
         raise StoreError(place, "", problem, "start the same command again")
-    return True
+    return file
 
 
 def _record(store: FeatureStore, version: str, files: Sequence[StoreFile], now: dt.datetime) -> dict[str, Any]:
@@ -284,7 +274,7 @@ def _record(store: FeatureStore, version: str, files: Sequence[StoreFile], now: 
     }
 
 
-def write_latest(remote: RemoteDirectory) -> list[str]:
+def write_latest(corpus: RemoteDirectory) -> list[str]:
     """Write which version of a corpus is the newest; return the names of all, newest first.
 
     Raises:
@@ -292,17 +282,17 @@ def write_latest(remote: RemoteDirectory) -> list[str]:
         InputError: the place cannot be read or written.
     """
     for _ in range(_MOST_ROUNDS):
-        names = [record["version"] for record in versions_at(remote)]
+        names = [record["version"] for record in versions_at(corpus)]
         if names:
-            write_small(remote, LATEST, f"{names[0]}\n".encode())
+            corpus.write(LATEST, f"{names[0]}\n".encode())
             # Another push that has committed meanwhile may have written before us.
-            if _complete(remote) == sorted(names):
+            if _complete(corpus) == sorted(names):
                 return names
     problem = f"versions came and went during {_MOST_ROUNDS} attempts"
-    raise StoreError(f"{remote.address}/{LATEST}", "", problem, "push again when the others are done")
+    raise StoreError(f"{corpus.address}/{LATEST}", "", problem, "push again when the others are done")
 
 
-def versions_at(remote: RemoteDirectory) -> list[dict[str, Any]]:
+def versions_at(corpus: RemoteDirectory) -> list[dict[str, Any]]:
     """Return the records of the versions of a corpus, newest first: the content of each version.json.
 
     Raises:
@@ -310,16 +300,22 @@ def versions_at(remote: RemoteDirectory) -> list[dict[str, Any]]:
         InputError: the place cannot be listed or read.
     """
     records = []
-    for name in _complete(remote):
+    for name in _complete(corpus):
         try:
-            record: dict[str, Any] = json.loads(remote.read(f"{name}/{RECORD_FILE}"))
+            record: dict[str, Any] = json.loads(corpus.read(f"{name}/{RECORD_FILE}"))
             _ = [record[key] for key in ("version", "pushed", "clips", "bytes", "features")]
         except (ValueError, KeyError, TypeError) as error:
             problem = f"not the record of a version: {error!r}"
-            place = f"{remote.address}/{name}/{RECORD_FILE}"
+            place = f"{corpus.address}/{name}/{RECORD_FILE}"
             raise StoreError(place, "", problem, "push the store again") from None
         records.append(record)
     return sorted(records, key=lambda record: (record["pushed"], record["version"]), reverse=True)
+
+
+def _complete(corpus: RemoteDirectory) -> list[str]:
+    """Return the names of the versions that were committed, sorted."""
+    names = [name for name in corpus.directories() if _WHOLE.fullmatch(name)]
+    return [name for name in names if corpus.size(f"{name}/{STORE_FILE}") is not None]
 
 
 def list_stores(address: Path | str) -> list[dict[str, Any]]:
@@ -333,18 +329,13 @@ def list_stores(address: Path | str) -> list[dict[str, Any]]:
         InputError: there is no store, or the address cannot be listed.
         StoreError: a record is broken.
     """
-    found = _stores_in(str(address), _at(address))
-    for name in () if found else directories_there(_at(address)):
-        found += _stores_in(f"{address}/{name}", _at(address, name))
+    found = _stores_in(str(address), RemoteDirectory(address))
+    for name in () if found else RemoteDirectory(address).directories():
+        found += _stores_in(f"{address}/{name}", RemoteDirectory(address, name))
     if not found:
         fix = "name the directory or address that stores were pushed to (`to` of jobs/push_store.py)"
         raise InputError(str(address), "", "there is no feature store", fix)
     return found
-
-
-def listed_rows(found: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
-    """Return the rows of the table that the job prints: place, and what is known of it."""
-    return [(store["place"], _words(store)) for store in found]
 
 
 def _stores_in(place: str, remote: RemoteDirectory) -> list[dict[str, Any]]:
@@ -352,7 +343,7 @@ def _stores_in(place: str, remote: RemoteDirectory) -> list[dict[str, Any]]:
     records = versions_at(remote)
     if records:
         return [{"place": f"{place}@{one['version']}", "newest": one is records[0]} | one for one in records]
-    text = read_if_there(remote, STORE_FILE)
+    text = remote.read_if_there(STORE_FILE)
     if text is None:
         return []
     try:
@@ -362,6 +353,11 @@ def _stores_in(place: str, remote: RemoteDirectory) -> list[dict[str, Any]]:
     return [{"place": place, "newest": False, "store_hash": store_hash}]
 
 
+def listed_rows(found: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """Return the rows of the table that the job prints: place, and what is known of it."""
+    return [(store["place"], _words(store)) for store in found]
+
+
 def _words(store: Mapping[str, Any]) -> str:
     if "version" not in store:
         return f"without version, hash {store['store_hash'] or 'unknown'}"
@@ -369,31 +365,3 @@ def _words(store: Mapping[str, Any]) -> str:
     newest = "newest, " if store["newest"] else ""
     when = store["pushed"][:16].replace("T", " ")
     return f"{newest}{when} UTC, {store['clips']} clips, {size_text(store['bytes'])}, {features}"
-
-
-def _only_one(base: Path | str, remote: RemoteDirectory, version: str) -> str:
-    """Return the newest of the versions there, or the only one that begins with ``version``."""
-    known = [str(record["version"]) for record in versions_at(remote)]
-    if not known:
-        fix = "python jobs/push_store.py CONFIG; python jobs/list_stores.py ADDRESS shows what there is"
-        raise StoreError(str(base), "version", "no store was pushed there", fix)
-    found = known[:1] if version == LATEST else [name for name in known if name.startswith(version)]
-    if len(found) == 1:
-        return found[0]
-    problem = f"{', '.join(found)} all begin with {version}" if found else f"no version begins with {version}"
-    raise StoreError(str(base), "version", problem, f"name one of: {', '.join(known)}")
-
-
-def _complete(remote: RemoteDirectory) -> list[str]:
-    """Return the names of the versions that were committed, sorted."""
-    names = [name for name in directories_there(remote) if _WHOLE.fullmatch(name)]
-    return [name for name in names if size_there(remote, f"{name}/{STORE_FILE}") is not None]
-
-
-def _at(place: Path | str, *below: str) -> RemoteDirectory:
-    """Return what lies at a directory or address, or below it."""
-    return RemoteDirectory("/".join([f"file://{place.absolute()}" if isinstance(place, Path) else place, *below]))
-
-
-def _as_json(content: Any) -> bytes:
-    return (json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False) + "\n").encode()

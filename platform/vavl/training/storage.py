@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 
 from vavl.config.files import make_directory, written_beside
 from vavl.errors import TrainingError
-from vavl.store.remote_files import RemoteDirectory, directories_there, hash_there, move_there, send_file, write_small
+from vavl.store.remote_files import RemoteDirectory
 
 
 class RunStorage:
@@ -34,8 +34,7 @@ class RunStorage:
         self.address = str(output_dir)
         self.is_remote = "://" in self.address
         self._local = None if self.is_remote else Path(output_dir).absolute()
-        # Not ``as_uri``: fsspec takes %20 for part of the name.
-        self._remote = RemoteDirectory(self.address if self._local is None else f"file://{self._local}")
+        self._remote = RemoteDirectory(self._local or self.address)
 
     def directory(self, name: str) -> RunStorage:
         """Return the storage of a directory below this one."""
@@ -59,7 +58,7 @@ class RunStorage:
     def put(self, source: Path, name: str) -> None:
         """Move a file of this machine to ``name``."""
         if self._local is None:
-            send_file(self._remote, source, name)
+            self._remote.send(source, name)
             source.unlink()
             return
         target = self._local / name
@@ -74,19 +73,19 @@ class RunStorage:
         Its files are replaced one by one, so that a killed process leaves no name without a file.
         """
         if source.is_file():
-            send_file(self._remote, source, name)
+            self._remote.send(source, name)
             return
         there = self.tree(name)
         for path in sorted(path for path in source.rglob("*") if path.is_file()):
             below = path.relative_to(source).as_posix()
-            send_file(self._remote, path, f"{name}/{below}")
+            self._remote.send(path, f"{name}/{below}")
             there.pop(below, None)
         for former in there:
             self.remove(f"{name}/{former}")
 
     def write(self, name: str, content: bytes) -> None:
         """Write a small file."""
-        write_small(self._remote, name, content)
+        self._remote.write(name, content)
 
     def create(self, name: str, content: bytes) -> bool:
         """Write a small file where there is none, in one step; return False where there is one.
@@ -126,13 +125,7 @@ class RunStorage:
 
     def read(self, name: str) -> bytes | None:
         """Return the content of a small file, None where there is none."""
-        try:
-            # In one request: what is replaced between two could not be read.
-            return bytes(self._remote.files.cat_file(self._remote.path(name)))
-        except FileNotFoundError:
-            return None
-        except Exception as error:  # noqa: BLE001  every driver raises errors of its own
-            raise self._remote.unreachable(error) from None
+        return self._remote.read_if_there(name)
 
     def check_writable(self) -> None:
         """Prove that files can be written and removed; leaves none."""
@@ -142,11 +135,11 @@ class RunStorage:
 
     def sha256(self, name: str) -> str:
         """Read a file and return its SHA-256."""
-        return hash_there(self._remote, name)
+        return self._remote.sha256(name)
 
     def directories(self) -> list[str]:
         """Return the names of the directories right below this one."""
-        return directories_there(self._remote)
+        return self._remote.directories()
 
     def files(self) -> dict[str, int]:
         """Return the sizes in bytes of the files right below this directory, by name."""
@@ -172,11 +165,8 @@ class RunStorage:
     def remove(self, name: str) -> None:
         """Remove a file or a directory with everything below it, if it is there."""
         try:
-            self._remote.files.rm(self._remote.path(name), recursive=True)
-        except FileNotFoundError:
-            return
-        except Exception as error:  # noqa: BLE001  every driver raises errors of its own
-            raise self._remote.unreachable(error, "written") from None
+            with contextlib.suppress(FileNotFoundError), self._remote.reached("written"):
+                self._remote.files.rm(self._remote.path(name), recursive=True)
         finally:
             self._remote.files.invalidate_cache()
 
@@ -185,7 +175,7 @@ class RunStorage:
         found = self.tree(name) if self._local is None else {}
         for below in found or ("",):
             tail = f"/{below}" if below else ""
-            move_there(self._remote, f"{name}{tail}", f"{target}{tail}")
+            self._remote.move(f"{name}{tail}", f"{target}{tail}")
 
     def local_path(self, name: str) -> Path | None:
         """Return where ``name`` is on this machine, None in object storage."""
@@ -194,13 +184,10 @@ class RunStorage:
     def _listed(self, how: str, name: str) -> dict[str, int]:
         """Return the sizes of files by path below ``name``; ``how`` is the driver's ``ls`` or ``find``."""
         root = self._remote.path(name).rstrip("/")
-        try:
+        found: Any = []
+        with contextlib.suppress(FileNotFoundError), self._remote.reached("listed"):
             self._remote.files.invalidate_cache()
             found = getattr(self._remote.files, how)(root, detail=True)
-        except FileNotFoundError:
-            return {}
-        except Exception as error:  # noqa: BLE001  see above
-            raise self._remote.unreachable(error, "listed") from None
         entries = found.values() if isinstance(found, dict) else found
         return {
             entry["name"][len(root) :].lstrip("/"): int(entry["size"]) for entry in entries if entry["type"] == "file"

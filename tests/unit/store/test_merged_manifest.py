@@ -59,3 +59,9 @@ def test_kept_shares_stay_what_they_are_to_the_bit():
     columns, _ = mapped_labels(soft(*shares.tolist()), names, ("c", "a", "b"))
     found = np.asarray(columns["soft_label"].flatten()).reshape(-1, 3)
     np.testing.assert_array_equal(found, shares[:, [2, 0, 1]])
+
+
+def test_a_corpus_without_labels_has_none_in_the_merged_store():
+    columns, is_dropped = mapped_labels(soft(None, None), {}, CLASSES)
+    assert columns["label"].to_pylist() == columns["soft_label"].to_pylist() == [None, None]
+    assert not is_dropped.any()

@@ -17,7 +17,7 @@ from s3_server import BUCKET, keys, s3_environment
 
 from vavl.config.files import sha256_of_file
 from vavl.errors import InputError
-from vavl.store import remote_files
+from vavl.store import checked_files
 from vavl.store.store import FeatureStore
 from vavl.store.store_cache import local_store
 from vavl.store.store_versions import list_stores, push_store
@@ -33,7 +33,7 @@ def faults(s3_endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(s3fs.S3FileSystem, "retries", 2)
     monkeypatch.setattr(s3fs.S3FileSystem, "read_timeout", 0.5)
     monkeypatch.setitem(fsspec.config.conf, "s3", {"config_kwargs": {"retries": {"max_attempts": 0}}})
-    monkeypatch.setattr(remote_files, "_PAUSES_S", (0.0, 0.0))
+    monkeypatch.setattr(checked_files, "_PAUSES_S", (0.0, 0.0))
     monkeypatch.setenv("VAVL_CACHE", str(tmp_path / "cache"))
     with faulty_s3(s3_endpoint) as proxy, s3_environment(proxy.endpoint):
         yield proxy

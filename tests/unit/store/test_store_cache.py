@@ -22,7 +22,8 @@ from vavl.corpora.manifest import MANIFEST_FILES, Manifest
 from vavl.data.collection import open_collection
 from vavl.data.settings import DataSettings
 from vavl.errors import InputError, StoreError
-from vavl.store import remote_files
+from vavl.store import checked_files
+from vavl.store.remote_files import RemoteDirectory
 from vavl.store.store import FeatureStore, read_content
 from vavl.store.store_cache import is_at_hand, local_store
 
@@ -54,7 +55,7 @@ def whole_copy(address: str) -> Path:
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("VAVL_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(remote_files, "_PAUSES_S", (0.0, 0.0))
+    monkeypatch.setattr(checked_files, "_PAUSES_S", (0.0, 0.0))
     return tmp_path / "cache"
 
 
@@ -170,7 +171,7 @@ def test_a_copy_of_a_shard_that_was_torn_is_started_anew(origin: Path, cache: Pa
 def test_a_copy_that_was_interrupted_goes_on_with_the_files_that_are_whole(
     origin: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read, asked = remote_files.RemoteDirectory.chunks, []
+    read, asked = RemoteDirectory.chunks, []
 
     def chunks(remote: Any, name: str) -> Iterator[bytes]:
         asked.append(name)
@@ -179,7 +180,7 @@ def test_a_copy_that_was_interrupted_goes_on_with_the_files_that_are_whole(
         return read(remote, name)
 
     with monkeypatch.context() as patch:
-        patch.setattr(remote_files.RemoteDirectory, "chunks", chunks)
+        patch.setattr(RemoteDirectory, "chunks", chunks)
         with pytest.raises(InputError, match="ExpiredToken"):
             local_store(origin.as_uri())
     assert asked.count("video_index.bin") == 1, "what another attempt cannot mend is not asked for again"
@@ -196,7 +197,7 @@ def test_a_copy_that_was_interrupted_goes_on_with_the_files_that_are_whole(
 def test_what_a_network_loses_is_asked_for_again_and_not_for_ever(
     origin: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, fault: str, times: int
 ) -> None:
-    read, faults = remote_files.RemoteDirectory.chunks, []
+    read, faults = RemoteDirectory.chunks, []
 
     def chunks(remote: Any, name: str) -> Iterator[bytes]:
         whole = b"".join(read(remote, name))
@@ -211,7 +212,7 @@ def test_what_a_network_loses_is_asked_for_again_and_not_for_ever(
                     whole = bytes(len(whole))
         yield whole
 
-    monkeypatch.setattr(remote_files.RemoteDirectory, "chunks", chunks)
+    monkeypatch.setattr(RemoteDirectory, "chunks", chunks)
     if times == 2:
         whole_copy(origin.as_uri())
         return

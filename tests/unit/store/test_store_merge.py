@@ -23,7 +23,7 @@ from vavl.data.settings import DataSettings
 from vavl.errors import ConfigError, StoreError
 from vavl.store.clip_facts import read_facts
 from vavl.store.merge_settings import MergeSettings
-from vavl.store.store import FeatureStore, read_content
+from vavl.store.store import FeatureStore
 from vavl.store.store_merge import merge_stores, plan_merge
 
 SIDE_FILES = ("_index.bin", "_ids.arrow", "_sums.arrow", "/state.json", "/dataset_info.json")
@@ -55,9 +55,15 @@ def settings(stores: dict[str, Path], /, **changes: Any) -> MergeSettings:
     return validate(MergeSettings, content(stores, **changes), "merge.yaml")
 
 
+@pytest.fixture(scope="module")
+def both(stores: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> FeatureStore:
+    """The two stores merged, for tests that only read."""
+    return merge_stores(plan_merge(settings(stores)), tmp_path_factory.mktemp("both") / "merged")
+
+
 @pytest.fixture
 def merged(stores: dict[str, Path], tmp_path: Path) -> Callable[..., FeatureStore]:
-    """Return a function that merges the two stores."""
+    """Return a function that merges the two stores with other settings."""
 
     def merge(**changes: Any) -> FeatureStore:
         return merge_stores(plan_merge(settings(stores, **changes)), tmp_path / "merged")
@@ -74,24 +80,21 @@ def files_of(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_features_sums_and_times_are_those_of_the_corpora(
-    merged: Callable[..., FeatureStore], stores: dict[str, Path]
-) -> None:
-    store = merged()
-    store.verify()
-    manifest = Manifest.read(store.directory)
+def test_features_sums_and_times_are_those_of_the_corpora(both: FeatureStore, stores: dict[str, Path]) -> None:
+    both.verify()
+    manifest = Manifest.read(both.directory)
     assert len(manifest) == 6 * 12 + 6 * 8
     assert manifest.table["clip_id"].to_pylist() == sorted(manifest.table["clip_id"].to_pylist())
     for corpus, folder in stores.items():
         own = FeatureStore.open(folder)
         for modality in ("audio", "video"):
             ids = own.clip_ids(modality)
-            rows = store.rows(modality, pc.binary_join_element_wise(corpus, ids, "/"))
+            rows = both.rows(modality, pc.binary_join_element_wise(corpus, ids, "/"))
             assert (rows >= 0).all()
             for there, here in enumerate(rows.tolist()):
-                np.testing.assert_array_equal(store.features(modality, here), own.features(modality, there))
-                np.testing.assert_array_equal(store.frame_times(modality, here), own.frame_times(modality, there))
-            merged_sums = store.speaker_sums(modality)
+                np.testing.assert_array_equal(both.features(modality, here), own.features(modality, there))
+                np.testing.assert_array_equal(both.frame_times(modality, here), own.frame_times(modality, there))
+            merged_sums = both.speaker_sums(modality)
             for speaker, sums in own.speaker_sums(modality).items():
                 found = merged_sums[f"{corpus}/{speaker}"]
                 assert found.count == sums.count
@@ -99,10 +102,8 @@ def test_features_sums_and_times_are_those_of_the_corpora(
                 np.testing.assert_array_equal(found.sum_of_squares, sums.sum_of_squares)
 
 
-def test_the_manifest_keeps_the_corpus_and_has_the_columns_of_all(
-    merged: Callable[..., FeatureStore], stores: dict[str, Path]
-) -> None:
-    manifest = Manifest.read(merged().directory)
+def test_the_manifest_keeps_the_corpus_and_has_the_columns_of_all(both: FeatureStore, stores: dict[str, Path]) -> None:
+    manifest = Manifest.read(both.directory)
     assert manifest.corpus == "both"
     assert manifest.corpora == ("alpha", "alpha_b")
     assert pc.value_counts(manifest.table["corpus"]).to_pylist() == [
@@ -117,8 +118,8 @@ def test_the_manifest_keeps_the_corpus_and_has_the_columns_of_all(
     assert manifest.label_sets == {"merged": manifest.target}
 
 
-def test_labels_are_mapped_and_dropped_ones_leave_the_splits(merged: Callable[..., FeatureStore]) -> None:
-    table = rows_of(merged())
+def test_labels_are_mapped_and_dropped_ones_leave_the_splits(both: FeatureStore) -> None:
+    table = rows_of(both)
     assert table.loc[["alpha_b/s2_004", "alpha_b/s2_005", "alpha_b/s2_006"], "label"].tolist() == [
         "glad",
         "mad",
@@ -141,8 +142,8 @@ def test_dropped_clips_may_stay_without_a_label(merged: Callable[..., FeatureSto
     assert "none" not in set(table["split_1"])
 
 
-def test_folds_of_the_same_number_are_one(merged: Callable[..., FeatureStore]) -> None:
-    manifest = Manifest.read(merged().directory)
+def test_folds_of_the_same_number_are_one(both: FeatureStore) -> None:
+    manifest = Manifest.read(both.directory)
     assert manifest.folds == (1, 2)
     assert manifest.fold_title(2) == "2 (alpha 2, alpha_b 2)"
     assert manifest.protocol == "aligned folds: alpha: alpha-folds; alpha_b: alpha_b-folds"
@@ -176,24 +177,23 @@ def speakers(manifest: Manifest, fold: int, split: int) -> set[str]:
     return set(manifest.table["speaker"].take(rows).to_pylist())
 
 
-def test_facts_are_joined_and_counts_added_up(merged: Callable[..., FeatureStore], stores: dict[str, Path]) -> None:
-    store = merged()
-    facts = read_facts(store.directory)
+def test_facts_are_joined_and_counts_added_up(both: FeatureStore, stores: dict[str, Path]) -> None:
+    facts = read_facts(both.directory)
     assert facts.num_rows == 2 * (72 + 48)
     assert facts.slice(0, 1).to_pylist()[0]["clip_id"] == "alpha/s0_000"
     assert facts["sha256"].to_pylist() == [
         entry for corpus in stores for entry in read_facts(stores[corpus])["sha256"].to_pylist()
     ]
-    assert read_content(store.directory)["files"].keys() == {
+    assert both.content["files"].keys() == {
         *MANIFEST_FILES,
         "facts.arrow",
         *(f"{modality}{name}" for modality in ("audio", "video") for name in SIDE_FILES),
     }
-    assert read_content(store.directory)["counts"] == {"clips": 120, "quarantined": 2}
+    assert both.content["counts"] == {"clips": 120, "quarantined": 2}
 
 
-def test_the_store_says_where_it_comes_from(merged: Callable[..., FeatureStore], stores: dict[str, Path]) -> None:
-    sources = merged().content["sources"]
+def test_the_store_says_where_it_comes_from(both: FeatureStore, stores: dict[str, Path]) -> None:
+    sources = both.content["sources"]
     assert [source["corpus"] for source in sources] == ["alpha", "alpha_b"]
     assert sources[0]["store_hash"] == FeatureStore.open(stores["alpha"]).hash
     assert sources[1]["licence"] == "alpha_b licence"
@@ -202,9 +202,9 @@ def test_the_store_says_where_it_comes_from(merged: Callable[..., FeatureStore],
 
 
 def test_the_same_stores_give_the_same_bytes_wherever_they_lie(
-    merged: Callable[..., FeatureStore], stores: dict[str, Path], tmp_path: Path
+    both: FeatureStore, stores: dict[str, Path], tmp_path: Path
 ) -> None:
-    first = files_of(merged().directory)
+    first = files_of(both.directory)
     moved = {corpus: Path(shutil.copytree(folder, tmp_path / f"moved_{corpus}")) for corpus, folder in stores.items()}
     again = merge_stores(
         plan_merge(settings(moved, stores=[moved["alpha"].as_uri(), str(moved["alpha_b"])])), tmp_path / "merged"
@@ -219,9 +219,9 @@ def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VAVL_CACHE", str(tmp_path / "cache"))
 
 
-def test_another_recipe_is_another_store(merged: Callable[..., FeatureStore]) -> None:
+def test_another_recipe_is_another_store(both: FeatureStore, merged: Callable[..., FeatureStore]) -> None:
     hashes = {
-        merged().hash,
+        both.hash,
         merged(dropped_clips="unlabelled").hash,
         merged(folds={"rule": "leave_one_corpus_out"}).hash,
         merged(target="emotion").hash,
@@ -338,13 +338,10 @@ def test_only_a_merged_store_is_replaced(stores: dict[str, Path], tmp_path: Path
         assert files_of(folder) == before
 
 
-def test_a_merged_store_can_be_merged_again(
-    merged: Callable[..., FeatureStore], stores: dict[str, Path], tmp_path: Path
-) -> None:
-    first = merged()
+def test_a_merged_store_can_be_merged_again(both: FeatureStore, stores: dict[str, Path], tmp_path: Path) -> None:
     third = write_corpus_store(tmp_path / "gamma", "gamma", ("glad", "mad"), folds=(1,), clips_per_speaker=4)
     again = merge_stores(
-        plan_merge(settings(stores, name="all", stores=[first.directory, third], labels={})), tmp_path / "again"
+        plan_merge(settings(stores, name="all", stores=[both.directory, third], labels={})), tmp_path / "again"
     )
     manifest = Manifest.read(again.directory)
     assert manifest.corpora == ("alpha", "alpha_b", "gamma")

@@ -11,10 +11,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from fsspec.implementations.local import LocalFileSystem
 
 from vavl.corpora.manifest import MANIFEST_FILES
 from vavl.errors import InputError, StoreError
-from vavl.store import remote_files, store_versions
+from vavl.store import checked_files
 from vavl.store.remote_files import RemoteDirectory
 from vavl.store.store import FeatureStore
 from vavl.store.store_cache import local_store
@@ -46,7 +47,7 @@ def tree(folder: Path) -> dict[str, bytes]:
 @pytest.fixture(autouse=True)
 def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VAVL_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(remote_files, "_PAUSES_S", (0.0, 0.0))
+    monkeypatch.setattr(checked_files, "_PAUSES_S", (0.0, 0.0))
 
 
 @pytest.fixture(params=["folder", "file", "memory"])
@@ -93,24 +94,18 @@ class CutOffError(Exception):
 
 
 def cut_after(files: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the connection break in the middle of the next file after ``files`` whole ones."""
+    """Let the connection break in the middle of every file after ``files`` whole ones."""
     count = itertools.count()
-    whole = store_versions.send_file
+    whole = LocalFileSystem.put_file
 
-    def send(remote: RemoteDirectory, source: Path, name: str) -> None:
+    def put_file(system: LocalFileSystem, origin: str, target: str) -> None:
         if next(count) < files:
-            whole(remote, source, name)
+            whole(system, origin, target)
             return
+        Path(target).write_bytes(Path(origin).read_bytes()[:100])
+        raise CutOffError
 
-        def half(origin: str, target: str) -> None:
-            Path(target).write_bytes(Path(origin).read_bytes()[:100])
-            raise CutOffError
-
-        with monkeypatch.context() as patch:
-            patch.setattr(remote.files, "put_file", half)
-            remote_files.send_file(remote, source, name)
-
-    monkeypatch.setattr(store_versions, "send_file", send)
+    monkeypatch.setattr(LocalFileSystem, "put_file", put_file)
 
 
 def test_an_interrupted_push_is_no_version_and_resumes(
@@ -159,9 +154,9 @@ def test_what_arrives_damaged_is_not_committed(
     whole_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def send(remote: RemoteDirectory, source: Path, name: str) -> None:
-        remote_files.write_small(remote, name, bytes(source.stat().st_size))
+        remote.write(name, bytes(source.stat().st_size))
 
-    monkeypatch.setattr(store_versions, "send_file", send)
+    monkeypatch.setattr(RemoteDirectory, "send", send)
     with pytest.raises(StoreError, match=r"what arrived is not what was sent \(size or SHA-256\)"):
         push_store(whole_store, tmp_path / "pushed", NOON)
     assert not list((tmp_path / "pushed").rglob("store.json"))
@@ -221,11 +216,11 @@ def test_a_place_that_cannot_be_written_is_named_with_its_reason(whole_store: Pa
 def test_the_rate_is_said_while_a_store_is_sent(
     whole_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("vavl.store.remote_files._SECONDS_BETWEEN_LINES", 0.0)
+    monkeypatch.setattr(checked_files, "_SECONDS_BETWEEN_LINES", 0.0)
     with caplog.at_level("INFO"):
         pushed: Pushed = push_store(whole_store, f"memory://bucket/{tmp_path.name}", NOON)
     assert "MB/s, about" in caplog.text
-    assert pushed.bytes_per_second == pytest.approx(pushed.sent_bytes / pushed.seconds)
+    assert pushed.summary()["bytes_per_second"] == pytest.approx(pushed.sent_bytes / pushed.seconds, abs=1)
 
 
 @pytest.fixture
@@ -337,7 +332,7 @@ def test_a_version_that_was_committed_meanwhile_is_seen(
     place, versions = pushed
     hidden = place.parent / versions[1]
     (place / versions[1]).rename(hidden)
-    write = store_versions.write_small
+    write = RemoteDirectory.write
     written = []
 
     def write_late(remote: RemoteDirectory, name: str, content: bytes) -> None:
@@ -346,7 +341,7 @@ def test_a_version_that_was_committed_meanwhile_is_seen(
         written.append(content.decode().strip())
         write(remote, name, content)
 
-    monkeypatch.setattr(store_versions, "write_small", write_late)
+    monkeypatch.setattr(RemoteDirectory, "write", write_late)
     assert write_latest(RemoteDirectory(place.as_uri())) == versions[::-1]
     assert written == versions
 
