@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np, pyarrow as pa
 from vavl.corpora.manifest import Manifest
 from vavl.features import ModalityInfo
-from vavl.store.shards import ROW_SCHEMA
+from vavl.store.shards import features_column, row_schema
 from vavl.store.store_writer import StoreWriter
 
 folder, clips = Path(sys.argv[1]), int(sys.argv[2])
@@ -29,14 +29,12 @@ def batches():
     for start in range(0, clips, BATCH):
         rows = min(BATCH, clips - start)
         values = generator.normal(size=rows * FRAMES * WIDTH).astype(np.float32)
-        ends = lambda each: pa.array(np.arange(rows + 1) * each, pa.int32())
-        lists = lambda content, each: pa.ListArray.from_arrays(ends(each), pa.array(content))
+        ends = pa.array(np.arange(rows + 1) * FRAMES, pa.int32())
         times = np.tile(np.arange(FRAMES, dtype=np.float32), rows)
-        same = lambda value, kind: pa.array([value] * rows, kind)
         yield pa.RecordBatch.from_arrays([
-            ids[start:start + rows], same("big", pa.string()), speaker[start:start + rows], same(FRAMES, pa.int32()),
-            same(WIDTH, pa.int32()), same("float32", pa.string()), lists(values, FRAMES * WIDTH), lists(times, FRAMES),
-        ], schema=ROW_SCHEMA)
+            ids[start:start + rows], pa.array(["big"] * rows), speaker[start:start + rows],
+            features_column(values, [FRAMES] * rows, WIDTH), pa.ListArray.from_arrays(ends, pa.array(times)),
+        ], schema=row_schema(WIDTH))
 
 writer = StoreWriter(folder, "big", "0" * 16)
 for modality in ("audio", "video"):

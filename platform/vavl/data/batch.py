@@ -143,10 +143,11 @@ def pad_clips(clips: list[NDArray[np.float32]], places: list[int], width: int, m
     is_padded = shortest < longest
     if is_padded:
         longest = -(-longest // multiple) * multiple
-    values = torch.zeros(len(clips), longest, width)
+    values = torch.empty(len(clips), longest, width)
     is_real = torch.zeros(len(clips), longest, dtype=torch.bool)
     for place, clip in enumerate(clips):
         values[place, : len(clip)] = torch.from_numpy(np.ascontiguousarray(clip))
+        values[place, len(clip) :] = 0
         is_real[place, : len(clip)] = True
     numbers = torch.tensor(places, dtype=torch.int64)
     return ModalityBatch(values, is_real, numbers, torch.ones(len(clips)), is_padded)

@@ -18,8 +18,8 @@ from vavl.data.batch import middle_frames
 from vavl.data.settings import DataSettings
 from vavl.errors import StoreError
 from vavl.features import MODALITIES, ChannelSums
+from vavl.store.arrays import PIECE, ArrayWriter, MappedArrays, file_state, pieces, shared_arrays
 from vavl.store.checked_files import MAKE_AGAIN
-from vavl.store.index import PIECE, ArrayWriter, MappedArrays, file_state, pieces, shared_arrays
 from vavl.store.store import FeatureStore
 from vavl.store.store_cache import local_store
 
@@ -63,27 +63,21 @@ class ClipCollection:
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Return the arrays of all clips by name, e.g. ``store_row.audio``."""
-        named: dict[str, NDArray[Any]] = {
-            "target": self.target,
-            "is_labelled": self.is_labelled,
-            "speaker": self.speaker,
-        }
+        named: dict[str, NDArray[Any]] = {name: getattr(self, name) for name in ("target", "is_labelled", "speaker")}
         for kind in ("store_row", "hidden"):
-            named.update({f"{kind}.{modality}": array for modality, array in getattr(self, kind).items()})
+            named |= {f"{kind}.{modality}": array for modality, array in getattr(self, kind).items()}
         return named
 
     def with_arrays(self, mapped: MappedArrays) -> Self:
         """Return the collection with those of its ``arrays`` that are mapped."""
-        named = {**self.arrays(), **mapped.arrays}
-        store_row, hidden = (
-            {name: named[f"{kind}.{name}"] for name in MODALITIES if f"{kind}.{name}" in named}
-            for kind in ("store_row", "hidden")
-        )
-        target, is_labelled, speaker = (named[name] for name in ("target", "is_labelled", "speaker"))
-        return replace(
-            self, store_row=store_row, hidden=hidden, target=target, is_labelled=is_labelled, speaker=speaker,
-            mapped=(*self.mapped, mapped),
-        )  # fmt: skip
+        changed: dict[str, Any] = {"store_row": {}, "hidden": {}, "mapped": (*self.mapped, mapped)}
+        for name, array in {**self.arrays(), **mapped.arrays}.items():
+            kind, _, modality = name.partition(".")
+            if not modality:
+                changed[kind] = array
+            elif kind in changed:
+                changed[kind][modality] = array
+        return replace(self, **changed)
 
     def check_uncut(self) -> None:
         """Refuse mapped files that were cut: the next look at them would be a bus error.
@@ -122,12 +116,6 @@ class ClipCollection:
         raw = self.store.features(modality, int(self.store_row[modality][row]))
         return middle_frames(raw if self.change is None else self.change(modality, row, raw), self.max_frames)
 
-    def _finite(self, modality: str, row: int) -> NDArray[np.float32]:
-        raw = self.store.features(modality, int(self.store_row[modality][row]))
-        if not np.isfinite(raw).all():
-            raise not_finite(self, modality, row, raw)
-        return raw
-
     def clip_name(self, row: int) -> str:
         """Return the id of manifest row ``row`` with its split, as messages name it."""
         name = str(self.manifest.table["clip_id"][row].as_py())
@@ -156,8 +144,13 @@ class ClipCollection:
         hidden, rows = self.hidden.get(modality), self.store_row[modality]
         for code in np.unique(self.speaker[hidden]) if hidden is not None else ():
             visible = np.flatnonzero((self.speaker == code) & (rows >= 0))
-            own = [ChannelSums.of(self._finite(modality, int(row))) for row in visible]
             del sums[self.speakers[code]]
+            own = []
+            for row in visible.tolist():
+                raw = self.store.features(modality, int(rows[row]))
+                if not np.isfinite(raw).all():
+                    raise not_finite(self, modality, row, raw)
+                own.append(ChannelSums.of(raw))
             if own:
                 sums[self.speakers[code]] = ChannelSums.total(own)
         return sums
@@ -202,8 +195,8 @@ def _write_clips(
         fix = "prepare the corpus again: python jobs/prepare_corpus.py CONFIG"
         raise StoreError(str(settings.store), "clip_id", problem, fix)
     for target, is_labelled in targets_of(manifest, settings.target, settings.attributes):
-        writer.append("target", target)
-        writer.append("is_labelled", is_labelled)
+        writer.append("target", target, len(manifest))
+        writer.append("is_labelled", is_labelled, len(manifest))
     speaker, speakers = manifest.speaker_codes()
     writer.append("speaker", speaker)
     return speakers

@@ -59,15 +59,25 @@ def collate(
         StoreError: the store was damaged or cut, or features are not finite; names the clip.
     """
     collection.check_uncut()
-    real = rows != FILLER
-    safe = np.maximum(rows, 0)
+    real, safe = rows != FILLER, np.maximum(rows, 0)
     has = {modality: collection.has(modality, safe) & real for modality in MODALITIES}
     if views is not None:
         has = views.shown(has)
-    read = _ClipReader(collection, rows, normaliser, views, multiple)
+
+    def frames(modality: str, at: int) -> NDArray[np.float32]:
+        row, means = int(rows[at]), normaliser[modality].speaker_means
+        normalised = _normalised_frames(collection, modality, row, normaliser[modality])
+        if views is None:
+            return normalised
+        return views.view(modality, at, views.exchanged(at, normalised, int(collection.speaker[row]), means))
+
+    def padded(modality: str) -> ModalityBatch:
+        there = np.flatnonzero(has[modality]).tolist()
+        return pad_clips([frames(modality, at) for at in there], there, collection.width(modality), multiple)
+
     return ClipBatch(
-        audio=read.modality("audio", has["audio"]),
-        video=read.modality("video", has["video"]),
+        audio=padded("audio"),
+        video=padded("video"),
         index=torch.from_numpy(rows.copy()),
         target=torch.from_numpy(np.where(real[:, None], collection.target[safe], 0).astype(np.float32)),
         is_labelled=torch.from_numpy((collection.is_labelled[safe] & real).astype(np.float32)),
@@ -77,33 +87,19 @@ def collate(
     )
 
 
-@dataclass(frozen=True)
-class _ClipReader:
-    """Reads the frames of one micro-batch."""
+def _normalised_frames(
+    collection: ClipCollection, modality: str, row: int, normaliser: Normaliser
+) -> NDArray[np.float32]:
+    """Return the normalized frames (time, channel) of a manifest row that has the modality.
 
-    collection: ClipCollection
-    rows: NDArray[np.int64]
-    normaliser: Mapping[str, Normaliser]
-    views: ViewMaker | None
-    multiple: int
-
-    def modality(self, modality: str, has: NDArray[np.bool_]) -> ModalityBatch:
-        """Read the rows that have the modality."""
-        places = np.flatnonzero(has).tolist()
-        clips = [self._frames(modality, place) for place in places]
-        return pad_clips(clips, places, self.collection.width(modality), self.multiple)
-
-    def _frames(self, modality: str, place: int) -> NDArray[np.float32]:
-        collection, row = self.collection, int(self.rows[place])
-        cut = collection.frames(modality, row)
-        normaliser, speaker = self.normaliser[modality], int(collection.speaker[row])
-        normalised = normaliser.apply(cut, speaker, row)
-        if not np.isfinite(normalised).all():
-            raise not_finite(collection, modality, row, cut)
-        if self.views is None:
-            return normalised
-        moved = self.views.exchanged(place, normalised, speaker, normaliser.speaker_means)
-        return self.views.view(modality, place, moved)
+    Raises:
+        StoreError: the store was damaged or cut, or they are not finite; names the clip.
+    """
+    frames = collection.frames(modality, row)
+    normalised = normaliser.apply(frames, int(collection.speaker[row]), row)
+    if not np.isfinite(normalised).all():
+        raise not_finite(collection, modality, row, frames)
+    return normalised
 
 
 @dataclass(frozen=True)
@@ -130,12 +126,9 @@ class StepLoader:
 
     def steps(self, first: int, end: int) -> Iterator[list[ClipBatch]]:
         """Yield the micro-batches of this rank for steps ``first`` to ``end - 1``."""
-        with self.collection.copied_ahead(self._batches_ahead(first, min(end, first + _STEPS_AHEAD))):
+        ahead = self.sampler.global_batches(first, min(end, first + _STEPS_AHEAD))
+        with self.collection.copied_ahead(ahead):
             yield from read_ahead(self.load, range(first, end))
-
-    def _batches_ahead(self, first: int, end: int) -> Iterator[NDArray[np.int64]]:
-        sampler = replace(self.sampler, _orders={})  # it goes ahead, and would drop the order that is in use
-        yield from map(sampler.global_batch, range(first, end))
 
     def load(self, step: int) -> list[ClipBatch]:
         """Load the micro-batches of one step."""

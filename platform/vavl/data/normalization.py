@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,49 +49,6 @@ class Normaliser:
         return self.by_speaker.get(speaker, self.common).apply(values)
 
 
-def of_speakers(
-    common: Normalisation, sums: Mapping[str, ChannelSums], codes: Mapping[str, int], *, with_deviation: bool
-) -> Normaliser:
-    """Return the normalization of each speaker by all of their clips.
-
-    Args:
-        common: of speakers without any; its deviations are those of all, unless ``with_deviation``.
-        sums: by speaker.
-        codes: by speaker.
-        with_deviation: by their own deviation, too.
-    """
-    own = {codes[name]: Normalisation.from_sums(one) for name, one in sums.items()}
-    if not with_deviation:
-        own = {code: Normalisation(one.mean, common.std) for code, one in own.items()}
-    return Normaliser(common, own)
-
-
-def of_earlier_clips(
-    common: Normalisation,
-    speakers: Iterable[Sequence[int]],
-    frames: Callable[[int], NDArray[np.float32]],
-    clips: int,
-) -> Normaliser:
-    """Return the normalization of each clip by the mean of its speaker's earlier clips, see ``CausalMean``.
-
-    Reads every clip once. The means lie in a file without a name: memory does not grow with the corpus.
-
-    Args:
-        common: prior of the means; its deviations are those of all.
-        speakers: manifest rows of each speaker's clips, in their order.
-        frames: of a manifest row, (time, channel).
-        clips: of the manifest.
-    """
-    with tempfile.TemporaryFile(prefix="vavl-means-") as file:
-        by_row = np.memmap(file, np.float32, "w+", shape=(clips, len(common.mean)))
-    for rows in speakers:
-        earlier = CausalMean(common.mean)
-        for row in rows:
-            by_row[row] = earlier.mean
-            earlier.add(frames(row))
-    return Normaliser(common, by_row=by_row)
-
-
 def order_of_clips(clip_ids: Sequence[str], order: SpeakerOrder) -> list[int]:
     """Return the places of clips in the order in which they count as earlier.
 
@@ -103,27 +59,6 @@ def order_of_clips(clip_ids: Sequence[str], order: SpeakerOrder) -> list[int]:
     if order == "file":
         return list(places)
     return sorted(places, key=lambda place: hashlib.sha256(clip_ids[place].encode()).digest())
-
-
-def check_clips_of_speakers(place: str, setting: str, modality: str, counts: Mapping[str, int]) -> None:
-    """Refuse speakers with a single clip where they are normalized by all of their clips: it would become zeros.
-
-    Args:
-        place: of the store, for the message.
-        setting: value of ``features.speaker_normalisation``.
-        modality: "audio" or "video".
-        counts: clips that have the modality, by speaker.
-
-    Raises:
-        StoreError: names some.
-    """
-    alone = sorted(name for name, count in counts.items() if count == 1)
-    if alone:
-        raise StoreError(
-            place, f"features.speaker_normalisation={setting}",
-            f"{len(alone)} of {len(counts)} speakers have fewer than two clips with {modality}, e.g. {alone[0]}",
-            "leave these speakers out of the corpus, or use causal_mean or none",
-        )  # fmt: skip
 
 
 _ALL_ALIKE = FeatureUse()
@@ -181,15 +116,37 @@ def speaker_normaliser(
         StoreError: a speaker has a single clip, and it would become zeros; the store is damaged.
     """
     rows, kind = np.flatnonzero(collection.has(modality)), features.speaker_normalisation
-    if kind != "causal_mean":
-        codes, counts = np.unique(collection.speaker[rows], return_counts=True)
-        found = {collection.speakers[code]: int(count) for code, count in zip(codes, counts, strict=True)}
-        check_clips_of_speakers(str(collection.store.directory), kind, modality, found)
-        names = {name: code for code, name in enumerate(collection.speakers)}
-        return of_speakers(common, collection.speaker_sums(modality), names, with_deviation=kind == "full")
+    if kind == "causal_mean":
+        return _by_earlier_clips(collection, modality, common, rows, features.speaker_order)
+    codes, counts = np.unique(collection.speaker[rows], return_counts=True)
+    alone = sorted(collection.speakers[code] for code in codes[counts == 1])
+    if alone:
+        problem = f"{len(alone)} of {len(codes)} speakers have fewer than two clips with {modality}, e.g. {alone[0]}"
+        fix = "leave these speakers out of the corpus, or use causal_mean or none"
+        raise StoreError(str(collection.store.directory), f"features.speaker_normalisation={kind}", problem, fix)
+    sums = collection.speaker_sums(modality)
+    own = {code: Normalisation.from_sums(sums[name]) for code, name in enumerate(collection.speakers) if name in sums}
+    if kind == "mean":
+        own = {code: Normalisation(one.mean, common.std) for code, one in own.items()}
+    return Normaliser(common, own)
+
+
+def _by_earlier_clips(
+    collection: ClipCollection, modality: str, common: Normalisation, rows: NDArray[np.int64], order: SpeakerOrder
+) -> Normaliser:
+    """Subtract from each clip of ``rows`` the mean of its speaker's earlier ones, see ``CausalMean``.
+
+    Reads every clip once. The means lie in a file without a name: memory does not grow with the corpus.
+    """
     ids = collection.manifest.table["clip_id"].take(rows).to_pylist()
-    ordered = rows[order_of_clips(ids, features.speaker_order)]
+    ordered = rows[order_of_clips(ids, order)]
     codes = collection.speaker[ordered]
-    speakers = (ordered[codes == code].tolist() for code in np.unique(codes))
+    with tempfile.TemporaryFile(prefix="vavl-means-") as file:
+        by_row = np.memmap(file, np.float32, "w+", shape=(len(collection.speaker), len(common.mean)))
     with collection.copied_ahead([ordered]):
-        return of_earlier_clips(common, speakers, partial(collection.frames, modality), len(collection.speaker))
+        for code in np.unique(codes):
+            earlier = CausalMean(common.mean)
+            for row in ordered[codes == code].tolist():
+                by_row[row] = earlier.mean
+                earlier.add(collection.frames(modality, row))
+    return Normaliser(common, by_row=by_row)

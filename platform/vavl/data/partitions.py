@@ -25,12 +25,6 @@ class Partition(StrEnum):
     VIDEO_ONLY_LABELLED = "video_only_labelled"
     VIDEO_ONLY_UNLABELLED = "video_only_unlabelled"
 
-    @classmethod
-    def of(cls, *, has_audio: bool, has_video: bool, is_labelled: bool) -> Self:
-        """Name the partition of a clip that has at least one modality."""
-        modality = "paired" if has_audio and has_video else "audio_only" if has_audio else "video_only"
-        return cls(f"{modality}_{'labelled' if is_labelled else 'unlabelled'}")
-
     @property
     def modalities(self) -> frozenset[str]:
         """What every clip of the partition has: ``audio``, ``video`` or both."""
@@ -114,12 +108,12 @@ def partition_clips(
     """
     code = (has_audio[rows] * np.uint8(4)) + (has_video[rows] * np.uint8(2)) + is_labelled[rows]
     found: dict[Partition, NDArray[np.int64]] = {}
-    for value in range(2, 8):
-        clips = rows[code == value]
+    for name in Partition:
+        modalities = name.modalities
+        clips = rows[code == 4 * ("audio" in modalities) + 2 * ("video" in modalities) + name.is_labelled]
         if len(clips):
-            name = Partition.of(has_audio=bool(value & 4), has_video=bool(value & 2), is_labelled=bool(value & 1))
             found[name] = np.sort(clips)
-    return PartitionedClips({name: found[name] for name in Partition if name in found})
+    return PartitionedClips(found)
 
 
 def compose_batch(partitioned: PartitionedClips, settings: CompositionSettings) -> dict[Partition, int]:

@@ -7,13 +7,14 @@ micro-batches continues with the same clips.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vavl.data.partitions import Partition
+from vavl.store.arrays import pieces
 
 FILLER = -1
 _WINDOW_STEPS = 16
@@ -53,6 +54,11 @@ class Sampler:
         """
         return np.concatenate([self._rows(name, step) for name in self.rows_per_step]).astype(np.int64)
 
+    def global_batches(self, first: int, end: int) -> Iterator[NDArray[np.int64]]:
+        """Yield the global batches of steps ``first`` to ``end - 1``, while another thread draws from this sampler."""
+        apart = replace(self, _orders={})  # it would drop the order that the other one is in the middle of
+        yield from map(apart.global_batch, range(first, end))
+
     def slots(self, step: int, slots: int) -> list[NDArray[np.int64]]:
         """Deal the global batch to ``slots`` (ranks x micro-batches) in equal row counts.
 
@@ -87,34 +93,25 @@ class Sampler:
         """Order the ``number``-th part of the clips of one partition for its ``turn``-th pass; the latest is kept."""
         kept = self._orders.get(partition)
         if kept is None or kept[0] != (turn, number):
-            kept = ((turn, number), self._sorted(partition, *self._shuffled(partition, turn, number)))
-            self._orders[partition] = kept
+            kept = self._orders[partition] = ((turn, number), self._drawn(partition, turn, number))
         return kept[1]
 
-    def _shuffled(
-        self, partition: Partition, turn: int, number: int
-    ) -> tuple[NDArray[np.integer], np.random.Generator]:
-        """Return a part of the shuffled clips, and the generator of further draws."""
-        clips, held = self.clips[partition], self._held(partition)
+    def _drawn(self, partition: Partition, turn: int, number: int) -> NDArray[np.integer]:
+        """Shuffle; then put clips of like length into the same step, within windows whose steps come in any order."""
+        clips, rows, held = self.clips[partition], self.rows_per_step[partition], self._held(partition)
         key = [self.seed, list(Partition).index(partition), turn]
         if held == len(clips):
             generator = np.random.default_rng(key)
-            return generator.permutation(clips), generator
-        positions = np.arange(number * held, min((number + 1) * held, len(clips)))
-        return clips[permuted(positions, len(clips), key)], np.random.default_rng([*key, number, 1])
-
-    def _sorted(
-        self, partition: Partition, shuffled: NDArray[np.integer], generator: np.random.Generator
-    ) -> NDArray[np.integer]:
-        """Put clips of like length into the same step, window by window; the steps of a window come in any order."""
-        rows = self.rows_per_step[partition]
+            shuffled = generator.permutation(clips)
+        else:
+            positions = np.arange(number * held, min((number + 1) * held, len(clips)))
+            generator = np.random.default_rng([*key, number, 1])
+            shuffled = clips[permuted(positions, len(clips), key)]
         order: list[NDArray[np.integer]] = []
-        for start in range(0, len(shuffled), rows * _WINDOW_STEPS):
-            window = shuffled[start : start + rows * _WINDOW_STEPS]
-            window = window[np.argsort(self.length_of(window), kind="stable")]
+        for window in pieces(shuffled, rows * _WINDOW_STEPS):
+            ordered = window[np.argsort(self.length_of(window), kind="stable")]
             whole = len(window) // rows * rows
-            groups = window[:whole].reshape(-1, rows)
-            order.extend((generator.permutation(groups).reshape(-1), window[whole:]))
+            order.extend((generator.permutation(ordered[:whole].reshape(-1, rows)).reshape(-1), ordered[whole:]))
         return np.concatenate(order)
 
 

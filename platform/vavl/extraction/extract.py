@@ -166,15 +166,12 @@ def _write_store(plan: ExtractionPlan, results: Mapping[str, PartResult]) -> Fea
     _write_notes(plan, _entries(plan, results, "without_signal"))
     rows = [_facts(plan, modality) for modality in plan.sources]
     write_facts(plan.directory, heapq.merge(*rows, key=lambda row: (row["clip_id"], row["modality"])))
-    for modality in MODALITIES:
-        if modality in plan.sources:
-            # Read twice, for the checksums of all clips are not to be in memory.
-            paths = [part.path for part in plan.parts(modality)]
-            shards = [shard for path in paths for shard in _record(path).shards]
-            checksums = (one for path in paths for one in _record(path).checksums)
-            writer.add_shards(modality, plan.infos[modality], shards, checksums)
-        else:
-            writer.leave_out(modality)
+    for modality in (name for name in MODALITIES if name in plan.sources):
+        # Read twice, for the checksums of all clips are not to be in memory.
+        paths = [part.path for part in plan.parts(modality)]
+        shards = [shard for path in paths for shard in _record(path).shards]
+        checksums = (one for path in paths for one in _record(path).checksums)
+        writer.add_shards(modality, plan.infos[modality], shards, checksums)
     writer.finish({"clips": len(plan.manifest), "quarantined": len(quarantined)})
     return FeatureStore.open(plan.directory)
 

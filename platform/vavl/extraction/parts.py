@@ -24,8 +24,17 @@ from vavl.extraction.report import Quarantined
 from vavl.extraction.sources import ClipPlace, Extract, Source
 from vavl.extractors.extracted import Extracted, read_modality
 from vavl.store.checked_files import check_size
-from vavl.store.rows import checksum
-from vavl.store.shards import SHARD_BYTES, ClipFeatures, Dtype, Shard, ShardBatch, ShardWriter, row_batch, shard_batches
+from vavl.store.shards import (
+    SHARD_BYTES,
+    ClipFeatures,
+    Dtype,
+    Rows,
+    Shard,
+    ShardWriter,
+    checksum,
+    row_batch,
+    shard_rows,
+)
 from vavl.workers.attempts import Attempts, TimeLimit
 
 logger = logging.getLogger(__name__)
@@ -237,9 +246,7 @@ class PartWriter:
     def finish(self) -> PartRecord:
         """Write what is left, and the record of the part."""
         self._flush()
-        part, shards = self._part, tuple(self._shards.finish())
-        batches = (shard_batches(shard_directory(part.path) / one.name, part.width, part.dtype) for one in shards)
-        checksums = tuple(tuple(checksum(*clip) for batch in shard for clip in batch.clips()) for shard in batches)
+        part, shards, checksums = self._part, tuple(self._shards.finish()), tuple(self._shards.checksums)
         left_out = tuple(self._quarantined), tuple(self._without_signal)
         record = PartRecord(part.provenance, part.dtype, part.width, self._clips, shards, checksums, *left_out)
         record.write(part.path)
@@ -266,7 +273,7 @@ class EarlierRows:
                 for row, crc32 in enumerate(checksums):
                     clip_id, clip = next(clips)
                     self._places.setdefault(clip_id, (shard_directory(path) / shard.name, row, crc32, clip))
-        self._shard: tuple[Path, list[ShardBatch]] | None = None
+        self._shard: tuple[Path, list[Rows]] | None = None
 
     def find(self, clip: ClipPlace, sha256: str | None) -> tuple[ClipFeatures, ClipRecord] | None:
         """Return the row of a clip that was made from the same content of its file; None if there is none."""
@@ -285,9 +292,9 @@ class EarlierRows:
 
     def _row(self, path: Path, row: int) -> tuple[NDArray[Any], NDArray[np.float32]]:
         if self._shard is None or self._shard[0] != path:
-            self._shard = path, list(shard_batches(path, self._width, self._dtype))
-        for batch in self._shard[1]:
-            if row < len(batch.frames):
-                return next(islice(batch.clips(), row, None))
-            row -= len(batch.frames)
+            self._shard = path, list(shard_rows(path, self._width, self._dtype))
+        for rows in self._shard[1]:
+            if row < len(rows.frames):
+                return next(islice(rows.clips(), row, None))
+            row -= len(rows.frames)
         raise StoreError(str(path), "", "rows are missing", _AGAIN)

@@ -15,10 +15,10 @@ from vavl.corpora.manifest import FIRST_FORMAT_MANIFEST, MANIFEST_FILE
 from vavl.errors import InputError, StoreError
 from vavl.features import MODALITIES, ModalityInfo
 from vavl.store.checked_files import REPAIR, check_hash, replaced_directory
-from vavl.store.shards import ROW_SCHEMA, mapped_stream
+from vavl.store.shards import features_column, mapped_stream, row_schema
 from vavl.store.speaker_sums import read_sums
 from vavl.store.store import FIRST_FORMAT, FeatureStore
-from vavl.store.store_writer import FIRST_FORMAT_FILES, StoreWriter
+from vavl.store.store_writer import FIRST_FORMAT_FILES, FIRST_FORMAT_ROWS, StoreWriter
 
 # Written anew; rows that an interrupted extraction left are extracted again.
 _LEFT_BEHIND = {"store.json", "parts", *FIRST_FORMAT_FILES, *(f"{name}_sums.arrow" for name in MODALITIES)}
@@ -80,11 +80,15 @@ def _write(directory: Path, content: Mapping[str, Any], new: Path) -> str:
         _log.info("converting %s of %d clips", modality, info.clips)
         check_hash(directory / f"{modality}.arrow", entry["sha256"])
         check_hash(sums, entry["sums_sha256"])
-        rows = _rows(directory / f"{modality}.arrow")
+        rows = _rows(directory / f"{modality}.arrow", info.width)
         writer.write_modality(modality, info, rows, read_sums(sums, info.width))
     return writer.finish(content["counts"], content.get("sources"))
 
 
-def _rows(path: Path) -> Iterator[pa.RecordBatch]:
-    with mapped_stream(path, ROW_SCHEMA) as (_, reader):
-        yield from reader
+def _rows(path: Path, width: int) -> Iterator[pa.RecordBatch]:
+    with mapped_stream(path, FIRST_FORMAT_ROWS) as (_, reader):
+        for batch in reader:
+            values, frames = batch.column("values").flatten(), batch.column("frames").to_numpy()
+            features = features_column(values.to_numpy(), frames, width)
+            columns = (*(batch.column(name) for name in ("clip_id", "corpus", "speaker")), features)
+            yield pa.RecordBatch.from_arrays([*columns, batch.column("frame_times")], schema=row_schema(width))

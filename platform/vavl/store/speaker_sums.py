@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from vavl.errors import StoreError
 from vavl.features import ChannelSums
-from vavl.store.shards import list_column, map_batches
+from vavl.store.shards import Rows, list_column, map_batches, written_stream
 
 SUMS_SCHEMA = pa.schema(
     [
@@ -21,9 +21,8 @@ SUMS_SCHEMA = pa.schema(
         ("sum_of_squares", pa.list_(pa.float64())),
     ]
 )
-# A whole batch in float64, and squared, would take ten times the memory of anything else in an extraction.
-_CLIPS_IN_FLOAT64 = 16
-_WIDE = 512
+# NumPy goes down one channel after the other: some at a time stay in the cache, and take little memory in float64.
+_CHANNELS_AT_ONCE = 32
 
 
 def read_sums(path: Path, width: int) -> dict[str, ChannelSums]:
@@ -47,13 +46,13 @@ class SpeakerSums:
         self._is_known, self._frames = known is not None, 0
 
     def add(self, batch: pa.RecordBatch) -> None:
-        """Add rows of ``ROW_SCHEMA``."""
-        frames = batch.column("frames").to_numpy()
+        """Add rows of ``row_schema``."""
+        rows = Rows(batch)
+        frames = rows.frames
         self._frames += int(frames.sum())
         if self._is_known:
             return
-        values = batch.column("values").flatten().to_numpy()
-        by_clip, squares_by_clip = sums_by_clip(values.reshape(-1, self.width), frames)
+        by_clip, squares_by_clip = sums_by_clip(rows.values.reshape(-1, self.width), frames)
         coded = batch.column("speaker").dictionary_encode()
         codes = coded.indices.to_numpy()
         for code, speaker in enumerate(coded.dictionary.to_pylist()):
@@ -61,19 +60,16 @@ class SpeakerSums:
             more = ChannelSums(int(frames[own].sum()), by_clip[own].sum(axis=0), squares_by_clip[own].sum(axis=0))
             self._sums[speaker] = self._sums[speaker] + more if speaker in self._sums else more
 
-    def total_frames(self) -> int:
-        """Return the frames of all speakers."""
-        return sum(sums.count for sums in self._sums.values())
+    def write(self, path: Path) -> int:
+        """Write the sums, sorted by speaker, and return the frames of all.
 
-    def check(self, path: Path) -> None:
-        """Refuse known sums over other frames than those of the rows; raises StoreError."""
-        if self.total_frames() != self._frames:
-            problem = f"sums over {self.total_frames()} frames, the rows have {self._frames}"
-            fix = "give the sums of all rows"
-            raise StoreError(str(path), "count", problem, fix)
-
-    def batch(self) -> pa.RecordBatch:
-        """Return the sums as ``SUMS_SCHEMA``, sorted by speaker."""
+        Raises:
+            StoreError: known sums are over other frames than those of the rows.
+        """
+        total = sum(sums.count for sums in self._sums.values())
+        if total != self._frames:
+            problem = f"sums over {total} frames, the rows have {self._frames}"
+            raise StoreError(str(path), "count", problem, "give the sums of all rows")
         speakers = sorted(self._sums)
         columns = [
             pa.array(speakers, pa.string()),
@@ -81,46 +77,20 @@ class SpeakerSums:
             list_column([self._sums[name].sum for name in speakers]),
             list_column([self._sums[name].sum_of_squares for name in speakers]),
         ]
-        return pa.RecordBatch.from_arrays(columns, schema=SUMS_SCHEMA)
+        with written_stream(path, SUMS_SCHEMA) as writer:
+            writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=SUMS_SCHEMA))
+        return total
 
 
 def sums_by_clip(
-    values: NDArray[np.float32], frames: NDArray[np.int32]
+    values: NDArray[np.floating], frames: NDArray[np.int32]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return sum and sum of squares (clip, channel) of each clip's frames, which follow each other in ``values``."""
-    ends = np.cumsum(frames)
-    starts = ends - frames
-    sums, squares = [], []
-    for first in range(0, len(frames), _CLIPS_IN_FLOAT64):
-        last = min(first + _CLIPS_IN_FLOAT64, len(frames))
-        exact = values[starts[first] : ends[last - 1]].astype(np.float64)
-        own = starts[first:last] - starts[first]
-        total = _wide_sums if values.shape[1] >= _WIDE else np.add.reduceat
-        sums.append(total(exact, own))
-        squares.append(total(np.square(exact, out=exact), own))
-    return np.concatenate(sums), np.concatenate(squares)
-
-
-def _wide_sums(rows: NDArray[np.float64], starts: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Do what ``np.add.reduceat(rows, starts)`` does, to the last bit, and ten times as fast for wide rows.
-
-    NumPy goes down one column after the other, and each of its steps misses the cache. Here whole rows are added, in
-    NumPy's order (pairwise, eight at a time): the sums enter the hash of a store.
-    """
-    clips = np.split(rows, starts[1:])
-    return np.stack([clip[0] + _pairwise(clip[1:]) if len(clip) > 1 else clip[0] for clip in clips])
-
-
-def _pairwise(rows: NDArray[np.float64]) -> NDArray[np.float64]:
-    if len(rows) > 128:
-        half = len(rows) // 2
-        half -= half % 8
-        return _pairwise(rows[:half]) + _pairwise(rows[half:])
-    whole = len(rows) - len(rows) % 8
-    if not whole:
-        return np.asarray(rows.sum(axis=0))
-    eight = rows[:whole].reshape(-1, 8, rows.shape[1]).sum(axis=0)
-    total = ((eight[0] + eight[1]) + (eight[2] + eight[3])) + ((eight[4] + eight[5]) + (eight[6] + eight[7]))
-    for row in rows[whole:]:
-        total += row
-    return np.asarray(total)
+    starts = np.cumsum(frames) - frames
+    sums, squares = np.empty((2, len(frames), values.shape[1]))
+    for first in range(0, values.shape[1], _CHANNELS_AT_ONCE):
+        some = slice(first, first + _CHANNELS_AT_ONCE)
+        exact = values[:, some].astype(np.float64)
+        np.add.reduceat(exact, starts, out=sums[:, some])
+        np.add.reduceat(np.square(exact, out=exact), starts, out=squares[:, some])
+    return sums, squares

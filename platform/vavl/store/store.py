@@ -34,8 +34,8 @@ from vavl.config.files import read_json, sha256_of_json
 from vavl.corpora.manifest import CONVERT, MANIFEST_FILE
 from vavl.errors import InputError, StoreError
 from vavl.features import MODALITIES, ChannelSums, ModalityInfo
+from vavl.store.arrays import mapped_file
 from vavl.store.checked_files import MAKE_AGAIN, REPAIR, CopiedFiles, check_hash
-from vavl.store.index import mapped_file
 from vavl.store.remote_files import StoreFile
 from vavl.store.rows import ModalityRows, ids_file, index_file, shard_files
 from vavl.store.shards import Dtype
@@ -45,8 +45,8 @@ FIRST_FORMAT, FORMAT_VERSION = 1, 2
 _log = logging.getLogger(__name__)
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
 _FILE_NAME = re.compile(rf"(audio/|video/|manifest/)?{_PLAIN_NAME.pattern}")
+# Larger numbers in a store.json would end in an error of the memory.
 _MOST = {"width": 2**20, "clips": 2**31 - 1, "frames": 2**53, "bytes": 2**53}
-"""The largest number that a store.json may state; larger ones would end in an error of the memory."""
 
 
 class FeatureStore:
@@ -106,14 +106,14 @@ class FeatureStore:
         Raises:
             StoreError: there is no such row, or the file was cut or damaged.
         """
-        return self._rows[modality].values(row)
+        return self._rows[modality].features(row)
 
     def frame_times(self, modality: str, row: int) -> NDArray[np.float32]:
         """Return the center of each frame of a row in seconds, read-only; raises like ``features``."""
-        return self._rows[modality].times(row)
+        return self._rows[modality].frame_times(row)
 
     def batches(self, modality: str) -> Iterator[pa.RecordBatch]:
-        """Yield all rows of a modality as ``ROW_SCHEMA``, one record batch in memory at a time."""
+        """Yield all rows of a modality (``row_schema``), one record batch in memory at a time."""
         return self._rows[modality].batches()
 
     @contextlib.contextmanager
@@ -150,15 +150,19 @@ class FeatureStore:
         stop: threading.Event,
     ) -> None:
         order: dict[StoreFile, None] = {}
-        with contextlib.suppress(Timeout), copied.lock("ahead").acquire(blocking=False):
-            for places in rows:
-                order |= {file: None for name, found in places.items() for file in self._rows[name].shards_of(found)}
-                if stop.is_set() or order.keys() >= missing:
-                    break
-            try:
+        try:
+            with copied.lock("ahead").acquire(blocking=False):
+                for places in rows:
+                    for name, found in places.items():
+                        order |= dict.fromkeys(self._rows[name].shards_of(found))
+                    if stop.is_set() or order.keys() >= missing:
+                        break
                 copied.fetch([*order, *(missing - order.keys())], stop)
-            except InputError as error:
-                _log.warning("%s; each shard is asked for again when it is read", error)
+        except Timeout:
+            pass  # another process does
+        except Exception as error:  # noqa: BLE001  who reads a shard that is not here asks again, and meets the error
+            is_known = isinstance(error, InputError)
+            _log.warning("%s; each shard is asked for again when it is read", error, exc_info=not is_known)
 
     def dtype(self, modality: str) -> Dtype:
         """Return how the features lie on disk."""

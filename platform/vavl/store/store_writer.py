@@ -2,35 +2,26 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
+import io
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
-from itertools import chain, zip_longest
+from dataclasses import asdict, replace
+from itertools import islice, pairwise, zip_longest
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
-from vavl.config.files import make_directory, sha256_of_file, write_dataset_state, write_json
+from vavl.config.files import make_directory, sha256_of_file, write_dataset_state, write_json, written_beside
 from vavl.corpora.manifest import FIRST_FORMAT_MANIFEST, MANIFEST_FILES
 from vavl.errors import StoreError
 from vavl.features import MODALITIES, ChannelSums, ModalityInfo
-from vavl.store.index import IndexWriter
-from vavl.store.rows import IDS_SCHEMA, checksum, ids_file, index_file
-from vavl.store.shards import (
-    ROW_SCHEMA,
-    SHARD_BYTES,
-    Dtype,
-    Shard,
-    ShardBatch,
-    ShardWriter,
-    shard_batches,
-    written_stream,
-)
-from vavl.store.speaker_sums import SUMS_SCHEMA, SpeakerSums
+from vavl.store.rows import IDS_SCHEMA, OF_BATCHES, OF_ROWS, ids_file, index_file
+from vavl.store.shards import SHARD_BYTES, Dtype, Rows, Shard, ShardWriter, checksum, shard_rows, written_stream
+from vavl.store.speaker_sums import SpeakerSums
 from vavl.store.store import FORMAT_VERSION, content_hash
 
 # Large enough that 200,000 clips need few batches, which a reader pays for; small enough that a writer holds some.
@@ -42,9 +33,18 @@ FIRST_FORMAT_FILES = (
     *(f"{name}{kind}.arrow" for name in MODALITIES for kind in ("", "_checks")),
 )
 """Which format 1 had and today's has not."""
+FIRST_FORMAT_ROWS = pa.schema(
+    [
+        *((name, pa.string()) for name in ("clip_id", "corpus", "speaker")),
+        ("frames", pa.int32()),
+        ("width", pa.int32()),
+        ("dtype", pa.string()),
+        ("values", pa.list_(pa.float32())),  # flat, frame after frame
+        ("frame_times", pa.list_(pa.float32())),
+    ]
+)
 # A reader looks clips up batch by batch, with a table of the ids of one in memory.
 _IDS_PER_BATCH = 2**13
-_END_OF_STREAM = b"\xff\xff\xff\xff\0\0\0\0"  # of Arrow IPC
 
 
 class StoreWriter:
@@ -78,7 +78,7 @@ class StoreWriter:
         Args:
             modality: "audio" or "video".
             info: provenance; its counts are filled in here.
-            batches: of ``ROW_SCHEMA``, sorted by clip id over all of them.
+            batches: of ``row_schema``, sorted by clip id over all of them.
             known_sums: by speaker, of all these rows; None adds them up from the rows.
 
         Raises:
@@ -112,52 +112,78 @@ class StoreWriter:
             StoreError: a shard was damaged since, the clips are out of order, or the known sums are over other frames.
         """
         assert modality in MODALITIES
-        self.leave_out(modality, keep=[shard.name for shard in shards])
+        self._remove_others(modality, [shard.name for shard in shards])
         if not shards:
             return
-        folder, sums, index = self.directory / modality, SpeakerSums(info.width, known_sums), _Index()
-        found = chain.from_iterable(
-            index.rows(number, shard_batches(folder / shard.name, info.width, self.dtype), folder / shard.name, stated)
-            for number, (shard, stated) in enumerate(zip_longest(shards, checksums))
-        )
-        stream = _FirstFormat()
-        with index.written(self.directory, modality):
-            for batch in rebatched(found):
+        directory, sums, first_format = self.directory / modality, SpeakerSums(info.width, known_sums), _Counted()
+        with (
+            written_stream(self.directory / ids_file(modality), IDS_SCHEMA) as ids,
+            pa.ipc.new_stream(pa.PythonFile(first_format, "w"), FIRST_FORMAT_ROWS) as counted,
+        ):
+            index = _IndexWriter(ids)
+            for batch in rebatched(self._rows_of(directory, info.width, zip_longest(shards, checksums), index)):
                 sums.add(batch)
-                stream.add(batch)
+                counted.write_batch(as_first_format(batch))
+            index.flush()
+        index.write(self.directory / index_file(modality))
         sums_path = self.directory / f"{modality}_sums.arrow"
-        sums.check(sums_path)
-        with written_stream(sums_path, SUMS_SCHEMA) as writer:
-            writer.write_batch(sums.batch())
-        write_dataset_state(folder, [shard.name for shard in shards])
-        info = replace(info, clips=index.places.rows, frames=sums.total_frames())
+        frames = sums.write(sums_path)
+        write_dataset_state(directory, [shard.name for shard in shards])
+        info = replace(info, clips=index.rows, frames=frames)
         self._modalities[modality] = {
             **vars(info),
             "settings": dict(info.settings),
             "channels": list(info.channels),
             **({} if self.dtype == "float32" else {"dtype": self.dtype}),
-            **stream.entry(),
+            # Those of the one file that format 1 had of these rows enter the store's hash: equal content has the hash
+            # that it had before, however it is cut into shards.
+            "bytes": first_format.size,
+            "sha256": first_format.digest.hexdigest(),
             "sums_sha256": sha256_of_file(sums_path),
-            "shards": [shard.entry() for shard in shards],
+            "shards": [asdict(shard) for shard in shards],
         }
 
-    def leave_out(self, modality: str, keep: Sequence[str] = ()) -> None:
-        """Remove files of ``modality`` of an older store in the directory, but for shards in ``keep``."""
+    def _rows_of(
+        self,
+        directory: Path,
+        width: int,
+        shards: Iterable[tuple[Shard, Sequence[int] | None]],
+        index: _IndexWriter,
+    ) -> Iterator[pa.RecordBatch]:
+        """Yield the rows of shards and enter them; next to a shard stands what its rows were written with.
+
+        Raises:
+            StoreError: a clip is repeated, out of order or not what was written.
+        """
+        for number, (shard, stated) in enumerate(shards):
+            path, expected = directory / shard.name, iter(stated or ())
+            for rows in shard_rows(path, width, self.dtype):
+                crc32 = [checksum(*clip) for clip in rows.clips()]
+                index.add(path, number, rows, crc32)
+                if stated is not None and crc32 != list(islice(expected, len(crc32))):
+                    fix = "remove this file and start the same command again: it extracts these clips alone"
+                    raise StoreError(str(path), "", "the finished shard was damaged since it was written (CRC-32)", fix)
+                yield rows.batch
+
+    def _remove_others(self, modality: str, shards: Sequence[str] = ()) -> None:
+        """Remove the files of ``modality`` that an older store left in the directory, but for ``shards``."""
         for name in _side_files(modality):
             (self.directory / name).unlink(missing_ok=True)
         for path in (self.directory / modality).glob("*"):
-            if path.name not in keep:
+            if path.name not in shards:
                 path.unlink()
-        if not keep:
+        if not shards:
             shutil.rmtree(self.directory / modality, ignore_errors=True)
 
     def finish(self, counts: Mapping[str, int], sources: Sequence[Mapping[str, Any]] | None = None) -> str:
-        """Write store.json and return the store's hash.
+        """Write store.json and return the store's hash; a modality that was not written is left out.
 
         Args:
             counts: of clips and quarantine, for the reader; they do not enter the hash.
             sources: of a merged store, what is known of each store in it; likewise.
         """
+        for modality in set(MODALITIES) - self._modalities.keys():
+            self._remove_others(modality)
         content: dict[str, Any] = {
             "format_version": FORMAT_VERSION,
             "corpus": self.corpus,
@@ -189,73 +215,77 @@ def _side_files(modality: str) -> tuple[str, ...]:
     return f"{modality}_sums.arrow", index_file(modality), ids_file(modality)
 
 
-class _Index:
-    """Makes the index of a modality while its rows pass."""
+class _Counted(io.RawIOBase):
+    """A file that keeps no more of what is written than its size and its SHA-256."""
 
     def __init__(self) -> None:
-        self.places = IndexWriter()
-        self._last_id = ""
+        self.size, self.digest = 0, hashlib.sha256()
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, content: Any, /) -> int:
+        written = memoryview(content).nbytes
+        self.digest.update(content)
+        self.size += written
+        return written
+
+
+class _IndexWriter:
+    """Makes the index of a modality and writes the ids of its clips while its rows pass; see ``ModalityIndex``."""
+
+    def __init__(self, ids: Any) -> None:
+        self.rows = 0
+        self._columns: dict[str, list[NDArray[Any]]] = {name: [] for name in (*OF_ROWS, *OF_BATCHES)}
+        self._ids, self._last_id = ids, ""
         self._waiting: list[pa.Array] = []
 
-    @contextlib.contextmanager
-    def written(self, directory: Path, modality: str) -> Iterator[None]:
-        """Write the index and the clip ids when the rows have passed, each file whole or not at all."""
-        with written_stream(directory / ids_file(modality), IDS_SCHEMA) as self._ids:
-            yield
-            self._write_ids()
-        self.places.write(directory / index_file(modality))
-
-    def rows(
-        self, number: int, batches: Iterable[ShardBatch], path: Path, stated: Sequence[int] | None
-    ) -> Iterator[pa.RecordBatch]:
-        """Yield the rows of a shard as ``ROW_SCHEMA`` and enter them; ``stated`` are the checksums it was written with.
+    def add(self, path: Path, shard: int, rows: Rows, crc32: Sequence[int]) -> None:
+        """Enter a record batch of the file ``path``, the ``shard``-th.
 
         Raises:
-            StoreError: a clip is repeated, out of order or not what was written.
+            StoreError: a clip is repeated or out of order.
         """
-        first = 0
-        for batch in batches:
-            ids = batch.batch.column("clip_id")
-            self._last_id = _check_order(path, ids.to_pylist(), self._last_id)
-            found = np.array([checksum(*clip) for clip in batch.clips()], np.uint32)
-            if stated is not None and found.tolist() != list(stated[first : first + len(found)]):
-                fix = "remove this file and start the same command again: it extracts these clips alone"
-                raise StoreError(str(path), "", "the finished shard was damaged since it was written (CRC-32)", fix)
-            self.places.add(batch.frames, found, (batch.values_at, batch.times_at, number))
-            self._waiting.append(ids)
-            first += len(found)
-            if sum(map(len, self._waiting)) >= _IDS_PER_BATCH:
-                self._write_ids()
-            yield batch.rows()
+        ids = rows.batch.column("clip_id")
+        names = ids.to_pylist()
+        if any(later <= earlier for earlier, later in pairwise([self._last_id, *names])):
+            raise StoreError(str(path), "clip_id", "clips are repeated or not sorted", "sort the clips by clip id")
+        entry = (rows.frames, crc32, [self.rows], [rows.values_at], [rows.times_at], [shard])
+        for (name, kind), numbers in zip((OF_ROWS | OF_BATCHES).items(), entry, strict=True):
+            self._columns[name].append(np.array(numbers, kind))
+        self.rows, self._last_id = self.rows + len(names), str(names[-1])
+        self._waiting.append(ids)
+        if sum(map(len, self._waiting)) >= _IDS_PER_BATCH:
+            self.flush()
 
-    def _write_ids(self) -> None:
+    def flush(self) -> None:
+        """Write the ids that wait for a whole batch."""
         if self._waiting:
             self._ids.write_batch(pa.RecordBatch.from_arrays([pa.concat_arrays(self._waiting)], schema=IDS_SCHEMA))
             self._waiting = []
 
+    def write(self, path: Path) -> None:
+        """Write the index, whole or not at all."""
+        with written_beside(path) as partial, partial.open("wb") as file:
+            for pieces in self._columns.values():
+                file.writelines(piece.data for piece in pieces)
 
-class _FirstFormat:
-    """Size and SHA-256 of the one file that a store of format 1 had of these rows; they enter the store's hash.
 
-    So equal content has the hash that it had before, however it is cut into shards.
-    """
-
-    def __init__(self) -> None:
-        self._bytes, self._digest = 0, hashlib.sha256()
-        self._count(ROW_SCHEMA.serialize())
-
-    def add(self, batch: pa.RecordBatch) -> None:
-        """Count one record batch as the file would have had it."""
-        self._count(batch.serialize())
-
-    def entry(self) -> dict[str, Any]:
-        """Return what store.json says of the file."""
-        self._count(pa.py_buffer(_END_OF_STREAM))
-        return {"bytes": self._bytes, "sha256": self._digest.hexdigest()}
-
-    def _count(self, content: pa.Buffer) -> None:
-        self._digest.update(content)
-        self._bytes += content.size
+def as_first_format(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """Return rows as format 1 had them; float16 is widened to float32, and says so in the column ``dtype``."""
+    rows, clips = Rows(batch), batch.num_rows
+    width = batch.schema.field("features").type.value_type.list_size
+    ends = np.concatenate([[0], np.cumsum(rows.frames)]) * width
+    values = pa.array(rows.values.astype(np.float32, copy=False))
+    columns = [
+        *(batch.column(name) for name in ("clip_id", "corpus", "speaker")),
+        pa.array(rows.frames),
+        pa.array(np.full(clips, width), pa.int32()),
+        pa.array([str(rows.values.dtype)] * clips),
+        pa.ListArray.from_arrays(pa.array(ends.astype(np.int32)), values),
+        batch.column("frame_times"),
+    ]
+    return pa.RecordBatch.from_arrays(columns, schema=FIRST_FORMAT_ROWS)
 
 
 def rebatched(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -263,9 +293,9 @@ def rebatched(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     waiting: list[pa.RecordBatch] = []
     rows = values = 0
     for batch in batches:
-        start = 0
-        for row, size in enumerate(batch.column("values").value_lengths().to_pylist(), start=1):
-            rows, values = rows + 1, values + size
+        start, width = 0, batch.schema.field("features").type.value_type.list_size
+        for row, frames in enumerate(batch.column("features").value_lengths().to_pylist(), start=1):
+            rows, values = rows + 1, values + frames * width
             if rows >= _ROWS_PER_BATCH or values >= _VALUES_PER_BATCH:
                 waiting.append(batch.slice(start, row - start))
                 waiting, joined = [], pa.concat_batches(waiting)
@@ -276,10 +306,3 @@ def rebatched(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
             waiting.append(batch.slice(start))
     if waiting:
         yield pa.concat_batches(waiting)
-
-
-def _check_order(path: Path, ids: list[str], last_id: str) -> str:
-    """Refuse clips that are repeated or out of order; return the last clip id."""
-    if any(later <= earlier for earlier, later in zip([last_id, *ids], ids, strict=False)):
-        raise StoreError(str(path), "clip_id", "clips are repeated or not sorted", "sort the clips by clip id")
-    return str(ids[-1])

@@ -15,16 +15,15 @@ from vavl.audit.audit import pass_audit
 from vavl.corpora.manifest import Manifest
 from vavl.data.collection import ClipCollection, attributes_of, targets_of
 from vavl.data.normalization import Normaliser, normalisers
-from vavl.data.partition_table import PartitionTable
 from vavl.data.partitions import Partition, PartitionedClips, compose_batch
-from vavl.data.training_clips import open_training_clips, rows_by_split
+from vavl.data.training_clips import PartitionTable, open_training_clips, rows_by_split
 from vavl.errors import InputError
 from vavl.features import MODALITIES, FeatureStatistics
 from vavl.models.clips import TrainingProfile, clip_distance
 from vavl.models.saved_model import ModalityDescription, ModelDescription
 from vavl.models.settings import AttributeTask, ClassTask, Task
 from vavl.ray_session import check_own_ray
-from vavl.store.index import pieces
+from vavl.store.arrays import pieces
 from vavl.store.store_cache import is_at_hand, local_store
 from vavl.training.pseudo_labels import GivenPredictions
 from vavl.training.run_checks import check_layers, check_objectives, check_selection

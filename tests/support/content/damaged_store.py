@@ -12,11 +12,11 @@ import pyarrow as pa
 
 from vavl.config.files import sha256_of_file, write_json
 from vavl.corpora.manifest import FIRST_FORMAT_MANIFEST, MANIFEST_FILE
-from vavl.store.index import ModalityIndex
-from vavl.store.rows import index_file
-from vavl.store.shards import ROW_SCHEMA, Shard
+from vavl.store.rows import ModalityIndex, index_file
+from vavl.store.shards import Shard
 from vavl.store.store import FIRST_FORMAT, FeatureStore
-from vavl.store.store_writer import StoreWriter, rebatched
+from vavl.store.store_writer import FIRST_FORMAT_ROWS, StoreWriter, rebatched
+from vavl.store.store_writer import as_first_format as rows_of_first_format
 
 
 def overwrite(path: Path, old: bytes, new: bytes) -> None:
@@ -62,9 +62,9 @@ def as_first_format(folder: Path) -> Path:
     store = FeatureStore.open(folder)
     content = dict(store.content, format_version=FIRST_FORMAT, files={})
     for name, entry in content["modalities"].items():
-        with pa.ipc.new_stream(str(folder / f"{name}.arrow"), ROW_SCHEMA) as writer:
+        with pa.ipc.new_stream(str(folder / f"{name}.arrow"), FIRST_FORMAT_ROWS) as writer:
             for batch in rebatched(store.batches(name)):
-                writer.write_batch(batch)
+                writer.write_batch(rows_of_first_format(batch))
         assert sha256_of_file(folder / f"{name}.arrow") == entry["sha256"]
         del entry["shards"]
         shutil.rmtree(folder / name)

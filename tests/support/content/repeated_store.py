@@ -14,8 +14,8 @@ from synthetic_store import CLASSES
 
 from vavl.config.files import read_json, sha256_of_file, write_dataset_state, write_json
 from vavl.corpora.manifest import MANIFEST_FILE
-from vavl.store.index import PIECE, ModalityIndex
-from vavl.store.rows import IDS_SCHEMA, ids_file, index_file
+from vavl.store.arrays import PIECE
+from vavl.store.rows import IDS_SCHEMA, ModalityIndex, ids_file, index_file
 from vavl.store.store import content_hash
 
 _IDS_PER_BATCH = 2**13

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from vavl.corpora.manifest import Manifest
 from vavl.features import ModalityInfo
-from vavl.store.shards import ROW_SCHEMA, Dtype
+from vavl.store.shards import Dtype, features_column, row_schema
 from vavl.store.store_writer import StoreWriter
 
 CLASSES = ("calm", "glad", "mad")
@@ -69,13 +69,10 @@ def _batches(
             _names("clip", number, 7),
             pa.array(np.full(len(number), "synthetic")),
             _names("s", number % speakers, 3),
-            pa.array(frames),
-            pa.array(np.full(len(number), width, dtype=np.int32)),
-            pa.array(np.full(len(number), "float32")),
-            pa.ListArray.from_arrays(pa.array((ends * width).astype(np.int32)), pa.array(values.ravel())),
+            features_column(values.ravel(), frames, width),
             pa.ListArray.from_arrays(pa.array(ends.astype(np.int32)), pa.array(times.astype(np.float32))),
         ]
-        yield pa.RecordBatch.from_arrays(columns, schema=ROW_SCHEMA)
+        yield pa.RecordBatch.from_arrays(columns, schema=row_schema(width))
 
 
 def _manifest(clips: int, speakers: int) -> Manifest:

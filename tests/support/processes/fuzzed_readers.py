@@ -121,7 +121,6 @@ def write_store(folder: Path) -> Path:
     writer = StoreWriter(folder, "odd", "0" * 16)
     info = ModalityInfo("synthetic", "1", {}, 10.0, 2)
     writer.write_modality("audio", info, [row_batch("odd", 2, clip_features())])
-    writer.leave_out("video")
     writer.finish({"clips": 4})
     table = pa.table({"clip_id": ["c0", "c1"]})
     metadata = json.dumps({"clips": 2}).encode()

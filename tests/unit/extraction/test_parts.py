@@ -18,7 +18,7 @@ from vavl.extraction.parts import Part, PartExtractor, PartRecord, PartResult, s
 from vavl.extraction.sources import ClipPlace, Source
 from vavl.extractors.extracted import Extracted
 from vavl.features import ModalityInfo
-from vavl.store.shards import ROW_SCHEMA, shard_batches
+from vavl.store.shards import row_schema, shard_rows
 from vavl.workers.attempts import TimeLimit
 
 LIMIT = TimeLimit(60, ends_process=False)
@@ -66,8 +66,8 @@ def record_of(part: Part) -> PartRecord:
 
 def rows(part: Part) -> pa.Table:
     paths = [shard_directory(part.path) / shard.name for shard in record_of(part).shards]
-    batches = [batch.rows() for path in paths for batch in shard_batches(path, part.width, part.dtype)]
-    return pa.Table.from_batches(batches, ROW_SCHEMA)
+    batches = [found.batch for path in paths for found in shard_rows(path, part.width, part.dtype)]
+    return pa.Table.from_batches(batches, row_schema(part.width, part.dtype))
 
 
 def files_of(part: Part) -> dict[str, bytes]:

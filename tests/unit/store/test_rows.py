@@ -13,7 +13,7 @@ from synthetic_store import write_synthetic_store
 
 from vavl.config.files import sha256_of_file
 from vavl.errors import StoreError
-from vavl.store.index import ModalityIndex
+from vavl.store.rows import OF_BATCHES, OF_ROWS, ModalityIndex
 from vavl.store.store import FeatureStore
 
 CLIPS = 120
@@ -152,3 +152,29 @@ def test_an_index_that_leads_out_of_the_shards_is_an_error(folder: Path, name: s
     (folder / "store.json").write_text(json.dumps(content))
     with pytest.raises(StoreError, match=message):
         FeatureStore.open(folder).features("audio", 3)
+
+
+def test_every_row_is_found_where_its_record_batch_puts_it(tmp_path: Path) -> None:
+    """Against the same sums done one after the other."""
+    generator, width, path, expected = np.random.default_rng(0), 6, tmp_path / "audio_index.bin", []
+    columns: dict[str, list[int]] = {name: [] for name in (*OF_ROWS, *OF_BATCHES)}
+    for shard, byte in ((0, 64), (0, 9000), (1, 64), (3, 800)):
+        values_at, times_at = byte, byte + 5000
+        batch = {"first_row": len(expected), "values_at": values_at, "times_at": times_at, "shard": shard}
+        for name, number in batch.items():
+            columns[name].append(number)
+        for _ in range(generator.integers(1, 20)):
+            frames, crc32 = int(generator.integers(1, 9)), int(generator.integers(2**32))
+            columns["frames"].append(frames)
+            columns["crc32"].append(crc32)
+            expected.append((shard, frames, crc32, values_at, times_at))
+            values_at, times_at = values_at + frames * width * 2, times_at + frames * 4
+    path.write_bytes(b"".join(np.array(columns[name], kind).tobytes() for name, kind in (OF_ROWS | OF_BATCHES).items()))
+    assert path.stat().st_size == 8 * len(expected) + 28 * 4
+    found = ModalityIndex.read(path, len(expected), width * 2)
+    assert len(found) == len(expected)
+    assert [tuple(found.place(row)) for row in range(len(found))] == expected
+    assert found.frames.tolist() == [place[1] for place in expected]
+    for clips in (len(expected) - 1, len(expected) + 1):
+        with pytest.raises(StoreError, match=rf"audio_index\.bin: is not of the {clips} clips"):
+            ModalityIndex.read(path, clips, width * 2)

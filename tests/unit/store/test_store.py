@@ -49,7 +49,6 @@ def write(folder: Path, clips: list[ClipFeatures], per_batch: int = 7, dtype: Dt
     starts = range(0, len(clips), per_batch)
     batches = [row_batch("small", WIDTH, clips[start : start + per_batch]) for start in starts]
     writer.write_modality("audio", info(), batches)
-    writer.leave_out("video")
     writer.finish({"clips": len(clips)})
     return FeatureStore.open(folder)
 
