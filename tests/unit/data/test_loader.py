@@ -96,6 +96,20 @@ def test_shards_are_copied_in_the_order_of_the_steps_by_one_process(at_an_addres
     assert sorted(copied) == shards
 
 
+def test_what_stops_the_copying_ahead_is_told_and_batches_come_all_the_same(at_an_address, monkeypatch, caplog):
+    here, there = at_an_address
+
+    def fail(*_):
+        raise TypeError("no such shard")
+
+    monkeypatch.setattr("vavl.store.rows.ModalityRows.shards_of", fail)
+    rows = np.arange(len(here.manifest))
+    normaliser = normalisers(here, rows)
+    expected, found = (list(evaluation_batches(one, rows, normaliser, 16, RankPlace())) for one in (here, there))
+    assert all(torch.equal(one.video.values, other.video.values) for one, other in zip(expected, found, strict=True))
+    assert "no such shard; each shard is asked for again when it is read" in caplog.text
+
+
 def clips_of(batches) -> dict[int, dict[str, torch.Tensor]]:
     """Every clip of several batches: what the network sees of it, without padding."""
     found: dict[int, dict[str, torch.Tensor]] = {}

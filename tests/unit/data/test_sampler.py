@@ -45,6 +45,14 @@ def test_a_batch_is_a_function_of_seed_and_step_alone(mixed):
     assert forwards == backwards == fresh
 
 
+def test_batches_that_are_drawn_ahead_leave_the_order_in_use_alone(mixed):
+    expected = batches_of(mixed, range(40))
+    mixed.global_batch(0)
+    held = dict(mixed._orders)
+    assert [batch.tolist() for batch in mixed.global_batches(0, 40)] == expected
+    assert all(mixed._orders[name] is order for name, order in held.items())
+
+
 def test_the_same_batches_come_in_every_process():
     # Fixed values: an order that depended on hashes or on the platform would differ here.
     first = sampler({PAIRED: 7, AUDIO: 3}, {PAIRED: 3, AUDIO: 1}, seed=5)

@@ -279,6 +279,12 @@ def test_values_that_are_not_finite_are_not_written(tmp_path, clips, value):
     assert not list(tmp_path.rglob("*.partial"))
 
 
+def test_clips_whose_times_are_not_those_of_their_frames_are_not_written(tmp_path, clips):
+    clips[12] = replace(clips[12], frame_times=np.arange(len(clips[12].values) + 1, dtype=np.float32))
+    with pytest.raises(StoreError, match=f"clip clip_0012: frames and values do not fit at width {WIDTH}"):
+        write(tmp_path, clips)
+
+
 def test_clips_out_of_order_are_not_written(tmp_path, clips):
     with pytest.raises(StoreError, match="repeated or not sorted"):
         write(tmp_path, [*clips, clips[0]])
