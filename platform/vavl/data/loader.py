@@ -133,8 +133,9 @@ class StepLoader:
     def load(self, step: int) -> list[ClipBatch]:
         """Load the micro-batches of one step."""
         total = self.place.world_size * self.place.micro_batches
-        slots = self.sampler.slots(step, total)
-        batches = [self._collate(slots[slot], step, slot, total) for slot in self._own_slots()]
+        slots = list(enumerate(self.sampler.slots(step, total)))
+        own = slots[self.place.rank :: self.place.world_size]
+        batches = [self._collate(rows, step, slot, total) for slot, rows in own]
         if self.device is None:
             return batches
         if self._is_half:
@@ -157,9 +158,6 @@ class StepLoader:
     @property
     def _multiple(self) -> int:
         return 1 if self.device is None else GPU_MULTIPLE
-
-    def _own_slots(self) -> range:
-        return range(self.place.rank, self.place.world_size * self.place.micro_batches, self.place.world_size)
 
     def _collate(self, rows: NDArray[np.int64], step: int, slot: int, slots: int) -> ClipBatch:
         # The sampler deals in turn: row i of a slot stands at slot + i * slots of the global batch.

@@ -93,9 +93,8 @@ class MappedArrays:
             facts = content["facts"]
         except (InputError, OSError, KeyError, TypeError, ValueError):
             return None
-        return cls(
-            {name: np.asarray(one) for name, one in mapped.items()}, facts, [one.base for one in mapped.values()]
-        )
+        arrays = {name: np.asarray(one) for name, one in mapped.items()}
+        return cls(arrays, facts, [one.base for one in mapped.values()])
 
     def __getitem__(self, name: str) -> NDArray[Any]:
         return self.arrays[name]
@@ -167,4 +166,5 @@ def _built(partial: Path, place: Path, key: Any, build: Callable[[ArrayWriter], 
 
 
 def _states(directory: Path) -> dict[str, list[int]]:
-    return {path.name: file_state(path) for path in directory.glob("*.npy")}
+    # Without the inode: some file systems number a file anew whenever it is looked up.
+    return {path.name: file_state(path)[:2] for path in directory.glob("*.npy")}
