@@ -80,7 +80,7 @@ def test_rows_and_record_are_written_together(tmp_path):
     part = part_in(tmp_path)
     result = extract(part)
     assert rows(part)["clip_id"].to_pylist() == ["c0", "c1", "c2", "c3"]
-    assert rows(part)["frames"].to_pylist() == [1, 2, 3, 4]
+    assert [len(features) for features in rows(part)["features"].to_pylist()] == [1, 2, 3, 4]
     record = record_of(part)
     assert (result.extracted, result.tally) == (("c0", "c1", "c2", "c3"), {"frames": 10})
     assert (record.clips["c2"].note, record.clips["c3"].facts) == ("a note", {"seconds": 3.25})
@@ -202,7 +202,7 @@ def test_a_row_that_was_damaged_is_extracted_again(tmp_path, caplog):
     again = replace(part, path=tmp_path / "parts/audio-1.json", earlier=(part.path,))
     assert extract(again).extracted == ("c2",)
     assert "damaged (its CRC-32 differs); clip c2 is extracted again" in caplog.text
-    assert rows(again)["values"][2].as_py() == [2.0] * 9
+    assert rows(again)["features"][2].as_py() == [[2.0] * 3] * 3
 
 
 def test_a_large_part_has_several_shards(tmp_path, monkeypatch):

@@ -108,7 +108,7 @@ def test_a_build_that_fails_or_dies_leaves_nothing_that_counts(cache):
 
 
 def test_a_full_disk_is_an_error_that_names_the_cache(monkeypatch):
-    def full(*_: object) -> None:
+    def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(ArrayWriter, "append", full)
