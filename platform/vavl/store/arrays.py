@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import mmap
-import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ from numpy.typing import NDArray
 from vavl.config.files import make_directory, read_json, sha256_of_json, write_json
 from vavl.config.places import CACHE_VARIABLE
 from vavl.errors import InputError, StoreError
-from vavl.store.checked_files import cache_directory, held_lock, replace_directory
+from vavl.store.checked_files import cache_directory, replaced_directory
 
 PIECE = 2**20
 """Clips that are held in memory at once where all of them are gone through."""
@@ -128,40 +127,32 @@ def shared_arrays(purpose: Sequence[Any], key: Any, build: Callable[[ArrayWriter
     except InputError as error:
         _log.warning("%s: %s; each process builds the arrays of its clips for itself", error.file, error.problem)
         with tempfile.TemporaryDirectory(prefix="vavl-arrays-") as directory:
-            return _built(Path(directory), Path(directory), key, build)
-    place, partial = home / name, home / f".{name}.partial"
-    with held_lock(home / f"{name}.lock"):
-        found = MappedArrays.read(place, key)
-        if found is not None:
-            return found
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir()
-        try:
-            return _built(partial, place, key, build)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
+            return _built(Path(directory), key, build)
+    with replaced_directory(home / name) as new:
+        found = MappedArrays.read(home / name, key)
+        if found is None:
+            new.mkdir()
+            found = _built(new, key, build)
+        return found
 
 
-def _built(partial: Path, place: Path, key: Any, build: Callable[[ArrayWriter], Any]) -> MappedArrays:
-    """Build the arrays in ``partial`` and move them to ``place``."""
-    writer = ArrayWriter(partial)
+def _built(directory: Path, key: Any, build: Callable[[ArrayWriter], Any]) -> MappedArrays:
+    writer = ArrayWriter(directory)
     try:
         facts = build(writer)
         writer.close()
         # Written last, it tells a whole directory.
-        write_json(partial / _FACTS_FILE, {"key": sha256_of_json(key), "facts": facts, "files": _states(partial)})
-        if place != partial:
-            replace_directory(partial, place)
+        write_json(directory / _FACTS_FILE, {"key": sha256_of_json(key), "facts": facts, "files": _states(directory)})
     except OSError as error:
         problem = f"the arrays of the clips cannot be written: {error.strerror or error}"
         fix = f"make room, or choose another {CACHE_VARIABLE}"
-        raise InputError(str(place.parent), "", problem, fix) from None
+        raise InputError(str(directory.parent), "", problem, fix) from None
     finally:
         writer.close()
         # Arrow would keep what the columns of all clips took: 9 bytes per clip, for as long as the process lives.
         pa.default_memory_pool().release_unused()
-    built = MappedArrays.read(place, key)
-    assert built is not None, f"{place} was changed while it was built"
+    built = MappedArrays.read(directory, key)
+    assert built is not None, f"{directory} was changed since it was built"
     return built
 
 
