@@ -118,7 +118,7 @@ def _column(table: pa.Table, name: str, kind: pa.DataType | None = None) -> pa.A
 
 
 def _common_target(manifests: Mapping[str, Manifest]) -> str:
-    targets = {corpus: manifest.target for corpus, manifest in manifests.items()}
+    targets = {corpus: manifest.target for corpus, manifest in manifests.items() if manifest.classes}
     if len(set(targets.values())) == 1:
         return next(iter(targets.values()))
     return "; ".join(f"{corpus}: {target}" for corpus, target in targets.items())

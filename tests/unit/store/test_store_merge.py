@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pyarrow.compute as pc
 import pytest
+from copied_store import mark_manifest
 from corpus_stores import write_corpus_store
 
 from vavl.config.files import read_json
@@ -311,6 +312,22 @@ def test_a_corpus_may_lack_a_side_and_facts(
     assert (store.info["audio"].clips, store.info["video"].clips) == (144, 72)
     assert read_facts(store.directory).num_rows == 144
     store.verify()
+
+
+def test_a_corpus_without_labels_brings_clips_without_labels(stores: dict[str, Path], tmp_path: Path) -> None:
+    other = write_corpus_store(tmp_path / "gamma", "gamma", ALPHA)
+    manifest = Manifest.read(other)
+    table = manifest.table.drop_columns(["label", "soft_label"])
+    bare = manifest.metadata | {"classes": [], "labels": {}, "label_set": "", "target": ""}
+    Manifest.of(table, bare).write(other)
+    mark_manifest(other)
+    changes = {"stores": [stores["alpha"], other], "labels": {"alpha": {"calm": None}}}
+    store = merge_stores(plan_merge(settings(stores, **changes)), tmp_path / "merged")
+    merged = Manifest.read(store.directory)
+    assert merged.target == "emotion of alpha"
+    theirs = rows_of(store).filter(like="gamma/", axis=0)
+    assert (len(theirs), theirs["label"].count(), theirs["soft_label"].count()) == (72, 0, 0)
+    assert theirs["split_0"].value_counts().to_dict() == {"train": 48, "validation": 12, "test": 12}
 
 
 def test_a_changed_store_is_refused_and_the_earlier_one_stays(
