@@ -21,7 +21,7 @@ from filelock import FileLock, Timeout
 from vavl.config.files import sha256_of_file, write_text
 from vavl.config.places import CACHE_VARIABLE
 from vavl.errors import InputError, StoreError
-from vavl.store.remote_files import OtherFileError, PassingError, RemoteDirectory, StoreFile
+from vavl.store.remote_files import OtherFileError, PassingError, RemoteDirectory
 
 MAKE_AGAIN = "make the store again: python jobs/prepare_corpus.py CONFIG"
 REPAIR = f"copy or push the store here again from an undamaged copy, or {MAKE_AGAIN}"
@@ -33,6 +33,15 @@ _ORIGIN_FILE, _LOCKS = ".origin", ".locks"
 _MORE_SPACE = "free disk space, or export VAVL_CACHE=/another/disk"
 _Found = TypeVar("_Found")
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class StoreFile:
+    """A file of a store, by its path in it."""
+
+    name: str
+    bytes: int
+    sha256: str
 
 
 def check_size(path: Path, expected: int) -> None:
@@ -92,25 +101,21 @@ def replaced_directory(place: Path) -> Iterator[Path]:
     One process at a time; nothing is replaced if the block makes no directory there. Who has files of the old one
     open or mapped keeps them.
     """
-    new = place.with_name(f".{place.name}.partial")
+    new, old = place.with_name(f".{place.name}.partial"), place.with_name(f".{place.name}.old")
     with held_lock(place.with_name(f".{place.name}.lock")):
+        if old.exists() and not place.exists():  # killed between the two renames
+            old.rename(place)
         shutil.rmtree(new, ignore_errors=True)
         try:
             yield new
             if new.exists():
-                replace_directory(new, place)
+                shutil.rmtree(old, ignore_errors=True)
+                if place.exists():
+                    place.rename(old)
+                new.rename(place)
+                shutil.rmtree(old, ignore_errors=True)
         finally:
             shutil.rmtree(new, ignore_errors=True)
-
-
-def replace_directory(new: Path, place: Path) -> None:
-    """Put a directory in the place of another one, if there is one; who has its files open or mapped keeps them."""
-    if place.exists():
-        old = place.with_name(f".{place.name}.old")
-        shutil.rmtree(old, ignore_errors=True)
-        place.rename(old)
-        shutil.rmtree(old, ignore_errors=True)
-    new.rename(place)
 
 
 def size_text(count: float) -> str:

@@ -11,7 +11,6 @@ import logging
 import os
 import secrets
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -52,15 +51,6 @@ class PassingError(InputError):
 
 class OtherFileError(StoreError):
     """A file that is not the expected one: a short read, or a store that was just being written."""
-
-
-@dataclass(frozen=True)
-class StoreFile:
-    """A file of a store, by its path in it."""
-
-    name: str
-    bytes: int
-    sha256: str
 
 
 class RemoteDirectory:

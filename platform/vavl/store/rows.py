@@ -22,8 +22,7 @@ from numpy.typing import NDArray
 from vavl.errors import StoreError
 from vavl.features import ModalityInfo
 from vavl.store.arrays import mapped_file
-from vavl.store.checked_files import MAKE_AGAIN, REPAIR, CopiedFiles, check_hash, check_size
-from vavl.store.remote_files import StoreFile
+from vavl.store.checked_files import MAKE_AGAIN, REPAIR, CopiedFiles, StoreFile, check_hash, check_size
 from vavl.store.shards import Dtype, checksum, map_batches, shard_rows
 
 IDS_SCHEMA = pa.schema([("clip_id", pa.string())])

@@ -35,8 +35,7 @@ from vavl.corpora.manifest import CONVERT, MANIFEST_FILE
 from vavl.errors import InputError, StoreError
 from vavl.features import MODALITIES, ChannelSums, ModalityInfo
 from vavl.store.arrays import mapped_file
-from vavl.store.checked_files import MAKE_AGAIN, REPAIR, CopiedFiles, check_hash
-from vavl.store.remote_files import StoreFile
+from vavl.store.checked_files import MAKE_AGAIN, REPAIR, CopiedFiles, StoreFile, check_hash
 from vavl.store.rows import ModalityRows, ids_file, index_file, shard_files
 from vavl.store.shards import Dtype
 from vavl.store.speaker_sums import read_sums

@@ -29,8 +29,8 @@ from typing import Any
 from vavl.config.files import sha256_of_file, sha256_of_json
 from vavl.corpora.manifest import MANIFEST_FILE, Manifest
 from vavl.errors import InputError, StoreError
-from vavl.store.checked_files import MAKE_AGAIN, Transfer, again, size_text
-from vavl.store.remote_files import RemoteDirectory, StoreFile
+from vavl.store.checked_files import MAKE_AGAIN, StoreFile, Transfer, again, size_text
+from vavl.store.remote_files import RemoteDirectory
 from vavl.store.rows import shard_files
 from vavl.store.store import FeatureStore, content_hash, small_files
 

@@ -54,6 +54,12 @@ def test_a_converted_store_is_the_one_that_would_be_written_today(old: Path, who
     assert (old / "store.json").stat().st_ino == before
 
 
+def test_a_conversion_that_was_killed_while_it_took_its_place_loses_nothing(old: Path, whole: Path) -> None:
+    old.rename(old.with_name(f".{old.name}.old"))
+    old.with_name(f".{old.name}.partial").mkdir()
+    assert convert_store(old).hash == FeatureStore.open(whole).hash
+
+
 def test_a_merged_store_keeps_its_sources_and_sums(old: Path) -> None:
     sums = (old / "audio_sums.arrow").read_bytes()
     convert_store(old)
