@@ -71,6 +71,10 @@ class LabelStatistics:
     mean: Tensor
     variance: Tensor
 
+    def to(self, device: torch.device) -> LabelStatistics:
+        """Copy to ``device``."""
+        return LabelStatistics(self.mean.to(device), self.variance.to(device))
+
 
 def combine_conditions(
     output: VavlOutput,

@@ -8,6 +8,7 @@ import json
 import logging
 import re
 import shlex
+import signal
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
@@ -259,6 +260,8 @@ def follow(client: JobSubmissionClient, address: str, submission_id: str, write:
         SubmissionError: the server has not answered for five minutes.
     """
     log, answered = _GrowingLog(write), time.monotonic()
+    # A shell without job control starts what runs in its background with Ctrl-C ignored; asyncio and Ray keep it so.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         while True:
             try:
@@ -277,6 +280,8 @@ def follow(client: JobSubmissionClient, address: str, submission_id: str, write:
             time.sleep(_PAUSE_S)
     except KeyboardInterrupt:
         return client.get_job_info(submission_id)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 class _GrowingLog:
@@ -286,12 +291,17 @@ class _GrowingLog:
         self._write, self._shown = write, 0
 
     async def copy(self, client: JobSubmissionClient, submission_id: str) -> None:
-        position = 0
-        async for text in client.tail_job_logs(submission_id):
-            if fresh := text[max(0, self._shown - position) :]:
-                self._write(fresh)
-            position += len(text)
-            self._shown = max(self._shown, position)
+        position, task = 0, asyncio.current_task()
+        try:
+            async for text in client.tail_job_logs(submission_id):
+                if fresh := text[max(0, self._shown - position) :]:
+                    self._write(fresh)
+                position += len(text)
+                self._shown = max(self._shown, position)
+        finally:
+            # Ctrl-C cancels this task once; a connection that breaks at that moment puts its own error in the place.
+            if task is not None and task.cancelling():
+                raise asyncio.CancelledError
 
 
 def _check_same_machine(address: str) -> None:

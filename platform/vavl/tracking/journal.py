@@ -312,6 +312,11 @@ class Event:
         """The further values in one line."""
         return ", ".join(f"{name}: {value}" for name, value in self.facts.items())
 
+    def in_words(self, *, with_step: bool = True) -> str:
+        """Return what happened as one line."""
+        place = f" at step {self.step}" if with_step and self.step is not None else ""
+        return f"{self.what.replace('_', ' ')}{place}{self.message and f': {self.message}'}"
+
 
 def run_events(records: Iterable[Record], run_id: str | None = None) -> list[Event]:
     """Return the events of a run in the order of the journal.
@@ -334,21 +339,6 @@ def run_events(records: Iterable[Record], run_id: str | None = None) -> list[Eve
 def count_events(events: Iterable[Event]) -> dict[str, int]:
     """Return how often each kind of event happened, by its word."""
     return dict(sorted(Counter(event.what for event in events).items()))
-
-
-def events_as_json(events: Sequence[Event]) -> list[dict[str, Any]]:
-    """Return the events as they stand in ``events.json``: ``time`` (UTC), ``what``, ``step``, ``message``, facts."""
-    return [
-        {"time": event.moment, "what": event.what, "step": event.step, "message": event.message, **event.facts}
-        for event in events
-    ]
-
-
-def event_line(event: Event) -> str:
-    """Write an event as one line."""
-    place = "" if event.step is None else f" at step {event.step}"
-    message = f": {event.message}" if event.message else ""
-    return f"{event.what.replace('_', ' ')}{place}{message}"
 
 
 def event_of(record: Record) -> Event:

@@ -21,7 +21,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from vavl.tracking.journal import Event, Record, count_events, event_line, events_as_json
+from vavl.tracking.journal import Event, Record, count_events
 from vavl.tracking.settings import TrackingPlace, TrackingSettings
 
 NOTE_TAG = "mlflow.note.content"
@@ -123,7 +123,7 @@ class MlflowWriter:
         """
         self.client.log_text(mlflow_run_id, events_text(events), EVENTS_FILE)
         tags = {f"vavl.events.{what}": str(count) for what, count in count_events(events).items()}
-        self._log_tags(mlflow_run_id, {**tags, "vavl.last_event": event_line(events[-1])})
+        self._log_tags(mlflow_run_id, {**tags, "vavl.last_event": events[-1].in_words()})
 
     def end_run(self, mlflow_run_id: str, status: str, moment: float, tags: Mapping[str, str] | None = None) -> None:
         """Set the final status (FINISHED, FAILED, KILLED), the time of the end, and what is known only then."""
@@ -256,8 +256,12 @@ def dataset_id(note: Mapping[str, Any]) -> DatasetId:
 
 
 def events_text(events: Sequence[Event]) -> str:
-    """Return the content of ``events.json``."""
-    text = json.dumps(events_as_json(events), indent=2, ensure_ascii=False) + "\n"
+    """Return the content of ``events.json``: ``time`` (UTC), ``what``, ``step``, ``message`` and facts of each."""
+    listed = [
+        {"time": event.moment, "what": event.what, "step": event.step, "message": event.message, **event.facts}
+        for event in events
+    ]
+    text = json.dumps(listed, indent=2, ensure_ascii=False) + "\n"
     return text.encode(errors="replace").decode()  # half a character of a file name
 
 

@@ -8,7 +8,9 @@ import re
 import secrets
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -65,37 +67,30 @@ class Restored:
 
 
 class PendingWrite:
-    """The write of one rank's share of a checkpoint; called once, in any thread.
+    """The write of one rank's share of a checkpoint into ``root``; called once, in any thread.
 
-    ``name``: of the checkpoint's directory, e.g. ``step-00000120``.
+    Attributes:
+        step: of the checkpoint.
+        name: of its directory, e.g. ``step-00000120``.
+        written: is done when the write has ended, and keeps its error for the loop, which tells all ranks.
     """
 
-    def __init__(self, name: str, storage: RunStorage, snapshot: Snapshot) -> None:
-        self.name, self.storage, self.step = name, storage, snapshot.state.step
-        self._snapshot: Snapshot | None = snapshot
-        self._done = threading.Event()
-        self.error: BaseException | None = None
+    def __init__(self, root: RunStorage, snapshot: Snapshot) -> None:
+        self.step, self.name = snapshot.state.step, f"step-{snapshot.state.step:08d}"
+        self.written = Future[None]()
+        self._write: Callable[[], None] | None = partial(snapshot.write, root.directory(self.name))
 
     def __call__(self) -> None:
-        """Write; an error is kept for the loop, which tells all ranks."""
+        """Write, and let go of the snapshot, which is a copy of the network."""
+        write, self._write = self._write, None
+        assert write is not None
         try:
-            assert self._snapshot is not None
-            self._snapshot.write(self.storage)
+            write()
         except BaseException as error:  # noqa: BLE001  raised by the loop, on every rank
             _log.exception("checkpoint %s could not be written", self.name)
-            self.error = error
-        finally:
-            self._snapshot = None  # a copy of the network
-            self._done.set()
-
-    @property
-    def has_failed(self) -> bool:
-        """Whether it has ended with an error."""
-        return self._done.is_set() and self.error is not None
-
-    def wait(self) -> None:
-        """Return when it has ended."""
-        self._done.wait()
+            self.written.set_exception(error)
+        else:
+            self.written.set_result(None)
 
 
 Submit = Callable[[PendingWrite], None]
@@ -122,7 +117,7 @@ class Checkpoints:
     @property
     def failed(self) -> bool:
         """Whether a write of this rank has failed."""
-        return self._pending is not None and self._pending.has_failed
+        return self._error is not None
 
     def open(self) -> None:
         """Agree on a token for this attempt, and remove what a killed one left unfinished. Every rank must call."""
@@ -149,17 +144,16 @@ class Checkpoints:
             submit: has the write done; by default a thread of this process, which also removes old checkpoints.
         """
         if self._pending is not None:
-            self._pending.wait()  # its failure stays with it; the loop looks at ``failed``
+            wait([self._pending.written])  # its failure stays with it; the loop looks at ``failed``
         if not self._token:
             self.open()
         owner = shares({name: held.numel() for name, held in engine.held_weights().items()}, self._ranks)
         pieces = engine.snapshot(lambda name: owner[name] == self._rank)
         averaged = average.weights(kept=self._rank == 0) if average is not None else {}
-        name = f"step-{state.step:08d}"
         snapshot = Snapshot(
             self._rank, self._ranks, self._token, state, engine.optimizer_steps, pieces, averaged, records
         )
-        self._pending = PendingWrite(name, self._storage.directory(name), snapshot)
+        self._pending = PendingWrite(self._storage, snapshot)
         (submit or self.write_in_thread)(self._pending)
 
     def write_in_thread(self, pending: PendingWrite) -> None:
@@ -167,7 +161,7 @@ class Checkpoints:
 
         def write() -> None:
             pending()
-            if self._rank == 0 and pending.error is None:
+            if self._rank == 0 and pending.written.exception() is None:
                 remove_old(self._root, self._keep)
 
         threading.Thread(target=write, name="checkpoint", daemon=True).start()
@@ -179,16 +173,22 @@ class Checkpoints:
             TrainingError: a rank could not write.
         """
         if self._pending is not None:
-            self._pending.wait()
+            wait([self._pending.written])
         if any_rank(is_true=self.failed):
             self.raise_failure()
 
     def raise_failure(self) -> None:
         """Say why this rank, or another one, could not write a checkpoint."""
-        cause = self._pending.error if self._pending is not None else None
+        cause = self._error
         problem = f"a checkpoint could not be written: {cause or 'see the log of the other workers'}"
         fix = "free space or repair the storage, then start again: the last whole checkpoint is intact"
         raise TrainingError(self._root.address, "", problem, fix) from cause
+
+    @property
+    def _error(self) -> BaseException | None:
+        """Why the last write of this rank failed; None while it is not over."""
+        written = self._pending.written if self._pending is not None else None
+        return written.exception() if written is not None and written.done() else None
 
     def newest(self, scratch: Path) -> Restored | None:
         """Find the newest whole checkpoint. Every rank must call, and all get the same.

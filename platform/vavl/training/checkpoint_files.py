@@ -30,13 +30,15 @@ from torch import Tensor
 from vavl.config.base import FrozenConfig
 from vavl.config.files import read_json, sha256_of_file, write_json
 from vavl.errors import TrainingError, VavlError
-from vavl.training.engine import WEIGHT, Pieces
 from vavl.training.storage import RunStorage
 
 LOOP_FILE = "loop.json"
 RECORDS_FILE = "records.json"
 AVERAGE_FILE = "average.safetensors"
 _FORMER_MANIFEST = "manifest.json"
+WEIGHT = "weight"
+MOMENTS = ("exp_avg", "exp_avg_sq")
+KINDS = (WEIGHT, *MOMENTS)
 
 
 class LoopState(FrozenConfig):
@@ -79,6 +81,14 @@ class LoopState(FrozenConfig):
     def _without_former(cls, content: dict[str, Any]) -> dict[str, Any]:
         """Drop what earlier checkpoints hold of jumps of the loss and of adaptive thresholds."""
         return {name: value for name, value in content.items() if name not in ("avoided", "losses", "confidence")}
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """What one rank keeps of weights and optimizer state, float32 on the CPU."""
+
+    tensors: Mapping[str, Tensor]  # by ``<kind>/<parameter>``: whole parameters, or flat runs of their elements
+    starts: Mapping[str, int]  # first element of each parameter's run
 
 
 @dataclass(frozen=True)
@@ -196,7 +206,7 @@ class CheckpointValues:
     """
 
     def __init__(self, directory: Path) -> None:
-        self._folder = directory
+        self._directory = directory
         self._open = ExitStack()
         self._files: list[tuple[Any, dict[str, int]]] = []
         self.optimizer_steps = 0
@@ -229,7 +239,7 @@ class CheckpointValues:
             if found:
                 return found[0][1] if len(found) == 1 else torch.cat([piece for _, piece in found])
         fix = "set training.resume=never to start anew: the checkpoint belongs to another network"
-        raise TrainingError(str(self._folder), f"{kind}/{name}", f"is whole only up to element {end}", fix)
+        raise TrainingError(str(self._directory), f"{kind}/{name}", f"is whole only up to element {end}", fix)
 
     def weights(self, shapes: Mapping[str, torch.Size]) -> dict[str, Tensor]:
         """Return all trained weights in the shapes of the network."""
@@ -237,7 +247,7 @@ class CheckpointValues:
             return {name: self.whole(name, WEIGHT).view(shapes[name]) for name in self.names()}
         except (KeyError, RuntimeError, SafetensorError) as error:
             fix = "set training.resume=never to start anew"
-            raise TrainingError(str(self._folder), "weights", f"do not fit this network: {error}", fix) from None
+            raise TrainingError(str(self._directory), "weights", f"do not fit this network: {error}", fix) from None
 
     def __enter__(self) -> Self:
         return self

@@ -18,6 +18,7 @@ from vavl.data.batch import ClipBatch
 from vavl.errors import TrainingError
 from vavl.models.draws import DrawKey
 from vavl.models.vavl import VavlOutput
+from vavl.training.checkpoint_files import KINDS, MOMENTS, WEIGHT, CheckpointValues, Pieces
 from vavl.training.collectives import (
     add_over_ranks,
     any_rank,
@@ -28,11 +29,6 @@ from vavl.training.collectives import (
 )
 from vavl.training.deepspeed_passthrough import is_enabled
 from vavl.training.engine import (
-    KINDS,
-    MOMENTS,
-    WEIGHT,
-    Pieces,
-    WholeValues,
     clip_gradient,
     count_steps,
     load_unsharded,
@@ -223,8 +219,8 @@ class DeepSpeedEngine:
         """Updates done."""
         return count_steps(self._torch_optimizer)
 
-    def load(self, source: WholeValues) -> None:
-        """Continue from whole values; a rank reads what it holds, as the values are mapped and not read as a whole."""
+    def load(self, source: CheckpointValues) -> None:
+        """Continue from a checkpoint; its values are mapped, so that a rank reads what it holds alone."""
         if self._is_plain:
             load_unsharded(self.network, self._torch_optimizer, source)
             return

@@ -10,7 +10,6 @@ import os
 import shutil
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -22,31 +21,9 @@ from vavl.errors import InputError, TrainingError
 from vavl.models.conformer import ConformerBlock
 from vavl.models.draws import DrawKey, Dropout
 from vavl.models.vavl import Vavl, VavlOutput
+from vavl.training.checkpoint_files import MOMENTS, WEIGHT, CheckpointValues, Pieces
 from vavl.training.collectives import rank_and_world_size
 from vavl.training.settings import TrainingSettings
-
-WEIGHT = "weight"
-MOMENTS = ("exp_avg", "exp_avg_sq")
-KINDS = (WEIGHT, *MOMENTS)
-
-
-@dataclass(frozen=True)
-class Pieces:
-    """What one rank keeps of weights and optimizer state, float32 on the CPU."""
-
-    tensors: Mapping[str, Tensor]  # by ``<kind>/<parameter>``: whole parameters, or flat runs of their elements
-    starts: Mapping[str, int]  # first element of each parameter's run
-
-
-class WholeValues(Protocol):
-    """Where whole parameters come from, e.g. a checkpoint."""
-
-    @property
-    def optimizer_steps(self) -> int:
-        """Updates that the optimizer has done."""
-
-    def whole(self, name: str, kind: str) -> Tensor:
-        """Return one value of a parameter, flat, float32, on the CPU."""
 
 
 class Engine(Protocol):
@@ -107,8 +84,8 @@ class Engine(Protocol):
     def optimizer_steps(self) -> int:
         """Updates done; steps that were skipped do not count."""
 
-    def load(self, source: WholeValues) -> None:
-        """Continue from whole values, after ``prepare``; ``network`` was built with these weights. Not collective."""
+    def load(self, source: CheckpointValues) -> None:
+        """Continue from a checkpoint, after ``prepare``; ``network`` was built with these weights. Not collective."""
 
 
 def default_device(settings: TrainingSettings) -> torch.device:
@@ -229,8 +206,8 @@ class TorchEngine:
         """Updates done."""
         return count_steps(self._optimizer)
 
-    def load(self, source: WholeValues) -> None:
-        """Continue from whole values."""
+    def load(self, source: CheckpointValues) -> None:
+        """Continue from a checkpoint."""
         load_unsharded(self.network, self._optimizer, source)
 
 
@@ -310,7 +287,7 @@ def unsharded_snapshot(network: nn.Module, optimizer: torch.optim.Optimizer, kep
     return Pieces(tensors, dict.fromkeys(mine, 0))
 
 
-def load_unsharded(network: nn.Module, optimizer: torch.optim.Optimizer, source: WholeValues) -> None:
+def load_unsharded(network: nn.Module, optimizer: torch.optim.Optimizer, source: CheckpointValues) -> None:
     """Fill whole weights and torch's optimizer state."""
     with torch.no_grad():
         for name, one in trained(network).items():

@@ -8,7 +8,7 @@ from typing import Any, Self
 
 from vavl.config.progress import Progress, in_words, process_seconds
 from vavl.metrics.names import CONDITIONS
-from vavl.tracking.journal import Journal, JournalReader, Record, event_line, event_of
+from vavl.tracking.journal import Journal, JournalReader, Record, event_of
 from vavl.training.throughput import EXPECTED_SECONDS, MFU, SECONDS_PER_STEP
 
 _LOOK_SECONDS = 0.5
@@ -68,7 +68,7 @@ class TrainingProgress:
             case "epoch":
                 return [self._epoch_line(record.payload)]
             case _:
-                return [event_line(event_of(record))]
+                return [event_of(record).in_words()]
 
     def _epoch_line(self, payload: dict[str, Any]) -> str:
         metrics = payload["metrics"]

@@ -134,14 +134,12 @@ def event(what: str, step: int, message: str, **facts: Any) -> Record:
     return {"kind": "event", "what": what, "step": step, "message": message, "time": time.time(), **facts}
 
 
-def resumed_events(restored: Restored, workers: int, zero_stage: int) -> list[Record]:
-    """Describe how a run resumes from a checkpoint: the damaged ones that it skipped, and who wrote it."""
-    before = restored.state
-    torn = [event("checkpoint_skipped", before.step, message) for message in restored.torn]
-    former = f"{before.workers} worker(s), ZeRO {before.zero_stage}"
-    present = f"{workers} worker(s), ZeRO {zero_stage}"
+def resumed_events(restored: Restored, start: LoopState) -> list[Record]:
+    """Describe how a run resumes from a checkpoint: the damaged ones that it skipped, who wrote it, who continues."""
+    torn = [event("checkpoint_skipped", start.step, message) for message in restored.torn]
+    former, present = (f"{one.workers} worker(s), ZeRO {one.zero_stage}" for one in (restored.state, start))
     how = former if former == present else f"{former} -> {present}"
-    return [*torn, event("resumed", before.step, f"from {restored.name.rpartition('/')[2]}; {how}")]
+    return [*torn, event("resumed", start.step, f"from {restored.name.rpartition('/')[2]}; {how}")]
 
 
 def skipped_step(

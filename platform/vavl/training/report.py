@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ from vavl.reports.plots import (
 from vavl.reports.render import write_page
 from vavl.reports.theme import CONDITION_TITLES
 from vavl.store.store_cache import local_store
-from vavl.tracking.journal import Journal, Record, event_line, run_events
+from vavl.tracking.journal import Event, Journal, Record, run_events
 from vavl.training.settings import TrainingPlan
 from vavl.training.training_result import chosen_words, corpus_words, label_words, layer_words
 from vavl.training.worker import PREDICTIONS_DIRECTORY
@@ -68,16 +68,6 @@ class ReferenceScore:
 
 
 @dataclass(frozen=True)
-class EventNote:
-    """Something that happened to a run; ``step`` is None where none is concerned."""
-
-    moment: str
-    step: int | None
-    text: str
-    facts: str = ""
-
-
-@dataclass(frozen=True)
 class TrainingReport:
     """Everything that the report of a training shows."""
 
@@ -106,7 +96,7 @@ class TrainingReport:
     # what else to state (model, hashes, settings), in this order
     facts: Mapping[str, Any] = field(default_factory=dict)
     notes: Sequence[str] = ()  # sentences for the end of the page
-    events: Sequence[EventNote] = ()  # what happened to the run, in order: restarts, skipped steps and the like
+    events: Sequence[Event] = ()  # what happened to the run, in order: restarts, skipped steps and the like
     waived_audit: Sequence[str] = ()  # checks of the store's audit that were waived; marked at the top of the page
 
     @property
@@ -123,6 +113,7 @@ def write_report(directory: Path, plan: TrainingPlan, outcome: Mapping[str, Any]
     classes = tuple(outcome["classes"]) if plan.data.target != "attributes" else ()
     confusion: dict[str, NDArray[np.int64]] = {}
     reliability: dict[str, ReliabilityBins] = {}
+    intervals: dict[str, tuple[float, float]] = {}
     is_measured = plan.evaluation.test or not plan.training.refit
     file = directory / PREDICTIONS_DIRECTORY / f"{split}.parquet"
     predictions = pq.read_table(file) if is_measured else _NO_PREDICTIONS
@@ -132,6 +123,10 @@ def write_report(directory: Path, plan: TrainingPlan, outcome: Mapping[str, Any]
             target, predicted = _columns(rows, "target", classes), _columns(rows, "predicted", classes)
             confusion[condition] = confusion_counts(predicted, target)
             reliability[condition] = reliability_bins(predicted, target.argmax(axis=1))
+            is_right = (target.argmax(axis=1) == predicted.argmax(axis=1)).astype(np.float64)
+            draws = np.random.default_rng(_INTERVAL_SEED)
+            name = metric_name(split, condition, "accuracy")
+            intervals[name] = speaker_interval(is_right, rows["speaker"].to_pylist(), draws)
     report = TrainingReport(
         title=f"VAVL on {outcome['corpus']}",
         corpus=corpus_words(outcome),
@@ -147,16 +142,13 @@ def write_report(directory: Path, plan: TrainingPlan, outcome: Mapping[str, Any]
         confusion=confusion,
         confusion_split=split,
         reliability=reliability,
-        intervals=accuracy_intervals(predictions, split, classes),
-        by_corpus=scores_by_corpus(predictions, split, outcome["corpora"], _scorer(classes)),
+        intervals=intervals,
+        by_corpus=scores_by_corpus(predictions, split, outcome["corpora"], classes),
         best_epoch=None if plan.training.refit else outcome["best_epoch"],
         references=references_of(manifest),
         facts=_facts(plan, outcome),
         notes=_notes(plan, outcome),
-        events=[
-            EventNote(event.moment, event.step, event_line(replace(event, step=None)), event.facts_in_words)
-            for event in run_events(journal.read())
-        ],
+        events=run_events(journal.read()),
     )
     return write_report_page(report, directory)
 
@@ -246,30 +238,12 @@ def _curve(report: TrainingReport, name: str, label: str, condition: str) -> Cur
     return Curve(label, [epoch for epoch, _ in points], [value for _, value in points], condition)
 
 
-def accuracy_intervals(predictions: pa.Table, split: str, classes: tuple[str, ...]) -> dict[str, tuple[float, float]]:
-    """Return 95 % intervals of accuracy over the split's speakers, by metric name."""
-    found: dict[str, tuple[float, float]] = {}
-    for condition in CONDITIONS if classes else ():
-        rows = predictions.filter(pc.equal(predictions["condition"], condition))
-        if rows.num_rows:
-            target, predicted = _columns(rows, "target", classes), _columns(rows, "predicted", classes)
-            right = target.argmax(axis=1) == predicted.argmax(axis=1)
-            found[metric_name(split, condition, "accuracy")] = speaker_interval(
-                right.astype(np.float64), rows["speaker"].to_pylist(), np.random.default_rng(_INTERVAL_SEED)
-            )
-    return found
-
-
-Scorer = Callable[[pa.Table], dict[str, float]]
-
-
 def scores_by_corpus(
-    predictions: pa.Table, split: str, corpora: Sequence[str], scorer: Scorer
+    predictions: pa.Table, split: str, corpora: Sequence[str], classes: tuple[str, ...]
 ) -> dict[str, dict[str, float]]:
     """Return the metrics of each corpus, named like those of the whole split; nothing for a single corpus.
 
-    ``corpora``: of the store; one without clips in the split is left out. ``scorer``: metrics of the rows of one
-    condition.
+    ``corpora``: of the store; one without clips in the split is left out. ``classes``: empty for attributes.
     """
     found: dict[str, dict[str, float]] = {}
     for corpus in corpora if len(corpora) > 1 else ():
@@ -277,21 +251,18 @@ def scores_by_corpus(
             is_own = pc.and_(pc.equal(predictions["corpus"], corpus), pc.equal(predictions["condition"], condition))
             rows = predictions.filter(is_own)
             if rows.num_rows:
-                scores = {**scorer(rows), "clips": float(rows.num_rows)}
+                scores = {**_scores(rows, classes), "clips": float(rows.num_rows)}
                 named = {metric_name(split, condition, name): value for name, value in scores.items()}
                 found.setdefault(corpus, {}).update(named)
     return found
 
 
-def _scorer(classes: tuple[str, ...]) -> Scorer:
-    def score(rows: pa.Table) -> dict[str, float]:
-        prefix = "predicted_"
-        attributes = (name for name in rows.column_names if name.startswith(prefix))
-        names = classes or tuple(name.removeprefix(prefix) for name in attributes)
-        predicted, target = _columns(rows, "predicted", names), _columns(rows, "target", names)
-        return class_scores(predicted, target) if classes else attribute_scores(predicted, target, names)
-
-    return score
+def _scores(rows: pa.Table, classes: tuple[str, ...]) -> dict[str, float]:
+    prefix = "predicted_"
+    attributes = (name for name in rows.column_names if name.startswith(prefix))
+    names = classes or tuple(name.removeprefix(prefix) for name in attributes)
+    predicted, target = _columns(rows, "predicted", names), _columns(rows, "target", names)
+    return class_scores(predicted, target) if classes else attribute_scores(predicted, target, names)
 
 
 def epoch_history(journal: Journal) -> list[dict[str, Any]]:

@@ -142,7 +142,7 @@ def prepare_run(
     checkpoints = Checkpoints(plan.output_dir, settings.keep_checkpoints, context.attempt)
     checkpoints.open()
     restored = checkpoints.newest(output.directory)
-    start = _start(plan, data, restored)
+    start = _start(plan, data, restored, world_size)
     description = describe_model(plan, data)
     network = _network(plan, description)
     parameters = parameter_count(network)  # before the engine, which may shard them
@@ -164,7 +164,7 @@ def prepare_run(
         average=_average(plan, engine, description),
         pseudo_labels=_pseudo_labels(plan, data, output, start, rank),
         given=_given(plan, data, device),
-        labels=_label_statistics(data, device) if plan.objectives.pseudo_label else None,
+        labels=data.label_statistics.to(device) if plan.objectives.pseudo_label else None,
         untrained=untrained,
         objective=_objective(plan, data, slots, rows_per_slot),
         loader=_loader(plan, data, sampler, place, device),
@@ -243,10 +243,6 @@ def _given(plan: TrainingPlan, data: RunData, device: torch.device) -> GivenPred
     return data.given_predictions(path).to(device) if path else None
 
 
-def _label_statistics(data: RunData, device: torch.device) -> LabelStatistics:
-    return LabelStatistics(*(torch.from_numpy(numbers).to(device) for numbers in data.label_statistics()))
-
-
 def _pseudo_labels(
     plan: TrainingPlan, data: RunData, output: WorkerOutput, start: LoopState, rank: int
 ) -> PseudoLabels | None:
@@ -283,20 +279,15 @@ def _start_engine(run: TrainingRun) -> None:
         run.average.load(run.restored.average_file)
 
 
-def first_state(plan: TrainingPlan, data: RunData, world_size: int) -> LoopState:
-    """Return the state before the first step of a new run."""
-    return LoopState(
+def _start(plan: TrainingPlan, data: RunData, restored: Restored | None, world_size: int) -> LoopState:
+    """Return the state before the first step of this attempt; refuse the checkpoint of another run."""
+    fresh = LoopState(
         config_hash=plan.config_hash,
         store_hash=data.collection.store.hash,
         workers=world_size,
         zero_stage=plan.training.zero_stage,
-        teacher_mean=tuple(data.label_statistics()[0].tolist()) if plan.objectives.pseudo_label else None,
+        teacher_mean=tuple(data.label_statistics.mean.tolist()) if plan.objectives.pseudo_label else None,
     )
-
-
-def _start(plan: TrainingPlan, data: RunData, restored: Restored | None) -> LoopState:
-    """Return the state before the first step of this attempt; refuse the checkpoint of another run."""
-    fresh = first_state(plan, data, rank_and_world_size()[1])
     if restored is None:
         return fresh
     for name in ("config_hash", "store_hash"):
@@ -305,7 +296,9 @@ def _start(plan: TrainingPlan, data: RunData, restored: Restored | None) -> Loop
             fix = "go back to the earlier setting, or set training.resume=never to start anew"
             raise TrainingError(str(restored.directory), name, f"the checkpoint has {before}, this run {now}", fix)
     # Checkpoints of earlier versions hold no mean of the teacher; the hard labels of their runs need none.
-    return restored.state.model_copy(update={"teacher_mean": restored.state.teacher_mean or fresh.teacher_mean})
+    mean = restored.state.teacher_mean or fresh.teacher_mean
+    now = {"workers": fresh.workers, "zero_stage": fresh.zero_stage, "teacher_mean": mean}
+    return restored.state.model_copy(update=now)
 
 
 def freeze_parts(network: Vavl, partitioned: PartitionedClips, objectives: ObjectiveSettings) -> tuple[str, ...]:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from vavl.audit.audit import pass_audit
@@ -22,6 +24,7 @@ from vavl.features import MODALITIES, FeatureStatistics
 from vavl.models.clips import TrainingProfile, clip_distance
 from vavl.models.saved_model import ModalityDescription, ModelDescription
 from vavl.models.settings import AttributeTask, ClassTask, Task
+from vavl.objectives.pseudo_label import LabelStatistics
 from vavl.ray_session import check_own_ray
 from vavl.store.arrays import pieces
 from vavl.store.store_cache import is_at_hand, local_store
@@ -49,14 +52,16 @@ class RunData:
     task: Task  # what is predicted
     warnings: tuple[str, ...] = ()  # what can be trained and will hardly help
 
-    def label_statistics(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return mean and variance (outputs,) of the labels of the training clips: of classes the mean are shares."""
+    @cached_property
+    def label_statistics(self) -> LabelStatistics:
+        """Mean and variance of the labels of the training clips, on the CPU."""
         count, total, squares = 0, np.zeros(self.task.outputs), np.zeros(self.task.outputs)
         for rows in pieces(self.rows["train"]):
             target = self.collection.target[rows[self.collection.is_labelled[rows]]].astype(np.float64)
             count, total, squares = count + len(target), total + target.sum(axis=0), squares + (target**2).sum(axis=0)
         mean = total / count
-        return mean, np.maximum(squares / count - mean**2, 0)
+        variance = np.maximum(squares / count - mean**2, 0)
+        return LabelStatistics(torch.from_numpy(mean), torch.from_numpy(variance))
 
     def given_predictions(self, path: Path) -> GivenPredictions:
         """Read a file of predictions of the training clips; see ``GivenPredictions.read``."""
@@ -217,7 +222,7 @@ def with_training_clips(description: ModelDescription, data: RunData) -> ModelDe
     """
     changes: dict[str, Any] = {}
     if isinstance(data.task, ClassTask):
-        changes["class_shares"] = tuple(data.label_statistics()[0].tolist())
+        changes["class_shares"] = tuple(data.label_statistics.mean.tolist())
     for modality in MODALITIES:
         part: ModalityDescription = getattr(description, modality)
         if part.trained:

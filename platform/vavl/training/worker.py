@@ -50,14 +50,12 @@ def train_on_worker(plan: TrainingPlan, report: Report, context: LocalContext | 
     _prepare_process(plan)
     with full_disk_as_error(str(plan.output_dir)):
         run = prepare_run(plan, context, WorkerOutput(plan.output_dir))
-        workers, zero_stage = run.place.world_size, plan.training.zero_stage
         if run.place.rank == 0:
             _write_setup(run)
         # What a killed driver had not received comes first; the journal's readers know repeated steps.
         if run.restored is not None:
-            report([*run.restored.records, *resumed_events(run.restored, workers, zero_stage)])
-        now = {"workers": workers, "zero_stage": zero_stage}
-        end = train(run, run.start.model_copy(update=now), report, context)
+            report([*run.restored.records, *resumed_events(run.restored, run.start)])
+        end = train(run, run.start, report, context)
         context.beat()
         if not end.is_stopped:
             conclude(run, end.state)

@@ -29,8 +29,7 @@ from step_profile import launches_of
 from training_load import SIZES, Load, load_of, plan_of, write_store
 
 from vavl.training.checkpoint import Checkpoints
-from vavl.training.checkpoint_files import CheckpointValues
-from vavl.training.engine import KINDS
+from vavl.training.checkpoint_files import KINDS, CheckpointValues
 from vavl.training.loop import train_step
 from vavl.training.run import prepare_run
 from vavl.training.settings import TrainingPlan

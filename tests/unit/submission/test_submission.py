@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 import pickle
 import shlex
 import shutil
+import signal
 import subprocess
 import zipfile
 from collections.abc import AsyncIterator
@@ -366,8 +369,27 @@ def test_a_server_that_stays_away_is_given_up(monkeypatch):
         followed(monkeypatch, FakeClient([[ConnectionError("refused")]], []))
 
 
-def test_interrupting_leaves_the_job_running(monkeypatch):
-    state, shown = followed(monkeypatch, FakeClient([["one\n", KeyboardInterrupt()]], [("RUNNING", None)]))
+class InterruptedClient(FakeClient):
+    """Gets Ctrl-C while it waits for the log, and its connection breaks at that moment."""
+
+    async def tail_job_logs(self, submission_id: str) -> AsyncIterator[str]:
+        yield self.connections.pop(0)[0]
+        os.kill(os.getpid(), signal.SIGINT)
+        try:
+            await asyncio.sleep(0.2)
+        except asyncio.CancelledError:
+            raise RuntimeError("closed") from None
+
+
+@pytest.mark.parametrize("client", [FakeClient, InterruptedClient])
+@pytest.mark.parametrize("inherited", [signal.default_int_handler, signal.SIG_IGN], ids=["shell", "background"])
+def test_interrupting_leaves_the_job_running(monkeypatch, client, inherited):
+    before = signal.signal(signal.SIGINT, inherited)
+    try:
+        state, shown = followed(monkeypatch, client([["one\n", KeyboardInterrupt()]], [("RUNNING", None)]))
+        assert signal.getsignal(signal.SIGINT) == inherited
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert shown == "one\n"
     assert not state.status.is_terminal()
 

@@ -20,7 +20,6 @@ from vavl.tracking.journal import (
     JournalSink,
     clean,
     count_events,
-    event_line,
     run_events,
 )
 from vavl.tracking.replayer import Replayer
@@ -308,8 +307,9 @@ def test_an_event_that_is_reported_again_is_the_same_event(journal):
     assert count_events(events) == {"resumed": 1, "skipped_step": 2}
     assert [event.time for event in events[:2]] == [10.0, 30.0]
     assert events[0].facts == {"clips": ["a", "b"]}
-    assert event_line(events[0]) == "skipped step at step 7: loss is not finite"
-    assert event_line(events[2]) == "resumed: from step 5"
+    assert events[0].in_words() == "skipped step at step 7: loss is not finite"
+    assert events[2].in_words() == "resumed: from step 5"
+    assert events[0].in_words(with_step=False) == "skipped step: loss is not finite"
     assert events[0].moment == "1970-01-01 00:00:10"
 
 

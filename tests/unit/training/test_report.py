@@ -15,9 +15,8 @@ from vavl.corpora.label_sets import LABEL_COLUMNS
 from vavl.corpora.manifest import Manifest
 from vavl.metrics.names import CONDITIONS
 from vavl.reports.plots import PLOTS_DIRECTORY, reliability_bins
-from vavl.tracking.journal import Journal
+from vavl.tracking.journal import Event, Journal
 from vavl.training.report import (
-    EventNote,
     ReferenceScore,
     TrainingReport,
     epoch_history,
@@ -122,13 +121,13 @@ def test_intervals_stand_below_their_score(report: TrainingReport, tmp_path: Pat
 def test_what_happened_to_the_run_is_listed(report: TrainingReport, tmp_path: Path) -> None:
     assert "What happened to the run" not in _page(report, tmp_path)
     events = [
-        EventNote("2026-03-01 12:00:00", 120, "restarted: worker <1> was lost", "attempt: 2"),
-        EventNote("2026-03-01 12:10:00", None, "stopped"),
+        Event(1772366400.0, "restarted", 120, "worker <1> was lost", {"attempt": 2}),
+        Event(1772367000.0, "stopped", None, ""),
     ]
     text = _page(dataclasses.replace(report, events=events), tmp_path)
     assert "What happened to the run" in text
     assert "restarted: worker &lt;1&gt; was lost<small>attempt: 2</small>" in text
-    assert "<td>120</td>" in text
+    assert "<td>2026-03-01 12:00:00</td><td>120</td>" in text.replace("\n", "")
     assert "None" not in text.partition("What happened to the run")[2].partition("</section>")[0]
 
 
@@ -175,19 +174,24 @@ def test_each_corpus_is_scored_on_its_own_clips_where_there_are_several() -> Non
     rows = pa.table({
         "corpus": ["a", "a", "b", "a"],
         "condition": ["audio", "audio", "audio", "video"],
-        "right": [1.0, 0.0, 1.0, 1.0],
+        "target_x": [1.0, 1.0, 0.0, 0.0],
+        "target_y": [0.0, 0.0, 1.0, 1.0],
+        "predicted_x": [0.9, 0.1, 0.2, 0.3],
+        "predicted_y": [0.1, 0.9, 0.8, 0.7],
     })  # fmt: skip
-
-    def share(found: pa.Table) -> dict[str, float]:
-        return {"accuracy": sum(found["right"].to_pylist()) / found.num_rows}
-
-    assert scores_by_corpus(rows, "test", ["a", "b", "c"], share) == {
+    found = scores_by_corpus(rows, "test", ["a", "b", "c"], ("x", "y"))
+    assert {
+        corpus: {name: score for name, score in scores.items() if name.endswith(("accuracy", "clips"))}
+        for corpus, scores in found.items()
+    } == {
         "a": {
             "test/audio/accuracy": 0.5, "test/audio/clips": 2.0, "test/video/accuracy": 1.0, "test/video/clips": 1.0
         },
         "b": {"test/audio/accuracy": 1.0, "test/audio/clips": 1.0},
     }  # fmt: skip
-    assert scores_by_corpus(rows, "test", ["a"], share) == {}
+    of_attributes = scores_by_corpus(rows, "test", ["a", "b"], ())
+    assert {"test/audio/ccc_x", "test/audio/ccc_mean"} <= of_attributes["a"].keys()
+    assert scores_by_corpus(rows, "test", ["a"], ("x", "y")) == {}
 
 
 def test_a_report_shows_the_references_of_the_chosen_labels_alone() -> None:

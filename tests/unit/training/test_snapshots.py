@@ -15,8 +15,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from snapshot_ranks import FROZEN, STEPS, Way, name_of, network, others, ways
 
-from vavl.training.checkpoint_files import CheckpointValues, problem_of
-from vavl.training.engine import KINDS, MOMENTS, WEIGHT, TorchEngine
+from vavl.training.checkpoint_files import KINDS, MOMENTS, WEIGHT, CheckpointValues, problem_of
+from vavl.training.engine import TorchEngine
 from vavl.training.settings import TrainingSettings
 from vavl.training.storage import RunStorage
 
