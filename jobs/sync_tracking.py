@@ -35,7 +35,7 @@ def check(job: SyncTrackingJob) -> None:
     if job.relocate:
         print(*relocate_stores(job.folder, job.tracking, is_dry=True) or ["nothing was moved"], sep="\n")
         return
-    print_results([run.result(is_dry=True) for run in compare_runs(job.folder, job.tracking)])
+    print_results(compare_runs(job.folder, job.tracking))
     make_directory(summary_directory(job.folder, job.output_dir))
 
 

@@ -6,7 +6,7 @@ import logging
 import os
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -43,61 +43,48 @@ _WORDS: dict[State, str] = {
 
 
 @dataclass(frozen=True)
-class Synced:
-    """What became of one run."""
+class SyncedRun:
+    """A run, what its tracking store lacks of it, and what became of that."""
 
-    run: str  # its directory, relative to the directory that was looked through
-    journal: str  # its journal
-    store: str  # the tracking store, without user and password
-    # `lacking` (only in a dry run); `arrived`; `unfinished` (all records arrived, the run has no end yet);
-    # `left to its run` (at work, it replays itself); `not arrived`; `refused in part` (some records can
-    # never be sent; they are set aside)
-    state: State
-    sent: int  # records that arrived now
-    missing: int  # records that the store does not hold still, by what it says itself
-    mlflow_run_id: str | None  # None when the store has no such run yet
+    name: str  # its directory, relative to the directory that was looked through
+    journal: Journal
+    settings: TrackingSettings  # where its records belong
+    store: str  # address of that store, without user and password
+    # `lacking`: before it is sent; `unfinished`: all records arrived, the run has no end yet; `left to its run`: at
+    # work, it replays itself; `refused in part`: some records can never be sent, they are set aside
+    state: State = "lacking"
+    sent: int = 0  # records that arrived now
+    lacking: tuple[int, ...] = ()  # `seq` of the records that the store does not hold, by what it says itself
+    refused: Mapping[int, str] = field(default_factory=dict)  # records that can never be sent, with the reason
+    mlflow_run_id: str | None = None  # None when the store has no such run yet
     problem: str = ""  # why something did not arrive, else ""
+
+    @property
+    def missing(self) -> int:
+        """Records that the store does not hold still."""
+        return len(self.lacking)
 
     @property
     def is_failed(self) -> bool:
         """Whether the store lacks what this run gave it."""
         return self.state in ("not arrived", "refused in part")
 
-
-@dataclass(frozen=True)
-class Compared:
-    """A journal and what its tracking store lacks of it."""
-
-    journal: Journal  # the journal
-    name: str  # directory of the run, relative to the directory that was looked through
-    settings: TrackingSettings  # where its records belong
-    store: str  # address of that store, without user and password
-    lacking: tuple[int, ...] = ()  # `seq` of the records that the store does not hold
-    refused: Mapping[int, str] | None = None  # records that can never be sent, with the reason
-    mlflow_run_id: str | None = None  # None when the store has no such run
-    problem: str = ""  # why the store could not be asked, else ""
-
-    def result(self, sent: int = 0, *, is_dry: bool = False, error: str = "") -> Synced:
-        """Return what is said of the run, once ``sent`` records were sent and it was compared again."""
-        state, problem = self._state(error, is_dry=is_dry)
-        counts = sent, len(self.lacking)
-        return Synced(self.name, str(self.journal.path), self.store, state, *counts, self.mlflow_run_id, problem)
-
-    def _state(self, error: str, *, is_dry: bool) -> tuple[State, str]:
+    def with_state(self) -> SyncedRun:
+        """Return the run with the state that follows from what is known of it."""
         if is_followed(self.journal.path):
-            return "left to its run", ""
-        if self.problem or (self.lacking and not is_dry):
-            return "not arrived", self.problem or error or "the time was up"
+            return replace(self, state="left to its run", problem="")
+        if self.problem:
+            return replace(self, state="not arrived")
         if self.lacking:
-            return "lacking", ""
+            return replace(self, state="lacking")
         if self.refused:
             seq, reason = next(iter(self.refused.items()))
             first = f"record {seq}: {reason}; {set_aside_path(self.journal.path)}"
-            return "refused in part", f"{len(self.refused)} records refused; {first}"
-        return ("arrived" if self.journal.end() else "unfinished"), ""
+            return replace(self, state="refused in part", problem=f"{len(self.refused)} records refused; {first}")
+        return replace(self, state="arrived" if self.journal.end() else "unfinished")
 
 
-def compare_runs(directory: Path, target: TrackingTarget) -> list[Compared]:
+def compare_runs(directory: Path, target: TrackingTarget) -> list[SyncedRun]:
     """Compare the journals below ``directory`` with their stores; return those that are not there whole, or not ended.
 
     Raises:
@@ -113,25 +100,27 @@ def compare_runs(directory: Path, target: TrackingTarget) -> list[Compared]:
         refuse_moved(settings)
         name = path.parent.relative_to(directory).as_posix() if path.parent != directory else directory.name
         store = tracking_place(settings, os.environ).public_uri
-        runs.append(Compared(Journal(path), name, settings, store))
+        runs.append(SyncedRun(name, Journal(path), settings, store))
     away: dict[str, str] = {}
-    compared = [_compare(run, away) for run in runs]
-    return [run for run in compared if run.result().state != "arrived"]
+    compared = [_compare(run, away).with_state() for run in runs]
+    return [run for run in compared if run.state != "arrived"]
 
 
-def sync_runs(runs: Sequence[Compared], seconds_per_run: float, register: Register) -> Iterator[Synced]:
+def sync_runs(runs: Sequence[SyncedRun], seconds_per_run: float, register: Register) -> Iterator[SyncedRun]:
     """Send what is missing, run after run, each into its own store, and yield how each ended."""
-    with Progress("records", sum(len(run.lacking) for run in runs)) as progress:
+    with Progress("records", sum(run.missing for run in runs)) as progress:
         for run in runs:
-            before, result = progress.done, run.result()
-            if not run.problem and not is_followed(run.journal.path):
-                result = _send(run, seconds_per_run, register, progress)
-            progress.update(before + len(run.lacking))
-            progress.line(f"{result.run}: {result.sent} records sent, {_WORDS[result.state]}")
-            yield result
+            before, after = progress.done, run
+            if is_followed(run.journal.path):  # it may have started meanwhile
+                after = run.with_state()
+            elif run.state != "not arrived":
+                after = _send(run, seconds_per_run, register, progress)
+            progress.update(before + run.missing)
+            progress.line(f"{after.name}: {after.sent} records sent, {_WORDS[after.state]}")
+            yield after
 
 
-def _send(run: Compared, seconds: float, register: Register, progress: Progress) -> Synced:
+def _send(run: SyncedRun, seconds: float, register: Register, progress: Progress) -> SyncedRun:
     before = progress.done
 
     def show(state: ReplayState) -> None:
@@ -140,18 +129,19 @@ def _send(run: Compared, seconds: float, register: Register, progress: Progress)
     replayer = Replayer([run.journal], run.settings, register, show, compares=True)
     replayer.finish(seconds)
     after = _compare(run, {})
-    refused = {**(after.refused or {}), **replayer.state.refused}
-    after = replace(after, lacking=tuple(seq for seq in after.lacking if seq not in refused), refused=refused)
+    refused = {**after.refused, **replayer.state.refused}
+    lacking = tuple(seq for seq in after.lacking if seq not in refused)
     sent = len({*run.lacking} - {*after.lacking} - refused.keys())
-    return after.result(sent, error=replayer.error)
+    problem = after.problem or ((replayer.error or "the time was up") if lacking else "")
+    return replace(after, lacking=lacking, refused=refused, sent=sent, problem=problem).with_state()
 
 
-def _compare(run: Compared, away: dict[str, str]) -> Compared:
+def _compare(run: SyncedRun, away: dict[str, str]) -> SyncedRun:
     """Ask the store what it holds of a run.
 
     ``away`` holds the stores that did not answer, with the reason: none is asked twice.
     """
-    place = tracking_place(run.settings, os.environ)
+    run, place = replace(run, refused={}, problem=""), tracking_place(run.settings, os.environ)
     everything = tuple(record.seq for record in run.journal.read())
     reason = away.get(run.store) or unreachable_reason(place, _PROBE_SECONDS)
     if reason is not None:
@@ -239,7 +229,7 @@ def _configurations(directory: Path) -> Iterator[tuple[Path, Mapping[str, Any]]]
         yield journal, content
 
 
-def refuse_failures(results: Iterable[Synced]) -> None:
+def refuse_failures(results: Iterable[SyncedRun]) -> None:
     """Make a failed job of runs that did not arrive whole.
 
     Raises:
@@ -249,7 +239,7 @@ def refuse_failures(results: Iterable[Synced]) -> None:
     if failed:
         problem = f"{len(failed)} of the runs did not arrive whole: {failed[0].problem}"
         fix = "start the same command again when the store answers: nothing is lost, the journals have it"
-        raise TrackingError(failed[0].store, failed[0].run, problem, fix)
+        raise TrackingError(failed[0].store, failed[0].name, problem, fix)
 
 
 def summary_directory(directory: Path, output_dir: Path | None) -> Path:
@@ -259,20 +249,26 @@ def summary_directory(directory: Path, output_dir: Path | None) -> Path:
     return directory / _OWN_DIRECTORY if (directory / JOURNAL_NAME).exists() else directory
 
 
-def write_summary(results: Sequence[Synced], directory: Path) -> Path:
+def write_summary(results: Sequence[SyncedRun], directory: Path) -> Path:
     """Write ``summary.json`` and return its path.
 
-    Keys: ``complete`` (every run arrived as far as it went), ``sent`` and ``missing`` (records of all
-    runs), ``runs`` (list with the attributes of ``Synced``; runs that had arrived before are not listed).
+    Keys: ``complete`` (every run arrived as far as it went), ``sent`` and ``missing`` (records of all runs), ``runs``:
+    ``run``, ``journal``, ``store``, ``state``, ``sent``, ``missing``, ``mlflow_run_id`` and ``problem`` of each, see
+    ``SyncedRun``; runs that had arrived before are not listed.
     """
     path = make_directory(directory) / SUMMARY_FILE
     sums = {name: sum(getattr(result, name) for result in results) for name in ("sent", "missing")}
     is_complete = not any(result.is_failed for result in results)
-    write_json(path, {"complete": is_complete, **sums, "runs": [asdict(result) for result in results]})
+    kept = ("store", "state", "sent", "missing", "mlflow_run_id", "problem")
+    runs = [
+        {"run": one.name, "journal": str(one.journal.path), **{name: getattr(one, name) for name in kept}}
+        for one in results
+    ]
+    write_json(path, {"complete": is_complete, **sums, "runs": runs})
     return path
 
 
-def print_results(results: Sequence[Synced]) -> None:
+def print_results(results: Sequence[SyncedRun]) -> None:
     """Print a row per run."""
     # No rich table: it cuts addresses and reasons off at the width of a terminal that may not be there.
     if not results:
@@ -280,7 +276,7 @@ def print_results(results: Sequence[Synced]) -> None:
         return
     rows = [("run", "records sent", "missing", "store", "MLflow run", "state", "problem")]
     rows += [
-        (one.run, f"{one.sent}", f"{one.missing}", one.store, one.mlflow_run_id or "", _WORDS[one.state], one.problem)
+        (one.name, f"{one.sent}", f"{one.missing}", one.store, one.mlflow_run_id or "", _WORDS[one.state], one.problem)
         for one in results
     ]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]

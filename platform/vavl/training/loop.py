@@ -5,7 +5,6 @@ It knows neither Ray nor MLflow: it takes a run and a report function.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -32,7 +31,7 @@ from vavl.training.step import (
     second_pass,
     step_result,
 )
-from vavl.training.throughput import Forecast, forecast_of
+from vavl.training.throughput import StepClock, clock_of
 
 BEST_DIRECTORY = "best"
 SETUP_SECONDS = 600.0
@@ -61,7 +60,7 @@ def train(run: TrainingRun, start: LoopState, report: Report, context: LocalCont
         return LoopEnd(start)
     context = context or LocalContext()
     records = Records(report, run.plan.training.report_every_steps, context.report_pause_seconds)
-    clock, state, is_stopped = _EpochClock(forecast_of(run, start)), start, False
+    clock, state, is_stopped = clock_of(run, start), start, False
     for step, micro_batches in enumerate(run.loader.steps(start.step, run.total_steps), start=start.step):
         # The first step of an attempt meets libraries and kernels that were never used before.
         context.beat(SETUP_SECONDS if step == start.step else 0.0)
@@ -137,7 +136,7 @@ def _after_step(
     state: LoopState,
     done: StepResult,
     micro_batches: Sequence[ClipBatch],
-    counted_by: tuple[Records, _EpochClock],
+    counted_by: tuple[Records, StepClock],
 ) -> LoopState:
     """Count and record a step; return the state after it."""
     if done.requests["unsaved"]:
@@ -149,7 +148,7 @@ def _after_step(
         state, happened = skipped_step(run, state, step, done.parts)
         records.add(happened)
         return state
-    forecast = clock.forecast.metrics(step, micro_batches[0]) if run.place.rank == 0 else {}
+    forecast = clock.forecast(step, micro_batches[0]) if run.place.rank == 0 else {}
     records.add_step(run, step, done, forecast)
     return state.model_copy(update={"teacher_mean": done.teacher_mean})
 
@@ -161,9 +160,9 @@ def _checkpoint_is_due(settings: TrainingSettings, state: LoopState, *, ends_epo
     return ends_epoch and state.epoch % settings.checkpoint_every_epochs == 0
 
 
-def _finish_epoch(run: TrainingRun, state: LoopState, clock: _EpochClock, records: Records) -> LoopState:
+def _finish_epoch(run: TrainingRun, state: LoopState, clock: StepClock, records: Records) -> LoopState:
     """Validate, keep the weights if they are the best so far, and describe the epoch; a refit keeps its last step."""
-    clock.stop()
+    clock.pause()
     if run.plan.training.refit:
         scores, score = {}, None
         is_better = state.step == run.total_steps
@@ -184,7 +183,7 @@ def _finish_epoch(run: TrainingRun, state: LoopState, clock: _EpochClock, record
     )
     records.add_epoch(run, state, {**scores, "train/clips_per_second": clock.clips_per_second})
     state = clock.taken_into(state)
-    clock.start()
+    clock.resume()
     return state
 
 
@@ -217,43 +216,3 @@ def _selection_score(names: Sequence[str], scores: Mapping[str, float]) -> float
 def _stops_early(run: TrainingRun, state: LoopState) -> bool:
     patience = run.plan.training.early_stopping_epochs
     return patience is not None and state.epochs_without_gain >= patience
-
-
-class _EpochClock:
-    """Counts the clips and the seconds of training steps; evaluation does not count."""
-
-    def __init__(self, forecast: Forecast) -> None:
-        self.forecast = forecast
-        self.start()
-
-    def start(self) -> None:
-        """Begin an epoch, or resume within one."""
-        self._start = self._taken = time.monotonic()
-        self._end: float | None = None
-        self._clips = self._untaken = 0
-        self.forecast.resume()
-
-    def tick(self, clips: int, micro_batches: Sequence[ClipBatch]) -> None:
-        """Count one step."""
-        self._clips += clips
-        self._untaken += clips
-        self.forecast.tick(micro_batches)
-
-    def stop(self) -> None:
-        """Take the time."""
-        self._end = time.monotonic()
-        self.forecast.pause()
-
-    @property
-    def clips_per_second(self) -> float:
-        """Speed since ``start``."""
-        return self._clips / max((self._end or time.monotonic()) - self._start, 1e-9)
-
-    def taken_into(self, state: LoopState) -> LoopState:
-        """Add what was counted since the last call to the state."""
-        now = self._end or time.monotonic()
-        clips, seconds = self._untaken, now - self._taken
-        self._taken, self._untaken = now, 0
-        return state.model_copy(
-            update={"trained_clips": state.trained_clips + clips, "trained_seconds": state.trained_seconds + seconds}
-        )

@@ -138,8 +138,8 @@ def padded_frames(batch: ClipBatch) -> int:
     return batch.audio.is_real.numel() + batch.video.is_real.numel()
 
 
-class Forecast:
-    """Times the steps of an attempt and says once what they tell about the run.
+class StepClock:
+    """Counts clips and seconds of the steps of an attempt, and says once what they tell about the run.
 
     The time of a step is that from its end to the end of the step before, loading and checkpoints included,
     evaluations left out. Evaluations count as often as they are to come, if one was timed before.
@@ -163,31 +163,52 @@ class Forecast:
     ) -> None:
         self._total, self._per_epoch, self._seconds_before = total, per_epoch, seconds_before
         self._utilisation, self._clock = utilisation, clock
-        self._begin = self._timed_from = clock()
-        self._steps = self._frames = 0
+        self._begin = self._timed_from = self._epoch_from = self._taken_at = clock()
+        self._steps = self._frames = self._clips_of_epoch = self._untaken_clips = 0
         self._paused_at: float | None = None
         self._paused = self._last_pause = 0.0
-        self._is_made = False
+        self._is_forecast = False
 
-    def tick(self, micro_batches: Sequence[ClipBatch]) -> None:
-        """Count a step that has just ended."""
+    def tick(self, clips: int, micro_batches: Sequence[ClipBatch]) -> None:
+        """Count a step that has just ended: ``clips`` of its global batch, ``micro_batches`` of this rank."""
+        self._clips_of_epoch += clips
+        self._untaken_clips += clips
         self._steps += 1
         self._frames += sum(padded_frames(batch) for batch in micro_batches)
         if self._steps == WARM_UP_STEPS:
             self._timed_from, self._paused, self._frames = self._clock(), 0.0, 0
 
     def pause(self) -> None:
-        """Stop the clock for an evaluation."""
+        """Stop for the evaluation at the end of an epoch."""
         self._paused_at = self._clock()
 
     def resume(self) -> None:
-        """Go on after it."""
+        """Begin the next epoch."""
+        now = self._clock()
         if self._paused_at is not None:
-            self._last_pause = self._clock() - self._paused_at
+            self._last_pause = now - self._paused_at
             self._paused += self._last_pause
             self._paused_at = None
+        self._epoch_from = self._taken_at = now
+        self._clips_of_epoch = self._untaken_clips = 0
 
-    def metrics(self, step: int, batch: ClipBatch) -> dict[str, float]:
+    @property
+    def clips_per_second(self) -> float:
+        """Speed in this epoch, or in this attempt's part of it."""
+        return self._clips_of_epoch / max(self._now - self._epoch_from, 1e-9)
+
+    def taken_into(self, state: LoopState) -> LoopState:
+        """Add the clips and seconds since the last call to the state."""
+        now = self._now
+        clips, seconds = state.trained_clips + self._untaken_clips, state.trained_seconds + now - self._taken_at
+        self._taken_at, self._untaken_clips = now, 0
+        return state.model_copy(update={"trained_clips": clips, "trained_seconds": seconds})
+
+    @property
+    def _now(self) -> float:
+        return self._clock() if self._paused_at is None else self._paused_at
+
+    def forecast(self, step: int, batch: ClipBatch) -> dict[str, float]:
         """Return the forecast once, after ``MEASURED_AT`` steps of the attempt; nothing before and afterwards.
 
         Args:
@@ -198,9 +219,9 @@ class Forecast:
             ``train/seconds_per_step``, ``train/expected_seconds`` (of the run, earlier attempts included) and, where
             the peak of the GPU is known, ``train/mfu``: a share of 1, of rank 0's GPU, whose work is like all others'.
         """
-        if self._is_made or self._steps < MEASURED_AT:
+        if self._is_forecast or self._steps < MEASURED_AT:
             return {}
-        self._is_made = True
+        self._is_forecast = True
         now, timed = self._clock(), self._steps - WARM_UP_STEPS
         per_step = (now - self._timed_from - self._paused) / timed
         epochs_left = -(-self._total // self._per_epoch) - (step + 1) // self._per_epoch
@@ -216,24 +237,21 @@ class Forecast:
         return found
 
 
-def forecast_of(run: TrainingRun, start: LoopState) -> Forecast:
-    """Return the forecast of an attempt of a run; only on a GPU of known peak with its utilisation."""
+def clock_of(run: TrainingRun, start: LoopState) -> StepClock:
+    """Return the clock of an attempt of a run; only on a GPU of known peak it knows the utilisation."""
     device, settings = run.engine.device, run.plan.training
-    plain = Forecast(run.total_steps, run.steps_per_epoch, start.trained_seconds)
-    if device.type != "cuda":
-        return plain
-    uses_tf32 = settings.precision == "fp32" and torch.backends.cuda.matmul.allow_tf32
-    arithmetic: Arithmetic = "tf32" if uses_tf32 else settings.precision
-    peak = peak_flops(torch.cuda.get_device_name(device), arithmetic)
+    peak: float | None = None
+    if device.type == "cuda":
+        uses_tf32 = settings.precision == "fp32" and torch.backends.cuda.matmul.allow_tf32
+        peak = peak_flops(torch.cuda.get_device_name(device), "tf32" if uses_tf32 else settings.precision)
     if peak is None:
-        return plain
+        return StepClock(run.total_steps, run.steps_per_epoch, start.trained_seconds)
     share = peak * settings.gpus_per_worker
-    return Forecast(
-        run.total_steps,
-        run.steps_per_epoch,
-        start.trained_seconds,
-        lambda batch: training_flops(meta_network(run), batch) / share,
-    )
+
+    def utilisation(batch: ClipBatch) -> float:
+        return training_flops(meta_network(run), batch) / share
+
+    return StepClock(run.total_steps, run.steps_per_epoch, start.trained_seconds, utilisation)
 
 
 def meta_network(run: TrainingRun) -> Vavl:

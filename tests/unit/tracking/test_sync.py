@@ -18,8 +18,7 @@ from vavl.tracking.records import ReplayState, read_state, write_state
 from vavl.tracking.replayer import Replayer, following
 from vavl.tracking.settings import TrackingSettings, TrackingTarget
 from vavl.tracking.sync import (
-    Compared,
-    Synced,
+    SyncedRun,
     compare_runs,
     print_results,
     refuse_failures,
@@ -49,12 +48,12 @@ def run(folder: Path, tracking: dict[str, Any] | None = None, *kinds: str) -> Jo
     return journal
 
 
-def only(folder: Path, target: TrackingTarget | None = None) -> Compared:
+def only(folder: Path, target: TrackingTarget | None = None) -> SyncedRun:
     (entry,) = compare_runs(folder, target or TrackingTarget())
     return entry
 
 
-def sync(folder: Path, tracking: TrackingSettings) -> list[Synced]:
+def sync(folder: Path, tracking: TrackingSettings) -> list[SyncedRun]:
     target = TrackingTarget(uri=tracking.uri, artifact_location=tracking.artifact_location)
     return list(sync_runs(compare_runs(folder, target), 60, register_model))
 
@@ -109,7 +108,7 @@ def test_what_arrived_is_not_listed_unless_the_run_has_no_end(tmp_path, tracking
         journal.write_text(text)
     assert [result.state for result in sync(tmp_path, tracking)] == ["arrived", "unfinished", "unfinished"]
     found = compare_runs(tmp_path, TrackingTarget())
-    assert [(entry.name, entry.lacking, entry.result().state) for entry in found] == [
+    assert [(entry.name, entry.lacking, entry.state) for entry in found] == [
         ("b", (), "unfinished"),
         ("c", (), "unfinished"),
     ]
@@ -120,9 +119,9 @@ def test_what_arrived_is_not_listed_unless_the_run_has_no_end(tmp_path, tracking
 def test_a_living_run_is_left_to_itself(tmp_path):
     follower = following(run(tmp_path / "one").path)
     follower.acquire(0)
-    assert only(tmp_path).result().state == "left to its run"
+    assert only(tmp_path).state == "left to its run"
     follower.release()
-    assert only(tmp_path).result(is_dry=True).state == "lacking"
+    assert only(tmp_path).state == "lacking"
 
 
 def test_no_run_and_broken_settings_are_named(tmp_path):

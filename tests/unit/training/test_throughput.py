@@ -12,13 +12,14 @@ import pytest
 import torch
 
 from vavl.training import throughput
+from vavl.training.checkpoint_files import LoopState
 from vavl.training.loop import train
 from vavl.training.run import prepare_run
 from vavl.training.throughput import (
     MEASURED_AT,
     WARM_UP_STEPS,
-    Forecast,
-    forecast_of,
+    StepClock,
+    clock_of,
     meta_network,
     padded_frames,
     peak_flops,
@@ -137,58 +138,73 @@ def batch():
     return SimpleNamespace(audio=sides[0], video=sides[1])
 
 
-def steps(forecast, clock, batch, count, seconds=0.5):
+def steps(timed, clock, batch, count, seconds=0.5):
     for _ in range(count):
         clock.now += seconds
-        forecast.tick([batch])
+        timed.tick(4, [batch])
 
 
 def test_the_forecast_comes_once_after_so_many_steps_and_leaves_the_warm_up_out(batch):
     clock = Clock()
-    forecast = Forecast(120, 60, clock=clock)
-    steps(forecast, clock, batch, WARM_UP_STEPS, seconds=10)
-    steps(forecast, clock, batch, MEASURED_AT - WARM_UP_STEPS - 1)
-    assert forecast.metrics(MEASURED_AT - 2, batch) == {}
-    steps(forecast, clock, batch, 1)
+    timed = StepClock(120, 60, clock=clock)
+    steps(timed, clock, batch, WARM_UP_STEPS, seconds=10)
+    steps(timed, clock, batch, MEASURED_AT - WARM_UP_STEPS - 1)
+    assert timed.forecast(MEASURED_AT - 2, batch) == {}
+    steps(timed, clock, batch, 1)
     spent = 10 * WARM_UP_STEPS + 0.5 * (MEASURED_AT - WARM_UP_STEPS)
-    assert forecast.metrics(MEASURED_AT - 1, batch) == pytest.approx(
+    assert timed.forecast(MEASURED_AT - 1, batch) == pytest.approx(
         {"train/seconds_per_step": 0.5, "train/expected_seconds": spent + 0.5 * (120 - MEASURED_AT)}
     )
-    assert forecast.metrics(MEASURED_AT, batch) == {}
+    assert timed.forecast(MEASURED_AT, batch) == {}
 
 
 def test_evaluations_are_no_steps_and_those_to_come_are_counted(batch):
     """Epochs of 8 steps, the last of them short; 2 were evaluated by step 20 and 4 are to come."""
     clock = Clock()
-    forecast = Forecast(41, 8, clock=clock)
+    timed = StepClock(41, 8, clock=clock)
     for step in range(MEASURED_AT):
-        steps(forecast, clock, batch, 1)
+        steps(timed, clock, batch, 1)
         if (step + 1) % 8 == 0:
-            forecast.pause()
+            timed.pause()
             clock.now += 3
-            forecast.resume()
-    assert forecast.metrics(MEASURED_AT - 1, batch) == pytest.approx(
+            timed.resume()
+    assert timed.forecast(MEASURED_AT - 1, batch) == pytest.approx(
         {"train/seconds_per_step": 0.5, "train/expected_seconds": 41 * 0.5 + 6 * 3}
     )
 
 
+def test_clips_and_seconds_of_a_run_are_those_of_its_steps(batch):
+    clock, state = Clock(), LoopState(config_hash="", store_hash="", workers=1, zero_stage=0, trained_seconds=70.0)
+    timed = StepClock(41, 8, clock=clock)
+    steps(timed, clock, batch, 3)
+    state = timed.taken_into(state)  # a checkpoint within the epoch
+    steps(timed, clock, batch, 5)
+    timed.pause()
+    clock.now += 3
+    assert timed.clips_per_second == pytest.approx(4 / 0.5)
+    state = timed.taken_into(state)
+    timed.resume()
+    assert (state.trained_clips, state.trained_seconds) == (8 * 4, pytest.approx(70 + 8 * 0.5))
+    assert timed.taken_into(state) == state
+
+
 def test_a_resumed_run_counts_what_earlier_attempts_took(batch):
     clock = Clock()
-    forecast = Forecast(200, 50, seconds_before=70.0, clock=clock)
-    steps(forecast, clock, batch, MEASURED_AT)
-    found = forecast.metrics(100 + MEASURED_AT - 1, batch)
+    timed = StepClock(200, 50, seconds_before=70.0, clock=clock)
+    steps(timed, clock, batch, MEASURED_AT)
+    found = timed.forecast(100 + MEASURED_AT - 1, batch)
     assert found["train/expected_seconds"] == pytest.approx(70 + 100 * 0.5)
 
 
 def test_mfu_is_the_share_of_the_peak_over_the_steps_that_were_timed(batch):
     """60 frames take 0.1 s at the peak; steps of twice as many frames take 0.5 s: 40 %."""
     clock, asked = Clock(), []
-    forecast = Forecast(1000, 100, utilisation=lambda one: asked.append(one) or 0.1, clock=clock)
-    steps(forecast, clock, batch, WARM_UP_STEPS, seconds=9)
+    timed = StepClock(1000, 100, utilisation=lambda one: asked.append(one) or 0.1, clock=clock)
+    steps(timed, clock, batch, WARM_UP_STEPS, seconds=9)
     for _ in range(MEASURED_AT - WARM_UP_STEPS):
         clock.now += 0.5
-        forecast.tick([batch, batch])
-    assert forecast.metrics(MEASURED_AT - 1, batch)["train/mfu"] == pytest.approx(0.4)
+        timed.tick(8, [batch, batch])
+    assert timed.forecast(MEASURED_AT - 1, batch)["train/mfu"] == pytest.approx(0.4)
     assert asked == [batch]
 
 
@@ -197,9 +213,9 @@ def test_what_cannot_be_counted_is_logged_and_costs_the_mfu_alone(batch, caplog)
         raise NotImplementedError("no such operation on meta")
 
     clock = Clock()
-    forecast = Forecast(1000, 100, utilisation=fail, clock=clock)
-    steps(forecast, clock, batch, MEASURED_AT)
-    assert forecast.metrics(MEASURED_AT - 1, batch).keys() == {"train/seconds_per_step", "train/expected_seconds"}
+    timed = StepClock(1000, 100, utilisation=fail, clock=clock)
+    steps(timed, clock, batch, MEASURED_AT)
+    assert timed.forecast(MEASURED_AT - 1, batch).keys() == {"train/seconds_per_step", "train/expected_seconds"}
     assert "no such operation on meta" in caplog.text
 
 
@@ -213,16 +229,16 @@ def test_the_gpu_of_a_run_gives_the_share(ready, monkeypatch):
         engine=SimpleNamespace(device=torch.device("cuda", 0), network=run.engine.network),
     )
     clock = Clock()
-    forecast = forecast_of(on_gpu, run.start)
-    monkeypatch.setattr(forecast, "_clock", clock)
-    steps(forecast, clock, batch, MEASURED_AT)
+    timed = clock_of(on_gpu, run.start)
+    monkeypatch.setattr(timed, "_clock", clock)
+    steps(timed, clock, batch, MEASURED_AT)
     flops = training_flops(meta_network(run), batch)
-    assert forecast.metrics(MEASURED_AT - 1, batch)["train/mfu"] == pytest.approx(flops / 0.5 / 312e12)
+    assert timed.forecast(MEASURED_AT - 1, batch)["train/mfu"] == pytest.approx(flops / 0.5 / 312e12)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a card of next year")
-    unknown = forecast_of(on_gpu, run.start)
+    unknown = clock_of(on_gpu, run.start)
     monkeypatch.setattr(unknown, "_clock", clock)
     steps(unknown, clock, batch, MEASURED_AT)
-    assert "train/mfu" not in unknown.metrics(MEASURED_AT - 1, batch)
+    assert "train/mfu" not in unknown.forecast(MEASURED_AT - 1, batch)
 
 
 def test_a_run_reports_its_forecast_at_one_step(plan, records):
