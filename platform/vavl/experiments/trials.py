@@ -91,36 +91,42 @@ def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, An
     return path
 
 
+@dataclass(frozen=True)
+class TrialLogs:
+    """Gives the logs of the trials of one parent, in any process; picklable."""
+
+    directory: Path  # the directories of the trials lie in it
+    tracking: TrackingSettings  # as the parent
+    source: Mapping[str, str]  # tags of all of them: who started which code
+    parent: Mapping[str, str]  # `run_id` and `run_name` of the parent
+    searched: tuple[str, ...] = ()  # dotted paths of settings that become parameters `search.<path>`
+
+    def of(self, name: str, tags: Mapping[str, str]) -> TrialLog:
+        """Return the log of a trial, in the directory of that name."""
+        return TrialLog(self, name, tags)
+
+
 class TrialLog:
     """The journal of one trial, written by the process that trains; picklable.
 
-    It keeps epochs, not steps: an epoch carries the means of its steps' losses. ``searched`` are dotted paths of the
-    settings that become parameters ``search.<path>``.
+    It keeps epochs, not steps: an epoch carries the means of its steps' losses.
     """
 
-    def __init__(
-        self,
-        directory: Path,
-        name: str,
-        tracking: TrackingSettings,
-        tags: Mapping[str, Any],
-        parent: Mapping[str, str],
-        searched: Sequence[str] = (),
-    ) -> None:
-        self.journal = Journal(directory / JOURNAL_NAME)
-        self._tracking = tracking.model_copy(update={"run_name": name})
-        self._tags, self._parent, self._searched = dict(tags), dict(parent), tuple(searched)
+    def __init__(self, logs: TrialLogs, name: str, tags: Mapping[str, str]) -> None:
+        self.journal = Journal(logs.directory / name / JOURNAL_NAME)
+        self._logs, self._name, self._tags = logs, name, tags
         self._sink, self._reader = JournalSink(self.journal), JournalReader(self.journal)
         self._epochs: dict[int, dict[str, Any]] = {}
         self._steps: dict[int, Mapping[str, float | None]] = {}
 
     def start(self, plan: TrainingPlan, claimed: RunDirectory) -> None:
         """Record settings and data."""
-        dataset = dataset_note(plan)
-        tags = {**self._tags, "vavl.config_hash": plan.config_hash, **dataset.tags, **choice_tags(plan)}
-        payload = run_start(plan, self._tracking, claimed.run_id, dataset, tags, self._parent)
+        dataset, tracking = dataset_note(plan), self._logs.tracking.model_copy(update={"run_name": self._name})
+        own = {"vavl.config_hash": plan.config_hash, **dataset.tags, **choice_tags(plan)}
+        tags = {**self._logs.source, **self._tags, **own}
+        payload = run_start(plan, tracking, claimed.run_id, dataset, tags, self._logs.parent)
         settings = plan.model_dump(mode="json")
-        payload["params"] |= {f"search.{path}": value_at(settings, path) for path in self._searched}
+        payload["params"] |= {f"search.{path}": value_at(settings, path) for path in self._logs.searched}
         self.journal.append("run_start", **payload)
 
     def __call__(self, records: Sequence[Record]) -> None:
@@ -150,22 +156,6 @@ class TrialLog:
         if state == "finished":
             self.journal.append("artifact", path=OUTCOME_FILE, artifact_path=None)
         self.journal.append("run_end", status=_STATUSES[state], metrics=best_scores(metrics))
-
-
-@dataclass(frozen=True)
-class TrialLogs:
-    """Gives the logs of the trials of one parent, in any process; picklable."""
-
-    directory: Path  # the directories of the trials lie in it
-    tracking: TrackingSettings  # as the parent
-    source: Mapping[str, str]  # tags of all of them: who started which code
-    parent: Mapping[str, str]  # `run_id` and `run_name` of the parent
-    searched: tuple[str, ...] = ()  # dotted paths of the settings in which the trials of a sweep differ
-
-    def of(self, name: str, tags: Mapping[str, Any]) -> TrialLog:
-        """Return the log of a trial, in the directory of that name."""
-        tags = {**self.source, **tags}
-        return TrialLog(self.directory / name, name, self.tracking, tags, self.parent, self.searched)
 
 
 def _means(steps: Iterable[Mapping[str, float | None]]) -> dict[str, float]:

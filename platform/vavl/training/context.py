@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import faulthandler
 import hashlib
+import os
 import re
 import shutil
 import tempfile
@@ -13,7 +14,7 @@ from typing import TextIO
 import torch
 
 from vavl.training.checkpoint import Submit
-from vavl.training.engine import default_device
+from vavl.training.engine import no_gpu
 from vavl.training.settings import TrainingSettings
 from vavl.training.stop import StopWatch
 
@@ -36,8 +37,16 @@ class LocalContext:
         self._stop = stop
 
     def device(self, settings: TrainingSettings) -> torch.device:
-        """Return the device of this worker: the CPU, or the GPU that ``LOCAL_RANK`` names."""
-        return default_device(settings)
+        """Return the device of this worker: the CPU, or the GPU that ``LOCAL_RANK`` names.
+
+        Raises:
+            TrainingError: a GPU is asked for, and torch finds none.
+        """
+        if settings.gpus_per_worker == 0:
+            return torch.device("cpu")
+        if not torch.cuda.is_available():
+            raise no_gpu("torch finds no GPU in this process")
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
 
     def beat(self, least_seconds: float | None = 0.0) -> None:
         """Note that a step or an evaluation begins; it may take ``least_seconds`` at least, None: any time."""

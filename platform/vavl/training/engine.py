@@ -88,19 +88,6 @@ class Engine(Protocol):
         """Continue from a checkpoint, after ``prepare``; ``network`` was built with these weights. Not collective."""
 
 
-def default_device(settings: TrainingSettings) -> torch.device:
-    """Return the device of a process that no launcher gave one.
-
-    Raises:
-        TrainingError: a GPU is asked for, and torch finds none.
-    """
-    if settings.gpus_per_worker == 0:
-        return torch.device("cpu")
-    if not torch.cuda.is_available():
-        raise no_gpu("torch finds no GPU in this process")
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-
-
 def no_gpu(problem: str) -> TrainingError:
     """Return the error of a worker that cannot use the GPU it was given."""
     fix = "set gpus_per_worker: 0, or install a CUDA build of torch on machines with a GPU"

@@ -46,7 +46,7 @@ _log = logging.getLogger(__name__)
 
 _LEAST_SILENCE_SECONDS = 120.0
 _START_SECONDS = 30
-_POLL_SECONDS = 5.0
+_POLL_SECONDS = 2.0
 _ENVIRONMENT = {
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
     "RAY_TRAIN_COLLECTIVE_TIMEOUT_S": "600",
@@ -213,9 +213,6 @@ def stopped(output_dir: Path | str) -> TrainingStopped:
     """Describe a run that stopped as it was asked to."""
     problem = f"stopped as asked; a checkpoint holds step {newest_step(output_dir)}"
     return TrainingStopped(str(output_dir), "", problem, "start the same command again to continue")
-
-
-_POLL_SECONDS = 2.0
 
 
 def resources_of_worker(settings: TrainingSettings) -> dict[str, float]:

@@ -21,7 +21,6 @@ from ray.train import Checkpoint, CheckpointUploadMode, UserCallback
 from vavl.errors import InputError, TrainingError, VavlError
 from vavl.training.checkpoint import CHECKPOINTS_DIRECTORY, PendingWrite
 from vavl.training.context import LocalContext, Watchdog, read_stacks, stacks_directory
-from vavl.training.engine import default_device
 from vavl.training.records import event
 from vavl.training.run_directory import run_id_at
 from vavl.training.settings import FaultSettings, TrainingPlan, TrainingSettings
@@ -77,12 +76,10 @@ class RayContext(LocalContext):
         self._path, self._filesystem = root.directory(self.attempt).ray_arguments()
 
     def device(self, settings: TrainingSettings) -> torch.device:
-        """Return the device that Ray gave this worker."""
-        if settings.gpus_per_worker == 0:
-            return torch.device("cpu")
-        default_device(settings)  # torch must see a GPU at all
+        """Return the device that Ray gave this worker; torch must see it."""
+        without_ray = super().device(settings)
         given: torch.device = ray.train.torch.get_device()
-        return given
+        return without_ray if without_ray.type == "cpu" else given
 
     def beat(self, least_seconds: float | None = 0.0) -> None:
         """Restart the watchdog's time."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from vavl.experiments.trials import TrialLog
+from vavl.experiments.trials import TrialLogs
 from vavl.tracking.journal import Journal
 from vavl.tracking.replayer import Replayer
 from vavl.tracking.settings import TrackingSettings
@@ -80,7 +80,7 @@ def test_a_store_that_is_away_is_not_waited_for_once_per_child(
 
 
 def test_a_child_keeps_epochs_with_the_means_of_their_steps(tmp_path, tracking):
-    log = TrialLog(tmp_path, "run", tracking, {}, PARENT)
+    log = TrialLogs(tmp_path, tracking, {}, PARENT).of("run", {})
     steps = [{"kind": "step", "step": step, "metrics": {"train/loss/total": float(step)}} for step in range(4)]
     epoch = {"kind": "epoch", "epoch": 1, "step": 3, "metrics": {"validation/audio/accuracy": 0.5}}
     log(steps[:2])
