@@ -16,7 +16,7 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import psutil
 
@@ -30,9 +30,6 @@ from vavl.tracking.mlflow_writer import ARTIFACT_LINK, NOTE_TAG
 from vavl.tracking.replayer import Replayer
 from vavl.tracking.settings import TrackingSettings
 
-if TYPE_CHECKING:
-    from mlflow.system_metrics.metrics.gpu_monitor import GPUMonitor
-
 _MEGA = 1e6
 _log = logging.getLogger(__name__)
 
@@ -40,15 +37,15 @@ _log = logging.getLogger(__name__)
 class SystemSampler:
     """Appends a ``system`` record to a journal every few seconds, from a thread of its own.
 
-    The journal carries the samples, so a tracking server that is down loses none of them. ``gpus`` is False where
-    workers report theirs, here and elsewhere.
+    The journal carries the samples, so a tracking server that is down loses none of them. GPUs are measured by the
+    processes that use them, on whatever machine.
     """
 
-    def __init__(self, journal: Journal, seconds: float, *, gpus: bool = True) -> None:
+    def __init__(self, journal: Journal, seconds: float) -> None:
         self._journal, self._seconds = journal, seconds
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="system-metrics", daemon=True)
-        self._sample = machine_sampler(journal.path.parent, gpus=gpus)
+        self._sample = machine_sampler(journal.path.parent)
 
     def start(self) -> None:
         """Start sampling."""
@@ -72,7 +69,7 @@ class SystemSampler:
                 is_failing = True
 
 
-def machine_sampler(directory: Path, *, gpus: bool = True) -> Callable[[], dict[str, float]]:
+def machine_sampler(directory: Path) -> Callable[[], dict[str, float]]:
     """Return a function that measures the machine.
 
     Returns:
@@ -81,7 +78,6 @@ def machine_sampler(directory: Path, *, gpus: bool = True) -> Callable[[], dict[
     """
     start = psutil.net_io_counters()
     psutil.cpu_percent()
-    gpu = _gpu_monitor() if gpus else None
 
     def sample() -> dict[str, float]:
         memory, disk = psutil.virtual_memory(), psutil.disk_usage(str(directory))
@@ -97,24 +93,9 @@ def machine_sampler(directory: Path, *, gpus: bool = True) -> Callable[[], dict[
         if start is not None and network is not None:
             values["network_receive_megabytes"] = (network.bytes_recv - start.bytes_recv) / _MEGA
             values["network_transmit_megabytes"] = (network.bytes_sent - start.bytes_sent) / _MEGA
-        if gpu is not None:
-            gpu.clear_metrics()
-            gpu.collect_metrics()
-            values |= gpu.aggregate_metrics()
         return {f"system/{name}": round(value, 2) for name, value in values.items()}
 
     return sample
-
-
-def _gpu_monitor() -> GPUMonitor | None:
-    """Return MLflow's own, None where NVIDIA's management library or a GPU is missing."""
-    from mlflow.system_metrics.metrics.gpu_monitor import GPUMonitor
-
-    try:
-        return GPUMonitor()
-    except (ImportError, RuntimeError) as error:
-        _log.debug("no GPU metrics: %s", error)
-        return None
 
 
 CODE_VARIABLE = "VAVL_CODE"
@@ -265,9 +246,6 @@ class TrackedRun:
     A failure of the tracking server never reaches the work.
     """
 
-    workers_report_gpus: ClassVar[bool] = False
-    """True where the work itself records the load of the GPUs that it uses, on whatever machine."""
-
     flush_seconds: ClassVar[float] = 180.0
     """Longest wait for the tracking server at the end."""
 
@@ -290,7 +268,7 @@ class TrackedRun:
         if self._settings.system_metrics:
             seconds = self._settings.system_metrics_seconds
             try:
-                self._sampler = SystemSampler(self.journal, seconds, gpus=not self.workers_report_gpus)
+                self._sampler = SystemSampler(self.journal, seconds)
                 self._sampler.start()
             except Exception:  # noqa: BLE001  tracking never stops the work
                 _log.warning("the load of this machine is not recorded", exc_info=True)

@@ -35,11 +35,12 @@ from vavl.training.collectives import CPU_BACKEND, GPU_BACKEND
 from vavl.training.context import LocalContext, clear_stacks, stacks_directory
 from vavl.training.engine import no_gpu
 from vavl.training.ray_worker import RunCallback, first_failure, in_short, train_on_ray_worker
-from vavl.training.records import Report, event
+from vavl.training.records import Record, Report, event
 from vavl.training.run_directory import RunDirectory
 from vavl.training.settings import TrainingPlan, TrainingSettings
 from vavl.training.stop import StopWatch, ask_to_stop, clear_stop, in_thread, stop_on_signals, stop_reason
 from vavl.training.storage import RunStorage
+from vavl.training.throughput import GpuSampler, system_records
 from vavl.training.worker import train_on_worker
 
 _log = logging.getLogger(__name__)
@@ -74,8 +75,14 @@ def launch_training(plan: TrainingPlan, directory: RunDirectory, sink: Report) -
     clear_stop(plan.output_dir)
     match plan.training.launcher:
         case "in_process":
+            context = LocalContext(StopWatch(plan.output_dir))
+            gpu = GpuSampler(context.device(plan.training))
+
+            def report(records: Sequence[Record]) -> None:
+                sink([*records, *system_records([gpu.sample()])])
+
             with stop_on_signals(plan.output_dir):
-                end = train_on_worker(plan, sink, LocalContext(StopWatch(plan.output_dir)))
+                end = train_on_worker(plan, report, context)
             if end["is_stopped"]:
                 raise stopped(plan.output_dir)
         case "ray":

@@ -202,8 +202,6 @@ def artifacts_of(directory: Path) -> list[Path]:
 class TrackedTraining(TrackedRun):
     """Records a training, its report and its model."""
 
-    workers_report_gpus = True
-
     def __init__(self, directory: Path, settings: TrackingSettings) -> None:
         super().__init__(directory, settings, register_model)
 
