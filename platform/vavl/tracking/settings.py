@@ -111,14 +111,12 @@ class TrackingPlace:
         return f'MLFLOW_BACKEND_STORE_URI="$MLFLOW_TRACKING_URI" mlflow server {then}'
 
 
-def tracking_place(
-    settings: TrackingSettings, environment: Mapping[str, str], directory: Path | None = None
-) -> TrackingPlace:
+def tracking_place(settings: TrackingSettings, environment: Mapping[str, str]) -> TrackingPlace:
     """Resolve the settings to absolute addresses; call it before any worker changes its directory.
 
-    Relative places count from ``directory``; ``VAVL_ROOT`` by default, else the current directory.
+    Relative places count from ``VAVL_ROOT``, else from the current directory.
     """
-    base = (directory or root_directory(environment) or Path.cwd()).resolve()
+    base = (root_directory(environment) or Path.cwd()).resolve()
     uri = settings.uri or environment.get("MLFLOW_TRACKING_URI") or f"{_SQLITE}{base / 'runs' / 'mlflow.db'}"
     if uri.startswith(_SQLITE):
         uri = f"{_SQLITE}{base / uri.removeprefix(_SQLITE)}"

@@ -13,7 +13,7 @@ from vavl.tracking.settings import TrackingPlace, TrackingSettings, TrackingTarg
 
 
 def test_default_is_an_absolute_sqlite_file_and_artifact_folder(tmp_path):
-    place = tracking_place(TrackingSettings(), {}, tmp_path)
+    place = tracking_place(TrackingSettings(), {"VAVL_ROOT": str(tmp_path)})
     assert place.uri == f"sqlite:///{tmp_path}/runs/mlflow.db"
     assert place.database == tmp_path / "runs" / "mlflow.db"
     assert place.artifact_location == (tmp_path / "runs" / "mlartifacts").as_uri()
@@ -21,7 +21,7 @@ def test_default_is_an_absolute_sqlite_file_and_artifact_folder(tmp_path):
 
 
 def test_server_comes_from_the_environment_and_keeps_its_own_artifacts(tmp_path):
-    place = tracking_place(TrackingSettings(), {"MLFLOW_TRACKING_URI": "https://host:5000"}, tmp_path)
+    place = tracking_place(TrackingSettings(), {"MLFLOW_TRACKING_URI": "https://host:5000", "VAVL_ROOT": str(tmp_path)})
     assert place == TrackingPlace("https://host:5000", None)
     assert place.database is None
     assert place.show_command == "https://host:5000"
@@ -29,7 +29,7 @@ def test_server_comes_from_the_environment_and_keeps_its_own_artifacts(tmp_path)
 
 def test_settings_win_over_the_environment_and_relative_places_become_absolute(tmp_path):
     settings = TrackingSettings(uri="sqlite:///my/runs.db", artifact_location="my/files")
-    place = tracking_place(settings, {"MLFLOW_TRACKING_URI": "https://host"}, tmp_path)
+    place = tracking_place(settings, {"MLFLOW_TRACKING_URI": "https://host", "VAVL_ROOT": str(tmp_path)})
     assert place.uri == f"sqlite:///{tmp_path}/my/runs.db"
     assert place.artifact_location == (tmp_path / "my" / "files").as_uri()
     assert tracking_place(TrackingSettings(artifact_location="s3://bucket"), {}).artifact_location == "s3://bucket"
@@ -37,7 +37,7 @@ def test_settings_win_over_the_environment_and_relative_places_become_absolute(t
 
 def test_a_data_base_gets_a_folder_for_artifacts_and_its_address_stays_in_the_environment(tmp_path):
     address = "postgresql://me@host/data?password=secret"
-    place = tracking_place(TrackingSettings(), {"MLFLOW_TRACKING_URI": address}, tmp_path)
+    place = tracking_place(TrackingSettings(), {"MLFLOW_TRACKING_URI": address, "VAVL_ROOT": str(tmp_path)})
     assert place.uri == address
     assert place.artifact_location == (tmp_path / "runs" / "mlartifacts").as_uri()
     assert place.public_uri == "postgresql://host/data"
