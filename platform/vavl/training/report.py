@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from vavl.corpora.manifest import Manifest
 from vavl.data.normalization import NORMALIZED_BY
-from vavl.features import SpeakerNormalisation, normalisation_kind
+from vavl.features import normalisation_kind
 from vavl.metrics.names import CONDITIONS, SPLITS, TEST, VALIDATION, metric_name
 from vavl.metrics.paired import Interval, speaker_interval
 from vavl.metrics.scores import attribute_scores, class_scores, confusion_counts
@@ -69,27 +69,18 @@ class ReferenceScore:
 
 @dataclass(frozen=True)
 class TrainingReport:
-    """Everything that the report of a training shows."""
+    """What the report of a training run shows."""
 
-    title: str  # of the page, e.g. "demo: VAVL, fold 0"
-    corpus: str  # name of the corpus
-    protocol: str  # name of the split protocol, with the fold
-    label_target: str  # what the labels mean, e.g. "intended emotion"
-    # features were normalized by unlabeled clips of each speaker, test speakers included; marked at the top of
-    # the page
-    speaker_normalisation: SpeakerNormalisation
-    clips: Mapping[str, int]  # clips by split
-    speakers: Mapping[str, Sequence[str]]  # speakers by split
-    metrics: Mapping[str, float]  # flat, ``<split>/<condition>/<metric>``; shares from 0 to 1
+    outcome: Mapping[str, Any]  # of the run; its metrics are flat, ``<split>/<condition>/<metric>``, shares from 0 to 1
     history: Sequence[Mapping[str, Any]]  # one mapping per epoch: ``epoch`` and metrics
     classes: Sequence[str] = ()  # in the order of the confusion matrices; empty for attributes
-    # counts (true class, predicted class) by condition, of ``confusion_split``
+    split: str = TEST  # of ``confusion``, ``reliability`` and ``by_corpus``
+    # counts (true class, predicted class) by condition
     confusion: Mapping[str, NDArray[np.int64]] = field(default_factory=dict)
-    confusion_split: str = TEST  # split of ``confusion`` and ``reliability``
     reliability: Mapping[str, ReliabilityBins] = field(default_factory=dict)  # by condition
-    # 95 % intervals by metric name, with the unit of ``metrics``
+    # 95 % intervals by metric name, with the unit of the metrics
     intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)
-    # metrics of ``confusion_split`` for each corpus of a merged store; empty for one corpus
+    # metrics of ``split`` for each corpus of a merged store; empty for one corpus
     by_corpus: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     best_epoch: int | None = None  # that the metrics belong to
     references: Sequence[ReferenceScore] = ()  # published or known results; chance is added by itself
@@ -97,19 +88,18 @@ class TrainingReport:
     facts: Mapping[str, Any] = field(default_factory=dict)
     notes: Sequence[str] = ()  # sentences for the end of the page
     events: Sequence[Event] = ()  # what happened to the run, in order: restarts, skipped steps and the like
-    waived_audit: Sequence[str] = ()  # checks of the store's audit that were waived; marked at the top of the page
 
     @property
     def headline_split(self) -> str | None:
         """The split whose scores head the page: test if it was measured, else validation."""
-        measured = {name.split("/")[0] for name in self.metrics}
+        measured = {name.split("/")[0] for name in self.outcome["metrics"]}
         return next((split for split in (TEST, VALIDATION) if split in measured), None)
 
 
 def write_report(directory: Path, plan: TrainingPlan, outcome: Mapping[str, Any], journal: Journal) -> Path:
     """Write ``report.html`` and its plots into the run's directory on this machine; return the page's path."""
     manifest = Manifest.read(local_store(plan.data.store)).with_labels(plan.data.labels)
-    split = "test" if plan.evaluation.test else "validation"
+    split = TEST if plan.evaluation.test else VALIDATION
     classes = tuple(outcome["classes"]) if plan.data.target != "attributes" else ()
     confusion: dict[str, NDArray[np.int64]] = {}
     reliability: dict[str, ReliabilityBins] = {}
@@ -128,19 +118,11 @@ def write_report(directory: Path, plan: TrainingPlan, outcome: Mapping[str, Any]
             name = metric_name(split, condition, "accuracy")
             intervals[name] = speaker_interval(is_right, rows["speaker"].to_pylist(), draws)
     report = TrainingReport(
-        title=f"VAVL on {outcome['corpus']}",
-        corpus=corpus_words(outcome),
-        protocol=f"{outcome['protocol']}, fold {outcome['fold_title']}",
-        label_target=label_words(outcome),
-        speaker_normalisation=normalisation_kind(outcome["speaker_normalisation"]),
-        waived_audit=outcome["waived_audit"],
-        clips=outcome["clips"],
-        speakers=outcome["speakers"],
-        metrics=outcome["metrics"],
+        outcome=outcome,
         history=epoch_history(journal),
         classes=classes,
+        split=split,
         confusion=confusion,
-        confusion_split=split,
         reliability=reliability,
         intervals=intervals,
         by_corpus=scores_by_corpus(predictions, split, outcome["corpora"], classes),
@@ -155,15 +137,22 @@ def write_report(directory: Path, plan: TrainingPlan, outcome: Mapping[str, Any]
 
 def write_report_page(report: TrainingReport, directory: Path) -> Path:
     """Write ``report.html`` and its plots into ``directory``; return the page's path."""
-    plots = list(report_plots(report))
+    outcome, plots = report.outcome, list(report_plots(report))
     write_plots(plots, directory)
-    measured = {name.rsplit("/", 1)[-1] for name in report.metrics}
+    measured = {name.rsplit("/", 1)[-1] for name in outcome["metrics"]}
+    words = {
+        "corpus": corpus_words(outcome),
+        "split protocol": f"{outcome['protocol']}, fold {outcome['fold_title']}",
+        "label target": label_words(outcome),
+    }
     return write_page(
         directory / "report.html",
         "training/report.html",
-        report.title,
-        f"{report.corpus} · {report.protocol} · label target: {report.label_target}",
+        f"VAVL on {outcome['corpus']}",
+        f"{words['corpus']} · {words['split protocol']} · label target: {words['label target']}",
         report=report,
+        words=words,
+        normalisation=normalisation_kind(outcome["speaker_normalisation"]),
         confusions=[plot for plot in plots if plot.name.startswith("confusion_")],
         other_plots=[plot for plot in plots if not plot.name.startswith("confusion_")],
         splits=SPLITS,
@@ -171,10 +160,8 @@ def write_report_page(report: TrainingReport, directory: Path) -> Path:
         conditions=CONDITION_TITLES,
         columns=[column for column in _COLUMNS if column[0] in measured],
         headlines=_HEADLINES,
-        scores=_by_split(report.metrics, report.intervals),
-        corpus_scores={
-            corpus: _by_split(metrics, {})[report.confusion_split] for corpus, metrics in report.by_corpus.items()
-        },
+        scores=_by_split(outcome["metrics"], report.intervals),
+        corpus_scores={corpus: _by_split(metrics, {})[report.split] for corpus, metrics in report.by_corpus.items()},
     )
 
 
@@ -202,14 +189,14 @@ def report_plots(report: TrainingReport) -> Iterator[Plot]:
             yield Plot(
                 f"confusion_{condition}",
                 f"{CONDITION_TITLES[condition]}: percent of each true class",
-                f"Confusion matrix of {CONDITION_TITLES[condition]} on {report.confusion_split}",
+                f"Confusion matrix of {CONDITION_TITLES[condition]} on {report.split}",
                 confusion_figure(report.confusion[condition], report.classes),
             )
     yield from _curve_plots(report)
     if report.reliability:
         yield Plot(
             "reliability",
-            f"{report.confusion_split}: below the diagonal is overconfident, larger points hold more clips",
+            f"{report.split}: below the diagonal is overconfident, larger points hold more clips",
             "Stated confidence against the share of right predictions",
             reliability_figure(report.reliability),
         )

@@ -42,15 +42,13 @@ def report() -> TrainingReport:
         {"epoch": epoch, "train/loss/total": 1 / epoch, "validation/audio/accuracy": 0.1 * epoch} for epoch in (1, 2, 3)
     ]
     probabilities = np.random.default_rng(0).dirichlet(np.ones(3), size=30)
+    outcome = {
+        "corpus": "demo", "protocol": "speaker-disjoint", "fold_title": "0", "label_target": "intended emotion",
+        "label_set": None, "speaker_normalisation": "none", "clips": {"train": 1200, "test": 30},
+        "speakers": {"train": ["s1", "s2"], "test": ["s3"]}, "metrics": metrics, "waived_audit": [],
+    }  # fmt: skip
     return TrainingReport(
-        title="demo: VAVL",
-        corpus="demo",
-        protocol="speaker-disjoint, fold 0",
-        label_target="intended emotion",
-        speaker_normalisation="none",
-        clips={"train": 1200, "test": 30},
-        speakers={"train": ["s1", "s2"], "test": ["s3"]},
-        metrics=metrics,
+        outcome=outcome,
         history=history,
         classes=CLASSES,
         confusion={condition: np.eye(3, dtype=np.int64) for condition in CONDITIONS},
@@ -60,6 +58,10 @@ def report() -> TrainingReport:
         facts={"store hash": "abc"},
         notes=["Measured once."],
     )
+
+
+def with_outcome(report: TrainingReport, **changes: Any) -> TrainingReport:
+    return dataclasses.replace(report, outcome={**report.outcome, **changes})
 
 
 def _page(report: TrainingReport, folder: Path) -> str:
@@ -83,16 +85,16 @@ def test_the_page_states_protocol_target_clips_speakers_and_scores(report: Train
 
 
 def test_normalisation_per_speaker_is_marked(report: TrainingReport, tmp_path: Path) -> None:
-    text = _page(dataclasses.replace(report, speaker_normalisation="full"), tmp_path)
+    text = _page(with_outcome(report, speaker_normalisation="full"), tmp_path)
     assert 'class="mark"' in text
     assert text.index("normalized per speaker") < text.index("<h2>Scores")
 
 
 def test_without_test_scores_validation_heads_the_page(report: TrainingReport, tmp_path: Path) -> None:
-    metrics = {name: value for name, value in report.metrics.items() if name.startswith("validation/audio/")}
-    text = _page(
-        dataclasses.replace(report, metrics=metrics, confusion_split="validation", clips={"train": 9}), tmp_path
-    )
+    measured = report.outcome["metrics"].items()
+    metrics = {name: value for name, value in measured if name.startswith("validation/audio/")}
+    changed = with_outcome(report, metrics=metrics, clips={"train": 9})
+    text = _page(dataclasses.replace(changed, split="validation"), tmp_path)
     assert "Test was not measured" in text
     assert "Accuracy on validation" in text
     assert "Not measured: video alone." in text
@@ -100,11 +102,11 @@ def test_without_test_scores_validation_heads_the_page(report: TrainingReport, t
 
 def test_attributes_have_neither_confusions_nor_bars(report: TrainingReport, tmp_path: Path) -> None:
     changes: dict[str, Any] = {
-        "metrics": {"test/audio/ccc_mean": 0.4321, "test/audio/ccc_arousal": float("nan")},
         "history": [{"epoch": 1, "validation/audio/ccc_mean": 0.2}],
         "classes": (), "confusion": {}, "reliability": {}, "references": (),
     }  # fmt: skip
-    changed = dataclasses.replace(report, **changes)
+    metrics = {"test/audio/ccc_mean": 0.4321, "test/audio/ccc_arousal": float("nan")}
+    changed = dataclasses.replace(with_outcome(report, metrics=metrics), **changes)
     assert [plot.name for plot in report_plots(changed)] == ["curve_ccc_mean"]
     text = _page(changed, tmp_path)
     assert "0.432" in text
