@@ -9,8 +9,8 @@ from vavl.config.files import read_json, write_json
 from vavl.experiments.distillation import student_content, validated, write_predictions
 from vavl.job_config import DistillModelsJob, TrainModelJob
 from vavl.serving.model_address import resolve_model
-from vavl.training.driver import train_and_report
 from vavl.training.driver_lock import only_driver
+from vavl.training.launch import train_and_report
 from vavl.training.run_data import check_run
 from vavl.training.run_directory import finished_hash, resolved
 

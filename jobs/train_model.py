@@ -8,7 +8,7 @@ from vavl.job_config import TrainModelJob
 
 def train_model(job: TrainModelJob) -> None:
     """Train, measure the best epoch, write the report, register the model."""
-    from vavl.training.driver import train_and_report
+    from vavl.training.launch import train_and_report
 
     train_and_report(job, job.tracking)
 

@@ -1,4 +1,4 @@
-"""Start the workers of a run: Ray Train's, or one in this process."""
+"""A training run as its driver does it, and its workers: Ray Train's, or one in this process."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import logging
 import math
 import os
 import secrets
+import shlex
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -28,20 +29,26 @@ from ray.train import (
 )
 from ray.train.torch import TorchConfig, TorchTrainer
 
+from vavl.config.command_line import print_table
+from vavl.config.files import write_json
 from vavl.errors import InputError, TrainingError, TrainingStopped
 from vavl.ray_session import is_local, join_ray, ray_machines
+from vavl.tracking.settings import TrackingSettings
 from vavl.training.checkpoint import CHECKPOINTS_DIRECTORY, newest_step, remove_old
 from vavl.training.collectives import CPU_BACKEND, GPU_BACKEND
 from vavl.training.context import LocalContext, clear_stacks, stacks_directory
+from vavl.training.driver_lock import only_driver
 from vavl.training.engine import no_gpu
+from vavl.training.progress import TrainingProgress
 from vavl.training.ray_worker import RunCallback, first_failure, in_short, train_on_ray_worker
 from vavl.training.records import Record, Report, event
-from vavl.training.run_directory import RunDirectory
+from vavl.training.run_directory import RunDirectory, claim_run_directory, resolved
 from vavl.training.settings import TrainingPlan, TrainingSettings
 from vavl.training.stop import StopWatch, ask_to_stop, clear_stop, in_thread, stop_on_signals, stop_reason
 from vavl.training.storage import RunStorage
 from vavl.training.throughput import GpuSampler, system_records
-from vavl.training.worker import train_on_worker
+from vavl.training.training_result import TrackedTraining, dataset_note, result_rows, training_summary
+from vavl.training.worker import read_outcome, train_on_worker
 
 _log = logging.getLogger(__name__)
 
@@ -58,6 +65,27 @@ _ENVIRONMENT = {
     # After a lost node Ray asks for it until this time is over, then for what is left.
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": str(_START_SECONDS),
 }
+
+
+def train_and_report(plan: TrainingPlan, tracking: TrackingSettings) -> None:
+    """Train, measure the best epoch, write the report, register the model, and print what came out."""
+    with only_driver(plan.output_dir):
+        plan = resolved(plan)
+        directory = claim_run_directory(plan)
+        with directory.publishing(), TrackedTraining(directory.path, tracking) as tracked:
+            tracked.start(plan, plan.config_hash, directory.run_id, dataset_note(plan))
+            with TrainingProgress(tracked.journal, plan.evaluation.select_by[0]) as progress:
+                launch_training(plan, directory, tracked.sink)
+            directory.collect()
+            outcome = read_outcome(directory.path)
+            from vavl.training.report import write_report  # with it comes matplotlib: not before the work
+
+            report = write_report(directory.path, plan, outcome, tracked.journal)
+            summary = tracked.finish(outcome) | training_summary(outcome, tracked.journal, progress.first_step_seconds)
+        write_json(directory.path / "summary.json", summary)
+        directory.finish()
+    print_table(f"{plan.output_dir}: trained on {outcome['corpus']}", result_rows(outcome, summary))
+    print(f"\nnext: open {shlex.quote(str(report))}\n      {tracked.show_command}")
 
 
 def launch_training(plan: TrainingPlan, directory: RunDirectory, sink: Report) -> None:
