@@ -47,7 +47,7 @@ from vavl.training.settings import TrainingPlan, TrainingSettings
 from vavl.training.stop import StopWatch, ask_to_stop, clear_stop, in_thread, stop_on_signals, stop_reason
 from vavl.training.storage import RunStorage
 from vavl.training.throughput import GpuSampler, system_records
-from vavl.training.training_result import TrackedTraining, dataset_note, result_rows, training_summary
+from vavl.training.training_result import TrackedTraining, result_rows, training_summary
 from vavl.training.worker import read_outcome, train_on_worker
 
 _log = logging.getLogger(__name__)
@@ -73,7 +73,7 @@ def train_and_report(plan: TrainingPlan, tracking: TrackingSettings) -> None:
         plan = resolved(plan)
         directory = claim_run_directory(plan)
         with directory.publishing(), TrackedTraining(directory.path, tracking) as tracked:
-            tracked.start(plan, plan.config_hash, directory.run_id, dataset_note(plan))
+            tracked.start(plan, directory.run_id)
             with TrainingProgress(tracked.journal, plan.evaluation.select_by[0]) as progress:
                 launch_training(plan, directory, tracked.sink)
             directory.collect()

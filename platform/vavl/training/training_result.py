@@ -210,9 +210,10 @@ class TrackedTraining(TrackedRun):
         """What the training reports to."""
         return JournalSink(self.journal)
 
-    def start(self, plan: TrainingPlan, config_hash: str, run_id: str, dataset: DatasetNote) -> None:
+    def start(self, plan: TrainingPlan, run_id: str) -> None:
         """Record settings, code and data; from here on the tracking server follows."""
-        tags = {**source_tags(), "vavl.config_hash": config_hash, **dataset.tags, **choice_tags(plan)}
+        dataset = dataset_note(plan)
+        tags = {**source_tags(), "vavl.config_hash": plan.config_hash, **dataset.tags, **choice_tags(plan)}
         self.journal.append("run_start", **run_start(plan, self._settings, run_id, dataset, tags))
         self._follow(self.directory / EARLIER_DIRECTORY)
 

@@ -14,7 +14,7 @@ from vavl.training.launch import launch_training
 from vavl.training.progress import TrainingProgress
 from vavl.training.run_directory import claim_run_directory
 from vavl.training.throughput import GpuSampler
-from vavl.training.training_result import TrackedTraining, dataset_note, training_summary
+from vavl.training.training_result import TrackedTraining, training_summary
 from vavl.training.worker import read_outcome
 
 GPU_SAMPLES = [
@@ -35,7 +35,7 @@ def tracked(
     folder = claim_run_directory(plan)
     run = TrackedTraining(plan.output_dir, tracking)
     with run, TrainingProgress(run.journal, "validation/audio_video/accuracy"), caplog.at_level("INFO"):
-        run.start(plan, plan.config_hash, folder.run_id, dataset_note(plan))
+        run.start(plan, folder.run_id)
         launch_training(plan, folder, run.sink)
         outcome = read_outcome(plan.output_dir)
         end = run.finish(outcome)
