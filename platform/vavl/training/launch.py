@@ -33,6 +33,7 @@ from vavl.config.command_line import print_table
 from vavl.config.files import write_json
 from vavl.errors import InputError, TrainingError, TrainingStopped
 from vavl.ray_session import is_local, join_ray, ray_machines
+from vavl.tracking.journal import JournalSink
 from vavl.tracking.settings import TrackingSettings
 from vavl.training.checkpoint import CHECKPOINTS_DIRECTORY, newest_step, remove_old
 from vavl.training.collectives import CPU_BACKEND, GPU_BACKEND
@@ -75,7 +76,7 @@ def train_and_report(plan: TrainingPlan, tracking: TrackingSettings) -> None:
         with directory.publishing(), TrackedTraining(directory.path, tracking) as tracked:
             tracked.start(plan, directory.run_id)
             with TrainingProgress(tracked.journal, plan.evaluation.select_by[0]) as progress:
-                launch_training(plan, directory, tracked.sink)
+                launch_training(plan, directory, JournalSink(tracked.journal))
             directory.collect()
             outcome = read_outcome(directory.path)
             from vavl.training.report import write_report  # with it comes matplotlib: not before the work

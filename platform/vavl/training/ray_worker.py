@@ -21,7 +21,7 @@ from ray.train import Checkpoint, CheckpointUploadMode, UserCallback
 from vavl.errors import InputError, TrainingError, VavlError
 from vavl.training.checkpoint import CHECKPOINTS_DIRECTORY, PendingWrite
 from vavl.training.context import LocalContext, Watchdog, read_stacks, stacks_directory
-from vavl.training.records import event
+from vavl.training.records import Record, event
 from vavl.training.run_directory import run_id_at
 from vavl.training.settings import FaultSettings, TrainingPlan, TrainingSettings
 from vavl.training.stop import StopWatch
@@ -31,7 +31,6 @@ from vavl.training.worker import train_on_worker
 
 _log = logging.getLogger(__name__)
 
-Record = dict[str, Any]
 _REPORT_PAUSE_SECONDS = 1.0
 _LONGEST_MESSAGE = 160
 # What gloo, NCCL and sockets say when the process at the other end is gone.

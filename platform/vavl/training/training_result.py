@@ -15,7 +15,7 @@ from vavl.metrics.names import CONDITIONS
 from vavl.serving.registry import register_model
 from vavl.store.store import read_content
 from vavl.store.store_cache import local_store
-from vavl.tracking.journal import Journal, JournalSink, count_events, run_events
+from vavl.tracking.journal import Journal, count_events, run_events
 from vavl.tracking.run import DatasetNote, TrackedRun, best_scores, run_page, run_start, source_tags
 from vavl.tracking.settings import TrackingSettings
 from vavl.training.loop import BEST_DIRECTORY
@@ -204,11 +204,6 @@ class TrackedTraining(TrackedRun):
 
     def __init__(self, directory: Path, settings: TrackingSettings) -> None:
         super().__init__(directory, settings, register_model)
-
-    @property
-    def sink(self) -> JournalSink:
-        """What the training reports to."""
-        return JournalSink(self.journal)
 
     def start(self, plan: TrainingPlan, run_id: str) -> None:
         """Record settings, code and data; from here on the tracking server follows."""

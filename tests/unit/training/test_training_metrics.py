@@ -9,6 +9,7 @@ import pytest
 from synthetic_store import write_synthetic_store
 from tiny_plans import tiny_plan
 
+from vavl.tracking.journal import JournalSink
 from vavl.tracking.settings import TrackingSettings
 from vavl.training.launch import launch_training
 from vavl.training.progress import TrainingProgress
@@ -36,7 +37,7 @@ def tracked(
     run = TrackedTraining(plan.output_dir, tracking)
     with run, TrainingProgress(run.journal, "validation/audio_video/accuracy"), caplog.at_level("INFO"):
         run.start(plan, folder.run_id)
-        launch_training(plan, folder, run.sink)
+        launch_training(plan, folder, JournalSink(run.journal))
         outcome = read_outcome(plan.output_dir)
         end = run.finish(outcome)
     return run, outcome, tracking_client.get_run(end["mlflow_run_id"]).data.metrics
