@@ -75,16 +75,10 @@ def gather_shards(shard: Tensor) -> Tensor:
 
 def from_rank_zero(text: str) -> str:
     """Return the text that rank 0 passed. Every rank must call."""
-    if not dist.is_initialized():
-        return text
-    device = message_device()
-    content = torch.tensor(list(text.encode()), dtype=torch.uint8, device=device)
-    length = torch.tensor([len(content)], device=device)
-    dist.broadcast(length, src=0)
-    if dist.get_rank() != 0:
-        content = torch.empty(int(length.item()), dtype=torch.uint8, device=device)
-    dist.broadcast(content, src=0)
-    return bytes(content.tolist()).decode()
+    message = [text]
+    if dist.is_initialized():
+        dist.broadcast_object_list(message, src=0, device=message_device())
+    return message[0]
 
 
 def any_rank(*, is_true: bool) -> bool:

@@ -109,10 +109,13 @@ def served(monkeypatch):
     def send(*arguments, **_):
         raise Sent([one for one in arguments if isinstance(one, torch.Tensor)])
 
+    def send_object(*_, device, **__):
+        raise Sent([torch.empty(0, device=device)])
+
     def serve(config):
         fake = SimpleNamespace(
             is_initialized=lambda: True, get_rank=lambda: 0, get_world_size=lambda: 2,
-            get_backend_config=lambda: config, all_reduce=send, all_gather=send, broadcast=send,
+            get_backend_config=lambda: config, all_reduce=send, all_gather=send, broadcast_object_list=send_object,
         )  # fmt: skip
         monkeypatch.setattr(collectives, "dist", fake)
         if "cpu:" not in config:
