@@ -315,7 +315,8 @@ class Event:
     def in_words(self, *, with_step: bool = True) -> str:
         """Return what happened as one line."""
         place = f" at step {self.step}" if with_step and self.step is not None else ""
-        return f"{self.what.replace('_', ' ')}{place}{self.message and f': {self.message}'}"
+        text = f"{self.what.replace('_', ' ')}{place}"
+        return f"{text}: {self.message}" if self.message else text
 
 
 def run_events(records: Iterable[Record], run_id: str | None = None) -> list[Event]:
