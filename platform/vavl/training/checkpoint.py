@@ -20,7 +20,6 @@ from vavl.config.files import read_json
 from vavl.errors import TrainingError
 from vavl.training.average import WeightAverage
 from vavl.training.checkpoint_files import (
-    AVERAGE_FILE,
     RECORDS_FILE,
     CheckpointValues,
     LoopState,
@@ -59,11 +58,6 @@ class Restored:
         shapes = {name: one.shape for name, one in network.named_parameters() if one.requires_grad}
         with self.values() as values:
             network.load_state_dict(values.weights(shapes), strict=False)
-
-    @property
-    def average_file(self) -> Path:
-        """Where averaged weights are, if the run kept them."""
-        return self.directory / AVERAGE_FILE
 
 
 class PendingWrite:
