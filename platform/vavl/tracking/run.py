@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import getpass
-import hashlib
 import json
 import logging
 import os
@@ -22,6 +21,7 @@ import psutil
 
 import vavl
 from vavl.config.base import FrozenConfig
+from vavl.config.files import sha256_of_file, sha256_of_json
 from vavl.config.load import flat_settings, settings_yaml
 from vavl.errors import TrainingStopped, VavlError
 from vavl.tracking.holdings import Register
@@ -214,12 +214,8 @@ def repository_tags(code: Path) -> dict[str, str]:
 
 def _code_hash(directories: Iterable[Path]) -> str:
     """Return a hash over names and content of the Python files in these directories."""
-    digest = hashlib.sha256()
-    for directory in directories:
-        for file in sorted(directory.rglob("*.py")):
-            content = file.read_bytes()
-            digest.update(f"{file.relative_to(directory.parent)} {len(content)}\n".encode() + content)
-    return digest.hexdigest()[:16]
+    files = [(directory.parent, file) for directory in directories for file in directory.rglob("*.py")]
+    return sha256_of_json({str(file.relative_to(above)): sha256_of_file(file) for above, file in files})[:16]
 
 
 def user_name() -> str:
