@@ -297,24 +297,27 @@ def wait_for_workers(settings: TrainingSettings, check: Callable[[], None]) -> i
     Raises:
         TrainingError: it took longer than ``training.faults.wait_for_workers_seconds``.
     """
-    start = time.monotonic()
-    while (free := free_workers(settings)) < settings.least_workers:
-        waited = time.monotonic() - start
-        if waited > settings.faults.wait_for_workers_seconds:
-            raise TrainingError(
-                "training",
-                "workers",
-                f"the cluster has free resources for {free} of {settings.least_workers} workers after {waited:.0f} s; "
-                f"machines: {describe_machines(ray_machines())}",
-                "lower training.workers or what a worker asks for, wait for other jobs, or add machines",
-            )
-        check()
-        if total_workers(settings) < settings.least_workers:
-            # Notifies an autoscaler; Ray Train asks itself once it runs.
-            ray.autoscaler.sdk.request_resources(
-                bundles=[_whole(resources_of_worker(settings))] * settings.least_workers
-            )
-        time.sleep(_POLL_SECONDS)
+    start, has_asked = time.monotonic(), False
+    try:
+        while (free := free_workers(settings)) < settings.least_workers:
+            waited = time.monotonic() - start
+            if waited > settings.faults.wait_for_workers_seconds:
+                found = f"{free} of {settings.least_workers} workers after {waited:.0f} s"
+                raise TrainingError(
+                    "training",
+                    "workers",
+                    f"the cluster has free resources for {found}; machines: {describe_machines(ray_machines())}",
+                    "lower training.workers or what a worker asks for, wait for other jobs, or add machines",
+                )
+            check()
+            if total_workers(settings) < settings.least_workers:
+                # Notifies an autoscaler; Ray Train asks itself once it runs.
+                bundles, has_asked = [_whole(resources_of_worker(settings))] * settings.least_workers, True
+                ray.autoscaler.sdk.request_resources(bundles=bundles)
+            time.sleep(_POLL_SECONDS)
+    finally:
+        if has_asked:  # it would stand after the end of this job, and keep machines that nobody uses
+            ray.autoscaler.sdk.request_resources(bundles=[])
     return free
 
 

@@ -6,8 +6,9 @@ import logging
 
 import pytest
 
+from vavl.errors import TrainingError
 from vavl.training import launch
-from vavl.training.launch import log_capacity, resources_of_worker, workers_that_fit
+from vavl.training.launch import log_capacity, resources_of_worker, wait_for_workers, workers_that_fit
 from vavl.training.settings import TrainingSettings
 
 SMALL = {"CPU": 4.0, "memory": 8 * 2**30}
@@ -47,6 +48,31 @@ def test_a_worker_asks_for_what_the_settings_say():
         settings(cpus_per_worker=2, gpus_per_worker=1, resources_per_worker={"memory": 3e9, "studio": 0.5})
     )
     assert wanted == {"CPU": 2, "GPU": 1, "memory": 3e9, "studio": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("machines", "seconds"), [([[], [], [LARGE]], 60), ([[]], 0.005)], ids=["they come", "too late"]
+)
+def test_an_autoscaler_is_asked_for_machines_only_as_long_as_a_run_waits(machines, seconds, monkeypatch):
+    def present():
+        return machines.pop(0) if len(machines) > 1 else machines[0]
+
+    def ask(*, bundles):
+        asked.append(bundles)
+
+    asked = []
+    monkeypatch.setattr(launch, "_POLL_SECONDS", 0.01)
+    monkeypatch.setattr(launch, "ray_machines", present)
+    monkeypatch.setattr(launch.ray, "available_resources", lambda: LARGE)
+    monkeypatch.setattr(launch.ray.autoscaler.sdk, "request_resources", ask)
+    waiting = settings(workers=2, gpus_per_worker=1, faults={"wait_for_workers_seconds": seconds})
+    if seconds > 1:
+        assert wait_for_workers(waiting, lambda: None) == 2
+    else:
+        with pytest.raises(TrainingError, match="free resources for 0 of 2 workers after 0 s; machines: none"):
+            wait_for_workers(waiting, lambda: None)
+    assert asked[0] == [{"CPU": 1, "GPU": 1}] * 2
+    assert asked[-1] == []
 
 
 def test_this_machine_says_what_fits_before_ray_starts(monkeypatch, caplog):
