@@ -267,7 +267,11 @@ def events_text(events: Sequence[Event]) -> str:
 
 def open_client(settings: TrackingSettings, place: TrackingPlace) -> Any:
     """Return an ``MlflowClient`` of one store for runs and registry, which gives up soon."""
-    _quiet_and_quick(settings)
+    # The environment is MLflow's only place for this; what the user has set there is kept. Records that do not arrive
+    # are replayed later, and MLflow's own 7 retries take about 4 minutes.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", str(settings.request_retries))
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", str(settings.request_timeout_seconds))
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     if place.database is not None:
         # A pooled connection would write on into a file that was deleted or replaced.
         os.environ.setdefault("MLFLOW_SQLALCHEMYSTORE_POOLCLASS", "NullPool")
@@ -301,16 +305,6 @@ def _make_tables(place: TrackingPlace) -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)  # noqa: S603
     if done.returncode:
         raise ConnectionError(f"{place.database}: {done.stderr.strip().splitlines()[-1:]}")
-
-
-def _quiet_and_quick(settings: TrackingSettings) -> None:
-    """Tell MLflow to give up soon: the journal is replayed later, and 7 retries take about 4 minutes.
-
-    The environment is MLflow's only place for this; what the user has set there is kept.
-    """
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", str(settings.request_retries))
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", str(settings.request_timeout_seconds))
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
 
 def one_line(error: Exception) -> str:
