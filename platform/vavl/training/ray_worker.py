@@ -156,10 +156,11 @@ def failure_of(error: Exception, settings: TrainingSettings) -> Exception:
 class RunCallback(UserCallback):  # type: ignore[misc]
     """Hands on the records of rank 0 in Ray's controller process, and decides whether lost workers end the run.
 
-    ``sink``: takes records; picklable, must not raise. ``faults``: how often workers may be lost.
+    ``sink``: takes records; picklable, must not raise. ``faults``: how often workers may be lost. ``stacks``: directory of
+    this machine that their watchdogs write to.
     """
 
-    def __init__(self, sink: Callable[[Sequence[Record]], None], faults: FaultSettings, stacks: Path | None) -> None:
+    def __init__(self, sink: Callable[[Sequence[Record]], None], faults: FaultSettings, stacks: Path) -> None:
         self._sink, self._faults, self._stacks = sink, faults, stacks
         self._step = self._lost = self._ranks = 0
 
@@ -204,7 +205,7 @@ class RunCallback(UserCallback):  # type: ignore[misc]
     def _problem(self, errors: Mapping[int, Exception]) -> str:
         # A frozen worker is none of those that failed.
         ranks, self._ranks = max(self._ranks, max(errors) + 1), 0
-        stacks = read_stacks(self._stacks, ranks) if self._stacks is not None else None
+        stacks = read_stacks(self._stacks, ranks)
         if stacks is not None:
             seconds = self._faults.step_timeout_seconds
             return f"a step did not end within {seconds:g} s; the stacks of all ranks:\n{stacks}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,6 +15,8 @@ from vavl.training.ray_worker import RunCallback, failure_of, first_failure
 from vavl.training.settings import FaultSettings, TrainingSettings
 from vavl.training.throughput import RUN_MEMORY
 
+NO_STACKS = Path("a directory that is not there")
+
 
 @pytest.fixture
 def seen():
@@ -22,7 +25,7 @@ def seen():
 
 @pytest.fixture
 def callback(seen):
-    return RunCallback(seen.extend, FaultSettings(restarts_without_progress=2), None)
+    return RunCallback(seen.extend, FaultSettings(restarts_without_progress=2), NO_STACKS)
 
 
 def test_records_are_handed_on_with_the_memory_of_all_processes(callback, seen):
@@ -43,7 +46,7 @@ def test_a_sink_that_fails_does_not_end_the_run(caplog):
         raise OSError("disk")
 
     metrics = [{"records": json.dumps([{"kind": "step"}]), "memory_bytes": 1}]
-    RunCallback(fail, FaultSettings(), None).after_report(None, metrics, None)
+    RunCallback(fail, FaultSettings(), NO_STACKS).after_report(None, metrics, None)
     assert "training continues" in caplog.text
 
 
