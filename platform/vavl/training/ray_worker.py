@@ -156,8 +156,8 @@ def failure_of(error: Exception, settings: TrainingSettings) -> Exception:
 class RunCallback(UserCallback):  # type: ignore[misc]
     """Hands on the records of rank 0 in Ray's controller process, and decides whether lost workers end the run.
 
-    ``sink``: takes records; picklable, must not raise. ``faults``: how often workers may be lost. ``stacks``: directory of
-    this machine that their watchdogs write to.
+    ``sink``: takes records; picklable, must not raise. ``faults``: how often workers may be lost. ``stacks``: where the
+    watchdogs of this machine write.
     """
 
     def __init__(self, sink: Callable[[Sequence[Record]], None], faults: FaultSettings, stacks: Path) -> None:
