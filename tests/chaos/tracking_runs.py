@@ -69,14 +69,14 @@ class JobRun(ProcessRun):
 
     def synchronise(self) -> None:
         """Run ``jobs/sync_tracking.py`` on the directory of the run."""
-        code = self._run(["jobs/sync_tracking.py", str(self.plan.output_dir)]).wait(120)
+        code = self._run(["jobs/sync_tracking.py", str(self.plan.output_dir)]).wait(600)
         if code != 0:
             raise AssertionError(f"sync_tracking ended with {code}: {self.error_message()}")
 
     def loads_model(self) -> bool:
         """Load the registered version as a user does, in a process of its own; the log has what it says."""
         environment = {**os.environ, "MLFLOW_TRACKING_URI": self.server.address}
-        return self._run(["-c", _LOAD], environment).wait(120) == 0
+        return self._run(["-c", _LOAD], environment).wait(600) == 0
 
     def points(self) -> list[tuple[int, float]]:
         """Return step and loss of every point that MLflow holds, in the order of their arrival."""
