@@ -13,8 +13,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from demo_corpus.looks import Colour, Look
-from demo_corpus.strokes import CENTRE, Image, Points, at, canvas, darker, fill, line, spot
+from demo_corpus.looks import Look
+from demo_corpus.strokes import CENTRE, Colour, Image, Points, at, canvas, darker, fill, line, spot
 
 _ACROSS = np.linspace(-1, 1, 19)  # places along a lip or a lid, from left to right
 _LIPS, _MOUTH, _TEETH, _TONGUE = (92, 92, 176), (38, 28, 66), (226, 236, 240), (108, 104, 200)

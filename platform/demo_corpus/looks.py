@@ -8,8 +8,8 @@ from typing import Literal
 import numpy as np
 
 from demo_corpus.latent import generator
+from demo_corpus.strokes import Colour
 
-Colour = tuple[int, int, int]  # blue, green, red
 HairStyle = Literal["bob", "long", "bun", "curls", "short", "parted", "bald", "spikes"]
 Beard = Literal["none", "moustache", "stubble"]
 

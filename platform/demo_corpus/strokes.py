@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 Image = NDArray[np.uint8]
 Points = NDArray[np.float64]
-Colour = tuple[int, int, int]
+Colour = tuple[int, int, int]  # blue, green, red
 
 CANVAS_PX = 320
 CENTRE = (160.0, 164.0)
