@@ -82,6 +82,12 @@ class Evaluation:
         """The metric that differences are stated in."""
         return main_measure(self.model.description.task)
 
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of the classes or of the attributes."""
+        task = self.model.description.task
+        return task.classes if isinstance(task, ClassTask) else task.attributes
+
     def metrics(self) -> dict[str, float]:
         """Return all scores, named ``<split>/<condition>/<metric>`` and ``...:<degradation>``; no NaN."""
         split = self.clips.selection.split

@@ -45,6 +45,33 @@ _COLUMNS = (
 )
 _PER_ATTRIBUTE = (("ccc", "CCC"), ("rmse", "RMSE"), ("mae", "MAE"))
 _PLOTS = ("degraded", "confusion", "reliability", "speakers", "values")
+_MOST_NAMED = 40
+_ROW_HEIGHT = 0.26
+_MARKERS = {"audio_video": "o", "audio": "s", "video": "D"}
+_STEP_ASIDE = 0.09
+
+
+@dataclass(frozen=True)
+class Measure:
+    """The main measure of a report, and whether it is a share, shown in percent."""
+
+    name: str  # of the metric
+    is_share: bool
+
+    @property
+    def title(self) -> str:
+        """For people."""
+        return "mean CCC" if self.name == "ccc_mean" else self.name
+
+    @property
+    def scale(self) -> int:
+        """Factor of what is drawn."""
+        return 100 if self.is_share else 1
+
+    @property
+    def label(self) -> str:
+        """Of an axis."""
+        return f"{self.title} (%)" if self.is_share else self.title
 
 
 def write_report(evaluation: Evaluation, resolved: ResolvedModel, test_evaluations: str, directory: Path) -> Path:
@@ -66,7 +93,6 @@ def write_report(evaluation: Evaluation, resolved: ResolvedModel, test_evaluatio
         whole=whole,
         measure=_measure(evaluation),
         split=split,
-        outputs=_outputs(evaluation),
         speaker_normalisation=description.speaker_normalisation,
         bins=CALIBRATION_BINS,
         conditions=CONDITION_TITLES,
@@ -86,7 +112,7 @@ def write_report(evaluation: Evaluation, resolved: ResolvedModel, test_evaluatio
 def evaluation_plots(evaluation: Evaluation) -> Iterator[Plot]:
     """Yield the plots that the content of an evaluation allows; their names begin with their section."""
     measure, whole, split = _measure(evaluation), evaluation.whole.scores, evaluation.clips.selection.split
-    outputs = _outputs(evaluation)
+    outputs = evaluation.outputs
     for number, kind in enumerate(_by_kind(evaluation)):
         yield Plot(
             f"degraded_{number}",
@@ -149,18 +175,12 @@ def _measure(evaluation: Evaluation) -> Measure:
     return Measure(evaluation.main_measure, isinstance(evaluation.model.description.task, ClassTask))
 
 
-def _outputs(evaluation: Evaluation) -> tuple[str, ...]:
-    """Return the names of the classes or of the attributes."""
-    task = evaluation.model.description.task
-    return task.classes if isinstance(task, ClassTask) else task.attributes
-
-
 def _columns(evaluation: Evaluation) -> list[tuple[str, str, bool]]:
     known = next(iter(evaluation.whole.scores.values())).metrics
     shown = [column for column in _COLUMNS if column[0] in known]
     if isinstance(evaluation.model.description.task, ClassTask):
         return [*shown, ("loss", "NLL", False)]
-    each = ((kind, name, title) for name in _outputs(evaluation) for kind, title in _PER_ATTRIBUTE)
+    each = ((kind, name, title) for name in evaluation.outputs for kind, title in _PER_ATTRIBUTE)
     return shown + [(f"{kind}_{name}", f"{name} {title}", False) for kind, name, title in each]
 
 
@@ -230,35 +250,6 @@ def _facts(evaluation: Evaluation, resolved: ResolvedModel) -> Mapping[str, Any]
         "feature store hash": f"{evaluation.clips.collection.store.hash} (training: {trained_on.get('store_hash')})",
         "seeds": f"bootstrap {evaluation.plan.bootstrap_seed}, degradations {evaluation.plan.degradations.seed}",
     }
-
-
-_MOST_NAMED = 40
-_ROW_HEIGHT = 0.26
-_MARKERS = {"audio_video": "o", "audio": "s", "video": "D"}
-_STEP_ASIDE = 0.09
-
-
-@dataclass(frozen=True)
-class Measure:
-    """The main measure of a report, and whether it is a share, shown in percent."""
-
-    name: str  # of the metric
-    is_share: bool
-
-    @property
-    def title(self) -> str:
-        """For people."""
-        return "mean CCC" if self.name == "ccc_mean" else self.name
-
-    @property
-    def scale(self) -> int:
-        """Factor of what is drawn."""
-        return 100 if self.is_share else 1
-
-    @property
-    def label(self) -> str:
-        """Of an axis."""
-        return f"{self.title} (%)" if self.is_share else self.title
 
 
 def degraded_figure(

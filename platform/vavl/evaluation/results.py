@@ -119,8 +119,7 @@ def numbers_of(evaluation: Evaluation) -> dict[str, Any]:
     """
     clips, description = evaluation.clips, evaluation.model.description
     manifest, split = clips.collection.manifest, clips.selection.split
-    whole, task = evaluation.whole.scores, description.task
-    names = task.classes if isinstance(task, ClassTask) else task.attributes
+    whole, names = evaluation.whole.scores, evaluation.outputs
     return {
         "corpus": manifest.corpus,
         "store_hash": clips.collection.store.hash,
