@@ -19,7 +19,7 @@ from typing import Any
 
 from vavl.config.files import make_directory, write_text
 from vavl.config.places import CACHE_VARIABLE
-from vavl.store.checked_files import CopiedFiles, cache_directory, held_lock
+from vavl.store.checked_files import CopiedFiles, again, cache_directory, held_lock
 from vavl.store.remote_files import RemoteDirectory
 from vavl.store.rows import shard_files
 from vavl.store.store import checked_content, read_content, small_files
@@ -72,7 +72,7 @@ def run_cache_directory() -> Path:
 def _copy_of(place: str) -> tuple[CopiedFiles, dict[str, Any], str]:
     """Return the directory in the cache for what lies at an address now, and its store.json, parsed and as it is."""
     address = str(store_directory(place))
-    text = RemoteDirectory(address).read(STORE_FILE)
+    text = again(f"{address}/{STORE_FILE}", lambda: RemoteDirectory(address).read(STORE_FILE))
     try:
         parsed = json.loads(text)
     except ValueError:

@@ -70,23 +70,25 @@ def pinned_store(place: Path | str) -> Path | str:
     if version is None or _WHOLE.fullmatch(version):
         return place
     corpus = RemoteDirectory(base)
-    newest = (corpus.read_if_there(LATEST) or b"").decode(errors="replace").strip() if version == LATEST else ""
-    found = newest if _WHOLE.fullmatch(newest) else _listed(base, corpus, version)
+    found = again(corpus.address, lambda: _version_at(corpus, version, str(base)))
     _log.info("%s is version %s", place, found)
     return type(base)(f"{base}@{found}")
 
 
-def _listed(base: Path | str, corpus: RemoteDirectory, version: str) -> str:
+def _version_at(corpus: RemoteDirectory, version: str, base: str) -> str:
     """Return the newest of the versions there, or the only one that begins with ``version``."""
+    newest = (corpus.read_if_there(LATEST) or b"").decode(errors="replace").strip() if version == LATEST else ""
+    if _WHOLE.fullmatch(newest):
+        return newest
     known = [str(record["version"]) for record in versions_at(corpus)]
     if not known:
         fix = "python jobs/push_store.py CONFIG; python jobs/list_stores.py ADDRESS shows what there is"
-        raise StoreError(str(base), "version", "no store was pushed there", fix)
+        raise StoreError(base, "version", "no store was pushed there", fix)
     found = known[:1] if version == LATEST else [name for name in known if name.startswith(version)]
     if len(found) == 1:
         return found[0]
     problem = f"{', '.join(found)} all begin with {version}" if found else f"no version begins with {version}"
-    raise StoreError(str(base), "version", problem, f"name one of: {', '.join(known)}")
+    raise StoreError(base, "version", problem, f"name one of: {', '.join(known)}")
 
 
 def store_directory(place: Path | str) -> Path | str:

@@ -69,6 +69,13 @@ def test_what_passes_is_asked_for_again_while_reading(faults: Faults, pushed: st
     assert len(faults.done) == 2
 
 
+@pytest.mark.parametrize("file", ["latest", "store.json"])
+def test_what_passes_is_asked_for_again_while_a_store_is_looked_up(faults: Faults, pushed: str, file: str) -> None:
+    faults.inject("silent", f"GET .*/{file}", 4)  # the driver itself asks four times
+    assert local_store(f"{pushed.partition('@')[0]}@latest") == local_store(pushed)
+    assert len(faults.done) == 4
+
+
 @pytest.mark.parametrize("kind", ["silent", "short", "busy", "expired"])
 def test_what_does_not_pass_ends_the_reading_with_its_reason(
     faults: Faults, pushed: str, whole_store: Path, kind: str
