@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from vavl.data.batch import ClipBatch, ModalityBatch, pad_clips
-from vavl.models.fused import use_kernels
 from vavl.models.ladder import LadderVavl
 from vavl.models.settings import LadderShape, NetworkSettings
 from vavl.models.vavl import Vavl
@@ -125,7 +124,6 @@ def tiny_network(tiny_settings: Callable[..., NetworkSettings]) -> Callable[...,
         outputs: int = OUTPUTS,
         ladder: LadderShape | None = None,
         contrast_size: int = 0,
-        kernels: bool = True,
         layers: tuple[int, int] = (1, 1),
         **changes: Any,
     ) -> Vavl:
@@ -135,7 +133,6 @@ def tiny_network(tiny_settings: Callable[..., NetworkSettings]) -> Callable[...,
         if contrast_size:
             network.add_contrast(contrast_size)
         _shake(network)
-        use_kernels(network, on=kernels)
         return network.eval()
 
     return make

@@ -19,7 +19,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from vavl.config.files import read_json
 from vavl.corpora.manifest import Manifest
-from vavl.models import fast_linear as linear_module
+from vavl.models import cpu
 from vavl.store.store import FeatureStore
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
@@ -185,11 +185,10 @@ def test_the_backward_of_a_depthwise_convolution_counts_twice_its_forward():
     assert count_operations(lambda: convolve(clips).sum().backward()) == 3 * 2 * 2 * 16 * 9 * 5
 
 
-@pytest.mark.parametrize("by_onednn", [False, True])
-def test_the_operations_of_a_linear_layer_do_not_depend_on_the_library(by_onednn, monkeypatch):
-    monkeypatch.setattr(linear_module, "_onednn_is_quicker", lambda: by_onednn)
-    monkeypatch.setattr(linear_module, "_LEAST_PRODUCTS", 1)
-    layer, values = linear_module.Linear(6, 4), torch.randn(2, 5, 6, requires_grad=True)
+@pytest.mark.parametrize("kind", [torch.nn.Linear, cpu.Linear])
+def test_the_operations_of_a_linear_layer_do_not_depend_on_the_library(kind, monkeypatch):
+    monkeypatch.setattr(cpu, "_LEAST_PRODUCTS", 1)
+    layer, values = kind(6, 4), torch.randn(2, 5, 6, requires_grad=True)
     assert count_operations(lambda: layer(values).sum().backward()) == 3 * 2 * 10 * 6 * 4
 
 

@@ -1,7 +1,7 @@
 """The Conformer block without BatchNorm, with rotary positions, safe against padding.
 
-Every module here is plain torch and calls its children. ``vavl.models.fused`` holds faster forms of the same modules
-for a CPU. Where a mask of real frames is asked for, None says that nothing is padded: then there is nothing to hide.
+Every module here is plain torch and calls its children. Where a mask of real frames is asked for, None says that
+nothing is padded: then there is nothing to hide.
 
 Axes: B clips, H heads, T frames, D channels of a head.
 """
@@ -9,8 +9,8 @@ Axes: B clips, H heads, T frames, D channels of a head.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
-from functools import lru_cache
+from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache, partial
 from typing import NamedTuple, TypeGuard, cast
 
 import torch
@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from vavl.models import gpu
-from vavl.models.draws import Dropout, SequentialWithDropout, SwishDropout, keys_from_stream
+from vavl.models import cpu, gpu
+from vavl.models.cpu import recomputed
+from vavl.models.draws import Dropout, SequentialWithDropout, SwishDropout, in_turn, keys_from_stream
 from vavl.models.settings import NetworkSettings
 
 _ROTARY_BASE = 10_000.0
@@ -61,9 +62,8 @@ class FeedForward(SequentialWithDropout):
             weight: of what is added.
         """
         *layers, last = self
-        mixed = frames
-        for layer in layers:
-            mixed = layer(mixed, rows) if isinstance(layer, Dropout) else layer(mixed)
+        hidden = recomputed(partial(in_turn, layers[:2]), frames)
+        mixed = recomputed(partial(in_turn, layers[2:]), hidden, rows)
         added: Tensor = last(mixed, rows, frames, weight)
         return added
 
@@ -83,7 +83,7 @@ class RotaryAttention(nn.Module):
         self, frames: Tensor, is_real: Tensor | None, rows: Tensor | None = None, about: Frames | None = None
     ) -> Tensor:
         """Return ``frames`` + what each gathers within its clip, which needs a real frame; see ``ConformerBlock``."""
-        qkv = self.query_key_value(self.norm(frames))
+        qkv = recomputed(partial(in_turn, (self.norm, self.query_key_value)), frames)
         mixed = self.output(attend(qkv, self.heads, about or self.about(frames, is_real)))
         attended: Tensor = self.dropout(mixed, rows, frames)
         return attended
@@ -100,6 +100,10 @@ class DepthwiseConvolution(nn.Conv2d):
 
     def __init__(self, width: int, kernel: int) -> None:
         super().__init__(width, width, (1, kernel), padding=(0, kernel // 2), groups=width)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Convolve, as torch does or as ``cpu.depthwise`` does it quicker."""
+        return cpu.depthwise(image, self.weight, self.bias) if cpu.is_usable(image) else super().forward(image)
 
 
 class TimeConvolution(nn.Module):
@@ -120,14 +124,19 @@ class TimeConvolution(nn.Module):
 
     def forward(self, frames: Tensor, is_real: Tensor | None, rows: Tensor | None = None) -> Tensor:
         """Return ``frames`` + their convolution within each clip, where padding counts as silence; see the block."""
-        gated = functional.glu(self.expand(self.norm(frames)), dim=-1)
+        expanded = recomputed(partial(in_turn, (self.norm, self.expand)), frames)
+        convolved: Tensor = self.dropout(recomputed(self.convolve, expanded, is_real), rows, frames)
+        return convolved
+
+    def convolve(self, expanded: Tensor, is_real: Tensor | None) -> Tensor:
+        """Map (batch, time, 2 * channel) to (batch, time, channel): all but the first two layers."""
+        gated = functional.glu(expanded, dim=-1)
         if is_real is not None:
             gated = gated * is_real.unsqueeze(-1)  # a product will do: within blocks padding is finite
         # (B, T, C) read as (B, C, 1, T) is conv2d's channels-last layout: no copy, and the fastest form.
         image = self.depthwise(gated.unsqueeze(1).permute(0, 3, 1, 2))
-        mixed = functional.silu(self.depthwise_norm(image.permute(0, 2, 3, 1).squeeze(1)))
-        convolved: Tensor = self.dropout(self.project(mixed), rows, frames)
-        return convolved
+        projected: Tensor = self.project(functional.silu(self.depthwise_norm(image.permute(0, 2, 3, 1).squeeze(1))))
+        return projected
 
 
 class ConformerBlock(nn.Module):
@@ -254,14 +263,26 @@ def attend(qkv: Tensor, heads: int, about: Frames) -> Tensor:
     Returns:
         (B, T, H * D).
     """
+    if at_once := cpu.clips_at_once(qkv, heads):
+        parts = qkv.split(at_once)
+        hidden = [None] * len(parts) if about.hidden is None else about.hidden.split(at_once)
+        mixed = [
+            recomputed(partial(attended, cpu.attend_by_products), part, heads, about._replace(hidden=one))
+            for part, one in zip(parts, hidden, strict=True)
+        ]
+        return mixed[0] if len(mixed) == 1 else torch.cat(mixed)
+    # No dropout of the attention weights: it would rule out the fused kernels. The output has it.
+    return attended(functional.scaled_dot_product_attention, qkv, heads, about)
+
+
+def attended(attention: Callable[..., Tensor], qkv: Tensor, heads: int, about: Frames) -> Tensor:
+    """Do what ``attend`` does by ``attention``, a function of query, key and value (B, H, T, D) and what is hidden."""
     if gpu.is_usable(qkv):
         query, key, value = gpu.rotated_heads(qkv, heads, about.cosine, about.sine)
     else:
         query, key, value = split_heads(qkv, heads)
         query, key = (rotate(one, about.cosine, about.sine) for one in (query, key))
-    mask = None if about.hidden is None else about.hidden.to(query.dtype)
-    # No dropout of the attention weights: it would rule out the fused kernels. The output has it.
-    return join_heads(functional.scaled_dot_product_attention(query, key, value, attn_mask=mask))
+    return join_heads(attention(query, key, value, None if about.hidden is None else about.hidden.to(query.dtype)))
 
 
 def frames_of(values: Tensor, head_width: int, is_real: Tensor | None) -> Frames:

@@ -10,6 +10,7 @@ It is its own gradient: the backward pass calls it once more with the same keys,
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,7 +19,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from vavl.models import gpu
-from vavl.models.gpu import Draw
 
 BYTES_PER_DRAW = 8
 _LEVELS = 256
@@ -29,6 +29,14 @@ class DrawKey(NamedTuple):
 
     seed: int
     step: int
+
+
+class Draw(NamedTuple):
+    """A use of dropout: elements whose byte is below ``level`` become 0, the others are multiplied by ``scale``."""
+
+    stream: int
+    level: int
+    scale: float
 
 
 def mixed(*numbers: int) -> int:
@@ -168,7 +176,7 @@ class Dropout(nn.Module):
         if torch.compiler.is_compiling():
             scaled = torch.where(_is_kept(rows, draw, values.shape), values, 0) * draw.scale
             return scaled if residual is None else residual + scaled
-        dropped: Tensor = _Drop.apply(values, rows, draw, residual)  # type: ignore[no-untyped-call]
+        dropped: Tensor = _Drop.apply(values, rows, draw, residual, False)  # type: ignore[no-untyped-call]
         return dropped
 
     def is_on(self, rows: Tensor | None) -> bool:
@@ -191,8 +199,9 @@ class SwishDropout(Dropout):
         self, values: Tensor, rows: Tensor | None, residual: Tensor | None = None, weight: float = 1.0
     ) -> Tensor:
         """Return dropout of Swish of ``values``; see ``Dropout``."""
-        if rows is not None and residual is None and self.is_on(rows) and gpu.is_usable(values):
-            return gpu.swish_and_drop(values, rows, self.draw(rows, weight))
+        if residual is None and self.is_on(rows) and gpu.is_usable(values):
+            dropped: Tensor = _Drop.apply(values, rows, self.draw(rows, weight), None, True)  # type: ignore[no-untyped-call]
+            return dropped
         return super().forward(functional.silu(values), rows, residual, weight)
 
 
@@ -201,34 +210,47 @@ class SequentialWithDropout(nn.Sequential):
 
     def forward(self, values: Tensor, rows: Tensor | None = None) -> Tensor:
         """Apply every layer in turn to (rows, ...); without keys nothing is dropped."""
-        for layer in self:
-            values = layer(values, rows) if isinstance(layer, Dropout) else layer(values)
-        return values
+        return in_turn(self, values, rows)
+
+
+def in_turn(layers: Iterable[nn.Module], values: Tensor, rows: Tensor | None = None) -> Tensor:
+    """Apply layers one after the other to (rows, ...); those that draw get the keys of the rows."""
+    for layer in layers:
+        values = layer(values, rows) if isinstance(layer, Dropout) else layer(values)
+    return values
 
 
 class _Drop(torch.autograd.Function):
-    """Dropout and sum; the backward pass draws once more, so nothing but the keys is kept."""
+    """Dropout and sum; the backward pass draws once more, so nothing but the keys is kept.
+
+    On a GPU Swish may come first: then the values are kept as well.
+    """
 
     @staticmethod
-    def forward(ctx: Any, values: Tensor, rows: Tensor, draw: Draw, residual: Tensor | None) -> Tensor:
-        """Return ``residual`` + dropout of ``values``."""
-        ctx.save_for_backward(rows)
+    def forward(
+        ctx: Any, values: Tensor, rows: Tensor, draw: Draw, residual: Tensor | None, with_swish: bool
+    ) -> Tensor:
+        """Return ``residual`` + dropout of ``values``, or of their Swish."""
+        ctx.save_for_backward(rows, values if with_swish else None)
         ctx.draw, ctx.dtype, ctx.of_residual = draw, values.dtype, None if residual is None else residual.dtype
-        return _dropped(values, rows, draw, residual)
+        return _dropped(values, rows, draw, residual=residual, swish=with_swish)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, Tensor | None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         """Drop the same of the gradient."""
-        (rows,) = ctx.saved_tensors
-        of_values = _dropped(grad.to(ctx.dtype), rows, ctx.draw, None)
-        return of_values, None, None, None if ctx.of_residual is None else grad.to(ctx.of_residual)
+        rows, values = ctx.saved_tensors
+        if values is not None:
+            return _dropped(values, rows, ctx.draw, grad=grad, swish=True), None, None, None, None
+        of_values = _dropped(grad.to(ctx.dtype), rows, ctx.draw)
+        return of_values, None, None, None if ctx.of_residual is None else grad.to(ctx.of_residual), None
 
 
-def _dropped(values: Tensor, rows: Tensor, draw: Draw, residual: Tensor | None) -> Tensor:
+def _dropped(values: Tensor, rows: Tensor, draw: Draw, *, residual: Tensor | None = None, **for_swish: Any) -> Tensor:
     if gpu.is_usable(values):
-        return gpu.drop(values, rows, draw, residual)
+        dropped: Tensor = gpu.kernels().drop(values, rows, draw, residual=residual, **for_swish)
+        return dropped
     kept = where_kept(values, kept_elements(values, rows, draw))
-    return kept * draw.scale if residual is None else torch.add(residual, kept, alpha=draw.scale)
+    return kept.mul_(draw.scale) if residual is None else torch.add(residual, kept, alpha=draw.scale)
 
 
 def kept_elements(values: Tensor, rows: Tensor, draw: Draw) -> Tensor:
@@ -252,32 +274,7 @@ def where_kept(values: Tensor, is_kept: Tensor) -> Tensor:
 
     Args:
         values: floating point.
-        is_kept: int8 or bool, of a shape that broadcasts to that of ``values``: -1 (all bits set) or True, else 0.
+        is_kept: int8 of the shape of ``values``: -1 (all bits set), else 0.
     """
     whole = _WHOLE[values.dtype]
-    bits = is_kept.to(whole)
-    if is_kept.dtype == torch.bool:
-        bits = bits.neg_()
-    return (values.view(whole) & bits).view(values.dtype)
-
-
-def keep(values: Tensor, is_kept: Tensor) -> Tensor:
-    """Return what ``where_kept`` does; gradient goes to what is kept."""
-    kept: Tensor = _Keep.apply(values, is_kept)  # type: ignore[no-untyped-call]
-    return kept
-
-
-class _Keep(torch.autograd.Function):
-    """For the backward pass it keeps a byte per element of the mask."""
-
-    @staticmethod
-    def forward(ctx: Any, values: Tensor, is_kept: Tensor) -> Tensor:
-        """Leave some of ``values``."""
-        ctx.save_for_backward(is_kept)
-        return where_kept(values, is_kept)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        """Treat the gradient in the same way."""
-        (is_kept,) = ctx.saved_tensors
-        return where_kept(grad, is_kept), None
+    return (values.view(whole) & is_kept.to(whole)).view(values.dtype)

@@ -1,7 +1,7 @@
 """What a GPU does in one kernel where tensor operations take many: draws, rotary positions, casts.
 
 The kernels are Triton's and stand in ``triton_kernels.py``; without Triton, on a CPU and under a compiler, which makes
-kernels of its own, callers take the plain way. Those of the ladder are called in ``ladder.py``.
+kernels of its own, callers take the plain way.
 """
 
 from __future__ import annotations
@@ -14,14 +14,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-
-
-class Draw(NamedTuple):
-    """A use of dropout: elements whose byte is below ``level`` become 0, the others are multiplied by ``scale``."""
-
-    stream: int
-    level: int
-    scale: float
 
 
 def is_usable(values: Tensor) -> bool:
@@ -37,30 +29,6 @@ def kernels() -> Any:
     except ImportError:
         return None
     return triton_kernels
-
-
-def drop(values: Tensor, rows: Tensor, draw: Draw, residual: Tensor | None) -> Tensor:
-    """Return ``residual`` + what dropout makes of ``values`` (rows, ...), without gradient."""
-    found: Tensor = kernels().drop(values, rows, draw, residual=residual)
-    return found
-
-
-def swish_drop(values: Tensor, rows: Tensor, draw: Draw, grad: Tensor | None) -> Tensor:
-    """Return what dropout makes of Swish of ``values``; with the gradient above it, that of ``values``."""
-    found: Tensor = kernels().drop(values, rows, draw, grad=grad, swish=True)
-    return found
-
-
-def rotate(qkv: Tensor, cosine: Tensor, sine: Tensor, sign: int) -> Tensor:
-    """Turn query and key of (B, T, 3, H, D) by ``sign`` times their angles (T, D / 2); the value stays."""
-    found: Tensor = kernels().rotate(qkv, cosine, sine, sign)
-    return found
-
-
-def swish_and_drop(values: Tensor, rows: Tensor, draw: Draw) -> Tensor:
-    """Do what ``swish_drop`` does, with a gradient for which ``values`` alone are kept."""
-    dropped: Tensor = _SwishDrop.apply(values, rows, draw)  # type: ignore[no-untyped-call]
-    return dropped
 
 
 def rotated_heads(qkv: Tensor, heads: int, cosine: Tensor, sine: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -128,25 +96,12 @@ class _Flat(NamedTuple):
     values: Tensor
 
 
-class _SwishDrop(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, values: Tensor, rows: Tensor, draw: Draw) -> Tensor:
-        ctx.save_for_backward(values, rows)
-        ctx.draw = draw
-        return swish_drop(values, rows, draw, None)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        values, rows = ctx.saved_tensors
-        return swish_drop(values, rows, ctx.draw, grad), None, None
-
-
 class _Rotate(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, qkv: Tensor, heads: int, cosine: Tensor, sine: Tensor) -> tuple[Tensor, ...]:
         ctx.save_for_backward(cosine, sine)
         clips, frames, width = qkv.shape
-        turned = rotate(qkv.view(clips, frames, 3, heads, width // (3 * heads)), cosine, sine, 1)
+        turned: Tensor = kernels().rotate(qkv.view(clips, frames, 3, heads, width // (3 * heads)), cosine, sine, 1)
         return turned.permute(2, 0, 3, 1, 4).unbind(0)
 
     @staticmethod
@@ -154,4 +109,4 @@ class _Rotate(torch.autograd.Function):
         # (B, H, T, D) each, to (B, T, 3, H, D).
         together = torch.stack([one.transpose(1, 2) for one in above], dim=2)
         cosine, sine = ctx.saved_tensors
-        return rotate(together, cosine, sine, -1).flatten(2), None, None, None
+        return kernels().rotate(together, cosine, sine, -1).flatten(2), None, None, None

@@ -270,6 +270,9 @@ def layer_noise(
 ) -> Tensor:
     """Draw standard normal noise for one modality.
 
+    By generators on a CPU, where the hash takes three times as long; a generator has its state on the host, and so a
+    GPU would wait for it.
+
     Args:
         key: of the step.
         stream: one number per modality.
@@ -282,9 +285,16 @@ def layer_noise(
     Returns:
         (rows, time, channels), float32.
     """
-    if clips.values.device.type == "cpu" and not gpu.is_usable(clips.values):
+    if _draws_by_generators(clips.values):
         return _by_generators(key, stream, clips, place, channels)
-    return _by_counter(key, stream, clips, place, channels, keys)
+    rows = keys_of_rows(key, place[clips.clip], stream) if keys is None else keys
+    draw = gpu.kernels().noise if gpu.is_usable(clips.values) else normal_numbers
+    noise: Tensor = draw(rows, clips.is_real, channels, _STREAM_OF_NOISE)
+    return noise
+
+
+def _draws_by_generators(values: Tensor) -> bool:
+    return values.device.type == "cpu" and not gpu.is_usable(values)
 
 
 def _by_generators(key: DrawKey, stream: int, clips: ModalityBatch, place: Tensor, channels: int) -> Tensor:
@@ -296,15 +306,6 @@ def _by_generators(key: DrawKey, stream: int, clips: ModalityBatch, place: Tenso
         generator.manual_seed(mixed(key.seed, key.step, number, stream) >> (64 - _BITS_OF_A_SEED))
         values[row, :length] = torch.randn(length, channels, generator=generator)
     return values
-
-
-def _by_counter(
-    key: DrawKey, stream: int, clips: ModalityBatch, place: Tensor, channels: int, keys: Tensor | None = None
-) -> Tensor:
-    """Draw (rows, time, channels) by the hash."""
-    rows = keys_of_rows(key, place[clips.clip], stream) if keys is None else keys
-    draw = noise_on_gpu if gpu.is_usable(clips.values) else normal_numbers
-    return draw(rows, clips.is_real, channels, _STREAM_OF_NOISE)
 
 
 def normal_numbers(rows: Tensor, is_real: Tensor, channels: int, stream: int = 0) -> Tensor:
@@ -335,34 +336,17 @@ def _unit(values: Tensor) -> Tensor:
     return functional.layer_norm(values, values.shape[-1:])
 
 
-def noise_on_gpu(rows: Tensor, is_real: Tensor, channels: int, stream: int) -> Tensor:
-    """Do what ``normal_numbers`` does, in one kernel."""
-    drawn: Tensor = gpu.kernels().noise(rows, is_real, channels, stream)
-    return drawn
-
-
-def combine_on_gpu(
-    lateral: Tensor, vertical: Tensor, weights: Sequence[Tensor], above: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Do what a ``Combinator`` with these weights does, in the first result, in one kernel.
-
-    With the gradient above it, return those of ``lateral``, of ``vertical`` with all frames, and (parts, 9, D) of the
-    weights one under the other, whose sum it is.
-    """
-    found: tuple[Tensor, Tensor, Tensor] = gpu.kernels().combine(lateral, vertical, weights, above)
-    return found
-
-
 class _Combine(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, lateral: Tensor, vertical: Tensor, *weights: Tensor) -> Tensor:
         ctx.save_for_backward(lateral, vertical, *weights)
-        return combine_on_gpu(lateral, vertical, weights, None)[0]
+        combined: Tensor = gpu.kernels().combine(lateral, vertical, weights, None)[0]
+        return combined
 
     @staticmethod
     def backward(ctx: Any, above: Tensor) -> tuple[Tensor, ...]:
         lateral, vertical, *weights = ctx.saved_tensors
-        of_lateral, of_vertical, parts = combine_on_gpu(lateral, vertical, weights, above)
+        of_lateral, of_vertical, parts = gpu.kernels().combine(lateral, vertical, weights, above)
         if vertical.shape != lateral.shape:
             of_vertical = of_vertical.sum(dim=1, keepdim=True)
         linear, gate, scale = torch.split(parts.sum(dim=0), [4, 4, 1])

@@ -32,7 +32,7 @@ from vavl.models.clips import (
     logits_by_condition,
     logits_of_clips,
 )
-from vavl.models.fused import use_kernels
+from vavl.models.cpu import use_onednn
 from vavl.models.settings import AttributeTask, ClassTask, LadderShape, NetworkSettings, Task
 from vavl.models.vavl import TRAINING_PREFIXES, Vavl, VavlOutput
 
@@ -361,7 +361,6 @@ def build_network(
     contrast_size: int = 0,
     *,
     activation_checkpointing: bool = False,
-    kernels: bool = True,
 ) -> Vavl:
     """Build the network that a description names, with fresh weights.
 
@@ -370,7 +369,6 @@ def build_network(
         ladder: adds the decoders that train one.
         contrast_size: adds the projections that the contrastive objective compares; 0 for none.
         activation_checkpointing: how it trains, not what it computes; see ``Vavl``.
-        kernels: take the fast paths; see ``use_kernels``.
     """
     audio, video, outputs = description.audio.width, description.video.width, description.task.outputs
     layers = description.audio.layers, description.video.layers
@@ -383,5 +381,5 @@ def build_network(
         network = LadderVavl(description.network, audio, video, outputs, ladder, **options)
     if contrast_size:
         network.add_contrast(contrast_size)  # last, so that all other weights are drawn as without them
-    use_kernels(network, on=kernels)
+    use_onednn(network)
     return network

@@ -1,8 +1,8 @@
 # mypy: ignore-errors
 """Triton kernels of keyed dropout, keyed noise, rotary positions and the ladder's combinator.
 
-``gpu.py`` and ``ladder.py`` call them; ``draws.py``, ``conformer.py`` and ``ladder.py`` hold the plain ways that they
-are equal to.
+``gpu.kernels()`` gives this module; ``draws.py``, ``conformer.py`` and ``ladder.py`` hold the plain ways that the
+kernels are equal to.
 """
 
 from __future__ import annotations
@@ -18,8 +18,6 @@ _WORDS = 128
 """Draws of a program: each is 64 bits and decides eight elements."""
 _ELEMENTS = 512
 """Of a program that rotates."""
-
-
 _ROWS, _CHANNELS = 16, 128
 """Frames and channels of a program that combines."""
 
@@ -72,7 +70,10 @@ def drop(
     grad: Tensor | None = None,
     swish: bool = False,
 ) -> Tensor:
-    """Launch the kernel of ``gpu.drop`` and ``gpu.swish_drop``; ``draw`` is a ``gpu.Draw``."""
+    """Return ``residual`` + what dropout makes of ``values`` (rows, ...), or their Swish; ``draw``: a ``draws.Draw``.
+
+    With the gradient above it, return that of ``values``.
+    """
     values = values.contiguous()
     other = grad if residual is None else residual
     dtype = values.dtype if residual is None else torch.promote_types(values.dtype, residual.dtype)
@@ -102,7 +103,7 @@ def _rotate(qkv, cosine, sine, out, frames, width, half, sign, ELEMENTS: tl.cons
 
 
 def rotate(qkv: Tensor, cosine: Tensor, sine: Tensor, sign: int) -> Tensor:
-    """Launch the kernel of ``gpu.rotate``."""
+    """Turn query and key of (B, T, 3, H, D) by ``sign`` times their angles (T, D / 2); the value stays."""
     qkv, (clips, frames, _, heads, channels) = qkv.contiguous(), qkv.shape
     out, width = torch.empty_like(qkv), heads * channels
     grid = (clips * frames, triton.cdiv(3 * width, _ELEMENTS))
@@ -130,7 +131,7 @@ def _noise(rows, is_real, out, frames, channels, stream, WORDS: tl.constexpr):  
 
 
 def noise(rows: Tensor, is_real: Tensor, channels: int, stream: int) -> Tensor:
-    """Launch the kernel of ``ladder.noise_on_gpu``."""
+    """Do what ``ladder.normal_numbers`` does."""
     clips, frames = is_real.shape
     out = torch.empty(clips, frames, channels, device=rows.device)
     grid = (clips, triton.cdiv(frames * channels, 2 * _WORDS))
@@ -193,7 +194,11 @@ def _combine(  # noqa: PLR0913
 def combine(
     lateral: Tensor, vertical: Tensor, weights: Sequence[Tensor], above: Tensor | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Launch the kernel of ``ladder.combine_on_gpu``; without ``above`` only the first result means anything."""
+    """Do what a ``ladder.Combinator`` with these weights does, in the first result.
+
+    With the gradient above it, return those of ``lateral``, of ``vertical`` with all frames, and (parts, 9, D) of the
+    weights one under the other, whose sum it is.
+    """
     lateral, vertical = lateral.contiguous(), vertical.contiguous()
     frames, width = lateral.shape[0] * lateral.shape[1], lateral.shape[2]
     blocks, repeats = triton.cdiv(frames, _ROWS), lateral.shape[1] // vertical.shape[1]

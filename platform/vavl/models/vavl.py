@@ -28,6 +28,7 @@ from vavl.models.conformer import (
     with_noise,
     without_padding,
 )
+from vavl.models.cpu import recomputed
 from vavl.models.draws import DrawKey, Dropout, SequentialWithDropout, keys_of_rows
 from vavl.models.settings import NetworkSettings
 
@@ -282,8 +283,8 @@ class ModalityPath(nn.Module):
         if noise:
             # A decoder reads this layer, and would multiply what lies in the padding by gradients of zero.
             bottom = with_noise(without_padding(frames, is_real), noise[0])
-        weighed = self.project(self.weigh(bottom, is_real), is_real)
-        projected = self.input_dropout(self.subsample(weighed, is_real), rows)
+        projected = recomputed(self.project, self.weigh(bottom, is_real), is_real)
+        projected = self.input_dropout(self.subsample(projected, is_real), rows)
         is_real = None if is_real is None else is_real[:, :: self.stride]
         added = noise[1:] if noise else [None] * len(self.blocks)
         layers = self.blocks(projected, is_real, rows, added, about)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from vavl.data.batch import ModalityBatch
-from vavl.models.draws import keep
+from vavl.models.conformer import without_padding
 from vavl.models.vavl import LadderTrace
 from vavl.objectives.moments import Moments, linked_moments
 
@@ -36,11 +36,11 @@ def ladder_moments(trace: LadderTrace, clips: ModalityBatch) -> dict[str, Tensor
         Float64 ``clips`` () and ``frames`` (), and per layer l ``l/error`` (D,) and ``l/clean`` (2, D), the sums of
         the clean layer and of its square.
     """
-    real = (clips.is_real & (clips.weight > 0).unsqueeze(-1)).unsqueeze(-1)
-    frames = real.sum(dim=1).clamp_min(1)
+    real = clips.is_real & (clips.weight > 0).unsqueeze(-1)
+    frames = real.sum(dim=1, keepdim=True).clamp_min(1)
     # The channels of all layers side by side: every sum is one operator.
-    target = keep(torch.cat(trace.clean, dim=-1).float(), real)
-    error = keep(torch.cat(trace.estimate, dim=-1).float() - target, real)
+    target = without_padding(torch.cat(trace.clean, dim=-1).float(), real)
+    error = without_padding(torch.cat(trace.estimate, dim=-1).float() - target, real)
     # Within a clip in float32, which is several times as quick; a clip's sums are the same on any rank.
     clean = torch.stack((target.sum(dim=1), target.square().sum(dim=1)))
     sums = {"error": error.square().sum(dim=1) / frames, "clean": clean}

@@ -31,7 +31,7 @@ from vavl.config.base import FrozenConfig
 from vavl.config.files import make_directory, written_beside
 from vavl.errors import ConfigError, PredictionError
 from vavl.features import AUDIO, AUDIO_VIDEO, VIDEO, FeatureStatistics
-from vavl.models.fused import use_kernels
+from vavl.models.cpu import use_onednn
 from vavl.models.saved_model import ClipFeatures, ModelDescription, SavedModel, load_model
 from vavl.models.settings import ClassTask
 
@@ -57,13 +57,13 @@ class ExportGraph(nn.Module):
     """The network from raw padded features to predictions by condition; its forward is what is exported.
 
     Args:
-        model: whose network takes its plain paths from now on.
+        model: whose network has torch's own linear layers from now on.
     """
 
     def __init__(self, model: SavedModel) -> None:
         super().__init__()
         self.network = model.network
-        use_kernels(self.network, on=False)
+        use_onednn(self.network, on=False)
         description = model.description
         self.modalities = model.modalities
         self.is_classes = isinstance(description.task, ClassTask)

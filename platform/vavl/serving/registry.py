@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -22,7 +23,6 @@ from vavl.serving.served_code import (
     CODE_FILES_KEY,
     CODE_HASH_KEY,
     code_hash,
-    import_closure,
     write_checksums,
 )
 from vavl.serving.served_rows import INPUT_COLUMNS, SPEAKER_COLUMN, value_columns
@@ -236,6 +236,48 @@ def serving_code(model: Mapping[str, Any]) -> list[str]:
     used = set(_EXTRACTOR_MODULES) if _plugin_distributions_of(model) else _extractors_of(model)
     without = {module for name, module in _EXTRACTOR_MODULES.items() if name not in used} | _ONLY_TRAINING
     return import_closure(Path(vavl.__file__).parent, "vavl.serving.served_model", without)
+
+
+def import_closure(package: Path, entry: str, without: Collection[str] = ()) -> list[str]:
+    """Return the files of ``package`` that a module imports, itself, through others, and within functions.
+
+    ``entry``: dotted name of the module, the name of the package included. ``without``: modules that are imported
+    within functions and are known not to be needed.
+
+    Returns:
+        Names relative to ``package``, with ``/``, sorted; without the file of ``entry``.
+    """
+    found: dict[str, Path] = {}
+    waiting = [entry]
+    while waiting:
+        module = waiting.pop()
+        file = _file_of(package, module)
+        if file is None or module in found or module in without:
+            continue
+        found[module] = file
+        above = module.rpartition(".")[0]
+        waiting += [*([above] if above else []), *_imports(file)]
+    del found[entry]
+    return sorted(file.relative_to(package).as_posix() for file in found.values())
+
+
+def _file_of(package: Path, module: str) -> Path | None:
+    root, _, rest = module.partition(".")
+    if root != package.name:
+        return None
+    place = package / rest.replace(".", "/")
+    candidates = (place / "__init__.py", place.with_suffix(".py")) if rest else (package / "__init__.py",)
+    return next((file for file in candidates if file.is_file()), None)
+
+
+def _imports(file: Path) -> Iterator[str]:
+    """Yield the dotted names that a file imports; of ``from a import b`` both ``a`` and ``a.b``."""
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (name.name for name in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+            yield from (f"{node.module}.{name.name}" for name in node.names)
 
 
 def _extractors_of(model: Mapping[str, Any]) -> set[str]:

@@ -1,13 +1,12 @@
-"""What a registered model consists of: the code that its prediction imports, and the checksums of all its files."""
+"""What a registered model consists of: its code, as a hash, and the checksums of all its files."""
 
 from __future__ import annotations
 
-import ast
 import hashlib
 import logging
 import os
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,29 +30,6 @@ _NOT_OF_THE_MODEL = ("registered_model_meta", "__pycache__")
 _MODEL_ID = re.compile(r"m-[0-9a-f]{32}")
 _SHOWN = 5
 _log = logging.getLogger(__name__)
-
-
-def import_closure(package: Path, entry: str, without: Collection[str] = ()) -> list[str]:
-    """Return the files of ``package`` that a module imports, itself, through others, and within functions.
-
-    ``entry``: dotted name of the module, the name of the package included. ``without``: modules that are imported
-    within functions and are known not to be needed.
-
-    Returns:
-        Names relative to ``package``, with ``/``, sorted; without the file of ``entry``.
-    """
-    found: dict[str, Path] = {}
-    waiting = [entry]
-    while waiting:
-        module = waiting.pop()
-        file = _file_of(package, module)
-        if file is None or module in found or module in without:
-            continue
-        found[module] = file
-        above = module.rpartition(".")[0]
-        waiting += [*([above] if above else []), *_imports(file)]
-    del found[entry]
-    return sorted(file.relative_to(package).as_posix() for file in found.values())
 
 
 def code_hash(package: Path, files: Sequence[str] | None = None) -> str:
@@ -141,22 +117,3 @@ def _changes(listed: Any, found: Mapping[str, str]) -> list[str]:
         for name in sorted({*listed, *found})
         if listed.get(name) != found.get(name)
     ]
-
-
-def _file_of(package: Path, module: str) -> Path | None:
-    root, _, rest = module.partition(".")
-    if root != package.name:
-        return None
-    place = package / rest.replace(".", "/")
-    candidates = (place / "__init__.py", place.with_suffix(".py")) if rest else (package / "__init__.py",)
-    return next((file for file in candidates if file.is_file()), None)
-
-
-def _imports(file: Path) -> Iterator[str]:
-    """Yield the dotted names that a file imports; of ``from a import b`` both ``a`` and ``a.b``."""
-    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            yield from (name.name for name in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            yield node.module
-            yield from (f"{node.module}.{name.name}" for name in node.names)

@@ -365,7 +365,7 @@ def _zero(settings: TrainingSettings, parameters: int) -> dict[str, Any]:
     if settings.zero_stage == 3:
         content["stage3_prefetch_bucket_size"] = bucket
         # On, it replaces torch.nn.functional.linear in the whole process by one that rounds product and bias each by
-        # itself in bf16. ``models.fast_linear`` keeps no gathered weight either.
+        # itself in bf16.
         content["memory_efficient_linear"] = False
     # Pinned memory serves copies to a GPU; a CPU run has none to make.
     offload = {"device": "cpu", "pin_memory": settings.gpus_per_worker > 0}

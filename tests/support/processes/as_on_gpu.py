@@ -1,10 +1,11 @@
-"""What a GPU would run, on a CPU: each kernel of ``vavl.models.gpu`` by tensor operations, and operators counted."""
+"""What a GPU would run, on a CPU: each kernel by tensor operations, and operators counted."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
@@ -12,10 +13,9 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from vavl.models import gpu, ladder
+from vavl.models import gpu
 from vavl.models.conformer import rotate as rotate_pairs
-from vavl.models.draws import kept_elements, where_kept
-from vavl.models.gpu import Draw
+from vavl.models.draws import Draw, kept_elements, where_kept
 from vavl.models.ladder import Combinator, normal_numbers
 
 _NO_WORK = ("empty", "detach")
@@ -51,51 +51,54 @@ class Operators(TorchDispatchMode):
 
 @contextmanager
 def as_on_gpu() -> Iterator[Operators]:
-    """Count operators, and take the branches of a GPU; the network has its plain modules, see ``use_kernels``."""
+    """Count operators, and take the branches of a GPU."""
     operators = Operators()
 
-    def counted(function: Any) -> Any:
-        def run(*arguments: Any) -> Any:
-            with operators.kernel(function.__name__):
-                return function(*arguments)
+    def counted(kernel: Any) -> Any:
+        def run(*arguments: Any, **options: Any) -> Any:
+            with operators.kernel("swish_drop" if options.get("swish") else kernel.__name__):
+                return kernel(*arguments, **options)
 
         return run
 
-    kernels = {one.__name__: counted(one) for one in (drop, swish_drop, rotate)}
-    of_ladder = {one.__name__: counted(one) for one in (noise_on_gpu, combine_on_gpu)}
-    with patch.multiple(gpu, is_usable=lambda _: True, **kernels), patch.multiple(ladder, **of_ladder), operators:
+    kernels = SimpleNamespace(**{one.__name__: counted(one) for one in (drop, rotate, noise, combine)})
+    with patch.multiple(gpu, is_usable=lambda _: True, kernels=lambda: kernels), operators:
         yield operators
 
 
-def drop(values: Tensor, rows: Tensor, draw: Draw, residual: Tensor | None) -> Tensor:
-    """Do what ``gpu.drop`` does."""
-    dropped = where_kept(values, kept_elements(values, rows, draw)) * draw.scale
+def drop(
+    values: Tensor,
+    rows: Tensor,
+    draw: Draw,
+    *,
+    residual: Tensor | None = None,
+    grad: Tensor | None = None,
+    swish: bool = False,
+) -> Tensor:
+    """Do what ``triton_kernels.drop`` does."""
+    given = grad if grad is not None else torch.nn.functional.silu(values) if swish else values
+    dropped = where_kept(given, kept_elements(given, rows, draw)) * draw.scale
+    if grad is not None:
+        return torch.ops.aten.silu_backward(dropped, values)
     return dropped if residual is None else residual + dropped
 
 
-def swish_drop(values: Tensor, rows: Tensor, draw: Draw, grad: Tensor | None) -> Tensor:
-    """Do what ``gpu.swish_drop`` does."""
-    if grad is None:
-        return drop(torch.nn.functional.silu(values), rows, draw, None)
-    return torch.ops.aten.silu_backward(drop(grad, rows, draw, None), values)
-
-
 def rotate(qkv: Tensor, cosine: Tensor, sine: Tensor, sign: int) -> Tensor:
-    """Do what ``gpu.rotate`` does."""
+    """Do what ``triton_kernels.rotate`` does."""
     query, key, value = qkv.permute(2, 0, 3, 1, 4)
     turned = [rotate_pairs(one, cosine, sign * sine) for one in (query, key)]
     return torch.stack([*turned, value]).permute(1, 3, 0, 2, 4).contiguous()
 
 
-def noise_on_gpu(rows: Tensor, is_real: Tensor, channels: int, stream: int) -> Tensor:
-    """Do what ``ladder.noise_on_gpu`` does."""
+def noise(rows: Tensor, is_real: Tensor, channels: int, stream: int) -> Tensor:
+    """Do what ``triton_kernels.noise`` does."""
     return normal_numbers(rows, is_real, channels, stream)
 
 
-def combine_on_gpu(
+def combine(
     lateral: Tensor, vertical: Tensor, weights: Sequence[Tensor], above: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Do what ``ladder.combine_on_gpu`` does, by the gradients of the plain way."""
+    """Do what ``triton_kernels.combine`` does, by the gradients of the plain way."""
     given = [one.detach().requires_grad_() for one in (lateral, vertical.expand_as(lateral), *weights)]
     parts = dict(zip(("linear", "gate", "gate_scale"), given[2:], strict=True))
     with patch.object(gpu, "is_usable", lambda _: False), torch.enable_grad():

@@ -22,7 +22,6 @@ from torch import Tensor
 from vavl.data.batch import ClipBatch, ModalityBatch
 from vavl.models.conformer import ConformerBlock
 from vavl.models.draws import DrawKey
-from vavl.models.fused import use_kernels
 from vavl.models.ladder import LadderVavl
 from vavl.models.settings import LadderShape, NetworkSettings
 from vavl.models.vavl import Vavl, VavlOutput
@@ -87,11 +86,8 @@ def network(is_checkpointed: bool) -> Vavl:
         dropout=0.2, head_dropout=0.2, correlation_size=4,
     )  # fmt: skip
     torch.manual_seed(0)
-    made = LadderVavl(
-        settings, AUDIO, VIDEO, CLASSES, LadderShape(detach_target=False), activation_checkpointing=is_checkpointed
-    )
-    use_kernels(made)
-    return made.train()
+    shape = LadderShape(detach_target=False)
+    return LadderVavl(settings, AUDIO, VIDEO, CLASSES, shape, activation_checkpointing=is_checkpointed).train()
 
 
 def micro_batches(step: int) -> Iterator[ClipBatch]:

@@ -19,26 +19,14 @@ from vavl.models.conformer import (
     split_heads,
 )
 from vavl.models.draws import DrawKey, keys_of_rows
-from vavl.models.fused import use_kernels
 
 FRAMES, WIDTH = 9, 16
 
 
-@pytest.fixture(params=["plain", "fast"])
-def way(request):
-    """Return a function that lets a module take the plain way or the fast one."""
-
-    def chosen(module):
-        use_kernels(module, on=request.param == "fast")
-        return module
-
-    return chosen
-
-
 @pytest.fixture
-def block(tiny_settings, way):
+def block(tiny_settings):
     torch.manual_seed(0)
-    return way(ConformerBlock(tiny_settings()).eval())
+    return ConformerBlock(tiny_settings()).eval()
 
 
 @pytest.fixture
@@ -77,10 +65,10 @@ def test_padding_does_not_reach_real_frames(block, frames):
 
 
 @pytest.mark.parametrize("part", [RotaryAttention, TimeConvolution])
-def test_attention_and_convolution_mix_frames_of_one_clip_only(tiny_settings, way, frames, part):
+def test_attention_and_convolution_mix_frames_of_one_clip_only(tiny_settings, frames, part):
     """The gradient says who sees whom: every real frame of the own clip, nothing else."""
     torch.manual_seed(0)
-    layer = way(part(tiny_settings(convolution_kernel=31))).eval()
+    layer = part(tiny_settings(convolution_kernel=31)).eval()
     is_real = real(9, 4, 6)
     frames.requires_grad_()
     layer(frames, is_real)[1, 2].sum().backward()
@@ -90,15 +78,15 @@ def test_attention_and_convolution_mix_frames_of_one_clip_only(tiny_settings, wa
     assert not sees[2].any()
 
 
-def test_the_feed_forward_mixes_no_frames(tiny_settings, way, frames):
-    layer = way(FeedForward(tiny_settings())).eval()
+def test_the_feed_forward_mixes_no_frames(tiny_settings, frames):
+    layer = FeedForward(tiny_settings()).eval()
     frames.requires_grad_()
     layer(frames)[1, 2].sum().backward()
     assert (frames.grad.abs().sum(dim=-1) > 0).nonzero().tolist() == [[1, 2]]
 
 
-def test_the_convolution_reaches_half_its_kernel_to_both_sides(tiny_settings, way, frames):
-    layer = way(TimeConvolution(tiny_settings(convolution_kernel=5))).eval()
+def test_the_convolution_reaches_half_its_kernel_to_both_sides(tiny_settings, frames):
+    layer = TimeConvolution(tiny_settings(convolution_kernel=5)).eval()
     frames.requires_grad_()
     layer(frames, real(9, 9, 9))[0, 4].sum().backward()
     assert (frames.grad[0].abs().sum(dim=-1) > 0).nonzero().flatten().tolist() == [2, 3, 4, 5, 6]
@@ -115,11 +103,11 @@ def test_training_and_evaluation_agree_without_dropout(block, frames):
     assert torch.equal(evaluated, block.train()(frames, is_real))
 
 
-def test_every_source_of_dropout_is_off_in_evaluation_and_without_keys_and_on_in_training(tiny_settings, way, frames):
+def test_every_source_of_dropout_is_off_in_evaluation_and_without_keys_and_on_in_training(tiny_settings, frames):
     first, other = (keys_of_rows(DrawKey(0, step), torch.arange(3), 0) for step in (1, 2))
     for part in (FeedForward, RotaryAttention, TimeConvolution):
         torch.manual_seed(0)
-        layer = way(part(tiny_settings(dropout=0.5)))
+        layer = part(tiny_settings(dropout=0.5))
         arguments = (frames,) if part is FeedForward else (frames, real(9, 4, 1))
         plain = layer.eval()(*arguments)
         assert torch.equal(layer(*arguments, first), plain)
@@ -130,9 +118,9 @@ def test_every_source_of_dropout_is_off_in_evaluation_and_without_keys_and_on_in
         assert (dropped - plain).abs().max() > 0.01, part
 
 
-def test_attention_does_not_change_when_the_clip_starts_later(tiny_settings, way, frames):
+def test_attention_does_not_change_when_the_clip_starts_later(tiny_settings, frames):
     torch.manual_seed(0)
-    attention = way(RotaryAttention(tiny_settings())).eval()
+    attention = RotaryAttention(tiny_settings()).eval()
     plain = attention(frames, real(9, 9, 9))
     shift = 7
     later = torch.cat((torch.randn(3, shift, WIDTH), frames), dim=1)
@@ -140,19 +128,19 @@ def test_attention_does_not_change_when_the_clip_starts_later(tiny_settings, way
     torch.testing.assert_close(attention(later, is_real)[:, shift:], plain, atol=1e-5, rtol=1e-5)
 
 
-def test_attention_knows_the_order_of_frames(tiny_settings, way, frames):
+def test_attention_knows_the_order_of_frames(tiny_settings, frames):
     torch.manual_seed(0)
-    attention = way(RotaryAttention(tiny_settings())).eval()
+    attention = RotaryAttention(tiny_settings()).eval()
     is_real = real(9, 9, 9)
     back = attention(frames.flip(1), is_real).flip(1)
     assert (attention(frames, is_real) - back).abs().max() > 1e-3
 
 
 @torch.no_grad()
-def test_attention_is_the_softmax_of_rotated_products(tiny_settings, way, frames):
+def test_attention_is_the_softmax_of_rotated_products(tiny_settings, frames):
     """Written out, without torch's fused kernel: softmax(query key' / sqrt(D)) value over the real frames."""
     torch.manual_seed(0)
-    attention, is_real = way(RotaryAttention(tiny_settings())).eval(), real(9, 4, 1)
+    attention, is_real = RotaryAttention(tiny_settings()).eval(), real(9, 4, 1)
     qkv = attention.query_key_value(attention.norm(frames))
     query, key, value = split_heads(qkv, attention.heads)
     angles = rotary_angles(FRAMES, query.shape[-1], frames.device)
@@ -163,9 +151,9 @@ def test_attention_is_the_softmax_of_rotated_products(tiny_settings, way, frames
 
 
 @torch.no_grad()
-def test_the_convolution_is_conv1d_of_what_the_gate_lets_through(tiny_settings, way, frames):
+def test_the_convolution_is_conv1d_of_what_the_gate_lets_through(tiny_settings, frames):
     torch.manual_seed(0)
-    layer, is_real = way(TimeConvolution(tiny_settings(convolution_kernel=5))).eval(), real(9, 4, 1)
+    layer, is_real = TimeConvolution(tiny_settings(convolution_kernel=5)).eval(), real(9, 4, 1)
     left, right = layer.expand(layer.norm(frames)).chunk(2, dim=-1)
     gated = (left * right.sigmoid() * is_real.unsqueeze(-1)).transpose(1, 2)
     kernel, bias = layer.depthwise.weight.squeeze(2), layer.depthwise.bias
@@ -197,18 +185,18 @@ def test_a_rotation_keeps_lengths():
 class TestActivationCheckpointing:
     BLOCKS = 3
 
-    def run(self, tiny_settings, way, frames, checkpointing: bool) -> tuple[list[torch.Tensor], ConformerBlocks]:
+    def run(self, tiny_settings, frames, checkpointing: bool) -> tuple[list[torch.Tensor], ConformerBlocks]:
         torch.manual_seed(0)
-        blocks = way(ConformerBlocks(self.BLOCKS, tiny_settings(dropout=0.3), checkpointing))
+        blocks = ConformerBlocks(self.BLOCKS, tiny_settings(dropout=0.3), checkpointing)
         rows = keys_of_rows(DrawKey(0, 1), torch.arange(3), 0)
         noise = [None, 0.1 * frames.detach(), None]
         return blocks(frames, real(9, 4, 1), rows, noise), blocks
 
-    def test_outputs_and_gradients_are_the_same_to_the_last_bit(self, tiny_settings, way, frames):
+    def test_outputs_and_gradients_are_the_same_to_the_last_bit(self, tiny_settings, frames):
         found = []
         for checkpointing in (False, True):
             given = frames.clone().requires_grad_()
-            layers, blocks = self.run(tiny_settings, way, given, checkpointing)
+            layers, blocks = self.run(tiny_settings, given, checkpointing)
             torch.rand(7)  # nothing depends on a random state between forward and backward
             sum(layer.square().sum() for layer in layers).backward()
             found.append([*layers, given.grad, *(parameter.grad for parameter in blocks.parameters())])
@@ -216,7 +204,7 @@ class TestActivationCheckpointing:
         for plain, checkpointed in zip(*found, strict=True):
             assert torch.equal(plain, checkpointed)
 
-    def test_a_block_keeps_no_more_than_its_input(self, tiny_settings, way, frames):
+    def test_a_block_keeps_no_more_than_its_input(self, tiny_settings, frames):
         """Counted where autograd saves; torch keeps the inputs of a checkpointed block beside that."""
         saved = []
         for checkpointing in (False, True):
@@ -228,13 +216,13 @@ class TestActivationCheckpointing:
 
             given = frames.clone().requires_grad_()
             with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-                self.run(tiny_settings, way, given, checkpointing)
+                self.run(tiny_settings, given, checkpointing)
             saved.append(sum(kept.values()) + self.BLOCKS * frames.nbytes * checkpointing)
         assert saved[1] < saved[0] / 2
 
-    def test_without_gradient_every_block_runs_once(self, tiny_settings, way, frames):
+    def test_without_gradient_every_block_runs_once(self, tiny_settings, frames):
         calls = []
-        layers, blocks = self.run(tiny_settings, way, frames, checkpointing=True)
+        layers, blocks = self.run(tiny_settings, frames, checkpointing=True)
         blocks[0].register_forward_hook(lambda *_: calls.append(1))
         with torch.no_grad():
             again = blocks(frames, real(9, 4, 1), None, [None] * self.BLOCKS)

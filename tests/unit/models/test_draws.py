@@ -14,11 +14,11 @@ from vavl.models.draws import (
     DrawKey,
     Dropout,
     SequentialWithDropout,
-    keep,
     keys_of_rows,
     mixed,
     random_bytes,
     random_choices,
+    where_kept,
 )
 from vavl.models.ladder import layer_noise
 
@@ -142,7 +142,7 @@ class TestNoise:
     def _way(self, request, monkeypatch):
         """Draw as on a CPU, then as on a GPU."""
         if request.param == "counter":
-            monkeypatch.setattr(ladder_module, "_by_generators", ladder_module._by_counter)
+            monkeypatch.setattr(ladder_module, "_draws_by_generators", lambda _: False)
 
     @pytest.fixture
     def batch(self, batches):
@@ -326,27 +326,9 @@ DTYPES = [torch.bfloat16, torch.float16, torch.float32, torch.float64]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("kind", [torch.bool, torch.int8])
-def test_it_is_where_in_value_and_gradient(dtype, kind):
-    values = torch.randn(4, 3, 5).to(dtype).requires_grad_()
-    chosen = torch.rand(4, 3, 1) > 0.4
-    found = keep(values, chosen if kind is torch.bool else -chosen.to(torch.int8))
-    assert torch.equal(found, torch.where(chosen, values, 0))
-    above = torch.randn(4, 3, 5).to(dtype)
-    found.backward(above)
-    assert torch.equal(values.grad, torch.where(chosen, above, 0))
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_nothing_survives_where_nothing_is_kept(dtype):
-    values = torch.tensor([torch.nan, torch.inf, -torch.inf, -1.0], dtype=dtype)
-    assert keep(values, torch.zeros(4, dtype=torch.bool)).tolist() == [0, 0, 0, 0]
-
-
-def test_gradients_that_are_expanded_are_taken():
-    values = torch.ones(2, 3, requires_grad=True)
-    keep(values, torch.tensor([[True], [False]])).sum().backward()
-    assert values.grad.tolist() == [[1, 1, 1], [0, 0, 0]]
+def test_what_is_kept_is_itself_and_nothing_survives_elsewhere(dtype):
+    values = torch.tensor([torch.nan, torch.inf, -torch.inf, -1.0, 2.5], dtype=dtype)
+    assert where_kept(values, torch.tensor([0, 0, 0, 0, -1], dtype=torch.int8)).tolist() == [0, 0, 0, 0, 2.5]
 
 
 @pytest.mark.gpu

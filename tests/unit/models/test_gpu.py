@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from as_on_gpu import as_on_gpu, combine_on_gpu
+from as_on_gpu import as_on_gpu, combine
 from training_load import Size, batch_of
 
 from vavl.data.batch import WeakView
@@ -73,8 +73,8 @@ def test_operators_of_a_micro_batch_with_ladder_hgr_and_pseudo_labels():
         parts = objective.parts(output, batch, local, together, pseudo)
         torch.stack(list(objective.weighted(parts, 0).values())).sum().backward()
     assert len(parts) == 3 + 2 + 3 + 2 + 3
-    assert operators.by_name["combine_on_gpu"] == 2 * 2 * settings.ladder_layers
-    assert operators.by_name["noise_on_gpu"] == 2
+    assert operators.by_name["combine"] == 2 * 2 * settings.ladder_layers
+    assert operators.by_name["noise"] == 2
     assert 1000 < operators.by_name.total() <= 1700
 
 
@@ -82,15 +82,14 @@ def test_operators_of_a_micro_batch_with_ladder_hgr_and_pseudo_labels():
 @pytest.mark.parametrize("padded", [False, True])
 def test_in_fp32_the_branches_of_a_gpu_give_the_same(tiny_network, batches, padded, checkpointing, monkeypatch):
     """Also with weights side by side, whose gradients come in one piece."""
-    monkeypatch.setattr(ladder_module, "_by_generators", ladder_module._by_counter)  # the noise of a GPU
+    monkeypatch.setattr(ladder_module, "_draws_by_generators", lambda _: False)  # the noise of a GPU
     clips = batches.clips(CLIPS) if padded else batches.clips("av")
     batch, found = batches.of(clips), []
     assert batch.audio.is_padded is padded
     for on_gpu in (False, True):
         network = tiny_network(
-            ladder=LadderShape(lateral="both"), dropout=0.3, head_dropout=0.3, input_dropout=0.2, kernels=False,
-            modality_blocks=2,
-        ).train()  # fmt: skip
+            ladder=LadderShape(lateral="both"), dropout=0.3, head_dropout=0.3, input_dropout=0.2, modality_blocks=2
+        ).train()
         network.weights_side_by_side = on_gpu
         for blocks in (network.audio_path.blocks, network.video_path.blocks, network.shared.blocks):
             blocks.activation_checkpointing = checkpointing
@@ -107,7 +106,7 @@ def test_in_bf16_they_are_as_near_to_fp32_as_the_plain_way(tiny_network, batches
     ways = {"exact": nullcontext, "plain": nullcontext, "gpu": as_on_gpu}
     found = {}
     for name, way in ways.items():
-        network = tiny_network(dropout=0.3, kernels=False).train()
+        network = tiny_network(dropout=0.3).train()
         network.weights_side_by_side = name == "gpu"
         with way():
             found[name] = torch.cat([one.detach().float().flatten() for one in passes(network, batch, name != "exact")])
@@ -116,7 +115,7 @@ def test_in_bf16_they_are_as_near_to_fp32_as_the_plain_way(tiny_network, batches
 
 
 def test_weights_lie_side_by_side_only_within_a_pass(tiny_network, batches):
-    network = tiny_network(kernels=False)
+    network = tiny_network()
     network.weights_side_by_side, names = True, [name for name, _ in network.named_parameters()]
     before = [dict(vars(module)) for module in network.modules()]
     network(batches.of(batches.clips(CLIPS)))
@@ -200,8 +199,8 @@ class TestTriton:
         gradients = kernels.combine(lateral, vertical, weights, above)
         as_given = (lateral.float(), vertical, weights)
         bound = {"rtol": 1e-5, "atol": 1e-5} if dtype == torch.float32 else {"rtol": 2e-2, "atol": 2e-2}
-        torch.testing.assert_close(found.float(), combine_on_gpu(*as_given, None)[0], **bound)
-        expected = combine_on_gpu(*as_given, above.float())
+        torch.testing.assert_close(found.float(), combine(*as_given, None)[0], **bound)
+        expected = combine(*as_given, above.float())
         assert (found.dtype, gradients[0].dtype) == (dtype, dtype)
         for one, other in zip((*gradients[:2], gradients[2].sum(0, keepdim=True)), expected, strict=True):
             torch.testing.assert_close(one.float(), other, **bound)

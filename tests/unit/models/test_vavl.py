@@ -317,10 +317,9 @@ OPTIONS = (
 class TestOptions:
     @torch.no_grad()
     @pytest.mark.parametrize("options", OPTIONS, ids=str)
-    @pytest.mark.parametrize("kernels", [True, False])
-    def test_a_prediction_depends_on_its_clip_alone(self, tiny_network, batches, options, kernels):
+    def test_a_prediction_depends_on_its_clip_alone(self, tiny_network, batches, options):
         """Neither on batch-mates nor on the amount and content of padding; it is another one than without."""
-        network, clips = tiny_network(kernels=kernels, **options), batches.clips(CLIPS)
+        network, clips = tiny_network(**options), batches.clips(CLIPS)
         batch = batches.of(clips)
         expected = rows_of(network(batch), batch)
         padded = batches.padded(batch, 7, math.nan)

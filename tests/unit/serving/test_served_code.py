@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 import vavl
-from vavl.serving.registry import serving_code
-from vavl.serving.served_code import code_hash, import_closure
+from vavl.serving.registry import import_closure, serving_code
+from vavl.serving.served_code import code_hash
 
 PACKAGE = Path(vavl.__file__).parent
 ENTRY = PACKAGE / "serving/served_model.py"
