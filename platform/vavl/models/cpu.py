@@ -61,7 +61,9 @@ def clips_at_once(qkv: Tensor, heads: int) -> int:
 def attend_by_products(query: Tensor, key: Tensor, value: Tensor, hidden: Tensor | None) -> Tensor:
     """Do what ``scaled_dot_product_attention`` does with (B, H, T, D), by plain products, the softmax in float32."""
     scores = (query * query.shape[-1] ** -0.5 @ key.transpose(-1, -2)).float()
-    return (scores if hidden is None else scores + hidden).softmax(dim=-1).to(value.dtype) @ value
+    weights = (scores if hidden is None else scores + hidden).softmax(dim=-1).to(value.dtype)
+    mixed: Tensor = weights @ value
+    return mixed
 
 
 def depthwise(image: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
