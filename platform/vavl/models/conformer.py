@@ -264,8 +264,8 @@ def attend(qkv: Tensor, heads: int, about: Frames) -> Tensor:
         (B, T, H * D).
     """
     if at_once := cpu.clips_at_once(qkv, heads):
-        parts = qkv.split(at_once)
-        hidden = [None] * len(parts) if about.hidden is None else about.hidden.split(at_once)
+        parts = torch.split(qkv, at_once)
+        hidden = [None] * len(parts) if about.hidden is None else torch.split(about.hidden, at_once)
         mixed = [
             recomputed(partial(attended, cpu.attend_by_products), part, heads, about._replace(hidden=one))
             for part, one in zip(parts, hidden, strict=True)
