@@ -199,9 +199,8 @@ JOBS = Path(__file__).parents[1] / "jobs"
 
 @dataclass(frozen=True)
 class Done:
-    """How a job ended."""
+    """What a job printed."""
 
-    code: int
     stdout: str
     stderr: str
 
@@ -213,9 +212,9 @@ RunJob = Callable[..., Done]
 def run_job(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> RunJob:
-    """Return a function that runs ``jobs/<name>.py`` with the words of a command line."""
+    """Return a function that runs ``jobs/<name>.py`` with the words of a command line; it has to end with ``code``."""
 
-    def run(name: str, *words: str | Path) -> Done:
+    def run(name: str, *words: str | Path, code: int = 0) -> Done:
         monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, words)])
         spec = importlib.util.spec_from_file_location(f"job_{name}", JOBS / f"{name}.py")
         assert spec is not None
@@ -224,10 +223,12 @@ def run_job(
         spec.loader.exec_module(job)
         caplog.clear()
         with caplog.at_level(logging.INFO):
-            code = job.main()
+            ended = job.main()
         printed = capsys.readouterr()
         # pytest holds the log; a person sees it on stderr.
-        return Done(code, printed.out, printed.err + caplog.text)
+        done = Done(printed.out, printed.err + caplog.text)
+        assert ended == code, done.stdout + done.stderr
+        return done
 
     return run
 
@@ -239,12 +240,12 @@ Refused = Callable[..., None]
 def refused(run_job: RunJob) -> Refused:
     """Return a function that holds a job to refusing its words: exit code 2, a message with a fix, nothing made."""
 
-    def check(name: str, config: Path, words: Sequence[str], message: str, made: Path) -> None:
-        done = run_job(name, config, *words)
-        assert done.code == 2, done.stderr
+    def check(name: str, *words: str | Path, message: str, made: Path | None = None) -> None:
+        done = run_job(name, *words, code=2)
         assert message in done.stderr
         assert "fix:" in done.stderr
         assert "secret" not in done.stderr
-        assert not made.exists()
+        assert "Traceback" not in done.stderr
+        assert made is None or not made.exists()
 
     return check

@@ -31,7 +31,7 @@ from vavl.training.run_directory import RESULTS
 pytestmark = [pytest.mark.ray, pytest.mark.xdist_group("clusters")]
 
 ROOT = Path(__file__).parents[2]
-STEPS, EVERY = 160, 10
+STEPS, EVERY = 160, 20
 
 
 ALONE = ("training.launcher=in_process", "training.workers=1", "training.engine=torch", "training.zero_stage=0")

@@ -73,8 +73,7 @@ def test_real_recordings_go_all_the_way(corpus: Path, run_job: Callable[..., Any
         "workers": 0, "faces_preview": 2, "features": {"video": {"faces": faces, "frame_rate_hz": 5}},
     }  # fmt: skip
     config.write_text(yaml.safe_dump(content))
-    prepared = run_job("prepare_corpus", config)
-    assert prepared.code == 0, prepared.stderr
+    run_job("prepare_corpus", config)
     summary = read_json(corpus / "store/summary.json")
     assert summary["face_share"] >= 0.99
     assert summary["without_signal"] == {"audio": 2}
@@ -89,17 +88,15 @@ def test_real_recordings_go_all_the_way(corpus: Path, run_job: Callable[..., Any
         "training": {"launcher": "in_process", "engine": "torch", "max_epochs": 1},
         "tracking": {"uri": f"sqlite:///{corpus}/mlflow.db", "artifact_location": str(corpus / "artifacts")},
     }))  # fmt: skip
-    trained = run_job("train_model", train)
-    assert trained.code == 0, trained.stderr
+    run_job("train_model", train)
 
-    predicted = run_job(
+    run_job(
         "predict_clips",
         corpus / "media",
         f"model={corpus / 'run'}",
         f"output_dir={corpus / 'predictions'}",
         "workers=0",
     )
-    assert predicted.code == 0, predicted.stderr
     table = pd.read_parquet(corpus / "predictions/predictions.parquet").set_index("clip_id")
     assert len(table) == 14
     silent = table.index.str.startswith("video_only")

@@ -20,21 +20,18 @@ def test_from_nothing_to_predictions_of_a_registered_model(
 ) -> None:
     monkeypatch.chdir(ROOT)
     monkeypatch.setenv("VAVL_DEMO_ROOT", str(tmp_path / "corpus"))
-    rendered = run_job(
+    run_job(
         "make_demo_corpus", CONFIGS / "demo_corpus.yaml", f"output_dir={tmp_path / 'corpus'}",
         "corpus.women=4", "corpus.men=4", "corpus.sentences=1", "corpus.takes=1",
     )  # fmt: skip
-    assert rendered.code == 0, rendered.stderr
-    prepared = run_job("prepare_corpus", CONFIGS / "prepare" / "demo.yaml", f"output_dir={tmp_path / 'store'}")
-    assert prepared.code == 0, prepared.stderr
-    trained = run_job(
+    run_job("prepare_corpus", CONFIGS / "prepare" / "demo.yaml", f"output_dir={tmp_path / 'store'}")
+    run_job(
         "train_model", CONFIGS / "demo.yaml", f"output_dir={tmp_path / 'run'}", f"data.store={tmp_path / 'store'}",
         "data.composition.batch_size=12", "training.max_epochs=1", "model.width=16", "model.attention_heads=2",
         "data.partitions.labelled_fraction=0.6",  # a fifth of so few clips leaves classes without a label
         f"tracking.uri=sqlite:///{tmp_path}/mlflow.db", f"tracking.artifact_location={tmp_path / 'artifacts'}",
         "tracking.model_name=walk",
     )  # fmt: skip
-    assert trained.code == 0, trained.stderr
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert (summary["workers"], summary["model_version"]) == (2, "1")
 

@@ -30,7 +30,6 @@ def leaky(tmp_path):
 
 def test_a_clean_store_ends_with_code_0(clean, run_job):
     done = run_job("audit_corpus", clean)
-    assert done.code == 0, done.stderr
     assert (clean / "audit.json").exists()
     assert (clean / "audit.html").exists()
     summary = json.loads((clean / "audit/summary.json").read_text())
@@ -40,8 +39,7 @@ def test_a_clean_store_ends_with_code_0(clean, run_job):
 
 
 def test_a_failed_check_ends_with_code_1_and_the_fix(leaky, run_job):
-    done = run_job("audit_corpus", leaky)
-    assert done.code == 1
+    done = run_job("audit_corpus", leaky, code=1)
     assert re.search(r"^ +speakers +failed ", done.stdout, re.MULTILINE)
     assert "1 check(s) failed: speakers" in done.stderr
     assert "fix: correct the card's splits" in done.stderr
@@ -50,7 +48,7 @@ def test_a_failed_check_ends_with_code_1_and_the_fix(leaky, run_job):
 
 
 def test_other_thresholds_are_no_record_for_training(clean, run_job):
-    assert run_job("audit_corpus", clean, "audit.most_examples=3").code == 0
+    run_job("audit_corpus", clean, "audit.most_examples=3")
     assert not (clean / "audit.json").exists()
     assert (clean / "audit/audit.json").exists()
 
@@ -58,32 +56,28 @@ def test_other_thresholds_are_no_record_for_training(clean, run_job):
 def test_a_file_names_store_and_folder(clean, tmp_path, run_job):
     config = tmp_path / "audit.yaml"
     config.write_text(yaml.safe_dump({"store": str(clean), "output_dir": str(tmp_path / "out")}))
-    done = run_job("audit_corpus", config)
-    assert done.code == 0, done.stderr
+    run_job("audit_corpus", config)
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"audit.json", "audit.html", "summary.json"}
     assert not (clean / "audit.json").exists()
 
 
 def test_a_dry_run_writes_nothing(clean, run_job):
     before = {path.name for path in clean.iterdir()}
-    assert run_job("audit_corpus", clean, "--dry-run").code == 0
+    run_job("audit_corpus", clean, "--dry-run")
     assert {path.name for path in clean.iterdir()} == before
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("word", "message"),
     [
-        (("store=/nowhere",), "no feature store"),
-        (("audit.media.silent_faild=1",), "did you mean `silent_failed`"),
-        (("audit.leaks.neighbour_ratio=2",), "neighbour_ratio"),
-        (("card=datasets/demo.yaml",), "name either a store, or a card"),
+        ("store=/nowhere", "no feature store"),
+        ("audit.media.silent_faild=1", "did you mean `silent_failed`"),
+        ("audit.leaks.neighbour_ratio=2", "neighbour_ratio"),
+        ("card=datasets/demo.yaml", "name either a store, or a card"),
     ],
 )
-def test_bad_input_ends_with_code_2(clean, words, message, run_job):
-    done = run_job("audit_corpus", clean, *words)
-    assert done.code == 2, done.stderr
-    assert message in done.stderr
-    assert "fix:" in done.stderr
+def test_bad_input_ends_with_code_2(clean, word, message, refused):
+    refused("audit_corpus", clean, word, message=message)
 
 
 @pytest.mark.skipif(not os.environ.get("CREMA_D_ROOT"), reason="CREMA_D_ROOT does not name the corpus directory")
@@ -91,7 +85,6 @@ def test_bad_input_ends_with_code_2(clean, words, message, run_job):
 def test_the_labels_of_crema_d_are_audited_from_its_tables(tmp_path, run_job):
     config = Path(__file__).parents[2] / "jobs/configs/audit/crema_d.yaml"
     done = run_job("audit_corpus", config, f"output_dir={tmp_path}")
-    assert done.code == 0, done.stderr
     rows = {" ".join(line.split()) for line in done.stdout.splitlines()}
     assert rows >= {
         "consensus = intended 82.2 % of 5,820 clips",
@@ -116,8 +109,7 @@ def training(tmp_path):
 
 @pytest.mark.parametrize("words", [(), ("--dry-run",)])
 def test_a_failed_audit_stops_a_training_before_it_starts(leaky, words, training, run_job):
-    done = run_job("train_model", training(leaky), *words)
-    assert done.code == 2
+    done = run_job("train_model", training(leaky), *words, code=2)
     assert "check speakers failed: 1 speaker(s) in more than one split" in done.stderr
     assert "data.waive_audit=[speakers]" in done.stderr
     assert not (leaky.parent / "run").exists()
@@ -125,7 +117,6 @@ def test_a_failed_audit_stops_a_training_before_it_starts(leaky, words, training
 
 def test_a_waiver_trains_and_is_recorded_everywhere(leaky, training, run_job):
     done = run_job("train_model", training(leaky), "data.waive_audit=[speakers]")
-    assert done.code == 0, done.stderr
     folder = leaky.parent / "run"
     assert "waived: check speakers failed" in done.stderr
     assert "the audit of the store was waived: speakers" in done.stdout
@@ -143,7 +134,6 @@ def test_a_failed_audit_stops_a_comparison(leaky, tmp_path, training, run_job):
         "objective_sets": {"one": {}, "two": {"objectives.supervised.label_smoothing": 0.2}},
     }  # fmt: skip
     compare.write_text(yaml.safe_dump(content))
-    done = run_job("compare_objectives", compare, "--dry-run")
-    assert done.code == 2
+    done = run_job("compare_objectives", compare, "--dry-run", code=2)
     assert "check speakers failed" in done.stderr
-    assert run_job("compare_objectives", compare, "--dry-run", "overrides.data.waive_audit=[speakers]").code == 0
+    run_job("compare_objectives", compare, "--dry-run", "overrides.data.waive_audit=[speakers]")

@@ -2,33 +2,32 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
+
+import pytest
+
+from vavl.config.files import read_json
 
 ROOT = Path(__file__).parents[2]
 
 
-def _check_setup(output: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
-    words = ["jobs/check_setup.py", "jobs/configs/check_setup.yaml", f"output_dir={output}", *overrides]
-    environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
-    return subprocess.run(
-        [sys.executable, *words], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+@pytest.fixture
+def check_setup(run_job, tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    return lambda *words, **options: run_job(
+        "check_setup", "jobs/configs/check_setup.yaml", f"output_dir={tmp_path}", *words, **options
     )
 
 
-def test_every_check_gets_a_line_and_a_place_in_the_summary(tmp_path: Path) -> None:
-    done = _check_setup(
-        tmp_path, "try_imports=false", f"tracking.uri=sqlite:///{tmp_path}/runs.db", "least_free_disk_gb=0.1"
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    summary = json.loads((tmp_path / "summary.json").read_text())
+def test_every_check_gets_a_line_and_a_place_in_the_summary(check_setup, tmp_path):
+    done = check_setup(f"tracking.uri=sqlite:///{tmp_path}/runs.db", "least_free_disk_gb=0.1")
+    assert "ok   imports" in done.stdout
+    summary = read_json(tmp_path / "summary.json")
     assert summary["fail"] == 0
     names = {check["name"] for check in summary["checks"]}
     assert names >= {
-        "Python", "packages", "compiler", "build locks", "disk", "memory", "shared memory", "tracking",
+        "Python", "packages", "imports", "compiler", "build locks", "disk", "memory", "shared memory", "tracking",
         "corpus demo", "corpus ravdess", "GPU", "Ray",
     }  # fmt: skip
     lines = [line for line in done.stdout.splitlines() if line[:5].strip() in {"ok", "warn", "fail"}]
@@ -36,20 +35,13 @@ def test_every_check_gets_a_line_and_a_place_in_the_summary(tmp_path: Path) -> N
     assert all(check["fix"] for check in summary["checks"] if check["status"] != "ok")
 
 
-def test_a_failed_check_is_a_failed_job(tmp_path: Path) -> None:
-    done = _check_setup(tmp_path, "try_imports=false", "least_free_disk_gb=1000000000")
-    assert done.returncode == 1
+def test_a_failed_check_is_a_failed_job(check_setup, tmp_path):
+    done = check_setup("try_imports=false", "least_free_disk_gb=1000000000", code=1)
     assert "fail disk" in done.stdout
     assert "error: setup: disk: 1 checks failed" in done.stderr
-    assert json.loads((tmp_path / "summary.json").read_text())["fail"] == 1
+    assert read_json(tmp_path / "summary.json")["fail"] == 1
 
 
-def test_a_dry_run_checks_nothing_but_the_settings(tmp_path: Path) -> None:
-    done = _check_setup(tmp_path, "--dry-run")
-    assert done.returncode == 0
+def test_a_dry_run_checks_nothing_but_the_settings(check_setup, tmp_path):
+    check_setup("--dry-run")
     assert not (tmp_path / "summary.json").exists()
-
-
-def test_the_packages_of_this_environment_can_be_imported(tmp_path: Path) -> None:
-    done = _check_setup(tmp_path, "least_free_disk_gb=0.1")
-    assert "ok   imports" in done.stdout

@@ -29,8 +29,7 @@ def config(small_store, small_corpus, tmp_path, tracking_database):
 
 
 def test_two_rounds_of_self_training_and_an_ensemble(config, run_job):
-    done = run_job("distill_models", config)
-    assert done.code == 0, done.stderr
+    run_job("distill_models", config)
     folder = config.parent / "distilled"
     summary = json.loads((folder / "summary.json").read_text())
     first, second = summary["rounds"]
@@ -41,15 +40,13 @@ def test_two_rounds_of_self_training_and_an_ensemble(config, run_job):
     assert Path(learned["predictions"]).name == next(folder.glob("teachers-*.parquet")).name
     (run,) = {json.loads((folder / f"round-{number}/run.json").read_text())["run_id"] for number in (1,)}
     teachers = f"teachers=[{folder}/round-1, models:/vavl-student/1]"
-    again = run_job("distill_models", config, teachers, "rounds=1", f"output_dir={config.parent / 'ensemble'}")
-    assert again.code == 0, again.stderr
-    assert run_job("distill_models", config).code == 0
+    run_job("distill_models", config, teachers, "rounds=1", f"output_dir={config.parent / 'ensemble'}")
+    run_job("distill_models", config)
     kept = json.loads((folder / "round-1/run.json").read_text())
     assert kept["run_id"] == run  # a finished round is not trained again
     assert not (folder / "round-1/earlier").exists()
 
 
 def test_a_teacher_that_is_not_there_is_named(config, run_job):
-    done = run_job("distill_models", config, "teachers=[nowhere]", "--dry-run")
-    assert done.code == 2
+    done = run_job("distill_models", config, "teachers=[nowhere]", "--dry-run", code=2)
     assert "there is no such directory" in done.stderr

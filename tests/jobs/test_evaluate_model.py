@@ -61,8 +61,7 @@ def config(corpus, tmp_path, monkeypatch):
 
 
 def test_an_alias_is_measured_and_the_run_names_its_version(corpus, config, tmp_path, run_job):
-    done = run_job("evaluate_model", config)
-    assert done.code == 0, done.stderr
+    run_job("evaluate_model", config)
     out = tmp_path / "out"
     summary = json.loads((out / "summary.json").read_text())
     expected = {name: value for name, value in read_outcome(corpus / "run")["metrics"].items() if "test/" in name}
@@ -78,8 +77,7 @@ def test_an_alias_is_measured_and_the_run_names_its_version(corpus, config, tmp_
     media = Path(shutil.copytree(corpus / "media", tmp_path / "media"))
     (media / "audio" / "m03_glad_01.wav").write_bytes(b"no sound")
     words = ("model=models:/tiny/1", "degradations.noise_db=[10]", f"media.root={media}")
-    again = run_job("evaluate_model", config, *words)
-    assert again.code == 0, again.stderr
+    run_job("evaluate_model", config, *words)
     summary = json.loads((out / "summary.json").read_text())
     assert "0 finished training runs and 1 finished evaluations" in summary["test_looks"]
     assert len(list((out / "earlier").glob("evaluation-*/report.html"))) == 1
@@ -125,7 +123,6 @@ def _check_mlflow(corpus: Path, summary: dict[str, Any]) -> None:
 def test_a_dry_run_says_what_would_be_measured_and_measures_nothing(corpus, config, tmp_path, run_job):
     words = (f"model={corpus / 'run'}", "data.split=validation", "media.root=null")
     done = run_job("evaluate_model", config, "--dry-run", *words)
-    assert done.code == 0, done.stderr
     assert "8 labeled, validation of tiny, fold 0 of one-fold" in done.stdout
     assert "noise needs the audio itself: no media are named" in done.stdout
     assert "the epoch that is kept was chosen on all 2 measured speakers" in done.stdout
@@ -133,15 +130,13 @@ def test_a_dry_run_says_what_would_be_measured_and_measures_nothing(corpus, conf
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("word", "message"),
     [
-        (["model=models:/tiny@best"], "tiny has no alias best"),
-        (["data.fold=3"], "has no fold 3"),
-        (["data.labels={calm: sad}"], "the model has no class sad"),
-        (["degradations.dropped_frames=[1]"], "less than 1"),
+        ("model=models:/tiny@best", "tiny has no alias best"),
+        ("data.fold=3", "has no fold 3"),
+        ("data.labels={calm: sad}", "the model has no class sad"),
+        ("degradations.dropped_frames=[1]", "less than 1"),
     ],
 )
-def test_bad_input_ends_with_code_2(config, run_job, words, message):
-    done = run_job("evaluate_model", config, "--dry-run", *words)
-    assert done.code == 2
-    assert message in done.stderr
+def test_bad_input_ends_with_code_2(config, refused, word, message):
+    refused("evaluate_model", config, "--dry-run", word, message=message)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import runpy
 import shutil
 import signal
 import subprocess
@@ -44,30 +43,22 @@ def write_config(corpus: Path, output_dir: Path, **changes: object) -> Path:
     return path
 
 
-def run(monkeypatch: pytest.MonkeyPatch, *words: object) -> int:
-    monkeypatch.setattr(sys, "argv", [str(JOB), *(str(word) for word in words)])
-    main = runpy.run_path(str(JOB))["main"]
-    return int(main())
-
-
-def test_a_corpus_becomes_a_store_with_a_summary(monkeypatch, capsys, corpus, tmp_path):
+def test_a_corpus_becomes_a_store_with_a_summary(run_job, corpus, tmp_path):
     store = tmp_path / "store"
-    assert run(monkeypatch, write_config(corpus, store)) == 0
+    done = run_job("prepare_corpus", write_config(corpus, store))
     summary = read_json(store / "summary.json")
     assert summary["clips"] == summary["paired_clips"] == len(Manifest.read(store)) == 12
     assert summary["store_hash"] == FeatureStore.open(store).hash
     assert summary["clips_per_second"] > 0
     assert read_config(PrepareCorpusJob, store / "config.yaml").output_dir == store
-    printed = capsys.readouterr().out
-    assert "features of tiny" in printed
-    assert f"next: python jobs/train_model.py CONFIG.yaml data.store={store}" in printed
+    assert "features of tiny" in done.stdout
+    assert f"next: python jobs/train_model.py CONFIG.yaml data.store={store}" in done.stdout
 
 
-def test_a_dry_run_validates_and_writes_nothing(monkeypatch, capsys, corpus, tmp_path):
-    store = tmp_path / "store"
-    assert run(monkeypatch, write_config(corpus, store), "--dry-run") == 0
-    assert "nothing was started" in capsys.readouterr().out
-    assert not store.exists()
+def test_a_dry_run_validates_and_writes_nothing(run_job, corpus, tmp_path):
+    done = run_job("prepare_corpus", write_config(corpus, tmp_path / "store"), "--dry-run")
+    assert "nothing was started" in done.stdout
+    assert not (tmp_path / "store").exists()
 
 
 @pytest.mark.parametrize(
@@ -80,57 +71,53 @@ def test_a_dry_run_validates_and_writes_nothing(monkeypatch, capsys, corpus, tmp
         ("features.audio.mel_bands=512", "narrower than the frequency resolution"),
     ],
 )
-def test_wrong_input_is_named_with_exit_code_2(monkeypatch, capsys, corpus, tmp_path, override, problem):
-    assert run(monkeypatch, write_config(corpus, tmp_path / "store"), override, "--dry-run") == 2
-    assert problem in capsys.readouterr().err
+def test_wrong_input_is_named_with_exit_code_2(refused, corpus, tmp_path, override, problem):
+    refused("prepare_corpus", write_config(corpus, tmp_path / "store"), override, "--dry-run", message=problem)
 
 
 @pytest.mark.parametrize("words", [["--dry-run"], []])
-def test_a_missing_model_is_named_before_anything_is_decoded(monkeypatch, capsys, corpus, tmp_path, words):
+def test_a_missing_model_is_named_before_anything_is_decoded(run_job, corpus, tmp_path, words):
     model = {"folder": str(tmp_path / "absent")}
     audio = {"extractor": "speech_transformer", "backbone": model, "layers": [12, 12]}
     config = write_config(corpus, tmp_path / "store", features={"audio": audio})
-    assert run(monkeypatch, config, *words) == 2
-    printed = capsys.readouterr().err
-    assert f"{tmp_path / 'absent'} does not exist" in printed
-    assert "fill it with config.json, model.safetensors, preprocessor_config.json" in printed
+    done = run_job("prepare_corpus", config, *words, code=2)
+    assert f"{tmp_path / 'absent'} does not exist" in done.stderr
+    assert "fill it with config.json, model.safetensors, preprocessor_config.json" in done.stderr
     assert not (tmp_path / "store").exists()
 
 
-def test_a_folder_that_cannot_be_written_is_exit_code_2(monkeypatch, capsys, corpus, tmp_path):
+def test_a_directory_that_cannot_be_written_is_exit_code_2(refused, corpus, tmp_path):
     (tmp_path / "file").write_text("not a directory")
     config = write_config(corpus, tmp_path / "store")
-    assert run(monkeypatch, config, f"output_dir={tmp_path / 'file/store'}") == 2
-    assert "cannot be written" in capsys.readouterr().err
+    refused("prepare_corpus", config, f"output_dir={tmp_path / 'file/store'}", message="cannot be written")
 
 
-def test_too_many_bad_files_are_exit_code_2(monkeypatch, capsys, corpus, tmp_path):
+def test_too_many_bad_files_are_exit_code_2(run_job, corpus, tmp_path):
     copy = Path(shutil.copytree(corpus, tmp_path / "corpus"))
     for name in ("f01_calm_00", "f01_glad_00"):
         (copy / "media/audio" / f"{name}.wav").write_bytes(b"")
-    store = tmp_path / "store"
-    assert run(monkeypatch, write_config(copy, store)) == 2
-    assert "max_quarantined_share" in capsys.readouterr().err
-    assert run(monkeypatch, write_config(copy, store), "max_quarantined_share=0.2") == 0
-    assert read_json(store / "summary.json")["quarantined"] == 2
+    config = write_config(copy, tmp_path / "store")
+    assert "max_quarantined_share" in run_job("prepare_corpus", config, code=2).stderr
+    run_job("prepare_corpus", config, "max_quarantined_share=0.2")
+    assert read_json(tmp_path / "store/summary.json")["quarantined"] == 2
 
 
-def test_other_settings_extract_one_side_again_and_another_corpus_is_refused(monkeypatch, capsys, corpus, tmp_path):
+def test_other_settings_extract_one_modality_again_and_another_corpus_is_refused(run_job, corpus, tmp_path):
     config = write_config(corpus, tmp_path / "store")
-    assert run(monkeypatch, config) == 0
-    assert run(monkeypatch, config, "features.audio.hop_ms=10") == 0
+    run_job("prepare_corpus", config)
+    again = run_job("prepare_corpus", config, "features.audio.hop_ms=10")
     summary = read_json(tmp_path / "store/summary.json")
     assert {key: summary[key] for key in ("kept", "extracted_again", "added", "removed")} == {
         "kept": 12, "extracted_again": 12, "added": 0, "removed": 0,
     }  # fmt: skip
-    assert "0 added, 12 kept, 12 extracted again, 0 removed" in capsys.readouterr().out
+    assert "0 added, 12 kept, 12 extracted again, 0 removed" in again.stdout
     write_card(corpus / "other.yaml", name="other")
-    assert run(monkeypatch, config, f"card={corpus / 'other.yaml'}", "--dry-run") == 2
-    assert "resume=false" in capsys.readouterr().err
+    other = run_job("prepare_corpus", config, f"card={corpus / 'other.yaml'}", "--dry-run", code=2)
+    assert "resume=false" in other.stderr
 
 
 @pytest.mark.ray
-def test_a_killed_job_continues_and_gives_the_same_bytes_as_no_workers(monkeypatch, tmp_path):
+def test_a_killed_job_continues_and_gives_the_same_bytes_as_no_workers(run_job, monkeypatch, tmp_path):
     """One worker of Ray, the job killed in the middle, then continued by two; next to it a job without Ray."""
     write_small_corpus(tmp_path / "corpus", takes=6, frames=6)
     killed = write_config(tmp_path / "corpus", tmp_path / "killed", workers=1)
@@ -157,7 +144,7 @@ def test_a_killed_job_continues_and_gives_the_same_bytes_as_no_workers(monkeypat
 
     monkeypatch.chdir(ROOT)
     for config, workers in ((killed, 2), (whole, 0)):
-        assert run(monkeypatch, config, f"workers={workers}") == 0
+        run_job("prepare_corpus", config, f"workers={workers}")
     assert {path: path.stat().st_mtime_ns for path in finished} == finished
     summary = read_json(tmp_path / "killed/summary.json")
     assert 0 < summary["kept"] < 144
@@ -183,14 +170,13 @@ def contents(store: Path) -> dict[str, bytes]:
 
 @pytest.mark.realdata
 @pytest.mark.slow
-def test_ravdess_becomes_a_store_of_1140_clips(monkeypatch, tmp_path):
+def test_ravdess_becomes_a_store_of_1140_clips(run_job, monkeypatch, tmp_path):
     if not os.environ.get("RAVDESS_ROOT"):
         pytest.skip("RAVDESS_ROOT is not set")
     monkeypatch.chdir(ROOT)
     # Whole recordings, frame by frame: their lengths are known.
     whole = "features.audio={extractor: log_mel, hop_ms: 20}"
-    shipped = ROOT / "jobs/configs/prepare/ravdess.yaml"
-    assert run(monkeypatch, shipped, f"output_dir={tmp_path}", whole) == 0
+    run_job("prepare_corpus", ROOT / "jobs/configs/prepare/ravdess.yaml", f"output_dir={tmp_path}", whole)
     summary = read_json(tmp_path / "summary.json")
     assert {key: summary[key] for key in ("audio_clips", "video_clips", "paired_clips", "quarantined")} == {
         "audio_clips": 1140, "video_clips": 1140, "paired_clips": 1140, "quarantined": 0,
@@ -213,8 +199,7 @@ def test_the_backbone_of_the_readme_makes_a_store(tmp_path, monkeypatch, run_job
     monkeypatch.setenv("VAVL_ROOT", str(tmp_path))
     save_tiny_speech(tmp_path / "models/wavlm-base-plus", "wavlm", num_hidden_layers=12)
     card = write_small_corpus(tmp_path)
-    done = run_job("prepare_corpus", example, f"card={card}", f"root={tmp_path}/media", "workers=0")
-    assert done.code == 0, done.stderr
+    run_job("prepare_corpus", example, f"card={card}", f"root={tmp_path}/media", "workers=0")
     store = FeatureStore.open(tmp_path / "runs/stores/own_wavlm")
     assert store.info["audio"].width == WIDTH
     assert store.info["audio"].settings["layers"] == [6, 9]

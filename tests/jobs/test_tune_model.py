@@ -47,9 +47,7 @@ def config(small_store, small_corpus, tmp_path, monkeypatch, tracking_database):
 @pytest.mark.ray
 def test_a_sweep_leaves_its_best_and_a_second_start_adds_trials(config, run_job):
     done = run_job("tune_model", config, "trials=2")
-    assert done.code == 0, done.stderr
     done = run_job("tune_model", config, "search.training.optimizer.learning_rate.low=1.0e-4")
-    assert done.code == 0, done.stderr
     assert "2 trials have ended already, 0 continue" in done.stderr
     assert done.stderr.count("clips by split") == 1
     folder = config.parent / "sweep"
@@ -67,8 +65,7 @@ def test_a_sweep_leaves_its_best_and_a_second_start_adds_trials(config, run_job)
     _look_at_mlflow(config.parent, summary)
     _look_at_the_study(summary)
     # The winning configuration runs as it is.
-    checked = run_job("train_model", summary["winning_config"], "--dry-run")
-    assert checked.code == 0, checked.stderr
+    run_job("train_model", summary["winning_config"], "--dry-run")
 
 
 def _look_at_mlflow(folder: Path, summary: dict[str, Any]) -> None:
@@ -141,20 +138,19 @@ def _points(folder: Path) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("word", "message"),
     [
-        (("search.model.widht={choices: [16, 32]}",), "did you mean `width`"),
-        (("training=nowhere.yaml",), "cannot be read"),
-        (("overrides.data.store=/nowhere",), "no feature store"),
+        ("search.model.widht={choices: [16, 32]}", "did you mean `width`"),
+        ("training=nowhere.yaml", "cannot be read"),
+        ("overrides.data.store=/nowhere", "no feature store"),
     ],
 )
-def test_bad_settings_end_with_code_2_before_anything_starts(config, words, message, refused):
-    refused("tune_model", config, words, message, config.parent / "sweep")
+def test_bad_settings_end_with_code_2_before_anything_starts(config, word, message, refused):
+    refused("tune_model", config, word, message=message, made=config.parent / "sweep")
 
 
 def test_dry_run_shows_the_space_and_the_room_and_starts_nothing(config, run_job):
     done = run_job("tune_model", config, "--dry-run", "at_once=null")
-    assert done.code == 0, done.stderr
     assert "learning_rate: 0.0001 to 0.01 over the logarithm; now 0.003" in done.stderr
     assert "3 trials by tpe; asha from epoch 2 on" in done.stderr
     assert "a trial: 1 worker(s), 1 CPUs, 6 epochs at most" in done.stderr
