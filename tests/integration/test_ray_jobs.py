@@ -299,7 +299,7 @@ def test_interrupting_the_watcher_leaves_the_job_running(
     # A shell that starts the tests in the background lets what they start ignore Ctrl-C.
     watcher = subprocess.Popen(
         words, cwd=ROOT, env=cluster.environment, stdout=subprocess.PIPE, text=True,
-        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509  nothing but this call
     )  # fmt: skip
     assert watcher.stdout is not None
     for line in watcher.stdout:

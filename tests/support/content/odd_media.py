@@ -8,15 +8,13 @@ import struct
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from fractions import Fraction
 from functools import partial
 from pathlib import Path
 
-import av
 import numpy as np
 import soundfile
 from numpy.typing import NDArray
-from rendered_media import moving_square, tone, write_mp4, write_sound_only_mp4, write_wav
+from rendered_media import grey_levels, moving_square, tone, write_media, write_mp4, write_sound_only_mp4, write_wav
 
 HANDLED = None
 Make = Callable[[Path], object]
@@ -109,21 +107,10 @@ def with_damage(whole: Make, seed: int) -> Make:
     return make
 
 
-def pictures(frames: int, height: int, width: int, rate_hz: int = 25, suffix: str = ".mkv") -> Make:
+def pictures(frames: int, height: int, width: int) -> Make:
     """A lossless video of any size, without sound."""
-
-    def make(path: Path) -> None:
-        target = path.with_suffix(suffix)
-        with av.open(str(target), "w") as container:
-            stream = container.add_stream("ffv1", rate=rate_hz)
-            stream.height, stream.width, stream.pix_fmt = height, width, "yuv444p"
-            for number in range(frames):
-                picture = np.full((height, width, 3), (number * 7) % 256, np.uint8)
-                container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
-            container.mux(stream.encode())
-        target.rename(path)
-
-    return make
+    shown = grey_levels([number * 7 % 256 for number in range(frames)], height, width)
+    return lambda path: write_media(path, shown, video="ffv1", pixels="yuv444p")
 
 
 def header_alone(path: Path) -> None:
@@ -134,14 +121,8 @@ def header_alone(path: Path) -> None:
 
 
 def ten_thousand_frames(path: Path) -> None:
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=400, options={"preset": "ultrafast"})
-        stream.height, stream.width, stream.pix_fmt = 32, 32, "yuv420p"
-        frame = av.VideoFrame.from_ndarray(moving_square(1, side=32)[0], format="rgb24")
-        for number in range(10_000):
-            frame.pts = number
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode())
+    shown = np.repeat(moving_square(1, side=32), 10_000, axis=0)
+    write_media(path, shown, rate_hz=400, options={"preset": "ultrafast"})
 
 
 def picture_bomb(path: Path, side: int = 30_000) -> None:
@@ -160,16 +141,9 @@ def raw_video_of_huge_size(path: Path) -> None:
 
 
 def late_picture(path: Path) -> None:
-    """Two pictures, the second a week after the first."""
-    with av.open(str(path), "w", format="matroska") as container:
-        stream = container.add_stream("ffv1", rate=25)
-        stream.height, stream.width, stream.pix_fmt = 64, 64, "yuv444p"
-        stream.time_base = Fraction(1, 1000)
-        for number, milliseconds in enumerate((0, 40, 7 * 24 * 3_600_000)):
-            frame = av.VideoFrame.from_ndarray(moving_square(3, side=64)[number], format="rgb24")
-            frame.pts, frame.time_base = milliseconds, stream.time_base
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode())
+    """Three pictures, the last a week after the first."""
+    shown_ms = (0, 40, 7 * 24 * 3_600_000)
+    write_media(path, moving_square(3, side=64), video="ffv1", pixels="yuv444p", shown_ms=shown_ms)
 
 
 def listening_socket(path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -10,43 +12,11 @@ import soundfile
 from numpy.typing import NDArray
 
 RATE_HZ = 16_000
+MILLISECOND = Fraction(1, 1000)
 
 
 def tone(frequency_hz: float, seconds: float, rate_hz: int = RATE_HZ, amplitude: float = 1.0) -> NDArray:
     return amplitude * np.sin(2 * np.pi * frequency_hz * np.arange(round(seconds * rate_hz)) / rate_hz)
-
-
-def write_wav(path: Path, samples: NDArray, rate_hz: int = RATE_HZ) -> Path:
-    """Write samples (sample,) or (sample, channel) as a 16-bit file of the type that its suffix names."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    soundfile.write(path, samples, rate_hz, subtype="PCM_16")
-    return path
-
-
-def write_mp4(
-    path: Path, pictures: NDArray, rate_hz: int = 25, sound: NDArray | None = None, rotation: int = 0
-) -> Path:
-    """Write pictures (time, row, column, RGB) uint8 and, if given, sound (sample,) at 16 kHz."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=rate_hz, options={"crf": "12", "preset": "veryfast"})
-        stream.height, stream.width, stream.pix_fmt = pictures.shape[1], pictures.shape[2], "yuv420p"
-        if rotation:
-            stream.set_display_rotation(rotation)
-        sound_stream = container.add_stream("aac", rate=RATE_HZ, layout="mono") if sound is not None else None
-        for picture in pictures:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
-        container.mux(stream.encode())
-        if sound_stream is not None and sound is not None:
-            _encode_sound(container, sound_stream, sound)
-    return path
-
-
-def write_sound_only_mp4(path: Path, sound: NDArray) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with av.open(str(path), "w") as container:
-        _encode_sound(container, container.add_stream("aac", rate=RATE_HZ, layout="mono"), sound)
-    return path
 
 
 def moving_square(frames: int, side: int = 96, seed: int = 0) -> NDArray:
@@ -59,8 +29,126 @@ def moving_square(frames: int, side: int = 96, seed: int = 0) -> NDArray:
     return pictures
 
 
-def _encode_sound(container: av.container.OutputContainer, stream: av.AudioStream, sound: NDArray) -> None:
-    frame = av.AudioFrame.from_ndarray(sound.astype(np.float32)[None], format="fltp", layout="mono")
-    frame.sample_rate = RATE_HZ
-    container.mux(stream.encode(frame))
+def grey_levels(levels: Sequence[int], height: int = 48, width: int = 64) -> NDArray[np.uint8]:
+    """Return pictures (time, row, column, RGB) of one gray level each, which tells them apart."""
+    return np.stack([np.full((height, width, 3), level, dtype=np.uint8) for level in levels])
+
+
+def write_wav(path: Path, samples: NDArray, rate_hz: int = RATE_HZ) -> Path:
+    """Write samples (sample,) or (sample, channel) as a 16-bit file of the type that its suffix names."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, samples, rate_hz, subtype="PCM_16")
+    return path
+
+
+def write_media(
+    path: Path,
+    pictures: NDArray | None = None,
+    sound: NDArray | None = None,
+    *,
+    video: str = "libx264",
+    pixels: str = "yuv420p",
+    rate_hz: int = 25,
+    shown_ms: Sequence[int] | None = None,
+    pictures_at_s: float = 0,
+    options: dict[str, str] | None = None,
+    pixel_shape: Fraction | None = None,
+    rotation: int = 0,
+    audio: str = "aac",
+    sound_rate_hz: int = RATE_HZ,
+    sound_at_s: float = 0,
+) -> Path:
+    """Write video, audio or both with FFmpeg; the suffix of the path names the container.
+
+    Args:
+        path: of the file.
+        pictures: (time, row, column, RGB or RGBA) uint8.
+        sound: (sample,).
+        video: codec of the pictures.
+        pixels: their format.
+        rate_hz: pictures a second, unless ``shown_ms`` says when each appears.
+        shown_ms: time of each picture.
+        pictures_at_s: time of the first picture.
+        options: of the codec of the pictures.
+        pixel_shape: width of a pixel over its height.
+        rotation: of the pictures when they are shown, in degrees.
+        audio: codec of the sound.
+        sound_rate_hz: samples a second.
+        sound_at_s: time of the first sample.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(path), "w") as container:
+        if pictures is not None:
+            shown = container.add_stream(video, rate=rate_hz, options=options or {})
+            shown.height, shown.width, shown.pix_fmt = *pictures.shape[1:3], pixels
+            if pixel_shape is not None:
+                shown.codec_context.sample_aspect_ratio = pixel_shape
+            if rotation:
+                shown.set_display_rotation(rotation)
+            if shown_ms is not None:
+                shown.time_base = shown.codec_context.time_base = MILLISECOND
+        heard = None if sound is None else container.add_stream(audio, rate=sound_rate_hz, layout="mono")
+        if pictures is not None:
+            first = round(rate_hz * pictures_at_s)
+            counted = range(first, first + len(pictures))
+            times, unit = (counted, Fraction(1, rate_hz)) if shown_ms is None else (shown_ms, MILLISECOND)
+            encode_pictures(container, shown, pictures, times, unit)
+        if heard is not None and sound is not None:
+            encode_sound(container, heard, sound, sound_at_s)
+    return path
+
+
+def encode_pictures(
+    container: av.container.OutputContainer,
+    stream: av.VideoStream,
+    pictures: NDArray,
+    times: Sequence[int],
+    unit: Fraction,
+) -> None:
+    """Encode pictures (time, row, column, RGB or RGBA), each at its time in units of so many seconds."""
+    for picture, time in zip(pictures, times, strict=True):
+        frame = av.VideoFrame.from_ndarray(picture, format="rgba" if picture.shape[2] == 4 else "rgb24")
+        frame.pts, frame.time_base = time, unit
+        container.mux(stream.encode(frame))
     container.mux(stream.encode())
+
+
+def encode_sound(
+    container: av.container.OutputContainer, stream: av.AudioStream, samples: NDArray, at_s: float = 0, rate_hz: int = 0
+) -> None:
+    """Encode samples (sample,) or (sample, channel) of ``rate_hz``, by default the stream's, from a time on."""
+    target = stream.codec_context
+    rate = rate_hz or target.sample_rate
+    values = np.ascontiguousarray(np.atleast_2d(samples.T.astype(np.float32)))
+    frame = av.AudioFrame.from_ndarray(values, format="fltp", layout=target.layout.name)
+    frame.sample_rate, frame.pts, frame.time_base = rate, round(at_s * rate), Fraction(1, rate)
+    resampler = av.AudioResampler(
+        format=target.format.name, layout=target.layout.name, rate=target.sample_rate, frame_size=target.frame_size or 0
+    )
+    for part in [*resampler.resample(frame), *resampler.resample(None)]:
+        container.mux(stream.encode(part))
+    container.mux(stream.encode())
+
+
+def write_mp4(
+    path: Path, pictures: NDArray, rate_hz: int = 25, sound: NDArray | None = None, rotation: int = 0
+) -> Path:
+    """Write pictures (time, row, column, RGB) uint8 and, if given, sound (sample,) at 16 kHz."""
+    options = {"crf": "12", "preset": "veryfast"}
+    return write_media(path, pictures, sound, rate_hz=rate_hz, rotation=rotation, options=options)
+
+
+def write_sound_only_mp4(path: Path, sound: NDArray) -> Path:
+    return write_media(path, sound=sound)
+
+
+def write_clip(
+    path: Path, samples: NDArray, seconds: float = 2, pictures: NDArray | None = None, **times: float
+) -> Path:
+    """Write sound (sample,) at 16 kHz and pictures (time, 64, 64, RGB); ``times`` as in ``write_media``.
+
+    Without ``pictures`` a square moves for ``seconds``.
+    """
+    shown = moving_square(round(25 * seconds), side=64) if pictures is None else pictures
+    audio = "pcm_s16le" if path.suffix == ".mov" else "aac"
+    return write_media(path, shown, samples, audio=audio, options={"preset": "ultrafast"}, **times)

@@ -9,11 +9,10 @@ from pathlib import Path
 import av
 import numpy as np
 from numpy.typing import NDArray
+from rendered_media import RATE_HZ, encode_sound
 
 Form = Callable[[Path, NDArray], None]
 """Writes a stereo or mono sound (sample, channel) at RATE_HZ into a file."""
-
-RATE_HZ = 16_000
 
 
 class _Pipe(io.RawIOBase):
@@ -44,17 +43,7 @@ def coded(
         layout = "stereo" if samples.shape[1] == 2 else "mono"
         with av.open(target, "w", format=muxer, options=options) as container:
             stream = container.add_stream(codec, rate=rate_hz, layout=layout, options=codec_options or {})
-            frame = av.AudioFrame.from_ndarray(
-                np.ascontiguousarray(samples.T.astype(np.float32)), format="fltp", layout=layout
-            )
-            frame.sample_rate, frame.pts = RATE_HZ, 0
-            wanted = stream.codec_context.format.name
-            resampler = av.AudioResampler(
-                format=wanted, layout=layout, rate=rate_hz, frame_size=stream.codec_context.frame_size or 0
-            )
-            for part in [*resampler.resample(frame), *resampler.resample(None)]:
-                container.mux(stream.encode(part))
-            container.mux(stream.encode())
+            encode_sound(container, stream, samples, rate_hz=RATE_HZ)
         if piped:
             target.close()  # type: ignore[union-attr]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from datasets import ClassLabel, Dataset, Features, Value, Video
-from film import write_film
+from rendered_media import moving_square, tone, write_media
 
 from demo_corpus.corpus import render_corpus
 from demo_corpus.latent import clips_of
@@ -22,6 +22,14 @@ from vavl.extractors.extractor import audio_extractor, video_extractor
 from vavl.extractors.settings import AudioFeatureSettings, VideoFeatureSettings
 
 FOLDER = Path(__file__).parents[3] / "datasets"
+CODECS = {".avi": ("mpeg4", "pcm_s16le"), ".flv": ("flv", "libmp3lame"), ".mp4": ("libx264", "aac")}
+RATE_HZ = 22_050
+
+
+def write_film(path: Path, frames: int = 15, seed: int = 0) -> Path:
+    """Write pictures at 25 per second with a tone of the same length; the suffix names the format."""
+    (video, audio), sound = CODECS[path.suffix], tone(200 + seed, frames / 25, RATE_HZ, 0.5)
+    return write_media(path, moving_square(frames, seed=seed), sound, video=video, audio=audio, sound_rate_hz=RATE_HZ)
 
 
 def test_a_corpus_of_films_gives_both_sides_of_every_clip(tmp_path):

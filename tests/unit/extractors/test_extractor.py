@@ -8,8 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from rendered_media import moving_square, tone, write_mp4, write_wav
-from sounding_media import write_clip
+from rendered_media import moving_square, tone, write_clip, write_mp4, write_wav
 
 from vavl.errors import ClipError, StoreError
 from vavl.extractors.descriptor import VideoExtractor

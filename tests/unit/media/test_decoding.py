@@ -5,8 +5,7 @@ from __future__ import annotations
 import av
 import numpy as np
 import pytest
-from rendered_media import tone
-from sounding_media import write_clip
+from rendered_media import tone, write_clip
 
 from vavl.errors import ClipError
 from vavl.media.decoding import ffmpeg_errors, presentation_start

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from odd_pictures import grey_levels, write_video
-from rendered_media import moving_square, tone, write_mp4, write_sound_only_mp4
+from rendered_media import grey_levels, moving_square, tone, write_media, write_mp4, write_sound_only_mp4
 from talking_face import talking_face
 
 from vavl.errors import ClipError
@@ -120,7 +119,7 @@ def levels_of(path, rate_hz=25):
 def test_a_picture_is_shown_until_the_next_one(tmp_path, suffix):
     """The rate of such a file varies: a frame may not go by the number of its picture."""
     shown_ms = (0, 40, 300, 340, 400)
-    path = write_video(tmp_path / f"a{suffix}", grey_levels((40, 80, 120, 160, 200)), shown_ms=shown_ms,
+    path = write_media(tmp_path / f"a{suffix}", grey_levels((40, 80, 120, 160, 200)), shown_ms=shown_ms,
                        options={"bf": "0"})  # fmt: skip
     found, facts = levels_of(path)
     expected = [40, 80, 80, 80, 80, 80, 80, 120, 160, 160, 200]
@@ -133,9 +132,9 @@ def test_a_picture_is_shown_until_the_next_one(tmp_path, suffix):
 @pytest.mark.parametrize(("suffix", "has_sound"), [(".mkv", True), (".mov", True), (".mkv", False), (".ts", False)])
 def test_time_0_is_where_the_presentation_starts(tmp_path, suffix, has_sound):
     """Pictures that come later than the sound keep their delay; without sound the first one is at 0."""
-    path = write_video(
+    path = write_media(
         tmp_path / f"a{suffix}", grey_levels(range(40, 200, 20)), shown_ms=range(480, 800, 40),
-        sound=tone(300, 0.9, amplitude=0.5) if has_sound else None,
+        sound=tone(300, 0.9, amplitude=0.5) if has_sound else None, audio="pcm_s16le",
     )  # fmt: skip
     found, facts = levels_of(path)
     late = 0.48 if has_sound else 0
@@ -145,7 +144,7 @@ def test_time_0_is_where_the_presentation_starts(tmp_path, suffix, has_sound):
 
 def test_frames_of_sound_and_pictures_cover_the_same_interval(tmp_path):
     sound = tone(300, 1.2, amplitude=0.5)
-    path = write_video(tmp_path / "a.mkv", grey_levels(range(60, 210, 5)), sound=sound)
+    path = write_media(tmp_path / "a.mkv", grey_levels(range(60, 210, 5)), sound, audio="pcm_s16le")
     pictures, _ = levels_of(path)
     sounds = extract_audio(path, AudioFeatureSettings()).frame_times
     assert pictures[0][0] == pytest.approx(float(sounds[0]), abs=0.03)
@@ -173,7 +172,7 @@ def test_what_is_transparent_shows_a_grey_ground(tmp_path, suffix, codec, pixels
     pictures = np.full((4, 48, 64, 4), 220, dtype=np.uint8)
     pictures[..., 3] = 255
     pictures[:, :, 32:] = (255, 0, 0, 0)
-    path = write_video(tmp_path / f"a{suffix}", pictures, codec, pixels)
+    path = write_media(tmp_path / f"a{suffix}", pictures, video=codec, pixels=pixels)
     for _, found in Pictures(path, 25):
         assert np.abs(found[:, :28].astype(int) - 220).max() < 12
         assert np.abs(found[:, 36:].astype(int) - 128).max() < 12
@@ -181,7 +180,7 @@ def test_what_is_transparent_shows_a_grey_ground(tmp_path, suffix, codec, pixels
 
 @pytest.mark.parametrize(("suffix", "codec", "pixels"), [(".mkv", "ffv1", "yuv420p"), (".avi", "mjpeg", "yuvj420p")])
 def test_odd_sizes_are_read_whole(tmp_path, suffix, codec, pixels):
-    path = write_video(tmp_path / f"a{suffix}", grey_levels((50, 90), 33, 47), codec, pixels)
+    path = write_media(tmp_path / f"a{suffix}", grey_levels((50, 90), 33, 47), video=codec, pixels=pixels)
     found = [picture for _, picture in Pictures(path, 25)]
     assert [picture.shape for picture in found] == [(33, 47, 3)] * 2
     assert [round(picture.mean() / 10) for picture in found] == [5, 9]
@@ -189,7 +188,7 @@ def test_odd_sizes_are_read_whole(tmp_path, suffix, codec, pixels):
 
 @pytest.mark.parametrize(("shape", "size"), [(Fraction(2, 1), (48, 128)), (Fraction(3, 4), (64, 64))])
 def test_pixels_become_square_without_loss(tmp_path, shape, size):
-    path = write_video(tmp_path / "a.mp4", grey_levels((50, 90)), pixel_shape=shape)
+    path = write_media(tmp_path / "a.mp4", grey_levels((50, 90)), pixel_shape=shape)
     pictures = Pictures(path, 25)
     assert {picture.shape[:2] for _, picture in pictures} == {size}
     assert (pictures.facts["height_px"], pictures.facts["width_px"]) == size
@@ -203,8 +202,8 @@ def test_interlaced_pictures_are_put_together(tmp_path):
             start = 8 + 8 * number + 4 * half
             picture[half::2, start : start + 16] = 220
     options = {"x264-params": "tff=1:interlaced=1", "crf": "6"}
-    interlaced = write_video(tmp_path / "a.mp4", pictures, options=options)
-    progressive = write_video(tmp_path / "b.mp4", pictures, options={"crf": "6"})
+    interlaced = write_media(tmp_path / "a.mp4", pictures, options=options)
+    progressive = write_media(tmp_path / "b.mp4", pictures, options={"crf": "6"})
 
     def combing(path):
         found = np.stack([picture for _, picture in Pictures(path, 25)]).astype(int)

@@ -9,8 +9,7 @@ import av
 import numpy as np
 import pytest
 import soundfile
-from rendered_media import moving_square, tone, write_mp4, write_sound_only_mp4, write_wav
-from sounding_media import encode_sound
+from rendered_media import encode_sound, moving_square, tone, write_mp4, write_sound_only_mp4, write_wav
 
 from vavl.errors import ClipError, InputError
 from vavl.media.media import Pictures
@@ -112,7 +111,7 @@ def test_the_cover_of_a_song_is_no_video_and_no_picture_to_keep_time_with(tmp_pa
         picture = av.VideoFrame.from_ndarray(np.zeros((32, 32, 3), np.uint8), format="rgb24")
         container.mux(cover.encode(picture.reformat(format="yuvj420p")))
         container.mux(cover.encode())
-        encode_sound(container, sound, tone(440, 1.0), 0.0)
+        encode_sound(container, sound, tone(440, 1.0))
     assert modalities_in(path) == ("audio",)
     assert read_sound(path, 16_000).note is None
     with pytest.raises(ClipError, match="no video stream"):

@@ -7,8 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from rendered_media import moving_square, tone, write_mp4, write_sound_only_mp4, write_wav
-from sounding_media import write_clip, write_sound
+from rendered_media import (
+    moving_square,
+    tone,
+    write_clip,
+    write_media,
+    write_mp4,
+    write_sound_only_mp4,
+    write_wav,
+)
 
 from vavl.errors import ClipError, NoSignalError
 from vavl.media.media import Pictures
@@ -86,7 +93,8 @@ def test_other_files_of_libsndfile_keep_length_and_time(tmp_path, suffix):
 )
 @pytest.mark.parametrize("rate_hz", [16_000, 48_000])
 def test_sound_in_a_container_keeps_length_and_time(tmp_path, suffix, codec, rate_hz):
-    found = read_audio(write_sound(tmp_path / f"a{suffix}", burst(rate_hz), rate_hz, codec), 16_000)
+    path = write_media(tmp_path / f"a{suffix}", sound=burst(rate_hz), audio=codec, sound_rate_hz=rate_hz)
+    found = read_audio(path, 16_000)
     assert burst_span_s(found) == pytest.approx((0.7, 0.9), abs=0.004)
     assert len(found) / 16_000 == pytest.approx(2, abs=0.03 if suffix == ".webm" else 1e-4)
 
@@ -145,7 +153,7 @@ def test_a_wav_of_unknown_stated_length_is_read(tmp_path):
 
 
 def test_an_m4a_whose_sound_is_shorter_than_it_states_is_refused(tmp_path):
-    path = write_sound(tmp_path / "a.m4a", tone(440, 4.0, amplitude=0.5), 16_000)
+    path = write_media(tmp_path / "a.m4a", sound=tone(440, 4.0, amplitude=0.5))
     content = bytearray(path.read_bytes())
     start = content.index(b"mdat") + 4
     end = content.index(b"moov") - 4
