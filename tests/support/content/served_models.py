@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from vavl.extractors.extractor import audio_info, video_info
 from vavl.extractors.settings import AudioFeatureSettings, VideoFeatureSettings
 from vavl.features import FeatureStatistics, ModalityInfo, Normalisation
+from vavl.models.clips import TrainingProfile
 from vavl.models.saved_model import ModalityDescription, ModelDescription, build_network, save_model
 from vavl.models.settings import ClassTask, NetworkSettings, Task
 from vavl.serving.registry import save_served_model
@@ -29,6 +31,8 @@ def write_model(
     audio: ModalityInfo = MADE_UP,
     video: ModalityInfo = MADE_UP,
     spread: float = 0.3,
+    without: Sequence[str] = (),
+    profiles: Mapping[str, TrainingProfile] = {},
     **changes: Any,
 ) -> Path:
     """Write a model of some thousand weights, all away from zero, so that clips differ in their predictions.
@@ -39,6 +43,8 @@ def write_model(
         audio: what it is trained on; by default features that no media file gives.
         video: likewise.
         spread: deviation of what is added to the weights that training would start from.
+        without: modalities that were not trained.
+        profiles: what training saw of each modality.
         changes: of the description.
     """
     network = NetworkSettings(
@@ -47,9 +53,11 @@ def write_model(
     content: dict[str, Any] = {
         "network": network,
         "task": task or ClassTask(classes=CLASSES),
-        "audio": _modality("audio", audio),
-        "video": _modality("video", video),
-        "fusion_trained": True,
+        **{
+            name: _modality(name, info, profiles.get(name), trained=name not in without)
+            for name, info in (("audio", audio), ("video", video))
+        },
+        "fusion_trained": not without,
         "speaker_normalisation": False,
         "max_frames": 100,
         "provenance": {},
@@ -82,13 +90,14 @@ def values_of(answer: Any, names: tuple[str, ...] = tuple(f"probability_{name}" 
     return answer[list(names)].to_numpy(dtype=float)
 
 
-def _modality(name: str, info: ModalityInfo) -> ModalityDescription:
+def _modality(name: str, info: ModalityInfo, profile: TrainingProfile | None, *, trained: bool) -> ModalityDescription:
     # Log spectra lie around -60 with a deviation of about 15.
     mean, std = (-60.0, 15.0) if name == "audio" and info is not MADE_UP else (0.0, 1.0)
     normalisation = Normalisation(np.full(info.width, mean, np.float32), np.full(info.width, std, np.float32))
     return ModalityDescription(
         width=info.width,
-        statistics=FeatureStatistics("demo", name, info.provenance, normalisation).to_dict(),
-        trained=True,
+        statistics=FeatureStatistics("demo", name, info.provenance, normalisation).to_dict() if trained else {},
+        trained=trained,
         extractor={"extractor": info.extractor, "version": info.version, "settings": dict(info.settings)},
+        profile=profile,
     )

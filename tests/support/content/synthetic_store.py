@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
@@ -33,11 +32,12 @@ def write_synthetic_store(
     widths: Mapping[str, int] = WIDTHS,
     frames: Frames | None = None,
     dtype: Dtype = "float32",
+    split_clips: int | None = None,
 ) -> Path:
     """Write a store of both modalities and its manifest; fold 0 has 6, 2 and 2 tenths of the speakers.
 
     Clips have 1 to ``most_frames`` frames of noise around a class mean, or as many as ``frames`` says; the
-    values depend on the clip's number alone.
+    values depend on the clip's number alone. Clips from the number ``split_clips`` on are trained on, or in no split.
     """
     writer = StoreWriter(folder, "synthetic", "0" * 16, dtype)
     for modality, width in widths.items():
@@ -45,7 +45,7 @@ def write_synthetic_store(
         counted = most_frames if frames is None else partial(frames, modality)
         writer.write_modality(modality, info, _batches(clips, speakers, counted, width))
     writer.finish({"clips": clips})
-    _manifest(clips, speakers).write(folder)
+    _manifest(clips, speakers, split_clips or clips).write(folder)
     return folder
 
 
@@ -75,10 +75,11 @@ def _batches(
         yield pa.RecordBatch.from_arrays(columns, schema=row_schema(width))
 
 
-def _manifest(clips: int, speakers: int) -> Manifest:
+def _manifest(clips: int, speakers: int, split_clips: int) -> Manifest:
     number = np.arange(clips)
     tenth = (number % speakers) * 10 // speakers
     split = np.array(["train"] * 6 + ["validation"] * 2 + ["test"] * 2)[tenth]
+    split[(split != "train") & (number >= split_clips)] = "none"
     columns = {
         "clip_id": _names("clip", number, 7),
         "corpus": pa.array(np.full(clips, "synthetic")),
@@ -95,11 +96,3 @@ def _manifest(clips: int, speakers: int) -> Manifest:
 
 def _names(prefix: str, number: np.ndarray, digits: int) -> pa.Array:
     return pa.array(np.char.add(prefix, np.char.zfill(number.astype(str), digits)))
-
-
-if __name__ == "__main__":
-    words = argparse.ArgumentParser(description="write a synthetic store")
-    words.add_argument("folder", type=Path)
-    words.add_argument("clips", type=int)
-    given = words.parse_args()
-    write_synthetic_store(given.folder, given.clips)
