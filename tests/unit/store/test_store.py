@@ -24,7 +24,6 @@ from vavl.store.shards import ClipFeatures, Dtype, row_batch
 from vavl.store.store import FeatureStore
 from vavl.store.store_writer import StoreWriter
 
-SUPPORT = Path(__file__).parents[2] / "support/content"
 WIDTH = 5
 
 
@@ -345,8 +344,7 @@ def private_kib(folder: Path) -> int:
 def test_private_memory_does_not_grow_with_the_corpus(tmp_path):
     sizes = {"small": 5_000, "large": 200_000}
     for name, clips in sizes.items():
-        story = [sys.executable, str(SUPPORT / "synthetic_store.py"), str(tmp_path / name), str(clips)]
-        subprocess.run(story, check=True)
+        write_synthetic_store(tmp_path / name, clips)
     assert len(Manifest.read(tmp_path / "large")) == 200_000
     small, large = private_kib(tmp_path / "small"), private_kib(tmp_path / "large")
     shutil.rmtree(tmp_path / "large")
