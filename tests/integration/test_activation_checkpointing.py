@@ -2,31 +2,23 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-from pathlib import Path
+from functools import partial
 
 import pytest
 import torch
-from checkpointed_ranks import CASES
+from checkpointed_ranks import CASES, RANKS, run_cases
+from forked_ranks import run_ranks_of_test
 from safetensors.torch import load_file
 from torch import Tensor
 
 from vavl.objectives.moments import moments_under
-
-PROGRAM = Path(__file__).parents[1] / "support/processes/checkpointed_ranks.py"
-TIME_LIMIT_S = 600
 
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tensor]:
     """Return what the ranks trained."""
     folder = tmp_path_factory.mktemp("checkpointed")
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", str(PROGRAM), str(folder)],
-        capture_output=True, text=True, timeout=TIME_LIMIT_S, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    run_ranks_of_test(RANKS, partial(run_cases, folder))
     return load_file(folder / "found.safetensors")
 
 

@@ -1,6 +1,4 @@
-"""What two ranks train with and without activation checkpointing, at every ZeRO stage; a program of its own.
-
-    python checkpointed_ranks.py FOLDER
+"""What two ranks train with and without activation checkpointing, at every ZeRO stage.
 
 Rank 0 leaves ``<folder>/found.safetensors`` with ``<precision>/<stage>/<plain or checkpointed>/<name>``: losses,
 gradient norms and weights of a few steps, and how often a Conformer block ran.
@@ -9,13 +7,10 @@ gradient norms and weights of a few steps, and how often a Conformer block ran.
 from __future__ import annotations
 
 import itertools
-import sys
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
 import torch
-from forked_ranks import run_ranks, warm_up
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -37,13 +32,6 @@ RELEASING = {
     "stage3_param_persistence_threshold": 0, "stage3_max_live_parameters": 0, "stage3_max_reuse_distance": 0,
 }  # fmt: skip
 FRAMES, AUDIO, VIDEO, CLASSES = 7, 6, 5, 3
-
-
-def main(folder: Path) -> int:
-    """Run the ranks; return 0."""
-    warm_up()
-    run_ranks(RANKS, partial(run_cases, folder))
-    return 0
 
 
 def run_cases(folder: Path) -> None:
@@ -117,7 +105,3 @@ def loss_of(output: VavlOutput) -> Tensor:
     for trace in output.ladder:
         values += [one.float() - other.float() for one, other in zip(*trace, strict=True)]
     return torch.stack([value.float().square().mean() for value in values]).sum()
-
-
-if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))

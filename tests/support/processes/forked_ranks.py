@@ -1,6 +1,7 @@
-"""Ranks as forked processes: they start at once, since their parent has imported what takes seconds.
+"""Ranks of a gloo group as processes that start at once: what each would import for seconds is imported before.
 
-For programs of their own, which have not yet started a thread; a test starts such a program.
+A program of its own forks itself after ``warm_up``, before it starts a thread. A test leaves that to the fork server
+of Python, which stays for its session.
 """
 
 from __future__ import annotations
@@ -10,13 +11,19 @@ import multiprocessing
 import os
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from multiprocessing.connection import wait
+from multiprocessing.context import ForkContext, ForkServerContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
+
+_SERVER = multiprocessing.get_context("forkserver")
+# What every rank would import for seconds; the last but one is what a ZeRO stage above 0 brings.
+_SERVER.set_forkserver_preload(["deepspeed", "torch._dynamo", "torch._inductor.compile_fx", "vavl.training.run"])
+_SECONDS_OF_A_TEST = 600
 
 
 def warm_up() -> None:
@@ -34,31 +41,45 @@ def warm_up() -> None:
 
 
 def run_ranks(ranks: int, work: Callable[[], None]) -> None:
-    """Run ``work`` on so many ranks of one gloo group.
+    """Run ``work`` on so many ranks of one gloo group, forked from this process.
 
     Raises:
         RuntimeError: a rank failed; its traceback is on stderr, the others were ended.
     """
-    fork = multiprocessing.get_context("fork")
+    _run(multiprocessing.get_context("fork"), ranks, work, None)
+
+
+def run_ranks_of_test(ranks: int, work: Callable[[], None]) -> None:
+    """Do the same in a test: ``work`` is pickled, and its module one that can be imported.
+
+    Raises:
+        RuntimeError: a rank failed, or none ended in ten minutes.
+    """
+    _run(_SERVER, ranks, work, _SECONDS_OF_A_TEST)
+
+
+def _run(context: ForkContext | ForkServerContext, ranks: int, work: Callable[[], None], seconds: float | None) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        processes = [
-            fork.Process(target=_be_rank, args=(rank, ranks, Path(folder) / "meeting", work)) for rank in range(ranks)
-        ]
+        meeting = Path(folder) / "meeting"
+        processes = [context.Process(target=_be_rank, args=(rank, ranks, meeting, work)) for rank in range(ranks)]
         for process in processes:
             process.start()
         try:
-            _join(processes)
+            _join(processes, seconds)
         finally:
             for process in processes:
                 process.kill()
                 process.join()
 
 
-def _join(processes: list[BaseProcess]) -> None:
+def _join(processes: Sequence[BaseProcess], seconds: float | None) -> None:
     """Wait for all; a rank that failed would leave the others waiting for it."""
     running = {process.sentinel: process for process in processes}
     while running:
-        for sentinel in wait(list(running)):
+        ended = wait(list(running), seconds)
+        if not ended:
+            raise RuntimeError(f"no rank ended in {seconds} s")
+        for sentinel in ended:
             process = running.pop(sentinel)
             process.join()
             if process.exitcode:
@@ -66,7 +87,9 @@ def _join(processes: list[BaseProcess]) -> None:
 
 
 def _be_rank(rank: int, ranks: int, meeting: Path, work: Callable[[], None]) -> None:
-    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(ranks))
+    torch.set_num_threads(1)
+    gc.freeze()
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(ranks), DS_ACCELERATOR="cpu")
     dist.init_process_group("gloo", f"file://{meeting}", rank=rank, world_size=ranks)
     work()
     dist.barrier()

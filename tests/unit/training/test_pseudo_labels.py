@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
+from functools import partial
 
 import pyarrow.parquet as pq
 import pytest
-import training_ranks
+from forked_ranks import run_ranks_of_test
 
 from vavl.training.loop import train
 from vavl.training.pseudo_labels import ALARM_STEPS, KeptAlarm
 from vavl.training.run import prepare_run
+from vavl.training.worker import train_on_worker
 
-TIME_LIMIT_S = 600
 VOTES = ("vote_audio_video", "vote_audio", "vote_video")
 GIVEN = {"objectives": {"pseudo_label": {"kind": "hard", "threshold": 0.4}}}
 SOFT = {"objectives": {"pseudo_label": {}}}
@@ -89,10 +88,7 @@ def test_micro_batches_and_ranks_write_the_same_file(plan, train_from, given):
     run = prepare_run(small)
     train(run, run.start, lambda records: None)
     two = plan("two", **given)
-    (two.directory.parent / "two.json").write_text(two.model_dump_json())
-    program = [sys.executable, "-W", "ignore", training_ranks.__file__, str(two.directory.parent / "two.json")]
-    done = subprocess.run(program, capture_output=True, text=True, timeout=TIME_LIMIT_S, check=False)
-    assert done.returncode == 0, done.stderr
+    run_ranks_of_test(2, partial(train_on_worker, two, print))
     for made in (small, two):
         found = file_of(made).to_pydict()
         assert found.pop("confidence") == pytest.approx(expected["confidence"], abs=1e-5)
