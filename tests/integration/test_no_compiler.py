@@ -10,17 +10,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tiny_plans import tiny_plan
+
 PROGRAM = """
 import logging, sys
+from vavl.config.files import read_json
 from vavl.training.settings import TrainingPlan
 from vavl.training.worker import train_on_worker
 
 logging.basicConfig(level=logging.INFO)
-train_on_worker(TrainingPlan.model_validate({
-    "output_dir": sys.argv[2], "data": {"store": sys.argv[1], "composition": {"batch_size": 16}},
-    "model": {"preset": "small", "width": 16, "modality_blocks": 1, "attention_heads": 2},
-    "training": {"launcher": "in_process", "engine": "deepspeed", "zero_stage": 2, "max_steps": 3},
-}), print)
+train_on_worker(TrainingPlan.model_validate(read_json(sys.argv[1])), print)
 """
 
 
@@ -32,11 +31,12 @@ def test_training_with_deepspeed_needs_no_compiler(
     environment = {name: value for name, value in os.environ.items() if name not in {"CC", "CXX"}}
     environment |= {"PATH": str(empty), "TORCH_EXTENSIONS_DIR": str(tmp_path / "extensions")}
     assert shutil.which("gcc", path=environment["PATH"]) is None
-    store = small_store(small_corpus())
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, str(store), str(tmp_path / "run")],
-        capture_output=True, text=True, check=False, env=environment,
-    )  # fmt: skip
+    plan = tiny_plan(
+        tmp_path / "run", small_store(small_corpus()), training={"engine": "deepspeed", "zero_stage": 2, "max_steps": 3}
+    )
+    (tmp_path / "plan.json").write_text(plan.model_dump_json())
+    words = [sys.executable, "-c", PROGRAM, tmp_path / "plan.json"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 0, done.stderr
     assert "shared-memory operation is off" in done.stderr
     assert (tmp_path / "run" / "outcome.json").exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from tiny_plans import own_tracking, write_small_training
 
 from vavl.metrics.names import CONDITIONS, MODALITIES_OF
 from vavl.store.store import FeatureStore
@@ -20,22 +22,19 @@ MAX_FRAMES = 9  # shorter than some clips, so that the cut is held as well
 
 
 @pytest.fixture
-def config(small_store: Callable[..., Path], small_corpus: Callable[..., Any], tmp_path: Path) -> Path:
+def config(
+    small_store: Callable[..., Path], small_corpus: Callable[..., Any], tmp_path: Path, tracking_database: Path
+) -> Path:
     store = small_store(small_corpus(clips_per_speaker=20, without_audio=(0,), without_video=(3,)))
-    sizes = {"preset": "small", "width": 16, "attention_heads": 2, "modality_blocks": 1}
-    content = {
-        "output_dir": str(tmp_path / "run"),
-        "data": {"store": str(store), "max_frames": MAX_FRAMES, "composition": {"batch_size": 16}},
-        "model": sizes,
-        "training": {"launcher": "in_process", "engine": "torch", "max_epochs": 2},
-        "tracking": {
-            "uri": f"sqlite:///{tmp_path}/mlflow.db", "artifact_location": str(tmp_path / "artifacts"),
-            "model_name": "vavl-equal", "system_metrics": False,
-        },
-    }  # fmt: skip
-    path = tmp_path / "train.yaml"
-    path.write_text(yaml.safe_dump(content))
-    return path
+    shutil.copy(tracking_database, tmp_path / "mlflow.db")
+    return write_small_training(
+        tmp_path / "train.yaml",
+        store,
+        output_dir=str(tmp_path / "run"),
+        data={"store": str(store), "max_frames": MAX_FRAMES, "composition": {"batch_size": 16}},
+        training={"launcher": "in_process", "engine": "torch", "max_epochs": 2},
+        tracking=own_tracking(tmp_path, model_name="vavl-equal", system_metrics=False),
+    )
 
 
 @pytest.mark.parametrize(("target", "metric"), [("label", "accuracy"), ("attributes", "ccc_mean")])
