@@ -8,11 +8,9 @@ import os
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -23,20 +21,14 @@ from typing import Any
 
 import psutil
 import pytest
+from own_process import ROOT, free_port, wait_until
 
 from vavl.training.stop import stop_reason
 
 pytestmark = [pytest.mark.ray, pytest.mark.xdist_group("clusters")]
 
-ROOT = Path(__file__).parents[2]
 PROGRAMS = Path(sys.executable).parent
 ENTRY = ["--runtime-env", "jobs/runtime_env.yaml", "--working-dir", ".", "--"]
-
-
-def free_port() -> int:
-    with socket.socket() as place:
-        place.bind(("127.0.0.1", 0))
-        return int(place.getsockname()[1])
 
 
 @dataclass(frozen=True)
@@ -137,7 +129,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         )
     made = Cluster(folder, port, root, environment)
     try:
-        wait_for(made, head)
+        wait_until(partial(answers_to, made, head), said=(folder / "start.log").read_text, pause=0.5)
         yield made
     finally:
         head.send_signal(signal.SIGTERM)
@@ -152,22 +144,12 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def wait_for(cluster: Cluster, head: subprocess.Popen[bytes]) -> None:
-    until = time.monotonic() + 120
-    while time.monotonic() < until:
-        with contextlib.suppress(OSError):
-            cluster.ask()
-            return
-        assert head.poll() is None, (cluster.folder / "start.log").read_text()
-        time.sleep(0.5)
-    pytest.fail((cluster.folder / "start.log").read_text())
-
-
-def wait_until(is_so: Callable[[], bool], seconds: float = 240) -> None:
-    until = time.monotonic() + seconds
-    while not is_so():
-        assert time.monotonic() < until
-        time.sleep(0.02)
+def answers_to(cluster: Cluster, head: subprocess.Popen[bytes]) -> bool:
+    assert head.poll() is None, (cluster.folder / "start.log").read_text()
+    with contextlib.suppress(OSError):
+        cluster.ask()
+        return True
+    return False
 
 
 def test_a_job_runs_there_with_variables_by_name_and_its_results_lie_under_the_root(

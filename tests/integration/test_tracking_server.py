@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from mlflow_server import MlflowServer
+from own_process import wait_until
 from postgres_server import PostgresServer, reason_to_skip
 from rival_promotion import champions_and_winners, make_models, race, reasons
 from tiny_plans import tiny_plan
@@ -105,10 +105,7 @@ def test_a_server_killed_in_the_middle_of_a_replay_loses_nothing(
     journal.append("run_start", run_id="run", experiment="team", config_yaml="a: 1\n", params={"a": 1})
     for step in range(1, 40):
         journal.append("step", step=step, metrics={"loss": 1 / step})
-    end = time.monotonic() + 60
-    while replay.state.seq < 2:
-        assert time.monotonic() < end, "nothing arrived"
-        time.sleep(0.01)
+    wait_until(lambda: replay.state.seq >= 2)
     server.kill()
     for step in range(40, 81):
         journal.append("step", step=step, metrics={"loss": 1 / step})

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import os
-import signal
 import socket
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from media_model import write_media_model
+from own_process import ROOT, start_job
 from rendered_media import moving_square, tone, write_mp4, write_wav
 
 from vavl.config.files import read_json
 
-ROOT = Path(__file__).parents[2]
 SUMMARY_KEYS = {
     "input", "clips", "predicted", "failed", "one_side", "failed_by_reason", "conditions", "labels", "kept",
     "worked_on", "seconds", "clips_per_second", "unavailable", "left_out", "model", "files",
@@ -99,16 +95,9 @@ def test_a_killed_job_is_continued_by_workers_with_the_rows_of_this_process(run_
     killed, whole = tmp_path / "killed", tmp_path / "whole"
     words = [f"model={model}", "conditions=[audio_video,audio,video]"]
     log = tmp_path / "killed.log"
-    with log.open("w") as stream:
-        command = [sys.executable, str(ROOT / "jobs/predict_clips.py"), str(media), *words, "workers=0"]
-        job = subprocess.Popen([*command, f"output_dir={killed}"], cwd=ROOT, stdout=stream, stderr=stream)
-    end = time.monotonic() + 120
-    while not list((killed / "parts").glob("*.parquet")):
-        assert job.poll() is None, log.read_text()
-        assert time.monotonic() < end, log.read_text()
-        time.sleep(0.005)
-    os.kill(job.pid, signal.SIGKILL)
-    job.wait()
+    job = start_job("predict_clips", media, *words, "workers=0", f"output_dir={killed}", log=log, cwd=ROOT)
+    job.wait_until(lambda: list((killed / "parts").glob("*.parquet")))
+    job.kill()
     assert not (killed / "predictions.parquet").exists()
 
     run_job("predict_clips", media, *words, "workers=0", f"output_dir={whole}")

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import psutil
 import pytest
 import yaml
+from own_process import ROOT, start_job
 from small_media_corpus import write_card, write_small_corpus
 
 from vavl.config.files import read_json
@@ -21,9 +18,6 @@ from vavl.config.load import read_config
 from vavl.corpora.manifest import Manifest
 from vavl.job_config import PrepareCorpusJob
 from vavl.store.store import FeatureStore
-
-ROOT = Path(__file__).parents[2]
-JOB = ROOT / "jobs/prepare_corpus.py"
 
 
 @pytest.fixture(scope="module")
@@ -124,13 +118,11 @@ def test_a_killed_job_continues_and_gives_the_same_bytes_as_no_workers(run_job, 
     whole = write_config(tmp_path / "corpus", tmp_path / "whole", workers=0)
     parts = tmp_path / "killed/parts"
 
-    log = tmp_path / "killed.log"
-    with log.open("w") as stream:
-        job = subprocess.Popen([sys.executable, str(JOB), str(killed)], cwd=ROOT, stderr=stream)
-    wait_until(lambda: bool(list(parts.glob("*-*.json"))), job, log)
-    processes = psutil.Process(job.pid).children(recursive=True)
-    os.kill(job.pid, signal.SIGKILL)
-    job.wait()
+    job = start_job("prepare_corpus", killed, log=tmp_path / "killed.log", cwd=ROOT)
+    job.wait_until(lambda: list(parts.glob("*-*.json")))
+    processes = psutil.Process(job.process.pid).children(recursive=True)
+    job.process.kill()
+    job.end()
     # Ray's workers end by themselves when the job is gone; its two agents may take minutes.
     agents = [process for process in processes if process.is_running() and "Agent" in process.name()]
     workers = [process for process in processes if process not in agents]
@@ -151,14 +143,6 @@ def test_a_killed_job_continues_and_gives_the_same_bytes_as_no_workers(run_job, 
     assert summary["kept"] + summary["extracted"] == 144
     assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
     FeatureStore.open(tmp_path / "killed").verify()
-
-
-def wait_until(is_so, job: subprocess.Popen, log: Path, seconds: float = 180) -> None:
-    end = time.monotonic() + seconds
-    while not is_so():
-        assert job.poll() is None, log.read_text()
-        assert time.monotonic() < end
-        time.sleep(0.002)
 
 
 def contents(store: Path) -> dict[str, bytes]:

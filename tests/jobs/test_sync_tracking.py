@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from mlflow_server import MlflowServer
+from own_process import start_job
 
 from vavl.tracking.journal import Journal
 from vavl.tracking.records import read_state, state_path
 from vavl.tracking.replayer import following
 
-ROOT = Path(__file__).parents[2]
 STEPS = 1500
 METRICS = ("train/loss/total", "train/learning_rate", "train/gradient_norm")
 
@@ -91,20 +86,9 @@ def assert_whole(server: MlflowServer, journal: Journal) -> None:
         assert dict(points) == first[name]
 
 
-def start_job(*words: str | Path) -> subprocess.Popen[str]:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT / "platform")}
-    return subprocess.Popen(
-        [sys.executable, ROOT / "jobs/sync_tracking.py", *words],
-        env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-    )  # fmt: skip
-
-
-def wait_for_the_middle(process: subprocess.Popen[str], journal: Journal) -> None:
-    deadline = time.monotonic() + 120
-    while not state_path(journal.path).exists() or '"seq": 1,' in state_path(journal.path).read_text():
-        assert process.poll() is None, process.communicate()[0]
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
+def is_in_the_middle(journal: Journal) -> bool:
+    state = state_path(journal.path)
+    return state.exists() and '"seq": 1,' not in state.read_text()
 
 
 def test_runs_that_never_reached_their_server_arrive(server, tmp_path, run_job):
@@ -182,30 +166,25 @@ def test_a_folder_without_any_run_is_bad_input(tmp_path, run_job):
 
 
 @pytest.mark.parametrize("killed", ["server", "job"])
-def test_who_is_killed_in_the_middle_is_continued_with(server, tmp_path, killed):
+def test_who_is_killed_in_the_middle_is_continued_with(server, tmp_path, killed, run_job):
     journal = make_long_run(tmp_path / "runs" / "long", server)
-    job = start_job(tmp_path / "runs")
-    wait_for_the_middle(job, journal)
+    job = start_job("sync_tracking", tmp_path / "runs", log=tmp_path / "log")
+    job.wait_until(lambda: is_in_the_middle(journal))
     if killed == "server":
         server.kill()
+        assert job.end() == 1, job.said
+        assert "not arrived" in job.said
     else:
-        job.send_signal(signal.SIGKILL)
-    printed, _ = job.communicate(timeout=600)
-    if killed == "server":
-        assert job.returncode == 1, printed
-        assert "not arrived" in printed
+        job.kill()
     assert 1 < read_state(journal.path, server.address).seq < sum(1 for _ in journal.read())
     server.start()
-    job = start_job(tmp_path / "runs")
-    printed, _ = job.communicate(timeout=600)
-    assert job.returncode == 0, printed
+    run_job("sync_tracking", tmp_path / "runs")
     assert_whole(server, journal)
 
 
 @pytest.mark.slow
 def test_two_processes_at_once_send_everything_once(server, tmp_path):
     journal = make_long_run(tmp_path / "runs" / "long", server)
-    jobs = [start_job(tmp_path / "runs") for _ in range(2)]
-    printed = [job.communicate(timeout=600)[0] for job in jobs]
-    assert [job.returncode for job in jobs] == [0, 0], printed
+    jobs = [start_job("sync_tracking", tmp_path / "runs", log=tmp_path / f"log{number}") for number in range(2)]
+    assert [job.end() for job in jobs] == [0, 0], [job.said for job in jobs]
     assert_whole(server, journal)

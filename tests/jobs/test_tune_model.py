@@ -5,19 +5,15 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import optuna
 import pytest
 import yaml
+from own_process import start_job
 from tiny_plans import own_tracking, write_small_training
 
-ROOT = Path(__file__).parents[2]
 METRIC = "validation/audio_video/accuracy"
 SUMMARY_KEYS = {
     "trials", "finished", "pruned", "failed", "epochs_run", "epochs_full", "best", "mlflow_run_id", "winning_config",
@@ -96,25 +92,18 @@ def _look_at_the_study(summary: dict[str, Any]) -> None:
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_a_killed_driver_repeats_no_finished_trial(config):
+def test_a_killed_driver_repeats_no_finished_trial(config, run_job):
     # Long enough trials that one is still running when another one's end is seen.
     words = ["trials=4", "at_once=2", "pruner=none", "sampler=random", "overrides.training.max_epochs=24"]
-    command = [sys.executable, str(ROOT / "jobs/tune_model.py"), str(config), *words]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT / "platform")}
     folder = config.parent / "sweep"
-    driver = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE)
-    until = time.monotonic() + 240
-    while not _is_in_the_middle(folder):
-        assert driver.poll() is None, driver.communicate()[1].decode()
-        assert time.monotonic() < until
-        time.sleep(0.01)
-    driver.send_signal(signal.SIGKILL)
-    driver.communicate()
+    driver = start_job("tune_model", config, *words, log=config.parent / "killed.log")
+    driver.wait_until(lambda: _is_in_the_middle(folder))
+    driver.process.kill()
+    driver.end()
     before = {path: path.stat().st_mtime_ns for path in folder.glob("trials/*/summary.json")}
     points = _points(folder)
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, check=False)
-    assert done.returncode == 0, done.stderr
     assert before
+    run_job("tune_model", config, *words)
     assert {path: path.stat().st_mtime_ns for path in before} == before
     summary = json.loads((folder / "summary.json").read_text())
     assert (summary["trials"], summary["finished"], summary["failed"]) == (4, 4, 0)

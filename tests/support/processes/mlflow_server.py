@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import signal
-import socket
 import sqlite3
-import subprocess
-import sys
-import time
-import urllib.request
 from pathlib import Path
+
+from own_process import OwnProcess, answers, free_port
 
 
 class MlflowServer:
@@ -28,46 +23,29 @@ class MlflowServer:
         self.folder, self.database = folder, database or folder / "mlflow.db"
         self.artifacts = folder / "artifacts"
         self._store = store or f"sqlite:///{self.database}"
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self._port = str(probe.getsockname()[1])
+        self._port = str(free_port())
         self.address = f"http://127.0.0.1:{self._port}"
-        self._process: subprocess.Popen[bytes] | None = None
+        self._own: OwnProcess | None = None
 
     def start(self) -> None:
         """Start the server and wait until it answers; without effect while it is there."""
-        if self._process is not None:
+        if self._own is not None:
             return
-        command = [
-            sys.executable, "-m", "mlflow", "server", "--workers", "1", "--serve-artifacts",
+        self._own = OwnProcess(
+            "-m", "mlflow", "server", "--workers", "1", "--serve-artifacts",
             "--artifacts-destination", str(self.artifacts), "--host", "127.0.0.1", "--port", self._port,
-        ]  # fmt: skip
-        with (self.folder / "server.log").open("ab") as log:
-            self._process = subprocess.Popen(
-                command, stdout=log, stderr=log, start_new_session=True,
-                env={
-                    **os.environ,
-                    "MLFLOW_BACKEND_STORE_URI": self._store,  # everybody reads the words of a command
-                    # Without its runner of background jobs the server is there in half the time.
-                    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-                },
-            )  # fmt: skip
-        end = time.monotonic() + 240
-        while time.monotonic() < end and self._process.poll() is None:
-            with contextlib.suppress(OSError), urllib.request.urlopen(f"{self.address}/health", timeout=10):
-                return
-            time.sleep(0.2)
-        text = (self.folder / "server.log").read_text()[-2000:]
-        raise AssertionError(f"the server did not start:\n{text}")
+            log=self.folder / "server.log",
+            MLFLOW_BACKEND_STORE_URI=self._store,  # everybody reads the words of a command
+            # Without its runner of background jobs the server is there in half the time.
+            MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false",
+        )  # fmt: skip
+        self._own.wait_until(lambda: answers(f"{self.address}/health"))
 
     def kill(self) -> None:
         """End the server and its workers with SIGKILL."""
-        if self._process is None:
-            return
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
-        self._process = None
+        if self._own is not None:
+            self._own.kill()
+        self._own = None
 
     def tables(self) -> list[Path]:
         """Return the files of the database: SQLite may have a journal next to it."""

@@ -9,11 +9,12 @@ import pwd
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
 from pathlib import Path
+
+from own_process import free_port
 
 _PLACES = ("/usr/lib/postgresql", "/usr/local/opt", "/opt/homebrew/opt")
 _USERS = ("postgres", "nobody")
@@ -55,9 +56,7 @@ class PostgresServer:
         self._folder = Path(tempfile.mkdtemp(prefix="vavl-postgres-"))
         self.password = secrets.token_hex(12)
         self._process: subprocess.Popen[bytes] | None = None
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self.port = free_port()
 
     def address(self, database: str) -> str:
         """Return the address of a database with user and password."""

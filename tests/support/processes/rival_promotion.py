@@ -8,13 +8,13 @@ prints, per model, whether VERSION became champion in place of version 1.
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from own_process import OwnProcess
 
 CHAMPION, RIVALS = "1", ("2", "3")
 _GO_SECONDS = 120
@@ -33,26 +33,18 @@ def race(address: str, models: Sequence[str], folder: Path) -> list[dict[str, st
     """Let two processes start at the same moment and return what each says, model by model."""
     go = folder / "go"
     rivals = [
-        subprocess.Popen(
-            [sys.executable, "-W", "ignore", __file__, address, version, str(go), *models],
-            stdout=subprocess.PIPE, text=True, env=_environment(os.environ),
-        )
+        OwnProcess("-W", "ignore", __file__, address, version, go, *models, log=folder / f"rival-{version}")
         for version in RIVALS
-    ]  # fmt: skip
+    ]
     try:
-        end = time.monotonic() + _GO_SECONDS
-        while not all((folder / f"ready-{version}").exists() for version in RIVALS):
-            is_alive = all(rival.poll() is None for rival in rivals)
-            assert is_alive, "a rival died"
-            assert time.monotonic() < end, "the rivals did not start"
-            time.sleep(0.02)
+        for version, rival in zip(RIVALS, rivals, strict=True):
+            rival.wait_until((folder / f"ready-{version}").exists, _GO_SECONDS)
         go.touch()
-        said = [rival.communicate(timeout=_GO_SECONDS)[0] for rival in rivals]
+        assert [rival.end(_GO_SECONDS) for rival in rivals] == [0, 0]
     finally:
         for rival in rivals:
             rival.kill()
-    assert [rival.returncode for rival in rivals] == [0, 0]
-    return [json.loads(text.splitlines()[-1]) for text in said]
+    return [json.loads(rival.said.splitlines()[-1]) for rival in rivals]
 
 
 def champions_and_winners(
@@ -69,11 +61,6 @@ def champions_and_winners(
 def reasons(said: Sequence[Mapping[str, str]]) -> list[str]:
     """Return what the losers said."""
     return [text for answers in said for text in answers.values() if text != "won"]
-
-
-def _environment(environment: Mapping[str, str]) -> dict[str, str]:
-    here = Path(__file__).parents[3] / "platform"
-    return {**environment, "PYTHONPATH": str(here)}
 
 
 def _promote(client: Any, model: str, version: str) -> str:

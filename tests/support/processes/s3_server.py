@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import boto3
-import botocore.exceptions
 import pytest
 import s3fs
+from own_process import OwnProcess, answers, free_port
 
 BUCKET = "runs"
-_START_SECONDS = 60.0
 # AWS's own names; without the last three a machine's credentials would be used, or asked of the network.
 ENVIRONMENT = {
     "AWS_ACCESS_KEY_ID": "test",
@@ -35,19 +31,17 @@ def s3_server(host: str = "127.0.0.1") -> Iterator[str]:
     Args:
         host: address of this machine that the server listens on.
     """
-    with socket.socket() as probe:
-        probe.bind((host, 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "moto.server", "--host", host, "--port", str(port)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    port = free_port(host)
     endpoint = f"http://{host}:{port}"
-    try:
-        _wait(process, endpoint)
-        _client(endpoint).create_bucket(Bucket=BUCKET)
-        yield endpoint
-    finally:
-        process.kill()
-        process.wait()
+    with tempfile.NamedTemporaryFile() as log:
+        words = ("-m", "moto.server", "--host", host, "--port", str(port))
+        process = OwnProcess(*words, log=Path(log.name))
+        try:
+            process.wait_until(lambda: answers(endpoint))
+            _client(endpoint).create_bucket(Bucket=BUCKET)
+            yield endpoint
+        finally:
+            process.kill()
 
 
 @contextlib.contextmanager
@@ -78,13 +72,3 @@ def _client(endpoint: str):
         "s3", endpoint_url=endpoint, region_name="us-east-1", aws_access_key_id="test",
         aws_secret_access_key="test",
     )  # fmt: skip
-
-
-def _wait(process: subprocess.Popen[bytes], endpoint: str) -> None:
-    deadline = time.monotonic() + _START_SECONDS
-    while time.monotonic() < deadline and process.poll() is None:
-        with contextlib.suppress(OSError, botocore.exceptions.BotoCoreError):
-            urllib.request.urlopen(endpoint, timeout=5).close()
-            return
-        time.sleep(0.1)
-    raise AssertionError("moto's server did not start")
