@@ -3,25 +3,18 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from own_process import ROOT, run_program
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
-PROGRAM = Path(__file__).parents[1] / "chaos/run_chaos.py"
 FAULTS = 5
-TIME_LIMIT_S = 600
 
 
 def test_five_faults_change_nothing(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", str(PROGRAM), "--faults", str(FAULTS), "--output-dir", str(tmp_path / "c")],
-        capture_output=True, text=True, timeout=TIME_LIMIT_S, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
+    run_program(ROOT / "tests/chaos/run_chaos.py", "--faults", str(FAULTS), "--output-dir", tmp_path / "c")
     summary = json.loads((tmp_path / "c/summary.json").read_text())
     assert (summary["injected"], summary["lost"]) == (FAULTS, 0)
     faults = summary["faults"]

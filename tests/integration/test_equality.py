@@ -3,28 +3,20 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from equality_cases import PLAIN, PLAIN_BF16, Case, few_runs, is_kept, resumed_runs, whole_runs
 from equality_runs import Curve
-
-PROGRAM = Path(__file__).parents[1] / "equality/run_equality.py"
-TIME_LIMIT_S = 1200
+from own_process import ROOT, run_program
 
 
 @pytest.mark.slow
 def test_workers_stages_precision_and_resumes_give_one_loss_curve(tmp_path: Path) -> None:
     """4 workers of ZeRO 3, bf16, a resume 4 -> 2 on another stage, and one in the same way, on real processes."""
     out = tmp_path / "summary.json"
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", str(PROGRAM), "--few", "--out", str(out)],
-        capture_output=True, text=True, timeout=TIME_LIMIT_S, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
+    run_program(ROOT / "tests/equality/run_equality.py", "--few", "--out", out, seconds=1200)
     summary = json.loads(out.read_text())
     assert summary["broken"] == 0
     rows = summary["rows"]

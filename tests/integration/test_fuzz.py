@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
-from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+from own_process import ROOT, run_program
+
+PROGRAM = ROOT / "tests/support/processes/fuzzed_readers.py"
 EXAMPLES = 30
 KINDS = (
     "wav", "flac", "mp4_sound", "mp4_pictures", "csv", "yaml", "part", "arrow", "index", "ids",
@@ -18,15 +17,9 @@ KINDS = (
 
 def test_mutated_files_are_read_or_refused(tmp_path):
     paths = os.pathsep.join(map(str, (ROOT / "platform", *(ROOT / "tests/support").iterdir())))
-    done = subprocess.run(
-        [sys.executable, ROOT / "tests/support/processes/fuzzed_readers.py", tmp_path, str(EXAMPLES)],
-        env={**os.environ, "PYTHONPATH": paths}, capture_output=True, text=True, check=False, timeout=600,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-6000:]
-    found = {
-        entry["kind"]: entry
-        for entry in (json.loads(line) for line in done.stdout.splitlines() if line.startswith("{"))
-    }
+    printed = run_program(PROGRAM, tmp_path, str(EXAMPLES), PYTHONPATH=paths)
+    entries = [json.loads(line) for line in printed.splitlines() if line.startswith("{")]
+    found = {entry["kind"]: entry for entry in entries}
     assert tuple(found) == KINDS
     for entry in found.values():
         assert entry["read"] + entry["refused"] >= EXAMPLES

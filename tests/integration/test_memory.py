@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from own_process import run_program
 from synthetic_store import write_synthetic_store
 
 # Runs in a process of its own, so that nothing else counts.
@@ -35,9 +34,6 @@ def test_private_memory_of_training_does_not_grow_with_the_store(tmp_path: Path)
     for clips in FEW, MANY:
         # Few validation clips in both stores: predictions of a split are private memory by their nature.
         store = write_synthetic_store(tmp_path / f"store_{clips}", clips, speakers=20, split_clips=FEW)
-        words = [sys.executable, "-c", TRAIN, str(store), str(tmp_path / f"run_{clips}")]
-        done = subprocess.run(words, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
-        found[clips] = int(done.stdout.split()[-1])
+        found[clips] = int(run_program("-c", TRAIN, store, tmp_path / f"run_{clips}").split()[-1])
     print(f"private memory in KiB by clips: {found}")
     assert found[MANY] < 1.06 * found[FEW]

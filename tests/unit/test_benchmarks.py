@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from measured import Timings, count_operations, in_turn, ratio
+from own_process import run_program
 from repeated_store import write_repeated_store
 from step_profile import attention_kernels, group_of
 from synthetic_store import write_synthetic_store
@@ -64,9 +65,7 @@ def test_a_cheap_one_runs_and_writes_what_others_read(name, tmp_path, capsys):
 def test_a_rank_spends_no_private_memory_on_clips_and_shares_the_rest(tmp_path):
     """The loader's benchmark with small sizes, in a process of its own: it forks."""
     file = tmp_path / "found.json"
-    command = [sys.executable, str(FOLDER / "loader.py"), "--quick", "--repeats", "1", "--out", str(file)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    run_program(FOLDER / "loader.py", "--quick", "--repeats", "1", "--out", file)
     found = read_json(file)
     assert [one["clips"] for one in found["stores"]] == [4_000, 400_000]
     assert found["private_bytes_per_clip"] <= 16
@@ -103,8 +102,7 @@ def test_the_one_for_a_gpu_runs_on_a_cpu_too_without_ray_and_deepspeed(tmp_path)
         "except SystemExit as end: assert end.code == 0, end\n"
         "assert not {'ray', 'deepspeed'} & set(sys.modules)\n"
     )
-    done = subprocess.run([sys.executable, "-c", story], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    printed = run_program("-c", story)
     found = read_json(file)
     assert found["conditions"]["device"] == "cpu"
     # In bf16 a CPU attends by plain products; which precision is compared depends on the machine's load.
@@ -112,7 +110,7 @@ def test_the_one_for_a_gpu_runs_on_a_cpu_too_without_ray_and_deepspeed(tmp_path)
     assert found["host_waits_of_a_step"] == 1
     assert found["memory_ratio"] is None
     assert {"clips_per_second_ratio", "matrix_peak_share", "clips_per_second", "compared"} <= found.keys()
-    assert "host waits of platform" in done.stdout
+    assert "host waits of platform" in printed
 
 
 @pytest.mark.slow

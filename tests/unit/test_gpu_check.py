@@ -12,6 +12,7 @@ import pytest
 import torch
 from gpu_check_list import all_checks
 from gpu_checks import Bench, Call, Check, Difference, read_outcomes, relative_difference, run_group
+from own_process import run_program
 
 from vavl.config.files import read_json
 
@@ -24,14 +25,11 @@ LONG_ONES = (
     "training, ZeRO 3, fp32", "checkpoint through all engines", "resume after kill -9, engine torch, fp32",
     "kill -9 of a worker of Ray, ZeRO 3, fp32",
 )  # fmt: skip
-TIME_LIMIT_S = 1200
 
 
 def test_the_checks_of_this_process_pass_on_a_cpu(tmp_path):
     out = tmp_path / "checks"
-    command = [sys.executable, str(PROGRAM), "--on-cpu", "--quick", "--out", str(out), "--only", *ON_CPU]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=TIME_LIMIT_S, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
+    run_program(PROGRAM, "--on-cpu", "--quick", "--out", out, "--only", *ON_CPU, seconds=1200)
     summary = read_json(out / "summary.json")
     assert (set(summary["passed"]), summary["failed"], summary["not_run"]) == (set(ON_CPU), [], [])
     assert summary["launches_per_micro_batch"]["engine torch, fp32"] > 100
@@ -45,9 +43,7 @@ def test_the_checks_of_this_process_pass_on_a_cpu(tmp_path):
 @pytest.mark.slow
 def test_the_checks_that_shard_and_kill_pass_too(tmp_path):
     out = tmp_path / "checks"
-    command = [sys.executable, str(PROGRAM), "--on-cpu", "--quick", "--out", str(out), "--only", *LONG_ONES]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=TIME_LIMIT_S, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
+    run_program(PROGRAM, "--on-cpu", "--quick", "--out", out, "--only", *LONG_ONES, seconds=1200)
     assert set(read_json(out / "summary.json")["passed"]) == set(LONG_ONES)
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import ast
 import os
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from own_process import run_program
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = ("platform", "jobs", "tests")
@@ -30,9 +30,7 @@ def test_platform_and_datasets_are_the_libraries_from_the_root():
         "import platform, datasets, vavl\n"
         "print(platform.python_version(), datasets.Dataset.__module__, vavl.__file__, sep='\\n')\n"
     )
-    done = subprocess.run([sys.executable, "-c", story], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    version, dataset_module, vavl_file = done.stdout.split()
+    version, dataset_module, vavl_file = run_program("-c", story, cwd=ROOT).split()
     assert version == sys.version.split()[0]
     assert dataset_module.startswith("datasets.")
     assert Path(vavl_file) == ROOT / "platform/vavl/__init__.py"

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from own_process import run_program
 from rendered_media import moving_square, tone, write_mp4, write_wav
 from served_models import served, write_media_model
 
@@ -111,9 +110,5 @@ def test_the_champion_predicts_as_the_readme_shows(tmp_path: Path):
     client.create_registered_model("vavl-demo")
     client.create_model_version("vavl-demo", source=(tmp_path / "served").as_uri())
     client.set_registered_model_alias("vavl-demo", "champion", "1")
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", script], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    conditions = [line.split()[1] for line in done.stdout.splitlines()[1:]]
+    conditions = [line.split()[1] for line in run_program(script, cwd=tmp_path).splitlines()[1:]]
     assert conditions == ["audio_video", "audio", "video"]

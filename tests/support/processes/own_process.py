@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -61,7 +61,7 @@ class OwnProcess:
         with log.open("ab") as stream:
             self.process = subprocess.Popen(
                 [sys.executable, *words], cwd=cwd, stdout=stream, stderr=stream, start_new_session=True,
-                env={**os.environ, "PYTHONPATH": str(ROOT / "platform"), **environment},
+                env=_environment(environment),
             )  # fmt: skip
 
     @property
@@ -99,3 +99,17 @@ class OwnProcess:
 def start_job(name: str, *words: str | Path, log: Path, **settings: Any) -> OwnProcess:
     """Start ``jobs/<name>.py`` with these words."""
     return OwnProcess(ROOT / f"jobs/{name}.py", *words, log=log, **settings)
+
+
+def run_program(*words: str | Path, cwd: Path | None = None, seconds: float = 600.0, **environment: str) -> str:
+    """Run a program of this Python to its end, which has to be a good one; return what it printed to stdout."""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", *words], cwd=cwd, env=_environment(environment), timeout=seconds,
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
+    return done.stdout
+
+
+def _environment(changes: Mapping[str, str]) -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(ROOT / "platform"), **changes}
