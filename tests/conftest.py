@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import importlib.util
-import json
 import logging
 import secrets
 import sys
@@ -13,13 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pytest
+from made_store import write_made_store
 
-from vavl.corpora.manifest import Manifest
 from vavl.features import ModalityInfo
-from vavl.store.shards import ClipFeatures, row_batch
-from vavl.store.store_writer import StoreWriter
+from vavl.store.shards import ClipFeatures
 
 pytest_plugins = ["corpus_fixtures", "tracking_fixtures", "trained_model_fixtures", "training_fixtures"]
 
@@ -135,25 +132,16 @@ def write_small_store(folder: Path, corpus: SmallCorpus) -> Path:
                     "split_0": split,
                 }
             )
-    writer = StoreWriter(folder, corpus.name, "0" * 16)
-    for modality, width in (("audio", AUDIO_WIDTH), ("video", VIDEO_WIDTH)):
-        batches = [row_batch(corpus.name, width, rows[modality])] if rows[modality] else []
-        is_layered = modality == "audio" and corpus.layers > 1
-        settings = {"keep_layers": True, "layers": [1, corpus.layers]} if is_layered else {}
-        writer.write_modality(modality, ModalityInfo("synthetic", "1", settings, 10.0, width), batches)
+    layers = {"keep_layers": True, "layers": [1, corpus.layers]} if corpus.layers > 1 else {}
+    made = {"audio": (AUDIO_WIDTH, layers), "video": (VIDEO_WIDTH, {})}
+    features = {
+        modality: (ModalityInfo("synthetic", "1", settings, 10.0, width), rows[modality])
+        for modality, (width, settings) in made.items()
+    }
     metadata = {
-        "corpus": corpus.name, "classes": CLASSES, "target": "drawn class", "protocol": "first speakers",
-        "folds": [0], "clips": len(table), "card_hash": "0" * 16,
+        "corpus": corpus.name, "classes": CLASSES, "target": "drawn class", "protocol": "first speakers"
     }  # fmt: skip
-    schema = pa.schema(
-        [(name, pa.string()) for name in ("clip_id", "corpus", "speaker", "label", "split_0")]
-        + [("soft_label", pa.list_(pa.float32()))]
-        + [(name, pa.float32()) for name in ("arousal", "valence", "dominance")],
-        metadata={b"vavl": json.dumps(metadata).encode()},
-    )
-    Manifest(pa.Table.from_pylist(table, schema=schema)).write(folder)
-    writer.finish({"clips": len(table)})  # last: store.json names the files of the manifest
-    return folder
+    return write_made_store(folder, table, features, metadata)
 
 
 @pytest.fixture(scope="session")

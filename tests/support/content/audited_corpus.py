@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
+from made_store import write_made_store
 from numpy.typing import NDArray
 
-from vavl.corpora.manifest import Manifest
 from vavl.features import ModalityInfo
-from vavl.store.clip_facts import FILE_NAME, SCHEMA
-from vavl.store.shards import ClipFeatures, row_batch
-from vavl.store.store_writer import StoreWriter
+from vavl.store.shards import ClipFeatures
 
 CLASSES = ("calm", "glad", "mad")
 SENTENCES = ("door", "dogs")
@@ -80,60 +76,45 @@ def write_audited_corpus(
     for change in changes:
         change(clips)
     clips.sort(key=lambda clip: clip.clip_id)
-    writer = StoreWriter(folder, "audited", "0" * 16)
-    _manifest(clips, metadata or {}).write(folder)
-    if with_facts:
-        _write_facts(folder, clips)
-    for name, width in WIDTHS.items():
-        there = [(clip, clip.features[name]) for clip in clips]
-        rows = [
-            ClipFeatures(clip.clip_id, clip.speaker, values, 0.1 * np.arange(len(values), dtype=np.float32))
-            for clip, values in there
-            if values is not None
-        ]
-        info = ModalityInfo("synthetic", "1", {}, 10.0, width)
-        writer.write_modality(name, info, [row_batch("audited", width, rows)] if rows else [])
-    writer.finish({"clips": len(clips), "quarantined": 0})
-    return folder
-
-
-def _write_facts(folder: Path, clips: list[Made]) -> None:
-    rows = [
+    features = {
+        name: (
+            ModalityInfo("synthetic", "1", {}, 10.0, width),
+            [
+                ClipFeatures(clip.clip_id, clip.speaker, values, 0.1 * np.arange(len(values), dtype=np.float32))
+                for clip in clips
+                if (values := clip.features[name]) is not None
+            ],
+        )
+        for name, width in WIDTHS.items()
+    }
+    facts = [
         {"clip_id": clip.clip_id, "modality": name, **clip.facts[name]}
         for clip in clips
         for name in WIDTHS
         if clip.features[name] is not None and clip.facts.get(name)
     ]
-    with pa.ipc.new_stream(str(folder / FILE_NAME), SCHEMA) as writer:
-        writer.write_batch(pa.RecordBatch.from_pylist(rows, schema=SCHEMA))
-
-
-def _manifest(clips: list[Made], further: Mapping[str, Any]) -> Manifest:
-    table = [
-        {
-            "clip_id": clip.clip_id,
-            "corpus": "audited",
-            "speaker": clip.speaker,
-            "sex": "female" if clip.speaker[-1] in "13579" else "male",
-            "label": clip.label,
-            "label__heard": clip.heard,
-            "audio_path": f"audio/{clip.clip_id}.wav",
-            "video_path": f"video/{clip.clip_id}.mp4",
-            "group_sentence": clip.sentence,
-            "split_0": clip.split,
-        }
-        for clip in clips
-    ]
-    names = list(table[0])
-    metadata = {
+    stated = {
         "corpus": "audited", "classes": CLASSES, "target": "given emotion", "protocol": "first speakers",
-        "folds": [0], "clips": len(clips), "card_hash": "0" * 16, "label_set": "given",
-        "labels": {"given": {"target": "given emotion"}, "heard": {"target": "heard emotion"}},
-        "expected": {"clips": CLIPS, "speakers": SPEAKERS}, "subset": None, **further,
+        "label_set": "given", "labels": {"given": {"target": "given emotion"}, "heard": {"target": "heard emotion"}},
+        "expected": {"clips": CLIPS, "speakers": SPEAKERS}, "subset": None, **(metadata or {}),
     }  # fmt: skip
-    columns = [(name, pa.string()) for name in names]
-    for label_set in ("", "__heard"):
-        columns.append((f"soft_label{label_set}", pa.list_(pa.float32())))
-        columns += [(f"{name}{label_set}", pa.float32()) for name in ("arousal", "valence", "dominance")]
-    schema = pa.schema(columns, metadata={b"vavl": json.dumps(metadata).encode()})
-    return Manifest(pa.Table.from_pylist(table, schema=schema))
+    rows = [_row(clip) for clip in clips]
+    return write_made_store(folder, rows, features, stated, facts if with_facts else None, quarantined=0)
+
+
+def _row(clip: Made) -> dict[str, str | None]:
+    """Return the clip's row of the manifest; only its classes are known."""
+    unknown = ("soft_label", "arousal", "valence", "dominance")
+    return {
+        "clip_id": clip.clip_id,
+        "corpus": "audited",
+        "speaker": clip.speaker,
+        "sex": "female" if clip.speaker[-1] in "13579" else "male",
+        "label": clip.label,
+        "label__heard": clip.heard,
+        "audio_path": f"audio/{clip.clip_id}.wav",
+        "video_path": f"video/{clip.clip_id}.mp4",
+        "group_sentence": clip.sentence,
+        "split_0": clip.split,
+        **{f"{name}{label_set}": None for label_set in ("", "__heard") for name in unknown},
+    }

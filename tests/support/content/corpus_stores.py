@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
+from made_store import write_made_store
 
-from vavl.corpora.manifest import Manifest
 from vavl.features import ModalityInfo
-from vavl.store.clip_facts import FILE_NAME, SCHEMA
-from vavl.store.shards import ClipFeatures, row_batch
-from vavl.store.store_writer import StoreWriter
+from vavl.store.shards import ClipFeatures
 
 WIDTHS = {"audio": 6, "video": 5}
 SETTINGS = {"hop_ms": 20.0}
@@ -43,10 +39,7 @@ def write_corpus_store(
         _clip(corpus, speaker, number, classes, folds) | {f"split_{fold}": _split(speaker, fold) for fold in folds}
         for speaker, number in rows
     ]
-    writer = StoreWriter(folder, corpus, f"{len(corpus):016d}")
-    _manifest(corpus, classes, folds, clips).write(folder)
-    if with_facts:
-        _write_facts(folder, corpus, clips)
+    features = {}
     for modality in modalities:
         width = WIDTHS[modality]
         made = []
@@ -57,9 +50,23 @@ def write_corpus_store(
             times = (np.arange(frames, dtype=np.float32) + 0.5) * 0.02
             made.append(ClipFeatures(clip["clip_id"], clip["speaker"], values, times))
         info = ModalityInfo((extractors or {}).get(modality, "log_mel"), "1", settings, 50.0, width)
-        writer.write_modality(modality, info, [row_batch(corpus, width, made)])
-    writer.finish({"clips": len(clips), "quarantined": 1})
-    return folder
+        features[modality] = (info, made)
+    facts = [
+        {
+            "clip_id": clip["clip_id"],
+            "modality": modality,
+            "file": clip["audio_path"],
+            "sha256": f"{corpus} {clip['clip_id']} {modality}",
+        }
+        for clip in clips
+        for modality in WIDTHS
+    ]
+    metadata = {
+        "corpus": corpus, "classes": list(classes), "target": f"emotion of {corpus}", "protocol": f"{corpus}-folds",
+        "folds": list(folds), "card_hash": f"{len(corpus):016d}", "licence": f"{corpus} licence",
+        "labels": {"own": {"target": f"emotion of {corpus}"}}, "label_set": "own",
+    }  # fmt: skip
+    return write_made_store(folder, clips, features, metadata, facts if with_facts else None, quarantined=1)
 
 
 def _mean_of(label: str | None, width: int) -> np.ndarray:
@@ -92,33 +99,3 @@ def _clip(corpus: str, speaker: str, number: int, classes: Sequence[str], folds:
 def _split(speaker: str, fold: int) -> str:
     number = int(speaker[1:])
     return "test" if number == fold % 6 else "validation" if number == (fold + 1) % 6 else "train"
-
-
-def _manifest(corpus: str, classes: Sequence[str], folds: Sequence[int], clips: list[dict[str, Any]]) -> Manifest:
-    metadata = {
-        "corpus": corpus, "classes": list(classes), "target": f"emotion of {corpus}", "protocol": f"{corpus}-folds",
-        "folds": list(folds), "clips": len(clips), "card_hash": f"{len(corpus):016d}", "licence": f"{corpus} licence",
-        "labels": {"own": {"target": f"emotion of {corpus}"}}, "label_set": "own",
-    }  # fmt: skip
-    texts = ("clip_id", "corpus", "speaker", "sex", "label", "audio_path", "group_take")
-    schema = pa.schema(
-        [(name, pa.string()) for name in (*texts, *(f"split_{fold}" for fold in folds))]
-        + [("soft_label", pa.list_(pa.float32())), ("arousal", pa.float32())],
-        metadata={b"vavl": json.dumps(metadata).encode()},
-    )
-    return Manifest(pa.Table.from_pylist(clips, schema=schema))
-
-
-def _write_facts(folder: Path, corpus: str, clips: list[dict[str, Any]]) -> None:
-    rows = [
-        {
-            "clip_id": clip["clip_id"],
-            "modality": modality,
-            "file": clip["audio_path"],
-            "sha256": f"{corpus} {clip['clip_id']} {modality}",
-        }
-        for clip in clips
-        for modality in WIDTHS
-    ]
-    with pa.ipc.new_stream(str(folder / FILE_NAME), SCHEMA) as stream:
-        stream.write_batch(pa.RecordBatch.from_pylist(rows, schema=SCHEMA))
