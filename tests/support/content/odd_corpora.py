@@ -168,7 +168,6 @@ def _labelled(name: str) -> Bend:
     return bend
 
 
-_DEEP = "a: " + "[" * 5000
 _LABEL_TABLE = "labels__table__tables__0__"
 _EXPLODES = r"audio/(?P<clip>(?P<speaker>s\d)(?:_|[a-z]|[a-z][a-z])+)X"
 
@@ -259,24 +258,9 @@ CARDS: tuple[OddCorpus, ...] = (
     ),
     OddCorpus("pattern_is_none", card(audio__pattern="(?P<clip>"), "not a regular expression"),
     OddCorpus("pattern_without_clip", card(audio__pattern="audio/.*"), "needs a group"),
-    OddCorpus(
-        "yaml_bomb",
-        card_text(
-            lambda t: (
-                "a: &a [x,x,x,x,x,x,x,x,x,x]\n"
-                + "".join(f"{chr(98 + n)}: &{chr(98 + n)} [{','.join(['*' + chr(97 + n)] * 10)}]\n" for n in range(9))
-                + t
-            )
-        ),
-        "more than 100000 values",
-    ),
-    OddCorpus("yaml_anchor_to_itself", card_text(lambda t: t + "x: &x [*x]\n"), "refers to itself"),
     OddCorpus("yaml_anchors", card_text(lambda t: _with_anchor(t, "citation: none", "licence: Apache-2.0"))),
     OddCorpus("yaml_tag", card_text(lambda t: t + "x: !!python/object/apply:os.system ['true']\n"), "not valid YAML"),
-    OddCorpus("yaml_key_twice", card_text(lambda t: t + "name: other\n"), "stands twice"),
-    OddCorpus("yaml_too_deep", card_text(lambda t: _DEEP), "nested too deeply"),
     OddCorpus("yaml_is_a_list", card_text(lambda t: "- a\n"), "not a mapping"),
-    OddCorpus("yaml_empty", card_text(lambda t: ""), "not a mapping"),
     OddCorpus("unknown_key", card(clases=["calm"]), "did you mean `classes`"),
     OddCorpus("environment", card(title="${HOME}"), "takes nothing from the environment"),
     OddCorpus("range_upside_down", card(**{f"{_LABEL_TABLE}attribute_range": [1, 0]}), "lowest and the highest"),

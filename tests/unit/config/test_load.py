@@ -120,11 +120,6 @@ def test_all_faults_are_reported_at_once(file):
         assert f"\n  - {part}" in text
 
 
-def test_yaml_that_would_build_an_object_is_refused(file):
-    with pytest.raises(ConfigError, match="not valid YAML"):
-        read_config(Settings, file("folder: !!python/object/apply:os.getcwd []"))
-
-
 def test_a_missing_file_is_refused(tmp_path):
     with pytest.raises(ConfigError, match=r"nothing\.yaml: cannot be read"):
         read_config(Settings, tmp_path / "nothing.yaml")

@@ -62,26 +62,10 @@ def test_an_empty_sound_file_stays_for_the_quarantine(corpus):
     assert "f01_s1_ca" in found(corpus)[0]
 
 
-def test_a_sound_file_that_links_outside_is_refused(corpus, tmp_path):
-    (tmp_path / "secret.wav").write_bytes(b"secret")
-    (corpus.root / "audio/f01/f01_s9_ca.wav").symlink_to(tmp_path / "secret.wav")
-    with pytest.raises(CorpusError, match=r"f01_s9_ca\.wav: lies outside the corpus directory"):
-        found(corpus)
-
-
 def test_a_link_inside_the_folder_is_a_file_like_others(corpus):
     corpus.content["unpaired"] = {"audio_only": "keep"}
     (corpus.root / "audio/f01/f01_s9_ca.wav").symlink_to(corpus.root / "audio/f01/f01_s1_ca.wav")
     assert "f01_s9_ca" in found(corpus)[0]
-
-
-def test_a_name_that_is_not_utf8_is_refused(corpus):
-    raw = bytes(corpus.root) + b"/audio/f01/f01_s\xff_ca.wav"
-    with open(raw, "wb"):  # noqa: PTH123  pathlib takes no bytes
-        pass
-    corpus.content["audio"]["pattern"] = corpus.content["audio"]["pattern"].replace(r"\w+", "[^_]+")
-    with pytest.raises(CorpusError, match="not UTF-8"):
-        found(corpus)
 
 
 def test_a_key_of_another_form_is_named_with_its_row(corpus):
