@@ -140,6 +140,10 @@ def test_a_cluster_elsewhere_needs_a_root():
     assert submission["runtime_env"]["env_vars"]["VAVL_ROOT"] == "/mnt/vavl"
 
 
+COMPARE = {"job": "jobs/compare_objectives.py", "config": "jobs/configs/compare/demo.yaml"}
+PREPARE = {"job": "jobs/prepare_corpus.py", "config": "jobs/configs/prepare/demo.yaml"}
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -152,6 +156,8 @@ def test_a_cluster_elsewhere_needs_a_root():
         ({"job": "jobs/submit_job.py"}, "jobs/submit_job.py is no job"),
         ({"job": "jobs/absent.py"}, "jobs/absent.py is no job"),
         ({"job": "platform/train_model.py"}, "is no job"),
+        (COMPARE | {"overrides": ["overrides={training.optimizer: 3}"]}, r"training\.optimizer"),
+        (PREPARE | {"overrides": ["card=absent.yaml"]}, r"absent\.yaml: cannot be read"),
     ],
 )
 def test_what_the_job_would_refuse_is_refused_here(changes, message):
@@ -159,17 +165,6 @@ def test_what_the_job_would_refuse_is_refused_here(changes, message):
     job = SubmitJob.model_validate(content | changes)
     with pytest.raises(ConfigError, match=message):
         plan_submission(job, {}, ROOT)
-
-
-def test_every_cell_of_a_comparison_is_checked_here():
-    job = submit("compare_objectives", "compare/demo.yaml", overrides=["overrides={training.optimizer: 3}"])
-    with pytest.raises(ConfigError, match=r"training.optimizer"):
-        plan_submission(job, {}, ROOT)
-
-
-def test_a_missing_card_is_found_here():
-    with pytest.raises(ConfigError, match=r"absent.yaml: cannot be read"):
-        plan_submission(submit("prepare_corpus", "prepare/demo.yaml", overrides=["card=absent.yaml"]), {}, ROOT)
 
 
 def test_the_folder_must_be_the_project(tmp_path):
@@ -221,22 +216,19 @@ def test_only_names_of_other_variables_are_taken(name, message):
 
 
 @pytest.mark.parametrize(
-    ("address", "is_loopback"),
+    ("changes", "is_loopback"),
     [
-        ("http://127.0.0.1:8265", True),
-        ("http://127.0.3.1:8265", True),
-        ("http://localhost:8265", True),
-        ("http://[::1]:8265", True),
-        ("http://10.0.0.7:8265", False),
-        ("https://localhost.example.org", False),
+        ({}, True),
+        ({"address": "http://127.0.0.1:8265"}, True),
+        ({"address": "http://127.0.3.1:8265"}, True),
+        ({"address": "http://localhost:8265"}, True),
+        ({"address": "http://[::1]:8265"}, True),
+        ({"address": "http://10.0.0.7:8265"}, False),
+        ({"address": "https://localhost.example.org"}, False),
     ],
 )
-def test_loopback_is_this_machine_only(address, is_loopback):
-    assert submit(address=address).is_loopback is is_loopback
-
-
-def test_the_address_is_loopback_unless_asked():
-    assert submit().is_loopback
+def test_loopback_is_this_machine_only_and_what_nobody_changes(changes, is_loopback):
+    assert submit(**changes).is_loopback is is_loopback
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:8265", "ray://127.0.0.1:10001", "http://", "http://me:pw@host:1"])
@@ -255,10 +247,6 @@ def test_an_id_is_fit_for_a_file_name():
     assert submit(submission_id="demo-1").submission_id == "demo-1"
     with pytest.raises(ValidationError, match="submission_id"):
         submit(submission_id="../demo")
-
-
-def test_the_summary_stays_on_this_machine():
-    assert submit().output_dir == Path("out")
 
 
 ADDRESS = "http://127.0.0.1:8265"
@@ -287,17 +275,13 @@ def test_the_exit_code_is_the_jobs_own(status, driver, code):
     assert refusal(ended(status, driver)).exit_code == code
 
 
-def test_a_failed_job_fails_here_with_its_code():
+def test_a_failed_job_says_so_also_where_it_never_started():
     error = refusal(ended("FAILED", 2, "tail of the log"))
     assert "job: a: FAILED: exit code 2; its log is above" in str(error)
     again = pickle.loads(pickle.dumps(error))
     assert (again.exit_code, str(again)) == (2, str(error))
-
-
-def test_a_job_that_never_started_says_why():
-    assert "FAILED: the environment cannot be made" in str(
-        refusal(ended("FAILED", None, "the environment cannot be made"))
-    )
+    never_started = refusal(ended("FAILED", None, "the environment cannot be made"))
+    assert "FAILED: the environment cannot be made" in str(never_started)
 
 
 def test_a_job_that_is_left_alone_is_named_with_what_to_do():
