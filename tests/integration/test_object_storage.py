@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import json
-import shutil
 import signal
 import sqlite3
 import tempfile
@@ -41,16 +40,16 @@ class Job:
         endpoint: of the S3 server.
         address: of the run.
         store: address of the feature store.
+        tracking: settings, with the database in ``folder``.
     """
 
-    def __init__(self, folder: Path, endpoint: str, address: str, store: str) -> None:
+    def __init__(self, folder: Path, endpoint: str, address: str, store: str, tracking: dict[str, Any]) -> None:
         self._folder, self._endpoint = folder, endpoint
         self._prefix = f"{address.removeprefix(f's3://{BUCKET}/')}/"
         training = {
             "workers": 2, "zero_stage": 1, "max_epochs": 100_000, "max_steps": STEPS, "report_every_steps": 1,
             "checkpoint_every_steps": EVERY, "checkpoint_every_epochs": 50, "optimizer": {"learning_rate": 1e-3},
         }  # fmt: skip
-        tracking = own_tracking(folder, model_name="vavl-s3", system_metrics=False)
         write_small_training(folder / "train.yaml", store, output_dir=address, training=training, tracking=tracking)
         self._started: OwnProcess | None = None
 
@@ -134,8 +133,8 @@ def job(
     store = copy_store(small_store(small_corpus(clips_per_speaker=60)), tmp_path / "store")
     pushed = push_store(store, f"{s3}/stores", dt.datetime(2026, 3, 1, tzinfo=dt.UTC))
     (tmp_path / "project").mkdir()
-    shutil.copy(tracking_database, tmp_path / "project/mlflow.db")
-    job = Job(tmp_path / "project", s3_endpoint, f"{s3}/run", pushed.place)
+    tracking = own_tracking(tmp_path / "project", tracking_database, model_name="vavl-s3", system_metrics=False)
+    job = Job(tmp_path / "project", s3_endpoint, f"{s3}/run", pushed.place, tracking)
     yield job
     job.own.kill()
 

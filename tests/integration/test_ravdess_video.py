@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from tiny_plans import own_tracking, write_small_training
 
 from vavl.config.files import read_json
 from vavl.media.sound import read_audio
@@ -63,7 +64,7 @@ def corpus(tmp_path: Path) -> Path:
 
 @pytest.mark.realdata
 @pytest.mark.realmodel
-def test_real_recordings_go_all_the_way(corpus: Path, run_job: Callable[..., Any]) -> None:
+def test_real_recordings_go_all_the_way(corpus: Path, run_job: Callable[..., Any], tracking_database: Path) -> None:
     if "YUNET_ONNX" not in os.environ:
         pytest.skip("YUNET_ONNX is not set")
     config = corpus / "prepare.yaml"
@@ -80,14 +81,14 @@ def test_real_recordings_go_all_the_way(corpus: Path, run_job: Callable[..., Any
     assert (summary["audio_clips"], summary["video_clips"], summary["quarantined"]) == (12, 14, 0)
     assert (corpus / "store/faces.png").stat().st_size > 10_000
 
-    train = corpus / "train.yaml"
-    train.write_text(yaml.safe_dump({
-        "output_dir": str(corpus / "run"),
-        "data": {"store": str(corpus / "store"), "composition": {"batch_size": 4}},
-        "model": {"preset": "small", "width": 16, "attention_heads": 2, "modality_blocks": 1},
-        "training": {"launcher": "in_process", "engine": "torch", "max_epochs": 1},
-        "tracking": {"uri": f"sqlite:///{corpus}/mlflow.db", "artifact_location": str(corpus / "artifacts")},
-    }))  # fmt: skip
+    train = write_small_training(
+        corpus / "train.yaml",
+        corpus / "store",
+        output_dir=str(corpus / "run"),
+        data={"store": str(corpus / "store"), "composition": {"batch_size": 4}},
+        training={"launcher": "in_process", "engine": "torch", "max_epochs": 1},
+        tracking=own_tracking(corpus, tracking_database),
+    )
     run_job("train_model", train)
 
     run_job(

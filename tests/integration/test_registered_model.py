@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,14 +25,13 @@ def config(
     small_store: Callable[..., Path], small_corpus: Callable[..., Any], tmp_path: Path, tracking_database: Path
 ) -> Path:
     store = small_store(small_corpus(clips_per_speaker=20, without_audio=(0,), without_video=(3,)))
-    shutil.copy(tracking_database, tmp_path / "mlflow.db")
     return write_small_training(
         tmp_path / "train.yaml",
         store,
         output_dir=str(tmp_path / "run"),
         data={"store": str(store), "max_frames": MAX_FRAMES, "composition": {"batch_size": 16}},
         training={"launcher": "in_process", "engine": "torch", "max_epochs": 2},
-        tracking=own_tracking(tmp_path, model_name="vavl-equal", system_metrics=False),
+        tracking=own_tracking(tmp_path, tracking_database, model_name="vavl-equal", system_metrics=False),
     )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import shutil
 from pathlib import Path
 
 import pytest
@@ -20,7 +19,6 @@ SUMMARY_KEYS = {
 
 @pytest.fixture
 def config(small_store, small_corpus, tmp_path, monkeypatch, tracking_database):
-    shutil.copy(tracking_database, tmp_path / "mlflow.db")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.chdir(tmp_path)
     store = small_store(small_corpus(clips_per_speaker=20, without_audio=(0,)))
@@ -36,7 +34,7 @@ def config(small_store, small_corpus, tmp_path, monkeypatch, tracking_database):
         },
         "labelled_fractions": [0.5, 1.0],
         "seeds": [0],
-        "tracking": own_tracking(tmp_path, flush_seconds=0.5),
+        "tracking": own_tracking(tmp_path, tracking_database, flush_seconds=0.5),
     }
     path = tmp_path / "compare.yaml"
     path.write_text(yaml.safe_dump(content))

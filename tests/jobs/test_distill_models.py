@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
 import pytest
@@ -13,9 +12,8 @@ from tiny_plans import own_tracking, write_small_training
 
 @pytest.fixture
 def config(small_store, small_corpus, tmp_path, tracking_database):
-    shutil.copy(tracking_database, tmp_path / "mlflow.db")
     store = small_store(small_corpus(clips_per_speaker=20, without_audio=(0,), without_label=(1, 2)))
-    tracking = own_tracking(tmp_path, system_metrics=False)
+    tracking = own_tracking(tmp_path, tracking_database, system_metrics=False)
     training = {"launcher": "in_process", "engine": "torch", "max_steps": 3}
     student = {"training": training, "tracking": {**tracking, "model_name": "vavl-student"}}
     write_small_training(tmp_path / "student.yaml", store, **student)

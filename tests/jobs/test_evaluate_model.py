@@ -25,7 +25,7 @@ from vavl.training.worker import read_outcome, train_on_worker
 
 
 @pytest.fixture(scope="module")
-def corpus(tmp_path_factory):
+def corpus(tmp_path_factory, tracking_database):
     """A directory with media, their store, a training, and a registry with its model as tiny/1@champion."""
     folder = tmp_path_factory.mktemp("evaluated")
     card = read_card(write_small_corpus(folder, takes=2, frames=12))
@@ -36,7 +36,7 @@ def corpus(tmp_path_factory):
     import_mlflow()
     from mlflow.tracking import MlflowClient
 
-    client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
+    client = MlflowClient(own_tracking(folder, tracking_database)["uri"])
     run_id = client.create_run(client.create_experiment("tiny", (folder / "artifacts").as_uri())).info.run_id
     register_model(client, run_id, ModelNote(folder / "run" / "best", "tiny", "record"))
     client.set_registered_model_alias("tiny", "champion", "1")

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 from corpus_stores import write_corpus_store
+from tiny_plans import own_tracking, write_small_training
 
 from vavl.config.load import read_config
 from vavl.job_config import MergeStoresJob
@@ -66,21 +67,20 @@ def test_a_merged_store_is_pushed_at_once(config: Path, run_job: Job, tmp_path: 
     assert "can only be read" in refused.stderr
 
 
-def test_a_model_is_trained_on_it_and_its_report_names_the_corpora(config: Path, run_job: Job, tmp_path: Path) -> None:
+def test_a_model_is_trained_on_it_and_its_report_names_the_corpora(
+    config: Path, run_job: Job, tmp_path: Path, tracking_database: Path
+) -> None:
     run_job("merge_stores", config, "folds={rule: aligned}")
-    training = tmp_path / "train.yaml"
-    content = {
-        "output_dir": str(tmp_path / "run"),
-        "data": {"store": str(tmp_path / "merged it"), "composition": {"batch_size": 16}},
-        "model": {"preset": "small", "width": 16, "modality_blocks": 1, "attention_heads": 2},
-        "training": {
-            "launcher": "in_process", "engine": "torch", "max_epochs": 6, "optimizer": {"learning_rate": 3e-3},
-        },
-        "evaluation": {"test": True},
-        "tracking": {"uri": f"sqlite:///{tmp_path}/mlflow.db", "model_name": None, "system_metrics": False},
-    }  # fmt: skip
-    training.write_text(yaml.safe_dump(content))
-    run_job("train_model", training)
+    training = {"max_epochs": 6, "optimizer": {"learning_rate": 3e-3}}
+    config = write_small_training(
+        tmp_path / "train.yaml",
+        tmp_path / "merged it",
+        output_dir=str(tmp_path / "run"),
+        training={"launcher": "in_process", "engine": "torch", **training},
+        evaluation={"test": True},
+        tracking=own_tracking(tmp_path, tracking_database, model_name=None, system_metrics=False),
+    )
+    run_job("train_model", config)
     summary = json.loads((tmp_path / "run/summary.json").read_text())
     assert summary["corpora"] == ["alpha", "beta"]
     assert summary["clips"] == {"train": 80, "validation": 20, "test": 20}

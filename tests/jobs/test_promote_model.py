@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 from safetensors.torch import load_file
-from tiny_plans import tiny_plan
+from tiny_plans import own_tracking, tiny_plan
 
 from vavl.models.saved_model import load_model, save_model
 from vavl.tracking.mlflow_writer import open_client
@@ -25,14 +25,15 @@ SILENT = {"1": "fusion_head.", "2": "", "3": "audio_path.head.", "4": "fusion_he
 
 
 @pytest.fixture(scope="module")
-def made(small_store, small_corpus, tmp_path_factory):
+def made(small_store, small_corpus, tmp_path_factory, tracking_database):
     """A store, and a database with four versions of a model that knows all three conditions."""
     store = small_store(small_corpus(clips_per_speaker=20, signal=4.0))
     folder = tmp_path_factory.mktemp("registry")
     training = {"launcher": "in_process", "engine": "torch", "max_epochs": 12, "optimizer": {"learning_rate": 1e-2}}
     train_on_worker(tiny_plan(folder / "run", store, training=training), lambda records: None)
     best = folder / "run" / "best"
-    client = open_client(TrackingSettings(), tracking_place(TrackingSettings(uri=f"sqlite:///{folder}/mlflow.db"), {}))
+    settings = TrackingSettings.model_validate(own_tracking(folder, tracking_database))
+    client = open_client(settings, tracking_place(settings, {}))
     client.create_registered_model(NAME)
     for version, silent in SILENT.items():
         weights = load_file(best / "model.safetensors")

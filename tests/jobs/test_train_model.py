@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime as dt
 import json
 import os
-import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -28,7 +27,9 @@ SUMMARY_KEYS = {
 
 
 @pytest.fixture
-def config(small_store: Callable[..., Path], small_corpus: Callable[..., Any], tmp_path: Path) -> Path:
+def config(
+    small_store: Callable[..., Path], small_corpus: Callable[..., Any], tmp_path: Path, tracking_database: Path
+) -> Path:
     store = small_store(small_corpus(clips_per_speaker=20, without_audio=(0,), without_label=(1, 2)))
     training = {"max_epochs": 4, "optimizer": {"learning_rate": 1e-3}}
     return write_small_training(
@@ -37,14 +38,8 @@ def config(small_store: Callable[..., Path], small_corpus: Callable[..., Any], t
         output_dir=str(tmp_path / "run"),
         training={"launcher": "in_process", "engine": "torch", **training},
         evaluation={"test": True},
-        tracking=own_tracking(tmp_path, model_name="vavl-small", system_metrics=False),
+        tracking=own_tracking(tmp_path, tracking_database, model_name="vavl-small", system_metrics=False),
     )
-
-
-@pytest.fixture
-def _tables(tracking_database: Path, tmp_path: Path) -> None:
-    """Give a run a tracking store whose tables are made already, which takes seconds."""
-    shutil.copy(tracking_database, tmp_path / "mlflow.db")
 
 
 def test_a_training_ends_with_summary_report_and_registered_version(config: Path, run_job: Callable[..., Any]) -> None:
@@ -75,7 +70,6 @@ def _look_at_mlflow(folder: Path, summary: dict[str, Any]) -> None:
     assert "| test | audio_video |" in run.data.tags["mlflow.note.content"].replace("&ensp;", "")
 
 
-@pytest.mark.usefixtures("_tables")
 def test_a_killed_training_goes_on_and_ends_as_if_nothing_had_happened(
     config: Path, run_job: Callable[..., Any]
 ) -> None:
@@ -109,7 +103,6 @@ def losses(folder: Path) -> dict[int, float]:
     return {record["step"]: record["metrics"]["train/loss/total"] for record in records if record["kind"] == "step"}
 
 
-@pytest.mark.usefixtures("_tables")
 def test_a_second_start_keeps_the_first_run(config: Path, run_job: Callable[..., Any]) -> None:
     quick = ("training.max_epochs=1", "tracking.model_name=null")
     run_job("train_model", config, *quick)

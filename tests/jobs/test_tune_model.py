@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,6 @@ SUMMARY_KEYS = {
 
 @pytest.fixture
 def config(small_store, small_corpus, tmp_path, monkeypatch, tracking_database):
-    shutil.copy(tracking_database, tmp_path / "mlflow.db")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.chdir(tmp_path)
     training = {"max_epochs": 6, "report_every_steps": 1, "optimizer": {"learning_rate": 3e-3}}
@@ -33,7 +31,7 @@ def config(small_store, small_corpus, tmp_path, monkeypatch, tracking_database):
         "output_dir": "sweep", "training": str(tmp_path / "train.yaml"), "trials": 3, "at_once": 1,
         "search": {"training.optimizer.learning_rate": {"low": 1e-4, "high": 1e-2, "log": True}},
         "pruner": {"kind": "asha", "first_epochs": 2, "reduction": 2},
-        "tracking": own_tracking(tmp_path, flush_seconds=0.5, model_name="tuned"),
+        "tracking": own_tracking(tmp_path, tracking_database, flush_seconds=0.5, model_name="tuned"),
     }  # fmt: skip
     path = tmp_path / "tune.yaml"
     path.write_text(yaml.safe_dump(sweep))

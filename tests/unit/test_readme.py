@@ -10,6 +10,7 @@ import pytest
 from own_process import run_program
 from rendered_media import moving_square, tone, write_mp4, write_wav
 from served_models import served, write_media_model
+from tiny_plans import own_tracking
 
 from vavl.job_config import JOB_SETTINGS
 from vavl.submission.submission import SubmitJob
@@ -96,7 +97,7 @@ def test_every_command_shown_names_a_job_a_configuration_and_settings_that_exist
             assert override.partition("=")[0].partition(".")[0] in settings.model_fields
 
 
-def test_the_champion_predicts_as_the_readme_shows(tmp_path: Path):
+def test_the_champion_predicts_as_the_readme_shows(tmp_path: Path, tracking_database: Path):
     """The file is run as it stands, in a directory that looks like the project's after ``make demo``."""
     script = EXAMPLES / "predict_with_champion.py"
     audio, video = (tmp_path / path for path in re.findall(r'"(runs/demo_corpus/[^"]+)"', script.read_text()))
@@ -105,7 +106,7 @@ def test_the_champion_predicts_as_the_readme_shows(tmp_path: Path):
     write_wav(audio, 0.5 * tone(300, 0.3))
     write_mp4(video, moving_square(6, side=64))
     served(write_media_model(tmp_path / "best"), tmp_path / "served")
-    settings = TrackingSettings(uri=f"sqlite:///{tmp_path}/runs/mlflow.db")
+    settings = TrackingSettings.model_validate(own_tracking(tmp_path / "runs", tracking_database))
     client = open_client(settings, tracking_place(settings, {}))
     client.create_registered_model("vavl-demo")
     client.create_model_version("vavl-demo", source=(tmp_path / "served").as_uri())

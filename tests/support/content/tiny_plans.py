@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,8 @@ def write_small_training(path: Path, store: Path, **sections: Any) -> Path:
     return path
 
 
-def own_tracking(folder: Path, **settings: Any) -> dict[str, Any]:
-    """Return tracking settings with database and artifacts in a directory."""
+def own_tracking(folder: Path, tables: Path | None = None, **settings: Any) -> dict[str, Any]:
+    """Return tracking settings with database and artifacts in a directory; ``tables`` is a database to begin with."""
+    if tables is not None:
+        shutil.copy(tables, folder / "mlflow.db")
     return {"uri": f"sqlite:///{folder}/mlflow.db", "artifact_location": str(folder / "artifacts"), **settings}

@@ -1,13 +1,15 @@
-"""One SQLite tracking store per test session: making its tables takes seconds."""
+"""One SQLite tracking store per test session, whatever its processes: making its tables takes seconds."""
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 from served_models import write_model
 
 from vavl.tracking.settings import TrackingSettings
@@ -18,8 +20,15 @@ def tracking_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A SQLite file with MLflow's tables and nothing in them, to be copied."""
     from mlflow.tracking import MlflowClient
 
-    database = tmp_path_factory.mktemp("tracking") / "mlflow.db"
-    MlflowClient(f"sqlite:///{database}").search_experiments(max_results=1)
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent  # that all processes of the session have
+    database = folder / "mlflow.db"
+    with FileLock(f"{database}.lock"):
+        if not database.exists():
+            part = database.with_suffix(".part")
+            MlflowClient(f"sqlite:///{part}").search_experiments(max_results=1)
+            part.rename(database)
     return database
 
 
@@ -37,9 +46,9 @@ def open_registry(tracking_database: Path, folder: Path) -> tuple[str, Any, str]
 
 
 @pytest.fixture(scope="session")
-def shared_database(tracking_database: Path) -> Path:
+def shared_database(tracking_database: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The SQLite file that most tests write into."""
-    return Path(shutil.copy(tracking_database, tracking_database.with_name("shared.db")))
+    return Path(shutil.copy(tracking_database, tmp_path_factory.mktemp("tracking") / "shared.db"))
 
 
 @pytest.fixture
