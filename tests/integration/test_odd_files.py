@@ -19,6 +19,7 @@ from vavl.extraction.extract import extract_features
 from vavl.extraction.plan import plan_extraction
 from vavl.extraction.report import Quarantined
 from vavl.extraction.settings import ExtractionRun, FeatureSettings
+from vavl.ray_session import join_ray
 from vavl.store.store import FeatureStore
 
 pytestmark = [pytest.mark.ray, pytest.mark.promise]
@@ -66,6 +67,7 @@ def extracted(tmp_path_factory: pytest.TempPathFactory) -> Extracted:
     longest = {"longest_clip_s": 30}
     settings = validate(FeatureSettings, {"audio": longest, "video": longest}, "odd.yaml")
     plan = plan_extraction(card, manifest, root, settings, tmp_path_factory.mktemp("store"))
+    join_ray(threads=1)  # those that come next have it, too
     result = extract_features(plan, ExtractionRun(workers=1, max_quarantined_share=1.0))
     left_out = [*result.quarantined, *result.without_signal]
     records = {(entry.modality, entry.clip_id): entry for entry in left_out}

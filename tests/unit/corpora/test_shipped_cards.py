@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from itertools import product
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from demo_corpus.latent import clips_of
+from demo_corpus.settings import EMOTIONS, DemoCorpusSettings, audio_path, video_path
 from vavl.corpora.card import read_card
 from vavl.corpora.manifest import TEST, TRAIN, VALIDATION, build_manifest
 
@@ -34,23 +35,18 @@ def test_no_variable_names_two_corpora():
     assert len(set(variables)) == len(variables)
 
 
-@pytest.fixture
-def demo(tmp_path):
-    """The names of the demo corpus without its contents."""
-    card = read_card(FOLDER / "demo.yaml")
-    speakers = [f"{letter}{number:02d}" for letter in "fm" for number in range(1, 7)]
-    for speaker, sentence, emotion, take in product(speakers, ("s01", "s02", "s03"), card.classes, "12"):
-        for side, suffix in (("audio", "wav"), ("video", "mp4")):
-            path = tmp_path / side / speaker / f"{speaker}_{sentence}_{emotion}_{take}.{suffix}"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.touch()
-    return build_manifest(card, tmp_path)
-
-
-def test_the_demo_card_has_one_fold_of_six_two_and_four_speakers(demo, caplog):
-    assert demo.folds == (0,)
-    assert len(demo) == 432
+def test_the_demo_card_fits_its_corpus_and_has_one_fold_of_six_two_and_four_speakers(tmp_path, caplog):
+    clips = clips_of(DemoCorpusSettings())
+    for clip in clips:
+        for path in (audio_path, video_path):
+            place = path(tmp_path, clip.speaker, clip.clip_id)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.touch()
+    demo = build_manifest(read_card(FOLDER / "demo.yaml"), tmp_path)
     assert not caplog.records
+    assert (demo.folds, demo.classes) == ((0,), EMOTIONS)
+    assert demo.table["clip_id"].to_pylist() == sorted(clip.clip_id for clip in clips)
+    assert demo.table["audio_path"].null_count == demo.table["video_path"].null_count == 0
     split, (codes, names) = demo.split(0), demo.speaker_codes()
     sexes = {}
     for part in (TRAIN, VALIDATION, TEST):

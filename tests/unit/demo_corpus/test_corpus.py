@@ -16,8 +16,6 @@ from demo_corpus.latent import Clip, clip_latent, clips_of
 from demo_corpus.picture import render_frames
 from demo_corpus.settings import EMOTIONS, DemoCorpusSettings, audio_path, settings_hash, video_path
 from vavl.config.files import read_json
-from vavl.corpora.card import read_card
-from vavl.corpora.manifest import TEST, build_manifest
 from vavl.errors import CorpusError, InputError
 
 
@@ -49,21 +47,6 @@ def test_the_contact_sheet_shows_every_emotion(small_demo):
     sheet = cv2.imread(str(small_demo / "contact_sheet.png"))
     assert sheet.shape[1] >= 6 * 160
     assert sheet.shape[0] >= 160
-
-
-def test_the_shipped_card_fits_the_layout_and_the_number_of_clips(tmp_path, pytestconfig, caplog):
-    clips = clips_of(DemoCorpusSettings())
-    for clip in clips:
-        for path in (audio_path, video_path):
-            place = path(tmp_path, clip.speaker, clip.clip_id)
-            place.parent.mkdir(parents=True, exist_ok=True)
-            place.touch()
-    manifest = build_manifest(read_card(pytestconfig.rootpath / "datasets" / "demo.yaml"), tmp_path)
-    assert manifest.table["clip_id"].to_pylist() == sorted(clip.clip_id for clip in clips)
-    assert manifest.classes == EMOTIONS
-    assert manifest.table["audio_path"].null_count == manifest.table["video_path"].null_count == 0
-    assert (manifest.split(0) == TEST).sum() >= 120
-    assert not caplog.records
 
 
 def test_only_missing_clips_are_rendered(copy, small_settings):
