@@ -18,7 +18,7 @@ from made_store import write_made_store
 from vavl.features import ModalityInfo
 from vavl.store.shards import ClipFeatures
 
-pytest_plugins = ["corpus_fixtures", "tracking_fixtures", "trained_model_fixtures", "training_fixtures"]
+pytest_plugins = ["corpus_fixtures", "tracking_fixtures", "training_fixtures"]
 
 
 # Before pytest-xdist, which reads the groups in a hook of the same name and is asked first otherwise.
@@ -90,9 +90,6 @@ class SmallCorpus:
     max_frames: int = 12
     name: str = "small"
     layers: int = 1
-
-
-StoreMaker = Callable[[Path, SmallCorpus], Path]
 
 
 def write_small_store(folder: Path, corpus: SmallCorpus) -> Path:

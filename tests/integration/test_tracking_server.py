@@ -14,7 +14,6 @@ from mlflow_server import MlflowServer
 from own_process import wait_until
 from postgres_server import PostgresServer, reason_to_skip
 from rival_promotion import champions_and_winners, make_models, race, reasons
-from tiny_plans import tiny_plan
 
 from vavl.serving.model_address import resolve_model
 from vavl.serving.registry import register_model
@@ -23,7 +22,6 @@ from vavl.tracking.mlflow_writer import open_client
 from vavl.tracking.records import state_path
 from vavl.tracking.replayer import Replayer
 from vavl.tracking.settings import TrackingPlace, TrackingSettings, tracking_place
-from vavl.training.worker import train_on_worker
 
 pytestmark = [
     pytest.mark.skipif(reason_to_skip() is not None, reason=str(reason_to_skip())),
@@ -60,13 +58,9 @@ def server(store: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mlf
 
 
 @pytest.fixture(scope="module")
-def model_folder(
-    small_store: Callable[..., Path], small_corpus: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory
-) -> Path:
+def model_folder(trained: Callable[..., Any]) -> Path:
     """The model of a training run of an instant."""
-    folder = tmp_path_factory.mktemp("trained")
-    training = {"launcher": "in_process", "engine": "torch", "max_epochs": 1}
-    train_on_worker(tiny_plan(folder, small_store(small_corpus()), training=training), lambda records: None)
+    folder: Path = trained().folder
     return folder / "best"
 
 

@@ -11,13 +11,12 @@ from typing import Any
 import pytest
 import yaml
 from safetensors.torch import load_file
-from tiny_plans import own_tracking, tiny_plan
+from tiny_plans import own_tracking
 
 from vavl.models.saved_model import load_model, save_model
 from vavl.tracking.mlflow_writer import open_client
 from vavl.tracking.settings import TrackingSettings, tracking_place
 from vavl.training.driver_lock import only_driver
-from vavl.training.worker import train_on_worker
 
 NAME = "vavl-test"
 # What is silent in each version: it then says the same of every clip.
@@ -25,13 +24,11 @@ SILENT = {"1": "fusion_head.", "2": "", "3": "audio_path.head.", "4": "fusion_he
 
 
 @pytest.fixture(scope="module")
-def made(small_store, small_corpus, tmp_path_factory, tracking_database):
+def made(trained, tmp_path_factory, tracking_database):
     """A store, and a database with four versions of a model that knows all three conditions."""
-    store = small_store(small_corpus(clips_per_speaker=20, signal=4.0))
-    folder = tmp_path_factory.mktemp("registry")
-    training = {"launcher": "in_process", "engine": "torch", "max_epochs": 12, "optimizer": {"learning_rate": 1e-2}}
-    train_on_worker(tiny_plan(folder / "run", store, training=training), lambda records: None)
-    best = folder / "run" / "best"
+    training = {"max_epochs": 12, "optimizer": {"learning_rate": 1e-2}}
+    one = trained({"clips_per_speaker": 20, "signal": 4.0}, training=training)
+    folder, best = tmp_path_factory.mktemp("registry"), one.folder / "best"
     settings = TrackingSettings.model_validate(own_tracking(folder, tracking_database))
     client = open_client(settings, tracking_place(settings, {}))
     client.create_registered_model(NAME)
@@ -42,7 +39,7 @@ def made(small_store, small_corpus, tmp_path_factory, tracking_database):
                 weights[name].zero_()
         save_model(folder / version / "artifacts" / "model", weights, load_model(best).description)
         client.create_model_version(NAME, source=(folder / version).as_uri())
-    return store, folder
+    return one.store, folder
 
 
 class Case:

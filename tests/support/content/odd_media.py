@@ -159,7 +159,6 @@ def listening_socket(path: Path) -> None:
 
 
 _wav = voice()
-_not_sound = r"not a readable audio file|no such sound|cut off|cannot be decoded"
 _not_video = r"cannot be decoded|cut off|holds no frame|no video stream"
 _not_a_file = "not a regular file"
 
