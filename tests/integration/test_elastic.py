@@ -98,10 +98,10 @@ class Driver:
                     return event
             return None
 
-        return self.own.wait_until(found)
+        return self.own.wait_until(found, pause=0.2)
 
     def wait_for_step(self, step: int) -> None:
-        self.own.wait_until(lambda: any(record["step"] >= step for record in self.records("step")))
+        self.own.wait_until(lambda: any(record["step"] >= step for record in self.records("step")), pause=0.2)
 
     def wait_for_new_step(self) -> None:
         """Wait for a step that was not done before."""
@@ -148,7 +148,7 @@ def test_a_run_grows_is_preempted_hangs_and_loses_a_node_and_ends_the_same(clust
     )  # fmt: skip
     notified = driver.wait_for("preemption")
     checkpoint = f"step-{notified['step']:08d}/rank-001.json"
-    driver.own.wait_until(lambda: list(driver.plan.output_dir.glob(f"checkpoints/*/{checkpoint}")))
+    driver.own.wait_until(lambda: list(driver.plan.output_dir.glob(f"checkpoints/*/{checkpoint}")), pause=0.2)
 
     cluster.remove_node(second, allow_graceful=False)  # what the notice announced
     resumed = driver.wait_for("resumed", after=notified["arrived"])

@@ -152,14 +152,14 @@ def training_workers(above: psutil.Process) -> list[psutil.Process]:
 def test_a_run_at_an_address_survives_a_lost_machine_and_a_killed_worker(job: Job) -> None:
     """It begins in one process; another machine resumes it with two workers of Ray, one of which is killed."""
     job.start("first", *ALONE)
-    job.own.wait_until(lambda: job.checkpoints(ranks=1), 900)
+    job.own.wait_until(lambda: job.checkpoints(ranks=1), 900, pause=0.2)
     job.own.kill()
     assert not job.keys("summary.json")
     assert json.loads(job.read("run.json"))["state"] == "running"
     before = max(job.checkpoints(ranks=1))
 
     job.start("second")
-    job.own.wait_until(lambda: max(job.checkpoints(), default=0) > before, 900)
+    job.own.wait_until(lambda: max(job.checkpoints(), default=0) > before, 900, pause=0.2)
     workers = training_workers(psutil.Process(job.own.process.pid))
     assert len(workers) == 2
     workers[1].send_signal(signal.SIGKILL)
@@ -186,7 +186,7 @@ def cluster(s3: str, tmp_path: Path) -> Iterator[Cluster]:
 @pytest.mark.slow
 def test_machines_that_share_no_directory_train_together(job: Job, cluster: Cluster, tmp_path: Path) -> None:
     job.start("head", RAY_ADDRESS=cluster.address)
-    job.own.wait_until(job.checkpoints, 900)
+    job.own.wait_until(job.checkpoints, 900, pause=0.2)
     raylets = [psutil.Process(node.all_processes["raylet"][0].process.pid) for node in cluster.worker_nodes]
     workers = [training_workers(raylet) for raylet in raylets]
     assert [len(there) for there in workers] == [1, 1]

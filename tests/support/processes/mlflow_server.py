@@ -39,7 +39,7 @@ class MlflowServer:
             # Without its runner of background jobs the server is there in half the time.
             MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false",
         )  # fmt: skip
-        self._own.wait_until(lambda: answers(f"{self.address}/health"))
+        self._own.wait_until(lambda: answers(f"{self.address}/health"), pause=0.2)
 
     def kill(self) -> None:
         """End the server and its workers with SIGKILL."""

@@ -69,15 +69,15 @@ class OwnProcess:
         """What it has printed."""
         return self._log.read_text()
 
-    def wait_until(self, is_so: Callable[[], Found], seconds: float = 300.0) -> Found:
-        """Wait for a value that counts as true before the process ends, and return it."""
+    def wait_until(self, is_so: Callable[[], Found], seconds: float = 300.0, pause: float = 0.01) -> Found:
+        """Wait for a value that counts as true before the process ends, and return it; look again after a pause."""
 
         def found() -> Found:
             seen = is_so()
             assert seen or self.process.poll() is None, f"it ended with {self.process.returncode}: {self.said[-3000:]}"
             return seen
 
-        return wait_until(found, seconds, lambda: self.said[-3000:], 0.005)
+        return wait_until(found, seconds, lambda: self.said[-3000:], pause)
 
     def end(self, seconds: float = 600.0) -> int:
         """Wait for the end; return the exit code."""

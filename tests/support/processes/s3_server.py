@@ -37,7 +37,7 @@ def s3_server(host: str = "127.0.0.1") -> Iterator[str]:
         words = ("-m", "moto.server", "--host", host, "--port", str(port))
         process = OwnProcess(*words, log=Path(log.name))
         try:
-            process.wait_until(lambda: answers(endpoint))
+            process.wait_until(lambda: answers(endpoint), pause=0.1)
             _client(endpoint).create_bucket(Bucket=BUCKET)
             yield endpoint
         finally:
