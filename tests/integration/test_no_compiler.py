@@ -14,12 +14,13 @@ from tiny_plans import tiny_plan
 
 PROGRAM = """
 import logging, sys
+from pathlib import Path
 from vavl.config.files import read_json
 from vavl.training.settings import TrainingPlan
 from vavl.training.worker import train_on_worker
 
 logging.basicConfig(level=logging.INFO)
-train_on_worker(TrainingPlan.model_validate(read_json(sys.argv[1])), print)
+train_on_worker(TrainingPlan.model_validate(read_json(Path(sys.argv[1]))), print)
 """
 
 
