@@ -44,7 +44,7 @@ class ViewSettings(FrozenConfig):
     @property
     def changes_something(self) -> bool:
         """False where a view equals its clip."""
-        return self != ViewSettings(frame_mask_share=self.frame_mask_share, channel_mask_share=self.channel_mask_share)
+        return bool(self.frame_masks or self.channel_masks or self.noise or self.tempo)
 
 
 class AugmentationSettings(FrozenConfig):
