@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-import os
 import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,10 @@ import numpy as np
 import psutil
 import pytest
 import ray
+import ray_driver
+from own_process import OwnProcess, wait_until
 from ray.cluster_utils import Cluster
+from tiny_plans import tiny_plan
 
 from vavl.config.files import read_json
 from vavl.errors import TrainingStopped
@@ -33,7 +35,6 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow]
 STEPS = 500
 
 Make = Callable[..., TrainingPlan]
-DRIVER = Path(__file__).parents[1] / "support/processes/ray_driver.py"
 RAY = Path(sys.executable).with_name("ray")
 
 
@@ -51,19 +52,18 @@ def plan(
     small_store: Callable[..., Path], small_corpus: Callable[..., Any], tmp_path: Path
 ) -> Callable[..., TrainingPlan]:
     def make(name: str, **training: Any) -> TrainingPlan:
-        return TrainingPlan.model_validate(
-            {
-                "output_dir": tmp_path / name,
-                "data": {"store": small_store(small_corpus(clips_per_speaker=60)), "composition": {"batch_size": 16}},
-                "model": {"preset": "small", "width": 16, "attention_heads": 2, "dropout": 0.2, "head_dropout": 0.2},
-                "training": {
-                    "max_epochs": 100_000, "max_steps": STEPS, "checkpoint_every_epochs": 50,
-                    "checkpoint_every_steps": 50,
-                    "report_every_steps": 1,
-                    "optimizer": {"learning_rate": 2e-4}, **training,
-                },
-            }
-        )  # fmt: skip
+        usual = {
+            "launcher": "ray", "engine": "deepspeed", "max_epochs": 100_000, "max_steps": STEPS,
+            "checkpoint_every_epochs": 50, "checkpoint_every_steps": 50, "report_every_steps": 1,
+            "optimizer": {"learning_rate": 2e-4},
+        }  # fmt: skip
+        return tiny_plan(
+            tmp_path / name,
+            small_store(small_corpus(clips_per_speaker=60)),
+            data={"composition": {"batch_size": 16}},
+            model={"preset": "small", "width": 16, "dropout": 0.2, "head_dropout": 0.2},
+            training=usual | training,
+        )
 
     return make
 
@@ -73,18 +73,12 @@ class Driver:
 
     def __init__(self, plan: TrainingPlan, address: str) -> None:
         self.plan, self._records = plan, plan.output_dir.with_suffix(".jsonl")
-        self._log, plan_file = plan.output_dir.with_suffix(".log"), plan.output_dir.with_suffix(".json")
+        plan_file = plan.output_dir.with_suffix(".json")
         plan_file.write_text(plan.model_dump_json())
-        environment = {**os.environ, "RAY_ADDRESS": address, "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "0.5"}
-        environment["PYTHONPATH"] = "platform"
-        self.process = subprocess.Popen(
-            [sys.executable, DRIVER, plan_file, self._records], env=environment, stderr=self._log.open("w")
-        )
-
-    @property
-    def said(self) -> str:
-        """The end of its log."""
-        return self._log.read_text()[-3000:]
+        self.own = OwnProcess(
+            ray_driver.__file__, plan_file, self._records, log=plan.output_dir.with_suffix(".log"),
+            RAY_ADDRESS=address, RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S="0.5",
+        )  # fmt: skip
 
     def records(self, kind: str) -> list[dict[str, Any]]:
         if not self._records.exists():
@@ -104,19 +98,10 @@ class Driver:
                     return event
             return None
 
-        return self.wait_until(found, f"no {what}; events: {self.records('event')}")
+        return self.own.wait_until(found, pause=0.2)
 
     def wait_for_step(self, step: int) -> None:
-        self.wait_until(lambda: any(record["step"] >= step for record in self.records("step")), f"no step {step}")
-
-    def wait_until(self, is_so: Callable[[], Any], problem: str, seconds: float = 300.0) -> Any:
-        """Wait for a value that counts as true, and return it."""
-        deadline = time.monotonic() + seconds
-        while not (found := is_so()):
-            assert time.monotonic() < deadline, f"{problem} within {seconds:g} s"
-            assert self.process.poll() is None, self.said
-            time.sleep(0.2)
-        return found
+        self.own.wait_until(lambda: any(record["step"] >= step for record in self.records("step")), pause=0.2)
 
     def wait_for_new_step(self) -> None:
         """Wait for a step that was not done before."""
@@ -163,13 +148,13 @@ def test_a_run_grows_is_preempted_hangs_and_loses_a_node_and_ends_the_same(clust
     )  # fmt: skip
     notified = driver.wait_for("preemption")
     checkpoint = f"step-{notified['step']:08d}/rank-001.json"
-    driver.wait_until(lambda: any(driver.plan.output_dir.glob(f"checkpoints/*/{checkpoint}")), f"no {checkpoint}")
+    driver.own.wait_until(lambda: list(driver.plan.output_dir.glob(f"checkpoints/*/{checkpoint}")), pause=0.2)
 
     cluster.remove_node(second, allow_graceful=False)  # what the notice announced
     resumed = driver.wait_for("resumed", after=notified["arrived"])
     assert "2 worker(s), ZeRO 1 -> 1 worker(s)" in resumed["message"]
     assert resumed["step"] >= notified["step"]
-    assert driver.process.wait(300) == 0, driver.said
+    assert driver.own.end(300) == 0, driver.own.said[-3000:]
     alone = plan("alone", launcher="in_process", engine="torch")
     seen: list[dict[str, Any]] = []
     claim_run_directory(alone)
@@ -200,9 +185,8 @@ def release_then_stop(plan: TrainingPlan, sink: Any, job: Any) -> None:
     """Let the other job leave once the run trains; stop the run once it trains with two workers."""
 
     def wait_for(is_so: Callable[[list[dict[str, Any]]], bool]) -> None:
-        deadline = time.monotonic() + 300
-        while not (sink.path.exists() and is_so(sink.records())) and time.monotonic() < deadline:
-            time.sleep(0.2)
+        with contextlib.suppress(AssertionError):  # the end tells
+            wait_until(lambda: sink.path.exists() and is_so(sink.records()), pause=0.2)
 
     def trains_with_two(records: list[dict[str, Any]]) -> bool:
         grown = [number for number, record in enumerate(records) if "-> 2 worker(s)" in record.get("message", "")]

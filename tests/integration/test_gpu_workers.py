@@ -16,6 +16,7 @@ import ray.train.torch
 from ray.train import ScalingConfig
 from ray.train.torch import TorchConfig
 from ray.train.v2._internal.callbacks import accelerators
+from tiny_plans import tiny_plan
 
 from vavl.errors import TrainingError
 from vavl.training import launch
@@ -40,14 +41,8 @@ class FakeWorker:
 
 @pytest.fixture
 def plan(small_store: Callable[..., Path], small_corpus: Callable[..., Any], tmp_path: Path) -> TrainingPlan:
-    return TrainingPlan.model_validate(
-        {
-            "output_dir": tmp_path / "run",
-            "data": {"store": small_store(small_corpus()), "composition": {"batch_size": 8}},
-            "model": {"preset": "small", "width": 8, "modality_blocks": 1, "attention_heads": 2},
-            "training": {"workers": 2, "gpus_per_worker": 1, "max_steps": 2},
-        }
-    )
+    training = {"launcher": "ray", "engine": "deepspeed", "workers": 2, "gpus_per_worker": 1, "max_steps": 2}
+    return tiny_plan(tmp_path / "run", small_store(small_corpus()), training=training)
 
 
 @pytest.fixture

@@ -5,24 +5,20 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import json
-import os
-import shutil
 import signal
 import sqlite3
-import subprocess
-import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
-import yaml
 from copied_store import copy_store
+from own_process import OwnProcess, start_job
 from ray.cluster_utils import Cluster
 from s3_server import BUCKET, content, keys
+from tiny_plans import own_tracking, write_small_training
 
 from vavl.store.store_versions import push_store
 from vavl.training.pseudo_labels import PSEUDO_LABELS_FILE
@@ -30,8 +26,7 @@ from vavl.training.run_directory import RESULTS
 
 pytestmark = [pytest.mark.ray, pytest.mark.xdist_group("clusters")]
 
-ROOT = Path(__file__).parents[2]
-STEPS, EVERY = 160, 10
+STEPS, EVERY = 160, 20
 
 
 ALONE = ("training.launcher=in_process", "training.workers=1", "training.engine=torch", "training.zero_stage=0")
@@ -45,48 +40,31 @@ class Job:
         endpoint: of the S3 server.
         address: of the run.
         store: address of the feature store.
+        tracking: settings, with the database in ``folder``.
     """
 
-    def __init__(self, folder: Path, endpoint: str, address: str, store: str) -> None:
+    def __init__(self, folder: Path, endpoint: str, address: str, store: str, tracking: dict[str, Any]) -> None:
         self._folder, self._endpoint = folder, endpoint
         self._prefix = f"{address.removeprefix(f's3://{BUCKET}/')}/"
-        self.database = folder / "mlflow.db"
-        self.process: subprocess.Popen[bytes] | None = None
-        (folder / "train.yaml").write_text(
-            yaml.safe_dump(
-                {
-                    "output_dir": address,
-                    "data": {"store": store, "composition": {"batch_size": 16}},
-                    "model": {"preset": "small", "width": 16, "modality_blocks": 1, "attention_heads": 2},
-                    "training": {
-                        "workers": 2, "zero_stage": 1, "max_epochs": 100_000,
-                        "max_steps": STEPS, "checkpoint_every_steps": EVERY, "checkpoint_every_epochs": 50,
-                        "report_every_steps": 1,
-                        "optimizer": {"learning_rate": 1e-3},
-                    },
-                    "tracking": {
-                        "uri": f"sqlite:///{self.database}", "artifact_location": str(folder / "artifacts"),
-                        "model_name": "vavl-s3", "system_metrics": False,
-                    },
-                }
-            )
-        )  # fmt: skip
+        training = {
+            "workers": 2, "zero_stage": 1, "max_epochs": 100_000, "max_steps": STEPS, "report_every_steps": 1,
+            "checkpoint_every_steps": EVERY, "checkpoint_every_epochs": 50, "optimizer": {"learning_rate": 1e-3},
+        }  # fmt: skip
+        write_small_training(folder / "train.yaml", store, output_dir=address, training=training, tracking=tracking)
+        self._started: OwnProcess | None = None
+
+    @property
+    def own(self) -> OwnProcess:
+        """The process that was started last."""
+        assert self._started is not None
+        return self._started
 
     def start(self, machine: str, *overrides: str, **environment: str) -> None:
         """Start it on a machine whose caches are empty the first time."""
-        own = machine_of(self._folder, machine) | environment
-        with (self._folder / f"{machine}.log").open("wb") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, ROOT / "jobs/train_model.py", self._folder / "train.yaml", *overrides],
-                cwd=self._folder, stdout=log, stderr=log, start_new_session=True,
-                env={**os.environ, "PYTHONPATH": str(ROOT / "platform"), **own},
-            )  # fmt: skip
-        self._log = self._folder / f"{machine}.log"
-
-    @property
-    def said(self) -> str:
-        """What it has logged and printed."""
-        return self._log.read_text()
+        self._started = start_job(
+            "train_model", self._folder / "train.yaml", *overrides, log=self._folder / f"{machine}.log",
+            cwd=self._folder, **machine_of(self._folder, machine), **environment,
+        )  # fmt: skip
 
     def keys(self, below: str = "") -> list[str]:
         """Return what the server has of the run."""
@@ -110,29 +88,9 @@ class Job:
         found = [name.split("/") for name in self.keys("checkpoints/") if name.endswith(last)]
         return {int(parts[-2].removeprefix("step-")) for parts in found}
 
-    def wait_for(self, is_so: Callable[[], bool], seconds: float = 900.0) -> None:
-        """Wait for a state of the run, which may not end before."""
-        deadline = time.monotonic() + seconds
-        while not is_so():
-            assert self.process is not None
-            assert self.process.poll() is None, self.said[-3000:]
-            assert time.monotonic() < deadline, self.said[-3000:]
-            time.sleep(0.2)
-
-    def kill(self) -> None:
-        """End the driver and all that it started at once, as a machine ends."""
-        assert self.process is not None
-        with contextlib.suppress(psutil.NoSuchProcess):
-            victims = [*psutil.Process(self.process.pid).children(recursive=True), self.process]
-            for one in victims:
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    one.send_signal(signal.SIGKILL)
-            self.process.wait()
-
     def check_end(self) -> None:
         """Hold the finished run to what its address, its journal and the registry have to hold."""
-        assert self.process is not None
-        assert self.process.wait(900) == 0, self.said[-3000:]
+        assert self.own.end(900) == 0, self.own.said[-3000:]
         summary = json.loads(self.read("summary.json"))
         assert summary["steps"] == STEPS
         assert summary["workers"] == 2
@@ -143,8 +101,8 @@ class Job:
         names = {name.partition("/")[0] for name in self.keys()}
         assert names >= {"config.yaml", "checkpoints", "plots", "report.html", *RESULTS} - {PSEUDO_LABELS_FILE}
         assert not [name for name in self.keys() if ".probe" in name or ".partial" in name]
-        assert f"s3://{BUCKET}/{self._prefix.rstrip('/')}: trained on small" in self.said
-        with contextlib.closing(sqlite3.connect(self.database)) as tables:
+        assert f"s3://{BUCKET}/{self._prefix.rstrip('/')}: trained on small" in self.own.said
+        with contextlib.closing(sqlite3.connect(self._folder / "mlflow.db")) as tables:
             versions = tables.execute("SELECT name, version, run_id FROM model_versions").fetchall()
             (runs,) = tables.execute("SELECT COUNT(*) FROM runs").fetchone()
         assert versions == [("vavl-s3", 1, summary["mlflow_run_id"])]
@@ -175,10 +133,10 @@ def job(
     store = copy_store(small_store(small_corpus(clips_per_speaker=60)), tmp_path / "store")
     pushed = push_store(store, f"{s3}/stores", dt.datetime(2026, 3, 1, tzinfo=dt.UTC))
     (tmp_path / "project").mkdir()
-    shutil.copy(tracking_database, tmp_path / "project/mlflow.db")
-    job = Job(tmp_path / "project", s3_endpoint, f"{s3}/run", pushed.place)
+    tracking = own_tracking(tmp_path / "project", tracking_database, model_name="vavl-s3", system_metrics=False)
+    job = Job(tmp_path / "project", s3_endpoint, f"{s3}/run", pushed.place, tracking)
     yield job
-    job.kill()
+    job.own.kill()
 
 
 def training_workers(above: psutil.Process) -> list[psutil.Process]:
@@ -194,21 +152,20 @@ def training_workers(above: psutil.Process) -> list[psutil.Process]:
 def test_a_run_at_an_address_survives_a_lost_machine_and_a_killed_worker(job: Job) -> None:
     """It begins in one process; another machine resumes it with two workers of Ray, one of which is killed."""
     job.start("first", *ALONE)
-    job.wait_for(lambda: len(job.checkpoints(ranks=1)) > 0)
-    job.kill()
+    job.own.wait_until(lambda: job.checkpoints(ranks=1), 900, pause=0.2)
+    job.own.kill()
     assert not job.keys("summary.json")
     assert json.loads(job.read("run.json"))["state"] == "running"
     before = max(job.checkpoints(ranks=1))
 
     job.start("second")
-    job.wait_for(lambda: max(job.checkpoints(), default=0) > before)
-    assert job.process is not None
-    workers = training_workers(psutil.Process(job.process.pid))
+    job.own.wait_until(lambda: max(job.checkpoints(), default=0) > before, 900, pause=0.2)
+    workers = training_workers(psutil.Process(job.own.process.pid))
     assert len(workers) == 2
     workers[1].send_signal(signal.SIGKILL)
     job.check_end()
-    assert "resuming run" in job.said
-    assert "restarted at step" in job.said
+    assert "resuming run" in job.own.said
+    assert "restarted at step" in job.own.said
     resumed = [record["step"] for record in job.journal("event") if record["what"] == "resumed"]
     assert len(resumed) == 2
     assert before <= resumed[0] < resumed[1]
@@ -229,7 +186,7 @@ def cluster(s3: str, tmp_path: Path) -> Iterator[Cluster]:
 @pytest.mark.slow
 def test_machines_that_share_no_directory_train_together(job: Job, cluster: Cluster, tmp_path: Path) -> None:
     job.start("head", RAY_ADDRESS=cluster.address)
-    job.wait_for(lambda: len(job.checkpoints()) > 0)
+    job.own.wait_until(job.checkpoints, 900, pause=0.2)
     raylets = [psutil.Process(node.all_processes["raylet"][0].process.pid) for node in cluster.worker_nodes]
     workers = [training_workers(raylet) for raylet in raylets]
     assert [len(there) for there in workers] == [1, 1]

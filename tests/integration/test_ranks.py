@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from forked_ranks import run_ranks_of_test
+from real_ranks import run_cases
 from safetensors.torch import load_file
+from tiny_plans import tiny_plan
 from torch import Tensor
 
 from vavl.objectives.moments import moments_under
 from vavl.training.settings import TrainingPlan
 
-PROGRAM = Path(__file__).parents[1] / "support/processes/real_ranks.py"
 RANKS = (1, 2, 4)
-TIME_LIMIT_S = 600
 ALL_OBJECTIVES = {
     "hgr": {"weight": 0.5, "audio_video": 0.5},
     "contrastive": {"weight": 0.5, "size": 6},
@@ -36,35 +36,27 @@ def found(
     """Return what groups of 1, 2 and 4 processes computed."""
     folder = tmp_path_factory.mktemp("ranks")
     corpus = small_corpus(clips_per_speaker=20, without_audio=(0,), without_video=(1, 3), without_label=(1, 2, 4))
-    (folder / "plan.json").write_text(plan(small_store(corpus), folder).model_dump_json())
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", str(PROGRAM), str(folder)],
-        capture_output=True, text=True, timeout=TIME_LIMIT_S, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    for ranks in RANKS:
+        run_ranks_of_test(ranks, partial(run_cases, plan(small_store(corpus), folder), folder))
     return {ranks: load_file(folder / f"{ranks}.safetensors") for ranks in RANKS}
 
 
 def plan(store: Path, folder: Path) -> TrainingPlan:
     """Return a run with all objectives; 14 rows do not divide by 4, and so few leave ranks without a partition."""
-    return TrainingPlan.model_validate(
-        {
-            "output_dir": folder / "run",
-            "data": {
-                "store": store, "composition": {"batch_size": 14},
-                "augmentation": {"audio": {"noise": 0.3}, "video": {"noise": 0.3}, "modality_dropout": 0.3},
-            },
-            "model": {
-                "width": 16, "modality_blocks": 1, "shared_blocks": 1, "attention_heads": 2, "convolution_kernel": 5,
-                "head_widths": (16, 12), "correlation_size": 4,
-                "dropout": 0.2, "head_dropout": 0.2, "input_dropout": 0.2,
-            },
-            "objectives": ALL_OBJECTIVES,
-            "training": {
-                "launcher": "in_process", "engine": "torch", "average_decay": 0.5, "gradient_norms_every_steps": 3,
-                "optimizer": {"learning_rate": 3e-3},
-            },
-        }
+    noise = {"noise": 0.3}
+    return tiny_plan(
+        folder / "run",
+        store,
+        data={
+            "composition": {"batch_size": 14},
+            "augmentation": {"audio": noise, "video": noise, "modality_dropout": 0.3},
+        },
+        model={
+            "width": 16, "convolution_kernel": 5, "head_widths": (16, 12), "correlation_size": 4,
+            "dropout": 0.2, "head_dropout": 0.2, "input_dropout": 0.2,
+        },
+        objectives=ALL_OBJECTIVES,
+        training={"average_decay": 0.5, "gradient_norms_every_steps": 3},
     )  # fmt: skip
 
 

@@ -8,32 +8,27 @@ import os
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
-import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
+from own_process import ROOT, free_port, wait_until
 
 from vavl.training.stop import stop_reason
 
 pytestmark = [pytest.mark.ray, pytest.mark.xdist_group("clusters")]
 
-ROOT = Path(__file__).parents[2]
 PROGRAMS = Path(sys.executable).parent
 ENTRY = ["--runtime-env", "jobs/runtime_env.yaml", "--working-dir", ".", "--"]
-
-
-def free_port() -> int:
-    with socket.socket() as place:
-        place.bind(("127.0.0.1", 0))
-        return int(place.getsockname()[1])
 
 
 @dataclass(frozen=True)
@@ -65,27 +60,34 @@ class Cluster:
         settings = {"cwd": ROOT, "env": self.environment, "timeout": 400} | options
         return subprocess.run([*words], capture_output=True, text=True, check=False, **settings)
 
-    def ray_job(self, *words: str, **options: Any) -> subprocess.CompletedProcess[str]:
-        return self.run("ray", "job", words[0], "--address", self.address, *words[1:], **options)
-
-    def start_ray_job(self, *words: str) -> subprocess.Popen[bytes]:
-        command = ["ray", "job", words[0], "--address", self.address, *words[1:]]
-        return subprocess.Popen(command, cwd=ROOT, env=self.environment, stdout=subprocess.DEVNULL)
+    def submit_by_ray(self, *words: str) -> subprocess.CompletedProcess[str]:
+        return self.run("ray", "job", "submit", "--address", self.address, *words)
 
     def submit(self, *words: str, **options: Any) -> subprocess.CompletedProcess[str]:
         return self.run(sys.executable, "jobs/submit_job.py", "jobs/configs/submit.yaml",
                         f"address={self.address}", *words, **options)  # fmt: skip
 
-    def details(self, submission_id: str) -> dict[str, Any]:
-        """Ask the job client of Ray, in a process that has the token."""
-        program = (
-            "import json, sys; from ray.job_submission import JobSubmissionClient\n"
-            "info = JobSubmissionClient(sys.argv[1]).get_job_info(sys.argv[2])\n"
-            "print(json.dumps({'status': info.status.value, 'code': info.driver_exit_code}))"
+    def ask(self, path: str = "", method: str = "GET", headers: dict[str, str] | None = None) -> Any:
+        """Ask Ray's job server by its REST API: a command of Ray imports for seconds first.
+
+        Raises:
+            HTTPError: the server refuses.
+        """
+        token = {"Authorization": f"Bearer {(self.folder / 'token').read_text()}"}
+        request = urllib.request.Request(
+            f"{self.address}/api/jobs/{path}", method=method, headers=token if headers is None else headers
         )
-        done = self.run(sys.executable, "-c", program, self.address, submission_id)
-        found: dict[str, Any] = json.loads(done.stdout)
-        return found
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return json.loads(answer.read())
+
+    def end_of(self, submission_id: str) -> tuple[str, int | None]:
+        """Return status and exit code of a job."""
+        details = self.ask(submission_id)
+        return details["status"], details["driver_exit_code"]
+
+    def stop(self, submission_id: str) -> None:
+        """Ask for the stop of a job as ``ray job stop`` does."""
+        assert self.ask(f"{submission_id}/stop", "POST")["stopped"]
 
 
 def processes_of(folder: Path) -> list[psutil.Process]:
@@ -127,7 +129,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         )
     made = Cluster(folder, port, root, environment)
     try:
-        wait_for(made, head)
+        wait_until(partial(answers_to, made, head), said=(folder / "start.log").read_text, pause=0.5)
         yield made
     finally:
         head.send_signal(signal.SIGTERM)
@@ -142,21 +144,12 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def wait_for(cluster: Cluster, head: subprocess.Popen[bytes]) -> None:
-    until = time.monotonic() + 120
-    while time.monotonic() < until:
-        if cluster.ray_job("list").returncode == 0:
-            return
-        assert head.poll() is None, (cluster.folder / "start.log").read_text()
-        time.sleep(1)
-    pytest.fail((cluster.folder / "start.log").read_text())
-
-
-def wait_until(is_so: Callable[[], bool], seconds: float = 240) -> None:
-    until = time.monotonic() + seconds
-    while not is_so():
-        assert time.monotonic() < until
-        time.sleep(0.02)
+def answers_to(cluster: Cluster, head: subprocess.Popen[bytes]) -> bool:
+    assert head.poll() is None, (cluster.folder / "start.log").read_text()
+    with contextlib.suppress(OSError):
+        cluster.ask()
+        return True
+    return False
 
 
 def test_a_job_runs_there_with_variables_by_name_and_its_results_lie_under_the_root(
@@ -211,14 +204,13 @@ def test_the_jobs_own_exit_code_is_that_of_the_command(cluster: Cluster, tmp_pat
 
 @pytest.mark.slow
 def test_a_bad_configuration_fails_with_its_message_in_the_log(cluster: Cluster) -> None:
-    done = cluster.ray_job(
-        "submit", "--submission-id", "bad", *ENTRY, "python", "jobs/train_model.py",
-        "jobs/configs/demo.yaml", "training.workerz=2",
+    done = cluster.submit_by_ray(
+        "--submission-id", "bad", *ENTRY, "python", "jobs/train_model.py", "jobs/configs/demo.yaml",
+        "training.workerz=2",
     )  # fmt: skip
     assert done.returncode == 1  # all that Ray's command knows
-    assert cluster.details("bad") == {"status": "FAILED", "code": 2}
-    log = cluster.ray_job("logs", "bad").stdout
-    assert "training.workerz: unknown key; did you mean `workers`" in log
+    assert cluster.end_of("bad") == ("FAILED", 2)
+    assert "training.workerz: unknown key; did you mean `workers`" in cluster.ask("bad/logs")["logs"]
 
 
 def test_the_demo_training_is_stopped_with_a_checkpoint_and_goes_on_to_a_registered_model(
@@ -230,24 +222,23 @@ def test_the_demo_training_is_stopped_with_a_checkpoint_and_goes_on_to_a_registe
         "data.composition.batch_size=8", "training.max_epochs=20", "training.checkpoint_every_epochs=20",
     ]  # fmt: skip
     run = cluster.root / "runs/demo"
-    cluster.ray_job("submit", "--no-wait", "--submission-id", "first", *words)
+    cluster.submit_by_ray("--no-wait", "--submission-id", "first", *words)
     wait_until(lambda: '"kind": "step"' in read_if_there(run / "journal.jsonl"))
     # The workers stand still until the request is there: it takes longer to arrive than such a small run to end.
     with paused(train_workers(cluster)):
-        stop = cluster.start_ray_job("stop", "first")
+        cluster.stop("first")
         wait_until(lambda: stop_reason(run) == "stop")
     # Ray leaves 3 s by itself; the runtime environment of the jobs asks for 60.
-    assert stop.wait(120) == 0
-    log = cluster.ray_job("logs", "first").stdout
-    assert cluster.details("first") == {"status": "STOPPED", "code": None}, log
+    wait_until(lambda: cluster.end_of("first") == ("STOPPED", None), 120)
+    log = cluster.ask("first/logs")["logs"]
     assert "stopped as asked; a checkpoint holds step" in log
     step = max(int(path.name.removeprefix("step-")) for path in (run / "checkpoints").glob("*/step-*"))
 
     # One process is enough to show that it goes on; the walk registers a model of two workers.
     alone = ("training.launcher=in_process", "training.workers=1", "training.engine=torch", "training.zero_stage=0")
-    done = cluster.ray_job("submit", "--submission-id", "second", *words, *alone)
+    done = cluster.submit_by_ray("--submission-id", "second", *words, *alone)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert cluster.details("second") == {"status": "SUCCEEDED", "code": 0}
+    assert cluster.end_of("second") == ("SUCCEEDED", 0)
     summary = json.loads((run / "summary.json").read_text())
     assert 0 < step < summary["steps"]
     assert (summary["model_name"], summary["model_version"], summary["workers"]) == ("vavl-demo", "1", 1)
@@ -287,32 +278,32 @@ def test_interrupting_the_watcher_leaves_the_job_running(
         # It waits for workers that nobody has, and costs nothing meanwhile.
         f"overrides=[data.store={store}, data.composition.batch_size=8, training.workers=9]",
     ]  # fmt: skip
-    watcher = subprocess.Popen(words, cwd=ROOT, env=cluster.environment, stdout=subprocess.PIPE, text=True)
+    # A shell that starts the tests in the background lets what they start ignore Ctrl-C.
+    watcher = subprocess.Popen(
+        words, cwd=ROOT, env=cluster.environment, stdout=subprocess.PIPE, text=True,
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509  nothing but this call
+    )  # fmt: skip
     assert watcher.stdout is not None
     for line in watcher.stdout:
         if line.startswith("Running entrypoint"):
             break
     watcher.send_signal(signal.SIGINT)
     assert watcher.wait(120) == 1
-    assert cluster.details("left")["status"] == "RUNNING"
+    assert cluster.end_of("left") == ("RUNNING", None)
     assert json.loads((tmp_path / "summary.json").read_text())["status"] == "RUNNING"
-    cluster.ray_job("stop", "left")
-    assert cluster.details("left")["status"] == "STOPPED"
+    cluster.stop("left")
+    wait_until(lambda: cluster.end_of("left") == ("STOPPED", None))
 
 
 def test_a_client_without_the_token_is_refused(cluster: Cluster, tmp_path: Path) -> None:
-    plain = cluster.ray_job("list", env=cluster.without_token)
-    assert plain.returncode != 0
-    assert "Missing authentication token" in plain.stderr
+    for headers in ({}, {"Authorization": f"Bearer {'0' * 64}"}):
+        with pytest.raises(urllib.error.HTTPError, match=r"HTTP Error 40[13]"):
+            cluster.ask(headers=headers)
+    cluster.ask()
     ours = cluster.submit(f"output_dir={tmp_path}", env=cluster.without_token)
     assert ours.returncode == 1
     assert "the cluster wants a token" in ours.stderr
     assert "export RAY_AUTH_MODE=token" in ours.stderr
-    wrong = tmp_path / "token"
-    wrong.write_text("0" * 64)
-    other = cluster.ray_job("list", env=cluster.environment | {"RAY_AUTH_TOKEN_PATH": str(wrong)})
-    assert other.returncode != 0
-    assert cluster.ray_job("list").returncode == 0
 
 
 def test_dashboard_and_job_server_listen_on_loopback_only(cluster: Cluster) -> None:

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from tiny_plans import tiny_plan
 
 from vavl.experiments.comparison_grid import Cell, Grid, PlannedRun
 from vavl.experiments.runner import run_trials
@@ -46,15 +47,10 @@ class Logs:
 def test_a_process_that_dies_takes_no_other_run_with_it(small_store, small_corpus, tmp_path, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     store = small_store(small_corpus())
-    runs = []
-    for name in ("dies", "lives"):
-        content = {
-            "output_dir": tmp_path / name,
-            "data": {"store": store, "composition": {"batch_size": 10}},
-            "model": {"preset": "small", "width": 8, "modality_blocks": 1, "attention_heads": 2},
-            "training": {"launcher": "in_process", "engine": "torch", "max_epochs": 1},
-        }
-        runs.append(PlannedRun(TrainingPlan.model_validate(content), (Cell(name, 1.0, 0.0, 0, 0),)))
+    runs = [
+        PlannedRun(tiny_plan(tmp_path / name, store, training={"max_epochs": 1}), (Cell(name, 1.0, 0.0, 0, 0),))
+        for name in ("dies", "lives")
+    ]
     grid = Grid(runs, [], SimpleNamespace(split="validation", at_once=1))
     recorded = []
     parent = SimpleNamespace(directory=tmp_path, logs=Logs(), trial_ended=lambda trial, end: recorded.append(end))

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import ray
+from tiny_plans import tiny_plan
 
 from vavl.data.sampler import FILLER, Sampler
 from vavl.ray_session import join_ray
@@ -118,9 +119,6 @@ def has_by_rank(plan: TrainingPlan) -> np.ndarray:
 Make = Callable[..., TrainingPlan]
 
 
-ALONE = {"launcher": "in_process", "engine": "torch"}
-
-
 @pytest.fixture
 def plan(small_store: Callable[..., Path], small_corpus: Callable[..., Any], tmp_path: Path) -> Make:
     """Return a function that makes a short run with all objectives."""
@@ -128,28 +126,26 @@ def plan(small_store: Callable[..., Path], small_corpus: Callable[..., Any], tmp
     def make(name: str, rows: dict[str, int], corpus: dict[str, Any] | None = None, **training: Any) -> TrainingPlan:
         mixed = {"without_audio": (0, 5), "without_video": (1, 6), "without_label": (1, 2, 5)}
         pairs = {} if corpus is None else {"audio_video": 0, "video_label": 0}
-        return TrainingPlan.model_validate(
-            {
-                "output_dir": tmp_path / name,
-                "data": {
-                    "store": small_store(small_corpus(clips_per_speaker=20, **(mixed if corpus is None else corpus))),
-                    "composition": {"rows_per_step": rows},
-                    "augmentation": {"audio": {"noise": 0.3}, "modality_dropout": 0.2},
-                },
-                "model": {"preset": "small", "width": 16, "attention_heads": 2, "convolution_kernel": 5, "dropout": 0,
-                          "head_dropout": 0, "head_widths": (16, 12), "correlation_size": 2},
-                "objectives": {
-                    "hgr": {"weight": 0.5, **pairs},
-                    "ladder": {"weight": 0.3, "lateral": "both", "detach_target": False},
-                    "pseudo_label": {"weight": 0.5},
-                },
-                "training": {
-                    "max_epochs": 99, "max_steps": STEPS, "average_decay": 0.8,
-                    "cpus_per_worker": 0.5, "optimizer": {"learning_rate": 3e-3}, **training,
-                },
-                "evaluation": {"select_by": ["validation/audio/uar"]},
-            }
-        )  # fmt: skip
+        usual = {
+            "launcher": "ray", "engine": "deepspeed", "max_epochs": 99, "max_steps": STEPS, "average_decay": 0.8,
+            "cpus_per_worker": 0.5,
+        }  # fmt: skip
+        return tiny_plan(
+            tmp_path / name,
+            small_store(small_corpus(clips_per_speaker=20, **(mixed if corpus is None else corpus))),
+            data={
+                "composition": {"rows_per_step": rows},
+                "augmentation": {"audio": {"noise": 0.3}, "modality_dropout": 0.2},
+            },
+            model={"preset": "small", "width": 16, "head_widths": (16, 12), "correlation_size": 2},
+            objectives={
+                "hgr": {"weight": 0.5, **pairs},
+                "ladder": {"weight": 0.3, "lateral": "both", "detach_target": False},
+                "pseudo_label": {"weight": 0.5},
+            },
+            training=usual | training,
+            evaluation={"select_by": ["validation/audio/uar"]},
+        )
 
     return make
 

@@ -13,6 +13,7 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 import torch
+from tiny_plans import tiny_plan
 
 from vavl.errors import InputError, TrainingError
 from vavl.training.launch import launch_training
@@ -37,21 +38,14 @@ def plan(small_store: Callable[..., Path], small_corpus: Callable[..., Any], tmp
     )
 
     def make(name: str, **training: Any) -> TrainingPlan:
-        return TrainingPlan.model_validate(
-            {
-                "output_dir": tmp_path / name,
-                "data": {"store": store, "composition": {"batch_size": 16}},
-                "model": {
-                    "preset": "small", "width": 16, "modality_blocks": 1, "attention_heads": 2,
-                    "dropout": 0, "head_dropout": 0,
-                },
-                "training": {
-                    "max_epochs": 20, "max_steps": STEPS, "checkpoint_every_epochs": 5,
-                    "optimizer": {"learning_rate": 1e-3}, **training,
-                },
-                "evaluation": {"test": True},
-            }
-        )  # fmt: skip
+        steps = {"max_epochs": 20, "max_steps": STEPS, "checkpoint_every_epochs": 5}
+        return tiny_plan(
+            tmp_path / name,
+            store,
+            data={"composition": {"batch_size": 16}},
+            training={"launcher": "ray", "engine": "deepspeed", **steps, **training},
+            evaluation={"test": True},
+        )
 
     return make
 

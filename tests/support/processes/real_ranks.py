@@ -1,18 +1,12 @@
-"""What real processes compute for tests/integration/test_ranks.py; a program of its own.
+"""What real processes compute for tests/integration/test_ranks.py, in groups of 1, 2 and 4.
 
-    python real_ranks.py FOLDER
-
-``<folder>/plan.json`` is the plan of a run. Four processes, forked after the imports that cost more than all
-they do, form groups of 4, 2 and 1, one after the other. Rank 0 of each group leaves
-``<folder>/<ranks>.safetensors`` with ``<case>/<way>/<name>``, where the way is ``together`` (moments of the
-global batch), ``in pieces`` (the same in several micro-batches per rank) or ``apart`` (the mean of the ranks'
-own losses).
+Rank 0 of each group leaves ``<folder>/<ranks>.safetensors`` with ``<case>/<way>/<name>``, where the way is
+``together`` (moments of the global batch), ``in pieces`` (the same in several micro-batches per rank) or ``apart``
+(the mean of the ranks' own losses).
 """
 
 from __future__ import annotations
 
-import multiprocessing
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +19,6 @@ import torch.distributed as dist
 from safetensors.torch import save_file
 from torch import Tensor
 
-from vavl.config.files import read_json
 from vavl.objectives.contrastive import contrastive_loss, contrastive_moments
 from vavl.objectives.hgr import correlation_moments, soft_hgr_loss
 from vavl.objectives.moments import Moments, moments_under, named_moments
@@ -35,7 +28,6 @@ from vavl.training.loop import train_step
 from vavl.training.run import prepare_run
 from vavl.training.settings import TrainingPlan
 
-GROUPS = (4, 2, 1)
 ROWS, SIZE = 23, 4
 WIDTHS = {"audio": 7, "video": 5, "label": 3}
 PAIRS = (("audio", "video"), ("audio", "label"), ("video", "label"))
@@ -43,36 +35,18 @@ CUTS = {1: (0, 23), 2: (0, 1, 23), 4: (0, 1, 1, 9, 23)}
 STEPS, PIECES = 3, 3
 
 
-def main(folder: Path) -> int:
-    """Run four ranks; return 0 if all of them came through."""
-    torch.set_num_threads(1)
-    torch.optim.AdamW([torch.zeros(1)])  # imports a second's worth of torch when first made
-    fork = multiprocessing.get_context("fork")
-    ranks = [fork.Process(target=run_rank, args=(rank, folder)) for rank in range(max(GROUPS))]
-    for process in ranks:
-        process.start()
-    for process in ranks:
-        process.join()
-    return max(abs(process.exitcode or 0) for process in ranks)
-
-
-def run_rank(rank: int, folder: Path) -> None:
-    """Compute every case in groups of every size."""
-    plan = TrainingPlan.model_validate(read_json(folder / "plan.json"))
-    for ranks in GROUPS:
-        if rank >= ranks:
-            return
-        dist.init_process_group("gloo", f"file://{folder}/meet{ranks}", rank=rank, world_size=ranks)
-        found: dict[str, Tensor] = {}
-        for case in ("in turn", "uneven", "sorted"):
-            for way in ("together", "apart"):
-                found |= named_moments(f"{case}/{way}", soft_hgr_of(case, way))
-                found |= named_moments(f"contrast {case}/{way}", contrast_of(case, way))
-        for way in ("together", "in pieces", "apart"):
-            found |= named_moments(f"network/{way}", training_of(plan, way))
-        if rank == 0:
-            save_file({name: value.contiguous() for name, value in found.items()}, folder / f"{ranks}.safetensors")
-        dist.destroy_process_group()
+def run_cases(plan: TrainingPlan, folder: Path) -> None:
+    """Compute every case on this rank of the group."""
+    found: dict[str, Tensor] = {}
+    for case in ("in turn", "uneven", "sorted"):
+        for way in ("together", "apart"):
+            found |= named_moments(f"{case}/{way}", soft_hgr_of(case, way))
+            found |= named_moments(f"contrast {case}/{way}", contrast_of(case, way))
+    for way in ("together", "in pieces", "apart"):
+        found |= named_moments(f"network/{way}", training_of(plan, way))
+    if dist.get_rank() == 0:
+        values = {name: value.contiguous() for name, value in found.items()}
+        save_file(values, folder / f"{dist.get_world_size()}.safetensors")
 
 
 def contrast_of(case: str, way: str) -> dict[str, Tensor]:
@@ -174,7 +148,3 @@ def training_of(plan: TrainingPlan, way: str) -> dict[str, Tensor]:
             curve.append(facts)
     found = {f"curve {name}": torch.tensor([facts[name] for facts in curve]) for name in curve[-1]}
     return found | named_moments("weights", run.engine.full_weights())
-
-
-if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))

@@ -1,7 +1,5 @@
 """What two real ranks hold of a network's weights and moments, for tests/unit/training/test_snapshots.py.
 
-    python snapshot_ranks.py FOLDER
-
 Every way of training leaves ``<folder>/<way>/saved`` after a few steps: the files of a checkpoint, one of
 each rank, and ``full.safetensors``, the weights gathered by the engine itself. Then every one of them is loaded
 in other ways, and ``<folder>/<way>/<other way>`` holds the same files after no further step.
@@ -9,13 +7,10 @@ in other ways, and ``<folder>/<way>/<other way>`` holds the same files after no 
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
 import torch
-from forked_ranks import run_ranks, warm_up
 from safetensors.torch import save_file
 
 from vavl.training.checkpoint_files import CheckpointValues, LoopState, Snapshot, shares
@@ -137,15 +132,3 @@ def load_all(ranks: int, folder: Path) -> None:
             if other[0] == ranks:
                 place = folder / name_of(way)
                 load_and_save(other, place / "saved", place / name_of(other))
-
-
-def main(folder: Path) -> None:
-    """Train in every way, then go on in others."""
-    warm_up()
-    for work in (save_all, load_all):
-        for ranks in (1, 2):
-            run_ranks(ranks, partial(work, ranks, folder))
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))

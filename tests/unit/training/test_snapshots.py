@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import itertools
 import json
-import subprocess
-import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
-import snapshot_ranks
 import torch
+from forked_ranks import run_ranks_of_test
 from safetensors import safe_open
 from safetensors.torch import load_file
-from snapshot_ranks import FROZEN, STEPS, Way, name_of, network, others, ways
+from snapshot_ranks import FROZEN, STEPS, Way, load_all, name_of, network, others, save_all, ways
 
 from vavl.training.checkpoint_files import KINDS, MOMENTS, WEIGHT, CheckpointValues, problem_of
 from vavl.training.engine import TorchEngine
 from vavl.training.settings import TrainingSettings
 from vavl.training.storage import RunStorage
 
-TIME_LIMIT_S = 600
 WAYS = list(ways())
 PAIRS = [(way, other) for way in WAYS for other in others(way)]
 
@@ -36,11 +34,9 @@ TRAINED = [name for name, _ in network().named_parameters() if name != FROZEN]
 def held(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the directory with what real ranks held."""
     folder = tmp_path_factory.mktemp("shards")
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", snapshot_ranks.__file__, str(folder)],
-        capture_output=True, text=True, timeout=TIME_LIMIT_S, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    for work in (save_all, load_all):
+        for ranks in (1, 2):
+            run_ranks_of_test(ranks, partial(work, ranks, folder))
     return folder
 
 
