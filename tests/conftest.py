@@ -46,6 +46,12 @@ def _cache_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[No
         yield
 
 
+@pytest.fixture(autouse=True)
+def _search_path_of_the_tests(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take back what a test leaves on the path: MLflow puts the code of a model that it loads there, first."""
+    monkeypatch.setattr(sys, "path", [*sys.path])
+
+
 def pytest_collection_finish() -> None:
     """Take what was imported out of the garbage collector's way: ZeRO 3 calls it whenever an engine is made."""
     gc.collect()

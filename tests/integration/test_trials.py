@@ -9,7 +9,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from tiny_plans import tiny_plan
 
 from vavl.experiments.comparison_grid import Cell, Grid, PlannedRun
 from vavl.experiments.runner import run_trials
@@ -45,6 +44,9 @@ class Logs:
 
 
 def test_a_process_that_dies_takes_no_other_run_with_it(small_store, small_corpus, tmp_path, monkeypatch):
+    # Workers of Ray import this module for its classes, and find no support of tests.
+    from tiny_plans import tiny_plan
+
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     store = small_store(small_corpus())
     runs = [

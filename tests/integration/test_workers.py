@@ -13,7 +13,6 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 import torch
-from tiny_plans import tiny_plan
 
 from vavl.errors import InputError, TrainingError
 from vavl.training.launch import launch_training
@@ -33,6 +32,9 @@ Train = Callable[[TrainingPlan], np.ndarray]
 
 @pytest.fixture
 def plan(small_store: Callable[..., Path], small_corpus: Callable[..., Any], tmp_path: Path) -> Make:
+    # Workers of Ray import this module for its functions, and find no support of tests.
+    from tiny_plans import tiny_plan
+
     store = small_store(
         small_corpus(clips_per_speaker=20, without_audio=(0,), without_video=(1,), without_label=(1, 2))
     )

@@ -227,9 +227,10 @@ def test_an_address_that_cannot_be_written_is_refused_before_training(
         for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
             monkeypatch.delenv(name)
     monkeypatch.setenv("VAVL_CACHE", str(config.parent / "cache"))
-    refused("train_model", config, f"output_dir={address.removeprefix('none: ')}", message=message)
+    words = [f"output_dir={address.removeprefix('none: ')}", f"tracking.uri=sqlite:///{config.parent}/untouched.db"]
+    refused("train_model", config, *words, message=message)
     assert not (config.parent / "cache").exists()
-    assert not (config.parent / "mlflow.db").exists()
+    assert not (config.parent / "untouched.db").exists()
 
 
 def test_other_jobs_refuse_an_address_before_anything_is_written(

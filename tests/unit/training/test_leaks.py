@@ -8,6 +8,7 @@ chance; a network with the published fault does not, which shows that the canary
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -77,7 +78,13 @@ class FileOrder:
 
     def slots(self, step: int, slots: int) -> list[NDArray[np.int64]]:
         assert slots == 1
-        return [np.take(self.rows, np.arange(step * PER_SPEAKER, (step + 1) * PER_SPEAKER), mode="wrap")]
+        return [self._batch(step)]
+
+    def global_batches(self, first: int, end: int) -> Iterator[NDArray[np.int64]]:
+        return map(self._batch, range(first, end))
+
+    def _batch(self, step: int) -> NDArray[np.int64]:
+        return np.take(self.rows, np.arange(step * PER_SPEAKER, (step + 1) * PER_SPEAKER), mode="wrap")
 
 
 @pytest.fixture(scope="module")
