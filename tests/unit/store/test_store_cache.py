@@ -298,7 +298,10 @@ def test_another_filesystem_will_do(origin: Path, cache: Path) -> None:
     files = fsspec.filesystem("memory")
     for name in files_of(origin):
         files.pipe(f"/bucket/store/{name}", (origin / name).read_bytes())
-    whole_copy("memory://bucket/store")
+    folder = whole_copy("memory://bucket/store")
+    assert {name: (folder / name).read_bytes() for name in files_of(origin)} == {
+        name: (origin / name).read_bytes() for name in files_of(origin)
+    }
 
 
 def test_what_cannot_be_reached_is_named_without_secrets(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
