@@ -6,13 +6,12 @@ from pathlib import Path
 
 from vavl.config.command_line import run_job
 from vavl.config.files import read_json, write_json
-from vavl.experiments.distillation import student_content, validated, write_predictions
+from vavl.experiments.distillation import PREDICTIONS, UNTAUGHT, student_plan, write_predictions
 from vavl.job_config import DistillModelsJob, TrainModelJob
 from vavl.serving.model_address import resolve_model
 from vavl.training.driver_lock import only_driver
-from vavl.training.launch import train_and_report
-from vavl.training.run_data import check_run
-from vavl.training.run_directory import finished_hash, resolved
+from vavl.training.launch import check_training, train_and_report
+from vavl.training.run_directory import is_finished, resolved
 
 
 def distill_models(job: DistillModelsJob) -> None:
@@ -21,11 +20,13 @@ def distill_models(job: DistillModelsJob) -> None:
         teachers = _teachers(job)
         rounds = []
         for number in range(1, job.rounds + 1):
-            plan = _plan(job, number, None)
+            plan = student_plan(TrainModelJob, job, number)
             if teachers:
-                plan = _plan(job, number, write_predictions(teachers, plan, job.output_dir))
-            if finished_hash(plan.directory) != resolved(plan).config_hash:
-                check_run(plan)
+                untaught = student_plan(TrainModelJob, job, number, UNTAUGHT)
+                changes = {PREDICTIONS: str(write_predictions(teachers, untaught, job.output_dir))}
+                plan = student_plan(TrainModelJob, job, number, changes)
+            if not is_finished(resolved(plan)):
+                check_training(plan, plan.tracking)
                 train_and_report(plan, plan.tracking)
             summary, name = read_json(plan.directory / "summary.json"), str(plan.directory)
             rounds.append({"output_dir": name, "teachers": list(teachers), "metrics": summary["metrics"]})
@@ -36,18 +37,12 @@ def distill_models(job: DistillModelsJob) -> None:
 
 def check(job: DistillModelsJob) -> None:
     """Find the teachers, and check the student's settings and clips."""
-    _teachers(job)
-    check_run(_plan(job, 1, None))
+    plan = student_plan(TrainModelJob, job, 1, UNTAUGHT if _teachers(job) else None)
+    check_training(plan, plan.tracking)
 
 
 def _teachers(job: DistillModelsJob) -> dict[str, Path]:
     return {name: resolve_model(name, job.tracking).directory for name in job.teachers}
-
-
-def _plan(job: DistillModelsJob, number: int, predictions: Path | None) -> TrainModelJob:
-    plan = validated(TrainModelJob, student_content(job, number, predictions), job)
-    assert isinstance(plan, TrainModelJob)
-    return plan
 
 
 def main() -> int:

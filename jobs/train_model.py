@@ -16,14 +16,9 @@ def train_model(job: TrainModelJob) -> None:
 def check_and_import(job: TrainModelJob) -> None:
     """Check the run, and import what training it takes."""
     from vavl.tracking.mlflow_writer import import_mlflow
-    from vavl.tracking.relocation import refuse_moved
-    from vavl.training.launch import log_capacity
-    from vavl.training.run_data import check_run
+    from vavl.training.launch import check_training
 
-    check_run(job)
-    refuse_moved(job.tracking)
-    if job.training.launcher == "ray":
-        log_capacity(job.training)
+    check_training(job, job.tracking)
     import_mlflow()
 
 

@@ -23,7 +23,7 @@ import psutil
 import pytest
 from own_process import ROOT, free_port, wait_until
 
-from vavl.training.stop import stop_reason
+from vavl.training.stop import stop_request
 
 pytestmark = [pytest.mark.ray, pytest.mark.xdist_group("clusters")]
 
@@ -227,7 +227,7 @@ def test_the_demo_training_is_stopped_with_a_checkpoint_and_goes_on_to_a_registe
     # The workers stand still until the request is there: it takes longer to arrive than such a small run to end.
     with paused(train_workers(cluster)):
         cluster.stop("first")
-        wait_until(lambda: stop_reason(run) == "stop")
+        wait_until(lambda: stop_request(run))
     # Ray leaves 3 s by itself; the runtime environment of the jobs asks for 60.
     wait_until(lambda: cluster.end_of("first") == ("STOPPED", None), 120)
     log = cluster.ask("first/logs")["logs"]

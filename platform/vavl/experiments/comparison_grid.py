@@ -16,16 +16,14 @@ from vavl.config.files import read_json, write_json
 from vavl.config.load import read_yaml_mapping, validate, with_changes
 from vavl.config.places import anchored, root_directory
 from vavl.config.progress import in_words
-from vavl.errors import ConfigError, VavlError
+from vavl.errors import ConfigError
 from vavl.experiments.comparison_settings import SINGLE_PROCESS, ComparisonPlan
 from vavl.experiments.trials import SUMMARY_FILE, Trial, TrialEnd, end_of
 from vavl.metrics.names import CONDITIONS, metric_name
-from vavl.store.store import read_content
-from vavl.store.store_cache import local_store
 from vavl.store.store_versions import pinned_store
 from vavl.training.launch import log_capacity
 from vavl.training.run_data import check_plan
-from vavl.training.run_directory import begun_store, finished_hash, with_store
+from vavl.training.run_directory import begun_store, is_finished, with_store
 from vavl.training.settings import TrainingPlan, TrainingSettings
 
 RUNS_DIRECTORY, COMPARISON_FILE = "runs", "comparison.json"
@@ -74,17 +72,6 @@ class PlannedRun:
         """Name of its first cell."""
         return self.cells[0].name
 
-    @property
-    def is_finished(self) -> bool:
-        """True when this very run, on the same features, lies finished in its directory."""
-        if finished_hash(self.plan.directory) != self.plan.config_hash:
-            return False
-        try:
-            summary = read_json(self.plan.directory / SUMMARY_FILE)
-        except VavlError:
-            return False
-        return bool(summary["store_hash"] == read_content(local_store(self.plan.data.store))["store_hash"])
-
 
 class LeftOut(NamedTuple):
     """A cell that cannot be trained, and why."""
@@ -107,7 +94,7 @@ class Grid:
     ) -> None:
         self.runs, self.left_out, self.warnings = tuple(runs), tuple(left_out), warnings
         self.split, self._at_once = comparison.split, comparison.at_once
-        self.kept = tuple(number for number, run in enumerate(self.runs) if run.is_finished)
+        self.kept = tuple(number for number, run in enumerate(self.runs) if is_finished(run.plan))
         self.ends: dict[int, TrialEnd] = {}
         self._waiting = deque(number for number in range(len(self.runs)) if number not in self.kept)
 

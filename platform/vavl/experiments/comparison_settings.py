@@ -5,14 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import Field, model_validator
 
 from vavl.config.base import FrozenConfig
 from vavl.config.files import sha256_of_json
-from vavl.config.load import leaves
 from vavl.config.places import FROM_PROJECT, FROM_ROOT
+from vavl.experiments.changes import Changes, changes_of_own_keys
 
 SINGLE_PROCESS = {
     "training.launcher": "in_process",
@@ -24,14 +24,6 @@ SINGLE_PROCESS = {
 
 _OWN_KEYS = ("output_dir", "tracking", "data.fold", "training.seed", "evaluation.test", *SINGLE_PROCESS)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
-
-
-def _empty_for_null(value: Any) -> Any:
-    # `name:` with nothing behind it is a set that changes nothing.
-    return {} if value is None else value
-
-
-Changes = Annotated[dict[str, Any], BeforeValidator(_empty_for_null)]
 
 
 class ComparisonPlan(FrozenConfig):
@@ -115,7 +107,4 @@ class ComparisonPlan(FrozenConfig):
 
     def _wrong_changes(self) -> Iterator[str]:
         for section, changes in {"overrides": self.overrides, **self.objective_sets}.items():
-            for keys, _ in leaves(changes):
-                key = ".".join(keys)
-                if any(f"{key}.".startswith(f"{own}.") for own in _OWN_KEYS):
-                    yield f"{section}: {key} belongs to the comparison and cannot be changed here"
+            yield from changes_of_own_keys(section, changes, _OWN_KEYS, "comparison")

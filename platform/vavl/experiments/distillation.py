@@ -21,20 +21,31 @@ from vavl.models.saved_model import ClipFeatures, Prediction, SavedModel, load_m
 from vavl.models.settings import ClassTask
 from vavl.objectives.pseudo_label import CONDITION_SHARES
 from vavl.training.run_data import RunData, open_run_data
-from vavl.training.run_directory import resolved
+from vavl.training.run_directory import Plan, resolved
 from vavl.training.settings import TrainingPlan
 
 _CLIPS_AT_ONCE = 256
 
 
-def student_content(plan: DistillationPlan, number: int, predictions: Path | None) -> dict[str, Any]:
-    """Return the training configuration of a round; only the last round registers its model."""
-    changes: dict[str, Any] = {**plan.overrides, "output_dir": str(plan.output_dir / f"round-{number}")}
-    if predictions is not None:
-        changes["objectives.pseudo_label.predictions"] = str(predictions)
+PREDICTIONS = "objectives.pseudo_label.predictions"
+UNTAUGHT: Mapping[str, Any] = {"objectives.pseudo_label": None}
+"""Changes for a student whose teachers have not predicted yet: its pseudo-labels will be theirs."""
+
+
+def student_plan(
+    settings: type[Plan], plan: DistillationPlan, number: int, changes: Mapping[str, Any] | None = None
+) -> Plan:
+    """Return the training run of a round with further ``changes``; only that of the last registers its model.
+
+    Raises:
+        ConfigError: the student's configuration or a change of it is wrong.
+    """
+    own: dict[str, Any] = {"output_dir": str(plan.output_dir / f"round-{number}")}
     if number < plan.rounds:
-        changes["tracking.model_name"] = None
-    return with_changes(read_yaml_mapping(plan.student), changes, "overrides")
+        own["tracking.model_name"] = None
+    content = with_changes(read_yaml_mapping(plan.student), plan.overrides, "overrides")
+    content = with_changes(content, {**own, **(changes or {})}, "distillation")
+    return anchored(validate(settings, content, f"{plan.student} with overrides"), root_directory())
 
 
 def write_predictions(models: Mapping[str, Path], student: TrainingPlan, directory: Path) -> Path:
@@ -121,8 +132,3 @@ def _check_teacher(name: str, model: SavedModel, student: TrainingPlan, data: Ru
     if trained_on.get("refit_steps") is not None and not student.training.refit:
         problem = "was trained on the validation clips, which choose the student's epoch"
         raise InputError(name, "refit_steps", problem, "refit the student too, or name a teacher that is no refit")
-
-
-def validated(settings: type[TrainingPlan], content: Mapping[str, Any], plan: DistillationPlan) -> TrainingPlan:
-    """Return the settings of a round, with paths counted from ``VAVL_ROOT``."""
-    return anchored(validate(settings, content, f"{plan.student} with overrides"), root_directory())

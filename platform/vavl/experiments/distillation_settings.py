@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
 from vavl.config.base import FrozenConfig
 from vavl.config.places import FROM_PROJECT, FROM_ROOT
+from vavl.experiments.changes import Changes, changes_of_own_keys
 
 
 class DistillationPlan(FrozenConfig):
@@ -21,7 +22,7 @@ class DistillationPlan(FrozenConfig):
     student: Annotated[Path, FROM_PROJECT] = Field(
         description="training configuration of the student; counts from here"
     )
-    overrides: dict[str, Any] = Field({}, description="changes of it, as dotted keys or sections")
+    overrides: Changes = Field({}, description="changes of it, as dotted keys or sections")
     teachers: tuple[str, ...] = Field(
         (),
         description="models: directories of training runs, models:/NAME@ALIAS or models:/NAME/VERSION; none: the first "
@@ -30,7 +31,9 @@ class DistillationPlan(FrozenConfig):
     rounds: int = Field(1, ge=1, description="training runs; each student is the only teacher of the next")
 
     @model_validator(mode="after")
-    def _somebody_teaches(self) -> Self:
+    def _fits_together(self) -> Self:
+        for problem in changes_of_own_keys("overrides", self.overrides, ("output_dir",), "distillation"):
+            raise ValueError(problem)
         if not self.teachers and self.rounds == 1:
             raise ValueError("name teachers, or set rounds: 2 for self-training")
         return self

@@ -30,7 +30,7 @@ from vavl.experiments.trials import ParentRun, Trial, TrialEnd, TrialLog, TrialL
 from vavl.ray_session import is_local, ray_machines
 from vavl.training.checkpoint import CHECKPOINTS_DIRECTORY
 from vavl.training.driver_lock import only_driver
-from vavl.training.launch import launch_training, prepare_ray
+from vavl.training.launch import launch_training, prepare_ray, resources_of_worker
 from vavl.training.records import Report
 from vavl.training.run_directory import RunDirectory, claim_run_directory
 from vavl.training.settings import TrainingPlan, TrainingSettings
@@ -117,8 +117,8 @@ def run_trial(
             end = TrialEnd(number, "finished", metrics=read_outcome(plan.directory)["metrics"])
         except TrainingStopped:
             metrics = best_epoch_metrics(log.epochs(), plan.evaluation.select_by)
-            request = stop_request(plan.directory) or {"message": "stopped"}
-            end = TrialEnd(number, "pruned", request["message"], metrics)
+            request = stop_request(plan.directory)
+            end = TrialEnd(number, "pruned", request.message if request else "stopped", metrics)
         except Exception as error:  # noqa: BLE001  the other trials continue
             _log.exception("trial %d failed", number)
             reason = str(error) if isinstance(error, VavlError) else f"{type(error).__name__}: {error}"
@@ -207,15 +207,10 @@ def run_trials(
 
 
 def _tuner(work: Work, logs: TrialLogs, searcher: Searcher, storage: Path, seconds: float | None) -> tune.Tuner:
-    settings = work.training
-    # Ray Train asks for its workers itself; the actor that waits for them needs hardly anything.
-    resources = {"memory": float(_DRIVER_BYTES)}
-    if settings.launcher == "in_process":
-        resources = {"CPU": float(settings.cpus_per_worker), "GPU": float(settings.gpus_per_worker)}
     return tune.Tuner(
         tune.with_resources(
             tune.with_parameters(_train_in_tune, logs=logs, seconds=seconds),
-            tune.PlacementGroupFactory([{name: amount for name, amount in resources.items() if amount}]),
+            tune.PlacementGroupFactory([resources_of_trial(work.training)]),
         ),
         tune_config=tune.TuneConfig(
             num_samples=work.total,
@@ -231,6 +226,14 @@ def _tuner(work: Work, logs: TrialLogs, searcher: Searcher, storage: Path, secon
             failure_config=tune.FailureConfig(max_failures=1),
         ),
     )
+
+
+def resources_of_trial(settings: TrainingSettings) -> dict[str, float]:
+    """Return what the actor of a trial asks of Ray, by Ray's names."""
+    if settings.launcher == "in_process":
+        return resources_of_worker(settings)
+    # Ray Train asks for its workers itself; the actor that waits for them needs hardly anything.
+    return {"memory": float(_DRIVER_BYTES)}
 
 
 def _train_in_tune(config: Mapping[str, Any], logs: TrialLogs, seconds: float | None) -> None:

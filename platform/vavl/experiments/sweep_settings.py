@@ -13,9 +13,8 @@ from urllib.parse import urlsplit
 from pydantic import BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from vavl.config.base import FrozenConfig
-from vavl.config.load import leaves
 from vavl.config.places import FROM_PROJECT, FROM_ROOT
-from vavl.experiments.comparison_settings import Changes
+from vavl.experiments.changes import Changes, changes_of_own_keys, is_prefix
 from vavl.metrics.names import CONDITIONS, VALIDATION
 
 Value = float | int | str | bool | None | list[Any] | dict[str, Any]
@@ -167,11 +166,6 @@ Search = Annotated[
 """Axes by the dotted path of the setting; read from dotted keys or sections, mixed as one likes."""
 
 
-def is_prefix(first: str, second: str) -> bool:
-    """Tell whether the setting ``second`` is ``first`` or lies in it."""
-    return f"{second}.".startswith(f"{first}.")
-
-
 class Objective(FrozenConfig):
     """A validation metric that the sweep improves."""
 
@@ -284,10 +278,7 @@ class SweepPlan(FrozenConfig):
         for first, second in pairwise(sorted(self.search, key=lambda path: f"{path}.")):
             if is_prefix(first, second):
                 yield f"search: {second} lies in {first}"
-        for keys, _ in leaves(self.overrides):
-            for own in _OWN_KEYS:
-                if is_prefix(own, ".".join(keys)):
-                    yield f"overrides: {own} belongs to the sweep and cannot be changed here"
+        yield from changes_of_own_keys("overrides", self.overrides, _OWN_KEYS, "sweep")
 
     def _wrong_points(self) -> Iterator[str]:
         for index, point in enumerate(self.first_points):

@@ -30,6 +30,7 @@ from torch import Tensor
 from vavl.config.base import FrozenConfig
 from vavl.config.files import read_json, sha256_of_file, write_json
 from vavl.errors import TrainingError, VavlError
+from vavl.store.remote_files import PassingError
 from vavl.training.storage import RunStorage
 
 LOOP_FILE = "loop.json"
@@ -149,10 +150,15 @@ def problem_of(storage: RunStorage, *, by_size: bool = False) -> str | None:
     """Say what is wrong with a checkpoint, None if it is whole.
 
     ``by_size``: compare sizes alone, for a checkpoint that is fetched and compared afterwards.
+
+    Raises:
+        PassingError: object storage is away for a moment, which tears no checkpoint.
     """
     try:
         expected = _expected_files(storage)
     except (VavlError, ValueError, KeyError, TypeError) as error:
+        if storage.is_remote and isinstance(error, PassingError):
+            raise
         return getattr(error, "problem", None) or f"an entry of its files cannot be read: {error}"
     if isinstance(expected, str):
         return expected

@@ -34,6 +34,7 @@ from vavl.config.files import write_json
 from vavl.errors import InputError, TrainingError, TrainingStopped
 from vavl.ray_session import is_local, join_ray, ray_machines
 from vavl.tracking.journal import JournalSink
+from vavl.tracking.relocation import refuse_moved
 from vavl.tracking.settings import TrackingSettings
 from vavl.training.checkpoint import CHECKPOINTS_DIRECTORY, newest_step, remove_old
 from vavl.training.collectives import CPU_BACKEND, GPU_BACKEND
@@ -43,9 +44,10 @@ from vavl.training.engine import no_gpu
 from vavl.training.progress import TrainingProgress
 from vavl.training.ray_worker import RunCallback, first_failure, in_short, train_on_ray_worker
 from vavl.training.records import Record, Report, event
+from vavl.training.run_data import check_run
 from vavl.training.run_directory import RunDirectory, claim_run_directory, resolved
 from vavl.training.settings import TrainingPlan, TrainingSettings
-from vavl.training.stop import StopWatch, ask_to_stop, clear_stop, in_thread, stop_on_signals, stop_reason
+from vavl.training.stop import StopWatch, ask_to_stop, clear_stop, in_thread, stop_on_signals, stop_request
 from vavl.training.storage import RunStorage
 from vavl.training.throughput import GpuSampler, system_records
 from vavl.training.training_result import TrackedTraining, result_rows, training_summary
@@ -66,6 +68,18 @@ _ENVIRONMENT = {
     # After a lost node Ray asks for it until this time is over, then for what is left.
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": str(_START_SECONDS),
 }
+
+
+def check_training(plan: TrainingPlan, tracking: TrackingSettings) -> None:
+    """Check what a training run reads and where it writes, and log what it trains on and what there is for it.
+
+    Raises:
+        VavlError: see ``check_run`` and ``refuse_moved``.
+    """
+    check_run(plan)
+    refuse_moved(tracking)
+    if plan.training.launcher == "ray":
+        log_capacity(plan.training)
 
 
 def train_and_report(plan: TrainingPlan, tracking: TrackingSettings) -> None:
@@ -148,7 +162,8 @@ def _train_on_ray(plan: TrainingPlan, directory: RunDirectory, sink: Report) -> 
     settings = plan.training
 
     def check() -> None:
-        if stop_reason(plan.output_dir) == "stop":
+        asked = stop_request(plan.output_dir)
+        if asked is not None and asked.reason == "stop":
             raise stopped(plan.output_dir)
 
     while True:

@@ -32,7 +32,8 @@ from vavl.config.files import make_directory, read_json, write_json
 from vavl.config.load import save_config
 from vavl.config.places import CACHE_VARIABLE
 from vavl.errors import ConfigError, InputError, VavlError
-from vavl.store.store_cache import run_cache_directory
+from vavl.store.store import read_content
+from vavl.store.store_cache import local_store, run_cache_directory
 from vavl.store.store_versions import LATEST, pinned_store, split_version
 from vavl.training.driver_lock import LOCK_FILE
 from vavl.training.settings import TrainingPlan
@@ -303,10 +304,14 @@ def run_id_at(output_dir: Path | str) -> str | None:
     return None if record is None else str(record["run_id"])
 
 
-def finished_hash(directory: Path) -> str | None:
-    """Return the configuration hash of the finished run in ``directory``, None where there is none."""
-    record = read_record(RunStorage(directory))
-    return str(record["config_hash"]) if record is not None and record["state"] == "finished" else None
+def is_finished(plan: TrainingPlan) -> bool:
+    """Tell whether the plan's directory holds this very run with its results, on the features of the plan's store."""
+    record = _earlier(plan)
+    if record is None or (record["state"], record["config_hash"]) != ("finished", plan.config_hash):
+        return False
+    outcome = RunStorage(plan.output_dir).read(OUTCOME_FILE)
+    features = read_content(local_store(plan.data.store))["store_hash"]
+    return outcome is not None and bool(json.loads(outcome).get("store_hash") == features)
 
 
 def _earlier(plan: TrainingPlan) -> dict[str, Any] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -77,7 +78,7 @@ class TrainingSettings(FrozenConfig):
     )
     cpus_per_worker: float = Field(1, gt=0, description="also the threads of a worker, rounded up")
     gpus_per_worker: float = Field(0, ge=0, le=1, description="0 = CPU; a worker drives one GPU at most")
-    resources_per_worker: dict[str, float] = Field(
+    resources_per_worker: dict[str, Annotated[float, Field(gt=0)]] = Field(
         {}, description='other resources by Ray\'s names: {memory: 8e9, "accelerator_type:A100": 0.001}'
     )
     zero_stage: int = Field(
@@ -171,7 +172,7 @@ class TrainingSettings(FrozenConfig):
     @property
     def threads(self) -> int:
         """Threads of the numeric libraries in a worker."""
-        return int(self.cpus_per_worker) or 1
+        return math.ceil(self.cpus_per_worker)
 
     @model_validator(mode="after")
     def _combinations(self) -> Self:

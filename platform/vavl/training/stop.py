@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as StillRunning
 from pathlib import Path
 from types import FrameType
-from typing import Literal, TypeVar
+from typing import Literal, NamedTuple, TypeVar
 
 from vavl.errors import VavlError
 from vavl.training.storage import RunStorage
@@ -25,24 +25,37 @@ _REMOTE_POLL_SECONDS = 2.0
 Reason = Literal["stop", "resize"]
 
 
+class StopRequest(NamedTuple):
+    """What ``stop.json`` asks for."""
+
+    reason: Reason
+    message: str
+
+
 def ask_to_stop(output_dir: Path | str, reason: Reason, message: str) -> None:
-    """Ask the workers of a run to write a checkpoint after their step and to stop."""
-    content = {"reason": reason, "message": message, "time": time.time()}
-    RunStorage(output_dir).write(STOP_FILE, json.dumps(content).encode())
+    """Ask the workers of a run to write a checkpoint after their step and to stop.
+
+    A resize gives way to what was asked before: a run that somebody stopped must not start again.
+    """
+    content = json.dumps({"reason": reason, "message": message, "time": time.time()}).encode()
+    storage = RunStorage(output_dir)
+    if reason == "resize":
+        storage.create(STOP_FILE, content)
+    else:
+        storage.write(STOP_FILE, content)
 
 
-def stop_request(output_dir: Path | str) -> dict[str, str] | None:
-    """Return ``reason`` and ``message`` of the request, None without one."""
+def stop_request(output_dir: Path | str) -> StopRequest | None:
+    """Return what is asked for, None without a request; a file that a person made, e.g. an empty one, asks to stop."""
     content = RunStorage(output_dir).read(STOP_FILE)
-    return None if content is None else dict(json.loads(content))
-
-
-def stop_reason(output_dir: Path | str) -> Reason | None:
-    """Return why the run was asked to stop, None if it was not."""
-    request = stop_request(output_dir)
-    if request is None:
+    if content is None:
         return None
-    return "resize" if request["reason"] == "resize" else "stop"
+    try:
+        found = dict(json.loads(content))
+    except (ValueError, TypeError):
+        found = {}
+    reason: Reason = "resize" if found.get("reason") == "resize" else "stop"
+    return StopRequest(reason, str(found.get("message", f"asked by {STOP_FILE}")))
 
 
 def clear_stop(output_dir: Path | str) -> None:

@@ -16,7 +16,7 @@ from vavl.experiments.sweep_settings import SweepPlan
 from vavl.training.launch import stopped
 from vavl.training.run_directory import RunDirectory
 from vavl.training.settings import TrainingPlan
-from vavl.training.stop import clear_stop, stop_reason
+from vavl.training.stop import clear_stop, stop_request
 
 METRIC = "validation/audio_video/accuracy"
 RATE = "training.optimizer.learning_rate"
@@ -81,7 +81,7 @@ class Actor:
                 raise RuntimeError("the machine is gone")
             if plan.output_dir.name == f"trial-{self.killed_in or -1:04d}" and epoch == 2:
                 raise Killed
-            if stop_reason(plan.output_dir) == "stop":
+            if stop_request(plan.output_dir):
                 raise stopped(plan.output_dir)
         write_json(plan.output_dir / "outcome.json", {"metrics": {METRIC: metrics[METRIC]}})
 

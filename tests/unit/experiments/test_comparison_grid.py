@@ -181,6 +181,9 @@ def test_finished_means_the_same_settings_on_the_same_features(comparison, train
     state = read_json(plan.output_dir / "run.json")
     write_json(plan.output_dir / "run.json", {**state, "state": "running"})
     assert plan_grid(comparison(**one, overrides=short)).kept == ()
+    write_json(plan.output_dir / "run.json", state)
+    (plan.output_dir / "outcome.json").unlink()  # what a run that was stopped lacks
+    assert plan_grid(comparison(**one, overrides=short)).kept == ()
 
 
 def test_a_run_of_an_earlier_version_is_kept(comparison, train):

@@ -10,11 +10,18 @@ import pytest
 
 from vavl.config.load import validate
 from vavl.errors import ConfigError, InputError
-from vavl.experiments.distillation import predict_training_clips, write_predictions
+from vavl.experiments.distillation import (
+    PREDICTIONS,
+    UNTAUGHT,
+    predict_training_clips,
+    student_plan,
+    write_predictions,
+)
 from vavl.experiments.distillation_settings import DistillationPlan
+from vavl.job_config import TrainModelJob
 from vavl.models.saved_model import ClipFeatures, load_model
 from vavl.training.run import prepare_run
-from vavl.training.run_data import open_run_data
+from vavl.training.run_data import check_plan, open_run_data
 from vavl.training.worker import train_on_worker
 
 CORPUS = {"without_audio": (0,), "without_video": (1,), "without_label": (1, 2)}
@@ -120,6 +127,30 @@ def test_a_teacher_that_may_have_seen_the_measured_clips_is_refused(plan, teache
     with pytest.raises(InputError, match=r"refit_steps: was trained on the validation clips"):
         write_predictions({"refit": refit}, plan("student"), tmp_path)
     write_predictions({"refit": refit}, plan("student", training={"refit": True, "max_steps": 2}), tmp_path)
+
+
+def test_a_student_is_measured_against_its_own_pseudo_labels_only_where_nobody_else_teaches(training_file, tmp_path):
+    """All its clips have labels: its own teacher would have nothing to teach, others have."""
+    content = {"output_dir": tmp_path, "student": training_file, "rounds": 2, "teachers": ["a"]}
+    weight = {"overrides": {"objectives.pseudo_label.weight": 0.5}}
+    job = validate(DistillationPlan, {**content, **weight}, "here")
+    with pytest.raises(ConfigError, match="every training clip has a label"):
+        check_plan(student_plan(TrainModelJob, job, 1))
+    untaught = student_plan(TrainModelJob, job, 1, UNTAUGHT)
+    check_plan(untaught)
+    assert untaught.tracking.model_name is None
+    taught = student_plan(TrainModelJob, job, 2, {PREDICTIONS: "teachers.parquet"})
+    assert taught.tracking.model_name == "trained"
+    assert taught.objectives.pseudo_label.weight == 0.5
+    assert (taught.output_dir, str(taught.objectives.pseudo_label.predictions)) == (
+        tmp_path / "round-2", "teachers.parquet",
+    )  # fmt: skip
+
+
+def test_the_directory_of_a_round_cannot_be_chosen():
+    content = {"output_dir": "a", "student": "b.yaml", "rounds": 2, "overrides": {"output_dir": "c"}}
+    with pytest.raises(ConfigError, match="output_dir belongs to the distillation"):
+        validate(DistillationPlan, content, "here")
 
 
 def test_nobody_to_learn_from_is_refused():

@@ -7,10 +7,11 @@ import pickle
 
 import pytest
 
-from vavl.experiments.runner import _Searcher, best_epoch_metrics, run_trial
+from vavl.experiments.runner import _Searcher, best_epoch_metrics, resources_of_trial, run_trial
 from vavl.experiments.sweep import open_sweep, plans_of
 from vavl.experiments.trials import TrialEnd, read_end, write_end
 from vavl.training.driver_lock import LOCK_FILE, only_driver
+from vavl.training.settings import TrainingSettings
 from vavl.training.stop import ask_to_stop
 
 METRIC = "validation/audio_video/accuracy"
@@ -200,3 +201,11 @@ def test_the_best_epoch_is_the_first_of_equals_and_needs_all_its_metrics():
     assert best_epoch_metrics(epochs, [METRIC]) == {METRIC: 0.7}
     assert best_epoch_metrics(epochs, [METRIC, "validation/audio_video/loss"])["validation/audio_video/loss"] == 3.0
     assert best_epoch_metrics([], [METRIC]) == {}
+
+
+def test_a_trial_asks_for_all_that_its_process_takes_and_for_next_to_nothing_where_workers_ask_themselves():
+    asked = {"cpus_per_worker": 2, "resources_per_worker": {"memory": 3e9, "studio": 1}}
+    alone = TrainingSettings.model_validate({"launcher": "in_process", "engine": "torch", **asked})
+    assert resources_of_trial(alone) == {"CPU": 2, "memory": 3e9, "studio": 1}
+    on_ray = TrainingSettings.model_validate({"launcher": "ray", "gpus_per_worker": 1, **asked})
+    assert resources_of_trial(on_ray) == {"memory": 2**28}

@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 
 from vavl.config.files import sha256_of_file
 from vavl.errors import TrainingError
+from vavl.store.remote_files import PassingError, RemoteDirectory
 from vavl.training import checkpoint_files
 from vavl.training.checkpoint import Checkpoints, checkpoint_names, remove_old
 from vavl.training.checkpoint_files import CheckpointValues, LoopState, Snapshot, shares
@@ -186,6 +187,24 @@ def test_a_torn_checkpoint_is_skipped_with_a_message_and_the_one_before_is_used(
     assert message in told
     assert names(tmp_path) == [1]  # it crowds out no whole one, and stays to be looked at
     assert len(list((tmp_path / "checkpoints").glob("torn-step-00000002-*"))) == 1
+
+
+def test_object_storage_that_is_away_for_a_moment_tears_no_checkpoint(engine, tmp_path, monkeypatch):
+    folder = Checkpoints(f"memory://{tmp_path.name}/run", keep=3)
+    save(folder, engine(1), at(1))
+    save(folder, engine(2), at(2))
+    read = RemoteDirectory.read_if_there
+
+    def away(directory, name):
+        if directory.address.endswith("step-00000002") and name == "rank-000.json":
+            raise PassingError(directory.address, "", "cannot be read: a server that is busy", "try again")
+        return read(directory, name)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(RemoteDirectory, "read_if_there", away)
+        with pytest.raises(PassingError):
+            folder.newest(tmp_path)
+    assert folder.newest(tmp_path).state.step == 2
 
 
 def test_when_all_are_torn_the_run_starts_anew(folder, engine, tmp_path):

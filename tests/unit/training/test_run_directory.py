@@ -12,7 +12,7 @@ from copied_store import copy_store, relabelled_copy
 from vavl.config.load import read_config
 from vavl.errors import InputError
 from vavl.store.store_versions import push_store
-from vavl.training.run_directory import claim_run_directory, finished_hash, resolved
+from vavl.training.run_directory import claim_run_directory, is_finished, resolved
 from vavl.training.settings import TrainingPlan
 
 
@@ -89,7 +89,7 @@ def test_a_run_file_that_says_nothing_usable_is_refused_and_nothing_is_moved(pla
     claim_run_directory(chosen)
     (chosen.output_dir / "run.json").write_text(json.dumps({**state(chosen), **changes}))
     before = sorted(chosen.output_dir.rglob("*"))
-    for use in (resolved, claim_run_directory, lambda plan: finished_hash(plan.output_dir)):
+    for use in (resolved, claim_run_directory, is_finished):
         with pytest.raises(InputError) as refused:
             use(chosen)
         assert refused.value.file == str(chosen.output_dir / "run.json")

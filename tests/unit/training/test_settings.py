@@ -36,6 +36,7 @@ def test_the_optimizer_defaults_are_those_of_the_paper():
         ({"workers": [0, 2]}, "workers: .*write a number from 1 up"),
         ({"workers": [3, 2]}, r"workers=\[3, 2\]: write \[least, most\]"),
         ({"workers": 2, "gpus_per_worker": 0.5}, "several workers cannot share a GPU"),
+        ({"resources_per_worker": {"studio": 0}}, "resources_per_worker.studio: .*greater than 0"),
         ({"offload": "optimizer"}, "offload=optimizer needs zero_stage 1, 2 or 3"),
         ({"offload": "optimizer_and_weights", "zero_stage": 2}, "offload=optimizer_and_weights needs zero_stage 3"),
         ({"offload": "optimizer", "engine": "torch"}, "offload=optimizer needs engine: deepspeed"),
@@ -95,6 +96,11 @@ def test_micro_batches_follow_from_the_workers_and_bound_a_forward_pass(most, wo
     assert settings.micro_batches(16, workers) == micro_batches
     share = -(-16 // workers)
     assert most is None or -(-share // micro_batches) <= most
+
+
+@pytest.mark.parametrize(("cpus", "threads"), [(0.25, 1), (1, 1), (1.5, 2), (4, 4)])
+def test_a_worker_has_as_many_threads_as_cpus_rounded_up(cpus, threads):
+    assert TrainingSettings(cpus_per_worker=cpus).threads == threads
 
 
 @pytest.mark.parametrize("training", HOW, ids=str)

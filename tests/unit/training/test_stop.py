@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from vavl.training.stop import StopWatch, ask_to_stop, clear_stop, in_thread, stop_on_signals, stop_reason, stop_request
+from vavl.training.stop import StopWatch, ask_to_stop, clear_stop, in_thread, stop_on_signals, stop_request
 
 
 @pytest.mark.parametrize("kind", [signal.SIGTERM, signal.SIGINT])
@@ -20,7 +20,7 @@ def test_the_first_signal_asks_to_stop_and_the_second_has_its_old_meaning(tmp_pa
     try:
         with stop_on_signals(tmp_path):
             os.kill(os.getpid(), kind)
-            assert stop_reason(tmp_path) == "stop"
+            assert stop_request(tmp_path).reason == "stop"
             assert not heard
             os.kill(os.getpid(), kind)
             assert heard == [kind]
@@ -34,7 +34,7 @@ def test_the_first_signal_asks_to_stop_and_the_second_has_its_old_meaning(tmp_pa
 def test_signals_are_heard_while_work_runs_in_a_thread(tmp_path):
     def work():
         for _ in range(500):
-            if stop_reason(tmp_path) is not None:
+            if stop_request(tmp_path):
                 return
             time.sleep(0.01)
         raise AssertionError("never asked to stop")
@@ -42,7 +42,7 @@ def test_signals_are_heard_while_work_runs_in_a_thread(tmp_path):
     with stop_on_signals(tmp_path):
         threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGTERM)).start()
         in_thread(work)
-    assert stop_reason(tmp_path) == "stop"
+    assert stop_request(tmp_path).reason == "stop"
 
 
 def test_an_error_of_the_work_comes_through():
@@ -80,9 +80,26 @@ def test_requests_are_seen_by_a_watch_and_can_be_forgotten(tmp_path):
     ask_to_stop(tmp_path, "resize", "place for 4")
     time.sleep(0.25)  # it looks a few times a second only
     assert watch.is_asked()
-    assert stop_request(tmp_path)["message"] == "place for 4"
+    assert stop_request(tmp_path) == ("resize", "place for 4")
     clear_stop(tmp_path)
     clear_stop(tmp_path)
-    assert stop_reason(tmp_path) is None
+    assert stop_request(tmp_path) is None
     assert watch.is_asked()  # what was heard was heard
     assert not StopWatch(tmp_path).is_asked()
+
+
+def test_a_run_that_somebody_stopped_is_not_resized_and_the_other_way_round_it_stops(tmp_path):
+    ask_to_stop(tmp_path, "stop", "SIGTERM")
+    ask_to_stop(tmp_path, "resize", "place for 4")
+    assert stop_request(tmp_path) == ("stop", "SIGTERM")
+    clear_stop(tmp_path)
+    ask_to_stop(tmp_path, "resize", "place for 4")
+    ask_to_stop(tmp_path, "stop", "SIGTERM")
+    assert stop_request(tmp_path) == ("stop", "SIGTERM")
+
+
+@pytest.mark.parametrize("content", ["", "stop", "[1]", "{}", '{"reason": "enough"}'])
+def test_a_file_that_a_person_made_asks_to_stop(tmp_path, content):
+    (tmp_path / "stop.json").write_text(content)
+    assert StopWatch(tmp_path).is_asked()
+    assert stop_request(tmp_path) == ("stop", "asked by stop.json")
