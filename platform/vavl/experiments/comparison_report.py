@@ -17,7 +17,7 @@ from vavl.experiments.comparison_settings import SINGLE_PROCESS
 from vavl.experiments.trials import SUMMARY_FILE
 from vavl.metrics.names import CONDITIONS
 from vavl.reports.plots import LEGEND, PLOTS_DIRECTORY, Plot, draw_intervals, style_axes, write_plots
-from vavl.reports.render import write_page
+from vavl.reports.render import is_share, number, write_page
 from vavl.reports.theme import CONDITION_TITLES, LIGHT
 from vavl.training.training_result import corpus_words, label_words
 
@@ -71,7 +71,9 @@ def result_rows(comparison: Comparison) -> list[tuple[str, str]]:
 
 
 def _shown(score: GroupScore) -> str:
-    return "{} [{}, {}]".format(*score.words)
+    in_percent, sign, interval = is_share(score.measure), "+" if score.against else "", score.interval
+    value, low, high = (number(one, in_percent, sign) for one in (interval.value, interval.low, interval.high))
+    return f"{value} [{low}, {high}]"
 
 
 def write_pages(comparison: Comparison) -> list[Path]:

@@ -26,6 +26,7 @@ from vavl.experiments.trials import SUMMARY_FILE, TrialEnd, write_csv
 from vavl.metrics.names import AUDIO, AUDIO_VIDEO, CONDITIONS, VIDEO, metric_name
 from vavl.metrics.paired import Interval, SpeakerSums, difference_interval, fold_scores, gather, score_interval
 from vavl.metrics.scores import SummedScore, attribute_measures, class_measures, sums_of_speakers
+from vavl.reports.render import is_share
 from vavl.store.store_cache import local_store
 from vavl.training.worker import PREDICTIONS_DIRECTORY
 
@@ -63,16 +64,6 @@ class GroupScore:
     runs: int  # that it rests on
     folds: Mapping[int, float] = field(default_factory=dict)  # score by fold, empty for a difference
     against: str = ""  # set that was subtracted; "" for a score
-
-    @property
-    def words(self) -> tuple[str, str, str]:
-        """Value and ends of the interval as text, shares in percent, differences with their sign."""
-        scale, digits = (1, 3) if self.measure.startswith("ccc") else (100, 1)
-        sign, interval = "+" if self.against else "", self.interval
-        value, low, high = (
-            f"{scale * part:{sign}.{digits}f}" for part in (interval.value, interval.low, interval.high)
-        )
-        return value, low, high
 
 
 def read_run(run: PlannedRun, split: str, measures: Measures) -> FinishedRun:
@@ -175,7 +166,7 @@ class Comparison:
     @property
     def is_share(self) -> bool:
         """True where the main measure is a share, shown in percent."""
-        return not self.main_measure.startswith("ccc")
+        return is_share(self.main_measure)
 
     @property
     def main_scores(self) -> list[GroupScore]:

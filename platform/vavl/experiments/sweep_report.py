@@ -17,12 +17,11 @@ from vavl.experiments.sweep_result import SweepResult
 from vavl.experiments.sweep_settings import Axis, ChoiceAxis, name_of
 from vavl.experiments.trials import TrialEnd
 from vavl.reports.plots import DASHED, LEGEND, PLOTS_DIRECTORY, Plot, legend_below, new_figure, write_plots
-from vavl.reports.render import number, write_page
+from vavl.reports.render import is_share, number, write_page
 from vavl.reports.theme import LIGHT
 from vavl.store.store_cache import local_store
 
 _ROW_HEIGHT = 0.24
-_NO_SHARES = ("ccc", "loss")
 _STATES = {"finished": "trained to its end", "pruned": "stopped early"}
 _POINTS = {"s": 32, "edgecolors": LIGHT.audio_video, "linewidths": 1.2}
 
@@ -30,11 +29,6 @@ _POINTS = {"s": 32, "edgecolors": LIGHT.audio_video, "linewidths": 1.2}
 def titles_of(result: SweepResult) -> list[str]:
     """Return the objectives as they are to be read, e.g. ``validation audio_video accuracy``."""
     return [goal.metric.replace("/", " ").replace("_", " ") for goal in result.plan.objectives]
-
-
-def is_share(result: SweepResult) -> bool:
-    """Tell whether the first objective is a share, shown in percent."""
-    return not result.plan.objectives[0].metric.rpartition("/")[2].startswith(_NO_SHARES)
 
 
 def sweep_plots(result: SweepResult) -> Iterator[Plot]:
@@ -81,7 +75,7 @@ def sweep_plots(result: SweepResult) -> Iterator[Plot]:
 def history_figure(result: SweepResult) -> Figure:
     """Draw the first objective over the number of the trial."""
     figure, axes = new_figure((5.6, 3.5))
-    scale = 100 if is_share(result) else 1
+    scale = 100 if is_share(result.plan.objectives[0].metric) else 1
     for state, label in _STATES.items():
         own = [trial for trial in result.scored if trial.state == state]
         if own:
@@ -124,7 +118,8 @@ def parallel_figure(result: SweepResult) -> Figure:
         style = {"color": colors(heights[-1]), "linewidth": width, "alpha": alpha, "zorder": 2 + heights[-1]}
         axes.plot(range(count + 1), heights, **style)
     ends = {0.0: float(scores.min()), 1.0: float(scores.max())}
-    of_scores = {height: number(sign * score, is_share(result)) for height, score in ends.items()}
+    in_percent = is_share(result.plan.objectives[0].metric)
+    of_scores = {height: number(sign * score, in_percent) for height, score in ends.items()}
     for position, marks in enumerate((*(marks for _, marks in columns.values()), of_scores)):
         axes.axvline(position, color=LIGHT.quiet, linewidth=0.8)
         for height, text in marks.items():
@@ -193,7 +188,7 @@ def _known(result: SweepResult, trial: TrialEnd) -> float:
 
 def _score_label(result: SweepResult) -> str:
     title = titles_of(result)[0]
-    return f"{title} (%)" if is_share(result) else title
+    return f"{title} (%)" if is_share(result.plan.objectives[0].metric) else title
 
 
 def _places(axis: Axis, values: Sequence[Any], tried: Sequence[Any]) -> tuple[list[float], dict[float, str]]:
@@ -252,7 +247,7 @@ def write_pages(result: SweepResult) -> list[Path]:
         plots={_TITLES[plot.name]: plot for plot in plots},
         facts={"corpus": corpus, **_facts(result)},
         as_text=lambda value: f"{value:.4g}" if isinstance(value, float) else str(value),
-        is_share=is_share(result),
+        is_share=is_share(result.plan.objectives[0].metric),
     )
     return [page, directory / PLOTS_DIRECTORY] if plots else [page]
 

@@ -15,7 +15,7 @@ from vavl.promotion.contest import CONSTANT_ANSWER, ConditionVerdict, Difference
 from vavl.promotion.decision import Decision
 from vavl.promotion.settings import PromotionPlan
 from vavl.reports.plots import PLOTS_DIRECTORY, Plot, new_figure, write_plots
-from vavl.reports.render import bounds, number, write_page
+from vavl.reports.render import bounds, is_share, number, write_page
 from vavl.reports.theme import CONDITION_TITLES, LIGHT
 
 _ROW_HEIGHT = 0.55
@@ -101,7 +101,7 @@ def write_pages(decision: Decision, unknown: Sequence[str], directory: Path) -> 
         facts=dict(_facts(decision)),
         marks=dict(_marks(unknown, decision)),
         conditions=CONDITION_TITLES,
-        is_share=_is_share,
+        is_share=is_share,
         threshold=_threshold_text,
     )
     return [page, *([directory / PLOTS_DIRECTORY] if plots else [])]
@@ -125,7 +125,7 @@ def _forest_figure(rows: Sequence[ConditionVerdict]) -> Figure:
     axes.axvline(0, color=LIGHT.quiet, linewidth=1)
     for height, row in enumerate(rows):
         assert row.measured is not None
-        difference, scale = row.measured.difference, 100 if _is_share(row.metric) else 1
+        difference, scale = row.measured.difference, 100 if is_share(row.metric) else 1
         color = LIGHT.of_condition(row.condition)
         face = color if row.holds else LIGHT.surface
         ends = [scale * difference.low, scale * difference.high]
@@ -138,7 +138,7 @@ def _forest_figure(rows: Sequence[ConditionVerdict]) -> Figure:
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="x", color=LIGHT.line, linewidth=0.8)
-    axes.set_xlabel("points" if all(_is_share(row.metric) for row in rows) else "difference")
+    axes.set_xlabel("points" if all(is_share(row.metric) for row in rows) else "difference")
     return figure
 
 
@@ -189,17 +189,12 @@ def _marks(unknown: Sequence[str], decision: Decision) -> Iterator[tuple[str, st
         yield "No champion to compare with", text
 
 
-def _is_share(metric: str) -> bool:
-    """Tell whether a metric is shown in percent, and its differences in points."""
-    return not metric.startswith("ccc")
-
-
 def _threshold_text(row: ConditionVerdict) -> str:
     """Return what was asked as text."""
     if row.threshold is None:
         return "not asked"
-    unit = " points" if _is_share(row.metric) else ""
-    return f"above {number(row.threshold, _is_share(row.metric), '+')}{unit}" if row.threshold else "above 0"
+    unit = " points" if is_share(row.metric) else ""
+    return f"above {number(row.threshold, is_share(row.metric), '+')}{unit}" if row.threshold else "above 0"
 
 
 def _line(row: ConditionVerdict) -> str:
@@ -207,8 +202,8 @@ def _line(row: ConditionVerdict) -> str:
     verdict = {True: "holds", False: "FAILS", None: "not asked"}[row.holds]
     if row.measured is None:
         return f"{row.metric}  {verdict}: {row.reason}"
-    found, is_share = row.measured, _is_share(row.metric)
-    difference = f"{number(found.difference.value, is_share, '+')} ({bounds(found.difference, is_share, '+')})"
+    found, in_percent = row.measured, is_share(row.metric)
+    difference = f"{number(found.difference.value, in_percent, '+')} ({bounds(found.difference, in_percent, '+')})"
     other = "champion" if found.opponent == "champion" else "constant answer"
-    scores = f"{number(found.challenger.value, is_share)} against {number(found.other.value, is_share)} ({other})"
+    scores = f"{number(found.challenger.value, in_percent)} against {number(found.other.value, in_percent)} ({other})"
     return f"{row.metric} {scores}: {difference}, asked {_threshold_text(row)}: {verdict}"

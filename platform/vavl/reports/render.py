@@ -28,6 +28,11 @@ def write_page(path: Path, template: str, title: str, subtitle: str, **content: 
     return path
 
 
+def is_share(metric: str) -> bool:
+    """Tell whether a metric is a share, shown in percent; the name may be ``<split>/<condition>/<metric>``."""
+    return not metric.rpartition("/")[2].startswith(("ccc", "loss", "soft_hgr"))
+
+
 def number(value: float | None, is_share: bool, sign: str = "") -> str:
     """Return a score as it is read: a share in percent, "-" for one that is not known.
 
