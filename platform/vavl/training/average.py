@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from vavl.training.engine import Engine, on_cpu
+from vavl.training.engine import Engine, whole_weights
 
 
 class WeightAverage:
@@ -61,12 +61,7 @@ class WeightAverage:
     @torch.no_grad()
     def weights(self, *, kept: bool = True) -> dict[str, Tensor]:
         """Return the averaged weights that are trained, in float32 on the CPU, where ``kept``. Every rank must call."""
-        found = {}
-        for name, held in self._held.items():
-            value = self._engine.whole_weight(name, held)  # collective under ZeRO-3
-            if kept:
-                found[name] = on_cpu(value)
-        return found
+        return whole_weights(self._engine, self._held.items(), kept=kept)
 
     @torch.no_grad()
     def load(self, file: Path) -> None:

@@ -39,6 +39,7 @@ from vavl.training.engine import (
     skip_unless_finite,
     trained,
     unsharded_snapshot,
+    whole_weights,
 )
 from vavl.training.settings import TrainingSettings
 
@@ -97,6 +98,7 @@ class DeepSpeedEngine:
         self._torch_optimizer = make_optimizer(network, settings)
         elements = sum(shape.numel() for shape in self._shapes.values())
         self.config = deepspeed_config(settings, rows_per_slot, self._world_size, elements, micro_batches)
+        self.is_bf16 = is_enabled(self.config, "torch_autocast")
         try:
             self._engine, _, _, _ = deepspeed.initialize(
                 model=network, optimizer=self._torch_optimizer, config=self.config, dist_init_required=False
@@ -111,13 +113,6 @@ class DeepSpeedEngine:
     def forward(self, batch: ClipBatch, key: DrawKey | None = None) -> VavlOutput:
         """Run the network through DeepSpeed's hooks."""
         output: VavlOutput = self._engine(batch, key)
-        return output
-
-    def forward_alone(self, batch: ClipBatch, key: DrawKey) -> VavlOutput:
-        """Run the network itself; not at ZeRO-3, which holds no whole weights."""
-        is_bf16 = "torch_autocast" in self.config
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=is_bf16):
-            output: VavlOutput = self.network(batch, key)
         return output
 
     def backward(self, loss: Tensor) -> None:
@@ -180,14 +175,10 @@ class DeepSpeedEngine:
 
     def full_weights(self, *, kept: bool = True) -> dict[str, Tensor]:
         """Copy the weights, from the ranks' shards under ZeRO-3."""
-        found = {}
-        for name, held in self.held_weights().items():
-            is_copy = self._is_rounded and not self.is_sharded
-            value = self._whole(self.network.get_parameter(name), WEIGHT) if is_copy else held
-            value = self.whole_weight(name, value)  # collective, so for every parameter
-            if kept:
-                found[name] = on_cpu(value)
-        return found
+        if self._is_rounded and not self.is_sharded:
+            exact = ((name, self._whole(one, WEIGHT)) for name, one in trained(self.network).items())
+            return whole_weights(self, exact, kept=kept)
+        return whole_weights(self, self.held_weights().items(), kept=kept)
 
     def held_weights(self) -> dict[str, Tensor]:
         """Return whole weights at stages 0 to 2, the local shards of the float32 ones at stage 3."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
@@ -33,12 +33,11 @@ class Engine(Protocol):
     device: torch.device
     config: dict[str, Any]
     """The engine's own configuration as it was given, to be recorded; empty without one."""
+    is_bf16: bool
+    """Whether forward passes are autocast to bfloat16."""
 
     def forward(self, batch: ClipBatch, key: DrawKey | None = None) -> VavlOutput:
         """Run the network on a micro-batch; training needs the ``key`` of its draws. Every rank must call."""
-
-    def forward_alone(self, batch: ClipBatch, key: DrawKey) -> VavlOutput:
-        """Run the network without the engine's bookkeeping, for gradients that are measured and not applied."""
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradient of one micro-batch; once per micro-batch. Every rank must call."""
@@ -122,7 +121,7 @@ class TorchEngine:
         if device.type == "cuda" and isinstance(self.network, Vavl) and not settings.compile:
             self.network.weights_side_by_side = True
         self._clipping = settings.optimizer.gradient_clipping
-        self._bf16 = settings.precision == "bf16"
+        self.is_bf16 = settings.precision == "bf16"
         self._optimizer = make_optimizer(self.network, settings)
         self._micro_batches, self._backwards = micro_batches, 0
         self._world_size = rank_and_world_size()[1]
@@ -134,21 +133,12 @@ class TorchEngine:
 
     def forward(self, batch: ClipBatch, key: DrawKey | None = None) -> VavlOutput:
         """Run the network; bf16 is autocast over float32 weights. See ``Engine``."""
-        if self._parallel is None or not torch.is_grad_enabled():
-            return self._run(self.network, batch, key)
+        parallel = self._parallel if torch.is_grad_enabled() else None
         # Gradients travel once per optimizer step, with the last micro-batch.
         is_last = (self._backwards + 1) % self._micro_batches == 0
-        waits: AbstractContextManager[None] = nullcontext() if is_last else self._parallel.no_sync()
-        with waits:
-            return self._run(self._parallel, batch, key)
-
-    def forward_alone(self, batch: ClipBatch, key: DrawKey) -> VavlOutput:
-        """Run the network itself."""
-        return self._run(self.network, batch, key)
-
-    def _run(self, network: nn.Module, batch: ClipBatch, key: DrawKey | None) -> VavlOutput:
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self._bf16):
-            output: VavlOutput = network(batch, key)
+        waits: AbstractContextManager[None] = nullcontext() if parallel is None or is_last else parallel.no_sync()
+        with waits, autocast(self):
+            output: VavlOutput = (parallel or self.network)(batch, key)
         return output
 
     def backward(self, loss: Tensor) -> None:
@@ -174,7 +164,7 @@ class TorchEngine:
 
     def full_weights(self, *, kept: bool = True) -> dict[str, Tensor]:
         """Copy the weights."""
-        return {name: on_cpu(one) for name, one in trained(self.network).items()} if kept else {}
+        return whole_weights(self, self.held_weights().items(), kept=kept)
 
     def held_weights(self) -> dict[str, Tensor]:
         """Return the weights themselves."""
@@ -196,6 +186,21 @@ class TorchEngine:
     def load(self, source: CheckpointValues) -> None:
         """Continue from a checkpoint."""
         load_unsharded(self.network, self._optimizer, source)
+
+
+def autocast(engine: Engine) -> torch.autocast:
+    """Return the context of a forward pass in the engine's precision: bfloat16 over float32 weights, or nothing."""
+    return torch.autocast(engine.device.type, dtype=torch.bfloat16, enabled=engine.is_bf16)
+
+
+def whole_weights(engine: Engine, held: Iterable[tuple[str, Tensor]], *, kept: bool) -> dict[str, Tensor]:
+    """Return whole parameters from what the ranks hold, float32 on the CPU where ``kept``. Every rank must call."""
+    found = {}
+    for name, value in held:
+        whole = engine.whole_weight(name, value)  # collective under ZeRO-3, so for every parameter
+        if kept:
+            found[name] = on_cpu(whole)
+    return found
 
 
 def compile_blocks(network: nn.Module, backend: str = "inductor") -> None:

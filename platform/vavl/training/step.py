@@ -27,6 +27,7 @@ from vavl.objectives.pseudo_label import (
     running_mean,
 )
 from vavl.training.collectives import add_over_ranks
+from vavl.training.engine import autocast
 from vavl.training.run import TrainingRun
 from vavl.training.settings import OptimizerSettings
 
@@ -178,7 +179,8 @@ def part_norms(
     trained = [one for one in run.engine.network.parameters() if one.requires_grad]
 
     def losses(batch: ClipBatch, labels: PseudoTarget | None) -> dict[str, Tensor]:
-        output = run.engine.forward_alone(replace(batch, weak=None), run.draws(step))
+        with autocast(run.engine):  # the network itself: the engine keeps no account of these passes
+            output = run.engine.network(replace(batch, weak=None), run.draws(step))
         local = run.objective.moments(output, batch, None)
         return run.objective.weighted(run.objective.parts(output, batch, local, moments, labels), step)
 

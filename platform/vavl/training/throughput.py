@@ -163,20 +163,20 @@ class StepClock:
     ) -> None:
         self._total, self._per_epoch, self._seconds_before = total, per_epoch, seconds_before
         self._utilisation, self._clock = utilisation, clock
-        self._begin = self._timed_from = self._epoch_from = self._taken_at = clock()
-        self._steps = self._frames = self._clips_of_epoch = self._untaken_clips = 0
+        self._begin = clock()
+        self._steps = self._frames = self._clips = 0
         self._paused_at: float | None = None
-        self._paused = self._last_pause = 0.0
+        self._paused = self._last_pause = self._warmed_up = 0.0
+        self._taken = self._of_earlier_epochs = (0, 0.0)  # clips and seconds in steps
         self._is_forecast = False
 
     def tick(self, clips: int, micro_batches: Sequence[ClipBatch]) -> None:
         """Count a step that has just ended: ``clips`` of its global batch, ``micro_batches`` of this rank."""
-        self._clips_of_epoch += clips
-        self._untaken_clips += clips
+        self._clips += clips
         self._steps += 1
         self._frames += sum(padded_frames(batch) for batch in micro_batches)
         if self._steps == WARM_UP_STEPS:
-            self._timed_from, self._paused, self._frames = self._clock(), 0.0, 0
+            self._warmed_up, self._frames = self._seconds, 0
 
     def pause(self) -> None:
         """Stop for the evaluation at the end of an epoch."""
@@ -184,29 +184,30 @@ class StepClock:
 
     def resume(self) -> None:
         """Begin the next epoch."""
-        now = self._clock()
-        if self._paused_at is not None:
-            self._last_pause = now - self._paused_at
-            self._paused += self._last_pause
-            self._paused_at = None
-        self._epoch_from = self._taken_at = now
-        self._clips_of_epoch = self._untaken_clips = 0
+        assert self._paused_at is not None
+        self._last_pause = self._clock() - self._paused_at
+        self._paused, self._paused_at = self._paused + self._last_pause, None
+        self._of_earlier_epochs = (self._clips, self._seconds)
 
     @property
     def clips_per_second(self) -> float:
         """Speed in this epoch, or in this attempt's part of it."""
-        return self._clips_of_epoch / max(self._now - self._epoch_from, 1e-9)
+        clips, seconds = self._of_earlier_epochs
+        return (self._clips - clips) / max(self._seconds - seconds, 1e-9)
 
     def taken_into(self, state: LoopState) -> LoopState:
         """Add the clips and seconds since the last call to the state."""
-        now = self._now
-        clips, seconds = state.trained_clips + self._untaken_clips, state.trained_seconds + now - self._taken_at
-        self._taken_at, self._untaken_clips = now, 0
-        return state.model_copy(update={"trained_clips": clips, "trained_seconds": seconds})
+        (clips, seconds), self._taken = self._taken, (self._clips, self._seconds)
+        counted = {
+            "trained_clips": state.trained_clips + self._taken[0] - clips,
+            "trained_seconds": state.trained_seconds + self._taken[1] - seconds,
+        }
+        return state.model_copy(update=counted)
 
     @property
-    def _now(self) -> float:
-        return self._clock() if self._paused_at is None else self._paused_at
+    def _seconds(self) -> float:
+        """In steps of this attempt so far."""
+        return (self._clock() if self._paused_at is None else self._paused_at) - self._begin - self._paused
 
     def forecast(self, step: int, batch: ClipBatch) -> dict[str, float]:
         """Return the forecast once, after ``MEASURED_AT`` steps of the attempt; nothing before and afterwards.
@@ -222,11 +223,11 @@ class StepClock:
         if self._is_forecast or self._steps < MEASURED_AT:
             return {}
         self._is_forecast = True
-        now, timed = self._clock(), self._steps - WARM_UP_STEPS
-        per_step = (now - self._timed_from - self._paused) / timed
+        timed = self._steps - WARM_UP_STEPS
+        per_step = (self._seconds - self._warmed_up) / timed
         epochs_left = -(-self._total // self._per_epoch) - (step + 1) // self._per_epoch
         rest = (self._total - step - 1) * per_step + epochs_left * self._last_pause
-        whole = self._seconds_before + (now - self._begin) + rest
+        whole = self._seconds_before + (self._clock() - self._begin) + rest
         found = {SECONDS_PER_STEP: per_step, EXPECTED_SECONDS: whole}
         if self._utilisation is not None:
             try:
