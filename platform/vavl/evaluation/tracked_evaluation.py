@@ -33,7 +33,6 @@ from vavl.tracking.relocation import refuse_moved
 from vavl.tracking.run import DatasetNote, TrackedRun, run_page, run_start, source_tags
 from vavl.tracking.settings import TrackingSettings, tracking_place, unreachable_reason
 from vavl.training.run_directory import EARLIER_DIRECTORY, RUN_FILE, put_aside, read_record
-from vavl.training.storage import RunStorage
 
 _SPLIT_TAG = "vavl.evaluated_split"
 _WITH_TEST = ("test", EVERY_SPLIT)
@@ -99,7 +98,7 @@ class TrackedEvaluation(TrackedRun):
 
     def __init__(self, directory: Path, settings: TrackingSettings) -> None:
         make_directory(directory)
-        if (record := read_record(RunStorage(directory), ["run_id"])) is not None:
+        if (record := read_record(directory, ["run_id"])) is not None:
             put_aside(directory, record["run_id"])
         settings = settings.model_copy(update={"system_metrics": False, "model_name": None})
         super().__init__(directory, settings, register_model)

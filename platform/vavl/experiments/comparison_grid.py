@@ -197,7 +197,7 @@ def plan_grid(comparison: ComparisonPlan) -> Grid:
 def _with_pinned_stores(plans: list[tuple[Cell, TrainingPlan]]) -> list[tuple[Cell, TrainingPlan]]:
     """Name the version of every store in full, the same for all cells, as long as the directory is the same."""
     # Of several versions that were begun with, the first run's counts.
-    begun = {plan.data.store: begun_store(plan) for _, plan in reversed(plans) if begun_store(plan) is not None}
+    begun = {plan.data.store: store for _, plan in reversed(plans) if (store := begun_store(plan)) is not None}
     pinned = {store: begun.get(store) or pinned_store(store) for store in {plan.data.store for _, plan in plans}}
     return [(cell, with_store(plan, pinned[plan.data.store])) for cell, plan in plans]
 

@@ -66,15 +66,6 @@ class GroupScore:
     against: str = ""  # set that was subtracted; "" for a score
 
 
-def read_run(run: PlannedRun, split: str, measures: Measures) -> FinishedRun:
-    """Read summary and predictions of a finished run."""
-    directory = run.plan.directory
-    summary = read_json(directory / SUMMARY_FILE)
-    conditions = trained_conditions(summary)
-    sums = speaker_sums(directory / PREDICTIONS_DIRECTORY / f"{split}.parquet", measures, conditions)
-    return FinishedRun(run, summary, sums)
-
-
 def trained_conditions(summary: Mapping[str, Any]) -> tuple[str, ...]:
     """Return the conditions whose weights some label has trained: scores of the others mean nothing."""
     frozen = set(summary["frozen_parts"])
@@ -231,7 +222,11 @@ class Results:
         return Comparison(self._plan, self._grid, tuple(measures), finished, scores, differences)
 
     def _read(self, number: int) -> FinishedRun:
-        return read_run(self._grid.runs[number], self._plan.split, self._measures)
+        """Read summary and predictions of a finished run."""
+        run = self._grid.runs[number]
+        summary = read_json(run.plan.directory / SUMMARY_FILE)
+        predictions = run.plan.directory / PREDICTIONS_DIRECTORY / f"{self._plan.split}.parquet"
+        return FinishedRun(run, summary, speaker_sums(predictions, self._measures, trained_conditions(summary)))
 
     def _in_order(self) -> list[FinishedRun]:
         return [self._finished[number] for number in sorted(self._finished)]

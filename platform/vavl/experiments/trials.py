@@ -25,7 +25,7 @@ from vavl.training.records import Record
 from vavl.training.run_directory import OUTCOME_FILE, RunDirectory
 from vavl.training.settings import TrainingPlan
 from vavl.training.throughput import RUN_MEMORY, peak_memory_bytes
-from vavl.training.training_result import choice_tags, dataset_note, version_tags
+from vavl.training.training_result import training_start, version_tags
 from vavl.training.worker import read_outcome
 
 SUMMARY_FILE = "summary.json"
@@ -121,10 +121,9 @@ class TrialLog:
 
     def start(self, plan: TrainingPlan, claimed: RunDirectory) -> None:
         """Record settings and data."""
-        dataset, tracking = dataset_note(plan), self._logs.tracking.model_copy(update={"run_name": self._name})
-        own = {"vavl.config_hash": plan.config_hash, **dataset.tags, **choice_tags(plan)}
-        tags = {**self._logs.source, **self._tags, **own}
-        payload = run_start(plan, tracking, claimed.run_id, dataset, tags, self._logs.parent)
+        tracking = self._logs.tracking.model_copy(update={"run_name": self._name})
+        tags = {**self._logs.source, **self._tags}
+        payload = training_start(plan, tracking, claimed.run_id, tags, self._logs.parent)
         settings = plan.model_dump(mode="json")
         payload["params"] |= {f"search.{path}": value_at(settings, path) for path in self._logs.searched}
         self.journal.append("run_start", **payload)

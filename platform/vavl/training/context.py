@@ -88,11 +88,11 @@ class Watchdog:
         Args:
             least_seconds: what the next thing may take at least, whatever the timeout of a step is; None: any time.
         """
-        if least_seconds is None and self._file is not None:
-            faulthandler.cancel_dump_traceback_later()
-        elif self._timeout is not None and self._file is not None and least_seconds is not None:
-            seconds = max(self._timeout, least_seconds)
-            faulthandler.dump_traceback_later(seconds, exit=True, file=self._file)
+        if self._file is None or self._timeout is None:
+            return
+        faulthandler.cancel_dump_traceback_later()
+        if least_seconds is not None:
+            faulthandler.dump_traceback_later(max(self._timeout, least_seconds), exit=True, file=self._file)
 
     def stop(self) -> None:
         """Watch no more."""

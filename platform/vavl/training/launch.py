@@ -31,7 +31,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 
 from vavl.config.command_line import print_table
 from vavl.config.files import write_json
-from vavl.errors import InputError, TrainingError, TrainingStopped
+from vavl.errors import InputError, TrainingError, TrainingStopped, VavlError
 from vavl.ray_session import is_local, join_ray, ray_machines
 from vavl.tracking.journal import JournalSink
 from vavl.tracking.relocation import refuse_moved
@@ -195,11 +195,15 @@ class _Growth:
         if self._most >= settings.most_workers or now < self._next or self.message:
             return
         self._next = now + _POLL_SECONDS
-        more = min(settings.most_workers - self._most, free_workers(settings))
-        self._since = (self._since or now) if more > 0 else None
-        if self._since is not None and now - self._since >= settings.faults.grow_after_seconds:
-            self.message = f"resources for {self._most + more} workers instead of {self._most}"
-            ask_to_stop(self._plan.output_dir, "resize", self.message)
+        try:
+            more = min(settings.most_workers - self._most, free_workers(settings))
+            self._since = (self._since or now) if more > 0 else None
+            if self._since is not None and now - self._since >= settings.faults.grow_after_seconds:
+                message = f"resources for {self._most + more} workers instead of {self._most}"
+                ask_to_stop(self._plan.output_dir, "resize", message)
+                self.message = message
+        except (VavlError, RayError) as error:  # cluster or storage are away for a moment: growing is not worth the run
+            _log.warning("the run cannot look for more workers now: %s", error)
 
 
 def _fit(plan: TrainingPlan, run_id: str, most: int, sink: Report) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from vavl.errors import InputError, TrainingError, VavlError
 from vavl.training.checkpoint import CHECKPOINTS_DIRECTORY, PendingWrite
 from vavl.training.context import LocalContext, Watchdog, read_stacks, stacks_directory
 from vavl.training.records import Record, event
-from vavl.training.run_directory import run_id_at
+from vavl.training.run_directory import read_record
 from vavl.training.settings import FaultSettings, TrainingPlan, TrainingSettings
 from vavl.training.stop import StopWatch
 from vavl.training.storage import RunStorage
@@ -226,7 +226,8 @@ def first_failure(errors: Mapping[int, Exception]) -> VavlError | None:
 
 def _check_storage(output_dir: Path | str, run_id: str) -> None:
     """Refuse a machine that does not share the run's directory with the driver."""
-    seen = run_id_at(output_dir)
+    record = read_record(output_dir)
+    seen = None if record is None else record["run_id"]
     if seen != run_id:
         problem = f"machine {os.uname().nodename} sees {seen or 'no run'} there, not {run_id}"
         fix = "put output_dir on storage that all machines of the cluster share, or on object storage"

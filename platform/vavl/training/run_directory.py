@@ -87,7 +87,7 @@ class RunDirectory:
         """Fetch the driver's files from an address, unless this machine was the last to publish."""
         if not self.storage.is_remote:
             return
-        there, here = read_record(self.storage), read_record(RunStorage(self.path))
+        there, here = read_record(self.storage.address), read_record(self.path)
         revision = (there or {}).get("revision")
         if revision is not None and revision == (here or {}).get("revision"):
             return
@@ -224,7 +224,7 @@ def claim_run_directory(plan: TrainingPlan) -> RunDirectory:
     """
     directory = RunDirectory(plan.output_dir)
     directory.refresh()
-    earlier = read_record(RunStorage(directory.path))
+    earlier = read_record(directory.path)
     if earlier is not None:
         if _is_continued(earlier, plan):
             _log.info("resuming run %s in %s", earlier["run_id"], plan.output_dir)
@@ -250,7 +250,7 @@ def resolved(plan: Plan) -> Plan:
         ConfigError: see ``with_refit_steps``.
     """
     plan = with_refit_steps(plan)
-    store = begun_store(plan) if _is_continued(_earlier(plan), plan) else None
+    store = begun_store(plan) if _is_continued(read_record(plan.output_dir), plan) else None
     return with_store(plan, pinned_store(plan.data.store) if store is None else store)
 
 
@@ -291,32 +291,21 @@ def begun_store(plan: TrainingPlan) -> Path | str | None:
 
     None where the plan asks for another store, or names a version itself.
     """
-    asked, begun = plan.data.store, (_earlier(plan) or {}).get("store")
+    asked, begun = plan.data.store, (read_record(plan.output_dir) or {}).get("store")
     base, version = split_version(asked)
     if version != LATEST or begun is None or split_version(str(begun))[0] != str(base):
         return None
     return type(asked)(begun)
 
 
-def run_id_at(output_dir: Path | str) -> str | None:
-    """Return the id of the run that a directory or an address belongs to, None where there is none."""
-    record = read_record(RunStorage(output_dir))
-    return None if record is None else str(record["run_id"])
-
-
 def is_finished(plan: TrainingPlan) -> bool:
     """Tell whether the plan's directory holds this very run with its results, on the features of the plan's store."""
-    record = _earlier(plan)
+    record = read_record(plan.output_dir)
     if record is None or (record["state"], record["config_hash"]) != ("finished", plan.config_hash):
         return False
     outcome = RunStorage(plan.output_dir).read(OUTCOME_FILE)
     features = read_content(local_store(plan.data.store))["store_hash"]
     return outcome is not None and bool(json.loads(outcome).get("store_hash") == features)
-
-
-def _earlier(plan: TrainingPlan) -> dict[str, Any] | None:
-    """Return what the run says that the directory or address belongs to; None where there is none."""
-    return read_record(RunStorage(plan.output_dir))
 
 
 def _is_continued(earlier: Mapping[str, Any] | None, plan: TrainingPlan) -> bool:
@@ -334,18 +323,18 @@ def put_aside(directory: Path, run_id: str) -> None:
             shutil.move(item, place / item.name)
 
 
-def read_record(storage: RunStorage, fields: Sequence[str] = _RECORD_FIELDS) -> dict[str, Any] | None:
-    """Return the content of ``run.json``, None where there is no run.
+def read_record(output_dir: Path | str, fields: Sequence[str] = _RECORD_FIELDS) -> dict[str, Any] | None:
+    """Return the content of ``run.json`` in a directory or at an address, None where there is no run.
 
     ``fields``: that have to be there, as texts.
 
     Raises:
         InputError: the storage cannot be read, the file is no JSON or lacks a field, or the run's id is no file name.
     """
-    content = storage.read(RUN_FILE)
+    content = RunStorage(output_dir).read(RUN_FILE)
     if content is None:
         return None
-    place, fix = f"{storage.address}/{RUN_FILE}", "restore the file, or choose another output_dir"
+    place, fix = f"{output_dir}/{RUN_FILE}", "restore the file, or choose another output_dir"
     try:
         record = dict(json.loads(content))
     except (ValueError, TypeError) as error:

@@ -20,10 +20,10 @@ from vavl.tracking.run import DatasetNote, TrackedRun, best_scores, run_page, ru
 from vavl.tracking.settings import TrackingSettings
 from vavl.training.loop import BEST_DIRECTORY
 from vavl.training.pseudo_labels import PSEUDO_LABELS_FILE
-from vavl.training.run_directory import EARLIER_DIRECTORY
+from vavl.training.run_directory import EARLIER_DIRECTORY, OUTCOME_FILE
 from vavl.training.settings import TrainingPlan
 from vavl.training.throughput import EXPECTED_SECONDS, MFU
-from vavl.training.worker import ENGINE_FILE, PARTITIONS_FILE
+from vavl.training.worker import ENGINE_FILE, PARTITIONS_FILE, PREDICTIONS_DIRECTORY
 
 _SHOWN = ("accuracy", "f1_macro", "uar", "ccc_mean")
 
@@ -43,11 +43,19 @@ def dataset_note(plan: TrainingPlan) -> DatasetNote:
     )
 
 
-def choice_tags(plan: TrainingPlan) -> dict[str, str]:
-    """Return the tags for what tells the runs on one corpus apart: fold, set of labels, seed."""
+def training_start(
+    plan: TrainingPlan,
+    tracking: TrackingSettings,
+    run_id: str,
+    tags: Mapping[str, str],
+    parent: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """Return the payload of ``run_start``: settings, data, ``tags``, and what tells the runs on one corpus apart."""
+    dataset = dataset_note(plan)
     labels = plan.data.labels or Manifest.read(local_store(plan.data.store)).label_set
+    own = {"vavl.config_hash": plan.config_hash, "vavl.fold": str(plan.data.fold), "vavl.seed": str(plan.training.seed)}
     chosen = {"vavl.label_set": labels} if labels else {}
-    return {"vavl.fold": str(plan.data.fold), "vavl.seed": str(plan.training.seed), **chosen}
+    return run_start(plan, tracking, run_id, dataset, {**tags, **own, **dataset.tags, **chosen}, parent)
 
 
 def _cards_in_words(content: Mapping[str, Any], manifest: Manifest) -> str:
@@ -184,19 +192,11 @@ def _training_clips(partitions: Mapping[str, str]) -> str:
     return f"{sum(counts.values())}, {labeled} of them labeled, {paired} with audio and video; see partitions.csv"
 
 
-def artifacts_of(directory: Path) -> list[Path]:
-    """Return what the directory of a run holds for the tracking server."""
-    names = (
-        "config.yaml",
-        "report.html",
-        "plots",
-        "outcome.json",
-        PARTITIONS_FILE,
-        ENGINE_FILE,
-        "predictions",
-        PSEUDO_LABELS_FILE,
-    )
-    return [directory / name for name in names if (directory / name).exists()]
+_ARTIFACTS = (
+    "config.yaml", "report.html", "plots", OUTCOME_FILE, PARTITIONS_FILE, ENGINE_FILE, PREDICTIONS_DIRECTORY,
+    PSEUDO_LABELS_FILE,
+)  # fmt: skip
+"""What the directory of a run holds for the tracking server; not every run has all of it."""
 
 
 class TrackedTraining(TrackedRun):
@@ -207,9 +207,7 @@ class TrackedTraining(TrackedRun):
 
     def start(self, plan: TrainingPlan, run_id: str) -> None:
         """Record settings, code and data; from here on the tracking server follows."""
-        dataset = dataset_note(plan)
-        tags = {**source_tags(), "vavl.config_hash": plan.config_hash, **dataset.tags, **choice_tags(plan)}
-        self.journal.append("run_start", **run_start(plan, self._settings, run_id, dataset, tags))
+        self.journal.append("run_start", **training_start(plan, self._settings, run_id, source_tags()))
         self._follow(self.directory / EARLIER_DIRECTORY)
 
     def finish(self, outcome: Mapping[str, Any]) -> dict[str, Any]:
@@ -222,9 +220,10 @@ class TrackedTraining(TrackedRun):
             ``mlflow_run_id``, ``model_name``, ``model_version`` (None where the server does not hold
             them yet) and ``tracking_complete``.
         """
-        for path in artifacts_of(self.directory):
-            # Relative, so that the journal stays true when the directory is moved or put aside.
-            self.journal.append("artifact", path=path.relative_to(self.directory), artifact_path=None)
+        for artifact in _ARTIFACTS:
+            if (self.directory / artifact).exists():
+                # Relative, so that the journal stays true when the directory is moved or put aside.
+                self.journal.append("artifact", path=artifact, artifact_path=None)
         name = self._settings.model_name
         if name is not None:
             self.journal.append("model", folder=BEST_DIRECTORY, name=name, tags=version_tags(outcome))

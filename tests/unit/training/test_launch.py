@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 
 import pytest
+from ray.exceptions import RaySystemError
 
 from vavl.errors import TrainingError
 from vavl.training import launch
-from vavl.training.launch import log_capacity, resources_of_worker, wait_for_workers, workers_that_fit
+from vavl.training.launch import _Growth, log_capacity, resources_of_worker, wait_for_workers, workers_that_fit
 from vavl.training.settings import TrainingSettings
+from vavl.training.stop import stop_request
 
 SMALL = {"CPU": 4.0, "memory": 8 * 2**30}
 LARGE = {"CPU": 8.0, "GPU": 4.0, "memory": 64 * 2**30, "accelerator_type:A100": 1.0}
@@ -108,3 +110,28 @@ def test_a_named_cluster_is_asked_and_one_that_does_not_answer_is_named(monkeypa
         "capacity of the Ray at 127.0.0.1:9: 2 x 4 CPU, 0 GPU; 1 x 8 CPU, 4 GPU; 8 trials fit at once"
     )
     assert ", 1 of them now (1 CPU a worker)" in line
+
+
+def test_a_look_for_more_workers_costs_no_run(plan, monkeypatch, caplog):
+    """Neither a cluster nor storage that is away for a moment ends it; when they are back the run asks to resume."""
+    chosen = plan(training={"launcher": "ray", "workers": [1, 4], "faults": {"grow_after_seconds": 1e-9}})
+    monkeypatch.setattr(launch, "_POLL_SECONDS", 0.0)
+    monkeypatch.setattr(launch, "ray_machines", lambda: [LARGE])
+    answers = [RaySystemError("away"), {"CPU": 0.0}, {"CPU": 2.0}, {"CPU": 2.0}]
+
+    def free():
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(launch.ray, "available_resources", free)
+    growth = _Growth(chosen, 1)
+    growth.look()
+    assert "cannot look for more workers now" in caplog.text
+    while answers:
+        assert stop_request(chosen.output_dir) is None
+        growth.look()
+    assert growth.message == "resources for 3 workers instead of 1"
+    assert stop_request(chosen.output_dir) == ("resize", growth.message)
+    growth.look()  # asked once
