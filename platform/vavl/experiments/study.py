@@ -71,12 +71,6 @@ class SweepStudy:
         """True when nothing was drawn or asked for yet."""
         return not self._study.trials
 
-    @property
-    def trials(self) -> int:
-        """How many trials the sweep has in all; a grid may be smaller than what was asked for."""
-        sweep = self._sweep
-        return min(sweep.trials, sweep.grid_points) if sweep.sampler == "grid" else sweep.trials
-
     def try_first(self, points: Sequence[Point]) -> None:
         """Ask for points before any is drawn; call it on a new study only."""
         for point in points:
@@ -113,7 +107,7 @@ class SweepStudy:
         if len(self._sweep.objectives) == 1:
             self._storage.set_trial_intermediate_value(self._id_of(number), epoch, value)
 
-    def tell(self, number: int, state: State, values: Sequence[float] | None, reason: str = "") -> None:
+    def tell(self, number: int, state: State, values: Sequence[float | None] | None, reason: str = "") -> None:
         """Record the end of a trial; one that was recorded before stays as it is."""
         trial_id = self._id_of(number)
         if self._storage.get_trial(trial_id).state.is_finished():

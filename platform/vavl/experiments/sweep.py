@@ -248,7 +248,7 @@ class Sweep:
     @property
     def total(self) -> int:
         """Trials in all; a grid may have fewer than were asked for, and an earlier start may have had more."""
-        return max(self.study.trials, self.done)
+        return max(self.plan.most_trials, self.done)
 
     @property
     def done(self) -> int:
@@ -259,7 +259,9 @@ class Sweep:
     def standing(self) -> str:
         """The best trial so far in words."""
         best = best_of(self.plan, list(self.ends.values()))
-        return "none finished yet" if best is None else f"best {self._scores_of(best)} (trial {best.number})"
+        if best is None:
+            return "none finished yet"
+        return f"best {self.plan.scores_in_words(best.metrics)} (trial {best.number})"
 
     @property
     def gave_up(self) -> bool:
@@ -326,7 +328,8 @@ class Sweep:
 
     def line_of(self, end: TrialEnd) -> str:
         """Return the end of a trial as a line of the log."""
-        reason, scores = f" ({end.reason.splitlines()[0]})" if end.reason else "", self._scores_of(end)
+        reason = f" ({end.reason.splitlines()[0]})" if end.reason else ""
+        scores = self.plan.scores_in_words(end.metrics) or "no score"
         epochs = f"{end.epochs_run} of {end.epochs_full} epochs, {end.seconds:.0f} s"
         return f"trial {end.number} {end.state}{reason}: {scores} in {epochs}"
 
@@ -334,22 +337,14 @@ class Sweep:
         """Return the directory of a trial."""
         return self.plan.trial_directory(number)
 
-    def values_of(self, end: TrialEnd) -> list[float] | None:
-        """Return the values of the objectives, None where one was not measured."""
-        metrics = [objective.metric for objective in self.plan.objectives]
-        return [end.metrics[name] for name in metrics] if all(name in end.metrics for name in metrics) else None
-
-    def _scores_of(self, end: TrialEnd) -> str:
-        return ", ".join(f"{value:.3f}" for value in self.values_of(end) or ()) or "no score"
-
     def _record(self, end: TrialEnd, *, write: bool = False) -> TrialEnd:
-        values = self.values_of(end)
-        if end.state == "finished" and values is None:
-            names = [goal.metric for goal in self.plan.objectives if goal.metric not in end.metrics]
-            end, write = replace(end, state="failed", reason=f"{', '.join(names)} is not measured"), True
+        wanted = [goal.metric for goal in self.plan.objectives]
+        missing = [name for name in wanted if name not in end.metrics]
+        if end.state == "finished" and missing:
+            end, write = replace(end, state="failed", reason=f"{', '.join(missing)} is not measured"), True
         if write:
             write_end(self.directory_of(end.number), end)
-        self.study.tell(end.number, end.state, values, end.reason)
+        self.study.tell(end.number, end.state, [end.metrics.get(name) for name in wanted], end.reason)
         self._judge.ended(end.number, is_finished=end.state == "finished")
         self._failed_in_a_row = self._failed_in_a_row + 1 if end.state == "failed" else 0
         self.ends[end.number] = end

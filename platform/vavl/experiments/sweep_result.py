@@ -36,10 +36,9 @@ def log_sweep(plans: TrialPlans) -> None:
         _log.info(f"search {path}: {_axis_words(plan, path)}; now {name_of(own[path])}")
     _log.info("objectives: " + ", ".join(f"{goal.metric} ({goal.mode})" for goal in plan.objectives))
     pruner = plan.pruner
-    trials = min(plan.trials, plan.grid_points) if plan.sampler == "grid" else plan.trials
     stopped = "none is stopped early" if pruner.kind == "none" else f"{pruner.kind} from epoch {pruner.first_epochs} on"
     limit = "" if plan.seconds_per_trial is None else f", each at most {plan.seconds_per_trial:g} s"
-    _log.info(f"{trials} trials by {plan.sampler}; {stopped}{limit}")
+    _log.info(f"{plan.most_trials} trials by {plan.sampler}; {stopped}{limit}")
     for point in plans.first_points:
         _log.info(f"tried first: {words_of(point) or 'drawn'}")
     _log.info(_trial_words(plan, training))
@@ -224,8 +223,8 @@ def result_rows(result: SweepResult, kept: Mapping[str, Any]) -> list[tuple[str,
     ]
     for title, end in (("best", result.best), ("base", result.base)):
         if end is not None:
-            words = f"{scores_in_words(result, end)}   trial {end.number}: {words_of(result.points[end.number])}"
-            rows.append((title, words))
+            scores = result.plan.scores_in_words(end.metrics)
+            rows.append((title, f"{scores}   trial {end.number}: {words_of(result.points[end.number])}"))
     if result.best is None:
         rows.append(("best", "no trial has finished"))
     rows += [
@@ -235,15 +234,6 @@ def result_rows(result: SweepResult, kept: Mapping[str, Any]) -> list[tuple[str,
         version = kept.get("model_version") or "not registered yet"
         rows.append(("model", f"{kept['model_name']}, version {version}"))
     return [*rows, ("MLflow run", str(kept.get("mlflow_run_id") or "not written yet; the journal has it"))]
-
-
-def scores_in_words(result: SweepResult, end: TrialEnd) -> str:
-    """Write the objectives of a trial in one line."""
-    return "  ".join(
-        f"{goal.metric.partition('/')[2]} {end.metrics[goal.metric]:.3f}"
-        for goal in result.plan.objectives
-        if goal.metric in end.metrics
-    )
 
 
 def refuse_nothing_found(result: SweepResult) -> None:

@@ -260,6 +260,19 @@ class SweepPlan(FrozenConfig):
         return math.prod(len(axis.values) for axis in self.search.values())
 
     @property
+    def most_trials(self) -> int:
+        """Trials in all; a grid may have fewer points than were asked for."""
+        return min(self.trials, self.grid_points) if self.sampler == "grid" else self.trials
+
+    def scores_in_words(self, metrics: Mapping[str, float]) -> str:
+        """Write the objectives among the metrics of a trial in one line."""
+        return "  ".join(
+            f"{goal.metric.partition('/')[2]} {metrics[goal.metric]:.3f}"
+            for goal in self.objectives
+            if goal.metric in metrics
+        )
+
+    @property
     def first_points(self) -> list[dict[str, Value]]:
         """The points to try, by dotted path."""
         return [dict(_leaves_on(point, self.search)) for point in self.points_first]

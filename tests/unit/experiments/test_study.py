@@ -105,10 +105,11 @@ def test_points_come_first_and_their_gaps_are_drawn(study_of):
     assert study.draw().point["model.dropout"] == 0.0
 
 
-def test_a_grid_visits_every_point_once(study_of):
+def test_a_grid_visits_every_point_once(study_of, sweep_plan):
     search = {"model.x": {"choices": [None, [64, 32]]}, "model.y": {"low": 0, "high": 0.1, "step": 0.1}}
-    study = study_of(sampler="grid", search=search, trials=100)
-    assert study.trials == 4
+    grid = {"sampler": "grid", "search": search, "trials": 100}
+    study = study_of(**grid)
+    assert sweep_plan(**grid).most_trials == 4
     seen = []
     for _ in range(4):
         drawn = study.draw()

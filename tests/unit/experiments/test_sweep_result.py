@@ -169,5 +169,5 @@ def test_every_trial_has_a_line(plan, caplog):
         write_end(sweep.directory_of(0), TrialEnd(0, "pruned", reason, {METRIC: 0.25}, 3, 9, 12.0))
         end = sweep.trial_ended(0)
     assert "trial 0 starts: learning_rate=0.001" in caplog.text
-    assert sweep.line_of(end) == f"trial 0 pruned ({reason}): 0.250 in 3 of 9 epochs, 12 s"
+    assert sweep.line_of(end) == f"trial 0 pruned ({reason}): audio_video/accuracy 0.250 in 3 of 9 epochs, 12 s"
     assert (sweep.done, sweep.total) == (1, 4)
