@@ -4,6 +4,8 @@
 
 - Speed: ``StepLoader.load`` (read, normalize, pad) on one thread from a store in the page cache, in turn with a copy of
   the same bytes by numpy and with the same clips in float16 (``float16_ratio``). Per second of the chosen clock.
+  Clips in float16 are widened and normalized on the device: ``float16_to_network`` compares the load and this, here
+  on the CPU, with the load of float32.
 - Waiting: the loop's ``for`` over ``loader.steps`` with the platform's training step; the share of the time that the
   loop stands and waits for the next batch, after the first one (``waiting_share``), and how many times as long the
   step takes as its loading (``loader_to_step``).
@@ -261,6 +263,7 @@ def measure_speed(size: Size, folder: Path, words: argparse.Namespace) -> dict[s
         "loader": lambda: load.run.loader.load(next(steps)),
         "copy": lambda: np.copyto(target, source),
         "float16": lambda: halved.run.loader.load(next(more)),
+        "float16_to_network": lambda: [one.to(torch.device("cpu")) for one in halved.run.loader.load(next(more))],
     }
     timings = in_turn(ways, words.repeats or (3 if words.quick else 30), warm_up=2 + size.clips // size.batch_size)
     loading = timings["loader"].median(words.clock)
@@ -273,6 +276,7 @@ def measure_speed(size: Size, folder: Path, words: argparse.Namespace) -> dict[s
         "timings": {name: timing.as_json() for name, timing in timings.items()},
         "ratio_to_copy": ratio(timings["loader"], timings["copy"], words.clock),
         "float16_ratio": ratio(timings["loader"], timings["float16"], words.clock),
+        "float16_to_network": ratio(timings["loader"], timings["float16_to_network"], words.clock),
         "loader_to_step": waiting["seconds_training"] / words.steps / timings["loader"].median("wall"),
         **waiting,
     }
@@ -331,10 +335,14 @@ def lines_of(result: dict[str, Any], clock: str) -> list[str]:
         f"processor's clock, {in_words(writing['with_index'])} x with the index; memory "
         f"{writing['peak_growth']:.2f} x with 10 x the clips"
     )
+    halves = (
+        f"float16: {in_words(result['float16_ratio'])} x the clips/s, "
+        f"{in_words(result['float16_to_network'])} x with widening and normalizing on the CPU"
+    )
     return [
         speed,
         writing_words,
-        f"float16: {in_words(result['float16_ratio'])} x the clips/s",
+        halves,
         waiting,
         *table(header, rows),
         memory,

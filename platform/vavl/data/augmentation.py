@@ -81,6 +81,11 @@ class ViewMaker:
     places: NDArray[np.int64]
     is_weak: bool = False
 
+    def changes(self, modality: str) -> bool:
+        """Tell whether frames of a modality may become others."""
+        settings: ViewSettings = getattr(self.settings, modality)
+        return settings.changes_something or self.settings.speaker_exchange > 0
+
     def shown(self, has: Mapping[str, NDArray[np.bool_]]) -> dict[str, NDArray[np.bool_]]:
         """Choose the modalities that are shown of each row; ``has`` tells by modality (rows,) what there is."""
         shown = {modality: there.copy() for modality, there in has.items()}

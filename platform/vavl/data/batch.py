@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Self, TypeVar
 
@@ -24,7 +24,7 @@ class ModalityBatch:
     """
 
     values: Tensor
-    """(clips of the modality, time, channel), float32, normalized; float16 on the way where it was ``halved``."""
+    """(clips of the modality, time, channel), float32, normalized; before ``normalized`` also float16, as stored."""
     is_real: Tensor
     """(clips of the modality, time), bool; False where the frame is padding."""
     clip: Tensor
@@ -33,11 +33,24 @@ class ModalityBatch:
     """(clips of the modality,), float32: 1 for a clip, 0 for a row that only fills up."""
     is_padded: bool = True
     """False where the host knows that every frame is real; then nothing has to be hidden."""
+    mean: Tensor | None = None
+    """(clips of the modality, 1, channel), float32: what ``normalized`` subtracts; None where that is done."""
+    std: Tensor | None = None
+    """Likewise: what it then divides by."""
 
     @property
     def mask(self) -> Tensor | None:
         """``is_real``, or None where every frame is."""
         return self.is_real if self.is_padded else None
+
+    def normalized(self) -> Self:
+        """Widen frames that came as they are stored to float32 and normalize them; padding is 0."""
+        if self.mean is None or self.std is None:
+            return self
+        values = self.values.float().sub_(self.mean).div_(self.std)
+        if self.is_padded:
+            values.masked_fill_(~self.is_real.unsqueeze(-1), 0)
+        return replace(self, values=values, mean=None, std=None)
 
 
 @dataclass(frozen=True)
@@ -73,20 +86,20 @@ class ClipBatch:
         return int(self.index.shape[0])
 
     def to(self, device: torch.device) -> Self:
-        """Copy every tensor to ``device``; the host does not wait where they are ``pinned`` or were ``sent``.
+        """Copy every tensor to ``device``, where frames are ``normalized`` that are not yet.
 
-        There frames that were ``halved`` become float32 again.
+        The host does not wait where the tensors are ``pinned`` or were ``sent``.
         """
         if self.copied is None:
-            return _with_each(self, lambda tensor: _widened(tensor.to(device, non_blocking=True)))
+            return _with_each(self, lambda tensor: tensor.to(device, non_blocking=True)).normalized()
         stream = torch.cuda.current_stream(device)
         stream.wait_event(self.copied)
 
         def received(tensor: Tensor) -> Tensor:
             tensor.record_stream(stream)  # its memory is free again after this stream's work, not after the copy's
-            return _widened(tensor)
+            return tensor
 
-        return _with_each(replace(self, copied=None), received)
+        return _with_each(replace(self, copied=None), received).normalized()
 
     def sent(self, device: torch.device, stream: torch.cuda.Stream) -> Self:
         """Begin to copy every tensor to a GPU on a stream of its own, while it computes; ``to`` receives them."""
@@ -94,15 +107,10 @@ class ClipBatch:
             moved = _with_each(self.pinned(), lambda tensor: tensor.to(device, non_blocking=True))
             return replace(moved, copied=stream.record_event())
 
-    def halved(self) -> Self:
-        """Round all frames to float16, half the bytes to copy, for features that a store holds as float16.
-
-        The normalized frames are rounded as finely as the features were: to 1/2048 of each.
-        """
-        sides = {name: getattr(self, name) for name in ("audio", "video")}
-        halves = {name: replace(side, values=_halved(side.values)) for name, side in sides.items()}
-        weak = self.weak and replace(self.weak, batch=self.weak.batch.halved())
-        return replace(self, **halves, weak=weak)
+    def normalized(self) -> Self:
+        """Normalize the frames of both modalities, and those of the weak view; see ``ModalityBatch``."""
+        weak = self.weak and replace(self.weak, batch=self.weak.batch.normalized())
+        return replace(self, audio=self.audio.normalized(), video=self.video.normalized(), weak=weak)
 
     def pinned(self) -> Self:
         """Copy every tensor to page-locked memory, which a GPU reads by itself; needs a CUDA device."""
@@ -122,15 +130,16 @@ class WeakView:
 
 
 Batch = TypeVar("Batch", bound=ClipBatch | ModalityBatch | WeakView)
+Number = TypeVar("Number", bound=np.floating)
 
 
-def pad_clips(clips: list[NDArray[np.float32]], places: list[int], width: int, multiple: int = 1) -> ModalityBatch:
+def pad_clips(clips: Sequence[NDArray[np.floating]], places: list[int], width: int, multiple: int = 1) -> ModalityBatch:
     """Pad clips (time, channel) of one modality to the longest.
 
     Without any clip one row of one zero frame stands in with weight 0 (see ``ModalityBatch``).
 
     Args:
-        clips: of the modality.
+        clips: of the modality, all float32 or, as they are stored, all float16.
         places: their rows in the batch.
         width: channels.
         multiple: frames of a batch that needs padding are rounded up to a multiple of this.
@@ -143,29 +152,22 @@ def pad_clips(clips: list[NDArray[np.float32]], places: list[int], width: int, m
     is_padded = shortest < longest
     if is_padded:
         longest = -(-longest // multiple) * multiple
-    values = torch.empty(len(clips), longest, width)
+    half = clips[0].dtype == np.float16
+    values = torch.empty(len(clips), longest, width, dtype=torch.float16 if half else torch.float32)
+    filled = values.numpy()
     is_real = torch.zeros(len(clips), longest, dtype=torch.bool)
     for place, clip in enumerate(clips):
-        values[place, : len(clip)] = torch.from_numpy(np.ascontiguousarray(clip))
-        values[place, len(clip) :] = 0
+        filled[place, : len(clip)] = clip
+        filled[place, len(clip) :] = 0
         is_real[place, : len(clip)] = True
     numbers = torch.tensor(places, dtype=torch.int64)
     return ModalityBatch(values, is_real, numbers, torch.ones(len(clips)), is_padded)
 
 
-def middle_frames(values: NDArray[np.float32], most: int) -> NDArray[np.float32]:
+def middle_frames(values: NDArray[Number], most: int) -> NDArray[Number]:
     """Cut (time, channel) to at most ``most`` frames around the middle."""
     start = max(0, (len(values) - most) // 2)
     return values[start : start + most]
-
-
-def _halved(values: Tensor) -> Tensor:
-    most = torch.finfo(torch.float16).max
-    return values.clamp(-most, most).half()
-
-
-def _widened(tensor: Tensor) -> Tensor:
-    return tensor.float() if tensor.dtype == torch.float16 else tensor
 
 
 def _with_each(batch: Batch, change: Callable[[Tensor], Tensor]) -> Batch:

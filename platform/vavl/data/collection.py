@@ -116,6 +116,15 @@ class ClipCollection:
         raw = self.store.features(modality, int(self.store_row[modality][row]))
         return middle_frames(raw if self.change is None else self.change(modality, row, raw), self.max_frames)
 
+    def is_half(self, modality: str) -> bool:
+        """Tell whether ``halves`` gives what ``frames`` does."""
+        return self.change is None and modality in self.store.info and self.store.dtype(modality) == "float16"
+
+    def halves(self, modality: str, row: int) -> NDArray[np.float16]:
+        """Return the raw frames of a manifest row like ``frames``, as a float16 store holds them."""
+        stored = self.store.stored(modality, int(self.store_row[modality][row]))
+        return middle_frames(stored, self.max_frames)
+
     def clip_name(self, row: int) -> str:
         """Return the id of manifest row ``row`` with its split, as messages name it."""
         name = str(self.manifest.table["clip_id"][row].as_py())
@@ -202,7 +211,7 @@ def _write_clips(
     return speakers
 
 
-def not_finite(collection: ClipCollection, modality: str, row: int, raw: NDArray[np.float32]) -> StoreError:
+def not_finite(collection: ClipCollection, modality: str, row: int, raw: NDArray[np.floating]) -> StoreError:
     """Return the error that names the clip of a manifest row whose frames ``raw`` cannot be used."""
     is_bad = ~np.isfinite(raw)
     kind = f"{int(is_bad.sum())} of {raw.size} values are NaN or infinite"

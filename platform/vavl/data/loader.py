@@ -47,6 +47,8 @@ def collate(
 ) -> ClipBatch:
     """Read, normalize and pad the clips of one micro-batch.
 
+    Frames that lie in the store as float16, and that no view changes, stay so: ``ClipBatch.to`` normalizes them.
+
     Args:
         collection: where the clips are.
         rows: manifest rows; ``FILLER`` rows become clips without modality and label.
@@ -72,8 +74,11 @@ def collate(
         return views.view(modality, at, views.exchanged(at, normalised, int(collection.speaker[row]), means))
 
     def padded(modality: str) -> ModalityBatch:
-        there = np.flatnonzero(has[modality]).tolist()
-        return pad_clips([frames(modality, at) for at in there], there, collection.width(modality), multiple)
+        there = np.flatnonzero(has[modality])
+        if len(there) and collection.is_half(modality) and not (views is not None and views.changes(modality)):
+            return _padded_halves(collection, modality, rows, there, normaliser[modality], multiple)
+        clips = [frames(modality, at) for at in there.tolist()]
+        return pad_clips(clips, there.tolist(), collection.width(modality), multiple)
 
     return ClipBatch(
         audio=padded("audio"),
@@ -96,10 +101,37 @@ def _normalised_frames(
         StoreError: the store was damaged or cut, or they are not finite; names the clip.
     """
     frames = collection.frames(modality, row)
-    normalised = normaliser.apply(frames, int(collection.speaker[row]), row)
+    normalised = normaliser.of(int(collection.speaker[row]), row).apply(frames)
     if not np.isfinite(normalised).all():
         raise not_finite(collection, modality, row, frames)
     return normalised
+
+
+def _padded_halves(
+    collection: ClipCollection,
+    modality: str,
+    rows: NDArray[np.int64],
+    there: NDArray[np.int64],
+    normaliser: Normaliser,
+    multiple: int,
+) -> ModalityBatch:
+    """Pad raw frames as a float16 store holds them; ``there`` are the places of ``rows`` that have the modality.
+
+    None becomes infinite when it is normalized: ``Normalisation`` divides by no less than 1e-8.
+
+    Raises:
+        StoreError: the store was damaged or cut, or a frame is not finite; names the clip.
+    """
+    clips, each = [], []
+    for row in rows[there].tolist():
+        halves = collection.halves(modality, row)
+        if not np.isfinite(halves).all():
+            raise not_finite(collection, modality, row, halves)
+        clips.append(halves)
+        each.append(normaliser.of(int(collection.speaker[row]), row))
+    mean, std = (torch.from_numpy(np.stack([getattr(one, name) for one in each])) for name in ("mean", "std"))
+    batch = pad_clips(clips, there.tolist(), collection.width(modality), multiple)
+    return replace(batch, mean=mean.unsqueeze(1), std=std.unsqueeze(1))
 
 
 @dataclass(frozen=True)
@@ -138,8 +170,6 @@ class StepLoader:
         batches = [self._collate(rows, step, slot, total) for slot, rows in own]
         if self.device is None:
             return batches
-        if self._is_half:
-            batches = [batch.halved() for batch in batches]
         return [batch.sent(self.device, self._copies) for batch in batches]
 
     def filler(self) -> ClipBatch:
@@ -149,11 +179,6 @@ class StepLoader:
     @cached_property
     def _copies(self) -> torch.cuda.Stream:
         return torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
-
-    @cached_property
-    def _is_half(self) -> bool:
-        store = self.collection.store
-        return all(store.dtype(modality) == "float16" for modality in store.info)
 
     @property
     def _multiple(self) -> int:

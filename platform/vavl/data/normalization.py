@@ -42,11 +42,11 @@ class Normaliser:
         """Return the one that leaves features of ``width`` channels as they are."""
         return cls(Normalisation(np.zeros(width, np.float32), np.ones(width, np.float32)))
 
-    def apply(self, values: NDArray[np.float32], speaker: int, row: int) -> NDArray[np.float32]:
-        """Normalize the frames (time, channel) of one clip, of manifest row ``row``."""
+    def of(self, speaker: int, row: int) -> Normalisation:
+        """Return the normalization of one clip, of manifest row ``row``."""
         if self.by_row is not None:
-            return Normalisation(np.asarray(self.by_row[row]), self.common.std).apply(values)
-        return self.by_speaker.get(speaker, self.common).apply(values)
+            return Normalisation(np.asarray(self.by_row[row]), self.common.std)
+        return self.by_speaker.get(speaker, self.common)
 
 
 def order_of_clips(clip_ids: Sequence[str], order: SpeakerOrder) -> list[int]:

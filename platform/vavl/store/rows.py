@@ -165,18 +165,25 @@ class ModalityRows:
             first_row += len(ids)
         return found
 
-    def features(self, row: int) -> NDArray[np.float32]:
-        """Return the features (time, channel) of a row; read-only.
+    def features(self, row: int, *, as_stored: bool = False) -> NDArray[Any]:
+        """Return the features (time, channel) of a row, read-only: float32, or ``as_stored`` in their ``dtype``.
 
         Raises:
             StoreError: there is no such row, or the file was cut or damaged.
         """
         values, _ = self._read(row, with_times=False)
+        if self.dtype == "float16" and not as_stored:
+            import torch  # widens 5 times as fast as a table of all numbers, 10 times as numpy; float32 does without
+
+            values = torch.from_numpy(values).float().numpy()
+        values.flags.writeable = False
         return values.reshape(-1, self.info.width)
 
     def frame_times(self, row: int) -> NDArray[np.float32]:
         """Return the center of each frame of a row in seconds; read-only, raises like ``features``."""
-        return self._read(row, with_times=True)[1]
+        _, times = self._read(row, with_times=True)
+        times.flags.writeable = False
+        return times
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         """Yield all rows, see ``row_schema``; raises like ``shard_rows``."""
@@ -205,7 +212,7 @@ class ModalityRows:
         numbers, first = np.unique(self._index.shards(rows[rows >= 0]), return_index=True)
         return [self._shards[number] for number in numbers[np.argsort(first)].tolist()]
 
-    def _read(self, row: int, *, with_times: bool) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def _read(self, row: int, *, with_times: bool) -> tuple[NDArray[Any], NDArray[np.float32]]:
         if not 0 <= row < len(self._index):
             raise StoreError(str(self._path), "", f"there is no row {row} among {len(self._index)}", "ask rows() first")
         place, (byte, bit) = self._index.place(row), divmod(row, 8)
@@ -217,11 +224,6 @@ class ModalityRows:
             problem = "features are not those that were written (CRC-32): the file was changed or damaged"
             raise StoreError(str(file.name), f"clip {self.clip_ids[row]}", problem, REPAIR)
         self._checked[byte] |= 1 << bit
-        if self.dtype == "float16":
-            import torch  # widens 5 times as fast as a table of all numbers, 10 times as numpy; float32 does without
-
-            values = torch.from_numpy(values).float().numpy()
-        values.flags.writeable = times.flags.writeable = False
         return values, times
 
     def _opened(self, number: int, row: int) -> FileIO:

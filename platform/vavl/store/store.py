@@ -100,12 +100,16 @@ class FeatureStore:
         return self._rows[modality].lengths
 
     def features(self, modality: str, row: int) -> NDArray[np.float32]:
-        """Return the raw features (time, channel) of a row, read-only.
+        """Return the raw features (time, channel) of a row as float32, read-only.
 
         Raises:
             StoreError: there is no such row, or the file was cut or damaged.
         """
         return self._rows[modality].features(row)
+
+    def stored(self, modality: str, row: int) -> NDArray[Any]:
+        """Return the raw features of a row, read-only, in the ``dtype`` that they lie in; raises like ``features``."""
+        return self._rows[modality].features(row, as_stored=True)
 
     def frame_times(self, modality: str, row: int) -> NDArray[np.float32]:
         """Return the center of each frame of a row in seconds, read-only; raises like ``features``."""

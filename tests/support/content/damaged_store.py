@@ -39,16 +39,18 @@ def place_of(folder: Path, modality: str, row: int) -> tuple[Path, int]:
 def set_value(folder: Path, modality: str, row: int, value: float) -> None:
     """Overwrite the first value of a row."""
     path, place = place_of(folder, modality, row)
+    entry = json.loads((folder / "store.json").read_text())["modalities"][modality]
     with path.open("r+b") as file:
         file.seek(place)
-        file.write(np.float32(value).tobytes())
+        file.write(np.array(value, entry.get("dtype", "float32")).tobytes())
 
 
 def state_anew(folder: Path) -> Path:
     """State hashes and checksums of the features as they are: as if an extractor had written these values."""
     store = FeatureStore.open(folder)
     sums = {name: store.speaker_sums(name) for name in store.info}
-    writer = StoreWriter(folder, store.corpus, store.content["card_hash"])
+    (dtype,) = {store.dtype(name) for name in store.info}
+    writer = StoreWriter(folder, store.corpus, store.content["card_hash"], dtype)
     for name, info in store.info.items():
         shards = [Shard(**entry) for entry in store.content["modalities"][name]["shards"]]
         shards = [replace(shard, sha256=sha256_of_file(folder / name / shard.name)) for shard in shards]

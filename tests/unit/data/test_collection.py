@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
 import pytest
 import torch
 from damaged_store import state_anew
+from synthetic_store import write_synthetic_store
 
 from vavl.corpora.label_sets import LABEL_COLUMNS
 from vavl.corpora.manifest import TRAIN, Manifest
@@ -270,6 +272,27 @@ def test_a_batch_holds_each_clip_at_its_place(open_):
         np.testing.assert_array_equal(batch.audio.values[place, : len(raw)].numpy(), expected)
         assert not batch.audio.values[place, len(raw) :].any()
     assert not batch.target[3:].any()
+
+
+@pytest.mark.parametrize("kind", ["none", "mean", "causal_mean", "full"])
+def test_halves_are_normalized_on_the_device_to_the_bit_as_they_were_before_they_were_padded(tmp_path, kind):
+    store = write_synthetic_store(tmp_path / "store", 60, speakers=10, dtype="float16")
+    collection = open_collection(DataSettings(store=store, max_frames=9))
+    normaliser = normalisers(collection, training_rows(collection), FeatureUse(speaker_normalisation=kind))
+    rows = np.array([7, 3, FILLER, 59, 20])
+    hidden = collection.without({"video": np.array([3])})
+    halves = collate(hidden, rows, normaliser, multiple=4)
+    # A change that changes nothing: frames are widened and normalized when they are read.
+    widened = collate(replace(hidden, change=lambda modality, row, raw: raw), rows, normaliser, multiple=4)
+    assert halves.audio.values.dtype == halves.video.values.dtype == torch.float16
+    assert widened.audio.values.dtype == torch.float32
+    there, here = halves.to(torch.device("cpu")), widened.to(torch.device("cpu"))
+    for one, other in ((there.audio, here.audio), (there.video, here.video)):
+        assert one.is_padded
+        assert all(torch.equal(getattr(one, name), getattr(other, name)) for name in ("values", "is_real", "clip"))
+    masks = AugmentationSettings(audio=ViewSettings(frame_masks=1), modality_dropout=0.1)
+    seen = collate(collection, rows, normaliser, ViewMaker(masks, 0, 0, np.arange(5)))
+    assert (seen.audio.values.dtype, seen.video.values.dtype) == (torch.float32, torch.float16)
 
 
 def test_a_batch_of_fillers_alone_has_one_row_without_weight_per_modality(open_):

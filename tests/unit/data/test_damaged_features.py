@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from copied_store import copy_store
 from damaged_store import overwrite, set_value, state_anew
+from synthetic_store import write_synthetic_store
 
 from vavl.corpora.manifest import MANIFEST_FILE, TRAIN
 from vavl.corpora.splits import SPLITS
@@ -53,6 +54,16 @@ def test_a_clip_whose_features_are_not_finite_is_named_with_its_split(
     for chosen in (replace(collection, fold=None), replace(collection, fold=9)):
         with np.errstate(over="ignore"), pytest.raises(StoreError, match=rf"video of {clip}: {problem}"):
             collate(chosen, np.array([row]), normaliser)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_clip_whose_halves_are_not_finite_is_named(tmp_path, value):
+    store = write_synthetic_store(tmp_path / "store", 40, dtype="float16")
+    set_value(store, "audio", 7, value)
+    collection = open_collection(DataSettings(store=state_anew(store)))
+    normaliser = normalisers(collection, training_rows(collection))
+    with pytest.raises(StoreError, match=r"store: audio of clip0000007 .*: 1 of \d+ values are NaN or infinite\n"):
+        collate(collection, np.array([6, 7]), normaliser)
 
 
 def test_a_changed_manifest_is_not_trained_on(small_store, small_corpus, tmp_path):

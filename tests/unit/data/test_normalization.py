@@ -30,8 +30,8 @@ def test_a_speaker_without_own_sums_gets_the_common_ones():
     one, two = (ChannelSums.of(np.random.default_rng(seed).normal(size=(9, 2)).astype(np.float32)) for seed in (0, 1))
     normaliser = Normaliser(Normalisation.from_sums(one), {3: Normalisation.from_sums(two)})
     values = np.ones((4, 2), np.float32)
-    assert np.array_equal(normaliser.apply(values, 3, 0), normaliser.by_speaker[3].apply(values))
-    assert np.array_equal(normaliser.apply(values, 2, 0), normaliser.common.apply(values))
+    assert np.array_equal(normaliser.of(3, 0).apply(values), normaliser.by_speaker[3].apply(values))
+    assert np.array_equal(normaliser.of(2, 0).apply(values), normaliser.common.apply(values))
 
 
 def test_a_mean_of_earlier_clips_weighs_the_training_mean_as_eight_clips():
@@ -52,7 +52,7 @@ def test_by_earlier_clips_alone_a_clip_loses_their_mean(open_):
     expected = CausalMean(common.mean)
     for row in own.tolist():
         frames = collection.frames("audio", row)
-        found = normaliser.apply(frames, speaker, row)
+        found = normaliser.of(speaker, row).apply(frames)
         np.testing.assert_allclose(found, (frames - expected.mean) / common.std, atol=1e-5)
         expected.add(frames)
     assert expected.clips == len(own) == 10
